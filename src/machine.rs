@@ -1,0 +1,1 @@
+//! The machine: fingerprint, memory of this process, measured rates, load.

@@ -1,0 +1,363 @@
+//! The stored form of a run and of a baseline: one versioned JSON document, one scenario a line, so that a diff shows what
+//! moved. Values are in the unit of their metric's name. What was not measured is `null` with a reason, never zero.
+//! Knows nothing of how a value was measured, nor of verdicts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::settings::Generation;
+use crate::settings::RopeScaling;
+
+/// Version of the format. Raised when an older reader would misread a newer file.
+pub const SCHEMA: u32 = 1;
+
+/// A run of scenarios, or a baseline promoted from several runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Record {
+    /// Version of the format, [`SCHEMA`].
+    pub schema: u32,
+    /// A run or a baseline.
+    pub kind: Kind,
+    /// When and from which commit: one entry for a run, several for a baseline.
+    pub sessions: Vec<Session>,
+    /// The tool and how it was built.
+    pub build: Build,
+    /// Where it ran.
+    pub machine: Machine,
+    /// What was run.
+    pub model: Model,
+    /// How it was run.
+    pub settings: Settings,
+    /// A deliberate slowdown, as `CANDLEMARK_INJECT` gave it. Such a record can never become a baseline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub injected: Option<String>,
+    /// The cases, in the order of the suite.
+    pub scenarios: Vec<Case>,
+}
+
+/// Whether blocks carry raw samples (a run) or only their centres (a baseline).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Written while measuring.
+    Run,
+    /// Written by `candlemark promote`.
+    Baseline,
+}
+
+/// One stretch of measuring: fresh processes, one time, one commit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Session {
+    /// `<utc>-<commit>`; blocks refer to it.
+    pub id: String,
+    /// UTC, RFC 3339.
+    pub started: String,
+    /// UTC, RFC 3339; absent while the run goes on or when it was cut off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// The command line.
+    pub command: Vec<String>,
+    /// What measured: `criterion` (cargo bench) or `run`.
+    pub harness: String,
+    /// The machine before and after.
+    pub conditions: Vec<Conditions>,
+}
+
+/// The tool and how it was built.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Build {
+    /// Version of candlemark.
+    pub version: String,
+    /// Commit of the tree it was built from; `null` outside git.
+    pub commit: Option<String>,
+    /// Whether the tree had changes beside that commit; `null` outside git.
+    pub dirty: Option<bool>,
+    /// SHA-256 of Cargo.lock.
+    pub lock_sha256: Option<String>,
+    /// SHA-256 of the running binary.
+    pub binary_sha256: Option<String>,
+    /// `rustc --version`.
+    pub rustc: String,
+    /// Cargo profile.
+    pub profile: String,
+    /// Target triple.
+    pub target: String,
+    /// CPU features that were enabled at compile time (target-cpu, RUSTFLAGS).
+    pub target_features: String,
+    /// Cargo features of candlemark.
+    pub features: Vec<String>,
+    /// Versions of the crates that decide speed: candle-core, criterion.
+    pub crates: BTreeMap<String, String>,
+}
+
+/// Where it ran. Two machines are comparable when their classes are equal.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Machine {
+    /// Readable name and the first digits of the class id: `amd-epyc-2cpu-1f3a90c2`.
+    pub class: String,
+    /// The fields that the class id is the SHA-256 of: CPU, instruction sets, CPUs allowed, OS, compiler, threads, device.
+    pub fields: BTreeMap<String, String>,
+    /// What is recorded but not part of the class: host name, memory, MHz, governor, container limits.
+    pub facts: BTreeMap<String, String>,
+    /// Measured rates; `null` where not measured.
+    pub rates: Rates,
+}
+
+/// Measured rates of the machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rates {
+    /// Bytes read per second by all threads from a buffer beyond the last-level cache.
+    pub read_bytes_per_s: Option<f64>,
+    /// f32 multiply-adds, counted as two operations, of a large matrix product.
+    pub f32_flop_per_s: Option<f64>,
+    /// Size of the last-level cache in bytes, as the system reports it.
+    pub last_level_cache_bytes: Option<u64>,
+}
+
+/// The state of the machine at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Conditions {
+    /// UTC, RFC 3339.
+    pub at: String,
+    /// Load average over one minute.
+    pub load_1m: Option<f64>,
+    /// Share of CPU time taken by the hypervisor since boot or the previous reading.
+    pub steal: Option<f64>,
+    /// Share of the last ten seconds in which some task waited for a CPU (PSI).
+    pub cpu_pressure_10s: Option<f64>,
+    /// Memory that is available without swapping.
+    pub available_bytes: Option<u64>,
+}
+
+/// What was run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Model {
+    /// As it was asked for.
+    pub spec: String,
+    /// `qwen3` or `qwen2`.
+    pub architecture: String,
+    /// SHA-256 over the weights as stored and the configuration, or the generator's identity for synthetic ones.
+    pub sha256: String,
+    /// The hub's commit that a revision resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// Number of weights; tied ones count once.
+    pub parameters: u64,
+    /// Bytes of all weights as they are held in memory.
+    pub weight_bytes: u64,
+    /// What the weights are held as: `f32`, `bf16`, `q8_0`, `q4_k_m`, or a mix such as `q4_k+q6_k`.
+    pub quant: String,
+    /// Number type of the KV cache.
+    pub kv_dtype: String,
+    /// Layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Rows of the embedding.
+    pub vocab: usize,
+    /// Longest sequence.
+    pub context: usize,
+    /// YaRN, if in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
+}
+
+/// How it was run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Settings {
+    /// `native` or `candle`, with its variant.
+    pub engine: String,
+    /// Device asked for and used.
+    pub device: String,
+    /// Threads of the engine.
+    pub threads: usize,
+    /// Sampler and repetitions.
+    pub generation: Generation,
+    /// Environment variables that change speed, as found: RAYON_NUM_THREADS, CANDLE_*, RUSTFLAGS.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// One scenario with everything that was measured of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Case {
+    /// The scenario's id, the same string everywhere.
+    pub id: String,
+    /// The exact work.
+    pub work: Work,
+    /// SHA-256 of the greedy token ids of all sequences; `null` if nothing was generated or sampling was random.
+    pub output_sha256: Option<String>,
+    /// Checks that failed and warnings.
+    pub validity: Validity,
+    /// Why there is nothing: `unsupported: ...` or `failed: ...`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<String>,
+    /// One per process.
+    pub blocks: Vec<Block>,
+}
+
+/// The exact work of a scenario. Two cases of one id are comparable only when this is equal.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Work {
+    /// Sequences.
+    pub batch: usize,
+    /// Token ids fed per sequence.
+    pub prompt_tokens: Vec<usize>,
+    /// Tokens generated per sequence.
+    pub new_tokens: usize,
+    /// SHA-256 of the prompts' token ids.
+    pub prompts_sha256: String,
+    /// `length` (end-of-text ignored) or `natural`.
+    pub stop: String,
+}
+
+/// Whether numbers can be true. An invalid case is shown struck out, never compared, never promoted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Validity {
+    /// Checks that failed; empty is VALID.
+    pub failed: Vec<String>,
+    /// What looks odd but can be true.
+    pub warnings: Vec<String>,
+}
+
+impl Validity {
+    /// VALID: no check failed.
+    pub fn ok(&self) -> bool {
+        self.failed.is_empty()
+    }
+}
+
+/// One process's samples of one scenario: the unit of statistics.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Block {
+    /// Which of the record's sessions.
+    pub session: String,
+    /// The centre of each metric, the median of its samples, by metric name; `null` where there is none.
+    pub values: BTreeMap<String, Option<f64>>,
+    /// Why a value is `null`, and how one was read where there are several ways, by metric name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
+    /// Every sample in the order measured, by metric name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub samples: BTreeMap<String, Vec<f64>>,
+    /// Every step's time in seconds, a list per sample.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps_s: Vec<Vec<f64>>,
+    /// Time to first token of each sequence in seconds, a list per sample.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ttft_seq_s: Vec<Vec<f64>>,
+    /// Values of the warm-ups, which never enter statistics, by metric name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cold: BTreeMap<String, Vec<f64>>,
+}
+
+impl Case {
+    /// The values of a metric, one a block, leaving out blocks that have none.
+    pub fn values(&self, metric: &str) -> Vec<f64> {
+        self.blocks.iter().filter_map(|block| block.values.get(metric).copied().flatten()).collect()
+    }
+}
+
+impl Record {
+    /// The case of this id.
+    pub fn case(&self, id: &str) -> Option<&Case> {
+        self.scenarios.iter().find(|case| case.id == id)
+    }
+
+    /// Reads a record of this or an older schema.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not JSON of a record, or has a schema that this build does not know.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let invalid = |error: serde_json::Error| Error::Invalid {
+            path: path.into(),
+            why: format!("{error}; a record is what `candlemark run` or `candlemark promote` writes"),
+        };
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(invalid)?;
+        match value.get("schema").and_then(serde_json::Value::as_u64) {
+            Some(schema) if schema == u64::from(SCHEMA) => {}
+            other => {
+                let (found, remedy) = match (value.get("schema"), other) {
+                    (_, Some(newer)) if newer > u64::from(SCHEMA) => {
+                        (newer.to_string(), "update candlemark to the version that wrote it")
+                    }
+                    (Some(found), _) => (found.to_string(), "make a new one with `candlemark run` and `candlemark promote`"),
+                    (None, _) => ("none".into(), "is this a record of candlemark?"),
+                };
+                return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
+            }
+        }
+        serde_json::from_value(value).map_err(invalid)
+    }
+
+    /// Writes the record atomically: a reader sees the old file or the new one, never half of one.
+    ///
+    /// # Errors
+    /// When the folder or the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, self.to_json().as_bytes())
+    }
+
+    /// The record as text: one line a field, one line a scenario.
+    pub fn to_json(&self) -> String {
+        let serde_json::Value::Object(fields) = serde_json::to_value(self).expect("a record is plain data") else {
+            unreachable!("a struct is an object")
+        };
+        let mut lines = Vec::new();
+        for (key, value) in &fields {
+            match value {
+                serde_json::Value::Array(items) if key == "scenarios" && !items.is_empty() => {
+                    let items: Vec<String> = items.iter().map(|item| format!("    {item}")).collect();
+                    lines.push(format!("  \"{key}\": [\n{}\n  ]", items.join(",\n")));
+                }
+                _ => lines.push(format!("  \"{key}\": {value}")),
+            }
+        }
+        format!("{{\n{}\n}}\n", lines.join(",\n"))
+    }
+
+    /// The format's JSON Schema.
+    pub fn json_schema() -> String {
+        let schema = schemars::schema_for!(Record);
+        serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+    }
+}
+
+/// Writes a file through a temporary one beside it and a rename.
+///
+/// # Errors
+/// When the folder or the file cannot be written.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let at = |path: &Path| {
+        let path = PathBuf::from(path);
+        move |source| Error::Write { path, source }
+    };
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(at(folder))?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || {
+        let mut file = fs::File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(at(&temporary))?;
+    fs::rename(&temporary, path).map_err(at(path))
+}

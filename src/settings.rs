@@ -1,0 +1,200 @@
+//! `candlemark.toml` and the settings that a run was made with. Every key is optional; an unknown one is an error that
+//! suggests the right one. Precedence (flag, environment, file, default) is settled by the binary.
+//! Does not know what a setting does.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::error::Result;
+
+/// The default model: the exact layer of Qwen3-0.6B, 4 layers, the vocabulary of `fixtures/tiny`.
+pub const DEFAULT_MODEL: &str = "synthetic:mini";
+
+/// The configuration file, as it is written.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is run.
+    pub model: ModelConfig,
+    /// How tokens are chosen and how often.
+    pub generation: Generation,
+    /// Which scenarios.
+    pub suite: SuiteConfig,
+    /// When a change counts.
+    pub gate: GateConfig,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// `synthetic:SHAPE`, a `.gguf` file, a folder, or `owner/name[@revision][:file]`.
+    pub spec: Option<String>,
+    /// `f32`, `bf16`, `q8_0` or `q4_k_m`: quantise at load what is not quantised yet.
+    pub quant: Option<String>,
+    /// `cpu`, `cuda[:N]` or `metal`.
+    pub device: Option<String>,
+    /// `native` or `candle`.
+    pub engine: Option<String>,
+    /// Threads of the CPU engines; default: physical cores allowed to the process.
+    pub threads: Option<usize>,
+    /// Replaces the model's own RoPE scaling, for example `{ rope_type = "yarn", factor = 4.0, original_max_position_embeddings = 32768 }`.
+    pub rope_scaling: Option<RopeScaling>,
+}
+
+/// YaRN, as `config.json` writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RopeScaling {
+    /// Only `yarn` is known.
+    #[serde(alias = "type")]
+    pub rope_type: String,
+    /// How many times the original context.
+    pub factor: f64,
+    /// Context that the model was trained with.
+    pub original_max_position_embeddings: usize,
+    /// Scale of cos and sin; default 0.1 ln(factor) + 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention_factor: Option<f64>,
+    /// Rotations beyond which a pair is not interpolated; default 32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta_fast: Option<f64>,
+    /// Rotations below which a pair is fully interpolated; default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta_slow: Option<f64>,
+}
+
+/// `[generation]`: how tokens are chosen, and how often a generation is repeated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Generation {
+    /// Seed of the sampler and of synthetic weights.
+    pub seed: u64,
+    /// Greedy, whatever the temperature says, and an error if two repetitions differ.
+    pub deterministic: bool,
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Only the k likeliest tokens.
+    pub top_k: Option<usize>,
+    /// Only the likeliest tokens that together have this probability.
+    pub top_p: Option<f64>,
+    /// Divides the logits of tokens already seen; 1 is off.
+    pub repetition_penalty: f64,
+    /// Off: every step computes the whole sequence again.
+    pub use_kv_cache: bool,
+    /// Tokens generated in a warm-up; default: as many as are measured, because a warm-up has the shape of the case.
+    pub warmup_tokens: Option<usize>,
+    /// Tokens generated per sequence; default: the category's.
+    pub gen_tokens: Option<usize>,
+    /// Warm-up generations per scenario and process.
+    pub warmups: usize,
+    /// Measured generations per scenario and process.
+    pub iters: usize,
+    /// Stop at the model's end-of-text tokens instead of generating an exact length.
+    pub natural_stop: bool,
+}
+
+impl Default for Generation {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            deterministic: true,
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            repetition_penalty: 1.0,
+            use_kv_cache: true,
+            warmup_tokens: None,
+            gen_tokens: None,
+            warmups: 3,
+            iters: 5,
+            natural_stop: false,
+        }
+    }
+}
+
+/// `[suite]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SuiteConfig {
+    /// Suites or parts of scenario ids; default: the suite `default`.
+    pub scenarios: Vec<String>,
+    /// Fresh processes per scenario.
+    pub blocks: Option<usize>,
+}
+
+/// `[gate]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateConfig {
+    /// Limits by metric name, as shares (`decode_tok_s = 0.05`).
+    pub limits: std::collections::BTreeMap<String, f64>,
+    /// `regression` (default) or `critical`: what makes the exit status 1.
+    pub fail_on: Option<String>,
+    /// Baselines by machine class that may stand in for another class, `this = "that"`.
+    pub allow_class: std::collections::BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not TOML, or has a key that is not known (the message suggests one that is).
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        Self::parse(&text).map_err(|why| Error::Invalid { path: path.into(), why })
+    }
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        toml::from_str(text).map_err(|error| {
+            let message = error.to_string();
+            match suggestion(error.message()) {
+                Some(near) => format!("{message}did you mean `{near}`?"),
+                None => message,
+            }
+        })
+    }
+}
+
+/// Finds the nearest known key in serde's own message: unknown field `x`, expected one of `a`, `b`.
+fn suggestion(message: &str) -> Option<&str> {
+    let rest = message.strip_prefix("unknown field ")?;
+    let mut quoted = rest.split('`').skip(1).step_by(2);
+    let name = quoted.next()?;
+    crate::error::nearest(name, &quoted.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error_that_suggests_the_right_one() {
+        let error = Config::parse("[generation]\ntemprature = 0.7\n").unwrap_err();
+        assert!(error.contains("did you mean `temperature`?"), "{error}");
+        assert!(error.contains("temprature"), "{error}");
+        let error = Config::parse("[modle]\n").unwrap_err();
+        assert!(error.contains("did you mean `model`?"), "{error}");
+    }
+
+    #[test]
+    fn keys_are_read() {
+        let config = Config::parse(
+            "[model]\nspec = \"m.gguf\"\nrope_scaling = { rope_type = \"yarn\", factor = 4.0, original_max_position_embeddings = 32768 }\n\
+             [gate.limits]\nttft_s = 0.2\n",
+        )
+        .unwrap();
+        assert_eq!(config.model.spec.as_deref(), Some("m.gguf"));
+        assert_eq!(config.model.rope_scaling.unwrap().factor, 4.0);
+        assert_eq!(config.gate.limits["ttft_s"], 0.2);
+    }
+}

@@ -1,0 +1,1 @@
+//! Medians, percentiles, trimmed means and Student t.
