@@ -24,3 +24,11 @@ pub mod record;
 
 /// The machine: fingerprint, memory of this process, measured rates, load.
 pub mod machine;
+
+/// The inference library: configuration, weights, forward passes.
+#[cfg(feature = "engine")]
+pub mod model;
+
+/// From prompts to tokens, with the instant of each.
+#[cfg(feature = "engine")]
+pub mod engine;

@@ -1,0 +1,487 @@
+//! From prompts to tokens, with the instant of each: batches, sampling, stopping. One generation gives every metric of time.
+//! Knows nothing of scenarios or records.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use candle_core::Device;
+use candle_core::Tensor;
+use candle_transformers::generation::LogitsProcessor;
+use candle_transformers::generation::Sampling;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::Decoder;
+use crate::model::Logits;
+use crate::model::Step;
+use crate::settings::Generation;
+
+/// Rows of a prefill pass: enough to fill the matrix products, few enough to bound the memory of activations.
+const PASS_ROWS: usize = 512;
+
+/// What is to be generated.
+pub struct Request<'a> {
+    /// Token ids of each sequence.
+    pub prompts: &'a [Vec<u32>],
+    /// Tokens per sequence.
+    pub new_tokens: usize,
+    /// Tokens that end a sequence early; none for an exact length.
+    pub stops: &'a [u32],
+    /// Sampler, cache and seed.
+    pub sampling: &'a Generation,
+    /// A deliberate slowdown, for tests of the gate.
+    pub injection: Option<Injection>,
+}
+
+/// What was generated and when. Every duration is on the monotonic clock; tokenising is outside.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// Token ids per sequence.
+    pub ids: Vec<Vec<u32>>,
+    /// From the start until each sequence's first token is on the host.
+    pub first: Vec<Duration>,
+    /// Forward passes over prompts, without sampling.
+    pub prefill: Duration,
+    /// Each decode step of the whole batch, forward pass and sampling: from one token being there to the next.
+    pub steps: Vec<Duration>,
+    /// From the start until the last token is there.
+    pub total: Duration,
+    /// Whether every score of the first tokens was a finite number.
+    pub finite: bool,
+}
+
+impl Generated {
+    /// From the start until every sequence has its first token.
+    pub fn all_first(&self) -> Duration {
+        self.first.iter().max().copied().unwrap_or_default()
+    }
+}
+
+/// A slowdown that is self-timed, so that its size does not depend on the machine. It exists to see the gate fail and is
+/// stamped into the record.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Injection {
+    stage: Stage,
+    /// The share by which the rate of the stage drops.
+    share: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stage {
+    Decode,
+    Prefill,
+}
+
+impl Injection {
+    /// Reads `decode:25%` or `prefill:10%`.
+    ///
+    /// # Errors
+    /// When it is of another form or size.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = || {
+            Error::Failed(format!(
+                "injection `{text}` is not of the form `decode:25%` or `prefill:10%`, above 0 and below 100 %"
+            ))
+        };
+        let (stage, share) = text.split_once(':').ok_or_else(wrong)?;
+        let stage = match stage {
+            "decode" => Stage::Decode,
+            "prefill" => Stage::Prefill,
+            _ => return Err(wrong()),
+        };
+        let share: f64 =
+            share.strip_suffix('%').and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+        if !(share > 0.0 && share < 100.0) {
+            return Err(wrong());
+        }
+        Ok(Self { stage, share: share / 100.0 })
+    }
+
+    /// Spins for x / (1 - x) of the time that the work took, which makes its rate drop by exactly the share x.
+    fn spin(injection: Option<Self>, stage: Stage, work: Duration) {
+        let Some(injection) = injection.filter(|injection| injection.stage == stage) else {
+            return;
+        };
+        let start = Instant::now();
+        let wait = work.mul_f64(injection.share / (1.0 - injection.share));
+        while start.elapsed() < wait {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Generates with a decoder that is reset first.
+///
+/// Prompts are read in passes of at most [`PASS_ROWS`] tokens, sequence by sequence, so that first tokens come one after the
+/// other; then all sequences step together until each has its tokens or has stopped.
+///
+/// # Errors
+/// When there is nothing to read, a sequence would outgrow the context, the sampler is set to nonsense, or the decoder fails.
+pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Generated> {
+    if request.prompts.is_empty() || request.prompts.iter().any(Vec::is_empty) {
+        return Err(Error::Failed("the prompt is empty: there is no token to continue".into()));
+    }
+    if request.new_tokens == 0 {
+        return Err(Error::Failed("no token to generate: ask for at least 1".into()));
+    }
+    for prompt in request.prompts {
+        decoder.check_length(prompt.len() + request.new_tokens).map_err(|error| {
+            Error::Failed(format!(
+                "a prompt of {} tokens and {} new ones: {error}",
+                prompt.len(),
+                request.new_tokens
+            ))
+        })?;
+    }
+    let mut run = Run {
+        choosers: Chooser::for_batch(request)?,
+        request,
+        ids: vec![Vec::new(); request.prompts.len()],
+    };
+    decoder.reset(request.prompts.len())?;
+    let start = Instant::now();
+    let (first, prefill, logits) = run.prefill(decoder, start)?;
+    let mut steps = Vec::with_capacity(request.new_tokens - 1);
+    let mut before = first.iter().max().copied().unwrap_or_default();
+    loop {
+        let active: Vec<usize> =
+            (0..run.ids.len()).filter(|&sequence| !run.finished(sequence)).collect();
+        if active.is_empty() {
+            break;
+        }
+        run.step(decoder, &active)?;
+        Injection::spin(request.injection, Stage::Decode, start.elapsed() - before);
+        let now = start.elapsed();
+        steps.push(now - before);
+        before = now;
+    }
+    let finite = logits.iter().all(Logits::finite);
+    Ok(Generated { ids: run.ids, first, prefill, steps, total: before, finite })
+}
+
+struct Run<'a> {
+    request: &'a Request<'a>,
+    choosers: Option<Vec<Chooser>>,
+    ids: Vec<Vec<u32>>,
+}
+
+type Prefilled = (Vec<Duration>, Duration, Vec<Logits>);
+
+impl Run<'_> {
+    fn finished(&self, sequence: usize) -> bool {
+        let ids = &self.ids[sequence];
+        ids.len() >= self.request.new_tokens
+            || ids.last().is_some_and(|id| self.request.stops.contains(id))
+    }
+
+    fn prefill(&mut self, decoder: &mut dyn Decoder, start: Instant) -> Result<Prefilled> {
+        let prompts = self.request.prompts;
+        let (mut first, mut forward, mut logits) =
+            (vec![Duration::ZERO; prompts.len()], Duration::ZERO, Vec::new());
+        for pass in passes(prompts, decoder.pass_rows().unwrap_or(PASS_ROWS)) {
+            let begin = Instant::now();
+            let steps: Vec<Step<'_>> = pass
+                .iter()
+                .map(|(sequence, range)| Step {
+                    sequence: *sequence,
+                    tokens: &prompts[*sequence][range.clone()],
+                })
+                .collect();
+            let scores = decoder.forward(&steps)?;
+            Injection::spin(self.request.injection, Stage::Prefill, begin.elapsed());
+            forward += begin.elapsed();
+            let greedy = scores.argmax();
+            for (row, (sequence, range)) in pass.iter().enumerate() {
+                if range.end == prompts[*sequence].len() {
+                    let id = self.choose(*sequence, &scores, row, &greedy)?;
+                    self.ids[*sequence].push(id);
+                    first[*sequence] = start.elapsed();
+                }
+            }
+            logits.push(scores);
+        }
+        Ok((first, forward, logits))
+    }
+
+    /// One token for each of the active sequences.
+    fn step(&mut self, decoder: &mut dyn Decoder, active: &[usize]) -> Result<()> {
+        let whole: Vec<Vec<u32>>;
+        let tokens: Vec<&[u32]> = if self.request.sampling.use_kv_cache {
+            active.iter().map(|&sequence| last(&self.ids[sequence])).collect()
+        } else {
+            // Without a cache every step reads the sequences from their start.
+            decoder.reset(self.ids.len())?;
+            whole = active
+                .iter()
+                .map(|&s| [self.request.prompts[s].as_slice(), &self.ids[s]].concat())
+                .collect();
+            whole.iter().map(Vec::as_slice).collect()
+        };
+        let steps: Vec<Step<'_>> = active
+            .iter()
+            .zip(&tokens)
+            .map(|(&sequence, tokens)| Step { sequence, tokens })
+            .collect();
+        let chosen = if self.choosers.is_none() {
+            decoder.greedy(&steps)?
+        } else {
+            let scores = decoder.forward(&steps)?;
+            let rows = active.iter().enumerate();
+            rows.map(|(row, &sequence)| self.choose(sequence, &scores, row, &[]))
+                .collect::<Result<_>>()?
+        };
+        for (&sequence, id) in active.iter().zip(chosen) {
+            self.ids[sequence].push(id);
+        }
+        Ok(())
+    }
+
+    fn choose(
+        &mut self,
+        sequence: usize,
+        scores: &Logits,
+        row: usize,
+        greedy: &[u32],
+    ) -> Result<u32> {
+        let Some(choosers) = &mut self.choosers else { return Ok(greedy[row]) };
+        let seen = self.request.prompts[sequence]
+            .iter()
+            .chain(&self.ids[sequence])
+            .copied()
+            .collect::<Vec<u32>>();
+        let scores = &scores.values[row * scores.vocab..(row + 1) * scores.vocab];
+        choosers[sequence].choose(scores, &seen)
+    }
+}
+
+fn last(ids: &[u32]) -> &[u32] {
+    &ids[ids.len() - 1..]
+}
+
+/// Cuts prompts into passes of at most `rows` tokens; a part is a sequence and a range of its tokens.
+fn passes(prompts: &[Vec<u32>], rows: usize) -> Vec<Vec<(usize, std::ops::Range<usize>)>> {
+    let mut all = vec![Vec::new()];
+    let mut room = rows;
+    for (sequence, prompt) in prompts.iter().enumerate() {
+        let mut start = 0;
+        while start < prompt.len() {
+            if room == 0 {
+                all.push(Vec::new());
+                room = rows;
+            }
+            let end = prompt.len().min(start + room);
+            all.last_mut().expect("there is one from the start").push((sequence, start..end));
+            room -= end - start;
+            start = end;
+        }
+    }
+    all
+}
+
+/// The sampler of one sequence: candle's, with the repetition penalty of Keskar et al. 2019 in front.
+struct Chooser {
+    processor: LogitsProcessor,
+    penalty: f32,
+}
+
+impl Chooser {
+    /// One a sequence, or none if plain greedy is asked for.
+    fn for_batch(request: &Request<'_>) -> Result<Option<Vec<Self>>> {
+        let s = request.sampling;
+        let penalty = s.repetition_penalty;
+        let sensible = s.temperature >= 0.0
+            && s.temperature.is_finite()
+            && penalty.is_finite()
+            && penalty > 0.0
+            && s.top_p.is_none_or(|p| p > 0.0 && p <= 1.0)
+            && s.top_k != Some(0);
+        if !sensible {
+            return Err(Error::Failed(
+                "the sampler needs temperature >= 0, top_k >= 1, 0 < top_p <= 1 and repetition_penalty > 0".into(),
+            ));
+        }
+        let greedy = s.deterministic || s.temperature == 0.0;
+        if greedy && penalty == 1.0 {
+            return Ok(None);
+        }
+        let temperature = s.temperature;
+        let sampling = match (s.top_k, s.top_p) {
+            _ if greedy => Sampling::ArgMax,
+            (None, None) => Sampling::All { temperature },
+            (Some(k), None) => Sampling::TopK { k, temperature },
+            (None, Some(p)) => Sampling::TopP { p, temperature },
+            (Some(k), Some(p)) => Sampling::TopKThenTopP { k, p, temperature },
+        };
+        let seeds = (0..request.prompts.len() as u64).map(|i| s.seed.wrapping_add(i));
+        let chooser = |seed| Self {
+            processor: LogitsProcessor::from_sampling(seed, sampling.clone()),
+            penalty: penalty as f32,
+        };
+        Ok(Some(seeds.map(chooser).collect()))
+    }
+
+    fn choose(&mut self, scores: &[f32], seen: &[u32]) -> Result<u32> {
+        let mut scores = Tensor::new(scores, &Device::Cpu)?;
+        if self.penalty != 1.0 {
+            scores = candle_transformers::utils::apply_repeat_penalty(&scores, self.penalty, seen)?;
+        }
+        Ok(self.processor.sample(&scores)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Footprint;
+
+    /// Counts up from the last token: enough to test every loop around a model, in no time.
+    struct Counting {
+        shown: Vec<Vec<u32>>,
+        passes: Vec<usize>,
+    }
+
+    impl Counting {
+        fn new() -> Self {
+            Self { shown: Vec::new(), passes: Vec::new() }
+        }
+    }
+
+    impl Decoder for Counting {
+        fn forward(&mut self, steps: &[Step<'_>]) -> Result<Logits> {
+            self.passes.push(steps.iter().map(|step| step.tokens.len()).sum());
+            let mut values = Vec::new();
+            for step in steps {
+                self.shown[step.sequence].extend(step.tokens);
+                let next = (step.tokens.last().unwrap() + 1) % 100;
+                values.extend((0..100).map(|id| if id == next { 1.0 } else { 0.0 }));
+            }
+            Ok(Logits { vocab: 100, values })
+        }
+        fn reset(&mut self, sequences: usize) -> Result<()> {
+            self.shown = vec![Vec::new(); sequences];
+            Ok(())
+        }
+        fn check_length(&self, length: usize) -> Result<()> {
+            if length > 2000 { Err(Error::Failed("too long".into())) } else { Ok(()) }
+        }
+        fn footprint(&self) -> Footprint {
+            Footprint { types: Vec::new(), weight_bytes: 0, step_bytes: 0, kv_type_bytes: 4 }
+        }
+    }
+
+    fn request<'a>(
+        prompts: &'a [Vec<u32>],
+        new_tokens: usize,
+        stops: &'a [u32],
+        sampling: &'a Generation,
+    ) -> Request<'a> {
+        Request { prompts, new_tokens, stops, sampling, injection: None }
+    }
+
+    #[test]
+    fn ragged_sequences_each_get_their_tokens_and_times() {
+        let prompts = [vec![1, 2, 3], vec![10], vec![7; 5]];
+        let mut decoder = Counting::new();
+        let made =
+            generate(&mut decoder, &request(&prompts, 3, &[], &Generation::default())).unwrap();
+        assert_eq!(made.ids, [[4, 5, 6], [11, 12, 13], [8, 9, 10]]);
+        assert_eq!(made.steps.len(), 2);
+        assert_eq!(decoder.passes, [9, 3, 3], "prompts together, then a row a sequence");
+        assert_eq!(decoder.shown[1], [10, 11, 12], "the last token is never shown");
+        let sum: Duration = made.steps.iter().sum();
+        assert_eq!(made.all_first() + sum, made.total, "steps and first token make up the whole");
+        assert!(made.finite && made.prefill <= made.all_first());
+    }
+
+    #[test]
+    fn a_stop_token_ends_its_sequence_alone() {
+        let prompts = [vec![1], vec![50]];
+        let made =
+            generate(&mut Counting::new(), &request(&prompts, 4, &[3], &Generation::default()))
+                .unwrap();
+        assert_eq!(made.ids, [vec![2, 3], vec![51, 52, 53, 54]]);
+    }
+
+    #[test]
+    fn long_prompts_are_read_in_passes_and_first_tokens_come_in_turn() {
+        let prompts = [vec![1; 700], vec![2; 400], vec![3; 100]];
+        let mut decoder = Counting::new();
+        let made =
+            generate(&mut decoder, &request(&prompts, 1, &[], &Generation::default())).unwrap();
+        assert_eq!(decoder.passes, [512, 512, 176]);
+        assert!(made.first[0] < made.first[1] && made.first[1] < made.first[2]);
+        assert_eq!(made.ids, [[2], [3], [4]]);
+    }
+
+    #[test]
+    fn without_a_cache_every_step_reads_everything() {
+        let prompts = [vec![1, 2]];
+        let sampling = Generation { use_kv_cache: false, ..Generation::default() };
+        let mut decoder = Counting::new();
+        let made = generate(&mut decoder, &request(&prompts, 3, &[], &sampling)).unwrap();
+        assert_eq!(made.ids, [[3, 4, 5]]);
+        assert_eq!(decoder.passes, [2, 3, 4]);
+    }
+
+    #[test]
+    fn sampling_repeats_with_its_seed_and_varies_without() {
+        let prompts = [vec![1], vec![1]];
+        let hot = |seed, deterministic| Generation {
+            seed,
+            deterministic,
+            temperature: 5.0,
+            ..Generation::default()
+        };
+        let ids = |sampling: &Generation| {
+            generate(&mut Counting::new(), &request(&prompts, 20, &[], sampling)).unwrap().ids
+        };
+        assert_eq!(ids(&hot(1, false)), ids(&hot(1, false)));
+        assert_ne!(ids(&hot(1, false)), ids(&hot(2, false)));
+        let one = ids(&hot(1, false));
+        assert_ne!(one[0], one[1], "sequences have seeds of their own");
+        assert_eq!(ids(&hot(1, true))[0][..3], [2, 3, 4], "deterministic is greedy");
+        let top_1 = Generation { top_k: Some(1), ..hot(1, false) };
+        assert_eq!(ids(&top_1)[0][..3], [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_repetition_penalty_turns_away_from_what_was_seen() {
+        let prompts = [vec![2, 1]];
+        let sampling = Generation { repetition_penalty: 1e9, ..Generation::default() };
+        let made = generate(&mut Counting::new(), &request(&prompts, 1, &[], &sampling)).unwrap();
+        assert_ne!(made.ids, [[2]], "the likeliest token was in the prompt");
+    }
+
+    #[test]
+    fn nonsense_is_refused_before_anything_runs() {
+        let cold = Generation::default();
+        for (prompts, new_tokens, sampling, says) in [
+            (vec![], 1, &cold, "the prompt is empty"),
+            (vec![vec![1], vec![]], 1, &cold, "the prompt is empty"),
+            (vec![vec![1]], 0, &cold, "at least 1"),
+            (vec![vec![1; 1999]], 2, &cold, "a prompt of 1999 tokens and 2 new ones: too long"),
+            (vec![vec![1]], 1, &Generation { top_p: Some(1.5), ..cold.clone() }, "0 < top_p <= 1"),
+        ] {
+            let mut decoder = Counting::new();
+            let error =
+                generate(&mut decoder, &request(&prompts, new_tokens, &[], sampling)).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(decoder.passes.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_injection_is_a_stage_and_a_share() {
+        assert_eq!(
+            Injection::parse("decode:25%").unwrap(),
+            Injection { stage: Stage::Decode, share: 0.25 }
+        );
+        assert_eq!(
+            Injection::parse("prefill:7.5%").unwrap(),
+            Injection { stage: Stage::Prefill, share: 0.075 }
+        );
+        for wrong in ["decode", "decode:25", "decode:0%", "decode:100%", "sleep:10%", "decode:x%"] {
+            assert!(Injection::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The inference library: what a model is and where it comes from. [`open`] finds and checks a model, [`load`] makes a
+//! [`Decoder`] of it. Values go in and out as plain numbers on the host, so a decoder is done with its work when it returns.
+
+/// Shapes of models.
+pub mod config;
+/// GGUF files.
+pub mod gguf;
+/// Weight matrices in the form they are multiplied in.
+pub mod matrix;
+mod qwen;
+mod reference;
+/// Rotary position embedding.
+pub mod rope;
+/// safetensors files.
+pub mod safetensors;
+/// Seeded random weights.
+pub mod synthetic;
+/// Sources of weights and their types.
+pub mod weights;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use candle_core::Device;
+use candle_core::quantized::GgmlDType;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::config::Config;
+use crate::model::gguf::Gguf;
+use crate::model::synthetic::Synthetic;
+use crate::model::weights::Quant;
+use crate::model::weights::Source;
+use crate::settings::RopeScaling;
+
+/// New tokens of one sequence, to follow what it has been shown before.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// Which sequence, counted from 0.
+    pub sequence: usize,
+    /// At least one token id.
+    pub tokens: &'a [u32],
+}
+
+/// One model with the caches of its sequences.
+pub trait Decoder: Send {
+    /// Shows sequences their next tokens, in one pass; the logits after the last token of each step, in their order.
+    ///
+    /// # Errors
+    /// When the device fails, a sequence would outgrow the context, or the engine cannot do such a step ([`Error::Unsupported`]).
+    fn forward(&mut self, steps: &[Step<'_>]) -> Result<Logits>;
+
+    /// As [`Decoder::forward`], but only the likeliest token of each step; the first of equals.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    fn greedy(&mut self, steps: &[Step<'_>]) -> Result<Vec<u32>> {
+        Ok(self.forward(steps)?.argmax())
+    }
+
+    /// Forgets everything and makes room for so many sequences.
+    ///
+    /// # Errors
+    /// When the engine cannot hold so many ([`Error::Unsupported`]).
+    fn reset(&mut self, sequences: usize) -> Result<()>;
+
+    /// Says whether a sequence of so many tokens fits.
+    ///
+    /// # Errors
+    /// When it does not.
+    fn check_length(&self, length: usize) -> Result<()>;
+
+    /// Most tokens that a pass over prompts should have, if the engine has a wish.
+    fn pass_rows(&self) -> Option<usize> {
+        None
+    }
+
+    /// What the weights take.
+    fn footprint(&self) -> Footprint;
+}
+
+/// Scores of the next token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    /// Scores a row.
+    pub vocab: usize,
+    /// Rows one after the other.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// One row a step.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.vocab)
+    }
+
+    /// The likeliest token of each row; the first of equals. NaN is never the largest.
+    pub fn argmax(&self) -> Vec<u32> {
+        let best = |row: &[f32]| {
+            row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| {
+                if v > best.1 { (i, v) } else { best }
+            })
+        };
+        self.rows().map(|row| best(row).0 as u32).collect()
+    }
+
+    /// Whether every score is a finite number.
+    pub fn finite(&self) -> bool {
+        self.values.iter().all(|value| value.is_finite())
+    }
+}
+
+/// What the weights of a loaded model take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Footprint {
+    /// Bytes of each matrix with the type it is held as.
+    pub types: Vec<(GgmlDType, u64)>,
+    /// Bytes of all matrices.
+    pub weight_bytes: u64,
+    /// Bytes of weights that a decode step reads.
+    pub step_bytes: u64,
+    /// Bytes of one number of the KV cache.
+    pub kv_type_bytes: usize,
+}
+
+/// A model's name as the user gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spec {
+    /// `synthetic:SHAPE`
+    Synthetic(String),
+    /// A `.gguf` file.
+    Gguf(PathBuf),
+    /// A folder with config.json, safetensors and tokenizer.json.
+    Folder(PathBuf),
+    /// `owner/name[@revision][:file]`
+    Hub(String),
+}
+
+impl Spec {
+    /// Reads a model's name.
+    ///
+    /// # Errors
+    /// When it is neither an existing path nor a name of another kind.
+    pub fn parse(text: &str) -> Result<Self> {
+        if let Some(shape) = text.strip_prefix("synthetic:") {
+            return Ok(Spec::Synthetic(shape.into()));
+        }
+        let path = Path::new(text);
+        if path.is_dir() {
+            return Ok(Spec::Folder(path.into()));
+        }
+        if path.is_file() {
+            return Ok(Spec::Gguf(path.into()));
+        }
+        let looks_like_hub = text.split('/').count() == 2
+            && !text.starts_with(['.', '/', '~'])
+            && !text.contains('\\');
+        if looks_like_hub && (!text.ends_with(".gguf") || text.contains(':')) {
+            return Ok(Spec::Hub(text.into()));
+        }
+        Err(Error::Failed(format!(
+            "no model `{text}`: it is no file or folder here; other forms are `synthetic:SHAPE` and `owner/name[@revision][:file]`"
+        )))
+    }
+}
+
+/// Where a model's tokenizer comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// The tiny one of `fixtures/tiny`, for synthetic models.
+    Tiny,
+    /// A folder with tokenizer.json.
+    Folder(PathBuf),
+    /// A GGUF file's metadata.
+    Gguf(PathBuf),
+}
+
+/// A model that has been found and checked, but not loaded.
+pub struct Opened {
+    /// As it was asked for.
+    pub spec: String,
+    /// Its shape.
+    pub config: Config,
+    /// Its weights.
+    pub source: Box<dyn Source>,
+    /// Its tokenizer.
+    pub vocabulary: Vocabulary,
+    /// The hub's commit.
+    pub commit: Option<String>,
+}
+
+/// Finds a model, downloads it if it is on the hub, and checks its files without reading the weights.
+///
+/// `seed` is that of synthetic weights; `scaling` replaces the model's own RoPE scaling.
+///
+/// # Errors
+/// When it is not found, its files are damaged, or it is of a kind that is not known.
+pub fn open(spec: &str, seed: u64, scaling: Option<RopeScaling>) -> Result<Opened> {
+    let (config, source, vocabulary, commit): (
+        Config,
+        Box<dyn Source>,
+        Vocabulary,
+        Option<String>,
+    ) = match Spec::parse(spec)? {
+        Spec::Synthetic(shape) => {
+            let config = Config::named(&shape)?;
+            (config.clone(), Box::new(Synthetic::new(config, seed)), Vocabulary::Tiny, None)
+        }
+        Spec::Gguf(path) => {
+            let gguf = Gguf::open(&path)?;
+            (gguf.config()?, Box::new(gguf), Vocabulary::Gguf(path), None)
+        }
+        Spec::Folder(path) => {
+            let (config, source) = open_folder(&path)?;
+            (config, source, Vocabulary::Folder(path), None)
+        }
+        Spec::Hub(name) => download(&name)?,
+    };
+    if let Some(scaling) = &scaling {
+        config::check_scaling(scaling).map_err(Error::Failed)?;
+    }
+    Ok(Opened { spec: spec.into(), config: config.scaled(scaling), source, vocabulary, commit })
+}
+
+fn open_folder(dir: &Path) -> Result<(Config, Box<dyn Source>)> {
+    let path = dir.join("config.json");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| Error::Read { path: path.clone(), source })?;
+    let config = Config::from_json(&path, &text)?;
+    Ok((config, Box::new(safetensors::Folder::open(dir)?)))
+}
+
+type Downloaded = (Config, Box<dyn Source>, Vocabulary, Option<String>);
+
+fn download(name: &str) -> Result<Downloaded> {
+    Err(Error::Unsupported(format!("`{name}` is on the hub, and this build has no feature `hub`")))
+}
+
+/// Devices that a decoder can run on.
+///
+/// # Errors
+/// When the name is unknown, or the device is not there or not built in: asking for one never falls back to another.
+pub fn device(name: &str) -> Result<Device> {
+    let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
+    let number: usize = number
+        .parse()
+        .map_err(|_| Error::Failed(format!("`{number}` in device `{name}` is not a number")))?;
+    match kind {
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::new_cuda(number)?),
+        "metal" => Ok(Device::new_metal(number)?),
+        other => Err(Error::unknown("device", other, ["cpu", "cuda", "metal"])),
+    }
+}
+
+/// Which implementation runs the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Our own forward pass.
+    Native,
+    /// candle-transformers as published, as the reference.
+    Candle,
+}
+
+impl EngineKind {
+    /// The engine of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "native" => Ok(EngineKind::Native),
+            "candle" => Ok(EngineKind::Candle),
+            other => Err(Error::unknown("engine", other, ["native", "candle"])),
+        }
+    }
+}
+
+/// Loads a model.
+///
+/// # Errors
+/// When a tensor is missing or damaged, the engine cannot run the model ([`Error::Unsupported`]), or the device fails.
+pub fn load(
+    opened: &Opened,
+    engine: EngineKind,
+    quant: Option<Quant>,
+    device: &Device,
+) -> Result<Box<dyn Decoder>> {
+    match engine {
+        EngineKind::Native => {
+            Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))
+        }
+        EngineKind::Candle => Ok(Box::new(reference::Reference::load(opened, quant, device)?)),
+    }
+}
+
+/// Refuses a sequence longer than the context.
+fn check_length(length: usize, config: &Config) -> Result<()> {
+    if length > config.context {
+        return Err(Error::Failed(format!(
+            "a sequence of {length} tokens is beyond the model's context of {}",
+            config.context
+        )));
+    }
+    Ok(())
+}

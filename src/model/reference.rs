@@ -1,0 +1,252 @@
+//! The `candle` engine: candle-transformers' Qwen models behind our trait, as published, to compare with. What they cannot do is an
+//! [`Error::Unsupported`] with its reason, never a number.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::io::Cursor;
+use std::io::Read;
+use std::io::Seek;
+
+use candle_core::DType;
+use candle_core::Device;
+use candle_core::Tensor;
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::gguf_file;
+use candle_nn::VarBuilder;
+use candle_transformers::models::quantized_qwen2;
+use candle_transformers::models::quantized_qwen3;
+use candle_transformers::models::qwen2;
+use candle_transformers::models::qwen3;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::Decoder;
+use crate::model::Footprint;
+use crate::model::Logits;
+use crate::model::Opened;
+use crate::model::Step;
+use crate::model::Vocabulary;
+use crate::model::config::Config;
+use crate::model::config::Family;
+use crate::model::gguf;
+use crate::model::weights::Quant;
+
+/// A model of candle-transformers.
+pub struct Reference {
+    model: Model,
+    config: Config,
+    device: Device,
+    footprint: Footprint,
+    sequences: usize,
+    past: usize,
+}
+
+enum Model {
+    Qwen3(qwen3::ModelForCausalLM),
+    Qwen2(qwen2::ModelForCausalLM),
+    QuantizedQwen3(quantized_qwen3::ModelWeights),
+    QuantizedQwen2(quantized_qwen2::ModelWeights),
+}
+
+impl Reference {
+    /// Loads a model: the quantised variants for GGUF files and quantisations, the plain ones in f32 otherwise.
+    ///
+    /// # Errors
+    /// When the model scales RoPE, which candle-transformers ignores, and when loading fails.
+    pub fn load(opened: &Opened, quant: Option<Quant>, device: &Device) -> Result<Self> {
+        let config = &opened.config;
+        if config.rope_scaling.is_some() {
+            return Err(unsupported("RoPE scaling: its Qwen models ignore it"));
+        }
+        let from_file = match &opened.vocabulary {
+            Vocabulary::Gguf(path) if quant.is_none() => Some(path),
+            _ => None,
+        };
+        let (model, types) = match (from_file, quant) {
+            (Some(path), _) => {
+                let file = File::open(path)
+                    .map_err(|source| Error::Read { path: path.clone(), source })?;
+                quantized(config, &mut BufReader::new(file), device)?
+            }
+            (None, Some(Quant::Q8_0 | Quant::Q4KM)) => {
+                let tensors = gguf::tensors(config, opened.source.as_ref(), quant)?;
+                let mut file = Cursor::new(Vec::new());
+                let metadata = gguf::shape_metadata(config, &opened.spec);
+                let metadata: Vec<_> =
+                    metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+                let tensors: Vec<_> =
+                    tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+                gguf_file::write(&mut file, &metadata, &tensors)?;
+                file.set_position(0);
+                quantized(config, &mut file, device)?
+            }
+            (None, Some(Quant::Bf16)) => plain(opened, DType::BF16, device)?,
+            (None, Some(Quant::F32) | None) => plain(opened, DType::F32, device)?,
+        };
+        let weight_bytes = types.iter().map(|(_, bytes)| bytes).sum();
+        let footprint =
+            Footprint { types, weight_bytes, step_bytes: weight_bytes, kv_type_bytes: 4 };
+        Ok(Self {
+            model,
+            config: config.clone(),
+            device: device.clone(),
+            footprint,
+            sequences: 0,
+            past: 0,
+        })
+    }
+
+    fn is_quantized(&self) -> bool {
+        matches!(self.model, Model::QuantizedQwen3(_) | Model::QuantizedQwen2(_))
+    }
+}
+
+fn quantized(
+    config: &Config,
+    file: &mut (impl Read + Seek),
+    device: &Device,
+) -> Result<(Model, Vec<(GgmlDType, u64)>)> {
+    let mut content = gguf_file::Content::read(file)?;
+    // Without this key its RoPE angles are formed in f16, which is wrong from some hundred positions on.
+    content.metadata.insert("general.dtype".into(), gguf_file::Value::U32(0));
+    let matrices = content.tensor_infos.values().filter(|info| info.shape.rank() == 2);
+    let bytes = |info: &gguf_file::TensorInfo| {
+        (info.shape.elem_count() / info.ggml_dtype.block_size() * info.ggml_dtype.type_size())
+            as u64
+    };
+    let types = matrices.map(|info| (info.ggml_dtype, bytes(info))).collect();
+    let model = match config.family {
+        Family::Qwen3 => {
+            Model::QuantizedQwen3(quantized_qwen3::ModelWeights::from_gguf(content, file, device)?)
+        }
+        Family::Qwen2 => {
+            Model::QuantizedQwen2(quantized_qwen2::ModelWeights::from_gguf(content, file, device)?)
+        }
+    };
+    Ok((model, types))
+}
+
+fn plain(opened: &Opened, dtype: DType, device: &Device) -> Result<(Model, Vec<(GgmlDType, u64)>)> {
+    let config = &opened.config;
+    let mut tensors = HashMap::new();
+    for (name, shape) in config.tensors() {
+        let rows = if shape.len() < 2 { 1 } else { shape[0] };
+        let values = opened.source.rows(&name, 0..rows)?.into_f32(shape.iter().product())?;
+        tensors.insert(
+            name,
+            Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?,
+        );
+    }
+    let bytes = config.parameters() * dtype.size_in_bytes() as u64;
+    let vb = VarBuilder::from_tensors(tensors, dtype, device);
+    let model = match config.family {
+        Family::Qwen3 => Model::Qwen3(qwen3::ModelForCausalLM::new(
+            &qwen3::Config {
+                vocab_size: config.vocab,
+                hidden_size: config.hidden,
+                intermediate_size: config.intermediate,
+                num_hidden_layers: config.layers,
+                num_attention_heads: config.heads,
+                head_dim: config.head_dim,
+                attention_bias: false,
+                num_key_value_heads: config.kv_heads,
+                max_position_embeddings: config.context,
+                sliding_window: None,
+                max_window_layers: config.layers,
+                tie_word_embeddings: config.tied,
+                rope_theta: config.rope_theta,
+                rms_norm_eps: config.rms_eps,
+                use_sliding_window: false,
+                hidden_act: candle_nn::Activation::Silu,
+            },
+            vb,
+        )?),
+        Family::Qwen2 => Model::Qwen2(qwen2::ModelForCausalLM::new(
+            &qwen2::Config {
+                vocab_size: config.vocab,
+                hidden_size: config.hidden,
+                intermediate_size: config.intermediate,
+                num_hidden_layers: config.layers,
+                num_attention_heads: config.heads,
+                num_key_value_heads: config.kv_heads,
+                max_position_embeddings: config.context,
+                sliding_window: config.context,
+                max_window_layers: config.layers,
+                tie_word_embeddings: config.tied,
+                rope_theta: config.rope_theta,
+                rms_norm_eps: config.rms_eps,
+                use_sliding_window: false,
+                hidden_act: candle_nn::Activation::Silu,
+            },
+            vb,
+        )?),
+    };
+    let stored = if dtype == DType::F32 { GgmlDType::F32 } else { GgmlDType::BF16 };
+    Ok((model, vec![(stored, bytes)]))
+}
+
+impl Decoder for Reference {
+    fn forward(&mut self, steps: &[Step<'_>]) -> Result<Logits> {
+        let rows = steps.first().map_or(0, |step| step.tokens.len());
+        if steps.len() != self.sequences
+            || steps.iter().enumerate().any(|(i, step)| step.sequence != i)
+        {
+            return Err(unsupported(
+                "steps of some of the sequences: it has one position for the whole batch",
+            ));
+        }
+        if rows == 0 || steps.iter().any(|step| step.tokens.len() != rows) {
+            return Err(unsupported("ragged batches: it has one position for the whole batch"));
+        }
+        if self.is_quantized() && self.past > 0 && rows > 1 {
+            return Err(unsupported(
+                "prefill in parts or after decode with quantised weights: it reads a stale cache",
+            ));
+        }
+        super::check_length(self.past + rows, &self.config)?;
+        let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
+        let ids = Tensor::from_vec(ids, (steps.len(), rows), &self.device)?;
+        let logits = match &mut self.model {
+            Model::Qwen3(model) => model.forward(&ids, self.past)?,
+            Model::Qwen2(model) => model.forward(&ids, self.past)?,
+            Model::QuantizedQwen3(model) => model.forward(&ids, self.past)?,
+            Model::QuantizedQwen2(model) => model.forward(&ids, self.past)?,
+        };
+        self.past += rows;
+        let values = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok(Logits { vocab: self.config.vocab, values })
+    }
+
+    fn reset(&mut self, sequences: usize) -> Result<()> {
+        if self.is_quantized() && sequences > 1 {
+            return Err(unsupported(
+                "batches of quantised weights: its models hold one sequence on the CPU",
+            ));
+        }
+        match &mut self.model {
+            Model::Qwen3(model) => model.clear_kv_cache(),
+            Model::Qwen2(model) => model.clear_kv_cache(),
+            Model::QuantizedQwen3(model) => model.clear_kv_cache(),
+            Model::QuantizedQwen2(model) => model.clear_kv_cache(),
+        }
+        (self.sequences, self.past) = (sequences, 0);
+        Ok(())
+    }
+
+    fn check_length(&self, length: usize) -> Result<()> {
+        super::check_length(length, &self.config)
+    }
+
+    fn pass_rows(&self) -> Option<usize> {
+        Some(usize::MAX) // It has to be shown all sequences at once.
+    }
+
+    fn footprint(&self) -> Footprint {
+        self.footprint.clone()
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::Unsupported(format!("candle-transformers does not do {what}"))
+}

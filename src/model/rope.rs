@@ -1,0 +1,144 @@
+//! Rotary position embedding: frequencies, YaRN, and tables of cos and sin that are computed in f64 and kept in f32.
+//!
+//! Su et al. 2021, arXiv 2104.09864; YaRN: Peng et al. 2023, arXiv 2309.00071, sections 3.2 and 3.4, with the constants of
+//! Qwen's model cards (`beta_fast` 32, `beta_slow` 1).
+
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::model::config::Config;
+use crate::settings::RopeScaling;
+
+/// Positions that a table grows by.
+const GROWTH: usize = 1024;
+
+/// Tables of cos and sin, `[positions, head_dim / 2]` in f32, that grow with the longest position seen.
+pub struct Rope {
+    frequencies: Vec<f64>,
+    scale: f64,
+    device: Device,
+    cos: Tensor,
+    sin: Tensor,
+    positions: usize,
+}
+
+impl Rope {
+    /// The tables of a model, still empty.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn new(config: &Config, device: &Device) -> Result<Self> {
+        let (frequencies, scale) =
+            frequencies(config.head_dim, config.rope_theta, config.rope_scaling.as_ref());
+        let empty = Tensor::zeros((0, frequencies.len()), candle_core::DType::F32, device)?;
+        Ok(Self {
+            frequencies,
+            scale,
+            device: device.clone(),
+            cos: empty.clone(),
+            sin: empty,
+            positions: 0,
+        })
+    }
+
+    /// cos and sin of these positions, one row each.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn rows(&mut self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+        let longest = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        if longest > self.positions {
+            self.grow(longest.next_multiple_of(GROWTH))?;
+        }
+        let ids = Tensor::new(positions, &self.device)?;
+        Ok((self.cos.index_select(&ids, 0)?, self.sin.index_select(&ids, 0)?))
+    }
+
+    fn grow(&mut self, positions: usize) -> Result<()> {
+        let width = self.frequencies.len();
+        let table = |part: fn(f64) -> f64| {
+            let angles = (0..positions)
+                .flat_map(|position| self.frequencies.iter().map(move |f| position as f64 * f));
+            let values: Vec<f32> = angles.map(|angle| (part(angle) * self.scale) as f32).collect();
+            Tensor::from_vec(values, (positions, width), &self.device)
+        };
+        (self.cos, self.sin) = (table(f64::cos)?, table(f64::sin)?);
+        self.positions = positions;
+        Ok(())
+    }
+}
+
+/// The angle per position of each pair of a head, and the factor on cos and sin.
+///
+/// Without scaling, pair `i` of a head of width `d` turns by `theta^(-2i/d)`. YaRN divides the frequencies of pairs that turn
+/// less than `beta_slow` times over the original context by `factor`, leaves those beyond `beta_fast` turns as they are, and
+/// blends between; cos and sin are scaled by `0.1 ln(factor) + 1`.
+pub fn frequencies(head_dim: usize, theta: f64, scaling: Option<&RopeScaling>) -> (Vec<f64>, f64) {
+    let d = head_dim as f64;
+    let plain = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d));
+    let Some(yarn) = scaling else { return (plain.collect(), 1.0) };
+    let original = yarn.original_max_position_embeddings as f64;
+    // The pair that turns `turns` times over the original context.
+    let pair =
+        |turns: f64| d * (original / (turns * std::f64::consts::TAU)).ln() / (2.0 * theta.ln());
+    let low = pair(yarn.beta_fast.unwrap_or(32.0)).floor().max(0.0);
+    let high = pair(yarn.beta_slow.unwrap_or(1.0)).ceil().min(d - 1.0);
+    let width = if high > low { high - low } else { 0.001 };
+    let blended = plain.enumerate().map(|(i, frequency)| {
+        let interpolated = ((i as f64 - low) / width).clamp(0.0, 1.0);
+        frequency * ((1.0 - interpolated) + interpolated / yarn.factor)
+    });
+    (blended.collect(), yarn.attention_factor.unwrap_or(0.1 * yarn.factor.ln() + 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn yarn(factor: f64) -> RopeScaling {
+        RopeScaling {
+            rope_type: "yarn".into(),
+            factor,
+            original_max_position_embeddings: 32768,
+            attention_factor: None,
+            beta_fast: None,
+            beta_slow: None,
+        }
+    }
+
+    #[test]
+    fn yarn_has_the_published_corners() {
+        // For d = 128, theta = 1e6 and 32768 positions the blend runs from pair 23 to pair 40.
+        let (plain, one) = frequencies(128, 1e6, None);
+        let (scaled, scale) = frequencies(128, 1e6, Some(&yarn(4.0)));
+        assert_eq!(one, 1.0);
+        assert!((scale - 1.138_629_436_111_989).abs() < 1e-15);
+        for i in 0..=23 {
+            assert_eq!(scaled[i], plain[i], "pair {i} is left alone");
+        }
+        for i in 40..64 {
+            assert!(
+                (scaled[i] * 4.0 / plain[i] - 1.0).abs() < 1e-15,
+                "pair {i} is divided by the factor"
+            );
+        }
+        // Pair 30 is 7/17 of the way: 1 - (7/17) (1 - 1/4).
+        assert!((scaled[30] / plain[30] - (1.0 - 7.0 / 17.0 * 0.75)).abs() < 1e-15);
+        // A factor of one changes nothing.
+        assert_eq!(frequencies(128, 1e6, Some(&yarn(1.0))), (plain, 1.0));
+    }
+
+    #[test]
+    fn tables_are_exact_far_out() {
+        let config = Config::named("qwen3-0.6b").unwrap();
+        let mut rope = Rope::new(&config, &Device::Cpu).unwrap();
+        let (cos, sin) = rope.rows(&[0, 1, 40_000]).unwrap();
+        let (cos, sin) = (cos.to_vec2::<f32>().unwrap(), sin.to_vec2::<f32>().unwrap());
+        assert_eq!((cos[0][0], sin[0][0]), (1.0, 0.0));
+        assert_eq!((cos[1][0], sin[1][0]), (0.540_302_3, 0.841_471));
+        // cos(40000) and sin(40000), from a table with more digits.
+        assert!((cos[2][0] - 0.322_587_47).abs() < 1e-6, "{}", cos[2][0]);
+        assert!((sin[2][0] - 0.946_539_57).abs() < 1e-6, "{}", sin[2][0]);
+    }
+}

@@ -1,0 +1,146 @@
+//! Seeded random weights of any shape: the speed of the real model without a download. A weight is a function of the seed,
+//! the tensor's name and its place in it, so the bits are the same on every machine and for any number of threads.
+
+use std::ops::Range;
+
+use candle_core::quantized::GgmlDType;
+use rayon::prelude::*;
+use sha2::Digest as _;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::config::Config;
+use crate::model::weights::Info;
+use crate::model::weights::Rows;
+use crate::model::weights::Source;
+use crate::model::weights::hex;
+
+/// Half the width of the uniform distribution: a standard deviation of 0.02, that of Qwen's `initializer_range`.
+const AMPLITUDE: f32 = 0.034_641_016;
+
+/// Raised when the values change, because then old outputs and new ones are of different models.
+const VERSION: u32 = 1;
+
+/// A model of random weights.
+pub struct Synthetic {
+    config: Config,
+    seed: u64,
+    shapes: std::collections::HashMap<String, Vec<usize>>,
+}
+
+impl Synthetic {
+    /// The model of this shape and seed.
+    pub fn new(config: Config, seed: u64) -> Self {
+        let shapes = config.tensors().into_iter().collect();
+        Self { config, seed, shapes }
+    }
+}
+
+impl Source for Synthetic {
+    fn info(&self, name: &str) -> Option<Info> {
+        self.shapes.get(name).map(|shape| Info { shape: shape.clone(), dtype: GgmlDType::F32 })
+    }
+
+    fn rows(&self, name: &str, rows: Range<usize>) -> Result<Rows> {
+        let shape = self
+            .shapes
+            .get(name)
+            .ok_or_else(|| Error::Failed(format!("no tensor `{name}` in this shape")))?;
+        let columns = *shape.last().expect("tensors have a dimension");
+        let (start, count) = (rows.start * columns, rows.len() * columns);
+        if name.ends_with("norm.weight") {
+            return Ok(Rows::F32(vec![1.0; count]));
+        }
+        let key = key(self.seed, name);
+        let mut values = vec![0f32; count];
+        values
+            .par_chunks_mut(1 << 16)
+            .enumerate()
+            .for_each(|(chunk, values)| fill(key, start + (chunk << 16), values));
+        Ok(Rows::F32(values))
+    }
+
+    fn sha256(&self) -> Result<String> {
+        let identity = format!("synthetic {VERSION} seed {} {}", self.seed, self.config.to_json());
+        Ok(hex(&sha2::Sha256::digest(identity)))
+    }
+}
+
+fn key(seed: u64, name: &str) -> u64 {
+    let digest = sha2::Sha256::digest(format!("{seed}/{name}"));
+    u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+/// The values from place `start` on. Two share one 64-bit hash, so an odd start begins with the second of a pair.
+fn fill(key: u64, start: usize, values: &mut [f32]) {
+    let (head, rest) = values.split_at_mut((start % 2).min(values.len()));
+    if let [first] = head {
+        *first = value((hash(key, start / 2) >> 32) as u32);
+    }
+    let first = start.div_ceil(2);
+    for (i, pair) in rest.chunks_mut(2).enumerate() {
+        let bits = hash(key, first + i);
+        pair[0] = value(bits as u32);
+        if let Some(second) = pair.get_mut(1) {
+            *second = value((bits >> 32) as u32);
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014) at one place of its sequence.
+fn hash(key: u64, place: usize) -> u64 {
+    let mut z = key.wrapping_add((place as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Uniform in ±[`AMPLITUDE`]. 24 bits are exact in an f32, so the product is the one rounding and the same everywhere.
+fn value(bits: u32) -> f32 {
+    ((bits >> 8) as i32 - (1 << 23)) as f32 * (AMPLITUDE / (1 << 23) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(name: &str, rows: Range<usize>) -> Vec<f32> {
+        let source = Synthetic::new(Config::named("nano").unwrap(), 42);
+        let count = rows.len() * *source.info(name).unwrap().shape.last().unwrap();
+        source.rows(name, rows).unwrap().into_f32(count).unwrap()
+    }
+
+    #[test]
+    fn weights_have_pinned_bits() {
+        let bits: Vec<u32> =
+            values("model.embed_tokens.weight", 0..1)[..4].iter().map(|v| v.to_bits()).collect();
+        assert_eq!(bits, PINNED);
+    }
+    const PINNED: [u32; 4] = [0, 0, 0, 0];
+
+    #[test]
+    fn rows_are_the_same_alone_and_together() {
+        let name = "model.layers.1.mlp.up_proj.weight";
+        let all = values(name, 0..512);
+        assert_eq!(values(name, 300..512), all[300 * 256..]);
+        let mut odd = vec![0.0; 7];
+        fill(key(42, name), 3, &mut odd);
+        assert_eq!(odd, all[3..10]);
+    }
+
+    #[test]
+    fn weights_are_spread_evenly_about_zero() {
+        let all = values("model.layers.0.mlp.up_proj.weight", 0..512);
+        let n = all.len() as f64;
+        let mean = all.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        let variance = all.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
+        assert!(mean.abs() < 2e-4, "{mean}");
+        assert!((variance.sqrt() - 0.02).abs() < 1e-4, "{}", variance.sqrt());
+        assert!(all.iter().all(|v| v.abs() <= AMPLITUDE));
+    }
+
+    #[test]
+    fn norms_are_one() {
+        assert!(values("model.norm.weight", 0..1).iter().all(|&v| v == 1.0));
+    }
+}
