@@ -32,6 +32,68 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
     #[error("{0}")]
     Failed(String),
+    #[cfg(feature = "hub")]
+    #[error("`{spec}` is not a model on the hub: {problem}; write `owner/name[@revision][:file]`")]
+    HubSpec { spec: String, problem: &'static str },
+    #[cfg(feature = "hub")]
+    #[error("no home folder to keep the hub's cache in; set HF_HOME")]
+    HubNoHome,
+    #[cfg(feature = "hub")]
+    #[error(
+        "`{file}` of `{repo}` at `{revision}` is not in {cache}, and the hub is offline; \
+         fetch it once with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset"
+    )]
+    HubOffline { file: String, repo: String, revision: String, cache: PathBuf },
+    #[cfg(feature = "hub")]
+    #[error(
+        "the hub refuses `{repo}` (status {status}); check the name, set HF_TOKEN to a token that may \
+         read it, and if it is gated accept its terms on {page}"
+    )]
+    HubDenied { repo: String, status: u16, page: String },
+    #[cfg(feature = "hub")]
+    #[error("no model `{repo}` on {endpoint}; check the name, or set HF_TOKEN if it is private")]
+    HubMissingRepo { repo: String, endpoint: String },
+    #[cfg(feature = "hub")]
+    #[error("`{repo}` has no revision `{revision}`; name a branch, a tag or a full commit")]
+    HubMissingRevision { repo: String, revision: String },
+    #[cfg(feature = "hub")]
+    #[error("no `{file}` in `{repo}` at `{revision}`; {near}")]
+    HubMissingFile { file: String, repo: String, revision: String, near: String },
+    #[cfg(feature = "hub")]
+    #[error(
+        "`{repo}` holds several gguf files; pick one, as in `{repo}:{first}`; they are {files}"
+    )]
+    HubSeveralGguf { repo: String, first: String, files: String },
+    #[cfg(feature = "hub")]
+    #[error(
+        "`{repo}` names a file `{name}`, which could leave the cache folder; do not use this model"
+    )]
+    HubUnsafeName { repo: String, name: String },
+    #[cfg(feature = "hub")]
+    #[error(
+        "cannot get `{what}` from {host}; check HF_ENDPOINT and the network, or set HF_HUB_OFFLINE=1"
+    )]
+    HubConnection { what: String, host: String, source: Box<ureq::Error> },
+    #[cfg(feature = "hub")]
+    #[error("{host} answers `{what}` with status {status}; try again later")]
+    HubStatus { what: String, host: String, status: u16, wait_s: Option<u64> },
+    #[cfg(feature = "hub")]
+    #[error("the answer for `{what}` {problem}; is {endpoint} a Hugging Face hub?")]
+    HubAnswer { what: String, problem: &'static str, endpoint: String },
+    #[cfg(feature = "hub")]
+    #[error("`{file}` stopped after {got} of {size} bytes; run again to go on from there")]
+    HubCut { file: String, got: u64, size: u64, source: Option<io::Error> },
+    #[cfg(feature = "hub")]
+    #[error("`{file}` has the sha256 {actual} instead of {expected} and was deleted; run again")]
+    HubHash { file: String, expected: String, actual: String },
+    #[cfg(feature = "hub")]
+    #[error("`{file}` is not an index of safetensors")]
+    HubIndex { file: String, source: serde_json::Error },
+    #[cfg(feature = "hub")]
+    #[error(
+        "cannot use {path} in the hub's cache; set HF_HUB_CACHE to a folder that can be written"
+    )]
+    HubCache { path: PathBuf, source: io::Error },
 }
 
 impl Error {

@@ -25,6 +25,14 @@ pub mod record;
 /// The machine: fingerprint, memory of this process, measured rates, load.
 pub mod machine;
 
+/// Text to token ids and back, chat templates, and the training of the tiny vocabulary.
+#[cfg(feature = "engine")]
+pub mod tokenizer;
+
+/// CPU kernels, each beside its definition.
+#[cfg(feature = "engine")]
+pub mod kernel;
+
 /// The inference library: configuration, weights, forward passes.
 #[cfg(feature = "engine")]
 pub mod model;

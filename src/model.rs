@@ -5,6 +5,9 @@
 pub mod config;
 /// GGUF files.
 pub mod gguf;
+/// The Hugging Face hub.
+#[cfg(feature = "hub")]
+pub mod hub;
 /// Weight matrices in the form they are multiplied in.
 pub mod matrix;
 mod qwen;
@@ -189,13 +192,30 @@ pub struct Opened {
     pub commit: Option<String>,
 }
 
+/// Hears how a download goes.
+pub trait Progress {
+    /// `so_far` of the `size` bytes of `file` are on disk, those of an earlier run among them.
+    /// What the cache holds in full is not mentioned.
+    fn update(&mut self, file: &str, so_far: u64, size: u64);
+}
+
+/// Says nothing.
+impl Progress for () {
+    fn update(&mut self, _: &str, _: u64, _: u64) {}
+}
+
 /// Finds a model, downloads it if it is on the hub, and checks its files without reading the weights.
 ///
 /// `seed` is that of synthetic weights; `scaling` replaces the model's own RoPE scaling.
 ///
 /// # Errors
 /// When it is not found, its files are damaged, or it is of a kind that is not known.
-pub fn open(spec: &str, seed: u64, scaling: Option<RopeScaling>) -> Result<Opened> {
+pub fn open(
+    spec: &str,
+    seed: u64,
+    scaling: Option<RopeScaling>,
+    progress: &mut dyn Progress,
+) -> Result<Opened> {
     let (config, source, vocabulary, commit): (
         Config,
         Box<dyn Source>,
@@ -214,7 +234,7 @@ pub fn open(spec: &str, seed: u64, scaling: Option<RopeScaling>) -> Result<Opene
             let (config, source) = open_folder(&path)?;
             (config, source, Vocabulary::Folder(path), None)
         }
-        Spec::Hub(name) => download(&name)?,
+        Spec::Hub(name) => download(&name, progress)?,
     };
     if let Some(scaling) = &scaling {
         config::check_scaling(scaling).map_err(Error::Failed)?;
@@ -232,7 +252,24 @@ fn open_folder(dir: &Path) -> Result<(Config, Box<dyn Source>)> {
 
 type Downloaded = (Config, Box<dyn Source>, Vocabulary, Option<String>);
 
-fn download(name: &str) -> Result<Downloaded> {
+#[cfg(feature = "hub")]
+fn download(name: &str, progress: &mut dyn Progress) -> Result<Downloaded> {
+    let snapshot = hub::Hub::from_env()?.fetch(&name.parse()?, progress)?;
+    let commit = Some(snapshot.commit);
+    let weights = snapshot
+        .files
+        .last()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    if let Some(path) = weights {
+        let gguf = Gguf::open(path)?;
+        return Ok((gguf.config()?, Box::new(gguf), Vocabulary::Gguf(path.clone()), commit));
+    }
+    let (config, source) = open_folder(&snapshot.dir)?;
+    Ok((config, source, Vocabulary::Folder(snapshot.dir), commit))
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(name: &str, _: &mut dyn Progress) -> Result<Downloaded> {
     Err(Error::Unsupported(format!("`{name}` is on the hub, and this build has no feature `hub`")))
 }
 
@@ -304,3 +341,6 @@ fn check_length(length: usize, config: &Config) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,7 @@ use crate::model::weights::Positioned;
 use crate::model::weights::Quant;
 use crate::model::weights::Rows;
 use crate::model::weights::Source;
+use crate::model::weights::blocks;
 use crate::model::weights::hash_files;
 use crate::model::weights::held_as;
 use crate::model::weights::row_bytes;
@@ -116,7 +117,7 @@ impl Source for Gguf {
         let row = row_bytes(tensor.ggml_dtype, columns).expect("checked when the file was opened");
         let at = self.content.tensor_data_offset + tensor.offset + (rows.start * row) as u64;
         let bytes = rows.len() * row;
-        Ok(Rows::from_words(tensor.ggml_dtype, &self.file.read(at, bytes)?, bytes))
+        Ok(Rows::from_bytes(tensor.ggml_dtype, self.file.read(at, bytes)?))
     }
 
     fn sha256(&self) -> Result<String> {
@@ -127,8 +128,7 @@ impl Source for Gguf {
 /// candle divides by the alignment that the file states.
 fn refuse_zero_alignment(file: &Positioned) -> std::result::Result<(), String> {
     const KEY: &[u8] = b"general.alignment";
-    let Ok(words) = file.read(0, file.size.min(1 << 16) as usize) else { return Ok(()) };
-    let head: &[u8] = bytemuck::cast_slice(&words);
+    let Ok(head) = file.read(0, file.size.min(1 << 16) as usize) else { return Ok(()) };
     let Some(at) = head.windows(KEY.len()).position(|window| window == KEY) else { return Ok(()) };
     match head.get(at + KEY.len() + 4..at + KEY.len() + 8) {
         Some([0, 0, 0, 0]) => Err("`general.alignment` is 0".into()),
@@ -217,8 +217,11 @@ pub fn tensors(
         check_shape(source, &name, &shape)?;
         let info = source.info(&name).expect("its shape was just compared");
         let dtype = held_as(&name, &info, quant, config);
-        let rows = if shape.len() < 2 { 1 } else { shape[0] };
-        let blocks = source.rows(&name, 0..rows)?.into_blocks(dtype, shape.iter().product())?;
+        let matrix = [
+            if shape.len() < 2 { 1 } else { shape[0] },
+            *shape.last().expect("tensors have a dimension"),
+        ];
+        let blocks = blocks(source, &name, matrix, dtype)?.into_candle();
         Ok((gguf_name(&name), QTensor::new(QStorage::Cpu(blocks), shape)?))
     };
     config.tensors().into_par_iter().map(tensor).collect()

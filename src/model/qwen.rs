@@ -299,7 +299,7 @@ impl Loader<'_> {
 
     fn vector(&self, name: &str, length: usize) -> Result<Tensor> {
         check_shape(self.source, name, &[length])?;
-        let values = self.source.rows(name, 0..1)?.into_f32(length)?;
+        let values = self.source.rows(name, 0..1)?.into_f32(length);
         let dtype = if self.quant == Some(Quant::Bf16) && !self.device.is_cpu() {
             DType::BF16
         } else {

@@ -132,7 +132,8 @@ fn plain(opened: &Opened, dtype: DType, device: &Device) -> Result<(Model, Vec<(
     let mut tensors = HashMap::new();
     for (name, shape) in config.tensors() {
         let rows = if shape.len() < 2 { 1 } else { shape[0] };
-        let values = opened.source.rows(&name, 0..rows)?.into_f32(shape.iter().product())?;
+        let columns = *shape.last().expect("tensors have a dimension");
+        let values = opened.source.rows(&name, 0..rows)?.into_f32(columns);
         tensors.insert(
             name,
             Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?,

@@ -63,16 +63,15 @@ impl Folder {
         if file.size < 8 {
             return Err(invalid(format!("{} bytes are too few for a safetensors file", file.size)));
         }
-        let header = file.read(0, 8)?[0];
+        let header = u64::from_le_bytes(file.read(0, 8)?.try_into().expect("eight were read"));
         if header > LARGEST_HEADER || header > file.size - 8 {
             return Err(invalid(format!(
                 "no safetensors: it claims a header of {header} bytes and has {}",
                 file.size
             )));
         }
-        let words = file.read(8, header as usize)?;
-        let text = &bytemuck::cast_slice::<u64, u8>(&words)[..header as usize];
-        let metadata: Metadata = serde_json::from_slice(text)
+        let text = file.read(8, header as usize)?;
+        let metadata: Metadata = serde_json::from_slice(&text)
             .map_err(|error| invalid(format!("no safetensors header: {error}")))?;
         let data = 8 + header;
         for (name, tensor) in metadata.tensors() {
@@ -159,8 +158,10 @@ impl Source for Folder {
         let row = row_bytes(info.dtype, info.shape.last().copied().unwrap_or(0))
             .expect("plain types have any row");
         let bytes = rows.len() * row;
-        let words = self.files[*file].1.read(at + (rows.start * row) as u64, bytes)?;
-        Ok(Rows::from_words(info.dtype, &words, bytes))
+        Ok(Rows::from_bytes(
+            info.dtype,
+            self.files[*file].1.read(at + (rows.start * row) as u64, bytes)?,
+        ))
     }
 
     fn sha256(&self) -> Result<String> {
@@ -184,12 +185,12 @@ impl View for &Lazy<'_> {
     }
     fn data(&self) -> Cow<'_, [u8]> {
         let rows = if self.shape.len() < 2 { 1 } else { self.shape[0] };
-        let values = self
+        let rows = self
             .source
             .rows(self.name, 0..rows)
-            .and_then(|rows| rows.into_f32(self.shape.iter().product()));
-        let values = values.expect("a source that has the tensor's shape has its values");
-        Cow::Owned(bytemuck::cast_slice(&values).to_vec())
+            .expect("a source that has the tensor's shape has its values");
+        let values = rows.into_f32(*self.shape.last().expect("tensors have a dimension"));
+        Cow::Owned(values.into_iter().flat_map(f32::to_le_bytes).collect())
     }
     fn data_len(&self) -> usize {
         self.shape.iter().product::<usize>() * 4

@@ -106,8 +106,8 @@ mod tests {
 
     fn values(name: &str, rows: Range<usize>) -> Vec<f32> {
         let source = Synthetic::new(Config::named("nano").unwrap(), 42);
-        let count = rows.len() * *source.info(name).unwrap().shape.last().unwrap();
-        source.rows(name, rows).unwrap().into_f32(count).unwrap()
+        let columns = *source.info(name).unwrap().shape.last().unwrap();
+        source.rows(name, rows).unwrap().into_f32(columns)
     }
 
     #[test]

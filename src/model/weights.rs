@@ -1,7 +1,7 @@
 //! Where weights come from and what they are held as: the trait that GGUF, safetensors and synthetic sources share, rows of a
 //! tensor as they are stored, and the choice of a stored type for `--quant`. Knows nothing of a forward pass.
 
-use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -11,12 +11,13 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::QuantizedType;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::kernel::Blocks;
+use crate::kernel::Fill;
+use crate::kernel::matrix;
 use crate::model::config::Config;
 
 /// A tensor of a source, before it is read.
@@ -50,49 +51,56 @@ pub trait Source: Send + Sync {
 pub enum Rows {
     /// Plain numbers.
     F32(Vec<f32>),
-    /// Blocks of a GGML type, f16 and bf16 among them.
-    Blocks(Box<dyn QuantizedType>),
+    /// Bytes of another type, f16 and bf16 among them.
+    Bytes(GgmlDType, Vec<u8>),
 }
 
 impl Rows {
-    /// From the bytes of a file, which start on a boundary of eight bytes.
-    pub fn from_words(dtype: GgmlDType, words: &[u64], bytes: usize) -> Self {
-        let bytes = &bytemuck::cast_slice::<u64, u8>(words)[..bytes];
+    /// From the bytes of a file.
+    pub fn from_bytes(dtype: GgmlDType, bytes: Vec<u8>) -> Self {
         match dtype {
-            GgmlDType::F32 => Rows::F32(bytemuck::cast_slice(bytes).to_vec()),
-            _ => Rows::Blocks(dtype.from_data(Cow::Borrowed(bytes))),
+            GgmlDType::F32 => {
+                Rows::F32(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+            }
+            _ => Rows::Bytes(dtype, bytes),
         }
     }
 
-    /// The `count` numbers.
-    ///
-    /// # Errors
-    /// When the type cannot be expanded.
-    pub fn into_f32(self, count: usize) -> Result<Vec<f32>> {
+    /// The numbers, in rows of `columns`.
+    pub fn into_f32(self, columns: usize) -> Vec<f32> {
         match self {
-            Rows::F32(values) => Ok(values),
-            Rows::Blocks(blocks) => match blocks.dequantize(count)? {
-                CpuStorage::F32(values) => Ok(values),
-                _ => Err(Error::Failed(format!("{:?} does not expand to f32", blocks.dtype()))),
-            },
-        }
-    }
-
-    /// The `count` numbers as blocks of another type.
-    ///
-    /// # Errors
-    /// When the type cannot be expanded.
-    pub fn into_blocks(self, dtype: GgmlDType, count: usize) -> Result<Box<dyn QuantizedType>> {
-        match self {
-            Rows::Blocks(blocks) if blocks.dtype() == dtype => Ok(blocks),
-            other => {
-                let values = other.into_f32(count)?;
-                let mut blocks = dtype.cpu_zeros(count);
-                blocks.from_float(&values);
-                Ok(blocks)
+            Rows::F32(values) => values,
+            Rows::Bytes(dtype, bytes) => {
+                let row = row_bytes(dtype, columns).expect("what was read has whole rows");
+                let rows = bytes.len() / row;
+                let one = |range: Range<usize>| {
+                    Ok::<_, Infallible>(Fill::Bytes(
+                        bytes[range.start * row..range.end * row].to_vec(),
+                    ))
+                };
+                match matrix(dtype, [rows, columns], one) {
+                    Ok(blocks) => blocks.expand(0..rows),
+                    Err(never) => match never {},
+                }
             }
         }
     }
+}
+
+/// A whole matrix of a source, held as blocks of a type. Read, expanded and quantised in parallel, some rows at a time.
+///
+/// # Errors
+/// When the source cannot be read.
+pub fn blocks(
+    source: &dyn Source,
+    name: &str,
+    shape: [usize; 2],
+    dtype: GgmlDType,
+) -> Result<Box<dyn Blocks>> {
+    matrix(dtype, shape, |rows| match source.rows(name, rows)? {
+        Rows::Bytes(stored, bytes) if stored == dtype => Ok(Fill::Bytes(bytes)),
+        other => Ok(Fill::F32(other.into_f32(shape[1]))),
+    })
 }
 
 /// Bytes of a row of `columns` values, if the type's blocks divide it.
@@ -122,20 +130,20 @@ impl Positioned {
         Ok(Self { path: path.into(), file: Mutex::new(file), size })
     }
 
-    /// The bytes at a position, in words so that any block type may look at them, and rounded up to a whole word.
+    /// The bytes at a position.
     ///
     /// # Errors
     /// When the file ends before, or cannot be read.
-    pub fn read(&self, at: u64, bytes: usize) -> Result<Vec<u64>> {
+    pub fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>> {
         let fail = |source| Error::Read { path: self.path.clone(), source };
         if at.checked_add(bytes as u64).is_none_or(|end| end > self.size) {
             return Err(fail(io::Error::from(io::ErrorKind::UnexpectedEof)));
         }
-        let mut words = vec![0u64; bytes.div_ceil(8)];
+        let mut buffer = vec![0u8; bytes];
         let mut file = self.file.lock().expect("a reader does not panic");
         file.seek(io::SeekFrom::Start(at)).map_err(fail)?;
-        file.read_exact(&mut bytemuck::cast_slice_mut(&mut words)[..bytes]).map_err(fail)?;
-        Ok(words)
+        file.read_exact(&mut buffer).map_err(fail)?;
+        Ok(buffer)
     }
 }
 

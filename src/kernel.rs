@@ -1,0 +1,160 @@
+//! CPU kernels and the choice of a version. `unsafe` lives only here: functions compiled for more than the baseline, called after
+//! the CPU was asked, and blocks seen as the bytes of their file. Each kernel stands beside its definition.
+
+#![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
+
+mod blocks;
+mod dot;
+
+pub use blocks::Blocks;
+pub use blocks::Fill;
+pub use blocks::matrix;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// Outputs that one task computes: its weights, 64 rows of some thousand numbers, outlast a task's start by far.
+const TASK: usize = 64;
+
+/// `out[r][o] = dot(x[r], w[o])`: `w` is `[outputs, columns]`, `x` is `[rows, columns]`, the result `[rows, outputs]`. Weights are
+/// read once however many rows there are, and every sum is the same for any number of rows and threads.
+///
+/// `weights` shows a range of rows of `w`, so that they may be made on the spot.
+///
+/// # Errors
+/// What `weights` returns.
+pub fn products<E: Send>(
+    outputs: usize,
+    columns: usize,
+    x: &[f32],
+    weights: impl Fn(Range<usize>, &mut dyn FnMut(&[f32])) -> Result<(), E> + Sync,
+) -> Result<Vec<f32>, E> {
+    let rows = x.len() / columns;
+    let dot = dot::best();
+    let parts = tasks(outputs).map(|range| {
+        let mut part = Vec::with_capacity(range.len() * rows);
+        weights(range, &mut |w| {
+            for w in w.chunks_exact(columns) {
+                part.extend(x.chunks_exact(columns).map(|x| dot(w, x)));
+            }
+        })?;
+        Ok(part)
+    });
+    Ok(transposed(outputs, rows, &parts.collect::<Result<Vec<Vec<f32>>, E>>()?))
+}
+
+/// Runs `sums` for every output, which adds one number a row: `[rows, outputs]`.
+fn in_tasks(outputs: usize, rows: usize, sums: impl Fn(usize, &mut Vec<f32>) + Sync) -> Vec<f32> {
+    let parts = tasks(outputs).map(|range| {
+        let mut part = Vec::with_capacity(range.len() * rows);
+        range.for_each(|output| sums(output, &mut part));
+        part
+    });
+    transposed(outputs, rows, &parts.collect::<Vec<Vec<f32>>>())
+}
+
+fn tasks(outputs: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
+    (0..outputs.div_ceil(TASK))
+        .into_par_iter()
+        .map(move |i| i * TASK..((i + 1) * TASK).min(outputs))
+}
+
+fn transposed(outputs: usize, rows: usize, parts: &[Vec<f32>]) -> Vec<f32> {
+    let mut all = vec![0f32; rows * outputs];
+    for (o, sums) in parts.iter().flat_map(|part| part.chunks_exact(rows)).enumerate() {
+        for (r, sum) in sums.iter().enumerate() {
+            all[r * outputs + o] = *sum;
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::quantized::GgmlDType;
+
+    use super::*;
+
+    fn numbers(count: usize, salt: usize) -> Vec<f32> {
+        (0..count).map(|i| (((i + salt) * 7919) % 1000) as f32 / 500.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn products_are_the_same_for_any_number_of_rows() {
+        let (outputs, columns) = (131, 67);
+        let (w, x) = (numbers(outputs * columns, 0), numbers(5 * columns, 3));
+        let run = |x: &[f32]| {
+            let rows = |range: Range<usize>, use_rows: &mut dyn FnMut(&[f32])| {
+                use_rows(&w[range.start * columns..range.end * columns]);
+                Ok::<(), ()>(())
+            };
+            products(outputs, columns, x, rows).unwrap()
+        };
+        let together = run(&x);
+        for (r, x) in x.chunks(columns).enumerate() {
+            let alone = run(x);
+            assert_eq!(together[r * outputs..(r + 1) * outputs], alone);
+            let exact: f64 =
+                w[..columns].iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            assert!((f64::from(alone[0]) - exact).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn blocks_multiply_as_their_expansion_does() {
+        let (outputs, columns) = (130, 512);
+        let (w, x) = (numbers(outputs * columns, 0), numbers(3 * columns, 5));
+        for dtype in [
+            GgmlDType::F16,
+            GgmlDType::BF16,
+            GgmlDType::Q4_0,
+            GgmlDType::Q5_0,
+            GgmlDType::Q8_0,
+            GgmlDType::Q4K,
+            GgmlDType::Q5K,
+            GgmlDType::Q6K,
+        ] {
+            let fill = |rows: Range<usize>| {
+                Ok::<_, ()>(Fill::F32(w[rows.start * columns..rows.end * columns].to_vec()))
+            };
+            let blocks = matrix(dtype, [outputs, columns], fill).unwrap();
+            let expanded = blocks.expand(0..outputs);
+            assert_eq!(blocks.expand(7..9), expanded[7 * columns..9 * columns]);
+            let all = blocks.products(&x);
+            for (r, x) in x.chunks(columns).enumerate() {
+                assert_eq!(
+                    blocks.products(x),
+                    all[r * outputs..(r + 1) * outputs],
+                    "{dtype:?}: a row alone"
+                );
+                for o in 0..outputs {
+                    let terms =
+                        expanded[o * columns..(o + 1) * columns].iter().zip(x).map(|(w, x)| w * x);
+                    let exact: f32 = terms.clone().sum();
+                    let size: f32 = terms.map(f32::abs).sum();
+                    let far = (all[r * outputs + o] - exact).abs();
+                    assert!(far < 0.004 * size, "{dtype:?} [{r}, {o}]: {far} of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_of_a_file_become_the_same_blocks() {
+        let values = numbers(64 * 256, 1);
+        let fill = |_| Ok::<_, ()>(Fill::F32(values.clone()));
+        let made = matrix(GgmlDType::Q6K, [64, 256], fill).unwrap();
+        let expanded = made.expand(0..64);
+        let tensor = candle_core::quantized::QTensor::new(
+            candle_core::quantized::QStorage::Cpu(made.into_candle()),
+            (64, 256),
+        );
+        let bytes = tensor.unwrap().data().unwrap().to_vec();
+        assert_eq!(bytes.len(), 64 * 210);
+        let read =
+            matrix(GgmlDType::Q6K, [64, 256], |_| Ok::<_, ()>(Fill::Bytes(bytes.clone()))).unwrap();
+        assert_eq!(read.expand(0..64), expanded);
+        assert_eq!(read.bytes(), 64 * 210);
+    }
+}

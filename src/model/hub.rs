@@ -1,0 +1,331 @@
+//! Models from the Hugging Face hub, kept in the cache that Python's `huggingface_hub` shares.
+//!
+//! Only what a run needs is downloaded, at one commit that is reported back. What is interrupted
+//! goes on later; what is cut short or altered never gets its final name. Names in the cache and in
+//! the API are those of `hf-hub`, whose downloads take any length for the whole file and are not
+//! used. Knows nothing of what the files hold, save which shards an index names.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use hf_hub::Repo;
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::Progress;
+
+mod cache;
+mod web;
+
+use cache::Folder;
+use cache::at;
+use cache::is_commit;
+use cache::is_inside;
+use web::Token;
+use web::Web;
+
+/// Names shown beside a missing file.
+const NEAR: usize = 5;
+
+const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
+const OPTIONAL: [&str; 3] =
+    ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
+const WEIGHTS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+
+/// A model on the hub: `owner/name[@revision][:file]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubSpec {
+    /// `owner/name`.
+    pub repo: String,
+    /// A branch, tag or full commit; `main` if absent.
+    pub revision: Option<String>,
+    /// The weights, where the repository holds more than one set. A `.gguf` file is fetched alone.
+    pub file: Option<String>,
+}
+
+impl FromStr for HubSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (rest, file) = optional(text, ':');
+        let (repo, revision) = optional(rest, '@');
+        let spec = Self { repo: repo.into(), revision, file };
+        spec.check().map_err(|problem| Error::HubSpec { spec: text.into(), problem })?;
+        Ok(spec)
+    }
+}
+
+impl HubSpec {
+    fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
+    }
+
+    /// Each part becomes a piece of a path and of a URL, so each is held to what the hub allows.
+    fn check(&self) -> std::result::Result<(), &'static str> {
+        let plain = |text: &str, marks: &str| {
+            text.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
+        };
+        let name =
+            |part: &str| !part.is_empty() && !part.starts_with(['.', '-']) && plain(part, "-_.");
+        let Some((owner, model)) = self.repo.split_once('/') else {
+            return Err("there is no `owner/`");
+        };
+        if !name(owner) || !name(model) || self.repo.contains("--") || self.repo.contains("..") {
+            return Err("owner and name take letters, digits, `-`, `_` and `.`");
+        }
+        if !is_inside(self.revision()) || !plain(self.revision(), "-_./+") {
+            return Err("the revision is no branch, tag or commit");
+        }
+        if self.file.as_deref().is_some_and(|file| !is_inside(file)) {
+            return Err("the file is no path inside the repository");
+        }
+        Ok(())
+    }
+
+    fn missing(&self, file: &str, names: &[String]) -> Error {
+        let (repo, revision) = (self.repo.clone(), self.revision().into());
+        Error::HubMissingFile { file: file.into(), repo, revision, near: near(file, names) }
+    }
+}
+
+/// The text before the mark, and what follows it if the mark is there.
+fn optional(text: &str, mark: char) -> (&str, Option<String>) {
+    text.split_once(mark).map_or((text, None), |(before, after)| (before, Some(after.into())))
+}
+
+/// One commit of a model on this disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The commit's folder in the cache.
+    pub dir: PathBuf,
+    /// The full commit.
+    pub commit: String,
+    /// The files that were asked for, below `dir`, weights last.
+    pub files: Vec<PathBuf>,
+}
+
+/// Where models come from and where they are kept.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    /// The folder that holds `models--owner--name`.
+    pub cache: PathBuf,
+    /// Whether only the cache may answer.
+    pub offline: bool,
+    web: Web,
+}
+
+impl Hub {
+    /// The hub as the `HF_*` variables describe it.
+    ///
+    /// # Errors
+    /// When neither they nor the system name a folder for the cache.
+    pub fn from_env() -> Result<Self> {
+        Self::from_vars(|name| env::var(name).ok(), env::home_dir())
+    }
+
+    /// Takes the variables in the order of `huggingface_hub`; an empty one counts as absent.
+    fn from_vars(var: impl Fn(&str) -> Option<String>, home: Option<PathBuf>) -> Result<Self> {
+        let some = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        let var = |name: &str| var(name).and_then(some);
+        let path = |name: &str| var(name).map(PathBuf::from);
+        let is_on = |name: &str| {
+            let value = var(name).unwrap_or_default().to_uppercase();
+            ["1", "ON", "YES", "TRUE"].contains(&value.as_str())
+        };
+        let folder = path("HF_HOME")
+            .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
+            .or_else(|| home.map(|home| home.join(".cache").join("huggingface")))
+            .ok_or(Error::HubNoHome)?;
+        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
+        let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| folder.join("token"));
+        let token = var("HF_TOKEN")
+            .or_else(|| var("HUGGING_FACE_HUB_TOKEN"))
+            .or_else(|| fs::read_to_string(token_file).ok().and_then(some));
+        let endpoint = var("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        Ok(Self {
+            cache: cache.unwrap_or_else(|| folder.join("hub")),
+            offline: is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE"),
+            web: Web::new(&endpoint, token.map(Token)),
+        })
+    }
+
+    /// The model's files at one commit, downloaded where the cache lacks them.
+    ///
+    /// A full commit that is cached is taken from there without asking the hub; a branch or tag is
+    /// looked up each time.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached, refuses, or lacks the model, the revision or a needed file;
+    /// when what it sends is cut short, altered or named to leave the cache; when offline and
+    /// something is not cached.
+    pub fn fetch(&self, spec: &HubSpec, progress: &mut dyn Progress) -> Result<Snapshot> {
+        spec.check().map_err(|problem| Error::HubSpec { spec: spec.repo.clone(), problem })?;
+        let name = Repo::model(spec.repo.clone()).folder_name();
+        let folder = Folder { cache: self.cache.clone(), name };
+        if self.offline {
+            return match cached(spec, &folder) {
+                Err(Error::HubMissingFile { file, repo, revision, .. }) => {
+                    Err(Error::HubOffline { file, repo, revision, cache: self.cache.clone() })
+                }
+                cached => Ok(cached?.0),
+            };
+        }
+        if is_commit(spec.revision())
+            && let Ok((snapshot, absent)) = cached(spec, &folder)
+            && absent.iter().all(|file| folder.is_absent(&snapshot.commit, file))
+        {
+            return Ok(snapshot);
+        }
+        self.download(spec, &folder, progress)
+    }
+
+    fn download(
+        &self,
+        spec: &HubSpec,
+        folder: &Folder,
+        progress: &mut dyn Progress,
+    ) -> Result<Snapshot> {
+        let (commit, names) = self.web.list(spec)?;
+        let plan = plan(spec, &names)?;
+        let mut get = |file: &str| -> Result<PathBuf> {
+            let path = folder.snapshot(&commit).join(file);
+            if path.is_file() {
+                return Ok(path); // What a commit holds never changes.
+            }
+            let ask = self.web.file(spec, &commit, file);
+            let content = self.web.content(&ask)?;
+            let _lock = folder.lock(&content.etag)?;
+            if !folder.has(&content.etag) {
+                self.web.download(&ask, &content, &folder.part(&content.etag)?, progress)?;
+                folder.keep(&content.etag, file)?;
+            }
+            folder.link(&content.etag, &commit, file)?;
+            Ok(path)
+        };
+        let mut files = plan.files.iter().map(|file| get(file)).collect::<Result<Vec<_>>>()?;
+        for shard in shards(spec, &files, &names)? {
+            files.push(get(&shard)?);
+        }
+        for file in plan.absent {
+            folder.set_absent(&commit, file)?;
+        }
+        // Last, so that a revision moves only to a commit that is here in full.
+        folder.set_commit(spec.revision(), &commit)?;
+        Ok(Snapshot { dir: folder.snapshot(&commit), commit, files })
+    }
+}
+
+/// What `fetch` would give if all of it is cached, and the files it takes to be absent on the hub.
+fn cached(spec: &HubSpec, folder: &Folder) -> Result<(Snapshot, Vec<&'static str>)> {
+    let Some(commit) = folder.commit(spec.revision()) else {
+        return Err(spec.missing(spec.file.as_deref().unwrap_or(NEEDED[0]), &[]));
+    };
+    let (dir, names) = (folder.snapshot(&commit), folder.files(&commit));
+    let plan = plan(spec, &names)?;
+    let mut files: Vec<PathBuf> = plan.files.iter().map(|file| dir.join(file)).collect();
+    let shards = shards(spec, &files, &names)?;
+    files.extend(shards.iter().map(|shard| dir.join(shard)));
+    Ok((Snapshot { dir, commit, files }, plan.absent))
+}
+
+/// What to fetch, and what the choice takes to be absent.
+struct Plan {
+    files: Vec<String>,
+    absent: Vec<&'static str>,
+}
+
+/// Chooses among the names of a commit's files.
+fn plan(spec: &HubSpec, names: &[String]) -> Result<Plan> {
+    let has = |file: &str| names.iter().any(|name| name == file);
+    let weights = weights(spec, names)?;
+    let plan = if weights.ends_with(".gguf") {
+        let absent = if spec.file.is_none() { WEIGHTS.to_vec() } else { Vec::new() };
+        Plan { files: vec![weights], absent }
+    } else {
+        let (optional, absent): (Vec<_>, _) = OPTIONAL.into_iter().partition(|file| has(file));
+        let files = NEEDED.into_iter().chain(optional).map(String::from).chain([weights]).collect();
+        Plan { files, absent }
+    };
+    for file in &plan.files {
+        if !is_inside(file) {
+            return Err(Error::HubUnsafeName { repo: spec.repo.clone(), name: file.clone() });
+        }
+        if !has(file) {
+            return Err(spec.missing(file, names));
+        }
+    }
+    Ok(plan)
+}
+
+fn weights(spec: &HubSpec, names: &[String]) -> Result<String> {
+    let safetensors = WEIGHTS.into_iter().find(|file| names.iter().any(|name| name == file));
+    if let Some(file) = spec.file.as_deref().or(safetensors) {
+        return Ok(file.into());
+    }
+    let mut gguf: Vec<&String> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
+    gguf.sort();
+    match gguf[..] {
+        [] => Err(spec.missing(WEIGHTS[0], names)),
+        [only] => Ok(only.clone()),
+        [first, ..] => Err(Error::HubSeveralGguf {
+            repo: spec.repo.clone(),
+            first: first.clone(),
+            files: quoted(&gguf),
+        }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The shards that the index among `files` names, if there is one.
+fn shards(spec: &HubSpec, files: &[PathBuf], names: &[String]) -> Result<BTreeSet<String>> {
+    let Some(path) = files.iter().find(|path| path.to_string_lossy().ends_with(".index.json"))
+    else {
+        return Ok(BTreeSet::new());
+    };
+    let text = fs::read_to_string(path).map_err(at(path))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|source| Error::HubIndex { file: path.display().to_string(), source })?;
+    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
+    for shard in &shards {
+        if !is_inside(shard) {
+            return Err(Error::HubUnsafeName { repo: spec.repo.clone(), name: shard.clone() });
+        }
+        if !names.contains(shard) {
+            return Err(spec.missing(shard, names));
+        }
+    }
+    Ok(shards)
+}
+
+/// The names most like the missing one: first those that end alike, of them those that begin alike.
+fn near(file: &str, names: &[String]) -> String {
+    let ending = |name: &str| name.rsplit('.').next().map(str::to_owned);
+    let alike = |name: &str| name.bytes().zip(file.bytes()).take_while(|(a, b)| a == b).count();
+    let mut names: Vec<&String> = names.iter().collect();
+    names.sort_by_key(|name| (ending(name) != ending(file), Reverse(alike(name)), *name));
+    names.truncate(NEAR);
+    if names.is_empty() {
+        "nothing is known of its files".into()
+    } else {
+        format!("nearest are {}", quoted(&names))
+    }
+}
+
+fn quoted(names: &[&String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

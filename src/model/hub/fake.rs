@@ -1,0 +1,265 @@
+//! A hub for tests: one model at one commit, spoken to over real connections to this machine.
+//!
+//! It keeps a log of what was asked, and misbehaves when told to. It ends with its value, and by
+//! itself after a bounded number of requests.
+
+use std::fmt::Write as _;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Read;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sha2::Digest;
+use sha2::Sha256;
+
+/// The model every fake hub has.
+pub const REPO: &str = "owner/name";
+/// Its only commit.
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// The only token that opens it, where one is needed.
+pub const TOKEN: &str = "hf_secretsecretsecret";
+
+/// More requests than any test makes.
+const REQUESTS: usize = 100;
+
+/// How the real hub answers for a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// At once.
+    Small,
+    /// From another path of the same server.
+    Moved,
+    /// From another server, under the sha256 of the content.
+    Large,
+}
+
+/// What goes wrong once, for the first request that begins as told.
+pub enum Fault {
+    /// Another answer: its status and a header.
+    Status(u16, &'static str),
+    /// The connection ends after so many bytes of the body.
+    Cut(usize),
+    /// The range that was asked for is ignored.
+    NoRange,
+    /// Another body.
+    Body(&'static [u8]),
+    /// So many bytes of the body, then nothing until the client gives up.
+    Stall(usize),
+    /// No answer until the client gives up.
+    Silence,
+}
+
+/// What the hub holds.
+pub struct Model {
+    /// Names, contents, and how they are sent.
+    pub files: Vec<(&'static str, Vec<u8>, Kind)>,
+    /// What will go wrong, and for which request.
+    pub faults: Vec<(&'static str, Fault)>,
+    /// Whether only the token's bearer may read the files.
+    pub gated: Gate,
+}
+
+/// Who may read.
+#[derive(PartialEq, Eq)]
+pub enum Gate {
+    /// Everyone.
+    Open,
+    /// The bearer of `TOKEN`.
+    Closed,
+}
+
+/// A running hub.
+pub struct Fake {
+    /// `http://127.0.0.1:port`.
+    pub endpoint: String,
+    log: Arc<Mutex<Vec<String>>>,
+    servers: Vec<(SocketAddr, JoinHandle<()>)>,
+}
+
+impl Fake {
+    /// Serves the model, its large files from a second port.
+    pub fn start(model: Model) -> Self {
+        let model = Arc::new(Mutex::new(model));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [home, store] = [0, 1].map(|at: usize| listeners[at].local_addr().unwrap());
+        let servers = listeners.map(|listener| {
+            let address = listener.local_addr().unwrap();
+            let (model, log) = (Arc::clone(&model), Arc::clone(&log));
+            let serve = move || {
+                for stream in listener.incoming().take(REQUESTS) {
+                    if !answer(stream.unwrap(), &model, &log, store) {
+                        return;
+                    }
+                }
+            };
+            (address, thread::spawn(serve))
+        });
+        Self { endpoint: format!("http://{home}"), log, servers: servers.into() }
+    }
+
+    /// What was asked since the last time: `METHOD path [range] [token]`.
+    pub fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.log.lock().unwrap())
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        for (address, server) in self.servers.drain(..) {
+            drop(TcpStream::connect(address)); // A connection that asks nothing ends the server.
+            drop(server.join());
+        }
+    }
+}
+
+/// The sha256 in hex.
+pub fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+/// Answers one request; whether there was one.
+fn answer(
+    mut stream: TcpStream,
+    model: &Mutex<Model>,
+    log: &Mutex<Vec<String>>,
+    store: SocketAddr,
+) -> bool {
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let Some(first) = lines.next() else { return false };
+    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let header = |name: &str| {
+        headers.iter().find_map(|line| {
+            line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        })
+    };
+    let (method, path) = first.rsplit_once(' ').unwrap().0.split_once(' ').unwrap();
+    let path = path.replace(COMMIT, "COMMIT");
+    let (range, token) = (header("range"), header("authorization"));
+    let mut entry = format!("{method} {path}");
+    entry.extend(range.iter().map(|range| format!(" {range}")));
+    entry.extend(token.iter().map(|_| " token"));
+
+    let mut model = model.lock().unwrap();
+    let fault = model.faults.iter().position(|(start, _)| entry.starts_with(start));
+    let fault = fault.map(|at| model.faults.remove(at).1);
+    log.lock().unwrap().push(entry);
+    if let Some(Fault::Silence) = fault {
+        drop(model);
+        wait_for_end(stream);
+        return true;
+    }
+    if let Some(Fault::Status(status, header)) = fault {
+        reply(&mut stream, status, header, b"", method);
+        return true;
+    }
+    let is_known = token == Some(&format!("Bearer {TOKEN}"));
+    let mut parts = path.splitn(2, "/COMMIT/");
+    match (parts.next().unwrap(), parts.next()) {
+        ("/api/models/owner/name/revision/main" | "/api/models/owner/name/revision/COMMIT", _) => {
+            let names: Vec<String> = model
+                .files
+                .iter()
+                .map(|(name, ..)| format!(r#"{{"rfilename":"{name}"}}"#))
+                .collect();
+            let names = names.join(",");
+            let text = format!(r#"{{"id":"{REPO}","sha":"{COMMIT}","siblings":[{names}]}}"#);
+            reply(&mut stream, 200, "content-type: application/json", text.as_bytes(), method);
+        }
+        (place, _) if place.starts_with("/api/models/owner/name/") => {
+            reply(&mut stream, 404, "x-error-code: RevisionNotFound", b"", method);
+        }
+        ("/owner/name/resolve", Some(_)) if model.gated == Gate::Closed && !is_known => {
+            reply(&mut stream, 401, "x-error-code: GatedRepo", b"", method);
+        }
+        (place @ ("/owner/name/resolve" | "/moved" | "/store"), Some(name)) => {
+            let name = name.split('?').next().unwrap();
+            let Some((_, content, kind)) = model.files.iter().find(|file| file.0 == name) else {
+                reply(&mut stream, 404, "x-error-code: EntryNotFound", b"", method);
+                return true;
+            };
+            let hash = sha256(content);
+            let commit = format!("x-repo-commit: {COMMIT}\r\n");
+            match kind {
+                Kind::Large if place == "/owner/name/resolve" => {
+                    let size = content.len();
+                    let headers = format!(
+                        "{commit}x-linked-etag: \"{hash}\"\r\nx-linked-size: {size}\r\n\
+                         location: http://{store}/store/{COMMIT}/{name}?signed=1"
+                    );
+                    reply(&mut stream, 302, &headers, b"Found", method);
+                }
+                Kind::Moved if place == "/owner/name/resolve" => {
+                    let headers = format!("{commit}location: /moved/{COMMIT}/{name}");
+                    reply(&mut stream, 307, &headers, b"Moved", method);
+                }
+                _ => {
+                    // As at the real hub: not the content's hash, and no name we want to meet.
+                    let etag = if place == "/store" { "store-etag" } else { &hash[..40] };
+                    let headers = format!("{commit}etag: \"{etag}\"");
+                    send(&mut stream, &headers, content, method, range, fault);
+                }
+            }
+        }
+        _ => reply(&mut stream, 404, "x-error-code: RepoNotFound", b"", method),
+    }
+    true
+}
+
+/// Sends content, or the asked part of it, with what is to go wrong.
+fn send(
+    stream: &mut TcpStream,
+    headers: &str,
+    content: &[u8],
+    method: &str,
+    range: Option<&str>,
+    fault: Option<Fault>,
+) {
+    let start =
+        range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    match (fault, start) {
+        (Some(fault @ (Fault::Cut(bytes) | Fault::Stall(bytes))), _) => {
+            let size = content.len();
+            write!(stream, "HTTP/1.1 200 OK\r\n{headers}\r\ncontent-length: {size}\r\n\r\n")
+                .unwrap();
+            stream.write_all(&content[..bytes]).unwrap();
+            if let Fault::Stall(_) = fault {
+                wait_for_end(stream);
+            }
+        }
+        (Some(Fault::Body(body)), _) => reply(stream, 200, headers, body, method),
+        (None, Some(start)) if start > 0 => {
+            let size = content.len();
+            let headers = format!("{headers}\r\ncontent-range: bytes {start}-{}/{size}", size - 1);
+            reply(stream, 206, &headers, &content[start..], method);
+        }
+        _ => reply(stream, 200, headers, content, method),
+    }
+}
+
+/// Until the client hangs up, or the time limit of the connection.
+fn wait_for_end(mut stream: impl Read) {
+    drop(stream.read(&mut [0]));
+}
+
+fn reply(stream: &mut TcpStream, status: u16, headers: &str, body: &[u8], method: &str) {
+    let size = body.len();
+    let head = format!("HTTP/1.1 {status} Status\r\nconnection: close\r\n{headers}\r\n");
+    let mut answer = format!("{head}content-length: {size}\r\n\r\n").into_bytes();
+    if method != "HEAD" {
+        answer.extend(body);
+    }
+    drop(stream.write_all(&answer)); // A client that has hung up is no error.
+}

@@ -1,0 +1,371 @@
+//! Agreement of the forward pass with candle-transformers and with itself, at f32 and on every form of weights.
+
+use super::*;
+use crate::model::weights::Quant;
+
+const SEED: u64 = 7;
+
+fn yarn() -> RopeScaling {
+    RopeScaling {
+        rope_type: "yarn".into(),
+        factor: 4.0,
+        original_max_position_embeddings: 64,
+        attention_factor: None,
+        beta_fast: None,
+        beta_slow: None,
+    }
+}
+
+fn decoder(spec: &str, engine: EngineKind, quant: Quant) -> Box<dyn Decoder> {
+    load(&open(spec, SEED, None, &mut ()).unwrap(), engine, Some(quant), &Device::Cpu).unwrap()
+}
+
+fn native(spec: &str) -> Box<dyn Decoder> {
+    decoder(spec, EngineKind::Native, Quant::F32)
+}
+
+/// Token ids that look random and are the same everywhere.
+fn ids(count: usize, salt: u32) -> Vec<u32> {
+    (0..count as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(salt * 97) >> 7) % 3000)
+        .collect()
+}
+
+fn step(sequence: usize, tokens: &[u32]) -> Step<'_> {
+    Step { sequence, tokens }
+}
+
+/// The relative distance ‖a − b‖ / ‖b‖.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    square(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)))
+        / square(&mut b.iter().map(|&b| f64::from(b)))
+}
+
+#[test]
+fn logits_agree_with_candle_transformers() {
+    for spec in ["synthetic:nano", "synthetic:nano-qwen2"] {
+        let (mut ours, mut theirs) = (native(spec), decoder(spec, EngineKind::Candle, Quant::F32));
+        for length in [1, 17, 300] {
+            let prompt = ids(length, 1);
+            ours.reset(1).unwrap();
+            theirs.reset(1).unwrap();
+            let mut shown = prompt.as_slice();
+            let next = ids(3, 2);
+            for round in 0..3 {
+                let (a, b) = (
+                    ours.forward(&[step(0, shown)]).unwrap(),
+                    theirs.forward(&[step(0, shown)]).unwrap(),
+                );
+                let far = distance(&a.values, &b.values);
+                assert!(far < 1e-4, "{spec}, prompt {length}, round {round}: {far}");
+                shown = &next[round..=round];
+            }
+        }
+    }
+}
+
+#[test]
+fn logits_agree_with_candle_transformers_past_position_2048() {
+    for spec in ["synthetic:nano", "synthetic:nano-qwen2"] {
+        let (mut ours, mut theirs) = (native(spec), decoder(spec, EngineKind::Candle, Quant::F32));
+        ours.reset(1).unwrap();
+        theirs.reset(1).unwrap();
+        let (prompt, next) = (ids(2500, 1), [5]);
+        for shown in [prompt.as_slice(), &next] {
+            let (a, b) = (
+                ours.forward(&[step(0, shown)]).unwrap(),
+                theirs.forward(&[step(0, shown)]).unwrap(),
+            );
+            let far = distance(&a.values, &b.values);
+            assert!(far < 1e-4, "{spec}: {far}");
+        }
+    }
+}
+
+#[test]
+fn quantised_logits_are_near_those_of_candle_transformers() {
+    // Both see the same blocks; what differs is how activations are rounded.
+    for (spec, quant) in [
+        ("synthetic:nano", Quant::Q8_0),
+        ("synthetic:nano", Quant::Q4KM),
+        ("synthetic:nano-qwen2", Quant::Q8_0),
+    ] {
+        let (mut ours, mut theirs) =
+            (decoder(spec, EngineKind::Native, quant), decoder(spec, EngineKind::Candle, quant));
+        for length in [5, 60] {
+            let prompt = ids(length, 1);
+            ours.reset(1).unwrap();
+            theirs.reset(1).unwrap();
+            let (a, b) = (
+                ours.forward(&[step(0, &prompt)]).unwrap(),
+                theirs.forward(&[step(0, &prompt)]).unwrap(),
+            );
+            let far = distance(&a.values, &b.values);
+            assert!(far < 0.05, "{spec} {quant:?}: {far}");
+        }
+    }
+}
+
+/// Rows of a product are summed in an order that depends on their number, so equality is up to the last bits of f32.
+const SAME: f64 = 5e-6;
+
+#[test]
+fn a_ragged_batch_is_each_sequence_alone() {
+    for spec in ["synthetic:nano", "synthetic:nano-qwen2"] {
+        let mut model = native(spec);
+        let prompts = [ids(3, 1), ids(40, 2), ids(1, 3), ids(129, 4)];
+        let alone: Vec<Vec<f32>> = prompts
+            .iter()
+            .map(|prompt| {
+                model.reset(1).unwrap();
+                model.forward(&[step(0, prompt)]).unwrap();
+                model.forward(&[step(0, &[11])]).unwrap().values
+            })
+            .collect();
+        model.reset(4).unwrap();
+        let steps: Vec<Step<'_>> =
+            prompts.iter().enumerate().map(|(i, prompt)| step(i, prompt)).collect();
+        model.forward(&steps).unwrap();
+        let together = model.forward(&[0, 1, 2, 3].map(|i| step(i, &[11]))).unwrap();
+        for (row, alone) in together.rows().zip(&alone) {
+            assert!(distance(row, alone) < SAME, "{spec}: {}", distance(row, alone));
+        }
+        // Some of the sequences, in another order, at different positions.
+        let some = model.forward(&[step(3, &[5]), step(1, &[6, 7])]).unwrap();
+        model.reset(1).unwrap();
+        model.forward(&[step(0, &prompts[1])]).unwrap();
+        let alone = model.forward(&[step(0, &[11, 6, 7])]).unwrap();
+        assert!(distance(some.rows().nth(1).unwrap(), &alone.values) < SAME);
+    }
+}
+
+#[test]
+fn prefill_in_chunks_and_after_decode_is_one_prefill() {
+    for quant in [Quant::F32, Quant::Bf16] {
+        let mut model = decoder("synthetic:nano", EngineKind::Native, quant);
+        let prompt = ids(600, 1);
+        model.reset(1).unwrap();
+        let whole = model.forward(&[step(0, &prompt)]).unwrap();
+        for cuts in [vec![0, 1, 600], vec![0, 256, 512, 600], vec![0, 300, 301, 302, 599, 600]] {
+            model.reset(1).unwrap();
+            let mut last = None;
+            for cut in cuts.windows(2) {
+                last = Some(model.forward(&[step(0, &prompt[cut[0]..cut[1]])]).unwrap());
+            }
+            let far = distance(&last.unwrap().values, &whole.values);
+            assert!(far < SAME, "{quant:?} {cuts:?}: {far}");
+        }
+    }
+}
+
+#[test]
+fn yarn_changes_the_answer_as_its_tables_say() {
+    // With YaRN, candle-transformers cannot be the reference: it ignores the scaling. A model whose frequencies and scale are
+    // put in by hand can: scaling q and k by s each is scaling their product by s squared.
+    let plain = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let scaled = open("synthetic:nano", SEED, Some(yarn()), &mut ()).unwrap();
+    assert_eq!(scaled.config.context, 40960, "a longer context than the scaling's own stays");
+    let run = |opened: &Opened| {
+        let mut model = load(opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+        model.reset(1).unwrap();
+        model.forward(&[step(0, &ids(200, 1))]).unwrap().values
+    };
+    assert!(distance(&run(&scaled), &run(&plain)) > 1e-3, "the scaling is not ignored");
+    let error = load(&scaled, EngineKind::Candle, None, &Device::Cpu).err().unwrap();
+    assert!(matches!(error, Error::Unsupported(_)), "{error}");
+}
+
+#[test]
+fn positions_end_at_the_context() {
+    let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    opened.config.context = 64;
+    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+    model.reset(1).unwrap();
+    model.forward(&[step(0, &ids(64, 1))]).unwrap();
+    let error = model.forward(&[step(0, &[1])]).unwrap_err().to_string();
+    assert!(error.contains("65 tokens") && error.contains("context of 64"), "{error}");
+}
+
+#[test]
+fn what_candle_transformers_cannot_do_is_unsupported() {
+    let mut model = decoder("synthetic:nano", EngineKind::Candle, Quant::Q8_0);
+    assert!(matches!(model.reset(2), Err(Error::Unsupported(_))));
+    let mut model = decoder("synthetic:nano", EngineKind::Candle, Quant::F32);
+    model.reset(2).unwrap();
+    let ragged = model.forward(&[step(0, &[1, 2]), step(1, &[3])]);
+    assert!(matches!(ragged, Err(Error::Unsupported(_))));
+}
+
+#[test]
+fn every_form_of_the_same_weights_gives_the_same_logits() {
+    let dir = tempfile::tempdir().unwrap();
+    for shape in ["nano", "nano-qwen2"] {
+        let opened = open(&format!("synthetic:{shape}"), SEED, None, &mut ()).unwrap();
+        let config = &opened.config;
+        let single = dir.path().join(format!("{shape}-single"));
+        let sharded = dir.path().join(format!("{shape}-sharded"));
+        for (folder, shard) in [(&single, None), (&sharded, Some(1 << 20))] {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("config.json"), config.to_json()).unwrap();
+            safetensors::write(folder, opened.source.as_ref(), &config.tensors(), shard).unwrap();
+        }
+        assert!(safetensors::files(&sharded).unwrap().len() > 1);
+        let gguf = dir.path().join(format!("{shape}.gguf"));
+        let tensors = gguf::tensors(config, opened.source.as_ref(), None).unwrap();
+        gguf::write(&gguf, &gguf::shape_metadata(config, shape), &tensors).unwrap();
+        let run = |spec: &str| {
+            let opened = open(spec, SEED, None, &mut ()).unwrap();
+            let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+            model.reset(1).unwrap();
+            (opened.config.clone(), model.forward(&[step(0, &ids(20, 1))]).unwrap())
+        };
+        let expected = run(&format!("synthetic:{shape}"));
+        for path in [&single, &sharded, &gguf] {
+            assert_eq!(run(path.to_str().unwrap()), expected, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_type_of_a_gguf_is_read() {
+    use candle_core::quantized::GgmlDType;
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+    model.reset(1).unwrap();
+    let exact = model.forward(&[step(0, &ids(40, 1))]).unwrap();
+    for (dtype, name, bound) in [
+        (GgmlDType::F16, "f16", 2e-3),
+        (GgmlDType::BF16, "bf16", 0.02),
+        (GgmlDType::Q8_0, "q8_0", 0.05),
+        (GgmlDType::Q4_0, "q4_0", 0.6),
+        (GgmlDType::Q4K, "q4_k", 0.5),
+        (GgmlDType::Q5K, "q5_k", 0.3),
+        (GgmlDType::Q6K, "q6_k", 0.2),
+    ] {
+        let mut tensors = gguf::tensors(&opened.config, opened.source.as_ref(), None).unwrap();
+        for (_, tensor) in &mut tensors {
+            if tensor.rank() == 2 {
+                *tensor = candle_core::quantized::QTensor::quantize(
+                    &tensor.dequantize(&Device::Cpu).unwrap(),
+                    dtype,
+                )
+                .unwrap();
+            }
+        }
+        let path = dir.path().join(format!("{name}.gguf"));
+        gguf::write(&path, &gguf::shape_metadata(&opened.config, name), &tensors).unwrap();
+        let read = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
+        let mut model = load(&read, EngineKind::Native, None, &Device::Cpu).unwrap();
+        assert_eq!(weights::describe(&model.footprint().types), name);
+        model.reset(1).unwrap();
+        let far = distance(&model.forward(&[step(0, &ids(40, 1))]).unwrap().values, &exact.values);
+        assert!(far < bound, "{name}: {far}");
+    }
+}
+
+/// Opens a file with these bytes and expects an error that says so.
+fn refused(bytes: &[u8], says: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let error =
+        open(path.to_str().unwrap(), 0, None, &mut ()).err().expect("it is damaged").to_string();
+    assert!(error.contains("model.gguf") && error.contains(says), "{error}");
+}
+
+#[test]
+fn a_damaged_gguf_is_refused_without_allocating_what_it_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("good.gguf");
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let tensors = gguf::tensors(&opened.config, opened.source.as_ref(), Some(Quant::Q8_0)).unwrap();
+    gguf::write(&path, &gguf::shape_metadata(&opened.config, "nano"), &tensors).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    refused(b"", "no readable GGUF");
+    refused(b"not a model at all, only a text of some length", "no readable GGUF");
+    refused(&good[..good.len() / 2], "cut off");
+    refused(&good[..300], "no readable GGUF");
+    // Counts of tensors and of metadata, and the length of the first key.
+    for at in [8, 16, 24] {
+        let mut absurd = good.clone();
+        absurd[at..at + 8].copy_from_slice(&(1u64 << 60).to_le_bytes());
+        refused(&absurd, "no readable GGUF");
+    }
+    let foreign = String::from_utf8_lossy(&good).contains("qwen3");
+    assert!(foreign);
+    let at = good.windows(5).position(|window| window == b"qwen3").unwrap();
+    let mut other = good.clone();
+    other[at..at + 5].copy_from_slice(b"llama");
+    let path = dir.path().join("other.gguf");
+    std::fs::write(&path, other).unwrap();
+    let error = open(path.to_str().unwrap(), 0, None, &mut ()).err().unwrap().to_string();
+    assert!(error.contains("architecture `llama`; known are qwen3 and qwen2"), "{error}");
+}
+
+#[test]
+fn damaged_safetensors_are_refused_by_name() {
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let make = |shard| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), opened.config.to_json()).unwrap();
+        safetensors::write(dir.path(), opened.source.as_ref(), &opened.config.tensors(), shard)
+            .unwrap();
+        dir
+    };
+    let refused = |dir: &tempfile::TempDir, says: &str| {
+        let error = open(dir.path().to_str().unwrap(), 0, None, &mut ())
+            .err()
+            .expect("it is damaged")
+            .to_string();
+        assert!(error.contains(says), "{error}");
+    };
+    let dir = make(Some(1 << 20));
+    let shard = safetensors::files(dir.path()).unwrap()[1].clone();
+    std::fs::remove_file(&shard).unwrap();
+    refused(&dir, shard.file_name().unwrap().to_str().unwrap());
+    let dir = make(None);
+    let path = dir.path().join("model.safetensors");
+    let good = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &good[..good.len() - 10]).unwrap();
+    refused(&dir, "cut off");
+    let mut absurd = good.clone();
+    absurd[..8].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    std::fs::write(&path, absurd).unwrap();
+    refused(&dir, "claims a header of 1099511627776 bytes");
+    std::fs::write(&path, b"short").unwrap();
+    refused(&dir, "too few");
+    std::fs::remove_file(&path).unwrap();
+    refused(&dir, "neither `model.safetensors` nor");
+}
+
+#[test]
+fn a_tensor_of_another_shape_or_none_is_an_error() {
+    let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    opened.config.intermediate = 1024;
+    let error = load(&opened, EngineKind::Native, None, &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("gate_proj.weight` has shape [512, 256]"), "{error}");
+    let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    opened.config.layers = 3;
+    let error = load(&opened, EngineKind::Native, None, &Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("the weights lack the tensor `model.layers.2."), "{error}");
+}
+
+#[test]
+fn models_are_named_in_four_ways() {
+    assert_eq!(Spec::parse("synthetic:mini").unwrap(), Spec::Synthetic("mini".into()));
+    assert_eq!(
+        Spec::parse("Qwen/Qwen3-0.6B@main").unwrap(),
+        Spec::Hub("Qwen/Qwen3-0.6B@main".into())
+    );
+    assert!(matches!(Spec::parse("Cargo.toml").unwrap(), Spec::Gguf(_)));
+    assert!(matches!(Spec::parse("src").unwrap(), Spec::Folder(_)));
+    for wrong in ["nothing.gguf", "./no/such", "a/b.gguf", "qwen"] {
+        let error = Spec::parse(wrong).unwrap_err().to_string();
+        assert!(error.contains(wrong) && error.contains("synthetic:SHAPE"), "{error}");
+    }
+    let error = open("synthetic:qwen3-0.7b", 1, None, &mut ()).err().unwrap().to_string();
+    assert!(error.contains("did you mean `qwen3-"), "{error}");
+}

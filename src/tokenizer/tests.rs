@@ -1,0 +1,244 @@
+//! Whole tokenizers: round trips over our corpus and over hostile strings, streams, GGUF there and back.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use super::*;
+
+fn fixtures(folder: &str) -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder);
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn texts(folder: &str) -> Vec<String> {
+    fixtures(folder).iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+}
+
+/// Texts in NFC, which therefore must come back as they are.
+fn hostile() -> Vec<String> {
+    let mut texts: Vec<String> = [
+        "",
+        " ",
+        "\n",
+        "  two  \t\ttabs\u{a0}\u{3000}",
+        "CRLF\r\nCR\rLF\n\n\r\n  x",
+        "\0\u{1}\u{7f}\u{80}\u{9f}\u{ad}\u{feff}\u{fffd}\u{ffff}\u{10ffff}",
+        "👩‍👩‍👧‍👦 🇩🇪 👍🏽 ☕️",
+        "x\u{301}\u{302}\u{303}\u{304}",
+        "日本語のテキスト、中文文本。한국어 ไทย हिन्दी العربية עברית",
+        "don't DON'T it'\u{17f} 12345 ½ Ⅻ ٣",
+        "[PAD3071] Ġword Ċ </s> <|not_special|> <|im_start",
+        "<|im_start|>user\nHi<|im_end|>\n<think>\n\n</think>\n\n<|endoftext|>",
+    ]
+    .map(String::from)
+    .into();
+    // Every character of one and two bytes, and a sample of the longer ones.
+    texts.push(
+        ('\0'..='\u{7ff}')
+            .map(|c| format!("{c}"))
+            .filter(|c| is_nfc(c))
+            .collect::<Vec<_>>()
+            .join("-"),
+    );
+    texts.push(
+        ('\u{800}'..=char::MAX)
+            .step_by(997)
+            .map(|c| format!("{c}"))
+            .filter(|c| is_nfc(c))
+            .collect::<Vec<_>>()
+            .join("-"),
+    );
+    texts.push(" ".repeat(100_000));
+    texts
+}
+
+fn is_nfc(text: &str) -> bool {
+    nfc(text) == text
+}
+
+fn nfc(text: &str) -> String {
+    use tokenizers::Normalizer;
+    let mut normalized = tokenizers::NormalizedString::from(text);
+    NFC.normalize(&mut normalized).unwrap();
+    normalized.get().into()
+}
+
+fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    let mut stream = tokenizer.stream();
+    let text: String = ids.iter().filter_map(|id| stream.push(*id)).collect();
+    text + &stream.finish().unwrap_or_default()
+}
+
+#[test]
+fn every_text_comes_back_whole_or_streamed() {
+    let tiny = Tokenizer::tiny().unwrap();
+    for text in texts("corpus").into_iter().chain(texts("prompts")).chain(hostile()) {
+        let ids = tiny.encode(&text).unwrap();
+        assert_eq!(tiny.decode(&ids), text);
+        assert_eq!(streamed(&tiny, &ids), text);
+        assert_eq!(tiny.inner.decode(&ids, false).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_text_that_is_not_composed_comes_back_composed() {
+    let tiny = Tokenizer::tiny().unwrap();
+    for (text, expected) in [("e\u{301}", "é"), ("\u{212b}", "Å"), ("각", "각")] {
+        assert_eq!(tiny.decode(&tiny.encode(text).unwrap()), expected);
+    }
+}
+
+#[test]
+fn a_stream_gives_what_whole_decoding_gives_for_any_ids() {
+    let tiny = Tokenizer::tiny().unwrap();
+    // Ids as a model with random weights chooses them: mostly broken characters, and padding rows.
+    let mut state = 1u64;
+    for length in 0..200 {
+        let ids: Vec<u32> = (0..length)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 33) as u32 % 3200
+            })
+            .collect();
+        let expected = tiny.inner.decode(&ids, false).unwrap();
+        assert_eq!(tiny.decode(&ids), expected);
+        assert_eq!(streamed(&tiny, &ids), expected);
+    }
+}
+
+#[test]
+fn an_added_token_is_one_id() {
+    let tiny = Tokenizer::tiny().unwrap();
+    assert_eq!(tiny.vocab_size(), 3072);
+    for (token, id) in
+        [("<|endoftext|>", 3046), ("<|im_start|>", 3047), ("<|im_end|>", 3048), ("</think>", 3071)]
+    {
+        assert_eq!(tiny.encode(token).unwrap(), [id]);
+        assert_eq!(tiny.encode(&format!("a{token}b")).unwrap()[1], id);
+    }
+    assert_eq!(tiny.end_tokens(), [3048, 3046]);
+}
+
+#[test]
+fn the_embedded_tokenizer_is_the_folders() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny");
+    let folder = Tokenizer::from_folder(&dir).unwrap();
+    let tiny = Tokenizer::tiny().unwrap();
+    assert_eq!(folder.sha256().unwrap(), tiny.sha256().unwrap());
+    assert_eq!(folder.end_tokens(), tiny.end_tokens());
+}
+
+#[test]
+fn a_gguf_file_carries_the_whole_tokenizer() {
+    let tiny = Tokenizer::tiny().unwrap();
+    let vocabulary = tiny.to_gguf(3136).unwrap();
+    assert_eq!(vocabulary.tokens[3048], "<|im_end|>");
+    assert_eq!(vocabulary.tokens[3135], "[PAD3135]");
+    assert_eq!([0, 3048, 3071, 3072].map(|id| vocabulary.token_types[id]), [1, 3, 4, 5]);
+    let loaded = Tokenizer::from_gguf(vocabulary.clone()).unwrap();
+    for text in texts("corpus").into_iter().chain(texts("prompts")).chain(hostile()) {
+        assert_eq!(loaded.encode(&text).unwrap(), tiny.encode(&text).unwrap());
+    }
+    assert_eq!(loaded.sha256().unwrap(), tiny.sha256().unwrap());
+    assert_eq!(loaded.end_tokens(), tiny.end_tokens());
+    assert_eq!(loaded.vocab_size(), 3072);
+    assert_eq!(loaded.to_gguf(3136).unwrap(), vocabulary);
+    let hello = [Message::new(Role::User, "Hello")];
+    assert_eq!(
+        loaded.chat(&hello, Thinking::Off).unwrap(),
+        tiny.chat(&hello, Thinking::Off).unwrap()
+    );
+}
+
+#[test]
+fn a_model_needs_a_row_for_every_token() {
+    let tiny = Tokenizer::tiny().unwrap();
+    for rows in [3072, 151_936] {
+        tiny.check_rows(rows).unwrap();
+    }
+    let expected = "the tokenizer has 3072 tokens and the model 3071 embedding rows; use the tokenizer that belongs to the model";
+    assert_eq!(tiny.check_rows(3071).unwrap_err().to_string(), expected);
+    assert_eq!(tiny.to_gguf(3071).unwrap_err().to_string(), expected);
+}
+
+/// The whole of `fixtures/tiny/tokenizer.json` again, and the hash that records carry.
+#[test]
+fn training_gives_the_same_file_whatever_the_order_of_texts() {
+    let mut texts = texts("corpus");
+    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), TINY);
+    texts.reverse();
+    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), TINY);
+    let sha256: String = Sha256::digest(TINY).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(sha256, "531a968cac7a6bf2322fa8f6ad7c8609fa4c2f5940b55b3a1b9c778c5baab5e2");
+    assert_eq!(
+        Tokenizer::tiny().unwrap().sha256().unwrap(),
+        "0a88c57255b56edd499fa581ffd273fb3f61587b04e8efd1bdf190b3760632a1"
+    );
+}
+
+#[test]
+fn training_says_what_vocabulary_is_possible() {
+    for (texts, size, expected) in [
+        (&["ab ab ab"][..], 281, "a vocabulary of 281 is too small; 282 is the least"),
+        (
+            &["ab ab ab"][..],
+            290,
+            "the texts yield 284 tokens, not 290; ask for at most 284, or add texts",
+        ),
+        (&[], 283, "the texts yield 282 tokens, not 283; ask for at most 282, or add texts"),
+    ] {
+        assert_eq!(train(texts, size).unwrap_err().to_string(), expected);
+    }
+}
+
+/// These two parts of Qwen's `tokenizer.json`, as Qwen publishes them.
+#[test]
+fn the_pipeline_is_the_published_one() {
+    let expected = concat!(
+        r#"[{"type":"NFC"},{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":""#,
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*",
+        r"|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+        r#""},"behavior":"Isolated","invert":false},"#,
+        r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false}]}]"#,
+    );
+    assert_eq!(Tokenizer::tiny().unwrap().pipeline().unwrap(), expected);
+}
+
+#[test]
+fn the_built_in_template_follows_the_tokens() {
+    let hello = [Message::new(Role::User, "Hello")];
+    let chat = |old: &str, new: &str| {
+        let json = std::str::from_utf8(TINY).unwrap().replace(old, new);
+        Tokenizer::new(parse(json.as_bytes(), Path::new("x")).unwrap(), None, &[])
+            .unwrap()
+            .chat(&hello, Thinking::Off)
+    };
+    let user = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(chat("", "").unwrap(), format!("{user}<think>\n\n</think>\n\n"));
+    let system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
+    assert_eq!(
+        chat("<think>", "<x>").unwrap(),
+        format!("<|im_start|>system\n{system}<|im_end|>\n{user}")
+    );
+    let err = chat("<|im_start|>", "<x>").unwrap_err().to_string();
+    assert!(
+        err.starts_with(
+            "unsupported: this tokenizer has no chat template; put a `chat_template.jinja`"
+        ),
+        "{err}"
+    );
+}
+
+#[test]
+fn only_byte_level_tokenizers_load() {
+    let words = br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
+    let err = Tokenizer::new(parse(words, Path::new("x")).unwrap(), None, &[]).unwrap_err();
+    assert!(
+        err.to_string().starts_with("unsupported: a tokenizer without a byte-level decoder"),
+        "{err}"
+    );
+}
