@@ -1,1 +1,3 @@
-//! The machine: fingerprint, memory of this process, measured rates, load.
+//! The machine: memory of this process.
+
+pub mod memory;
