@@ -1,1 +1,211 @@
-//! The machine: fingerprint, memory of this process, measured rates, load.
+//! The machine: fingerprint, memory of this process, measured rates, load. And the tool as part of it: how it was built.
+//! Knows nothing of models and scenarios.
+
+mod class;
+mod cpu;
+mod facts;
+mod load;
+pub mod memory;
+mod rates;
+mod stamp;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::thread;
+
+use sysinfo::System;
+
+use crate::record::Build;
+use crate::record::Machine;
+use crate::record::Rates;
+
+pub use class::class_id;
+pub use load::conditions;
+pub use load::warnings;
+pub use rates::last_level_cache_bytes;
+pub use rates::rates;
+pub use rates::read_bandwidth;
+pub use stamp::build;
+pub use stamp::environment;
+pub use stamp::now;
+pub use stamp::refuse_debug;
+pub use stamp::session_id;
+
+/// Where this process runs. `threads` and `device` are those of the engine; a device names its driver, too. The rates
+/// that have to be measured are left out.
+pub fn fingerprint(threads: usize, device: &str) -> Machine {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let found = class::Found {
+        cpu: cpu::Cpu::here(),
+        isa: cpu::isa(&cpuinfo),
+        cpus_allowed: thread::available_parallelism().ok().map(usize::from),
+        numa_nodes: fs::read_to_string("/sys/devices/system/node/online")
+            .ok()
+            .and_then(|list| count(&list)),
+        hypervisor: cpu::hypervisor(),
+        kernel: System::kernel_version().ok(),
+        threads,
+        device,
+    };
+    let fields = found.fields();
+    Machine {
+        class: class::class(&fields),
+        facts: facts::facts(&cpuinfo),
+        fields,
+        rates: Rates { last_level_cache_bytes: last_level_cache_bytes(), ..Rates::default() },
+    }
+}
+
+/// The machine and the tool as text, for people.
+pub fn describe(machine: &Machine, build: &Build) -> String {
+    let unknown = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
+    let measured = |value: Option<f64>, unit: &str| {
+        value.map_or("not measured".into(), |value| format!("{:.1} {unit}", value / 1e9))
+    };
+    let cache = machine.rates.last_level_cache_bytes;
+    let crates: Vec<String> =
+        build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let commit = match build.dirty {
+        Some(true) => unknown(&build.commit) + " and changes",
+        _ => unknown(&build.commit),
+    };
+    let rates = [
+        ("read", measured(machine.rates.read_bytes_per_s, "GB/s")),
+        ("f32", measured(machine.rates.f32_flop_per_s, "GFLOP/s")),
+        (
+            "last_level_cache",
+            cache.map_or("unknown".into(), |bytes| {
+                format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+            }),
+        ),
+    ];
+    let built = [
+        ("version", build.version.clone()),
+        ("commit", commit),
+        ("lock_sha256", unknown(&build.lock_sha256)),
+        ("binary_sha256", unknown(&build.binary_sha256)),
+        ("rustc", build.rustc.clone()),
+        ("profile", build.profile.clone()),
+        ("target", build.target.clone()),
+        ("target_features", build.target_features.clone()),
+        ("features", build.features.join(" ")),
+        ("crates", crates.join(", ")),
+    ];
+    let mut text = format!("{}\n", machine.class);
+    section(&mut text, "class: equal on comparable machines", pairs(&machine.fields));
+    section(&mut text, "facts: recorded, not compared", pairs(&machine.facts));
+    section(&mut text, "rates", rates.iter().map(|(name, value)| (*name, value.as_str())));
+    section(&mut text, "build", built.iter().map(|(name, value)| (*name, value.as_str())));
+    text
+}
+
+fn section<'a>(text: &mut String, title: &str, rows: impl Iterator<Item = (&'a str, &'a str)>) {
+    let _ = writeln!(text, "\n{title}");
+    for (name, value) in rows {
+        let value = if value.is_empty() { "none" } else { value };
+        let _ = writeln!(text, "  {name:<22} {value}");
+    }
+}
+
+fn pairs(map: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    map.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+/// How many numbers a list of the kernel has: `0-3,8` has 5.
+fn count(list: &str) -> Option<usize> {
+    let mut sum = 0;
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        sum += (last.parse::<usize>().ok()? + 1).checked_sub(first.parse().ok()?)?;
+    }
+    Some(sum)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_the_kernel_are_counted() {
+        for (list, expected) in [
+            ("0\n", Some(1)),
+            ("0-3", Some(4)),
+            ("0-3,8,10-11\n", Some(7)),
+            ("", None),
+            ("3-0", None),
+            ("x", None),
+        ] {
+            assert_eq!(count(list), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn this_machine_has_a_class_that_can_name_a_folder() {
+        let machine = fingerprint(2, "cpu");
+        assert!(machine.class.ends_with(&class_id(&machine.fields)[..8]));
+        let plain =
+            |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        assert!(machine.class.chars().all(plain), "{}", machine.class);
+        assert_eq!(machine.fields["threads"], "2");
+        assert_eq!(machine.fields["device"], "cpu");
+        assert_eq!(fingerprint(2, "cpu").class, machine.class);
+    }
+
+    #[test]
+    fn a_machine_is_described_in_aligned_text() {
+        let map = |name: &str, value: &str| BTreeMap::from([(name.to_string(), value.to_string())]);
+        let machine = Machine {
+            class: "amd-epyc-2cpu-1f3a90c2".into(),
+            fields: map("arch", "x86_64"),
+            facts: map("host_name", "vm"),
+            rates: Rates {
+                read_bytes_per_s: Some(41.26e9),
+                f32_flop_per_s: None,
+                last_level_cache_bytes: Some(32 << 20),
+            },
+        };
+        let build = Build {
+            version: "0.1.0".into(),
+            commit: Some("abc1234".into()),
+            dirty: Some(true),
+            rustc: "rustc 1.95.0".into(),
+            profile: "release, opt-level 3".into(),
+            target: "x86_64-unknown-linux-gnu".into(),
+            features: vec!["engine".into(), "hub".into()],
+            crates: map("criterion", "0.8.2"),
+            ..Build::default()
+        };
+        let expected = "\
+amd-epyc-2cpu-1f3a90c2
+
+class: equal on comparable machines
+  arch                   x86_64
+
+facts: recorded, not compared
+  host_name              vm
+
+rates
+  read                   41.3 GB/s
+  f32                    not measured
+  last_level_cache       32.0 MiB
+
+build
+  version                0.1.0
+  commit                 abc1234 and changes
+  lock_sha256            unknown
+  binary_sha256          unknown
+  rustc                  rustc 1.95.0
+  profile                release, opt-level 3
+  target                 x86_64-unknown-linux-gnu
+  target_features        none
+  features               engine hub
+  crates                 criterion 0.8.2
+";
+        assert_eq!(describe(&machine, &build), expected);
+    }
+}

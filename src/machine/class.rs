@@ -1,0 +1,219 @@
+//! The class of a machine: the fields that two machines must share to be compared, their hash, and a name for it. Pure: what
+//! the system says comes in as a value.
+
+use std::collections::BTreeMap;
+use std::env::consts;
+
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use super::cpu::Cpu;
+use super::hex;
+use super::stamp;
+
+/// What decides the class and was found on this machine; the rest is known at compile time.
+#[derive(Clone)]
+pub(super) struct Found<'a> {
+    pub(super) cpu: Cpu,
+    pub(super) isa: String,
+    pub(super) cpus_allowed: Option<usize>,
+    pub(super) numa_nodes: Option<usize>,
+    pub(super) hypervisor: Option<String>,
+    pub(super) kernel: Option<String>,
+    pub(super) threads: usize,
+    pub(super) device: &'a str,
+}
+
+impl Found<'_> {
+    /// The fields of the class. What differs between two runs on one machine must not be here: a hash over measured MHz
+    /// split one type of runner in two and made 16 of 17 reported regressions (folo-rs/folo#429).
+    pub(super) fn fields(&self) -> BTreeMap<String, String> {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
+        let number =
+            |value: Option<usize>| value.map_or("unknown".into(), |number| number.to_string());
+        let allocator = match (cfg!(target_env = "musl"), cfg!(target_env = "gnu")) {
+            (true, _) => "system (musl)",
+            (_, true) => "system (gnu)",
+            _ => "system",
+        };
+        let fields = [
+            ("allocator", allocator.to_string()),
+            ("arch", consts::ARCH.to_string()),
+            ("cpu_family", text(&self.cpu.family)),
+            ("cpu_model", text(&self.cpu.model)),
+            ("cpu_name", text(&self.cpu.name)),
+            ("cpu_stepping", text(&self.cpu.stepping)),
+            ("cpu_vendor", text(&self.cpu.vendor)),
+            ("cpus_allowed", number(self.cpus_allowed)),
+            ("device", self.device.to_string()),
+            ("hypervisor", text(&self.hypervisor)),
+            ("isa", self.isa.clone()),
+            ("kernel", self.kernel.as_deref().map_or("unknown".into(), major_minor)),
+            ("numa_nodes", number(self.numa_nodes)),
+            ("os", consts::OS.to_string()),
+            ("rustc", stamp::rustc().to_string()),
+            ("target_cpu", stamp::target_cpu().to_string()),
+            ("target_features", stamp::target_features().to_string()),
+            ("threads", self.threads.to_string()),
+        ];
+        fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+}
+
+/// SHA-256 of the fields as JSON with sorted keys and no spaces: two machines of one class are comparable.
+pub fn class_id(fields: &BTreeMap<String, String>) -> String {
+    hex(&Sha256::digest(serde_json::to_vec(fields).expect("a map of strings is JSON")))
+}
+
+/// A readable name and the first digits of the class id, good as the name of a folder on every system.
+pub(super) fn class(fields: &BTreeMap<String, String>) -> String {
+    let field = |name: &str| fields.get(name).map_or("unknown", String::as_str);
+    let name = match (field("cpu_name"), field("cpu_vendor")) {
+        ("unknown", "unknown") => field("arch").to_string(),
+        ("unknown", vendor) => format!("{} {vendor} {}", field("arch"), field("cpu_model")),
+        (name, _) => name.to_string(),
+    };
+    format!("{}-{}cpu-{}", slug(&name), field("cpus_allowed"), &class_id(fields)[..8])
+}
+
+/// Lower-case letters, digits and hyphens of a name, without what every CPU's name says.
+fn slug(name: &str) -> String {
+    // 40 characters hold every name met so far, and leave room on systems with short paths.
+    const LONGEST: usize = 40;
+    let name = name.to_lowercase().replace("(r)", " ").replace("(tm)", " ");
+    let name = name.split('@').next().unwrap_or_default(); // What follows is the nominal clock.
+    let words =
+        name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let mut slug = String::new();
+    for word in words.filter(|word| !["cpu", "core", "processor", "with"].contains(word)) {
+        if !slug.is_empty() {
+            slug.push('-');
+        }
+        slug.push_str(word);
+    }
+    slug.truncate(LONGEST);
+    slug.trim_end_matches('-').to_string()
+}
+
+/// `6.18` of `6.18.44-fc-v657`.
+fn major_minor(version: &str) -> String {
+    version.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CPUINFO: &str = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n\
+                           model name\t: AMD EPYC\nstepping\t: 1\ncpu MHz\t\t: 2596.118\nbogomips\t: 5192.23\n";
+
+    fn found(cpuinfo: &str) -> Found<'static> {
+        Found {
+            cpu: Cpu::parse(cpuinfo),
+            isa: "avx2 fma".into(),
+            cpus_allowed: Some(2),
+            numa_nodes: Some(1),
+            hypervisor: Some("KVMKVMKVM".into()),
+            kernel: Some("6.18.44-fc-v657".into()),
+            threads: 2,
+            device: "cpu",
+        }
+    }
+
+    #[test]
+    fn what_varies_between_runs_on_one_machine_does_not_change_the_class() {
+        let base = class(&found(CPUINFO).fields());
+        for (old, new) in [("2596.118", "3100.000"), ("5192.23", "6200.00")] {
+            assert_eq!(class(&found(&CPUINFO.replace(old, new)).fields()), base, "{new}");
+        }
+        let patched = Found { kernel: Some("6.18.45".into()), ..found(CPUINFO) };
+        assert_eq!(class(&patched.fields()), base);
+        // Host name, memory and load have no way in: the fields are these, and no more.
+        let fields = found(CPUINFO).fields();
+        let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+        assert_eq!(
+            names.join(" "),
+            "allocator arch cpu_family cpu_model cpu_name cpu_stepping cpu_vendor cpus_allowed device hypervisor isa kernel \
+             numa_nodes os rustc target_cpu target_features threads"
+        );
+    }
+
+    #[test]
+    fn what_changes_speed_changes_the_class() {
+        let base = found(CPUINFO);
+        let kernel = Some("6.19.1".to_string());
+        for other in [
+            found(&CPUINFO.replace("model\t\t: 2", "model\t\t: 17")),
+            found(&CPUINFO.replace("stepping\t: 1", "stepping\t: 2")),
+            Found { isa: "avx2 fma avx512f".into(), ..base.clone() },
+            Found { cpus_allowed: Some(4), ..base.clone() },
+            Found { numa_nodes: Some(2), ..base.clone() },
+            Found { hypervisor: Some("none".into()), ..base.clone() },
+            Found { kernel, ..base.clone() },
+            Found { threads: 1, ..base.clone() },
+            Found { device: "cuda:0 NVIDIA H200 driver 570.1", ..base.clone() },
+        ] {
+            assert_ne!(class_id(&other.fields()), class_id(&base.fields()), "{:?}", other.fields());
+        }
+    }
+
+    #[test]
+    fn the_class_id_is_the_hash_of_sorted_json() {
+        let fields = BTreeMap::from([
+            ("threads".to_string(), "2".to_string()),
+            ("arch".into(), "x86_64".into()),
+        ]);
+        // printf '{"arch":"x86_64","threads":"2"}' | sha256sum
+        assert_eq!(
+            class_id(&fields),
+            "1efca70d6b2b7a85ed3825501dd38b2d9891683fdeba548a7e0bea71d3ba173f"
+        );
+        assert_eq!(class(&fields), "x86-64-unknowncpu-1efca70d");
+    }
+
+    #[test]
+    fn what_is_unknown_says_so() {
+        let nothing = Found {
+            cpu: Cpu::default(),
+            cpus_allowed: None,
+            numa_nodes: None,
+            hypervisor: None,
+            kernel: None,
+            ..found("")
+        };
+        let fields = nothing.fields();
+        for name in ["cpu_vendor", "cpu_family", "cpu_model", "cpu_stepping", "cpu_name"] {
+            assert_eq!(fields[name], "unknown", "{name}");
+        }
+        for name in ["cpus_allowed", "numa_nodes", "hypervisor", "kernel"] {
+            assert_eq!(fields[name], "unknown", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_class_is_named_after_the_cpu() {
+        for (name, expected) in [
+            ("AMD EPYC", "amd-epyc"),
+            ("AMD EPYC 7763 64-Core Processor", "amd-epyc-7763-64"),
+            ("Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz", "intel-xeon-platinum-8370c"),
+            ("13th Gen Intel(R) Core(TM) i7-13700K", "13th-gen-intel-i7-13700k"),
+            ("Apple M2 Pro", "apple-m2-pro"),
+            ("aarch64 0x41 0xd05+0xd0b", "aarch64-0x41-0xd05-0xd0b"),
+            ("a/b\\c:*?\"<>|.. Ü", "a-b-c"),
+            (
+                "a name of words that goes on and on until nobody reads it",
+                "a-name-of-words-that-goes-on-and-on-unti",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(slug(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_is_known_by_major_and_minor() {
+        for (version, expected) in [("6.18.44-fc-v657", "6.18"), ("23.4.0", "23.4"), ("10", "10")] {
+            assert_eq!(major_minor(version), expected);
+        }
+    }
+}

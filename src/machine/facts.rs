@@ -1,0 +1,113 @@
+//! What is recorded of a machine and never compared: its name, memory, clock, and the switches of the system. A fact that
+//! cannot be read is left out.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use sysinfo::System;
+
+use super::cpu;
+
+/// Files of Linux that hold one fact each.
+const FILES: &[(&str, &str)] = &[
+    ("address_randomisation", "/proc/sys/kernel/randomize_va_space"),
+    ("boost", "/sys/devices/system/cpu/cpufreq/boost"),
+    ("cpus_online", "/sys/devices/system/cpu/online"),
+    ("governor", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    ("no_turbo", "/sys/devices/system/cpu/intel_pstate/no_turbo"),
+    ("numa_balancing", "/proc/sys/kernel/numa_balancing"),
+    ("smt", "/sys/devices/system/cpu/smt/active"),
+];
+
+/// The facts of this machine.
+pub(super) fn facts(cpuinfo: &str) -> BTreeMap<String, String> {
+    let read = |path: &str| Some(fs::read_to_string(path).ok()?.trim().to_string());
+    let mut facts: BTreeMap<&str, Option<String>> =
+        FILES.iter().map(|(name, path)| (*name, read(path))).collect();
+    let huge_pages = read("/sys/kernel/mm/transparent_hugepage/enabled");
+    facts.insert("huge_pages", huge_pages.and_then(|text| chosen(&text).map(String::from)));
+    facts.insert("host_name", System::host_name().ok());
+    facts.insert("kernel_version", System::kernel_version().ok());
+    facts.insert("os_version", System::long_os_version().ok());
+    facts.insert("cores", System::physical_core_count().ok().map(|cores| cores.to_string()));
+    facts.insert(
+        "mhz",
+        cpu::field(cpuinfo, "cpu MHz").and_then(|mhz| mhz.split('+').next().map(String::from)),
+    );
+    facts.insert("microcode", cpu::field(cpuinfo, "microcode"));
+    if let Ok(mut system) = System::new() {
+        system.refresh_memory();
+        facts.insert("memory_bytes", Some(system.total_memory().to_string()));
+        facts.insert("swap_bytes", Some(system.total_swap().to_string()));
+    }
+    let group = read("/proc/self/cgroup").unwrap_or_default();
+    // Control groups of version 1 write "no limit" as -1, and as the largest number of whole pages.
+    let version_1 = |path: &str| {
+        let limit = read(path)?.parse::<i64>().ok()?;
+        (1..i64::MAX / 2).contains(&limit).then(|| limit.to_string())
+    };
+    let quota = || version_1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
+    let memory = || version_1("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    facts.insert("container_cpus", limit(&group, "cpu.max").or_else(quota));
+    facts.insert("container_memory", limit(&group, "memory.max").or_else(memory));
+    facts.into_iter().filter_map(|(name, value)| Some((name.into(), value?))).collect()
+}
+
+/// The word in brackets: `madvise` of `always [madvise] never`.
+fn chosen(text: &str) -> Option<&str> {
+    text.split_once('[')?.1.split_once(']').map(|(word, _)| word)
+}
+
+/// The nearest limit that is set for the control group of this process, as the file has it (`200000 100000` are two CPUs).
+fn limit(group: &str, file: &str) -> Option<String> {
+    folders(group).iter().find_map(|folder| {
+        let text = fs::read_to_string(format!("{folder}/{file}")).ok()?;
+        Some(text.trim().to_string()).filter(|text| !text.starts_with("max"))
+    })
+}
+
+/// The folder of a control group of version 2 and all above it, from `/proc/self/cgroup`; none for version 1.
+fn folders(group: &str) -> Vec<String> {
+    let Some(path) = group.lines().find_map(|line| line.strip_prefix("0::")) else {
+        return Vec::new();
+    };
+    let mut path = path.trim_end_matches('/');
+    let mut folders = vec![format!("/sys/fs/cgroup{path}")];
+    while let Some((above, _)) = path.rsplit_once('/') {
+        folders.push(format!("/sys/fs/cgroup{above}"));
+        path = above;
+    }
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_word_stands_in_brackets() {
+        assert_eq!(chosen("always [madvise] never\n"), Some("madvise"));
+        assert_eq!(chosen("always madvise never"), None);
+        assert_eq!(chosen(""), None);
+    }
+
+    #[test]
+    fn limits_are_looked_for_from_the_own_group_upwards() {
+        for (group, expected) in [
+            ("0::/\n", vec!["/sys/fs/cgroup"]),
+            ("0::/a/b\n", vec!["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup"]),
+            ("4:memory:/a\n0::/a\n", vec!["/sys/fs/cgroup/a", "/sys/fs/cgroup"]),
+            ("4:memory:/a\n", vec![]),
+        ] {
+            assert_eq!(folders(group), expected, "{group:?}");
+        }
+    }
+
+    #[test]
+    fn facts_that_cannot_be_read_are_left_out() {
+        let facts = facts("cpu MHz\t: 2596.118\ncpu MHz\t: 3100.000\n");
+        assert_eq!(facts["mhz"], "2596.118");
+        assert!(!facts.contains_key("microcode"));
+        assert!(facts.values().all(|fact| !fact.is_empty()));
+    }
+}

@@ -1,0 +1,169 @@
+//! What else the machine is doing: load, time stolen by the hypervisor, pressure, free memory. Stored with every session;
+//! a loaded host is reported as such, and whether that spoils a verdict is decided elsewhere.
+
+use std::fs;
+use std::sync::Mutex;
+use std::thread;
+
+use sysinfo::System;
+
+use crate::record::Conditions;
+
+use super::stamp;
+
+// One host's noise floor was 7.3 % quiet, 10.7 % lightly loaded and 96.5 % in use (samyama-ai/samyama-graph#708), while
+// tokens/s may fall by 5 %. So the limits are set by what the smallest margin can bear.
+
+/// Runnable tasks beyond one per CPU. A run keeps every CPU busy by itself; half a task more is someone else's.
+const LOAD_BEYOND_CPUS: f64 = 0.5;
+/// A fifth of the smallest margin: stolen time is lost whole, and the share is an average that includes idle CPUs.
+const STEAL: f64 = 0.01;
+/// The smallest margin: a parallel step waits for its slowest thread, so at worst all of this time is lost.
+const PRESSURE: f64 = 0.05;
+
+/// The state of the machine now. Steal is the share since the previous call, at the first call since boot.
+pub fn conditions() -> Conditions {
+    static PREVIOUS: Mutex<Ticks> = Mutex::new(Ticks { stolen: 0, all: 0 });
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let steal = read("/proc/stat").and_then(|stat| Ticks::parse(&stat)).and_then(|ticks| {
+        let mut previous = PREVIOUS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let share = ticks.stolen_since(*previous);
+        *previous = ticks;
+        share
+    });
+    Conditions {
+        at: stamp::now(),
+        // On Windows sysinfo reports zeros.
+        load_1m: System::load_average().ok().filter(|_| !cfg!(windows)).map(|load| load.one),
+        steal,
+        cpu_pressure_10s: read("/proc/pressure/cpu").and_then(|text| pressure(&text)),
+        available_bytes: available_bytes(),
+    }
+}
+
+/// Says where the machine looks too busy for small differences to be seen. The thresholds are constants with their reasons.
+pub fn warnings(conditions: &Conditions) -> Vec<String> {
+    warnings_with(conditions, installed_cpus())
+}
+
+fn warnings_with(conditions: &Conditions, cpus: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(load) = conditions.load_1m.filter(|load| *load > cpus as f64 + LOAD_BEYOND_CPUS) {
+        warnings.push(format!("load average is {load:.2} on {cpus} CPUs: other programs run; stop them or wait a minute"));
+    }
+    if let Some(steal) = conditions.steal.filter(|steal| *steal > STEAL) {
+        let percent = 100.0 * steal;
+        warnings.push(format!("the hypervisor took {percent:.1} % of the CPU time: the host is shared; use one that is not"));
+    }
+    if let Some(waiting) = conditions.cpu_pressure_10s.filter(|waiting| *waiting > PRESSURE) {
+        let percent = 100.0 * waiting;
+        warnings.push(format!("tasks waited for a CPU {percent:.0} % of the last 10 s: stop other programs, or use fewer threads"));
+    }
+    warnings
+}
+
+/// Memory that this process can get without swapping, in bytes: of the machine, or of the container if it has less.
+pub(super) fn available_bytes() -> Option<u64> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory();
+    let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0)?;
+    Some(system.cgroup_limits().map_or(machine, |limits| machine.min(limits.free_memory)))
+}
+
+/// CPUs of the machine, which a load average counts tasks of, whether or not this process may use them.
+fn installed_cpus() -> usize {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
+    let allowed = || thread::available_parallelism().map_or(1, usize::from);
+    online.and_then(|list| super::count(&list)).unwrap_or_else(allowed)
+}
+
+/// CPU time since boot, in ticks of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ticks {
+    stolen: u64,
+    all: u64,
+}
+
+impl Ticks {
+    /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and guest times, which are
+    /// part of user and nice.
+    fn parse(stat: &str) -> Option<Self> {
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> =
+            line.split_whitespace().take(8).map_while(|tick| tick.parse().ok()).collect();
+        Some(Ticks { stolen: *ticks.get(7)?, all: ticks.iter().sum() })
+    }
+
+    /// The stolen share of the time between two readings; `None` if no time has passed or a counter went back.
+    fn stolen_since(self, previous: Ticks) -> Option<f64> {
+        let all = self.all.checked_sub(previous.all).filter(|all| *all > 0)?;
+        Some(self.stolen.checked_sub(previous.stolen)? as f64 / all as f64)
+    }
+}
+
+/// The first line of `/proc/pressure/cpu`, `some avg10=88.82 avg60=...`, as a share.
+fn pressure(text: &str) -> Option<f64> {
+    let percent =
+        text.lines().find_map(|line| line.strip_prefix("some avg10="))?.split(' ').next()?;
+    percent.parse::<f64>().ok().map(|percent| percent / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steal_is_the_share_since_the_previous_reading() {
+        let boot = Ticks { stolen: 0, all: 0 };
+        let first = Ticks::parse("cpu  700 0 100 150 0 0 0 50 600 0\ncpu0 1 2\n").unwrap();
+        assert_eq!(first, Ticks { stolen: 50, all: 1000 });
+        assert_eq!(first.stolen_since(boot), Some(0.05));
+        assert_eq!(Ticks { stolen: 60, all: 1100 }.stolen_since(first), Some(0.1));
+        assert_eq!(first.stolen_since(first), None);
+        assert_eq!(boot.stolen_since(first), None);
+        for old in ["", "cpu  1 2 3 4\n", "intr 5\n"] {
+            assert_eq!(Ticks::parse(old), None, "{old:?}");
+        }
+    }
+
+    #[test]
+    fn pressure_is_a_share() {
+        let text = "some avg10=88.50 avg60=44.58 avg300=18.93 total=120935240\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        assert_eq!(pressure(text), Some(0.885));
+        assert_eq!(pressure(""), None);
+    }
+
+    #[test]
+    fn a_busy_machine_is_reported_and_a_quiet_or_unknown_one_is_not() {
+        let quiet = Conditions {
+            load_1m: Some(2.4),
+            steal: Some(0.01),
+            cpu_pressure_10s: Some(0.05),
+            ..Conditions::default()
+        };
+        let busy = Conditions {
+            load_1m: Some(2.92),
+            steal: Some(0.031),
+            cpu_pressure_10s: Some(0.885),
+            ..Conditions::default()
+        };
+        assert_eq!(warnings_with(&Conditions::default(), 2), [""; 0]);
+        assert_eq!(warnings_with(&quiet, 2), [""; 0]);
+        assert_eq!(
+            warnings_with(&busy, 2),
+            [
+                "load average is 2.92 on 2 CPUs: other programs run; stop them or wait a minute",
+                "the hypervisor took 3.1 % of the CPU time: the host is shared; use one that is not",
+                "tasks waited for a CPU 88 % of the last 10 s: stop other programs, or use fewer threads",
+            ]
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn linux_says_how_loaded_it_is() {
+        let now = conditions();
+        assert!(now.load_1m.is_some_and(|load| load >= 0.0), "{now:?}");
+        assert!(now.available_bytes.is_some_and(|bytes| bytes > 1 << 20), "{now:?}");
+    }
+}

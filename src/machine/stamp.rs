@@ -1,0 +1,220 @@
+//! The tool itself: how it was built, in which environment it runs, and the time. `build.rs` makes the stamps read here.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::record::Build;
+
+/// How this tool was built, and the hash of the running binary.
+pub fn build() -> Build {
+    Build {
+        version: env!("CARGO_PKG_VERSION").into(),
+        commit: given(env!("STAMP_COMMIT")),
+        dirty: env!("STAMP_DIRTY").parse().ok(),
+        lock_sha256: given(env!("STAMP_LOCK_SHA256")),
+        binary_sha256: binary_sha256().ok(),
+        rustc: env!("STAMP_RUSTC").into(),
+        profile: format!("{}, opt-level {}", env!("STAMP_PROFILE"), env!("STAMP_OPT_LEVEL")),
+        target: env!("STAMP_TARGET").into(),
+        target_features: env!("STAMP_TARGET_FEATURES").into(),
+        features: list(env!("STAMP_FEATURES")).map(str::to_string).collect(),
+        crates: list(env!("STAMP_CRATES"))
+            .filter_map(|locked| locked.split_once(' '))
+            .map(|(name, version)| (name.into(), version.into()))
+            .collect(),
+    }
+}
+
+/// Refuses to go on in a build whose numbers mean nothing.
+///
+/// # Errors
+/// When the build has debug assertions or is not optimised.
+pub fn refuse_debug() -> Result<()> {
+    if cfg!(debug_assertions) || env!("STAMP_OPT_LEVEL") == "0" {
+        let why = "records are not made by a debug build; use cargo bench or cargo run --release";
+        return Err(Error::Unsupported(why.into()));
+    }
+    Ok(())
+}
+
+/// The variables that change speed, as found, and `RUSTFLAGS` as the build had them.
+pub fn environment() -> BTreeMap<String, String> {
+    let mut found = speed_variables(env::vars_os());
+    found.extend(given(env!("STAMP_RUSTFLAGS")).map(|flags| ("RUSTFLAGS".into(), flags)));
+    found
+}
+
+/// The time in UTC, RFC 3339, to the second.
+pub fn now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The id of a session that starts now: `20261122T061500Z-abc1234`.
+pub fn session_id(commit: Option<&str>) -> String {
+    session_id_at(Timestamp::now(), commit)
+}
+
+fn session_id_at(time: Timestamp, commit: Option<&str>) -> String {
+    let commit = commit.map_or("nocommit", |commit| commit.get(..7).unwrap_or(commit));
+    format!("{}-{commit}", time.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// The compiler, as `rustc --version` names it.
+pub(super) fn rustc() -> &'static str {
+    env!("STAMP_RUSTC")
+}
+
+/// The features that the compiler was allowed to use everywhere.
+pub(super) fn target_features() -> &'static str {
+    env!("STAMP_TARGET_FEATURES")
+}
+
+/// The CPU that the compiler scheduled for.
+pub(super) fn target_cpu() -> &'static str {
+    target_cpu_of(env!("STAMP_RUSTFLAGS"))
+}
+
+fn target_cpu_of(rustflags: &str) -> &str {
+    rustflags
+        .rsplit_once("target-cpu=")
+        .map_or("default", |(_, cpu)| cpu.split(' ').next().unwrap_or(cpu))
+}
+
+fn given(stamp: &str) -> Option<String> {
+    (!stamp.is_empty()).then(|| stamp.into())
+}
+
+fn list(stamp: &str) -> impl Iterator<Item = &str> {
+    stamp.split(',').filter(|item| !item.is_empty())
+}
+
+/// SHA-256 of the file that this process was started from.
+fn binary_sha256() -> io::Result<String> {
+    // On Linux this link opens the running binary even when a newer build has taken its place.
+    let running = PathBuf::from("/proc/self/exe");
+    let path = if running.exists() { running } else { env::current_exe()? };
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(super::hex(&hash.finalize())),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Threads, switches of candle and of the allocator, and our own settings. A name that may hold a secret is left out.
+fn speed_variables(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> BTreeMap<String, String> {
+    const NAMES: &[&str] = &[
+        "RAYON_NUM_THREADS",
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "GLIBC_TUNABLES",
+        "LD_PRELOAD",
+    ];
+    const PREFIXES: &[&str] = &["CANDLE_", "CANDLEMARK_", "MISTRALRS_FORCE_", "MALLOC_"];
+    const SECRETS: &[&str] = &["TOKEN", "KEY", "SECRET", "PASS", "AUTH", "CREDENTIAL"];
+    variables
+        .map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        })
+        .filter(|(name, _)| {
+            NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        })
+        .filter(|(name, _)| !SECRETS.iter().any(|secret| name.to_uppercase().contains(secret)))
+        .filter(|(_, value)| !(value.contains("://") && value.contains('@'))) // A URL with a password in it.
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_build_is_stamped() {
+        let build = build();
+        assert_eq!(build.version, env!("CARGO_PKG_VERSION"));
+        assert!(build.rustc.starts_with("rustc 1."), "{}", build.rustc);
+        assert_eq!(build.binary_sha256.map(|hash| hash.len()), Some(64));
+        assert!(build.commit.is_none_or(|commit| commit.len() >= 40));
+        assert_eq!(build.crates.get("candle-core").map(String::as_str), Some("0.11.1"));
+        assert_eq!(build.crates.get("criterion").map(String::as_str), Some("0.8.2"));
+    }
+
+    #[test]
+    fn a_debug_build_is_refused_with_the_way_out() {
+        let answer = refuse_debug().map_err(|error| error.to_string());
+        let message = "unsupported: records are not made by a debug build; use cargo bench or cargo run --release";
+        assert_eq!(answer, if cfg!(debug_assertions) { Err(message.into()) } else { Ok(()) });
+    }
+
+    #[test]
+    fn variables_that_change_speed_are_kept_and_secrets_are_not() {
+        let found = speed_variables(
+            [
+                ("CANDLEMARK_MODEL", "synthetic:mini"),
+                ("CANDLEMARK_API_KEY", "x"),
+                ("CANDLEMARK_SERVER", "https://me:word@host"),
+                ("CANDLE_DEQUANTIZE_ALL", "1"),
+                ("HF_TOKEN", "hf_x"),
+                ("HOME", "/root"),
+                ("MISTRALRS_FORCE_MMQ", "1"),
+                ("OMP_NUM_THREADS", "2"),
+                ("RAYON_NUM_THREADS", "2"),
+            ]
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into())),
+        );
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            [
+                "CANDLEMARK_MODEL",
+                "CANDLE_DEQUANTIZE_ALL",
+                "MISTRALRS_FORCE_MMQ",
+                "OMP_NUM_THREADS",
+                "RAYON_NUM_THREADS"
+            ]
+        );
+        assert_eq!(found["CANDLEMARK_MODEL"], "synthetic:mini");
+    }
+
+    #[test]
+    fn a_session_is_named_by_time_and_commit() {
+        let time: Timestamp = "2026-11-22T06:15:00.75Z".parse().unwrap();
+        assert_eq!(session_id_at(time, Some("abc1234def")), "20261122T061500Z-abc1234");
+        assert_eq!(session_id_at(time, Some("abc")), "20261122T061500Z-abc");
+        assert_eq!(session_id_at(time, None), "20261122T061500Z-nocommit");
+    }
+
+    #[test]
+    fn the_time_is_utc_to_the_second() {
+        let now = now();
+        assert_eq!(now.len(), "2026-11-22T06:15:00Z".len());
+        assert!(now.parse::<Timestamp>().is_ok(), "{now}");
+    }
+
+    #[test]
+    fn the_last_target_cpu_counts() {
+        assert_eq!(target_cpu_of(""), "default");
+        assert_eq!(target_cpu_of("-C target-cpu=native"), "native");
+        assert_eq!(
+            target_cpu_of("-Ctarget-cpu=native -C target-cpu=x86-64-v3 -C lto"),
+            "x86-64-v3"
+        );
+    }
+}
