@@ -8,13 +8,109 @@ use candle_core::Device;
 use candle_core::Tensor;
 use candle_transformers::generation::LogitsProcessor;
 use candle_transformers::generation::Sampling;
+use sha2::Digest as _;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::model;
 use crate::model::Decoder;
+use crate::model::EngineKind;
 use crate::model::Logits;
+use crate::model::Opened;
+use crate::model::Progress;
 use crate::model::Step;
+use crate::model::Vocabulary;
+use crate::model::gguf::Gguf;
+use crate::model::weights::Quant;
+use crate::model::weights::hex;
 use crate::settings::Generation;
+use crate::settings::PromptFormat;
+use crate::settings::Setup;
+use crate::tokenizer::Message;
+use crate::tokenizer::Role;
+use crate::tokenizer::Thinking;
+use crate::tokenizer::Tokenizer;
+
+/// A loaded model with its tokenizer.
+pub struct Engine {
+    /// The model.
+    pub decoder: Box<dyn Decoder>,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// The model before it was loaded: its shape and where it came from.
+    pub opened: Opened,
+    /// Reading, expanding and quantising the weights.
+    pub load: Duration,
+}
+
+impl Engine {
+    /// Finds and loads a model as a setup says.
+    ///
+    /// # Errors
+    /// When a name in the setup is unknown, the model is missing or damaged, its tokenizer has more tokens than it has rows,
+    /// or the device is not there.
+    pub fn load(setup: &Setup, progress: &mut dyn Progress) -> Result<Self> {
+        let quant = setup.quant.as_deref().map(Quant::parse).transpose()?;
+        let kind = EngineKind::parse(&setup.engine)?;
+        let device = model::device(&setup.device)?;
+        let (opened, tokenizer) = open(setup, progress)?;
+        let start = Instant::now();
+        let decoder = model::load(&opened, kind, quant, &device)?;
+        Ok(Self { decoder, tokenizer, opened, load: start.elapsed() })
+    }
+
+    /// The token ids of a prompt.
+    ///
+    /// # Errors
+    /// When the chat template fails.
+    pub fn encode(&self, prompt: &str, format: PromptFormat) -> Result<Vec<u32>> {
+        let chat = |thinking| self.tokenizer.chat(&[Message::new(Role::User, prompt)], thinking);
+        match format {
+            PromptFormat::Raw => self.tokenizer.encode(prompt),
+            PromptFormat::Chat => self.tokenizer.encode(&chat(Thinking::Off)?),
+            PromptFormat::ChatThinking => self.tokenizer.encode(&chat(Thinking::On)?),
+        }
+    }
+}
+
+/// Finds a model and its tokenizer, and checks that they belong together.
+fn open(setup: &Setup, progress: &mut dyn Progress) -> Result<(Opened, Tokenizer)> {
+    let opened =
+        model::open(&setup.model, setup.generation.seed, setup.rope_scaling.clone(), progress)?;
+    let tokenizer = match &opened.vocabulary {
+        Vocabulary::Tiny => Tokenizer::tiny()?,
+        Vocabulary::Folder(folder) => Tokenizer::from_folder(folder)?,
+        Vocabulary::Gguf(path) => Tokenizer::from_gguf(Gguf::open(path)?.vocabulary()?)?,
+    };
+    tokenizer.check_rows(opened.config.vocab)?;
+    Ok((opened, tokenizer))
+}
+
+/// What a model is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// SHA-256 over the weights' own, the shape and the tokenizer.
+    pub sha256: String,
+    /// The hub's commit.
+    pub commit: Option<String>,
+}
+
+/// Reads a model from end to end, without loading it, to tell what it is.
+///
+/// # Errors
+/// As [`Engine::load`], but for the device.
+pub fn identify(setup: &Setup, progress: &mut dyn Progress) -> Result<Identity> {
+    setup.quant.as_deref().map(Quant::parse).transpose()?;
+    EngineKind::parse(&setup.engine)?;
+    let (opened, tokenizer) = open(setup, progress)?;
+    let text = format!(
+        "{}\n{}\n{}",
+        opened.source.sha256()?,
+        opened.config.to_json(),
+        tokenizer.sha256()?
+    );
+    Ok(Identity { sha256: hex(&sha2::Sha256::digest(text)), commit: opened.commit })
+}
 
 /// Rows of a prefill pass: enough to fill the matrix products, few enough to bound the memory of activations.
 const PASS_ROWS: usize = 512;
@@ -353,7 +449,7 @@ mod tests {
             for step in steps {
                 self.shown[step.sequence].extend(step.tokens);
                 let next = (step.tokens.last().unwrap() + 1) % 100;
-                values.extend((0..100).map(|id| if id == next { 1.0 } else { 0.0 }));
+                values.extend((0..100).map(|id| if id == next { 1.0 } else { 0.5 }));
             }
             Ok(Logits { vocab: 100, values })
         }

@@ -40,3 +40,11 @@ pub mod model;
 /// From prompts to tokens, with the instant of each.
 #[cfg(feature = "engine")]
 pub mod engine;
+
+/// One scenario on one engine: samples, memory, checks.
+#[cfg(feature = "engine")]
+pub mod measure;
+
+/// Scenarios in worker processes, and the record of them.
+#[cfg(feature = "engine")]
+pub mod suite;

@@ -94,6 +94,8 @@ pub struct Generation {
     pub warmups: usize,
     /// Measured generations per scenario and process.
     pub iters: usize,
+    /// Whether prompts are wrapped in the model's chat template.
+    pub prompt_format: PromptFormat,
     /// Stop at the model's end-of-text tokens instead of generating an exact length.
     pub natural_stop: bool,
 }
@@ -112,7 +114,57 @@ impl Default for Generation {
             gen_tokens: None,
             warmups: 3,
             iters: 5,
+            prompt_format: PromptFormat::Raw,
             natural_stop: false,
+        }
+    }
+}
+
+/// What is done to a prompt before it is tokenized.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptFormat {
+    /// Nothing: plain continuation.
+    #[default]
+    Raw,
+    /// A user's message in the model's chat template, thinking off.
+    Chat,
+    /// The same with thinking on.
+    ChatThinking,
+}
+
+/// Everything that has to be known to run a model: flags, environment, file and defaults, resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Name of the model, see `Spec` of the inference library.
+    pub model: String,
+    /// Quantisation at load, if any.
+    pub quant: Option<String>,
+    /// `cpu`, `cuda[:N]` or `metal`.
+    pub device: String,
+    /// `native` or `candle`.
+    pub engine: String,
+    /// Threads of the CPU engines.
+    pub threads: usize,
+    /// Replaces the model's own RoPE scaling.
+    pub rope_scaling: Option<RopeScaling>,
+    /// Sampler and repetitions.
+    pub generation: Generation,
+}
+
+impl Setup {
+    /// What a configuration asks for, with the defaults for the rest.
+    pub fn new(config: &Config) -> Self {
+        let model = &config.model;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            model: model.spec.clone().unwrap_or_else(|| DEFAULT_MODEL.into()),
+            quant: model.quant.clone(),
+            device: model.device.clone().unwrap_or_else(|| "cpu".into()),
+            engine: model.engine.clone().unwrap_or_else(|| "native".into()),
+            threads: model.threads.unwrap_or(threads),
+            rope_scaling: model.rope_scaling.clone(),
+            generation: config.generation.clone(),
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::model::weights::blocks;
 use crate::model::weights::hash_files;
 use crate::model::weights::held_as;
 use crate::model::weights::row_bytes;
+use crate::tokenizer::GgufVocabulary;
 
 /// An opened GGUF file.
 pub struct Gguf {
@@ -95,9 +96,43 @@ impl Gguf {
         Config::from_gguf(&self.path, &self.content.metadata, rows, tied)
     }
 
-    /// The metadata.
-    pub fn metadata(&self) -> &HashMap<String, Value> {
-        &self.content.metadata
+    /// The tokenizer's keys.
+    ///
+    /// # Errors
+    /// When one is missing or of another type.
+    pub fn vocabulary(&self) -> Result<GgufVocabulary> {
+        let get = |key: &str| self.content.metadata.get(&format!("tokenizer.{key}"));
+        let missing = |key: &str| Error::Invalid {
+            path: self.path.clone(),
+            why: format!("no usable `tokenizer.{key}`"),
+        };
+        let text = |key: &str| match get(key) {
+            Some(Value::String(text)) => Some(text.clone()),
+            _ => None,
+        };
+        let texts = |key: &str| match get(key) {
+            Some(Value::Array(values)) => {
+                values.iter().map(|v| v.to_string().ok().cloned()).collect::<Option<Vec<String>>>()
+            }
+            _ => None,
+        };
+        let types = match get("ggml.token_type") {
+            Some(Value::Array(values)) => values.iter().map(whole).collect::<Option<Vec<u32>>>(),
+            _ => None,
+        };
+        Ok(GgufVocabulary {
+            model: text("ggml.model").ok_or_else(|| missing("ggml.model"))?,
+            pre: text("ggml.pre"),
+            tokens: texts("ggml.tokens").ok_or_else(|| missing("ggml.tokens"))?,
+            token_types: types.ok_or_else(|| missing("ggml.token_type"))?,
+            merges: texts("ggml.merges").ok_or_else(|| missing("ggml.merges"))?,
+            eos: get("ggml.eos_token_id").and_then(whole),
+            add_bos: match get("ggml.add_bos_token") {
+                Some(Value::Bool(add)) => Some(*add),
+                _ => None,
+            },
+            chat_template: text("chat_template"),
+        })
     }
 }
 
@@ -170,6 +205,40 @@ pub fn gguf_name(name: &str) -> String {
         other => other,
     };
     format!("blk.{layer}.{part}.{kind}")
+}
+
+fn whole(value: &Value) -> Option<u32> {
+    match value {
+        Value::U32(v) => Some(*v),
+        Value::I32(v) => u32::try_from(*v).ok(),
+        Value::U64(v) => u32::try_from(*v).ok(),
+        _ => None,
+    }
+}
+
+/// Metadata that describes a tokenizer. Both llama.cpp's and candle's spellings of keys are written where they differ.
+pub fn vocabulary_metadata(vocabulary: &GgufVocabulary) -> Vec<(String, Value)> {
+    let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
+    let types = vocabulary.token_types.iter().map(|&kind| Value::I32(kind as i32)).collect();
+    let mut all = vec![
+        ("tokenizer.ggml.model".to_string(), Value::String(vocabulary.model.clone())),
+        ("tokenizer.ggml.tokens".into(), texts(&vocabulary.tokens)),
+        ("tokenizer.ggml.token_type".into(), Value::Array(types)),
+        ("tokenizer.ggml.merges".into(), texts(&vocabulary.merges)),
+        ("tokenizer.ggml.add_bos_token".into(), Value::Bool(vocabulary.add_bos.unwrap_or(false))),
+    ];
+    if let Some(pre) = &vocabulary.pre {
+        all.push(("tokenizer.ggml.pre".into(), Value::String(pre.clone())));
+    }
+    if let Some(eos) = vocabulary.eos {
+        for key in ["eos_token_id", "padding_token_id", "pad_token_id"] {
+            all.push((format!("tokenizer.ggml.{key}"), Value::U32(eos)));
+        }
+    }
+    if let Some(template) = &vocabulary.chat_template {
+        all.push(("tokenizer.chat_template".into(), Value::String(template.clone())));
+    }
+    all
 }
 
 /// Metadata that describes a shape, without the tokenizer's keys.

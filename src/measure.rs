@@ -1,0 +1,406 @@
+//! One scenario on one loaded engine: warm-ups, samples, memory, the checks that a number can be true, and the block that a
+//! record keeps of them. The definitions of the metrics are here and nowhere else.
+
+mod checks;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+use std::time::Instant;
+
+use sha2::Digest as _;
+
+use crate::engine;
+use crate::engine::Engine;
+use crate::engine::Generated;
+use crate::engine::Identity;
+use crate::engine::Injection;
+use crate::engine::Request;
+use crate::error::Result;
+use crate::machine::memory;
+use crate::machine::memory::Memory;
+use crate::model::weights::hex;
+use crate::record::Block;
+use crate::record::Case;
+use crate::record::Model;
+use crate::record::Rates;
+use crate::record::Settings;
+use crate::record::Work;
+use crate::settings::Generation;
+use crate::settings::Setup;
+use crate::stats;
+use crate::workload::Scenario;
+
+pub use checks::f32_flop_rate;
+
+/// Every metric of one generation.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// By metric name; a metric that has no value here is left out.
+    pub values: BTreeMap<&'static str, f64>,
+    /// Each decode step in seconds.
+    pub steps_s: Vec<f64>,
+    /// Time to first token of each sequence in seconds.
+    pub ttft_seq_s: Vec<f64>,
+    /// What was generated.
+    pub ids: Vec<Vec<u32>>,
+    finite: bool,
+    total: Duration,
+}
+
+impl Sample {
+    /// The metrics of a generation (metric definitions: `decode_tok_s` is per sequence, (n - 1) / (t_n - t_1) with t_1 the
+    /// instant at which all sequences have their first token; `decode_tok_s_aggregate` counts the whole batch).
+    fn new(made: &Generated, prompt_tokens: usize, tokenize: Duration) -> Self {
+        let seconds = |duration: &Duration| duration.as_secs_f64();
+        let ttft_seq_s: Vec<f64> = made.first.iter().map(seconds).collect();
+        let steps_s: Vec<f64> = made.steps.iter().map(seconds).collect();
+        let mut values = BTreeMap::from([
+            ("ttft_s", ttft_seq_s.iter().sum::<f64>() / ttft_seq_s.len() as f64),
+            ("prefill_s", seconds(&made.prefill)),
+            ("prefill_tok_s", prompt_tokens as f64 / seconds(&made.prefill)),
+            ("e2e_s", seconds(&made.total)),
+            ("tokenize_s", seconds(&tokenize)),
+        ]);
+        if !steps_s.is_empty() {
+            let decode: f64 = steps_s.iter().sum();
+            let generated: usize = made.ids.iter().map(|ids| ids.len() - 1).sum();
+            values.insert("decode_tok_s_aggregate", generated as f64 / decode);
+            values.insert("decode_tok_s", generated as f64 / made.ids.len() as f64 / decode);
+            values.insert("tpot_s", decode / steps_s.len() as f64);
+            let typical = stats::median(&steps_s).unwrap_or(0.0);
+            values.insert(
+                "stalls",
+                steps_s.iter().filter(|step| **step > 5.0 * typical).count() as f64,
+            );
+            if let (Some(sd), Some(mean)) = (stats::sd(&steps_s), stats::mean(&steps_s)) {
+                values.insert("step_cv", sd / mean);
+            }
+        }
+        Self {
+            values,
+            steps_s,
+            ttft_seq_s,
+            ids: made.ids.clone(),
+            finite: made.finite,
+            total: made.total,
+        }
+    }
+
+    /// Decode time of the whole batch in seconds; the time to the first token where nothing is decoded.
+    pub fn primary_s(&self) -> f64 {
+        if self.steps_s.is_empty() { self.values["ttft_s"] } else { self.steps_s.iter().sum() }
+    }
+}
+
+/// A scenario on an engine, ready to be sampled.
+pub struct Trial<'a> {
+    engine: &'a mut Engine,
+    scenario: Scenario,
+    prompts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+    new_tokens: usize,
+    generation: Generation,
+    injection: Option<Injection>,
+    cold: Vec<Sample>,
+}
+
+impl<'a> Trial<'a> {
+    /// Tokenizes the prompts of a scenario.
+    ///
+    /// # Errors
+    /// When the chat template fails.
+    pub fn new(
+        engine: &'a mut Engine,
+        scenario: &Scenario,
+        generation: &Generation,
+        injection: Option<Injection>,
+    ) -> Result<Self> {
+        let prompts = scenario.prompts();
+        let encode = |prompt: &String| engine.encode(prompt, generation.prompt_format);
+        let ids = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            scenario: scenario.clone(),
+            new_tokens: generation.gen_tokens.unwrap_or(scenario.new_tokens),
+            generation: generation.clone(),
+            cold: Vec::new(),
+            engine,
+            prompts,
+            ids,
+            injection,
+        })
+    }
+
+    /// Tokens decoded by one generation of the whole batch: what Criterion counts as throughput.
+    pub fn decoded_tokens(&self) -> usize {
+        self.ids.len() * (self.new_tokens - 1)
+    }
+
+    /// A generation that is kept apart, because the first of a shape pays for memory and caches.
+    ///
+    /// # Errors
+    /// When generating fails.
+    pub fn warm_up(&mut self) -> Result<()> {
+        let sample = self.generate(self.generation.warmup_tokens.unwrap_or(self.new_tokens))?;
+        self.cold.push(sample);
+        Ok(())
+    }
+
+    /// One measured generation.
+    ///
+    /// # Errors
+    /// When generating fails.
+    pub fn sample(&mut self) -> Result<Sample> {
+        self.generate(self.new_tokens)
+    }
+
+    fn generate(&mut self, new_tokens: usize) -> Result<Sample> {
+        let start = Instant::now();
+        for prompt in &self.prompts {
+            std::hint::black_box(self.engine.encode(prompt, self.generation.prompt_format)?);
+        }
+        let tokenize = start.elapsed();
+        let stops: &[u32] =
+            if self.generation.natural_stop { self.engine.tokenizer.end_tokens() } else { &[] };
+        let request = Request {
+            prompts: &self.ids,
+            new_tokens,
+            stops,
+            sampling: &self.generation,
+            injection: self.injection,
+        };
+        let made = engine::generate(self.engine.decoder.as_mut(), &request)?;
+        Ok(Sample::new(&made, self.ids.iter().map(Vec::len).sum(), tokenize))
+    }
+
+    /// What the samples of one process come to: a case with one block.
+    ///
+    /// `memory` is what was read after the samples; without it, memory is `null`.
+    pub fn into_case(
+        self,
+        session: &str,
+        samples: &[Sample],
+        memory: Option<&MemoryUse>,
+        rates: &Rates,
+    ) -> Case {
+        let mut block = Block { session: session.into(), ..Block::default() };
+        for sample in samples {
+            for (&name, &value) in &sample.values {
+                block.samples.entry(name.into()).or_default().push(value);
+            }
+        }
+        block.values = block
+            .samples
+            .iter()
+            .map(|(name, values)| (name.clone(), stats::median(values)))
+            .collect();
+        block.steps_s = samples.iter().map(|sample| sample.steps_s.clone()).collect();
+        block.ttft_seq_s = samples.iter().map(|sample| sample.ttft_seq_s.clone()).collect();
+        for sample in &self.cold {
+            for (&name, &value) in &sample.values {
+                block.cold.entry(name.into()).or_default().push(value);
+            }
+        }
+        let mut null = |name: &str, why: &str| {
+            block.values.insert(name.into(), None);
+            block.notes.insert(name.into(), why.into());
+        };
+        if samples.iter().all(|sample| sample.steps_s.is_empty()) {
+            for name in ["decode_tok_s", "decode_tok_s_aggregate", "tpot_s", "step_cv", "stalls"] {
+                null(name, "nothing is decoded after the first token");
+            }
+        }
+        null("peak_device_bytes", "the device is the CPU, or has no counter that is read");
+        block.values.insert("load_s".into(), Some(self.engine.load.as_secs_f64()));
+        block.values.insert("kv_bytes_expected".into(), Some(self.kv_bytes()));
+        match memory {
+            Some(memory) => memory.store(&mut block),
+            None => null_memory(&mut block, "memory was not read in this process"),
+        }
+        let roofline = self.roofline(&block, rates);
+        match roofline {
+            Ok(fraction) => drop(block.values.insert("roofline_fraction".into(), Some(fraction))),
+            Err(why) => {
+                block.values.insert("roofline_fraction".into(), None);
+                block.notes.insert("roofline_fraction".into(), why.into());
+            }
+        }
+        let validity = checks::validity(&self, samples, &block, rates);
+        let output =
+            samples.first().filter(|_| self.is_greedy()).map(|sample| hash_ids(&sample.ids));
+        Case {
+            id: self.scenario.id.clone(),
+            work: Work {
+                batch: self.scenario.batch,
+                prompt_tokens: self.ids.iter().map(Vec::len).collect(),
+                new_tokens: self.new_tokens,
+                prompts_sha256: hash_ids(&self.ids),
+                stop: if self.generation.natural_stop { "natural" } else { "length" }.into(),
+            },
+            output_sha256: output,
+            validity,
+            absent: None,
+            blocks: vec![block],
+        }
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.generation.deterministic || self.generation.temperature == 0.0
+    }
+
+    /// 2 layers kv_heads head_dim bytes tokens, summed over the sequences.
+    fn kv_bytes(&self) -> f64 {
+        let config = &self.engine.opened.config;
+        let tokens: usize = self.ids.iter().map(|ids| ids.len() + self.new_tokens).sum();
+        let per_token = 2
+            * config.layers
+            * config.kv_heads
+            * config.head_dim
+            * self.engine.decoder.footprint().kv_type_bytes;
+        (per_token * tokens) as f64
+    }
+
+    /// Bytes that decoding streamed per second, weights once a step and the caches of all sequences, as a share of the
+    /// measured read bandwidth.
+    fn roofline(&self, block: &Block, rates: &Rates) -> std::result::Result<f64, &'static str> {
+        let bandwidth = rates.read_bytes_per_s.ok_or("read bandwidth was not measured")?;
+        let step = block
+            .values
+            .get("tpot_s")
+            .copied()
+            .flatten()
+            .ok_or("nothing is decoded after the first token")?;
+        let weights = self.engine.decoder.footprint().step_bytes;
+        if rates.last_level_cache_bytes.is_some_and(|cache| weights < 2 * cache) {
+            return Err("the weights fit in the last-level cache, or nearly");
+        }
+        Ok((weights as f64 + self.kv_bytes()) / step / bandwidth)
+    }
+}
+
+/// Memory of a process that runs a model, in two phases.
+#[derive(Debug, Clone)]
+pub struct MemoryUse {
+    after_load: Memory,
+    after_run: Memory,
+    /// Whether the process has run other scenarios, whose freed memory the allocator may have kept.
+    pub shared: Sharing,
+}
+
+/// Whether a process measured one scenario or several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharing {
+    /// One scenario: peaks are its own.
+    Fresh,
+    /// Several: comparable only with runs of the same order.
+    Shared,
+}
+
+impl MemoryUse {
+    /// Reads the memory after loading and starts the high-water mark anew.
+    pub fn begin(shared: Sharing) -> Self {
+        let after_load = memory::read();
+        // Without a reset the peak of the run is at least that of loading, which the note says.
+        let _ = memory::reset_peak();
+        Self { after_run: after_load.clone(), after_load, shared }
+    }
+
+    /// Reads the memory after the samples.
+    pub fn end(&mut self) {
+        self.after_run = memory::read();
+    }
+
+    fn store(&self, block: &mut Block) {
+        let peak = self.after_load.peak.max(self.after_run.peak);
+        let Some(peak) = peak else {
+            return null_memory(
+                block,
+                self.after_run.reason.as_deref().unwrap_or("no source on this platform"),
+            );
+        };
+        let sharing =
+            if self.shared == Sharing::Fresh { "fresh process" } else { "shared_process" };
+        block.values.insert("peak_rss_bytes".into(), Some(peak as f64));
+        block.notes.insert("peak_rss_bytes".into(), format!("{}, {sharing}", self.after_run.kind));
+        let loaded = self.after_load.current;
+        block.values.insert("rss_after_load_bytes".into(), loaded.map(|bytes| bytes as f64));
+        let delta = loaded
+            .zip(self.after_run.peak)
+            .map(|(loaded, peak)| peak.saturating_sub(loaded) as f64);
+        block.values.insert("peak_delta_bytes".into(), delta);
+        for (name, bytes) in
+            [("rss_anon_bytes", self.after_run.anon), ("rss_file_bytes", self.after_run.file)]
+        {
+            block.values.insert(name.into(), bytes.map(|bytes| bytes as f64));
+        }
+    }
+}
+
+const MEMORY: [&str; 3] = ["peak_rss_bytes", "rss_after_load_bytes", "peak_delta_bytes"];
+
+fn null_memory(block: &mut Block, why: &str) {
+    for name in MEMORY {
+        block.values.insert(name.into(), None);
+        block.notes.insert(name.into(), why.into());
+    }
+}
+
+/// Takes the memory of a block that was measured in a process of its own.
+pub fn take_memory(block: &mut Block, from: &Block) {
+    for name in MEMORY.into_iter().chain(["rss_anon_bytes", "rss_file_bytes", "cold_ttft_s"]) {
+        if let Some(value) = from.values.get(name) {
+            block.values.insert(name.into(), *value);
+        }
+        match from.notes.get(name) {
+            Some(note) => block.notes.insert(name.into(), note.clone()),
+            None => block.notes.remove(name),
+        };
+    }
+}
+
+/// SHA-256 of token ids, each sequence with its length in front, as little-endian 32-bit numbers.
+pub fn hash_ids(sequences: &[Vec<u32>]) -> String {
+    let mut hash = sha2::Sha256::new();
+    for ids in sequences {
+        hash.update((ids.len() as u32).to_le_bytes());
+        for id in ids {
+            hash.update(id.to_le_bytes());
+        }
+    }
+    hex(&hash.finalize())
+}
+
+/// What a record says of the model; `identity` is what it is known by, where that is known already.
+pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
+    let config = &engine.opened.config;
+    let footprint = engine.decoder.footprint();
+    Model {
+        spec: engine.opened.spec.clone(),
+        architecture: config.family.name().into(),
+        sha256: identity.map_or(String::new(), |identity| identity.sha256.clone()),
+        commit: engine.opened.commit.clone(),
+        parameters: config.parameters(),
+        weight_bytes: footprint.weight_bytes,
+        quant: crate::model::weights::describe(&footprint.types),
+        kv_dtype: if footprint.kv_type_bytes == 4 { "f32" } else { "bf16" }.into(),
+        layers: config.layers,
+        hidden: config.hidden,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        vocab: config.vocab,
+        context: config.context,
+        rope_scaling: config.rope_scaling.clone(),
+    }
+}
+
+/// What a record says of how it was run.
+pub fn describe_settings(setup: &Setup) -> Settings {
+    Settings {
+        engine: setup.engine.clone(),
+        device: setup.device.clone(),
+        threads: setup.threads,
+        generation: setup.generation.clone(),
+        environment: crate::machine::environment(),
+    }
+}

@@ -1,0 +1,137 @@
+//! The checks that a number can be true. A number that cannot be makes its case INVALID; one that looks odd gets a warning.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use candle_core::Device;
+use candle_core::Tensor;
+
+use crate::error::Result;
+use crate::measure::Sample;
+use crate::measure::Trial;
+use crate::record::Block;
+use crate::record::Rates;
+use crate::record::Validity;
+
+/// How far a rate may lie above the measured roofline before it is called impossible: the roofline is itself a measurement, on
+/// machines where such measurements differ by 5 to 20 %.
+const TOLERANCE: f64 = 1.25;
+
+/// Share of the roofline below which the work has probably run somewhere else than intended.
+const IMPLAUSIBLY_LOW: f64 = 0.02;
+
+/// Prompt tokens from which prefill should be clearly faster than decoding.
+const LONG_PROMPT: usize = 64;
+
+/// Clock readings are summed in nanoseconds; the parts of a generation add up to this.
+const CLOCK: Duration = Duration::from_micros(1);
+
+/// Checks the samples of a trial and the block that came of them.
+pub fn validity(trial: &Trial<'_>, samples: &[Sample], block: &Block, rates: &Rates) -> Validity {
+    let mut verdict = Validity::default();
+    let mut fail = |failed: bool, what: String| {
+        if failed && !verdict.failed.contains(&what) {
+            verdict.failed.push(what);
+        }
+    };
+    fail(samples.is_empty(), "no sample was taken".into());
+    fail(cfg!(debug_assertions), "the build has debug assertions".into());
+    for sample in samples {
+        let lengths = sample.ids.iter().map(Vec::len);
+        let exact = trial.generation.natural_stop
+            || lengths.clone().all(|length| length == trial.new_tokens);
+        fail(!exact, format!("not every sequence has {} tokens", trial.new_tokens));
+        fail(!sample.finite, "a score of a first token is not a finite number".into());
+        let total = sample.total.as_secs_f64();
+        let last_first = sample.ttft_seq_s.iter().copied().fold(0.0, f64::max);
+        let sum = last_first + sample.steps_s.iter().sum::<f64>();
+        fail(
+            (sum - total).abs() > CLOCK.as_secs_f64(),
+            "first token and steps do not add up to the whole".into(),
+        );
+        let ordered = sample.ttft_seq_s.iter().all(|&ttft| ttft > 0.0 && ttft <= total);
+        fail(!ordered, "a time to first token is not between 0 and the whole".into());
+    }
+    if trial.is_greedy() {
+        let differ = samples.windows(2).any(|pair| pair[0].ids != pair[1].ids);
+        fail(differ, "greedy output differs between repetitions".into());
+    }
+    let value = |name: &str| block.values.get(name).copied().flatten();
+    if let Some(share) = value("roofline_fraction") {
+        fail(
+            share > TOLERANCE,
+            format!("decoding read {:.0} % of the measured bandwidth", share * 100.0),
+        );
+    }
+    let prefill = value("prefill_tok_s");
+    if let (Some(rate), Some(peak)) = (prefill, rates.f32_flop_per_s) {
+        let share = rate * flops_per_token(trial) / peak;
+        fail(
+            share > TOLERANCE,
+            format!("prefill did {:.0} % of the measured arithmetic rate", share * 100.0),
+        );
+    }
+    if let (Some(peak), Some(loaded)) = (value("peak_rss_bytes"), value("rss_after_load_bytes")) {
+        fail(peak < loaded, "peak memory is below the memory after loading".into());
+    }
+    verdict.warnings = warnings(trial, block);
+    verdict
+}
+
+fn warnings(trial: &Trial<'_>, block: &Block) -> Vec<String> {
+    let mut all = Vec::new();
+    let value = |name: &str| block.values.get(name).copied().flatten();
+    if let Some(share) = value("roofline_fraction").filter(|share| *share < IMPLAUSIBLY_LOW) {
+        all.push(format!(
+            "decoding read only {:.1} % of the measured bandwidth: intended device?",
+            share * 100.0
+        ));
+    }
+    let long = trial.ids.iter().all(|ids| ids.len() >= LONG_PROMPT);
+    if let (Some(prefill), Some(decode)) = (value("prefill_tok_s"), value("decode_tok_s_aggregate"))
+        && long
+        && trial.ids.len() == 1
+        && prefill < 1.5 * decode
+    {
+        all.push(
+            "prefill is hardly faster than decoding: are prompts processed token by token?".into(),
+        );
+    }
+    if let (Some(growth), Some(expected)) = (value("peak_delta_bytes"), value("kv_bytes_expected"))
+        && trial.engine.opened.commit.is_none()
+        && growth < 0.5 * expected
+    {
+        all.push(format!("memory grew by {growth:.0} bytes, the caches should take {expected:.0}"));
+    }
+    all
+}
+
+/// Two operations for each weight of the layers, which every token is multiplied with; attention and the output matrix, which
+/// only some tokens see, are left out, so that the share is a lower bound.
+fn flops_per_token(trial: &Trial<'_>) -> f64 {
+    let config = &trial.engine.opened.config;
+    let layers = config
+        .tensors()
+        .into_iter()
+        .filter(|(name, shape)| name.starts_with("model.layers") && shape.len() == 2);
+    // Of the last layer only the rows whose answer is wanted go through the feed-forward part.
+    let share = (config.layers as f64 - 1.0).max(0.0) / config.layers as f64;
+    2.0 * share * layers.map(|(_, shape)| (shape[0] * shape[1]) as f64).sum::<f64>()
+}
+
+/// Operations per second of a large f32 product on the CPU, the best of a few: interference only slows.
+///
+/// # Errors
+/// When the product fails.
+pub fn f32_flop_rate() -> Result<f64> {
+    const SIZE: usize = 1024;
+    let a = Tensor::rand(-1f32, 1f32, (SIZE, SIZE), &Device::Cpu)?;
+    let b = Tensor::rand(-1f32, 1f32, (SIZE, SIZE), &Device::Cpu)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..8 {
+        let start = Instant::now();
+        std::hint::black_box(a.matmul(&b)?);
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIZE as f64).powi(3) / best)
+}

@@ -1,0 +1,436 @@
+//! Runs scenarios in worker processes and writes the record as it goes. A worker is this very binary, started with a job on its
+//! standard input; it answers with one line of JSON per scenario. Knows nothing of verdicts.
+
+use std::io;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::engine::Engine;
+use crate::engine::Injection;
+use crate::error::Error;
+use crate::error::Result;
+use crate::machine;
+use crate::measure;
+use crate::measure::MemoryUse;
+use crate::measure::Sharing;
+use crate::measure::Trial;
+use crate::model::Progress;
+use crate::record::Case;
+use crate::record::Kind;
+use crate::record::Model;
+use crate::record::Rates;
+use crate::record::Record;
+use crate::record::SCHEMA;
+use crate::record::Session;
+use crate::record::Validity;
+use crate::record::Work;
+use crate::settings::Setup;
+use crate::workload;
+use crate::workload::Scenario;
+
+/// Set for a process that is to work on a job; the value does not matter.
+pub const WORKER: &str = "CANDLEMARK_WORKER";
+
+/// A deliberate slowdown, `decode:25%`; see [`Injection`].
+pub const INJECT: &str = "CANDLEMARK_INJECT";
+
+/// What a worker is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// How to load and run the model.
+    pub setup: Setup,
+    /// Ids of the scenarios, in their order.
+    pub scenarios: Vec<String>,
+    /// The session that blocks belong to.
+    pub session: String,
+    /// Whether the process measures one scenario or several.
+    pub sharing: Sharing,
+    /// Measured rates of the machine, for the checks.
+    pub rates: Rates,
+    /// A deliberate slowdown.
+    pub injection: Option<String>,
+}
+
+/// What a worker answers for each scenario.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Answer {
+    /// The model as it was loaded, without the hash of its weights.
+    pub model: Model,
+    /// The scenario with one block.
+    pub case: Case,
+}
+
+/// Works on the job that standard input holds, and answers on standard output. For `main`, when [`WORKER`] is set.
+///
+/// # Errors
+/// When the job cannot be read, the model cannot be loaded, or the answer cannot be written. What happens to a single
+/// scenario is part of its answer.
+pub fn work() -> Result<()> {
+    let mut text = String::new();
+    let read = |source| Error::Read { path: "standard input".into(), source };
+    io::stdin().read_to_string(&mut text).map_err(read)?;
+    let job: Job = serde_json::from_str(&text)
+        .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
+    let mut engine = Engine::load(&job.setup, &mut ())?;
+    let model = measure::describe_model(&engine, None);
+    let scenarios = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
+    for scenario in scenarios {
+        let case =
+            case(&mut engine, &scenario, &job).unwrap_or_else(|error| absent(&scenario, &error));
+        let line = serde_json::to_string(&Answer { model: model.clone(), case })
+            .expect("plain data")
+            + "\n";
+        let write = |source| Error::Write { path: "standard output".into(), source };
+        io::stdout().write_all(line.as_bytes()).map_err(write)?;
+    }
+    Ok(())
+}
+
+fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case> {
+    let injection = job.injection.as_deref().map(Injection::parse).transpose()?;
+    let mut memory = MemoryUse::begin(job.sharing);
+    let generation = &job.setup.generation;
+    let mut trial = Trial::new(engine, scenario, generation, injection)?;
+    for _ in 0..generation.warmups {
+        trial.warm_up()?;
+    }
+    let samples = (0..generation.iters).map(|_| trial.sample()).collect::<Result<Vec<_>>>()?;
+    memory.end();
+    Ok(trial.into_case(&job.session, &samples, Some(&memory), &job.rates))
+}
+
+fn exactly(id: &str) -> Result<Scenario> {
+    let found = workload::select(&[id.into()])?;
+    found
+        .into_iter()
+        .find(|scenario| scenario.id == id)
+        .ok_or_else(|| Error::Failed(format!("no scenario `{id}`")))
+}
+
+/// A scenario that could not be measured, with its reason in the place of numbers.
+pub fn absent(scenario: &Scenario, error: &Error) -> Case {
+    let reason = match error {
+        Error::Unsupported(_) => error.to_string(),
+        _ => format!("failed: {}", chain(error)),
+    };
+    Case {
+        id: scenario.id.clone(),
+        work: Work { batch: scenario.batch, new_tokens: scenario.new_tokens, ..Work::default() },
+        output_sha256: None,
+        validity: Validity::default(),
+        absent: Some(reason),
+        blocks: Vec::new(),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+/// Starts a worker and hands it a job; `each` gets every answer as it comes.
+///
+/// # Errors
+/// When the worker cannot be started, dies, or prints something that is no answer.
+pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()>) -> Result<()> {
+    let threads = job.setup.threads.to_string();
+    let fail = |source| Error::Read { path: binary.into(), source };
+    let mut child = Command::new(binary)
+        .env(WORKER, "1")
+        .env("RAYON_NUM_THREADS", &threads)
+        .env("CANDLE_NUM_THREADS", &threads)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(fail)?;
+    let text = serde_json::to_string(job).expect("plain data");
+    // A worker that dies before it has read the job says why on its standard error, which is read below.
+    let _ = child.stdin.take().expect("it is piped").write_all(text.as_bytes());
+    let mut stderr = child.stderr.take().expect("it is piped");
+    let complaints = std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = stderr.read_to_string(&mut text);
+        text
+    });
+    let mut answers = 0;
+    let mut outcome = Ok(());
+    for line in BufReader::new(child.stdout.take().expect("it is piped")).lines() {
+        let answer = line.map_err(fail).and_then(|line| {
+            serde_json::from_str(&line).map_err(|_| {
+                Error::Failed(format!("a worker printed what is no answer: `{}`", shortened(&line)))
+            })
+        });
+        outcome = answer.and_then(&mut *each);
+        if outcome.is_err() {
+            let _ = child.kill();
+            break;
+        }
+        answers += 1;
+    }
+    let status = child.wait().map_err(fail)?;
+    let complaint = complaints.join().unwrap_or_default();
+    outcome?;
+    if !status.success() || answers < job.scenarios.len() {
+        let complaint = complaint.trim().trim_start_matches("error: ");
+        let said = if complaint.is_empty() {
+            "nothing".into()
+        } else {
+            format!("`{}`", shortened(complaint))
+        };
+        return Err(Error::Failed(format!("a worker ended with {status} and said {said}")));
+    }
+    Ok(())
+}
+
+fn shortened(text: &str) -> String {
+    const MOST: usize = 400;
+    text.char_indices().nth(MOST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
+}
+
+/// What is to be run and where it goes.
+pub struct Plan {
+    /// The binary that works: this one, usually.
+    pub binary: PathBuf,
+    /// How to run the model.
+    pub setup: Setup,
+    /// What to measure.
+    pub scenarios: Vec<Scenario>,
+    /// Processes per scenario.
+    pub blocks: usize,
+    /// Whether a process measures one scenario or all.
+    pub sharing: Sharing,
+    /// A deliberate slowdown.
+    pub injection: Option<String>,
+    /// Where the record is written after every scenario.
+    pub path: PathBuf,
+    /// A record that was cut off, to go on with.
+    pub resume: Option<Record>,
+}
+
+/// Hears how a run goes.
+pub trait Events {
+    /// A process is about to start; `done` of `all` are through.
+    fn start(&mut self, ids: &[String], done: usize, all: usize);
+    /// A scenario has one more block.
+    fn measured(&mut self, case: &Case);
+}
+
+/// Measures a plan's scenarios, a block of each in turn, in an order that is shuffled per block from the seed, so that a machine
+/// that drifts treats all alike. The record is saved after every scenario.
+///
+/// # Errors
+/// When nothing can be measured at all (no such model or device), or the record cannot be written. A scenario that fails is
+/// `absent` in the record, with its reason.
+pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
+    machine::refuse_debug()?;
+    let mut record = match &plan.resume {
+        Some(cut_off) => cut_off.clone(),
+        None => begin(&plan.setup, "run", plan.injection.clone(), progress)?,
+    };
+    let session = record.sessions.last().expect("a run has one").id.clone();
+    if plan.resume.is_none() {
+        record.scenarios = plan
+            .scenarios
+            .iter()
+            .map(|scenario| absent(scenario, &Error::Failed("not measured yet".into())))
+            .collect();
+    }
+    let jobs = jobs(plan, &record);
+    let all = jobs.len();
+    for (done, ids) in jobs.into_iter().enumerate() {
+        events.start(&ids, done, all);
+        let job = Job {
+            setup: plan.setup.clone(),
+            scenarios: ids.clone(),
+            session: session.clone(),
+            sharing: plan.sharing,
+            rates: record.machine.rates.clone(),
+            injection: plan.injection.clone(),
+        };
+        let mut arrived = 0;
+        let outcome = start(&plan.binary, &job, &mut |answer| {
+            arrived += 1;
+            let sha256 = std::mem::take(&mut record.model.sha256);
+            record.model = Model { sha256, commit: record.model.commit.take(), ..answer.model };
+            merge(&mut record, answer.case);
+            events.measured(record.case(&ids[arrived - 1]).expect("it was just merged"));
+            record.save(&plan.path)
+        });
+        if let Err(error) = outcome {
+            for id in &ids[arrived..] {
+                merge(&mut record, absent(&exactly(id)?, &error));
+                events.measured(record.case(id).expect("it was just merged"));
+            }
+            record.save(&plan.path)?;
+        }
+    }
+    let last = record.sessions.last_mut().expect("a run has one");
+    last.ended = Some(machine::now());
+    last.conditions.push(machine::conditions());
+    record.save(&plan.path)?;
+    Ok(record)
+}
+
+/// The scenarios of each process that is still to be started.
+fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<String>> {
+    let mut jobs = Vec::new();
+    for block in 0..plan.blocks {
+        let open = plan.scenarios.iter().filter(|scenario| {
+            record
+                .case(&scenario.id)
+                .is_none_or(|case| case.blocks.len() <= block && !is_unsupported(case))
+        });
+        let mut ids: Vec<String> = open.map(|scenario| scenario.id.clone()).collect();
+        shuffle(&mut ids, plan.setup.generation.seed.wrapping_add(block as u64));
+        match plan.sharing {
+            Sharing::Fresh => jobs.extend(ids.into_iter().map(|id| vec![id])),
+            Sharing::Shared if ids.is_empty() => {}
+            Sharing::Shared => jobs.push(ids),
+        }
+    }
+    jobs
+}
+
+fn is_unsupported(case: &Case) -> bool {
+    case.absent.as_deref().is_some_and(|reason| reason.starts_with("unsupported"))
+}
+
+/// Fisher and Yates, with the order drawn from a seed, so that a record's order can be told from its settings.
+fn shuffle(ids: &mut [String], seed: u64) {
+    use rand::SeedableRng as _;
+    use rand::seq::SliceRandom as _;
+    ids.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
+}
+
+/// A record with everything but scenarios. Opens the model to hash it and measures the machine.
+///
+/// # Errors
+/// When the model cannot be found or read.
+pub fn begin(
+    setup: &Setup,
+    harness: &str,
+    injected: Option<String>,
+    progress: &mut dyn Progress,
+) -> Result<Record> {
+    injected.as_deref().map(Injection::parse).transpose()?;
+    let identity = crate::engine::identify(setup, progress)?;
+    let build = machine::build();
+    let mut machine = machine::fingerprint(setup.threads, &setup.device);
+    machine.rates = machine::rates(setup.threads);
+    if setup.device == "cpu" {
+        machine.rates.f32_flop_per_s = Some(measure::f32_flop_rate()?);
+    } else {
+        machine.rates.read_bytes_per_s = None; // That is the host's, not the device's.
+    }
+    let session = Session {
+        id: machine::session_id(build.commit.as_deref()),
+        started: machine::now(),
+        ended: None,
+        command: std::env::args().collect(),
+        harness: harness.into(),
+        conditions: vec![machine::conditions()],
+    };
+    Ok(Record {
+        schema: SCHEMA,
+        kind: Kind::Run,
+        sessions: vec![session],
+        build,
+        machine,
+        model: Model {
+            spec: setup.model.clone(),
+            sha256: identity.sha256,
+            commit: identity.commit,
+            ..Model::default()
+        },
+        settings: measure::describe_settings(setup),
+        injected,
+        scenarios: Vec::new(),
+    })
+}
+
+/// Adds a case's block to the record's case of the same id. Output that differs between processes makes a greedy case INVALID.
+fn merge(record: &mut Record, case: Case) {
+    let Some(old) = record.scenarios.iter_mut().find(|old| old.id == case.id) else {
+        record.scenarios.push(case);
+        return;
+    };
+    if old.blocks.is_empty() {
+        *old = case;
+        return;
+    }
+    if case.absent.is_some() {
+        let what = format!("a later process: {}", case.absent.unwrap_or_default());
+        old.validity.failed.push(what);
+        return;
+    }
+    if case.output_sha256 != old.output_sha256 {
+        old.validity.failed.push("greedy output differs between processes".into());
+    }
+    for (known, more) in [
+        (&mut old.validity.failed, case.validity.failed),
+        (&mut old.validity.warnings, case.validity.warnings),
+    ] {
+        for what in more {
+            if !known.contains(&what) {
+                known.push(what);
+            }
+        }
+    }
+    old.blocks.extend(case.blocks);
+}
+
+/// Where a session's record goes, below the build folder.
+pub fn record_path(target: &Path, session: &str) -> PathBuf {
+    target.join("candlemark").join("runs").join(session).join("record.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_told_by_its_seed() {
+        let ids = || ["a", "b", "c", "d", "e", "f"].map(String::from).to_vec();
+        let order = |seed| {
+            let mut ids = ids();
+            shuffle(&mut ids, seed);
+            ids
+        };
+        assert_eq!(order(1), order(1));
+        assert_ne!(order(1), order(2));
+        let mut sorted = order(3);
+        sorted.sort();
+        assert_eq!(sorted, ids(), "nothing is lost");
+    }
+
+    #[test]
+    fn a_worker_that_prints_garbage_or_dies_is_an_error_that_quotes_it() {
+        let job = Job {
+            setup: Setup::new(&crate::settings::Config::default()),
+            scenarios: vec!["short/b1".into()],
+            session: "s".into(),
+            sharing: Sharing::Fresh,
+            rates: Rates::default(),
+            injection: None,
+        };
+        let error = start(Path::new("/bin/cat"), &job, &mut |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("no answer: `{\"setup\""), "{error}");
+        let error = start(Path::new("/bin/false"), &job, &mut |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("ended with exit status: 1 and said nothing"), "{error}");
+        let error = start(Path::new("/bin/true"), &job, &mut |_| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("ended with exit status: 0"), "no answer is no success: {error}");
+        assert!(start(Path::new("/no/such/binary"), &job, &mut |_| Ok(())).is_err());
+    }
+}
