@@ -24,3 +24,6 @@ pub mod record;
 
 /// The machine: fingerprint, memory of this process, measured rates, load.
 pub mod machine;
+
+/// Judges a record against a baseline: pure.
+pub mod compare;

@@ -71,7 +71,8 @@ pub fn trimmed(values: &[f64]) -> Option<Centre> {
     let kept = &sorted[cut..count - cut];
     let value = mean(kept)?;
     let error = (count >= 5).then(|| {
-        let winsorised: Vec<f64> = sorted.iter().map(|x| x.clamp(kept[0], kept[kept.len() - 1])).collect();
+        let winsorised: Vec<f64> =
+            sorted.iter().map(|x| x.clamp(kept[0], kept[kept.len() - 1])).collect();
         let share = kept.len() as f64 / count as f64;
         let deviation = sd(&winsorised).expect("five values have a deviation");
         (deviation / (share * (count as f64).sqrt()), (kept.len() - 1) as f64)
@@ -104,7 +105,9 @@ pub fn student_t(p: f64, freedom: f64) -> f64 {
         // The two agree to four digits there, while the search that inverts Student t loses more than that.
         return Normal::standard().inverse_cdf(p);
     }
-    StudentsT::new(0.0, 1.0, freedom.max(1.0)).expect("one or more degrees of freedom").inverse_cdf(p)
+    StudentsT::new(0.0, 1.0, freedom.max(1.0))
+        .expect("one or more degrees of freedom")
+        .inverse_cdf(p)
 }
 
 /// Degrees of freedom of a sum of variances, each with its own (Welch 1947, Satterthwaite 1946). A variance that is
