@@ -27,3 +27,6 @@ pub mod machine;
 
 /// Judges a record against a baseline: pure.
 pub mod compare;
+
+/// Baselines: promoted from runs, stored by machine and model, found for a run.
+pub mod baseline;

@@ -119,7 +119,7 @@ fn a_verdict_is_real_and_large() {
         ([94.5, 94.0, 95.0], regressed(false, false)),
         ([92.0, 91.0, 91.5], regressed(true, false)),
         ([80.0, 81.0, 79.0], regressed(true, true)),
-        ([95.0, 95.2, 94.8], Verdict::Inconclusive(Why::Borderline)),
+        ([95.6, 95.4, 95.8], Verdict::Inconclusive(Why::Borderline)),
         ([93.0, 80.0, 106.0], Verdict::Inconclusive(Why::Noisy)),
     ] {
         assert_eq!(verdict_of(STEADY, &[&now]), expected, "{now:?}");
