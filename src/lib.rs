@@ -30,3 +30,6 @@ pub mod compare;
 
 /// Baselines: promoted from runs, stored by machine and model, found for a run.
 pub mod baseline;
+
+/// Records and verdicts as documents.
+pub mod report;
