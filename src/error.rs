@@ -33,14 +33,9 @@ pub enum Error {
 
 impl Error {
     /// The error for a name that is not one of `known`, with the nearest one as a suggestion.
-    pub fn unknown<'a>(
-        kind: &'static str,
-        name: &str,
-        known: impl IntoIterator<Item = &'a str>,
-    ) -> Self {
+    pub fn unknown<'a>(kind: &'static str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        let hint = nearest(name, &known)
-            .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+        let hint = nearest(name, &known).map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
         Error::Unknown { kind, name: name.into(), hint, known: known.join(", ") }
     }
 }

@@ -37,6 +37,7 @@ enum Command {
     /// Print the JSON Schema of a record
     Schema,
     Completions(cmd::completions::Arguments),
+    // Commands that run a model follow, each behind `#[cfg(feature = "engine")]`.
 }
 
 fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -62,7 +63,7 @@ fn config(path: Option<PathBuf>) -> candlemark::Result<Config> {
 }
 
 fn main() -> ExitCode {
-    let mut out = io::stdout().lock();
+    let mut out = Patient(io::stdout().lock());
     let result =
         run(Arguments::parse(), &mut out).and_then(|exit| Ok(out.flush().map(|()| exit)?));
     ExitCode::from(result.unwrap_or_else(|error| failed(&error)) as u8)
@@ -70,18 +71,31 @@ fn main() -> ExitCode {
 
 /// What an error means for a script, and its chain of causes for people.
 fn failed(error: &anyhow::Error) -> Exit {
-    if error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    {
-        // The reader has seen enough; what it did not read, it did not ask for, but nobody has the answer now.
-        return Exit::Failed;
-    }
     // A closed stderr is no reason to lose the status.
     let _ = writeln!(io::stderr(), "error: {}", candlemark::report::plain(&format!("{error:#}")));
     match error.downcast_ref() {
         Some(Error::NotComparable(_) | Error::Schema { .. }) => Exit::NotComparable,
         Some(Error::Undecided(_)) => Exit::Undecided,
         _ => Exit::Failed,
+    }
+}
+
+/// Stdout whose reader may leave, as `head` does: the rest is dropped, and the answer stands.
+struct Patient(io::StdoutLock<'static>);
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_closed(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unless_closed(self.0.flush(), ())
+    }
+}
+
+fn unless_closed<T>(result: io::Result<T>, instead: T) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(instead),
+        result => result,
     }
 }

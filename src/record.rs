@@ -283,13 +283,10 @@ impl Record {
     /// # Errors
     /// When the file cannot be read, is not JSON of a record, or has a schema that this build does not know.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let invalid = |error: serde_json::Error| Error::Invalid {
             path: path.into(),
-            why: format!(
-                "{error}; a record is what `candlemark run` or `candlemark promote` writes"
-            ),
+            why: format!("{error}; a record is what `candlemark run` or `candlemark promote` writes"),
         };
         let value: serde_json::Value = serde_json::from_str(&text).map_err(invalid)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
@@ -299,10 +296,7 @@ impl Record {
                     (_, Some(newer)) if newer > u64::from(SCHEMA) => {
                         (newer.to_string(), "update candlemark to the version that wrote it")
                     }
-                    (Some(found), _) => (
-                        found.to_string(),
-                        "make a new one with `candlemark run` and `candlemark promote`",
-                    ),
+                    (Some(found), _) => (found.to_string(), "make a new one with `candlemark run` and `candlemark promote`"),
                     (None, _) => ("none".into(), "is this a record of candlemark?"),
                 };
                 return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
@@ -321,17 +315,14 @@ impl Record {
 
     /// The record as text: one line a field, one line a scenario.
     pub fn to_json(&self) -> String {
-        let serde_json::Value::Object(fields) =
-            serde_json::to_value(self).expect("a record is plain data")
-        else {
+        let serde_json::Value::Object(fields) = serde_json::to_value(self).expect("a record is plain data") else {
             unreachable!("a struct is an object")
         };
         let mut lines = Vec::new();
         for (key, value) in &fields {
             match value {
                 serde_json::Value::Array(items) if key == "scenarios" && !items.is_empty() => {
-                    let items: Vec<String> =
-                        items.iter().map(|item| format!("    {item}")).collect();
+                    let items: Vec<String> = items.iter().map(|item| format!("    {item}")).collect();
                     lines.push(format!("  \"{key}\": [\n{}\n  ]", items.join(",\n")));
                 }
                 _ => lines.push(format!("  \"{key}\": {value}")),

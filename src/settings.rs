@@ -145,8 +145,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, is not TOML, or has a key that is not known (the message suggests one that is).
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.into(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Self::parse(&text).map_err(|why| Error::Invalid { path: path.into(), why })
     }
 

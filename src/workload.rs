@@ -61,16 +61,11 @@ impl Scenario {
     /// Sequence 0 has a prompt of the category as it is written; the others take the next ones in turn and carry
     /// their number in front, because equal sequences would share caches and give every expert the same load.
     pub fn prompts(&self) -> Vec<String> {
-        let category =
-            category(self.category).expect("scenarios are made from the table of categories");
+        let category = category(self.category).expect("scenarios are made from the table of categories");
         (0..self.batch)
             .map(|i| {
                 let prompt = category.prompts[(self.first + i) % category.prompts.len()].trim_end();
-                if i == 0 {
-                    prompt.into()
-                } else {
-                    format!("{} of {}: {prompt}", i + 1, self.batch)
-                }
+                if i == 0 { prompt.into() } else { format!("{} of {}: {prompt}", i + 1, self.batch) }
             })
             .collect()
     }
@@ -99,8 +94,7 @@ pub const SUITES: &[Suite] = &[
 ];
 
 fn by_batch() -> Vec<Scenario> {
-    let cases =
-        CATEGORIES.iter().flat_map(|category| BATCHES.iter().map(move |&batch| (category, batch)));
+    let cases = CATEGORIES.iter().flat_map(|category| BATCHES.iter().map(move |&batch| (category, batch)));
     cases
         .map(|(category, batch)| Scenario {
             id: format!("{}/b{batch}", category.name),
@@ -113,9 +107,7 @@ fn by_batch() -> Vec<Scenario> {
 }
 
 fn by_prompt() -> Vec<Scenario> {
-    let cases = CATEGORIES
-        .iter()
-        .flat_map(|category| (0..category.prompts.len()).map(move |i| (category, i)));
+    let cases = CATEGORIES.iter().flat_map(|category| (0..category.prompts.len()).map(move |i| (category, i)));
     cases
         .map(|(category, i)| Scenario {
             id: format!("prompts/{}-{}", category.name, i + 1),
@@ -150,8 +142,7 @@ pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
             found = all.iter().filter(|s| s.id.contains(word.as_str())).cloned().collect();
         }
         if found.is_empty() {
-            let names =
-                SUITES.iter().map(|suite| suite.name).chain(CATEGORIES.iter().map(|c| c.name));
+            let names = SUITES.iter().map(|suite| suite.name).chain(CATEGORIES.iter().map(|c| c.name));
             return Err(Error::unknown("suite or scenario", word, names));
         }
         for scenario in found {
@@ -314,8 +305,7 @@ mod tests {
             (4, 16, &["decode_tok_s_aggregate", "ttft_s", "peak_rss_bytes"]),
             (1, 1, &["prefill_tok_s", "peak_rss_bytes"]),
         ] {
-            let gated: Vec<&str> =
-                METRICS.iter().filter(|m| m.gated(batch, new_tokens)).map(|m| m.name).collect();
+            let gated: Vec<&str> = METRICS.iter().filter(|m| m.gated(batch, new_tokens)).map(|m| m.name).collect();
             assert_eq!(gated, names, "batch {batch}, {new_tokens} new tokens");
         }
     }

@@ -11,7 +11,10 @@ pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "-".into();
     }
-    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    // The exponent after rounding: 99.996 is 100.0.
+    let rounded = format!("{value:.3e}");
+    let magnitude: i32 =
+        rounded.split_once('e').map_or(0, |(_, exponent)| exponent.parse().expect("an exponent"));
     let digits = format!("{value:.*}", (3 - magnitude).clamp(0, 9) as usize);
     let digits = if value == 0.0 { "0".into() } else { digits };
     let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
