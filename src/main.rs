@@ -71,8 +71,10 @@ fn main() -> ExitCode {
 
 /// What an error means for a script, and its chain of causes for people.
 fn failed(error: &anyhow::Error) -> Exit {
+    let text = format!("{error:#}");
+    let lines: Vec<String> = text.lines().map(candlemark::report::plain).collect();
     // A closed stderr is no reason to lose the status.
-    let _ = writeln!(io::stderr(), "error: {}", candlemark::report::plain(&format!("{error:#}")));
+    let _ = writeln!(io::stderr(), "error: {}", lines.join("\n"));
     match error.downcast_ref() {
         Some(Error::NotComparable(_) | Error::Schema { .. }) => Exit::NotComparable,
         Some(Error::Undecided(_)) => Exit::Undecided,

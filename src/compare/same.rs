@@ -59,12 +59,8 @@ pub fn differences(
     use Weight::Informs;
 
     if let Some(injected) = &old.injected {
-        field(
-            Blocks,
-            "a baseline must not be slowed down on purpose; injected",
-            injected,
-            "nothing",
-        );
+        let name = "slowdown on purpose, which a baseline must not have,";
+        field(Blocks, name, injected, "none");
     }
     let (before, now) = (&old.machine, &new.machine);
     let allowed = allow_class.get(&now.class) == Some(&before.class);
@@ -130,7 +126,7 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
     let sessions = baseline.sessions.len();
     let judged = || findings.iter().filter(|finding| finding.change.is_some());
     let thin = judged().filter(|finding| finding.base_blocks.len() < BLOCKS_NEEDED).count();
-    if sessions < SESSIONS_NEEDED || thin > 0 {
+    if judged().next().is_some() && (sessions < SESSIONS_NEEDED || thin > 0) {
         notes.push(format!(
             "the baseline is uncalibrated: it has {sessions} session{} and {thin} of {} metrics have fewer than \
              {BLOCKS_NEEDED} blocks; a verdict needs {SESSIONS_NEEDED} sessions and {BLOCKS_NEEDED} blocks, so \

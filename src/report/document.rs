@@ -129,6 +129,22 @@ pub(super) fn metrics(case: &Case) -> Vec<(&'static Metric, [String; 4])> {
     rows.collect()
 }
 
+/// What is judged of a scenario at a glance: a rate, a latency and memory, as [`OVERVIEW`] says.
+pub(super) fn overview(case: &Case) -> [String; 3] {
+    let (batch, new_tokens) = (case.work.batch, case.work.new_tokens);
+    OVERVIEW.map(|(_, unit)| {
+        let judged = METRICS.iter().filter(|metric| metric.gated(batch, new_tokens));
+        let mut values = judged
+            .filter(|metric| metric.unit == unit)
+            .filter_map(|metric| Some(shown(metric, stats::median(&case.values(metric.name))?)));
+        values.next().unwrap_or_else(|| "-".into())
+    })
+}
+
+/// Headings of [`overview`], and the unit of each.
+pub(super) const OVERVIEW: [(&str, &str); 3] =
+    [("tok/s", "tok/s"), ("TTFT ms", "ms"), ("peak MiB", "MiB")];
+
 /// Whether a scenario's numbers can be true, in words.
 pub(super) fn validity(case: &Case) -> String {
     match (&case.absent, case.validity.ok(), case.validity.warnings.as_slice()) {
@@ -219,12 +235,11 @@ pub fn row(record: &Record) -> String {
         case.blocks.iter().filter_map(|block| block.samples.get("decode_tok_s")).flatten();
     let samples: Vec<f64> = samples.copied().collect();
     let values = if samples.is_empty() { case.values("decode_tok_s") } else { samples };
-    let device =
-        record.machine.fields.get("cpu_model").or_else(|| record.machine.fields.get("cpu"));
-    let device = match (record.settings.device.as_str(), device) {
-        ("cpu", Some(cpu)) => format!("cpu ({cpu})"),
-        (other, _) => other.to_owned(),
-    };
+    let fields = &record.machine.fields;
+    let cpu = fields.get("cpu_model").or_else(|| fields.get("cpu"));
+    let cpu = cpu.unwrap_or(&record.machine.class);
+    let device = record.settings.device.as_str();
+    let device = if device == "cpu" { format!("cpu ({cpu})") } else { device.to_owned() };
     let vram = match stats::median(&case.values("peak_device_bytes")) {
         Some(bytes) => mib(bytes),
         None => match stats::median(&case.values("peak_rss_bytes")) {

@@ -13,8 +13,10 @@ use crate::compare::Verdict;
 use crate::error::Error;
 use crate::error::Result;
 use crate::record::Record;
+use crate::report::document::OVERVIEW;
 use crate::report::document::environment;
 use crate::report::document::metrics;
+use crate::report::document::overview;
 use crate::report::document::validity;
 use crate::report::text::plain;
 use crate::report::verdict;
@@ -42,9 +44,18 @@ fn data(record: &Record, judgement: Option<&Judgement>) -> Value {
         .scenarios
         .iter()
         .map(|case| {
-            let metrics: Vec<Value> = metrics(case).iter().map(|(_, cells)| texts(cells.iter().map(String::as_str))).collect();
+            let metrics: Vec<Value> = metrics(case)
+                .iter()
+                .map(|(_, cells)| texts(cells.iter().map(String::as_str)))
+                .collect();
             let state = if case.absent.is_some() || !case.validity.ok() { "bad" } else { "good" };
-            context! { id => plain(&case.id), metrics => metrics, validity => plain(&validity(case)), state => state }
+            context! {
+                id => plain(&case.id),
+                overview => texts(overview(case).iter().map(String::as_str)),
+                metrics => metrics,
+                validity => plain(&validity(case)),
+                state => state,
+            }
         })
         .collect();
     let verdict = judgement.map(|judgement| {
@@ -61,6 +72,7 @@ fn data(record: &Record, judgement: Option<&Judgement>) -> Value {
     context! {
         title => plain(&format!("{} on {}", record.model.spec, record.machine.class)),
         environment => environment,
+        overview => texts(OVERVIEW.map(|(heading, _)| heading)),
         scenarios => scenarios,
         verdict => verdict.unwrap_or(Value::from(())),
     }
@@ -84,9 +96,10 @@ fn row(finding: &Finding) -> Value {
         finding.change.as_ref().zip(finding.change.as_ref().and_then(|change| change.evidence));
     let bar = bar.map(|(change, evidence)| {
         // Three limits to either side fill the picture of 120 units; worse is to the right.
-        let x = |theta: f64| format!("{:.1}", 60.0 + (theta / change.margin).clamp(-3.0, 3.0) * 20.0);
-        let width = (evidence.single.hi.min(3.0 * change.margin) - evidence.single.lo.max(-3.0 * change.margin)) / change.margin * 20.0;
-        context! { lo => x(evidence.single.lo), mid => x(change.theta), width => format!("{:.1}", width.max(1.0)) }
+        let x = |theta: f64| 60.0 + (theta / change.margin).clamp(-3.0, 3.0) * 20.0;
+        let (lo, mid, hi) = (x(evidence.single.lo), x(change.theta), x(evidence.single.hi));
+        let units = |x: f64| format!("{x:.1}");
+        context! { lo => units(lo), mid => units(mid), width => units((hi - lo).max(1.0)) }
     });
     let cells = verdict::cells(finding);
     context! { cells => texts(cells.iter().map(String::as_str)), state => state, bar => bar.unwrap_or(Value::from(())) }

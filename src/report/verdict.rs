@@ -41,77 +41,74 @@ const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
 /// The verdict in one sentence.
 pub fn sentence(judgement: &Judgement) -> String {
-    let Judgement { findings, judged, .. } = judgement;
-    let count =
-        |is: fn(&Verdict) -> bool| findings.iter().filter(|finding| is(&finding.verdict)).count();
+    let of = match judgement.judged {
+        1 => "of 1 metric".into(),
+        judged => format!("of {judged} metrics"),
+    };
+    let count = |is: fn(&Verdict) -> bool| {
+        judgement.findings.iter().filter(|finding| is(&finding.verdict)).count()
+    };
     let regressed = count(|verdict| matches!(verdict, Verdict::Regressed { .. }));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let improved = count(|verdict| *verdict == Verdict::Improved);
-    let of = format!("of {judged} metric{}", if *judged == 1 { "" } else { "s" });
 
-    let broken = findings.iter().filter(|finding| rank(&finding.verdict) < 3).collect::<Vec<_>>();
-    if let Some(first) = broken.first() {
-        let more = if broken.len() > 1 {
-            format!(", and {} more", broken.len() - 1)
-        } else {
-            String::new()
+    let mut broken = judgement.findings.iter().filter(|finding| rank(&finding.verdict) < 3);
+    if let Some(first) = broken.next() {
+        let more = match broken.count() {
+            0 => String::new(),
+            count => format!(" (and {count} more)"),
         };
-        return format!(
-            "FAILED: {}: {}{more}; {regressed} {of} regressed.",
-            first.scenario,
-            words(&first.verdict)
-        );
+        let what = words(&first.verdict);
+        return format!("{} {what}{more}; {regressed} {of} regressed.", first.scenario);
     }
     if regressed > 0 {
-        let mut worst: Vec<&Finding> = findings
-            .iter()
-            .filter(|finding| matches!(finding.verdict, Verdict::Regressed { .. }))
-            .collect();
-        worst.sort_by(|a, b| excess(b).total_cmp(&excess(a)));
-        let first = worst[0];
-        let what =
-            first.metric.zip(first.change.as_ref()).map_or(String::new(), |(metric, change)| {
-                let limit = limit(metric, change);
-                format!(
-                    "{} of {} {}, limit {limit}",
-                    metric.label,
-                    first.scenario,
-                    moved(metric, change, " %")
-                )
-            });
-        let worst = if regressed > 1 { "; the worst is " } else { ": " };
-        return format!("{regressed} {of} regressed{worst}{what}.");
-    }
-    let blocking: Vec<_> =
-        judgement.differences.iter().filter(|one| one.weight == Weight::Blocks).collect();
-    if let Some(first) = blocking.first() {
-        let more = if blocking.len() > 1 {
-            format!(" ({} fields differ)", blocking.len())
-        } else {
-            String::new()
+        let link = if regressed > 1 { "; the worst is " } else { ": " };
+        let weight = match judgement.outcome {
+            Outcome::Regression => "",
+            _ => "; none is critical, so it is a warning only",
         };
-        return format!(
-            "NOT COMPARABLE: {} was {} and is {}{more}.",
-            first.field, first.old, first.new
-        );
+        return format!("{regressed} {of} regressed{link}{}{weight}.", worst(judgement));
     }
     match judgement.outcome {
-        Outcome::NotComparable if *judged == 0 => {
-            "NOT COMPARABLE: nothing in the run is in the baseline.".into()
-        }
-        Outcome::NotComparable => {
-            let first = findings
-                .iter()
-                .find(|one| matches!(one.verdict, Verdict::NotComparable(_) | Verdict::Missing));
-            let what = first
-                .map_or(String::new(), |one| format!("{}: {}", one.scenario, words(&one.verdict)));
-            format!("NOT COMPARABLE: {what}; none {of} regressed.")
-        }
+        Outcome::NotComparable => match incomparable(judgement) {
+            Some(what) => format!("NOT COMPARABLE: {what}."),
+            None => "NOT COMPARABLE: nothing in the run is in the baseline.".into(),
+        },
         Outcome::Undecided => {
-            format!("CANNOT DECIDE: {inconclusive} {of} are inconclusive; none regressed.")
+            format!("CANNOT DECIDE: {inconclusive} {of} inconclusive, none regressed.")
         }
         _ => format!("PASS: none {of} regressed, {improved} improved."),
     }
+}
+
+/// The regression that is furthest past its limit.
+fn worst(judgement: &Judgement) -> String {
+    let regressed = judgement.findings.iter().filter_map(|finding| match finding.verdict {
+        Verdict::Regressed { .. } => Some((finding, finding.metric?, finding.change.as_ref()?)),
+        _ => None,
+    });
+    let worst = regressed.max_by(|(a, ..), (b, ..)| excess(a).total_cmp(&excess(b)));
+    worst.map_or(String::new(), |(finding, metric, change)| {
+        let (moved, limit) = (moved(metric, change, " %"), limit(metric, change));
+        format!("{} of {} {moved}, limit {limit}", metric.label, finding.scenario)
+    })
+}
+
+/// The first thing that forbids a comparison.
+fn incomparable(judgement: &Judgement) -> Option<String> {
+    let mut fields = judgement.differences.iter().filter(|one| one.weight == Weight::Blocks);
+    if let Some(first) = fields.next() {
+        let more = match fields.count() {
+            0 => String::new(),
+            count => format!(", and {count} more fields differ"),
+        };
+        return Some(format!("{} was {} and is {}{more}", first.field, first.old, first.new));
+    }
+    judgement.findings.iter().find_map(|finding| match &finding.verdict {
+        Verdict::NotComparable(why) => Some(format!("{}: {why}", finding.scenario)),
+        Verdict::Missing => Some(format!("{} is missing", finding.scenario)),
+        _ => None,
+    })
 }
 
 /// How far past its limit a change is, in limits.
@@ -145,7 +142,7 @@ pub(super) fn words(verdict: &Verdict) -> String {
         Verdict::NotComparable(why) => format!("NOT COMPARABLE: {why}"),
         Verdict::Invalid(why) => format!("INVALID: {why}"),
         Verdict::OutputChanged => "OUTPUT CHANGED".into(),
-        Verdict::Failed(why) => format!("FAILED: {why}"),
+        Verdict::Failed(why) => format!("FAILED: {}", why.trim_start_matches("failed: ")),
     }
 }
 
@@ -235,7 +232,7 @@ pub(super) fn remarks(judgement: &Judgement) -> Vec<String> {
         let level = 100.0 * (1.0 - judgement.policy.alpha / judgement.judged as f64);
         lines.push(format!(
             "{} metrics were judged together: intervals hold 90 % each, a regression has to hold at {level:.2} %; \
-             `could see` is the smallest change for the worse that this run would have told from none",
+             \"could see\" is the smallest change for the worse that this run would have told from none",
             judgement.judged
         ));
     }
