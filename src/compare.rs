@@ -464,4 +464,6 @@ fn outcome(findings: &[Finding], incomparable: bool, policy: &Policy) -> Outcome
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub(crate) mod tests;

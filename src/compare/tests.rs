@@ -1,4 +1,4 @@
-//! Rules on literal numbers, and the rates of right and wrong verdicts on simulated ones.
+//! Rules on literal numbers, and the records that other tests are made with.
 
 use super::*;
 use crate::record::Block;
@@ -12,8 +12,11 @@ use crate::record::Settings;
 use crate::record::Validity;
 use crate::record::Work;
 
-/// A record of one scenario a row: its id and, by metric, its blocks of each session.
-pub(crate) fn record(rows: &[(&str, &[(&str, &[&[f64]])])]) -> Record {
+/// A scenario's id and, by metric, its blocks of each session.
+pub(crate) type Row<'a> = (&'a str, &'a [(&'a str, &'a [&'a [f64]])]);
+
+/// A record of one scenario a row.
+pub(crate) fn record(rows: &[Row]) -> Record {
     let scenarios: Vec<Case> = rows.iter().map(|(id, metrics)| case(id, metrics)).collect();
     let sessions = rows
         .iter()
@@ -66,7 +69,7 @@ pub(crate) fn record(rows: &[(&str, &[(&str, &[&[f64]])])]) -> Record {
     }
 }
 
-fn case(id: &str, metrics: &[(&str, &[&[f64]])]) -> Case {
+pub(super) fn case(id: &str, metrics: &[(&str, &[&[f64]])]) -> Case {
     let batch = id.rsplit_once("/b").map_or(1, |(_, batch)| batch.parse().unwrap());
     let shape: Vec<usize> = metrics
         .first()
@@ -217,7 +220,7 @@ fn an_alias_of_the_class_is_allowed_and_shown() {
 
 #[test]
 fn what_cannot_be_timed_is_named() {
-    let rows: &[(&str, &[(&str, &[&[f64]])])] =
+    let rows: &[Row] =
         &[("a/b1", &[("decode_tok_s", STEADY)]), ("b/b1", &[("decode_tok_s", STEADY)])];
     let base = record(rows);
     let said = |change: fn(&mut Record)| {
@@ -281,153 +284,5 @@ fn only_a_critical_regression_fails_where_that_is_asked_for() {
         let now =
             record(&[("code/b1", &[("decode_tok_s", &[&[speed, speed + 0.5, speed - 0.5]])])]);
         assert_eq!(judge(&base, &now, &critical).outcome, outcome);
-    }
-}
-
-/// Normal numbers from splitmix64 and the sum of twelve uniform ones.
-struct Noise(u64);
-
-impl Noise {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
-    }
-}
-
-/// A machine: how much processes and sessions differ, and how many of each are measured.
-#[derive(Clone, Copy)]
-struct Host {
-    scenarios: usize,
-    process: f64,
-    session: f64,
-    base: (usize, usize),
-    current: (usize, usize),
-}
-
-impl Host {
-    fn measure(self, noise: &mut Noise, (sessions, blocks): (usize, usize), drop: f64) -> Record {
-        let sessions =
-            |noise: &mut Noise, better: Better, centre: f64, drop: f64| -> Vec<Vec<f64>> {
-                (0..sessions)
-                    .map(|_| {
-                        let session = noise.normal() * self.session;
-                        let block =
-                            |noise: &mut Noise| (session + noise.normal() * self.process).exp();
-                        let slower =
-                            if better == Better::Higher { 1.0 - drop } else { 1.0 / (1.0 - drop) };
-                        (0..blocks).map(|_| centre * slower * block(noise)).collect()
-                    })
-                    .collect()
-            };
-        let rows: Vec<(String, Vec<Vec<f64>>, Vec<Vec<f64>>, Vec<Vec<f64>>)> = (0..self.scenarios)
-            .map(|i| {
-                (
-                    format!("s{i}/b1"),
-                    sessions(noise, Better::Higher, 100.0, drop),
-                    sessions(noise, Better::Lower, 0.05, drop),
-                    sessions(noise, Better::Lower, 1e9, 0.0),
-                )
-            })
-            .collect();
-        let mut record = record(&[]);
-        record.scenarios = rows
-            .iter()
-            .map(|(id, decode, ttft, memory)| {
-                fn views(sessions: &[Vec<f64>]) -> Vec<&[f64]> {
-                    sessions.iter().map(Vec::as_slice).collect()
-                }
-                case(
-                    id,
-                    &[
-                        ("decode_tok_s", &views(decode)),
-                        ("ttft_s", &views(ttft)),
-                        ("peak_rss_bytes", &views(memory)),
-                    ],
-                )
-            })
-            .collect();
-        record
-    }
-
-    /// Shares of decode metrics that regressed, passed and were undecided, and of runs with any regression at all.
-    fn rates(self, drop: f64, runs: usize) -> [f64; 4] {
-        let mut noise = Noise(20_260_701);
-        let (mut regressed, mut passed, mut undecided, mut alarms, mut all) = (0, 0, 0, 0, 0);
-        for _ in 0..runs {
-            let base = self.measure(&mut noise, self.base, 0.0);
-            let now = self.measure(&mut noise, self.current, drop);
-            let judgement = judge(&base, &now, &Policy::default());
-            alarms += usize::from(judgement.outcome == Outcome::Regression);
-            for finding in
-                judgement.findings.iter().filter(|f| f.metric.unwrap().name == "decode_tok_s")
-            {
-                all += 1;
-                match finding.verdict {
-                    Verdict::Regressed { .. } => regressed += 1,
-                    Verdict::Inconclusive(_) => undecided += 1,
-                    _ => passed += 1,
-                }
-            }
-        }
-        let share = |count: usize| count as f64 / all as f64;
-        [share(regressed), share(passed), share(undecided), alarms as f64 / runs as f64]
-    }
-}
-
-const QUIET: Host =
-    Host { scenarios: 20, process: 0.015, session: 0.01, base: (3, 3), current: (1, 3) };
-
-#[test]
-fn a_quarter_slower_is_seen_and_unchanged_is_never_a_regression() {
-    let [regressed, _, _, runs] = QUIET.rates(0.25, 60);
-    assert!(regressed > 0.95 && runs == 1.0, "{regressed} of metrics, {runs} of runs");
-    let [regressed, _, _, runs] = QUIET.rates(0.0, 100);
-    assert!(regressed == 0.0 && runs == 0.0, "{regressed} of metrics, {runs} of runs");
-}
-
-#[test]
-fn more_sessions_see_smaller_changes() {
-    let host = Host { base: (8, 3), current: (2, 4), ..QUIET };
-    let [regressed, passed, ..] = host.rates(0.10, 30);
-    assert!(regressed > 0.9 && passed == 0.0, "{regressed}, {passed}");
-}
-
-/// Prints what it takes to see a slowdown; the figures of the design notes come from here.
-#[test]
-#[ignore = "a table for people"]
-#[expect(clippy::print_stdout, reason = "it is the point")]
-fn operating_characteristics() {
-    println!("metrics proc sess base cur | drop: REGRESSED PASS INCONCLUSIVE | runs with an alarm");
-    for scenarios in [1, 20] {
-        for (process, session) in [(0.015, 0.01), (0.01, 0.005), (0.03, 0.03)] {
-            for (base, current) in [
-                ((3, 3), (1, 1)),
-                ((3, 3), (1, 3)),
-                ((5, 3), (1, 3)),
-                ((8, 3), (1, 3)),
-                ((8, 3), (2, 4)),
-                ((8, 5), (3, 5)),
-                ((12, 1), (1, 1)),
-            ] {
-                let host = Host { scenarios, process, session, base, current };
-                for drop in [0.0, 0.05, 0.075, 0.10, 0.15, 0.25] {
-                    let [regressed, passed, undecided, alarms] = host.rates(drop, 2000 / scenarios);
-                    println!(
-                        "{:3} {:4.1} {:4.1} {base:?} {current:?} | {:4.1}: {regressed:.3} {passed:.3} {undecided:.3} | {alarms:.3}",
-                        scenarios * 3,
-                        100.0 * process,
-                        100.0 * session,
-                        100.0 * drop
-                    );
-                }
-            }
-        }
     }
 }
