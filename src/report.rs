@@ -1,5 +1,5 @@
 //! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON. Everything that came from a file is escaped
-//! for the document that it goes into. Writes to no stream and decides nothing.
+//! for the document that it goes into. Prints nothing and decides nothing.
 
 mod document;
 mod html;
@@ -12,6 +12,7 @@ pub use document::json;
 pub use document::markdown;
 pub use document::row;
 pub use html::link;
+pub use html::link_into;
 pub use html::page;
 pub use side::side_by_side;
 pub use text::number;

@@ -195,6 +195,7 @@ mod tests {
         ] {
             near(student_t(p, freedom), expected, 1e-6);
         }
+        near(student_t(0.9995, 1.0) / 636.619249, 1.0, 1e-6);
         near(student_t(0.975, f64::INFINITY), 1.959964, 1e-6);
         near(student_t(0.975, 1e4), 1.960201, 1e-5);
         near(student_t(0.05, 5.0), -2.015048, 1e-6);

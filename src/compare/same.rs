@@ -123,6 +123,15 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
     if let Some(injected) = &current.injected {
         notes.push(format!("this run was slowed down on purpose: {injected}"));
     }
+    let known = |id: &str| baseline.sessions.iter().any(|session| session.id == id);
+    if current.sessions.iter().any(|session| known(&session.id)) {
+        notes.push("this run is part of the baseline: it is compared with itself".into());
+    }
+    let conditions = current.sessions.iter().flat_map(|session| &session.conditions);
+    let steal = conditions.filter_map(|one| one.steal).fold(0.0, f64::max);
+    if steal > 0.05 {
+        notes.push(format!("other guests of the host took {:.0} % of the CPU time", 100.0 * steal));
+    }
     let sessions = baseline.sessions.len();
     let judged = || findings.iter().filter(|finding| finding.change.is_some());
     let thin = judged().filter(|finding| finding.base_blocks.len() < BLOCKS_NEEDED).count();

@@ -11,6 +11,7 @@ use crate::record::Session;
 use crate::record::Settings;
 use crate::record::Validity;
 use crate::record::Work;
+use crate::settings::GateConfig;
 
 /// A scenario's id and, by metric, its blocks of each session.
 pub(crate) type Row<'a> = (&'a str, &'a [(&'a str, &'a [&'a [f64]])]);

@@ -46,7 +46,7 @@ pub(super) fn environment(record: &Record) -> Vec<(&'static str, String)> {
         ("command", commands.join("; ")),
         ("machine class", machine.class.clone()),
         ("machine", fields.join(", ")),
-        ("conditions", facts.join(", ")),
+        ("host", facts.join(", ")),
         ("memory read rate", rate(machine.rates.read_bytes_per_s, "GB/s")),
         ("f32 rate", rate(machine.rates.f32_flop_per_s, "GFLOP/s")),
         ("model", format!("{} ({})", model.spec, model.architecture)),

@@ -1,5 +1,8 @@
 //! One self-contained page for a record and its verdict, and the link to it in Criterion's index. No script, no network.
 
+use std::fs;
+use std::path::Path;
+
 use minijinja::AutoEscape;
 use minijinja::Environment;
 use minijinja::UndefinedBehavior;
@@ -13,6 +16,7 @@ use crate::compare::Verdict;
 use crate::error::Error;
 use crate::error::Result;
 use crate::record::Record;
+use crate::record::write_atomically;
 use crate::report::document::OVERVIEW;
 use crate::report::document::environment;
 use crate::report::document::metrics;
@@ -120,4 +124,16 @@ pub fn link(index: &str, href: &str) -> Option<String> {
     let body = index.find("<body")?;
     let at = body + index[body..].find('>')? + 1;
     Some(format!("{}\n{line}{}", &index[..at], &index[at..]))
+}
+
+/// Puts the link into a page on disk, such as `target/criterion/report/index.html`; a page that has it stays as it is.
+///
+/// # Errors
+/// When the page cannot be read or written, or has no body.
+pub fn link_into(index: &Path, href: &str) -> Result<()> {
+    let read = |source| Error::Read { path: index.into(), source };
+    let page = fs::read_to_string(index).map_err(read)?;
+    let why = || Error::Invalid { path: index.into(), why: "it has no `<body>`".into() };
+    let linked = link(&page, href).ok_or_else(why)?;
+    if linked == page { Ok(()) } else { write_atomically(index, linked.as_bytes()) }
 }

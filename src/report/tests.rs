@@ -113,6 +113,13 @@ fn a_link_is_put_into_criterions_index_once() {
     assert!(link(&once, "other.html").unwrap().contains("other.html"));
     assert_eq!(link(&once, "other.html").unwrap().matches("<a ").count(), 1);
     assert_eq!(link("no body", "x"), None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.html");
+    std::fs::write(&path, index).unwrap();
+    for _ in 0..2 {
+        link_into(&path, "report.html").unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), link(index, "report.html").unwrap());
 }
 
 #[test]

@@ -123,7 +123,8 @@ fn a_critical_regression_fails_where_a_lesser_one_does_not() {
 #[test]
 fn an_injected_slowdown_is_judged_and_named_and_is_no_baseline() {
     check_record("injected", &[], "injected.txt", 1);
-    let args = ["check", "--baseline", "records/injected.json", "--record", "records/same.json"];
+    let args =
+        ["check", "--baseline", "records/injected.json", "--record", "records/session-1.json"];
     check(&args, "injected-baseline.txt", 4);
 }
 
@@ -202,8 +203,9 @@ fn changed_output_failed_runs_and_impossible_numbers_fail() {
 
 #[test]
 fn runs_of_one_commit_are_judged_together() {
-    check_record("same", &["--record", "records/session-1.json"], "pooled.txt", 0);
+    check_record("same", &["--record", "records/again.json"], "pooled.txt", 0);
     check_record("same", &["--record", "records/same.json"], "pooled-twice.txt", 4);
+    check_record("session-1", &[], "part-of-baseline.txt", 0);
 }
 
 #[test]
@@ -273,6 +275,21 @@ fn records_stand_side_by_side() {
 fn scenarios_are_listed() {
     check(&["list", "code"], "list.txt", 0);
     check(&["list", "cdoe"], "list-unknown.txt", 5);
+}
+
+#[test]
+fn a_reader_that_leaves_takes_no_answer_with_it() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_candlemark"))
+        .args(checked("slower"))
+        .current_dir(golden(""))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty());
 }
 
 #[test]

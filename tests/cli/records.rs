@@ -123,6 +123,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
         ("session-3", three),
         ("base", base),
         ("same", run(4)),
+        ("again", run(5)),
         ("slower", changed(|record| times(record, "decode_tok_s", [0.92; 3]))),
         ("critical", changed(|record| times(record, "decode_tok_s", [0.75; 3]))),
         ("faster", changed(|record| times(record, "ttft_s", [0.8; 3]))),
