@@ -165,7 +165,14 @@ pub enum Outcome {
 pub fn judge(baseline: &Record, current: &Record, policy: &Policy) -> Judgement {
     let differences = differences(baseline, current, &policy.allow_class);
     let blocked = differences.iter().any(|difference| difference.weight == Weight::Blocks);
-    let pairs = if blocked { Vec::new() } else { pairs(baseline, current) };
+    let mut pairs = pairs(baseline, current);
+    if blocked {
+        // A run that failed has failed on any machine.
+        pairs.retain(|pair| match pair {
+            Pair::Said(one) => matches!(one.verdict, Verdict::Failed(_) | Verdict::Invalid(_)),
+            Pair::Both { .. } => false,
+        });
+    }
     let judged = pairs.iter().filter(|pair| matches!(pair, Pair::Both { .. })).count();
     let sessions = Sessions::of(pairs.iter().filter_map(|pair| match pair {
         Pair::Both { metric, base, .. } => Some((*metric, base)),

@@ -200,6 +200,10 @@ fn another_machine_model_or_setting_is_not_compared() {
         blocking(|r| r.settings.generation.use_kv_cache = false),
         ["settings: use_kv_cache"]
     );
+    let mut broken = base.clone();
+    broken.machine.class = "other".into();
+    broken.scenarios[0].absent = Some("failed: crash".into());
+    assert_eq!(judge(&base, &broken, &Policy::default()).outcome, Outcome::Failed);
     let mut slow = base.clone();
     slow.injected = Some("decode:0.1".into());
     assert_eq!(judge(&slow, &base, &Policy::default()).outcome, Outcome::NotComparable);
