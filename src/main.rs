@@ -1,2 +1,103 @@
-//! The command line.
-fn main() {}
+//! The command line: arguments in, one answer out. Data goes to stdout, talk to stderr, and the exit status is the answer.
+
+use std::io;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use candlemark::Error;
+use candlemark::settings::Config;
+use clap::Parser;
+use clap::Subcommand;
+
+mod cmd;
+
+use cmd::Exit;
+
+/// Measures LLM inference in Rust and says honestly whether it got slower.
+///
+/// Exit status: 0 pass or improved, 1 regression, 2 usage, 3 cannot decide, 4 not comparable, 5 run failed or output changed.
+#[derive(Parser)]
+#[command(name = "candlemark", version)]
+pub(crate) struct Arguments {
+    /// Configuration; default: candlemark.toml if there is one
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    List(cmd::list::Arguments),
+    Check(cmd::check::Arguments),
+    Compare(cmd::compare::Arguments),
+    Promote(cmd::promote::Arguments),
+    Report(cmd::report::Arguments),
+    /// Print the JSON Schema of a record
+    Schema,
+    Completions(cmd::completions::Arguments),
+    // Commands that run a model follow, each behind `#[cfg(feature = "engine")]`.
+}
+
+fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let config = config(arguments.config)?;
+    match arguments.command {
+        Command::List(arguments) => cmd::list::run(&arguments, &config, out),
+        Command::Check(arguments) => cmd::check::run(&arguments, &config, out),
+        Command::Compare(arguments) => cmd::compare::run(&arguments, out),
+        Command::Promote(arguments) => cmd::promote::run(&arguments, out),
+        Command::Report(arguments) => cmd::report::run(&arguments, out),
+        Command::Schema => cmd::schema(out),
+        Command::Completions(arguments) => cmd::completions::run(&arguments, out),
+    }
+}
+
+fn config(path: Option<PathBuf>) -> candlemark::Result<Config> {
+    let default = PathBuf::from("candlemark.toml");
+    match path {
+        Some(path) => Config::load(&path),
+        None if default.exists() => Config::load(&default),
+        None => Ok(Config::default()),
+    }
+}
+
+fn main() -> ExitCode {
+    let mut out = Patient(io::stdout().lock());
+    let result =
+        run(Arguments::parse(), &mut out).and_then(|exit| Ok(out.flush().map(|()| exit)?));
+    ExitCode::from(result.unwrap_or_else(|error| failed(&error)) as u8)
+}
+
+/// What an error means for a script, and its chain of causes for people.
+fn failed(error: &anyhow::Error) -> Exit {
+    let text = format!("{error:#}");
+    let lines: Vec<String> = text.lines().map(candlemark::report::plain).collect();
+    // A closed stderr is no reason to lose the status.
+    let _ = writeln!(io::stderr(), "error: {}", lines.join("\n"));
+    match error.downcast_ref() {
+        Some(Error::NotComparable(_) | Error::Schema { .. }) => Exit::NotComparable,
+        Some(Error::Undecided(_)) => Exit::Undecided,
+        _ => Exit::Failed,
+    }
+}
+
+/// Stdout whose reader may leave, as `head` does: the rest is dropped, and the answer stands.
+struct Patient(io::StdoutLock<'static>);
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_closed(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unless_closed(self.0.flush(), ())
+    }
+}
+
+fn unless_closed<T>(result: io::Result<T>, instead: T) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(instead),
+        result => result,
+    }
+}

@@ -1,0 +1,381 @@
+//! Baselines: made from runs of several sessions, kept at `baselines/<machine class>/<model>.json`, found for a run.
+//! Nothing here measures, and nothing becomes a baseline by itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::compare::BLOCKS_NEEDED;
+use crate::compare::Difference;
+use crate::compare::SESSIONS_NEEDED;
+use crate::compare::Weight;
+use crate::compare::differences;
+use crate::error::Error;
+use crate::error::Result;
+use crate::record::Block;
+use crate::record::Case;
+use crate::record::Kind;
+use crate::record::Record;
+
+/// Makes one baseline of several runs of one commit: block values with their sessions, without raw samples.
+///
+/// # Errors
+/// When the runs differ in machine, model, settings, work, output or commit, when one of them is slowed down on purpose,
+/// invalid, failed or of an unoptimised build, or when together they have too few sessions or blocks for a verdict.
+pub fn promote(records: &[Record]) -> Result<Record> {
+    for record in records {
+        fit(record)?;
+    }
+    let mut baseline = pool(records)?;
+    let sessions = baseline.sessions.len();
+    if sessions < SESSIONS_NEEDED {
+        return Err(Error::Undecided(format!(
+            "{sessions} of {SESSIONS_NEEDED} sessions; measure {} more at another time with `candlemark run`, then \
+             `candlemark promote` all of them together",
+            SESSIONS_NEEDED - sessions
+        )));
+    }
+    for case in baseline.scenarios.iter().filter(|case| case.absent.is_none()) {
+        let of = sessions_of(case);
+        if case.blocks.len() < BLOCKS_NEEDED || of < SESSIONS_NEEDED {
+            return Err(Error::Undecided(format!(
+                "`{}` has {} blocks in {of} sessions, a verdict needs {BLOCKS_NEEDED} in {SESSIONS_NEEDED}; measure more \
+                 with `candlemark run {}`",
+                case.id,
+                case.blocks.len(),
+                case.id
+            )));
+        }
+    }
+    baseline.kind = Kind::Baseline;
+    for block in baseline.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
+        let Block { session, values, notes, .. } = std::mem::take(block);
+        *block = Block { session, values, notes, ..Block::default() };
+    }
+    Ok(baseline)
+}
+
+/// Whether a run may become part of a baseline at all.
+fn fit(record: &Record) -> Result<()> {
+    let refuse = |why: String| {
+        Err(Error::NotComparable(format!("{} cannot be promoted: {why}", name(record))))
+    };
+    if let Some(injected) = &record.injected {
+        return refuse(format!("it was slowed down on purpose ({injected})"));
+    }
+    if matches!(record.build.profile.as_str(), "debug" | "dev" | "test") {
+        return refuse(format!(
+            "it is of an unoptimised build (profile `{}`)",
+            record.build.profile
+        ));
+    }
+    for case in &record.scenarios {
+        if !case.validity.ok() {
+            return refuse(format!(
+                "`{}` is INVALID: {}",
+                case.id,
+                case.validity.failed.join("; ")
+            ));
+        }
+        if let Some(why) = case.absent.as_ref().filter(|why| !why.starts_with("unsupported")) {
+            return refuse(format!("`{}` {why}", case.id));
+        }
+    }
+    Ok(())
+}
+
+/// Puts runs of one commit together, each with its sessions.
+///
+/// # Errors
+/// When there are none, when one is given twice, or when they differ in anything that the numbers depend on.
+pub fn pool(records: &[Record]) -> Result<Record> {
+    let Some((first, others)) = records.split_first() else {
+        return Err(Error::NotComparable("no records".into()));
+    };
+    let mut pooled = first.clone();
+    for record in others {
+        same(first, record)?;
+        for session in &record.sessions {
+            if pooled.sessions.iter().any(|known| known.id == session.id) {
+                return Err(Error::NotComparable(format!("session {} is given twice", session.id)));
+            }
+        }
+        pooled.sessions.extend(record.sessions.iter().cloned());
+        if pooled.build.binary_sha256 != record.build.binary_sha256 {
+            pooled.build.binary_sha256 = None;
+        }
+        for case in &record.scenarios {
+            match pooled.scenarios.iter_mut().find(|known| known.id == case.id) {
+                Some(known) => add(known, case, record)?,
+                None => pooled.scenarios.push(case.clone()),
+            }
+        }
+    }
+    Ok(pooled)
+}
+
+fn same(first: &Record, record: &Record) -> Result<()> {
+    let differ = |what: String| {
+        Err(Error::NotComparable(format!("{} and {}: {what}", name(first), name(record))))
+    };
+    let found = differences(first, record, &BTreeMap::new());
+    if let Some(difference) = found.iter().find(|difference| difference.weight == Weight::Blocks) {
+        return differ(said(difference));
+    }
+    if first.injected != record.injected {
+        return differ("only one was slowed down on purpose".into());
+    }
+    let (before, now) = (&first.build, &record.build);
+    if before.commit != now.commit {
+        let commit = |commit: &Option<String>| commit.clone().unwrap_or_else(|| "unknown".into());
+        return differ(format!(
+            "commit is {} and {}; sessions are of one",
+            commit(&before.commit),
+            commit(&now.commit)
+        ));
+    }
+    let changed = before.dirty == Some(true) || now.dirty == Some(true);
+    if changed && before.binary_sha256 != now.binary_sha256 {
+        return differ(
+            "built from trees with uncommitted changes, and the binaries differ; commit first"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+fn add(known: &mut Case, case: &Case, record: &Record) -> Result<()> {
+    let differ = |what: &str| {
+        Err(Error::NotComparable(format!("{}: {what} of `{}` differs", name(record), case.id)))
+    };
+    if known.absent.is_some() != case.absent.is_some() {
+        return differ("support");
+    }
+    if known.work != case.work {
+        return differ("the work");
+    }
+    if known.output_sha256 != case.output_sha256 {
+        return differ("the greedy output");
+    }
+    known.blocks.extend(case.blocks.iter().cloned());
+    known.validity.failed.extend(case.validity.failed.iter().cloned());
+    for warning in &case.validity.warnings {
+        if !known.validity.warnings.contains(warning) {
+            known.validity.warnings.push(warning.clone());
+        }
+    }
+    Ok(())
+}
+
+fn sessions_of(case: &Case) -> usize {
+    let mut sessions: Vec<&str> = case.blocks.iter().map(|block| block.session.as_str()).collect();
+    sessions.sort_unstable();
+    sessions.dedup();
+    sessions.len()
+}
+
+fn name(record: &Record) -> &str {
+    record.sessions.first().map_or("a record without a session", |session| &session.id)
+}
+
+fn said(difference: &Difference) -> String {
+    format!("{} was `{}` and is `{}`", difference.field, difference.old, difference.new)
+}
+
+/// Where the baseline of such a record lies: `<folder>/<machine class>/<model>.json`.
+pub fn path(folder: &Path, class: &str, record: &Record) -> PathBuf {
+    folder.join(slug(class)).join(format!("{}.json", model_slug(record)))
+}
+
+/// The model, what its weights are held as, and the engine unless it is ours: what one baseline file is about.
+fn model_slug(record: &Record) -> String {
+    let spec = record.model.spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let mut slug = slug(spec.trim_end_matches(".gguf"));
+    let engine = self::slug(record.settings.engine.split(' ').next().unwrap_or_default());
+    let quant = self::slug(&record.model.quant);
+    for part in [quant, if engine == "native" { String::new() } else { engine }] {
+        if !part.is_empty() && !slug.contains(&part) {
+            slug = format!("{slug}-{part}");
+        }
+    }
+    slug
+}
+
+/// A file name of any text: lower case, `-` for whatever might mean something to a shell or a file system.
+fn slug(text: &str) -> String {
+    let keep = |c: char| {
+        if c.is_ascii_alphanumeric() || "._".contains(c) { c.to_ascii_lowercase() } else { '-' }
+    };
+    let slug: String = text.chars().take(80).map(keep).collect();
+    let slug = slug.trim_matches(['-', '.']);
+    if slug.is_empty() { "unnamed".into() } else { slug.into() }
+}
+
+/// The baseline for a run: that of its machine class, or of the class that `allow_class` names in its place.
+///
+/// # Errors
+/// When there is none: the message lists what there is, and in what the machine of the nearest one differs.
+pub fn find(
+    folder: &Path,
+    record: &Record,
+    allow_class: &BTreeMap<String, String>,
+) -> Result<(PathBuf, Record)> {
+    let class = &record.machine.class;
+    for class in std::iter::once(class).chain(allow_class.get(class)) {
+        let path = path(folder, class, record);
+        if path.exists() {
+            let baseline = Record::load(&path)?;
+            return Ok((path, baseline));
+        }
+    }
+    let stored = stored(folder);
+    let wanted = path(folder, class, record);
+    let mut message = format!("no baseline `{}`", wanted.display());
+    if stored.is_empty() {
+        message += &format!("; there is none in `{}`", folder.display());
+    } else {
+        let names: Vec<String> =
+            stored.iter().map(|path| format!("`{}`", path.display())).collect();
+        message += &format!("; there are {}", names.join(", "));
+    }
+    let distances = stored.iter().filter_map(|path| {
+        let mut found = differences(&Record::load(path).ok()?, record, &BTreeMap::new());
+        found.retain(|difference| difference.weight == Weight::Blocks);
+        Some((found.len(), path, found))
+    });
+    if let Some((_, path, found)) = distances.min_by_key(|(distance, ..)| *distance) {
+        let fields: Vec<String> = found.iter().map(said).collect();
+        message += &format!("; nearest is `{}`: {}", path.display(), fields.join(", "));
+    }
+    message += "; make one with `candlemark promote` from runs of three sessions";
+    Err(Error::NotComparable(message))
+}
+
+fn stored(folder: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| {
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+    };
+    let files = entries(folder).flat_map(|class| entries(&class).collect::<Vec<_>>());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|ext| ext == "json")).collect();
+    files.sort();
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::tests::record;
+
+    fn session(day: usize, speed: f64) -> Record {
+        let mut one =
+            record(&[("code/b1", &[("decode_tok_s", &[&[speed, speed + 1.0, speed - 1.0]])])]);
+        let id = format!("2026070{day}T000000Z-0123456");
+        one.sessions[0].id.clone_from(&id);
+        for block in &mut one.scenarios[0].blocks {
+            block.session.clone_from(&id);
+            block.samples.insert("decode_tok_s".into(), vec![speed; 5]);
+            block.steps_s.push(vec![0.01; 15]);
+        }
+        one
+    }
+
+    fn refusal(change: fn(&mut [Record; 3])) -> String {
+        let mut records = [session(1, 100.0), session(2, 101.0), session(3, 99.0)];
+        change(&mut records);
+        promote(&records).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn three_sessions_become_a_baseline_without_raw_samples() {
+        let baseline = promote(&[session(1, 100.0), session(2, 101.0), session(3, 99.0)]).unwrap();
+        assert_eq!((baseline.kind, baseline.sessions.len()), (Kind::Baseline, 3));
+        let case = &baseline.scenarios[0];
+        assert_eq!(
+            case.values("decode_tok_s"),
+            [100.0, 101.0, 99.0, 101.0, 102.0, 100.0, 99.0, 100.0, 98.0]
+        );
+        assert!(
+            case.blocks.iter().all(|block| block.samples.is_empty() && block.steps_s.is_empty())
+        );
+        assert_eq!(case.blocks[8].session, "20260703T000000Z-0123456");
+    }
+
+    #[test]
+    fn what_would_spoil_a_baseline_is_refused_by_name() {
+        for (change, part) in [
+            (
+                (|r| r[1].injected = Some("decode:0.1".into())) as fn(&mut [Record; 3]),
+                "slowed down on purpose",
+            ),
+            (|r| r[1].build.profile = "dev".into(), "unoptimised build"),
+            (
+                |r| r[1].scenarios[0].validity.failed.push("too fast".into()),
+                "`code/b1` is INVALID: too fast",
+            ),
+            (
+                |r| r[1].scenarios[0].absent = Some("failed: crash".into()),
+                "`code/b1` failed: crash",
+            ),
+            (
+                |r| r[1].machine.class = "x".into(),
+                "machine class was `amd-epyc-2cpu-1f3a90c2` and is `x`",
+            ),
+            (|r| r[1].model.quant = "q8_0".into(), "model: quant was `f32` and is `q8_0`"),
+            (|r| r[1].settings.generation.seed = 7, "settings: seed was `42` and is `7`"),
+            (
+                |r| r[1].build.commit = None,
+                "commit is 0123456789abcdef0123456789abcdef01234567 and unknown",
+            ),
+            (|r| r[1].scenarios[0].work.batch = 2, "the work of `code/b1` differs"),
+            (|r| r[1].scenarios[0].output_sha256 = None, "the greedy output of `code/b1` differs"),
+            (|r| r[1] = r[0].clone(), "session 20260701T000000Z-0123456 is given twice"),
+            (
+                |r| drop(r[1].scenarios[0].blocks.pop().and(r[2].scenarios[0].blocks.pop())),
+                "has 7 blocks in 3 sessions",
+            ),
+        ] {
+            let error = refusal(change);
+            assert!(error.contains(part), "{error}");
+        }
+        let error = promote(&[session(1, 100.0)]).unwrap_err().to_string();
+        assert!(error.contains("1 of 3 sessions; measure 2 more"), "{error}");
+    }
+
+    #[test]
+    fn a_name_from_outside_stays_a_name() {
+        for (text, expected) in [
+            ("synthetic:mini", "synthetic-mini"),
+            ("../../etc/passwd", "etc-passwd"),
+            ("..", "unnamed"),
+            ("a|b <c>\n\u{1b}[31m", "a-b--c----31m"),
+        ] {
+            assert_eq!(slug(text), expected);
+        }
+        let mut one = record(&[]);
+        assert_eq!(path(Path::new("b"), "../x", &one), Path::new("b/x/synthetic-mini-f32.json"));
+        one.model.spec = "/models/Qwen3-0.6B-Q8_0.gguf".into();
+        one.model.quant = "q8_0".into();
+        one.settings.engine = "candle".into();
+        assert_eq!(path(Path::new("b"), "x", &one), Path::new("b/x/qwen3-0.6b-q8_0-candle.json"));
+    }
+
+    #[test]
+    fn no_baseline_lists_what_there_is_and_how_the_nearest_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = session(1, 100.0);
+        let error = find(folder.path(), &run, &BTreeMap::new()).unwrap_err().to_string();
+        assert!(error.contains("there is none in"), "{error}");
+        let mut other = run.clone();
+        other.machine.class = "other".into();
+        other.machine.fields.insert("cpu".into(), "Xeon".into());
+        other.save(&path(folder.path(), "other", &other)).unwrap();
+        let error = find(folder.path(), &run, &BTreeMap::new()).unwrap_err().to_string();
+        assert!(error.contains("machine: cpu was `Xeon` and is `EPYC`"), "{error}");
+        let alias = [(run.machine.class.clone(), "other".to_owned())].into();
+        assert_eq!(find(folder.path(), &run, &alias).unwrap().1.machine.class, "other");
+        run.save(&path(folder.path(), &run.machine.class, &run)).unwrap();
+        assert_eq!(find(folder.path(), &run, &BTreeMap::new()).unwrap().1, run);
+    }
+}

@@ -1,0 +1,109 @@
+//! `candlemark check`: a record against its baseline.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use candlemark::Error;
+use candlemark::baseline;
+use candlemark::compare::FailOn;
+use candlemark::compare::Missing;
+use candlemark::compare::Policy;
+use candlemark::compare::judge;
+use candlemark::record::Record;
+use candlemark::report;
+use candlemark::settings::Config;
+
+use crate::cmd::Exit;
+use crate::cmd::command_line;
+use crate::cmd::newest;
+use crate::cmd::write;
+
+/// Judge a record against a baseline
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Record to judge; several of one commit are judged together; default: the newest run under target/candlemark/runs
+    #[arg(long, value_name = "FILE")]
+    record: Vec<PathBuf>,
+    /// Baseline to judge against; default: that of this machine and model under the folder of baselines
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Folder of baselines
+    #[arg(long, value_name = "FOLDER", default_value = "baselines")]
+    baselines: PathBuf,
+    /// Form of the verdict
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// File to write the verdict to instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Exit with 4 when a scenario of the baseline is missing
+    #[arg(long)]
+    strict: bool,
+    /// What makes the exit status 1; default: the configuration's, or `regression`
+    #[arg(long, value_enum)]
+    fail_on: Option<Severity>,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    /// Text for a terminal
+    #[default]
+    Human,
+    /// Markdown for a pull request
+    Md,
+    /// Everything that went into the verdict
+    Json,
+    /// One self-contained page
+    Html,
+    /// Annotations of a GitHub job
+    Github,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Severity {
+    /// Any regression
+    Regression,
+    /// One past twice its limit
+    Critical,
+}
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let mut policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
+    if arguments.strict {
+        policy.missing = Missing::Counts;
+    }
+    match arguments.fail_on {
+        Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
+        Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
+        None => {}
+    }
+    let paths =
+        if arguments.record.is_empty() { vec![newest()?] } else { arguments.record.clone() };
+    let records =
+        paths.iter().map(|path| Record::load(path)).collect::<candlemark::Result<Vec<_>>>()?;
+    let record = baseline::pool(&records)?;
+    let baseline = match &arguments.baseline {
+        Some(path) if !path.exists() => {
+            let why =
+                format!("no baseline `{}`; make one with `candlemark promote`", path.display());
+            return Err(Error::NotComparable(why).into());
+        }
+        Some(path) => Record::load(path)?,
+        None => baseline::find(&arguments.baselines, &record, &policy.allow_class)?.1,
+    };
+    let judgement = judge(&baseline, &record, &policy);
+    let text = match arguments.format {
+        Format::Human => report::verdict_text(&judgement, &command_line()),
+        Format::Md => report::verdict_markdown(&judgement, &command_line()),
+        Format::Json => report::verdict_json(&judgement),
+        Format::Html => report::page(&record, Some(&judgement))?,
+        Format::Github => report::annotations(&judgement),
+    };
+    write(&text, arguments.output.as_deref(), out)?;
+    Ok(judgement.outcome.into())
+}

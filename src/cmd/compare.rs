@@ -1,0 +1,28 @@
+//! `candlemark compare`: records side by side, without a verdict.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use candlemark::record::Record;
+use candlemark::report;
+
+use crate::cmd::Exit;
+use crate::cmd::write;
+
+/// Print records side by side: what differs, then every metric; gives no verdict
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Two or more records; changes are against the first
+    #[arg(num_args = 2.., required = true, value_name = "RECORD")]
+    records: Vec<PathBuf>,
+    /// File to write to instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let load = |path: &PathBuf| Ok((path.display().to_string(), Record::load(path)?));
+    let records = arguments.records.iter().map(load).collect::<candlemark::Result<Vec<_>>>()?;
+    write(&report::side_by_side(&records), arguments.output.as_deref(), out)?;
+    Ok(Exit::Pass)
+}

@@ -1,0 +1,53 @@
+//! `candlemark report`: one record as a document.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use candlemark::record::Record;
+use candlemark::report;
+
+use crate::cmd::Exit;
+use crate::cmd::newest;
+use crate::cmd::write;
+
+/// Print one record as a document
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The record; default: the newest run under target/candlemark/runs
+    record: Option<PathBuf>,
+    /// Form of the document
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// File to write to instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    /// Environment and every metric as Markdown
+    #[default]
+    Md,
+    /// One self-contained page
+    Html,
+    /// The record as it is stored
+    Json,
+    /// One line per scenario, metric and process
+    Csv,
+    /// One line for a table of results that people share
+    Row,
+}
+
+pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let path = arguments.record.clone().map_or_else(newest, Ok)?;
+    let record = Record::load(&path)?;
+    let text = match arguments.format {
+        Format::Md => report::markdown(&record),
+        Format::Html => report::page(&record, None)?,
+        Format::Json => report::json(&record),
+        Format::Csv => report::csv(&record),
+        Format::Row => report::row(&record),
+    };
+    write(&text, arguments.output.as_deref(), out)?;
+    Ok(Exit::Pass)
+}

@@ -1,0 +1,202 @@
+//! What differs between two records beside their numbers, and whether it forbids a comparison.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::compare::BLOCKS_NEEDED;
+use crate::compare::Finding;
+use crate::compare::SESSIONS_NEEDED;
+use crate::record::Record;
+use crate::record::Work;
+
+/// One field that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Its name, as `machine: cpu`.
+    pub field: String,
+    /// In the baseline.
+    pub old: String,
+    /// In the run.
+    pub new: String,
+    /// Whether it forbids a comparison.
+    pub weight: Weight,
+}
+
+/// Whether a difference forbids a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// The numbers mean different things.
+    Blocks,
+    /// It may be what changed them.
+    Informs,
+}
+
+/// Settings that change how often something is measured, not what.
+const HOW_OFTEN: &[&str] = &["iters", "warmup_tokens", "warmups"];
+
+/// Everything that differs between two records. Machines differ when their classes do, unless `allow_class` lets the
+/// old one stand in for the new one; model, engine and generation settings must be equal.
+pub fn differences(
+    old: &Record,
+    new: &Record,
+    allow_class: &BTreeMap<String, String>,
+) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut field = |weight: Weight, field: &str, old: &str, new: &str| {
+        if old != new {
+            found.push(Difference {
+                field: field.into(),
+                old: old.into(),
+                new: new.into(),
+                weight,
+            });
+        }
+    };
+    use Weight::Blocks;
+    use Weight::Informs;
+
+    if let Some(injected) = &old.injected {
+        let name = "slowdown on purpose, which a baseline must not have,";
+        field(Blocks, name, injected, "none");
+    }
+    let (before, now) = (&old.machine, &new.machine);
+    let allowed = allow_class.get(&now.class) == Some(&before.class);
+    let machine = if allowed { Informs } else { Blocks };
+    field(machine, "machine class", &before.class, &now.class);
+    if before.class != now.class {
+        let names: BTreeSet<&String> = before.fields.keys().chain(now.fields.keys()).collect();
+        for name in names {
+            let value = |fields: &BTreeMap<String, String>| {
+                fields.get(name).cloned().unwrap_or_else(|| "absent".into())
+            };
+            field(
+                machine,
+                &format!("machine: {name}"),
+                &value(&before.fields),
+                &value(&now.fields),
+            );
+        }
+    }
+    let (before, now) = (&old.model, &new.model);
+    field(Blocks, "model: sha256", short(&before.sha256), short(&now.sha256));
+    field(Blocks, "model: quant", &before.quant, &now.quant);
+    field(Blocks, "model: kv_dtype", &before.kv_dtype, &now.kv_dtype);
+    field(Blocks, "model: rope_scaling", &json(&before.rope_scaling), &json(&now.rope_scaling));
+    field(Informs, "model: spec", &before.spec, &now.spec);
+    let (before, now) = (&old.settings, &new.settings);
+    field(Blocks, "settings: engine", &before.engine, &now.engine);
+    field(Blocks, "settings: device", &before.device, &now.device);
+    field(Blocks, "settings: threads", &before.threads.to_string(), &now.threads.to_string());
+    each(&before.generation, &now.generation, |name, old, new| {
+        let weight = if HOW_OFTEN.contains(&name) { Informs } else { Blocks };
+        field(weight, &format!("settings: {name}"), old, new);
+    });
+    each(&before.environment, &now.environment, |name, old, new| field(Informs, name, old, new));
+    each(&old.build, &new.build, |name, old, new| {
+        if name != "crates" && name != "binary_sha256" {
+            field(Informs, &format!("build: {name}"), short(old), short(new));
+        }
+    });
+    each(&old.build.crates, &new.build.crates, |name, old, new| {
+        field(Informs, &format!("crate {name}"), old, new)
+    });
+    found
+}
+
+/// What differs in the exact work of a scenario.
+pub(super) fn work(old: &Work, new: &Work) -> Option<String> {
+    let mut fields = Vec::new();
+    each(old, new, |name, old, new| {
+        if old != new {
+            fields.push(format!("{name} was {} and is {}", short(old), short(new)));
+        }
+    });
+    (!fields.is_empty()).then(|| fields.join(", "))
+}
+
+/// What a reader of the verdict has to know.
+pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(injected) = &current.injected {
+        notes.push(format!("this run was slowed down on purpose: {injected}"));
+    }
+    let known = |id: &str| baseline.sessions.iter().any(|session| session.id == id);
+    if current.sessions.iter().any(|session| known(&session.id)) {
+        notes.push("this run is part of the baseline: it is compared with itself".into());
+    }
+    let conditions = current.sessions.iter().flat_map(|session| &session.conditions);
+    let steal = conditions.filter_map(|one| one.steal).fold(0.0, f64::max);
+    if steal > 0.05 {
+        notes.push(format!("other guests of the host took {:.0} % of the CPU time", 100.0 * steal));
+    }
+    let sessions = baseline.sessions.len();
+    let judged = || findings.iter().filter(|finding| finding.change.is_some());
+    let thin = judged().filter(|finding| finding.base_blocks.len() < BLOCKS_NEEDED).count();
+    if judged().next().is_some() && (sessions < SESSIONS_NEEDED || thin > 0) {
+        notes.push(format!(
+            "the baseline is uncalibrated: it has {sessions} session{} and {thin} of {} metrics have fewer than \
+             {BLOCKS_NEEDED} blocks; a verdict needs {SESSIONS_NEEDED} sessions and {BLOCKS_NEEDED} blocks, so \
+             sessions are taken to differ by 3 % and nothing can be called a regression",
+            if sessions == 1 { "" } else { "s" },
+            judged().count(),
+        ));
+    }
+    for (what, old, new) in [
+        (
+            "memory read rate",
+            baseline.machine.rates.read_bytes_per_s,
+            current.machine.rates.read_bytes_per_s,
+        ),
+        ("f32 rate", baseline.machine.rates.f32_flop_per_s, current.machine.rates.f32_flop_per_s),
+    ] {
+        let drift = old.zip(new).filter(|(old, _)| *old > 0.0).map(|(old, new)| new / old - 1.0);
+        if let Some(drift) = drift.filter(|drift| drift.abs() > 0.10) {
+            notes.push(format!(
+                "the machine's own {what} is {:+.0} % from the baseline's: the machine changed, or was busy",
+                100.0 * drift
+            ));
+        }
+    }
+    if matches!(current.build.profile.as_str(), "debug" | "dev" | "test") {
+        notes.push(format!(
+            "this run is of an unoptimised build (profile `{}`)",
+            current.build.profile
+        ));
+    }
+    for case in &current.scenarios {
+        notes
+            .extend(case.validity.warnings.iter().map(|warning| format!("{}: {warning}", case.id)));
+    }
+    notes
+}
+
+/// Calls `with` for each field of either value, as text; a field that is not there is `null`.
+fn each<T: Serialize>(old: &T, new: &T, mut with: impl FnMut(&str, &str, &str)) {
+    let fields = |value: &T| match serde_json::to_value(value) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => unreachable!("a struct or map of plain data is an object"),
+    };
+    let (old, new) = (fields(old), fields(new));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let text = |value: Option<&serde_json::Value>| match value {
+        None => "null".to_owned(),
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    for name in names {
+        with(name, &text(old.get(name)), &text(new.get(name)));
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("plain data")
+}
+
+/// A hash as people quote it; anything else as it is.
+fn short(text: &str) -> &str {
+    let hash = text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if hash { &text[..12] } else { text }
+}

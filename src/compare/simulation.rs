@@ -1,0 +1,152 @@
+//! How often the rules are right on simulated machines: normal processes, normal sessions, nothing else.
+
+use super::tests::case;
+use super::tests::record;
+use super::*;
+
+/// Normal numbers from splitmix64 and the sum of twelve uniform ones.
+struct Noise(u64);
+
+impl Noise {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+}
+
+/// A machine: how much processes and sessions differ, and how many of each are measured.
+#[derive(Clone, Copy)]
+struct Host {
+    scenarios: usize,
+    process: f64,
+    session: f64,
+    base: (usize, usize),
+    current: (usize, usize),
+    /// Whether a session is slow in every scenario at once.
+    shared: bool,
+}
+
+impl Host {
+    fn measure(self, noise: &mut Noise, (sessions, blocks): (usize, usize), drop: f64) -> Record {
+        let moods: Vec<f64> = (0..sessions).map(|_| noise.normal()).collect();
+        let mut series = |centre: f64| -> Vec<Vec<f64>> {
+            let session = |mood: &f64| {
+                let mood = if self.shared { *mood } else { noise.normal() };
+                let block = |noise: &mut Noise| mood * self.session + noise.normal() * self.process;
+                (0..blocks).map(|_| centre * block(noise).exp()).collect()
+            };
+            moods.iter().map(session).collect()
+        };
+        fn views(sessions: &[Vec<f64>]) -> Vec<&[f64]> {
+            sessions.iter().map(Vec::as_slice).collect()
+        }
+        let mut record = record(&[]);
+        for i in 0..self.scenarios {
+            let decode = series(100.0 * (1.0 - drop));
+            let (ttft, memory) = (series(0.05), vec![vec![1e9; blocks]; sessions]);
+            record.scenarios.push(case(
+                &format!("s{i}/b1"),
+                &[
+                    ("decode_tok_s", &views(&decode)),
+                    ("ttft_s", &views(&ttft)),
+                    ("peak_rss_bytes", &views(&memory)),
+                ],
+            ));
+        }
+        record
+    }
+
+    /// Shares of decode metrics that regressed, passed and were undecided, and of runs with any regression at all.
+    fn rates(self, drop: f64, runs: usize) -> [f64; 4] {
+        let mut noise = Noise(20_260_701);
+        let (mut regressed, mut passed, mut undecided, mut alarms, mut all) = (0, 0, 0, 0, 0);
+        for _ in 0..runs {
+            let base = self.measure(&mut noise, self.base, 0.0);
+            let now = self.measure(&mut noise, self.current, drop);
+            let judgement = judge(&base, &now, &Policy::default());
+            alarms += usize::from(judgement.outcome == Outcome::Regression);
+            for finding in
+                judgement.findings.iter().filter(|f| f.metric.unwrap().name == "decode_tok_s")
+            {
+                all += 1;
+                match finding.verdict {
+                    Verdict::Regressed { .. } => regressed += 1,
+                    Verdict::Inconclusive(_) => undecided += 1,
+                    _ => passed += 1,
+                }
+            }
+        }
+        let share = |count: usize| count as f64 / all as f64;
+        [share(regressed), share(passed), share(undecided), alarms as f64 / runs as f64]
+    }
+}
+
+const QUIET: Host = Host {
+    scenarios: 20,
+    process: 0.015,
+    session: 0.01,
+    base: (3, 3),
+    current: (1, 3),
+    shared: true,
+};
+
+#[test]
+fn a_quarter_slower_is_seen_and_unchanged_is_never_a_regression() {
+    let [regressed, _, _, runs] = QUIET.rates(0.25, 60);
+    assert!(regressed > 0.95 && runs == 1.0, "{regressed} of metrics, {runs} of runs");
+    let [regressed, _, _, runs] = QUIET.rates(0.0, 100);
+    assert!(regressed == 0.0 && runs == 0.0, "{regressed} of metrics, {runs} of runs");
+}
+
+#[test]
+fn more_sessions_see_smaller_changes() {
+    let host = Host { base: (8, 3), current: (2, 4), ..QUIET };
+    let [regressed, passed, ..] = host.rates(0.10, 30);
+    assert!(regressed > 0.9 && passed == 0.0, "{regressed}, {passed}");
+}
+
+#[test]
+fn a_machine_that_is_slow_today_rarely_raises_an_alarm() {
+    // Quiet processes, restless sessions, and only three of those to learn it from: the hardest case for the gate.
+    let host = Host { process: 0.005, session: 0.03, ..QUIET };
+    let [.., alarms] = host.rates(0.0, 200);
+    assert!(alarms <= 0.05, "{alarms} of unchanged runs");
+}
+
+/// Prints what it takes to see a slowdown of decode: shares of metrics, and of runs with any alarm.
+#[test]
+#[ignore = "a table for people"]
+#[expect(clippy::print_stdout, reason = "it is the point")]
+fn operating_characteristics() {
+    let noises = [(0.01, 0.005), (0.015, 0.01), (0.005, 0.03), (0.03, 0.03)];
+    let plans = [
+        ((3, 3), (1, 1)),
+        ((3, 3), (1, 3)),
+        ((5, 3), (1, 3)),
+        ((8, 3), (1, 3)),
+        ((8, 3), (2, 4)),
+        ((8, 1), (1, 1)),
+    ];
+    println!("process session | base now | drop: regressed passed undecided, runs with an alarm");
+    for (process, session) in noises {
+        for (base, current) in plans {
+            let host = Host { process, session, base, current, ..QUIET };
+            for drop in [0.0, 0.05, 0.075, 0.10, 0.15, 0.25] {
+                let [regressed, passed, undecided, alarms] = host.rates(drop, 400);
+                println!(
+                    "{:3.1} {:3.1} | {base:?} {current:?} | {:4.1}: {regressed:.3} {passed:.3} {undecided:.3}, {alarms:.3}",
+                    100.0 * process,
+                    100.0 * session,
+                    100.0 * drop
+                );
+            }
+        }
+    }
+}

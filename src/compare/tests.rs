@@ -1,0 +1,293 @@
+//! Rules on literal numbers, and the records that other tests are made with.
+
+use super::*;
+use crate::record::Block;
+use crate::record::Build;
+use crate::record::Kind;
+use crate::record::Machine;
+use crate::record::Model;
+use crate::record::SCHEMA;
+use crate::record::Session;
+use crate::record::Settings;
+use crate::record::Validity;
+use crate::record::Work;
+use crate::settings::GateConfig;
+
+/// A scenario's id and, by metric, its blocks of each session.
+pub(crate) type Row<'a> = (&'a str, &'a [(&'a str, &'a [&'a [f64]])]);
+
+/// A record of one scenario a row.
+pub(crate) fn record(rows: &[Row]) -> Record {
+    let scenarios: Vec<Case> = rows.iter().map(|(id, metrics)| case(id, metrics)).collect();
+    let sessions = rows
+        .iter()
+        .flat_map(|(_, metrics)| metrics.iter().map(|(_, sessions)| sessions.len()))
+        .max();
+    Record {
+        schema: SCHEMA,
+        kind: Kind::Run,
+        sessions: (0..sessions.unwrap_or(1))
+            .map(|i| Session {
+                id: format!("2026070{}T000000Z-0123456", i + 1),
+                started: format!("2026-07-0{}T00:00:00Z", i + 1),
+                ended: None,
+                command: vec!["candlemark".into(), "run".into()],
+                harness: "run".into(),
+                conditions: Vec::new(),
+            })
+            .collect(),
+        build: Build {
+            version: "0.1.0".into(),
+            commit: Some("0123456789abcdef0123456789abcdef01234567".into()),
+            dirty: Some(false),
+            profile: "release".into(),
+            rustc: "rustc 1.95.0".into(),
+            ..Build::default()
+        },
+        machine: Machine {
+            class: "amd-epyc-2cpu-1f3a90c2".into(),
+            fields: [("cpu", "EPYC"), ("os", "linux"), ("threads", "2")]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
+            ..Machine::default()
+        },
+        model: Model {
+            spec: "synthetic:mini".into(),
+            sha256: "ab".repeat(32),
+            quant: "f32".into(),
+            kv_dtype: "f32".into(),
+            parameters: 62_000_000,
+            ..Model::default()
+        },
+        settings: Settings {
+            engine: "native".into(),
+            device: "cpu".into(),
+            threads: 2,
+            ..Settings::default()
+        },
+        injected: None,
+        scenarios,
+    }
+}
+
+pub(super) fn case(id: &str, metrics: &[(&str, &[&[f64]])]) -> Case {
+    let batch = id.rsplit_once("/b").map_or(1, |(_, batch)| batch.parse().unwrap());
+    let shape: Vec<usize> = metrics
+        .first()
+        .map_or(Vec::new(), |(_, sessions)| sessions.iter().map(|s| s.len()).collect());
+    let mut blocks = Vec::new();
+    for (session, count) in shape.iter().enumerate() {
+        for i in 0..*count {
+            let values = metrics
+                .iter()
+                .map(|(name, sessions)| (name.to_string(), Some(sessions[session][i])));
+            let session = format!("2026070{}T000000Z-0123456", session + 1);
+            blocks.push(Block { session, values: values.collect(), ..Block::default() });
+        }
+    }
+    Case {
+        id: id.into(),
+        work: Work {
+            batch,
+            prompt_tokens: vec![16; batch],
+            new_tokens: 16,
+            stop: "length".into(),
+            ..Work::default()
+        },
+        output_sha256: Some("cd".repeat(32)),
+        validity: Validity::default(),
+        absent: None,
+        blocks,
+    }
+}
+
+const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
+
+fn verdict_of(base: &[&[f64]], now: &[&[f64]]) -> Verdict {
+    let (base, now) = (
+        record(&[("code/b1", &[("decode_tok_s", base)])]),
+        record(&[("code/b1", &[("decode_tok_s", now)])]),
+    );
+    let judgement = judge(&base, &now, &Policy::default());
+    assert_eq!(judgement.findings.len(), 1);
+    judgement.findings[0].verdict.clone()
+}
+
+#[test]
+fn a_verdict_is_real_and_large() {
+    let regressed = |proven, critical| Verdict::Regressed { proven, critical };
+    for (now, expected) in [
+        ([100.0, 100.5, 99.5], Verdict::Pass),
+        ([97.3, 97.0, 97.6], Verdict::SlowerWithin),
+        ([106.0, 107.0, 105.0], Verdict::Improved),
+        ([94.5, 94.0, 95.0], regressed(false, false)),
+        ([92.0, 91.0, 91.5], regressed(true, false)),
+        ([80.0, 81.0, 79.0], regressed(true, true)),
+        ([95.6, 95.4, 95.8], Verdict::Inconclusive(Why::Borderline)),
+        ([93.0, 80.0, 106.0], Verdict::Inconclusive(Why::Noisy)),
+    ] {
+        assert_eq!(verdict_of(STEADY, &[&now]), expected, "{now:?}");
+    }
+}
+
+#[test]
+fn a_thin_baseline_advises_and_never_fails() {
+    let uncalibrated = Verdict::Inconclusive(Why::Uncalibrated);
+    assert_eq!(verdict_of(&STEADY[..1], &[&[50.0, 50.1, 49.9]]), uncalibrated);
+    assert_eq!(
+        verdict_of(&STEADY[..2], &[&[100.0, 100.1, 99.9]]),
+        uncalibrated,
+        "3 % cannot rule out 5 %"
+    );
+    assert_eq!(verdict_of(&STEADY[..1], &[&[150.0, 150.1, 149.9]]), Verdict::Improved);
+    assert_eq!(verdict_of(&[&[100.0]], &[&[50.0]]), Verdict::Inconclusive(Why::TooFewBlocks));
+}
+
+#[test]
+fn one_block_a_session_is_calibrated_by_the_sessions() {
+    let eight: &[&[f64]] =
+        &[&[100.0], &[101.0], &[99.0], &[100.5], &[99.5], &[100.2], &[99.8], &[100.1]];
+    assert_eq!(verdict_of(eight, &[&[100.3]]), Verdict::Pass);
+    assert_eq!(verdict_of(eight, &[&[85.0]]), Verdict::Regressed { proven: true, critical: true });
+}
+
+#[test]
+fn memory_that_repeats_to_the_byte_is_judged() {
+    let flat: &[&[f64]] = &[[1e9, 1e9, 1e9].as_slice(); 3];
+    let judged = |now: f64| {
+        let (base, now) = (
+            record(&[("code/b1", &[("peak_rss_bytes", flat)])]),
+            record(&[("code/b1", &[("peak_rss_bytes", &[&[now; 3]])])]),
+        );
+        judge(&base, &now, &Policy::default()).findings.remove(0)
+    };
+    assert_eq!(judged(1e9).verdict, Verdict::Pass);
+    assert!(judged(1e9).change.unwrap().evidence.unwrap().error > 0.004);
+    assert_eq!(judged(1.2e9).verdict, Verdict::Regressed { proven: true, critical: false });
+}
+
+#[test]
+fn a_share_has_the_metrics_own_sign() {
+    for (better, limit, theta) in [
+        (Better::Higher, 0.05, 0.05129),
+        (Better::Lower, 0.10, 0.09531),
+        (Better::Lower, 0.15, 0.13976),
+    ] {
+        assert!((margin(better, limit) - theta).abs() < 1e-5);
+    }
+    assert!((share(Better::Higher, margin(Better::Higher, 0.05)) + 0.05).abs() < 1e-12);
+    assert!((share(Better::Lower, margin(Better::Lower, 0.10)) - 0.10).abs() < 1e-12);
+}
+
+#[test]
+fn another_machine_model_or_setting_is_not_compared() {
+    let base = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
+    let blocking = |change: fn(&mut Record)| {
+        let mut now = base.clone();
+        change(&mut now);
+        let judgement = judge(&base, &now, &Policy::default());
+        assert_eq!(judgement.outcome, Outcome::NotComparable);
+        assert!(judgement.findings.is_empty());
+        judgement.differences.into_iter().map(|d| d.field).collect::<Vec<_>>()
+    };
+    let fields = blocking(|r| {
+        r.machine.class = "other".into();
+        r.machine.fields.insert("cpu".into(), "Xeon".into());
+    });
+    assert_eq!(fields, ["machine class", "machine: cpu"]);
+    assert_eq!(blocking(|r| r.model.quant = "q8_0".into()), ["model: quant"]);
+    assert_eq!(
+        blocking(|r| r.settings.generation.use_kv_cache = false),
+        ["settings: use_kv_cache"]
+    );
+    let mut broken = base.clone();
+    broken.machine.class = "other".into();
+    broken.scenarios[0].absent = Some("failed: crash".into());
+    assert_eq!(judge(&base, &broken, &Policy::default()).outcome, Outcome::Failed);
+    let mut slow = base.clone();
+    slow.injected = Some("decode:0.1".into());
+    assert_eq!(judge(&slow, &base, &Policy::default()).outcome, Outcome::NotComparable);
+    let judgement = judge(&base, &slow, &Policy::default());
+    assert_eq!(judgement.outcome, Outcome::Pass);
+    assert!(judgement.notes[0].contains("slowed down on purpose: decode:0.1"));
+}
+
+#[test]
+fn an_alias_of_the_class_is_allowed_and_shown() {
+    let base = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
+    let mut now = base.clone();
+    now.machine.class = "other".into();
+    let allow_class = [("other".to_owned(), base.machine.class.clone())].into();
+    let judgement = judge(&base, &now, &Policy { allow_class, ..Policy::default() });
+    assert_eq!(judgement.outcome, Outcome::Pass);
+    assert_eq!(judgement.differences[0].field, "machine class");
+}
+
+#[test]
+fn what_cannot_be_timed_is_named() {
+    let rows: &[Row] =
+        &[("a/b1", &[("decode_tok_s", STEADY)]), ("b/b1", &[("decode_tok_s", STEADY)])];
+    let base = record(rows);
+    let said = |change: fn(&mut Record)| {
+        let mut now = base.clone();
+        change(&mut now);
+        let judgement = judge(&base, &now, &Policy::default());
+        (
+            judgement.findings.iter().find(|f| f.metric.is_none()).unwrap().verdict.clone(),
+            judgement.outcome,
+        )
+    };
+    assert_eq!(
+        said(|r| r.scenarios[1].output_sha256 = Some("00".into())),
+        (Verdict::OutputChanged, Outcome::Failed)
+    );
+    assert_eq!(said(|r| r.scenarios[1].id = "c/b1".into()), (Verdict::New, Outcome::Pass));
+    assert_eq!(said(|r| drop(r.scenarios.pop())), (Verdict::Missing, Outcome::Pass));
+    assert_eq!(
+        said(|r| r.scenarios[1].absent = Some("unsupported: x".into())),
+        (Verdict::Missing, Outcome::Pass)
+    );
+    assert_eq!(
+        said(|r| r.scenarios[1].absent = Some("failed: out of memory".into())),
+        (Verdict::Failed("failed: out of memory".into()), Outcome::Failed)
+    );
+    assert_eq!(
+        said(|r| r.scenarios[1].validity.failed.push("ttft is 0".into())),
+        (Verdict::Invalid("ttft is 0".into()), Outcome::Failed)
+    );
+    assert_eq!(
+        said(|r| r.scenarios[1].work.new_tokens = 8),
+        (Verdict::NotComparable("new_tokens was 16 and is 8".into()), Outcome::NotComparable)
+    );
+    let mut now = base.clone();
+    now.scenarios.pop();
+    let strict = Policy { missing: Missing::Counts, ..Policy::default() };
+    assert_eq!(judge(&base, &now, &strict).outcome, Outcome::NotComparable);
+    now.scenarios.clear();
+    assert_eq!(
+        judge(&base, &now, &Policy::default()).outcome,
+        Outcome::NotComparable,
+        "nothing was compared"
+    );
+}
+
+#[test]
+fn a_policy_refuses_what_it_does_not_know() {
+    let config = |text: &str| toml::from_str::<GateConfig>(text).unwrap();
+    let error = Policy::new(&config("limits = { decode_toks = 0.1 }")).unwrap_err().to_string();
+    assert!(error.contains("did you mean `decode_tok_s`?"), "{error}");
+    assert!(Policy::new(&config("limits = { ttft_s = 10.0 }")).is_err());
+    assert!(Policy::new(&config("fail_on = \"never\"")).is_err());
+    assert_eq!(Policy::new(&config("fail_on = \"critical\"")).unwrap().fail_on, FailOn::Critical);
+}
+
+#[test]
+fn only_a_critical_regression_fails_where_that_is_asked_for() {
+    let base = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
+    let critical = Policy { fail_on: FailOn::Critical, ..Policy::default() };
+    for (speed, outcome) in [(91.5, Outcome::Pass), (80.0, Outcome::Regression)] {
+        let now =
+            record(&[("code/b1", &[("decode_tok_s", &[&[speed, speed + 0.5, speed - 0.5]])])]);
+        assert_eq!(judge(&base, &now, &critical).outcome, outcome);
+    }
+}

@@ -1,0 +1,29 @@
+//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON. Everything that came from a file is escaped
+//! for the document that it goes into. Prints nothing and decides nothing.
+
+mod document;
+mod html;
+mod side;
+mod text;
+mod verdict;
+
+pub use document::csv;
+pub use document::json;
+pub use document::markdown;
+pub use document::row;
+pub use html::link;
+pub use html::link_into;
+pub use html::page;
+pub use side::side_by_side;
+pub use text::number;
+pub use text::percent;
+pub use text::plain;
+pub use text::shown;
+pub use verdict::annotations;
+pub use verdict::sentence;
+pub use verdict::verdict_json;
+pub use verdict::verdict_markdown;
+pub use verdict::verdict_text;
+
+#[cfg(test)]
+mod tests;

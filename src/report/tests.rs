@@ -1,0 +1,147 @@
+//! Numbers as people read them, and text that tries to be more than text.
+
+use super::text::cell;
+use super::*;
+use crate::compare::Policy;
+use crate::compare::judge;
+use crate::compare::tests::record;
+use crate::record::Record;
+
+const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
+const HOSTILE: &str =
+    "a|b\n# <script>alert(1)</script> \u{1b}[31m `x` [l](javascript:0) @all \u{202e}";
+
+fn hostile() -> Record {
+    let mut record = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
+    record.model.spec = HOSTILE.into();
+    record.machine.class = HOSTILE.into();
+    record.settings.device = HOSTILE.into();
+    record.scenarios[0].validity.warnings.push(HOSTILE.into());
+    record
+}
+
+#[test]
+fn numbers_have_four_digits_and_a_unit_beside_them() {
+    for (value, expected) in [
+        (0.0, "0"),
+        (0.012345, "0.01235"),
+        (1.0, "1.000"),
+        (12.345, "12.35"),
+        (99.996, "100.0"),
+        (123.45, "123.5"),
+        (1234.5, "1,234"),
+        (62_000_000.0, "62,000,000"),
+        (-1234567.0, "-1,234,567"),
+        (f64::NAN, "-"),
+        (f64::INFINITY, "-"),
+    ] {
+        assert_eq!(number(value), expected);
+    }
+    for (share, expected) in
+        [(-0.079, "-7.9 %"), (0.0, "+0.0 %"), (-0.0001, "+0.0 %"), (1.5, "+150 %")]
+    {
+        assert_eq!(percent(share), expected);
+    }
+}
+
+#[test]
+fn markdown_cells_stay_cells() {
+    assert_eq!(cell("a|b"), "a\\|b");
+    assert_eq!(cell("<script>"), "&lt;script&gt;");
+    assert_eq!(cell("one\ntwo"), "one\u{fffd}two");
+    assert_eq!(cell("[x](y) `z` @all"), "\\[x\\](y) \\`z\\` &#64;all");
+}
+
+#[test]
+fn hostile_names_stay_text_in_every_document() {
+    let base = hostile();
+    let mut now = base.clone();
+    now.machine.class = format!("{HOSTILE}2");
+    let judgement = judge(&base, &now, &Policy::default());
+    let same = judge(&base, &base, &Policy::default());
+    for (name, text) in [
+        ("markdown", markdown(&base)),
+        ("row", row(&base)),
+        ("page", page(&base, Some(&judgement)).unwrap()),
+        ("text", verdict_text(&judgement, HOSTILE)),
+        ("verdict", verdict_markdown(&judgement, HOSTILE)),
+        ("warnings", verdict_markdown(&same, HOSTILE)),
+        ("side", side_by_side(&[(HOSTILE.into(), base.clone()), ("b".into(), now)])),
+    ] {
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{name}: {text}");
+        assert!(!text.contains("\n# <") && !text.contains("\n# &"), "{name}: {text}");
+        if name != "text" {
+            assert!(!text.contains("<script"), "{name}: {text}");
+        }
+        if !["text", "page"].contains(&name) {
+            assert!(!text.contains(" a|b"), "{name}: {text}");
+        }
+    }
+    assert!(annotations(&judgement).lines().all(|line| line.starts_with("::")));
+}
+
+#[test]
+fn a_long_verdict_keeps_every_finding_and_fits_a_comment() {
+    let ids: Vec<String> = (0..1500).map(|i| format!("s{i}/b1")).collect();
+    let case = |slow: &'static [&'static [f64]]| [("decode_tok_s", slow)];
+    let (steady, slow) = (case(STEADY), case(&[&[50.0, 50.1, 49.9]]));
+    let fast = case(&[&[100.0, 100.1, 99.9]]);
+    let base: Vec<(&str, &[_])> = ids.iter().map(|id| (id.as_str(), steady.as_slice())).collect();
+    let now: Vec<(&str, &[_])> = ids
+        .iter()
+        .enumerate()
+        .map(|(i, id)| (id.as_str(), if i < 20 { slow.as_slice() } else { fast.as_slice() }))
+        .collect();
+    let judgement = judge(&record(&base), &record(&now), &Policy::default());
+    let text = verdict_markdown(&judgement, "candlemark check");
+    assert!(text.len() < 60_001, "{}", text.len());
+    assert_eq!(text.matches("REGRESSED").count(), 20);
+    assert!(
+        text.contains("1480 unchanged") && text.contains("more unchanged rows are left out"),
+        "{text}"
+    );
+    assert_eq!(annotations(&judgement).lines().count(), 10);
+    assert!(annotations(&judgement).ends_with("and 11 more\n"));
+}
+
+#[test]
+fn a_link_is_put_into_criterions_index_once() {
+    let index = "<html><body class=\"x\"><h1>Criterion</h1></body></html>";
+    let once = link(index, "../../candlemark/report.html?a=\"b\"").unwrap();
+    assert!(once.contains("<body class=\"x\">\n<!-- candlemark --><p><a href=\"../../candlemark/report.html?a=&quot;b&quot;\""));
+    assert_eq!(link(&once, "../../candlemark/report.html?a=\"b\"").unwrap(), once);
+    assert!(link(&once, "other.html").unwrap().contains("other.html"));
+    assert_eq!(link(&once, "other.html").unwrap().matches("<a ").count(), 1);
+    assert_eq!(link("no body", "x"), None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index.html");
+    std::fs::write(&path, index).unwrap();
+    for _ in 0..2 {
+        link_into(&path, "report.html").unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), link(index, "report.html").unwrap());
+}
+
+#[test]
+fn csv_has_a_line_per_block_and_quotes_what_needs_it() {
+    let mut record = record(&[("code/b1", &[("ttft_s", &[&[0.05, 0.06]])])]);
+    record.scenarios[0].blocks[0].notes.insert("ttft_s".into(), "a \"note\", quoted".into());
+    assert_eq!(
+        csv(&record),
+        "scenario,metric,block,session,value,valid,note\n\
+         code/b1,ttft_s,0,20260701T000000Z-0123456,0.05,true,\"a \"\"note\"\", quoted\"\n\
+         code/b1,ttft_s,1,20260701T000000Z-0123456,0.06,true,\n"
+    );
+}
+
+#[test]
+fn a_page_strikes_out_what_cannot_be_true() {
+    let mut record = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
+    assert!(page(&record, None).unwrap().contains("<section class=\"good\">"));
+    record.scenarios[0].validity.failed.push("faster than memory".into());
+    let page = page(&record, None).unwrap();
+    assert!(
+        page.contains("<section class=\"bad\">") && page.contains("INVALID: faster than memory")
+    );
+    assert!(markdown(&record).contains("~~100.0~~"));
+}

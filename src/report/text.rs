@@ -1,0 +1,126 @@
+//! Numbers, tables and escaping: the one place in which a value becomes text.
+
+use comfy_table::CellAlignment;
+use comfy_table::Table;
+use comfy_table::presets;
+
+use crate::workload::Metric;
+
+/// Four significant digits, thousands set apart: `0.01234`, `12.34`, `1,234`, `1,234,567`.
+pub fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "-".into();
+    }
+    // The exponent after rounding: 99.996 is 100.0.
+    let rounded = format!("{value:.3e}");
+    let magnitude: i32 =
+        rounded.split_once('e').map_or(0, |(_, exponent)| exponent.parse().expect("an exponent"));
+    let digits = format!("{value:.*}", (3 - magnitude).clamp(0, 9) as usize);
+    let digits = if value == 0.0 { "0".into() } else { digits };
+    let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
+    let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
+    let mut grouped = String::new();
+    for (i, digit) in whole.chars().enumerate() {
+        if i > 0 && (whole.len() - i) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{sign}{grouped}{rest}")
+}
+
+/// A share as a signed percentage without its unit: `-7.9`, `+0.0`, `+150`.
+pub(super) fn signed(share: f64) -> String {
+    let percent = 100.0 * share;
+    let text =
+        if percent.abs() < 99.95 { format!("{percent:+.1}") } else { format!("{percent:+.0}") };
+    if text == "-0.0" { "+0.0".into() } else { text }
+}
+
+/// A share as a signed percentage: `-7.9 %`.
+pub fn percent(share: f64) -> String {
+    format!("{} %", signed(share))
+}
+
+/// A stored value in the unit that people see, without the unit.
+pub fn shown(metric: &Metric, stored: f64) -> String {
+    number(stored * metric.scale)
+}
+
+/// A metric's label with its unit.
+pub(super) fn label(metric: &Metric) -> String {
+    if metric.unit.is_empty() {
+        metric.label.into()
+    } else {
+        format!("{} {}", metric.label, metric.unit)
+    }
+}
+
+/// Text that moves no cursor, starts no line and turns no writing direction.
+pub fn plain(text: &str) -> String {
+    let odd = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if odd(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Text that means nothing to Markdown: no cell ends, no tag or link begins, nobody is notified.
+pub(super) fn cell(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in plain(text).chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '@' => escaped += "&#64;",
+            '\\' | '|' | '`' | '*' | '[' | ']' => escaped.extend(['\\', c]),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Who reads a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Medium {
+    Terminal,
+    Markdown,
+}
+
+impl Medium {
+    /// Text made harmless for the medium.
+    pub(super) fn escape(self, text: &str) -> String {
+        match self {
+            Medium::Terminal => plain(text),
+            Medium::Markdown => cell(text),
+        }
+    }
+}
+
+/// A table of cells as they came; `right` are the columns of numbers.
+pub(super) fn table(
+    medium: Medium,
+    header: &[&str],
+    rows: &[Vec<String>],
+    right: &[usize],
+) -> String {
+    let mut table = Table::new();
+    table.load_style(match medium {
+        Medium::Terminal => presets::NOTHING,
+        Medium::Markdown => presets::ASCII_MARKDOWN,
+    });
+    let escaped = |cells: &mut dyn Iterator<Item = &str>| {
+        cells.map(|cell| medium.escape(cell)).collect::<Vec<_>>()
+    };
+    table.set_header(escaped(&mut header.iter().copied()));
+    for row in rows {
+        table.add_row(escaped(&mut row.iter().map(String::as_str)));
+    }
+    for &column in right {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt() + "\n"
+}

@@ -1,0 +1,299 @@
+//! The real binary on checked-in records: text and exit status. `BLESS=1 cargo test` rewrites the files under
+//! `fixtures/golden`; review that diff like code.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Output;
+use std::sync::Once;
+
+use assert_cmd::Command;
+
+mod records;
+
+const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(name)
+}
+
+fn blessing() -> bool {
+    std::env::var_os("BLESS").is_some()
+}
+
+fn candlemark(args: &[&str], folder: &Path) -> Output {
+    if blessing() {
+        // Tests run at once, and all of them read the records.
+        static RECORDS: Once = Once::new();
+        RECORDS.call_once(|| {
+            for (name, record) in records::all() {
+                record.save(&golden(&format!("records/{name}.json"))).unwrap();
+            }
+        });
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_candlemark"));
+    for name in ["CARGO_TARGET_DIR", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"] {
+        command.env_remove(name);
+    }
+    command.current_dir(folder).args(args).output().unwrap()
+}
+
+/// Compares what a command says and answers with a file: stdout, then stderr under a line of its own.
+fn check(args: &[&str], file: &str, status: i32) {
+    let output = candlemark(args, &golden(""));
+    let mut text = String::from_utf8(output.stdout).unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    if !talk.is_empty() {
+        text += &format!("--- stderr\n{talk}");
+    }
+    same(&text, file);
+    assert_eq!(output.status.code(), Some(status), "{args:?}\n{text}");
+}
+
+fn same(text: &str, file: &str) {
+    let path = golden(file);
+    if blessing() {
+        fs::write(&path, text).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{file} differs; BLESS=1 accepts the new text");
+}
+
+fn checked(record: &str) -> Vec<String> {
+    let record = format!("records/{record}.json");
+    CHECK.iter().map(|word| (*word).to_owned()).chain(["--record".to_owned(), record]).collect()
+}
+
+fn check_record(record: &str, more: &[&str], file: &str, status: i32) {
+    let args = checked(record);
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    check(&args, file, status);
+}
+
+#[test]
+fn the_records_are_what_they_are_made_from() {
+    for (name, record) in records::all() {
+        same(&record.to_json(), &format!("records/{name}.json"));
+        assert_eq!(
+            candlemark::record::Record::load(&golden(&format!("records/{name}.json"))).unwrap(),
+            record
+        );
+    }
+}
+
+#[test]
+fn the_published_schema_is_current() {
+    same(&candlemark::record::Record::json_schema(), "../record.schema.json");
+    let output = candlemark(&["schema"], &golden(""));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        candlemark::record::Record::json_schema()
+    );
+}
+
+#[test]
+fn an_unchanged_run_passes() {
+    check_record("same", &[], "same.txt", 0);
+}
+
+#[test]
+fn a_faster_run_passes_and_says_so() {
+    check_record("faster", &[], "faster.txt", 0);
+}
+
+#[test]
+fn a_slower_decode_fails() {
+    check_record("slower", &[], "slower.txt", 1);
+    check_record("slower", &["--format", "md"], "slower.md", 1);
+    check_record("slower", &["--format", "github"], "slower.github.txt", 1);
+}
+
+#[test]
+fn more_memory_fails() {
+    check_record("larger", &[], "larger.txt", 1);
+}
+
+#[test]
+fn a_critical_regression_fails_where_a_lesser_one_does_not() {
+    check_record("critical", &["--fail-on", "critical"], "critical.txt", 1);
+    check_record("slower", &["--fail-on", "critical"], "slower-fail-on-critical.txt", 0);
+    check_record("slower", &["--config", "critical.toml"], "slower-config-critical.txt", 0);
+}
+
+#[test]
+fn an_injected_slowdown_is_judged_and_named_and_is_no_baseline() {
+    check_record("injected", &[], "injected.txt", 1);
+    let args =
+        ["check", "--baseline", "records/injected.json", "--record", "records/session-1.json"];
+    check(&args, "injected-baseline.txt", 4);
+}
+
+#[test]
+fn a_wrong_command_line_is_2() {
+    for args in [&["chekc"][..], &["check", "--format", "pdf"], &["compare", "one.json"], &[]] {
+        assert_eq!(candlemark(args, &golden("")).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn noise_cannot_be_decided() {
+    check_record("noisy", &[], "noisy.txt", 3);
+}
+
+#[test]
+fn a_baseline_of_one_session_decides_nothing() {
+    let args =
+        ["check", "--baseline", "records/session-1.json", "--record", "records/critical.json"];
+    check(&args, "uncalibrated.txt", 3);
+}
+
+#[test]
+fn another_machine_or_model_is_not_compared() {
+    check_record("other-machine", &[], "other-machine.txt", 4);
+    check_record("other-model", &["--format", "md"], "other-model.md", 4);
+}
+
+#[test]
+fn another_machine_is_compared_where_the_configuration_allows_it() {
+    check_record("other-machine", &["--config", "alias.toml"], "other-machine-allowed.txt", 0);
+}
+
+#[test]
+fn a_missing_baseline_is_not_a_pass() {
+    check(
+        &["check", "--baseline", "none.json", "--record", "records/same.json"],
+        "no-baseline.txt",
+        4,
+    );
+    check(
+        &["check", "--baselines", "none", "--record", "records/same.json"],
+        "no-baselines.txt",
+        4,
+    );
+    check(&["check"], "no-record.txt", 4);
+}
+
+#[test]
+fn a_missing_scenario_counts_when_it_has_to() {
+    check_record("partial", &[], "partial.txt", 0);
+    check_record("partial", &["--strict"], "partial-strict.txt", 4);
+}
+
+#[test]
+fn a_baseline_of_another_schema_is_named() {
+    check(
+        &["check", "--baseline", "schema-99.json", "--record", "records/same.json"],
+        "schema.txt",
+        4,
+    );
+}
+
+#[test]
+fn changed_output_failed_runs_and_impossible_numbers_fail() {
+    check_record("output-changed", &[], "output-changed.txt", 5);
+    check_record("failed", &[], "failed.txt", 5);
+    check_record("invalid", &[], "invalid.txt", 5);
+    check(
+        &["check", "--baseline", "records/base.json", "--record", "garbage.json"],
+        "garbage.txt",
+        5,
+    );
+    check_record("same", &["--config", "misspelt.toml"], "misspelt.txt", 5);
+}
+
+#[test]
+fn runs_of_one_commit_are_judged_together() {
+    check_record("same", &["--record", "records/again.json"], "pooled.txt", 0);
+    check_record("same", &["--record", "records/same.json"], "pooled-twice.txt", 4);
+    check_record("session-1", &[], "part-of-baseline.txt", 0);
+}
+
+#[test]
+fn three_sessions_make_a_baseline_that_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |name: &str| golden(&format!("records/{name}.json")).display().to_string();
+    let sessions = ["session-1", "session-2", "session-3"].map(record);
+    let mut args = vec!["promote"];
+    args.extend(sessions.iter().map(String::as_str));
+    let output = candlemark(&args, folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said.trim_end(), "baselines/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.json");
+    let stored = fs::read_to_string(folder.path().join(said.trim_end())).unwrap();
+    assert_eq!(stored, fs::read_to_string(golden("records/base.json")).unwrap());
+
+    let newest = folder.path().join("target/candlemark/runs/20260704T120000Z-0123456");
+    fs::create_dir_all(&newest).unwrap();
+    fs::copy(golden("records/slower.json"), newest.join("record.json")).unwrap();
+    let older = folder.path().join("target/candlemark/runs/20260703T120000Z-0123456");
+    fs::create_dir_all(&older).unwrap();
+    fs::copy(golden("records/same.json"), older.join("record.json")).unwrap();
+    assert_eq!(candlemark(&["check"], folder.path()).status.code(), Some(1));
+}
+
+#[test]
+fn too_few_sessions_make_no_baseline() {
+    check(&["promote", "records/session-1.json", "-o", "-"], "promote-one.txt", 3);
+    check(&["promote", "records/injected.json", "-o", "-"], "promote-injected.txt", 4);
+}
+
+#[test]
+fn a_record_is_a_document() {
+    for format in ["md", "csv", "row"] {
+        check(&["report", "records/same.json", "--format", format], &format!("report.{format}"), 0);
+    }
+    check(&["report", "records/hostile.json"], "report-hostile.md", 0);
+    check(&["report", "records/invalid.json"], "report-invalid.md", 0);
+    check(&["report", "records/same.json", "--format", "html"], "report.html", 0);
+    check_record("slower", &["--format", "html"], "slower.html", 1);
+    let output = candlemark(&["report", "records/same.json", "--format", "json"], &golden(""));
+    assert_eq!(output.stdout, fs::read(golden("records/same.json")).unwrap());
+}
+
+#[test]
+fn a_verdict_is_json() {
+    let args = checked("slower");
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--format", "json"]).collect();
+    let output = candlemark(&args, &golden(""));
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(verdict["outcome"], "regression");
+    assert_eq!(verdict["judged"], 6);
+    assert_eq!(verdict["findings"][0]["metric"], "decode_tok_s");
+    assert_eq!(verdict["findings"][0]["verdict"]["is"], "regressed");
+    assert_eq!(verdict["findings"][0]["base_blocks"].as_array().unwrap().len(), 9);
+}
+
+#[test]
+fn records_stand_side_by_side() {
+    check(&["compare", "records/base.json", "records/slower.json"], "compare.md", 0);
+    let three =
+        ["compare", "records/base.json", "records/other-machine.json", "records/injected.json"];
+    check(&three, "compare-machines.md", 0);
+}
+
+#[test]
+fn scenarios_are_listed() {
+    check(&["list", "code"], "list.txt", 0);
+    check(&["list", "cdoe"], "list-unknown.txt", 5);
+}
+
+#[test]
+fn a_reader_that_leaves_takes_no_answer_with_it() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_candlemark"))
+        .args(checked("slower"))
+        .current_dir(golden(""))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn a_shell_is_completed() {
+    let output = candlemark(&["completions", "bash"], &golden(""));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("_candlemark"));
+}

@@ -1,0 +1,177 @@
+//! The records that the command line is tried on: small, made of literal numbers, and checked in under
+//! `fixtures/golden/records`, where `BLESS=1` writes them.
+
+use candlemark::record::Block;
+use candlemark::record::Build;
+use candlemark::record::Case;
+use candlemark::record::Kind;
+use candlemark::record::Machine;
+use candlemark::record::Model;
+use candlemark::record::Record;
+use candlemark::record::SCHEMA;
+use candlemark::record::Session;
+use candlemark::record::Settings;
+use candlemark::record::Validity;
+use candlemark::record::Work;
+
+/// A run of two scenarios in three processes, each a little off in turn.
+pub fn run(day: usize) -> Record {
+    let id = format!("2026070{day}T120000Z-0123456");
+    let mut record = Record {
+        schema: SCHEMA,
+        kind: Kind::Run,
+        sessions: vec![Session {
+            id: id.clone(),
+            started: format!("2026-07-0{day}T12:00:00Z"),
+            ended: Some(format!("2026-07-0{day}T12:05:00Z")),
+            command: vec!["candlemark".into(), "run".into()],
+            harness: "run".into(),
+            conditions: Vec::new(),
+        }],
+        build: Build {
+            version: "0.1.0".into(),
+            commit: Some("0123456789abcdef0123456789abcdef01234567".into()),
+            dirty: Some(false),
+            rustc: "rustc 1.95.0".into(),
+            profile: "release".into(),
+            target: "x86_64-unknown-linux-gnu".into(),
+            ..Build::default()
+        },
+        machine: Machine {
+            class: "amd-epyc-2cpu-1f3a90c2".into(),
+            fields: [("cpu", "AMD EPYC"), ("cpus", "2"), ("os", "linux")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+            ..Machine::default()
+        },
+        model: Model {
+            spec: "synthetic:mini".into(),
+            architecture: "qwen3".into(),
+            sha256: "5e".repeat(32),
+            parameters: 62_000_000,
+            weight_bytes: 248_000_000,
+            quant: "f32".into(),
+            kv_dtype: "f32".into(),
+            ..Model::default()
+        },
+        settings: Settings {
+            engine: "native".into(),
+            device: "cpu".into(),
+            threads: 2,
+            ..Settings::default()
+        },
+        injected: None,
+        scenarios: Vec::new(),
+    };
+    let (wobble, drift) = ([1.0, 1.01, 0.99], [1.0, 1.005, 0.995][day % 3]);
+    for (scenario, batch, decode, rate, ttft, peak) in [
+        ("code/b1", 1, "decode_tok_s", 40.0, 0.250, 3.0e8),
+        ("code/b4", 4, "decode_tok_s_aggregate", 90.0, 0.900, 3.5e8),
+    ] {
+        let blocks = wobble.map(|off| {
+            let values = [
+                (decode, rate * off * drift),
+                ("ttft_s", ttft / off / drift),
+                ("peak_rss_bytes", peak),
+            ];
+            let values = values.map(|(metric, value)| (metric.to_owned(), Some(value)));
+            Block { session: id.clone(), values: values.into(), ..Block::default() }
+        });
+        record.scenarios.push(Case {
+            id: scenario.into(),
+            work: Work {
+                batch,
+                prompt_tokens: vec![64; batch],
+                new_tokens: 32,
+                prompts_sha256: "ab".repeat(32),
+                stop: "length".into(),
+            },
+            output_sha256: Some("cd".repeat(32)),
+            validity: Validity::default(),
+            absent: None,
+            blocks: blocks.into(),
+        });
+    }
+    record
+}
+
+/// Multiplies every value of a metric.
+fn times(record: &mut Record, metric: &str, factors: [f64; 3]) {
+    for case in &mut record.scenarios {
+        for (block, factor) in case.blocks.iter_mut().zip(factors) {
+            if let Some(Some(value)) = block.values.get_mut(metric) {
+                *value *= factor;
+            }
+        }
+    }
+}
+
+fn changed(change: impl FnOnce(&mut Record)) -> Record {
+    let mut record = run(4);
+    change(&mut record);
+    record
+}
+
+/// Every record by file name, with one thing about it that matters.
+pub fn all() -> Vec<(&'static str, Record)> {
+    let sessions = [run(1), run(2), run(3)];
+    let base = candlemark::baseline::promote(&sessions).unwrap();
+    let [one, two, three] = sessions;
+    vec![
+        ("session-1", one),
+        ("session-2", two),
+        ("session-3", three),
+        ("base", base),
+        ("same", run(4)),
+        ("again", run(5)),
+        ("slower", changed(|record| times(record, "decode_tok_s", [0.92; 3]))),
+        ("critical", changed(|record| times(record, "decode_tok_s", [0.75; 3]))),
+        ("faster", changed(|record| times(record, "ttft_s", [0.8; 3]))),
+        ("noisy", changed(|record| times(record, "decode_tok_s", [0.95, 0.8, 1.1]))),
+        ("larger", changed(|record| times(record, "peak_rss_bytes", [1.2; 3]))),
+        (
+            "injected",
+            changed(|record| {
+                record.injected = Some("decode:0.25".into());
+                times(record, "decode_tok_s", [0.75; 3]);
+            }),
+        ),
+        (
+            "other-machine",
+            changed(|record| {
+                record.machine.class = "intel-xeon-4cpu-77aa00bb".into();
+                record.machine.fields.insert("cpu".into(), "Intel Xeon".into());
+                record.machine.fields.insert("cpus".into(), "4".into());
+            }),
+        ),
+        ("other-model", changed(|record| record.model.quant = "q8_0".into())),
+        ("partial", changed(|record| drop(record.scenarios.pop()))),
+        (
+            "output-changed",
+            changed(|record| record.scenarios[1].output_sha256 = Some("ef".repeat(32))),
+        ),
+        (
+            "invalid",
+            changed(|record| {
+                record.scenarios[0]
+                    .validity
+                    .failed
+                    .push("decode reads weights faster than memory can".into());
+            }),
+        ),
+        (
+            "failed",
+            changed(|record| {
+                record.scenarios[1].absent = Some("failed: out of memory".into());
+                record.scenarios[1].blocks.clear();
+            }),
+        ),
+        (
+            "hostile",
+            changed(|record| {
+                record.model.spec = "a|b <script>alert(1)</script>\n\u{1b}[31m".into();
+                record.scenarios[0].validity.warnings.push("`x` | <b>\u{1b}]0;t\u{7}".into());
+            }),
+        ),
+    ]
+}
