@@ -170,70 +170,70 @@ pub fn judge(baseline: &Record, current: &Record, policy: &Policy) -> Judgement 
         // A run that failed has failed on any machine.
         pairs.retain(|pair| match pair {
             Pair::Said(one) => matches!(one.verdict, Verdict::Failed(_) | Verdict::Invalid(_)),
-            Pair::Both { .. } => false,
+            Pair::Both(_) => false,
         });
     }
-    let judged = pairs.iter().filter(|pair| matches!(pair, Pair::Both { .. })).count();
-    let sessions = Sessions::of(pairs.iter().filter_map(|pair| match pair {
-        Pair::Both { metric, base, .. } => Some((*metric, base)),
-        Pair::Said(_) => None,
-    }));
+    let both = || {
+        pairs.iter().filter_map(|pair| match pair {
+            Pair::Both(both) => Some(both),
+            Pair::Said(_) => None,
+        })
+    };
+    let judged = both().count();
+    let sessions = Sessions::of(both().map(|both| (both.metric, &both.base)));
     let binary = |record: &Record| record.build.binary_sha256.clone();
     let same_binary = binary(baseline).is_some() && binary(baseline) == binary(current);
     let layout_sd = if same_binary { 0.0 } else { policy.layout_sd };
+    let level = 1.0 - policy.alpha / judged as f64;
 
-    let findings: Vec<Finding> = pairs
-        .into_iter()
-        .map(|pair| match pair {
-            Pair::Said(finding) => finding,
-            Pair::Both { scenario, metric, base, current } => {
-                let calibrated =
-                    base.sessions.len() >= SESSIONS_NEEDED && base.count() >= BLOCKS_NEEDED;
-                let noise =
-                    if calibrated { sessions.noise(metric) } else { estimate::UNCALIBRATED };
-                let level = 1.0 - policy.alpha / judged as f64;
-                let evidence = estimate::evidence(&base, &current, noise, layout_sd, level);
-                let change = change(metric, policy.limit(metric), &base, &current, evidence);
-                let critical = margin(metric.better, 2.0 * change.limit);
-                let verdict = match &change.evidence {
-                    None => Verdict::Inconclusive(Why::TooFewBlocks),
-                    Some(evidence) => {
-                        match verdict(change.theta, evidence, change.margin, critical) {
-                            Verdict::Regressed { .. } | Verdict::Inconclusive(_) if !calibrated => {
-                                Verdict::Inconclusive(Why::Uncalibrated)
-                            }
-                            verdict => verdict,
-                        }
-                    }
-                };
-                Finding {
-                    scenario,
-                    metric: Some(metric),
-                    verdict,
-                    change: Some(change),
-                    base_blocks: base.values(metric.better),
-                    current_blocks: current.values(metric.better),
-                }
-            }
-        })
-        .collect();
+    let finding = |pair| match pair {
+        Pair::Said(finding) => finding,
+        Pair::Both(both) => both.judge(&sessions, layout_sd, level, policy),
+    };
+    let findings: Vec<Finding> = pairs.into_iter().map(finding).collect();
     let notes = same::notes(baseline, current, &findings);
     let outcome = outcome(&findings, blocked || judged == 0, policy);
-    Judgement {
-        schema: SCHEMA,
-        outcome,
-        judged,
-        differences,
-        notes,
-        findings,
-        policy: policy.clone(),
-    }
+    let policy = policy.clone();
+    Judgement { schema: SCHEMA, outcome, judged, differences, notes, findings, policy }
 }
 
 /// Either both sides of a metric, to be judged, or what is said without numbers.
 enum Pair {
-    Both { scenario: String, metric: &'static Metric, base: Series, current: Series },
+    Both(Both),
     Said(Finding),
+}
+
+/// Both sides of one metric of one scenario.
+struct Both {
+    scenario: String,
+    metric: &'static Metric,
+    base: Series,
+    current: Series,
+}
+
+impl Both {
+    fn judge(self, sessions: &Sessions, layout_sd: f64, level: f64, policy: &Policy) -> Finding {
+        let Self { scenario, metric, base, current } = self;
+        let limit = policy.limit(metric);
+        let calibrated = base.sessions.len() >= SESSIONS_NEEDED && base.count() >= BLOCKS_NEEDED;
+        let noise = if calibrated { sessions.noise(metric) } else { estimate::UNCALIBRATED };
+        let evidence = estimate::evidence(&base, &current, noise, layout_sd, level);
+        let change = change(metric, limit, &base, &current, evidence);
+        let critical = margin(metric.better, 2.0 * limit);
+        let verdict = match &change.evidence {
+            None => Verdict::Inconclusive(Why::TooFewBlocks),
+            Some(evidence) => verdict(change.theta, evidence, change.margin, critical),
+        };
+        let undecided = matches!(verdict, Verdict::Regressed { .. } | Verdict::Inconclusive(_));
+        let verdict = match (&change.evidence, calibrated) {
+            (Some(_), false) if undecided => Verdict::Inconclusive(Why::Uncalibrated),
+            _ => verdict,
+        };
+        let (base_blocks, current_blocks) =
+            (base.values(metric.better), current.values(metric.better));
+        let (metric, change) = (Some(metric), Some(change));
+        Finding { scenario, metric, verdict, change, base_blocks, current_blocks }
+    }
 }
 
 fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
@@ -251,6 +251,10 @@ fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
     let mut pairs = Vec::new();
     for case in &current.scenarios {
         let base = baseline.case(&case.id);
+        let never = base.is_none_or(|base| base.absent.is_some());
+        if never && case.absent.as_ref().is_some_and(|why| why.starts_with("unsupported")) {
+            continue; // Neither side ever could.
+        }
         if let Some(verdict) = whole_case(base, case) {
             pairs.push(said(case, None, verdict));
             continue;
@@ -264,12 +268,10 @@ fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
                 (0, 0) => {}
                 (0, _) => pairs.push(said(case, Some(metric), Verdict::New)),
                 (_, 0) => pairs.push(said(case, Some(metric), Verdict::Missing)),
-                _ => pairs.push(Pair::Both {
-                    scenario: case.id.clone(),
-                    metric,
-                    base: before,
-                    current: now,
-                }),
+                _ => {
+                    let scenario = case.id.clone();
+                    pairs.push(Pair::Both(Both { scenario, metric, base: before, current: now }));
+                }
             }
         }
     }
@@ -284,11 +286,8 @@ fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
 /// What is said of a scenario before any number is looked at.
 fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
     if let Some(why) = &case.absent {
-        return match base {
-            _ if !why.starts_with("unsupported") => Some(Verdict::Failed(why.clone())),
-            Some(base) if base.absent.is_none() => Some(Verdict::Missing),
-            _ => Some(Verdict::New),
-        };
+        let unsupported = why.starts_with("unsupported");
+        return Some(if unsupported { Verdict::Missing } else { Verdict::Failed(why.clone()) });
     }
     if !case.validity.ok() {
         return Some(Verdict::Invalid(case.validity.failed.join("; ")));

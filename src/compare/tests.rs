@@ -259,6 +259,9 @@ fn what_cannot_be_timed_is_named() {
         said(|r| r.scenarios[1].work.new_tokens = 8),
         (Verdict::NotComparable("new_tokens was 16 and is 8".into()), Outcome::NotComparable)
     );
+    let mut never = base.clone();
+    never.scenarios[1].absent = Some("unsupported: x".into());
+    assert_eq!(judge(&never, &never, &Policy::default()).findings.len(), 1);
     let mut now = base.clone();
     now.scenarios.pop();
     let strict = Policy { missing: Missing::Counts, ..Policy::default() };

@@ -236,6 +236,13 @@ pub(super) fn remarks(judgement: &Judgement) -> Vec<String> {
             judgement.judged
         ));
     }
+    if judgement.differences.iter().any(|one| one.weight == Weight::Blocks) {
+        lines.push(
+            "to compare, make a baseline of this machine, model and settings with \
+             `candlemark promote`"
+                .into(),
+        );
+    }
     let any = |is: &dyn Fn(&Verdict) -> bool| {
         judgement.findings.iter().any(|finding| is(&finding.verdict))
     };
