@@ -13,9 +13,21 @@ use candlemark::record::write_atomically;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod completions;
+#[cfg(feature = "engine")]
+mod download;
 pub(crate) mod list;
+#[cfg(feature = "engine")]
+pub(crate) mod machine;
 pub(crate) mod promote;
 pub(crate) mod report;
+#[cfg(feature = "engine")]
+pub(crate) mod run;
+#[cfg(feature = "engine")]
+mod setup;
+#[cfg(feature = "engine")]
+pub(crate) mod synth;
+#[cfg(feature = "engine")]
+pub(crate) mod train_tokenizer;
 
 /// The answer that a script reads. 2 is clap's: a wrong command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +72,14 @@ fn command_line() -> String {
     std::iter::once("candlemark".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
+/// The build folder, where runs are kept.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}
+
 /// The record of the newest run; folders of runs begin with their UTC time.
 fn newest() -> Result<PathBuf, Error> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let runs = target.join("candlemark").join("runs");
+    let runs = target().join("candlemark").join("runs");
     let folders = fs::read_dir(&runs).into_iter().flatten().flatten();
     let records =
         folders.map(|folder| folder.path().join("record.json")).filter(|record| record.exists());

@@ -37,7 +37,14 @@ enum Command {
     /// Print the JSON Schema of a record
     Schema,
     Completions(cmd::completions::Arguments),
-    // Commands that run a model follow, each behind `#[cfg(feature = "engine")]`.
+    #[cfg(feature = "engine")]
+    Run(cmd::run::Arguments),
+    #[cfg(feature = "engine")]
+    Machine(cmd::machine::Arguments),
+    #[cfg(feature = "engine")]
+    Synth(cmd::synth::Arguments),
+    #[cfg(feature = "engine")]
+    TrainTokenizer(cmd::train_tokenizer::Arguments),
 }
 
 fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -50,6 +57,14 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::Report(arguments) => cmd::report::run(&arguments, out),
         Command::Schema => cmd::schema(out),
         Command::Completions(arguments) => cmd::completions::run(&arguments, out),
+        #[cfg(feature = "engine")]
+        Command::Run(arguments) => cmd::run::run(&arguments, &config, out),
+        #[cfg(feature = "engine")]
+        Command::Machine(arguments) => cmd::machine::run(&arguments, &config, out),
+        #[cfg(feature = "engine")]
+        Command::Synth(arguments) => cmd::synth::run(&arguments, out),
+        #[cfg(feature = "engine")]
+        Command::TrainTokenizer(arguments) => cmd::train_tokenizer::run(&arguments, out),
     }
 }
 
@@ -63,6 +78,11 @@ fn config(path: Option<PathBuf>) -> candlemark::Result<Config> {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "engine")]
+    if std::env::var_os(candlemark::suite::WORKER).is_some() {
+        let done = candlemark::suite::work().map(|()| Exit::Pass).map_err(anyhow::Error::from);
+        return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);
+    }
     let mut out = Patient(io::stdout().lock());
     let result =
         run(Arguments::parse(), &mut out).and_then(|exit| Ok(out.flush().map(|()| exit)?));

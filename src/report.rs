@@ -3,6 +3,7 @@
 
 mod document;
 mod html;
+mod live;
 mod side;
 mod text;
 mod verdict;
@@ -14,6 +15,8 @@ pub use document::row;
 pub use html::link;
 pub use html::link_into;
 pub use html::page;
+pub use live::live_header;
+pub use live::live_row;
 pub use side::side_by_side;
 pub use text::number;
 pub use text::percent;

@@ -40,6 +40,7 @@ use chat::Template;
 
 /// The tokenizer of the synthetic models, made by [`train`] from `fixtures/corpus`.
 const TINY: &[u8] = include_bytes!("../fixtures/tiny/tokenizer.json");
+const TINY_CONFIG: &[u8] = include_bytes!("../fixtures/tiny/tokenizer_config.json");
 
 /// How Qwen cuts text into words before BPE; the pattern of its `tokenizer.json`.
 const QWEN_WORDS: &str = concat!(
@@ -60,6 +61,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// The bytes of the tiny tokenizer's `tokenizer.json`.
+    pub const TINY_JSON: &[u8] = TINY;
+    /// The bytes of its `tokenizer_config.json`.
+    pub const TINY_CONFIG: &[u8] = TINY_CONFIG;
+
     /// The tokenizer of a model folder: `tokenizer.json`; the chat template of `chat_template.jinja`, else of
     /// `tokenizer_config.json`, else a built-in one; the end tokens that `generation_config.json` and
     /// `tokenizer_config.json` name, and Qwen's.

@@ -1,7 +1,6 @@
 //! GGUF files: reading tensors by position, and writing a model that llama.cpp loads too. candle parses and writes the container;
 //! it checks sizes against the file, and this module checks what candle takes on trust.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::io::BufWriter;

@@ -1,0 +1,30 @@
+//! Download progress on stderr: a bar a file, hidden where nobody looks.
+
+use candlemark::model::Progress;
+use indicatif::ProgressBar;
+use indicatif::ProgressStyle;
+
+/// Bars of the files of a model.
+#[derive(Default)]
+pub(crate) struct Bars {
+    current: Option<(String, ProgressBar)>,
+}
+
+impl Progress for Bars {
+    fn update(&mut self, file: &str, so_far: u64, size: u64) {
+        if self.current.as_ref().is_none_or(|(name, _)| name != file) {
+            let style = ProgressStyle::with_template(
+                "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            );
+            let bar = ProgressBar::new(size).with_style(style.expect("the template is a literal"));
+            bar.set_message(file.to_owned());
+            self.current = Some((file.into(), bar));
+        }
+        if let Some((_, bar)) = &self.current {
+            bar.set_position(so_far);
+            if so_far == size {
+                bar.finish_and_clear();
+            }
+        }
+    }
+}

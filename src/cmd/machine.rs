@@ -1,0 +1,42 @@
+//! `candlemark machine`: what this machine is and how fast it reads and multiplies.
+
+use std::io::Write;
+
+use candlemark::machine;
+use candlemark::measure;
+use candlemark::settings::Config;
+use candlemark::settings::Setup;
+
+use crate::cmd::Exit;
+
+/// Print the machine's class and measured rates
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Threads to measure with; default: CPUs allowed to the process
+    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
+    threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let setup = Setup::new(config);
+    let threads = arguments.threads.unwrap_or(setup.threads).max(1);
+    let mut found = machine::fingerprint(threads, &setup.device);
+    found.rates = machine::rates(threads);
+    found.rates.f32_flop_per_s = Some(measure::f32_flop_rate()?);
+    if arguments.json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
+    } else {
+        write!(out, "{}", machine::describe(&found, &machine::build()))?;
+    }
+    for warning in machine::warnings(&machine::conditions()) {
+        writeln!(std::io::stderr(), "warning: {warning}")?;
+    }
+    Ok(Exit::Pass)
+}

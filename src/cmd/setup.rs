@@ -1,0 +1,89 @@
+//! Flags that say which model is run and how, shared by the commands that run one. Flag, environment, file, default.
+
+use candlemark::settings::Config;
+use candlemark::settings::PromptFormat;
+use candlemark::settings::Setup;
+
+#[derive(clap::Args)]
+pub(crate) struct ModelArguments {
+    /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]`; default: synthetic:mini
+    #[arg(long, value_name = "MODEL", env = "CANDLEMARK_MODEL")]
+    model: Option<String>,
+    /// Quantise at load: f32, bf16, q8_0 or q4_k_m
+    #[arg(long, value_name = "QUANT", env = "CANDLEMARK_QUANT")]
+    quant: Option<String>,
+    /// native or candle
+    #[arg(long, value_name = "ENGINE", env = "CANDLEMARK_ENGINE")]
+    engine: Option<String>,
+    /// cpu, cuda[:N] or metal
+    #[arg(long, value_name = "DEVICE", env = "CANDLEMARK_DEVICE")]
+    device: Option<String>,
+    /// Threads of the CPU engines; default: CPUs allowed to the process
+    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
+    threads: Option<usize>,
+    /// Seed of the sampler and of synthetic weights
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Tokens generated per sequence; default: the category's
+    #[arg(long, value_name = "N")]
+    gen_tokens: Option<usize>,
+    /// Measured generations per scenario and process
+    #[arg(long, value_name = "N")]
+    iters: Option<usize>,
+    /// Warm-up generations per scenario and process
+    #[arg(long, value_name = "N")]
+    warmups: Option<usize>,
+    /// 0 is greedy; above, sampling is random but repeatable by its seed
+    #[arg(long, value_name = "T")]
+    temperature: Option<f64>,
+    /// Compute the whole sequence again at every step
+    #[arg(long)]
+    no_kv_cache: bool,
+    /// Stop at the model's end-of-text tokens instead of at an exact length
+    #[arg(long)]
+    natural_stop: bool,
+    /// What is done to a prompt before it is tokenized
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    prompt_format: Option<Format>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// Nothing
+    Raw,
+    /// The model's chat template, thinking off
+    Chat,
+    /// The model's chat template, thinking on
+    ChatThinking,
+}
+
+impl ModelArguments {
+    /// The flags over the configuration.
+    pub(crate) fn setup(&self, config: &Config) -> Setup {
+        let mut setup = Setup::new(config);
+        let generation = &mut setup.generation;
+        generation.seed = self.seed.unwrap_or(generation.seed);
+        generation.gen_tokens = self.gen_tokens.or(generation.gen_tokens);
+        generation.iters = self.iters.unwrap_or(generation.iters);
+        generation.warmups = self.warmups.unwrap_or(generation.warmups);
+        if let Some(temperature) = self.temperature {
+            generation.temperature = temperature;
+            generation.deterministic = temperature == 0.0;
+        }
+        generation.use_kv_cache &= !self.no_kv_cache;
+        generation.natural_stop |= self.natural_stop;
+        generation.prompt_format = match self.prompt_format {
+            Some(Format::Raw) => PromptFormat::Raw,
+            Some(Format::Chat) => PromptFormat::Chat,
+            Some(Format::ChatThinking) => PromptFormat::ChatThinking,
+            None => generation.prompt_format,
+        };
+        let over = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
+        setup.model = over(&self.model, setup.model);
+        setup.engine = over(&self.engine, setup.engine);
+        setup.device = over(&self.device, setup.device);
+        setup.quant = self.quant.clone().or(setup.quant);
+        setup.threads = self.threads.unwrap_or(setup.threads).max(1);
+        setup
+    }
+}

@@ -1,0 +1,69 @@
+//! `candlemark synth`: writes a synthetic model.
+
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use candlemark::model;
+use candlemark::model::gguf;
+use candlemark::model::safetensors;
+use candlemark::model::weights::Quant;
+use candlemark::tokenizer::Tokenizer;
+
+use crate::cmd::Exit;
+
+/// Write a synthetic model: a GGUF with weights and tokenizer that llama.cpp also loads, or a folder of safetensors
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Named shape: mini, qwen3-0.6b, qwen2.5-1.5b, …
+    #[arg(long, value_name = "SHAPE")]
+    shape: String,
+    /// f32, bf16, q8_0 or q4_k_m (folders: f32)
+    #[arg(long, value_name = "QUANT", default_value = "f32")]
+    quant: String,
+    /// Seed of the weights
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    seed: u64,
+    /// A file ending in .gguf, or a folder that does not exist yet
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// Largest shard of a folder
+    #[arg(long, value_name = "MIB")]
+    shard_mib: Option<u64>,
+}
+
+pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let quant = Quant::parse(&arguments.quant)?;
+    let spec = format!("synthetic:{}", arguments.shape);
+    let opened = model::open(&spec, arguments.seed, None, &mut ())?;
+    let path = &arguments.output;
+    if path.extension().is_some_and(|extension| extension == "gguf") {
+        let mut metadata = gguf::shape_metadata(&opened.config, &spec);
+        metadata
+            .extend(gguf::vocabulary_metadata(&Tokenizer::tiny()?.to_gguf(opened.config.vocab)?));
+        let tensors = gguf::tensors(&opened.config, opened.source.as_ref(), Some(quant))?;
+        gguf::write(path, &metadata, &tensors)?;
+    } else {
+        anyhow::ensure!(
+            quant == Quant::F32,
+            "safetensors folders are written as f32; for {} write a file ending in .gguf",
+            quant.name()
+        );
+        folder(path, &opened, arguments.shard_mib)?;
+    }
+    writeln!(out, "{}", path.display())?;
+    Ok(Exit::Pass)
+}
+
+fn folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow::Result<()> {
+    std::fs::create_dir_all(path)
+        .with_context(|| format!("making the folder {}", path.display()))?;
+    let write =
+        |name: &str, text: &[u8]| candlemark::record::write_atomically(&path.join(name), text);
+    write("config.json", opened.config.to_json().as_bytes())?;
+    write("tokenizer.json", Tokenizer::TINY_JSON)?;
+    write("tokenizer_config.json", Tokenizer::TINY_CONFIG)?;
+    let shard = shard_mib.map(|mib| mib << 20);
+    Ok(safetensors::write(path, opened.source.as_ref(), &opened.config.tensors(), shard)?)
+}

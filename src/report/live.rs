@@ -1,0 +1,89 @@
+//! One line a scenario while a run goes on, in columns that need no later line to be laid out.
+
+use crate::record::Case;
+use crate::report::text;
+use crate::stats;
+use crate::workload;
+
+/// Names of the columns.
+pub fn live_header() -> String {
+    row(
+        ["scenario", "tokens in", "out", "TTFT", "prefill", "decode", "whole batch", "peak memory"]
+            .map(String::from),
+        "",
+    )
+}
+
+/// A scenario as it stands: medians over its processes, and what is wrong with it.
+pub fn live_row(case: &Case) -> String {
+    let id = text::plain(&case.id);
+    if let Some(why) = &case.absent {
+        return format!("{id:<16} {}\n", text::plain(why));
+    }
+    let shown = |name: &str| {
+        let metric = workload::metric(name);
+        let value = metric.and_then(|metric| Some((metric, stats::median(&case.values(name))?)));
+        value.map_or("-".into(), |(metric, value)| text::shown(metric, value))
+    };
+    let tokens: usize = case.work.prompt_tokens.iter().sum();
+    let values = [
+        id,
+        tokens.to_string(),
+        (case.work.batch * case.work.new_tokens).to_string(),
+        shown("ttft_s"),
+        shown("prefill_tok_s"),
+        shown("decode_tok_s"),
+        shown("decode_tok_s_aggregate"),
+        shown("peak_rss_bytes"),
+    ];
+    let marks: Vec<String> =
+        case.validity.failed.iter().map(|what| format!("INVALID: {}", text::plain(what))).collect();
+    row(values, &marks.join("; "))
+}
+
+fn row([id, prompt, new, ttft, prefill, decode, whole, memory]: [String; 8], mark: &str) -> String {
+    let line = format!(
+        "{id:<16} {prompt:>9} {new:>5} {ttft:>12} {prefill:>13} {decode:>13} {whole:>13} {memory:>12}  {mark}"
+    );
+    line.trim_end().to_owned() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Block;
+    use crate::record::Validity;
+    use crate::record::Work;
+
+    #[test]
+    fn a_row_has_the_header_s_columns_and_says_what_is_wrong() {
+        let mut case = Case {
+            id: "code/b4".into(),
+            work: Work {
+                batch: 4,
+                prompt_tokens: vec![10, 20, 30, 40],
+                new_tokens: 8,
+                ..Work::default()
+            },
+            output_sha256: None,
+            validity: Validity::default(),
+            absent: None,
+            blocks: vec![Block {
+                values: [("ttft_s".to_string(), Some(0.0125))].into(),
+                ..Block::default()
+            }],
+        };
+        assert_eq!(
+            live_row(&case),
+            "code/b4                100    32      12.5 ms             -             -             -            -\n"
+        );
+        case.validity.failed.push("a clock ran\nbackwards".into());
+        assert!(
+            live_row(&case).ends_with("INVALID: a clock ran backwards\n"),
+            "{}",
+            live_row(&case)
+        );
+        case.absent = Some("unsupported: ragged batches".into());
+        assert_eq!(live_row(&case), "code/b4          unsupported: ragged batches\n");
+    }
+}
