@@ -14,8 +14,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Outputs that one task computes: its weights, 64 rows of some thousand numbers, outlast a task's start by far.
-const TASK: usize = 64;
+/// Outputs that one task computes: 32 rows of some thousand weights, which fit in the second cache and outlast a task's start.
+const TASK: usize = 32;
 
 /// `out[r][o] = dot(x[r], w[o])`: `w` is `[outputs, columns]`, `x` is `[rows, columns]`, the result `[rows, outputs]`. Weights are
 /// read once however many rows there are, and every sum is the same for any number of rows and threads.
@@ -30,28 +30,25 @@ pub fn products<E: Send>(
     x: &[f32],
     weights: impl Fn(Range<usize>, &mut dyn FnMut(&[f32])) -> Result<(), E> + Sync,
 ) -> Result<Vec<f32>, E> {
-    let rows = x.len() / columns;
-    let dot = dot::best();
-    let parts = tasks(outputs).map(|range| {
-        let mut part = Vec::with_capacity(range.len() * rows);
-        weights(range, &mut |w| {
-            for w in w.chunks_exact(columns) {
-                part.extend(x.chunks_exact(columns).map(|x| dot(w, x)));
-            }
-        })?;
+    let (rows, dots) = (x.len() / columns, dot::best());
+    let part = |range: Range<usize>| {
+        let mut part = vec![0f32; rows * range.len()];
+        weights(range, &mut |w| dots(columns, w, x, &mut part))?;
         Ok(part)
-    });
-    Ok(transposed(outputs, rows, &parts.collect::<Result<Vec<Vec<f32>>, E>>()?))
+    };
+    Ok(joined(outputs, rows, tasks(outputs).map(part).collect::<Result<Vec<Vec<f32>>, E>>()?))
 }
 
-/// Runs `sums` for every output, which adds one number a row: `[rows, outputs]`.
-fn in_tasks(outputs: usize, rows: usize, sums: impl Fn(usize, &mut Vec<f32>) + Sync) -> Vec<f32> {
-    let parts = tasks(outputs).map(|range| {
-        let mut part = Vec::with_capacity(range.len() * rows);
-        range.for_each(|output| sums(output, &mut part));
+/// Runs `sum` for every row and output: `[rows, outputs]`.
+fn in_tasks(outputs: usize, rows: usize, sum: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
+    let part = |range: Range<usize>| {
+        let mut part = vec![0f32; rows * range.len()];
+        for (i, output) in range.clone().enumerate() {
+            (0..rows).for_each(|row| part[row * range.len() + i] = sum(row, output));
+        }
         part
-    });
-    transposed(outputs, rows, &parts.collect::<Vec<Vec<f32>>>())
+    };
+    joined(outputs, rows, tasks(outputs).map(part).collect())
 }
 
 fn tasks(outputs: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
@@ -60,14 +57,35 @@ fn tasks(outputs: usize) -> impl IndexedParallelIterator<Item = Range<usize>> {
         .map(move |i| i * TASK..((i + 1) * TASK).min(outputs))
 }
 
-fn transposed(outputs: usize, rows: usize, parts: &[Vec<f32>]) -> Vec<f32> {
+/// Puts the tasks' parts, each `[rows, some outputs]`, side by side.
+fn joined(outputs: usize, rows: usize, parts: Vec<Vec<f32>>) -> Vec<f32> {
+    if rows == 1 {
+        return parts.concat();
+    }
     let mut all = vec![0f32; rows * outputs];
-    for (o, sums) in parts.iter().flat_map(|part| part.chunks_exact(rows)).enumerate() {
-        for (r, sum) in sums.iter().enumerate() {
-            all[r * outputs + o] = *sum;
+    let mut start = 0;
+    for part in parts {
+        let width = part.len() / rows;
+        for (all, part) in all.chunks_exact_mut(outputs).zip(part.chunks_exact(width)) {
+            all[start..start + width].copy_from_slice(part);
         }
+        start += width;
     }
     all
+}
+
+/// `silu(gate) * up`, element by element, where silu(z) = z / (1 + exp(-z)).
+///
+/// # Panics
+/// When the two differ in length.
+pub fn silu_times(mut gate: Vec<f32>, up: &[f32]) -> Vec<f32> {
+    assert_eq!(gate.len(), up.len());
+    gate.par_chunks_mut(1 << 14).zip(up.par_chunks(1 << 14)).for_each(|(gate, up)| {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + (-*gate).exp()) * up;
+        }
+    });
+    gate
 }
 
 #[cfg(test)]
@@ -98,6 +116,15 @@ mod tests {
             let exact: f64 =
                 w[..columns].iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
             assert!((f64::from(alone[0]) - exact).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn silu_times_has_known_values() {
+        let out = silu_times(vec![0.0, 1.0, -1.0, 100.0, -100.0], &[3.0, 2.0, 2.0, 1.0, 1.0]);
+        let exact = [0.0, 1.462_117_2, -0.537_882_8, 100.0, 0.0];
+        for (out, exact) in out.iter().zip(exact) {
+            assert!((out - exact).abs() < 1e-6, "{out} {exact}");
         }
     }
 

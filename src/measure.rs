@@ -93,8 +93,7 @@ impl Sample {
 }
 
 /// A scenario on an engine, ready to be sampled.
-pub struct Trial<'a> {
-    engine: &'a mut Engine,
+pub struct Trial {
     scenario: Scenario,
     prompts: Vec<String>,
     ids: Vec<Vec<u32>>,
@@ -104,13 +103,13 @@ pub struct Trial<'a> {
     cold: Vec<Sample>,
 }
 
-impl<'a> Trial<'a> {
+impl Trial {
     /// Tokenizes the prompts of a scenario.
     ///
     /// # Errors
     /// When the chat template fails.
     pub fn new(
-        engine: &'a mut Engine,
+        engine: &Engine,
         scenario: &Scenario,
         generation: &Generation,
         injection: Option<Injection>,
@@ -123,7 +122,6 @@ impl<'a> Trial<'a> {
             new_tokens: generation.gen_tokens.unwrap_or(scenario.new_tokens),
             generation: generation.clone(),
             cold: Vec::new(),
-            engine,
             prompts,
             ids,
             injection,
@@ -135,32 +133,34 @@ impl<'a> Trial<'a> {
         self.ids.len() * (self.new_tokens - 1)
     }
 
-    /// A generation that is kept apart, because the first of a shape pays for memory and caches.
+    /// A generation that is kept apart, because the first of a shape pays for memory and caches; its [`Sample::primary_s`].
     ///
     /// # Errors
     /// When generating fails.
-    pub fn warm_up(&mut self) -> Result<()> {
-        let sample = self.generate(self.generation.warmup_tokens.unwrap_or(self.new_tokens))?;
+    pub fn warm_up(&mut self, engine: &mut Engine) -> Result<f64> {
+        let sample =
+            self.generate(engine, self.generation.warmup_tokens.unwrap_or(self.new_tokens))?;
+        let seconds = sample.primary_s();
         self.cold.push(sample);
-        Ok(())
+        Ok(seconds)
     }
 
     /// One measured generation.
     ///
     /// # Errors
     /// When generating fails.
-    pub fn sample(&mut self) -> Result<Sample> {
-        self.generate(self.new_tokens)
+    pub fn sample(&self, engine: &mut Engine) -> Result<Sample> {
+        self.generate(engine, self.new_tokens)
     }
 
-    fn generate(&mut self, new_tokens: usize) -> Result<Sample> {
+    fn generate(&self, engine: &mut Engine, new_tokens: usize) -> Result<Sample> {
         let start = Instant::now();
         for prompt in &self.prompts {
-            std::hint::black_box(self.engine.encode(prompt, self.generation.prompt_format)?);
+            std::hint::black_box(engine.encode(prompt, self.generation.prompt_format)?);
         }
         let tokenize = start.elapsed();
         let stops: &[u32] =
-            if self.generation.natural_stop { self.engine.tokenizer.end_tokens() } else { &[] };
+            if self.generation.natural_stop { engine.tokenizer.end_tokens() } else { &[] };
         let request = Request {
             prompts: &self.ids,
             new_tokens,
@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
             sampling: &self.generation,
             injection: self.injection,
         };
-        let made = engine::generate(self.engine.decoder.as_mut(), &request)?;
+        let made = engine::generate(engine.decoder.as_mut(), &request)?;
         Ok(Sample::new(&made, self.ids.iter().map(Vec::len).sum(), tokenize))
     }
 
@@ -177,6 +177,7 @@ impl<'a> Trial<'a> {
     /// `memory` is what was read after the samples; without it, memory is `null`.
     pub fn into_case(
         self,
+        engine: &Engine,
         session: &str,
         samples: &[Sample],
         memory: Option<&MemoryUse>,
@@ -210,13 +211,19 @@ impl<'a> Trial<'a> {
             }
         }
         null("peak_device_bytes", "the device is the CPU, or has no counter that is read");
-        block.values.insert("load_s".into(), Some(self.engine.load.as_secs_f64()));
-        block.values.insert("kv_bytes_expected".into(), Some(self.kv_bytes()));
+        block.values.insert("load_s".into(), Some(engine.load.as_secs_f64()));
+        block.values.insert("kv_bytes_expected".into(), Some(self.kv_bytes(engine)));
         match memory {
             Some(memory) => memory.store(&mut block),
             None => null_memory(&mut block, "memory was not read in this process"),
         }
-        let roofline = self.roofline(&block, rates);
+        let fresh = memory.is_some_and(|memory| memory.shared == Sharing::Fresh);
+        let cold = self.cold.first().or(samples.first()).filter(|_| fresh);
+        block.values.insert("cold_ttft_s".into(), cold.map(|sample| sample.values["ttft_s"]));
+        if cold.is_none() {
+            block.notes.insert("cold_ttft_s".into(), "the process had run before".into());
+        }
+        let roofline = self.roofline(engine, &block, rates);
         match roofline {
             Ok(fraction) => drop(block.values.insert("roofline_fraction".into(), Some(fraction))),
             Err(why) => {
@@ -224,7 +231,7 @@ impl<'a> Trial<'a> {
                 block.notes.insert("roofline_fraction".into(), why.into());
             }
         }
-        let validity = checks::validity(&self, samples, &block, rates);
+        let validity = checks::validity(&self, engine, samples, &block, rates);
         let output =
             samples.first().filter(|_| self.is_greedy()).map(|sample| hash_ids(&sample.ids));
         Case {
@@ -248,20 +255,25 @@ impl<'a> Trial<'a> {
     }
 
     /// 2 layers kv_heads head_dim bytes tokens, summed over the sequences.
-    fn kv_bytes(&self) -> f64 {
-        let config = &self.engine.opened.config;
+    fn kv_bytes(&self, engine: &Engine) -> f64 {
+        let config = &engine.opened.config;
         let tokens: usize = self.ids.iter().map(|ids| ids.len() + self.new_tokens).sum();
         let per_token = 2
             * config.layers
             * config.kv_heads
             * config.head_dim
-            * self.engine.decoder.footprint().kv_type_bytes;
+            * engine.decoder.footprint().kv_type_bytes;
         (per_token * tokens) as f64
     }
 
     /// Bytes that decoding streamed per second, weights once a step and the caches of all sequences, as a share of the
     /// measured read bandwidth.
-    fn roofline(&self, block: &Block, rates: &Rates) -> std::result::Result<f64, &'static str> {
+    fn roofline(
+        &self,
+        engine: &Engine,
+        block: &Block,
+        rates: &Rates,
+    ) -> std::result::Result<f64, &'static str> {
         let bandwidth = rates.read_bytes_per_s.ok_or("read bandwidth was not measured")?;
         let step = block
             .values
@@ -269,11 +281,11 @@ impl<'a> Trial<'a> {
             .copied()
             .flatten()
             .ok_or("nothing is decoded after the first token")?;
-        let weights = self.engine.decoder.footprint().step_bytes;
+        let weights = engine.decoder.footprint().step_bytes;
         if rates.last_level_cache_bytes.is_some_and(|cache| weights < 2 * cache) {
             return Err("the weights fit in the last-level cache, or nearly");
         }
-        Ok((weights as f64 + self.kv_bytes()) / step / bandwidth)
+        Ok((weights as f64 + self.kv_bytes(engine)) / step / bandwidth)
     }
 }
 

@@ -167,6 +167,24 @@ impl Setup {
             generation: config.generation.clone(),
         }
     }
+
+    /// With what `CANDLEMARK_MODEL`, `_QUANT`, `_DEVICE`, `_ENGINE` and `_THREADS` say, for runs that have no flags.
+    ///
+    /// # Errors
+    /// When the number of threads is none.
+    pub fn with_variables(mut self, get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        self.model = get("CANDLEMARK_MODEL").unwrap_or(self.model);
+        self.quant = get("CANDLEMARK_QUANT").or(self.quant);
+        self.device = get("CANDLEMARK_DEVICE").unwrap_or(self.device);
+        self.engine = get("CANDLEMARK_ENGINE").unwrap_or(self.engine);
+        if let Some(text) = get("CANDLEMARK_THREADS") {
+            let threads = text.parse().ok().filter(|threads| *threads > 0);
+            self.threads = threads.ok_or_else(|| {
+                Error::Failed(format!("CANDLEMARK_THREADS is `{text}`, not a number above 0"))
+            })?;
+        }
+        Ok(self)
+    }
 }
 
 /// `[suite]`

@@ -101,11 +101,12 @@ fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case> {
     let generation = &job.setup.generation;
     let mut trial = Trial::new(engine, scenario, generation, injection)?;
     for _ in 0..generation.warmups {
-        trial.warm_up()?;
+        trial.warm_up(engine)?;
     }
-    let samples = (0..generation.iters).map(|_| trial.sample()).collect::<Result<Vec<_>>>()?;
+    let samples =
+        (0..generation.iters).map(|_| trial.sample(engine)).collect::<Result<Vec<_>>>()?;
     memory.end();
-    Ok(trial.into_case(&job.session, &samples, Some(&memory), &job.rates))
+    Ok(trial.into_case(engine, &job.session, &samples, Some(&memory), &job.rates))
 }
 
 fn exactly(id: &str) -> Result<Scenario> {

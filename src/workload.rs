@@ -30,11 +30,11 @@ macro_rules! prompts {
 
 /// The categories. A new one is a line here and three files under `fixtures/prompts`.
 pub const CATEGORIES: &[Category] = &[
-    Category { name: "short", prompts: prompts!("short"), new_tokens: 16 },
-    Category { name: "medium", prompts: prompts!("medium"), new_tokens: 24 },
-    Category { name: "long", prompts: prompts!("long"), new_tokens: 32 },
-    Category { name: "code", prompts: prompts!("code"), new_tokens: 32 },
-    Category { name: "extraction", prompts: prompts!("extraction"), new_tokens: 16 },
+    Category { name: "short", prompts: prompts!("short"), new_tokens: 12 },
+    Category { name: "medium", prompts: prompts!("medium"), new_tokens: 12 },
+    Category { name: "long", prompts: prompts!("long"), new_tokens: 16 },
+    Category { name: "code", prompts: prompts!("code"), new_tokens: 16 },
+    Category { name: "extraction", prompts: prompts!("extraction"), new_tokens: 8 },
 ];
 
 /// Batch sizes that every category is run with.

@@ -142,9 +142,8 @@ impl<T: GgmlType + 'static> Blocks for Typed<T> {
                 row
             })
             .collect();
-        super::in_tasks(self.outputs, quantised.len(), |output, sums| {
-            let w = self.row(output);
-            sums.extend(quantised.iter().map(|x| T::vec_dot(self.columns, w, x)));
+        super::in_tasks(self.outputs, quantised.len(), |row, output| {
+            T::vec_dot(self.columns, self.row(output), &quantised[row])
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::Device;
 use candle_core::Tensor;
 
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::measure::Sample;
 use crate::measure::Trial;
@@ -27,7 +28,13 @@ const LONG_PROMPT: usize = 64;
 const CLOCK: Duration = Duration::from_micros(1);
 
 /// Checks the samples of a trial and the block that came of them.
-pub fn validity(trial: &Trial<'_>, samples: &[Sample], block: &Block, rates: &Rates) -> Validity {
+pub fn validity(
+    trial: &Trial,
+    engine: &Engine,
+    samples: &[Sample],
+    block: &Block,
+    rates: &Rates,
+) -> Validity {
     let mut verdict = Validity::default();
     let mut fail = |failed: bool, what: String| {
         if failed && !verdict.failed.contains(&what) {
@@ -65,7 +72,7 @@ pub fn validity(trial: &Trial<'_>, samples: &[Sample], block: &Block, rates: &Ra
     }
     let prefill = value("prefill_tok_s");
     if let (Some(rate), Some(peak)) = (prefill, rates.f32_flop_per_s) {
-        let share = rate * flops_per_token(trial) / peak;
+        let share = rate * flops_per_token(engine) / peak;
         fail(
             share > TOLERANCE,
             format!("prefill did {:.0} % of the measured arithmetic rate", share * 100.0),
@@ -78,7 +85,7 @@ pub fn validity(trial: &Trial<'_>, samples: &[Sample], block: &Block, rates: &Ra
     verdict
 }
 
-fn warnings(trial: &Trial<'_>, block: &Block) -> Vec<String> {
+fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
     let mut all = Vec::new();
     let value = |name: &str| block.values.get(name).copied().flatten();
     if let Some(share) = value("roofline_fraction").filter(|share| *share < IMPLAUSIBLY_LOW) {
@@ -98,7 +105,6 @@ fn warnings(trial: &Trial<'_>, block: &Block) -> Vec<String> {
         );
     }
     if let (Some(growth), Some(expected)) = (value("peak_delta_bytes"), value("kv_bytes_expected"))
-        && trial.engine.opened.commit.is_none()
         && growth < 0.5 * expected
     {
         all.push(format!("memory grew by {growth:.0} bytes, the caches should take {expected:.0}"));
@@ -108,8 +114,8 @@ fn warnings(trial: &Trial<'_>, block: &Block) -> Vec<String> {
 
 /// Two operations for each weight of the layers, which every token is multiplied with; attention and the output matrix, which
 /// only some tokens see, are left out, so that the share is a lower bound.
-fn flops_per_token(trial: &Trial<'_>) -> f64 {
-    let config = &trial.engine.opened.config;
+fn flops_per_token(engine: &Engine) -> f64 {
+    let config = &engine.opened.config;
     let layers = config
         .tensors()
         .into_iter()

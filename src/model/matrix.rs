@@ -25,7 +25,7 @@ use crate::model::weights::blocks;
 const EXPANDED: usize = 1 << 22;
 
 /// Rows of activations from which expanding weights, or candle's packing of them, costs less than it saves.
-const MANY_ROWS: usize = 24;
+const MANY_ROWS: usize = 32;
 
 /// A matrix `[out, in]` of weights.
 pub enum Matrix {

@@ -10,6 +10,7 @@ use candle_core::quantized::GgmlDType;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::kernel::silu_times;
 use crate::model::Decoder;
 use crate::model::Footprint;
 use crate::model::Logits;
@@ -145,8 +146,7 @@ impl Qwen {
             };
             x = (rest + layer.o.forward(&mixed)?.to_dtype(self.dtype)?)?;
             let normed = self.norm(&x, &layer.mlp_norm)?;
-            let gate = layer.gate.forward(&normed)?.silu()?;
-            let inner = (gate * layer.up.forward(&normed)?)?;
+            let inner = gated(&layer.gate.forward(&normed)?, &layer.up.forward(&normed)?)?;
             x = (x + layer.down.forward(&inner)?.to_dtype(self.dtype)?)?;
         }
         for span in &spans {
@@ -317,6 +317,15 @@ impl Linear {
             None => Ok(y),
         }
     }
+}
+
+/// `silu(gate) * up`. candle does both with one thread on the CPU.
+fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if !gate.device().is_cpu() {
+        return Ok((gate.silu()? * up)?);
+    }
+    let values = |y: &Tensor| y.flatten_all()?.to_vec1::<f32>();
+    Ok(Tensor::from_vec(silu_times(values(gate)?, &values(up)?), gate.dims2()?, gate.device())?)
 }
 
 /// Attention of every sequence of a pass over its own cache: `[rows, heads * head_dim]`.

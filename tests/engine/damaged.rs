@@ -1,0 +1,178 @@
+//! Models that are cut off, garbage, hostile or of another shape: each an error that names the file, and none that takes memory first.
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use candlemark::settings::Setup;
+
+use crate::BINARY;
+use crate::at;
+use crate::cut;
+use crate::edit;
+use crate::job;
+use crate::no_engine;
+use crate::refused;
+use crate::synth;
+use crate::worker;
+
+#[test]
+fn a_gguf_that_is_cut_off_or_garbage_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let whole = ["-o", "model.gguf"];
+    for (bytes, says) in [
+        (5_000_000, "the file is cut off: tensor `"),
+        (100_000, "the file has 100000; download it again"),
+        (20, "no readable GGUF"),
+        (0, "no readable GGUF"),
+    ] {
+        synth(folder.path(), &whole);
+        cut(&file, bytes);
+        no_engine(&at(&file), &["model.gguf` is not valid: ", says]);
+    }
+    fs::write(&file, "<!DOCTYPE html><title>Not Found</title>").unwrap();
+    no_engine(&at(&file), &["model.gguf` is not valid: no readable GGUF: unknown magic"]);
+}
+
+/// A GGUF file's header: its magic, version 3, and how many tensors and keys it claims.
+fn header(tensors: u64, keys: u64) -> Vec<u8> {
+    [b"GGUF", &3u32.to_le_bytes()[..], &tensors.to_le_bytes(), &keys.to_le_bytes()].concat()
+}
+
+fn gguf_text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
+}
+
+/// An embedding of f32 rows, at the start of the data.
+fn embedding(columns: u64, rows: u64) -> Vec<u8> {
+    let shape = [2u32.to_le_bytes().to_vec(), [columns, rows].map(u64::to_le_bytes).concat()];
+    [gguf_text("token_embd.weight"), shape.concat(), vec![0; 4 + 8]].concat()
+}
+
+/// A key with a 32-bit number.
+fn number(key: &str, value: u32) -> Vec<u8> {
+    [gguf_text(key), [4u32.to_le_bytes(), value.to_le_bytes()].concat()].concat()
+}
+
+#[test]
+fn absurd_sizes_are_refused_before_memory_is_taken() {
+    let (array, string, texts) = (9u32.to_le_bytes(), 8u32.to_le_bytes(), (1u64 << 29));
+    let huge_array = [&gguf_text("x")[..], &array, &string, &texts.to_le_bytes()].concat();
+    let huge_text = [&gguf_text("x")[..], &string, &(1u64 << 40).to_le_bytes()].concat();
+    let architecture =
+        [gguf_text("general.architecture"), string.to_vec(), gguf_text("qwen3")].concat();
+    let layers = [
+        architecture,
+        number("qwen3.attention.head_count", 4),
+        number("qwen3.embedding_length", 256),
+        number("qwen3.block_count", 4_000_000_000),
+        number("qwen3.feed_forward_length", 512),
+        number("qwen3.context_length", 4096),
+        number("qwen3.attention.layer_norm_rms_epsilon", 0),
+    ];
+    let layers = [header(1, 7), layers.concat(), embedding(256, 8), vec![0; 64 + 8192]].concat();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    for (bytes, says) in [
+        (header(1 << 62, 1 << 62), "tensor_count 4611686018427387904 exceeds"),
+        (header(1 << 30, 1 << 30), "declares 1073741824 tensors"),
+        ([header(0, 1), huge_array].concat(), "array of 536870912 elements needs"),
+        ([header(0, 1), huge_text].concat(), "string length 1099511627776 exceeds"),
+        ([header(1, 0), embedding(1 << 32, 1 << 31)].concat(), "has the impossible shape"),
+        ([header(1, 0), embedding(256, 1 << 50)].concat(), "needs 1152921504606846976 bytes"),
+        (layers, "layers is 4000000000, which is not between 1 and 1024"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        let output = worker(within_2_gb(), &job(&at(&file), &["short/b1"]));
+        refused(&output, &["model.gguf` is not valid: ", says]);
+    }
+}
+
+/// The binary with little address space, where the system can limit it: what asks for more aborts.
+fn within_2_gb() -> Command {
+    if !cfg!(target_os = "linux") {
+        return Command::new(BINARY);
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 2000000; exec \"$0\"", BINARY]);
+    command
+}
+
+#[test]
+fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
+    type Damage = fn(&Path);
+    let cases: &[(Damage, &[&str])] = &[
+        (
+            |dir| fs::remove_file(dir.join("model-00003-of-00007.safetensors")).unwrap(),
+            &["1 of 7 shards are missing: model-00003-of-00007.safetensors; download them again"],
+        ),
+        (
+            |dir| cut(&dir.join("model-00001-of-00007.safetensors"), 1_000_000),
+            &["model-00001-of-00007.safetensors` is not valid: the file is cut off", "again"],
+        ),
+        (
+            |dir| {
+                let claim = [(1u64 << 62).to_le_bytes().as_slice(), b"{}"].concat();
+                fs::write(dir.join("model-00002-of-00007.safetensors"), claim).unwrap();
+            },
+            &["it claims a header of 4611686018427387904 bytes and has 10"],
+        ),
+        (
+            |dir| edit(&dir.join("model.safetensors.index.json"), "model-00001", "../model-00001"),
+            &["shard `../model-00001-of-00007.safetensors` is not a plain file name"],
+        ),
+        (
+            |dir| fs::remove_file(dir.join("model.safetensors.index.json")).unwrap(),
+            &["neither `model.safetensors` nor `model.safetensors.index.json`"],
+        ),
+        (
+            |dir| fs::remove_file(dir.join("tokenizer.json")).unwrap(),
+            &["cannot read `", "/tokenizer.json`: No such file"],
+        ),
+        (
+            |dir| fs::remove_file(dir.join("config.json")).unwrap(),
+            &["cannot read `", "/config.json`: No such file"],
+        ),
+        (
+            |dir| edit(&dir.join("config.json"), "3072", "3000"),
+            &["the tokenizer has 3072 tokens and the model 3000 embedding rows; use the tokenizer"],
+        ),
+        (
+            |dir| edit(&dir.join("config.json"), "3072", "4000"),
+            &["`model.embed_tokens.weight` has shape [3072, 256]", "asks for [4000, 256]"],
+        ),
+        (
+            |dir| {
+                edit(
+                    &dir.join("config.json"),
+                    "\"num_hidden_layers\": 2",
+                    "\"num_hidden_layers\": 3",
+                );
+            },
+            &["the weights lack the tensor `model.layers.2."],
+        ),
+        (
+            |dir| edit(&dir.join("config.json"), "\"qwen3\"", "\"llama\""),
+            &["unsupported: architecture `llama`; known are qwen3 and qwen2"],
+        ),
+    ];
+    for (damage, says) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        synth(folder.path(), &["-o", "model", "--shard-mib", "1"]);
+        let model = folder.path().join("model");
+        damage(&model);
+        no_engine(&at(&model), says);
+    }
+}
+
+#[test]
+#[ignore = "fails: the candle engine reads on into the next tensor where config.json asks for more rows"]
+fn the_candle_engine_refuses_weights_of_another_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    synth(folder.path(), &["-o", "model"]);
+    let model = folder.path().join("model");
+    edit(&model.join("config.json"), "3072", "4000");
+    let setup = Setup { engine: "candle".into(), ..at(&model) };
+    no_engine(&setup, &["[3072, 256]", "[4000, 256]"]);
+}

@@ -1,0 +1,108 @@
+//! Prompts, and how tokens are chosen.
+
+use candlemark::engine;
+use candlemark::engine::Engine;
+use candlemark::engine::Request;
+use candlemark::record::Case;
+use candlemark::settings::Generation;
+use candlemark::settings::PromptFormat;
+use candlemark::settings::Setup;
+
+use crate::at;
+use crate::edit;
+use crate::job;
+use crate::measured;
+use crate::nano;
+use crate::output_of;
+use crate::setup;
+use crate::synth;
+use crate::with;
+use crate::work;
+
+#[test]
+fn an_empty_prompt_is_refused() {
+    let mut engine = Engine::load(&nano(), &mut ()).unwrap();
+    let prompts = [engine.encode("", PromptFormat::Raw).unwrap()];
+    assert!(prompts[0].is_empty());
+    let sampling = Generation::default();
+    let request = Request {
+        prompts: &prompts,
+        new_tokens: 4,
+        stops: &[],
+        sampling: &sampling,
+        injection: None,
+    };
+    let error = engine::generate(engine.decoder.as_mut(), &request).unwrap_err();
+    assert_eq!(error.to_string(), "the prompt is empty: there is no token to continue");
+}
+
+#[test]
+fn a_prompt_beyond_the_context_costs_only_its_own_scenario() {
+    let folder = tempfile::tempdir().unwrap();
+    synth(folder.path(), &["-o", "model"]);
+    let model = folder.path().join("model");
+    edit(&model.join("config.json"), "40960", "64");
+    for engine in ["native", "candle"] {
+        let setup = Setup { engine: engine.into(), ..at(&model) };
+        let cases = work(&job(&setup, &["long/b1", "short/b1"]));
+        assert_eq!(cases.len(), 2);
+        let why = cases[0].absent.as_deref().unwrap();
+        assert!(why.starts_with("failed: a prompt of ") && why.contains(" 4 new ones: "), "{why}");
+        assert!(why.ends_with(" is beyond the model's context of 64"), "{why}");
+        assert!(cases[0].blocks.is_empty());
+        assert_eq!(cases[1].absent, None);
+    }
+}
+
+#[test]
+fn sampling_repeats_with_its_seed() {
+    let mut engine = Engine::load(&nano(), &mut ()).unwrap();
+    let prompts = [engine.encode("Once upon a time", PromptFormat::Raw).unwrap()];
+    let mut ids = |seed, temperature| {
+        let sampling =
+            Generation { seed, temperature, deterministic: false, ..Generation::default() };
+        let (new_tokens, sampling) = (8, &sampling);
+        let request =
+            Request { prompts: &prompts, new_tokens, stops: &[], sampling, injection: None };
+        engine::generate(engine.decoder.as_mut(), &request).unwrap().ids
+    };
+    assert_eq!(ids(1, 1.5), ids(1, 1.5));
+    assert_ne!(ids(1, 1.5), ids(2, 1.5));
+    assert_ne!(ids(1, 1.5), ids(1, 0.0));
+    assert_eq!(ids(1, 0.0), ids(2, 0.0), "greedy draws nothing");
+}
+
+#[test]
+fn sampled_output_has_no_hash() {
+    let hot = with(nano(), |generation| {
+        (generation.temperature, generation.deterministic) = (1.5, false);
+    });
+    assert_eq!(measured(&hot, "short/b1").output_sha256, None);
+    let nonsense = with(nano(), |generation| generation.top_p = Some(2.0));
+    let why = work(&job(&nonsense, &["short/b1"])).remove(0).absent.unwrap();
+    assert!(why.contains("0 < top_p <= 1"), "{why}");
+}
+
+#[test]
+fn settings_of_a_generation_show_in_its_case() {
+    let plain = measured(&nano(), "short/b1");
+    let format = |format| with(nano(), |generation| generation.prompt_format = format);
+    let chat = measured(&format(PromptFormat::Chat), "short/b1");
+    let thinking = measured(&format(PromptFormat::ChatThinking), "short/b1");
+    let tokens = |case: &Case| case.work.prompt_tokens[0];
+    assert!(tokens(&plain) < tokens(&thinking) && tokens(&thinking) < tokens(&chat));
+    assert_ne!(chat.work.prompts_sha256, thinking.work.prompts_sha256);
+
+    let natural = with(nano(), |generation| generation.natural_stop = true);
+    assert_eq!(measured(&natural, "short/b1").work.stop, "natural");
+}
+
+#[test]
+fn without_a_cache_the_output_is_the_same() {
+    for cached in [nano(), setup("synthetic:nano-qwen2")] {
+        let output = output_of(&cached);
+        let uncached = with(cached, |generation| generation.use_kv_cache = false);
+        assert_eq!(output_of(&uncached), output);
+        assert_eq!(output_of(&Setup { engine: "candle".into(), ..uncached }), output);
+    }
+}

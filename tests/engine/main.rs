@@ -1,0 +1,208 @@
+//! Models, the worker and the commands that need the inference library, on the real binary. A debug build records nothing, so
+//! what a run does to a model is asked of a worker: this binary, with a job on its standard input.
+#![cfg(feature = "engine")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use candlemark::measure::Sharing;
+use candlemark::record::Case;
+use candlemark::record::Rates;
+use candlemark::settings::Config;
+use candlemark::settings::Generation;
+use candlemark::settings::Setup;
+use candlemark::suite;
+use candlemark::suite::Answer;
+use candlemark::suite::Job;
+
+mod damaged;
+mod generation;
+#[cfg(feature = "hub")]
+mod hub;
+mod names;
+mod synthetic;
+mod worker;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_candlemark");
+
+/// Nothing of whoever runs the tests decides what they see.
+fn clean(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = ["CANDLEMARK_", "HF_", "HUGGING", "TRANSFORMERS_", "RUST_BACKTRACE"];
+        if ours.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+}
+
+fn candlemark(args: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new(BINARY);
+    clean(&mut command);
+    command.current_dir(folder).args(args).output().unwrap()
+}
+
+/// Runs a command that must succeed; what it printed.
+fn done(args: &[&str], folder: &Path) -> String {
+    let output = candlemark(args, folder);
+    assert_eq!(output.status.code(), Some(0), "{args:?}\n{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs a command that must fail with status 5, print no data, and say all of this.
+fn fails(args: &[&str], folder: &Path, says: &[&str]) {
+    refused(&candlemark(args, folder), says);
+}
+
+fn refused(output: &Output, says: &[&str]) {
+    let talk = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{talk}");
+    assert_eq!(text(&output.stdout), "", "{talk}");
+    assert!(talk.starts_with("error: ") && !talk.contains("panicked"), "{talk}");
+    for part in says {
+        assert!(talk.contains(part), "`{part}` is not in: {talk}");
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A model with few tokens and repetitions, because a debug build is slow.
+fn setup(model: &str) -> Setup {
+    let generation =
+        Generation { gen_tokens: Some(4), warmups: 0, iters: 1, ..Generation::default() };
+    Setup { model: model.into(), threads: 2, generation, ..Setup::new(&Config::default()) }
+}
+
+fn nano() -> Setup {
+    setup("synthetic:nano")
+}
+
+fn with(setup: Setup, change: impl FnOnce(&mut Generation)) -> Setup {
+    let mut setup = setup;
+    change(&mut setup.generation);
+    setup
+}
+
+fn at(path: &Path) -> Setup {
+    setup(path.to_str().unwrap())
+}
+
+fn job(setup: &Setup, scenarios: &[&str]) -> Job {
+    Job {
+        setup: setup.clone(),
+        scenarios: scenarios.iter().map(|id| (*id).into()).collect(),
+        session: "20260704T120000Z-0123456".into(),
+        sharing: Sharing::Fresh,
+        rates: Rates::default(),
+        injection: None,
+    }
+}
+
+fn worker(mut command: Command, job: &Job) -> Output {
+    clean(&mut command);
+    let job = serde_json::to_string(job).unwrap();
+    command.env(suite::WORKER, "1").write_stdin(job).output().unwrap()
+}
+
+/// The cases of a worker that must succeed.
+fn work(job: &Job) -> Vec<Case> {
+    let output = worker(Command::new(BINARY), job);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let answer = |line: &str| serde_json::from_str::<Answer>(line).unwrap().case;
+    text(&output.stdout).lines().map(answer).collect()
+}
+
+/// The only case of a scenario that must be measured without a complaint, but for the one about the build.
+fn measured(setup: &Setup, scenario: &str) -> Case {
+    let mut cases = work(&job(setup, &[scenario]));
+    let case = cases.pop().unwrap();
+    assert!(cases.is_empty());
+    assert_eq!(case.absent, None);
+    let debug = "the build has debug assertions";
+    assert!(case.validity.failed.iter().all(|why| why == debug), "{:?}", case.validity);
+    case
+}
+
+fn output_of(setup: &Setup) -> String {
+    measured(setup, "short/b1").output_sha256.unwrap()
+}
+
+/// A model that cannot be run: the worker says so and answers nothing.
+fn no_engine(setup: &Setup, says: &[&str]) {
+    refused(&worker(Command::new(BINARY), &job(setup, &["short/b1"])), says);
+}
+
+fn synth(folder: &Path, args: &[&str]) {
+    done(&[&["synth", "--shape", "nano"], args].concat(), folder);
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Replaces a text that must be in a file.
+fn edit(file: &Path, old: &str, new: &str) {
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains(old), "{text}");
+    fs::write(file, text.replace(old, new)).unwrap();
+}
+
+/// Keeps only the first bytes of a file.
+fn cut(file: &Path, bytes: u64) {
+    fs::File::options().write(true).open(file).unwrap().set_len(bytes).unwrap();
+}
+
+#[test]
+fn a_machine_has_a_class() {
+    let here = tempfile::tempdir().unwrap();
+    let text = done(&["machine", "--threads", "2"], here.path());
+    let json = done(&["machine", "--threads", "2", "--json"], here.path());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let class = json["class"].as_str().unwrap();
+    assert_eq!(text.lines().next(), Some(class));
+    assert!(text.contains("\nrates\n") && text.contains("\nbuild\n"), "{text}");
+    assert_eq!(json["fields"]["threads"], "2");
+    for rate in ["read_bytes_per_s", "f32_flop_per_s"] {
+        assert!(json["rates"][rate].as_f64().unwrap() > 0.0, "{rate}");
+    }
+}
+
+#[test]
+fn the_tiny_tokenizer_can_be_made_again() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let corpus = fixtures.join("corpus");
+    let corpus = corpus.to_str().unwrap();
+    let here = tempfile::tempdir().unwrap();
+    let train = ["train-tokenizer", corpus, "-o", "tokenizer.json", "--vocab"];
+    done(&[&train[..], &["3072"]].concat(), here.path());
+    let made = fs::read(here.path().join("tokenizer.json")).unwrap();
+    assert!(made == fs::read(fixtures.join("tiny/tokenizer.json")).unwrap(), "they differ");
+
+    let empty = tempfile::tempdir().unwrap();
+    for (args, says) in [
+        ([&train[..], &["10"]].concat(), "a vocabulary of 10 is too small; 282 is the least"),
+        ([&train[..], &["100000"]].concat(), "or add texts"),
+        (vec!["train-tokenizer", ".", "-o", "x"], "no .txt file in ."),
+        (vec!["train-tokenizer", "nowhere", "-o", "x"], "reading the folder nowhere"),
+    ] {
+        fails(&args, empty.path(), &[says]);
+    }
+    assert_eq!(names(empty.path()), [""; 0]);
+}
+
+#[test]
+fn scenarios_are_listed() {
+    let here = tempfile::tempdir().unwrap();
+    assert_eq!(done(&["list"], here.path()).lines().count(), 20);
+    let one = done(&["list", "short/b4"], here.path());
+    assert!(one.starts_with("short/b4  ") && one.lines().count() == 1, "{one}");
+}

@@ -1,0 +1,84 @@
+//! Names that are not known or not built in.
+
+use std::fs;
+
+use assert_cmd::Command;
+use candlemark::settings::Setup;
+
+use crate::BINARY;
+use crate::done;
+use crate::fails;
+use crate::job;
+use crate::names;
+use crate::nano;
+use crate::no_engine;
+use crate::refused;
+use crate::setup;
+use crate::worker;
+
+#[test]
+fn an_unknown_name_is_an_error_that_suggests_the_right_one() {
+    let quant = |name: &str| Setup { quant: Some(name.into()), ..nano() };
+    let engine = |name: &str| Setup { engine: name.into(), ..nano() };
+    let device = |name: &str| Setup { device: name.into(), ..nano() };
+    for (setup, says) in [
+        (setup("synthetic:nan"), "no shape `nan` (did you mean `nano`?); known are mini, "),
+        (quant("q4_km"), "no quantisation `q4_km` (did you mean `q4_k_m`?); known are f32, "),
+        (engine("nativ"), "no engine `nativ` (did you mean `native`?); known are native, candle"),
+        (device("cuba"), "no device `cuba` (did you mean `cuda`?); known are cpu, cuda, metal"),
+        (device("cuda:x"), "`x` in device `cuda:x` is not a number"),
+        (setup("nowhere.gguf"), "no model `nowhere.gguf`: it is no file or folder here"),
+    ] {
+        no_engine(&setup, &[says]);
+    }
+    let output = worker(Command::new(BINARY), &job(&nano(), &["short/b1", "shrot/b1"]));
+    refused(&output, &["no suite or scenario `shrot/b1`"]);
+
+    let here = tempfile::tempdir().unwrap();
+    fails(
+        &["run", "shrot"],
+        here.path(),
+        &["no suite or scenario `shrot` (did you mean `short`?)"],
+    );
+    fails(&["run", "--blocks", "0"], here.path(), &["0 blocks", "at least 1"]);
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_suggests_the_right_one() {
+    let here = tempfile::tempdir().unwrap();
+    for (file, key, near) in [
+        ("[generation]\ntemprature = 0.7\n", "temprature", "temperature"),
+        ("[model]\nqant = \"q8_0\"\n", "qant", "quant"),
+        ("[suit]\n", "suit", "suite"),
+    ] {
+        fs::write(here.path().join("candlemark.toml"), file).unwrap();
+        let near = format!("did you mean `{near}`?");
+        for command in ["run", "list"] {
+            fails(&[command], here.path(), &["`candlemark.toml` is not valid", key, &near]);
+        }
+    }
+    fs::write(here.path().join("other.toml"), "").unwrap();
+    done(&["list", "--config", "other.toml"], here.path());
+}
+
+#[test]
+fn a_device_that_is_not_built_in_never_falls_back() {
+    for (device, built_in) in [
+        ("cuda", cfg!(feature = "cuda")),
+        ("cuda:1", cfg!(feature = "cuda")),
+        ("metal", cfg!(feature = "metal")),
+    ] {
+        if !built_in {
+            no_engine(&Setup { device: device.into(), ..nano() }, &[&device[..4]]);
+        }
+    }
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_debug_build_records_nothing() {
+    let here = tempfile::tempdir().unwrap();
+    let args = ["run", "short/b1", "--model", "synthetic:nano", "-o", "record.json"];
+    fails(&args, here.path(), &["records are not made by a debug build; use cargo bench"]);
+    assert!(names(here.path()).is_empty());
+}

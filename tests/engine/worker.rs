@@ -1,0 +1,92 @@
+//! A worker: one line a scenario, whatever becomes of it.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+use candlemark::settings::Setup;
+use candlemark::suite;
+use candlemark::suite::Job;
+
+use crate::BINARY;
+use crate::job;
+use crate::measured;
+use crate::nano;
+use crate::output_of;
+use crate::refused;
+use crate::setup;
+use crate::with;
+use crate::work;
+
+#[test]
+fn a_worker_answers_each_scenario_in_turn() {
+    let ids = ["short/b4", "prompts/code-2", "short/b1"];
+    let twice = with(nano(), |generation| (generation.warmups, generation.iters) = (1, 2));
+    let cases = work(&job(&twice, &ids));
+    assert_eq!(cases.iter().map(|case| case.id.as_str()).collect::<Vec<_>>(), ids);
+    for (case, batch) in cases.iter().zip([4, 1, 1]) {
+        assert_eq!(case.absent, None);
+        assert_eq!((case.work.batch, case.work.new_tokens), (batch, 4));
+        assert_eq!(case.work.prompt_tokens.len(), batch);
+        assert_eq!(case.work.stop, "length");
+        let [block] = case.blocks.as_slice() else { panic!("{} blocks", case.blocks.len()) };
+        assert_eq!(block.session, "20260704T120000Z-0123456");
+        assert_eq!(block.samples["ttft_s"].len(), 2);
+        assert_eq!(block.cold["ttft_s"].len(), 1);
+        assert_eq!(block.steps_s.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3]);
+        assert_eq!(block.ttft_seq_s.iter().map(Vec::len).collect::<Vec<_>>(), [batch, batch]);
+        let value = |name: &str| block.values[name].unwrap();
+        for name in ["ttft_s", "prefill_s", "prefill_tok_s", "decode_tok_s", "load_s"] {
+            assert!(value(name) > 0.0, "{name} is {}", value(name));
+        }
+        assert!(value("prefill_s") < value("e2e_s") && value("ttft_s") < value("e2e_s"));
+        let aggregate = value("decode_tok_s") * batch as f64;
+        assert!((value("decode_tok_s_aggregate") / aggregate - 1.0).abs() < 1e-9);
+        assert_eq!(block.values["peak_device_bytes"], None, "not measured is not 0");
+        assert!(block.notes.contains_key("peak_device_bytes"));
+    }
+    assert_eq!(cases[2].output_sha256, measured(&nano(), "short/b1").output_sha256);
+}
+
+#[test]
+fn candle_agrees_where_it_can_and_says_where_it_cannot() {
+    // The output of nano-qwen2, whose output matrix is its own, varies more from token to token.
+    for native in [nano(), setup("synthetic:nano-qwen2")] {
+        let candle = Setup { engine: "candle".into(), ..native.clone() };
+        let cases = work(&job(&candle, &["short/b1", "short/b4", "short/b1"]));
+        let [first, batch, last] = cases.as_slice() else { panic!("{} answers", cases.len()) };
+        assert_eq!(first.output_sha256, Some(output_of(&native)));
+        assert_eq!(last.output_sha256, first.output_sha256);
+        let why = batch.absent.as_deref().unwrap();
+        assert!(
+            why.starts_with("unsupported: candle-transformers does not do ragged batches"),
+            "{why}"
+        );
+        assert!(batch.blocks.is_empty() && batch.output_sha256.is_none(), "never a zero");
+    }
+}
+
+#[test]
+fn a_wrong_injection_is_an_error() {
+    for wrong in ["decode", "decode:50", "sleep:10%"] {
+        let job = Job { injection: Some(wrong.into()), ..job(&nano(), &["short/b1"]) };
+        let why = work(&job).remove(0).absent.unwrap();
+        let says = format!("failed: injection `{wrong}` is not of the form `decode:25%`");
+        assert!(why.starts_with(&says), "{why}");
+    }
+}
+
+#[test]
+fn a_job_that_is_no_job_is_an_error() {
+    for job in ["", "{}", "not json"] {
+        let mut command = Command::new(BINARY);
+        let output = command.env(suite::WORKER, "1").write_stdin(job).output().unwrap();
+        refused(&output, &["no job on standard input: "]);
+    }
+}
+
+#[test]
+fn what_a_dying_worker_says_reaches_whoever_started_it() {
+    let job = job(&setup("nowhere.gguf"), &["short/b1"]);
+    let error = suite::start(Path::new(BINARY), &job, &mut |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("exit status: 5 and said `no model `nowhere.gguf`"), "{error}");
+}
