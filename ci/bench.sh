@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Measures the sessions that a stored baseline is made of, and promotes them. Run it on a quiet machine at a clean commit.
+# Usage: ci/bench.sh [SESSIONS] [BLOCKS] [PAUSE_S]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+sessions=${1:-3} blocks=${2:-3} pause=${3:-60}
+cargo build --locked --release --bin candlemark
+binary=target/release/candlemark
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+for session in $(seq "$sessions"); do
+    [ "$session" = 1 ] || sleep "$pause"
+    echo "-- session $session of $sessions"
+    "$binary" run --blocks "$blocks" --warmups 1 --iters 3 -o "$work/session-$session.json"
+done
+"$binary" promote "$work"/session-*.json
