@@ -148,7 +148,7 @@ struct Page {
     /// Added to the category's name for the group.
     suffix: &'static str,
     seconds: fn(&Sample) -> f64,
-    tokens: fn(&Scenario, &[usize]) -> Option<usize>,
+    tokens: fn(&Scenario, usize, &[usize]) -> Option<usize>,
 }
 
 /// The first page is measured, the others show the same samples.
@@ -156,13 +156,13 @@ const PAGES: &[Page] = &[
     Page {
         suffix: "",
         seconds: Sample::primary_s,
-        tokens: |scenario, _| Some(scenario.batch * (scenario.new_tokens - 1)),
+        tokens: |scenario, new, _| Some(scenario.batch * (new - 1)).filter(|tokens| *tokens > 0),
     },
-    Page { suffix: "-ttft", seconds: |sample| sample.values["ttft_s"], tokens: |_, _| None },
+    Page { suffix: "-ttft", seconds: |sample| sample.values["ttft_s"], tokens: |_, _, _| None },
     Page {
         suffix: "-prefill",
         seconds: |sample| sample.values["prefill_s"],
-        tokens: |_, prompts| Some(prompts.iter().sum()),
+        tokens: |_, _, prompts| Some(prompts.iter().sum()),
     },
 ];
 
@@ -196,8 +196,9 @@ fn bench(session: &Session) -> Result<()> {
                 } else {
                     Duration::from_secs(1)
                 });
+                let new_tokens = session.setup.generation.gen_tokens.unwrap_or(scenario.new_tokens);
                 let prompts = session.prompt_tokens(scenario, &tokenizer)?;
-                if let Some(tokens) = (page.tokens)(scenario, &prompts) {
+                if let Some(tokens) = (page.tokens)(scenario, new_tokens, &prompts) {
                     group.throughput(Throughput::Elements(tokens as u64));
                 }
                 group.bench_function(

@@ -128,11 +128,6 @@ impl Trial {
         })
     }
 
-    /// Tokens decoded by one generation of the whole batch: what Criterion counts as throughput.
-    pub fn decoded_tokens(&self) -> usize {
-        self.ids.len() * (self.new_tokens - 1)
-    }
-
     /// A generation that is kept apart, because the first of a shape pays for memory and caches; its [`Sample::primary_s`].
     ///
     /// # Errors

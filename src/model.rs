@@ -155,7 +155,8 @@ impl Spec {
         if path.is_file() {
             return Ok(Spec::Gguf(path.into()));
         }
-        let looks_like_hub = text.split('/').count() == 2
+        let repository = text.split(['@', ':']).next().unwrap_or_default();
+        let looks_like_hub = repository.split('/').count() == 2
             && !text.starts_with(['.', '/', '~'])
             && !text.contains('\\');
         if looks_like_hub && (!text.ends_with(".gguf") || text.contains(':')) {
@@ -284,10 +285,17 @@ pub fn device(name: &str) -> Result<Device> {
         .map_err(|_| Error::Failed(format!("`{number}` in device `{name}` is not a number")))?;
     match kind {
         "cpu" => Ok(Device::Cpu),
-        "cuda" => Ok(Device::new_cuda(number)?),
-        "metal" => Ok(Device::new_metal(number)?),
+        "cuda" => Device::new_cuda(number).map_err(|error| no_device(name, "cuda", &error)),
+        "metal" => Device::new_metal(number).map_err(|error| no_device(name, "metal", &error)),
         other => Err(Error::unknown("device", other, ["cpu", "cuda", "metal"])),
     }
+}
+
+fn no_device(name: &str, feature: &str, error: &candle_core::Error) -> Error {
+    let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+    Error::Failed(format!(
+        "no device `{name}` ({why}); build with `--features {feature}`, or use `--device cpu`"
+    ))
 }
 
 /// Which implementation runs the model.
@@ -323,6 +331,13 @@ pub fn load(
     quant: Option<Quant>,
     device: &Device,
 ) -> Result<Box<dyn Decoder>> {
+    let beyond = format!("model.layers.{}.input_layernorm.weight", opened.config.layers);
+    if opened.source.info(&beyond).is_some() {
+        let layers = opened.config.layers;
+        return Err(Error::Failed(format!(
+            "the weights go on after the {layers} layers that the configuration asks for"
+        )));
+    }
     match engine {
         EngineKind::Native => {
             Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))

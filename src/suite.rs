@@ -33,6 +33,7 @@ use crate::record::SCHEMA;
 use crate::record::Session;
 use crate::record::Validity;
 use crate::record::Work;
+use crate::settings::Generation;
 use crate::settings::Setup;
 use crate::workload;
 use crate::workload::Scenario;
@@ -80,19 +81,31 @@ pub fn work() -> Result<()> {
     io::stdin().read_to_string(&mut text).map_err(read)?;
     let job: Job = serde_json::from_str(&text)
         .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
-    let mut engine = Engine::load(&job.setup, &mut ())?;
+    let mut engine = match Engine::load(&job.setup, &mut ()) {
+        Ok(engine) => engine,
+        // An engine that cannot run this model is an answer; a model that cannot be loaded is none.
+        Err(error @ Error::Unsupported(_)) => {
+            for id in &job.scenarios {
+                answer(Model::default(), absent(&exactly(id)?, &job.setup.generation, &error))?;
+            }
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
     let model = measure::describe_model(&engine, None);
     let scenarios = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
     for scenario in scenarios {
-        let case =
-            case(&mut engine, &scenario, &job).unwrap_or_else(|error| absent(&scenario, &error));
-        let line = serde_json::to_string(&Answer { model: model.clone(), case })
-            .expect("plain data")
-            + "\n";
-        let write = |source| Error::Write { path: "standard output".into(), source };
-        io::stdout().write_all(line.as_bytes()).map_err(write)?;
+        let case = case(&mut engine, &scenario, &job)
+            .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
+        answer(model.clone(), case)?;
     }
     Ok(())
+}
+
+fn answer(model: Model, case: Case) -> Result<()> {
+    let line = serde_json::to_string(&Answer { model, case }).expect("plain data") + "\n";
+    let write = |source| Error::Write { path: "standard output".into(), source };
+    io::stdout().write_all(line.as_bytes()).map_err(write)
 }
 
 fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case> {
@@ -118,14 +131,18 @@ fn exactly(id: &str) -> Result<Scenario> {
 }
 
 /// A scenario that could not be measured, with its reason in the place of numbers.
-pub fn absent(scenario: &Scenario, error: &Error) -> Case {
+pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Case {
     let reason = match error {
         Error::Unsupported(_) => error.to_string(),
         _ => format!("failed: {}", chain(error)),
     };
     Case {
         id: scenario.id.clone(),
-        work: Work { batch: scenario.batch, new_tokens: scenario.new_tokens, ..Work::default() },
+        work: Work {
+            batch: scenario.batch,
+            new_tokens: generation.gen_tokens.unwrap_or(scenario.new_tokens),
+            ..Work::default()
+        },
         output_sha256: None,
         validity: Validity::default(),
         absent: Some(reason),
@@ -245,7 +262,9 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         record.scenarios = plan
             .scenarios
             .iter()
-            .map(|scenario| absent(scenario, &Error::Failed("not measured yet".into())))
+            .map(|scenario| {
+                absent(scenario, &plan.setup.generation, &Error::Failed("not measured yet".into()))
+            })
             .collect();
     }
     let jobs = jobs(plan, &record);
@@ -263,15 +282,17 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         let mut arrived = 0;
         let outcome = start(&plan.binary, &job, &mut |answer| {
             arrived += 1;
-            let sha256 = std::mem::take(&mut record.model.sha256);
-            record.model = Model { sha256, commit: record.model.commit.take(), ..answer.model };
+            if answer.model != Model::default() {
+                let sha256 = std::mem::take(&mut record.model.sha256);
+                record.model = Model { sha256, commit: record.model.commit.take(), ..answer.model };
+            }
             merge(&mut record, answer.case);
             events.measured(record.case(&ids[arrived - 1]).expect("it was just merged"));
             record.save(&plan.path)
         });
         if let Err(error) = outcome {
             for id in &ids[arrived..] {
-                merge(&mut record, absent(&exactly(id)?, &error));
+                merge(&mut record, absent(&exactly(id)?, &plan.setup.generation, &error));
                 events.measured(record.case(id).expect("it was just merged"));
             }
             record.save(&plan.path)?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::nearest;
 
 /// A prompt category: its prompts and how many tokens each answer has.
 #[derive(Debug)]
@@ -150,9 +151,7 @@ pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
             found = all.iter().filter(|s| s.id.contains(word.as_str())).cloned().collect();
         }
         if found.is_empty() {
-            let names =
-                SUITES.iter().map(|suite| suite.name).chain(CATEGORIES.iter().map(|c| c.name));
-            return Err(Error::unknown("suite or scenario", word, names));
+            return Err(unknown(word, &all));
         }
         for scenario in found {
             if !chosen.contains(&scenario) {
@@ -161,6 +160,16 @@ pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
         }
     }
     Ok(chosen)
+}
+
+/// The nearest of all names is suggested, but only those of suites and categories are listed.
+fn unknown(word: &str, all: &[Scenario]) -> Error {
+    let categories = CATEGORIES.iter().map(|category| category.name);
+    let short: Vec<&str> = SUITES.iter().map(|suite| suite.name).chain(categories).collect();
+    let ids = all.iter().map(|scenario| scenario.id.as_str());
+    let near = nearest(word, &short.iter().copied().chain(ids).collect::<Vec<_>>());
+    let hint = near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+    Error::Unknown { kind: "suite or scenario", name: word.into(), hint, known: short.join(", ") }
 }
 
 fn has_segments(id: &str, word: &str) -> bool {

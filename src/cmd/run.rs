@@ -52,6 +52,12 @@ pub(crate) fn run(
     let scenarios = workload::select(words)?;
     let blocks = arguments.blocks.or(config.suite.blocks).unwrap_or(1);
     anyhow::ensure!(blocks > 0, "0 blocks measure nothing; ask for at least 1");
+    let generation = &setup.generation;
+    anyhow::ensure!(generation.iters > 0, "0 repetitions measure nothing; ask for at least 1");
+    anyhow::ensure!(
+        generation.gen_tokens != Some(0),
+        "0 tokens measure nothing; ask for at least 1"
+    );
     let resume = arguments.resume.as_deref().map(Record::load).transpose()?;
     if let Some(record) = &resume {
         same_run(record, &setup)?;

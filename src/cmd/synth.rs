@@ -56,14 +56,29 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     Ok(Exit::Pass)
 }
 
+/// Writes beside the folder first: it appears under its name only when it is whole.
 fn folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow::Result<()> {
-    std::fs::create_dir_all(path)
-        .with_context(|| format!("making the folder {}", path.display()))?;
-    let write =
-        |name: &str, text: &[u8]| candlemark::record::write_atomically(&path.join(name), text);
-    write("config.json", opened.config.to_json().as_bytes())?;
-    write("tokenizer.json", Tokenizer::TINY_JSON)?;
-    write("tokenizer_config.json", Tokenizer::TINY_CONFIG)?;
-    let shard = shard_mib.map(|mib| mib << 20);
-    Ok(safetensors::write(path, opened.source.as_ref(), &opened.config.tensors(), shard)?)
+    anyhow::ensure!(
+        !path.exists(),
+        "{} exists already; name a folder that does not",
+        path.display()
+    );
+    let mut name = path.file_name().context("the output has no name")?.to_os_string();
+    name.push(".tmp");
+    let temporary = path.with_file_name(name);
+    let written = || -> anyhow::Result<()> {
+        std::fs::create_dir_all(&temporary)?;
+        let write = |name: &str, text: &[u8]| {
+            candlemark::record::write_atomically(&temporary.join(name), text)
+        };
+        write("config.json", opened.config.to_json().as_bytes())?;
+        write("tokenizer.json", Tokenizer::TINY_JSON)?;
+        write("tokenizer_config.json", Tokenizer::TINY_CONFIG)?;
+        let shard = shard_mib.map(|mib| mib << 20);
+        safetensors::write(&temporary, opened.source.as_ref(), &opened.config.tensors(), shard)?;
+        Ok(std::fs::rename(&temporary, path)?)
+    };
+    written().with_context(|| format!("writing the folder {}", path.display())).inspect_err(|_| {
+        let _ = std::fs::remove_dir_all(&temporary);
+    })
 }

@@ -12,6 +12,9 @@ use rayon::prelude::*;
 /// Weights of one chunk while a matrix is filled: 16 MiB once they are f32.
 const CHUNK: usize = 1 << 22;
 
+/// Rows from which making a weight f32 once costs less than multiplying its block with each row.
+const WIDEN_FROM: usize = 8;
+
 /// What a chunk of a matrix is filled with.
 pub enum Fill {
     /// Numbers, to be quantised.
@@ -27,7 +30,7 @@ pub trait Blocks: Send + Sync {
     /// Bytes of the blocks.
     fn bytes(&self) -> u64;
     /// `out[r][o] = dot(x[r], w[o])` for few rows of activations, which are quantised as the type asks: `[rows, outputs]`.
-    /// Every sum is the same for any number of rows and threads.
+    /// From [`WIDEN_FROM`] rows on weights are made f32 instead. Every sum is the same for any number of threads.
     fn products(&self, x: &[f32]) -> Vec<f32>;
     /// Rows of the matrix as f32.
     fn expand(&self, rows: Range<usize>) -> Vec<f32>;
@@ -124,7 +127,7 @@ impl<T: GgmlType + 'static> Blocks for Typed<T> {
 
     fn products(&self, x: &[f32]) -> Vec<f32> {
         // candle's dot products of 16-bit numbers are not vectorised in a baseline build; those of f32 here are.
-        if T::BLCK_SIZE == 1 {
+        if T::BLCK_SIZE == 1 || x.len() >= WIDEN_FROM * self.columns {
             let widen = |rows: Range<usize>, use_rows: &mut dyn FnMut(&[f32])| {
                 use_rows(&self.expand(rows));
                 Ok::<(), std::convert::Infallible>(())

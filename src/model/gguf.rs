@@ -2,6 +2,7 @@
 //! it checks sizes against the file, and this module checks what candle takes on trust.
 
 use std::fs::File;
+use std::io;
 use std::io::BufReader;
 use std::io::BufWriter;
 use std::io::Write as _;
@@ -48,8 +49,9 @@ impl Gguf {
         refuse_zero_alignment(&file).map_err(invalid)?;
         let reader =
             File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let content = gguf_file::Content::read(&mut BufReader::new(reader))
-            .map_err(|error| invalid(format!("no readable GGUF: {}", first_line(&error))))?;
+        let content = gguf_file::Content::read(&mut BufReader::new(reader)).map_err(|error| {
+            invalid(format!("no readable GGUF ({}); is the download whole?", first_line(&error)))
+        })?;
         for (name, tensor) in &content.tensor_infos {
             let dims = tensor.shape.dims();
             let count = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
@@ -304,17 +306,23 @@ pub fn write(
     metadata: &[(String, Value)],
     tensors: &[(String, QTensor)],
 ) -> Result<()> {
-    let fail = |source| Error::Write { path: path.into(), source };
     let temporary = path.with_extension("gguf.tmp");
-    let mut file = BufWriter::new(File::create(&temporary).map_err(fail)?);
     let metadata: Vec<(&str, &Value)> =
         metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let tensors: Vec<(&str, &QTensor)> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    gguf_file::write(&mut file, &metadata, &tensors)?;
-    file.flush().map_err(fail)?;
-    drop(file);
-    std::fs::rename(&temporary, path).map_err(fail)
+    let written = (|| {
+        let mut file = BufWriter::new(File::create(&temporary)?);
+        gguf_file::write(&mut file, &metadata, &tensors)
+            .map_err(|error| io::Error::other(first_line(&error)))?;
+        file.flush()?;
+        std::fs::rename(&temporary, path)
+    })();
+    written.map_err(|source| {
+        // What was written of it is worth nothing; that it cannot be removed either is not the news.
+        let _ = std::fs::remove_file(&temporary);
+        Error::Write { path: path.into(), source }
+    })
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ use crate::model::weights::held_as;
 /// Query rows whose scores are held at once: bounds the memory of a long prefill.
 const QUERY_BLOCK: usize = 256;
 
-/// Positions that a cache grows by at least; beyond, by a quarter of what it has.
-const CACHE_GROWTH: usize = 128;
+/// Positions that a cache grows by at least; beyond, by an eighth of what it has.
+const CACHE_GROWTH: usize = 32;
 
 /// A loaded model with the caches of its sequences.
 pub struct Qwen {
@@ -429,7 +429,7 @@ impl Sequence {
         let (heads, rows, d) = k.dims3()?;
         let needed = past + rows;
         let grown = |old: Option<&Tensor>| -> Result<Tensor> {
-            let capacity = (needed + (needed / 4).max(1)).next_multiple_of(CACHE_GROWTH);
+            let capacity = (needed + needed / 8).next_multiple_of(CACHE_GROWTH);
             let new = Tensor::zeros((heads, capacity, d), k.dtype(), k.device())?;
             if let Some(old) = old.filter(|_| past > 0) {
                 new.slice_set(&old.narrow(1, 0, past)?.contiguous()?, 1, 0)?;

@@ -30,7 +30,11 @@ use crate::model::Vocabulary;
 use crate::model::config::Config;
 use crate::model::config::Family;
 use crate::model::gguf;
+use crate::model::matrix::check_shape;
 use crate::model::weights::Quant;
+
+/// Longest context that it is let make RoPE tables for: 256 MiB of them.
+const LONGEST: usize = 1 << 19;
 
 /// A model of candle-transformers.
 pub struct Reference {
@@ -58,6 +62,12 @@ impl Reference {
         let config = &opened.config;
         if config.rope_scaling.is_some() {
             return Err(unsupported("RoPE scaling: its Qwen models ignore it"));
+        }
+        if config.context > LONGEST {
+            return Err(unsupported(&format!(
+                "a context of {}: it makes tables for all of it at once",
+                config.context
+            )));
         }
         let from_file = match &opened.vocabulary {
             Vocabulary::Gguf(path) if quant.is_none() => Some(path),
@@ -132,6 +142,7 @@ fn plain(opened: &Opened, dtype: DType, device: &Device) -> Result<(Model, Vec<(
     let mut tensors = HashMap::new();
     for (name, shape) in config.tensors() {
         let rows = if shape.len() < 2 { 1 } else { shape[0] };
+        check_shape(opened.source.as_ref(), &name, &shape)?;
         let columns = *shape.last().expect("tensors have a dimension");
         let values = opened.source.rows(&name, 0..rows)?.into_f32(columns);
         tensors.insert(

@@ -157,6 +157,13 @@ impl Source for Folder {
         };
         let row = row_bytes(info.dtype, info.shape.last().copied().unwrap_or(0))
             .expect("plain types have any row");
+        let all = if info.shape.len() < 2 { 1 } else { info.shape[0] };
+        if rows.end > all {
+            return Err(Error::Failed(format!(
+                "tensor `{name}` has {all} rows, {} were asked for",
+                rows.end
+            )));
+        }
         let bytes = rows.len() * row;
         Ok(Rows::from_bytes(
             info.dtype,
