@@ -74,6 +74,23 @@ fn joined(outputs: usize, rows: usize, parts: Vec<Vec<f32>>) -> Vec<f32> {
     all
 }
 
+/// The transpose of a `[rows, columns]` matrix, in tiles that stay in the nearest cache.
+pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut all = vec![0f32; values.len()];
+    all.par_chunks_mut(TILE * rows).enumerate().for_each(|(i, band)| {
+        for first in (0..rows).step_by(TILE) {
+            for (c, out) in band.chunks_exact_mut(rows).enumerate() {
+                let column = i * TILE + c;
+                for row in first..(first + TILE).min(rows) {
+                    out[row] = values[row * columns + column];
+                }
+            }
+        }
+    });
+    all
+}
+
 /// `silu(gate) * up`, element by element, where silu(z) = z / (1 + exp(-z)).
 ///
 /// # Panics
@@ -117,6 +134,18 @@ mod tests {
                 w[..columns].iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
             assert!((f64::from(alone[0]) - exact).abs() < 1e-4);
         }
+    }
+
+    #[test]
+    fn a_transpose_turns_rows_into_columns() {
+        assert_eq!(
+            transposed(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, 3),
+            [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]
+        );
+        let values = numbers(77 * 130, 0);
+        let turned = transposed(&values, 77, 130);
+        assert!((0..77).all(|r| (0..130).all(|c| turned[c * 77 + r] == values[r * 130 + c])));
+        assert_eq!(transposed(&turned, 130, 77), values);
     }
 
     #[test]

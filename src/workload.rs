@@ -33,8 +33,8 @@ macro_rules! prompts {
 pub const CATEGORIES: &[Category] = &[
     Category { name: "short", prompts: prompts!("short"), new_tokens: 12 },
     Category { name: "medium", prompts: prompts!("medium"), new_tokens: 12 },
-    Category { name: "long", prompts: prompts!("long"), new_tokens: 16 },
-    Category { name: "code", prompts: prompts!("code"), new_tokens: 16 },
+    Category { name: "long", prompts: prompts!("long"), new_tokens: 12 },
+    Category { name: "code", prompts: prompts!("code"), new_tokens: 12 },
     Category { name: "extraction", prompts: prompts!("extraction"), new_tokens: 8 },
 ];
 

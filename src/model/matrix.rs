@@ -18,14 +18,18 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::kernel::Blocks;
 use crate::kernel::products;
+use crate::kernel::transposed;
 use crate::model::weights::Source;
 use crate::model::weights::blocks;
 
 /// Weights that are expanded at a time: 16 MiB as f32.
 const EXPANDED: usize = 1 << 22;
 
-/// Rows of activations from which expanding weights, or candle's packing of them, costs less than it saves.
-const MANY_ROWS: usize = 32;
+/// Rows of activations from which candle's product of f32 matrices, which packs both, is faster than ours, which does not.
+const MANY_ROWS: usize = 16;
+
+/// The same for blocks, which have to be expanded first.
+const MANY_ROWS_OF_BLOCKS: usize = 32;
 
 /// A matrix `[out, in]` of weights.
 pub enum Matrix {
@@ -109,12 +113,13 @@ impl Matrix {
         let rows = x.dim(0)?;
         match self {
             Matrix::Dense(w) if w.device().is_cpu() && rows < MANY_ROWS => few_rows(x, w),
+            Matrix::Dense(w) if w.device().is_cpu() => many_rows(x, w),
             Matrix::Dense(w) => Ok(x.to_dtype(w.dtype())?.matmul(&w.t()?)?),
-            Matrix::Packed { blocks, shape } if rows < MANY_ROWS => {
+            Matrix::Packed { blocks, shape } if rows < MANY_ROWS_OF_BLOCKS => {
                 let all = blocks.products(&x.flatten_all()?.to_vec1::<f32>()?);
                 Ok(Tensor::from_vec(all, (rows, shape[0]), &Device::Cpu)?)
             }
-            Matrix::Packed { blocks, shape } => many_rows(x, blocks.as_ref(), *shape),
+            Matrix::Packed { blocks, shape } => expanded(x, blocks.as_ref(), *shape),
             Matrix::Device { product, .. } => Ok(product.forward(&x.to_dtype(DType::F32)?)?),
         }
     }
@@ -184,13 +189,20 @@ fn few_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     Ok(Tensor::from_vec(all, (x.len() / columns, out), &Device::Cpu)?)
 }
 
-fn many_rows(x: &Tensor, blocks: &dyn Blocks, shape: [usize; 2]) -> Result<Tensor> {
+/// `(w xᵀ)ᵀ` instead of `x wᵀ`: candle's product packs its second factor, and the activations are the smaller one.
+fn many_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (rows, out) = (x.dim(0)?, w.dim(0)?);
+    let turned = w.matmul(&x.t()?)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(Tensor::from_vec(transposed(&turned, out, rows), (rows, out), &Device::Cpu)?)
+}
+
+fn expanded(x: &Tensor, blocks: &dyn Blocks, shape: [usize; 2]) -> Result<Tensor> {
     let height = height(shape);
     let product = |start: usize| {
         let rows = start..(start + height).min(shape[0]);
         let w =
             Tensor::from_vec(expand(blocks, rows.clone()), (rows.len(), shape[1]), &Device::Cpu)?;
-        Ok(x.matmul(&w.t()?)?)
+        many_rows(x, &w)
     };
     let mut parts = (0..shape[0]).step_by(height).map(product).collect::<Result<Vec<Tensor>>>()?;
     if parts.len() == 1 { Ok(parts.remove(0)) } else { Ok(Tensor::cat(&parts, 1)?) }
@@ -242,7 +254,7 @@ mod tests {
             (GgmlDType::Q5K, 0.06),
             (GgmlDType::Q6K, 0.04),
         ] {
-            for rows in [1, 3, MANY_ROWS - 1, MANY_ROWS, 65] {
+            for rows in [1, 3, MANY_ROWS - 1, MANY_ROWS, MANY_ROWS_OF_BLOCKS, 65] {
                 let x = Tensor::randn(0f32, 1f32, (rows, 256), &Device::Cpu).unwrap();
                 let exact = x.matmul(&definition.t().unwrap()).unwrap();
                 let far = distance(&matrix(dtype).forward(&x).unwrap(), &exact);
