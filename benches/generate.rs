@@ -172,7 +172,7 @@ fn bench(session: &Session) -> Result<()> {
         .with_measurement(Sampled)
         .plotting_backend(PlottingBackend::Plotters)
         .sample_size(SAMPLES)
-        .nresamples(5_000)
+        .nresamples(2_000)
         .warm_up_time(Duration::from_nanos(1))
         .configure_from_args();
     let tokenizer = Tokenizer::tiny()?;

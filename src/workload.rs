@@ -31,10 +31,10 @@ macro_rules! prompts {
 
 /// The categories. A new one is a line here and three files under `fixtures/prompts`.
 pub const CATEGORIES: &[Category] = &[
-    Category { name: "short", prompts: prompts!("short"), new_tokens: 12 },
-    Category { name: "medium", prompts: prompts!("medium"), new_tokens: 12 },
-    Category { name: "long", prompts: prompts!("long"), new_tokens: 12 },
-    Category { name: "code", prompts: prompts!("code"), new_tokens: 12 },
+    Category { name: "short", prompts: prompts!("short"), new_tokens: 10 },
+    Category { name: "medium", prompts: prompts!("medium"), new_tokens: 10 },
+    Category { name: "long", prompts: prompts!("long"), new_tokens: 10 },
+    Category { name: "code", prompts: prompts!("code"), new_tokens: 10 },
     Category { name: "extraction", prompts: prompts!("extraction"), new_tokens: 8 },
 ];
 

@@ -7,6 +7,7 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 use candle_core::quantized::GgmlDType;
+use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -358,13 +359,21 @@ fn attention(
             .squeeze(0)
     };
     let (q, k) = (turn(q)?, turn(k)?);
-    let mut outputs = Vec::with_capacity(spans.len());
-    for span in spans {
+    let mut slots: Vec<Option<&mut Sequence>> = sequences.iter_mut().map(Some).collect();
+    let mut slot = |span: &Span| slots[span.sequence].take().expect("a sequence has one span");
+    let work: Vec<(&Span, &mut Sequence)> = spans.iter().map(|span| (span, slot(span))).collect();
+    let one = |(span, sequence): (&Span, &mut Sequence)| {
         let part = |y: &Tensor| y.narrow(1, span.start, span.rows)?.contiguous();
-        let (keys, values) =
-            sequences[span.sequence].append(index, part(&k)?, part(&v)?, span.past)?;
-        outputs.push(attend(config, &part(&q)?, &keys, &values, span.past)?);
-    }
+        let (keys, values) = sequence.append(index, part(&k)?, part(&v)?, span.past)?;
+        attend(config, &part(&q)?, &keys, &values, span.past)
+    };
+    // Sequences do not see each other. On the CPU each is small work for one thread.
+    let outputs: Result<Vec<Tensor>> = if x.device().is_cpu() {
+        work.into_par_iter().map(one).collect()
+    } else {
+        work.into_iter().map(one).collect()
+    };
+    let mut outputs = outputs?;
     Ok(if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 0)? })
 }
 
