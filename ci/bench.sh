@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 sessions=${1:-3} blocks=${2:-3} pause=${3:-60}
 cargo build --locked --release --bin candlemark
 binary=target/release/candlemark
-work=$(mktemp -d)
+work=target/candlemark/baseline-$$
+mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT
 for session in $(seq "$sessions"); do
     [ "$session" = 1 ] || sleep "$pause"

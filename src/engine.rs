@@ -208,7 +208,7 @@ impl Injection {
 
 /// Generates with a decoder that is reset first.
 ///
-/// Prompts are read in passes of at most [`PASS_ROWS`] tokens, sequence by sequence, so that first tokens come one after the
+/// Prompts are read in passes of at most 512 tokens, sequence by sequence, so that first tokens come one after the
 /// other; then all sequences step together until each has its tokens or has stopped.
 ///
 /// # Errors

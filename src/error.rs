@@ -27,6 +27,8 @@ pub enum Error {
     Undecided(String),
     #[error("unsupported: {0}")]
     Unsupported(String),
+    #[error("unsupported model: {0}")]
+    UnsupportedModel(String),
     #[cfg(feature = "engine")]
     #[error("the tensor library failed")]
     Tensor(#[from] candle_core::Error),

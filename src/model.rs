@@ -1,5 +1,5 @@
-//! The inference library: what a model is and where it comes from. [`open`] finds and checks a model, [`load`] makes a
-//! [`Decoder`] of it. Values go in and out as plain numbers on the host, so a decoder is done with its work when it returns.
+//! The inference library: what a model is and where it comes from. `open` finds and checks a model, `load` makes a
+//! `Decoder` of it. Values go in and out as plain numbers on the host, so a decoder is done with its work when it returns.
 
 /// Shapes of models.
 pub mod config;

@@ -70,7 +70,7 @@ pub struct Answer {
     pub case: Case,
 }
 
-/// Works on the job that standard input holds, and answers on standard output. For `main`, when [`WORKER`] is set.
+/// Works on the job that standard input holds, and answers on standard output. For `main`, when `WORKER` is set.
 ///
 /// # Errors
 /// When the job cannot be read, the model cannot be loaded, or the answer cannot be written. What happens to a single
@@ -360,7 +360,7 @@ pub fn begin(
         id: machine::session_id(build.commit.as_deref()),
         started: machine::now(),
         ended: None,
-        command: std::env::args().collect(),
+        command: command(harness),
         harness: harness.into(),
         conditions: vec![machine::conditions()],
     };
@@ -380,6 +380,13 @@ pub fn begin(
         injected,
         scenarios: Vec::new(),
     })
+}
+
+/// The command line without the folder of the binary, which says where and not what.
+fn command(harness: &str) -> Vec<String> {
+    let name = if harness == "criterion" { "cargo bench --" } else { "candlemark" };
+    let words = std::env::args().skip(1).filter(|word| word != "--bench");
+    std::iter::once(name.to_owned()).chain(words).collect()
 }
 
 /// Adds a case's block to the record's case of the same id. Output that differs between processes makes a greedy case INVALID.

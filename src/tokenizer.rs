@@ -139,7 +139,7 @@ impl Tokenizer {
     /// When there is no chat template, or it refuses the conversation.
     pub fn chat(&self, messages: &[Message], thinking: Thinking) -> Result<String> {
         let Some(template) = &self.template else {
-            return Err(Error::Unsupported(
+            return Err(Error::UnsupportedModel(
                 "this tokenizer has no chat template; put a `chat_template.jinja` beside its `tokenizer.json`".into(),
             ));
         };
@@ -188,7 +188,7 @@ impl Tokenizer {
         end_tokens: &[u32],
     ) -> Result<Self> {
         if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
-            return Err(Error::Unsupported(
+            return Err(Error::UnsupportedModel(
                 "a tokenizer without a byte-level decoder; candlemark runs Qwen models, whose tokenizers have one".into(),
             ));
         }
@@ -248,7 +248,11 @@ impl Tokenizer {
     /// The BPE model's merges and options. The tokenizers crate shows them in no other way than as JSON.
     fn rules(&self) -> Result<Rules> {
         serde_json::to_value(self.inner.get_model()).and_then(serde_json::from_value).map_err(
-            |err| Error::Unsupported(format!("a tokenizer that is not byte-pair encoding: {err}")),
+            |err| {
+                Error::UnsupportedModel(format!(
+                    "a tokenizer that is not byte-pair encoding: {err}"
+                ))
+            },
         )
     }
 }

@@ -30,7 +30,7 @@ pub trait Blocks: Send + Sync {
     /// Bytes of the blocks.
     fn bytes(&self) -> u64;
     /// `out[r][o] = dot(x[r], w[o])` for few rows of activations, which are quantised as the type asks: `[rows, outputs]`.
-    /// From [`WIDEN_FROM`] rows on weights are made f32 instead. Every sum is the same for any number of threads.
+    /// From eight rows on weights are made f32 instead. Every sum is the same for any number of threads.
     fn products(&self, x: &[f32]) -> Vec<f32>;
     /// Rows of the matrix as f32.
     fn expand(&self, rows: Range<usize>) -> Vec<f32>;

@@ -33,7 +33,7 @@ impl Family {
         match name {
             "qwen3" => Ok(Family::Qwen3),
             "qwen2" => Ok(Family::Qwen2),
-            other => Err(Error::Unsupported(format!(
+            other => Err(Error::UnsupportedModel(format!(
                 "architecture `{other}`; known are qwen3 and qwen2"
             ))),
         }
@@ -142,7 +142,7 @@ impl Config {
         let json: Json =
             serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
         let refuse =
-            |what: &str| Err(Error::Unsupported(format!("{what} in `{}`", path.display())));
+            |what: &str| Err(Error::UnsupportedModel(format!("{what} in `{}`", path.display())));
         if json.use_sliding_window {
             return refuse("`use_sliding_window`");
         }
@@ -248,7 +248,7 @@ impl Config {
                 })
             }
             Some(kind) => {
-                return Err(Error::Unsupported(format!(
+                return Err(Error::UnsupportedModel(format!(
                     "`{}` {kind:?}; known is yarn",
                     key("rope.scaling.type")
                 )));

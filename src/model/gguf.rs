@@ -58,11 +58,7 @@ impl Gguf {
             let columns = dims.last().copied().unwrap_or(0);
             let bytes = row_bytes(tensor.ggml_dtype, columns)
                 .zip(count)
-                .and_then(
-                    |(row, count)| {
-                        if columns == 0 { None } else { (count / columns).checked_mul(row) }
-                    },
-                )
+                .and_then(|(row, count)| count.checked_div(columns)?.checked_mul(row))
                 .ok_or_else(|| {
                     invalid(format!("tensor `{name}` has the impossible shape {dims:?}"))
                 })?;

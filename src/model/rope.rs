@@ -139,6 +139,6 @@ mod tests {
         assert_eq!((cos[1][0], sin[1][0]), (0.540_302_3, 0.841_470_96));
         // cos(40000) and sin(40000), from a table with more digits.
         assert!((cos[2][0] - 0.322_587_47).abs() < 1e-6, "{}", cos[2][0]);
-        assert!((sin[2][0] - 0.946_539_57).abs() < 1e-6, "{}", sin[2][0]);
+        assert!((sin[2][0] - 0.946_539_6).abs() < 1e-6, "{}", sin[2][0]);
     }
 }

@@ -80,7 +80,7 @@ impl Folder {
                 Dtype::F16 => GgmlDType::F16,
                 Dtype::BF16 => GgmlDType::BF16,
                 other => {
-                    return Err(Error::Unsupported(format!(
+                    return Err(Error::UnsupportedModel(format!(
                         "tensor `{name}` of type {other:?} in `{}`",
                         path.display()
                     )));

@@ -8,8 +8,17 @@ use crate::workload;
 /// Names of the columns.
 pub fn live_header() -> String {
     row(
-        ["scenario", "tokens in", "out", "TTFT", "prefill", "decode", "whole batch", "peak memory"]
-            .map(String::from),
+        [
+            "scenario",
+            "tokens in",
+            "out",
+            "TTFT ms",
+            "prefill tok/s",
+            "decode tok/s",
+            "batch tok/s",
+            "peak MiB",
+        ]
+        .map(String::from),
         "",
     )
 }
@@ -75,11 +84,11 @@ mod tests {
         };
         assert_eq!(
             live_row(&case),
-            "code/b4                100    32      12.5 ms             -             -             -            -\n"
+            "code/b4                100    32        12.50             -             -             -            -\n"
         );
-        case.validity.failed.push("a clock ran\nbackwards".into());
+        case.validity.failed.push("a clock ran\u{1b}backwards".into());
         assert!(
-            live_row(&case).ends_with("INVALID: a clock ran backwards\n"),
+            live_row(&case).ends_with("INVALID: a clock ran\u{fffd}backwards\n"),
             "{}",
             live_row(&case)
         );

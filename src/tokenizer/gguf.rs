@@ -114,7 +114,7 @@ pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
 
 fn check_kind(model: &str, pre: Option<&str>, add_bos: Option<bool>) -> Result<()> {
     let unsupported = |key: &str, value: &str, known: &str| {
-        Err(Error::Unsupported(format!(
+        Err(Error::UnsupportedModel(format!(
             "`{key}` is {value}; known is {known}, as in Qwen2, Qwen2.5 and Qwen3"
         )))
     };
@@ -183,7 +183,7 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufVocabul
 fn check_qwen(tokenizer: &Tokenizer, rules: &Rules) -> Result<()> {
     let plain = Tokenizer::new(qwen(BPE::default())?, None, &[])?;
     let unsupported = |what: &str| {
-        Err(Error::Unsupported(format!(
+        Err(Error::UnsupportedModel(format!(
             "writing a GGUF file with this tokenizer: {what}; only Qwen's can be written"
         )))
     };
@@ -229,7 +229,7 @@ mod tests {
                 "`tokenizer.ggml.add_bos_token` is true; known is false",
             ),
         ] {
-            assert_eq!(message, format!("unsupported: {expected}, {rest}"));
+            assert_eq!(message, format!("unsupported model: {expected}, {rest}"));
         }
     }
 
@@ -315,7 +315,7 @@ mod tests {
             let inner =
                 crate::tokenizer::parse(json.replace(old, new).as_bytes(), "x".as_ref()).unwrap();
             let err = Tokenizer::new(inner, None, &[]).unwrap().to_gguf(3072).unwrap_err();
-            let start = "unsupported: writing a GGUF file with this tokenizer";
+            let start = "unsupported model: writing a GGUF file with this tokenizer";
             assert_eq!(err.to_string(), format!("{start}: {expected}; only Qwen's can be written"));
         }
     }

@@ -227,7 +227,7 @@ fn the_built_in_template_follows_the_tokens() {
     let err = chat("<|im_start|>", "<x>").unwrap_err().to_string();
     assert!(
         err.starts_with(
-            "unsupported: this tokenizer has no chat template; put a `chat_template.jinja`"
+            "unsupported model: this tokenizer has no chat template; put a `chat_template.jinja`"
         ),
         "{err}"
     );
@@ -238,7 +238,7 @@ fn only_byte_level_tokenizers_load() {
     let words = br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
     let err = Tokenizer::new(parse(words, Path::new("x")).unwrap(), None, &[]).unwrap_err();
     assert!(
-        err.to_string().starts_with("unsupported: a tokenizer without a byte-level decoder"),
+        err.to_string().starts_with("unsupported model: a tokenizer without a byte-level decoder"),
         "{err}"
     );
 }
