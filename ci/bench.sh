@@ -3,7 +3,7 @@
 # Usage: ci/bench.sh [SESSIONS] [BLOCKS] [PAUSE_S]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-sessions=${1:-3} blocks=${2:-3} pause=${3:-60}
+sessions=${1:-5} blocks=${2:-2} pause=${3:-60}
 cargo build --locked --release --bin candlemark
 binary=target/release/candlemark
 work=target/candlemark/baseline-$$

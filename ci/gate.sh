@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sees the gate pass and fail on this machine: makes a baseline of three sessions, judges an unchanged run (must not say
+# Sees the gate pass and fail on this machine: makes a baseline of six short sessions, judges an unchanged run (must not say
 # regression) and one that is slowed down by a quarter (must). Usage: ci/gate.sh path/to/candlemark
 set -euo pipefail
 binary=$1
@@ -19,15 +19,15 @@ judge() { # name; prints the verdict and the exit status
     verdict=$status
 }
 
-for session in 1 2 3; do
+for session in 1 2 3 4 5 6; do
     echo "-- session $session of the baseline"
-    measure "session-$session" 3
+    measure "session-$session" 2
     sleep 1 # Sessions are told apart by the second they began in.
 done
 "$binary" promote "$work"/session-*.json -o "$work/baseline.json"
 
 echo "-- an unchanged run"
-measure unchanged 3
+measure unchanged 4
 judge unchanged
 case $verdict in
 0) echo "unchanged: pass" ;;
@@ -36,7 +36,7 @@ case $verdict in
 esac
 
 echo "-- a run with decoding slowed down by 25 %"
-CANDLEMARK_INJECT=decode:25% measure slowed 3
+CANDLEMARK_INJECT=decode:25% measure slowed 4
 judge slowed
 [ "$verdict" = 1 ] || { echo "slowed: the gate said $verdict instead of 1: it is dead" && exit 1; }
 echo "slowed: regression, as it has to be"
