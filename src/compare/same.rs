@@ -127,6 +127,15 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
     if current.sessions.iter().any(|session| known(&session.id)) {
         notes.push("this run is part of the baseline: it is compared with itself".into());
     }
+    let harness = |record: &Record| record.sessions.first().map(|session| session.harness.clone());
+    if let (Some(old), Some(new)) = (harness(baseline), harness(current))
+        && old != new
+    {
+        notes.push(format!(
+            "the baseline was measured by `{old}` and this run by `{new}`, which warm up and repeat differently: \
+             a small change may be theirs"
+        ));
+    }
     let conditions = current.sessions.iter().flat_map(|session| &session.conditions);
     let steal = conditions.filter_map(|one| one.steal).fold(0.0, f64::max);
     if steal > 0.05 {
@@ -160,7 +169,7 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
             ));
         }
     }
-    if matches!(current.build.profile.as_str(), "debug" | "dev" | "test") {
+    if ["debug", "dev", "test"].iter().any(|name| current.build.profile.starts_with(name)) {
         notes.push(format!(
             "this run is of an unoptimised build (profile `{}`)",
             current.build.profile
