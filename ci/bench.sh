@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 sessions=${1:-5} blocks=${2:-2} pause=${3:-60}
 cargo build --locked --release --bin candlemark
-binary=target/release/candlemark
+binary=${CARGO_TARGET_DIR:-target}/release/candlemark
 work=target/candlemark/baseline-$$
 mkdir -p "$work"
 trap 'rm -rf "$work"' EXIT

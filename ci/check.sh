@@ -26,7 +26,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 step "a short real bench, and a gate that can fail"
 cargo build --locked --release --bin candlemark
-ci/gate.sh target/release/candlemark
+ci/gate.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"
 
 step "cargo bench: lists without a model, measures one case"
 cargo bench --locked --bench generate -- --list
