@@ -28,6 +28,7 @@ use candlemark::measure::Sharing;
 use candlemark::measure::Trial;
 use candlemark::record::Case;
 use candlemark::record::Record;
+use candlemark::record::build_folder;
 use candlemark::record::write_atomically;
 use candlemark::report;
 use candlemark::settings::Config;
@@ -133,14 +134,10 @@ fn done(outcome: Result<u8>) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("error: {}", said(&error));
+            eprintln!("error: {}", error.chain());
             ExitCode::from(5)
         }
     }
-}
-
-fn said(error: &dyn std::error::Error) -> String {
-    error.source().map_or(error.to_string(), |source| format!("{error}: {}", said(source)))
 }
 
 /// A page of a case: what is read off a sample, and whether a rate is shown beside the time.
@@ -245,7 +242,7 @@ impl Session {
         let identity =
             Identity { sha256: record.model.sha256.clone(), commit: record.model.commit.clone() };
         record.model = measure::describe_model(&engine, Some(&identity));
-        let path = suite::record_path(&target(), &record.sessions[0].id);
+        let path = suite::record_path(&record.sessions[0].id);
         Ok(self.loaded.get_or_init(|| Loaded {
             engine: RefCell::new(engine),
             record: RefCell::new(record),
@@ -301,7 +298,7 @@ impl Session {
             }
         };
         let criterion = std::env::var_os("CRITERION_HOME")
-            .map_or_else(|| target().join("criterion"), PathBuf::from);
+            .map_or_else(|| build_folder().join("criterion"), PathBuf::from);
         let index = criterion.join("report").join("index.html");
         if index.exists() {
             let page = index.with_file_name("candlemark.html");
@@ -311,10 +308,6 @@ impl Session {
         }
         Ok(())
     }
-}
-
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
 }
 
 /// One scenario on its way through its pages.
@@ -435,6 +428,6 @@ impl<'a> CaseRun<'a> {
 
 /// Criterion has no way to say that a case failed.
 fn exit(error: &Error) -> ! {
-    eprintln!("error: {}", said(error));
+    eprintln!("error: {}", error.chain());
     std::process::exit(5)
 }

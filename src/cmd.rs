@@ -72,14 +72,9 @@ fn command_line() -> String {
     std::iter::once("candlemark".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
 }
 
-/// The build folder, where runs are kept.
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
-}
-
 /// The record of the newest run; folders of runs begin with their UTC time.
 fn newest() -> Result<PathBuf, Error> {
-    let runs = target().join("candlemark").join("runs");
+    let runs = candlemark::record::runs();
     let folders = fs::read_dir(&runs).into_iter().flatten().flatten();
     let records =
         folders.map(|folder| folder.path().join("record.json")).filter(|record| record.exists());

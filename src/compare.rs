@@ -252,7 +252,7 @@ fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
     for case in &current.scenarios {
         let base = baseline.case(&case.id);
         let never = base.is_none_or(|base| base.absent.is_some());
-        if never && case.absent.as_ref().is_some_and(|why| why.starts_with("unsupported")) {
+        if never && case.is_unsupported() {
             continue; // Neither side ever could.
         }
         if let Some(verdict) = whole_case(base, case) {
@@ -286,8 +286,11 @@ fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
 /// What is said of a scenario before any number is looked at.
 fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
     if let Some(why) = &case.absent {
-        let unsupported = why.starts_with("unsupported");
-        return Some(if unsupported { Verdict::Missing } else { Verdict::Failed(why.clone()) });
+        return Some(if case.is_unsupported() {
+            Verdict::Missing
+        } else {
+            Verdict::Failed(why.clone())
+        });
     }
     if !case.validity.ok() {
         return Some(Verdict::Invalid(case.validity.failed.join("; ")));

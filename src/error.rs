@@ -99,6 +99,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// The message and those of its causes, in one line.
+    pub fn chain(&self) -> String {
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |chain, cause| format!("{chain}: {cause}"))
+    }
+
     /// The error for a name that is not one of `known`, with the nearest one as a suggestion.
     pub fn unknown<'a>(
         kind: &'static str,

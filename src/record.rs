@@ -266,6 +266,11 @@ pub struct Block {
 }
 
 impl Case {
+    /// Whether the engine cannot do this scenario, which is an answer and no failure.
+    pub fn is_unsupported(&self) -> bool {
+        self.absent.as_deref().is_some_and(|why| why.starts_with("unsupported"))
+    }
+
     /// The values of a metric, one a block, leaving out blocks that have none.
     pub fn values(&self, metric: &str) -> Vec<f64> {
         self.blocks.iter().filter_map(|block| block.values.get(metric).copied().flatten()).collect()
@@ -345,6 +350,16 @@ impl Record {
         let schema = schemars::schema_for!(Record);
         serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
     }
+}
+
+/// The build folder, where runs and pages are kept.
+pub fn build_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}
+
+/// The folder of runs, one folder a session below it.
+pub fn runs() -> PathBuf {
+    build_folder().join("candlemark").join("runs")
 }
 
 /// Writes a file through a temporary one beside it and a rename.

@@ -24,6 +24,7 @@ use crate::measure::MemoryUse;
 use crate::measure::Sharing;
 use crate::measure::Trial;
 use crate::model::Progress;
+use crate::record;
 use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
@@ -134,7 +135,7 @@ fn exactly(id: &str) -> Result<Scenario> {
 pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Case {
     let reason = match error {
         Error::Unsupported(_) => error.to_string(),
-        _ => format!("failed: {}", chain(error)),
+        _ => format!("failed: {}", error.chain()),
     };
     Case {
         id: scenario.id.clone(),
@@ -147,13 +148,6 @@ pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Ca
         validity: Validity::default(),
         absent: Some(reason),
         blocks: Vec::new(),
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
     }
 }
 
@@ -312,7 +306,7 @@ fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<String>> {
         let open = plan.scenarios.iter().filter(|scenario| {
             record
                 .case(&scenario.id)
-                .is_none_or(|case| case.blocks.len() <= block && !is_unsupported(case))
+                .is_none_or(|case| case.blocks.len() <= block && !case.is_unsupported())
         });
         let mut ids: Vec<String> = open.map(|scenario| scenario.id.clone()).collect();
         shuffle(&mut ids, plan.setup.generation.seed.wrapping_add(block as u64));
@@ -323,10 +317,6 @@ fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<String>> {
         }
     }
     jobs
-}
-
-fn is_unsupported(case: &Case) -> bool {
-    case.absent.as_deref().is_some_and(|reason| reason.starts_with("unsupported"))
 }
 
 /// Fisher and Yates, with the order drawn from a seed, so that a record's order can be told from its settings.
@@ -420,9 +410,9 @@ fn merge(record: &mut Record, case: Case) {
     old.blocks.extend(case.blocks);
 }
 
-/// Where a session's record goes, below the build folder.
-pub fn record_path(target: &Path, session: &str) -> PathBuf {
-    target.join("candlemark").join("runs").join(session).join("record.json")
+/// Where a session's record goes.
+pub fn record_path(session: &str) -> PathBuf {
+    record::runs().join(session).join("record.json")
 }
 
 #[cfg(test)]

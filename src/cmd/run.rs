@@ -18,7 +18,6 @@ use candlemark::workload;
 use crate::cmd::Exit;
 use crate::cmd::download::Bars;
 use crate::cmd::setup::ModelArguments;
-use crate::cmd::target;
 
 /// Measure scenarios in fresh processes, print a live table and write a record
 #[derive(clap::Args)]
@@ -66,7 +65,7 @@ pub(crate) fn run(
         (Some(path), _) | (None, Some(path)) => path.clone(),
         (None, None) => {
             let commit = candlemark::machine::build().commit;
-            suite::record_path(&target(), &candlemark::machine::session_id(commit.as_deref()))
+            suite::record_path(&candlemark::machine::session_id(commit.as_deref()))
         }
     };
     let plan = Plan {
@@ -94,8 +93,7 @@ pub(crate) fn run(
 }
 
 fn is_failed(case: &Case) -> bool {
-    let unsupported = case.absent.as_deref().is_some_and(|why| why.starts_with("unsupported"));
-    (case.absent.is_some() && !unsupported) || !case.validity.ok()
+    (case.absent.is_some() && !case.is_unsupported()) || !case.validity.ok()
 }
 
 /// A run may be gone on with only as it was begun.
