@@ -406,6 +406,7 @@ pub fn describe_settings(setup: &Setup) -> Settings {
     Settings {
         engine: setup.engine.clone(),
         device: setup.device.clone(),
+        quant: setup.quant.clone(),
         threads: setup.threads,
         generation: setup.generation.clone(),
         environment: crate::machine::environment(),

@@ -184,6 +184,9 @@ pub struct Settings {
     pub engine: String,
     /// Device asked for and used.
     pub device: String,
+    /// Quantisation that was asked for at load; the model says what the weights are held as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant: Option<String>,
     /// Threads of the engine.
     pub threads: usize,
     /// Sampler and repetitions.

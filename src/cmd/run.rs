@@ -59,7 +59,7 @@ pub(crate) fn run(
     );
     let resume = arguments.resume.as_deref().map(Record::load).transpose()?;
     if let Some(record) = &resume {
-        same_run(record, &setup)?;
+        same_run(record, &setup, std::env::var(suite::INJECT).ok().as_deref())?;
     }
     let path = match (&arguments.resume, &arguments.output) {
         (Some(path), _) | (None, Some(path)) => path.clone(),
@@ -97,7 +97,11 @@ fn is_failed(case: &Case) -> bool {
 }
 
 /// A run may be gone on with only as it was begun.
-fn same_run(record: &Record, setup: &candlemark::settings::Setup) -> anyhow::Result<()> {
+fn same_run(
+    record: &Record,
+    setup: &candlemark::settings::Setup,
+    injection: Option<&str>,
+) -> anyhow::Result<()> {
     let now = candlemark::measure::describe_settings(setup);
     let build = candlemark::machine::build();
     for (what, old, new) in [
@@ -115,6 +119,16 @@ fn same_run(record: &Record, setup: &candlemark::settings::Setup) -> anyhow::Res
             "cannot resume: the {what} was `{old}` and is `{new}`; begin a new run"
         );
     }
+    anyhow::ensure!(
+        record.injected.as_deref() == injection,
+        "cannot resume: only one of the runs is slowed down on purpose, or by another share"
+    );
+    let scaling = &setup.rope_scaling;
+    anyhow::ensure!(
+        record.settings.quant == now.quant
+            && (scaling.is_none() || *scaling == record.model.rope_scaling),
+        "cannot resume: the quantisation or the RoPE scaling of the run differs; begin a new run"
+    );
     anyhow::ensure!(
         record.settings.generation == now.generation && record.settings.threads == now.threads,
         "cannot resume: the settings of the run differ; begin a new run"
