@@ -13,6 +13,7 @@ use crate::workload::METRICS;
 use crate::workload::Metric;
 
 mod estimate;
+pub mod paired;
 mod policy;
 mod same;
 
@@ -64,8 +65,10 @@ pub enum Verdict {
     NotComparable(String),
     /// The numbers cannot be true, and why.
     Invalid(String),
-    /// The greedy output is another one; times of different answers are not compared.
-    OutputChanged,
+    /// The greedy output is another one, and where it parts; times of different answers are not compared.
+    OutputChanged(Option<String>),
+    /// Both builds are the same, byte for byte: nothing was measured.
+    Identical,
     /// The run failed, and why.
     Failed(String),
 }
@@ -82,6 +85,10 @@ pub enum Why {
     TooFewBlocks,
     /// The baseline has too few sessions or blocks for a verdict.
     Uncalibrated,
+    /// A copy of the base's own binary differed from it: the machine did it.
+    Contaminated,
+    /// Rejected blocks would have turned the verdict.
+    Rejected,
 }
 
 /// How a metric moved.
@@ -117,6 +124,18 @@ pub struct Finding {
     pub base_blocks: Vec<f64>,
     /// Block values of the run, in the metric's stored unit.
     pub current_blocks: Vec<f64>,
+    /// What each pair of blocks says of the change of ln cost; empty where blocks are not in pairs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<f64>,
+}
+
+impl Finding {
+    /// A finding without numbers.
+    fn said(scenario: &str, metric: Option<&'static Metric>, verdict: Verdict) -> Self {
+        let (base_blocks, current_blocks, changes) = (Vec::new(), Vec::new(), Vec::new());
+        let scenario = scenario.into();
+        Self { scenario, metric, verdict, change: None, base_blocks, current_blocks, changes }
+    }
 }
 
 fn name_of<S: serde::Serializer>(
@@ -143,6 +162,9 @@ pub struct Judgement {
     pub findings: Vec<Finding>,
     /// By which rules.
     pub policy: Policy,
+    /// How two builds were measured in turns; `None` for a record against a baseline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub course: Option<paired::Course>,
 }
 
 /// What a verdict amounts to, worst last.
@@ -194,7 +216,16 @@ pub fn judge(baseline: &Record, current: &Record, policy: &Policy) -> Judgement 
     let notes = same::notes(baseline, current, &findings);
     let outcome = outcome(&findings, blocked || judged == 0, policy);
     let policy = policy.clone();
-    Judgement { schema: SCHEMA, outcome, judged, differences, notes, findings, policy }
+    Judgement {
+        schema: SCHEMA,
+        outcome,
+        judged,
+        differences,
+        notes,
+        findings,
+        policy,
+        course: None,
+    }
 }
 
 /// Either both sides of a metric, to be judged, or what is said without numbers.
@@ -232,22 +263,13 @@ impl Both {
         let (base_blocks, current_blocks) =
             (base.values(metric.better), current.values(metric.better));
         let (metric, change) = (Some(metric), Some(change));
-        Finding { scenario, metric, verdict, change, base_blocks, current_blocks }
+        let changes = Vec::new();
+        Finding { scenario, metric, verdict, change, base_blocks, current_blocks, changes }
     }
 }
 
 fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
-    let said = |case: &Case, metric, verdict| {
-        let (base_blocks, current_blocks) = (Vec::new(), Vec::new());
-        Pair::Said(Finding {
-            scenario: case.id.clone(),
-            metric,
-            verdict,
-            change: None,
-            base_blocks,
-            current_blocks,
-        })
-    };
+    let said = |case: &Case, metric, verdict| Pair::Said(Finding::said(&case.id, metric, verdict));
     let mut pairs = Vec::new();
     for case in &current.scenarios {
         let base = baseline.case(&case.id);
@@ -306,7 +328,7 @@ fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
         return Some(Verdict::NotComparable(difference));
     }
     match (&base.output_sha256, &case.output_sha256) {
-        (Some(before), Some(now)) if before != now => Some(Verdict::OutputChanged),
+        (Some(before), Some(now)) if before != now => Some(Verdict::OutputChanged(None)),
         _ => None,
     }
 }
@@ -348,12 +370,12 @@ pub fn share(better: Better, theta: f64) -> f64 {
 
 /// What a change means. A regression is both real and large; a pass is proven, not presumed.
 fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f64) -> Verdict {
-    let Evidence { single, family, .. } = evidence;
+    let Evidence { single, pass, family, .. } = evidence;
     let sharp = single.hi - theta <= margin / 2.0;
     let proven = family.lo > margin;
     if proven || (theta >= margin && sharp && family.lo > 0.0) {
         Verdict::Regressed { proven, critical: theta >= critical }
-    } else if single.hi < margin {
+    } else if *pass < margin {
         match (family.lo > 0.0, family.hi < IMPROVED) {
             (true, _) => Verdict::SlowerWithin,
             (_, true) => Verdict::Improved,
@@ -369,7 +391,7 @@ const IMPROVED: f64 = -0.02;
 
 fn outcome(findings: &[Finding], incomparable: bool, policy: &Policy) -> Outcome {
     let each = findings.iter().map(|finding| match &finding.verdict {
-        Verdict::OutputChanged | Verdict::Invalid(_) | Verdict::Failed(_) => Outcome::Failed,
+        Verdict::OutputChanged(_) | Verdict::Invalid(_) | Verdict::Failed(_) => Outcome::Failed,
         Verdict::Regressed { critical, .. }
             if *critical || policy.fail_on == FailOn::Regression =>
         {

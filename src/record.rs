@@ -17,6 +17,8 @@ use crate::error::Result;
 use crate::settings::Generation;
 use crate::settings::RopeScaling;
 
+pub mod pair;
+
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
 
@@ -329,23 +331,7 @@ impl Record {
 
     /// The record as text: one line a field, one line a scenario.
     pub fn to_json(&self) -> String {
-        let serde_json::Value::Object(fields) =
-            serde_json::to_value(self).expect("a record is plain data")
-        else {
-            unreachable!("a struct is an object")
-        };
-        let mut lines = Vec::new();
-        for (key, value) in &fields {
-            match value {
-                serde_json::Value::Array(items) if key == "scenarios" && !items.is_empty() => {
-                    let items: Vec<String> =
-                        items.iter().map(|item| format!("    {item}")).collect();
-                    lines.push(format!("  \"{key}\": [\n{}\n  ]", items.join(",\n")));
-                }
-                _ => lines.push(format!("  \"{key}\": {value}")),
-            }
-        }
-        format!("{{\n{}\n}}\n", lines.join(",\n"))
+        lines(self, &["scenarios"])
     }
 
     /// The format's JSON Schema.
@@ -353,6 +339,26 @@ impl Record {
         let schema = schemars::schema_for!(Record);
         serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
     }
+}
+
+/// A struct as JSON that can be reviewed: one line a field, and one an item of the fields that are `lists`.
+fn lines<T: Serialize>(value: &T, lists: &[&str]) -> String {
+    let serde_json::Value::Object(fields) = serde_json::to_value(value).expect("plain data") else {
+        unreachable!("a struct is an object")
+    };
+    let mut lines = Vec::new();
+    for (key, value) in &fields {
+        match value {
+            serde_json::Value::Array(items)
+                if lists.contains(&key.as_str()) && !items.is_empty() =>
+            {
+                let items: Vec<String> = items.iter().map(|item| format!("    {item}")).collect();
+                lines.push(format!("  \"{key}\": [\n{}\n  ]", items.join(",\n")));
+            }
+            _ => lines.push(format!("  \"{key}\": {value}")),
+        }
+    }
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }
 
 /// The build folder, where runs and pages are kept.

@@ -1,6 +1,9 @@
 //! Medians, quantiles, trimmed means and Student t. Plain slices in, plain numbers out: knows nothing of what was measured.
 //! What cannot be said from so few values is `None`, never zero.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use statrs::distribution::ContinuousCDF as _;
 use statrs::distribution::Normal;
 use statrs::distribution::StudentsT;
@@ -100,14 +103,24 @@ pub fn trim_cost(count: usize) -> f64 {
 
 /// The value that a Student t variable with this many degrees of freedom stays below with probability `p`.
 /// Infinite degrees of freedom give the normal distribution.
+///
+/// Known ones are remembered: inverting costs microseconds, and a replay of thousands of suites asks for the same few.
 pub fn student_t(p: f64, freedom: f64) -> f64 {
-    if freedom > 1e4 {
-        // The two agree to four digits there, while the search that inverts Student t loses more than that.
-        return Normal::standard().inverse_cdf(p);
+    thread_local! {
+        static KNOWN: RefCell<HashMap<[u64; 2], f64>> = RefCell::default();
     }
-    StudentsT::new(0.0, 1.0, freedom.max(1.0))
-        .expect("one or more degrees of freedom")
-        .inverse_cdf(p)
+    let invert = || {
+        if freedom > 1e4 {
+            // The two agree to four digits there, while the search that inverts Student t loses more than that.
+            return Normal::standard().inverse_cdf(p);
+        }
+        StudentsT::new(0.0, 1.0, freedom.max(1.0))
+            .expect("one or more degrees of freedom")
+            .inverse_cdf(p)
+    };
+    KNOWN.with_borrow_mut(|known| {
+        *known.entry([p.to_bits(), freedom.to_bits()]).or_insert_with(invert)
+    })
 }
 
 /// Degrees of freedom of a sum of variances, each with its own (Welch 1947, Satterthwaite 1946). A variance that is

@@ -263,6 +263,17 @@ pub fn metric(name: &str) -> Option<&'static Metric> {
 }
 
 impl Metric {
+    /// What is calibrated together: rates of decoding, times to the first token, rates of prefill, memory.
+    pub fn kind(&self) -> &'static str {
+        match self.gate {
+            Gate::Single | Gate::Batched => "decode",
+            Gate::Decodes => "ttft",
+            Gate::PrefillOnly => "prefill",
+            Gate::Always => "memory",
+            Gate::Never => "ungated",
+        }
+    }
+
     /// Whether the metric is judged in a scenario of this batch size and answer length.
     pub fn gated(&self, batch: usize, new_tokens: usize) -> bool {
         self.limit.is_some()

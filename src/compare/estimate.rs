@@ -10,7 +10,6 @@ use crate::compare::SESSIONS_NEEDED;
 use crate::record::Case;
 use crate::stats;
 use crate::workload::Better;
-use crate::workload::Gate;
 use crate::workload::Metric;
 
 /// Where a change of ln cost may lie; positive is worse.
@@ -31,6 +30,8 @@ pub struct Evidence {
     pub freedom: f64,
     /// Holds the change with 90 %: each end is wrong with 5 %.
     pub single: Interval,
+    /// The upper end that a pass has to hold at.
+    pub pass: f64,
     /// The same at the level at which all metrics of the suite hold together.
     pub family: Interval,
     /// The smallest slowdown that this run would have told from none, with a probability of about 80 %.
@@ -124,7 +125,7 @@ impl Sessions {
         for (metric, series) in series {
             let sessions = series.sessions.len();
             if let Some(excess) = series.excess().filter(|_| sessions >= SESSIONS_NEEDED) {
-                kinds.entry(kind(metric)).or_default().push((excess, sessions));
+                kinds.entry(metric.kind()).or_default().push((excess, sessions));
             }
         }
         let pooled = kinds.into_iter().map(|(kind, excess)| {
@@ -138,17 +139,11 @@ impl Sessions {
 
     pub(super) fn noise(&self, metric: &Metric) -> Variance {
         let floor = Variance { value: SESSION_FLOOR * SESSION_FLOOR, freedom: f64::INFINITY };
-        self.0.get(kind(metric)).copied().filter(|noise| noise.value > floor.value).unwrap_or(floor)
-    }
-}
-
-fn kind(metric: &Metric) -> &'static str {
-    match metric.gate {
-        Gate::Single | Gate::Batched => "decode",
-        Gate::Decodes => "ttft",
-        Gate::PrefillOnly => "prefill",
-        Gate::Always => "memory",
-        Gate::Never => "ungated",
+        self.0
+            .get(metric.kind())
+            .copied()
+            .filter(|noise| noise.value > floor.value)
+            .unwrap_or(floor)
     }
 }
 
@@ -178,7 +173,9 @@ pub(super) fn evidence(
         Interval { lo: theta - half, hi: theta + half }
     };
     let smallest = (stats::student_t(level, freedom) + stats::student_t(0.8, freedom)) * error;
-    Some(Evidence { error, freedom, single: around(0.95), family: around(level), smallest })
+    let single = around(0.95);
+    let (pass, family) = (single.hi, around(level)); // One look: a pass pays for no others.
+    Some(Evidence { error, freedom, single, pass, family, smallest })
 }
 
 /// The variances of both centres that come from one process differing from the next.

@@ -8,8 +8,13 @@ use serde::Serialize;
 use crate::compare::BLOCKS_NEEDED;
 use crate::compare::Finding;
 use crate::compare::SESSIONS_NEEDED;
+use crate::compare::paired::Course;
 use crate::record::Record;
 use crate::record::Work;
+use crate::record::pair::Arm;
+use crate::record::pair::Ended;
+use crate::record::pair::Paired;
+use crate::record::pair::Parting;
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -179,6 +184,113 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
         notes
             .extend(case.validity.warnings.iter().map(|warning| format!("{}: {warning}", case.id)));
     }
+    notes
+}
+
+/// What differs between two builds beside their numbers. Their trees and compilers may differ: that is what is judged.
+pub(super) fn between_arms(base: &Arm, candidate: &Arm) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut field = |weight: Weight, field: &str, old: &str, new: &str| {
+        if old != new {
+            let (field, old, new) = (field.into(), short(old).into(), short(new).into());
+            found.push(Difference { field, old, new, weight });
+        }
+    };
+    let never = ["binary_sha256", "crates", "lock_sha256"];
+    each(&base.build, &candidate.build, |name, old, new| {
+        if !never.contains(&name) {
+            field(Weight::Informs, &format!("build: {name}"), old, new);
+        }
+    });
+    each(&base.build.crates, &candidate.build.crates, |name, old, new| {
+        field(Weight::Informs, &format!("crate {name}"), old, new);
+    });
+    each(&base.model, &candidate.model, |name, old, new| {
+        field(Weight::Informs, &format!("model: {name}"), old, new);
+    });
+    each(&base.settings, &candidate.settings, |name, old, new| {
+        field(Weight::Informs, &format!("settings: {name}"), old, new);
+    });
+    found
+}
+
+/// Where two outputs part.
+pub(super) fn parting(parting: &Parting) -> String {
+    let token = |token: Option<u32>| token.map_or("the end".into(), |token| token.to_string());
+    format!(
+        "token {} of sequence {} was {} and is {}",
+        parting.token + 1,
+        parting.sequence + 1,
+        token(parting.base),
+        token(parting.candidate)
+    )
+}
+
+/// What a reader of a pair's verdict has to know.
+pub(super) fn pair_notes(paired: &Paired, course: &Course) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (name, arm) in [("base", &paired.base), ("candidate", &paired.candidate)] {
+        if let Some(injected) = &arm.injected {
+            notes.push(format!("the {name} was slowed down on purpose: {injected}"));
+        }
+    }
+    if let Some(why) = &paired.output_change {
+        notes.push(format!("the output is meant to change: {why}"));
+    }
+    match &paired.ended {
+        Ended::Identical => {
+            notes.push("both binaries are equal byte for byte: nothing was measured".into());
+        }
+        Ended::Budget => notes.push("out of time: what is undecided stays so".into()),
+        Ended::Interrupted => {
+            notes.push("interrupted: this is the verdict of the blocks so far".into());
+        }
+        Ended::Failed(why) => notes.push(format!("measuring failed: {why}")),
+        Ended::Open => notes.push("measuring was cut off: this is the verdict so far".into()),
+        Ended::Decided | Ended::Looks => {}
+    }
+    for null in &course.null {
+        let word = if null.contaminated { "CONTAMINATED: " } else { "" };
+        notes.push(format!(
+            "{word}the base against a copy of itself, {} of {}: {:+.2} % of cost [{:+.2}, {:+.2}]",
+            null.metric,
+            null.scenario,
+            100.0 * null.theta.exp_m1(),
+            100.0 * null.interval.lo.exp_m1(),
+            100.0 * null.interval.hi.exp_m1(),
+        ));
+    }
+    if !course.rejected.is_empty() {
+        notes.push(format!(
+            "{} of {} blocks were rejected and measured again: {}",
+            course.rejected.len(),
+            paired.blocks.len(),
+            course
+                .rejected
+                .iter()
+                .cloned()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join("; ")
+        ));
+    }
+    if paired.layout_sd.is_empty() && paired.ended != Ended::Identical {
+        notes.push(
+            "how much the layout of code matters here was not measured: 0.5 % is assumed; \
+             `candlemark calibrate` measures it"
+                .into(),
+        );
+    }
+    let mut unread = BTreeSet::new();
+    for case in &paired.scenarios {
+        for turns in &case.blocks {
+            unread.extend(
+                turns.notes.iter().map(|(name, why)| format!("{name} has no value: {why}")),
+            );
+        }
+    }
+    notes.extend(unread);
     notes
 }
 

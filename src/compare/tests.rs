@@ -239,7 +239,7 @@ fn what_cannot_be_timed_is_named() {
     };
     assert_eq!(
         said(|r| r.scenarios[1].output_sha256 = Some("00".into())),
-        (Verdict::OutputChanged, Outcome::Failed)
+        (Verdict::OutputChanged(None), Outcome::Failed)
     );
     assert_eq!(said(|r| r.scenarios[1].id = "c/b1".into()), (Verdict::New, Outcome::Pass));
     assert_eq!(said(|r| drop(r.scenarios.pop())), (Verdict::Missing, Outcome::Pass));

@@ -90,7 +90,7 @@ fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
 fn row(finding: &Finding) -> Value {
     let state = match finding.verdict {
         Verdict::Regressed { .. }
-        | Verdict::OutputChanged
+        | Verdict::OutputChanged(_)
         | Verdict::Invalid(_)
         | Verdict::Failed(_) => "bad",
         Verdict::Inconclusive(_) | Verdict::NotComparable(_) | Verdict::Missing => "unsure",

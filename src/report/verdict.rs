@@ -135,13 +135,17 @@ pub(super) fn words(verdict: &Verdict) -> String {
                 Why::Borderline => "borderline",
                 Why::TooFewBlocks => "too few blocks",
                 Why::Uncalibrated => "uncalibrated",
+                Why::Contaminated => "contaminated",
+                Why::Rejected => "rejected blocks decide",
             }
         ),
         Verdict::New => "NEW".into(),
         Verdict::Missing => "MISSING".into(),
         Verdict::NotComparable(why) => format!("NOT COMPARABLE: {why}"),
         Verdict::Invalid(why) => format!("INVALID: {why}"),
-        Verdict::OutputChanged => "OUTPUT CHANGED".into(),
+        Verdict::OutputChanged(None) => "OUTPUT CHANGED".into(),
+        Verdict::OutputChanged(Some(place)) => format!("OUTPUT CHANGED: {place}"),
+        Verdict::Identical => "IDENTICAL".into(),
         Verdict::Failed(why) => format!("FAILED: {}", why.trim_start_matches("failed: ")),
     }
 }
@@ -149,7 +153,7 @@ pub(super) fn words(verdict: &Verdict) -> String {
 /// The order in which a reviewer wants them.
 fn rank(verdict: &Verdict) -> usize {
     match verdict {
-        Verdict::OutputChanged => 0,
+        Verdict::OutputChanged(_) => 0,
         Verdict::Failed(_) => 1,
         Verdict::Invalid(_) => 2,
         Verdict::Regressed { critical: true, .. } => 3,
@@ -161,6 +165,7 @@ fn rank(verdict: &Verdict) -> usize {
         Verdict::SlowerWithin => UNCHANGED,
         Verdict::Pass => UNCHANGED + 1,
         Verdict::New => UNCHANGED + 2,
+        Verdict::Identical => UNCHANGED + 3,
     }
 }
 
@@ -246,7 +251,7 @@ pub(super) fn remarks(judgement: &Judgement) -> Vec<String> {
     let any = |is: &dyn Fn(&Verdict) -> bool| {
         judgement.findings.iter().any(|finding| is(&finding.verdict))
     };
-    if any(&|verdict| *verdict == Verdict::OutputChanged) {
+    if any(&|verdict| matches!(verdict, Verdict::OutputChanged(_))) {
         lines.push("greedy output changed: if that is meant, promote a new baseline; times of different answers are not compared".into());
     }
     if any(&|verdict| matches!(verdict, Verdict::Inconclusive(Why::Uncalibrated))) {
