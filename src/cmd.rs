@@ -18,6 +18,8 @@ mod download;
 pub(crate) mod list;
 #[cfg(feature = "engine")]
 pub(crate) mod machine;
+#[cfg(feature = "engine")]
+pub(crate) mod pair;
 pub(crate) mod promote;
 pub(crate) mod report;
 #[cfg(feature = "engine")]

@@ -3,6 +3,7 @@
 //! Does not know what a setting does.
 
 use std::path::Path;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -185,6 +186,18 @@ impl Setup {
         }
         Ok(self)
     }
+}
+
+/// A time as people write it: `90s`, `10m`, `1h 30m`.
+///
+/// # Errors
+/// When it is of another form or negative.
+pub fn duration(text: &str) -> Result<Duration> {
+    let parsed =
+        text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+    parsed.ok_or_else(|| {
+        Error::Failed(format!("`{text}` is not a time; write `90s`, `10m` or `1h 30m`"))
+    })
 }
 
 /// `[suite]`

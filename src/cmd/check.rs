@@ -46,7 +46,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// Text for a terminal
     #[default]
     Human,
@@ -61,7 +61,7 @@ enum Format {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Severity {
+pub(crate) enum Severity {
     /// Any regression
     Regression,
     /// One past twice its limit
