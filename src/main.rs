@@ -33,6 +33,7 @@ enum Command {
     Check(cmd::check::Arguments),
     Compare(cmd::compare::Arguments),
     Promote(cmd::promote::Arguments),
+    GateEval(cmd::gate_eval::Arguments),
     Report(cmd::report::Arguments),
     /// Print the JSON Schema of a record
     Schema,
@@ -55,6 +56,7 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::List(arguments) => cmd::list::run(&arguments, &config, out),
         Command::Check(arguments) => cmd::check::run(&arguments, &config, out),
         Command::Compare(arguments) => cmd::compare::run(&arguments, out),
+        Command::GateEval(arguments) => cmd::gate_eval::run(&arguments, &config, out),
         Command::Promote(arguments) => cmd::promote::run(&arguments, out),
         Command::Report(arguments) => cmd::report::run(&arguments, out),
         Command::Schema => cmd::schema(out),

@@ -3,6 +3,10 @@
 //! [`crate::compare::paired`].
 
 pub mod build;
+mod case;
+mod effort;
+mod hog;
+pub mod pool;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -24,8 +28,15 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
 use crate::pair::build::Built;
+use crate::pair::case::cannot;
+use crate::pair::case::end;
+use crate::pair::case::is_measurable;
+use crate::pair::case::keep;
+use crate::pair::case::parting;
+use crate::pair::case::sentinels;
+use crate::pair::case::unexpected;
+use crate::pair::effort::Effort;
 use crate::pair::worker::Worker;
-use crate::record::Case;
 use crate::record::Session;
 use crate::record::pair::Arm;
 use crate::record::pair::Ended;
@@ -34,7 +45,6 @@ use crate::record::pair::PairedBlock;
 use crate::record::pair::PairedCase;
 use crate::record::pair::PairedKind;
 use crate::record::pair::PairedTurns;
-use crate::record::pair::Parting;
 use crate::record::pair::Quad;
 use crate::record::pair::SCHEMA;
 use crate::record::pair::Side;
@@ -44,7 +54,6 @@ use crate::suite::turns::Opening;
 use crate::suite::turns::PROTOCOL;
 use crate::suite::turns::Told;
 use crate::workload;
-use crate::workload::METRICS;
 
 /// What is to be compared, and for how long.
 pub struct Plan {
@@ -113,14 +122,14 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         return Ok(paired);
     }
     paired.save(&plan.path)?;
-    let folder = tempfile_folder(&plan.path)?;
+    let folder = arms_folder(&plan.path)?;
     let mut pairing = Pairing {
         plan,
         stop,
-        binaries: copies(plan, &folder)?,
+        binaries: copies(&[('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)], &folder)?,
         random: StdRng::seed_from_u64(plan.seed),
         sentinels: Vec::new(),
-        quads: BTreeMap::new(),
+        efforts: BTreeMap::new(),
     };
     let outcome = pairing.measure(&mut paired, began, events);
     let _ = std::fs::remove_dir_all(&folder);
@@ -171,24 +180,22 @@ fn finish(paired: &mut Paired, plan: &Plan) -> Result<()> {
 }
 
 /// A folder beside the file, for the copies of the binaries.
-fn tempfile_folder(path: &Path) -> Result<PathBuf> {
+fn arms_folder(path: &Path) -> Result<PathBuf> {
     let folder = path.with_extension(format!("{}.arms", std::process::id()));
     std::fs::create_dir_all(&folder)
         .map_err(|source| Error::Write { path: folder.clone(), source })?;
     std::path::absolute(&folder).map_err(|source| Error::Read { path: folder, source })
 }
 
-/// Copies of the binaries under names of one length: the path of a program lies on its stack, and a longer one moves it. The
-/// null control is a second copy of the base.
-fn copies(plan: &Plan, folder: &Path) -> Result<BTreeMap<char, PathBuf>> {
-    let arms = [('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)];
-    let copy = |(arm, built): (char, &Built)| {
+/// Copies of the binaries under names of one length: the path of a program lies on its stack, and a longer one moves it.
+fn copies(arms: &[(char, &Built)], folder: &Path) -> Result<BTreeMap<char, PathBuf>> {
+    let copy = |(arm, built): &(char, &Built)| {
         let copy = folder.join(arm.to_string());
         let fail = |source| Error::Write { path: copy.clone(), source };
         std::fs::copy(&built.binary, &copy).map_err(fail)?;
-        Ok((arm, copy))
+        Ok((*arm, copy))
     };
-    arms.into_iter().map(copy).collect()
+    arms.iter().map(copy).collect()
 }
 
 /// A measuring under way.
@@ -199,8 +206,8 @@ struct Pairing<'a> {
     random: StdRng,
     /// Scenarios that the null control takes part in, in every block.
     sentinels: Vec<String>,
-    /// Quads per block, by scenario.
-    quads: BTreeMap<String, usize>,
+    /// How much of each scenario is measured in a block.
+    efforts: BTreeMap<String, Effort>,
 }
 
 type Workers = BTreeMap<char, Worker>;
@@ -223,6 +230,9 @@ impl Pairing<'_> {
             }
             self.block(paired, open.as_deref(), events)?;
             paired.save(&self.plan.path)?;
+            if paired.blocks.len() == effort::PILOT {
+                self.settle(paired);
+            }
             let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();
             let counted = paired.blocks.len() - rejected;
             if rejected > MOST_REJECTED + counted {
@@ -259,6 +269,17 @@ impl Pairing<'_> {
                 return Ok(Ended::Looks);
             }
             open = Some(still);
+        }
+    }
+
+    /// After the pilot: as many quads of every scenario as its noise is worth.
+    fn settle(&mut self, paired: &Paired) {
+        let load_s = paired.blocks.iter().map(|block| block.load_s).sum::<f64>();
+        let load_s = load_s / (paired.blocks.len() * paired.scenarios.len()) as f64;
+        for case in &paired.scenarios {
+            if let Some(effort) = self.efforts.get_mut(&case.id) {
+                effort.settle(case, load_s);
+            }
         }
     }
 
@@ -434,9 +455,9 @@ impl Pairing<'_> {
         block.warm_up_s += warm.as_secs_f64();
         case.parting = parting(&outputs[&'A'], &outputs[&'B']).or(case.parting.take());
         let parted = case.parting.is_some() && self.plan.output_change.is_none();
-        let quads = *self.quads.entry(case.id.clone()).or_insert_with(|| {
-            quads(warm / (letters.len() * self.plan.setup.generation.warmups.max(1)) as u32)
-        });
+        let generation = warm / (letters.len() * self.plan.setup.generation.warmups.max(1)) as u32;
+        let quads =
+            self.efforts.entry(case.id.clone()).or_insert_with(|| Effort::new(generation)).quads;
         let began = Instant::now();
         for _ in 0..if parted { 0 } else { quads } {
             let mut half = letters.to_vec();
@@ -454,7 +475,7 @@ impl Pairing<'_> {
         }
         block.turns_s += began.elapsed().as_secs_f64();
         for &arm in letters {
-            match ask(arm, &Ask::Finish)? {
+            match ask(arm, &Ask::Finish { injection: None })? {
                 Told::Case { case: done } => end(case, turns, arm, *done, parted),
                 Told::Cannot { why } => return Ok(cannot(case, arm, why)),
                 other => return Err((arm, unexpected(&other))),
@@ -462,128 +483,6 @@ impl Pairing<'_> {
         }
         Ok(!parted)
     }
-}
-
-fn unexpected(told: &Told) -> Error {
-    let text = serde_json::to_string(told).expect("plain data");
-    Error::Failed(format!("a worker answered something else: `{}`", crate::suite::shortened(&text)))
-}
-
-/// Writes down that an arm cannot do a scenario.
-fn cannot(case: &mut PairedCase, arm: char, why: String) -> bool {
-    let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
-    side.absent = Some(why);
-    false
-}
-
-/// Adds the values of a turn, of the metrics that are judged and the length of the whole.
-fn keep(quad: &mut Quad, mut values: BTreeMap<String, f64>) {
-    let judged = METRICS.iter().filter(|metric| metric.limit.is_some()).map(|metric| metric.name);
-    for name in judged.chain(["e2e_s"]) {
-        if let Some(value) = values.remove(name) {
-            quad.values.entry(name.into()).or_default().push(value);
-        }
-    }
-}
-
-/// What an arm said at the end of a scenario.
-fn end(case: &mut PairedCase, turns: &mut PairedTurns, arm: char, done: Case, parted: bool) {
-    for block in done.blocks {
-        match block.values.get("peak_rss_bytes").copied().flatten() {
-            Some(bytes) => {
-                turns.once.entry("peak_rss_bytes".into()).or_default().insert(arm, bytes);
-            }
-            None => {
-                let why = block.notes.get("peak_rss_bytes").cloned();
-                let why = why.unwrap_or_else(|| "it was not read".into());
-                turns.notes.insert("peak_rss_bytes".into(), why);
-            }
-        }
-        for (name, values) in block.cold {
-            if metric_is_kept(&name) {
-                turns.cold.entry(name).or_default().insert(arm, values);
-            }
-        }
-    }
-    let bad = turns.quads.iter().any(|quad| {
-        quad.values.values().flatten().any(|value| !(value.is_finite() && *value > 0.0))
-    });
-    let side = match arm {
-        'A' => &mut case.base,
-        'B' => &mut case.candidate,
-        _ => return,
-    };
-    let mut fail = |what: String| {
-        if !side.failed.contains(&what) {
-            side.failed.push(what);
-        }
-    };
-    if bad {
-        fail(
-            "a turn has a value that is not a positive number: the clock is broken, or the worker"
-                .into(),
-        );
-    }
-    if !parted {
-        done.validity.failed.into_iter().for_each(&mut fail);
-    }
-    if side.output_sha256.is_some()
-        && done.output_sha256.is_some()
-        && side.output_sha256 != done.output_sha256
-    {
-        fail("greedy output differs between processes".into());
-    }
-    side.output_sha256 = done.output_sha256.or(side.output_sha256.take());
-    side.work = Some(done.work);
-}
-
-fn metric_is_kept(name: &str) -> bool {
-    workload::metric(name).is_some_and(|metric| metric.limit.is_some())
-}
-
-/// Where two outputs part.
-fn parting(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Option<Parting> {
-    (0..base.len().max(candidate.len())).find_map(|sequence| {
-        let of = |side: &[Vec<u32>], token: usize| side.get(sequence)?.get(token).copied();
-        let length = |side: &[Vec<u32>]| side.get(sequence).map_or(0, Vec::len);
-        (0..length(base).max(length(candidate))).find_map(|token| {
-            let (base, candidate) = (of(base, token), of(candidate, token));
-            (base != candidate).then_some(Parting { sequence, token, base, candidate })
-        })
-    })
-}
-
-/// Whether more blocks of a case can say anything; an output that changed by intention is no hindrance.
-fn is_measurable(case: &PairedCase, output_change: Option<&str>) -> bool {
-    let fine = |side: &Side| side.absent.is_none() && side.failed.is_empty();
-    fine(&case.base) && fine(&case.candidate) && (case.parting.is_none() || output_change.is_some())
-}
-
-/// The two cheapest scenarios that both builds have: the null control costs as little as it can.
-fn sentinels(cases: &[PairedCase]) -> Vec<String> {
-    let known = workload::select(&[]).unwrap_or_default();
-    let mut both: Vec<(usize, &str)> = cases
-        .iter()
-        .filter(|case| case.base.absent.is_none() && case.candidate.absent.is_none())
-        .map(|case| {
-            let scenario = known.iter().find(|scenario| scenario.id == case.id);
-            let cost = scenario.map_or(usize::MAX, |scenario| {
-                let characters: usize = scenario.prompts().iter().map(String::len).sum();
-                characters / 4 + 8 * scenario.new_tokens
-            });
-            (cost, case.id.as_str())
-        })
-        .collect();
-    both.sort_unstable();
-    both.into_iter().take(2).map(|(_, id)| id.to_owned()).collect()
-}
-
-/// Quads of a scenario in each block, from the time of one generation: what is short is repeated, because one short turn is at
-/// the mercy of one interruption.
-fn quads(generation: Duration) -> usize {
-    const TURNS: Duration = Duration::from_millis(1000);
-    let quad = 4.0 * generation.as_secs_f64();
-    ((TURNS.as_secs_f64() / quad).round() as usize).clamp(1, 8)
 }
 
 /// The rule by which a block is rejected: never by its outcome.

@@ -85,7 +85,10 @@ pub enum Ask {
         injection: Option<String>,
     },
     /// End the scenario.
-    Finish,
+    Finish {
+        /// A change for the worse of memory, in place of that of the opening.
+        injection: Option<String>,
+    },
 }
 
 /// What a worker answers.
@@ -172,9 +175,12 @@ pub fn work() -> Result<()> {
                     open.turn(&mut engine, generations, only.or(injection))
                 })
             }
-            Ask::Finish => {
+            Ask::Finish { injection: only } => {
                 let scenario = open.take().ok_or_else(not_begun);
-                scenario.map(|open| open.finish(&engine, &opening.session, injection))
+                scenario.and_then(|open| {
+                    let only = only.as_deref().map(Injection::parse).transpose()?;
+                    Ok(open.finish(&engine, &opening.session, only.or(injection)))
+                })
             }
         };
         let told = told.unwrap_or_else(|error| {
