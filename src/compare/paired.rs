@@ -266,8 +266,8 @@ enum Row<'a> {
 
 /// The metrics that a case is judged by; not those of which neither arm can have a value here, which the notes say.
 fn gated(case: &PairedCase) -> impl Iterator<Item = &'static Metric> {
-    let (batch, new_tokens) =
-        case.base.work.as_ref().map_or((1, 1), |work| (work.batch, work.new_tokens));
+    let work = case.base.work.as_ref().or(case.candidate.work.as_ref());
+    let (batch, new_tokens) = work.map_or((1, 1), |work| (work.batch, work.new_tokens));
     let has_none = |metric: &Metric| {
         let turns = || case.blocks.iter();
         turns().any(|turns| turns.notes.contains_key(metric.name))
@@ -306,6 +306,10 @@ fn said(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
         && let Some(difference) = same::work(base, candidate)
     {
         return Some(Verdict::NotComparable(difference));
+    }
+    if case.base.work.is_none() && case.candidate.work.is_none() {
+        // It never had a turn, and which metrics it has depends on its work.
+        return Some(Verdict::Inconclusive(Why::TooFewBlocks));
     }
     match (&case.base.output_sha256, &case.candidate.output_sha256) {
         (Some(base), Some(candidate)) if base != candidate && paired.output_change.is_none() => {
@@ -367,9 +371,13 @@ impl Jury<'_> {
         {
             decision.verdict = Verdict::Inconclusive(Why::Contaminated);
         }
+        // The same blocks as the changes: one that lacks an arm has no change, and would shift all after it.
+        let counts = |turns: &&PairedTurns| {
+            !rejected.contains(&turns.block) && block_value(turns, metric, 'B').is_some()
+        };
         let centres = |arm: char| -> Vec<f64> {
-            let counted = case.blocks.iter().filter(|turns| !rejected.contains(&turns.block));
-            counted.filter_map(|turns| centre(turns, metric, arm)).take(decision.used).collect()
+            let counted = case.blocks.iter().filter(counts).take(decision.used);
+            counted.filter_map(|turns| centre(turns, metric, arm)).collect()
         };
         let (base_blocks, current_blocks) = (centres('A'), centres('B'));
         let middle = |values: &[f64]| {
@@ -437,3 +445,6 @@ fn null(paired: &Paired) -> Vec<Null> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;
