@@ -21,8 +21,10 @@ use crate::compare::margin;
 use crate::compare::outcome;
 use crate::compare::same;
 use crate::compare::verdict;
+use crate::record::pair::Arm;
 use crate::record::pair::Ended;
 use crate::record::pair::Paired;
+use crate::record::pair::PairedBlock;
 use crate::record::pair::PairedCase;
 use crate::record::pair::PairedTurns;
 use crate::record::pair::Quad;
@@ -37,6 +39,14 @@ pub const LOOKS: [usize; 6] = [8, 12, 16, 20, 24, 32];
 /// What a pair adds to a judgement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Course {
+    /// What the candidate is compared with.
+    pub base: Arm,
+    /// What is judged.
+    pub candidate: Arm,
+    /// The command that measured.
+    pub command: String,
+    /// All orders were drawn from it.
+    pub seed: u64,
     /// Blocks that count.
     pub blocks: usize,
     /// Blocks that were rejected, with the rule.
@@ -45,6 +55,10 @@ pub struct Course {
     pub null: Vec<Null>,
     /// Why measuring ended.
     pub ended: Ended,
+    /// Seconds spent starting processes and loading the model.
+    pub load_s: f64,
+    /// Seconds spent warming up.
+    pub warm_up_s: f64,
     /// Seconds spent in turns.
     pub turns_s: f64,
     /// Seconds in all.
@@ -237,13 +251,20 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
     }
     let (rejected, counted): (Vec<_>, Vec<_>) =
         paired.blocks.iter().partition(|block| block.rejected.is_some());
+    let seconds = |of: fn(&PairedBlock) -> f64| paired.blocks.iter().map(of).sum();
     let course = Course {
+        base: paired.base.clone(),
+        candidate: paired.candidate.clone(),
+        command: paired.session.command.join(" "),
+        seed: paired.seed,
         blocks: counted.len(),
         rejected: rejected.into_iter().filter_map(|block| block.rejected.clone()).collect(),
         null,
         ended: paired.ended.clone(),
-        turns_s: paired.blocks.iter().map(|block| block.turns_s).sum(),
-        total_s: paired.blocks.iter().map(|block| block.total_s).sum(),
+        load_s: seconds(|block| block.load_s),
+        warm_up_s: seconds(|block| block.warm_up_s),
+        turns_s: seconds(|block| block.turns_s),
+        total_s: seconds(|block| block.total_s),
         open,
     };
     let notes = same::pair_notes(paired, &course);
@@ -255,6 +276,7 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         notes,
         findings,
         policy: policy.clone(),
+        baseline_commit: None,
         course: Some(course),
     }
 }
