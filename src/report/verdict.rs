@@ -6,7 +6,9 @@ use crate::compare::Finding;
 use crate::compare::Judgement;
 use crate::compare::Verdict;
 use crate::compare::Why;
+use crate::compare::paired::Course;
 use crate::compare::share;
+use crate::record::pair::Arm;
 use crate::report::text::label;
 use crate::report::text::percent;
 use crate::report::text::shown;
@@ -26,17 +28,35 @@ pub use github::annotations;
 pub(super) use remarks::remarks;
 pub use sentence::sentence;
 
-pub(super) const HEADER: &[&str] = &[
-    "scenario",
-    "metric",
-    "base",
-    "now",
-    "change [90 %]",
-    "limit",
-    "could see",
-    "blocks",
-    "verdict",
-];
+/// Headings of [`cells`].
+pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
+    let now = if judgement.course.is_some() { "candidate" } else { "now" };
+    let (change, could) = ("change [90 %]", "could see");
+    ["scenario", "metric", "base", now, change, "limit", could, "blocks", "verdict"]
+}
+
+/// Both builds of a pair: what was asked for, and what it turned out to be.
+pub(super) fn arms(course: &Course) -> String {
+    format!("{} \u{2192} {}", arm(&course.base), arm(&course.candidate))
+}
+
+fn arm(arm: &Arm) -> String {
+    let mut about = Vec::new();
+    if let Some(commit) = &arm.build.commit {
+        about.push(commit.chars().take(12).collect());
+    }
+    if arm.build.dirty == Some(true) {
+        about.push("with uncommitted changes".to_owned());
+    }
+    if let Some(injected) = &arm.injected {
+        about.push(format!("slowed down on purpose: {injected}"));
+    }
+    if about.is_empty() {
+        arm.asked.clone()
+    } else {
+        format!("{} ({})", arm.asked, about.join(", "))
+    }
+}
 
 /// How far past its limit a change is, in limits.
 fn excess(finding: &Finding) -> f64 {
@@ -55,17 +75,7 @@ pub(super) fn words(verdict: &Verdict) -> String {
             (false, true) => "REGRESSED (proven)".into(),
             (false, false) => "REGRESSED".into(),
         },
-        Verdict::Inconclusive(why) => format!(
-            "INCONCLUSIVE ({})",
-            match why {
-                Why::Noisy => "noisy",
-                Why::Borderline => "borderline",
-                Why::TooFewBlocks => "too few blocks",
-                Why::Uncalibrated => "uncalibrated",
-                Why::Contaminated => "contaminated",
-                Why::Rejected => "rejected blocks decide",
-            }
-        ),
+        Verdict::Inconclusive(why) => format!("INCONCLUSIVE ({})", reason(*why)),
         Verdict::New => "NEW".into(),
         Verdict::Missing => "MISSING".into(),
         Verdict::NotComparable(why) => format!("NOT COMPARABLE: {why}"),
@@ -74,6 +84,18 @@ pub(super) fn words(verdict: &Verdict) -> String {
         Verdict::OutputChanged(Some(place)) => format!("OUTPUT CHANGED: {place}"),
         Verdict::Identical => "IDENTICAL".into(),
         Verdict::Failed(why) => format!("FAILED: {}", why.trim_start_matches("failed: ")),
+    }
+}
+
+/// Why nothing can be said, in a word or two.
+fn reason(why: Why) -> &'static str {
+    match why {
+        Why::Noisy => "noisy",
+        Why::Borderline => "borderline",
+        Why::TooFewBlocks => "too few blocks",
+        Why::Uncalibrated => "uncalibrated",
+        Why::Contaminated => "contaminated",
+        Why::Rejected => "rejected blocks decide",
     }
 }
 
@@ -99,7 +121,7 @@ fn rank(verdict: &Verdict) -> usize {
 const UNCHANGED: usize = 9;
 
 /// Change and interval in percent of the metric's own unit, with its own sign.
-fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
+pub(super) fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
     let at = |theta: f64| signed(share(metric.better, theta));
     let interval = change.evidence.map_or(String::new(), |evidence| {
         let (one, other) = (at(evidence.single.lo), at(evidence.single.hi));
@@ -111,28 +133,36 @@ fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
     format!("{}{unit}{interval}", at(change.theta))
 }
 
-fn limit(metric: &Metric, change: &Change) -> String {
+/// The limit in percent of the metric's own unit, with its own sign.
+pub(super) fn limit(metric: &Metric, change: &Change) -> String {
     let sign = if metric.better == Better::Higher { -1.0 } else { 1.0 };
     percent(sign * change.limit)
 }
 
+/// Whether a slowdown as large as the limit would have stayed unseen.
+fn blind(change: &Change) -> bool {
+    change.evidence.is_some_and(|evidence| evidence.smallest > change.margin)
+}
+
+/// A row of a verdict, in the order of [`header`].
 pub(super) fn cells(finding: &Finding) -> Vec<String> {
     let blocks = match (finding.base_blocks.len(), finding.current_blocks.len()) {
         (0, 0) => String::new(),
+        (base, _) if !finding.changes.is_empty() => base.to_string(),
         (base, now) => format!("{base}/{now}"),
     };
     let metric = finding.metric.map_or(String::new(), label);
     let mut row = vec![finding.scenario.clone(), metric];
     match finding.metric.zip(finding.change.as_ref()) {
-        Some((metric, change)) => row.extend([
-            shown(metric, change.base),
-            shown(metric, change.current),
-            moved(metric, change, " %"),
-            limit(metric, change),
-            change
-                .evidence
-                .map_or("-".into(), |evidence| percent(share(metric.better, evidence.smallest))),
-        ]),
+        Some((metric, change)) => {
+            let limit = limit(metric, change);
+            let could = change.evidence.map_or("-".into(), |evidence| {
+                let could = percent(share(metric.better, evidence.smallest));
+                if blind(change) { format!("{could}, not {limit}") } else { could }
+            });
+            let (base, current) = (shown(metric, change.base), shown(metric, change.current));
+            row.extend([base, current, moved(metric, change, " %"), limit, could]);
+        }
         None => row.extend(std::iter::repeat_n(String::new(), 5)),
     }
     row.extend([blocks, words(&finding.verdict)]);

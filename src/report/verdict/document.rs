@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
+use crate::compare::Finding;
 use crate::compare::Judgement;
 use crate::report::text::Medium;
 use crate::report::text::cell;
 use crate::report::text::plain;
 use crate::report::text::table;
-use crate::report::verdict::HEADER;
+use crate::report::verdict::arms;
 use crate::report::verdict::cells;
+use crate::report::verdict::header;
 use crate::report::verdict::remarks;
 use crate::report::verdict::sentence;
 use crate::report::verdict::sorted;
@@ -18,56 +20,86 @@ const LONGEST: usize = 60_000;
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
+/// Of which no more than this may be remarks: a warning for each of hundreds of scenarios must not push out a finding.
+const LONGEST_REMARKS: usize = 15_000;
+
 /// The verdict for a terminal; `command` is what made it.
 pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     let mut text = plain(&sentence(judgement)) + "\n";
+    if let Some(course) = &judgement.course {
+        let _ = writeln!(text, "{}", plain(&arms(course)));
+    }
     let (findings, unchanged) = sorted(judgement);
     let rows: Vec<Vec<String>> = findings.into_iter().chain(unchanged).map(cells).collect();
     if !rows.is_empty() {
-        let _ = write!(text, "\n{}", table(Medium::Terminal, HEADER, &rows, NUMBERS));
+        let table = table(Medium::Terminal, &header(judgement), &rows, NUMBERS);
+        let _ = write!(text, "\n{table}");
     }
     text.push('\n');
-    for line in remarks(judgement) {
+    for line in remarks(judgement, command) {
         let _ = writeln!(text, "- {}", plain(&line));
     }
-    let _ = writeln!(text, "- made by `{}`", plain(command));
     text
 }
 
-/// The verdict for a pull request; `command` is what made it. Unchanged rows are folded, and left out where the text would
-/// outgrow a comment; findings never are.
+/// The verdict for a pull request; `command` is what made it. Unchanged rows are folded. Where the text would outgrow a comment
+/// they are left out first, then the mildest findings, and the text says how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     let mut text = format!("**{}**\n", cell(&sentence(judgement)));
-    let (findings, unchanged) = sorted(judgement);
-    let rows: Vec<Vec<String>> = findings.into_iter().map(cells).collect();
-    if !rows.is_empty() {
-        let _ = write!(text, "\n{}", table(Medium::Markdown, HEADER, &rows, NUMBERS));
+    if let Some(course) = &judgement.course {
+        let _ = write!(text, "\n{}\n", cell(&arms(course)));
     }
     let mut tail = String::from("\n");
-    for line in remarks(judgement) {
-        let _ = writeln!(tail, "- {}", cell(&line));
-    }
-    let _ = writeln!(tail, "- made by {}", cell(command));
-    let mut rows: Vec<Vec<String>> = unchanged.iter().map(|finding| cells(finding)).collect();
-    while !rows.is_empty() {
-        let left_out = match unchanged.len() - rows.len() {
-            0 => String::new(),
-            count => {
-                format!("\n{count} more unchanged rows are left out here; the JSON has them.\n")
-            }
-        };
-        let folded = format!(
-            "\n<details><summary>{} unchanged</summary>\n\n{}{left_out}\n</details>\n",
-            unchanged.len(),
-            table(Medium::Markdown, HEADER, &rows, NUMBERS)
-        );
-        if text.len() + folded.len() + tail.len() <= LONGEST {
-            text += &folded;
+    let remarks = remarks(judgement, command);
+    for (i, line) in remarks.iter().enumerate() {
+        if tail.len() + line.len() > LONGEST_REMARKS {
+            let _ = writeln!(tail, "- {} more remarks are left out here", remarks.len() - i);
             break;
         }
-        rows.truncate(rows.len() / 2);
+        let _ = writeln!(tail, "- {}", cell(line));
+    }
+    let (findings, unchanged) = sorted(judgement);
+    let left = |text: &str| LONGEST.saturating_sub(text.len() + tail.len() + MARGIN);
+    if !findings.is_empty() {
+        let (table, out) = fitted(judgement, &findings, left(&text));
+        let _ = write!(text, "\n{table}");
+        if out > 0 {
+            let _ = write!(
+                text,
+                "\n**{out} more findings, the mildest, are left out here; the JSON has them.**\n"
+            );
+        }
+    }
+    if !unchanged.is_empty() {
+        let (table, out) = fitted(judgement, &unchanged, left(&text));
+        let count = unchanged.len();
+        let _ = write!(text, "\n<details><summary>{count} unchanged</summary>\n\n{table}");
+        if out > 0 {
+            let _ =
+                write!(text, "\n{out} more unchanged rows are left out here; the JSON has them.\n");
+        }
+        text += "\n</details>\n";
     }
     text + &tail
+}
+
+/// What is written around a table and is not counted with it.
+const MARGIN: usize = 400;
+
+/// A table of as many findings as fit, from the first, and how many do not.
+fn fitted(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String, usize) {
+    let mut rows: Vec<Vec<String>> = findings.iter().map(|finding| cells(finding)).collect();
+    loop {
+        let out = findings.len() - rows.len();
+        if rows.is_empty() {
+            return (String::new(), out);
+        }
+        let table = table(Medium::Markdown, &header(judgement), &rows, NUMBERS);
+        if table.len() <= room {
+            return (table, out);
+        }
+        rows.truncate((rows.len() * room / table.len()).min(rows.len() - 1));
+    }
 }
 
 /// The verdict with everything that went into it.

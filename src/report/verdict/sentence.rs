@@ -4,10 +4,12 @@ use crate::compare::Judgement;
 use crate::compare::Outcome;
 use crate::compare::Verdict;
 use crate::compare::Weight;
+use crate::record::pair::Ended;
 use crate::report::verdict::excess;
 use crate::report::verdict::limit;
 use crate::report::verdict::moved;
 use crate::report::verdict::rank;
+use crate::report::verdict::reason;
 use crate::report::verdict::words;
 
 /// The verdict in one sentence.
@@ -22,7 +24,15 @@ pub fn sentence(judgement: &Judgement) -> String {
     let regressed = count(|verdict| matches!(verdict, Verdict::Regressed { .. }));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let improved = count(|verdict| *verdict == Verdict::Improved);
+    let missing = count(|verdict| *verdict == Verdict::Missing);
+    let new = count(|verdict| *verdict == Verdict::New);
 
+    if let Some(Ended::Failed(why)) = judgement.course.as_ref().map(|course| &course.ended) {
+        return format!("FAILED: {why}; {regressed} {of} regressed.");
+    }
+    if judgement.course.as_ref().is_some_and(|course| course.ended == Ended::Identical) {
+        return "PASS: both binaries are equal byte for byte, nothing was measured.".into();
+    }
     let mut broken = judgement.findings.iter().filter(|finding| rank(&finding.verdict) < 3);
     if let Some(first) = broken.next() {
         let more = match broken.count() {
@@ -43,13 +53,36 @@ pub fn sentence(judgement: &Judgement) -> String {
     match judgement.outcome {
         Outcome::NotComparable => match incomparable(judgement) {
             Some(what) => format!("NOT COMPARABLE: {what}."),
+            None if inconclusive > 0 => "NOT COMPARABLE: nothing was measured.".into(),
+            None if judgement.course.is_some() => {
+                "NOT COMPARABLE: no scenario is in both builds.".into()
+            }
             None => "NOT COMPARABLE: nothing in the run is in the baseline.".into(),
         },
         Outcome::Undecided => {
-            format!("CANNOT DECIDE: {inconclusive} {of} inconclusive, none regressed.")
+            let reasons = reasons(judgement);
+            format!("CANNOT DECIDE: {inconclusive} {of} inconclusive ({reasons}), none regressed.")
         }
-        _ => format!("PASS: none {of} regressed, {improved} improved."),
+        _ => {
+            let others = [(missing, "missing"), (new, "new")].into_iter();
+            let others = others.filter(|(count, _)| *count > 0);
+            let others: String = others.map(|(count, what)| format!(", {count} {what}")).collect();
+            format!("PASS: none {of} regressed, {improved} improved{others}.")
+        }
     }
+}
+
+/// Why nothing can be said of what is inconclusive, each reason once.
+fn reasons(judgement: &Judgement) -> String {
+    let mut reasons: Vec<&str> = Vec::new();
+    for finding in &judgement.findings {
+        if let Verdict::Inconclusive(why) = finding.verdict
+            && !reasons.contains(&reason(why))
+        {
+            reasons.push(reason(why));
+        }
+    }
+    reasons.join(", ")
 }
 
 /// The regression that is furthest past its limit.
