@@ -155,6 +155,7 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
 fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
     let Arm { asked, injected, build, model, settings } = arm;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let short = |hash: &str| hash.chars().take(16).collect::<String>();
     let dirty = match build.dirty {
         Some(true) => "yes",
         Some(false) => "no",
@@ -165,7 +166,7 @@ fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
     vec![
         ("asked for", asked.clone()),
         ("slowed down on purpose", text(injected)),
-        ("commit", text(&build.commit)),
+        ("commit", short(&text(&build.commit))),
         ("uncommitted changes", dirty.into()),
         ("candlemark", build.version.clone()),
         ("compiler", build.rustc.clone()),
@@ -173,9 +174,9 @@ fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
         ("CPU features", build.target_features.clone()),
         ("features", build.features.join(", ")),
         ("crates", crates.join(", ")),
-        ("Cargo.lock sha256", text(&build.lock_sha256)),
-        ("binary sha256", text(&build.binary_sha256)),
-        ("model sha256", model.sha256.clone()),
+        ("Cargo.lock sha256", short(&text(&build.lock_sha256))),
+        ("binary sha256", short(&text(&build.binary_sha256))),
+        ("model sha256", short(&model.sha256)),
         ("weights", model.quant.clone()),
         (
             "engine",

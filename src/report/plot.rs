@@ -8,14 +8,16 @@ use minijinja::context;
 
 use crate::compare::Change;
 use crate::compare::Finding;
+use crate::compare::share;
+use crate::report::text::percent;
 use crate::report::verdict;
 use crate::workload::Metric;
 
 /// Of the picture, 320 by 120 units, the part that points are drawn in.
 const LEFT: f64 = 8.0;
-const RIGHT: f64 = 248.0;
+const RIGHT: f64 = 236.0;
 const TOP: f64 = 6.0;
-const BOTTOM: f64 = 104.0;
+const BOTTOM: f64 = 102.0;
 
 /// How many limits away a point is still drawn where it is: one disturbed block must not flatten all others.
 const FURTHEST: f64 = 4.0;
@@ -54,7 +56,10 @@ fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Val
     for theta in within {
         (lo, hi) = (lo.min(theta), hi.max(theta));
     }
-    let y = |theta: f64| TOP + (hi - theta.clamp(lo, hi)) / (hi - lo) * (BOTTOM - TOP);
+    let edge = 0.04 * (hi - lo);
+    let y = |theta: f64| {
+        TOP + (hi + edge - theta.clamp(lo, hi)) / (hi - lo + 2.0 * edge) * (BOTTOM - TOP)
+    };
     let width = (RIGHT - LEFT) / groups.len() as f64;
     let (mut inside, mut outside) = (String::new(), String::new());
     let mut labels = Vec::new();
@@ -68,17 +73,21 @@ fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Val
             let _ = write!(path, "M{} {}h0", units(x), units(y(*theta)));
         }
     }
+    // Lines of text are 11 units high; a label that would lie on another is left out.
+    let clear = [0.0, change.margin].iter().all(|at| (y(*at) - y(change.theta)).abs() > 11.0);
     let band = band.map(|band| {
         context! { y => units(y(band.hi)), height => units((y(band.lo) - y(band.hi)).max(1.0)) }
     });
     context! {
         left => units(LEFT),
         right => units(RIGHT),
+        width => units(RIGHT - LEFT),
         label => units(RIGHT + 6.0),
         zero => units(y(0.0)),
         limit => units(y(change.margin)),
         limit_text => verdict::limit(metric, change),
         middle => units(y(change.theta)),
+        middle_text => if clear { percent(share(metric.better, change.theta)) } else { String::new() },
         band => band.unwrap_or(Value::from(())),
         inside => inside,
         outside => outside,
