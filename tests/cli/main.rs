@@ -9,6 +9,7 @@ use std::sync::Once;
 
 use assert_cmd::Command;
 
+mod analysis;
 mod pair;
 mod pairs;
 mod records;
