@@ -149,6 +149,18 @@ fn markdown_fits_a_comment_and_counts_what_it_leaves_out() {
 }
 
 #[test]
+fn many_remarks_push_out_no_finding_and_no_command() {
+    let mut judgement = judge(&suite(400, 20), &Policy::default());
+    judgement.notes =
+        (0..1000).map(|i| format!("scenario {i} looks odd but can be true")).collect();
+    let text = report::verdict_markdown(&judgement, "candlemark check");
+    assert!(text.len() <= 60_000, "{}", text.len());
+    assert_eq!(text.matches("REGRESSED").count(), 20);
+    assert!(text.contains("more remarks are left out here"), "{text}");
+    assert!(text.ends_with("- made by \\`candlemark check\\`\n"), "{text}");
+}
+
+#[test]
 fn progress_says_what_is_decided_and_what_is_open() {
     let said = |pair: &Paired, left| report::pair_progress(&judge(pair, &Policy::default()), left);
     let mut pair = suite(5, 1);

@@ -50,13 +50,8 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
         let _ = write!(text, "\n{}\n", cell(&arms(course)));
     }
     let mut tail = String::from("\n");
-    let remarks = remarks(judgement, command);
-    for (i, line) in remarks.iter().enumerate() {
-        if tail.len() + line.len() > LONGEST_REMARKS {
-            let _ = writeln!(tail, "- {} more remarks are left out here", remarks.len() - i);
-            break;
-        }
-        let _ = writeln!(tail, "- {}", cell(line));
+    for line in shortened(remarks(judgement, command)) {
+        let _ = writeln!(tail, "- {line}");
     }
     let (findings, unchanged) = sorted(judgement);
     let left = |text: &str| LONGEST.saturating_sub(text.len() + tail.len() + MARGIN);
@@ -81,6 +76,25 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
         text += "\n</details>\n";
     }
     text + &tail
+}
+
+/// Remarks as Markdown, without those in the middle that would be too many: what to do next and the commands stand last.
+fn shortened(lines: Vec<String>) -> Vec<String> {
+    const LAST: usize = 10;
+    let mut lines: Vec<String> = lines.iter().map(|line| cell(line)).collect();
+    let last = lines.split_off(lines.len().saturating_sub(LAST));
+    let mut length: usize = last.iter().map(String::len).sum();
+    let fits = |line: &&String| {
+        length += line.len();
+        length <= LONGEST_REMARKS
+    };
+    let kept = lines.iter().take_while(fits).count();
+    let out = lines.len() - kept;
+    lines.truncate(kept);
+    if out > 0 {
+        lines.push(format!("{out} more remarks are left out here; the JSON has them"));
+    }
+    lines.into_iter().chain(last).collect()
 }
 
 /// What is written around a table and is not counted with it.
