@@ -149,6 +149,18 @@ fn markdown_fits_a_comment_and_counts_what_it_leaves_out() {
 }
 
 #[test]
+fn a_warning_hides_nothing_that_is_undecided() {
+    let policy = Policy { fail_on: candlemark::compare::FailOn::Critical, ..Policy::default() };
+    let slow = pairs::case("code/b4", 4, 8, pairs::Effect { decode: 0.08, ..pairs::SAME });
+    let mut pair = pairs::pair(8, vec![slow, pairs::case("long/b4", 4, 8, pairs::SAME)]);
+    let sentence = report::sentence(&judge(&pair, &policy));
+    assert!(sentence.ends_with("; none is critical, so it is a warning only."), "{sentence}");
+    pair.scenarios[1].blocks.truncate(7);
+    let sentence = report::sentence(&judge(&pair, &policy));
+    assert!(sentence.ends_with("; none is critical, but 3 inconclusive."), "{sentence}");
+}
+
+#[test]
 fn many_remarks_push_out_no_finding_and_no_command() {
     let mut judgement = judge(&suite(400, 20), &Policy::default());
     judgement.notes =

@@ -45,8 +45,10 @@ pub fn sentence(judgement: &Judgement) -> String {
     if regressed > 0 {
         let link = if regressed > 1 { "; the worst is " } else { ": " };
         let weight = match judgement.outcome {
-            Outcome::Regression => "",
-            _ => "; none is critical, so it is a warning only",
+            Outcome::Regression => String::new(),
+            Outcome::Undecided => format!("; none is critical, but {inconclusive} inconclusive"),
+            Outcome::NotComparable => "; none is critical, but not all could be compared".into(),
+            _ => "; none is critical, so it is a warning only".into(),
         };
         return format!("{regressed} {of} regressed{link}{}{weight}.", worst(judgement));
     }
