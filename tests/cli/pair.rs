@@ -47,6 +47,7 @@ fn a_pair_is_judged_from_its_file_alone() {
         ("output-changed", 5),
         ("contaminated", 3),
         ("rejected", 0),
+        ("rejected-decide", 3),
         ("new-and-missing", 0),
         ("failed", 5),
     ] {

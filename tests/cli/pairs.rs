@@ -174,10 +174,11 @@ fn changed(blocks: usize, effect: Effect, change: impl FnOnce(&mut Paired)) -> P
 fn reject(paired: &mut Paired, block: usize) {
     let why = "a reference kernel moved by 22 %";
     paired.blocks[block].rejected = Some(why.into());
-    let order: Vec<char> = paired.scenarios[0].blocks[block].quads[0].order.chars().collect();
-    let quad = &mut paired.scenarios[0].blocks[block].quads[0];
-    for (letter, value) in order.iter().zip(quad.values.get_mut("decode_tok_s").unwrap()) {
-        *value *= if *letter == 'B' { 0.5 } else { 1.0 };
+    for quad in &mut paired.scenarios[0].blocks[block].quads {
+        let values = quad.values.get_mut("decode_tok_s").unwrap();
+        for (letter, value) in quad.order.chars().zip(values) {
+            *value *= if letter == 'B' { 0.5 } else { 1.0 };
+        }
     }
 }
 
@@ -237,6 +238,13 @@ pub fn all() -> Vec<(&'static str, Paired)> {
             changed(9, SAME, |paired| {
                 reject(paired, 4);
                 paired.blocks[4].steal = Some(0.11);
+            }),
+        ),
+        (
+            "rejected-decide",
+            changed(16, SAME, |paired| {
+                (0..8).for_each(|block| reject(paired, block));
+                paired.ended = Ended::Budget;
             }),
         ),
         (
