@@ -162,6 +162,9 @@ pub struct Judgement {
     pub findings: Vec<Finding>,
     /// By which rules.
     pub policy: Policy,
+    /// The commit that the baseline was built from, with which it can be built again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_commit: Option<String>,
     /// How two builds were measured in turns; `None` for a record against a baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub course: Option<paired::Course>,
@@ -224,6 +227,7 @@ pub fn judge(baseline: &Record, current: &Record, policy: &Policy) -> Judgement 
         notes,
         findings,
         policy,
+        baseline_commit: baseline.build.commit.clone(),
         course: None,
     }
 }
@@ -390,19 +394,26 @@ fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f64) -> Verdi
 const IMPROVED: f64 = -0.02;
 
 fn outcome(findings: &[Finding], incomparable: bool, policy: &Policy) -> Outcome {
-    let each = findings.iter().map(|finding| match &finding.verdict {
-        Verdict::OutputChanged(_) | Verdict::Invalid(_) | Verdict::Failed(_) => Outcome::Failed,
-        Verdict::Regressed { critical, .. }
-            if *critical || policy.fail_on == FailOn::Regression =>
-        {
-            Outcome::Regression
-        }
-        Verdict::NotComparable(_) => Outcome::NotComparable,
-        Verdict::Missing if policy.missing == Missing::Counts => Outcome::NotComparable,
-        Verdict::Inconclusive(_) => Outcome::Undecided,
-        _ => Outcome::Pass,
-    });
+    let each = findings.iter().map(|finding| finding.verdict.outcome(policy));
     each.chain(incomparable.then_some(Outcome::NotComparable)).max().unwrap_or(Outcome::Pass)
+}
+
+impl Verdict {
+    /// What it amounts to on its own.
+    pub fn outcome(&self, policy: &Policy) -> Outcome {
+        match self {
+            Verdict::OutputChanged(_) | Verdict::Invalid(_) | Verdict::Failed(_) => Outcome::Failed,
+            Verdict::Regressed { critical, .. }
+                if *critical || policy.fail_on == FailOn::Regression =>
+            {
+                Outcome::Regression
+            }
+            Verdict::NotComparable(_) => Outcome::NotComparable,
+            Verdict::Missing if policy.missing == Missing::Counts => Outcome::NotComparable,
+            Verdict::Inconclusive(_) => Outcome::Undecided,
+            _ => Outcome::Pass,
+        }
+    }
 }
 
 #[cfg(test)]

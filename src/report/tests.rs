@@ -62,7 +62,7 @@ fn hostile_names_stay_text_in_every_document() {
     for (name, text) in [
         ("markdown", markdown(&base)),
         ("row", row(&base)),
-        ("page", page(&base, Some(&judgement)).unwrap()),
+        ("page", page(&base, Some((&judgement, HOSTILE))).unwrap()),
         ("text", verdict_text(&judgement, HOSTILE)),
         ("verdict", verdict_markdown(&judgement, HOSTILE)),
         ("warnings", verdict_markdown(&same, HOSTILE)),

@@ -9,6 +9,9 @@ use std::sync::Once;
 
 use assert_cmd::Command;
 
+mod analysis;
+mod pair;
+mod pairs;
 mod records;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
@@ -28,6 +31,9 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
         RECORDS.call_once(|| {
             for (name, record) in records::all() {
                 record.save(&golden(&format!("records/{name}.json"))).unwrap();
+            }
+            for (name, pair) in pairs::all() {
+                pair.save(&golden(&format!("pairs/{name}.json"))).unwrap();
             }
         });
     }
@@ -246,6 +252,11 @@ fn a_record_is_a_document() {
     check(&["report", "records/invalid.json"], "report-invalid.md", 0);
     check(&["report", "records/same.json", "--format", "html"], "report.html", 0);
     check_record("slower", &["--format", "html"], "slower.html", 1);
+    check_record("slower", &["--format", "junit"], "slower.junit.xml", 1);
+    check_record("slower", &["--format", "bmf"], "slower.bmf.json", 1);
+    check_record("slower", &["--format", "smaller-is-better"], "slower.smaller.json", 1);
+    check_record("other-model", &["--format", "github"], "other-model.github.txt", 4);
+    check_record("other-model", &["--format", "junit"], "other-model.junit.xml", 4);
     let output = candlemark(&["report", "records/same.json", "--format", "json"], &golden(""));
     assert_eq!(output.stdout, fs::read(golden("records/same.json")).unwrap());
 }

@@ -1,0 +1,37 @@
+//! The link to our page in Criterion's index.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::record::write_atomically;
+
+/// Criterion's index page with a link to ours under its heading; the same page if the link is there already.
+/// `None` if the page has no body to put it into.
+pub fn link(index: &str, href: &str) -> Option<String> {
+    const MARK: &str = "<!-- candlemark -->";
+    let escaped = href.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
+    let line = format!(
+        "{MARK}<p><a href=\"{escaped}\">candlemark: tokens per second, memory and verdict</a></p>{MARK}"
+    );
+    if let Some((before, rest)) = index.split_once(MARK) {
+        let (_, after) = rest.split_once(MARK)?;
+        return Some(format!("{before}{line}{after}"));
+    }
+    let body = index.find("<body")?;
+    let at = body + index[body..].find('>')? + 1;
+    Some(format!("{}\n{line}{}", &index[..at], &index[at..]))
+}
+
+/// Puts the link into a page on disk, such as `target/criterion/report/index.html`; a page that has it stays as it is.
+///
+/// # Errors
+/// When the page cannot be read or written, or has no body.
+pub fn link_into(index: &Path, href: &str) -> Result<()> {
+    let read = |source| Error::Read { path: index.into(), source };
+    let page = fs::read_to_string(index).map_err(read)?;
+    let why = || Error::Invalid { path: index.into(), why: "it has no `<body>`".into() };
+    let linked = link(&page, href).ok_or_else(why)?;
+    if linked == page { Ok(()) } else { write_atomically(index, linked.as_bytes()) }
+}
