@@ -304,7 +304,7 @@ impl Session {
             let page = index.with_file_name("candlemark.html");
             let verdict = judgement.as_ref().map(|judgement| (judgement, "cargo bench"));
             write_atomically(&page, report::page(&record, verdict)?.as_bytes())?;
-            report::link_into(&index, "candlemark.html")?;
+            report::link_into(&index, "candlemark.html", "tokens per second, memory and verdict")?;
             println!("pages: {} and {}", page.display(), index.display());
         }
         Ok(())

@@ -96,8 +96,8 @@ pub enum Identical {
 pub trait Events {
     /// A block is about to start: its number from 1, and what it will measure.
     fn block(&mut self, number: usize, scenarios: &[String]);
-    /// A look was taken; `more` is how long reaching the last look will take at most, and `next` the next one.
-    fn look(&mut self, judgement: &Judgement, next: Duration, more: Duration);
+    /// A look was taken; `left` is how long reaching the last look takes if what is open stays so.
+    fn look(&mut self, judgement: &Judgement, left: Duration);
 }
 
 /// Rejected blocks are measured again, but not for ever.
@@ -238,14 +238,14 @@ impl Pairing<'_> {
             if rejected > MOST_REJECTED + counted {
                 return Ok(Ended::Looks);
             }
-            let Some(look) = LOOKS.iter().position(|look| *look == counted) else {
+            if !LOOKS.contains(&counted) {
                 // Scenarios that can never be decided (all failed, other output) need no look.
                 let declared = paired.output_change.as_deref();
                 if !paired.scenarios.iter().any(|case| is_measurable(case, declared)) {
                     return Ok(Ended::Decided);
                 }
                 continue;
-            };
+            }
             if counted == looked {
                 continue; // The block was rejected.
             }
@@ -254,18 +254,13 @@ impl Pairing<'_> {
             let still =
                 judgement.course.as_ref().map(|course| course.open.clone()).unwrap_or_default();
             let each = began.elapsed() / paired.blocks.len() as u32;
-            let share = |to: usize| {
-                each.mul_f64(
-                    (to - counted) as f64 * still.len() as f64
-                        / paired.scenarios.len().max(1) as f64,
-                )
-            };
-            let next = LOOKS.get(look + 1).copied().unwrap_or(counted);
-            events.look(&judgement, share(next), share(LOOKS[LOOKS.len() - 1]));
+            let share = still.len() as f64 / paired.scenarios.len().max(1) as f64;
+            let last = LOOKS[LOOKS.len() - 1];
+            events.look(&judgement, each.mul_f64((last - counted) as f64 * share));
             if still.is_empty() {
                 return Ok(Ended::Decided);
             }
-            if counted == LOOKS[LOOKS.len() - 1] {
+            if counted == last {
                 return Ok(Ended::Looks);
             }
             open = Some(still);
@@ -419,8 +414,11 @@ impl Pairing<'_> {
         match measured {
             Ok(true) => case.blocks.push(turns),
             Ok(false) => {}
-            Err((_, Error::Interrupted)) => return Err(Error::Interrupted),
-            Err((arm, error)) => {
+            Err(broken) => {
+                let (arm, error) = *broken;
+                if matches!(error, Error::Interrupted) {
+                    return Err(error);
+                }
                 workers.remove(&arm);
                 let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
                 side.absent = Some(format!("failed: {}", error.chain()));
@@ -437,10 +435,10 @@ impl Pairing<'_> {
         block: &mut PairedBlock,
         letters: &[char],
         turns: &mut PairedTurns,
-    ) -> std::result::Result<bool, (char, Error)> {
+    ) -> std::result::Result<bool, Box<(char, Error)>> {
         let mut ask = |arm: char, ask: &Ask| {
             let worker = workers.get_mut(&arm).expect("only arms with a worker take part");
-            worker.ask(ask, self.stop).map_err(|error| (arm, error))
+            worker.ask(ask, self.stop).map_err(|error| Box::new((arm, error)))
         };
         let began = Instant::now();
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
@@ -448,7 +446,7 @@ impl Pairing<'_> {
             match ask(arm, &Ask::WarmUp { scenario: case.id.clone() })? {
                 Told::Warm { ids } => drop(outputs.insert(arm, ids)),
                 Told::Cannot { why } => return Ok(cannot(case, arm, why)),
-                other => return Err((arm, unexpected(&other))),
+                other => return Err(Box::new((arm, unexpected(&other)))),
             }
         }
         let warm = began.elapsed();
@@ -468,7 +466,7 @@ impl Pairing<'_> {
                 match ask(arm, &Ask::Turn { generations: 1, injection: None })? {
                     Told::Values { values } => keep(&mut quad, values),
                     Told::Cannot { why } => return Ok(cannot(case, arm, why)),
-                    other => return Err((arm, unexpected(&other))),
+                    other => return Err(Box::new((arm, unexpected(&other)))),
                 }
             }
             turns.quads.push(quad);
@@ -478,7 +476,7 @@ impl Pairing<'_> {
             match ask(arm, &Ask::Finish { injection: None })? {
                 Told::Case { case: done } => end(case, turns, arm, *done, parted),
                 Told::Cannot { why } => return Ok(cannot(case, arm, why)),
-                other => return Err((arm, unexpected(&other))),
+                other => return Err(Box::new((arm, unexpected(&other)))),
             }
         }
         Ok(!parted)

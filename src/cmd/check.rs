@@ -41,12 +41,35 @@ pub(crate) struct Arguments {
     /// File to write the verdict to instead of stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Exit with 4 when a scenario of the baseline is missing
+    #[command(flatten)]
+    rules: Rules,
+}
+
+/// What follows from findings.
+#[derive(clap::Args)]
+pub(crate) struct Rules {
+    /// Exit with 4 when a scenario of the base is missing
     #[arg(long)]
     strict: bool,
     /// What makes the exit status 1; default: the configuration's, or `regression`
     #[arg(long, value_enum)]
     fail_on: Option<Severity>,
+}
+
+impl Rules {
+    /// The configuration's policy, with what the flags say in its place.
+    pub(crate) fn policy(&self, config: &Config) -> anyhow::Result<Policy> {
+        let mut policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
+        if self.strict {
+            policy.missing = Missing::Counts;
+        }
+        match self.fail_on {
+            Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
+            Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
+            None => {}
+        }
+        Ok(policy)
+    }
 }
 
 /// The form of a verdict.
@@ -72,7 +95,7 @@ pub(crate) enum Format {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Severity {
+enum Severity {
     /// Any regression
     Regression,
     /// One past twice its limit
@@ -84,15 +107,7 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let mut policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
-    if arguments.strict {
-        policy.missing = Missing::Counts;
-    }
-    match arguments.fail_on {
-        Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
-        Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
-        None => {}
-    }
+    let policy = arguments.rules.policy(config)?;
     let paths =
         if arguments.record.is_empty() { vec![newest()?] } else { arguments.record.clone() };
     let command = command_line();

@@ -10,10 +10,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use candlemark::Error;
-use candlemark::compare::FailOn;
 use candlemark::compare::Judgement;
-use candlemark::compare::Missing;
-use candlemark::compare::Policy;
 use candlemark::compare::paired::judge;
 use candlemark::pair;
 use candlemark::pair::Events;
@@ -21,6 +18,7 @@ use candlemark::pair::Identical;
 use candlemark::pair::Plan;
 use candlemark::pair::build::Builder;
 use candlemark::pair::build::Built;
+use candlemark::record::write_atomically;
 use candlemark::report;
 use candlemark::settings::Config;
 use candlemark::settings::Setup;
@@ -28,7 +26,7 @@ use candlemark::suite;
 
 use crate::cmd::Exit;
 use crate::cmd::check::Format;
-use crate::cmd::check::Severity;
+use crate::cmd::check::Rules;
 use crate::cmd::command_line;
 use crate::cmd::setup::ModelArguments;
 use crate::cmd::write;
@@ -70,12 +68,8 @@ pub(crate) struct Arguments {
     /// File to write the raw turns to; default: target/candlemark/runs/<time>-<commit>/pair.json
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
-    /// Exit with 4 when the candidate lacks a scenario of the base
-    #[arg(long)]
-    strict: bool,
-    /// What makes the exit status 1; default: the configuration's, or `regression`
-    #[arg(long, value_enum)]
-    fail_on: Option<Severity>,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 pub(crate) fn run(
@@ -83,15 +77,7 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let mut policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
-    if arguments.strict {
-        policy.missing = Missing::Counts;
-    }
-    match arguments.fail_on {
-        Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
-        Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
-        None => {}
-    }
+    let policy = arguments.rules.policy(config)?;
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
     candlemark::workload::select(words)?;
@@ -117,20 +103,31 @@ pub(crate) fn run(
         policy,
         path: path.clone(),
     };
-    let mut live = Live { began: Instant::now() };
+    let mut live = Live { began: Instant::now(), budget: plan.budget };
     let paired = pair::run(&plan, stop, &mut live)?;
     let judgement = judge(&paired, &plan.policy);
-    let mut talk = std::io::stderr();
-    writeln!(talk, "raw turns: {}", path.display())?;
-    let text = match arguments.format {
-        Format::Human => report::verdict_text(&judgement, &command_line()),
-        Format::Md => report::verdict_markdown(&judgement, &command_line()),
-        Format::Json => report::verdict_json(&judgement),
-        Format::Html => report::verdict_text(&judgement, &command_line()),
-        Format::Github => report::annotations(&judgement),
-    };
+    let command = command_line();
+    let page = report::pair_page(&paired, &judgement, &command)?;
+    let pages = pages(&page, &path)?;
+    let text = arguments.format.text(&judgement, &command, || Ok(page))?;
     write(&text, arguments.output.as_deref(), out)?;
+    let mut talk = std::io::stderr();
+    writeln!(talk, "raw turns: {} (judged again by `candlemark check --record`)", path.display())?;
+    writeln!(talk, "page: {}", pages.display())?;
     Ok(judgement.outcome.into())
+}
+
+/// Writes the page beside the raw turns, and beside Criterion's index with a link in it, if there is one.
+fn pages(page: &str, raw: &Path) -> candlemark::Result<PathBuf> {
+    let path = raw.with_extension("html");
+    write_atomically(&path, page.as_bytes())?;
+    let criterion = candlemark::record::build_folder().join("criterion").join("report");
+    let index = criterion.join("index.html");
+    if index.exists() {
+        write_atomically(&criterion.join("gate.html"), page.as_bytes())?;
+        report::link_into(&index, "gate.html", "the verdict of two builds in turns")?;
+    }
+    Ok(path)
 }
 
 /// One warm-up and one generation a turn: what repeats is the block.
@@ -187,30 +184,25 @@ pub(crate) fn interruptible() -> anyhow::Result<&'static AtomicBool> {
 /// Lines on stderr, at looks and blocks only: nothing ticks while a worker measures.
 struct Live {
     began: Instant,
+    budget: Duration,
+}
+
+impl Live {
+    fn say(&self, text: &str) {
+        // A closed stderr is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "{}", report::plain(text));
+    }
 }
 
 impl Events for Live {
     fn block(&mut self, number: usize, scenarios: &[String]) {
         let spent = self.began.elapsed().as_secs();
-        let _ = writeln!(
-            std::io::stderr(),
-            "block {number}: {} scenarios ({spent} s)",
-            scenarios.len()
-        );
+        let budget = self.budget.as_secs();
+        self.say(&format!("block {number}: {} scenarios, {spent} of {budget} s", scenarios.len()));
     }
 
-    fn look(&mut self, judgement: &Judgement, next: Duration, more: Duration) {
-        let course = judgement.course.as_ref();
-        let open = course.map(|course| course.open.join(" ")).unwrap_or_default();
-        let text = if open.is_empty() {
-            "every scenario is decided".into()
-        } else {
-            format!(
-                "open: {open}; next look in {} s, all looks in {} s at most",
-                next.as_secs(),
-                more.as_secs()
-            )
-        };
-        let _ = writeln!(std::io::stderr(), "{}", report::plain(&text));
+    fn look(&mut self, judgement: &Judgement, left: Duration) {
+        let left = left.min(self.budget.saturating_sub(self.began.elapsed()));
+        self.say(&report::pair_progress(judgement, Some(left.as_secs_f64())));
     }
 }

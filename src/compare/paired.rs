@@ -13,6 +13,7 @@ use crate::compare::Evidence;
 use crate::compare::Finding;
 use crate::compare::Interval;
 use crate::compare::Judgement;
+use crate::compare::Outcome;
 use crate::compare::Policy;
 use crate::compare::SCHEMA;
 use crate::compare::Verdict;
@@ -239,9 +240,14 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
     let compared =
         findings.iter().any(|finding| finding.change.is_some()) || paired.ended == Ended::Identical;
     let mut outcome = outcome(&findings, !compared, policy);
-    if let Ended::Failed(_) = paired.ended {
-        outcome = crate::compare::Outcome::Failed;
-    }
+    outcome = match paired.ended {
+        Ended::Failed(_) => Outcome::Failed,
+        // Time ran out before the first turn: more of it decides, not another base.
+        Ended::Open | Ended::Budget | Ended::Interrupted if paired.blocks.is_empty() => {
+            Outcome::Undecided
+        }
+        _ => outcome,
+    };
     let undecided = |finding: &&Finding| matches!(finding.verdict, Verdict::Inconclusive(_));
     let mut open: Vec<String> = Vec::new();
     for finding in findings.iter().filter(undecided) {

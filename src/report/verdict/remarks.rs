@@ -112,7 +112,7 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
     }
     if any(&|verdict| matches!(verdict, Verdict::OutputChanged(_))) {
         let remedy = match judgement.course {
-            Some(_) => "tell `candlemark pair` why",
+            Some(_) => "tell `candlemark pair` why with `--output-change`",
             None => "promote a new baseline",
         };
         lines.push(format!(
