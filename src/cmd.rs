@@ -15,6 +15,7 @@ pub(crate) mod compare;
 pub(crate) mod completions;
 #[cfg(feature = "engine")]
 mod download;
+pub(crate) mod gate_eval;
 pub(crate) mod list;
 #[cfg(feature = "engine")]
 pub(crate) mod machine;

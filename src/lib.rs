@@ -52,6 +52,9 @@ pub mod suite;
 /// Judges a record against a baseline: pure.
 pub mod compare;
 
+/// Replays rules for telling regressions on a recorded pool of blocks: pure.
+pub mod evaluate;
+
 /// Baselines: promoted from runs, stored by machine and model, found for a run.
 pub mod baseline;
 

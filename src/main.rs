@@ -34,6 +34,7 @@ enum Command {
     Compare(cmd::compare::Arguments),
     Promote(cmd::promote::Arguments),
     Report(cmd::report::Arguments),
+    GateEval(cmd::gate_eval::Arguments),
     /// Print the JSON Schema of a record
     Schema,
     Completions(cmd::completions::Arguments),
@@ -55,6 +56,7 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::Compare(arguments) => cmd::compare::run(&arguments, out),
         Command::Promote(arguments) => cmd::promote::run(&arguments, out),
         Command::Report(arguments) => cmd::report::run(&arguments, out),
+        Command::GateEval(arguments) => cmd::gate_eval::run(&arguments, out),
         Command::Schema => cmd::schema(out),
         Command::Completions(arguments) => cmd::completions::run(&arguments, out),
         #[cfg(feature = "engine")]
