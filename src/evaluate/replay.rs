@@ -82,6 +82,9 @@ pub struct Place {
     pub blocks: usize,
     /// Blocks among them that do not count.
     pub rejected: usize,
+    /// Verdicts per arm that share no block: scenarios and metrics, each as often as the first look fits. This is how much
+    /// independent evidence a share rests on.
+    pub disjoint: usize,
     /// By rule.
     pub figures: BTreeMap<&'static str, Figures>,
 }
@@ -217,12 +220,15 @@ impl<'a> Field<'a> {
 
     fn place(&self) -> Place {
         let Recorded { name, column, about, blocks } = self.recorded;
+        let rejected = blocks.iter().filter(|block| block.rejected.is_some()).count();
+        let metrics: usize = self.cases.iter().map(|case| case.series.len()).sum();
         Place {
             name: name.clone(),
             column: *column,
             about: about.clone(),
             blocks: blocks.len(),
-            rejected: blocks.iter().filter(|block| block.rejected.is_some()).count(),
+            rejected,
+            disjoint: metrics * ((blocks.len() - rejected) / LOOKS[0]),
             figures: BTreeMap::new(),
         }
     }
@@ -263,7 +269,9 @@ impl<'a> Field<'a> {
                     for (about, detect, pass) in DROPS {
                         if (drop - about).abs() < 1e-9 {
                             figures.set(detect, share(tally.regressed));
-                            pass.map(|pass| figures.set(pass, share(tally.passed)));
+                            if let Some(pass) = pass {
+                                figures.set(pass, share(tally.passed));
+                            }
                         }
                     }
                 }

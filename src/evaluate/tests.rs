@@ -1,5 +1,8 @@
 //! Rules on simulated pools: what must come out when the truth is known.
 
+use std::fs;
+use std::path::Path;
+
 use super::simulated::*;
 use super::*;
 use crate::record::pool::Pool;
@@ -162,6 +165,25 @@ fn a_verdict_that_rejected_blocks_contradict_is_withdrawn() {
     assert_eq!(said(&slow, "ours"), (rules::Said::Regressed, 16));
     assert_eq!(said(&fast, "ours"), (rules::Said::Undecided, 16));
     assert_eq!(said(&fast, "ours_no_rejection"), (rules::Said::Pass, 8));
+}
+
+/// The pool that the golden files of the command are made from; `BLESS=1` rewrites it.
+#[test]
+fn the_pool_of_the_golden_files_is_what_it_is_made_from() {
+    let layout = 0.004;
+    let quiet = Host { name: "quiet", turn: 0.01, layout, ..QUIET };
+    let typical = Host { name: "cpu-hog", turn: 0.02, layout, rejected: 0.06, ..TYPICAL };
+    let size = Size { scenarios: 1, blocks: 36, quads: 2 };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.json");
+    pool(&[quiet, typical], size, ALL).save(&path).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/pool.json");
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&golden, &text).unwrap();
+    }
+    let same = fs::read_to_string(&golden).is_ok_and(|stored| stored == text);
+    assert!(same, "pool.json differs; BLESS=1 accepts the new one");
 }
 
 /// Prints what our rule does on the machines of section 8.

@@ -119,24 +119,26 @@ fn sentence(targets: &[Met]) -> String {
 fn about(evaluation: &Evaluation, medium: Medium) -> String {
     let [machine, model] = &evaluation.measured;
     let Evaluation { runs, seed, judged, scenarios, environments, .. } = evaluation;
-    let scenarios = medium.escape(&scenarios.join(", "));
-    let mut text = format!(
-        "{runs} virtual suites of {SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}, drawn from blocks of \
-         {} on {} ({scenarios}).\nSuites share these blocks, so that more suites are no more evidence:\n\n",
+    let text = format!(
+        "{runs} virtual suites of {SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
+         Drawn from blocks of {} on {} ({}).\n\
+         Suites share these blocks: more suites are no more evidence. What there is of it are the verdicts per arm on disjoint blocks.\n\n",
         medium.escape(model),
         medium.escape(machine),
+        medium.escape(&scenarios.join(", ")),
     );
-    for place in environments {
-        text += &format!(
-            "- {}, {}: {} blocks, {} of them rejected; {}\n",
-            medium.escape(&place.name),
-            place.column.name(),
-            place.blocks,
-            place.rejected,
-            medium.escape(&place.about)
-        );
-    }
-    text
+    let rows: Vec<Vec<String>> = environments
+        .iter()
+        .map(|place| {
+            let counts = [place.blocks, place.rejected, place.disjoint].map(|n| n.to_string());
+            let [blocks, rejected, disjoint] = counts;
+            let (name, about) = (place.name.clone(), place.about.clone());
+            vec![name, place.column.name().into(), blocks, rejected, disjoint, about]
+        })
+        .collect();
+    let header =
+        ["environment", "column", "blocks", "rejected", "disjoint verdicts", "what went on"];
+    text + &table(medium, &header, &rows, &[2, 3, 4])
 }
 
 fn targets(evaluation: &Evaluation, medium: Medium) -> String {
