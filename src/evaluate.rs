@@ -2,6 +2,7 @@
 //! design is `gate.md`, section 7. No clock, no file: the same pool and seed give the same figures on any machine.
 
 mod contenders;
+mod field;
 mod figures;
 mod ours;
 mod replay;

@@ -154,5 +154,4 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-#[path = "contenders_tests.rs"]
 mod tests;
