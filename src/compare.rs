@@ -357,7 +357,7 @@ fn change(
 }
 
 /// A limit, given as a share of the metric's own value, as a change of ln cost.
-fn margin(better: Better, limit: f64) -> f64 {
+pub(crate) fn margin(better: Better, limit: f64) -> f64 {
     match better {
         Better::Higher => -(-limit.min(0.99)).ln_1p(),
         Better::Lower => limit.ln_1p(),
@@ -373,7 +373,7 @@ pub fn share(better: Better, theta: f64) -> f64 {
 }
 
 /// What a change means. A regression is both real and large; a pass is proven, not presumed.
-fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f64) -> Verdict {
+pub(crate) fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f64) -> Verdict {
     let Evidence { single, pass, family, .. } = evidence;
     let sharp = single.hi - theta <= margin / 2.0;
     let proven = family.lo > margin;

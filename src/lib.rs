@@ -56,6 +56,9 @@ pub mod compare;
 #[cfg(feature = "engine")]
 pub mod pair;
 
+/// Replays rules for telling regressions on a recorded pool of blocks: pure.
+pub mod evaluate;
+
 /// Baselines: promoted from runs, stored by machine and model, found for a run.
 pub mod baseline;
 

@@ -2,6 +2,7 @@
 //! for the document that it goes into. Prints nothing and decides nothing.
 
 mod document;
+mod evaluation;
 mod html;
 mod link;
 mod live;
@@ -16,6 +17,9 @@ pub use document::csv;
 pub use document::json;
 pub use document::markdown;
 pub use document::row;
+pub use evaluation::evaluation_json;
+pub use evaluation::evaluation_markdown;
+pub use evaluation::evaluation_text;
 pub use html::page;
 pub use html::pair_page;
 pub use link::link;

@@ -160,7 +160,7 @@ pub fn decide(
 }
 
 /// One process differs from the next by at least 0.4 %, even where a few happened to agree.
-const BLOCK_FLOOR: f64 = 0.004;
+pub(crate) const BLOCK_FLOOR: f64 = 0.004;
 
 /// The trimmed mean of at least five block values with its error: Tukey and McLaughlin's, and the layout of the two builds.
 fn evidence(blocks: &[f64], levels: Levels, layout_sd: f64) -> (f64, Evidence) {

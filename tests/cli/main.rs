@@ -97,6 +97,42 @@ fn the_published_schema_is_current() {
     );
 }
 
+/// Virtual suites of the pool, by the rules that the golden files show.
+fn check_replay(more: &[&str], file: &str) {
+    let args = ["gate-eval", "replay", "pool.json", "--runs", "50"];
+    check(&[&args, more].concat(), file, 0);
+}
+
+#[test]
+fn rules_are_replayed_on_a_pool() {
+    check_replay(&[], "gate-eval.txt");
+    check_replay(&["--format", "md"], "gate-eval.md");
+    check_replay(&["--rules", "ours,naive_5", "--format", "json"], "gate-eval.json");
+}
+
+#[test]
+fn the_last_line_of_a_replay_is_json() {
+    let args = ["gate-eval", "replay", "pool.json", "--runs", "5", "--rules", "naive_5"];
+    let output = candlemark(&args, &golden(""));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(last["naive_5"]["quiet"]["suite_false_alarm"].is_number(), "{last}");
+    assert!(last["naive_5"]["typical"]["coverage"].is_null(), "a ratio has no interval");
+}
+
+#[test]
+fn a_pool_that_is_none_is_refused() {
+    for (pool, more, file) in [
+        ("no-pool.json", None, "no-pool.txt"),
+        ("garbage.json", None, "garbage-pool.txt"),
+        ("records/base.json", None, "record-pool.txt"),
+        ("pool.json", Some("our"), "unknown-rule.txt"),
+    ] {
+        let rules: Vec<&str> = more.iter().flat_map(|rule| ["--rules", rule]).collect();
+        check(&[&["gate-eval", "replay", pool], rules.as_slice()].concat(), file, 5);
+    }
+}
+
 #[test]
 fn an_unchanged_run_passes() {
     check_record("same", &[], "same.txt", 0);
