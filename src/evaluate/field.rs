@@ -85,8 +85,22 @@ impl<'a> Field<'a> {
             blocks: blocks.len(),
             rejected,
             disjoint: metrics * ((blocks.len() - rejected) / LOOKS[0]),
+            spread: self.copies(spread),
+            autocorrelation: self.copies(autocorrelation),
             figures: BTreeMap::new(),
         }
+    }
+
+    /// What is said of the decode metrics' block values of the base against its copy, a mean over scenarios.
+    fn copies(&self, say: impl Fn(&[f64]) -> Option<f64>) -> Option<f64> {
+        let copy = self.arms.iter().find(|(_, role)| *role == Role::Copy)?.0;
+        let series = self.cases.iter().flat_map(|case| &case.series);
+        let decode = series.filter(|(metric, _)| metric.kind() == "decode");
+        let said = decode.filter_map(|(_, arms)| {
+            let counted = arms.get(&copy)?.iter().filter(|block| !block.rejected);
+            say(&counted.map(|block| block.value).collect::<Vec<_>>())
+        });
+        stats::mean(&said.collect::<Vec<_>>())
     }
 
     pub(super) fn draw(&self, runs: usize, seed: u64) -> Vec<Suite> {
@@ -130,6 +144,25 @@ fn elapsed(recorded: &Recorded, scenario: usize, two: f64) -> Vec<f64> {
     elapsed
 }
 
+/// The standard deviation of normal values, from the median distance to their median, so that outliers do not count
+/// (Hampel 1974).
+fn spread(values: &[f64]) -> Option<f64> {
+    let centre = stats::median(values)?;
+    let distances: Vec<f64> = values.iter().map(|value| (value - centre).abs()).collect();
+    stats::median(&distances).map(|median| 1.4826 * median)
+}
+
+/// How much of a block's value the next one repeats: the correlation of neighbours, outliers drawn in to three standard
+/// deviations. The rules take blocks to be independent, which is 0.
+fn autocorrelation(values: &[f64]) -> Option<f64> {
+    let (centre, spread) = (stats::median(values)?, spread(values)?);
+    let drawn_in = |value: &f64| (value - centre).clamp(-3.0 * spread, 3.0 * spread);
+    let values: Vec<f64> = values.iter().map(drawn_in).collect();
+    let (mean, squares) = (stats::mean(&values)?, stats::squares(&values));
+    let products: f64 = values.windows(2).map(|pair| (pair[0] - mean) * (pair[1] - mean)).sum();
+    (squares > 0.0).then(|| products / squares)
+}
+
 /// What a rule says from every block on, going round at the end.
 pub(super) fn answers(
     series: &[Pairing],
@@ -150,4 +183,21 @@ pub(super) fn answers(
         (rule.decide)(&View { blocks, metric, judged })
     };
     (0..series.len()).map(from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outlier_neither_widens_the_spread_nor_makes_neighbours_alike() {
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[5.0]), Some(0.0));
+        assert_eq!(spread(&[1.0, 2.0, 3.0, 4.0, 900.0]), Some(1.4826));
+        assert_eq!(autocorrelation(&[1.0, 1.0]), None, "nothing moves");
+        // Deviations 1 -1 1 -1: three products of -1 over four squares of 1.
+        assert_eq!(autocorrelation(&[3.0, 1.0, 3.0, 1.0]), Some(-0.75));
+        // Deviations -1 -1 1 1.
+        assert_eq!(autocorrelation(&[1.0, 1.0, 3.0, 3.0]), Some(0.25));
+    }
 }

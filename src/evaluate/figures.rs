@@ -83,7 +83,6 @@ impl Figures {
                 of.iter().filter_map(|figures| figures.get(figure.name)).collect();
             mean.set(figure.name, crate::stats::mean(&values));
         }
-        mean.set("mde_80", None);
         mean.detectable();
         mean
     }

@@ -122,7 +122,8 @@ fn about(evaluation: &Evaluation, medium: Medium) -> String {
     let text = format!(
         "{runs} virtual suites of {SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
          Drawn from blocks of {} on {} ({}).\n\
-         Suites share these blocks: more suites are no more evidence. What there is of it are the verdicts per arm on disjoint blocks.\n\n",
+         Suites share these blocks: more suites are no more evidence. What there is of it are the verdicts per arm on disjoint blocks.\n\
+         The rules take blocks to be independent: the correlation of neighbours should be near 0.\n\n",
         medium.escape(model),
         medium.escape(machine),
         medium.escape(&scenarios.join(", ")),
@@ -133,12 +134,24 @@ fn about(evaluation: &Evaluation, medium: Medium) -> String {
             let counts = [place.blocks, place.rejected, place.disjoint].map(|n| n.to_string());
             let [blocks, rejected, disjoint] = counts;
             let (name, about) = (place.name.clone(), place.about.clone());
-            vec![name, place.column.name().into(), blocks, rejected, disjoint, about]
+            let spread = shown(Unit::Effect, place.spread);
+            let neighbours =
+                place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"));
+            let column = place.column.name().into();
+            vec![name, column, blocks, rejected, disjoint, spread, neighbours, about]
         })
         .collect();
-    let header =
-        ["environment", "column", "blocks", "rejected", "disjoint verdicts", "what went on"];
-    text + &table(medium, &header, &rows, &[2, 3, 4])
+    let header = [
+        "environment",
+        "column",
+        "blocks",
+        "rejected",
+        "disjoint verdicts",
+        "SD of decode %",
+        "neighbours",
+        "what went on",
+    ];
+    text + &table(medium, &header, &rows, &[2, 3, 4, 5, 6])
 }
 
 fn targets(evaluation: &Evaluation, medium: Medium) -> String {
