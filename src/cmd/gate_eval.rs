@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 #[derive(clap::Subcommand)]
 enum Command {
     #[cfg(feature = "engine")]
-    Record(record::Arguments),
+    Record(Box<record::Arguments>),
     /// Judge virtual suites of recorded blocks by this gate's rule and by those of other tools
     Replay(Replay),
 }

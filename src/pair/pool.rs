@@ -59,7 +59,9 @@ pub struct Plan {
     pub blocks: usize,
     /// Quads per block and scenario.
     pub quads: usize,
-    /// Arms that are worse on purpose, in each block; they take turns from block to block.
+    /// Letters of the arms that are worse on purpose.
+    pub arms: Vec<char>,
+    /// How many of those have turns in each block; they take them block by block.
     pub injected: usize,
     /// All orders are drawn from it.
     pub seed: u64,
@@ -83,6 +85,11 @@ pub fn record(
     told: &mut dyn FnMut(&str, usize, f64),
 ) -> Result<Pool> {
     machine::refuse_debug()?;
+    let letters = || arms().into_iter().map(|arm| arm.letter.to_string()).collect::<Vec<_>>();
+    if let Some(letter) = plan.arms.iter().find(|letter| !letters().contains(&letter.to_string())) {
+        let letters = letters();
+        return Err(Error::unknown("arm", &letter.to_string(), letters.iter().map(String::as_str)));
+    }
     let known = || ENVIRONMENTS.iter().map(|environment| environment.name);
     for name in &plan.environments {
         if !known().any(|known| known == name) {
@@ -112,7 +119,11 @@ fn recorded(
     };
     let arms: Vec<PoolArm> = arms()
         .into_iter()
-        .filter(|arm| arm.role != Role::Layout || plan.layout.is_some())
+        .filter(|arm| match arm.role {
+            Role::Base | Role::Copy => true,
+            Role::Layout => plan.layout.is_some(),
+            _ => plan.arms.contains(&arm.letter),
+        })
         .map(|arm| PoolArm { injected: injection(arm.role), ..arm })
         .collect();
     let session = machine::session_id(plan.base.commit.as_deref());

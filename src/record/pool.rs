@@ -116,6 +116,8 @@ const ARMS: &[(char, Role, &str)] = &[
     ('5', Role::Decode(0.05), "decode 5 % down"),
     ('7', Role::Decode(0.075), "decode 7.5 % down"),
     ('T', Role::Decode(0.10), "decode 10 % down"),
+    ('X', Role::Decode(0.20), "decode 20 % down"),
+    ('F', Role::Ttft(0.20), "time to first token 20 % up"),
     ('M', Role::Memory(0.20), "peak memory 20 % up"),
 ];
 

@@ -39,7 +39,10 @@ pub(crate) struct Arguments {
     /// Quads per block and scenario
     #[arg(long, value_name = "N", default_value_t = 4)]
     quads: usize,
-    /// Arms that are worse on purpose, in each block; they take turns from block to block
+    /// Arms that are worse on purpose: decode by 3, 5, 7.5 (7), 10 (T) and 20 % (X), TTFT (F) and memory (M) by 20 %
+    #[arg(long, value_name = "LETTER", value_delimiter = ',', default_values_t = ['3', '5', '7', 'T', 'X', 'F', 'M'])]
+    arms: Vec<char>,
+    /// How many of those have turns in each block; they take them block by block
     #[arg(long, value_name = "N", default_value_t = 2)]
     injected: usize,
     /// Seed of all orders
@@ -74,6 +77,7 @@ pub(crate) fn run(
         environments,
         blocks: arguments.blocks.max(1),
         quads: arguments.quads.max(1),
+        arms: arguments.arms.clone(),
         injected: arguments.injected,
         seed: arguments.order_seed,
         path: arguments.output.clone(),

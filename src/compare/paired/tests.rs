@@ -37,7 +37,7 @@ fn a_scenario_without_a_turn_is_undecided_and_has_no_metric() {
     assert_eq!(judgement.findings.len(), 1);
     assert!(judgement.findings[0].metric.is_none());
     assert_eq!(judgement.findings[0].verdict, Verdict::Inconclusive(Why::TooFewBlocks));
-    assert_eq!(judgement.outcome, crate::compare::Outcome::NotComparable);
+    assert_eq!(judgement.outcome, crate::compare::Outcome::Undecided);
     assert_eq!(judgement.course.unwrap().open, ["code/b1"]);
 }
 

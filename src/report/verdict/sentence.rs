@@ -55,12 +55,14 @@ pub fn sentence(judgement: &Judgement) -> String {
     match judgement.outcome {
         Outcome::NotComparable => match incomparable(judgement) {
             Some(what) => format!("NOT COMPARABLE: {what}."),
-            None if inconclusive > 0 => "NOT COMPARABLE: nothing was measured.".into(),
             None if judgement.course.is_some() => {
                 "NOT COMPARABLE: no scenario is in both builds.".into()
             }
             None => "NOT COMPARABLE: nothing in the run is in the baseline.".into(),
         },
+        Outcome::Undecided if judgement.judged == 0 => {
+            "CANNOT DECIDE: nothing was measured.".into()
+        }
         Outcome::Undecided => {
             let reasons = reasons(judgement);
             format!("CANNOT DECIDE: {inconclusive} {of} inconclusive ({reasons}), none regressed.")
