@@ -31,6 +31,7 @@ pub use stamp::environment;
 pub use stamp::now;
 pub use stamp::refuse_debug;
 pub use stamp::session_id;
+pub use stamp::stamp;
 
 /// Where this process runs. `threads` and `device` are those of the engine; a device names its driver, too. The rates
 /// that have to be measured are left out.
