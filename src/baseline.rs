@@ -64,7 +64,7 @@ fn fit(record: &Record) -> Result<()> {
     if let Some(injected) = &record.injected {
         return refuse(format!("it was slowed down on purpose ({injected})"));
     }
-    if matches!(record.build.profile.as_str(), "debug" | "dev" | "test") {
+    if record.build.is_unoptimised() {
         return refuse(format!(
             "it is of an unoptimised build (profile `{}`)",
             record.build.profile

@@ -330,7 +330,15 @@ impl Pairing<'_> {
             session: session.into(),
             injection: self.plan.injection.clone().filter(|_| arm == 'B'),
         };
-        Worker::start(&self.binaries[&arm], &opening, self.stop).map_err(|error| match error {
+        let started = Worker::start(&self.binaries[&arm], &opening, self.stop).and_then(|worker| {
+            let build = &worker.ready.build;
+            if build.is_unoptimised() {
+                let why = format!("it is an unoptimised build (profile `{}`)", build.profile);
+                return Err(Error::Failed(why));
+            }
+            Ok(worker)
+        });
+        started.map_err(|error| match error {
             Error::Interrupted => error,
             // A base that cannot do its part is no reason to blame the candidate.
             error if arm != 'B' => Error::NotComparable(format!(

@@ -102,6 +102,13 @@ pub struct Build {
     pub crates: BTreeMap<String, String>,
 }
 
+impl Build {
+    /// Whether its numbers mean nothing.
+    pub fn is_unoptimised(&self) -> bool {
+        ["debug", "dev", "test"].iter().any(|name| self.profile.starts_with(name))
+    }
+}
+
 /// Where it ran. Two machines are comparable when their classes are equal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Machine {

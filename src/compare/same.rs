@@ -175,7 +175,7 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
             ));
         }
     }
-    if ["debug", "dev", "test"].iter().any(|name| current.build.profile.starts_with(name)) {
+    if current.build.is_unoptimised() {
         notes.push(format!(
             "this run is of an unoptimised build (profile `{}`)",
             current.build.profile

@@ -62,7 +62,11 @@ pub(super) fn end(
         }
     }
     let bad = turns.quads.iter().any(|quad| {
-        quad.values.values().flatten().any(|value| !(value.is_finite() && *value > 0.0))
+        let own = |values: &Vec<f64>| {
+            let each = quad.order.chars().zip(values).filter(|(letter, _)| *letter == arm);
+            each.into_iter().any(|(_, value)| !(value.is_finite() && *value > 0.0))
+        };
+        quad.values.values().any(own)
     });
     let side = match arm {
         'A' => &mut case.base,

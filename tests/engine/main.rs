@@ -22,6 +22,8 @@ mod generation;
 #[cfg(feature = "hub")]
 mod hub;
 mod names;
+#[cfg(unix)]
+mod pair;
 mod synthetic;
 mod worker;
 

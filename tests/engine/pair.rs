@@ -1,0 +1,429 @@
+//! `candlemark pair` with workers that do as they are told: shell scripts that speak the protocol, and a crate in a git
+//! repository of its own that is built from its refs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use candlemark::record::Block;
+use candlemark::record::Case;
+use candlemark::record::Validity;
+use candlemark::record::Work;
+use candlemark::record::pair::Ended;
+use candlemark::record::pair::Paired;
+use candlemark::suite::turns::PROTOCOL;
+use candlemark::suite::turns::Ready;
+use candlemark::suite::turns::Told;
+
+use crate::BINARY;
+use crate::text;
+
+/// What a worker answers, always the same.
+#[derive(Clone)]
+struct Fake {
+    protocol: u32,
+    profile: &'static str,
+    scenarios: Vec<String>,
+    decode_tok_s: f64,
+    peak_bytes: f64,
+    ids: Vec<u32>,
+    /// Shell code that runs before a turn is answered.
+    turn: &'static str,
+    /// Shell code that runs before anything is read.
+    start: &'static str,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self {
+            protocol: PROTOCOL,
+            profile: "release, opt-level 3",
+            scenarios: vec!["short/b1".into()],
+            decode_tok_s: 100.0,
+            peak_bytes: 1e8,
+            ids: vec![3, 1, 4],
+            turn: ":",
+            start: ":",
+        }
+    }
+}
+
+impl Fake {
+    fn ready(&self) -> String {
+        let mut ready = Ready {
+            protocol: self.protocol,
+            build: Default::default(),
+            model: Default::default(),
+            settings: Default::default(),
+            scenarios: self.scenarios.clone(),
+            unsupported: None,
+        };
+        ready.build.profile = self.profile.into();
+        serde_json::to_string(&ready).unwrap()
+    }
+
+    fn values(&self) -> String {
+        let values = [("decode_tok_s", self.decode_tok_s), ("ttft_s", 0.01)];
+        let values = values.map(|(name, value)| (name.to_owned(), value)).into();
+        serde_json::to_string(&Told::Values { values }).unwrap()
+    }
+
+    fn warm(&self) -> String {
+        serde_json::to_string(&Told::Warm { ids: vec![self.ids.clone()] }).unwrap()
+    }
+
+    fn case(&self) -> String {
+        let values = [("peak_rss_bytes".to_owned(), Some(self.peak_bytes))].into();
+        let case = Case {
+            id: "short/b1".into(),
+            work: Work { batch: 1, prompt_tokens: vec![21], new_tokens: 3, ..Work::default() },
+            output_sha256: Some(format!("{:?}", self.ids)),
+            validity: Validity::default(),
+            absent: None,
+            blocks: vec![Block { values, ..Block::default() }],
+        };
+        serde_json::to_string(&Told::Case { case: Box::new(case) }).unwrap()
+    }
+
+    /// The worker as a program.
+    fn script(&self, path: &Path) -> PathBuf {
+        let Self { start, turn, .. } = self;
+        let (ready, values) = (self.ready(), self.values());
+        let (warm, case) = (self.warm(), self.case());
+        let script = format!(
+            "#!/bin/sh\n{start}\nread opening\necho '{ready}'\nwhile read ask; do case \"$ask\" in\n\
+             *warm_up*) echo '{warm}';;\n*turn*) {turn}; echo '{values}';;\n*) echo '{case}';;\nesac; done\n"
+        );
+        fs::write(path, script).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.into()
+    }
+}
+
+fn pair(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CANDLEMARK_", "CARGO_", "GIT_", "RUSTFLAGS"]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+        {
+            command.env_remove(name);
+        }
+    }
+    command.current_dir(folder).arg("pair").args(args).args(["--raw", "pair.json"]);
+    command
+}
+
+/// Runs two fakes in turns, with more arguments.
+fn fakes(base: &Fake, candidate: &Fake, more: &[&str]) -> (Output, Paired) {
+    let folder = tempfile::tempdir().unwrap();
+    base.script(&folder.path().join("base"));
+    candidate.script(&folder.path().join("candidate"));
+    let args = [&["--base", "base", "--candidate", "candidate"], more].concat();
+    let output = pair(folder.path(), &args).output().unwrap();
+    let paired = Paired::load(&folder.path().join("pair.json"))
+        .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)));
+    let left: Vec<String> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("arms") || name.contains("tmp"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new(), "nothing is left behind");
+    (output, paired)
+}
+
+/// The fakes' verdict: its status, and what it has to say.
+fn check(base: &Fake, candidate: &Fake, more: &[&str], status: i32, says: &[&str]) -> Paired {
+    let (output, paired) = fakes(base, candidate, more);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(status), "{said}{}", text(&output.stderr));
+    for part in says {
+        assert!(said.contains(part), "`{part}` is not in: {said}{}", text(&output.stderr));
+    }
+    paired
+}
+
+fn with(change: impl FnOnce(&mut Fake)) -> Fake {
+    let mut fake = Fake::default();
+    change(&mut fake);
+    fake
+}
+
+#[test]
+fn equal_builds_pass_a_slower_one_regresses_and_a_faster_one_improved() {
+    let other = with(|fake| fake.turn = "true");
+    let paired = check(&Fake::default(), &other, &[], 0, &["PASS: none of 3 metrics regressed"]);
+    assert_eq!((paired.ended, paired.blocks.len()), (Ended::Decided, 8));
+    let slower = with(|fake| fake.decode_tok_s = 80.0);
+    check(&Fake::default(), &slower, &[], 1, &["1 of 3 metrics regressed: decode", "-20.0 %"]);
+    let faster = with(|fake| fake.decode_tok_s = 120.0);
+    check(&Fake::default(), &faster, &[], 0, &["1 improved"]);
+    let larger = with(|fake| fake.peak_bytes = 1.2e8);
+    check(&Fake::default(), &larger, &[], 1, &["peak memory of short/b1 +20.0 %"]);
+}
+
+#[test]
+fn equal_binaries_pass_without_measuring_unless_noise_is_asked_for() {
+    let fake = Fake::default();
+    let paired = check(&fake, &fake, &[], 0, &["both binaries are equal byte for byte"]);
+    assert_eq!((paired.ended, paired.blocks.len()), (Ended::Identical, 0));
+    let paired = check(&fake, &fake, &["--even-if-identical"], 0, &["PASS"]);
+    assert_eq!(paired.blocks.len(), 8);
+    let quads: Vec<&str> = paired.scenarios[0]
+        .blocks
+        .iter()
+        .flat_map(|turns| &turns.quads)
+        .map(|quad| quad.order.as_str())
+        .collect();
+    assert!(quads.iter().all(|order| order.len() == 6), "the null control takes part: {quads:?}");
+    assert!(quads.iter().any(|order| *order != quads[0]), "orders are drawn: {quads:?}");
+    for order in quads {
+        assert_eq!(order, order.chars().rev().collect::<String>(), "they read the same backwards");
+    }
+}
+
+#[test]
+fn no_budget_decides_nothing() {
+    let slower = with(|fake| fake.decode_tok_s = 50.0);
+    let says = ["CANNOT DECIDE: nothing was measured"];
+    let paired = check(&Fake::default(), &slower, &["--budget", "0s"], 3, &says);
+    assert_eq!(paired.ended, Ended::Budget);
+    let slow_turns = with(|fake| {
+        fake.decode_tok_s = 50.0;
+        fake.turn = "sleep 0.2";
+    });
+    // A few blocks fit, fewer than a verdict needs: neither a pass nor a regression.
+    let paired = check(&Fake::default(), &slow_turns, &["--budget", "5s"], 3, &["too few blocks"]);
+    assert!((1..8).contains(&paired.blocks.len()), "{} blocks", paired.blocks.len());
+}
+
+#[test]
+fn another_output_fails_with_its_first_token_unless_it_is_declared() {
+    let other = with(|fake| fake.ids = vec![3, 7, 4]);
+    let place = "short/b1 OUTPUT CHANGED: token 2 of sequence 1 was 1 and is 7";
+    let paired = check(&Fake::default(), &other, &[], 5, &[place]);
+    assert!(paired.scenarios[0].blocks.is_empty(), "times of different answers are not taken");
+    let declared = ["--output-change", "a better sampler"];
+    check(&Fake::default(), &other, &declared, 0, &["PASS", "meant to change: a better sampler"]);
+    let shorter = with(|fake| fake.ids = vec![3]);
+    check(&Fake::default(), &shorter, &[], 5, &["token 2 of sequence 1 was 1 and is the end"]);
+}
+
+#[test]
+fn a_worker_that_breaks_is_a_failure_that_says_whose_and_how() {
+    let killed = with(|fake| fake.turn = "kill -9 $$");
+    check(
+        &Fake::default(),
+        &killed,
+        &[],
+        5,
+        &["short/b1 FAILED: candidate: a worker ended with signal: 9"],
+    );
+    let garbage = with(|fake| fake.turn = "echo Segmentation fault");
+    let says = ["FAILED: candidate: a worker printed what is no answer: `Segmentation fault`"];
+    check(&Fake::default(), &garbage, &[], 5, &says);
+    check(&killed, &Fake::default(), &[], 5, &["FAILED: base: a worker ended"]);
+    let never = with(|fake| fake.start = "echo no such model >&2; exit 5");
+    let says = ["the candidate `candidate` cannot take turns", "no such model"];
+    check(&Fake::default(), &never, &[], 5, &says);
+    let debug = with(|fake| fake.profile = "dev, opt-level 0");
+    check(&Fake::default(), &debug, &[], 5, &["unoptimised build"]);
+}
+
+#[test]
+fn a_base_that_cannot_take_turns_is_not_comparable() {
+    for (base, says) in [
+        (
+            with(|fake| fake.start = "echo 'no job on standard input' >&2; exit 5"),
+            "no job on standard input",
+        ),
+        (with(|fake| fake.protocol = 7), "takes turns by protocol 7"),
+        (with(|fake| fake.start = "echo hello"), "no answer: `hello`"),
+    ] {
+        let (output, _) = fakes(&base, &Fake::default(), &[]);
+        let talk = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{talk}");
+        assert!(
+            talk.contains(says) && talk.contains("the base `base` cannot take turns"),
+            "{talk}"
+        );
+    }
+}
+
+#[test]
+fn a_clock_that_stands_still_is_no_pass() {
+    let stuck = with(|fake| fake.decode_tok_s = 0.0);
+    check(
+        &Fake::default(),
+        &stuck,
+        &[],
+        5,
+        &["INVALID: a turn has a value that is not a positive number"],
+    );
+    check(&stuck, &Fake::default(), &[], 5, &["INVALID: the base: a turn has a value"]);
+}
+
+#[test]
+fn scenarios_of_one_side_are_new_or_missing() {
+    let scenarios = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    let old = with(|fake| fake.scenarios = scenarios(&["short/b1", "old/b1"]));
+    let new = with(|fake| fake.scenarios = scenarios(&["short/b1", "new/b1"]));
+    check(&old, &new, &[], 0, &["new/b1", "NEW", "old/b1", "MISSING"]);
+    check(&old, &new, &["--strict"], 4, &["old/b1", "MISSING"]);
+}
+
+#[test]
+fn ctrl_c_gives_the_verdict_so_far_and_a_kill_leaves_whole_blocks() {
+    for signal in ["-INT", "-KILL"] {
+        let folder = tempfile::tempdir().unwrap();
+        let slow = with(|fake| fake.turn = "sleep 0.02");
+        slow.script(&folder.path().join("base"));
+        with(|fake| fake.turn = "sleep 0.03").script(&folder.path().join("candidate"));
+        let args = ["--base", "base", "--candidate", "candidate"];
+        let child = pair(folder.path(), &args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let raw = folder.path().join("pair.json");
+        let began = Instant::now();
+        while Paired::load(&raw).map_or(0, |paired| paired.blocks.len()) < 2 {
+            assert!(began.elapsed() < Duration::from_secs(60), "no block was measured");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        let paired = Paired::load(&raw).unwrap();
+        assert!(paired.blocks.len() >= 2);
+        if signal == "-INT" {
+            assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+            assert_eq!(paired.ended, Ended::Interrupted);
+            assert!(text(&output.stdout).contains("interrupted"), "{}", text(&output.stdout));
+        } else {
+            assert_eq!(paired.ended, Ended::Open);
+        }
+        let check = Command::new(BINARY).args(["check", "--record"]).arg(&raw).output().unwrap();
+        assert_eq!(check.status.code(), Some(3), "{}", text(&check.stderr));
+    }
+}
+
+/// A crate that is a worker, in a git repository; `speed` is in its source.
+struct Repository {
+    folder: tempfile::TempDir,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let repository = Self { folder: tempfile::tempdir().unwrap() };
+        let manifest = "[package]\nname = \"candlemark\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\
+                        [features]\nengine = []\nhub = []\n[profile.release]\nopt-level = 0\n";
+        repository.write("Cargo.toml", manifest);
+        repository.write(".gitignore", "/target\n/pair.*\n");
+        repository.git(&["init", "-q", "-b", "main"]);
+        repository.source("100.0");
+        let lock = Command::new(env!("CARGO"))
+            .args(["generate-lockfile", "--offline"])
+            .current_dir(repository.folder.path())
+            .output()
+            .unwrap();
+        assert!(lock.status.success(), "{}", text(&lock.stderr));
+        repository.commit("base");
+        repository
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A worker that decodes this fast.
+    fn source(&self, speed: &str) {
+        let fake = Fake::default();
+        let values = fake.values().replace("100.0", "SPEED");
+        let source = format!(
+            "fn main() {{\n    let mut line = String::new();\n    while std::io::stdin().read_line(&mut line).unwrap() > 0 {{\n        \
+             let told = if line.contains(\"protocol\") {{ {:?} }}\n            else if line.contains(\"warm_up\") {{ {:?} }}\n            \
+             else if line.contains(\"turn\") {{ {:?} }} else {{ {:?} }};\n        \
+             println!(\"{{}}\", told.replace(\"SPEED\", \"{speed}\"));\n        line.clear();\n    }}\n}}\n",
+            fake.ready(),
+            fake.warm(),
+            values,
+            fake.case()
+        );
+        self.write("src/main.rs", &source);
+    }
+
+    fn git(&self, args: &[&str]) {
+        let output = Command::new("git")
+            .args(["-c", "user.name=test", "-c", "user.email=test@example.org"])
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_remove("GIT_DIR")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    }
+
+    fn commit(&self, message: &str) {
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "-q", "-m", message]);
+    }
+
+    fn check(&self, args: &[&str], status: i32, says: &[&str]) {
+        let output = pair(self.folder.path(), args).output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{said}");
+        for part in says {
+            assert!(said.contains(part), "`{part}` is not in: {said}");
+        }
+    }
+}
+
+#[test]
+fn two_refs_are_built_and_compared() {
+    let repository = Repository::new();
+    repository.write("README.md", "words\n");
+    repository.commit("docs");
+    repository.check(&["--base", "main~1"], 0, &["equal byte for byte", "building main~1"]);
+    repository.source("80.0");
+    repository.check(
+        &["--base", "main"],
+        1,
+        &["main: built before", "decode of short/b1 -20.0 %", "dirty"],
+    );
+    repository.write("src/other.rs", "");
+    repository.commit("slower");
+    let says = ["decode of short/b1 +25.0 %", "1 improved"];
+    repository.check(&["--base", "main", "--candidate", "main~1"], 0, &says[1..]);
+    let index = fs::read_to_string(repository.folder.path().join(".git/HEAD")).unwrap();
+    assert_eq!(index, "ref: refs/heads/main\n", "the repository is left as it was");
+}
+
+#[test]
+fn what_does_not_build_is_said_with_the_compilers_words() {
+    let repository = Repository::new();
+    repository.write("src/main.rs", "fn main() { let x: u32 = \"text\"; }\n");
+    repository.check(
+        &["--base", "main"],
+        5,
+        &["the working tree does not build", "mismatched types"],
+    );
+    repository.commit("broken");
+    repository.source("100.0");
+    let says = ["not comparable: main does not build", "mismatched types"];
+    repository.check(&["--base", "main"], 4, &says);
+    repository.check(
+        &["--base", "no-such-ref"],
+        4,
+        &["`no-such-ref` is neither a file nor a commit"],
+    );
+}
