@@ -7,6 +7,7 @@ mod facts;
 mod load;
 pub mod memory;
 mod rates;
+mod references;
 mod stamp;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub use load::warnings;
 pub use rates::last_level_cache_bytes;
 pub use rates::rates;
 pub use rates::read_bandwidth;
+pub use references::ReferenceKernels;
+pub use references::references;
 pub use stamp::build;
 pub use stamp::environment;
 pub use stamp::now;
