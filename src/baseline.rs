@@ -50,8 +50,8 @@ pub fn promote(records: &[Record]) -> Result<Record> {
     }
     baseline.kind = Kind::Baseline;
     for block in baseline.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
-        let Block { session, values, notes, .. } = std::mem::take(block);
-        *block = Block { session, values, notes, ..Block::default() };
+        let Block { session, values, notes, references, .. } = std::mem::take(block);
+        *block = Block { session, values, notes, references, ..Block::default() };
     }
     Ok(baseline)
 }
