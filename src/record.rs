@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::settings::Generation;
 use crate::settings::RopeScaling;
 
+pub mod calibration;
 pub mod pair;
 
 /// Version of the format. Raised when an older reader would misread a newer file.
