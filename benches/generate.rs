@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use candlemark::baseline;
 use candlemark::compare;
+use candlemark::compare::Grounds;
 use candlemark::compare::Policy;
 use candlemark::engine::Engine;
 use candlemark::engine::Identity;
@@ -297,10 +298,18 @@ impl Session {
             println!("warning: {warning}");
         }
         let policy = Policy::new(&config.gate)?;
-        let judgement = match baseline::find(Path::new("baselines"), &record, &policy.allow_class) {
+        let folder = Path::new("baselines");
+        let judgement = match baseline::find(folder, &record, &policy.allow_class) {
             Ok((path, base)) => {
                 println!("baseline: {}\n", path.display());
-                let judgement = compare::judge(&base, &record, &policy);
+                let release = baseline::find_release(&path)?;
+                let calibration = baseline::find_calibration(folder, &record)?;
+                let grounds = Grounds {
+                    baseline: &base,
+                    release: release.as_ref(),
+                    calibration: calibration.as_ref(),
+                };
+                let judgement = compare::judge(grounds, &record, &policy);
                 println!("{}", report::verdict_text(&judgement, "cargo bench"));
                 Some(judgement)
             }

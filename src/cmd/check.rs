@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use candlemark::Error;
 use candlemark::baseline;
 use candlemark::compare::FailOn;
+use candlemark::compare::Grounds;
 use candlemark::compare::Missing;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
@@ -87,16 +88,23 @@ pub(crate) fn run(
     let records =
         paths.iter().map(|path| Record::load(path)).collect::<candlemark::Result<Vec<_>>>()?;
     let record = baseline::pool(&records)?;
-    let baseline = match &arguments.baseline {
+    let (path, baseline) = match &arguments.baseline {
         Some(path) if !path.exists() => {
             let why =
                 format!("no baseline `{}`; make one with `candlemark promote`", path.display());
             return Err(Error::NotComparable(why).into());
         }
-        Some(path) => Record::load(path)?,
-        None => baseline::find(&arguments.baselines, &record, &policy.allow_class)?.1,
+        Some(path) => (path.clone(), Record::load(path)?),
+        None => baseline::find(&arguments.baselines, &record, &policy.allow_class)?,
     };
-    let judgement = judge(&baseline, &record, &policy);
+    let release = baseline::find_release(&path)?;
+    let calibration = baseline::find_calibration(&arguments.baselines, &record)?;
+    let grounds = Grounds {
+        baseline: &baseline,
+        release: release.as_ref(),
+        calibration: calibration.as_ref(),
+    };
+    let judgement = judge(grounds, &record, &policy);
     let text = match arguments.format {
         Format::Human => report::verdict_text(&judgement, &command_line()),
         Format::Md => report::verdict_markdown(&judgement, &command_line()),

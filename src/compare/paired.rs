@@ -254,6 +254,7 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         differences,
         notes,
         findings,
+        drift: Vec::new(),
         policy: policy.clone(),
         course: Some(course),
     }
@@ -381,6 +382,7 @@ impl Jury<'_> {
             base,
             current,
             theta,
+            normalised: None, // Both builds meet the same machine, in turns.
             limit,
             margin: limits.0,
             evidence: decision.evidence,

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::compare::Change;
+use crate::compare::Drift;
 use crate::compare::Finding;
 use crate::compare::Judgement;
 use crate::compare::Outcome;
@@ -137,6 +138,7 @@ pub(super) fn words(verdict: &Verdict) -> String {
                 Why::Uncalibrated => "uncalibrated",
                 Why::Contaminated => "contaminated",
                 Why::Rejected => "rejected blocks decide",
+                Why::Drifted => "the machine drifted",
             }
         ),
         Verdict::New => "NEW".into(),
@@ -232,6 +234,8 @@ pub(super) fn remarks(judgement: &Judgement) -> Vec<String> {
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
     lines.extend(judgement.notes.iter().cloned());
+    lines.extend(judgement.findings.iter().filter_map(drifted));
+    lines.extend(judgement.drift.iter().map(since_release));
     lines.extend(means(judgement));
     if judgement.judged > 0 {
         let level = 100.0 * (1.0 - judgement.policy.alpha / judgement.judged as f64);
@@ -268,6 +272,36 @@ pub(super) fn remarks(judgement: &Judgement) -> Vec<String> {
         lines.push("a regression that is not marked proven is worth a second run".into());
     }
     lines
+}
+
+/// What the reference kernels have to say where they took a verdict away.
+fn drifted(finding: &Finding) -> Option<String> {
+    let change = finding.change.as_ref()?;
+    let (metric, normalised) = (finding.metric?, change.normalised?);
+    (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
+        let at = |theta| percent(share(metric.better, theta));
+        format!(
+            "the machine drifted: {} of {} {} as measured, {} when what the reference kernels say of the machine is taken \
+             out; they disagree, so that neither is a verdict",
+            metric.label,
+            finding.scenario,
+            at(change.theta),
+            at(normalised)
+        )
+    })
+}
+
+/// How far a metric has come since the release.
+fn since_release(drift: &Drift) -> String {
+    let sign = if drift.metric.better == Better::Higher { -1.0 } else { 1.0 };
+    format!(
+        "{} since the release: {} of {} {}, the limit of one change is {}",
+        if drift.warns { "WARNING, drift" } else { "drift" },
+        drift.metric.label,
+        drift.scenario,
+        percent(share(drift.metric.better, drift.theta)),
+        percent(sign * drift.limit)
+    )
 }
 
 /// Geometric means of what was judged, by metric: information, never a verdict.
@@ -356,17 +390,22 @@ pub fn annotations(judgement: &Judgement) -> String {
         .into_iter()
         .filter(|finding| finding.verdict != Verdict::Improved)
         .partition(|finding| rank(&finding.verdict) < 5);
+    let said = |finding: &Finding| {
+        let row = cells(finding);
+        format!("{} {} {} {}", row[0], row[1], row[4], row[8])
+    };
+    let errors: Vec<String> = errors.into_iter().map(said).collect();
+    let drift = judgement.drift.iter().filter(|drift| drift.warns).map(since_release);
+    let warnings: Vec<String> = warnings.into_iter().map(said).chain(drift).collect();
     let mut text = String::new();
-    for (level, findings) in [("error", errors), ("warning", warnings)] {
-        let shown = if findings.len() > 10 { 9 } else { findings.len() };
-        for finding in &findings[..shown] {
-            let row = cells(finding);
-            let message = command_text(&format!("{} {} {} {}", row[0], row[1], row[4], row[8]));
-            let _ = writeln!(text, "::{level} title=candlemark::{message}");
+    for (level, messages) in [("error", errors), ("warning", warnings)] {
+        let shown = if messages.len() > 10 { 9 } else { messages.len() };
+        for message in &messages[..shown] {
+            let _ = writeln!(text, "::{level} title=candlemark::{}", command_text(message));
         }
-        if findings.len() > shown {
+        if messages.len() > shown {
             let _ =
-                writeln!(text, "::{level} title=candlemark::and {} more", findings.len() - shown);
+                writeln!(text, "::{level} title=candlemark::and {} more", messages.len() - shown);
         }
     }
     text
