@@ -185,6 +185,30 @@ pub struct Judgement {
     pub course: Option<paired::Course>,
 }
 
+impl Judgement {
+    /// Scenarios with something that further blocks of the run may decide. They cannot where the baseline is too thin, nor
+    /// where sessions differ by so much that no number of blocks would tell a pass from a regression.
+    pub fn open(&self) -> Vec<&str> {
+        let mut open: Vec<&str> = Vec::new();
+        for finding in &self.findings {
+            let why = match finding.verdict {
+                Verdict::Inconclusive(why) if why != Why::Uncalibrated => why,
+                _ => continue,
+            };
+            let hopeless = finding.change.as_ref().is_some_and(|change| {
+                change.evidence.is_some_and(|evidence| {
+                    let half = (evidence.pass - change.theta) / evidence.error * evidence.lasting;
+                    why == Why::Noisy && half > change.margin
+                })
+            });
+            if !hopeless && !open.contains(&finding.scenario.as_str()) {
+                open.push(&finding.scenario);
+            }
+        }
+        open
+    }
+}
+
 /// What a verdict amounts to, worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -31,6 +31,7 @@ pub use references::ReferenceKernels;
 pub use references::references;
 pub use stamp::build;
 pub use stamp::environment;
+pub use stamp::file_sha256;
 pub use stamp::now;
 pub use stamp::refuse_debug;
 pub use stamp::session_id;

@@ -1,21 +1,35 @@
 //! `candlemark check`: a record against its baseline.
 
+#[cfg(feature = "engine")]
+mod further;
+
 use std::io::Write;
 use std::path::PathBuf;
+#[cfg(feature = "engine")]
+use std::time::Duration;
 
 use anyhow::Context as _;
 use candlemark::Error;
 use candlemark::baseline;
 use candlemark::compare::FailOn;
 use candlemark::compare::Grounds;
+#[cfg(feature = "engine")]
+use candlemark::compare::Judgement;
 use candlemark::compare::Missing;
+use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
 use candlemark::record::Record;
 use candlemark::report;
 use candlemark::settings::Config;
+#[cfg(feature = "engine")]
+use candlemark::settings::duration;
+#[cfg(feature = "engine")]
+use candlemark::workload::Scenario;
 
 use crate::cmd::Exit;
+#[cfg(feature = "engine")]
+use crate::cmd::check::further::Further;
 use crate::cmd::command_line;
 use crate::cmd::newest;
 use crate::cmd::write;
@@ -44,6 +58,14 @@ pub(crate) struct Arguments {
     /// What makes the exit status 1; default: the configuration's, or `regression`
     #[arg(long, value_enum)]
     fail_on: Option<Severity>,
+    /// Measure further blocks of what is undecided, and judge again after each round
+    #[cfg(feature = "engine")]
+    #[arg(long)]
+    measure: bool,
+    /// How long to measure at most
+    #[cfg(feature = "engine")]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, requires = "measure")]
+    budget: Duration,
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
@@ -104,6 +126,12 @@ pub(crate) fn run(
         release: release.as_ref(),
         calibration: calibration.as_ref(),
     };
+    #[cfg(feature = "engine")]
+    if arguments.measure {
+        policy.looks = further::LOOKS;
+    }
+    #[cfg(feature = "engine")]
+    let record = measured(arguments, record, paths.last(), &|run| judge(grounds, run, &policy))?;
     let judgement = judge(grounds, &record, &policy);
     let text = match arguments.format {
         Format::Human => report::verdict_text(&judgement, &command_line()),
@@ -113,5 +141,38 @@ pub(crate) fn run(
         Format::Github => report::annotations(&judgement),
     };
     write(&text, arguments.output.as_deref(), out)?;
+    if policy.looks == 1 && judgement.outcome == Outcome::Undecided && !judgement.open().is_empty()
+    {
+        let files = if arguments.record.is_empty() { paths.as_slice() } else { &[] };
+        writeln!(std::io::stderr(), "to decide: `{}`", with_measure(&command_line(), files))?;
+    }
     Ok(judgement.outcome.into())
+}
+
+/// The command that goes on where this one could not decide; `files` are records that it found by itself, because another run
+/// may be the newest one by then.
+fn with_measure(command: &str, files: &[PathBuf]) -> String {
+    let records: String =
+        files.iter().map(|file| format!(" --record {}", file.display())).collect();
+    format!("{command}{records} --measure")
+}
+
+/// The run with further blocks of what is undecided, if that is asked for and anything is.
+#[cfg(feature = "engine")]
+fn measured(
+    arguments: &Arguments,
+    run: Record,
+    beside: Option<&PathBuf>,
+    decide: &dyn Fn(&Record) -> Judgement,
+) -> anyhow::Result<Record> {
+    if !arguments.measure || decide(&run).open().is_empty() {
+        return Ok(run);
+    }
+    let mut further = Further::begin(&run, beside.context("a run has a record")?)?;
+    let more = &mut |scenarios: &[Scenario], blocks| further.to(scenarios, blocks);
+    let run = further::measure(&run, arguments.budget, decide, more)?;
+    if further.path().exists() {
+        writeln!(std::io::stderr(), "further record: {}", further.path().display())?;
+    }
+    Ok(run)
 }

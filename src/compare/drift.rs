@@ -52,7 +52,7 @@ pub(super) fn since(
         let limit = policy.limit(both.metric);
         let margin = margin(both.metric.better, limit);
         let theta = both.raw.current.centre() - both.raw.base.centre();
-        (theta > margin).then(|| Drift {
+        (theta > margin).then_some(Drift {
             scenario: both.scenario,
             metric: both.metric,
             theta,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::compare::BLOCKS_NEEDED;
 use crate::compare::SESSIONS_NEEDED;
+use crate::compare::paired::Levels;
 use crate::record::Block;
 use crate::record::Case;
 use crate::record::calibration::Spread;
@@ -36,6 +37,8 @@ pub struct Evidence {
     pub pass: f64,
     /// The same at the level at which all metrics of the suite hold together.
     pub family: Interval,
+    /// The part of that error which more blocks of the run would not take away: its session, the baseline, the build.
+    pub lasting: f64,
     /// The smallest slowdown that this run would have told from none, with a probability of about 80 %.
     pub smallest: f64,
 }
@@ -90,6 +93,13 @@ impl Series {
     fn within(&self) -> (f64, f64) {
         let squares = self.sessions.iter().map(|session| stats::squares(session)).sum();
         (squares, (self.count() - self.sessions.len()) as f64)
+    }
+
+    /// The variance of the centre by what its own blocks say; nothing where each is a session of its own.
+    fn own(&self) -> f64 {
+        let (squares, freedom) = self.within();
+        let count = self.count();
+        if freedom > 0.0 { squares / freedom * stats::trim_cost(count) / count as f64 } else { 0.0 }
     }
 
     /// How much the means of sessions vary beyond what the blocks in them explain.
@@ -196,20 +206,21 @@ impl<'a> Sessions<'a> {
 /// from the next.
 ///
 /// With fewer than eight current blocks their spread is taken from the baseline's sessions; a current run that is noisier
-/// than these can widen it, never narrow it. `level` is that of the whole family of metrics.
+/// than these can widen it, never narrow it.
 pub(super) fn evidence(
     base: &Series,
     current: &Series,
     session: Variance,
     layout: Variance,
-    level: f64,
+    levels: Levels,
 ) -> Option<Evidence> {
     let process = process(base, current)?;
     let sessions = 1.0 / base.sessions.len() as f64 + 1.0 / current.sessions.len() as f64;
-    let mut terms = process;
-    terms.push((session.value * sessions, session.freedom));
-    terms.push((layout.value, layout.freedom));
-    let error = terms.iter().map(|(variance, _)| variance).sum::<f64>().sqrt();
+    let others = [(session.value * sessions, session.freedom), (layout.value, layout.freedom)];
+    let sum = |terms: &[(f64, f64)]| terms.iter().map(|(variance, _)| variance).sum::<f64>();
+    let lasting = (base.own() + sum(&others)).sqrt();
+    let terms = [process, others.into()].concat();
+    let error = sum(&terms).sqrt();
     let freedom = stats::welch_satterthwaite(&terms);
 
     let theta = current.centre() - base.centre();
@@ -217,10 +228,9 @@ pub(super) fn evidence(
         let half = stats::student_t(level, freedom) * error;
         Interval { lo: theta - half, hi: theta + half }
     };
-    let smallest = (stats::student_t(level, freedom) + stats::student_t(0.8, freedom)) * error;
-    let single = around(0.95);
-    let (pass, family) = (single.hi, around(level)); // One look: a pass pays for no others.
-    Some(Evidence { error, freedom, single, pass, family, smallest })
+    let (single, pass, family) = (around(0.95), around(levels.pass).hi, around(levels.family));
+    let smallest = family.hi - theta + stats::student_t(0.8, freedom) * error;
+    Some(Evidence { error, freedom, single, pass, family, lasting, smallest })
 }
 
 /// The variances of both centres that come from one process differing from the next.

@@ -162,6 +162,7 @@ fn evidence(blocks: &[f64], levels: Levels, layout_sd: f64) -> (f64, Evidence) {
         single: around(half(0.95)),
         pass: theta + half(levels.pass),
         family: around(half(levels.family)),
+        lasting: layout_sd,
         smallest: half(levels.family) + half(0.8),
     };
     (theta, evidence)

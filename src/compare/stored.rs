@@ -16,6 +16,7 @@ use crate::compare::estimate::Sessions;
 use crate::compare::estimate::Variance;
 use crate::compare::margin;
 use crate::compare::normalised;
+use crate::compare::paired::Levels;
 use crate::compare::same;
 use crate::compare::verdict;
 use crate::record::Case;
@@ -53,7 +54,7 @@ pub(super) struct Jury<'a> {
     normalised_sessions: Sessions<'a>,
     layout_sd: &'a BTreeMap<String, Spread>,
     same_binary: bool,
-    level: f64,
+    levels: Levels,
     policy: &'a Policy,
 }
 
@@ -92,7 +93,7 @@ impl<'a> Jury<'a> {
             normalised_sessions: Sessions::of(normalised, session_sd),
             layout_sd,
             same_binary,
-            level: 1.0 - policy.alpha / judged as f64,
+            levels: Levels::new(policy.alpha, judged, policy.looks),
             policy,
         }
     }
@@ -134,7 +135,7 @@ impl<'a> Jury<'a> {
         let enough = base.sessions.len() >= SESSIONS_NEEDED || sessions.are_calibrated(metric);
         let calibrated = enough && base.count() >= BLOCKS_NEEDED;
         let noise = if calibrated { sessions.noise(metric) } else { estimate::UNCALIBRATED };
-        let evidence = estimate::evidence(base, current, noise, self.layout(metric), self.level);
+        let evidence = estimate::evidence(base, current, noise, self.layout(metric), self.levels);
         let theta = current.centre() - base.centre();
         let limits = (margin(metric.better, limit), margin(metric.better, 2.0 * limit));
         let verdict = match &evidence {

@@ -238,7 +238,8 @@ pub(super) fn remarks(judgement: &Judgement) -> Vec<String> {
     lines.extend(judgement.drift.iter().map(since_release));
     lines.extend(means(judgement));
     if judgement.judged > 0 {
-        let level = 100.0 * (1.0 - judgement.policy.alpha / judgement.judged as f64);
+        let tests = (judgement.judged * judgement.policy.looks) as f64;
+        let level = 100.0 * (1.0 - judgement.policy.alpha / tests);
         lines.push(format!(
             "{} metrics were judged together: intervals hold 90 % each, a regression has to hold at {level:.2} %; \
              \"could see\" is the smallest change for the worse that this run would have told from none",
@@ -265,7 +266,9 @@ pub(super) fn remarks(judgement: &Judgement) -> Vec<String> {
         );
     } else if any(&|verdict| matches!(verdict, Verdict::Inconclusive(_))) {
         lines.push(
-            "to decide, measure once more and judge the runs together: `candlemark check --record A --record B`".into(),
+            "to decide, measure further blocks of what is undecided: `candlemark check --measure`; at another time, measure once \
+             more and judge both: `candlemark check --record A --record B`"
+                .into(),
         );
     }
     if any(&|verdict| matches!(verdict, Verdict::Regressed { proven: false, .. })) {

@@ -158,6 +158,40 @@ fn noise_cannot_be_decided() {
 }
 
 #[test]
+fn what_is_undecided_names_the_command_that_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = "target/candlemark/runs/20260704T120000Z-0123456";
+    fs::create_dir_all(folder.path().join(run)).unwrap();
+    fs::copy(golden("records/noisy.json"), folder.path().join(run).join("record.json")).unwrap();
+    let base = golden("records/base.json").display().to_string();
+    let output = candlemark(&["check", "--baseline", &base], folder.path());
+    assert_eq!(output.status.code(), Some(3));
+    let talk = String::from_utf8(output.stderr).unwrap();
+    let command =
+        format!("candlemark check --baseline {base} --record {run}/record.json --measure");
+    assert_eq!(talk, format!("to decide: `{command}`\n"));
+}
+
+#[cfg(feature = "engine")]
+#[test]
+fn measuring_further_needs_something_undecided_an_optimised_build_and_a_time() {
+    let status = |args: &[&str]| {
+        let args: Vec<&str> = CHECK.iter().chain(args).copied().collect();
+        let output = candlemark(&args, &golden(""));
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(status(&["--record", "records/same.json", "--measure"]), (0, String::new()));
+    assert_eq!(status(&["--record", "records/slower.json", "--measure"]), (1, String::new()));
+    assert_eq!(status(&["--record", "records/noisy.json", "--budget", "5m"]).0, 2);
+    assert_eq!(status(&["--record", "records/noisy.json", "--measure", "--budget", "5"]).0, 2);
+    if cfg!(debug_assertions) {
+        let (code, talk) = status(&["--record", "records/noisy.json", "--measure"]);
+        assert_eq!(code, 5);
+        assert!(talk.contains("records are not made by a debug build"), "{talk}");
+    }
+}
+
+#[test]
 fn a_machine_that_drifted_decides_nothing() {
     let args = ["check", "--baseline", "records/kernels.json", "--record", "records/drifted.json"];
     check(&args, "drifted.txt", 3);
