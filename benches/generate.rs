@@ -311,6 +311,12 @@ impl Session {
                 };
                 let judgement = compare::judge(grounds, &record, &policy);
                 println!("{}", report::verdict_text(&judgement, "cargo bench"));
+                if !judgement.open().is_empty() {
+                    println!(
+                        "to decide: `candlemark check --record {} --measure`",
+                        loaded.path.display()
+                    );
+                }
                 Some(judgement)
             }
             Err(error) => {

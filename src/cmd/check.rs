@@ -165,14 +165,21 @@ fn measured(
     beside: Option<&PathBuf>,
     decide: &dyn Fn(&Record) -> Judgement,
 ) -> anyhow::Result<Record> {
-    if !arguments.measure || decide(&run).open().is_empty() {
+    if !arguments.measure {
         return Ok(run);
     }
-    let mut further = Further::begin(&run, beside.context("a run has a record")?)?;
-    let more = &mut |scenarios: &[Scenario], blocks| further.to(scenarios, blocks);
-    let run = further::measure(&run, arguments.budget, decide, more)?;
-    if further.path().exists() {
+    let beside = beside.context("a run has a record")?;
+    let mut further = None;
+    let more = &mut |scenarios: &[Scenario], blocks| {
+        let further = match &mut further {
+            Some(further) => further,
+            none => none.insert(Further::begin(&run, beside)?),
+        };
+        further.to(scenarios, blocks)
+    };
+    let more_of_it = further::measure(&run, arguments.budget, decide, more)?;
+    if let Some(further) = further {
         writeln!(std::io::stderr(), "further record: {}", further.path().display())?;
     }
-    Ok(run)
+    Ok(more_of_it)
 }

@@ -32,6 +32,10 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let promoted = baseline::promote(&records)?;
     let default = || baseline::path("baselines".as_ref(), &promoted.machine.class, &promoted);
     let path = arguments.output.clone().unwrap_or_else(default);
+    anyhow::ensure!(
+        !(arguments.release && path.as_os_str() == "-"),
+        "a release is pinned beside a baseline; name a file with `-o`, or none"
+    );
     write(&promoted.to_json(), Some(&path), out)?;
     if path.as_os_str() == "-" {
         return Ok(Exit::Pass);

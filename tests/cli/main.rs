@@ -180,8 +180,10 @@ fn measuring_further_needs_something_undecided_an_optimised_build_and_a_time() {
         let output = candlemark(&args, &golden(""));
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    assert_eq!(status(&["--record", "records/same.json", "--measure"]), (0, String::new()));
-    assert_eq!(status(&["--record", "records/slower.json", "--measure"]), (1, String::new()));
+    for (record, code) in [("records/same.json", 0), ("records/slower.json", 1)] {
+        let talk = "measure: 6 of 6 findings decided; 10 minutes left\n".to_owned();
+        assert_eq!(status(&["--record", record, "--measure"]), (code, talk));
+    }
     assert_eq!(status(&["--record", "records/noisy.json", "--budget", "5m"]).0, 2);
     assert_eq!(status(&["--record", "records/noisy.json", "--measure", "--budget", "5"]).0, 2);
     if cfg!(debug_assertions) {
@@ -330,6 +332,14 @@ fn three_sessions_make_a_baseline_that_is_found_again() {
 fn too_few_sessions_make_no_baseline() {
     check(&["promote", "records/session-1.json", "-o", "-"], "promote-one.txt", 3);
     check(&["promote", "records/injected.json", "-o", "-"], "promote-injected.txt", 4);
+    let sessions =
+        ["session-1", "session-2", "session-3"].map(|name| format!("records/{name}.json"));
+    let args = ["promote", &sessions[0], &sessions[1], &sessions[2], "-o", "-", "--release"];
+    assert_eq!(
+        candlemark(&args, &golden("")).status.code(),
+        Some(5),
+        "stdout is no place for a release"
+    );
 }
 
 #[test]

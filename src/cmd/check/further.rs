@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use candlemark::baseline;
+use candlemark::compare::Finding;
 use candlemark::compare::Judgement;
 use candlemark::compare::Verdict;
 use candlemark::machine;
@@ -56,20 +57,22 @@ pub(super) fn measure(
         let judgement = decide(&run);
         let left = budget.saturating_sub(start.elapsed());
         let open = judgement.open();
-        let undecided = judgement.findings.iter().filter(|finding| is_undecided(&finding.verdict));
+        let all = judgement.findings.len();
+        let undecided: Vec<&Finding> =
+            judgement.findings.iter().filter(|finding| is_undecided(finding)).collect();
+        let spare = HumanDuration(left);
         writeln!(
             talk,
-            "measure: {} of {} findings decided; {} of time left",
-            judgement.findings.len() - undecided.clone().count(),
-            judgement.findings.len(),
-            HumanDuration(left)
+            "measure: {} of {all} findings decided; {spare} left",
+            all - undecided.len()
         )?;
-        let closed = undecided.filter(|finding| !open.contains(&finding.scenario.as_str())).count();
+        let is_open = |finding: &&&Finding| open.contains(&finding.scenario.as_str());
+        let closed = undecided.len() - undecided.iter().filter(is_open).count();
         if closed > 0 {
             writeln!(
                 talk,
-                "measure: {closed} left alone: no number of blocks decides them, because sessions differ by too much or the \
-                 baseline is too thin"
+                "measure: {closed} left alone, which no number of blocks decides: the baseline is too thin, or its sessions \
+                 differ by too much; a baseline of more sessions or a quieter machine would help"
             )?;
         }
         if open.is_empty() {
@@ -110,8 +113,8 @@ pub(super) fn measure(
     Ok(run)
 }
 
-fn is_undecided(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Inconclusive(_))
+fn is_undecided(finding: &Finding) -> bool {
+    matches!(finding.verdict, Verdict::Inconclusive(_))
 }
 
 /// The scenarios of these ids.
