@@ -329,8 +329,9 @@ impl Session {
         let index = criterion.join("report").join("index.html");
         if index.exists() {
             let page = index.with_file_name("candlemark.html");
-            write_atomically(&page, report::page(&record, judgement.as_ref())?.as_bytes())?;
-            report::link_into(&index, "candlemark.html")?;
+            let verdict = judgement.as_ref().map(|judgement| (judgement, "cargo bench"));
+            write_atomically(&page, report::page(&record, verdict)?.as_bytes())?;
+            report::link_into(&index, "candlemark.html", "tokens per second, memory and verdict")?;
             println!("pages: {} and {}", page.display(), index.display());
         }
         Ok(())

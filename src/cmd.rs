@@ -15,9 +15,12 @@ pub(crate) mod compare;
 pub(crate) mod completions;
 #[cfg(feature = "engine")]
 mod download;
+pub(crate) mod gate_eval;
 pub(crate) mod list;
 #[cfg(feature = "engine")]
 pub(crate) mod machine;
+#[cfg(feature = "engine")]
+pub(crate) mod pair;
 pub(crate) mod promote;
 pub(crate) mod report;
 #[cfg(feature = "engine")]

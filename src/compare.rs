@@ -180,6 +180,9 @@ pub struct Judgement {
     pub drift: Vec<Drift>,
     /// By which rules.
     pub policy: Policy,
+    /// The commit that the baseline was built from, with which it can be built again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_commit: Option<String>,
     /// How two builds were measured in turns; `None` for a record against a baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub course: Option<paired::Course>,
@@ -285,12 +288,13 @@ pub fn judge<'a>(grounds: impl Into<Grounds<'a>>, current: &Record, policy: &Pol
         findings,
         drift,
         policy,
+        baseline_commit: baseline.build.commit.clone(),
         course: None,
     }
 }
 
 /// A limit, given as a share of the metric's own value, as a change of ln cost.
-fn margin(better: Better, limit: f64) -> f64 {
+pub(crate) fn margin(better: Better, limit: f64) -> f64 {
     match better {
         Better::Higher => -(-limit.min(0.99)).ln_1p(),
         Better::Lower => limit.ln_1p(),
@@ -306,7 +310,7 @@ pub fn share(better: Better, theta: f64) -> f64 {
 }
 
 /// What a change means. A regression is both real and large; a pass is proven, not presumed.
-fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f64) -> Verdict {
+pub(crate) fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f64) -> Verdict {
     let Evidence { single, pass, family, .. } = evidence;
     let sharp = single.hi - theta <= margin / 2.0;
     let proven = family.lo > margin;
@@ -327,19 +331,26 @@ fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f64) -> Verdi
 const IMPROVED: f64 = -0.02;
 
 fn outcome(findings: &[Finding], incomparable: bool, policy: &Policy) -> Outcome {
-    let each = findings.iter().map(|finding| match &finding.verdict {
-        Verdict::OutputChanged(_) | Verdict::Invalid(_) | Verdict::Failed(_) => Outcome::Failed,
-        Verdict::Regressed { critical, .. }
-            if *critical || policy.fail_on == FailOn::Regression =>
-        {
-            Outcome::Regression
-        }
-        Verdict::NotComparable(_) => Outcome::NotComparable,
-        Verdict::Missing if policy.missing == Missing::Counts => Outcome::NotComparable,
-        Verdict::Inconclusive(_) => Outcome::Undecided,
-        _ => Outcome::Pass,
-    });
+    let each = findings.iter().map(|finding| finding.verdict.outcome(policy));
     each.chain(incomparable.then_some(Outcome::NotComparable)).max().unwrap_or(Outcome::Pass)
+}
+
+impl Verdict {
+    /// What it amounts to on its own.
+    pub fn outcome(&self, policy: &Policy) -> Outcome {
+        match self {
+            Verdict::OutputChanged(_) | Verdict::Invalid(_) | Verdict::Failed(_) => Outcome::Failed,
+            Verdict::Regressed { critical, .. }
+                if *critical || policy.fail_on == FailOn::Regression =>
+            {
+                Outcome::Regression
+            }
+            Verdict::NotComparable(_) => Outcome::NotComparable,
+            Verdict::Missing if policy.missing == Missing::Counts => Outcome::NotComparable,
+            Verdict::Inconclusive(_) => Outcome::Undecided,
+            _ => Outcome::Pass,
+        }
+    }
 }
 
 #[cfg(test)]

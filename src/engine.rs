@@ -153,12 +153,12 @@ impl Generated {
     }
 }
 
-/// A slowdown that is self-timed, so that its size does not depend on the machine. It exists to see the gate fail and is
-/// stamped into the record.
+/// A change for the worse that is made on purpose, so that the gate can be seen to fail. Time is added in proportion to what
+/// the work itself took, so that the size of the change does not depend on the machine. It is stamped into the record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Injection {
     stage: Stage,
-    /// The share by which the rate of the stage drops.
+    /// The share by which a rate drops, or a time or the memory rises.
     share: f64,
 }
 
@@ -166,23 +166,28 @@ pub struct Injection {
 enum Stage {
     Decode,
     Prefill,
+    Ttft,
+    Memory,
 }
 
 impl Injection {
-    /// Reads `decode:25%` or `prefill:10%`.
+    /// Reads `decode:25%` or `prefill:10%`, by which the rate drops, `ttft:20%` or `memory:20%`, which rise by it.
     ///
     /// # Errors
     /// When it is of another form or size.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = || {
             Error::Failed(format!(
-                "injection `{text}` is not of the form `decode:25%` or `prefill:10%`, above 0 and below 100 %"
+                "injection `{text}` is not of the form `decode:25%`, `prefill:10%`, `ttft:20%` or `memory:20%`, above 0 \
+                 and below 100 %"
             ))
         };
         let (stage, share) = text.split_once(':').ok_or_else(wrong)?;
         let stage = match stage {
             "decode" => Stage::Decode,
             "prefill" => Stage::Prefill,
+            "ttft" => Stage::Ttft,
+            "memory" => Stage::Memory,
             _ => return Err(wrong()),
         };
         let share: f64 =
@@ -193,16 +198,39 @@ impl Injection {
         Ok(Self { stage, share: share / 100.0 })
     }
 
-    /// Spins for x / (1 - x) of the time that the work took, which makes its rate drop by exactly the share x.
-    fn spin(injection: Option<Self>, stage: Stage, work: Duration) {
-        let Some(injection) = injection.filter(|injection| injection.stage == stage) else {
-            return;
-        };
-        let start = Instant::now();
-        let wait = work.mul_f64(injection.share / (1.0 - injection.share));
-        while start.elapsed() < wait {
-            std::hint::spin_loop();
+    /// Spins after a decode step: x / (1 - x) of the time that it took, which makes the rate drop by exactly the share x.
+    fn after_step(injection: Option<Self>, work: Duration) {
+        if let Some(Self { stage: Stage::Decode, share }) = injection {
+            spin(work.mul_f64(share / (1.0 - share)));
         }
+    }
+
+    /// Spins after a pass over prompts, until the rate has dropped by the share, or the time has risen by it.
+    fn after_pass(injection: Option<Self>, work: Duration) {
+        match injection {
+            Some(Self { stage: Stage::Prefill, share }) => {
+                spin(work.mul_f64(share / (1.0 - share)))
+            }
+            Some(Self { stage: Stage::Ttft, share }) => spin(work.mul_f64(share)),
+            _ => {}
+        }
+    }
+
+    /// Memory that is written to, so that it counts: as much as lifts what is held `now` to the share above the `peak`,
+    /// both in bytes. Empty for injections of another kind.
+    pub fn ballast(self, peak: u64, now: u64) -> Vec<u8> {
+        let wanted = (peak as f64 * (1.0 + self.share)) as u64;
+        match self.stage {
+            Stage::Memory => vec![1; wanted.saturating_sub(now) as usize],
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn spin(wait: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < wait {
+        std::hint::spin_loop();
     }
 }
 
@@ -246,7 +274,7 @@ pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Gene
             break;
         }
         run.step(decoder, &active)?;
-        Injection::spin(request.injection, Stage::Decode, start.elapsed() - before);
+        Injection::after_step(request.injection, start.elapsed() - before);
         let now = start.elapsed();
         steps.push(now - before);
         before = now;
@@ -284,7 +312,7 @@ impl Run<'_> {
                 })
                 .collect();
             let scores = decoder.forward(&steps)?;
-            Injection::spin(self.request.injection, Stage::Prefill, begin.elapsed());
+            Injection::after_pass(self.request.injection, begin.elapsed());
             forward += begin.elapsed();
             let greedy = scores.argmax();
             for (row, (sequence, range)) in pass.iter().enumerate() {

@@ -25,6 +25,8 @@ pub enum Error {
     NotComparable(String),
     #[error("cannot decide: {0}")]
     Undecided(String),
+    #[error("interrupted")]
+    Interrupted,
     #[error("unsupported: {0}")]
     Unsupported(String),
     #[error("unsupported model: {0}")]

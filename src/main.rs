@@ -33,10 +33,13 @@ enum Command {
     Check(cmd::check::Arguments),
     Compare(cmd::compare::Arguments),
     Promote(cmd::promote::Arguments),
+    GateEval(cmd::gate_eval::Arguments),
     Report(cmd::report::Arguments),
     /// Print the JSON Schema of a record
     Schema,
     Completions(cmd::completions::Arguments),
+    #[cfg(feature = "engine")]
+    Pair(cmd::pair::Arguments),
     #[cfg(feature = "engine")]
     Run(cmd::run::Arguments),
     #[cfg(feature = "engine")]
@@ -53,10 +56,13 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::List(arguments) => cmd::list::run(&arguments, &config, out),
         Command::Check(arguments) => cmd::check::run(&arguments, &config, out),
         Command::Compare(arguments) => cmd::compare::run(&arguments, out),
+        Command::GateEval(arguments) => cmd::gate_eval::run(&arguments, &config, out),
         Command::Promote(arguments) => cmd::promote::run(&arguments, out),
         Command::Report(arguments) => cmd::report::run(&arguments, out),
         Command::Schema => cmd::schema(out),
         Command::Completions(arguments) => cmd::completions::run(&arguments, out),
+        #[cfg(feature = "engine")]
+        Command::Pair(arguments) => cmd::pair::run(&arguments, &config, out),
         #[cfg(feature = "engine")]
         Command::Run(arguments) => cmd::run::run(&arguments, &config, out),
         #[cfg(feature = "engine")]
@@ -79,8 +85,13 @@ fn config(path: Option<PathBuf>) -> candlemark::Result<Config> {
 
 fn main() -> ExitCode {
     #[cfg(feature = "engine")]
-    if std::env::var_os(candlemark::suite::WORKER).is_some() {
-        let done = candlemark::suite::work().map(|()| Exit::Pass).map_err(anyhow::Error::from);
+    if let Some(kind) = std::env::var_os(candlemark::suite::WORKER) {
+        let done = if kind == candlemark::suite::turns::TURNS {
+            candlemark::suite::turns::work()
+        } else {
+            candlemark::suite::work()
+        };
+        let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);
         return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);
     }
     let mut out = Patient(io::stdout().lock());

@@ -128,6 +128,16 @@ impl Trial {
         })
     }
 
+    /// From here on, the work is made worse by this on purpose, or no longer.
+    pub fn inject(&mut self, injection: Option<Injection>) {
+        self.injection = injection;
+    }
+
+    /// What the last warm-up generated.
+    pub fn warm_ids(&self) -> Option<&[Vec<u32>]> {
+        self.cold.last().map(|sample| sample.ids.as_slice())
+    }
+
     /// A generation that is kept apart, because the first of a shape pays for memory and caches; its [`Sample::primary_s`].
     ///
     /// # Errors
@@ -312,9 +322,14 @@ impl MemoryUse {
         Self { after_run: after_load.clone(), after_load, shared }
     }
 
-    /// Reads the memory after the samples.
-    pub fn end(&mut self) {
+    /// Reads the memory after the samples, with more of it taken if that is injected.
+    pub fn end(&mut self, injection: Option<Injection>) {
+        let before = memory::read();
+        let peak = self.after_load.peak.max(before.peak).unwrap_or(0);
+        let now = before.current.unwrap_or(peak);
+        let ballast = injection.map(|injection| injection.ballast(peak, now));
         self.after_run = memory::read();
+        drop(std::hint::black_box(ballast));
     }
 
     fn store(&self, block: &mut Block) {

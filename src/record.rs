@@ -19,6 +19,7 @@ use crate::settings::RopeScaling;
 
 pub mod calibration;
 pub mod pair;
+pub mod pool;
 
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;

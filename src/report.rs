@@ -1,9 +1,14 @@
-//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON. Everything that came from a file is escaped
+//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit. Everything that came from a file is escaped
 //! for the document that it goes into. Prints nothing and decides nothing.
 
 mod document;
+mod evaluation;
 mod html;
+mod link;
 mod live;
+mod machine;
+mod plot;
+mod progress;
 mod side;
 mod text;
 mod verdict;
@@ -12,11 +17,19 @@ pub use document::csv;
 pub use document::json;
 pub use document::markdown;
 pub use document::row;
-pub use html::link;
-pub use html::link_into;
+pub use evaluation::evaluation_json;
+pub use evaluation::evaluation_markdown;
+pub use evaluation::evaluation_text;
 pub use html::page;
+pub use html::pair_page;
+pub use link::link;
+pub use link::link_into;
 pub use live::live_header;
 pub use live::live_row;
+pub use machine::bmf;
+pub use machine::junit;
+pub use machine::smaller_is_better;
+pub use progress::pair_progress;
 pub use side::side_by_side;
 pub use text::number;
 pub use text::percent;

@@ -8,6 +8,12 @@ use statrs::distribution::ContinuousCDF as _;
 use statrs::distribution::Normal;
 use statrs::distribution::StudentsT;
 
+mod random;
+mod ranks;
+
+pub use random::Random;
+pub use ranks::mann_whitney;
+
 /// The middle value; of an even count the mean of the two middle ones.
 pub fn median(values: &[f64]) -> Option<f64> {
     interpolated(values, 0.5)

@@ -39,10 +39,12 @@ use crate::settings::Setup;
 use crate::workload;
 use crate::workload::Scenario;
 
-/// Set for a process that is to work on a job; the value does not matter.
+pub mod turns;
+
+/// Set for a process that is to work on a job; [`turns::TURNS`] for one that takes turns.
 pub const WORKER: &str = "CANDLEMARK_WORKER";
 
-/// A deliberate slowdown, `decode:25%`; see [`Injection`].
+/// A deliberate change for the worse, `decode:25%`; see [`Injection`].
 pub const INJECT: &str = "CANDLEMARK_INJECT";
 
 /// What a worker is to do.
@@ -134,7 +136,7 @@ fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case> {
     }
     let samples =
         (0..generation.iters).map(|_| trial.sample(engine)).collect::<Result<Vec<_>>>()?;
-    memory.end();
+    memory.end(injection);
     Ok(trial.into_case(engine, &job.session, &samples, Some(&memory), &job.rates))
 }
 
@@ -148,10 +150,6 @@ fn exactly(id: &str) -> Result<Scenario> {
 
 /// A scenario that could not be measured, with its reason in the place of numbers.
 pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Case {
-    let reason = match error {
-        Error::Unsupported(_) => error.to_string(),
-        _ => format!("failed: {}", error.chain()),
-    };
     Case {
         id: scenario.id.clone(),
         work: Work {
@@ -161,8 +159,16 @@ pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Ca
         },
         output_sha256: None,
         validity: Validity::default(),
-        absent: Some(reason),
+        absent: Some(reason(error)),
         blocks: Vec::new(),
+    }
+}
+
+/// Why there is nothing, in the words of a record.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Unsupported(_) => error.to_string(),
+        _ => format!("failed: {}", error.chain()),
     }
 }
 
@@ -210,18 +216,20 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
     let complaint = complaints.join().unwrap_or_default();
     outcome?;
     if !status.success() || answers < job.scenarios.len() {
-        let complaint = complaint.trim().trim_start_matches("error: ");
-        let said = if complaint.is_empty() {
-            "nothing".into()
-        } else {
-            format!("`{}`", shortened(complaint))
-        };
-        return Err(Error::Failed(format!("a worker ended with {status} and said {said}")));
+        return Err(ended(&status.to_string(), &complaint));
     }
     Ok(())
 }
 
-fn shortened(text: &str) -> String {
+/// The error for a worker that ended before it had answered everything; `complaint` is what it printed to stderr.
+pub(crate) fn ended(status: &str, complaint: &str) -> Error {
+    let complaint = complaint.trim().trim_start_matches("error: ");
+    let said =
+        if complaint.is_empty() { "nothing".into() } else { format!("`{}`", shortened(complaint)) };
+    Error::Failed(format!("a worker ended with {status} and said {said}"))
+}
+
+pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 400;
     text.char_indices().nth(MOST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }
@@ -389,7 +397,7 @@ pub fn begin(
 }
 
 /// The command line without the folder of the binary, which says where and not what.
-fn command(harness: &str) -> Vec<String> {
+pub(crate) fn command(harness: &str) -> Vec<String> {
     let name = if harness == "criterion" { "cargo bench --" } else { "candlemark" };
     let words = std::env::args().skip(1).filter(|word| word != "--bench");
     std::iter::once(name.to_owned()).chain(words).collect()

@@ -1,9 +1,12 @@
 //! `candlemark report`: one record as a document.
 
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use candlemark::Error;
 use candlemark::record::Record;
+use candlemark::record::pair::Paired;
 use candlemark::report;
 
 use crate::cmd::Exit;
@@ -40,6 +43,11 @@ enum Format {
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
+    if fs::read_to_string(&path).is_ok_and(|text| Paired::is(&text)) {
+        let path = path.display();
+        let why = format!("`{path}` is a pair; judge it with `candlemark check --record {path}`");
+        return Err(Error::NotComparable(why).into());
+    }
     let record = Record::load(&path)?;
     let text = match arguments.format {
         Format::Md => report::markdown(&record),

@@ -58,6 +58,11 @@ enum Format {
 }
 
 impl ModelArguments {
+    /// Warm-ups, if they were asked for.
+    pub(crate) fn warmups(&self) -> Option<usize> {
+        self.warmups
+    }
+
     /// The flags over the configuration.
     pub(crate) fn setup(&self, config: &Config) -> Setup {
         let mut setup = Setup::new(config);

@@ -13,6 +13,7 @@ use crate::compare::Evidence;
 use crate::compare::Finding;
 use crate::compare::Interval;
 use crate::compare::Judgement;
+use crate::compare::Outcome;
 use crate::compare::Policy;
 use crate::compare::SCHEMA;
 use crate::compare::Verdict;
@@ -21,8 +22,10 @@ use crate::compare::margin;
 use crate::compare::outcome;
 use crate::compare::same;
 use crate::compare::verdict;
+use crate::record::pair::Arm;
 use crate::record::pair::Ended;
 use crate::record::pair::Paired;
+use crate::record::pair::PairedBlock;
 use crate::record::pair::PairedCase;
 use crate::record::pair::PairedTurns;
 use crate::record::pair::Quad;
@@ -37,6 +40,14 @@ pub const LOOKS: [usize; 6] = [8, 12, 16, 20, 24, 32];
 /// What a pair adds to a judgement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Course {
+    /// What the candidate is compared with.
+    pub base: Arm,
+    /// What is judged.
+    pub candidate: Arm,
+    /// The command that measured.
+    pub command: String,
+    /// All orders were drawn from it.
+    pub seed: u64,
     /// Blocks that count.
     pub blocks: usize,
     /// Blocks that were rejected, with the rule.
@@ -45,6 +56,10 @@ pub struct Course {
     pub null: Vec<Null>,
     /// Why measuring ended.
     pub ended: Ended,
+    /// Seconds spent starting processes and loading the model.
+    pub load_s: f64,
+    /// Seconds spent warming up.
+    pub warm_up_s: f64,
     /// Seconds spent in turns.
     pub turns_s: f64,
     /// Seconds in all.
@@ -145,7 +160,7 @@ pub fn decide(
 }
 
 /// One process differs from the next by at least 0.4 %, even where a few happened to agree.
-const BLOCK_FLOOR: f64 = 0.004;
+pub(crate) const BLOCK_FLOOR: f64 = 0.004;
 
 /// The trimmed mean of at least five block values with its error: Tukey and McLaughlin's, and the layout of the two builds.
 fn evidence(blocks: &[f64], levels: Levels, layout_sd: f64) -> (f64, Evidence) {
@@ -226,9 +241,14 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
     let compared =
         findings.iter().any(|finding| finding.change.is_some()) || paired.ended == Ended::Identical;
     let mut outcome = outcome(&findings, !compared, policy);
-    if let Ended::Failed(_) = paired.ended {
-        outcome = crate::compare::Outcome::Failed;
-    }
+    outcome = match paired.ended {
+        Ended::Failed(_) => Outcome::Failed,
+        // Time ran out before the first turn: more of it decides, not another base.
+        Ended::Open | Ended::Budget | Ended::Interrupted if paired.blocks.is_empty() => {
+            Outcome::Undecided
+        }
+        _ => outcome,
+    };
     let undecided = |finding: &&Finding| matches!(finding.verdict, Verdict::Inconclusive(_));
     let mut open: Vec<String> = Vec::new();
     for finding in findings.iter().filter(undecided) {
@@ -238,13 +258,20 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
     }
     let (rejected, counted): (Vec<_>, Vec<_>) =
         paired.blocks.iter().partition(|block| block.rejected.is_some());
+    let seconds = |of: fn(&PairedBlock) -> f64| paired.blocks.iter().map(of).sum();
     let course = Course {
+        base: paired.base.clone(),
+        candidate: paired.candidate.clone(),
+        command: paired.session.command.join(" "),
+        seed: paired.seed,
         blocks: counted.len(),
         rejected: rejected.into_iter().filter_map(|block| block.rejected.clone()).collect(),
         null,
         ended: paired.ended.clone(),
-        turns_s: paired.blocks.iter().map(|block| block.turns_s).sum(),
-        total_s: paired.blocks.iter().map(|block| block.total_s).sum(),
+        load_s: seconds(|block| block.load_s),
+        warm_up_s: seconds(|block| block.warm_up_s),
+        turns_s: seconds(|block| block.turns_s),
+        total_s: seconds(|block| block.total_s),
         open,
     };
     let notes = same::pair_notes(paired, &course);
@@ -257,6 +284,7 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         findings,
         drift: Vec::new(),
         policy: policy.clone(),
+        baseline_commit: None,
         course: Some(course),
     }
 }
@@ -268,8 +296,8 @@ enum Row<'a> {
 
 /// The metrics that a case is judged by; not those of which neither arm can have a value here, which the notes say.
 fn gated(case: &PairedCase) -> impl Iterator<Item = &'static Metric> {
-    let (batch, new_tokens) =
-        case.base.work.as_ref().map_or((1, 1), |work| (work.batch, work.new_tokens));
+    let work = case.base.work.as_ref().or(case.candidate.work.as_ref());
+    let (batch, new_tokens) = work.map_or((1, 1), |work| (work.batch, work.new_tokens));
     let has_none = |metric: &Metric| {
         let turns = || case.blocks.iter();
         turns().any(|turns| turns.notes.contains_key(metric.name))
@@ -308,6 +336,10 @@ fn said(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
         && let Some(difference) = same::work(base, candidate)
     {
         return Some(Verdict::NotComparable(difference));
+    }
+    if case.base.work.is_none() && case.candidate.work.is_none() {
+        // It never had a turn, and which metrics it has depends on its work.
+        return Some(Verdict::Inconclusive(Why::TooFewBlocks));
     }
     match (&case.base.output_sha256, &case.candidate.output_sha256) {
         (Some(base), Some(candidate)) if base != candidate && paired.output_change.is_none() => {
@@ -369,9 +401,13 @@ impl Jury<'_> {
         {
             decision.verdict = Verdict::Inconclusive(Why::Contaminated);
         }
+        // The same blocks as the changes: one that lacks an arm has no change, and would shift all after it.
+        let counts = |turns: &&PairedTurns| {
+            !rejected.contains(&turns.block) && block_value(turns, metric, 'B').is_some()
+        };
         let centres = |arm: char| -> Vec<f64> {
-            let counted = case.blocks.iter().filter(|turns| !rejected.contains(&turns.block));
-            counted.filter_map(|turns| centre(turns, metric, arm)).take(decision.used).collect()
+            let counted = case.blocks.iter().filter(counts).take(decision.used);
+            counted.filter_map(|turns| centre(turns, metric, arm)).collect()
         };
         let (base_blocks, current_blocks) = (centres('A'), centres('B'));
         let middle = |values: &[f64]| {
@@ -440,3 +476,6 @@ fn null(paired: &Paired) -> Vec<Null> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,7 @@ use crate::record::pair::Arm;
 use crate::record::pair::Ended;
 use crate::record::pair::Paired;
 use crate::record::pair::Parting;
+use crate::workload;
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -313,7 +314,7 @@ pub(super) fn pair_notes(paired: &Paired, course: &Course) -> Vec<String> {
         let word = if null.contaminated { "CONTAMINATED: " } else { "" };
         notes.push(format!(
             "{word}the base against a copy of itself, {} of {}: {:+.2} % of cost [{:+.2}, {:+.2}]",
-            null.metric,
+            workload::metric(null.metric).map_or(null.metric, |metric| metric.label),
             null.scenario,
             100.0 * null.theta.exp_m1(),
             100.0 * null.interval.lo.exp_m1(),

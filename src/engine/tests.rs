@@ -146,6 +146,9 @@ fn an_injection_is_a_stage_and_a_share() {
         Injection::parse("prefill:7.5%").unwrap(),
         Injection { stage: Stage::Prefill, share: 0.075 }
     );
+    let memory = Injection::parse("memory:20%").unwrap();
+    assert_eq!(memory.ballast(1000, 900), vec![1; 300]);
+    assert!(Injection::parse("ttft:20%").unwrap().ballast(1000, 900).is_empty());
     for wrong in ["decode", "decode:25", "decode:0%", "decode:100%", "sleep:10%", "decode:x%"] {
         assert!(Injection::parse(wrong).is_err(), "{wrong}");
     }

@@ -1,8 +1,10 @@
 //! A record as a document: Markdown, CSV, JSON, and the one-line row for a table that people share.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::record::Case;
+use crate::record::Machine;
 use crate::record::Record;
 use crate::report::text::Medium;
 use crate::report::text::cell;
@@ -30,25 +32,13 @@ pub(super) fn environment(record: &Record) -> Vec<(&'static str, String)> {
         record.sessions.iter().map(|session| session.started.as_str()).collect();
     let commands: Vec<String> =
         record.sessions.iter().map(|session| session.command.join(" ")).collect();
-    let fields: Vec<String> =
-        machine.fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    let facts: Vec<String> =
-        machine.facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    let rate = |value: Option<f64>, unit: &str| {
-        value.map_or("not measured".into(), |value| format!("{} {unit}", number(value / 1e9)))
-    };
     let dirty = if build.dirty == Some(true) { ", with uncommitted changes" } else { "" };
     let generation = &settings.generation;
     let crates: Vec<String> =
         build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    rows.extend([("sessions", started.join(", ")), ("command", commands.join("; "))]);
+    rows.extend(self::machine(machine));
     rows.extend([
-        ("sessions", started.join(", ")),
-        ("command", commands.join("; ")),
-        ("machine class", machine.class.clone()),
-        ("machine", fields.join(", ")),
-        ("host", facts.join(", ")),
-        ("memory read rate", rate(machine.rates.read_bytes_per_s, "GB/s")),
-        ("f32 rate", rate(machine.rates.f32_flop_per_s, "GFLOP/s")),
         ("model", format!("{} ({})", model.spec, model.architecture)),
         ("parameters", number(model.parameters as f64)),
         (
@@ -94,6 +84,25 @@ pub(super) fn environment(record: &Record) -> Vec<(&'static str, String)> {
     ]);
     rows.retain(|(_, value)| !value.is_empty());
     rows
+}
+
+/// Where something was measured, as name and value.
+pub(super) fn machine(machine: &Machine) -> [(&'static str, String); 5] {
+    let list = |fields: &BTreeMap<String, String>| {
+        let fields: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        fields.join(", ")
+    };
+    let rate = |value: Option<f64>, unit: &str| {
+        value.map_or("not measured".into(), |value| format!("{} {unit}", number(value / 1e9)))
+    };
+    [
+        ("machine class", machine.class.clone()),
+        ("machine", list(&machine.fields)),
+        ("host", list(&machine.facts)),
+        ("memory read rate", rate(machine.rates.read_bytes_per_s, "GB/s")),
+        ("f32 rate", rate(machine.rates.f32_flop_per_s, "GFLOP/s")),
+    ]
 }
 
 fn on(switch: bool) -> &'static str {

@@ -1,7 +1,4 @@
-//! One self-contained page for a record and its verdict, and the link to it in Criterion's index. No script, no network.
-
-use std::fs;
-use std::path::Path;
+//! One self-contained page for a record and its verdict, or for a pair and its. No script, no network.
 
 use minijinja::AutoEscape;
 use minijinja::Environment;
@@ -12,38 +9,66 @@ use minijinja::syntax::SyntaxConfig;
 
 use crate::compare::Finding;
 use crate::compare::Judgement;
+use crate::compare::Outcome;
 use crate::compare::Verdict;
 use crate::error::Error;
 use crate::error::Result;
 use crate::record::Record;
-use crate::record::write_atomically;
+use crate::record::pair::Arm;
+use crate::record::pair::Paired;
+use crate::record::pair::PairedBlock;
 use crate::report::document::OVERVIEW;
 use crate::report::document::environment;
+use crate::report::document::machine;
 use crate::report::document::metrics;
 use crate::report::document::overview;
 use crate::report::document::validity;
+use crate::report::plot::plot;
+use crate::report::text::duration;
+use crate::report::text::number;
+use crate::report::text::percent;
 use crate::report::text::plain;
 use crate::report::verdict;
+use crate::workload;
 
-/// The page of a record, with the verdict on it if one is given.
+/// The page of a record, with the verdict on it and the command that made it if one is given.
 ///
 /// # Errors
 /// When the template does not fit the data, which a test would have found.
-pub fn page(record: &Record, judgement: Option<&Judgement>) -> Result<String> {
+pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<String> {
+    render("page.html", data(record, judgement))
+}
+
+/// The page of a pair and its verdict; `command` is what made that.
+///
+/// # Errors
+/// When the template does not fit the data, which a test would have found.
+pub fn pair_page(paired: &Paired, judgement: &Judgement, command: &str) -> Result<String> {
+    render("pair.html", pair_data(paired, judgement, command))
+}
+
+fn render(name: &str, data: Value) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the usual delimiters"));
+    for (name, source) in [
+        ("style.css", include_str!("templates/style.css")),
+        ("base.html", include_str!("templates/base.html")),
+        ("verdict.html", include_str!("templates/verdict.html")),
+        ("page.html", include_str!("templates/page.html")),
+        ("pair.html", include_str!("templates/pair.html")),
+    ] {
+        environment.add_template(name, source).expect("every test renders every template");
+    }
     environment
-        .add_template("page.html", include_str!("templates/page.html"))
-        .and_then(|()| environment.get_template("page.html")?.render(data(record, judgement)))
+        .get_template(name)
+        .and_then(|template| template.render(data))
         .map_err(|error| Error::Failed(format!("the report page: {error:#}")))
 }
 
-fn data(record: &Record, judgement: Option<&Judgement>) -> Value {
-    let environment: Vec<Value> =
-        self::environment(record).into_iter().map(|(name, value)| texts([name, &value])).collect();
+fn data(record: &Record, judgement: Option<(&Judgement, &str)>) -> Value {
     let scenarios: Vec<Value> = record
         .scenarios
         .iter()
@@ -62,31 +87,149 @@ fn data(record: &Record, judgement: Option<&Judgement>) -> Value {
             }
         })
         .collect();
-    let verdict = judgement.map(|judgement| {
-        let (findings, unchanged) = verdict::sorted(judgement);
-        let rows = |findings: Vec<&Finding>| findings.into_iter().map(row).collect::<Vec<Value>>();
-        context! {
-            sentence => plain(&verdict::sentence(judgement)),
-            header => texts(verdict::HEADER.iter().copied()),
-            findings => rows(findings),
-            unchanged => rows(unchanged),
-            remarks => texts(verdict::remarks(judgement).iter().map(String::as_str)),
-        }
-    });
+    let verdict = judgement.map(|(judgement, command)| verdict(judgement, command));
     context! {
         title => plain(&format!("{} on {}", record.model.spec, record.machine.class)),
-        environment => environment,
+        environment => named(environment(record)),
         overview => texts(OVERVIEW.map(|(heading, _)| heading)),
         scenarios => scenarios,
         verdict => verdict.unwrap_or(Value::from(())),
     }
 }
 
+fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
+    let arms = arms(&paired.base).into_iter().zip(arms(&paired.candidate));
+    let arms = arms.filter(|((_, base), (_, candidate))| !base.is_empty() || !candidate.is_empty());
+    let arms: Vec<Value> = arms
+        .map(|((name, base), (_, candidate))| {
+            context! {
+                name => name,
+                base => plain(&base),
+                candidate => plain(&candidate),
+                differs => base != candidate,
+            }
+        })
+        .collect();
+    let course = judgement.course.as_ref();
+    let null: Vec<Value> = course
+        .map_or(&[][..], |course| &course.null)
+        .iter()
+        .map(|null| {
+            let cost = |theta: f64| percent(theta.exp_m1());
+            let metric = workload::metric(null.metric).map_or(null.metric, |metric| metric.label);
+            let interval = format!("{} to {}", cost(null.interval.lo), cost(null.interval.hi));
+            context! {
+                cells => texts([null.scenario.as_str(), metric, &cost(null.theta), &interval]),
+                contaminated => null.contaminated,
+            }
+        })
+        .collect();
+    let blocks: Vec<Value> = paired
+        .blocks
+        .iter()
+        .enumerate()
+        .map(|(at, block)| {
+            let rejected = block.rejected.is_some();
+            context! { cells => texts(cells(at, block).iter().map(String::as_str)), rejected => rejected }
+        })
+        .collect();
+    let session = [
+        ("measured by", paired.session.command.join(" ")),
+        ("started", paired.session.started.clone()),
+        ("ended", paired.session.ended.clone().unwrap_or_default()),
+        ("seed of all orders", paired.seed.to_string()),
+        ("model", paired.candidate.model.spec.clone()),
+    ];
+    let title = course.map_or(String::new(), verdict::arms);
+    context! {
+        title => plain(&title),
+        verdict => verdict(judgement, command),
+        arms => arms,
+        null => null,
+        blocks => blocks,
+        environment => named(session.into_iter().chain(machine(&paired.machine))),
+    }
+}
+
+/// What one build is, as name and value, the same names for each.
+fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
+    let Arm { asked, injected, build, model, settings } = arm;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let short = |hash: &str| hash.chars().take(16).collect::<String>();
+    let dirty = match build.dirty {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "",
+    };
+    let crates: Vec<String> =
+        build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    vec![
+        ("asked for", asked.clone()),
+        ("slowed down on purpose", text(injected)),
+        ("commit", short(&text(&build.commit))),
+        ("uncommitted changes", dirty.into()),
+        ("candlemark", build.version.clone()),
+        ("compiler", build.rustc.clone()),
+        ("profile", build.profile.clone()),
+        ("CPU features", build.target_features.clone()),
+        ("features", build.features.join(", ")),
+        ("crates", crates.join(", ")),
+        ("Cargo.lock sha256", short(&text(&build.lock_sha256))),
+        ("binary sha256", short(&text(&build.binary_sha256))),
+        ("model sha256", short(&model.sha256)),
+        ("weights", model.quant.clone()),
+        (
+            "engine",
+            format!("{} on {}, {} threads", settings.engine, settings.device, settings.threads),
+        ),
+    ]
+}
+
+/// A row of the table of blocks.
+fn cells(at: usize, block: &PairedBlock) -> [String; 9] {
+    let share =
+        |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.1} %", 100.0 * value));
+    [
+        (at + 1).to_string(),
+        block.started.clone(),
+        number(block.load_s),
+        number(block.warm_up_s),
+        number(block.turns_s),
+        duration(block.total_s),
+        share(block.steal),
+        share(block.cpu_pressure_10s),
+        block.rejected.as_ref().map_or("counts".into(), |why| format!("rejected: {why}")),
+    ]
+}
+
+fn verdict(judgement: &Judgement, command: &str) -> Value {
+    let (findings, unchanged) = verdict::sorted(judgement);
+    let rows = |findings: Vec<&Finding>| findings.into_iter().map(row).collect::<Vec<Value>>();
+    context! {
+        sentence => plain(&verdict::sentence(judgement)),
+        state => match judgement.outcome {
+            Outcome::Pass => "good",
+            Outcome::Undecided | Outcome::NotComparable => "unsure",
+            Outcome::Regression | Outcome::Failed => "bad",
+        },
+        header => texts(verdict::header(judgement)),
+        findings => rows(findings),
+        unchanged => rows(unchanged),
+        remarks => texts(verdict::remarks(judgement, command).iter().map(String::as_str)),
+    }
+}
+
+/// Rows of a name and a value, those without a value left out.
+fn named(rows: impl IntoIterator<Item = (&'static str, String)>) -> Vec<Value> {
+    let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
+    rows.map(|(name, value)| texts([name, &value])).collect()
+}
+
 fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     Value::from(texts.into_iter().map(|text| Value::from(plain(text))).collect::<Vec<Value>>())
 }
 
-/// A row of the verdict with its interval as a picture: the limit is a line, no change is another.
+/// A row of the verdict with its interval and its blocks as pictures: the limit is a line, no change is another.
 fn row(finding: &Finding) -> Value {
     let state = match finding.verdict {
         Verdict::Regressed { .. }
@@ -106,34 +249,10 @@ fn row(finding: &Finding) -> Value {
         context! { lo => units(lo), mid => units(mid), width => units((hi - lo).max(1.0)) }
     });
     let cells = verdict::cells(finding);
-    context! { cells => texts(cells.iter().map(String::as_str)), state => state, bar => bar.unwrap_or(Value::from(())) }
-}
-
-/// Criterion's index page with a link to ours under its heading; the same page if the link is there already.
-/// `None` if the page has no body to put it into.
-pub fn link(index: &str, href: &str) -> Option<String> {
-    const MARK: &str = "<!-- candlemark -->";
-    let escaped = href.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
-    let line = format!(
-        "{MARK}<p><a href=\"{escaped}\">candlemark: tokens per second, memory and verdict</a></p>{MARK}"
-    );
-    if let Some((before, rest)) = index.split_once(MARK) {
-        let (_, after) = rest.split_once(MARK)?;
-        return Some(format!("{before}{line}{after}"));
+    context! {
+        cells => texts(cells.iter().map(String::as_str)),
+        state => state,
+        bar => bar.unwrap_or(Value::from(())),
+        plot => plot(finding).unwrap_or(Value::from(())),
     }
-    let body = index.find("<body")?;
-    let at = body + index[body..].find('>')? + 1;
-    Some(format!("{}\n{line}{}", &index[..at], &index[at..]))
-}
-
-/// Puts the link into a page on disk, such as `target/criterion/report/index.html`; a page that has it stays as it is.
-///
-/// # Errors
-/// When the page cannot be read or written, or has no body.
-pub fn link_into(index: &Path, href: &str) -> Result<()> {
-    let read = |source| Error::Read { path: index.into(), source };
-    let page = fs::read_to_string(index).map_err(read)?;
-    let why = || Error::Invalid { path: index.into(), why: "it has no `<body>`".into() };
-    let linked = link(&page, href).ok_or_else(why)?;
-    if linked == page { Ok(()) } else { write_atomically(index, linked.as_bytes()) }
 }

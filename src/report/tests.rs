@@ -62,7 +62,7 @@ fn hostile_names_stay_text_in_every_document() {
     for (name, text) in [
         ("markdown", markdown(&base)),
         ("row", row(&base)),
-        ("page", page(&base, Some(&judgement)).unwrap()),
+        ("page", page(&base, Some((&judgement, HOSTILE))).unwrap()),
         ("text", verdict_text(&judgement, HOSTILE)),
         ("verdict", verdict_markdown(&judgement, HOSTILE)),
         ("warnings", verdict_markdown(&same, HOSTILE)),
@@ -107,19 +107,23 @@ fn a_long_verdict_keeps_every_finding_and_fits_a_comment() {
 #[test]
 fn a_link_is_put_into_criterions_index_once() {
     let index = "<html><body class=\"x\"><h1>Criterion</h1></body></html>";
-    let once = link(index, "../../candlemark/report.html?a=\"b\"").unwrap();
-    assert!(once.contains("<body class=\"x\">\n<!-- candlemark --><p><a href=\"../../candlemark/report.html?a=&quot;b&quot;\""));
-    assert_eq!(link(&once, "../../candlemark/report.html?a=\"b\"").unwrap(), once);
-    assert!(link(&once, "other.html").unwrap().contains("other.html"));
-    assert_eq!(link(&once, "other.html").unwrap().matches("<a ").count(), 1);
-    assert_eq!(link("no body", "x"), None);
+    let once = link(index, "../../candlemark/report.html?a=\"b\"", "memory").unwrap();
+    assert!(once.contains(">candlemark: memory</a>"), "{once}");
+    assert_eq!(link(&once, "../../candlemark/report.html?a=\"b\"", "memory").unwrap(), once);
+    let twice = link(&once, "gate.html", "verdict").unwrap();
+    assert_eq!(twice.matches("<a ").count(), 2, "two pages have a link each");
+    assert_eq!(link(&twice, "gate.html", "verdict").unwrap(), twice);
+    assert_eq!(link("no body", "x", "y"), None);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index.html");
     std::fs::write(&path, index).unwrap();
     for _ in 0..2 {
-        link_into(&path, "report.html").unwrap();
+        link_into(&path, "report.html", "report").unwrap();
     }
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), link(index, "report.html").unwrap());
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        link(index, "report.html", "report").unwrap()
+    );
 }
 
 #[test]

@@ -9,6 +9,9 @@ use std::sync::Once;
 
 use assert_cmd::Command;
 
+mod analysis;
+mod pair;
+mod pairs;
 mod records;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
@@ -33,6 +36,9 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
                 record.save(&golden(&format!("records/{name}.json"))).unwrap();
             }
             records::calibration().save(&golden(CALIBRATION)).unwrap();
+            for (name, pair) in pairs::all() {
+                pair.save(&golden(&format!("pairs/{name}.json"))).unwrap();
+            }
         });
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_candlemark"));
@@ -106,6 +112,42 @@ fn the_published_schema_is_current() {
         String::from_utf8(output.stdout).unwrap(),
         candlemark::record::Record::json_schema()
     );
+}
+
+/// Virtual suites of the pool, by the rules that the golden files show.
+fn check_replay(more: &[&str], file: &str) {
+    let args = ["gate-eval", "replay", "pool.json", "--runs", "50"];
+    check(&[&args, more].concat(), file, 0);
+}
+
+#[test]
+fn rules_are_replayed_on_a_pool() {
+    check_replay(&[], "gate-eval.txt");
+    check_replay(&["--format", "md"], "gate-eval.md");
+    check_replay(&["--rules", "ours,naive_5", "--format", "json"], "gate-eval.json");
+}
+
+#[test]
+fn the_last_line_of_a_replay_is_json() {
+    let args = ["gate-eval", "replay", "pool.json", "--runs", "5", "--rules", "naive_5"];
+    let output = candlemark(&args, &golden(""));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(last["naive_5"]["quiet"]["suite_false_alarm"].is_number(), "{last}");
+    assert!(last["naive_5"]["typical"]["coverage"].is_null(), "a ratio has no interval");
+}
+
+#[test]
+fn a_pool_that_is_none_is_refused() {
+    for (pool, more, file) in [
+        ("no-pool.json", None, "no-pool.txt"),
+        ("garbage.json", None, "garbage-pool.txt"),
+        ("records/base.json", None, "record-pool.txt"),
+        ("pool.json", Some("our"), "unknown-rule.txt"),
+    ] {
+        let rules: Vec<&str> = more.iter().flat_map(|rule| ["--rules", rule]).collect();
+        check(&[&["gate-eval", "replay", pool], rules.as_slice()].concat(), file, 5);
+    }
 }
 
 #[test]
@@ -186,6 +228,8 @@ fn measuring_further_needs_something_undecided_an_optimised_build_and_a_time() {
     }
     assert_eq!(status(&["--record", "records/noisy.json", "--budget", "5m"]).0, 2);
     assert_eq!(status(&["--record", "records/noisy.json", "--measure", "--budget", "5"]).0, 2);
+    let pair = candlemark(&["check", "--record", "pairs/analysed.json", "--measure"], &golden(""));
+    assert_eq!(pair.status.code(), Some(5), "a pair is measured by `candlemark pair`");
     if cfg!(debug_assertions) {
         let (code, talk) = status(&["--record", "records/noisy.json", "--measure"]);
         assert_eq!(code, 5);
@@ -351,6 +395,11 @@ fn a_record_is_a_document() {
     check(&["report", "records/invalid.json"], "report-invalid.md", 0);
     check(&["report", "records/same.json", "--format", "html"], "report.html", 0);
     check_record("slower", &["--format", "html"], "slower.html", 1);
+    check_record("slower", &["--format", "junit"], "slower.junit.xml", 1);
+    check_record("slower", &["--format", "bmf"], "slower.bmf.json", 1);
+    check_record("slower", &["--format", "smaller-is-better"], "slower.smaller.json", 1);
+    check_record("other-model", &["--format", "github"], "other-model.github.txt", 4);
+    check_record("other-model", &["--format", "junit"], "other-model.junit.xml", 4);
     let output = candlemark(&["report", "records/same.json", "--format", "json"], &golden(""));
     assert_eq!(output.stdout, fs::read(golden("records/same.json")).unwrap());
 }

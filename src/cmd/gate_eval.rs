@@ -1,0 +1,101 @@
+//! `candlemark gate-eval`: measures the gate.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use candlemark::Error;
+use candlemark::evaluate;
+use candlemark::evaluate::Plan;
+use candlemark::record::pool::Pool;
+use candlemark::report;
+use candlemark::settings::Config;
+
+use crate::cmd::Exit;
+use crate::cmd::command_line;
+use crate::cmd::write;
+
+#[cfg(feature = "engine")]
+mod record;
+
+/// Measure how often the gate is right
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    #[cfg(feature = "engine")]
+    Record(Box<record::Arguments>),
+    /// Judge virtual suites of recorded blocks by this gate's rule and by those of other tools
+    Replay(Replay),
+}
+
+#[derive(clap::Args)]
+struct Replay {
+    /// Pool of recorded blocks
+    #[arg(default_value = "fixtures/gate/pool.json")]
+    pool: PathBuf,
+    /// Virtual suites per environment and arm
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    runs: u32,
+    /// Seed of the virtual suites
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Rules to replay, with commas between; default: all
+    #[arg(long, value_delimiter = ',', value_name = "RULE")]
+    rules: Vec<String>,
+    /// Form of the figures; the last line of `human` and `md` is JSON
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// File to write the figures to instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    /// Text for a terminal
+    #[default]
+    Human,
+    /// Markdown
+    Md,
+    /// Everything
+    Json,
+}
+
+/// `config` is for recording only, which the judging half alone cannot.
+#[cfg_attr(not(feature = "engine"), expect(unused_variables, reason = "nothing is measured"))]
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    match &arguments.command {
+        #[cfg(feature = "engine")]
+        Command::Record(arguments) => record::run(arguments, config, out),
+        Command::Replay(arguments) => replay(arguments, out),
+    }
+}
+
+fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let rules = evaluate::rules(&arguments.rules)?;
+    let path = &arguments.pool;
+    if !path.exists() {
+        let path = path.display();
+        let why =
+            format!("no pool `{path}`; name one, or make one with `candlemark gate-eval record`");
+        return Err(Error::Failed(why).into());
+    }
+    let pool = Pool::load(path)?;
+    let plan = Plan { runs: arguments.runs as usize, seed: arguments.seed, rules };
+    let evaluation = evaluate::evaluate(&pool, &plan)?;
+    let text = match arguments.format {
+        Format::Human => report::evaluation_text(&evaluation, &command_line()),
+        Format::Md => report::evaluation_markdown(&evaluation, &command_line()),
+        Format::Json => report::evaluation_json(&evaluation),
+    };
+    write(&text, arguments.output.as_deref(), out)?;
+    Ok(Exit::Pass)
+}

@@ -1,0 +1,126 @@
+//! `candlemark gate-eval record`: measures a pool of blocks that rules are replayed on.
+
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use candlemark::pair::build::Builder;
+use candlemark::pair::build::Built;
+use candlemark::pair::pool;
+use candlemark::pair::pool::ENVIRONMENTS;
+use candlemark::pair::pool::Plan;
+use candlemark::report;
+use candlemark::settings::Config;
+
+use crate::cmd::Exit;
+use crate::cmd::pair::interruptible;
+use crate::cmd::setup::ModelArguments;
+
+/// Measure a pool of blocks: the base, a copy, another layout and slowdowns of known size, in restless environments
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Parts of scenario ids
+    #[arg(default_values_t = ["short/b1".to_owned(), "short/b4".to_owned()])]
+    scenarios: Vec<String>,
+    #[command(flatten)]
+    model: ModelArguments,
+    /// The base: a ref or a binary; default: the binary that is running
+    #[arg(long, value_name = "REF|BINARY")]
+    base: Option<String>,
+    /// The base's source in another layout, as a binary; default: linked anew if the base is a ref, none otherwise
+    #[arg(long, value_name = "BINARY")]
+    layout: Option<PathBuf>,
+    /// Environments, comma-separated; default: all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    environments: Vec<String>,
+    /// Blocks per environment
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    blocks: usize,
+    /// Quads per block and scenario
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    quads: usize,
+    /// Arms that are worse on purpose: decode by 3, 5, 7.5 (7), 10 (T) and 20 % (X), TTFT (F) and memory (M) by 20 %
+    #[arg(long, value_name = "LETTER", value_delimiter = ',', default_values_t = ['3', '5', '7', 'T', 'X', 'F', 'M'])]
+    arms: Vec<char>,
+    /// How many of those have turns in each block; they take them block by block
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    injected: usize,
+    /// Seed of all orders
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    order_seed: u64,
+    /// Folder of Cargo's files for the builds
+    #[arg(long, value_name = "FOLDER")]
+    target_dir: Option<PathBuf>,
+    /// File to write the pool to
+    #[arg(short, long, value_name = "FILE", default_value = "target/candlemark/pool.json")]
+    output: PathBuf,
+}
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let mut setup = arguments.model.setup(config);
+    setup.generation.warmups = arguments.model.warmups().unwrap_or(1);
+    let (base, layout) = binaries(arguments)?;
+    let environments = if arguments.environments.is_empty() {
+        ENVIRONMENTS.iter().map(|environment| environment.name.to_owned()).collect()
+    } else {
+        arguments.environments.clone()
+    };
+    let plan = Plan {
+        base,
+        layout,
+        setup,
+        words: arguments.scenarios.clone(),
+        environments,
+        blocks: arguments.blocks.max(1),
+        quads: arguments.quads.max(1),
+        arms: arguments.arms.clone(),
+        injected: arguments.injected,
+        seed: arguments.order_seed,
+        path: arguments.output.clone(),
+    };
+    let all = plan.blocks * plan.environments.len();
+    let mut done = 0;
+    pool::record(&plan, interruptible()?, &mut |environment, number, seconds| {
+        let left = if done > 0 {
+            format!(
+                ", {:.0} min left",
+                seconds / f64::from(done) * (all as f64 - f64::from(done)) / 60.0
+            )
+        } else {
+            String::new()
+        };
+        done += 1;
+        let line = format!("{environment}: block {number} of {}{left}", plan.blocks);
+        // A closed stderr is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    })?;
+    writeln!(out, "{}", plan.path.display())?;
+    Ok(Exit::Pass)
+}
+
+/// The base, and the same source in another layout.
+fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Option<Built>)> {
+    let layout = arguments.layout.as_deref().map(Built::given).transpose()?;
+    let base = match arguments.base.as_deref() {
+        None => return Ok((Built::given(&std::env::current_exe()?)?, layout)),
+        Some(base) => base,
+    };
+    if Path::new(base).is_file() {
+        return Ok((Built::given(Path::new(base))?, layout));
+    }
+    let folder = candlemark::record::build_folder().join("candlemark").join("pair");
+    let target = arguments.target_dir.clone().unwrap_or_else(|| folder.join("target"));
+    let mut talk = |line: &str| {
+        let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
+    };
+    let mut builder = Builder::new(&folder, &target, &mut talk)?;
+    let layout = match layout {
+        Some(layout) => layout,
+        None => builder.shuffled(base, 1)?,
+    };
+    Ok((builder.commit(base)?, Some(layout)))
+}

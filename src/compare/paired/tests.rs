@@ -1,0 +1,59 @@
+//! Pairs of which something is missing.
+
+use super::*;
+use crate::record::pair::Arm;
+use crate::record::pair::PairedBlock;
+use crate::record::pair::PairedKind;
+
+fn paired(cases: Vec<PairedCase>, blocks: usize) -> Paired {
+    let arm = Arm::default;
+    let record = crate::compare::tests::record(&[]);
+    Paired {
+        schema: crate::record::pair::SCHEMA,
+        kind: PairedKind::Pair,
+        session: record.sessions.into_iter().next().unwrap(),
+        seed: 1,
+        machine: record.machine,
+        base: arm(),
+        candidate: arm(),
+        output_change: None,
+        layout_sd: Default::default(),
+        ended: Ended::Budget,
+        blocks: vec![PairedBlock::default(); blocks],
+        scenarios: cases,
+    }
+}
+
+fn turns(block: usize, values: Vec<f64>) -> PairedTurns {
+    let values = [("decode_tok_s".to_owned(), values)].into();
+    let quads = vec![Quad { order: "ABBA".into(), values }];
+    PairedTurns { block, quads, ..PairedTurns::default() }
+}
+
+#[test]
+fn a_scenario_without_a_turn_is_undecided_and_has_no_metric() {
+    let case = PairedCase { id: "code/b1".into(), ..PairedCase::default() };
+    let judgement = judge(&paired(vec![case], 0), &Policy::default());
+    assert_eq!(judgement.findings.len(), 1);
+    assert!(judgement.findings[0].metric.is_none());
+    assert_eq!(judgement.findings[0].verdict, Verdict::Inconclusive(Why::TooFewBlocks));
+    assert_eq!(judgement.outcome, crate::compare::Outcome::Undecided);
+    assert_eq!(judgement.course.unwrap().open, ["code/b1"]);
+}
+
+#[test]
+fn a_block_that_lacks_an_arm_shifts_no_other() {
+    let work = crate::record::Work { batch: 1, new_tokens: 8, ..Default::default() };
+    let side = Side { work: Some(work), ..Side::default() };
+    let blocks = vec![
+        turns(0, vec![100.0, 90.0, 90.0, 100.0]),
+        turns(1, vec![50.0, 0.0, 0.0, 50.0]),
+        turns(2, vec![200.0, 180.0, 180.0, 200.0]),
+    ];
+    let (base, candidate) = (side.clone(), side);
+    let case = PairedCase { id: "code/b1".into(), base, candidate, blocks, parting: None };
+    let judgement = judge(&paired(vec![case], 3), &Policy::default());
+    let finding = &judgement.findings[0];
+    let rounded: Vec<f64> = finding.base_blocks.iter().map(|value| value.round()).collect();
+    assert_eq!((rounded, finding.changes.len()), (vec![100.0, 200.0], 2));
+}

@@ -1,0 +1,203 @@
+//! Rules on simulated pools: what must come out when the truth is known.
+
+use std::fs;
+use std::path::Path;
+
+use super::simulated::*;
+use super::*;
+use crate::record::pool::Pool;
+
+fn replay(pool: &Pool, runs: usize, names: &[&str]) -> Evaluation {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let plan = Plan { runs, seed: 1, rules: rules(&names).unwrap() };
+    evaluate(pool, &plan).unwrap()
+}
+
+fn figure(evaluation: &Evaluation, rule: &str, column: &str, name: &str) -> f64 {
+    evaluation.columns[rule][column].get(name).unwrap_or_else(|| panic!("no {name} of {rule}"))
+}
+
+const ALL: &str = "NL357TXFM";
+
+#[test]
+fn without_noise_nothing_is_missed_and_nothing_made_up() {
+    let size = Size { scenarios: 2, blocks: 34, quads: 2 };
+    let evaluation = replay(&pool(&[NOISELESS], size, ALL), 20, &[]);
+    assert_eq!(evaluation.judged, 60);
+    assert_eq!(evaluation.rules.len(), RULES.len());
+    for rule in RULES {
+        let of = |name| figure(&evaluation, rule.name, "quiet", name);
+        for name in ["false_alarm", "suite_false_alarm", "suite_false_alarm_layout"] {
+            assert_eq!(of(name), 0.0, "{} {name}", rule.name);
+        }
+        assert_eq!(of("suite_pass_unchanged"), 1.0, "{}", rule.name);
+        assert!(of("bias").abs() < 1e-9, "{}", rule.name);
+        if rule.name.starts_with("ours") {
+            for (name, expected) in [
+                ("detect_3", 0.0),
+                ("detect_7_5", 1.0),
+                ("detect_10", 1.0),
+                ("detect_20", 1.0),
+                ("detect_ttft_20", 1.0),
+                ("detect_memory_20", 1.0),
+                ("pass_3", 1.0),
+                ("pass_5", 0.0),
+                ("inconclusive", 0.0),
+                ("coverage", 1.0),
+            ] {
+                assert_eq!(of(name), expected, "{} {name}", rule.name);
+            }
+            let blocks = if rule.name == "ours_one_process" { 16.0 / 3.0 } else { 8.0 };
+            assert!((of("blocks") - blocks).abs() < 0.3, "{}", rule.name);
+        }
+    }
+    // 8 blocks of two processes that take 0.1 s to start, and in each 20 scenarios of 0.2 s and 2 quads of 0.5 s for both.
+    let seconds = figure(&evaluation, "ours", "quiet", "seconds");
+    assert!((seconds - 8.0 * (0.2 + 20.0 * 2.0 * 1.2)).abs() < 1e-6, "{seconds}");
+}
+
+#[test]
+fn the_same_pool_and_seed_give_the_same_figures() {
+    let size = Size { scenarios: 2, blocks: 40, quads: 1 };
+    let hosts = [TYPICAL, BAD];
+    let names = ["ours", "criterion", "naive_5"];
+    let pool = pool(&hosts, size, "N7");
+    let first = replay(&pool, 200, &names);
+    assert_eq!(replay(&pool, 200, &names), first);
+    let rules = rules(&["ours".to_owned()]).unwrap();
+    let other = evaluate(&pool, &Plan { runs: 200, seed: 2, rules }).unwrap();
+    assert_ne!(other.columns["ours"], first.columns["ours"]);
+}
+
+#[test]
+fn what_a_pool_lacks_is_absent() {
+    let size = Size { scenarios: 1, blocks: 33, quads: 1 };
+    let evaluation = replay(&pool(&[QUIET], size, "N"), 10, &["ours"]);
+    let figures = &evaluation.columns["ours"]["quiet"];
+    assert!(figures.get("pass_unchanged").is_some());
+    assert_eq!(figures.get("detect_10"), None);
+    assert!(!evaluation.columns["ours"].contains_key("hostile"));
+    let hostile = evaluation.targets.iter().filter(|met| met.column.name() == "hostile");
+    assert!(hostile.clone().count() > 0 && hostile.clone().all(|met| met.met.is_none()));
+    let short = pool(&[QUIET], Size { blocks: 31, ..size }, "N");
+    let plan = Plan { runs: 1, seed: 1, rules: RULES.iter().collect() };
+    let error = evaluate(&short, &plan).unwrap_err().to_string();
+    assert!(error.contains("`quiet` has 31 blocks that count, a replay needs 32"), "{error}");
+    let error = rules(&["our".to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("did you mean `ours`?"), "{error}");
+}
+
+/// Loose bands around section 8 of `gate.md`: naive alarms per metric, and what ours says without the term for layout.
+#[test]
+fn known_noise_has_the_known_characteristics() {
+    let size = Size { scenarios: 2, blocks: 400, quads: 1 };
+    let evaluation =
+        replay(&pool(&[QUIET, TYPICAL, BAD], size, "N357T"), 300, &["ours_no_layout", "naive_5"]);
+    for (rule, column, name, low, high) in [
+        ("naive_5", "quiet", "detect_7_5", 0.90, 1.0),
+        ("naive_5", "typical", "detect_5", 0.42, 0.58),
+        ("naive_5", "typical", "detect_7_5", 0.80, 0.95),
+        ("naive_5", "hostile", "detect_10", 0.74, 0.92),
+        ("ours_no_layout", "quiet", "pass_unchanged", 0.999, 1.0),
+        ("ours_no_layout", "quiet", "detect_7_5", 0.99, 1.0),
+        ("ours_no_layout", "typical", "pass_unchanged", 0.995, 1.0),
+        ("ours_no_layout", "typical", "detect_3", 0.0, 0.03),
+        ("ours_no_layout", "typical", "pass_5", 0.0, 0.08),
+        ("ours_no_layout", "typical", "detect_7_5", 0.98, 1.0),
+        ("ours_no_layout", "hostile", "false_alarm", 0.0, 0.005),
+        ("ours_no_layout", "hostile", "detect_7_5", 0.85, 1.0),
+    ] {
+        let found = figure(&evaluation, rule, column, name);
+        assert!((low..=high).contains(&found), "{rule} {column} {name}: {found}");
+    }
+}
+
+#[test]
+fn turns_there_and_back_cancel_a_drift_that_one_way_does_not() {
+    let host = Host { drift: 0.002, turn: 0.001, ..NOISELESS };
+    let size = Size { scenarios: 1, blocks: 60, quads: 1 };
+    let evaluation = replay(&pool(&[host], size, "N7"), 50, &["ours", "ours_no_abba"]);
+    let blocks = |rule| figure(&evaluation, rule, "quiet", "coverage");
+    assert!(blocks("ours") >= blocks("ours_no_abba"));
+    let pool = pool(&[host], size, "N7");
+    let turns = pool.environments[0].blocks[0].scenarios[0].paired(0);
+    let metric = crate::workload::metric("decode_tok_s").unwrap();
+    let pairing = super::rules::Pairing::of(&turns, metric, '7', false).unwrap();
+    let truth = -(-0.075f64).ln_1p();
+    assert!((pairing.value - truth).abs() < 0.003, "{pairing:?}");
+    assert!((pairing.first - truth).abs() >= 0.0015, "{pairing:?}");
+    assert_eq!((pairing.base.len(), pairing.other.len(), pairing.quads.len()), (2, 2, 1));
+}
+
+#[test]
+fn rejected_blocks_do_not_count_and_can_withdraw_a_verdict() {
+    let host = Host { rejected: 0.15, ..QUIET };
+    let size = Size { scenarios: 1, blocks: 80, quads: 1 };
+    let pool = pool(&[host], size, "N7");
+    let rejected = pool.environments[0].blocks.iter().filter(|block| block.rejected.is_some());
+    assert!(rejected.count() > 5);
+    let evaluation = replay(&pool, 200, &["ours", "ours_no_rejection"]);
+    let of = |rule, name| figure(&evaluation, rule, "quiet", name);
+    assert_eq!(of("ours", "pass_unchanged"), 1.0);
+    assert!(of("ours_no_rejection", "pass_unchanged") < 0.99);
+    assert!(of("ours", "blocks") > 8.5, "rejected blocks are measured, too");
+}
+
+#[test]
+fn a_verdict_that_rejected_blocks_contradict_is_withdrawn() {
+    let at = |value: f64, rejected| rules::Pairing {
+        value,
+        first: value,
+        quads: vec![value],
+        base: vec![1.0],
+        other: vec![value.exp()],
+        rejected,
+    };
+    let said = |before: &rules::Pairing, rule: &str| {
+        let slow = at(0.08, false);
+        let blocks = [vec![before; 8], vec![&slow; 32]].concat();
+        let metric = crate::workload::metric("decode_tok_s").unwrap();
+        let rule = RULES.iter().find(|one| one.name == rule).unwrap();
+        let answer = (rule.decide)(&rules::View { blocks, metric, judged: 60 });
+        (answer.said, answer.blocks)
+    };
+    let (fast, slow) = (at(0.0, true), at(0.08, true));
+    assert_eq!(said(&slow, "ours"), (rules::Said::Regressed, 16));
+    assert_eq!(said(&fast, "ours"), (rules::Said::Undecided, 16));
+    assert_eq!(said(&fast, "ours_no_rejection"), (rules::Said::Pass, 8));
+}
+
+/// The pool that the golden files of the command are made from; `BLESS=1` rewrites it.
+#[test]
+fn the_pool_of_the_golden_files_is_what_it_is_made_from() {
+    let layout = 0.004;
+    let quiet = Host { name: "quiet", turn: 0.01, layout, ..QUIET };
+    let typical = Host { name: "cpu-hog", turn: 0.02, layout, rejected: 0.06, ..TYPICAL };
+    let size = Size { scenarios: 1, blocks: 36, quads: 2 };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pool.json");
+    pool(&[quiet, typical], size, ALL).save(&path).unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/pool.json");
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&golden, &text).unwrap();
+    }
+    let same = fs::read_to_string(&golden).is_ok_and(|stored| stored == text);
+    assert!(same, "pool.json differs; BLESS=1 accepts the new one");
+}
+
+/// Prints what our rule does on the machines of section 8.
+#[test]
+#[ignore = "a table for people"]
+#[expect(clippy::print_stdout, reason = "it is the point")]
+fn operating_characteristics() {
+    let size = Size { scenarios: 4, blocks: 4000, quads: 1 };
+    let layout = 0.005;
+    let hosts = [QUIET, TYPICAL, BAD].map(|host| Host { layout, ..host });
+    let evaluation = replay(&pool(&hosts, size, ALL), 4000, &[]);
+    for (rule, columns) in &evaluation.columns {
+        for (column, figures) in columns {
+            println!("{rule:20} {column:8} {}", serde_json::to_string(figures).unwrap());
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Binaries to compare, from git refs, the working tree or files. Both arms are checked out into one folder and built there one
+//! after the other, with one toolchain, one set of flags and without a commit stamped in: then equal sources give equal
+//! binaries, byte for byte, and paths in them are no difference.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::machine;
+use crate::model::weights::hex;
+use crate::record::Build;
+
+/// Tells `build.rs` to leave the commit out.
+const PLAIN: &str = "CANDLEMARK_PLAIN_STAMP";
+
+/// Binaries that are kept, so that a base that was built before need not be built again.
+const KEPT: usize = 8;
+
+/// Lines of a failed build that are shown: the last ones name the error.
+const TOLD: usize = 30;
+
+/// A binary with where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// As it was asked for.
+    pub asked: String,
+    /// The binary.
+    pub binary: PathBuf,
+    /// SHA-256 of the binary.
+    pub sha256: String,
+    /// Commit that it was built from; `None` for a binary that was given.
+    pub commit: Option<String>,
+    /// Whether the tree had changes beside that commit.
+    pub dirty: Option<bool>,
+}
+
+impl Built {
+    /// A binary that exists already.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn given(binary: &Path) -> Result<Self> {
+        let bytes =
+            fs::read(binary).map_err(|source| Error::Read { path: binary.into(), source })?;
+        let sha256 = hex(&Sha256::digest(bytes));
+        let asked = binary.display().to_string();
+        Ok(Self { asked, binary: binary.into(), sha256, commit: None, dirty: None })
+    }
+
+    /// Writes what is known here over what the binary says of itself: its commit was left out on purpose.
+    pub fn stamp(&self, build: &mut Build) {
+        build.binary_sha256 = Some(self.sha256.clone());
+        if self.commit.is_some() {
+            build.commit.clone_from(&self.commit);
+            build.dirty = self.dirty;
+        }
+    }
+}
+
+/// Builds trees of the git repository around the current folder.
+pub struct Builder<'a> {
+    folder: PathBuf,
+    target: PathBuf,
+    /// The package within the repository, as `git rev-parse --show-prefix` gives it.
+    prefix: String,
+    talk: &'a mut dyn FnMut(&str),
+    _lock: File,
+}
+
+impl<'a> Builder<'a> {
+    /// Keeps its checkout and its binaries under `folder`, and Cargo's own files under `target`. `talk` hears what goes on.
+    ///
+    /// # Errors
+    /// When this is no git repository, or another process builds there.
+    pub fn new(folder: &Path, target: &Path, talk: &'a mut dyn FnMut(&str)) -> Result<Self> {
+        let at = |path: &Path| {
+            let path = PathBuf::from(path);
+            move |source| Error::Write { path, source }
+        };
+        fs::create_dir_all(folder).map_err(at(folder))?;
+        fs::create_dir_all(target).map_err(at(target))?;
+        let absolute = |path: &Path| std::path::absolute(path).map_err(at(path));
+        let lock = folder.join("lock");
+        let file = File::create(&lock).map_err(at(&lock))?;
+        if file.try_lock().is_err() {
+            let why =
+                format!("another `candlemark pair` builds in `{}`; wait for it", folder.display());
+            return Err(Error::Failed(why));
+        }
+        let prefix = git(Path::new("."), &["rev-parse", "--show-prefix"], &[])?;
+        let (folder, target) = (absolute(folder)?, absolute(target)?);
+        Ok(Self { folder, target, prefix, talk, _lock: file })
+    }
+
+    /// Builds a commit, a branch or a tag.
+    ///
+    /// # Errors
+    /// When there is no such ref, or it does not build.
+    pub fn commit(&mut self, reference: &str) -> Result<Built> {
+        let spec = format!("{reference}^{{commit}}");
+        let commit = git(Path::new("."), &["rev-parse", "--verify", "--quiet", "--end-of-options", &spec], &[])
+            .map_err(|_| {
+                Error::NotComparable(format!(
+                    "`{reference}` is neither a file nor a commit of this repository; name a branch, a tag, a commit or a \
+                     binary (a shallow clone has few of them: `git fetch --unshallow`)"
+                ))
+            })?;
+        let (binary, sha256) = self.build(&commit, reference)?;
+        Ok(Built {
+            asked: reference.into(),
+            binary,
+            sha256,
+            commit: Some(commit),
+            dirty: Some(false),
+        })
+    }
+
+    /// Builds the working tree as it is, with what is not committed and with new files that git does not ignore.
+    ///
+    /// # Errors
+    /// When git fails, or it does not build.
+    pub fn working_tree(&mut self) -> Result<Built> {
+        let here = Path::new(".");
+        let commit = git(here, &["rev-parse", "--verify", "HEAD"], &[])?;
+        let index = self.folder.join("index");
+        let with: &[(&str, &Path)] = &[("GIT_INDEX_FILE", &index)];
+        let top = PathBuf::from(git(here, &["rev-parse", "--show-toplevel"], &[])?);
+        git(&top, &["read-tree", "HEAD"], with)?;
+        git(&top, &["add", "--all"], with)?;
+        let tree = git(&top, &["write-tree"], with)?;
+        let dirty = tree != git(here, &["rev-parse", "HEAD^{tree}"], &[])?;
+        let (binary, sha256) = self.build(&tree, "the working tree")?;
+        Ok(Built {
+            asked: "working tree".into(),
+            binary,
+            sha256,
+            commit: Some(commit),
+            dirty: Some(dirty),
+        })
+    }
+
+    /// Links a tree's binary anew with its functions in another order: the same program in another layout.
+    ///
+    /// # Errors
+    /// When it does not build, or the linker cannot shuffle.
+    pub fn shuffled(&mut self, reference: &str, seed: u64) -> Result<Built> {
+        let mut built = self.commit(reference)?;
+        let commit = built.commit.clone().unwrap_or_default();
+        self.check_out(&commit)?;
+        let link = format!("-Clink-arg=-Wl,--shuffle-sections=.text*={seed}");
+        let flags = ["--", "-Clink-arg=-fuse-ld=lld", &link];
+        (self.talk)(&format!("linking {reference} in another order (seed {seed})"));
+        let cargo = self.cargo("rustc", &flags)?;
+        cargo.map_err(|lines| {
+            Error::Failed(format!(
+                "the linker cannot put functions in another order, which needs lld:\n{lines}"
+            ))
+        })?;
+        let (binary, sha256) = self.keep(&format!("{}-layout-{seed}", key(&commit)))?;
+        built.asked = format!("{reference}, layout {seed}");
+        (built.binary, built.sha256) = (binary, sha256);
+        Ok(built)
+    }
+
+    fn build(&mut self, tree: &str, name: &str) -> Result<(PathBuf, String)> {
+        let id = git(Path::new("."), &["rev-parse", &format!("{tree}^{{tree}}")], &[])?;
+        let key = key(&id);
+        let known = self.kept(&key);
+        if known.exists() {
+            let built = Built::given(&known)?;
+            let touch = File::options().append(true).open(&known);
+            let _ = touch.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+            (self.talk)(&format!("{name}: built before"));
+            return Ok((known, built.sha256));
+        }
+        (self.talk)(&format!("building {name}"));
+        self.check_out(tree)?;
+        self.cargo("build", &[])?.map_err(|lines| {
+            let why = format!("{name} does not build:\n{lines}");
+            if name == "the working tree" { Error::Failed(why) } else { Error::NotComparable(why) }
+        })?;
+        self.keep(&key)
+    }
+
+    /// Puts the files of a tree into the one folder that everything is built in.
+    fn check_out(&self, tree: &str) -> Result<()> {
+        let tree_folder = self.folder.join("tree");
+        if !tree_folder.join(".git").exists() {
+            git(Path::new("."), &["worktree", "prune"], &[])?;
+            let path = tree_folder.to_string_lossy().into_owned();
+            let add = ["worktree", "add", "--detach", "--no-checkout", "--force", &path, "HEAD"];
+            git(Path::new("."), &add, &[])?;
+        }
+        git(&tree_folder, &["read-tree", "-u", "--reset", tree], &[])?;
+        git(&tree_folder, &["clean", "-fdq"], &[])?;
+        Ok(())
+    }
+
+    /// Runs Cargo in the checkout; the inner error is the last lines that it said.
+    fn cargo(&mut self, command: &str, more: &[&str]) -> Result<std::result::Result<(), String>> {
+        let mut features = machine::build().features;
+        features.retain(|feature| feature != "default");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut child = Command::new(&cargo)
+            .current_dir(self.folder.join("tree").join(&self.prefix))
+            .args([
+                command,
+                "--locked",
+                "--release",
+                "--bin",
+                "candlemark",
+                "--no-default-features",
+            ])
+            .args(["--features", &features.join(",")])
+            .arg("--target-dir")
+            .arg(&self.target)
+            .args(more)
+            .env(PLAIN, "1")
+            .env_remove("GIT_DIR")
+            .env_remove("CARGO_TARGET_DIR")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|source| Error::Read { path: cargo.into(), source })?;
+        let mut last = VecDeque::new();
+        for line in BufReader::new(child.stderr.take().expect("it is piped"))
+            .lines()
+            .map_while(io::Result::ok)
+        {
+            (self.talk)(&line);
+            if last.len() == TOLD {
+                last.pop_front();
+            }
+            last.push_back(line);
+        }
+        let status = child.wait().map_err(|source| Error::Read { path: "cargo".into(), source })?;
+        Ok(if status.success() { Ok(()) } else { Err(Vec::from(last).join("\n")) })
+    }
+
+    fn kept(&self, key: &str) -> PathBuf {
+        self.folder.join("binaries").join(key)
+    }
+
+    /// Copies the fresh binary to where it is kept, and forgets the oldest.
+    fn keep(&self, key: &str) -> Result<(PathBuf, String)> {
+        let fresh =
+            self.target.join("release").join(format!("candlemark{}", std::env::consts::EXE_SUFFIX));
+        let kept = self.kept(key);
+        let folder = self.folder.join("binaries");
+        let write = |source| Error::Write { path: kept.clone(), source };
+        fs::create_dir_all(&folder).map_err(write)?;
+        let temporary = folder.join("new");
+        fs::copy(&fresh, &temporary).and_then(|_| fs::rename(&temporary, &kept)).map_err(write)?;
+        let age = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
+        let mut all: Vec<PathBuf> = fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
+        all.sort_by_key(age);
+        for old in all.iter().rev().skip(KEPT) {
+            let _ = fs::remove_file(old);
+        }
+        let built = Built::given(&kept)?;
+        Ok((kept, built.sha256))
+    }
+}
+
+/// What a build depends on beside its tree: compiler, features, and whatever Cargo takes from the environment.
+fn key(tree: &str) -> String {
+    let mut text = format!("{tree}\n{:?}\n", machine::build().features);
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    if let Ok(output) = Command::new(rustc).arg("-vV").output() {
+        text += &String::from_utf8_lossy(&output.stdout);
+    }
+    let mut variables: Vec<(String, String)> = std::env::vars_os()
+        .map(|(name, value)| {
+            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+        })
+        .filter(|(name, _)| {
+            [
+                "CARGO_BUILD",
+                "CARGO_PROFILE",
+                "CARGO_ENCODED",
+                "RUSTFLAGS",
+                "RUSTUP_TOOLCHAIN",
+                "RUSTC",
+            ]
+            .iter()
+            .any(|part| name.starts_with(part))
+        })
+        .collect();
+    variables.sort();
+    text += &format!("{variables:?}\n");
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+    let here = std::env::current_dir().unwrap_or_default();
+    let folders = here.ancestors().map(|folder| folder.join(".cargo")).chain(home);
+    for file in folders.flat_map(|folder| [folder.join("config.toml"), folder.join("config")]) {
+        text += &fs::read_to_string(file).unwrap_or_default();
+    }
+    hex(&Sha256::digest(text))[..24].to_owned()
+}
+
+/// What git prints, without the line end.
+fn git(folder: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result<String> {
+    let output = Command::new("git")
+        .current_dir(folder)
+        .args(arguments)
+        .envs(variables.iter().map(|(name, value)| (name, value.as_os_str())))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Read { path: "git".into(), source })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(Error::Failed(format!("`git {}` failed: {said}", arguments.join(" "))));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

@@ -1,0 +1,150 @@
+//! Disturbances: threads that take a CPU or the memory's bandwidth by a schedule, so that rules can be tried on a machine that
+//! is as restless as people's machines are.
+
+use std::hint::black_box;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use rand::Rng as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use crate::record::pool::Column;
+
+/// What goes on beside the blocks.
+pub struct Environment {
+    /// Its name.
+    pub name: &'static str,
+    /// Under which heading its figures are reported.
+    pub column: Column,
+    /// For people.
+    pub about: &'static str,
+    load: Option<Load>,
+}
+
+#[derive(Clone, Copy)]
+enum Load {
+    /// Takes one CPU in bursts of 1 to 10 s; the share of time that is on.
+    Bursts(What, f64),
+    /// Takes a growing share of one CPU, from none to this, over the run.
+    Ramp(f64),
+    /// Takes this share of one CPU from the middle of the run on.
+    Step(f64),
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Cpu,
+    Bandwidth,
+}
+
+/// The environments of a pool.
+pub const ENVIRONMENTS: &[Environment] = &[
+    Environment {
+        name: "quiet",
+        column: Column::Quiet,
+        about: "nothing beside the blocks but what the host itself does",
+        load: None,
+    },
+    Environment {
+        name: "bursts",
+        column: Column::Typical,
+        about: "one CPU is taken in bursts of 1 to 10 s, a tenth of the time",
+        load: Some(Load::Bursts(What::Cpu, 0.1)),
+    },
+    Environment {
+        name: "drift",
+        column: Column::Typical,
+        about: "a growing share of one CPU is taken, from none to a third",
+        load: Some(Load::Ramp(0.33)),
+    },
+    Environment {
+        name: "step",
+        column: Column::Typical,
+        about: "from the middle on, a quarter of one CPU is taken",
+        load: Some(Load::Step(0.25)),
+    },
+    Environment {
+        name: "cpu-hog",
+        column: Column::Hostile,
+        about: "one CPU is taken in bursts of 1 to 10 s, half of the time",
+        load: Some(Load::Bursts(What::Cpu, 0.5)),
+    },
+    Environment {
+        name: "bandwidth-hog",
+        column: Column::Hostile,
+        about: "one CPU streams memory in bursts of 1 to 10 s, half of the time",
+        load: Some(Load::Bursts(What::Bandwidth, 0.5)),
+    },
+];
+
+/// Runs `work` while the environment's load runs beside it. `progress` is the share of the work that is done, in thousandths,
+/// kept up to date by the work.
+pub fn beside<T>(
+    environment: &Environment,
+    seed: u64,
+    progress: &AtomicUsize,
+    work: impl FnOnce() -> T,
+) -> T {
+    let over = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        if let Some(load) = environment.load {
+            scope.spawn(move || load.run(seed, over, progress));
+        }
+        let result = work();
+        over.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// How long a share of a CPU is averaged over: a scheduler's time slice or two.
+const SLICE: Duration = Duration::from_millis(20);
+
+impl Load {
+    fn run(self, seed: u64, over: &AtomicBool, progress: &AtomicUsize) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let buffer: Vec<u64> = match self {
+            Load::Bursts(What::Bandwidth, _) => (0..32 << 20).collect(),
+            _ => Vec::new(),
+        };
+        let busy = |time: Duration| {
+            let start = Instant::now();
+            let mut at = 0;
+            while start.elapsed() < time && !over.load(Ordering::Relaxed) {
+                if buffer.is_empty() {
+                    (0..1000).for_each(|_| std::hint::spin_loop());
+                } else {
+                    let part = &buffer[at..at + (1 << 17)];
+                    black_box(part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+                    at = (at + (1 << 17)) % buffer.len();
+                }
+            }
+        };
+        let idle = |time: Duration| {
+            let start = Instant::now();
+            while start.elapsed() < time && !over.load(Ordering::Relaxed) {
+                thread::sleep(time.min(SLICE));
+            }
+        };
+        while !over.load(Ordering::Relaxed) {
+            let done = progress.load(Ordering::Relaxed) as f64 / 1000.0;
+            let share = match self {
+                Load::Bursts(_, share) => {
+                    let on = random.random_range(1.0..10.0);
+                    busy(Duration::from_secs_f64(on));
+                    idle(Duration::from_secs_f64(on * (1.0 - share) / share));
+                    continue;
+                }
+                Load::Ramp(most) => most * done,
+                Load::Step(share) if done >= 0.5 => share,
+                Load::Step(_) => 0.0,
+            };
+            busy(SLICE.mul_f64(share));
+            idle(SLICE.mul_f64(1.0 - share));
+        }
+    }
+}

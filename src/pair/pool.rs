@@ -1,0 +1,326 @@
+//! Records a pool: blocks of many arms in several environments, on which rules for telling regressions are replayed. An arm
+//! that is made worse on purpose is a turn of one more process of the base's binary, so that a block of all arms costs four
+//! processes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::machine;
+use crate::pair::build::Built;
+use crate::pair::case::keep;
+use crate::pair::case::unexpected;
+use crate::pair::hog;
+use crate::pair::rejected;
+use crate::pair::worker::Worker;
+use crate::record::pair::PairedBlock;
+use crate::record::pair::Quad;
+use crate::record::pool::Pool;
+use crate::record::pool::PoolArm;
+use crate::record::pool::PoolBlock;
+use crate::record::pool::PoolCase;
+use crate::record::pool::PoolKind;
+use crate::record::pool::PoolTurns;
+use crate::record::pool::Recorded;
+use crate::record::pool::Role;
+use crate::record::pool::SCHEMA;
+use crate::record::pool::arms;
+use crate::settings::Setup;
+use crate::suite::turns::Ask;
+use crate::suite::turns::Opening;
+use crate::suite::turns::PROTOCOL;
+use crate::suite::turns::Told;
+
+pub use crate::pair::hog::ENVIRONMENTS;
+
+/// What is to be recorded.
+pub struct Plan {
+    /// The base, a copy of which is every arm but `layout`.
+    pub base: Built,
+    /// The base's source in another code layout, if it is to be measured.
+    pub layout: Option<Built>,
+    /// How to run the model.
+    pub setup: Setup,
+    /// Words that select scenarios.
+    pub words: Vec<String>,
+    /// Names of the environments.
+    pub environments: Vec<String>,
+    /// Blocks per environment.
+    pub blocks: usize,
+    /// Quads per block and scenario.
+    pub quads: usize,
+    /// Letters of the arms that are worse on purpose.
+    pub arms: Vec<char>,
+    /// How many of those have turns in each block; they take them block by block.
+    pub injected: usize,
+    /// All orders are drawn from it.
+    pub seed: u64,
+    /// Where the pool is written after every environment.
+    pub path: PathBuf,
+}
+
+/// The process that does an arm's turns: its own for the base and what is not the base, one for all that are injected.
+fn process(letter: char) -> char {
+    if "ANL".contains(letter) { letter } else { 'B' }
+}
+
+/// Records a pool. `told` hears of every block: environment, number from 1, seconds so far.
+///
+/// # Errors
+/// When an environment is unknown, a worker fails, the file cannot be written, or `stop` is set; what was recorded of whole
+/// environments is on disk then.
+pub fn record(
+    plan: &Plan,
+    stop: &AtomicBool,
+    told: &mut dyn FnMut(&str, usize, f64),
+) -> Result<Pool> {
+    machine::refuse_debug()?;
+    let letters = || arms().into_iter().map(|arm| arm.letter.to_string()).collect::<Vec<_>>();
+    if let Some(letter) = plan.arms.iter().find(|letter| !letters().contains(&letter.to_string())) {
+        let letters = letters();
+        return Err(Error::unknown("arm", &letter.to_string(), letters.iter().map(String::as_str)));
+    }
+    let known = || ENVIRONMENTS.iter().map(|environment| environment.name);
+    for name in &plan.environments {
+        if !known().any(|known| known == name) {
+            return Err(Error::unknown("environment", name, known()));
+        }
+    }
+    let folder = super::arms_folder(&plan.path)?;
+    let outcome = recorded(plan, &folder, stop, told);
+    let _ = std::fs::remove_dir_all(&folder);
+    outcome
+}
+
+fn recorded(
+    plan: &Plan,
+    folder: &Path,
+    stop: &AtomicBool,
+    told: &mut dyn FnMut(&str, usize, f64),
+) -> Result<Pool> {
+    let mut binaries = vec![('A', &plan.base), ('N', &plan.base), ('B', &plan.base)];
+    binaries.extend(plan.layout.as_ref().map(|layout| ('L', layout)));
+    let binaries = super::copies(&binaries, folder)?;
+    let injection = |role: Role| match role {
+        Role::Decode(share) => Some(format!("decode:{}%", (share * 1000.0).round() / 10.0)),
+        Role::Ttft(share) => Some(format!("ttft:{}%", (share * 1000.0).round() / 10.0)),
+        Role::Memory(share) => Some(format!("memory:{}%", (share * 1000.0).round() / 10.0)),
+        Role::Base | Role::Copy | Role::Layout => None,
+    };
+    let arms: Vec<PoolArm> = arms()
+        .into_iter()
+        .filter(|arm| match arm.role {
+            Role::Base | Role::Copy => true,
+            Role::Layout => plan.layout.is_some(),
+            _ => plan.arms.contains(&arm.letter),
+        })
+        .map(|arm| PoolArm { injected: injection(arm.role), ..arm })
+        .collect();
+    let session = machine::session_id(plan.base.commit.as_deref());
+    let mut recorder = Recorder {
+        plan,
+        stop,
+        binaries,
+        arms,
+        session,
+        random: StdRng::seed_from_u64(plan.seed),
+        next: 0,
+    };
+    let mut pool = recorder.begin()?;
+    let began = Instant::now();
+    for environment in
+        ENVIRONMENTS.iter().filter(|one| plan.environments.iter().any(|name| name == one.name))
+    {
+        let progress = AtomicUsize::new(0);
+        let blocks = hog::beside(environment, plan.seed, &progress, || {
+            (0..plan.blocks)
+                .map(|number| {
+                    progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
+                    told(environment.name, number + 1, began.elapsed().as_secs_f64());
+                    recorder.block(&mut pool.scenarios)
+                })
+                .collect::<Result<Vec<_>>>()
+        })?;
+        pool.environments.push(Recorded {
+            name: environment.name.into(),
+            column: environment.column,
+            about: environment.about.into(),
+            blocks,
+        });
+        pool.save(&plan.path)?;
+    }
+    Ok(pool)
+}
+
+struct Recorder<'a> {
+    plan: &'a Plan,
+    stop: &'a AtomicBool,
+    binaries: BTreeMap<char, PathBuf>,
+    arms: Vec<PoolArm>,
+    session: String,
+    random: StdRng,
+    /// Which of the injected arms is next.
+    next: usize,
+}
+
+impl Recorder<'_> {
+    fn start(&self, process: char) -> Result<Worker> {
+        let opening = Opening {
+            protocol: PROTOCOL,
+            setup: self.plan.setup.clone(),
+            words: self.plan.words.clone(),
+            session: self.session.clone(),
+            injection: None,
+        };
+        Worker::start(&self.binaries[&process], &opening, self.stop)
+    }
+
+    /// Everything but the blocks.
+    fn begin(&mut self) -> Result<Pool> {
+        let ready = self.start('A')?.ready.clone();
+        let mut build = ready.build;
+        self.plan.base.stamp(&mut build);
+        let case = |id: String| PoolCase { id, ..PoolCase::default() };
+        Ok(Pool {
+            schema: SCHEMA,
+            kind: PoolKind::Pool,
+            started: machine::now(),
+            seed: self.plan.seed,
+            machine: machine::fingerprint(self.plan.setup.threads, &self.plan.setup.device),
+            build,
+            model: ready.model,
+            settings: ready.settings,
+            arms: self.arms.clone(),
+            scenarios: ready.scenarios.into_iter().map(case).collect(),
+            environments: Vec::new(),
+        })
+    }
+
+    /// The letters that have turns in this block.
+    fn letters(&mut self) -> Vec<char> {
+        let timed = |arm: &&PoolArm| matches!(arm.role, Role::Decode(_) | Role::Ttft(_));
+        let worse: Vec<char> = self.arms.iter().filter(timed).map(|arm| arm.letter).collect();
+        let mut letters: Vec<char> = self
+            .arms
+            .iter()
+            .map(|arm| arm.letter)
+            .filter(|letter| "ANL".contains(*letter))
+            .collect();
+        for _ in 0..self.plan.injected.min(worse.len()) {
+            letters.push(worse[self.next % worse.len()]);
+            self.next += 1;
+        }
+        letters
+    }
+
+    fn block(&mut self, cases: &mut [PoolCase]) -> Result<PoolBlock> {
+        let began = Instant::now();
+        machine::conditions(); // Steal is counted from here.
+        let mut processes: Vec<char> = self.binaries.keys().copied().collect();
+        processes.shuffle(&mut self.random);
+        let mut workers = BTreeMap::new();
+        for process in processes {
+            workers.insert(process, self.start(process)?);
+        }
+        let load_s = began.elapsed().as_secs_f64();
+        let letters = self.letters();
+        let mut order: Vec<usize> = (0..cases.len()).collect();
+        order.shuffle(&mut self.random);
+        let mut scenarios = vec![PoolTurns::default(); cases.len()];
+        for at in order {
+            scenarios[at] = self.turns(&mut cases[at], &letters, &mut workers)?;
+        }
+        drop(workers);
+        let mut block =
+            PairedBlock { steal: machine::conditions().steal, ..PairedBlock::default() };
+        block.rejected = rejected(&block);
+        Ok(PoolBlock {
+            load_s,
+            steal: block.steal,
+            references: block.references,
+            rejected: block.rejected,
+            scenarios,
+        })
+    }
+
+    fn turns(
+        &mut self,
+        case: &mut PoolCase,
+        letters: &[char],
+        workers: &mut BTreeMap<char, Worker>,
+    ) -> Result<PoolTurns> {
+        let mut ask = |process: char, ask: &Ask| {
+            workers.get_mut(&process).expect("every process has a worker").ask(ask, self.stop)
+        };
+        let wrong = |told: &Told| match told {
+            Told::Cannot { why } => Error::Failed(why.clone()),
+            other => unexpected(other),
+        };
+        let mut turns = PoolTurns::default();
+        let processes: Vec<char> = self.binaries.keys().copied().collect();
+        let began = Instant::now();
+        for &process in &processes {
+            match ask(process, &Ask::WarmUp { scenario: case.id.clone() })? {
+                Told::Warm { .. } => {}
+                other => return Err(wrong(&other)),
+            }
+        }
+        turns.warm_up_s = began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        for _ in 0..self.plan.quads {
+            let mut half = letters.to_vec();
+            half.shuffle(&mut self.random);
+            let order: Vec<char> = half.iter().chain(half.iter().rev()).copied().collect();
+            let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
+            for letter in order {
+                let injection = self
+                    .arms
+                    .iter()
+                    .find(|arm| arm.letter == letter)
+                    .and_then(|arm| arm.injected.clone());
+                match ask(process(letter), &Ask::Turn { generations: 1, injection })? {
+                    Told::Values { values } => keep(&mut quad, values),
+                    other => return Err(wrong(&other)),
+                }
+            }
+            quad.values.remove("e2e_s");
+            turns.quads.push(quad);
+        }
+        turns.turns_s = began.elapsed().as_secs_f64();
+        let memory = self.arms.iter().find(|arm| matches!(arm.role, Role::Memory(_)));
+        for &process in &processes {
+            // Memory is read once a process, so the process that has the injected turns stands for its memory arm.
+            let (letter, injection) = match (process, memory) {
+                ('B', Some(arm)) => (arm.letter, arm.injected.clone()),
+                ('B', None) => continue,
+                (process, _) => (process, None),
+            };
+            match ask(process, &Ask::Finish { injection })? {
+                Told::Case { case: done } => {
+                    if let Some(block) = done.blocks.first()
+                        && let Some(bytes) = block.values.get("peak_rss_bytes").copied().flatten()
+                    {
+                        turns
+                            .once
+                            .entry("peak_rss_bytes".into())
+                            .or_default()
+                            .insert(letter, bytes);
+                    }
+                    case.work = done.work;
+                }
+                other => return Err(wrong(&other)),
+            }
+        }
+        Ok(turns)
+    }
+}

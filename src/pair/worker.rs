@@ -1,0 +1,166 @@
+//! One arm's process: started, asked, heard, ended. A worker that dies, hangs or prints what is no answer is an error that says
+//! so; waiting for an answer can be given up.
+
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Child;
+use std::process::ChildStdin;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::suite;
+use crate::suite::turns::Ask;
+use crate::suite::turns::Opening;
+use crate::suite::turns::PROTOCOL;
+use crate::suite::turns::Ready;
+use crate::suite::turns::TURNS;
+use crate::suite::turns::Told;
+
+/// How long an answer may take. A turn is a few generations; an hour is beyond any of them.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How often a wait looks up, to see whether it was called off.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// A worker process that takes turns.
+pub struct Worker {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<std::io::Result<String>>,
+    complaints: Option<JoinHandle<String>>,
+    /// What it said when it was ready.
+    pub ready: Ready,
+}
+
+impl Worker {
+    /// Starts a binary and waits until its model is loaded.
+    ///
+    /// # Errors
+    /// When it cannot be started, does not load, speaks another protocol, or `stop` is set.
+    pub fn start(binary: &Path, opening: &Opening, stop: &AtomicBool) -> Result<Self> {
+        let threads = opening.setup.threads.to_string();
+        let mut command = Command::new(binary);
+        command
+            .env(suite::WORKER, TURNS)
+            .env_remove(suite::INJECT)
+            .env("RAYON_NUM_THREADS", &threads)
+            .env("CANDLE_NUM_THREADS", &threads)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        #[cfg(unix)]
+        {
+            // Ctrl-C is for who asked: it ends the measuring in order and then the workers.
+            use std::os::unix::process::CommandExt as _;
+            command.process_group(0);
+        }
+        let fail = |source| Error::Read { path: binary.into(), source };
+        let mut child = command.spawn().map_err(fail)?;
+        let stdout = child.stdout.take().expect("it is piped");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut stderr = child.stderr.take().expect("it is piped");
+        let complaints = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let ready = Ready {
+            protocol: 0,
+            build: Default::default(),
+            model: Default::default(),
+            settings: Default::default(),
+            scenarios: Vec::new(),
+            unsupported: None,
+        };
+        let stdin = child.stdin.take();
+        let mut worker = Self { child, stdin, lines, complaints: Some(complaints), ready };
+        worker.ready = worker.exchange(opening, stop)?;
+        if worker.ready.protocol != PROTOCOL {
+            return Err(Error::NotComparable(format!(
+                "the build takes turns by protocol {}, this one by {PROTOCOL}",
+                worker.ready.protocol
+            )));
+        }
+        Ok(worker)
+    }
+
+    /// Asks, and waits for the answer.
+    ///
+    /// # Errors
+    /// When the worker dies, hangs or answers nonsense, or `stop` is set.
+    pub fn ask(&mut self, ask: &Ask, stop: &AtomicBool) -> Result<Told> {
+        self.exchange(ask, stop)
+    }
+
+    fn exchange<A: Serialize, T: DeserializeOwned>(
+        &mut self,
+        ask: &A,
+        stop: &AtomicBool,
+    ) -> Result<T> {
+        let line = serde_json::to_string(ask).expect("plain data") + "\n";
+        let stdin = self.stdin.as_mut().expect("it is open until the worker is dropped");
+        if stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).is_err() {
+            return Err(self.died());
+        }
+        let began = Instant::now();
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            match self.lines.recv_timeout(LOOK_UP) {
+                Ok(Ok(line)) => {
+                    return serde_json::from_str(&line).map_err(|_| {
+                        Error::Failed(format!(
+                            "a worker printed what is no answer: `{}`",
+                            suite::shortened(&line)
+                        ))
+                    });
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < PATIENCE => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let hours = PATIENCE.as_secs() / 3600;
+                    return Err(Error::Failed(format!("a worker gave no answer for {hours} h")));
+                }
+                Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.died()),
+            }
+        }
+    }
+
+    /// Why there is no answer.
+    fn died(&mut self) -> Error {
+        drop(self.stdin.take());
+        let _ = self.child.kill();
+        let status = self.child.wait().map_or("unknown status".into(), |status| status.to_string());
+        let complaint = self.complaints.take().and_then(|thread| thread.join().ok());
+        suite::ended(&status, &complaint.unwrap_or_default())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.stdin.take()); // It ends at the end of its input; killing makes that sure.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,397 @@
+//! A pool: raw blocks of many arms, measured once, on which any rule for telling regressions can be replayed. What
+//! `candlemark gate-eval record` writes and `gate-eval replay` reads. Holds what was measured and what is true of every arm;
+//! knows no rule and no verdict.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::record::Build;
+use crate::record::Machine;
+use crate::record::Model;
+use crate::record::References;
+use crate::record::Settings;
+use crate::record::Work;
+use crate::record::pair::PairedTurns;
+use crate::record::pair::Quad;
+use crate::record::write_atomically;
+
+mod check;
+
+/// Version of the format. Raised when an older reader would misread a newer file.
+pub const SCHEMA: u32 = 1;
+
+/// Raw blocks of one model on one machine, under several kinds of disturbance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Pool {
+    /// Version of the format, [`SCHEMA`].
+    pub schema: u32,
+    /// Tells this file from a record.
+    pub kind: PoolKind,
+    /// UTC, RFC 3339.
+    pub started: String,
+    /// All orders were drawn from it.
+    pub seed: u64,
+    /// Where it was measured.
+    pub machine: Machine,
+    /// The tool and how it was built.
+    pub build: Build,
+    /// What was run.
+    pub model: Model,
+    /// How it was run.
+    pub settings: Settings,
+    /// What was measured in turns; the first is the base, `A`.
+    pub arms: Vec<PoolArm>,
+    /// The scenarios, in the order in which every block lists them.
+    pub scenarios: Vec<PoolCase>,
+    /// The blocks, by what went on beside them.
+    pub environments: Vec<Recorded>,
+}
+
+/// The one kind of this file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolKind {
+    /// A pool of blocks.
+    Pool,
+}
+
+/// One of the programs that were measured in turns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolArm {
+    /// Its letter in [`Quad::order`] and in [`PairedTurns::once`].
+    pub letter: char,
+    /// What it is.
+    pub about: String,
+    /// What is true of it, compared with the base.
+    pub role: Role,
+    /// The deliberate slowdown, as `CANDLEMARK_INJECT` gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub injected: Option<String>,
+}
+
+/// What is true of an arm, compared with the base.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It is the base.
+    Base,
+    /// The same binary under another path.
+    Copy,
+    /// The same source with another code layout.
+    Layout,
+    /// Decoding is slower: tokens per second fall by this share, so that θ = -ln(1 - share).
+    Decode(f64),
+    /// The time to first token rises by this share, so that θ = ln(1 + share).
+    Ttft(f64),
+    /// Peak memory rises by this share, so that θ = ln(1 + share).
+    Memory(f64),
+}
+
+impl Role {
+    /// ln(cost of the arm / cost of the base) that a kind of metric ([`crate::workload::Metric::kind`]) truly has. An arm
+    /// that is slower in one kind is equal in the others.
+    pub fn theta(self, kind: &str) -> f64 {
+        match self {
+            Role::Decode(share) if kind == "decode" => -(-share).ln_1p(),
+            Role::Ttft(share) if kind == "ttft" => share.ln_1p(),
+            Role::Memory(share) if kind == "memory" => share.ln_1p(),
+            _ => 0.0,
+        }
+    }
+}
+
+/// The arms of a full pool: letter, role, and what it is.
+const ARMS: &[(char, Role, &str)] = &[
+    ('A', Role::Base, "base"),
+    ('N', Role::Copy, "the base's binary under another path"),
+    ('L', Role::Layout, "the base's source with another code layout"),
+    ('3', Role::Decode(0.03), "decode 3 % down"),
+    ('5', Role::Decode(0.05), "decode 5 % down"),
+    ('7', Role::Decode(0.075), "decode 7.5 % down"),
+    ('T', Role::Decode(0.10), "decode 10 % down"),
+    ('X', Role::Decode(0.20), "decode 20 % down"),
+    ('F', Role::Ttft(0.20), "time to first token 20 % up"),
+    ('M', Role::Memory(0.20), "peak memory 20 % up"),
+];
+
+/// The arms of a full pool, without their injections, which whoever starts them has to fill in.
+pub fn arms() -> Vec<PoolArm> {
+    let arm = |(letter, role, about): &(char, Role, &str)| PoolArm {
+        letter: *letter,
+        about: (*about).into(),
+        role: *role,
+        injected: None,
+    };
+    ARMS.iter().map(arm).collect()
+}
+
+/// A scenario of the pool.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolCase {
+    /// The scenario's id.
+    pub id: String,
+    /// The exact work; it says which metrics are gated.
+    pub work: Work,
+}
+
+/// Blocks measured one after another under one kind of disturbance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Recorded {
+    /// Its name: `quiet`, `cpu-hog`, `bandwidth-hog`, `drift`, `step`.
+    pub name: String,
+    /// Under which heading its figures are reported.
+    pub column: Column,
+    /// What went on beside the blocks.
+    pub about: String,
+    /// In the order measured, rejected ones among them.
+    pub blocks: Vec<PoolBlock>,
+}
+
+/// How restless a machine is; the targets of the gate differ between them.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Column {
+    /// Nothing else runs.
+    Quiet,
+    /// What a shared host does on a usual day.
+    Typical,
+    /// Neighbours that want everything.
+    Hostile,
+}
+
+impl Column {
+    /// All of them, best first.
+    pub const ALL: [Column; 3] = [Column::Quiet, Column::Typical, Column::Hostile];
+
+    /// As it is written in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Column::Quiet => "quiet",
+            Column::Typical => "typical",
+            Column::Hostile => "hostile",
+        }
+    }
+}
+
+/// One fresh process per arm.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolBlock {
+    /// Starting the processes of all arms and loading the model, in seconds.
+    pub load_s: f64,
+    /// Share of CPU time that the hypervisor took during the block; `null` where the system does not tell.
+    pub steal: Option<f64>,
+    /// Seconds of each reference kernel before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub references: Option<[References; 2]>,
+    /// Why the block does not count, by a rule that was fixed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+    /// One per scenario, in the pool's order.
+    pub scenarios: Vec<PoolTurns>,
+}
+
+/// The turns of one scenario in one block.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PoolTurns {
+    /// Warm-ups of all arms, in seconds.
+    pub warm_up_s: f64,
+    /// All turns of all arms, in seconds.
+    pub turns_s: f64,
+    /// The turns; every order reads the same backwards. An arm that is measured once a process only may have none.
+    pub quads: Vec<Quad>,
+    /// What is measured once a process, by metric name and letter of the arm: peak memory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub once: BTreeMap<String, BTreeMap<char, f64>>,
+}
+
+impl PoolTurns {
+    /// As a pair of builds would have them, in the block of this index.
+    pub fn paired(&self, block: usize) -> PairedTurns {
+        PairedTurns {
+            block,
+            quads: self.quads.clone(),
+            once: self.once.clone(),
+            ..PairedTurns::default()
+        }
+    }
+}
+
+impl Pool {
+    /// Reads a pool and checks it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not JSON of a pool, has a schema that this build does not know, or contradicts
+    /// itself.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let invalid = |why: String| Error::Invalid { path: path.into(), why };
+        let made = |error: serde_json::Error| {
+            invalid(format!("{error}; a pool is what `candlemark gate-eval record` writes"))
+        };
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(made)?;
+        let schema = value.get("schema").cloned().unwrap_or_default();
+        if schema != SCHEMA && value["kind"] == "pool" {
+            return Err(invalid(format!(
+                "it has pool schema {schema}, this build reads {SCHEMA}; record another one"
+            )));
+        }
+        let pool: Self = serde_json::from_value(value).map_err(made)?;
+        pool.check().map_err(invalid)?;
+        Ok(pool)
+    }
+
+    /// Writes the pool atomically, a line a block, values with six significant digits.
+    ///
+    /// # Errors
+    /// When it contradicts itself, or the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.check().map_err(|why| Error::Invalid { path: path.into(), why })?;
+        write_atomically(path, self.to_json().as_bytes())
+    }
+
+    /// The first blocks of every environment, so many of them: small enough to be kept beside the code.
+    pub fn reduce(&self, blocks: usize) -> Self {
+        let mut pool = self.clone();
+        for environment in &mut pool.environments {
+            environment.blocks.truncate(blocks);
+        }
+        pool
+    }
+
+    /// The arm of this letter, if there is one.
+    pub fn arm(&self, letter: char) -> Option<&PoolArm> {
+        self.arms.iter().find(|arm| arm.letter == letter)
+    }
+
+    fn to_json(&self) -> String {
+        let serde_json::Value::Object(mut fields) =
+            serde_json::to_value(self).expect("a pool is plain data")
+        else {
+            unreachable!("a struct is an object")
+        };
+        fields.remove("environments");
+        let mut text = String::from("{\n");
+        for (key, value) in &fields {
+            text += &format!("  \"{key}\": {value},\n");
+        }
+        let environments: Vec<String> = self.environments.iter().map(Recorded::to_json).collect();
+        text + &format!("  \"environments\": [\n{}\n  ]\n}}\n", environments.join(",\n"))
+    }
+}
+
+impl Recorded {
+    /// A line a field and a line a block, as an item of a list.
+    fn to_json(&self) -> String {
+        let text = |value: &str| serde_json::Value::from(value).to_string();
+        let (name, about) = (text(&self.name), text(&self.about));
+        let column = text(self.column.name());
+        let blocks: Vec<String> = self.blocks.iter().map(PoolBlock::to_json).collect();
+        let blocks = blocks.join(",\n");
+        format!(
+            "    {{\n    \"name\": {name},\n    \"column\": {column},\n    \"about\": {about},\n    \"blocks\": [\n{blocks}\n    ]\n    }}"
+        )
+    }
+}
+
+impl PoolBlock {
+    fn to_json(&self) -> String {
+        let mut value = serde_json::to_value(self).expect("a block is plain data");
+        round(&mut value);
+        format!("      {value}")
+    }
+}
+
+/// Six significant digits: far below what any timer or machine repeats, and half the size.
+fn round(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Number(number) => {
+            if let Some(exact) = number.as_f64() {
+                let rounded: f64 = format!("{exact:.5e}").parse().expect("a number");
+                // A whole number needs no `.0`.
+                let whole = rounded.fract() == 0.0 && rounded.abs() < 1e15;
+                *value = if whole { (rounded as i64).into() } else { rounded.into() };
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(round),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(round),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(super) fn pool() -> Pool {
+        let quad = Quad {
+            order: "ANNA".into(),
+            values: [("decode_tok_s".into(), vec![81.234567, 80.0, 81.0, 82.5])].into(),
+        };
+        let once = [("peak_rss_bytes".into(), [('A', 292_345_678.0), ('N', 2e8)].into())].into();
+        let turns = PoolTurns { warm_up_s: 0.5, turns_s: 1.0, quads: vec![quad], once };
+        let block = PoolBlock { load_s: 0.125, scenarios: vec![turns], ..PoolBlock::default() };
+        Pool {
+            schema: SCHEMA,
+            kind: PoolKind::Pool,
+            started: "2026-01-01T00:00:00Z".into(),
+            seed: 1,
+            machine: Machine::default(),
+            build: Build::default(),
+            model: Model::default(),
+            settings: Settings::default(),
+            arms: arms(),
+            scenarios: vec![PoolCase { id: "short/b1".into(), work: Work::default() }],
+            environments: vec![Recorded {
+                name: "quiet".into(),
+                column: Column::Quiet,
+                about: "nothing else".into(),
+                blocks: vec![block; 3],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_pool_is_read_back_with_six_digits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pool.json");
+        pool().save(&path).unwrap();
+        let mut rounded = pool();
+        for block in &mut rounded.environments[0].blocks {
+            let turns = &mut block.scenarios[0];
+            turns.quads[0].values.get_mut("decode_tok_s").unwrap()[0] = 81.2346;
+            *turns.once.get_mut("peak_rss_bytes").unwrap().get_mut(&'A').unwrap() = 292_346_000.0;
+        }
+        assert_eq!(Pool::load(&path).unwrap(), rounded);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("81.2346,80,81,82.5") && text.contains(":292346000,"), "{text}");
+        rounded.save(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text, "writing it again changes nothing");
+        assert_eq!(pool().reduce(2).environments[0].blocks.len(), 2);
+    }
+
+    #[test]
+    fn an_arm_differs_in_one_kind_of_metric() {
+        for (letter, kind, theta) in [
+            ('N', "decode", 0.0),
+            ('L', "memory", 0.0),
+            ('3', "decode", 0.030459),
+            ('T', "decode", 0.105361),
+            ('T', "ttft", 0.0),
+            ('F', "ttft", 0.182322),
+            ('M', "memory", 0.182322),
+        ] {
+            let found = pool().arm(letter).unwrap().role.theta(kind);
+            assert!((found - theta).abs() < 1e-6, "{letter} {kind}: {found}");
+        }
+    }
+}

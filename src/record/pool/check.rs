@@ -1,0 +1,143 @@
+//! Whether a pool contradicts itself. A pool is read by rules that trust it: what is wrong with it is said here, by name.
+
+use std::collections::BTreeSet;
+
+use crate::record::pair::Quad;
+use crate::record::pool::Pool;
+use crate::record::pool::PoolArm;
+use crate::record::pool::PoolBlock;
+use crate::record::pool::Role;
+use crate::workload::metric;
+
+impl Pool {
+    /// What contradicts itself, if anything does.
+    pub(super) fn check(&self) -> std::result::Result<(), String> {
+        let letters: BTreeSet<char> = self.arms.iter().map(|arm| arm.letter).collect();
+        if letters.len() != self.arms.len() {
+            return Err("two arms have one letter".into());
+        }
+        if !matches!(self.arms.first(), Some(PoolArm { letter: 'A', role: Role::Base, .. })) {
+            return Err("the first arm has to be `A`, the base".into());
+        }
+        if self.scenarios.is_empty() {
+            return Err("it has no scenario".into());
+        }
+        if self.environments.is_empty() {
+            return Err("it has no environment".into());
+        }
+        let names: BTreeSet<&str> = self.environments.iter().map(|e| e.name.as_str()).collect();
+        if names.len() != self.environments.len() {
+            return Err("two environments have one name".into());
+        }
+        for environment in &self.environments {
+            for (at, block) in environment.blocks.iter().enumerate() {
+                self.check_block(block, &letters)
+                    .map_err(|why| format!("block {at} of `{}`: {why}", environment.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_block(
+        &self,
+        block: &PoolBlock,
+        letters: &BTreeSet<char>,
+    ) -> std::result::Result<(), String> {
+        let (has, needs) = (block.scenarios.len(), self.scenarios.len());
+        if has != needs {
+            return Err(format!("it has {has} scenarios, the pool has {needs}"));
+        }
+        for (case, turns) in self.scenarios.iter().zip(&block.scenarios) {
+            let named = |why: String| format!("`{}`: {why}", case.id);
+            if turns.quads.is_empty() {
+                return Err(named("it has no turns".into()));
+            }
+            for quad in &turns.quads {
+                check_quad(quad, letters).map_err(named)?;
+            }
+            for (name, values) in &turns.once {
+                known(name).map_err(named)?;
+                for (letter, value) in values {
+                    if !letters.contains(letter) {
+                        return Err(named(format!("no arm has the letter `{letter}`")));
+                    }
+                    positive(name, *value).map_err(named)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_quad(quad: &Quad, letters: &BTreeSet<char>) -> std::result::Result<(), String> {
+    let order = &quad.order;
+    if !order.chars().eq(order.chars().rev()) {
+        return Err(format!("the order `{order}` does not read the same backwards"));
+    }
+    if let Some(unknown) = order.chars().find(|letter| !letters.contains(letter)) {
+        return Err(format!("no arm has the letter `{unknown}`"));
+    }
+    for (name, values) in &quad.values {
+        known(name)?;
+        if values.len() != order.chars().count() {
+            return Err(format!("`{name}` has {} values for `{order}`", values.len()));
+        }
+        values.iter().try_for_each(|value| positive(name, *value))?;
+    }
+    Ok(())
+}
+
+fn known(name: &str) -> std::result::Result<(), String> {
+    metric(name).map(|_| ()).ok_or_else(|| format!("no metric is called `{name}`"))
+}
+
+fn positive(name: &str, value: f64) -> std::result::Result<(), String> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(());
+    }
+    Err(format!("`{name}` is {value}; only what was measured belongs in a pool"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::record::pool::PoolTurns;
+    use crate::record::pool::tests::pool;
+
+    #[test]
+    fn what_contradicts_itself_is_refused_by_name() {
+        fn turns(pool: &mut Pool) -> &mut PoolTurns {
+            &mut pool.environments[0].blocks[1].scenarios[0]
+        }
+        type Edit = fn(&mut Pool);
+        let edits: &[(Edit, &str)] = &[
+            (|p| p.arms.clear(), "the first arm has to be `A`"),
+            (|p| p.arms[2].letter = 'N', "two arms have one letter"),
+            (|p| p.scenarios.clear(), "no scenario"),
+            (|p| p.environments.clear(), "no environment"),
+            (|p| p.environments.push(p.environments[0].clone()), "two environments"),
+            (|p| turns(p).quads.clear(), "block 1 of `quiet`: `short/b1`: it has no turns"),
+            (|p| turns(p).quads[0].order = "ANAN".into(), "read the same backwards"),
+            (|p| turns(p).quads[0].order = "AZZA".into(), "the letter `Z`"),
+            (|p| turns(p).quads[0].order = "AA".into(), "4 values for `AA`"),
+            (
+                |p| turns(p).quads[0].values.get_mut("decode_tok_s").unwrap()[2] = 0.0,
+                "`decode_tok_s` is 0",
+            ),
+            (
+                |p| drop(turns(p).once.insert("speed".into(), BTreeMap::new())),
+                "no metric is called `speed`",
+            ),
+            (|p| p.environments[0].blocks[2].scenarios.clear(), "it has 0 scenarios"),
+        ];
+        for (edit, why) in edits {
+            let mut pool = pool();
+            edit(&mut pool);
+            let found = pool.check().unwrap_err();
+            assert!(found.contains(why), "{found}");
+        }
+        assert_eq!(pool().check(), Ok(()));
+    }
+}

@@ -1,0 +1,251 @@
+//! How often rules were right, as text: a table per column of environments, ours beside its targets and in every
+//! environment, and the figures once more as one line of JSON, for whoever reads only the last line.
+
+use crate::evaluate::Bound;
+use crate::evaluate::Evaluation;
+use crate::evaluate::FIGURES;
+use crate::evaluate::Figure;
+use crate::evaluate::Figures;
+use crate::evaluate::Met;
+use crate::evaluate::RULES;
+use crate::evaluate::SCENARIOS;
+use crate::evaluate::TARGETS;
+use crate::evaluate::Unit;
+use crate::record::pool::Column;
+use crate::report::text::Medium;
+use crate::report::text::table;
+
+/// The figures of the tables; the others are in the JSON.
+const SHOWN: [&str; 15] = [
+    "false_alarm",
+    "suite_false_alarm",
+    "suite_false_alarm_layout",
+    "detect_3",
+    "detect_5",
+    "detect_7_5",
+    "detect_10",
+    "pass_5",
+    "pass_unchanged",
+    "inconclusive",
+    "coverage",
+    "bias",
+    "mde_80",
+    "blocks",
+    "seconds",
+];
+
+/// Text for a terminal; the last line is JSON.
+pub fn evaluation_text(evaluation: &Evaluation, command: &str) -> String {
+    document(evaluation, command, Medium::Terminal)
+}
+
+/// Markdown; the last line is JSON.
+pub fn evaluation_markdown(evaluation: &Evaluation, command: &str) -> String {
+    document(evaluation, command, Medium::Markdown)
+}
+
+/// Everything, as JSON.
+pub fn evaluation_json(evaluation: &Evaluation) -> String {
+    serde_json::to_string_pretty(evaluation).expect("an evaluation is plain data") + "\n"
+}
+
+fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
+    let title = |text: &str| match medium {
+        Medium::Terminal => format!("\n{}\n\n", text.to_uppercase()),
+        Medium::Markdown => format!("\n## {text}\n\n"),
+    };
+    let mut text = format!("{}\n\n{}", sentence(&evaluation.targets), about(evaluation, medium));
+    if !evaluation.targets.is_empty() {
+        text += &title("Targets of ours");
+        text += &targets(evaluation, medium);
+    }
+    for column in Column::ALL {
+        let places = evaluation.environments.iter().filter(|place| place.column == column);
+        let names: Vec<&str> = places.map(|place| place.name.as_str()).collect();
+        if !names.is_empty() {
+            let rows = evaluation.rules.iter().filter_map(|rule| {
+                Some(row(rule, evaluation.columns.get(rule)?.get(column.name())?))
+            });
+            text += &title(&format!("{} ({})", column.name(), medium.escape(&names.join(", "))));
+            text += &figures("rule", rows.collect(), medium);
+        }
+    }
+    if evaluation.rules.contains(&"ours") {
+        let rows = evaluation.environments.iter();
+        let rows = rows.map(|place| row(&place.name, &place.figures["ours"])).collect();
+        text += &title("Ours in every environment");
+        text += &figures("environment", rows, medium);
+    }
+    text += &title("What the rules are");
+    let rules = RULES.iter().filter(|rule| evaluation.rules.contains(&rule.name));
+    let rules: Vec<Vec<String>> =
+        rules.map(|rule| vec![rule.name.into(), rule.about.into()]).collect();
+    text += &table(medium, &["rule", "how it decides"], &rules, &[]);
+    text += &title("What the figures are");
+    let legend = SHOWN.map(|name| {
+        let one = figure(name);
+        let unit = if matches!(one.unit, Unit::Share | Unit::Effect) { " (%)" } else { "" };
+        vec![one.label.to_owned(), format!("{}{unit}", one.about)]
+    });
+    text += &table(medium, &["figure", "what it is"], &legend, &[]);
+    text += &match medium {
+        Medium::Terminal => format!("\n{}\n\n", medium.escape(command)),
+        Medium::Markdown => format!("\nMade with `{}`.\n\n", medium.escape(command)),
+    };
+    let last = serde_json::to_string(&evaluation.columns).expect("figures are plain data");
+    text + &last + "\n"
+}
+
+/// What a reader needs first: which targets are missed.
+fn sentence(targets: &[Met]) -> String {
+    let known = targets.iter().filter(|met| met.met.is_some()).count();
+    let missed: Vec<String> = targets
+        .iter()
+        .filter(|met| met.met == Some(false))
+        .map(|met| format!("{} {}", met.column.name(), figure(met.figure).label))
+        .collect();
+    match (targets.is_empty(), missed.is_empty()) {
+        (true, _) => "Rules replayed; ours is not among them.".into(),
+        (_, true) => format!("Ours meets all {known} targets that the pool can check."),
+        (_, false) => format!(
+            "Ours meets {} of {known} targets that the pool can check; missed: {}.",
+            known - missed.len(),
+            missed.join(", ")
+        ),
+    }
+}
+
+/// What the figures rest on.
+fn about(evaluation: &Evaluation, medium: Medium) -> String {
+    let [machine, model] = &evaluation.measured;
+    let Evaluation { runs, seed, judged, scenarios, environments, .. } = evaluation;
+    let text = format!(
+        "{runs} virtual suites of {SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
+         Drawn from blocks of {} on {} ({}).\n\
+         Suites share these blocks: more suites are no more evidence. What there is of it are the verdicts per arm on disjoint blocks.\n\
+         The rules take blocks to be independent: the correlation of neighbours should be near 0.\n\n",
+        medium.escape(model),
+        medium.escape(machine),
+        medium.escape(&scenarios.join(", ")),
+    );
+    let rows: Vec<Vec<String>> = environments
+        .iter()
+        .map(|place| {
+            let counts = [place.blocks, place.rejected, place.disjoint].map(|n| n.to_string());
+            let [blocks, rejected, disjoint] = counts;
+            let (name, about) = (place.name.clone(), place.about.clone());
+            let spread = shown(Unit::Effect, place.spread);
+            let neighbours =
+                place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"));
+            let column = place.column.name().into();
+            vec![name, column, blocks, rejected, disjoint, spread, neighbours, about]
+        })
+        .collect();
+    let header = [
+        "environment",
+        "column",
+        "blocks",
+        "rejected",
+        "disjoint verdicts",
+        "SD of decode %",
+        "neighbours",
+        "what went on",
+    ];
+    text + &table(medium, &header, &rows, &[2, 3, 4, 5, 6])
+}
+
+fn targets(evaluation: &Evaluation, medium: Medium) -> String {
+    let cell = |met: &Met| {
+        let unit = figure(met.figure).unit;
+        let said = match met.met {
+            None => "not measured",
+            Some(true) => "met",
+            Some(false) => "MISSED",
+        };
+        format!("{} ({}) {said}", shown(unit, met.found), bound(met.bound, unit))
+    };
+    let rows: Vec<Vec<String>> = TARGETS
+        .iter()
+        .map(|target| {
+            let met = evaluation.targets.iter().filter(|met| met.figure == target.figure);
+            std::iter::once(figure(target.figure).label.to_owned()).chain(met.map(cell)).collect()
+        })
+        .collect();
+    let header: Vec<&str> =
+        std::iter::once("target").chain(Column::ALL.map(Column::name)).collect();
+    table(medium, &header, &rows, &[])
+}
+
+fn figures(first: &str, rows: Vec<Vec<String>>, medium: Medium) -> String {
+    let labels = SHOWN.map(|name| figure(name).label);
+    let header: Vec<&str> = std::iter::once(first).chain(labels).collect();
+    let right: Vec<usize> = (1..header.len()).collect();
+    table(medium, &header, &rows, &right)
+}
+
+fn row(name: &str, figures: &Figures) -> Vec<String> {
+    let values = SHOWN.map(|name| shown(figure(name).unit, figures.get(name)));
+    std::iter::once(name.to_owned()).chain(values).collect()
+}
+
+fn figure(name: &str) -> &'static Figure {
+    FIGURES.iter().find(|figure| figure.name == name).expect("a name of the table of figures")
+}
+
+/// Shares and changes in percent; `-` where there is nothing.
+fn shown(unit: Unit, value: Option<f64>) -> String {
+    let Some(value) = value else { return "-".into() };
+    match unit {
+        Unit::Share | Unit::Effect => {
+            let percent = 100.0 * value;
+            // Near nothing and near everything a tenth of a percent matters.
+            let digits = if percent.abs() < 0.995 || percent > 99.0 { 2 } else { 1 };
+            let text = format!("{percent:.digits$}");
+            match text.as_str() {
+                "0.00" | "-0.00" => "0".into(),
+                "100.00" => "100".into(),
+                _ => text,
+            }
+        }
+        Unit::Count => format!("{value:.1}"),
+        Unit::Seconds => format!("{value:.0}"),
+    }
+}
+
+fn bound(bound: Bound, unit: Unit) -> String {
+    let of = |value: f64| match unit {
+        Unit::Share | Unit::Effect => format!("{}", (1e4 * value).round() / 100.0),
+        Unit::Count | Unit::Seconds => format!("{value}"),
+    };
+    match bound {
+        Bound::AtMost(most) => format!("at most {}", of(most)),
+        Bound::AtLeast(least) => format!("at least {}", of(least)),
+        Bound::Between(low, high) => format!("{} to {}", of(low), of(high)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_shown_in_percent_with_more_digits_at_the_ends() {
+        for (value, expected) in [
+            (0.0, "0"),
+            (0.00004, "0"),
+            (0.0005, "0.05"),
+            (0.25, "25.0"),
+            (0.9, "90.0"),
+            (0.9995, "99.95"),
+            (1.0, "100"),
+            (-0.004, "-0.40"),
+        ] {
+            assert_eq!(shown(Unit::Share, Some(value)), expected);
+        }
+        assert_eq!(shown(Unit::Seconds, Some(179.6)), "180");
+        assert_eq!(shown(Unit::Count, None), "-");
+        assert_eq!(bound(Bound::AtLeast(0.999), Unit::Share), "at least 99.9");
+        assert_eq!(bound(Bound::AtMost(0.005), Unit::Share), "at most 0.5");
+        assert_eq!(bound(Bound::Between(0.93, 0.97), Unit::Share), "93 to 97");
+    }
+}

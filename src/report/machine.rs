@@ -1,0 +1,156 @@
+//! A verdict for other programs: JUnit XML, Bencher Metric Format, and the list that github-action-benchmark reads.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::compare::Change;
+use crate::compare::Finding;
+use crate::compare::Judgement;
+use crate::compare::Outcome;
+use crate::compare::Verdict;
+use crate::report::text::plain;
+use crate::report::verdict::cells;
+use crate::report::verdict::sentence;
+use crate::report::verdict::words;
+use crate::workload::Better;
+use crate::workload::Metric;
+
+/// The verdict as JUnit XML: a test case a finding. A regression is a failure, what broke or cannot be compared an error, and
+/// what is not decided is skipped. Where no finding says why the verdict is no pass, a case of its own does: nothing compared is
+/// no green file.
+pub fn junit(judgement: &Judgement) -> String {
+    let mut cases: Vec<(String, Option<&str>)> = Vec::new();
+    let mut case = |class: &str, name: &str, state: Option<&'static str>, message: &str| {
+        let (class, name, message) = (xml(class), xml(name), xml(message));
+        let said = match state {
+            None => format!("<system-out>{message}</system-out>"),
+            Some(state) => format!("<{state} message=\"{message}\"/>"),
+        };
+        let case =
+            format!("    <testcase classname=\"{class}\" name=\"{name}\">{said}</testcase>\n");
+        cases.push((case, state));
+    };
+    let mut silent = true;
+    let whole = junit_state(judgement.outcome);
+    for finding in &judgement.findings {
+        let row = cells(finding);
+        let name = finding.metric.map_or("scenario", |metric| metric.label);
+        let message = match &finding.change {
+            Some(_) => format!("{}: {}, limit {}", row[8], row[4], row[5]),
+            None => row[8].clone(),
+        };
+        let state = match finding.verdict {
+            Verdict::Missing | Verdict::Regressed { .. } => {
+                Some(junit_state(finding.verdict.outcome(&judgement.policy)).unwrap_or("skipped"))
+            }
+            _ => junit_state(finding.verdict.outcome(&judgement.policy)),
+        };
+        silent &= state != whole;
+        case(&finding.scenario, name, state, &message);
+    }
+    if silent {
+        case("candlemark", "verdict", whole, &sentence(judgement));
+    }
+    let count = |state: &str| cases.iter().filter(|(_, its)| *its == Some(state)).count();
+    let counts = format!(
+        "tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{}\"",
+        cases.len(),
+        count("failure"),
+        count("error"),
+        count("skipped")
+    );
+    let cases: String = cases.iter().map(|(case, _)| case.as_str()).collect();
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {counts}>\n  \
+         <testsuite name=\"candlemark\" {counts}>\n{cases}  </testsuite>\n</testsuites>\n"
+    )
+}
+
+/// What JUnit calls an outcome; a pass has no name.
+fn junit_state(outcome: Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Pass => None,
+        Outcome::Undecided => Some("skipped"),
+        Outcome::Regression => Some("failure"),
+        Outcome::NotComparable | Outcome::Failed => Some("error"),
+    }
+}
+
+fn xml(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in plain(text).chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'), // XML has no such characters.
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// What was compared, leaving out what has no numbers or cannot be believed.
+fn measured(judgement: &Judgement) -> impl Iterator<Item = (&Finding, &'static Metric, &Change)> {
+    let findings = judgement.findings.iter();
+    findings.filter_map(|finding| Some((finding, finding.metric?, finding.change.as_ref()?)))
+}
+
+/// The smallest and the largest of block values.
+fn range(blocks: &[f64]) -> (f64, f64) {
+    let least = blocks.iter().copied().fold(f64::INFINITY, f64::min);
+    (least, blocks.iter().copied().fold(f64::NEG_INFINITY, f64::max))
+}
+
+/// The present values in Bencher's own format (<https://bencher.dev/docs/reference/bencher-metric-format/>), in the unit of the
+/// metric's name; the bounds are the smallest and the largest block.
+pub fn bmf(judgement: &Judgement) -> String {
+    #[derive(Serialize)]
+    struct Value {
+        value: f64,
+        lower_value: f64,
+        upper_value: f64,
+    }
+    let mut benchmarks: BTreeMap<String, BTreeMap<&str, Value>> = BTreeMap::new();
+    for (finding, metric, change) in measured(judgement) {
+        let (lower_value, upper_value) = range(&finding.current_blocks);
+        let value = Value { value: change.current, lower_value, upper_value };
+        benchmarks.entry(plain(&finding.scenario)).or_default().insert(metric.name, value);
+    }
+    serde_json::to_string_pretty(&benchmarks).expect("a map of numbers is JSON") + "\n"
+}
+
+/// The present values as github-action-benchmark's `customSmallerIsBetter`
+/// (<https://github.com/benchmark-action/github-action-benchmark>). Rates are turned into the time of a token, so that one
+/// list holds everything.
+pub fn smaller_is_better(judgement: &Judgement) -> String {
+    #[derive(Serialize)]
+    struct Entry {
+        name: String,
+        unit: &'static str,
+        value: f64,
+        range: String,
+        extra: String,
+    }
+    let entry = |(finding, metric, change): (&Finding, &'static Metric, &Change)| {
+        let (unit, scale) = match metric.better {
+            Better::Higher => ("ms/token", 1e3),
+            Better::Lower => (metric.unit, metric.scale),
+        };
+        let cost = |value: f64| metric.better.cost(value) * scale;
+        let (least, most) =
+            range(&finding.current_blocks.iter().map(|value| cost(*value)).collect::<Vec<_>>());
+        let row = cells(finding);
+        Entry {
+            name: plain(&format!("{} {}", finding.scenario, metric.label)),
+            unit,
+            value: cost(change.current),
+            range: format!("{}..{}", crate::report::number(least), crate::report::number(most)),
+            extra: plain(&format!("{}: {}", words(&finding.verdict), row[4])),
+        }
+    };
+    let entries: Vec<Entry> = measured(judgement).map(entry).collect();
+    serde_json::to_string_pretty(&entries).expect("a list of numbers is JSON") + "\n"
+}

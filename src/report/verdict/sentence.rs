@@ -1,0 +1,120 @@
+//! The verdict in one sentence, the one a reviewer needs.
+
+use crate::compare::Judgement;
+use crate::compare::Outcome;
+use crate::compare::Verdict;
+use crate::compare::Weight;
+use crate::record::pair::Ended;
+use crate::report::verdict::excess;
+use crate::report::verdict::limit;
+use crate::report::verdict::moved;
+use crate::report::verdict::rank;
+use crate::report::verdict::reason;
+use crate::report::verdict::words;
+
+/// The verdict in one sentence.
+pub fn sentence(judgement: &Judgement) -> String {
+    let of = match judgement.judged {
+        1 => "of 1 metric".into(),
+        judged => format!("of {judged} metrics"),
+    };
+    let count = |is: fn(&Verdict) -> bool| {
+        judgement.findings.iter().filter(|finding| is(&finding.verdict)).count()
+    };
+    let regressed = count(|verdict| matches!(verdict, Verdict::Regressed { .. }));
+    let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
+    let improved = count(|verdict| *verdict == Verdict::Improved);
+    let missing = count(|verdict| *verdict == Verdict::Missing);
+    let new = count(|verdict| *verdict == Verdict::New);
+
+    if let Some(Ended::Failed(why)) = judgement.course.as_ref().map(|course| &course.ended) {
+        return format!("FAILED: {why}; {regressed} {of} regressed.");
+    }
+    if judgement.course.as_ref().is_some_and(|course| course.ended == Ended::Identical) {
+        return "PASS: both binaries are equal byte for byte, nothing was measured.".into();
+    }
+    let mut broken = judgement.findings.iter().filter(|finding| rank(&finding.verdict) < 3);
+    if let Some(first) = broken.next() {
+        let more = match broken.count() {
+            0 => String::new(),
+            count => format!(" (and {count} more)"),
+        };
+        let what = words(&first.verdict);
+        return format!("{} {what}{more}; {regressed} {of} regressed.", first.scenario);
+    }
+    if regressed > 0 {
+        let link = if regressed > 1 { "; the worst is " } else { ": " };
+        let weight = match judgement.outcome {
+            Outcome::Regression => String::new(),
+            Outcome::Undecided => format!("; none is critical, but {inconclusive} inconclusive"),
+            Outcome::NotComparable => "; none is critical, but not all could be compared".into(),
+            _ => "; none is critical, so it is a warning only".into(),
+        };
+        return format!("{regressed} {of} regressed{link}{}{weight}.", worst(judgement));
+    }
+    match judgement.outcome {
+        Outcome::NotComparable => match incomparable(judgement) {
+            Some(what) => format!("NOT COMPARABLE: {what}."),
+            None if judgement.course.is_some() => {
+                "NOT COMPARABLE: no scenario is in both builds.".into()
+            }
+            None => "NOT COMPARABLE: nothing in the run is in the baseline.".into(),
+        },
+        Outcome::Undecided if judgement.judged == 0 => {
+            "CANNOT DECIDE: nothing was measured.".into()
+        }
+        Outcome::Undecided => {
+            let reasons = reasons(judgement);
+            format!("CANNOT DECIDE: {inconclusive} {of} inconclusive ({reasons}), none regressed.")
+        }
+        _ => {
+            let others = [(missing, "missing"), (new, "new")].into_iter();
+            let others = others.filter(|(count, _)| *count > 0);
+            let others: String = others.map(|(count, what)| format!(", {count} {what}")).collect();
+            format!("PASS: none {of} regressed, {improved} improved{others}.")
+        }
+    }
+}
+
+/// Why nothing can be said of what is inconclusive, each reason once.
+fn reasons(judgement: &Judgement) -> String {
+    let mut reasons: Vec<&str> = Vec::new();
+    for finding in &judgement.findings {
+        if let Verdict::Inconclusive(why) = finding.verdict
+            && !reasons.contains(&reason(why))
+        {
+            reasons.push(reason(why));
+        }
+    }
+    reasons.join(", ")
+}
+
+/// The regression that is furthest past its limit.
+fn worst(judgement: &Judgement) -> String {
+    let regressed = judgement.findings.iter().filter_map(|finding| match finding.verdict {
+        Verdict::Regressed { .. } => Some((finding, finding.metric?, finding.change.as_ref()?)),
+        _ => None,
+    });
+    let worst = regressed.max_by(|(a, ..), (b, ..)| excess(a).total_cmp(&excess(b)));
+    worst.map_or(String::new(), |(finding, metric, change)| {
+        let (moved, limit) = (moved(metric, change, " %"), limit(metric, change));
+        format!("{} of {} {moved}, limit {limit}", metric.label, finding.scenario)
+    })
+}
+
+/// The first thing that forbids a comparison.
+fn incomparable(judgement: &Judgement) -> Option<String> {
+    let mut fields = judgement.differences.iter().filter(|one| one.weight == Weight::Blocks);
+    if let Some(first) = fields.next() {
+        let more = match fields.count() {
+            0 => String::new(),
+            count => format!(", and {count} more fields differ"),
+        };
+        return Some(format!("{} was {} and is {}{more}", first.field, first.old, first.new));
+    }
+    judgement.findings.iter().find_map(|finding| match &finding.verdict {
+        Verdict::NotComparable(why) => Some(format!("{}: {why}", finding.scenario)),
+        Verdict::Missing => Some(format!("{} is missing", finding.scenario)),
+        _ => None,
+    })
+}

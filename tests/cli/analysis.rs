@@ -1,0 +1,40 @@
+//! The numbers behind a stored pair's verdicts, against those that `fixtures/analyse.py` found with scipy.
+
+use candlemark::compare::Policy;
+use candlemark::compare::paired::judge;
+use candlemark::record::pair::Paired;
+
+use crate::golden;
+
+#[test]
+fn a_stored_pair_is_analysed_as_scipy_does() {
+    let expected = std::fs::read_to_string(golden("analysed.json")).unwrap();
+    let expected: Vec<serde_json::Value> = serde_json::from_str(&expected).unwrap();
+    let judgement =
+        judge(&Paired::load(&golden("pairs/analysed.json")).unwrap(), &Policy::default());
+    assert_eq!(judgement.findings.len(), expected.len());
+    for (finding, expected) in judgement.findings.iter().zip(&expected) {
+        let change = finding.change.as_ref().unwrap();
+        let evidence = change.evidence.unwrap();
+        let name = format!("{} of {}", finding.metric.unwrap().name, finding.scenario);
+        assert_eq!(expected["scenario"], finding.scenario);
+        assert_eq!(expected["metric"], finding.metric.unwrap().name);
+        assert_eq!(expected["blocks"], finding.changes.len(), "{name}");
+        let verdict = serde_json::to_value(&finding.verdict).unwrap();
+        assert_eq!(expected["verdict"], verdict["is"], "{name}");
+        for (what, ours, scipys) in [
+            ("theta", change.theta, &expected["theta"]),
+            ("error", evidence.error, &expected["error"]),
+            ("freedom", evidence.freedom, &expected["freedom"]),
+            ("single.lo", evidence.single.lo, &expected["single"][0]),
+            ("single.hi", evidence.single.hi, &expected["single"][1]),
+            ("pass", evidence.pass, &expected["pass"]),
+            ("family.lo", evidence.family.lo, &expected["family"][0]),
+            ("family.hi", evidence.family.hi, &expected["family"][1]),
+            ("smallest", evidence.smallest, &expected["smallest"]),
+        ] {
+            let scipys = scipys.as_f64().unwrap();
+            assert!((ours - scipys).abs() <= 1e-10, "{what} of {name}: {ours} is not {scipys}");
+        }
+    }
+}

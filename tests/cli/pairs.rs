@@ -1,0 +1,306 @@
+//! The pairs that the command line is tried on, checked in under `fixtures/golden/pairs`, where `BLESS=1` writes them. Every
+//! number is drawn from a fixed sequence and rounded, so that the files are small and the same everywhere.
+
+use std::collections::BTreeMap;
+
+use candlemark::record::Work;
+use candlemark::record::pair::Arm;
+use candlemark::record::pair::Ended;
+use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairedBlock;
+use candlemark::record::pair::PairedCase;
+use candlemark::record::pair::PairedKind;
+use candlemark::record::pair::PairedTurns;
+use candlemark::record::pair::Parting;
+use candlemark::record::pair::Quad;
+use candlemark::record::pair::SCHEMA;
+use candlemark::record::pair::Side;
+
+use crate::records;
+
+/// What the candidate does to the base's values, and how quiet the machine is.
+#[derive(Clone, Copy)]
+pub struct Effect {
+    /// Share of the decode rate that is lost.
+    pub decode: f64,
+    /// Share by which the time to the first token rises.
+    pub ttft: f64,
+    /// Share by which peak memory rises.
+    pub memory: f64,
+    /// Largest share by which a turn is off.
+    pub noise: f64,
+    /// Share by which the copy of the base is slower; only a machine does that.
+    pub null: f64,
+}
+
+pub const SAME: Effect = Effect { decode: 0.0, ttft: 0.0, memory: 0.0, noise: 0.01, null: 0.0 };
+
+/// Numbers in -1..1 from splitmix64.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    /// A value that is off by a block's mood and a turn's, with four digits.
+    fn value(&mut self, centre: f64, mood: f64, noise: f64) -> f64 {
+        let value = centre * (1.0 + noise * (mood + self.next()) / 2.0);
+        let digits = 10f64.powf(3.0 - value.log10().floor());
+        (value * digits).round() / digits
+    }
+}
+
+/// A scenario of so many blocks, its sides alike but for the effect.
+pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairedCase {
+    let mut noise = Noise(id.bytes().map(u64::from).sum());
+    let work = Work {
+        batch,
+        prompt_tokens: vec![64; batch],
+        new_tokens: 32,
+        prompts_sha256: "ab".repeat(32),
+        stop: "length".into(),
+    };
+    let side = || Side {
+        work: Some(work.clone()),
+        output_sha256: Some("cd".repeat(32)),
+        ..Side::default()
+    };
+    let (decode, rate) =
+        if batch == 1 { ("decode_tok_s", 40.0) } else { ("decode_tok_s_aggregate", 90.0) };
+    // The copy of the base takes part in the scenarios of one sequence.
+    let orders = if batch == 1 { ["ANBBNA", "BNAANB"] } else { ["ABBA", "BAAB"] };
+    let blocks = (0..blocks).map(|block| {
+        let moods = [noise.next(), noise.next(), noise.next()];
+        let mut turn = |letter: char, centre: f64, factor: f64| {
+            let (mood, factor) = match letter {
+                'A' => (moods[0], 1.0),
+                'B' => (moods[1], factor),
+                _ => (moods[2], 1.0 + effect.null * (factor - 1.0).signum()),
+            };
+            noise.value(centre * factor, mood, effect.noise)
+        };
+        let quads = orders.map(|order| {
+            let mut values = BTreeMap::new();
+            for (metric, centre, factor, sign) in [
+                (decode, rate, 1.0 - effect.decode, -1.0),
+                ("ttft_s", 0.25 * batch as f64, 1.0 + effect.ttft, 1.0),
+            ] {
+                let value = |letter: char| match letter {
+                    'N' => turn('N', centre, 1.0 + sign),
+                    letter => turn(letter, centre, factor),
+                };
+                values.insert(metric.to_owned(), order.chars().map(value).collect());
+            }
+            Quad { order: order.into(), values }
+        });
+        let peak = ['A', 'B'].map(|letter| {
+            let factor = if letter == 'B' { 1.0 + effect.memory } else { 1.0 };
+            (letter, (3.0e8 * factor + 4096.0 * (noise.next() * 100.0).round()).round())
+        });
+        PairedTurns {
+            block,
+            quads: quads.into(),
+            once: [("peak_rss_bytes".to_owned(), peak.into())].into(),
+            ..PairedTurns::default()
+        }
+    });
+    PairedCase {
+        id: id.into(),
+        base: side(),
+        candidate: side(),
+        parting: None,
+        blocks: blocks.collect(),
+    }
+}
+
+/// Two builds, measured in so many blocks.
+pub fn pair(blocks: usize, cases: Vec<PairedCase>) -> Paired {
+    let run = records::run(4);
+    let mut session = run.sessions[0].clone();
+    session.command = ["candlemark", "pair", "--base", "main"].map(String::from).into();
+    session.harness = "pair".into();
+    let arm = |asked: &str, commit: &str, hash: &str| {
+        let mut build = run.build.clone();
+        build.commit = Some(commit.into());
+        build.binary_sha256 = Some(hash.repeat(32));
+        let (model, settings) = (run.model.clone(), run.settings.clone());
+        Arm { asked: asked.into(), injected: None, build, model, settings }
+    };
+    let block = |at: usize| PairedBlock {
+        load_s: 1.5,
+        warm_up_s: 2.0,
+        turns_s: 10.0,
+        total_s: 14.0,
+        started: if at.is_multiple_of(2) { "ABN" } else { "BAN" }.into(),
+        steal: Some(0.002),
+        cpu_pressure_10s: Some(0.01),
+        references: None,
+        rejected: None,
+    };
+    Paired {
+        schema: SCHEMA,
+        kind: PairedKind::Pair,
+        session,
+        seed: 42,
+        machine: run.machine.clone(),
+        base: arm("main", "0123456789abcdef0123456789abcdef01234567", "1a"),
+        candidate: arm("HEAD", "fedcba9876543210fedcba9876543210fedcba98", "2b"),
+        output_change: None,
+        layout_sd: BTreeMap::new(),
+        ended: Ended::Decided,
+        blocks: (0..blocks).map(block).collect(),
+        scenarios: cases,
+    }
+}
+
+/// Two scenarios, of which the effect is in the first.
+fn two(blocks: usize, effect: Effect) -> Paired {
+    let cases = vec![case("code/b1", 1, blocks, effect), case("long/b4", 4, blocks, SAME)];
+    pair(blocks, cases)
+}
+
+fn changed(blocks: usize, effect: Effect, change: impl FnOnce(&mut Paired)) -> Paired {
+    let mut paired = two(blocks, effect);
+    change(&mut paired);
+    paired
+}
+
+/// Rejects a block in which the candidate was made to look slow.
+fn reject(paired: &mut Paired, block: usize) {
+    let why = "a reference kernel moved by 22 %";
+    paired.blocks[block].rejected = Some(why.into());
+    for quad in &mut paired.scenarios[0].blocks[block].quads {
+        let values = quad.values.get_mut("decode_tok_s").unwrap();
+        for (letter, value) in quad.order.chars().zip(values) {
+            *value *= if letter == 'B' { 0.5 } else { 1.0 };
+        }
+    }
+}
+
+/// Every pair by file name, with one thing about it that matters.
+pub fn all() -> Vec<(&'static str, Paired)> {
+    let slow = Effect { decode: 0.08, ..SAME };
+    vec![
+        ("pass", two(8, SAME)),
+        ("improved", two(8, Effect { decode: -0.1, ..SAME })),
+        ("regressed", two(8, slow)),
+        ("critical", two(8, Effect { decode: 0.2, ..SAME })),
+        ("memory", two(8, Effect { memory: 0.25, ..SAME })),
+        (
+            "borderline",
+            changed(32, Effect { decode: 0.048, ..SAME }, |paired| paired.ended = Ended::Looks),
+        ),
+        (
+            "noisy",
+            changed(12, Effect { decode: 0.03, noise: 0.3, ..SAME }, |paired| {
+                paired.ended = Ended::Budget;
+            }),
+        ),
+        ("few", changed(3, slow, |paired| paired.ended = Ended::Budget)),
+        (
+            "nothing",
+            changed(0, SAME, |paired| {
+                paired.ended = Ended::Budget;
+                for case in &mut paired.scenarios {
+                    (case.base, case.candidate) = (Side::default(), Side::default());
+                }
+            }),
+        ),
+        (
+            "identical",
+            changed(0, SAME, |paired| {
+                paired.ended = Ended::Identical;
+                paired.candidate.build.binary_sha256 = paired.base.build.binary_sha256.clone();
+            }),
+        ),
+        (
+            "output-changed",
+            changed(8, SAME, |paired| {
+                let case = &mut paired.scenarios[1];
+                case.candidate.output_sha256 = Some("ef".repeat(32));
+                let (base, candidate) = (Some(1044), Some(77));
+                case.parting = Some(Parting { sequence: 2, token: 11, base, candidate });
+            }),
+        ),
+        (
+            "contaminated",
+            changed(8, Effect { decode: 0.07, null: 0.03, ..SAME }, |paired| {
+                paired.ended = Ended::Budget;
+            }),
+        ),
+        (
+            "rejected",
+            changed(9, SAME, |paired| {
+                reject(paired, 4);
+                paired.blocks[4].steal = Some(0.11);
+            }),
+        ),
+        (
+            "rejected-decide",
+            changed(16, SAME, |paired| {
+                (0..8).for_each(|block| reject(paired, block));
+                paired.ended = Ended::Budget;
+            }),
+        ),
+        (
+            "new-and-missing",
+            changed(8, SAME, |paired| {
+                let absent = |side: &mut Side, why: &str| {
+                    *side = Side { absent: Some(why.into()), ..Side::default() };
+                };
+                for (id, from) in [("short/b8", "base"), ("short/b16", "candidate")] {
+                    let mut case = case(id, 8, 0, SAME);
+                    let side = if from == "base" { &mut case.base } else { &mut case.candidate };
+                    absent(side, "unknown: no scenario of this name");
+                    paired.scenarios.push(case);
+                }
+            }),
+        ),
+        (
+            "failed",
+            changed(8, slow, |paired| {
+                let why = "failed: the worker was killed by signal 9";
+                paired.scenarios[1].candidate.absent = Some(why.into());
+                paired.ended =
+                    Ended::Failed("the candidate's worker was killed by signal 9".into());
+            }),
+        ),
+        (
+            "injected",
+            changed(8, slow, |paired| {
+                paired.candidate.injected = Some("decode:0.08".into());
+                paired.candidate.build.dirty = Some(true);
+            }),
+        ),
+        (
+            "hostile",
+            changed(8, slow, |paired| {
+                let text = "a|b <script>alert(1)</script>\n::error::x \u{1b}[31m `y` @all \u{202e}";
+                paired.base.asked = text.into();
+                paired.candidate.build.rustc = text.into();
+                paired.machine.class = text.into();
+                paired.session.command.push(text.into());
+                paired.scenarios[0].id = text.into();
+                paired.blocks[0].started = text.into();
+            }),
+        ),
+        (
+            "analysed",
+            changed(23, Effect { decode: 0.042, ttft: 0.02, noise: 0.08, ..SAME }, |paired| {
+                reject(paired, 5);
+                // From three quads on a block's value is their median.
+                for turns in &mut paired.scenarios[1].blocks {
+                    let (order, values) = (&turns.quads[0].order, &turns.quads[1].values);
+                    turns.quads.push(Quad { order: order.clone(), values: values.clone() });
+                }
+                paired.layout_sd = [("decode".to_owned(), 0.0021)].into();
+                paired.ended = Ended::Open;
+            }),
+        ),
+    ]
+}
