@@ -35,6 +35,7 @@ pub use stamp::file_sha256;
 pub use stamp::now;
 pub use stamp::refuse_debug;
 pub use stamp::session_id;
+pub use stamp::stamp;
 
 /// Where this process runs. `threads` and `device` are those of the engine; a device names its driver, too. The rates
 /// that have to be measured are left out.

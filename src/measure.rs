@@ -314,12 +314,12 @@ pub enum Sharing {
 }
 
 impl MemoryUse {
-    /// Reads the memory after loading and starts the high-water mark anew.
-    pub fn begin(shared: Sharing) -> Self {
-        let after_load = memory::read();
+    /// Starts the high-water mark anew. `after_load` was read once, after loading: the peaks of scenarios that ran between are
+    /// theirs.
+    pub fn begin(after_load: &Memory, shared: Sharing) -> Self {
         // Without a reset the peak of the run is at least that of loading, which the note says.
         let _ = memory::reset_peak();
-        Self { after_run: after_load.clone(), after_load, shared }
+        Self { after_run: after_load.clone(), after_load: after_load.clone(), shared }
     }
 
     /// Reads the memory after the samples, with more of it taken if that is injected.

@@ -19,6 +19,8 @@ use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
+use crate::machine::memory;
+use crate::machine::memory::Memory;
 use crate::measure;
 use crate::measure::MemoryUse;
 use crate::measure::Sharing;
@@ -90,7 +92,7 @@ pub fn work() -> Result<()> {
     let references = || {
         let found = job.references.then(|| machine::references(job.setup.threads)).flatten()?;
         // Their memory is given back, and must not count as the model's.
-        let _ = machine::memory::reset_peak();
+        let _ = memory::reset_peak();
         Some(found)
     };
     let mut before = references();
@@ -106,9 +108,10 @@ pub fn work() -> Result<()> {
         Err(error) => return Err(error),
     };
     let model = measure::describe_model(&engine, None);
+    let after_load = memory::read();
     let scenarios = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
     for scenario in scenarios {
-        let mut case = case(&mut engine, &scenario, &job)
+        let mut case = case(&mut engine, &scenario, &job, &after_load)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
         let after = references();
         for block in &mut case.blocks {
@@ -126,9 +129,9 @@ fn answer(model: Model, case: Case) -> Result<()> {
     io::stdout().write_all(line.as_bytes()).map_err(write)
 }
 
-fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case> {
+fn case(engine: &mut Engine, scenario: &Scenario, job: &Job, after_load: &Memory) -> Result<Case> {
     let injection = job.injection.as_deref().map(Injection::parse).transpose()?;
-    let mut memory = MemoryUse::begin(job.sharing);
+    let mut memory = MemoryUse::begin(after_load, job.sharing);
     let generation = &job.setup.generation;
     let mut trial = Trial::new(engine, scenario, generation, injection)?;
     for _ in 0..generation.warmups {

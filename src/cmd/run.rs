@@ -64,7 +64,7 @@ pub(crate) fn run(
     let path = match (&arguments.resume, &arguments.output) {
         (Some(path), _) | (None, Some(path)) => path.clone(),
         (None, None) => {
-            let commit = candlemark::machine::build().commit;
+            let commit = candlemark::machine::stamp().commit;
             suite::record_path(&candlemark::machine::session_id(commit.as_deref()))
         }
     };

@@ -210,7 +210,7 @@ impl<'a> Builder<'a> {
 
     /// Runs Cargo in the checkout; the inner error is the last lines that it said.
     fn cargo(&mut self, command: &str, more: &[&str]) -> Result<std::result::Result<(), String>> {
-        let mut features = machine::build().features;
+        let mut features = machine::stamp().features;
         features.retain(|feature| feature != "default");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(&cargo)
@@ -282,7 +282,7 @@ impl<'a> Builder<'a> {
 
 /// What a build depends on beside its tree: compiler, features, and whatever Cargo takes from the environment.
 fn key(tree: &str) -> String {
-    let mut text = format!("{tree}\n{:?}\n", machine::build().features);
+    let mut text = format!("{tree}\n{:?}\n", machine::stamp().features);
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     if let Ok(output) = Command::new(rustc).arg("-vV").output() {
         text += &String::from_utf8_lossy(&output.stdout);

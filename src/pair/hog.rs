@@ -16,9 +16,10 @@ use rand::rngs::StdRng;
 use crate::record::pool::Column;
 
 /// What goes on beside the blocks.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Environment {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     /// Under which heading its figures are reported.
     pub column: Column,
     /// For people.
@@ -26,7 +27,15 @@ pub struct Environment {
     load: Option<Load>,
 }
 
-#[derive(Clone, Copy)]
+impl Environment {
+    /// Nothing beside the blocks but what the host itself does.
+    pub fn quiet(name: &str) -> Self {
+        let about = "nothing beside the blocks but what the host itself does";
+        Self { name: name.into(), column: Column::Quiet, about, load: None }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Load {
     /// Takes one CPU in bursts of 1 to 10 s; the share of time that is on.
     Bursts(What, f64),
@@ -36,51 +45,51 @@ enum Load {
     Step(f64),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum What {
     Cpu,
     Bandwidth,
 }
 
 /// The environments of a pool.
-pub const ENVIRONMENTS: &[Environment] = &[
-    Environment {
-        name: "quiet",
-        column: Column::Quiet,
-        about: "nothing beside the blocks but what the host itself does",
-        load: None,
-    },
-    Environment {
-        name: "bursts",
-        column: Column::Typical,
-        about: "one CPU is taken in bursts of 1 to 10 s, a tenth of the time",
-        load: Some(Load::Bursts(What::Cpu, 0.1)),
-    },
-    Environment {
-        name: "drift",
-        column: Column::Typical,
-        about: "a growing share of one CPU is taken, from none to a third",
-        load: Some(Load::Ramp(0.33)),
-    },
-    Environment {
-        name: "step",
-        column: Column::Typical,
-        about: "from the middle on, a quarter of one CPU is taken",
-        load: Some(Load::Step(0.25)),
-    },
-    Environment {
-        name: "cpu-hog",
-        column: Column::Hostile,
-        about: "one CPU is taken in bursts of 1 to 10 s, half of the time",
-        load: Some(Load::Bursts(What::Cpu, 0.5)),
-    },
-    Environment {
-        name: "bandwidth-hog",
-        column: Column::Hostile,
-        about: "one CPU streams memory in bursts of 1 to 10 s, half of the time",
-        load: Some(Load::Bursts(What::Bandwidth, 0.5)),
-    },
-];
+pub fn environments() -> Vec<Environment> {
+    use Column::Hostile;
+    use Column::Typical;
+    let restless = [
+        (
+            "bursts",
+            Typical,
+            "one CPU is taken in bursts of 1 to 10 s, a tenth of the time",
+            Load::Bursts(What::Cpu, 0.1),
+        ),
+        (
+            "drift",
+            Typical,
+            "a growing share of one CPU is taken, from none to a third",
+            Load::Ramp(0.33),
+        ),
+        ("step", Typical, "from the middle on, a quarter of one CPU is taken", Load::Step(0.25)),
+        (
+            "cpu-hog",
+            Hostile,
+            "one CPU is taken in bursts of 1 to 10 s, half of the time",
+            Load::Bursts(What::Cpu, 0.5),
+        ),
+        (
+            "bandwidth-hog",
+            Hostile,
+            "one CPU streams memory in bursts of 1 to 10 s, half of the time",
+            Load::Bursts(What::Bandwidth, 0.5),
+        ),
+    ];
+    let restless = restless.into_iter().map(|(name, column, about, load)| Environment {
+        name: name.into(),
+        column,
+        about,
+        load: Some(load),
+    });
+    std::iter::once(Environment::quiet("quiet")).chain(restless).collect()
+}
 
 /// Runs `work` while the environment's load runs beside it. `progress` is the share of the work that is done, in thousandths,
 /// kept up to date by the work.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::Instant;
 
 use rand::SeedableRng as _;
@@ -41,20 +42,23 @@ use crate::suite::turns::Opening;
 use crate::suite::turns::PROTOCOL;
 use crate::suite::turns::Told;
 
-pub use crate::pair::hog::ENVIRONMENTS;
+pub use crate::pair::hog::Environment;
+pub use crate::pair::hog::environments;
 
 /// What is to be recorded.
 pub struct Plan {
     /// The base, a copy of which is every arm but `layout`.
     pub base: Built,
-    /// The base's source in another code layout, if it is to be measured.
-    pub layout: Option<Built>,
+    /// The base's source in other code layouts, by letter.
+    pub layouts: Vec<(char, Built)>,
     /// How to run the model.
     pub setup: Setup,
     /// Words that select scenarios.
     pub words: Vec<String>,
-    /// Names of the environments.
-    pub environments: Vec<String>,
+    /// What goes on beside the blocks.
+    pub environments: Vec<Environment>,
+    /// How long to wait between environments.
+    pub pause: Duration,
     /// Blocks per environment.
     pub blocks: usize,
     /// Quads per block and scenario.
@@ -69,15 +73,18 @@ pub struct Plan {
     pub path: PathBuf,
 }
 
-/// The process that does an arm's turns: its own for the base and what is not the base, one for all that are injected.
-fn process(letter: char) -> char {
-    if "ANL".contains(letter) { letter } else { 'B' }
+/// The process that does an arm's turns: one for all that are worse on purpose, its own for the others.
+fn process(arm: &PoolArm) -> char {
+    match arm.role {
+        Role::Base | Role::Copy | Role::Layout => arm.letter,
+        Role::Decode(_) | Role::Ttft(_) | Role::Memory(_) => 'B',
+    }
 }
 
 /// Records a pool. `told` hears of every block: environment, number from 1, seconds so far.
 ///
 /// # Errors
-/// When an environment is unknown, a worker fails, the file cannot be written, or `stop` is set; what was recorded of whole
+/// When an arm is unknown, a worker fails, the file cannot be written, or `stop` is set; what was recorded of whole
 /// environments is on disk then.
 pub fn record(
     plan: &Plan,
@@ -89,12 +96,6 @@ pub fn record(
     if let Some(letter) = plan.arms.iter().find(|letter| !letters().contains(&letter.to_string())) {
         let letters = letters();
         return Err(Error::unknown("arm", &letter.to_string(), letters.iter().map(String::as_str)));
-    }
-    let known = || ENVIRONMENTS.iter().map(|environment| environment.name);
-    for name in &plan.environments {
-        if !known().any(|known| known == name) {
-            return Err(Error::unknown("environment", name, known()));
-        }
     }
     let folder = super::arms_folder(&plan.path)?;
     let outcome = recorded(plan, &folder, stop, told);
@@ -108,8 +109,11 @@ fn recorded(
     stop: &AtomicBool,
     told: &mut dyn FnMut(&str, usize, f64),
 ) -> Result<Pool> {
-    let mut binaries = vec![('A', &plan.base), ('N', &plan.base), ('B', &plan.base)];
-    binaries.extend(plan.layout.as_ref().map(|layout| ('L', layout)));
+    let mut binaries = vec![('A', &plan.base), ('N', &plan.base)];
+    if !plan.arms.is_empty() {
+        binaries.push(('B', &plan.base));
+    }
+    binaries.extend(plan.layouts.iter().map(|(letter, built)| (*letter, built)));
     let binaries = super::copies(&binaries, folder)?;
     let injection = |role: Role| match role {
         Role::Decode(share) => Some(format!("decode:{}%", (share * 1000.0).round() / 10.0)),
@@ -117,14 +121,21 @@ fn recorded(
         Role::Memory(share) => Some(format!("memory:{}%", (share * 1000.0).round() / 10.0)),
         Role::Base | Role::Copy | Role::Layout => None,
     };
+    let layouts = plan.layouts.iter().map(|(letter, built)| PoolArm {
+        letter: *letter,
+        about: built.asked.clone(),
+        role: Role::Layout,
+        injected: None,
+    });
     let arms: Vec<PoolArm> = arms()
         .into_iter()
         .filter(|arm| match arm.role {
             Role::Base | Role::Copy => true,
-            Role::Layout => plan.layout.is_some(),
+            Role::Layout => false,
             _ => plan.arms.contains(&arm.letter),
         })
         .map(|arm| PoolArm { injected: injection(arm.role), ..arm })
+        .chain(layouts)
         .collect();
     let session = machine::session_id(plan.base.commit.as_deref());
     let mut recorder = Recorder {
@@ -138,21 +149,22 @@ fn recorded(
     };
     let mut pool = recorder.begin()?;
     let began = Instant::now();
-    for environment in
-        ENVIRONMENTS.iter().filter(|one| plan.environments.iter().any(|name| name == one.name))
-    {
+    for (at, environment) in plan.environments.iter().enumerate() {
+        if at > 0 {
+            std::thread::sleep(plan.pause);
+        }
         let progress = AtomicUsize::new(0);
         let blocks = hog::beside(environment, plan.seed, &progress, || {
             (0..plan.blocks)
                 .map(|number| {
                     progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
-                    told(environment.name, number + 1, began.elapsed().as_secs_f64());
+                    told(&environment.name, number + 1, began.elapsed().as_secs_f64());
                     recorder.block(&mut pool.scenarios)
                 })
                 .collect::<Result<Vec<_>>>()
         })?;
         pool.environments.push(Recorded {
-            name: environment.name.into(),
+            name: environment.name.clone(),
             column: environment.column,
             about: environment.about.into(),
             blocks,
@@ -208,14 +220,11 @@ impl Recorder<'_> {
 
     /// The letters that have turns in this block.
     fn letters(&mut self) -> Vec<char> {
-        let timed = |arm: &&PoolArm| matches!(arm.role, Role::Decode(_) | Role::Ttft(_));
-        let worse: Vec<char> = self.arms.iter().filter(timed).map(|arm| arm.letter).collect();
-        let mut letters: Vec<char> = self
-            .arms
-            .iter()
-            .map(|arm| arm.letter)
-            .filter(|letter| "ANL".contains(*letter))
-            .collect();
+        let of = |is: fn(&Role) -> bool| -> Vec<char> {
+            self.arms.iter().filter(|arm| is(&arm.role)).map(|arm| arm.letter).collect()
+        };
+        let worse = of(|role| matches!(role, Role::Decode(_) | Role::Ttft(_)));
+        let mut letters = of(|role| matches!(role, Role::Base | Role::Copy | Role::Layout));
         for _ in 0..self.plan.injected.min(worse.len()) {
             letters.push(worse[self.next % worse.len()]);
             self.next += 1;
@@ -283,12 +292,10 @@ impl Recorder<'_> {
             let order: Vec<char> = half.iter().chain(half.iter().rev()).copied().collect();
             let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
             for letter in order {
-                let injection = self
-                    .arms
-                    .iter()
-                    .find(|arm| arm.letter == letter)
-                    .and_then(|arm| arm.injected.clone());
-                match ask(process(letter), &Ask::Turn { generations: 1, injection })? {
+                let arm = self.arms.iter().find(|arm| arm.letter == letter);
+                let arm = arm.expect("letters are those of arms");
+                let turn = Ask::Turn { generations: 1, injection: arm.injected.clone() };
+                match ask(process(arm), &turn)? {
                     Told::Values { values } => keep(&mut quad, values),
                     other => return Err(wrong(&other)),
                 }

@@ -14,6 +14,8 @@ use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
+use crate::machine::memory;
+use crate::machine::memory::Memory;
 use crate::measure;
 use crate::measure::MemoryUse;
 use crate::measure::Sample;
@@ -140,7 +142,7 @@ pub fn work() -> Result<()> {
     let scenarios = workload::select(&opening.words)?;
     let ready = |model, unsupported| Ready {
         protocol: PROTOCOL,
-        build: machine::build(),
+        build: machine::stamp(), // Who asked knows the hash.
         model,
         settings: measure::describe_settings(&opening.setup),
         scenarios: scenarios.iter().map(|scenario| scenario.id.clone()).collect(),
@@ -155,6 +157,7 @@ pub fn work() -> Result<()> {
     };
     say(&ready(measure::describe_model(&engine, None), None))?;
     let injection = opening.injection.as_deref().map(Injection::parse).transpose()?;
+    let after_load = memory::read();
     let mut open: Option<Open> = None;
     while let Some(line) = next()? {
         let told = match understood(&line)? {
@@ -162,7 +165,9 @@ pub fn work() -> Result<()> {
                 let found = scenarios.iter().find(|known| known.id == scenario);
                 let begun = found
                     .ok_or_else(|| Error::Unsupported(format!("no scenario `{scenario}`")))
-                    .and_then(|found| Open::begin(&mut engine, found, &opening, injection));
+                    .and_then(|found| {
+                        Open::begin(&mut engine, found, &opening, injection, &after_load)
+                    });
                 begun.map(|(begun, ids)| {
                     open = Some(begun);
                     Told::Warm { ids }
@@ -222,8 +227,9 @@ impl Open {
         scenario: &Scenario,
         opening: &Opening,
         injection: Option<Injection>,
+        after_load: &Memory,
     ) -> Result<(Self, Vec<Vec<u32>>)> {
-        let memory = MemoryUse::begin(Sharing::Shared);
+        let memory = MemoryUse::begin(after_load, Sharing::Shared);
         let generation = &opening.setup.generation;
         let mut trial = Trial::new(engine, scenario, generation, injection)?;
         for _ in 0..generation.warmups.max(1) {

@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use candlemark::Error;
 use candlemark::pair::build::Builder;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
-use candlemark::pair::pool::ENVIRONMENTS;
 use candlemark::pair::pool::Plan;
+use candlemark::pair::pool::environments;
 use candlemark::report;
 use candlemark::settings::Config;
 
@@ -64,17 +66,22 @@ pub(crate) fn run(
     let mut setup = arguments.model.setup(config);
     setup.generation.warmups = arguments.model.warmups().unwrap_or(1);
     let (base, layout) = binaries(arguments)?;
-    let environments = if arguments.environments.is_empty() {
-        ENVIRONMENTS.iter().map(|environment| environment.name.to_owned()).collect()
-    } else {
-        arguments.environments.clone()
-    };
+    let mut environments = environments();
+    if !arguments.environments.is_empty() {
+        let known: Vec<String> = environments.iter().map(|one| one.name.clone()).collect();
+        for name in arguments.environments.iter().filter(|name| !known.contains(name)) {
+            let known = known.iter().map(String::as_str);
+            return Err(Error::unknown("environment", name, known).into());
+        }
+        environments.retain(|one| arguments.environments.contains(&one.name));
+    }
     let plan = Plan {
         base,
-        layout,
+        layouts: layout.into_iter().map(|layout| ('L', layout)).collect(),
         setup,
         words: arguments.scenarios.clone(),
         environments,
+        pause: Duration::ZERO,
         blocks: arguments.blocks.max(1),
         quads: arguments.quads.max(1),
         arms: arguments.arms.clone(),
