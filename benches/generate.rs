@@ -5,6 +5,7 @@
 
 mod harness;
 
+use std::cell::Cell;
 use std::cell::OnceCell;
 use std::cell::RefCell;
 use std::path::Path;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use candlemark::baseline;
 use candlemark::compare;
+use candlemark::compare::Grounds;
 use candlemark::compare::Policy;
 use candlemark::engine::Engine;
 use candlemark::engine::Identity;
@@ -22,12 +24,14 @@ use candlemark::engine::Injection;
 use candlemark::error::Error;
 use candlemark::error::Result;
 use candlemark::machine;
+use candlemark::machine::ReferenceKernels;
 use candlemark::measure;
 use candlemark::measure::Sample;
 use candlemark::measure::Sharing;
 use candlemark::measure::Trial;
 use candlemark::record::Case;
 use candlemark::record::Record;
+use candlemark::record::References;
 use candlemark::record::build_folder;
 use candlemark::record::write_atomically;
 use candlemark::report;
@@ -227,6 +231,10 @@ struct Loaded {
     engine: RefCell<Engine>,
     record: RefCell<Record>,
     path: PathBuf,
+    /// Filled once: nobody reads the memory of this process.
+    kernels: Option<ReferenceKernels>,
+    /// The reference kernels after the case before, which is before the next one.
+    references: Cell<Option<References>>,
 }
 
 impl Session {
@@ -243,10 +251,15 @@ impl Session {
             Identity { sha256: record.model.sha256.clone(), commit: record.model.commit.clone() };
         record.model = measure::describe_model(&engine, Some(&identity));
         let path = suite::record_path(&record.sessions[0].id);
+        let kernels =
+            (self.mode == Mode::Bench).then(|| ReferenceKernels::new(self.setup.threads)).flatten();
+        let references = Cell::new(kernels.as_ref().map(ReferenceKernels::measure));
         Ok(self.loaded.get_or_init(|| Loaded {
             engine: RefCell::new(engine),
             record: RefCell::new(record),
             path,
+            kernels,
+            references,
         }))
     }
 
@@ -285,11 +298,25 @@ impl Session {
             println!("warning: {warning}");
         }
         let policy = Policy::new(&config.gate)?;
-        let judgement = match baseline::find(Path::new("baselines"), &record, &policy.allow_class) {
+        let folder = Path::new("baselines");
+        let judgement = match baseline::find(folder, &record, &policy.allow_class) {
             Ok((path, base)) => {
                 println!("baseline: {}\n", path.display());
-                let judgement = compare::judge(&base, &record, &policy);
+                let release = baseline::find_release(&path)?;
+                let calibration = baseline::find_calibration(folder, &record)?;
+                let grounds = Grounds {
+                    baseline: &base,
+                    release: release.as_ref(),
+                    calibration: calibration.as_ref(),
+                };
+                let judgement = compare::judge(grounds, &record, &policy);
                 println!("{}", report::verdict_text(&judgement, "cargo bench"));
+                if !judgement.open().is_empty() {
+                    println!(
+                        "to decide: `candlemark check --record {} --measure`",
+                        loaded.path.display()
+                    );
+                }
                 Some(judgement)
             }
             Err(error) => {
@@ -370,6 +397,7 @@ impl<'a> CaseRun<'a> {
             sharing: Sharing::Fresh,
             rates: record.machine.rates.clone(),
             injection: None,
+            references: false, // They are measured around the samples, here.
         };
         let mut answer = None;
         suite::start(&binary()?, &job, &mut |got| {
@@ -420,6 +448,8 @@ impl<'a> CaseRun<'a> {
         if let Some(fresh) = self.memory.take().and_then(|case| case.blocks.into_iter().next()) {
             measure::take_memory(&mut case.blocks[0], &fresh);
         }
+        let after = loaded.kernels.as_ref().map(ReferenceKernels::measure);
+        case.blocks[0].references = loaded.references.replace(after).zip(after).map(<[_; 2]>::from);
         record.settings.generation.iters = counted.len();
         record.scenarios.push(case);
         self.samples = counted;

@@ -17,6 +17,7 @@ use crate::record::Block;
 use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Record;
+use crate::record::calibration::Calibration;
 
 /// Makes one baseline of several runs of one commit: block values with their sessions, without raw samples.
 ///
@@ -50,8 +51,8 @@ pub fn promote(records: &[Record]) -> Result<Record> {
     }
     baseline.kind = Kind::Baseline;
     for block in baseline.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
-        let Block { session, values, notes, .. } = std::mem::take(block);
-        *block = Block { session, values, notes, ..Block::default() };
+        let Block { session, values, notes, references, .. } = std::mem::take(block);
+        *block = Block { session, values, notes, references, ..Block::default() };
     }
     Ok(baseline)
 }
@@ -188,6 +189,34 @@ pub fn path(folder: &Path, class: &str, record: &Record) -> PathBuf {
     folder.join(slug(class)).join(format!("{}.json", model_slug(record)))
 }
 
+/// Where the anchor that stays lies, given where the rolling one does: `<model>.release.json` beside `<model>.json`.
+pub fn release_path(rolling: &Path) -> PathBuf {
+    rolling.with_extension("release.json")
+}
+
+/// Where the calibration for such a record lies: `<folder>/<machine class>/<model>.calibration.json`.
+pub fn calibration_path(folder: &Path, class: &str, record: &Record) -> PathBuf {
+    path(folder, class, record).with_extension("calibration.json")
+}
+
+/// The calibration of a record's machine and model, if there is one.
+///
+/// # Errors
+/// When there is one and it cannot be read: to go on without would change verdicts unseen.
+pub fn find_calibration(folder: &Path, record: &Record) -> Result<Option<Calibration>> {
+    let path = calibration_path(folder, &record.machine.class, record);
+    path.exists().then(|| Calibration::load(&path)).transpose()
+}
+
+/// The release that drift is told against, given where the baseline lies.
+///
+/// # Errors
+/// When there is one and it cannot be read.
+pub fn find_release(rolling: &Path) -> Result<Option<Record>> {
+    let path = release_path(rolling);
+    path.exists().then(|| Record::load(&path)).transpose()
+}
+
 /// The model, what its weights are held as, and the engine unless it is ours: what one baseline file is about.
 fn model_slug(record: &Record) -> String {
     let spec = record.model.spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -257,8 +286,13 @@ fn stored(folder: &Path) -> Vec<PathBuf> {
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
     };
     let files = entries(folder).flat_map(|class| entries(&class).collect::<Vec<_>>());
-    let mut files: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|ext| ext == "json")).collect();
+    let beside =
+        |name: &str| [".release.json", ".calibration.json"].iter().any(|end| name.ends_with(end));
+    let is_baseline = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".json") && !beside(&name)
+    };
+    let mut files: Vec<PathBuf> = files.filter(is_baseline).collect();
     files.sort();
     files
 }

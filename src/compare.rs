@@ -6,17 +6,20 @@
 
 use serde::Serialize;
 
-use crate::record::Case;
 use crate::record::Record;
+use crate::record::calibration::Calibration;
 use crate::workload::Better;
-use crate::workload::METRICS;
 use crate::workload::Metric;
 
+mod drift;
 mod estimate;
+mod normalised;
 pub mod paired;
 mod policy;
 mod same;
+mod stored;
 
+pub use drift::Drift;
 pub use estimate::Evidence;
 pub use estimate::Interval;
 pub use policy::FailOn;
@@ -26,8 +29,8 @@ pub use same::Difference;
 pub use same::Weight;
 pub use same::differences;
 
-use estimate::Series;
-use estimate::Sessions;
+use stored::Jury;
+use stored::Row;
 
 /// Version of the JSON form of a [`Judgement`].
 pub const SCHEMA: u32 = 1;
@@ -89,6 +92,8 @@ pub enum Why {
     Contaminated,
     /// Rejected blocks would have turned the verdict.
     Rejected,
+    /// The reference kernels moved, too, and by so much that they would have turned the verdict.
+    Drifted,
 }
 
 /// How a metric moved.
@@ -100,6 +105,10 @@ pub struct Change {
     pub current: f64,
     /// ln(cost now / cost before).
     pub theta: f64,
+    /// What is left of it when what the reference kernels say of the machine is taken out; no verdict rests on it. `None`
+    /// where not every block has them, and for memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalised: Option<f64>,
     /// The limit as a share, as it was asked for.
     pub limit: f64,
     /// The limit as θ.
@@ -114,7 +123,7 @@ pub struct Finding {
     /// The scenario's id.
     pub scenario: String,
     /// The metric; `None` when the whole scenario is meant.
-    #[serde(serialize_with = "name_of")]
+    #[serde(serialize_with = "maybe_name")]
     pub metric: Option<&'static Metric>,
     /// What is said.
     pub verdict: Verdict,
@@ -138,11 +147,18 @@ impl Finding {
     }
 }
 
-fn name_of<S: serde::Serializer>(
+fn maybe_name<S: serde::Serializer>(
     metric: &Option<&'static Metric>,
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
     metric.map(|metric| metric.name).serialize(serializer)
+}
+
+fn name_of<S: serde::Serializer>(
+    metric: &&'static Metric,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    metric.name.serialize(serializer)
 }
 
 /// Everything that is said of a run.
@@ -160,6 +176,8 @@ pub struct Judgement {
     pub notes: Vec<String>,
     /// In the order of the suite.
     pub findings: Vec<Finding>,
+    /// How far metrics have come since the release, where that is beyond their limit: advice, which decides nothing.
+    pub drift: Vec<Drift>,
     /// By which rules.
     pub policy: Policy,
     /// The commit that the baseline was built from, with which it can be built again.
@@ -168,6 +186,30 @@ pub struct Judgement {
     /// How two builds were measured in turns; `None` for a record against a baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub course: Option<paired::Course>,
+}
+
+impl Judgement {
+    /// Scenarios with something that further blocks of the run may decide. They cannot where the baseline is too thin, nor
+    /// where sessions differ by so much that no number of blocks would tell a pass from a regression.
+    pub fn open(&self) -> Vec<&str> {
+        let mut open: Vec<&str> = Vec::new();
+        for finding in &self.findings {
+            let why = match finding.verdict {
+                Verdict::Inconclusive(why) if why != Why::Uncalibrated => why,
+                _ => continue,
+            };
+            let hopeless = finding.change.as_ref().is_some_and(|change| {
+                change.evidence.is_some_and(|evidence| {
+                    let half = (evidence.pass - change.theta) / evidence.error * evidence.lasting;
+                    why == Why::Noisy && half > change.margin
+                })
+            });
+            if !hopeless && !open.contains(&finding.scenario.as_str()) {
+                open.push(&finding.scenario);
+            }
+        }
+        open
+    }
 }
 
 /// What a verdict amounts to, worst last.
@@ -186,37 +228,55 @@ pub enum Outcome {
     Failed,
 }
 
-/// Judges a run against a baseline.
-pub fn judge(baseline: &Record, current: &Record, policy: &Policy) -> Judgement {
+/// What a run is held against.
+#[derive(Debug, Clone, Copy)]
+pub struct Grounds<'a> {
+    /// What verdicts are given against: the last promotion.
+    pub baseline: &'a Record,
+    /// What drift is told against, beside all verdicts: the release.
+    pub release: Option<&'a Record>,
+    /// What the machine is known to differ by without a change.
+    pub calibration: Option<&'a Calibration>,
+}
+
+impl<'a> From<&'a Record> for Grounds<'a> {
+    /// A baseline alone.
+    fn from(baseline: &'a Record) -> Self {
+        Self { baseline, release: None, calibration: None }
+    }
+}
+
+/// Judges a run against a baseline, or against everything that is known beside it.
+pub fn judge<'a>(grounds: impl Into<Grounds<'a>>, current: &Record, policy: &Policy) -> Judgement {
+    let grounds = grounds.into();
+    let Grounds { baseline, release, .. } = grounds;
+    let calibration = grounds.calibration.filter(|calibration| calibration.is_of(current));
     let differences = differences(baseline, current, &policy.allow_class);
     let blocked = differences.iter().any(|difference| difference.weight == Weight::Blocks);
-    let mut pairs = pairs(baseline, current);
+    let mut rows = stored::rows(baseline, current);
     if blocked {
         // A run that failed has failed on any machine.
-        pairs.retain(|pair| match pair {
-            Pair::Said(one) => matches!(one.verdict, Verdict::Failed(_) | Verdict::Invalid(_)),
-            Pair::Both(_) => false,
+        rows.retain(|row| match row {
+            Row::Said(one) => matches!(one.verdict, Verdict::Failed(_) | Verdict::Invalid(_)),
+            Row::Both(_) => false,
         });
     }
-    let both = || {
-        pairs.iter().filter_map(|pair| match pair {
-            Pair::Both(both) => Some(both),
-            Pair::Said(_) => None,
-        })
-    };
-    let judged = both().count();
-    let sessions = Sessions::of(both().map(|both| (both.metric, &both.base)));
     let binary = |record: &Record| record.build.binary_sha256.clone();
     let same_binary = binary(baseline).is_some() && binary(baseline) == binary(current);
-    let layout_sd = if same_binary { 0.0 } else { policy.layout_sd };
-    let level = 1.0 - policy.alpha / judged as f64;
-
-    let finding = |pair| match pair {
-        Pair::Said(finding) => finding,
-        Pair::Both(both) => both.judge(&sessions, layout_sd, level, policy),
-    };
-    let findings: Vec<Finding> = pairs.into_iter().map(finding).collect();
-    let notes = same::notes(baseline, current, &findings);
+    let jury = Jury::new(&rows, calibration, same_binary, policy);
+    let judged = jury.judged;
+    let findings: Vec<Finding> = rows.iter().map(|row| jury.finding(row)).collect();
+    let mut notes = same::notes(&Grounds { calibration, ..grounds }, current, &findings);
+    if grounds.calibration.is_some() && calibration.is_none() {
+        notes.push("the calibration is of another machine or model and is not used".into());
+    }
+    let drift = release
+        .filter(|release| !blocked && release.sessions != baseline.sessions)
+        .map(|release| drift::since(release, current, policy));
+    let drift = drift.unwrap_or_else(|| Ok(Vec::new())).unwrap_or_else(|why| {
+        notes.push(format!("drift since the release is not known: {why}"));
+        Vec::new()
+    });
     let outcome = outcome(&findings, blocked || judged == 0, policy);
     let policy = policy.clone();
     Judgement {
@@ -226,133 +286,10 @@ pub fn judge(baseline: &Record, current: &Record, policy: &Policy) -> Judgement 
         differences,
         notes,
         findings,
+        drift,
         policy,
         baseline_commit: baseline.build.commit.clone(),
         course: None,
-    }
-}
-
-/// Either both sides of a metric, to be judged, or what is said without numbers.
-enum Pair {
-    Both(Both),
-    Said(Finding),
-}
-
-/// Both sides of one metric of one scenario.
-struct Both {
-    scenario: String,
-    metric: &'static Metric,
-    base: Series,
-    current: Series,
-}
-
-impl Both {
-    fn judge(self, sessions: &Sessions, layout_sd: f64, level: f64, policy: &Policy) -> Finding {
-        let Self { scenario, metric, base, current } = self;
-        let limit = policy.limit(metric);
-        let calibrated = base.sessions.len() >= SESSIONS_NEEDED && base.count() >= BLOCKS_NEEDED;
-        let noise = if calibrated { sessions.noise(metric) } else { estimate::UNCALIBRATED };
-        let evidence = estimate::evidence(&base, &current, noise, layout_sd, level);
-        let change = change(metric, limit, &base, &current, evidence);
-        let critical = margin(metric.better, 2.0 * limit);
-        let verdict = match &change.evidence {
-            None => Verdict::Inconclusive(Why::TooFewBlocks),
-            Some(evidence) => verdict(change.theta, evidence, change.margin, critical),
-        };
-        let undecided = matches!(verdict, Verdict::Regressed { .. } | Verdict::Inconclusive(_));
-        let verdict = match (&change.evidence, calibrated) {
-            (Some(_), false) if undecided => Verdict::Inconclusive(Why::Uncalibrated),
-            _ => verdict,
-        };
-        let (base_blocks, current_blocks) =
-            (base.values(metric.better), current.values(metric.better));
-        let (metric, change) = (Some(metric), Some(change));
-        let changes = Vec::new();
-        Finding { scenario, metric, verdict, change, base_blocks, current_blocks, changes }
-    }
-}
-
-fn pairs(baseline: &Record, current: &Record) -> Vec<Pair> {
-    let said = |case: &Case, metric, verdict| Pair::Said(Finding::said(&case.id, metric, verdict));
-    let mut pairs = Vec::new();
-    for case in &current.scenarios {
-        let base = baseline.case(&case.id);
-        let never = base.is_none_or(|base| base.absent.is_some());
-        if never && case.is_unsupported() {
-            continue; // Neither side ever could.
-        }
-        if let Some(verdict) = whole_case(base, case) {
-            pairs.push(said(case, None, verdict));
-            continue;
-        }
-        let base = base.expect("a case without a baseline has its verdict");
-        for metric in
-            METRICS.iter().filter(|metric| metric.gated(case.work.batch, case.work.new_tokens))
-        {
-            let (before, now) = (Series::of(base, metric), Series::of(case, metric));
-            match (before.count(), now.count()) {
-                (0, 0) => {}
-                (0, _) => pairs.push(said(case, Some(metric), Verdict::New)),
-                (_, 0) => pairs.push(said(case, Some(metric), Verdict::Missing)),
-                _ => {
-                    let scenario = case.id.clone();
-                    pairs.push(Pair::Both(Both { scenario, metric, base: before, current: now }));
-                }
-            }
-        }
-    }
-    let gone = baseline
-        .scenarios
-        .iter()
-        .filter(|case| case.absent.is_none() && current.case(&case.id).is_none());
-    pairs.extend(gone.map(|case| said(case, None, Verdict::Missing)));
-    pairs
-}
-
-/// What is said of a scenario before any number is looked at.
-fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
-    if let Some(why) = &case.absent {
-        return Some(if case.is_unsupported() {
-            Verdict::Missing
-        } else {
-            Verdict::Failed(why.clone())
-        });
-    }
-    if !case.validity.ok() {
-        return Some(Verdict::Invalid(case.validity.failed.join("; ")));
-    }
-    let Some(base) = base.filter(|base| base.absent.is_none()) else { return Some(Verdict::New) };
-    if !base.validity.ok() {
-        return Some(Verdict::NotComparable(format!(
-            "the baseline is INVALID: {}",
-            base.validity.failed.join("; ")
-        )));
-    }
-    if let Some(difference) = same::work(&base.work, &case.work) {
-        return Some(Verdict::NotComparable(difference));
-    }
-    match (&base.output_sha256, &case.output_sha256) {
-        (Some(before), Some(now)) if before != now => Some(Verdict::OutputChanged(None)),
-        _ => None,
-    }
-}
-
-fn change(
-    metric: &Metric,
-    limit: f64,
-    base: &Series,
-    current: &Series,
-    evidence: Option<Evidence>,
-) -> Change {
-    let (before, now) = (base.centre(), current.centre());
-    let value = |ln_cost: f64| metric.better.cost(ln_cost.exp());
-    Change {
-        base: value(before),
-        current: value(now),
-        theta: now - before,
-        limit,
-        margin: margin(metric.better, limit),
-        evidence,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::Result;
 use crate::settings::Generation;
 use crate::settings::RopeScaling;
 
+pub mod calibration;
 pub mod pair;
 pub mod pool;
 
@@ -276,6 +277,20 @@ pub struct Block {
     /// Values of the warm-ups, which never enter statistics, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cold: BTreeMap<String, Vec<f64>>,
+    /// Seconds of each reference kernel before and after the samples; absent where they were not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub references: Option<[References; 2]>,
+}
+
+/// Seconds that the frozen reference kernels take: they tell a machine that changed from a program that changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct References {
+    /// Multiply-adds within the first-level cache.
+    pub compute_s: f64,
+    /// Reading memory beyond the last-level cache.
+    pub stream_s: f64,
+    /// Many small parallel regions.
+    pub dispatch_s: f64,
 }
 
 impl Case {

@@ -271,6 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn a_time_has_a_unit() {
+        for (text, seconds) in [("90s", 90), ("10m", 600), ("1h", 3600), ("1h 30m", 5400)] {
+            assert_eq!(duration(text).unwrap().as_secs(), seconds, "{text}");
+        }
+        for text in ["", "10", "m", "-1s", "10 parsecs"] {
+            let error = duration(text).unwrap_err().to_string();
+            assert!(error.contains("write `90s`"), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn keys_are_read() {
         let config = Config::parse(
             "[model]\nspec = \"m.gguf\"\nrope_scaling = { rope_type = \"yarn\", factor = 4.0, original_max_position_embeddings = 32768 }\n\

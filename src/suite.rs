@@ -64,6 +64,9 @@ pub struct Job {
     pub rates: Rates,
     /// A deliberate slowdown.
     pub injection: Option<String>,
+    /// Whether the machine's reference kernels are measured before and after each scenario.
+    #[serde(default)]
+    pub references: bool,
 }
 
 /// What a worker answers for each scenario.
@@ -86,6 +89,13 @@ pub fn work() -> Result<()> {
     io::stdin().read_to_string(&mut text).map_err(read)?;
     let job: Job = serde_json::from_str(&text)
         .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
+    let references = || {
+        let found = job.references.then(|| machine::references(job.setup.threads)).flatten()?;
+        // Their memory is given back, and must not count as the model's.
+        let _ = memory::reset_peak();
+        Some(found)
+    };
+    let mut before = references();
     let mut engine = match Engine::load(&job.setup, &mut ()) {
         Ok(engine) => engine,
         // An engine that cannot run this model is an answer; a model that cannot be loaded is none.
@@ -101,8 +111,13 @@ pub fn work() -> Result<()> {
     let after_load = memory::read();
     let scenarios = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
     for scenario in scenarios {
-        let case = case(&mut engine, &scenario, &job, &after_load)
+        let mut case = case(&mut engine, &scenario, &job, &after_load)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
+        let after = references();
+        for block in &mut case.blocks {
+            block.references = before.zip(after).map(<[_; 2]>::from);
+        }
+        before = after;
         answer(model.clone(), case)?;
     }
     Ok(())
@@ -283,6 +298,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             sharing: plan.sharing,
             rates: record.machine.rates.clone(),
             injection: plan.injection.clone(),
+            references: true,
         };
         let mut arrived = 0;
         let outcome = start(&plan.binary, &job, &mut |answer| {
@@ -454,6 +470,7 @@ mod tests {
             sharing: Sharing::Fresh,
             rates: Rates::default(),
             injection: None,
+            references: false,
         };
         let error = start(Path::new("/bin/cat"), &job, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("no answer: `{\"setup\""), "{error}");

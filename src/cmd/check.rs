@@ -1,24 +1,38 @@
 //! `candlemark check`: a record against its baseline, or what `candlemark pair` stored, which needs none.
 
+#[cfg(feature = "engine")]
+mod further;
+
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+#[cfg(feature = "engine")]
+use std::time::Duration;
 
 use anyhow::Context as _;
 use candlemark::Error;
 use candlemark::baseline;
 use candlemark::compare::FailOn;
+use candlemark::compare::Grounds;
 use candlemark::compare::Judgement;
 use candlemark::compare::Missing;
+use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
 use candlemark::compare::paired;
 use candlemark::record::Record;
+use candlemark::record::calibration::Calibration;
 use candlemark::record::pair::Paired;
 use candlemark::report;
 use candlemark::settings::Config;
+#[cfg(feature = "engine")]
+use candlemark::settings::duration;
+#[cfg(feature = "engine")]
+use candlemark::workload::Scenario;
 
 use crate::cmd::Exit;
+#[cfg(feature = "engine")]
+use crate::cmd::check::further::Further;
 use crate::cmd::command_line;
 use crate::cmd::newest;
 use crate::cmd::write;
@@ -43,6 +57,14 @@ pub(crate) struct Arguments {
     output: Option<PathBuf>,
     #[command(flatten)]
     rules: Rules,
+    /// Measure further blocks of what is undecided, and judge again after each round
+    #[cfg(feature = "engine")]
+    #[arg(long)]
+    measure: bool,
+    /// How long to measure at most
+    #[cfg(feature = "engine")]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, requires = "measure")]
+    budget: Duration,
 }
 
 /// What follows from findings.
@@ -113,20 +135,29 @@ pub(crate) fn run(
     let command = command_line();
     let (judgement, text) = match pair(&paths, arguments)? {
         Some(paired) => {
+            #[cfg(feature = "engine")]
+            anyhow::ensure!(
+                !arguments.measure,
+                "`--measure` goes on with a run; a pair is measured anew by `candlemark pair` with a larger `--budget`"
+            );
             let judgement = paired::judge(&paired, &policy);
             let page = || report::pair_page(&paired, &judgement, &command);
             let text = arguments.format.text(&judgement, &command, page)?;
             (judgement, text)
         }
         None => {
-            let (baseline, record) = load(&paths, arguments, &policy)?;
-            let judgement = judge(&baseline, &record, &policy);
+            let (judgement, record) = stored(&paths, arguments, policy)?;
             let page = || report::page(&record, Some((&judgement, &command)));
             let text = arguments.format.text(&judgement, &command, page)?;
             (judgement, text)
         }
     };
     write(&text, arguments.output.as_deref(), out)?;
+    let goes_on = judgement.course.is_none() && judgement.policy.looks == 1;
+    if goes_on && judgement.outcome == Outcome::Undecided && !judgement.open().is_empty() {
+        let files = if arguments.record.is_empty() { paths.as_slice() } else { &[] };
+        writeln!(std::io::stderr(), "to decide: `{}`", with_measure(&command, files))?;
+    }
     Ok(judgement.outcome.into())
 }
 
@@ -174,23 +205,87 @@ fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paire
     Ok(None)
 }
 
-/// The baseline and the run to judge by it.
-fn load(
+/// The verdict on a run against its baseline, and the run as far as it was measured.
+#[cfg_attr(
+    not(feature = "engine"),
+    expect(unused_mut, reason = "only measuring further looks twice")
+)]
+fn stored(
     paths: &[PathBuf],
     arguments: &Arguments,
-    policy: &Policy,
-) -> anyhow::Result<(Record, Record)> {
+    mut policy: Policy,
+) -> anyhow::Result<(Judgement, Record)> {
     let records =
         paths.iter().map(|path| Record::load(path)).collect::<candlemark::Result<Vec<_>>>()?;
     let record = baseline::pool(&records)?;
-    let baseline = match &arguments.baseline {
+    let known = load(&record, arguments, &policy)?;
+    let grounds = Grounds {
+        baseline: &known.baseline,
+        release: known.release.as_ref(),
+        calibration: known.calibration.as_ref(),
+    };
+    #[cfg(feature = "engine")]
+    if arguments.measure {
+        policy.looks = further::LOOKS;
+    }
+    #[cfg(feature = "engine")]
+    let record = measured(arguments, record, paths.last(), &|run| judge(grounds, run, &policy))?;
+    Ok((judge(grounds, &record, &policy), record))
+}
+
+/// What is stored about a run's machine and model.
+struct Known {
+    baseline: Record,
+    release: Option<Record>,
+    calibration: Option<Calibration>,
+}
+
+fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> anyhow::Result<Known> {
+    let (path, baseline) = match &arguments.baseline {
         Some(path) if !path.exists() => {
             let why =
                 format!("no baseline `{}`; make one with `candlemark promote`", path.display());
             return Err(Error::NotComparable(why).into());
         }
-        Some(path) => Record::load(path)?,
-        None => baseline::find(&arguments.baselines, &record, &policy.allow_class)?.1,
+        Some(path) => (path.clone(), Record::load(path)?),
+        None => baseline::find(&arguments.baselines, record, &policy.allow_class)?,
     };
-    Ok((baseline, record))
+    let release = baseline::find_release(&path)?;
+    let calibration = baseline::find_calibration(&arguments.baselines, record)?;
+    Ok(Known { baseline, release, calibration })
+}
+
+/// The command that goes on where this one could not decide; `files` are records that it found by itself, because another run
+/// may be the newest one by then.
+fn with_measure(command: &str, files: &[PathBuf]) -> String {
+    let records: String =
+        files.iter().map(|file| format!(" --record {}", file.display())).collect();
+    format!("{command}{records} --measure")
+}
+
+/// The run with further blocks of what is undecided, if that is asked for and anything is.
+#[cfg(feature = "engine")]
+fn measured(
+    arguments: &Arguments,
+    run: Record,
+    beside: Option<&PathBuf>,
+    decide: &dyn Fn(&Record) -> Judgement,
+) -> anyhow::Result<Record> {
+    if !arguments.measure {
+        return Ok(run);
+    }
+    let beside = beside.context("a run has a record")?;
+    let mut further = None;
+    let more = &mut |scenarios: &[Scenario], blocks| {
+        let further = match &mut further {
+            Some(further) => further,
+            none => none.insert(Further::begin(&run, beside)?),
+        };
+        further.to(scenarios, blocks)
+    };
+    let more_of_it = further::measure(&run, arguments.budget, decide, more)?;
+    if let Some(further) = further {
+        writeln!(std::io::stderr(), "further record: {}", further.path().display())?;
+    }
+    Ok(more_of_it)
 }

@@ -18,6 +18,9 @@ pub(crate) struct Arguments {
     /// File to write; default: `baselines/<machine class>/<model>.json`; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Make it the release, too, which later drift is told against; the first baseline is one in any case
+    #[arg(long)]
+    release: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -29,9 +32,24 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let promoted = baseline::promote(&records)?;
     let default = || baseline::path("baselines".as_ref(), &promoted.machine.class, &promoted);
     let path = arguments.output.clone().unwrap_or_else(default);
+    anyhow::ensure!(
+        !(arguments.release && path.as_os_str() == "-"),
+        "a release is pinned beside a baseline; name a file with `-o`, or none"
+    );
     write(&promoted.to_json(), Some(&path), out)?;
-    if path.as_os_str() != "-" {
-        writeln!(out, "{}", path.display())?;
+    if path.as_os_str() == "-" {
+        return Ok(Exit::Pass);
+    }
+    writeln!(out, "{}", path.display())?;
+    let release = baseline::release_path(&path);
+    if arguments.release || !release.exists() {
+        promoted.save(&release)?;
+        writeln!(out, "{}", release.display())?;
+        let what = if arguments.release { "pinned" } else { "the first one, pinned" };
+        writeln!(
+            std::io::stderr(),
+            "release: {what}; `check` tells drift against it until `promote --release`"
+        )?;
     }
     Ok(Exit::Pass)
 }

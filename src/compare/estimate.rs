@@ -7,7 +7,10 @@ use serde::Serialize;
 
 use crate::compare::BLOCKS_NEEDED;
 use crate::compare::SESSIONS_NEEDED;
+use crate::compare::paired::Levels;
+use crate::record::Block;
 use crate::record::Case;
+use crate::record::calibration::Spread;
 use crate::stats;
 use crate::workload::Better;
 use crate::workload::Metric;
@@ -34,6 +37,8 @@ pub struct Evidence {
     pub pass: f64,
     /// The same at the level at which all metrics of the suite hold together.
     pub family: Interval,
+    /// The part of that error which more blocks of the run would not take away: its session, the baseline, the build.
+    pub lasting: f64,
     /// The smallest slowdown that this run would have told from none, with a probability of about 80 %.
     pub smallest: f64,
 }
@@ -47,6 +52,11 @@ pub(super) struct Series {
 impl Series {
     /// Leaves out blocks without a value, and values that are not positive: no change is computed from a zero.
     pub(super) fn of(case: &Case, metric: &Metric) -> Self {
+        Self::less(case, metric, |_| 0.0)
+    }
+
+    /// The same, each less what `off` says of its block.
+    pub(super) fn less(case: &Case, metric: &Metric, off: impl Fn(&Block) -> f64) -> Self {
         let mut names: Vec<&str> = Vec::new();
         let mut sessions: Vec<Vec<f64>> = Vec::new();
         for block in &case.blocks {
@@ -59,7 +69,7 @@ impl Series {
                 sessions.push(Vec::new());
                 names.len() - 1
             });
-            sessions[at].push(metric.better.cost(value).ln());
+            sessions[at].push(metric.better.cost(value).ln() - off(block));
         }
         Self { sessions }
     }
@@ -85,6 +95,13 @@ impl Series {
         (squares, (self.count() - self.sessions.len()) as f64)
     }
 
+    /// The variance of the centre by what its own blocks say; nothing where each is a session of its own.
+    fn own(&self) -> f64 {
+        let (squares, freedom) = self.within();
+        let count = self.count();
+        if freedom > 0.0 { squares / freedom * stats::trim_cost(count) / count as f64 } else { 0.0 }
+    }
+
     /// How much the means of sessions vary beyond what the blocks in them explain.
     fn excess(&self) -> Option<f64> {
         let means: Vec<f64> =
@@ -105,6 +122,26 @@ pub(super) struct Variance {
     freedom: f64,
 }
 
+impl Variance {
+    /// Of something that is taken to have this standard deviation.
+    pub(super) fn assumed(sd: f64) -> Self {
+        Self { value: sd * sd, freedom: f64::INFINITY }
+    }
+
+    /// Of something that was measured.
+    pub(super) fn measured(spread: &Spread) -> Self {
+        Self { value: spread.sd * spread.sd, freedom: spread.freedom }
+    }
+
+    /// Two estimates of one thing, each with the weight of its degrees of freedom, which is the estimate of least variance
+    /// for normal values.
+    fn pooled(self, other: Self) -> Self {
+        let freedom = self.freedom + other.freedom;
+        let value = (self.value * self.freedom + other.value * other.freedom) / freedom;
+        Self { value, freedom }
+    }
+}
+
 /// What sessions are taken to differ by when the baseline cannot say: 3 %.
 pub(super) const UNCALIBRATED: Variance = Variance { value: 0.03 * 0.03, freedom: f64::INFINITY };
 
@@ -114,13 +151,22 @@ const SESSION_FLOOR: f64 = 0.005;
 /// Blocks differ by at least 0.4 %: peak memory may repeat to the byte, which is no proof for the next process.
 const BLOCK_FLOOR: f64 = 0.004;
 
-/// How much the sessions of a baseline differ, by kind of metric.
-pub(super) struct Sessions(BTreeMap<&'static str, Variance>);
+/// How much sessions differ, by kind of metric.
+pub(super) struct Sessions<'a> {
+    of_baseline: BTreeMap<&'static str, Variance>,
+    calibrated: &'a BTreeMap<String, Spread>,
+}
 
-impl Sessions {
+impl<'a> Sessions<'a> {
     /// Pools over metrics of one kind, because three sessions alone say little. The degrees of freedom stay those of the
     /// sessions: a machine that is slow today is slow in every scenario, so that more of them are not more evidence.
-    pub(super) fn of<'a>(series: impl Iterator<Item = (&'static Metric, &'a Series)>) -> Self {
+    ///
+    /// What a calibration found is pooled with it, by degrees of freedom: both estimate how much this machine differs from
+    /// one time to another.
+    pub(super) fn of<'b>(
+        series: impl Iterator<Item = (&'static Metric, &'b Series)>,
+        calibrated: &'a BTreeMap<String, Spread>,
+    ) -> Self {
         let mut kinds: BTreeMap<&'static str, Vec<(f64, usize)>> = BTreeMap::new();
         for (metric, series) in series {
             let sessions = series.sessions.len();
@@ -134,16 +180,25 @@ impl Sessions {
                 excess.iter().map(|(_, sessions)| *sessions).min().unwrap_or(SESSIONS_NEEDED);
             (kind, Variance { value: mean.max(0.0), freedom: (fewest - 1) as f64 })
         });
-        Self(pooled.collect())
+        Self { of_baseline: pooled.collect(), calibrated }
     }
 
+    /// Whether that is known without three sessions in the baseline itself.
+    pub(super) fn are_calibrated(&self, metric: &Metric) -> bool {
+        let needed = (SESSIONS_NEEDED - 1) as f64;
+        self.calibrated.get(metric.kind()).is_some_and(|spread| spread.freedom >= needed)
+    }
+
+    /// How much one session differs from the next.
     pub(super) fn noise(&self, metric: &Metric) -> Variance {
-        let floor = Variance { value: SESSION_FLOOR * SESSION_FLOOR, freedom: f64::INFINITY };
-        self.0
-            .get(metric.kind())
-            .copied()
-            .filter(|noise| noise.value > floor.value)
-            .unwrap_or(floor)
+        let floor = Variance::assumed(SESSION_FLOOR);
+        let own = self.of_baseline.get(metric.kind()).copied();
+        let calibrated = self.calibrated.get(metric.kind()).map(Variance::measured);
+        let noise = match (own, calibrated) {
+            (Some(own), Some(calibrated)) => Some(own.pooled(calibrated)),
+            (own, calibrated) => own.or(calibrated),
+        };
+        noise.filter(|noise| noise.value > floor.value).unwrap_or(floor)
     }
 }
 
@@ -151,20 +206,21 @@ impl Sessions {
 /// from the next.
 ///
 /// With fewer than eight current blocks their spread is taken from the baseline's sessions; a current run that is noisier
-/// than these can widen it, never narrow it. `level` is that of the whole family of metrics.
+/// than these can widen it, never narrow it.
 pub(super) fn evidence(
     base: &Series,
     current: &Series,
     session: Variance,
-    layout_sd: f64,
-    level: f64,
+    layout: Variance,
+    levels: Levels,
 ) -> Option<Evidence> {
     let process = process(base, current)?;
     let sessions = 1.0 / base.sessions.len() as f64 + 1.0 / current.sessions.len() as f64;
-    let mut terms = process;
-    terms.push((session.value * sessions, session.freedom));
-    terms.push((layout_sd * layout_sd, f64::INFINITY));
-    let error = terms.iter().map(|(variance, _)| variance).sum::<f64>().sqrt();
+    let others = [(session.value * sessions, session.freedom), (layout.value, layout.freedom)];
+    let sum = |terms: &[(f64, f64)]| terms.iter().map(|(variance, _)| variance).sum::<f64>();
+    let lasting = (base.own() + sum(&others)).sqrt();
+    let terms = [process, others.into()].concat();
+    let error = sum(&terms).sqrt();
     let freedom = stats::welch_satterthwaite(&terms);
 
     let theta = current.centre() - base.centre();
@@ -172,10 +228,9 @@ pub(super) fn evidence(
         let half = stats::student_t(level, freedom) * error;
         Interval { lo: theta - half, hi: theta + half }
     };
-    let smallest = (stats::student_t(level, freedom) + stats::student_t(0.8, freedom)) * error;
-    let single = around(0.95);
-    let (pass, family) = (single.hi, around(level)); // One look: a pass pays for no others.
-    Some(Evidence { error, freedom, single, pass, family, smallest })
+    let (single, pass, family) = (around(0.95), around(levels.pass).hi, around(levels.family));
+    let smallest = family.hi - theta + stats::student_t(0.8, freedom) * error;
+    Some(Evidence { error, freedom, single, pass, family, lasting, smallest })
 }
 
 /// The variances of both centres that come from one process differing from the next.
@@ -206,4 +261,47 @@ fn process(base: &Series, current: &Series) -> Option<Vec<(f64, f64)>> {
     };
     let total: f64 = terms.iter().map(|(variance, _)| variance).sum();
     Some(if total >= floor { terms } else { vec![(floor, f64::INFINITY)] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_estimates_are_pooled_by_their_degrees_of_freedom() {
+        let own = Variance { value: 0.0001, freedom: 2.0 };
+        let pooled = own.pooled(Variance::measured(&Spread { sd: 0.02, freedom: 8.0 }));
+        assert!((pooled.value - 0.00034).abs() < 1e-12, "{pooled:?}");
+        assert_eq!(pooled.freedom, 10.0);
+    }
+
+    #[test]
+    fn a_calibration_is_pooled_with_the_baseline_s_own_sessions_or_stands_alone() {
+        let metric = crate::workload::metric("decode_tok_s").unwrap();
+        let of = |sessions: &[&[f64]]| Series {
+            sessions: sessions.iter().map(|session| session.to_vec()).collect(),
+        };
+        // Means 0.00, 0.02 and 0.04, variance 0.0004, blocks without any spread of their own.
+        let three = of(&[&[0.0, 0.0], &[0.02, 0.02], &[0.04, 0.04]]);
+        let one = of(&[&[0.0, 0.0]]);
+        let calibrated =
+            |sd, freedom| BTreeMap::from([("decode".to_owned(), Spread { sd, freedom })]);
+        let none = BTreeMap::new();
+        for (series, spreads, value, freedom) in [
+            (&three, &none, 0.0004, 2.0),
+            (&three, &calibrated(0.01, 6.0), 0.000175, 8.0),
+            (&one, &calibrated(0.01, 6.0), 0.0001, 6.0),
+            (&one, &calibrated(0.001, 6.0), 0.000025, f64::INFINITY), // Not below the floor.
+            (&one, &none, 0.000025, f64::INFINITY),
+        ] {
+            let sessions = Sessions::of([(metric, series)].into_iter(), spreads);
+            let noise = sessions.noise(metric);
+            assert!((noise.value - value).abs() < 1e-12, "{noise:?} is not {value}");
+            assert_eq!(noise.freedom, freedom);
+        }
+        for (freedom, known) in [(1.0, false), (2.0, true)] {
+            let spreads = calibrated(0.01, freedom);
+            assert_eq!(Sessions::of([].into_iter(), &spreads).are_calibrated(metric), known);
+        }
+    }
 }

@@ -177,6 +177,7 @@ fn evidence(blocks: &[f64], levels: Levels, layout_sd: f64) -> (f64, Evidence) {
         single: around(half(0.95)),
         pass: theta + half(levels.pass),
         family: around(half(levels.family)),
+        lasting: layout_sd,
         smallest: half(levels.family) + half(0.8),
     };
     (theta, evidence)
@@ -281,6 +282,7 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         differences,
         notes,
         findings,
+        drift: Vec::new(),
         policy: policy.clone(),
         baseline_commit: None,
         course: Some(course),
@@ -417,6 +419,7 @@ impl Jury<'_> {
             base,
             current,
             theta,
+            normalised: None, // Both builds meet the same machine, in turns.
             limit,
             margin: limits.0,
             evidence: decision.evidence,

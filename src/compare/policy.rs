@@ -25,6 +25,8 @@ pub struct Policy {
     pub alpha: f64,
     /// Standard deviation of ln cost between two builds of one source: code layout.
     pub layout_sd: f64,
+    /// How often a run is planned to be looked at while it is measured further: each look pays for all.
+    pub looks: usize,
 }
 
 /// What makes the outcome a regression.
@@ -56,6 +58,7 @@ impl Default for Policy {
             allow_class: BTreeMap::new(),
             alpha: 0.05,
             layout_sd: 0.005,
+            looks: 1,
         }
     }
 }

@@ -7,10 +7,14 @@ use serde::Serialize;
 
 use crate::compare::BLOCKS_NEEDED;
 use crate::compare::Finding;
+use crate::compare::Grounds;
 use crate::compare::SESSIONS_NEEDED;
+use crate::compare::Verdict;
+use crate::compare::normalised;
 use crate::compare::paired::Course;
 use crate::record::Record;
 use crate::record::Work;
+use crate::record::calibration::Calibration;
 use crate::record::pair::Arm;
 use crate::record::pair::Ended;
 use crate::record::pair::Paired;
@@ -124,7 +128,8 @@ pub(super) fn work(old: &Work, new: &Work) -> Option<String> {
 }
 
 /// What a reader of the verdict has to know.
-pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -> Vec<String> {
+pub(super) fn notes(grounds: &Grounds, current: &Record, findings: &[Finding]) -> Vec<String> {
+    let Grounds { baseline, calibration, .. } = *grounds;
     let mut notes = Vec::new();
     if let Some(injected) = &current.injected {
         notes.push(format!("this run was slowed down on purpose: {injected}"));
@@ -147,18 +152,9 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
     if steal > 0.05 {
         notes.push(format!("other guests of the host took {:.0} % of the CPU time", 100.0 * steal));
     }
-    let sessions = baseline.sessions.len();
-    let judged = || findings.iter().filter(|finding| finding.change.is_some());
-    let thin = judged().filter(|finding| finding.base_blocks.len() < BLOCKS_NEEDED).count();
-    if judged().next().is_some() && (sessions < SESSIONS_NEEDED || thin > 0) {
-        notes.push(format!(
-            "the baseline is uncalibrated: it has {sessions} session{} and {thin} of {} metrics have fewer than \
-             {BLOCKS_NEEDED} blocks; a verdict needs {SESSIONS_NEEDED} sessions and {BLOCKS_NEEDED} blocks, so \
-             sessions are taken to differ by 3 % and nothing can be called a regression",
-            if sessions == 1 { "" } else { "s" },
-            judged().count(),
-        ));
-    }
+    notes.extend(calibrated(baseline, calibration, findings));
+    notes.extend(renamed(baseline, current, findings));
+    notes.extend(normalised::notes(baseline, current));
     for (what, old, new) in [
         (
             "memory read rate",
@@ -184,6 +180,70 @@ pub(super) fn notes(baseline: &Record, current: &Record, findings: &[Finding]) -
     for case in &current.scenarios {
         notes
             .extend(case.validity.warnings.iter().map(|warning| format!("{}: {warning}", case.id)));
+    }
+    notes
+}
+
+/// What is known of the machine, and what that leaves undecided.
+fn calibrated(
+    baseline: &Record,
+    calibration: Option<&Calibration>,
+    findings: &[Finding],
+) -> Vec<String> {
+    let judged: Vec<&Finding> =
+        findings.iter().filter(|finding| finding.change.is_some()).collect();
+    if judged.is_empty() {
+        return Vec::new();
+    }
+    let mut notes = Vec::new();
+    let sessions = baseline.sessions.len();
+    let s = |count: usize| if count == 1 { "" } else { "s" };
+    let thin = judged.iter().filter(|finding| finding.base_blocks.len() < BLOCKS_NEEDED).count();
+    let uncertain = (sessions < SESSIONS_NEEDED && calibration.is_none()) || thin > 0;
+    if uncertain {
+        notes.push(format!(
+            "the baseline is uncalibrated: it has {sessions} session{} and {thin} of {} metrics have fewer than \
+             {BLOCKS_NEEDED} blocks; a verdict needs {SESSIONS_NEEDED} sessions and {BLOCKS_NEEDED} blocks, so \
+             sessions are taken to differ by 3 % and nothing can be called a regression",
+            s(sessions),
+            judged.len(),
+        ));
+    }
+    match calibration {
+        Some(calibration) => {
+            let last = calibration.sessions.iter().map(|session| session.started.as_str()).max();
+            let day = last.and_then(|last| last.get(..10)).unwrap_or("an unknown day");
+            let of = calibration.sessions.len();
+            notes.push(format!("calibrated on {day} from {of} session{}", s(of)));
+        }
+        None if uncertain => {}
+        None => notes.push(
+            "uncalibrated: two builds of one source are taken to differ by 0.5 %, and sessions by as much as those of \
+             the baseline; `candlemark calibrate` measures both"
+                .into(),
+        ),
+    }
+    notes
+}
+
+/// Scenarios that are new and do the work of one that is missing.
+fn renamed(baseline: &Record, current: &Record, findings: &[Finding]) -> Vec<String> {
+    let whole = |verdict: Verdict| {
+        findings
+            .iter()
+            .filter(move |finding| finding.metric.is_none() && finding.verdict == verdict)
+            .map(|finding| finding.scenario.as_str())
+    };
+    let mut notes = Vec::new();
+    for (new, case) in whole(Verdict::New).filter_map(|id| Some((id, current.case(id)?))) {
+        let same = |old: &&str| {
+            let work = baseline.case(old).map(|case| &case.work);
+            current.case(old).is_none()
+                && work.is_some_and(|work| !work.prompts_sha256.is_empty() && *work == case.work)
+        };
+        if let Some(old) = whole(Verdict::Missing).find(same) {
+            notes.push(format!("`{new}` looks like `{old}` under a new name"));
+        }
     }
     notes
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::record::Block;
 use crate::record::Build;
+use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Machine;
 use crate::record::Model;

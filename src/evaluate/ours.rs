@@ -141,6 +141,7 @@ fn plain(blocks: &[f64], levels: Levels) -> (f64, Evidence) {
         single: around(half(0.95)),
         pass: theta + half(levels.pass),
         family: around(half(levels.family)),
+        lasting: layout_sd(),
         smallest: half(levels.family) + half(0.8),
     };
     (theta, evidence)

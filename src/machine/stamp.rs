@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -108,7 +109,14 @@ fn list(stamp: &str) -> impl Iterator<Item = &str> {
 fn binary_sha256() -> io::Result<String> {
     // On Linux this link opens the running binary even when a newer build has taken its place.
     let running = PathBuf::from("/proc/self/exe");
-    let path = if running.exists() { running } else { env::current_exe()? };
+    file_sha256(&if running.exists() { running } else { env::current_exe()? })
+}
+
+/// SHA-256 of a file, as records have it of their binary.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn file_sha256(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 16];

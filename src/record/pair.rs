@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::record::Build;
 use crate::record::Machine;
 use crate::record::Model;
+use crate::record::References;
 use crate::record::Session;
 use crate::record::Settings;
 use crate::record::Work;
@@ -121,17 +122,6 @@ pub struct PairedBlock {
     /// Why the block does not count, by a rule that was fixed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
-}
-
-/// Seconds that the frozen reference kernels take: they tell a machine that changed from a program that changed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct References {
-    /// Multiply-adds within the first-level cache.
-    pub compute_s: f64,
-    /// Reading memory beyond the last-level cache.
-    pub stream_s: f64,
-    /// Many small parallel regions.
-    pub dispatch_s: f64,
 }
 
 /// One scenario with both arms.

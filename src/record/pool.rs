@@ -15,11 +15,11 @@ use crate::error::Result;
 use crate::record::Build;
 use crate::record::Machine;
 use crate::record::Model;
+use crate::record::References;
 use crate::record::Settings;
 use crate::record::Work;
 use crate::record::pair::PairedTurns;
 use crate::record::pair::Quad;
-use crate::record::pair::References;
 use crate::record::write_atomically;
 
 mod check;

@@ -96,6 +96,7 @@ fn reason(why: Why) -> &'static str {
         Why::Uncalibrated => "uncalibrated",
         Why::Contaminated => "contaminated",
         Why::Rejected => "rejected blocks decide",
+        Why::Drifted => "the machine drifted",
     }
 }
 

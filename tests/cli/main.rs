@@ -16,6 +16,9 @@ mod records;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
 
+/// Where `check --baselines stored` looks for the calibration of the records' machine and model.
+const CALIBRATION: &str = "stored/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.calibration.json";
+
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(name)
 }
@@ -32,6 +35,7 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
             for (name, record) in records::all() {
                 record.save(&golden(&format!("records/{name}.json"))).unwrap();
             }
+            records::calibration().save(&golden(CALIBRATION)).unwrap();
             for (name, pair) in pairs::all() {
                 pair.save(&golden(&format!("pairs/{name}.json"))).unwrap();
             }
@@ -85,6 +89,19 @@ fn the_records_are_what_they_are_made_from() {
             record
         );
     }
+}
+
+#[test]
+fn the_calibration_is_what_it_is_made_from() {
+    same(&records::calibration().to_json(), CALIBRATION);
+    let stored = golden(CALIBRATION);
+    let (folder, record) = (golden("stored"), records::run(4));
+    assert_eq!(
+        candlemark::baseline::calibration_path(&folder, &record.machine.class, &record),
+        stored
+    );
+    let found = candlemark::baseline::find_calibration(&folder, &record).unwrap();
+    assert_eq!(found, Some(records::calibration()));
 }
 
 #[test]
@@ -183,6 +200,78 @@ fn noise_cannot_be_decided() {
 }
 
 #[test]
+fn what_is_undecided_names_the_command_that_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = "target/candlemark/runs/20260704T120000Z-0123456";
+    fs::create_dir_all(folder.path().join(run)).unwrap();
+    fs::copy(golden("records/noisy.json"), folder.path().join(run).join("record.json")).unwrap();
+    let base = golden("records/base.json").display().to_string();
+    let output = candlemark(&["check", "--baseline", &base], folder.path());
+    assert_eq!(output.status.code(), Some(3));
+    let talk = String::from_utf8(output.stderr).unwrap();
+    let command =
+        format!("candlemark check --baseline {base} --record {run}/record.json --measure");
+    assert_eq!(talk, format!("to decide: `{command}`\n"));
+}
+
+#[cfg(feature = "engine")]
+#[test]
+fn measuring_further_needs_something_undecided_an_optimised_build_and_a_time() {
+    let status = |args: &[&str]| {
+        let args: Vec<&str> = CHECK.iter().chain(args).copied().collect();
+        let output = candlemark(&args, &golden(""));
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (record, code) in [("records/same.json", 0), ("records/slower.json", 1)] {
+        let talk = "measure: 6 of 6 findings decided; 10 minutes left\n".to_owned();
+        assert_eq!(status(&["--record", record, "--measure"]), (code, talk));
+    }
+    assert_eq!(status(&["--record", "records/noisy.json", "--budget", "5m"]).0, 2);
+    assert_eq!(status(&["--record", "records/noisy.json", "--measure", "--budget", "5"]).0, 2);
+    let pair = candlemark(&["check", "--record", "pairs/analysed.json", "--measure"], &golden(""));
+    assert_eq!(pair.status.code(), Some(5), "a pair is measured by `candlemark pair`");
+    if cfg!(debug_assertions) {
+        let (code, talk) = status(&["--record", "records/noisy.json", "--measure"]);
+        assert_eq!(code, 5);
+        assert!(talk.contains("records are not made by a debug build"), "{talk}");
+    }
+}
+
+#[test]
+fn a_machine_that_drifted_decides_nothing() {
+    let args = ["check", "--baseline", "records/kernels.json", "--record", "records/drifted.json"];
+    check(&args, "drifted.txt", 3);
+    let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &golden(""));
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(verdict["findings"][0]["verdict"]["detail"], "drifted");
+    let change = &verdict["findings"][0]["change"];
+    let theta = |name: &str| (1000.0 * change[name].as_f64().unwrap()).round();
+    assert_eq!((theta("theta"), theta("normalised")), (100.0, -13.0));
+}
+
+#[test]
+fn drift_since_the_release_is_told_and_decides_nothing() {
+    let args = ["check", "--baseline", "records/rolling.json", "--record", "records/same.json"];
+    check(&args, "release-drift.txt", 0);
+    for (format, file) in [("md", "release-drift.md"), ("github", "release-drift.github.txt")] {
+        check(&[&args[..], &["--format", format]].concat(), file, 0);
+    }
+    let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &golden(""));
+    let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(verdict["drift"][0]["metric"], "decode_tok_s");
+    assert_eq!(verdict["drift"][0]["warns"], false);
+    assert_eq!(verdict["drift"][1]["warns"], true);
+    let output = candlemark(&[&args[..], &["--format", "html"]].concat(), &golden(""));
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(page.contains("WARNING, drift since the release"));
+}
+
+#[test]
+fn a_calibration_beside_the_baselines_is_used() {
+    check_record("same", &["--baselines", "stored"], "calibrated.txt", 0);
+}
+
+#[test]
 fn a_baseline_of_one_session_decides_nothing() {
     let args =
         ["check", "--baseline", "records/session-1.json", "--record", "records/critical.json"];
@@ -260,9 +349,19 @@ fn three_sessions_make_a_baseline_that_is_found_again() {
     let output = candlemark(&args, folder.path());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said.trim_end(), "baselines/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.json");
-    let stored = fs::read_to_string(folder.path().join(said.trim_end())).unwrap();
-    assert_eq!(stored, fs::read_to_string(golden("records/base.json")).unwrap());
+    let rolling = "baselines/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.json";
+    let release = "baselines/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.release.json";
+    assert_eq!(said, format!("{rolling}\n{release}\n"), "the first one is the release");
+    let read = |path: &str| fs::read_to_string(folder.path().join(path)).unwrap();
+    assert_eq!(read(rolling), fs::read_to_string(golden("records/base.json")).unwrap());
+    assert_eq!(read(release), read(rolling));
+    fs::write(folder.path().join(release), "as it was").unwrap();
+    let output = candlemark(&args, folder.path());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{rolling}\n"));
+    assert_eq!(read(release), "as it was", "a promotion leaves the release alone");
+    let output = candlemark(&[&args[..], &["--release"]].concat(), folder.path());
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("release: pinned"));
+    assert_eq!(read(release), read(rolling));
 
     let newest = folder.path().join("target/candlemark/runs/20260704T120000Z-0123456");
     fs::create_dir_all(&newest).unwrap();
@@ -277,6 +376,14 @@ fn three_sessions_make_a_baseline_that_is_found_again() {
 fn too_few_sessions_make_no_baseline() {
     check(&["promote", "records/session-1.json", "-o", "-"], "promote-one.txt", 3);
     check(&["promote", "records/injected.json", "-o", "-"], "promote-injected.txt", 4);
+    let sessions =
+        ["session-1", "session-2", "session-3"].map(|name| format!("records/{name}.json"));
+    let args = ["promote", &sessions[0], &sessions[1], &sessions[2], "-o", "-", "--release"];
+    assert_eq!(
+        candlemark(&args, &golden("")).status.code(),
+        Some(5),
+        "stdout is no place for a release"
+    );
 }
 
 #[test]

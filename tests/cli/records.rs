@@ -8,11 +8,19 @@ use candlemark::record::Kind;
 use candlemark::record::Machine;
 use candlemark::record::Model;
 use candlemark::record::Record;
+use candlemark::record::References;
 use candlemark::record::SCHEMA;
 use candlemark::record::Session;
 use candlemark::record::Settings;
 use candlemark::record::Validity;
 use candlemark::record::Work;
+use candlemark::record::calibration::Calibration;
+use candlemark::record::calibration::CalibrationKind;
+use candlemark::record::calibration::Floor;
+use candlemark::record::calibration::Place;
+use candlemark::record::calibration::Sitting;
+use candlemark::record::calibration::Spread;
+use candlemark::record::calibration::Weights;
 
 /// A run of two scenarios in three processes, each a little off in turn.
 pub fn run(day: usize) -> Record {
@@ -106,6 +114,54 @@ fn times(record: &mut Record, metric: &str, factors: [f64; 3]) {
     }
 }
 
+fn times_all(record: &mut Record, metric: &str, factor: f64) {
+    for block in record.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
+        if let Some(Some(value)) = block.values.get_mut(metric) {
+            *value *= factor;
+        }
+    }
+}
+
+/// Gives each block the reference kernels; reading memory takes so many seconds.
+fn with_kernels(mut record: Record, stream_s: f64) -> Record {
+    for block in record.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
+        let one = References { compute_s: 0.0013, stream_s, dispatch_s: 0.002 };
+        block.references = Some([one; 2]);
+    }
+    record
+}
+
+/// What the machine of the records is known to differ by.
+pub fn calibration() -> Calibration {
+    let of = run(3);
+    let spread = |sd| Spread { sd, freedom: 9.0 };
+    let kinds = |sd: [f64; 3]| {
+        let kinds = ["decode", "ttft", "memory"].into_iter().zip(sd);
+        kinds.map(|(kind, sd)| (kind.to_owned(), spread(sd))).collect()
+    };
+    let floor = |metric: &str| Floor {
+        scenario: "code/b1".into(),
+        metric: metric.into(),
+        within_sd: 0.01,
+        block_sd: 0.015,
+        smallest_at: [(8, 0.027), (16, 0.018)].into(),
+    };
+    Calibration {
+        schema: candlemark::record::calibration::SCHEMA,
+        kind: CalibrationKind::Calibration,
+        machine: Place { class: of.machine.class, fields: of.machine.fields },
+        model: Weights { spec: of.model.spec, sha256: of.model.sha256, quant: of.model.quant },
+        commit: of.build.commit,
+        sessions: [1, 2, 3]
+            .map(|day| run(day).sessions.remove(0))
+            .map(|one| Sitting { id: one.id, started: one.started, ended: one.ended })
+            .into(),
+        layout_sd: kinds([0.003, 0.004, 0.0]),
+        session_sd: kinds([0.006, 0.008, 0.001]),
+        floors: vec![floor("decode_tok_s"), floor("ttft_s")],
+    }
+}
+
 fn changed(change: impl FnOnce(&mut Record)) -> Record {
     let mut record = run(4);
     change(&mut record);
@@ -116,8 +172,23 @@ fn changed(change: impl FnOnce(&mut Record)) -> Record {
 pub fn all() -> Vec<(&'static str, Record)> {
     let sessions = [run(1), run(2), run(3)];
     let base = candlemark::baseline::promote(&sessions).unwrap();
+    let kernels = sessions.clone().map(|record| with_kernels(record, 0.005));
+    let mut release = base.clone();
+    release.sessions[0].id = "20260601T120000Z-0abcdef".into();
+    times_all(&mut release, "decode_tok_s", 1.08);
+    times_all(&mut release, "decode_tok_s_aggregate", 1.2);
     let [one, two, three] = sessions;
     vec![
+        ("rolling", base.clone()),
+        ("rolling.release", release),
+        ("kernels", candlemark::baseline::promote(&kernels).unwrap()),
+        (
+            "drifted",
+            changed(|record| {
+                *record = with_kernels(record.clone(), 0.0056);
+                times(record, "decode_tok_s", [0.9; 3]);
+            }),
+        ),
         ("session-1", one),
         ("session-2", two),
         ("session-3", three),

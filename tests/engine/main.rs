@@ -101,6 +101,7 @@ fn job(setup: &Setup, scenarios: &[&str]) -> Job {
         sharing: Sharing::Fresh,
         rates: Rates::default(),
         injection: None,
+        references: true,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::compare::Verdict;
 use crate::report::text::plain;
 use crate::report::verdict::arms;
 use crate::report::verdict::cells;
+use crate::report::verdict::remarks::since_release;
 use crate::report::verdict::sentence;
 use crate::report::verdict::sorted;
 
@@ -31,16 +32,21 @@ pub fn annotations(judgement: &Judgement) -> String {
     if errors.is_empty() && judgement.outcome >= Outcome::NotComparable {
         let _ = writeln!(text, "::error title={title}::{}", message(&sentence(judgement)));
     }
-    for (level, findings) in [("error", errors), ("warning", warnings)] {
-        let shown = if findings.len() > 10 { 9 } else { findings.len() };
-        for finding in &findings[..shown] {
-            let row = cells(finding);
-            let said = [&row[0], &row[1], &row[4], &row[8]].map(String::as_str);
-            let said: Vec<&str> = said.into_iter().filter(|text| !text.is_empty()).collect();
-            let _ = writeln!(text, "::{level} title={title}::{}", message(&said.join(" ")));
+    let said = |finding: &Finding| {
+        let row = cells(finding);
+        let said = [&row[0], &row[1], &row[4], &row[8]].map(String::as_str);
+        said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+    };
+    let errors: Vec<String> = errors.into_iter().map(said).collect();
+    let drift = judgement.drift.iter().filter(|drift| drift.warns).map(since_release);
+    let warnings: Vec<String> = warnings.into_iter().map(said).chain(drift).collect();
+    for (level, lines) in [("error", errors), ("warning", warnings)] {
+        let shown = if lines.len() > 10 { 9 } else { lines.len() };
+        for line in &lines[..shown] {
+            let _ = writeln!(text, "::{level} title={title}::{}", message(line));
         }
-        if findings.len() > shown {
-            let _ = writeln!(text, "::{level} title={title}::and {} more", findings.len() - shown);
+        if lines.len() > shown {
+            let _ = writeln!(text, "::{level} title={title}::and {} more", lines.len() - shown);
         }
     }
     text

@@ -1,5 +1,6 @@
 //! What to read beside the table: differences, notes, how sure it is, what to do next.
 
+use crate::compare::Drift;
 use crate::compare::Finding;
 use crate::compare::Judgement;
 use crate::compare::Verdict;
@@ -13,6 +14,7 @@ use crate::record::pair::Ended;
 use crate::report::text::duration;
 use crate::report::text::percent;
 use crate::report::verdict::blind;
+use crate::workload::Better;
 use crate::workload::METRICS;
 
 /// Everything beside the table; `command` is what made the verdict.
@@ -24,6 +26,8 @@ pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<St
     }
     lines.extend(judgement.notes.iter().cloned());
     lines.extend(judgement.course.as_ref().and_then(spent));
+    lines.extend(judgement.findings.iter().filter_map(drifted));
+    lines.extend(judgement.drift.iter().map(since_release));
     lines.extend(means(judgement));
     lines.extend(level(judgement));
     lines.extend(unseen(judgement));
@@ -66,7 +70,7 @@ fn spent(course: &Course) -> Option<String> {
 
 /// At which level a regression has to hold, and what the columns mean.
 fn level(judgement: &Judgement) -> Option<String> {
-    let looks = if judgement.course.is_some() { LOOKS.len() } else { 1 };
+    let looks = if judgement.course.is_some() { LOOKS.len() } else { judgement.policy.looks };
     let level = 100.0 * Levels::new(judgement.policy.alpha, judgement.judged, looks).family;
     let together = match judgement.judged {
         0 => return None,
@@ -119,7 +123,7 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
             "greedy output changed: if that is meant, {remedy}; times of different answers are not compared"
         ));
     }
-    let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks]);
+    let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks, Why::Drifted]);
     match &judgement.course {
         Some(course) => {
             if short {
@@ -162,7 +166,42 @@ fn measure_more(judgement: &Judgement, command: &str) -> String {
         let commit: String = commit.chars().take(12).collect();
         format!(", or both builds in turns: `candlemark pair --base {commit}`")
     });
-    format!("to decide, measure more blocks: `{check} --measure`{pair}")
+    let more = if check.contains(" --measure") {
+        format!("`{check}` with a larger `--budget`")
+    } else {
+        format!("`{check} --measure`")
+    };
+    format!("to decide, measure more blocks: {more}{pair}")
+}
+
+/// What the reference kernels have to say where they took a verdict away.
+fn drifted(finding: &Finding) -> Option<String> {
+    let change = finding.change.as_ref()?;
+    let (metric, normalised) = (finding.metric?, change.normalised?);
+    (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
+        let at = |theta| percent(share(metric.better, theta));
+        format!(
+            "the machine drifted: {} of {} {} as measured, {} when what the reference kernels say of the machine is taken \
+             out; they disagree, so that neither is a verdict",
+            metric.label,
+            finding.scenario,
+            at(change.theta),
+            at(normalised)
+        )
+    })
+}
+
+/// How far a metric has come since the release.
+pub(super) fn since_release(drift: &Drift) -> String {
+    let sign = if drift.metric.better == Better::Higher { -1.0 } else { 1.0 };
+    format!(
+        "{} since the release: {} of {} {}, the limit of one change is {}",
+        if drift.warns { "WARNING, drift" } else { "drift" },
+        drift.metric.label,
+        drift.scenario,
+        percent(share(drift.metric.better, drift.theta)),
+        percent(sign * drift.limit)
+    )
 }
 
 /// Geometric means of what was judged, by metric: information, never a verdict.

@@ -1,0 +1,268 @@
+//! `candlemark check --measure`: further blocks of what is undecided and of nothing else, until it is decided or time is up.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use candlemark::baseline;
+use candlemark::compare::Finding;
+use candlemark::compare::Judgement;
+use candlemark::compare::Verdict;
+use candlemark::machine;
+use candlemark::measure::Sharing;
+use candlemark::record::Case;
+use candlemark::record::Model;
+use candlemark::record::Record;
+use candlemark::record::Session;
+use candlemark::settings::Setup;
+use candlemark::suite;
+use candlemark::suite::Events;
+use candlemark::suite::Plan;
+use candlemark::workload;
+use candlemark::workload::Scenario;
+use indicatif::HumanDuration;
+use jiff::Timestamp;
+
+use crate::cmd::download::Bars;
+
+/// Further blocks of each open scenario after each round. Every round is a look, and verdicts pay for all of them; twice as
+/// many each time, because half as many again would rarely decide what so many did not.
+const ROUNDS: [usize; 5] = [2, 4, 8, 16, 32];
+
+/// The run as it came, and after each round.
+pub(super) const LOOKS: usize = ROUNDS.len() + 1;
+
+/// What a process takes beside loading and generating: starting it, and the reference kernels.
+const PROCESS_S: f64 = 0.5;
+
+/// Measures until nothing is open, the budget is spent or the last round is over; the run with everything that was measured.
+///
+/// `decide` judges a run, `more` brings the record of further measurements to so many blocks of each scenario named.
+pub(super) fn measure(
+    first: &Record,
+    budget: Duration,
+    decide: &dyn Fn(&Record) -> Judgement,
+    more: &mut dyn FnMut(&[Scenario], usize) -> anyhow::Result<Record>,
+) -> anyhow::Result<Record> {
+    let mut talk = std::io::stderr();
+    let start = Instant::now();
+    let mut run = first.clone();
+    // How much longer a block takes than is thought.
+    let (mut slower, mut done) = (1.0, 0);
+    for target in ROUNDS {
+        let judgement = decide(&run);
+        let left = budget.saturating_sub(start.elapsed());
+        let open = judgement.open();
+        let all = judgement.findings.len();
+        let undecided: Vec<&Finding> =
+            judgement.findings.iter().filter(|finding| is_undecided(finding)).collect();
+        let spare = HumanDuration(left);
+        writeln!(
+            talk,
+            "measure: {} of {all} findings decided; {spare} left",
+            all - undecided.len()
+        )?;
+        let is_open = |finding: &&&Finding| open.contains(&finding.scenario.as_str());
+        let closed = undecided.len() - undecided.iter().filter(is_open).count();
+        if closed > 0 {
+            writeln!(
+                talk,
+                "measure: {closed} left alone, which no number of blocks decides: the baseline is too thin, or its sessions \
+                 differ by too much; a baseline of more sessions or a quieter machine would help"
+            )?;
+        }
+        if open.is_empty() {
+            return Ok(run);
+        }
+        let words: Vec<String> = open.iter().map(|id| (*id).to_owned()).collect();
+        let scenarios = exactly(&words)?;
+        let block_s = slower
+            * words
+                .iter()
+                .filter_map(|id| first.case(id))
+                .map(|case| block_s(case, first))
+                .sum::<f64>();
+        let fit = (left.as_secs_f64() / block_s.max(1e-3)) as usize;
+        let blocks = target.min(done + fit);
+        if blocks <= done {
+            writeln!(
+                talk,
+                "measure: out of time: one more block of each takes about {}",
+                HumanDuration(Duration::from_secs_f64(block_s))
+            )?;
+            return Ok(run);
+        }
+        let expected = block_s * (blocks - done) as f64;
+        writeln!(
+            talk,
+            "measure: {} more of {}, about {}",
+            blocks - done,
+            words.join(" "),
+            HumanDuration(Duration::from_secs_f64(expected))
+        )?;
+        let began = Instant::now();
+        run = joined(first, &more(&scenarios, blocks)?)?;
+        slower *= began.elapsed().as_secs_f64() / expected;
+        done = blocks;
+    }
+    writeln!(talk, "measure: {done} further blocks of each are as many as are planned")?;
+    Ok(run)
+}
+
+fn is_undecided(finding: &Finding) -> bool {
+    matches!(finding.verdict, Verdict::Inconclusive(_))
+}
+
+/// The scenarios of these ids.
+fn exactly(ids: &[String]) -> anyhow::Result<Vec<Scenario>> {
+    let mut found = workload::select(ids)?;
+    found.retain(|scenario| ids.contains(&scenario.id));
+    anyhow::ensure!(
+        found.len() == ids.len(),
+        "cannot measure {}: this build does not know all of these scenarios",
+        ids.join(", ")
+    );
+    Ok(found)
+}
+
+/// What a block of a case takes in seconds, going by those that it has.
+fn block_s(case: &Case, record: &Record) -> f64 {
+    let typical = |metric: &str| candlemark::stats::median(&case.values(metric)).unwrap_or(0.0);
+    let generation = &record.settings.generation;
+    let generations = (generation.warmups + generation.iters) as f64;
+    PROCESS_S + typical("load_s") + generations * typical("e2e_s")
+}
+
+/// Both records as one run. Sessions within an hour of each other count as one: that they are different processes is seen
+/// in their blocks, and that the machine has another day is not.
+fn joined(first: &Record, more: &Record) -> anyhow::Result<Record> {
+    let failed = |case: &&Case| case.absent.is_some() && !case.is_unsupported();
+    if let Some(case) = more.scenarios.iter().find(failed) {
+        anyhow::bail!("measuring `{}` {}", case.id, case.absent.as_deref().unwrap_or_default());
+    }
+    let mut run = baseline::pool(&[first.clone(), more.clone()])?;
+    if let (Some(old), Some(new)) = (first.sessions.last(), more.sessions.first())
+        && near(old, new)
+    {
+        for block in run.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
+            if block.session == new.id {
+                block.session.clone_from(&old.id);
+            }
+        }
+    }
+    Ok(run)
+}
+
+fn near(old: &Session, new: &Session) -> bool {
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    let ended = time(old.ended.as_deref().unwrap_or(&old.started));
+    let apart = ended.zip(time(&new.started)).map(|(ended, began)| began.duration_since(ended));
+    apart.is_none_or(|apart| apart.unsigned_abs() < Duration::from_secs(3600))
+}
+
+/// A record that grows beside the one that is judged.
+pub(super) struct Further {
+    binary: PathBuf,
+    path: PathBuf,
+    setup: Setup,
+    record: Record,
+}
+
+impl Further {
+    /// Looks whether this build, on this machine, can go on with a run.
+    pub(super) fn begin(first: &Record, beside: &Path) -> anyhow::Result<Self> {
+        machine::refuse_debug()?;
+        let (model, settings) = (&first.model, &first.settings);
+        let setup = Setup {
+            model: model.spec.clone(),
+            quant: settings.quant.clone(),
+            device: settings.device.clone(),
+            engine: settings.engine.clone(),
+            threads: settings.threads,
+            rope_scaling: model.rope_scaling.clone(),
+            generation: settings.generation.clone(),
+        };
+        let injection = std::env::var(suite::INJECT).ok();
+        let mut record = suite::begin(&setup, "run", injection, &mut Bars::default())?;
+        let binary = match the_same_binary(first)? {
+            Some(binary) => {
+                record.build.clone_from(&first.build);
+                binary
+            }
+            None => this_binary()?,
+        };
+        // What the weights are held as is known once they are loaded; that they are the same weights is known now.
+        let (sha256, commit) = (record.model.sha256.clone(), record.model.commit.clone());
+        let likely = Model { sha256, commit, ..model.clone() };
+        let begun = Record { model: likely, ..record };
+        baseline::pool(&[first.clone(), begun.clone()])
+            .context("this build cannot go on with that run; measure anew with `candlemark run` or `cargo bench`")?;
+        Ok(Self { binary, path: unused(beside), setup, record: begun })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Measures until each of the scenarios has so many blocks.
+    pub(super) fn to(&mut self, scenarios: &[Scenario], blocks: usize) -> anyhow::Result<Record> {
+        let plan = Plan {
+            binary: self.binary.clone(),
+            setup: self.setup.clone(),
+            scenarios: scenarios.to_vec(),
+            blocks,
+            sharing: Sharing::Fresh,
+            injection: self.record.injected.clone(),
+            path: self.path.clone(),
+            resume: Some(self.record.clone()),
+        };
+        self.record = suite::run(&plan, &mut Bars::default(), &mut Quiet)?;
+        Ok(self.record.clone())
+    }
+}
+
+fn this_binary() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("finding this binary, to start it again")
+}
+
+/// The very binary that made a record, if it is still there: this one, or the one that `cargo bench` built beside it, which
+/// is a worker as well. With it, a tree with uncommitted changes is no obstacle, and code lies where it lay.
+fn the_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
+    let Some(wanted) = &record.build.binary_sha256 else { return Ok(None) };
+    let this = this_binary()?;
+    let beside = this.parent().map(|folder| folder.join("deps"));
+    let entries =
+        beside.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let benches = entries.map(|entry| entry.path()).filter(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("generate-") && path.extension().is_none_or(|end| end == "exe")
+    });
+    let is_it = |path: &PathBuf| machine::file_sha256(path).is_ok_and(|found| found == *wanted);
+    Ok(std::iter::once(this).chain(benches).find(is_it))
+}
+
+/// Rounds are told as a whole.
+struct Quiet;
+
+impl Events for Quiet {
+    fn start(&mut self, _: &[String], _: usize, _: usize) {}
+    fn measured(&mut self, _: &Case) {}
+}
+
+/// `record.further.json` beside `record.json`, or the first of `record.further-2.json` ... that is free.
+fn unused(beside: &Path) -> PathBuf {
+    let name = |number: usize| match number {
+        1 => "further.json".to_owned(),
+        number => format!("further-{number}.json"),
+    };
+    let mut paths = (1..).map(|number| beside.with_extension(name(number)));
+    paths.find(|path| !path.exists()).expect("names do not run out")
+}
+
+#[cfg(test)]
+mod tests;
