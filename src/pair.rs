@@ -27,6 +27,7 @@ use crate::compare::paired::judge;
 use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
+use crate::machine::ReferenceKernels;
 use crate::pair::build::Built;
 use crate::pair::case::cannot;
 use crate::pair::case::end;
@@ -130,6 +131,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         random: StdRng::seed_from_u64(plan.seed),
         sentinels: Vec::new(),
         efforts: BTreeMap::new(),
+        kernels: ReferenceKernels::new(plan.setup.threads),
     };
     let outcome = pairing.measure(&mut paired, began, events);
     let _ = std::fs::remove_dir_all(&folder);
@@ -208,6 +210,8 @@ struct Pairing<'a> {
     sentinels: Vec<String>,
     /// How much of each scenario is measured in a block.
     efforts: BTreeMap<String, Effort>,
+    /// What tells a machine that changed within a block; `None` where there is no memory for them.
+    kernels: Option<ReferenceKernels>,
 }
 
 type Workers = BTreeMap<char, Worker>;
@@ -287,6 +291,7 @@ impl Pairing<'_> {
     ) -> Result<()> {
         let began = Instant::now();
         machine::conditions(); // Steal is counted from here.
+        let before = self.kernels.as_ref().map(ReferenceKernels::measure);
         let mut block = PairedBlock::default();
         let mut arms = ['A', 'B', 'N'];
         arms.shuffle(&mut self.random);
@@ -313,6 +318,8 @@ impl Pairing<'_> {
             self.scenario(paired, &mut workers, &mut block, &id, number)?;
         }
         drop(workers);
+        let after = self.kernels.as_ref().map(ReferenceKernels::measure);
+        block.references = before.zip(after).map(<[_; 2]>::from);
         let after = machine::conditions();
         block.steal = after.steal;
         block.cpu_pressure_10s = after.cpu_pressure_10s;

@@ -18,6 +18,7 @@ use rand::seq::SliceRandom as _;
 use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
+use crate::machine::ReferenceKernels;
 use crate::pair::build::Built;
 use crate::pair::case::keep;
 use crate::pair::case::unexpected;
@@ -146,6 +147,7 @@ fn recorded(
         session,
         random: StdRng::seed_from_u64(plan.seed),
         next: 0,
+        kernels: ReferenceKernels::new(plan.setup.threads),
     };
     let mut pool = recorder.begin()?;
     let began = Instant::now();
@@ -183,6 +185,8 @@ struct Recorder<'a> {
     random: StdRng,
     /// Which of the injected arms is next.
     next: usize,
+    /// What tells a machine that changed within a block.
+    kernels: Option<ReferenceKernels>,
 }
 
 impl Recorder<'_> {
@@ -235,6 +239,7 @@ impl Recorder<'_> {
     fn block(&mut self, cases: &mut [PoolCase]) -> Result<PoolBlock> {
         let began = Instant::now();
         machine::conditions(); // Steal is counted from here.
+        let before = self.kernels.as_ref().map(ReferenceKernels::measure);
         let mut processes: Vec<char> = self.binaries.keys().copied().collect();
         processes.shuffle(&mut self.random);
         let mut workers = BTreeMap::new();
@@ -250,8 +255,10 @@ impl Recorder<'_> {
             scenarios[at] = self.turns(&mut cases[at], &letters, &mut workers)?;
         }
         drop(workers);
-        let mut block =
-            PairedBlock { steal: machine::conditions().steal, ..PairedBlock::default() };
+        let after = self.kernels.as_ref().map(ReferenceKernels::measure);
+        let references = before.zip(after).map(<[_; 2]>::from);
+        let steal = machine::conditions().steal;
+        let mut block = PairedBlock { references, steal, ..PairedBlock::default() };
         block.rejected = rejected(&block);
         Ok(PoolBlock {
             load_s,

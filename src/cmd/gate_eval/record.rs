@@ -69,7 +69,7 @@ pub(crate) fn run(
     let mut environments = environments();
     if !arguments.environments.is_empty() {
         let known: Vec<String> = environments.iter().map(|one| one.name.clone()).collect();
-        for name in arguments.environments.iter().filter(|name| !known.contains(name)) {
+        if let Some(name) = arguments.environments.iter().find(|name| !known.contains(name)) {
             let known = known.iter().map(String::as_str);
             return Err(Error::unknown("environment", name, known).into());
         }
