@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sees the gate pass and fail on this machine: makes a baseline of six short sessions, judges an unchanged run (must not say
-# regression) and one that is slowed down by a quarter (must). Usage: ci/gate.sh path/to/candlemark
+# Sees the gate pass and fail on this machine, in both its forms. Two builds in turns: equal ones must not be called a
+# regression, one that is slowed down by a quarter must. The same against a stored baseline of six short sessions. And the rule
+# itself on recorded blocks of known changes. Usage: ci/gate.sh path/to/candlemark
 set -euo pipefail
 binary=$1
 scenarios="short/b1 code/b4"
@@ -19,6 +20,33 @@ judge() { # names of records, judged together; prints the verdict and sets $verd
     "$binary" check "${records[@]}" --baseline "$work/baseline.json" || verdict=$?
     echo "exit status: $verdict"
 }
+
+pair() { # more arguments; prints the verdict and sets $verdict to the exit status
+    verdict=0
+    "$binary" pair --base "$binary" --candidate "$binary" --even-if-identical --budget 3m --raw "$work/pair.json" "$@" || verdict=$?
+    echo "exit status: $verdict"
+}
+
+echo "-- two equal builds in turns"
+pair short/b1
+case $verdict in
+0) echo "equal: pass" ;;
+3) echo "equal: cannot decide (the machine is too noisy for a pass)" ;;
+*) echo "equal: the gate said $verdict, which is wrong" && exit 1 ;;
+esac
+
+echo "-- two builds in turns, decoding of one slowed down by 25 %"
+CANDLEMARK_INJECT=decode:25% pair short/b1
+[ "$verdict" = 1 ] || { echo "slowed: the gate said $verdict instead of 1: it is dead" && exit 1; }
+echo "-- the same verdict from its file alone"
+verdict=0
+"$binary" check --record "$work/pair.json" >/dev/null || verdict=$?
+[ "$verdict" = 1 ] || { echo "the file says $verdict instead of 1" && exit 1; }
+
+if [ -f fixtures/gate/pool.json ]; then
+    echo "-- every rule on recorded blocks of known changes"
+    "$binary" gate-eval replay | tail -1 | grep -q '"ours"' || { echo "no figures" && exit 1; }
+fi
 
 for session in 1 2 3 4 5 6; do
     echo "-- session $session of the baseline"

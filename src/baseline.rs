@@ -16,7 +16,9 @@ use crate::error::Result;
 use crate::record::Block;
 use crate::record::Case;
 use crate::record::Kind;
+use crate::record::Model;
 use crate::record::Record;
+use crate::record::Settings;
 use crate::record::calibration::Calibration;
 
 /// Makes one baseline of several runs of one commit: block values with their sessions, without raw samples.
@@ -186,7 +188,11 @@ fn said(difference: &Difference) -> String {
 
 /// Where the baseline of such a record lies: `<folder>/<machine class>/<model>.json`.
 pub fn path(folder: &Path, class: &str, record: &Record) -> PathBuf {
-    folder.join(slug(class)).join(format!("{}.json", model_slug(record)))
+    file(folder, class, &record.model, &record.settings)
+}
+
+fn file(folder: &Path, class: &str, model: &Model, settings: &Settings) -> PathBuf {
+    folder.join(slug(class)).join(format!("{}.json", model_slug(model, settings)))
 }
 
 /// Where the anchor that stays lies, given where the rolling one does: `<model>.release.json` beside `<model>.json`.
@@ -194,9 +200,9 @@ pub fn release_path(rolling: &Path) -> PathBuf {
     rolling.with_extension("release.json")
 }
 
-/// Where the calibration for such a record lies: `<folder>/<machine class>/<model>.calibration.json`.
-pub fn calibration_path(folder: &Path, class: &str, record: &Record) -> PathBuf {
-    path(folder, class, record).with_extension("calibration.json")
+/// Where the calibration of a machine and a model lies: `<folder>/<machine class>/<model>.calibration.json`.
+pub fn calibration_path(folder: &Path, class: &str, model: &Model, settings: &Settings) -> PathBuf {
+    file(folder, class, model, settings).with_extension("calibration.json")
 }
 
 /// The calibration of a record's machine and model, if there is one.
@@ -204,7 +210,20 @@ pub fn calibration_path(folder: &Path, class: &str, record: &Record) -> PathBuf 
 /// # Errors
 /// When there is one and it cannot be read: to go on without would change verdicts unseen.
 pub fn find_calibration(folder: &Path, record: &Record) -> Result<Option<Calibration>> {
-    let path = calibration_path(folder, &record.machine.class, record);
+    calibration_of(folder, &record.machine.class, &record.model, &record.settings)
+}
+
+/// The calibration of a machine class and a model, if there is one.
+///
+/// # Errors
+/// As [`find_calibration`].
+pub fn calibration_of(
+    folder: &Path,
+    class: &str,
+    model: &Model,
+    settings: &Settings,
+) -> Result<Option<Calibration>> {
+    let path = calibration_path(folder, class, model, settings);
     path.exists().then(|| Calibration::load(&path)).transpose()
 }
 
@@ -218,11 +237,11 @@ pub fn find_release(rolling: &Path) -> Result<Option<Record>> {
 }
 
 /// The model, what its weights are held as, and the engine unless it is ours: what one baseline file is about.
-fn model_slug(record: &Record) -> String {
-    let spec = record.model.spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+fn model_slug(model: &Model, settings: &Settings) -> String {
+    let spec = model.spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let mut slug = slug(spec.trim_end_matches(".gguf"));
-    let engine = self::slug(record.settings.engine.split(' ').next().unwrap_or_default());
-    let quant = self::slug(&record.model.quant);
+    let engine = self::slug(settings.engine.split(' ').next().unwrap_or_default());
+    let quant = self::slug(&model.quant);
     for part in [quant, if engine == "native" { String::new() } else { engine }] {
         if !part.is_empty() && !slug.contains(&part) {
             slug = format!("{slug}-{part}");

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use candlemark::Error;
 use candlemark::compare::Outcome;
-use candlemark::record::Record;
 use candlemark::record::write_atomically;
 
+#[cfg(feature = "engine")]
+pub(crate) mod calibrate;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod completions;
@@ -25,6 +26,7 @@ pub(crate) mod promote;
 pub(crate) mod report;
 #[cfg(feature = "engine")]
 pub(crate) mod run;
+pub(crate) mod schema;
 #[cfg(feature = "engine")]
 mod setup;
 #[cfg(feature = "engine")]
@@ -52,12 +54,6 @@ impl From<Outcome> for Exit {
             Outcome::Failed => Exit::Failed,
         }
     }
-}
-
-/// `candlemark schema`
-pub(crate) fn schema(out: &mut dyn Write) -> anyhow::Result<Exit> {
-    out.write_all(Record::json_schema().as_bytes())?;
-    Ok(Exit::Pass)
 }
 
 /// Writes to the file that was asked for, or to stdout; `-` is stdout too.

@@ -227,11 +227,14 @@ impl Injection {
     }
 }
 
+/// Keeps all threads busy, as work would: threads that were left to fall asleep would make the next step slower still.
 fn spin(wait: Duration) {
     let start = Instant::now();
-    while start.elapsed() < wait {
-        std::hint::spin_loop();
-    }
+    rayon::broadcast(|_| {
+        while start.elapsed() < wait {
+            std::hint::spin_loop();
+        }
+    });
 }
 
 /// Generates with a decoder that is reset first.

@@ -1,6 +1,7 @@
 //! How often rules for telling regressions are right: every rule judges the same recorded blocks, ours among them. The
 //! design is `gate.md`, section 7. No clock, no file: the same pool and seed give the same figures on any machine.
 
+mod calibrate;
 mod contenders;
 mod field;
 mod figures;
@@ -8,6 +9,8 @@ mod ours;
 mod replay;
 mod rules;
 
+pub use calibrate::Found;
+pub use calibrate::calibrate;
 pub use figures::Bound;
 pub use figures::FIGURES;
 pub use figures::Figure;

@@ -52,15 +52,15 @@ pub mod suite;
 /// Judges a record against a baseline: pure.
 pub mod compare;
 
-/// Two builds in turns, fresh processes, until judged or out of time.
-#[cfg(feature = "engine")]
-pub mod pair;
-
 /// Replays rules for telling regressions on a recorded pool of blocks: pure.
 pub mod evaluate;
 
 /// Baselines: promoted from runs, stored by machine and model, found for a run.
 pub mod baseline;
+
+/// Two builds in turns, fresh processes, until judged or out of time.
+#[cfg(feature = "engine")]
+pub mod pair;
 
 /// Records and verdicts as documents.
 pub mod report;

@@ -29,6 +29,7 @@ pub use rates::rates;
 pub use rates::read_bandwidth;
 pub use references::ReferenceKernels;
 pub use references::references;
+pub use stamp::between;
 pub use stamp::build;
 pub use stamp::environment;
 pub use stamp::file_sha256;

@@ -35,11 +35,12 @@ enum Command {
     Promote(cmd::promote::Arguments),
     GateEval(cmd::gate_eval::Arguments),
     Report(cmd::report::Arguments),
-    /// Print the JSON Schema of a record
-    Schema,
+    Schema(cmd::schema::Arguments),
     Completions(cmd::completions::Arguments),
     #[cfg(feature = "engine")]
-    Pair(cmd::pair::Arguments),
+    Pair(Box<cmd::pair::Arguments>),
+    #[cfg(feature = "engine")]
+    Calibrate(Box<cmd::calibrate::Arguments>),
     #[cfg(feature = "engine")]
     Run(cmd::run::Arguments),
     #[cfg(feature = "engine")]
@@ -59,10 +60,12 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::GateEval(arguments) => cmd::gate_eval::run(&arguments, &config, out),
         Command::Promote(arguments) => cmd::promote::run(&arguments, out),
         Command::Report(arguments) => cmd::report::run(&arguments, out),
-        Command::Schema => cmd::schema(out),
+        Command::Schema(arguments) => cmd::schema::run(&arguments, out),
         Command::Completions(arguments) => cmd::completions::run(&arguments, out),
         #[cfg(feature = "engine")]
         Command::Pair(arguments) => cmd::pair::run(&arguments, &config, out),
+        #[cfg(feature = "engine")]
+        Command::Calibrate(arguments) => cmd::calibrate::run(&arguments, &config, out),
         #[cfg(feature = "engine")]
         Command::Run(arguments) => cmd::run::run(&arguments, &config, out),
         #[cfg(feature = "engine")]

@@ -20,6 +20,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
+use crate::baseline;
 use crate::compare::Judgement;
 use crate::compare::Policy;
 use crate::compare::paired::LOOKS;
@@ -37,6 +38,7 @@ use crate::pair::case::parting;
 use crate::pair::case::sentinels;
 use crate::pair::case::unexpected;
 use crate::pair::effort::Effort;
+use crate::pair::worker::Patience;
 use crate::pair::worker::Worker;
 use crate::record::Session;
 use crate::record::pair::Arm;
@@ -76,8 +78,8 @@ pub struct Plan {
     pub budget: Duration,
     /// All orders are drawn from it.
     pub seed: u64,
-    /// Standard deviations of ln cost between layouts of one source, by kind of metric, where they were measured.
-    pub layout_sd: BTreeMap<String, f64>,
+    /// Folder of baselines, where a calibration of this machine may lie.
+    pub baselines: PathBuf,
     /// By which rules.
     pub policy: Policy,
     /// Where the file is written after every block.
@@ -100,6 +102,9 @@ pub trait Events {
     /// A look was taken; `left` is how long reaching the last look takes if what is open stays so.
     fn look(&mut self, judgement: &Judgement, left: Duration);
 }
+
+/// An answer may take this long, however small the budget is: a model has to be loaded.
+const SHORTEST: Duration = Duration::from_secs(60);
 
 /// Rejected blocks are measured again, but not for ever.
 const MOST_REJECTED: usize = 16;
@@ -124,21 +129,25 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
     }
     paired.save(&plan.path)?;
     let folder = arms_folder(&plan.path)?;
-    let mut pairing = Pairing {
-        plan,
-        stop,
-        binaries: copies(&[('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)], &folder)?,
-        random: StdRng::seed_from_u64(plan.seed),
-        sentinels: Vec::new(),
-        efforts: BTreeMap::new(),
-        kernels: ReferenceKernels::new(plan.setup.threads),
-    };
-    let outcome = pairing.measure(&mut paired, began, events);
+    let arms = [('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)];
+    let outcome = copies(&arms, &folder).and_then(|binaries| {
+        let mut pairing = Pairing {
+            plan,
+            stop: Patience { stop, longest: plan.budget.max(SHORTEST) },
+            binaries,
+            random: StdRng::seed_from_u64(plan.seed),
+            sentinels: Vec::new(),
+            efforts: BTreeMap::new(),
+            kernels: ReferenceKernels::new(plan.setup.threads),
+        };
+        pairing.measure(&mut paired, began, events)
+    });
     let _ = std::fs::remove_dir_all(&folder);
     match outcome {
         Ok(ended) => paired.ended = ended,
         Err(Error::Interrupted) => paired.ended = Ended::Interrupted,
-        Err(error @ Error::NotComparable(_)) => return Err(error),
+        // Before the first block nothing is known; later, what was measured is judged all the same.
+        Err(error @ Error::NotComparable(_)) if paired.blocks.is_empty() => return Err(error),
         Err(error) => paired.ended = Ended::Failed(error.chain()),
     }
     finish(&mut paired, plan)?;
@@ -168,7 +177,7 @@ fn begin(plan: &Plan) -> Paired {
         base: arm(&plan.base, None),
         candidate: arm(&plan.candidate, plan.injection.clone()),
         output_change: plan.output_change.clone(),
-        layout_sd: plan.layout_sd.clone(),
+        layout_sd: BTreeMap::new(),
         ended: Ended::Open,
         blocks: Vec::new(),
         scenarios: Vec::new(),
@@ -194,7 +203,12 @@ fn copies(arms: &[(char, &Built)], folder: &Path) -> Result<BTreeMap<char, PathB
     let copy = |(arm, built): &(char, &Built)| {
         let copy = folder.join(arm.to_string());
         let fail = |source| Error::Write { path: copy.clone(), source };
-        std::fs::copy(&built.binary, &copy).map_err(fail)?;
+        let read = |source| Error::Read { path: built.binary.clone(), source };
+        let mut from = std::fs::File::open(&built.binary).map_err(read)?;
+        let mut to = std::fs::File::create(&copy).map_err(fail)?;
+        std::io::copy(&mut from, &mut to).map_err(fail)?;
+        let permissions = from.metadata().map_err(read)?.permissions();
+        to.set_permissions(permissions).map_err(fail)?;
         Ok((*arm, copy))
     };
     arms.iter().map(copy).collect()
@@ -203,14 +217,15 @@ fn copies(arms: &[(char, &Built)], folder: &Path) -> Result<BTreeMap<char, PathB
 /// A measuring under way.
 struct Pairing<'a> {
     plan: &'a Plan,
-    stop: &'a AtomicBool,
+    stop: Patience<'a>,
     binaries: BTreeMap<char, PathBuf>,
     random: StdRng,
     /// Scenarios that the null control takes part in, in every block.
     sentinels: Vec<String>,
     /// How much of each scenario is measured in a block.
     efforts: BTreeMap<String, Effort>,
-    /// What tells a machine that changed within a block; `None` where there is no memory for them.
+    /// Measured around every block and written down, for whoever wonders about a verdict; `None` where there is no memory
+    /// for them.
     kernels: Option<ReferenceKernels>,
 }
 
@@ -240,7 +255,7 @@ impl Pairing<'_> {
             let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();
             let counted = paired.blocks.len() - rejected;
             if rejected > MOST_REJECTED + counted {
-                return Ok(Ended::Looks);
+                return Ok(Ended::Rejected);
             }
             if !LOOKS.contains(&counted) {
                 // Scenarios that can never be decided (all failed, other output) need no look.
@@ -337,14 +352,15 @@ impl Pairing<'_> {
             session: session.into(),
             injection: self.plan.injection.clone().filter(|_| arm == 'B'),
         };
-        let started = Worker::start(&self.binaries[&arm], &opening, self.stop).and_then(|worker| {
-            let build = &worker.ready.build;
-            if build.is_unoptimised() {
-                let why = format!("it is an unoptimised build (profile `{}`)", build.profile);
-                return Err(Error::Failed(why));
-            }
-            Ok(worker)
-        });
+        let started =
+            Worker::start(&self.binaries[&arm], &opening, &self.stop).and_then(|worker| {
+                let build = &worker.ready.build;
+                if build.is_unoptimised() {
+                    let why = format!("it is an unoptimised build (profile `{}`)", build.profile);
+                    return Err(Error::Failed(why));
+                }
+                Ok(worker)
+            });
         started.map_err(|error| match error {
             Error::Interrupted => error,
             // A base that cannot do its part is no reason to blame the candidate.
@@ -374,6 +390,13 @@ impl Pairing<'_> {
             arm.model = ready.model.clone();
             arm.settings = ready.settings.clone();
         }
+        let (class, base) = (&paired.machine.class, &paired.base);
+        let found =
+            baseline::calibration_of(&self.plan.baselines, class, &base.model, &base.settings)?;
+        let own = found
+            .filter(|found| found.machine.class == *class && found.model.quant == base.model.quant);
+        let layouts = own.map(|calibration| calibration.layout_sd).unwrap_or_default();
+        paired.layout_sd = layouts.into_iter().map(|(kind, spread)| (kind, spread.sd)).collect();
         let side = |letter: char, id: &String| {
             let ready = &workers[&letter].ready;
             let unknown = !ready.scenarios.contains(id);
@@ -453,7 +476,7 @@ impl Pairing<'_> {
     ) -> std::result::Result<bool, Box<(char, Error)>> {
         let mut ask = |arm: char, ask: &Ask| {
             let worker = workers.get_mut(&arm).expect("only arms with a worker take part");
-            worker.ask(ask, self.stop).map_err(|error| Box::new((arm, error)))
+            worker.ask(ask, &self.stop).map_err(|error| Box::new((arm, error)))
         };
         let began = Instant::now();
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
@@ -498,26 +521,10 @@ impl Pairing<'_> {
     }
 }
 
-/// The rule by which a block is rejected: never by its outcome.
+/// The rule by which a block is rejected: never by its outcome. Reference kernels reject nothing: on a shared host they move by
+/// more than any limit within most blocks, while what the turns say of the two builds hardly does.
 fn rejected(block: &PairedBlock) -> Option<String> {
     const STOLEN: f64 = 0.05;
-    const MOVED: f64 = 0.15;
-    if let Some(steal) = block.steal.filter(|steal| *steal > STOLEN) {
-        return Some(format!("other guests took {:.0} % of the CPU time", 100.0 * steal));
-    }
-    let [before, after] = block.references?;
-    let kernels = [
-        ("compute", before.compute_s, after.compute_s),
-        ("stream", before.stream_s, after.stream_s),
-        ("dispatch", before.dispatch_s, after.dispatch_s),
-    ];
-    kernels.into_iter().find_map(|(name, before, after)| {
-        let moved = (after / before).ln().abs();
-        (moved > MOVED).then(|| {
-            format!(
-                "the machine changed within the block: reference kernel `{name}` by {:.0} %",
-                100.0 * moved.exp_m1()
-            )
-        })
-    })
+    let steal = block.steal.filter(|steal| *steal > STOLEN)?;
+    Some(format!("other guests took {:.0} % of the CPU time", 100.0 * steal))
 }

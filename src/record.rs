@@ -359,9 +359,14 @@ impl Record {
 
     /// The format's JSON Schema.
     pub fn json_schema() -> String {
-        let schema = schemars::schema_for!(Record);
-        serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+        schema_of::<Self>()
     }
+}
+
+/// The JSON Schema of a stored form.
+fn schema_of<T: JsonSchema>() -> String {
+    let schema = schemars::schema_for!(T);
+    serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
 }
 
 /// A struct as JSON that can be reviewed: one line a field, and one an item of the fields that are `lists`.

@@ -1,6 +1,7 @@
 //! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit. Everything that came from a file is escaped
 //! for the document that it goes into. Prints nothing and decides nothing.
 
+mod calibration;
 mod document;
 mod evaluation;
 mod html;
@@ -13,6 +14,7 @@ mod side;
 mod text;
 mod verdict;
 
+pub use calibration::calibration_text;
 pub use document::csv;
 pub use document::json;
 pub use document::markdown;

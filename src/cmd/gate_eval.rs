@@ -15,7 +15,7 @@ use crate::cmd::command_line;
 use crate::cmd::write;
 
 #[cfg(feature = "engine")]
-mod record;
+pub(crate) mod record;
 
 /// Measure how often the gate is right
 #[derive(clap::Args)]

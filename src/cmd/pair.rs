@@ -68,6 +68,9 @@ pub(crate) struct Arguments {
     /// File to write the raw turns to; default: target/candlemark/runs/<time>-<commit>/pair.json
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
+    /// Folder of baselines, where a calibration of this machine may lie
+    #[arg(long, value_name = "FOLDER", default_value = "baselines")]
+    baselines: PathBuf,
     #[command(flatten)]
     rules: Rules,
 }
@@ -99,7 +102,7 @@ pub(crate) fn run(
         identical: if arguments.even_if_identical { Identical::Measure } else { Identical::Pass },
         budget: arguments.budget,
         seed: arguments.order_seed,
-        layout_sd: Default::default(),
+        baselines: arguments.baselines.clone(),
         policy,
         path: path.clone(),
     };

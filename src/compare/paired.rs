@@ -238,16 +238,17 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
             Row::Judged(case, metric) => jury.finding(case, metric),
         })
         .collect();
-    let compared =
-        findings.iter().any(|finding| finding.change.is_some()) || paired.ended == Ended::Identical;
-    let mut outcome = outcome(&findings, !compared, policy);
-    outcome = match paired.ended {
+    // What is undecided is decided by more time, not by another base.
+    let is_said = |finding: &Finding| {
+        finding.change.is_some()
+            || matches!(finding.verdict, Verdict::Inconclusive(_) | Verdict::Identical)
+    };
+    let nothing = !findings.iter().any(is_said);
+    let stopped = matches!(paired.ended, Ended::Open | Ended::Budget | Ended::Interrupted);
+    let outcome = match paired.ended {
         Ended::Failed(_) => Outcome::Failed,
-        // Time ran out before the first turn: more of it decides, not another base.
-        Ended::Open | Ended::Budget | Ended::Interrupted if paired.blocks.is_empty() => {
-            Outcome::Undecided
-        }
-        _ => outcome,
+        _ if stopped && paired.blocks.is_empty() => Outcome::Undecided,
+        _ => outcome(&findings, nothing, policy),
     };
     let undecided = |finding: &&Finding| matches!(finding.verdict, Verdict::Inconclusive(_));
     let mut open: Vec<String> = Vec::new();
@@ -341,9 +342,14 @@ fn said(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
         // It never had a turn, and which metrics it has depends on its work.
         return Some(Verdict::Inconclusive(Why::TooFewBlocks));
     }
+    if paired.output_change.is_none()
+        && let Some(parting) = &case.parting
+    {
+        return Some(Verdict::OutputChanged(Some(same::parting(parting))));
+    }
     match (&case.base.output_sha256, &case.candidate.output_sha256) {
         (Some(base), Some(candidate)) if base != candidate && paired.output_change.is_none() => {
-            Some(Verdict::OutputChanged(case.parting.as_ref().map(same::parting)))
+            Some(Verdict::OutputChanged(None))
         }
         _ => None,
     }
@@ -444,7 +450,7 @@ impl Jury<'_> {
 }
 
 /// The value of one arm in one block, in the metric's stored unit.
-fn centre(turns: &PairedTurns, metric: &Metric, arm: char) -> Option<f64> {
+pub(crate) fn centre(turns: &PairedTurns, metric: &Metric, arm: char) -> Option<f64> {
     if let Some(values) = turns.once.get(metric.name) {
         return values.get(&arm).copied().filter(|value| *value > 0.0);
     }

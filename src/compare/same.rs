@@ -308,7 +308,7 @@ pub(super) fn pair_notes(paired: &Paired, course: &Course) -> Vec<String> {
         }
         Ended::Failed(why) => notes.push(format!("measuring failed: {why}")),
         Ended::Open => notes.push("measuring was cut off: this is the verdict so far".into()),
-        Ended::Decided | Ended::Looks => {}
+        Ended::Decided | Ended::Looks | Ended::Rejected => {}
     }
     for null in &course.null {
         let word = if null.contaminated { "CONTAMINATED: " } else { "" };

@@ -13,6 +13,7 @@ use crate::evaluate::rules::Pairing;
 use crate::evaluate::rules::Rule;
 use crate::evaluate::rules::View;
 use crate::record::pool::Pool;
+use crate::record::pool::PoolTurns;
 use crate::record::pool::Recorded;
 use crate::record::pool::Role;
 use crate::stats;
@@ -27,15 +28,20 @@ pub(super) type Suite = [(usize, usize); SCENARIOS];
 pub(super) struct Field<'a> {
     recorded: &'a Recorded,
     pub(super) arms: Vec<(char, Role)>,
+    /// Letters of the arms that were not recorded but computed from the copy's turns.
+    pub(super) derived: Vec<char>,
     pub(super) cases: Vec<Case>,
-    /// Seconds to start two processes, a mean over the blocks.
+    /// Seconds to start the processes of a pair, a mean over the blocks.
     pub(super) load_s: f64,
 }
 
+/// What each block says of one arm; `None` where the arm had no turn.
+pub(super) type Series = Vec<Option<Pairing>>;
+
 /// One scenario of the pool in one environment.
 pub(super) struct Case {
-    /// By metric and then by arm, a value per block.
-    pub(super) series: Vec<(&'static Metric, BTreeMap<char, Vec<Pairing>>)>,
+    /// By metric and then by arm.
+    pub(super) series: Vec<(&'static Metric, BTreeMap<char, Series>)>,
     /// Seconds of two arms' warm-ups and turns up to each block, from the first; twice around.
     pub(super) elapsed_s: Vec<f64>,
 }
@@ -50,9 +56,14 @@ impl<'a> Field<'a> {
                 "environment `{name}` has {counted} blocks that count, a replay needs {needed}; record more"
             )));
         }
-        let arms: Vec<(char, Role)> =
-            pool.arms.iter().skip(1).map(|arm| (arm.letter, arm.role)).collect();
-        let two = 2.0 / pool.arms.len() as f64;
+        let recorded_arms = pool.arms.iter().skip(1).map(|arm| (arm.letter, arm.role));
+        let mut arms: Vec<(char, Role)> = recorded_arms.collect();
+        let copy = arms.iter().find(|(_, role)| *role == Role::Copy).map(|(letter, _)| *letter);
+        let derived: Vec<(char, Role)> = DERIVED
+            .into_iter()
+            .filter(|(_, role)| copy.is_some() && arms.iter().all(|(_, known)| known != role))
+            .collect();
+        arms.extend(&derived);
         let cases = (0..pool.scenarios.len())
             .map(|at| {
                 let work = &pool.scenarios[at].work;
@@ -61,21 +72,34 @@ impl<'a> Field<'a> {
                 let series = gated.map(|metric| {
                     let of = |(arm, role): &(char, Role)| {
                         let wanted = concerns(*role, metric);
-                        Some((*arm, wanted.then(|| series(recorded, at, metric, *arm))??))
+                        let from = if derived.contains(&(*arm, *role)) { copy? } else { *arm };
+                        let mut series = wanted.then(|| series(recorded, at, metric, from))??;
+                        if from != *arm {
+                            let longer =
+                                |block: &mut Pairing| block.worsen(role.theta(metric.kind()));
+                            series.iter_mut().flatten().for_each(longer);
+                        }
+                        Some((*arm, series))
                     };
                     (metric, arms.iter().filter_map(of).collect::<BTreeMap<_, _>>())
                 });
                 let series: Vec<_> = series.filter(|(_, arms)| !arms.is_empty()).collect();
-                Case { series, elapsed_s: elapsed(recorded, at, two) }
+                Case { series, elapsed_s: elapsed(recorded, at) }
             })
             .collect();
-        let loads: Vec<f64> = recorded.blocks.iter().map(|block| block.load_s * two).collect();
+        // A pair has a process per arm and one for the null control.
+        let loads = recorded
+            .blocks
+            .iter()
+            .filter_map(|block| Some(block.load_s * 3.0 / processes(block.scenarios.first()?)));
+        let loads: Vec<f64> = loads.collect();
         let load_s = stats::mean(&loads).expect("there are blocks");
-        Ok(Self { recorded, arms, cases, load_s })
+        let derived = derived.into_iter().map(|(letter, _)| letter).collect();
+        Ok(Self { recorded, arms, derived, cases, load_s })
     }
 
     pub(super) fn place(&self) -> Place {
-        let Recorded { name, column, about, blocks } = self.recorded;
+        let Recorded { name, column, about, blocks, .. } = self.recorded;
         let rejected = blocks.iter().filter(|block| block.rejected.is_some()).count();
         let metrics: usize = self.cases.iter().map(|case| case.series.len()).sum();
         Place {
@@ -97,7 +121,7 @@ impl<'a> Field<'a> {
         let series = self.cases.iter().flat_map(|case| &case.series);
         let decode = series.filter(|(metric, _)| metric.kind() == "decode");
         let said = decode.filter_map(|(_, arms)| {
-            let counted = arms.get(&copy)?.iter().filter(|block| !block.rejected);
+            let counted = arms.get(&copy)?.iter().flatten().filter(|block| !block.rejected);
             say(&counted.map(|block| block.value).collect::<Vec<_>>())
         });
         stats::mean(&said.collect::<Vec<_>>())
@@ -111,34 +135,57 @@ impl<'a> Field<'a> {
     }
 }
 
+/// Slowdowns that need not be recorded: the copy's own turns, each made longer by exactly the share.
+const DERIVED: [(char, Role); 6] = [
+    ('a', Role::Decode(0.03)),
+    ('b', Role::Decode(0.05)),
+    ('c', Role::Decode(0.075)),
+    ('d', Role::Decode(0.10)),
+    ('e', Role::Decode(0.20)),
+    ('f', Role::Ttft(0.20)),
+];
+
 /// Whether an arm says anything of a metric that another does not.
 fn concerns(role: Role, metric: &Metric) -> bool {
     matches!(role, Role::Copy | Role::Layout) || role.theta(metric.kind()) != 0.0
 }
 
-/// `None` where some block has no value.
+/// `None` where too few blocks have a value.
 fn series(
     recorded: &Recorded,
     scenario: usize,
     metric: &'static Metric,
     arm: char,
-) -> Option<Vec<Pairing>> {
+) -> Option<Series> {
     let blocks = recorded.blocks.iter().enumerate();
-    blocks
+    let series: Series = blocks
         .map(|(at, block)| {
             let turns = block.scenarios[scenario].paired(at);
             Pairing::of(&turns, metric, arm, block.rejected.is_some())
         })
-        .collect()
+        .collect();
+    let counted = series.iter().flatten().filter(|block| !block.rejected).count();
+    (counted >= FEWEST).then_some(series)
 }
 
-fn elapsed(recorded: &Recorded, scenario: usize, two: f64) -> Vec<f64> {
+/// Blocks of an arm below which going round would show a rule the same few again.
+const FEWEST: usize = 24;
+
+/// The processes that a block's scenario ran in: memory is read once in each, where it can be read.
+fn processes(turns: &PoolTurns) -> f64 {
+    let letters: BTreeSet<char> = turns.quads.iter().flat_map(|quad| quad.order.chars()).collect();
+    let read = turns.once.values().next().map_or(0, BTreeMap::len);
+    if read > 0 { read as f64 } else { letters.len() as f64 }
+}
+
+fn elapsed(recorded: &Recorded, scenario: usize) -> Vec<f64> {
     let mut elapsed = vec![0.0];
     for block in recorded.blocks.iter().chain(&recorded.blocks) {
         let turns = &block.scenarios[scenario];
         let letters: BTreeSet<char> =
             turns.quads.iter().flat_map(|quad| quad.order.chars()).collect();
-        let own = turns.warm_up_s * two + turns.turns_s * 2.0 / letters.len() as f64;
+        let own =
+            turns.warm_up_s * 2.0 / processes(turns) + turns.turns_s * 2.0 / letters.len() as f64;
         elapsed.push(elapsed[elapsed.len() - 1] + own);
     }
     elapsed
@@ -165,14 +212,14 @@ fn autocorrelation(values: &[f64]) -> Option<f64> {
 
 /// What a rule says from every block on, going round at the end.
 pub(super) fn answers(
-    series: &[Pairing],
+    series: &[Option<Pairing>],
     metric: &'static Metric,
     rule: &Rule,
     judged: usize,
 ) -> Vec<Answer> {
     let from = |start: usize| {
         let mut counted = 0;
-        let around = series[start..].iter().chain(&series[..start]);
+        let around = series[start..].iter().chain(&series[..start]).flatten();
         let blocks = around
             .take_while(|block| {
                 let go_on = counted < LOOKS[LOOKS.len() - 1];

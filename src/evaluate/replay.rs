@@ -208,8 +208,9 @@ impl Field<'_> {
                     }
                 }
             }
-            if *role != Role::Layout {
-                known.add(&tally); // What is true of another layout is not known.
+            // What is true of another layout is not known, and a derived arm is its copy once more.
+            if *role != Role::Layout && !self.derived.contains(arm) {
+                known.add(&tally);
             }
         }
         let mean = |sum: f64, count: usize| (count > 0).then(|| sum / count as f64);

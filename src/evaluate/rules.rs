@@ -124,6 +124,16 @@ impl Pairing {
     }
 }
 
+impl Pairing {
+    /// The same with every turn of the other arm worse by this much of ln cost.
+    pub(super) fn worsen(&mut self, theta: f64) {
+        self.value += theta;
+        self.first += theta;
+        self.quads.iter_mut().for_each(|quad| *quad += theta);
+        self.other.iter_mut().for_each(|cost| *cost *= theta.exp());
+    }
+}
+
 /// What a rule may look at: one metric of one scenario in consecutive blocks, 32 of which count.
 #[derive(Debug, Clone)]
 pub(super) struct View<'a> {

@@ -115,7 +115,8 @@ fn environment(pool: &Pool, host: &Host, size: Size, random: &mut Random) -> Rec
             }
         })
         .collect();
-    Recorded { name: host.name.into(), column: host.column, about: "simulated".into(), blocks }
+    let (name, column, about) = (host.name.into(), host.column, "simulated".into());
+    Recorded { name, column, about, started: None, ended: None, blocks }
 }
 
 fn turns(

@@ -8,6 +8,7 @@ use std::io;
 use std::io::Read as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sha2::Digest as _;
@@ -64,6 +65,12 @@ pub fn environment() -> BTreeMap<String, String> {
 /// The time in UTC, RFC 3339, to the second.
 pub fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// How far two UTC times of records are apart; `None` if one cannot be read.
+pub fn between(one: &str, other: &str) -> Option<Duration> {
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    Some(time(other)?.duration_since(time(one)?).unsigned_abs())
 }
 
 /// The id of a session that starts now: `20261122T061500Z-abc1234`.

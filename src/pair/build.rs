@@ -26,7 +26,7 @@ use crate::record::Build;
 const PLAIN: &str = "CANDLEMARK_PLAIN_STAMP";
 
 /// Binaries that are kept, so that a base that was built before need not be built again.
-const KEPT: usize = 8;
+const KEPT: usize = 12;
 
 /// Lines of a failed build that are shown: the last ones name the error.
 const TOLD: usize = 30;
@@ -158,6 +158,12 @@ impl<'a> Builder<'a> {
     pub fn shuffled(&mut self, reference: &str, seed: u64) -> Result<Built> {
         let mut built = self.commit(reference)?;
         let commit = built.commit.clone().unwrap_or_default();
+        let tree = git(Path::new("."), &["rev-parse", &format!("{commit}^{{tree}}")], &[])?;
+        let kept = format!("{}-layout-{seed}", key(&tree));
+        if let Some((binary, sha256)) = self.again(&kept)? {
+            built.asked = format!("{reference}, layout {seed}");
+            return Ok(Built { binary, sha256, ..built });
+        }
         self.check_out(&commit)?;
         let link = format!("-Clink-arg=-Wl,--shuffle-sections=.text*={seed}");
         let flags = ["--", "-Clink-arg=-fuse-ld=lld", &link];
@@ -168,7 +174,7 @@ impl<'a> Builder<'a> {
                 "the linker cannot put functions in another order, which needs lld:\n{lines}"
             ))
         })?;
-        let (binary, sha256) = self.keep(&format!("{}-layout-{seed}", key(&commit)))?;
+        let (binary, sha256) = self.keep(&kept)?;
         built.asked = format!("{reference}, layout {seed}");
         (built.binary, built.sha256) = (binary, sha256);
         Ok(built)
@@ -177,13 +183,9 @@ impl<'a> Builder<'a> {
     fn build(&mut self, tree: &str, name: &str) -> Result<(PathBuf, String)> {
         let id = git(Path::new("."), &["rev-parse", &format!("{tree}^{{tree}}")], &[])?;
         let key = key(&id);
-        let known = self.kept(&key);
-        if known.exists() {
-            let built = Built::given(&known)?;
-            let touch = File::options().append(true).open(&known);
-            let _ = touch.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+        if let Some(known) = self.again(&key)? {
             (self.talk)(&format!("{name}: built before"));
-            return Ok((known, built.sha256));
+            return Ok(known);
         }
         (self.talk)(&format!("building {name}"));
         self.check_out(tree)?;
@@ -198,7 +200,6 @@ impl<'a> Builder<'a> {
     fn check_out(&self, tree: &str) -> Result<()> {
         let tree_folder = self.folder.join("tree");
         if !tree_folder.join(".git").exists() {
-            git(Path::new("."), &["worktree", "prune"], &[])?;
             let path = tree_folder.to_string_lossy().into_owned();
             let add = ["worktree", "add", "--detach", "--no-checkout", "--force", &path, "HEAD"];
             git(Path::new("."), &add, &[])?;
@@ -208,8 +209,16 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Where Cargo puts the binary.
+    fn fresh(&self) -> PathBuf {
+        let name = format!("candlemark{}", std::env::consts::EXE_SUFFIX);
+        self.target.join("release").join(name)
+    }
+
     /// Runs Cargo in the checkout; the inner error is the last lines that it said.
     fn cargo(&mut self, command: &str, more: &[&str]) -> Result<std::result::Result<(), String>> {
+        // An old binary must not be taken for the new one, should Cargo put that elsewhere.
+        let _ = fs::remove_file(self.fresh());
         let mut features = machine::stamp().features;
         features.retain(|feature| feature != "default");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -228,7 +237,6 @@ impl<'a> Builder<'a> {
             .arg(&self.target)
             .args(more)
             .env(PLAIN, "1")
-            .env_remove("GIT_DIR")
             .env_remove("CARGO_TARGET_DIR")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -254,10 +262,28 @@ impl<'a> Builder<'a> {
         self.folder.join("binaries").join(key)
     }
 
+    /// A binary that was kept, with its hash; it counts as new from now on.
+    fn again(&self, key: &str) -> Result<Option<(PathBuf, String)>> {
+        let known = self.kept(key);
+        if !known.exists() {
+            return Ok(None);
+        }
+        let touch = File::options().append(true).open(&known);
+        let _ = touch.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+        let built = Built::given(&known)?;
+        Ok(Some((known, built.sha256)))
+    }
+
     /// Copies the fresh binary to where it is kept, and forgets the oldest.
     fn keep(&self, key: &str) -> Result<(PathBuf, String)> {
-        let fresh =
-            self.target.join("release").join(format!("candlemark{}", std::env::consts::EXE_SUFFIX));
+        let fresh = self.fresh();
+        if !fresh.exists() {
+            let why = format!(
+                "Cargo built, but not `{}`; is CARGO_BUILD_TARGET or `build.target` set?",
+                fresh.display()
+            );
+            return Err(Error::Failed(why));
+        }
         let kept = self.kept(key);
         let folder = self.folder.join("binaries");
         let write = |source| Error::Write { path: kept.clone(), source };
@@ -317,9 +343,24 @@ fn key(tree: &str) -> String {
     hex(&Sha256::digest(text))[..24].to_owned()
 }
 
+const OWN: [&str; 7] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_COMMON_DIR",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_PREFIX",
+];
+
 /// What git prints, without the line end.
 fn git(folder: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result<String> {
-    let output = Command::new("git")
+    let mut git = Command::new("git");
+    // In a hook git sets these to the user's own repository and index, which must be left alone.
+    for own in OWN {
+        git.env_remove(own);
+    }
+    let output = git
         .current_dir(folder)
         .args(arguments)
         .envs(variables.iter().map(|(name, value)| (name, value.as_os_str())))

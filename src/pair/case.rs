@@ -61,13 +61,26 @@ pub(super) fn end(
             }
         }
     }
-    let bad = turns.quads.iter().any(|quad| {
-        let own = |values: &Vec<f64>| {
-            let each = quad.order.chars().zip(values).filter(|(letter, _)| *letter == arm);
-            each.into_iter().any(|(_, value)| !(value.is_finite() && *value > 0.0))
-        };
-        quad.values.values().any(own)
-    });
+    let own = |quad: &Quad, values: &[f64]| -> bool {
+        let each = quad.order.chars().zip(values).filter(|(letter, _)| *letter == arm);
+        each.into_iter().any(|(_, value)| !(value.is_finite() && *value > 0.0))
+    };
+    let bad = turns.quads.iter().any(|quad| quad.values.values().any(|values| own(quad, values)));
+    let counted = |quad: &Quad| {
+        let turns = quad.order.chars().count();
+        quad.values.iter().find(|(_, values)| values.len() != turns).map(|(name, _)| name.clone())
+    };
+    let (batch, new_tokens) = (done.work.batch, done.work.new_tokens);
+    let timed = METRICS
+        .iter()
+        .filter(|metric| metric.gated(batch, new_tokens) && metric.kind() != "memory");
+    let without = |quad: &Quad| {
+        timed
+            .clone()
+            .find(|metric| !quad.values.contains_key(metric.name))
+            .map(|metric| metric.name.to_owned())
+    };
+    let missing = turns.quads.iter().find_map(|quad| counted(quad).or_else(|| without(quad)));
     let side = match arm {
         'A' => &mut case.base,
         'B' => &mut case.candidate,
@@ -83,6 +96,9 @@ pub(super) fn end(
             "a turn has a value that is not a positive number: the clock is broken, or the worker"
                 .into(),
         );
+    }
+    if let Some(name) = missing {
+        fail(format!("a turn has no `{name}`"));
     }
     if !parted {
         done.validity.failed.into_iter().for_each(&mut fail);

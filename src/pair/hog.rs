@@ -99,14 +99,20 @@ pub fn beside<T>(
     progress: &AtomicUsize,
     work: impl FnOnce() -> T,
 ) -> T {
+    /// Ends the load, also when the work panics.
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let over = &AtomicBool::new(false);
     thread::scope(|scope| {
+        let _end = End(over);
         if let Some(load) = environment.load {
             scope.spawn(move || load.run(seed, over, progress));
         }
-        let result = work();
-        over.store(true, Ordering::Relaxed);
-        result
+        work()
     })
 }
 

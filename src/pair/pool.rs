@@ -24,6 +24,7 @@ use crate::pair::case::keep;
 use crate::pair::case::unexpected;
 use crate::pair::hog;
 use crate::pair::rejected;
+use crate::pair::worker::Patience;
 use crate::pair::worker::Worker;
 use crate::record::pair::PairedBlock;
 use crate::record::pair::Quad;
@@ -72,6 +73,8 @@ pub struct Plan {
     pub seed: u64,
     /// Where the pool is written after every environment.
     pub path: PathBuf,
+    /// A pool whose environments come before the new ones.
+    pub earlier: Option<Pool>,
 }
 
 /// The process that does an arm's turns: one for all that are worse on purpose, its own for the others.
@@ -150,11 +153,15 @@ fn recorded(
         kernels: ReferenceKernels::new(plan.setup.threads),
     };
     let mut pool = recorder.begin()?;
+    if let Some(earlier) = &plan.earlier {
+        together(&mut pool, earlier)?;
+    }
     let began = Instant::now();
     for (at, environment) in plan.environments.iter().enumerate() {
         if at > 0 {
-            std::thread::sleep(plan.pause);
+            wait(plan.pause, stop)?;
         }
+        let started = Some(machine::now());
         let progress = AtomicUsize::new(0);
         let blocks = hog::beside(environment, plan.seed, &progress, || {
             (0..plan.blocks)
@@ -169,11 +176,61 @@ fn recorded(
             name: environment.name.clone(),
             column: environment.column,
             about: environment.about.into(),
+            started,
+            ended: Some(machine::now()),
             blocks,
         });
         pool.save(&plan.path)?;
     }
     Ok(pool)
+}
+
+/// Waits, unless nobody wants that any more.
+fn wait(time: Duration, stop: &AtomicBool) -> Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        std::thread::sleep(Duration::from_millis(50).min(time));
+    }
+    Ok(())
+}
+
+/// Takes over the environments of an earlier pool.
+fn together(pool: &mut Pool, earlier: &Pool) -> Result<()> {
+    let scenarios = |pool: &Pool| {
+        pool.scenarios.iter().map(|case| case.id.clone()).collect::<Vec<_>>().join(" ")
+    };
+    let arms =
+        |pool: &Pool| pool.arms.iter().map(|arm| arm.about.clone()).collect::<Vec<_>>().join(", ");
+    let commit = |pool: &Pool| pool.build.commit.clone().unwrap_or_else(|| "unknown".into());
+    let settings = |pool: &Pool| {
+        let (settings, model) = (&pool.settings, &pool.model);
+        let generation = serde_json::to_string(&settings.generation).expect("plain data");
+        format!("{} {} {} threads {generation}", settings.engine, model.quant, settings.threads)
+    };
+    for (what, old, new) in [
+        ("machine class", earlier.machine.class.clone(), pool.machine.class.clone()),
+        ("model", earlier.model.sha256.clone(), pool.model.sha256.clone()),
+        ("commit", commit(earlier), commit(pool)),
+        ("settings", settings(earlier), settings(pool)),
+        ("scenarios", scenarios(earlier), scenarios(pool)),
+        ("arms", arms(earlier), arms(pool)),
+    ] {
+        if old != new {
+            return Err(Error::NotComparable(format!(
+                "the {what} of the earlier sessions: `{old}`, now: `{new}`; leave out `--more` to begin anew, or give \
+                 `--base` that commit"
+            )));
+        }
+    }
+    pool.started.clone_from(&earlier.started);
+    pool.environments.clone_from(&earlier.environments);
+    for (case, known) in pool.scenarios.iter_mut().zip(&earlier.scenarios) {
+        case.work.clone_from(&known.work);
+    }
+    Ok(())
 }
 
 struct Recorder<'a> {
@@ -189,7 +246,11 @@ struct Recorder<'a> {
     kernels: Option<ReferenceKernels>,
 }
 
-impl Recorder<'_> {
+impl<'a> Recorder<'a> {
+    fn patience(&self) -> Patience<'a> {
+        Patience { stop: self.stop, longest: Duration::from_secs(3600) }
+    }
+
     fn start(&self, process: char) -> Result<Worker> {
         let opening = Opening {
             protocol: PROTOCOL,
@@ -198,12 +259,19 @@ impl Recorder<'_> {
             session: self.session.clone(),
             injection: None,
         };
-        Worker::start(&self.binaries[&process], &opening, self.stop)
+        Worker::start(&self.binaries[&process], &opening, &self.patience())
     }
 
     /// Everything but the blocks.
     fn begin(&mut self) -> Result<Pool> {
-        let ready = self.start('A')?.ready.clone();
+        let mut ready = self.start('A')?.ready.clone();
+        if let Some(why) = ready.unsupported {
+            return Err(Error::Unsupported(why));
+        }
+        if ready.build.is_unoptimised() {
+            return Err(Error::Failed("the base is an unoptimised build".into()));
+        }
+        ready.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
         let mut build = ready.build;
         self.plan.base.stamp(&mut build);
         let case = |id: String| PoolCase { id, ..PoolCase::default() };
@@ -275,8 +343,9 @@ impl Recorder<'_> {
         letters: &[char],
         workers: &mut BTreeMap<char, Worker>,
     ) -> Result<PoolTurns> {
+        let patience = self.patience();
         let mut ask = |process: char, ask: &Ask| {
-            workers.get_mut(&process).expect("every process has a worker").ask(ask, self.stop)
+            workers.get_mut(&process).expect("every process has a worker").ask(ask, &patience)
         };
         let wrong = |told: &Told| match told {
             Told::Cannot { why } => Error::Failed(why.clone()),
@@ -320,6 +389,10 @@ impl Recorder<'_> {
                 (process, _) => (process, None),
             };
             match ask(process, &Ask::Finish { injection })? {
+                Told::Case { case: done } if !done.validity.ok() => {
+                    let why = done.validity.failed.join("; ");
+                    return Err(Error::Failed(format!("`{}` is INVALID: {why}", case.id)));
+                }
                 Told::Case { case: done } => {
                     if let Some(block) = done.blocks.first()
                         && let Some(bytes) = block.values.get("peak_rss_bytes").copied().flatten()

@@ -30,8 +30,14 @@ use crate::suite::turns::Ready;
 use crate::suite::turns::TURNS;
 use crate::suite::turns::Told;
 
-/// How long an answer may take. A turn is a few generations; an hour is beyond any of them.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long an answer is waited for.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    /// Set when no answer is wanted any more.
+    pub stop: &'a AtomicBool,
+    /// A worker that takes longer hangs.
+    pub longest: Duration,
+}
 
 /// How often a wait looks up, to see whether it was called off.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -50,8 +56,8 @@ impl Worker {
     /// Starts a binary and waits until its model is loaded.
     ///
     /// # Errors
-    /// When it cannot be started, does not load, speaks another protocol, or `stop` is set.
-    pub fn start(binary: &Path, opening: &Opening, stop: &AtomicBool) -> Result<Self> {
+    /// When it cannot be started, does not load, speaks another protocol, or no answer is wanted any more.
+    pub fn start(binary: &Path, opening: &Opening, patience: &Patience<'_>) -> Result<Self> {
         let threads = opening.setup.threads.to_string();
         let mut command = Command::new(binary);
         command
@@ -95,7 +101,7 @@ impl Worker {
         };
         let stdin = child.stdin.take();
         let mut worker = Self { child, stdin, lines, complaints: Some(complaints), ready };
-        worker.ready = worker.exchange(opening, stop)?;
+        worker.ready = worker.exchange(opening, patience)?;
         if worker.ready.protocol != PROTOCOL {
             return Err(Error::NotComparable(format!(
                 "the build takes turns by protocol {}, this one by {PROTOCOL}",
@@ -108,15 +114,15 @@ impl Worker {
     /// Asks, and waits for the answer.
     ///
     /// # Errors
-    /// When the worker dies, hangs or answers nonsense, or `stop` is set.
-    pub fn ask(&mut self, ask: &Ask, stop: &AtomicBool) -> Result<Told> {
-        self.exchange(ask, stop)
+    /// When the worker dies, hangs or answers nonsense, or no answer is wanted any more.
+    pub fn ask(&mut self, ask: &Ask, patience: &Patience<'_>) -> Result<Told> {
+        self.exchange(ask, patience)
     }
 
     fn exchange<A: Serialize, T: DeserializeOwned>(
         &mut self,
         ask: &A,
-        stop: &AtomicBool,
+        patience: &Patience<'_>,
     ) -> Result<T> {
         let line = serde_json::to_string(ask).expect("plain data") + "\n";
         let stdin = self.stdin.as_mut().expect("it is open until the worker is dropped");
@@ -125,7 +131,7 @@ impl Worker {
         }
         let began = Instant::now();
         loop {
-            if stop.load(Ordering::Relaxed) {
+            if patience.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
             match self.lines.recv_timeout(LOOK_UP) {
@@ -137,10 +143,10 @@ impl Worker {
                         ))
                     });
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < PATIENCE => {}
+                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < patience.longest => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let hours = PATIENCE.as_secs() / 3600;
-                    return Err(Error::Failed(format!("a worker gave no answer for {hours} h")));
+                    let seconds = patience.longest.as_secs();
+                    return Err(Error::Failed(format!("a worker gave no answer for {seconds} s")));
                 }
                 Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.died()),
             }

@@ -96,8 +96,8 @@ pub struct Floor {
     pub scenario: String,
     /// The metric's name.
     pub metric: String,
-    /// Standard deviation of what the quads of one block say of the change of ln cost.
-    pub within_sd: f64,
+    /// Standard deviation of what the quads of one block say of the change of ln cost; `null` where blocks have one.
+    pub within_sd: Option<f64>,
     /// Standard deviation of what the blocks say of it.
     pub block_sd: f64,
     /// The smallest slowdown that is told from none with a probability of about 80 %, as a share, by number of blocks.
@@ -180,7 +180,7 @@ mod tests {
             floors: vec![Floor {
                 scenario: "code/b1".into(),
                 metric: "decode_tok_s".into(),
-                within_sd: 0.01,
+                within_sd: Some(0.01),
                 block_sd: 0.02,
                 smallest_at: [(8, 0.03), (16, 0.02)].into(),
             }],

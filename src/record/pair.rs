@@ -91,6 +91,8 @@ pub enum Ended {
     Decided,
     /// The last planned look was reached.
     Looks,
+    /// Too many blocks were rejected.
+    Rejected,
     /// Out of time.
     Budget,
     /// By the user.
@@ -200,6 +202,9 @@ impl Quad {
     /// positive number.
     pub fn mean_ln(&self, metric: &str, arm: char, cost: impl Fn(f64) -> f64) -> Option<f64> {
         let values = self.values.get(metric)?;
+        if values.len() != self.order.chars().count() {
+            return None; // Whose turn the missing one was is not known.
+        }
         let turns = self.order.chars().zip(values).filter(|(letter, _)| *letter == arm);
         let (mut sum, mut count) = (0.0, 0.0);
         for (_, value) in turns {
@@ -252,6 +257,11 @@ impl Paired {
         write_atomically(path, text.as_bytes())
     }
 
+    /// The format's JSON Schema.
+    pub fn json_schema() -> String {
+        crate::record::schema_of::<Self>()
+    }
+
     /// Whether text is JSON of a pair rather than of a record.
     pub fn is(text: &str) -> bool {
         #[derive(Deserialize)]
@@ -271,6 +281,7 @@ mod tests {
         let quad = Quad {
             order: "ABBA".into(),
             values: [
+                ("short".into(), vec![1.0, 2.0]),
                 ("ttft_s".into(), vec![1.0, 2.0, 8.0, 4.0]),
                 ("bad".into(), vec![1.0, 0.0, f64::NAN, 1.0]),
             ]
@@ -283,5 +294,6 @@ mod tests {
         assert_eq!(ln("bad", 'A'), Some(0.0));
         assert_eq!(ln("bad", 'B'), None, "zero and NaN are no measurements");
         assert_eq!(ln("decode_tok_s", 'A'), None);
+        assert_eq!(ln("short", 'A'), None, "a missing turn may have been anyone's");
     }
 }

@@ -150,6 +150,12 @@ pub struct Recorded {
     pub column: Column,
     /// What went on beside the blocks.
     pub about: String,
+    /// UTC, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// UTC, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
     /// In the order measured, rejected ones among them.
     pub blocks: Vec<PoolBlock>,
 }
@@ -297,8 +303,12 @@ impl Recorded {
         let column = text(self.column.name());
         let blocks: Vec<String> = self.blocks.iter().map(PoolBlock::to_json).collect();
         let blocks = blocks.join(",\n");
+        let times: String = [("started", &self.started), ("ended", &self.ended)]
+            .iter()
+            .filter_map(|(name, time)| Some(format!("    \"{name}\": {},\n", text(time.as_ref()?))))
+            .collect();
         format!(
-            "    {{\n    \"name\": {name},\n    \"column\": {column},\n    \"about\": {about},\n    \"blocks\": [\n{blocks}\n    ]\n    }}"
+            "    {{\n    \"name\": {name},\n    \"column\": {column},\n    \"about\": {about},\n{times}    \"blocks\": [\n{blocks}\n    ]\n    }}"
         )
     }
 }
@@ -355,6 +365,8 @@ pub(super) mod tests {
                 name: "quiet".into(),
                 column: Column::Quiet,
                 about: "nothing else".into(),
+                started: Some("2026-07-04T12:00:00Z".into()),
+                ended: None,
                 blocks: vec![block; 3],
             }],
         }

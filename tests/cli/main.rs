@@ -97,7 +97,12 @@ fn the_calibration_is_what_it_is_made_from() {
     let stored = golden(CALIBRATION);
     let (folder, record) = (golden("stored"), records::run(4));
     assert_eq!(
-        candlemark::baseline::calibration_path(&folder, &record.machine.class, &record),
+        candlemark::baseline::calibration_path(
+            &folder,
+            &record.machine.class,
+            &record.model,
+            &record.settings,
+        ),
         stored
     );
     let found = candlemark::baseline::find_calibration(&folder, &record).unwrap();
@@ -105,13 +110,16 @@ fn the_calibration_is_what_it_is_made_from() {
 }
 
 #[test]
-fn the_published_schema_is_current() {
-    same(&candlemark::record::Record::json_schema(), "../record.schema.json");
-    let output = candlemark(&["schema"], &golden(""));
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        candlemark::record::Record::json_schema()
-    );
+fn the_published_schemas_are_current() {
+    use candlemark::record::Record;
+    use candlemark::record::pair::Paired;
+    for (form, schema) in [("record", Record::json_schema()), ("pair", Paired::json_schema())] {
+        same(&schema, &format!("../{form}.schema.json"));
+        let output = candlemark(&["schema", form], &golden(""));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), schema);
+    }
+    let plain = candlemark(&["schema"], &golden(""));
+    assert_eq!(String::from_utf8(plain.stdout).unwrap(), Record::json_schema());
 }
 
 /// Virtual suites of the pool, by the rules that the golden files show.

@@ -142,7 +142,7 @@ pub fn calibration() -> Calibration {
     let floor = |metric: &str| Floor {
         scenario: "code/b1".into(),
         metric: metric.into(),
-        within_sd: 0.01,
+        within_sd: Some(0.01),
         block_sd: 0.015,
         smallest_at: [(8, 0.027), (16, 0.018)].into(),
     };

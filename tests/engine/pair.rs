@@ -33,6 +33,8 @@ struct Fake {
     decode_tok_s: f64,
     peak_bytes: f64,
     ids: Vec<u32>,
+    /// Metrics of a turn.
+    metrics: &'static [&'static str],
     /// Shell code that runs before a turn is answered.
     turn: &'static str,
     /// Shell code that runs before anything is read.
@@ -48,6 +50,7 @@ impl Default for Fake {
             decode_tok_s: 100.0,
             peak_bytes: 1e8,
             ids: vec![3, 1, 4],
+            metrics: &["decode_tok_s", "ttft_s"],
             turn: ":",
             start: ":",
         }
@@ -69,8 +72,9 @@ impl Fake {
     }
 
     fn values(&self) -> String {
-        let values = [("decode_tok_s", self.decode_tok_s), ("ttft_s", 0.01)];
-        let values = values.map(|(name, value)| (name.to_owned(), value)).into();
+        let values = [("decode_tok_s", self.decode_tok_s), ("ttft_s", 0.01)].into_iter();
+        let has = values.filter(|(name, _)| self.metrics.contains(name));
+        let values = has.map(|(name, value)| (name.to_owned(), value)).collect();
         serde_json::to_string(&Told::Values { values }).unwrap()
     }
 
@@ -78,12 +82,13 @@ impl Fake {
         serde_json::to_string(&Told::Warm { ids: vec![self.ids.clone()] }).unwrap()
     }
 
-    fn case(&self) -> String {
+    /// A scenario that had no turn has no output, as with a real worker.
+    fn case(&self, output_sha256: Option<String>) -> String {
         let values = [("peak_rss_bytes".to_owned(), Some(self.peak_bytes))].into();
         let case = Case {
             id: "short/b1".into(),
             work: Work { batch: 1, prompt_tokens: vec![21], new_tokens: 3, ..Work::default() },
-            output_sha256: Some(format!("{:?}", self.ids)),
+            output_sha256,
             validity: Validity::default(),
             absent: None,
             blocks: vec![Block { values, ..Block::default() }],
@@ -95,10 +100,12 @@ impl Fake {
     fn script(&self, path: &Path) -> PathBuf {
         let Self { start, turn, .. } = self;
         let (ready, values) = (self.ready(), self.values());
-        let (warm, case) = (self.warm(), self.case());
+        let (warm, none) = (self.warm(), self.case(None));
+        let case = self.case(Some(format!("{:?}", self.ids)));
         let script = format!(
             "#!/bin/sh\n{start}\nread opening\necho '{ready}'\nwhile read ask; do case \"$ask\" in\n\
-             *warm_up*) echo '{warm}';;\n*turn*) {turn}; echo '{values}';;\n*) echo '{case}';;\nesac; done\n"
+             *warm_up*) turned=no; echo '{warm}';;\n*turn*) {turn}; turned=yes; echo '{values}';;\n\
+             *) if [ $turned = yes ]; then echo '{case}'; else echo '{none}'; fi;;\nesac; done\n"
         );
         fs::write(path, script).unwrap();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -271,6 +278,13 @@ fn a_clock_that_stands_still_is_no_pass() {
 }
 
 #[test]
+fn a_metric_that_is_no_longer_told_is_no_pass() {
+    let silent = with(|fake| fake.metrics = &["ttft_s"]);
+    check(&Fake::default(), &silent, &[], 5, &["INVALID: a turn has no `decode_tok_s`"]);
+    check(&silent, &silent, &["--even-if-identical"], 5, &["a turn has no `decode_tok_s`"]);
+}
+
+#[test]
 fn scenarios_of_one_side_are_new_or_missing() {
     let scenarios = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
     let old = with(|fake| fake.scenarios = scenarios(&["short/b1", "old/b1"]));
@@ -357,7 +371,7 @@ impl Repository {
             fake.ready(),
             fake.warm(),
             values,
-            fake.case()
+            fake.case(Some("hash".into()))
         );
         self.write("src/main.rs", &source);
     }

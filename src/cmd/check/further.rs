@@ -25,7 +25,6 @@ use candlemark::suite::Plan;
 use candlemark::workload;
 use candlemark::workload::Scenario;
 use indicatif::HumanDuration;
-use jiff::Timestamp;
 
 use crate::cmd::download::Bars;
 
@@ -158,10 +157,8 @@ fn joined(first: &Record, more: &Record) -> anyhow::Result<Record> {
 }
 
 fn near(old: &Session, new: &Session) -> bool {
-    let time = |text: &str| text.parse::<Timestamp>().ok();
-    let ended = time(old.ended.as_deref().unwrap_or(&old.started));
-    let apart = ended.zip(time(&new.started)).map(|(ended, began)| began.duration_since(ended));
-    apart.is_none_or(|apart| apart.unsigned_abs() < Duration::from_secs(3600))
+    let apart = machine::between(old.ended.as_deref().unwrap_or(&old.started), &new.started);
+    apart.is_none_or(|apart| apart < Duration::from_secs(3600))
 }
 
 /// A record that grows beside the one that is judged.

@@ -88,25 +88,24 @@ pub(crate) fn run(
         injected: arguments.injected,
         seed: arguments.order_seed,
         path: arguments.output.clone(),
+        earlier: None,
     };
-    let all = plan.blocks * plan.environments.len();
-    let mut done = 0;
-    pool::record(&plan, interruptible()?, &mut |environment, number, seconds| {
-        let left = if done > 0 {
-            format!(
-                ", {:.0} min left",
-                seconds / f64::from(done) * (all as f64 - f64::from(done)) / 60.0
-            )
-        } else {
-            String::new()
-        };
-        done += 1;
-        let line = format!("{environment}: block {number} of {}{left}", plan.blocks);
-        // A closed stderr is no reason to stop.
-        let _ = writeln!(std::io::stderr(), "{line}");
-    })?;
+    pool::record(&plan, interruptible()?, &mut progress(&plan))?;
     writeln!(out, "{}", plan.path.display())?;
     Ok(Exit::Pass)
+}
+
+/// Says on stderr which block is measured, and how long all of them will take.
+pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
+    let (blocks, all) = (plan.blocks, plan.blocks * plan.environments.len());
+    let mut done = 0;
+    move |environment, number, seconds| {
+        let left = seconds / done as f64 * (all - done) as f64 / 60.0;
+        let left = if done > 0 { format!(", {left:.0} min left") } else { String::new() };
+        done += 1;
+        // A closed stderr is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "{environment}: block {number} of {blocks}{left}");
+    }
 }
 
 /// The base, and the same source in another layout.

@@ -4,6 +4,7 @@ use super::*;
 use crate::record::pair::Arm;
 use crate::record::pair::PairedBlock;
 use crate::record::pair::PairedKind;
+use crate::record::pair::Parting;
 
 fn paired(cases: Vec<PairedCase>, blocks: usize) -> Paired {
     let arm = Arm::default;
@@ -39,6 +40,20 @@ fn a_scenario_without_a_turn_is_undecided_and_has_no_metric() {
     assert_eq!(judgement.findings[0].verdict, Verdict::Inconclusive(Why::TooFewBlocks));
     assert_eq!(judgement.outcome, crate::compare::Outcome::Undecided);
     assert_eq!(judgement.course.unwrap().open, ["code/b1"]);
+}
+
+#[test]
+fn outputs_that_part_fail_even_where_no_turn_was_taken() {
+    let parting = Parting { sequence: 0, token: 1, base: Some(1), candidate: Some(7) };
+    let case = PairedCase { id: "code/b1".into(), parting: Some(parting), ..PairedCase::default() };
+    let mut paired = paired(vec![case], 1);
+    let judgement = judge(&paired, &Policy::default());
+    let place = "token 2 of sequence 1 was 1 and is 7".to_owned();
+    assert_eq!(judgement.findings[0].verdict, Verdict::OutputChanged(Some(place)));
+    assert_eq!(judgement.outcome, Outcome::Failed);
+    assert!(judgement.course.unwrap().open.is_empty(), "nothing is left to measure");
+    paired.output_change = Some("meant".into());
+    assert_eq!(judge(&paired, &Policy::default()).outcome, Outcome::Undecided);
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn spent(course: &Course) -> Option<String> {
     let ended = match course.ended {
         Ended::Decided => "; ended because every scenario is decided",
         Ended::Looks => "; ended because the last planned look was reached",
+        Ended::Rejected => "; ended because too many blocks were rejected",
         _ => "",
     };
     let null = if course.null.is_empty() { "; no null control was judged" } else { "" };
@@ -152,6 +153,7 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
 
 fn more_blocks(course: &Course) -> String {
     match course.ended {
+        Ended::Rejected => "other guests of the host take too much of its time: measure on a quieter machine".into(),
         Ended::Looks => "all planned looks are spent, and more of the same would not decide: measure on a quieter \
                          machine"
             .into(),

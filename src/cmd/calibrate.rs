@@ -1,0 +1,155 @@
+//! `candlemark calibrate`: how much this machine differs from itself.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use candlemark::baseline;
+use candlemark::compare::Policy;
+use candlemark::evaluate;
+use candlemark::evaluate::Found;
+use candlemark::pair::build::Builder;
+use candlemark::pair::build::Built;
+use candlemark::pair::pool;
+use candlemark::pair::pool::Environment;
+use candlemark::pair::pool::Plan;
+use candlemark::record::calibration::Calibration;
+use candlemark::record::calibration::CalibrationKind;
+use candlemark::record::calibration::Place;
+use candlemark::record::calibration::SCHEMA;
+use candlemark::record::calibration::Sitting;
+use candlemark::record::calibration::Weights;
+use candlemark::record::pool::Pool;
+use candlemark::record::pool::Recorded;
+use candlemark::report;
+use candlemark::settings::Config;
+
+use crate::cmd::Exit;
+use crate::cmd::gate_eval::record::progress;
+use crate::cmd::pair::interruptible;
+use crate::cmd::setup::ModelArguments;
+
+/// Measure what this machine differs by when nothing was changed: processes, sessions, code layouts
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Parts of scenario ids; what is found holds for all scenarios, the smallest change that can be seen for these
+    #[arg(default_values_t = ["short/b1", "code/b1", "short/b4"].map(String::from))]
+    scenarios: Vec<String>,
+    #[command(flatten)]
+    model: ModelArguments,
+    /// What to build: a branch, tag or commit
+    #[arg(long, value_name = "REF", default_value = "HEAD")]
+    base: String,
+    /// Sessions; baselines and runs are sessions too, and differ by as much as these
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    sessions: u16,
+    /// Pause between sessions; those within an hour of each other count as one
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = candlemark::settings::duration)]
+    pause: Duration,
+    /// Blocks per session
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(8..))]
+    blocks: u16,
+    /// Quads per block and scenario
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    quads: usize,
+    /// Other layouts of the base's code to link and measure; needs the linker lld
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=10))]
+    layouts: u8,
+    /// Add sessions to those of an earlier calibration of the same commit: three at different times tell how sessions differ
+    #[arg(long)]
+    more: bool,
+    /// Seed of all orders
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    order_seed: u64,
+    /// Folder of Cargo's files for the builds
+    #[arg(long, value_name = "FOLDER")]
+    target_dir: Option<PathBuf>,
+    /// File of the raw blocks, which `--more` adds to; default: target/candlemark/calibration.json
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
+    /// Folder of baselines, where the calibration goes
+    #[arg(long, value_name = "FOLDER", default_value = "baselines")]
+    baselines: PathBuf,
+}
+
+/// Letters of layouts, none of which is that of another arm.
+const LETTERS: &str = "LPQRSUVWYZ";
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let build = candlemark::record::build_folder();
+    let default = || build.join("candlemark").join("calibration.json");
+    let raw = arguments.raw.clone().unwrap_or_else(default);
+    let earlier = arguments.more.then(|| Pool::load(&raw)).transpose()?;
+    let mut setup = arguments.model.setup(config);
+    setup.generation.warmups = arguments.model.warmups().unwrap_or(1);
+    let (base, layouts) = binaries(arguments)?;
+    let known = earlier.as_ref().map_or(0, |pool| pool.environments.len());
+    let plan = Plan {
+        base,
+        layouts,
+        setup,
+        words: arguments.scenarios.clone(),
+        environments: (known..known + usize::from(arguments.sessions))
+            .map(|number| Environment::quiet(&format!("session {}", number + 1)))
+            .collect(),
+        pause: arguments.pause,
+        blocks: arguments.blocks.into(),
+        quads: arguments.quads.max(1),
+        arms: Vec::new(),
+        injected: 0,
+        seed: arguments.order_seed.wrapping_add(known as u64),
+        path: raw,
+        earlier,
+    };
+    let pool = pool::record(&plan, interruptible()?, &mut progress(&plan))?;
+    let calibration = calibration(&pool, &Policy::new(&config.gate)?);
+    anyhow::ensure!(!calibration.floors.is_empty(), "no block counts: nothing is calibrated");
+    let (class, folder) = (&pool.machine.class, &arguments.baselines);
+    let path = baseline::calibration_path(folder, class, &pool.model, &pool.settings);
+    calibration.save(&path)?;
+    out.write_all(report::calibration_text(&calibration).as_bytes())?;
+    writeln!(std::io::stderr(), "calibration: {}", path.display())?;
+    Ok(Exit::Pass)
+}
+
+fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Vec<(char, Built)>)> {
+    let folder = candlemark::record::build_folder().join("candlemark").join("pair");
+    let target = arguments.target_dir.clone().unwrap_or_else(|| folder.join("target"));
+    let mut talk = |line: &str| {
+        // A closed stderr is no reason to stop.
+        let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
+    };
+    let mut builder = Builder::new(&folder, &target, &mut talk)?;
+    let base = builder.commit(&arguments.base)?;
+    let letters = LETTERS.chars().take(arguments.layouts.into()).zip(1..);
+    let layouts = letters
+        .map(|(letter, seed)| Ok((letter, builder.shuffled(&arguments.base, seed)?)))
+        .collect::<candlemark::Result<_>>()?;
+    Ok((base, layouts))
+}
+
+/// What is stored of a pool whose environments are sessions.
+fn calibration(pool: &Pool, policy: &Policy) -> Calibration {
+    let sitting = |session: &Recorded| Sitting {
+        id: session.name.clone(),
+        started: session.started.clone().unwrap_or_default(),
+        ended: session.ended.clone(),
+    };
+    let (spec, sha256, quant) = (&pool.model.spec, &pool.model.sha256, &pool.model.quant);
+    let Found { layout_sd, session_sd, floors } = evaluate::calibrate(pool, policy.alpha);
+    Calibration {
+        schema: SCHEMA,
+        kind: CalibrationKind::Calibration,
+        machine: Place { class: pool.machine.class.clone(), fields: pool.machine.fields.clone() },
+        model: Weights { spec: spec.clone(), sha256: sha256.clone(), quant: quant.clone() },
+        commit: pool.build.commit.clone(),
+        sessions: pool.environments.iter().map(sitting).collect(),
+        layout_sd,
+        session_sd,
+        floors,
+    }
+}

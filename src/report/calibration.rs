@@ -1,0 +1,104 @@
+//! What a machine differs by when nothing was changed, as text.
+
+use crate::record::calibration::Calibration;
+use crate::record::calibration::Spread;
+use crate::report::text::Medium;
+use crate::report::text::percent;
+use crate::report::text::plain;
+use crate::report::text::table;
+use crate::workload::metric;
+
+/// A calibration for a terminal: spreads by kind of metric, and the smallest change that can be seen in each scenario.
+pub fn calibration_text(calibration: &Calibration) -> String {
+    let spread = |spread: Option<&Spread>| {
+        spread.map_or("not measured".into(), |spread| {
+            format!("{:.2} % ({:.0} df)", 100.0 * spread.sd, spread.freedom)
+        })
+    };
+    let mut kinds: Vec<&String> =
+        calibration.layout_sd.keys().chain(calibration.session_sd.keys()).collect();
+    kinds.sort();
+    kinds.dedup();
+    let rows: Vec<Vec<String>> = kinds
+        .into_iter()
+        .map(|kind| {
+            let (layout, session) =
+                (calibration.layout_sd.get(kind), calibration.session_sd.get(kind));
+            vec![kind.clone(), spread(layout), spread(session)]
+        })
+        .collect();
+    let header = ["metrics", "two code layouts differ by", "sessions differ by"];
+    let mut text = format!(
+        "{} of {} in {} sessions; standard deviations of cost\n\n{}",
+        plain(&calibration.machine.class),
+        plain(&calibration.model.spec),
+        calibration.sessions.len(),
+        table(Medium::Terminal, &header, &rows, &[1, 2])
+    );
+    let sizes: Vec<usize> = calibration
+        .floors
+        .first()
+        .map_or(Vec::new(), |floor| floor.smallest_at.keys().copied().collect());
+    let sees: Vec<String> =
+        sizes.iter().map(|blocks| format!("sees with {blocks} blocks")).collect();
+    let mut header = vec!["scenario", "metric", "limit", "quads differ by", "blocks differ by"];
+    header.extend(sees.iter().map(String::as_str));
+    let rows: Vec<Vec<String>> = calibration
+        .floors
+        .iter()
+        .map(|floor| {
+            let limit = metric(&floor.metric).and_then(|metric| metric.limit);
+            let mut row = vec![
+                plain(&floor.scenario),
+                plain(&floor.metric),
+                limit.map_or("-".into(), percent),
+                floor.within_sd.map_or("-".into(), |sd| format!("{:.2} %", 100.0 * sd)),
+                format!("{:.2} %", 100.0 * floor.block_sd),
+            ];
+            row.extend(floor.smallest_at.values().map(|share| {
+                let blind = limit.is_some_and(|limit| *share > limit);
+                format!("{:.1} %{}", 100.0 * share, if blind { ", not the limit" } else { "" })
+            }));
+            row
+        })
+        .collect();
+    let numbers: Vec<usize> = (2..header.len()).collect();
+    text += &format!("\n{}", table(Medium::Terminal, &header, &rows, &numbers));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::calibration::CalibrationKind;
+    use crate::record::calibration::Floor;
+    use crate::record::calibration::Place;
+    use crate::record::calibration::SCHEMA;
+    use crate::record::calibration::Weights;
+
+    #[test]
+    fn a_limit_that_cannot_be_seen_is_said() {
+        let calibration = Calibration {
+            layout_sd: [("decode".to_owned(), Spread { sd: 0.0031, freedom: 3.0 })].into(),
+            floors: vec![Floor {
+                scenario: "code/b1".into(),
+                metric: "decode_tok_s".into(),
+                within_sd: Some(0.02),
+                block_sd: 0.015,
+                smallest_at: [(8, 0.062), (32, 0.018)].into(),
+            }],
+            schema: SCHEMA,
+            kind: CalibrationKind::Calibration,
+            machine: Place::default(),
+            model: Weights::default(),
+            commit: None,
+            sessions: Vec::new(),
+            session_sd: Default::default(),
+        };
+        let text = calibration_text(&calibration);
+        for part in ["0.31 % (3 df)", "not measured", "6.2 %, not the limit", "1.8 %"] {
+            assert!(text.contains(part), "`{part}` is not in:\n{text}");
+        }
+        assert_eq!(text.matches("not the limit").count(), 1, "{text}");
+    }
+}
