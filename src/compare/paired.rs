@@ -338,10 +338,6 @@ fn said(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
     {
         return Some(Verdict::NotComparable(difference));
     }
-    if case.base.work.is_none() && case.candidate.work.is_none() {
-        // It never had a turn, and which metrics it has depends on its work.
-        return Some(Verdict::Inconclusive(Why::TooFewBlocks));
-    }
     if paired.output_change.is_none()
         && let Some(parting) = &case.parting
     {
@@ -350,6 +346,10 @@ fn said(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
     match (&case.base.output_sha256, &case.candidate.output_sha256) {
         (Some(base), Some(candidate)) if base != candidate && paired.output_change.is_none() => {
             Some(Verdict::OutputChanged(None))
+        }
+        // It never had a turn, and which metrics it has depends on its work.
+        _ if case.base.work.is_none() && case.candidate.work.is_none() => {
+            Some(Verdict::Inconclusive(Why::TooFewBlocks))
         }
         _ => None,
     }
