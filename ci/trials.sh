@@ -2,13 +2,13 @@
 # Runs whole `candlemark pair`s of known truth, in turns, and counts their verdicts: equal builds, and a candidate made worse by a
 # known share. Usage: ci/trials.sh BINARY [ROUNDS] [BUDGET]
 # A round is three pairs of equal builds and one each of decode 5, 7.5 and 10 % down, TTFT 20 % up and memory 20 % up; ten rounds
-# take about half an hour. Every verdict is a line of target/candlemark/trials/verdicts.csv.
+# take about half an hour. Every verdict is a line of target/candlemark/trials/verdicts-<time>.csv.
 set -euo pipefail
 binary=$(realpath "$1") rounds=${2:-10} budget=${3:-45s}
 folder=${CARGO_TARGET_DIR:-target}/candlemark/trials
 mkdir -p "$folder"
-table=$folder/verdicts.csv
-[ -s "$table" ] || echo "injected,status,seconds,blocks,verdict" >"$table"
+table=$folder/verdicts-$(date -u +%Y%m%dT%H%M%SZ).csv
+echo "injected,status,seconds,blocks,verdict" >"$table"
 
 trial() { # what is injected, or none
     local raw=$folder/pair-$RANDOM$RANDOM.json began=$SECONDS status=0 text blocks

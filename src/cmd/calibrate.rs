@@ -8,7 +8,6 @@ use candlemark::baseline;
 use candlemark::compare::Policy;
 use candlemark::evaluate;
 use candlemark::evaluate::Found;
-use candlemark::pair::build::Builder;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
 use candlemark::pair::pool::Environment;
@@ -26,6 +25,7 @@ use candlemark::settings::Config;
 
 use crate::cmd::Exit;
 use crate::cmd::gate_eval::record::progress;
+use crate::cmd::pair::build;
 use crate::cmd::pair::interruptible;
 use crate::cmd::setup::ModelArguments;
 
@@ -84,8 +84,7 @@ pub(crate) fn run(
     let default = || build.join("candlemark").join("calibration.json");
     let raw = arguments.raw.clone().unwrap_or_else(default);
     let earlier = arguments.more.then(|| Pool::load(&raw)).transpose()?;
-    let mut setup = arguments.model.setup(config);
-    setup.generation.warmups = arguments.model.warmups().unwrap_or(1);
+    let setup = arguments.model.setup_for_turns(config);
     let (base, layouts) = binaries(arguments)?;
     let known = earlier.as_ref().map_or(0, |pool| pool.environments.len());
     let plan = Plan {
@@ -105,7 +104,11 @@ pub(crate) fn run(
         path: raw,
         earlier,
     };
-    let pool = pool::record(&plan, interruptible()?, &mut progress(&plan))?;
+    let pool = pool::record(
+        &plan,
+        interruptible("whole sessions are kept; go on with `--more`")?,
+        &mut progress(&plan),
+    )?;
     let calibration = calibration(&pool, &Policy::new(&config.gate)?);
     anyhow::ensure!(!calibration.floors.is_empty(), "no block counts: nothing is calibrated");
     let (class, folder) = (&pool.machine.class, &arguments.baselines);
@@ -117,19 +120,14 @@ pub(crate) fn run(
 }
 
 fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Vec<(char, Built)>)> {
-    let folder = candlemark::record::build_folder().join("candlemark").join("pair");
-    let target = arguments.target_dir.clone().unwrap_or_else(|| folder.join("target"));
-    let mut talk = |line: &str| {
-        // A closed stderr is no reason to stop.
-        let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
-    };
-    let mut builder = Builder::new(&folder, &target, &mut talk)?;
-    let base = builder.commit(&arguments.base)?;
-    let letters = LETTERS.chars().take(arguments.layouts.into()).zip(1..);
-    let layouts = letters
-        .map(|(letter, seed)| Ok((letter, builder.shuffled(&arguments.base, seed)?)))
-        .collect::<candlemark::Result<_>>()?;
-    Ok((base, layouts))
+    build(arguments.target_dir.as_deref(), |builder| {
+        let base = builder.commit(&arguments.base)?;
+        let letters = LETTERS.chars().take(arguments.layouts.into()).zip(1..);
+        let layouts = letters
+            .map(|(letter, seed)| Ok((letter, builder.shuffled(&arguments.base, seed)?)))
+            .collect::<candlemark::Result<_>>()?;
+        Ok((base, layouts))
+    })
 }
 
 /// What is stored of a pool whose environments are sessions.

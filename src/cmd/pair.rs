@@ -21,7 +21,6 @@ use candlemark::pair::build::Built;
 use candlemark::record::write_atomically;
 use candlemark::report;
 use candlemark::settings::Config;
-use candlemark::settings::Setup;
 use candlemark::suite;
 
 use crate::cmd::Exit;
@@ -84,8 +83,8 @@ pub(crate) fn run(
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
     candlemark::workload::select(words)?;
-    let setup = setup(&arguments.model, config);
-    let stop = interruptible()?;
+    let setup = arguments.model.setup_for_turns(config);
+    let stop = interruptible("what was measured is judged")?;
     let (base, candidate) = binaries(arguments)?;
     let id = candlemark::machine::session_id(candidate.commit.as_deref());
     let path = arguments
@@ -133,13 +132,6 @@ fn pages(page: &str, raw: &Path) -> candlemark::Result<PathBuf> {
     Ok(path)
 }
 
-/// One warm-up and one generation a turn: what repeats is the block.
-fn setup(model: &ModelArguments, config: &Config) -> Setup {
-    let mut setup = model.setup(config);
-    setup.generation.warmups = model.warmups().unwrap_or(1);
-    setup
-}
-
 /// Both binaries, built where they are not given.
 fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Built)> {
     let given = |text: &str| Path::new(text).is_file().then(|| Built::given(Path::new(text)));
@@ -148,37 +140,47 @@ fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Built)> {
     if let (Some(base), Some(candidate)) = (&base, &candidate) {
         return Ok((base.clone(), candidate.clone()));
     }
-    let folder = candlemark::record::build_folder().join("candlemark").join("pair");
-    let target = arguments.target_dir.clone().unwrap_or_else(|| folder.join("target"));
-    let mut talk = |line: &str| {
-        // A closed stderr is no reason to stop.
-        let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
-    };
-    let mut builder = Builder::new(&folder, &target, &mut talk)?;
-    let base = match base {
-        Some(base) => base,
-        None => builder.commit(&arguments.base)?,
-    };
-    let candidate = match (candidate, &arguments.candidate) {
-        (Some(candidate), _) => candidate,
-        (None, Some(reference)) => builder.commit(reference).map_err(|error| match error {
-            // It is the candidate that has to build.
-            Error::NotComparable(why) => Error::Failed(why),
-            error => error,
-        })?,
-        (None, None) => builder.working_tree()?,
-    };
-    Ok((base, candidate))
+    build(arguments.target_dir.as_deref(), |builder| {
+        let base = match base {
+            Some(base) => base,
+            None => builder.commit(&arguments.base)?,
+        };
+        let candidate = match (candidate, &arguments.candidate) {
+            (Some(candidate), _) => candidate,
+            (None, Some(reference)) => builder.commit(reference).map_err(|error| match error {
+                // It is the candidate that has to build.
+                Error::NotComparable(why) => Error::Failed(why),
+                error => error,
+            })?,
+            (None, None) => builder.working_tree()?,
+        };
+        Ok((base, candidate))
+    })
 }
 
-/// Set by Ctrl-C: what is measured by then is judged. A second Ctrl-C ends the program at once.
-pub(crate) fn interruptible() -> anyhow::Result<&'static AtomicBool> {
+/// Builds with Cargo's files where they were asked to be, and says on stderr what goes on.
+pub(crate) fn build<T>(
+    target: Option<&Path>,
+    work: impl FnOnce(&mut Builder<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let folder = candlemark::record::build_folder().join("candlemark").join("pair");
+    let target = target.map_or_else(|| folder.join("target"), PathBuf::from);
+    work(&mut Builder::new(&folder, &target, &mut say)?)
+}
+
+/// A line on stderr; one that is closed is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
+}
+
+/// Set by Ctrl-C, after which no more is measured; `then` says what becomes of what was. A second Ctrl-C ends the program at once.
+pub(crate) fn interruptible(then: &'static str) -> anyhow::Result<&'static AtomicBool> {
     static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| {
+    ctrlc::set_handler(move || {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        let _ = writeln!(std::io::stderr(), "stopping; what was measured is judged");
+        say(&format!("stopping; {then}"));
     })
     .context("listening for Ctrl-C")?;
     Ok(&STOP)
@@ -190,22 +192,15 @@ struct Live {
     budget: Duration,
 }
 
-impl Live {
-    fn say(&self, text: &str) {
-        // A closed stderr is no reason to stop.
-        let _ = writeln!(std::io::stderr(), "{}", report::plain(text));
-    }
-}
-
 impl Events for Live {
     fn block(&mut self, number: usize, scenarios: &[String]) {
         let spent = self.began.elapsed().as_secs();
         let budget = self.budget.as_secs();
-        self.say(&format!("block {number}: {} scenarios, {spent} of {budget} s", scenarios.len()));
+        say(&format!("block {number}: {} scenarios, {spent} of {budget} s", scenarios.len()));
     }
 
     fn look(&mut self, judgement: &Judgement, left: Duration) {
         let left = left.min(self.budget.saturating_sub(self.began.elapsed()));
-        self.say(&report::pair_progress(judgement, Some(left.as_secs_f64())));
+        say(&report::pair_progress(judgement, Some(left.as_secs_f64())));
     }
 }

@@ -58,9 +58,11 @@ enum Format {
 }
 
 impl ModelArguments {
-    /// Warm-ups, if they were asked for.
-    pub(crate) fn warmups(&self) -> Option<usize> {
-        self.warmups
+    /// For workers that take turns: one warm-up, unless more were asked for, because what repeats is the block.
+    pub(crate) fn setup_for_turns(&self, config: &Config) -> Setup {
+        let mut setup = self.setup(config);
+        setup.generation.warmups = self.warmups.unwrap_or(1);
+        setup
     }
 
     /// The flags over the configuration.

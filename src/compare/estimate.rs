@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::compare::BLOCKS_NEEDED;
 use crate::compare::SESSIONS_NEEDED;
+use crate::compare::paired::BLOCK_FLOOR;
 use crate::compare::paired::Levels;
 use crate::record::Block;
 use crate::record::Case;
@@ -147,9 +148,6 @@ pub(super) const UNCALIBRATED: Variance = Variance { value: 0.03 * 0.03, freedom
 
 /// Sessions differ by at least 0.5 %, even where three of them happened to agree.
 const SESSION_FLOOR: f64 = 0.005;
-
-/// Blocks differ by at least 0.4 %: peak memory may repeat to the byte, which is no proof for the next process.
-const BLOCK_FLOOR: f64 = 0.004;
 
 /// How much sessions differ, by kind of metric.
 pub(super) struct Sessions<'a> {

@@ -183,6 +183,15 @@ fn evidence(blocks: &[f64], levels: Levels, layout_sd: f64) -> (f64, Evidence) {
     (theta, evidence)
 }
 
+/// What each quad of a block says of a metric; `None` if one that the arm took part in has no value.
+pub(crate) fn quad_effects(turns: &PairedTurns, metric: &Metric, arm: char) -> Option<Vec<f64>> {
+    let cost = |value| metric.better.cost(value);
+    let of = |quad: &Quad| {
+        Some(quad.mean_ln(metric.name, arm, cost)? - quad.mean_ln(metric.name, 'A', cost)?)
+    };
+    turns.quads.iter().filter(|quad| quad.order.contains(arm)).map(of).collect()
+}
+
 /// What one block says of a metric: the median of its quads from three on, their mean below.
 pub fn block_value(turns: &PairedTurns, metric: &Metric, arm: char) -> Option<f64> {
     let cost = |value| metric.better.cost(value);
@@ -195,11 +204,7 @@ pub fn block_value(turns: &PairedTurns, metric: &Metric, arm: char) -> Option<f6
         };
         return Some(ln(arm)? - ln('A')?);
     }
-    let of = |quad: &Quad| {
-        Some(quad.mean_ln(metric.name, arm, cost)? - quad.mean_ln(metric.name, 'A', cost)?)
-    };
-    let quads = turns.quads.iter().filter(|quad| quad.order.contains(arm));
-    let effects: Vec<f64> = quads.map(of).collect::<Option<_>>()?;
+    let effects = quad_effects(turns, metric, arm)?;
     if effects.len() >= 3 { stats::median(&effects) } else { stats::mean(&effects) }
 }
 

@@ -9,12 +9,12 @@ use crate::compare::paired::LOOKS;
 use crate::compare::paired::Levels;
 use crate::compare::paired::block_value;
 use crate::compare::paired::centre;
+use crate::compare::paired::quad_effects;
 use crate::compare::share;
 use crate::machine::between;
 use crate::record::calibration::Floor;
 use crate::record::calibration::Spread;
 use crate::record::pair::PairedTurns;
-use crate::record::pair::Quad;
 use crate::record::pool::Pool;
 use crate::record::pool::Recorded;
 use crate::record::pool::Role;
@@ -149,16 +149,10 @@ impl Seen<'_> {
         let copy = self.letters(Role::Copy).next()?;
         let blocks = self.changes(copy);
         let block_sd = stats::sd(&blocks)?;
-        let cost = |value| self.metric.better.cost(value);
-        let mut within = Vec::new();
-        for turns in self.pool.environments.iter().flat_map(|session| self.turns(session)) {
-            let effect = |quad: &Quad| {
-                let of = |arm| quad.mean_ln(self.metric.name, arm, cost);
-                Some(of(copy)? - of('A')?)
-            };
-            let effects: Vec<f64> = turns.quads.iter().filter_map(effect).collect();
-            within.extend(stats::sd(&effects).map(|sd| sd * sd));
-        }
+        let all = self.pool.environments.iter().flat_map(|session| self.turns(session));
+        let effects = all.filter_map(|turns| quad_effects(&turns, self.metric, copy));
+        let within: Vec<f64> =
+            effects.filter_map(|effects| stats::sd(&effects)).map(|sd| sd * sd).collect();
         let smallest = |blocks: usize| {
             let count = blocks as f64;
             let error = block_sd * (stats::trim_cost(blocks) / count).sqrt();
@@ -199,6 +193,7 @@ fn together(environments: &[Recorded]) -> Vec<Vec<&Recorded>> {
 mod tests {
     use super::*;
     use crate::record::Work;
+    use crate::record::pair::Quad;
     use crate::record::pool::Column;
     use crate::record::pool::PoolArm;
     use crate::record::pool::PoolBlock;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::compare::paired::block_value;
+use crate::compare::paired::quad_effects;
 use crate::record::pair::PairedCase;
 use crate::stats;
 use crate::workload::METRICS;
@@ -60,18 +61,9 @@ impl Effort {
 
 /// The standard deviation of a quad's effect within blocks; that of blocks where they have one quad each.
 fn within(case: &PairedCase, metric: &Metric) -> Option<f64> {
-    let cost = |value| metric.better.cost(value);
-    let mut variances = Vec::new();
-    for turns in &case.blocks {
-        let effects: Vec<f64> = turns
-            .quads
-            .iter()
-            .filter_map(|quad| {
-                Some(quad.mean_ln(metric.name, 'B', cost)? - quad.mean_ln(metric.name, 'A', cost)?)
-            })
-            .collect();
-        variances.extend(stats::sd(&effects).map(|sd| sd * sd));
-    }
+    let effects = case.blocks.iter().filter_map(|turns| quad_effects(turns, metric, 'B'));
+    let variances: Vec<f64> =
+        effects.filter_map(|effects| stats::sd(&effects)).map(|sd| sd * sd).collect();
     if let Some(variance) = stats::mean(&variances) {
         return Some(variance.sqrt());
     }

@@ -19,11 +19,13 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
 use crate::machine::ReferenceKernels;
+use crate::pair::arms::arms_folder;
+use crate::pair::arms::copies;
+use crate::pair::block::rejected;
 use crate::pair::build::Built;
 use crate::pair::case::keep;
 use crate::pair::case::unexpected;
 use crate::pair::hog;
-use crate::pair::rejected;
 use crate::pair::worker::Patience;
 use crate::pair::worker::Worker;
 use crate::record::pair::PairedBlock;
@@ -101,7 +103,7 @@ pub fn record(
         let letters = letters();
         return Err(Error::unknown("arm", &letter.to_string(), letters.iter().map(String::as_str)));
     }
-    let folder = super::arms_folder(&plan.path)?;
+    let folder = arms_folder(&plan.path)?;
     let outcome = recorded(plan, &folder, stop, told);
     let _ = std::fs::remove_dir_all(&folder);
     outcome
@@ -118,7 +120,7 @@ fn recorded(
         binaries.push(('B', &plan.base));
     }
     binaries.extend(plan.layouts.iter().map(|(letter, built)| (*letter, built)));
-    let binaries = super::copies(&binaries, folder)?;
+    let binaries = copies(&binaries, folder)?;
     let injection = |role: Role| match role {
         Role::Decode(share) => Some(format!("decode:{}%", (share * 1000.0).round() / 10.0)),
         Role::Ttft(share) => Some(format!("ttft:{}%", (share * 1000.0).round() / 10.0)),

@@ -139,7 +139,7 @@ pub fn work() -> Result<()> {
             "this build takes turns by protocol {PROTOCOL}, not {asked}"
         )));
     }
-    let scenarios = workload::select(&opening.words)?;
+    let scenarios = selected(&opening.words)?;
     let ready = |model, unsupported| Ready {
         protocol: PROTOCOL,
         build: machine::stamp(), // Who asked knows the hash.
@@ -195,6 +195,23 @@ pub fn work() -> Result<()> {
         say(&told)?;
     }
     Ok(())
+}
+
+/// The scenarios that this build knows by these words; a word that it does not know selects none here, and may well select
+/// some in the other build.
+fn selected(words: &[String]) -> Result<Vec<Scenario>> {
+    if words.is_empty() {
+        return workload::select(words);
+    }
+    let mut found: Vec<Scenario> = Vec::new();
+    for scenario in
+        words.iter().filter_map(|word| workload::select(std::slice::from_ref(word)).ok()).flatten()
+    {
+        if !found.contains(&scenario) {
+            found.push(scenario);
+        }
+    }
+    Ok(found)
 }
 
 fn not_begun() -> Error {

@@ -6,15 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use candlemark::Error;
-use candlemark::pair::build::Builder;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
 use candlemark::pair::pool::Plan;
 use candlemark::pair::pool::environments;
-use candlemark::report;
 use candlemark::settings::Config;
 
 use crate::cmd::Exit;
+use crate::cmd::pair::build;
 use crate::cmd::pair::interruptible;
 use crate::cmd::setup::ModelArguments;
 
@@ -63,8 +62,7 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let mut setup = arguments.model.setup(config);
-    setup.generation.warmups = arguments.model.warmups().unwrap_or(1);
+    let setup = arguments.model.setup_for_turns(config);
     let (base, layout) = binaries(arguments)?;
     let mut environments = environments();
     if !arguments.environments.is_empty() {
@@ -90,7 +88,7 @@ pub(crate) fn run(
         path: arguments.output.clone(),
         earlier: None,
     };
-    pool::record(&plan, interruptible()?, &mut progress(&plan))?;
+    pool::record(&plan, interruptible("whole environments are kept")?, &mut progress(&plan))?;
     writeln!(out, "{}", plan.path.display())?;
     Ok(Exit::Pass)
 }
@@ -118,15 +116,11 @@ fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Option<Built>)> {
     if Path::new(base).is_file() {
         return Ok((Built::given(Path::new(base))?, layout));
     }
-    let folder = candlemark::record::build_folder().join("candlemark").join("pair");
-    let target = arguments.target_dir.clone().unwrap_or_else(|| folder.join("target"));
-    let mut talk = |line: &str| {
-        let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
-    };
-    let mut builder = Builder::new(&folder, &target, &mut talk)?;
-    let layout = match layout {
-        Some(layout) => layout,
-        None => builder.shuffled(base, 1)?,
-    };
-    Ok((builder.commit(base)?, Some(layout)))
+    build(arguments.target_dir.as_deref(), |builder| {
+        let layout = match layout {
+            Some(layout) => layout,
+            None => builder.shuffled(base, 1)?,
+        };
+        Ok((builder.commit(base)?, Some(layout)))
+    })
 }
