@@ -114,6 +114,12 @@ impl Fake {
 }
 
 fn pair(folder: &Path, args: &[&str]) -> Command {
+    let mut command = candlemark(folder);
+    command.arg("pair").args(args).args(["--raw", "pair.json"]);
+    command
+}
+
+fn candlemark(folder: &Path) -> Command {
     let mut command = Command::new(BINARY);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -124,7 +130,7 @@ fn pair(folder: &Path, args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.current_dir(folder).arg("pair").args(args).args(["--raw", "pair.json"]);
+    command.current_dir(folder);
     command
 }
 
@@ -440,4 +446,61 @@ fn what_does_not_build_is_said_with_the_compilers_words() {
         4,
         &["`no-such-ref` is neither a file nor a commit"],
     );
+}
+
+#[test]
+fn a_machine_is_calibrated_in_sessions() {
+    let repository = Repository::new();
+    let folder = repository.folder.path();
+    let calibrate = |more: &[&str]| {
+        let args = ["calibrate", "short/b1", "--base", "main", "--layouts", "0", "--blocks", "8"];
+        candlemark(folder).args(args).args(more).output().unwrap()
+    };
+    let output = calibrate(&[]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(said.contains("in 1 sessions") && said.contains("sees with 8 blocks"), "{said}");
+    let output = calibrate(&["--more"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("in 2 sessions"), "{}", text(&output.stdout));
+    repository.write("README.md", "words\n");
+    repository.commit("another commit");
+    let output = calibrate(&["--more"]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the commit of the earlier sessions"));
+    assert_eq!(calibrate(&["--blocks", "7"]).status.code(), Some(2), "too few to say anything");
+    // What was found is used by the next pair: how much layouts differ was not measured here.
+    repository.source("99.0");
+    repository.check(&["--base", "main"], 0, &["PASS", "0.5 % is assumed"]);
+}
+
+#[test]
+fn a_pool_is_recorded_and_too_short_for_a_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    Fake::default().script(&folder.path().join("base"));
+    let record = |more: &[&str]| {
+        let args = ["gate-eval", "record", "short/b1", "--base", "base", "--layout", "base"];
+        let args =
+            [&args, ["-o", "pool.json", "--blocks", "3", "--quads", "1"].as_slice(), more].concat();
+        candlemark(folder.path()).args(args).output().unwrap()
+    };
+    let output = record(&["--environments", "quiet,cpu-hog", "--arms", "7,M"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let pool = candlemark::record::pool::Pool::load(&folder.path().join("pool.json")).unwrap();
+    let letters: String = pool.arms.iter().map(|arm| arm.letter).collect();
+    assert_eq!((letters.as_str(), pool.environments.len()), ("AN7ML", 2));
+    let turns = &pool.environments[0].blocks[2].scenarios[0];
+    assert_eq!(turns.quads[0].order.len(), 8, "A N 7 L there and back: {}", turns.quads[0].order);
+    assert_eq!(turns.once["peak_rss_bytes"].len(), 4, "{:?}", turns.once);
+    let replay =
+        candlemark(folder.path()).args(["gate-eval", "replay", "pool.json"]).output().unwrap();
+    assert_eq!(replay.status.code(), Some(5));
+    assert!(text(&replay.stderr).contains("has 3 blocks that count, a replay needs 32"));
+    for (more, says) in
+        [(["--environments", "noisy"], "no environment `noisy`"), (["--arms", "Q"], "no arm `Q`")]
+    {
+        let output = record(&more);
+        assert_eq!(output.status.code(), Some(5));
+        assert!(text(&output.stderr).contains(says), "{}", text(&output.stderr));
+    }
 }
