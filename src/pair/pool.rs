@@ -128,7 +128,8 @@ fn recorded(
     };
     let layouts = plan.layouts.iter().map(|(letter, built)| PoolArm {
         letter: *letter,
-        about: built.asked.clone(),
+        // Of a file that was given, its folder says nothing.
+        about: format!("another layout: {}", built.asked.rsplit('/').next().unwrap_or_default()),
         role: Role::Layout,
         injected: None,
     });
