@@ -14,9 +14,14 @@ use crate::report::verdict::words;
 
 /// The verdict in one sentence.
 pub fn sentence(judgement: &Judgement) -> String {
-    let of = match judgement.judged {
-        1 => "of 1 metric".into(),
-        judged => format!("of {judged} metrics"),
+    // A scenario that never had a turn is undecided as a whole: which metrics it has is not known.
+    let whole = judgement.findings.iter().filter(|finding| {
+        finding.metric.is_none() && matches!(finding.verdict, Verdict::Inconclusive(_))
+    });
+    let of = match (judgement.judged, whole.count()) {
+        (1, 0) => "of 1 metric".into(),
+        (judged, 0) => format!("of {judged} metrics"),
+        (judged, whole) => format!("of {judged} metrics and {whole} unmeasured scenarios"),
     };
     let count = |is: fn(&Verdict) -> bool| {
         judgement.findings.iter().filter(|finding| is(&finding.verdict)).count()
