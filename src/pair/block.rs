@@ -76,8 +76,8 @@ impl Pairing<'_> {
         let after = machine::conditions();
         block.steal = after.steal;
         block.cpu_pressure_10s = after.cpu_pressure_10s;
-        block.rejected = rejected(&block);
         block.total_s = began.elapsed().as_secs_f64();
+        block.rejected = rejected(&block);
         paired.blocks.push(block);
         Ok(())
     }
@@ -263,6 +263,23 @@ impl Pairing<'_> {
 /// more than any limit within most blocks, while what the turns say of the two builds hardly does.
 pub(super) fn rejected(block: &PairedBlock) -> Option<String> {
     const STOLEN: f64 = 0.05;
-    let steal = block.steal.filter(|steal| *steal > STOLEN)?;
+    // The system counts in hundredths of a second: of less than a second one of them would be too much.
+    const COUNTABLE_S: f64 = 1.0;
+    let steal = block.steal.filter(|steal| *steal > STOLEN && block.total_s >= COUNTABLE_S)?;
     Some(format!("other guests took {:.0} % of the CPU time", 100.0 * steal))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_rejected_for_stolen_time_only_where_that_can_be_counted() {
+        let block = |steal, total_s| PairedBlock { steal, total_s, ..PairedBlock::default() };
+        assert_eq!(rejected(&block(None, 10.0)), None);
+        assert_eq!(rejected(&block(Some(0.04), 10.0)), None);
+        assert_eq!(rejected(&block(Some(0.5), 0.3)), None);
+        let why = rejected(&block(Some(0.061), 10.0)).unwrap();
+        assert_eq!(why, "other guests took 6 % of the CPU time");
+    }
 }

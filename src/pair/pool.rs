@@ -328,7 +328,8 @@ impl<'a> Recorder<'a> {
         let after = self.kernels.as_ref().map(ReferenceKernels::measure);
         let references = before.zip(after).map(<[_; 2]>::from);
         let steal = machine::conditions().steal;
-        let mut block = PairedBlock { references, steal, ..PairedBlock::default() };
+        let total_s = began.elapsed().as_secs_f64();
+        let mut block = PairedBlock { references, steal, total_s, ..PairedBlock::default() };
         block.rejected = rejected(&block);
         Ok(PoolBlock {
             load_s,
