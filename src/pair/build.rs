@@ -52,9 +52,8 @@ impl Built {
     /// # Errors
     /// When it cannot be read.
     pub fn given(binary: &Path) -> Result<Self> {
-        let bytes =
-            fs::read(binary).map_err(|source| Error::Read { path: binary.into(), source })?;
-        let sha256 = hex(&Sha256::digest(bytes));
+        let sha256 = machine::file_sha256(binary)
+            .map_err(|source| Error::Read { path: binary.into(), source })?;
         let asked = binary.display().to_string();
         Ok(Self { asked, binary: binary.into(), sha256, commit: None, dirty: None })
     }

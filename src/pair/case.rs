@@ -28,11 +28,9 @@ pub(super) fn cannot(case: &mut PairedCase, arm: char, why: String) -> bool {
 
 /// Adds the values of a turn, of the metrics that are judged and the length of the whole.
 pub(super) fn keep(quad: &mut Quad, mut values: BTreeMap<String, f64>) {
-    let judged = METRICS.iter().filter(|metric| metric.limit.is_some()).map(|metric| metric.name);
-    for name in judged.chain(["e2e_s"]) {
-        if let Some(value) = values.remove(name) {
-            quad.values.entry(name.into()).or_default().push(value);
-        }
+    values.retain(|name, _| metric_is_kept(name) || name == "e2e_s");
+    for (name, value) in values {
+        quad.values.entry(name).or_default().push(value);
     }
 }
 
