@@ -24,12 +24,12 @@ use crate::model::gguf::Gguf;
 use crate::model::weights::Quant;
 use crate::model::weights::hex;
 use crate::settings::Generation;
-use crate::settings::PromptFormat;
 use crate::settings::Setup;
 use crate::tokenizer::Message;
 use crate::tokenizer::Role;
 use crate::tokenizer::Thinking;
 use crate::tokenizer::Tokenizer;
+use crate::workload::PromptFormat;
 
 /// A loaded model with its tokenizer.
 pub struct Engine {
@@ -125,6 +125,8 @@ pub struct Request<'a> {
     pub stops: &'a [u32],
     /// Sampler, cache and seed.
     pub sampling: &'a Generation,
+    /// So many tokens of each sequence are in the cache and stay there; `None` begins from nothing.
+    pub kept: Option<usize>,
     /// A deliberate slowdown, for tests of the gate.
     pub injection: Option<Injection>,
 }
@@ -252,7 +254,8 @@ pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Gene
         return Err(Error::Failed("no token to generate: ask for at least 1".into()));
     }
     for prompt in request.prompts {
-        decoder.check_length(prompt.len() + request.new_tokens).map_err(|error| {
+        let kept = request.kept.unwrap_or(0);
+        decoder.check_length(kept + prompt.len() + request.new_tokens).map_err(|error| {
             Error::Failed(format!(
                 "a prompt of {} tokens and {} new ones: {error}",
                 prompt.len(),
@@ -265,7 +268,12 @@ pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Gene
         request,
         ids: vec![Vec::new(); request.prompts.len()],
     };
-    decoder.reset(request.prompts.len())?;
+    match request.kept {
+        Some(kept) => {
+            (0..request.prompts.len()).try_for_each(|sequence| decoder.truncate(sequence, kept))?
+        }
+        None => decoder.reset(request.prompts.len())?,
+    }
     let start = Instant::now();
     let (first, prefill, logits) = run.prefill(decoder, start)?;
     let mut steps = Vec::with_capacity(request.new_tokens - 1);
@@ -284,6 +292,19 @@ pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Gene
     }
     let finite = logits.iter().all(Logits::finite);
     Ok(Generated { ids: run.ids, first, prefill, steps, total: before, finite })
+}
+
+/// Reads tokens into the cache of a decoder that is reset first and has one sequence.
+///
+/// # Errors
+/// When there are more tokens than the context has, or the decoder fails.
+pub fn fill(decoder: &mut dyn Decoder, tokens: &[u32]) -> Result<()> {
+    decoder.check_length(tokens.len())?;
+    decoder.reset(1)?;
+    for tokens in tokens.chunks(decoder.pass_rows().unwrap_or(PASS_ROWS)) {
+        decoder.forward(&[Step { sequence: 0, tokens }])?;
+    }
+    Ok(())
 }
 
 struct Run<'a> {

@@ -15,6 +15,7 @@ use crate::engine::Generated;
 use crate::engine::Identity;
 use crate::engine::Injection;
 use crate::engine::Request;
+use crate::error::Error;
 use crate::error::Result;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
@@ -26,9 +27,14 @@ use crate::record::Rates;
 use crate::record::Settings;
 use crate::record::Work;
 use crate::settings::Generation;
+use crate::settings::RopeScaling;
 use crate::settings::Setup;
 use crate::stats;
+use crate::workload;
+use crate::workload::Input;
+use crate::workload::PromptFormat;
 use crate::workload::Scenario;
+use crate::workload::Task;
 
 pub use checks::f32_flop_rate;
 
@@ -88,7 +94,7 @@ impl Sample {
 
     /// Decode time of the whole batch in seconds; the time to the first token where nothing is decoded.
     pub fn primary_s(&self) -> f64 {
-        if self.steps_s.is_empty() { self.values["ttft_s"] } else { self.steps_s.iter().sum() }
+        if self.steps_s.is_empty() { self.values["prefill_s"] } else { self.steps_s.iter().sum() }
     }
 }
 
@@ -99,6 +105,9 @@ pub struct Trial {
     ids: Vec<Vec<u32>>,
     new_tokens: usize,
     generation: Generation,
+    /// Read into the cache, untimed, before anything is measured.
+    filling: Vec<u32>,
+    filled: bool,
     injection: Option<Injection>,
     cold: Vec<Sample>,
 }
@@ -114,18 +123,56 @@ impl Trial {
         generation: &Generation,
         injection: Option<Injection>,
     ) -> Result<Self> {
+        let mut generation = generation.clone();
+        generation.prompt_format = scenario.format.unwrap_or(generation.prompt_format);
         let prompts = scenario.prompts();
         let encode = |prompt: &String| engine.encode(prompt, generation.prompt_format);
-        let ids = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let (ids, filling) = match scenario.input {
+            Input::Category { .. } => {
+                (prompts.iter().map(encode).collect::<Result<Vec<_>>>()?, Vec::new())
+            }
+            Input::Length { prompt_tokens } => {
+                (vec![of_length(engine, prompt_tokens)?], Vec::new())
+            }
+            Input::Depth { depth, read } => {
+                let mut ids = of_length(engine, depth + read)?;
+                let read = ids.split_off(depth);
+                (vec![read], ids)
+            }
+            Input::Documents(_) | Input::Requests(_) | Input::Texts | Input::Traced => {
+                return Err(Error::Unsupported(format!(
+                    "`{}` is measured by `candlemark run`, not generation by generation",
+                    scenario.id
+                )));
+            }
+        };
         Ok(Self {
             scenario: scenario.clone(),
-            new_tokens: generation.gen_tokens.unwrap_or(scenario.new_tokens),
-            generation: generation.clone(),
+            new_tokens: scenario.length(generation.gen_tokens),
+            generation,
             cold: Vec::new(),
             prompts,
             ids,
+            filling,
+            filled: false,
             injection,
         })
+    }
+
+    /// Tokens that the cache holds before the prompt.
+    fn depth(&self) -> usize {
+        self.filling.len()
+    }
+
+    /// Fills the cache before the first generation; later ones go back to where it was full.
+    fn fill(&mut self, engine: &mut Engine) -> Result<()> {
+        if self.scenario.task() == Task::Depth && !self.filled {
+            let longest = self.depth() + self.ids[0].len() + self.new_tokens;
+            engine.decoder.check_length(longest)?;
+            engine::fill(engine.decoder.as_mut(), &self.filling)?;
+            self.filled = true;
+        }
+        Ok(())
     }
 
     /// From here on, the work is made worse by this on purpose, or no longer.
@@ -154,11 +201,12 @@ impl Trial {
     ///
     /// # Errors
     /// When generating fails.
-    pub fn sample(&self, engine: &mut Engine) -> Result<Sample> {
+    pub fn sample(&mut self, engine: &mut Engine) -> Result<Sample> {
         self.generate(engine, self.new_tokens)
     }
 
-    fn generate(&self, engine: &mut Engine, new_tokens: usize) -> Result<Sample> {
+    fn generate(&mut self, engine: &mut Engine, new_tokens: usize) -> Result<Sample> {
+        self.fill(engine)?;
         let start = Instant::now();
         for prompt in &self.prompts {
             std::hint::black_box(engine.encode(prompt, self.generation.prompt_format)?);
@@ -171,10 +219,21 @@ impl Trial {
             new_tokens,
             stops,
             sampling: &self.generation,
+            kept: (self.scenario.task() == Task::Depth).then(|| self.depth()),
             injection: self.injection,
         };
         let made = engine::generate(engine.decoder.as_mut(), &request)?;
-        Ok(Sample::new(&made, self.ids.iter().map(Vec::len).sum(), tokenize))
+        let mut sample = Sample::new(&made, self.ids.iter().map(Vec::len).sum(), tokenize);
+        if self.prompts.is_empty() {
+            sample.values.remove("tokenize_s");
+        }
+        if self.scenario.task() == Task::Depth {
+            // What fills the cache is part of both, and is not timed.
+            for name in ["ttft_s", "e2e_s"] {
+                sample.values.remove(name);
+            }
+        }
+        Ok(sample)
     }
 
     /// What the samples of one process come to: a case with one block.
@@ -215,17 +274,31 @@ impl Trial {
                 null(name, "nothing is decoded after the first token");
             }
         }
+        if self.scenario.task() == Task::Depth {
+            for name in ["ttft_s", "e2e_s", "cold_ttft_s"] {
+                null(name, "the cache was filled untimed");
+            }
+        }
+        if self.prompts.is_empty() {
+            null("tokenize_s", "the prompt is given as token ids");
+        }
         null("peak_device_bytes", "the device is the CPU, or has no counter that is read");
         block.values.insert("load_s".into(), Some(engine.load.as_secs_f64()));
         block.values.insert("kv_bytes_expected".into(), Some(self.kv_bytes(engine)));
+        let held = engine.decoder.cache_bytes().map(|bytes| bytes as f64);
+        block.values.insert("kv_bytes_held".into(), held);
+        if held.is_none() {
+            block.notes.insert("kv_bytes_held".into(), "this engine does not tell".into());
+        }
         match memory {
             Some(memory) => memory.store(&mut block),
             None => null_memory(&mut block, "memory was not read in this process"),
         }
         let fresh = memory.is_some_and(|memory| memory.shared == Sharing::Fresh);
         let cold = self.cold.first().or(samples.first()).filter(|_| fresh);
-        block.values.insert("cold_ttft_s".into(), cold.map(|sample| sample.values["ttft_s"]));
-        if cold.is_none() {
+        let cold_ttft = cold.and_then(|sample| sample.values.get("ttft_s").copied());
+        block.values.insert("cold_ttft_s".into(), cold_ttft);
+        if !fresh {
             block.notes.insert("cold_ttft_s".into(), "the process had run before".into());
         }
         let roofline = self.roofline(engine, &block, rates);
@@ -242,16 +315,20 @@ impl Trial {
         Case {
             id: self.scenario.id.clone(),
             work: Work {
+                task: self.scenario.task(),
                 batch: self.scenario.batch,
                 prompt_tokens: self.ids.iter().map(Vec::len).collect(),
+                depth: self.depth(),
+                items: 0,
                 new_tokens: self.new_tokens,
                 prompts_sha256: hash_ids(&self.ids),
                 stop: if self.generation.natural_stop { "natural" } else { "length" }.into(),
             },
             output_sha256: output,
             validity,
-            absent: None,
+            labels: labels(engine, &self.scenario),
             blocks: vec![block],
+            ..Case::default()
         }
     }
 
@@ -262,7 +339,8 @@ impl Trial {
     /// 2 layers kv_heads head_dim bytes tokens, summed over the sequences.
     fn kv_bytes(&self, engine: &Engine) -> f64 {
         let config = &engine.opened.config;
-        let tokens: usize = self.ids.iter().map(|ids| ids.len() + self.new_tokens).sum();
+        let tokens: usize =
+            self.ids.iter().map(|ids| self.depth() + ids.len() + self.new_tokens).sum();
         let per_token = 2
             * config.layers
             * config.kv_heads
@@ -392,6 +470,32 @@ pub fn hash_ids(sequences: &[Vec<u32>]) -> String {
     hex(&hash.finalize())
 }
 
+/// So many token ids of running text: the prompts of all categories one after the other, over and over.
+///
+/// # Errors
+/// When the text cannot be tokenized.
+pub fn of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
+    let text: Vec<&str> =
+        workload::CATEGORIES.iter().flat_map(|category| category.prompts).collect();
+    let ids = engine.encode(&text.concat(), PromptFormat::Raw)?;
+    Ok(ids.iter().copied().cycle().take(tokens).collect())
+}
+
+/// How a scenario is run where that differs from the record's settings.
+fn labels(engine: &Engine, scenario: &Scenario) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    if let Some(scaling) = engine.opened.config.rope_scaling.as_ref().filter(|_| scenario.extended)
+    {
+        let RopeScaling { rope_type, factor, original_max_position_embeddings, .. } = scaling;
+        let text = format!("{rope_type}, factor {factor}, from {original_max_position_embeddings}");
+        labels.insert("rope_scaling".into(), text);
+    }
+    if let Some(format) = scenario.format {
+        labels.insert("prompt_format".into(), format.name().into());
+    }
+    labels
+}
+
 /// What a record says of the model; `identity` is what it is known by, where that is known already.
 pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
     let config = &engine.opened.config;
@@ -425,5 +529,6 @@ pub fn describe_settings(setup: &Setup) -> Settings {
         threads: setup.threads,
         generation: setup.generation.clone(),
         environment: crate::machine::environment(),
+        labels: setup.labels.clone(),
     }
 }

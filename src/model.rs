@@ -67,6 +67,27 @@ pub trait Decoder: Send {
     /// When the engine cannot hold so many ([`Error::Unsupported`]).
     fn reset(&mut self, sequences: usize) -> Result<()>;
 
+    /// Forgets what a sequence was shown after its first `length` tokens.
+    ///
+    /// # Errors
+    /// When the engine cannot go back ([`Error::Unsupported`]), or the sequence has not so many.
+    fn truncate(&mut self, _sequence: usize, _length: usize) -> Result<()> {
+        Err(Error::Unsupported("this engine cannot go back in a sequence".into()))
+    }
+
+    /// The final hidden states of each step's tokens, normalised and averaged: one vector a step.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`]; also when the engine does not show them ([`Error::Unsupported`]).
+    fn embed(&mut self, _steps: &[Step<'_>]) -> Result<Vec<Vec<f32>>> {
+        Err(Error::Unsupported("this engine does not show hidden states".into()))
+    }
+
+    /// Bytes that the caches of all sequences take, if the engine tells.
+    fn cache_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Says whether a sequence of so many tokens fits.
     ///
     /// # Errors

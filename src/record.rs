@@ -17,6 +17,8 @@ use crate::error::Result;
 use crate::settings::Generation;
 use crate::settings::RopeScaling;
 
+pub use crate::workload::Work;
+
 pub mod calibration;
 pub mod pair;
 pub mod pool;
@@ -204,15 +206,21 @@ pub struct Settings {
     pub generation: Generation,
     /// Environment variables that change speed, as found: RAYON_NUM_THREADS, CANDLE_*, RUSTFLAGS.
     pub environment: BTreeMap<String, String>,
+    /// What the user says of the run (`--label name=value`): flags of a server, for example. Not compared by verdicts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One scenario with everything that was measured of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Case {
     /// The scenario's id, the same string everywhere.
     pub id: String,
     /// The exact work.
     pub work: Work,
+    /// How it was run where that differs from the record's settings, `rope_scaling` or `memory_limit` for example.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// SHA-256 of the greedy token ids of all sequences; `null` if nothing was generated or sampling was random.
     pub output_sha256: Option<String>,
     /// Checks that failed and warnings.
@@ -222,21 +230,6 @@ pub struct Case {
     pub absent: Option<String>,
     /// One per process.
     pub blocks: Vec<Block>,
-}
-
-/// The exact work of a scenario. Two cases of one id are comparable only when this is equal.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Work {
-    /// Sequences.
-    pub batch: usize,
-    /// Token ids fed per sequence.
-    pub prompt_tokens: Vec<usize>,
-    /// Tokens generated per sequence.
-    pub new_tokens: usize,
-    /// SHA-256 of the prompts' token ids.
-    pub prompts_sha256: String,
-    /// `length` (end-of-text ignored) or `natural`.
-    pub stop: String,
 }
 
 /// Whether numbers can be true. An invalid case is shown struck out, never compared, never promoted.
@@ -277,9 +270,45 @@ pub struct Block {
     /// Values of the warm-ups, which never enter statistics, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cold: BTreeMap<String, Vec<f64>>,
+    /// What became of each request of a stress scenario, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<Request>,
     /// Seconds of each reference kernel before and after the samples; absent where they were not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<[References; 2]>,
+}
+
+/// One request of a stress scenario. One that could not be answered is a result.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Request {
+    /// Token ids of the prompt.
+    pub prompt_tokens: usize,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why it was not answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// From the start to the last token.
+    pub seconds: Option<f64>,
+    /// Resident set after it; `null` where the process died.
+    pub rss_bytes: Option<u64>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Every token was generated.
+    Answered,
+    /// It was not begun: too long for the context, for example.
+    Refused,
+    /// The process had no memory for it, and died.
+    OutOfMemory,
+    /// It took longer than a request may.
+    TimedOut,
+    /// Anything else.
+    #[default]
+    Failed,
 }
 
 /// Seconds that the frozen reference kernels take: they tell a machine that changed from a program that changed.

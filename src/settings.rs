@@ -2,6 +2,7 @@
 //! suggests the right one. Precedence (flag, environment, file, default) is settled by the binary.
 //! Does not know what a setting does.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::workload::PromptFormat;
 
 /// The default model: the exact layer of Qwen3-0.6B, 4 layers, the vocabulary of `fixtures/tiny`.
 pub const DEFAULT_MODEL: &str = "synthetic:mini";
@@ -27,6 +29,9 @@ pub struct Config {
     pub suite: SuiteConfig,
     /// When a change counts.
     pub gate: GateConfig,
+    /// What is to be said of a run, `name = "value"`: flags of a server, for example. Kept in the record, shown by
+    /// `candlemark compare`, ignored by verdicts.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `[model]`
@@ -121,19 +126,6 @@ impl Default for Generation {
     }
 }
 
-/// What is done to a prompt before it is tokenized.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PromptFormat {
-    /// Nothing: plain continuation.
-    #[default]
-    Raw,
-    /// A user's message in the model's chat template, thinking off.
-    Chat,
-    /// The same with thinking on.
-    ChatThinking,
-}
-
 /// Everything that has to be known to run a model: flags, environment, file and defaults, resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
@@ -151,6 +143,9 @@ pub struct Setup {
     pub rope_scaling: Option<RopeScaling>,
     /// Sampler and repetitions.
     pub generation: Generation,
+    /// What the user says of the run, for records.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Setup {
@@ -166,6 +161,7 @@ impl Setup {
             threads: model.threads.unwrap_or(threads),
             rope_scaling: model.rope_scaling.clone(),
             generation: config.generation.clone(),
+            labels: config.labels.clone(),
         }
     }
 
@@ -215,11 +211,11 @@ pub struct SuiteConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct GateConfig {
     /// Limits by metric name, as shares (`decode_tok_s = 0.05`).
-    pub limits: std::collections::BTreeMap<String, f64>,
+    pub limits: BTreeMap<String, f64>,
     /// `regression` (default) or `critical`: what makes the exit status 1.
     pub fail_on: Option<String>,
     /// Baselines by machine class that may stand in for another class, `this = "that"`.
-    pub allow_class: std::collections::BTreeMap<String, String>,
+    pub allow_class: BTreeMap<String, String>,
 }
 
 impl Config {

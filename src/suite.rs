@@ -34,7 +34,6 @@ use crate::record::Rates;
 use crate::record::Record;
 use crate::record::SCHEMA;
 use crate::record::Session;
-use crate::record::Validity;
 use crate::record::Work;
 use crate::settings::Generation;
 use crate::settings::Setup;
@@ -156,14 +155,13 @@ pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Ca
     Case {
         id: scenario.id.clone(),
         work: Work {
+            task: scenario.task(),
             batch: scenario.batch,
-            new_tokens: generation.gen_tokens.unwrap_or(scenario.new_tokens),
+            new_tokens: scenario.length(generation.gen_tokens),
             ..Work::default()
         },
-        output_sha256: None,
-        validity: Validity::default(),
         absent: Some(reason(error)),
-        blocks: Vec::new(),
+        ..Case::default()
     }
 }
 

@@ -1,12 +1,24 @@
 //! What is run and what is measured: categories with their prompts, scenarios and their ids, suites, and the one
 //! table of metrics. Knows nothing of models: prompts are text until an engine's tokenizer has seen them.
 
+mod metrics;
+mod suites;
+
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::nearest;
+
+pub use metrics::Better;
+pub use metrics::Gate;
+pub use metrics::METRICS;
+pub use metrics::Metric;
+pub use metrics::metric;
+pub use suites::SUITES;
+pub use suites::Suite;
 
 /// A prompt category: its prompts and how many tokens each answer has.
 #[derive(Debug)]
@@ -41,32 +53,206 @@ pub const CATEGORIES: &[Category] = &[
 /// Batch sizes that every category is run with.
 pub const BATCHES: &[usize] = &[1, 4, 8, 16];
 
+/// What a scenario is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Prompts of a category, one a sequence.
+    Category {
+        /// Its name.
+        name: &'static str,
+        /// Which of its prompts the first sequence has; the others follow in turn.
+        first: usize,
+    },
+    /// A text of exactly so many tokens.
+    Length {
+        /// Tokens.
+        prompt_tokens: usize,
+    },
+    /// Tokens that are read after others that the cache holds already, and were read untimed.
+    Depth {
+        /// Tokens in the cache.
+        depth: usize,
+        /// Tokens read after them, timed.
+        read: usize,
+    },
+    /// A set of documents.
+    Documents(Pipeline),
+    /// Requests under a memory limit.
+    Requests(Stress),
+    /// Texts whose every token is scored, here and by the f32 definition.
+    Texts,
+    /// An answer whose kernels are traced.
+    Traced,
+}
+
+/// What is done with documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pipeline {
+    /// A label each.
+    Classification,
+    /// A few sentences each.
+    Summarisation,
+    /// Fields each.
+    Extraction,
+    /// A function for each description.
+    Code,
+    /// A vector for each chunk.
+    Embedding,
+    /// Questions that are answered from the chunks nearest to them.
+    Rag,
+}
+
+/// How memory is put under stress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stress {
+    /// Prompts that double in length until one is refused or does not fit.
+    Long,
+    /// Many short prompts, one after the other.
+    Many,
+    /// One phrase many times over.
+    Repeated,
+}
+
+/// What a scenario does, as records keep it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Prompts are answered.
+    #[default]
+    Generate,
+    /// A prompt is answered after tokens that the cache holds already.
+    Depth,
+    /// Documents go through a pipeline.
+    Items,
+    /// Requests are made until something gives way.
+    Stress,
+    /// Scores are compared with those of the f32 definition.
+    Quality,
+    /// Kernels are traced; its times are not those of other scenarios.
+    Profile,
+}
+
+impl Task {
+    /// Whether it is the usual one, which records leave out.
+    pub fn is_generate(&self) -> bool {
+        *self == Task::Generate
+    }
+}
+
+/// The exact work of a scenario. Two cases of one id are comparable only when this is equal.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Work {
+    /// What is done.
+    #[serde(default, skip_serializing_if = "Task::is_generate")]
+    pub task: Task,
+    /// Sequences.
+    pub batch: usize,
+    /// Token ids fed per sequence.
+    pub prompt_tokens: Vec<usize>,
+    /// Tokens in the cache before the prompt, which were read untimed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub depth: usize,
+    /// Documents, chunks or requests.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub items: usize,
+    /// Tokens generated per sequence.
+    pub new_tokens: usize,
+    /// SHA-256 of the prompts' token ids.
+    pub prompts_sha256: String,
+    /// `length` (end-of-text ignored) or `natural`.
+    pub stop: String,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// What is done to a prompt before it is tokenized.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptFormat {
+    /// Nothing: plain continuation.
+    #[default]
+    Raw,
+    /// A user's message in the model's chat template, thinking off.
+    Chat,
+    /// The same with thinking on.
+    ChatThinking,
+}
+
+impl PromptFormat {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            PromptFormat::Raw => "raw",
+            PromptFormat::Chat => "chat",
+            PromptFormat::ChatThinking => "chat_thinking",
+        }
+    }
+}
+
 /// One measured case. Its id is the same string in Criterion, in records and in reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
     /// For example `code/b4`.
     pub id: String,
-    /// Name of the category.
-    pub category: &'static str,
+    /// What it is given.
+    pub input: Input,
     /// Sequences answered together.
     pub batch: usize,
-    /// Which of the category's prompts the first sequence has; the others follow in turn.
-    pub first: usize,
     /// Tokens generated per sequence.
     pub new_tokens: usize,
+    /// In place of the format that the settings ask for.
+    pub format: Option<PromptFormat>,
+    /// At least so many repetitions, whatever the settings ask for.
+    pub repetitions: Option<usize>,
+    /// With YaRN, four times the context.
+    pub extended: bool,
 }
 
 impl Scenario {
-    /// The prompts of the batch, one a sequence, all distinct and distinct from their first token on.
+    /// A scenario that leaves the rest to the settings.
+    pub fn new(id: impl Into<String>, input: Input, batch: usize, new_tokens: usize) -> Self {
+        let id = id.into();
+        Self { id, input, batch, new_tokens, format: None, repetitions: None, extended: false }
+    }
+
+    /// What it does.
+    pub fn task(&self) -> Task {
+        match self.input {
+            Input::Category { .. } | Input::Length { .. } => Task::Generate,
+            Input::Depth { .. } => Task::Depth,
+            Input::Documents(_) => Task::Items,
+            Input::Requests(_) => Task::Stress,
+            Input::Texts => Task::Quality,
+            Input::Traced => Task::Profile,
+        }
+    }
+
+    /// Tokens generated per sequence where the settings may ask for another length: that of categories only.
+    pub fn length(&self, asked: Option<usize>) -> usize {
+        match self.input {
+            Input::Category { .. } => asked.unwrap_or(self.new_tokens),
+            _ => self.new_tokens,
+        }
+    }
+
+    /// Whether it can be measured in one process with others: not where it has another model, or wants memory for itself.
+    pub fn shares_process(&self) -> bool {
+        !self.extended && matches!(self.task(), Task::Generate | Task::Depth | Task::Items)
+    }
+
+    /// The prompts of a category's batch, one a sequence, all distinct and distinct from their first token on; none for
+    /// scenarios that are given something else.
     ///
     /// Sequence 0 has a prompt of the category as it is written; the others take the next ones in turn and carry
     /// their number in front, because equal sequences would share caches and give every expert the same load.
     pub fn prompts(&self) -> Vec<String> {
-        let category =
-            category(self.category).expect("scenarios are made from the table of categories");
+        let Input::Category { name, first } = self.input else { return Vec::new() };
+        let category = category(name).expect("scenarios are made from the table of categories");
         (0..self.batch)
             .map(|i| {
-                let prompt = category.prompts[(self.first + i) % category.prompts.len()].trim_end();
+                let prompt = category.prompts[(first + i) % category.prompts.len()].trim_end();
                 if i == 0 {
                     prompt.into()
                 } else {
@@ -82,52 +268,6 @@ pub fn category(name: &str) -> Option<&'static Category> {
     CATEGORIES.iter().find(|category| category.name == name)
 }
 
-/// A named list of scenarios.
-#[derive(Debug)]
-pub struct Suite {
-    /// What to type.
-    pub name: &'static str,
-    /// What it is for, in one line.
-    pub about: &'static str,
-    /// The scenarios, in the order in which they are listed.
-    pub scenarios: fn() -> Vec<Scenario>,
-}
-
-/// The suites. `default` is what `cargo bench` and a plain `candlemark run` measure.
-pub const SUITES: &[Suite] = &[
-    Suite { name: "default", about: "every category at every batch size", scenarios: by_batch },
-    Suite { name: "prompts", about: "every prompt alone, batch 1", scenarios: by_prompt },
-];
-
-fn by_batch() -> Vec<Scenario> {
-    let cases =
-        CATEGORIES.iter().flat_map(|category| BATCHES.iter().map(move |&batch| (category, batch)));
-    cases
-        .map(|(category, batch)| Scenario {
-            id: format!("{}/b{batch}", category.name),
-            category: category.name,
-            batch,
-            first: 0,
-            new_tokens: category.new_tokens,
-        })
-        .collect()
-}
-
-fn by_prompt() -> Vec<Scenario> {
-    let cases = CATEGORIES
-        .iter()
-        .flat_map(|category| (0..category.prompts.len()).map(move |i| (category, i)));
-    cases
-        .map(|(category, i)| Scenario {
-            id: format!("prompts/{}-{}", category.name, i + 1),
-            category: category.name,
-            batch: 1,
-            first: i,
-            new_tokens: category.new_tokens,
-        })
-        .collect()
-}
-
 /// The scenarios that the words select: suite names, or parts of scenario ids (`code`, `code/b4`, `b16`).
 /// No words means the default suite.
 ///
@@ -137,7 +277,7 @@ fn by_prompt() -> Vec<Scenario> {
 /// When a word selects nothing.
 pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
     if words.is_empty() {
-        return Ok(by_batch());
+        return Ok(suites::by_batch());
     }
     let all: Vec<Scenario> = SUITES.iter().flat_map(|suite| (suite.scenarios)()).collect();
     let mut chosen: Vec<Scenario> = Vec::new();
@@ -145,7 +285,7 @@ pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
         let suite = SUITES.iter().find(|suite| suite.name == word);
         let mut found = match suite {
             Some(suite) => (suite.scenarios)(),
-            None => by_batch().into_iter().filter(|s| has_segments(&s.id, word)).collect(),
+            None => suites::by_batch().into_iter().filter(|s| has_segments(&s.id, word)).collect(),
         };
         if found.is_empty() {
             found = all.iter().filter(|s| s.id.contains(word.as_str())).cloned().collect();
@@ -176,118 +316,6 @@ fn has_segments(id: &str, word: &str) -> bool {
     format!("/{id}/").contains(&format!("/{word}/"))
 }
 
-/// Which direction is good news.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Better {
-    /// Rates.
-    Higher,
-    /// Times and bytes.
-    Lower,
-}
-
-impl Better {
-    /// What a value costs: the value itself where lower is better, its inverse for a rate.
-    /// Every comparison is made on costs, so that a positive change is always bad news.
-    pub fn cost(self, value: f64) -> f64 {
-        match self {
-            Better::Higher => 1.0 / value,
-            Better::Lower => value,
-        }
-    }
-}
-
-/// In which scenarios a metric is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Reported only.
-    Never,
-    /// Everywhere.
-    Always,
-    /// Batch 1.
-    Single,
-    /// Batches of two and more.
-    Batched,
-    /// Where something is generated after the first token.
-    Decodes,
-    /// Where the first token is all that is generated.
-    PrefillOnly,
-}
-
-/// One thing that is measured; values are stored under its name in the unit of its name.
-#[derive(Debug)]
-pub struct Metric {
-    /// Key in records; ends with the unit.
-    pub name: &'static str,
-    /// For people.
-    pub label: &'static str,
-    /// For people, beside a number: `tok/s`, `ms`, `MiB`, ...
-    pub unit: &'static str,
-    /// What one stored unit is in the unit shown: 1e3 for seconds shown as milliseconds.
-    pub scale: f64,
-    /// Which direction is good.
-    pub better: Better,
-    /// The change for the worse, as a share of the baseline, beyond which it is a regression.
-    pub limit: Option<f64>,
-    /// Where it is judged.
-    pub gate: Gate,
-}
-
-const MIB: f64 = 1.0 / (1024.0 * 1024.0);
-
-/// Every metric. The limits are the specification's: rates -5 %, time to first token +10 %, memory +15 %.
-#[rustfmt::skip]
-pub const METRICS: &[Metric] = &[
-    Metric { name: "decode_tok_s", label: "decode", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Single },
-    Metric { name: "decode_tok_s_aggregate", label: "decode, whole batch", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Batched },
-    Metric { name: "ttft_s", label: "TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: Some(0.10), gate: Gate::Decodes },
-    Metric { name: "prefill_tok_s", label: "prefill", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::PrefillOnly },
-    Metric { name: "peak_rss_bytes", label: "peak memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: Some(0.15), gate: Gate::Always },
-    Metric { name: "prefill_s", label: "prefill time", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "tpot_s", label: "time per output token", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "e2e_s", label: "end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "tokenize_s", label: "tokenizing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "step_cv", label: "step variation", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "stalls", label: "stalled steps", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "load_s", label: "load", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "cold_ttft_s", label: "cold TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "rss_after_load_bytes", label: "memory after load", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "peak_delta_bytes", label: "memory of the run", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "peak_device_bytes", label: "peak device memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "kv_bytes_expected", label: "KV cache, expected", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "roofline_fraction", label: "share of read bandwidth", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-];
-
-/// The metric of this name, if there is one.
-pub fn metric(name: &str) -> Option<&'static Metric> {
-    METRICS.iter().find(|metric| metric.name == name)
-}
-
-impl Metric {
-    /// What is calibrated together: rates of decoding, times to the first token, rates of prefill, memory.
-    pub fn kind(&self) -> &'static str {
-        match self.gate {
-            Gate::Single | Gate::Batched => "decode",
-            Gate::Decodes => "ttft",
-            Gate::PrefillOnly => "prefill",
-            Gate::Always => "memory",
-            Gate::Never => "ungated",
-        }
-    }
-
-    /// Whether the metric is judged in a scenario of this batch size and answer length.
-    pub fn gated(&self, batch: usize, new_tokens: usize) -> bool {
-        self.limit.is_some()
-            && match self.gate {
-                Gate::Never => false,
-                Gate::Always => true,
-                Gate::Single => batch == 1 && new_tokens > 1,
-                Gate::Batched => batch > 1 && new_tokens > 1,
-                Gate::Decodes => new_tokens > 1,
-                Gate::PrefillOnly => new_tokens == 1,
-            }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,7 +344,7 @@ mod tests {
 
     #[test]
     fn sequences_of_a_batch_differ_from_the_start() {
-        for scenario in by_batch() {
+        for scenario in suites::by_batch() {
             let prompts = scenario.prompts();
             for (i, one) in prompts.iter().enumerate() {
                 assert!(!one.trim().is_empty());
@@ -324,19 +352,6 @@ mod tests {
                     assert_ne!(one.get(..8), other.get(..8), "{}", scenario.id);
                 }
             }
-        }
-    }
-
-    #[test]
-    fn every_scenario_judges_one_rate_one_latency_and_memory() {
-        for (batch, new_tokens, names) in [
-            (1, 16, ["decode_tok_s", "ttft_s", "peak_rss_bytes"].as_slice()),
-            (4, 16, &["decode_tok_s_aggregate", "ttft_s", "peak_rss_bytes"]),
-            (1, 1, &["prefill_tok_s", "peak_rss_bytes"]),
-        ] {
-            let gated: Vec<&str> =
-                METRICS.iter().filter(|m| m.gated(batch, new_tokens)).map(|m| m.name).collect();
-            assert_eq!(gated, names, "batch {batch}, {new_tokens} new tokens");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Flags that say which model is run and how, shared by the commands that run one. Flag, environment, file, default.
 
 use candlemark::settings::Config;
-use candlemark::settings::PromptFormat;
 use candlemark::settings::Setup;
+use candlemark::workload::PromptFormat;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArguments {

@@ -33,6 +33,7 @@ use crate::record::pair::Side;
 use crate::stats;
 use crate::workload::METRICS;
 use crate::workload::Metric;
+use crate::workload::Work;
 
 /// Numbers of blocks at which verdicts are given.
 pub const LOOKS: [usize; 6] = [8, 12, 16, 20, 24, 32];
@@ -303,13 +304,14 @@ enum Row<'a> {
 /// The metrics that a case is judged by; not those of which neither arm can have a value here, which the notes say.
 fn gated(case: &PairedCase) -> impl Iterator<Item = &'static Metric> {
     let work = case.base.work.as_ref().or(case.candidate.work.as_ref());
-    let (batch, new_tokens) = work.map_or((1, 1), |work| (work.batch, work.new_tokens));
+    let unknown = || Work { batch: 1, new_tokens: 1, ..Work::default() };
+    let work = work.cloned().unwrap_or_else(unknown);
     let has_none = |metric: &Metric| {
         let turns = || case.blocks.iter();
         turns().any(|turns| turns.notes.contains_key(metric.name))
             && turns().all(|turns| !turns.once.contains_key(metric.name))
     };
-    METRICS.iter().filter(move |metric| metric.gated(batch, new_tokens) && !has_none(metric))
+    METRICS.iter().filter(move |metric| metric.gated(&work) && !has_none(metric))
 }
 
 /// What is said of a scenario before any number is looked at.

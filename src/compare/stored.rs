@@ -176,9 +176,7 @@ pub(super) fn rows(baseline: &Record, current: &Record) -> Vec<Row> {
             continue;
         }
         let base = base.expect("a case without a baseline has its verdict");
-        for metric in
-            METRICS.iter().filter(|metric| metric.gated(case.work.batch, case.work.new_tokens))
-        {
+        for metric in METRICS.iter().filter(|metric| metric.gated(&case.work)) {
             if let Some(verdict) = impossible(base, case, metric) {
                 rows.push(said(case, Some(metric), verdict));
                 continue;

@@ -10,7 +10,6 @@ use crate::record::Model;
 use crate::record::SCHEMA;
 use crate::record::Session;
 use crate::record::Settings;
-use crate::record::Validity;
 use crate::record::Work;
 use crate::settings::GateConfig;
 
@@ -96,9 +95,8 @@ pub(super) fn case(id: &str, metrics: &[(&str, &[&[f64]])]) -> Case {
             ..Work::default()
         },
         output_sha256: Some("cd".repeat(32)),
-        validity: Validity::default(),
-        absent: None,
         blocks,
+        ..Case::default()
     }
 }
 

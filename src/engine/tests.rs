@@ -44,7 +44,7 @@ fn request<'a>(
     stops: &'a [u32],
     sampling: &'a Generation,
 ) -> Request<'a> {
-    Request { prompts, new_tokens, stops, sampling, injection: None }
+    Request { prompts, new_tokens, stops, sampling, kept: None, injection: None }
 }
 
 #[test]

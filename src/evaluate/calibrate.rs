@@ -38,7 +38,7 @@ pub fn calibrate(pool: &Pool, alpha: f64) -> Found {
     let cases: Vec<Seen> = (0..pool.scenarios.len())
         .flat_map(|at| {
             let work = &pool.scenarios[at].work;
-            let gated = METRICS.iter().filter(|metric| metric.gated(work.batch, work.new_tokens));
+            let gated = METRICS.iter().filter(|metric| metric.gated(work));
             gated.map(move |metric| Seen { pool, at, metric })
         })
         .collect();

@@ -67,8 +67,7 @@ impl<'a> Field<'a> {
         let cases = (0..pool.scenarios.len())
             .map(|at| {
                 let work = &pool.scenarios[at].work;
-                let gated =
-                    METRICS.iter().filter(|metric| metric.gated(work.batch, work.new_tokens));
+                let gated = METRICS.iter().filter(|metric| metric.gated(work));
                 let series = gated.map(|metric| {
                     let of = |(arm, role): &(char, Role)| {
                         let wanted = concerns(*role, metric);

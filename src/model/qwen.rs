@@ -120,11 +120,21 @@ impl Qwen {
     /// The final hidden states of the last token of each step, normalised: `[steps, hidden]`.
     fn hidden(&mut self, steps: &[Step<'_>]) -> Result<Tensor> {
         let spans = self.spans(steps)?;
+        let last: Vec<u32> = spans.iter().map(|span| (span.start + span.rows - 1) as u32).collect();
+        self.hidden_of(steps, &spans, last)
+    }
+
+    /// The final hidden states of the wanted rows of a pass, normalised: `[wanted, hidden]`.
+    fn hidden_of(
+        &mut self,
+        steps: &[Step<'_>],
+        spans: &[Span],
+        wanted: Vec<u32>,
+    ) -> Result<Tensor> {
         let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
         let positions: Vec<u32> =
             spans.iter().flat_map(|s| (s.past..s.past + s.rows).map(|p| p as u32)).collect();
-        let last: Vec<u32> = spans.iter().map(|span| (span.start + span.rows - 1) as u32).collect();
-        let last = Tensor::new(last, &self.device)?;
+        let wanted = Tensor::new(wanted, &self.device)?;
         let (cos, sin) = self.rope.rows(&positions)?;
         let mut x = self.embedding.rows(&ids)?.to_dtype(self.dtype)?;
         let count = self.layers.len();
@@ -135,13 +145,13 @@ impl Qwen {
                 layer,
                 &normed,
                 (&cos, &sin),
-                &spans,
+                spans,
                 &mut self.sequences,
                 i,
             )?;
             // Of the last layer only the rows whose answer is wanted go on.
             let (rest, mixed) = if i + 1 == count {
-                (x.index_select(&last, 0)?, mixed.index_select(&last, 0)?)
+                (x.index_select(&wanted, 0)?, mixed.index_select(&wanted, 0)?)
             } else {
                 (x, mixed)
             };
@@ -150,7 +160,7 @@ impl Qwen {
             let inner = gated(&layer.gate.forward(&normed)?, &layer.up.forward(&normed)?)?;
             x = (x + layer.down.forward(&inner)?.to_dtype(self.dtype)?)?;
         }
-        for span in &spans {
+        for span in spans {
             self.sequences[span.sequence].length += span.rows;
         }
         self.norm(&x, &self.norm)
@@ -214,6 +224,37 @@ impl Decoder for Qwen {
         self.sequences.clear();
         self.sequences.resize_with(sequences, Sequence::default);
         Ok(())
+    }
+
+    fn truncate(&mut self, sequence: usize, length: usize) -> Result<()> {
+        match self.sequences.get_mut(sequence) {
+            // What lies beyond the length in the caches is overwritten before it is read.
+            Some(found) if length <= found.length => found.length = length,
+            found => {
+                let has = found.map_or(0, |found| found.length);
+                return Err(Error::Failed(format!(
+                    "sequence {sequence} has {has} tokens, not {length} to go back to"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn embed(&mut self, steps: &[Step<'_>]) -> Result<Vec<Vec<f32>>> {
+        let spans = self.spans(steps)?;
+        let rows: usize = spans.iter().map(|span| span.rows).sum();
+        let hidden = self.hidden_of(steps, &spans, (0..rows as u32).collect())?;
+        let hidden = hidden.to_dtype(DType::F32)?;
+        let mean = |span: &Span| -> Result<Vec<f32>> {
+            Ok(hidden.narrow(0, span.start, span.rows)?.mean(0)?.to_vec1()?)
+        };
+        spans.iter().map(mean).collect()
+    }
+
+    fn cache_bytes(&self) -> Option<u64> {
+        let caches = self.sequences.iter().flat_map(|sequence| &sequence.cache);
+        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        Some(caches.map(|(keys, values)| (bytes(keys) + bytes(values)) as u64).sum())
     }
 
     fn check_length(&self, length: usize) -> Result<()> {

@@ -68,10 +68,8 @@ pub(super) fn end(
         let turns = quad.order.chars().count();
         quad.values.iter().find(|(_, values)| values.len() != turns).map(|(name, _)| name.clone())
     };
-    let (batch, new_tokens) = (done.work.batch, done.work.new_tokens);
-    let timed = METRICS
-        .iter()
-        .filter(|metric| metric.gated(batch, new_tokens) && metric.kind() != "memory");
+    let timed =
+        METRICS.iter().filter(|metric| metric.gated(&done.work) && metric.kind() != "memory");
     let without = |quad: &Quad| {
         timed
             .clone()

@@ -140,9 +140,8 @@ pub(super) fn metrics(case: &Case) -> Vec<(&'static Metric, [String; 4])> {
 
 /// What is judged of a scenario at a glance: a rate, a latency and memory, as [`OVERVIEW`] says.
 pub(super) fn overview(case: &Case) -> [String; 3] {
-    let (batch, new_tokens) = (case.work.batch, case.work.new_tokens);
     OVERVIEW.map(|(_, unit)| {
-        let judged = METRICS.iter().filter(|metric| metric.gated(batch, new_tokens));
+        let judged = METRICS.iter().filter(|metric| metric.gated(&case.work));
         let mut values = judged
             .filter(|metric| metric.unit == unit)
             .filter_map(|metric| Some(shown(metric, stats::median(&case.values(metric.name))?)));

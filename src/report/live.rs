@@ -61,7 +61,6 @@ fn row([id, prompt, new, ttft, prefill, decode, whole, memory]: [String; 8], mar
 mod tests {
     use super::*;
     use crate::record::Block;
-    use crate::record::Validity;
     use crate::record::Work;
 
     #[test]
@@ -74,13 +73,11 @@ mod tests {
                 new_tokens: 8,
                 ..Work::default()
             },
-            output_sha256: None,
-            validity: Validity::default(),
-            absent: None,
             blocks: vec![Block {
                 values: [("ttft_s".to_string(), Some(0.0125))].into(),
                 ..Block::default()
             }],
+            ..Case::default()
         };
         assert_eq!(
             live_row(&case),

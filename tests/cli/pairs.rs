@@ -64,6 +64,7 @@ pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairedCase
         new_tokens: 32,
         prompts_sha256: "ab".repeat(32),
         stop: "length".into(),
+        ..Work::default()
     };
     let side = || Side {
         work: Some(work.clone()),

@@ -12,7 +12,6 @@ use candlemark::record::References;
 use candlemark::record::SCHEMA;
 use candlemark::record::Session;
 use candlemark::record::Settings;
-use candlemark::record::Validity;
 use candlemark::record::Work;
 use candlemark::record::calibration::Calibration;
 use candlemark::record::calibration::CalibrationKind;
@@ -93,11 +92,11 @@ pub fn run(day: usize) -> Record {
                 new_tokens: 32,
                 prompts_sha256: "ab".repeat(32),
                 stop: "length".into(),
+                ..Work::default()
             },
             output_sha256: Some("cd".repeat(32)),
-            validity: Validity::default(),
-            absent: None,
             blocks: blocks.into(),
+            ..Case::default()
         });
     }
     record

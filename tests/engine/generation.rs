@@ -5,8 +5,8 @@ use candlemark::engine::Engine;
 use candlemark::engine::Request;
 use candlemark::record::Case;
 use candlemark::settings::Generation;
-use candlemark::settings::PromptFormat;
 use candlemark::settings::Setup;
+use candlemark::workload::PromptFormat;
 
 use crate::at;
 use crate::edit;

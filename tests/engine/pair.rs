@@ -13,7 +13,6 @@ use std::time::Instant;
 
 use candlemark::record::Block;
 use candlemark::record::Case;
-use candlemark::record::Validity;
 use candlemark::record::Work;
 use candlemark::record::pair::Ended;
 use candlemark::record::pair::Paired;
@@ -89,9 +88,8 @@ impl Fake {
             id: "short/b1".into(),
             work: Work { batch: 1, prompt_tokens: vec![21], new_tokens: 3, ..Work::default() },
             output_sha256,
-            validity: Validity::default(),
-            absent: None,
             blocks: vec![Block { values, ..Block::default() }],
+            ..Case::default()
         };
         serde_json::to_string(&Told::Case { case: Box::new(case) }).unwrap()
     }

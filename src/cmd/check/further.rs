@@ -182,6 +182,7 @@ impl Further {
             threads: settings.threads,
             rope_scaling: model.rope_scaling.clone(),
             generation: settings.generation.clone(),
+            labels: settings.labels.clone(),
         };
         let injection = std::env::var(suite::INJECT).ok();
         let mut record = suite::begin(&setup, "run", injection, &mut Bars::default())?;

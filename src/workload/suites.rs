@@ -1,0 +1,163 @@
+//! The suites: named lists of scenarios.
+
+use crate::workload::BATCHES;
+use crate::workload::CATEGORIES;
+use crate::workload::Input;
+use crate::workload::Pipeline;
+use crate::workload::PromptFormat;
+use crate::workload::Scenario;
+use crate::workload::Stress;
+
+/// A named list of scenarios.
+#[derive(Debug)]
+pub struct Suite {
+    /// What to type.
+    pub name: &'static str,
+    /// What it is for, in one line.
+    pub about: &'static str,
+    /// The scenarios, in the order in which they are listed.
+    pub scenarios: fn() -> Vec<Scenario>,
+}
+
+/// The suites. `default` is what `cargo bench` and a plain `candlemark run` measure.
+#[rustfmt::skip]
+pub const SUITES: &[Suite] = &[
+    Suite { name: "default", about: "every category at every batch size", scenarios: by_batch },
+    Suite { name: "prompts", about: "every prompt alone, batch 1", scenarios: by_prompt },
+    Suite { name: "grid", about: "prompt lengths and answer lengths, S1 to S6", scenarios: grid },
+    Suite { name: "context", about: "reading and decoding at depths of 0 to 8192 tokens, with YaRN too", scenarios: context },
+    Suite { name: "context-long", about: "the same at depths of 16384 and 32768 tokens", scenarios: context_long },
+    Suite { name: "api", about: "a plain completion against chat-templated requests", scenarios: api },
+    Suite { name: "consistency", about: "one request 20 times", scenarios: consistency },
+    Suite { name: "stress", about: "very long and very many prompts under a memory limit", scenarios: stress },
+    Suite { name: "pipelines", about: "document sets, embedding, retrieval with answers", scenarios: pipelines },
+    Suite { name: "quality", about: "agreement with the f32 definition", scenarios: quality },
+    Suite { name: "profile", about: "share of time in kernels, traced", scenarios: profile },
+    Suite { name: "quick", about: "two scenarios, for monitoring", scenarios: quick },
+    Suite { name: "all", about: "everything but `prompts` and `context-long`", scenarios: all },
+];
+
+pub(super) fn by_batch() -> Vec<Scenario> {
+    let cases =
+        CATEGORIES.iter().flat_map(|category| BATCHES.iter().map(move |&batch| (category, batch)));
+    cases
+        .map(|(category, batch)| {
+            let input = Input::Category { name: category.name, first: 0 };
+            let id = format!("{}/b{batch}", category.name);
+            Scenario::new(id, input, batch, category.new_tokens)
+        })
+        .collect()
+}
+
+fn by_prompt() -> Vec<Scenario> {
+    let cases = CATEGORIES
+        .iter()
+        .flat_map(|category| (0..category.prompts.len()).map(move |i| (category, i)));
+    cases
+        .map(|(category, i)| {
+            let input = Input::Category { name: category.name, first: i };
+            let id = format!("prompts/{}-{}", category.name, i + 1);
+            Scenario::new(id, input, 1, category.new_tokens)
+        })
+        .collect()
+}
+
+/// Prompt and answer tokens of S1 to S6, from least work to longest answer.
+const GRID: [(usize, usize); 6] =
+    [(16, 32), (64, 64), (256, 128), (512, 256), (1024, 128), (64, 512)];
+
+fn grid() -> Vec<Scenario> {
+    let cases = GRID.iter().enumerate();
+    cases
+        .map(|(i, &(prompt_tokens, new_tokens))| {
+            Scenario::new(
+                format!("grid/S{}", i + 1),
+                Input::Length { prompt_tokens },
+                1,
+                new_tokens,
+            )
+        })
+        .collect()
+}
+
+/// Tokens read, and generated, at each depth.
+const AT_DEPTH: (usize, usize) = (64, 16);
+
+fn at_depth(depth: usize, extended: bool) -> Scenario {
+    let suffix = if extended { "-yarn" } else { "" };
+    let input = Input::Depth { depth, read: AT_DEPTH.0 };
+    let scenario = Scenario::new(format!("context/{depth}{suffix}"), input, 1, AT_DEPTH.1);
+    Scenario { extended, ..scenario }
+}
+
+fn context() -> Vec<Scenario> {
+    let plain = [0, 512, 1024, 2048, 4096, 8192].map(|depth| at_depth(depth, false));
+    plain.into_iter().chain([0, 2048, 8192].map(|depth| at_depth(depth, true))).collect()
+}
+
+fn context_long() -> Vec<Scenario> {
+    [16384, 32768].map(|depth| at_depth(depth, false)).into()
+}
+
+/// The one prompt that `api` and `consistency` ask, and how long the answer is.
+const QUESTION: (Input, usize) = (Input::Category { name: "medium", first: 0 }, 32);
+
+fn api() -> Vec<Scenario> {
+    let requests = [
+        ("completion", PromptFormat::Raw),
+        ("chat", PromptFormat::Chat),
+        ("chat-thinking", PromptFormat::ChatThinking),
+    ];
+    requests
+        .map(|(name, format)| Scenario {
+            format: Some(format),
+            ..Scenario::new(format!("api/{name}"), QUESTION.0, 1, QUESTION.1)
+        })
+        .into()
+}
+
+fn consistency() -> Vec<Scenario> {
+    let scenario = Scenario::new("consistency/answer", QUESTION.0, 1, QUESTION.1);
+    vec![Scenario { repetitions: Some(20), ..scenario }]
+}
+
+fn stress() -> Vec<Scenario> {
+    [("long", Stress::Long), ("many", Stress::Many), ("repeated", Stress::Repeated)]
+        .map(|(name, kind)| Scenario::new(format!("stress/{name}"), Input::Requests(kind), 1, 4))
+        .into()
+}
+
+fn pipelines() -> Vec<Scenario> {
+    [
+        ("classification", Pipeline::Classification, 4, 4),
+        ("summarisation", Pipeline::Summarisation, 4, 24),
+        ("extraction", Pipeline::Extraction, 4, 16),
+        ("code", Pipeline::Code, 4, 32),
+        ("embedding", Pipeline::Embedding, 4, 0),
+        ("rag", Pipeline::Rag, 1, 24),
+    ]
+    .map(|(name, kind, batch, new_tokens)| {
+        Scenario::new(format!("pipelines/{name}"), Input::Documents(kind), batch, new_tokens)
+    })
+    .into()
+}
+
+fn quality() -> Vec<Scenario> {
+    vec![Scenario::new("quality/text", Input::Texts, 1, 0)]
+}
+
+fn profile() -> Vec<Scenario> {
+    vec![Scenario::new("profile/answer", Input::Traced, 1, 32)]
+}
+
+fn quick() -> Vec<Scenario> {
+    by_batch()
+        .into_iter()
+        .filter(|case| ["short/b1", "code/b1"].contains(&case.id.as_str()))
+        .collect()
+}
+
+fn all() -> Vec<Scenario> {
+    let suites = [by_batch, grid, context, api, consistency, stress, pipelines, quality, profile];
+    suites.into_iter().flat_map(|scenarios| scenarios()).collect()
+}
