@@ -398,6 +398,7 @@ impl<'a> CaseRun<'a> {
             rates: record.machine.rates.clone(),
             injection: None,
             references: false, // They are measured around the samples, here.
+            text: None,
         };
         let mut answer = None;
         suite::start(&binary()?, &job, &mut |got| {

@@ -102,6 +102,7 @@ fn job(setup: &Setup, scenarios: &[&str]) -> Job {
         rates: Rates::default(),
         injection: None,
         references: true,
+        text: None,
     }
 }
 
