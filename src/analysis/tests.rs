@@ -1,0 +1,1 @@
+//! Records made by code, and what follows from them.
