@@ -304,7 +304,6 @@ pub trait Events {
 /// When nothing can be measured at all (no such model or device), or the record cannot be written. A scenario that fails is
 /// `absent` in the record, with its reason.
 pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
-    machine::refuse_debug()?;
     let mut record = match &plan.resume {
         Some(cut_off) => cut_off.clone(),
         None => begin(&plan.setup, "run", plan.injection.clone(), progress)?,
@@ -390,8 +389,8 @@ fn measure_job(
 
 /// Why a process is not started any more: what it would take, told from the cost of those before it, is not left of the budget.
 fn beyond_budget(budget: Option<Duration>, spent: Duration, cost: Option<f64>) -> Option<Error> {
-    let budget = budget?;
-    let expected = spent.mul_f64(1.0 + cost.unwrap_or(0.0));
+    let (budget, cost) = (budget?, cost?); // What the first takes is not known before it.
+    let expected = spent.mul_f64(1.0 + cost);
     (expected > budget)
         .then(|| Error::Skipped(format!("the time budget of {budget:?} was used up")))
 }
