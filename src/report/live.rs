@@ -42,7 +42,8 @@ pub fn live_row(case: &Case) -> String {
             Some(format!("{} {} {}", metric.label, text::shown(metric, value), metric.unit))
         });
         let said: Vec<String> = said.map(|text| text.trim_end().to_owned()).collect();
-        return format!("{id:<16} {}\n", said.join(", "));
+        return format!("{id:<16} {}  {}", said.join(", "), marks(case)).trim_end().to_owned()
+            + "\n";
     }
     let tokens: usize = case.work.prompt_tokens.iter().sum();
     let values = [
@@ -55,9 +56,13 @@ pub fn live_row(case: &Case) -> String {
         shown("decode_tok_s_aggregate"),
         shown("peak_rss_bytes"),
     ];
-    let marks: Vec<String> =
-        case.validity.failed.iter().map(|what| format!("INVALID: {}", text::plain(what))).collect();
-    row(values, &marks.join("; "))
+    row(values, &marks(case))
+}
+
+/// What is wrong with a scenario's numbers.
+fn marks(case: &Case) -> String {
+    let failed = case.validity.failed.iter();
+    failed.map(|what| format!("INVALID: {}", text::plain(what))).collect::<Vec<_>>().join("; ")
 }
 
 /// Metrics of tasks that the columns do not fit, to be said in words.
