@@ -118,7 +118,7 @@ pub struct Spent {
     pub gpu_utilisation: Figure,
     /// GPU memory of this process: the larger of two samples, before the region and after it, so a lower bound of its peak.
     pub gpu_memory_bytes: Figure,
-    /// Whether the GPU was slowed down at the end of the region, and by what; empty without a GPU.
+    /// Whether the GPU was slowed down at the end of the region, and by what; empty where no GPU is read.
     pub throttle: String,
 }
 
@@ -241,10 +241,12 @@ impl Meter {
     }
 
     fn throttle(&self) -> String {
-        match self.gpu().and_then(GpuReader::slowed) {
+        let Ok(gpu) = self.gpu() else {
+            return String::new(); // The figures have the reason.
+        };
+        match gpu.slowed() {
             Ok(reasons) if reasons.is_empty() => "not slowed down at the end of the region".into(),
             Ok(reasons) => format!("slowed down at the end of the region: {}", reasons.join(", ")),
-            Err(_) if matches!(self.counters, Counters::Cpu(_)) => String::new(),
             Err(why) => format!("unknown whether it was slowed down: {why}"),
         }
     }
