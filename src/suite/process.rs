@@ -89,8 +89,16 @@ fn case(
     meter: &Meter,
 ) -> Result<Case> {
     match scenario.input {
-        Input::Texts => return measure::quality::case(engine, scenario, job),
-        Input::Traced => return measure::profile::case(engine, scenario, job),
+        Input::Texts => {
+            return measure::quality::case(
+                engine,
+                scenario,
+                &job.setup,
+                &job.session,
+                job.text.as_deref(),
+            );
+        }
+        Input::Traced => return measure::profile::case(engine, scenario, &job.setup, &job.session),
         _ => {}
     }
     let injection = job.injection.as_deref().map(Injection::parse).transpose()?;
