@@ -26,6 +26,7 @@ use crate::record;
 use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
+use crate::record::NOT_YET;
 use crate::record::Rates;
 use crate::record::Record;
 use crate::record::SCHEMA;
@@ -204,7 +205,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             .scenarios
             .iter()
             .map(|scenario| {
-                absent(scenario, &plan.setup.generation, &Error::Failed("not measured yet".into()))
+                absent(scenario, &plan.setup.generation, &Error::Failed(NOT_YET.into()))
             })
             .collect();
     }
