@@ -3,7 +3,6 @@
 
 use plotters::chart::ChartBuilder;
 use plotters::element::PathElement;
-use plotters::element::Rectangle;
 use plotters::style::text_anchor::HPos;
 use plotters::style::text_anchor::VPos;
 
@@ -20,6 +19,7 @@ use super::head::Head;
 use super::head::Key;
 use super::head::Sample;
 use super::head::TEXT;
+use super::head::bar;
 use super::head::px;
 use super::head::shortened;
 use super::head::style;
@@ -113,17 +113,16 @@ fn draw_panel(
     let area = canvas.clone().shrink(px(left, layout.top), px(longest, height));
     let most = if most > 0.0 { most } else { 1.0 };
     let plot = ChartBuilder::on(&area).build_cartesian_2d(0.0..most, f64::from(height)..0.0)?;
-    for (group, at) in panel.groups.iter().zip(0..) {
+    for (at, group) in panel.groups.iter().enumerate() {
         for (value, row) in group.values.iter().zip(0..) {
-            let top = row * layout.row + BETWEEN / 2 + at * BAR;
+            let top = row * layout.row + BETWEEN / 2 + at as i32 * BAR;
             let middle = layout.top + top + BAR / 2;
             let Some(value) = value else {
                 canvas.draw_text("–", &soft(HPos::Left), px(left + BESIDE, middle))?;
                 continue;
             };
             let corners = [(0.0, f64::from(top + 1)), (*value, f64::from(top + BAR - 1))];
-            plot.plotting_area()
-                .draw(&Rectangle::new(corners, Ink::Series(at as usize).area(1.0)))?;
+            bar(canvas, at, corners.map(|corner| plot.backend_coord(&corner)))?;
             let end = plot.backend_coord(&(*value, 0.0)).0 + BESIDE * UNIT;
             canvas.draw_text(&text(*value), &soft(HPos::Left), (end, middle * UNIT))?;
         }

@@ -33,6 +33,8 @@ const SAMPLE: i32 = 26;
 pub(super) enum Sample {
     /// A line and its mark.
     Line(usize),
+    /// A line without dashes and its mark.
+    Curve(usize),
     /// A mark.
     Mark(usize),
     /// A line to measure others by.
@@ -112,14 +114,15 @@ fn draw_sample(canvas: &Canvas<'_>, sample: Sample, x: i32, y: i32) -> Result<()
             canvas.draw(&PathElement::new(path, Ink::Series(at).line(20)))?;
             mark(canvas, at, centre, 35)
         }
+        Sample::Curve(at) => {
+            canvas.draw(&PathElement::new(path, Ink::Series(at).solid(15)))?;
+            mark(canvas, at, centre, 35)
+        }
         Sample::Upright(at) => Ok(canvas.draw(&PathElement::new(path, Ink::Series(at).line(20)))?),
         Sample::Mark(at) => mark(canvas, at, centre, 40),
         Sample::Reference => Ok(canvas.draw(&PathElement::new(path, Ink::Soft.dashed(15)))?),
         Sample::Failure => cross(canvas, centre),
-        Sample::Box(at) => {
-            let corners = [px(x + 6, y - 5), px(x + 18, y + 5)];
-            Ok(canvas.draw(&Rectangle::new(corners, Ink::Series(at).area(1.0)))?)
-        }
+        Sample::Box(at) => bar(canvas, at, [px(x + 4, y - 5), px(x + 22, y + 5)]),
     }
 }
 
@@ -147,6 +150,21 @@ pub(super) fn mark(
         4 => canvas.draw(&Circle::new((x, y), r, ink.solid(15))),
         _ => canvas.draw(&Rectangle::new([(x - r, y - r), (x + r, y + r)], ink.solid(15))),
     }?;
+    Ok(())
+}
+
+/// The bar of a group: the first is full, others are pale with a border, each with its own colour.
+pub(super) fn bar(
+    canvas: &Canvas<'_>,
+    group: usize,
+    corners: [(i32, i32); 2],
+) -> Result<(), NoChart> {
+    let ink = Ink::Series(group);
+    let alpha = if group == 0 { 1.0 } else { 0.3 };
+    canvas.draw(&Rectangle::new(corners, ink.area(alpha)))?;
+    if group > 0 {
+        canvas.draw(&Rectangle::new(corners, ink.solid(12)))?;
+    }
     Ok(())
 }
 
@@ -205,8 +223,8 @@ pub(super) fn shortened(text: &str, room: i32) -> String {
 
 /// At most two lines.
 fn wrapped(title: &str, room: i32) -> Vec<String> {
-    // The bold title is larger than text, which `shortened` measures.
-    let room = room * TEXT / (TITLE + 1);
+    // Bold text is a sixth wider than the text that `width` estimates.
+    let room = room * TEXT * 6 / (TITLE * 7);
     let mut first = String::new();
     let mut words = title.split_whitespace().peekable();
     while let Some(word) = words.peek() {

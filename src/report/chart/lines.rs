@@ -14,6 +14,7 @@ use super::Look;
 use super::NoChart;
 use super::Point;
 use super::Scale;
+use super::Series;
 use super::backend::Canvas;
 use super::backend::Svg;
 use super::backend::UNIT;
@@ -40,13 +41,15 @@ use super::ticks::ticks;
 /// Units of the plot alone, from top to bottom.
 const PLOT: i32 = 190;
 /// The label of the upright axis, above it.
-const ABOVE: i32 = 24;
+const ABOVE: i32 = 30;
 /// Numbers and label of the lower axis.
 const BELOW: i32 = 44;
 /// Free space to the right, for half of the last number.
 const RIGHT: i32 = 18;
 /// Up to so many values have marks on their line, and intervals of their own instead of a band.
 const FEW: usize = 24;
+/// Marks on a line of more values.
+const SPARSE: usize = 7;
 
 /// A plot with axes: positions in, pixels out.
 pub(super) type Plot<'a, 'b> = ChartContext<'a, Svg<'b>, Cartesian2d<Ticks, Ticks>>;
@@ -55,12 +58,13 @@ pub(super) type Plot<'a, 'b> = ChartContext<'a, Svg<'b>, Cartesian2d<Ticks, Tick
 pub(super) fn keys(lines: &Lines<'_>) -> Vec<Key> {
     let drawn = lines.series.iter().enumerate().filter(|(_, series)| !series.points.is_empty());
     let keys: Vec<Key> =
-        drawn.map(|(at, series)| (sample(series.look, at), series.name.clone())).collect();
+        drawn.map(|(at, series)| (sample(series, at), series.name.clone())).collect();
     if keys.len() > 1 { keys } else { Vec::new() }
 }
 
-fn sample(look: Look, at: usize) -> Sample {
-    match look {
+fn sample(series: &Series, at: usize) -> Sample {
+    match series.look {
+        Look::Line if series.points.len() > FEW => Sample::Curve(at),
         Look::Line => Sample::Line(at),
         Look::Points => Sample::Mark(at),
         Look::Reference => Sample::Reference,
@@ -211,15 +215,20 @@ impl Pen<'_, '_, '_> {
     }
 
     fn line(&self, points: &[Point]) -> Result<(), NoChart> {
+        let ink = Ink::Series(self.at);
+        let style = if points.len() > FEW { ink.solid(15) } else { ink.line(18) };
         for path in self.stretches(points) {
             // What stands alone between two gaps would be a line of no length.
             if let [alone] = path[..] {
                 mark(self.canvas, self.at, alone, 20)?;
             } else {
-                self.canvas.draw(&PathElement::new(path, Ink::Series(self.at).line(18)))?;
+                self.canvas.draw(&PathElement::new(path, style))?;
             }
         }
-        if points.len() <= FEW { self.marks(points) } else { Ok(()) }
+        // Dashes do not show on a line that goes up and down, so that a long one has marks here and there.
+        let apart = if points.len() > FEW { points.len().div_ceil(SPARSE) } else { 1 };
+        let marked: Vec<Point> = points.iter().copied().skip(apart / 2).step_by(apart).collect();
+        self.marks(&marked)
     }
 
     fn marks(&self, points: &[Point]) -> Result<(), NoChart> {
@@ -250,19 +259,20 @@ impl Pen<'_, '_, '_> {
 
     /// Bars of error where values are few, otherwise a band.
     fn intervals(&self, points: &[Point]) -> Result<(), NoChart> {
-        let held: Vec<(f64, (f64, f64))> =
-            points.iter().filter_map(|point| Some((point.x, point.interval?))).collect();
         let ink = Ink::Series(self.at);
         if points.len() > FEW {
-            let upper = held.iter().map(|(x, (_, hi))| self.pixel(*x, *hi));
-            let lower = held.iter().rev().map(|(x, (lo, _))| self.pixel(*x, *lo));
-            let outline: Vec<(i32, i32)> = upper.chain(lower).collect();
-            if outline.len() > 3 {
-                self.canvas.draw(&Polygon::new(outline, ink.area(0.2)))?;
+            for part in points.split(|point| point.interval.is_none()) {
+                let held = || part.iter().filter_map(|point| Some((point.x, point.interval?)));
+                let upper = held().map(|(x, (_, hi))| self.pixel(x, hi));
+                let lower = held().rev().map(|(x, (lo, _))| self.pixel(x, lo));
+                let outline: Vec<(i32, i32)> = upper.chain(lower).collect();
+                if outline.len() > 3 {
+                    self.canvas.draw(&Polygon::new(outline, ink.area(0.2)))?;
+                }
             }
             return Ok(());
         }
-        for (x, (lo, hi)) in held {
+        for (x, (lo, hi)) in points.iter().filter_map(|point| Some((point.x, point.interval?))) {
             let (low, high) = (self.pixel(x, lo), self.pixel(x, hi));
             let cap = 4 * UNIT;
             let ends = [low, high].map(|(x, y)| vec![(x - cap, y), (x + cap, y)]);

@@ -16,16 +16,21 @@ use super::Scale;
 const LEAST_SPAN: f64 = 0.02;
 
 /// Seconds between the marks of a time axis.
-const TIMES: [f64; 17] = [
+const TIMES: [f64; 21] = [
     1.0,
+    2.0,
     5.0,
+    10.0,
     15.0,
     30.0,
     60.0,
+    120.0,
     300.0,
+    600.0,
     900.0,
     1800.0,
     3600.0,
+    7200.0,
     10800.0,
     21600.0,
     43200.0,
@@ -33,7 +38,6 @@ const TIMES: [f64; 17] = [
     172_800.0,
     604_800.0,
     2_592_000.0,
-    31_536_000.0,
 ];
 
 /// An axis laid out. Positions are values, but on [`Scale::Doubling`] their logarithms.
@@ -198,7 +202,7 @@ fn time(seconds: f64, step: f64) -> String {
     let pattern = match step {
         ..60.0 => "%H:%M:%S",
         60.0..86400.0 => "%H:%M",
-        86400.0..31_536_000.0 => "%m-%d",
+        86400.0..2_592_000.0 => "%m-%d",
         _ => "%Y-%m-%d",
     };
     let at = Timestamp::from_second(seconds.round() as i64).unwrap_or_default();
