@@ -61,7 +61,7 @@ fn hostile_names_stay_text_in_every_document() {
     let same = judge(&base, &base, &Policy::default());
     for (name, text) in [
         ("markdown", markdown(&base)),
-        ("row", row(&base)),
+        ("row", row(&base, None).unwrap()),
         ("page", page(&base, Some((&judgement, HOSTILE))).unwrap()),
         ("text", verdict_text(&judgement, HOSTILE)),
         ("verdict", verdict_markdown(&judgement, HOSTILE)),
