@@ -1,5 +1,5 @@
 //! A record as JSON lines with the fields of llama.cpp's `llama-bench -o jsonl`, a line a test, which its
-//! `scripts/compare-llama-bench.py` reads.
+//! `scripts/compare-llama-bench.py --tool llama-bench` reads.
 
 use serde::Serialize;
 
@@ -32,7 +32,8 @@ struct Test<'a> {
     /// Device and engine, which is none of llama.cpp's.
     backends: &'a str,
     model_filename: &'a str,
-    /// Architecture, weights in billions, quantisation; and that it was slowed down, if it was.
+    /// Architecture, weights in billions or millions, quantisation; then what else is no setting of llama.cpp but changes the
+    /// numbers: the scenario's own labels, and a slowdown on purpose.
     model_type: &'a str,
     /// Bytes of the weights in memory.
     model_size: u64,
@@ -141,10 +142,7 @@ fn line(record: &Record, case: &Case, shape: Shape) -> String {
     let tokens = (shape.n_prompt + shape.n_gen) as f64;
     let ns: Vec<f64> = shape.rates.iter().map(|rate| 1e9 * tokens / rate).collect();
     let on_gpu = device != "cpu";
-    let billions = model.parameters as f64 / 1e9;
-    let slowed = record.injected.as_ref();
-    let slowed = slowed.map_or(String::new(), |how| format!(", SLOWED DOWN ON PURPOSE ({how})"));
-    let model_type = format!("{} {billions:.2}B {}{slowed}", model.architecture, model.quant);
+    let model_type = model_type(record, case);
     let commit = record.build.commit.as_deref().map(plain);
     let commit = commit.as_deref().unwrap_or("unknown");
     let cache =
@@ -156,7 +154,7 @@ fn line(record: &Record, case: &Case, shape: Shape) -> String {
         gpu_info: if on_gpu { &plain(&settings.device) } else { "" },
         backends: &plain(&format!("candlemark {} on {device}", settings.engine)),
         model_filename: &plain(&model.spec),
-        model_type: &plain(&model_type),
+        model_type: &model_type,
         model_size: model.weight_bytes,
         model_n_params: model.parameters,
         n_batch: NO_SUCH_SETTING,
@@ -192,4 +190,22 @@ fn line(record: &Record, case: &Case, shape: Shape) -> String {
         dirty: record.build.dirty,
     };
     serde_json::to_string(&test).expect("plain data is JSON") + "\n"
+}
+
+/// The column that the script always shows, and joins on.
+fn model_type(record: &Record, case: &Case) -> String {
+    let model = &record.model;
+    let parameters = match model.parameters as f64 {
+        count if count < 1e9 => format!("{:.2}M", count / 1e6),
+        count => format!("{:.2}B", count / 1e9),
+    };
+    let mut text = format!("{} {parameters} {}", model.architecture, model.quant);
+    // A chat template changes the prompt's length, which the test says.
+    for (name, value) in case.labels.iter().filter(|(name, _)| *name != "prompt_format") {
+        text += &format!(", {name} {value}");
+    }
+    if let Some(how) = &record.injected {
+        text += &format!(", SLOWED DOWN ON PURPOSE ({how})");
+    }
+    plain(&text)
 }

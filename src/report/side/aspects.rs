@@ -9,6 +9,7 @@ use crate::record::Record;
 use crate::report::side::ids;
 use crate::report::side::table::Standing;
 use crate::report::side::table::standing;
+use crate::report::text::plain;
 use crate::stats;
 use crate::workload::Better;
 use crate::workload::metric;
@@ -42,6 +43,18 @@ pub(super) struct Aspect {
     pub(super) missing: usize,
     /// Scenarios whose values cannot be true, or are of other work.
     pub(super) left_out: usize,
+    /// Each scenario that both have a value of.
+    pub(super) changes: Vec<Moved>,
+}
+
+/// How one scenario moved.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Moved {
+    pub(super) scenario: String,
+    /// A ratio or a difference, of medians over processes.
+    pub(super) change: f64,
+    /// Whether it is beyond the spread between processes; `null` where that cannot be told.
+    pub(super) beyond_spread: Option<bool>,
 }
 
 /// How a change is told.
@@ -64,7 +77,7 @@ pub(super) struct Measure {
 enum Of {
     Metric,
     /// Of the batch sizes it is judged for: other batches have it, too, and would count twice.
-    RateOf(fn(usize) -> bool),
+    Batches(fn(usize) -> bool),
     /// Derived from samples, for the label.
     Derived(&'static str, fn(&Block) -> Option<f64>),
 }
@@ -74,8 +87,8 @@ enum Of {
 pub(super) const MEASURES: &[Measure] = &[
     Measure { aspect: "latency", name: "ttft_s", kind: Kind::Ratio, of: Of::Metric },
     Measure { aspect: "latency", name: "e2e_s", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "rates", name: "decode_tok_s", kind: Kind::Ratio, of: Of::RateOf(|batch| batch == 1) },
-    Measure { aspect: "rates", name: "decode_tok_s_aggregate", kind: Kind::Ratio, of: Of::RateOf(|batch| batch > 1) },
+    Measure { aspect: "rates", name: "decode_tok_s", kind: Kind::Ratio, of: Of::Batches(|batch| batch == 1) },
+    Measure { aspect: "rates", name: "decode_tok_s_aggregate", kind: Kind::Ratio, of: Of::Batches(|batch| batch > 1) },
     Measure { aspect: "rates", name: "prefill_tok_s", kind: Kind::Ratio, of: Of::Metric },
     Measure { aspect: "rates", name: "items_per_min", kind: Kind::Ratio, of: Of::Metric },
     Measure { aspect: "stability", name: "step_cv", kind: Kind::Ratio, of: Of::Metric },
@@ -127,8 +140,8 @@ impl Measure {
     /// One value a process.
     fn values(&self, case: &Case) -> Vec<f64> {
         match self.of {
-            Of::RateOf(batch) if !batch(case.work.batch) => Vec::new(),
-            Of::Metric | Of::RateOf(_) => case.values(self.name),
+            Of::Batches(batch) if !batch(case.work.batch) => Vec::new(),
+            Of::Metric | Of::Batches(_) => case.values(self.name),
             Of::Derived(_, of) => case.blocks.iter().filter_map(of).collect(),
         }
     }
@@ -190,7 +203,9 @@ fn line(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
         cannot_tell: 0,
         missing: 0,
         left_out: 0,
+        changes: Vec::new(),
     };
+    let told = |change: f64| if kind == Kind::Ratio { change.exp() } else { change };
     let mut changes = Vec::new();
     for id in ids(records) {
         let cases = [records[0].1.case(id), records[at].1.case(id)];
@@ -220,9 +235,10 @@ fn line(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
             Some(true) => &mut line.better,
         } += 1;
         changes.push(change);
+        let scenario = plain(id);
+        line.changes.push(Moved { scenario, change: told(change), beyond_spread: beyond });
     }
     line.scenarios = changes.len();
-    let told = |change: f64| if kind == Kind::Ratio { change.exp() } else { change };
     let ends =
         changes.iter().copied().reduce(f64::min).zip(changes.iter().copied().reduce(f64::max));
     line.range = ends.map(|(least, most)| [told(least), told(most)]);
