@@ -1,4 +1,4 @@
-//! Medians, quantiles, trimmed means and Student t. Plain slices in, plain numbers out: knows nothing of what was measured.
+//! Medians, quantiles, trimmed means, Student t and robust lines. Plain slices in, plain numbers out: knows nothing of what was measured.
 //! What cannot be said from so few values is `None`, never zero.
 
 use std::cell::RefCell;
@@ -8,9 +8,15 @@ use statrs::distribution::ContinuousCDF as _;
 use statrs::distribution::Normal;
 use statrs::distribution::StudentsT;
 
+mod fit;
 mod random;
 mod ranks;
 
+pub use fit::FEWEST_FOR_INTERVAL;
+pub use fit::Fit;
+pub use fit::Line;
+pub use fit::fit;
+pub use fit::theil_sen;
 pub use random::Random;
 pub use ranks::mann_whitney;
 
