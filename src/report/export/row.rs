@@ -35,10 +35,12 @@ pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
     let rate = stats::mean(&samples(case, decode_rate(case)));
     let rate = rate.map_or("N/A".into(), |mean| format!("{mean:.2}"));
     let rate = if case.validity.ok() { rate } else { format!("~~{rate}~~ INVALID") };
+    let slowed = record.injected.as_ref();
+    let slowed = slowed.map_or(String::new(), |how| format!(", SLOWED DOWN ON PURPOSE: {how}"));
     let kv_cache = if record.settings.generation.use_kv_cache { "on" } else { "off" };
     let cells = [
         device,
-        format!("{} ({}, {})", source(&record.model.spec), record.model.spec, case.id),
+        format!("{} ({}, {}{slowed})", source(&record.model.spec), record.model.spec, case.id),
         format!("{:.3}", record.model.parameters as f64 / 1e6),
         kv_cache.to_owned(),
         case.work.new_tokens.to_string(),

@@ -111,6 +111,7 @@ fn what_changes_the_numbers_is_not_joined_with_what_does_not() {
     assert_eq!(label(&record), format!("{plain}, rope_scaling yarn, factor 4"));
     record.injected = Some("decode:0.25".into());
     assert!(label(&record).ends_with("SLOWED DOWN ON PURPOSE (decode:0.25)"));
+    assert!(row(&record, None).unwrap().contains("SLOWED DOWN ON PURPOSE: decode:0.25"));
     assert!(prometheus(&record).contains("injected=\"decode:0.25\"}"));
     assert_eq!(benchmark(&record, None)["injected"], "decode:0.25");
 }
