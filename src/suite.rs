@@ -27,6 +27,7 @@ use crate::measure;
 use crate::measure::MemoryUse;
 use crate::measure::Sharing;
 use crate::measure::Trial;
+use crate::measure::pipeline;
 use crate::model::Progress;
 use crate::record;
 use crate::record::Case;
@@ -155,6 +156,10 @@ fn case(engine: &mut Engine, scenario: &Scenario, job: &Job, after_load: &Memory
     let injection = job.injection.as_deref().map(Injection::parse).transpose()?;
     let mut memory = MemoryUse::begin(after_load, job.sharing);
     let generation = &job.setup.generation;
+    if let Input::Documents(_) = scenario.input {
+        let session = &job.session;
+        return pipeline::case(engine, scenario, generation, injection, session, memory);
+    }
     let mut trial = Trial::new(engine, scenario, generation, injection)?;
     for _ in 0..generation.warmups {
         trial.warm_up(engine)?;
