@@ -52,6 +52,9 @@ pub mod suite;
 /// Judges a record against a baseline: pure.
 pub mod compare;
 
+/// What follows from one record beyond single values: curves, ratios, advice, a score, targets: pure.
+pub mod analysis;
+
 /// Replays rules for telling regressions on a recorded pool of blocks: pure.
 pub mod evaluate;
 

@@ -21,6 +21,7 @@ use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
+use crate::machine::Meter;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
 use crate::measure;
@@ -128,8 +129,9 @@ pub fn work() -> Result<()> {
     };
     let model = measure::describe_model(&engine, None);
     let after_load = memory::read();
+    let meter = Meter::for_device(&job.setup.device, job.setup.threads);
     for scenario in chosen {
-        let mut case = case(&mut engine, &scenario, &job, &after_load)
+        let mut case = case(&mut engine, &scenario, &job, &after_load, &meter)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
         let after = references();
         for block in &mut case.blocks {
@@ -147,7 +149,13 @@ fn answer(model: Model, case: Case) -> Result<()> {
     io::stdout().write_all(line.as_bytes()).map_err(write)
 }
 
-fn case(engine: &mut Engine, scenario: &Scenario, job: &Job, after_load: &Memory) -> Result<Case> {
+fn case(
+    engine: &mut Engine,
+    scenario: &Scenario,
+    job: &Job,
+    after_load: &Memory,
+    meter: &Meter,
+) -> Result<Case> {
     match scenario.input {
         Input::Texts => return measure::quality::case(engine, scenario, job),
         Input::Traced => return measure::profile::case(engine, scenario, job),
@@ -164,10 +172,17 @@ fn case(engine: &mut Engine, scenario: &Scenario, job: &Job, after_load: &Memory
     for _ in 0..generation.warmups {
         trial.warm_up(engine)?;
     }
+    let begun = meter.begin();
     let samples =
         (0..generation.iters).map(|_| trial.sample(engine)).collect::<Result<Vec<_>>>()?;
+    let spent = meter.end(begun);
     memory.end(injection);
-    Ok(trial.into_case(engine, &job.session, &samples, Some(&memory), &job.rates))
+    let tokens: usize = samples.iter().flat_map(|sample| &sample.ids).map(Vec::len).sum();
+    let mut case = trial.into_case(engine, &job.session, &samples, Some(&memory), &job.rates);
+    for block in &mut case.blocks {
+        machine::store(&spent, tokens as f64, block);
+    }
+    Ok(case)
 }
 
 fn exactly(id: &str) -> Result<Scenario> {
@@ -309,7 +324,6 @@ pub trait Events {
 /// When nothing can be measured at all (no such model or device), or the record cannot be written. A scenario that fails is
 /// `absent` in the record, with its reason.
 pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
-    machine::refuse_debug()?;
     let mut record = match &plan.resume {
         Some(cut_off) => cut_off.clone(),
         None => begin(&plan.setup, "run", plan.injection.clone(), progress)?,
@@ -395,8 +409,8 @@ fn measure_job(
 
 /// Why a process is not started any more: what it would take, told from the cost of those before it, is not left of the budget.
 fn beyond_budget(budget: Option<Duration>, spent: Duration, cost: Option<f64>) -> Option<Error> {
-    let budget = budget?;
-    let expected = spent.mul_f64(1.0 + cost.unwrap_or(0.0));
+    let (budget, cost) = (budget?, cost?); // What the first takes is not known before it.
+    let expected = spent.mul_f64(1.0 + cost);
     (expected > budget)
         .then(|| Error::Skipped(format!("the time budget of {budget:?} was used up")))
 }

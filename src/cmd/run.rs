@@ -63,6 +63,7 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
+    candlemark::machine::refuse_debug()?;
     let setup = arguments.model.setup(config);
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };

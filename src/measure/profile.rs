@@ -139,25 +139,26 @@ impl Traced {
         self
     }
 
-    /// Metrics of decode steps. Every kernel but packing counts.
-    fn values(&self, steps: usize) -> BTreeMap<String, f64> {
+    /// Metrics of an answer; `reading` is the same prompt read with one token as the answer, `steps` what comes after it.
+    /// Every kernel but packing counts.
+    fn values(&self, reading: &Self, steps: usize) -> BTreeMap<String, f64> {
         let seconds: f64 = self.totals.seconds[1..].iter().sum();
-        let count = self.totals.count[1..].iter().sum::<u64>() as f64;
+        let count = |traced: &Self| traced.totals.count[1..].iter().sum::<u64>() as f64;
         let mut values = BTreeMap::from([
             ("kernel_share".to_string(), seconds / self.wall_s),
-            ("kernel_overhead_s".to_string(), (self.wall_s - seconds).max(0.0) / count),
-            ("kernels_per_step".to_string(), count / steps as f64),
+            ("kernel_overhead_s".to_string(), (self.wall_s - seconds).max(0.0) / count(self)),
+            ("kernels_per_step".to_string(), (count(self) - count(reading)) / steps as f64),
         ]);
         for (name, seconds) in NAMES.iter().zip(self.totals.seconds).skip(1) {
-            values.insert(format!("traced_{name}_s"), seconds / steps as f64);
+            values.insert(format!("traced_{name}_share"), seconds / self.wall_s);
         }
         values
     }
 }
 
-/// Traces answers of batch 1: each of an answer's steps is what is left when the reading of its prompt is taken away.
+/// Traces answers of batch 1, each beside a reading of its prompt alone, so that the kernels of its steps can be counted.
 ///
-/// Beside the metrics, `traced_<kernel>_s` is the time in kernels of one kind per decode step.
+/// Beside the metrics, `traced_<kernel>_share` is the share of an answer's time in kernels of one kind.
 ///
 /// # Errors
 /// When nothing counts in this process, or generating fails.
@@ -186,7 +187,7 @@ pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case>
     for _ in 0..job.setup.generation.iters {
         let reading = Traced::of(profile, || answer(1))?;
         let whole = Traced::of(profile, || answer(scenario.new_tokens))?;
-        for (name, value) in whole.without(&reading).values(scenario.new_tokens - 1) {
+        for (name, value) in whole.values(&reading, scenario.new_tokens - 1) {
             block.samples.entry(name).or_default().push(value);
         }
     }
@@ -241,12 +242,14 @@ mod tests {
         traced.totals.seconds[3] = 0.6;
         traced.totals.seconds[2] = 0.2;
         traced.totals.seconds[0] = 9.0; // Packing is no part of a step.
-        traced.totals.count = [1, 0, 20, 20, 0, 0, 0];
-        let values = traced.values(10);
+        traced.totals.count = [1, 0, 24, 24, 0, 0, 0];
+        let mut reading = Traced::default();
+        reading.totals.count = [0, 0, 4, 4, 0, 0, 0];
+        let values = traced.values(&reading, 10);
         assert!((values["kernel_share"] - 0.8).abs() < 1e-12);
-        assert!((values["kernel_overhead_s"] - 0.005).abs() < 1e-12);
+        assert!((values["kernel_overhead_s"] - 0.2 / 48.0).abs() < 1e-12);
         assert_eq!(values["kernels_per_step"], 4.0);
-        assert!((values["traced_product_s"] - 0.06).abs() < 1e-12);
+        assert!((values["traced_product_share"] - 0.6).abs() < 1e-12);
     }
 
     #[test]

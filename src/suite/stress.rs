@@ -76,6 +76,8 @@ struct Requests {
     prompts: Vec<Prompt>,
     new_tokens: usize,
     room_bytes: u64,
+    /// Each asks for more than the one before, so that after one that failed the others would.
+    growing: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -130,6 +132,7 @@ pub(super) fn measure(
             prompts: prompts[all.len()..].to_vec(),
             new_tokens: scenario.new_tokens,
             room_bytes: limits.room_bytes,
+            growing: kind == Kind::Long,
         };
         let before = all.len();
         answer_some(binary, &requests, limits.request, &mut all, &mut seen)?;
@@ -137,8 +140,8 @@ pub(super) fn measure(
         if all.len() == before {
             return Err(Error::Failed("a worker under a memory limit answered nothing".into()));
         }
-        if kind == Kind::Long && stopped {
-            break; // A longer one fares no better.
+        if requests.growing && stopped {
+            break;
         }
     }
     Ok(Answer { model: seen.model, case: case(job, scenario, all, seen.limit, seen.rss_bytes) })
@@ -332,7 +335,12 @@ pub fn work() -> Result<()> {
             Prompt::Tokens(count) => measure::of_length(&engine, *count)?,
         };
         say(&Said::Begun { prompt_tokens: ids.len() })?;
-        say(&Said::Ended(one(&mut engine, ids, &requests)))?;
+        let ended = one(&mut engine, ids, &requests);
+        let stopped = ended.outcome != Outcome::Answered;
+        say(&Said::Ended(ended))?;
+        if requests.growing && stopped {
+            break;
+        }
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ mod names;
 #[cfg(unix)]
 mod pair;
 mod pipelines;
+mod suites;
 mod synthetic;
 mod worker;
 

@@ -1,0 +1,106 @@
+//! Batch sizes of each category: what answering together gains.
+
+use serde::Serialize;
+
+use super::values::Reading;
+use super::values::Spread;
+use super::values::State;
+use super::values::reading;
+use super::values::sound;
+use super::values::spread;
+use crate::record::Case;
+use crate::record::Record;
+
+/// A category and its batch sizes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Category {
+    /// Its name.
+    pub name: String,
+    /// From the smallest batch to the largest.
+    pub batches: Vec<BatchRow>,
+}
+
+/// One batch size of a category.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BatchRow {
+    /// The scenario.
+    pub id: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Sequences.
+    pub batch: usize,
+    /// Tokens generated per sequence.
+    pub new_tokens: usize,
+    /// Tokens per second of the whole batch.
+    pub aggregate_tok_s: Option<Spread>,
+    /// Tokens per second of each sequence.
+    pub sequence_tok_s: Option<Spread>,
+    /// The aggregate rate as a share of batch times the rate of batch 1: 1 where sequences do not disturb each other.
+    /// `None` where either was not measured or is invalid.
+    pub efficiency: Option<f64>,
+    /// Seconds to the first token, the mean over sequences.
+    pub ttft_s: Option<Spread>,
+    /// Prompt tokens per second.
+    pub prefill_tok_s: Option<Spread>,
+    /// Seconds to the last token.
+    pub e2e_s: Option<Spread>,
+    /// High-water mark.
+    pub peak_rss_bytes: Reading,
+}
+
+impl BatchRow {
+    /// The aggregate rate where the row is valid.
+    pub(super) fn sound_tok_s(&self) -> Option<f64> {
+        self.aggregate_tok_s.filter(|_| self.state.is_valid()).map(|spread| spread.median)
+    }
+}
+
+/// The rate of a whole batch. Records of one sequence may keep it under the name of the rate of each.
+pub(super) fn aggregate(case: &Case) -> &'static str {
+    let whole = "decode_tok_s_aggregate";
+    if case.work.batch == 1 && case.values(whole).is_empty() { "decode_tok_s" } else { whole }
+}
+
+/// The category and batch size that an id such as `code/b4` says.
+pub(super) fn parts(id: &str) -> Option<(&str, usize)> {
+    let (name, batch) = id.rsplit_once("/b")?;
+    batch.parse().ok().filter(|batch| *batch > 0).map(|batch| (name, batch))
+}
+
+/// The categories of a record in their order, each with its batches.
+pub(super) fn categories(record: &Record) -> Vec<Category> {
+    let mut categories: Vec<Category> = Vec::new();
+    for case in &record.scenarios {
+        let Some((name, batch)) = parts(&case.id) else { continue };
+        let single = record.case(&format!("{name}/b1"));
+        let row = row(case, batch, single);
+        match categories.iter_mut().find(|category| category.name == name) {
+            Some(category) => category.batches.push(row),
+            None => categories.push(Category { name: name.into(), batches: vec![row] }),
+        }
+    }
+    for category in &mut categories {
+        category.batches.sort_by_key(|row| row.batch);
+    }
+    categories
+}
+
+fn row(case: &Case, batch: usize, single: Option<&Case>) -> BatchRow {
+    let alone = single.and_then(|single| sound(single, aggregate(single)));
+    let efficiency = sound(case, aggregate(case))
+        .zip(alone.filter(|alone| *alone > 0.0))
+        .map(|(rate, alone)| rate / (batch as f64 * alone));
+    BatchRow {
+        id: case.id.clone(),
+        state: State::of(case),
+        batch,
+        new_tokens: case.work.new_tokens,
+        aggregate_tok_s: spread(case, aggregate(case)),
+        sequence_tok_s: spread(case, "decode_tok_s"),
+        efficiency,
+        ttft_s: spread(case, "ttft_s"),
+        prefill_tok_s: spread(case, "prefill_tok_s"),
+        e2e_s: spread(case, "e2e_s"),
+        peak_rss_bytes: reading(case, "peak_rss_bytes"),
+    }
+}

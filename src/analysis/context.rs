@@ -1,0 +1,125 @@
+//! Decoding and reading at depths: what a long context costs.
+
+use serde::Serialize;
+
+use super::values::Reading;
+use super::values::SEED;
+use super::values::Spread;
+use super::values::State;
+use super::values::reading;
+use super::values::sound;
+use super::values::spread;
+use super::values::within;
+use crate::record::Case;
+use crate::record::Record;
+use crate::stats;
+use crate::stats::Fit;
+
+/// The scenarios `context/*` together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Context {
+    /// Those without YaRN by depth, then those with it by depth.
+    pub rows: Vec<ContextRow>,
+    /// Growth of a step's time with depth, in seconds per token of depth, through one point for each process and depth.
+    pub step_growth: Option<Fit>,
+    /// The same with YaRN.
+    pub step_growth_extended: Option<Fit>,
+}
+
+/// One depth.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ContextRow {
+    /// The scenario.
+    pub id: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Tokens in the cache before the prompt.
+    pub depth: usize,
+    /// With YaRN.
+    pub extended: bool,
+    /// Tokens read at this depth.
+    pub prompt_tokens: usize,
+    /// Tokens generated at this depth.
+    pub new_tokens: usize,
+    /// Tokens per second of decoding at this depth.
+    pub decode_tok_s: Option<Spread>,
+    /// Tokens per second of reading at this depth.
+    pub prefill_tok_s: Option<Spread>,
+    /// Seconds of one step at this depth.
+    pub tpot_s: Option<Spread>,
+    /// The decode rate as a share of that at depth 0 of the same kind; `None` unless both are valid.
+    pub decode_retention: Option<f64>,
+    /// The same of reading.
+    pub prefill_retention: Option<f64>,
+    /// Bytes of the cache by its shape.
+    pub kv_bytes_expected: Reading,
+    /// Bytes that the engine holds.
+    pub kv_bytes_held: Reading,
+    /// Growth of the process's memory over that after loading.
+    pub peak_delta_bytes: Reading,
+}
+
+impl Context {
+    /// The depths of a record; `None` where it has no such scenario.
+    pub fn of(record: &Record) -> Option<Self> {
+        let mut cases: Vec<Depth> = within(record, "context").filter_map(Depth::of).collect();
+        cases.sort_by_key(|depth| (depth.extended, depth.depth));
+        (!cases.is_empty()).then(|| Self {
+            rows: cases.iter().map(|depth| depth.row(&cases)).collect(),
+            step_growth: step_growth(&cases, false),
+            step_growth_extended: step_growth(&cases, true),
+        })
+    }
+}
+
+struct Depth<'a> {
+    case: &'a Case,
+    depth: usize,
+    extended: bool,
+}
+
+impl<'a> Depth<'a> {
+    /// The id says the depth: a case that failed has no work to say it.
+    fn of((case, rest): (&'a Case, &'a str)) -> Option<Self> {
+        let plain = rest.strip_suffix("-yarn");
+        let depth = plain.unwrap_or(rest).parse().ok()?;
+        Some(Self { case, depth, extended: plain.is_some() })
+    }
+
+    fn row(&self, all: &[Depth]) -> ContextRow {
+        let case = self.case;
+        let start = all.iter().find(|other| other.extended == self.extended && other.depth == 0);
+        let retention = |metric: &str| {
+            let (here, there) = (sound(case, metric)?, sound(start?.case, metric)?);
+            (there > 0.0).then(|| here / there)
+        };
+        ContextRow {
+            id: case.id.clone(),
+            state: State::of(case),
+            depth: self.depth,
+            extended: self.extended,
+            prompt_tokens: case.work.prompt_tokens.iter().sum(),
+            new_tokens: case.work.new_tokens,
+            decode_tok_s: spread(case, "decode_tok_s"),
+            prefill_tok_s: spread(case, "prefill_tok_s"),
+            tpot_s: spread(case, "tpot_s"),
+            decode_retention: retention("decode_tok_s"),
+            prefill_retention: retention("prefill_tok_s"),
+            kv_bytes_expected: reading(case, "kv_bytes_expected"),
+            kv_bytes_held: reading(case, "kv_bytes_held"),
+            peak_delta_bytes: reading(case, "peak_delta_bytes"),
+        }
+    }
+}
+
+fn step_growth(all: &[Depth], extended: bool) -> Option<Fit> {
+    let kind = all.iter().filter(|depth| depth.extended == extended);
+    let points: Vec<(f64, f64)> = kind
+        .filter(|depth| State::of(depth.case).is_valid())
+        .flat_map(|depth| {
+            let x = depth.depth as f64;
+            depth.case.values("tpot_s").into_iter().map(move |y| (x, y))
+        })
+        .collect();
+    stats::fit(&points, SEED)
+}

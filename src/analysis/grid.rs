@@ -1,0 +1,214 @@
+//! Prompt and answer lengths: growth of the time to the first token with the prompt, and the curve of a long answer's steps.
+
+use serde::Serialize;
+
+use super::values::Reading;
+use super::values::SEED;
+use super::values::Spread;
+use super::values::State;
+use super::values::reading;
+use super::values::sound;
+use super::values::spread;
+use super::values::within;
+use crate::record::Case;
+use crate::record::Record;
+use crate::stats;
+use crate::stats::Fit;
+
+/// The scenarios `grid/*` together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Grid {
+    /// In the order of the record.
+    pub rows: Vec<GridRow>,
+    /// Growth of TTFT with the prompt, in seconds per prompt token, through one point for each process and scenario.
+    pub ttft_growth: Option<Fit>,
+    /// The same of the time of prefill alone.
+    pub prefill_growth: Option<Fit>,
+    /// Sample standard deviation of the scenarios' decode rates as a share of their mean; `None` below two scenarios.
+    pub decode_cv: Option<f64>,
+    /// Step by step through the longest answer.
+    pub steps: Option<StepCurve>,
+    /// Seconds to load the model: median over processes and scenarios.
+    pub load_s: Reading,
+    /// Seconds of quantising and packing, likewise.
+    pub pack_s: Reading,
+    /// First request of a fresh process, of the scenario with the shortest prompt, in seconds.
+    pub cold_ttft_s: Reading,
+    /// Largest of the valid scenarios.
+    pub peak_rss_bytes: Reading,
+    /// Largest of the valid scenarios.
+    pub peak_device_bytes: Reading,
+}
+
+/// One scenario of the grid.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GridRow {
+    /// The scenario.
+    pub id: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Tokens read.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub new_tokens: usize,
+    /// Seconds to the first token.
+    pub ttft_s: Option<Spread>,
+    /// Tokens per second after it.
+    pub decode_tok_s: Option<Spread>,
+    /// Prompt tokens per second.
+    pub prefill_tok_s: Option<Spread>,
+    /// Seconds to read the prompt.
+    pub prefill_s: Option<Spread>,
+    /// First request of a fresh process, in seconds.
+    pub cold_ttft_s: Reading,
+    /// High-water mark.
+    pub peak_rss_bytes: Reading,
+}
+
+/// How fast each step of an answer was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepCurve {
+    /// The scenario.
+    pub id: String,
+    /// Tokens of its prompt: the position of step 1 is one more.
+    pub prompt_tokens: usize,
+    /// Answers that it is the median of.
+    pub samples: usize,
+    /// In the order of steps.
+    pub points: Vec<StepPoint>,
+}
+
+/// One step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StepPoint {
+    /// 1 is the step that makes the second token.
+    pub step: usize,
+    /// Median over answers.
+    pub seconds: f64,
+    /// Its inverse: tokens per second of one sequence.
+    pub tok_s: f64,
+}
+
+impl Grid {
+    /// The grid of a record; `None` where it has no such scenario.
+    pub fn of(record: &Record) -> Option<Self> {
+        let cases: Vec<&Case> = within(record, "grid").map(|(case, _)| case).collect();
+        let shortest = cases.iter().min_by_key(|case| prompt_tokens(case))?;
+        let rates: Vec<f64> = cases.iter().filter_map(|case| sound(case, "decode_tok_s")).collect();
+        let mean = stats::mean(&rates).filter(|mean| *mean > 0.0);
+        Some(Self {
+            rows: cases.iter().map(|case| GridRow::of(case)).collect(),
+            ttft_growth: growth(&cases, "ttft_s"),
+            prefill_growth: growth(&cases, "prefill_s"),
+            decode_cv: stats::sd(&rates).zip(mean).map(|(sd, mean)| sd / mean),
+            steps: StepCurve::longest(&cases),
+            load_s: median_of(&cases, "load_s"),
+            pack_s: median_of(&cases, "pack_s"),
+            cold_ttft_s: reading(shortest, "cold_ttft_s"),
+            peak_rss_bytes: largest_of(&cases, "peak_rss_bytes"),
+            peak_device_bytes: largest_of(&cases, "peak_device_bytes"),
+        })
+    }
+}
+
+fn prompt_tokens(case: &Case) -> usize {
+    case.work.prompt_tokens.iter().sum()
+}
+
+/// A line through a metric against prompt tokens, a point for each process of each valid case.
+fn growth(cases: &[&Case], metric: &str) -> Option<Fit> {
+    let valid = cases.iter().filter(|case| State::of(case).is_valid());
+    let points: Vec<(f64, f64)> = valid
+        .flat_map(|case| {
+            let x = prompt_tokens(case) as f64;
+            case.values(metric).into_iter().map(move |y| (x, y))
+        })
+        .collect();
+    stats::fit(&points, SEED)
+}
+
+fn median_of(cases: &[&Case], metric: &str) -> Reading {
+    let values: Vec<f64> = cases.iter().flat_map(|case| case.values(metric)).collect();
+    let why = cases.iter().find_map(|case| reading(case, metric).why);
+    Reading { value: stats::median(&values), why }
+}
+
+fn largest_of(cases: &[&Case], metric: &str) -> Reading {
+    let values = cases.iter().filter_map(|case| sound(case, metric));
+    let why = cases.iter().find_map(|case| reading(case, metric).why);
+    Reading { value: values.max_by(f64::total_cmp), why }
+}
+
+impl GridRow {
+    fn of(case: &Case) -> Self {
+        Self {
+            id: case.id.clone(),
+            state: State::of(case),
+            prompt_tokens: prompt_tokens(case),
+            new_tokens: case.work.new_tokens,
+            ttft_s: spread(case, "ttft_s"),
+            decode_tok_s: spread(case, "decode_tok_s"),
+            prefill_tok_s: spread(case, "prefill_tok_s"),
+            prefill_s: spread(case, "prefill_s"),
+            cold_ttft_s: reading(case, "cold_ttft_s"),
+            peak_rss_bytes: reading(case, "peak_rss_bytes"),
+        }
+    }
+}
+
+impl StepCurve {
+    /// Of the valid case with the longest answer of which steps are stored.
+    fn longest(cases: &[&Case]) -> Option<Self> {
+        let valid = cases.iter().filter(|case| State::of(case).is_valid());
+        let curves = valid.filter_map(|case| Self::of(case));
+        curves.max_by_key(|curve| curve.points.len())
+    }
+
+    /// The curve of a case: step by step the median over its answers. `None` where no steps are stored. Steps that only some
+    /// answers have, which may stop where they like, are the median of those.
+    pub fn of(case: &Case) -> Option<Self> {
+        let answers: Vec<&Vec<f64>> = case.blocks.iter().flat_map(|block| &block.steps_s).collect();
+        let longest = answers.iter().map(|steps| steps.len()).max().filter(|steps| *steps > 0)?;
+        let point = |i: usize| {
+            let times: Vec<f64> =
+                answers.iter().filter_map(|steps| steps.get(i)).copied().collect();
+            let seconds = stats::median(&times).filter(|seconds| *seconds > 0.0)?;
+            Some(StepPoint { step: i + 1, seconds, tok_s: 1.0 / seconds })
+        };
+        let points = (0..longest).filter_map(point).collect();
+        let prompt_tokens = case.work.prompt_tokens.iter().max().copied().unwrap_or(0);
+        Some(Self { id: case.id.clone(), prompt_tokens, samples: answers.len(), points })
+    }
+}
+
+/// Where the time of decode steps goes, traced: `profile/answer`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Kernels {
+    /// The scenario.
+    pub id: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Share of the time that is spent in kernels.
+    pub kernel_share: Reading,
+    /// Seconds between kernels, for each.
+    pub kernel_overhead_s: Reading,
+    /// Kernels in a step.
+    pub kernels_per_step: Reading,
+    /// Seconds of an empty parallel region.
+    pub region_overhead_s: Reading,
+}
+
+impl Kernels {
+    /// Of a record; `None` where nothing was traced.
+    pub fn of(record: &Record) -> Option<Self> {
+        let case = record.case("profile/answer")?;
+        Some(Self {
+            id: case.id.clone(),
+            state: State::of(case),
+            kernel_share: reading(case, "kernel_share"),
+            kernel_overhead_s: reading(case, "kernel_overhead_s"),
+            kernels_per_step: reading(case, "kernels_per_step"),
+            region_overhead_s: reading(case, "region_overhead_s"),
+        })
+    }
+}

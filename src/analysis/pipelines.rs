@@ -1,0 +1,110 @@
+//! Document sets that go through a pipeline, and agreement with the f32 definition.
+
+use serde::Serialize;
+
+use super::values::Reading;
+use super::values::Spread;
+use super::values::State;
+use super::values::reading;
+use super::values::sound;
+use super::values::spread;
+use super::values::within;
+use crate::record::Case;
+use crate::record::Record;
+
+/// One pipeline, `pipelines/*`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PipelineRow {
+    /// The scenario.
+    pub id: String,
+    /// The id without its first segment: `classification`, `rag`, ...
+    pub name: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Documents, chunks or questions of one pass.
+    pub items: usize,
+    /// Sequences answered together.
+    pub batch: usize,
+    /// Tokens generated per item.
+    pub new_tokens: usize,
+    /// Items per minute.
+    pub items_per_min: Option<Spread>,
+    /// Chunks embedded per minute.
+    pub chunks_per_min: Option<Spread>,
+    /// Seconds to build the index.
+    pub index_s: Option<Spread>,
+    /// Seconds to embed the question.
+    pub embed_s: Option<Spread>,
+    /// Seconds to search.
+    pub search_s: Option<Spread>,
+    /// Seconds to assemble the context.
+    pub assemble_s: Option<Spread>,
+    /// Seconds to the first token.
+    pub ttft_s: Option<Spread>,
+    /// Seconds to answer.
+    pub answer_s: Option<Spread>,
+    /// Seconds from the question, or the first item, to the last token.
+    pub e2e_s: Option<Spread>,
+}
+
+/// The pipelines of a record.
+pub(super) fn pipelines(record: &Record) -> Vec<PipelineRow> {
+    let row = |(case, name): (&Case, &str)| PipelineRow {
+        id: case.id.clone(),
+        name: name.into(),
+        state: State::of(case),
+        items: case.work.items,
+        batch: case.work.batch,
+        new_tokens: case.work.new_tokens,
+        items_per_min: spread(case, "items_per_min"),
+        chunks_per_min: spread(case, "chunks_per_min"),
+        index_s: spread(case, "index_s"),
+        embed_s: spread(case, "embed_s"),
+        search_s: spread(case, "search_s"),
+        assemble_s: spread(case, "assemble_s"),
+        ttft_s: spread(case, "ttft_s"),
+        answer_s: spread(case, "answer_s"),
+        e2e_s: spread(case, "e2e_s"),
+    };
+    within(record, "pipelines").map(row).collect()
+}
+
+/// One set of texts, `quality/*`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QualityRow {
+    /// The scenario.
+    pub id: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Tokens scored.
+    pub tokens: usize,
+    /// Share of positions at which the likeliest token is that of f32.
+    pub top1_agreement: Reading,
+    /// Kullback-Leibler divergence from f32, in nats per token.
+    pub kl_nats: Reading,
+    /// Perplexity as held.
+    pub perplexity: Reading,
+    /// Perplexity of the f32 definition.
+    pub perplexity_f32: Reading,
+    /// The former as a share of the latter: 1 is no loss. `None` where either was not measured or the case is invalid.
+    pub perplexity_ratio: Option<f64>,
+}
+
+/// The quality scenarios of a record.
+pub(super) fn quality(record: &Record) -> Vec<QualityRow> {
+    let row = |(case, _): (&Case, &str)| {
+        let definition = sound(case, "perplexity_f32").filter(|perplexity| *perplexity > 0.0);
+        let ratio = sound(case, "perplexity").zip(definition).map(|(held, f32)| held / f32);
+        QualityRow {
+            id: case.id.clone(),
+            state: State::of(case),
+            tokens: case.work.prompt_tokens.iter().sum(),
+            top1_agreement: reading(case, "top1_agreement"),
+            kl_nats: reading(case, "kl_nats"),
+            perplexity: reading(case, "perplexity"),
+            perplexity_f32: reading(case, "perplexity_f32"),
+            perplexity_ratio: ratio,
+        }
+    };
+    within(record, "quality").map(row).collect()
+}

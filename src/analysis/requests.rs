@@ -1,0 +1,176 @@
+//! Latencies: of every scenario that generates, of kinds of requests, and of one request many times over.
+
+use serde::Serialize;
+
+use super::values::Distribution;
+use super::values::SEED;
+use super::values::Spread;
+use super::values::State;
+use super::values::pooled;
+use super::values::spread;
+use super::values::within;
+use crate::record::Case;
+use crate::record::Record;
+use crate::stats;
+use crate::stats::Fit;
+use crate::workload::Task;
+
+/// Latencies of one scenario, over every sequence, step and answer of all processes. Scenarios are never pooled: their
+/// prompts differ in length.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Latency {
+    /// The scenario.
+    pub id: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Sequences answered together.
+    pub batch: usize,
+    /// Seconds to the first token, every sequence by itself; over the values of samples where sequences are not stored.
+    pub ttft_s: Option<Distribution>,
+    /// Seconds of steps, which is the latency between tokens.
+    pub step_s: Option<Distribution>,
+    /// Seconds to the last token.
+    pub e2e_s: Option<Distribution>,
+}
+
+/// The latencies of every scenario that answers prompts and has samples.
+pub(super) fn latencies(record: &Record) -> Vec<Latency> {
+    let cases = record.scenarios.iter();
+    let generate = cases.filter(|case| matches!(case.work.task, Task::Generate | Task::Depth));
+    let found = generate.map(latency);
+    found
+        .filter(|one| one.ttft_s.is_some() || one.step_s.is_some() || one.e2e_s.is_some())
+        .collect()
+}
+
+fn latency(case: &Case) -> Latency {
+    let blocks = &case.blocks;
+    let first: Vec<f64> =
+        blocks.iter().flat_map(|block| &block.ttft_seq_s).flatten().copied().collect();
+    let steps: Vec<f64> =
+        blocks.iter().flat_map(|block| &block.steps_s).flatten().copied().collect();
+    let first = if case.work.task == Task::Depth {
+        Vec::new() // What fills the cache is part of it, and is not timed.
+    } else if first.is_empty() {
+        pooled(case, "ttft_s")
+    } else {
+        first
+    };
+    Latency {
+        id: case.id.clone(),
+        state: State::of(case),
+        batch: case.work.batch,
+        ttft_s: Distribution::of(&first),
+        step_s: Distribution::of(&steps),
+        e2e_s: Distribution::of(&pooled(case, "e2e_s")),
+    }
+}
+
+/// One kind of request, `api/*`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ApiRow {
+    /// The scenario.
+    pub id: String,
+    /// The id without its first segment: `completion`, `chat`, ...
+    pub name: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Tokens read, those of the template among them.
+    pub prompt_tokens: usize,
+    /// How many requests were measured.
+    pub requests: usize,
+    /// Seconds from the start to the last token, the mean over requests. All ask the same: one length, one mean.
+    pub mean_e2e_s: Option<f64>,
+    /// Tokens generated, the mean over requests.
+    pub mean_generated: Option<f64>,
+    /// Tokens per second after the first, the mean over requests. Never tokens by the whole time: that would mix reading and
+    /// generating.
+    pub mean_decode_tok_s: Option<f64>,
+    /// Seconds to the first token.
+    pub ttft_s: Option<Spread>,
+    /// Tokens per second after the first.
+    pub decode_tok_s: Option<Spread>,
+    /// Seconds to the last token.
+    pub e2e_s: Option<Spread>,
+    /// Seconds from text to ids, the template's work among them.
+    pub tokenize_s: Option<Spread>,
+}
+
+/// The kinds of requests of a record.
+pub(super) fn api(record: &Record) -> Vec<ApiRow> {
+    let row = |(case, name): (&Case, &str)| {
+        let e2e = pooled(case, "e2e_s");
+        ApiRow {
+            id: case.id.clone(),
+            name: name.into(),
+            state: State::of(case),
+            prompt_tokens: case.work.prompt_tokens.iter().sum(),
+            requests: e2e.len(),
+            mean_e2e_s: stats::mean(&e2e),
+            mean_generated: mean_generated(case),
+            mean_decode_tok_s: stats::mean(&pooled(case, "decode_tok_s")),
+            ttft_s: spread(case, "ttft_s"),
+            decode_tok_s: spread(case, "decode_tok_s"),
+            e2e_s: spread(case, "e2e_s"),
+            tokenize_s: spread(case, "tokenize_s"),
+        }
+    };
+    within(record, "api").map(row).collect()
+}
+
+/// A token more than there are steps; without steps what was asked for, unless answers may stop where they like.
+fn mean_generated(case: &Case) -> Option<f64> {
+    let answers = case.blocks.iter().flat_map(|block| &block.steps_s);
+    let counts: Vec<f64> = answers.map(|steps| (steps.len() + 1) as f64).collect();
+    let asked = || case.work.stop == "length" && !case.blocks.is_empty();
+    stats::mean(&counts).or_else(|| asked().then_some(case.work.new_tokens as f64))
+}
+
+/// One request many times, `consistency/*`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Consistency {
+    /// The scenario.
+    pub id: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// Seconds to the last token.
+    pub e2e_s: Option<Distribution>,
+    /// Seconds to the first token.
+    pub ttft_s: Option<Distribution>,
+    /// How much worse the slow requests are than the usual, by `e2e_s`; `None` below 20 requests.
+    pub p95_over_p50: Option<f64>,
+    /// Steps longer than five times the median step of their answer, over all requests.
+    pub stalls: Option<f64>,
+    /// Growth of `e2e_s` in seconds per request, against how many came before it in its process. Its interval leaving out
+    /// zero means that those processes grew slower or faster as they went on, [`Fit::is_sloped`].
+    pub drift: Option<Fit>,
+    /// Seconds to the last token of each request, a list per process.
+    pub series_s: Vec<Vec<f64>>,
+}
+
+/// The repeated requests of a record.
+pub(super) fn consistency(record: &Record) -> Vec<Consistency> {
+    within(record, "consistency").map(|(case, _)| repeated(case)).collect()
+}
+
+fn repeated(case: &Case) -> Consistency {
+    let series = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
+    let series_s: Vec<Vec<f64>> = series.cloned().collect();
+    let points: Vec<(f64, f64)> = series_s
+        .iter()
+        .flat_map(|series| series.iter().enumerate().map(|(i, &seconds)| (i as f64, seconds)))
+        .collect();
+    let state = State::of(case);
+    let e2e_s = Distribution::of(&pooled(case, "e2e_s"));
+    let stalls = pooled(case, "stalls");
+    Consistency {
+        id: case.id.clone(),
+        e2e_s,
+        ttft_s: Distribution::of(&pooled(case, "ttft_s")),
+        p95_over_p50: e2e_s.and_then(|e2e| e2e.p95_over_p50()),
+        stalls: (!stalls.is_empty()).then(|| stalls.iter().sum()),
+        drift: if state.is_valid() { stats::fit(&points, SEED) } else { None },
+        state,
+        series_s,
+    }
+}

@@ -1,0 +1,102 @@
+//! Requests that are made until something gives way: how many were answered, and what memory did meanwhile.
+
+use serde::Serialize;
+
+use super::values::Reading;
+use super::values::State;
+use super::values::reading;
+use super::values::within;
+use crate::record::Case;
+use crate::record::Outcome;
+use crate::record::Record;
+use crate::record::Request;
+
+/// One kind of stress, `stress/*`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StressRow {
+    /// The scenario.
+    pub id: String,
+    /// The id without its first segment: `long`, `many`, ...
+    pub name: String,
+    /// Whether its numbers can be true.
+    pub state: State,
+    /// The memory limit it was run under, as the record has it.
+    pub memory_limit: Option<String>,
+    /// How many requests ended how.
+    pub outcomes: Outcomes,
+    /// Share of requests that failed.
+    pub error_rate: Reading,
+    /// Share of requests for which there was no memory.
+    pub oom_rate: Reading,
+    /// Prompt tokens of the longest that was answered.
+    pub largest_answered: Option<usize>,
+    /// Prompt tokens of the shortest that was not.
+    pub smallest_unanswered: Option<usize>,
+    /// Growth of memory in bytes per request.
+    pub mem_slope_bytes_per_request: Reading,
+    /// Every request in its order, memory after it among the rest, a list per process.
+    pub requests: Vec<Vec<Request>>,
+}
+
+/// Requests by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Outcomes {
+    /// Every token was generated.
+    pub answered: usize,
+    /// Not begun.
+    pub refused: usize,
+    /// No memory for it.
+    pub out_of_memory: usize,
+    /// Longer than a request may take.
+    pub timed_out: usize,
+    /// Anything else.
+    pub failed: usize,
+}
+
+impl Outcomes {
+    /// All of them.
+    pub fn total(&self) -> usize {
+        self.answered + self.refused + self.out_of_memory + self.timed_out + self.failed
+    }
+
+    fn count<'a>(requests: impl Iterator<Item = &'a Request>) -> Self {
+        let mut outcomes = Self::default();
+        for request in requests {
+            *match request.outcome {
+                Outcome::Answered => &mut outcomes.answered,
+                Outcome::Refused => &mut outcomes.refused,
+                Outcome::OutOfMemory => &mut outcomes.out_of_memory,
+                Outcome::TimedOut => &mut outcomes.timed_out,
+                Outcome::Failed => &mut outcomes.failed,
+            } += 1;
+        }
+        outcomes
+    }
+}
+
+/// The stress scenarios of a record.
+pub(super) fn stress(record: &Record) -> Vec<StressRow> {
+    within(record, "stress").map(|(case, name)| row(case, name)).collect()
+}
+
+fn row(case: &Case, name: &str) -> StressRow {
+    let all = || case.blocks.iter().flat_map(|block| &block.requests);
+    let tokens = |answered: bool| {
+        all()
+            .filter(move |request| (request.outcome == Outcome::Answered) == answered)
+            .map(|request| request.prompt_tokens)
+    };
+    StressRow {
+        id: case.id.clone(),
+        name: name.into(),
+        state: State::of(case),
+        memory_limit: case.labels.get("memory_limit").cloned(),
+        outcomes: Outcomes::count(all()),
+        error_rate: reading(case, "error_rate"),
+        oom_rate: reading(case, "oom_rate"),
+        largest_answered: tokens(true).max(),
+        smallest_unanswered: tokens(false).min(),
+        mem_slope_bytes_per_request: reading(case, "mem_slope_bytes_per_request"),
+        requests: case.blocks.iter().map(|block| block.requests.clone()).collect(),
+    }
+}
