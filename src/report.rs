@@ -4,6 +4,7 @@
 mod calibration;
 mod document;
 mod evaluation;
+mod full;
 mod html;
 mod link;
 mod live;
@@ -13,16 +14,18 @@ mod progress;
 mod side;
 mod text;
 mod verdict;
+mod words;
 
 pub use calibration::calibration_text;
 pub use document::csv;
 pub use document::json;
-pub use document::markdown;
 pub use document::row;
 pub use evaluation::evaluation_json;
 pub use evaluation::evaluation_markdown;
 pub use evaluation::evaluation_text;
+pub use full::markdown;
 pub use html::page;
+pub use html::page_in;
 pub use html::pair_page;
 pub use link::link;
 pub use link::link_into;
@@ -42,6 +45,7 @@ pub use verdict::sentence;
 pub use verdict::verdict_json;
 pub use verdict::verdict_markdown;
 pub use verdict::verdict_text;
+pub use words::Lang;
 
 #[cfg(test)]
 mod tests;

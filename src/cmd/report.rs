@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Form of the document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Language of the forms `md` and `html`
+    #[arg(long, value_enum, default_value_t)]
+    lang: Lang,
     /// File to write to instead of stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -28,10 +31,10 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
-    /// Environment and every metric as Markdown
+    /// The whole report as GitHub-flavoured Markdown
     #[default]
     Md,
-    /// One self-contained page
+    /// The whole report as one self-contained page
     Html,
     /// The record as it is stored
     Json,
@@ -39,6 +42,27 @@ enum Format {
     Csv,
     /// One line for a table of results that people share
     Row,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Lang {
+    /// English
+    #[default]
+    En,
+    /// French
+    Fr,
+    /// Korean
+    Ko,
+}
+
+impl From<Lang> for report::Lang {
+    fn from(lang: Lang) -> Self {
+        match lang {
+            Lang::En => report::Lang::En,
+            Lang::Fr => report::Lang::Fr,
+            Lang::Ko => report::Lang::Ko,
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -49,9 +73,10 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         return Err(Error::NotComparable(why).into());
     }
     let record = Record::load(&path)?;
+    let lang = report::Lang::from(arguments.lang);
     let text = match arguments.format {
-        Format::Md => report::markdown(&record),
-        Format::Html => report::page(&record, None)?,
+        Format::Md => report::markdown(&record, lang),
+        Format::Html => report::page_in(&record, lang)?,
         Format::Json => report::json(&record),
         Format::Csv => report::csv(&record),
         Format::Row => report::row(&record),

@@ -1,0 +1,61 @@
+//! The report of one record: what it holds and what follows from it, in the words and numbers of a language. Computes nothing
+//! but medians and spreads: what follows from a record is for [`Analysis`] to say. Knows nothing of Markdown beyond handing it
+//! over, nor of HTML.
+
+mod absent;
+mod closing;
+mod general;
+mod goals;
+mod lengths;
+mod markdown;
+pub(super) mod model;
+mod paper;
+mod speed;
+mod summary;
+mod trials;
+
+use crate::record::Record;
+use crate::report::full::model::Document;
+use crate::report::full::model::Text;
+use crate::report::full::paper::Paper;
+use crate::report::words::Lang;
+
+/// The whole report of a record.
+pub(super) fn document(record: &Record, lang: Lang) -> Document {
+    let paper = Paper::new(record, lang);
+    let sections = [
+        Some(general::general(&paper)),
+        Some(summary::summary(&paper)),
+        Some(general::method(&paper)),
+        Some(general::scenarios(&paper)),
+        speed::latency(&paper),
+        speed::api(&paper),
+        speed::categories(&paper),
+        lengths::grid(&paper),
+        lengths::context(&paper),
+        trials::consistency(&paper),
+        trials::stress(&paper),
+        trials::pipelines(&paper),
+        trials::quality(&paper),
+        summary::energy(&paper),
+        goals::targets(&paper),
+        Some(closing::advice(&paper)),
+        Some(closing::conclusion(&paper)),
+        Some(absent::absent(&paper)),
+        Some(absent::reproduce(&paper)),
+        Some(general::every(&paper)),
+    ];
+    let words = &paper.words.frame;
+    let model = if record.model.spec.is_empty() { "?" } else { &record.model.spec };
+    Document {
+        lang: lang.code(),
+        title: Text::fill(words.title, &[("model", model)]),
+        contents: words.contents.into(),
+        sections: sections.into_iter().flatten().collect(),
+    }
+}
+
+/// The report of a record as GitHub-flavoured Markdown.
+pub fn markdown(record: &Record, lang: Lang) -> String {
+    markdown::markdown(&document(record, lang), None)
+}
