@@ -2,6 +2,7 @@
 //! for the document that it goes into. Prints nothing and decides nothing.
 
 mod calibration;
+pub mod chart;
 mod document;
 mod evaluation;
 mod full;
