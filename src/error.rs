@@ -29,6 +29,8 @@ pub enum Error {
     Interrupted,
     #[error("unsupported: {0}")]
     Unsupported(String),
+    #[error("skipped: {0}")]
+    Skipped(String),
     #[error("unsupported model: {0}")]
     UnsupportedModel(String),
     #[cfg(feature = "engine")]

@@ -14,6 +14,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+/// The target of the tracing spans around kernels. Nobody listens but where kernels are profiled.
+pub const SPANS: &str = "candlemark::kernel";
+
 /// Outputs that one task computes: 32 rows of some thousand weights, which fit in the second cache and outlast a task's start.
 const TASK: usize = 32;
 

@@ -91,6 +91,8 @@ fn main() -> ExitCode {
     if let Some(kind) = std::env::var_os(candlemark::suite::WORKER) {
         let done = if kind == candlemark::suite::turns::TURNS {
             candlemark::suite::turns::work()
+        } else if kind == candlemark::suite::STRESS {
+            candlemark::suite::work_on_requests()
         } else {
             candlemark::suite::work()
         };

@@ -2,6 +2,8 @@
 //! record keeps of them. The definitions of the metrics are here and nowhere else.
 
 mod checks;
+pub mod profile;
+pub mod quality;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

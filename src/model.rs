@@ -75,6 +75,20 @@ pub trait Decoder: Send {
         Err(Error::Unsupported("this engine cannot go back in a sequence".into()))
     }
 
+    /// As [`Decoder::forward`] for one step, but the logits after every one of its tokens, a row a token.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    fn scores(&mut self, step: Step<'_>) -> Result<Logits> {
+        let mut all = Logits { vocab: 0, values: Vec::new() };
+        for tokens in step.tokens.chunks(1) {
+            let Logits { vocab, values } = self.forward(&[Step { tokens, ..step }])?;
+            all.vocab = vocab;
+            all.values.extend(values);
+        }
+        Ok(all)
+    }
+
     /// The final hidden states of each step's tokens, normalised and averaged: one vector a step.
     ///
     /// # Errors

@@ -225,7 +225,7 @@ pub struct Case {
     pub output_sha256: Option<String>,
     /// Checks that failed and warnings.
     pub validity: Validity,
-    /// Why there is nothing: `unsupported: ...` or `failed: ...`.
+    /// Why there is nothing: `unsupported: ...`, `skipped: ...` or `failed: ...`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<String>,
     /// One per process.
@@ -326,6 +326,11 @@ impl Case {
     /// Whether the engine cannot do this scenario, which is an answer and no failure.
     pub fn is_unsupported(&self) -> bool {
         self.absent.as_deref().is_some_and(|why| why.starts_with("unsupported"))
+    }
+
+    /// Whether it was left out because time was up; going on with the run measures it.
+    pub fn is_skipped(&self) -> bool {
+        self.absent.as_deref().is_some_and(|why| why.starts_with("skipped"))
     }
 
     /// The values of a metric, one a block, leaving out blocks that have none.

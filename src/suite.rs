@@ -10,6 +10,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -38,9 +40,19 @@ use crate::record::Work;
 use crate::settings::Generation;
 use crate::settings::Setup;
 use crate::workload;
+use crate::workload::Input;
 use crate::workload::Scenario;
 
+mod order;
+mod stress;
 pub mod turns;
+
+pub use order::Done;
+pub use stress::STRESS;
+pub use stress::Stress;
+pub use stress::work as work_on_requests;
+
+use order::Costs;
 
 /// Set for a process that is to work on a job; [`turns::TURNS`] for one that takes turns.
 pub const WORKER: &str = "CANDLEMARK_WORKER";
@@ -66,6 +78,9 @@ pub struct Job {
     /// Whether the machine's reference kernels are measured before and after each scenario.
     #[serde(default)]
     pub references: bool,
+    /// The text that quality is measured on, in place of ours.
+    #[serde(default)]
+    pub text: Option<String>,
 }
 
 /// What a worker answers for each scenario.
@@ -95,6 +110,10 @@ pub fn work() -> Result<()> {
         Some(found)
     };
     let mut before = references();
+    let chosen = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
+    if chosen.iter().any(|scenario| scenario.input == Input::Traced) {
+        measure::profile::install()?; // Before loading, which packs.
+    }
     let mut engine = match Engine::load(&job.setup, &mut ()) {
         Ok(engine) => engine,
         // An engine that cannot run this model is an answer; a model that cannot be loaded is none.
@@ -108,8 +127,7 @@ pub fn work() -> Result<()> {
     };
     let model = measure::describe_model(&engine, None);
     let after_load = memory::read();
-    let scenarios = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
-    for scenario in scenarios {
+    for scenario in chosen {
         let mut case = case(&mut engine, &scenario, &job, &after_load)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
         let after = references();
@@ -129,6 +147,11 @@ fn answer(model: Model, case: Case) -> Result<()> {
 }
 
 fn case(engine: &mut Engine, scenario: &Scenario, job: &Job, after_load: &Memory) -> Result<Case> {
+    match scenario.input {
+        Input::Texts => return measure::quality::case(engine, scenario, job),
+        Input::Traced => return measure::profile::case(engine, scenario, job),
+        _ => {}
+    }
     let injection = job.injection.as_deref().map(Injection::parse).transpose()?;
     let mut memory = MemoryUse::begin(after_load, job.sharing);
     let generation = &job.setup.generation;
@@ -168,9 +191,22 @@ pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Ca
 /// Why there is nothing, in the words of a record.
 fn reason(error: &Error) -> String {
     match error {
-        Error::Unsupported(_) => error.to_string(),
+        Error::Unsupported(_) | Error::Skipped(_) => error.to_string(),
         _ => format!("failed: {}", error.chain()),
     }
+}
+
+/// A process of this binary that works, with its streams in our hands.
+fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
+    let mut command = Command::new(binary);
+    command
+        .env(WORKER, kind)
+        .env("RAYON_NUM_THREADS", threads)
+        .env("CANDLE_NUM_THREADS", threads)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
 }
 
 /// Starts a worker and hands it a job; `each` gets every answer as it comes.
@@ -180,15 +216,7 @@ fn reason(error: &Error) -> String {
 pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()>) -> Result<()> {
     let threads = job.setup.threads.to_string();
     let fail = |source| Error::Read { path: binary.into(), source };
-    let mut child = Command::new(binary)
-        .env(WORKER, "1")
-        .env("RAYON_NUM_THREADS", &threads)
-        .env("CANDLE_NUM_THREADS", &threads)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(fail)?;
+    let mut child = worker(binary, "1", &threads).spawn().map_err(fail)?;
     let text = serde_json::to_string(job).expect("plain data");
     // A worker that dies before it has read the job says why on its standard error, which is read below.
     let _ = child.stdin.take().expect("it is piped").write_all(text.as_bytes());
@@ -253,12 +281,18 @@ pub struct Plan {
     pub path: PathBuf,
     /// A record that was cut off, to go on with.
     pub resume: Option<Record>,
+    /// Nothing is begun that would end after so much time.
+    pub budget: Option<Duration>,
+    /// The text that quality is measured on, in place of ours.
+    pub text: Option<String>,
+    /// Limits of stress scenarios.
+    pub stress: Stress,
 }
 
 /// Hears how a run goes.
 pub trait Events {
-    /// A process is about to start; `done` of `all` are through.
-    fn start(&mut self, ids: &[String], done: usize, all: usize);
+    /// A process is about to start.
+    fn start(&mut self, ids: &[String], done: Done);
     /// A scenario has one more block.
     fn measured(&mut self, case: &Case);
 }
@@ -270,7 +304,6 @@ pub trait Events {
 /// When nothing can be measured at all (no such model or device), or the record cannot be written. A scenario that fails is
 /// `absent` in the record, with its reason.
 pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
-    machine::refuse_debug()?;
     let mut record = match &plan.resume {
         Some(cut_off) => cut_off.clone(),
         None => begin(&plan.setup, "run", plan.injection.clone(), progress)?,
@@ -285,34 +318,38 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             })
             .collect();
     }
-    let jobs = jobs(plan, &record);
-    let all = jobs.len();
-    for (done, ids) in jobs.into_iter().enumerate() {
-        events.start(&ids, done, all);
-        let job = Job {
-            setup: plan.setup.clone(),
-            scenarios: ids.clone(),
-            session: session.clone(),
-            sharing: plan.sharing,
-            rates: record.machine.rates.clone(),
-            injection: plan.injection.clone(),
-            references: true,
-        };
-        let mut arrived = 0;
-        let outcome = start(&plan.binary, &job, &mut |answer| {
-            arrived += 1;
-            if answer.model != Model::default() {
-                let sha256 = std::mem::take(&mut record.model.sha256);
-                record.model = Model { sha256, commit: record.model.commit.take(), ..answer.model };
+    let jobs = order::jobs(plan, &record);
+    let costs = Costs::new(&jobs, &plan.setup.generation);
+    let began = Instant::now();
+    for (at, scenarios) in jobs.iter().enumerate() {
+        if let Some(why) = beyond_budget(plan.budget, began.elapsed(), costs.against_done(at)) {
+            for scenario in scenarios {
+                if record.case(&scenario.id).is_none_or(|case| case.blocks.is_empty()) {
+                    merge(&mut record, absent(scenario, &plan.setup.generation, &why));
+                }
             }
-            merge(&mut record, answer.case);
-            events.measured(record.case(&ids[arrived - 1]).expect("it was just merged"));
-            record.save(&plan.path)
-        });
+            continue;
+        }
+        events.start(&order::ids(scenarios), costs.done(at));
+        let mut arrived = 0;
+        let outcome =
+            measure_job(plan, scenarios, &session, &record.machine.rates.clone(), &mut |answer| {
+                let extended = scenarios[arrived].extended;
+                arrived += 1;
+                if answer.model != Model::default() && !extended {
+                    let sha256 = std::mem::take(&mut record.model.sha256);
+                    record.model =
+                        Model { sha256, commit: record.model.commit.take(), ..answer.model };
+                }
+                merge(&mut record, answer.case);
+                events
+                    .measured(record.case(&scenarios[arrived - 1].id).expect("it was just merged"));
+                record.save(&plan.path)
+            });
         if let Err(error) = outcome {
-            for id in &ids[arrived..] {
-                merge(&mut record, absent(&exactly(id)?, &plan.setup.generation, &error));
-                events.measured(record.case(id).expect("it was just merged"));
+            for scenario in &scenarios[arrived..] {
+                merge(&mut record, absent(scenario, &plan.setup.generation, &error));
+                events.measured(record.case(&scenario.id).expect("it was just merged"));
             }
             record.save(&plan.path)?;
         }
@@ -324,31 +361,38 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     Ok(record)
 }
 
-/// The scenarios of each process that is still to be started.
-fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<String>> {
-    let mut jobs = Vec::new();
-    for block in 0..plan.blocks {
-        let open = plan.scenarios.iter().filter(|scenario| {
-            record
-                .case(&scenario.id)
-                .is_none_or(|case| case.blocks.len() <= block && !case.is_unsupported())
-        });
-        let mut ids: Vec<String> = open.map(|scenario| scenario.id.clone()).collect();
-        shuffle(&mut ids, plan.setup.generation.seed.wrapping_add(block as u64));
-        match plan.sharing {
-            Sharing::Fresh => jobs.extend(ids.into_iter().map(|id| vec![id])),
-            Sharing::Shared if ids.is_empty() => {}
-            Sharing::Shared => jobs.push(ids),
+/// Has the scenarios of one process measured.
+fn measure_job(
+    plan: &Plan,
+    scenarios: &[Scenario],
+    session: &str,
+    rates: &Rates,
+    each: &mut dyn FnMut(Answer) -> Result<()>,
+) -> Result<()> {
+    let job = Job {
+        setup: order::setup(&plan.setup, &scenarios[0]),
+        scenarios: order::ids(scenarios),
+        session: session.into(),
+        sharing: if scenarios.len() > 1 { plan.sharing } else { Sharing::Fresh },
+        rates: rates.clone(),
+        injection: plan.injection.clone(),
+        references: true,
+        text: plan.text.clone(),
+    };
+    match scenarios {
+        [Scenario { input: Input::Requests(kind), .. }] => {
+            each(stress::measure(&plan.binary, &job, &scenarios[0], *kind, &plan.stress)?)
         }
+        _ => start(&plan.binary, &job, each),
     }
-    jobs
 }
 
-/// Fisher and Yates, with the order drawn from a seed, so that a record's order can be told from its settings.
-fn shuffle(ids: &mut [String], seed: u64) {
-    use rand::SeedableRng as _;
-    use rand::seq::SliceRandom as _;
-    ids.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
+/// Why a process is not started any more: what it would take, told from the cost of those before it, is not left of the budget.
+fn beyond_budget(budget: Option<Duration>, spent: Duration, cost: Option<f64>) -> Option<Error> {
+    let (budget, cost) = (budget?, cost?); // What the first takes is not known before it.
+    let expected = spent.mul_f64(1.0 + cost);
+    (expected > budget)
+        .then(|| Error::Skipped(format!("the time budget of {budget:?} was used up")))
 }
 
 /// A record with everything but scenarios. Opens the model to hash it and measures the machine.
@@ -445,21 +489,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_is_told_by_its_seed() {
-        let ids = || ["a", "b", "c", "d", "e", "f"].map(String::from).to_vec();
-        let order = |seed| {
-            let mut ids = ids();
-            shuffle(&mut ids, seed);
-            ids
-        };
-        assert_eq!(order(1), order(1));
-        assert_ne!(order(1), order(2));
-        let mut sorted = order(3);
-        sorted.sort();
-        assert_eq!(sorted, ids(), "nothing is lost");
-    }
-
-    #[test]
     fn a_worker_that_prints_garbage_or_dies_is_an_error_that_quotes_it() {
         let job = Job {
             setup: Setup::new(&crate::settings::Config::default()),
@@ -469,6 +498,7 @@ mod tests {
             rates: Rates::default(),
             injection: None,
             references: false,
+            text: None,
         };
         let error = start(Path::new("/bin/cat"), &job, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("no answer: `{\"setup\""), "{error}");

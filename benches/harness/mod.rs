@@ -1,95 +1,163 @@
-//! What the benches share: a measurement that carries whole samples through Criterion, so that it counts what was measured
-//! and there is no second clock.
+//! What the benches share: scenarios in Criterion groups, the record of them, the verdict and the page.
 
-use std::sync::Mutex;
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench talks to the terminal")]
 
-use candlemark::measure::Sample;
+mod case;
+mod sampled;
+mod session;
+
+use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use candlemark::error::Error;
+use candlemark::error::Result;
+use candlemark::settings::Config;
+use candlemark::settings::Setup;
+use candlemark::suite;
+use candlemark::tokenizer::Tokenizer;
+use candlemark::workload::Scenario;
+use candlemark::workload::select;
+use case::CaseRun;
+use case::PAGES;
+use criterion::BenchmarkId;
+use criterion::Criterion;
+use criterion::PlottingBackend;
+use criterion::SamplingMode;
 use criterion::Throughput;
-use criterion::measurement::Measurement;
-use criterion::measurement::ValueFormatter;
+use sampled::Sampled;
+use session::Mode;
+use session::Session;
 
-/// The samples that Criterion has counted since they were last taken, in its order.
-static COUNTED: Mutex<Vec<Sample>> = Mutex::new(Vec::new());
+/// Fewest samples that Criterion takes.
+const SAMPLES: usize = 10;
 
-/// Takes the samples that Criterion has counted.
-pub fn take_counted() -> Vec<Sample> {
-    std::mem::take(&mut COUNTED.lock().expect("nobody panics while holding it"))
+/// Measures scenarios in groups, named by the first part of their ids; the words select them as on the command line.
+///
+/// Ends with 5 when it could not run and with 0 when it did, however slow it was: to judge is `candlemark check`'s.
+pub fn main(words: &[&str]) -> ExitCode {
+    if std::env::var_os(suite::WORKER).is_some() {
+        return done(suite::work().map(|()| 0));
+    }
+    done(run(words))
 }
 
-/// Time in seconds, read off samples instead of a clock.
-pub struct Sampled;
-
-/// The time of some iterations, and what it was read off.
-#[derive(Default)]
-pub struct Counted {
-    /// Their sum.
-    pub seconds: f64,
-    /// Samples that are to be kept once Criterion has counted them; none for replayed values.
-    pub samples: Vec<Sample>,
+fn run(words: &[&str]) -> Result<u8> {
+    let path = Path::new("candlemark.toml");
+    let config = if path.exists() { Config::load(path)? } else { Config::default() };
+    let mode = Mode::from_args();
+    let mut setup = Setup::new(&config).with_variables(|name| std::env::var(name).ok())?;
+    if mode == Mode::Test && std::env::var_os("CANDLEMARK_MODEL").is_none() {
+        setup.model = "synthetic:nano".into(); // To see that a case runs takes no real layer.
+    }
+    // Criterion warms up once, and takes as many samples as it was told to.
+    setup.generation.warmups = 1;
+    if let Some(status) = with_threads(setup.threads)? {
+        return Ok(status);
+    }
+    let session = Session {
+        setup,
+        mode,
+        injection: std::env::var(suite::INJECT).ok(),
+        loaded: OnceCell::new(),
+    };
+    bench(&session, &groups(words)?)?;
+    session.conclude(&config)?;
+    Ok(0)
 }
 
-impl Measurement for Sampled {
-    type Intermediate = ();
-    type Value = Counted;
-
-    fn start(&self) {
-        unreachable!("benches hand in what they measured");
+/// Pools of threads take their size from the environment before they start, so the bench starts itself again with it.
+fn with_threads(threads: usize) -> Result<Option<u8>> {
+    let threads = threads.to_string();
+    if std::env::var("RAYON_NUM_THREADS").is_ok_and(|set| set == threads) {
+        return Ok(None);
     }
+    let binary = binary()?;
+    let status = Command::new(&binary)
+        .args(std::env::args_os().skip(1))
+        .env("RAYON_NUM_THREADS", &threads)
+        .env("CANDLE_NUM_THREADS", &threads)
+        .status()
+        .map_err(|source| Error::Read { path: binary, source })?;
+    Ok(Some(status.code().map_or(5, |code| code as u8)))
+}
 
-    fn end(&self, (): ()) -> Counted {
-        unreachable!("benches hand in what they measured");
-    }
+fn binary() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|source| Error::Read { path: "this binary".into(), source })
+}
 
-    fn add(&self, a: &Counted, b: &Counted) -> Counted {
-        let samples = a.samples.iter().chain(&b.samples).cloned().collect();
-        Counted { seconds: a.seconds + b.seconds, samples }
-    }
-
-    fn zero(&self) -> Counted {
-        Counted::default()
-    }
-
-    /// Called exactly once for a sample that counts, and never while warming up.
-    fn to_f64(&self, value: &Counted) -> f64 {
-        COUNTED
-            .lock()
-            .expect("nobody panics while holding it")
-            .extend(value.samples.iter().cloned());
-        value.seconds * 1e9
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        &Sampled
+/// A bench that could not run ends with 5; one that ran ends with 0, however slow it was: to judge is `candlemark check`'s.
+fn done(outcome: Result<u8>) -> ExitCode {
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {}", error.chain());
+            ExitCode::from(5)
+        }
     }
 }
 
-/// Nanoseconds as times, and elements as tokens.
-impl ValueFormatter for Sampled {
-    fn scale_values(&self, typical: f64, values: &mut [f64]) -> &'static str {
-        let (factor, unit) = match typical {
-            ns if ns < 1e3 => (1.0, "ns"),
-            ns if ns < 1e6 => (1e-3, "µs"),
-            ns if ns < 1e9 => (1e-6, "ms"),
-            _ => (1e-9, "s"),
-        };
-        values.iter_mut().for_each(|value| *value *= factor);
-        unit
+/// Scenarios by the first part of their ids, in their order. A bench has one model, so those that extend its context are left out.
+fn groups(words: &[&str]) -> Result<Vec<(String, Vec<Scenario>)>> {
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let mut groups: Vec<(String, Vec<Scenario>)> = Vec::new();
+    for scenario in select(&words)?.into_iter().filter(|scenario| !scenario.extended) {
+        let name = scenario.id.split('/').next().unwrap_or_default().to_owned();
+        match groups.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, group)) => group.push(scenario),
+            None => groups.push((name, vec![scenario])),
+        }
     }
+    Ok(groups)
+}
 
-    fn scale_throughputs(
-        &self,
-        _: f64,
-        throughput: &Throughput,
-        values: &mut [f64],
-    ) -> &'static str {
-        let Throughput::Elements(tokens) = throughput else {
-            unreachable!("benches count tokens");
-        };
-        values.iter_mut().for_each(|ns| *ns = *tokens as f64 * 1e9 / *ns);
-        "tok/s"
+fn bench(session: &Session, groups: &[(String, Vec<Scenario>)]) -> Result<()> {
+    // Whatever plotting program is installed, pages look alike.
+    let mut criterion = Criterion::default()
+        .with_measurement(Sampled)
+        .plotting_backend(PlottingBackend::Plotters)
+        .sample_size(SAMPLES)
+        .nresamples(2_000)
+        .warm_up_time(Duration::from_nanos(1))
+        .configure_from_args();
+    let tokenizer = Tokenizer::tiny()?;
+    for (name, scenarios) in groups {
+        let runs: Vec<RefCell<CaseRun<'_>>> = scenarios
+            .iter()
+            .map(|scenario| RefCell::new(CaseRun::new(session, scenario)))
+            .collect();
+        for page in PAGES {
+            let mut group = criterion.benchmark_group(format!("{name}{}", page.suffix));
+            group.sampling_mode(SamplingMode::Flat);
+            let shown = scenarios.iter().zip(&runs).filter(|(scenario, _)| page.fits(scenario));
+            for (scenario, run) in shown {
+                // Replaying takes no time, and Criterion plans by the clock.
+                let replays = !run.borrow().samples.is_empty();
+                group.measurement_time(if replays {
+                    Duration::from_micros(100)
+                } else {
+                    Duration::from_secs(1)
+                });
+                let new_tokens = scenario.length(session.setup.generation.gen_tokens);
+                let prompts = session.prompt_tokens(scenario, &tokenizer)?;
+                if let Some(tokens) = (page.tokens)(scenario, new_tokens, &prompts) {
+                    group.throughput(Throughput::Elements(tokens as u64));
+                }
+                let parameter = scenario.id.split_once('/').map_or("", |(_, rest)| rest);
+                group.bench_function(BenchmarkId::from_parameter(parameter), |b| {
+                    let mut run = run.borrow_mut();
+                    run.prepare();
+                    b.iter_custom(|iterations| run.count(page, iterations));
+                });
+                run.borrow_mut().keep()?;
+            }
+            group.finish();
+        }
     }
-
-    fn scale_for_machines(&self, _: &mut [f64]) -> &'static str {
-        "ns"
-    }
+    criterion.final_summary();
+    Ok(())
 }

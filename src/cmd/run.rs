@@ -2,7 +2,10 @@
 
 use std::io::IsTerminal as _;
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context as _;
 use candlemark::measure::Sharing;
@@ -10,9 +13,12 @@ use candlemark::record::Case;
 use candlemark::record::Record;
 use candlemark::report;
 use candlemark::settings::Config;
+use candlemark::settings::duration;
 use candlemark::suite;
+use candlemark::suite::Done;
 use candlemark::suite::Events;
 use candlemark::suite::Plan;
+use candlemark::suite::Stress;
 use candlemark::workload;
 
 use crate::cmd::Exit;
@@ -38,6 +44,18 @@ pub(crate) struct Arguments {
     /// Go on with the record of a run that was cut off
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     resume: Option<PathBuf>,
+    /// Begin nothing that would end later than this, `8m` for example; what is left out can be measured with --resume
+    #[arg(long, value_name = "TIME")]
+    budget: Option<String>,
+    /// Text to measure agreement and perplexity on (suite `quality`), in place of ours
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Memory that requests of the suite `stress` may take beyond the loaded model, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    stress_room: u64,
+    /// Longest time of one request of the suite `stress`
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    stress_request: String,
 }
 
 pub(crate) fn run(
@@ -45,6 +63,7 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
+    candlemark::machine::refuse_debug()?;
     let setup = arguments.model.setup(config);
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
@@ -57,6 +76,13 @@ pub(crate) fn run(
         generation.gen_tokens != Some(0),
         "0 tokens measure nothing; ask for at least 1"
     );
+    let text = arguments.text.as_deref().map(read_text).transpose()?;
+    let stress = Stress {
+        room_bytes: arguments.stress_room << 20,
+        request: duration(&arguments.stress_request)?,
+        ..Stress::default()
+    };
+    let budget = arguments.budget.as_deref().map(duration).transpose()?;
     let resume = arguments.resume.as_deref().map(Record::load).transpose()?;
     if let Some(record) = &resume {
         same_run(record, &setup, std::env::var(suite::INJECT).ok().as_deref())?;
@@ -77,14 +103,26 @@ pub(crate) fn run(
         injection: std::env::var(suite::INJECT).ok(),
         path: path.clone(),
         resume,
+        budget,
+        text,
+        stress,
     };
-    let mut live = Live { out, bar: bar(), started: std::time::Instant::now() };
+    let now = Instant::now();
+    let mut live = Live { out, bar: bar(), started: now, told: now };
     let record = suite::run(&plan, &mut Bars::default(), &mut live)?;
     live.bar.finish_and_clear();
     let failed = record.scenarios.iter().filter(|case| is_failed(case)).count();
+    let skipped = record.scenarios.iter().filter(|case| case.is_skipped()).count();
     let mut talk = std::io::stderr();
     writeln!(talk, "record: {}", path.display())?;
     writeln!(talk, "next: `candlemark check --record {}`", path.display())?;
+    if skipped > 0 {
+        let path = path.display();
+        writeln!(
+            talk,
+            "{skipped} scenarios skipped for time: `candlemark run --resume {path}` with the same words goes on"
+        )?;
+    }
     if failed > 0 {
         writeln!(talk, "{failed} of {} scenarios failed or are INVALID", record.scenarios.len())?;
         return Ok(Exit::Failed);
@@ -92,8 +130,13 @@ pub(crate) fn run(
     Ok(Exit::Pass)
 }
 
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    Ok(std::fs::read_to_string(path)
+        .map_err(|source| candlemark::Error::Read { path: path.into(), source })?)
+}
+
 fn is_failed(case: &Case) -> bool {
-    (case.absent.is_some() && !case.is_unsupported()) || !case.validity.ok()
+    (case.absent.is_some() && !case.is_unsupported() && !case.is_skipped()) || !case.validity.ok()
 }
 
 /// A run may be gone on with only as it was begun.
@@ -139,8 +182,13 @@ fn same_run(
 struct Live<'a> {
     out: &'a mut dyn Write,
     bar: indicatif::ProgressBar,
-    started: std::time::Instant,
+    started: Instant,
+    /// When the progress was last told to somebody who sees no bar.
+    told: Instant,
 }
+
+/// How often progress is told where there is no terminal to draw a bar on.
+const TELL_AFTER: Duration = Duration::from_secs(30);
 
 /// Drawn only when something has happened: nothing ticks while a worker measures.
 fn bar() -> indicatif::ProgressBar {
@@ -152,18 +200,23 @@ fn bar() -> indicatif::ProgressBar {
 }
 
 impl Events for Live<'_> {
-    fn start(&mut self, ids: &[String], done: usize, all: usize) {
-        self.bar.set_length(all as u64);
-        self.bar.set_position(done as u64);
-        let left = match done {
-            0 => String::new(),
-            done => {
-                let left = self.started.elapsed().mul_f64((all - done) as f64 / done as f64);
+    fn start(&mut self, ids: &[String], done: Done) {
+        self.bar.set_length(done.all as u64);
+        self.bar.set_position(done.processes as u64);
+        let left = match done.share {
+            share if share > 0.0 => {
+                let left = self.started.elapsed().mul_f64((1.0 - share) / share);
                 format!(", about {} left", indicatif::HumanDuration(left))
             }
+            _ => String::new(),
         };
         self.bar.set_message(format!("{}{left}", ids.join(" ")));
-        if done == 0 {
+        if self.bar.is_hidden() && self.told.elapsed() >= TELL_AFTER {
+            self.told = Instant::now();
+            let _ =
+                writeln!(std::io::stderr(), "{} of {} processes{left}", done.processes, done.all);
+        }
+        if done.processes == 0 {
             // A closed stdout loses the table, not the run.
             let _ = self.out.write_all(report::live_header().as_bytes());
         }

@@ -206,7 +206,7 @@ pub(super) fn rows(baseline: &Record, current: &Record) -> Vec<Row> {
 /// What is said of a scenario before any number is looked at.
 fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
     if let Some(why) = &case.absent {
-        return Some(if case.is_unsupported() {
+        return Some(if case.is_unsupported() || case.is_skipped() {
             Verdict::Missing
         } else {
             Verdict::Failed(why.clone())

@@ -92,7 +92,10 @@ fn filled<T: GgmlType, E: Send>(
     let mut blocks = vec![T::zeros(); outputs * row];
     let fill_chunk = |(i, chunk): (usize, &mut [T])| {
         match fill(i * height..(i * height + chunk.len() / row))? {
-            Fill::F32(values) => T::from_float(&values, chunk),
+            Fill::F32(values) => {
+                let _span = tracing::trace_span!(target: super::SPANS, "pack").entered();
+                T::from_float(&values, chunk);
+            }
             Fill::Bytes(bytes) => bytes_of(chunk).copy_from_slice(&bytes),
         }
         Ok(())

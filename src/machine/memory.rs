@@ -46,6 +46,18 @@ pub fn reset_peak() -> Result<()> {
     fs::write(path, "5").map_err(|source| Error::Write { path: path.into(), source })
 }
 
+/// Private writable memory that this process has mapped, in bytes: what RLIMIT_DATA limits.
+///
+/// # Errors
+/// When the system does not say.
+pub fn data_bytes() -> Result<u64> {
+    let path = Path::new("/proc/self/status");
+    let status =
+        fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    kib(&status, "VmData:")
+        .ok_or_else(|| Error::Invalid { path: path.into(), why: "it has no VmData".into() })
+}
+
 /// The fields of `/proc/self/status`.
 fn parse(status: &str) -> Memory {
     let peak = kib(status, "VmHWM:");

@@ -17,6 +17,7 @@ use candle_core::quantized::QTensor;
 use crate::error::Error;
 use crate::error::Result;
 use crate::kernel::Blocks;
+use crate::kernel::SPANS;
 use crate::kernel::products;
 use crate::kernel::transposed;
 use crate::model::weights::Source;
@@ -110,6 +111,7 @@ impl Matrix {
     /// # Errors
     /// When the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let _span = tracing::trace_span!(target: SPANS, "product").entered();
         let rows = x.dim(0)?;
         match self {
             Matrix::Dense(w) if w.device().is_cpu() && rows < MANY_ROWS => few_rows(x, w),
@@ -129,6 +131,7 @@ impl Matrix {
     /// # Errors
     /// When a number is out of range, or the device fails.
     pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        let _span = tracing::trace_span!(target: SPANS, "embedding").entered();
         match self {
             Matrix::Dense(w) => Ok(w.index_select(&Tensor::new(ids, w.device())?, 0)?),
             Matrix::Packed { blocks, shape: [out, columns] } => {

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::kernel::SPANS;
 use crate::kernel::silu_times;
 use crate::model::Decoder;
 use crate::model::Footprint;
@@ -167,6 +168,7 @@ impl Qwen {
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        let _span = tracing::trace_span!(target: SPANS, "norm").entered();
         Ok(candle_nn::ops::rms_norm(&x.contiguous()?, weight, self.config.rms_eps as f32)?)
     }
 
@@ -197,12 +199,12 @@ impl Qwen {
 
     fn logits(&mut self, steps: &[Step<'_>]) -> Result<Tensor> {
         let hidden = self.hidden(steps)?;
-        Ok(self
-            .output
-            .as_ref()
-            .unwrap_or(&self.embedding)
-            .forward(&hidden)?
-            .to_dtype(DType::F32)?)
+        self.output(&hidden)
+    }
+
+    /// Scores of hidden states: `[rows, vocab]`.
+    fn output(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.output.as_ref().unwrap_or(&self.embedding).forward(hidden)?.to_dtype(DType::F32)?)
     }
 }
 
@@ -238,6 +240,13 @@ impl Decoder for Qwen {
             }
         }
         Ok(())
+    }
+
+    fn scores(&mut self, step: Step<'_>) -> Result<Logits> {
+        let spans = self.spans(&[step])?;
+        let hidden = self.hidden_of(&[step], &spans, (0..step.tokens.len() as u32).collect())?;
+        let values = self.output(&hidden)?.flatten_all()?.to_vec1()?;
+        Ok(Logits { vocab: self.config.vocab, values })
     }
 
     fn embed(&mut self, steps: &[Step<'_>]) -> Result<Vec<Vec<f32>>> {
@@ -363,6 +372,7 @@ impl Linear {
 
 /// `silu(gate) * up`. candle does both with one thread on the CPU.
 fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let _span = tracing::trace_span!(target: SPANS, "silu").entered();
     if !gate.device().is_cpu() {
         return Ok((gate.silu()? * up)?);
     }
@@ -389,12 +399,14 @@ fn attention(
     let mut k = split(layer.k.forward(x)?, config.kv_heads)?;
     let v = split(layer.v.forward(x)?, config.kv_heads)?.to_dtype(x.dtype())?.squeeze(0)?;
     if let Some((q_norm, k_norm)) = &layer.head_norms {
+        let _span = tracing::trace_span!(target: SPANS, "norm").entered();
         let eps = config.rms_eps as f32;
         q = candle_nn::ops::rms_norm(&q.to_dtype(q_norm.dtype())?, q_norm, eps)?;
         k = candle_nn::ops::rms_norm(&k.to_dtype(k_norm.dtype())?, k_norm, eps)?;
     }
     // Angles in f32 whatever the activations are: bf16 has 8 bits for positions of 16.
     let turn = |y: Tensor| {
+        let _span = tracing::trace_span!(target: SPANS, "rope").entered();
         candle_nn::rotary_emb::rope(&y.to_dtype(DType::F32)?, cos, sin)?
             .to_dtype(x.dtype())?
             .squeeze(0)
@@ -406,6 +418,7 @@ fn attention(
     let one = |(span, sequence): (&Span, &mut Sequence)| {
         let part = |y: &Tensor| y.narrow(1, span.start, span.rows)?.contiguous();
         let (keys, values) = sequence.append(index, part(&k)?, part(&v)?, span.past)?;
+        let _span = tracing::trace_span!(target: SPANS, "attention").entered();
         attend(config, &part(&q)?, &keys, &values, span.past)
     };
     // Sequences do not see each other. On the CPU each is small work for one thread.

@@ -30,6 +30,7 @@ fn an_empty_prompt_is_refused() {
         new_tokens: 4,
         stops: &[],
         sampling: &sampling,
+        kept: None,
         injection: None,
     };
     let error = engine::generate(engine.decoder.as_mut(), &request).unwrap_err();
@@ -62,8 +63,14 @@ fn sampling_repeats_with_its_seed() {
         let sampling =
             Generation { seed, temperature, deterministic: false, ..Generation::default() };
         let (new_tokens, sampling) = (8, &sampling);
-        let request =
-            Request { prompts: &prompts, new_tokens, stops: &[], sampling, injection: None };
+        let request = Request {
+            prompts: &prompts,
+            new_tokens,
+            stops: &[],
+            sampling,
+            kept: None,
+            injection: None,
+        };
         engine::generate(engine.decoder.as_mut(), &request).unwrap().ids
     };
     assert_eq!(ids(1, 1.5), ids(1, 1.5));

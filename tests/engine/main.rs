@@ -24,6 +24,7 @@ mod hub;
 mod names;
 #[cfg(unix)]
 mod pair;
+mod suites;
 mod synthetic;
 mod worker;
 
@@ -102,6 +103,7 @@ fn job(setup: &Setup, scenarios: &[&str]) -> Job {
         rates: Rates::default(),
         injection: None,
         references: true,
+        text: None,
     }
 }
 

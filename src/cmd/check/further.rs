@@ -20,8 +20,10 @@ use candlemark::record::Record;
 use candlemark::record::Session;
 use candlemark::settings::Setup;
 use candlemark::suite;
+use candlemark::suite::Done;
 use candlemark::suite::Events;
 use candlemark::suite::Plan;
+use candlemark::suite::Stress;
 use candlemark::workload;
 use candlemark::workload::Scenario;
 use indicatif::HumanDuration;
@@ -218,6 +220,9 @@ impl Further {
             injection: self.record.injected.clone(),
             path: self.path.clone(),
             resume: Some(self.record.clone()),
+            budget: None,
+            text: None,
+            stress: Stress::default(),
         };
         self.record = suite::run(&plan, &mut Bars::default(), &mut Quiet)?;
         Ok(self.record.clone())
@@ -248,7 +253,7 @@ fn the_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
 struct Quiet;
 
 impl Events for Quiet {
-    fn start(&mut self, _: &[String], _: usize, _: usize) {}
+    fn start(&mut self, _: &[String], _: Done) {}
     fn measured(&mut self, _: &Case) {}
 }
 

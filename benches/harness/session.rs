@@ -1,0 +1,183 @@
+//! What a bench loads once, and the record, verdict and page that it ends with.
+
+use std::cell::Cell;
+use std::cell::OnceCell;
+use std::cell::RefCell;
+use std::path::Path;
+use std::path::PathBuf;
+
+use candlemark::baseline;
+use candlemark::compare;
+use candlemark::compare::Grounds;
+use candlemark::compare::Policy;
+use candlemark::engine::Engine;
+use candlemark::engine::Identity;
+use candlemark::error::Result;
+use candlemark::machine;
+use candlemark::machine::ReferenceKernels;
+use candlemark::measure;
+use candlemark::record::Record;
+use candlemark::record::References;
+use candlemark::record::build_folder;
+use candlemark::record::write_atomically;
+use candlemark::report;
+use candlemark::settings::Config;
+use candlemark::settings::Setup;
+use candlemark::suite;
+use candlemark::tokenizer::Tokenizer;
+use candlemark::workload::Input;
+use candlemark::workload::Scenario;
+
+/// What Criterion was asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Measure and record.
+    Bench,
+    /// Measure, but not as a record needs it (`--quick`, `--profile-time`).
+    Unrecorded,
+    /// Run each case once, to see that it runs.
+    Test,
+}
+
+impl Mode {
+    pub(super) fn from_args() -> Self {
+        let has = |names: &[&str]| {
+            std::env::args().any(|arg| names.iter().any(|name| arg.split('=').next() == Some(name)))
+        };
+        if has(&["--test"]) || !has(&["--bench"]) {
+            Mode::Test
+        } else if has(&["--quick", "-q", "--profile-time", "--load-baseline"]) {
+            Mode::Unrecorded
+        } else {
+            Mode::Bench
+        }
+    }
+}
+
+/// What is loaded once, on the first case that runs: `--list` runs none.
+pub(super) struct Session {
+    pub(super) setup: Setup,
+    pub(super) mode: Mode,
+    pub(super) injection: Option<String>,
+    pub(super) loaded: OnceCell<Loaded>,
+}
+
+pub(super) struct Loaded {
+    pub(super) engine: RefCell<Engine>,
+    pub(super) record: RefCell<Record>,
+    pub(super) path: PathBuf,
+    /// Filled once: nobody reads the memory of this process.
+    pub(super) kernels: Option<ReferenceKernels>,
+    /// The reference kernels after the case before, which is before the next one.
+    pub(super) references: Cell<Option<References>>,
+}
+
+impl Session {
+    pub(super) fn loaded(&self) -> Result<&Loaded> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        if self.mode == Mode::Bench {
+            machine::refuse_debug()?;
+        }
+        let mut record = suite::begin(&self.setup, "criterion", self.injection.clone(), &mut ())?;
+        let engine = Engine::load(&self.setup, &mut ())?;
+        let identity =
+            Identity { sha256: record.model.sha256.clone(), commit: record.model.commit.clone() };
+        record.model = measure::describe_model(&engine, Some(&identity));
+        let path = suite::record_path(&record.sessions[0].id);
+        let kernels =
+            (self.mode == Mode::Bench).then(|| ReferenceKernels::new(self.setup.threads)).flatten();
+        let references = Cell::new(kernels.as_ref().map(ReferenceKernels::measure));
+        Ok(self.loaded.get_or_init(|| Loaded {
+            engine: RefCell::new(engine),
+            record: RefCell::new(record),
+            path,
+            kernels,
+            references,
+        }))
+    }
+
+    /// Tokens of a scenario's prompts, for the rate beside a time; those of the tiny vocabulary until a model is loaded, which
+    /// is only when nothing is measured.
+    pub(super) fn prompt_tokens(
+        &self,
+        scenario: &Scenario,
+        tiny: &Tokenizer,
+    ) -> Result<Vec<usize>> {
+        match scenario.input {
+            Input::Length { prompt_tokens } => return Ok(vec![prompt_tokens]),
+            Input::Depth { read, .. } => return Ok(vec![read]),
+            _ => {}
+        }
+        let prompts = scenario.prompts();
+        let count = |prompt: &String| match self.loaded.get() {
+            Some(loaded) => Ok(loaded
+                .engine
+                .borrow()
+                .encode(prompt, self.setup.generation.prompt_format)?
+                .len()),
+            None => Ok(tiny.encode(prompt)?.len()),
+        };
+        prompts.iter().map(count).collect()
+    }
+
+    /// Ends the record, prints the verdict and writes the page that Criterion's index then links to.
+    pub(super) fn conclude(&self, config: &Config) -> Result<()> {
+        let Some(loaded) = self.loaded.get().filter(|_| self.mode == Mode::Bench) else {
+            return Ok(());
+        };
+        let mut record = loaded.record.borrow_mut();
+        let last = &mut record.sessions[0];
+        last.ended = Some(machine::now());
+        last.conditions.push(machine::conditions());
+        let warnings: Vec<String> = last.conditions.iter().flat_map(machine::warnings).collect();
+        record.save(&loaded.path)?;
+        println!("{}", report::live_header().trim_end());
+        for case in &record.scenarios {
+            println!("{}", report::live_row(case).trim_end());
+        }
+        println!("\nrecord: {}", loaded.path.display());
+        for warning in warnings {
+            println!("warning: {warning}");
+        }
+        let policy = Policy::new(&config.gate)?;
+        let folder = Path::new("baselines");
+        let judgement = match baseline::find(folder, &record, &policy.allow_class) {
+            Ok((path, base)) => {
+                println!("baseline: {}\n", path.display());
+                let release = baseline::find_release(&path)?;
+                let calibration = baseline::find_calibration(folder, &record)?;
+                let grounds = Grounds {
+                    baseline: &base,
+                    release: release.as_ref(),
+                    calibration: calibration.as_ref(),
+                };
+                let judgement = compare::judge(grounds, &record, &policy);
+                println!("{}", report::verdict_text(&judgement, "cargo bench"));
+                if !judgement.open().is_empty() {
+                    println!(
+                        "to decide: `candlemark check --record {} --measure`",
+                        loaded.path.display()
+                    );
+                }
+                Some(judgement)
+            }
+            Err(error) => {
+                println!("no verdict: {error}");
+                None
+            }
+        };
+        let criterion = std::env::var_os("CRITERION_HOME")
+            .map_or_else(|| build_folder().join("criterion"), PathBuf::from);
+        let index = criterion.join("report").join("index.html");
+        if index.exists() {
+            let page = index.with_file_name("candlemark.html");
+            let verdict = judgement.as_ref().map(|judgement| (judgement, "cargo bench"));
+            write_atomically(&page, report::page(&record, verdict)?.as_bytes())?;
+            report::link_into(&index, "candlemark.html", "tokens per second, memory and verdict")?;
+            println!("pages: {} and {}", page.display(), index.display());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! Targets: their files, and how records stand to them.
+
+use super::*;
+
+const MATRIX: &str = r#"
+[reference]
+machine = "reference"
+read_bytes_per_s = 400e9
+
+[aliases]
+"qwen3-7b" = ["qwen3-8b"]
+
+[[target]]
+id = "rate"
+model = "qwen3-1.7b"
+quant = "4bit"
+topic = "single_rate"
+scenario = "short/b1"
+metric = ["decode_tok_s_aggregate", "decode_tok_s"]
+unit = "tok/s"
+min = 80.0
+max = 120.0
+
+[[target]]
+id = "best"
+model = "qwen3-*"
+topic = "best_rate"
+scenario = "short/*"
+metric = ["decode_tok_s_aggregate"]
+unit = "tok/s"
+min = 150.0
+
+[[target]]
+id = "first"
+model = "*"
+topic = "first_token"
+scenario = "short/b1"
+metric = ["ttft_s"]
+unit = "ms"
+min = 80.0
+max = 150.0
+
+[[target]]
+id = "memory"
+model = "qwen3-7b"
+topic = "memory"
+scenario = "short/b1"
+metric = ["peak_device_bytes", "peak_rss_bytes"]
+unit = "GB"
+max = 10.0
+
+[[target]]
+id = "words"
+model = "*"
+topic = "use_case"
+unit = "words/min"
+min = 500.0
+"#;
+
+fn targets(text: &str) -> std::result::Result<Targets, String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    Targets::load(file.path()).map_err(|error| error.to_string())
+}
+
+fn model(layers: usize, hidden: usize, quant: &str) -> Model {
+    let architecture = "qwen3".into();
+    Model { architecture, layers, hidden, quant: quant.into(), ..Model::default() }
+}
+
+fn of(model: Model, bandwidth: Option<f64>, cases: Vec<Case>) -> Record {
+    let mut record = record(cases);
+    record.model = model;
+    record.machine.rates.read_bytes_per_s = bandwidth;
+    record
+}
+
+/// Verdict as measured and scaled, and both values.
+type Outcome4 = (TargetVerdict, TargetVerdict, Option<f64>, Option<f64>);
+
+fn outcomes(record: &Record) -> Vec<Outcome4> {
+    let results = evaluate(record, &targets(MATRIX).unwrap());
+    results.iter().map(|r| (r.verdict, r.scaled_verdict, r.value, r.scaled)).collect()
+}
+
+use TargetVerdict::Met;
+use TargetVerdict::NotMeasurable;
+use TargetVerdict::NotMet;
+
+#[test]
+fn a_slow_machine_misses_targets_that_its_bandwidth_would_meet() {
+    let mut single = batched("short/b1", 1, 9.0);
+    single.blocks[0].values.insert("ttft_s".into(), Some(1.2));
+    let cases = vec![single, batched("short/b4", 4, 20.0), batched("short/b8", 8, 14.0)];
+    let record = of(model(28, 2048, "q4_k_m"), Some(40e9), cases);
+    let expected = [
+        (NotMet, Met, Some(9.0), Some(90.0)),
+        (NotMet, Met, Some(20.0), Some(200.0)), // The best is batch 4.
+        (NotMet, Met, Some(1200.0), Some(120.0)),
+        other(Unmeasurable::OtherModel),
+        other(Unmeasurable::NoScenario),
+    ];
+    assert_eq!(outcomes(&record), expected);
+    let summary = summarise(&evaluate(&record, &targets(MATRIX).unwrap()));
+    let not_measurable = vec![(Unmeasurable::OtherModel, 1), (Unmeasurable::NoScenario, 1)];
+    let expected =
+        TargetSummary { met: 0, not_met: 3, scaled_met: 3, scaled_not_met: 0, not_measurable };
+    assert_eq!(summary, expected);
+}
+
+fn other(why: Unmeasurable) -> Outcome4 {
+    (NotMeasurable(why), NotMeasurable(why), None, None)
+}
+
+#[test]
+fn a_value_on_its_bound_meets_it_and_nothing_is_scaled_without_bandwidth() {
+    let mut single = batched("short/b1", 1, 80.0);
+    single.blocks[0].values.insert("ttft_s".into(), Some(0.15));
+    let record = of(model(28, 2048, "q4_0"), None, vec![single]);
+    let unknown = NotMeasurable(Unmeasurable::NoBandwidth);
+    let found = outcomes(&record);
+    assert_eq!(found[0], (Met, unknown, Some(80.0), None));
+    assert_eq!(found[1], (NotMet, unknown, Some(80.0), None));
+    assert_eq!(found[2], (Met, unknown, Some(150.0), None));
+}
+
+#[test]
+fn a_stand_in_is_said_to_be_one_and_memory_is_not_scaled() {
+    let mut single = case("short/b1", vec![null("peak_device_bytes", "the device is the CPU")]);
+    single.blocks[0].values.insert("peak_rss_bytes".into(), Some(9.5e9));
+    let record = of(model(36, 4096, "q8_0"), Some(40e9), vec![single]);
+    let results = evaluate(&record, &targets(MATRIX).unwrap());
+    let memory = &results[3];
+    assert_eq!((memory.verdict, memory.value), (Met, Some(9.5)));
+    assert_eq!(memory.scaled_verdict, NotMeasurable(Unmeasurable::NotScaled));
+    assert_eq!(memory.metric.as_deref(), Some("peak_rss_bytes"));
+    assert_eq!(memory.stands_in.as_deref(), Some("qwen3-8b"));
+    assert_eq!((&results[1].stands_in, &results[2].stands_in), (&None, &None));
+    let device = null("peak_rss_bytes", "not on this platform");
+    let mut device = case("short/b1", vec![device]);
+    device.blocks[0].values.insert("peak_device_bytes".into(), Some(11e9));
+    let record = of(model(36, 4096, "q8_0"), None, vec![device]);
+    let memory = &evaluate(&record, &targets(MATRIX).unwrap())[3];
+    assert_eq!((memory.verdict, memory.metric.as_deref()), (NotMet, Some("peak_device_bytes")));
+}
+
+#[test]
+fn what_was_not_measured_is_no_pass_and_says_why() {
+    let first = |cases: Vec<Case>, quant: &str| {
+        let record = of(model(28, 2048, quant), Some(40e9), cases);
+        let result = evaluate(&record, &targets(MATRIX).unwrap()).remove(0);
+        assert_eq!((result.value, result.scaled), (None, None));
+        let NotMeasurable(reason) = result.verdict else { panic!("{:?}", result.verdict) };
+        (reason, result.why)
+    };
+    let why = |why: &str| Some(why.to_string());
+    let fast = || batched("short/b1", 1, 1e6);
+    assert_eq!(first(vec![fast()], "q8_0"), (Unmeasurable::OtherQuant, None));
+    assert_eq!(first(vec![fast()], "f32"), (Unmeasurable::OtherQuant, None));
+    assert_eq!(first(Vec::new(), "q4_k_m"), (Unmeasurable::NotRun, None));
+    assert_eq!(first(vec![case("short/b1", vec![])], "q4_k_m"), (Unmeasurable::NotRun, None));
+    for (case, reason, text) in [
+        (absent("short/b1", "failed: killed"), Unmeasurable::Failed, "killed"),
+        (absent("short/b1", "unsupported: no"), Unmeasurable::Unsupported, "no"),
+        (invalid(fast()), Unmeasurable::Invalid, "too fast to be true"),
+        (
+            case("short/b1", vec![null("decode_tok_s", "nothing is decoded")]),
+            Unmeasurable::NoValue,
+            "nothing is decoded",
+        ),
+    ] {
+        assert_eq!(first(vec![case], "q4_k_m"), (reason, why(text)));
+    }
+}
+
+#[test]
+fn models_are_told_by_their_numbers() {
+    let asked = |spec: &str, model: Model| {
+        let model = Model { spec: spec.into(), ..model };
+        let record = of(model, None, vec![batched("short/b1", 1, 100.0)]);
+        evaluate(&record, &targets(MATRIX).unwrap())[0].verdict
+    };
+    let other = NotMeasurable(Unmeasurable::OtherModel);
+    assert_eq!(asked("model.gguf", model(28, 2048, "q4_k+q6_k")), Met);
+    assert_eq!(asked("synthetic:qwen3-1.7b", model(0, 0, "q4_k_m")), Met);
+    assert_eq!(asked("qwen3-1.7b", model(0, 0, "q4_k_m")), Met);
+    assert_eq!(asked("synthetic:mini", model(4, 512, "q4_k_m")), other);
+    let two = Model { architecture: "qwen2".into(), ..model(28, 2048, "q4_k_m") };
+    assert_eq!(asked("model.gguf", two), other);
+    for (quant, class) in [
+        ("q4_k_m", Some(QuantClass::FourBit)),
+        ("q4_0", Some(QuantClass::FourBit)),
+        ("q8_0", Some(QuantClass::EightBit)),
+        ("q8_0+f32", Some(QuantClass::EightBit)),
+        ("bf16", Some(QuantClass::SixteenBit)),
+        ("f16", Some(QuantClass::SixteenBit)),
+        ("f32", None),
+        ("q6_k", None),
+        ("", None),
+    ] {
+        assert_eq!(QuantClass::of(quant), class, "{quant}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_a_matrix_is_refused_with_the_way_out() {
+    let row =
+        |lines: &str| format!("[[target]]\nid = 'a'\nmodel = '*'\ntopic = 'power'\n{lines}\n");
+    let measured = "scenario = 'short/b1'\nmetric = ['power_w']\n";
+    for (text, part) in [
+        (row("unit = 'W'\nmax = 3\ncolour = 'red'"), "unknown field `colour`"),
+        (row("unit = 'kW'\nmax = 3"), "unknown variant `kW`"),
+        (row("unit = 'W'\nmin = 3"), "target `a` has no `max`, which decides in W"),
+        (row("unit = 'tok/s'\nmax = 3"), "has no `min`"),
+        (row("unit = 'W'\nmin = 5\nmax = 3"), "`min` above its `max`"),
+        (row("unit = 'W'\nmax = -3"), "not a positive number"),
+        (row("unit = 'W'\nmax = nan"), "not a positive number"),
+        (row("unit = 'W'\nmax = 3\nscenario = 'short/b1'"), "both `scenario` and `metric`"),
+        (row(&format!("{measured}unit = 'ms'\nmax = 3")), "cannot say `power_w` in ms"),
+        (
+            row("scenario = 'x'\nmetric = ['powr_w']\nunit = 'W'\nmax = 3"),
+            "did you mean `power_w`?",
+        ),
+        (row("unit = 'W'\nmax = 3").repeat(2), "target `a` is there twice"),
+        ("[reference]\nmachine = 'm'\nread_bytes_per_s = 0.0".into(), "not a positive number"),
+        ("reference = 3".into(), "invalid type"),
+    ] {
+        let error = targets(&text).unwrap_err();
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    assert!(targets(&row(&format!("{measured}unit = 'W'\nmax = 3"))).is_ok());
+    assert_eq!(targets("").unwrap(), Targets::default());
+    let missing = Targets::load(std::path::Path::new("no/such.toml")).unwrap_err();
+    assert_eq!(missing.to_string(), "cannot read `no/such.toml`");
+}
+
+#[test]
+fn a_later_file_replaces_rows_of_the_same_id_and_adds_others() {
+    let text = "[[target]]\nid = 'first'\nmodel = 'mine'\ntopic = 'power'\nunit = 'W'\nmax = 3\n";
+    let later = targets(&format!("{text}{}", text.replace("'first'", "'new'"))).unwrap();
+    let merged = targets(MATRIX).unwrap().merge(later);
+    let rows: Vec<(&str, &str)> =
+        merged.rows.iter().map(|row| (row.id.as_str(), row.model.as_str())).collect();
+    assert_eq!(rows[2], ("first", "mine"));
+    assert_eq!((rows.len(), rows[5]), (6, ("new", "mine")));
+    assert_eq!(merged.reference.unwrap().machine, "reference", "the later file has none");
+}
+
+#[test]
+fn the_matrix_of_this_build_is_complete() {
+    let targets = Targets::builtin();
+    assert_eq!(targets.reference.as_ref().unwrap().read_bytes_per_s, 400e9);
+    let row = |id: &str| targets.rows.iter().find(|row| row.id == id).unwrap();
+    let bounds = |id: &str| (row(id).min, row(id).max, row(id).unit);
+    for (id, expected) in [
+        ("qwen3-1.7b-4bit/single", (Some(80.0), Some(120.0), Unit::TokS)),
+        ("qwen3-1.7b-4bit/b16", (Some(400.0), Some(500.0), Unit::TokS)),
+        ("qwen3-7b-4bit/first-token", (Some(200.0), Some(350.0), Unit::Ms)),
+        ("qwen3-14b-16bit/memory", (Some(35.0), Some(50.0), Unit::Gb)),
+        ("qwen3-14b-8bit/power", (Some(40.0), Some(60.0), Unit::W)),
+        ("qwen3-1.7b-4bit/embedding", (Some(2000.0), None, Unit::ChunksMin)),
+        ("qwen3-1.7b-4bit/set-classification-limit", (Some(500.0), None, Unit::ItemsMin)),
+        ("qwen3-7b-8bit/set-summarisation", (Some(25.0), Some(33.33), Unit::ItemsMin)),
+        ("rag/search", (None, Some(500.0), Unit::Ms)),
+        ("qwen3-7b-4bit/little-memory", (None, Some(16.0), Unit::Gb)),
+    ] {
+        assert_eq!(bounds(id), expected, "{id}");
+    }
+    assert_eq!(row("qwen3-1.7b-4bit/b8").batch(), Some(8));
+    assert_eq!(row("qwen3-1.7b-4bit/best").batch(), None);
+    assert_eq!(row("qwen3-1.7b-4bit/power").bound(), Some(25.0));
+    let known = crate::workload::select(&["all".into()]).unwrap();
+    for target in &targets.rows {
+        let Some(scenario) = target.scenario.as_deref().filter(|id| !id.ends_with('*')) else {
+            continue;
+        };
+        assert!(known.iter().any(|one| one.id == scenario), "{}: `{scenario}`", target.id);
+    }
+    let mini = Model { spec: "synthetic:mini".into(), ..model(4, 512, "f32") };
+    let record = of(mini, Some(40e9), vec![batched("short/b1", 1, 1e6)]);
+    let results = evaluate(&record, &targets);
+    let expected = vec![(Unmeasurable::OtherModel, targets.rows.len())];
+    assert_eq!(summarise(&results).not_measurable, expected);
+}

@@ -1,0 +1,177 @@
+//! Which process measures what, in which order, and what that costs about. Costs only say how much time is left, so they may be
+//! off by a factor; nothing that is measured depends on them.
+
+use crate::measure::Sharing;
+use crate::record::Record;
+use crate::settings::Generation;
+use crate::settings::RopeScaling;
+use crate::settings::Setup;
+use crate::suite::Plan;
+use crate::workload::Input;
+use crate::workload::Pipeline;
+use crate::workload::Scenario;
+use crate::workload::Stress;
+
+/// The scenarios of each process that is still to be started.
+pub(super) fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<Scenario>> {
+    let mut jobs = Vec::new();
+    for block in 0..plan.blocks {
+        let open = plan.scenarios.iter().filter(|scenario| {
+            record
+                .case(&scenario.id)
+                .is_none_or(|case| case.blocks.len() <= block && !case.is_unsupported())
+        });
+        let mut open: Vec<Scenario> = open.cloned().collect();
+        shuffle(&mut open, plan.setup.generation.seed.wrapping_add(block as u64));
+        let together =
+            |scenario: &Scenario| plan.sharing == Sharing::Shared && scenario.shares_process();
+        let (shared, alone): (Vec<_>, Vec<_>) = open.into_iter().partition(together);
+        jobs.extend((!shared.is_empty()).then_some(shared));
+        jobs.extend(alone.into_iter().map(|scenario| vec![scenario]));
+    }
+    jobs
+}
+
+/// Fisher and Yates, with the order drawn from a seed, so that a record's order can be told from its settings.
+fn shuffle<T>(items: &mut [T], seed: u64) {
+    use rand::SeedableRng as _;
+    use rand::seq::SliceRandom as _;
+    items.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
+}
+
+/// The setup that a scenario is measured with: YaRN with four times the context that Qwen3 was trained with, where that is asked
+/// for and the user has not asked for another scaling.
+pub(super) fn setup(of: &Setup, scenario: &Scenario) -> Setup {
+    let mut setup = of.clone();
+    if scenario.extended && setup.rope_scaling.is_none() {
+        setup.rope_scaling = Some(RopeScaling {
+            rope_type: "yarn".into(),
+            factor: 4.0,
+            original_max_position_embeddings: 32768,
+            attention_factor: None,
+            beta_fast: None,
+            beta_slow: None,
+        });
+    }
+    setup.generation.iters = setup.generation.iters.max(scenario.repetitions.unwrap_or(0));
+    setup
+}
+
+/// A decode step of one sequence costs as much as reading so many prompt tokens, and each further sequence of it one more:
+/// what a small model takes on two cores.
+const STEP: f64 = 12.0;
+
+/// What a scenario costs about, in prompt tokens.
+pub(super) fn cost(scenario: &Scenario, generation: &Generation) -> f64 {
+    let repetitions =
+        (generation.warmups + generation.iters.max(scenario.repetitions.unwrap_or(0))) as f64;
+    let (batch, new_tokens) =
+        (scenario.batch as f64, scenario.length(generation.gen_tokens) as f64);
+    let answer = |depth: f64| new_tokens * (STEP + batch) * (1.0 + depth / 4096.0);
+    match scenario.input {
+        Input::Category { .. } => {
+            let characters: usize = scenario.prompts().iter().map(String::len).sum();
+            repetitions * (characters as f64 / 4.0 + answer(0.0))
+        }
+        Input::Length { prompt_tokens } => {
+            repetitions * (prompt_tokens as f64 + answer(prompt_tokens as f64))
+        }
+        Input::Depth { depth, read } => {
+            let (depth, read) = (depth as f64, read as f64);
+            depth * (1.0 + depth / 8192.0) + repetitions * (read + answer(depth))
+        }
+        Input::Documents(Pipeline::Embedding) => 10_000.0,
+        Input::Documents(_) => 15_000.0,
+        Input::Requests(Stress::Long) => 25_000.0,
+        Input::Requests(_) => 5_000.0,
+        Input::Texts => 2_000.0,
+        Input::Traced => 2.0 * (64.0 + answer(0.0)),
+    }
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Done {
+    /// Processes that are through.
+    pub processes: usize,
+    /// Processes in all.
+    pub all: usize,
+    /// Share of the whole cost that is through, about.
+    pub share: f64,
+}
+
+/// Costs of jobs, added up.
+pub(super) struct Costs {
+    each: Vec<f64>,
+}
+
+impl Costs {
+    pub(super) fn new(jobs: &[Vec<Scenario>], generation: &Generation) -> Self {
+        let of_job = |job: &Vec<Scenario>| job.iter().map(|one| cost(one, generation)).sum();
+        Self { each: jobs.iter().map(of_job).collect() }
+    }
+
+    /// How far a run is when so many of the jobs are through.
+    pub(super) fn done(&self, processes: usize) -> Done {
+        let all: f64 = self.each.iter().sum();
+        let share = self.each[..processes].iter().sum::<f64>() / all.max(f64::MIN_POSITIVE);
+        Done { processes, all: self.each.len(), share }
+    }
+
+    /// The cost of one job as a share of the cost of those before it, `None` for the first.
+    pub(super) fn against_done(&self, at: usize) -> Option<f64> {
+        let done: f64 = self.each[..at].iter().sum();
+        (done > 0.0).then(|| self.each[at] / done)
+    }
+}
+
+/// Ids of scenarios, for what is told and sent.
+pub(super) fn ids(scenarios: &[Scenario]) -> Vec<String> {
+    scenarios.iter().map(|scenario| scenario.id.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload;
+
+    #[test]
+    fn an_order_is_told_by_its_seed() {
+        let order = |seed| {
+            let mut ids: Vec<char> = "abcdef".chars().collect();
+            shuffle(&mut ids, seed);
+            ids
+        };
+        assert_eq!(order(1), order(1));
+        assert_ne!(order(1), order(2));
+        let mut sorted = order(3);
+        sorted.sort_unstable();
+        assert_eq!(sorted, "abcdef".chars().collect::<Vec<_>>(), "nothing is lost");
+    }
+
+    #[test]
+    fn longer_work_costs_more_and_shares_add_up() {
+        let generation = Generation::default();
+        let of = |id: &str| cost(&workload::select(&[id.to_string()]).unwrap()[0], &generation);
+        assert!(of("grid/S6") > of("grid/S2"));
+        assert!(of("context/8192") > of("context/512"));
+        assert!(of("long/b16") > of("long/b1"));
+        let jobs: Vec<Vec<Scenario>> =
+            workload::select(&["grid".to_string()]).unwrap().into_iter().map(|s| vec![s]).collect();
+        let costs = Costs::new(&jobs, &generation);
+        assert_eq!(costs.done(0).share, 0.0);
+        assert!((costs.done(6).share - 1.0).abs() < 1e-12);
+        assert_eq!(costs.against_done(0), None);
+    }
+
+    #[test]
+    fn yarn_is_asked_for_where_a_scenario_wants_it_and_the_user_has_none() {
+        let plain = Setup::new(&crate::settings::Config::default());
+        let scenario = &workload::select(&["context/8192-yarn".to_string()]).unwrap()[0];
+        let scaling = setup(&plain, scenario).rope_scaling.unwrap();
+        assert_eq!((scaling.factor, scaling.original_max_position_embeddings), (4.0, 32768));
+        let scenario = &workload::select(&["consistency".to_string()]).unwrap()[0];
+        assert_eq!(setup(&plain, scenario).generation.iters, 20);
+        assert_eq!(setup(&plain, scenario).rope_scaling, None);
+    }
+}

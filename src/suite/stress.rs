@@ -1,0 +1,443 @@
+//! Requests under a memory limit. A worker answers them one by one and says of each what became of it; when it dies of one, that
+//! is the request's outcome, and another worker goes on with the next. The suite itself never dies of it.
+
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Child;
+use std::process::ExitStatus;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+use std::time::Instant;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::engine;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::error::Result;
+use crate::machine::memory;
+use crate::measure;
+use crate::record::Block;
+use crate::record::Case;
+use crate::record::Model;
+use crate::record::Outcome;
+use crate::record::Request;
+use crate::record::Work;
+use crate::settings::Setup;
+use crate::stats;
+use crate::suite;
+use crate::suite::Answer;
+use crate::suite::Job;
+use crate::workload;
+use crate::workload::PromptFormat;
+use crate::workload::Scenario;
+use crate::workload::Stress as Kind;
+
+/// The value of [`suite::WORKER`] for a worker that answers requests under a memory limit.
+pub const STRESS: &str = "stress";
+
+/// Limits of stress scenarios.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stress {
+    /// Memory that requests may take beyond what the loaded model has, in bytes.
+    pub room_bytes: u64,
+    /// Longest time of one request.
+    pub request: Duration,
+    /// Requests of the scenario that makes many.
+    pub many: usize,
+}
+
+impl Default for Stress {
+    fn default() -> Self {
+        Self { room_bytes: 512 << 20, request: Duration::from_secs(60), many: 60 }
+    }
+}
+
+/// Tokens of the first long prompt; each further one has twice as many.
+const SHORTEST: usize = 1024;
+
+/// Phrases that are repeated, and how often.
+const PHRASES: [(&str, usize); 3] = [
+    ("Explain in detail how a lighthouse keeps its lamp turning. ", 100),
+    ("Write the manual of a water pump, part by part. ", 50),
+    ("Document this function. ", 200),
+];
+
+/// What a worker is to do.
+#[derive(Debug, Serialize, Deserialize)]
+struct Requests {
+    setup: Setup,
+    /// Prompts as text, or as a number of tokens of running text.
+    prompts: Vec<Prompt>,
+    new_tokens: usize,
+    room_bytes: u64,
+    /// Each asks for more than the one before, so that after one that failed the others would.
+    growing: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Prompt {
+    Text(String),
+    Tokens(usize),
+}
+
+/// What a worker says: first that it has loaded, then of each request how long it is and what became of it.
+#[derive(Debug, Serialize, Deserialize)]
+enum Said {
+    Loaded { model: Box<Model>, rss_bytes: Option<u64>, limit: Option<String> },
+    Begun { prompt_tokens: usize },
+    Ended(Request),
+}
+
+/// The prompts of a kind of stress.
+fn prompts(kind: Kind, many: usize) -> Vec<Prompt> {
+    let short = || workload::category("short").expect("it is in the table").prompts;
+    match kind {
+        Kind::Long => (0..7).map(|i| Prompt::Tokens(SHORTEST << i)).collect(),
+        Kind::Many => short()
+            .iter()
+            .cycle()
+            .take(many)
+            .enumerate()
+            .map(|(i, prompt)| Prompt::Text(format!("{}: {prompt}", i + 1)))
+            .collect(),
+        Kind::Repeated => {
+            PHRASES.iter().map(|(phrase, times)| Prompt::Text(phrase.repeat(*times))).collect()
+        }
+    }
+}
+
+/// Makes the requests of a stress scenario and says what became of each.
+///
+/// # Errors
+/// When no worker can be started, or none can load the model.
+pub(super) fn measure(
+    binary: &Path,
+    job: &Job,
+    scenario: &Scenario,
+    kind: Kind,
+    limits: &Stress,
+) -> Result<Answer> {
+    let prompts = prompts(kind, limits.many);
+    let mut all: Vec<Request> = Vec::new();
+    let mut seen = Seen::default();
+    while all.len() < prompts.len() {
+        let requests = Requests {
+            setup: job.setup.clone(),
+            prompts: prompts[all.len()..].to_vec(),
+            new_tokens: scenario.new_tokens,
+            room_bytes: limits.room_bytes,
+            growing: kind == Kind::Long,
+        };
+        let before = all.len();
+        answer_some(binary, &requests, limits.request, &mut all, &mut seen)?;
+        let stopped = all.last().is_some_and(|last| last.outcome != Outcome::Answered);
+        if all.len() == before {
+            return Err(Error::Failed("a worker under a memory limit answered nothing".into()));
+        }
+        if requests.growing && stopped {
+            break;
+        }
+    }
+    Ok(Answer { model: seen.model, case: case(job, scenario, all, seen.limit, seen.rss_bytes) })
+}
+
+/// What the workers told of themselves.
+#[derive(Default)]
+struct Seen {
+    model: Model,
+    limit: Option<String>,
+    rss_bytes: Option<u64>,
+}
+
+/// One worker's share of the requests: all of them, unless it dies of one or has to be stopped.
+fn answer_some(
+    binary: &Path,
+    requests: &Requests,
+    longest: Duration,
+    all: &mut Vec<Request>,
+    seen: &mut Seen,
+) -> Result<()> {
+    let fail = |source| Error::Read { path: binary.into(), source };
+    let threads = requests.setup.threads.to_string();
+    let mut child = suite::worker(binary, STRESS, &threads).spawn().map_err(fail)?;
+    let text = serde_json::to_string(requests).expect("plain data");
+    // A worker that dies before it has read everything says why on its standard error, which is read below.
+    let _ = child.stdin.take().expect("it is piped").write_all(text.as_bytes());
+    let mut stderr = child.stderr.take().expect("it is piped");
+    let complaints = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = stderr.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let (send, receive) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(|line| line.ok()) {
+            if send.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    let mut begun: Option<usize> = None;
+    let mut loaded = false;
+    let late = loop {
+        // Loading takes as long as it takes.
+        let line = match begun {
+            Some(_) => receive.recv_timeout(longest),
+            None => receive.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match line {
+            Ok(line) => match serde_json::from_str(&line) {
+                Ok(Said::Loaded { model, rss_bytes, limit }) => {
+                    loaded = true;
+                    *seen = Seen { model: *model, limit, rss_bytes };
+                }
+                Ok(Said::Begun { prompt_tokens }) => begun = Some(prompt_tokens),
+                Ok(Said::Ended(request)) => {
+                    begun = None;
+                    all.push(request);
+                }
+                Err(_) => {
+                    let _ = child.kill();
+                    break false;
+                }
+            },
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = child.kill();
+                break true;
+            }
+            Err(RecvTimeoutError::Disconnected) => break false,
+        }
+    };
+    let status = end(&mut child, binary)?;
+    let _ = reader.join();
+    let complaint = complaints.join().unwrap_or_default();
+    match begun {
+        Some(prompt_tokens) => all.push(fatal(prompt_tokens, late, longest, status, &complaint)),
+        None if !loaded || !status.success() => {
+            return Err(suite::ended(&status.to_string(), &complaint));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+fn end(child: &mut Child, binary: &Path) -> Result<ExitStatus> {
+    child.wait().map_err(|source| Error::Read { path: binary.into(), source })
+}
+
+/// The request that a worker died of.
+fn fatal(
+    prompt_tokens: usize,
+    late: bool,
+    longest: Duration,
+    status: ExitStatus,
+    complaint: &str,
+) -> Request {
+    let said = complaint.trim().lines().next().unwrap_or_default();
+    let (outcome, why) = if late {
+        (Outcome::TimedOut, format!("it took longer than {} s", longest.as_secs()))
+    } else if of_memory(status, complaint) {
+        (Outcome::OutOfMemory, format!("{status}: {}", suite::shortened(said)))
+    } else {
+        (Outcome::Failed, format!("{status}: {}", suite::shortened(said)))
+    };
+    Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
+}
+
+/// Whether a process died for want of memory: Rust's own words, the C library's, or a kill from outside that we did not send.
+fn of_memory(status: ExitStatus, complaint: &str) -> bool {
+    let words = ["memory allocation of", "Cannot allocate memory", "out of memory"];
+    #[cfg(unix)]
+    let killed = std::os::unix::process::ExitStatusExt::signal(&status) == Some(9);
+    #[cfg(not(unix))]
+    let killed = false;
+    killed || words.iter().any(|words| complaint.contains(words)) && !status.success()
+}
+
+fn case(
+    job: &Job,
+    scenario: &Scenario,
+    requests: Vec<Request>,
+    limit: Option<String>,
+    loaded: Option<u64>,
+) -> Case {
+    let share = |wanted: &dyn Fn(Outcome) -> bool| {
+        let found = requests.iter().filter(|request| wanted(request.outcome)).count();
+        Some(found as f64 / requests.len() as f64)
+    };
+    let mut block = Block { session: job.session.clone(), ..Block::default() };
+    let mut set = |name: &str, value: Option<f64>| block.values.insert(name.into(), value);
+    set("error_rate", share(&|outcome| outcome != Outcome::Answered));
+    set("oom_rate", share(&|outcome| outcome == Outcome::OutOfMemory));
+    set("rss_after_load_bytes", loaded.map(|bytes| bytes as f64));
+    let series: Vec<(f64, f64)> = requests
+        .iter()
+        .enumerate()
+        .filter_map(|(i, request)| Some((i as f64, request.rss_bytes? as f64)))
+        .collect();
+    // Growth is that of equal requests: longer prompts need more memory by themselves.
+    let equal = scenario.input == workload::Input::Requests(Kind::Many);
+    let slope = (equal && series.len() >= 3)
+        .then(|| stats::theil_sen(&series).map(|line| line.slope))
+        .flatten();
+    set("mem_slope_bytes_per_request", slope);
+    if slope.is_none() {
+        let why = "told by at least 3 requests of one kind";
+        block.notes.insert("mem_slope_bytes_per_request".into(), why.into());
+    }
+    block.samples.insert("e2e_s".into(), requests.iter().filter_map(|r| r.seconds).collect());
+    let work = Work {
+        task: scenario.task(),
+        batch: 1,
+        prompt_tokens: requests.iter().map(|request| request.prompt_tokens).collect(),
+        items: requests.len(),
+        new_tokens: scenario.new_tokens,
+        stop: "length".into(),
+        ..Work::default()
+    };
+    block.requests = requests;
+    let limit = limit.unwrap_or_else(|| "none: this system has no limit that is set here".into());
+    Case {
+        id: scenario.id.clone(),
+        work,
+        labels: [("memory_limit".to_string(), limit)].into(),
+        blocks: vec![block],
+        ..Case::default()
+    }
+}
+
+/// Answers the requests that standard input holds, under their memory limit. For `main`, when [`suite::WORKER`] is [`STRESS`].
+///
+/// # Errors
+/// When the requests cannot be read, the model cannot be loaded, or an answer cannot be written. What happens to a request is
+/// said of it.
+pub fn work() -> Result<()> {
+    let mut text = String::new();
+    let read = |source| Error::Read { path: "standard input".into(), source };
+    std::io::stdin().read_to_string(&mut text).map_err(read)?;
+    let requests: Requests = serde_json::from_str(&text)
+        .map_err(|error| Error::Failed(format!("no requests on standard input: {error}")))?;
+    let mut engine = Engine::load(&requests.setup, &mut ())?;
+    let rss_bytes = memory::read().current;
+    let limit = limit_memory(requests.room_bytes)?;
+    let model = Box::new(measure::describe_model(&engine, None));
+    say(&Said::Loaded { model, rss_bytes, limit })?;
+    for prompt in &requests.prompts {
+        let ids = match prompt {
+            Prompt::Text(text) => engine.encode(text, PromptFormat::Raw)?,
+            Prompt::Tokens(count) => measure::of_length(&engine, *count)?,
+        };
+        say(&Said::Begun { prompt_tokens: ids.len() })?;
+        let ended = one(&mut engine, ids, &requests);
+        let stopped = ended.outcome != Outcome::Answered;
+        say(&Said::Ended(ended))?;
+        if requests.growing && stopped {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
+    let prompt_tokens = ids.len();
+    let refused = |error: Error| Request {
+        prompt_tokens,
+        outcome: Outcome::Refused,
+        why: Some(error.chain()),
+        seconds: None,
+        rss_bytes: memory::read().current,
+    };
+    if let Err(error) = engine.decoder.check_length(prompt_tokens + requests.new_tokens) {
+        return refused(error);
+    }
+    let start = Instant::now();
+    let made = engine::generate(
+        engine.decoder.as_mut(),
+        &engine::Request {
+            prompts: &[ids],
+            new_tokens: requests.new_tokens,
+            stops: &[],
+            sampling: &requests.setup.generation,
+            kept: None,
+            injection: None,
+        },
+    );
+    let seconds = start.elapsed().as_secs_f64();
+    let rss_bytes = memory::read().current;
+    match made {
+        Ok(_) => Request {
+            prompt_tokens,
+            outcome: Outcome::Answered,
+            why: None,
+            seconds: Some(seconds),
+            rss_bytes,
+        },
+        Err(error) => {
+            let why = Some(error.chain());
+            Request { prompt_tokens, outcome: Outcome::Failed, why, seconds: None, rss_bytes }
+        }
+    }
+}
+
+fn say(said: &Said) -> Result<()> {
+    let line = serde_json::to_string(said).expect("plain data") + "\n";
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|source| Error::Write { path: "standard output".into(), source })
+}
+
+/// Allows this process so much more data than it has, and says so; `None` where the system has no such limit.
+#[cfg(target_os = "linux")]
+fn limit_memory(room_bytes: u64) -> Result<Option<String>> {
+    let limit = memory::data_bytes()?.saturating_add(room_bytes);
+    let set = rlimit::setrlimit(rlimit::Resource::DATA, limit, limit);
+    set.map_err(|error| Error::Failed(format!("cannot limit the memory of a worker: {error}")))?;
+    Ok(Some(format!("{} MiB of data beyond the loaded model (RLIMIT_DATA)", room_bytes >> 20)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit_memory(_: u64) -> Result<Option<String>> {
+    Ok(None)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_death_for_want_of_memory_is_told_from_others() {
+        let aborted = ExitStatus::from_raw(6);
+        for (status, complaint, expected) in [
+            (aborted, "memory allocation of 1073741824 bytes failed", Outcome::OutOfMemory),
+            (aborted, "assertion failed", Outcome::Failed),
+            (ExitStatus::from_raw(9), "", Outcome::OutOfMemory),
+            (ExitStatus::from_raw(11), "", Outcome::Failed),
+            (ExitStatus::from_raw(1 << 8), "error: out of memory", Outcome::OutOfMemory),
+        ] {
+            let request = fatal(7, false, Duration::from_secs(1), status, complaint);
+            assert_eq!(request.outcome, expected, "{status} {complaint}");
+            assert_eq!((request.prompt_tokens, request.seconds), (7, None));
+        }
+        let late = fatal(7, true, Duration::from_secs(60), ExitStatus::from_raw(9), "");
+        assert_eq!(late.outcome, Outcome::TimedOut);
+        assert_eq!(late.why.as_deref(), Some("it took longer than 60 s"));
+    }
+
+    #[test]
+    fn prompts_are_as_many_and_as_long_as_their_kind_says() {
+        assert_eq!(prompts(Kind::Many, 5).len(), 5);
+        assert_eq!(prompts(Kind::Repeated, 5).len(), 3);
+        let last = prompts(Kind::Long, 5).pop();
+        assert!(matches!(last, Some(Prompt::Tokens(65536))), "{last:?}");
+    }
+}

@@ -1,0 +1,236 @@
+//! Scenarios beyond prompts of a category, and runs of them: depths, formats, requests under a memory limit, agreement with f32,
+//! traces, budgets, and going on after an end.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use candlemark::engine;
+use candlemark::engine::Engine;
+use candlemark::engine::Request;
+use candlemark::measure::Sharing;
+use candlemark::measure::of_length;
+use candlemark::record::Case;
+use candlemark::record::Outcome;
+use candlemark::record::Record;
+use candlemark::settings::Setup;
+use candlemark::suite;
+use candlemark::suite::Done;
+use candlemark::suite::Events;
+use candlemark::suite::Plan;
+use candlemark::suite::Stress;
+use candlemark::workload;
+
+use crate::BINARY;
+use crate::at;
+use crate::edit;
+use crate::job;
+use crate::measured;
+use crate::nano;
+use crate::synth;
+use crate::with;
+use crate::work;
+
+fn value(case: &Case, name: &str) -> Option<f64> {
+    case.blocks[0].values[name]
+}
+
+#[test]
+fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
+    let case = measured(&nano(), "context/512");
+    assert_eq!((case.work.depth, case.work.new_tokens), (512, 16));
+    assert_eq!(case.work.prompt_tokens, [64]);
+    for name in ["ttft_s", "e2e_s", "cold_ttft_s"] {
+        assert_eq!(value(&case, name), None);
+        assert_eq!(case.blocks[0].notes[name], "the cache was filled untimed");
+    }
+    assert!(value(&case, "prefill_tok_s").unwrap() > 0.0);
+    let mut engine = Engine::load(&nano(), &mut ()).unwrap();
+    let config = engine.opened.config.clone();
+    let per_token = 2 * config.layers * config.kv_heads * config.head_dim * 4;
+    let expected = (per_token * (512 + 64 + 16)) as f64;
+    assert_eq!(value(&case, "kv_bytes_expected"), Some(expected));
+    // The last token is never shown, and caches grow in steps.
+    let held = value(&case, "kv_bytes_held").unwrap();
+    assert!(held >= expected - per_token as f64 && held < 1.25 * expected, "{held} {expected}");
+
+    let ids = of_length(&engine, 512 + 64).unwrap();
+    let generation = nano().generation;
+    let mut answer = |prompt: &[u32], kept: Option<usize>| {
+        let request = Request {
+            prompts: &[prompt.to_vec()],
+            new_tokens: 16,
+            stops: &[],
+            sampling: &generation,
+            kept,
+            injection: None,
+        };
+        engine::generate(engine.decoder.as_mut(), &request).unwrap().ids
+    };
+    let whole = answer(&ids, None);
+    let twice = [answer(&ids[512..], Some(512)), answer(&ids[512..], Some(512))];
+    assert_eq!(twice, [whole.clone(), whole.clone()], "going back loses nothing");
+    assert_eq!(Some(candlemark::measure::hash_ids(&whole)), case.output_sha256);
+}
+
+#[test]
+fn formats_of_a_request_are_told_apart() {
+    let short = with(nano(), |generation| generation.gen_tokens = Some(2));
+    let cases = work(&job(&short, &["api/completion", "api/chat", "api/chat-thinking"]));
+    let formats: Vec<&str> =
+        cases.iter().map(|case| case.labels["prompt_format"].as_str()).collect();
+    assert_eq!(formats, ["raw", "chat", "chat_thinking"]);
+    assert_ne!(cases[0].work.prompts_sha256, cases[1].work.prompts_sha256);
+    assert_ne!(cases[1].work.prompts_sha256, cases[2].work.prompts_sha256);
+}
+
+#[test]
+fn agreement_is_with_the_same_weights_in_f32() {
+    let by = |setup: &Setup| work(&job(setup, &["quality/text"])).remove(0);
+    let definition = by(&nano());
+    assert_eq!(definition.absent, None);
+    let why = "the weights are held as f32: this is the definition";
+    for name in ["top1_agreement", "kl_nats", "perplexity_f32"] {
+        assert_eq!(value(&definition, name), None, "{name}");
+        assert_eq!(definition.blocks[0].notes[name], why);
+    }
+    let quantised = by(&Setup { quant: Some("q8_0".into()), ..nano() });
+    let agreement = value(&quantised, "top1_agreement").unwrap();
+    assert!((0.9..=1.0).contains(&agreement), "{agreement}");
+    let kl = value(&quantised, "kl_nats").unwrap();
+    assert!(kl > 0.0 && kl < 1e-4, "{kl}");
+    assert_eq!(value(&quantised, "perplexity_f32"), value(&definition, "perplexity"));
+    let candle = by(&Setup { engine: "candle".into(), ..nano() });
+    assert!(value(&candle, "kl_nats").unwrap() < 1e-9, "another engine, the same numbers");
+    assert_eq!(value(&candle, "top1_agreement"), Some(1.0));
+}
+
+#[test]
+fn quality_is_measured_on_a_text_of_the_user_if_there_is_one() {
+    let mut job = job(&nano(), &["quality/text"]);
+    job.text = Some("The lamp turns once in ten seconds. ".repeat(20));
+    let case = work(&job).remove(0);
+    assert_eq!(case.labels["text"], "of the user");
+    assert!(value(&case, "perplexity").unwrap() > 1.0);
+    job.text = Some(String::new());
+    let why = work(&job).remove(0).absent.unwrap();
+    assert_eq!(why, "failed: a text of 0 tokens has none to be told from the others");
+}
+
+#[test]
+fn kernels_are_traced_in_a_process_of_their_own() {
+    let quantised = Setup { quant: Some("q8_0".into()), ..nano() };
+    let case = work(&job(&quantised, &["profile/answer"])).remove(0);
+    assert_eq!(case.absent, None);
+    let share = value(&case, "kernel_share").unwrap();
+    assert!(share > 0.0 && share <= 1.0, "{share}");
+    // One embedding; a layer has 7 products, 3 norms, 2 turns, attention and silu; the last norm and the output follow.
+    let layers = Engine::load(&nano(), &mut ()).unwrap().opened.config.layers as f64;
+    assert_eq!(value(&case, "kernels_per_step"), Some(1.0 + 14.0 * layers + 2.0));
+    assert!(value(&case, "pack_s").unwrap() > 0.0, "{:?}", case.blocks[0].notes);
+    assert!(value(&case, "region_overhead_s").unwrap() > 0.0);
+}
+
+/// Hears which scenarios were started.
+#[derive(Default)]
+struct Heard(Vec<String>);
+
+impl Events for Heard {
+    fn start(&mut self, ids: &[String], _: Done) {
+        self.0.extend(ids.iter().cloned());
+    }
+
+    fn measured(&mut self, _: &Case) {}
+}
+
+fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
+    let words: Vec<String> = words.iter().map(|word| (*word).into()).collect();
+    Plan {
+        binary: PathBuf::from(BINARY),
+        setup: setup.clone(),
+        scenarios: workload::select(&words).unwrap(),
+        blocks: 1,
+        sharing: Sharing::Fresh,
+        injection: None,
+        path: folder.join("record.json"),
+        resume: None,
+        budget: None,
+        text: None,
+        stress: Stress { many: 4, ..Stress::default() },
+    }
+}
+
+fn run(plan: &Plan) -> (Record, Vec<String>) {
+    let mut heard = Heard::default();
+    let record = suite::run(plan, &mut (), &mut heard).unwrap();
+    assert_eq!(Record::load(&plan.path).unwrap(), record, "what is returned is what is kept");
+    (record, heard.0)
+}
+
+#[test]
+fn a_request_that_does_not_fit_is_a_result_and_the_run_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut plan = plan(&nano(), &["stress/long", "stress/many"], folder.path());
+    plan.stress.room_bytes = 12 << 20;
+    let (record, _) = run(&plan);
+    let long = record.case("stress/long").unwrap();
+    assert_eq!(long.absent, None);
+    let requests = &long.blocks[0].requests;
+    let last = requests.last().unwrap();
+    if cfg!(target_os = "linux") {
+        assert_eq!(last.outcome, Outcome::OutOfMemory, "{requests:?}");
+        assert!(last.why.as_ref().unwrap().contains("memory allocation of"), "{last:?}");
+        assert_eq!((last.seconds, last.rss_bytes), (None, None), "not measured is not 0");
+        assert!(long.labels["memory_limit"].starts_with("12 MiB of data"));
+    }
+    assert_eq!(value(long, "oom_rate"), Some(1.0 / requests.len() as f64));
+    let many = record.case("stress/many").unwrap();
+    let outcomes: Vec<Outcome> = many.blocks[0].requests.iter().map(|r| r.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Answered; 4]);
+    assert_eq!((value(many, "error_rate"), many.work.items), (Some(0.0), 4));
+    assert!(value(many, "mem_slope_bytes_per_request").is_some());
+}
+
+#[test]
+fn a_request_beyond_the_context_is_refused_and_one_that_takes_too_long_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    synth(folder.path(), &["-o", "model"]);
+    let model = folder.path().join("model");
+    edit(&model.join("config.json"), "40960", "1500");
+    let (record, _) = run(&plan(&at(&model), &["stress/long"], folder.path()));
+    let requests = &record.case("stress/long").unwrap().blocks[0].requests;
+    let outcomes: Vec<Outcome> = requests.iter().map(|request| request.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Answered, Outcome::Refused]);
+    assert!(requests[1].why.as_ref().unwrap().contains("context of 1500"), "{requests:?}");
+
+    let mut late = plan(&nano(), &["stress/many"], folder.path());
+    late.stress = Stress { many: 2, request: Duration::ZERO, ..Stress::default() };
+    let (record, _) = run(&late);
+    let case = record.case("stress/many").unwrap();
+    assert_eq!(value(case, "error_rate"), Some(1.0), "{:?}", case.blocks[0].requests);
+    assert_eq!(value(case, "oom_rate"), Some(0.0));
+    let all = case.blocks[0].requests.iter().map(|request| request.outcome);
+    assert_eq!(all.collect::<Vec<_>>(), [Outcome::TimedOut; 2]);
+}
+
+#[test]
+fn a_run_goes_on_with_what_is_missing_and_measures_nothing_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = plan(&nano(), &["short/b1", "short/b4", "profile"], folder.path());
+    first.budget = Some(Duration::from_nanos(1));
+    let (cut, started) = run(&first);
+    assert_eq!(started.len(), 1, "the first is begun, because what it takes is not known yet");
+    let skipped = cut.scenarios.iter().filter(|case| case.is_skipped());
+    assert_eq!(skipped.count(), 2, "{:?}", cut.scenarios);
+    let why = cut.scenarios.iter().find_map(|case| case.absent.as_deref()).unwrap();
+    assert_eq!(why, "skipped: the time budget of 1ns was used up");
+
+    let rest = Plan { resume: Some(cut.clone()), budget: None, ..first };
+    let (whole, more) = run(&rest);
+    assert_eq!(more.len(), 2);
+    assert!(!more.contains(&started[0]), "{started:?} {more:?}");
+    assert_eq!(whole.case(&started[0]), cut.case(&started[0]), "nothing measured is lost");
+    assert!(whole.scenarios.iter().all(|case| case.absent.is_none() && case.blocks.len() == 1));
+    let again = Plan { resume: Some(whole.clone()), ..rest };
+    assert_eq!(run(&again).1, [""; 0]);
+}
