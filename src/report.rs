@@ -24,6 +24,7 @@ pub use document::row;
 pub use evaluation::evaluation_json;
 pub use evaluation::evaluation_markdown;
 pub use evaluation::evaluation_text;
+pub use full::chart_files;
 pub use full::markdown;
 pub use html::page;
 pub use html::page_in;

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
 
 use candlemark::Error;
 use candlemark::record::Record;
 use candlemark::record::pair::Paired;
+use candlemark::record::write_atomically;
 use candlemark::report;
 
 use crate::cmd::Exit;
@@ -31,7 +33,7 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
-    /// The whole report as GitHub-flavoured Markdown
+    /// The whole report as GitHub-flavoured Markdown; with `-o report.md` its charts are SVG files in `report_charts/`
     #[default]
     Md,
     /// The whole report as one self-contained page
@@ -75,7 +77,13 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let record = Record::load(&path)?;
     let lang = report::Lang::from(arguments.lang);
     let text = match arguments.format {
-        Format::Md => report::markdown(&record, lang),
+        Format::Md => {
+            let charts = arguments
+                .output
+                .as_deref()
+                .map_or(Ok(None), |path| charts_beside(&record, lang, path))?;
+            report::markdown(&record, lang, charts.as_deref())
+        }
         Format::Html => report::page_in(&record, lang)?,
         Format::Json => report::json(&record),
         Format::Csv => report::csv(&record),
@@ -83,4 +91,21 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     };
     write(&text, arguments.output.as_deref(), out)?;
     Ok(Exit::Pass)
+}
+
+/// Writes the charts into a folder beside the document: `report_charts` beside `report.md`. Its name; none for stdout.
+fn charts_beside(
+    record: &Record,
+    lang: report::Lang,
+    document: &Path,
+) -> anyhow::Result<Option<String>> {
+    let Some(stem) = document.file_stem().filter(|_| document != Path::new("-")) else {
+        return Ok(None);
+    };
+    let name = format!("{}_charts", stem.to_string_lossy());
+    let folder = document.with_file_name(&name);
+    for (file, svg) in report::chart_files(record, lang) {
+        write_atomically(&folder.join(file), svg.as_bytes())?;
+    }
+    Ok(Some(name))
 }

@@ -3,6 +3,7 @@
 //! over, nor of HTML.
 
 mod absent;
+mod charts;
 mod closing;
 mod general;
 mod goals;
@@ -15,6 +16,7 @@ mod summary;
 mod trials;
 
 use crate::record::Record;
+use crate::report::full::model::Block;
 use crate::report::full::model::Document;
 use crate::report::full::model::Text;
 use crate::report::full::paper::Paper;
@@ -39,6 +41,7 @@ pub(super) fn document(record: &Record, lang: Lang) -> Document {
         trials::quality(&paper),
         summary::energy(&paper),
         goals::targets(&paper),
+        charts::charts(&paper),
         Some(closing::advice(&paper)),
         Some(closing::conclusion(&paper)),
         Some(absent::absent(&paper)),
@@ -55,7 +58,22 @@ pub(super) fn document(record: &Record, lang: Lang) -> Document {
     }
 }
 
-/// The report of a record as GitHub-flavoured Markdown.
-pub fn markdown(record: &Record, lang: Lang) -> String {
-    markdown::markdown(&document(record, lang), None)
+/// The report of a record as GitHub-flavoured Markdown. It links its charts as files in the folder `charts`, whose name is written
+/// as it stands; without a folder it says what they would show.
+pub fn markdown(record: &Record, lang: Lang, charts: Option<&str>) -> String {
+    markdown::markdown(&document(record, lang), charts)
+}
+
+/// The charts of a record as files for [`markdown`]: their names and what is in them, on white paper whatever the reader's theme.
+pub fn chart_files(record: &Record, lang: Lang) -> Vec<(String, String)> {
+    let sections = document(record, lang).sections;
+    let blocks = sections.into_iter().flat_map(|section| section.blocks);
+    let charts = blocks.filter_map(|block| match block {
+        Block::Chart { chart } => Some(chart),
+        _ => None,
+    });
+    let paper = "</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>";
+    charts
+        .map(|chart| (format!("{}.svg", chart.name), chart.svg.replacen("</title>", paper, 1)))
+        .collect()
 }

@@ -18,6 +18,7 @@ use crate::record::Record;
 use crate::record::pair::Arm;
 use crate::record::pair::Paired;
 use crate::record::pair::PairedBlock;
+use crate::report::chart;
 use crate::report::document::machine;
 use crate::report::full;
 use crate::report::full::model::Document;
@@ -72,6 +73,7 @@ fn render(name: &str, data: Value) -> Result<String> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the usual delimiters"));
     for (name, source) in [
+        ("chart.css", chart::CSS),
         ("style.css", include_str!("templates/style.css")),
         ("base.html", include_str!("templates/base.html")),
         ("verdict.html", include_str!("templates/verdict.html")),

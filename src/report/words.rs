@@ -86,13 +86,14 @@ macro_rules! words {
 
 words! {
     frame: Frame {
-        title contents not_measured yes no on off value metric scenario none
+        title contents not_measured value metric scenario
     }
     general: General {
-        heading injected unoptimised model architecture shape parameters weights kv context tokens
-        rope scaled sha256 date until unfinished version commit dirty profile compiler crates
-        features target target_features class machine host read_rate flop_rate last_level engine
-        device threads quant variables labels conditions at load steal pressure available recorded
+        heading injected unoptimised model architecture shape form model_commit parameters weights
+        kv context tokens rope scaled sha256 date until unfinished version commit dirty profile
+        compiler crates features target target_features class machine host read_rate flop_rate
+        last_level engine device threads quant variables labels conditions at load steal pressure
+        available recorded
     }
     method: Method {
         heading greedy sampled repetitions median percentiles missing exact natural uncached chat
@@ -119,12 +120,12 @@ words! {
     }
     grid: GridWords {
         heading about s1 s2 s3 s4 s5 s6 spread derived ttft_growth prefill_growth decode_cv
-        kernel_share meaning growth_meaning cv_meaning load_meaning pack_meaning cold_meaning
-        peak_meaning share_meaning overhead_meaning region_meaning steps_meaning
+        meaning growth_meaning cv_meaning load_meaning pack_meaning cold_meaning peak_meaning
+        share_meaning overhead_meaning region_meaning steps_meaning
     }
     context: ContextWords {
         heading intro depth kept prefill_kept step decode prefill expected held growth_memory
-        without with growth growth_extended
+        without with growth growth_meaning growth_extended
     }
     consistency: ConsistencyWords {
         heading intro what mean sd min variation drift stalls same

@@ -65,8 +65,8 @@ fn batch(paper: &Paper, advice: &BatchAdvice) -> Advised {
         .map(|one| format!("{} {}", one.category, lang.count(one.batch)))
         .collect();
     let values = [
-        ("gain", lang.share(BATCH_GAIN)),
-        ("rate", lang.number(BATCH_TOK_S)),
+        ("gain", lang.round_share(BATCH_GAIN)),
+        ("rate", lang.round(BATCH_TOK_S)),
         ("grounds", grounds.join(", ")),
     ];
     let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -76,7 +76,7 @@ fn batch(paper: &Paper, advice: &BatchAdvice) -> Advised {
 
 fn context(paper: &Paper, advice: &ContextAdvice) -> Advised {
     let (words, lang) = (&paper.words.advice, paper.lang);
-    let (share, kept) = (lang.share(CONTEXT_RETENTION), lang.share(advice.retention));
+    let (share, kept) = (lang.round_share(CONTEXT_RETENTION), lang.share(advice.retention));
     let rule = Text::fill(words.context_rule, &[("share", &share), ("kept", &kept)]);
     let end = match &advice.end {
         ContextEnd::NotMeasured => words.end_not_measured.into(),
@@ -95,15 +95,16 @@ fn context(paper: &Paper, advice: &ContextAdvice) -> Advised {
 fn memory(paper: &Paper, advice: &MemoryAdvice) -> Advised {
     let lang = paper.lang;
     let mib = |bytes: f64| lang.with_unit(bytes * MIB, "MiB");
+    let step = lang.round_unit(MEMORY_STEP_BYTES as f64 * MIB, "MiB");
     let values = [
-        ("factor", lang.number(MEMORY_HEADROOM)),
+        ("factor", lang.round(MEMORY_HEADROOM)),
         ("peak", mib(advice.peak_bytes)),
         ("scenario", advice.id.clone()),
-        ("step", mib(MEMORY_STEP_BYTES as f64)),
+        ("step", step),
     ];
     let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
     let rule = Text::fill(paper.words.advice.memory_rule, &values);
-    (Some(mib(advice.bytes as f64)), vec![rule])
+    (Some(lang.round_unit(advice.bytes as f64 * MIB, "MiB")), vec![rule])
 }
 
 fn refusal(paper: &Paper, why: NoAdvice) -> Text {
@@ -111,7 +112,7 @@ fn refusal(paper: &Paper, why: NoAdvice) -> Text {
     match why {
         NoAdvice::NoBatches => words.no_batches.into(),
         NoAdvice::TooSlow => {
-            Text::fill(words.too_slow, &[("rate", &paper.lang.number(BATCH_TOK_S))])
+            Text::fill(words.too_slow, &[("rate", &paper.lang.round(BATCH_TOK_S))])
         }
         NoAdvice::NoDepthZero => words.no_depth_zero.into(),
         NoAdvice::NoDepths => words.no_depths.into(),

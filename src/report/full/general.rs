@@ -103,9 +103,9 @@ fn model(paper: &Paper) -> Vec<Row> {
     let known = |known: bool, text: String| if known { text } else { String::new() };
     vec![
         (words.model, model.spec.clone()),
-        (words.commit, model.commit.clone().unwrap_or_default()),
+        (words.model_commit, model.commit.clone().unwrap_or_default()),
         (words.architecture, model.architecture.clone()),
-        ("", known(model.layers > 0, shape.letters())),
+        (words.form, known(model.layers > 0, shape.letters())),
         (words.parameters, lang.number(model.parameters as f64)),
         (words.weights, format!("{}, {weights}", model.quant)),
         (words.kv, model.kv_dtype.clone()),

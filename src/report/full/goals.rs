@@ -31,7 +31,7 @@ pub(super) fn targets(paper: &Paper) -> Option<Section> {
     }
     section.say(words.intro, &[]);
     if let Some(reference) = &paper.reference {
-        let rate = lang.with_unit(reference.read_bytes_per_s / 1e9, "GB/s");
+        let rate = lang.round_unit(reference.read_bytes_per_s / 1e9, "GB/s");
         section.say(words.reference, &[("machine", &reference.machine), ("rate", &rate)]);
     }
     let header = [
@@ -97,11 +97,11 @@ fn bounds(paper: &Paper, target: &Target) -> Text {
     let unit = target.unit.name();
     match (target.min, target.max) {
         (Some(low), Some(high)) => {
-            let (low, high) = (lang.number(low), lang.number(high));
+            let (low, high) = (lang.round(low), lang.round(high));
             Text::fill(words.range, &[("low", &low), ("high", &high), ("unit", lang.unit(unit))])
         }
-        (Some(low), None) => Text::fill(words.at_least, &[("low", &lang.with_unit(low, unit))]),
-        (None, Some(high)) => Text::fill(words.at_most, &[("high", &lang.with_unit(high, unit))]),
+        (Some(low), None) => Text::fill(words.at_least, &[("low", &lang.round_unit(low, unit))]),
+        (None, Some(high)) => Text::fill(words.at_most, &[("high", &lang.round_unit(high, unit))]),
         (None, None) => "".into(),
     }
 }

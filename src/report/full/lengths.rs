@@ -152,7 +152,7 @@ pub(super) fn context(paper: &Paper) -> Option<Section> {
     }
     if !table.rows.is_empty() {
         section.push(table);
-        let text = Text::from(paper.words.grid.growth_meaning);
+        let text = Text::from(words.growth_meaning);
         section.push(Block::Paragraph { text });
     }
     Some(section)

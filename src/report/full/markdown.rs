@@ -26,7 +26,6 @@ pub(super) fn markdown(document: &Document, charts: Option<&str>) -> String {
 
 fn block(block: &Block, charts: Option<&str>) -> String {
     match block {
-        Block::Heading { text } => format!("### {}\n", inline(text)),
         Block::Paragraph { text } => line(text) + "\n",
         Block::Note { text, tone: Tone::Bad } => format!("> [!WARNING]\n> {}\n", line(text)),
         Block::Note { text, .. } => format!("> [!NOTE]\n> {}\n", line(text)),
@@ -35,9 +34,9 @@ fn block(block: &Block, charts: Option<&str>) -> String {
         Block::Chart { chart } => match charts {
             Some(folder) => {
                 let (about, name) = (inline(&chart.about), chart.name);
-                format!("![{about}]({folder}/{name}.svg)\n\n*{about}*\n")
+                format!("![{about}]({}/{name}.svg)\n\n{about}\n", address(folder))
             }
-            None => format!("*{}*\n", inline(&chart.about)),
+            None => String::new(),
         },
         Block::Code { lines } => {
             let longest = lines.iter().map(|line| longest_run(line)).max().unwrap_or(0);
@@ -52,6 +51,16 @@ fn block(block: &Block, charts: Option<&str>) -> String {
             )
         }
     }
+}
+
+/// A name within an address: bytes that could end it are written as numbers.
+fn address(name: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let encode = |byte: u8| match byte {
+        byte if bare(byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    name.bytes().map(encode).collect()
 }
 
 fn longest_run(line: &str) -> usize {

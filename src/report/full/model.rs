@@ -143,9 +143,6 @@ pub(crate) struct Chart {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Block {
-    Heading {
-        text: Text,
-    },
     Paragraph {
         text: Text,
     },
@@ -202,11 +199,6 @@ impl Section {
     /// A paragraph of our own words.
     pub(crate) fn say(&mut self, template: &'static str, values: &[(&str, &str)]) {
         self.push(Block::Paragraph { text: Text::fill(template, values) });
-    }
-
-    /// A heading within the section.
-    pub(crate) fn head(&mut self, words: &'static str) {
-        self.push(Block::Heading { text: words.into() });
     }
 }
 

@@ -71,10 +71,9 @@ impl<'a> Paper<'a> {
     /// A centre and the standard deviation around it; `scale` is what one stored unit is in that of the column.
     pub(super) fn spread(&self, state: &State, value: Option<Spread>, scale: f64) -> Cell {
         let Some(Spread { median, sd, .. }) = value else { return self.missing() };
-        let median = self.lang.number(median * scale);
         let text = match sd {
-            Some(sd) => format!("{median}\u{a0}±\u{a0}{}", self.lang.number(sd * scale)),
-            None => median,
+            Some(sd) => self.lang.with_sd(median * scale, sd * scale),
+            None => self.lang.number(median * scale),
         };
         Cell::new(text, tone(state))
     }

@@ -2,7 +2,6 @@
 //! digits in every language.
 
 use crate::report::text::number;
-use crate::report::text::signed;
 use crate::report::words::Lang;
 use crate::workload::Metric;
 
@@ -33,15 +32,38 @@ impl Lang {
 
     /// A count: every digit.
     pub(crate) fn count(self, count: usize) -> String {
-        let digits = count.to_string();
-        let mut grouped = String::new();
-        for (at, digit) in digits.chars().enumerate() {
-            if at > 0 && (digits.len() - at) % 3 == 0 {
-                grouped.push(',');
-            }
-            grouped.push(digit);
-        }
-        self.local(&grouped)
+        self.local(&grouped(&count.to_string()))
+    }
+
+    /// A number as it was set, without digits that only fill up: a limit, a target.
+    pub(crate) fn round(self, value: f64) -> String {
+        let digits = value.to_string();
+        self.fixed(value, digits.find('.').map_or(0, |at| digits.len() - at - 1))
+    }
+
+    /// A share as it was set.
+    pub(crate) fn round_share(self, share: f64) -> String {
+        self.per_cent(&((1e6 * share).round() / 1e4).to_string())
+    }
+
+    /// A set number with its unit.
+    pub(crate) fn round_unit(self, value: f64, unit: &str) -> String {
+        format!("{}\u{a0}{}", self.round(value), self.unit(unit))
+    }
+
+    /// A number and one that says how sure it is, with as many decimals.
+    pub(crate) fn with_sd(self, value: f64, sd: f64) -> String {
+        let digits = number(value);
+        let decimals = digits.find('.').map_or(0, |at| digits.len() - at - 1);
+        format!("{}\u{a0}±\u{a0}{}", self.local(&digits), self.fixed(sd, decimals))
+    }
+
+    /// So many decimals, thousands set apart: for marks of axes, which are round already.
+    pub(crate) fn fixed(self, value: f64, decimals: usize) -> String {
+        let digits = format!("{value:.decimals$}");
+        let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
+        let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
+        self.local(&format!("{sign}{}{rest}", grouped(whole)))
     }
 
     fn per_cent(self, digits: &str) -> String {
@@ -56,11 +78,6 @@ impl Lang {
     /// A share as a percentage with one decimal.
     pub(crate) fn share(self, share: f64) -> String {
         if share.is_finite() { self.per_cent(&format!("{:.1}", 100.0 * share)) } else { "-".into() }
-    }
-
-    /// A change as a percentage with its sign.
-    pub(crate) fn change(self, share: f64) -> String {
-        if share.is_finite() { self.per_cent(&signed(share)) } else { "-".into() }
     }
 
     /// A number and its unit; `%` stands as the language has it.
@@ -93,6 +110,18 @@ impl Lang {
     }
 }
 
+/// Digits with commas between thousands.
+fn grouped(digits: &str) -> String {
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,10 +140,12 @@ mod tests {
             [Lang::En, Lang::Fr, Lang::Ko].map(|lang| lang.share(0.1234)),
             ["12.3 %", "12,3\u{202f}%", "12.3%"]
         );
-        assert_eq!(
-            [Lang::En, Lang::Fr, Lang::Ko].map(|lang| lang.change(-0.05)),
-            ["-5.0 %", "\u{2212}5,0\u{202f}%", "-5.0%"]
-        );
+        assert_eq!(Lang::Fr.fixed(-12345.25, 1), "\u{2212}12\u{202f}345,2");
+        assert_eq!(Lang::En.with_sd(1851.2, 93.4), "1,851\u{a0}±\u{a0}93");
+        assert_eq!(Lang::Fr.with_sd(0.09538, 0.0077), "0,09538\u{a0}±\u{a0}0,00770");
+        assert_eq!([5.0, 1.2, 1000.0].map(|x| Lang::En.round(x)), ["5", "1.2", "1,000"]);
+        assert_eq!([0.1, 0.5, 0.125].map(|x| Lang::Ko.round_share(x)), ["10%", "50%", "12.5%"]);
+        assert_eq!(Lang::Ko.fixed(0.5, 2), "0.50");
         assert_eq!(Lang::Fr.count(12345), "12\u{202f}345");
         assert_eq!(Lang::Fr.with_unit(1234.5, "MiB"), "1\u{202f}234\u{a0}Mio");
         assert_eq!(Lang::Ko.with_unit(99.5, "%"), "99.50%");
