@@ -14,8 +14,9 @@ fi
 step "format"
 cargo fmt --check
 
-step "lints: the judging half alone, then everything"
+step "lints: the judging half alone, with counters of GPUs, then everything"
 cargo clippy --locked --no-default-features --all-targets -- -D warnings
+cargo clippy --locked --no-default-features --features nvml --all-targets -- -D warnings
 cargo clippy --locked --all-targets -- -D warnings
 
 step "tests"

@@ -1,14 +1,18 @@
-//! The machine: fingerprint, memory of this process, measured rates, load. And the tool as part of it: how it was built.
+//! The machine: fingerprint, memory of this process, measured rates, load, counters of energy and use. And the tool as part of it: how it was built.
 //! Knows nothing of models and scenarios.
 
 mod class;
 mod cpu;
+mod energy;
 mod facts;
+mod gpu;
 mod load;
 pub mod memory;
+mod meter;
 mod rates;
 mod references;
 mod stamp;
+mod utilisation;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,6 +28,11 @@ use crate::record::Rates;
 pub use class::class_id;
 pub use load::conditions;
 pub use load::warnings;
+pub use meter::Figure;
+pub use meter::Meter;
+pub use meter::Reading;
+pub use meter::Spent;
+pub use meter::store;
 pub use rates::last_level_cache_bytes;
 pub use rates::rates;
 pub use rates::read_bandwidth;
@@ -63,8 +72,8 @@ pub fn fingerprint(threads: usize, device: &str) -> Machine {
     }
 }
 
-/// The machine and the tool as text, for people.
-pub fn describe(machine: &Machine, build: &Build) -> String {
+/// The machine, its counters ([`Meter::counters`]) and the tool as text, for people.
+pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -> String {
     let unknown = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
     let measured = |value: Option<f64>, unit: &str| {
         value.map_or("not measured".into(), |value| format!("{:.1} {unit}", value / 1e9))
@@ -102,6 +111,8 @@ pub fn describe(machine: &Machine, build: &Build) -> String {
     section(&mut text, "class: equal on comparable machines", pairs(&machine.fields));
     section(&mut text, "facts: recorded, not compared", pairs(&machine.facts));
     section(&mut text, "rates", rates.iter().map(|(name, value)| (*name, value.as_str())));
+    let counters = counters.iter().map(|(name, state)| (*name, state.as_str()));
+    section(&mut text, "counters: read around what is timed", counters);
     section(&mut text, "build", built.iter().map(|(name, value)| (*name, value.as_str())));
     text
 }
@@ -200,6 +211,10 @@ rates
   f32                    not measured
   last_level_cache       32.0 MiB
 
+counters: read around what is timed
+  cpu_energy             not readable: a virtual machine
+  cpu_time               readable: in steps of 10 ms
+
 build
   version                0.1.0
   commit                 abc1234 and changes
@@ -212,6 +227,10 @@ build
   features               engine hub
   crates                 criterion 0.8.2
 ";
-        assert_eq!(describe(&machine, &build), expected);
+        let counters = [
+            ("cpu_energy", "not readable: a virtual machine".to_string()),
+            ("cpu_time", "readable: in steps of 10 ms".to_string()),
+        ];
+        assert_eq!(describe(&machine, &counters, &build), expected);
     }
 }

@@ -21,6 +21,7 @@ use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
+use crate::machine::Meter;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
 use crate::measure;
@@ -32,6 +33,7 @@ use crate::record;
 use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
+use crate::record::NOT_YET;
 use crate::record::Rates;
 use crate::record::Record;
 use crate::record::SCHEMA;
@@ -127,8 +129,9 @@ pub fn work() -> Result<()> {
     };
     let model = measure::describe_model(&engine, None);
     let after_load = memory::read();
+    let meter = Meter::for_device(&job.setup.device, job.setup.threads);
     for scenario in chosen {
-        let mut case = case(&mut engine, &scenario, &job, &after_load)
+        let mut case = case(&mut engine, &scenario, &job, &after_load, &meter)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
         let after = references();
         for block in &mut case.blocks {
@@ -146,7 +149,13 @@ fn answer(model: Model, case: Case) -> Result<()> {
     io::stdout().write_all(line.as_bytes()).map_err(write)
 }
 
-fn case(engine: &mut Engine, scenario: &Scenario, job: &Job, after_load: &Memory) -> Result<Case> {
+fn case(
+    engine: &mut Engine,
+    scenario: &Scenario,
+    job: &Job,
+    after_load: &Memory,
+    meter: &Meter,
+) -> Result<Case> {
     match scenario.input {
         Input::Texts => return measure::quality::case(engine, scenario, job),
         Input::Traced => return measure::profile::case(engine, scenario, job),
@@ -159,10 +168,17 @@ fn case(engine: &mut Engine, scenario: &Scenario, job: &Job, after_load: &Memory
     for _ in 0..generation.warmups {
         trial.warm_up(engine)?;
     }
+    let begun = meter.begin();
     let samples =
         (0..generation.iters).map(|_| trial.sample(engine)).collect::<Result<Vec<_>>>()?;
+    let spent = meter.end(begun);
     memory.end(injection);
-    Ok(trial.into_case(engine, &job.session, &samples, Some(&memory), &job.rates))
+    let tokens: usize = samples.iter().flat_map(|sample| &sample.ids).map(Vec::len).sum();
+    let mut case = trial.into_case(engine, &job.session, &samples, Some(&memory), &job.rates);
+    for block in &mut case.blocks {
+        machine::store(&spent, tokens as f64, block);
+    }
+    Ok(case)
 }
 
 fn exactly(id: &str) -> Result<Scenario> {
@@ -314,7 +330,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             .scenarios
             .iter()
             .map(|scenario| {
-                absent(scenario, &plan.setup.generation, &Error::Failed("not measured yet".into()))
+                absent(scenario, &plan.setup.generation, &Error::Failed(NOT_YET.into()))
             })
             .collect();
     }

@@ -232,6 +232,7 @@ fn value<'a>(case: &'a Case, target: &'a Target) -> Result<Found<'a>, Missing<'a
         State::Valid => {}
         State::Invalid(failed) => return missing(Unmeasurable::Invalid, Some(failed.join("; "))),
         State::Unsupported(why) => return missing(Unmeasurable::Unsupported, Some(why)),
+        State::Skipped(why) => return missing(Unmeasurable::NotRun, Some(why)),
         State::Failed(why) => return missing(Unmeasurable::Failed, Some(why)),
         State::Empty => return missing(Unmeasurable::NotRun, None),
     }

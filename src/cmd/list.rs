@@ -4,12 +4,18 @@ use std::io::Write;
 
 use candlemark::settings::Config;
 use candlemark::workload;
+use candlemark::workload::Input;
+use candlemark::workload::SUITES;
+use candlemark::workload::Scenario;
 
 use crate::cmd::Exit;
 
-/// Print the scenarios that words select, and what each generates
+/// Print the scenarios that words select, and what each reads and generates
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    /// Print the suites instead, and what each is for
+    #[arg(long, conflicts_with = "words")]
+    suites: bool,
     /// Suites or parts of scenario ids; default: the configuration's, or the suite `default`
     words: Vec<String>,
 }
@@ -20,9 +26,40 @@ pub(crate) fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
     let words = if arguments.words.is_empty() { &config.suite.scenarios } else { &arguments.words };
+    if arguments.suites {
+        for suite in SUITES {
+            let count = (suite.scenarios)().len();
+            writeln!(out, "{:<14} {count:>3} scenarios: {}", suite.name, suite.about)?;
+        }
+        return Ok(Exit::Pass);
+    }
     for scenario in workload::select(words)? {
-        let tokens = scenario.batch * scenario.new_tokens;
-        writeln!(out, "{:<24} batch {:<3} {tokens:>5} tokens", scenario.id, scenario.batch)?;
+        writeln!(out, "{:<26} {}", scenario.id, work(&scenario))?;
     }
     Ok(Exit::Pass)
+}
+
+/// What a scenario reads and generates, in a line.
+fn work(scenario: &Scenario) -> String {
+    let Scenario { batch, new_tokens, .. } = scenario;
+    match scenario.input {
+        Input::Category { .. } => match scenario.repetitions {
+            Some(times) => {
+                format!("batch {batch}, {} tokens out, {times} times", batch * new_tokens)
+            }
+            None => format!("batch {batch}, {} tokens out", batch * new_tokens),
+        },
+        Input::Length { prompt_tokens } => format!("{prompt_tokens} tokens in, {new_tokens} out"),
+        Input::Depth { depth, read } => {
+            let yarn = if scenario.extended { ", with YaRN" } else { "" };
+            format!("after {depth} tokens {read} in, {new_tokens} out{yarn}")
+        }
+        Input::Documents(_) if *new_tokens == 0 => format!("documents, batch {batch}, no answers"),
+        Input::Documents(_) => format!("documents, batch {batch}, {new_tokens} tokens out each"),
+        Input::Requests(_) => {
+            format!("requests under a memory limit, {new_tokens} tokens out each")
+        }
+        Input::Texts => "a text, every token scored".into(),
+        Input::Traced => format!("{new_tokens} tokens out, kernels traced"),
+    }
 }

@@ -1,4 +1,4 @@
-//! `candlemark machine`: what this machine is and how fast it reads and multiplies.
+//! `candlemark machine`: what this machine is, how fast it reads and multiplies, and which of its counters can be read.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use candlemark::settings::Setup;
 
 use crate::cmd::Exit;
 
-/// Print the machine's class and measured rates
+/// Print the machine's class, measured rates and readable counters
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Threads to measure with; default: CPUs allowed to the process
@@ -33,7 +33,8 @@ pub(crate) fn run(
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {
-        write!(out, "{}", machine::describe(&found, &machine::build()))?;
+        let counters = machine::Meter::for_device(&setup.device, threads).counters();
+        write!(out, "{}", machine::describe(&found, &counters, &machine::build()))?;
     }
     for warning in machine::warnings(&machine::conditions()) {
         writeln!(std::io::stderr(), "warning: {warning}")?;

@@ -4,6 +4,7 @@ use crate::record::Case;
 use crate::report::text;
 use crate::stats;
 use crate::workload;
+use crate::workload::Task;
 
 /// Names of the columns.
 pub fn live_header() -> String {
@@ -34,6 +35,16 @@ pub fn live_row(case: &Case) -> String {
         let value = metric.and_then(|metric| Some((metric, stats::median(&case.values(name))?)));
         value.map_or("-".into(), |(metric, value)| text::shown(metric, value))
     };
+    if let Some(names) = in_words(case.work.task) {
+        let said = names.iter().filter_map(|name| {
+            let metric = workload::metric(name)?;
+            let value = stats::median(&case.values(name))?;
+            Some(format!("{} {} {}", metric.label, text::shown(metric, value), metric.unit))
+        });
+        let said: Vec<String> = said.map(|text| text.trim_end().to_owned()).collect();
+        return format!("{id:<16} {}  {}", said.join(", "), marks(case)).trim_end().to_owned()
+            + "\n";
+    }
     let tokens: usize = case.work.prompt_tokens.iter().sum();
     let values = [
         id,
@@ -45,9 +56,24 @@ pub fn live_row(case: &Case) -> String {
         shown("decode_tok_s_aggregate"),
         shown("peak_rss_bytes"),
     ];
-    let marks: Vec<String> =
-        case.validity.failed.iter().map(|what| format!("INVALID: {}", text::plain(what))).collect();
-    row(values, &marks.join("; "))
+    row(values, &marks(case))
+}
+
+/// What is wrong with a scenario's numbers.
+fn marks(case: &Case) -> String {
+    let failed = case.validity.failed.iter();
+    failed.map(|what| format!("INVALID: {}", text::plain(what))).collect::<Vec<_>>().join("; ")
+}
+
+/// Metrics of tasks that the columns do not fit, to be said in words.
+fn in_words(task: Task) -> Option<&'static [&'static str]> {
+    match task {
+        Task::Generate | Task::Depth => None,
+        Task::Items => Some(&["items_per_min", "chunks_per_min", "answer_s", "error_rate"]),
+        Task::Stress => Some(&["error_rate", "oom_rate", "mem_slope_bytes_per_request"]),
+        Task::Quality => Some(&["top1_agreement", "kl_nats", "perplexity"]),
+        Task::Profile => Some(&["kernel_share", "kernel_overhead_s", "kernels_per_step"]),
+    }
 }
 
 fn row([id, prompt, new, ttft, prefill, decode, whole, memory]: [String; 8], mark: &str) -> String {
@@ -89,6 +115,11 @@ mod tests {
             "{}",
             live_row(&case)
         );
+        case.validity.failed.clear();
+        case.work.task = Task::Stress;
+        case.blocks[0].values =
+            [("error_rate".to_string(), Some(0.25)), ("oom_rate".to_string(), None)].into();
+        assert_eq!(live_row(&case), "code/b4          failed requests 25.00 %\n");
         case.absent = Some("unsupported: ragged batches".into());
         assert_eq!(live_row(&case), "code/b4          unsupported: ragged batches\n");
     }

@@ -436,6 +436,8 @@ fn records_stand_side_by_side() {
 #[test]
 fn scenarios_are_listed() {
     check(&["list", "code"], "list.txt", 0);
+    check(&["list", "all"], "list-all.txt", 0);
+    check(&["list", "--suites"], "list-suites.txt", 0);
     check(&["list", "cdoe"], "list-unknown.txt", 5);
 }
 

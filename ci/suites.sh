@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Every suite on a tiny model, killed in the middle and gone on with: nothing that was measured is lost, and nothing is measured
+# twice. Then every form that a record can be shown in. Usage: ci/suites.sh path/to/candlemark
+set -euo pipefail
+binary=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+record="$work/record.json"
+flags="all --model synthetic:nano --quant q8_0 --iters 2 --warmups 1"
+
+measured() { # the lines of values, without those of what was not measured yet
+    "$binary" report "$record" --format csv | grep -v "not measured yet"
+}
+
+for seconds in 4 8; do
+    echo "-- killed after $seconds s"
+    resume=(-o "$record")
+    [ ! -f "$record" ] || resume=(--resume "$record")
+    # shellcheck disable=SC2086
+    "$binary" run $flags "${resume[@]}" >"$work/live" 2>&1 &
+    run=$!
+    sleep "$seconds"
+    kill -9 "$run" 2>/dev/null || { echo "it ended before it could be killed" && exit 1; }
+    wait "$run" 2>/dev/null || true
+    measured >"$work/after-$seconds"
+    echo "$(($(wc -l <"$work/after-$seconds") - 1)) values so far"
+done
+[ "$(wc -l <"$work/after-8")" -gt "$(wc -l <"$work/after-4")" ] || { echo "it did not go on" && exit 1; }
+
+echo "-- to the end"
+# shellcheck disable=SC2086
+"$binary" run $flags --resume "$record"
+measured >"$work/whole"
+for seconds in 4 8; do
+    lost=$(grep -vxcFf "$work/whole" "$work/after-$seconds" || true)
+    [ "$lost" = 0 ] || { echo "$lost values of the part killed after $seconds s are lost or measured anew" && exit 1; }
+done
+twice=$(tail -n +2 "$work/whole" | cut -d, -f1,2,3 | sort | uniq -d | wc -l)
+blocks=$(tail -n +2 "$work/whole" | cut -d, -f3 | sort -u | tr -d '\n')
+[ "$twice" = 0 ] && [ "$blocks" = 0 ] || { echo "something was measured twice: blocks $blocks" && exit 1; }
+
+echo "-- every form of a report"
+for lang in en fr ko; do
+    for format in md html; do
+        "$binary" report "$record" --format "$format" --lang "$lang" -o "$work/report.$lang.$format"
+        [ -s "$work/report.$lang.$format" ]
+    done
+done
+for format in json csv row benchmark-json llama-bench prometheus; do
+    "$binary" report "$record" --format "$format" -o "$work/export.$format"
+    [ -s "$work/export.$format" ]
+done
+"$binary" compare "$record" "$record" >"$work/compare.md"
+echo "all suites ran, and all reports were written"

@@ -1,0 +1,111 @@
+//! CPU time of this process, all threads together. Waiting in a loop counts as being busy, and what child processes use
+//! does not count.
+
+use std::fs;
+use std::time::Duration;
+
+/// The kernel counts in hundredths of a second, USER_HZ, on every system that this crate is built for.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Regions shorter than this many ticks have no figure: user and system time are each cut to a tick at both ends, which is
+/// up to a tenth of it for one thread.
+const TICKS: u32 = 20;
+
+/// How finely a share is known, for notes.
+pub(super) const RESOLUTION: &str = "CPU time of this process in steps of 10 ms";
+
+/// CPU time of this process since it began.
+///
+/// # Errors
+/// Why the system does not tell.
+pub(super) fn cpu_time() -> Result<Duration, String> {
+    match fs::read_to_string("/proc/self/stat") {
+        Ok(stat) => parse(&stat).ok_or_else(|| "/proc/self/stat does not tell the CPU time".into()),
+        Err(_) => without_proc().ok_or_else(|| "the system does not tell the CPU time".into()),
+    }
+}
+
+/// CPU time as a share of what `threads` threads could have used; more than 1 where more of them were busy.
+///
+/// # Errors
+/// When the region is too short for the steps that CPU time is counted in.
+pub(super) fn share(used: Duration, elapsed: Duration, threads: usize) -> Result<f64, String> {
+    let least = TICK * TICKS;
+    if elapsed < least {
+        return Err(format!(
+            "CPU time is counted in steps of 10 ms, too coarse for {:.0} ms; measure at least {} ms",
+            elapsed.as_secs_f64() * 1e3,
+            least.as_millis()
+        ));
+    }
+    Ok(used.as_secs_f64() / elapsed.as_secs_f64() / threads.max(1) as f64)
+}
+
+/// User and system time, the 14th and 15th field of `/proc/self/stat`. The second one, the program's name in parentheses,
+/// can hold anything.
+fn parse(stat: &str) -> Option<Duration> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11).map_while(|ticks| ticks.parse::<u32>().ok());
+    Some(TICK * times.next()?.checked_add(times.next()?)?)
+}
+
+/// What sysinfo tells on other systems, in milliseconds.
+fn without_proc() -> Option<Duration> {
+    let pid = sysinfo::get_current_pid().ok()?;
+    let mut system = sysinfo::System::new().ok()?;
+    let kind = sysinfo::ProcessRefreshKind::nothing().with_cpu();
+    system.refresh_processes_specifics(sysinfo::ProcessesToUpdate::Some(&[pid]), true, kind);
+    Some(Duration::from_millis(system.process(pid)?.accumulated_cpu_time()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_system_time_are_added() {
+        let fields = "R 1 2 3 0 -1 4194304 100 0 0 0 250 50 7 8 20 0 4 0 1000";
+        let ms = Duration::from_millis;
+        for (stat, expected) in [
+            (format!("42 (candlemark) {fields}"), Some(ms(3000))),
+            (format!("42 (a) b (1 2) {fields}"), Some(ms(3000))),
+            ("42 (candlemark) R 1 2 3".into(), None),
+            (format!("42 candlemark {fields}"), None),
+        ] {
+            assert_eq!(parse(&stat), expected, "{stat}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_of_all_threads_and_needs_twenty_ticks() {
+        let ms = Duration::from_millis;
+        assert_eq!(share(ms(3000), ms(2000), 2), Ok(0.75));
+        assert_eq!(share(ms(200), ms(200), 1), Ok(1.0));
+        assert_eq!(share(ms(0), ms(1000), 1), Ok(0.0)); // Waiting all the time is a measurement.
+        let why =
+            "CPU time is counted in steps of 10 ms, too coarse for 199 ms; measure at least 200 ms";
+        assert_eq!(share(ms(199), ms(199), 1), Err(why.into()));
+    }
+
+    #[test]
+    fn cpu_time_of_this_process_grows_with_work() {
+        let before = cpu_time().unwrap();
+        let mut state = 1_u64;
+        for _ in 0..2_000 {
+            if cpu_time().unwrap() > before {
+                return;
+            }
+            for _ in 0..1_000_000 {
+                state = std::hint::black_box(state.wrapping_mul(6_364_136_223_846_793_005));
+            }
+        }
+        panic!("two billion multiplications took no time");
+    }
+
+    #[test]
+    fn sysinfo_tells_about_the_same_as_the_kernel() {
+        let first = without_proc().unwrap();
+        let second = cpu_time().unwrap();
+        assert!(first <= second + TICK, "{first:?} {second:?}");
+    }
+}
