@@ -8,6 +8,7 @@ mod figures;
 mod head;
 mod histogram;
 mod lines;
+mod png;
 mod theme;
 mod thin;
 mod ticks;
@@ -27,6 +28,7 @@ pub use figures::rate_by_step;
 pub use figures::throughput;
 pub use figures::trend;
 pub use figures::ttft_by_prompt;
+pub use png::png;
 pub use theme::CSS;
 
 /// A number with so many decimals, in the language of the report: `12.5`, `12,5`.
@@ -189,9 +191,9 @@ pub enum NoChart {
     /// A line or a distribution of a single value would say what is not known.
     #[error("one value only")]
     OneValue,
-    /// Infinite, or not a number.
-    #[error("a value is not a finite number")]
-    NotFinite,
+    /// A value that no picture can hold: infinite, not a number, or beyond 10¹⁵.
+    #[error("a value is infinite, not a number or far too large")]
+    Unusable,
     /// A value at or below zero on an axis of doublings, or a bar below zero.
     #[error("a value lies below what can be drawn")]
     TooLow,
@@ -227,3 +229,6 @@ pub fn svg(chart: &Chart<'_>) -> Result<String, NoChart> {
     }?;
     Ok(backend::document(&chart.title, &chart.alt, height, &body))
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,10 @@ const BELOW: i32 = 44;
 const RIGHT: i32 = 18;
 /// Up to so many values have marks on their line, and intervals of their own instead of a band.
 const FEW: usize = 24;
+/// Greater values are mistakes, and have more digits than there is room for.
+const MOST: f64 = 1e15;
+/// The year 9000 or so; what is later is not in seconds.
+const LATEST: f64 = 2.2e11;
 /// Marks on a line of more values.
 const SPARSE: usize = 7;
 
@@ -132,9 +136,9 @@ fn ranges(lines: &Lines<'_>) -> Result<((f64, f64), (f64, f64)), NoChart> {
 
 /// The least and the greatest of values that can be drawn.
 pub(super) fn ends(scale: Scale, values: &[f64]) -> Result<(f64, f64), NoChart> {
-    // Beyond this the arithmetic of axes overflows; nothing that is measured comes near.
-    if values.iter().any(|value| !value.is_finite() || value.abs() > 1e100) {
-        return Err(NoChart::NotFinite);
+    let most = if scale == Scale::Time { LATEST } else { MOST };
+    if values.iter().any(|value| !value.is_finite() || value.abs() > most) {
+        return Err(NoChart::Unusable);
     }
     if scale == Scale::Doubling && values.iter().any(|value| *value <= 0.0) {
         return Err(NoChart::TooLow);

@@ -15,6 +15,9 @@ use super::Scale;
 /// Of the larger end, how much an axis shows at least: noise that is smaller is not blown up.
 const LEAST_SPAN: f64 = 0.02;
 
+/// What an axis shows at least, in its unit: its numbers have at most nine decimals.
+const LEAST: f64 = 1e-8;
+
 /// Seconds between the marks of a time axis.
 const TIMES: [f64; 21] = [
     1.0,
@@ -123,8 +126,8 @@ fn padded(scale: Scale, lo: f64, hi: f64, outward: Outward) -> (f64, f64) {
     let (lo, hi) = if scale == Scale::Zero { (lo.min(0.0), hi.max(0.0)) } else { (lo, hi) };
     let least = match scale {
         Scale::Zero if lo == hi => 1.0,
-        Scale::Zero => 0.0,
-        Scale::Around => (LEAST_SPAN * lo.abs().max(hi.abs())).max(f64::MIN_POSITIVE * 1e6),
+        Scale::Zero => LEAST,
+        Scale::Around => (LEAST_SPAN * lo.abs().max(hi.abs())).max(LEAST),
         Scale::Whole | Scale::Doubling => 1.0,
         Scale::Time => 10.0,
     };
@@ -162,14 +165,18 @@ fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
 
 fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, outward: Outward) -> Ticks {
     let slack = step * 1e-6;
+    // Doublings are counted from the first of them in the picture, so that a small batch has its number.
+    let origin = if axis.scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };
+    let (from, to) = (lo - origin, hi - origin);
     let (first, last) = match outward {
-        Outward::ToNumber => (((lo + slack) / step).floor(), ((hi - slack) / step).ceil()),
-        Outward::Little => (((lo - slack) / step).ceil(), ((hi + slack) / step).floor()),
+        Outward::ToNumber => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
+        Outward::Little => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
     };
+    let place = |number: f64| origin + number * step;
     let count = (last - first).max(0.0) as usize;
-    let at: Vec<f64> = (0..=count).map(|i| (first + i as f64) * step).collect();
+    let at: Vec<f64> = (0..=count).map(|i| place(first + i as f64)).collect();
     let range = match outward {
-        Outward::ToNumber => (lo.min(first * step), hi.max(last * step)),
+        Outward::ToNumber => (lo.min(place(first)), hi.max(place(last))),
         Outward::Little => (lo, hi),
     };
     let labels = at.iter().map(|at| text(axis, *at, step)).collect();
