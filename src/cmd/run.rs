@@ -173,7 +173,9 @@ fn same_run(
         "cannot resume: the quantisation or the RoPE scaling of the run differs; begin a new run"
     );
     anyhow::ensure!(
-        record.settings.generation == now.generation && record.settings.threads == now.threads,
+        record.settings.generation == now.generation
+            && record.settings.threads == now.threads
+            && record.settings.labels == now.labels,
         "cannot resume: the settings of the run differ; begin a new run"
     );
     Ok(())

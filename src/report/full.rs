@@ -77,3 +77,6 @@ pub fn chart_files(record: &Record, lang: Lang) -> Vec<(String, String)> {
         .map(|chart| (format!("{}.svg", chart.name), chart.svg.replacen("</title>", paper, 1)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ macro_rules! words {
         #[cfg(test)]
         impl Words {
             /// Every word under its name.
-            fn all(&self) -> Vec<(&'static str, &'static str)> {
+            pub(crate) fn all(&self) -> Vec<(&'static str, &'static str)> {
                 vec![$($((concat!(stringify!($group), ".", stringify!($name)), self.$group.$name),)*)*]
             }
         }
@@ -119,9 +119,9 @@ words! {
         heading intro whole sequence efficiency prefill whole_answer memory
     }
     grid: GridWords {
-        heading about s1 s2 s3 s4 s5 s6 spread derived ttft_growth prefill_growth decode_cv
-        meaning growth_meaning cv_meaning load_meaning pack_meaning cold_meaning peak_meaning
-        share_meaning overhead_meaning region_meaning steps_meaning
+        heading about s1 s2 s3 s4 s5 s6 spread derived ttft_growth prefill_growth decode_cv kernel
+        time_share kernels meaning growth_meaning cv_meaning load_meaning pack_meaning
+        cold_meaning peak_meaning share_meaning overhead_meaning region_meaning steps_meaning
     }
     context: ContextWords {
         heading intro depth kept prefill_kept step decode prefill expected held growth_memory

@@ -10,9 +10,11 @@ use std::sync::Once;
 use assert_cmd::Command;
 
 mod analysis;
+mod everything;
 mod pair;
 mod pairs;
 mod records;
+mod served;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
 
@@ -32,7 +34,7 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
         // Tests run at once, and all of them read the records.
         static RECORDS: Once = Once::new();
         RECORDS.call_once(|| {
-            for (name, record) in records::all() {
+            for (name, record) in records::all().into_iter().chain(served::all()) {
                 record.save(&golden(&format!("records/{name}.json"))).unwrap();
             }
             records::calibration().save(&golden(CALIBRATION)).unwrap();
@@ -82,7 +84,7 @@ fn check_record(record: &str, more: &[&str], file: &str, status: i32) {
 
 #[test]
 fn the_records_are_what_they_are_made_from() {
-    for (name, record) in records::all() {
+    for (name, record) in records::all().into_iter().chain(served::all()) {
         same(&record.to_json(), &format!("records/{name}.json"));
         assert_eq!(
             candlemark::record::Record::load(&golden(&format!("records/{name}.json"))).unwrap(),
@@ -402,6 +404,12 @@ fn a_record_is_a_document() {
     check(&["report", "records/hostile.json"], "report-hostile.md", 0);
     check(&["report", "records/invalid.json"], "report-invalid.md", 0);
     check(&["report", "records/same.json", "--format", "html"], "report.html", 0);
+    for lang in ["en", "fr", "ko"] {
+        let args = ["report", "records/everything.json", "--lang", lang];
+        check(&args, &format!("report-everything.{lang}.md"), 0);
+    }
+    let page = ["report", "records/everything.json", "--format", "html", "--lang", "fr"];
+    check(&page, "report-everything.fr.html", 0);
     check_record("slower", &["--format", "html"], "slower.html", 1);
     check_record("slower", &["--format", "junit"], "slower.junit.xml", 1);
     check_record("slower", &["--format", "bmf"], "slower.bmf.json", 1);

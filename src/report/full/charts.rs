@@ -83,7 +83,7 @@ impl<'a> Draw<'a> {
         let grid = self.paper.analysis.grid.as_ref()?;
         let point = |row: &GridRow| {
             let seconds = sound(&row.state, row.ttft_s)?;
-            Some(Point::new(row.prompt_tokens as f64, seconds * MS))
+            Some(Point::new(row.prompt_tokens? as f64, seconds * MS))
         };
         let mut points: Vec<Point> = grid.rows.iter().filter_map(point).collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));

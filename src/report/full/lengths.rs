@@ -2,6 +2,7 @@
 
 use crate::analysis::ContextRow;
 use crate::analysis::Grid;
+use crate::analysis::Kernels;
 use crate::analysis::Reading;
 use crate::analysis::State;
 use crate::report::full::model::Block;
@@ -24,9 +25,13 @@ pub(super) fn grid(paper: &Paper) -> Option<Section> {
         section.push(results(paper, grid));
         section.say(words.spread, &[]);
     }
+    let shares = paper.analysis.kernels.as_ref().and_then(|kernels| shares(paper, kernels));
     let derived = derived(paper);
     if !derived.rows.is_empty() {
         section.push(derived);
+    }
+    if let Some(shares) = shares {
+        section.push(shares);
     }
     (paper.analysis.grid.is_some() || paper.analysis.kernels.is_some()).then_some(section)
 }
@@ -57,7 +62,7 @@ fn results(paper: &Paper, grid: &Grid) -> Table {
         };
         table.push([
             name.into(),
-            lang.count(row.prompt_tokens).into(),
+            paper.count(row.prompt_tokens),
             lang.count(row.new_tokens).into(),
             paper.spread(&row.state, row.ttft_s, MS),
             paper.spread(&row.state, row.decode_tok_s, 1.0),
@@ -105,12 +110,24 @@ fn derived(paper: &Paper) -> Table {
             ("kernel_overhead_s", &kernels.kernel_overhead_s, words.overhead_meaning),
             ("kernels_per_step", &kernels.kernels_per_step, words.steps_meaning),
             ("region_overhead_s", &kernels.region_overhead_s, words.region_meaning),
+            ("pack_s", &kernels.pack_s, words.pack_meaning),
         ] {
             let (name, value) = paper.named(name, state, reading);
             push(name, value, meaning);
         }
     }
     table
+}
+
+/// Kernels by their share of the traced time.
+fn shares(paper: &Paper, kernels: &Kernels) -> Option<Table> {
+    let words = &paper.words.grid;
+    let mut table = Table::new([words.kernel, words.time_share], 1);
+    table.caption = Some(Text::fill(words.kernels, &[("scenario", &kernels.id)]));
+    for (name, share) in &kernels.shares {
+        table.push([name.as_str().into(), paper.share(&kernels.state, Some(*share))]);
+    }
+    (!table.rows.is_empty()).then_some(table)
 }
 
 pub(super) fn context(paper: &Paper) -> Option<Section> {

@@ -52,6 +52,11 @@ impl<'a> Paper<'a> {
         Cell::new("\u{2013}", Tone::Plain)
     }
 
+    /// A count of what there was to do.
+    pub(super) fn count(&self, count: Option<usize>) -> Cell {
+        count.map_or_else(|| self.missing(), |count| self.lang.count(count).into())
+    }
+
     /// A number of a scenario, in the unit of its column.
     pub(super) fn number(&self, state: &State, value: Option<f64>) -> Cell {
         match value {
@@ -134,7 +139,9 @@ impl<'a> Paper<'a> {
     pub(super) fn validity(&self, case: &Case) -> Cell {
         let words = &self.words.scenarios;
         match (&case.absent, case.validity.ok(), case.validity.warnings.as_slice()) {
-            (Some(why), ..) if case.is_unsupported() => Cell::new(why.as_str(), Tone::Unsure),
+            (Some(why), ..) if !matches!(State::of(case), State::Failed(_)) => {
+                Cell::new(why.as_str(), Tone::Unsure)
+            }
             (Some(why), ..) => Cell::new(why.as_str(), Tone::Bad),
             (None, false, _) => {
                 let why = case.validity.failed.join("; ");

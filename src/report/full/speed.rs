@@ -83,7 +83,7 @@ pub(super) fn api(paper: &Paper) -> Option<Section> {
         table.push([
             row.name.as_str().into(),
             lang.count(row.requests).into(),
-            lang.count(row.prompt_tokens).into(),
+            paper.count(row.prompt_tokens),
             paper.number(state, row.mean_generated),
             paper.number(state, row.mean_e2e_s),
             paper.number(state, row.mean_decode_tok_s),

@@ -195,7 +195,7 @@ pub(super) fn pipelines(paper: &Paper) -> Option<Section> {
     for row in rows {
         table.push([
             row.name.as_str().into(),
-            paper.lang.count(row.items).into(),
+            paper.count(row.items),
             paper.lang.count(row.batch).into(),
             paper.lang.count(row.new_tokens).into(),
             paper.spread(&row.state, row.items_per_min, 1.0),
@@ -240,7 +240,7 @@ pub(super) fn quality(paper: &Paper) -> Option<Section> {
     for row in rows {
         let mut table = Table::new([paper.words.frame.metric, paper.words.frame.value], 1);
         table.caption = Some(row.id.as_str().into());
-        table.push([words.tokens.into(), Cell::from(paper.lang.count(row.tokens))]);
+        table.push([words.tokens.into(), paper.count(row.tokens)]);
         for (name, reading) in [
             ("top1_agreement", &row.top1_agreement),
             ("kl_nats", &row.kl_nats),
