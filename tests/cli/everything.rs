@@ -63,7 +63,8 @@ impl Values {
         ];
         let mut block = self.block(&samples, 5, &single);
         for name in ["peak_device_bytes", "gpu_utilisation", "power_w", "energy_j_per_token"] {
-            let why = if name == "peak_device_bytes" { "the device is the CPU" } else { "no counter" };
+            let why =
+                if name == "peak_device_bytes" { "the device is the CPU" } else { "no counter" };
             block.values.insert(name.into(), None);
             block.notes.insert(name.into(), why.into());
         }
@@ -80,15 +81,8 @@ fn case(id: &str, task: Task, batch: usize, prompt: usize, new_tokens: usize) ->
     let prompts_sha256 = "ab".repeat(32);
     let prompt_tokens = (0..batch).map(|i| prompt + i).collect();
     let stop = "length".into();
-    let work = Work {
-        task,
-        batch,
-        prompt_tokens,
-        new_tokens,
-        prompts_sha256,
-        stop,
-        ..Work::default()
-    };
+    let work =
+        Work { task, batch, prompt_tokens, new_tokens, prompts_sha256, stop, ..Work::default() };
     Case { id: id.into(), work, output_sha256: Some("cd".repeat(32)), ..Case::default() }
 }
 
@@ -98,7 +92,8 @@ pub fn everything() -> Record {
     let mut values = Values(42);
     record.scenarios.clear();
     let session = &mut record.sessions[0];
-    session.command = ["candlemark", "run", "all", "--model", "it's a model"].map(Into::into).into();
+    session.command =
+        ["candlemark", "run", "all", "--model", "it's a model"].map(Into::into).into();
     session.conditions = ["12:00:00", "12:05:00"]
         .map(|time| Conditions {
             at: format!("2026-07-04T{time}Z"),

@@ -47,7 +47,8 @@ fn numbers(lang: Lang, text: &str) -> Vec<String> {
     while at < chars.len() {
         let named = at > 0 && (chars[at - 1].is_ascii_alphabetic() || "_/".contains(chars[at - 1]));
         let start = at;
-        while digit(at) || (at > start && chars.get(at).copied().is_some_and(between) && digit(at + 1))
+        while digit(at)
+            || (at > start && chars.get(at).copied().is_some_and(between) && digit(at + 1))
         {
             at += 1;
         }
@@ -230,9 +231,27 @@ fn every_part_is_there_in_every_language() {
         assert_eq!(
             ids,
             [
-                "general", "summary", "method", "scenarios", "latency", "api", "categories",
-                "grid", "context", "consistency", "stress", "pipelines", "quality", "energy",
-                "targets", "charts", "advice", "conclusion", "absent", "reproduce", "every"
+                "general",
+                "summary",
+                "method",
+                "scenarios",
+                "latency",
+                "api",
+                "categories",
+                "grid",
+                "context",
+                "consistency",
+                "stress",
+                "pipelines",
+                "quality",
+                "energy",
+                "targets",
+                "charts",
+                "advice",
+                "conclusion",
+                "absent",
+                "reproduce",
+                "every"
             ]
         );
         let charts = document.sections[15].blocks.len();
@@ -254,12 +273,12 @@ fn what_was_not_run_is_named_with_its_command() {
     record.scenarios.clear();
     for lang in Lang::ALL {
         let text = markdown(&record, lang, None);
-        assert_eq!(text.matches("candlemark run").count() > 8, true, "{text}");
+        assert!(text.matches("candlemark run").count() > 8, "{text}");
         page_in(&record, lang).unwrap();
     }
 }
 
-const HOSTILE: &str = "a|b\n# <script>alert(1)</script> `x` [l](javascript:0) @all \u{202e} ~~s~~ {{ 7*7 }} {n} </details> 'q' \"r\"";
+const HOSTILE: &str = "a|b\n# <script>alert(1)</script> `x` [l](javascript:0) @all \u{202e} ~~s~~ {{ 7919*7907 }} {n} </details> 'q' \"r\"";
 
 /// The record with a text in every place that is text.
 fn with(text: &str) -> Record {
@@ -327,17 +346,20 @@ fn hostile_text_breaks_out_of_nothing() {
             assert!(!picture.split("</svg>").next().unwrap().contains("alert(1)</"), "{lang:?}");
         }
         let (text, plain) = (markdown(&hostile, lang, None), markdown(&benign, lang, None));
-        let shapes = |text: &str| text.lines().map(shape).collect::<Vec<_>>();
-        assert_eq!(shapes(&text), shapes(&plain), "{lang:?}\n{text}");
+        assert_eq!(text.lines().count(), plain.lines().count(), "{lang:?}\n{text}");
         let mut code = false;
-        for line in text.lines() {
+        for (line, plain) in text.lines().zip(plain.lines()) {
             code ^= line.starts_with("```");
-            let harmless = !line.contains("<script") && !line.contains("](java");
-            assert!(code || (harmless && !line.contains("@all")), "{lang:?}: {line}");
+            if !code {
+                assert_eq!(shape(line), shape(plain), "{lang:?}: {line}");
+                let unescaped = line.replace("\\]", "");
+                assert!(!line.contains("<script") && !unescaped.contains("](java"), "{line}");
+                assert!(!line.contains("@all"), "{lang:?}: {line}");
+            }
         }
         for text in [page, text] {
             assert!(!text.contains('\u{202e}'), "{lang:?}");
-            assert!(!text.contains("49"), "a template ran what it was given");
+            assert!(!text.contains("62615533"), "a template ran what it was given");
         }
     }
 }
