@@ -208,7 +208,7 @@ impl Injection {
     }
 
     /// Spins after a pass over prompts, until the rate has dropped by the share, or the time has risen by it.
-    fn after_pass(injection: Option<Self>, work: Duration) {
+    pub(crate) fn after_pass(injection: Option<Self>, work: Duration) {
         match injection {
             Some(Self { stage: Stage::Prefill, share }) => {
                 spin(work.mul_f64(share / (1.0 - share)))

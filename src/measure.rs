@@ -2,6 +2,7 @@
 //! record keeps of them. The definitions of the metrics are here and nowhere else.
 
 mod checks;
+pub mod pipeline;
 pub mod profile;
 pub mod quality;
 

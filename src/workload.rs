@@ -1,6 +1,7 @@
 //! What is run and what is measured: categories with their prompts, scenarios and their ids, suites, and the one
 //! table of metrics. Knows nothing of models: prompts are text until an engine's tokenizer has seen them.
 
+pub mod documents;
 mod metrics;
 mod suites;
 

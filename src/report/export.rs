@@ -1,5 +1,6 @@
 //! A record in the forms that other programs and shared tables read. A number that was not measured, or that cannot be true, is
-//! left out or `null` in all of them. Knows nothing of verdicts, and nothing of who reads the form.
+//! left out or `null` in all of them. Every field is described in `export/fields.md`. Knows nothing of verdicts, and nothing of
+//! who reads the form.
 
 mod benchmark;
 mod llama_bench;

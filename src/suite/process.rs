@@ -16,6 +16,7 @@ use crate::machine::memory::Memory;
 use crate::measure;
 use crate::measure::MemoryUse;
 use crate::measure::Trial;
+use crate::measure::pipeline;
 use crate::record::Case;
 use crate::record::Model;
 use crate::record::Work;
@@ -89,13 +90,25 @@ fn case(
     meter: &Meter,
 ) -> Result<Case> {
     match scenario.input {
-        Input::Texts => return measure::quality::case(engine, scenario, job),
-        Input::Traced => return measure::profile::case(engine, scenario, job),
+        Input::Texts => {
+            return measure::quality::case(
+                engine,
+                scenario,
+                &job.setup,
+                &job.session,
+                job.text.as_deref(),
+            );
+        }
+        Input::Traced => return measure::profile::case(engine, scenario, &job.setup, &job.session),
         _ => {}
     }
     let injection = job.injection.as_deref().map(Injection::parse).transpose()?;
     let mut memory = MemoryUse::begin(after_load, job.sharing);
     let generation = &job.setup.generation;
+    if let Input::Documents(_) = scenario.input {
+        let session = &job.session;
+        return pipeline::case(engine, scenario, generation, injection, session, memory);
+    }
     let mut trial = Trial::new(engine, scenario, generation, injection)?;
     for _ in 0..generation.warmups {
         trial.warm_up(engine)?;

@@ -24,6 +24,7 @@ mod hub;
 mod names;
 #[cfg(unix)]
 mod pair;
+mod pipelines;
 mod suites;
 mod synthetic;
 mod worker;

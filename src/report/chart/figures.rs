@@ -99,7 +99,7 @@ pub fn batch_scaling<'a>(words: &Words<'a>, measured: Curve, ideal: &str) -> Cha
 pub fn distribution<'a>(words: &Words<'a>, values: Vec<f64>, marks: Vec<Mark>) -> Chart<'a> {
     let histogram = Histogram {
         x: axis(words.x, Scale::Around, words.number),
-        y: axis(words.y, Scale::Zero, words.number),
+        y: axis(words.y, Scale::Whole, words.number),
         values,
         marks,
     };

@@ -58,6 +58,9 @@ const SPARSE: usize = 7;
 /// A plot with axes: positions in, pixels out.
 pub(super) type Plot<'a, 'b> = ChartContext<'a, Svg<'b>, Cartesian2d<Ticks, Ticks>>;
 
+/// The least and the greatest of values.
+pub(super) type Ends = (f64, f64);
+
 /// What the legend says: nothing of a series that is alone.
 pub(super) fn keys(lines: &Lines<'_>) -> Vec<Key> {
     let drawn = lines.series.iter().enumerate().filter(|(_, series)| !series.points.is_empty());
@@ -108,7 +111,7 @@ pub(super) fn height(head: &Head) -> i32 {
 }
 
 /// The ends of both axes.
-fn ranges(lines: &Lines<'_>) -> Result<((f64, f64), (f64, f64)), NoChart> {
+fn ranges(lines: &Lines<'_>) -> Result<(Ends, Ends), NoChart> {
     let mut places = Vec::new();
     let mut values = Vec::new();
     let mut own = 0;
@@ -135,7 +138,7 @@ fn ranges(lines: &Lines<'_>) -> Result<((f64, f64), (f64, f64)), NoChart> {
 }
 
 /// The least and the greatest of values that can be drawn.
-pub(super) fn ends(scale: Scale, values: &[f64]) -> Result<(f64, f64), NoChart> {
+pub(super) fn ends(scale: Scale, values: &[f64]) -> Result<Ends, NoChart> {
     let most = if scale == Scale::Time { LATEST } else { MOST };
     if values.iter().any(|value| !value.is_finite() || value.abs() > most) {
         return Err(NoChart::Unusable);
@@ -152,8 +155,8 @@ pub(super) fn ends(scale: Scale, values: &[f64]) -> Result<(f64, f64), NoChart> 
 pub(super) fn axes<'a, 'b>(
     canvas: &'a Canvas<'b>,
     head: &Head,
-    (x_axis, x): (&Axis<'_>, (f64, f64)),
-    (y_axis, y): (&Axis<'_>, (f64, f64)),
+    (x_axis, x): (&Axis<'_>, Ends),
+    (y_axis, y): (&Axis<'_>, Ends),
 ) -> Result<Plot<'a, 'b>, NoChart> {
     let up = ticks(y_axis, y, 6, Outward::ToNumber, |_| true);
     let numbers = up.labels.iter().map(|label| width(label, TEXT)).max().unwrap_or(0);

@@ -266,6 +266,16 @@ fn every_value_is_in_one_bin() {
 }
 
 #[test]
+fn counts_have_whole_numbers() {
+    let svg = svg(&distribution(&WORDS, vec![1.0, 2.0], Vec::new())).unwrap();
+    assert!(
+        svg.contains("text-anchor=\"end\" font-size=\"13\" fill=\"var(--soft, #59636e)\">1<"),
+        "{svg}"
+    );
+    assert!(!svg.contains(">0.5<"), "{svg}");
+}
+
+#[test]
 fn ends_are_those_of_the_values() {
     assert_eq!(ends(Scale::Zero, &[3.0, 1.0, 2.0]), Ok((1.0, 3.0)));
     assert_eq!(ends(Scale::Doubling, &[0.0]), Err(NoChart::TooLow));

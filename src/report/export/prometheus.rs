@@ -48,8 +48,10 @@ pub fn prometheus(record: &Record) -> String {
     family(&mut text, "scenario_valid", "Whether the numbers can be true (1) or not (0).", valid);
     let absent = cases.iter().flat_map(|(case, _)| {
         let unsupported = case.is_unsupported();
-        let failed = case.absent.is_some() && !unsupported;
-        [("failed", failed), ("unsupported", unsupported)].map(|(why, is)| {
+        let skipped = case.is_skipped();
+        let failed = case.absent.is_some() && !unsupported && !skipped;
+        let reasons = [("failed", failed), ("skipped", skipped), ("unsupported", unsupported)];
+        reasons.map(|(why, is)| {
             (labels(record, &[("scenario", &case.id), ("why", why)]), f64::from(is))
         })
     });

@@ -142,6 +142,7 @@ fn words(standing: &Standing) -> String {
         Standing::Measured => "measured".into(),
         Standing::Missing => MISSING.into(),
         Standing::Unsupported(why) => format!("unsupported: {why}"),
+        Standing::Skipped(why) => format!("skipped: {why}"),
         Standing::Failed(why) => format!("FAILED: {why}"),
         Standing::Invalid(why) => format!("INVALID: {why}"),
         Standing::OtherWork(how) => format!("other work: {how}"),
@@ -155,6 +156,7 @@ fn counts(side: &Side) -> String {
         "measured",
         "failed",
         "unsupported",
+        "skipped",
         "INVALID",
         "missing",
         "other work",
@@ -168,6 +170,7 @@ fn counts(side: &Side) -> String {
             count(|one| *one == Standing::Measured),
             count(|one| matches!(one, Standing::Failed(_))),
             count(|one| matches!(one, Standing::Unsupported(_))),
+            count(|one| matches!(one, Standing::Skipped(_))),
             count(|one| matches!(one, Standing::Invalid(_))),
             count(|one| *one == Standing::Missing),
             count(|one| matches!(one, Standing::OtherWork(_))),
@@ -177,7 +180,7 @@ fn counts(side: &Side) -> String {
         [record.name.clone()].into_iter().chain(counts).collect()
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    table(Medium::Markdown, &header, &rows, &[1, 2, 3, 4, 5, 6, 7])
+    table(Medium::Markdown, &header, &rows, &[1, 2, 3, 4, 5, 6, 7, 8])
 }
 
 /// The scenarios that are not measured everywhere, or whose answers differ.

@@ -20,6 +20,8 @@ pub(super) enum Standing {
     Missing,
     /// The engine cannot do it.
     Unsupported(String),
+    /// It had no turn.
+    Skipped(String),
     /// It was tried.
     Failed(String),
     /// The numbers cannot be true.
@@ -56,10 +58,10 @@ pub(super) fn standing(first: Option<&Case>, case: Option<&Case>) -> Standing {
     if let Some(why) = &case.absent {
         let reason =
             |prefix: &str| plain(why.trim_start_matches(prefix).trim_start_matches([':', ' ']));
-        return if case.is_unsupported() {
-            Standing::Unsupported(reason("unsupported"))
-        } else {
-            Standing::Failed(reason("failed"))
+        return match (case.is_unsupported(), case.is_skipped()) {
+            (true, _) => Standing::Unsupported(reason("unsupported")),
+            (_, true) => Standing::Skipped(reason("skipped")),
+            _ => Standing::Failed(reason("failed")),
         };
     }
     if !case.validity.ok() {

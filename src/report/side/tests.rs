@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::compare::tests::record;
+use crate::record::Case;
 use crate::report::side::aspects::Kind;
 use crate::report::side::table::Standing;
 
@@ -93,6 +94,8 @@ fn other_work_and_impossible_numbers_are_not_compared() {
     let expected = [&other, &Standing::Invalid("impossible".into()), &Standing::Measured];
     assert_eq!(standings[..3], expected);
     assert_eq!(*standings[3], Standing::Failed("out of memory".into()));
+    let case = Case { absent: Some("skipped: no time left".into()), ..Case::default() };
+    assert_eq!(table::standing(None, Some(&case)), Standing::Skipped("no time left".into()));
     assert_eq!(side.scenarios[2].other_output, [Some(false), Some(true)]);
     assert!(side.metrics.iter().take(2).all(|row| row.ratios[1].is_none()));
     assert!(side_by_side(&records).contains("~~100.5~~"));

@@ -1,0 +1,223 @@
+//! The documents of the suite `pipelines`: texts of our own, the instruction each set is given with, the articles cut into chunks,
+//! and the questions that are asked of them. Knows nothing of models: lengths here are words.
+
+use std::ops::Range;
+
+use crate::workload::Pipeline;
+
+/// One text of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Document {
+    /// Its name in the file.
+    pub id: &'static str,
+    /// What it says.
+    pub text: &'static str,
+}
+
+/// A part of an article.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// The article's name.
+    pub article: &'static str,
+    /// Whole words of it.
+    pub text: &'static str,
+}
+
+/// What is asked of the articles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question {
+    /// The article that answers it.
+    pub article: &'static str,
+    /// The question itself.
+    pub text: &'static str,
+    /// How much it asks for.
+    pub kind: Complexity,
+}
+
+/// How much a question asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Complexity {
+    /// One fact.
+    Simple,
+    /// Several facts, or reasons.
+    Complex,
+}
+
+const TICKETS: &str = include_str!("../../fixtures/documents/tickets.txt");
+const ARTICLES: &str = include_str!("../../fixtures/documents/articles.txt");
+const RECORDS: &str = include_str!("../../fixtures/documents/records.txt");
+const FUNCTIONS: &str = include_str!("../../fixtures/documents/functions.txt");
+const QUESTIONS: &str = include_str!("../../fixtures/documents/questions.txt");
+
+/// Words of a chunk, and how many of them the next one repeats.
+const CHUNK: usize = 60;
+const OVERLAP: usize = 20;
+
+/// The texts that a pipeline is given: those of its own set; the articles where chunks are made of them.
+pub fn documents(pipeline: Pipeline) -> Vec<Document> {
+    let file = match pipeline {
+        Pipeline::Classification => TICKETS,
+        Pipeline::Extraction => RECORDS,
+        Pipeline::Code => FUNCTIONS,
+        Pipeline::Summarisation | Pipeline::Embedding | Pipeline::Rag => ARTICLES,
+    };
+    parts(file).map(|(id, text)| Document { id, text }).collect()
+}
+
+/// The articles in parts of at most 60 words, of which 20 are those that end the part before; no part spans two articles.
+pub fn chunks() -> Vec<Chunk> {
+    let articles = parts(ARTICLES);
+    articles
+        .flat_map(|(article, text)| {
+            windows(text, CHUNK, OVERLAP).into_iter().map(move |text| Chunk { article, text })
+        })
+        .collect()
+}
+
+/// The questions: first those that ask for one fact.
+pub fn questions() -> Vec<Question> {
+    let questions = parts(QUESTIONS).map(|(head, text)| {
+        let (article, kind) = head.split_once(' ').unwrap_or((head, ""));
+        let kind = if kind == "complex" { Complexity::Complex } else { Complexity::Simple };
+        Question { article, text, kind }
+    });
+    questions.collect()
+}
+
+/// What a model is told to do with a text. All prompts of a set begin alike, as those of real pipelines do.
+pub fn prompt(pipeline: Pipeline, text: &str) -> String {
+    let (before, after) = match pipeline {
+        Pipeline::Classification => (
+            "Sort the message into one of: fault, billing, delivery, wish, other. Answer with that word alone.\n\nMessage: ",
+            "\n\nKind:",
+        ),
+        Pipeline::Summarisation => ("Summarise the article in two sentences.\n\n", "\n\nSummary:"),
+        Pipeline::Extraction => (
+            "Return the names, dates, amounts and units of the record as JSON, null for what it does not say.\n\n",
+            "\n\nJSON:",
+        ),
+        Pipeline::Code => ("Write a Rust function, without explanation.\n\n", "\n\n```rust\n"),
+        Pipeline::Embedding => ("", ""),
+        Pipeline::Rag => ("Question: ", "\nAnswer:"),
+    };
+    format!("{before}{text}{after}")
+}
+
+/// What a model is told when a question comes with what was found for it, the nearest first.
+pub fn prompt_with_context(question: &str, found: &[&str]) -> String {
+    let mut prompt = String::from("Answer in one or two sentences, from these notes alone.\n\n");
+    for (i, note) in found.iter().enumerate() {
+        prompt += &format!("Note {}: {note}\n\n", i + 1);
+    }
+    prompt + &self::prompt(Pipeline::Rag, question)
+}
+
+/// The texts of a file, each under a line `== head`.
+fn parts(file: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let parts = file.split("== ").filter(|part| !part.trim().is_empty());
+    parts.map(|part| {
+        let (head, text) = part.split_once('\n').unwrap_or((part, ""));
+        (head.trim(), text.trim())
+    })
+}
+
+/// Cuts a text into parts of at most `length` words, each of which begins with the last `overlap` words of the one before.
+fn windows(text: &str, length: usize, overlap: usize) -> Vec<&str> {
+    let words: Vec<Range<usize>> = text
+        .split_whitespace()
+        .map(|word| {
+            let start = word.as_ptr() as usize - text.as_ptr() as usize;
+            start..start + word.len()
+        })
+        .collect();
+    let mut parts = Vec::new();
+    let mut first = 0;
+    while let Some(rest) = words.get(first..).filter(|rest| !rest.is_empty()) {
+        let last = &rest[rest.len().min(length) - 1];
+        parts.push(&text[rest[0].start..last.end]);
+        if rest.len() <= length {
+            break;
+        }
+        first += length - overlap;
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_set_has_its_documents_and_no_two_are_alike() {
+        for (pipeline, count, words) in [
+            (Pipeline::Classification, 24, 10..40),
+            (Pipeline::Summarisation, 12, 100..200),
+            (Pipeline::Extraction, 12, 30..70),
+            (Pipeline::Code, 12, 10..50),
+        ] {
+            let all = documents(pipeline);
+            let ids: BTreeSet<&str> = all.iter().map(|document| document.id).collect();
+            let texts: BTreeSet<&str> = all.iter().map(|document| document.text).collect();
+            assert_eq!((all.len(), ids.len(), texts.len()), (count, count, count), "{pipeline:?}");
+            for Document { id, text } in all {
+                let length = text.split_whitespace().count();
+                assert!(words.contains(&length), "{id} has {length} words");
+                assert!(!id.contains(' ') && text.is_ascii() && !text.contains('\n'), "{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_question_has_its_article() {
+        let articles: BTreeSet<&str> =
+            documents(Pipeline::Rag).iter().map(|article| article.id).collect();
+        let questions = questions();
+        assert_eq!(questions.len(), 8);
+        let simple = |question: &&Question| question.kind == Complexity::Simple;
+        assert_eq!(questions.iter().take_while(simple).count(), 4);
+        assert_eq!(questions.iter().filter(simple).count(), 4);
+        for Question { article, text, .. } in questions {
+            assert!(articles.contains(article) && text.len() > 20, "{article}");
+        }
+    }
+
+    #[test]
+    fn windows_overlap_and_leave_nothing_out() {
+        assert_eq!(windows("a bb  c d e f g", 4, 2), ["a bb  c d", "c d e f", "e f g"]);
+        assert_eq!(windows("a b c d", 4, 2), ["a b c d"]);
+        assert_eq!(windows("a b c d e", 4, 0), ["a b c d", "e"]);
+        assert_eq!(windows("a", 4, 2), ["a"]);
+        assert_eq!(windows(" \n", 4, 2), [""; 0]);
+    }
+
+    #[test]
+    fn chunks_cover_the_articles() {
+        let all = chunks();
+        assert_eq!(all.len(), 36);
+        for article in documents(Pipeline::Embedding) {
+            let own: Vec<&str> = all
+                .iter()
+                .filter(|chunk| chunk.article == article.id)
+                .map(|chunk| chunk.text)
+                .collect();
+            assert!(article.text.starts_with(own[0]));
+            assert!(article.text.ends_with(own[own.len() - 1]));
+            for pair in own.windows(2) {
+                let words: Vec<&str> = pair[0].split_whitespace().collect();
+                assert_eq!(words.len(), CHUNK);
+                let shared = words[CHUNK - OVERLAP..].join(" ");
+                assert!(pair[1].starts_with(&shared), "{}", article.id);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_found_stands_before_the_question() {
+        let text = prompt_with_context("Why?", &["First.", "Second."]);
+        assert!(text.ends_with("Note 1: First.\n\nNote 2: Second.\n\nQuestion: Why?\nAnswer:"));
+        assert!(prompt(Pipeline::Code, "Adds.").ends_with("Adds.\n\n```rust\n"));
+        assert_eq!(prompt(Pipeline::Embedding, "As it is."), "As it is.");
+    }
+}
