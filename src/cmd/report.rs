@@ -36,7 +36,8 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
-    /// The whole report as GitHub-flavoured Markdown; with `-o report.md` its charts are SVG files in `report_charts/`
+    /// The whole report as GitHub-flavoured Markdown; with `-o report.md` its charts are SVG files in
+    /// `report_charts/`, on stdout it has none
     #[default]
     Md,
     /// The whole report as one self-contained page

@@ -59,7 +59,7 @@ pub(super) fn document(record: &Record, lang: Lang) -> Document {
 }
 
 /// The report of a record as GitHub-flavoured Markdown. It links its charts as files in the folder `charts`, whose name is written
-/// as it stands; without a folder it says what they would show.
+/// as it stands; without a folder it has none.
 pub fn markdown(record: &Record, lang: Lang, charts: Option<&str>) -> String {
     markdown::markdown(&document(record, lang), charts)
 }

@@ -66,7 +66,7 @@ fn run(paper: &Paper) -> Vec<Row> {
             }
         })
         .collect();
-    vec![(words.date, times.join("; "))]
+    vec![(words.date, times.join(paper.lang.semicolon()))]
 }
 
 /// An instant as records keep it, `2026-07-01T12:00:00Z`, without the letters between its parts.
@@ -241,14 +241,14 @@ pub(super) fn scenarios(paper: &Paper) -> Section {
     table.right.pop();
     for case in &paper.record.scenarios {
         let work = &case.work;
-        let known = |count: usize| if count == 0 { "-".into() } else { lang.count(count) };
+        let known = |count: usize| if count == 0 { "\u{2013}".into() } else { lang.count(count) };
         let prompt = work.prompt_tokens.iter().min().zip(work.prompt_tokens.iter().max());
         let prompt = match prompt {
             Some((least, most)) if least < most => {
                 format!("{}\u{2013}{}", lang.count(*least), lang.count(*most))
             }
             Some((_, most)) => lang.count(*most),
-            None => "-".into(),
+            None => "\u{2013}".into(),
         };
         let mut row = vec![
             Cell::from(case.id.as_str()),

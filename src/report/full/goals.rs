@@ -13,6 +13,7 @@ use crate::report::full::model::Text;
 use crate::report::full::model::Tone;
 use crate::report::full::paper::Paper;
 use crate::report::words::Words;
+use crate::workload::metric;
 
 /// Whether a target says anything of the record's model, held as it is.
 pub(super) fn concerns(result: &TargetResult) -> bool {
@@ -69,11 +70,13 @@ fn row(paper: &Paper, result: &TargetResult) -> Vec<Cell> {
         Some(shape) => Text::fill(words.stands_in, &[("model", &model), ("shape", shape)]),
         None => model.into(),
     };
-    let topic = topic(paper.words, target.topic);
-    let what = match (&result.case, &target.scenario) {
-        (Some(scenario), _) | (None, Some(scenario)) => format!("{topic}, {scenario}"),
-        (None, None) => topic.into(),
-    };
+    let name = result.metric.as_ref().or(target.metric.first());
+    let many = [Topic::UseCase, Topic::Pipeline, Topic::Rag, Topic::Suitability];
+    let name = name.filter(|_| many.contains(&target.topic)); // The other topics say it themselves.
+    let metric = name.and_then(|name| metric(name)).map(|metric| lang.metric(metric));
+    let scenario = result.case.as_deref().or(target.scenario.as_deref());
+    let what = [Some(topic(paper.words, target.topic)), metric, scenario];
+    let what = what.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let value = |value: Option<f64>| match value {
         Some(value) => Cell::from(lang.with_unit(value, target.unit.name())),
         None => paper.missing(),

@@ -104,13 +104,16 @@ fn derived(paper: &Paper) -> Table {
         }
     }
     if let Some(kernels) = &paper.analysis.kernels {
+        if paper.analysis.grid.is_none() {
+            let (name, value) = paper.named("pack_s", &kernels.state, &kernels.pack_s);
+            push(name, value, words.pack_meaning);
+        }
         let state = &kernels.state;
         for (name, reading, meaning) in [
             ("kernel_share", &kernels.kernel_share, words.share_meaning),
             ("kernel_overhead_s", &kernels.kernel_overhead_s, words.overhead_meaning),
             ("kernels_per_step", &kernels.kernels_per_step, words.steps_meaning),
             ("region_overhead_s", &kernels.region_overhead_s, words.region_meaning),
-            ("pack_s", &kernels.pack_s, words.pack_meaning),
         ] {
             let (name, value) = paper.named(name, state, reading);
             push(name, value, meaning);

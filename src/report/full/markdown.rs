@@ -11,12 +11,13 @@ use crate::report::full::model::Text;
 use crate::report::full::model::Tone;
 use crate::report::text::cell;
 
-/// The document; charts are linked in `charts`, a folder beside the file, and only named where there is none.
+/// The document; charts are linked in `charts`, a folder beside the file, and left out where there is none.
 pub(super) fn markdown(document: &Document, charts: Option<&str>) -> String {
     let mut text = format!("# {}\n", inline(&document.title));
-    for section in &document.sections {
+    let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
+    for section in document.sections.iter().filter(|section| section.blocks.iter().any(drawn)) {
         let _ = write!(text, "\n## {}\n", inline(&section.heading));
-        for block in &section.blocks {
+        for block in section.blocks.iter().filter(|block| drawn(block)) {
             text.push('\n');
             text += &self::block(block, charts);
         }

@@ -107,7 +107,7 @@ impl<'a> Paper<'a> {
         match fit.slope_90 {
             Some((low, high)) => {
                 let (low, high) = (number(low), number(high));
-                format!("{value} [{low}; {high}]").into()
+                format!("{value} [{low}{}{high}]", self.lang.semicolon()).into()
             }
             None => value.into(),
         }
@@ -144,7 +144,7 @@ impl<'a> Paper<'a> {
             }
             (Some(why), ..) => Cell::new(why.as_str(), Tone::Bad),
             (None, false, _) => {
-                let why = case.validity.failed.join("; ");
+                let why = case.validity.failed.join(self.lang.semicolon());
                 Cell::new(Text::fill(words.invalid, &[("why", &why)]), Tone::Bad)
             }
             (None, true, []) if case.blocks.is_empty() => {
@@ -152,7 +152,7 @@ impl<'a> Paper<'a> {
             }
             (None, true, []) => Cell::new(words.valid, Tone::Good),
             (None, true, warnings) => {
-                let what = warnings.join("; ");
+                let what = warnings.join(self.lang.semicolon());
                 Cell::new(Text::fill(words.warned, &[("what", &what)]), Tone::Good)
             }
         }

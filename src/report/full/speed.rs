@@ -84,7 +84,10 @@ pub(super) fn api(paper: &Paper) -> Option<Section> {
             row.name.as_str().into(),
             lang.count(row.requests).into(),
             paper.count(row.prompt_tokens),
-            paper.number(state, row.mean_generated),
+            match row.mean_generated.filter(|mean| mean.fract() == 0.0) {
+                Some(mean) => lang.round(mean).into(),
+                None => paper.number(state, row.mean_generated),
+            },
             paper.number(state, row.mean_e2e_s),
             paper.number(state, row.mean_decode_tok_s),
             paper.spread(state, row.ttft_s, MS),

@@ -198,7 +198,7 @@ pub(super) const WORDS: Words = Words {
         share_meaning: "100 % where nothing waits between kernels",
         overhead_meaning: "mean time from the end of one kernel to the start of the next",
         region_meaning: "lower bound of starting work on all threads",
-        steps_meaning: "forward passes are made of so many",
+        steps_meaning: "so many in one forward pass",
     },
     context: ContextWords {
         heading: "Impact of context length",
@@ -249,8 +249,8 @@ pub(super) const WORDS: Words = Words {
     pipelines: PipelinesWords {
         heading: "Document pipelines",
         intro: "Documents go through the model one batch after the other; texts and documents are the project's own.",
-        items: "documents",
-        per_min: "documents per minute",
+        items: "documents or questions",
+        per_min: "of them per minute",
         chunks: "chunks embedded per minute",
         whole: "whole pass or answer (s)",
         stage: "stage",
@@ -272,7 +272,7 @@ pub(super) const WORDS: Words = Words {
     targets: TargetsWords {
         heading: "Targets",
         intro: "Each result is held against its target as measured.",
-        reference: "The targets were set for {machine}, which reads {rate} from memory. The projected value is the measured one times the ratio of that rate to the one measured here, the other way round for times: an estimate, fair to decoding and to nothing that computes.",
+        reference: "The targets were set for {machine}, which reads {rate} from memory. The projected value is the measured one times the ratio of that rate to the one measured here, or divided by it for times: an estimate that suits decoding, not what arithmetic holds up.",
         target: "target",
         what: "what",
         raw: "measured",

@@ -198,7 +198,7 @@ pub(super) const WORDS: Words = Words {
         share_meaning: "100\u{202f}% si rien n’attend entre deux noyaux",
         overhead_meaning: "temps moyen entre la fin d’un noyau et le début du suivant",
         region_meaning: "borne inférieure du lancement d’un travail sur tous les threads",
-        steps_meaning: "une passe avant en compte autant",
+        steps_meaning: "nombre dans une passe avant",
     },
     context: ContextWords {
         heading: "Impact de la longueur de contexte",
@@ -249,8 +249,8 @@ pub(super) const WORDS: Words = Words {
     pipelines: PipelinesWords {
         heading: "Chaînes de traitement",
         intro: "Les documents passent par le modèle lot après lot\u{202f}; ils sont propres au projet.",
-        items: "documents",
-        per_min: "documents par minute",
+        items: "documents ou questions",
+        per_min: "traités par minute",
         chunks: "segments vectorisés par minute",
         whole: "passe ou réponse entière (s)",
         stage: "étape",
@@ -272,7 +272,7 @@ pub(super) const WORDS: Words = Words {
     targets: TargetsWords {
         heading: "Objectifs",
         intro: "Chaque résultat est comparé tel quel à son objectif.",
-        reference: "Les objectifs ont été fixés pour {machine}, qui lit {rate} en mémoire. La valeur projetée est la valeur mesurée, multipliée par le rapport de ce débit à celui mesuré ici (divisée pour les durées)\u{a0}: une estimation, juste pour le décodage mais non pour le calcul.",
+        reference: "Les objectifs ont été fixés pour {machine}, qui lit {rate} en mémoire. La valeur projetée est la valeur mesurée, multipliée par le rapport de ce débit à celui mesuré ici (divisée pour les durées)\u{a0}: une estimation qui convient au décodage, non à ce que le calcul limite.",
         target: "objectif",
         what: "portée",
         raw: "mesuré",
@@ -463,6 +463,9 @@ pub(super) fn unit(unit: &str) -> Option<&'static str> {
         "items/min" => "éléments/min",
         "chunks/min" => "segments/min",
         "GB/s" => "Go/s",
+        "GB" => "Go",
+        "GiB" => "Gio",
+        "words/min" => "mots/min",
         _ => return None,
     })
 }

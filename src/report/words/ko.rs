@@ -198,7 +198,7 @@ pub(super) const WORDS: Words = Words {
         share_meaning: "커널 사이에 기다림이 없으면 100%",
         overhead_meaning: "한 커널이 끝나고 다음 커널이 시작되기까지의 평균 시간",
         region_meaning: "모든 스레드에 작업을 나눠 주는 데 드는 최소 시간",
-        steps_meaning: "순전파 한 번을 이루는 커널 수",
+        steps_meaning: "순전파 한 번에 실행되는 커널 수",
     },
     context: ContextWords {
         heading: "컨텍스트 길이의 영향",
@@ -249,8 +249,8 @@ pub(super) const WORDS: Words = Words {
     pipelines: PipelinesWords {
         heading: "문서 처리 파이프라인",
         intro: "문서를 배치 단위로 차례차례 모델에 넣습니다. 문서는 이 프로젝트에서 만든 것입니다.",
-        items: "문서 수",
-        per_min: "분당 문서 수",
+        items: "문서 또는 질문 수",
+        per_min: "분당 처리 수",
         chunks: "분당 임베딩 청크",
         whole: "전체 처리 또는 답변 시간(s)",
         stage: "단계",
@@ -460,6 +460,7 @@ pub(super) fn unit(unit: &str) -> Option<&'static str> {
     Some(match unit {
         "items/min" => "개/분",
         "chunks/min" => "청크/분",
+        "words/min" => "단어/분",
         _ => return None,
     })
 }

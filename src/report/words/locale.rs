@@ -58,6 +58,11 @@ impl Lang {
         format!("{}\u{a0}±\u{a0}{}", self.local(&digits), self.fixed(sd, decimals))
     }
 
+    /// What stands between the items of a list that have commas in them.
+    pub(crate) fn semicolon(self) -> &'static str {
+        if self == Lang::Fr { "\u{202f}; " } else { "; " }
+    }
+
     /// So many decimals, thousands set apart: for marks of axes, which are round already.
     pub(crate) fn fixed(self, value: f64, decimals: usize) -> String {
         let digits = format!("{value:.decimals$}");
