@@ -9,6 +9,7 @@ mod en;
 mod fr;
 mod ko;
 mod locale;
+mod names;
 
 /// The language of a document.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,22 +46,20 @@ impl Lang {
 
     /// A metric's name without its unit.
     pub(crate) fn metric(self, metric: &Metric) -> &'static str {
-        let known = match self {
-            Lang::En => None,
-            Lang::Fr => fr::metric(metric.name),
-            Lang::Ko => ko::metric(metric.name),
-        };
-        known.unwrap_or(metric.label)
+        match (self, names::metric(metric.name)) {
+            (Lang::Fr, Some((french, _))) => french,
+            (Lang::Ko, Some((_, korean))) => korean,
+            _ => metric.label,
+        }
     }
 
     /// A unit as this language writes it; most are the same everywhere.
     pub(crate) fn unit(self, unit: &str) -> &str {
-        let known = match self {
-            Lang::En => None,
-            Lang::Fr => fr::unit(unit),
-            Lang::Ko => ko::unit(unit),
-        };
-        known.unwrap_or(unit)
+        match (self, names::unit(unit)) {
+            (Lang::Fr, Some((french, _))) => french,
+            (Lang::Ko, Some((_, korean))) => korean,
+            _ => unit,
+        }
     }
 }
 
@@ -232,8 +231,7 @@ mod tests {
     #[test]
     fn every_metric_has_a_name_in_every_language() {
         for metric in METRICS {
-            assert!(fr::metric(metric.name).is_some(), "{}", metric.name);
-            assert!(ko::metric(metric.name).is_some(), "{}", metric.name);
+            assert!(names::metric(metric.name).is_some(), "{}", metric.name);
         }
         for lang in Lang::ALL {
             let mut names: Vec<&str> = METRICS.iter().map(|metric| lang.metric(metric)).collect();

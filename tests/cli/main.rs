@@ -14,6 +14,7 @@ mod everything;
 mod pair;
 mod pairs;
 mod records;
+mod report;
 mod served;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
@@ -404,12 +405,6 @@ fn a_record_is_a_document() {
     check(&["report", "records/hostile.json"], "report-hostile.md", 0);
     check(&["report", "records/invalid.json"], "report-invalid.md", 0);
     check(&["report", "records/same.json", "--format", "html"], "report.html", 0);
-    for lang in ["en", "fr", "ko"] {
-        let args = ["report", "records/everything.json", "--lang", lang];
-        check(&args, &format!("report-everything.{lang}.md"), 0);
-    }
-    let page = ["report", "records/everything.json", "--format", "html", "--lang", "fr"];
-    check(&page, "report-everything.fr.html", 0);
     check_record("slower", &["--format", "html"], "slower.html", 1);
     check_record("slower", &["--format", "junit"], "slower.junit.xml", 1);
     check_record("slower", &["--format", "bmf"], "slower.bmf.json", 1);
