@@ -1,5 +1,5 @@
 //! The report of one record: what it holds and what follows from it, in the words and numbers of a language. Computes nothing
-//! but medians and spreads: what follows from a record is for [`Analysis`] to say. Knows nothing of Markdown beyond handing it
+//! but medians and spreads: what follows from a record is for `crate::analysis` to say. Knows nothing of Markdown beyond handing it
 //! over, nor of HTML.
 
 mod absent;

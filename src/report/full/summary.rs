@@ -121,11 +121,17 @@ fn latencies(paper: &Paper) -> Vec<(&'static str, Figure)> {
 }
 
 fn accuracy(paper: &Paper) -> Figure {
-    let row = paper.analysis.quality.iter().find(|row| row.state.is_valid());
-    let value = row.and_then(|row| Some((row, row.top1_agreement.value?)));
-    match value {
-        Some((row, share)) => (paper.lang.share(share).into(), Text::code(&row.id).into()),
-        None => needs(paper, "quality"),
+    let rows = &paper.analysis.quality;
+    let valid = rows.iter().filter(|row| row.state.is_valid());
+    let value = valid.filter_map(|row| Some((row, row.top1_agreement.value?))).next();
+    match (value, rows.first()) {
+        (Some((row, share)), _) => (paper.lang.share(share).into(), Text::code(&row.id).into()),
+        (None, Some(row)) => {
+            let said = row.top1_agreement.why.as_deref().map(Cell::from);
+            let state = || paper.record.case(&row.id).map(|case| paper.validity(case));
+            (paper.missing(), said.or_else(state).unwrap_or_default())
+        }
+        (None, None) => needs(paper, "quality"),
     }
 }
 
@@ -183,7 +189,9 @@ pub(super) fn energy(paper: &Paper) -> Option<Section> {
         section.push(by_scenario(paper, &there));
     }
     let reason = |(name, of): &Column| {
-        let why = rows.iter().find_map(|row| of(row).why.as_deref());
+        // Why a scenario has nothing at all is no reason for the others.
+        let valid = rows.iter().filter(|row| row.state.is_valid());
+        let why = valid.filter_map(|row| of(row).why.as_deref()).next();
         let why = why.unwrap_or(paper.words.absent.no_reason);
         let name = metric(name).map_or(*name, |metric| paper.lang.metric(metric));
         Text::fill(words.reason, &[("metric", name), ("why", why)])
