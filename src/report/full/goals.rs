@@ -88,9 +88,10 @@ fn row(paper: &Paper, result: &TargetResult) -> Vec<Cell> {
         value(result.value),
         verdict(paper, result.verdict, result.why.as_deref()),
         value(result.scaled),
-        match result.verdict {
-            TargetVerdict::NotMeasurable(_) => paper.missing(),
-            _ => verdict(paper, result.scaled_verdict, None),
+        match (result.verdict, result.scaled_verdict) {
+            (TargetVerdict::NotMeasurable(_), _) => paper.missing(),
+            (_, TargetVerdict::NotMeasurable(why)) => reason(paper.words, why).into(),
+            (_, scaled) => verdict(paper, scaled, None),
         },
     ]
 }

@@ -272,7 +272,7 @@ pub(super) const WORDS: Words = Words {
     targets: TargetsWords {
         heading: "Targets",
         intro: "Each result is held against its target as measured.",
-        reference: "The targets were set for {machine}, which reads {rate} from memory. The projected value is the measured one times the ratio of that rate to the one measured here, or divided by it for times: an estimate that suits decoding, not what arithmetic holds up.",
+        reference: "The targets were set for the machine {machine}, which reads {rate} from memory. The projected value is the measured one times the ratio of that rate to the one measured here, or divided by it for times: an estimate that suits decoding, not what arithmetic holds up.",
         target: "target",
         what: "what",
         raw: "measured",

@@ -272,7 +272,7 @@ pub(super) const WORDS: Words = Words {
     targets: TargetsWords {
         heading: "Objectifs",
         intro: "Chaque résultat est comparé tel quel à son objectif.",
-        reference: "Les objectifs ont été fixés pour {machine}, qui lit {rate} en mémoire. La valeur projetée est la valeur mesurée, multipliée par le rapport de ce débit à celui mesuré ici (divisée pour les durées)\u{a0}: une estimation qui convient au décodage, non à ce que le calcul limite.",
+        reference: "Les objectifs ont été fixés pour la machine {machine}, qui lit {rate} en mémoire. La valeur projetée est la valeur mesurée, multipliée par le rapport de ce débit à celui mesuré ici (divisée pour les durées)\u{a0}: une estimation qui convient au décodage, non à ce que le calcul limite.",
         target: "objectif",
         what: "portée",
         raw: "mesuré",
