@@ -28,6 +28,7 @@ pub use policy::Policy;
 pub use same::Difference;
 pub use same::Weight;
 pub use same::differences;
+pub(crate) use same::work as difference_of_work;
 
 use stored::Jury;
 use stored::Row;

@@ -42,7 +42,7 @@ enum Command {
     #[cfg(feature = "engine")]
     Calibrate(Box<cmd::calibrate::Arguments>),
     #[cfg(feature = "engine")]
-    Run(cmd::run::Arguments),
+    Run(Box<cmd::run::Arguments>),
     #[cfg(feature = "engine")]
     Machine(cmd::machine::Arguments),
     #[cfg(feature = "engine")]

@@ -26,6 +26,9 @@ pub mod pool;
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
 
+/// Why a scenario is absent that a run has not come to; it is so for good only where the run was cut off.
+pub const NOT_YET: &str = "not measured yet";
+
 /// A run of scenarios, or a baseline promoted from several runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
@@ -331,6 +334,11 @@ impl Case {
     /// Whether it was left out because time was up; going on with the run measures it.
     pub fn is_skipped(&self) -> bool {
         self.absent.as_deref().is_some_and(|why| why.starts_with("skipped"))
+    }
+
+    /// Whether the run has not come to it.
+    pub fn is_pending(&self) -> bool {
+        self.absent.as_deref().is_some_and(|why| why.ends_with(NOT_YET))
     }
 
     /// The values of a metric, one a block, leaving out blocks that have none.

@@ -2,8 +2,10 @@
 //! for the document that it goes into. Prints nothing and decides nothing.
 
 mod calibration;
+pub mod chart;
 mod document;
 mod evaluation;
+mod export;
 mod html;
 mod link;
 mod live;
@@ -18,10 +20,13 @@ pub use calibration::calibration_text;
 pub use document::csv;
 pub use document::json;
 pub use document::markdown;
-pub use document::row;
 pub use evaluation::evaluation_json;
 pub use evaluation::evaluation_markdown;
 pub use evaluation::evaluation_text;
+pub use export::benchmark_json;
+pub use export::llama_bench;
+pub use export::prometheus;
+pub use export::row;
 pub use html::page;
 pub use html::pair_page;
 pub use link::link;
@@ -33,6 +38,7 @@ pub use machine::junit;
 pub use machine::smaller_is_better;
 pub use progress::pair_progress;
 pub use side::side_by_side;
+pub use side::side_by_side_json;
 pub use text::number;
 pub use text::percent;
 pub use text::plain;

@@ -1,7 +1,6 @@
 //! Runs scenarios in worker processes and writes the record as it goes. A worker is this very binary, started with a job on its
 //! standard input; it answers with one line of JSON per scenario. Knows nothing of verdicts.
 
-use std::io;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Read as _;
@@ -16,41 +15,34 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::engine::Engine;
 use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::machine;
-use crate::machine::Meter;
-use crate::machine::memory;
-use crate::machine::memory::Memory;
 use crate::measure;
-use crate::measure::MemoryUse;
 use crate::measure::Sharing;
-use crate::measure::Trial;
-use crate::measure::pipeline;
-use crate::measure::pipeline::Means;
 use crate::model::Progress;
 use crate::record;
 use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
+use crate::record::NOT_YET;
 use crate::record::Rates;
 use crate::record::Record;
 use crate::record::SCHEMA;
 use crate::record::Session;
-use crate::record::Work;
-use crate::settings::Generation;
 use crate::settings::Setup;
-use crate::workload;
 use crate::workload::Input;
 use crate::workload::Scenario;
 
 mod order;
+mod process;
 mod stress;
 pub mod turns;
 
 pub use order::Done;
+pub use process::absent;
+pub use process::work;
 pub use stress::STRESS;
 pub use stress::Stress;
 pub use stress::work as work_on_requests;
@@ -93,128 +85,6 @@ pub struct Answer {
     pub model: Model,
     /// The scenario with one block.
     pub case: Case,
-}
-
-/// Works on the job that standard input holds, and answers on standard output. For `main`, when `WORKER` is set.
-///
-/// # Errors
-/// When the job cannot be read, the model cannot be loaded, or the answer cannot be written. What happens to a single
-/// scenario is part of its answer.
-pub fn work() -> Result<()> {
-    let mut text = String::new();
-    let read = |source| Error::Read { path: "standard input".into(), source };
-    io::stdin().read_to_string(&mut text).map_err(read)?;
-    let job: Job = serde_json::from_str(&text)
-        .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
-    let references = || {
-        let found = job.references.then(|| machine::references(job.setup.threads)).flatten()?;
-        // Their memory is given back, and must not count as the model's.
-        let _ = memory::reset_peak();
-        Some(found)
-    };
-    let mut before = references();
-    let chosen = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
-    if chosen.iter().any(|scenario| scenario.input == Input::Traced) {
-        measure::profile::install()?; // Before loading, which packs.
-    }
-    let mut engine = match Engine::load(&job.setup, &mut ()) {
-        Ok(engine) => engine,
-        // An engine that cannot run this model is an answer; a model that cannot be loaded is none.
-        Err(error @ Error::Unsupported(_)) => {
-            for id in &job.scenarios {
-                answer(Model::default(), absent(&exactly(id)?, &job.setup.generation, &error))?;
-            }
-            return Ok(());
-        }
-        Err(error) => return Err(error),
-    };
-    let model = measure::describe_model(&engine, None);
-    let after_load = memory::read();
-    let meter = Meter::for_device(&job.setup.device, job.setup.threads);
-    for scenario in chosen {
-        let mut case = case(&mut engine, &scenario, &job, &after_load, &meter)
-            .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
-        let after = references();
-        for block in &mut case.blocks {
-            block.references = before.zip(after).map(<[_; 2]>::from);
-        }
-        before = after;
-        answer(model.clone(), case)?;
-    }
-    Ok(())
-}
-
-fn answer(model: Model, case: Case) -> Result<()> {
-    let line = serde_json::to_string(&Answer { model, case }).expect("plain data") + "\n";
-    let write = |source| Error::Write { path: "standard output".into(), source };
-    io::stdout().write_all(line.as_bytes()).map_err(write)
-}
-
-fn case(
-    engine: &mut Engine,
-    scenario: &Scenario,
-    job: &Job,
-    after_load: &Memory,
-    meter: &Meter,
-) -> Result<Case> {
-    match scenario.input {
-        Input::Texts => return measure::quality::case(engine, scenario, job),
-        Input::Traced => return measure::profile::case(engine, scenario, job),
-        _ => {}
-    }
-    let injection = job.injection.as_deref().map(Injection::parse).transpose()?;
-    let mut memory = MemoryUse::begin(after_load, job.sharing);
-    let generation = &job.setup.generation;
-    if let Input::Documents(_) = scenario.input {
-        let means = Means { generation, injection, session: &job.session, memory, meter };
-        return pipeline::case(engine, scenario, means);
-    }
-    let mut trial = Trial::new(engine, scenario, generation, injection)?;
-    for _ in 0..generation.warmups {
-        trial.warm_up(engine)?;
-    }
-    let begun = meter.begin();
-    let samples =
-        (0..generation.iters).map(|_| trial.sample(engine)).collect::<Result<Vec<_>>>()?;
-    let spent = meter.end(begun);
-    memory.end(injection);
-    let tokens: usize = samples.iter().flat_map(|sample| &sample.ids).map(Vec::len).sum();
-    let mut case = trial.into_case(engine, &job.session, &samples, Some(&memory), &job.rates);
-    for block in &mut case.blocks {
-        machine::store(&spent, tokens as f64, block);
-    }
-    Ok(case)
-}
-
-fn exactly(id: &str) -> Result<Scenario> {
-    let found = workload::select(&[id.into()])?;
-    found
-        .into_iter()
-        .find(|scenario| scenario.id == id)
-        .ok_or_else(|| Error::Failed(format!("no scenario `{id}`")))
-}
-
-/// A scenario that could not be measured, with its reason in the place of numbers.
-pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Case {
-    Case {
-        id: scenario.id.clone(),
-        work: Work {
-            task: scenario.task(),
-            batch: scenario.batch,
-            new_tokens: scenario.length(generation.gen_tokens),
-            ..Work::default()
-        },
-        absent: Some(reason(error)),
-        ..Case::default()
-    }
-}
-
-/// Why there is nothing, in the words of a record.
-fn reason(error: &Error) -> String {
-    match error {
-        Error::Unsupported(_) | Error::Skipped(_) => error.to_string(),
-        _ => format!("failed: {}", error.chain()),
-    }
 }
 
 /// A process of this binary that works, with its streams in our hands.
@@ -335,7 +205,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             .scenarios
             .iter()
             .map(|scenario| {
-                absent(scenario, &plan.setup.generation, &Error::Failed("not measured yet".into()))
+                absent(scenario, &plan.setup.generation, &Error::Failed(NOT_YET.into()))
             })
             .collect();
     }

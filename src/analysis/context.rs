@@ -6,6 +6,7 @@ use super::values::Reading;
 use super::values::SEED;
 use super::values::Spread;
 use super::values::State;
+use super::values::prompt_tokens;
 use super::values::reading;
 use super::values::sound;
 use super::values::spread;
@@ -38,7 +39,7 @@ pub struct ContextRow {
     /// With YaRN.
     pub extended: bool,
     /// Tokens read at this depth.
-    pub prompt_tokens: usize,
+    pub prompt_tokens: Option<usize>,
     /// Tokens generated at this depth.
     pub new_tokens: usize,
     /// Tokens per second of decoding at this depth.
@@ -98,7 +99,7 @@ impl<'a> Depth<'a> {
             state: State::of(case),
             depth: self.depth,
             extended: self.extended,
-            prompt_tokens: case.work.prompt_tokens.iter().sum(),
+            prompt_tokens: prompt_tokens(case),
             new_tokens: case.work.new_tokens,
             decode_tok_s: spread(case, "decode_tok_s"),
             prefill_tok_s: spread(case, "prefill_tok_s"),

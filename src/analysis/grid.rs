@@ -1,11 +1,16 @@
 //! Prompt and answer lengths: growth of the time to the first token with the prompt, and the curve of a long answer's steps.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::values::Reading;
 use super::values::SEED;
 use super::values::Spread;
 use super::values::State;
+use super::values::largest;
+use super::values::over_all;
+use super::values::prompt_tokens;
 use super::values::reading;
 use super::values::sound;
 use super::values::spread;
@@ -28,9 +33,9 @@ pub struct Grid {
     pub decode_cv: Option<f64>,
     /// Step by step through the longest answer.
     pub steps: Option<StepCurve>,
-    /// Seconds to load the model: median over processes and scenarios.
+    /// Seconds to load the model: median over the valid scenarios of the grid.
     pub load_s: Reading,
-    /// Seconds of quantising and packing, likewise.
+    /// Seconds of quantising and packing: median over the valid scenarios that traced it, in the grid or not.
     pub pack_s: Reading,
     /// First request of a fresh process, of the scenario with the shortest prompt, in seconds.
     pub cold_ttft_s: Reading,
@@ -48,7 +53,7 @@ pub struct GridRow {
     /// Whether its numbers can be true.
     pub state: State,
     /// Tokens read.
-    pub prompt_tokens: usize,
+    pub prompt_tokens: Option<usize>,
     /// Tokens generated.
     pub new_tokens: usize,
     /// Seconds to the first token.
@@ -93,7 +98,10 @@ impl Grid {
     /// The grid of a record; `None` where it has no such scenario.
     pub fn of(record: &Record) -> Option<Self> {
         let cases: Vec<&Case> = within(record, "grid").map(|(case, _)| case).collect();
-        let shortest = cases.iter().min_by_key(|case| prompt_tokens(case))?;
+        let grid = || cases.iter().copied();
+        let first = *cases.first()?;
+        let measured = cases.iter().filter(|case| sound(case, "cold_ttft_s").is_some());
+        let shortest = measured.min_by_key(|case| prompt_tokens(case)).copied().unwrap_or(first);
         let rates: Vec<f64> = cases.iter().filter_map(|case| sound(case, "decode_tok_s")).collect();
         let mean = stats::mean(&rates).filter(|mean| *mean > 0.0);
         Some(Self {
@@ -102,41 +110,23 @@ impl Grid {
             prefill_growth: growth(&cases, "prefill_s"),
             decode_cv: stats::sd(&rates).zip(mean).map(|(sd, mean)| sd / mean),
             steps: StepCurve::longest(&cases),
-            load_s: median_of(&cases, "load_s"),
-            pack_s: median_of(&cases, "pack_s"),
+            load_s: over_all(grid(), "load_s", stats::median),
+            pack_s: over_all(record.scenarios.iter(), "pack_s", stats::median),
             cold_ttft_s: reading(shortest, "cold_ttft_s"),
-            peak_rss_bytes: largest_of(&cases, "peak_rss_bytes"),
-            peak_device_bytes: largest_of(&cases, "peak_device_bytes"),
+            peak_rss_bytes: over_all(grid(), "peak_rss_bytes", largest),
+            peak_device_bytes: over_all(grid(), "peak_device_bytes", largest),
         })
     }
-}
-
-fn prompt_tokens(case: &Case) -> usize {
-    case.work.prompt_tokens.iter().sum()
 }
 
 /// A line through a metric against prompt tokens, a point for each process of each valid case.
 fn growth(cases: &[&Case], metric: &str) -> Option<Fit> {
     let valid = cases.iter().filter(|case| State::of(case).is_valid());
     let points: Vec<(f64, f64)> = valid
-        .flat_map(|case| {
-            let x = prompt_tokens(case) as f64;
-            case.values(metric).into_iter().map(move |y| (x, y))
-        })
+        .filter_map(|case| Some((prompt_tokens(case)? as f64, case.values(metric))))
+        .flat_map(|(x, values)| values.into_iter().map(move |y| (x, y)))
         .collect();
     stats::fit(&points, SEED)
-}
-
-fn median_of(cases: &[&Case], metric: &str) -> Reading {
-    let values: Vec<f64> = cases.iter().flat_map(|case| case.values(metric)).collect();
-    let why = cases.iter().find_map(|case| reading(case, metric).why);
-    Reading { value: stats::median(&values), why }
-}
-
-fn largest_of(cases: &[&Case], metric: &str) -> Reading {
-    let values = cases.iter().filter_map(|case| sound(case, metric));
-    let why = cases.iter().find_map(|case| reading(case, metric).why);
-    Reading { value: values.max_by(f64::total_cmp), why }
 }
 
 impl GridRow {
@@ -196,6 +186,10 @@ pub struct Kernels {
     pub kernels_per_step: Reading,
     /// Seconds of an empty parallel region.
     pub region_overhead_s: Reading,
+    /// Seconds of quantising and packing.
+    pub pack_s: Reading,
+    /// Kernels by name with their share of the time, from the largest on.
+    pub shares: Vec<(String, f64)>,
 }
 
 impl Kernels {
@@ -209,6 +203,21 @@ impl Kernels {
             kernel_overhead_s: reading(case, "kernel_overhead_s"),
             kernels_per_step: reading(case, "kernels_per_step"),
             region_overhead_s: reading(case, "region_overhead_s"),
+            pack_s: reading(case, "pack_s"),
+            shares: shares(case),
         })
     }
+}
+
+/// The values `traced_<kernel>_share`.
+fn shares(case: &Case) -> Vec<(String, f64)> {
+    let names: BTreeSet<&String> =
+        case.blocks.iter().flat_map(|block| block.values.keys()).collect();
+    let kernel = |name: &&String| {
+        let kernel = name.strip_prefix("traced_")?.strip_suffix("_share")?;
+        Some((kernel.to_string(), stats::median(&case.values(name))?))
+    };
+    let mut shares: Vec<(String, f64)> = names.iter().filter_map(kernel).collect();
+    shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+    shares
 }

@@ -232,6 +232,7 @@ fn value<'a>(case: &'a Case, target: &'a Target) -> Result<Found<'a>, Missing<'a
         State::Valid => {}
         State::Invalid(failed) => return missing(Unmeasurable::Invalid, Some(failed.join("; "))),
         State::Unsupported(why) => return missing(Unmeasurable::Unsupported, Some(why)),
+        State::Skipped(why) => return missing(Unmeasurable::NotRun, Some(why)),
         State::Failed(why) => return missing(Unmeasurable::Failed, Some(why)),
         State::Empty => return missing(Unmeasurable::NotRun, None),
     }
@@ -253,9 +254,10 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Shapes by what a record has of them: name, architecture, layers and width.
+/// Shapes by what a record has of them: name, architecture, layers and width. Beside the shapes of models, because records are
+/// judged by builds without any; a test holds the two together.
 #[rustfmt::skip]
-const SHAPES: &[(&str, &str, usize, usize)] = &[
+pub(super) const SHAPES: &[(&str, &str, usize, usize)] = &[
     ("qwen3-0.6b",   "qwen3", 28, 1024),
     ("qwen3-1.7b",   "qwen3", 28, 2048),
     ("qwen3-4b",     "qwen3", 36, 2560),

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::values::Reading;
 use super::values::Spread;
 use super::values::State;
+use super::values::prompt_tokens;
 use super::values::reading;
 use super::values::sound;
 use super::values::spread;
@@ -22,7 +23,7 @@ pub struct PipelineRow {
     /// Whether its numbers can be true.
     pub state: State,
     /// Documents, chunks or questions of one pass.
-    pub items: usize,
+    pub items: Option<usize>,
     /// Sequences answered together.
     pub batch: usize,
     /// Tokens generated per item.
@@ -53,7 +54,7 @@ pub(super) fn pipelines(record: &Record) -> Vec<PipelineRow> {
         id: case.id.clone(),
         name: name.into(),
         state: State::of(case),
-        items: case.work.items,
+        items: (case.work.items > 0).then_some(case.work.items),
         batch: case.work.batch,
         new_tokens: case.work.new_tokens,
         items_per_min: spread(case, "items_per_min"),
@@ -77,7 +78,7 @@ pub struct QualityRow {
     /// Whether its numbers can be true.
     pub state: State,
     /// Tokens scored.
-    pub tokens: usize,
+    pub tokens: Option<usize>,
     /// Share of positions at which the likeliest token is that of f32.
     pub top1_agreement: Reading,
     /// Kullback-Leibler divergence from f32, in nats per token.
@@ -98,7 +99,7 @@ pub(super) fn quality(record: &Record) -> Vec<QualityRow> {
         QualityRow {
             id: case.id.clone(),
             state: State::of(case),
-            tokens: case.work.prompt_tokens.iter().sum(),
+            tokens: prompt_tokens(case),
             top1_agreement: reading(case, "top1_agreement"),
             kl_nats: reading(case, "kl_nats"),
             perplexity: reading(case, "perplexity"),

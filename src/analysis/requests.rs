@@ -7,6 +7,7 @@ use super::values::SEED;
 use super::values::Spread;
 use super::values::State;
 use super::values::pooled;
+use super::values::prompt_tokens;
 use super::values::spread;
 use super::values::within;
 use crate::record::Case;
@@ -76,7 +77,7 @@ pub struct ApiRow {
     /// Whether its numbers can be true.
     pub state: State,
     /// Tokens read, those of the template among them.
-    pub prompt_tokens: usize,
+    pub prompt_tokens: Option<usize>,
     /// How many requests were measured.
     pub requests: usize,
     /// Seconds from the start to the last token, the mean over requests. All ask the same: one length, one mean.
@@ -104,7 +105,7 @@ pub(super) fn api(record: &Record) -> Vec<ApiRow> {
             id: case.id.clone(),
             name: name.into(),
             state: State::of(case),
-            prompt_tokens: case.work.prompt_tokens.iter().sum(),
+            prompt_tokens: prompt_tokens(case),
             requests: e2e.len(),
             mean_e2e_s: stats::mean(&e2e),
             mean_generated: mean_generated(case),

@@ -4,6 +4,8 @@ use serde::Serialize;
 
 use super::values::Reading;
 use super::values::State;
+use super::values::largest;
+use super::values::over_all;
 use super::values::reading;
 use super::values::sound;
 use crate::record::Case;
@@ -95,19 +97,13 @@ fn typical(record: &Record, metric: &str, which: fn(&Case) -> bool) -> Reading {
     over(record, metric, which, stats::median)
 }
 
-fn largest(values: &[f64]) -> Option<f64> {
-    values.iter().copied().max_by(f64::total_cmp)
-}
-
 fn over(
     record: &Record,
     metric: &str,
     which: fn(&Case) -> bool,
     centre: fn(&[f64]) -> Option<f64>,
 ) -> Reading {
-    let cases = || record.scenarios.iter().filter(|case| which(case));
-    let values: Vec<f64> = cases().filter_map(|case| sound(case, metric)).collect();
-    Reading { value: centre(&values), why: cases().find_map(|case| reading(case, metric).why) }
+    over_all(record.scenarios.iter().filter(|case| which(case)), metric, centre)
 }
 
 fn row(case: &Case) -> ResourceRow {

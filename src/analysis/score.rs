@@ -29,7 +29,7 @@ pub enum PartKind {
     /// take twice as long. The worst where there are several.
     Consistency,
     /// Scenarios other than stress that were measured and are valid, as a share of those that were tried. What the engine
-    /// does not support was not tried.
+    /// does not support, or there was no time for, was not tried.
     Success,
 }
 
@@ -117,7 +117,7 @@ fn success(record: &Record) -> Part {
     let cases = record.scenarios.iter().filter(|case| case.work.task != Task::Stress);
     let states = cases.filter(|case| !case.id.starts_with("stress/")).map(State::of);
     let tried: Vec<bool> = states
-        .filter(|state| !matches!(state, State::Unsupported(_) | State::Empty))
+        .filter(|state| !matches!(state, State::Unsupported(_) | State::Skipped(_) | State::Empty))
         .map(|state| state.is_valid())
         .collect();
     let valid = tried.iter().filter(|valid| **valid).count() as f64;

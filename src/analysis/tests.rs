@@ -161,6 +161,9 @@ fn a_missing_value_passes_its_reason_on() {
     assert_eq!(State::of(&failed), State::Failed("out of memory".into()));
     let unsupported = absent("a/b1", "unsupported: no such device");
     assert_eq!(State::of(&unsupported), State::Unsupported("no such device".into()));
+    let skipped = absent("a/b1", "skipped: no time");
+    assert_eq!(State::of(&skipped), State::Skipped("no time".into()));
+    assert_eq!(State::of(&absent("a/b1", "failed: not measured yet")), State::Empty);
     assert_eq!(State::of(&absent("a/b1", "killed")), State::Failed("killed".into()));
     assert_eq!(State::of(&case("a/b1", Vec::new())), State::Empty);
     assert_eq!(State::of(&noted), State::Valid);
@@ -186,7 +189,10 @@ fn the_grid_grows_with_the_prompt() {
     cases.push(invalid(grid_case(6, 64, 512, 1000.0)));
     cases[0].blocks[0].values.insert("load_s".into(), Some(0.25));
     cases[1].blocks[0].values.insert("load_s".into(), Some(0.75));
-    cases[0].blocks[0].values.insert("cold_ttft_s".into(), Some(0.5));
+    cases[1].blocks[0].values.insert("cold_ttft_s".into(), Some(0.5));
+    cases[2].blocks[0].values.insert("cold_ttft_s".into(), Some(0.9));
+    cases.push(absent("grid/S7", "failed: killed"));
+    cases.push(case("profile/answer", vec![block(&[("pack_s", 0.1)])]));
     cases[2].blocks[0].values.insert("peak_rss_bytes".into(), Some(3e9));
     cases[3].blocks[0].values.insert("peak_rss_bytes".into(), Some(2e9));
     cases[0].blocks[0].notes.insert("peak_device_bytes".into(), "CPU".into());
@@ -201,13 +207,14 @@ fn the_grid_grows_with_the_prompt() {
     near(grid.prefill_growth.unwrap().line.intercept, 0.005);
     near(grid.decode_cv.unwrap(), 10f64.sqrt() / 16.0);
     assert_eq!((grid.load_s.value, grid.cold_ttft_s.value), (Some(0.5), Some(0.5)));
-    assert_eq!(grid.pack_s, Reading::default());
+    assert_eq!(grid.pack_s, Reading { value: Some(0.1), why: None }, "traced elsewhere");
+    assert_eq!(grid.load_s.why, None, "a failure of another scenario is not said of a value");
     assert_eq!(grid.peak_rss_bytes.value, Some(3e9));
     let device = Reading { value: None, why: Some("CPU".into()) };
     assert_eq!(grid.peak_device_bytes, device);
     assert_eq!(grid.steps, None);
-    assert_eq!(grid.rows.len(), 6, "an invalid case is shown");
-    assert_eq!((grid.rows[3].prompt_tokens, grid.rows[3].new_tokens), (512, 256));
+    assert_eq!(grid.rows.len(), 7, "an invalid case is shown");
+    assert_eq!((grid.rows[3].prompt_tokens, grid.rows[3].new_tokens), (Some(512), 256));
 }
 
 #[test]
@@ -220,6 +227,7 @@ fn a_grid_of_one_has_no_growth() {
     let failed = Grid::of(&record(vec![absent("grid/S1", "failed: x")])).unwrap();
     assert_eq!((failed.ttft_growth, failed.steps.clone()), (None, None));
     assert_eq!(failed.rows[0].state, State::Failed("x".into()));
+    assert_eq!(failed.rows[0].prompt_tokens, None);
     assert_eq!(failed.load_s.why.as_deref(), Some("failed: x"));
 }
 
@@ -240,13 +248,20 @@ fn the_curve_is_the_median_of_each_step_of_the_longest_answer() {
 
 #[test]
 fn traced_kernels_are_read_where_they_were_traced() {
-    let values = [("kernel_share", 0.9), ("kernels_per_step", 170.0)];
+    let values = [
+        ("kernel_share", 0.9),
+        ("kernels_per_step", 170.0),
+        ("traced_norm_share", 0.2),
+        ("traced_product_share", 0.7),
+        ("pack_s", 0.5),
+    ];
     let kernels = Kernels::of(&record(vec![case("profile/answer", vec![block(&values)])])).unwrap();
     assert_eq!(
         (kernels.kernel_share.value, kernels.kernels_per_step.value),
         (Some(0.9), Some(170.0))
     );
-    assert_eq!(kernels.kernel_overhead_s.value, None);
+    assert_eq!((kernels.kernel_overhead_s.value, kernels.pack_s.value), (None, Some(0.5)));
+    assert_eq!(kernels.shares, [("product".to_string(), 0.7), ("norm".to_string(), 0.2)]);
 }
 
 #[test]
@@ -338,11 +353,15 @@ fn requests_of_each_api_are_averaged() {
     ];
     let api = Analysis::of(&record(cases)).api;
     let plain = &api[0];
-    assert_eq!((plain.name.as_str(), plain.prompt_tokens, plain.requests), ("completion", 20, 2));
+    assert_eq!(
+        (plain.name.as_str(), plain.prompt_tokens, plain.requests),
+        ("completion", Some(20), 2)
+    );
     assert_eq!((plain.mean_e2e_s, plain.mean_generated), (Some(3.0), Some(32.0)));
     assert_eq!((plain.mean_decode_tok_s, plain.tokenize_s), (Some(20.0), None));
     assert_eq!(api[1].mean_generated, Some(15.0), "a token more than steps");
     assert_eq!(api[2].state, State::Unsupported("no template".into()));
+    assert_eq!(api[2].prompt_tokens, None, "nothing was tokenized");
     assert_eq!((api[2].requests, api[2].mean_e2e_s, api[2].mean_generated), (0, None, None));
 }
 
@@ -419,10 +438,10 @@ fn pipelines_and_quality_are_read_as_recorded() {
     let broken = invalid(case("quality/other", text.blocks.clone()));
     let analysis = Analysis::of(&record(vec![rag, text, broken]));
     let rag = &analysis.pipelines[0];
-    assert_eq!((rag.name.as_str(), rag.items, rag.chunks_per_min), ("rag", 12, None));
+    assert_eq!((rag.name.as_str(), rag.items, rag.chunks_per_min), ("rag", Some(12), None));
     assert_eq!(rag.answer_s.unwrap().median, 3.0);
     assert_eq!(rag.items_per_min.unwrap().median, 20.0);
     let [text, broken] = analysis.quality.as_slice() else { panic!("two") };
-    assert_eq!((text.tokens, text.perplexity_ratio), (300, Some(1.1)));
+    assert_eq!((text.tokens, text.perplexity_ratio), (Some(300), Some(1.1)));
     assert_eq!((broken.perplexity_ratio, broken.kl_nats.value), (None, Some(0.01)));
 }

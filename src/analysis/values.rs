@@ -19,9 +19,11 @@ pub enum State {
     Invalid(Vec<String>),
     /// The engine cannot do it, which is an answer: why.
     Unsupported(String),
+    /// It was left out, because time was up for example: why.
+    Skipped(String),
     /// It was tried and failed: why.
     Failed(String),
-    /// No process measured it, and nothing says why.
+    /// No process measured it, or none has yet.
     Empty,
 }
 
@@ -30,6 +32,8 @@ impl State {
     pub fn of(case: &Case) -> Self {
         match &case.absent {
             Some(why) if case.is_unsupported() => State::Unsupported(cause(why, "unsupported")),
+            Some(_) if case.is_pending() => State::Empty,
+            Some(why) if case.is_skipped() => State::Skipped(cause(why, "skipped")),
             Some(why) => State::Failed(cause(why, "failed")),
             None if !case.validity.ok() => State::Invalid(case.validity.failed.clone()),
             None if case.blocks.is_empty() => State::Empty,
@@ -153,13 +157,41 @@ pub struct Reading {
 /// The value of a metric of a case, with what the record says of it.
 pub fn reading(case: &Case, metric: &str) -> Reading {
     let value = stats::median(&case.values(metric));
-    let notes = || case.blocks.iter().filter_map(|block| block.notes.get(metric)).next().cloned();
-    Reading { value, why: notes().or_else(|| case.absent.clone()) }
+    Reading { value, why: note(case, metric).or_else(|| case.absent.clone()) }
 }
 
 /// The centre of a metric of a case that is valid.
 pub(super) fn sound(case: &Case, metric: &str) -> Option<f64> {
     State::of(case).is_valid().then(|| stats::median(&case.values(metric)))?
+}
+
+/// One value for many cases: a centre of the values of those that are valid. Why there is none is what any of them says of the
+/// metric, or, where none does, what became of the first that is absent.
+pub(super) fn over_all<'a>(
+    cases: impl Iterator<Item = &'a Case> + Clone,
+    metric: &str,
+    centre: fn(&[f64]) -> Option<f64>,
+) -> Reading {
+    let values: Vec<f64> = cases.clone().filter_map(|case| sound(case, metric)).collect();
+    let value = centre(&values);
+    let absent =
+        || if value.is_none() { cases.clone().find_map(|case| case.absent.clone()) } else { None };
+    Reading { value, why: cases.clone().find_map(|case| note(case, metric)).or_else(absent) }
+}
+
+/// The largest.
+pub(super) fn largest(values: &[f64]) -> Option<f64> {
+    values.iter().copied().max_by(f64::total_cmp)
+}
+
+fn note(case: &Case, metric: &str) -> Option<String> {
+    case.blocks.iter().find_map(|block| block.notes.get(metric)).cloned()
+}
+
+/// Tokens of all sequences' prompts; `None` where no process has tokenized them.
+pub(super) fn prompt_tokens(case: &Case) -> Option<usize> {
+    let tokens = &case.work.prompt_tokens;
+    (!tokens.is_empty()).then(|| tokens.iter().sum())
 }
 
 /// The cases whose ids begin with a segment, with the rest of their ids.

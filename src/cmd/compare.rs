@@ -1,4 +1,4 @@
-//! `candlemark compare`: records side by side, without a verdict.
+//! `candlemark compare`: configurations before and after, side by side, without a verdict.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,20 +9,36 @@ use candlemark::report;
 use crate::cmd::Exit;
 use crate::cmd::write;
 
-/// Print records side by side: what differs, then every metric; gives no verdict
+/// Print records side by side: what was changed, what became of it, then every metric; gives no verdict
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Two or more records; changes are against the first
     #[arg(num_args = 2.., required = true, value_name = "RECORD")]
     records: Vec<PathBuf>,
+    /// Form of the document
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
     /// File to write to instead of stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    /// What was changed, what became of it, and every metric as Markdown
+    #[default]
+    Md,
+    /// The same as JSON
+    Json,
+}
+
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let load = |path: &PathBuf| Ok((path.display().to_string(), Record::load(path)?));
     let records = arguments.records.iter().map(load).collect::<candlemark::Result<Vec<_>>>()?;
-    write(&report::side_by_side(&records), arguments.output.as_deref(), out)?;
+    let text = match arguments.format {
+        Format::Md => report::side_by_side(&records),
+        Format::Json => report::side_by_side_json(&records),
+    };
+    write(&text, arguments.output.as_deref(), out)?;
     Ok(Exit::Pass)
 }

@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Form of the document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// The scenario of `row` and `benchmark-json`; default: the valid one of batch 1 with the longest answers
+    #[arg(long, value_name = "ID")]
+    scenario: Option<String>,
     /// File to write to instead of stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -39,6 +42,12 @@ enum Format {
     Csv,
     /// One line for a table of results that people share
     Row,
+    /// One scenario as one JSON object: platform, device, model, generation, results
+    BenchmarkJson,
+    /// llama-bench's JSON lines, a line a test of batch 1
+    LlamaBench,
+    /// Prometheus' text format, for node_exporter's textfile collector
+    Prometheus,
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
@@ -48,13 +57,20 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         let why = format!("`{path}` is a pair; judge it with `candlemark check --record {path}`");
         return Err(Error::NotComparable(why).into());
     }
+    let scenario = arguments.scenario.as_deref();
+    if scenario.is_some() && !matches!(arguments.format, Format::Row | Format::BenchmarkJson) {
+        anyhow::bail!("`--scenario` is for `--format row` and `--format benchmark-json`");
+    }
     let record = Record::load(&path)?;
     let text = match arguments.format {
         Format::Md => report::markdown(&record),
         Format::Html => report::page(&record, None)?,
         Format::Json => report::json(&record),
         Format::Csv => report::csv(&record),
-        Format::Row => report::row(&record),
+        Format::Row => report::row(&record, scenario)?,
+        Format::BenchmarkJson => report::benchmark_json(&record, scenario)?,
+        Format::LlamaBench => report::llama_bench(&record),
+        Format::Prometheus => report::prometheus(&record),
     };
     write(&text, arguments.output.as_deref(), out)?;
     Ok(Exit::Pass)

@@ -44,7 +44,8 @@ pub(crate) struct Arguments {
     /// Go on with the record of a run that was cut off
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     resume: Option<PathBuf>,
-    /// Begin nothing that would end later than this, `8m` for example; what is left out can be measured with --resume
+    /// Begin nothing that would end later than this, `8m` for example, and measure in the order asked for; what is left out
+    /// can be measured with --resume
     #[arg(long, value_name = "TIME")]
     budget: Option<String>,
     /// Text to measure agreement and perplexity on (suite `quality`), in place of ours
@@ -173,7 +174,9 @@ fn same_run(
         "cannot resume: the quantisation or the RoPE scaling of the run differs; begin a new run"
     );
     anyhow::ensure!(
-        record.settings.generation == now.generation && record.settings.threads == now.threads,
+        record.settings.generation == now.generation
+            && record.settings.threads == now.threads
+            && record.settings.labels == now.labels,
         "cannot resume: the settings of the run differ; begin a new run"
     );
     Ok(())

@@ -45,6 +45,18 @@ pub(crate) struct ModelArguments {
     /// What is done to a prompt before it is tokenized
     #[arg(long, value_enum, value_name = "FORMAT")]
     prompt_format: Option<Format>,
+    /// What is to be said of the run, a server's flag for example; repeatable, the last of a name stands. Kept in the record
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+/// A label as it is written: the name ends at the first `=`, and the value may be empty.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    match name.trim() {
+        "" => Err("the name before `=` is empty".into()),
+        name => Ok((name.into(), value.into())),
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -90,6 +102,7 @@ impl ModelArguments {
         setup.engine = over(&self.engine, setup.engine);
         setup.device = over(&self.device, setup.device);
         setup.quant = self.quant.clone().or(setup.quant);
+        setup.labels.extend(self.labels.iter().cloned());
         setup.threads = self.threads.unwrap_or(setup.threads).max(1);
         setup
     }

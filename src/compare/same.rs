@@ -117,7 +117,7 @@ pub fn differences(
 }
 
 /// What differs in the exact work of a scenario.
-pub(super) fn work(old: &Work, new: &Work) -> Option<String> {
+pub(crate) fn work(old: &Work, new: &Work) -> Option<String> {
     let mut fields = Vec::new();
     each(old, new, |name, old, new| {
         if old != new {

@@ -27,8 +27,8 @@ use crate::measure::hash_ids;
 use crate::record::Block;
 use crate::record::Case;
 use crate::record::Work;
+use crate::settings::Setup;
 use crate::stats;
-use crate::suite::Job;
 use crate::workload;
 use crate::workload::PromptFormat;
 use crate::workload::Scenario;
@@ -162,7 +162,12 @@ impl Traced {
 ///
 /// # Errors
 /// When nothing counts in this process, or generating fails.
-pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case> {
+pub fn case(
+    engine: &mut Engine,
+    scenario: &Scenario,
+    setup: &Setup,
+    session: &str,
+) -> Result<Case> {
     let profile = PROFILE.get().ok_or_else(|| {
         Error::Failed("kernels are traced in a process that was started for it".into())
     })?;
@@ -174,17 +179,17 @@ pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case>
             prompts: &prompts,
             new_tokens,
             stops: &[],
-            sampling: &job.setup.generation,
+            sampling: &setup.generation,
             kept: None,
             injection: None,
         };
         engine::generate(engine.decoder.as_mut(), &request).map(drop)
     };
-    for _ in 0..job.setup.generation.warmups {
+    for _ in 0..setup.generation.warmups {
         answer(scenario.new_tokens)?;
     }
-    let mut block = Block { session: job.session.clone(), ..Block::default() };
-    for _ in 0..job.setup.generation.iters {
+    let mut block = Block { session: session.into(), ..Block::default() };
+    for _ in 0..setup.generation.iters {
         let reading = Traced::of(profile, || answer(1))?;
         let whole = Traced::of(profile, || answer(scenario.new_tokens))?;
         for (name, value) in whole.values(&reading, scenario.new_tokens - 1) {
@@ -194,7 +199,7 @@ pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case>
     block.values =
         block.samples.iter().map(|(name, values)| (name.clone(), stats::median(values))).collect();
     block.values.insert("region_overhead_s".into(), region());
-    let threads = job.setup.threads.max(1) as f64;
+    let threads = setup.threads.max(1) as f64;
     let pack_s = (packed.count[0] > 0).then(|| packed.seconds[0] / threads);
     block.values.insert("pack_s".into(), pack_s);
     let note = match pack_s {

@@ -14,7 +14,6 @@ use crate::record::Block;
 use crate::record::Case;
 use crate::record::Work;
 use crate::settings::Setup;
-use crate::suite::Job;
 use crate::workload::PromptFormat;
 use crate::workload::Scenario;
 
@@ -34,8 +33,14 @@ const SPARE: u64 = 1 << 30;
 ///
 /// # Errors
 /// When there is no memory for the weights in f32 ([`Error::Unsupported`]), the text is too short, or a model fails.
-pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case> {
-    let ids = match &job.text {
+pub fn case(
+    engine: &mut Engine,
+    scenario: &Scenario,
+    setup: &Setup,
+    session: &str,
+    text: Option<&str>,
+) -> Result<Case> {
+    let ids = match text {
         Some(text) => engine.encode(text, PromptFormat::Raw)?,
         None => of_length(engine, TOKENS)?,
     };
@@ -46,7 +51,7 @@ pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case>
         let why = format!("a text of {} tokens has none to be told from the others", ids.len());
         return Err(Error::Failed(why));
     }
-    let mut reference = reference(engine, &job.setup)?;
+    let mut reference = reference(engine, setup)?;
     let mut sums = Sums::default();
     for window in &windows {
         let scores = scores(engine, window)?;
@@ -54,7 +59,7 @@ pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case>
             reference.as_mut().map(|other| self::scores(other, window)).transpose()?;
         sums.add(window, &scores, by_definition.as_ref());
     }
-    let mut block = Block { session: job.session.clone(), ..Block::default() };
+    let mut block = Block { session: session.into(), ..Block::default() };
     let mut set = |name: &str, value: Option<f64>| {
         block.values.insert(name.into(), value);
         if value.is_none() {
@@ -79,14 +84,14 @@ pub fn case(engine: &mut Engine, scenario: &Scenario, job: &Job) -> Result<Case>
             prompts_sha256: hash_ids(&windows),
             ..Work::default()
         },
-        labels: [("text".to_string(), source(job).to_string())].into(),
+        labels: [("text".to_string(), source(text).to_string())].into(),
         blocks: vec![block],
         ..Case::default()
     })
 }
 
-fn source(job: &Job) -> &'static str {
-    if job.text.is_some() { "of the user" } else { "the prompts of all categories" }
+fn source(text: Option<&str>) -> &'static str {
+    if text.is_some() { "of the user" } else { "the prompts of all categories" }
 }
 
 /// The same weights in f32 by the native engine, unless that is what the engine is.

@@ -10,6 +10,7 @@ use crate::report::text::Medium;
 use crate::report::text::cell;
 use crate::report::text::label;
 use crate::report::text::number;
+use crate::report::text::plain;
 use crate::report::text::shown;
 use crate::report::text::table;
 use crate::stats;
@@ -221,60 +222,11 @@ pub fn csv(record: &Record) -> String {
     text
 }
 
+/// A field that ends neither itself nor its line, and that a spreadsheet does not take for a formula: that begins with one of
+/// `=+-@`, and gets an apostrophe in front unless it is a number.
 fn quoted(field: &str) -> String {
-    if field.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.into()
-    }
-}
-
-/// The row of the shared results table: one line, of the batch-1 scenario with the longest answers.
-pub fn row(record: &Record) -> String {
-    let header = "| Device | Source | Model size (M params) | KV cache | gen_tokens | mean tok/s | peak VRAM MiB |\n\
-                  |---|---|---:|---|---:|---:|---:|\n";
-    let single = record.scenarios.iter().filter(|case| case.work.batch == 1 && case.validity.ok());
-    let decoded = single.filter(|case| !case.values("decode_tok_s").is_empty());
-    // The first of equals: max_by_key alone would take the last.
-    let Some(case) = decoded.rev().max_by_key(|case| case.work.new_tokens) else {
-        return format!("{header}| no valid scenario with batch 1 | | | | | | |\n");
-    };
-    let samples =
-        case.blocks.iter().filter_map(|block| block.samples.get("decode_tok_s")).flatten();
-    let samples: Vec<f64> = samples.copied().collect();
-    let values = if samples.is_empty() { case.values("decode_tok_s") } else { samples };
-    let fields = &record.machine.fields;
-    let cpu = fields.get("cpu_model").or_else(|| fields.get("cpu"));
-    let cpu = cpu.unwrap_or(&record.machine.class);
-    let device = record.settings.device.as_str();
-    let device = if device == "cpu" { format!("cpu ({cpu})") } else { device.to_owned() };
-    let vram = match stats::median(&case.values("peak_device_bytes")) {
-        Some(bytes) => mib(bytes),
-        None => match stats::median(&case.values("peak_rss_bytes")) {
-            Some(bytes) => format!("N/A (CPU; {} MiB of RAM)", mib(bytes)),
-            None => "N/A".into(),
-        },
-    };
-    let cells = [
-        device,
-        format!("{} ({}, {})", source(&record.model.spec), record.model.spec, case.id),
-        format!("{:.3}", record.model.parameters as f64 / 1e6),
-        on(record.settings.generation.use_kv_cache).to_owned(),
-        case.work.new_tokens.to_string(),
-        stats::mean(&values).map_or("N/A".into(), |mean| format!("{mean:.2}")),
-        vram,
-    ];
-    format!("{header}| {} |\n", cells.map(|text| cell(&text)).join(" | "))
-}
-
-fn source(spec: &str) -> &'static str {
-    if spec.starts_with("synthetic:") {
-        "synthetic"
-    } else if spec.ends_with(".gguf") && spec.matches('/').count() != 1
-        || spec.starts_with(['/', '.', '~'])
-    {
-        "local"
-    } else {
-        "hf"
-    }
+    let field = plain(field);
+    let formula = field.starts_with(['=', '+', '-', '@']) && field.parse::<f64>().is_err();
+    let field = if formula { format!("'{field}") } else { field };
+    if field.contains([',', '"']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
 }

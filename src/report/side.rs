@@ -1,88 +1,117 @@
-//! Records side by side: what differs first, then every metric. Refuses nothing, and says loudly when machines differ.
+//! Records side by side, configurations before and after: what was changed, what became of it by aspect, which scenarios gave
+//! nothing, then every metric. Refuses nothing, judges nothing, and says loudly when machines differ.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+mod aspects;
+mod markdown;
+mod settings;
+mod table;
 
-use crate::compare::Weight;
-use crate::compare::differences;
+use serde::Serialize;
+
 use crate::record::Record;
-use crate::report::text::Medium;
-use crate::report::text::label;
-use crate::report::text::percent;
-use crate::report::text::shown;
-use crate::report::text::table;
-use crate::stats;
-use crate::workload::METRICS;
+use crate::report::side::aspects::Aspect;
+use crate::report::side::aspects::aspects;
+use crate::report::side::settings::Setting;
+use crate::report::side::settings::settings;
+use crate::report::side::table::Row;
+use crate::report::side::table::State;
+use crate::report::side::table::rows;
+use crate::report::side::table::states;
+use crate::report::text::plain;
+
+/// Version of the JSON form.
+const SCHEMA: u32 = 1;
+
+/// Records side by side; lists of values are in the order of the records, and changes are against the first of them.
+#[derive(Serialize)]
+struct Side {
+    schema: u32,
+    records: Vec<Named>,
+    /// What makes the numbers mean something else than they seem to.
+    warnings: Vec<String>,
+    /// Settings that are not the same everywhere.
+    settings: Vec<Setting>,
+    /// What became of it; informational, never a verdict.
+    aspects: Vec<Aspect>,
+    /// What each record has of the scenarios.
+    scenarios: Vec<State>,
+    /// Every value: medians over processes, in the unit of the metric's name.
+    metrics: Vec<Row>,
+}
+
+/// Which record a column is of.
+#[derive(Serialize)]
+struct Named {
+    name: String,
+    model: String,
+    machine: String,
+    commit: Option<String>,
+    /// When its first session began: UTC, RFC 3339.
+    started: Option<String>,
+}
 
 /// Two or more records, each with a name, side by side as Markdown; changes are against the first.
 ///
-/// A change is shown in the metric's own unit and sign, of medians over processes, without a verdict: one number each says
-/// nothing about noise.
+/// A change is shown in the metric's own unit and sign, of medians over processes, without a verdict.
 pub fn side_by_side(records: &[(String, Record)]) -> String {
-    let medium = Medium::Markdown;
-    let Some(((first_name, first), others)) = records.split_first() else { return String::new() };
-    let mut text = String::new();
-    let mut differ = Vec::new();
+    markdown::markdown(&side(records))
+}
+
+/// The same as JSON.
+pub fn side_by_side_json(records: &[(String, Record)]) -> String {
+    serde_json::to_string_pretty(&side(records)).expect("plain data is JSON") + "\n"
+}
+
+fn side(records: &[(String, Record)]) -> Side {
+    let named = records.iter().map(|(name, record)| Named {
+        name: plain(name),
+        model: plain(&record.model.spec),
+        machine: plain(&record.machine.class),
+        commit: record.build.commit.as_deref().map(plain),
+        started: record.sessions.first().map(|session| plain(&session.started)),
+    });
+    Side {
+        schema: SCHEMA,
+        records: named.collect(),
+        warnings: warnings(records),
+        settings: settings(records),
+        aspects: aspects(records),
+        scenarios: states(records),
+        metrics: rows(records),
+    }
+}
+
+fn warnings(records: &[(String, Record)]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Some(((first_name, first), others)) = records.split_first() else { return warnings };
     for (name, record) in others {
-        for one in differences(first, record, &BTreeMap::new()) {
-            let weight = if one.weight == Weight::Blocks { "not comparable" } else { "" };
-            differ.push(vec![one.field, one.old, one.new, name.clone(), weight.into()]);
-        }
         if first.machine.class != record.machine.class {
-            let (first_name, name) = (medium.escape(first_name), medium.escape(name));
-            let _ = writeln!(
-                text,
-                "**WARNING: {first_name} and {name} are of different machines; their numbers compare machines, not code.**\n"
-            );
+            warnings.push(plain(&format!(
+                "{first_name} and {name} are of different machines; their numbers compare machines, not code."
+            )));
         }
     }
-    let injected =
-        records.iter().filter_map(|(name, record)| Some((name, record.injected.as_ref()?)));
-    for (name, injected) in injected {
-        let _ = writeln!(
-            text,
-            "**WARNING: {} was slowed down on purpose: {}**\n",
-            medium.escape(name),
-            medium.escape(injected)
-        );
+    for (name, record) in records {
+        if let Some(injected) = &record.injected {
+            warnings.push(plain(&format!("{name} was slowed down on purpose: {injected}")));
+        }
+        if record.build.is_unoptimised() {
+            warnings.push(plain(&format!("{name} is of an unoptimised build.")));
+        }
     }
-    if differ.is_empty() {
-        text += "Nothing differs in machine, model, settings or build.\n";
-    } else {
-        text += &table(medium, &["differs", first_name, "other", "in", "effect"], &differ, &[]);
-    }
-    let mut header = vec!["scenario", "metric", first_name.as_str()];
-    for (name, _) in others {
-        header.extend([name.as_str(), "change"]);
-    }
-    let mut rows = Vec::new();
+    warnings
+}
+
+/// The ids of all scenarios, in the order of the first record that has them.
+fn ids(records: &[(String, Record)]) -> Vec<&str> {
     let mut ids: Vec<&str> = Vec::new();
     for case in records.iter().flat_map(|(_, record)| &record.scenarios) {
         if !ids.contains(&case.id.as_str()) {
             ids.push(&case.id);
         }
     }
-    for id in ids {
-        for metric in METRICS {
-            let value = |record: &Record| stats::median(&record.case(id)?.values(metric.name));
-            let base = value(first);
-            let values: Vec<Option<f64>> = others.iter().map(|(_, record)| value(record)).collect();
-            if base.is_none() && values.iter().all(Option::is_none) {
-                continue;
-            }
-            let text = |value: Option<f64>| value.map_or("-".into(), |value| shown(metric, value));
-            let mut row = vec![id.to_owned(), label(metric), text(base)];
-            for now in values {
-                let change = base
-                    .zip(now)
-                    .filter(|(base, _)| *base != 0.0)
-                    .map(|(base, now)| percent(now / base - 1.0));
-                row.extend([text(now), change.unwrap_or_else(|| "-".into())]);
-            }
-            rows.push(row);
-        }
-    }
-    let numbers: Vec<usize> = (2..header.len()).collect();
-    let _ = write!(text, "\n{}", table(medium, &header, &rows, &numbers));
-    text
+    ids
 }
+
+#[cfg(test)]
+mod tests;

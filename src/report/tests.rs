@@ -53,6 +53,24 @@ fn markdown_cells_stay_cells() {
 }
 
 #[test]
+fn plain_text_gives_no_command_and_hides_nothing() {
+    for (text, expected) in [
+        ("a\u{0}b\u{1b}[31m\n", "a\u{fffd}b\u{fffd}[31m\u{fffd}"),
+        (
+            "\u{202e}exe\u{2066}\u{200b}\u{feff}\u{e0041}",
+            "\u{fffd}exe\u{fffd}\u{fffd}\u{fffd}\u{fffd}",
+        ),
+        ("::error::x", "\u{fffd}:error::x"),
+        ("  ::add-mask::x", "  \u{fffd}:add-mask::x"),
+        ("crate::module", "crate::module"),
+        ("a ##[add-mask]b", "a ##\u{fffd}add-mask]b"),
+    ] {
+        assert_eq!(plain(text), expected);
+        assert_eq!(plain(expected), expected, "once is enough");
+    }
+}
+
+#[test]
 fn hostile_names_stay_text_in_every_document() {
     let base = hostile();
     let mut now = base.clone();
@@ -61,7 +79,7 @@ fn hostile_names_stay_text_in_every_document() {
     let same = judge(&base, &base, &Policy::default());
     for (name, text) in [
         ("markdown", markdown(&base)),
-        ("row", row(&base)),
+        ("row", row(&base, None).unwrap()),
         ("page", page(&base, Some((&judgement, HOSTILE))).unwrap()),
         ("text", verdict_text(&judgement, HOSTILE)),
         ("verdict", verdict_markdown(&judgement, HOSTILE)),
@@ -136,6 +154,13 @@ fn csv_has_a_line_per_block_and_quotes_what_needs_it() {
          code/b1,ttft_s,0,20260701T000000Z-0123456,0.05,true,\"a \"\"note\"\", quoted\"\n\
          code/b1,ttft_s,1,20260701T000000Z-0123456,0.06,true,\n"
     );
+    record.scenarios[0].blocks.clear();
+    for (why, field) in
+        [("=1+1", "'=1+1"), ("-3", "-3"), ("@a,b", "\"'@a,b\""), ("a\nb", "a\u{fffd}b")]
+    {
+        record.scenarios[0].absent = Some(why.into());
+        assert!(csv(&record).ends_with(&format!("\ncode/b1,,,,,,{field}\n")), "{why}");
+    }
 }
 
 #[test]

@@ -67,13 +67,21 @@ pub(super) fn label(metric: &Metric) -> String {
     }
 }
 
-/// Text that moves no cursor, starts no line and turns no writing direction.
+/// Text that moves no cursor, starts no line, turns no writing direction, hides nothing, and gives a CI runner that reads the
+/// output no command: GitHub's begin a line with `::`, or stand behind `##[` anywhere in it.
 pub fn plain(text: &str) -> String {
     let odd = |c: char| {
         c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
     };
-    text.chars().map(|c| if odd(c) { '\u{fffd}' } else { c }).collect()
+    let text: String = text.chars().map(|c| if odd(c) { '\u{fffd}' } else { c }).collect();
+    let text = text.replace("##[", "##\u{fffd}");
+    let start = text.len() - text.trim_start().len();
+    match text[start..].strip_prefix("::") {
+        Some(rest) => format!("{}\u{fffd}:{rest}", &text[..start]),
+        None => text,
+    }
 }
 
 /// Text that means nothing to Markdown: no cell ends, no tag or link begins, nobody is notified.

@@ -13,6 +13,9 @@ use crate::workload::Scenario;
 use crate::workload::Stress;
 
 /// The scenarios of each process that is still to be started.
+///
+/// Within a block their order is drawn from the seed, unless there is a budget: then it is that of the plan, so that what is left
+/// out is what was asked for last, and a shared process takes one group of scenarios, so that there is an end between them.
 pub(super) fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<Scenario>> {
     let mut jobs = Vec::new();
     for block in 0..plan.blocks {
@@ -22,14 +25,28 @@ pub(super) fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<Scenario>> {
                 .is_none_or(|case| case.blocks.len() <= block && !case.is_unsupported())
         });
         let mut open: Vec<Scenario> = open.cloned().collect();
-        shuffle(&mut open, plan.setup.generation.seed.wrapping_add(block as u64));
+        if plan.budget.is_none() {
+            shuffle(&mut open, plan.setup.generation.seed.wrapping_add(block as u64));
+        }
         let together =
             |scenario: &Scenario| plan.sharing == Sharing::Shared && scenario.shares_process();
+        if plan.budget.is_some() {
+            let one = |a: &Scenario, b: &Scenario| {
+                together(a) && together(b) && group(&a.id) == group(&b.id)
+            };
+            jobs.extend(open.chunk_by(one).map(<[Scenario]>::to_vec));
+            continue;
+        }
         let (shared, alone): (Vec<_>, Vec<_>) = open.into_iter().partition(together);
         jobs.extend((!shared.is_empty()).then_some(shared));
         jobs.extend(alone.into_iter().map(|scenario| vec![scenario]));
     }
     jobs
+}
+
+/// The first part of an id.
+fn group(id: &str) -> &str {
+    id.split('/').next().unwrap_or_default()
 }
 
 /// Fisher and Yates, with the order drawn from a seed, so that a record's order can be told from its settings.

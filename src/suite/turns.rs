@@ -190,7 +190,7 @@ pub fn work() -> Result<()> {
         };
         let told = told.unwrap_or_else(|error| {
             open = None;
-            Told::Cannot { why: suite::reason(&error) }
+            Told::Cannot { why: suite::process::reason(&error) }
         });
         say(&told)?;
     }

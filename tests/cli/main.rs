@@ -13,6 +13,7 @@ mod analysis;
 mod pair;
 mod pairs;
 mod records;
+mod served;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
 
@@ -32,7 +33,7 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
         // Tests run at once, and all of them read the records.
         static RECORDS: Once = Once::new();
         RECORDS.call_once(|| {
-            for (name, record) in records::all() {
+            for (name, record) in records::all().into_iter().chain(served::all()) {
                 record.save(&golden(&format!("records/{name}.json"))).unwrap();
             }
             records::calibration().save(&golden(CALIBRATION)).unwrap();
@@ -82,7 +83,7 @@ fn check_record(record: &str, more: &[&str], file: &str, status: i32) {
 
 #[test]
 fn the_records_are_what_they_are_made_from() {
-    for (name, record) in records::all() {
+    for (name, record) in records::all().into_iter().chain(served::all()) {
         same(&record.to_json(), &format!("records/{name}.json"));
         assert_eq!(
             candlemark::record::Record::load(&golden(&format!("records/{name}.json"))).unwrap(),

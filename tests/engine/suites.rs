@@ -234,3 +234,16 @@ fn a_run_goes_on_with_what_is_missing_and_measures_nothing_twice() {
     let again = Plan { resume: Some(whole.clone()), ..rest };
     assert_eq!(run(&again).1, [""; 0]);
 }
+
+#[test]
+fn with_a_budget_what_was_asked_for_first_is_measured_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["short/b4", "short/b1", "api/chat", "code/b1"];
+    let mut plan = plan(&nano(), &words, folder.path());
+    (plan.budget, plan.sharing) = (Some(Duration::from_secs(3600)), Sharing::Shared);
+    let (record, started) = run(&plan);
+    assert_eq!(started, words);
+    let notes = |id: &str| record.case(id).unwrap().blocks[0].notes["peak_rss_bytes"].clone();
+    assert!(notes("short/b1").contains("shared_process"), "{}", notes("short/b1"));
+    assert!(notes("code/b1").contains("fresh process"), "a group of one shares with none");
+}

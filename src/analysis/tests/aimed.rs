@@ -202,6 +202,16 @@ fn models_are_told_by_their_numbers() {
     }
 }
 
+#[cfg(feature = "engine")]
+#[test]
+fn shapes_are_those_of_the_models() {
+    for (name, architecture, layers, hidden) in outcome::SHAPES {
+        let config = crate::model::config::Config::named(name).unwrap();
+        let found = (config.family.name(), config.layers, config.hidden);
+        assert_eq!(found, (*architecture, *layers, *hidden), "{name}");
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_a_matrix_is_refused_with_the_way_out() {
     let row =

@@ -1,0 +1,241 @@
+//! What stands above the drawing: title and legend, which therefore never cover data. Also how wide text is, which without a font
+//! is an estimate.
+
+use plotters::element::Circle;
+use plotters::element::PathElement;
+use plotters::element::Polygon;
+use plotters::element::Rectangle;
+use plotters::style::Color as _;
+use plotters::style::FontStyle;
+use plotters::style::IntoFont as _;
+use plotters::style::TextStyle;
+use plotters::style::text_anchor::HPos;
+use plotters::style::text_anchor::Pos;
+use plotters::style::text_anchor::VPos;
+
+use super::NoChart;
+use super::backend::Canvas;
+use super::backend::UNIT;
+use super::backend::WIDTH;
+use super::theme::Ink;
+
+/// Size of text in units.
+pub(super) const TEXT: i32 = 13;
+const TITLE: i32 = 15;
+/// Free space at the edges.
+pub(super) const EDGE: i32 = 8;
+const TITLE_LINE: i32 = 19;
+const LEGEND_LINE: i32 = 18;
+const SAMPLE: i32 = 26;
+
+/// What a legend shows beside a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sample {
+    /// A line and its mark.
+    Line(usize),
+    /// A line without dashes and its mark.
+    Curve(usize),
+    /// A mark.
+    Mark(usize),
+    /// A line to measure others by.
+    Reference,
+    /// A cross.
+    Failure,
+    /// A line without a mark.
+    Upright(usize),
+    /// A filled box.
+    Box(usize),
+}
+
+/// A name in the legend.
+pub(super) type Key = (Sample, String);
+
+/// Title and legend, broken into lines.
+pub(super) struct Head {
+    title: Vec<String>,
+    /// Entries with their distance from the left.
+    legend: Vec<Vec<(i32, Key)>>,
+}
+
+impl Head {
+    /// Breaks both into lines.
+    pub(super) fn new(title: &str, keys: Vec<Key>) -> Self {
+        let room = WIDTH - 2 * EDGE;
+        let mut legend: Vec<Vec<(i32, Key)>> = Vec::new();
+        let mut at = room;
+        for (sample, name) in keys {
+            let name = shortened(&name, room - SAMPLE - 6);
+            let wide = SAMPLE + 6 + width(&name, TEXT);
+            if at + wide > room {
+                legend.push(Vec::new());
+                at = 0;
+            }
+            if let Some(line) = legend.last_mut() {
+                line.push((EDGE + at, (sample, name)));
+            }
+            at += wide + 16;
+        }
+        Self { title: wrapped(title, room), legend }
+    }
+
+    /// Units that it takes from the top.
+    pub(super) fn height(&self) -> i32 {
+        let lines = |count: usize, line: i32| i32::try_from(count).unwrap_or(0) * line;
+        EDGE + lines(self.title.len(), TITLE_LINE) + lines(self.legend.len(), LEGEND_LINE)
+    }
+
+    /// Draws both.
+    pub(super) fn draw(&self, canvas: &Canvas<'_>) -> Result<(), NoChart> {
+        let mut y = EDGE;
+        for line in &self.title {
+            let style = style(Ink::Strong, TITLE, HPos::Left, VPos::Top);
+            let font = style.font.style(FontStyle::Bold);
+            canvas.draw_text(line, &TextStyle { font, ..style }, px(EDGE, y))?;
+            y += TITLE_LINE;
+        }
+        for line in &self.legend {
+            let middle = y + LEGEND_LINE / 2;
+            for (x, (sample, name)) in line {
+                draw_sample(canvas, *sample, *x, middle)?;
+                let style = style(Ink::Soft, TEXT, HPos::Left, VPos::Center);
+                canvas.draw_text(name, &style, px(x + SAMPLE + 6, middle))?;
+            }
+            y += LEGEND_LINE;
+        }
+        Ok(())
+    }
+}
+
+fn draw_sample(canvas: &Canvas<'_>, sample: Sample, x: i32, y: i32) -> Result<(), NoChart> {
+    let path = vec![px(x, y), px(x + SAMPLE, y)];
+    let centre = px(x + SAMPLE / 2, y);
+    match sample {
+        Sample::Line(at) => {
+            canvas.draw(&PathElement::new(path, Ink::Series(at).line(20)))?;
+            mark(canvas, at, centre, 35)
+        }
+        Sample::Curve(at) => {
+            canvas.draw(&PathElement::new(path, Ink::Series(at).solid(15)))?;
+            mark(canvas, at, centre, 35)
+        }
+        Sample::Upright(at) => Ok(canvas.draw(&PathElement::new(path, Ink::Series(at).line(20)))?),
+        Sample::Mark(at) => mark(canvas, at, centre, 40),
+        Sample::Reference => Ok(canvas.draw(&PathElement::new(path, Ink::Soft.dashed(15)))?),
+        Sample::Failure => cross(canvas, centre),
+        Sample::Box(at) => bar(canvas, at, [px(x + 4, y - 5), px(x + 22, y + 5)]),
+    }
+}
+
+/// The mark of a series, told apart by shape; `radius` in tenths of a unit.
+pub(super) fn mark(
+    canvas: &Canvas<'_>,
+    series: usize,
+    (x, y): (i32, i32),
+    radius: i32,
+) -> Result<(), NoChart> {
+    let r = radius * UNIT / 10;
+    let ink = Ink::Series(series);
+    let filled = ink.area(1.0);
+    let polygon = |corners: Vec<(i32, i32)>| canvas.draw(&Polygon::new(corners, filled));
+    match series % 6 {
+        0 => canvas.draw(&Circle::new((x, y), r, filled)),
+        1 => canvas.draw(&Rectangle::new([(x - r, y - r), (x + r, y + r)], filled)),
+        2 => polygon(vec![(x, y - r - r / 3), (x + r + r / 5, y + r), (x - r - r / 5, y + r)]),
+        3 => polygon(vec![
+            (x, y - r - r / 2),
+            (x + r + r / 2, y),
+            (x, y + r + r / 2),
+            (x - r - r / 2, y),
+        ]),
+        4 => canvas.draw(&Circle::new((x, y), r, ink.solid(15))),
+        _ => canvas.draw(&Rectangle::new([(x - r, y - r), (x + r, y + r)], ink.solid(15))),
+    }?;
+    Ok(())
+}
+
+/// The bar of a group: the first is full, others are pale with a border, each with its own colour.
+pub(super) fn bar(
+    canvas: &Canvas<'_>,
+    group: usize,
+    corners: [(i32, i32); 2],
+) -> Result<(), NoChart> {
+    let ink = Ink::Series(group);
+    let alpha = if group == 0 { 1.0 } else { 0.3 };
+    canvas.draw(&Rectangle::new(corners, ink.area(alpha)))?;
+    if group > 0 {
+        canvas.draw(&Rectangle::new(corners, ink.solid(12)))?;
+    }
+    Ok(())
+}
+
+/// A cross for what failed.
+pub(super) fn cross(canvas: &Canvas<'_>, (x, y): (i32, i32)) -> Result<(), NoChart> {
+    let r = 4 * UNIT;
+    for dy in [-r, r] {
+        let path = vec![(x - r, y - dy), (x + r, y + dy)];
+        canvas.draw(&PathElement::new(path, Ink::Bad.solid(20)))?;
+    }
+    Ok(())
+}
+
+/// Text of a size in units.
+pub(super) fn style(ink: Ink, size: i32, h: HPos, v: VPos) -> TextStyle<'static> {
+    let font = ("sans-serif", size * UNIT).into_font();
+    TextStyle { font, color: ink.colour().to_backend_color(), pos: Pos::new(h, v) }
+}
+
+/// Units as plotters' pixels.
+pub(super) fn px(x: i32, y: i32) -> (i32, i32) {
+    (x * UNIT, y * UNIT)
+}
+
+/// About how wide text is, in units: by the widths of common sans-serif fonts, rather too wide than too narrow.
+pub(super) fn width(text: &str, size: i32) -> i32 {
+    let hundredths: i32 = text
+        .chars()
+        .map(|c| match c {
+            'i' | 'j' | 'l' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | ' ' | '\u{a0}' => 32,
+            'f' | 't' | 'r' | '(' | ')' | '[' | ']' | '/' | '-' => 40,
+            'm' | 'w' | 'M' | 'W' | '@' | '%' => 92,
+            'A'..='Z' | '_' => 70,
+            '\u{1100}'.. => 100,
+            _ => 59,
+        })
+        .sum();
+    (hundredths * size + 99) / 100
+}
+
+/// Text that fits, with an ellipsis in its middle where it is too long: names often differ at their ends.
+pub(super) fn shortened(text: &str, room: i32) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    // No line holds 200 characters, and a name may be of any length.
+    (chars.len().saturating_sub(200)..=chars.len())
+        .map(|cut| {
+            let kept = chars.len() - cut;
+            let (start, end) = (kept.div_ceil(2), kept / 2);
+            let start: String = chars[..start].iter().collect();
+            let end: String = chars[chars.len() - end..].iter().collect();
+            if cut == 0 { start + &end } else { format!("{start}…{end}") }
+        })
+        .find(|short| width(short, TEXT) <= room)
+        .unwrap_or_default()
+}
+
+/// At most two lines.
+fn wrapped(title: &str, room: i32) -> Vec<String> {
+    // Bold text is a sixth wider than the text that `width` estimates.
+    let room = room * TEXT * 6 / (TITLE * 7);
+    let mut first = String::new();
+    let mut words = title.split_whitespace().peekable();
+    while let Some(word) = words.peek() {
+        let longer = if first.is_empty() { (*word).into() } else { format!("{first} {word}") };
+        if width(&longer, TEXT) > room {
+            break;
+        }
+        first = longer;
+        words.next();
+    }
+    let rest = words.collect::<Vec<_>>().join(" ");
+    let lines = [first, shortened(&rest, room)];
+    lines.into_iter().filter(|line| !line.is_empty()).collect()
+}

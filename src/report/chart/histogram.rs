@@ -1,0 +1,99 @@
+//! How often values occur, with lines at the values that stand for them.
+
+use plotters::element::PathElement;
+use plotters::element::Rectangle;
+
+use super::Histogram;
+use super::NoChart;
+use super::backend::UNIT;
+use super::backend::canvas;
+use super::head::Head;
+use super::head::Key;
+use super::head::Sample;
+use super::lines;
+use super::lines::ends;
+use super::theme::Ink;
+use super::ticks::position;
+use crate::stats;
+
+/// Bins at most; more would be thinner than their borders.
+const MOST: usize = 40;
+
+/// What the legend says: the marks, in the order given.
+pub(super) fn keys(histogram: &Histogram<'_>) -> Vec<Key> {
+    let marks = histogram.marks.iter().enumerate();
+    marks.map(|(at, mark)| (Sample::Upright(at + 1), mark.name.clone())).collect()
+}
+
+/// Draws; returns the height in units.
+pub(super) fn draw(
+    histogram: &Histogram<'_>,
+    head: &Head,
+    body: &mut String,
+) -> Result<i32, NoChart> {
+    let scale = histogram.x.scale;
+    let marks = histogram.marks.iter().map(|mark| mark.at);
+    ends(scale, &histogram.values)?;
+    if histogram.values.len() < 2 {
+        return Err(NoChart::OneValue);
+    }
+    let all: Vec<f64> = histogram.values.iter().copied().chain(marks).collect();
+    let range = ends(scale, &all)?;
+    let at: Vec<f64> = histogram.values.iter().map(|value| position(scale, *value)).collect();
+    let bins = bins(&at);
+    let most = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
+    let height = lines::height(head);
+    let canvas = canvas(body, height);
+    head.draw(&canvas)?;
+    let plot =
+        lines::axes(&canvas, head, (&histogram.x, range), (&histogram.y, (0.0, most as f64)))?;
+    for bin in bins.iter().filter(|bin| bin.count > 0) {
+        let (left, top) = plot.backend_coord(&(bin.from, bin.count as f64));
+        let (right, bottom) = plot.backend_coord(&(bin.to, 0.0));
+        let border = UNIT / 2;
+        let corners = [(left + border, top), ((right - border).max(left + 2 * border), bottom)];
+        canvas.draw(&Rectangle::new(corners, Ink::Series(0).area(0.75)))?;
+    }
+    for (at, mark) in histogram.marks.iter().enumerate() {
+        let (x, _) = plot.backend_coord(&(position(scale, mark.at), 0.0));
+        let (_, upright) = plot.plotting_area().get_pixel_range();
+        let path = vec![(x, upright.end), (x, upright.start)];
+        canvas.draw(&PathElement::new(path, Ink::Series(at + 1).line(20)))?;
+    }
+    Ok(height)
+}
+
+/// Values from `from` up to `to`; the last bin has its upper end too.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Bin {
+    pub(super) from: f64,
+    pub(super) to: f64,
+    pub(super) count: usize,
+}
+
+/// Equally wide bins by the rule of Freedman and Diaconis (1981), twice the interquartile range over the cube root of the count,
+/// but at least as many as Sturges' rule says and at most [`MOST`].
+pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
+    let lo = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let hi = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let count = values.len() as f64;
+    if lo == hi {
+        let half = (lo.abs() * 0.001).max(1e-9);
+        return vec![Bin { from: lo - half, to: hi + half, count: values.len() }];
+    }
+    let negated: Vec<f64> = values.iter().map(|value| -value).collect();
+    let quartiles = stats::quantile(values, 0.75).zip(stats::quantile(&negated, 0.75));
+    let spread = quartiles.map_or(0.0, |(upper, lower)| upper + lower);
+    let wanted = (hi - lo) * count.cbrt() / (2.0 * spread);
+    let sturges = count.log2().ceil() + 1.0;
+    let wanted = if wanted.is_finite() { wanted.ceil().max(sturges) } else { sturges };
+    let number = (wanted as usize).clamp(1, MOST);
+    let width = (hi - lo) / number as f64;
+    let mut bins: Vec<Bin> = (0..number)
+        .map(|i| Bin { from: lo + i as f64 * width, to: lo + (i + 1) as f64 * width, count: 0 })
+        .collect();
+    for value in values {
+        bins[(((value - lo) / width) as usize).min(number - 1)].count += 1;
+    }
+    bins
+}

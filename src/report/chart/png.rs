@@ -1,0 +1,93 @@
+//! Charts as PNG, for places that show no SVG: light, on white. Only in builds with the feature `png`.
+
+use crate::Error;
+use crate::Result;
+
+/// Pixels at most along the width; a chart's height follows from its shape.
+#[cfg(feature = "png")]
+const WIDEST: u32 = 8192;
+
+/// An SVG of [`super::svg`] as a PNG `width` pixels wide, in light colours on white. Text is drawn in the system's sans-serif
+/// font, or in any font where there is no such.
+///
+/// # Errors
+/// When the system has no font at all, for a chart without its numbers is none; when `width` is zero or beyond 8192; when the text
+/// is no SVG. In a build without the feature `png`, always.
+#[cfg(feature = "png")]
+pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
+    use resvg::tiny_skia::Color;
+    use resvg::tiny_skia::Pixmap;
+    use resvg::tiny_skia::Transform;
+    use resvg::usvg::Options;
+    use resvg::usvg::Tree;
+
+    if !(1..=WIDEST).contains(&width) {
+        return Err(Error::Unsupported(format!("a png {width} pixels wide; 1 to {WIDEST} is")));
+    }
+    let mut options = Options::default();
+    let fonts = options.fontdb_mut();
+    fonts.load_system_fonts();
+    let Some(any) = fonts.faces().find_map(|face| Some(face.families.first()?.0.clone())) else {
+        let text = "charts as png on a system without fonts; install one (such as `fonts-dejavu-core`), or use svg";
+        return Err(Error::Unsupported(text.into()));
+    };
+    let sans = sans(fonts).unwrap_or(any);
+    fonts.set_sans_serif_family(sans);
+    let no_picture = |why: String| Error::Failed(format!("cannot draw a chart as png: {why}"));
+    let tree = Tree::from_str(&plain(svg), &options).map_err(|err| no_picture(err.to_string()))?;
+    let scale = width as f32 / tree.size().width();
+    let height = (tree.size().height() * scale).ceil() as u32;
+    let mut pixels = Pixmap::new(width, height).ok_or_else(|| no_picture("too large".into()))?;
+    pixels.fill(Color::WHITE);
+    resvg::render(&tree, Transform::from_scale(scale, scale), &mut pixels.as_mut());
+    pixels.encode_png().map_err(|err| no_picture(err.to_string()))
+}
+
+/// This build writes none.
+///
+/// # Errors
+/// Always: names the feature that is missing.
+#[cfg(not(feature = "png"))]
+pub fn png(_svg: &str, _width: u32) -> Result<Vec<u8>> {
+    Err(Error::Unsupported(
+        "charts as png in this build; build with `--features png`, or use svg".into(),
+    ))
+}
+
+/// A sans-serif font that the system has; the names that resvg looks for by itself are not on every system.
+#[cfg(feature = "png")]
+fn sans(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
+    const KNOWN: [&str; 8] = [
+        "DejaVu Sans",
+        "Noto Sans",
+        "Liberation Sans",
+        "Arial",
+        "Helvetica",
+        "Segoe UI",
+        "Roboto",
+        "Verdana",
+    ];
+    let has = |name: &str| {
+        fonts.faces().any(|face| face.families.iter().any(|(family, _)| family == name))
+    };
+    KNOWN.into_iter().find(|name| has(name)).map(Into::into)
+}
+
+/// Custom properties replaced by what stands for them outside of a page: `var(--ink, #1b1f24)` by `#1b1f24`. Only in attributes;
+/// in text, quotes are escaped.
+#[cfg(any(feature = "png", test))]
+pub(super) fn plain(svg: &str) -> String {
+    let mut parts = svg.split("=\"var(");
+    let mut out = String::from(parts.next().unwrap_or_default());
+    for part in parts {
+        out.push_str("=\"");
+        let value = part
+            .split_once(")\"")
+            .and_then(|(paint, rest)| Some((paint.split_once(", ")?.1, rest)));
+        match value {
+            Some((fallback, rest)) => out.extend([fallback, "\"", rest]),
+            None => out.extend(["var(", part]),
+        }
+    }
+    out
+}

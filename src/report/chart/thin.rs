@@ -1,0 +1,35 @@
+//! Long curves made short: a picture has no room for thousands of points, and a page none for their text.
+
+use super::Point;
+use crate::stats;
+
+/// Bins that a curve keeps at most.
+pub(super) const MOST: usize = 400;
+
+/// The points as they are, or of a longer curve one for each of [`MOST`] equally wide bins: the median of the bin's values, in its
+/// middle, and the medians of the ends of its intervals. A bin whose points have no values stays a gap. Single outliers are
+/// therefore not seen; a distribution shows them.
+pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
+    let mut sorted = points.to_vec();
+    sorted.sort_by(|a, b| a.x.total_cmp(&b.x));
+    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return sorted };
+    if sorted.len() <= MOST {
+        return sorted;
+    }
+    let (start, width) = (first.x, (last.x - first.x) / MOST as f64);
+    let bin = |point: &Point| (((point.x - start) / width) as usize).min(MOST - 1);
+    sorted.chunk_by(|a, b| bin(a) == bin(b)).map(middle).collect()
+}
+
+fn middle(points: &[Point]) -> Point {
+    let of = |part: &dyn Fn(&Point) -> Option<f64>| {
+        stats::median(&points.iter().filter_map(part).collect::<Vec<_>>())
+    };
+    let lo = of(&|point| Some(point.interval?.0));
+    let hi = of(&|point| Some(point.interval?.1));
+    Point {
+        x: (points[0].x + points[points.len() - 1].x) / 2.0,
+        y: of(&|point| point.y),
+        interval: lo.zip(hi),
+    }
+}

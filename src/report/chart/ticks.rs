@@ -1,0 +1,217 @@
+//! Where an axis has its numbers: at round values, as many as fit without touching.
+
+use std::ops::Range;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use plotters::coord::ranged1d::KeyPointHint;
+use plotters::coord::ranged1d::NoDefaultFormatting;
+use plotters::coord::ranged1d::Ranged;
+use plotters::coord::ranged1d::ValueFormatter;
+
+use super::Axis;
+use super::Scale;
+
+/// Of the larger end, how much an axis shows at least: noise that is smaller is not blown up.
+const LEAST_SPAN: f64 = 0.02;
+
+/// What an axis shows at least, in its unit: its numbers have at most nine decimals.
+const LEAST: f64 = 1e-8;
+
+/// Seconds between the marks of a time axis.
+const TIMES: [f64; 21] = [
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    15.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+    900.0,
+    1800.0,
+    3600.0,
+    7200.0,
+    10800.0,
+    21600.0,
+    43200.0,
+    86400.0,
+    172_800.0,
+    604_800.0,
+    2_592_000.0,
+];
+
+/// An axis laid out. Positions are values, but on [`Scale::Doubling`] their logarithms.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ticks {
+    /// Both ends.
+    pub(super) range: (f64, f64),
+    /// Positions of the numbers.
+    pub(super) at: Vec<f64>,
+    /// The numbers as text.
+    pub(super) labels: Vec<String>,
+}
+
+/// An axis of plotters.
+impl Ranged for Ticks {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
+        let share = (value - self.range.0) / (self.range.1 - self.range.0);
+        from + (f64::from(to - from) * share).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        self.at.clone()
+    }
+
+    fn range(&self) -> Range<f64> {
+        self.range.0..self.range.1
+    }
+}
+
+impl ValueFormatter<f64> for Ticks {
+    fn format_ext(&self, at: &f64) -> String {
+        let found = self.at.iter().position(|tick| tick == at);
+        found.map_or_else(String::new, |i| self.labels[i].clone())
+    }
+}
+
+/// Where a value lies on an axis.
+pub(super) fn position(scale: Scale, value: f64) -> f64 {
+    if scale == Scale::Doubling { value.log2() } else { value }
+}
+
+/// The axis for values from `lo` to `hi`, with at most `most` numbers of which `fits` says that they do not touch. `outward`
+/// lets the axis end at numbers.
+pub(super) fn ticks(
+    axis: &Axis<'_>,
+    (lo, hi): (f64, f64),
+    most: usize,
+    outward: Outward,
+    fits: impl Fn(&Ticks) -> bool,
+) -> Ticks {
+    let range = padded(axis.scale, lo, hi, outward);
+    let tried = |most: usize| {
+        let step = step(axis.scale, range, most);
+        marked(axis, range, step, outward)
+    };
+    let mut least = tried(most);
+    for most in (2..=most).rev() {
+        least = tried(most);
+        if fits(&least) {
+            return least;
+        }
+    }
+    // Not even a few fit: a single number is better than two that touch.
+    least.at.truncate(1);
+    least.labels.truncate(1);
+    least
+}
+
+/// Whether an axis may end beyond the values, at the next number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outward {
+    /// At the next number.
+    ToNumber,
+    /// A little beyond the last value.
+    Little,
+}
+
+fn padded(scale: Scale, lo: f64, hi: f64, outward: Outward) -> (f64, f64) {
+    let (lo, hi) = (position(scale, lo), position(scale, hi));
+    let (lo, hi) = if scale == Scale::Zero { (lo.min(0.0), hi.max(0.0)) } else { (lo, hi) };
+    let least = match scale {
+        Scale::Zero if lo == hi => 1.0,
+        Scale::Zero => LEAST,
+        Scale::Around => (LEAST_SPAN * lo.abs().max(hi.abs())).max(LEAST),
+        Scale::Whole | Scale::Doubling => 1.0,
+        Scale::Time => 10.0,
+    };
+    let missing = (least - (hi - lo)).max(0.0) / 2.0;
+    let (lo, hi) =
+        if scale == Scale::Zero { (lo, hi + 2.0 * missing) } else { (lo - missing, hi + missing) };
+    match outward {
+        Outward::ToNumber => (lo, hi),
+        Outward::Little => {
+            let edge = 0.03 * (hi - lo);
+            (if scale == Scale::Zero && lo == 0.0 { lo } else { lo - edge }, hi + edge)
+        }
+    }
+}
+
+/// The distance between numbers that leaves at most `most` of them.
+fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
+    let rough = (hi - lo) / most.saturating_sub(1).max(1) as f64;
+    if scale == Scale::Time {
+        let longest = TIMES[TIMES.len() - 1];
+        return TIMES
+            .into_iter()
+            .find(|step| *step >= rough)
+            .unwrap_or((rough / longest).ceil() * longest);
+    }
+    if scale == Scale::Doubling {
+        return rough.ceil().max(1.0);
+    }
+    let power = 10f64.powf(rough.log10().floor());
+    let round =
+        [1.0, 2.0, 5.0, 10.0].into_iter().find(|times| times * power >= rough * (1.0 - 1e-9));
+    let step = round.unwrap_or(10.0) * power;
+    if scale == Scale::Whole { step.max(1.0).round() } else { step }
+}
+
+fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, outward: Outward) -> Ticks {
+    let slack = step * 1e-6;
+    // Doublings are counted from the first of them in the picture, so that a small batch has its number.
+    let origin = if axis.scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };
+    let (from, to) = (lo - origin, hi - origin);
+    let (first, last) = match outward {
+        Outward::ToNumber => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
+        Outward::Little => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
+    };
+    let place = |number: f64| origin + number * step;
+    let count = (last - first).max(0.0) as usize;
+    let at: Vec<f64> = (0..=count).map(|i| place(first + i as f64)).collect();
+    let range = match outward {
+        Outward::ToNumber => (lo.min(place(first)), hi.max(place(last))),
+        Outward::Little => (lo, hi),
+    };
+    let labels = at.iter().map(|at| text(axis, *at, step)).collect();
+    Ticks { range, at, labels }
+}
+
+fn text(axis: &Axis<'_>, at: f64, step: f64) -> String {
+    match axis.scale {
+        Scale::Time => time(at, step),
+        Scale::Doubling => {
+            let value = at.exp2();
+            (axis.number)(value, decimals(value))
+        }
+        Scale::Whole => (axis.number)(at, 0),
+        Scale::Zero | Scale::Around => (axis.number)(at, decimals(step)),
+    }
+}
+
+/// Decimals that tell apart the multiples of a step.
+fn decimals(step: f64) -> usize {
+    (-(step.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize
+}
+
+/// Decimals that show a value with three digits.
+pub(super) fn three_digits(value: f64) -> usize {
+    if value == 0.0 { 0 } else { (2.0 - value.abs().log10().floor()).clamp(0.0, 9.0) as usize }
+}
+
+fn time(seconds: f64, step: f64) -> String {
+    let pattern = match step {
+        ..60.0 => "%H:%M:%S",
+        60.0..86400.0 => "%H:%M",
+        86400.0..2_592_000.0 => "%m-%d",
+        _ => "%Y-%m-%d",
+    };
+    let at = Timestamp::from_second(seconds.round() as i64).unwrap_or_default();
+    at.to_zoned(TimeZone::UTC).strftime(pattern).to_string()
+}

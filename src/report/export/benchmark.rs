@@ -1,0 +1,269 @@
+//! One scenario as one JSON object of plain sections (platform, device, model, generation, results), for tables and scripts that
+//! know nothing of records.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::record::Case;
+use crate::record::Record;
+use crate::report::export::believed;
+use crate::report::export::chosen;
+use crate::report::export::cpu;
+use crate::report::export::decode_rate;
+use crate::report::export::device_type;
+use crate::report::export::mib;
+use crate::report::export::samples;
+use crate::report::export::source;
+use crate::report::text::plain;
+use crate::stats;
+
+/// The whole object. What is not known is `null`, never left out and never zero.
+#[derive(Serialize)]
+struct Benchmark {
+    /// When the first session of the record began: UTC, RFC 3339.
+    timestamp: Option<String>,
+    /// Commit of the tree that candlemark was built from.
+    commit: Option<String>,
+    platform: Platform,
+    runtime: Runtime,
+    device: Device,
+    model: Model,
+    generation: Generation,
+    results: Results,
+    /// A slowdown on purpose: the numbers are not those of the program.
+    injected: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Platform {
+    /// The system with its version where that is known.
+    os: Option<String>,
+    arch: Option<String>,
+    /// Class of the machine, as baselines are kept by.
+    machine: String,
+    cpu: String,
+}
+
+/// What ran the model.
+#[derive(Serialize)]
+struct Runtime {
+    /// Version of candlemark.
+    candlemark: String,
+    /// `native` or `candle`.
+    engine: String,
+    /// `rustc --version`.
+    rustc: String,
+    /// Version of candle-core; `null` where the record does not say.
+    candle: Option<String>,
+    /// Cargo profile.
+    profile: String,
+    threads: usize,
+}
+
+#[derive(Serialize)]
+struct Device {
+    /// `cpu`, `cuda` or `metal`.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The CPU's own name; `null` for other devices, whose names records do not hold.
+    name: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Model {
+    /// `synthetic`, `local` or `hf`.
+    source: &'static str,
+    /// As it was asked for.
+    spec: String,
+    /// SHA-256 of the weights.
+    sha256: String,
+    /// What the weights are held as.
+    quant: String,
+    /// Weights in millions; tied ones count once.
+    params_m: f64,
+    /// Longest sequence in tokens.
+    block_size: usize,
+    /// Layers.
+    n_layer: usize,
+    /// Query heads.
+    n_head: usize,
+    /// Width of the residual stream.
+    n_embd: usize,
+}
+
+#[derive(Serialize)]
+struct Generation {
+    /// Id of the scenario.
+    scenario: Option<String>,
+    /// Sequences answered together.
+    batch: Option<usize>,
+    /// Text of the prompt: always `null`, records hold its hash alone.
+    prompt: Option<String>,
+    /// SHA-256 of the prompts' token ids.
+    prompt_sha256: Option<String>,
+    /// Token ids of each prompt.
+    prompt_tokens: Option<Vec<usize>>,
+    /// Tokens generated per sequence.
+    gen_tokens: Option<usize>,
+    /// 0 is greedy.
+    temperature: f64,
+    top_k: Option<usize>,
+    top_p: Option<f64>,
+    /// 1 is off.
+    repetition_penalty: f64,
+    use_kv_cache: bool,
+    seed: u64,
+    /// Greedy, whatever the temperature says.
+    deterministic: bool,
+    /// Warm-up generations in each process, which count for nothing.
+    warmups: usize,
+    /// How the scenario differs from the settings.
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Results {
+    /// Measured generations, of all processes together.
+    iters: usize,
+    /// Fresh processes that they were measured in.
+    processes: usize,
+    /// Metric of the record that the rate is: of decoding alone, no prefill in it.
+    metric: Option<&'static str>,
+    /// Over all measured generations; `null` where nothing was measured or it cannot be true.
+    tokens_per_sec: Option<Rate>,
+    /// Median over processes of the peak of device memory; `null` on a CPU.
+    vram_peak_mib: Option<f64>,
+    /// Median over processes of the peak of the resident set.
+    rss_peak_mib: Option<f64>,
+    /// Whether the numbers can be true; `null` where there is no scenario.
+    valid: Option<bool>,
+    /// Why there is no rate.
+    why: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Rate {
+    mean: f64,
+    min: f64,
+    max: f64,
+}
+
+/// One scenario of a record as one JSON object: the one of this id, or else the valid one of batch 1 with the longest answers.
+/// `results.tokens_per_sec` is made of the samples of the decode rate: of one sequence, or of the whole batch where there are
+/// several.
+///
+/// # Errors
+/// When the record has no such scenario.
+pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String> {
+    let case = chosen(record, scenario)?;
+    let (build, model) = (&record.build, &record.model);
+    let field = |name: &str| record.machine.fields.get(name).map(|value| plain(value));
+    let version = record.machine.facts.get("os_version").map(|version| plain(version));
+    let kind = device_type(record);
+    let benchmark = Benchmark {
+        timestamp: record.sessions.first().map(|session| plain(&session.started)),
+        commit: build.commit.as_deref().map(plain),
+        platform: Platform {
+            os: version.or_else(|| field("os")),
+            arch: field("arch"),
+            machine: plain(&record.machine.class),
+            cpu: plain(cpu(record)),
+        },
+        runtime: Runtime {
+            candlemark: plain(&build.version),
+            engine: plain(&record.settings.engine),
+            rustc: plain(&build.rustc),
+            candle: build.crates.get("candle-core").map(|version| plain(version)),
+            profile: plain(&build.profile),
+            threads: record.settings.threads,
+        },
+        device: Device { kind: plain(kind), name: (kind == "cpu").then(|| plain(cpu(record))) },
+        model: Model {
+            source: source(&model.spec),
+            spec: plain(&model.spec),
+            sha256: plain(&model.sha256),
+            quant: plain(&model.quant),
+            params_m: model.parameters as f64 / 1e6,
+            block_size: model.context,
+            n_layer: model.layers,
+            n_head: model.heads,
+            n_embd: model.hidden,
+        },
+        generation: generation(record, case),
+        results: results(case),
+        injected: record.injected.as_deref().map(plain),
+    };
+    Ok(serde_json::to_string_pretty(&benchmark).expect("plain data is JSON") + "\n")
+}
+
+fn generation(record: &Record, case: Option<&Case>) -> Generation {
+    let settings = &record.settings.generation;
+    let labels = case
+        .map(|case| case.labels.iter().map(|(name, value)| (plain(name), plain(value))).collect());
+    Generation {
+        scenario: case.map(|case| plain(&case.id)),
+        batch: case.map(|case| case.work.batch),
+        prompt: None,
+        prompt_sha256: case.map(|case| plain(&case.work.prompts_sha256)),
+        prompt_tokens: case.map(|case| case.work.prompt_tokens.clone()),
+        gen_tokens: case.map(|case| case.work.new_tokens),
+        temperature: settings.temperature,
+        top_k: settings.top_k,
+        top_p: settings.top_p,
+        repetition_penalty: settings.repetition_penalty,
+        use_kv_cache: settings.use_kv_cache,
+        seed: settings.seed,
+        deterministic: settings.deterministic,
+        warmups: settings.warmups,
+        labels: labels.unwrap_or_default(),
+    }
+}
+
+fn results(case: Option<&Case>) -> Results {
+    let Some(case) = case else {
+        return Results {
+            iters: 0,
+            processes: 0,
+            metric: None,
+            tokens_per_sec: None,
+            vram_peak_mib: None,
+            rss_peak_mib: None,
+            valid: None,
+            why: Some("no valid scenario with batch 1".into()),
+        };
+    };
+    let metric = decode_rate(case);
+    let values = if believed(case) { samples(case, metric) } else { Vec::new() };
+    let rate = stats::mean(&values).map(|mean| Rate {
+        mean,
+        min: values.iter().copied().fold(f64::INFINITY, f64::min),
+        max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+    });
+    let why = match (&case.absent, &rate) {
+        (Some(why), _) => Some(plain(why)),
+        (None, None) if !case.validity.ok() => {
+            Some(plain(&format!("INVALID: {}", case.validity.failed.join("; "))))
+        }
+        (None, None) => Some(unmeasured(case, metric)),
+        (None, Some(_)) => None,
+    };
+    let measured = |bytes: Option<f64>| bytes.filter(|_| believed(case));
+    Results {
+        iters: values.len(),
+        processes: case.blocks.len(),
+        metric: Some(metric),
+        tokens_per_sec: rate,
+        vram_peak_mib: measured(mib(case, "peak_device_bytes")),
+        rss_peak_mib: measured(mib(case, "peak_rss_bytes")),
+        valid: case.absent.is_none().then(|| case.validity.ok()),
+        why,
+    }
+}
+
+/// Why a scenario has no value of a metric, as the record says.
+fn unmeasured(case: &Case, metric: &str) -> String {
+    let note = case.blocks.iter().find_map(|block| block.notes.get(metric));
+    note.map_or_else(|| format!("`{metric}` was not measured"), |note| plain(note))
+}

@@ -1,0 +1,51 @@
+//! One line for a table of results that people share.
+
+use crate::error::Result;
+use crate::record::Record;
+use crate::report::export::chosen;
+use crate::report::export::cpu;
+use crate::report::export::decode_rate;
+use crate::report::export::mib;
+use crate::report::export::samples;
+use crate::report::export::source;
+use crate::report::text::cell;
+use crate::report::text::number;
+use crate::stats;
+
+/// The row of the shared results table, under its header: of the scenario asked for, or else of the valid one of batch 1 with
+/// the longest answers. The rate is the mean of the decode rate's samples; the struck-out ones cannot be true.
+///
+/// # Errors
+/// When the record has no such scenario.
+pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
+    let header = "| Device | Source | Model size (M params) | KV cache | gen_tokens | mean tok/s | peak VRAM MiB |\n\
+                  |---|---|---:|---|---:|---:|---:|\n";
+    let Some(case) = chosen(record, scenario)? else {
+        return Ok(format!("{header}| no valid scenario with batch 1 | | | | | | |\n"));
+    };
+    let device = record.settings.device.as_str();
+    let device = if device == "cpu" { format!("cpu ({})", cpu(record)) } else { device.to_owned() };
+    let vram = match (mib(case, "peak_device_bytes"), mib(case, "peak_rss_bytes")) {
+        (Some(vram), _) => number(vram),
+        (None, Some(ram)) if record.settings.device == "cpu" => {
+            format!("N/A (CPU; {} MiB of RAM)", number(ram))
+        }
+        (None, _) => "N/A".into(),
+    };
+    let rate = stats::mean(&samples(case, decode_rate(case)));
+    let rate = rate.map_or("N/A".into(), |mean| format!("{mean:.2}"));
+    let rate = if case.validity.ok() { rate } else { format!("~~{rate}~~ INVALID") };
+    let slowed = record.injected.as_ref();
+    let slowed = slowed.map_or(String::new(), |how| format!(", SLOWED DOWN ON PURPOSE: {how}"));
+    let kv_cache = if record.settings.generation.use_kv_cache { "on" } else { "off" };
+    let cells = [
+        device,
+        format!("{} ({}, {}{slowed})", source(&record.model.spec), record.model.spec, case.id),
+        format!("{:.3}", record.model.parameters as f64 / 1e6),
+        kv_cache.to_owned(),
+        case.work.new_tokens.to_string(),
+        rate,
+        vram,
+    ];
+    Ok(format!("{header}| {} |\n", cells.map(|text| cell(&text)).join(" | ")))
+}

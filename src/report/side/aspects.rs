@@ -1,0 +1,247 @@
+//! What became of it, by aspect: latency, rates, stability, failures, memory. Each measure is a number per scenario, record and
+//! process; a line says how the scenarios moved together, and how many of them beyond the spread between processes.
+
+use serde::Serialize;
+
+use crate::record::Block;
+use crate::record::Case;
+use crate::record::Record;
+use crate::report::side::ids;
+use crate::report::side::table::Standing;
+use crate::report::side::table::standing;
+use crate::report::text::plain;
+use crate::stats;
+use crate::workload::Better;
+use crate::workload::metric;
+
+/// How one measure moved from the first record to another, over all scenarios.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Aspect {
+    /// `latency`, `rates`, `stability`, `failures` or `memory`.
+    pub(super) aspect: &'static str,
+    /// Name of the metric or of what is derived.
+    pub(super) measure: &'static str,
+    /// Which record, counted from 0.
+    pub(super) record: usize,
+    /// `ratio`: new over old. `difference`: new minus old, of what is often zero.
+    pub(super) change: Kind,
+    /// Scenarios that both records have a value of.
+    pub(super) scenarios: usize,
+    /// The geometric mean of the ratios; it hides what single scenarios do.
+    pub(super) geometric_mean: Option<f64>,
+    /// The smallest and the largest change of a scenario.
+    pub(super) range: Option<[f64; 2]>,
+    /// Scenarios that moved for the better, beyond the spread between processes.
+    pub(super) better: usize,
+    /// Scenarios that moved for the worse, beyond the spread between processes.
+    pub(super) worse: usize,
+    /// Scenarios that moved within it.
+    pub(super) within_noise: usize,
+    /// Scenarios that one of the two records has one process of, or none with a spread.
+    pub(super) cannot_tell: usize,
+    /// Scenarios that one record has a value of, and the other has none.
+    pub(super) missing: usize,
+    /// Scenarios whose values cannot be true, or are of other work.
+    pub(super) left_out: usize,
+    /// Each scenario that both have a value of.
+    pub(super) changes: Vec<Moved>,
+}
+
+/// How one scenario moved.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Moved {
+    pub(super) scenario: String,
+    /// A ratio or a difference, of medians over processes.
+    pub(super) change: f64,
+    /// Whether it is beyond the spread between processes; `null` where that cannot be told.
+    pub(super) beyond_spread: Option<bool>,
+}
+
+/// How a change is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    Ratio,
+    Difference,
+}
+
+/// One row of [`MEASURES`].
+pub(super) struct Measure {
+    aspect: &'static str,
+    pub(super) name: &'static str,
+    kind: Kind,
+    /// A value of one process; metrics by their name.
+    of: Of,
+}
+
+enum Of {
+    Metric,
+    /// Of the batch sizes it is judged for: other batches have it, too, and would count twice.
+    Batches(fn(usize) -> bool),
+    /// Derived from samples, for the label.
+    Derived(&'static str, fn(&Block) -> Option<f64>),
+}
+
+/// Every measure, in the order in which people ask.
+#[rustfmt::skip]
+pub(super) const MEASURES: &[Measure] = &[
+    Measure { aspect: "latency", name: "ttft_s", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "latency", name: "e2e_s", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "rates", name: "decode_tok_s", kind: Kind::Ratio, of: Of::Batches(|batch| batch == 1) },
+    Measure { aspect: "rates", name: "decode_tok_s_aggregate", kind: Kind::Ratio, of: Of::Batches(|batch| batch > 1) },
+    Measure { aspect: "rates", name: "prefill_tok_s", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "rates", name: "items_per_min", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "stability", name: "step_cv", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "stability", name: "step_p95_over_p50", kind: Kind::Ratio, of: Of::Derived("step p95 / p50", step_tail) },
+    Measure { aspect: "stability", name: "e2e_p95_over_p50", kind: Kind::Ratio, of: Of::Derived("end to end p95 / p50", answer_tail) },
+    Measure { aspect: "stability", name: "e2e_cv", kind: Kind::Ratio, of: Of::Derived("variation of equal answers", answer_cv) },
+    Measure { aspect: "stability", name: "stalls", kind: Kind::Difference, of: Of::Metric },
+    Measure { aspect: "failures", name: "error_rate", kind: Kind::Difference, of: Of::Metric },
+    Measure { aspect: "failures", name: "oom_rate", kind: Kind::Difference, of: Of::Metric },
+    Measure { aspect: "memory", name: "peak_rss_bytes", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "memory", name: "peak_device_bytes", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "memory", name: "kv_bytes_held", kind: Kind::Ratio, of: Of::Metric },
+];
+
+/// Fewer equal answers than this say little of how they vary.
+const ANSWERS: usize = 5;
+
+fn tail(values: &[f64]) -> Option<f64> {
+    let middle = stats::median(values).filter(|middle| *middle > 0.0)?;
+    Some(stats::quantile(values, 0.95)? / middle)
+}
+
+fn step_tail(block: &Block) -> Option<f64> {
+    tail(&block.steps_s.concat())
+}
+
+fn answer_tail(block: &Block) -> Option<f64> {
+    tail(block.samples.get("e2e_s")?)
+}
+
+fn answer_cv(block: &Block) -> Option<f64> {
+    let answers = block.samples.get("e2e_s").filter(|answers| answers.len() >= ANSWERS)?;
+    Some(stats::sd(answers)? / stats::mean(answers).filter(|mean| *mean > 0.0)?)
+}
+
+impl Measure {
+    /// For people.
+    pub(super) fn label(&self) -> &'static str {
+        match self.of {
+            Of::Derived(label, _) => label,
+            _ => metric(self.name).map_or(self.name, |metric| metric.label),
+        }
+    }
+
+    fn better(&self) -> Better {
+        metric(self.name).map_or(Better::Lower, |metric| metric.better)
+    }
+
+    /// One value a process.
+    fn values(&self, case: &Case) -> Vec<f64> {
+        match self.of {
+            Of::Batches(batch) if !batch(case.work.batch) => Vec::new(),
+            Of::Metric | Of::Batches(_) => case.values(self.name),
+            Of::Derived(_, of) => case.blocks.iter().filter_map(of).collect(),
+        }
+    }
+
+    /// How far a scenario moved, and whether beyond the spread between processes, where that can be told.
+    fn moved(&self, old: &[f64], new: &[f64]) -> Option<(f64, Option<bool>)> {
+        let scale = |values: &[f64]| -> Option<Vec<f64>> {
+            match self.kind {
+                Kind::Difference => Some(values.to_vec()),
+                Kind::Ratio => {
+                    let logs = values.iter().map(|value| (*value > 0.0).then(|| value.ln()));
+                    logs.collect()
+                }
+            }
+        };
+        let (old, new) = (scale(old)?, scale(new)?);
+        let change = stats::median(&new)? - stats::median(&old)?;
+        Some((change, beyond(&old, &new, change)))
+    }
+}
+
+/// Whether a change is larger than twice the spread between processes, the root of the sum of both variances. `None` with a
+/// single process on either side.
+///
+/// With no true change about 3 of 100 scenarios of three processes a side are beyond it, and 10 of 100 of two.
+fn beyond(old: &[f64], new: &[f64], change: f64) -> Option<bool> {
+    let spread = stats::sd(old)?.hypot(stats::sd(new)?);
+    // Equal values that are summed in another order differ in the last digit.
+    Some(change.abs() > 2.0 * spread + 1e-12)
+}
+
+/// Every measure that some scenario has, of every record but the first.
+pub(super) fn aspects(records: &[(String, Record)]) -> Vec<Aspect> {
+    let mut lines = Vec::new();
+    for measure in MEASURES {
+        for at in 1..records.len() {
+            let line = line(measure, records, at);
+            if line.scenarios + line.missing + line.left_out > 0 {
+                lines.push(line);
+            }
+        }
+    }
+    lines
+}
+
+fn line(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
+    let (name, kind) = (measure.name, measure.kind);
+    let mut line = Aspect {
+        aspect: measure.aspect,
+        measure: name,
+        record: at,
+        change: kind,
+        scenarios: 0,
+        geometric_mean: None,
+        range: None,
+        better: 0,
+        worse: 0,
+        within_noise: 0,
+        cannot_tell: 0,
+        missing: 0,
+        left_out: 0,
+        changes: Vec::new(),
+    };
+    let told = |change: f64| if kind == Kind::Ratio { change.exp() } else { change };
+    let mut changes = Vec::new();
+    for id in ids(records) {
+        let cases = [records[0].1.case(id), records[at].1.case(id)];
+        let values = cases.map(|case| case.map_or(Vec::new(), |case| measure.values(case)));
+        if values.iter().all(Vec::is_empty) {
+            continue;
+        }
+        let standings = cases.map(|case| standing(cases[0], case));
+        let odd = |one: &Standing| matches!(one, Standing::Invalid(_) | Standing::OtherWork(_));
+        if standings.iter().any(odd) {
+            line.left_out += 1;
+            continue;
+        }
+        if values.iter().any(Vec::is_empty) {
+            line.missing += 1;
+            continue;
+        }
+        let Some((change, beyond)) = measure.moved(&values[0], &values[1]) else {
+            line.left_out += 1; // A ratio to or from zero.
+            continue;
+        };
+        let is_worse = (change > 0.0) == (measure.better() == Better::Lower);
+        *match beyond {
+            None => &mut line.cannot_tell,
+            Some(false) => &mut line.within_noise,
+            Some(true) if is_worse => &mut line.worse,
+            Some(true) => &mut line.better,
+        } += 1;
+        changes.push(change);
+        let scenario = plain(id);
+        line.changes.push(Moved { scenario, change: told(change), beyond_spread: beyond });
+    }
+    line.scenarios = changes.len();
+    let ends =
+        changes.iter().copied().reduce(f64::min).zip(changes.iter().copied().reduce(f64::max));
+    line.range = ends.map(|(least, most)| [told(least), told(most)]);
+    line.geometric_mean = stats::mean(&changes).filter(|_| kind == Kind::Ratio).map(f64::exp);
+    line
+}

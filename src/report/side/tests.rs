@@ -1,0 +1,160 @@
+//! What two records side by side say, on literal numbers; whole documents are golden files of the command line's tests.
+
+use super::*;
+use crate::compare::tests::record;
+use crate::record::Case;
+use crate::report::side::aspects::Kind;
+use crate::report::side::table::Standing;
+
+type Values<'a> = &'a [(&'a str, &'a [&'a [f64]])];
+
+fn beside(old: &[(&str, Values)], new: &[(&str, Values)]) -> Vec<(String, Record)> {
+    vec![("old".into(), record(old)), ("new".into(), record(new))]
+}
+
+fn of<'a>(side: &'a Side, measure: &str) -> &'a Aspect {
+    side.aspects.iter().find(|line| line.measure == measure).unwrap()
+}
+
+#[test]
+fn ratios_are_put_together_and_the_spread_between_processes_is_kept_in_mind() {
+    let noisy: Values = &[("decode_tok_s", &[&[100.0, 110.0, 90.0]])];
+    let steady: Values = &[("decode_tok_s", &[&[100.0, 101.0, 99.0]])];
+    let single: Values = &[("decode_tok_s", &[&[100.0]])];
+    let less: Values = &[("decode_tok_s", &[&[80.0, 81.0, 79.0]])];
+    let more: Values = &[("decode_tok_s", &[&[125.0, 126.0, 124.0]])];
+    let slightly: Values = &[("decode_tok_s", &[&[101.0, 102.0, 100.0]])];
+    let old =
+        [("a/b1", steady), ("b/b1", steady), ("c/b1", noisy), ("d/b1", single), ("e/b1", steady)];
+    let new = [("a/b1", less), ("b/b1", more), ("c/b1", slightly), ("d/b1", less)];
+    let side = side(&beside(&old, &new));
+    let line = of(&side, "decode_tok_s");
+    assert_eq!((line.better, line.worse, line.within_noise, line.cannot_tell), (1, 1, 1, 1));
+    assert_eq!((line.scenarios, line.missing, line.left_out), (4, 1, 0));
+    let mean = (0.8_f64 * 1.25 * 1.01 * 0.8).powf(0.25);
+    assert!((line.geometric_mean.unwrap() - mean).abs() < 1e-12);
+    let [least, most] = line.range.unwrap();
+    assert!((least - 0.8).abs() < 1e-12 && (most - 1.25).abs() < 1e-12);
+    let changes: Vec<(&str, Option<bool>)> =
+        line.changes.iter().map(|one| (one.scenario.as_str(), one.beyond_spread)).collect();
+    let expected =
+        [("a/b1", Some(true)), ("b/b1", Some(true)), ("c/b1", Some(false)), ("d/b1", None)];
+    assert_eq!(changes, expected);
+}
+
+#[test]
+fn what_is_often_zero_is_told_as_a_difference() {
+    let none: Values = &[("error_rate", &[&[0.0, 0.0]]), ("step_cv", &[&[0.0, 0.0]])];
+    let some: Values = &[("error_rate", &[&[0.25, 0.25]]), ("step_cv", &[&[0.1, 0.1]])];
+    let side = side(&beside(&[("stress/b1", none)], &[("stress/b1", some)]));
+    let line = of(&side, "error_rate");
+    assert_eq!(
+        (line.change, line.geometric_mean, line.range),
+        (Kind::Difference, None, Some([0.25; 2]))
+    );
+    assert_eq!(line.worse, 1);
+    let ratio = of(&side, "step_cv");
+    assert_eq!((ratio.scenarios, ratio.left_out), (0, 1), "nothing is a ratio to zero");
+    let row = side.metrics.iter().find(|row| row.metric == "error_rate").unwrap();
+    assert_eq!((row.values.clone(), row.ratios[1]), (vec![Some(0.0), Some(0.25)], None));
+}
+
+#[test]
+fn a_missing_value_is_no_change_and_no_zero() {
+    let one: Values = &[("decode_tok_s", &[&[100.0]])];
+    let two: Values = &[("decode_tok_s", &[&[100.0]]), ("ttft_s", &[&[0.1]])];
+    let records = beside(&[("a/b1", two), ("b/b1", one)], &[("a/b1", one), ("c/b1", one)]);
+    let side = side(&records);
+    assert_eq!((of(&side, "ttft_s").scenarios, of(&side, "ttft_s").missing), (0, 1));
+    assert_eq!((of(&side, "decode_tok_s").scenarios, of(&side, "decode_tok_s").missing), (1, 2));
+    assert_eq!(side.scenarios[1].standings, [Standing::Measured, Standing::Missing]);
+    assert_eq!(side.scenarios[2].standings, [Standing::Missing, Standing::Measured]);
+    let text = side_by_side(&records);
+    let row = text.lines().find(|line| line.contains("b/b1") && line.contains("decode")).unwrap();
+    assert!(row.contains("| missing |") && row.trim_end().ends_with("- |"), "{row}");
+}
+
+#[test]
+fn other_work_and_impossible_numbers_are_not_compared() {
+    let rates: Values = &[("decode_tok_s", &[&[100.0, 101.0]])];
+    let rows = [("work/b1", rates), ("false/b1", rates), ("output/b1", rates), ("none/b1", rates)];
+    let mut records = beside(&rows, &rows);
+    let cases = &mut records[1].1.scenarios;
+    cases[0].work.new_tokens = 17;
+    cases[1].validity.failed.push("impossible".into());
+    cases[2].output_sha256 = Some("ef".repeat(32));
+    cases[3].absent = Some("failed: out of memory".into());
+    cases[3].blocks.clear();
+    let side = side(&records);
+    let line = of(&side, "decode_tok_s");
+    assert_eq!((line.scenarios, line.missing, line.left_out), (1, 1, 2));
+    let standings: Vec<&Standing> =
+        side.scenarios.iter().map(|state| &state.standings[1]).collect();
+    let other = Standing::OtherWork("new_tokens was 16 and is 17".into());
+    let expected = [&other, &Standing::Invalid("impossible".into()), &Standing::Measured];
+    assert_eq!(standings[..3], expected);
+    assert_eq!(*standings[3], Standing::Failed("out of memory".into()));
+    let case = Case { absent: Some("skipped: no time left".into()), ..Case::default() };
+    assert_eq!(table::standing(None, Some(&case)), Standing::Skipped("no time left".into()));
+    assert_eq!(side.scenarios[2].other_output, [Some(false), Some(true)]);
+    assert!(side.metrics.iter().take(2).all(|row| row.ratios[1].is_none()));
+    assert!(side_by_side(&records).contains("~~100.5~~"));
+}
+
+#[test]
+fn tails_are_of_enough_values_only() {
+    let rates: Values = &[("e2e_s", &[&[1.0]])];
+    let mut records = beside(&[("a/b1", rates)], &[("a/b1", rates)]);
+    let samples = |slow: f64, count: usize| [vec![1.0; count - 2], vec![slow; 2]].concat();
+    for (at, slow) in [(0, 2.0), (1, 4.0)] {
+        let block = &mut records[at].1.scenarios[0].blocks[0];
+        block.samples.insert("e2e_s".into(), samples(slow, 20));
+        block.steps_s = vec![samples(slow, 10)];
+    }
+    let side = side(&records);
+    let line = of(&side, "e2e_p95_over_p50");
+    assert!((line.geometric_mean.unwrap() - 2.0).abs() < 1e-12);
+    assert!(
+        side.aspects.iter().all(|line| line.measure != "step_p95_over_p50"),
+        "of ten steps there is no p95"
+    );
+    assert_eq!(of(&side, "e2e_cv").scenarios, 1);
+}
+
+#[test]
+fn labels_of_a_server_stand_first_in_what_was_changed() {
+    let mut records = beside(&[], &[]);
+    records.push(("third".into(), record(&[])));
+    let yarn = r#"{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32768}"#;
+    for (at, labels) in [
+        [("gpu-memory-utilization", "0.9999"), ("tensor-parallel-size", "2")].as_slice(),
+        &[
+            ("gpu-memory-utilization", "0.99"),
+            ("tensor-parallel-size", "2"),
+            ("rope-scaling", yarn),
+        ],
+        &[("tensor-parallel-size", "2")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        records[at].1.settings.labels =
+            labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    }
+    records[2].1.settings.threads = 4;
+    let found = side(&records).settings;
+    let rows: Vec<(&str, &str, Vec<Option<&str>>)> = found
+        .iter()
+        .map(|one| (one.of, one.name.as_str(), one.values.iter().map(Option::as_deref).collect()))
+        .collect();
+    let expected = [
+        ("label", "gpu-memory-utilization", vec![Some("0.9999"), Some("0.99"), None]),
+        ("label", "rope-scaling", vec![None, Some(yarn), None]),
+        ("settings", "threads", vec![Some("2"), Some("2"), Some("4")]),
+    ];
+    assert_eq!(rows, expected);
+    assert_eq!(
+        found.iter().map(|one| one.forbids_verdict).collect::<Vec<_>>(),
+        [false, false, true]
+    );
+}

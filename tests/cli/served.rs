@@ -1,0 +1,326 @@
+//! Records of a server's configuration before and after, with labels, samples and all that exports read; and text that tries to
+//! be more than text, through every export and `compare`.
+
+use candlemark::record::Block;
+use candlemark::record::Case;
+use candlemark::record::Outcome;
+use candlemark::record::Record;
+use candlemark::record::Request;
+use candlemark::workload::Task;
+
+use crate::candlemark as tool;
+use crate::check;
+use crate::golden;
+use crate::records;
+
+/// A run of a server's model: batch 1 and 4, a depth, stress, one scenario that cannot be true, one that failed, and one that the
+/// engine does not do. `speed` multiplies every rate; `wobble` is how far processes lie apart.
+fn served(day: usize, speed: f64, wobble: f64) -> Record {
+    let mut record = records::run(day);
+    let session = record.sessions[0].id.clone();
+    record.machine.fields.insert("cpu_name".into(), "AMD EPYC".into());
+    record.machine.fields.insert("arch".into(), "x86_64".into());
+    record.machine.facts.insert("os_version".into(), "Linux (Debian GNU/Linux 12)".into());
+    record.build.crates = [("candle-core", "0.11.1"), ("criterion", "0.8.2")]
+        .map(|(name, version)| (name.into(), version.into()))
+        .into();
+    record.model.spec = "Qwen/Qwen3-0.6B".into();
+    record.model.quant = "q8_0".into();
+    (record.model.layers, record.model.heads, record.model.hidden) = (28, 16, 1024);
+    (record.model.kv_heads, record.model.head_dim) = (8, 128);
+    (record.model.vocab, record.model.context) = (151_936, 40_960);
+    let block = |decode: f64, prefill: f64, batch: usize, process: usize| {
+        let off = speed * (1.0 + wobble * (process as f64 - 1.0));
+        let rate = if batch == 1 { "decode_tok_s" } else { "decode_tok_s_aggregate" };
+        let mut block = Block { session: session.clone(), ..Block::default() };
+        for (metric, value) in [
+            (rate, decode * off),
+            ("prefill_tok_s", prefill * off),
+            ("ttft_s", 64.0 / prefill / off),
+            ("e2e_s", (64.0 / prefill + 31.0 / decode) / off),
+            ("step_cv", wobble),
+            ("stalls", if wobble > 0.05 { 2.0 } else { 0.0 }),
+            ("peak_rss_bytes", 3e8 * (2.0 - speed)),
+        ] {
+            block.values.insert(metric.into(), Some(value));
+            if metric != "peak_rss_bytes" {
+                block.samples.insert(metric.into(), vec![value * 1.01, value, value * 0.99]);
+            }
+        }
+        block.values.insert("peak_device_bytes".into(), None);
+        block.notes.insert("peak_device_bytes".into(), "the device is the CPU".into());
+        let step = 1.0 / decode / off;
+        block.steps_s = vec![[&[step; 29][..], &[step * (1.0 + wobble); 2]].concat(); 3];
+        block
+    };
+    let pattern = record.scenarios[0].clone();
+    let case = |id: &str, batch: usize, decode: f64| {
+        let mut case = Case { id: id.into(), ..pattern.clone() };
+        (case.work.batch, case.work.prompt_tokens) = (batch, vec![64; batch]);
+        case.blocks = [0, 1, 2].map(|process| block(decode, 500.0, batch, process)).into();
+        case
+    };
+    let mut deep = case("context/512", 1, 35.0);
+    (deep.work.task, deep.work.depth) = (Task::Depth, 512);
+    for block in &mut deep.blocks {
+        for metric in ["ttft_s", "e2e_s"] {
+            block.values.insert(metric.into(), None);
+            block.samples.remove(metric);
+            block.notes.insert(metric.into(), "the cache was filled untimed".into());
+        }
+    }
+    let mut false_one = case("long/b1", 1, 4000.0);
+    false_one.validity.failed.push("decode reads weights faster than memory can".into());
+    let absent = |id: &str, why: &str| {
+        let mut absent = case(id, 1, 1.0);
+        absent.absent = Some(why.into());
+        absent.blocks.clear();
+        absent.output_sha256 = None;
+        absent
+    };
+    record.scenarios = vec![
+        case("code/b1", 1, 40.0),
+        case("code/b4", 4, 90.0),
+        deep,
+        false_one,
+        stress(&session, if speed < 1.05 { 1 } else { 0 }),
+        absent("pipelines/rag", "failed: out of memory"),
+        absent("profile/answer", "unsupported: the engine traces no kernels"),
+    ];
+    record
+}
+
+/// Four requests, of which some find no memory.
+fn stress(session: &str, without_memory: usize) -> Case {
+    let request = |at: usize| Request {
+        prompt_tokens: 1024 << at,
+        outcome: if at < 4 - without_memory { Outcome::Answered } else { Outcome::OutOfMemory },
+        why: None,
+        seconds: Some(1.5),
+        rss_bytes: Some(400_000_000),
+    };
+    let rate = without_memory as f64 / 4.0;
+    let values = [("error_rate", rate), ("oom_rate", rate)];
+    let block = Block {
+        session: session.into(),
+        values: values.map(|(metric, value)| (metric.into(), Some(value))).into(),
+        requests: [0, 1, 2, 3].map(request).into(),
+        ..Block::default()
+    };
+    let mut case = Case { id: "stress/long".into(), blocks: vec![block], ..Case::default() };
+    (case.work.task, case.work.batch, case.work.items) = (Task::Stress, 1, 4);
+    (case.work.new_tokens, case.work.stop) = (4, "length".into());
+    case
+}
+
+fn labelled(mut record: Record, labels: &[(&str, &str)]) -> Record {
+    record.settings.labels =
+        labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    record
+}
+
+/// Text that tries to be more: of HTML, Markdown, a workflow command, a label, a terminal, a spreadsheet, another direction.
+pub const HOSTILE: [&str; 4] = [
+    "::error::a|b <script>alert(1)</script> `x` \"q\" 'r' \\ \n# y\n::stop-commands::z\n##[add-mask]w",
+    "=cmd()|'c'!A1,\u{0}\u{1b}[31m\u{1b}]0;t\u{7}\r\n\u{202e}gnp.exe\u{2066}\u{200b}\u{feff}",
+    "@all [l](javascript:0) ![i](x) </td></table> {{ 7*7 }} {% x %} %0A::error::v",
+    "a\"} 1\ncandlemark_fake{x=\"",
+];
+
+fn hostile() -> Record {
+    let mut record = served(4, 1.0, 0.01);
+    let [commands, terminal, links, label] = HOSTILE.map(String::from);
+    record.model.spec = commands.clone();
+    record.model.quant = label.clone();
+    record.machine.class = terminal.clone();
+    record.machine.fields.insert("cpu_name".into(), commands.clone());
+    record.build.commit = Some(links.clone());
+    record.settings.engine = label.clone();
+    record.settings.device = terminal.clone();
+    record.settings.labels =
+        [(commands.clone(), terminal.clone()), (links.clone(), label.clone())].into();
+    record.sessions[0].started = commands.clone();
+    for (case, id) in record.scenarios.iter_mut().zip([&label, &terminal, &commands, &links]) {
+        case.id.clone_from(id);
+        case.labels = [(terminal.clone(), commands.clone())].into();
+        case.validity.warnings.push(commands.clone());
+        case.blocks[0].notes.insert("ttft_s".into(), commands.clone());
+    }
+    record.scenarios[3].validity.failed.push(commands.clone());
+    record.scenarios[5].absent = Some(format!("failed: {commands}"));
+    record.scenarios[6].absent = Some(commands);
+    record
+}
+
+/// Every record of this file by name.
+pub fn all() -> Vec<(&'static str, Record)> {
+    let mut after = labelled(
+        served(5, 1.06, 0.01),
+        &[
+            ("CUDA_VISIBLE_DEVICES", "0,1"),
+            ("gpu-memory-utilization", "0.99"),
+            (
+                "rope-scaling",
+                r#"{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32768}"#,
+            ),
+            ("tensor-parallel-size", "2"),
+        ],
+    );
+    after.settings.threads = 4;
+    after.scenarios.retain(|case| case.id != "profile/answer");
+    after.scenarios[0].output_sha256 = Some("ef".repeat(32));
+    let depth = after.scenarios.iter_mut().find(|case| case.id == "context/512").unwrap();
+    depth.labels = [("rope_scaling".into(), "yarn x4".into())].into();
+    vec![
+        (
+            "before",
+            labelled(
+                served(4, 1.0, 0.06),
+                &[("gpu-memory-utilization", "0.9999"), ("tensor-parallel-size", "1")],
+            ),
+        ),
+        ("after", after),
+        ("hostile-served", hostile()),
+    ]
+}
+
+const FORMATS: [(&str, &str); 5] = [
+    ("benchmark-json", "benchmark.json"),
+    ("llama-bench", "llama-bench.jsonl"),
+    ("prometheus", "prom"),
+    ("row", "served.row"),
+    ("csv", "served.csv"),
+];
+
+#[test]
+fn a_record_is_exported() {
+    for (format, file) in FORMATS {
+        let args = ["report", "records/before.json", "--format", format];
+        check(&args, &format!("report.{file}"), 0);
+    }
+    let of = |more: &[&str], file: &str, status: i32| {
+        let args = ["report", "records/before.json", "--format", "benchmark-json", "--scenario"];
+        check(&[&args, more].concat(), file, status);
+    };
+    of(&["code/b4"], "report-batch.benchmark.json", 0);
+    of(&["long/b1"], "report-invalid.benchmark.json", 0);
+    of(&["pipelines/rag"], "report-failed.benchmark.json", 0);
+    of(&["code/b2"], "report-unknown.txt", 5);
+    let args = ["report", "records/before.json", "--format", "csv", "--scenario", "code/b1"];
+    check(&args, "report-no-scenario.txt", 5);
+    let args = ["report", "records/base.json", "--format", "llama-bench"];
+    check(&args, "report-baseline.llama-bench.jsonl", 0);
+    let args = ["report", "records/failed.json", "--format", "prometheus"];
+    check(&args, "report-failed.prom", 0);
+}
+
+#[test]
+fn a_configuration_before_and_after_is_compared() {
+    let pair = ["compare", "records/before.json", "records/after.json"];
+    check(&pair, "compare-served.md", 0);
+    check(&[&pair[..], &["--format", "json"]].concat(), "compare-served.json", 0);
+    check(&[&pair[..], &["records/failed.json"]].concat(), "compare-three.md", 0);
+}
+
+/// Everything that one of the documents says, by what made it.
+fn documents() -> Vec<(String, String)> {
+    let formats = ["md", "html", "json"].into_iter().chain(FORMATS.map(|(format, _)| format));
+    let reports =
+        formats.map(|format| vec!["report", "records/hostile-served.json", "--format", format]);
+    let compared = ["md", "json"].map(|format| {
+        vec!["compare", "records/before.json", "records/hostile-served.json", "--format", format]
+    });
+    let checked = ["human", "md", "json", "html", "github", "junit", "bmf", "smaller-is-better"]
+        .map(|format| {
+            let args = [
+                "check",
+                "--baseline",
+                "records/before.json",
+                "--record",
+                "records/hostile-served.json",
+            ];
+            [&args[..], &["--format", format]].concat()
+        });
+    let all = reports.chain(compared).chain(checked);
+    all.map(|args| {
+        let output = tool(&args, &golden(""));
+        let talk = String::from_utf8(output.stderr).unwrap();
+        (args.join(" "), String::from_utf8(output.stdout).unwrap() + &talk)
+    })
+    .collect()
+}
+
+#[test]
+fn text_stays_text_in_every_document() {
+    for (made_by, text) in documents() {
+        let stored = made_by.ends_with("served.json --format json");
+        let html = made_by.ends_with("html");
+        for c in text.chars().filter(|_| !stored) {
+            let moves = c.is_control() && c != '\n'
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            assert!(!moves, "{made_by} has {c:?}");
+        }
+        for line in text.lines() {
+            let line = line.trim_start();
+            let ours = ["::error", "::warning"]
+                .iter()
+                .any(|level| line.starts_with(&format!("{level} title=candlemark::")));
+            let ours = ours && made_by.ends_with("github");
+            assert!(ours || !line.starts_with("::"), "{made_by}: a command: {line}");
+            assert!(stored || !line.contains("##["), "{made_by}: a command: {line}");
+            assert!(
+                !line.starts_with("# y") && !line.starts_with("candlemark_fake"),
+                "{made_by}: {line}"
+            );
+        }
+        if ["md", "html", "junit", "row"].iter().any(|format| made_by.ends_with(format)) {
+            assert!(!text.contains("<script>alert"), "{made_by}");
+            assert!(!text.contains("</table> {{"), "{made_by}");
+        }
+        if made_by.ends_with("md") || made_by.ends_with("row") {
+            assert!(
+                !text.contains("a|b") && !text.contains(" `x`") && !text.contains("![i]"),
+                "{made_by}"
+            );
+            assert!(!text.contains("@all"), "{made_by}");
+        }
+        assert!(!html || !text.contains("49"), "{made_by}: a template within a template");
+    }
+}
+
+#[test]
+fn machines_still_read_hostile_documents() {
+    let text =
+        |format: &str| documents().into_iter().find(|(by, _)| by.ends_with(format)).unwrap().1;
+    let _: serde_json::Value = serde_json::from_str(&text("benchmark-json")).unwrap();
+    for line in text("llama-bench").lines() {
+        let test: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(test["avg_ts"].as_f64().unwrap() > 0.0, "{line}");
+    }
+    let prometheus = text("prometheus");
+    let mut series: Vec<&str> = Vec::new();
+    for line in prometheus.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("candlemark_") && name.ends_with("\"}"), "{line}");
+        assert!(value.parse::<f64>().unwrap().is_finite(), "{line}");
+        assert!(!series.contains(&name), "{line} stands twice");
+        series.push(name);
+    }
+    for line in text("csv").lines().skip(1) {
+        let quoted = line.starts_with('"');
+        assert!(quoted || !line.starts_with(['=', '+', '-', '@']), "a formula: {line}");
+        assert!(!line.starts_with("\"=") && !line.starts_with("\"@"), "a formula: {line}");
+    }
+}
+
+#[cfg(feature = "engine")]
+#[test]
+fn a_label_has_a_name() {
+    for (label, status) in [("a", 2), ("=x", 2), (" =x", 2), ("a=", 5), ("a=b=c", 5)] {
+        // No model has this name, so that nothing is measured.
+        let args = ["run", "--model", "synthetic:none", "--label", label];
+        let output = tool(&args, &golden(""));
+        let talk = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{label}: {talk}");
+    }
+}
