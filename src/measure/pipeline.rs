@@ -25,6 +25,9 @@ use crate::engine::Injection;
 use crate::engine::Request;
 use crate::error::Error;
 use crate::error::Result;
+use crate::machine;
+use crate::machine::Meter;
+use crate::machine::Spent;
 use crate::measure::MemoryUse;
 use crate::measure::hash_ids;
 use crate::measure::labels;
@@ -42,27 +45,33 @@ use crate::workload::documents;
 /// Passes over a set at most, unless the scenario asks for more.
 const MOST_PASSES: usize = 3;
 
+/// What a pipeline is measured with, beside the model.
+pub struct Means<'a> {
+    /// Sampler, seed and repetitions.
+    pub generation: &'a Generation,
+    /// A deliberate slowdown.
+    pub injection: Option<Injection>,
+    /// The session that the block belongs to.
+    pub session: &'a str,
+    /// Begun already; read when the last pass is over.
+    pub memory: MemoryUse,
+    /// Reads energy and utilisation around the passes.
+    pub meter: &'a Meter,
+}
+
 /// Measures a pipeline: a case with one block.
-///
-/// `memory` was begun before this call and is read when the last pass is over.
 ///
 /// # Errors
 /// When the scenario has no documents, the engine cannot do what the pipeline needs ([`Error::Unsupported`]), or every
 /// document fails.
-pub fn case(
-    engine: &mut Engine,
-    scenario: &Scenario,
-    generation: &Generation,
-    injection: Option<Injection>,
-    session: &str,
-    mut memory: MemoryUse,
-) -> Result<Case> {
+pub fn case(engine: &mut Engine, scenario: &Scenario, means: Means<'_>) -> Result<Case> {
     let Input::Documents(pipeline) = scenario.input else {
         return Err(Error::Unsupported(format!("`{}` has no documents", scenario.id)));
     };
-    let mut generation = generation.clone();
+    let Means { injection, session, mut memory, meter, .. } = means;
+    let mut generation = means.generation.clone();
     generation.prompt_format = scenario.format.unwrap_or(generation.prompt_format);
-    let mut stage = Stage { engine, scenario, generation: &generation, injection };
+    let mut stage = Stage { engine, scenario, generation: &generation, injection, meter };
     let measured = match pipeline {
         Pipeline::Embedding => retrieval::embedding(&mut stage)?,
         Pipeline::Rag => retrieval::questions(&mut stage)?,
@@ -78,14 +87,26 @@ struct Stage<'a> {
     scenario: &'a Scenario,
     generation: &'a Generation,
     injection: Option<Injection>,
+    meter: &'a Meter,
 }
 
 /// What became of a document: its token ids, or why there are none.
 type Outcome<T> = std::result::Result<T, String>;
 
 impl Stage<'_> {
-    fn passes(&self) -> usize {
-        self.generation.iters.min(MOST_PASSES).max(self.scenario.repetitions.unwrap_or(1))
+    /// Makes all passes, with the meter around them.
+    fn repeat(
+        &mut self,
+        measured: &mut Measured,
+        mut pass: impl FnMut(&mut Self, &mut Measured) -> Result<()>,
+    ) -> Result<()> {
+        let passes = self.generation.iters.min(MOST_PASSES);
+        let begun = self.meter.begin();
+        for _ in 0..passes.max(self.scenario.repetitions.unwrap_or(1)) {
+            pass(self, measured)?;
+        }
+        measured.spent = Some(self.meter.end(begun));
+        Ok(())
     }
 
     fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
@@ -155,7 +176,7 @@ fn answers(stage: &mut Stage<'_>, pipeline: Pipeline) -> Result<Measured> {
         stage.answer(first)?;
         measured.cold = Some(per_minute(first.len(), start.elapsed()));
     }
-    for _ in 0..stage.passes() {
+    stage.repeat(&mut measured, |stage, measured| {
         let start = Instant::now();
         let mut outcomes = Vec::with_capacity(prompts.len());
         for prompts in prompts.chunks(batch) {
@@ -163,8 +184,8 @@ fn answers(stage: &mut Stage<'_>, pipeline: Pipeline) -> Result<Measured> {
         }
         let spent = start.elapsed();
         measured.sample("e2e_s", spent.as_secs_f64());
-        measured.pass(outcomes, spent)?;
-    }
+        measured.pass(outcomes, spent)
+    })?;
     Ok(measured)
 }
 
@@ -186,6 +207,10 @@ struct Measured {
     /// What the first pass gave, item by item: token ids, or numbers of chunks and token ids. Empty where an item failed.
     output: Option<Vec<Vec<u32>>>,
     failed: Vec<String>,
+    /// Items of all passes that did not fail.
+    done: usize,
+    /// Energy and utilisation of all passes.
+    spent: Option<Spent>,
 }
 
 impl Measured {
@@ -198,6 +223,8 @@ impl Measured {
             notes: BTreeMap::new(),
             output: None,
             failed: Vec::new(),
+            done: 0,
+            spent: None,
         }
     }
 
@@ -221,6 +248,7 @@ impl Measured {
             self.fail(what);
         }
         let failed = failures.len();
+        self.done += all - failed;
         self.sample("error_rate", failed as f64 / all as f64);
         self.sample("items_per_min", per_minute(all - failed, spent));
         let output: Vec<Vec<u32>> = outcomes.into_iter().map(Outcome::unwrap_or_default).collect();
@@ -254,9 +282,9 @@ impl Measured {
             block.cold.insert("items_per_min".into(), vec![rate]);
         }
         block.values.insert("load_s".into(), Some(engine.load.as_secs_f64()));
-        block.values.insert("peak_device_bytes".into(), None);
-        let why = "the device is the CPU, or has no counter that is read";
-        block.notes.insert("peak_device_bytes".into(), why.into());
+        if let Some(spent) = &self.spent {
+            machine::store(spent, (self.done * scenario.new_tokens) as f64, &mut block);
+        }
         memory.store(&mut block);
         if cfg!(debug_assertions) {
             self.failed.push("the build has debug assertions".into());

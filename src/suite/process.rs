@@ -17,6 +17,7 @@ use crate::measure;
 use crate::measure::MemoryUse;
 use crate::measure::Trial;
 use crate::measure::pipeline;
+use crate::measure::pipeline::Means;
 use crate::record::Case;
 use crate::record::Model;
 use crate::record::Work;
@@ -106,8 +107,8 @@ fn case(
     let mut memory = MemoryUse::begin(after_load, job.sharing);
     let generation = &job.setup.generation;
     if let Input::Documents(_) = scenario.input {
-        let session = &job.session;
-        return pipeline::case(engine, scenario, generation, injection, session, memory);
+        let means = Means { generation, injection, session: &job.session, memory, meter };
+        return pipeline::case(engine, scenario, means);
     }
     let mut trial = Trial::new(engine, scenario, generation, injection)?;
     for _ in 0..generation.warmups {

@@ -47,15 +47,15 @@ pub fn embedding(stage: &mut Stage<'_>) -> Result<Measured> {
         stage.embed(first, batch)?;
         measured.cold = Some(per_minute(first.len(), start.elapsed()));
     }
-    for _ in 0..stage.passes() {
+    stage.repeat(&mut measured, |stage, measured| {
         let start = Instant::now();
         let vectors = stage.embed(&texts, batch)?;
         let spent = start.elapsed();
         measured.sample("e2e_s", spent.as_secs_f64());
         let embedded = vectors.iter().filter(|vector| vector.is_ok()).count();
         measured.sample("chunks_per_min", per_minute(embedded, spent));
-        measured.pass(nearest_others(&vectors), spent)?;
-    }
+        measured.pass(nearest_others(&vectors), spent)
+    })?;
     Ok(measured)
 }
 
@@ -94,11 +94,10 @@ pub fn questions(stage: &mut Stage<'_>) -> Result<Measured> {
     measured.sample("chunks_per_min", per_minute(chunks.len(), embedded));
     if stage.generation.warmups > 0 {
         let answered = stage.question(&mut index, &chunks, &questions[0])?;
-        measured.cold =
-            answered.ok().map(|answered| per_minute(1, answered.times[PARTS.len() - 1]));
+        measured.cold = answered.ok().map(|answered| 60.0 / answered.whole_s());
     }
     let mut whole = [Vec::new(), Vec::new()];
-    for _ in 0..stage.passes() {
+    stage.repeat(&mut measured, |stage, measured| {
         let mut outcomes = Vec::with_capacity(questions.len());
         let start = Instant::now();
         for question in &questions {
@@ -107,13 +106,13 @@ pub fn questions(stage: &mut Stage<'_>) -> Result<Measured> {
                 for (name, time) in PARTS.iter().zip(answered.times) {
                     measured.sample(name, time.as_secs_f64());
                 }
-                whole[question.kind as usize].push(answered.times[PARTS.len() - 1].as_secs_f64());
+                whole[question.kind as usize].push(answered.whole_s());
             }
             outcomes.push(answered.map(|answered| answered.output));
         }
         let spent = start.elapsed();
-        measured.pass(outcomes, spent)?;
-    }
+        measured.pass(outcomes, spent)
+    })?;
     note(&mut measured, chunks.len(), &whole);
     Ok(measured)
 }
@@ -135,7 +134,7 @@ fn note(measured: &mut Measured, chunks: usize, whole: &[Vec<f64>; 2]) {
     measured.notes.insert("e2e_s", format!("a value a question, all passes: {parts}"));
 }
 
-/// What a question's time is made of; the last is all of it.
+/// What the time of a question is made of; the last is all of it.
 const PARTS: [&str; 5] = ["embed_s", "search_s", "assemble_s", "answer_s", "e2e_s"];
 
 /// A question that was answered.
@@ -144,6 +143,13 @@ struct Answered {
     times: [Duration; PARTS.len()],
     /// Numbers of the chunks that were found, then the answer's token ids.
     output: Vec<u32>,
+}
+
+impl Answered {
+    /// All of it.
+    fn whole_s(&self) -> f64 {
+        self.times[PARTS.len() - 1].as_secs_f64()
+    }
 }
 
 impl Stage<'_> {
@@ -211,9 +217,9 @@ impl Stage<'_> {
         let found = index.nearest(&vector, FOUND);
         let searched = start.elapsed();
         let texts: Vec<&str> = found.iter().map(|&chunk| chunks[chunk as usize].text).collect();
-        let ids = self.encode(&documents::prompt_with_context(question.text, &texts))?;
+        let prompt = self.encode(&documents::prompt_with_context(question.text, &texts));
         let assembled = start.elapsed();
-        let ids = match self.generate(&[ids]) {
+        let ids = match prompt.and_then(|prompt| self.generate(&[prompt])) {
             Ok(mut answers) => answers.remove(0),
             Err(error @ Error::Unsupported(_)) => return Err(error),
             Err(error) => return Ok(Err(error.chain())),
