@@ -20,6 +20,7 @@ use crate::engine::Injection;
 use crate::engine::Request;
 use crate::error::Error;
 use crate::error::Result;
+use crate::machine;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
 use crate::model::weights::hex;
@@ -73,14 +74,16 @@ impl Sample {
         if !steps_s.is_empty() {
             let decode: f64 = steps_s.iter().sum();
             let generated: usize = made.ids.iter().map(|ids| ids.len() - 1).sum();
-            values.insert("decode_tok_s_aggregate", generated as f64 / decode);
-            values.insert("decode_tok_s", generated as f64 / made.ids.len() as f64 / decode);
+            // Sequences that stopped at different lengths were not all there all the time.
+            if made.ids.windows(2).all(|pair| pair[0].len() == pair[1].len()) {
+                values.insert("decode_tok_s_aggregate", generated as f64 / decode);
+                values.insert("decode_tok_s", generated as f64 / made.ids.len() as f64 / decode);
+            }
             values.insert("tpot_s", decode / steps_s.len() as f64);
-            let typical = stats::median(&steps_s).unwrap_or(0.0);
-            values.insert(
-                "stalls",
-                steps_s.iter().filter(|step| **step > 5.0 * typical).count() as f64,
-            );
+            if let Some(typical) = stats::median(&steps_s).filter(|_| steps_s.len() > 1) {
+                let stalls = steps_s.iter().filter(|step| **step > 5.0 * typical).count();
+                values.insert("stalls", stalls as f64);
+            }
             if let (Some(sd), Some(mean)) = (stats::sd(&steps_s), stats::mean(&steps_s)) {
                 values.insert("step_cv", sd / mean);
             }
@@ -137,7 +140,16 @@ impl Trial {
             Input::Length { prompt_tokens } => {
                 (vec![of_length(engine, prompt_tokens)?], Vec::new())
             }
+            Input::Depth { .. } if !generation.use_kv_cache => {
+                return Err(Error::Unsupported(
+                    "a depth is what a KV cache holds; there is none".into(),
+                ));
+            }
             Input::Depth { depth, read } => {
+                let longest = depth + read + scenario.new_tokens;
+                let fits = engine.decoder.check_length(longest);
+                fits.map_err(|error| Error::Unsupported(error.to_string()))?;
+                has_room(engine, longest)?;
                 let mut ids = of_length(engine, depth + read)?;
                 let read = ids.split_off(depth);
                 (vec![read], ids)
@@ -170,8 +182,6 @@ impl Trial {
     /// Fills the cache before the first generation; later ones go back to where it was full.
     fn fill(&mut self, engine: &mut Engine) -> Result<()> {
         if self.scenario.task() == Task::Depth && !self.filled {
-            let longest = self.depth() + self.ids[0].len() + self.new_tokens;
-            engine.decoder.check_length(longest)?;
             engine::fill(engine.decoder.as_mut(), &self.filling)?;
             self.filled = true;
         }
@@ -287,7 +297,10 @@ impl Trial {
         }
         null("peak_device_bytes", "the device is the CPU, or has no counter that is read");
         block.values.insert("load_s".into(), Some(engine.load.as_secs_f64()));
-        block.values.insert("kv_bytes_expected".into(), Some(self.kv_bytes(engine)));
+        block.values.insert(
+            "kv_bytes_expected".into(),
+            Some(self.kv_bytes(engine, self.new_tokens as f64)),
+        );
         let held = engine.decoder.cache_bytes().map(|bytes| bytes as f64);
         block.values.insert("kv_bytes_held".into(), held);
         if held.is_none() {
@@ -339,17 +352,10 @@ impl Trial {
         self.generation.deterministic || self.generation.temperature == 0.0
     }
 
-    /// 2 layers kv_heads head_dim bytes tokens, summed over the sequences.
-    fn kv_bytes(&self, engine: &Engine) -> f64 {
-        let config = &engine.opened.config;
-        let tokens: usize =
-            self.ids.iter().map(|ids| self.depth() + ids.len() + self.new_tokens).sum();
-        let per_token = 2
-            * config.layers
-            * config.kv_heads
-            * config.head_dim
-            * engine.decoder.footprint().kv_type_bytes;
-        (per_token * tokens) as f64
+    /// Of the caches of all sequences when so many tokens of each answer are there.
+    fn kv_bytes(&self, engine: &Engine, answered: f64) -> f64 {
+        let read: usize = self.ids.iter().map(|ids| self.depth() + ids.len()).sum();
+        kv_bytes_per_token(engine) as f64 * (read as f64 + answered * self.ids.len() as f64)
     }
 
     /// Bytes that decoding streamed per second, weights once a step and the caches of all sequences, as a share of the
@@ -371,7 +377,9 @@ impl Trial {
         if rates.last_level_cache_bytes.is_some_and(|cache| weights < 2 * cache) {
             return Err("the weights fit in the last-level cache, or nearly");
         }
-        Ok((weights as f64 + self.kv_bytes(engine)) / step / bandwidth)
+        // Over the steps, half of the answer is there.
+        let caches = self.kv_bytes(engine, self.new_tokens as f64 / 2.0);
+        Ok((weights as f64 + caches) / step / bandwidth)
     }
 }
 
@@ -482,6 +490,25 @@ pub fn of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
         workload::CATEGORIES.iter().flat_map(|category| category.prompts).collect();
     let ids = engine.encode(&text.concat(), PromptFormat::Raw)?;
     Ok(ids.iter().copied().cycle().take(tokens).collect())
+}
+
+/// 2 layers kv_heads head_dim bytes.
+fn kv_bytes_per_token(engine: &Engine) -> usize {
+    let config = &engine.opened.config;
+    2 * config.layers * config.kv_heads * config.head_dim * engine.decoder.footprint().kv_type_bytes
+}
+
+/// Whether the caches of so many tokens fit into the memory of the CPU's host; while they grow, old and new are there at once.
+fn has_room(engine: &Engine, tokens: usize) -> Result<()> {
+    let needed = 2 * (kv_bytes_per_token(engine) * tokens) as u64;
+    match machine::conditions().available_bytes {
+        Some(available) if available < needed => Err(Error::Skipped(format!(
+            "the KV cache of {tokens} tokens needs up to {} MiB, {} are available",
+            needed >> 20,
+            available >> 20
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// How a scenario is run where that differs from the record's settings.

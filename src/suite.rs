@@ -1,6 +1,7 @@
 //! Runs scenarios in worker processes and writes the record as it goes. A worker is this very binary, started with a job on its
 //! standard input; it answers with one line of JSON per scenario. Knows nothing of verdicts.
 
+use std::collections::VecDeque;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Read as _;
@@ -10,7 +11,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
-use std::time::Instant;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -47,13 +47,16 @@ pub use stress::STRESS;
 pub use stress::Stress;
 pub use stress::work as work_on_requests;
 
-use order::Costs;
+use order::Pace;
 
 /// Set for a process that is to work on a job; [`turns::TURNS`] for one that takes turns.
 pub const WORKER: &str = "CANDLEMARK_WORKER";
 
 /// A deliberate change for the worse, `decode:25%`; see [`Injection`].
 pub const INJECT: &str = "CANDLEMARK_INJECT";
+
+/// Set for a worker whose standard input stays open for as long as somebody waits for its answers.
+pub const HELD: &str = "CANDLEMARK_HELD";
 
 /// What a worker is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -92,6 +95,7 @@ fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
     let mut command = Command::new(binary);
     command
         .env(WORKER, kind)
+        .env(HELD, "1")
         .env("RAYON_NUM_THREADS", threads)
         .env("CANDLE_NUM_THREADS", threads)
         .stdin(Stdio::piped())
@@ -108,9 +112,10 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
     let threads = job.setup.threads.to_string();
     let fail = |source| Error::Read { path: binary.into(), source };
     let mut child = worker(binary, "1", &threads).spawn().map_err(fail)?;
-    let text = serde_json::to_string(job).expect("plain data");
+    let text = serde_json::to_string(job).expect("plain data") + "\n";
+    let mut held = child.stdin.take().expect("it is piped");
     // A worker that dies before it has read the job says why on its standard error, which is read below.
-    let _ = child.stdin.take().expect("it is piped").write_all(text.as_bytes());
+    let _ = held.write_all(text.as_bytes());
     let mut stderr = child.stderr.take().expect("it is piped");
     let complaints = std::thread::spawn(move || {
         let mut text = String::new();
@@ -125,6 +130,9 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
                 Error::Failed(format!("a worker printed what is no answer: `{}`", shortened(&line)))
             })
         });
+        let surplus = || Error::Failed("a worker answered more than it was asked".into());
+        let answer = answer
+            .and_then(|one| if answers < job.scenarios.len() { Ok(one) } else { Err(surplus()) });
         outcome = answer.and_then(&mut *each);
         if outcome.is_err() {
             let _ = child.kill();
@@ -132,6 +140,7 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
         }
         answers += 1;
     }
+    drop(held);
     let status = child.wait().map_err(fail)?;
     let complaint = complaints.join().unwrap_or_default();
     outcome?;
@@ -199,7 +208,6 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         Some(cut_off) => cut_off.clone(),
         None => begin(&plan.setup, "run", plan.injection.clone(), progress)?,
     };
-    let session = record.sessions.last().expect("a run has one").id.clone();
     if plan.resume.is_none() {
         record.scenarios = plan
             .scenarios
@@ -208,41 +216,48 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
                 absent(scenario, &plan.setup.generation, &Error::Failed(NOT_YET.into()))
             })
             .collect();
+    } else {
+        go_on(&mut record.sessions);
     }
-    let jobs = order::jobs(plan, &record);
-    let costs = Costs::new(&jobs, &plan.setup.generation);
-    let began = Instant::now();
-    for (at, scenarios) in jobs.iter().enumerate() {
-        if let Some(why) = beyond_budget(plan.budget, began.elapsed(), costs.against_done(at)) {
-            for scenario in scenarios {
+    let session = record.sessions.last().expect("a run has one").id.clone();
+    let mut queue = VecDeque::from(order::jobs(plan, &record));
+    let mut pace = Pace::new(queue.iter(), &plan.setup.generation);
+    while let Some(scenarios) = queue.pop_front() {
+        if let Some(why) = pace.beyond(plan.budget, &scenarios) {
+            pace.skip(&scenarios);
+            for scenario in &scenarios {
                 if record.case(&scenario.id).is_none_or(|case| case.blocks.is_empty()) {
                     merge(&mut record, absent(scenario, &plan.setup.generation, &why));
                 }
             }
             continue;
         }
-        events.start(&order::ids(scenarios), costs.done(at));
+        events.start(&order::ids(&scenarios), pace.done());
         let mut arrived = 0;
-        let outcome =
-            measure_job(plan, scenarios, &session, &record.machine.rates.clone(), &mut |answer| {
-                let extended = scenarios[arrived].extended;
-                arrived += 1;
-                if answer.model != Model::default() && !extended {
-                    let sha256 = std::mem::take(&mut record.model.sha256);
-                    record.model =
-                        Model { sha256, commit: record.model.commit.take(), ..answer.model };
-                }
-                merge(&mut record, answer.case);
-                events
-                    .measured(record.case(&scenarios[arrived - 1].id).expect("it was just merged"));
-                record.save(&plan.path)
-            });
-        if let Err(error) = outcome {
-            for scenario in &scenarios[arrived..] {
-                merge(&mut record, absent(scenario, &plan.setup.generation, &error));
-                events.measured(record.case(&scenario.id).expect("it was just merged"));
+        let rates = record.machine.rates.clone();
+        let outcome = measure_job(plan, &scenarios, &session, &rates, &mut |answer| {
+            let scenario = &scenarios[arrived];
+            arrived += 1;
+            if answer.model != Model::default() {
+                take_model(&mut record.model, answer.model, scenario.extended);
             }
+            merge(&mut record, answer.case);
+            events.measured(record.case(&scenario.id).expect("it was just merged"));
+            record.save(&plan.path)
+        });
+        if let (Err(error), Some(scenario)) = (outcome, scenarios.get(arrived)) {
+            // The process died of this one; those after it get another.
+            merge(&mut record, absent(scenario, &plan.setup.generation, &error));
+            events.measured(record.case(&scenario.id).expect("it was just merged"));
             record.save(&plan.path)?;
+            let rest = scenarios[arrived + 1..].to_vec();
+            pace.measured(&scenarios[..=arrived]);
+            if !rest.is_empty() {
+                pace.one_more();
+                queue.push_front(rest);
+            }
+        } else {
+            pace.measured(&scenarios);
         }
     }
     let last = record.sessions.last_mut().expect("a run has one");
@@ -250,6 +265,35 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     last.conditions.push(machine::conditions());
     record.save(&plan.path)?;
     Ok(record)
+}
+
+/// A run that goes on more than an hour later is another session: the machine may have had another day.
+fn go_on(sessions: &mut Vec<Session>) {
+    const SAME_SESSION: Duration = Duration::from_secs(3600);
+    let now = machine::now();
+    let Some(last) = sessions.last() else { return };
+    let ended = last.ended.as_ref().unwrap_or(&last.started);
+    if machine::between(ended, &now).is_some_and(|pause| pause > SAME_SESSION) {
+        let commit = machine::stamp().commit;
+        sessions.push(Session {
+            id: machine::session_id(commit.as_deref()),
+            started: now,
+            ended: None,
+            conditions: vec![machine::conditions()],
+            ..last.clone()
+        });
+    }
+}
+
+/// Keeps what a worker says of the model; what is known without loading it stays. A model that was loaded with another context is
+/// told of only where no other was.
+fn take_model(known: &mut Model, told: Model, extended: bool) {
+    if extended && known.layers > 0 {
+        return;
+    }
+    let (sha256, commit) = (std::mem::take(&mut known.sha256), known.commit.take());
+    let rope_scaling = told.rope_scaling.clone().filter(|_| !extended);
+    *known = Model { sha256, commit, rope_scaling, ..told };
 }
 
 /// Has the scenarios of one process measured.
@@ -276,14 +320,6 @@ fn measure_job(
         }
         _ => start(&plan.binary, &job, each),
     }
-}
-
-/// Why a process is not started any more: what it would take, told from the cost of those before it, is not left of the budget.
-fn beyond_budget(budget: Option<Duration>, spent: Duration, cost: Option<f64>) -> Option<Error> {
-    let (budget, cost) = (budget?, cost?); // What the first takes is not known before it.
-    let expected = spent.mul_f64(1.0 + cost);
-    (expected > budget)
-        .then(|| Error::Skipped(format!("the time budget of {budget:?} was used up")))
 }
 
 /// A record with everything but scenarios. Opens the model to hash it and measures the machine.

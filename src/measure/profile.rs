@@ -168,6 +168,11 @@ pub fn case(
     setup: &Setup,
     session: &str,
 ) -> Result<Case> {
+    if setup.engine != "native" || setup.device != "cpu" {
+        return Err(Error::Unsupported(
+            "only the native engine's kernels on the CPU carry spans; on a device they would time launches".into(),
+        ));
+    }
     let profile = PROFILE.get().ok_or_else(|| {
         Error::Failed("kernels are traced in a process that was started for it".into())
     })?;

@@ -2,6 +2,8 @@
 //! and the two distributions are compared. What reports call accuracy is the share of tokens after which both find the same
 //! next one likeliest. Knows nothing of how well a model does at any task.
 
+use candle_core::quantized::GgmlDType;
+
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::error::Result;
@@ -12,6 +14,7 @@ use crate::model::Logits;
 use crate::model::Step;
 use crate::record::Block;
 use crate::record::Case;
+use crate::record::Validity;
 use crate::record::Work;
 use crate::settings::Setup;
 use crate::workload::PromptFormat;
@@ -32,7 +35,7 @@ const SPARE: u64 = 1 << 30;
 /// Scores a text, twice where the model is not the definition itself.
 ///
 /// # Errors
-/// When there is no memory for the weights in f32 ([`Error::Unsupported`]), the text is too short, or a model fails.
+/// When there is no memory for the weights in f32 ([`Error::Skipped`]), the text is too short, or a model fails.
 pub fn case(
     engine: &mut Engine,
     scenario: &Scenario,
@@ -53,14 +56,20 @@ pub fn case(
     }
     let mut reference = reference(engine, setup)?;
     let mut sums = Sums::default();
+    let mut validity = Validity::default();
     for window in &windows {
         let scores = scores(engine, window)?;
         let by_definition =
             reference.as_mut().map(|other| self::scores(other, window)).transpose()?;
+        let finite = by_definition.iter().chain([&scores]).all(Logits::finite);
+        if !finite && validity.ok() {
+            validity.failed.push("a score is not a finite number".into());
+        }
         sums.add(window, &scores, by_definition.as_ref());
     }
     let mut block = Block { session: session.into(), ..Block::default() };
     let mut set = |name: &str, value: Option<f64>| {
+        let value = value.filter(|value| value.is_finite());
         block.values.insert(name.into(), value);
         if value.is_none() {
             let why = "the weights are held as f32: this is the definition";
@@ -74,6 +83,10 @@ pub fn case(
     set("kl_nats", compared.map(Sums::divergence));
     block.values.insert("peak_rss_bytes".into(), None);
     block.notes.insert("peak_rss_bytes".into(), "two models share the process".into());
+    for name in ["power_w", "energy_j_per_token", "cpu_utilisation"] {
+        block.values.insert(name.into(), None);
+        block.notes.insert(name.into(), "two models share the time".into());
+    }
     Ok(Case {
         id: scenario.id.clone(),
         work: Work {
@@ -84,10 +97,25 @@ pub fn case(
             prompts_sha256: hash_ids(&windows),
             ..Work::default()
         },
-        labels: [("text".to_string(), source(text).to_string())].into(),
+        labels: [
+            ("text".to_string(), source(text).to_string()),
+            ("reference".to_string(), reference_is(engine).to_string()),
+        ]
+        .into(),
+        validity,
         blocks: vec![block],
         ..Case::default()
     })
+}
+
+/// What the weights of the definition are.
+fn reference_is(engine: &Engine) -> &'static str {
+    let info = engine.opened.source.info("model.layers.0.mlp.up_proj.weight");
+    let plain = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
+    match info {
+        Some(info) if !plain.contains(&info.dtype) => "the weights of the file, expanded to f32",
+        _ => "the original weights in f32",
+    }
 }
 
 fn source(text: Option<&str>) -> &'static str {
@@ -96,12 +124,7 @@ fn source(text: Option<&str>) -> &'static str {
 
 /// The same weights in f32 by the native engine, unless that is what the engine is.
 fn reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
-    let plain = engine
-        .decoder
-        .footprint()
-        .types
-        .iter()
-        .all(|(held, _)| *held == candle_core::quantized::GgmlDType::F32);
+    let plain = engine.decoder.footprint().types.iter().all(|(held, _)| *held == GgmlDType::F32);
     if plain && setup.engine == "native" && setup.device == "cpu" {
         return Ok(None);
     }
@@ -109,7 +132,8 @@ fn reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
     let available = machine::conditions().available_bytes;
     if let Some(available) = available.filter(|available| *available < needed) {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
-        return Err(Error::Unsupported(format!(
+        // Another time there may be.
+        return Err(Error::Skipped(format!(
             "the f32 definition needs {:.1} GiB of memory, {:.1} are available",
             gib(needed),
             gib(available)

@@ -1,6 +1,10 @@
 //! Which process measures what, in which order, and what that costs about. Costs only say how much time is left, so they may be
 //! off by a factor; nothing that is measured depends on them.
 
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::error::Error;
 use crate::measure::Sharing;
 use crate::record::Record;
 use crate::settings::Generation;
@@ -70,7 +74,6 @@ pub(super) fn setup(of: &Setup, scenario: &Scenario) -> Setup {
             beta_slow: None,
         });
     }
-    setup.generation.iters = setup.generation.iters.max(scenario.repetitions.unwrap_or(0));
     setup
 }
 
@@ -117,29 +120,76 @@ pub struct Done {
     pub share: f64,
 }
 
-/// Costs of jobs, added up.
-pub(super) struct Costs {
-    each: Vec<f64>,
+/// What a run has taken, against what its scenarios cost.
+pub(super) struct Pace {
+    generation: Generation,
+    began: Instant,
+    all: f64,
+    /// Of what was measured.
+    measured: f64,
+    /// Of what was left out.
+    skipped: f64,
+    processes: usize,
+    all_processes: usize,
 }
 
-impl Costs {
-    pub(super) fn new(jobs: &[Vec<Scenario>], generation: &Generation) -> Self {
-        let of_job = |job: &Vec<Scenario>| job.iter().map(|one| cost(one, generation)).sum();
-        Self { each: jobs.iter().map(of_job).collect() }
+impl Pace {
+    pub(super) fn new<'a>(
+        jobs: impl ExactSizeIterator<Item = &'a Vec<Scenario>>,
+        generation: &Generation,
+    ) -> Self {
+        let all_processes = jobs.len();
+        let all = jobs.map(|job| costs(job, generation)).sum();
+        let generation = generation.clone();
+        Self {
+            generation,
+            began: Instant::now(),
+            all,
+            measured: 0.0,
+            skipped: 0.0,
+            processes: 0,
+            all_processes,
+        }
     }
 
-    /// How far a run is when so many of the jobs are through.
-    pub(super) fn done(&self, processes: usize) -> Done {
-        let all: f64 = self.each.iter().sum();
-        let share = self.each[..processes].iter().sum::<f64>() / all.max(f64::MIN_POSITIVE);
-        Done { processes, all: self.each.len(), share }
+    /// A process is through.
+    pub(super) fn measured(&mut self, scenarios: &[Scenario]) {
+        self.measured += costs(scenarios, &self.generation);
+        self.processes += 1;
     }
 
-    /// The cost of one job as a share of the cost of those before it, `None` for the first.
-    pub(super) fn against_done(&self, at: usize) -> Option<f64> {
-        let done: f64 = self.each[..at].iter().sum();
-        (done > 0.0).then(|| self.each[at] / done)
+    /// A process is not started.
+    pub(super) fn skip(&mut self, scenarios: &[Scenario]) {
+        self.skipped += costs(scenarios, &self.generation);
+        self.processes += 1;
     }
+
+    /// What a process left undone gets another.
+    pub(super) fn one_more(&mut self) {
+        self.all_processes += 1;
+    }
+
+    /// How far the run is.
+    pub(super) fn done(&self) -> Done {
+        let share = self.measured / (self.all - self.skipped).max(f64::MIN_POSITIVE);
+        Done { processes: self.processes, all: self.all_processes, share }
+    }
+
+    /// Why scenarios are not begun: what they would take, told from those before, is not left of the budget. What the first
+    /// take is not known before them.
+    pub(super) fn beyond(&self, budget: Option<Duration>, scenarios: &[Scenario]) -> Option<Error> {
+        self.beyond_after(self.began.elapsed(), budget?, costs(scenarios, &self.generation))
+    }
+
+    fn beyond_after(&self, spent: Duration, budget: Duration, cost: f64) -> Option<Error> {
+        let expected = spent.mul_f64(1.0 + cost / Some(self.measured).filter(|done| *done > 0.0)?);
+        let why = || Error::Skipped(format!("the time budget of {budget:?} was used up"));
+        (expected > budget).then(why)
+    }
+}
+
+fn costs(scenarios: &[Scenario], generation: &Generation) -> f64 {
+    scenarios.iter().map(|scenario| cost(scenario, generation)).sum()
 }
 
 /// Ids of scenarios, for what is told and sent.
@@ -175,10 +225,29 @@ mod tests {
         assert!(of("long/b16") > of("long/b1"));
         let jobs: Vec<Vec<Scenario>> =
             workload::select(&["grid".to_string()]).unwrap().into_iter().map(|s| vec![s]).collect();
-        let costs = Costs::new(&jobs, &generation);
-        assert_eq!(costs.done(0).share, 0.0);
-        assert!((costs.done(6).share - 1.0).abs() < 1e-12);
-        assert_eq!(costs.against_done(0), None);
+        let mut pace = Pace::new(jobs.iter(), &generation);
+        assert_eq!(pace.done(), Done { processes: 0, all: 6, share: 0.0 });
+        jobs.iter().for_each(|job| pace.measured(job));
+        assert!((pace.done().share - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_was_skipped_says_nothing_of_the_pace() {
+        let generation = Generation::default();
+        let jobs: Vec<Vec<Scenario>> = workload::select(&["grid".to_string()])
+            .unwrap()
+            .into_iter()
+            .map(|scenario| vec![scenario])
+            .collect();
+        let mut pace = Pace::new(jobs.iter(), &generation);
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        assert!(pace.beyond_after(minutes(9), minutes(1), 1e9).is_none(), "nothing is known yet");
+        pace.measured(&jobs[0]);
+        let one = costs(&jobs[0], &generation);
+        assert!(pace.beyond_after(minutes(1), minutes(3), one).is_none());
+        assert!(pace.beyond_after(minutes(1), minutes(3), 3.0 * one).is_some());
+        pace.skip(&jobs[5]);
+        assert!(pace.beyond_after(minutes(1), minutes(3), 3.0 * one).is_some());
     }
 
     #[test]
@@ -188,7 +257,6 @@ mod tests {
         let scaling = setup(&plain, scenario).rope_scaling.unwrap();
         assert_eq!((scaling.factor, scaling.original_max_position_embeddings), (4.0, 32768));
         let scenario = &workload::select(&["consistency".to_string()]).unwrap()[0];
-        assert_eq!(setup(&plain, scenario).generation.iters, 20);
         assert_eq!(setup(&plain, scenario).rope_scaling, None);
     }
 }

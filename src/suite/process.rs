@@ -23,6 +23,7 @@ use crate::record::Model;
 use crate::record::Work;
 use crate::settings::Generation;
 use crate::suite::Answer;
+use crate::suite::HELD;
 use crate::suite::Job;
 use crate::workload;
 use crate::workload::Input;
@@ -34,9 +35,7 @@ use crate::workload::Scenario;
 /// When the job cannot be read, the model cannot be loaded, or the answer cannot be written. What happens to a single
 /// scenario is part of its answer.
 pub fn work() -> Result<()> {
-    let mut text = String::new();
-    let read = |source| Error::Read { path: "standard input".into(), source };
-    io::stdin().read_to_string(&mut text).map_err(read)?;
+    let text = asked()?;
     let job: Job = serde_json::from_str(&text)
         .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
     let references = || {
@@ -77,6 +76,27 @@ pub fn work() -> Result<()> {
     Ok(())
 }
 
+/// What a worker is asked to do: standard input, or its first line where it stays open for as long as somebody waits for
+/// answers. When nobody does any more, the process ends: a worker that went on alone would disturb the next.
+///
+/// # Errors
+/// When standard input cannot be read.
+pub(super) fn asked() -> Result<String> {
+    let mut text = String::new();
+    let read = |source| Error::Read { path: "standard input".into(), source };
+    if std::env::var_os(HELD).is_none() {
+        io::stdin().read_to_string(&mut text).map_err(read)?;
+        return Ok(text);
+    }
+    io::stdin().read_line(&mut text).map_err(read)?;
+    std::thread::spawn(|| {
+        // It sleeps until then, and takes nothing from what is measured.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(1);
+    });
+    Ok(text)
+}
+
 fn answer(model: Model, case: Case) -> Result<()> {
     let line = serde_json::to_string(&Answer { model, case }).expect("plain data") + "\n";
     let write = |source| Error::Write { path: "standard output".into(), source };
@@ -115,8 +135,8 @@ fn case(
         trial.warm_up(engine)?;
     }
     let begun = meter.begin();
-    let samples =
-        (0..generation.iters).map(|_| trial.sample(engine)).collect::<Result<Vec<_>>>()?;
+    let iters = generation.iters.max(scenario.repetitions.unwrap_or(0));
+    let samples = (0..iters).map(|_| trial.sample(engine)).collect::<Result<Vec<_>>>()?;
     let spent = meter.end(begun);
     memory.end(injection);
     let tokens: usize = samples.iter().flat_map(|sample| &sample.ids).map(Vec::len).sum();

@@ -6,7 +6,6 @@ use std::io::BufReader;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Child;
 use std::process::ExitStatus;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -15,6 +14,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use serde::Serialize;
+use sha2::Digest as _;
 
 use crate::engine;
 use crate::engine::Engine;
@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::machine::memory;
 use crate::measure;
+use crate::model::weights::hex;
 use crate::record::Block;
 use crate::record::Case;
 use crate::record::Model;
@@ -57,6 +58,12 @@ impl Default for Stress {
         Self { room_bytes: 512 << 20, request: Duration::from_secs(60), many: 60 }
     }
 }
+
+/// Longest time to load a model: of tens of gigabytes, from a slow disk.
+const LOADING: Duration = Duration::from_secs(1800);
+
+/// Workers that may die; the model is loaded anew for each.
+const DEATHS: usize = 5;
 
 /// Tokens of the first long prompt; each further one has twice as many.
 const SHORTEST: usize = 1024;
@@ -126,7 +133,9 @@ pub(super) fn measure(
     let prompts = prompts(kind, limits.many);
     let mut all: Vec<Request> = Vec::new();
     let mut seen = Seen::default();
-    while all.len() < prompts.len() {
+    let mut workers = 0;
+    while all.len() < prompts.len() && workers <= DEATHS {
+        workers += 1;
         let requests = Requests {
             setup: job.setup.clone(),
             prompts: prompts[all.len()..].to_vec(),
@@ -144,7 +153,9 @@ pub(super) fn measure(
             break;
         }
     }
-    Ok(Answer { model: seen.model, case: case(job, scenario, all, seen.limit, seen.rss_bytes) })
+    let made = Made { planned: &prompts, requests: all, workers, seen: &seen };
+    let case = case(job, scenario, made);
+    Ok(Answer { model: seen.model, case })
 }
 
 /// What the workers told of themselves.
@@ -166,9 +177,10 @@ fn answer_some(
     let fail = |source| Error::Read { path: binary.into(), source };
     let threads = requests.setup.threads.to_string();
     let mut child = suite::worker(binary, STRESS, &threads).spawn().map_err(fail)?;
-    let text = serde_json::to_string(requests).expect("plain data");
+    let text = serde_json::to_string(requests).expect("plain data") + "\n";
+    let mut held = child.stdin.take().expect("it is piped");
     // A worker that dies before it has read everything says why on its standard error, which is read below.
-    let _ = child.stdin.take().expect("it is piped").write_all(text.as_bytes());
+    let _ = held.write_all(text.as_bytes());
     let mut stderr = child.stderr.take().expect("it is piped");
     let complaints = std::thread::spawn(move || {
         let mut text = Vec::new();
@@ -186,12 +198,8 @@ fn answer_some(
     });
     let mut begun: Option<usize> = None;
     let mut loaded = false;
-    let late = loop {
-        // Loading takes as long as it takes.
-        let line = match begun {
-            Some(_) => receive.recv_timeout(longest),
-            None => receive.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
+    let end = loop {
+        let line = receive.recv_timeout(if loaded { longest } else { LOADING });
         match line {
             Ok(line) => match serde_json::from_str(&line) {
                 Ok(Said::Loaded { model, rss_bytes, limit }) => {
@@ -205,69 +213,94 @@ fn answer_some(
                 }
                 Err(_) => {
                     let _ = child.kill();
-                    break false;
+                    break End::Garbled(line);
                 }
             },
             Err(RecvTimeoutError::Timeout) => {
                 let _ = child.kill();
-                break true;
+                break End::Late;
             }
-            Err(RecvTimeoutError::Disconnected) => break false,
+            Err(RecvTimeoutError::Disconnected) => break End::Own,
         }
     };
-    let status = end(&mut child, binary)?;
+    drop(held);
+    let status = child.wait().map_err(fail)?;
     let _ = reader.join();
     let complaint = complaints.join().unwrap_or_default();
     match begun {
-        Some(prompt_tokens) => all.push(fatal(prompt_tokens, late, longest, status, &complaint)),
-        None if !loaded || !status.success() => {
+        Some(prompt_tokens) => all.push(fatal(prompt_tokens, end, longest, status, &complaint)),
+        None if !loaded => {
+            if matches!(end, End::Late) {
+                let why =
+                    format!("a worker took longer than {} min to load", LOADING.as_secs() / 60);
+                return Err(Error::Failed(why));
+            }
             return Err(suite::ended(&status.to_string(), &complaint));
         }
+        None if !status.success() => return Err(suite::ended(&status.to_string(), &complaint)),
         None => {}
     }
     Ok(())
 }
 
-fn end(child: &mut Child, binary: &Path) -> Result<ExitStatus> {
-    child.wait().map_err(|source| Error::Read { path: binary.into(), source })
+/// How a worker came to its end.
+enum End {
+    /// By itself.
+    Own,
+    /// We ended it, because it took too long.
+    Late,
+    /// We ended it, because it printed this.
+    Garbled(String),
 }
 
 /// The request that a worker died of.
 fn fatal(
     prompt_tokens: usize,
-    late: bool,
+    end: End,
     longest: Duration,
     status: ExitStatus,
     complaint: &str,
 ) -> Request {
     let said = complaint.trim().lines().next().unwrap_or_default();
-    let (outcome, why) = if late {
-        (Outcome::TimedOut, format!("it took longer than {} s", longest.as_secs()))
-    } else if of_memory(status, complaint) {
-        (Outcome::OutOfMemory, format!("{status}: {}", suite::shortened(said)))
-    } else {
-        (Outcome::Failed, format!("{status}: {}", suite::shortened(said)))
+    let own = || format!("{status}: {}", suite::shortened(said));
+    let (outcome, why) = match end {
+        End::Late => (Outcome::TimedOut, format!("it took longer than {} s", longest.as_secs())),
+        End::Garbled(line) => {
+            let line = suite::shortened(&line);
+            (Outcome::Failed, format!("the worker printed what is no answer: `{line}`"))
+        }
+        End::Own if of_memory(status, complaint) => (Outcome::OutOfMemory, own()),
+        End::Own => (Outcome::Failed, own()),
     };
     Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
 }
 
 /// Whether a process died for want of memory: Rust's own words, the C library's, or a kill from outside that we did not send.
 fn of_memory(status: ExitStatus, complaint: &str) -> bool {
-    let words = ["memory allocation of", "Cannot allocate memory", "out of memory"];
     #[cfg(unix)]
     let killed = std::os::unix::process::ExitStatusExt::signal(&status) == Some(9);
     #[cfg(not(unix))]
     let killed = false;
-    killed || words.iter().any(|words| complaint.contains(words)) && !status.success()
+    killed || says_memory(complaint) && !status.success()
 }
 
-fn case(
-    job: &Job,
-    scenario: &Scenario,
+fn says_memory(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["memory allocation of", "cannot allocate memory", "out of memory", "out_of_memory"]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// What was asked, and what became of it.
+struct Made<'a> {
+    planned: &'a [Prompt],
     requests: Vec<Request>,
-    limit: Option<String>,
-    loaded: Option<u64>,
-) -> Case {
+    workers: usize,
+    seen: &'a Seen,
+}
+
+fn case(job: &Job, scenario: &Scenario, made: Made<'_>) -> Case {
+    let Made { planned, requests, workers, seen } = made;
     let share = |wanted: &dyn Fn(Outcome) -> bool| {
         let found = requests.iter().filter(|request| wanted(request.outcome)).count();
         Some(found as f64 / requests.len() as f64)
@@ -276,7 +309,7 @@ fn case(
     let mut set = |name: &str, value: Option<f64>| block.values.insert(name.into(), value);
     set("error_rate", share(&|outcome| outcome != Outcome::Answered));
     set("oom_rate", share(&|outcome| outcome == Outcome::OutOfMemory));
-    set("rss_after_load_bytes", loaded.map(|bytes| bytes as f64));
+    set("rss_after_load_bytes", seen.rss_bytes.map(|bytes| bytes as f64));
     let series: Vec<(f64, f64)> = requests
         .iter()
         .enumerate()
@@ -284,26 +317,42 @@ fn case(
         .collect();
     // Growth is that of equal requests: longer prompts need more memory by themselves.
     let equal = scenario.input == workload::Input::Requests(Kind::Many);
-    let slope = (equal && series.len() >= 3)
+    let slope = (equal && series.len() >= 3 && workers == 1)
         .then(|| stats::theil_sen(&series).map(|line| line.slope))
         .flatten();
     set("mem_slope_bytes_per_request", slope);
     if slope.is_none() {
-        let why = "told by at least 3 requests of one kind";
+        let why = if workers > 1 {
+            "a worker died: memory of several processes is no growth"
+        } else {
+            "told by at least 3 requests of one kind"
+        };
         block.notes.insert("mem_slope_bytes_per_request".into(), why.into());
     }
     block.samples.insert("e2e_s".into(), requests.iter().filter_map(|r| r.seconds).collect());
+    for name in ["power_w", "energy_j_per_token", "cpu_utilisation"] {
+        block.values.insert(name.into(), None);
+        block
+            .notes
+            .insert(name.into(), "not read around requests that may kill their process".into());
+    }
+    // The work is what is asked for, whatever becomes of it.
+    let text = serde_json::to_string(planned).expect("plain data");
     let work = Work {
         task: scenario.task(),
         batch: 1,
-        prompt_tokens: requests.iter().map(|request| request.prompt_tokens).collect(),
-        items: requests.len(),
+        items: planned.len(),
         new_tokens: scenario.new_tokens,
+        prompts_sha256: hex(&sha2::Sha256::digest(text)),
         stop: "length".into(),
         ..Work::default()
     };
     block.requests = requests;
-    let limit = limit.unwrap_or_else(|| "none: this system has no limit that is set here".into());
+    let none = || "none: this system has no limit that is set here".to_owned();
+    let limit = match &seen.limit {
+        Some(limit) if job.setup.device != "cpu" => format!("{limit}, of the host only"),
+        limit => limit.clone().unwrap_or_else(none),
+    };
     Case {
         id: scenario.id.clone(),
         work,
@@ -319,21 +368,17 @@ fn case(
 /// When the requests cannot be read, the model cannot be loaded, or an answer cannot be written. What happens to a request is
 /// said of it.
 pub fn work() -> Result<()> {
-    let mut text = String::new();
-    let read = |source| Error::Read { path: "standard input".into(), source };
-    std::io::stdin().read_to_string(&mut text).map_err(read)?;
-    let requests: Requests = serde_json::from_str(&text)
+    let requests: Requests = serde_json::from_str(&suite::process::asked()?)
         .map_err(|error| Error::Failed(format!("no requests on standard input: {error}")))?;
     let mut engine = Engine::load(&requests.setup, &mut ())?;
+    // Before the limit: what it says is of answering.
+    let all =
+        requests.prompts.iter().map(|prompt| ids(&engine, prompt)).collect::<Result<Vec<_>>>()?;
     let rss_bytes = memory::read().current;
     let limit = limit_memory(requests.room_bytes)?;
     let model = Box::new(measure::describe_model(&engine, None));
     say(&Said::Loaded { model, rss_bytes, limit })?;
-    for prompt in &requests.prompts {
-        let ids = match prompt {
-            Prompt::Text(text) => engine.encode(text, PromptFormat::Raw)?,
-            Prompt::Tokens(count) => measure::of_length(&engine, *count)?,
-        };
+    for ids in all {
         say(&Said::Begun { prompt_tokens: ids.len() })?;
         let ended = one(&mut engine, ids, &requests);
         let stopped = ended.outcome != Outcome::Answered;
@@ -343,6 +388,13 @@ pub fn work() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn ids(engine: &Engine, prompt: &Prompt) -> Result<Vec<u32>> {
+    match prompt {
+        Prompt::Text(text) => engine.encode(text, PromptFormat::Raw),
+        Prompt::Tokens(count) => measure::of_length(engine, *count),
+    }
 }
 
 fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
@@ -380,8 +432,10 @@ fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
             rss_bytes,
         },
         Err(error) => {
-            let why = Some(error.chain());
-            Request { prompt_tokens, outcome: Outcome::Failed, why, seconds: None, rss_bytes }
+            // A device says so where a process dies.
+            let why = error.chain();
+            let outcome = if says_memory(&why) { Outcome::OutOfMemory } else { Outcome::Failed };
+            Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
         }
     }
 }
@@ -424,11 +478,14 @@ mod tests {
             (ExitStatus::from_raw(11), "", Outcome::Failed),
             (ExitStatus::from_raw(1 << 8), "error: out of memory", Outcome::OutOfMemory),
         ] {
-            let request = fatal(7, false, Duration::from_secs(1), status, complaint);
+            let request = fatal(7, End::Own, Duration::from_secs(1), status, complaint);
             assert_eq!(request.outcome, expected, "{status} {complaint}");
             assert_eq!((request.prompt_tokens, request.seconds), (7, None));
         }
-        let late = fatal(7, true, Duration::from_secs(60), ExitStatus::from_raw(9), "");
+        let killed = ExitStatus::from_raw(9);
+        let garbled = fatal(7, End::Garbled("hm".into()), Duration::from_secs(60), killed, "");
+        assert_eq!(garbled.outcome, Outcome::Failed, "our own kill says nothing of memory");
+        let late = fatal(7, End::Late, Duration::from_secs(60), killed, "");
         assert_eq!(late.outcome, Outcome::TimedOut);
         assert_eq!(late.why.as_deref(), Some("it took longer than 60 s"));
     }

@@ -31,6 +31,7 @@ use crate::stats;
 use crate::suite;
 use crate::workload;
 use crate::workload::Scenario;
+use crate::workload::Task;
 
 /// The value of [`suite::WORKER`] for a worker that takes turns.
 pub const TURNS: &str = "turns";
@@ -203,11 +204,15 @@ fn selected(words: &[String]) -> Result<Vec<Scenario>> {
     if words.is_empty() {
         return workload::select(words);
     }
+    let takes_turns = |scenario: &Scenario| {
+        // Others are whole runs of their own, or want a model that is loaded in another way.
+        matches!(scenario.task(), Task::Generate | Task::Depth) && !scenario.extended
+    };
     let mut found: Vec<Scenario> = Vec::new();
     for scenario in
         words.iter().filter_map(|word| workload::select(std::slice::from_ref(word)).ok()).flatten()
     {
-        if !found.contains(&scenario) {
+        if takes_turns(&scenario) && !found.contains(&scenario) {
             found.push(scenario);
         }
     }

@@ -26,7 +26,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "prompts", about: "every prompt alone, batch 1", scenarios: by_prompt },
     Suite { name: "grid", about: "prompt lengths and answer lengths, S1 to S6", scenarios: grid },
     Suite { name: "context", about: "reading and decoding at depths of 0 to 8192 tokens, with YaRN too", scenarios: context },
-    Suite { name: "context-long", about: "the same at depths of 16384 and 32768 tokens", scenarios: context_long },
+    Suite { name: "context-long", about: "the same at depths of 16384 to 65536 tokens", scenarios: context_long },
     Suite { name: "api", about: "a plain completion against chat-templated requests", scenarios: api },
     Suite { name: "consistency", about: "one request 20 times", scenarios: consistency },
     Suite { name: "stress", about: "very long and very many prompts under a memory limit", scenarios: stress },
@@ -96,7 +96,9 @@ fn context() -> Vec<Scenario> {
 }
 
 fn context_long() -> Vec<Scenario> {
-    [16384, 32768].map(|depth| at_depth(depth, false)).into()
+    let plain = [16384, 32768].map(|depth| at_depth(depth, false));
+    // Beyond what Qwen3 was trained with, where YaRN is for.
+    plain.into_iter().chain([32768, 65536].map(|depth| at_depth(depth, true))).collect()
 }
 
 /// The one prompt that `api` and `consistency` ask, and how long the answer is.
