@@ -288,8 +288,10 @@ pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
             Some(suite) => (suite.scenarios)(),
             None => suites::by_batch().into_iter().filter(|s| has_segments(&s.id, word)).collect(),
         };
-        if found.is_empty() {
-            found = all.iter().filter(|s| s.id.contains(word.as_str())).cloned().collect();
+        for fits in [has_segments, |id: &str, word: &str| id.contains(word)] {
+            if found.is_empty() {
+                found = all.iter().filter(|s| fits(&s.id, word)).cloned().collect();
+            }
         }
         if found.is_empty() {
             return Err(unknown(word, &all));
@@ -334,6 +336,8 @@ mod tests {
         assert_eq!(ids(&["b1"]), ["short/b1", "medium/b1", "long/b1", "code/b1", "extraction/b1"]);
         assert_eq!(ids(&["prompts"]).len(), 15);
         assert_eq!(ids(&["code-2"]), ["prompts/code-2"]);
+        assert_eq!(ids(&["api/chat"]), ["api/chat"], "and not `api/chat-thinking`");
+        assert_eq!(ids(&["S3"]), ["grid/S3"]);
         assert_eq!(ids(&["code/b4", "code"]).len(), 4, "nothing is run twice");
     }
 

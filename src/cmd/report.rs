@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
 
 use candlemark::Error;
 use candlemark::record::Record;
 use candlemark::record::pair::Paired;
+use candlemark::record::write_atomically;
 use candlemark::report;
 
 use crate::cmd::Exit;
@@ -21,6 +23,9 @@ pub(crate) struct Arguments {
     /// Form of the document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Language of the forms `md` and `html`
+    #[arg(long, value_enum, default_value_t)]
+    lang: Lang,
     /// The scenario of `row` and `benchmark-json`; default: the valid one of batch 1 with the longest answers
     #[arg(long, value_name = "ID")]
     scenario: Option<String>,
@@ -31,10 +36,11 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
-    /// Environment and every metric as Markdown
+    /// The whole report as GitHub-flavoured Markdown; with `-o report.md` its charts are SVG files in
+    /// `report_charts/`, on stdout it has none
     #[default]
     Md,
-    /// One self-contained page
+    /// The whole report as one self-contained page
     Html,
     /// The record as it is stored
     Json,
@@ -50,6 +56,27 @@ enum Format {
     Prometheus,
 }
 
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Lang {
+    /// English
+    #[default]
+    En,
+    /// French
+    Fr,
+    /// Korean
+    Ko,
+}
+
+impl From<Lang> for report::Lang {
+    fn from(lang: Lang) -> Self {
+        match lang {
+            Lang::En => report::Lang::En,
+            Lang::Fr => report::Lang::Fr,
+            Lang::Ko => report::Lang::Ko,
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
     if fs::read_to_string(&path).is_ok_and(|text| Paired::is(&text)) {
@@ -62,9 +89,16 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         anyhow::bail!("`--scenario` is for `--format row` and `--format benchmark-json`");
     }
     let record = Record::load(&path)?;
+    let lang = report::Lang::from(arguments.lang);
     let text = match arguments.format {
-        Format::Md => report::markdown(&record),
-        Format::Html => report::page(&record, None)?,
+        Format::Md => {
+            let charts = arguments
+                .output
+                .as_deref()
+                .map_or(Ok(None), |path| charts_beside(&record, lang, path))?;
+            report::markdown(&record, lang, charts.as_deref())
+        }
+        Format::Html => report::page_in(&record, lang)?,
         Format::Json => report::json(&record),
         Format::Csv => report::csv(&record),
         Format::Row => report::row(&record, scenario)?,
@@ -74,4 +108,21 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     };
     write(&text, arguments.output.as_deref(), out)?;
     Ok(Exit::Pass)
+}
+
+/// Writes the charts into a folder beside the document: `report_charts` beside `report.md`. Its name; none for stdout.
+fn charts_beside(
+    record: &Record,
+    lang: report::Lang,
+    document: &Path,
+) -> anyhow::Result<Option<String>> {
+    let Some(stem) = document.file_stem().filter(|_| document != Path::new("-")) else {
+        return Ok(None);
+    };
+    let name = format!("{}_charts", stem.to_string_lossy());
+    let folder = document.with_file_name(&name);
+    for (file, svg) in report::chart_files(record, lang) {
+        write_atomically(&folder.join(file), svg.as_bytes())?;
+    }
+    Ok(Some(name))
 }

@@ -6,6 +6,7 @@ use minijinja::UndefinedBehavior;
 use minijinja::Value;
 use minijinja::context;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 
 use crate::compare::Finding;
 use crate::compare::Judgement;
@@ -17,26 +18,44 @@ use crate::record::Record;
 use crate::record::pair::Arm;
 use crate::record::pair::Paired;
 use crate::record::pair::PairedBlock;
-use crate::report::document::OVERVIEW;
-use crate::report::document::environment;
+use crate::report::chart;
 use crate::report::document::machine;
-use crate::report::document::metrics;
-use crate::report::document::overview;
-use crate::report::document::validity;
+use crate::report::full;
+use crate::report::full::model::Document;
 use crate::report::plot::plot;
 use crate::report::text::duration;
 use crate::report::text::number;
 use crate::report::text::percent;
 use crate::report::text::plain;
 use crate::report::verdict;
+use crate::report::words::Lang;
 use crate::workload;
 
-/// The page of a record, with the verdict on it and the command that made it if one is given.
+/// The page of a record in English, with the verdict on it and the command that made it if one is given.
 ///
 /// # Errors
 /// When the template does not fit the data, which a test would have found.
 pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<String> {
-    render("page.html", data(record, judgement))
+    let verdict = judgement.map(|(judgement, command)| verdict(judgement, command));
+    document_page(&full::document(record, Lang::En), verdict)
+}
+
+/// The page of a record in a language.
+///
+/// # Errors
+/// When the template does not fit the data, which a test would have found.
+pub fn page_in(record: &Record, lang: Lang) -> Result<String> {
+    document_page(&full::document(record, lang), None)
+}
+
+fn document_page(document: &Document, verdict: Option<Value>) -> Result<String> {
+    let data = context! {
+        lang => document.lang,
+        title => document.title.letters(),
+        document => Value::from(Serde(document)),
+        verdict => verdict.unwrap_or(Value::from(())),
+    };
+    render("page.html", data)
 }
 
 /// The page of a pair and its verdict; `command` is what made that.
@@ -54,6 +73,7 @@ fn render(name: &str, data: Value) -> Result<String> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the usual delimiters"));
     for (name, source) in [
+        ("chart.css", chart::CSS),
         ("style.css", include_str!("templates/style.css")),
         ("base.html", include_str!("templates/base.html")),
         ("verdict.html", include_str!("templates/verdict.html")),
@@ -66,35 +86,6 @@ fn render(name: &str, data: Value) -> Result<String> {
         .get_template(name)
         .and_then(|template| template.render(data))
         .map_err(|error| Error::Failed(format!("the report page: {error:#}")))
-}
-
-fn data(record: &Record, judgement: Option<(&Judgement, &str)>) -> Value {
-    let scenarios: Vec<Value> = record
-        .scenarios
-        .iter()
-        .map(|case| {
-            let metrics: Vec<Value> = metrics(case)
-                .iter()
-                .map(|(_, cells)| texts(cells.iter().map(String::as_str)))
-                .collect();
-            let state = if case.absent.is_some() || !case.validity.ok() { "bad" } else { "good" };
-            context! {
-                id => plain(&case.id),
-                overview => texts(overview(case).iter().map(String::as_str)),
-                metrics => metrics,
-                validity => plain(&validity(case)),
-                state => state,
-            }
-        })
-        .collect();
-    let verdict = judgement.map(|(judgement, command)| verdict(judgement, command));
-    context! {
-        title => plain(&format!("{} on {}", record.model.spec, record.machine.class)),
-        environment => named(environment(record)),
-        overview => texts(OVERVIEW.map(|(heading, _)| heading)),
-        scenarios => scenarios,
-        verdict => verdict.unwrap_or(Value::from(())),
-    }
 }
 
 fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
@@ -142,7 +133,8 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
     ];
     let title = course.map_or(String::new(), verdict::arms);
     context! {
-        title => plain(&title),
+        lang => Lang::En.code(),
+        title => plain(&format!("candlemark: {title}")),
         verdict => verdict(judgement, command),
         arms => arms,
         null => null,

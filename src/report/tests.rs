@@ -78,7 +78,7 @@ fn hostile_names_stay_text_in_every_document() {
     let judgement = judge(&base, &now, &Policy::default());
     let same = judge(&base, &base, &Policy::default());
     for (name, text) in [
-        ("markdown", markdown(&base)),
+        ("markdown", markdown(&base, Lang::En, None)),
         ("row", row(&base, None).unwrap()),
         ("page", page(&base, Some((&judgement, HOSTILE))).unwrap()),
         ("text", verdict_text(&judgement, HOSTILE)),
@@ -166,11 +166,10 @@ fn csv_has_a_line_per_block_and_quotes_what_needs_it() {
 #[test]
 fn a_page_strikes_out_what_cannot_be_true() {
     let mut record = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
-    assert!(page(&record, None).unwrap().contains("<section class=\"good\">"));
+    assert!(page(&record, None).unwrap().contains("<td class=\"good whole\">valid</td>"));
     record.scenarios[0].validity.failed.push("faster than memory".into());
     let page = page(&record, None).unwrap();
-    assert!(
-        page.contains("<section class=\"bad\">") && page.contains("INVALID: faster than memory")
-    );
-    assert!(markdown(&record).contains("~~100.0~~"));
+    assert!(page.contains("<td class=\"n struck whole\">100.0</td>"), "{page}");
+    assert!(page.contains("<td class=\"bad\">INVALID: faster than memory</td>"));
+    assert!(markdown(&record, Lang::En, None).contains("~~100.0~~"));
 }

@@ -10,9 +10,11 @@ use std::sync::Once;
 use assert_cmd::Command;
 
 mod analysis;
+mod everything;
 mod pair;
 mod pairs;
 mod records;
+mod report;
 mod served;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];

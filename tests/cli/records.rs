@@ -178,6 +178,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
     times_all(&mut release, "decode_tok_s_aggregate", 1.2);
     let [one, two, three] = sessions;
     vec![
+        ("everything", crate::everything::everything()),
         ("rolling", base.clone()),
         ("rolling.release", release),
         ("kernels", candlemark::baseline::promote(&kernels).unwrap()),

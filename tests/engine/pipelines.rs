@@ -65,6 +65,16 @@ fn every_pipeline_comes_to_a_case() {
     let rate = value(classified, "items_per_min") * value(classified, "e2e_s");
     assert!((rate / (24.0 * 60.0) - 1.0).abs() < 1e-9, "24 documents in one pass");
     assert_eq!(value(embedded, "chunks_per_min"), value(embedded, "items_per_min"));
+    assert_eq!(embedded.blocks[0].notes["energy_j_per_token"], "nothing was generated");
+    for case in ONCE.iter() {
+        let block = &case.blocks[0];
+        assert!(
+            block.values.contains_key("cpu_utilisation"),
+            "the meter is read around {}",
+            case.id
+        );
+        assert!(block.notes.contains_key("power_w"));
+    }
 }
 
 #[test]

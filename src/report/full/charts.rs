@@ -1,0 +1,258 @@
+//! The charts of a record. Each is left out where its scenarios were not measured; invalid scenarios are not drawn.
+
+use crate::analysis::Consistency;
+use crate::analysis::ContextRow;
+use crate::analysis::GridRow;
+use crate::analysis::Spread;
+use crate::analysis::State;
+use crate::analysis::StressRow;
+use crate::record::Outcome;
+use crate::report::chart::Axis;
+use crate::report::chart::Bars;
+use crate::report::chart::Chart;
+use crate::report::chart::Data;
+use crate::report::chart::Group;
+use crate::report::chart::Histogram;
+use crate::report::chart::Lines;
+use crate::report::chart::Look;
+use crate::report::chart::Mark;
+use crate::report::chart::Number;
+use crate::report::chart::Panel;
+use crate::report::chart::Point;
+use crate::report::chart::Scale;
+use crate::report::chart::Series;
+use crate::report::chart::svg;
+use crate::report::full::model;
+use crate::report::full::model::Block;
+use crate::report::full::model::Section;
+use crate::report::full::model::Text;
+use crate::report::full::paper::MIB;
+use crate::report::full::paper::MS;
+use crate::report::full::paper::Paper;
+
+pub(super) fn charts(paper: &Paper) -> Option<Section> {
+    let mut section = Section::new("charts", paper.words.charts.heading);
+    let lang = paper.lang;
+    let number = move |value: f64, decimals: usize| lang.fixed(value, decimals);
+    let draw = Draw { paper, number: &number };
+    let charts = [
+        draw.first_token(),
+        draw.steps(),
+        draw.rates(),
+        draw.batches(),
+        draw.times(),
+        draw.depths(),
+        draw.repeats(),
+        draw.growth(),
+    ];
+    for chart in charts.into_iter().flatten() {
+        section.push(Block::Chart { chart });
+    }
+    (!section.blocks.is_empty()).then_some(section)
+}
+
+struct Draw<'a> {
+    paper: &'a Paper<'a>,
+    number: Number<'a>,
+}
+
+/// The centre of a valid scenario.
+fn sound(state: &State, spread: Option<Spread>) -> Option<f64> {
+    spread.filter(|_| state.is_valid()).map(|spread| spread.median)
+}
+
+impl<'a> Draw<'a> {
+    fn axis(&self, label: &str, scale: Scale) -> Axis<'a> {
+        Axis { label: label.into(), scale, number: self.number }
+    }
+
+    /// A chart where there is one to draw.
+    fn chart(
+        &self,
+        name: &'static str,
+        title: &str,
+        about: Text,
+        data: Data<'_>,
+    ) -> Option<model::Chart> {
+        let chart = Chart { title: title.into(), alt: about.letters(), data };
+        svg(&chart).ok().map(|svg| model::Chart { name, svg, about })
+    }
+
+    fn first_token(&self) -> Option<model::Chart> {
+        let words = &self.paper.words.charts;
+        let grid = self.paper.analysis.grid.as_ref()?;
+        let point = |row: &GridRow| {
+            let seconds = sound(&row.state, row.ttft_s)?;
+            Some(Point::new(row.prompt_tokens? as f64, seconds * MS))
+        };
+        let mut points: Vec<Point> = grid.rows.iter().filter_map(point).collect();
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        let (first, last) = (points.first()?.x, points.last()?.x);
+        let mut series = vec![Series { name: words.measured.into(), points, look: Look::Points }];
+        if let Some(fit) = grid.ttft_growth {
+            let at = |x: f64| Point::new(x, fit.line.at(x) * MS);
+            // Where the line would be below zero there is no time that it could be.
+            let zero = -fit.line.intercept / fit.line.slope;
+            let from = if fit.line.at(first) < 0.0 { zero } else { first };
+            let points = vec![at(from), at(last)];
+            series.push(Series { name: words.fit.into(), points, look: Look::Reference });
+        }
+        let data = Data::Lines(Lines {
+            x: self.axis(words.prompt_axis, Scale::Zero),
+            y: self.axis("TTFT (ms)", Scale::Zero),
+            series,
+        });
+        self.chart("ttft", words.ttft, words.ttft_alt.into(), data)
+    }
+
+    fn steps(&self) -> Option<model::Chart> {
+        let words = &self.paper.words.charts;
+        let steps = self.paper.analysis.grid.as_ref()?.steps.as_ref()?;
+        let points = steps.points.iter().map(|one| Point::new(one.step as f64, one.tok_s));
+        let series =
+            vec![Series { name: steps.id.clone(), points: points.collect(), look: Look::Line }];
+        let data = Data::Lines(Lines {
+            x: self.axis(words.step_axis, Scale::Whole),
+            y: self.axis(words.rate_axis, Scale::Zero),
+            series,
+        });
+        let about = Text::fill(words.steps_alt, &[("scenario", &steps.id)]);
+        self.chart("steps", words.steps, about, data)
+    }
+
+    fn rates(&self) -> Option<model::Chart> {
+        let words = &self.paper.words;
+        let rows = &self.paper.analysis.grid.as_ref()?.rows;
+        let name = |row: &GridRow| row.id.rsplit('/').next().unwrap_or(&row.id).to_owned();
+        let panel = |label: &str, of: fn(&GridRow) -> Option<Spread>| Panel {
+            label: label.into(),
+            number: self.number,
+            groups: vec![Group {
+                name: label.into(),
+                values: rows.iter().map(|row| sound(&row.state, of(row))).collect(),
+            }],
+        };
+        let panels = vec![
+            panel(words.context.prefill, |row| row.prefill_tok_s),
+            panel(words.context.decode, |row| row.decode_tok_s),
+        ];
+        let data = Data::Bars(Bars { categories: rows.iter().map(name).collect(), panels });
+        self.chart("rates", words.charts.rates, words.charts.rates_alt.into(), data)
+    }
+
+    fn batches(&self) -> Option<model::Chart> {
+        let words = &self.paper.words.charts;
+        let categories = &self.paper.analysis.categories;
+        let series = categories.iter().map(|category| Series {
+            name: category.name.clone(),
+            points: category
+                .batches
+                .iter()
+                .map(|row| Point {
+                    x: row.batch as f64,
+                    y: sound(&row.state, row.aggregate_tok_s),
+                    interval: None,
+                })
+                .collect(),
+            look: Look::Line,
+        });
+        let data = Data::Lines(Lines {
+            x: self.axis(words.batch_axis, Scale::Doubling),
+            y: self.axis(words.rate_axis, Scale::Zero),
+            series: series.collect(),
+        });
+        self.chart("batches", words.batches, words.batches_alt.into(), data)
+    }
+
+    fn times(&self) -> Option<model::Chart> {
+        let words = &self.paper.words;
+        let categories = &self.paper.analysis.categories;
+        let single = categories.iter().filter_map(|category| {
+            let row = category.batches.iter().find(|row| row.batch == 1)?;
+            Some((category.name.clone(), sound(&row.state, row.e2e_s).map(|e2e| e2e * MS)))
+        });
+        let (names, values): (Vec<String>, Vec<Option<f64>>) = single.unzip();
+        let label = words.categories.whole_answer;
+        let groups = vec![Group { name: label.into(), values }];
+        let panels = vec![Panel { label: label.into(), number: self.number, groups }];
+        let data = Data::Bars(Bars { categories: names, panels });
+        self.chart("times", words.charts.times, words.charts.times_alt.into(), data)
+    }
+
+    fn depths(&self) -> Option<model::Chart> {
+        let words = &self.paper.words.charts;
+        let rows = &self.paper.analysis.context.as_ref()?.rows;
+        let series = [(false, words.plain), (true, words.yarn)].map(|(extended, name)| {
+            let rows = rows.iter().filter(|row| row.extended == extended);
+            let point = |row: &ContextRow| Point {
+                x: row.depth as f64,
+                y: sound(&row.state, row.decode_tok_s),
+                interval: None,
+            };
+            Series { name: name.into(), points: rows.map(point).collect(), look: Look::Line }
+        });
+        let series = series.into_iter().filter(|one| one.points.iter().any(|p| p.y.is_some()));
+        let data = Data::Lines(Lines {
+            x: self.axis(words.depth_axis, Scale::Zero),
+            y: self.axis(words.rate_axis, Scale::Zero),
+            series: series.collect(),
+        });
+        self.chart("context", words.depths, words.depths_alt.into(), data)
+    }
+
+    fn repeats(&self) -> Option<model::Chart> {
+        let words = &self.paper.words;
+        let sound = |one: &&Consistency| one.state.is_valid() && !one.series_s.is_empty();
+        let one = self.paper.analysis.consistency.iter().find(sound)?;
+        let values: Vec<f64> = one.series_s.iter().flatten().map(|seconds| seconds * MS).collect();
+        let of = one.e2e_s?;
+        let mut marks = vec![Mark { name: "p50".into(), at: of.median * MS }];
+        marks.extend(of.p95.map(|p95| Mark { name: "p95".into(), at: p95 * MS }));
+        let data = Data::Histogram(Histogram {
+            x: self.axis(words.latency.e2e, Scale::Around),
+            y: self.axis(words.charts.count_axis, Scale::Whole),
+            values,
+            marks,
+        });
+        let about = Text::fill(words.charts.repeats_alt, &[("scenario", &one.id)]);
+        self.chart("repeats", words.charts.repeats, about, data)
+    }
+
+    fn growth(&self) -> Option<model::Chart> {
+        let words = &self.paper.words.charts;
+        let stress = &self.paper.analysis.stress;
+        let mut failed = Vec::new();
+        let mut series: Vec<Series> = Vec::new();
+        for row in stress.iter().filter(|row| row.state.is_valid()) {
+            let points = memory(row, &mut failed);
+            if points.iter().any(|point| point.y.is_some()) {
+                series.push(Series { name: row.name.clone(), points, look: Look::Line });
+            }
+        }
+        if !failed.is_empty() {
+            failed.sort_by(|a, b| a.x.total_cmp(&b.x));
+            let name = words.unanswered.into();
+            series.push(Series { name, points: failed, look: Look::Failures });
+        }
+        let data = Data::Lines(Lines {
+            x: self.axis(words.request_axis, Scale::Whole),
+            y: self.axis(words.memory_axis, Scale::Around),
+            series,
+        });
+        self.chart("memory", words.growth, words.growth_alt.into(), data)
+    }
+}
+
+/// Memory after each request of the first process; requests that were not answered are set apart.
+fn memory(row: &StressRow, failed: &mut Vec<Point>) -> Vec<Point> {
+    let requests = row.requests.first().map_or([].as_slice(), Vec::as_slice);
+    let place = |(at, request): (usize, &crate::record::Request)| {
+        let x = (at + 1) as f64;
+        if request.outcome != Outcome::Answered {
+            failed.push(Point::new(x, 0.0));
+        }
+        let y = request.rss_bytes.map(|bytes| bytes as f64 * MIB);
+        Point { x, y, interval: None }
+    };
+    requests.iter().enumerate().map(place).collect()
+}

@@ -1,0 +1,283 @@
+//! Where, when and how a record was made, and how its figures are to be read.
+
+use std::collections::BTreeMap;
+
+use crate::record::Conditions;
+use crate::record::Machine;
+use crate::report::full::model::Block;
+use crate::report::full::model::Cell;
+use crate::report::full::model::Section;
+use crate::report::full::model::Table;
+use crate::report::full::model::Text;
+use crate::report::full::model::Tone;
+use crate::report::full::paper::MIB;
+use crate::report::full::paper::Paper;
+use crate::workload::PromptFormat;
+
+/// Name and value.
+type Row = (&'static str, String);
+
+pub(super) fn general(paper: &Paper) -> Section {
+    let words = &paper.words.general;
+    let mut section = Section::new("general", words.heading);
+    if let Some(what) = &paper.record.injected {
+        let text = Text::fill(words.injected, &[("what", what)]);
+        section.push(Block::Note { text, tone: Tone::Bad });
+    }
+    if paper.record.build.is_unoptimised() {
+        let text = Text::fill(words.unoptimised, &[("profile", &paper.record.build.profile)]);
+        section.push(Block::Note { text, tone: Tone::Bad });
+    }
+    let mut table = Table::new(["", paper.words.frame.value], 2);
+    let rows = [run(paper), model(paper), settings(paper), machine(paper), build(paper)];
+    for (name, value) in rows.into_iter().flatten().filter(|(_, value)| !value.is_empty()) {
+        table.push([Text::from(name), Text::from(value)]);
+    }
+    section.push(table);
+    if let Some(table) = conditions(paper) {
+        section.push(table);
+    }
+    if paper.lang.code() != "en" {
+        section.say(words.recorded, &[]);
+    }
+    section
+}
+
+/// Names and values in one line.
+fn list(fields: &BTreeMap<String, String>) -> String {
+    let fields: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    fields.join(", ")
+}
+
+fn run(paper: &Paper) -> Vec<Row> {
+    let words = &paper.words.general;
+    let sessions = &paper.record.sessions;
+    let times: Vec<String> = sessions
+        .iter()
+        .map(|session| {
+            let start = moment(&session.started);
+            match &session.ended {
+                Some(end) => {
+                    let values = [("start", start.as_str()), ("end", &moment(end))];
+                    Text::fill(words.until, &values).letters()
+                }
+                None => Text::fill(words.unfinished, &[("start", &start)]).letters(),
+            }
+        })
+        .collect();
+    vec![(words.date, times.join(paper.lang.semicolon()))]
+}
+
+/// An instant as records keep it, `2026-07-01T12:00:00Z`, without the letters between its parts.
+fn moment(at: &str) -> String {
+    match at.strip_suffix('Z').and_then(|at| at.split_once('T')) {
+        Some((day, time)) => format!("{day} {} UTC", time.split('.').next().unwrap_or(time)),
+        None => at.into(),
+    }
+}
+
+fn model(paper: &Paper) -> Vec<Row> {
+    let (words, lang, model) = (&paper.words.general, paper.lang, &paper.record.model);
+    let count = |count: usize| lang.count(count);
+    let shape = Text::fill(
+        words.shape,
+        &[
+            ("layers", &count(model.layers)),
+            ("hidden", &count(model.hidden)),
+            ("heads", &count(model.heads)),
+            ("kv_heads", &count(model.kv_heads)),
+            ("head_dim", &count(model.head_dim)),
+            ("vocab", &count(model.vocab)),
+        ],
+    );
+    let tokens = |tokens: usize| Text::fill(words.tokens, &[("count", &count(tokens))]).letters();
+    let rope = model.rope_scaling.as_ref().map(|rope| {
+        let (factor, original) =
+            (lang.number(rope.factor), count(rope.original_max_position_embeddings));
+        let values =
+            [("type", rope.rope_type.as_str()), ("factor", &factor), ("original", &original)];
+        Text::fill(words.scaled, &values).letters()
+    });
+    let weights = lang.with_unit(model.weight_bytes as f64 * MIB, "MiB");
+    let known = |known: bool, text: String| if known { text } else { String::new() };
+    vec![
+        (words.model, model.spec.clone()),
+        (words.model_commit, model.commit.clone().unwrap_or_default()),
+        (words.architecture, model.architecture.clone()),
+        (words.form, known(model.layers > 0, shape.letters())),
+        (words.parameters, lang.number(model.parameters as f64)),
+        (words.weights, format!("{}, {weights}", model.quant)),
+        (words.kv, model.kv_dtype.clone()),
+        (words.context, known(model.context > 0, tokens(model.context))),
+        (words.rope, rope.unwrap_or_default()),
+        (words.sha256, model.sha256.clone()),
+    ]
+}
+
+fn settings(paper: &Paper) -> Vec<Row> {
+    let (words, settings) = (&paper.words.general, &paper.record.settings);
+    vec![
+        (words.engine, settings.engine.clone()),
+        (words.device, settings.device.clone()),
+        (words.threads, paper.lang.count(settings.threads)),
+        (words.quant, settings.quant.clone().unwrap_or_default()),
+        (words.variables, list(&settings.environment)),
+        (words.labels, list(&settings.labels)),
+    ]
+}
+
+fn machine(paper: &Paper) -> Vec<Row> {
+    let (words, lang) = (&paper.words.general, paper.lang);
+    let Machine { class, fields, facts, rates } = &paper.record.machine;
+    let rate = |rate: Option<f64>, unit: &str| match rate {
+        Some(rate) => lang.with_unit(rate / 1e9, unit),
+        None => paper.words.frame.not_measured.into(),
+    };
+    let cache = rates.last_level_cache_bytes;
+    vec![
+        (words.class, class.clone()),
+        (words.machine, list(fields)),
+        (words.host, list(facts)),
+        (words.read_rate, rate(rates.read_bytes_per_s, "GB/s")),
+        (words.flop_rate, rate(rates.f32_flop_per_s, "GFLOP/s")),
+        (
+            words.last_level,
+            cache.map_or(String::new(), |bytes| lang.with_unit(bytes as f64 * MIB, "MiB")),
+        ),
+    ]
+}
+
+fn build(paper: &Paper) -> Vec<Row> {
+    let (words, build) = (&paper.words.general, &paper.record.build);
+    let commit = build.commit.clone().unwrap_or_default();
+    let commit = match build.dirty {
+        Some(true) => Text::fill(words.dirty, &[("commit", &commit)]).letters(),
+        _ => commit,
+    };
+    let crates: Vec<String> =
+        build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    vec![
+        (words.version, build.version.clone()),
+        (words.commit, commit),
+        (words.profile, build.profile.clone()),
+        (words.compiler, build.rustc.clone()),
+        (words.target, build.target.clone()),
+        (words.target_features, build.target_features.clone()),
+        (words.features, build.features.join(", ")),
+        (words.crates, crates.join(", ")),
+    ]
+}
+
+/// The machine before and after each session.
+fn conditions(paper: &Paper) -> Option<Table> {
+    let (words, lang) = (&paper.words.general, paper.lang);
+    let rows: Vec<&Conditions> =
+        paper.record.sessions.iter().flat_map(|session| &session.conditions).collect();
+    let header = [words.at, words.load, words.steal, words.pressure, words.available];
+    let mut table = Table::new(header, 1);
+    table.caption = Some(words.conditions.into());
+    let unknown = || paper.words.frame.not_measured.to_owned();
+    for one in &rows {
+        let share = |share: Option<f64>| share.map_or_else(unknown, |share| lang.share(share));
+        table.push([
+            moment(&one.at),
+            one.load_1m.map_or_else(unknown, |load| lang.number(load)),
+            share(one.steal),
+            share(one.cpu_pressure_10s),
+            one.available_bytes.map_or_else(unknown, |bytes| lang.number(bytes as f64 * MIB)),
+        ]);
+    }
+    (!rows.is_empty()).then_some(table)
+}
+
+/// How the figures came about.
+pub(super) fn method(paper: &Paper) -> Section {
+    let (words, lang) = (&paper.words.method, paper.lang);
+    let generation = &paper.record.settings.generation;
+    let seed = generation.seed.to_string();
+    let mut items = Vec::new();
+    let mut item = |template, values: &[(&str, &str)]| items.push(Text::fill(template, values));
+    if generation.deterministic || generation.temperature == 0.0 {
+        item(words.greedy, &[("seed", &seed)]);
+    } else {
+        let temperature = lang.number(generation.temperature);
+        item(words.sampled, &[("temperature", &temperature), ("seed", &seed)]);
+    }
+    item(if generation.natural_stop { words.natural } else { words.exact }, &[]);
+    if generation.prompt_format != PromptFormat::Raw {
+        item(words.chat, &[]);
+    }
+    if !generation.use_kv_cache {
+        item(words.uncached, &[]);
+    }
+    let (warmups, iters) = (lang.count(generation.warmups), lang.count(generation.iters));
+    item(words.repetitions, &[("warmups", &warmups), ("iters", &iters)]);
+    for template in [words.median, words.percentiles, words.missing] {
+        item(template, &[]);
+    }
+    let mut section = Section::new("method", words.heading);
+    section.push(Block::List { items });
+    section
+}
+
+/// What was run, and what is judged of it.
+pub(super) fn scenarios(paper: &Paper) -> Section {
+    let (words, frame, lang) = (&paper.words.scenarios, &paper.words.frame, paper.lang);
+    let mut section = Section::new("scenarios", words.heading);
+    section.say(words.intro, &[]);
+    let header = [
+        frame.scenario,
+        words.batch,
+        words.prompt,
+        words.generated,
+        words.processes,
+        words.rate,
+        "TTFT (ms)",
+        words.memory,
+        words.validity,
+    ];
+    let mut table = Table::new(header, 1);
+    table.right.pop();
+    for case in &paper.record.scenarios {
+        let work = &case.work;
+        let known = |count: usize| if count == 0 { "\u{2013}".into() } else { lang.count(count) };
+        let prompt = work.prompt_tokens.iter().min().zip(work.prompt_tokens.iter().max());
+        let prompt = match prompt {
+            Some((least, most)) if least < most => {
+                format!("{}\u{2013}{}", lang.count(*least), lang.count(*most))
+            }
+            Some((_, most)) => lang.count(*most),
+            None => "\u{2013}".into(),
+        };
+        let mut row = vec![
+            Cell::from(case.id.as_str()),
+            known(work.batch).into(),
+            prompt.into(),
+            known(work.new_tokens).into(),
+            known(case.blocks.len()).into(),
+        ];
+        row.extend(paper.judged(case));
+        row.push(paper.validity(case));
+        table.push(row);
+    }
+    section.push(table);
+    section
+}
+
+/// Whatever has a value, scenario by scenario.
+pub(super) fn every(paper: &Paper) -> Section {
+    let (words, frame) = (&paper.words.every, &paper.words.frame);
+    let mut section = Section::new("every", words.heading);
+    for case in &paper.record.scenarios {
+        let header = [frame.metric, words.median, words.spread, paper.words.scenarios.processes];
+        let mut table = Table::new(header, 1);
+        for row in paper.metrics(case) {
+            table.push(row);
+        }
+        let Cell { text: state, tone } = paper.validity(case);
+        let summary = case.id.as_str().into();
+        section.push(Block::Details { summary, state, tone, table });
+    }
+    section
+}

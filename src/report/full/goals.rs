@@ -1,0 +1,157 @@
+//! How a record stands to the targets, as measured and as projected to the machine that they were set for.
+
+use crate::analysis::Target;
+use crate::analysis::TargetResult;
+use crate::analysis::TargetVerdict;
+use crate::analysis::Topic;
+use crate::analysis::Unmeasurable;
+use crate::report::full::model::Block;
+use crate::report::full::model::Cell;
+use crate::report::full::model::Section;
+use crate::report::full::model::Table;
+use crate::report::full::model::Text;
+use crate::report::full::model::Tone;
+use crate::report::full::paper::Paper;
+use crate::report::words::Words;
+use crate::workload::metric;
+
+/// Whether a target says anything of the record's model, held as it is.
+pub(super) fn concerns(result: &TargetResult) -> bool {
+    let other = [Unmeasurable::OtherModel, Unmeasurable::OtherQuant];
+    !other.map(TargetVerdict::NotMeasurable).contains(&result.verdict)
+}
+
+pub(super) fn targets(paper: &Paper) -> Option<Section> {
+    let (words, lang) = (&paper.words.targets, paper.lang);
+    let (ours, others): (Vec<&TargetResult>, Vec<_>) =
+        paper.results.iter().partition(|result| concerns(result));
+    let mut section = Section::new("targets", words.heading);
+    if ours.is_empty() {
+        section.say(words.none, &[("all", &lang.count(others.len()))]);
+        return Some(section);
+    }
+    section.say(words.intro, &[]);
+    if let Some(reference) = &paper.reference {
+        let rate = lang.round_unit(reference.read_bytes_per_s / 1e9, "GB/s");
+        section.say(words.reference, &[("machine", &reference.machine), ("rate", &rate)]);
+    }
+    let header = [
+        paper.words.general.model,
+        words.what,
+        words.target,
+        words.raw,
+        words.verdict,
+        words.scaled,
+        words.scaled_verdict,
+    ];
+    let mut table = Table::new(header, 2);
+    table.right.retain(|column| [3, 5].contains(column));
+    for result in &ours {
+        table.push(row(paper, result));
+    }
+    section.push(table);
+    for kind in [Unmeasurable::OtherModel, Unmeasurable::OtherQuant] {
+        let alike = others.iter().filter(|one| one.verdict == TargetVerdict::NotMeasurable(kind));
+        let count = alike.count();
+        if count > 0 {
+            let values = [("count", &*lang.count(count)), ("why", reason(paper.words, kind))];
+            section.push(Block::Paragraph { text: Text::fill(words.others, &values) });
+        }
+    }
+    Some(section)
+}
+
+fn row(paper: &Paper, result: &TargetResult) -> Vec<Cell> {
+    let (words, lang) = (&paper.words.targets, paper.lang);
+    let target = &result.target;
+    let quant = target.quant.map_or(String::new(), |quant| format!(" {}", quant.name()));
+    let model = format!("{}{quant}", target.model);
+    let model = match &result.stands_in {
+        Some(shape) => Text::fill(words.stands_in, &[("model", &model), ("shape", shape)]),
+        None => model.into(),
+    };
+    let name = result.metric.as_ref().or(target.metric.first());
+    let many = [Topic::UseCase, Topic::Pipeline, Topic::Rag, Topic::Suitability];
+    let name = name.filter(|_| many.contains(&target.topic)); // The other topics say it themselves.
+    let metric = name.and_then(|name| metric(name)).map(|metric| lang.metric(metric));
+    let scenario = result.case.as_deref().or(target.scenario.as_deref());
+    let what = [Some(topic(paper.words, target.topic)), metric, scenario];
+    let what = what.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let value = |value: Option<f64>| match value {
+        Some(value) => Cell::from(lang.with_unit(value, target.unit.name())),
+        None => paper.missing(),
+    };
+    vec![
+        model.into(),
+        what.into(),
+        bounds(paper, target).into(),
+        value(result.value),
+        verdict(paper, result.verdict, result.why.as_deref()),
+        value(result.scaled),
+        match (result.verdict, result.scaled_verdict) {
+            (TargetVerdict::NotMeasurable(_), _) => paper.missing(),
+            (_, TargetVerdict::NotMeasurable(why)) => reason(paper.words, why).into(),
+            (_, scaled) => verdict(paper, scaled, None),
+        },
+    ]
+}
+
+fn bounds(paper: &Paper, target: &Target) -> Text {
+    let (words, lang) = (&paper.words.targets, paper.lang);
+    let unit = target.unit.name();
+    match (target.min, target.max) {
+        (Some(low), Some(high)) => {
+            let (low, high) = (lang.round(low), lang.round(high));
+            Text::fill(words.range, &[("low", &low), ("high", &high), ("unit", lang.unit(unit))])
+        }
+        (Some(low), None) => Text::fill(words.at_least, &[("low", &lang.round_unit(low, unit))]),
+        (None, Some(high)) => Text::fill(words.at_most, &[("high", &lang.round_unit(high, unit))]),
+        (None, None) => "".into(),
+    }
+}
+
+/// What became of a target. What could not be measured is no miss, and what was missed is no regression: neither is alarming.
+fn verdict(paper: &Paper, verdict: TargetVerdict, said: Option<&str>) -> Cell {
+    let words = &paper.words.targets;
+    match verdict {
+        TargetVerdict::Met => Cell::new(words.met, Tone::Good),
+        TargetVerdict::NotMet => Cell::new(words.not_met, Tone::Unsure),
+        TargetVerdict::NotMeasurable(why) => {
+            let kind = reason(paper.words, why);
+            let why = said.map_or_else(|| kind.into(), |said| format!("{kind} ({said})"));
+            Cell::from(Text::fill(words.not_measurable, &[("why", &why)]))
+        }
+    }
+}
+
+fn topic(words: &Words, topic: Topic) -> &'static str {
+    let words = &words.topics;
+    match topic {
+        Topic::SingleRate => words.single_rate,
+        Topic::BestRate => words.best_rate,
+        Topic::BatchRate => words.batch_rate,
+        Topic::FirstToken => words.first_token,
+        Topic::Memory => words.memory,
+        Topic::Power => words.power,
+        Topic::UseCase => words.use_case,
+        Topic::Pipeline => words.pipeline,
+        Topic::Rag => words.rag,
+        Topic::Suitability => words.suitability,
+    }
+}
+
+fn reason(words: &Words, why: Unmeasurable) -> &'static str {
+    let words = &words.unmeasurable;
+    match why {
+        Unmeasurable::OtherModel => words.other_model,
+        Unmeasurable::OtherQuant => words.other_quant,
+        Unmeasurable::NoScenario => words.no_scenario,
+        Unmeasurable::NotRun => words.not_run,
+        Unmeasurable::Unsupported => words.unsupported,
+        Unmeasurable::Failed => words.failed,
+        Unmeasurable::Invalid => words.invalid,
+        Unmeasurable::NoValue => words.no_value,
+        Unmeasurable::NotScaled => words.not_scaled,
+        Unmeasurable::NoBandwidth => words.no_bandwidth,
+    }
+}

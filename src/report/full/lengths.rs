@@ -1,0 +1,195 @@
+//! What lengths cost: the grid of prompt and answer lengths with what follows from it, and contexts of growing depth.
+
+use crate::analysis::ContextRow;
+use crate::analysis::Grid;
+use crate::analysis::Kernels;
+use crate::analysis::Reading;
+use crate::analysis::State;
+use crate::report::full::model::Block;
+use crate::report::full::model::Cell;
+use crate::report::full::model::Section;
+use crate::report::full::model::Table;
+use crate::report::full::model::Text;
+use crate::report::full::paper::MIB;
+use crate::report::full::paper::MS;
+use crate::report::full::paper::Paper;
+use crate::stats::Fit;
+
+/// Seconds for each token, as microseconds for a thousand tokens.
+const US_PER_THOUSAND: f64 = 1e9;
+
+pub(super) fn grid(paper: &Paper) -> Option<Section> {
+    let words = &paper.words.grid;
+    let mut section = Section::new("grid", words.heading);
+    if let Some(grid) = &paper.analysis.grid {
+        section.push(results(paper, grid));
+        section.say(words.spread, &[]);
+    }
+    let shares = paper.analysis.kernels.as_ref().and_then(|kernels| shares(paper, kernels));
+    let derived = derived(paper);
+    if !derived.rows.is_empty() {
+        section.push(derived);
+    }
+    if let Some(shares) = shares {
+        section.push(shares);
+    }
+    (paper.analysis.grid.is_some() || paper.analysis.kernels.is_some()).then_some(section)
+}
+
+fn results(paper: &Paper, grid: &Grid) -> Table {
+    let (words, lang) = (&paper.words.grid, paper.lang);
+    let header = [
+        paper.words.frame.scenario,
+        paper.words.scenarios.prompt,
+        paper.words.scenarios.generated,
+        "TTFT (ms)",
+        paper.words.context.decode,
+        paper.words.context.prefill,
+        words.about,
+    ];
+    let mut table = Table::new(header, 1);
+    table.right.pop();
+    for row in &grid.rows {
+        let name = row.id.rsplit('/').next().unwrap_or(&row.id);
+        let about = match name {
+            "S1" => words.s1,
+            "S2" => words.s2,
+            "S3" => words.s3,
+            "S4" => words.s4,
+            "S5" => words.s5,
+            "S6" => words.s6,
+            _ => "",
+        };
+        table.push([
+            name.into(),
+            paper.count(row.prompt_tokens),
+            lang.count(row.new_tokens).into(),
+            paper.spread(&row.state, row.ttft_s, MS),
+            paper.spread(&row.state, row.decode_tok_s, 1.0),
+            paper.spread(&row.state, row.prefill_tok_s, 1.0),
+            Cell::from(about),
+        ]);
+    }
+    table
+}
+
+/// Figures that rest on several scenarios, each with how it is to be read; those that were not measured are left out.
+fn derived(paper: &Paper) -> Table {
+    let words = &paper.words.grid;
+    let header = [paper.words.summary.figure, paper.words.frame.value, words.meaning];
+    let mut table = Table::new(header, 1);
+    table.right.pop();
+    table.caption = Some(words.derived.into());
+    let mut push = |name: Text, value: Option<Cell>, meaning: &'static str| {
+        if let Some(value) = value {
+            table.push([name.into(), value, meaning.into()]);
+        }
+    };
+    let valid = &State::Valid;
+    if let Some(grid) = &paper.analysis.grid {
+        let growth = |fit: Option<Fit>| Some(paper.slope(&fit?, MS));
+        push(words.ttft_growth.into(), growth(grid.ttft_growth), words.growth_meaning);
+        push(words.prefill_growth.into(), growth(grid.prefill_growth), words.growth_meaning);
+        let cv = grid.decode_cv.map(|cv| paper.share(valid, Some(cv)));
+        push(words.decode_cv.into(), cv, words.cv_meaning);
+        for (name, reading, meaning) in [
+            ("load_s", &grid.load_s, words.load_meaning),
+            ("pack_s", &grid.pack_s, words.pack_meaning),
+            ("cold_ttft_s", &grid.cold_ttft_s, words.cold_meaning),
+            ("peak_rss_bytes", &grid.peak_rss_bytes, words.peak_meaning),
+            ("peak_device_bytes", &grid.peak_device_bytes, words.peak_meaning),
+        ] {
+            let (name, value) = paper.named(name, valid, reading);
+            push(name, value, meaning);
+        }
+    }
+    if let Some(kernels) = &paper.analysis.kernels {
+        if paper.analysis.grid.is_none() {
+            let (name, value) = paper.named("pack_s", &kernels.state, &kernels.pack_s);
+            push(name, value, words.pack_meaning);
+        }
+        let state = &kernels.state;
+        for (name, reading, meaning) in [
+            ("kernel_share", &kernels.kernel_share, words.share_meaning),
+            ("kernel_overhead_s", &kernels.kernel_overhead_s, words.overhead_meaning),
+            ("kernels_per_step", &kernels.kernels_per_step, words.steps_meaning),
+            ("region_overhead_s", &kernels.region_overhead_s, words.region_meaning),
+        ] {
+            let (name, value) = paper.named(name, state, reading);
+            push(name, value, meaning);
+        }
+    }
+    table
+}
+
+/// Kernels by their share of the traced time.
+fn shares(paper: &Paper, kernels: &Kernels) -> Option<Table> {
+    let words = &paper.words.grid;
+    let mut table = Table::new([words.kernel, words.time_share], 1);
+    table.caption = Some(Text::fill(words.kernels, &[("scenario", &kernels.id)]));
+    for (name, share) in &kernels.shares {
+        table.push([name.as_str().into(), paper.share(&kernels.state, Some(*share))]);
+    }
+    (!table.rows.is_empty()).then_some(table)
+}
+
+pub(super) fn context(paper: &Paper) -> Option<Section> {
+    let words = &paper.words.context;
+    let context = paper.analysis.context.as_ref()?;
+    let mut section = Section::new("context", words.heading);
+    section.say(words.intro, &[]);
+    for (extended, caption) in [(false, words.without), (true, words.with)] {
+        let rows: Vec<&ContextRow> =
+            context.rows.iter().filter(|row| row.extended == extended).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let header = [
+            words.depth,
+            words.decode,
+            words.kept,
+            words.step,
+            words.prefill,
+            words.prefill_kept,
+            words.expected,
+            words.held,
+            words.growth_memory,
+        ];
+        let mut table = Table::new(header, 1);
+        table.caption = Some(caption.into());
+        for row in rows {
+            table.push(depth(paper, row));
+        }
+        section.push(table);
+    }
+    let growth = [
+        (words.growth, context.step_growth),
+        (words.growth_extended, context.step_growth_extended),
+    ];
+    let mut table = Table::new([paper.words.summary.figure, paper.words.frame.value], 1);
+    for (name, fit) in growth.iter().filter_map(|(name, fit)| Some((*name, fit.as_ref()?))) {
+        table.push([name.into(), paper.slope(fit, US_PER_THOUSAND)]);
+    }
+    if !table.rows.is_empty() {
+        section.push(table);
+        let text = Text::from(words.growth_meaning);
+        section.push(Block::Paragraph { text });
+    }
+    Some(section)
+}
+
+fn depth(paper: &Paper, row: &ContextRow) -> Vec<Cell> {
+    let state = &row.state;
+    let mib = |reading: &Reading| paper.reading(state, reading, MIB);
+    vec![
+        paper.lang.count(row.depth).into(),
+        paper.spread(state, row.decode_tok_s, 1.0),
+        paper.share(state, row.decode_retention),
+        paper.spread(state, row.tpot_s, MS),
+        paper.spread(state, row.prefill_tok_s, 1.0),
+        paper.share(state, row.prefill_retention),
+        mib(&row.kv_bytes_expected),
+        mib(&row.kv_bytes_held),
+        mib(&row.peak_delta_bytes),
+    ]
+}

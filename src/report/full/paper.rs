@@ -1,0 +1,195 @@
+//! What every section of a report is written from, and how a value of a case becomes a cell: with its unit, struck out where it
+//! cannot be true, and said to be missing where it was not measured.
+
+use crate::analysis::Analysis;
+use crate::analysis::Reading;
+use crate::analysis::Reference;
+use crate::analysis::Spread;
+use crate::analysis::State;
+use crate::analysis::TargetResult;
+use crate::analysis::Targets;
+use crate::analysis::evaluate;
+use crate::record::Case;
+use crate::record::Record;
+use crate::report::full::model::Cell;
+use crate::report::full::model::Text;
+use crate::report::full::model::Tone;
+use crate::report::words::Lang;
+use crate::report::words::Words;
+use crate::stats;
+use crate::stats::Fit;
+use crate::workload::METRICS;
+use crate::workload::Metric;
+use crate::workload::metric;
+
+/// Bytes as MiB.
+pub(super) const MIB: f64 = 1.0 / (1024.0 * 1024.0);
+
+/// Seconds as milliseconds.
+pub(super) const MS: f64 = 1e3;
+
+/// What every section is written from.
+pub(super) struct Paper<'a> {
+    pub(super) record: &'a Record,
+    pub(super) analysis: Analysis,
+    pub(super) lang: Lang,
+    pub(super) words: &'static Words,
+    pub(super) results: Vec<TargetResult>,
+    /// The machine that the targets were set for.
+    pub(super) reference: Option<Reference>,
+}
+
+impl<'a> Paper<'a> {
+    pub(super) fn new(record: &'a Record, lang: Lang) -> Self {
+        let targets = Targets::builtin();
+        let results = evaluate(record, &targets);
+        let (analysis, words) = (Analysis::of(record), lang.words());
+        Self { record, analysis, lang, words, results, reference: targets.reference }
+    }
+
+    /// Said in place of a number that there is none of.
+    pub(super) fn missing(&self) -> Cell {
+        Cell::new("\u{2013}", Tone::Plain)
+    }
+
+    /// A count of what there was to do.
+    pub(super) fn count(&self, count: Option<usize>) -> Cell {
+        count.map_or_else(|| self.missing(), |count| self.lang.count(count).into())
+    }
+
+    /// A number of a scenario, in the unit of its column.
+    pub(super) fn number(&self, state: &State, value: Option<f64>) -> Cell {
+        match value {
+            Some(value) => Cell::new(self.lang.number(value), tone(state)),
+            None => self.missing(),
+        }
+    }
+
+    /// A share of a scenario as a percentage.
+    pub(super) fn share(&self, state: &State, value: Option<f64>) -> Cell {
+        match value {
+            Some(value) => Cell::new(self.lang.share(value), tone(state)),
+            None => self.missing(),
+        }
+    }
+
+    /// A centre and the standard deviation around it; `scale` is what one stored unit is in that of the column.
+    pub(super) fn spread(&self, state: &State, value: Option<Spread>, scale: f64) -> Cell {
+        let Some(Spread { median, sd, .. }) = value else { return self.missing() };
+        let text = match sd {
+            Some(sd) => self.lang.with_sd(median * scale, sd * scale),
+            None => self.lang.number(median * scale),
+        };
+        Cell::new(text, tone(state))
+    }
+
+    /// A reading of a scenario.
+    pub(super) fn reading(&self, state: &State, reading: &Reading, scale: f64) -> Cell {
+        self.number(state, reading.value.map(|value| value * scale))
+    }
+
+    /// A metric's name, and a reading of it with its unit if there is one.
+    pub(super) fn named(
+        &self,
+        name: &str,
+        state: &State,
+        reading: &Reading,
+    ) -> (Text, Option<Cell>) {
+        let Some(metric) = metric(name) else { return (name.into(), None) };
+        let value = reading.value.map(|value| self.lang.measured(metric, value));
+        (self.lang.metric(metric).into(), value.map(|text| Cell::new(text, tone(state))))
+    }
+
+    /// A slope and the interval that holds it.
+    pub(super) fn slope(&self, fit: &Fit, scale: f64) -> Cell {
+        let number = |value: f64| self.lang.number(value * scale);
+        let value = number(fit.line.slope);
+        match fit.slope_90 {
+            Some((low, high)) => {
+                let (low, high) = (number(low), number(high));
+                format!("{value} [{low}{}{high}]", self.lang.semicolon()).into()
+            }
+            None => value.into(),
+        }
+    }
+
+    /// What is judged of a scenario at a glance: a rate, a latency and memory.
+    pub(super) fn judged(&self, case: &Case) -> [Cell; 3] {
+        let state = State::of(case);
+        ["/", "ms", "MiB"].map(|unit| {
+            let mut judged = METRICS.iter().filter(|metric| metric.gated(&case.work));
+            let metric = judged.find(|metric| match unit {
+                "/" => metric.unit.contains(unit),
+                _ => metric.unit == unit,
+            });
+            let value =
+                metric.and_then(|metric| Some((metric, stats::median(&case.values(metric.name))?)));
+            match value {
+                None => self.missing(),
+                // Rates differ in what they count.
+                Some((metric, value)) if unit == "/" => {
+                    Cell::new(self.lang.measured(metric, value), tone(&state))
+                }
+                Some((metric, value)) => Cell::new(self.lang.shown(metric, value), tone(&state)),
+            }
+        })
+    }
+
+    /// Whether a scenario's numbers can be true, in words.
+    pub(super) fn validity(&self, case: &Case) -> Cell {
+        let words = &self.words.scenarios;
+        match (&case.absent, case.validity.ok(), case.validity.warnings.as_slice()) {
+            (Some(why), ..) if !matches!(State::of(case), State::Failed(_)) => {
+                Cell::new(why.as_str(), Tone::Unsure)
+            }
+            (Some(why), ..) => Cell::new(why.as_str(), Tone::Bad),
+            (None, false, _) => {
+                let why = case.validity.failed.join(self.lang.semicolon());
+                Cell::new(Text::fill(words.invalid, &[("why", &why)]), Tone::Bad)
+            }
+            (None, true, []) if case.blocks.is_empty() => {
+                Cell::new(self.words.frame.not_measured, Tone::Unsure)
+            }
+            (None, true, []) => Cell::new(words.valid, Tone::Good),
+            (None, true, warnings) => {
+                let what = warnings.join(self.lang.semicolon());
+                Cell::new(Text::fill(words.warned, &[("what", &what)]), Tone::Good)
+            }
+        }
+    }
+
+    /// Every metric of a scenario that has a value: name, median over processes, spread, number of processes.
+    ///
+    /// The spread is the standard deviation as a share of the mean: between processes where there are several, otherwise
+    /// within the one, which says so.
+    pub(super) fn metrics(&self, case: &Case) -> Vec<[Cell; 4]> {
+        let state = State::of(case);
+        let share = |values: &[f64]| {
+            let mean = stats::mean(values).filter(|mean| *mean != 0.0)?;
+            Some(self.lang.share(stats::sd(values)? / mean))
+        };
+        let row = |metric: &'static Metric| {
+            let values = case.values(metric.name);
+            let centre = stats::median(&values)?;
+            let within = || {
+                let samples = case.blocks.first()?.samples.get(metric.name)?;
+                let values = [("share", share(samples)?)];
+                let values = values.each_ref().map(|(name, share)| (*name, share.as_str()));
+                Some(Text::fill(self.words.every.one_process, &values))
+            };
+            let spread = share(&values).map(Text::from).or_else(within);
+            Some([
+                Cell::from(self.lang.label(metric)),
+                Cell::new(self.lang.shown(metric, centre), tone(&state)),
+                spread.map_or_else(|| self.missing(), Cell::from),
+                self.lang.count(values.len()).into(),
+            ])
+        };
+        METRICS.iter().filter_map(row).collect()
+    }
+}
+
+/// How the numbers of a scenario in this state are shown.
+pub(super) fn tone(state: &State) -> Tone {
+    if matches!(state, State::Invalid(_)) { Tone::Struck } else { Tone::Plain }
+}

@@ -1,0 +1,379 @@
+//! Whether every number of a document is the record's, and whether text that tries to be more than text stays text.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::analysis::Analysis;
+use crate::analysis::BATCH_GAIN;
+use crate::analysis::BATCH_TOK_S;
+use crate::analysis::CONTEXT_RETENTION;
+use crate::analysis::FEWEST_PARTS;
+use crate::analysis::MEMORY_HEADROOM;
+use crate::analysis::MEMORY_STEP_BYTES;
+use crate::analysis::Targets;
+use crate::analysis::evaluate;
+use crate::analysis::spread;
+use crate::record::Record;
+use crate::report::full::document;
+use crate::report::full::markdown;
+use crate::report::full::model::Block;
+use crate::report::full::model::Document;
+use crate::report::full::model::Table;
+use crate::report::full::model::Text;
+use crate::report::page_in;
+use crate::report::words::Lang;
+use crate::stats;
+
+const MIB: f64 = 1_048_576.0;
+
+/// A record with something for every part of the report.
+fn everything() -> Record {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Record::load(&folder.join("fixtures/golden/records/everything.json")).unwrap()
+}
+
+/// The numbers in a text: runs of digits with what the language puts between them. Digits of names, such as those of `f32`, are none.
+fn numbers(lang: Lang, text: &str) -> Vec<String> {
+    let between = |c: char| match lang {
+        Lang::Fr => matches!(c, ',' | '\u{202f}'),
+        _ => matches!(c, ',' | '.'),
+    };
+    let chars: Vec<char> = text.chars().collect();
+    let digit = |at: usize| chars.get(at).is_some_and(char::is_ascii_digit);
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < chars.len() {
+        let named = at > 0 && (chars[at - 1].is_ascii_alphabetic() || "_/".contains(chars[at - 1]));
+        let start = at;
+        while digit(at)
+            || (at > start && chars.get(at).copied().is_some_and(between) && digit(at + 1))
+        {
+            at += 1;
+        }
+        if at > start && !named {
+            found.push(chars[start..at].iter().collect());
+        }
+        at = at.max(start + 1);
+    }
+    found
+}
+
+/// Everything that stands in a document.
+fn texts(document: &Document) -> Vec<String> {
+    fn of(table: &Table) -> Vec<&Text> {
+        let cells = table.rows.iter().flatten().map(|cell| &cell.text);
+        table.caption.iter().chain(&table.header).chain(cells).collect()
+    }
+    let blocks = document.sections.iter().flat_map(|section| &section.blocks);
+    blocks
+        .flat_map(|block| match block {
+            Block::Paragraph { text } | Block::Note { text, .. } => vec![text],
+            Block::List { items } => items.iter().collect(),
+            Block::Table { table } => of(table),
+            Block::Details { summary, state, table, .. } => {
+                [summary, state].into_iter().chain(of(table)).collect()
+            }
+            Block::Chart { chart } => vec![&chart.about],
+            Block::Code { .. } => Vec::new(),
+        })
+        .map(Text::letters)
+        .collect()
+}
+
+/// What may stand in a document of a record: its values and what follows from them, in every unit and form; the digits of its
+/// strings and of our own words.
+struct Known {
+    lang: Lang,
+    texts: BTreeSet<String>,
+}
+
+impl Known {
+    fn of(record: &Record, lang: Lang) -> Self {
+        let mut known = Self { lang, texts: BTreeSet::new() };
+        let targets = Targets::builtin();
+        for value in [
+            serde_json::to_value(record),
+            serde_json::to_value(Analysis::of(record)),
+            serde_json::to_value(evaluate(record, &targets)),
+            serde_json::to_value(&targets),
+        ] {
+            known.walk("", &value.unwrap());
+        }
+        for case in &record.scenarios {
+            for metric in crate::workload::METRICS {
+                let values = case.values(metric.name);
+                let samples = case.blocks.first().and_then(|block| block.samples.get(metric.name));
+                known.distribution(&values);
+                known.distribution(samples.map_or(&[], Vec::as_slice));
+                if let Some(spread) = spread(case, metric.name) {
+                    known.value(spread.median);
+                }
+            }
+        }
+        for limit in [BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM] {
+            known.value(limit);
+            known.texts.extend([lang.round(limit), lang.round_share(limit)]);
+        }
+        known.texts.insert(lang.round(MEMORY_STEP_BYTES as f64 / MIB));
+        // Counts of scenarios, processes and parts, and the best score.
+        let counts = 0..=record.scenarios.len().max(10).max(FEWEST_PARTS);
+        known.texts.extend(counts.map(|count| lang.count(count)));
+        known.texts.insert(lang.count(targets.rows.len()));
+        for (_, words) in lang.words().all() {
+            known.string(words);
+        }
+        known
+    }
+
+    fn walk(&mut self, key: &str, value: &Value) {
+        match value {
+            Value::Number(number) => {
+                let number = number.as_f64().unwrap();
+                self.value(number);
+                if key == "sd" {
+                    for scale in [1.0, 1e3] {
+                        let all = (0..7).map(|decimals| self.lang.fixed(number * scale, decimals));
+                        self.texts.extend(all.collect::<Vec<_>>());
+                    }
+                }
+            }
+            Value::String(text) => self.string(text),
+            Value::Array(items) => items.iter().for_each(|item| self.walk(key, item)),
+            Value::Object(fields) => {
+                let number = |name: &str| fields.get(name).and_then(Value::as_f64);
+                for (above, below) in [("sd", "mean"), ("p95", "median")] {
+                    if let Some((above, below)) = number(above).zip(number(below)) {
+                        self.value(above / below);
+                    }
+                }
+                for (key, value) in fields {
+                    self.string(key);
+                    self.walk(key, value);
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn distribution(&mut self, values: &[f64]) {
+        if let Some(median) = stats::median(values) {
+            self.value(median);
+        }
+        if let Some((sd, mean)) = stats::sd(values).zip(stats::mean(values)) {
+            self.value(sd / mean);
+        }
+    }
+
+    fn value(&mut self, value: f64) {
+        let lang = self.lang;
+        for scale in [1.0, 100.0, 1e3, 1e6, 1e9, 1e-9, 1.0 / MIB, 1.0 / 1024.0] {
+            let shown = lang.number(value * scale);
+            self.texts.extend(numbers(lang, &shown));
+        }
+        let set = [value, value * 1e-9, value / MIB].map(|value| lang.round(value));
+        self.texts.extend(set.iter().flat_map(|text| numbers(lang, text)));
+        self.texts.extend(numbers(lang, &lang.share(value)));
+        if value >= 0.0 && value.fract() == 0.0 {
+            self.texts.insert(lang.count(value as usize));
+        }
+    }
+
+    fn string(&mut self, text: &str) {
+        self.texts.extend(numbers(self.lang, text));
+    }
+
+    /// The numbers of a document that are from nowhere.
+    fn strangers(&self, document: &Document) -> Vec<(String, String)> {
+        let all = texts(document).into_iter();
+        all.flat_map(|text| {
+            let numbers = numbers(self.lang, &text).into_iter();
+            numbers.map(move |number| (number, text.clone())).collect::<Vec<_>>()
+        })
+        .filter(|(number, _)| !self.texts.contains(number))
+        .collect()
+    }
+}
+
+#[test]
+fn every_number_is_the_record_s() {
+    let record = everything();
+    for lang in Lang::ALL {
+        let known = Known::of(&record, lang);
+        let document = document(&record, lang);
+        assert!(texts(&document).len() > 1000, "the record has something for every part");
+        assert_eq!(known.strangers(&document), [], "{lang:?}");
+    }
+}
+
+#[test]
+fn a_number_from_nowhere_is_found() {
+    let record = everything();
+    let known = Known::of(&record, Lang::En);
+    for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
+        let mut document = document(&record, Lang::En);
+        let table = document.sections[1].blocks.iter_mut().find_map(|block| match block {
+            Block::Table { table } => Some(table),
+            _ => None,
+        });
+        table.unwrap().rows[0][1] = format!("{invented} tok/s").into();
+        assert_eq!(known.strangers(&document).len(), 1, "{invented}");
+    }
+}
+
+#[test]
+fn every_part_is_there_in_every_language() {
+    let record = everything();
+    for lang in Lang::ALL {
+        let document = document(&record, lang);
+        let ids: Vec<&str> = document.sections.iter().map(|section| section.id).collect();
+        assert_eq!(
+            ids,
+            [
+                "general",
+                "summary",
+                "method",
+                "scenarios",
+                "latency",
+                "api",
+                "categories",
+                "grid",
+                "context",
+                "consistency",
+                "stress",
+                "pipelines",
+                "quality",
+                "energy",
+                "targets",
+                "charts",
+                "advice",
+                "conclusion",
+                "absent",
+                "reproduce",
+                "every"
+            ]
+        );
+        let charts = document.sections[15].blocks.len();
+        assert_eq!(charts, 8, "{lang:?}: a chart is missing");
+        for text in texts(&document) {
+            assert!(!text.contains(['{', '}']), "{lang:?}: {text}");
+        }
+    }
+}
+
+#[test]
+fn what_was_not_run_is_named_with_its_command() {
+    let mut record = everything();
+    record.scenarios.retain(|case| !case.id.starts_with("grid/") && !case.id.starts_with("api/"));
+    let text = markdown(&record, Lang::En, None);
+    assert!(text.contains("- Results by kind of request: `candlemark run api`\n"), "{text}");
+    assert!(!text.contains("## Results by kind of request"));
+    assert!(!text.contains("candlemark run pipelines"));
+    record.scenarios.clear();
+    for lang in Lang::ALL {
+        let text = markdown(&record, lang, None);
+        assert!(text.matches("candlemark run").count() > 8, "{text}");
+        page_in(&record, lang).unwrap();
+    }
+}
+
+const HOSTILE: &str = "a|b\n# <script>alert(1)</script> `x` [l](javascript:0) @all \u{202e} ~~s~~ {{ 7919*7907 }} {n} </details> 'q' \"r\"";
+
+/// The record with a text in every place that is text.
+fn with(text: &str) -> Record {
+    let mut record = everything();
+    record.model.spec = text.into();
+    record.model.quant = text.into();
+    record.machine.class = text.into();
+    record.machine.fields.insert("cpu".into(), text.into());
+    record.settings.labels.insert(text.into(), text.into());
+    record.build.commit = Some(text.into());
+    record.build.profile = text.into();
+    record.injected = Some(text.into());
+    record.sessions[0].command.push(text.into());
+    record.sessions[0].started = text.into();
+    for case in &mut record.scenarios {
+        let id = case.id.clone();
+        case.id = match id.split_once('/') {
+            Some(("short", batch)) => format!("{text}/{batch}"),
+            Some(("pipelines", "rag")) => format!("pipelines/{text}"),
+            Some(("stress", "long")) => format!("stress/{text}"),
+            Some(("grid", "S6")) => format!("grid/{text}"),
+            Some(("consistency", _)) => format!("consistency/{text}"),
+            _ => id,
+        };
+        if case.absent.is_some() {
+            case.absent = Some(format!("failed: {text}"));
+        }
+        if !case.validity.failed.is_empty() {
+            case.validity.failed = vec![text.into()];
+        }
+        case.labels.values_mut().for_each(|label| *label = text.into());
+        for block in &mut case.blocks {
+            block.notes.values_mut().for_each(|note| *note = text.into());
+            for request in block.requests.iter_mut().filter(|one| one.why.is_some()) {
+                request.why = Some(text.into());
+            }
+        }
+    }
+    record
+}
+
+/// The names of the tags of a page, those within pictures left out.
+fn tags(page: &str) -> Vec<&str> {
+    let outside = page.split("<svg").map(|part| part.rsplit("</svg>").next().unwrap());
+    outside
+        .flat_map(|part| part.split('<').skip(1))
+        .map(|tag| tag.split([' ', '>', '\n']).next().unwrap())
+        .collect()
+}
+
+/// A line of Markdown by its beginning and the cells that it has.
+fn shape(line: &str) -> (Option<char>, usize) {
+    let bars = line.char_indices().filter(|(at, c)| *c == '|' && !line[..*at].ends_with('\\'));
+    (line.chars().next().filter(|c| "#|-<>`!".contains(*c)), bars.count())
+}
+
+#[test]
+fn hostile_text_breaks_out_of_nothing() {
+    let (hostile, benign) = (with(HOSTILE), with("an ordinary name of some length"));
+    for lang in Lang::ALL {
+        let (page, plain) = (page_in(&hostile, lang).unwrap(), page_in(&benign, lang).unwrap());
+        assert_eq!(tags(&page), tags(&plain), "{lang:?}");
+        assert!(!page.contains("<script"), "{lang:?}");
+        for picture in page.split("<svg").skip(1) {
+            assert!(!picture.split("</svg>").next().unwrap().contains("alert(1)</"), "{lang:?}");
+        }
+        let (text, plain) = (markdown(&hostile, lang, None), markdown(&benign, lang, None));
+        assert_eq!(text.lines().count(), plain.lines().count(), "{lang:?}\n{text}");
+        let mut code = false;
+        for (line, plain) in text.lines().zip(plain.lines()) {
+            code ^= line.starts_with("```");
+            if !code {
+                assert_eq!(shape(line), shape(plain), "{lang:?}: {line}");
+                let unescaped = line.replace("\\]", "");
+                assert!(!line.contains("<script") && !unescaped.contains("](java"), "{line}");
+                assert!(!line.contains("@all"), "{lang:?}: {line}");
+            }
+        }
+        for text in [page, text] {
+            assert!(!text.contains('\u{202e}'), "{lang:?}");
+            assert!(!text.contains("62615533"), "a template ran what it was given");
+        }
+    }
+}
+
+#[test]
+fn an_invalid_number_is_struck_out_and_no_chart_shows_it() {
+    let mut record = everything();
+    let text = markdown(&record, Lang::En, None);
+    assert!(text.contains("| ~~") && text.contains("**INVALID: decode reads weights"), "{text}");
+    for case in &mut record.scenarios {
+        case.validity.failed.push("a clock ran backwards".into());
+    }
+    let document = document(&record, Lang::En);
+    assert!(document.sections.iter().all(|section| section.id != "charts"));
+    let page = page_in(&record, Lang::En).unwrap();
+    assert!(page.contains("class=\"n struck\"") && !page.contains("<svg"));
+}

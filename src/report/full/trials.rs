@@ -1,0 +1,257 @@
+//! What was tried many times or to its limits: one request over and over, requests until something gives way, documents in
+//! pipelines, texts scored against f32.
+
+use crate::analysis::Consistency;
+use crate::analysis::Distribution;
+use crate::analysis::PipelineRow;
+use crate::analysis::Spread;
+use crate::analysis::StressRow;
+use crate::record::Outcome;
+use crate::report::full::model::Block;
+use crate::report::full::model::Cell;
+use crate::report::full::model::Section;
+use crate::report::full::model::Table;
+use crate::report::full::model::Text;
+use crate::report::full::paper::MS;
+use crate::report::full::paper::Paper;
+use crate::report::words::Words;
+
+pub(super) fn consistency(paper: &Paper) -> Option<Section> {
+    let (words, lang) = (&paper.words.consistency, paper.lang);
+    let all = &paper.analysis.consistency;
+    let mut section = Section::new("consistency", words.heading);
+    section.say(words.intro, &[]);
+    for one in all {
+        section.push(times(paper, one));
+        let mut items = Vec::new();
+        if let Some(fit) = &one.drift {
+            let value = paper.slope(fit, MS).text.letters();
+            items.push(Text::fill(words.drift, &[("value", &value)]));
+        }
+        if let Some(stalls) = one.stalls {
+            let count = lang.count(stalls as usize);
+            items.push(Text::fill(words.stalls, &[("count", &count)]));
+        }
+        let answers = paper.record.case(&one.id).and_then(|case| case.output_sha256.as_ref());
+        if one.state.is_valid() && answers.is_some() {
+            items.push(words.same.into());
+        }
+        if !items.is_empty() {
+            section.push(Block::List { items });
+        }
+    }
+    (!all.is_empty()).then_some(section)
+}
+
+fn times(paper: &Paper, one: &Consistency) -> Table {
+    let (words, latency) = (&paper.words.consistency, &paper.words.latency);
+    let header = [
+        words.what,
+        latency.count,
+        words.mean,
+        words.sd,
+        words.variation,
+        words.min,
+        "p50",
+        "p90",
+        "p95",
+        "p99",
+        latency.max,
+        latency.tail,
+    ];
+    let mut table = Table::new(header, 1);
+    table.caption = Some(one.id.as_str().into());
+    let rows = [(latency.e2e, one.e2e_s), (latency.ttft, one.ttft_s)];
+    for (name, of) in rows.into_iter().filter_map(|(name, of)| Some((name, of?))) {
+        let Distribution { mean, median, sd, min, max, .. } = of;
+        let ms = |value: Option<f64>| paper.number(&one.state, value.map(|value| value * MS));
+        let variation = sd.filter(|_| mean > 0.0).map(|sd| sd / mean);
+        table.push([
+            name.into(),
+            paper.lang.count(of.count).into(),
+            ms(Some(mean)),
+            ms(sd),
+            paper.share(&one.state, variation),
+            ms(Some(min)),
+            ms(Some(median)),
+            ms(of.p90),
+            ms(of.p95),
+            ms(of.p99),
+            ms(Some(max)),
+            paper.number(&one.state, of.p95_over_p50()),
+        ]);
+    }
+    table
+}
+
+pub(super) fn stress(paper: &Paper) -> Option<Section> {
+    let words = &paper.words.stress;
+    let rows = &paper.analysis.stress;
+    let mut section = Section::new("stress", words.heading);
+    section.say(words.intro, &[]);
+    let header = [
+        paper.words.frame.scenario,
+        words.limit,
+        words.requests,
+        words.answered,
+        words.refused,
+        words.oom,
+        words.timed_out,
+        words.failed,
+        words.longest,
+        words.shortest_unanswered,
+        words.growth,
+    ];
+    let mut table = Table::new(header, 1);
+    for row in rows {
+        table.push(outcomes(paper, row));
+    }
+    section.push(table);
+    let reasons = reasons(paper);
+    if !reasons.rows.is_empty() {
+        section.push(reasons);
+    }
+    (!rows.is_empty()).then_some(section)
+}
+
+fn outcomes(paper: &Paper, row: &StressRow) -> Vec<Cell> {
+    let of = &row.outcomes;
+    let count = |count: usize| Cell::from(paper.lang.count(count));
+    let known = |tokens: Option<usize>| tokens.map_or_else(|| paper.missing(), count);
+    let growth = paper.reading(&row.state, &row.mem_slope_bytes_per_request, 1.0 / 1024.0);
+    let limit = row.memory_limit.as_deref();
+    vec![
+        row.name.as_str().into(),
+        limit.map_or_else(|| paper.missing(), Cell::from),
+        count(of.total()),
+        count(of.answered),
+        count(of.refused),
+        count(of.out_of_memory),
+        count(of.timed_out),
+        count(of.failed),
+        known(row.largest_answered),
+        known(row.smallest_unanswered),
+        growth,
+    ]
+}
+
+fn outcome(words: &Words, outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Answered => words.stress.answered,
+        Outcome::Refused => words.stress.refused,
+        Outcome::OutOfMemory => words.stress.oom,
+        Outcome::TimedOut => words.stress.timed_out,
+        Outcome::Failed => words.stress.failed,
+    }
+}
+
+/// Why requests were not answered, each reason once with the shortest prompt that met it.
+fn reasons(paper: &Paper) -> Table {
+    let words = &paper.words.stress;
+    let header =
+        [words.outcome, paper.words.frame.scenario, paper.words.scenarios.prompt, words.why];
+    let mut table = Table::new(header, 2);
+    table.right.pop();
+    for row in &paper.analysis.stress {
+        let mut seen: Vec<(Outcome, &str, usize)> = Vec::new();
+        for request in row.requests.iter().flatten() {
+            let why = request.why.as_deref().unwrap_or("");
+            if request.outcome == Outcome::Answered {
+                continue;
+            }
+            match seen.iter_mut().find(|(what, said, _)| (*what, *said) == (request.outcome, why)) {
+                Some((_, _, tokens)) => *tokens = request.prompt_tokens.min(*tokens),
+                None => seen.push((request.outcome, why, request.prompt_tokens)),
+            }
+        }
+        for (what, why, tokens) in seen {
+            let why = if why.is_empty() { paper.words.absent.no_reason } else { why };
+            table.push([
+                outcome(paper.words, what).to_owned(),
+                row.name.clone(),
+                paper.lang.count(tokens),
+                why.to_owned(),
+            ]);
+        }
+    }
+    table
+}
+
+pub(super) fn pipelines(paper: &Paper) -> Option<Section> {
+    let words = &paper.words.pipelines;
+    let rows = &paper.analysis.pipelines;
+    let mut section = Section::new("pipelines", words.heading);
+    section.say(words.intro, &[]);
+    let header = [
+        paper.words.frame.scenario,
+        words.items,
+        paper.words.scenarios.batch,
+        paper.words.scenarios.generated,
+        words.per_min,
+        words.chunks,
+        words.whole,
+    ];
+    let mut table = Table::new(header, 1);
+    for row in rows {
+        table.push([
+            row.name.as_str().into(),
+            paper.count(row.items),
+            paper.lang.count(row.batch).into(),
+            paper.lang.count(row.new_tokens).into(),
+            paper.spread(&row.state, row.items_per_min, 1.0),
+            paper.spread(&row.state, row.chunks_per_min, 1.0),
+            paper.spread(&row.state, row.e2e_s, 1.0),
+        ]);
+    }
+    section.push(table);
+    for row in rows.iter().filter(|row| row.search_s.is_some()) {
+        section.push(stages(paper, row));
+    }
+    (!rows.is_empty()).then_some(section)
+}
+
+/// From a question to its answer, one stage a row.
+fn stages(paper: &Paper, row: &PipelineRow) -> Table {
+    let words = &paper.words.pipelines;
+    let mut table = Table::new([words.stage, words.stage_ms], 1);
+    table.caption = Some(words.rag.into());
+    let stages: [(&str, Option<Spread>); 7] = [
+        ("index_s", row.index_s),
+        ("embed_s", row.embed_s),
+        ("search_s", row.search_s),
+        ("assemble_s", row.assemble_s),
+        ("ttft_s", row.ttft_s),
+        ("answer_s", row.answer_s),
+        ("e2e_s", row.e2e_s),
+    ];
+    for (name, spread) in stages {
+        let metric = crate::workload::metric(name).expect("stages are metrics");
+        let value = paper.spread(&row.state, spread, metric.scale);
+        table.push([paper.lang.metric(metric).into(), value]);
+    }
+    table
+}
+
+pub(super) fn quality(paper: &Paper) -> Option<Section> {
+    let words = &paper.words.quality;
+    let rows = &paper.analysis.quality;
+    let mut section = Section::new("quality", words.heading);
+    section.say(words.intro, &[]);
+    for row in rows {
+        let mut table = Table::new([paper.words.frame.metric, paper.words.frame.value], 1);
+        table.caption = Some(row.id.as_str().into());
+        table.push([words.tokens.into(), paper.count(row.tokens)]);
+        for (name, reading) in [
+            ("top1_agreement", &row.top1_agreement),
+            ("kl_nats", &row.kl_nats),
+            ("perplexity", &row.perplexity),
+            ("perplexity_f32", &row.perplexity_f32),
+        ] {
+            let (name, value) = paper.named(name, &row.state, reading);
+            table.push([name.into(), value.unwrap_or_else(|| paper.missing())]);
+        }
+        table.push([words.ratio.into(), paper.number(&row.state, row.perplexity_ratio)]);
+        section.push(table);
+    }
+    (!rows.is_empty()).then_some(section)
+}
