@@ -65,6 +65,16 @@ fn every_pipeline_comes_to_a_case() {
     let rate = value(classified, "items_per_min") * value(classified, "e2e_s");
     assert!((rate / (24.0 * 60.0) - 1.0).abs() < 1e-9, "24 documents in one pass");
     assert_eq!(value(embedded, "chunks_per_min"), value(embedded, "items_per_min"));
+    assert_eq!(embedded.blocks[0].notes["energy_j_per_token"], "nothing was generated");
+    for case in ONCE.iter() {
+        let block = &case.blocks[0];
+        assert!(
+            block.values.contains_key("cpu_utilisation"),
+            "the meter is read around {}",
+            case.id
+        );
+        assert!(block.notes.contains_key("power_w"));
+    }
 }
 
 #[test]
@@ -84,8 +94,9 @@ fn the_parts_of_retrieval_add_up() {
     assert_eq!(block.samples["index_s"].len(), 1);
     assert!(value(&case, "chunks_per_min") * value(&case, "index_s") >= 36.0 * 60.0);
     assert_eq!(block.cold["items_per_min"].len(), 1);
-    let note = &block.notes["e2e_s"];
-    assert!(note.contains("8 of simple questions") && note.contains("8 of complex"), "{note}");
+    for name in ["e2e_simple_s", "e2e_complex_s"] {
+        assert_eq!(block.samples[name].len(), 8, "{name}: half of the questions, twice");
+    }
 }
 
 #[test]

@@ -22,7 +22,6 @@ use crate::measure::pipeline::index::normalised;
 use crate::measure::pipeline::index::squared_distance;
 use crate::measure::pipeline::per_minute;
 use crate::model::Step;
-use crate::stats;
 use crate::workload::PromptFormat;
 use crate::workload::documents;
 use crate::workload::documents::Chunk;
@@ -96,7 +95,6 @@ pub fn questions(stage: &mut Stage<'_>) -> Result<Measured> {
         let answered = stage.question(&mut index, &chunks, &questions[0])?;
         measured.cold = answered.ok().map(|answered| 60.0 / answered.whole_s());
     }
-    let mut whole = [Vec::new(), Vec::new()];
     stage.repeat(&mut measured, |stage, measured| {
         let mut outcomes = Vec::with_capacity(questions.len());
         let start = Instant::now();
@@ -106,32 +104,29 @@ pub fn questions(stage: &mut Stage<'_>) -> Result<Measured> {
                 for (name, time) in PARTS.iter().zip(answered.times) {
                     measured.sample(name, time.as_secs_f64());
                 }
-                whole[question.kind as usize].push(answered.whole_s());
+                let name = match question.kind {
+                    Complexity::Simple => "e2e_simple_s",
+                    Complexity::Complex => "e2e_complex_s",
+                };
+                measured.sample(name, answered.whole_s());
             }
             outcomes.push(answered.map(|answered| answered.output));
         }
         let spent = start.elapsed();
         measured.pass(outcomes, spent)
     })?;
-    note(&mut measured, chunks.len(), &whole);
+    note(&mut measured, chunks.len());
     Ok(measured)
 }
 
 /// Says what the numbers are of.
-fn note(measured: &mut Measured, chunks: usize, whole: &[Vec<f64>; 2]) {
+fn note(measured: &mut Measured, chunks: usize) {
     let built = format!("{chunks} chunks embedded in batches of {TOGETHER}, inserted into HNSW");
     measured.notes.insert("index_s", format!("once a process: {built}"));
     measured.notes.insert("chunks_per_min", "while the index was built, once a process".into());
-    for part in &PARTS[..PARTS.len() - 1] {
+    for part in PARTS.iter().chain(&["e2e_simple_s", "e2e_complex_s"]) {
         measured.notes.insert(part, "a value a question, all passes".into());
     }
-    let [simple, complex] = [Complexity::Simple, Complexity::Complex].map(|kind| {
-        let times = &whole[kind as usize];
-        let median = stats::median(times).map_or("-".into(), |time| format!("{time:.3} s"));
-        format!("{} of {kind:?} questions, median {median}", times.len())
-    });
-    let parts = format!("{simple}; {complex}").to_lowercase();
-    measured.notes.insert("e2e_s", format!("a value a question, all passes: {parts}"));
 }
 
 /// What the time of a question is made of; the last is all of it.
