@@ -168,8 +168,8 @@ pub struct Plan {
     pub sharing: Sharing,
     /// A deliberate slowdown.
     pub injection: Option<String>,
-    /// Where the record is written after every scenario.
-    pub path: PathBuf,
+    /// Where the record is written after every scenario; `None` keeps it in memory.
+    pub path: Option<PathBuf>,
     /// A record that was cut off, to go on with.
     pub resume: Option<Record>,
     /// Nothing is begun that would end after so much time.
@@ -180,20 +180,30 @@ pub struct Plan {
     pub stress: Stress,
 }
 
+impl Plan {
+    fn save(&self, record: &Record) -> Result<()> {
+        self.path.as_deref().map_or(Ok(()), |path| record.save(path))
+    }
+}
+
 /// Hears how a run goes.
 pub trait Events {
     /// A process is about to start.
     fn start(&mut self, ids: &[String], done: Done);
     /// A scenario has one more block.
     fn measured(&mut self, case: &Case);
+    /// Whether no further process is to be started.
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Measures a plan's scenarios, a block of each in turn, in an order that is shuffled per block from the seed, so that a machine
 /// that drifts treats all alike. The record is saved after every scenario.
 ///
 /// # Errors
-/// When nothing can be measured at all (no such model or device), or the record cannot be written. A scenario that fails is
-/// `absent` in the record, with its reason.
+/// When nothing can be measured at all (no such model or device), the record cannot be written, or it was stopped. A scenario that
+/// fails is `absent` in the record, with its reason.
 pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
     let mut record = match &plan.resume {
         Some(cut_off) => cut_off.clone(),
@@ -213,6 +223,9 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     let costs = Costs::new(&jobs, &plan.setup.generation);
     let began = Instant::now();
     for (at, scenarios) in jobs.iter().enumerate() {
+        if events.stopped() {
+            return Err(Error::Interrupted);
+        }
         if let Some(why) = beyond_budget(plan.budget, began.elapsed(), costs.against_done(at)) {
             for scenario in scenarios {
                 if record.case(&scenario.id).is_none_or(|case| case.blocks.is_empty()) {
@@ -235,20 +248,20 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
                 merge(&mut record, answer.case);
                 events
                     .measured(record.case(&scenarios[arrived - 1].id).expect("it was just merged"));
-                record.save(&plan.path)
+                plan.save(&record)
             });
         if let Err(error) = outcome {
             for scenario in &scenarios[arrived..] {
                 merge(&mut record, absent(scenario, &plan.setup.generation, &error));
                 events.measured(record.case(&scenario.id).expect("it was just merged"));
             }
-            record.save(&plan.path)?;
+            plan.save(&record)?;
         }
     }
     let last = record.sessions.last_mut().expect("a run has one");
     last.ended = Some(machine::now());
     last.conditions.push(machine::conditions());
-    record.save(&plan.path)?;
+    plan.save(&record)?;
     Ok(record)
 }
 
