@@ -20,6 +20,8 @@ pub(crate) mod gate_eval;
 pub(crate) mod list;
 #[cfg(feature = "engine")]
 pub(crate) mod machine;
+#[cfg(all(feature = "engine", feature = "monitor"))]
+pub(crate) mod monitor;
 #[cfg(feature = "engine")]
 pub(crate) mod pair;
 pub(crate) mod promote;

@@ -4,6 +4,7 @@
 //! Every metric is a cost, and a change is θ = ln(cost now / cost before): positive is always bad news, whatever the
 //! metric's own direction. The independent unit is the block, one process. The design is `gate.md`, section 4.2.
 
+use serde::Deserialize;
 use serde::Serialize;
 
 use crate::record::Record;
@@ -214,7 +215,7 @@ impl Judgement {
 }
 
 /// What a verdict amounts to, worst last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Passed or improved.

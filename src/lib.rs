@@ -68,6 +68,9 @@ pub mod pair;
 /// Records and verdicts as documents.
 pub mod report;
 
+/// Quick runs on an interval, their history, and a live page of it.
+pub mod monitor;
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -43,6 +43,8 @@ enum Command {
     Calibrate(Box<cmd::calibrate::Arguments>),
     #[cfg(feature = "engine")]
     Run(Box<cmd::run::Arguments>),
+    #[cfg(all(feature = "engine", feature = "monitor"))]
+    Monitor(Box<cmd::monitor::Arguments>),
     #[cfg(feature = "engine")]
     Machine(cmd::machine::Arguments),
     #[cfg(feature = "engine")]
@@ -68,6 +70,8 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::Calibrate(arguments) => cmd::calibrate::run(&arguments, &config, out),
         #[cfg(feature = "engine")]
         Command::Run(arguments) => cmd::run::run(&arguments, &config, out),
+        #[cfg(all(feature = "engine", feature = "monitor"))]
+        Command::Monitor(arguments) => cmd::monitor::run(&arguments, &config),
         #[cfg(feature = "engine")]
         Command::Machine(arguments) => cmd::machine::run(&arguments, &config, out),
         #[cfg(feature = "engine")]

@@ -461,6 +461,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    write().map_err(at(&temporary))?;
-    fs::rename(&temporary, path).map_err(at(path))
+    let written = write()
+        .map_err(at(&temporary))
+        .and_then(|()| fs::rename(&temporary, path).map_err(at(path)));
+    if written.is_err() {
+        // Half a file on a full disk takes the room that others wait for.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }

@@ -177,8 +177,8 @@ pub struct Plan {
     pub sharing: Sharing,
     /// A deliberate slowdown.
     pub injection: Option<String>,
-    /// Where the record is written after every scenario.
-    pub path: PathBuf,
+    /// Where the record is written after every scenario; `None` keeps it in memory.
+    pub path: Option<PathBuf>,
     /// A record that was cut off, to go on with.
     pub resume: Option<Record>,
     /// Nothing is begun that would end after so much time.
@@ -189,20 +189,30 @@ pub struct Plan {
     pub stress: Stress,
 }
 
+impl Plan {
+    fn save(&self, record: &Record) -> Result<()> {
+        self.path.as_deref().map_or(Ok(()), |path| record.save(path))
+    }
+}
+
 /// Hears how a run goes.
 pub trait Events {
     /// A process is about to start.
     fn start(&mut self, ids: &[String], done: Done);
     /// A scenario has one more block.
     fn measured(&mut self, case: &Case);
+    /// Whether no further process is to be started.
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Measures a plan's scenarios, a block of each in turn, in an order that is shuffled per block from the seed, so that a machine
 /// that drifts treats all alike. The record is saved after every scenario.
 ///
 /// # Errors
-/// When nothing can be measured at all (no such model or device), or the record cannot be written. A scenario that fails is
-/// `absent` in the record, with its reason.
+/// When nothing can be measured at all (no such model or device), the record cannot be written, or it was stopped. A scenario that
+/// fails is `absent` in the record, with its reason.
 pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
     let mut record = match &plan.resume {
         Some(cut_off) => cut_off.clone(),
@@ -223,6 +233,9 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     let mut queue = VecDeque::from(order::jobs(plan, &record));
     let mut pace = Pace::new(queue.iter(), &plan.setup.generation);
     while let Some(scenarios) = queue.pop_front() {
+        if events.stopped() {
+            return Err(Error::Interrupted);
+        }
         if let Some(why) = pace.beyond(plan.budget, &scenarios) {
             pace.skip(&scenarios);
             for scenario in &scenarios {
@@ -243,13 +256,13 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             }
             merge(&mut record, answer.case);
             events.measured(record.case(&scenario.id).expect("it was just merged"));
-            record.save(&plan.path)
+            plan.save(&record)
         });
         if let (Err(error), Some(scenario)) = (outcome, scenarios.get(arrived)) {
             // The process died of this one; those after it get another.
             merge(&mut record, absent(scenario, &plan.setup.generation, &error));
             events.measured(record.case(&scenario.id).expect("it was just merged"));
-            record.save(&plan.path)?;
+            plan.save(&record)?;
             let rest = scenarios[arrived + 1..].to_vec();
             pace.measured(&scenarios[..=arrived]);
             if !rest.is_empty() {
@@ -257,13 +270,14 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
                 queue.push_front(rest);
             }
         } else {
+            plan.save(&record)?; // What went wrong after the last answer may have been this.
             pace.measured(&scenarios);
         }
     }
     let last = record.sessions.last_mut().expect("a run has one");
     last.ended = Some(machine::now());
     last.conditions.push(machine::conditions());
-    record.save(&plan.path)?;
+    plan.save(&record)?;
     Ok(record)
 }
 

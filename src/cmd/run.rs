@@ -102,7 +102,7 @@ pub(crate) fn run(
         blocks,
         sharing: if arguments.shared_process { Sharing::Shared } else { Sharing::Fresh },
         injection: std::env::var(suite::INJECT).ok(),
-        path: path.clone(),
+        path: Some(path.clone()),
         resume,
         budget,
         text,

@@ -9,6 +9,7 @@ mod row;
 
 pub use benchmark::benchmark_json;
 pub use llama_bench::llama_bench;
+pub(crate) use prometheus::exposed;
 pub use prometheus::prometheus;
 pub use row::row;
 

@@ -66,7 +66,8 @@ pub fn pair_page(paired: &Paired, judgement: &Judgement, command: &str) -> Resul
     render("pair.html", pair_data(paired, judgement, command))
 }
 
-fn render(name: &str, data: Value) -> Result<String> {
+/// A page of one of the templates.
+pub(crate) fn render(name: &str, data: Value) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
@@ -79,6 +80,7 @@ fn render(name: &str, data: Value) -> Result<String> {
         ("verdict.html", include_str!("templates/verdict.html")),
         ("page.html", include_str!("templates/page.html")),
         ("pair.html", include_str!("templates/pair.html")),
+        ("monitor.html", include_str!("templates/monitor.html")),
     ] {
         environment.add_template(name, source).expect("every test renders every template");
     }

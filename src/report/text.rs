@@ -43,7 +43,7 @@ pub fn percent(share: f64) -> String {
 }
 
 /// Seconds as people say them: `4.2 s`, `40 s`, `3 min 20 s`, `1 h 5 min`.
-pub(super) fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match (whole / 3600, whole / 60 % 60, whole % 60) {
         (0, 0, _) if seconds < 10.0 => format!("{seconds:.1} s"),

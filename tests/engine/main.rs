@@ -21,6 +21,8 @@ mod damaged;
 mod generation;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "monitor")]
+mod monitor;
 mod names;
 #[cfg(unix)]
 mod pair;

@@ -152,7 +152,7 @@ fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
         blocks: 1,
         sharing: Sharing::Fresh,
         injection: None,
-        path: folder.join("record.json"),
+        path: Some(folder.join("record.json")),
         resume: None,
         budget: None,
         text: None,
@@ -163,7 +163,11 @@ fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
 fn run(plan: &Plan) -> (Record, Vec<String>) {
     let mut heard = Heard::default();
     let record = suite::run(plan, &mut (), &mut heard).unwrap();
-    assert_eq!(Record::load(&plan.path).unwrap(), record, "what is returned is what is kept");
+    assert_eq!(
+        Record::load(plan.path.as_deref().unwrap()).unwrap(),
+        record,
+        "what is returned is what is kept"
+    );
     (record, heard.0)
 }
 
@@ -246,4 +250,31 @@ fn with_a_budget_what_was_asked_for_first_is_measured_first() {
     let notes = |id: &str| record.case(id).unwrap().blocks[0].notes["peak_rss_bytes"].clone();
     assert!(notes("short/b1").contains("shared_process"), "{}", notes("short/b1"));
     assert!(notes("code/b1").contains("fresh process"), "a group of one shares with none");
+}
+
+/// Wants no process after the first.
+#[derive(Default)]
+struct Impatient(usize);
+
+impl Events for Impatient {
+    fn start(&mut self, _: &[String], _: Done) {
+        self.0 += 1;
+    }
+
+    fn measured(&mut self, _: &Case) {}
+
+    fn stopped(&self) -> bool {
+        self.0 == 1
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_starts_no_further_process_and_one_without_a_file_writes_none() {
+    let here = tempfile::tempdir().unwrap();
+    let plan = Plan { path: None, ..plan(&nano(), &["quick"], here.path()) };
+    let mut events = Impatient::default();
+    let error = suite::run(&plan, &mut (), &mut events).unwrap_err();
+    assert!(matches!(error, candlemark::Error::Interrupted), "{error}");
+    assert_eq!(events.0, 1);
+    assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 0);
 }

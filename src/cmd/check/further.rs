@@ -218,7 +218,7 @@ impl Further {
             blocks,
             sharing: Sharing::Fresh,
             injection: self.record.injected.clone(),
-            path: self.path.clone(),
+            path: Some(self.path.clone()),
             resume: Some(self.record.clone()),
             budget: None,
             text: None,

@@ -72,7 +72,7 @@ pub fn prometheus(record: &Record) -> String {
 }
 
 /// The name of a metric's series without its prefix, and what a stored unit is in its base unit.
-fn exposed(metric: &Metric) -> (String, f64) {
+pub(crate) fn exposed(metric: &Metric) -> (String, f64) {
     let name = metric.name;
     for (ending, base_ending, base) in [
         ("tok_s", "tokens_per_second", 1.0),

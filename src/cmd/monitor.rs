@@ -1,0 +1,190 @@
+//! `candlemark monitor`: quick runs on an interval, with a page of the last day.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use candlemark::compare::Policy;
+use candlemark::machine;
+use candlemark::measure::Sharing;
+use candlemark::monitor;
+use candlemark::monitor::Audience;
+use candlemark::monitor::Clock;
+use candlemark::monitor::History;
+use candlemark::monitor::Pages;
+use candlemark::monitor::Plan;
+use candlemark::monitor::Remote;
+use candlemark::monitor::Server;
+use candlemark::monitor::SuiteProbe;
+use candlemark::record::build_folder;
+use candlemark::report;
+use candlemark::settings::Config;
+use candlemark::settings::duration;
+use candlemark::suite;
+use candlemark::suite::Stress;
+use candlemark::workload;
+use jiff::SignedDuration;
+use jiff::Timestamp;
+
+use crate::cmd::Exit;
+use crate::cmd::setup::ModelArguments;
+
+/// Measure a suite again and again, keep the last day of it, and show it on a page that renews itself
+///
+/// A cycle that fails is shown, tried again soon, and ends nothing. Ctrl-C ends the monitor.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Suites or parts of scenario ids; default: `quick`
+    scenarios: Vec<String>,
+    #[command(flatten)]
+    model: ModelArguments,
+    /// From the beginning of one cycle to that of the next: `30m`, `1h`
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration)]
+    interval: Duration,
+    /// How soon a cycle that failed is tried again
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    retry: Duration,
+    /// How much of the past is kept and shown
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    window: Duration,
+    /// End after so many cycles; 5 is the exit status if the last of them failed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    cycles: Option<u64>,
+    /// Where the page is served; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8642")]
+    listen: SocketAddr,
+    /// Serve an address that other machines can reach; whoever does reads everything, without a password
+    #[arg(long)]
+    allow_remote: bool,
+    /// File of past cycles, one a line; default: target/candlemark/history.jsonl
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Folder of baselines
+    #[arg(long, value_name = "FOLDER", default_value = "baselines")]
+    baselines: PathBuf,
+}
+
+pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit> {
+    for (name, time) in
+        [("interval", arguments.interval), ("retry", arguments.retry), ("window", arguments.window)]
+    {
+        anyhow::ensure!(time >= Duration::from_secs(1), "`--{name}` has to be a second or more");
+    }
+    let quick = ["quick".to_owned()];
+    let words = if arguments.scenarios.is_empty() { &quick[..] } else { &arguments.scenarios };
+    let setup = arguments.model.setup(config);
+    let about = format!("{} on {}", words.join(" "), setup.model);
+    let plan = suite::Plan {
+        binary: std::env::current_exe().context("finding this binary, to start it again")?,
+        setup,
+        scenarios: workload::select(words)?,
+        blocks: 1,
+        sharing: Sharing::Fresh,
+        injection: std::env::var(suite::INJECT).ok(),
+        path: None,
+        resume: None,
+        budget: None,
+        text: None,
+        stress: Stress::default(),
+    };
+    let policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
+    let remote = if arguments.allow_remote { Remote::Allowed } else { Remote::Refused };
+    let server = Server::start(arguments.listen, remote)?;
+    machine::refuse_debug()?;
+    let clock = Real::begin()?;
+    let file = arguments.history.clone();
+    let file = file.unwrap_or_else(|| build_folder().join("candlemark").join("history.jsonl"));
+    let window = SignedDuration::try_from(arguments.window).unwrap_or(SignedDuration::MAX);
+    let (mut history, said) = History::open(&file, window, clock.elapsed(), clock.now())?;
+    said.iter().for_each(|line| say(line));
+    let stopped = || clock.stopped();
+    let mut probe = SuiteProbe {
+        plan,
+        newest: file.with_extension("record.json"),
+        baselines: arguments.baselines.clone(),
+        policy,
+        stopped: &stopped,
+        say: &say,
+    };
+    say(&format!("page: http://{}/", server.address()));
+    let cycles = Plan {
+        interval: arguments.interval,
+        retry: arguments.retry,
+        cycles: arguments.cycles,
+        about,
+    };
+    let ended = monitor::run(&cycles, &mut history, &mut probe, &clock, &mut Live { server });
+    say(&format!("history: {}", file.display()));
+    Ok(if ended.last_failed && arguments.cycles.is_some() { Exit::Failed } else { Exit::Pass })
+}
+
+/// A line on stderr; one that is closed is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
+}
+
+/// The page for browsers and lines for the terminal.
+struct Live {
+    server: Server,
+}
+
+impl Audience for Live {
+    fn publish(&mut self, pages: Pages) {
+        self.server.publish(pages);
+    }
+
+    fn say(&mut self, line: &str) {
+        say(line);
+    }
+}
+
+/// The clocks of this machine, and Ctrl-C.
+struct Real {
+    began: Instant,
+    stop: &'static AtomicBool,
+    woken: Receiver<()>,
+}
+
+impl Real {
+    /// Listens for Ctrl-C and termination: the first ends the monitor in order, the second at once.
+    fn begin() -> anyhow::Result<Self> {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let (wake, woken) = mpsc::channel();
+        ctrlc::set_handler(move || {
+            if STOP.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            say("stopping as soon as the worker that measures is through; again to stop at once");
+            let _ = wake.send(());
+        })
+        .context("listening for Ctrl-C")?;
+        Ok(Self { began: Instant::now(), stop: &STOP, woken })
+    }
+}
+
+impl Clock for Real {
+    fn elapsed(&self) -> SignedDuration {
+        SignedDuration::try_from(self.began.elapsed()).unwrap_or(SignedDuration::MAX)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn wait(&self, until: SignedDuration) {
+        let left = Duration::try_from(until - self.elapsed()).unwrap_or(Duration::ZERO);
+        // Nothing ticks: it is Ctrl-C or the end of the time that comes.
+        let _ = self.woken.recv_timeout(left);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,251 @@
+//! One cycle in a line of JSON: what was measured, what was said of it, or why it failed. Values are in the unit of their
+//! metric's name. Does not know where lines are kept.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::compare::Outcome;
+use crate::error::Error;
+use crate::record::Case;
+use crate::record::Conditions;
+use crate::record::Record;
+use crate::settings::Generation;
+use crate::stats;
+use crate::workload::METRICS;
+
+/// Version of a line. Raised when an older reader would misread a newer line.
+pub const SCHEMA: u32 = 1;
+
+/// Shown beside what is judged: how long an answer takes in all.
+const RESPONSE: &str = "e2e_s";
+
+/// No text of a line is longer, in characters: an error may quote a whole file.
+const LONGEST: usize = 600;
+
+/// One cycle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Version of the form, [`SCHEMA`].
+    pub schema: u32,
+    /// When it ended by the wall clock: UTC, RFC 3339.
+    pub at: String,
+    /// How long it took by the monotonic clock.
+    pub took_s: f64,
+    /// What failed, if anything did.
+    pub error: Option<String>,
+    /// What was measured; `null` if nothing was.
+    pub measured: Option<Measured>,
+}
+
+/// What a cycle measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The model as it was asked for.
+    pub model: String,
+    /// SHA-256 of the model.
+    pub model_sha256: String,
+    /// What the weights are held as.
+    pub quant: String,
+    /// Engine, device and threads, in words.
+    pub settings: String,
+    /// Sampler and repetitions.
+    pub generation: Generation,
+    /// Class of the machine.
+    pub machine: String,
+    /// Commit that the tool was built from; `null` outside git.
+    pub commit: Option<String>,
+    /// Whether the tree had changes beside that commit; `null` outside git.
+    pub dirty: Option<bool>,
+    /// One for each scenario.
+    pub scenarios: Vec<Figures>,
+    /// The machine before and after.
+    pub conditions: Vec<Conditions>,
+    /// What was said of it.
+    pub verdict: Said,
+}
+
+/// The figures of a scenario.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The scenario's id.
+    pub id: String,
+    /// Medians over the processes, by metric name: what a gate judges, and the time of a whole answer. `null` where there is none.
+    pub values: BTreeMap<String, Option<f64>>,
+    /// Why there is nothing: `unsupported: ...` or `failed: ...`.
+    pub absent: Option<String>,
+    /// Checks that failed: the values cannot be true, and enter no chart and no median.
+    pub invalid: Vec<String>,
+}
+
+/// What was said of a cycle.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The outcome against the baseline; `null` without one.
+    pub outcome: Option<Outcome>,
+    /// The verdict in a sentence, or why there is none.
+    pub text: String,
+}
+
+impl Entry {
+    /// The line of a cycle that ended at `at` after `took_s` seconds. One of whose scenarios some failed is a failed one, too, but
+    /// keeps the numbers of the others.
+    pub fn new(at: String, took_s: f64, outcome: Result<Measured, Error>) -> Self {
+        let (error, measured) = match outcome {
+            Ok(measured) => (measured.failure(), Some(measured.bounded())),
+            Err(error) => (Some(error.chain()), None),
+        };
+        Self { schema: SCHEMA, at, took_s, error: error.map(|text| bounded(&text)), measured }
+    }
+
+    /// Whether figures of the two can be put side by side: the same work of the same model on the same machine.
+    pub fn is_like(&self, other: &Entry) -> bool {
+        self.measured.as_ref().zip(other.measured.as_ref()).is_some_and(|(one, two)| {
+            one.generation == two.generation
+                && (&one.model, &one.model_sha256, &one.quant)
+                    == (&two.model, &two.model_sha256, &two.quant)
+                && (&one.settings, &one.machine) == (&two.settings, &two.machine)
+        })
+    }
+
+    /// A value that was measured and can be true.
+    pub fn value(&self, scenario: &str, metric: &str) -> Option<f64> {
+        let figures = self.measured.as_ref()?.scenarios.iter().find(|one| one.id == scenario)?;
+        let value = figures.values.get(metric).copied().flatten();
+        value.filter(|value| figures.invalid.is_empty() && value.is_finite())
+    }
+}
+
+impl Measured {
+    /// What a record says, and what was said of it.
+    pub fn new(record: &Record, verdict: Said) -> Self {
+        let (settings, session) = (&record.settings, record.sessions.last());
+        Self {
+            model: record.model.spec.clone(),
+            model_sha256: record.model.sha256.clone(),
+            settings: format!(
+                "{} on {}, {} threads",
+                settings.engine, settings.device, settings.threads
+            ),
+            generation: settings.generation.clone(),
+            quant: record.model.quant.clone(),
+            machine: record.machine.class.clone(),
+            commit: record.build.commit.clone(),
+            dirty: record.build.dirty,
+            scenarios: record.scenarios.iter().map(Figures::new).collect(),
+            conditions: session.map(|session| session.conditions.clone()).unwrap_or_default(),
+            verdict,
+        }
+    }
+
+    /// Which scenarios failed, and why. One that an engine cannot do has not failed.
+    pub fn failure(&self) -> Option<String> {
+        let failed = self.scenarios.iter().filter_map(|one| {
+            let absent = one.absent.as_ref().filter(|why| !why.starts_with("unsupported"));
+            let invalid =
+                (!one.invalid.is_empty()).then(|| format!("INVALID: {}", one.invalid.join("; ")));
+            absent.cloned().or(invalid).map(|why| format!("{}: {why}", one.id))
+        });
+        let failed: Vec<String> = failed.collect();
+        (!failed.is_empty()).then(|| failed.join("; "))
+    }
+
+    fn bounded(mut self) -> Self {
+        for one in &mut self.scenarios {
+            one.absent = one.absent.as_deref().map(bounded);
+            one.invalid = one.invalid.iter().map(|text| bounded(text)).collect();
+        }
+        self.verdict.text = bounded(&self.verdict.text);
+        self
+    }
+}
+
+impl Figures {
+    fn new(case: &Case) -> Self {
+        let shown =
+            METRICS.iter().filter(|metric| metric.gated(&case.work) || metric.name == RESPONSE);
+        let values =
+            shown.map(|metric| (metric.name.into(), stats::median(&case.values(metric.name))));
+        Self {
+            id: case.id.clone(),
+            values: if case.absent.is_some() { BTreeMap::new() } else { values.collect() },
+            absent: case.absent.clone(),
+            invalid: case.validity.failed.clone(),
+        }
+    }
+}
+
+/// Text of at most [`LONGEST`] characters.
+pub(super) fn bounded(text: &str) -> String {
+    text.char_indices().nth(LONGEST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Block;
+    use crate::record::Validity;
+    use crate::record::Work;
+
+    fn case(id: &str) -> Case {
+        let block = |decode: f64| Block {
+            values: [
+                ("decode_tok_s".to_string(), Some(decode)),
+                ("e2e_s".into(), Some(2.0)),
+                ("step_cv".into(), Some(0.1)),
+                ("peak_rss_bytes".into(), None),
+            ]
+            .into(),
+            ..Block::default()
+        };
+        Case {
+            id: id.into(),
+            work: Work { batch: 1, new_tokens: 16, ..Work::default() },
+            blocks: vec![block(10.0), block(20.0), block(60.0)],
+            ..Case::default()
+        }
+    }
+
+    #[test]
+    fn figures_are_medians_of_what_is_judged_and_missing_ones_are_null() {
+        let figures = Figures::new(&case("short/b1"));
+        let expected = [
+            ("decode_tok_s".to_string(), Some(20.0)),
+            ("e2e_s".into(), Some(2.0)),
+            ("peak_rss_bytes".into(), None),
+            ("ttft_s".into(), None),
+        ];
+        assert_eq!(figures.values, expected.into());
+    }
+
+    #[test]
+    fn a_scenario_that_failed_fails_the_cycle_and_leaves_the_numbers_of_the_others() {
+        let failed = Case { absent: Some("failed: no memory".into()), ..case("code/b1") };
+        let unsupported = Case { absent: Some("unsupported: ragged".into()), ..case("code/b4") };
+        let scenarios = [case("short/b1"), failed, unsupported].iter().map(Figures::new).collect();
+        let measured = Measured { scenarios, ..Measured::default() };
+        let entry = Entry::new("2026-11-23T10:00:00Z".into(), 1.5, Ok(measured));
+        assert_eq!(entry.error.as_deref(), Some("code/b1: failed: no memory"));
+        assert_eq!(entry.value("short/b1", "decode_tok_s"), Some(20.0));
+        assert_eq!(entry.value("code/b1", "decode_tok_s"), None);
+    }
+
+    #[test]
+    fn values_that_cannot_be_true_are_no_values() {
+        let validity =
+            Validity { failed: vec!["a clock ran backwards".into()], ..Validity::default() };
+        let figures = Figures::new(&Case { validity, ..case("short/b1") });
+        let measured = Measured { scenarios: vec![figures], ..Measured::default() };
+        let entry = Entry::new("2026-11-23T10:00:00Z".into(), 1.5, Ok(measured));
+        assert_eq!(entry.error.as_deref(), Some("short/b1: INVALID: a clock ran backwards"));
+        assert_eq!(entry.value("short/b1", "decode_tok_s"), None);
+    }
+
+    #[test]
+    fn an_error_that_quotes_a_file_is_cut() {
+        let error = Error::Failed("ü".repeat(10_000));
+        let entry = Entry::new("2026-11-23T10:00:00Z".into(), 0.0, Err(error));
+        assert_eq!(entry.error.unwrap().chars().count(), 602);
+    }
+}

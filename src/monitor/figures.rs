@@ -1,0 +1,209 @@
+//! What a window of cycles says: the newest figures beside their own past, and the charts of them. Numbers and words for a page;
+//! passes no verdict, because cycles of one process each cannot bear one.
+
+use jiff::SignedDuration;
+
+use crate::monitor::entry::Entry;
+use crate::monitor::entry::Measured;
+use crate::report;
+use crate::report::chart::Axis;
+use crate::report::chart::Chart;
+use crate::report::chart::Data;
+use crate::report::chart::Lines;
+use crate::report::chart::Look;
+use crate::report::chart::Mark;
+use crate::report::chart::Point;
+use crate::report::chart::Scale;
+use crate::report::chart::Series;
+use crate::report::chart::Words;
+use crate::report::chart::distribution;
+use crate::report::chart::svg;
+use crate::stats;
+use crate::workload::METRICS;
+use crate::workload::Metric;
+
+/// Fewer earlier cycles than this have no middle worth comparing with.
+const EARLIER: usize = 3;
+
+/// As many lines can be told apart in a chart.
+const SERIES: usize = 6;
+
+/// As many distributions a reader looks at.
+const DISTRIBUTIONS: usize = 12;
+
+/// A cycle and how long ago it ended.
+pub(super) type Aged<'a> = (SignedDuration, &'a Entry);
+
+/// A metric of a scenario: the newest value beside the earlier ones of the window.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) scenario: String,
+    pub(super) metric: &'static Metric,
+    pub(super) newest: Option<f64>,
+    /// The earlier values of the same work.
+    pub(super) earlier: Vec<f64>,
+}
+
+impl Row {
+    /// The middle of the earlier values, where there are enough.
+    pub(super) fn median(&self) -> Option<f64> {
+        stats::median(&self.earlier).filter(|_| self.earlier.len() >= EARLIER)
+    }
+
+    /// The newest value against that, as a share of it.
+    pub(super) fn change(&self) -> Option<f64> {
+        let median = self.median().filter(|median| *median != 0.0)?;
+        Some(self.newest? / median - 1.0)
+    }
+
+    /// Everything as text: scenario, metric, newest, change, median, lowest and highest, how many.
+    pub(super) fn cells(&self) -> [String; 7] {
+        let shown = |value: Option<f64>| {
+            value.map_or("-".into(), |value| report::shown(self.metric, value))
+        };
+        let all = || self.earlier.iter().copied().chain(self.newest);
+        let range = match (all().reduce(f64::min), all().reduce(f64::max)) {
+            (Some(lo), Some(hi)) if lo < hi => {
+                format!("{} to {}", shown(Some(lo)), shown(Some(hi)))
+            }
+            _ => "-".into(),
+        };
+        [
+            self.scenario.clone(),
+            label(self.metric),
+            shown(self.newest),
+            self.change().map_or("-".into(), report::percent),
+            shown(self.median()),
+            range,
+            all().count().to_string(),
+        ]
+    }
+}
+
+/// The newest cycle that measured anything, and how long ago it ended.
+pub(super) fn newest<'a>(cycles: &[Aged<'a>]) -> Option<(SignedDuration, &'a Measured)> {
+    cycles.iter().rev().find_map(|(age, entry)| Some((*age, entry.measured.as_ref()?)))
+}
+
+/// A row for every metric of every scenario of the newest cycle that measured anything.
+pub(super) fn rows(cycles: &[Aged<'_>]) -> Vec<Row> {
+    let Some(at) = cycles.iter().rposition(|(_, entry)| entry.measured.is_some()) else {
+        return Vec::new();
+    };
+    let (newest, earlier) = (cycles[at].1, &cycles[..at]);
+    let alike: Vec<&Entry> =
+        earlier.iter().map(|(_, entry)| *entry).filter(|entry| entry.is_like(newest)).collect();
+    let mut rows = Vec::new();
+    for figures in newest.measured.iter().flat_map(|measured| &measured.scenarios) {
+        for metric in METRICS.iter().filter(|metric| figures.values.contains_key(metric.name)) {
+            let value = |entry: &Entry| entry.value(&figures.id, metric.name);
+            rows.push(Row {
+                scenario: figures.id.clone(),
+                metric,
+                newest: value(newest),
+                earlier: alike.iter().filter_map(|entry| value(entry)).collect(),
+            });
+        }
+    }
+    rows
+}
+
+/// A chart, or why there is none.
+pub(super) struct Picture {
+    pub(super) title: String,
+    pub(super) svg: Result<String, String>,
+}
+
+/// How each metric went over the window, a line for each scenario; crosses are cycles without a value. `now` is the present in
+/// seconds since 1970: a cycle stands where its age puts it, whatever its clock said.
+pub(super) fn trends(cycles: &[Aged<'_>], rows: &[Row], now: f64) -> Vec<Picture> {
+    let used =
+        METRICS.iter().filter(|metric| rows.iter().any(|row| row.metric.name == metric.name));
+    used.map(|metric| trend(cycles, rows, now, metric)).collect()
+}
+
+fn trend(cycles: &[Aged<'_>], rows: &[Row], now: f64, metric: &'static Metric) -> Picture {
+    let Some(last) = cycles.iter().rev().find(|(_, entry)| entry.measured.is_some()) else {
+        return Picture { title: label(metric), svg: Err("no values".into()) };
+    };
+    let of_metric: Vec<&Row> = rows.iter().filter(|row| row.metric.name == metric.name).collect();
+    let alike = |entry: &Entry| entry.measured.is_none() || entry.is_like(last.1);
+    let line = |row: &&Row| {
+        let points = cycles.iter().filter(|(_, entry)| alike(entry)).map(|(age, entry)| Point {
+            x: now - age.as_secs_f64(),
+            y: entry.value(&row.scenario, metric.name).map(|value| value * metric.scale),
+            interval: None,
+        });
+        Series { name: row.scenario.clone(), points: points.collect(), look: Look::Line }
+    };
+    let mut series: Vec<Series> = of_metric.iter().take(SERIES).map(line).collect();
+    let failed = cycles.iter().filter(|(_, entry)| entry.error.is_some());
+    let failed: Vec<Point> =
+        failed.map(|(age, _)| Point::missing(now - age.as_secs_f64())).collect();
+    if !failed.is_empty() {
+        series.push(Series { name: "failed cycle".into(), points: failed, look: Look::Failures });
+    }
+    let mut title = label(metric);
+    if of_metric.len() > SERIES {
+        title += &format!(", {SERIES} of {} scenarios", of_metric.len());
+    }
+    over_time(title, label(metric), series)
+}
+
+/// Memory that the machine has left, over the window.
+pub(super) fn available(cycles: &[Aged<'_>], now: f64) -> Picture {
+    let points = cycles.iter().filter_map(|(age, entry)| {
+        let last = entry.measured.as_ref()?.conditions.last()?;
+        Some(Point {
+            x: now - age.as_secs_f64(),
+            y: last.available_bytes.map(|bytes| bytes as f64 / (1 << 20) as f64),
+            interval: None,
+        })
+    });
+    let series = Series { name: "available".into(), points: points.collect(), look: Look::Line };
+    over_time("memory left on the machine".into(), "available memory MiB".into(), vec![series])
+}
+
+fn over_time(title: String, label: String, series: Vec<Series>) -> Picture {
+    let x = Axis { label: "time, UTC".into(), scale: Scale::Time, number: &decimal };
+    let y = Axis { label, scale: Scale::Around, number: &decimal };
+    let alt = format!("{title} over time");
+    drawn(&Chart { title, alt, data: Data::Lines(Lines { x, y, series }) })
+}
+
+/// How often each value of the window occurred, the newest work only.
+pub(super) fn distributions(rows: &[Row]) -> Vec<Picture> {
+    let timed = rows.iter().filter(|row| row.metric.kind() != "memory");
+    let picture = |row: &Row| {
+        let values: Vec<f64> =
+            row.earlier.iter().copied().chain(row.newest).map(|v| v * row.metric.scale).collect();
+        let mark = |name: &str, value: Option<f64>| {
+            let name = |value| format!("{name} {}", report::shown(row.metric, value));
+            value.map(|value| Mark { name: name(value), at: value * row.metric.scale })
+        };
+        let marks = [mark("newest", row.newest), mark("median", row.median())];
+        let title = format!("{} of {}", row.metric.label, row.scenario);
+        let words = Words {
+            title: &title,
+            alt: &format!("distribution of {title}"),
+            x: &label(row.metric),
+            y: "cycles",
+            number: &decimal,
+        };
+        drawn(&distribution(&words, values, marks.into_iter().flatten().collect()))
+    };
+    timed.take(DISTRIBUTIONS).map(picture).collect()
+}
+
+fn drawn(chart: &Chart<'_>) -> Picture {
+    Picture { title: chart.title.clone(), svg: svg(chart).map_err(|why| why.to_string()) }
+}
+
+fn decimal(value: f64, decimals: usize) -> String {
+    format!("{value:.decimals$}")
+}
+
+/// A metric's label with its unit.
+fn label(metric: &Metric) -> String {
+    format!("{} {}", metric.label, metric.unit).trim_end().into()
+}

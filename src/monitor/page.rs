@@ -1,0 +1,266 @@
+//! The pages of a monitor: finished strings, made before and after a cycle and never while one measures. Whatever came from a
+//! measurement or a file is escaped by the template.
+
+use jiff::SignedDuration;
+use jiff::Timestamp;
+use minijinja::Value;
+use minijinja::context;
+
+use crate::compare::Outcome;
+use crate::error::Result;
+use crate::machine;
+use crate::monitor::Ended;
+use crate::monitor::Pages;
+use crate::monitor::Phase;
+use crate::monitor::Plan;
+use crate::monitor::entry::Entry;
+use crate::monitor::entry::Figures;
+use crate::monitor::entry::Measured;
+use crate::monitor::figures;
+use crate::monitor::figures::Aged;
+use crate::monitor::figures::Picture;
+use crate::monitor::history::History;
+use crate::monitor::history::MOST;
+use crate::monitor::prometheus;
+use crate::monitor::wall;
+use crate::report;
+use crate::report::plain;
+use crate::workload::METRICS;
+
+/// The newest of many errors.
+const ERRORS: usize = 10;
+
+/// How often a browser asks again, in seconds.
+const REFRESH_S: u32 = 15;
+
+/// Everything that pages are made from.
+pub(super) struct View<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) history: &'a History,
+    pub(super) ended: Ended,
+    /// The beginning on both clocks.
+    pub(super) began: (SignedDuration, Timestamp),
+    pub(super) phase: Phase,
+    pub(super) elapsed: SignedDuration,
+    pub(super) now: Timestamp,
+}
+
+/// A cycle in a line for a terminal.
+pub(super) fn line(entry: &Entry) -> String {
+    let said = match (&entry.error, &entry.measured) {
+        (Some(error), _) => format!("failed: {error}"),
+        (None, Some(measured)) => match measured.verdict.outcome {
+            Some(_) => measured.verdict.text.clone(),
+            None => format!("{}; no verdict", rates(entry, measured)),
+        },
+        (None, None) => "nothing measured".into(),
+    };
+    format!("{} ({:.1} s): {said}", entry.at, entry.took_s)
+}
+
+/// The first metric of each scenario, which is its rate.
+fn rates(entry: &Entry, measured: &Measured) -> String {
+    let rate = |one: &Figures| {
+        let found =
+            METRICS.iter().find_map(|metric| Some((metric, entry.value(&one.id, metric.name)?)));
+        found.map_or(one.id.clone(), |(metric, value)| {
+            format!("{} {} {} {}", one.id, metric.label, report::shown(metric, value), metric.unit)
+        })
+    };
+    measured.scenarios.iter().map(rate).collect::<Vec<String>>().join(", ")
+}
+
+impl View<'_> {
+    /// All of them.
+    pub(super) fn pages(&self) -> Result<Pages> {
+        let cycles: Vec<Aged<'_>> =
+            self.history.entries().map(|(born, entry)| (self.elapsed - born, entry)).collect();
+        let newest = cycles.last();
+        let about = prometheus::About {
+            ended: self.ended,
+            interval_s: self.plan.interval.as_secs_f64(),
+            pending: self.history.pending(),
+            newest: newest.map(|(age, _)| self.ago(*age)),
+        };
+        Ok(Pages {
+            html: report::render("monitor.html", self.data(&cycles))?,
+            metrics: prometheus::text(&about, newest.map(|(_, entry)| *entry)),
+            history: self.history.lines(),
+        })
+    }
+
+    /// When something of this age happened, by the wall clock of now.
+    fn ago(&self, age: SignedDuration) -> Timestamp {
+        self.now.saturating_sub(age).unwrap_or(self.now)
+    }
+
+    fn data(&self, cycles: &[Aged<'_>]) -> Value {
+        let rows = figures::rows(cycles);
+        let now = self.now.as_millisecond() as f64 / 1e3;
+        let newest = figures::newest(cycles).map(|(_, measured)| measured);
+        let (sentence, state) = sentence(cycles);
+        let mut trends = figures::trends(cycles, &rows, now);
+        trends.push(figures::available(cycles, now));
+        let errors = cycles
+            .iter()
+            .rev()
+            .filter_map(|(age, entry)| Some(texts(&[wall(self.ago(*age)), entry.error.clone()?])));
+        context! {
+            lang => "en",
+            title => plain(&format!("candlemark: monitor of {}", self.plan.about)),
+            refresh => REFRESH_S,
+            made => wall(self.now),
+            sentence => plain(&sentence),
+            state => state,
+            next => self.next(),
+            notes => texts(&self.notes()),
+            why => newest.and_then(why_none).map(plain),
+            grounds => newest.map(grounds).map(|text| plain(&text)),
+            rows => rows.iter().map(|row| texts(&row.cells())).collect::<Vec<Value>>(),
+            trends => pictures(&trends),
+            distributions => pictures(&figures::distributions(&rows)),
+            errors => errors.take(ERRORS).collect::<Vec<Value>>(),
+            failures => cycles.iter().filter(|(_, entry)| entry.error.is_some()).count(),
+            machine => newest.map(machine_state).unwrap_or_default(),
+            about => self.about(cycles, newest),
+        }
+    }
+
+    /// What the monitor does, and when it measures next.
+    fn next(&self) -> String {
+        match self.phase {
+            Phase::Measuring => format!("A cycle is being measured since {}.", wall(self.now)),
+            Phase::Waiting(until) => {
+                let next = self.now.saturating_add(until - self.elapsed).unwrap_or(self.now);
+                format!("Next cycle at {}.", wall(next))
+            }
+            Phase::Ended => "The monitor has ended.".into(),
+        }
+    }
+
+    /// What a reader has to know before the numbers.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(trouble) = self.history.trouble() {
+            let pending = self.history.pending();
+            notes.push(format!(
+                "The history cannot be written: {trouble}. {pending} entries wait in memory and are written when it can be; they are lost if the monitor ends before."
+            ));
+        }
+        if self.history.entries().count() >= MOST {
+            notes.push(format!(
+                "Only the newest {MOST} cycles are kept, which is less than the window."
+            ));
+        }
+        notes
+    }
+
+    fn about(&self, cycles: &[Aged<'_>], newest: Option<&Measured>) -> Vec<Value> {
+        let length = |time: SignedDuration| report::duration(time.as_secs_f64());
+        let seconds = |time: std::time::Duration| report::duration(time.as_secs_f64());
+        let Ended { cycles: all, failures, .. } = self.ended;
+        let commit = newest.and_then(|measured| {
+            let changes = if measured.dirty == Some(true) { " and changes" } else { "" };
+            Some(measured.commit.clone()? + changes)
+        });
+        let last = cycles.last().map(|(age, entry)| {
+            format!("{}, took {}", wall(self.ago(*age)), report::duration(entry.took_s))
+        });
+        let of = |text: fn(&Measured) -> &String| newest.map(|measured| text(measured).clone());
+        let history = format!("{}, {} entries", self.history.path().display(), cycles.len());
+        [
+            ("model", of(|measured| &measured.model)),
+            ("model sha256", of(|measured| &measured.model_sha256)),
+            ("weights", of(|measured| &measured.quant)),
+            ("settings", of(|measured| &measured.settings)),
+            ("machine", of(|measured| &measured.machine)),
+            ("commit", commit),
+            ("last cycle", last),
+            ("since the beginning", Some(format!("{all} cycles, {failures} failed"))),
+            ("began", Some(wall(self.began.1))),
+            ("up for", Some(length(self.elapsed - self.began.0))),
+            ("every", Some(seconds(self.plan.interval))),
+            ("after a failure again in", Some(seconds(self.plan.retry))),
+            ("window", Some(length(self.history.window()))),
+            ("history", Some(history)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| {
+            Some(texts(&[name.into(), value.filter(|value| !value.is_empty())?]))
+        })
+        .collect()
+    }
+}
+
+/// What the newest cycle came to, and how grave that is.
+fn sentence(cycles: &[Aged<'_>]) -> (String, &'static str) {
+    let Some((_, entry)) = cycles.last() else {
+        return ("Nothing has been measured yet.".into(), "unsure");
+    };
+    let verdict = entry.measured.as_ref().map(|measured| &measured.verdict);
+    match (&entry.error, verdict) {
+        (Some(error), _) => (format!("The newest cycle failed: {error}"), "bad"),
+        (None, Some(said)) => match said.outcome {
+            Some(Outcome::Pass) => (said.text.clone(), "good"),
+            Some(Outcome::Regression | Outcome::Failed) => (said.text.clone(), "bad"),
+            Some(Outcome::Undecided | Outcome::NotComparable) => (said.text.clone(), "unsure"),
+            None => ("Measured; no verdict.".into(), "unsure"),
+        },
+        (None, None) => ("The newest cycle measured nothing.".into(), "bad"),
+    }
+}
+
+/// Why there is no verdict, where there is none.
+fn why_none(measured: &Measured) -> Option<&str> {
+    let said = &measured.verdict;
+    Some(said.text.as_str()).filter(|text| said.outcome.is_none() && !text.is_empty())
+}
+
+/// What the changes of the table are, beside or instead of a verdict.
+fn grounds(measured: &Measured) -> String {
+    let verdict = match measured.verdict.outcome {
+        Some(_) => "The verdict above is against the baseline; the changes here are",
+        None => "Without a baseline there is no verdict; the changes here are",
+    };
+    format!(
+        "{verdict} those of the newest cycle from the median of at least three earlier ones of the same work in the window, as they are: one process a cycle cannot tell noise from change."
+    )
+}
+
+/// The machine as the newest cycle that measured anything left it, and what looks wrong with it.
+fn machine_state(measured: &Measured) -> Vec<Value> {
+    let Some(now) = measured.conditions.last() else { return Vec::new() };
+    let share = |value: f64| format!("{:.1} %", 100.0 * value);
+    let unknown = || "not known here".to_string();
+    let mut rows = vec![
+        ("at", now.at.clone()),
+        ("load, 1 min", now.load_1m.map_or_else(unknown, |load| format!("{load:.2}"))),
+        ("stolen by the hypervisor", now.steal.map_or_else(unknown, share)),
+        ("waited for a CPU, 10 s", now.cpu_pressure_10s.map_or_else(unknown, share)),
+        (
+            "memory available",
+            now.available_bytes.map_or_else(unknown, |bytes| {
+                format!("{} MiB", report::number(bytes as f64 / (1 << 20) as f64))
+            }),
+        ),
+    ];
+    // A cycle itself loads the machine: before it is when others are seen.
+    let before = measured.conditions.first();
+    rows.extend(before.iter().flat_map(|one| machine::warnings(one)).map(|text| ("warning", text)));
+    rows.into_iter().map(|(name, value)| texts(&[name.into(), value])).collect()
+}
+
+fn pictures(pictures: &[Picture]) -> Vec<Value> {
+    let picture = |one: &Picture| match &one.svg {
+        // The chart escapes what stands in it.
+        Ok(svg) => {
+            context! { title => plain(&one.title), svg => Value::from_safe_string(svg.clone()) }
+        }
+        Err(why) => context! { title => plain(&one.title), why => plain(why), svg => () },
+    };
+    pictures.iter().map(picture).collect()
+}
+
+fn texts(texts: &[String]) -> Value {
+    Value::from(texts.iter().map(|text| Value::from(plain(text))).collect::<Vec<Value>>())
+}

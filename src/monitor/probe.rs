@@ -1,0 +1,86 @@
+//! The real probe: scenarios in fresh worker processes, judged against the stored baseline if there is one. Only the newest
+//! record is kept as a file.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::baseline;
+use crate::compare;
+use crate::compare::Grounds;
+use crate::compare::Policy;
+use crate::error::Error;
+use crate::error::Result;
+use crate::monitor::Measured;
+use crate::monitor::Probe;
+use crate::monitor::Said;
+use crate::record::Case;
+use crate::record::Record;
+use crate::report;
+use crate::suite;
+
+/// Runs a suite.
+pub struct SuiteProbe<'a> {
+    /// What is run, without a file: a disk that is full must not fail a cycle.
+    pub plan: suite::Plan,
+    /// The file of the newest record.
+    pub newest: PathBuf,
+    /// Folder of baselines.
+    pub baselines: PathBuf,
+    /// The rules of verdicts.
+    pub policy: Policy,
+    /// Whether to stop before the next worker.
+    pub stopped: &'a dyn Fn() -> bool,
+    /// Hears what goes wrong beside the measuring.
+    pub say: &'a dyn Fn(&str),
+}
+
+impl Probe for SuiteProbe<'_> {
+    fn measure(&mut self) -> Result<Measured> {
+        let record = suite::run(&self.plan, &mut (), &mut Quiet { stopped: self.stopped })?;
+        if let Err(error) = record.save(&self.newest) {
+            (self.say)(&format!("record: {}", error.chain()));
+        }
+        let said = judged(&self.baselines, &record, &self.policy);
+        Ok(Measured::new(&record, said))
+    }
+}
+
+/// The verdict against the stored baseline, or why there is none.
+fn judged(folder: &Path, record: &Record, policy: &Policy) -> Said {
+    let judge = || -> Result<Said> {
+        let (path, base) = baseline::find(folder, record, &policy.allow_class)?;
+        let release = baseline::find_release(&path)?;
+        let calibration = baseline::find_calibration(folder, record)?;
+        let grounds = Grounds {
+            baseline: &base,
+            release: release.as_ref(),
+            calibration: calibration.as_ref(),
+        };
+        let judgement = compare::judge(grounds, record, policy);
+        Ok(Said { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
+    };
+    judge().unwrap_or_else(|error| Said { outcome: None, text: why_none(&error) })
+}
+
+/// The reason alone, without what a baseline is for.
+fn why_none(error: &Error) -> String {
+    match error {
+        Error::NotComparable(why) => why.clone(),
+        error => error.chain(),
+    }
+}
+
+/// Nothing is drawn while a worker measures.
+struct Quiet<'a> {
+    stopped: &'a dyn Fn() -> bool,
+}
+
+impl suite::Events for Quiet<'_> {
+    fn start(&mut self, _: &[String], _: suite::Done) {}
+
+    fn measured(&mut self, _: &Case) {}
+
+    fn stopped(&self) -> bool {
+        (self.stopped)()
+    }
+}

@@ -1,0 +1,184 @@
+//! The pages over HTTP, to this machine only unless that is asked for. What is served was made before the request; one thread
+//! waits for requests and does nothing else, so that a measurement next to it keeps its processors.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::body::Body;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::Method;
+use axum::http::StatusCode;
+use axum::http::Uri;
+use axum::http::header;
+use axum::response::Response;
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::monitor::Pages;
+
+/// Whether other machines may read the pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remote {
+    /// Only this machine.
+    Refused,
+    /// Whoever reaches the address.
+    Allowed,
+}
+
+/// A page has styles and pictures of its own, and nothing else: even a hole in the escaping runs no script.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const LINES: &str = "application/jsonl; charset=utf-8";
+
+/// Serves pages until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    remote: Remote,
+    prepared: Mutex<Prepared>,
+}
+
+/// Bytes that requests share without copying.
+#[derive(Debug, Clone, Default)]
+struct Prepared {
+    html: Bytes,
+    metrics: Bytes,
+    history: Bytes,
+}
+
+impl Server {
+    /// Listens, and answers in a thread of its own.
+    ///
+    /// # Errors
+    /// When other machines could reach the address and that was not allowed, or when it cannot be listened on.
+    pub fn start(listen: SocketAddr, remote: Remote) -> Result<Self> {
+        if remote == Remote::Refused && !listen.ip().is_loopback() {
+            return Err(Error::Failed(format!(
+                "other machines can reach `{listen}`, and the page asks for no password; listen on 127.0.0.1, or add `--allow-remote`"
+            )));
+        }
+        let failed = |source: std::io::Error| {
+            Error::Failed(format!(
+                "cannot listen on `{listen}`: {source}; name another address with `--listen`"
+            ))
+        };
+        let listener = TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared { remote, prepared: Mutex::default() });
+        let (stop, stopped) = oneshot::channel();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).map_err(failed)?
+        };
+        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let work = move || {
+            runtime.block_on(async {
+                tokio::spawn(std::future::IntoFuture::into_future(axum::serve(listener, app)));
+                // Connections that are still open are cut off when the runtime goes.
+                let _ = stopped.await;
+            });
+        };
+        let name = "monitor-page".to_owned();
+        let thread = std::thread::Builder::new().name(name).spawn(work).map_err(failed)?;
+        Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves these pages from now on.
+    pub fn publish(&self, pages: Pages) {
+        let prepared = Prepared {
+            html: pages.html.into(),
+            metrics: pages.metrics.into(),
+            history: pages.history.into(),
+        };
+        *self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner) = prepared;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let pages = shared.prepared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let (status, kind, body) = if method != Method::GET && method != Method::HEAD {
+        (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET and HEAD\n"))
+    } else if shared.remote == Remote::Refused && !is_this_machine(&headers) {
+        // A web site may have its name resolved to this machine, to read what it must not.
+        (StatusCode::MISDIRECTED_REQUEST, PLAIN, text("ask for 127.0.0.1 or localhost\n"))
+    } else {
+        match uri.path() {
+            "/" => (StatusCode::OK, HTML, pages.html),
+            "/metrics" => (StatusCode::OK, METRICS, pages.metrics),
+            "/history.jsonl" => (StatusCode::OK, LINES, pages.history),
+            "/healthz" => (StatusCode::OK, PLAIN, text("ok\n")),
+            _ => (
+                StatusCode::NOT_FOUND,
+                PLAIN,
+                text("there are /, /metrics, /history.jsonl and /healthz\n"),
+            ),
+        }
+    };
+    let response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, kind)
+        .header(header::CACHE_CONTROL, "no-store")
+        .header(header::CONTENT_SECURITY_POLICY, POLICY)
+        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .header(header::REFERRER_POLICY, "no-referrer")
+        .header(header::ALLOW, "GET, HEAD")
+        .header(header::CONTENT_LENGTH, body.len())
+        // A reader that keeps its connection costs a file; it is a page view every few seconds at most.
+        .header(header::CONNECTION, "close");
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from(body) };
+    response.body(body).expect("every header is a literal or a number")
+}
+
+/// Whether the request names this machine by address or as `localhost`, or by no name at all.
+fn is_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}

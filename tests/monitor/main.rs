@@ -1,0 +1,130 @@
+//! The monitor as a whole, with a stub in the place of measuring: pages over a real socket, in a real browser where one is
+//! installed, and a thousand cycles in a process of their own.
+#![cfg(feature = "monitor")]
+
+use std::cell::Cell;
+use std::path::Path;
+use std::time::Duration;
+
+use candlemark::Error;
+use candlemark::Result;
+use candlemark::monitor;
+use candlemark::monitor::Audience;
+use candlemark::monitor::Clock;
+use candlemark::monitor::Figures;
+use candlemark::monitor::History;
+use candlemark::monitor::Measured;
+use candlemark::monitor::Pages;
+use candlemark::monitor::Plan;
+use candlemark::monitor::Probe;
+use candlemark::monitor::Said;
+use candlemark::record::Conditions;
+use jiff::SignedDuration;
+use jiff::Timestamp;
+
+mod browser;
+mod growth;
+mod http;
+
+const START: &str = "2026-11-23T10:00:00Z";
+
+/// A clock that passes only when it is waited for.
+#[derive(Default)]
+struct Fake(Cell<SignedDuration>);
+
+impl Clock for Fake {
+    fn elapsed(&self) -> SignedDuration {
+        self.0.get()
+    }
+
+    fn now(&self) -> Timestamp {
+        START.parse::<Timestamp>().unwrap() + self.0.get()
+    }
+
+    fn wait(&self, until: SignedDuration) {
+        self.0.set(until);
+    }
+
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+/// Rates that rise and fall a little; every tenth cycle fails.
+#[derive(Default)]
+struct Stub {
+    cycle: u32,
+    /// Hears of every cycle.
+    hook: Option<Box<dyn FnMut(u32)>>,
+}
+
+impl Probe for Stub {
+    fn measure(&mut self) -> Result<Measured> {
+        self.cycle += 1;
+        if let Some(hook) = &mut self.hook {
+            hook(self.cycle);
+        }
+        if self.cycle.is_multiple_of(10) {
+            return Err(Error::Failed(format!("<b>no</b> device & {}", "why ".repeat(10_000))));
+        }
+        let decode = f64::from(90 + self.cycle * 7 % 20);
+        let figures = |id: &str, factor: f64| Figures {
+            id: id.into(),
+            values: [
+                ("decode_tok_s".into(), Some(factor * decode)),
+                ("e2e_s".into(), Some(8.0 / factor / decode)),
+                ("peak_rss_bytes".into(), Some(100e6 + 1e5 * decode)),
+                ("ttft_s".into(), Some(1.0 / factor / decode)),
+            ]
+            .into(),
+            ..Figures::default()
+        };
+        Ok(Measured {
+            model: "synthetic:stub".into(),
+            machine: "stub-2cpu-01234567".into(),
+            settings: "native on cpu, 2 threads".into(),
+            scenarios: vec![figures("short/b1", 1.0), figures("code/b1", 0.8)],
+            conditions: vec![Conditions {
+                at: START.into(),
+                load_1m: Some(0.5),
+                available_bytes: Some(4 << 30),
+                ..Conditions::default()
+            }],
+            verdict: Said { outcome: None, text: "no baseline `baselines/stub.json`".into() },
+            ..Measured::default()
+        })
+    }
+}
+
+/// Keeps the newest pages, and the largest size of all.
+#[derive(Default)]
+struct Newest {
+    pages: Pages,
+    largest: usize,
+}
+
+impl Audience for Newest {
+    fn publish(&mut self, pages: Pages) {
+        let size = pages.html.len() + pages.metrics.len() + pages.history.len();
+        self.largest = self.largest.max(size);
+        self.pages = pages;
+    }
+
+    fn say(&mut self, _: &str) {}
+}
+
+/// So many cycles, half an hour apart.
+fn cycles(count: u64, probe: &mut Stub, file: &Path) -> (History, Newest) {
+    let clock = Fake::default();
+    let day = SignedDuration::from_hours(24);
+    let (mut history, _) = History::open(file, day, clock.elapsed(), clock.now()).unwrap();
+    let plan = Plan {
+        interval: Duration::from_secs(1800),
+        retry: Duration::from_secs(60),
+        cycles: Some(count),
+        about: "quick on synthetic:stub".into(),
+    };
+    let mut newest = Newest::default();
+    monitor::run(&plan, &mut history, probe, &clock, &mut newest);
+    (history, newest)
+}
