@@ -6,17 +6,21 @@ cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
 
-if ! command -v cc >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    step "install a C compiler"
-    apt-get update -q && apt-get install -qy gcc libc6-dev
-fi
+install() { # package, for the program
+    if ! command -v "$2" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        step "install $1"
+        apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $1
+    fi
+}
+install "gcc libc6-dev" cc
+install chromium chromium || echo "no browser: its test is skipped, and says so"
 
 step "format"
 cargo fmt --check
 
-step "lints: the judging half alone, with counters of GPUs, then everything"
+step "lints: the judging half alone, with what is optional there, then everything"
 cargo clippy --locked --no-default-features --all-targets -- -D warnings
-cargo clippy --locked --no-default-features --features nvml --all-targets -- -D warnings
+cargo clippy --locked --no-default-features --features monitor,nvml,png --all-targets -- -D warnings
 cargo clippy --locked --all-targets -- -D warnings
 
 step "tests"
@@ -29,8 +33,12 @@ step "a short real bench, and a gate that can fail"
 cargo build --locked --release --bin candlemark
 ci/gate.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"
 
+step "every suite, killed and gone on with, and every form of a report"
+ci/suites.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"
+
 step "cargo bench: lists without a model, measures one case"
 cargo bench --locked --bench generate -- --list
+cargo bench --locked --bench grid -- --list
 cargo bench --locked --bench generate -- short/b1 --noplot
 
 printf '\nall checks passed in %ss\n' "$SECONDS"

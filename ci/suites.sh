@@ -19,6 +19,7 @@ for seconds in 4 8; do
     # shellcheck disable=SC2086
     "$binary" run $flags "${resume[@]}" >"$work/live" 2>&1 &
     run=$!
+    for _ in $(seq 600); do [ -f "$record" ] && break; sleep 0.1; done
     sleep "$seconds"
     kill -9 "$run" 2>/dev/null || { echo "it ended before it could be killed" && exit 1; }
     wait "$run" 2>/dev/null || true

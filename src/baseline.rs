@@ -18,6 +18,7 @@ use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
 use crate::record::Record;
+use crate::record::SHARED;
 use crate::record::Settings;
 use crate::record::calibration::Calibration;
 
@@ -53,7 +54,11 @@ pub fn promote(records: &[Record]) -> Result<Record> {
     }
     baseline.kind = Kind::Baseline;
     for block in baseline.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
-        let Block { session, values, notes, references, .. } = std::mem::take(block);
+        let Block { session, mut values, notes, references, .. } = std::mem::take(block);
+        if notes.get("peak_rss_bytes").is_some_and(|note| note.contains(SHARED)) {
+            // Comparable only with a process that ran the same before: no run will be.
+            values.insert("peak_rss_bytes".into(), None);
+        }
         *block = Block { session, values, notes, references, ..Block::default() };
     }
     Ok(baseline)
@@ -353,6 +358,24 @@ mod tests {
             case.blocks.iter().all(|block| block.samples.is_empty() && block.steps_s.is_empty())
         );
         assert_eq!(case.blocks[8].session, "20260703T000000Z-0123456");
+    }
+
+    #[test]
+    fn memory_of_a_process_that_ran_others_before_is_no_baseline() {
+        let shared = |day| {
+            let mut one = session(day, 100.0);
+            for (at, block) in one.scenarios[0].blocks.iter_mut().enumerate() {
+                block.values.insert("peak_rss_bytes".into(), Some(3e8));
+                let sharing = if at == 0 { SHARED } else { "fresh process" };
+                block.notes.insert("peak_rss_bytes".into(), format!("VmHWM, {sharing}"));
+            }
+            one
+        };
+        let baseline = promote(&[shared(1), shared(2), shared(3)]).unwrap();
+        let case = &baseline.scenarios[0];
+        assert_eq!(case.blocks[0].values["peak_rss_bytes"], None);
+        assert_eq!(case.values("peak_rss_bytes").len(), 6, "the other two of each session");
+        assert_eq!(case.values("decode_tok_s").len(), 9);
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub mod calibration;
 pub mod pair;
 pub mod pool;
 
+/// What the note of a memory metric says where other scenarios ran in the process before.
+pub const SHARED: &str = "shared_process";
+
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
 

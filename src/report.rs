@@ -29,6 +29,7 @@ pub(crate) use export::exposed;
 pub use export::llama_bench;
 pub use export::prometheus;
 pub use export::row;
+pub use full::Edition;
 pub use full::chart_files;
 pub use full::markdown;
 pub use html::page;

@@ -212,7 +212,8 @@ fn find<'a>(
     }
     let scenario = target.scenario.as_deref().ok_or_else(|| missing(Unmeasurable::NoScenario))?;
     let cases = record.scenarios.iter().filter(|case| matches(scenario, &case.id));
-    let results: Vec<_> = cases.map(|case| value(case, target)).collect();
+    let on_cpu = record.settings.device == "cpu";
+    let results: Vec<_> = cases.map(|case| value(case, target, on_cpu)).collect();
     let values = results.iter().filter_map(|result| result.as_ref().ok());
     let cost = |found: &Found| target.better().cost(found.stored);
     let best = values.min_by(|a, b| cost(a).total_cmp(&cost(b)));
@@ -225,8 +226,8 @@ fn find<'a>(
     }
 }
 
-/// The first of the target's metrics that the case has.
-fn value<'a>(case: &'a Case, target: &'a Target) -> Result<Found<'a>, Missing<'a>> {
+/// The first of the target's metrics that the case has. Memory of the host is no answer where the weights lie on a device.
+fn value<'a>(case: &'a Case, target: &'a Target, on_cpu: bool) -> Result<Found<'a>, Missing<'a>> {
     let missing = |reason, why| Err(Missing { reason, case: Some(case), why });
     match State::of(case) {
         State::Valid => {}
@@ -236,7 +237,7 @@ fn value<'a>(case: &'a Case, target: &'a Target) -> Result<Found<'a>, Missing<'a
         State::Failed(why) => return missing(Unmeasurable::Failed, Some(why)),
         State::Empty => return missing(Unmeasurable::NotRun, None),
     }
-    let mut metrics = target.metric.iter();
+    let mut metrics = target.metric.iter().filter(|name| on_cpu || *name != "peak_rss_bytes");
     match metrics.find_map(|metric| Some((metric, sound(case, metric)?))) {
         Some((metric, stored)) => Ok(Found { case, metric, stored }),
         None => {

@@ -90,7 +90,7 @@ fn record(scenarios: Vec<Case>) -> Record {
         build: Build::default(),
         machine: Machine::default(),
         model: Model::default(),
-        settings: Settings::default(),
+        settings: Settings { device: "cpu".into(), ..Settings::default() },
         injected: None,
         scenarios,
     }

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use candlemark::Error;
+use candlemark::analysis::Targets;
 use candlemark::record::Record;
 use candlemark::record::pair::Paired;
 use candlemark::record::write_atomically;
 use candlemark::report;
+use candlemark::report::Edition;
 
 use crate::cmd::Exit;
 use crate::cmd::newest;
@@ -26,6 +28,11 @@ pub(crate) struct Arguments {
     /// Language of the forms `md` and `html`
     #[arg(long, value_enum, default_value_t)]
     lang: Lang,
+    /// Your own targets, beside those that come with candlemark: a TOML file of lines such as
+    /// `target = [{ id = "ours/chat", model = "*", topic = "first_token", scenario = "api/chat", metric = ["ttft_s"], unit = "ms", max = 200.0 }]`;
+    /// a row of a known id takes its place. Repeatable
+    #[arg(long, value_name = "FILE")]
+    targets: Vec<PathBuf>,
     /// The scenario of `row` and `benchmark-json`; default: the valid one of batch 1 with the longest answers
     #[arg(long, value_name = "ID")]
     scenario: Option<String>,
@@ -89,16 +96,18 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         anyhow::bail!("`--scenario` is for `--format row` and `--format benchmark-json`");
     }
     let record = Record::load(&path)?;
-    let lang = report::Lang::from(arguments.lang);
+    let load = |all: Targets, path: &PathBuf| Ok::<_, Error>(all.merge(Targets::load(path)?));
+    let targets = arguments.targets.iter().try_fold(Targets::builtin(), load)?;
+    let edition = Edition { lang: arguments.lang.into(), targets: &targets };
     let text = match arguments.format {
         Format::Md => {
             let charts = arguments
                 .output
                 .as_deref()
-                .map_or(Ok(None), |path| charts_beside(&record, lang, path))?;
-            report::markdown(&record, lang, charts.as_deref())
+                .map_or(Ok(None), |path| charts_beside(&record, edition, path))?;
+            report::markdown(&record, edition, charts.as_deref())
         }
-        Format::Html => report::page_in(&record, lang)?,
+        Format::Html => report::page_in(&record, edition)?,
         Format::Json => report::json(&record),
         Format::Csv => report::csv(&record),
         Format::Row => report::row(&record, scenario)?,
@@ -113,7 +122,7 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
 /// Writes the charts into a folder beside the document: `report_charts` beside `report.md`. Its name; none for stdout.
 fn charts_beside(
     record: &Record,
-    lang: report::Lang,
+    edition: Edition<'_>,
     document: &Path,
 ) -> anyhow::Result<Option<String>> {
     let Some(stem) = document.file_stem().filter(|_| document != Path::new("-")) else {
@@ -121,7 +130,7 @@ fn charts_beside(
     };
     let name = format!("{}_charts", stem.to_string_lossy());
     let folder = document.with_file_name(&name);
-    for (file, svg) in report::chart_files(record, lang) {
+    for (file, svg) in report::chart_files(record, edition) {
         write_atomically(&folder.join(file), svg.as_bytes())?;
     }
     Ok(Some(name))

@@ -15,6 +15,9 @@ mod speed;
 mod summary;
 mod trials;
 
+use std::sync::LazyLock;
+
+use crate::analysis::Targets;
 use crate::record::Record;
 use crate::report::full::model::Block;
 use crate::report::full::model::Document;
@@ -22,9 +25,27 @@ use crate::report::full::model::Text;
 use crate::report::full::paper::Paper;
 use crate::report::words::Lang;
 
+/// How a report is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Edition<'a> {
+    /// Its words and numbers.
+    pub lang: Lang,
+    /// What the record is held against.
+    pub targets: &'a Targets,
+}
+
+/// With the targets that come with this build.
+impl From<Lang> for Edition<'static> {
+    fn from(lang: Lang) -> Self {
+        static BUILTIN: LazyLock<Targets> = LazyLock::new(Targets::builtin);
+        Self { lang, targets: &BUILTIN }
+    }
+}
+
 /// The whole report of a record.
-pub(super) fn document(record: &Record, lang: Lang) -> Document {
-    let paper = Paper::new(record, lang);
+pub(super) fn document(record: &Record, edition: Edition<'_>) -> Document {
+    let lang = edition.lang;
+    let paper = Paper::new(record, edition);
     let sections = [
         Some(general::general(&paper)),
         Some(summary::summary(&paper)),
@@ -60,13 +81,17 @@ pub(super) fn document(record: &Record, lang: Lang) -> Document {
 
 /// The report of a record as GitHub-flavoured Markdown. It links its charts as files in the folder `charts`, whose name is written
 /// as it stands; without a folder it has none.
-pub fn markdown(record: &Record, lang: Lang, charts: Option<&str>) -> String {
-    markdown::markdown(&document(record, lang), charts)
+pub fn markdown<'a>(
+    record: &Record,
+    edition: impl Into<Edition<'a>>,
+    charts: Option<&str>,
+) -> String {
+    markdown::markdown(&document(record, edition.into()), charts)
 }
 
 /// The charts of a record as files for [`markdown`]: their names and what is in them, on white paper whatever the reader's theme.
-pub fn chart_files(record: &Record, lang: Lang) -> Vec<(String, String)> {
-    let sections = document(record, lang).sections;
+pub fn chart_files<'a>(record: &Record, edition: impl Into<Edition<'a>>) -> Vec<(String, String)> {
+    let sections = document(record, edition.into()).sections;
     let blocks = sections.into_iter().flat_map(|section| section.blocks);
     let charts = blocks.filter_map(|block| match block {
         Block::Chart { chart } => Some(chart),

@@ -21,6 +21,7 @@ use crate::record::pair::PairedBlock;
 use crate::report::chart;
 use crate::report::document::machine;
 use crate::report::full;
+use crate::report::full::Edition;
 use crate::report::full::model::Document;
 use crate::report::plot::plot;
 use crate::report::text::duration;
@@ -37,15 +38,15 @@ use crate::workload;
 /// When the template does not fit the data, which a test would have found.
 pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<String> {
     let verdict = judgement.map(|(judgement, command)| verdict(judgement, command));
-    document_page(&full::document(record, Lang::En), verdict)
+    document_page(&full::document(record, Lang::En.into()), verdict)
 }
 
 /// The page of a record in a language.
 ///
 /// # Errors
 /// When the template does not fit the data, which a test would have found.
-pub fn page_in(record: &Record, lang: Lang) -> Result<String> {
-    document_page(&full::document(record, lang), None)
+pub fn page_in<'a>(record: &Record, edition: impl Into<Edition<'a>>) -> Result<String> {
+    document_page(&full::document(record, edition.into()), None)
 }
 
 fn document_page(document: &Document, verdict: Option<Value>) -> Result<String> {

@@ -100,6 +100,8 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "search_s", label: "vector search", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "assemble_s", label: "assembling the context", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "answer_s", label: "answering", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: "e2e_simple_s", label: "simple question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: "e2e_complex_s", label: "complex question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "error_rate", label: "failed requests", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "oom_rate", label: "requests out of memory", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "mem_slope_bytes_per_request", label: "memory growth per request", unit: "KiB", scale: 1.0 / 1024.0, better: Better::Lower, limit: None, gate: Gate::Never },

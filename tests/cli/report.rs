@@ -53,3 +53,43 @@ fn an_unknown_language_names_the_known_ones() {
     let talk = String::from_utf8(output.stderr).unwrap();
     assert!(talk.contains("en, fr, ko"), "{talk}");
 }
+
+#[test]
+fn targets_of_the_user_are_met_or_not_beside_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("own.toml");
+    let line = |id: &str, scenario: &str, max: f64| {
+        format!(
+            "[[target]]\nid = \"{id}\"\nmodel = \"*\"\ntopic = \"first_token\"\nscenario = \"{scenario}\"\n\
+             metric = [\"ttft_s\"]\nunit = \"ms\"\nmax = {max:.1}\n"
+        )
+    };
+    let rows = [
+        line("ours/soon", "short/b1", 1e6),
+        line("ours/at-once", "short/b1", 0.5),
+        line("ours/nowhere", "no/such", 1.0),
+    ];
+    fs::write(&own, rows.concat()).unwrap();
+    let report = |targets: &str| {
+        let record = golden(RECORD);
+        let args = ["report", record.to_str().unwrap(), "--targets", targets];
+        let output = candlemark(&args, folder.path());
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let plain = text(&output.stdout).replace('\u{a0}', " ");
+        (output.status.code(), plain, text(&output.stderr))
+    };
+    let (status, text, talk) = report("own.toml");
+    assert_eq!(status, Some(0), "{talk}");
+    let row = |bound: &str| {
+        let found = text.lines().find(|line| line.contains(&format!("| {bound} |")));
+        found.unwrap_or_else(|| panic!("{bound}: {text}")).to_owned()
+    };
+    assert!(row("at most 1,000,000 ms").contains("| met |"), "{}", row("at most 1,000,000 ms"));
+    assert!(row("at most 0.5 ms").contains("| not met |"), "{}", row("at most 0.5 ms"));
+    assert!(row("at most 1 ms").contains("not measurable here"), "{}", row("at most 1 ms"));
+    fs::write(&own, "[[target]]\nid = \"ours/soon\"\nmodle = \"*\"\n").unwrap();
+    let (status, text, talk) = report("own.toml");
+    assert_eq!((status, text.as_str()), (Some(5), ""));
+    assert!(talk.contains("own.toml` is not valid") && talk.contains("modle"), "{talk}");
+    assert_eq!(report("missing.toml").0, Some(5));
+}

@@ -145,6 +145,17 @@ fn a_stand_in_is_said_to_be_one_and_memory_is_not_scaled() {
 }
 
 #[test]
+fn memory_of_the_host_is_no_answer_where_the_weights_lie_on_a_device() {
+    let mut single = case("short/b1", vec![null("peak_device_bytes", "no counter")]);
+    single.blocks[0].values.insert("peak_rss_bytes".into(), Some(1e9));
+    let mut record = of(model(36, 4096, "q8_0"), None, vec![single]);
+    record.settings.device = "cuda:0".into();
+    let memory = &evaluate(&record, &targets(MATRIX).unwrap())[3];
+    assert_eq!(memory.verdict, NotMeasurable(Unmeasurable::NoValue));
+    assert_eq!((memory.value, memory.why.as_deref()), (None, Some("no counter")));
+}
+
+#[test]
 fn what_was_not_measured_is_no_pass_and_says_why() {
     let first = |cases: Vec<Case>, quant: &str| {
         let record = of(model(28, 2048, quant), Some(40e9), cases);

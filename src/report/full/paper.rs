@@ -7,10 +7,10 @@ use crate::analysis::Reference;
 use crate::analysis::Spread;
 use crate::analysis::State;
 use crate::analysis::TargetResult;
-use crate::analysis::Targets;
 use crate::analysis::evaluate;
 use crate::record::Case;
 use crate::record::Record;
+use crate::report::full::Edition;
 use crate::report::full::model::Cell;
 use crate::report::full::model::Text;
 use crate::report::full::model::Tone;
@@ -40,11 +40,11 @@ pub(super) struct Paper<'a> {
 }
 
 impl<'a> Paper<'a> {
-    pub(super) fn new(record: &'a Record, lang: Lang) -> Self {
-        let targets = Targets::builtin();
-        let results = evaluate(record, &targets);
+    pub(super) fn new(record: &'a Record, edition: Edition<'_>) -> Self {
+        let Edition { lang, targets } = edition;
+        let results = evaluate(record, targets);
         let (analysis, words) = (Analysis::of(record), lang.words());
-        Self { record, analysis, lang, words, results, reference: targets.reference }
+        Self { record, analysis, lang, words, results, reference: targets.reference.clone() }
     }
 
     /// Said in place of a number that there is none of.

@@ -201,7 +201,7 @@ fn every_number_is_the_record_s() {
     let record = everything();
     for lang in Lang::ALL {
         let known = Known::of(&record, lang);
-        let document = document(&record, lang);
+        let document = document(&record, lang.into());
         assert!(texts(&document).len() > 1000, "the record has something for every part");
         assert_eq!(known.strangers(&document), [], "{lang:?}");
     }
@@ -212,7 +212,7 @@ fn a_number_from_nowhere_is_found() {
     let record = everything();
     let known = Known::of(&record, Lang::En);
     for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
-        let mut document = document(&record, Lang::En);
+        let mut document = document(&record, Lang::En.into());
         let table = document.sections[1].blocks.iter_mut().find_map(|block| match block {
             Block::Table { table } => Some(table),
             _ => None,
@@ -226,7 +226,7 @@ fn a_number_from_nowhere_is_found() {
 fn every_part_is_there_in_every_language() {
     let record = everything();
     for lang in Lang::ALL {
-        let document = document(&record, lang);
+        let document = document(&record, lang.into());
         let ids: Vec<&str> = document.sections.iter().map(|section| section.id).collect();
         assert_eq!(
             ids,
@@ -372,7 +372,7 @@ fn an_invalid_number_is_struck_out_and_no_chart_shows_it() {
     for case in &mut record.scenarios {
         case.validity.failed.push("a clock ran backwards".into());
     }
-    let document = document(&record, Lang::En);
+    let document = document(&record, Lang::En.into());
     assert!(document.sections.iter().all(|section| section.id != "charts"));
     let page = page_in(&record, Lang::En).unwrap();
     assert!(page.contains("class=\"n struck\"") && !page.contains("<svg"));

@@ -116,11 +116,16 @@ fn step_tail(block: &Block) -> Option<f64> {
 }
 
 fn answer_tail(block: &Block) -> Option<f64> {
-    tail(block.samples.get("e2e_s")?)
+    tail(equal_answers(block)?)
+}
+
+/// Times of answers to one and the same request: a generation has steps, other tasks have requests that differ.
+fn equal_answers(block: &Block) -> Option<&Vec<f64>> {
+    block.samples.get("e2e_s").filter(|_| !block.steps_s.is_empty())
 }
 
 fn answer_cv(block: &Block) -> Option<f64> {
-    let answers = block.samples.get("e2e_s").filter(|answers| answers.len() >= ANSWERS)?;
+    let answers = equal_answers(block).filter(|answers| answers.len() >= ANSWERS)?;
     Some(stats::sd(answers)? / stats::mean(answers).filter(|mean| *mean > 0.0)?)
 }
 

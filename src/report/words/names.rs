@@ -34,6 +34,8 @@ const METRICS: &[(&str, &str, &str)] = &[
     ("search_s", "recherche vectorielle", "벡터 검색"),
     ("assemble_s", "assemblage du contexte", "컨텍스트 구성"),
     ("answer_s", "génération de la réponse", "답변 생성"),
+    ("e2e_simple_s", "question simple, de bout en bout", "단순 질문, 처음부터 끝까지"),
+    ("e2e_complex_s", "question complexe, de bout en bout", "복합 질문, 처음부터 끝까지"),
     ("error_rate", "requêtes en échec", "실패한 요청"),
     ("oom_rate", "requêtes à court de mémoire", "메모리가 부족했던 요청"),
     ("mem_slope_bytes_per_request", "croissance de la mémoire par requête", "요청당 메모리 증가량"),
