@@ -25,8 +25,8 @@ pub enum PartKind {
     BatchEfficiency,
     /// Decode rate at the deepest valid context as a share of that at depth 0, without YaRN.
     ContextRetention,
-    /// 1 - (p95/p50 - 1) of `e2e_s` of the repeated request: 1 where the slow requests are as fast as the usual, 0 where they
-    /// take twice as long. The worst where there are several.
+    /// p50/p95 of `e2e_s` of the repeated request: 1 where the slow requests are as fast as the usual, a half where they take
+    /// twice as long. The worst where there are several.
     Consistency,
     /// Scenarios other than stress that were measured and are valid, as a share of those that were tried. What the engine
     /// does not support, or there was no time for, was not tried.
@@ -110,7 +110,7 @@ fn consistency(record: &Record) -> Part {
     let repeated = requests::consistency(record).into_iter().filter(|one| one.state.is_valid());
     let ratios: Vec<f64> = repeated.filter_map(|one| one.p95_over_p50).collect();
     let worst = ratios.iter().copied().max_by(f64::total_cmp);
-    part(PartKind::Consistency, worst.map(|ratio| 2.0 - ratio), ratios.len())
+    part(PartKind::Consistency, worst.map(f64::recip), ratios.len())
 }
 
 fn success(record: &Record) -> Part {

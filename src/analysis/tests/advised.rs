@@ -131,14 +131,26 @@ fn the_score_is_ten_times_the_geometric_mean_of_what_was_measured() {
         (PartKind::Roofline, 0.5),
         (PartKind::BatchEfficiency, 0.8),
         (PartKind::ContextRetention, 0.5),
-        (PartKind::Consistency, 0.9),
+        (PartKind::Consistency, 1.0 / 1.1),
         (PartKind::Success, 5.0 / 7.0),
     ];
     for ((kind, value), (expected_kind, expected)) in values.into_iter().zip(expected) {
         assert_eq!(kind, expected_kind);
         near(value, expected);
     }
-    near(score.value.unwrap(), 10.0 * (0.5 * 0.8 * 0.5 * 0.9 * 5.0 / 7.0f64).powf(0.2));
+    near(score.value.unwrap(), 10.0 * (0.5 * 0.8 * 0.5 / 1.1 * 5.0 / 7.0f64).powf(0.2));
+}
+
+#[test]
+fn slow_requests_lower_the_score_and_do_not_end_it() {
+    let consistency = |slow: f64| {
+        let times = [vec![1.0; 18], vec![slow; 2]].concat();
+        let cases = vec![case("consistency/answer", vec![sampled(&[("e2e_s", &times)])])];
+        Score::of(&record(cases)).parts[3].value.unwrap()
+    };
+    for (slow, expected) in [(1.0, 1.0), (2.0, 0.5), (4.0, 0.25)] {
+        near(consistency(slow), expected);
+    }
 }
 
 #[test]

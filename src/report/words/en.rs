@@ -323,7 +323,7 @@ pub(super) const WORDS: Words = Words {
         roofline: "share of the measured read bandwidth that decoding reaches",
         efficiency: "efficiency of the largest batch, median over categories",
         retention: "decode rate kept at the deepest context",
-        consistency: "consistency: 2 − p95 / p50 of a repeated request",
+        consistency: "consistency: p50 / p95 of a repeated request",
         success: "scenarios that were tried and are valid",
         closing: "These figures hold for this model on this machine, as described above; `candlemark check` says whether a later run is slower.",
     },

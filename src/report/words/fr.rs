@@ -323,7 +323,7 @@ pub(super) const WORDS: Words = Words {
         roofline: "part de la bande passante mesurée atteinte au décodage",
         efficiency: "efficacité du plus grand lot, médiane des catégories",
         retention: "débit de décodage conservé au contexte le plus profond",
-        consistency: "régularité\u{a0}: 2 − p95 / p50 d’une requête répétée",
+        consistency: "régularité\u{a0}: p50 / p95 d’une requête répétée",
         success: "scénarios tentés et valides",
         closing: "Ces chiffres valent pour ce modèle sur cette machine, dans les conditions décrites plus haut\u{202f}; `candlemark check` dira si une exécution ultérieure est plus lente.",
     },

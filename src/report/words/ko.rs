@@ -323,7 +323,7 @@ pub(super) const WORDS: Words = Words {
         roofline: "디코드가 도달한 측정 대역폭의 비율",
         efficiency: "가장 큰 배치의 효율(범주 중앙값)",
         retention: "가장 깊은 컨텍스트의 디코드 유지율",
-        consistency: "일관성: 반복 요청의 2 − p95 / p50",
+        consistency: "일관성: 반복 요청의 p50 / p95",
         success: "시도한 시나리오 중 유효한 비율",
         closing: "이 수치는 위에 적은 조건에서 이 머신과 이 모델에만 해당합니다. 이후 실행이 느려졌는지는 `candlemark check`로 판정합니다.",
     },
