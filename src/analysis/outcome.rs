@@ -14,6 +14,7 @@ use crate::record::Case;
 use crate::record::Model;
 use crate::record::Record;
 use crate::workload::Better;
+use crate::workload::SUITES;
 
 /// One target and what a record says of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,7 +36,8 @@ pub struct TargetResult {
     pub scaled: Option<f64>,
     /// Of the scaled value.
     pub scaled_verdict: TargetVerdict,
-    /// What the record says to a value that is missing.
+    /// What the record says to a value that is missing or cannot decide; the scenarios that are open where it is the best of
+    /// several.
     pub why: Option<String>,
 }
 
@@ -47,7 +49,7 @@ pub enum TargetVerdict {
     Met,
     /// It is not.
     NotMet,
-    /// There is no value: no pass and no failure.
+    /// There is no value, or one that cannot decide: no pass and no failure.
     NotMeasurable(Unmeasurable),
 }
 
@@ -71,6 +73,8 @@ pub enum Unmeasurable {
     Invalid,
     /// The scenario was run, but the metric has no value: no counter, for example.
     NoValue,
+    /// The value is a lower bound that keeps to the target; what was between its samples may not.
+    LowerBound,
     /// Values of this kind do not follow the bandwidth of memory.
     NotScaled,
     /// The bandwidth of one of the machines is not known.
@@ -141,22 +145,96 @@ fn judge(record: &Record, targets: &Targets, target: &Target, names: &Names) -> 
             result.scaled_verdict = result.verdict;
             (result.case, result.why) = (case.map(|case| case.id.clone()), why);
         }
-        Ok(Found { case, metric, stored }) => {
-            let value = target.unit.show(stored);
-            result.case = Some(case.id.clone());
-            result.metric = Some(metric.into());
+        Ok(found) => {
+            let value = target.unit.show(found.stored);
+            result.case = Some(found.case.id.clone());
+            result.metric = Some(found.metric.into());
             result.value = Some(value);
-            result.verdict = against(target, value);
+            let doubt = Doubt::of(record, target, &found);
+            result.verdict = doubt.settle(against(target, value));
             match scale(record, targets, target, value) {
                 Ok(scaled) => {
                     result.scaled = Some(scaled);
-                    result.scaled_verdict = against(target, scaled);
+                    result.scaled_verdict = doubt.settle(against(target, scaled));
                 }
                 Err(why) => result.scaled_verdict = TargetVerdict::NotMeasurable(why),
+            }
+            if let TargetVerdict::NotMeasurable(_) = result.verdict {
+                result.why = doubt.why;
             }
         }
     }
     result
+}
+
+/// Why a value may not decide although there is one.
+#[derive(Default)]
+struct Doubt {
+    /// It is no pass: a lower bound of what should be low.
+    no_pass: Option<Unmeasurable>,
+    /// It is no miss: the best of several scenarios of which some are open, and what is open with the first of those.
+    no_miss: Option<Unmeasurable>,
+    /// What the record says of it, or the scenarios that are open.
+    why: Option<String>,
+}
+
+impl Doubt {
+    fn of(record: &Record, target: &Target, found: &Found) -> Self {
+        if found.metric == DEVICE_MEMORY
+            && let Some(note) = lower_bound(found.case, found.metric)
+        {
+            let no_pass = Some(Unmeasurable::LowerBound);
+            return Self { no_pass, why: Some(note.into()), ..Self::default() };
+        }
+        let open = open(record, target);
+        let ids: Vec<&str> = open.iter().map(|(id, _)| id.as_str()).collect();
+        let why = (!ids.is_empty()).then(|| ids.join(", "));
+        Self { no_miss: open.first().map(|(_, reason)| *reason), why, ..Self::default() }
+    }
+
+    fn settle(&self, verdict: TargetVerdict) -> TargetVerdict {
+        let doubt = match verdict {
+            TargetVerdict::Met => self.no_pass,
+            TargetVerdict::NotMet => self.no_miss,
+            TargetVerdict::NotMeasurable(_) => None,
+        };
+        doubt.map_or(verdict, TargetVerdict::NotMeasurable)
+    }
+}
+
+/// Memory of an accelerator, read by its driver.
+const DEVICE_MEMORY: &str = "peak_device_bytes";
+
+/// Memory of the process on the host; the model's only where the host computes.
+const HOST_MEMORY: &str = "peak_rss_bytes";
+
+/// The note that says that values are samples, between which there may have been more.
+fn lower_bound<'a>(case: &'a Case, metric: &str) -> Option<&'a str> {
+    let mut notes = case.blocks.iter().filter_map(|block| block.notes.get(metric));
+    let note = notes.find(|note| note.contains("sample") || note.contains("lower bound"))?;
+    Some(note)
+}
+
+/// Scenarios of the suites that the target is the best of and that have no value in the record, each with why. What the engine
+/// cannot do is not open: it will not be the best.
+fn open(record: &Record, target: &Target) -> Vec<(String, Unmeasurable)> {
+    let Some(pattern) = target.scenario.as_deref().filter(|id| id.ends_with('*')) else {
+        return Vec::new();
+    };
+    let mut open: Vec<(String, Unmeasurable)> = Vec::new();
+    for scenario in SUITES.iter().flat_map(|suite| (suite.scenarios)()) {
+        let known = open.iter().any(|(id, _)| *id == scenario.id);
+        if known || !matches(pattern, &scenario.id) {
+            continue;
+        }
+        let reason = match record.case(&scenario.id).map(|case| value(record, case, target)) {
+            None => Unmeasurable::NotRun,
+            Some(Err(Missing { reason, .. })) if reason != Unmeasurable::Unsupported => reason,
+            Some(_) => continue,
+        };
+        open.push((scenario.id, reason));
+    }
+    open
 }
 
 fn against(target: &Target, value: f64) -> TargetVerdict {
@@ -212,8 +290,7 @@ fn find<'a>(
     }
     let scenario = target.scenario.as_deref().ok_or_else(|| missing(Unmeasurable::NoScenario))?;
     let cases = record.scenarios.iter().filter(|case| matches(scenario, &case.id));
-    let on_cpu = record.settings.device == "cpu";
-    let results: Vec<_> = cases.map(|case| value(case, target, on_cpu)).collect();
+    let results: Vec<_> = cases.map(|case| value(record, case, target)).collect();
     let values = results.iter().filter_map(|result| result.as_ref().ok());
     let cost = |found: &Found| target.better().cost(found.stored);
     let best = values.min_by(|a, b| cost(a).total_cmp(&cost(b)));
@@ -226,8 +303,12 @@ fn find<'a>(
     }
 }
 
-/// The first of the target's metrics that the case has. Memory of the host is no answer where the weights lie on a device.
-fn value<'a>(case: &'a Case, target: &'a Target, on_cpu: bool) -> Result<Found<'a>, Missing<'a>> {
+/// The first of the target's metrics that the case has. Memory of the host does not stand in for that of another device.
+fn value<'a>(
+    record: &Record,
+    case: &'a Case,
+    target: &'a Target,
+) -> Result<Found<'a>, Missing<'a>> {
     let missing = |reason, why| Err(Missing { reason, case: Some(case), why });
     match State::of(case) {
         State::Valid => {}
@@ -237,11 +318,13 @@ fn value<'a>(case: &'a Case, target: &'a Target, on_cpu: bool) -> Result<Found<'
         State::Failed(why) => return missing(Unmeasurable::Failed, Some(why)),
         State::Empty => return missing(Unmeasurable::NotRun, None),
     }
-    let mut metrics = target.metric.iter().filter(|name| on_cpu || *name != "peak_rss_bytes");
-    match metrics.find_map(|metric| Some((metric, sound(case, metric)?))) {
+    let elsewhere =
+        record.settings.device != "cpu" && target.metric.iter().any(|one| one == DEVICE_MEMORY);
+    let metrics = target.metric.iter().filter(|one| !(elsewhere && *one == HOST_MEMORY));
+    match metrics.clone().find_map(|metric| Some((metric, sound(case, metric)?))) {
         Some((metric, stored)) => Ok(Found { case, metric, stored }),
         None => {
-            let why = target.metric.iter().find_map(|metric| reading(case, metric).why);
+            let why = metrics.clone().find_map(|metric| reading(case, metric).why);
             missing(Unmeasurable::NoValue, why)
         }
     }

@@ -110,7 +110,7 @@ fn consistency(record: &Record) -> Part {
     let repeated = requests::consistency(record).into_iter().filter(|one| one.state.is_valid());
     let ratios: Vec<f64> = repeated.filter_map(|one| one.p95_over_p50).collect();
     let worst = ratios.iter().copied().max_by(f64::total_cmp);
-    part(PartKind::Consistency, worst.map(|ratio| 1.0 / ratio), ratios.len())
+    part(PartKind::Consistency, worst.map(f64::recip), ratios.len())
 }
 
 fn success(record: &Record) -> Part {

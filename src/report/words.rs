@@ -173,8 +173,8 @@ words! {
         suitability
     }
     unmeasurable: UnmeasurableWords {
-        other_model other_quant no_scenario not_run unsupported failed invalid no_value not_scaled
-        no_bandwidth
+        other_model other_quant no_scenario not_run unsupported failed invalid no_value lower_bound
+        not_scaled no_bandwidth
     }
 }
 

@@ -142,6 +142,18 @@ fn the_score_is_ten_times_the_geometric_mean_of_what_was_measured() {
 }
 
 #[test]
+fn slow_requests_lower_the_score_and_do_not_end_it() {
+    let consistency = |slow: f64| {
+        let times = [vec![1.0; 18], vec![slow; 2]].concat();
+        let cases = vec![case("consistency/answer", vec![sampled(&[("e2e_s", &times)])])];
+        Score::of(&record(cases)).parts[3].value.unwrap()
+    };
+    for (slow, expected) in [(1.0, 1.0), (2.0, 0.5), (4.0, 0.25)] {
+        near(consistency(slow), expected);
+    }
+}
+
+#[test]
 fn a_score_needs_three_parts_and_says_which_are_missing() {
     let mut single = batched("short/b1", 1, 20.0);
     let note = "the weights fit in the last-level cache";

@@ -71,6 +71,7 @@ fn model(layers: usize, hidden: usize, quant: &str) -> Model {
 fn of(model: Model, bandwidth: Option<f64>, cases: Vec<Case>) -> Record {
     let mut record = record(cases);
     record.model = model;
+    record.settings.device = "cpu".into();
     record.machine.rates.read_bytes_per_s = bandwidth;
     record
 }
@@ -91,7 +92,8 @@ use TargetVerdict::NotMet;
 fn a_slow_machine_misses_targets_that_its_bandwidth_would_meet() {
     let mut single = batched("short/b1", 1, 9.0);
     single.blocks[0].values.insert("ttft_s".into(), Some(1.2));
-    let cases = vec![single, batched("short/b4", 4, 20.0), batched("short/b8", 8, 14.0)];
+    let mut cases = vec![single, batched("short/b4", 4, 20.0), batched("short/b8", 8, 14.0)];
+    cases.push(batched("short/b16", 16, 10.0));
     let record = of(model(28, 2048, "q4_k_m"), Some(40e9), cases);
     let expected = [
         (NotMet, Met, Some(9.0), Some(90.0)),
@@ -120,7 +122,8 @@ fn a_value_on_its_bound_meets_it_and_nothing_is_scaled_without_bandwidth() {
     let unknown = NotMeasurable(Unmeasurable::NoBandwidth);
     let found = outcomes(&record);
     assert_eq!(found[0], (Met, unknown, Some(80.0), None));
-    assert_eq!(found[1], (NotMet, unknown, Some(80.0), None));
+    let partial = NotMeasurable(Unmeasurable::NotRun);
+    assert_eq!(found[1], (partial, unknown, Some(80.0), None), "a batch might be faster");
     assert_eq!(found[2], (Met, unknown, Some(150.0), None));
 }
 
@@ -145,14 +148,64 @@ fn a_stand_in_is_said_to_be_one_and_memory_is_not_scaled() {
 }
 
 #[test]
-fn memory_of_the_host_is_no_answer_where_the_weights_lie_on_a_device() {
-    let mut single = case("short/b1", vec![null("peak_device_bytes", "no counter")]);
-    single.blocks[0].values.insert("peak_rss_bytes".into(), Some(1e9));
-    let mut record = of(model(36, 4096, "q8_0"), None, vec![single]);
-    record.settings.device = "cuda:0".into();
-    let memory = &evaluate(&record, &targets(MATRIX).unwrap())[3];
-    assert_eq!(memory.verdict, NotMeasurable(Unmeasurable::NoValue));
-    assert_eq!((memory.value, memory.why.as_deref()), (None, Some("no counter")));
+fn memory_of_the_host_says_nothing_of_a_device() {
+    let of_device = |device: Block| {
+        let mut single = case("short/b1", vec![device]);
+        single.blocks[0].values.insert("peak_rss_bytes".into(), Some(1e9));
+        single.blocks[0].notes.insert("peak_rss_bytes".into(), "fresh process".into());
+        let mut record = of(model(36, 4096, "q8_0"), None, vec![single]);
+        record.settings.device = "cuda:0".into();
+        evaluate(&record, &targets(MATRIX).unwrap()).remove(3)
+    };
+    let none = of_device(null("peak_device_bytes", "no such counter"));
+    assert_eq!(none.verdict, NotMeasurable(Unmeasurable::NoValue));
+    assert_eq!((none.value, none.why.as_deref()), (None, Some("no such counter")));
+    assert_eq!(of_device(Block::default()).why, None, "the note of the host is not the device's");
+    let whole = of_device(block(&[("peak_device_bytes", 9e9)]));
+    assert_eq!((whole.verdict, whole.value), (Met, Some(9.0)));
+}
+
+#[test]
+fn a_lower_bound_of_memory_can_miss_a_target_and_never_meet_it() {
+    let note = "this process, one sample, after the region: a lower bound of the peak";
+    let memory = |bytes: f64| {
+        let mut sampled = block(&[("peak_device_bytes", bytes)]);
+        sampled.notes.insert("peak_device_bytes".into(), note.into());
+        let mut record = of(model(36, 4096, "q8_0"), None, vec![case("short/b1", vec![sampled])]);
+        record.settings.device = "cuda:0".into();
+        evaluate(&record, &targets(MATRIX).unwrap()).remove(3)
+    };
+    let low = memory(9e9);
+    assert_eq!(low.verdict, NotMeasurable(Unmeasurable::LowerBound));
+    assert_eq!((low.value, low.why.as_deref()), (Some(9.0), Some(note)));
+    let high = memory(11e9);
+    assert_eq!((high.verdict, high.value, high.why), (NotMet, Some(11.0), None));
+}
+
+#[test]
+fn the_best_of_some_batches_misses_nothing_until_all_were_tried() {
+    let best = |cases: Vec<Case>| {
+        let record = of(model(28, 2048, "q4_k_m"), Some(40e9), cases);
+        let result = evaluate(&record, &targets(MATRIX).unwrap()).remove(1);
+        (result.verdict, result.value, result.why, result.scaled_verdict)
+    };
+    let all = |rate: f64| {
+        let sizes = [1, 4, 8, 16];
+        sizes.map(|size| batched(&format!("short/b{size}"), size, rate)).to_vec()
+    };
+    let why = |why: &str| Some(why.to_string());
+    let not_run = NotMeasurable(Unmeasurable::NotRun);
+    let mut cases = all(9.0);
+    assert_eq!(best(cases.clone()), (NotMet, Some(9.0), None, NotMet));
+    cases[3] = absent("short/b16", "unsupported: no");
+    assert_eq!(best(cases.clone()), (NotMet, Some(9.0), None, NotMet), "it will not be the best");
+    cases[3] = absent("short/b16", "failed: killed");
+    let failed = NotMeasurable(Unmeasurable::Failed);
+    assert_eq!(best(cases.clone()), (failed, Some(9.0), why("short/b16"), failed));
+    cases.truncate(2);
+    assert_eq!(best(cases), (not_run, Some(9.0), why("short/b8, short/b16"), not_run));
+    assert_eq!(best(all(20.0)[..1].to_vec()).3, Met, "projected, one alone is enough");
+    assert_eq!(best(all(200.0)[..1].to_vec()), (Met, Some(200.0), None, Met));
 }
 
 #[test]

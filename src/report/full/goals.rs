@@ -89,7 +89,7 @@ fn row(paper: &Paper, result: &TargetResult) -> Vec<Cell> {
         verdict(paper, result.verdict, result.why.as_deref()),
         value(result.scaled),
         match (result.verdict, result.scaled_verdict) {
-            (TargetVerdict::NotMeasurable(_), _) => paper.missing(),
+            (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => paper.missing(),
             (_, TargetVerdict::NotMeasurable(why)) => reason(paper.words, why).into(),
             (_, scaled) => verdict(paper, scaled, None),
         },
@@ -151,6 +151,7 @@ fn reason(words: &Words, why: Unmeasurable) -> &'static str {
         Unmeasurable::Failed => words.failed,
         Unmeasurable::Invalid => words.invalid,
         Unmeasurable::NoValue => words.no_value,
+        Unmeasurable::LowerBound => words.lower_bound,
         Unmeasurable::NotScaled => words.not_scaled,
         Unmeasurable::NoBandwidth => words.no_bandwidth,
     }

@@ -401,6 +401,7 @@ pub(super) const WORDS: Words = Words {
         failed: "the scenario failed",
         invalid: "numbers that cannot be true",
         no_value: "no value",
+        lower_bound: "a lower bound, it may have been more",
         not_scaled: "does not follow the bandwidth",
         no_bandwidth: "bandwidth not known",
     },

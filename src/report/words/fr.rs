@@ -401,6 +401,7 @@ pub(super) const WORDS: Words = Words {
         failed: "échec du scénario",
         invalid: "nombres impossibles",
         no_value: "aucune valeur",
+        lower_bound: "borne inférieure, le pic réel peut être plus haut",
         not_scaled: "ne suit pas la bande passante",
         no_bandwidth: "bande passante inconnue",
     },

@@ -401,6 +401,7 @@ pub(super) const WORDS: Words = Words {
         failed: "시나리오 실패",
         invalid: "있을 수 없는 수치",
         no_value: "값 없음",
+        lower_bound: "하한값, 실제로는 더 컸을 수 있음",
         not_scaled: "대역폭을 따르지 않음",
         no_bandwidth: "대역폭을 모름",
     },
