@@ -64,7 +64,6 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    candlemark::machine::refuse_debug()?;
     let setup = arguments.model.setup(config);
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
@@ -95,6 +94,7 @@ pub(crate) fn run(
             suite::record_path(&candlemark::machine::session_id(commit.as_deref()))
         }
     };
+    candlemark::machine::refuse_debug()?;
     let plan = Plan {
         binary: std::env::current_exe().context("finding this binary, to start it again")?,
         setup,
