@@ -18,11 +18,11 @@ use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
 use crate::record::Record;
-use crate::record::SHARED;
 use crate::record::Settings;
 use crate::record::calibration::Calibration;
 
-/// Makes one baseline of several runs of one commit: block values with their sessions, without raw samples.
+/// Makes one baseline of several runs of one commit: block values with their sessions, without raw samples. Peaks of memory of
+/// processes that several scenarios shared are left out: a baseline's are of fresh ones.
 ///
 /// # Errors
 /// When the runs differ in machine, model, settings, work, output or commit, when one of them is slowed down on purpose,
@@ -54,14 +54,26 @@ pub fn promote(records: &[Record]) -> Result<Record> {
     }
     baseline.kind = Kind::Baseline;
     for block in baseline.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
-        let Block { session, mut values, notes, references, .. } = std::mem::take(block);
-        if notes.get("peak_rss_bytes").is_some_and(|note| note.contains(SHARED)) {
-            // Comparable only with a process that ran the same before: no run will be.
-            values.insert("peak_rss_bytes".into(), None);
-        }
+        forget_shared_peak(block);
+        let Block { session, values, notes, references, .. } = std::mem::take(block);
         *block = Block { session, values, notes, references, ..Block::default() };
     }
     Ok(baseline)
+}
+
+/// What is said of a peak that a baseline does not keep.
+const NOT_KEPT: &str = "not kept: other scenarios were measured in the same process, and baselines have peaks of fresh ones";
+
+fn forget_shared_peak(block: &mut Block) {
+    if !block.has_shared_peak() {
+        return;
+    }
+    for name in ["peak_rss_bytes", "peak_delta_bytes"] {
+        if block.values.contains_key(name) {
+            block.values.insert(name.into(), None);
+            block.notes.insert(name.into(), NOT_KEPT.into());
+        }
+    }
 }
 
 /// Whether a run may become part of a baseline at all.
@@ -361,21 +373,26 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_a_process_that_ran_others_before_is_no_baseline() {
-        let shared = |day| {
-            let mut one = session(day, 100.0);
-            for (at, block) in one.scenarios[0].blocks.iter_mut().enumerate() {
-                block.values.insert("peak_rss_bytes".into(), Some(3e8));
-                let sharing = if at == 0 { SHARED } else { "fresh process" };
-                block.notes.insert("peak_rss_bytes".into(), format!("VmHWM, {sharing}"));
+    fn peaks_of_shared_processes_are_not_kept() {
+        let mut records = [session(1, 100.0), session(2, 101.0), session(3, 99.0)];
+        for (record, sharing) in
+            records.iter_mut().zip(["fresh process", "shared_process", "fresh process"])
+        {
+            for block in &mut record.scenarios[0].blocks {
+                for (name, bytes) in [("peak_rss_bytes", 2e9), ("peak_delta_bytes", 1e8)] {
+                    block.values.insert(name.into(), Some(bytes));
+                }
+                block.notes.insert("peak_rss_bytes".into(), format!("high water, {sharing}"));
             }
-            one
-        };
-        let baseline = promote(&[shared(1), shared(2), shared(3)]).unwrap();
+        }
+        let baseline = promote(&records).unwrap();
         let case = &baseline.scenarios[0];
-        assert_eq!(case.blocks[0].values["peak_rss_bytes"], None);
-        assert_eq!(case.values("peak_rss_bytes").len(), 6, "the other two of each session");
-        assert_eq!(case.values("decode_tok_s").len(), 9);
+        assert_eq!(case.values("peak_rss_bytes"), [2e9; 6]);
+        assert_eq!(case.values("peak_delta_bytes"), [1e8; 6]);
+        assert_eq!(case.values("decode_tok_s").len(), 9, "rates are kept");
+        assert_eq!(case.blocks[3].values["peak_rss_bytes"], None);
+        assert_eq!(case.blocks[3].notes["peak_rss_bytes"], NOT_KEPT);
+        assert_eq!(case.blocks[0].notes["peak_rss_bytes"], "high water, fresh process");
     }
 
     #[test]

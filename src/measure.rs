@@ -28,7 +28,7 @@ use crate::record::Block;
 use crate::record::Case;
 use crate::record::Model;
 use crate::record::Rates;
-use crate::record::SHARED;
+use crate::record::SHARED_PROCESS;
 use crate::record::Settings;
 use crate::record::Work;
 use crate::settings::Generation;
@@ -430,7 +430,7 @@ impl MemoryUse {
                 self.after_run.reason.as_deref().unwrap_or("no source on this platform"),
             );
         };
-        let sharing = if self.shared == Sharing::Fresh { "fresh process" } else { SHARED };
+        let sharing = if self.shared == Sharing::Fresh { "fresh process" } else { SHARED_PROCESS };
         block.values.insert("peak_rss_bytes".into(), Some(peak as f64));
         block.notes.insert("peak_rss_bytes".into(), format!("{}, {sharing}", self.after_run.kind));
         let loaded = self.after_load.current;

@@ -23,14 +23,14 @@ pub mod calibration;
 pub mod pair;
 pub mod pool;
 
-/// What the note of a memory metric says where other scenarios ran in the process before.
-pub const SHARED: &str = "shared_process";
-
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
 
 /// Why a scenario is absent that a run has not come to; it is so for good only where the run was cut off.
 pub const NOT_YET: &str = "not measured yet";
+
+/// In the note of a peak of memory: other scenarios were measured in the same process, and may have made it.
+pub const SHARED_PROCESS: &str = "shared_process";
 
 /// A run of scenarios, or a baseline promoted from several runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -326,6 +326,15 @@ pub struct References {
     pub stream_s: f64,
     /// Many small parallel regions.
     pub dispatch_s: f64,
+}
+
+impl Block {
+    /// Whether its peak of memory is that of a process which other scenarios were measured in, too.
+    pub fn has_shared_peak(&self) -> bool {
+        let peak = self.values.get("peak_rss_bytes").copied().flatten();
+        let note = self.notes.get("peak_rss_bytes");
+        peak.is_some() && note.is_some_and(|note| note.contains(SHARED_PROCESS))
+    }
 }
 
 impl Case {

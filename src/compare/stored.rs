@@ -19,6 +19,7 @@ use crate::compare::normalised;
 use crate::compare::paired::Levels;
 use crate::compare::same;
 use crate::compare::verdict;
+use crate::record::Block;
 use crate::record::Case;
 use crate::record::Record;
 use crate::record::calibration::Calibration;
@@ -186,6 +187,10 @@ pub(super) fn rows(baseline: &Record, current: &Record) -> Vec<Row> {
                 (0, 0) => {}
                 (0, _) => rows.push(said(case, Some(metric), Verdict::New)),
                 (_, 0) => rows.push(said(case, Some(metric), Verdict::Missing)),
+                _ if metric.name == "peak_rss_bytes" && has_shared(base) != has_shared(case) => {
+                    let why = Verdict::NotComparable(SHARED.into());
+                    rows.push(said(case, Some(metric), why));
+                }
                 _ => {
                     let scenario = case.id.clone();
                     let raw = Sides { base: before, current: now };
@@ -229,6 +234,13 @@ fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
         (Some(before), Some(now)) if before != now => Some(Verdict::OutputChanged(None)),
         _ => None,
     }
+}
+
+/// Why peaks of memory of unlike processes are not compared.
+const SHARED: &str = "one side's memory is that of a process shared with other scenarios; measure both in fresh ones";
+
+fn has_shared(case: &Case) -> bool {
+    case.blocks.iter().any(Block::has_shared_peak)
 }
 
 /// A value that is stored and cannot be one: what was not measured is `null`, and never zero.

@@ -98,6 +98,33 @@ fn a_kernel_that_moved_is_named() {
 }
 
 #[test]
+fn memory_of_a_shared_process_is_not_that_of_a_fresh_one() {
+    let of = |sharing: &str| {
+        let steady: &[&[f64]] =
+            &[&[2e9, 2.01e9, 1.99e9], &[2e9, 2.0e9, 1.99e9], &[2.01e9, 2e9, 2e9]];
+        let mut record =
+            record(&[("code/b1", &[("decode_tok_s", STEADY), ("peak_rss_bytes", steady)])]);
+        for block in &mut record.scenarios[0].blocks {
+            block.notes.insert("peak_rss_bytes".into(), format!("high water, {sharing}"));
+        }
+        record
+    };
+    let (fresh, shared) = (of("fresh process"), of("shared_process"));
+    for (base, now) in [(&fresh, &shared), (&shared, &fresh)] {
+        let judgement = judge(base, now, &Policy::default());
+        let [decode, memory] = judgement.findings.as_slice() else { panic!("two") };
+        assert_eq!(decode.verdict, Verdict::Pass, "rates are compared");
+        assert_eq!(memory.metric.unwrap().name, "peak_rss_bytes");
+        assert_eq!(memory.verdict, Verdict::NotComparable(SHARED.into()));
+        assert_eq!(judgement.outcome, Outcome::NotComparable);
+    }
+    for one in [&fresh, &shared] {
+        let judgement = judge(one, one, &Policy::default());
+        assert_eq!(judgement.findings[1].verdict, Verdict::Pass);
+    }
+}
+
+#[test]
 fn what_no_measurement_can_be_never_passes() {
     let base = decode(STEADY);
     for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
