@@ -8,11 +8,14 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use candlemark::engine;
+use candlemark::machine;
 use candlemark::measure::Sharing;
 use candlemark::record::Case;
 use candlemark::record::Record;
 use candlemark::report;
 use candlemark::settings::Config;
+use candlemark::settings::Setup;
 use candlemark::settings::duration;
 use candlemark::suite;
 use candlemark::suite::Done;
@@ -85,16 +88,19 @@ pub(crate) fn run(
     let budget = arguments.budget.as_deref().map(duration).transpose()?;
     let resume = arguments.resume.as_deref().map(Record::load).transpose()?;
     if let Some(record) = &resume {
-        same_run(record, &setup, std::env::var(suite::INJECT).ok().as_deref())?;
+        let class = machine::fingerprint(setup.threads, &setup.device).class;
+        same_run(record, &setup, &class, std::env::var(suite::INJECT).ok().as_deref())?;
+        let identity = engine::identify(&setup, &mut Bars::default())?;
+        same("SHA-256 of the model", &record.model.sha256, &identity.sha256)?;
     }
     let path = match (&arguments.resume, &arguments.output) {
         (Some(path), _) | (None, Some(path)) => path.clone(),
         (None, None) => {
-            let commit = candlemark::machine::stamp().commit;
-            suite::record_path(&candlemark::machine::session_id(commit.as_deref()))
+            let commit = machine::stamp().commit;
+            suite::record_path(&machine::session_id(commit.as_deref()))
         }
     };
-    candlemark::machine::refuse_debug()?;
+    machine::refuse_debug()?;
     let plan = Plan {
         binary: std::env::current_exe().context("finding this binary, to start it again")?,
         setup,
@@ -140,28 +146,31 @@ fn is_failed(case: &Case) -> bool {
     (case.absent.is_some() && !case.is_unsupported() && !case.is_skipped()) || !case.validity.ok()
 }
 
-/// A run may be gone on with only as it was begun.
+/// What a run was begun with is what it goes on with.
+fn same(what: &str, old: &str, new: &str) -> anyhow::Result<()> {
+    let begin = "begin a new run";
+    anyhow::ensure!(old == new, "cannot resume: the {what} was `{old}` and is `{new}`; {begin}");
+    Ok(())
+}
+
+/// A run may be gone on with only as it was begun. Whether the model's files are still the same is for [`same`] to say.
 fn same_run(
     record: &Record,
-    setup: &candlemark::settings::Setup,
+    setup: &Setup,
+    class: &str,
     injection: Option<&str>,
 ) -> anyhow::Result<()> {
     let now = candlemark::measure::describe_settings(setup);
-    let build = candlemark::machine::build();
+    let build = machine::build();
+    let binary = |of: Option<String>| of.unwrap_or_default();
     for (what, old, new) in [
+        ("machine class", record.machine.class.as_str(), class),
         ("model", &record.model.spec, &setup.model),
         ("engine", &record.settings.engine, &now.engine),
         ("device", &record.settings.device, &now.device),
-        (
-            "binary",
-            &record.build.binary_sha256.clone().unwrap_or_default(),
-            &build.binary_sha256.clone().unwrap_or_default(),
-        ),
+        ("binary", &binary(record.build.binary_sha256.clone()), &binary(build.binary_sha256)),
     ] {
-        anyhow::ensure!(
-            old == new,
-            "cannot resume: the {what} was `{old}` and is `{new}`; begin a new run"
-        );
+        same(what, old, new)?;
     }
     anyhow::ensure!(
         record.injected.as_deref() == injection,
@@ -231,5 +240,33 @@ impl Events for Live<'_> {
         self.bar.suspend(|| {
             let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candlemark::record;
+
+    #[test]
+    fn a_run_goes_on_where_it_was_begun_and_nowhere_else() {
+        let setup = Setup::new(&Config::default());
+        let record = Record {
+            schema: record::SCHEMA,
+            kind: record::Kind::Run,
+            sessions: Vec::new(),
+            build: machine::build(),
+            machine: record::Machine { class: "here-1".into(), ..record::Machine::default() },
+            model: record::Model { spec: setup.model.clone(), ..record::Model::default() },
+            settings: candlemark::measure::describe_settings(&setup),
+            injected: None,
+            scenarios: Vec::new(),
+        };
+        same_run(&record, &setup, "here-1", None).unwrap();
+        let error = same_run(&record, &setup, "there-2", None).unwrap_err().to_string();
+        let expected = "the machine class was `here-1` and is `there-2`; begin a new run";
+        assert_eq!(error, format!("cannot resume: {expected}"));
+        let error = same("SHA-256 of the model", "ab", "cd").unwrap_err().to_string();
+        assert!(error.contains("the SHA-256 of the model was `ab` and is `cd`"), "{error}");
     }
 }
