@@ -16,6 +16,7 @@ pub use row::row;
 use crate::error::Error;
 use crate::error::Result;
 use crate::record::Case;
+use crate::record::Model;
 use crate::record::Record;
 use crate::stats;
 use crate::workload::Task;
@@ -75,16 +76,15 @@ fn device_type(record: &Record) -> &str {
     device.split_once(':').map_or(device, |(kind, _)| kind)
 }
 
-/// Where the weights came from: `synthetic`, `local` or `hf`.
-fn source(spec: &str) -> &'static str {
-    if spec.starts_with("synthetic:") {
+/// Where the weights came from: `synthetic`, `local` or `hf`. A name alone does not tell a folder from a repository; what came
+/// from the hub has the commit there.
+fn source(model: &Model) -> &'static str {
+    if model.spec.starts_with("synthetic:") {
         "synthetic"
-    } else if spec.ends_with(".gguf") && spec.matches('/').count() != 1
-        || spec.starts_with(['/', '.', '~'])
-    {
-        "local"
-    } else {
+    } else if model.commit.is_some() {
         "hf"
+    } else {
+        "local"
     }
 }
 

@@ -25,6 +25,7 @@ fn served(day: usize, speed: f64, wobble: f64) -> Record {
         .map(|(name, version)| (name.into(), version.into()))
         .into();
     record.model.spec = "Qwen/Qwen3-0.6B".into();
+    record.model.commit = Some("c1899de289a04d12100db370d81485cdf75e47ca".into());
     record.model.quant = "q8_0".into();
     (record.model.layers, record.model.heads, record.model.hidden) = (28, 16, 1024);
     (record.model.kv_heads, record.model.head_dim) = (8, 128);

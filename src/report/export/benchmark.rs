@@ -181,7 +181,7 @@ pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String>
         },
         device: Device { kind: plain(kind), name: (kind == "cpu").then(|| plain(cpu(record))) },
         model: Model {
-            source: source(&model.spec),
+            source: source(model),
             spec: plain(&model.spec),
             sha256: plain(&model.sha256),
             quant: plain(&model.quant),

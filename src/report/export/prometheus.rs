@@ -49,8 +49,14 @@ pub fn prometheus(record: &Record) -> String {
     let absent = cases.iter().flat_map(|(case, _)| {
         let unsupported = case.is_unsupported();
         let skipped = case.is_skipped();
-        let failed = case.absent.is_some() && !unsupported && !skipped;
-        let reasons = [("failed", failed), ("skipped", skipped), ("unsupported", unsupported)];
+        let pending = case.is_pending();
+        let failed = case.absent.is_some() && !unsupported && !skipped && !pending;
+        let reasons = [
+            ("failed", failed),
+            ("pending", pending),
+            ("skipped", skipped),
+            ("unsupported", unsupported),
+        ];
         reasons.map(|(why, is)| {
             (labels(record, &[("scenario", &case.id), ("why", why)]), f64::from(is))
         })

@@ -40,7 +40,7 @@ pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
     let kv_cache = if record.settings.generation.use_kv_cache { "on" } else { "off" };
     let cells = [
         device,
-        format!("{} ({}, {}{slowed})", source(&record.model.spec), record.model.spec, case.id),
+        format!("{} ({}, {}{slowed})", source(&record.model), record.model.spec, case.id),
         format!("{:.3}", record.model.parameters as f64 / 1e6),
         kv_cache.to_owned(),
         case.work.new_tokens.to_string(),

@@ -136,13 +136,30 @@ fn a_gpu_is_no_cpu_and_no_commit_is_unknown() {
 }
 
 #[test]
+fn weights_came_from_where_the_record_knows_them_from() {
+    let commit = Some("0123456789abcdef0123456789abcdef01234567".to_owned());
+    for (spec, commit, expected) in [
+        ("synthetic:mini", None, "synthetic"),
+        ("Qwen/Qwen3-0.6B", commit.clone(), "hf"),
+        ("Qwen/Qwen3-0.6B-GGUF/Qwen3-0.6B-Q8_0.gguf", commit, "hf"),
+        ("dir/model.gguf", None, "local"),
+        ("models/qwen", None, "local"),
+        ("/models/qwen", None, "local"),
+    ] {
+        let model = Model { spec: spec.into(), commit, ..Model::default() };
+        assert_eq!(source(&model), expected, "{spec}");
+    }
+}
+
+#[test]
 fn a_series_stands_once_and_only_for_what_was_measured() {
     let rates: &[(&str, &[&[f64]])] = &[("decode_tok_s", ONE)];
-    let ids = ["a/b1", "a/b1", "b/b1", "c/b1", "d/b1"];
+    let ids = ["a/b1", "a/b1", "b/b1", "c/b1", "d/b1", "e/b1"];
     let mut record = record(&ids.map(|id| (id, rates)));
     record.scenarios[2].validity.failed.push("impossible".into());
     record.scenarios[3].absent = Some("unsupported: no such device".into());
     record.scenarios[4].absent = Some("skipped: no time left".into());
+    record.scenarios[5].absent = Some("failed: not measured yet".into());
     record.scenarios[0].blocks[0].values.insert("ttft_s".into(), None);
     let text = prometheus(&record);
     let samples = |name: &str| -> Vec<&str> {
@@ -153,6 +170,7 @@ fn a_series_stands_once_and_only_for_what_was_measured() {
     assert_eq!(samples("ttft_seconds"), Vec::<&str>::new());
     assert_eq!(samples("scenario_valid"), ["1", "0"], "what is absent is neither");
     let absent = samples("scenario_absent").concat();
-    assert_eq!(absent, ["000", "000", "001", "010"].concat(), "failed, skipped, unsupported");
+    let expected = ["0000", "0000", "0001", "0010", "0100"].concat();
+    assert_eq!(absent, expected, "failed, pending, skipped, unsupported");
     assert_eq!(text.matches("# TYPE candlemark_decode_tokens_per_second gauge").count(), 1);
 }

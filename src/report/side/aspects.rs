@@ -12,6 +12,7 @@ use crate::report::side::table::standing;
 use crate::report::text::plain;
 use crate::stats;
 use crate::workload::Better;
+use crate::workload::Task;
 use crate::workload::metric;
 
 /// How one measure moved from the first record to another, over all scenarios.
@@ -78,7 +79,8 @@ enum Of {
     Metric,
     /// Of the batch sizes it is judged for: other batches have it, too, and would count twice.
     Batches(fn(usize) -> bool),
-    /// Derived from samples, for the label.
+    /// Derived from samples of answers that are alike, for the label: requests of a stress scenario and questions to documents
+    /// differ by themselves.
     Derived(&'static str, fn(&Block) -> Option<f64>),
 }
 
@@ -147,6 +149,9 @@ impl Measure {
         match self.of {
             Of::Batches(batch) if !batch(case.work.batch) => Vec::new(),
             Of::Metric | Of::Batches(_) => case.values(self.name),
+            Of::Derived(..) if !matches!(case.work.task, Task::Generate | Task::Depth) => {
+                Vec::new()
+            }
             Of::Derived(_, of) => case.blocks.iter().filter_map(of).collect(),
         }
     }

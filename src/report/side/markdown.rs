@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::record::NOT_YET;
 use crate::report::side::Side;
 use crate::report::side::aspects::Aspect;
 use crate::report::side::aspects::Kind;
@@ -143,6 +144,7 @@ fn words(standing: &Standing) -> String {
         Standing::Missing => MISSING.into(),
         Standing::Unsupported(why) => format!("unsupported: {why}"),
         Standing::Skipped(why) => format!("skipped: {why}"),
+        Standing::Pending => NOT_YET.into(),
         Standing::Failed(why) => format!("FAILED: {why}"),
         Standing::Invalid(why) => format!("INVALID: {why}"),
         Standing::OtherWork(how) => format!("other work: {how}"),
@@ -157,6 +159,7 @@ fn counts(side: &Side) -> String {
         "failed",
         "unsupported",
         "skipped",
+        NOT_YET,
         "INVALID",
         "missing",
         "other work",
@@ -171,6 +174,7 @@ fn counts(side: &Side) -> String {
             count(|one| matches!(one, Standing::Failed(_))),
             count(|one| matches!(one, Standing::Unsupported(_))),
             count(|one| matches!(one, Standing::Skipped(_))),
+            count(|one| *one == Standing::Pending),
             count(|one| matches!(one, Standing::Invalid(_))),
             count(|one| *one == Standing::Missing),
             count(|one| matches!(one, Standing::OtherWork(_))),
@@ -180,7 +184,7 @@ fn counts(side: &Side) -> String {
         [record.name.clone()].into_iter().chain(counts).collect()
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    table(Medium::Markdown, &header, &rows, &[1, 2, 3, 4, 5, 6, 7, 8])
+    table(Medium::Markdown, &header, &rows, &[1, 2, 3, 4, 5, 6, 7, 8, 9])
 }
 
 /// The scenarios that are not measured everywhere, or whose answers differ.

@@ -22,6 +22,8 @@ pub(super) enum Standing {
     Unsupported(String),
     /// It had no turn.
     Skipped(String),
+    /// The run has not come to it.
+    Pending,
     /// It was tried.
     Failed(String),
     /// The numbers cannot be true.
@@ -58,9 +60,10 @@ pub(super) fn standing(first: Option<&Case>, case: Option<&Case>) -> Standing {
     if let Some(why) = &case.absent {
         let reason =
             |prefix: &str| plain(why.trim_start_matches(prefix).trim_start_matches([':', ' ']));
-        return match (case.is_unsupported(), case.is_skipped()) {
-            (true, _) => Standing::Unsupported(reason("unsupported")),
-            (_, true) => Standing::Skipped(reason("skipped")),
+        return match case {
+            _ if case.is_unsupported() => Standing::Unsupported(reason("unsupported")),
+            _ if case.is_skipped() => Standing::Skipped(reason("skipped")),
+            _ if case.is_pending() => Standing::Pending,
             _ => Standing::Failed(reason("failed")),
         };
     }

@@ -5,6 +5,7 @@ use crate::compare::tests::record;
 use crate::record::Case;
 use crate::report::side::aspects::Kind;
 use crate::report::side::table::Standing;
+use crate::workload::Task;
 
 type Values<'a> = &'a [(&'a str, &'a [&'a [f64]])];
 
@@ -119,6 +120,42 @@ fn tails_are_of_enough_values_only() {
         "of ten steps there is no p95"
     );
     assert_eq!(of(&side, "e2e_cv").scenarios, 1);
+}
+
+#[test]
+fn unequal_answers_say_nothing_of_stability() {
+    let rates: Values = &[("e2e_s", &[&[1.0]])];
+    let rows = [("stress/b1", rates), ("pipelines/b1", rates), ("deep/b1", rates)];
+    let mut records = beside(&rows, &rows);
+    for (_, record) in &mut records {
+        for (case, task) in
+            record.scenarios.iter_mut().zip([Task::Stress, Task::Items, Task::Depth])
+        {
+            case.work.task = task;
+            case.blocks[0].samples.insert("e2e_s".into(), (1..21).map(f64::from).collect());
+            case.blocks[0].steps_s = vec![vec![0.1; 20]];
+        }
+    }
+    let side = side(&records);
+    for measure in ["step_p95_over_p50", "e2e_p95_over_p50", "e2e_cv"] {
+        let changes: Vec<&str> =
+            of(&side, measure).changes.iter().map(|one| one.scenario.as_str()).collect();
+        assert_eq!(changes, ["deep/b1"], "{measure}");
+    }
+    assert_eq!(of(&side, "e2e_s").scenarios, 3, "the times themselves are told");
+}
+
+#[test]
+fn what_a_run_has_not_come_to_has_not_failed() {
+    let rates: Values = &[("decode_tok_s", &[&[100.0]])];
+    let mut records = beside(&[("a/b1", rates)], &[("a/b1", rates)]);
+    let case = &mut records[1].1.scenarios[0];
+    case.absent = Some("failed: not measured yet".into());
+    case.blocks.clear();
+    assert_eq!(side(&records).scenarios[0].standings, [Standing::Measured, Standing::Pending]);
+    let text = side_by_side(&records);
+    assert!(text.contains("| a/b1     | measured | not measured yet |"), "{text}");
+    assert!(!text.contains("FAILED"), "{text}");
 }
 
 #[test]
