@@ -84,7 +84,7 @@ pub use values::spread;
 pub struct Analysis {
     /// Prompt and answer lengths, `grid/S1` to `grid/S6`.
     pub grid: Option<Grid>,
-    /// Where the time of steps goes, `profile/answer`.
+    /// Where the time of an answer goes, `profile/answer`.
     pub kernels: Option<Kernels>,
     /// Decoding at depths, `context/<depth>`.
     pub context: Option<Context>,

@@ -171,7 +171,7 @@ impl StepCurve {
     }
 }
 
-/// Where the time of decode steps goes, traced: `profile/answer`.
+/// Where the time of an answer goes, reading its prompt included, traced: `profile/answer`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Kernels {
     /// The scenario.

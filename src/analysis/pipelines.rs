@@ -1,5 +1,7 @@
 //! Document sets that go through a pipeline, and agreement with the f32 definition.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::values::Reading;
@@ -46,6 +48,10 @@ pub struct PipelineRow {
     pub answer_s: Option<Spread>,
     /// Seconds from the question, or the first item, to the last token.
     pub e2e_s: Option<Spread>,
+    /// The same of simple questions alone, which one passage answers.
+    pub e2e_simple_s: Option<Spread>,
+    /// The same of complex questions alone.
+    pub e2e_complex_s: Option<Spread>,
 }
 
 /// The pipelines of a record.
@@ -66,6 +72,8 @@ pub(super) fn pipelines(record: &Record) -> Vec<PipelineRow> {
         ttft_s: spread(case, "ttft_s"),
         answer_s: spread(case, "answer_s"),
         e2e_s: spread(case, "e2e_s"),
+        e2e_simple_s: spread(case, "e2e_simple_s"),
+        e2e_complex_s: spread(case, "e2e_complex_s"),
     };
     within(record, "pipelines").map(row).collect()
 }
@@ -77,6 +85,8 @@ pub struct QualityRow {
     pub id: String,
     /// Whether its numbers can be true.
     pub state: State,
+    /// What the case says of itself: `reference`, what it is held against.
+    pub labels: BTreeMap<String, String>,
     /// Tokens scored.
     pub tokens: Option<usize>,
     /// Share of positions at which the likeliest token is that of f32.
@@ -99,6 +109,7 @@ pub(super) fn quality(record: &Record) -> Vec<QualityRow> {
         QualityRow {
             id: case.id.clone(),
             state: State::of(case),
+            labels: case.labels.clone(),
             tokens: prompt_tokens(case),
             top1_agreement: reading(case, "top1_agreement"),
             kl_nats: reading(case, "kl_nats"),

@@ -80,7 +80,8 @@ pub struct ApiRow {
     pub prompt_tokens: Option<usize>,
     /// How many requests were measured.
     pub requests: usize,
-    /// Seconds from the start to the last token, the mean over requests. All ask the same: one length, one mean.
+    /// Seconds from the start to the last token, the mean over requests. All ask the same: one length, one mean. No mean is
+    /// taken of a case that is not valid.
     pub mean_e2e_s: Option<f64>,
     /// Tokens generated, the mean over requests.
     pub mean_generated: Option<f64>,
@@ -101,15 +102,17 @@ pub struct ApiRow {
 pub(super) fn api(record: &Record) -> Vec<ApiRow> {
     let row = |(case, name): (&Case, &str)| {
         let e2e = pooled(case, "e2e_s");
+        let valid = State::of(case).is_valid();
+        let mean = |values: &[f64]| if valid { stats::mean(values) } else { None };
         ApiRow {
             id: case.id.clone(),
             name: name.into(),
             state: State::of(case),
             prompt_tokens: prompt_tokens(case),
             requests: e2e.len(),
-            mean_e2e_s: stats::mean(&e2e),
-            mean_generated: mean_generated(case),
-            mean_decode_tok_s: stats::mean(&pooled(case, "decode_tok_s")),
+            mean_e2e_s: mean(&e2e),
+            mean_generated: if valid { mean_generated(case) } else { None },
+            mean_decode_tok_s: mean(&pooled(case, "decode_tok_s")),
             ttft_s: spread(case, "ttft_s"),
             decode_tok_s: spread(case, "decode_tok_s"),
             e2e_s: spread(case, "e2e_s"),
@@ -138,9 +141,9 @@ pub struct Consistency {
     pub e2e_s: Option<Distribution>,
     /// Seconds to the first token.
     pub ttft_s: Option<Distribution>,
-    /// How much worse the slow requests are than the usual, by `e2e_s`; `None` below 20 requests.
+    /// How much worse the slow requests are than the usual, by `e2e_s`; `None` below 20 requests, and of a case that is not valid.
     pub p95_over_p50: Option<f64>,
-    /// Steps longer than five times the median step of their answer, over all requests.
+    /// Steps longer than five times the median step of their answer, over all requests; `None` of a case that is not valid.
     pub stalls: Option<f64>,
     /// Growth of `e2e_s` in seconds per request, against how many came before it in its process. Its interval leaving out
     /// zero means that those processes grew slower or faster as they went on, [`Fit::is_sloped`].
@@ -164,13 +167,14 @@ fn repeated(case: &Case) -> Consistency {
     let state = State::of(case);
     let e2e_s = Distribution::of(&pooled(case, "e2e_s"));
     let stalls = pooled(case, "stalls");
+    let valid = state.is_valid();
     Consistency {
         id: case.id.clone(),
         e2e_s,
         ttft_s: Distribution::of(&pooled(case, "ttft_s")),
-        p95_over_p50: e2e_s.and_then(|e2e| e2e.p95_over_p50()),
-        stalls: (!stalls.is_empty()).then(|| stalls.iter().sum()),
-        drift: if state.is_valid() { stats::fit(&points, SEED) } else { None },
+        p95_over_p50: e2e_s.filter(|_| valid).and_then(|e2e| e2e.p95_over_p50()),
+        stalls: (valid && !stalls.is_empty()).then(|| stalls.iter().sum()),
+        drift: if valid { stats::fit(&points, SEED) } else { None },
         state,
         series_s,
     }

@@ -363,6 +363,12 @@ fn requests_of_each_api_are_averaged() {
     assert_eq!(api[2].state, State::Unsupported("no template".into()));
     assert_eq!(api[2].prompt_tokens, None, "nothing was tokenized");
     assert_eq!((api[2].requests, api[2].mean_e2e_s, api[2].mean_generated), (0, None, None));
+    let broken = invalid(worked("api/completion", 20, 32, vec![sampled(&samples)]));
+    let broken = Analysis::of(&record(vec![broken])).api.remove(0);
+    assert_eq!(broken.state, State::Invalid(vec!["too fast to be true".into()]));
+    let means = (broken.mean_e2e_s, broken.mean_generated, broken.mean_decode_tok_s);
+    assert_eq!((broken.requests, means), (2, (None, None, None)));
+    assert_eq!(broken.e2e_s.unwrap().median, 3.0, "kept, to be struck out");
 }
 
 #[test]
@@ -383,7 +389,9 @@ fn drift_is_found_where_requests_grow_slower() {
     let short = repeated(of(&[1.0, 2.0]));
     assert_eq!((short.p95_over_p50, short.drift.unwrap().slope_90), (None, None));
     assert_eq!(repeated(of(&[])).drift, None);
-    assert_eq!(repeated(invalid(of(&rising))).drift, None);
+    let broken = repeated(invalid(of(&rising)));
+    assert_eq!((broken.drift, broken.p95_over_p50, broken.stalls), (None, None, None));
+    assert_eq!(broken.e2e_s.unwrap().count, 20, "the times are kept, to be struck out");
     let failed = repeated(absent("consistency/answer", "failed: x"));
     assert_eq!((failed.e2e_s, failed.stalls, failed.drift), (None, None, None));
 }
@@ -428,20 +436,31 @@ fn stress_counts_requests_by_their_end() {
 
 #[test]
 fn pipelines_and_quality_are_read_as_recorded() {
-    let rag =
-        [("search_s", 0.01), ("assemble_s", 0.02), ("answer_s", 3.0), ("items_per_min", 20.0)];
+    let rag = [
+        ("search_s", 0.01),
+        ("assemble_s", 0.02),
+        ("answer_s", 3.0),
+        ("items_per_min", 20.0),
+        ("e2e_simple_s", 2.5),
+        ("e2e_complex_s", 4.5),
+    ];
     let mut rag = case("pipelines/rag", vec![block(&rag)]);
     rag.work.items = 12;
     let scores = [("top1_agreement", 0.98), ("kl_nats", 0.01), ("perplexity", 11.0)];
     let text =
         worked("quality/text", 300, 0, vec![block(&scores), block(&[("perplexity_f32", 10.0)])]);
     let broken = invalid(case("quality/other", text.blocks.clone()));
+    let text =
+        Case { labels: [("reference".into(), "the original weights".into())].into(), ..text };
     let analysis = Analysis::of(&record(vec![rag, text, broken]));
     let rag = &analysis.pipelines[0];
     assert_eq!((rag.name.as_str(), rag.items, rag.chunks_per_min), ("rag", Some(12), None));
     assert_eq!(rag.answer_s.unwrap().median, 3.0);
     assert_eq!(rag.items_per_min.unwrap().median, 20.0);
+    let questions = [rag.e2e_simple_s, rag.e2e_complex_s].map(|spread| spread.unwrap().median);
+    assert_eq!(questions, [2.5, 4.5]);
     let [text, broken] = analysis.quality.as_slice() else { panic!("two") };
     assert_eq!((text.tokens, text.perplexity_ratio), (Some(300), Some(1.1)));
+    assert_eq!(text.labels["reference"], "the original weights");
     assert_eq!((broken.perplexity_ratio, broken.kl_nats.value), (None, Some(0.01)));
 }

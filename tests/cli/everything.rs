@@ -232,6 +232,8 @@ fn pipelines(values: &mut Values) -> Vec<Case> {
                 ("assemble_s", 3.9e-4),
                 ("ttft_s", 0.93),
                 ("answer_s", 2.2),
+                ("e2e_simple_s", 3.1),
+                ("e2e_complex_s", 3.6),
             ]);
         }
         one.blocks = vec![values.block(&samples, 3, &[("peak_rss_bytes", 2.0e9)])];
@@ -245,6 +247,7 @@ fn pipelines(values: &mut Values) -> Vec<Case> {
         ("perplexity_f32", 18.7),
     ];
     quality.blocks = vec![values.block(&[], 0, &single)];
+    quality.labels.insert("reference".into(), "the original weights in f32".into());
     let mut profile = case("profile/answer", Task::Profile, 1, 43, 32);
     let single = [
         ("kernel_share", 0.883),

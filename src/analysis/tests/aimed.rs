@@ -336,10 +336,13 @@ fn the_matrix_of_this_build_is_complete() {
         ("qwen3-1.7b-4bit/set-classification-limit", (Some(500.0), None, Unit::ItemsMin)),
         ("qwen3-7b-8bit/set-summarisation", (Some(25.0), Some(33.33), Unit::ItemsMin)),
         ("rag/search", (None, Some(500.0), Unit::Ms)),
+        ("rag/complex", (Some(8.0), Some(15.0), Unit::S)),
         ("qwen3-7b-4bit/little-memory", (None, Some(16.0), Unit::Gb)),
     ] {
         assert_eq!(bounds(id), expected, "{id}");
     }
+    assert_eq!(row("rag/simple").metric, ["e2e_simple_s"]);
+    assert_eq!(row("rag/complex").metric, ["e2e_complex_s"]);
     assert_eq!(row("qwen3-1.7b-4bit/b8").batch(), Some(8));
     assert_eq!(row("qwen3-1.7b-4bit/best").batch(), None);
     assert_eq!(row("qwen3-1.7b-4bit/power").bound(), Some(25.0));

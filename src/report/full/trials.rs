@@ -78,7 +78,7 @@ fn times(paper: &Paper, one: &Consistency) -> Table {
             ms(of.p95),
             ms(of.p99),
             ms(Some(max)),
-            paper.number(&one.state, of.p95_over_p50()),
+            paper.number(&one.state, of.p95_over_p50().filter(|_| one.state.is_valid())),
         ]);
     }
     table
@@ -215,7 +215,7 @@ fn stages(paper: &Paper, row: &PipelineRow) -> Table {
     let words = &paper.words.pipelines;
     let mut table = Table::new([words.stage, words.stage_ms], 1);
     table.caption = Some(words.rag.into());
-    let stages: [(&str, Option<Spread>); 7] = [
+    let stages: [(&str, Option<Spread>); 9] = [
         ("index_s", row.index_s),
         ("embed_s", row.embed_s),
         ("search_s", row.search_s),
@@ -223,6 +223,8 @@ fn stages(paper: &Paper, row: &PipelineRow) -> Table {
         ("ttft_s", row.ttft_s),
         ("answer_s", row.answer_s),
         ("e2e_s", row.e2e_s),
+        ("e2e_simple_s", row.e2e_simple_s),
+        ("e2e_complex_s", row.e2e_complex_s),
     ];
     for (name, spread) in stages {
         let metric = crate::workload::metric(name).expect("stages are metrics");
@@ -240,6 +242,9 @@ pub(super) fn quality(paper: &Paper) -> Option<Section> {
     for row in rows {
         let mut table = Table::new([paper.words.frame.metric, paper.words.frame.value], 1);
         table.caption = Some(row.id.as_str().into());
+        for (name, value) in &row.labels {
+            table.push([name.as_str(), value.as_str()]);
+        }
         table.push([words.tokens.into(), paper.count(row.tokens)]);
         for (name, reading) in [
             ("top1_agreement", &row.top1_agreement),

@@ -187,7 +187,7 @@ pub(super) const WORDS: Words = Words {
         decode_cv: "variation of decode rates between scenarios",
         kernel: "kernel",
         time_share: "share of the time",
-        kernels: "Kernels of `{scenario}`, traced",
+        kernels: "Kernels of an answer, reading its prompt included: `{scenario}`, traced",
         meaning: "how to read it",
         growth_meaning: "constant where the time is a straight line of the length; in brackets the 90 % interval",
         cv_meaning: "near 0 where the length of a context does not matter",

@@ -187,7 +187,7 @@ pub(super) const WORDS: Words = Words {
         decode_cv: "variation du décodage entre scénarios",
         kernel: "noyau",
         time_share: "part du temps",
-        kernels: "Noyaux de `{scenario}`, tracés",
+        kernels: "Noyaux d’une réponse, lecture de l’invite comprise\u{a0}: `{scenario}`, tracés",
         meaning: "lecture",
         growth_meaning: "constante si la durée croît en ligne droite avec la longueur\u{202f}; entre crochets, l’intervalle à 90\u{202f}%",
         cv_meaning: "proche de 0 si la longueur du contexte n’influe pas",

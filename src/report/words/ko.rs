@@ -187,7 +187,7 @@ pub(super) const WORDS: Words = Words {
         decode_cv: "시나리오 간 디코드 속도 변동 계수",
         kernel: "커널",
         time_share: "시간 비율",
-        kernels: "`{scenario}`의 커널(추적)",
+        kernels: "답변 하나의 커널(프롬프트 읽기 포함): `{scenario}`, 추적",
         meaning: "해석",
         growth_meaning: "시간이 길이에 비례해 직선으로 늘면 일정합니다. 대괄호 안은 90% 구간입니다.",
         cv_meaning: "컨텍스트 길이에 좌우되지 않으면 0에 가깝습니다.",
