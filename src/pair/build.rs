@@ -218,8 +218,6 @@ impl<'a> Builder<'a> {
     fn cargo(&mut self, command: &str, more: &[&str]) -> Result<std::result::Result<(), String>> {
         // An old binary must not be taken for the new one, should Cargo put that elsewhere.
         let _ = fs::remove_file(self.fresh());
-        let mut features = machine::stamp().features;
-        features.retain(|feature| feature != "default");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(&cargo)
             .current_dir(self.folder.join("tree").join(&self.prefix))
@@ -231,7 +229,7 @@ impl<'a> Builder<'a> {
                 "candlemark",
                 "--no-default-features",
             ])
-            .args(["--features", &features.join(",")])
+            .args(["--features", &features().join(",")])
             .arg("--target-dir")
             .arg(&self.target)
             .args(more)
@@ -305,9 +303,17 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// The features of this build that a worker has a use for. Others may be newer than the base, which would not build for them.
+fn features() -> Vec<String> {
+    const BESIDE: [&str; 4] = ["default", "monitor", "nvml", "png"];
+    let mut features = machine::stamp().features;
+    features.retain(|feature| !BESIDE.contains(&feature.as_str()));
+    features
+}
+
 /// What a build depends on beside its tree: compiler, features, and whatever Cargo takes from the environment.
 fn key(tree: &str) -> String {
-    let mut text = format!("{tree}\n{:?}\n", machine::stamp().features);
+    let mut text = format!("{tree}\n{:?}\n", features());
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     if let Ok(output) = Command::new(rustc).arg("-vV").output() {
         text += &String::from_utf8_lossy(&output.stdout);
