@@ -199,7 +199,7 @@ fn answer_some(
     let mut begun: Option<usize> = None;
     let mut loaded = false;
     let end = loop {
-        let line = receive.recv_timeout(if loaded { longest } else { LOADING });
+        let line = receive.recv_timeout(if begun.is_some() { longest } else { LOADING });
         match line {
             Ok(line) => match serde_json::from_str(&line) {
                 Ok(Said::Loaded { model, rss_bytes, limit }) => {
