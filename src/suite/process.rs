@@ -5,6 +5,8 @@ use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 
+use serde::Serialize;
+
 use crate::engine::Engine;
 use crate::engine::Injection;
 use crate::error::Error;
@@ -54,7 +56,8 @@ pub fn work() -> Result<()> {
         // An engine that cannot run this model is an answer; a model that cannot be loaded is none.
         Err(error @ Error::Unsupported(_)) => {
             for id in &job.scenarios {
-                answer(Model::default(), absent(&exactly(id)?, &job.setup.generation, &error))?;
+                let case = absent(&exactly(id)?, &job.setup.generation, &error);
+                say(&Answer { model: Model::default(), case })?;
             }
             return Ok(());
         }
@@ -71,7 +74,7 @@ pub fn work() -> Result<()> {
             block.references = before.zip(after).map(<[_; 2]>::from);
         }
         before = after;
-        answer(model.clone(), case)?;
+        say(&Answer { model: model.clone(), case })?;
     }
     Ok(())
 }
@@ -97,10 +100,16 @@ pub(super) fn asked() -> Result<String> {
     Ok(text)
 }
 
-fn answer(model: Model, case: Case) -> Result<()> {
-    let line = serde_json::to_string(&Answer { model, case }).expect("plain data") + "\n";
-    let write = |source| Error::Write { path: "standard output".into(), source };
-    io::stdout().write_all(line.as_bytes()).map_err(write)
+/// Tells whoever asked, in one line of JSON that is there at once.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub(super) fn say<T: Serialize>(told: &T) -> Result<()> {
+    let line = serde_json::to_string(told).expect("plain data") + "\n";
+    let mut out = io::stdout().lock();
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|source| Error::Write { path: "standard output".into(), source })
 }
 
 fn case(

@@ -34,6 +34,7 @@ use crate::stats;
 use crate::suite;
 use crate::suite::Answer;
 use crate::suite::Job;
+use crate::suite::process::say;
 use crate::workload;
 use crate::workload::PromptFormat;
 use crate::workload::Scenario;
@@ -438,14 +439,6 @@ fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
             Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
         }
     }
-}
-
-fn say(said: &Said) -> Result<()> {
-    let line = serde_json::to_string(said).expect("plain data") + "\n";
-    let mut out = std::io::stdout().lock();
-    out.write_all(line.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|source| Error::Write { path: "standard output".into(), source })
 }
 
 /// Allows this process so much more data than it has, and says so; `None` where the system has no such limit.

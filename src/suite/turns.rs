@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::io::BufRead as _;
-use std::io::Write as _;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -29,6 +28,7 @@ use crate::record::Settings;
 use crate::settings::Setup;
 use crate::stats;
 use crate::suite;
+use crate::suite::process::say;
 use crate::workload;
 use crate::workload::Scenario;
 use crate::workload::Task;
@@ -226,14 +226,6 @@ fn not_begun() -> Error {
 fn understood<T: for<'a> Deserialize<'a>>(line: &str) -> Result<T> {
     serde_json::from_str(line)
         .map_err(|error| Error::Failed(format!("not understood on standard input: {error}")))
-}
-
-fn say<T: Serialize>(told: &T) -> Result<()> {
-    let line = serde_json::to_string(told).expect("plain data") + "\n";
-    let mut out = io::stdout().lock();
-    out.write_all(line.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|source| Error::Write { path: "standard output".into(), source })
 }
 
 /// A scenario between its warm-ups and its end.
