@@ -3,6 +3,7 @@
 
 /// Shapes of models.
 pub mod config;
+mod cpu;
 /// GGUF files.
 pub mod gguf;
 /// The Hugging Face hub.
@@ -95,6 +96,16 @@ pub trait Decoder: Send {
     /// As [`Decoder::forward`]; also when the engine does not show them ([`Error::Unsupported`]).
     fn embed(&mut self, _steps: &[Step<'_>]) -> Result<Vec<Vec<f32>>> {
         Err(Error::Unsupported("this engine does not show hidden states".into()))
+    }
+
+    /// Runs something on every thread that the forward pass has, at once.
+    fn on_all_threads(&self, work: &(dyn Fn() + Sync)) {
+        rayon::broadcast(|_| work());
+    }
+
+    /// The instructions that the forward pass was chosen for, if it has such a choice.
+    fn isa(&self) -> Option<&'static str> {
+        None
     }
 
     /// Bytes that the caches of all sequences take, if the engine tells.
@@ -356,7 +367,7 @@ impl EngineKind {
     }
 }
 
-/// Loads a model.
+/// Loads a model; `threads` are those of the native engine on the CPU.
 ///
 /// # Errors
 /// When a tensor is missing or damaged, the engine cannot run the model ([`Error::Unsupported`]), or the device fails.
@@ -365,6 +376,7 @@ pub fn load(
     engine: EngineKind,
     quant: Option<Quant>,
     device: &Device,
+    threads: usize,
 ) -> Result<Box<dyn Decoder>> {
     let beyond = format!("model.layers.{}.input_layernorm.weight", opened.config.layers);
     if opened.source.info(&beyond).is_some() {
@@ -374,6 +386,9 @@ pub fn load(
         )));
     }
     match engine {
+        EngineKind::Native if device.is_cpu() => {
+            Ok(Box::new(cpu::Cpu::load(&opened.config, opened.source.as_ref(), quant, threads)?))
+        }
         EngineKind::Native => {
             Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))
         }
@@ -390,6 +405,18 @@ fn check_length(length: usize, config: &Config) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+fn no_sequence(sequence: usize, sequences: usize) -> Error {
+    Error::Failed(format!("no sequence {sequence} among {sequences}"))
+}
+
+fn no_step(sequence: usize) -> Error {
+    Error::Failed(format!("sequence {sequence} has no token, or two parts in one step"))
+}
+
+fn no_way_back(sequence: usize, has: usize, length: usize) -> Error {
+    Error::Failed(format!("sequence {sequence} has {has} tokens, not {length} to go back to"))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn yarn() -> RopeScaling {
 }
 
 fn decoder(spec: &str, engine: EngineKind, quant: Quant) -> Box<dyn Decoder> {
-    load(&open(spec, SEED, None, &mut ()).unwrap(), engine, Some(quant), &Device::Cpu).unwrap()
+    load(&open(spec, SEED, None, &mut ()).unwrap(), engine, Some(quant), &Device::Cpu, 2).unwrap()
 }
 
 fn native(spec: &str) -> Box<dyn Decoder> {
@@ -168,7 +168,7 @@ fn yarn_changes_the_answer_as_its_tables_say() {
     let scaled = open("synthetic:nano", SEED, Some(yarn()), &mut ()).unwrap();
     assert_eq!(scaled.config.context, 40960, "a longer context than the scaling's own stays");
     let run = |opened: &Opened| {
-        let mut model = load(opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+        let mut model = load(opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         model.reset(1).unwrap();
         model.forward(&[step(0, &ids(200, 1))]).unwrap().values
     };
@@ -181,7 +181,7 @@ fn yarn_changes_the_answer_as_its_tables_say() {
 fn positions_end_at_the_context() {
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.context = 64;
-    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
     model.reset(1).unwrap();
     model.forward(&[step(0, &ids(64, 1))]).unwrap();
     let error = model.forward(&[step(0, &[1])]).unwrap_err().to_string();
@@ -217,7 +217,7 @@ fn every_form_of_the_same_weights_gives_the_same_logits() {
         gguf::write(&gguf, &gguf::shape_metadata(config, shape), &tensors).unwrap();
         let run = |spec: &str| {
             let opened = open(spec, SEED, None, &mut ()).unwrap();
-            let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+            let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
             model.reset(1).unwrap();
             (opened.config.clone(), model.forward(&[step(0, &ids(20, 1))]).unwrap())
         };
@@ -233,7 +233,7 @@ fn every_type_of_a_gguf_is_read() {
     use candle_core::quantized::GgmlDType;
     let dir = tempfile::tempdir().unwrap();
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
-    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
     model.reset(1).unwrap();
     let exact = model.forward(&[step(0, &ids(40, 1))]).unwrap();
     for (dtype, name, bound) in [
@@ -258,7 +258,7 @@ fn every_type_of_a_gguf_is_read() {
         let path = dir.path().join(format!("{name}.gguf"));
         gguf::write(&path, &gguf::shape_metadata(&opened.config, name), &tensors).unwrap();
         let read = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
-        let mut model = load(&read, EngineKind::Native, None, &Device::Cpu).unwrap();
+        let mut model = load(&read, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         assert_eq!(weights::describe(&model.footprint().types), name);
         model.reset(1).unwrap();
         let far = distance(&model.forward(&[step(0, &ids(40, 1))]).unwrap().values, &exact.values);
@@ -345,11 +345,11 @@ fn damaged_safetensors_are_refused_by_name() {
 fn a_tensor_of_another_shape_or_none_is_an_error() {
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.intermediate = 1024;
-    let error = load(&opened, EngineKind::Native, None, &Device::Cpu).err().unwrap().to_string();
+    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap().to_string();
     assert!(error.contains("gate_proj.weight` has shape [512, 256]"), "{error}");
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.layers = 3;
-    let error = load(&opened, EngineKind::Native, None, &Device::Cpu).err().unwrap().to_string();
+    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap().to_string();
     assert!(error.contains("the weights lack the tensor `model.layers.2."), "{error}");
 }
 
