@@ -77,6 +77,20 @@ fn halves(bytes: &[u8; 16]) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
+/// Asks for what lies [`AHEAD`] of these weights: integer kernels keep the CPU too busy to look that far ahead by itself.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch<T>(weights: &T) {
+    let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(AHEAD);
+    for line in (0..size_of::<T>()).step_by(64) {
+        // Of an address that is not there it does nothing.
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
+    }
+}
+
+/// Bytes that are asked for before they are needed: some 200 ns of work.
+const AHEAD: usize = 4096;
+
 /// Four activations of 8 bits, in all lanes.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -150,6 +164,7 @@ pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) 
     if form == Form::F16 {
         let halves_of = tile[first * 2 * TILE..].as_chunks::<16>().0.as_chunks::<2>().0;
         for (line, [a, b]) in lines.iter_mut().zip(halves_of) {
+            prefetch(a);
             let eights = line.as_chunks_mut::<8>().0;
             store_ps(&mut eights[0], halves(a));
             store_ps(&mut eights[1], halves(b));
@@ -158,6 +173,7 @@ pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) 
     }
     let pairs = tile[first * 2 * TILE..].as_chunks::<32>().0.as_chunks::<2>().0;
     for (two, halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+        prefetch(halves);
         let [even, odd] = two;
         for (half, bytes) in halves.iter().enumerate() {
             let (a, b) = pair_of_bf16(load(bytes));
@@ -196,22 +212,25 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
     let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
     for (block, (lines, scales)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
-        for half in 0..2 {
-            let mut sums = [_mm256_setzero_si256(); ROWS];
-            for (group, line) in lines.iter().enumerate() {
-                let weights = load(&line[half]);
-                let sizes = _mm256_abs_epi8(weights);
-                for row in 0..ROWS {
-                    let signed = _mm256_sign_epi8(four(&rows[row].0[block][group]), weights);
-                    let pairs = _mm256_maddubs_epi16(sizes, signed);
-                    sums[row] = _mm256_add_epi32(sums[row], _mm256_madd_epi16(pairs, ones));
-                }
+        prefetch(lines);
+        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+        for (group, line) in lines.iter().enumerate() {
+            let (a, b) = (load(&line[0]), load(&line[1]));
+            let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
+            for row in 0..ROWS {
+                let x = four(&rows[row].0[block][group]);
+                let pairs = _mm256_maddubs_epi16(size_a, _mm256_sign_epi8(x, a));
+                sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(pairs, ones));
+                let pairs = _mm256_maddubs_epi16(size_b, _mm256_sign_epi8(x, b));
+                sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(pairs, ones));
             }
+        }
+        for half in 0..2 {
             let scale = halves(&scales[half]);
             for row in 0..ROWS {
                 let scale = _mm256_mul_ps(scale, _mm256_set1_ps(rows[row].1[block]));
-                totals[row][half] =
-                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[row]), scale, totals[row][half]);
+                let sums = _mm256_cvtepi32_ps(sums[row][half]);
+                totals[row][half] = _mm256_fmadd_ps(sums, scale, totals[row][half]);
             }
         }
     }
@@ -252,6 +271,7 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         std::array::from_fn(|row| &x.sums[(first + row) * blocks..][..blocks]);
     let low_bits = _mm256_set1_epi8(15);
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
+        prefetch(block);
         let lines = block[..Q4K::LOW].as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
         let low = block[Q4K::LOW..Q4K::HIGH].as_chunks::<8>().0.as_chunks::<2>().0;
         let high = block[Q4K::HIGH..Q4K::SCALES].as_chunks::<8>().0.as_chunks::<2>().0;
@@ -334,6 +354,7 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
     for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
+        prefetch(block);
         let lines = block[..Q6K::SCALES].as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<3>().0;
         let of_runs = block[Q6K::SCALES..].as_chunks::<8>().0.as_chunks::<2>().0;
         for half in 0..2 {
@@ -401,27 +422,45 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     }
 }
 
-/// 8-bit weights of a block of columns as f32 lines; see [`super::portable::widen`].
+/// See [`super::portable::panel_of_q8_0`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn widen_q8_0(tile: &[u8], columns: usize, first: usize, lines: &mut [Lanes]) {
+pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
     let (quants, scales) = tile.split_at(columns * TILE);
-    let groups = quants[first * TILE..].as_chunks::<32>().0.as_chunks::<2>().0;
-    let scales = scales[first / BLOCK * 2 * TILE..].as_chunks::<16>().0.as_chunks::<2>().0;
-    for (group, fours) in lines.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        for half in 0..2 {
-            let scale = halves(&scales[group / 8][half]);
-            let bytes = load(&groups[group][half]);
-            let four = [
-                _mm256_slli_epi32::<24>(bytes),
-                _mm256_slli_epi32::<16>(bytes),
-                _mm256_slli_epi32::<8>(bytes),
-                bytes,
-            ];
-            for (line, upper) in fours.iter_mut().zip(four) {
-                let value = _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(upper));
-                store_ps(&mut line.as_chunks_mut::<8>().0[half], _mm256_mul_ps(value, scale));
+    let runs = (SUPER / BLOCK).min(columns / BLOCK - block * SUPER / BLOCK);
+    let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
+    let lines = &lines[block * SUPER / BLOCK..][..runs];
+    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
+    let scales = &scales[block * SUPER / BLOCK..][..runs];
+    let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+    // Of four bytes the first and second, or the third and fourth, each times 256.
+    let lane = _mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+    let first = _mm256_broadcastsi128_si256(lane);
+    let lane = _mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+    let second = _mm256_broadcastsi128_si256(lane);
+    for half in 0..2 {
+        let mut most = _mm256_setzero_ps();
+        for scales in scales {
+            most = _mm256_max_ps(most, _mm256_and_ps(halves(&scales[half]), positive));
+        }
+        let some = _mm256_cmp_ps::<_CMP_GT_OQ>(most, _mm256_setzero_ps());
+        let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(Panel::SHARE), most), some);
+        for (run, (lines, scales)) in lines.iter().zip(scales).enumerate() {
+            let share = _mm256_cvtps_epi32(_mm256_mul_ps(halves(&scales[half]), inverse));
+            let share = _mm256_blend_epi16::<0b1010_1010>(share, _mm256_slli_epi32::<16>(share));
+            for (group, line) in lines.iter().enumerate() {
+                let bytes = load(&line[half]);
+                for (pair, order) in [first, second].into_iter().enumerate() {
+                    let sixteen = _mm256_srai_epi16::<4>(_mm256_shuffle_epi8(bytes, order));
+                    let weights = _mm256_mulhrs_epi16(sixteen, share);
+                    let line = &mut panel.quants[run * 16 + group * 2 + pair];
+                    let to = &mut line.as_chunks_mut::<TILE>().0[half];
+                    // SAFETY: sixteen numbers of two bytes are there to be written, and need no alignment.
+                    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), weights) };
+                }
             }
         }
+        let scale = _mm256_mul_ps(most, _mm256_set1_ps(Panel::OF_SCALES));
+        store_ps(&mut panel.scales.as_chunks_mut::<8>().0[half], scale);
     }
 }
 
@@ -453,27 +492,22 @@ pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
 
 /// See [`super::portable::panel`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn panel(panel: &Panel, block: usize, x: Int16<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [6 1 2 3 4 5], |first, group: ROWS| {
-        panel_rows::<ROWS>(panel, block, x, first, group)
-    });
+pub(super) fn panel(panel: &Panel, x: Int16<'_>, out: &mut [Lanes]) {
+    in_groups!(out, [6 1 2 3 4 5], |first, group: ROWS| panel_rows::<ROWS>(panel, x, first, group));
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn panel_rows<const ROWS: usize>(
     panel: &Panel,
-    block: usize,
     x: Int16<'_>,
     first: usize,
     out: &mut [Lanes; ROWS],
 ) {
-    let blocks = x.columns.div_ceil(SUPER);
-    let pairs = SUPER.min(x.columns - block * SUPER) / 2;
-    let rows: [&[[i16; 2]]; ROWS] = std::array::from_fn(|row| {
-        let row = &x.quants[(first + row) * x.columns..][..x.columns];
-        &row.as_chunks::<2>().0[block * SUPER / 2..][..pairs]
-    });
+    let pairs = x.columns / 2;
+    // The slice is checked here, once for all that is read below.
+    let rows: [*const i16; ROWS] =
+        std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
     let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
     for (i, line) in panel.quants[..pairs].iter().enumerate() {
         // SAFETY: a line is 64 bytes, read in two halves without alignment.
@@ -482,14 +516,15 @@ fn panel_rows<const ROWS: usize>(
             (_mm256_loadu_si256(line), _mm256_loadu_si256(line.add(1)))
         };
         for row in 0..ROWS {
-            let [low, high] = rows[row][i];
-            let x = _mm256_set1_epi32(i32::from(low as u16) | i32::from(high) << 16);
+            // SAFETY: a row has `pairs` pairs from here on, and a pair needs no alignment.
+            let x = unsafe { rows[row].cast::<i32>().add(i).read_unaligned() };
+            let x = _mm256_set1_epi32(x);
             sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(a, x));
             sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(b, x));
         }
     }
     for (row, out) in out.iter_mut().enumerate() {
-        let of_x = _mm256_set1_ps(x.scales[(first + row) * blocks + block]);
+        let of_x = _mm256_set1_ps(x.scales[first + row]);
         for half in 0..2 {
             let scale = _mm256_mul_ps(load_ps(&panel.scales.as_chunks::<8>().0[half]), of_x);
             add_to(out, half, _mm256_mul_ps(_mm256_cvtepi32_ps(sums[row][half]), scale));

@@ -55,6 +55,20 @@ pub(super) fn halves(bytes: &[u8; 32]) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
 }
 
+/// Asks for what lies [`AHEAD`] of these weights, as with AVX2.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn prefetch<T>(weights: &T) {
+    let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(AHEAD);
+    for line in (0..size_of::<T>()).step_by(64) {
+        // Of an address that is not there it does nothing.
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
+    }
+}
+
+/// Bytes that are asked for before they are needed.
+const AHEAD: usize = 4096;
+
 /// Four activations of 8 bits, in all lanes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -137,11 +151,13 @@ pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) 
     let from = &tile[first * 2 * TILE..];
     if form == Form::F16 {
         for (line, of_line) in lines.iter_mut().zip(from.as_chunks::<32>().0) {
+            prefetch(of_line);
             store_ps(line, halves(of_line));
         }
         return;
     }
     for ([even, odd], pairs) in lines.as_chunks_mut::<2>().0.iter_mut().zip(from.as_chunks().0) {
+        prefetch(pairs);
         let (a, b) = pair_of_bf16(load(pairs));
         store_ps(even, a);
         store_ps(odd, b);
@@ -224,6 +240,7 @@ fn q8_0_rows<const ROWS: usize>(
     let lines = quants.as_chunks::<64>().0.as_chunks::<8>().0;
     let scales = scales.as_chunks::<32>().0;
     for (block, (lines, scale)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
+        prefetch(lines);
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
             let [a, b] = offsets[row][block];
@@ -268,6 +285,7 @@ fn q4_k_rows<const ROWS: usize>(
         std::array::from_fn(|row| &x.sums[(first + row) * blocks..][..blocks]);
     let low_bits = _mm512_set1_epi8(15);
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
+        prefetch(block);
         let lines = block[..Q4K::LOW].as_chunks::<64>().0.as_chunks::<8>().0;
         let (mut totals, mut minima) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
         for (pair, lines) in lines.iter().enumerate() {
@@ -354,6 +372,7 @@ fn q6_k_rows<const ROWS: usize>(
     let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     let scales = scales.as_chunks::<32>().0;
     for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
+        prefetch(block);
         let lines = block[..Q6K::SCALES].as_chunks::<64>().0.as_chunks::<3>().0;
         let of_runs = block[Q6K::SCALES..].as_chunks::<TILE>().0;
         let mut totals = [_mm512_setzero_ps(); ROWS];
@@ -423,9 +442,9 @@ pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
 
 /// See [`super::portable::panel`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn panel(panel: &Panel, block: usize, x: Int16<'_>, out: &mut [Lanes]) {
+pub(super) fn panel(panel: &Panel, x: Int16<'_>, out: &mut [Lanes]) {
     in_groups!(out, [12 1 2 3 4 5 6 7 8 9 10 11], |first, group: ROWS| {
-        panel_rows::<ROWS>(panel, block, x, first, group)
+        panel_rows::<ROWS>(panel, x, first, group)
     });
 }
 
@@ -433,31 +452,27 @@ pub(super) fn panel(panel: &Panel, block: usize, x: Int16<'_>, out: &mut [Lanes]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn panel_rows<const ROWS: usize>(
     panel: &Panel,
-    block: usize,
     x: Int16<'_>,
     first: usize,
     out: &mut [Lanes; ROWS],
 ) {
-    let blocks = x.columns.div_ceil(SUPER);
-    let pairs = SUPER.min(x.columns - block * SUPER) / 2;
-    let rows: [&[[i16; 2]]; ROWS] = std::array::from_fn(|row| {
-        let row = &x.quants[(first + row) * x.columns..][..x.columns];
-        &row.as_chunks::<2>().0[block * SUPER / 2..][..pairs]
-    });
+    let pairs = x.columns / 2;
+    // The slice is checked here, once for all that is read below.
+    let rows: [*const i16; ROWS] =
+        std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
     let mut sums = [_mm512_setzero_si512(); ROWS];
     for (i, line) in panel.quants[..pairs].iter().enumerate() {
         // SAFETY: a line is 64 bytes, read without alignment.
         let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
         for row in 0..ROWS {
-            let [low, high] = rows[row][i];
-            let x = _mm512_set1_epi32(i32::from(low as u16) | i32::from(high) << 16);
-            sums[row] = _mm512_dpwssd_epi32(sums[row], line, x);
+            // SAFETY: a row has `pairs` pairs from here on, and a pair needs no alignment.
+            let x = unsafe { rows[row].cast::<i32>().add(i).read_unaligned() };
+            sums[row] = _mm512_dpwssd_epi32(sums[row], line, _mm512_set1_epi32(x));
         }
     }
     let scale = load_ps(&panel.scales);
     for (row, out) in out.iter_mut().enumerate() {
-        let of_x = _mm512_set1_ps(x.scales[(first + row) * blocks + block]);
-        let scale = _mm512_mul_ps(scale, of_x);
+        let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[first + row]));
         store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, load_ps(out)));
     }
 }

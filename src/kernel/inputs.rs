@@ -57,8 +57,9 @@ pub struct Inputs {
     sums: Vec<f32>,
     /// `[rows, columns / 16]`: minus sixteen times the sum of so many of `int8`, which takes 32 off weights of 6 bits.
     offsets: Vec<i16>,
+    /// Block by block of 256 columns, the last may be narrower: `[rows, 256]`, as they are multiplied with a panel.
     int16: Vec<i16>,
-    /// `[rows, columns / 256]`, rounded up: the scales of `int16`.
+    /// `[columns / 256, rows]`, rounded up: the scales of `int16`.
     scales16: Vec<f32>,
     /// `[rows / 16, columns / 32]`, rounded up; rows beyond the last have any numbers.
     squares: Vec<Square>,
@@ -74,11 +75,14 @@ pub(super) struct Int8<'a> {
     pub offsets: &'a [i16],
 }
 
-/// Rows of 16 bits.
+/// A block of columns of 16 bits.
 #[derive(Clone, Copy)]
 pub(super) struct Int16<'a> {
+    /// At most 256, and even.
     pub columns: usize,
+    /// `[rows, columns]`
     pub quants: &'a [i16],
+    /// One a row.
     pub scales: &'a [f32],
 }
 
@@ -155,15 +159,23 @@ impl Inputs {
                 let blocks = columns.div_ceil(SUPER);
                 self.int16.resize(rows * columns, 0);
                 self.scales16.resize(rows * blocks, 0.0);
+                let values = &self.values;
                 let mut parts: Vec<_> = self
-                    .values
-                    .chunks(part * columns)
-                    .zip(self.int16.chunks_mut(part * columns))
-                    .zip(self.scales16.chunks_mut(part * blocks))
+                    .int16
+                    .chunks_mut(rows * SUPER)
+                    .zip(self.scales16.chunks_mut(rows))
+                    .enumerate()
+                    .flat_map(|(block, (quants, scales))| {
+                        let width = quants.len() / rows;
+                        let parts = quants.chunks_mut(part * width).zip(scales.chunks_mut(part));
+                        parts.enumerate().map(move |(i, (quants, scales))| {
+                            (i * part * columns + block * SUPER, quants, scales)
+                        })
+                    })
                     .collect();
                 pool.chunks(&mut parts, 1, |_, parts| {
-                    for ((values, quants), scales) in parts {
-                        to_int16(isa, columns, values, quants, scales);
+                    for (first, quants, scales) in parts {
+                        to_int16(isa, &values[*first..], columns, quants, scales);
                     }
                 });
             }
@@ -204,14 +216,15 @@ impl Inputs {
         }
     }
 
-    /// As [`Inputs::int8`].
-    pub(super) fn int16(&self, first: usize) -> Int16<'_> {
+    /// A block of 256 columns, or what is left of them. To be made before.
+    pub(super) fn int16(&self, block: usize) -> Int16<'_> {
         debug_assert!(self.made.contains(&Kind::Int16));
-        let (columns, blocks) = (self.columns, self.columns.div_ceil(SUPER));
+        let columns = SUPER.min(self.columns - block * SUPER);
+        let at = self.rows * block * SUPER;
         Int16 {
             columns,
-            quants: &self.int16[first * columns..self.rows * columns],
-            scales: &self.scales16[first * blocks..self.rows * blocks],
+            quants: &self.int16[at..at + self.rows * columns],
+            scales: &self.scales16[block * self.rows..(block + 1) * self.rows],
         }
     }
 
@@ -274,18 +287,17 @@ tiered! {
 }
 
 tiered! {
-    fn to_int16(columns: usize, values: &[f32], quants: &mut [i16], scales: &mut [f32]) {
-        let rows = values.chunks_exact(columns).zip(quants.chunks_exact_mut(columns));
-        for ((values, quants), scales) in rows.zip(scales.chunks_exact_mut(columns.div_ceil(SUPER))) {
-            let blocks = values.chunks(SUPER).zip(quants.chunks_mut(SUPER));
-            for ((values, quants), scale) in blocks.zip(scales) {
-                let (most, nan) = extent(values);
-                let inverse = if most > 0.0 { INPUT_16 / most } else { 0.0 };
-                for (value, quant) in values.iter().zip(quants) {
-                    *quant = round(value * inverse) as i16;
-                }
-                *scale = most / INPUT_16 + nan;
+    /// Rows of a block of columns; rows of `values` begin `stride` apart.
+    fn to_int16(values: &[f32], stride: usize, quants: &mut [i16], scales: &mut [f32]) {
+        let width = quants.len() / scales.len();
+        for ((row, quants), scale) in quants.chunks_exact_mut(width).enumerate().zip(scales) {
+            let values = &values[row * stride..][..width];
+            let (most, nan) = extent(values);
+            let inverse = if most > 0.0 { INPUT_16 / most } else { 0.0 };
+            for (value, quant) in values.iter().zip(quants) {
+                *quant = round(value * inverse) as i16;
             }
+            *scale = most / INPUT_16 + nan;
         }
     }
 }
@@ -337,14 +349,16 @@ mod tests {
             assert_eq!((inputs.rows(), inputs.columns()), (3, 320));
             inputs.make(isa, &pool, Kind::Int8);
             inputs.make(isa, &pool, Kind::Int16);
-            let (int8, int16) = (inputs.int8(0), inputs.int16(0));
+            let int8 = inputs.int8(0);
             for row in 0..rows {
                 for column in 0..320 {
                     let value = if column < 300 { values[row * 300 + column] } else { 0.0 };
                     let at = row * 320 + column;
                     let near = f32::from(int8.quants[at]) * int8.scales[at / 32];
                     assert!((near - value).abs() <= 5.1 / 127.0 * 0.51, "{near} {value}");
-                    let near = f32::from(int16.quants[at]) * int16.scales[row * 2 + column / 256];
+                    let int16 = inputs.int16(column / 256);
+                    let quant = int16.quants[row * int16.columns + column % 256];
+                    let near = f32::from(quant) * int16.scales[row];
                     assert!((near - value).abs() <= 5.1 / 4095.0 * 0.51, "{near} {value}");
                 }
             }

@@ -20,12 +20,20 @@ use super::tiles::weight;
 pub(super) type Lanes = [f32; TILE];
 
 /// Weights of 256 columns as numbers of 16 bits: in pairs of columns, `[128][16][2]`, with a scale for each row.
+#[repr(align(64))]
 pub(super) struct Panel {
     pub quants: [[i16; 2 * TILE]; SUPER / 2],
     pub scales: Lanes,
 }
 
 impl Panel {
+    /// The largest of the scales of a row of 8-bit weights, as a share in 16 bits.
+    pub(super) const SHARE: f32 = 32767.0;
+
+    /// What the largest scale of a row of 8-bit weights is multiplied with to be the panel's: weights are there in
+    /// sixteenths of a quant, times the share of 32768.
+    pub(super) const OF_SCALES: f32 = 32768.0 / 32767.0 / 16.0;
+
     pub(super) const EMPTY: Self = Self { quants: [[0; 2 * TILE]; SUPER / 2], scales: [0.0; TILE] };
 }
 
@@ -172,22 +180,43 @@ pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
     panel.scales = most.map(|most| most / WEIGHT_16);
 }
 
-/// 16-bit activations with the panel of a block of columns.
-pub(super) fn panel(panel: &Panel, block: usize, x: Int16<'_>, out: &mut [Lanes]) {
-    let blocks = x.columns.div_ceil(SUPER);
+/// The panel of a block of columns of 8-bit weights. Quants of sixteenths of the largest scale's are exact where a run has that scale,
+/// and else rounded to 12 bits as other weights are.
+pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
+    let (quants, scales) = tile.split_at(columns * TILE);
+    let runs = (SUPER / BLOCK).min(columns / BLOCK - block * SUPER / BLOCK);
+    let first = block * SUPER / BLOCK;
+    for lane in 0..TILE {
+        let scale = |run: usize| half(scales, (first + run) * TILE + lane);
+        let most = (0..runs).map(|run| scale(run).abs()).fold(0.0, f32::max);
+        let inverse = if most > 0.0 { Panel::SHARE / most } else { 0.0 };
+        for run in 0..runs {
+            let share = round(scale(run) * inverse);
+            for column in 0..BLOCK {
+                let at = (((first + run) * 8 + column / 4) * TILE + lane) * 4 + column % 4;
+                let product = i32::from(quants[at] as i8) * 16 * share;
+                // Rounded as the CPU's instruction does: the nearest, upwards of two.
+                panel.quants[run * 16 + column / 2][2 * lane + column % 2] =
+                    ((product + (1 << 14)) >> 15) as i16;
+            }
+        }
+        panel.scales[lane] = most * Panel::OF_SCALES;
+    }
+}
+
+/// 16-bit activations with the panel of the same block of columns.
+pub(super) fn panel(panel: &Panel, x: Int16<'_>, out: &mut [Lanes]) {
     for (row, out) in out.iter_mut().enumerate() {
-        let row_of = &x.quants[row * x.columns..(row + 1) * x.columns];
-        let x_block = &row_of[block * SUPER..x.columns.min((block + 1) * SUPER)];
         let mut sums = [0i32; TILE];
-        for (line, x) in panel.quants.iter().zip(x_block.as_chunks::<2>().0) {
+        let pairs = x.quants[row * x.columns..(row + 1) * x.columns].as_chunks::<2>().0;
+        for (line, x) in panel.quants.iter().zip(pairs) {
             for (sum, weights) in sums.iter_mut().zip(line.as_chunks::<2>().0) {
                 *sum += i32::from(weights[0]) * i32::from(x[0])
                     + i32::from(weights[1]) * i32::from(x[1]);
             }
         }
-        let scale = x.scales[row * blocks + block];
         for lane in 0..TILE {
-            out[lane] += sums[lane] as f32 * (panel.scales[lane] * scale);
+            out[lane] += sums[lane] as f32 * (panel.scales[lane] * x.scales[row]);
         }
     }
 }

@@ -249,13 +249,21 @@ fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut
         (_, Kind::Bf16) => by_squares([weights], number..number + 1, x, |_, [products]| {
             sums.copy_from_slice(products);
         }),
+        (Form::Q8_0, Kind::Int16) => {
+            let mut panel = Panel::EMPTY;
+            for block in 0..x.columns().div_ceil(SUPER) {
+                panel_of_q8_0(isa, tile, x.columns(), block, &mut panel);
+                by_panel(isa, &panel, block, x, sums);
+            }
+        }
         (_, Kind::Int16) => {
             let mut lines = [[0f32; TILE]; SUPER];
             let mut panel = Panel::EMPTY;
             for (block, first) in (0..x.columns()).step_by(SUPER).enumerate() {
                 let count = SUPER.min(x.columns() - first);
                 widen(isa, form, tile, x.columns(), first, &mut lines[..count]);
-                by_panel(isa, &lines[..count], &mut panel, block, x, sums);
+                round_panel(isa, &lines[..count], &mut panel);
+                by_panel(isa, &panel, block, x, sums);
             }
         }
         _ => match isa.0 {
@@ -317,9 +325,6 @@ fn widen(isa: Isa, form: Form, tile: &[u8], columns: usize, first: usize, lines:
     match (isa.0, form) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
-        (Tier::Avx2, Form::Q8_0) => unsafe { avx2::widen_q8_0(tile, columns, first, lines) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
         (Tier::Avx2, Form::F16 | Form::Bf16) => unsafe { avx2::widen(form, tile, first, lines) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
@@ -330,30 +335,37 @@ fn widen(isa: Isa, form: Form, tile: &[u8], columns: usize, first: usize, lines:
     }
 }
 
-fn by_panel(
-    isa: Isa,
-    lines: &[Lanes],
-    panel: &mut Panel,
-    block: usize,
-    x: &Inputs,
-    sums: &mut [Lanes],
-) {
+fn panel_of_q8_0(isa: Isa, tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
     match isa.0 {
-        Tier::Portable => {
-            portable::round_panel(lines, panel);
-            portable::panel(panel, block, x.int16(0), sums);
-        }
+        Tier::Portable => portable::panel_of_q8_0(tile, columns, block, panel),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX2.
+        Tier::Avx2 | Tier::Avx512 | Tier::Amx => unsafe {
+            avx2::panel_of_q8_0(tile, columns, block, panel)
+        },
+    }
+}
+
+fn round_panel(isa: Isa, lines: &[Lanes], panel: &mut Panel) {
+    match isa.0 {
+        Tier::Portable => portable::round_panel(lines, panel),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
-        Tier::Avx2 => unsafe {
-            avx2::round_panel(lines, panel);
-            avx2::panel(panel, block, x.int16(0), sums);
-        },
+        Tier::Avx2 => unsafe { avx2::round_panel(lines, panel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Tier::Avx512 | Tier::Amx => unsafe {
-            avx512::round_panel(lines, panel);
-            avx512::panel(panel, block, x.int16(0), sums);
-        },
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::round_panel(lines, panel) },
+    }
+}
+
+fn by_panel(isa: Isa, panel: &Panel, block: usize, x: &Inputs, sums: &mut [Lanes]) {
+    match isa.0 {
+        Tier::Portable => portable::panel(panel, x.int16(block), sums),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
+        Tier::Avx2 => unsafe { avx2::panel(panel, x.int16(block), sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::panel(panel, x.int16(block), sums) },
     }
 }
