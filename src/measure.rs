@@ -455,7 +455,7 @@ pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
         commit: engine.opened.commit.clone(),
         parameters: config.parameters(),
         weight_bytes: footprint.weight_bytes,
-        quant: crate::model::weights::describe(&footprint.types),
+        quant: footprint.describe(),
         kv_dtype: if footprint.kv_type_bytes == 4 { "f32" } else { "bf16" }.into(),
         layers: config.layers,
         hidden: config.hidden,

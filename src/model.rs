@@ -30,6 +30,7 @@ use candle_core::quantized::GgmlDType;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::kernel::Isa;
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
 use crate::model::synthetic::Synthetic;
@@ -170,6 +171,21 @@ pub struct Footprint {
     pub step_bytes: u64,
     /// Bytes of one number of the KV cache.
     pub kv_type_bytes: usize,
+    /// Types of the file that the engine cannot multiply with as they are, and holds as bf16.
+    pub expanded: Vec<GgmlDType>,
+}
+
+impl Footprint {
+    /// What the matrices are held as, in one word: `q8_0`, `q4_k_m`, `bf16+q8_0-from-q5_0`.
+    pub fn describe(&self) -> String {
+        let held = weights::describe(&self.types);
+        if self.expanded.is_empty() {
+            return held;
+        }
+        let names: Vec<String> =
+            self.expanded.iter().map(|dtype| weights::type_name(*dtype)).collect();
+        format!("{held}-from-{}", names.join("+"))
+    }
 }
 
 /// A model's name as the user gives it.
@@ -387,7 +403,8 @@ pub fn load(
     }
     match engine {
         EngineKind::Native if device.is_cpu() => {
-            Ok(Box::new(cpu::Cpu::load(&opened.config, opened.source.as_ref(), quant, threads)?))
+            let (config, source) = (&opened.config, opened.source.as_ref());
+            Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::chosen()?, threads)?))
         }
         EngineKind::Native => {
             Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))

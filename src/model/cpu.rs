@@ -60,6 +60,7 @@ pub struct Cpu {
     rope: Tables,
     cache: Cache,
     memory: Memory,
+    expanded: Vec<GgmlDType>,
 }
 
 /// A matrix in the arena.
@@ -113,15 +114,15 @@ impl Cpu {
     /// Loads a model. Matrices are held as `quant` says, or as stored; types that have no kernel are held as bf16.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape than the configuration, reading fails, there is no memory, heads have a
-    /// width that is no multiple of 16, or `CANDLEMARK_ISA` asks for what this CPU has not.
+    /// When a tensor is missing or has another shape than the configuration, reading fails, there is no memory, or heads have a
+    /// width that is no multiple of 16.
     pub fn load(
         config: &Config,
         source: &dyn Source,
         quant: Option<Quant>,
+        isa: Isa,
         threads: usize,
     ) -> Result<Self> {
-        let isa = Isa::chosen()?;
         if !config.head_dim.is_multiple_of(TILE) {
             let width = config.head_dim;
             return Err(Error::Unsupported(format!(
@@ -149,6 +150,7 @@ impl Cpu {
             rope: Tables::new(config),
             cache: Cache::new(layout),
             memory: Memory::default(),
+            expanded: loader.expanded,
             arena: loader.arena,
         })
     }
@@ -421,7 +423,8 @@ impl Decoder for Cpu {
             weight_bytes
         };
         let kv_type_bytes = self.cache.layout().held.bytes();
-        Footprint { types, weight_bytes, step_bytes, kv_type_bytes }
+        let expanded = self.expanded.clone();
+        Footprint { types, weight_bytes, step_bytes, kv_type_bytes, expanded }
     }
 }
 
@@ -448,26 +451,33 @@ struct Loader<'a> {
     quant: Option<Quant>,
     arena: Arena,
     used: usize,
+    expanded: Vec<GgmlDType>,
 }
 
 impl<'a> Loader<'a> {
     fn new(config: &'a Config, source: &'a dyn Source, quant: Option<Quant>) -> Result<Self> {
-        let mut loader =
-            Self { config, source, quant, arena: Arena::new(0).map_err(no_memory)?, used: 0 };
+        let arena = Arena::new(0).map_err(no_memory)?;
+        let mut loader = Self { config, source, quant, arena, used: 0, expanded: Vec::new() };
         let mut bytes = 0;
         for (name, shape) in config.tensors() {
             check_shape(source, &name, &shape)?;
             if let [outputs, columns] = *shape {
-                bytes += loader.form(&name).bytes(outputs, columns);
+                let (form, dtype) = loader.form(&name);
+                bytes += form.bytes(outputs, columns);
+                if form.dtype() != dtype && !loader.expanded.contains(&dtype) {
+                    loader.expanded.push(dtype);
+                }
             }
         }
         loader.arena = Arena::new(bytes).map_err(no_memory)?;
         Ok(loader)
     }
 
-    fn form(&self, name: &str) -> Form {
+    /// How a matrix is held, and the type that it would have been held as if there were kernels for it.
+    fn form(&self, name: &str) -> (Form, GgmlDType) {
         let info = self.source.info(name).expect("its shape was compared");
-        Form::of(held_as(name, &info, self.quant, self.config)).unwrap_or(Form::Bf16)
+        let dtype = held_as(name, &info, self.quant, self.config);
+        (Form::of(dtype).unwrap_or(Form::Bf16), dtype)
     }
 
     fn layer(&mut self, i: usize) -> Result<Layer> {
@@ -510,7 +520,7 @@ impl<'a> Loader<'a> {
 
     /// Reads a matrix into the arena, some tiles at a time and in parallel.
     fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Packed> {
-        let form = self.form(name);
+        let (form, _) = self.form(name);
         let [outputs, columns] = shape;
         let at = self.used..self.used + form.bytes(outputs, columns);
         self.used = at.end;

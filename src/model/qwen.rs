@@ -281,7 +281,13 @@ impl Decoder for Qwen {
         } else {
             weight_bytes
         };
-        Footprint { types, weight_bytes, step_bytes, kv_type_bytes: self.dtype.size_in_bytes() }
+        Footprint {
+            types,
+            weight_bytes,
+            step_bytes,
+            kv_type_bytes: self.dtype.size_in_bytes(),
+            expanded: Vec::new(),
+        }
     }
 }
 
