@@ -7,10 +7,14 @@
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod arena;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod blocks;
 mod cache;
 mod elementwise;

@@ -20,6 +20,8 @@ use super::tiles::TILE;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 
 /// Rows of queries, heads of a group counted each, that see a page together: they share its widening to f32.
 const QUERIES: usize = 64;
@@ -280,5 +282,8 @@ fn widen_pairs(isa: Isa, pairs: &[u8], across: usize, lines: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
         Tier::Avx2 => unsafe { avx2::widen_pairs(pairs, across, lines) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::widen_pairs(pairs, across, lines) },
     }
 }

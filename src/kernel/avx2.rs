@@ -39,6 +39,7 @@ macro_rules! in_groups {
         }
     }};
 }
+pub(super) use in_groups;
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]

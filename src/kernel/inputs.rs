@@ -3,6 +3,7 @@
 //! * 8 bits with a scale per 32 columns: integers as in ggml's `q8_0`, for weights of 4, 6 and 8 bits.
 //! * 16 bits with a scale per 256 columns, for many rows: 13 bits are used, weights have 12, so that 256 products fit in
 //!   32 bits. Finer than bf16 for all but the smallest numbers beside a large one.
+//! * bf16 in squares of 16 rows and 32 columns, for many rows where there is a matrix unit.
 //! * f32, for plain weights.
 
 use super::isa::Isa;
@@ -10,6 +11,7 @@ use super::isa::tiered;
 use super::pool::Pool;
 use super::tiles::BLOCK;
 use super::tiles::SUPER;
+use super::tiles::TILE;
 
 /// Largest magnitude of an activation of 16 bits. With [`WEIGHT_16`]: 256 x 4095 x 2047 < 2^31.
 pub const INPUT_16: f32 = 4095.0;
@@ -26,7 +28,20 @@ pub enum Kind {
     Int8,
     /// To 16 bits.
     Int16,
+    /// To the upper 16 bits of f32.
+    Bf16,
 }
+
+/// What a matrix unit takes at once, sixteen lines of bf16: sixteen rows of 32 activations, or of as many weights in pairs of columns,
+/// `[16][16][2]`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Square(pub [[u16; BLOCK]; TILE]);
+
+// SAFETY: an array of integers, without padding: its size is a multiple of its alignment.
+unsafe impl bytemuck::Zeroable for Square {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Square {}
 
 /// Some rows of activations, `[rows, columns]`, and the forms that were made of them. The memory is kept for the next rows.
 #[derive(Debug, Default)]
@@ -46,6 +61,8 @@ pub struct Inputs {
     int16: Vec<i16>,
     /// `[columns / 256, rows]`, rounded up: the scales of `int16`.
     scales16: Vec<f32>,
+    /// `[rows / 16, columns / 32]`, rounded up; rows beyond the last have any numbers.
+    squares: Vec<Square>,
 }
 
 /// Rows of 8 bits.
@@ -162,6 +179,17 @@ impl Inputs {
                     }
                 });
             }
+            Kind::Bf16 => {
+                let across = columns / BLOCK;
+                self.squares.resize(rows.div_ceil(TILE) * across, bytemuck::Zeroable::zeroed());
+                let mut parts: Vec<_> =
+                    self.values.chunks(TILE * columns).zip(self.squares.chunks_mut(across)).collect();
+                pool.chunks(&mut parts, 1, |_, parts| {
+                    for (values, squares) in parts {
+                        to_bf16(isa, columns, values, squares);
+                    }
+                });
+            }
         }
     }
 
@@ -198,6 +226,12 @@ impl Inputs {
             quants: &self.int16[at..at + self.rows * columns],
             scales: &self.scales16[block * self.rows..(block + 1) * self.rows],
         }
+    }
+
+    /// As [`Inputs::int8`], but of all rows.
+    pub(super) fn squares(&self) -> &[Square] {
+        debug_assert!(self.made.contains(&Kind::Bf16));
+        &self.squares
     }
 }
 
@@ -264,6 +298,26 @@ tiered! {
                 *quant = round(value * inverse) as i16;
             }
             *scale = most / INPUT_16 + nan;
+        }
+    }
+}
+
+/// Rounds to the nearest bf16, the even of two; NaN stays NaN.
+#[inline(always)]
+fn bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if value.is_nan() { 0x7fc0 } else { rounded as u16 }
+}
+
+tiered! {
+    fn to_bf16(columns: usize, values: &[f32], squares: &mut [Square]) {
+        for (row, values) in values.chunks_exact(columns).enumerate() {
+            for (values, square) in values.as_chunks::<BLOCK>().0.iter().zip(&mut *squares) {
+                for (value, to) in values.iter().zip(&mut square.0[row]) {
+                    *to = bf16(*value);
+                }
+            }
         }
     }
 }

@@ -18,6 +18,12 @@ pub(super) enum Tier {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX-512 with its dot products of integers, VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// The above, and a matrix unit for bf16, AMX.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Isa {
@@ -28,6 +34,10 @@ impl Isa {
         Tier::Portable,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Amx,
     ];
 
     /// Plain Rust, compiled for the target's baseline.
@@ -77,6 +87,22 @@ impl Isa {
         Ok(Self(*tier))
     }
 
+    /// Whether bytes are multiplied and summed in 32 bits at once.
+    pub(super) fn sums_bytes(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 >= Tier::Avx512;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether there is a matrix unit for bf16.
+    pub(super) fn multiplies_matrices(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Tier::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// As [`Isa::named`] takes it and records state it.
     pub fn name(self) -> &'static str {
         self.0.name()
@@ -89,6 +115,10 @@ impl Tier {
             Tier::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx => "amx",
         }
     }
 
@@ -101,8 +131,68 @@ impl Tier {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => {
+                Tier::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx => {
+                static HERE: OnceLock<bool> = OnceLock::new();
+                Tier::Avx512.is_here() && *HERE.get_or_init(has_matrix_unit)
+            }
         }
     }
+}
+
+/// Whether the CPU multiplies matrices of bf16, the system saves their registers, and lets this process use them.
+#[cfg(target_arch = "x86_64")]
+fn has_matrix_unit() -> bool {
+    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+    const SAVED: u64 = 1 << 17 | 1 << 18;
+    /// What the system saves. Asked only where there is AVX-512, which implies the instruction.
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // SAFETY: the CPU has the instruction, and the system lets programs use it, or AVX would not have been detected.
+        unsafe { std::arch::x86_64::_xgetbv(0) }
+    }
+    is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("xsave")
+        && std::arch::x86_64::__cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+        // SAFETY: just detected.
+        && unsafe { saved() } & SAVED == SAVED
+        && is_granted()
+}
+
+/// Asks Linux for the registers of the matrix unit, which it gives to none that does not ask. Threads of the process have them too.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn is_granted() -> bool {
+    const ARCH_PRCTL: isize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const TILE_DATA: usize = 18;
+    let result: isize;
+    // SAFETY: the call touches no memory, and changes nothing but what the process may use.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn is_granted() -> bool {
+    false
 }
 
 /// Makes of one body a function for every tier: the compiler makes vectors of the width that each has. The first argument
@@ -118,11 +208,21 @@ macro_rules! tiered {
             fn avx2($($arg: $type),*) $(-> $out)? {
                 portable($($arg),*)
             }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+            fn avx512($($arg: $type),*) $(-> $out)? {
+                portable($($arg),*)
+            }
             match isa.0 {
                 $crate::kernel::isa::Tier::Portable => portable($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a value of `Isa` of this tier is only made on a CPU that has it.
                 $crate::kernel::isa::Tier::Avx2 => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::kernel::isa::Tier::Avx512 | $crate::kernel::isa::Tier::Amx => unsafe {
+                    avx512($($arg),*)
+                },
             }
         }
     };
