@@ -12,7 +12,7 @@ use crate::cmd::Exit;
 /// Print the machine's class, measured rates and readable counters
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Threads to measure with; default: CPUs allowed to the process
+    /// Threads to measure with; default: physical cores allowed to the process
     #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
     threads: Option<usize>,
     /// Print JSON

@@ -77,12 +77,13 @@ fn halves(bytes: &[u8; 16]) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
-/// Asks for what lies [`AHEAD`] of these weights: integer kernels keep the CPU too busy to look that far ahead by itself.
+/// Asks for what lies [`AHEAD`] of these weights: integer kernels keep the CPU too busy to look that far ahead by itself. A few
+/// lines at a time, since the CPU can wait for some twenty only.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch<T>(weights: &T) {
+fn prefetch<T: ?Sized>(weights: &T) {
     let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(AHEAD);
-    for line in (0..size_of::<T>()).step_by(64) {
+    for line in (0..size_of_val(weights)).step_by(64) {
         // Of an address that is not there it does nothing.
         _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
     }
@@ -212,9 +213,9 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
     let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
     for (block, (lines, scales)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
-        prefetch(lines);
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
         for (group, line) in lines.iter().enumerate() {
+            prefetch(line);
             let (a, b) = (load(&line[0]), load(&line[1]));
             let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
             for row in 0..ROWS {
@@ -288,7 +289,7 @@ fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
         4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1,
     );
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
-        prefetch(block);
+        prefetch(&block[Q4K::LOW..]);
         let lines = block[..Q4K::LOW].as_chunks::<32>().0.as_chunks::<2>().0;
         let lines = lines.as_chunks::<8>().0.as_array::<4>().expect("2048 bytes");
         let (scales, minima_of) = scales_and_minima(block);
@@ -306,6 +307,9 @@ fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
             let (mut totals, mut minima) =
                 ([[_mm256_setzero_ps(); HALVES]; ROWS], [[_mm256_setzero_ps(); HALVES]; ROWS]);
             for (pair, lines) in lines.iter().enumerate() {
+                if start == 0 {
+                    prefetch(lines);
+                }
                 let mut of_runs = [[[_mm256_setzero_si256(); HALVES]; ROWS]; 2];
                 for (group, line) in lines.iter().enumerate() {
                     let both: [_; HALVES] = std::array::from_fn(|half| line[start + half]);
@@ -414,7 +418,7 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
     for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
-        prefetch(block);
+        prefetch(&block[Q6K::SCALES..]);
         let lines = block[..Q6K::SCALES].as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<3>().0;
         let lines = lines.as_array::<16>().expect("16 runs");
         let of_runs = block[Q6K::SCALES..].as_chunks::<8>().0.as_chunks::<2>().0;
@@ -436,6 +440,9 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
                 let mut products = [_mm256_setzero_si256(); ROWS];
                 for odd in 0..2 {
                     let run = 2 * pair + odd;
+                    if half == 0 {
+                        prefetch(&lines[run]);
+                    }
                     let [high, a, b] = lines[run].each_ref().map(|line| load(&line[half]));
                     let weights = [
                         _mm256_or_si256(

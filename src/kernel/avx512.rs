@@ -226,12 +226,7 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 /// 128 times the sum of the activations, and offsets are minus 16 times the sums of their halves: sums begin with that.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q8_0_rows<const ROWS: usize>(
-    tile: &[u8],
-    x: Int8<'_>,
-    first: usize,
-    out: &mut [Lanes; ROWS],
-) {
+fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / BLOCK;
     let (rows, offsets) = (rows::<ROWS>(x, first), offsets::<ROWS>(x, first));
     let (quants, scales) = tile.split_at(x.columns * TILE);
@@ -273,12 +268,7 @@ pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 /// The sum of a run is at most 32 x 15 x 127, and times its scale, at most 63, still exact in f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q4_k_rows<const ROWS: usize>(
-    tile: &[u8],
-    x: Int8<'_>,
-    first: usize,
-    out: &mut [Lanes; ROWS],
-) {
+fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / BLOCK;
     let rows = rows::<ROWS>(x, first);
     let sums_of: [&[f32]; ROWS] =
@@ -362,12 +352,7 @@ pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 /// exact in f32 once they are multiplied with their scales, at most 128, and added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q6_k_rows<const ROWS: usize>(
-    tile: &[u8],
-    x: Int8<'_>,
-    first: usize,
-    out: &mut [Lanes; ROWS],
-) {
+fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let (rows, offsets) = (rows::<ROWS>(x, first), offsets::<ROWS>(x, first));
     let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     let scales = scales.as_chunks::<32>().0;

@@ -182,8 +182,11 @@ impl Inputs {
             Kind::Bf16 => {
                 let across = columns / BLOCK;
                 self.squares.resize(rows.div_ceil(TILE) * across, bytemuck::Zeroable::zeroed());
-                let mut parts: Vec<_> =
-                    self.values.chunks(TILE * columns).zip(self.squares.chunks_mut(across)).collect();
+                let mut parts: Vec<_> = self
+                    .values
+                    .chunks(TILE * columns)
+                    .zip(self.squares.chunks_mut(across))
+                    .collect();
                 pool.chunks(&mut parts, 1, |_, parts| {
                     for (values, squares) in parts {
                         to_bf16(isa, columns, values, squares);

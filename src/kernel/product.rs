@@ -213,7 +213,8 @@ fn by_squares<const MATRICES: usize>(
     let mut all = vec![[0f32; TILE]; step * MATRICES * padded];
     for first in tiles.clone().step_by(step) {
         let some = first..tiles.end.min(first + step);
-        let mut sums: Vec<&mut [Lanes]> = all.chunks_exact_mut(padded).take(some.len() * MATRICES).collect();
+        let mut sums: Vec<&mut [Lanes]> =
+            all.chunks_exact_mut(padded).take(some.len() * MATRICES).collect();
         let weights: Vec<(Form, &[u8])> = some
             .clone()
             .flat_map(|tile| matrices.map(|weights| (weights.form, weights.tile(tile))))
