@@ -7,6 +7,7 @@
 use half::bf16;
 
 use super::arena::Arena;
+use super::arena::HUGE_PAGE;
 use super::pool::Pool;
 use super::pool::Raw;
 use super::tiles::TILE;
@@ -14,8 +15,9 @@ use super::tiles::TILE;
 /// Positions of a page.
 pub const PAGE: usize = 32;
 
-/// Bytes that are asked of the system at a time; they take memory only as they are used.
-const SLAB: usize = 64 << 20;
+/// Bytes that are asked of the system at a time: an eighth of what is there, within these bounds. They take memory only as they are
+/// used, but a limit on data counts them from the start.
+const SLAB: [usize; 2] = [HUGE_PAGE, 64 << 20];
 
 /// Rows of a pass that are written by one thread, since others would take longer to begin.
 const FEW_ROWS: usize = 16;
@@ -67,6 +69,8 @@ impl Layout {
 pub struct Cache {
     layout: Layout,
     slabs: Vec<Arena>,
+    /// Of every page its slab, and where it begins there.
+    pages: Vec<(usize, usize)>,
     /// Pages that no sequence has.
     free: Vec<usize>,
     sequences: Vec<Sequence>,
@@ -98,7 +102,8 @@ impl Cache {
     /// When the width is no multiple of 16.
     pub fn new(layout: Layout) -> Self {
         assert!(layout.width.is_multiple_of(TILE), "keys are whole lines");
-        Self { layout, slabs: Vec::new(), free: Vec::new(), sequences: Vec::new() }
+        let (slabs, pages, free, sequences) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { layout, slabs, pages, free, sequences }
     }
 
     /// Its sizes.
@@ -152,10 +157,14 @@ impl Cache {
             let page = match self.free.pop() {
                 Some(page) => page,
                 None => {
-                    let (slab, each) = (self.slabs.len(), self.pages_a_slab());
-                    self.slabs.push(Arena::new(each * self.layout.page_bytes())?);
-                    self.free.extend((slab * each..(slab + 1) * each).rev());
-                    self.free.pop().expect("just added")
+                    let size = self.layout.page_bytes().max(1);
+                    let wanted = (self.pages.len() * size / 8).clamp(SLAB[0], SLAB[1]);
+                    let (slab, first, count) =
+                        (self.slabs.len(), self.pages.len(), (wanted / size).max(1));
+                    self.slabs.push(Arena::new(count * size)?);
+                    self.pages.extend((0..count).map(|i| (slab, i * size)));
+                    self.free.extend((first + 1..first + count).rev());
+                    first
                 }
             };
             self.sequences[sequence].pages.push(page);
@@ -163,16 +172,12 @@ impl Cache {
         Ok(())
     }
 
-    fn pages_a_slab(&self) -> usize {
-        (SLAB / self.layout.page_bytes().max(1)).max(1)
-    }
-
     /// Slab and offset of the keys of a layer and head in the page that has a position.
     fn place(&self, sequence: usize, layer: usize, head: usize, position: usize) -> (usize, usize) {
         let page = self.sequences[sequence].pages[position / PAGE];
-        let each = self.pages_a_slab();
+        let (slab, at) = self.pages[page];
         let within = (layer * self.layout.heads + head) * 2 * self.layout.half_bytes();
-        (page / each, page % each * self.layout.page_bytes() + within)
+        (slab, at + within)
     }
 
     /// Keys and values of a layer and head in the page that has a position: see the head of this file.

@@ -26,7 +26,7 @@ use super::avx2;
 use super::avx512;
 
 /// Rows from which weights of 8 and 16 bits are made a panel of 16-bit integers first, those of 16 bits squares of a matrix unit.
-const MANY_ROWS: usize = 16;
+const MANY_ROWS: usize = 17;
 
 /// Rows up to which integers are as fast as a matrix unit: it would multiply no more at a time, and weights be made squares for it.
 const SQUARE_ROWS: usize = 16;
