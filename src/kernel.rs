@@ -6,6 +6,10 @@
 //! [`portable`] and its faster twins, [`product`] (all of it together), [`cache`] and [`attention`].
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows and halves are registers, told apart by number"
+)]
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

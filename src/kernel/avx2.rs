@@ -241,6 +241,9 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     }
 }
 
+/// A row's quants in a block of 256.
+type Quants = [[[i8; 4]; 8]; 8];
+
 /// A row's quants, in blocks of 32 by fours, and its scales, one a block.
 type Row<'a> = (&'a [[[i8; 4]; 8]], &'a [f32]);
 
@@ -294,15 +297,14 @@ fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
         let lines = lines.as_chunks::<8>().0.as_array::<4>().expect("2048 bytes");
         let (scales, minima_of) = scales_and_minima(block);
         // What is read of each row in this block, checked once.
-        let of_rows: [(&[[[i8; 4]; 8]; 8], &[f32; 8], &[f32; 8]); ROWS] =
-            std::array::from_fn(|row| {
-                let eight = i * 8..i * 8 + 8;
-                (
-                    rows[row].0[eight.clone()].as_array().expect("eight runs"),
-                    rows[row].1[eight.clone()].as_array().expect("eight runs"),
-                    sums_of[row][eight].as_array().expect("eight runs"),
-                )
-            });
+        let of_rows: [(&Quants, &[f32; 8], &[f32; 8]); ROWS] = std::array::from_fn(|row| {
+            let eight = i * 8..i * 8 + 8;
+            (
+                rows[row].0[eight.clone()].as_array().expect("eight runs"),
+                rows[row].1[eight.clone()].as_array().expect("eight runs"),
+                sums_of[row][eight].as_array().expect("eight runs"),
+            )
+        });
         for start in (0..2).step_by(HALVES) {
             let (mut totals, mut minima) =
                 ([[_mm256_setzero_ps(); HALVES]; ROWS], [[_mm256_setzero_ps(); HALVES]; ROWS]);
@@ -424,16 +426,15 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         let of_runs = block[Q6K::SCALES..].as_chunks::<8>().0.as_chunks::<2>().0;
         let of_runs = of_runs.as_array::<16>().expect("16 runs");
         // What is read of each row in this block, checked once.
-        let of_rows: [(&[[[i8; 4]; 8]; 8], &[f32; 8], &[i16; 16]); ROWS] =
-            std::array::from_fn(|row| {
-                let eight = i * 8..i * 8 + 8;
-                let offsets = &x.offsets[(first + row) * 2 * blocks + i * 16..][..16];
-                (
-                    rows[row].0[eight.clone()].as_array().expect("eight runs"),
-                    rows[row].1[eight].as_array().expect("eight runs"),
-                    offsets.as_array().expect("16 runs"),
-                )
-            });
+        let of_rows: [(&Quants, &[f32; 8], &[i16; 16]); ROWS] = std::array::from_fn(|row| {
+            let eight = i * 8..i * 8 + 8;
+            let offsets = &x.offsets[(first + row) * 2 * blocks + i * 16..][..16];
+            (
+                rows[row].0[eight.clone()].as_array().expect("eight runs"),
+                rows[row].1[eight].as_array().expect("eight runs"),
+                offsets.as_array().expect("16 runs"),
+            )
+        });
         for half in 0..2 {
             let mut totals = [_mm256_setzero_ps(); ROWS];
             for pair in 0..8 {
