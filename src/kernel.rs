@@ -3,7 +3,8 @@
 //! its definition: [`portable`] is what every other version must agree with.
 //!
 //! Reading order: [`isa`] (which instructions), [`pool`] (threads), [`arena`] (memory), [`tiles`] (weights), [`inputs`] (activations),
-//! [`portable`] and its faster twins, [`product`] (all of it together), [`cache`] and [`attention`].
+//! [`portable`] and its faster twins, [`product`] (all of it together), [`cache`] and [`attention`]; [`peak`] is what all of them are
+//! held against.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
 #![expect(
@@ -24,6 +25,7 @@ mod cache;
 mod elementwise;
 mod inputs;
 mod isa;
+mod peak;
 mod pool;
 mod portable;
 mod product;
@@ -45,6 +47,10 @@ pub use elementwise::turn;
 pub use inputs::Inputs;
 pub use inputs::Kind;
 pub use isa::Isa;
+pub use peak::Peaks;
+pub use peak::ReadRates;
+pub use peak::peaks;
+pub use peak::read_rates;
 pub use pool::Pool;
 pub use product::Part;
 pub use product::Then;

@@ -4,6 +4,7 @@
 //! the weights serves several of them while their sums stay in registers.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::inputs::Int8;
 use super::inputs::Int16;
@@ -627,4 +628,52 @@ pub(super) fn widen_pairs(pairs: &[[u16; 2]], across: usize, lines: &mut [f32]) 
             store_ps(odd, b);
         }
     }
+}
+
+/// Sums that are kept going at once: two a clock, each of which takes four clocks and more, and the sixteen registers hold them beside
+/// their operands.
+const SUMS: usize = 12;
+
+/// Multiply-adds as in [`plain`]; the operations of a turn.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peak_f32(turns: usize) -> usize {
+    let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
+    let mut sums = [_mm256_set1_ps(black_box(1.0)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(x, y, *sum));
+    }
+    black_box(sums);
+    SUMS * 2 * 8
+}
+
+/// Multiply-adds as in [`q4_k`], which needs the fewest instructions for them: eight pairs of products are summed in 16 bits before
+/// they are widened. Each depends on the one before, or the compiler would take it out of the loop.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peak_int8(turns: usize) -> usize {
+    const TOGETHER: usize = 8;
+    let (x, ones) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi16(black_box(1)));
+    let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
+    for _ in 0..turns {
+        for _ in 0..TOGETHER {
+            for sum in &mut sums {
+                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(*sum, x));
+            }
+        }
+        sums.iter_mut()
+            .for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, ones)));
+    }
+    black_box(sums);
+    SUMS * TOGETHER * 2 * 32
+}
+
+/// Multiply-adds as in [`panel`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peak_int16(turns: usize) -> usize {
+    let x = _mm256_set1_epi16(black_box(3));
+    let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, x)));
+    }
+    black_box(sums);
+    SUMS * 2 * 16
 }
