@@ -9,6 +9,10 @@ use super::cache::PAGE;
 use super::cache::Span;
 use super::elementwise::exp;
 use super::inputs::Inputs;
+#[cfg(target_arch = "x86_64")]
+use super::inputs::Square;
+#[cfg(target_arch = "x86_64")]
+use super::inputs::to_bf16;
 use super::isa::Isa;
 use super::isa::Tier;
 use super::isa::tiered;
@@ -16,8 +20,11 @@ use super::pool::Pool;
 use super::pool::Raw;
 use super::portable::Lanes;
 use super::product::plain;
+use super::tiles::BLOCK;
 use super::tiles::TILE;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 #[cfg(target_arch = "x86_64")]
@@ -42,8 +49,10 @@ struct Task {
 
 /// A softmax that has seen some positions, for rows of queries.
 struct Running {
-    /// `[width / 16][rows]`: weighted sums of values.
+    /// `[width / 16][rows]`, a matrix unit's rows padded to whole squares: weighted sums of values.
     values: Vec<Lanes>,
+    /// Those rows with their padding.
+    padded: usize,
     /// The largest score, and the sum of e^(score - largest).
     most: Vec<f32>,
     sums: Vec<f32>,
@@ -101,7 +110,7 @@ pub fn attend(
             let out = unsafe { out_rows.slice(at, width) };
             let scale = 1.0 / running.sums[row];
             for (chunk, out) in out.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-                let values = &running.values[chunk * rows + row];
+                let values = &running.values[chunk * running.padded + row];
                 for lane in 0..TILE {
                     out[lane] = values[lane] * scale;
                 }
@@ -133,14 +142,14 @@ pub fn attend(
 
 /// The softmax over the positions of both.
 fn join(mut a: Running, b: Running) -> Running {
-    let rows = a.most.len();
-    for row in 0..rows {
+    let padded = a.padded;
+    for row in 0..a.most.len() {
         let most = a.most[row].max(b.most[row]);
         let (of_a, of_b) = (exp(a.most[row] - most), exp(b.most[row] - most));
         a.most[row] = most;
         a.sums[row] = a.sums[row] * of_a + b.sums[row] * of_b;
         for (a, b) in
-            a.values[row..].iter_mut().step_by(rows).zip(b.values[row..].iter().step_by(rows))
+            a.values[row..].iter_mut().step_by(padded).zip(b.values[row..].iter().step_by(padded))
         {
             for lane in 0..TILE {
                 a[lane] = a[lane] * of_a + b[lane] * of_b;
@@ -166,11 +175,22 @@ fn run(
         let at = (task.span.start + task.first + row) * stride + task.head * group * width;
         queries.extend_from_slice(&q[at..at + group * width]);
     }
+    let in_squares = isa.multiplies_matrices()
+        && held == Held::Bf16
+        && width.is_multiple_of(BLOCK)
+        && task.span.rows * group > TILE;
+    let padded = if in_squares { rows.next_multiple_of(TILE) } else { rows };
     let mut running = Running {
-        values: vec![[0.0; TILE]; width / TILE * rows],
+        values: vec![[0.0; TILE]; width / TILE * padded],
+        padded,
         most: vec![f32::NEG_INFINITY; rows],
         sums: vec![0.0; rows],
     };
+    #[cfg(target_arch = "x86_64")]
+    if in_squares {
+        run_in_squares(isa, cache, layer, &queries, group, task, &mut running);
+        return running;
+    }
     let mut scores = vec![[0f32; TILE]; PAGE / TILE * rows];
     let mut weights = vec![[0f32; PAGE]; rows];
     let mut lines = match held {
@@ -211,6 +231,52 @@ fn run(
     running
 }
 
+/// The same with a matrix unit, to which keys and values are weights as they lie: queries, and what the softmax makes of scores,
+/// are rounded to bf16 too.
+#[cfg(target_arch = "x86_64")]
+fn run_in_squares(
+    isa: Isa,
+    cache: &Cache,
+    layer: usize,
+    queries: &[f32],
+    group: usize,
+    task: &Task,
+    running: &mut Running,
+) {
+    let width = cache.layout().width;
+    let (padded, across) = (running.padded, width / BLOCK);
+    let mut q = vec![Square::ZERO; padded / TILE * across];
+    for (rows, squares) in queries.chunks(TILE * width).zip(q.chunks_exact_mut(across)) {
+        to_bf16(isa, width, rows, squares);
+    }
+    let mut scores = vec![[0f32; TILE]; PAGE / TILE * padded];
+    let mut weights = vec![[0f32; PAGE]; running.most.len()];
+    let mut p = vec![Square::ZERO; padded / TILE];
+    let mut beginning = Vec::new();
+    // SAFETY: an `Isa` with a matrix unit is only made on a CPU that has one.
+    let unit = unsafe { amx::Unit::new() };
+    for start in task.positions.clone().step_by(PAGE) {
+        let (keys, mut values) = cache.page(task.span.sequence, layer, task.head, start);
+        let end = task.positions.end.min(start + PAGE);
+        let (first, second) = keys.split_at(keys.len() / 2);
+        let (of_first, of_second) = scores.split_at_mut(padded);
+        unit.products(&q, [first, second], [of_first, of_second]);
+        let before = task.span.past + task.first;
+        soften(isa, group, before, start..end, &scores, &mut weights, running);
+        for (rows, square) in weights.chunks(TILE).zip(&mut p) {
+            to_bf16(isa, PAGE, rows.as_flattened(), std::slice::from_mut(square));
+        }
+        if end - start <= TILE {
+            // The second half may never have been written, and what is there may not even be multiplied with 0: see `append`.
+            beginning.clear();
+            beginning.extend_from_slice(&values[..values.len() / 2]);
+            beginning.resize(values.len(), 0);
+            values = &beginning;
+        }
+        unit.add(&p, values, &mut running.values);
+    }
+}
+
 tiered! {
     /// Makes weights of scores: e^(score - largest so far), 0 for positions that a row does not see; and scales what was
     /// summed so far where the largest has changed.
@@ -222,12 +288,12 @@ tiered! {
         weights: &mut [[f32; PAGE]],
         running: &mut Running,
     ) {
-        let rows = weights.len();
+        let padded = running.padded;
         for (row, weights) in weights.iter_mut().enumerate() {
             let sees = (before + row / group + 1).min(positions.end);
             let sees = sees.saturating_sub(positions.start);
             for block in 0..PAGE / TILE {
-                weights[block * TILE..(block + 1) * TILE].copy_from_slice(&scores[block * rows + row]);
+                weights[block * TILE..(block + 1) * TILE].copy_from_slice(&scores[block * padded + row]);
             }
             if sees < PAGE {
                 weights[sees..].fill(f32::NEG_INFINITY);
@@ -255,7 +321,7 @@ tiered! {
                 let factor = exp(running.most[row] - most);
                 running.most[row] = most;
                 running.sums[row] *= factor;
-                for values in running.values[row..].iter_mut().step_by(rows) {
+                for values in running.values[row..].iter_mut().step_by(padded) {
                     for value in values {
                         *value *= factor;
                     }

@@ -4,6 +4,7 @@
 //! weights meets a byte of activations in one instruction, four to a lane, that adds to a sum of 32 bits.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::avx2::in_groups;
 use super::inputs::Int8;
@@ -55,12 +56,12 @@ pub(super) fn halves(bytes: &[u8; 32]) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
 }
 
-/// Asks for what lies [`AHEAD`] of these weights, as with AVX2.
+/// Asks for what lies [`AHEAD`] of these weights, a few lines at a time as with AVX2.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn prefetch<T>(weights: &T) {
+pub(super) fn prefetch<T: ?Sized>(weights: &T) {
     let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(AHEAD);
-    for line in (0..size_of::<T>()).step_by(64) {
+    for line in (0..size_of_val(weights)).step_by(64) {
         // Of an address that is not there it does nothing.
         _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
     }
@@ -235,13 +236,13 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let lines = quants.as_chunks::<64>().0.as_chunks::<8>().0;
     let scales = scales.as_chunks::<32>().0;
     for (block, (lines, scale)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
-        prefetch(lines);
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
             let [a, b] = offsets[row][block];
             sums[row] = _mm512_set1_epi32(8 * (i32::from(a) + i32::from(b)));
         }
         for (group, line) in lines.iter().enumerate() {
+            prefetch(line);
             let weights = _mm512_xor_si512(load(line), sign);
             for row in 0..ROWS {
                 let x = four(&rows[row].0[block][group]);
@@ -275,10 +276,11 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         std::array::from_fn(|row| &x.sums[(first + row) * blocks..][..blocks]);
     let low_bits = _mm512_set1_epi8(15);
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
-        prefetch(block);
+        prefetch(&block[Q4K::LOW..]);
         let lines = block[..Q4K::LOW].as_chunks::<64>().0.as_chunks::<8>().0;
         let (mut totals, mut minima) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
         for (pair, lines) in lines.iter().enumerate() {
+            prefetch(lines);
             let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
             for (group, line) in lines.iter().enumerate() {
                 let both = load(line);
@@ -357,7 +359,7 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     let scales = scales.as_chunks::<32>().0;
     for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
-        prefetch(block);
+        prefetch(&block[Q6K::SCALES..]);
         let lines = block[..Q6K::SCALES].as_chunks::<64>().0.as_chunks::<3>().0;
         let of_runs = block[Q6K::SCALES..].as_chunks::<TILE>().0;
         let mut totals = [_mm512_setzero_ps(); ROWS];
@@ -365,6 +367,7 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             let mut products = [_mm512_setzero_ps(); ROWS];
             for odd in 0..2 {
                 let run = 2 * pair + odd;
+                prefetch(&lines[run]);
                 let weights = sixes(&lines[run]);
                 let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[run])));
                 for row in 0..ROWS {
@@ -460,4 +463,43 @@ fn panel_rows<const ROWS: usize>(
         let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[first + row]));
         store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, load_ps(out)));
     }
+}
+
+/// Sums that are kept going at once: two a clock, each of which takes four or five clocks.
+const SUMS: usize = 16;
+
+/// Multiply-adds as in [`plain`]; the operations of a turn.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn peak_f32(turns: usize) -> usize {
+    let (x, y) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
+    let mut sums = [_mm512_set1_ps(black_box(1.0)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(x, y, *sum));
+    }
+    black_box(sums);
+    SUMS * 2 * 16
+}
+
+/// Multiply-adds as in [`q8_0`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn peak_int8(turns: usize) -> usize {
+    let (x, y) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
+    let mut sums = [_mm512_set1_epi8(black_box(1)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, x, y));
+    }
+    black_box(sums);
+    SUMS * 2 * 64
+}
+
+/// Multiply-adds as in [`panel`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn peak_int16(turns: usize) -> usize {
+    let (x, y) = (_mm512_set1_epi16(black_box(3)), _mm512_set1_epi16(black_box(5)));
+    let mut sums = [_mm512_set1_epi8(black_box(1)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpwssd_epi32(*sum, x, y));
+    }
+    black_box(sums);
+    SUMS * 2 * 32
 }

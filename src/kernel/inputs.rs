@@ -38,6 +38,10 @@ pub enum Kind {
 #[repr(C, align(64))]
 pub(super) struct Square(pub [[u16; BLOCK]; TILE]);
 
+impl Square {
+    pub(super) const ZERO: Self = Self([[0; BLOCK]; TILE]);
+}
+
 // SAFETY: an array of integers, without padding: its size is a multiple of its alignment.
 unsafe impl bytemuck::Zeroable for Square {}
 // SAFETY: as above.
@@ -181,7 +185,7 @@ impl Inputs {
             }
             Kind::Bf16 => {
                 let across = columns / BLOCK;
-                self.squares.resize(rows.div_ceil(TILE) * across, bytemuck::Zeroable::zeroed());
+                self.squares.resize(rows.div_ceil(TILE) * across, Square::ZERO);
                 let mut parts: Vec<_> = self
                     .values
                     .chunks(TILE * columns)
@@ -314,7 +318,8 @@ fn bf16(value: f32) -> u16 {
 }
 
 tiered! {
-    fn to_bf16(columns: usize, values: &[f32], squares: &mut [Square]) {
+    /// Rows of `columns` numbers, at most sixteen, as a row of squares.
+    pub(super) fn to_bf16(columns: usize, values: &[f32], squares: &mut [Square]) {
         for (row, values) in values.chunks_exact(columns).enumerate() {
             for (values, square) in values.as_chunks::<BLOCK>().0.iter().zip(&mut *squares) {
                 for (value, to) in values.iter().zip(&mut square.0[row]) {
