@@ -5,10 +5,14 @@
 
 mod blocks;
 mod dot;
+#[cfg(feature = "llama-cpp")]
+mod peer;
 
 pub use blocks::Blocks;
 pub use blocks::Fill;
 pub use blocks::matrix;
+#[cfg(feature = "llama-cpp")]
+pub use peer::llama_system_info;
 
 use std::ops::Range;
 
