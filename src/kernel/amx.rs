@@ -308,3 +308,39 @@ fn alternate() -> __m512i {
     // SAFETY: 32 numbers of two bytes are there to be read, and need no alignment.
     unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) }
 }
+
+/// Multiply-adds of squares, of which four are summed at once as in [`products`]; the operations of a turn.
+///
+/// # Safety
+/// The CPU has AMX with bf16, and the system lets the process use it.
+pub(super) unsafe fn peak_bf16(turns: usize) -> usize {
+    let zeros = [0u8; SQUARE];
+    // SAFETY: the configuration is valid, the squares that are loaded are whole, and all of the unit's registers are given up
+    // again at the end. The loop turns at least once.
+    unsafe {
+        asm!(
+            "ldtilecfg [{configuration}]",
+            "tileloadd tmm0, [{zeros} + {stride}]",
+            "tileloadd tmm1, [{zeros} + {stride}]",
+            "tilezero tmm4",
+            "tilezero tmm5",
+            "tilezero tmm6",
+            "tilezero tmm7",
+            "2:",
+            "tdpbf16ps tmm4, tmm0, tmm1",
+            "tdpbf16ps tmm5, tmm0, tmm1",
+            "tdpbf16ps tmm6, tmm0, tmm1",
+            "tdpbf16ps tmm7, tmm0, tmm1",
+            "dec {turns}",
+            "jnz 2b",
+            "tilerelease",
+            configuration = in(reg) &raw const SQUARES,
+            zeros = in(reg) zeros.as_ptr(),
+            stride = in(reg) LINE,
+            turns = inout(reg) turns.max(1) => _,
+            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly)
+        );
+    }
+    4 * 2 * TILE * TILE * BLOCK
+}

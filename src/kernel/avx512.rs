@@ -4,6 +4,7 @@
 //! weights meets a byte of activations in one instruction, four to a lane, that adds to a sum of 32 bits.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::avx2::in_groups;
 use super::inputs::Int8;
@@ -460,4 +461,43 @@ fn panel_rows<const ROWS: usize>(
         let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[first + row]));
         store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, load_ps(out)));
     }
+}
+
+/// Sums that are kept going at once: two a clock, each of which takes five clocks and more.
+const SUMS: usize = 16;
+
+/// Multiply-adds as in [`plain`]; the operations of a turn.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn peak_f32(turns: usize) -> usize {
+    let (x, y) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
+    let mut sums = [_mm512_set1_ps(black_box(1.0)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(x, y, *sum));
+    }
+    black_box(sums);
+    SUMS * 2 * 16
+}
+
+/// Multiply-adds as in [`q8_0`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn peak_int8(turns: usize) -> usize {
+    let (x, y) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
+    let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, x, y));
+    }
+    black_box(sums);
+    SUMS * 2 * 64
+}
+
+/// Multiply-adds as in [`panel`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn peak_int16(turns: usize) -> usize {
+    let (x, y) = (_mm512_set1_epi16(black_box(3)), _mm512_set1_epi16(black_box(5)));
+    let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm512_dpwssd_epi32(*sum, x, y));
+    }
+    black_box(sums);
+    SUMS * 2 * 32
 }

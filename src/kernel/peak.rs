@@ -18,7 +18,11 @@ use super::pool::Raw;
 use super::tiles::TILE;
 
 #[cfg(target_arch = "x86_64")]
+use super::amx;
+#[cfg(target_arch = "x86_64")]
 use super::avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 
 /// How long passes of one kind of number are repeated.
 const BUDGET: Duration = Duration::from_millis(80);
@@ -78,12 +82,13 @@ fn has_bf16(isa: Isa) -> bool {
     match isa.0 {
         Tier::Portable => false,
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => false,
+        Tier::Avx2 | Tier::Avx512 => false,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Amx => true,
     }
 }
 
-/// Does so many turns of a loop of multiply-adds; the operations of all of them. A tier with other instructions gets an arm here,
-/// and its loops beside its kernels.
+/// Does so many turns of a loop of multiply-adds; the operations of all of them.
 fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
     let operations = match (isa.0, number) {
         (Tier::Portable, Number::F32) => portable_f32(turns),
@@ -98,6 +103,18 @@ fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         (Tier::Avx2, Number::Int16) => unsafe { avx2::peak_int16(turns) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above; the greatest tier has what is below it.
+        (Tier::Avx512 | Tier::Amx, Number::F32) => unsafe { avx512::peak_f32(turns) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Tier::Avx512 | Tier::Amx, Number::Int8) => unsafe { avx512::peak_int8(turns) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Tier::Avx512 | Tier::Amx, Number::Int16) => unsafe { avx512::peak_int16(turns) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Tier::Amx, Number::Bf16) => unsafe { amx::peak_bf16(turns) },
         (_, Number::Bf16) => 0,
     };
     operations * turns
