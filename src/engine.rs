@@ -55,7 +55,7 @@ impl Engine {
         let device = model::device(&setup.device)?;
         let (opened, tokenizer) = open(setup, progress)?;
         let start = Instant::now();
-        let decoder = model::load(&opened, kind, quant, &device)?;
+        let decoder = model::load(&opened, kind, quant, &device, setup.threads)?;
         Ok(Self { decoder, tokenizer, opened, load: start.elapsed() })
     }
 
@@ -201,19 +201,19 @@ impl Injection {
     }
 
     /// Spins after a decode step: x / (1 - x) of the time that it took, which makes the rate drop by exactly the share x.
-    fn after_step(injection: Option<Self>, work: Duration) {
+    fn after_step(injection: Option<Self>, decoder: &dyn Decoder, work: Duration) {
         if let Some(Self { stage: Stage::Decode, share }) = injection {
-            spin(work.mul_f64(share / (1.0 - share)));
+            spin(decoder, work.mul_f64(share / (1.0 - share)));
         }
     }
 
     /// Spins after a pass over prompts, until the rate has dropped by the share, or the time has risen by it.
-    pub(crate) fn after_pass(injection: Option<Self>, work: Duration) {
+    pub(crate) fn after_pass(injection: Option<Self>, decoder: &dyn Decoder, work: Duration) {
         match injection {
             Some(Self { stage: Stage::Prefill, share }) => {
-                spin(work.mul_f64(share / (1.0 - share)))
+                spin(decoder, work.mul_f64(share / (1.0 - share)))
             }
-            Some(Self { stage: Stage::Ttft, share }) => spin(work.mul_f64(share)),
+            Some(Self { stage: Stage::Ttft, share }) => spin(decoder, work.mul_f64(share)),
             _ => {}
         }
     }
@@ -230,9 +230,9 @@ impl Injection {
 }
 
 /// Keeps all threads busy, as work would: threads that were left to fall asleep would make the next step slower still.
-fn spin(wait: Duration) {
+fn spin(decoder: &dyn Decoder, wait: Duration) {
     let start = Instant::now();
-    rayon::broadcast(|_| {
+    decoder.on_all_threads(&|| {
         while start.elapsed() < wait {
             std::hint::spin_loop();
         }
@@ -285,7 +285,7 @@ pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Gene
             break;
         }
         run.step(decoder, &active)?;
-        Injection::after_step(request.injection, start.elapsed() - before);
+        Injection::after_step(request.injection, decoder, start.elapsed() - before);
         let now = start.elapsed();
         steps.push(now - before);
         before = now;
@@ -336,7 +336,7 @@ impl Run<'_> {
                 })
                 .collect();
             let scores = decoder.forward(&steps)?;
-            Injection::after_pass(self.request.injection, begin.elapsed());
+            Injection::after_pass(self.request.injection, decoder, begin.elapsed());
             forward += begin.elapsed();
             let greedy = scores.argmax();
             for (row, (sequence, range)) in pass.iter().enumerate() {

@@ -34,8 +34,7 @@ pub use meter::Reading;
 pub use meter::Spent;
 pub use meter::store;
 pub use rates::last_level_cache_bytes;
-pub use rates::rates;
-pub use rates::read_bandwidth;
+pub use rates::read_buffer_bytes;
 pub use references::ReferenceKernels;
 pub use references::references;
 pub use stamp::between;
@@ -87,7 +86,12 @@ pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -
     };
     let rates = [
         ("read", measured(machine.rates.read_bytes_per_s, "GB/s")),
+        ("read_huge_pages", measured(machine.rates.read_huge_bytes_per_s, "GB/s")),
         ("f32", measured(machine.rates.f32_flop_per_s, "GFLOP/s")),
+        ("int8", measured(machine.rates.int8_op_per_s, "GOP/s")),
+        ("int16", measured(machine.rates.int16_op_per_s, "GOP/s")),
+        ("bf16", measured(machine.rates.bf16_flop_per_s, "GFLOP/s")),
+        ("isa", unknown(&machine.rates.isa)),
         (
             "last_level_cache",
             cache.map_or("unknown".into(), |bytes| {
@@ -182,8 +186,10 @@ mod tests {
             facts: map("host_name", "vm"),
             rates: Rates {
                 read_bytes_per_s: Some(41.26e9),
-                f32_flop_per_s: None,
+                int8_op_per_s: Some(859.04e9),
+                isa: Some("avx2".into()),
                 last_level_cache_bytes: Some(32 << 20),
+                ..Rates::default()
             },
         };
         let build = Build {
@@ -208,7 +214,12 @@ facts: recorded, not compared
 
 rates
   read                   41.3 GB/s
+  read_huge_pages        not measured
   f32                    not measured
+  int8                   859.0 GOP/s
+  int16                  not measured
+  bf16                   not measured
+  isa                    avx2
   last_level_cache       32.0 MiB
 
 counters: read around what is timed

@@ -6,6 +6,7 @@ mod peaks;
 pub mod pipeline;
 pub mod profile;
 pub mod quality;
+mod rates;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,10 +40,11 @@ use crate::workload::PromptFormat;
 use crate::workload::Scenario;
 use crate::workload::Task;
 
-pub use checks::f32_flop_rate;
 pub use peaks::MemoryUse;
 pub use peaks::Sharing;
 pub use peaks::take_memory;
+pub use rates::full_rates;
+pub use rates::rates;
 
 use peaks::null_memory;
 
@@ -321,15 +323,16 @@ impl Trial {
         if !fresh {
             block.notes.insert("cold_ttft_s".into(), "the process had run before".into());
         }
-        let roofline = self.roofline(engine, &block, rates);
-        match roofline {
-            Ok(fraction) => drop(block.values.insert("roofline_fraction".into(), Some(fraction))),
-            Err(why) => {
-                block.values.insert("roofline_fraction".into(), None);
-                block.notes.insert("roofline_fraction".into(), why.into());
+        for (name, share) in [
+            ("roofline_fraction", self.roofline(engine, &block, rates)),
+            ("prefill_flop_fraction", arithmetic_share(engine, &block, rates)),
+        ] {
+            if let Err(why) = share {
+                block.notes.insert(name.into(), why.into());
             }
+            block.values.insert(name.into(), share.ok());
         }
-        let validity = checks::validity(&self, engine, samples, &block, rates);
+        let validity = checks::validity(&self, samples, &block);
         let output =
             samples.first().filter(|_| self.is_greedy()).map(|sample| hash_ids(&sample.ids));
         Case {
@@ -363,14 +366,14 @@ impl Trial {
     }
 
     /// Bytes that decoding streamed per second, weights once a step and the caches of all sequences, as a share of the
-    /// measured read bandwidth.
+    /// measured read bandwidth: the larger one, whatever pages an engine has.
     fn roofline(
         &self,
         engine: &Engine,
         block: &Block,
         rates: &Rates,
     ) -> std::result::Result<f64, &'static str> {
-        let bandwidth = rates.read_bytes_per_s.ok_or("read bandwidth was not measured")?;
+        let bandwidth = rates.best_read_bytes_per_s().ok_or("read bandwidth was not measured")?;
         let step = block
             .values
             .get("tpot_s")
@@ -385,6 +388,31 @@ impl Trial {
         let caches = self.kv_bytes(engine, self.new_tokens as f64 / 2.0);
         Ok((weights as f64 + caches) / step / bandwidth)
     }
+}
+
+/// Operations that prefill did per second, as a share of the most that the machine does on any kind of number. With the largest peak it
+/// never flatters: an engine that multiplies wider numbers than it could has a smaller share.
+fn arithmetic_share(
+    engine: &Engine,
+    block: &Block,
+    rates: &Rates,
+) -> std::result::Result<f64, &'static str> {
+    let peak = rates.best_op_per_s().ok_or("the arithmetic peak was not measured")?;
+    let rate = block.values.get("prefill_tok_s").copied().flatten();
+    Ok(rate.ok_or("no prefill was timed")? * flops_per_token(engine) / peak)
+}
+
+/// Two operations for each weight of the layers, which every token is multiplied with; attention and the output matrix, which
+/// only some tokens see, are left out, so that the share is a lower bound.
+fn flops_per_token(engine: &Engine) -> f64 {
+    let config = &engine.opened.config;
+    let layers = config
+        .tensors()
+        .into_iter()
+        .filter(|(name, shape)| name.starts_with("model.layers") && shape.len() == 2);
+    // Of the last layer only the rows whose answer is wanted go through the feed-forward part.
+    let share = (config.layers as f64 - 1.0).max(0.0) / config.layers as f64;
+    2.0 * share * layers.map(|(_, shape)| (shape[0] * shape[1]) as f64).sum::<f64>()
 }
 
 /// SHA-256 of token ids, each sequence with its length in front, as little-endian 32-bit numbers.
@@ -455,7 +483,7 @@ pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
         commit: engine.opened.commit.clone(),
         parameters: config.parameters(),
         weight_bytes: footprint.weight_bytes,
-        quant: crate::model::weights::describe(&footprint.types),
+        quant: footprint.describe(),
         kv_dtype: if footprint.kv_type_bytes == 4 { "f32" } else { "bf16" }.into(),
         layers: config.layers,
         hidden: config.hidden,
@@ -465,6 +493,7 @@ pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
         vocab: config.vocab,
         context: config.context,
         rope_scaling: config.rope_scaling.clone(),
+        isa: engine.decoder.isa().map(Into::into),
     }
 }
 

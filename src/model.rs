@@ -3,6 +3,7 @@
 
 /// Shapes of models.
 pub mod config;
+mod cpu;
 /// GGUF files.
 pub mod gguf;
 /// The Hugging Face hub.
@@ -31,6 +32,7 @@ use candle_core::quantized::GgmlDType;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::kernel::Isa;
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
 use crate::model::synthetic::Synthetic;
@@ -97,6 +99,16 @@ pub trait Decoder: Send {
     /// As [`Decoder::forward`]; also when the engine does not show them ([`Error::Unsupported`]).
     fn embed(&mut self, _steps: &[Step<'_>]) -> Result<Vec<Vec<f32>>> {
         Err(Error::Unsupported("this engine does not show hidden states".into()))
+    }
+
+    /// Runs something on every thread that the forward pass has, at once.
+    fn on_all_threads(&self, work: &(dyn Fn() + Sync)) {
+        rayon::broadcast(|_| work());
+    }
+
+    /// The instructions that the forward pass was chosen for, if it has such a choice.
+    fn isa(&self) -> Option<&'static str> {
+        None
     }
 
     /// Bytes that the caches of all sequences take, if the engine tells.
@@ -170,6 +182,21 @@ pub struct Footprint {
     pub step_bytes: u64,
     /// Bytes of one number of the KV cache.
     pub kv_type_bytes: usize,
+    /// Types of the file that the engine cannot multiply with as they are, and holds as bf16.
+    pub expanded: Vec<GgmlDType>,
+}
+
+impl Footprint {
+    /// What the matrices are held as, in one word: `q8_0`, `q4_k_m`, `bf16+q8_0-from-q5_0`.
+    pub fn describe(&self) -> String {
+        let held = weights::describe(&self.types);
+        if self.expanded.is_empty() {
+            return held;
+        }
+        let names: Vec<String> =
+            self.expanded.iter().map(|dtype| weights::type_name(*dtype)).collect();
+        format!("{held}-from-{}", names.join("+"))
+    }
 }
 
 /// A model's name as the user gives it.
@@ -382,7 +409,7 @@ fn no_llama_cpp() -> Error {
     )
 }
 
-/// Loads a model.
+/// Loads a model; `threads` are those of the native engine on the CPU.
 ///
 /// # Errors
 /// When a tensor is missing or damaged, the engine cannot run the model ([`Error::Unsupported`]), or the device fails.
@@ -391,6 +418,7 @@ pub fn load(
     engine: EngineKind,
     quant: Option<Quant>,
     device: &Device,
+    threads: usize,
 ) -> Result<Box<dyn Decoder>> {
     let beyond = format!("model.layers.{}.input_layernorm.weight", opened.config.layers);
     if opened.source.info(&beyond).is_some() {
@@ -400,12 +428,18 @@ pub fn load(
         )));
     }
     match engine {
+        EngineKind::Native if device.is_cpu() => {
+            let (config, source) = (&opened.config, opened.source.as_ref());
+            Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::chosen()?, threads)?))
+        }
         EngineKind::Native => {
             Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))
         }
         EngineKind::Candle => Ok(Box::new(reference::Reference::load(opened, quant, device)?)),
         #[cfg(feature = "llama-cpp")]
-        EngineKind::LlamaCpp => Ok(Box::new(llama_cpp::LlamaCpp::load(opened, quant, device)?)),
+        EngineKind::LlamaCpp => {
+            Ok(Box::new(llama_cpp::LlamaCpp::load(opened, quant, device, threads)?))
+        }
         #[cfg(not(feature = "llama-cpp"))]
         EngineKind::LlamaCpp => Err(no_llama_cpp()),
     }
@@ -420,6 +454,18 @@ fn check_length(length: usize, config: &Config) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+fn no_sequence(sequence: usize, sequences: usize) -> Error {
+    Error::Failed(format!("no sequence {sequence} among {sequences}"))
+}
+
+fn no_step(sequence: usize) -> Error {
+    Error::Failed(format!("sequence {sequence} has no token, or two parts in one step"))
+}
+
+fn no_way_back(sequence: usize, has: usize, length: usize) -> Error {
+    Error::Failed(format!("sequence {sequence} has {has} tokens, not {length} to go back to"))
 }
 
 #[cfg(test)]

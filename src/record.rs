@@ -134,12 +134,49 @@ pub struct Machine {
 /// Measured rates of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
-    /// Bytes read per second by all threads from a buffer beyond the last-level cache.
+    /// Bytes read per second by all threads from a buffer beyond the last-level cache, in pages of the system's usual size.
     pub read_bytes_per_s: Option<f64>,
-    /// f32 multiply-adds, counted as two operations, of a large matrix product.
+    /// The same in memory that huge pages were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_huge_bytes_per_s: Option<f64>,
+    /// f32 multiply-adds per second of all threads, counted as two operations: the most that the instructions of `isa` do in
+    /// registers. In records without `isa`, those of a large matrix product.
     pub f32_flop_per_s: Option<f64>,
+    /// 8-bit integer multiply-adds, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8_op_per_s: Option<f64>,
+    /// 16-bit integer multiply-adds, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int16_op_per_s: Option<f64>,
+    /// bf16 multiply-adds, likewise; `null` where the CPU has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bf16_flop_per_s: Option<f64>,
+    /// The best tier of instructions that the CPU has and kernels know: what the arithmetic was measured with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isa: Option<String>,
     /// Size of the last-level cache in bytes, as the system reports it.
     pub last_level_cache_bytes: Option<u64>,
+}
+
+impl Rates {
+    /// What decoding is held against: the larger of the rates of reading.
+    pub fn best_read_bytes_per_s(&self) -> Option<f64> {
+        largest([self.read_bytes_per_s, self.read_huge_bytes_per_s])
+    }
+
+    /// What prefill is held against: the largest of the rates of arithmetic, whatever numbers an engine multiplies.
+    pub fn best_op_per_s(&self) -> Option<f64> {
+        largest([
+            self.f32_flop_per_s,
+            self.int8_op_per_s,
+            self.int16_op_per_s,
+            self.bf16_flop_per_s,
+        ])
+    }
+}
+
+fn largest<const N: usize>(rates: [Option<f64>; N]) -> Option<f64> {
+    rates.into_iter().flatten().reduce(f64::max)
 }
 
 /// The state of the machine at one moment.
@@ -194,6 +231,9 @@ pub struct Model {
     /// YaRN, if in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
+    /// The tier of CPU instructions that the engine computed it with, where it has a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isa: Option<String>,
 }
 
 /// How it was run.
@@ -481,4 +521,29 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_rates_are_what_work_is_held_against() {
+        let old =
+            r#"{"read_bytes_per_s":30.0,"f32_flop_per_s":200.0,"last_level_cache_bytes":null}"#;
+        let mut rates: Rates = serde_json::from_str(old).unwrap();
+        assert_eq!(
+            (rates.best_read_bytes_per_s(), rates.best_op_per_s()),
+            (Some(30.0), Some(200.0))
+        );
+        assert_eq!(serde_json::to_string(&rates).unwrap(), old, "read back as it was written");
+        (rates.read_huge_bytes_per_s, rates.int8_op_per_s) = (Some(38.0), Some(600.0));
+        (rates.int16_op_per_s, rates.bf16_flop_per_s) = (Some(300.0), Some(900.0));
+        assert_eq!(
+            (rates.best_read_bytes_per_s(), rates.best_op_per_s()),
+            (Some(38.0), Some(900.0))
+        );
+        let none = Rates::default();
+        assert_eq!((none.best_read_bytes_per_s(), none.best_op_per_s()), (None, None));
+    }
 }

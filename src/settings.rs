@@ -2,6 +2,8 @@
 //! suggests the right one. Precedence (flag, environment, file, default) is settled by the binary.
 //! Does not know what a setting does.
 
+mod threads;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -152,13 +154,12 @@ impl Setup {
     /// What a configuration asks for, with the defaults for the rest.
     pub fn new(config: &Config) -> Self {
         let model = &config.model;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             model: model.spec.clone().unwrap_or_else(|| DEFAULT_MODEL.into()),
             quant: model.quant.clone(),
             device: model.device.clone().unwrap_or_else(|| "cpu".into()),
             engine: model.engine.clone().unwrap_or_else(|| "native".into()),
-            threads: model.threads.unwrap_or(threads),
+            threads: model.threads.unwrap_or_else(threads::default_threads),
             rope_scaling: model.rope_scaling.clone(),
             generation: config.generation.clone(),
             labels: config.labels.clone(),

@@ -350,11 +350,8 @@ pub fn begin(
     let identity = crate::engine::identify(setup, progress)?;
     let build = machine::build();
     let mut machine = machine::fingerprint(setup.threads, &setup.device);
-    machine.rates = machine::rates(setup.threads);
     if setup.device == "cpu" {
-        machine.rates.f32_flop_per_s = Some(measure::f32_flop_rate()?);
-    } else {
-        machine.rates.read_bytes_per_s = None; // That is the host's, not the device's.
+        machine.rates = measure::rates(setup.threads); // Those of another device are not its host's.
     }
     let session = Session {
         id: machine::session_id(build.commit.as_deref()),

@@ -254,7 +254,7 @@ fn scale(
 ) -> Result<f64, Unmeasurable> {
     let ratio = || {
         let there = targets.reference.as_ref()?.read_bytes_per_s;
-        let here = record.machine.rates.read_bytes_per_s.filter(|rate| *rate > 0.0)?;
+        let here = record.machine.rates.best_read_bytes_per_s().filter(|rate| *rate > 0.0)?;
         Some(there / here)
     };
     match target.unit.follows() {

@@ -1,4 +1,5 @@
-//! What scenarios take of the machine: utilisation, power, memory, and how much of the read bandwidth decoding reaches.
+//! What scenarios take of the machine: utilisation, power, memory, how much of the read bandwidth decoding reaches, and how much of
+//! the arithmetic prefill.
 
 use serde::Serialize;
 
@@ -32,6 +33,8 @@ pub struct Resources {
     pub peak_device_bytes: Reading,
     /// Share of the measured read bandwidth that decoding reaches: median over the valid scenarios of one sequence.
     pub roofline_fraction: Reading,
+    /// Share of the measured arithmetic peak that prefill reaches: median over the valid scenarios that generate.
+    pub prefill_flop_fraction: Reading,
 }
 
 /// Resources of one scenario.
@@ -55,6 +58,8 @@ pub struct ResourceRow {
     pub peak_device_bytes: Reading,
     /// Share of the measured read bandwidth that decoding reaches.
     pub roofline_fraction: Reading,
+    /// Share of the measured arithmetic peak that prefill reaches.
+    pub prefill_flop_fraction: Reading,
 }
 
 impl Resources {
@@ -69,6 +74,7 @@ impl Resources {
             peak_rss_bytes: over(record, "peak_rss_bytes", serves, largest),
             peak_device_bytes: over(record, "peak_device_bytes", serves, largest),
             roofline_fraction: typical(record, "roofline_fraction", alone),
+            prefill_flop_fraction: typical(record, "prefill_flop_fraction", generates),
         }
     }
 }
@@ -117,5 +123,6 @@ fn row(case: &Case) -> ResourceRow {
         peak_rss_bytes: reading(case, "peak_rss_bytes"),
         peak_device_bytes: reading(case, "peak_device_bytes"),
         roofline_fraction: reading(case, "roofline_fraction"),
+        prefill_flop_fraction: reading(case, "prefill_flop_fraction"),
     }
 }

@@ -12,7 +12,7 @@ use crate::cmd::Exit;
 /// Print the machine's class, measured rates and readable counters
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Threads to measure with; default: CPUs allowed to the process
+    /// Threads to measure with; default: physical cores allowed to the process
     #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
     threads: Option<usize>,
     /// Print JSON
@@ -28,8 +28,7 @@ pub(crate) fn run(
     let setup = Setup::new(config);
     let threads = arguments.threads.unwrap_or(setup.threads).max(1);
     let mut found = machine::fingerprint(threads, &setup.device);
-    found.rates = machine::rates(threads);
-    found.rates.f32_flop_per_s = Some(measure::f32_flop_rate()?);
+    found.rates = measure::full_rates(threads);
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {

@@ -18,7 +18,7 @@ pub(crate) struct ModelArguments {
     /// cpu, cuda[:N] or metal
     #[arg(long, value_name = "DEVICE", env = "CANDLEMARK_DEVICE")]
     device: Option<String>,
-    /// Threads of the CPU engines; default: CPUs allowed to the process
+    /// Threads of the CPU engines; default: physical cores allowed to the process
     #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
     threads: Option<usize>,
     /// Seed of the sampler and of synthetic weights

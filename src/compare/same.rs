@@ -96,6 +96,9 @@ pub fn differences(
     field(Blocks, "model: kv_dtype", &before.kv_dtype, &now.kv_dtype);
     field(Blocks, "model: rope_scaling", &json(&before.rope_scaling), &json(&now.rope_scaling));
     field(Informs, "model: spec", &before.spec, &now.spec);
+    if let (Some(before), Some(now)) = (&before.isa, &now.isa) {
+        field(Informs, "model: isa", before, now);
+    }
     let (before, now) = (&old.settings, &new.settings);
     field(Blocks, "settings: engine", &before.engine, &now.engine);
     field(Blocks, "settings: device", &before.device, &now.device);
@@ -155,13 +158,13 @@ pub(super) fn notes(grounds: &Grounds, current: &Record, findings: &[Finding]) -
     notes.extend(calibrated(baseline, calibration, findings));
     notes.extend(renamed(baseline, current, findings));
     notes.extend(normalised::notes(baseline, current));
+    let (before, now) = (&baseline.machine.rates, &current.machine.rates);
+    // Measured with other instructions, or by a matrix product as before, it is another figure.
+    let f32_before = before.f32_flop_per_s.filter(|_| before.isa == now.isa);
     for (what, old, new) in [
-        (
-            "memory read rate",
-            baseline.machine.rates.read_bytes_per_s,
-            current.machine.rates.read_bytes_per_s,
-        ),
-        ("f32 rate", baseline.machine.rates.f32_flop_per_s, current.machine.rates.f32_flop_per_s),
+        ("memory read rate", before.read_bytes_per_s, now.read_bytes_per_s),
+        ("read rate with huge pages", before.read_huge_bytes_per_s, now.read_huge_bytes_per_s),
+        ("f32 rate", f32_before, now.f32_flop_per_s),
     ] {
         let drift = old.zip(new).filter(|(old, _)| *old > 0.0).map(|(old, new)| new / old - 1.0);
         if let Some(drift) = drift.filter(|drift| drift.abs() > 0.10) {

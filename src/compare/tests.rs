@@ -212,6 +212,35 @@ fn another_machine_model_or_setting_is_not_compared() {
 }
 
 #[test]
+fn rates_of_the_machine_are_compared_where_they_were_measured_alike() {
+    let mut base = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
+    let mut now = base.clone();
+    base.machine.rates.f32_flop_per_s = Some(100.0);
+    (now.machine.rates.f32_flop_per_s, now.machine.rates.isa) = (Some(150.0), Some("avx2".into()));
+    let told = |base: &Record, now: &Record| -> Vec<String> {
+        let notes = judge(base, now, &Policy::default()).notes;
+        notes.into_iter().filter(|note| note.contains("machine's own")).collect()
+    };
+    assert_eq!(told(&base, &now), [""; 0], "the older figure is that of a product");
+    base.machine.rates.isa = now.machine.rates.isa.clone();
+    base.machine.rates.read_huge_bytes_per_s = Some(40.0);
+    now.machine.rates.read_huge_bytes_per_s = Some(30.0);
+    let notes = told(&base, &now);
+    assert!(notes[0].contains("read rate with huge pages is -25 %"), "{notes:?}");
+    assert!(notes[1].contains("f32 rate is +50 %") && notes.len() == 2, "{notes:?}");
+    (base.model.isa, now.model.isa) = (None, Some("avx2".into()));
+    assert_eq!(
+        judge(&base, &now, &Policy::default()).differences,
+        [],
+        "an older record tells none"
+    );
+    base.model.isa = Some("portable".into());
+    let judgement = judge(&base, &now, &Policy::default());
+    assert_eq!(judgement.outcome, Outcome::Pass, "a tier may be what changed");
+    assert_eq!(judgement.differences[0].field, "model: isa");
+}
+
+#[test]
 fn an_alias_of_the_class_is_allowed_and_shown() {
     let base = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
     let mut now = base.clone();

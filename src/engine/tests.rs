@@ -34,7 +34,13 @@ impl Decoder for Counting {
         if length > 2000 { Err(Error::Failed("too long".into())) } else { Ok(()) }
     }
     fn footprint(&self) -> Footprint {
-        Footprint { types: Vec::new(), weight_bytes: 0, step_bytes: 0, kv_type_bytes: 4 }
+        Footprint {
+            types: Vec::new(),
+            weight_bytes: 0,
+            step_bytes: 0,
+            kv_type_bytes: 4,
+            expanded: Vec::new(),
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! A matrix as blocks of a GGML type, in the bytes of its file and no second copy. The dot products of the blocks are candle's; the
-//! loop around them is ours, because candle's spins its own pool of threads beside rayon's and keeps a repacked copy.
+//! A matrix as blocks of a GGML type, in the bytes of its file: what quantises, reads and writes weights. Products are made with
+//! [`super::tiles`] or by candle.
 
 use std::ops::Range;
 
@@ -11,9 +11,6 @@ use rayon::prelude::*;
 
 /// Weights of one chunk while a matrix is filled: 16 MiB once they are f32.
 const CHUNK: usize = 1 << 22;
-
-/// Rows from which making a weight f32 once costs less than multiplying its block with each row.
-const WIDEN_FROM: usize = 8;
 
 /// What a chunk of a matrix is filled with.
 pub enum Fill {
@@ -29,9 +26,8 @@ pub trait Blocks: Send + Sync {
     fn dtype(&self) -> GgmlDType;
     /// Bytes of the blocks.
     fn bytes(&self) -> u64;
-    /// `out[r][o] = dot(x[r], w[o])` for few rows of activations, which are quantised as the type asks: `[rows, outputs]`.
-    /// From eight rows on weights are made f32 instead. Every sum is the same for any number of threads.
-    fn products(&self, x: &[f32]) -> Vec<f32>;
+    /// The blocks as in a file, row by row.
+    fn data(&self) -> &[u8];
     /// Rows of the matrix as f32.
     fn expand(&self, rows: Range<usize>) -> Vec<f32>;
     /// The same blocks as candle holds them.
@@ -40,7 +36,6 @@ pub trait Blocks: Send + Sync {
 
 struct Typed<T> {
     blocks: Vec<T>,
-    outputs: usize,
     columns: usize,
 }
 
@@ -59,7 +54,7 @@ pub fn matrix<E: Send>(
     macro_rules! typed {
         ($type:ty) => {{
             let blocks = filled::<$type, E>(outputs, columns, fill)?;
-            Ok(Box::new(Typed { blocks, outputs, columns }))
+            Ok(Box::new(Typed { blocks, columns }))
         }};
     }
     match dtype {
@@ -112,13 +107,6 @@ fn bytes_of<T: GgmlType>(blocks: &mut [T]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast::<u8>(), bytes) }
 }
 
-impl<T: GgmlType + 'static> Typed<T> {
-    fn row(&self, output: usize) -> &[T] {
-        let row = self.columns / T::BLCK_SIZE;
-        &self.blocks[output * row..(output + 1) * row]
-    }
-}
-
 impl<T: GgmlType + 'static> Blocks for Typed<T> {
     fn dtype(&self) -> GgmlDType {
         T::DTYPE
@@ -128,29 +116,11 @@ impl<T: GgmlType + 'static> Blocks for Typed<T> {
         size_of_val(self.blocks.as_slice()) as u64
     }
 
-    fn products(&self, x: &[f32]) -> Vec<f32> {
-        // candle's dot products of 16-bit numbers are not vectorised in a baseline build; those of f32 here are.
-        if T::BLCK_SIZE == 1 || x.len() >= WIDEN_FROM * self.columns {
-            let widen = |rows: Range<usize>, use_rows: &mut dyn FnMut(&[f32])| {
-                use_rows(&self.expand(rows));
-                Ok::<(), std::convert::Infallible>(())
-            };
-            return match super::products(self.outputs, self.columns, x, widen) {
-                Ok(all) => all,
-                Err(never) => match never {},
-            };
-        }
-        let quantised: Vec<Vec<T::VecDotType>> = x
-            .chunks_exact(self.columns)
-            .map(|x| {
-                let mut row = vec![T::VecDotType::zeros(); self.columns / T::VecDotType::BLCK_SIZE];
-                T::VecDotType::from_float(x, &mut row);
-                row
-            })
-            .collect();
-        super::in_tasks(self.outputs, quantised.len(), |row, output| {
-            T::vec_dot(self.columns, self.row(output), &quantised[row])
-        })
+    fn data(&self) -> &[u8] {
+        let blocks = self.blocks.as_slice();
+        assert_eq!(size_of::<T>(), T::DTYPE.type_size(), "blocks are packed as in a file");
+        // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks are packed without gaps.
+        unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), size_of_val(blocks)) }
     }
 
     fn expand(&self, rows: Range<usize>) -> Vec<f32> {

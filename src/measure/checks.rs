@@ -1,17 +1,10 @@
 //! The checks that a number can be true. A number that cannot be makes its case INVALID; one that looks odd gets a warning.
 
 use std::time::Duration;
-use std::time::Instant;
 
-use candle_core::Device;
-use candle_core::Tensor;
-
-use crate::engine::Engine;
-use crate::error::Result;
 use crate::measure::Sample;
 use crate::measure::Trial;
 use crate::record::Block;
-use crate::record::Rates;
 use crate::record::Validity;
 
 /// How far a rate may lie above the measured roofline before it is called impossible: the roofline is itself a measurement, on
@@ -28,13 +21,7 @@ const LONG_PROMPT: usize = 64;
 const CLOCK: Duration = Duration::from_micros(1);
 
 /// Checks the samples of a trial and the block that came of them.
-pub fn validity(
-    trial: &Trial,
-    engine: &Engine,
-    samples: &[Sample],
-    block: &Block,
-    rates: &Rates,
-) -> Validity {
+pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
     let mut verdict = Validity::default();
     let mut fail = |failed: bool, what: String| {
         if failed && !verdict.failed.contains(&what) {
@@ -70,12 +57,10 @@ pub fn validity(
             format!("decoding read {:.0} % of the measured bandwidth", share * 100.0),
         );
     }
-    let prefill = value("prefill_tok_s");
-    if let (Some(rate), Some(peak)) = (prefill, rates.f32_flop_per_s) {
-        let share = rate * flops_per_token(engine) / peak;
+    if let Some(share) = value("prefill_flop_fraction") {
         fail(
             share > TOLERANCE,
-            format!("prefill did {:.0} % of the measured arithmetic rate", share * 100.0),
+            format!("prefill did {:.0} % of the measured arithmetic peak", share * 100.0),
         );
     }
     if let (Some(peak), Some(loaded)) = (value("peak_rss_bytes"), value("rss_after_load_bytes")) {
@@ -110,34 +95,4 @@ fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
         all.push(format!("memory grew by {growth:.0} bytes, the caches should take {expected:.0}"));
     }
     all
-}
-
-/// Two operations for each weight of the layers, which every token is multiplied with; attention and the output matrix, which
-/// only some tokens see, are left out, so that the share is a lower bound.
-fn flops_per_token(engine: &Engine) -> f64 {
-    let config = &engine.opened.config;
-    let layers = config
-        .tensors()
-        .into_iter()
-        .filter(|(name, shape)| name.starts_with("model.layers") && shape.len() == 2);
-    // Of the last layer only the rows whose answer is wanted go through the feed-forward part.
-    let share = (config.layers as f64 - 1.0).max(0.0) / config.layers as f64;
-    2.0 * share * layers.map(|(_, shape)| (shape[0] * shape[1]) as f64).sum::<f64>()
-}
-
-/// Operations per second of a large f32 product on the CPU, the best of a few: interference only slows.
-///
-/// # Errors
-/// When the product fails.
-pub fn f32_flop_rate() -> Result<f64> {
-    const SIZE: usize = 1024;
-    let a = Tensor::rand(-1f32, 1f32, (SIZE, SIZE), &Device::Cpu)?;
-    let b = Tensor::rand(-1f32, 1f32, (SIZE, SIZE), &Device::Cpu)?;
-    let mut best = f64::INFINITY;
-    for _ in 0..8 {
-        let start = Instant::now();
-        std::hint::black_box(a.matmul(&b)?);
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok(2.0 * (SIZE as f64).powi(3) / best)
 }

@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use rayon::prelude::*;
 use tracing::Event;
 use tracing::Metadata;
 use tracing::Subscriber;
@@ -22,6 +21,7 @@ use crate::engine::Engine;
 use crate::engine::Request;
 use crate::error::Error;
 use crate::error::Result;
+use crate::kernel::Pool;
 use crate::kernel::SPANS;
 use crate::measure::hash_ids;
 use crate::record::Block;
@@ -34,7 +34,7 @@ use crate::workload::PromptFormat;
 use crate::workload::Scenario;
 
 /// Names of the spans that are counted; `pack` is part of loading, the others of a pass.
-const NAMES: [&str; 7] = ["pack", "embedding", "norm", "product", "rope", "attention", "silu"];
+const NAMES: [&str; 6] = ["pack", "embedding", "norm", "product", "rope", "attention"];
 
 /// Parallel regions that are timed.
 const REGIONS: usize = 1000;
@@ -203,7 +203,7 @@ pub fn case(
     }
     block.values =
         block.samples.iter().map(|(name, values)| (name.clone(), stats::median(values))).collect();
-    block.values.insert("region_overhead_s".into(), region());
+    block.values.insert("region_overhead_s".into(), region(&Pool::new(setup.threads)));
     let threads = setup.threads.max(1) as f64;
     let pack_s = (packed.count[0] > 0).then(|| packed.seconds[0] / threads);
     block.values.insert("pack_s".into(), pack_s);
@@ -231,11 +231,11 @@ pub fn case(
 }
 
 /// Seconds that an empty parallel region takes, the median of many, started the way kernels start theirs.
-fn region() -> Option<f64> {
+fn region(pool: &Pool) -> Option<f64> {
     let one = || {
         let start = Instant::now();
-        (0..rayon::current_num_threads()).into_par_iter().for_each(|i| {
-            std::hint::black_box(i);
+        pool.run(pool.threads(), |number, _| {
+            std::hint::black_box(number);
         });
         start.elapsed().as_secs_f64()
     };
@@ -252,9 +252,9 @@ mod tests {
         traced.totals.seconds[3] = 0.6;
         traced.totals.seconds[2] = 0.2;
         traced.totals.seconds[0] = 9.0; // Packing is no part of a step.
-        traced.totals.count = [1, 0, 24, 24, 0, 0, 0];
+        traced.totals.count = [1, 0, 24, 24, 0, 0];
         let mut reading = Traced::default();
-        reading.totals.count = [0, 0, 4, 4, 0, 0, 0];
+        reading.totals.count = [0, 0, 4, 4, 0, 0];
         let values = traced.values(&reading, 10);
         assert!((values["kernel_share"] - 0.8).abs() < 1e-12);
         assert!((values["kernel_overhead_s"] - 0.2 / 48.0).abs() < 1e-12);
@@ -272,6 +272,6 @@ mod tests {
             let _other = tracing::trace_span!("norm").entered();
             let _unknown = tracing::trace_span!(target: SPANS, "lunch").entered();
         });
-        assert_eq!(profile.read().count, [0, 0, 3, 0, 0, 0, 0]);
+        assert_eq!(profile.read().count, [0, 0, 3, 0, 0, 0]);
     }
 }

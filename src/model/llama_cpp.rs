@@ -75,7 +75,12 @@ impl LlamaCpp {
     ///
     /// # Errors
     /// When the model is no GGUF file, is to be quantised or scaled otherwise than it is, or llama.cpp cannot load it.
-    pub fn load(opened: &Opened, quant: Option<Quant>, device: &Device) -> Result<Self> {
+    pub fn load(
+        opened: &Opened,
+        quant: Option<Quant>,
+        device: &Device,
+        threads: usize,
+    ) -> Result<Self> {
         let Vocabulary::Gguf(path) = &opened.vocabulary else {
             return Err(unsupported(&format!(
                 "`{}`: it reads GGUF files only; write one with `candlemark synth --shape SHAPE --quant QUANT -o FILE.gguf`",
@@ -96,7 +101,6 @@ impl LlamaCpp {
             return Err(unsupported("RoPE scaling other than the file's here"));
         }
         let options = Options::from_variables(&|name| std::env::var(name).ok())?;
-        let threads = rayon::current_num_threads();
         let (model, log) = heard(|| {
             let params =
                 LlamaModelParams::default().with_n_gpu_layers(0).with_use_mmap(options.mmap);
@@ -450,7 +454,7 @@ fn footprint(opened: &Opened) -> Footprint {
     // With an output matrix of its own, the embedding is only looked up.
     let looked_up = embedding - embedding / config.vocab as u64;
     let step_bytes = if config.tied { weight_bytes } else { weight_bytes - looked_up };
-    Footprint { types, weight_bytes, step_bytes, kv_type_bytes: 2 }
+    Footprint { types, weight_bytes, step_bytes, kv_type_bytes: 2, expanded: Vec::new() }
 }
 
 /// What this CPU has and llama.cpp's kernels were compiled without.

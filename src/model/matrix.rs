@@ -1,13 +1,10 @@
-//! A weight matrix in the form it is multiplied in. On the CPU quantised and 16-bit matrices stay blocks as stored: few rows of
-//! activations are multiplied with the blocks directly, many with rows that are expanded to f32 for the moment. Other
-//! devices use candle's own quantised products.
+//! A weight matrix as candle multiplies it, on GPUs: plain, or blocks with candle's own quantised products.
 
 use std::sync::Arc;
 
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Module as _;
-use candle_core::Storage;
 use candle_core::Tensor;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::QMatMul;
@@ -16,34 +13,18 @@ use candle_core::quantized::QTensor;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::kernel::Blocks;
 use crate::kernel::SPANS;
-use crate::kernel::products;
-use crate::kernel::transposed;
 use crate::model::weights::Source;
 use crate::model::weights::blocks;
 
 /// Weights that are expanded at a time: 16 MiB as f32.
 const EXPANDED: usize = 1 << 22;
 
-/// Rows of activations from which candle's product of f32 matrices, which packs both, is faster than ours, which does not.
-const MANY_ROWS: usize = 16;
-
-/// The same for blocks, which have to be expanded first.
-const MANY_ROWS_OF_BLOCKS: usize = 32;
-
 /// A matrix `[out, in]` of weights.
 pub enum Matrix {
-    /// f32 on the CPU; f32 or bf16 elsewhere.
+    /// f32 or bf16.
     Dense(Tensor),
-    /// Blocks on the CPU.
-    Packed {
-        /// The weights.
-        blocks: Box<dyn Blocks>,
-        /// `[out, in]`
-        shape: [usize; 2],
-    },
-    /// Blocks on another device.
+    /// Blocks.
     Device {
         /// candle's product.
         product: QMatMul,
@@ -76,9 +57,6 @@ impl Matrix {
             return Ok(Matrix::Dense(tensor.to_dtype(kept)?.to_device(device)?));
         }
         let blocks = blocks(source, name, shape, dtype)?;
-        if device.is_cpu() {
-            return Ok(Matrix::Packed { blocks, shape });
-        }
         let host = QTensor::new(QStorage::Cpu(blocks.into_candle()), (shape[0], shape[1]))?;
         let blocks = Arc::new(QTensor::new(
             QStorage::from_data(host.data()?, device, dtype)?,
@@ -91,7 +69,6 @@ impl Matrix {
     pub fn bytes(&self) -> u64 {
         match self {
             Matrix::Dense(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
-            Matrix::Packed { blocks, .. } => blocks.bytes(),
             Matrix::Device { blocks, .. } => blocks.storage_size_in_bytes() as u64,
         }
     }
@@ -101,7 +78,6 @@ impl Matrix {
         match self {
             Matrix::Dense(tensor) if tensor.dtype() == DType::BF16 => GgmlDType::BF16,
             Matrix::Dense(_) => GgmlDType::F32,
-            Matrix::Packed { blocks, .. } => blocks.dtype(),
             Matrix::Device { blocks, .. } => blocks.dtype(),
         }
     }
@@ -112,16 +88,8 @@ impl Matrix {
     /// When the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let _span = tracing::trace_span!(target: SPANS, "product").entered();
-        let rows = x.dim(0)?;
         match self {
-            Matrix::Dense(w) if w.device().is_cpu() && rows < MANY_ROWS => few_rows(x, w),
-            Matrix::Dense(w) if w.device().is_cpu() => many_rows(x, w),
             Matrix::Dense(w) => Ok(x.to_dtype(w.dtype())?.matmul(&w.t()?)?),
-            Matrix::Packed { blocks, shape } if rows < MANY_ROWS_OF_BLOCKS => {
-                let all = blocks.products(&x.flatten_all()?.to_vec1::<f32>()?);
-                Ok(Tensor::from_vec(all, (rows, shape[0]), &Device::Cpu)?)
-            }
-            Matrix::Packed { blocks, shape } => expanded(x, blocks.as_ref(), *shape),
             Matrix::Device { product, .. } => Ok(product.forward(&x.to_dtype(DType::F32)?)?),
         }
     }
@@ -134,19 +102,6 @@ impl Matrix {
         let _span = tracing::trace_span!(target: SPANS, "embedding").entered();
         match self {
             Matrix::Dense(w) => Ok(w.index_select(&Tensor::new(ids, w.device())?, 0)?),
-            Matrix::Packed { blocks, shape: [out, columns] } => {
-                let mut all = Vec::with_capacity(ids.len() * columns);
-                for &id in ids {
-                    let id = id as usize;
-                    if id >= *out {
-                        return Err(Error::Failed(format!(
-                            "token id {id} is beyond the {out} rows of the embedding"
-                        )));
-                    }
-                    all.extend(blocks.expand(id..id + 1));
-                }
-                Ok(Tensor::from_vec(all, (ids.len(), *columns), &Device::Cpu)?)
-            }
             Matrix::Device { blocks, .. } => {
                 Ok(blocks.embedding(&Tensor::new(ids, &blocks.device())?)?)
             }
@@ -174,53 +129,6 @@ pub fn check_shape(source: &dyn Source, name: &str, shape: &[usize]) -> Result<(
         ))),
         Some(_) => Ok(()),
     }
-}
-
-/// candle's product of a single row uses one thread, and that of a few packs the whole matrix each time.
-fn few_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (out, columns) = w.dims2()?;
-    let (storage, layout) = w.storage_and_layout();
-    let (Storage::Cpu(storage), true) = (&*storage, layout.is_contiguous()) else {
-        return Err(Error::Failed("weights on the CPU are contiguous".into()));
-    };
-    let w = &storage.as_slice::<f32>()?[layout.start_offset()..];
-    let x = x.flatten_all()?.to_vec1::<f32>()?;
-    let all = products(out, columns, &x, |range, use_rows| {
-        use_rows(&w[range.start * columns..range.end * columns]);
-        Ok::<(), Error>(())
-    })?;
-    Ok(Tensor::from_vec(all, (x.len() / columns, out), &Device::Cpu)?)
-}
-
-/// `(w xᵀ)ᵀ` instead of `x wᵀ`: candle's product packs its second factor, and the activations are the smaller one.
-fn many_rows(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (rows, out) = (x.dim(0)?, w.dim(0)?);
-    let turned = w.matmul(&x.t()?)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(Tensor::from_vec(transposed(&turned, out, rows), (rows, out), &Device::Cpu)?)
-}
-
-fn expanded(x: &Tensor, blocks: &dyn Blocks, shape: [usize; 2]) -> Result<Tensor> {
-    let height = height(shape);
-    let product = |start: usize| {
-        let rows = start..(start + height).min(shape[0]);
-        let w =
-            Tensor::from_vec(expand(blocks, rows.clone()), (rows.len(), shape[1]), &Device::Cpu)?;
-        many_rows(x, &w)
-    };
-    let mut parts = (0..shape[0]).step_by(height).map(product).collect::<Result<Vec<Tensor>>>()?;
-    if parts.len() == 1 { Ok(parts.remove(0)) } else { Ok(Tensor::cat(&parts, 1)?) }
-}
-
-/// Expands on all threads.
-fn expand(blocks: &dyn Blocks, rows: std::ops::Range<usize>) -> Vec<f32> {
-    use rayon::prelude::*;
-    let part = rows.len().div_ceil(4 * rayon::current_num_threads()).max(1);
-    let starts: Vec<usize> = rows.clone().step_by(part).collect();
-    let parts: Vec<Vec<f32>> = starts
-        .into_par_iter()
-        .map(|start| blocks.expand(start..(start + part).min(rows.end)))
-        .collect();
-    parts.concat()
 }
 
 #[cfg(test)]
@@ -257,7 +165,7 @@ mod tests {
             (GgmlDType::Q5K, 0.06),
             (GgmlDType::Q6K, 0.04),
         ] {
-            for rows in [1, 3, MANY_ROWS - 1, MANY_ROWS, MANY_ROWS_OF_BLOCKS, 65] {
+            for rows in [1, 3, 65] {
                 let x = Tensor::randn(0f32, 1f32, (rows, 256), &Device::Cpu).unwrap();
                 let exact = x.matmul(&definition.t().unwrap()).unwrap();
                 let far = distance(&matrix(dtype).forward(&x).unwrap(), &exact);

@@ -1,4 +1,4 @@
-//! The `native` engine: Qwen3 and Qwen2.5 on candle tensors, for any device. A pass takes the tokens of several sequences one after
+//! The `native` engine on GPUs: Qwen3 and Qwen2.5 on candle tensors. It runs on the CPU, too, for tests. A pass takes the tokens of several sequences one after
 //! the other without padding; matrix products see only the number of rows, attention works per sequence on its own
 //! cache. Every sequence has its own positions, so prefill may come in chunks, after decode, and beside other sequences.
 
@@ -7,12 +7,9 @@ use candle_core::DType;
 use candle_core::Device;
 use candle_core::Tensor;
 use candle_core::quantized::GgmlDType;
-use rayon::prelude::*;
 
-use crate::error::Error;
 use crate::error::Result;
 use crate::kernel::SPANS;
-use crate::kernel::silu_times;
 use crate::model::Decoder;
 use crate::model::Footprint;
 use crate::model::Logits;
@@ -177,17 +174,10 @@ impl Qwen {
         let mut spans: Vec<Span> = Vec::with_capacity(steps.len());
         for step in steps {
             let Some(sequence) = self.sequences.get(step.sequence) else {
-                return Err(Error::Failed(format!(
-                    "no sequence {} among {}",
-                    step.sequence,
-                    self.sequences.len()
-                )));
+                return Err(super::no_sequence(step.sequence, self.sequences.len()));
             };
             if step.tokens.is_empty() || spans.iter().any(|span| span.sequence == step.sequence) {
-                return Err(Error::Failed(format!(
-                    "sequence {} has no token, or two parts in one step",
-                    step.sequence
-                )));
+                return Err(super::no_step(step.sequence));
             }
             let (past, rows) = (sequence.length, step.tokens.len());
             super::check_length(past + rows, &self.config)?;
@@ -215,9 +205,6 @@ impl Decoder for Qwen {
     }
 
     fn greedy(&mut self, steps: &[Step<'_>]) -> Result<Vec<u32>> {
-        if self.device.is_cpu() {
-            return Ok(self.forward(steps)?.argmax());
-        }
         // Only the ids leave the device; reading them waits for it.
         Ok(self.logits(steps)?.argmax(D::Minus1)?.to_vec1()?)
     }
@@ -234,9 +221,7 @@ impl Decoder for Qwen {
             Some(found) if length <= found.length => found.length = length,
             found => {
                 let has = found.map_or(0, |found| found.length);
-                return Err(Error::Failed(format!(
-                    "sequence {sequence} has {has} tokens, not {length} to go back to"
-                )));
+                return Err(super::no_way_back(sequence, has, length));
             }
         }
         Ok(())
@@ -296,7 +281,13 @@ impl Decoder for Qwen {
         } else {
             weight_bytes
         };
-        Footprint { types, weight_bytes, step_bytes, kv_type_bytes: self.dtype.size_in_bytes() }
+        Footprint {
+            types,
+            weight_bytes,
+            step_bytes,
+            kv_type_bytes: self.dtype.size_in_bytes(),
+            expanded: Vec::new(),
+        }
     }
 }
 
@@ -370,14 +361,10 @@ impl Linear {
     }
 }
 
-/// `silu(gate) * up`. candle does both with one thread on the CPU.
+/// `silu(gate) * up`.
 fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let _span = tracing::trace_span!(target: SPANS, "silu").entered();
-    if !gate.device().is_cpu() {
-        return Ok((gate.silu()? * up)?);
-    }
-    let values = |y: &Tensor| y.flatten_all()?.to_vec1::<f32>();
-    Ok(Tensor::from_vec(silu_times(values(gate)?, &values(up)?), gate.dims2()?, gate.device())?)
+    Ok((gate.silu()? * up)?)
 }
 
 /// Attention of every sequence of a pass over its own cache: `[rows, heads * head_dim]`.
@@ -421,13 +408,7 @@ fn attention(
         let _span = tracing::trace_span!(target: SPANS, "attention").entered();
         attend(config, &part(&q)?, &keys, &values, span.past)
     };
-    // Sequences do not see each other. On the CPU each is small work for one thread.
-    let outputs: Result<Vec<Tensor>> = if x.device().is_cpu() {
-        work.into_par_iter().map(one).collect()
-    } else {
-        work.into_iter().map(one).collect()
-    };
-    let mut outputs = outputs?;
+    let mut outputs = work.into_iter().map(one).collect::<Result<Vec<Tensor>>>()?;
     Ok(if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 0)? })
 }
 

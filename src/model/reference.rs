@@ -95,8 +95,13 @@ impl Reference {
             (None, Some(Quant::F32) | None) => plain(opened, DType::F32, device)?,
         };
         let weight_bytes = types.iter().map(|(_, bytes)| bytes).sum();
-        let footprint =
-            Footprint { types, weight_bytes, step_bytes: weight_bytes, kv_type_bytes: 4 };
+        let footprint = Footprint {
+            types,
+            weight_bytes,
+            step_bytes: weight_bytes,
+            kv_type_bytes: 4,
+            expanded: Vec::new(),
+        };
         Ok(Self {
             model,
             config: config.clone(),

@@ -14,13 +14,56 @@ use crate::settings::RopeScaling;
 const GROWTH: usize = 1024;
 
 /// Tables of cos and sin, `[positions, head_dim / 2]` in f32, that grow with the longest position seen.
-pub struct Rope {
+pub struct Tables {
     frequencies: Vec<f64>,
     scale: f64,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Tables {
+    /// The tables of a model, still empty.
+    pub fn new(config: &Config) -> Self {
+        let (frequencies, scale) =
+            frequencies(config.head_dim, config.rope_theta, config.rope_scaling.as_ref());
+        Self { frequencies, scale, cos: Vec::new(), sin: Vec::new() }
+    }
+
+    /// Positions that the tables have.
+    pub fn positions(&self) -> usize {
+        self.cos.len() / self.frequencies.len().max(1)
+    }
+
+    /// Makes the tables reach so many positions; whether they had to grow.
+    pub fn reach(&mut self, positions: usize) -> bool {
+        let has = self.positions();
+        if positions <= has {
+            return false;
+        }
+        for position in has..positions.next_multiple_of(GROWTH) {
+            for frequency in &self.frequencies {
+                let (sin, cos) = (position as f64 * frequency).sin_cos();
+                self.cos.push((cos * self.scale) as f32);
+                self.sin.push((sin * self.scale) as f32);
+            }
+        }
+        true
+    }
+
+    /// cos and sin of a position that the tables reach.
+    pub fn row(&self, position: usize) -> (&[f32], &[f32]) {
+        let width = self.frequencies.len();
+        let at = position * width..(position + 1) * width;
+        (&self.cos[at.clone()], &self.sin[at])
+    }
+}
+
+/// The tables on a device.
+pub struct Rope {
+    tables: Tables,
     device: Device,
     cos: Tensor,
     sin: Tensor,
-    positions: usize,
 }
 
 impl Rope {
@@ -29,17 +72,9 @@ impl Rope {
     /// # Errors
     /// When the device fails.
     pub fn new(config: &Config, device: &Device) -> Result<Self> {
-        let (frequencies, scale) =
-            frequencies(config.head_dim, config.rope_theta, config.rope_scaling.as_ref());
-        let empty = Tensor::zeros((0, frequencies.len()), candle_core::DType::F32, device)?;
-        Ok(Self {
-            frequencies,
-            scale,
-            device: device.clone(),
-            cos: empty.clone(),
-            sin: empty,
-            positions: 0,
-        })
+        let tables = Tables::new(config);
+        let empty = Tensor::zeros((0, config.head_dim / 2), candle_core::DType::F32, device)?;
+        Ok(Self { tables, device: device.clone(), cos: empty.clone(), sin: empty })
     }
 
     /// cos and sin of these positions, one row each.
@@ -48,24 +83,13 @@ impl Rope {
     /// When the device fails.
     pub fn rows(&mut self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
         let longest = positions.iter().max().map_or(0, |&last| last as usize + 1);
-        if longest > self.positions {
-            self.grow(longest.next_multiple_of(GROWTH))?;
+        if self.tables.reach(longest) {
+            let shape = (self.tables.positions(), self.tables.frequencies.len());
+            self.cos = Tensor::from_slice(&self.tables.cos, shape, &self.device)?;
+            self.sin = Tensor::from_slice(&self.tables.sin, shape, &self.device)?;
         }
         let ids = Tensor::new(positions, &self.device)?;
         Ok((self.cos.index_select(&ids, 0)?, self.sin.index_select(&ids, 0)?))
-    }
-
-    fn grow(&mut self, positions: usize) -> Result<()> {
-        let width = self.frequencies.len();
-        let table = |part: fn(f64) -> f64| {
-            let angles = (0..positions)
-                .flat_map(|position| self.frequencies.iter().map(move |f| position as f64 * f));
-            let values: Vec<f32> = angles.map(|angle| (part(angle) * self.scale) as f32).collect();
-            Tensor::from_vec(values, (positions, width), &self.device)
-        };
-        (self.cos, self.sin) = (table(f64::cos)?, table(f64::sin)?);
-        self.positions = positions;
-        Ok(())
     }
 }
 
@@ -140,5 +164,9 @@ mod tests {
         // cos(40000) and sin(40000), from a table with more digits.
         assert!((cos[2][0] - 0.322_587_47).abs() < 1e-6, "{}", cos[2][0]);
         assert!((sin[2][0] - 0.946_539_6).abs() < 1e-6, "{}", sin[2][0]);
+        let mut tables = Tables::new(&config);
+        assert!(tables.reach(40_001) && !tables.reach(40_000));
+        let (row_cos, row_sin) = tables.row(40_000);
+        assert_eq!((row_cos, row_sin), (cos[2].as_slice(), sin[2].as_slice()));
     }
 }

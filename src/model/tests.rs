@@ -1,6 +1,7 @@
 //! Agreement of the forward pass with candle-transformers and with itself, at f32 and on every form of weights.
 
 use super::*;
+use crate::kernel::Isa;
 use crate::model::weights::Quant;
 
 const SEED: u64 = 7;
@@ -17,7 +18,7 @@ fn yarn() -> RopeScaling {
 }
 
 fn decoder(spec: &str, engine: EngineKind, quant: Quant) -> Box<dyn Decoder> {
-    load(&open(spec, SEED, None, &mut ()).unwrap(), engine, Some(quant), &Device::Cpu).unwrap()
+    load(&open(spec, SEED, None, &mut ()).unwrap(), engine, Some(quant), &Device::Cpu, 2).unwrap()
 }
 
 fn native(spec: &str) -> Box<dyn Decoder> {
@@ -154,8 +155,10 @@ fn prefill_in_chunks_and_after_decode_is_one_prefill() {
             for cut in cuts.windows(2) {
                 last = Some(model.forward(&[step(0, &prompt[cut[0]..cut[1]])]).unwrap());
             }
+            // Few rows of bf16 weights are multiplied in f32, many in 16-bit integers.
+            let bound = if quant == Quant::F32 { SAME } else { 0.01 };
             let far = distance(&last.unwrap().values, &whole.values);
-            assert!(far < SAME, "{quant:?} {cuts:?}: {far}");
+            assert!(far < bound, "{quant:?} {cuts:?}: {far}");
         }
     }
 }
@@ -168,12 +171,12 @@ fn yarn_changes_the_answer_as_its_tables_say() {
     let scaled = open("synthetic:nano", SEED, Some(yarn()), &mut ()).unwrap();
     assert_eq!(scaled.config.context, 40960, "a longer context than the scaling's own stays");
     let run = |opened: &Opened| {
-        let mut model = load(opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+        let mut model = load(opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         model.reset(1).unwrap();
         model.forward(&[step(0, &ids(200, 1))]).unwrap().values
     };
     assert!(distance(&run(&scaled), &run(&plain)) > 1e-3, "the scaling is not ignored");
-    let error = load(&scaled, EngineKind::Candle, None, &Device::Cpu).err().unwrap();
+    let error = load(&scaled, EngineKind::Candle, None, &Device::Cpu, 2).err().unwrap();
     assert!(matches!(error, Error::Unsupported(_)), "{error}");
 }
 
@@ -181,7 +184,7 @@ fn yarn_changes_the_answer_as_its_tables_say() {
 fn positions_end_at_the_context() {
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.context = 64;
-    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
     model.reset(1).unwrap();
     model.forward(&[step(0, &ids(64, 1))]).unwrap();
     let error = model.forward(&[step(0, &[1])]).unwrap_err().to_string();
@@ -217,7 +220,7 @@ fn every_form_of_the_same_weights_gives_the_same_logits() {
         gguf::write(&gguf, &gguf::shape_metadata(config, shape), &tensors).unwrap();
         let run = |spec: &str| {
             let opened = open(spec, SEED, None, &mut ()).unwrap();
-            let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+            let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
             model.reset(1).unwrap();
             (opened.config.clone(), model.forward(&[step(0, &ids(20, 1))]).unwrap())
         };
@@ -233,16 +236,16 @@ fn every_type_of_a_gguf_is_read() {
     use candle_core::quantized::GgmlDType;
     let dir = tempfile::tempdir().unwrap();
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
-    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
     model.reset(1).unwrap();
     let exact = model.forward(&[step(0, &ids(40, 1))]).unwrap();
     for (dtype, name, bound) in [
-        (GgmlDType::F16, "f16", 2e-3),
+        (GgmlDType::F16, "f16", 0.01),
         (GgmlDType::BF16, "bf16", 0.02),
         (GgmlDType::Q8_0, "q8_0", 0.05),
-        (GgmlDType::Q4_0, "q4_0", 0.6),
+        (GgmlDType::Q4_0, "bf16-from-q4_0", 0.6),
         (GgmlDType::Q4K, "q4_k", 0.5),
-        (GgmlDType::Q5K, "q5_k", 0.3),
+        (GgmlDType::Q5K, "bf16-from-q5_k", 0.3),
         (GgmlDType::Q6K, "q6_k", 0.2),
     ] {
         let mut tensors = gguf::tensors(&opened.config, opened.source.as_ref(), None).unwrap();
@@ -258,12 +261,130 @@ fn every_type_of_a_gguf_is_read() {
         let path = dir.path().join(format!("{name}.gguf"));
         gguf::write(&path, &gguf::shape_metadata(&opened.config, name), &tensors).unwrap();
         let read = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
-        let mut model = load(&read, EngineKind::Native, None, &Device::Cpu).unwrap();
-        assert_eq!(weights::describe(&model.footprint().types), name);
+        let mut model = load(&read, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+        assert_eq!(model.footprint().describe(), name);
         model.reset(1).unwrap();
         let far = distance(&model.forward(&[step(0, &ids(40, 1))]).unwrap().values, &exact.values);
         assert!(far < bound, "{name}: {far}");
     }
+}
+
+/// A model whose blocks were quantised once, in a file: run as it is, and expanded to f32, which is the definition of the same weights.
+fn with_definition(quant: Quant, isa: Isa) -> (cpu::Cpu, cpu::Cpu) {
+    let dir = tempfile::tempdir().unwrap();
+    let made = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let tensors = gguf::tensors(&made.config, made.source.as_ref(), Some(quant)).unwrap();
+    let path = dir.path().join("model.gguf");
+    gguf::write(&path, &gguf::shape_metadata(&made.config, "nano"), &tensors).unwrap();
+    let opened = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
+    let load =
+        |quant| cpu::Cpu::load(&opened.config, opened.source.as_ref(), quant, isa, 2).unwrap();
+    (load(None), load(Some(Quant::F32)))
+}
+
+/// KL divergence in nats of `q` from `p`, both as logits.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let logs = |row: &[f32]| -> Vec<f64> {
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|v| f64::from(v - most).exp()).sum();
+        row.iter().map(|v| f64::from(v - most) - sum.ln()).collect()
+    };
+    logs(p).iter().zip(logs(q)).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+#[test]
+fn every_tier_is_near_the_definition_of_its_weights() {
+    // The bounds of the README, for a text that is read at once and token by token.
+    for (quant, most_kl, least_top1) in
+        [(Quant::Bf16, 2e-5, 0.97), (Quant::Q8_0, 2e-4, 0.95), (Quant::Q4KM, 2e-4, 0.95)]
+    {
+        for isa in Isa::available() {
+            let (mut model, mut definition) = with_definition(quant, isa);
+            let text = ids(200, 4);
+            let mut exact = Vec::new();
+            let mut ours = [Vec::new(), Vec::new()];
+            for (all, model) in [(&mut exact, &mut definition), (&mut ours[0], &mut model)] {
+                model.reset(1).unwrap();
+                all.extend(model.scores(step(0, &text)).unwrap().values);
+            }
+            model.reset(1).unwrap();
+            for token in text.chunks(1) {
+                ours[1].extend(model.forward(&[step(0, token)]).unwrap().values);
+            }
+            let vocab = definition.forward(&[step(0, &[1])]).unwrap().vocab;
+            for (how, ours) in ["at once", "by tokens"].into_iter().zip(&ours) {
+                let pairs = || exact.chunks(vocab).zip(ours.chunks(vocab));
+                let kl = pairs().map(|(p, q)| divergence(p, q)).sum::<f64>() / text.len() as f64;
+                let top = |values: &[f32]| Logits { vocab, values: values.to_vec() }.argmax()[0];
+                let same = pairs().filter(|(p, q)| top(p) == top(q)).count();
+                let top1 = same as f64 / text.len() as f64;
+                let name = isa.name();
+                assert!(
+                    kl < most_kl && top1 >= least_top1,
+                    "{name} {quant:?} {how}: KL {kl:.2e}, top-1 {top1}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    for quant in [Quant::F32, Quant::Bf16, Quant::Q8_0, Quant::Q4KM] {
+        let run = |threads| {
+            let mut model =
+                load(&opened, EngineKind::Native, Some(quant), &Device::Cpu, threads).unwrap();
+            model.reset(2).unwrap();
+            let (long, short) = (ids(90, 1), ids(7, 2));
+            let first = model.forward(&[step(0, &long), step(1, &short)]).unwrap();
+            let next = model.forward(&[step(0, &[4]), step(1, &[5])]).unwrap();
+            (first, next)
+        };
+        let one = run(1);
+        for threads in [2, 3] {
+            assert_eq!(run(threads), one, "{quant:?} with {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn the_forward_pass_of_devices_agrees_with_that_of_the_cpu() {
+    for spec in ["synthetic:nano", "synthetic:nano-qwen2"] {
+        let opened = open(spec, SEED, None, &mut ()).unwrap();
+        let quant = Some(Quant::F32);
+        let source = opened.source.as_ref();
+        let mut device = qwen::Qwen::load(&opened.config, source, quant, &Device::Cpu).unwrap();
+        let mut ours = native(spec);
+        let prompts = [ids(50, 1), ids(3, 2)];
+        for shown in [[prompts[0].as_slice(), &prompts[1]], [&[7], &[9]]] {
+            let steps = [step(0, shown[0]), step(1, shown[1])];
+            if shown[0].len() > 1 {
+                device.reset(2).unwrap();
+                ours.reset(2).unwrap();
+            }
+            let (a, b) = (device.forward(&steps).unwrap(), ours.forward(&steps).unwrap());
+            assert!(distance(&a.values, &b.values) < 1e-4, "{spec}");
+        }
+        ours.truncate(0, 20).unwrap();
+        device.truncate(0, 20).unwrap();
+        let after = [step(0, &[3, 4])];
+        let (a, b) = (device.forward(&after).unwrap(), ours.forward(&after).unwrap());
+        assert!(distance(&a.values, &b.values) < 1e-4, "{spec} after going back");
+        let (a, b) = (device.embed(&after).unwrap(), ours.embed(&after).unwrap());
+        assert!(distance(&a[0], &b[0]) < 1e-4, "{spec} hidden states");
+    }
+}
+
+#[test]
+fn heads_of_an_odd_width_are_left_to_another_engine() {
+    let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    opened.config.head_dim = 24;
+    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap();
+    assert!(
+        matches!(&error, Error::Unsupported(why) if why.contains("--engine candle")),
+        "{error}"
+    );
 }
 
 /// Opens a file with these bytes and expects an error that says so.
@@ -345,11 +466,11 @@ fn damaged_safetensors_are_refused_by_name() {
 fn a_tensor_of_another_shape_or_none_is_an_error() {
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.intermediate = 1024;
-    let error = load(&opened, EngineKind::Native, None, &Device::Cpu).err().unwrap().to_string();
+    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap().to_string();
     assert!(error.contains("gate_proj.weight` has shape [512, 256]"), "{error}");
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.layers = 3;
-    let error = load(&opened, EngineKind::Native, None, &Device::Cpu).err().unwrap().to_string();
+    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap().to_string();
     assert!(error.contains("the weights lack the tensor `model.layers.2."), "{error}");
 }
 

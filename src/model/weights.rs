@@ -5,11 +5,9 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
-use std::io::Seek as _;
 use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 use candle_core::quantized::GgmlDType;
 
@@ -103,6 +101,38 @@ pub fn blocks(
     })
 }
 
+/// Some rows of a matrix as bytes of a type: as they are stored, or expanded and quantised.
+///
+/// # Errors
+/// When the source cannot be read.
+pub fn bytes_of_rows(
+    source: &dyn Source,
+    name: &str,
+    rows: Range<usize>,
+    columns: usize,
+    dtype: GgmlDType,
+) -> Result<Vec<u8>> {
+    let count = rows.len();
+    match source.rows(name, rows)? {
+        Rows::Bytes(stored, bytes) if stored == dtype => Ok(bytes),
+        other => {
+            let values = other.into_f32(columns);
+            if dtype == GgmlDType::F32 {
+                return Ok(bytemuck::cast_slice(&values).to_vec());
+            }
+            let fill = |rows: Range<usize>| {
+                Ok::<_, Infallible>(Fill::F32(
+                    values[rows.start * columns..rows.end * columns].to_vec(),
+                ))
+            };
+            match matrix(dtype, [count, columns], fill) {
+                Ok(blocks) => Ok(blocks.data().to_vec()),
+                Err(never) => match never {},
+            }
+        }
+    }
+}
+
 /// Bytes of a row of `columns` values, if the type's blocks divide it.
 pub fn row_bytes(dtype: GgmlDType, columns: usize) -> Option<usize> {
     columns
@@ -113,7 +143,7 @@ pub fn row_bytes(dtype: GgmlDType, columns: usize) -> Option<usize> {
 /// A file that is read at positions from several threads.
 pub struct Positioned {
     path: PathBuf,
-    file: Mutex<File>,
+    file: File,
     /// Length in bytes when it was opened.
     pub size: u64,
 }
@@ -127,7 +157,7 @@ impl Positioned {
         let read = |source| Error::Read { path: path.into(), source };
         let file = File::open(path).map_err(read)?;
         let size = file.metadata().map_err(read)?.len();
-        Ok(Self { path: path.into(), file: Mutex::new(file), size })
+        Ok(Self { path: path.into(), file, size })
     }
 
     /// The bytes at a position.
@@ -140,11 +170,25 @@ impl Positioned {
             return Err(fail(io::Error::from(io::ErrorKind::UnexpectedEof)));
         }
         let mut buffer = vec![0u8; bytes];
-        let mut file = self.file.lock().expect("a reader does not panic");
-        file.seek(io::SeekFrom::Start(at)).map_err(fail)?;
-        file.read_exact(&mut buffer).map_err(fail)?;
+        read_at(&self.file, &mut buffer, at).map_err(fail)?;
         Ok(buffer)
     }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, at)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => (buffer, at) = (&mut buffer[n..], at + n as u64),
+        }
+    }
+    Ok(())
 }
 
 /// SHA-256 of files, one after the other.

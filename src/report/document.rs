@@ -14,7 +14,7 @@ pub fn json(record: &Record) -> String {
 }
 
 /// Where something was measured, as name and value.
-pub(super) fn machine(machine: &Machine) -> [(&'static str, String); 5] {
+pub(super) fn machine(machine: &Machine) -> Vec<(&'static str, String)> {
     let list = |fields: &BTreeMap<String, String>| {
         let fields: Vec<String> =
             fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -23,13 +23,28 @@ pub(super) fn machine(machine: &Machine) -> [(&'static str, String); 5] {
     let rate = |value: Option<f64>, unit: &str| {
         value.map_or("not measured".into(), |value| format!("{} {unit}", number(value / 1e9)))
     };
-    [
+    let rates = &machine.rates;
+    let mut rows = vec![
         ("machine class", machine.class.clone()),
         ("machine", list(&machine.fields)),
         ("host", list(&machine.facts)),
-        ("memory read rate", rate(machine.rates.read_bytes_per_s, "GB/s")),
-        ("f32 rate", rate(machine.rates.f32_flop_per_s, "GFLOP/s")),
-    ]
+        ("memory read rate", rate(rates.read_bytes_per_s, "GB/s")),
+        ("f32 rate", rate(rates.f32_flop_per_s, "GFLOP/s")),
+    ];
+    // Records of before these were measured say nothing of them.
+    rows.extend(
+        [
+            ("memory read rate with huge pages", rates.read_huge_bytes_per_s, "GB/s"),
+            ("8-bit integer rate", rates.int8_op_per_s, "GOP/s"),
+            ("16-bit integer rate", rates.int16_op_per_s, "GOP/s"),
+            ("bf16 rate", rates.bf16_flop_per_s, "GFLOP/s"),
+        ]
+        .into_iter()
+        .filter(|(_, value, _)| value.is_some())
+        .map(|(name, value, unit)| (name, rate(value, unit))),
+    );
+    rows.extend(rates.isa.clone().map(|isa| ("instructions of the rates", isa)));
+    rows
 }
 
 /// One line per scenario, metric and block, values in the unit of the metric's name.

@@ -90,8 +90,8 @@ words! {
     general: General {
         heading injected unoptimised model architecture shape form model_commit parameters weights
         kv context tokens rope scaled sha256 date until unfinished version commit dirty profile
-        compiler crates features target target_features class machine host read_rate flop_rate
-        last_level engine device threads quant variables labels conditions at load steal pressure
+        compiler crates features target target_features class machine host read_rate read_huge_rate
+        flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device threads quant variables labels isa conditions at load steal pressure
         available recorded
     }
     method: Method {
@@ -140,7 +140,7 @@ words! {
         heading ratio tokens intro
     }
     energy: Energy {
-        heading roofline missing reason
+        heading roofline arithmetic missing reason
     }
     targets: TargetsWords {
         heading intro reference target what raw verdict scaled scaled_verdict met not_met

@@ -87,6 +87,7 @@ pub const METRICS: &[Metric] = &[
     Metric { name: "peak_device_bytes", label: "peak device memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "kv_bytes_expected", label: "KV cache, expected", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "roofline_fraction", label: "share of read bandwidth", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: "prefill_flop_fraction", label: "share of arithmetic peak", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
     Metric { name: "kv_bytes_held", label: "KV cache, held", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "pack_s", label: "quantising and packing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: "cpu_utilisation", label: "CPU utilisation", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },

@@ -59,6 +59,7 @@ impl Values {
             ("pack_s", 1.3),
             ("cold_ttft_s", 3.0 * ttft),
             ("roofline_fraction", 0.62),
+            ("prefill_flop_fraction", 0.34),
             ("cpu_utilisation", 0.91),
         ];
         let mut block = self.block(&samples, 5, &single);
@@ -109,7 +110,12 @@ pub fn everything() -> Record {
     (model.layers, model.hidden, model.heads, model.kv_heads) = (28, 2048, 16, 8);
     (model.head_dim, model.vocab, model.context) = (128, 151_936, 40_960);
     record.machine.rates.read_bytes_per_s = Some(3.374e10);
+    record.machine.rates.read_huge_bytes_per_s = Some(3.712e10);
     record.machine.rates.f32_flop_per_s = Some(2.018e11);
+    record.machine.rates.int8_op_per_s = Some(5.81e11);
+    record.machine.rates.int16_op_per_s = Some(3.24e11);
+    record.machine.rates.isa = Some("avx2".into());
+    record.model.isa = Some("avx2".into());
     record.machine.rates.last_level_cache_bytes = Some(33_554_432);
     record.settings.labels = [("room".into(), "quiet".into())].into();
     let parts = [speed, lengths, trials, pipelines];

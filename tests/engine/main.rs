@@ -179,7 +179,14 @@ fn a_machine_has_a_class() {
     assert_eq!(text.lines().next(), Some(class));
     assert!(text.contains("\nrates\n") && text.contains("\nbuild\n"), "{text}");
     assert_eq!(json["fields"]["threads"], "2");
-    for rate in ["read_bytes_per_s", "f32_flop_per_s"] {
+    assert!(json["rates"]["isa"].as_str().is_some_and(|isa| text.contains(isa)));
+    for rate in [
+        "read_bytes_per_s",
+        "read_huge_bytes_per_s",
+        "f32_flop_per_s",
+        "int8_op_per_s",
+        "int16_op_per_s",
+    ] {
         assert!(json["rates"][rate].as_f64().unwrap() > 0.0, "{rate}");
     }
 }

@@ -124,9 +124,9 @@ fn kernels_are_traced_in_a_process_of_their_own() {
     assert_eq!(case.absent, None);
     let share = value(&case, "kernel_share").unwrap();
     assert!(share > 0.0 && share <= 1.0, "{share}");
-    // One embedding; a layer has 7 products, 3 norms, 2 turns, attention and silu; the last norm and the output follow.
+    // One embedding; a layer has two norms, three regions of products, turns, and attention; the last norm and the output follow.
     let layers = Engine::load(&nano(), &mut ()).unwrap().opened.config.layers as f64;
-    assert_eq!(value(&case, "kernels_per_step"), Some(1.0 + 14.0 * layers + 2.0));
+    assert_eq!(value(&case, "kernels_per_step"), Some(1.0 + 7.0 * layers + 2.0));
     assert!(value(&case, "pack_s").unwrap() > 0.0, "{:?}", case.blocks[0].notes);
     assert!(value(&case, "region_overhead_s").unwrap() > 0.0);
 }
@@ -183,8 +183,11 @@ fn a_request_that_does_not_fit_is_a_result_and_the_run_goes_on() {
     let last = requests.last().unwrap();
     if cfg!(target_os = "linux") {
         assert_eq!(last.outcome, Outcome::OutOfMemory, "{requests:?}");
-        assert!(last.why.as_ref().unwrap().contains("memory allocation of"), "{last:?}");
-        assert_eq!((last.seconds, last.rss_bytes), (None, None), "not measured is not 0");
+        // The worker is told that there is no memory for its cache, or dies of an allocation and cannot say what it had.
+        let why = last.why.as_ref().unwrap();
+        let told = why.contains("no memory for a cache of");
+        assert!(told || why.contains("memory allocation of"), "{last:?}");
+        assert_eq!((last.seconds, last.rss_bytes.is_some()), (None, told), "not measured is not 0");
         assert!(long.labels["memory_limit"].starts_with("12 MiB of data"));
     }
     assert_eq!(value(long, "oom_rate"), Some(1.0 / requests.len() as f64));

@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use candlemark::record::Case;
+use candlemark::record::Rates;
 use candlemark::settings::Setup;
 use candlemark::suite;
 use candlemark::suite::Job;
@@ -63,6 +65,25 @@ fn candle_agrees_where_it_can_and_says_where_it_cannot() {
         );
         assert!(batch.blocks.is_empty() && batch.output_sha256.is_none(), "never a zero");
     }
+}
+
+#[test]
+fn prefill_is_held_against_the_largest_peak() {
+    let with = |f32, int8| {
+        let rates = Rates { f32_flop_per_s: Some(f32), int8_op_per_s: int8, ..Rates::default() };
+        work(&Job { rates, ..job(&nano(), &["short/b1"]) }).remove(0)
+    };
+    let share = |case: &Case| case.blocks[0].values["prefill_flop_fraction"].unwrap();
+    let impossible =
+        |case: &Case| case.validity.failed.iter().any(|why| why.contains("prefill did"));
+    let sound = with(1.0, Some(1e18));
+    assert!(share(&sound) > 0.0 && share(&sound) < 1e-3 && !impossible(&sound), "{sound:?}");
+    let case = with(1.0, None);
+    assert!(share(&case) > 1.0 && impossible(&case), "{case:?}");
+    let unknown = work(&job(&nano(), &["short/b1"])).remove(0);
+    assert_eq!(unknown.blocks[0].values["prefill_flop_fraction"], None);
+    let why = "the arithmetic peak was not measured";
+    assert_eq!(unknown.blocks[0].notes["prefill_flop_fraction"], why);
 }
 
 #[test]

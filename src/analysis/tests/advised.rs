@@ -11,7 +11,10 @@ fn peak(id: &str, task: Task, bytes: f64) -> Case {
 #[test]
 fn resources_over_all_are_typical_rates_and_the_largest_peak() {
     let with = |id: &str, values: &[(&str, f64)]| case(id, vec![block(values)]);
-    let mut four = with("short/b4", &[("cpu_utilisation", 0.9), ("roofline_fraction", 0.1)]);
+    let mut four = with(
+        "short/b4",
+        &[("cpu_utilisation", 0.9), ("roofline_fraction", 0.1), ("prefill_flop_fraction", 0.4)],
+    );
     four.work.batch = 4;
     let cases = vec![
         with("short/b1", &[("cpu_utilisation", 0.5), ("roofline_fraction", 0.6)]),
@@ -26,6 +29,7 @@ fn resources_over_all_are_typical_rates_and_the_largest_peak() {
     let resources = Resources::of(&record(cases));
     assert_eq!(resources.cpu_utilisation.value, Some(0.6));
     near(resources.roofline_fraction.value.unwrap(), 0.7);
+    assert_eq!(resources.prefill_flop_fraction.value, Some(0.4), "of any batch");
     assert_eq!(resources.peak_rss_bytes.value, Some(300.0));
     assert_eq!(resources.power_w, Reading { value: None, why: Some("no counter".into()) });
     assert_eq!(resources.rows.len(), 8);

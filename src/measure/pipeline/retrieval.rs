@@ -192,7 +192,7 @@ impl Stage<'_> {
         let steps: Vec<Step<'_>> =
             ids.iter().enumerate().map(|(sequence, tokens)| Step { sequence, tokens }).collect();
         let vectors = decoder.embed(&steps)?;
-        Injection::after_pass(self.injection, start.elapsed());
+        Injection::after_pass(self.injection, decoder.as_ref(), start.elapsed());
         Ok(vectors)
     }
 

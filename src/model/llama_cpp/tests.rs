@@ -28,7 +28,7 @@ fn written(folder: &Path, shape: &str, quant: Quant) -> Opened {
 fn decoder(shape: &str, quant: Quant) -> (Box<dyn Decoder>, Opened, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let opened = written(folder.path(), shape, quant);
-    (load(&opened, EngineKind::LlamaCpp, None, &Device::Cpu).unwrap(), opened, folder)
+    (load(&opened, EngineKind::LlamaCpp, None, &Device::Cpu, 2).unwrap(), opened, folder)
 }
 
 fn ids(count: usize, salt: u32) -> Vec<u32> {
@@ -64,7 +64,7 @@ fn continued(decoder: &mut dyn Decoder, prompt: &[u32], count: usize) -> Vec<u32
 fn greedy_tokens_are_those_of_the_native_engine() {
     for shape in ["nano", "nano-qwen2"] {
         let (mut theirs, opened, _folder) = decoder(shape, Quant::F32);
-        let mut ours = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+        let mut ours = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         for length in [1, 17, 100] {
             let prompt = ids(length, 1);
             let (a, b) =
@@ -86,7 +86,7 @@ fn greedy_tokens_are_those_of_the_native_engine() {
 fn quantised_files_run_as_they_are() {
     for quant in [Quant::Q8_0, Quant::Q4KM, Quant::Bf16] {
         let (mut theirs, opened, _folder) = decoder("nano", quant);
-        let mut ours = load(&opened, EngineKind::Native, None, &Device::Cpu).unwrap();
+        let mut ours = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         let prompt = ids(60, 1);
         ours.reset(1).unwrap();
         theirs.reset(1).unwrap();
@@ -98,7 +98,7 @@ fn quantised_files_run_as_they_are() {
         assert!(far < 0.05, "{quant:?}: {far}");
         let (a, b) = (theirs.footprint(), ours.footprint());
         assert_eq!(a.weight_bytes, b.weight_bytes, "{quant:?}");
-        assert!(load(&opened, EngineKind::LlamaCpp, Some(quant), &Device::Cpu).is_ok());
+        assert!(load(&opened, EngineKind::LlamaCpp, Some(quant), &Device::Cpu, 2).is_ok());
     }
 }
 
@@ -186,7 +186,7 @@ fn every_token_is_scored() {
 fn what_it_does_not_do_is_said_with_the_way_out() {
     let refused = |opened: &Opened, quant| {
         let error =
-            load(opened, EngineKind::LlamaCpp, quant, &Device::Cpu).map(|_| ()).unwrap_err();
+            load(opened, EngineKind::LlamaCpp, quant, &Device::Cpu, 2).map(|_| ()).unwrap_err();
         assert!(matches!(error, Error::Unsupported(_)), "{error}");
         error.to_string()
     };

@@ -124,6 +124,7 @@ fn settings(paper: &Paper) -> Vec<Row> {
         (words.quant, settings.quant.clone().unwrap_or_default()),
         (words.variables, list(&settings.environment)),
         (words.labels, list(&settings.labels)),
+        (words.isa, paper.record.model.isa.clone().unwrap_or_default()),
     ]
 }
 
@@ -134,13 +135,20 @@ fn machine(paper: &Paper) -> Vec<Row> {
         Some(rate) => lang.with_unit(rate / 1e9, unit),
         None => paper.words.frame.not_measured.into(),
     };
+    // Records of before these were measured say nothing of them.
+    let newer = |value: Option<f64>, unit| value.map_or(String::new(), |_| rate(value, unit));
     let cache = rates.last_level_cache_bytes;
     vec![
         (words.class, class.clone()),
         (words.machine, list(fields)),
         (words.host, list(facts)),
         (words.read_rate, rate(rates.read_bytes_per_s, "GB/s")),
+        (words.read_huge_rate, newer(rates.read_huge_bytes_per_s, "GB/s")),
         (words.flop_rate, rate(rates.f32_flop_per_s, "GFLOP/s")),
+        (words.int8_rate, newer(rates.int8_op_per_s, "GOP/s")),
+        (words.int16_rate, newer(rates.int16_op_per_s, "GOP/s")),
+        (words.bf16_rate, newer(rates.bf16_flop_per_s, "GFLOP/s")),
+        (words.rate_isa, rates.isa.clone().unwrap_or_default()),
         (
             words.last_level,
             cache.map_or(String::new(), |bytes| lang.with_unit(bytes as f64 * MIB, "MiB")),

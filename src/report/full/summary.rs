@@ -169,12 +169,13 @@ fn resources(paper: &Paper) -> Table {
 /// The metrics of [`energy`], and where each row has them.
 type Column = (&'static str, fn(&ResourceRow) -> &Reading);
 
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column; 6] = [
     ("cpu_utilisation", |row| &row.cpu_utilisation),
     ("gpu_utilisation", |row| &row.gpu_utilisation),
     ("power_w", |row| &row.power_w),
     ("energy_j_per_token", |row| &row.energy_j_per_token),
     ("roofline_fraction", |row| &row.roofline_fraction),
+    ("prefill_flop_fraction", |row| &row.prefill_flop_fraction),
 ];
 
 /// Utilisation, power and bandwidth of each scenario that has any of them; below the table why whole columns are missing.
@@ -186,6 +187,9 @@ pub(super) fn energy(paper: &Paper) -> Option<Section> {
     let (there, missing): (Vec<Column>, Vec<Column>) = COLUMNS.into_iter().partition(has);
     if !there.is_empty() {
         section.say(words.roofline, &[]);
+        if there.iter().any(|(name, _)| *name == "prefill_flop_fraction") {
+            section.say(words.arithmetic, &[]);
+        }
         section.push(by_scenario(paper, &there));
     }
     let reason = |(name, of): &Column| {

@@ -21,6 +21,7 @@ const METRICS: &[(&str, &str, &str)] = &[
     ("peak_device_bytes", "pic de mémoire de l’accélérateur", "가속기 최대 메모리"),
     ("kv_bytes_expected", "cache KV, taille attendue", "KV 캐시(예상)"),
     ("roofline_fraction", "part de la bande passante en lecture", "읽기 대역폭 대비 비율"),
+    ("prefill_flop_fraction", "part de la puissance de calcul maximale", "최대 연산 속도 대비 비율"),
     ("kv_bytes_held", "cache KV, taille occupée", "KV 캐시(실제)"),
     ("pack_s", "quantification et réagencement", "양자화 및 재배치"),
     ("cpu_utilisation", "utilisation du CPU", "CPU 사용률"),

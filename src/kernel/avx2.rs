@@ -1,0 +1,679 @@
+//! Products of a tile with AVX2, FMA and F16C; the definitions are in [`super::portable`].
+//!
+//! Eight rows of weights fill a register. Rows of activations go together in small groups, so that what is loaded and unpacked of
+//! the weights serves several of them while their sums stay in registers.
+
+use std::arch::x86_64::*;
+use std::hint::black_box;
+
+use super::inputs::Int8;
+use super::inputs::Int16;
+use super::inputs::WEIGHT_16;
+use super::portable::Lanes;
+use super::portable::Panel;
+use super::tiles::BLOCK;
+use super::tiles::Form;
+use super::tiles::Q4K;
+use super::tiles::Q6K;
+use super::tiles::SUPER;
+use super::tiles::TILE;
+
+/// Calls a kernel with as many rows at a time as it has registers for, then with what is left, each count compiled on its own.
+macro_rules! in_groups {
+    ($out:expr, [$most:literal $($fewer:literal)*], |$first:ident, $group:ident: $rows:ident| $call:expr) => {{
+        let out: &mut [Lanes] = $out;
+        let (groups, rest) = out.as_chunks_mut::<$most>();
+        let whole = groups.len() * $most;
+        for (i, $group) in groups.iter_mut().enumerate() {
+            let $first = i * $most;
+            const $rows: usize = $most;
+            $call;
+        }
+        let $first = whole;
+        match rest.len() {
+            $($fewer => {
+                let $group: &mut [Lanes; $fewer] = rest.try_into().expect("just counted");
+                const $rows: usize = $fewer;
+                $call;
+            })*
+            _ => {}
+        }
+    }};
+}
+pub(super) use in_groups;
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load(bytes: &[u8; 32]) -> __m256i {
+    // SAFETY: 32 bytes are there to be read, and need no alignment.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_ps(values: &[f32; 8]) -> __m256 {
+    // SAFETY: as above.
+    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store_ps(values: &mut [f32; 8], v: __m256) {
+    // SAFETY: eight numbers are there to be written, and need no alignment.
+    unsafe { _mm256_storeu_ps(values.as_mut_ptr(), v) }
+}
+
+/// Eight bytes, the others of the register zero.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_8(bytes: &[u8; 8]) -> __m128i {
+    _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
+}
+
+/// Eight f16 as f32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn halves(bytes: &[u8; 16]) -> __m256 {
+    // SAFETY: 16 bytes are there to be read, and need no alignment.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
+/// Asks for what lies [`AHEAD`] of these weights: integer kernels keep the CPU too busy to look that far ahead by itself. A few
+/// lines at a time, since the CPU can wait for some twenty only.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch<T: ?Sized>(weights: &T) {
+    let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(AHEAD);
+    for line in (0..size_of_val(weights)).step_by(64) {
+        // Of an address that is not there it does nothing.
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
+    }
+}
+
+/// Bytes that are asked for before they are needed: some 200 ns of work.
+const AHEAD: usize = 4096;
+
+/// Four activations of 8 bits, in all lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn four(x: &[i8; 4]) -> __m256i {
+    _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
+}
+
+/// Adds to eight of the sixteen sums of a row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_to(out: &mut Lanes, half: usize, sums: __m256) {
+    let eight = &mut out.as_chunks_mut::<8>().0[half];
+    store_ps(eight, _mm256_add_ps(load_ps(eight), sums));
+}
+
+/// See [`super::portable::plain`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn plain(
+    lines: &[f32],
+    step: usize,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut [Lanes],
+) {
+    // Checked once for all that is read below.
+    assert!(columns == 0 || lines.len() >= (columns - 1) * step + TILE);
+    assert!(out.is_empty() || x.len() >= (out.len() - 1) * stride + columns);
+    in_groups!(out, [6 1 2 3 4 5], |first, group: ROWS| {
+        // SAFETY: the lines and rows that are read are within what was asserted above.
+        unsafe { plain_rows::<ROWS>(lines, step, columns, &x[first * stride..], stride, group) }
+    });
+}
+
+/// # Safety
+/// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`, `stride` apart.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn plain_rows<const ROWS: usize>(
+    lines: &[f32],
+    step: usize,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut [Lanes; ROWS],
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+    let (lines, x) = (lines.as_ptr(), x.as_ptr());
+    for column in 0..columns {
+        // SAFETY: as the caller promises.
+        let (a, b) = unsafe {
+            let line = lines.add(column * step);
+            (_mm256_loadu_ps(line), _mm256_loadu_ps(line.add(8)))
+        };
+        for row in 0..ROWS {
+            // SAFETY: as the caller promises.
+            let x = _mm256_set1_ps(unsafe { *x.add(row * stride + column) });
+            sums[row][0] = _mm256_fmadd_ps(a, x, sums[row][0]);
+            sums[row][1] = _mm256_fmadd_ps(b, x, sums[row][1]);
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(sums) {
+        add_to(out, 0, sums[0]);
+        add_to(out, 1, sums[1]);
+    }
+}
+
+/// See [`super::portable::widen`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
+    if form == Form::F16 {
+        let halves_of = tile[first * 2 * TILE..].as_chunks::<16>().0.as_chunks::<2>().0;
+        for (line, [a, b]) in lines.iter_mut().zip(halves_of) {
+            prefetch(a);
+            let eights = line.as_chunks_mut::<8>().0;
+            store_ps(&mut eights[0], halves(a));
+            store_ps(&mut eights[1], halves(b));
+        }
+        return;
+    }
+    let pairs = tile[first * 2 * TILE..].as_chunks::<32>().0.as_chunks::<2>().0;
+    for (two, halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+        prefetch(halves);
+        let [even, odd] = two;
+        for (half, bytes) in halves.iter().enumerate() {
+            let (a, b) = pair_of_bf16(load(bytes));
+            store_ps(&mut even.as_chunks_mut::<8>().0[half], a);
+            store_ps(&mut odd.as_chunks_mut::<8>().0[half], b);
+        }
+    }
+}
+
+/// The lower and the upper bf16 of eight pairs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn pair_of_bf16(pairs: __m256i) -> (__m256, __m256) {
+    (
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)),
+        _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))),
+    )
+}
+
+/// See [`super::portable::q8_0`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
+    in_groups!(out, [4 1 2 3], |first, group: ROWS| q8_0_rows::<ROWS>(tile, x, first, group));
+}
+
+/// The CPU multiplies unsigned with signed bytes, so a weight's sign is put on the activation: |w| (sign(w) x). The sum of two
+/// products is at most 2 x 128 x 127, which 16 bits hold.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
+    let blocks = x.columns / BLOCK;
+    let rows = rows::<ROWS>(x, first);
+    let (quants, scales) = tile.split_at(x.columns * TILE);
+    let ones = _mm256_set1_epi16(1);
+    let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
+    let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
+    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
+    for (block, (lines, scales)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
+        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+        for (group, line) in lines.iter().enumerate() {
+            prefetch(line);
+            let (a, b) = (load(&line[0]), load(&line[1]));
+            let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
+            for row in 0..ROWS {
+                let x = four(&rows[row].0[block][group]);
+                let pairs = _mm256_maddubs_epi16(size_a, _mm256_sign_epi8(x, a));
+                sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(pairs, ones));
+                let pairs = _mm256_maddubs_epi16(size_b, _mm256_sign_epi8(x, b));
+                sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+        for half in 0..2 {
+            let scale = halves(&scales[half]);
+            for row in 0..ROWS {
+                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(rows[row].1[block]));
+                let sums = _mm256_cvtepi32_ps(sums[row][half]);
+                totals[row][half] = _mm256_fmadd_ps(sums, scale, totals[row][half]);
+            }
+        }
+    }
+    for (out, totals) in out.iter_mut().zip(totals) {
+        add_to(out, 0, totals[0]);
+        add_to(out, 1, totals[1]);
+    }
+}
+
+/// A row's quants in a block of 256.
+type Quants = [[[i8; 4]; 8]; 8];
+
+/// A row's quants, in blocks of 32 by fours, and its scales, one a block.
+type Row<'a> = (&'a [[[i8; 4]; 8]], &'a [f32]);
+
+/// Rows from `first` on.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [Row<'_>; ROWS] {
+    let blocks = x.columns / BLOCK;
+    std::array::from_fn(|row| {
+        let quants = &x.quants[(first + row) * x.columns..][..x.columns];
+        let scales = &x.scales[(first + row) * blocks..][..blocks];
+        (quants.as_chunks::<4>().0.as_chunks::<8>().0, scales)
+    })
+}
+
+/// See [`super::portable::q4_k`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
+    // One or two rows leave registers for both halves of the lanes.
+    match out.len() {
+        1 => q4_k_rows::<1, 2>(tile, x, 0, out.try_into().expect("just counted")),
+        2 => q4_k_rows::<2, 2>(tile, x, 0, out.try_into().expect("just counted")),
+        _ => in_groups!(out, [4 1 2 3], |first, group: ROWS| {
+            q4_k_rows::<ROWS, 1>(tile, x, first, group)
+        }),
+    }
+}
+
+/// Eight products of pairs are summed in 16 bits: at most 16 x 15 x 127. The run's scale then multiplies and widens at once.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
+    tile: &[u8],
+    x: Int8<'_>,
+    first: usize,
+    out: &mut [Lanes; ROWS],
+) {
+    let blocks = x.columns / BLOCK;
+    let rows = rows::<ROWS>(x, first);
+    let sums_of: [&[f32]; ROWS] =
+        std::array::from_fn(|row| &x.sums[(first + row) * blocks..][..blocks]);
+    let low_bits = _mm256_set1_epi8(15);
+    // The byte of a lane, in the lower byte of both halves of the lane.
+    let lane = _mm256_setr_epi8(
+        0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, //
+        4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1,
+    );
+    for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
+        prefetch(&block[Q4K::LOW..]);
+        let lines = block[..Q4K::LOW].as_chunks::<32>().0.as_chunks::<2>().0;
+        let lines = lines.as_chunks::<8>().0.as_array::<4>().expect("2048 bytes");
+        let (scales, minima_of) = scales_and_minima(block);
+        // What is read of each row in this block, checked once.
+        let of_rows: [(&Quants, &[f32; 8], &[f32; 8]); ROWS] = std::array::from_fn(|row| {
+            let eight = i * 8..i * 8 + 8;
+            (
+                rows[row].0[eight.clone()].as_array().expect("eight runs"),
+                rows[row].1[eight.clone()].as_array().expect("eight runs"),
+                sums_of[row][eight].as_array().expect("eight runs"),
+            )
+        });
+        for start in (0..2).step_by(HALVES) {
+            let (mut totals, mut minima) =
+                ([[_mm256_setzero_ps(); HALVES]; ROWS], [[_mm256_setzero_ps(); HALVES]; ROWS]);
+            for (pair, lines) in lines.iter().enumerate() {
+                if start == 0 {
+                    prefetch(lines);
+                }
+                let mut of_runs = [[[_mm256_setzero_si256(); HALVES]; ROWS]; 2];
+                for (group, line) in lines.iter().enumerate() {
+                    let both: [_; HALVES] = std::array::from_fn(|half| line[start + half]);
+                    let both = both.each_ref().map(|bytes| load(bytes));
+                    for row in 0..ROWS {
+                        let (x, _, _) = &of_rows[row];
+                        let [a, b] = [four(&x[2 * pair][group]), four(&x[2 * pair + 1][group])];
+                        for half in 0..HALVES {
+                            let even = _mm256_and_si256(both[half], low_bits);
+                            let odd = _mm256_srli_epi16::<4>(both[half]);
+                            let odd = _mm256_and_si256(odd, low_bits);
+                            let [to_a, to_b] = [0, 1].map(|odd| of_runs[odd][row][half]);
+                            of_runs[0][row][half] =
+                                _mm256_add_epi16(to_a, _mm256_maddubs_epi16(even, a));
+                            of_runs[1][row][half] =
+                                _mm256_add_epi16(to_b, _mm256_maddubs_epi16(odd, b));
+                        }
+                    }
+                }
+                for (odd, of_run) in of_runs.iter().enumerate() {
+                    let run = 2 * pair + odd;
+                    for half in 0..HALVES {
+                        let order = _mm256_set1_epi16(8 * (start + half) as i16);
+                        let order = _mm256_or_si256(lane, order);
+                        let scale = _mm256_shuffle_epi8(twice_16(&scales[run]), order);
+                        let minimum = load_8(&minima_of[run].as_chunks::<8>().0[start + half]);
+                        let minimum = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(minimum));
+                        for row in 0..ROWS {
+                            let products = _mm256_madd_epi16(of_run[row][half], scale);
+                            let products = _mm256_cvtepi32_ps(products);
+                            let (_, of_x, sum_of_x) = &of_rows[row];
+                            let of_x = _mm256_set1_ps(of_x[run]);
+                            totals[row][half] = _mm256_fmadd_ps(products, of_x, totals[row][half]);
+                            let sum = _mm256_set1_ps(sum_of_x[run]);
+                            minima[row][half] = _mm256_fmadd_ps(minimum, sum, minima[row][half]);
+                        }
+                    }
+                }
+            }
+            let scales = block[Q4K::SCALES..].as_chunks::<16>().0;
+            for half in 0..HALVES {
+                let scale = halves(&scales[start + half]);
+                let of_minima = halves(&scales[2 + start + half]);
+                for (row, out) in out.iter_mut().enumerate() {
+                    let sums = _mm256_mul_ps(scale, totals[row][half]);
+                    let sums = _mm256_fnmadd_ps(of_minima, minima[row][half], sums);
+                    add_to(out, start + half, sums);
+                }
+            }
+        }
+    }
+}
+
+/// Sixteen bytes, in both halves of a register.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn twice_16(bytes: &[u8; 16]) -> __m256i {
+    // SAFETY: 16 bytes are there to be read, and need no alignment.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
+/// Scales and minima of a block's eight runs, a byte a lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> ([[u8; TILE]; 8], [[u8; TILE]; 8]) {
+    let low = block[Q4K::LOW..Q4K::HIGH].as_chunks::<32>().0;
+    let high = block[Q4K::HIGH..Q4K::SCALES].as_chunks::<16>().0;
+    let (four_bits, two_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+    let (mut scales, mut minima) = ([[0; TILE]; 8], [[0; TILE]; 8]);
+    let pairs = scales.as_chunks_mut::<2>().0.iter_mut().zip(minima.as_chunks_mut::<2>().0);
+    for ((low, high), (scales, minima)) in low.iter().zip(high).zip(pairs) {
+        // Two runs: the upper bits of the second are four higher in the same bytes.
+        let (low, high) = (load(low), twice_16(high));
+        let high = _mm256_blend_epi32::<0b1111_0000>(high, _mm256_srli_epi16::<4>(high));
+        let scale = _mm256_or_si256(
+            _mm256_and_si256(low, four_bits),
+            _mm256_and_si256(_mm256_slli_epi16::<4>(high), two_bits),
+        );
+        let minimum = _mm256_or_si256(
+            _mm256_and_si256(_mm256_srli_epi16::<4>(low), four_bits),
+            _mm256_and_si256(_mm256_slli_epi16::<2>(high), two_bits),
+        );
+        // SAFETY: both have 32 bytes to be written, and need no alignment.
+        unsafe {
+            _mm256_storeu_si256(scales.as_mut_ptr().cast(), scale);
+            _mm256_storeu_si256(minima.as_mut_ptr().cast(), minimum);
+        }
+    }
+    (scales, minima)
+}
+
+/// See [`super::portable::q6_k`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
+    in_groups!(out, [4 1 2 3], |first, group: ROWS| q6_k_rows::<ROWS>(tile, x, first, group));
+}
+
+/// Weights are 0 to 63, and 32 too large; what that adds is taken off by one more product with the scale. Two products of pairs
+/// are summed in 16 bits: at most 4 x 63 x 127.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
+    let blocks = x.columns / BLOCK;
+    let rows = rows::<ROWS>(x, first);
+    let (low_bits, high_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+    let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
+    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
+    for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
+        prefetch(&block[Q6K::SCALES..]);
+        let lines = block[..Q6K::SCALES].as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<3>().0;
+        let lines = lines.as_array::<16>().expect("16 runs");
+        let of_runs = block[Q6K::SCALES..].as_chunks::<8>().0.as_chunks::<2>().0;
+        let of_runs = of_runs.as_array::<16>().expect("16 runs");
+        // What is read of each row in this block, checked once.
+        let of_rows: [(&Quants, &[f32; 8], &[i16; 16]); ROWS] = std::array::from_fn(|row| {
+            let eight = i * 8..i * 8 + 8;
+            let offsets = &x.offsets[(first + row) * 2 * blocks + i * 16..][..16];
+            (
+                rows[row].0[eight.clone()].as_array().expect("eight runs"),
+                rows[row].1[eight].as_array().expect("eight runs"),
+                offsets.as_array().expect("16 runs"),
+            )
+        });
+        for half in 0..2 {
+            let mut totals = [_mm256_setzero_ps(); ROWS];
+            for pair in 0..8 {
+                let mut products = [_mm256_setzero_si256(); ROWS];
+                for odd in 0..2 {
+                    let run = 2 * pair + odd;
+                    if half == 0 {
+                        prefetch(&lines[run]);
+                    }
+                    let [high, a, b] = lines[run].each_ref().map(|line| load(&line[half]));
+                    let weights = [
+                        _mm256_or_si256(
+                            _mm256_and_si256(a, low_bits),
+                            _mm256_and_si256(_mm256_slli_epi16::<4>(high), high_bits),
+                        ),
+                        _mm256_or_si256(
+                            _mm256_and_si256(_mm256_srli_epi16::<4>(a), low_bits),
+                            _mm256_and_si256(_mm256_slli_epi16::<2>(high), high_bits),
+                        ),
+                        _mm256_or_si256(
+                            _mm256_and_si256(b, low_bits),
+                            _mm256_and_si256(high, high_bits),
+                        ),
+                        _mm256_or_si256(
+                            _mm256_and_si256(_mm256_srli_epi16::<4>(b), low_bits),
+                            _mm256_and_si256(_mm256_srli_epi16::<2>(high), high_bits),
+                        ),
+                    ];
+                    // In both halves of a lane.
+                    let scale = _mm256_cvtepi8_epi32(load_8(&of_runs[run][half]));
+                    let scale =
+                        _mm256_blend_epi16::<0b1010_1010>(scale, _mm256_slli_epi32::<16>(scale));
+                    for row in 0..ROWS {
+                        let (x, _, offsets) = &of_rows[row];
+                        let x = |group: usize| four(&x[pair][4 * odd + group]);
+                        let ab = _mm256_add_epi16(
+                            _mm256_maddubs_epi16(weights[0], x(0)),
+                            _mm256_maddubs_epi16(weights[1], x(1)),
+                        );
+                        let cd = _mm256_add_epi16(
+                            _mm256_maddubs_epi16(weights[2], x(2)),
+                            _mm256_maddubs_epi16(weights[3], x(3)),
+                        );
+                        let offset = _mm256_set1_epi16(offsets[run]);
+                        let sum = _mm256_add_epi32(
+                            _mm256_add_epi32(
+                                _mm256_madd_epi16(ab, scale),
+                                _mm256_madd_epi16(cd, scale),
+                            ),
+                            _mm256_madd_epi16(offset, scale),
+                        );
+                        products[row] = _mm256_add_epi32(products[row], sum);
+                    }
+                }
+                for row in 0..ROWS {
+                    let of_x = _mm256_set1_ps(of_rows[row].1[pair]);
+                    totals[row] =
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[row]), of_x, totals[row]);
+                }
+            }
+            let scale = halves(&scales[i][half]);
+            for (row, out) in out.iter_mut().enumerate() {
+                add_to(out, half, _mm256_mul_ps(scale, totals[row]));
+            }
+        }
+    }
+}
+
+/// See [`super::portable::panel_of_q8_0`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
+    let (quants, scales) = tile.split_at(columns * TILE);
+    let runs = (SUPER / BLOCK).min(columns / BLOCK - block * SUPER / BLOCK);
+    let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
+    let lines = &lines[block * SUPER / BLOCK..][..runs];
+    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
+    let scales = &scales[block * SUPER / BLOCK..][..runs];
+    let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+    // Of four bytes the first and second, or the third and fourth, each times 256.
+    let lane = _mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+    let first = _mm256_broadcastsi128_si256(lane);
+    let lane = _mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+    let second = _mm256_broadcastsi128_si256(lane);
+    for half in 0..2 {
+        let mut most = _mm256_setzero_ps();
+        for scales in scales {
+            most = _mm256_max_ps(most, _mm256_and_ps(halves(&scales[half]), positive));
+        }
+        let some = _mm256_cmp_ps::<_CMP_GT_OQ>(most, _mm256_setzero_ps());
+        let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(Panel::SHARE), most), some);
+        for (run, (lines, scales)) in lines.iter().zip(scales).enumerate() {
+            let share = _mm256_cvtps_epi32(_mm256_mul_ps(halves(&scales[half]), inverse));
+            let share = _mm256_blend_epi16::<0b1010_1010>(share, _mm256_slli_epi32::<16>(share));
+            for (group, line) in lines.iter().enumerate() {
+                let bytes = load(&line[half]);
+                for (pair, order) in [first, second].into_iter().enumerate() {
+                    let sixteen = _mm256_srai_epi16::<4>(_mm256_shuffle_epi8(bytes, order));
+                    let weights = _mm256_mulhrs_epi16(sixteen, share);
+                    let line = &mut panel.quants[run * 16 + group * 2 + pair];
+                    let to = &mut line.as_chunks_mut::<TILE>().0[half];
+                    // SAFETY: sixteen numbers of two bytes are there to be written, and need no alignment.
+                    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), weights) };
+                }
+            }
+        }
+        let scale = _mm256_mul_ps(most, _mm256_set1_ps(Panel::OF_SCALES));
+        store_ps(&mut panel.scales.as_chunks_mut::<8>().0[half], scale);
+    }
+}
+
+/// See [`super::portable::round_panel`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
+    let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+    for half in 0..2 {
+        let mut most = _mm256_setzero_ps();
+        for line in lines {
+            let size = _mm256_and_ps(load_ps(&line.as_chunks::<8>().0[half]), positive);
+            most = _mm256_max_ps(most, size);
+        }
+        let some = _mm256_cmp_ps::<_CMP_GT_OQ>(most, _mm256_setzero_ps());
+        let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(WEIGHT_16), most), some);
+        for (pair, quants) in lines.as_chunks::<2>().0.iter().zip(&mut panel.quants) {
+            let [a, b] = pair.each_ref().map(|line| {
+                _mm256_cvtps_epi32(_mm256_mul_ps(load_ps(&line.as_chunks::<8>().0[half]), inverse))
+            });
+            let both = _mm256_blend_epi16::<0b1010_1010>(a, _mm256_slli_epi32::<16>(b));
+            let to = &mut quants.as_chunks_mut::<TILE>().0[half];
+            // SAFETY: sixteen numbers of two bytes are there to be written, and need no alignment.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), both) };
+        }
+        let scale = _mm256_div_ps(most, _mm256_set1_ps(WEIGHT_16));
+        store_ps(&mut panel.scales.as_chunks_mut::<8>().0[half], scale);
+    }
+}
+
+/// See [`super::portable::panel`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn panel(panel: &Panel, x: Int16<'_>, out: &mut [Lanes]) {
+    in_groups!(out, [6 1 2 3 4 5], |first, group: ROWS| panel_rows::<ROWS>(panel, x, first, group));
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn panel_rows<const ROWS: usize>(
+    panel: &Panel,
+    x: Int16<'_>,
+    first: usize,
+    out: &mut [Lanes; ROWS],
+) {
+    let pairs = x.columns / 2;
+    // The slice is checked here, once for all that is read below.
+    let rows: [*const i16; ROWS] =
+        std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
+    let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+    for (i, line) in panel.quants[..pairs].iter().enumerate() {
+        // SAFETY: a line is 64 bytes, read in two halves without alignment.
+        let (a, b) = unsafe {
+            let line = line.as_ptr().cast::<__m256i>();
+            (_mm256_loadu_si256(line), _mm256_loadu_si256(line.add(1)))
+        };
+        for row in 0..ROWS {
+            // SAFETY: a row has `pairs` pairs from here on, and a pair needs no alignment.
+            let x = unsafe { rows[row].cast::<i32>().add(i).read_unaligned() };
+            let x = _mm256_set1_epi32(x);
+            sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(a, x));
+            sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(b, x));
+        }
+    }
+    for (row, out) in out.iter_mut().enumerate() {
+        let of_x = _mm256_set1_ps(x.scales[first + row]);
+        for half in 0..2 {
+            let scale = _mm256_mul_ps(load_ps(&panel.scales.as_chunks::<8>().0[half]), of_x);
+            add_to(out, half, _mm256_mul_ps(_mm256_cvtepi32_ps(sums[row][half]), scale));
+        }
+    }
+}
+
+/// Lines of `across` pairs of bf16, a multiple of eight, as two lines of f32 each.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn widen_pairs(pairs: &[[u16; 2]], across: usize, lines: &mut [f32]) {
+    for (pairs, lines) in pairs.chunks_exact(across).zip(lines.chunks_exact_mut(2 * across)) {
+        let (even, odd) = lines.split_at_mut(across);
+        let eights = pairs.as_chunks::<8>().0.iter();
+        let to = even.as_chunks_mut::<8>().0.iter_mut().zip(odd.as_chunks_mut::<8>().0);
+        for (pairs, (even, odd)) in eights.zip(to) {
+            // SAFETY: eight pairs of two bytes each are there to be read, and need no alignment.
+            let (a, b) = pair_of_bf16(unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) });
+            store_ps(even, a);
+            store_ps(odd, b);
+        }
+    }
+}
+
+/// Sums that are kept going at once: two a clock, each of which takes four clocks and more, and the sixteen registers hold them beside
+/// their operands.
+const SUMS: usize = 12;
+
+/// Multiply-adds as in [`plain`]; the operations of a turn.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peak_f32(turns: usize) -> usize {
+    let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
+    let mut sums = [_mm256_set1_ps(black_box(1.0)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(x, y, *sum));
+    }
+    black_box(sums);
+    SUMS * 2 * 8
+}
+
+/// Multiply-adds as in [`q4_k`], which needs the fewest instructions for them: eight pairs of products are summed in 16 bits before
+/// they are widened. Each depends on the one before, or the compiler would take it out of the loop.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peak_int8(turns: usize) -> usize {
+    const TOGETHER: usize = 8;
+    let (x, ones) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi16(black_box(1)));
+    let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
+    for _ in 0..turns {
+        for _ in 0..TOGETHER {
+            for sum in &mut sums {
+                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(*sum, x));
+            }
+        }
+        sums.iter_mut()
+            .for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, ones)));
+    }
+    black_box(sums);
+    SUMS * TOGETHER * 2 * 32
+}
+
+/// Multiply-adds as in [`panel`].
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn peak_int16(turns: usize) -> usize {
+    let x = _mm256_set1_epi16(black_box(3));
+    let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
+    for _ in 0..turns {
+        sums.iter_mut().for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, x)));
+    }
+    black_box(sums);
+    SUMS * 2 * 16
+}

@@ -1,0 +1,386 @@
+//! Rows of activations in the forms that kernels multiply weights with.
+//!
+//! * 8 bits with a scale per 32 columns: integers as in ggml's `q8_0`, for weights of 4, 6 and 8 bits.
+//! * 16 bits with a scale per 256 columns, for many rows: 13 bits are used, weights have 12, so that 256 products fit in
+//!   32 bits. Finer than bf16 for all but the smallest numbers beside a large one.
+//! * bf16 in squares of 16 rows and 32 columns, for many rows where there is a matrix unit.
+//! * f32, for plain weights.
+
+use super::isa::Isa;
+use super::isa::tiered;
+use super::pool::Pool;
+use super::tiles::BLOCK;
+use super::tiles::SUPER;
+use super::tiles::TILE;
+
+/// Largest magnitude of an activation of 16 bits. With [`WEIGHT_16`]: 256 x 4095 x 2047 < 2^31.
+pub const INPUT_16: f32 = 4095.0;
+
+/// Largest magnitude of a weight of 16 bits.
+pub const WEIGHT_16: f32 = 2047.0;
+
+/// How activations are rounded before they meet weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Not at all.
+    F32,
+    /// To 8 bits.
+    Int8,
+    /// To 16 bits.
+    Int16,
+    /// To the upper 16 bits of f32.
+    Bf16,
+}
+
+/// What a matrix unit takes at once, sixteen lines of bf16: sixteen rows of 32 activations, or of as many weights in pairs of columns,
+/// `[16][16][2]`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Square(pub [[u16; BLOCK]; TILE]);
+
+// SAFETY: an array of integers, without padding: its size is a multiple of its alignment.
+unsafe impl bytemuck::Zeroable for Square {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Square {}
+
+/// Some rows of activations, `[rows, columns]`, and the forms that were made of them. The memory is kept for the next rows.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    rows: usize,
+    /// Columns as they are multiplied: a multiple of [`BLOCK`].
+    columns: usize,
+    made: Vec<Kind>,
+    values: Vec<f32>,
+    int8: Vec<i8>,
+    /// `[rows, columns / 32]`: the scales of `int8`, and times the sum of what they scale.
+    scales: Vec<f32>,
+    sums: Vec<f32>,
+    /// `[rows, columns / 16]`: minus sixteen times the sum of so many of `int8`, which takes 32 off weights of 6 bits.
+    offsets: Vec<i16>,
+    /// Block by block of 256 columns, the last may be narrower: `[rows, 256]`, as they are multiplied with a panel.
+    int16: Vec<i16>,
+    /// `[columns / 256, rows]`, rounded up: the scales of `int16`.
+    scales16: Vec<f32>,
+    /// `[rows / 16, columns / 32]`, rounded up; rows beyond the last have any numbers.
+    squares: Vec<Square>,
+}
+
+/// Rows of 8 bits.
+#[derive(Clone, Copy)]
+pub(super) struct Int8<'a> {
+    pub columns: usize,
+    pub quants: &'a [i8],
+    pub scales: &'a [f32],
+    pub sums: &'a [f32],
+    pub offsets: &'a [i16],
+}
+
+/// A block of columns of 16 bits.
+#[derive(Clone, Copy)]
+pub(super) struct Int16<'a> {
+    /// At most 256, and even.
+    pub columns: usize,
+    /// `[rows, columns]`
+    pub quants: &'a [i16],
+    /// One a row.
+    pub scales: &'a [f32],
+}
+
+impl Inputs {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Takes in new rows, which `row` writes, given their numbers; what was made of the old ones is forgotten.
+    pub fn fill(
+        &mut self,
+        pool: &Pool,
+        rows: usize,
+        columns: usize,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let padded = self.begin(rows, columns);
+        let part = rows_a_task(rows, pool);
+        pool.chunks(&mut self.values, part * padded, |number, part_rows| {
+            for (i, out) in part_rows.chunks_exact_mut(padded).enumerate() {
+                row(number * part + i, &mut out[..columns]);
+            }
+        });
+    }
+
+    /// Room for new rows, `[rows, columns with padding]`; the padding is 0.
+    pub(super) fn room(&mut self, rows: usize, columns: usize) -> &mut [f32] {
+        self.begin(rows, columns);
+        &mut self.values
+    }
+
+    fn begin(&mut self, rows: usize, columns: usize) -> usize {
+        (self.rows, self.columns) = (rows, columns.next_multiple_of(BLOCK));
+        self.made.clear();
+        if self.columns != columns {
+            self.values.clear();
+        }
+        self.values.resize(rows * self.columns, 0.0);
+        self.columns
+    }
+
+    /// Makes a form, if it was not made before.
+    pub fn make(&mut self, isa: Isa, pool: &Pool, kind: Kind) {
+        if kind == Kind::F32 || self.made.contains(&kind) {
+            return;
+        }
+        self.made.push(kind);
+        let (rows, columns) = (self.rows, self.columns);
+        let part = rows_a_task(rows, pool);
+        match kind {
+            Kind::F32 => {}
+            Kind::Int8 => {
+                let blocks = columns / BLOCK;
+                self.int8.resize(rows * columns, 0);
+                self.scales.resize(rows * blocks, 0.0);
+                self.sums.resize(rows * blocks, 0.0);
+                self.offsets.resize(rows * blocks * 2, 0);
+                let mut parts: Vec<_> = self
+                    .values
+                    .chunks(part * columns)
+                    .zip(self.int8.chunks_mut(part * columns))
+                    .zip(self.scales.chunks_mut(part * blocks))
+                    .zip(self.sums.chunks_mut(part * blocks))
+                    .zip(self.offsets.chunks_mut(part * blocks * 2))
+                    .collect();
+                pool.chunks(&mut parts, 1, |_, parts| {
+                    for ((((values, quants), scales), sums), offsets) in parts {
+                        to_int8(isa, values, quants, scales, sums, offsets);
+                    }
+                });
+            }
+            Kind::Int16 => {
+                let blocks = columns.div_ceil(SUPER);
+                self.int16.resize(rows * columns, 0);
+                self.scales16.resize(rows * blocks, 0.0);
+                let values = &self.values;
+                let mut parts: Vec<_> = self
+                    .int16
+                    .chunks_mut(rows * SUPER)
+                    .zip(self.scales16.chunks_mut(rows))
+                    .enumerate()
+                    .flat_map(|(block, (quants, scales))| {
+                        let width = quants.len() / rows;
+                        let parts = quants.chunks_mut(part * width).zip(scales.chunks_mut(part));
+                        parts.enumerate().map(move |(i, (quants, scales))| {
+                            (i * part * columns + block * SUPER, quants, scales)
+                        })
+                    })
+                    .collect();
+                pool.chunks(&mut parts, 1, |_, parts| {
+                    for (first, quants, scales) in parts {
+                        to_int16(isa, &values[*first..], columns, quants, scales);
+                    }
+                });
+            }
+            Kind::Bf16 => {
+                let across = columns / BLOCK;
+                self.squares.resize(rows.div_ceil(TILE) * across, bytemuck::Zeroable::zeroed());
+                let mut parts: Vec<_> = self
+                    .values
+                    .chunks(TILE * columns)
+                    .zip(self.squares.chunks_mut(across))
+                    .collect();
+                pool.chunks(&mut parts, 1, |_, parts| {
+                    for (values, squares) in parts {
+                        to_bf16(isa, columns, values, squares);
+                    }
+                });
+            }
+        }
+    }
+
+    /// The columns of the rows, with padding.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The rows as they were set, padded.
+    pub fn f32(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The rows from `first` on. To be made before.
+    pub(super) fn int8(&self, first: usize) -> Int8<'_> {
+        debug_assert!(self.made.contains(&Kind::Int8));
+        let (columns, blocks) = (self.columns, self.columns / BLOCK);
+        Int8 {
+            columns,
+            quants: &self.int8[first * columns..self.rows * columns],
+            scales: &self.scales[first * blocks..self.rows * blocks],
+            sums: &self.sums[first * blocks..self.rows * blocks],
+            offsets: &self.offsets[first * blocks * 2..self.rows * blocks * 2],
+        }
+    }
+
+    /// A block of 256 columns, or what is left of them. To be made before.
+    pub(super) fn int16(&self, block: usize) -> Int16<'_> {
+        debug_assert!(self.made.contains(&Kind::Int16));
+        let columns = SUPER.min(self.columns - block * SUPER);
+        let at = self.rows * block * SUPER;
+        Int16 {
+            columns,
+            quants: &self.int16[at..at + self.rows * columns],
+            scales: &self.scales16[block * self.rows..(block + 1) * self.rows],
+        }
+    }
+
+    /// As [`Inputs::int8`], but of all rows.
+    pub(super) fn squares(&self) -> &[Square] {
+        debug_assert!(self.made.contains(&Kind::Bf16));
+        &self.squares
+    }
+}
+
+/// Few rows are done sooner than threads are woken.
+fn rows_a_task(rows: usize, pool: &Pool) -> usize {
+    if rows <= 2 { rows.max(1) } else { rows.div_ceil(4 * pool.threads()) }
+}
+
+/// 1.5 x 2^23: what is added to it is rounded to an integer, the nearest and the even of two. For magnitudes below 2^22.
+const ROUND: f32 = 12_582_912.0;
+
+/// Rounds to the nearest integer, in one addition that every CPU has.
+#[inline(always)]
+pub(super) fn round(value: f32) -> i32 {
+    (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
+}
+
+/// The largest magnitude, and 0, or NaN where a value is none or not finite: an integer could not show it, so a scale has to.
+#[inline(always)]
+fn extent(values: &[f32]) -> (f32, f32) {
+    let (mut most, mut nan) = ([0f32; 16], [0f32; 16]);
+    for some in values.as_chunks::<16>().0 {
+        for lane in 0..16 {
+            most[lane] = most[lane].max(some[lane].abs());
+            nan[lane] += some[lane] * 0.0;
+        }
+    }
+    (most.into_iter().fold(0.0, f32::max), nan.into_iter().sum())
+}
+
+tiered! {
+    fn to_int8(values: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32], offsets: &mut [i16]) {
+        let blocks = values.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
+        let about = scales.iter_mut().zip(sums).zip(offsets.as_chunks_mut::<2>().0);
+        for ((values, quants), ((scale, sum), offsets)) in blocks.zip(about) {
+            let (most, nan) = extent(values);
+            let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
+            let mut halves = [0i32; 2];
+            for (half, (values, quants)) in
+                values.as_chunks::<16>().0.iter().zip(quants.as_chunks_mut::<16>().0).enumerate()
+            {
+                for lane in 0..16 {
+                    let quant = round(values[lane] * inverse);
+                    quants[lane] = quant as i8;
+                    halves[half] = halves[half].wrapping_add(quant);
+                }
+            }
+            *scale = most / 127.0 + nan;
+            *sum = *scale * halves[0].wrapping_add(halves[1]) as f32;
+            *offsets = halves.map(|half| half.wrapping_mul(-16) as i16);
+        }
+    }
+}
+
+tiered! {
+    /// Rows of a block of columns; rows of `values` begin `stride` apart.
+    fn to_int16(values: &[f32], stride: usize, quants: &mut [i16], scales: &mut [f32]) {
+        let width = quants.len() / scales.len();
+        for ((row, quants), scale) in quants.chunks_exact_mut(width).enumerate().zip(scales) {
+            let values = &values[row * stride..][..width];
+            let (most, nan) = extent(values);
+            let inverse = if most > 0.0 { INPUT_16 / most } else { 0.0 };
+            for (value, quant) in values.iter().zip(quants) {
+                *quant = round(value * inverse) as i16;
+            }
+            *scale = most / INPUT_16 + nan;
+        }
+    }
+}
+
+/// Rounds to the nearest bf16, the even of two; NaN stays NaN.
+#[inline(always)]
+fn bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if value.is_nan() { 0x7fc0 } else { rounded as u16 }
+}
+
+tiered! {
+    fn to_bf16(columns: usize, values: &[f32], squares: &mut [Square]) {
+        for (row, values) in values.chunks_exact(columns).enumerate() {
+            for (values, square) in values.as_chunks::<BLOCK>().0.iter().zip(&mut *squares) {
+                for (value, to) in values.iter().zip(&mut square.0[row]) {
+                    *to = bf16(*value);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_has_known_values() {
+        for (value, rounded) in
+            [(0.0, 0), (0.5, 0), (1.5, 2), (-0.5, 0), (-2.5, -2), (126.6, 127), (-4095.0, -4095)]
+        {
+            assert_eq!(round(value), rounded, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_is_rounded_is_near_and_its_sums_are_exact() {
+        let pool = Pool::new(2);
+        let (rows, columns) = (3, 300);
+        let values: Vec<f32> =
+            (0..rows * columns).map(|i| (i * 7919 % 1009) as f32 / 100.0 - 5.0).collect();
+        for isa in Isa::available() {
+            let mut inputs = Inputs::default();
+            inputs.fill(&pool, rows, columns, |row, out| {
+                out.copy_from_slice(&values[row * columns..][..columns])
+            });
+            assert_eq!((inputs.rows(), inputs.columns()), (3, 320));
+            inputs.make(isa, &pool, Kind::Int8);
+            inputs.make(isa, &pool, Kind::Int16);
+            let int8 = inputs.int8(0);
+            for row in 0..rows {
+                for column in 0..320 {
+                    let value = if column < 300 { values[row * 300 + column] } else { 0.0 };
+                    let at = row * 320 + column;
+                    let near = f32::from(int8.quants[at]) * int8.scales[at / 32];
+                    assert!((near - value).abs() <= 5.1 / 127.0 * 0.51, "{near} {value}");
+                    let int16 = inputs.int16(column / 256);
+                    let quant = int16.quants[row * int16.columns + column % 256];
+                    let near = f32::from(quant) * int16.scales[row];
+                    assert!((near - value).abs() <= 5.1 / 4095.0 * 0.51, "{near} {value}");
+                }
+            }
+            for (block, quants) in int8.quants.chunks(32).enumerate() {
+                let sum: i32 = quants.iter().map(|&q| i32::from(q)).sum();
+                assert_eq!(int8.sums[block], int8.scales[block] * sum as f32);
+                let first: i32 = quants[..16].iter().map(|&q| i32::from(q)).sum();
+                assert_eq!(i32::from(int8.offsets[2 * block]), -16 * first);
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_stay_zeros() {
+        let mut inputs = Inputs::default();
+        inputs.fill(&Pool::new(1), 1, 32, |_, out| out.fill(0.0));
+        inputs.make(Isa::best(), &Pool::new(1), Kind::Int8);
+        inputs.make(Isa::best(), &Pool::new(1), Kind::Int16);
+        assert!(inputs.int8(0).quants.iter().all(|&q| q == 0));
+        assert!(inputs.int16(0).quants.iter().all(|&q| q == 0));
+    }
+}

@@ -1,0 +1,250 @@
+//! Which instructions kernels may use. A value of [`Isa`] proves that this CPU has them, so holding one makes a call of a kernel
+//! that was compiled for them sound.
+
+use std::sync::OnceLock;
+
+use crate::error::Error;
+use crate::error::Result;
+
+/// A tier of instructions that this CPU has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Isa(pub(super) Tier);
+
+/// From the least to the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Tier {
+    /// What every CPU of the target has.
+    Portable,
+    /// AVX2 with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 with its dot products of integers, VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// The above, and a matrix unit for bf16, AMX.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
+}
+
+impl Isa {
+    /// The name of the environment variable that forces a tier.
+    pub const VARIABLE: &str = "CANDLEMARK_ISA";
+
+    const ALL: &[Tier] = &[
+        Tier::Portable,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Amx,
+    ];
+
+    /// Plain Rust, compiled for the target's baseline.
+    pub const PORTABLE: Self = Self(Tier::Portable);
+
+    /// Every tier that this CPU has, from the least to the most.
+    pub fn available() -> Vec<Self> {
+        Self::ALL.iter().copied().filter(|tier| tier.is_here()).map(Self).collect()
+    }
+
+    /// The best tier of this CPU.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::PORTABLE))
+    }
+
+    /// The tier that `CANDLEMARK_ISA` forces, or the best.
+    ///
+    /// # Errors
+    /// When it names one that is unknown, or that this CPU lacks.
+    pub fn chosen() -> Result<Self> {
+        match std::env::var(Self::VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::named(&name),
+            _ => Ok(Self::best()),
+        }
+    }
+
+    /// The tier of this name.
+    ///
+    /// # Errors
+    /// When it is unknown, or this CPU lacks it.
+    pub fn named(name: &str) -> Result<Self> {
+        let Some(tier) = Self::ALL.iter().find(|tier| tier.name() == name) else {
+            return Err(Error::unknown(
+                "instruction set",
+                name,
+                Self::ALL.iter().map(|tier| tier.name()),
+            ));
+        };
+        if !tier.is_here() {
+            let best = Self::best().name();
+            return Err(Error::Failed(format!(
+                "this CPU has no `{name}` that {} could force; its best is `{best}`",
+                Self::VARIABLE
+            )));
+        }
+        Ok(Self(*tier))
+    }
+
+    /// Whether bytes are multiplied and summed in 32 bits at once.
+    pub(super) fn sums_bytes(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 >= Tier::Avx512;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether there is a matrix unit for bf16.
+    pub(super) fn multiplies_matrices(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Tier::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// As [`Isa::named`] takes it and records state it.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+}
+
+impl Tier {
+    fn name(self) -> &'static str {
+        match self {
+            Tier::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx => "amx",
+        }
+    }
+
+    fn is_here(self) -> bool {
+        match self {
+            Tier::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => {
+                Tier::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Tier::Amx => {
+                static HERE: OnceLock<bool> = OnceLock::new();
+                Tier::Avx512.is_here() && *HERE.get_or_init(has_matrix_unit)
+            }
+        }
+    }
+}
+
+/// Whether the CPU multiplies matrices of bf16, the system saves their registers, and lets this process use them.
+#[cfg(target_arch = "x86_64")]
+fn has_matrix_unit() -> bool {
+    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+    const SAVED: u64 = 1 << 17 | 1 << 18;
+    /// What the system saves. Asked only where there is AVX-512, which implies the instruction.
+    #[target_feature(enable = "xsave")]
+    fn saved() -> u64 {
+        // SAFETY: the CPU has the instruction, and the system lets programs use it, or AVX would not have been detected.
+        unsafe { std::arch::x86_64::_xgetbv(0) }
+    }
+    is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("xsave")
+        && std::arch::x86_64::__cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+        // SAFETY: just detected.
+        && unsafe { saved() } & SAVED == SAVED
+        && is_granted()
+}
+
+/// Asks Linux for the registers of the matrix unit, which it gives to none that does not ask. Threads of the process have them too.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn is_granted() -> bool {
+    const ARCH_PRCTL: isize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const TILE_DATA: usize = 18;
+    let result: isize;
+    // SAFETY: the call touches no memory, and changes nothing but what the process may use.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn is_granted() -> bool {
+    false
+}
+
+/// Makes of one body a function for every tier: the compiler makes vectors of the width that each has. The first argument
+/// of what it makes is the [`Isa`].
+macro_rules! tiered {
+    ($(#[$doc:meta])* $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$doc])*
+        $visible fn $name(isa: $crate::kernel::isa::Isa, $($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn portable($($arg: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($arg: $type),*) $(-> $out)? {
+                portable($($arg),*)
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+            fn avx512($($arg: $type),*) $(-> $out)? {
+                portable($($arg),*)
+            }
+            match isa.0 {
+                $crate::kernel::isa::Tier::Portable => portable($($arg),*),
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a value of `Isa` of this tier is only made on a CPU that has it.
+                $crate::kernel::isa::Tier::Avx2 => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::kernel::isa::Tier::Avx512 | $crate::kernel::isa::Tier::Amx => unsafe {
+                    avx512($($arg),*)
+                },
+            }
+        }
+    };
+}
+pub(super) use tiered;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_are_found_by_name_and_refused_by_name() {
+        let here = Isa::available();
+        assert_eq!(here[0], Isa::PORTABLE);
+        assert_eq!(here.last(), Some(&Isa::best()));
+        for isa in here {
+            assert_eq!(Isa::named(isa.name()).unwrap(), isa);
+        }
+        let error = Isa::named("avx1024").unwrap_err().to_string();
+        assert!(
+            error.contains("no instruction set `avx1024`") && error.contains("portable"),
+            "{error}"
+        );
+    }
+}

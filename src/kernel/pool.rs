@@ -1,0 +1,301 @@
+//! Threads that work on one parallel region at a time: they wait for the next one spinning, since a layer of a small model has a
+//! dozen regions of some ten microseconds, and sleep when none comes. Knows nothing of what the regions compute.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+/// Turns of the waiting loop before a thread sleeps: some 0.2 ms, longer than what lies between two regions of a pass, and short
+/// beside what another program notices.
+const SPINS: u32 = 10_000;
+
+/// A region: what is done for each task, by which thread.
+type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// Some threads and the one that calls.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<thread::JoinHandle<()>>,
+    /// Held during a region: a pool does one at a time.
+    region: Mutex<()>,
+}
+
+struct Shared {
+    /// Counts regions; an odd step further means that a new one is there.
+    epoch: AtomicUsize,
+    /// Tasks of the region that were given out.
+    next: AtomicUsize,
+    /// Workers that have not finished the region.
+    busy: AtomicUsize,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+struct State {
+    /// The region, while there is one.
+    job: Option<Job>,
+    asleep: usize,
+    over: bool,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    run: *const Task<'static>,
+    tasks: usize,
+}
+
+// SAFETY: the pointer is to a `Sync` closure, and is only followed while `Pool::run` keeps it alive.
+unsafe impl Send for Job {}
+
+impl Pool {
+    /// A pool of `threads`, the calling one among them.
+    pub fn new(threads: usize) -> Self {
+        let state = State { job: None, asleep: 0, over: false, panic: None };
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+        });
+        let spawn = |worker| {
+            let shared = shared.clone();
+            let work = move || shared.work(worker);
+            thread::Builder::new()
+                .name(format!("kernel-{worker}"))
+                .spawn(work)
+                .expect("a thread can be started")
+        };
+        let workers = (1..threads.max(1)).map(spawn).collect();
+        Self { shared, workers, region: Mutex::new(()) }
+    }
+
+    /// Threads, the calling one among them.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `task(number, thread)` for every number below `tasks`, each once, on all threads; done when all are. Which thread gets
+    /// which task is chance. A task must not run a region of the same pool.
+    ///
+    /// # Panics
+    /// When a task panics, after the others are done.
+    pub fn run(&self, tasks: usize, task: impl Fn(usize, usize) + Sync) {
+        if self.workers.is_empty() || tasks <= 1 {
+            return (0..tasks).for_each(|number| task(number, 0));
+        }
+        let _region = lock(&self.region);
+        let shared = &*self.shared;
+        let task: &Task<'_> = &task;
+        // SAFETY: only the lifetime is left out. The closure outlives the region, because this function returns, also by a
+        // panic of a task, only after no worker is busy and the job is taken back.
+        let run = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        shared.next.store(0, Ordering::Relaxed);
+        shared.busy.store(self.workers.len(), Ordering::Relaxed);
+        let asleep = {
+            let mut state = lock(&shared.state);
+            state.job = Some(Job { run, tasks });
+            shared.epoch.fetch_add(1, Ordering::Release);
+            state.asleep
+        };
+        if asleep > 0 {
+            shared.wake.notify_all();
+        }
+        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(task, tasks, 0)));
+        let mut turns = 0u32;
+        while shared.busy.load(Ordering::Acquire) > 0 {
+            wait(&mut turns);
+        }
+        let panic = {
+            let mut state = lock(&shared.state);
+            state.job = None;
+            state.panic.take()
+        };
+        if let Some(panic) = own.err().or(panic) {
+            resume_unwind(panic);
+        }
+    }
+
+    /// As [`Pool::run`], with a part of `items` for each task: `size` at a time, the last may have fewer.
+    ///
+    /// # Panics
+    /// As [`Pool::run`], and when `size` is 0.
+    pub fn chunks<T: Send>(
+        &self,
+        items: &mut [T],
+        size: usize,
+        task: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let (length, items) = (items.len(), Raw::new(items));
+        self.run(length.div_ceil(size), |number, _| {
+            let start = number * size;
+            // SAFETY: tasks have different numbers, so no two of these ranges overlap, and none leaves the slice.
+            let chunk = unsafe { items.slice(start, size.min(length - start)) };
+            task(number, chunk);
+        });
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.shared.state).over = true;
+        self.shared.epoch.fetch_add(1, Ordering::Release);
+        self.shared.wake.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of tasks, and has none of its own.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn work(&self, worker: usize) {
+        let mut seen = 0;
+        loop {
+            let mut spins = 0;
+            while self.epoch.load(Ordering::Acquire) == seen && spins < SPINS {
+                std::hint::spin_loop();
+                spins += 1;
+            }
+            let job = {
+                let mut state = lock(&self.state);
+                while self.epoch.load(Ordering::Acquire) == seen {
+                    state.asleep += 1;
+                    state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.asleep -= 1;
+                }
+                seen = self.epoch.load(Ordering::Acquire);
+                if state.over {
+                    return;
+                }
+                state.job
+            };
+            let Some(job) = job else { continue };
+            // SAFETY: `Pool::run` waits for this worker before the closure goes.
+            let task = unsafe { &*job.run };
+            let done = catch_unwind(AssertUnwindSafe(|| self.take_tasks(task, job.tasks, worker)));
+            if let Err(panic) = done {
+                lock(&self.state).panic = Some(panic);
+            }
+            self.busy.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn take_tasks(&self, task: &Task<'_>, tasks: usize, thread: usize) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            if number >= tasks {
+                return;
+            }
+            task(number, thread);
+        }
+    }
+}
+
+/// A panic while the lock is held leaves nothing half-done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Spins, and lets others run where they have taken the processor of who is waited for.
+fn wait(turns: &mut u32) {
+    *turns += 1;
+    if *turns < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+}
+
+/// A slice whose parts are written by several tasks, each its own.
+pub(super) struct Raw<T> {
+    start: *mut T,
+    length: usize,
+}
+
+// SAFETY: who follows the pointer promises to keep to a part of its own, and what is sent there may be sent.
+unsafe impl<T: Send> Sync for Raw<T> {}
+
+impl<T> Raw<T> {
+    pub(super) fn new(items: &mut [T]) -> Self {
+        Self { start: items.as_mut_ptr(), length: items.len() }
+    }
+
+    /// # Safety
+    /// The slice that this was made of is borrowed for as long, and nobody else uses these items meanwhile.
+    ///
+    /// # Panics
+    /// When the range leaves the slice.
+    #[expect(clippy::mut_from_ref, reason = "that the parts are apart is the caller's promise")]
+    pub(super) unsafe fn slice(&self, at: usize, length: usize) -> &mut [T] {
+        assert!(at <= self.length && length <= self.length - at, "a part within the whole");
+        // SAFETY: in bounds as was just checked; nobody else has it, as the caller promises.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), length) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_for_any_number_of_threads() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(threads);
+            assert_eq!(pool.threads(), threads);
+            for tasks in [0, 1, 2, 7, 1000] {
+                for _ in 0..20 {
+                    let counts: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
+                    pool.run(tasks, |number, thread| {
+                        assert!(thread < threads);
+                        counts[number].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+                }
+            }
+            let mut items = vec![0usize; 1003];
+            pool.chunks(&mut items, 10, |number, chunk| chunk.fill(number));
+            assert!(items.iter().enumerate().all(|(i, &number)| number == i / 10));
+        }
+    }
+
+    #[test]
+    fn workers_that_sleep_wake_up() {
+        let pool = Pool::new(3);
+        let sum = AtomicU32::new(0);
+        for _ in 0..3 {
+            while lock(&pool.shared.state).asleep < 2 {
+                thread::yield_now();
+            }
+            pool.run(100, |_, _| {
+                sum.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(sum.load(Ordering::Relaxed), 300);
+    }
+
+    #[test]
+    fn a_panic_of_a_task_reaches_the_caller_and_the_pool_goes_on() {
+        let pool = Pool::new(2);
+        let done = AtomicU32::new(0);
+        let panic = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(50, |number, _| {
+                done.fetch_add(1, Ordering::Relaxed);
+                assert_ne!(number, 7, "the seventh");
+            });
+        }));
+        assert!(panic.is_err());
+        pool.run(50, |_, _| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(done.load(Ordering::Relaxed) >= 58);
+    }
+}

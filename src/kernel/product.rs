@@ -1,0 +1,372 @@
+//! Products of activations with packed matrices, tile by tile on all threads. Every sum is taken in an order that depends on the
+//! instructions and on whether rows are few or many, never on the number of threads or on what other rows there are.
+
+use std::ops::Range;
+
+use super::elementwise::silu_times;
+use super::inputs::Inputs;
+use super::inputs::Kind;
+use super::isa::Isa;
+use super::isa::Tier;
+use super::pool::Pool;
+use super::pool::Raw;
+use super::portable;
+use super::portable::Lanes;
+use super::portable::Panel;
+use super::tiles::Form;
+use super::tiles::SUPER;
+use super::tiles::TILE;
+use super::tiles::Tiles;
+
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+
+/// Rows from which weights of 8 and 16 bits are made a panel of 16-bit integers first, those of 16 bits squares of a matrix unit.
+const MANY_ROWS: usize = 17;
+
+/// Rows up to which integers are as fast as a matrix unit: it would multiply no more at a time, and weights be made squares for it.
+const SQUARE_ROWS: usize = 16;
+
+/// Tiles that share the rows of squares which they meet, and the bytes they may take so that these stay in the second cache.
+const SQUARE_TILES: usize = 4;
+const SQUARE_BYTES: usize = 1 << 19;
+
+/// Bytes of weights that a task of few rows reads, so that it outlasts being given out.
+const TASK_BYTES: usize = 1 << 16;
+
+/// What becomes of a product.
+#[derive(Debug, Clone, Copy)]
+pub enum Then<'a> {
+    /// It is the result.
+    Store,
+    /// It is added to what is there.
+    Add,
+    /// It is the result, with this added to every row.
+    Bias(&'a [f32]),
+}
+
+/// A matrix to multiply with, and where `[rows, outputs]` of it go.
+pub struct Part<'a> {
+    /// The matrix.
+    pub weights: Tiles<'a>,
+    /// The result.
+    pub out: &'a mut [f32],
+    /// How it gets there.
+    pub then: Then<'a>,
+}
+
+/// How activations are rounded for a matrix.
+pub fn kind(isa: Isa, form: Form, rows: usize) -> Kind {
+    match form {
+        Form::F32 => Kind::F32,
+        Form::F16 | Form::Bf16 if rows < MANY_ROWS => Kind::F32,
+        Form::F16 | Form::Bf16 if isa.multiplies_matrices() => Kind::Bf16,
+        _ if isa.multiplies_matrices() && rows > SQUARE_ROWS => Kind::Bf16,
+        Form::Q8_0 if isa.sums_bytes() || rows < MANY_ROWS => Kind::Int8,
+        Form::F16 | Form::Bf16 | Form::Q8_0 => Kind::Int16,
+        Form::Q4K | Form::Q6K => Kind::Int8,
+    }
+}
+
+/// `out[r][o] = x[r] · w[o]` for each of the parts, in one parallel region.
+///
+/// # Panics
+/// When a matrix has other columns than the rows, or a result another size.
+pub fn products(pool: &Pool, isa: Isa, x: &mut Inputs, parts: &mut [Part<'_>]) {
+    let rows = x.rows();
+    for part in &*parts {
+        check(x, &part.weights);
+        assert_eq!(part.out.len(), rows * part.weights.outputs, "[rows, outputs]");
+        if let Then::Bias(bias) = part.then {
+            assert_eq!(bias.len(), part.weights.outputs, "a bias for each output");
+        }
+        x.make(isa, pool, kind(isa, part.weights.form, rows));
+    }
+    let x = &*x;
+    // Tasks of one part after those of another: `(part, first tile, tiles)`.
+    let mut tasks = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        let step = tiles_a_task(isa, &part.weights, rows, pool.threads());
+        tasks.extend((0..part.weights.count()).step_by(step).map(|first| (i, first, step)));
+    }
+    let outs: Vec<_> =
+        parts.iter_mut().map(|part| (part.weights, Raw::new(part.out), part.then)).collect();
+    pool.run(tasks.len(), |number, _| {
+        let (part, first, step) = tasks[number];
+        let (weights, out, then) = &outs[part];
+        let tiles = first..(first + step).min(weights.count());
+        with_sums(isa, [weights], tiles, x, |tile, [sums]| {
+            let at = tile * TILE;
+            let width = TILE.min(weights.outputs - at);
+            for (row, sums) in sums.iter().enumerate() {
+                // SAFETY: the columns of a tile of a part are this task's alone.
+                let out = unsafe { out.slice(row * weights.outputs + at, width) };
+                match then {
+                    Then::Store => out.copy_from_slice(&sums[..width]),
+                    Then::Add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+                    Then::Bias(bias) => {
+                        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias[at..]) {
+                            *out = sum + bias;
+                        }
+                    }
+                }
+            }
+        });
+    });
+}
+
+/// `out = silu(x · gate) * (x · up)`, as the rows of another product.
+///
+/// # Panics
+/// When a matrix has other columns than the rows, or the two differ in shape.
+pub fn gated(pool: &Pool, isa: Isa, x: &mut Inputs, [gate, up]: [Tiles<'_>; 2], out: &mut Inputs) {
+    let rows = x.rows();
+    check(x, &gate);
+    check(x, &up);
+    assert_eq!(gate.outputs, up.outputs, "a gate for each output");
+    x.make(isa, pool, kind(isa, gate.form, rows));
+    x.make(isa, pool, kind(isa, up.form, rows));
+    let (x, outputs) = (&*x, gate.outputs);
+    let step = tiles_a_task(isa, &gate, rows, pool.threads());
+    let out_rows = Raw::new(out.room(rows, outputs));
+    let stride = out.columns();
+    pool.run(gate.count().div_ceil(step), |number, _| {
+        let tiles = number * step..((number + 1) * step).min(gate.count());
+        with_sums(isa, [&gate, &up], tiles, x, |tile, [gates, ups]| {
+            silu_times(isa, gates.as_flattened_mut(), ups.as_flattened());
+            let at = tile * TILE;
+            let width = TILE.min(outputs - at);
+            for (row, values) in gates.iter().enumerate() {
+                // SAFETY: the columns of a tile are this task's alone.
+                let out = unsafe { out_rows.slice(row * stride + at, width) };
+                out.copy_from_slice(&values[..width]);
+            }
+        });
+    });
+}
+
+fn check(x: &Inputs, weights: &Tiles<'_>) {
+    let columns = weights.columns.next_multiple_of(super::tiles::BLOCK);
+    assert_eq!(x.columns(), columns, "a weight for each activation");
+}
+
+/// Many enough that a task has some work, few enough that every thread gets several.
+fn tiles_a_task(isa: Isa, weights: &Tiles<'_>, rows: usize, threads: usize) -> usize {
+    let most = if kind(isa, weights.form, rows) == Kind::Bf16 {
+        SQUARE_TILES
+    } else if rows >= MANY_ROWS {
+        1
+    } else {
+        TASK_BYTES / weights.form.tile_bytes(weights.columns).max(1)
+    };
+    most.min(weights.count() / (4 * threads)).max(1)
+}
+
+/// Hands the products of all rows with each of some tiles of matrices of the same shape to `then`.
+fn with_sums<const MATRICES: usize>(
+    isa: Isa,
+    matrices: [&Tiles<'_>; MATRICES],
+    tiles: Range<usize>,
+    x: &Inputs,
+    mut then: impl FnMut(usize, [&mut [Lanes]; MATRICES]),
+) {
+    let rows = x.rows();
+    #[cfg(target_arch = "x86_64")]
+    if matrices.iter().all(|weights| kind(isa, weights.form, rows) == Kind::Bf16) {
+        return by_squares(matrices, tiles, x, then);
+    }
+    let mut few = [[0f32; TILE]; 2 * MANY_ROWS];
+    let mut many = Vec::new();
+    let sums = if MATRICES * rows <= few.len() {
+        &mut few[..MATRICES * rows]
+    } else {
+        many.resize(MATRICES * rows, [0f32; TILE]);
+        &mut many
+    };
+    for tile in tiles {
+        sums.fill([0.0; TILE]);
+        let mut parts = sums.chunks_exact_mut(rows);
+        let sums = matrices.map(|weights| {
+            let sums = parts.next().expect("a part for each matrix");
+            multiply(isa, weights, tile, x, sums);
+            sums
+        });
+        then(tile, sums);
+    }
+}
+
+/// The same with a matrix unit, which multiplies several tiles at once and writes whole squares of sums.
+#[cfg(target_arch = "x86_64")]
+fn by_squares<const MATRICES: usize>(
+    matrices: [&Tiles<'_>; MATRICES],
+    tiles: Range<usize>,
+    x: &Inputs,
+    mut then: impl FnMut(usize, [&mut [Lanes]; MATRICES]),
+) {
+    let (rows, padded) = (x.rows(), x.rows().next_multiple_of(TILE));
+    let fit = SQUARE_BYTES / (x.columns() * TILE * 2);
+    let step = (fit.min(SQUARE_TILES) / MATRICES).max(2 / MATRICES);
+    let mut all = vec![[0f32; TILE]; step * MATRICES * padded];
+    for first in tiles.clone().step_by(step) {
+        let some = first..tiles.end.min(first + step);
+        let mut sums: Vec<&mut [Lanes]> =
+            all.chunks_exact_mut(padded).take(some.len() * MATRICES).collect();
+        let weights: Vec<(Form, &[u8])> = some
+            .clone()
+            .flat_map(|tile| matrices.map(|weights| (weights.form, weights.tile(tile))))
+            .collect();
+        // SAFETY: activations are made squares only for a tier with a matrix unit, and an `Isa` of it is only made on a CPU that
+        // has it.
+        unsafe { amx::products(&weights, x.columns(), x.squares(), &mut sums) };
+        let mut sums = sums.into_iter().map(|sums| &mut sums[..rows]);
+        for tile in some {
+            then(tile, matrices.map(|_| sums.next().expect("sums of each tile")));
+        }
+    }
+}
+
+/// Adds the products of all rows with a tile to `sums`.
+fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut [Lanes]) {
+    let (form, tile) = (weights.form, weights.tile(number));
+    match (form, kind(isa, form, x.rows())) {
+        (Form::F32, _) => {
+            let lines = floats(tile);
+            plain(isa, lines, TILE, x.columns(), x.f32(), x.columns(), sums);
+        }
+        (Form::F16 | Form::Bf16, Kind::F32) => {
+            let mut lines = [[0f32; TILE]; 64];
+            for first in (0..x.columns()).step_by(lines.len()) {
+                let count = lines.len().min(x.columns() - first);
+                widen(isa, form, tile, x.columns(), first, &mut lines[..count]);
+                let (lines, x_from) = (lines.as_flattened(), &x.f32()[first..]);
+                plain(isa, lines, TILE, count, x_from, x.columns(), sums);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (_, Kind::Bf16) => by_squares([weights], number..number + 1, x, |_, [products]| {
+            sums.copy_from_slice(products);
+        }),
+        (Form::Q8_0, Kind::Int16) => {
+            let mut panel = Panel::EMPTY;
+            for block in 0..x.columns().div_ceil(SUPER) {
+                panel_of_q8_0(isa, tile, x.columns(), block, &mut panel);
+                by_panel(isa, &panel, block, x, sums);
+            }
+        }
+        (_, Kind::Int16) => {
+            let mut lines = [[0f32; TILE]; SUPER];
+            let mut panel = Panel::EMPTY;
+            for (block, first) in (0..x.columns()).step_by(SUPER).enumerate() {
+                let count = SUPER.min(x.columns() - first);
+                widen(isa, form, tile, x.columns(), first, &mut lines[..count]);
+                round_panel(isa, &lines[..count], &mut panel);
+                by_panel(isa, &panel, block, x, sums);
+            }
+        }
+        _ => match isa.0 {
+            Tier::Portable => match form {
+                Form::Q4K => portable::q4_k(tile, x.int8(0), sums),
+                Form::Q6K => portable::q6_k(tile, x.int8(0), sums),
+                _ => portable::q8_0(tile, x.int8(0), sums),
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
+            Tier::Avx2 => unsafe {
+                match form {
+                    Form::Q4K => avx2::q4_k(tile, x.int8(0), sums),
+                    Form::Q6K => avx2::q6_k(tile, x.int8(0), sums),
+                    _ => avx2::q8_0(tile, x.int8(0), sums),
+                }
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Tier::Avx512 | Tier::Amx => unsafe {
+                match form {
+                    Form::Q4K => avx512::q4_k(tile, x.int8(0), sums),
+                    Form::Q6K => avx512::q6_k(tile, x.int8(0), sums),
+                    _ => avx512::q8_0(tile, x.int8(0), sums),
+                }
+            },
+        },
+    }
+}
+
+/// The bytes of f32 weights as numbers.
+fn floats(tile: &[u8]) -> &[f32] {
+    bytemuck::try_cast_slice(tile).expect("tiles begin at a line's boundary")
+}
+
+/// See [`portable::plain`].
+pub(super) fn plain(
+    isa: Isa,
+    lines: &[f32],
+    step: usize,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut [Lanes],
+) {
+    match isa.0 {
+        Tier::Portable => portable::plain(lines, step, columns, x, stride, out),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
+        Tier::Avx2 => unsafe { avx2::plain(lines, step, columns, x, stride, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::plain(lines, step, columns, x, stride, out) },
+    }
+}
+
+/// Weights from a column on as f32 lines.
+fn widen(isa: Isa, form: Form, tile: &[u8], columns: usize, first: usize, lines: &mut [Lanes]) {
+    match (isa.0, form) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
+        (Tier::Avx2, Form::F16 | Form::Bf16) => unsafe { avx2::widen(form, tile, first, lines) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Tier::Avx512 | Tier::Amx, Form::F16 | Form::Bf16) => unsafe {
+            avx512::widen(form, tile, first, lines)
+        },
+        _ => portable::widen(form, tile, columns, first, lines),
+    }
+}
+
+fn panel_of_q8_0(isa: Isa, tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
+    match isa.0 {
+        Tier::Portable => portable::panel_of_q8_0(tile, columns, block, panel),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX2.
+        Tier::Avx2 | Tier::Avx512 | Tier::Amx => unsafe {
+            avx2::panel_of_q8_0(tile, columns, block, panel)
+        },
+    }
+}
+
+fn round_panel(isa: Isa, lines: &[Lanes], panel: &mut Panel) {
+    match isa.0 {
+        Tier::Portable => portable::round_panel(lines, panel),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
+        Tier::Avx2 => unsafe { avx2::round_panel(lines, panel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::round_panel(lines, panel) },
+    }
+}
+
+fn by_panel(isa: Isa, panel: &Panel, block: usize, x: &Inputs, sums: &mut [Lanes]) {
+    match isa.0 {
+        Tier::Portable => portable::panel(panel, x.int16(block), sums),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
+        Tier::Avx2 => unsafe { avx2::panel(panel, x.int16(block), sums) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::panel(panel, x.int16(block), sums) },
+    }
+}
