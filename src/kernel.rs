@@ -59,6 +59,7 @@ pub use pool::Pool;
 pub use product::Part;
 pub use product::Then;
 pub use product::gated;
+pub use product::kind;
 pub use product::products;
 pub use tiles::Form;
 pub use tiles::TILE;
