@@ -40,6 +40,31 @@ fn main() {
     stamp("TARGET", &variable("TARGET"));
     stamp("TARGET_FEATURES", &variable("CARGO_CFG_TARGET_FEATURE"));
     stamp("FEATURES", &features().join(","));
+    if env::var_os("CARGO_FEATURE_LLAMA_CPP").is_some() {
+        link_clangs_openmp();
+    }
+}
+
+/// llama-cpp-sys-2 links gcc's OpenMP whatever compiled ggml, but clang's code wants clang's, which also answers by the other's
+/// name. Both in one program would count threads each for itself. With gcc, or without libomp, there is nothing to do.
+fn link_clangs_openmp() {
+    println!("cargo::rerun-if-env-changed=CC");
+    let clang = variable("CC");
+    let found = clang.contains("clang").then(|| output(&clang, &["-print-resource-dir"])).flatten();
+    let library = found.and_then(|folder| {
+        // `lib/clang/16` holds the headers, `lib` the libraries.
+        let library = Path::new(&folder).ancestors().nth(2)?.join("libomp.so");
+        library.exists().then_some(library)
+    });
+    let folder = variable("OUT_DIR");
+    let link = Path::new(&folder).join("libgomp.so");
+    let _ = fs::remove_file(&link);
+    #[cfg(unix)]
+    if let Some(library) = library
+        && std::os::unix::fs::symlink(library, link).is_ok()
+    {
+        println!("cargo::rustc-link-search=native={folder}");
+    }
 }
 
 /// Hands a value to `env!`. The prefix is not `CANDLEMARK_`, because Cargo sets these for the programs it runs, too, and

@@ -24,6 +24,8 @@ pub(crate) mod machine;
 pub(crate) mod monitor;
 #[cfg(feature = "engine")]
 pub(crate) mod pair;
+#[cfg(feature = "engine")]
+pub(crate) mod peers;
 pub(crate) mod promote;
 pub(crate) mod report;
 #[cfg(feature = "engine")]

@@ -1,9 +1,9 @@
 //! CPU kernels and the choice of instructions. `unsafe` lives only here: functions compiled for more than the baseline, called after
 //! the CPU was asked, results that tasks write side by side, and blocks seen as the bytes of their file. Each kernel stands beside
-//! its definition: [`portable`] is what every other version must agree with.
+//! its definition: `portable` is what every other version must agree with.
 //!
-//! Reading order: [`isa`] (which instructions), [`pool`] (threads), [`arena`] (memory), [`tiles`] (weights), [`inputs`] (activations),
-//! [`portable`] and its faster twins, [`product`] (all of it together), [`cache`] and [`attention`]; [`peak`] is what all of them are
+//! Reading order: `isa` (which instructions), `pool` (threads), `arena` (memory), `tiles` (weights), `inputs` (activations),
+//! `portable` and its faster twins, `product` (all of it together), `cache` and `attention`; `peak` is what all of them are
 //! held against.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
@@ -26,6 +26,8 @@ mod elementwise;
 mod inputs;
 mod isa;
 mod peak;
+#[cfg(feature = "llama-cpp")]
+mod peer;
 mod pool;
 mod portable;
 mod product;
@@ -51,10 +53,13 @@ pub use peak::Peaks;
 pub use peak::ReadRates;
 pub use peak::peaks;
 pub use peak::read_rates;
+#[cfg(feature = "llama-cpp")]
+pub use peer::llama_system_info;
 pub use pool::Pool;
 pub use product::Part;
 pub use product::Then;
 pub use product::gated;
+pub use product::kind;
 pub use product::products;
 pub use tiles::Form;
 pub use tiles::TILE;

@@ -48,6 +48,8 @@ enum Command {
     #[cfg(feature = "engine")]
     Machine(cmd::machine::Arguments),
     #[cfg(feature = "engine")]
+    Peers(cmd::peers::Arguments),
+    #[cfg(feature = "engine")]
     Synth(cmd::synth::Arguments),
     #[cfg(feature = "engine")]
     TrainTokenizer(cmd::train_tokenizer::Arguments),
@@ -74,6 +76,8 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::Monitor(arguments) => cmd::monitor::run(&arguments, &config),
         #[cfg(feature = "engine")]
         Command::Machine(arguments) => cmd::machine::run(&arguments, &config, out),
+        #[cfg(feature = "engine")]
+        Command::Peers(arguments) => cmd::peers::run(&arguments, out),
         #[cfg(feature = "engine")]
         Command::Synth(arguments) => cmd::synth::run(&arguments, out),
         #[cfg(feature = "engine")]

@@ -9,6 +9,8 @@ pub mod gguf;
 /// The Hugging Face hub.
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(feature = "llama-cpp")]
+mod llama_cpp;
 /// Weight matrices in the form they are multiplied in.
 pub mod matrix;
 mod qwen;
@@ -127,6 +129,11 @@ pub trait Decoder: Send {
 
     /// What the weights take.
     fn footprint(&self) -> Footprint;
+
+    /// How the engine is set up, if it can be set up in ways that change its speed.
+    fn describe(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Scores of the next token.
@@ -146,18 +153,22 @@ impl Logits {
 
     /// The likeliest token of each row; the first of equals. NaN is never the largest.
     pub fn argmax(&self) -> Vec<u32> {
-        let best = |row: &[f32]| {
-            row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &v)| {
-                if v > best.1 { (i, v) } else { best }
-            })
-        };
-        self.rows().map(|row| best(row).0 as u32).collect()
+        self.rows().map(argmax).collect()
     }
 
     /// Whether every score is a finite number.
     pub fn finite(&self) -> bool {
         self.values.iter().all(|value| value.is_finite())
     }
+}
+
+/// The likeliest token of one row; the first of equals. NaN is never the largest.
+fn argmax(row: &[f32]) -> u32 {
+    let best = row
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (i, &v)| if v > best.1 { (i, v) } else { best });
+    best.0 as u32
 }
 
 /// What the weights of a loaded model take.
@@ -367,20 +378,35 @@ pub enum EngineKind {
     Native,
     /// candle-transformers as published, as the reference.
     Candle,
+    /// llama.cpp, as the peer to compare with.
+    LlamaCpp,
 }
 
 impl EngineKind {
+    /// The names that `--engine` takes.
+    pub const NAMES: [&str; 3] = ["native", "candle", "llama-cpp"];
+
     /// The engine of this name.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or it is not built in.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "native" => Ok(EngineKind::Native),
             "candle" => Ok(EngineKind::Candle),
-            other => Err(Error::unknown("engine", other, ["native", "candle"])),
+            "llama-cpp" if cfg!(feature = "llama-cpp") => Ok(EngineKind::LlamaCpp),
+            "llama-cpp" => Err(no_llama_cpp()),
+            other => Err(Error::unknown("engine", other, Self::NAMES)),
         }
     }
+}
+
+fn no_llama_cpp() -> Error {
+    Error::Failed(
+        "the engine `llama-cpp` is not in this build; make one that has it with \
+         `CC=clang CXX=clang++ cargo build --release --features llama-cpp`"
+            .into(),
+    )
 }
 
 /// Loads a model; `threads` are those of the native engine on the CPU.
@@ -410,6 +436,12 @@ pub fn load(
             Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))
         }
         EngineKind::Candle => Ok(Box::new(reference::Reference::load(opened, quant, device)?)),
+        #[cfg(feature = "llama-cpp")]
+        EngineKind::LlamaCpp => {
+            Ok(Box::new(llama_cpp::LlamaCpp::load(opened, quant, device, threads)?))
+        }
+        #[cfg(not(feature = "llama-cpp"))]
+        EngineKind::LlamaCpp => Err(no_llama_cpp()),
     }
 }
 

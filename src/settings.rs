@@ -46,7 +46,7 @@ pub struct ModelConfig {
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: Option<String>,
-    /// `native` or `candle`.
+    /// `native`, `candle` or `llama-cpp`.
     pub engine: Option<String>,
     /// Threads of the CPU engines; default: physical cores allowed to the process.
     pub threads: Option<usize>,
@@ -137,7 +137,7 @@ pub struct Setup {
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: String,
-    /// `native` or `candle`.
+    /// `native`, `candle` or `llama-cpp`.
     pub engine: String,
     /// Threads of the CPU engines.
     pub threads: usize,

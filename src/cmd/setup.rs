@@ -12,7 +12,7 @@ pub(crate) struct ModelArguments {
     /// Quantise at load: f32, bf16, q8_0 or q4_k_m
     #[arg(long, value_name = "QUANT", env = "CANDLEMARK_QUANT")]
     quant: Option<String>,
-    /// native or candle
+    /// native, candle, or llama-cpp where it is built in (CANDLEMARK_LLAMA_FA, _UBATCH and _MMAP set it up)
     #[arg(long, value_name = "ENGINE", env = "CANDLEMARK_ENGINE")]
     engine: Option<String>,
     /// cpu, cuda[:N] or metal

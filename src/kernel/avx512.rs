@@ -465,7 +465,7 @@ fn panel_rows<const ROWS: usize>(
     }
 }
 
-/// Sums that are kept going at once: two a clock, each of which takes four or five clocks.
+/// Sums that are kept going at once: two a clock, each of which takes five clocks and more.
 const SUMS: usize = 16;
 
 /// Multiply-adds as in [`plain`]; the operations of a turn.
@@ -484,7 +484,7 @@ pub(super) fn peak_f32(turns: usize) -> usize {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn peak_int8(turns: usize) -> usize {
     let (x, y) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
-    let mut sums = [_mm512_set1_epi8(black_box(1)); SUMS];
+    let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
     for _ in 0..turns {
         sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, x, y));
     }
@@ -496,7 +496,7 @@ pub(super) fn peak_int8(turns: usize) -> usize {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn peak_int16(turns: usize) -> usize {
     let (x, y) = (_mm512_set1_epi16(black_box(3)), _mm512_set1_epi16(black_box(5)));
-    let mut sums = [_mm512_set1_epi8(black_box(1)); SUMS];
+    let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
     for _ in 0..turns {
         sums.iter_mut().for_each(|sum| *sum = _mm512_dpwssd_epi32(*sum, x, y));
     }

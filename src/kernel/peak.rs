@@ -88,8 +88,7 @@ fn has_bf16(isa: Isa) -> bool {
     }
 }
 
-/// Does so many turns of a loop of multiply-adds; the operations of all of them. A tier with other instructions gets an arm here,
-/// and its loops beside its kernels.
+/// Does so many turns of a loop of multiply-adds; the operations of all of them.
 fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
     let operations = match (isa.0, number) {
         (Tier::Portable, Number::F32) => portable_f32(turns),
@@ -105,11 +104,7 @@ fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
         // SAFETY: as above.
         (Tier::Avx2, Number::Int16) => unsafe { avx2::peak_int16(turns) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        (Tier::Amx, Number::Bf16) => unsafe { amx::peak_bf16(turns) },
-        (_, Number::Bf16) => 0,
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
+        // SAFETY: as above; the greatest tier has what is below it.
         (Tier::Avx512 | Tier::Amx, Number::F32) => unsafe { avx512::peak_f32(turns) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
@@ -117,6 +112,10 @@ fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         (Tier::Avx512 | Tier::Amx, Number::Int16) => unsafe { avx512::peak_int16(turns) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        (Tier::Amx, Number::Bf16) => unsafe { amx::peak_bf16(turns) },
+        (_, Number::Bf16) => 0,
     };
     operations * turns
 }

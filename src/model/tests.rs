@@ -490,3 +490,20 @@ fn models_are_named_in_four_ways() {
     let error = open("synthetic:qwen3-0.7b", 1, None, &mut ()).err().unwrap().to_string();
     assert!(error.contains("did you mean `qwen3-"), "{error}");
 }
+
+#[test]
+fn engines_are_known_by_name() {
+    assert_eq!(EngineKind::parse("candle").unwrap(), EngineKind::Candle);
+    let error = EngineKind::parse("lama-cpp").unwrap_err().to_string();
+    assert!(error.contains("did you mean `llama-cpp`?"), "{error}");
+    let built_in = EngineKind::parse("llama-cpp");
+    if cfg!(feature = "llama-cpp") {
+        assert_eq!(built_in.unwrap(), EngineKind::LlamaCpp);
+    } else {
+        let error = built_in.unwrap_err().to_string();
+        assert!(
+            error.contains("CC=clang CXX=clang++") && error.contains("--features llama-cpp"),
+            "{error}"
+        );
+    }
+}
