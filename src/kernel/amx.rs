@@ -12,7 +12,6 @@ use super::avx512::block_scales;
 use super::avx512::halves;
 use super::avx512::load;
 use super::avx512::load_16;
-use super::avx512::prefetch;
 use super::avx512::scales_and_minima;
 use super::avx512::sixes;
 use super::inputs::Square;
@@ -283,7 +282,6 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
             let of_squares = tile.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<TILE>().0;
             for (square, lines) in squares.iter_mut().zip(of_squares) {
                 for (line, [even, odd]) in square.0.iter_mut().zip(lines) {
-                    prefetch(even);
                     put(order, line, halves(even), halves(odd));
                 }
             }
@@ -295,7 +293,6 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
             for ((square, lines), scale) in squares.iter_mut().zip(of_squares).zip(scales) {
                 let scale = halves(scale);
                 for (to, line) in square.0.as_chunks_mut::<2>().0.iter_mut().zip(lines) {
-                    prefetch(line);
                     let [a, b, c, d] = each_signed_byte(load(line));
                     put(order, &mut to[0], _mm512_mul_ps(a, scale), _mm512_mul_ps(b, scale));
                     put(order, &mut to[1], _mm512_mul_ps(c, scale), _mm512_mul_ps(d, scale));
@@ -306,7 +303,6 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
             let low_bits = _mm512_set1_epi8(15);
             let blocks = tile.as_chunks::<{ Q4K::BYTES }>().0;
             for (squares, block) in squares.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
-                prefetch(&block[Q4K::LOW..]);
                 let (scale, of_minima) = block_scales(block);
                 let lines = block[..Q4K::LOW].as_chunks::<64>().0.as_chunks::<8>().0;
                 let pairs = squares.as_chunks_mut::<2>().0.iter_mut().zip(lines);
@@ -317,7 +313,6 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
                         });
                     let (even, odd) = (even.0.as_chunks_mut::<2>().0, odd.0.as_chunks_mut::<2>().0);
                     for ((even, odd), line) in even.iter_mut().zip(odd).zip(lines) {
-                        prefetch(line);
                         let both = load(line);
                         put_four(order, even, _mm512_and_si512(both, low_bits), of_even);
                         let upper = _mm512_srli_epi16::<4>(both);
@@ -331,7 +326,6 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
             let blocks =
                 runs.as_chunks::<{ Q6K::BYTES }>().0.iter().zip(scales.as_chunks::<32>().0);
             for (squares, (block, scale)) in squares.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
-                prefetch(&block[Q6K::SCALES..]);
                 let scale = halves(scale);
                 let lines = block[..Q6K::SCALES].as_chunks::<64>().0.as_chunks::<3>().0;
                 let of_runs = block[Q6K::SCALES..].as_chunks::<TILE>().0;
@@ -339,7 +333,6 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
                 let to = bytemuck::cast_slice_mut::<Square, [u16; BLOCK]>(squares);
                 let to = to.as_chunks_mut::<2>().0.as_chunks_mut::<4>().0;
                 for ((to, lines), of_run) in to.iter_mut().zip(lines).zip(of_runs) {
-                    prefetch(lines);
                     let of_run = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(of_run)));
                     let of_run = _mm512_mul_ps(scale, of_run);
                     let zero = _mm512_mul_ps(of_run, _mm512_set1_ps(32.0));

@@ -56,20 +56,6 @@ pub(super) fn halves(bytes: &[u8; 32]) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
 }
 
-/// Asks for what lies [`AHEAD`] of these weights, a few lines at a time as with AVX2.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn prefetch<T: ?Sized>(weights: &T) {
-    let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(AHEAD);
-    for line in (0..size_of_val(weights)).step_by(64) {
-        // Of an address that is not there it does nothing.
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
-    }
-}
-
-/// Bytes that are asked for before they are needed.
-const AHEAD: usize = 4096;
-
 /// Four activations of 8 bits, in all lanes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -152,13 +138,11 @@ pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) 
     let from = &tile[first * 2 * TILE..];
     if form == Form::F16 {
         for (line, of_line) in lines.iter_mut().zip(from.as_chunks::<32>().0) {
-            prefetch(of_line);
             store_ps(line, halves(of_line));
         }
         return;
     }
     for ([even, odd], pairs) in lines.as_chunks_mut::<2>().0.iter_mut().zip(from.as_chunks().0) {
-        prefetch(pairs);
         let (a, b) = pair_of_bf16(load(pairs));
         store_ps(even, a);
         store_ps(odd, b);
@@ -242,7 +226,6 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             sums[row] = _mm512_set1_epi32(8 * (i32::from(a) + i32::from(b)));
         }
         for (group, line) in lines.iter().enumerate() {
-            prefetch(line);
             let weights = _mm512_xor_si512(load(line), sign);
             for row in 0..ROWS {
                 let x = four(&rows[row].0[block][group]);
@@ -276,11 +259,9 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         std::array::from_fn(|row| &x.sums[(first + row) * blocks..][..blocks]);
     let low_bits = _mm512_set1_epi8(15);
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
-        prefetch(&block[Q4K::LOW..]);
         let lines = block[..Q4K::LOW].as_chunks::<64>().0.as_chunks::<8>().0;
         let (mut totals, mut minima) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
         for (pair, lines) in lines.iter().enumerate() {
-            prefetch(lines);
             let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
             for (group, line) in lines.iter().enumerate() {
                 let both = load(line);
@@ -359,7 +340,6 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     let scales = scales.as_chunks::<32>().0;
     for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
-        prefetch(&block[Q6K::SCALES..]);
         let lines = block[..Q6K::SCALES].as_chunks::<64>().0.as_chunks::<3>().0;
         let of_runs = block[Q6K::SCALES..].as_chunks::<TILE>().0;
         let mut totals = [_mm512_setzero_ps(); ROWS];
@@ -367,7 +347,6 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             let mut products = [_mm512_setzero_ps(); ROWS];
             for odd in 0..2 {
                 let run = 2 * pair + odd;
-                prefetch(&lines[run]);
                 let weights = sixes(&lines[run]);
                 let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[run])));
                 for row in 0..ROWS {
@@ -463,6 +442,55 @@ fn panel_rows<const ROWS: usize>(
         let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[first + row]));
         store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, load_ps(out)));
     }
+}
+
+/// See [`super::inputs::Inputs::make`]; the compiler's own vectors of the plain loop gather single numbers.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn to_int8(
+    values: &[f32],
+    quants: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [f32],
+    offsets: &mut [i16],
+) {
+    /// Every NaN and both infinities.
+    const NOT_FINITE: i32 = 0b1001_1001;
+    let blocks = values.as_chunks::<TILE>().0.as_chunks::<2>().0;
+    let quants = quants.as_chunks_mut::<TILE>().0.as_chunks_mut::<2>().0;
+    let about = scales.iter_mut().zip(sums).zip(offsets.as_chunks_mut::<2>().0);
+    for ((values, quants), ((scale, sum), offsets)) in blocks.iter().zip(quants).zip(about) {
+        let values = [load_ps(&values[0]), load_ps(&values[1])];
+        let extents = values.map(|half| _mm512_abs_ps(half));
+        let most = _mm512_reduce_max_ps(_mm512_max_ps(extents[0], extents[1]));
+        let inverse = _mm512_set1_ps(if most > 0.0 { 127.0 / most } else { 0.0 });
+        let mut of_halves = [0; 2];
+        for half in 0..2 {
+            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(values[half], inverse));
+            // SAFETY: sixteen bytes are there to be written, and need no alignment.
+            unsafe {
+                _mm_storeu_si128(quants[half].as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded));
+            }
+            of_halves[half] = _mm512_reduce_add_epi32(rounded);
+        }
+        let wild = values.map(|half| _mm512_fpclass_ps_mask::<NOT_FINITE>(half));
+        *scale = if wild == [0; 2] { most / 127.0 } else { f32::NAN };
+        *sum = *scale * of_halves[0].wrapping_add(of_halves[1]) as f32;
+        *offsets = of_halves.map(|half| half.wrapping_mul(-16) as i16);
+    }
+}
+
+/// The sum of every number of four rows of lines, for what reads memory and does nothing else.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn sum(rows: [&[[u64; 8]]; 4]) -> u64 {
+    let mut sums = [_mm512_setzero_si512(); 4];
+    let [a, b, c, d] = rows;
+    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+        for (sum, line) in sums.iter_mut().zip([a, b, c, d]) {
+            *sum = _mm512_add_epi64(*sum, load(bytemuck::cast_ref(line)));
+        }
+    }
+    let [a, b, c, d] = sums.map(|sum| _mm512_reduce_add_epi64(sum) as u64);
+    a.wrapping_add(b).wrapping_add(c.wrapping_add(d))
 }
 
 /// Sums that are kept going at once: two a clock, each of which takes five clocks and more.

@@ -6,7 +6,10 @@
 //! * bf16 in squares of 16 rows and 32 columns, for many rows where there is a matrix unit.
 //! * f32, for plain weights.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::isa::Isa;
+use super::isa::Tier;
 use super::isa::tiered;
 use super::pool::Pool;
 use super::tiles::BLOCK;
@@ -269,8 +272,27 @@ fn extent(values: &[f32]) -> (f32, f32) {
     (most.into_iter().fold(0.0, f32::max), nan.into_iter().sum())
 }
 
+/// To 8 bits, with all that comes with them.
+fn to_int8(
+    isa: Isa,
+    values: &[f32],
+    quants: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [f32],
+    offsets: &mut [i16],
+) {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX-512.
+        Tier::Avx512 | Tier::Amx => unsafe {
+            avx512::to_int8(values, quants, scales, sums, offsets);
+        },
+        _ => to_int8_plain(isa, values, quants, scales, sums, offsets),
+    }
+}
+
 tiered! {
-    fn to_int8(values: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32], offsets: &mut [i16]) {
+    fn to_int8_plain(values: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32], offsets: &mut [i16]) {
         let blocks = values.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
         let about = scales.iter_mut().zip(sums).zip(offsets.as_chunks_mut::<2>().0);
         for ((values, quants), ((scale, sum), offsets)) in blocks.zip(about) {
@@ -375,6 +397,25 @@ mod tests {
                 assert_eq!(int8.sums[block], int8.scales[block] * sum as f32);
                 let first: i32 = quants[..16].iter().map(|&q| i32::from(q)).sum();
                 assert_eq!(i32::from(int8.offsets[2 * block]), -16 * first);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_shows_in_the_scale() {
+        for isa in Isa::available() {
+            for wild in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut inputs = Inputs::default();
+                inputs.fill(&Pool::new(1), 1, 96, |_, out| {
+                    out.fill(1.0);
+                    out[32 + 7] = wild;
+                });
+                inputs.make(isa, &Pool::new(1), Kind::Int8);
+                inputs.make(isa, &Pool::new(1), Kind::Int16);
+                let of_blocks: Vec<bool> =
+                    inputs.int8(0).scales.iter().map(|scale| scale.is_nan()).collect();
+                assert_eq!(of_blocks, [false, true, false], "{} {wild}", isa.name());
+                assert!(inputs.int16(0).scales[0].is_nan(), "{} {wild}", isa.name());
             }
         }
     }

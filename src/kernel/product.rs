@@ -35,8 +35,8 @@ const SQUARE_ROWS: usize = 16;
 const SQUARE_TILES: usize = 4;
 const SQUARE_BYTES: usize = 1 << 19;
 
-/// Bytes of weights that a task of few rows reads, so that it outlasts being given out.
-const TASK_BYTES: usize = 1 << 16;
+/// Bytes of weights that a task of few rows reads at least, so that it outlasts being given out.
+const TASK_BYTES: usize = 1 << 14;
 
 /// What becomes of a product.
 #[derive(Debug, Clone, Copy)]
@@ -87,18 +87,13 @@ pub fn products(pool: &Pool, isa: Isa, x: &mut Inputs, parts: &mut [Part<'_>]) {
         x.make(isa, pool, kind(isa, part.weights.form, rows));
     }
     let x = &*x;
-    // Tasks of one part after those of another: `(part, first tile, tiles)`.
-    let mut tasks = Vec::new();
-    for (i, part) in parts.iter().enumerate() {
-        let step = tiles_a_task(isa, &part.weights, rows, pool.threads());
-        tasks.extend((0..part.weights.count()).step_by(step).map(|first| (i, first, step)));
-    }
+    let matrices: Vec<Tiles<'_>> = parts.iter().map(|part| part.weights).collect();
+    let tasks = tasks(isa, &matrices, rows, pool.threads());
     let outs: Vec<_> =
         parts.iter_mut().map(|part| (part.weights, Raw::new(part.out), part.then)).collect();
     pool.run(tasks.len(), |number, _| {
-        let (part, first, step) = tasks[number];
+        let (part, tiles) = tasks[number].clone();
         let (weights, out, then) = &outs[part];
-        let tiles = first..(first + step).min(weights.count());
         with_sums(isa, [weights], tiles, x, |tile, [sums]| {
             let at = tile * TILE;
             let width = TILE.min(weights.outputs - at);
@@ -131,11 +126,11 @@ pub fn gated(pool: &Pool, isa: Isa, x: &mut Inputs, [gate, up]: [Tiles<'_>; 2], 
     x.make(isa, pool, kind(isa, gate.form, rows));
     x.make(isa, pool, kind(isa, up.form, rows));
     let (x, outputs) = (&*x, gate.outputs);
-    let step = tiles_a_task(isa, &gate, rows, pool.threads());
+    let tasks = tasks(isa, &[gate], rows, pool.threads());
     let out_rows = Raw::new(out.room(rows, outputs));
     let stride = out.columns();
-    pool.run(gate.count().div_ceil(step), |number, _| {
-        let tiles = number * step..((number + 1) * step).min(gate.count());
+    pool.run(tasks.len(), |number, _| {
+        let tiles = tasks[number].1.clone();
         with_sums(isa, [&gate, &up], tiles, x, |tile, [gates, ups]| {
             silu_times(isa, gates.as_flattened_mut(), ups.as_flattened());
             let at = tile * TILE;
@@ -154,16 +149,34 @@ fn check(x: &Inputs, weights: &Tiles<'_>) {
     assert_eq!(x.columns(), columns, "a weight for each activation");
 }
 
-/// Many enough that a task has some work, few enough that every thread gets several.
-fn tiles_a_task(isa: Isa, weights: &Tiles<'_>, rows: usize, threads: usize) -> usize {
-    let most = if kind(isa, weights.form, rows) == Kind::Bf16 {
-        SQUARE_TILES
-    } else if rows >= MANY_ROWS {
-        1
-    } else {
-        TASK_BYTES / weights.form.tile_bytes(weights.columns).max(1)
-    };
-    most.min(weights.count() / (4 * threads)).max(1)
+/// The tiles of matrices, those of one after those of another, as tasks: `(matrix, tiles)`. Where weights are read once, for few rows, a
+/// task is a share of what is left: the first are long, since memory is read fastest in long stretches, and the last short, so
+/// that no thread waits long for another.
+fn tasks(
+    isa: Isa,
+    matrices: &[Tiles<'_>],
+    rows: usize,
+    threads: usize,
+) -> Vec<(usize, Range<usize>)> {
+    let mut left: usize = matrices.iter().map(Tiles::count).sum();
+    let mut tasks = Vec::new();
+    for (number, weights) in matrices.iter().enumerate() {
+        let tile = weights.form.tile_bytes(weights.columns).max(1);
+        let mut first = 0;
+        while first < weights.count() {
+            let share = if kind(isa, weights.form, rows) == Kind::Bf16 {
+                SQUARE_TILES.min(left / (4 * threads))
+            } else if rows >= MANY_ROWS {
+                1
+            } else {
+                (left / (2 * threads)).max(TASK_BYTES / tile)
+            };
+            let count = share.clamp(1, weights.count() - first);
+            tasks.push((number, first..first + count));
+            (first, left) = (first + count, left - count);
+        }
+    }
+    tasks
 }
 
 /// Hands the products of all rows with each of some tiles of matrices of the same shape to `then`.

@@ -60,6 +60,18 @@ fn continued(decoder: &mut dyn Decoder, prompt: &[u32], count: usize) -> Vec<u32
     all
 }
 
+/// How far a token's score is below the best after this text, in standard deviations of all scores: where tokens part, it has to be
+/// as good as none.
+fn gap(decoder: &mut dyn Decoder, text: &[u32], token: u32) -> f64 {
+    decoder.reset(1).unwrap();
+    let scores = decoder.forward(&[step(0, text)]).unwrap().values;
+    let count = scores.len() as f64;
+    let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / count;
+    let square = scores.iter().map(|&s| (f64::from(s) - mean).powi(2)).sum::<f64>() / count;
+    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(best - scores[token as usize]) / square.sqrt()
+}
+
 #[test]
 fn greedy_tokens_are_those_of_the_native_engine() {
     for shape in ["nano", "nano-qwen2"] {
@@ -69,7 +81,11 @@ fn greedy_tokens_are_those_of_the_native_engine() {
             let prompt = ids(length, 1);
             let (a, b) =
                 (continued(theirs.as_mut(), &prompt, 16), continued(ours.as_mut(), &prompt, 16));
-            assert_eq!(a, b, "{shape}, prompt {length}");
+            if let Some(at) = (0..16).find(|&at| a[at] != b[at]) {
+                let read = [&prompt, &a[..at]].concat();
+                let gap = gap(ours.as_mut(), &read, a[at]);
+                assert!(gap < NEAR, "{shape}, prompt {length}, token {at}: {gap}");
+            }
             ours.reset(1).unwrap();
             theirs.reset(1).unwrap();
             let (a, b) = (
@@ -97,7 +113,9 @@ fn quantised_files_run_as_they_are() {
         let far = distance(&a.values, &b.values);
         assert!(far < 0.05, "{quant:?}: {far}");
         let (a, b) = (theirs.footprint(), ours.footprint());
-        assert_eq!(a.weight_bytes, b.weight_bytes, "{quant:?}");
+        // Our tiles are padded to whole lines of the cache.
+        let ratio = a.weight_bytes as f64 / b.weight_bytes as f64;
+        assert!((0.99..1.01).contains(&ratio), "{quant:?}: {ratio}");
         assert!(load(&opened, EngineKind::LlamaCpp, Some(quant), &Device::Cpu, 2).is_ok());
     }
 }
