@@ -20,6 +20,8 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 mod blocks;
 mod cache;
 mod elementwise;
@@ -69,5 +71,7 @@ pub use tiles::pack;
 /// The target of the tracing spans around kernels. Nobody listens but where kernels are profiled.
 pub const SPANS: &str = "candlemark::kernel";
 
+#[cfg(all(test, unix))]
+mod guard;
 #[cfg(test)]
 mod tests;

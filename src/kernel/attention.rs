@@ -21,6 +21,7 @@ use super::pool::Raw;
 use super::portable::Lanes;
 use super::product::plain;
 use super::tiles::BLOCK;
+use super::tiles::Form;
 use super::tiles::TILE;
 
 #[cfg(target_arch = "x86_64")]
@@ -29,6 +30,8 @@ use super::amx;
 use super::avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+#[cfg(target_arch = "x86_64")]
+use super::avx512bf16;
 
 /// Rows of queries, heads of a group counted each, that see a page together: they share its widening to f32.
 const QUERIES: usize = 64;
@@ -175,7 +178,7 @@ fn run(
         let at = (task.span.start + task.first + row) * stride + task.head * group * width;
         queries.extend_from_slice(&q[at..at + group * width]);
     }
-    let in_squares = isa.multiplies_matrices()
+    let in_squares = isa.multiplies_bf16()
         && held == Held::Bf16
         && width.is_multiple_of(BLOCK)
         && task.span.rows * group > TILE;
@@ -193,45 +196,55 @@ fn run(
     }
     let mut scores = vec![[0f32; TILE]; PAGE / TILE * rows];
     let mut weights = vec![[0f32; PAGE]; rows];
-    let mut lines = match held {
-        Held::F32 => Vec::new(),
-        Held::Bf16 => vec![0f32; PAGE * width],
-    };
+    let widened = held == Held::Bf16 && !isa.sums_bytes();
+    let mut lines = vec![0f32; if widened { PAGE * width } else { 0 }];
     for start in task.positions.clone().step_by(PAGE) {
         let (keys, values) = cache.page(task.span.sequence, layer, task.head, start);
         let end = task.positions.end.min(start + PAGE);
         let blocks = (end - start).div_ceil(TILE);
         scores.fill([0.0; TILE]);
-        let of_keys = match held {
-            Held::F32 => bytemuck::cast_slice(keys),
-            Held::Bf16 => {
+        let of_blocks = scores.chunks_exact_mut(rows).take(blocks);
+        if held == Held::Bf16 && !widened {
+            let lines = keys.as_chunks().0.chunks_exact(width / 2);
+            for (lines, scores) in lines.zip(of_blocks) {
+                of_pairs(isa, lines, 1, width, &queries, width, scores);
+            }
+        } else {
+            let of_keys = if widened {
                 widen_pairs(isa, keys, TILE, &mut lines[..blocks * TILE * width]);
                 lines.as_slice()
+            } else {
+                bytemuck::cast_slice(keys)
+            };
+            for (lines, scores) in of_keys.chunks_exact(TILE * width).zip(of_blocks) {
+                plain(isa, lines, TILE, width, &queries, width, scores);
             }
-        };
-        for (block, scores) in scores.chunks_exact_mut(rows).take(blocks).enumerate() {
-            let lines = &of_keys[block * TILE * width..][..TILE * width];
-            plain(isa, lines, TILE, width, &queries, width, scores);
         }
         // Rows of one position see as many.
         let before = task.span.past + task.first;
         soften(isa, group, before, start..end, &scores, &mut weights, &mut running);
-        let of_values = match held {
-            Held::F32 => bytemuck::cast_slice(values),
-            Held::Bf16 => {
+        let (of_chunks, x) = (running.values.chunks_exact_mut(rows), weights.as_flattened());
+        if held == Held::Bf16 && !widened {
+            let lines = values.as_chunks().0;
+            for (chunk, sums) in of_chunks.enumerate() {
+                of_pairs(isa, &lines[chunk..], width / TILE, end - start, x, PAGE, sums);
+            }
+        } else {
+            let of_values = if widened {
                 widen_pairs(isa, values, width, &mut lines);
                 lines.as_slice()
+            } else {
+                bytemuck::cast_slice(values)
+            };
+            for (chunk, sums) in of_chunks.enumerate() {
+                plain(isa, &of_values[chunk * TILE..], width, end - start, x, PAGE, sums);
             }
-        };
-        for (chunk, sums) in running.values.chunks_exact_mut(rows).enumerate() {
-            let lines = &of_values[chunk * TILE..];
-            plain(isa, lines, width, end - start, weights.as_flattened(), PAGE, sums);
         }
     }
     running
 }
 
-/// The same with a matrix unit, to which keys and values are weights as they lie: queries, and what the softmax makes of scores,
+/// The same where bf16 is multiplied, by a matrix unit or without one, to which keys and values are weights as they lie: queries, and what the softmax makes of scores,
 /// are rounded to bf16 too.
 #[cfg(target_arch = "x86_64")]
 fn run_in_squares(
@@ -254,13 +267,20 @@ fn run_in_squares(
     let mut p = vec![Square::ZERO; padded / TILE];
     let mut beginning = Vec::new();
     // SAFETY: an `Isa` with a matrix unit is only made on a CPU that has one.
-    let unit = unsafe { amx::Unit::new() };
+    let unit = isa.multiplies_matrices().then(|| unsafe { amx::Unit::new() });
     for start in task.positions.clone().step_by(PAGE) {
         let (keys, mut values) = cache.page(task.span.sequence, layer, task.head, start);
         let end = task.positions.end.min(start + PAGE);
         let (first, second) = keys.split_at(keys.len() / 2);
         let (of_first, of_second) = scores.split_at_mut(padded);
-        unit.products(&q, [first, second], [of_first, of_second]);
+        match &unit {
+            Some(unit) => unit.products(&q, [first, second], [of_first, of_second]),
+            // SAFETY: squares are made only for a CPU that multiplies bf16.
+            None => unsafe {
+                avx512bf16::products(&q, first, of_first);
+                avx512bf16::products(&q, second, of_second);
+            },
+        }
         let before = task.span.past + task.first;
         soften(isa, group, before, start..end, &scores, &mut weights, running);
         for (rows, square) in weights.chunks(TILE).zip(&mut p) {
@@ -273,7 +293,11 @@ fn run_in_squares(
             beginning.resize(values.len(), 0);
             values = &beginning;
         }
-        unit.add(&p, values, &mut running.values);
+        match &unit {
+            Some(unit) => unit.add(&p, values, &mut running.values),
+            // SAFETY: as above.
+            None => unsafe { avx512bf16::add(&p, values, &mut running.values) },
+        }
     }
 }
 
@@ -332,6 +356,26 @@ tiered! {
     }
 }
 
+/// Lines of pairs of bf16 with f32 rows, without widening them first, for tiers that have it: see [`avx512::wide`].
+fn of_pairs(
+    isa: Isa,
+    lines: &[[u8; 64]],
+    step: usize,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut [Lanes],
+) {
+    match isa.0 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX-512.
+        Tier::Avx512 | Tier::Amx => unsafe {
+            avx512::wide(Form::Bf16, lines, step, columns, x, stride, out);
+        },
+        _ => unreachable!("{} has to widen them", isa.name()),
+    }
+}
+
 /// Lines of `across` pairs of bf16 as two lines of f32 each.
 fn widen_pairs(isa: Isa, pairs: &[u8], across: usize, lines: &mut [f32]) {
     let pairs: &[[u16; 2]] = &bytemuck::cast_slice(pairs)[..lines.len() / 2];
@@ -349,7 +393,6 @@ fn widen_pairs(isa: Isa, pairs: &[u8], across: usize, lines: &mut [f32]) {
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
         Tier::Avx2 => unsafe { avx2::widen_pairs(pairs, across, lines) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Tier::Avx512 | Tier::Amx => unsafe { avx512::widen_pairs(pairs, across, lines) },
+        Tier::Avx512 | Tier::Amx => unreachable!("{} reads them as they are", isa.name()),
     }
 }

@@ -8,15 +8,19 @@ use std::hint::black_box;
 
 use super::inputs::Int8;
 use super::inputs::Int16;
+use super::inputs::Rounded;
 use super::inputs::WEIGHT_16;
 use super::portable::Lanes;
 use super::portable::Panel;
 use super::tiles::BLOCK;
 use super::tiles::Form;
-use super::tiles::Q4K;
-use super::tiles::Q6K;
 use super::tiles::SUPER;
 use super::tiles::TILE;
+
+mod k_quants;
+
+pub(super) use k_quants::q4_k;
+pub(super) use k_quants::q6_k;
 
 /// Calls a kernel with as many rows at a time as it has registers for, then with what is left, each count compiled on its own.
 macro_rules! in_groups {
@@ -220,7 +224,7 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             let (a, b) = (load(&line[0]), load(&line[1]));
             let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
             for row in 0..ROWS {
-                let x = four(&rows[row].0[block][group]);
+                let x = four(&rows[row][block].quants[group]);
                 let pairs = _mm256_maddubs_epi16(size_a, _mm256_sign_epi8(x, a));
                 sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(pairs, ones));
                 let pairs = _mm256_maddubs_epi16(size_b, _mm256_sign_epi8(x, b));
@@ -230,7 +234,7 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         for half in 0..2 {
             let scale = halves(&scales[half]);
             for row in 0..ROWS {
-                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(rows[row].1[block]));
+                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(rows[row][block].scale));
                 let sums = _mm256_cvtepi32_ps(sums[row][half]);
                 totals[row][half] = _mm256_fmadd_ps(sums, scale, totals[row][half]);
             }
@@ -242,266 +246,11 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     }
 }
 
-/// A row's quants in a block of 256.
-type Quants = [[[i8; 4]; 8]; 8];
-
-/// A row's quants, in blocks of 32 by fours, and its scales, one a block.
-type Row<'a> = (&'a [[[i8; 4]; 8]], &'a [f32]);
-
 /// Rows from `first` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [Row<'_>; ROWS] {
-    let blocks = x.columns / BLOCK;
-    std::array::from_fn(|row| {
-        let quants = &x.quants[(first + row) * x.columns..][..x.columns];
-        let scales = &x.scales[(first + row) * blocks..][..blocks];
-        (quants.as_chunks::<4>().0.as_chunks::<8>().0, scales)
-    })
-}
-
-/// See [`super::portable::q4_k`].
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    // One or two rows leave registers for both halves of the lanes.
-    match out.len() {
-        1 => q4_k_rows::<1, 2>(tile, x, 0, out.try_into().expect("just counted")),
-        2 => q4_k_rows::<2, 2>(tile, x, 0, out.try_into().expect("just counted")),
-        _ => in_groups!(out, [4 1 2 3], |first, group: ROWS| {
-            q4_k_rows::<ROWS, 1>(tile, x, first, group)
-        }),
-    }
-}
-
-/// Eight products of pairs are summed in 16 bits: at most 16 x 15 x 127. The run's scale then multiplies and widens at once.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
-    tile: &[u8],
-    x: Int8<'_>,
-    first: usize,
-    out: &mut [Lanes; ROWS],
-) {
-    let blocks = x.columns / BLOCK;
-    let rows = rows::<ROWS>(x, first);
-    let sums_of: [&[f32]; ROWS] =
-        std::array::from_fn(|row| &x.sums[(first + row) * blocks..][..blocks]);
-    let low_bits = _mm256_set1_epi8(15);
-    // The byte of a lane, in the lower byte of both halves of the lane.
-    let lane = _mm256_setr_epi8(
-        0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, //
-        4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1,
-    );
-    for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
-        prefetch(&block[Q4K::LOW..]);
-        let lines = block[..Q4K::LOW].as_chunks::<32>().0.as_chunks::<2>().0;
-        let lines = lines.as_chunks::<8>().0.as_array::<4>().expect("2048 bytes");
-        let (scales, minima_of) = scales_and_minima(block);
-        // What is read of each row in this block, checked once.
-        let of_rows: [(&Quants, &[f32; 8], &[f32; 8]); ROWS] = std::array::from_fn(|row| {
-            let eight = i * 8..i * 8 + 8;
-            (
-                rows[row].0[eight.clone()].as_array().expect("eight runs"),
-                rows[row].1[eight.clone()].as_array().expect("eight runs"),
-                sums_of[row][eight].as_array().expect("eight runs"),
-            )
-        });
-        for start in (0..2).step_by(HALVES) {
-            let (mut totals, mut minima) =
-                ([[_mm256_setzero_ps(); HALVES]; ROWS], [[_mm256_setzero_ps(); HALVES]; ROWS]);
-            for (pair, lines) in lines.iter().enumerate() {
-                if start == 0 {
-                    prefetch(lines);
-                }
-                let mut of_runs = [[[_mm256_setzero_si256(); HALVES]; ROWS]; 2];
-                for (group, line) in lines.iter().enumerate() {
-                    let both: [_; HALVES] = std::array::from_fn(|half| line[start + half]);
-                    let both = both.each_ref().map(|bytes| load(bytes));
-                    for row in 0..ROWS {
-                        let (x, _, _) = &of_rows[row];
-                        let [a, b] = [four(&x[2 * pair][group]), four(&x[2 * pair + 1][group])];
-                        for half in 0..HALVES {
-                            let even = _mm256_and_si256(both[half], low_bits);
-                            let odd = _mm256_srli_epi16::<4>(both[half]);
-                            let odd = _mm256_and_si256(odd, low_bits);
-                            let [to_a, to_b] = [0, 1].map(|odd| of_runs[odd][row][half]);
-                            of_runs[0][row][half] =
-                                _mm256_add_epi16(to_a, _mm256_maddubs_epi16(even, a));
-                            of_runs[1][row][half] =
-                                _mm256_add_epi16(to_b, _mm256_maddubs_epi16(odd, b));
-                        }
-                    }
-                }
-                for (odd, of_run) in of_runs.iter().enumerate() {
-                    let run = 2 * pair + odd;
-                    for half in 0..HALVES {
-                        let order = _mm256_set1_epi16(8 * (start + half) as i16);
-                        let order = _mm256_or_si256(lane, order);
-                        let scale = _mm256_shuffle_epi8(twice_16(&scales[run]), order);
-                        let minimum = load_8(&minima_of[run].as_chunks::<8>().0[start + half]);
-                        let minimum = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(minimum));
-                        for row in 0..ROWS {
-                            let products = _mm256_madd_epi16(of_run[row][half], scale);
-                            let products = _mm256_cvtepi32_ps(products);
-                            let (_, of_x, sum_of_x) = &of_rows[row];
-                            let of_x = _mm256_set1_ps(of_x[run]);
-                            totals[row][half] = _mm256_fmadd_ps(products, of_x, totals[row][half]);
-                            let sum = _mm256_set1_ps(sum_of_x[run]);
-                            minima[row][half] = _mm256_fmadd_ps(minimum, sum, minima[row][half]);
-                        }
-                    }
-                }
-            }
-            let scales = block[Q4K::SCALES..].as_chunks::<16>().0;
-            for half in 0..HALVES {
-                let scale = halves(&scales[start + half]);
-                let of_minima = halves(&scales[2 + start + half]);
-                for (row, out) in out.iter_mut().enumerate() {
-                    let sums = _mm256_mul_ps(scale, totals[row][half]);
-                    let sums = _mm256_fnmadd_ps(of_minima, minima[row][half], sums);
-                    add_to(out, start + half, sums);
-                }
-            }
-        }
-    }
-}
-
-/// Sixteen bytes, in both halves of a register.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn twice_16(bytes: &[u8; 16]) -> __m256i {
-    // SAFETY: 16 bytes are there to be read, and need no alignment.
-    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-}
-
-/// Scales and minima of a block's eight runs, a byte a lane.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> ([[u8; TILE]; 8], [[u8; TILE]; 8]) {
-    let low = block[Q4K::LOW..Q4K::HIGH].as_chunks::<32>().0;
-    let high = block[Q4K::HIGH..Q4K::SCALES].as_chunks::<16>().0;
-    let (four_bits, two_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    let (mut scales, mut minima) = ([[0; TILE]; 8], [[0; TILE]; 8]);
-    let pairs = scales.as_chunks_mut::<2>().0.iter_mut().zip(minima.as_chunks_mut::<2>().0);
-    for ((low, high), (scales, minima)) in low.iter().zip(high).zip(pairs) {
-        // Two runs: the upper bits of the second are four higher in the same bytes.
-        let (low, high) = (load(low), twice_16(high));
-        let high = _mm256_blend_epi32::<0b1111_0000>(high, _mm256_srli_epi16::<4>(high));
-        let scale = _mm256_or_si256(
-            _mm256_and_si256(low, four_bits),
-            _mm256_and_si256(_mm256_slli_epi16::<4>(high), two_bits),
-        );
-        let minimum = _mm256_or_si256(
-            _mm256_and_si256(_mm256_srli_epi16::<4>(low), four_bits),
-            _mm256_and_si256(_mm256_slli_epi16::<2>(high), two_bits),
-        );
-        // SAFETY: both have 32 bytes to be written, and need no alignment.
-        unsafe {
-            _mm256_storeu_si256(scales.as_mut_ptr().cast(), scale);
-            _mm256_storeu_si256(minima.as_mut_ptr().cast(), minimum);
-        }
-    }
-    (scales, minima)
-}
-
-/// See [`super::portable::q6_k`].
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [4 1 2 3], |first, group: ROWS| q6_k_rows::<ROWS>(tile, x, first, group));
-}
-
-/// Weights are 0 to 63, and 32 too large; what that adds is taken off by one more product with the scale. Two products of pairs
-/// are summed in 16 bits: at most 4 x 63 x 127.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
-    let blocks = x.columns / BLOCK;
-    let rows = rows::<ROWS>(x, first);
-    let (low_bits, high_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
-    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
-    for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
-        prefetch(&block[Q6K::SCALES..]);
-        let lines = block[..Q6K::SCALES].as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<3>().0;
-        let lines = lines.as_array::<16>().expect("16 runs");
-        let of_runs = block[Q6K::SCALES..].as_chunks::<8>().0.as_chunks::<2>().0;
-        let of_runs = of_runs.as_array::<16>().expect("16 runs");
-        // What is read of each row in this block, checked once.
-        let of_rows: [(&Quants, &[f32; 8], &[i16; 16]); ROWS] = std::array::from_fn(|row| {
-            let eight = i * 8..i * 8 + 8;
-            let offsets = &x.offsets[(first + row) * 2 * blocks + i * 16..][..16];
-            (
-                rows[row].0[eight.clone()].as_array().expect("eight runs"),
-                rows[row].1[eight].as_array().expect("eight runs"),
-                offsets.as_array().expect("16 runs"),
-            )
-        });
-        for half in 0..2 {
-            let mut totals = [_mm256_setzero_ps(); ROWS];
-            for pair in 0..8 {
-                let mut products = [_mm256_setzero_si256(); ROWS];
-                for odd in 0..2 {
-                    let run = 2 * pair + odd;
-                    if half == 0 {
-                        prefetch(&lines[run]);
-                    }
-                    let [high, a, b] = lines[run].each_ref().map(|line| load(&line[half]));
-                    let weights = [
-                        _mm256_or_si256(
-                            _mm256_and_si256(a, low_bits),
-                            _mm256_and_si256(_mm256_slli_epi16::<4>(high), high_bits),
-                        ),
-                        _mm256_or_si256(
-                            _mm256_and_si256(_mm256_srli_epi16::<4>(a), low_bits),
-                            _mm256_and_si256(_mm256_slli_epi16::<2>(high), high_bits),
-                        ),
-                        _mm256_or_si256(
-                            _mm256_and_si256(b, low_bits),
-                            _mm256_and_si256(high, high_bits),
-                        ),
-                        _mm256_or_si256(
-                            _mm256_and_si256(_mm256_srli_epi16::<4>(b), low_bits),
-                            _mm256_and_si256(_mm256_srli_epi16::<2>(high), high_bits),
-                        ),
-                    ];
-                    // In both halves of a lane.
-                    let scale = _mm256_cvtepi8_epi32(load_8(&of_runs[run][half]));
-                    let scale =
-                        _mm256_blend_epi16::<0b1010_1010>(scale, _mm256_slli_epi32::<16>(scale));
-                    for row in 0..ROWS {
-                        let (x, _, offsets) = &of_rows[row];
-                        let x = |group: usize| four(&x[pair][4 * odd + group]);
-                        let ab = _mm256_add_epi16(
-                            _mm256_maddubs_epi16(weights[0], x(0)),
-                            _mm256_maddubs_epi16(weights[1], x(1)),
-                        );
-                        let cd = _mm256_add_epi16(
-                            _mm256_maddubs_epi16(weights[2], x(2)),
-                            _mm256_maddubs_epi16(weights[3], x(3)),
-                        );
-                        let offset = _mm256_set1_epi16(offsets[run]);
-                        let sum = _mm256_add_epi32(
-                            _mm256_add_epi32(
-                                _mm256_madd_epi16(ab, scale),
-                                _mm256_madd_epi16(cd, scale),
-                            ),
-                            _mm256_madd_epi16(offset, scale),
-                        );
-                        products[row] = _mm256_add_epi32(products[row], sum);
-                    }
-                }
-                for row in 0..ROWS {
-                    let of_x = _mm256_set1_ps(of_rows[row].1[pair]);
-                    totals[row] =
-                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[row]), of_x, totals[row]);
-                }
-            }
-            let scale = halves(&scales[i][half]);
-            for (row, out) in out.iter_mut().enumerate() {
-                add_to(out, half, _mm256_mul_ps(scale, totals[row]));
-            }
-        }
-    }
+fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [&[Rounded]; ROWS] {
+    std::array::from_fn(|row| x.row(first + row))
 }
 
 /// See [`super::portable::panel_of_q8_0`].

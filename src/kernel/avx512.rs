@@ -9,15 +9,21 @@ use std::hint::black_box;
 use super::avx2::in_groups;
 use super::inputs::Int8;
 use super::inputs::Int16;
+use super::inputs::Rounded;
 use super::inputs::WEIGHT_16;
 use super::portable::Lanes;
 use super::portable::Panel;
 use super::tiles::BLOCK;
 use super::tiles::Form;
-use super::tiles::Q4K;
-use super::tiles::Q6K;
-use super::tiles::SUPER;
 use super::tiles::TILE;
+
+mod k_quants;
+
+pub(super) use k_quants::block_scales;
+pub(super) use k_quants::q4_k;
+pub(super) use k_quants::q6_k;
+pub(super) use k_quants::scales_and_minima;
+pub(super) use k_quants::sixes;
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -149,6 +155,83 @@ pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) 
     }
 }
 
+/// Weights of 16 bits with f32, each widened as it is read; see [`super::portable::widen`] and [`super::portable::plain`]. A line is
+/// two columns of sixteen rows, the next one `step` lines after it; rows of `x` begin `stride` apart.
+///
+/// # Panics
+/// When lines or rows are missing.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn wide(
+    form: Form,
+    lines: &[[u8; 64]],
+    step: usize,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut [Lanes],
+) {
+    // Checked once for all that is read below.
+    assert!(columns == 0 || lines.len() > (columns.div_ceil(2) - 1) * step);
+    assert!(out.is_empty() || x.len() >= (out.len() - 1) * stride + columns);
+    in_groups!(out, [12 1 2 3 4 5 6 7 8 9 10 11], |first, group: ROWS| {
+        let x = &x[first * stride..];
+        // SAFETY: the lines and rows that are read are within what was asserted above.
+        match form {
+            Form::F16 => unsafe {
+                wide_rows::<ROWS, true>(lines, step, columns, x, stride, group);
+            },
+            _ => unsafe { wide_rows::<ROWS, false>(lines, step, columns, x, stride, group) },
+        }
+    });
+}
+
+/// # Safety
+/// There is a line for every two of `columns`, and `x` has `ROWS` rows of as many.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn wide_rows<const ROWS: usize, const IN_F16: bool>(
+    lines: &[[u8; 64]],
+    step: usize,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut [Lanes; ROWS],
+) {
+    let (lines, x) = (lines.as_ptr(), x.as_ptr());
+    let columns_of = |pair: usize| {
+        // SAFETY: as the caller promises.
+        let line = unsafe { &*lines.add(pair * step) };
+        if IN_F16 {
+            let [even, odd] = line.as_chunks().0.as_array().expect("two columns of 32 bytes");
+            (halves(even), halves(odd))
+        } else {
+            pair_of_bf16(load(line))
+        }
+    };
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    for pair in 0..columns / 2 {
+        let (even, odd) = columns_of(pair);
+        for row in 0..ROWS {
+            // SAFETY: as the caller promises.
+            let [a, b] = unsafe { *x.add(row * stride + 2 * pair).cast::<[f32; 2]>() };
+            sums[row][0] = _mm512_fmadd_ps(even, _mm512_set1_ps(a), sums[row][0]);
+            sums[row][1] = _mm512_fmadd_ps(odd, _mm512_set1_ps(b), sums[row][1]);
+        }
+    }
+    if columns % 2 == 1 {
+        // What lies in the other half may be anything.
+        let (even, _) = columns_of(columns / 2);
+        for row in 0..ROWS {
+            // SAFETY: as the caller promises.
+            let x = unsafe { *x.add(row * stride + columns - 1) };
+            sums[row][0] = _mm512_fmadd_ps(even, _mm512_set1_ps(x), sums[row][0]);
+        }
+    }
+    for (out, [even, odd]) in out.iter_mut().zip(sums) {
+        add_to(out, _mm512_add_ps(even, odd));
+    }
+}
+
 /// The lower and the upper bf16 of sixteen pairs.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -159,44 +242,29 @@ fn pair_of_bf16(pairs: __m512i) -> (__m512, __m512) {
     )
 }
 
-/// Lines of `across` pairs of bf16, a multiple of sixteen, as two lines of f32 each.
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn widen_pairs(pairs: &[[u16; 2]], across: usize, lines: &mut [f32]) {
-    for (pairs, lines) in pairs.chunks_exact(across).zip(lines.chunks_exact_mut(2 * across)) {
-        let (even, odd) = lines.split_at_mut(across);
-        let to = even.as_chunks_mut::<TILE>().0.iter_mut().zip(odd.as_chunks_mut::<TILE>().0);
-        for (pairs, (even, odd)) in pairs.as_chunks::<TILE>().0.iter().zip(to) {
-            // SAFETY: sixteen pairs of two bytes each are there to be read, and need no alignment.
-            let (a, b) = pair_of_bf16(unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) });
-            store_ps(even, a);
-            store_ps(odd, b);
-        }
-    }
-}
-
-/// A row's quants, in blocks of 32 by fours, and its scales, one a block.
-type Row<'a> = (&'a [[[i8; 4]; 8]], &'a [f32]);
-
-/// Rows from `first` on.
+/// Rows from `first` on. Where they begin, since their ends are not looked at again for every run: it costs as much as the products.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [Row<'_>; ROWS] {
-    let blocks = x.columns / BLOCK;
-    std::array::from_fn(|row| {
-        let quants = &x.quants[(first + row) * x.columns..][..x.columns];
-        let scales = &x.scales[(first + row) * blocks..][..blocks];
-        (quants.as_chunks::<4>().0.as_chunks::<8>().0, scales)
-    })
+fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [*const Rounded; ROWS] {
+    std::array::from_fn(|row| x.row(first + row).as_ptr())
 }
 
-/// The offsets of both halves of each block, of rows from `first` on.
+/// A run of a row.
+///
+/// # Safety
+/// The row has so many.
+#[inline(always)]
+unsafe fn run<'a>(row: *const Rounded, number: usize) -> &'a Rounded {
+    // SAFETY: as the caller promises.
+    unsafe { &*row.add(number) }
+}
+
+/// `factor` times the offsets of a run's halves, added up, in all lanes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn offsets<const ROWS: usize>(x: Int8<'_>, first: usize) -> [&[[i16; 2]]; ROWS] {
-    let blocks = x.columns / BLOCK;
-    std::array::from_fn(|row| {
-        x.offsets[(first + row) * 2 * blocks..][..2 * blocks].as_chunks::<2>().0
-    })
+fn offset(run: &Rounded, factors: [i16; 2]) -> __m512i {
+    let pair = |[a, b]: [i16; 2]| _mm512_set1_epi32(i32::from(b) << 16 | i32::from(a) & 0xffff);
+    _mm512_dpwssd_epi32(_mm512_setzero_si512(), pair(factors), pair(run.offsets))
 }
 
 /// See [`super::portable::q8_0`].
@@ -213,7 +281,7 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / BLOCK;
-    let (rows, offsets) = (rows::<ROWS>(x, first), offsets::<ROWS>(x, first));
+    let rows = rows::<ROWS>(x, first);
     let (quants, scales) = tile.split_at(x.columns * TILE);
     let sign = _mm512_set1_epi8(-128);
     let mut totals = [_mm512_setzero_ps(); ROWS];
@@ -222,170 +290,28 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     for (block, (lines, scale)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
-            let [a, b] = offsets[row][block];
-            sums[row] = _mm512_set1_epi32(8 * (i32::from(a) + i32::from(b)));
+            // SAFETY: a row has as many runs as a tile has blocks of 32 columns.
+            sums[row] = offset(unsafe { run(rows[row], block) }, [8, 8]);
         }
         for (group, line) in lines.iter().enumerate() {
             let weights = _mm512_xor_si512(load(line), sign);
             for row in 0..ROWS {
-                let x = four(&rows[row].0[block][group]);
+                // SAFETY: as above.
+                let x = four(unsafe { &run(rows[row], block).quants[group] });
                 sums[row] = _mm512_dpbusd_epi32(sums[row], weights, x);
             }
         }
         let scale = halves(scale);
         for row in 0..ROWS {
-            let scale = _mm512_mul_ps(scale, _mm512_set1_ps(rows[row].1[block]));
+            // SAFETY: as above.
+            let of_x = _mm512_set1_ps(unsafe { run(rows[row], block).scale });
+            let scale = _mm512_mul_ps(scale, of_x);
             totals[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, totals[row]);
         }
     }
     for (out, totals) in out.iter_mut().zip(totals) {
         add_to(out, totals);
     }
-}
-
-/// See [`super::portable::q4_k`].
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [6 1 2 3 4 5], |first, group: ROWS| q4_k_rows::<ROWS>(tile, x, first, group));
-}
-
-/// The sum of a run is at most 32 x 15 x 127, and times its scale, at most 63, still exact in f32.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
-    let blocks = x.columns / BLOCK;
-    let rows = rows::<ROWS>(x, first);
-    let sums_of: [&[f32]; ROWS] =
-        std::array::from_fn(|row| &x.sums[(first + row) * blocks..][..blocks]);
-    let low_bits = _mm512_set1_epi8(15);
-    for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
-        let lines = block[..Q4K::LOW].as_chunks::<64>().0.as_chunks::<8>().0;
-        let (mut totals, mut minima) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
-        for (pair, lines) in lines.iter().enumerate() {
-            let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
-            for (group, line) in lines.iter().enumerate() {
-                let both = load(line);
-                let even = _mm512_and_si512(both, low_bits);
-                let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low_bits);
-                for row in 0..ROWS {
-                    let x = &rows[row].0[i * 8 + 2 * pair..][..2];
-                    let [a, b] = [four(&x[0][group]), four(&x[1][group])];
-                    of_runs[0][row] = _mm512_dpbusd_epi32(of_runs[0][row], even, a);
-                    of_runs[1][row] = _mm512_dpbusd_epi32(of_runs[1][row], odd, b);
-                }
-            }
-            let scales = scales_and_minima(block, pair);
-            for (odd, (of_run, (scale, minimum))) in of_runs.iter().zip(scales).enumerate() {
-                let run = i * 8 + 2 * pair + odd;
-                for row in 0..ROWS {
-                    let products = _mm512_mul_ps(_mm512_cvtepi32_ps(of_run[row]), scale);
-                    let of_x = _mm512_set1_ps(rows[row].1[run]);
-                    totals[row] = _mm512_fmadd_ps(products, of_x, totals[row]);
-                    let sum = _mm512_set1_ps(sums_of[row][run]);
-                    minima[row] = _mm512_fmadd_ps(minimum, sum, minima[row]);
-                }
-            }
-        }
-        let (scale, of_minima) = block_scales(block);
-        for (row, out) in out.iter_mut().enumerate() {
-            let sums = _mm512_mul_ps(scale, totals[row]);
-            add_to(out, _mm512_fnmadd_ps(of_minima, minima[row], sums));
-        }
-    }
-}
-
-/// Scales and minima of two runs of 32 columns of a block.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn scales_and_minima(block: &[u8; Q4K::BYTES], pair: usize) -> [(__m512, __m512); 2] {
-    let low = block[Q4K::LOW..Q4K::HIGH].as_chunks::<TILE>().0.as_chunks::<2>().0;
-    let high = block[Q4K::HIGH..Q4K::SCALES].as_chunks::<TILE>().0;
-    let high = _mm512_cvtepu8_epi32(load_16(&high[pair]));
-    let (four_bits, two_bits) = (_mm512_set1_epi32(15), _mm512_set1_epi32(0x30));
-    let join = |low: &[u8; TILE], scale: __m512i, minimum: __m512i| {
-        let low = _mm512_cvtepu8_epi32(load_16(low));
-        let scale =
-            _mm512_or_si512(_mm512_and_si512(low, four_bits), _mm512_and_si512(scale, two_bits));
-        let minimum =
-            _mm512_or_si512(_mm512_srli_epi32::<4>(low), _mm512_and_si512(minimum, two_bits));
-        (_mm512_cvtepi32_ps(scale), _mm512_cvtepi32_ps(minimum))
-    };
-    let [even, odd] = &low[pair];
-    [
-        join(even, _mm512_slli_epi32::<4>(high), _mm512_slli_epi32::<2>(high)),
-        join(odd, high, _mm512_srli_epi32::<2>(high)),
-    ]
-}
-
-/// A block's scale, and that of its minima.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m512) {
-    let scales = block[Q4K::SCALES..].as_chunks::<32>().0;
-    (halves(&scales[0]), halves(&scales[1]))
-}
-
-/// See [`super::portable::q6_k`].
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [4 1 2 3], |first, group: ROWS| q6_k_rows::<ROWS>(tile, x, first, group));
-}
-
-/// Weights are 0 to 63, and 32 too large: sums begin with what takes that off. Two of them, each at most 16 x 32 x 127, are still
-/// exact in f32 once they are multiplied with their scales, at most 128, and added.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
-    let (rows, offsets) = (rows::<ROWS>(x, first), offsets::<ROWS>(x, first));
-    let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
-    let scales = scales.as_chunks::<32>().0;
-    for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
-        let lines = block[..Q6K::SCALES].as_chunks::<64>().0.as_chunks::<3>().0;
-        let of_runs = block[Q6K::SCALES..].as_chunks::<TILE>().0;
-        let mut totals = [_mm512_setzero_ps(); ROWS];
-        for pair in 0..8 {
-            let mut products = [_mm512_setzero_ps(); ROWS];
-            for odd in 0..2 {
-                let run = 2 * pair + odd;
-                let weights = sixes(&lines[run]);
-                let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[run])));
-                for row in 0..ROWS {
-                    let x = &rows[row].0[i * 8 + pair];
-                    let offset = i32::from(offsets[row][i * 8 + pair][odd]);
-                    let mut sum = _mm512_set1_epi32(2 * offset);
-                    for (group, weights) in weights.iter().enumerate() {
-                        sum = _mm512_dpbusd_epi32(sum, *weights, four(&x[4 * odd + group]));
-                    }
-                    products[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, products[row]);
-                }
-            }
-            for row in 0..ROWS {
-                let of_x = _mm512_set1_ps(rows[row].1[i * 8 + pair]);
-                totals[row] = _mm512_fmadd_ps(products[row], of_x, totals[row]);
-            }
-        }
-        let scale = halves(&scales[i]);
-        for (row, out) in out.iter_mut().enumerate() {
-            add_to(out, _mm512_mul_ps(scale, totals[row]));
-        }
-    }
-}
-
-/// The weights of a run of 16 columns, by fours, 0 to 63.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn sixes([high, a, b]: &[[u8; 64]; 3]) -> [__m512i; 4] {
-    let (low_bits, high_bits) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
-    let (high, a, b) = (load(high), load(a), load(b));
-    let join = |low: __m512i, high: __m512i| {
-        _mm512_or_si512(_mm512_and_si512(low, low_bits), _mm512_and_si512(high, high_bits))
-    };
-    [
-        join(a, _mm512_slli_epi16::<4>(high)),
-        join(_mm512_srli_epi16::<4>(a), _mm512_slli_epi16::<2>(high)),
-        join(b, high),
-        join(_mm512_srli_epi16::<4>(b), _mm512_srli_epi16::<2>(high)),
-    ]
 }
 
 /// See [`super::portable::round_panel`].
@@ -446,36 +372,26 @@ fn panel_rows<const ROWS: usize>(
 
 /// See [`super::inputs::Inputs::make`]; the compiler's own vectors of the plain loop gather single numbers.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn to_int8(
-    values: &[f32],
-    quants: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [f32],
-    offsets: &mut [i16],
-) {
+pub(super) fn to_int8(values: &[f32], runs: &mut [Rounded]) {
     /// Every NaN and both infinities.
     const NOT_FINITE: i32 = 0b1001_1001;
-    let blocks = values.as_chunks::<TILE>().0.as_chunks::<2>().0;
-    let quants = quants.as_chunks_mut::<TILE>().0.as_chunks_mut::<2>().0;
-    let about = scales.iter_mut().zip(sums).zip(offsets.as_chunks_mut::<2>().0);
-    for ((values, quants), ((scale, sum), offsets)) in blocks.iter().zip(quants).zip(about) {
-        let values = [load_ps(&values[0]), load_ps(&values[1])];
+    for (values, run) in values.as_chunks::<TILE>().0.as_chunks::<2>().0.iter().zip(runs) {
+        let values = values.each_ref().map(|half| load_ps(half));
         let extents = values.map(|half| _mm512_abs_ps(half));
         let most = _mm512_reduce_max_ps(_mm512_max_ps(extents[0], extents[1]));
         let inverse = _mm512_set1_ps(if most > 0.0 { 127.0 / most } else { 0.0 });
-        let mut of_halves = [0; 2];
-        for half in 0..2 {
-            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(values[half], inverse));
+        let mut sums = [0; 2];
+        let quants = run.quants.as_flattened_mut().as_chunks_mut::<TILE>().0;
+        for ((value, quants), sum) in values.iter().zip(quants).zip(&mut sums) {
+            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(*value, inverse));
             // SAFETY: sixteen bytes are there to be written, and need no alignment.
-            unsafe {
-                _mm_storeu_si128(quants[half].as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded));
-            }
-            of_halves[half] = _mm512_reduce_add_epi32(rounded);
+            unsafe { _mm_storeu_si128(quants.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded)) };
+            *sum = _mm512_reduce_add_epi32(rounded);
         }
         let wild = values.map(|half| _mm512_fpclass_ps_mask::<NOT_FINITE>(half));
-        *scale = if wild == [0; 2] { most / 127.0 } else { f32::NAN };
-        *sum = *scale * of_halves[0].wrapping_add(of_halves[1]) as f32;
-        *offsets = of_halves.map(|half| half.wrapping_mul(-16) as i16);
+        run.scale = if wild == [0; 2] { most / 127.0 } else { f32::NAN };
+        run.sum = run.scale * sums[0].wrapping_add(sums[1]) as f32;
+        run.offsets = sums.map(|half: i32| half.wrapping_mul(-16) as i16);
     }
 }
 

@@ -58,12 +58,8 @@ pub struct Inputs {
     columns: usize,
     made: Vec<Kind>,
     values: Vec<f32>,
-    int8: Vec<i8>,
-    /// `[rows, columns / 32]`: the scales of `int8`, and times the sum of what they scale.
-    scales: Vec<f32>,
-    sums: Vec<f32>,
-    /// `[rows, columns / 16]`: minus sixteen times the sum of so many of `int8`, which takes 32 off weights of 6 bits.
-    offsets: Vec<i16>,
+    /// `[rows, columns / 32]`
+    int8: Vec<Rounded>,
     /// Block by block of 256 columns, the last may be narrower: `[rows, 256]`, as they are multiplied with a panel.
     int16: Vec<i16>,
     /// `[columns / 256, rows]`, rounded up: the scales of `int16`.
@@ -72,14 +68,32 @@ pub struct Inputs {
     squares: Vec<Square>,
 }
 
+/// A run of 32 activations of 8 bits, and what is needed of them: together, so that a kernel has one place of each row to follow.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[repr(C)]
+pub(super) struct Rounded {
+    pub quants: [[i8; 4]; 8],
+    pub scale: f32,
+    /// The sum of the quants, times the scale.
+    pub sum: f32,
+    /// Minus sixteen times the sum of either half: twice of it takes 32 off weights of 6 bits.
+    pub offsets: [i16; 2],
+}
+
 /// Rows of 8 bits.
 #[derive(Clone, Copy)]
 pub(super) struct Int8<'a> {
     pub columns: usize,
-    pub quants: &'a [i8],
-    pub scales: &'a [f32],
-    pub sums: &'a [f32],
-    pub offsets: &'a [i16],
+    /// `[rows, columns / 32]`
+    pub runs: &'a [Rounded],
+}
+
+impl<'a> Int8<'a> {
+    /// The runs of a row.
+    pub(super) fn row(&self, number: usize) -> &'a [Rounded] {
+        let across = self.columns / BLOCK;
+        &self.runs[number * across..(number + 1) * across]
+    }
 }
 
 /// A block of columns of 16 bits.
@@ -143,23 +157,11 @@ impl Inputs {
         match kind {
             Kind::F32 => {}
             Kind::Int8 => {
-                let blocks = columns / BLOCK;
-                self.int8.resize(rows * columns, 0);
-                self.scales.resize(rows * blocks, 0.0);
-                self.sums.resize(rows * blocks, 0.0);
-                self.offsets.resize(rows * blocks * 2, 0);
-                let mut parts: Vec<_> = self
-                    .values
-                    .chunks(part * columns)
-                    .zip(self.int8.chunks_mut(part * columns))
-                    .zip(self.scales.chunks_mut(part * blocks))
-                    .zip(self.sums.chunks_mut(part * blocks))
-                    .zip(self.offsets.chunks_mut(part * blocks * 2))
-                    .collect();
-                pool.chunks(&mut parts, 1, |_, parts| {
-                    for ((((values, quants), scales), sums), offsets) in parts {
-                        to_int8(isa, values, quants, scales, sums, offsets);
-                    }
+                let across = columns / BLOCK;
+                self.int8.resize(rows * across, Rounded::default());
+                let values = &self.values;
+                pool.chunks(&mut self.int8, part * across, |number, runs| {
+                    to_int8(isa, &values[number * part * columns..], runs);
                 });
             }
             Kind::Int16 => {
@@ -213,17 +215,10 @@ impl Inputs {
         &self.values
     }
 
-    /// The rows from `first` on. To be made before.
-    pub(super) fn int8(&self, first: usize) -> Int8<'_> {
+    /// The rows of 8 bits. To be made before.
+    pub(super) fn int8(&self) -> Int8<'_> {
         debug_assert!(self.made.contains(&Kind::Int8));
-        let (columns, blocks) = (self.columns, self.columns / BLOCK);
-        Int8 {
-            columns,
-            quants: &self.int8[first * columns..self.rows * columns],
-            scales: &self.scales[first * blocks..self.rows * blocks],
-            sums: &self.sums[first * blocks..self.rows * blocks],
-            offsets: &self.offsets[first * blocks * 2..self.rows * blocks * 2],
-        }
+        Int8 { columns: self.columns, runs: &self.int8 }
     }
 
     /// A block of 256 columns, or what is left of them. To be made before.
@@ -272,35 +267,25 @@ fn extent(values: &[f32]) -> (f32, f32) {
     (most.into_iter().fold(0.0, f32::max), nan.into_iter().sum())
 }
 
-/// To 8 bits, with all that comes with them.
-fn to_int8(
-    isa: Isa,
-    values: &[f32],
-    quants: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [f32],
-    offsets: &mut [i16],
-) {
+/// Rounds as many values as there are runs for.
+fn to_int8(isa: Isa, values: &[f32], runs: &mut [Rounded]) {
     match isa.0 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX-512.
-        Tier::Avx512 | Tier::Amx => unsafe {
-            avx512::to_int8(values, quants, scales, sums, offsets);
-        },
-        _ => to_int8_plain(isa, values, quants, scales, sums, offsets),
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::to_int8(values, runs) },
+        _ => to_int8_plain(isa, values, runs),
     }
 }
 
 tiered! {
-    fn to_int8_plain(values: &[f32], quants: &mut [i8], scales: &mut [f32], sums: &mut [f32], offsets: &mut [i16]) {
-        let blocks = values.as_chunks::<BLOCK>().0.iter().zip(quants.as_chunks_mut::<BLOCK>().0);
-        let about = scales.iter_mut().zip(sums).zip(offsets.as_chunks_mut::<2>().0);
-        for ((values, quants), ((scale, sum), offsets)) in blocks.zip(about) {
+    fn to_int8_plain(values: &[f32], runs: &mut [Rounded]) {
+        for (values, run) in values.as_chunks::<BLOCK>().0.iter().zip(runs) {
             let (most, nan) = extent(values);
             let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
             let mut halves = [0i32; 2];
+            let quants = run.quants.as_flattened_mut().as_chunks_mut::<16>().0;
             for (half, (values, quants)) in
-                values.as_chunks::<16>().0.iter().zip(quants.as_chunks_mut::<16>().0).enumerate()
+                values.as_chunks::<16>().0.iter().zip(quants).enumerate()
             {
                 for lane in 0..16 {
                     let quant = round(values[lane] * inverse);
@@ -308,9 +293,9 @@ tiered! {
                     halves[half] = halves[half].wrapping_add(quant);
                 }
             }
-            *scale = most / 127.0 + nan;
-            *sum = *scale * halves[0].wrapping_add(halves[1]) as f32;
-            *offsets = halves.map(|half| half.wrapping_mul(-16) as i16);
+            run.scale = most / 127.0 + nan;
+            run.sum = run.scale * halves[0].wrapping_add(halves[1]) as f32;
+            run.offsets = halves.map(|half| half.wrapping_mul(-16) as i16);
         }
     }
 }
@@ -379,12 +364,13 @@ mod tests {
             assert_eq!((inputs.rows(), inputs.columns()), (3, 320));
             inputs.make(isa, &pool, Kind::Int8);
             inputs.make(isa, &pool, Kind::Int16);
-            let int8 = inputs.int8(0);
+            let int8 = inputs.int8();
             for row in 0..rows {
                 for column in 0..320 {
                     let value = if column < 300 { values[row * 300 + column] } else { 0.0 };
                     let at = row * 320 + column;
-                    let near = f32::from(int8.quants[at]) * int8.scales[at / 32];
+                    let run = int8.runs[at / 32];
+                    let near = f32::from(run.quants.as_flattened()[at % 32]) * run.scale;
                     assert!((near - value).abs() <= 5.1 / 127.0 * 0.51, "{near} {value}");
                     let int16 = inputs.int16(column / 256);
                     let quant = int16.quants[row * int16.columns + column % 256];
@@ -392,11 +378,12 @@ mod tests {
                     assert!((near - value).abs() <= 5.1 / 4095.0 * 0.51, "{near} {value}");
                 }
             }
-            for (block, quants) in int8.quants.chunks(32).enumerate() {
-                let sum: i32 = quants.iter().map(|&q| i32::from(q)).sum();
-                assert_eq!(int8.sums[block], int8.scales[block] * sum as f32);
-                let first: i32 = quants[..16].iter().map(|&q| i32::from(q)).sum();
-                assert_eq!(i32::from(int8.offsets[2 * block]), -16 * first);
+            for run in int8.runs {
+                let halves = run.quants.as_flattened().chunks(16);
+                let sums: Vec<i32> =
+                    halves.map(|h| h.iter().map(|&q| i32::from(q)).sum()).collect();
+                assert_eq!(run.sum, run.scale * (sums[0] + sums[1]) as f32);
+                assert_eq!(run.offsets.map(i32::from), [-16 * sums[0], -16 * sums[1]]);
             }
         }
     }
@@ -413,7 +400,7 @@ mod tests {
                 inputs.make(isa, &Pool::new(1), Kind::Int8);
                 inputs.make(isa, &Pool::new(1), Kind::Int16);
                 let of_blocks: Vec<bool> =
-                    inputs.int8(0).scales.iter().map(|scale| scale.is_nan()).collect();
+                    inputs.int8().runs.iter().map(|run| run.scale.is_nan()).collect();
                 assert_eq!(of_blocks, [false, true, false], "{} {wild}", isa.name());
                 assert!(inputs.int16(0).scales[0].is_nan(), "{} {wild}", isa.name());
             }
@@ -426,7 +413,7 @@ mod tests {
         inputs.fill(&Pool::new(1), 1, 32, |_, out| out.fill(0.0));
         inputs.make(Isa::best(), &Pool::new(1), Kind::Int8);
         inputs.make(Isa::best(), &Pool::new(1), Kind::Int16);
-        assert!(inputs.int8(0).quants.iter().all(|&q| q == 0));
+        assert_eq!(inputs.int8().runs, [Rounded::default()]);
         assert!(inputs.int16(0).quants.iter().all(|&q| q == 0));
     }
 }

@@ -18,7 +18,7 @@ pub(super) enum Tier {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 with its dot products of integers, VNNI.
+    /// AVX-512 with its dot products of integers, VNNI, and of bf16 where there are.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// The above, and a matrix unit for bf16, AMX.
@@ -91,6 +91,14 @@ impl Isa {
     pub(super) fn sums_bytes(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 >= Tier::Avx512;
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether bf16 is multiplied and summed in f32 at once.
+    pub(super) fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
         false
     }

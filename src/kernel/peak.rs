@@ -23,6 +23,8 @@ use super::amx;
 use super::avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+#[cfg(target_arch = "x86_64")]
+use super::avx512bf16;
 
 /// How long passes of one kind of number are repeated.
 const BUDGET: Duration = Duration::from_millis(80);
@@ -74,17 +76,7 @@ pub fn peaks(pool: &Pool, isa: Isa) -> Peaks {
         f32_flop_per_s: rate(Number::F32),
         int8_op_per_s: rate(Number::Int8),
         int16_op_per_s: rate(Number::Int16),
-        bf16_flop_per_s: has_bf16(isa).then(|| rate(Number::Bf16)),
-    }
-}
-
-fn has_bf16(isa: Isa) -> bool {
-    match isa.0 {
-        Tier::Portable => false,
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 | Tier::Avx512 => false,
-        #[cfg(target_arch = "x86_64")]
-        Tier::Amx => true,
+        bf16_flop_per_s: isa.multiplies_bf16().then(|| rate(Number::Bf16)),
     }
 }
 
@@ -115,6 +107,9 @@ fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         (Tier::Amx, Number::Bf16) => unsafe { amx::peak_bf16(turns) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: bf16 is multiplied only by a CPU that was asked for it.
+        (Tier::Avx512, Number::Bf16) if isa.multiplies_bf16() => unsafe { avx512bf16::peak(turns) },
         (_, Number::Bf16) => 0,
     };
     operations * turns
@@ -307,7 +302,7 @@ mod tests {
                     let rate = best_pass(&pool, isa, number, Duration::from_micros(10));
                     assert!(rate.is_finite() && rate > 0.0, "{} {number:?}: {rate}", isa.name());
                 }
-                assert_eq!(multiply_add(isa, Number::Bf16, 10) > 0, has_bf16(isa));
+                assert_eq!(multiply_add(isa, Number::Bf16, 10) > 0, isa.multiplies_bf16());
             }
         }
     }

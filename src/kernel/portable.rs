@@ -67,13 +67,11 @@ pub(super) fn widen(form: Form, tile: &[u8], columns: usize, first: usize, lines
 
 /// 8-bit activations with weights of 8 bits.
 pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    let blocks = x.columns / BLOCK;
     let (quants, scales) = tile.split_at(x.columns * TILE);
     for (row, out) in out.iter_mut().enumerate() {
-        for block in 0..blocks {
-            let at = row * x.columns + block * BLOCK;
+        for (block, run) in x.row(row).iter().enumerate() {
             let mut sums = [0i32; TILE];
-            for (group, x) in x.quants[at..at + BLOCK].as_chunks::<4>().0.iter().enumerate() {
+            for (group, x) in run.quants.iter().enumerate() {
                 let line = &quants[(block * 8 + group) * 64..][..64];
                 for (sum, weights) in sums.iter_mut().zip(line.as_chunks::<4>().0) {
                     for (weight, x) in weights.iter().zip(x) {
@@ -81,9 +79,9 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                     }
                 }
             }
-            let scale = x.scales[row * blocks + block];
             for lane in 0..TILE {
-                out[lane] += sums[lane] as f32 * (half(scales, block * TILE + lane) * scale);
+                let scale = half(scales, block * TILE + lane) * run.scale;
+                out[lane] += sums[lane] as f32 * scale;
             }
         }
     }
@@ -91,16 +89,13 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 
 /// 8-bit activations with weights of 4 bits.
 pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    let blocks = x.columns / BLOCK;
     for (row, out) in out.iter_mut().enumerate() {
         for (i, block) in tile.chunks_exact(Q4K::BYTES).enumerate() {
             let (mut sums, mut minima) = ([0f32; TILE], [0f32; TILE]);
             for run in 0..8 {
-                let at = row * x.columns + i * SUPER + run * BLOCK;
-                let (scale, sum) =
-                    (x.scales[row * blocks + i * 8 + run], x.sums[row * blocks + i * 8 + run]);
+                let of_x = &x.row(row)[i * 8 + run];
                 let mut products = [0i32; TILE];
-                for (group, x) in x.quants[at..at + BLOCK].as_chunks::<4>().0.iter().enumerate() {
+                for (group, x) in of_x.quants.iter().enumerate() {
                     let line = &block[(run / 2 * 8 + group) * 64..][..64];
                     for (product, weights) in products.iter_mut().zip(line.as_chunks::<4>().0) {
                         for (weight, x) in weights.iter().zip(x) {
@@ -110,8 +105,8 @@ pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                 }
                 for lane in 0..TILE {
                     let (of_run, minimum) = q4k_scales(block, run, lane);
-                    sums[lane] += (products[lane] * i32::from(of_run)) as f32 * scale;
-                    minima[lane] += f32::from(minimum) * sum;
+                    sums[lane] += (products[lane] * i32::from(of_run)) as f32 * of_x.scale;
+                    minima[lane] += f32::from(minimum) * of_x.sum;
                 }
             }
             let scales = &block[Q4K::SCALES..];
@@ -125,17 +120,16 @@ pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 
 /// 8-bit activations with weights of 6 bits.
 pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    let blocks = x.columns / BLOCK;
     let (lines, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     for (row, out) in out.iter_mut().enumerate() {
         for (i, block) in lines.chunks_exact(Q6K::BYTES).enumerate() {
             let mut sums = [0f32; TILE];
             for pair in 0..8 {
                 let mut products = [0i32; TILE];
+                let of_x = &x.row(row)[i * 8 + pair];
                 for run in [2 * pair, 2 * pair + 1] {
                     let (high, low) = block[run * Q6K::RUN..][..Q6K::RUN].split_at(64);
-                    let at = row * x.columns + i * SUPER + run * 16;
-                    let x = x.quants[at..at + 16].as_chunks::<4>().0;
+                    let x = of_x.quants.as_chunks::<4>().0[run % 2];
                     for (lane, product) in products.iter_mut().enumerate() {
                         let mut of_run = 0;
                         for (group, x) in x.iter().enumerate() {
@@ -150,9 +144,8 @@ pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                         *product += of_run * i32::from(scale);
                     }
                 }
-                let scale = x.scales[row * blocks + i * 8 + pair];
                 for lane in 0..TILE {
-                    sums[lane] += products[lane] as f32 * scale;
+                    sums[lane] += products[lane] as f32 * of_x.scale;
                 }
             }
             for lane in 0..TILE {

@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use super::elementwise::silu_times;
 use super::inputs::Inputs;
+use super::inputs::Int8;
+use super::inputs::Int16;
 use super::inputs::Kind;
 use super::isa::Isa;
 use super::isa::Tier;
@@ -24,6 +26,8 @@ use super::amx;
 use super::avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+#[cfg(target_arch = "x86_64")]
+use super::avx512bf16;
 
 /// Rows from which weights of 8 and 16 bits are made a panel of 16-bit integers first, those of 16 bits squares of a matrix unit.
 const MANY_ROWS: usize = 17;
@@ -64,12 +68,18 @@ pub fn kind(isa: Isa, form: Form, rows: usize) -> Kind {
     match form {
         Form::F32 => Kind::F32,
         Form::F16 | Form::Bf16 if rows < MANY_ROWS => Kind::F32,
-        Form::F16 | Form::Bf16 if isa.multiplies_matrices() => Kind::Bf16,
+        Form::Bf16 if isa.multiplies_bf16() => Kind::Bf16,
+        Form::F16 if isa.multiplies_matrices() => Kind::Bf16,
         _ if isa.multiplies_matrices() && rows > SQUARE_ROWS => Kind::Bf16,
         Form::Q8_0 if isa.sums_bytes() || rows < MANY_ROWS => Kind::Int8,
         Form::F16 | Form::Bf16 | Form::Q8_0 => Kind::Int16,
         Form::Q4K | Form::Q6K => Kind::Int8,
     }
+}
+
+/// Whether a matrix unit multiplies.
+fn in_squares(isa: Isa, form: Form, rows: usize) -> bool {
+    isa.multiplies_matrices() && kind(isa, form, rows) == Kind::Bf16
 }
 
 /// `out[r][o] = x[r] · w[o]` for each of the parts, in one parallel region.
@@ -164,7 +174,7 @@ fn tasks(
         let tile = weights.form.tile_bytes(weights.columns).max(1);
         let mut first = 0;
         while first < weights.count() {
-            let share = if kind(isa, weights.form, rows) == Kind::Bf16 {
+            let share = if in_squares(isa, weights.form, rows) {
                 SQUARE_TILES.min(left / (4 * threads))
             } else if rows >= MANY_ROWS {
                 1
@@ -189,7 +199,7 @@ fn with_sums<const MATRICES: usize>(
 ) {
     let rows = x.rows();
     #[cfg(target_arch = "x86_64")]
-    if matrices.iter().all(|weights| kind(isa, weights.form, rows) == Kind::Bf16) {
+    if matrices.iter().all(|weights| in_squares(isa, weights.form, rows)) {
         return by_squares(matrices, tiles, x, then);
     }
     let mut few = [[0f32; TILE]; 2 * MANY_ROWS];
@@ -251,13 +261,12 @@ fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut
             plain(isa, lines, TILE, x.columns(), x.f32(), x.columns(), sums);
         }
         (Form::F16 | Form::Bf16, Kind::F32) => {
-            let mut lines = [[0f32; TILE]; 64];
-            for first in (0..x.columns()).step_by(lines.len()) {
-                let count = lines.len().min(x.columns() - first);
-                widen(isa, form, tile, x.columns(), first, &mut lines[..count]);
-                let (lines, x_from) = (lines.as_flattened(), &x.f32()[first..]);
-                plain(isa, lines, TILE, count, x_from, x.columns(), sums);
-            }
+            wide(isa, form, tile, x.columns(), x.f32(), sums);
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Form::Bf16, Kind::Bf16) if !isa.multiplies_matrices() => {
+            // SAFETY: activations are made bf16 only for a CPU that multiplies it.
+            unsafe { avx512bf16::products(x.squares(), whole_squares(tile, x.columns()), sums) }
         }
         #[cfg(target_arch = "x86_64")]
         (_, Kind::Bf16) => by_squares([weights], number..number + 1, x, |_, [products]| {
@@ -267,7 +276,7 @@ fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut
             let mut panel = Panel::EMPTY;
             for block in 0..x.columns().div_ceil(SUPER) {
                 panel_of_q8_0(isa, tile, x.columns(), block, &mut panel);
-                by_panel(isa, &panel, block, x, sums);
+                by_panel(isa, &panel, x.int16(block), sums);
             }
         }
         (_, Kind::Int16) => {
@@ -277,35 +286,70 @@ fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut
                 let count = SUPER.min(x.columns() - first);
                 widen(isa, form, tile, x.columns(), first, &mut lines[..count]);
                 round_panel(isa, &lines[..count], &mut panel);
-                by_panel(isa, &panel, block, x, sums);
+                by_panel(isa, &panel, x.int16(block), sums);
             }
         }
-        _ => match isa.0 {
-            Tier::Portable => match form {
-                Form::Q4K => portable::q4_k(tile, x.int8(0), sums),
-                Form::Q6K => portable::q6_k(tile, x.int8(0), sums),
-                _ => portable::q8_0(tile, x.int8(0), sums),
-            },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
-            Tier::Avx2 => unsafe {
-                match form {
-                    Form::Q4K => avx2::q4_k(tile, x.int8(0), sums),
-                    Form::Q6K => avx2::q6_k(tile, x.int8(0), sums),
-                    _ => avx2::q8_0(tile, x.int8(0), sums),
-                }
-            },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Tier::Avx512 | Tier::Amx => unsafe {
-                match form {
-                    Form::Q4K => avx512::q4_k(tile, x.int8(0), sums),
-                    Form::Q6K => avx512::q6_k(tile, x.int8(0), sums),
-                    _ => avx512::q8_0(tile, x.int8(0), sums),
-                }
-            },
+        _ => int8(isa, form, tile, x.int8(), sums),
+    }
+}
+
+/// Activations of 8 bits with a tile.
+pub(super) fn int8(isa: Isa, form: Form, tile: &[u8], x: Int8<'_>, sums: &mut [Lanes]) {
+    match isa.0 {
+        Tier::Portable => match form {
+            Form::Q4K => portable::q4_k(tile, x, sums),
+            Form::Q6K => portable::q6_k(tile, x, sums),
+            _ => portable::q8_0(tile, x, sums),
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
+        Tier::Avx2 => unsafe {
+            match form {
+                Form::Q4K => avx2::q4_k(tile, x, sums),
+                Form::Q6K => avx2::q6_k(tile, x, sums),
+                _ => avx2::q8_0(tile, x, sums),
+            }
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Tier::Avx512 | Tier::Amx => unsafe {
+            match form {
+                Form::Q4K => avx512::q4_k(tile, x, sums),
+                Form::Q6K => avx512::q6_k(tile, x, sums),
+                _ => avx512::q8_0(tile, x, sums),
+            }
         },
     }
+}
+
+/// Weights of 16 bits with f32 activations of few rows.
+pub(super) fn wide(
+    isa: Isa,
+    form: Form,
+    tile: &[u8],
+    columns: usize,
+    x: &[f32],
+    sums: &mut [Lanes],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.sums_bytes() {
+        let lines = tile.as_chunks().0;
+        // SAFETY: tiers that sum bytes have AVX-512, and an `Isa` of them is only made on a CPU that has it.
+        return unsafe { avx512::wide(form, lines, 1, columns, x, columns, sums) };
+    }
+    let mut lines = [[0f32; TILE]; 64];
+    for first in (0..columns).step_by(lines.len()) {
+        let count = lines.len().min(columns - first);
+        widen(isa, form, tile, columns, first, &mut lines[..count]);
+        let lines = lines.as_flattened();
+        plain(isa, lines, TILE, count, &x[first..], columns, sums);
+    }
+}
+
+/// The lines of a tile of bf16.
+#[cfg(target_arch = "x86_64")]
+fn whole_squares(tile: &[u8], columns: usize) -> &[u8] {
+    &tile[..columns * TILE * 2]
 }
 
 /// The bytes of f32 weights as numbers.
@@ -349,7 +393,13 @@ fn widen(isa: Isa, form: Form, tile: &[u8], columns: usize, first: usize, lines:
     }
 }
 
-fn panel_of_q8_0(isa: Isa, tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
+pub(super) fn panel_of_q8_0(
+    isa: Isa,
+    tile: &[u8],
+    columns: usize,
+    block: usize,
+    panel: &mut Panel,
+) {
     match isa.0 {
         Tier::Portable => portable::panel_of_q8_0(tile, columns, block, panel),
         #[cfg(target_arch = "x86_64")]
@@ -372,14 +422,14 @@ fn round_panel(isa: Isa, lines: &[Lanes], panel: &mut Panel) {
     }
 }
 
-fn by_panel(isa: Isa, panel: &Panel, block: usize, x: &Inputs, sums: &mut [Lanes]) {
+pub(super) fn by_panel(isa: Isa, panel: &Panel, x: Int16<'_>, sums: &mut [Lanes]) {
     match isa.0 {
-        Tier::Portable => portable::panel(panel, x.int16(block), sums),
+        Tier::Portable => portable::panel(panel, x, sums),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
-        Tier::Avx2 => unsafe { avx2::panel(panel, x.int16(block), sums) },
+        Tier::Avx2 => unsafe { avx2::panel(panel, x, sums) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Tier::Avx512 | Tier::Amx => unsafe { avx512::panel(panel, x.int16(block), sums) },
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::panel(panel, x, sums) },
     }
 }

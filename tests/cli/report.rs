@@ -1,7 +1,9 @@
 //! `candlemark report` in every language, on paper and on disk.
 
 use std::fs;
+use std::path::Path;
 
+use crate::blessing;
 use crate::candlemark;
 use crate::check;
 use crate::golden;
@@ -44,6 +46,36 @@ fn charts_are_files_beside_a_file_and_nowhere_else() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains("_charts/") && !text.contains("## Charts"), "{text}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "stdout leaves nothing behind");
+}
+
+#[test]
+fn example_reports_are_whole_and_of_their_records() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("baselines/examples");
+    let mut seen = 0;
+    for entry in fs::read_dir(examples).unwrap() {
+        let example = entry.unwrap().path();
+        let record = example.join("record.json");
+        let folder = tempfile::tempdir().unwrap();
+        let to =
+            if blessing() { example.join("report.md") } else { folder.path().join("report.md") };
+        let args = ["report", record.to_str().unwrap(), "-o", to.to_str().unwrap()];
+        let output = candlemark(&args, folder.path());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = fs::read_to_string(&to).unwrap();
+        let expected = fs::read_to_string(example.join("report.md")).unwrap();
+        assert!(text == expected, "{} differs; BLESS=1 accepts the new text", example.display());
+        for chart in fs::read_dir(to.with_file_name("report_charts")).unwrap() {
+            let chart = chart.unwrap().path();
+            let stored = example.join("report_charts").join(chart.file_name().unwrap());
+            let same = fs::read(&chart).unwrap() == fs::read(&stored).unwrap();
+            assert!(same, "{} differs; BLESS=1 accepts the new one", stored.display());
+        }
+        let record = fs::read_to_string(&record).unwrap();
+        assert!(!record.contains("\"skipped"), "{} leaves something out", example.display());
+        assert!(text.contains("## Targets"), "{}", example.display());
+        seen += 1;
+    }
+    assert_eq!(seen, 4, "two shapes in two quantisations");
 }
 
 #[test]
