@@ -176,11 +176,11 @@ pub(super) fn wide(
     in_groups!(out, [12 1 2 3 4 5 6 7 8 9 10 11], |first, group: ROWS| {
         let x = &x[first * stride..];
         // SAFETY: the lines and rows that are read are within what was asserted above.
-        match form {
-            Form::F16 => unsafe {
-                wide_rows::<ROWS, true>(lines, step, columns, x, stride, group);
-            },
-            _ => unsafe { wide_rows::<ROWS, false>(lines, step, columns, x, stride, group) },
+        unsafe {
+            match form {
+                Form::F16 => wide_rows::<ROWS, true>(lines, step, columns, x, stride, group),
+                _ => wide_rows::<ROWS, false>(lines, step, columns, x, stride, group),
+            }
         }
     });
 }

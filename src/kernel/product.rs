@@ -39,6 +39,9 @@ const SQUARE_ROWS: usize = 16;
 const SQUARE_TILES: usize = 4;
 const SQUARE_BYTES: usize = 1 << 19;
 
+/// Sums of a matrix that are kept before those of the next are begun.
+const STRETCH: usize = 32;
+
 /// Bytes of weights that a task of few rows reads at least, so that it outlasts being given out.
 const TASK_BYTES: usize = 1 << 14;
 
@@ -202,23 +205,31 @@ fn with_sums<const MATRICES: usize>(
     if matrices.iter().all(|weights| in_squares(isa, weights.form, rows)) {
         return by_squares(matrices, tiles, x, then);
     }
-    let mut few = [[0f32; TILE]; 2 * MANY_ROWS];
+    // Of one matrix before those of the next: memory is read fastest in long stretches.
+    let stretch = (STRETCH / rows).max(1);
+    let mut few = [[0f32; TILE]; 2 * STRETCH];
     let mut many = Vec::new();
-    let sums = if MATRICES * rows <= few.len() {
-        &mut few[..MATRICES * rows]
+    let all = if MATRICES * stretch * rows <= few.len() {
+        &mut few[..MATRICES * stretch * rows]
     } else {
-        many.resize(MATRICES * rows, [0f32; TILE]);
+        many.resize(MATRICES * stretch * rows, [0f32; TILE]);
         &mut many
     };
-    for tile in tiles {
-        sums.fill([0.0; TILE]);
-        let mut parts = sums.chunks_exact_mut(rows);
-        let sums = matrices.map(|weights| {
-            let sums = parts.next().expect("a part for each matrix");
-            multiply(isa, weights, tile, x, sums);
-            sums
+    for first in tiles.clone().step_by(stretch) {
+        let some = first..tiles.end.min(first + stretch);
+        all.fill([0.0; TILE]);
+        for (weights, sums) in matrices.iter().zip(all.chunks_exact_mut(stretch * rows)) {
+            for (tile, sums) in some.clone().zip(sums.chunks_exact_mut(rows)) {
+                multiply(isa, weights, tile, x, sums);
+            }
+        }
+        let mut of_matrices = all.chunks_exact_mut(stretch * rows);
+        let mut of_matrices: [_; MATRICES] = std::array::from_fn(|_| {
+            of_matrices.next().expect("a part for each matrix").chunks_exact_mut(rows)
         });
-        then(tile, sums);
+        for tile in some {
+            then(tile, of_matrices.each_mut().map(|sums| sums.next().expect("sums of each tile")));
+        }
     }
 }
 
