@@ -21,6 +21,7 @@ use super::pool::Raw;
 use super::portable::Lanes;
 use super::product::plain;
 use super::tiles::BLOCK;
+#[cfg(target_arch = "x86_64")]
 use super::tiles::Form;
 use super::tiles::TILE;
 
@@ -356,7 +357,8 @@ tiered! {
     }
 }
 
-/// Lines of pairs of bf16 with f32 rows, without widening them first, for tiers that have it: see [`avx512::wide`].
+/// Lines of pairs of bf16 with f32 rows, without widening them first, for tiers that have it, AVX-512 and up.
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no such tier"))]
 fn of_pairs(
     isa: Isa,
     lines: &[[u8; 64]],
