@@ -208,6 +208,13 @@ fn answer_some(
                     *seen = Seen { model: *model, limit, rss_bytes };
                 }
                 Ok(Said::Begun { prompt_tokens }) => begun = Some(prompt_tokens),
+                // It may have been answered, too late, while we were busy.
+                Ok(Said::Ended(Request { seconds: Some(seconds), .. }))
+                    if begun.is_some() && seconds > longest.as_secs_f64() =>
+                {
+                    let _ = child.kill();
+                    break End::Late;
+                }
                 Ok(Said::Ended(request)) => {
                     begun = None;
                     all.push(request);
