@@ -197,7 +197,8 @@ fn run(
     }
     let mut scores = vec![[0f32; TILE]; PAGE / TILE * rows];
     let mut weights = vec![[0f32; PAGE]; rows];
-    let widened = held == Held::Bf16 && !isa.sums_bytes();
+    let in_pairs = held == Held::Bf16 && isa.sums_bytes();
+    let widened = held == Held::Bf16 && !in_pairs;
     let mut lines = vec![0f32; if widened { PAGE * width } else { 0 }];
     for start in task.positions.clone().step_by(PAGE) {
         let (keys, values) = cache.page(task.span.sequence, layer, task.head, start);
@@ -205,7 +206,7 @@ fn run(
         let blocks = (end - start).div_ceil(TILE);
         scores.fill([0.0; TILE]);
         let of_blocks = scores.chunks_exact_mut(rows).take(blocks);
-        if held == Held::Bf16 && !widened {
+        if in_pairs {
             let lines = keys.as_chunks().0.chunks_exact(width / 2);
             for (lines, scores) in lines.zip(of_blocks) {
                 of_pairs(isa, lines, 1, width, &queries, width, scores);
@@ -225,7 +226,7 @@ fn run(
         let before = task.span.past + task.first;
         soften(isa, group, before, start..end, &scores, &mut weights, &mut running);
         let (of_chunks, x) = (running.values.chunks_exact_mut(rows), weights.as_flattened());
-        if held == Held::Bf16 && !widened {
+        if in_pairs {
             let lines = values.as_chunks().0;
             for (chunk, sums) in of_chunks.enumerate() {
                 of_pairs(isa, &lines[chunk..], width / TILE, end - start, x, PAGE, sums);
@@ -245,8 +246,8 @@ fn run(
     running
 }
 
-/// The same where bf16 is multiplied, by a matrix unit or without one, to which keys and values are weights as they lie: queries, and what the softmax makes of scores,
-/// are rounded to bf16 too.
+/// The same where bf16 is multiplied, by a matrix unit or without one: keys and values are weights as they lie, and queries, and what
+/// the softmax makes of scores, are rounded to bf16 too.
 #[cfg(target_arch = "x86_64")]
 fn run_in_squares(
     isa: Isa,

@@ -41,7 +41,7 @@ pub(super) fn load_ps(values: &Lanes) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn store_ps(values: &mut Lanes, v: __m512) {
+pub(super) fn store_ps(values: &mut Lanes, v: __m512) {
     // SAFETY: sixteen numbers are there to be written, and need no alignment.
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), v) }
 }
@@ -259,7 +259,7 @@ unsafe fn run<'a>(row: *const Rounded, number: usize) -> &'a Rounded {
     unsafe { &*row.add(number) }
 }
 
-/// `factor` times the offsets of a run's halves, added up, in all lanes.
+/// The offsets of a run's halves, each times its factor, added up, in all lanes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn offset(run: &Rounded, factors: [i16; 2]) -> __m512i {

@@ -4,6 +4,9 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
+use super::avx512::load;
+use super::avx512::load_ps;
+use super::avx512::store_ps;
 use super::inputs::Square;
 use super::portable::Lanes;
 use super::tiles::BLOCK;
@@ -26,7 +29,7 @@ pub(super) fn products(x: &[Square], weights: &[u8], sums: &mut [Lanes]) {
             multiply(&mut rows, x, lines.iter());
         }
         for (sums, row) in sums.iter_mut().zip(rows) {
-            store(sums, row);
+            store_ps(sums, row);
         }
     }
 }
@@ -42,11 +45,11 @@ pub(super) fn add(x: &[Square], weights: &[u8], sums: &mut [Lanes]) {
         for (x, sums) in x.iter().zip(sums.as_chunks_mut::<TILE>().0) {
             let mut rows = [_mm512_setzero_ps(); TILE];
             for (row, sums) in rows.iter_mut().zip(&*sums) {
-                *row = super::avx512::load_ps(sums);
+                *row = load_ps(sums);
             }
             multiply(&mut rows, x, lines[chunk..].iter().step_by(chunks));
             for (sums, row) in sums.iter_mut().zip(rows) {
-                store(sums, row);
+                store_ps(sums, row);
             }
         }
     }
@@ -62,7 +65,7 @@ fn multiply<'a>(
 ) {
     let x: &[Pairs; TILE] = bytemuck::cast_ref(x);
     for (pair, line) in lines.take(BLOCK / 2).enumerate() {
-        let line = of_pairs(super::avx512::load(line));
+        let line = of_pairs(load(line));
         for row in 0..TILE {
             let x = of_pairs(_mm512_set1_epi32(x[row][pair]));
             sums[row] = _mm512_dpbf16_ps(sums[row], line, x);
@@ -76,13 +79,6 @@ fn multiply<'a>(
 fn of_pairs(bits: __m512i) -> __m512bh {
     // SAFETY: 32 numbers of two bytes in both vectors, and any bits are numbers.
     unsafe { std::mem::transmute(bits) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn store(values: &mut Lanes, v: __m512) {
-    // SAFETY: sixteen numbers are there to be written, and need no alignment.
-    unsafe { _mm512_storeu_ps(values.as_mut_ptr(), v) }
 }
 
 /// Multiply-adds as in [`products`]; the operations of a turn.

@@ -17,6 +17,8 @@ use super::product::int8;
 use super::product::panel_of_q8_0;
 use super::product::plain;
 use super::product::wide;
+use super::tests::Made;
+use super::tests::numbers;
 use super::tiles::SUPER;
 use super::*;
 
@@ -61,31 +63,15 @@ impl<T: Copy> Guarded<T> {
     }
 }
 
-fn numbers(count: usize) -> Vec<f32> {
-    (0..count as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
-        .collect()
-}
-
 /// One tile of a form, with an edge behind it.
 fn tile(form: Form, columns: usize) -> Guarded<u8> {
-    let values = numbers(TILE * columns);
-    let rows = |rows: std::ops::Range<usize>| {
-        Ok::<_, ()>(Fill::F32(values[rows.start * columns..rows.end * columns].to_vec()))
-    };
-    let blocks = matrix(form.dtype(), [TILE, columns], rows).unwrap();
-    let mut bytes = vec![0; form.tile_bytes(columns)];
-    pack(form, columns, blocks.data(), &mut bytes);
-    Guarded::new(&bytes)
+    Guarded::new(Made::new(form, [TILE, columns], 1).tiles().tile(0))
 }
 
 fn made(isa: Isa, rows: usize, columns: usize, kind: Kind) -> Inputs {
-    let mut inputs = Inputs::default();
-    let values = numbers(rows * columns);
-    inputs.fill(&Pool::new(1), rows, columns, |row, out| {
-        out.copy_from_slice(&values[row * columns..][..columns]);
-    });
-    inputs.make(isa, &Pool::new(1), kind);
+    let pool = Pool::new(1);
+    let mut inputs = tests::inputs(&pool, &numbers(rows * columns, 2), columns);
+    inputs.make(isa, &pool, kind);
     inputs
 }
 
@@ -148,9 +134,9 @@ fn integers_of_8_bits_stay_within() {
 #[test]
 fn wide_and_plain_weights_stay_within() {
     for columns in [32, 64, 96, 288] {
-        let lines = Guarded::new(&numbers(columns * TILE));
+        let lines = Guarded::new(&numbers(columns * TILE, 1));
         for rows in ROWS {
-            let x = Guarded::new(&numbers(rows * columns));
+            let x = Guarded::new(&numbers(rows * columns, 2));
             let run = |isa| {
                 sums(rows, |sums| plain(isa, lines.get(), TILE, columns, x.get(), columns, sums))
             };

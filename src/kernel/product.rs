@@ -29,7 +29,7 @@ use super::avx512;
 #[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
 
-/// Rows from which weights of 8 and 16 bits are made a panel of 16-bit integers first, those of 16 bits squares of a matrix unit.
+/// Rows from which weights of 8 and 16 bits are made a panel of 16-bit integers first, or activations bf16.
 const MANY_ROWS: usize = 17;
 
 /// Rows up to which integers are as fast as a matrix unit: it would multiply no more at a time, and weights be made squares for it.
@@ -277,7 +277,7 @@ fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut
         #[cfg(target_arch = "x86_64")]
         (Form::Bf16, Kind::Bf16) if !isa.multiplies_matrices() => {
             // SAFETY: activations are made bf16 only for a CPU that multiplies it.
-            unsafe { avx512bf16::products(x.squares(), whole_squares(tile, x.columns()), sums) }
+            unsafe { avx512bf16::products(x.squares(), tile, sums) }
         }
         #[cfg(target_arch = "x86_64")]
         (_, Kind::Bf16) => by_squares([weights], number..number + 1, x, |_, [products]| {
@@ -355,12 +355,6 @@ pub(super) fn wide(
         let lines = lines.as_flattened();
         plain(isa, lines, TILE, count, &x[first..], columns, sums);
     }
-}
-
-/// The lines of a tile of bf16.
-#[cfg(target_arch = "x86_64")]
-fn whole_squares(tile: &[u8], columns: usize) -> &[u8] {
-    &tile[..columns * TILE * 2]
 }
 
 /// The bytes of f32 weights as numbers.

@@ -6,7 +6,7 @@ use super::tiles::weight;
 use super::*;
 
 /// Numbers that look random and are the same everywhere, in ±1.
-fn numbers(count: usize, salt: u64) -> Vec<f32> {
+pub(super) fn numbers(count: usize, salt: u64) -> Vec<f32> {
     let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -18,7 +18,7 @@ fn numbers(count: usize, salt: u64) -> Vec<f32> {
 }
 
 /// A matrix of random weights in a form: packed, and as candle expands the same blocks.
-struct Made {
+pub(super) struct Made {
     form: Form,
     shape: [usize; 2],
     arena: Arena,
@@ -26,7 +26,7 @@ struct Made {
 }
 
 impl Made {
-    fn new(form: Form, [outputs, columns]: [usize; 2], salt: u64) -> Self {
+    pub(super) fn new(form: Form, [outputs, columns]: [usize; 2], salt: u64) -> Self {
         let values = numbers(outputs * columns, salt);
         let rows = |rows: std::ops::Range<usize>| {
             Ok::<_, ()>(Fill::F32(values[rows.start * columns..rows.end * columns].to_vec()))
@@ -41,7 +41,7 @@ impl Made {
         Self { form, shape: [outputs, columns], arena, exact: blocks.expand(0..outputs) }
     }
 
-    fn tiles(&self) -> Tiles<'_> {
+    pub(super) fn tiles(&self) -> Tiles<'_> {
         let bytes = self.form.bytes(self.shape[0], self.shape[1]);
         Tiles::new(self.form, self.shape, self.arena.get(0..bytes))
     }
@@ -66,7 +66,7 @@ fn distance(a: &[f32], b: &[f64]) -> f64 {
 
 const FORMS: [Form; 6] = [Form::F32, Form::F16, Form::Bf16, Form::Q8_0, Form::Q4K, Form::Q6K];
 
-fn inputs(pool: &Pool, x: &[f32], columns: usize) -> Inputs {
+pub(super) fn inputs(pool: &Pool, x: &[f32], columns: usize) -> Inputs {
     let mut inputs = Inputs::default();
     inputs.fill(pool, x.len() / columns, columns, |row, out| {
         out.copy_from_slice(&x[row * columns..][..columns]);
