@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 
 use super::avx512::block_scales;
+use super::avx512::bytes_ps;
 use super::avx512::halves;
 use super::avx512::load;
 use super::avx512::load_16;
@@ -20,8 +21,9 @@ use super::tiles::BLOCK;
 use super::tiles::Form;
 use super::tiles::Q4K;
 use super::tiles::Q6K;
-use super::tiles::SUPER;
+use super::tiles::Q8_0_BYTES;
 use super::tiles::TILE;
+use super::tiles::of_two;
 
 /// Bytes of a square, and of its lines.
 const SQUARE: usize = size_of::<Square>();
@@ -89,7 +91,7 @@ pub(super) unsafe fn products(
         for (&(form, tile), squares) in tiles.iter().zip(weights.chunks_exact_mut(across)) {
             if form != Form::Bf16 {
                 // SAFETY: the CPU has the instructions, as the caller promises.
-                unsafe { narrow(form, tile, columns, squares) };
+                unsafe { narrow(form, tile, squares) };
             }
         }
         let made: &[u8] = bytemuck::cast_slice(weights);
@@ -274,7 +276,7 @@ pub(super) unsafe fn peak_bf16(turns: usize) -> usize {
 
 /// Rounds the weights of a tile to squares of bf16, as [`Form::Bf16`] has them.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
+fn narrow(form: Form, tile: &[u8], squares: &mut [Square]) {
     let order = alternate();
     match form {
         Form::F32 | Form::Bf16 => unreachable!("not narrowed"),
@@ -287,11 +289,10 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
             }
         }
         Form::Q8_0 => {
-            let (quants, scales) = tile.split_at(columns * TILE);
-            let of_squares = quants.as_chunks::<64>().0.as_chunks::<8>().0;
-            let scales = scales.as_chunks::<32>().0;
-            for ((square, lines), scale) in squares.iter_mut().zip(of_squares).zip(scales) {
+            for (block, square) in squares.iter_mut().enumerate() {
+                let (scale, quants) = of_two::<Q8_0_BYTES>(tile, block);
                 let scale = halves(scale);
+                let lines = quants.as_chunks::<64>().0;
                 for (to, line) in square.0.as_chunks_mut::<2>().0.iter_mut().zip(lines) {
                     let [a, b, c, d] = each_signed_byte(load(line));
                     put(order, &mut to[0], _mm512_mul_ps(a, scale), _mm512_mul_ps(b, scale));
@@ -304,13 +305,15 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
             let blocks = tile.as_chunks::<{ Q4K::BYTES }>().0;
             for (squares, block) in squares.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
                 let (scale, of_minima) = block_scales(block);
-                let lines = block[..Q4K::LOW].as_chunks::<64>().0.as_chunks::<8>().0;
+                let lines = block[Q4K::NIBBLES..].as_chunks::<64>().0.as_chunks::<8>().0;
+                let [scales, minima] = scales_and_minima(block);
                 let pairs = squares.as_chunks_mut::<2>().0.iter_mut().zip(lines);
                 for (pair, ([even, odd], lines)) in pairs.enumerate() {
-                    let [of_even, of_odd] =
-                        scales_and_minima(block, pair).map(|(of_run, minimum)| {
-                            (_mm512_mul_ps(scale, of_run), _mm512_mul_ps(of_minima, minimum))
-                        });
+                    let [of_even, of_odd] = [0, 1].map(|odd| {
+                        let [of_run, minimum] = [&scales[odd], &minima[odd]]
+                            .map(|bytes| bytes_ps(&bytes.as_chunks::<TILE>().0[pair]));
+                        (_mm512_mul_ps(scale, of_run), _mm512_mul_ps(of_minima, minimum))
+                    });
                     let (even, odd) = (even.0.as_chunks_mut::<2>().0, odd.0.as_chunks_mut::<2>().0);
                     for ((even, odd), line) in even.iter_mut().zip(odd).zip(lines) {
                         let both = load(line);
@@ -322,13 +325,11 @@ fn narrow(form: Form, tile: &[u8], columns: usize, squares: &mut [Square]) {
             }
         }
         Form::Q6K => {
-            let (runs, scales) = tile.split_at(columns / SUPER * Q6K::BYTES);
-            let blocks =
-                runs.as_chunks::<{ Q6K::BYTES }>().0.iter().zip(scales.as_chunks::<32>().0);
-            for (squares, (block, scale)) in squares.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
+            for (i, squares) in squares.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let (scale, block) = of_two::<{ Q6K::BYTES }>(tile, i);
                 let scale = halves(scale);
-                let lines = block[..Q6K::SCALES].as_chunks::<64>().0.as_chunks::<3>().0;
-                let of_runs = block[Q6K::SCALES..].as_chunks::<TILE>().0;
+                let of_runs = block[..Q6K::RUNS].as_chunks::<TILE>().0;
+                let lines = block[Q6K::RUNS..].as_chunks::<64>().0.as_chunks::<3>().0;
                 // A square is two runs.
                 let to = bytemuck::cast_slice_mut::<Square, [u16; BLOCK]>(squares);
                 let to = to.as_chunks_mut::<2>().0.as_chunks_mut::<4>().0;

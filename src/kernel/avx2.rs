@@ -14,8 +14,10 @@ use super::portable::Lanes;
 use super::portable::Panel;
 use super::tiles::BLOCK;
 use super::tiles::Form;
+use super::tiles::Q8_0_BYTES;
 use super::tiles::SUPER;
 use super::tiles::TILE;
+use super::tiles::of_two;
 
 mod k_quants;
 
@@ -212,14 +214,13 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / BLOCK;
     let rows = rows::<ROWS>(x, first);
-    let (quants, scales) = tile.split_at(x.columns * TILE);
     let ones = _mm256_set1_epi16(1);
     let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
-    let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
-    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
-    for (block, (lines, scales)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
+    for block in 0..blocks {
+        let (scales, quants) = of_two::<Q8_0_BYTES>(tile, block);
+        let scales = scales.as_chunks::<16>().0;
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-        for (group, line) in lines.iter().enumerate() {
+        for (group, line) in quants.as_chunks::<32>().0.as_chunks::<2>().0.iter().enumerate() {
             prefetch(line);
             let (a, b) = (load(&line[0]), load(&line[1]));
             let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
@@ -256,12 +257,11 @@ fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [&[Rounded]; ROWS] {
 /// See [`super::portable::panel_of_q8_0`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
-    let (quants, scales) = tile.split_at(columns * TILE);
     let runs = (SUPER / BLOCK).min(columns / BLOCK - block * SUPER / BLOCK);
-    let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<8>().0;
-    let lines = &lines[block * SUPER / BLOCK..][..runs];
-    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
-    let scales = &scales[block * SUPER / BLOCK..][..runs];
+    let of_run = |run: usize| {
+        let (scales, quants) = of_two::<Q8_0_BYTES>(tile, block * SUPER / BLOCK + run);
+        (scales.as_chunks::<16>().0, quants.as_chunks::<32>().0.as_chunks::<2>().0)
+    };
     let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
     // Of four bytes the first and second, or the third and fourth, each times 256.
     let lane = _mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
@@ -270,12 +270,14 @@ pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &m
     let second = _mm256_broadcastsi128_si256(lane);
     for half in 0..2 {
         let mut most = _mm256_setzero_ps();
-        for scales in scales {
+        for run in 0..runs {
+            let (scales, _) = of_run(run);
             most = _mm256_max_ps(most, _mm256_and_ps(halves(&scales[half]), positive));
         }
         let some = _mm256_cmp_ps::<_CMP_GT_OQ>(most, _mm256_setzero_ps());
         let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(Panel::SHARE), most), some);
-        for (run, (lines, scales)) in lines.iter().zip(scales).enumerate() {
+        for run in 0..runs {
+            let (scales, lines) = of_run(run);
             let share = _mm256_cvtps_epi32(_mm256_mul_ps(halves(&scales[half]), inverse));
             let share = _mm256_blend_epi16::<0b1010_1010>(share, _mm256_slli_epi32::<16>(share));
             for (group, line) in lines.iter().enumerate() {

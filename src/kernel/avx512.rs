@@ -15,11 +15,14 @@ use super::portable::Lanes;
 use super::portable::Panel;
 use super::tiles::BLOCK;
 use super::tiles::Form;
+use super::tiles::Q8_0_BYTES;
 use super::tiles::TILE;
+use super::tiles::of_two;
 
 mod k_quants;
 
 pub(super) use k_quants::block_scales;
+pub(super) use k_quants::bytes_ps;
 pub(super) use k_quants::q4_k;
 pub(super) use k_quants::q6_k;
 pub(super) use k_quants::scales_and_minima;
@@ -282,18 +285,16 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / BLOCK;
     let rows = rows::<ROWS>(x, first);
-    let (quants, scales) = tile.split_at(x.columns * TILE);
     let sign = _mm512_set1_epi8(-128);
     let mut totals = [_mm512_setzero_ps(); ROWS];
-    let lines = quants.as_chunks::<64>().0.as_chunks::<8>().0;
-    let scales = scales.as_chunks::<32>().0;
-    for (block, (lines, scale)) in lines[..blocks].iter().zip(&scales[..blocks]).enumerate() {
+    for block in 0..blocks {
+        let (scale, quants) = of_two::<Q8_0_BYTES>(tile, block);
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
             // SAFETY: a row has as many runs as a tile has blocks of 32 columns.
             sums[row] = offset(unsafe { run(rows[row], block) }, [8, 8]);
         }
-        for (group, line) in lines.iter().enumerate() {
+        for (group, line) in quants.as_chunks::<64>().0.iter().enumerate() {
             let weights = _mm512_xor_si512(load(line), sign);
             for row in 0..ROWS {
                 // SAFETY: as above.

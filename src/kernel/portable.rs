@@ -11,8 +11,10 @@ use super::tiles::BLOCK;
 use super::tiles::Form;
 use super::tiles::Q4K;
 use super::tiles::Q6K;
+use super::tiles::Q8_0_BYTES;
 use super::tiles::SUPER;
 use super::tiles::TILE;
+use super::tiles::of_two;
 use super::tiles::q4k_scales;
 use super::tiles::weight;
 
@@ -57,22 +59,21 @@ pub(super) fn plain(
 }
 
 /// Weights as f32 lines, from column `first` on.
-pub(super) fn widen(form: Form, tile: &[u8], columns: usize, first: usize, lines: &mut [Lanes]) {
+pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
     for (i, line) in lines.iter_mut().enumerate() {
         for (lane, value) in line.iter_mut().enumerate() {
-            *value = weight(form, tile, columns, first + i, lane);
+            *value = weight(form, tile, first + i, lane);
         }
     }
 }
 
 /// 8-bit activations with weights of 8 bits.
 pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    let (quants, scales) = tile.split_at(x.columns * TILE);
     for (row, out) in out.iter_mut().enumerate() {
         for (block, run) in x.row(row).iter().enumerate() {
+            let (scales, quants) = of_two::<Q8_0_BYTES>(tile, block);
             let mut sums = [0i32; TILE];
-            for (group, x) in run.quants.iter().enumerate() {
-                let line = &quants[(block * 8 + group) * 64..][..64];
+            for (line, x) in quants.as_chunks::<64>().0.iter().zip(&run.quants) {
                 for (sum, weights) in sums.iter_mut().zip(line.as_chunks::<4>().0) {
                     for (weight, x) in weights.iter().zip(x) {
                         *sum += i32::from(*weight as i8) * i32::from(*x);
@@ -80,7 +81,7 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                 }
             }
             for lane in 0..TILE {
-                let scale = half(scales, block * TILE + lane) * run.scale;
+                let scale = half(scales, lane) * run.scale;
                 out[lane] += sums[lane] as f32 * scale;
             }
         }
@@ -96,7 +97,7 @@ pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                 let of_x = &x.row(row)[i * 8 + run];
                 let mut products = [0i32; TILE];
                 for (group, x) in of_x.quants.iter().enumerate() {
-                    let line = &block[(run / 2 * 8 + group) * 64..][..64];
+                    let line = &block[Q4K::NIBBLES + (run / 2 * 8 + group) * 64..][..64];
                     for (product, weights) in products.iter_mut().zip(line.as_chunks::<4>().0) {
                         for (weight, x) in weights.iter().zip(x) {
                             *product += i32::from(weight >> (4 * (run % 2)) & 15) * i32::from(*x);
@@ -109,10 +110,9 @@ pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                     minima[lane] += f32::from(minimum) * of_x.sum;
                 }
             }
-            let scales = &block[Q4K::SCALES..];
             for lane in 0..TILE {
-                out[lane] += half(scales, lane) * sums[lane];
-                out[lane] -= half(scales, TILE + lane) * minima[lane];
+                out[lane] += half(block, lane) * sums[lane];
+                out[lane] -= half(block, TILE + lane) * minima[lane];
             }
         }
     }
@@ -120,15 +120,15 @@ pub(super) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 
 /// 8-bit activations with weights of 6 bits.
 pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    let (lines, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
     for (row, out) in out.iter_mut().enumerate() {
-        for (i, block) in lines.chunks_exact(Q6K::BYTES).enumerate() {
+        for i in 0..x.columns / SUPER {
+            let (scales, block) = of_two::<{ Q6K::BYTES }>(tile, i);
             let mut sums = [0f32; TILE];
             for pair in 0..8 {
                 let mut products = [0i32; TILE];
                 let of_x = &x.row(row)[i * 8 + pair];
                 for run in [2 * pair, 2 * pair + 1] {
-                    let (high, low) = block[run * Q6K::RUN..][..Q6K::RUN].split_at(64);
+                    let (high, low) = block[Q6K::RUNS + run * Q6K::RUN..][..Q6K::RUN].split_at(64);
                     let x = of_x.quants.as_chunks::<4>().0[run % 2];
                     for (lane, product) in products.iter_mut().enumerate() {
                         let mut of_run = 0;
@@ -140,7 +140,7 @@ pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                                 of_run += (i32::from(low | high << 4) - 32) * i32::from(*x);
                             }
                         }
-                        let scale = block[Q6K::SCALES + run * TILE + lane] as i8;
+                        let scale = block[run * TILE + lane] as i8;
                         *product += of_run * i32::from(scale);
                     }
                 }
@@ -149,7 +149,7 @@ pub(super) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
                 }
             }
             for lane in 0..TILE {
-                out[lane] += half(scales, i * TILE + lane) * sums[lane];
+                out[lane] += half(scales, lane) * sums[lane];
             }
         }
     }
@@ -176,17 +176,17 @@ pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
 /// The panel of a block of columns of 8-bit weights. Quants of sixteenths of the largest scale's are exact where a run has that scale,
 /// and else rounded to 12 bits as other weights are.
 pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
-    let (quants, scales) = tile.split_at(columns * TILE);
     let runs = (SUPER / BLOCK).min(columns / BLOCK - block * SUPER / BLOCK);
     let first = block * SUPER / BLOCK;
     for lane in 0..TILE {
-        let scale = |run: usize| half(scales, (first + run) * TILE + lane);
+        let scale = |run: usize| half(of_two::<Q8_0_BYTES>(tile, first + run).0, lane);
         let most = (0..runs).map(|run| scale(run).abs()).fold(0.0, f32::max);
         let inverse = if most > 0.0 { Panel::SHARE / most } else { 0.0 };
         for run in 0..runs {
             let share = round(scale(run) * inverse);
+            let (_, quants) = of_two::<Q8_0_BYTES>(tile, first + run);
             for column in 0..BLOCK {
-                let at = (((first + run) * 8 + column / 4) * TILE + lane) * 4 + column % 4;
+                let at = (column / 4 * TILE + lane) * 4 + column % 4;
                 let product = i32::from(quants[at] as i8) * 16 * share;
                 // Rounded as the CPU's instruction does: the nearest, upwards of two.
                 panel.quants[run * 16 + column / 2][2 * lane + column % 2] =

@@ -295,7 +295,7 @@ fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut
             let mut panel = Panel::EMPTY;
             for (block, first) in (0..x.columns()).step_by(SUPER).enumerate() {
                 let count = SUPER.min(x.columns() - first);
-                widen(isa, form, tile, x.columns(), first, &mut lines[..count]);
+                widen(isa, form, tile, first, &mut lines[..count]);
                 round_panel(isa, &lines[..count], &mut panel);
                 by_panel(isa, &panel, x.int16(block), sums);
             }
@@ -351,7 +351,7 @@ pub(super) fn wide(
     let mut lines = [[0f32; TILE]; 64];
     for first in (0..columns).step_by(lines.len()) {
         let count = lines.len().min(columns - first);
-        widen(isa, form, tile, columns, first, &mut lines[..count]);
+        widen(isa, form, tile, first, &mut lines[..count]);
         let lines = lines.as_flattened();
         plain(isa, lines, TILE, count, &x[first..], columns, sums);
     }
@@ -384,7 +384,7 @@ pub(super) fn plain(
 }
 
 /// Weights from a column on as f32 lines.
-fn widen(isa: Isa, form: Form, tile: &[u8], columns: usize, first: usize, lines: &mut [Lanes]) {
+fn widen(isa: Isa, form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
     match (isa.0, form) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
@@ -394,7 +394,7 @@ fn widen(isa: Isa, form: Form, tile: &[u8], columns: usize, first: usize, lines:
         (Tier::Avx512 | Tier::Amx, Form::F16 | Form::Bf16) => unsafe {
             avx512::widen(form, tile, first, lines)
         },
-        _ => portable::widen(form, tile, columns, first, lines),
+        _ => portable::widen(form, tile, first, lines),
     }
 }
 

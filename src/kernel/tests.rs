@@ -391,8 +391,30 @@ fn a_weight_of_each_form_reads_as_its_layout_says() {
     let mut tile = vec![0; Form::Q8_0.tile_bytes(32)];
     pack(Form::Q8_0, 32, &row, &mut tile);
     for column in 0..32 {
-        assert_eq!(weight(Form::Q8_0, &tile, 32, column, 0), column as f32 / 2.0);
-        assert_eq!(weight(Form::Q8_0, &tile, 32, column, 1), 0.0);
+        assert_eq!(weight(Form::Q8_0, &tile, column, 0), column as f32 / 2.0);
+        assert_eq!(weight(Form::Q8_0, &tile, column, 1), 0.0);
     }
     assert_eq!(Form::of(GgmlDType::Q5_0), None);
+}
+
+#[test]
+fn a_tile_takes_the_bytes_of_its_rows_and_half_a_line_for_an_odd_block() {
+    for (form, columns, bytes) in [
+        (Form::Q8_0, 64, 16 * 2 * 34),
+        (Form::Q8_0, 96, 16 * 3 * 34 + 32),
+        (Form::Q4K, 768, 16 * 3 * 144),
+        (Form::Q6K, 512, 16 * 2 * 210),
+        (Form::Q6K, 768, 16 * 3 * 210 + 32),
+    ] {
+        assert_eq!(form.tile_bytes(columns), bytes, "{form:?} {columns}");
+    }
+    // Rows of the first and second block of two, and of one that is alone: scales 1, 2 and 3.
+    let row: Vec<u8> =
+        [0x3c, 0x40, 0x42].iter().flat_map(|&d| [vec![0, d], vec![1; 32]].concat()).collect();
+    let mut tile = vec![0; Form::Q8_0.tile_bytes(96)];
+    pack(Form::Q8_0, 96, &row, &mut tile);
+    for (column, value) in [(0, 1.0), (31, 1.0), (32, 2.0), (63, 2.0), (64, 3.0), (95, 3.0)] {
+        assert_eq!(weight(Form::Q8_0, &tile, column, 0), value, "{column}");
+    }
+    assert_eq!((tile[1], tile[33], tile[64 + 2 * 512 + 1]), (0x3c, 0x40, 0x42), "in order");
 }

@@ -3,14 +3,17 @@
 //!
 //! A tile of `K` columns, with lines of 64 bytes:
 //!
-//! | form | lines | then |
-//! |---|---|---|
-//! | f32 | `[K][16]` | |
-//! | f16 | `[K][16]` | |
-//! | bf16 | `[K/2][16][2]` | |
-//! | q8_0 | `[K/4][16][4]` i8 | scales `[K/32][16]` f16 |
-//! | q4_k, a block of 256 at a time | nibbles `[4][8][16][4]`: the lower of `[i][g]` are columns `64i + 4g`, the upper 32 further | see [`Q4K`] |
-//! | q6_k, a block of 256 at a time | see [`Q6K`] | scales `[K/256][16]` f16 |
+//! | form | lines |
+//! |---|---|
+//! | f32 | `[K][16]` |
+//! | f16 | `[K][16]` |
+//! | bf16 | `[K/2][16][2]` |
+//! | q8_0, in twos | a block of 32 columns: `[8][16][4]` i8 |
+//! | q4_k | a block of 256 columns: see [`Q4K`] |
+//! | q6_k, in twos | a block of 256 columns: see [`Q6K`] |
+//!
+//! "In twos": two blocks at a time stand behind a line with their scales, `[2][16]` f16; the last may be alone. So what a kernel reads lies
+//! in the order in which it is read. A scale that lies elsewhere is a second place in memory, which a CPU does not look ahead for.
 
 use candle_core::quantized::GgmlDType;
 use half::bf16;
@@ -42,36 +45,63 @@ pub enum Form {
     Q6K,
 }
 
-/// Bytes of a tile's block of 256 columns in [`Form::Q4K`], after 2048 bytes of nibbles: scales and minima of the eight runs of
-/// 32 columns, the lower four bits of both in a byte, `[8][16]`; the upper two bits of two runs in a byte (scale, minimum,
-/// scale, minimum from the lowest on), `[4][16]`; then the block's scale and the minima's, `[2][16]` f16.
+/// Bytes of a tile's block of 256 columns in [`Form::Q4K`]: the block's scale and the minima's, `[2][16]` f16; scales and minima of
+/// the eight runs of 32 columns, the lower four bits of both in a byte, of the even runs `[4][16]` and then of the odd ones; the
+/// upper two bits of an even and the next run in a byte (scale, minimum, scale, minimum from the lowest on), `[4][16]`; then the
+/// nibbles, `[4][8][16][4]`: the lower of `[i][g]` are columns `64i + 4g`, the upper 32 further.
 #[derive(Debug)]
 pub struct Q4K;
 
 impl Q4K {
-    /// Where the lower bits of scales and minima begin.
-    pub const LOW: usize = 2048;
+    /// Where the lower bits of scales and minima begin, behind the block's scale and that of the minima.
+    pub const LOW: usize = 4 * TILE;
     /// Where their upper bits begin.
     pub const HIGH: usize = Self::LOW + 8 * TILE;
-    /// Where the block's scale and that of the minima are.
-    pub const SCALES: usize = Self::HIGH + 4 * TILE;
+    /// Where the nibbles begin.
+    pub const NIBBLES: usize = Self::HIGH + 4 * TILE;
     /// Bytes of the block: sixteen times 144, as in a file.
-    pub const BYTES: usize = Self::SCALES + 4 * TILE;
+    pub const BYTES: usize = Self::NIBBLES + 2048;
 }
 
-/// Bytes of a tile's block of 256 columns in [`Form::Q6K`]: for each run of 16 columns a line with the upper two bits of its four
-/// groups of four, then two lines of nibbles (groups 0 and 1, groups 2 and 3, the even one lower), each `[16][4]`; after
-/// the 16 runs their scales, `[16][16]` i8. The blocks' own scales stand behind all blocks of the tile.
+/// Bytes of a tile's block of 256 columns in [`Form::Q6K`]: scales of the 16 runs of 16 columns, `[16][16]` i8; then for each run a
+/// line with the upper two bits of its four groups of four, and two lines of nibbles (groups 0 and 1, groups 2 and 3, the even
+/// one lower), each `[16][4]`.
 #[derive(Debug)]
 pub struct Q6K;
 
 impl Q6K {
+    /// Where the runs begin, behind their scales.
+    pub const RUNS: usize = 16 * TILE;
     /// Bytes of a run of 16 columns.
     pub const RUN: usize = 3 * 64;
-    /// Where the runs' scales begin.
-    pub const SCALES: usize = 16 * Self::RUN;
     /// Bytes of the block. With the scale outside, sixteen times 210, as in a file.
-    pub const BYTES: usize = Self::SCALES + 16 * TILE;
+    pub const BYTES: usize = Self::RUNS + 16 * Self::RUN;
+}
+
+/// Bytes of the line with the scales of two blocks.
+const OF_TWO: usize = 2 * 2 * TILE;
+
+/// Bytes of a block of 32 columns in [`Form::Q8_0`].
+pub(super) const Q8_0_BYTES: usize = BLOCK * TILE;
+
+/// A block of so many bytes in a tile where they stand in twos, behind their scales: that of each row, and the block.
+///
+/// # Panics
+/// When the tile ends before.
+#[inline(always)]
+pub(super) fn of_two<const BYTES: usize>(
+    tile: &[u8],
+    number: usize,
+) -> (&[u8; 2 * TILE], &[u8; BYTES]) {
+    let [scales, block] = in_twos(BYTES, number);
+    let scales = tile[scales..].first_chunk().expect("scales of a block");
+    (scales, tile[block..].first_chunk().expect("a block"))
+}
+
+/// Where the scales of a block begin, and where it does.
+fn in_twos(bytes: usize, number: usize) -> [usize; 2] {
+    let (two, odd) = (number / 2 * (OF_TWO + 2 * bytes), number % 2);
+    [two + odd * OF_TWO / 2, two + OF_TWO + odd * bytes]
 }
 
 impl Form {
@@ -106,9 +136,9 @@ impl Form {
         let bytes = match self {
             Form::F32 => columns * TILE * 4,
             Form::F16 | Form::Bf16 => columns * TILE * 2,
-            Form::Q8_0 => columns * TILE + columns / BLOCK * TILE * 2,
+            Form::Q8_0 => columns * TILE + (columns / BLOCK).div_ceil(2) * OF_TWO,
             Form::Q4K => columns / SUPER * Q4K::BYTES,
-            Form::Q6K => columns / SUPER * (Q6K::BYTES + 2 * TILE),
+            Form::Q6K => columns / SUPER * Q6K::BYTES + (columns / SUPER).div_ceil(2) * OF_TWO,
         };
         bytes.next_multiple_of(64)
     }
@@ -156,13 +186,13 @@ impl<'a> Tiles<'a> {
     pub fn row(&self, output: usize, values: &mut [f32]) {
         let tile = self.tile(output / TILE);
         for (column, value) in values.iter_mut().enumerate() {
-            *value = weight(self.form, tile, self.columns, column, output % TILE);
+            *value = weight(self.form, tile, column, output % TILE);
         }
     }
 }
 
 /// One weight of a tile: what the layout means.
-pub fn weight(form: Form, tile: &[u8], columns: usize, column: usize, lane: usize) -> f32 {
+pub fn weight(form: Form, tile: &[u8], column: usize, lane: usize) -> f32 {
     let half = |at: usize| f16::from_le_bytes([tile[at], tile[at + 1]]).to_f32();
     match form {
         Form::F32 => {
@@ -175,37 +205,44 @@ pub fn weight(form: Form, tile: &[u8], columns: usize, column: usize, lane: usiz
             bf16::from_le_bytes([tile[at], tile[at + 1]]).to_f32()
         }
         Form::Q8_0 => {
-            let quant = tile[(column / 4 * TILE + lane) * 4 + column % 4] as i8;
-            f32::from(quant) * half(columns * TILE + (column / BLOCK * TILE + lane) * 2)
+            let [scales, block] = in_twos(Q8_0_BYTES, column / BLOCK);
+            let quant = tile[block + (column % BLOCK / 4 * TILE + lane) * 4 + column % 4] as i8;
+            f32::from(quant) * half(scales + 2 * lane)
         }
         Form::Q4K => {
             let block = &tile[column / SUPER * Q4K::BYTES..][..Q4K::BYTES];
             let (run, within) = (column % SUPER / 32, column % 32);
-            let byte = block[((run / 2 * 8 + within / 4) * TILE + lane) * 4 + within % 4];
+            let nibbles = &block[Q4K::NIBBLES..];
+            let byte = nibbles[((run / 2 * 8 + within / 4) * TILE + lane) * 4 + within % 4];
             let quant = byte >> (4 * (run % 2)) & 15;
             let (scale, minimum) = q4k_scales(block, run, lane);
-            let at = column / SUPER * Q4K::BYTES + Q4K::SCALES + 2 * lane;
+            let at = column / SUPER * Q4K::BYTES + 2 * lane;
             let (d, of_minima) = (half(at), half(at + 2 * TILE));
             d * f32::from(scale) * f32::from(quant) - of_minima * f32::from(minimum)
         }
         Form::Q6K => {
-            let block = &tile[column / SUPER * Q6K::BYTES..][..Q6K::BYTES];
+            let [scales, block] = in_twos(Q6K::BYTES, column / SUPER);
+            let block = &tile[block..][..Q6K::BYTES];
             let (run, group) = (column % SUPER / 16, column % 16 / 4);
-            let at = |line: usize| run * Q6K::RUN + line * 64 + lane * 4 + column % 4;
+            let at = |line| Q6K::RUNS + run * Q6K::RUN + line * 64 + lane * 4 + column % 4;
             let low = block[at(1 + group / 2)] >> (4 * (group % 2)) & 15;
             let high = block[at(0)] >> (2 * group) & 3;
-            let scale = block[Q6K::SCALES + run * TILE + lane] as i8;
-            let d = half(columns / SUPER * Q6K::BYTES + (column / SUPER * TILE + lane) * 2);
-            d * f32::from(scale) * (f32::from(low | high << 4) - 32.0)
+            let scale = block[run * TILE + lane] as i8;
+            half(scales + 2 * lane) * f32::from(scale) * (f32::from(low | high << 4) - 32.0)
         }
     }
 }
 
 /// Scale and minimum of a run of 32 columns.
 pub(super) fn q4k_scales(block: &[u8], run: usize, lane: usize) -> (u8, u8) {
-    let low = block[Q4K::LOW + run * TILE + lane];
+    let low = block[q4k_low(run) + lane];
     let high = block[Q4K::HIGH + run / 2 * TILE + lane] >> (4 * (run % 2));
     (low & 15 | (high & 3) << 4, low >> 4 | (high >> 2 & 3) << 4)
+}
+
+/// Where the lower bits of a run's scales and minima begin.
+fn q4k_low(run: usize) -> usize {
+    Q4K::LOW + (run % 2 * 4 + run / 2) * TILE
 }
 
 /// Packs up to sixteen rows into a tile; lanes without a row stay as they are, zero in a new arena.
@@ -232,10 +269,11 @@ pub fn pack(form: Form, columns: usize, rows: &[u8], tile: &mut [u8]) {
             }
             Form::Q8_0 => {
                 for (i, block) in row.as_chunks::<34>().0.iter().enumerate() {
+                    let [scales, at] = in_twos(Q8_0_BYTES, i);
+                    put(&mut tile[scales..], lane, [block[0], block[1]]);
                     for (g, quants) in block[2..].as_chunks::<4>().0.iter().enumerate() {
-                        put(tile, (i * 8 + g) * TILE + lane, *quants);
+                        put(&mut tile[at..], g * TILE + lane, *quants);
                     }
-                    put(&mut tile[columns * TILE..], i * TILE + lane, [block[0], block[1]]);
                 }
             }
             Form::Q4K => {
@@ -245,10 +283,10 @@ pub fn pack(form: Form, columns: usize, rows: &[u8], tile: &mut [u8]) {
                 }
             }
             Form::Q6K => {
-                let (blocks, scales) = tile.split_at_mut(columns / SUPER * Q6K::BYTES);
                 for (i, block) in row.as_chunks::<210>().0.iter().enumerate() {
-                    pack_q6k(block, lane, &mut blocks[i * Q6K::BYTES..][..Q6K::BYTES]);
-                    put(scales, i * TILE + lane, [block[208], block[209]]);
+                    let [scales, at] = in_twos(Q6K::BYTES, i);
+                    put(&mut tile[scales..], lane, [block[208], block[209]]);
+                    pack_q6k(block, lane, &mut tile[at..][..Q6K::BYTES]);
                 }
             }
         }
@@ -271,7 +309,7 @@ fn copy<const N: usize>(tile: &mut [u8], lane: usize, items: &[[u8; N]]) {
 fn pack_q4k(block: &[u8; 144], lane: usize, tile: &mut [u8]) {
     let (d, of_minima, packed) = ([block[0], block[1]], [block[2], block[3]], &block[4..16]);
     for (word, nibbles) in block[16..].as_chunks::<4>().0.iter().enumerate() {
-        put(tile, word * TILE + lane, *nibbles);
+        put(&mut tile[Q4K::NIBBLES..], word * TILE + lane, *nibbles);
     }
     for run in 0..8 {
         let (scale, minimum) = if run < 4 {
@@ -280,12 +318,12 @@ fn pack_q4k(block: &[u8; 144], lane: usize, tile: &mut [u8]) {
             let (low, scale, minimum) = (packed[run + 4], packed[run - 4], packed[run]);
             (low & 15 | scale >> 6 << 4, low >> 4 | minimum >> 6 << 4)
         };
-        tile[Q4K::LOW + run * TILE + lane] = scale & 15 | minimum << 4;
+        tile[q4k_low(run) + lane] = scale & 15 | minimum << 4;
         tile[Q4K::HIGH + run / 2 * TILE + lane] |=
             (scale >> 4 | minimum >> 4 << 2) << (4 * (run % 2));
     }
-    put(&mut tile[Q4K::SCALES..], lane, d);
-    put(&mut tile[Q4K::SCALES + 2 * TILE..], lane, of_minima);
+    put(tile, lane, d);
+    put(&mut tile[2 * TILE..], lane, of_minima);
 }
 
 /// A block of a file: the lower four bits, the upper two, scales, and the block's scale. ggml's `block_q6_K`.
@@ -298,11 +336,11 @@ fn pack_q6k(block: &[u8; 210], lane: usize, tile: &mut [u8]) {
         let low = low[half * 64 + quarter % 2 * 32 + within] >> (4 * (quarter / 2)) & 15;
         let high = high[half * 32 + within] >> (2 * quarter) & 3;
         let (run, group) = (column / 16, column % 16 / 4);
-        let at = |line: usize| run * Q6K::RUN + line * 64 + lane * 4 + column % 4;
+        let at = |line| Q6K::RUNS + run * Q6K::RUN + line * 64 + lane * 4 + column % 4;
         tile[at(1 + group / 2)] |= low << (4 * (group % 2));
         tile[at(0)] |= high << (2 * group);
     }
     for run in 0..16 {
-        tile[Q6K::SCALES + run * TILE + lane] = scales[run];
+        tile[run * TILE + lane] = scales[run];
     }
 }

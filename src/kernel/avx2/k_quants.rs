@@ -17,6 +17,7 @@ use crate::kernel::tiles::Q4K;
 use crate::kernel::tiles::Q6K;
 use crate::kernel::tiles::SUPER;
 use crate::kernel::tiles::TILE;
+use crate::kernel::tiles::of_two;
 
 /// Block `i` of 256 columns of rows, checked once for all that is read of it.
 #[inline]
@@ -58,10 +59,10 @@ fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
         4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1,
     );
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0.iter().enumerate() {
-        prefetch(&block[Q4K::LOW..]);
-        let lines = block[..Q4K::LOW].as_chunks::<32>().0.as_chunks::<2>().0;
+        prefetch(&block[..Q4K::NIBBLES]);
+        let lines = block[Q4K::NIBBLES..].as_chunks::<32>().0.as_chunks::<2>().0;
         let lines = lines.as_chunks::<8>().0.as_array::<4>().expect("2048 bytes");
-        let (scales, minima_of) = scales_and_minima(block);
+        let [scales, minima_of] = scales_and_minima(block);
         let of_rows = eights(&rows, i);
         for start in (0..2).step_by(HALVES) {
             let (mut totals, mut minima) =
@@ -94,8 +95,10 @@ fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
                     for half in 0..HALVES {
                         let order = _mm256_set1_epi16(8 * (start + half) as i16);
                         let order = _mm256_or_si256(lane, order);
-                        let scale = _mm256_shuffle_epi8(twice_16(&scales[run]), order);
-                        let minimum = load_8(&minima_of[run].as_chunks::<8>().0[start + half]);
+                        let scale = &scales[odd].as_chunks::<TILE>().0[pair];
+                        let scale = _mm256_shuffle_epi8(twice_16(scale), order);
+                        let minimum = &minima_of[odd].as_chunks::<TILE>().0[pair];
+                        let minimum = load_8(&minimum.as_chunks::<8>().0[start + half]);
                         let minimum = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(minimum));
                         for row in 0..ROWS {
                             let products = _mm256_madd_epi16(of_run[row][half], scale);
@@ -108,7 +111,7 @@ fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
                     }
                 }
             }
-            let scales = block[Q4K::SCALES..].as_chunks::<16>().0;
+            let scales = block[..Q4K::LOW].as_chunks::<16>().0;
             for half in 0..HALVES {
                 let scale = halves(&scales[start + half]);
                 let of_minima = halves(&scales[2 + start + half]);
@@ -130,34 +133,30 @@ fn twice_16(bytes: &[u8; 16]) -> __m256i {
     _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
-/// Scales and minima of a block's eight runs, a byte a lane.
+/// Scales of the even and of the odd runs of a block, a byte a lane, then their minima.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> ([[u8; TILE]; 8], [[u8; TILE]; 8]) {
-    let low = block[Q4K::LOW..Q4K::HIGH].as_chunks::<32>().0;
-    let high = block[Q4K::HIGH..Q4K::SCALES].as_chunks::<16>().0;
+fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
     let (four_bits, two_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    let (mut scales, mut minima) = ([[0; TILE]; 8], [[0; TILE]; 8]);
-    let pairs = scales.as_chunks_mut::<2>().0.iter_mut().zip(minima.as_chunks_mut::<2>().0);
-    for ((low, high), (scales, minima)) in low.iter().zip(high).zip(pairs) {
-        // Two runs: the upper bits of the second are four higher in the same bytes.
-        let (low, high) = (load(low), twice_16(high));
-        let high = _mm256_blend_epi32::<0b1111_0000>(high, _mm256_srli_epi16::<4>(high));
-        let scale = _mm256_or_si256(
-            _mm256_and_si256(low, four_bits),
-            _mm256_and_si256(_mm256_slli_epi16::<4>(high), two_bits),
-        );
-        let minimum = _mm256_or_si256(
-            _mm256_and_si256(_mm256_srli_epi16::<4>(low), four_bits),
-            _mm256_and_si256(_mm256_slli_epi16::<2>(high), two_bits),
-        );
-        // SAFETY: both have 32 bytes to be written, and need no alignment.
-        unsafe {
-            _mm256_storeu_si256(scales.as_mut_ptr().cast(), scale);
-            _mm256_storeu_si256(minima.as_mut_ptr().cast(), minimum);
+    let mut all = [[[0; 64]; 2]; 2];
+    let halves = block[Q4K::LOW..Q4K::NIBBLES].as_chunks::<32>().0;
+    for half in 0..2 {
+        let [even, odd, high] = [0, 2, 4].map(|line| &halves[line + half]);
+        let (even, odd, high) = (load(even), load(odd), load(high));
+        // (kind, parity, lower bits, upper bits)
+        for (kind, parity, low, high) in [
+            (0, 0, even, _mm256_slli_epi16::<4>(high)),
+            (0, 1, odd, high),
+            (1, 0, _mm256_srli_epi16::<4>(even), _mm256_slli_epi16::<2>(high)),
+            (1, 1, _mm256_srli_epi16::<4>(odd), _mm256_srli_epi16::<2>(high)),
+        ] {
+            let (low, high) = (_mm256_and_si256(low, four_bits), _mm256_and_si256(high, two_bits));
+            let to = all[kind][parity].as_chunks_mut::<32>().0[half].as_mut_ptr();
+            // SAFETY: 32 bytes are there to be written, and need no alignment.
+            unsafe { _mm256_storeu_si256(to.cast(), _mm256_or_si256(low, high)) };
         }
     }
-    (scales, minima)
+    all
 }
 
 /// See [`crate::kernel::portable::q6_k`].
@@ -173,13 +172,13 @@ pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let rows = rows::<ROWS>(x, first);
     let (low_bits, high_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    let (runs, scales) = tile.split_at(x.columns / SUPER * Q6K::BYTES);
-    let scales = scales.as_chunks::<16>().0.as_chunks::<2>().0;
-    for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
-        prefetch(&block[Q6K::SCALES..]);
-        let lines = block[..Q6K::SCALES].as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<3>().0;
+    for i in 0..x.columns / SUPER {
+        let (scales, block) = of_two::<{ Q6K::BYTES }>(tile, i);
+        prefetch(&block[..Q6K::RUNS]);
+        let scales = scales.as_chunks::<16>().0;
+        let lines = block[Q6K::RUNS..].as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<3>().0;
         let lines = lines.as_array::<16>().expect("16 runs");
-        let of_runs = block[Q6K::SCALES..].as_chunks::<8>().0.as_chunks::<2>().0;
+        let of_runs = block[..Q6K::RUNS].as_chunks::<8>().0.as_chunks::<2>().0;
         let of_runs = of_runs.as_array::<16>().expect("16 runs");
         let of_rows = eights(&rows, i);
         for half in 0..2 {
@@ -242,7 +241,7 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
                         _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[row]), of_x, totals[row]);
                 }
             }
-            let scale = halves(&scales[i][half]);
+            let scale = halves(&scales[half]);
             for (row, out) in out.iter_mut().enumerate() {
                 add_to(out, half, _mm256_mul_ps(scale, totals[row]));
             }

@@ -17,6 +17,7 @@ use crate::kernel::tiles::Q4K;
 use crate::kernel::tiles::Q6K;
 use crate::kernel::tiles::SUPER;
 use crate::kernel::tiles::TILE;
+use crate::kernel::tiles::of_two;
 
 /// See [`crate::kernel::portable::q4_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -32,8 +33,9 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     let rows = rows::<ROWS>(x, first);
     let low_bits = _mm512_set1_epi8(15);
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0[..blocks].iter().enumerate() {
-        let lines = block[..Q4K::LOW].as_chunks::<64>().0.as_chunks::<8>().0;
+        let lines = block[Q4K::NIBBLES..].as_chunks::<64>().0.as_chunks::<8>().0;
         let (mut totals, mut minima) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
+        let of_runs_and_minima = scales_and_minima(block);
         for (pair, lines) in lines.iter().enumerate() {
             let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
             for (group, line) in lines.iter().enumerate() {
@@ -50,8 +52,11 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
                     of_runs[1][row] = _mm512_dpbusd_epi32(of_runs[1][row], odd, b);
                 }
             }
-            let scales = scales_and_minima(block, pair);
-            for (odd, (of_run, (scale, minimum))) in of_runs.iter().zip(scales).enumerate() {
+            for (odd, of_run) in of_runs.iter().enumerate() {
+                let [scale, minimum] = of_runs_and_minima
+                    .each_ref()
+                    .map(|bytes| &bytes[odd].as_chunks::<TILE>().0[pair]);
+                let (scale, minimum) = (bytes_ps(scale), bytes_ps(minimum));
                 for row in 0..ROWS {
                     // SAFETY: as above.
                     let of_x = unsafe { run(rows[row], 8 * i + 2 * pair + odd) };
@@ -71,37 +76,44 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     }
 }
 
-/// Scales and minima of two runs of 32 columns of a block.
+/// Scales of the even and of the odd runs of a block, a byte a lane, then their minima.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn scales_and_minima(
-    block: &[u8; Q4K::BYTES],
-    pair: usize,
-) -> [(__m512, __m512); 2] {
-    let low = block[Q4K::LOW..Q4K::HIGH].as_chunks::<TILE>().0.as_chunks::<2>().0;
-    let high = block[Q4K::HIGH..Q4K::SCALES].as_chunks::<TILE>().0;
-    let high = _mm512_cvtepu8_epi32(load_16(&high[pair]));
-    let (four_bits, two_bits) = (_mm512_set1_epi32(15), _mm512_set1_epi32(0x30));
-    let join = |low: &[u8; TILE], scale: __m512i, minimum: __m512i| {
-        let low = _mm512_cvtepu8_epi32(load_16(low));
-        let scale =
-            _mm512_or_si512(_mm512_and_si512(low, four_bits), _mm512_and_si512(scale, two_bits));
-        let minimum =
-            _mm512_or_si512(_mm512_srli_epi32::<4>(low), _mm512_and_si512(minimum, two_bits));
-        (_mm512_cvtepi32_ps(scale), _mm512_cvtepi32_ps(minimum))
+pub(in crate::kernel) fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
+    let [even, odd, high] = block[Q4K::LOW..Q4K::NIBBLES].as_chunks::<64>().0 else {
+        unreachable!("three lines")
     };
-    let [even, odd] = &low[pair];
+    let (even, odd, high) = (load(even), load(odd), load(high));
+    let (four_bits, two_bits) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+    let join = |low: __m512i, high: __m512i| {
+        let mut bytes = [0; 64];
+        let joined =
+            _mm512_or_si512(_mm512_and_si512(low, four_bits), _mm512_and_si512(high, two_bits));
+        // SAFETY: 64 bytes are there to be written, and need no alignment.
+        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), joined) };
+        bytes
+    };
     [
-        join(even, _mm512_slli_epi32::<4>(high), _mm512_slli_epi32::<2>(high)),
-        join(odd, high, _mm512_srli_epi32::<2>(high)),
+        [join(even, _mm512_slli_epi16::<4>(high)), join(odd, high)],
+        [
+            join(_mm512_srli_epi16::<4>(even), _mm512_slli_epi16::<2>(high)),
+            join(_mm512_srli_epi16::<4>(odd), _mm512_srli_epi16::<2>(high)),
+        ],
     ]
+}
+
+/// Sixteen bytes as f32.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn bytes_ps(bytes: &[u8; TILE]) -> __m512 {
+    _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16(bytes)))
 }
 
 /// A block's scale, and that of its minima.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m512) {
-    let scales = block[Q4K::SCALES..].as_chunks::<32>().0;
+    let scales = block[..Q4K::LOW].as_chunks::<32>().0;
     (halves(&scales[0]), halves(&scales[1]))
 }
 
@@ -118,11 +130,10 @@ pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / SUPER;
     let rows = rows::<ROWS>(x, first);
-    let (runs, scales) = tile.split_at(blocks * Q6K::BYTES);
-    let scales = scales.as_chunks::<32>().0;
-    for (i, block) in runs.as_chunks::<{ Q6K::BYTES }>().0.iter().enumerate() {
-        let lines = block[..Q6K::SCALES].as_chunks::<64>().0.as_chunks::<3>().0;
-        let of_runs = block[Q6K::SCALES..].as_chunks::<TILE>().0;
+    for i in 0..blocks {
+        let (scale, block) = of_two::<{ Q6K::BYTES }>(tile, i);
+        let of_runs = block[..Q6K::RUNS].as_chunks::<TILE>().0;
+        let lines = block[Q6K::RUNS..].as_chunks::<64>().0.as_chunks::<3>().0;
         let mut totals = [_mm512_setzero_ps(); ROWS];
         for pair in 0..8 {
             let mut products = [_mm512_setzero_ps(); ROWS];
@@ -147,7 +158,7 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
                 totals[row] = _mm512_fmadd_ps(products[row], scale, totals[row]);
             }
         }
-        let scale = halves(&scales[i]);
+        let scale = halves(scale);
         for (row, out) in out.iter_mut().enumerate() {
             add_to(out, _mm512_mul_ps(scale, totals[row]));
         }
