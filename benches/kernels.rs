@@ -130,16 +130,8 @@ impl Best {
             return;
         }
         let now = measure::rates(self.threads);
-        let best = &mut *self.rates.borrow_mut();
-        for (best, now) in [
-            (&mut best.read_bytes_per_s, now.best_read_bytes_per_s()),
-            (&mut best.f32_flop_per_s, now.f32_flop_per_s),
-            (&mut best.int8_op_per_s, now.int8_op_per_s),
-            (&mut best.int16_op_per_s, now.int16_op_per_s),
-            (&mut best.bf16_flop_per_s, now.bf16_flop_per_s),
-        ] {
-            *best = [*best, now].into_iter().flatten().reduce(f64::max);
-        }
+        let best = self.rates.borrow().best_of(&now);
+        self.rates.replace(best);
     }
 }
 

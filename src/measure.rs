@@ -7,6 +7,7 @@ pub mod pipeline;
 pub mod profile;
 pub mod quality;
 mod rates;
+mod shares;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +45,11 @@ pub use peaks::MemoryUse;
 pub use peaks::Sharing;
 pub use peaks::take_memory;
 pub use rates::full_rates;
+pub use rates::patient_rates;
 pub use rates::rates;
+pub use shares::exceeds;
+pub use shares::raise;
+pub use shares::restate;
 
 use peaks::null_memory;
 
@@ -324,8 +329,8 @@ impl Trial {
             block.notes.insert("cold_ttft_s".into(), "the process had run before".into());
         }
         for (name, share) in [
-            ("roofline_fraction", self.roofline(engine, &block, rates)),
-            ("prefill_flop_fraction", arithmetic_share(engine, &block, rates)),
+            ("roofline_fraction", shares::of_bandwidth(&self, engine, &block, rates)),
+            ("prefill_flop_fraction", shares::of_arithmetic(engine, &block, rates)),
         ] {
             if let Err(why) = share {
                 block.notes.insert(name.into(), why.into());
@@ -364,55 +369,6 @@ impl Trial {
         let read: usize = self.ids.iter().map(|ids| self.depth() + ids.len()).sum();
         kv_bytes_per_token(engine) as f64 * (read as f64 + answered * self.ids.len() as f64)
     }
-
-    /// Bytes that decoding streamed per second, weights once a step and the caches of all sequences, as a share of the
-    /// measured read bandwidth: the larger one, whatever pages an engine has.
-    fn roofline(
-        &self,
-        engine: &Engine,
-        block: &Block,
-        rates: &Rates,
-    ) -> std::result::Result<f64, &'static str> {
-        let bandwidth = rates.best_read_bytes_per_s().ok_or("read bandwidth was not measured")?;
-        let step = block
-            .values
-            .get("tpot_s")
-            .copied()
-            .flatten()
-            .ok_or("nothing is decoded after the first token")?;
-        let weights = engine.decoder.footprint().step_bytes;
-        if rates.last_level_cache_bytes.is_some_and(|cache| weights < 2 * cache) {
-            return Err("the weights fit in the last-level cache, or nearly");
-        }
-        // Over the steps, half of the answer is there.
-        let caches = self.kv_bytes(engine, self.new_tokens as f64 / 2.0);
-        Ok((weights as f64 + caches) / step / bandwidth)
-    }
-}
-
-/// Operations that prefill did per second, as a share of the most that the machine does on any kind of number. With the largest peak it
-/// never flatters: an engine that multiplies wider numbers than it could has a smaller share.
-fn arithmetic_share(
-    engine: &Engine,
-    block: &Block,
-    rates: &Rates,
-) -> std::result::Result<f64, &'static str> {
-    let peak = rates.best_op_per_s().ok_or("the arithmetic peak was not measured")?;
-    let rate = block.values.get("prefill_tok_s").copied().flatten();
-    Ok(rate.ok_or("no prefill was timed")? * flops_per_token(engine) / peak)
-}
-
-/// Two operations for each weight of the layers, which every token is multiplied with; attention and the output matrix, which
-/// only some tokens see, are left out, so that the share is a lower bound.
-fn flops_per_token(engine: &Engine) -> f64 {
-    let config = &engine.opened.config;
-    let layers = config
-        .tensors()
-        .into_iter()
-        .filter(|(name, shape)| name.starts_with("model.layers") && shape.len() == 2);
-    // Of the last layer only the rows whose answer is wanted go through the feed-forward part.
-    let share = (config.layers as f64 - 1.0).max(0.0) / config.layers as f64;
-    2.0 * share * layers.map(|(_, shape)| (shape[0] * shape[1]) as f64).sum::<f64>()
 }
 
 /// SHA-256 of token ids, each sequence with its length in front, as little-endian 32-bit numbers.

@@ -131,7 +131,8 @@ pub struct Machine {
     pub rates: Rates,
 }
 
-/// Measured rates of the machine.
+/// Measured rates of the machine: of each the best that was seen while a record was made, since a machine that is shared or
+/// throttled is not the same all the time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
     /// Bytes read per second by all threads from a buffer beyond the last-level cache, in pages of the system's usual size.
@@ -159,6 +160,24 @@ pub struct Rates {
 }
 
 impl Rates {
+    /// The better of each rate.
+    #[must_use]
+    pub fn best_of(&self, other: &Self) -> Self {
+        Self {
+            read_bytes_per_s: largest([self.read_bytes_per_s, other.read_bytes_per_s]),
+            read_huge_bytes_per_s: largest([
+                self.read_huge_bytes_per_s,
+                other.read_huge_bytes_per_s,
+            ]),
+            f32_flop_per_s: largest([self.f32_flop_per_s, other.f32_flop_per_s]),
+            int8_op_per_s: largest([self.int8_op_per_s, other.int8_op_per_s]),
+            int16_op_per_s: largest([self.int16_op_per_s, other.int16_op_per_s]),
+            bf16_flop_per_s: largest([self.bf16_flop_per_s, other.bf16_flop_per_s]),
+            isa: self.isa.clone().or_else(|| other.isa.clone()),
+            last_level_cache_bytes: self.last_level_cache_bytes.or(other.last_level_cache_bytes),
+        }
+    }
+
     /// What decoding is held against: the larger of the rates of reading.
     pub fn best_read_bytes_per_s(&self) -> Option<f64> {
         largest([self.read_bytes_per_s, self.read_huge_bytes_per_s])

@@ -88,6 +88,9 @@ pub struct Answer {
     pub model: Model,
     /// The scenario with one block.
     pub case: Case,
+    /// What the machine did when it was measured again, because the scenario had done more than it was measured to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
 }
 
 /// A process of this binary that works, with its streams in our hands.
@@ -254,6 +257,9 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             if answer.model != Model::default() {
                 take_model(&mut record.model, answer.model, scenario.extended);
             }
+            if let Some(rates) = answer.rates {
+                measure::raise(&mut record, &rates);
+            }
             merge(&mut record, answer.case);
             events.measured(record.case(&scenario.id).expect("it was just merged"));
             plan.save(&record)
@@ -273,6 +279,9 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             plan.save(&record)?; // What went wrong after the last answer may have been this.
             pace.measured(&scenarios);
         }
+    }
+    if plan.setup.device == "cpu" && !record.build.is_unoptimised() {
+        measure::raise(&mut record, &measure::rates(plan.setup.threads));
     }
     let last = record.sessions.last_mut().expect("a run has one");
     last.ended = Some(machine::now());

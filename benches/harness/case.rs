@@ -166,7 +166,12 @@ impl<'a> CaseRun<'a> {
         let after = loaded.kernels.as_ref().map(ReferenceKernels::measure);
         case.blocks[0].references = loaded.references.replace(after).zip(after).map(<[_; 2]>::from);
         record.settings.generation.iters = counted.len();
+        let exceeds = measure::exceeds(&case);
         record.scenarios.push(case);
+        if exceeds {
+            let rates = measure::patient_rates(record.settings.threads);
+            measure::raise(&mut record, &rates);
+        }
         self.samples = counted;
         record.save(&loaded.path)
     }

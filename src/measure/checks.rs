@@ -51,34 +51,40 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
         fail(differ, "greedy output differs between repetitions".into());
     }
     let value = |name: &str| block.values.get(name).copied().flatten();
-    if let Some(share) = value("roofline_fraction") {
-        fail(
-            share > TOLERANCE,
-            format!("decoding read {:.0} % of the measured bandwidth", share * 100.0),
-        );
-    }
-    if let Some(share) = value("prefill_flop_fraction") {
-        fail(
-            share > TOLERANCE,
-            format!("prefill did {:.0} % of the measured arithmetic peak", share * 100.0),
-        );
-    }
     if let (Some(peak), Some(loaded)) = (value("peak_rss_bytes"), value("rss_after_load_bytes")) {
         fail(peak < loaded, "peak memory is below the memory after loading".into());
     }
+    verdict.failed.extend(beyond(block));
     verdict.warnings = warnings(trial, block);
     verdict
 }
 
+/// What a block did that the machine cannot do.
+pub(super) fn beyond(block: &Block) -> Vec<String> {
+    let share = |name: &str| {
+        let share = block.values.get(name).copied().flatten();
+        share.filter(|share| *share > TOLERANCE).map(|share| 100.0 * share)
+    };
+    let reading = share("roofline_fraction")
+        .map(|percent| format!("decoding read {percent:.0} % of the measured bandwidth"));
+    let arithmetic = share("prefill_flop_fraction")
+        .map(|percent| format!("prefill did {percent:.0} % of the measured arithmetic peak"));
+    reading.into_iter().chain(arithmetic).collect()
+}
+
+/// What a block did so slowly that it was probably done somewhere else.
+pub(super) fn below(block: &Block) -> Vec<String> {
+    let share = block.values.get("roofline_fraction").copied().flatten();
+    let low = share.filter(|share| *share < IMPLAUSIBLY_LOW).map(|share| {
+        let percent = 100.0 * share;
+        format!("decoding read only {percent:.1} % of the measured bandwidth: intended device?")
+    });
+    low.into_iter().collect()
+}
+
 fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
-    let mut all = Vec::new();
+    let mut all = below(block);
     let value = |name: &str| block.values.get(name).copied().flatten();
-    if let Some(share) = value("roofline_fraction").filter(|share| *share < IMPLAUSIBLY_LOW) {
-        all.push(format!(
-            "decoding read only {:.1} % of the measured bandwidth: intended device?",
-            share * 100.0
-        ));
-    }
     let long = trial.ids.iter().all(|ids| ids.len() >= LONG_PROMPT);
     if let (Some(prefill), Some(decode)) = (value("prefill_tok_s"), value("decode_tok_s_aggregate"))
         && long

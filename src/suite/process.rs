@@ -47,6 +47,7 @@ pub fn work() -> Result<()> {
         Some(found)
     };
     let mut before = references();
+    let mut rates = job.rates.clone();
     let chosen = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
     if chosen.iter().any(|scenario| scenario.input == Input::Traced) {
         measure::profile::install()?; // Before loading, which packs.
@@ -57,7 +58,7 @@ pub fn work() -> Result<()> {
         Err(error @ Error::Unsupported(_)) => {
             for id in &job.scenarios {
                 let case = absent(&exactly(id)?, &job.setup.generation, &error);
-                say(&Answer { model: Model::default(), case })?;
+                say(&Answer { model: Model::default(), case, rates: None })?;
             }
             return Ok(());
         }
@@ -69,12 +70,19 @@ pub fn work() -> Result<()> {
     for scenario in chosen {
         let mut case = case(&mut engine, &scenario, &job, &after_load, &meter)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
+        measure::restate(&mut case, &job.rates, &rates);
+        let exceeds = measure::exceeds(&case);
+        if exceeds {
+            let best = rates.best_of(&measure::patient_rates(job.setup.threads));
+            measure::restate(&mut case, &rates, &best);
+            rates = best;
+        }
         let after = references();
         for block in &mut case.blocks {
             block.references = before.zip(after).map(<[_; 2]>::from);
         }
         before = after;
-        say(&Answer { model: model.clone(), case })?;
+        say(&Answer { model: model.clone(), case, rates: exceeds.then(|| rates.clone()) })?;
     }
     Ok(())
 }

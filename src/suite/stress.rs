@@ -156,7 +156,7 @@ pub(super) fn measure(
     }
     let made = Made { planned: &prompts, requests: all, workers, seen: &seen };
     let case = case(job, scenario, made);
-    Ok(Answer { model: seen.model, case })
+    Ok(Answer { model: seen.model, case, rates: None })
 }
 
 /// What the workers told of themselves.
