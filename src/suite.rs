@@ -258,7 +258,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
                 take_model(&mut record.model, answer.model, scenario.extended);
             }
             if let Some(rates) = answer.rates {
-                measure::raise(&mut record, &rates);
+                measure::raise(&mut record.machine.rates, &mut record.scenarios, &rates);
             }
             merge(&mut record, answer.case);
             events.measured(record.case(&scenario.id).expect("it was just merged"));
@@ -281,7 +281,8 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         }
     }
     if plan.setup.device == "cpu" && !record.build.is_unoptimised() {
-        measure::raise(&mut record, &measure::rates(plan.setup.threads));
+        let seen = measure::rates(plan.setup.threads);
+        measure::raise(&mut record.machine.rates, &mut record.scenarios, &seen);
     }
     let last = record.sessions.last_mut().expect("a run has one");
     last.ended = Some(machine::now());

@@ -170,7 +170,8 @@ impl<'a> CaseRun<'a> {
         record.scenarios.push(case);
         if exceeds {
             let rates = measure::patient_rates(record.settings.threads);
-            measure::raise(&mut record, &rates);
+            let record = &mut *record;
+            measure::raise(&mut record.machine.rates, &mut record.scenarios, &rates);
         }
         self.samples = counted;
         record.save(&loaded.path)

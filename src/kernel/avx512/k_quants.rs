@@ -8,6 +8,7 @@ use super::halves;
 use super::load;
 use super::load_16;
 use super::offset;
+use super::prefetch_next;
 use super::rows;
 use super::run;
 use crate::kernel::avx2::in_groups;
@@ -22,7 +23,9 @@ use crate::kernel::tiles::of_two;
 /// See [`crate::kernel::portable::q4_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [4 1 2 3], |first, group: ROWS| q4_k_rows::<ROWS>(tile, x, first, group));
+    in_groups!(out, [4 1 2 3], |first, group: ROWS| {
+        q4_k_rows::<ROWS>(tile, x, first, group)
+    });
 }
 
 /// The sum of a run is at most 32 x 15 x 127, and times its scale, at most 63, still exact in f32.
@@ -38,6 +41,9 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         let of_runs_and_minima = scales_and_minima(block);
         for (pair, lines) in lines.iter().enumerate() {
             let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
+            if first == 4 {
+                prefetch_next(tile, lines.as_flattened());
+            }
             for (group, line) in lines.iter().enumerate() {
                 let both = load(line);
                 let even = _mm512_and_si512(both, low_bits);
@@ -120,7 +126,9 @@ pub(in crate::kernel) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m5
 /// See [`crate::kernel::portable::q6_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [4 1 2 3], |first, group: ROWS| q6_k_rows::<ROWS>(tile, x, first, group));
+    in_groups!(out, [4 1 2 3], |first, group: ROWS| {
+        q6_k_rows::<ROWS>(tile, x, first, group)
+    });
 }
 
 /// Weights are 0 to 63, and 32 too large: sums begin with what takes that off. Two of them, each at most 16 x 32 x 127, are still
@@ -133,6 +141,9 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     for i in 0..blocks {
         let (scale, block) = of_two::<{ Q6K::BYTES }>(tile, i);
         let of_runs = block[..Q6K::RUNS].as_chunks::<TILE>().0;
+        if first == 4 {
+            prefetch_next(tile, &block[..Q6K::RUNS]);
+        }
         let lines = block[Q6K::RUNS..].as_chunks::<64>().0.as_chunks::<3>().0;
         let mut totals = [_mm512_setzero_ps(); ROWS];
         for pair in 0..8 {
@@ -140,6 +151,9 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             for odd in 0..2 {
                 let number = 2 * pair + odd;
                 let weights = sixes(&lines[number]);
+                if first == 4 {
+                    prefetch_next(tile, lines[number].as_flattened());
+                }
                 let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[number])));
                 for row in 0..ROWS {
                     // SAFETY: a row has eight runs for each block of 256 columns, of which a tile has `blocks`.
