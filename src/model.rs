@@ -33,11 +33,13 @@ use candle_core::quantized::GgmlDType;
 use crate::error::Error;
 use crate::error::Result;
 use crate::kernel::Isa;
+use crate::kernel::Pool;
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
 use crate::model::synthetic::Synthetic;
 use crate::model::weights::Quant;
 use crate::model::weights::Source;
+use crate::settings;
 use crate::settings::RopeScaling;
 
 /// New tokens of one sequence, to follow what it has been shown before.
@@ -430,7 +432,8 @@ pub fn load(
     match engine {
         EngineKind::Native if device.is_cpu() => {
             let (config, source) = (&opened.config, opened.source.as_ref());
-            Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::chosen()?, threads)?))
+            let pool = pool(threads, std::env::var(PIN).ok().as_deref(), settings::cpus())?;
+            Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::chosen()?, pool)?))
         }
         EngineKind::Native => {
             Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))
@@ -443,6 +446,33 @@ pub fn load(
         #[cfg(not(feature = "llama-cpp"))]
         EngineKind::LlamaCpp => Err(no_llama_cpp()),
     }
+}
+
+/// Set to 1 to keep each thread of the native engine on a physical core, all but the calling one.
+pub const PIN: &str = "CANDLEMARK_PIN";
+
+/// The threads of the native engine on the CPU; `pin` is what [`PIN`] says, `cpus` are those for as many threads as there are, in order.
+fn pool(threads: usize, pin: Option<&str>, cpus: Option<Vec<usize>>) -> Result<Pool> {
+    match pin {
+        None | Some("" | "0") => return Ok(Pool::new(threads)),
+        Some("1") => {}
+        Some(other) => {
+            return Err(Error::Failed(format!("{PIN} is `{other}`; write 1 to pin threads, or 0")));
+        }
+    }
+    let cpus = cpus.ok_or_else(|| {
+        Error::Failed(format!("{PIN}: this system does not say which CPUs share a core; unset it"))
+    })?;
+    if threads > cpus.len() {
+        let there_are = cpus.len();
+        return Err(Error::Failed(format!(
+            "{PIN}: {threads} threads cannot each have one of {there_are} CPUs; \
+             set `--threads {there_are}`, or unset it"
+        )));
+    }
+    Pool::pinned(threads, &cpus).map_err(|error| {
+        Error::Failed(format!("{PIN}: the system keeps no thread on a CPU ({error})"))
+    })
 }
 
 /// Refuses a sequence longer than the context.

@@ -16,6 +16,8 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::workload::PromptFormat;
 
+pub use threads::cpus;
+
 /// The default model: the exact layer of Qwen3-0.6B, 4 layers, the vocabulary of `fixtures/tiny`.
 pub const DEFAULT_MODEL: &str = "synthetic:mini";
 

@@ -72,16 +72,21 @@ fn four(x: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
-/// Asks for what lies as far in the next tile. For the second group of rows, which finds this one in the first cache: memory would be idle
-/// until the last is done. A first group, and single rows above all, are slower with it.
+/// Asks for what lies [`AHEAD`] of a line, in the first group of rows: the others find a tile in the cache.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn prefetch_next(tile: &[u8], part: &[u8]) {
-    let ahead = part.as_ptr().wrapping_add(tile.len()).cast::<i8>();
-    for line in (0..part.len()).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
+fn prefetch(line: &[u8; 64], first: usize) {
+    if first == 0 {
+        // Of an address that is not there it does nothing.
+        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast());
     }
 }
+
+/// Bytes that are asked for before they are needed.
+const AHEAD: usize = 4096;
+
+/// Rows from which multiplying keeps the CPU too busy to look ahead by itself. Fewer are slower with its help.
+const BUSY: usize = 3;
 
 /// Adds to the sums of a row.
 #[inline]
@@ -192,8 +197,8 @@ pub(super) fn wide(
         // SAFETY: the lines and rows that are read are within what was asserted above.
         unsafe {
             match form {
-                Form::F16 => wide_rows::<ROWS, true>(lines, step, columns, x, stride, group),
-                _ => wide_rows::<ROWS, false>(lines, step, columns, x, stride, group),
+                Form::F16 => wide_rows::<ROWS, true>(lines, step, columns, x, stride, first, group),
+                _ => wide_rows::<ROWS, false>(lines, step, columns, x, stride, first, group),
             }
         }
     });
@@ -209,12 +214,16 @@ unsafe fn wide_rows<const ROWS: usize, const IN_F16: bool>(
     columns: usize,
     x: &[f32],
     stride: usize,
+    first: usize,
     out: &mut [Lanes; ROWS],
 ) {
     let (lines, x) = (lines.as_ptr(), x.as_ptr());
     let columns_of = |pair: usize| {
         // SAFETY: as the caller promises.
         let line = unsafe { &*lines.add(pair * step) };
+        if ROWS >= BUSY {
+            prefetch(line, first);
+        }
         if IN_F16 {
             let [even, odd] = line.as_chunks().0.as_array().expect("two columns of 32 bytes");
             (halves(even), halves(odd))
@@ -284,8 +293,16 @@ fn offset(run: &Rounded, factors: [i16; 2]) -> __m512i {
 /// See [`super::portable::q8_0`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
-        q8_0_rows::<ROWS>(tile, x, first, group)
+    // Those that read the tile from memory: the more go together, the less they wait. Eight are enough to multiply what is in the cache.
+    let (before, rest) = match out.split_first_chunk_mut::<16>() {
+        Some((group, rest)) => {
+            q8_0_rows::<16>(tile, x, 0, group);
+            (16, rest)
+        }
+        None => (0, out),
+    };
+    in_groups!(rest, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
+        q8_0_rows::<ROWS>(tile, x, before + first, group)
     });
 }
 
@@ -305,10 +322,10 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             // SAFETY: a row has as many runs as a tile has blocks of 32 columns.
             sums[row] = offset(unsafe { run(rows[row], block) }, [8, 8]);
         }
-        if first == 8 {
-            prefetch_next(tile, quants);
-        }
         for (group, line) in quants.as_chunks::<64>().0.iter().enumerate() {
+            if ROWS >= BUSY {
+                prefetch(line, first);
+            }
             let weights = _mm512_xor_si512(load(line), sign);
             for row in 0..ROWS {
                 // SAFETY: as above.

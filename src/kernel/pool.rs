@@ -2,6 +2,7 @@
 //! dozen regions of some ten microseconds, and sleep when none comes. Knows nothing of what the regions compute.
 
 use std::any::Any;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::panic::resume_unwind;
@@ -12,6 +13,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread;
 
 /// Turns of the waiting loop before a thread sleeps: some 0.2 ms, longer than what lies between two regions of a pass, and short
@@ -60,6 +62,30 @@ unsafe impl Send for Job {}
 impl Pool {
     /// A pool of `threads`, the calling one among them.
     pub fn new(threads: usize) -> Self {
+        Self::with(threads, |_| {})
+    }
+
+    /// As [`Pool::new`], with each thread but the calling one kept on a CPU of its own: thread `i` on `cpus[i]`. The first is left for
+    /// the calling one, which goes where it likes: whatever it starts later would otherwise stay on that CPU, too.
+    ///
+    /// # Errors
+    /// When the system does not let a thread be kept there, or not at all.
+    ///
+    /// # Panics
+    /// When there are fewer CPUs than threads.
+    pub fn pinned(threads: usize, cpus: &[usize]) -> io::Result<Self> {
+        assert!(threads <= cpus.len(), "a CPU for each thread");
+        let (tell, told) = mpsc::channel();
+        let cpus = cpus.to_vec();
+        let pool = Self::with(threads, move |worker| {
+            let _ = tell.send(stay_on(cpus[worker]));
+        });
+        // As many answers as workers; the channel stays open as long as there is a worker.
+        told.iter().take(pool.workers.len()).collect::<io::Result<()>>()?;
+        Ok(pool)
+    }
+
+    fn with(threads: usize, begin: impl Fn(usize) + Clone + Send + 'static) -> Self {
         let state = State { job: None, asleep: 0, over: false, panic: None };
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
@@ -69,8 +95,11 @@ impl Pool {
             wake: Condvar::new(),
         });
         let spawn = |worker| {
-            let shared = shared.clone();
-            let work = move || shared.work(worker);
+            let (shared, begin) = (shared.clone(), begin.clone());
+            let work = move || {
+                begin(worker);
+                shared.work(worker);
+            };
             thread::Builder::new()
                 .name(format!("kernel-{worker}"))
                 .spawn(work)
@@ -144,6 +173,22 @@ impl Pool {
             task(number, chunk);
         });
     }
+}
+
+/// Keeps the calling thread on a CPU.
+#[cfg(target_os = "linux")]
+fn stay_on(cpu: usize) -> io::Result<()> {
+    if cpu >= rustix::thread::CpuSet::MAX_CPU {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no CPU {cpu}")));
+    }
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &one)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stay_on(_: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 impl Drop for Pool {
@@ -245,6 +290,33 @@ mod tests {
     use std::sync::atomic::AtomicU32;
 
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn threads_are_kept_on_their_cpus_and_the_calling_one_is_not() {
+        use rustix::thread::sched_getaffinity;
+        let before = sched_getaffinity(None).unwrap();
+        let allowed: Vec<usize> =
+            (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| before.is_set(cpu)).collect();
+        // The same one for two of them, where there are fewer.
+        let cpus: Vec<usize> = allowed.iter().copied().cycle().take(3).collect();
+        let pool = Pool::pinned(3, &cpus).unwrap();
+        let (all, seen) = (std::sync::Barrier::new(3), Mutex::new(Vec::new()));
+        pool.run(3, |_, thread| {
+            all.wait(); // So that each thread has a task.
+            lock(&seen).push((thread, sched_getaffinity(None).unwrap()));
+        });
+        for (thread, set) in seen.into_inner().unwrap() {
+            if thread == 0 {
+                assert_eq!(set, before);
+            } else {
+                assert_eq!((set.count(), set.is_set(cpus[thread])), (1, true), "{thread}");
+            }
+        }
+        let none = (0..rustix::thread::CpuSet::MAX_CPU).rev().find(|cpu| !allowed.contains(cpu));
+        assert!(Pool::pinned(2, &[0, none.unwrap()]).is_err(), "a CPU that is not there");
+        assert!(Pool::pinned(2, &[0, usize::MAX]).is_err());
+    }
 
     #[test]
     fn every_task_runs_once_for_any_number_of_threads() {

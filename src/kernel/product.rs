@@ -114,7 +114,7 @@ pub fn products(pool: &Pool, isa: Isa, x: &mut Inputs, parts: &mut [Part<'_>]) {
                 // SAFETY: the columns of a tile of a part are this task's alone.
                 let out = unsafe { out.slice(row * weights.outputs + at, width) };
                 match then {
-                    Then::Store => out.copy_from_slice(&sums[..width]),
+                    Then::Store => put(out, sums),
                     Then::Add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
                     Then::Bias(bias) => {
                         for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias[at..]) {
@@ -151,10 +151,18 @@ pub fn gated(pool: &Pool, isa: Isa, x: &mut Inputs, [gate, up]: [Tiles<'_>; 2], 
             for (row, values) in gates.iter().enumerate() {
                 // SAFETY: the columns of a tile are this task's alone.
                 let out = unsafe { out_rows.slice(row * stride + at, width) };
-                out.copy_from_slice(&values[..width]);
+                put(out, values);
             }
         });
     });
+}
+
+/// Writes sums, fewer than there are where a matrix ends within a tile.
+fn put(out: &mut [f32], sums: &Lanes) {
+    match out.as_mut_array() {
+        Some(out) => *out = *sums, // Without a call.
+        None => out.copy_from_slice(&sums[..out.len()]),
+    }
 }
 
 fn check(x: &Inputs, weights: &Tiles<'_>) {

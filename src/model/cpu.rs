@@ -121,7 +121,7 @@ impl Cpu {
         source: &dyn Source,
         quant: Option<Quant>,
         isa: Isa,
-        threads: usize,
+        pool: Pool,
     ) -> Result<Self> {
         if !config.head_dim.is_multiple_of(TILE) {
             let width = config.head_dim;
@@ -142,7 +142,7 @@ impl Cpu {
         Ok(Self {
             config: config.clone(),
             isa,
-            pool: Pool::new(threads),
+            pool,
             layers: layers?,
             embedding,
             norm,

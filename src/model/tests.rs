@@ -277,8 +277,9 @@ fn with_definition(quant: Quant, isa: Isa) -> (cpu::Cpu, cpu::Cpu) {
     let path = dir.path().join("model.gguf");
     gguf::write(&path, &gguf::shape_metadata(&made.config, "nano"), &tensors).unwrap();
     let opened = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
-    let load =
-        |quant| cpu::Cpu::load(&opened.config, opened.source.as_ref(), quant, isa, 2).unwrap();
+    let load = |quant| {
+        cpu::Cpu::load(&opened.config, opened.source.as_ref(), quant, isa, Pool::new(2)).unwrap()
+    };
     (load(None), load(Some(Quant::F32)))
 }
 
@@ -505,5 +506,21 @@ fn engines_are_known_by_name() {
             error.contains("CC=clang CXX=clang++") && error.contains("--features llama-cpp"),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn threads_are_pinned_where_there_is_a_cpu_for_each() {
+    let error = |threads, pin, cpus| pool(threads, Some(pin), cpus).err().unwrap().to_string();
+    assert_eq!(error(2, "yes", None), "CANDLEMARK_PIN is `yes`; write 1 to pin threads, or 0");
+    assert!(error(2, "1", None).contains("does not say which CPUs share a core"));
+    let few = error(3, "1", Some(vec![0, 1]));
+    assert!(few.contains("3 threads cannot each have one of 2 CPUs; set `--threads 2`"), "{few}");
+    for pin in [None, Some(""), Some("0")] {
+        assert_eq!(pool(3, pin, None).unwrap().threads(), 3);
+    }
+    if let Some(cpus) = settings::cpus() {
+        let threads = cpus.len();
+        assert_eq!(pool(threads, Some("1"), Some(cpus)).unwrap().threads(), threads);
     }
 }

@@ -1,28 +1,47 @@
-//! How many threads an engine has unless it is told: one for each physical core that the process may use. Two threads of one core
-//! share what multiplies, and take each other's caches.
+//! How many threads an engine has unless it is told, and on which CPUs they are kept if that is wanted: one for each physical core that the
+//! process may use. Two threads of one core share what multiplies, and take each other's caches.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 /// Physical cores that the process may use; where the system does not tell cores from threads, the CPUs that it may use.
 pub(super) fn default_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let cores = cores(&status, Path::new("/sys/devices/system/cpu"));
-    cores.map_or(cpus, |cores| cores.min(cpus)).max(1)
+    cores().map_or(cpus, |cores| cores.len().min(cpus)).max(1)
 }
 
-/// Cores among the allowed CPUs of a `/proc/self/status`, by the lists of siblings under `/sys/devices/system/cpu`.
-fn cores(status: &str, cpus: &Path) -> Option<usize> {
+/// The CPUs that the process may use, one of each core before a second of any; `None` where the system does not tell.
+pub fn cpus() -> Option<Vec<usize>> {
+    cores().map(|cores| in_order(&cores))
+}
+
+fn in_order(cores: &[Vec<usize>]) -> Vec<usize> {
+    let most = cores.iter().map(Vec::len).max().unwrap_or(0);
+    (0..most)
+        .flat_map(|turn| cores.iter().filter_map(move |core| core.get(turn)))
+        .copied()
+        .collect()
+}
+
+fn cores() -> Option<Vec<Vec<usize>>> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    by_core(&status, Path::new("/sys/devices/system/cpu"))
+}
+
+/// The allowed CPUs of a `/proc/self/status`, those of a core together, by the lists of siblings under `/sys/devices/system/cpu`.
+fn by_core(status: &str, cpus: &Path) -> Option<Vec<Vec<usize>>> {
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    let siblings = |cpu: usize| {
+    let mut cores: Vec<(String, Vec<usize>)> = Vec::new();
+    for cpu in numbers(allowed)? {
         let file = cpus.join(format!("cpu{cpu}/topology/thread_siblings_list"));
-        fs::read_to_string(file).ok().map(|list| list.trim().to_string())
-    };
-    let cores: BTreeSet<String> =
-        numbers(allowed)?.into_iter().map(siblings).collect::<Option<_>>()?;
-    Some(cores.len()).filter(|&cores| cores > 0)
+        let siblings = fs::read_to_string(file).ok()?.trim().to_string();
+        match cores.iter_mut().find(|(core, _)| *core == siblings) {
+            Some((_, cpus)) => cpus.push(cpu),
+            None => cores.push((siblings, vec![cpu])),
+        }
+    }
+    Some(cores.into_iter().map(|(_, cpus)| cpus).collect())
+        .filter(|cores: &Vec<_>| !cores.is_empty())
 }
 
 /// The numbers of a list such as `0-3,8`.
@@ -47,17 +66,19 @@ mod tests {
             fs::create_dir_all(&topology).unwrap();
             fs::write(topology.join("thread_siblings_list"), format!("{siblings}\n")).unwrap();
         }
-        for (allowed, cores_of) in [
-            ("0-1,4-6", Some(3)),
-            ("0,4", Some(1)),
-            ("5", Some(1)),
-            ("0-3", None), // Two of them are not described.
-            ("what", None),
+        for (allowed, cores, cpus) in [
+            ("0-1,4-6", Some(3), vec![0, 1, 6, 4, 5]),
+            ("0,4", Some(1), vec![0, 4]),
+            ("5", Some(1), vec![5]),
+            ("0-3", None, vec![]), // Two of them are not described.
+            ("what", None, vec![]),
         ] {
             let status = format!("Name:\tx\nCpus_allowed_list:\t{allowed}\nother:\t1\n");
-            assert_eq!(cores(&status, folder.path()), cores_of, "{allowed}");
+            let found = by_core(&status, folder.path());
+            assert_eq!(found.as_ref().map(Vec::len), cores, "{allowed}");
+            assert_eq!(in_order(&found.unwrap_or_default()), cpus, "{allowed}");
         }
-        assert_eq!(cores("", folder.path()), None);
+        assert_eq!(by_core("", folder.path()), None);
         assert!(default_threads() >= 1);
     }
 }

@@ -2,13 +2,14 @@
 
 use std::arch::x86_64::*;
 
+use super::BUSY;
 use super::add_to;
 use super::four;
 use super::halves;
 use super::load;
 use super::load_16;
 use super::offset;
-use super::prefetch_next;
+use super::prefetch;
 use super::rows;
 use super::run;
 use crate::kernel::avx2::in_groups;
@@ -23,7 +24,7 @@ use crate::kernel::tiles::of_two;
 /// See [`crate::kernel::portable::q4_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [4 1 2 3], |first, group: ROWS| {
+    in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
         q4_k_rows::<ROWS>(tile, x, first, group)
     });
 }
@@ -41,10 +42,10 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         let of_runs_and_minima = scales_and_minima(block);
         for (pair, lines) in lines.iter().enumerate() {
             let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
-            if first == 4 {
-                prefetch_next(tile, lines.as_flattened());
-            }
             for (group, line) in lines.iter().enumerate() {
+                if ROWS >= BUSY {
+                    prefetch(line, first);
+                }
                 let both = load(line);
                 let even = _mm512_and_si512(both, low_bits);
                 let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low_bits);
@@ -126,7 +127,7 @@ pub(in crate::kernel) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m5
 /// See [`crate::kernel::portable::q6_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [4 1 2 3], |first, group: ROWS| {
+    in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
         q6_k_rows::<ROWS>(tile, x, first, group)
     });
 }
@@ -141,9 +142,6 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     for i in 0..blocks {
         let (scale, block) = of_two::<{ Q6K::BYTES }>(tile, i);
         let of_runs = block[..Q6K::RUNS].as_chunks::<TILE>().0;
-        if first == 4 {
-            prefetch_next(tile, &block[..Q6K::RUNS]);
-        }
         let lines = block[Q6K::RUNS..].as_chunks::<64>().0.as_chunks::<3>().0;
         let mut totals = [_mm512_setzero_ps(); ROWS];
         for pair in 0..8 {
@@ -151,8 +149,8 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             for odd in 0..2 {
                 let number = 2 * pair + odd;
                 let weights = sixes(&lines[number]);
-                if first == 4 {
-                    prefetch_next(tile, lines[number].as_flattened());
+                if ROWS >= BUSY {
+                    lines[number].iter().for_each(|line| prefetch(line, first));
                 }
                 let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[number])));
                 for row in 0..ROWS {
