@@ -398,3 +398,38 @@ fn alternate() -> __m512i {
     let upper = _mm512_add_epi32(lanes, _mm512_set1_epi32(TILE as i32));
     _mm512_or_si512(lanes, _mm512_slli_epi32::<16>(upper))
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::super::isa::Isa;
+    use super::super::tests::Made;
+    use super::*;
+
+    /// The unit itself is tested with all other tiers, where there is one. What is made for it needs only AVX-512.
+    #[test]
+    fn weights_are_narrowed_as_their_layout_says() {
+        if !Isa::best().multiplies_bf16() {
+            return;
+        }
+        for form in [Form::F16, Form::Q8_0, Form::Q4K, Form::Q6K] {
+            for columns in [256, 512, 768] {
+                let made = Made::new(form, [TILE, columns], 5);
+                let tile = made.tiles().tile(0);
+                let mut squares = vec![Square::ZERO; columns / BLOCK];
+                // SAFETY: the CPU has AVX-512 with bf16.
+                unsafe { narrow(form, tile, &mut squares) };
+                for column in 0..columns {
+                    let line = squares[column / BLOCK].0[column % BLOCK / 2];
+                    for row in 0..TILE {
+                        let exact = super::super::tiles::weight(form, tile, column, row);
+                        let narrowed = bf16::from_bits(line[2 * row + column % 2]).to_f32();
+                        let near = (narrowed - exact).abs() <= exact.abs() / 256.0 + 1e-6;
+                        assert!(near, "{form:?} {column} {row}: {narrowed} of {exact}");
+                    }
+                }
+            }
+        }
+    }
+}
