@@ -78,8 +78,9 @@ fn prefill_is_held_against_the_largest_peak() {
         |case: &Case| case.validity.failed.iter().any(|why| why.contains("prefill did"));
     let sound = with(1.0, Some(1e18));
     assert!(share(&sound) > 0.0 && share(&sound) < 1e-3 && !impossible(&sound), "{sound:?}");
-    let case = with(1.0, None);
-    assert!(share(&case) > 1.0 && impossible(&case), "{case:?}");
+    // More than the machine was said to do: it is measured again.
+    let exceeded = with(1.0, None);
+    assert!(share(&exceeded) < 1.0 && !impossible(&exceeded), "{exceeded:?}");
     let unknown = work(&job(&nano(), &["short/b1"])).remove(0);
     assert_eq!(unknown.blocks[0].values["prefill_flop_fraction"], None);
     let why = "the arithmetic peak was not measured";
