@@ -22,10 +22,10 @@ const SHARES: [Share; 2] = [
 /// Whether a case did more than the machine was measured to do: one of the two measurements is off, or the machine has changed
 /// between them.
 pub fn exceeds(case: &Case) -> bool {
-    let shares = SHARES.iter().flat_map(|share| {
+    let mut shares = SHARES.iter().flat_map(|share| {
         case.blocks.iter().filter_map(|block| block.values.get(share.metric).copied().flatten())
     });
-    shares.into_iter().any(|share| share > 1.0)
+    shares.any(|share| share > 1.0)
 }
 
 /// Holds all cases of a record against these rates, too: where one is better than the record's own, it takes its place.

@@ -73,9 +73,8 @@ pub fn work() -> Result<()> {
         measure::restate(&mut case, &job.rates, &rates);
         let exceeds = measure::exceeds(&case);
         if exceeds {
-            let best = rates.best_of(&measure::patient_rates(job.setup.threads));
-            measure::restate(&mut case, &rates, &best);
-            rates = best;
+            let seen = measure::patient_rates(job.setup.threads);
+            measure::raise(&mut rates, std::slice::from_mut(&mut case), &seen);
         }
         let after = references();
         for block in &mut case.blocks {
