@@ -10,6 +10,7 @@ use crate::compare::BLOCKS_NEEDED;
 use crate::compare::Difference;
 use crate::compare::SESSIONS_NEEDED;
 use crate::compare::Weight;
+use crate::compare::between;
 use crate::compare::differences;
 use crate::error::Error;
 use crate::error::Result;
@@ -139,12 +140,12 @@ fn same(first: &Record, record: &Record) -> Result<()> {
     let differ = |what: String| {
         Err(Error::NotComparable(format!("{} and {}: {what}", name(first), name(record))))
     };
-    let found = differences(first, record, &BTreeMap::new());
+    let found = between(first, record, &BTreeMap::new());
     if let Some(difference) = found.iter().find(|difference| difference.weight == Weight::Blocks) {
         return differ(said(difference));
     }
     if first.injected != record.injected {
-        return differ("only one was slowed down on purpose".into());
+        return differ("they were not slowed down on purpose alike".into());
     }
     let (before, now) = (&first.build, &record.build);
     if before.commit != now.commit {
@@ -434,6 +435,20 @@ mod tests {
         }
         let error = promote(&[session(1, 100.0)]).unwrap_err().to_string();
         assert!(error.contains("1 of 3 sessions; measure 2 more"), "{error}");
+    }
+
+    #[test]
+    fn runs_that_were_slowed_down_alike_are_pooled_and_no_others() {
+        let slowed = |day, injected: Option<&str>| Record {
+            injected: injected.map(Into::into),
+            ..session(day, 100.0)
+        };
+        let pooled = pool(&[slowed(1, Some("decode:25%")), slowed(2, Some("decode:25%"))]).unwrap();
+        assert_eq!((pooled.sessions.len(), pooled.injected.as_deref()), (2, Some("decode:25%")));
+        for other in [None, Some("ttft:25%")] {
+            let error = pool(&[slowed(1, Some("decode:25%")), slowed(2, other)]).unwrap_err();
+            assert!(error.to_string().contains("slowed down on purpose"), "{error}");
+        }
     }
 
     #[test]

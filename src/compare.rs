@@ -28,6 +28,7 @@ pub use policy::Missing;
 pub use policy::Policy;
 pub use same::Difference;
 pub use same::Weight;
+pub use same::between;
 pub use same::differences;
 pub(crate) use same::work as difference_of_work;
 

@@ -47,9 +47,24 @@ pub enum Weight {
 /// Settings that change how often something is measured, not what.
 const HOW_OFTEN: &[&str] = &["iters", "warmup_tokens", "warmups"];
 
-/// Everything that differs between two records. Machines differ when their classes do, unless `allow_class` lets the
-/// old one stand in for the new one; model, engine and generation settings must be equal.
+/// Everything in which a run differs from what it is judged by, which must not have been slowed down on purpose.
 pub fn differences(
+    old: &Record,
+    new: &Record,
+    allow_class: &BTreeMap<String, String>,
+) -> Vec<Difference> {
+    let injected = old.injected.as_ref().map(|injected| Difference {
+        field: "slowdown on purpose, which a baseline must not have,".into(),
+        old: injected.clone(),
+        new: "none".into(),
+        weight: Weight::Blocks,
+    });
+    injected.into_iter().chain(between(old, new, allow_class)).collect()
+}
+
+/// Everything that differs between two records, slowdowns on purpose aside. Machines differ when their classes do, unless
+/// `allow_class` lets the old one stand in for the new one; model, engine and generation settings must be equal.
+pub fn between(
     old: &Record,
     new: &Record,
     allow_class: &BTreeMap<String, String>,
@@ -68,10 +83,6 @@ pub fn differences(
     use Weight::Blocks;
     use Weight::Informs;
 
-    if let Some(injected) = &old.injected {
-        let name = "slowdown on purpose, which a baseline must not have,";
-        field(Blocks, name, injected, "none");
-    }
     let (before, now) = (&old.machine, &new.machine);
     let allowed = allow_class.get(&now.class) == Some(&before.class);
     let machine = if allowed { Informs } else { Blocks };

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use crate::compare::Weight;
-use crate::compare::differences;
+use crate::compare::between;
 use crate::record::Record;
 use crate::report::side::ids;
 use crate::report::text::plain;
@@ -76,7 +76,7 @@ fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
     let Some(((_, first), others)) = records.split_first() else { return Vec::new() };
     let mut found: Vec<(&'static str, Setting)> = Vec::new();
     for (at, (_, record)) in others.iter().enumerate() {
-        for one in differences(&head(first), &head(record), &BTreeMap::new()) {
+        for one in between(first, record, &BTreeMap::new()) {
             let (of, name) = place(&one.field);
             let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| plain(text));
             let same = |(its, setting): &(&str, Setting)| *its == of && setting.name == name;
@@ -91,15 +91,6 @@ fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
         }
     }
     found
-}
-
-/// A record without its scenarios, and without its slowdown, which is a warning of its own.
-fn head(record: &Record) -> Record {
-    let (sessions, build) = (record.sessions.clone(), record.build.clone());
-    let (machine, model) = (record.machine.clone(), record.model.clone());
-    let (schema, kind, settings) = (record.schema, record.kind, record.settings.clone());
-    let (injected, scenarios) = (None, Vec::new());
-    Record { schema, kind, sessions, build, machine, model, settings, injected, scenarios }
 }
 
 /// What a field of a difference belongs to, and its name there.
