@@ -71,6 +71,8 @@ pub use tiles::pack;
 /// The target of the tracing spans around kernels. Nobody listens but where kernels are profiled.
 pub const SPANS: &str = "candlemark::kernel";
 
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod emulator;
 #[cfg(all(test, unix))]
 mod guard;
 #[cfg(test)]

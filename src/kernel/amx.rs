@@ -407,7 +407,7 @@ mod tests {
     use super::super::tests::Made;
     use super::*;
 
-    /// The unit itself is tested with all other tiers, where there is one. What is made for it needs only AVX-512.
+    /// The unit itself is tested with all other tiers. This tells an error of what is made for it from one of its own.
     #[test]
     fn weights_are_narrowed_as_their_layout_says() {
         if !Isa::best().multiplies_bf16() {

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn every_tier_has_known_values() {
-        for isa in Isa::available() {
+        for isa in Isa::tested() {
             let mut gate = [0.0, 1.0, -1.0, 100.0, -100.0];
             silu_times(isa, &mut gate, &[3.0, 2.0, 2.0, 1.0, 1.0]);
             for (out, exact) in gate.iter().zip([0.0, 1.462_117_2, -0.537_882_8, 100.0, 0.0]) {

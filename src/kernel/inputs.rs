@@ -356,7 +356,7 @@ mod tests {
         let (rows, columns) = (3, 300);
         let values: Vec<f32> =
             (0..rows * columns).map(|i| (i * 7919 % 1009) as f32 / 100.0 - 5.0).collect();
-        for isa in Isa::available() {
+        for isa in Isa::tested() {
             let mut inputs = Inputs::default();
             inputs.fill(&pool, rows, columns, |row, out| {
                 out.copy_from_slice(&values[row * columns..][..columns])
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_shows_in_the_scale() {
-        for isa in Isa::available() {
+        for isa in Isa::tested() {
             for wild in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut inputs = Inputs::default();
                 inputs.fill(&Pool::new(1), 1, 96, |_, out| {

@@ -48,6 +48,17 @@ impl Isa {
         Self::ALL.iter().copied().filter(|tier| tier.is_here()).map(Self).collect()
     }
 
+    /// Every tier that tests run: those of this CPU, and a matrix unit that is emulated where there is none.
+    #[cfg(test)]
+    pub(crate) fn tested() -> Vec<Self> {
+        let mut tiers = Self::available();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if tiers.last() == Some(&Self(Tier::Avx512)) && super::emulator::is_installed() {
+            tiers.push(Self(Tier::Amx));
+        }
+        tiers
+    }
+
     /// The best tier of this CPU.
     pub fn best() -> Self {
         static BEST: OnceLock<Isa> = OnceLock::new();

@@ -123,7 +123,7 @@ fn every_tier_multiplies_as_the_definition_does() {
             for rows in (1..=17).chain([18, 33, 50]) {
                 let x = numbers(rows * columns, 99);
                 let exact = made.product(&x);
-                for isa in Isa::available() {
+                for isa in Isa::tested() {
                     let [one, three] = pools.each_ref().map(|pool| {
                         let mut out = vec![f32::NAN; rows * outputs];
                         let part = Part { weights: made.tiles(), out: &mut out, then: Then::Store };
@@ -153,7 +153,7 @@ fn tiers_that_round_alike_differ_by_the_order_of_their_sums_alone() {
         for rows in [1, 7, 40] {
             let x = numbers(rows * 1024, 4);
             let kind = |isa| product::kind(isa, form, rows);
-            let results: Vec<Vec<f32>> = Isa::available()
+            let results: Vec<Vec<f32>> = Isa::tested()
                 .into_iter()
                 .filter(|&isa| kind(isa) == kind(Isa::PORTABLE))
                 .map(|isa| {
@@ -176,7 +176,7 @@ fn a_row_is_the_same_alone_and_beside_others_of_its_kind() {
     let pool = Pool::new(2);
     for form in FORMS {
         let made = Made::new(form, [40, 512], 8);
-        for isa in Isa::available() {
+        for isa in Isa::tested() {
             for rows in [3, 16, 17, 29] {
                 let x = numbers(rows * 512, 6);
                 let run = |x: &[f32]| {
@@ -202,7 +202,7 @@ fn a_gate_may_be_held_otherwise_than_what_it_gates() {
     for rows in [2, 20] {
         let x = numbers(rows * 256, 3);
         let [a, b] = made.each_ref().map(|made| made.product(&x));
-        for isa in Isa::available() {
+        for isa in Isa::tested() {
             for (gate, up) in [(0, 1), (1, 0)] {
                 let mut out = Inputs::default();
                 let tiles = [made[gate].tiles(), made[up].tiles()];
@@ -231,7 +231,7 @@ fn extremes_do_not_overflow() {
         let mut arena = Arena::new(form.bytes(16, columns)).unwrap();
         pack(form, columns, blocks.data(), arena.all_mut());
         let exact: f32 = blocks.expand(0..1).iter().sum();
-        for isa in Isa::available() {
+        for isa in Isa::tested() {
             for rows in [1, 4, 20] {
                 for sign in [1.0f32, -1.0] {
                     let x = vec![sign; rows * columns];
@@ -257,7 +257,7 @@ fn results_are_stored_added_and_biased() {
     let bias: Vec<f32> = numbers(20, 9);
     let exact_a = a.product(&x);
     let exact_b = b.product(&x);
-    for isa in Isa::available() {
+    for isa in Isa::tested() {
         let (mut first, mut second) = (vec![f32::NAN; 60], vec![1.0; 99]);
         let parts = &mut [
             Part { weights: a.tiles(), out: &mut first, then: Then::Bias(&bias) },
@@ -300,7 +300,7 @@ fn formula(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) -> Vec<f64> {
 fn attention_is_its_formula_for_ragged_passes() {
     let (heads, group, width) = (2, 3, 32);
     let pool = Pool::new(3);
-    for isa in Isa::available() {
+    for isa in Isa::tested() {
         for (held, bound) in [(Held::F32, 2e-6), (Held::Bf16, 1.5e-2)] {
             let mut cache = Cache::new(Layout { layers: 2, heads, width, held });
             cache.reset(3);
@@ -373,7 +373,7 @@ fn attention_is_its_formula_for_ragged_passes() {
 fn weights_that_are_not_numbers_are_seen() {
     let pool = Pool::new(1);
     let made = Made::new(Form::Q8_0, [16, 256], 1);
-    for isa in Isa::available() {
+    for isa in Isa::tested() {
         let mut x = numbers(256, 3);
         x[7] = f32::NAN;
         let mut out = vec![0.0; 16];
