@@ -388,9 +388,14 @@ pub struct References {
 }
 
 impl Block {
+    /// The value of a metric, by name; none where it is `null` or was not measured.
+    pub fn value(&self, metric: &str) -> Option<f64> {
+        self.values.get(metric).copied().flatten()
+    }
+
     /// Whether its peak of memory is that of a process which other scenarios were measured in, too.
     pub fn has_shared_peak(&self) -> bool {
-        let peak = self.values.get("peak_rss_bytes").copied().flatten();
+        let peak = self.value("peak_rss_bytes");
         let note = self.notes.get("peak_rss_bytes");
         peak.is_some() && note.is_some_and(|note| note.contains(SHARED_PROCESS))
     }
@@ -414,7 +419,7 @@ impl Case {
 
     /// The values of a metric, one a block, leaving out blocks that have none.
     pub fn values(&self, metric: &str) -> Vec<f64> {
-        self.blocks.iter().filter_map(|block| block.values.get(metric).copied().flatten()).collect()
+        self.blocks.iter().filter_map(|block| block.value(metric)).collect()
     }
 }
 

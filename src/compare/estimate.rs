@@ -61,7 +61,7 @@ impl Series {
         let mut names: Vec<&str> = Vec::new();
         let mut sessions: Vec<Vec<f64>> = Vec::new();
         for block in &case.blocks {
-            let value = block.values.get(metric.name).copied().flatten();
+            let value = block.value(metric.name);
             let Some(value) = value.filter(|value| value.is_finite() && *value > 0.0) else {
                 continue;
             };

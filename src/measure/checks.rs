@@ -50,7 +50,7 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
         let differ = samples.windows(2).any(|pair| pair[0].ids != pair[1].ids);
         fail(differ, "greedy output differs between repetitions".into());
     }
-    let value = |name: &str| block.values.get(name).copied().flatten();
+    let value = |name| block.value(name);
     if let (Some(peak), Some(loaded)) = (value("peak_rss_bytes"), value("rss_after_load_bytes")) {
         fail(peak < loaded, "peak memory is below the memory after loading".into());
     }
@@ -62,7 +62,7 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
 /// What a block did that the machine cannot do.
 pub(super) fn beyond(block: &Block) -> Vec<String> {
     let share = |name: &str| {
-        let share = block.values.get(name).copied().flatten();
+        let share = block.value(name);
         share.filter(|share| *share > TOLERANCE).map(|share| 100.0 * share)
     };
     let reading = share("roofline_fraction")
@@ -74,7 +74,7 @@ pub(super) fn beyond(block: &Block) -> Vec<String> {
 
 /// What a block did so slowly that it was probably done somewhere else.
 pub(super) fn below(block: &Block) -> Vec<String> {
-    let share = block.values.get("roofline_fraction").copied().flatten();
+    let share = block.value("roofline_fraction");
     let low = share.filter(|share| *share < IMPLAUSIBLY_LOW).map(|share| {
         let percent = 100.0 * share;
         format!("decoding read only {percent:.1} % of the measured bandwidth: intended device?")
@@ -84,7 +84,7 @@ pub(super) fn below(block: &Block) -> Vec<String> {
 
 fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
     let mut all = below(block);
-    let value = |name: &str| block.values.get(name).copied().flatten();
+    let value = |name| block.value(name);
     let long = trial.ids.iter().all(|ids| ids.len() >= LONG_PROMPT);
     if let (Some(prefill), Some(decode)) = (value("prefill_tok_s"), value("decode_tok_s_aggregate"))
         && long

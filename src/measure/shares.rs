@@ -22,9 +22,9 @@ const SHARES: [Share; 2] = [
 /// Whether a case did more than the machine was measured to do: one of the two measurements is off, or the machine has changed
 /// between them.
 pub fn exceeds(case: &Case) -> bool {
-    let mut shares = SHARES.iter().flat_map(|share| {
-        case.blocks.iter().filter_map(|block| block.values.get(share.metric).copied().flatten())
-    });
+    let mut shares = SHARES
+        .iter()
+        .flat_map(|share| case.blocks.iter().filter_map(|block| block.value(share.metric)));
     shares.any(|share| share > 1.0)
 }
 
@@ -75,8 +75,7 @@ pub(super) fn of_bandwidth(
     rates: &Rates,
 ) -> Result<f64, &'static str> {
     let bandwidth = rates.best_read_bytes_per_s().ok_or("read bandwidth was not measured")?;
-    let step = block.values.get("tpot_s").copied().flatten();
-    let step = step.ok_or("nothing is decoded after the first token")?;
+    let step = block.value("tpot_s").ok_or("nothing is decoded after the first token")?;
     let weights = engine.decoder.footprint().step_bytes;
     if rates.last_level_cache_bytes.is_some_and(|cache| weights < 2 * cache) {
         return Err("the weights fit in the last-level cache, or nearly");
@@ -94,8 +93,8 @@ pub(super) fn of_arithmetic(
     rates: &Rates,
 ) -> Result<f64, &'static str> {
     let peak = rates.best_op_per_s().ok_or("the arithmetic peak was not measured")?;
-    let rate = block.values.get("prefill_tok_s").copied().flatten();
-    Ok(rate.ok_or("no prefill was timed")? * flops_per_token(engine) / peak)
+    let rate = block.value("prefill_tok_s").ok_or("no prefill was timed")?;
+    Ok(rate * flops_per_token(engine) / peak)
 }
 
 /// Two operations for each weight of the layers, which every token is multiplied with; attention and the output matrix, which

@@ -43,7 +43,7 @@ pub(super) fn end(
     parted: bool,
 ) {
     for block in done.blocks {
-        match block.values.get("peak_rss_bytes").copied().flatten() {
+        match block.value("peak_rss_bytes") {
             Some(bytes) => {
                 turns.once.entry("peak_rss_bytes".into()).or_default().insert(arm, bytes);
             }

@@ -398,7 +398,7 @@ impl<'a> Recorder<'a> {
                 }
                 Told::Case { case: done } => {
                     if let Some(block) = done.blocks.first()
-                        && let Some(bytes) = block.values.get("peak_rss_bytes").copied().flatten()
+                        && let Some(bytes) = block.value("peak_rss_bytes")
                     {
                         turns
                             .once
