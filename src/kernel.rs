@@ -38,6 +38,7 @@ mod tiles;
 pub use arena::Arena;
 pub use arena::HUGE_PAGE;
 pub use attention::attend;
+pub use attention::attention_kind;
 pub use blocks::Blocks;
 pub use blocks::Fill;
 pub use blocks::matrix;

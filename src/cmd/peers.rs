@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use candlemark::error::Error;
 use candlemark::model;
 use candlemark::model::EngineKind;
 use candlemark::model::weights;
@@ -85,22 +86,23 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         worker::work(&setup)?;
         return Ok(Exit::Pass);
     }
+    let held: Vec<String> =
+        arguments.files.iter().map(|file| held_as(file)).collect::<anyhow::Result<_>>()?;
+    check_names(&arguments.only, &held)?;
     let mut rows = Vec::new();
-    for file in &arguments.files {
-        let held = held_as(file)?;
+    for (file, held) in arguments.files.iter().zip(&held) {
         let chosen: Vec<&Item> =
-            ITEMS.iter().filter(|item| is_wanted(item, &held, arguments)).collect();
+            ITEMS.iter().filter(|item| is_wanted(item, held, arguments)).collect();
         if chosen.is_empty() {
             continue;
         }
         let mut seats = seats(file, threads, &arguments.engines)?;
         for item in chosen {
-            rows.push(measured(&held, item, &mut seats, arguments)?);
+            rows.push(measured(held, item, &mut seats, arguments)?);
         }
     }
     if rows.is_empty() {
-        let known: Vec<&str> = ITEMS.iter().map(|item| item.name).collect();
-        anyhow::bail!("nothing of these files is asked for; `--only` takes {}", known.join(", "));
+        anyhow::bail!("`--quick` leaves out all that `--only` asks for");
     }
     write!(out, "{}", figures::table(&rows))?;
     for row in &rows {
@@ -123,8 +125,28 @@ fn held_as(file: &Path) -> anyhow::Result<String> {
     Ok(weights::describe(&types))
 }
 
+/// The key of what is measured on a file, in the JSON line.
+fn key(held: &str, item: &Item) -> String {
+    format!("{held}_{}", item.name)
+}
+
+/// Refuses a name that would measure nothing: its number would be missed only at the end.
+fn check_names(only: &[String], held: &[String]) -> Result<(), Error> {
+    let mut known: Vec<String> = ITEMS.iter().map(|item| item.name.into()).collect();
+    for held in held {
+        known.extend(ITEMS.iter().map(|item| key(held, item)));
+    }
+    match only.iter().find(|only| !known.contains(only)) {
+        Some(other) => {
+            let known = known.iter().map(String::as_str);
+            Err(Error::unknown("measurement of these files", other, known))
+        }
+        None => Ok(()),
+    }
+}
+
 fn is_wanted(item: &Item, held: &str, arguments: &Arguments) -> bool {
-    let named = |only: &String| only == item.name || *only == format!("{held}_{}", item.name);
+    let named = |only: &String| only == item.name || *only == key(held, item);
     (arguments.only.is_empty() || arguments.only.iter().any(named))
         && !(arguments.quick && item.tokens > 512)
 }
@@ -166,7 +188,7 @@ fn measured(
     seats: &mut [Seat],
     arguments: &Arguments,
 ) -> anyhow::Result<Row> {
-    let key = format!("{held}_{}", item.name);
+    let key = key(held, item);
     let mut takens: Vec<Taken> = Vec::new();
     for at in 0..seats.len() {
         let told = turn(&key, item, Kind::Pilot, at, seats)?;
@@ -211,4 +233,22 @@ fn turn(key: &str, item: &Item, kind: Kind, at: usize, seats: &mut [Seat]) -> an
         Told::Cannot { why } => writeln!(err, "{key} {name}: {why}")?,
     }
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_measures_nothing_is_refused_with_the_nearest() {
+        let held = ["q8_0".to_owned(), "bf16".into()];
+        let check = |only: &str| check_names(&["decode_b1".into(), only.into()], &held);
+        for name in ["prefill_512", "q8_0_decode_b16", "bf16_decode_depth_4096"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
+        let error = check("q8_0_prefill_51").unwrap_err().to_string();
+        assert!(error.contains("did you mean `q8_0_prefill_512`?"), "{error}");
+        let error = check("q4_k_m_decode_b1").unwrap_err().to_string();
+        assert!(error.contains("no measurement of these files `q4_k_m_decode_b1`"), "{error}");
+    }
 }

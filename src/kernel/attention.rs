@@ -9,6 +9,7 @@ use super::cache::PAGE;
 use super::cache::Span;
 use super::elementwise::exp;
 use super::inputs::Inputs;
+use super::inputs::Kind;
 #[cfg(target_arch = "x86_64")]
 use super::inputs::Square;
 #[cfg(target_arch = "x86_64")]
@@ -60,6 +61,16 @@ struct Running {
     /// The largest score, and the sum of e^(score - largest).
     most: Vec<f32>,
     sums: Vec<f32>,
+}
+
+/// How queries are rounded for keys, and what the softmax makes of scores for values: of a sequence with so many rows of queries in a
+/// pass, heads that share a key-value head counted each.
+pub fn attention_kind(isa: Isa, layout: Layout, rows: usize) -> Kind {
+    let in_squares = rows > TILE && layout.width.is_multiple_of(BLOCK);
+    match layout.held {
+        Held::Bf16 if in_squares && isa.multiplies_bf16() => Kind::Bf16,
+        Held::Bf16 | Held::F32 => Kind::F32,
+    }
 }
 
 /// `out[row][head] = softmax(q · keys) · values` over the positions up to the row's own, as the rows of a product: `q` is
@@ -179,10 +190,7 @@ fn run(
         let at = (task.span.start + task.first + row) * stride + task.head * group * width;
         queries.extend_from_slice(&q[at..at + group * width]);
     }
-    let in_squares = isa.multiplies_bf16()
-        && held == Held::Bf16
-        && width.is_multiple_of(BLOCK)
-        && task.span.rows * group > TILE;
+    let in_squares = attention_kind(isa, cache.layout(), task.span.rows * group) == Kind::Bf16;
     let padded = if in_squares { rows.next_multiple_of(TILE) } else { rows };
     let mut running = Running {
         values: vec![[0.0; TILE]; width / TILE * padded],
