@@ -359,7 +359,7 @@ fn table(all: &[Timed], rates: &Rates, threads: usize) {
         giga(rates.int16_op_per_s),
         giga(rates.bf16_flop_per_s),
     );
-    println!("{:<32} {:>9} {:>8} {:>9} {:>9}", "kernel", "ms", "GB/s", "GFLOP/s", "roofline");
+    println!("{:<36} {:>9} {:>8} {:>9} {:>9}", "kernel", "ms", "GB/s", "GFLOP/s", "roofline");
     for Timed { name, bytes, operations, kind, best } in all {
         let (seconds, bytes, operations) = (best.as_secs_f64(), *bytes as f64, *operations as f64);
         let peak = match kind {
@@ -372,7 +372,7 @@ fn table(all: &[Timed], rates: &Rates, threads: usize) {
             format!("{:.0} %", 100.0 * (bytes / read).max(operations / peak) / seconds)
         });
         println!(
-            "{name:<32} {:>9.3} {:>8.1} {:>9.1} {share:>9}",
+            "{name:<36} {:>9.3} {:>8.1} {:>9.1} {share:>9}",
             seconds * 1e3,
             bytes / seconds / 1e9,
             operations / seconds / 1e9,

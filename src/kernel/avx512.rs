@@ -108,13 +108,14 @@ pub(super) fn plain(
     // Checked once for all that is read below.
     assert!(columns == 0 || lines.len() >= (columns - 1) * step + TILE);
     assert!(out.is_empty() || x.len() >= (out.len() - 1) * stride + columns);
-    in_groups!(out, [12 1 2 3 4 5 6 7 8 9 10 11], |first, group: ROWS| {
+    in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
         // SAFETY: the lines and rows that are read are within what was asserted above.
         unsafe { plain_rows::<ROWS>(lines, step, columns, &x[first * stride..], stride, group) }
     });
 }
 
-/// Even and odd columns have sums of their own, so that those of few rows wait less for one another.
+/// Even and odd columns have sums of their own, so that those of few rows wait less for one another. Eight rows at most: they often lie a
+/// multiple of 4 KB apart, and as many lines of such memory are what a set of the first-level cache holds.
 ///
 /// # Safety
 /// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`, `stride` apart.
@@ -192,7 +193,7 @@ pub(super) fn wide(
     // Checked once for all that is read below.
     assert!(columns == 0 || lines.len() > (columns.div_ceil(2) - 1) * step);
     assert!(out.is_empty() || x.len() >= (out.len() - 1) * stride + columns);
-    in_groups!(out, [12 1 2 3 4 5 6 7 8 9 10 11], |first, group: ROWS| {
+    in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
         let x = &x[first * stride..];
         // SAFETY: the lines and rows that are read are within what was asserted above.
         unsafe {
