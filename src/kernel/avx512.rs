@@ -77,9 +77,15 @@ fn four(x: &[i8; 4]) -> __m512i {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn prefetch(line: &[u8; 64], first: usize) {
     if first == 0 {
-        // Of an address that is not there it does nothing.
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast());
+        ask_ahead(line);
     }
+}
+
+/// Asks for what lies [`AHEAD`] of a line. Of an address that is not there it does nothing.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn ask_ahead(line: &[u8; 64]) {
+    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast());
 }
 
 /// Bytes that are asked for before they are needed.

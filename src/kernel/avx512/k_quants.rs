@@ -4,12 +4,12 @@ use std::arch::x86_64::*;
 
 use super::BUSY;
 use super::add_to;
+use super::ask_ahead;
 use super::four;
 use super::halves;
 use super::load;
 use super::load_16;
 use super::offset;
-use super::prefetch;
 use super::rows;
 use super::run;
 use crate::kernel::avx2::in_groups;
@@ -25,14 +25,25 @@ use crate::kernel::tiles::of_two;
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
-        q4_k_rows::<ROWS>(tile, x, first, group)
+        match first {
+            0 => q4_k_rows::<ROWS, true>(tile, x, first, group),
+            _ => q4_k_rows::<ROWS, false>(tile, x, first, group),
+        }
     });
 }
 
+/// Whether these are the `FIRST` rows is said by type: loops of eight rows have no register to keep it in, and would be a quarter slower
+/// where the compiler does not take the question out of them by itself.
+///
 /// The sum of a run is at most 32 x 15 x 127, and times its scale, at most 63, still exact in f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
+fn q4_k_rows<const ROWS: usize, const FIRST: bool>(
+    tile: &[u8],
+    x: Int8<'_>,
+    first: usize,
+    out: &mut [Lanes; ROWS],
+) {
     let blocks = x.columns / SUPER;
     let rows = rows::<ROWS>(x, first);
     let low_bits = _mm512_set1_epi8(15);
@@ -43,8 +54,8 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         for (pair, lines) in lines.iter().enumerate() {
             let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
             for (group, line) in lines.iter().enumerate() {
-                if ROWS >= BUSY {
-                    prefetch(line, first);
+                if FIRST && ROWS >= BUSY {
+                    ask_ahead(line);
                 }
                 let both = load(line);
                 let even = _mm512_and_si512(both, low_bits);
@@ -128,7 +139,10 @@ pub(in crate::kernel) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m5
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
-        q6_k_rows::<ROWS>(tile, x, first, group)
+        match first {
+            0 => q6_k_rows::<ROWS, true>(tile, x, first, group),
+            _ => q6_k_rows::<ROWS, false>(tile, x, first, group),
+        }
     });
 }
 
@@ -136,7 +150,12 @@ pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 /// exact in f32 once they are multiplied with their scales, at most 128, and added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
+fn q6_k_rows<const ROWS: usize, const FIRST: bool>(
+    tile: &[u8],
+    x: Int8<'_>,
+    first: usize,
+    out: &mut [Lanes; ROWS],
+) {
     let blocks = x.columns / SUPER;
     let rows = rows::<ROWS>(x, first);
     for i in 0..blocks {
@@ -149,8 +168,8 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
             for odd in 0..2 {
                 let number = 2 * pair + odd;
                 let weights = sixes(&lines[number]);
-                if ROWS >= BUSY {
-                    lines[number].iter().for_each(|line| prefetch(line, first));
+                if FIRST && ROWS >= BUSY {
+                    lines[number].iter().for_each(|line| ask_ahead(line));
                 }
                 let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[number])));
                 for row in 0..ROWS {
