@@ -72,15 +72,6 @@ fn four(x: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
-/// Asks for what lies [`AHEAD`] of a line, in the first group of rows: the others find a tile in the cache.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn prefetch(line: &[u8; 64], first: usize) {
-    if first == 0 {
-        ask_ahead(line);
-    }
-}
-
 /// Asks for what lies [`AHEAD`] of a line. Of an address that is not there it does nothing.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -204,8 +195,8 @@ pub(super) fn wide(
         // SAFETY: the lines and rows that are read are within what was asserted above.
         unsafe {
             match form {
-                Form::F16 => wide_rows::<ROWS, true>(lines, step, columns, x, stride, first, group),
-                _ => wide_rows::<ROWS, false>(lines, step, columns, x, stride, first, group),
+                Form::F16 => wide_rows::<ROWS, true>(lines, step, columns, x, stride, group),
+                _ => wide_rows::<ROWS, false>(lines, step, columns, x, stride, group),
             }
         }
     });
@@ -221,7 +212,6 @@ unsafe fn wide_rows<const ROWS: usize, const IN_F16: bool>(
     columns: usize,
     x: &[f32],
     stride: usize,
-    first: usize,
     out: &mut [Lanes; ROWS],
 ) {
     let (lines, x) = (lines.as_ptr(), x.as_ptr());
@@ -229,7 +219,7 @@ unsafe fn wide_rows<const ROWS: usize, const IN_F16: bool>(
         // SAFETY: as the caller promises.
         let line = unsafe { &*lines.add(pair * step) };
         if ROWS >= BUSY {
-            prefetch(line, first);
+            ask_ahead(line);
         }
         if IN_F16 {
             let [even, odd] = line.as_chunks().0.as_array().expect("two columns of 32 bytes");
@@ -289,14 +279,6 @@ unsafe fn run<'a>(row: *const Rounded, number: usize) -> &'a Rounded {
     unsafe { &*row.add(number) }
 }
 
-/// The offsets of a run's halves, each times its factor, added up, in all lanes.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn offset(run: &Rounded, factors: [i16; 2]) -> __m512i {
-    let pair = |[a, b]: [i16; 2]| _mm512_set1_epi32(i32::from(b) << 16 | i32::from(a) & 0xffff);
-    _mm512_dpwssd_epi32(_mm512_setzero_si512(), pair(factors), pair(run.offsets))
-}
-
 /// See [`super::portable::q8_0`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
@@ -314,7 +296,7 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 }
 
 /// The CPU multiplies unsigned with signed bytes, so weights are made 128 too large: their sign bit is turned. What that adds is
-/// 128 times the sum of the activations, and offsets are minus 16 times the sums of their halves: sums begin with that.
+/// 128 times the sum of the activations: sums begin with what takes it off.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
@@ -327,11 +309,11 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
             // SAFETY: a row has as many runs as a tile has blocks of 32 columns.
-            sums[row] = offset(unsafe { run(rows[row], block) }, [8, 8]);
+            sums[row] = _mm512_set1_epi32(unsafe { run(rows[row], block).minus_128 });
         }
         for (group, line) in quants.as_chunks::<64>().0.iter().enumerate() {
             if ROWS >= BUSY {
-                prefetch(line, first);
+                ask_ahead(line);
             }
             let weights = _mm512_xor_si512(load(line), sign);
             for row in 0..ROWS {
@@ -429,8 +411,7 @@ pub(super) fn to_int8(values: &[f32], runs: &mut [Rounded]) {
         }
         let wild = values.map(|half| _mm512_fpclass_ps_mask::<NOT_FINITE>(half));
         run.scale = if wild == [0; 2] { most / 127.0 } else { f32::NAN };
-        run.sum = run.scale * sums[0].wrapping_add(sums[1]) as f32;
-        run.offsets = sums.map(|half: i32| half.wrapping_mul(-16) as i16);
+        run.keep_sums(sums);
     }
 }
 

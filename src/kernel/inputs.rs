@@ -76,8 +76,24 @@ pub(super) struct Rounded {
     pub scale: f32,
     /// The sum of the quants, times the scale.
     pub sum: f32,
-    /// Minus sixteen times the sum of either half: twice of it takes 32 off weights of 6 bits.
-    pub offsets: [i16; 2],
+    /// Minus 128 times the sum of the quants: takes 128 off weights of 8 bits.
+    pub minus_128: i32,
+    /// Minus 32 times the sum of either half: takes 32 off weights of 6 bits.
+    pub minus_32: [i32; 2],
+    /// Half of that.
+    pub minus_16: [i16; 2],
+}
+
+impl Rounded {
+    /// Keeps what is needed of the sums of either half, once there is a scale.
+    #[inline(always)]
+    pub(super) fn keep_sums(&mut self, halves: [i32; 2]) {
+        let sum = halves[0].wrapping_add(halves[1]);
+        self.sum = self.scale * sum as f32;
+        self.minus_128 = sum.wrapping_mul(-128);
+        self.minus_32 = halves.map(|half| half.wrapping_mul(-32));
+        self.minus_16 = halves.map(|half| half.wrapping_mul(-16) as i16);
+    }
 }
 
 /// Rows of 8 bits.
@@ -294,8 +310,7 @@ tiered! {
                 }
             }
             run.scale = most / 127.0 + nan;
-            run.sum = run.scale * halves[0].wrapping_add(halves[1]) as f32;
-            run.offsets = halves.map(|half| half.wrapping_mul(-16) as i16);
+            run.keep_sums(halves);
         }
     }
 }
@@ -383,7 +398,9 @@ mod tests {
                 let sums: Vec<i32> =
                     halves.map(|h| h.iter().map(|&q| i32::from(q)).sum()).collect();
                 assert_eq!(run.sum, run.scale * (sums[0] + sums[1]) as f32);
-                assert_eq!(run.offsets.map(i32::from), [-16 * sums[0], -16 * sums[1]]);
+                assert_eq!(run.minus_128, -128 * (sums[0] + sums[1]));
+                assert_eq!(run.minus_32, [-32 * sums[0], -32 * sums[1]]);
+                assert_eq!(run.minus_16.map(i32::from), [-16 * sums[0], -16 * sums[1]]);
             }
         }
     }

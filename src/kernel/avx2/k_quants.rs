@@ -224,7 +224,7 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
                             _mm256_maddubs_epi16(weights[2], x(2)),
                             _mm256_maddubs_epi16(weights[3], x(3)),
                         );
-                        let offset = _mm256_set1_epi16(run.offsets[odd]);
+                        let offset = _mm256_set1_epi16(run.minus_16[odd]);
                         let sum = _mm256_add_epi32(
                             _mm256_add_epi32(
                                 _mm256_madd_epi16(ab, scale),

@@ -9,7 +9,6 @@ use super::four;
 use super::halves;
 use super::load;
 use super::load_16;
-use super::offset;
 use super::rows;
 use super::run;
 use crate::kernel::avx2::in_groups;
@@ -25,36 +24,25 @@ use crate::kernel::tiles::of_two;
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
-        match first {
-            0 => q4_k_rows::<ROWS, true>(tile, x, first, group),
-            _ => q4_k_rows::<ROWS, false>(tile, x, first, group),
-        }
+        q4_k_rows::<ROWS>(tile, x, first, group)
     });
 }
 
-/// Whether these are the `FIRST` rows is said by type: loops of eight rows have no register to keep it in, and would be a quarter slower
-/// where the compiler does not take the question out of them by itself.
-///
 /// The sum of a run is at most 32 x 15 x 127, and times its scale, at most 63, still exact in f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q4_k_rows<const ROWS: usize, const FIRST: bool>(
-    tile: &[u8],
-    x: Int8<'_>,
-    first: usize,
-    out: &mut [Lanes; ROWS],
-) {
+fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / SUPER;
     let rows = rows::<ROWS>(x, first);
     let low_bits = _mm512_set1_epi8(15);
     for (i, block) in tile.as_chunks::<{ Q4K::BYTES }>().0[..blocks].iter().enumerate() {
         let lines = block[Q4K::NIBBLES..].as_chunks::<64>().0.as_chunks::<8>().0;
-        let (mut totals, mut minima) = ([_mm512_setzero_ps(); ROWS], [_mm512_setzero_ps(); ROWS]);
-        let of_runs_and_minima = scales_and_minima(block);
+        let mut totals = [_mm512_setzero_ps(); ROWS];
+        let [scales, minima_of] = scales_and_minima(block);
         for (pair, lines) in lines.iter().enumerate() {
             let mut of_runs = [[_mm512_setzero_si512(); ROWS]; 2];
             for (group, line) in lines.iter().enumerate() {
-                if FIRST && ROWS >= BUSY {
+                if ROWS >= BUSY {
                     ask_ahead(line);
                 }
                 let both = load(line);
@@ -71,19 +59,23 @@ fn q4_k_rows<const ROWS: usize, const FIRST: bool>(
                 }
             }
             for (odd, of_run) in of_runs.iter().enumerate() {
-                let [scale, minimum] = of_runs_and_minima
-                    .each_ref()
-                    .map(|bytes| &bytes[odd].as_chunks::<TILE>().0[pair]);
-                let (scale, minimum) = (bytes_ps(scale), bytes_ps(minimum));
+                let scale = bytes_ps(&scales[odd].as_chunks::<TILE>().0[pair]);
                 for row in 0..ROWS {
                     // SAFETY: as above.
                     let of_x = unsafe { run(rows[row], 8 * i + 2 * pair + odd) };
                     let products = _mm512_mul_ps(_mm512_cvtepi32_ps(of_run[row]), scale);
                     totals[row] =
                         _mm512_fmadd_ps(products, _mm512_set1_ps(of_x.scale), totals[row]);
-                    let sum = _mm512_set1_ps(of_x.sum);
-                    minima[row] = _mm512_fmadd_ps(minimum, sum, minima[row]);
                 }
+            }
+        }
+        let mut minima = [_mm512_setzero_ps(); ROWS];
+        for number in 0..8 {
+            let minimum = bytes_ps(&minima_of[number % 2].as_chunks::<TILE>().0[number / 2]);
+            for row in 0..ROWS {
+                // SAFETY: as above.
+                let sum = _mm512_set1_ps(unsafe { run(rows[row], 8 * i + number).sum });
+                minima[row] = _mm512_fmadd_ps(minimum, sum, minima[row]);
             }
         }
         let (scale, of_minima) = block_scales(block);
@@ -139,10 +131,7 @@ pub(in crate::kernel) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m5
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
-        match first {
-            0 => q6_k_rows::<ROWS, true>(tile, x, first, group),
-            _ => q6_k_rows::<ROWS, false>(tile, x, first, group),
-        }
+        q6_k_rows::<ROWS>(tile, x, first, group)
     });
 }
 
@@ -150,12 +139,7 @@ pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
 /// exact in f32 once they are multiplied with their scales, at most 128, and added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q6_k_rows<const ROWS: usize, const FIRST: bool>(
-    tile: &[u8],
-    x: Int8<'_>,
-    first: usize,
-    out: &mut [Lanes; ROWS],
-) {
+fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
     let blocks = x.columns / SUPER;
     let rows = rows::<ROWS>(x, first);
     for i in 0..blocks {
@@ -168,14 +152,14 @@ fn q6_k_rows<const ROWS: usize, const FIRST: bool>(
             for odd in 0..2 {
                 let number = 2 * pair + odd;
                 let weights = sixes(&lines[number]);
-                if FIRST && ROWS >= BUSY {
+                if ROWS >= BUSY {
                     lines[number].iter().for_each(|line| ask_ahead(line));
                 }
                 let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[number])));
                 for row in 0..ROWS {
                     // SAFETY: a row has eight runs for each block of 256 columns, of which a tile has `blocks`.
                     let of_x = unsafe { run(rows[row], 8 * i + pair) };
-                    let mut sum = offset(of_x, if odd == 0 { [2, 0] } else { [0, 2] });
+                    let mut sum = _mm512_set1_epi32(of_x.minus_32[odd]);
                     for (group, weights) in weights.iter().enumerate() {
                         let x = four(&of_x.quants[4 * odd + group]);
                         sum = _mm512_dpbusd_epi32(sum, *weights, x);
