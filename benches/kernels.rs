@@ -1,7 +1,7 @@
 //! CPU kernels on one matrix of a small model: every tier against the definition, which is the portable one. Each is verified, then
 //! timed; a table at the end says how much of what this machine can do each one reaches.
 
-#![expect(clippy::print_stdout, reason = "a bench talks to the terminal")]
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a bench talks to the terminal")]
 
 use std::cell::OnceCell;
 use std::cell::RefCell;
@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 use std::time::Instant;
 
+use candlemark::Error;
 use candlemark::kernel;
 use candlemark::kernel::Arena;
 use candlemark::kernel::Cache;
@@ -96,8 +97,8 @@ struct Timed {
 
 fn main() {
     let setup = Setup::new(&Config::default()).with_variables(|name| std::env::var(name).ok());
-    let threads = setup.expect("variables that can be read").threads;
-    let pool = Pool::new(threads);
+    let threads = setup.unwrap_or_else(|error| exit(&error)).threads;
+    let pool = Pool::new(threads).unwrap_or_else(|error| exit(&error));
     let best = Best { threads, rates: RefCell::default() };
     let mut criterion = Criterion::default()
         .sample_size(10)
@@ -117,6 +118,12 @@ fn main() {
     }
 }
 
+/// Criterion has no way to say that a bench failed.
+fn exit(error: &Error) -> ! {
+    eprintln!("error: {}", error.chain());
+    std::process::exit(5)
+}
+
 /// Whether each case is run once, to see that it runs.
 fn is_test() -> bool {
     std::env::args().any(|arg| arg == "--test")
@@ -134,7 +141,7 @@ impl Best {
         if is_test() {
             return;
         }
-        let now = measure::rates(self.threads);
+        let now = measure::rates(self.threads).unwrap_or_else(|error| exit(&error));
         let best = self.rates.borrow().best_of(&now);
         self.rates.replace(best);
     }

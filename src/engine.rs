@@ -86,6 +86,22 @@ fn open(setup: &Setup, progress: &mut dyn Progress) -> Result<(Opened, Tokenizer
     Ok((opened, tokenizer))
 }
 
+/// Checks what a setup names, for commands, before they begin: no weight is read, nothing is
+/// downloaded.
+///
+/// # Errors
+/// When a name is unknown or not built in, there is no such model here, its files are damaged, or a
+/// variable of the native engine is set to nonsense.
+pub fn check(setup: &Setup) -> Result<()> {
+    setup.quant.as_deref().map(Quant::parse).transpose()?;
+    let kind = EngineKind::parse(&setup.engine)?;
+    model::check_device(&setup.device)?;
+    if kind == EngineKind::Native && setup.device == "cpu" {
+        model::check_variables(setup.threads)?;
+    }
+    model::check(&setup.model, setup.generation.seed, setup.rope_scaling.clone())
+}
+
 /// What a model is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -179,7 +195,7 @@ impl Injection {
     /// When it is of another form or size.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = || {
-            Error::Failed(format!(
+            Error::Usage(format!(
                 "injection `{text}` is not of the form `decode:25%`, `prefill:10%`, `ttft:20%` or `memory:20%`, above 0 \
                  and below 100 %"
             ))

@@ -72,6 +72,13 @@ pub use tiles::pack;
 /// The target of the tracing spans around kernels. Nobody listens but where kernels are profiled.
 pub const SPANS: &str = "candlemark::kernel";
 
+/// Says what a test leaves out, and why, past the harness: it keeps what passing tests print.
+#[cfg(test)]
+pub(crate) fn skipped(what: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
+}
+
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod emulator;
 #[cfg(all(test, unix))]

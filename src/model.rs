@@ -24,6 +24,7 @@ pub mod synthetic;
 /// Sources of weights and their types.
 pub mod weights;
 
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -237,7 +238,7 @@ impl Spec {
         if looks_like_hub && (!text.ends_with(".gguf") || text.contains(':')) {
             return Ok(Spec::Hub(text.into()));
         }
-        Err(Error::Failed(format!(
+        Err(Error::Usage(format!(
             "no model `{text}`: it is no file or folder here; other forms are `synthetic:SHAPE` and `owner/name[@revision][:file]`"
         )))
     }
@@ -280,6 +281,19 @@ impl Progress for () {
     fn update(&mut self, _: &str, _: u64, _: u64) {}
 }
 
+/// Checks a model's name, and the files of one that is here, without reading weights or downloading
+/// anything.
+///
+/// # Errors
+/// As [`open`], but of a model on the hub only for its name.
+pub fn check(spec: &str, seed: u64, scaling: Option<RopeScaling>) -> Result<()> {
+    #[cfg(feature = "hub")]
+    if let Spec::Hub(name) = Spec::parse(spec)? {
+        return name.parse::<hub::HubSpec>().map(drop);
+    }
+    open(spec, seed, scaling, &mut ()).map(drop)
+}
+
 /// Finds a model, downloads it if it is on the hub, and checks its files without reading the weights.
 ///
 /// `seed` is that of synthetic weights; `scaling` replaces the model's own RoPE scaling.
@@ -313,7 +327,7 @@ pub fn open(
         Spec::Hub(name) => download(&name, progress)?,
     };
     if let Some(scaling) = &scaling {
-        config::check_scaling(scaling).map_err(Error::Failed)?;
+        config::check_scaling(scaling).map_err(Error::Usage)?;
     }
     Ok(Opened { spec: spec.into(), config: config.scaled(scaling), source, vocabulary, commit })
 }
@@ -321,7 +335,7 @@ pub fn open(
 fn open_folder(dir: &Path) -> Result<(Config, Box<dyn Source>)> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path)
-        .map_err(|source| Error::Read { path: path.clone(), source })?;
+        .map_err(|source| Error::Read { path: path.clone(), source }.of_named_file())?;
     let config = Config::from_json(&path, &text)?;
     Ok((config, Box::new(safetensors::Folder::open(dir)?)))
 }
@@ -346,7 +360,7 @@ fn download(name: &str, progress: &mut dyn Progress) -> Result<Downloaded> {
 
 #[cfg(not(feature = "hub"))]
 fn download(name: &str, _: &mut dyn Progress) -> Result<Downloaded> {
-    Err(Error::Unsupported(format!("`{name}` is on the hub, and this build has no feature `hub`")))
+    Err(Error::Usage(format!("`{name}` is on the hub, and this build has no feature `hub`")))
 }
 
 /// Devices that a decoder can run on.
@@ -354,21 +368,42 @@ fn download(name: &str, _: &mut dyn Progress) -> Result<Downloaded> {
 /// # Errors
 /// When the name is unknown, or the device is not there or not built in: asking for one never falls back to another.
 pub fn device(name: &str) -> Result<Device> {
+    let (kind, number) = device_name(name)?;
+    match kind {
+        "cuda" => Device::new_cuda(number).map_err(|error| no_device(name, "cuda", &error)),
+        "metal" => Device::new_metal(number).map_err(|error| no_device(name, "metal", &error)),
+        _ => Ok(Device::Cpu),
+    }
+}
+
+/// Checks the name of a device, and opens none that is built in: that is for the worker which uses
+/// it.
+///
+/// # Errors
+/// When the name is unknown, or the device is not built in.
+pub fn check_device(name: &str) -> Result<()> {
+    let (kind, _) = device_name(name)?;
+    let lacking = (kind == "cuda" && !cfg!(feature = "cuda"))
+        || (kind == "metal" && !cfg!(feature = "metal"));
+    if lacking { device(name).map(drop) } else { Ok(()) }
+}
+
+/// A device's kind, which is one of those known, and its number.
+fn device_name(name: &str) -> Result<(&str, usize)> {
     let (kind, number) = name.split_once(':').unwrap_or((name, "0"));
     let number: usize = number
         .parse()
-        .map_err(|_| Error::Failed(format!("`{number}` in device `{name}` is not a number")))?;
-    match kind {
-        "cpu" => Ok(Device::Cpu),
-        "cuda" => Device::new_cuda(number).map_err(|error| no_device(name, "cuda", &error)),
-        "metal" => Device::new_metal(number).map_err(|error| no_device(name, "metal", &error)),
-        other => Err(Error::unknown("device", other, ["cpu", "cuda", "metal"])),
+        .map_err(|_| Error::Usage(format!("`{number}` in device `{name}` is not a number")))?;
+    let known = ["cpu", "cuda", "metal"];
+    if !known.contains(&kind) {
+        return Err(Error::unknown("device", kind, known));
     }
+    Ok((kind, number))
 }
 
 fn no_device(name: &str, feature: &str, error: &candle_core::Error) -> Error {
     let why = error.to_string().lines().next().unwrap_or_default().to_owned();
-    Error::Failed(format!(
+    Error::Usage(format!(
         "no device `{name}` ({why}); build with `--features {feature}`, or use `--device cpu`"
     ))
 }
@@ -404,7 +439,7 @@ impl EngineKind {
 }
 
 fn no_llama_cpp() -> Error {
-    Error::Failed(
+    Error::Usage(
         "the engine `llama-cpp` is not in this build; make one that has it with \
          `CC=clang CXX=clang++ cargo build --release --features llama-cpp`"
             .into(),
@@ -414,7 +449,8 @@ fn no_llama_cpp() -> Error {
 /// Loads a model; `threads` are those of the native engine on the CPU.
 ///
 /// # Errors
-/// When a tensor is missing or damaged, the engine cannot run the model ([`Error::Unsupported`]), or the device fails.
+/// When a tensor is missing or damaged, the engine cannot run the model ([`Error::Unsupported`]),
+/// the device fails, or the system refuses a thread.
 pub fn load(
     opened: &Opened,
     engine: EngineKind,
@@ -433,14 +469,24 @@ pub fn load(
         EngineKind::Native if device.is_cpu() => {
             let (config, source) = (&opened.config, opened.source.as_ref());
             let pool = pool(threads, std::env::var(PIN).ok().as_deref(), settings::cpus())?;
+            start_rayon(threads)?;
             Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::chosen()?, pool)?))
         }
         EngineKind::Native => {
+            start_rayon(threads)?;
             Ok(Box::new(qwen::Qwen::load(&opened.config, opened.source.as_ref(), quant, device)?))
         }
-        EngineKind::Candle => Ok(Box::new(reference::Reference::load(opened, quant, device)?)),
+        EngineKind::Candle => {
+            // Beside rayon's threads, candle starts as many of its own, and panics where the system
+            // refuses one: here it shows whether there is room for both.
+            let as_many = Pool::new(threads)?;
+            start_rayon(threads)?;
+            drop(as_many);
+            Ok(Box::new(reference::Reference::load(opened, quant, device)?))
+        }
         #[cfg(feature = "llama-cpp")]
         EngineKind::LlamaCpp => {
+            drop(Pool::new(threads)?); // OpenMP ends the process where the system refuses a thread.
             Ok(Box::new(llama_cpp::LlamaCpp::load(opened, quant, device, threads)?))
         }
         #[cfg(not(feature = "llama-cpp"))]
@@ -451,28 +497,59 @@ pub fn load(
 /// Set to 1 to keep each thread of the native engine on a physical core, all but the calling one.
 pub const PIN: &str = "CANDLEMARK_PIN";
 
+/// Checks what variables say of the native engine on the CPU.
+///
+/// # Errors
+/// When the instructions are unknown or not here, or threads cannot be pinned as asked.
+pub fn check_variables(threads: usize) -> Result<()> {
+    Isa::chosen()?;
+    pinned(threads, std::env::var(PIN).ok().as_deref(), settings::cpus()).map(drop)
+}
+
 /// The threads of the native engine on the CPU; `pin` is what [`PIN`] says, `cpus` are those for as many threads as there are, in order.
 fn pool(threads: usize, pin: Option<&str>, cpus: Option<Vec<usize>>) -> Result<Pool> {
+    let Some(cpus) = pinned(threads, pin, cpus)? else { return Pool::new(threads) };
+    Pool::pinned(threads, &cpus).map_err(|error| match error {
+        Error::Failed(why) => Error::Failed(format!("{PIN}: {why}")),
+        error => error,
+    })
+}
+
+/// The CPUs to pin threads to; `None` where they are not to be pinned.
+fn pinned(
+    threads: usize,
+    pin: Option<&str>,
+    cpus: Option<Vec<usize>>,
+) -> Result<Option<Vec<usize>>> {
     match pin {
-        None | Some("" | "0") => return Ok(Pool::new(threads)),
+        None | Some("" | "0") => return Ok(None),
         Some("1") => {}
         Some(other) => {
-            return Err(Error::Failed(format!("{PIN} is `{other}`; write 1 to pin threads, or 0")));
+            return Err(Error::Usage(format!("{PIN} is `{other}`; write 1 to pin threads, or 0")));
         }
     }
     let cpus = cpus.ok_or_else(|| {
-        Error::Failed(format!("{PIN}: this system does not say which CPUs share a core; unset it"))
+        Error::Usage(format!("{PIN}: this system does not say which CPUs share a core; unset it"))
     })?;
     if threads > cpus.len() {
         let there_are = cpus.len();
-        return Err(Error::Failed(format!(
+        return Err(Error::Usage(format!(
             "{PIN}: {threads} threads cannot each have one of {there_are} CPUs; \
              set `--threads {there_are}`, or unset it"
         )));
     }
-    Pool::pinned(threads, &cpus).map_err(|error| {
-        Error::Failed(format!("{PIN}: the system keeps no thread on a CPU ({error})"))
-    })
+    Ok(Some(cpus))
+}
+
+/// Starts the threads of rayon, which expand weights and run candle's kernels: at its first use,
+/// rayon would panic where the system refuses one.
+fn start_rayon(threads: usize) -> Result<()> {
+    let Err(error) = rayon::ThreadPoolBuilder::new().build_global() else { return Ok(()) };
+    // Without a cause they are there already.
+    let Some(cause) = std::error::Error::source(&error) else { return Ok(()) };
+    let source = io::Error::other(cause.to_string());
+    let told = std::env::var("RAYON_NUM_THREADS").ok().and_then(|number| number.parse().ok());
+    Err(Error::Threads { threads: told.unwrap_or(threads), source })
 }
 
 /// Refuses a sequence longer than the context.

@@ -205,8 +205,10 @@ fn run(
     }
     let mut scores = vec![[0f32; TILE]; PAGE / TILE * rows];
     let mut weights = vec![[0f32; PAGE]; rows];
-    let in_pairs = held == Held::Bf16 && isa.sums_bytes();
-    let widened = held == Held::Bf16 && !in_pairs;
+    let (in_pairs, widened) = match held {
+        Held::F32 => (false, false),
+        Held::Bf16 => (isa.sums_bytes(), !isa.sums_bytes()),
+    };
     let mut lines = vec![0f32; if widened { PAGE * width } else { 0 }];
     for start in task.positions.clone().step_by(PAGE) {
         let (keys, values) = cache.page(task.span.sequence, layer, task.head, start);
@@ -266,6 +268,7 @@ fn run_in_squares(
     task: &Task,
     running: &mut Running,
 ) {
+    assert!(isa.multiplies_bf16(), "{} does not multiply bf16", isa.name());
     let width = cache.layout().width;
     let (padded, across) = (running.padded, width / BLOCK);
     let mut q = vec![Square::ZERO; padded / TILE * across];
@@ -285,7 +288,7 @@ fn run_in_squares(
         let (of_first, of_second) = scores.split_at_mut(padded);
         match &unit {
             Some(unit) => unit.products(&q, [first, second], [of_first, of_second]),
-            // SAFETY: squares are made only for a CPU that multiplies bf16.
+            // SAFETY: the CPU multiplies bf16, as was asserted.
             None => unsafe {
                 avx512bf16::products(&q, first, of_first);
                 avx512bf16::products(&q, second, of_second);
@@ -377,20 +380,22 @@ fn of_pairs(
     stride: usize,
     out: &mut [Lanes],
 ) {
-    match isa.0 {
+    match isa.tier() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX-512.
         Tier::Avx512 | Tier::Amx => unsafe {
             avx512::wide(Form::Bf16, lines, step, columns, x, stride, out);
         },
-        _ => unreachable!("{} has to widen them", isa.name()),
+        Tier::Portable => unreachable!("{} has to widen them", isa.name()),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => unreachable!("{} has to widen them", isa.name()),
     }
 }
 
 /// Lines of `across` pairs of bf16 as two lines of f32 each.
 fn widen_pairs(isa: Isa, pairs: &[u8], across: usize, lines: &mut [f32]) {
     let pairs: &[[u16; 2]] = &bytemuck::cast_slice(pairs)[..lines.len() / 2];
-    match isa.0 {
+    match isa.tier() {
         Tier::Portable => {
             for (pairs, lines) in pairs.chunks_exact(across).zip(lines.chunks_exact_mut(2 * across))
             {

@@ -42,7 +42,8 @@ macro_rules! in_groups {
                 const $rows: usize = $fewer;
                 $call;
             })*
-            _ => {}
+            0 => {}
+            rows => unreachable!("no kernel for {rows} rows"),
         }
     }};
 }
@@ -166,29 +167,40 @@ unsafe fn plain_rows<const ROWS: usize>(
     }
 }
 
-/// See [`super::portable::widen`].
+/// See [`super::portable::widen`]; for weights of 16 bits.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
-    if form == Form::F16 {
-        let halves_of = tile[first * 2 * TILE..].as_chunks::<16>().0.as_chunks::<2>().0;
-        for (line, [a, b]) in lines.iter_mut().zip(halves_of) {
-            prefetch(a);
-            let eights = line.as_chunks_mut::<8>().0;
-            store_ps(&mut eights[0], halves(a));
-            store_ps(&mut eights[1], halves(b));
+    let from = &tile[first * 2 * TILE..];
+    match form {
+        Form::F16 => {
+            let halves_of = from.as_chunks::<16>().0.as_chunks::<2>().0;
+            for (line, [a, b]) in lines.iter_mut().zip(halves_of) {
+                prefetch(a);
+                let eights = line.as_chunks_mut::<8>().0;
+                store_ps(&mut eights[0], halves(a));
+                store_ps(&mut eights[1], halves(b));
+            }
         }
-        return;
-    }
-    let pairs = tile[first * 2 * TILE..].as_chunks::<32>().0.as_chunks::<2>().0;
-    for (two, halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
-        prefetch(halves);
-        let [even, odd] = two;
-        for (half, bytes) in halves.iter().enumerate() {
-            let (a, b) = pair_of_bf16(load(bytes));
-            store_ps(&mut even.as_chunks_mut::<8>().0[half], a);
-            store_ps(&mut odd.as_chunks_mut::<8>().0[half], b);
+        Form::Bf16 => {
+            let pairs = from.as_chunks::<32>().0.as_chunks::<2>().0;
+            for (two, halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+                prefetch(halves);
+                let [even, odd] = two;
+                for (half, bytes) in halves.iter().enumerate() {
+                    let (a, b) = pair_of_bf16(load(bytes));
+                    store_ps(&mut even.as_chunks_mut::<8>().0[half], a);
+                    store_ps(&mut odd.as_chunks_mut::<8>().0[half], b);
+                }
+            }
         }
+        Form::F32 | Form::Q8_0 | Form::Q4K | Form::Q6K => not_of_16_bits(form),
     }
+}
+
+/// Nobody has such weights widened.
+#[cold]
+pub(super) fn not_of_16_bits(form: Form) -> ! {
+    unreachable!("{form:?} has no 16 bits")
 }
 
 /// The lower and the upper bf16 of eight pairs.

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 
 use super::avx2::in_groups;
+use super::avx2::not_of_16_bits;
 use super::inputs::Int8;
 use super::inputs::Int16;
 use super::inputs::Rounded;
@@ -159,16 +160,21 @@ unsafe fn plain_rows<const ROWS: usize>(
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
     let from = &tile[first * 2 * TILE..];
-    if form == Form::F16 {
-        for (line, of_line) in lines.iter_mut().zip(from.as_chunks::<32>().0) {
-            store_ps(line, halves(of_line));
+    match form {
+        Form::F16 => {
+            for (line, of_line) in lines.iter_mut().zip(from.as_chunks::<32>().0) {
+                store_ps(line, halves(of_line));
+            }
         }
-        return;
-    }
-    for ([even, odd], pairs) in lines.as_chunks_mut::<2>().0.iter_mut().zip(from.as_chunks().0) {
-        let (a, b) = pair_of_bf16(load(pairs));
-        store_ps(even, a);
-        store_ps(odd, b);
+        Form::Bf16 => {
+            let twos = lines.as_chunks_mut::<2>().0.iter_mut();
+            for ([even, odd], pairs) in twos.zip(from.as_chunks().0) {
+                let (a, b) = pair_of_bf16(load(pairs));
+                store_ps(even, a);
+                store_ps(odd, b);
+            }
+        }
+        Form::F32 | Form::Q8_0 | Form::Q4K | Form::Q6K => not_of_16_bits(form),
     }
 }
 
@@ -196,7 +202,8 @@ pub(super) fn wide(
         unsafe {
             match form {
                 Form::F16 => wide_rows::<ROWS, true>(lines, step, columns, x, stride, group),
-                _ => wide_rows::<ROWS, false>(lines, step, columns, x, stride, group),
+                Form::Bf16 => wide_rows::<ROWS, false>(lines, step, columns, x, stride, group),
+                Form::F32 | Form::Q8_0 | Form::Q4K | Form::Q6K => not_of_16_bits(form),
             }
         }
     });

@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn what_is_appended_lies_where_the_layout_says_and_the_rest_is_zero() {
-        let pool = Pool::new(2);
+        let pool = Pool::new(2).unwrap();
         for held in [Held::F32, Held::Bf16] {
             let mut cache = cache(held);
             for round in 0..2 {

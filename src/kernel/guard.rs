@@ -69,7 +69,7 @@ fn tile(form: Form, columns: usize) -> Guarded<u8> {
 }
 
 fn made(isa: Isa, rows: usize, columns: usize, kind: Kind) -> Inputs {
-    let pool = Pool::new(1);
+    let pool = Pool::new(1).unwrap();
     let mut inputs = tests::inputs(&pool, &numbers(rows * columns, 2), columns);
     inputs.make(isa, &pool, kind);
     inputs
@@ -110,6 +110,7 @@ fn what_goes_beyond_is_ended() {
 
 #[test]
 fn integers_of_8_bits_stay_within() {
+    let tiers = Isa::tested();
     for (form, all_columns) in
         [(Form::Q8_0, [32, 96, 512]), (Form::Q4K, [256, 512, 768]), (Form::Q6K, [256, 512, 768])]
     {
@@ -121,7 +122,7 @@ fn integers_of_8_bits_stay_within() {
                     int8(Isa::PORTABLE, form, tile.get(), exact.int8(), sums);
                 });
                 let runs: Guarded<Rounded> = Guarded::new(exact.int8().runs);
-                for isa in Isa::tested() {
+                for &isa in &tiers {
                     let x = inputs::Int8 { columns, runs: runs.get() };
                     let out = sums(rows, |sums| int8(isa, form, tile.get(), x, sums));
                     assert_near(&out, &expected, &format!("{} {form:?} {rows}", isa.name()));
@@ -133,6 +134,7 @@ fn integers_of_8_bits_stay_within() {
 
 #[test]
 fn wide_and_plain_weights_stay_within() {
+    let tiers = Isa::tested();
     for columns in [32, 64, 96, 288] {
         let lines = Guarded::new(&numbers(columns * TILE, 1));
         for rows in ROWS {
@@ -141,7 +143,7 @@ fn wide_and_plain_weights_stay_within() {
                 sums(rows, |sums| plain(isa, lines.get(), TILE, columns, x.get(), columns, sums))
             };
             let expected = run(Isa::PORTABLE);
-            for isa in Isa::tested() {
+            for &isa in &tiers {
                 assert_near(&run(isa), &expected, &format!("{} f32 {rows}", isa.name()));
             }
             for form in [Form::F16, Form::Bf16] {
@@ -149,7 +151,7 @@ fn wide_and_plain_weights_stay_within() {
                 let run =
                     |isa| sums(rows, |sums| wide(isa, form, tile.get(), columns, x.get(), sums));
                 let expected = run(Isa::PORTABLE);
-                for isa in Isa::tested() {
+                for &isa in &tiers {
                     assert_near(&run(isa), &expected, &format!("{} {form:?} {rows}", isa.name()));
                 }
             }
@@ -159,6 +161,7 @@ fn wide_and_plain_weights_stay_within() {
 
 #[test]
 fn panels_stay_within() {
+    let tiers = Isa::tested();
     for columns in [32, 256, 320] {
         let tile = tile(Form::Q8_0, columns);
         for rows in ROWS {
@@ -176,7 +179,7 @@ fn panels_stay_within() {
                 })
             };
             let expected = run(Isa::PORTABLE);
-            for isa in Isa::tested() {
+            for &isa in &tiers {
                 assert_near(&run(isa), &expected, &format!("{} panel {rows}", isa.name()));
             }
         }
@@ -186,7 +189,12 @@ fn panels_stay_within() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn squares_stay_within() {
-    for isa in Isa::tested().into_iter().filter(|isa| isa.multiplies_bf16()) {
+    let mut tiers = Isa::tested();
+    tiers.retain(|isa| isa.multiplies_bf16());
+    if tiers.is_empty() {
+        return skipped("no squares were multiplied: this CPU does not multiply bf16");
+    }
+    for isa in tiers {
         for columns in [32, 96, 512] {
             let tile = tile(Form::Bf16, columns);
             for rows in [1, 15, 16, 17, 40] {

@@ -233,13 +233,13 @@ impl Inputs {
 
     /// The rows of 8 bits. To be made before.
     pub(super) fn int8(&self) -> Int8<'_> {
-        debug_assert!(self.made.contains(&Kind::Int8));
+        self.assert_made(Kind::Int8);
         Int8 { columns: self.columns, runs: &self.int8 }
     }
 
     /// A block of 256 columns, or what is left of them. To be made before.
     pub(super) fn int16(&self, block: usize) -> Int16<'_> {
-        debug_assert!(self.made.contains(&Kind::Int16));
+        self.assert_made(Kind::Int16);
         let columns = SUPER.min(self.columns - block * SUPER);
         let at = self.rows * block * SUPER;
         Int16 {
@@ -251,8 +251,13 @@ impl Inputs {
 
     /// As [`Inputs::int8`], but of all rows.
     pub(super) fn squares(&self) -> &[Square] {
-        debug_assert!(self.made.contains(&Kind::Bf16));
+        self.assert_made(Kind::Bf16);
         &self.squares
+    }
+
+    /// What lies there otherwise is of other rows, or nothing.
+    fn assert_made(&self, kind: Kind) {
+        assert!(self.made.contains(&kind), "activations were not made {kind:?}");
     }
 }
 
@@ -285,11 +290,13 @@ fn extent(values: &[f32]) -> (f32, f32) {
 
 /// Rounds as many values as there are runs for.
 fn to_int8(isa: Isa, values: &[f32], runs: &mut [Rounded]) {
-    match isa.0 {
+    match isa.tier() {
+        Tier::Portable => to_int8_plain(isa, values, runs),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => to_int8_plain(isa, values, runs),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX-512.
         Tier::Avx512 | Tier::Amx => unsafe { avx512::to_int8(values, runs) },
-        _ => to_int8_plain(isa, values, runs),
     }
 }
 
@@ -367,7 +374,7 @@ mod tests {
 
     #[test]
     fn what_is_rounded_is_near_and_its_sums_are_exact() {
-        let pool = Pool::new(2);
+        let pool = Pool::new(2).unwrap();
         let (rows, columns) = (3, 300);
         let values: Vec<f32> =
             (0..rows * columns).map(|i| (i * 7919 % 1009) as f32 / 100.0 - 5.0).collect();
@@ -407,15 +414,16 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_shows_in_the_scale() {
+        let pool = Pool::new(1).unwrap();
         for isa in Isa::tested() {
             for wild in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut inputs = Inputs::default();
-                inputs.fill(&Pool::new(1), 1, 96, |_, out| {
+                inputs.fill(&pool, 1, 96, |_, out| {
                     out.fill(1.0);
                     out[32 + 7] = wild;
                 });
-                inputs.make(isa, &Pool::new(1), Kind::Int8);
-                inputs.make(isa, &Pool::new(1), Kind::Int16);
+                inputs.make(isa, &pool, Kind::Int8);
+                inputs.make(isa, &pool, Kind::Int16);
                 let of_blocks: Vec<bool> =
                     inputs.int8().runs.iter().map(|run| run.scale.is_nan()).collect();
                 assert_eq!(of_blocks, [false, true, false], "{} {wild}", isa.name());
@@ -426,11 +434,36 @@ mod tests {
 
     #[test]
     fn zeros_stay_zeros() {
+        let pool = Pool::new(1).unwrap();
+        for isa in Isa::tested() {
+            let mut inputs = Inputs::default();
+            inputs.fill(&pool, 1, 32, |_, out| out.fill(0.0));
+            inputs.make(isa, &pool, Kind::Int8);
+            inputs.make(isa, &pool, Kind::Int16);
+            assert_eq!(inputs.int8().runs, [Rounded::default()]);
+            assert!(inputs.int16(0).quants.iter().all(|&q| q == 0));
+        }
+    }
+
+    #[test]
+    fn a_form_that_was_not_made_of_these_rows_is_never_read() {
+        let pool = Pool::new(1).unwrap();
         let mut inputs = Inputs::default();
-        inputs.fill(&Pool::new(1), 1, 32, |_, out| out.fill(0.0));
-        inputs.make(Isa::best(), &Pool::new(1), Kind::Int8);
-        inputs.make(Isa::best(), &Pool::new(1), Kind::Int16);
-        assert_eq!(inputs.int8().runs, [Rounded::default()]);
-        assert!(inputs.int16(0).quants.iter().all(|&q| q == 0));
+        inputs.fill(&pool, 1, 32, |_, out| out.fill(1.0));
+        for kind in [Kind::Int8, Kind::Int16, Kind::Bf16] {
+            inputs.make(Isa::PORTABLE, &pool, kind);
+        }
+        inputs.fill(&pool, 1, 32, |_, out| out.fill(2.0));
+        type Read = fn(&Inputs);
+        let reads: [(Kind, Read); 3] = [
+            (Kind::Int8, |inputs| _ = inputs.int8()),
+            (Kind::Int16, |inputs| _ = inputs.int16(0)),
+            (Kind::Bf16, |inputs| _ = inputs.squares()),
+        ];
+        for (kind, read) in reads {
+            let panic = std::panic::catch_unwind(|| read(&inputs)).unwrap_err();
+            let said = panic.downcast_ref::<String>().unwrap();
+            assert_eq!(*said, format!("activations were not made {kind:?}"));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Which instructions kernels may use. A value of [`Isa`] proves that this CPU has them, so holding one makes a call of a kernel
-//! that was compiled for them sound.
+//! that was compiled for them sound. Only this file can make such values, and it does so only of
+//! tiers that it has asked the CPU for. Tests get theirs from `Isa::tested`.
 
 use std::sync::OnceLock;
 
@@ -8,7 +9,7 @@ use crate::error::Result;
 
 /// A tier of instructions that this CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Isa(pub(super) Tier);
+pub struct Isa(Tier);
 
 /// From the least to the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,15 +49,53 @@ impl Isa {
         Self::ALL.iter().copied().filter(|tier| tier.is_here()).map(Self).collect()
     }
 
-    /// Every tier that tests run: those of this CPU, and a matrix unit that is emulated where there is none.
+    /// Every tier that a test runs, from the least to the most: those of this CPU, and AMX emulated
+    /// where it has none. Says on stderr, also of tests that pass, which these are and which are
+    /// lacking: to be asked once a test.
+    ///
+    /// # Panics
+    /// When a tier is lacking that `CANDLEMARK_REQUIRE_TIERS` names, `avx2,avx512` for example, or
+    /// there is none of that name.
     #[cfg(test)]
+    #[track_caller]
     pub(crate) fn tested() -> Vec<Self> {
-        let mut tiers = Self::available();
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if tiers.last() == Some(&Self(Tier::Avx512)) && super::emulator::is_installed() {
-            tiers.push(Self(Tier::Amx));
+        use std::io::Write as _;
+        let emulated = Self::emulated();
+        let tiers: Vec<Self> = Self::available().into_iter().chain(emulated).collect();
+        let names: Vec<&str> = tiers.iter().map(|isa| isa.name()).collect();
+        let lacking: Vec<&str> =
+            Self::ALL.iter().map(|tier| tier.name()).filter(|name| !names.contains(name)).collect();
+        let thread = std::thread::current();
+        // The harness names threads after tests, unless there is one thread alone.
+        let test = match thread.name() {
+            Some(name) if name != "main" => name.to_owned(),
+            _ => std::panic::Location::caller().to_string(),
+        };
+        // Past the harness, which keeps what passing tests print to itself.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{test}: runs {}{}{}{}",
+            names.join(", "),
+            if emulated.is_some() { " (emulated)" } else { "" },
+            if lacking.is_empty() { "" } else { "; LACKS " },
+            lacking.join(", "),
+        );
+        let required = std::env::var("CANDLEMARK_REQUIRE_TIERS").unwrap_or_default();
+        if let Err(why) = check_required(&required, &names) {
+            panic!("CANDLEMARK_REQUIRE_TIERS: {why}");
         }
         tiers
+    }
+
+    /// AMX on a CPU that has all of it but the unit, whose instructions are emulated from now on.
+    /// The only way to a value of a tier that the CPU lacks.
+    #[cfg(test)]
+    fn emulated() -> Option<Self> {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if Self::best() == Self(Tier::Avx512) && super::emulator::is_installed() {
+            return Some(Self(Tier::Amx));
+        }
+        None
     }
 
     /// The best tier of this CPU.
@@ -90,12 +129,18 @@ impl Isa {
         };
         if !tier.is_here() {
             let best = Self::best().name();
-            return Err(Error::Failed(format!(
+            return Err(Error::Usage(format!(
                 "this CPU has no `{name}` that {} could force; its best is `{best}`",
                 Self::VARIABLE
             )));
         }
         Ok(Self(*tier))
+    }
+
+    /// The tier, for calls of what was compiled for it.
+    #[inline]
+    pub(super) fn tier(self) -> Tier {
+        self.0
     }
 
     /// Whether bytes are multiplied and summed in 32 bits at once.
@@ -232,7 +277,7 @@ macro_rules! tiered {
             fn avx512($($arg: $type),*) $(-> $out)? {
                 portable($($arg),*)
             }
-            match isa.0 {
+            match isa.tier() {
                 $crate::kernel::isa::Tier::Portable => portable($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a value of `Isa` of this tier is only made on a CPU that has it.
@@ -248,9 +293,35 @@ macro_rules! tiered {
 }
 pub(super) use tiered;
 
+/// Whether all tiers of a list such as `avx2,avx512` are among those that a test runs.
+#[cfg(test)]
+fn check_required(required: &str, runs: &[&str]) -> std::result::Result<(), String> {
+    for name in required.split(',').filter(|name| !name.is_empty()) {
+        if !Isa::ALL.iter().any(|tier| tier.name() == name) {
+            return Err(format!("there is no tier `{name}`"));
+        }
+        if !runs.contains(&name) {
+            return Err(format!("`{name}` is required and not there, only {}", runs.join(", ")));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_tier_that_is_required_is_there_or_tests_fail() {
+        let (two, none) = (["portable", "avx2"], Ok(()));
+        assert_eq!(check_required("", &two), none);
+        assert_eq!(check_required("avx2", &two), none);
+        assert_eq!(check_required("portable,avx2", &two), none);
+        let lacking = "`avx512` is required and not there, only portable, avx2";
+        assert_eq!(check_required("avx2,avx512", &two), Err(lacking.into()));
+        assert_eq!(check_required("axv2", &two), Err("there is no tier `axv2`".into()));
+    }
 
     #[test]
     fn tiers_are_found_by_name_and_refused_by_name() {

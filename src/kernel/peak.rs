@@ -82,7 +82,7 @@ pub fn peaks(pool: &Pool, isa: Isa) -> Peaks {
 
 /// Does so many turns of a loop of multiply-adds; the operations of all of them.
 fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
-    let operations = match (isa.0, number) {
+    let operations = match (isa.tier(), number) {
         (Tier::Portable, Number::F32) => portable_f32(turns),
         (Tier::Portable, Number::Int8) => portable_int8(turns),
         (Tier::Portable, Number::Int16) => portable_int16(turns),
@@ -110,7 +110,9 @@ fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: bf16 is multiplied only by a CPU that was asked for it.
         (Tier::Avx512, Number::Bf16) if isa.multiplies_bf16() => unsafe { avx512bf16::peak(turns) },
-        (_, Number::Bf16) => 0,
+        #[cfg(target_arch = "x86_64")]
+        (Tier::Avx2 | Tier::Avx512, Number::Bf16) => 0,
+        (Tier::Portable, Number::Bf16) => 0,
     };
     operations * turns
 }
@@ -252,11 +254,13 @@ fn sum(isa: Isa, bytes: &[u8]) -> u64 {
     let lines: &[[u64; LINE / 8]] = bytemuck::cast_slice(bytes);
     let (first, second) = lines.split_at(lines.len() / 2);
     let ((a, b), (c, d)) = (first.split_at(first.len() / 2), second.split_at(second.len() / 2));
-    match isa.0 {
+    match isa.tier() {
+        Tier::Portable => sum_of_lines(isa, [a, b, c, d]),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => sum_of_lines(isa, [a, b, c, d]),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX-512.
         Tier::Avx512 | Tier::Amx => unsafe { avx512::sum([a, b, c, d]) },
-        _ => sum_of_lines(isa, [a, b, c, d]),
     }
 }
 
@@ -295,8 +299,9 @@ mod tests {
 
     #[test]
     fn every_tier_has_peaks_with_one_thread_and_with_several() {
-        for pool in [Pool::new(1), Pool::new(3)] {
-            for isa in Isa::tested() {
+        let tiers = Isa::tested();
+        for pool in [1, 3].map(|threads| Pool::new(threads).unwrap()) {
+            for &isa in &tiers {
                 for number in [Number::F32, Number::Int8, Number::Int16] {
                     assert!(multiply_add(isa, number, 10) >= 200, "{} {number:?}", isa.name());
                     let rate = best_pass(&pool, isa, number, Duration::from_micros(10));
@@ -309,12 +314,12 @@ mod tests {
 
     #[test]
     fn memory_is_read_with_one_thread_and_with_several() {
-        for threads in [1, 3] {
-            for isa in Isa::tested() {
+        let tiers = Isa::tested();
+        for pool in [1, 3].map(|threads| Pool::new(threads).unwrap()) {
+            for &isa in &tiers {
                 // Less than a part for each, and parts that do not divide it.
                 for bytes in [1, 100_000] {
-                    let rates =
-                        read_rates(&Pool::new(threads), isa, bytes, Duration::ZERO).unwrap();
+                    let rates = read_rates(&pool, isa, bytes, Duration::ZERO).unwrap();
                     let of = [rates.plain_bytes_per_s, rates.huge_bytes_per_s];
                     assert!(of.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{rates:?}");
                 }
@@ -332,7 +337,7 @@ mod tests {
 
     #[test]
     fn each_thread_works_once() {
-        let pool = Pool::new(3);
+        let pool = Pool::new(3).unwrap();
         let seen = [0; 3].map(AtomicUsize::new);
         for _ in 0..50 {
             on_each_thread(&pool, |thread| {

@@ -16,6 +16,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 
+use crate::error::Error;
+use crate::error::Result;
+
 /// Turns of the waiting loop before a thread sleeps: some 0.2 ms, longer than what lies between two regions of a pass, and short
 /// beside what another program notices.
 const SPINS: u32 = 10_000;
@@ -38,6 +41,8 @@ struct Shared {
     next: AtomicUsize,
     /// Workers that have not finished the region.
     busy: AtomicUsize,
+    /// Turns of the waiting loop before a worker sleeps.
+    spins: u32,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -61,52 +66,62 @@ unsafe impl Send for Job {}
 
 impl Pool {
     /// A pool of `threads`, the calling one among them.
-    pub fn new(threads: usize) -> Self {
-        Self::with(threads, |_| {})
+    ///
+    /// # Errors
+    /// When the system refuses a thread; those that were started before have ended then.
+    pub fn new(threads: usize) -> Result<Self> {
+        Self::with(threads, SPINS, |_| {})
     }
 
     /// As [`Pool::new`], with each thread but the calling one kept on a CPU of its own: thread `i` on `cpus[i]`. The first is left for
     /// the calling one, which goes where it likes: whatever it starts later would otherwise stay on that CPU, too.
     ///
     /// # Errors
-    /// When the system does not let a thread be kept there, or not at all.
+    /// As [`Pool::new`], and when the system does not let a thread be kept there, or not at all.
     ///
     /// # Panics
     /// When there are fewer CPUs than threads.
-    pub fn pinned(threads: usize, cpus: &[usize]) -> io::Result<Self> {
+    pub fn pinned(threads: usize, cpus: &[usize]) -> Result<Self> {
         assert!(threads <= cpus.len(), "a CPU for each thread");
         let (tell, told) = mpsc::channel();
         let cpus = cpus.to_vec();
-        let pool = Self::with(threads, move |worker| {
+        let pool = Self::with(threads, SPINS, move |worker| {
             let _ = tell.send(stay_on(cpus[worker]));
-        });
+        })?;
         // As many answers as workers; the channel stays open as long as there is a worker.
-        told.iter().take(pool.workers.len()).collect::<io::Result<()>>()?;
+        let kept = told.iter().take(pool.workers.len()).collect::<io::Result<()>>();
+        kept.map_err(|error| {
+            Error::Failed(format!("the system keeps no thread on a CPU ({error})"))
+        })?;
         Ok(pool)
     }
 
-    fn with(threads: usize, begin: impl Fn(usize) + Clone + Send + 'static) -> Self {
+    fn with(
+        threads: usize,
+        spins: u32,
+        begin: impl Fn(usize) + Clone + Send + 'static,
+    ) -> Result<Self> {
         let state = State { job: None, asleep: 0, over: false, panic: None };
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
+            spins,
             state: Mutex::new(state),
             wake: Condvar::new(),
         });
-        let spawn = |worker| {
-            let (shared, begin) = (shared.clone(), begin.clone());
+        let mut pool = Self { shared, workers: Vec::new(), region: Mutex::new(()) };
+        for worker in 1..threads.max(1) {
+            let (shared, begin) = (pool.shared.clone(), begin.clone());
             let work = move || {
                 begin(worker);
                 shared.work(worker);
             };
-            thread::Builder::new()
-                .name(format!("kernel-{worker}"))
-                .spawn(work)
-                .expect("a thread can be started")
-        };
-        let workers = (1..threads.max(1)).map(spawn).collect();
-        Self { shared, workers, region: Mutex::new(()) }
+            let started = thread::Builder::new().name(format!("kernel-{worker}")).spawn(work);
+            // Where one is refused, those before it end with the pool.
+            pool.workers.push(started.map_err(|source| Error::Threads { threads, source })?);
+        }
+        Ok(pool)
     }
 
     /// Threads, the calling one among them.
@@ -131,15 +146,7 @@ impl Pool {
         let run = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         shared.next.store(0, Ordering::Relaxed);
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        let asleep = {
-            let mut state = lock(&shared.state);
-            state.job = Some(Job { run, tasks });
-            shared.epoch.fetch_add(1, Ordering::Release);
-            state.asleep
-        };
-        if asleep > 0 {
-            shared.wake.notify_all();
-        }
+        shared.announce(|state| state.job = Some(Job { run, tasks }));
         let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(task, tasks, 0)));
         let mut turns = 0u32;
         while shared.busy.load(Ordering::Acquire) > 0 {
@@ -193,9 +200,7 @@ fn stay_on(_: usize) -> io::Result<()> {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        lock(&self.shared.state).over = true;
-        self.shared.epoch.fetch_add(1, Ordering::Release);
-        self.shared.wake.notify_all();
+        self.shared.announce(|state| state.over = true);
         for worker in self.workers.drain(..) {
             // A worker catches the panics of tasks, and has none of its own.
             let _ = worker.join();
@@ -204,11 +209,29 @@ impl Drop for Pool {
 }
 
 impl Shared {
+    /// Changes the state, moves the epoch and wakes the workers that sleep. The epoch moves under
+    /// the lock. A worker compares it under the lock too, and `wait` releases the lock only as the
+    /// worker falls asleep: it sees the new epoch, or it sleeps already and is notified. An epoch
+    /// that moved without the lock could do so between the comparison and the sleep, and the
+    /// notification would be lost.
+    fn announce(&self, change: impl FnOnce(&mut State)) {
+        let asleep = {
+            let mut state = lock(&self.state);
+            change(&mut state);
+            self.epoch.fetch_add(1, Ordering::Release);
+            state.asleep
+        };
+        if asleep > 0 {
+            self.wake.notify_all();
+        }
+    }
+
     fn work(&self, worker: usize) {
         let mut seen = 0;
+        let most_spins = self.spins;
         loop {
             let mut spins = 0;
-            while self.epoch.load(Ordering::Acquire) == seen && spins < SPINS {
+            while self.epoch.load(Ordering::Acquire) == seen && spins < most_spins {
                 std::hint::spin_loop();
                 spins += 1;
             }
@@ -321,7 +344,7 @@ mod tests {
     #[test]
     fn every_task_runs_once_for_any_number_of_threads() {
         for threads in [1, 2, 5] {
-            let pool = Pool::new(threads);
+            let pool = Pool::new(threads).unwrap();
             assert_eq!(pool.threads(), threads);
             for tasks in [0, 1, 2, 7, 1000] {
                 for _ in 0..20 {
@@ -341,7 +364,7 @@ mod tests {
 
     #[test]
     fn workers_that_sleep_wake_up() {
-        let pool = Pool::new(3);
+        let pool = Pool::new(3).unwrap();
         let sum = AtomicU32::new(0);
         for _ in 0..3 {
             while lock(&pool.shared.state).asleep < 2 {
@@ -354,9 +377,78 @@ mod tests {
         assert_eq!(sum.load(Ordering::Relaxed), 300);
     }
 
+    /// Drops pools at the moment when their workers fall asleep. An end that is announced without
+    /// the lock (epoch moved after the lock was released) and a sleep of 50 µs in between make this
+    /// hang in one of the first pools.
+    #[test]
+    fn no_worker_sleeps_through_the_end_of_its_pool() {
+        let done = AtomicUsize::new(0);
+        let mut expected = 0;
+        for round in 0..100_000 {
+            // One worker most often: it is the quickest to make, and others may take the call.
+            let workers = [1, 1, 2, 1, 1, 3][round % 6];
+            let (regions, spins) = (round / 6 % 3, [0, 1, 10, 100][round / 18 % 4]);
+            let begun = Arc::new(AtomicUsize::new(0));
+            let begin = begun.clone();
+            let pool = Pool::with(1 + workers, spins, move |_| {
+                begin.fetch_add(1, Ordering::Relaxed);
+            });
+            let pool = pool.unwrap();
+            for _ in 0..regions {
+                pool.run(2 * workers, |_, _| {
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+                expected += 2 * workers;
+            }
+            // From before the workers run to after they sleep.
+            let delay = round / 72 % 64;
+            while delay > 0 && begun.load(Ordering::Relaxed) < workers {
+                thread::yield_now();
+            }
+            (0..4 * delay).for_each(|_| std::hint::spin_loop());
+            drop(pool);
+            assert_eq!(begun.load(Ordering::Relaxed), workers, "each was joined");
+        }
+        assert_eq!(done.into_inner(), expected);
+    }
+
+    /// In a process of its own with little address space, where so many stacks do not fit.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_that_is_refused_is_an_error_and_those_before_it_end() {
+        const VARIABLE: &str = "CANDLEMARK_TEST_REFUSED";
+        const NAME: &str =
+            "kernel::pool::tests::a_thread_that_is_refused_is_an_error_and_those_before_it_end";
+        if std::env::var_os(VARIABLE).is_some() {
+            let begun = Arc::new(AtomicUsize::new(0));
+            let begin = begun.clone();
+            let refused = Pool::with(100_000, SPINS, move |_| {
+                begin.fetch_add(1, Ordering::Relaxed);
+            });
+            let error = refused.err().unwrap();
+            let says = "cannot start 100000 threads; give fewer with `--threads` or \
+                        CANDLEMARK_THREADS: Resource temporarily unavailable (os error 11)";
+            assert_eq!(error.chain(), says);
+            assert!(begun.load(Ordering::Relaxed) > 0, "some were started");
+            assert_eq!(Arc::strong_count(&begun), 1, "and none is left");
+            return;
+        }
+        let output = std::process::Command::new("sh")
+            .args(["-c", "ulimit -v 2000000; exec \"$0\" --exact \"$@\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg(NAME)
+            .env(VARIABLE, "1")
+            // Large stacks: few threads fit, and when the last does not, small things still do.
+            .env("RUST_MIN_STACK", (64 << 20).to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
     #[test]
     fn a_panic_of_a_task_reaches_the_caller_and_the_pool_goes_on() {
-        let pool = Pool::new(2);
+        let pool = Pool::new(2).unwrap();
         let done = AtomicU32::new(0);
         let panic = catch_unwind(AssertUnwindSafe(|| {
             pool.run(50, |number, _| {

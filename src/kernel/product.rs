@@ -73,7 +73,11 @@ pub fn kind(isa: Isa, form: Form, rows: usize) -> Kind {
         Form::F16 | Form::Bf16 if rows < MANY_ROWS => Kind::F32,
         Form::Bf16 if isa.multiplies_bf16() => Kind::Bf16,
         Form::F16 if isa.multiplies_matrices() => Kind::Bf16,
-        _ if isa.multiplies_matrices() && rows > SQUARE_ROWS => Kind::Bf16,
+        Form::Bf16 | Form::Q8_0 | Form::Q4K | Form::Q6K
+            if isa.multiplies_matrices() && rows > SQUARE_ROWS =>
+        {
+            Kind::Bf16
+        }
         Form::Q8_0 if isa.sums_bytes() || rows < MANY_ROWS => Kind::Int8,
         Form::F16 | Form::Bf16 | Form::Q8_0 => Kind::Int16,
         Form::Q4K | Form::Q6K => Kind::Int8,
@@ -211,7 +215,7 @@ fn with_sums<const MATRICES: usize>(
     let rows = x.rows();
     #[cfg(target_arch = "x86_64")]
     if matrices.iter().all(|weights| in_squares(isa, weights.form, rows)) {
-        return by_squares(matrices, tiles, x, then);
+        return by_squares(isa, matrices, tiles, x, then);
     }
     // Of one matrix before those of the next: memory is read fastest in long stretches.
     let stretch = (STRETCH / rows).max(1);
@@ -244,11 +248,13 @@ fn with_sums<const MATRICES: usize>(
 /// The same with a matrix unit, which multiplies several tiles at once and writes whole squares of sums.
 #[cfg(target_arch = "x86_64")]
 fn by_squares<const MATRICES: usize>(
+    isa: Isa,
     matrices: [&Tiles<'_>; MATRICES],
     tiles: Range<usize>,
     x: &Inputs,
     mut then: impl FnMut(usize, [&mut [Lanes]; MATRICES]),
 ) {
+    assert!(isa.multiplies_matrices(), "{} has no matrix unit", isa.name());
     let (rows, padded) = (x.rows(), x.rows().next_multiple_of(TILE));
     let fit = SQUARE_BYTES / (x.columns() * TILE * 2);
     let step = (fit.min(SQUARE_TILES) / MATRICES).max(2 / MATRICES);
@@ -261,8 +267,8 @@ fn by_squares<const MATRICES: usize>(
             .clone()
             .flat_map(|tile| matrices.map(|weights| (weights.form, weights.tile(tile))))
             .collect();
-        // SAFETY: activations are made squares only for a tier with a matrix unit, and an `Isa` of it is only made on a CPU that
-        // has it.
+        // SAFETY: asserted above, and an `Isa` of a tier with a matrix unit is only made on a CPU
+        // that has it.
         unsafe { amx::products(&weights, x.columns(), x.squares(), &mut sums) };
         let mut sums = sums.into_iter().map(|sums| &mut sums[..rows]);
         for tile in some {
@@ -274,68 +280,82 @@ fn by_squares<const MATRICES: usize>(
 /// Adds the products of all rows with a tile to `sums`.
 fn multiply(isa: Isa, weights: &Tiles<'_>, number: usize, x: &Inputs, sums: &mut [Lanes]) {
     let (form, tile) = (weights.form, weights.tile(number));
-    match (form, kind(isa, form, x.rows())) {
-        (Form::F32, _) => {
-            let lines = floats(tile);
-            plain(isa, lines, TILE, x.columns(), x.f32(), x.columns(), sums);
-        }
-        (Form::F16 | Form::Bf16, Kind::F32) => {
-            wide(isa, form, tile, x.columns(), x.f32(), sums);
+    let kind = kind(isa, form, x.rows());
+    match kind {
+        Kind::F32 => match form {
+            Form::F32 => plain(isa, floats(tile), TILE, x.columns(), x.f32(), x.columns(), sums),
+            Form::F16 | Form::Bf16 => wide(isa, form, tile, x.columns(), x.f32(), sums),
+            Form::Q8_0 | Form::Q4K | Form::Q6K => never(form, kind),
+        },
+        Kind::Int8 => int8(isa, form, tile, x.int8(), sums),
+        Kind::Int16 => match form {
+            Form::Q8_0 => {
+                let mut panel = Panel::EMPTY;
+                for block in 0..x.columns().div_ceil(SUPER) {
+                    panel_of_q8_0(isa, tile, x.columns(), block, &mut panel);
+                    by_panel(isa, &panel, x.int16(block), sums);
+                }
+            }
+            Form::F16 | Form::Bf16 => {
+                let mut lines = [[0f32; TILE]; SUPER];
+                let mut panel = Panel::EMPTY;
+                for (block, first) in (0..x.columns()).step_by(SUPER).enumerate() {
+                    let count = SUPER.min(x.columns() - first);
+                    widen(isa, form, tile, first, &mut lines[..count]);
+                    round_panel(isa, &lines[..count], &mut panel);
+                    by_panel(isa, &panel, x.int16(block), sums);
+                }
+            }
+            Form::F32 | Form::Q4K | Form::Q6K => never(form, kind),
+        },
+        #[cfg(target_arch = "x86_64")]
+        Kind::Bf16 if isa.multiplies_matrices() => {
+            by_squares(isa, [weights], number..number + 1, x, |_, [products]| {
+                sums.copy_from_slice(products);
+            });
         }
         #[cfg(target_arch = "x86_64")]
-        (Form::Bf16, Kind::Bf16) if !isa.multiplies_matrices() => {
-            // SAFETY: activations are made bf16 only for a CPU that multiplies it.
+        Kind::Bf16 if isa.multiplies_bf16() && form == Form::Bf16 => {
+            // SAFETY: the CPU multiplies bf16, as was just asked.
             unsafe { avx512bf16::products(x.squares(), tile, sums) }
         }
-        #[cfg(target_arch = "x86_64")]
-        (_, Kind::Bf16) => by_squares([weights], number..number + 1, x, |_, [products]| {
-            sums.copy_from_slice(products);
-        }),
-        (Form::Q8_0, Kind::Int16) => {
-            let mut panel = Panel::EMPTY;
-            for block in 0..x.columns().div_ceil(SUPER) {
-                panel_of_q8_0(isa, tile, x.columns(), block, &mut panel);
-                by_panel(isa, &panel, x.int16(block), sums);
-            }
-        }
-        (_, Kind::Int16) => {
-            let mut lines = [[0f32; TILE]; SUPER];
-            let mut panel = Panel::EMPTY;
-            for (block, first) in (0..x.columns()).step_by(SUPER).enumerate() {
-                let count = SUPER.min(x.columns() - first);
-                widen(isa, form, tile, first, &mut lines[..count]);
-                round_panel(isa, &lines[..count], &mut panel);
-                by_panel(isa, &panel, x.int16(block), sums);
-            }
-        }
-        _ => int8(isa, form, tile, x.int8(), sums),
+        Kind::Bf16 => never(form, kind),
     }
+}
+
+/// Where [`kind`] never leads.
+#[cold]
+fn never(form: Form, kind: Kind) -> ! {
+    unreachable!("weights held as {form:?} do not meet activations rounded to {kind:?}")
 }
 
 /// Activations of 8 bits with a tile.
 pub(super) fn int8(isa: Isa, form: Form, tile: &[u8], x: Int8<'_>, sums: &mut [Lanes]) {
-    match isa.0 {
+    match isa.tier() {
         Tier::Portable => match form {
+            Form::Q8_0 => portable::q8_0(tile, x, sums),
             Form::Q4K => portable::q4_k(tile, x, sums),
             Form::Q6K => portable::q6_k(tile, x, sums),
-            _ => portable::q8_0(tile, x, sums),
+            Form::F32 | Form::F16 | Form::Bf16 => never(form, Kind::Int8),
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
         Tier::Avx2 => unsafe {
             match form {
+                Form::Q8_0 => avx2::q8_0(tile, x, sums),
                 Form::Q4K => avx2::q4_k(tile, x, sums),
                 Form::Q6K => avx2::q6_k(tile, x, sums),
-                _ => avx2::q8_0(tile, x, sums),
+                Form::F32 | Form::F16 | Form::Bf16 => never(form, Kind::Int8),
             }
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Tier::Avx512 | Tier::Amx => unsafe {
             match form {
+                Form::Q8_0 => avx512::q8_0(tile, x, sums),
                 Form::Q4K => avx512::q4_k(tile, x, sums),
                 Form::Q6K => avx512::q6_k(tile, x, sums),
-                _ => avx512::q8_0(tile, x, sums),
+                Form::F32 | Form::F16 | Form::Bf16 => never(form, Kind::Int8),
             }
         },
     }
@@ -380,7 +400,7 @@ pub(super) fn plain(
     stride: usize,
     out: &mut [Lanes],
 ) {
-    match isa.0 {
+    match isa.tier() {
         Tier::Portable => portable::plain(lines, step, columns, x, stride, out),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
@@ -391,18 +411,16 @@ pub(super) fn plain(
     }
 }
 
-/// Weights from a column on as f32 lines.
+/// Weights of 16 bits from a column on as f32 lines.
 fn widen(isa: Isa, form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
-    match (isa.0, form) {
+    match isa.tier() {
+        Tier::Portable => portable::widen(form, tile, first, lines),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
-        (Tier::Avx2, Form::F16 | Form::Bf16) => unsafe { avx2::widen(form, tile, first, lines) },
+        Tier::Avx2 => unsafe { avx2::widen(form, tile, first, lines) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        (Tier::Avx512 | Tier::Amx, Form::F16 | Form::Bf16) => unsafe {
-            avx512::widen(form, tile, first, lines)
-        },
-        _ => portable::widen(form, tile, first, lines),
+        Tier::Avx512 | Tier::Amx => unsafe { avx512::widen(form, tile, first, lines) },
     }
 }
 
@@ -413,7 +431,7 @@ pub(super) fn panel_of_q8_0(
     block: usize,
     panel: &mut Panel,
 ) {
-    match isa.0 {
+    match isa.tier() {
         Tier::Portable => portable::panel_of_q8_0(tile, columns, block, panel),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX2.
@@ -424,7 +442,7 @@ pub(super) fn panel_of_q8_0(
 }
 
 fn round_panel(isa: Isa, lines: &[Lanes], panel: &mut Panel) {
-    match isa.0 {
+    match isa.tier() {
         Tier::Portable => portable::round_panel(lines, panel),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
@@ -436,7 +454,7 @@ fn round_panel(isa: Isa, lines: &[Lanes], panel: &mut Panel) {
 }
 
 pub(super) fn by_panel(isa: Isa, panel: &Panel, x: Int16<'_>, sums: &mut [Lanes]) {
-    match isa.0 {
+    match isa.tier() {
         Tier::Portable => portable::panel(panel, x, sums),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` of this tier is only made on a CPU that has it.

@@ -113,7 +113,8 @@ fn bound(isa: Isa, form: Form, rows: usize) -> f64 {
 
 #[test]
 fn every_tier_multiplies_as_the_definition_does() {
-    let pools = [Pool::new(1), Pool::new(3)];
+    let tiers = Isa::tested();
+    let pools = [1, 3].map(|threads| Pool::new(threads).unwrap());
     for form in FORMS {
         let step = form.dtype().block_size();
         for (outputs, columns) in
@@ -123,7 +124,7 @@ fn every_tier_multiplies_as_the_definition_does() {
             for rows in (1..=17).chain([18, 33, 50]) {
                 let x = numbers(rows * columns, 99);
                 let exact = made.product(&x);
-                for isa in Isa::tested() {
+                for &isa in &tiers {
                     let [one, three] = pools.each_ref().map(|pool| {
                         let mut out = vec![f32::NAN; rows * outputs];
                         let part = Part { weights: made.tiles(), out: &mut out, then: Then::Store };
@@ -147,16 +148,17 @@ fn every_tier_multiplies_as_the_definition_does() {
 
 #[test]
 fn tiers_that_round_alike_differ_by_the_order_of_their_sums_alone() {
-    let pool = Pool::new(1);
+    let tiers = Isa::tested();
+    let pool = Pool::new(1).unwrap();
     for form in FORMS {
         let made = Made::new(form, [48, 1024], 5);
         for rows in [1, 7, 40] {
             let x = numbers(rows * 1024, 4);
             let kind = |isa| product::kind(isa, form, rows);
-            let results: Vec<Vec<f32>> = Isa::tested()
-                .into_iter()
-                .filter(|&isa| kind(isa) == kind(Isa::PORTABLE))
-                .map(|isa| {
+            let results: Vec<Vec<f32>> = tiers
+                .iter()
+                .filter(|&&isa| kind(isa) == kind(Isa::PORTABLE))
+                .map(|&isa| {
                     let mut out = vec![0.0; rows * 48];
                     let part = Part { weights: made.tiles(), out: &mut out, then: Then::Store };
                     products(&pool, isa, &mut inputs(&pool, &x, 1024), &mut [part]);
@@ -173,10 +175,11 @@ fn tiers_that_round_alike_differ_by_the_order_of_their_sums_alone() {
 
 #[test]
 fn a_row_is_the_same_alone_and_beside_others_of_its_kind() {
-    let pool = Pool::new(2);
+    let tiers = Isa::tested();
+    let pool = Pool::new(2).unwrap();
     for form in FORMS {
         let made = Made::new(form, [40, 512], 8);
-        for isa in Isa::tested() {
+        for &isa in &tiers {
             for rows in [3, 16, 17, 29] {
                 let x = numbers(rows * 512, 6);
                 let run = |x: &[f32]| {
@@ -197,12 +200,13 @@ fn a_row_is_the_same_alone_and_beside_others_of_its_kind() {
 
 #[test]
 fn a_gate_may_be_held_otherwise_than_what_it_gates() {
-    let pool = Pool::new(2);
+    let tiers = Isa::tested();
+    let pool = Pool::new(2).unwrap();
     let made = [Made::new(Form::F32, [40, 256], 1), Made::new(Form::Q4K, [40, 256], 2)];
     for rows in [2, 20] {
         let x = numbers(rows * 256, 3);
         let [a, b] = made.each_ref().map(|made| made.product(&x));
-        for isa in Isa::tested() {
+        for &isa in &tiers {
             for (gate, up) in [(0, 1), (1, 0)] {
                 let mut out = Inputs::default();
                 let tiles = [made[gate].tiles(), made[up].tiles()];
@@ -221,8 +225,9 @@ fn a_gate_may_be_held_otherwise_than_what_it_gates() {
 
 #[test]
 fn extremes_do_not_overflow() {
+    let tiers = Isa::tested();
     // Weights and activations as large as their blocks can hold, all of one sign.
-    let pool = Pool::new(1);
+    let pool = Pool::new(1).unwrap();
     for form in FORMS {
         let columns = 512;
         let fill =
@@ -231,7 +236,7 @@ fn extremes_do_not_overflow() {
         let mut arena = Arena::new(form.bytes(16, columns)).unwrap();
         pack(form, columns, blocks.data(), arena.all_mut());
         let exact: f32 = blocks.expand(0..1).iter().sum();
-        for isa in Isa::tested() {
+        for &isa in &tiers {
             for rows in [1, 4, 20] {
                 for sign in [1.0f32, -1.0] {
                     let x = vec![sign; rows * columns];
@@ -251,13 +256,14 @@ fn extremes_do_not_overflow() {
 
 #[test]
 fn results_are_stored_added_and_biased() {
-    let pool = Pool::new(2);
+    let tiers = Isa::tested();
+    let pool = Pool::new(2).unwrap();
     let (a, b) = (Made::new(Form::F32, [20, 64], 1), Made::new(Form::Q8_0, [33, 64], 2));
     let x = numbers(3 * 64, 5);
     let bias: Vec<f32> = numbers(20, 9);
     let exact_a = a.product(&x);
     let exact_b = b.product(&x);
-    for isa in Isa::tested() {
+    for &isa in &tiers {
         let (mut first, mut second) = (vec![f32::NAN; 60], vec![1.0; 99]);
         let parts = &mut [
             Part { weights: a.tiles(), out: &mut first, then: Then::Bias(&bias) },
@@ -298,9 +304,10 @@ fn formula(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) -> Vec<f64> {
 
 #[test]
 fn attention_is_its_formula_for_ragged_passes() {
+    let tiers = Isa::tested();
     let (heads, group, width) = (2, 3, 32);
-    let pool = Pool::new(3);
-    for isa in Isa::tested() {
+    let [one, pool] = [1, 3].map(|threads| Pool::new(threads).unwrap());
+    for &isa in &tiers {
         for (held, bound) in [(Held::F32, 2e-6), (Held::Bf16, 1.5e-2)] {
             let mut cache = Cache::new(Layout { layers: 2, heads, width, held });
             cache.reset(3);
@@ -333,7 +340,7 @@ fn attention_is_its_formula_for_ragged_passes() {
                 let mut out = Inputs::default();
                 attend(&pool, isa, &cache, 1, &spans, &q, &mut out);
                 let mut alone = Inputs::default();
-                attend(&Pool::new(1), isa, &cache, 1, &spans, &q, &mut alone);
+                attend(&one, isa, &cache, 1, &spans, &q, &mut alone);
                 assert_eq!(out.f32(), alone.f32(), "threads change nothing");
                 for span in &spans {
                     for row in 0..span.rows {
@@ -371,9 +378,10 @@ fn attention_is_its_formula_for_ragged_passes() {
 
 #[test]
 fn weights_that_are_not_numbers_are_seen() {
-    let pool = Pool::new(1);
+    let tiers = Isa::tested();
+    let pool = Pool::new(1).unwrap();
     let made = Made::new(Form::Q8_0, [16, 256], 1);
-    for isa in Isa::tested() {
+    for &isa in &tiers {
         let mut x = numbers(256, 3);
         x[7] = f32::NAN;
         let mut out = vec![0.0; 16];

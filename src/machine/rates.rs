@@ -50,8 +50,8 @@ struct Cache {
 fn cache(read: impl Fn(&str) -> Option<String>) -> Option<Cache> {
     let size = read("size").filter(|_| read("type").is_none_or(|holds| holds != "Instruction"))?;
     let bytes = match (size.strip_suffix('K'), size.strip_suffix('M')) {
-        (Some(kib), _) => kib.parse::<u64>().ok()? << 10,
-        (_, Some(mib)) => mib.parse::<u64>().ok()? << 20,
+        (Some(kib), _) => kib.parse::<u64>().ok()?.checked_mul(1 << 10)?,
+        (_, Some(mib)) => mib.parse::<u64>().ok()?.checked_mul(1 << 20)?,
         _ => size.parse().ok()?,
     };
     Some(Cache { level: read("level")?.parse().ok()?, shared_by: read("shared_cpu_list")?, bytes })
@@ -126,6 +126,7 @@ mod tests {
         }
         assert_eq!(cache(files("32K", "Instruction")), None);
         assert_eq!(cache(files("none", "Data")), None);
+        assert_eq!(cache(files("17592186044416M", "Data")), None);
         assert_eq!(cache(|_| None), None);
     }
 }

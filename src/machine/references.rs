@@ -5,10 +5,14 @@
 //! Their source is part of every baseline. Whoever changes it makes all stored references meaningless.
 
 use std::hint::black_box;
+use std::io;
 use std::sync::Barrier;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Instant;
 
+use crate::error::Error;
+use crate::error::Result;
 use crate::record::References;
 use crate::stats;
 
@@ -60,40 +64,58 @@ const KERNELS: [Kernel; 3] = [
 ];
 
 /// [`ReferenceKernels`] measured once; `None` where there is no memory for them, or the build is not optimised.
-pub fn references(threads: usize) -> Option<References> {
-    Some(ReferenceKernels::new(threads)?.measure())
+///
+/// # Errors
+/// When the system refuses a thread.
+pub fn references(threads: usize) -> Result<Option<References>> {
+    ReferenceKernels::new(threads)?.map(|kernels| kernels.measure()).transpose()
 }
 
 impl ReferenceKernels {
     /// Takes and fills the memory. `None` where a buffer beyond the caches would be more than a quarter of what is
     /// available, and in a build whose numbers mean nothing.
-    pub fn new(threads: usize) -> Option<Self> {
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn new(threads: usize) -> Result<Option<Self>> {
         if cfg!(debug_assertions) {
-            return None;
+            return Ok(None);
         }
-        let bytes = buffer_bytes(rates::last_level_cache_bytes(), load::available_bytes())?;
-        Some(Self::with_buffer(threads, bytes))
+        let bytes = buffer_bytes(rates::last_level_cache_bytes(), load::available_bytes());
+        bytes.map(|bytes| Self::with_buffer(threads, bytes)).transpose()
     }
 
-    fn with_buffer(threads: usize, bytes: usize) -> Self {
+    fn with_buffer(threads: usize, bytes: usize) -> Result<Self> {
         let threads = threads.max(1);
-        let part = (bytes / size_of::<u64>() / threads).max(1);
+        let refused = |source| Error::Threads { threads, source };
+        let part = bytes / size_of::<u64>() / threads;
+        if part == 0 {
+            // No word for each: no system starts so many.
+            return Err(refused(io::ErrorKind::OutOfMemory.into()));
+        }
         // One piece, however many threads: freeing smaller ones would teach the allocator of the measured program
         // another threshold for what it gives back to the system.
         let mut buffer = vec![0_u64; part * threads];
-        thread::scope(|scope| {
-            for part in buffer.chunks_mut(part) {
+        let filled = thread::scope(|scope| {
+            buffer.chunks_mut(part).try_for_each(|part| {
                 // Filled by a thread of its own, so that its pages lie near one. Pages never written would all be one.
-                scope.spawn(|| part.iter_mut().zip(0..).for_each(|(word, i)| *word = i));
-            }
+                let fill = move || part.iter_mut().zip(0..).for_each(|(word, i)| *word = i);
+                thread::Builder::new().spawn_scoped(scope, fill).map(drop)
+            })
         });
-        Self { threads, buffer }
+        filled.map_err(refused)?;
+        Ok(Self { threads, buffer })
     }
 
     /// Seconds of each kernel, each the median of a few repetitions.
-    pub fn measure(&self) -> References {
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn measure(&self) -> Result<References> {
         // One more than the threads: this one lets them go and waits for all, as a program does that has parallel regions.
         let barrier = Barrier::new(self.threads + 1);
+        // Whether all threads are there: a barrier that one is missing from opens for none.
+        let complete = &OnceLock::<bool>::new();
         let part = self.buffer.len() / self.threads;
         let region = |work: &dyn Fn()| {
             barrier.wait();
@@ -103,15 +125,21 @@ impl ReferenceKernels {
         let repetition = |kernel: &Kernel, work: &dyn Fn()| {
             (0..kernel.regions).for_each(|_| region(work));
         };
-        let [compute_s, stream_s, dispatch_s] = thread::scope(|scope| {
-            for part in self.buffer.chunks(part) {
-                scope.spawn(move || {
+        let measured = thread::scope(|scope| {
+            let started = self.buffer.chunks(part).try_for_each(|part| {
+                let work = move || {
+                    if !*complete.wait() {
+                        return;
+                    }
                     for kernel in &KERNELS {
                         (0..=REPEATS).for_each(|_| repetition(kernel, &|| (kernel.work)(part)));
                     }
-                });
-            }
-            KERNELS.each_ref().map(|kernel| {
+                };
+                thread::Builder::new().spawn_scoped(scope, work).map(drop)
+            });
+            complete.set(started.is_ok()).expect("nobody else says so");
+            started?;
+            Ok::<_, io::Error>(KERNELS.each_ref().map(|kernel| {
                 let time = |_| {
                     let start = Instant::now();
                     repetition(kernel, &|| ());
@@ -119,9 +147,11 @@ impl ReferenceKernels {
                 };
                 let times: Vec<f64> = (0..=REPEATS).map(time).collect();
                 stats::median(&times[1..]).expect("there are repetitions")
-            })
+            }))
         });
-        References { compute_s, stream_s, dispatch_s }
+        let [compute_s, stream_s, dispatch_s] =
+            measured.map_err(|source| Error::Threads { threads: self.threads, source })?;
+        Ok(References { compute_s, stream_s, dispatch_s })
     }
 }
 
@@ -188,8 +218,8 @@ mod tests {
     #[test]
     fn every_kernel_takes_time_with_one_thread_and_with_several() {
         for threads in [1, 3] {
-            let kernels = ReferenceKernels::with_buffer(threads, 1 << 16);
-            let References { compute_s, stream_s, dispatch_s } = kernels.measure();
+            let kernels = ReferenceKernels::with_buffer(threads, 1 << 16).unwrap();
+            let References { compute_s, stream_s, dispatch_s } = kernels.measure().unwrap();
             for seconds in [compute_s, stream_s, dispatch_s] {
                 assert!(seconds.is_finite() && seconds > 0.0, "{threads} threads: {seconds}");
             }
@@ -204,9 +234,11 @@ mod tests {
         for threads in [1, 2] {
             for _ in 0..8 {
                 let start = Instant::now();
-                let Some(kernels) = ReferenceKernels::new(threads) else { return };
+                let Some(kernels) = ReferenceKernels::new(threads).unwrap() else {
+                    return println!("SKIPPED: too little memory, or no optimised build");
+                };
                 let filled = start.elapsed();
-                let references = kernels.measure();
+                let references = kernels.measure().unwrap();
                 println!("filling {filled:?}, all {:?}: {references:?}", start.elapsed());
             }
         }

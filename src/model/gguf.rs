@@ -46,11 +46,14 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let invalid = |why: String| Error::Invalid { path: path.into(), why };
         let file = Positioned::open(path)?;
+        // What does not even begin as a GGUF is no model, and not a damaged one.
+        let begins = file.read(0, 4).is_ok_and(|magic| magic == b"GGUF");
         refuse_zero_alignment(&file).map_err(invalid)?;
         let reader =
             File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let content = gguf_file::Content::read(&mut BufReader::new(reader)).map_err(|error| {
-            invalid(format!("no readable GGUF ({}); is the download whole?", first_line(&error)))
+            let why = format!("no readable GGUF ({}); is the download whole?", first_line(&error));
+            if begins { invalid(why) } else { invalid(why).of_named_file() }
         })?;
         for (name, tensor) in &content.tensor_infos {
             let dims = tensor.shape.dims();

@@ -404,7 +404,7 @@ impl Flash {
 impl Options {
     fn from_variables(get: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let wrong = |name: &str, text: &str, known: &str| {
-            Error::Failed(format!("{name} is `{text}`; write {known}"))
+            Error::Usage(format!("{name} is `{text}`; write {known}"))
         };
         let (name, known) = ("CANDLEMARK_LLAMA_FA", "`on`, `off` or `auto`");
         let flash = match get(name).as_deref() {

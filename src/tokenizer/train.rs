@@ -56,7 +56,7 @@ const BYTES: usize = 256;
 pub fn train<T: AsRef<str> + Sync>(texts: &[T], vocab_size: usize) -> Result<String> {
     let smallest = BYTES + ADDED.len();
     if vocab_size < smallest {
-        return Err(Error::Failed(format!(
+        return Err(Error::Usage(format!(
             "a vocabulary of {vocab_size} is too small; {smallest} is the least"
         )));
     }
@@ -75,7 +75,7 @@ pub fn train<T: AsRef<str> + Sync>(texts: &[T], vocab_size: usize) -> Result<Str
         .map_err(failed("add tokens"))?;
     let most = tokenizer.get_vocab_size(true);
     if most < vocab_size {
-        return Err(Error::Failed(format!(
+        return Err(Error::Usage(format!(
             "the texts yield {most} tokens, not {vocab_size}; ask for at most {most}, or add texts"
         )));
     }
