@@ -66,12 +66,14 @@ pub struct Sample {
     pub ids: Vec<Vec<u32>>,
     finite: bool,
     total: Duration,
+    /// The whole generation by a clock of its own, started before and read after everything.
+    around: Duration,
 }
 
 impl Sample {
     /// The metrics of a generation (metric definitions: `decode_tok_s` is per sequence, (n - 1) / (t_n - t_1) with t_1 the
     /// instant at which all sequences have their first token; `decode_tok_s_aggregate` counts the whole batch).
-    fn new(made: &Generated, prompt_tokens: usize, tokenize: Duration) -> Self {
+    fn new(made: &Generated, prompt_tokens: usize, tokenize: Duration, around: Duration) -> Self {
         let seconds = |duration: &Duration| duration.as_secs_f64();
         let ttft_seq_s: Vec<f64> = made.first.iter().map(seconds).collect();
         let steps_s: Vec<f64> = made.steps.iter().map(seconds).collect();
@@ -106,6 +108,7 @@ impl Sample {
             ids: made.ids.clone(),
             finite: made.finite,
             total: made.total,
+            around,
         }
     }
 
@@ -133,7 +136,8 @@ impl Trial {
     /// Tokenizes the prompts of a scenario.
     ///
     /// # Errors
-    /// When the chat template fails.
+    /// When the chat template fails, or a sequence would be longer than the context
+    /// ([`Error::Unsupported`]).
     pub fn new(
         engine: &Engine,
         scenario: &Scenario,
@@ -158,8 +162,7 @@ impl Trial {
             }
             Input::Depth { depth, read } => {
                 let longest = depth + read + scenario.new_tokens;
-                let fits = engine.decoder.check_length(longest);
-                fits.map_err(|error| Error::Unsupported(error.to_string()))?;
+                fits(engine, longest)?;
                 has_room(engine, longest)?;
                 let mut ids = of_length(engine, depth + read)?;
                 let read = ids.split_off(depth);
@@ -172,9 +175,12 @@ impl Trial {
                 )));
             }
         };
+        let new_tokens = scenario.length(generation.gen_tokens);
+        let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
+        fits(engine, filling.len() + longest + new_tokens)?;
         Ok(Self {
             scenario: scenario.clone(),
-            new_tokens: scenario.length(generation.gen_tokens),
+            new_tokens,
             generation,
             cold: Vec::new(),
             prompts,
@@ -246,8 +252,11 @@ impl Trial {
             kept: (self.scenario.task() == Task::Depth).then(|| self.depth()),
             injection: self.injection,
         };
+        let start = Instant::now();
         let made = engine::generate(engine.decoder.as_mut(), &request)?;
-        let mut sample = Sample::new(&made, self.ids.iter().map(Vec::len).sum(), tokenize);
+        let around = start.elapsed();
+        let prompt_tokens = self.ids.iter().map(Vec::len).sum();
+        let mut sample = Sample::new(&made, prompt_tokens, tokenize, around);
         if self.prompts.is_empty() {
             sample.values.remove("tokenize_s");
         }
@@ -400,11 +409,18 @@ fn kv_bytes_per_token(engine: &Engine) -> usize {
     2 * config.layers * config.kv_heads * config.head_dim * engine.decoder.footprint().kv_type_bytes
 }
 
+/// Whether a sequence of so many tokens fits into the context: what is too long for a model is
+/// unsupported, whatever the scenario.
+fn fits(engine: &Engine, tokens: usize) -> Result<()> {
+    let fits = engine.decoder.check_length(tokens);
+    fits.map_err(|error| Error::Unsupported(error.to_string()))
+}
+
 /// Whether the caches of so many tokens fit into the memory of the CPU's host; while they grow, old and new are there at once.
 fn has_room(engine: &Engine, tokens: usize) -> Result<()> {
     let needed = 2 * (kv_bytes_per_token(engine) * tokens) as u64;
     match machine::conditions().available_bytes {
-        Some(available) if available < needed => Err(Error::Skipped(format!(
+        Some(available) if available < needed => Err(Error::SkippedMemory(format!(
             "the KV cache of {tokens} tokens needs up to {} MiB, {} are available",
             needed >> 20,
             available >> 20

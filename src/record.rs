@@ -16,27 +16,27 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::settings::Generation;
 use crate::settings::RopeScaling;
+use crate::workload;
 
 pub use crate::workload::Work;
 
+mod absence;
 pub mod calibration;
 mod machine;
 pub mod pair;
 pub mod pool;
+pub(crate) mod schema1;
 
+pub use absence::Absence;
+pub use absence::AbsenceKind;
+pub use absence::Caveat;
 pub use machine::Build;
 pub use machine::Conditions;
 pub use machine::Machine;
 pub use machine::Rates;
 
 /// Version of the format. Raised when an older reader would misread a newer file.
-pub const SCHEMA: u32 = 1;
-
-/// Why a scenario is absent that a run has not come to; it is so for good only where the run was cut off.
-pub const NOT_YET: &str = "not measured yet";
-
-/// In the note of a peak of memory: other scenarios were measured in the same process, and may have made it.
-pub const SHARED_PROCESS: &str = "shared_process";
+pub const SCHEMA: u32 = 2;
 
 /// A run of scenarios, or a baseline promoted from several runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +60,11 @@ pub struct Record {
     pub injected: Option<String>,
     /// The cases, in the order of the suite.
     pub scenarios: Vec<Case>,
+    /// Ids of the scenarios that the build knows and that the run was not asked for. What is
+    /// neither here nor among the cases, the build does not know; records of schema 1 and baselines
+    /// do not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_selected: Vec<String>,
 }
 
 /// Whether blocks carry raw samples (a run) or only their centres (a baseline).
@@ -167,9 +172,9 @@ pub struct Case {
     pub output_sha256: Option<String>,
     /// Checks that failed and warnings.
     pub validity: Validity,
-    /// Why there is nothing: `unsupported: ...`, `skipped: ...` or `failed: ...`.
+    /// Why there is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub absent: Option<String>,
+    pub absent: Option<Absence>,
     /// One per process.
     pub blocks: Vec<Block>,
 }
@@ -200,6 +205,9 @@ pub struct Block {
     /// Why a value is `null`, and how one was read where there are several ways, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<String, String>,
+    /// How a value falls short of what its metric says, by metric name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub caveats: BTreeMap<String, Caveat>,
     /// Every sample in the order measured, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub samples: BTreeMap<String, Vec<f64>>,
@@ -272,26 +280,30 @@ impl Block {
 
     /// Whether its peak of memory is that of a process which other scenarios were measured in, too.
     pub fn has_shared_peak(&self) -> bool {
-        let peak = self.value("peak_rss_bytes");
-        let note = self.notes.get("peak_rss_bytes");
-        peak.is_some() && note.is_some_and(|note| note.contains(SHARED_PROCESS))
+        let caveat = self.caveats.get("peak_rss_bytes");
+        self.value("peak_rss_bytes").is_some() && caveat == Some(&Caveat::SharedProcess)
     }
 }
 
 impl Case {
-    /// Whether the engine cannot do this scenario, which is an answer and no failure.
-    pub fn is_unsupported(&self) -> bool {
-        self.absent.as_deref().is_some_and(|why| why.starts_with("unsupported"))
+    /// What kind of absence it is, where there is nothing.
+    pub fn absence(&self) -> Option<AbsenceKind> {
+        self.absent.as_ref().map(|absent| absent.kind)
     }
 
-    /// Whether it was left out because time was up; going on with the run measures it.
+    /// Whether the engine cannot do this scenario, which is an answer and no failure.
+    pub fn is_unsupported(&self) -> bool {
+        self.absence() == Some(AbsenceKind::Unsupported)
+    }
+
+    /// Whether it was left out for lack of time or memory; resuming the run tries again.
     pub fn is_skipped(&self) -> bool {
-        self.absent.as_deref().is_some_and(|why| why.starts_with("skipped"))
+        matches!(self.absence(), Some(AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory))
     }
 
     /// Whether the run has not come to it.
     pub fn is_pending(&self) -> bool {
-        self.absent.as_deref().is_some_and(|why| why.ends_with(NOT_YET))
+        self.absence() == Some(AbsenceKind::NotMeasuredYet)
     }
 
     /// The values of a metric, one a block, leaving out blocks that have none.
@@ -304,6 +316,13 @@ impl Record {
     /// The case of this id.
     pub fn case(&self, id: &str) -> Option<&Case> {
         self.scenarios.iter().find(|case| case.id == id)
+    }
+
+    /// Writes down which of the scenarios that this build knows the run was not asked for: those
+    /// that it has no case of.
+    pub fn set_not_selected(&mut self) {
+        self.not_selected = workload::ids();
+        self.not_selected.retain(|id| self.scenarios.iter().all(|case| case.id != *id));
     }
 
     /// Reads a record of this or an older schema.
@@ -319,9 +338,10 @@ impl Record {
                 "{error}; a record is what `candlemark run` or `candlemark promote` writes"
             ),
         };
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(invalid)?;
+        let mut value: serde_json::Value = serde_json::from_str(&text).map_err(invalid)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
             Some(schema) if schema == u64::from(SCHEMA) => {}
+            Some(1) => schema1::lift_record(&mut value),
             other => {
                 let (found, remedy) = match (value.get("schema"), other) {
                     (_, Some(newer)) if newer > u64::from(SCHEMA) => {

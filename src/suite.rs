@@ -23,10 +23,10 @@ use crate::measure;
 use crate::measure::Sharing;
 use crate::model::Progress;
 use crate::record;
+use crate::record::Absence;
 use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
-use crate::record::NOT_YET;
 use crate::record::Rates;
 use crate::record::Record;
 use crate::record::SCHEMA;
@@ -104,6 +104,12 @@ fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    #[cfg(unix)]
+    {
+        // Ctrl-C is for who asked: a worker that died of it would be a scenario that failed.
+        use std::os::unix::process::CommandExt as _;
+        command.process_group(0);
+    }
     command
 }
 
@@ -221,17 +227,16 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         Some(cut_off) => cut_off.clone(),
         None => begin(&plan.setup, "run", plan.injection.clone(), progress)?,
     };
-    if plan.resume.is_none() {
-        record.scenarios = plan
-            .scenarios
-            .iter()
-            .map(|scenario| {
-                absent(scenario, &plan.setup.generation, &Error::Failed(NOT_YET.into()))
-            })
-            .collect();
-    } else {
+    if plan.resume.is_some() {
         go_on(&mut record.sessions);
     }
+    for scenario in &plan.scenarios {
+        if record.case(&scenario.id).is_none() {
+            let pending = absent(scenario, &plan.setup.generation, Absence::not_measured_yet());
+            record.scenarios.push(pending);
+        }
+    }
+    record.set_not_selected();
     let session = record.sessions.last().expect("a run has one").id.clone();
     let mut queue = VecDeque::from(order::jobs(plan, &record));
     let mut pace = Pace::new(queue.iter(), &plan.setup.generation);
@@ -243,7 +248,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             pace.skip(&scenarios);
             for scenario in &scenarios {
                 if record.case(&scenario.id).is_none_or(|case| case.blocks.is_empty()) {
-                    merge(&mut record, absent(scenario, &plan.setup.generation, &why));
+                    merge(&mut record, absent(scenario, &plan.setup.generation, (&why).into()));
                 }
             }
             continue;
@@ -266,7 +271,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         });
         if let (Err(error), Some(scenario)) = (outcome, scenarios.get(arrived)) {
             // The process died of this one; those after it get another.
-            merge(&mut record, absent(scenario, &plan.setup.generation, &error));
+            merge(&mut record, absent(scenario, &plan.setup.generation, (&error).into()));
             events.measured(record.case(&scenario.id).expect("it was just merged"));
             plan.save(&record)?;
             let rest = scenarios[arrived + 1..].to_vec();
@@ -281,7 +286,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         }
     }
     if plan.setup.device == "cpu" && !record.build.is_unoptimised() {
-        let seen = measure::rates(plan.setup.threads);
+        let seen = measure::rates(plan.setup.threads)?;
         measure::raise(&mut record.machine.rates, &mut record.scenarios, &seen);
     }
     let last = record.sessions.last_mut().expect("a run has one");
@@ -293,11 +298,10 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
 
 /// A run that goes on more than an hour later is another session: the machine may have had another day.
 fn go_on(sessions: &mut Vec<Session>) {
-    const SAME_SESSION: Duration = Duration::from_secs(3600);
     let now = machine::now();
     let Some(last) = sessions.last() else { return };
     let ended = last.ended.as_ref().unwrap_or(&last.started);
-    if machine::between(ended, &now).is_some_and(|pause| pause > SAME_SESSION) {
+    if !machine::is_one_session(ended, &now, machine::SESSION_GAP) {
         let commit = machine::stamp().commit;
         sessions.push(Session {
             id: machine::session_id(commit.as_deref()),
@@ -361,7 +365,7 @@ pub fn begin(
     let build = machine::build();
     let mut machine = machine::fingerprint(setup.threads, &setup.device);
     if setup.device == "cpu" {
-        machine.rates = measure::rates(setup.threads); // Those of another device are not its host's.
+        machine.rates = measure::rates(setup.threads)?; // Those of another device are not its host's.
     }
     let session = Session {
         id: machine::session_id(build.commit.as_deref()),
@@ -386,6 +390,7 @@ pub fn begin(
         settings: measure::describe_settings(setup),
         injected,
         scenarios: Vec::new(),
+        not_selected: Vec::new(),
     })
 }
 
@@ -406,9 +411,8 @@ fn merge(record: &mut Record, case: Case) {
         *old = case;
         return;
     }
-    if case.absent.is_some() {
-        let what = format!("a later process: {}", case.absent.unwrap_or_default());
-        old.validity.failed.push(what);
+    if let Some(absent) = case.absent {
+        old.validity.failed.push(format!("a later process: {absent}"));
         return;
     }
     if case.output_sha256 != old.output_sha256 {

@@ -269,6 +269,17 @@ pub fn category(name: &str) -> Option<&'static Category> {
     CATEGORIES.iter().find(|category| category.name == name)
 }
 
+/// The ids of every scenario that this build knows, each once, in the order of the suites.
+pub fn ids() -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    for scenario in SUITES.iter().flat_map(|suite| (suite.scenarios)()) {
+        if !ids.contains(&scenario.id) {
+            ids.push(scenario.id);
+        }
+    }
+    ids
+}
+
 /// The scenarios that the words select: suite names, or parts of scenario ids (`code`, `code/b4`, `b16`).
 /// No words means the default suite.
 ///
@@ -339,6 +350,19 @@ mod tests {
         assert_eq!(ids(&["api/chat"]), ["api/chat"], "and not `api/chat-thinking`");
         assert_eq!(ids(&["S3"]), ["grid/S3"]);
         assert_eq!(ids(&["code/b4", "code"]).len(), 4, "nothing is run twice");
+    }
+
+    #[test]
+    fn every_scenario_is_known_by_one_id() {
+        let known = super::ids();
+        assert_eq!((known.len(), known[0].as_str()), (69, "short/b1"));
+        for suite in SUITES {
+            let scenarios = (suite.scenarios)();
+            assert!(scenarios.iter().all(|one| known.contains(&one.id)), "{}", suite.name);
+        }
+        for (at, id) in known.iter().enumerate() {
+            assert!(!known[..at].contains(id), "{id} is there twice");
+        }
     }
 
     #[test]

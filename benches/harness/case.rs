@@ -21,6 +21,7 @@ use super::sampled::take_counted;
 use super::session::Loaded;
 use super::session::Mode;
 use super::session::Session;
+use super::session::put;
 
 /// A page of a case: what is read off a sample, and whether a rate is shown beside the time.
 pub(super) struct Page {
@@ -95,7 +96,7 @@ impl<'a> CaseRun<'a> {
         };
         (self.trial, self.memory) = match prepared() {
             Ok((trial, memory)) => (Some(trial), memory),
-            Err(error) => exit(&error),
+            Err(error) => self.fail(&error),
         };
     }
 
@@ -145,7 +146,7 @@ impl<'a> CaseRun<'a> {
                 (0..iterations).map(|_| trial.sample(&mut engine)).collect::<Result<Vec<_>>>()?;
             Ok(Counted { seconds: samples.iter().map(page.seconds).sum(), samples })
         };
-        measured().unwrap_or_else(|error| exit(&error))
+        measured().unwrap_or_else(|error| self.fail(&error))
     }
 
     /// Takes what Criterion has counted into the record.
@@ -163,23 +164,32 @@ impl<'a> CaseRun<'a> {
         if let Some(fresh) = self.memory.take().and_then(|case| case.blocks.into_iter().next()) {
             measure::take_memory(&mut case.blocks[0], &fresh);
         }
-        let after = loaded.kernels.as_ref().map(ReferenceKernels::measure);
+        let after = loaded.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         case.blocks[0].references = loaded.references.replace(after).zip(after).map(<[_; 2]>::from);
         record.settings.generation.iters = counted.len();
         let exceeds = measure::exceeds(&case);
-        record.scenarios.push(case);
+        put(&mut record, case);
         if exceeds {
-            let rates = measure::patient_rates(record.settings.threads);
+            let rates = measure::patient_rates(record.settings.threads)?;
             let record = &mut *record;
             measure::raise(&mut record.machine.rates, &mut record.scenarios, &rates);
         }
         self.samples = counted;
         record.save(&loaded.path)
     }
-}
 
-/// Criterion has no way to say that a case failed.
-fn exit(error: &Error) -> ! {
-    eprintln!("error: {}", error.chain());
-    std::process::exit(5)
+    /// Criterion has no way to say that a case failed: the record does, and the bench ends.
+    fn fail(&self, error: &Error) -> ! {
+        if let Some(loaded) = self.session.loaded.get().filter(|_| self.session.mode == Mode::Bench)
+        {
+            let generation = &self.session.setup.generation;
+            let mut record = loaded.record.borrow_mut();
+            put(&mut record, suite::absent(self.scenario, generation, error.into()));
+            if let Err(error) = record.save(&loaded.path) {
+                eprintln!("error: {}", error.chain());
+            }
+        }
+        eprintln!("error: {}", error.chain());
+        std::process::exit(5)
+    }
 }

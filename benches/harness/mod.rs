@@ -14,6 +14,10 @@ use std::process::Command;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use candlemark::compare::Policy;
+use candlemark::engine;
+use candlemark::engine::Injection;
+use candlemark::error::Cause;
 use candlemark::error::Error;
 use candlemark::error::Result;
 use candlemark::settings::Config;
@@ -38,7 +42,8 @@ const SAMPLES: usize = 10;
 
 /// Measures scenarios in groups, named by the first part of their ids; the words select them as on the command line.
 ///
-/// Ends with 5 when it could not run and with 0 when it did, however slow it was: to judge is `candlemark check`'s.
+/// Ends with 0 when it ran, however slow it was, with 2 when it was configured in a way that cannot
+/// be, and with 5 when something broke: to judge is `candlemark check`'s.
 pub fn main(words: &[&str]) -> ExitCode {
     if std::env::var_os(suite::WORKER).is_some() {
         return done(suite::work().map(|()| 0));
@@ -56,17 +61,23 @@ fn run(words: &[&str]) -> Result<u8> {
     }
     // Criterion warms up once, and takes as many samples as it was told to.
     setup.generation.warmups = 1;
+    engine::check(&setup)?;
+    let policy = Policy::new(&config.gate)?;
+    let injection = std::env::var(suite::INJECT).ok();
+    injection.as_deref().map(Injection::parse).transpose()?;
     if let Some(status) = with_threads(setup.threads)? {
         return Ok(status);
     }
+    let groups = groups(words)?;
     let session = Session {
         setup,
         mode,
-        injection: std::env::var(suite::INJECT).ok(),
+        injection,
+        scenarios: groups.iter().flat_map(|(_, scenarios)| scenarios).cloned().collect(),
         loaded: OnceCell::new(),
     };
-    bench(&session, &groups(words)?)?;
-    session.conclude(&config)?;
+    bench(&session, &groups)?;
+    session.conclude(&policy)?;
     Ok(0)
 }
 
@@ -90,13 +101,13 @@ fn binary() -> Result<PathBuf> {
     std::env::current_exe().map_err(|source| Error::Read { path: "this binary".into(), source })
 }
 
-/// A bench that could not run ends with 5; one that ran ends with 0, however slow it was: to judge is `candlemark check`'s.
+/// The exit status, of an error by its cause.
 fn done(outcome: Result<u8>) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("error: {}", error.chain());
-            ExitCode::from(5)
+            ExitCode::from(if error.cause() == Cause::Usage { 2 } else { 5 })
         }
     }
 }

@@ -16,12 +16,13 @@ use candlemark::error::Result;
 use candlemark::machine;
 use candlemark::machine::ReferenceKernels;
 use candlemark::measure;
+use candlemark::record::Absence;
+use candlemark::record::Case;
 use candlemark::record::Record;
 use candlemark::record::References;
 use candlemark::record::build_folder;
 use candlemark::record::write_atomically;
 use candlemark::report;
-use candlemark::settings::Config;
 use candlemark::settings::Setup;
 use candlemark::suite;
 use candlemark::tokenizer::Tokenizer;
@@ -54,11 +55,21 @@ impl Mode {
     }
 }
 
+/// Puts a case in the place that a record keeps for it.
+pub(super) fn put(record: &mut Record, case: Case) {
+    match record.scenarios.iter_mut().find(|known| known.id == case.id) {
+        Some(known) => *known = case,
+        None => record.scenarios.push(case),
+    }
+}
+
 /// What is loaded once, on the first case that runs: `--list` runs none.
 pub(super) struct Session {
     pub(super) setup: Setup,
     pub(super) mode: Mode,
     pub(super) injection: Option<String>,
+    /// What is measured unless Criterion's filter leaves it out.
+    pub(super) scenarios: Vec<Scenario>,
     pub(super) loaded: OnceCell<Loaded>,
 }
 
@@ -85,10 +96,20 @@ impl Session {
         let identity =
             Identity { sha256: record.model.sha256.clone(), commit: record.model.commit.clone() };
         record.model = measure::describe_model(&engine, Some(&identity));
+        // A bench that is interrupted has not come to some of them; which ones the filter leaves
+        // out is known at the end.
+        let generation = &self.setup.generation;
+        let pending = self
+            .scenarios
+            .iter()
+            .map(|scenario| suite::absent(scenario, generation, Absence::not_measured_yet()));
+        record.scenarios = pending.collect();
+        record.set_not_selected();
         let path = suite::record_path(&record.sessions[0].id);
-        let kernels =
-            (self.mode == Mode::Bench).then(|| ReferenceKernels::new(self.setup.threads)).flatten();
-        let references = Cell::new(kernels.as_ref().map(ReferenceKernels::measure));
+        let kernels = (self.mode == Mode::Bench).then(|| ReferenceKernels::new(self.setup.threads));
+        let kernels = kernels.transpose()?.flatten();
+        let references = kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
+        let references = Cell::new(references);
         Ok(self.loaded.get_or_init(|| Loaded {
             engine: RefCell::new(engine),
             record: RefCell::new(record),
@@ -123,11 +144,13 @@ impl Session {
     }
 
     /// Ends the record, prints the verdict and writes the page that Criterion's index then links to.
-    pub(super) fn conclude(&self, config: &Config) -> Result<()> {
+    pub(super) fn conclude(&self, policy: &Policy) -> Result<()> {
         let Some(loaded) = self.loaded.get().filter(|_| self.mode == Mode::Bench) else {
             return Ok(());
         };
         let mut record = loaded.record.borrow_mut();
+        record.scenarios.retain(|case| !case.is_pending());
+        record.set_not_selected();
         let last = &mut record.sessions[0];
         last.ended = Some(machine::now());
         last.conditions.push(machine::conditions());
@@ -141,7 +164,6 @@ impl Session {
         for warning in warnings {
             println!("warning: {warning}");
         }
-        let policy = Policy::new(&config.gate)?;
         let folder = Path::new("baselines");
         let judgement = match baseline::find(folder, &record, &policy.allow_class) {
             Ok((path, base)) => {
@@ -153,7 +175,7 @@ impl Session {
                     release: release.as_ref(),
                     calibration: calibration.as_ref(),
                 };
-                let judgement = compare::judge(grounds, &record, &policy);
+                let judgement = compare::judge(grounds, &record, policy);
                 println!("{}", report::verdict_text(&judgement, "cargo bench"));
                 if !judgement.open().is_empty() {
                     println!(

@@ -10,7 +10,9 @@ use super::targets::Targets;
 use super::values::State;
 use super::values::reading;
 use super::values::sound;
+use crate::record::Block;
 use crate::record::Case;
+use crate::record::Caveat;
 use crate::record::Model;
 use crate::record::Record;
 use crate::workload::Better;
@@ -208,11 +210,11 @@ const DEVICE_MEMORY: &str = "peak_device_bytes";
 /// Memory of the process on the host; the model's only where the host computes.
 const HOST_MEMORY: &str = "peak_rss_bytes";
 
-/// The note that says that values are samples, between which there may have been more.
+/// What is said of the first value that is a lower bound; `None` where all are more than that.
 fn lower_bound<'a>(case: &'a Case, metric: &str) -> Option<&'a str> {
-    let mut notes = case.blocks.iter().filter_map(|block| block.notes.get(metric));
-    let note = notes.find(|note| note.contains("sample") || note.contains("lower bound"))?;
-    Some(note)
+    let is_one = |block: &&Block| block.caveats.get(metric) == Some(&Caveat::LowerBound);
+    let block = case.blocks.iter().find(is_one)?;
+    Some(block.notes.get(metric).map_or("", String::as_str))
 }
 
 /// Scenarios of the suites that the target is the best of and that have no value in the record, each with why. What the engine

@@ -4,6 +4,8 @@ mod advised;
 mod aimed;
 
 use super::*;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Block;
 use crate::record::Build;
 use crate::record::Case;
@@ -73,8 +75,16 @@ fn depth(id: &str, decode: f64) -> Case {
     case
 }
 
-fn absent(id: &str, why: &str) -> Case {
-    Case { id: id.into(), absent: Some(why.into()), ..Case::default() }
+fn absent(id: &str, kind: AbsenceKind, why: &str) -> Case {
+    Case { id: id.into(), absent: Some(Absence::new(kind, why)), ..Case::default() }
+}
+
+fn failed(id: &str, why: &str) -> Case {
+    absent(id, AbsenceKind::Failed, why)
+}
+
+fn unsupported(id: &str, why: &str) -> Case {
+    absent(id, AbsenceKind::Unsupported, why)
 }
 
 fn invalid(mut case: Case) -> Case {
@@ -93,6 +103,7 @@ fn record(scenarios: Vec<Case>) -> Record {
         settings: Settings { device: "cpu".into(), ..Settings::default() },
         injected: None,
         scenarios,
+        not_selected: Vec::new(),
     }
 }
 
@@ -130,7 +141,7 @@ fn one_process_spreads_over_its_samples_and_several_over_their_values() {
     let expected = Spread { median: 5.0, sd: None, count: 1, over: Over::Blocks };
     assert_eq!(spread(&baseline, "ttft_s"), Some(expected));
     assert_eq!(spread(&baseline, "e2e_s"), None);
-    assert_eq!(spread(&absent("a/b1", "failed: x"), "ttft_s"), None);
+    assert_eq!(spread(&failed("a/b1", "x"), "ttft_s"), None);
 }
 
 #[test]
@@ -156,15 +167,16 @@ fn a_missing_value_passes_its_reason_on() {
     let expected = Reading { value: None, why: Some("no counter".into()) };
     assert_eq!(reading(&noted, "power_w"), expected);
     assert_eq!(reading(&noted, "e2e_s"), Reading::default());
-    let failed = absent("a/b1", "failed: out of memory");
+    let failed = failed("a/b1", "out of memory");
     assert_eq!(reading(&failed, "power_w").why.as_deref(), Some("failed: out of memory"));
     assert_eq!(State::of(&failed), State::Failed("out of memory".into()));
-    let unsupported = absent("a/b1", "unsupported: no such device");
+    let unsupported = unsupported("a/b1", "no such device");
     assert_eq!(State::of(&unsupported), State::Unsupported("no such device".into()));
-    let skipped = absent("a/b1", "skipped: no time");
+    let skipped = absent("a/b1", AbsenceKind::SkippedTime, "no time");
     assert_eq!(State::of(&skipped), State::Skipped("no time".into()));
-    assert_eq!(State::of(&absent("a/b1", "failed: not measured yet")), State::Empty);
-    assert_eq!(State::of(&absent("a/b1", "killed")), State::Failed("killed".into()));
+    let skipped = absent("a/b1", AbsenceKind::SkippedMemory, "no room");
+    assert_eq!(State::of(&skipped), State::Skipped("no room".into()));
+    assert_eq!(State::of(&absent("a/b1", AbsenceKind::NotMeasuredYet, "")), State::Empty);
     assert_eq!(State::of(&case("a/b1", Vec::new())), State::Empty);
     assert_eq!(State::of(&noted), State::Valid);
     let failed = vec!["too fast to be true".into()];
@@ -191,7 +203,7 @@ fn the_grid_grows_with_the_prompt() {
     cases[1].blocks[0].values.insert("load_s".into(), Some(0.75));
     cases[1].blocks[0].values.insert("cold_ttft_s".into(), Some(0.5));
     cases[2].blocks[0].values.insert("cold_ttft_s".into(), Some(0.9));
-    cases.push(absent("grid/S7", "failed: killed"));
+    cases.push(failed("grid/S7", "killed"));
     cases.push(case("profile/answer", vec![block(&[("pack_s", 0.1)])]));
     cases[2].blocks[0].values.insert("peak_rss_bytes".into(), Some(3e9));
     cases[3].blocks[0].values.insert("peak_rss_bytes".into(), Some(2e9));
@@ -224,7 +236,7 @@ fn a_grid_of_one_has_no_growth() {
     let two = vec![grid_case(1, 16, 32, 20.0), grid_case(2, 64, 64, 18.0)];
     let growth = Grid::of(&record(two)).unwrap().ttft_growth.unwrap();
     assert_eq!((growth.points, growth.slope_90), (2, None));
-    let failed = Grid::of(&record(vec![absent("grid/S1", "failed: x")])).unwrap();
+    let failed = Grid::of(&record(vec![failed("grid/S1", "x")])).unwrap();
     assert_eq!((failed.ttft_growth, failed.steps.clone()), (None, None));
     assert_eq!(failed.rows[0].state, State::Failed("x".into()));
     assert_eq!(failed.rows[0].prompt_tokens, None);
@@ -269,7 +281,7 @@ fn depths_are_compared_with_their_own_zero() {
     let cases = vec![
         depth("context/4096", 10.0),
         depth("context/0", 20.0),
-        absent("context/8192", "failed: out of memory"),
+        failed("context/8192", "out of memory"),
         depth("context/0-yarn", 16.0),
         depth("context/2048-yarn", 12.0),
         invalid(depth("context/512", 99.0)),
@@ -299,7 +311,7 @@ fn batches_are_compared_with_a_single_sequence() {
         batched("short/b1", 1, 10.0),
         eight,
         invalid(batched("short/b8", 8, 4000.0)),
-        absent("short/b16", "failed: killed"),
+        failed("short/b16", "killed"),
     ];
     let categories = Analysis::of(&record(cases)).categories;
     let names: Vec<&str> = categories.iter().map(|category| category.name.as_str()).collect();
@@ -349,7 +361,7 @@ fn requests_of_each_api_are_averaged() {
     let cases = vec![
         worked("api/completion", 20, 32, vec![sampled(&samples)]),
         worked("api/chat", 45, 32, vec![stopped]),
-        absent("api/chat-thinking", "unsupported: no template"),
+        unsupported("api/chat-thinking", "no template"),
     ];
     let api = Analysis::of(&record(cases)).api;
     let plain = &api[0];
@@ -392,7 +404,7 @@ fn drift_is_found_where_requests_grow_slower() {
     let broken = repeated(invalid(of(&rising)));
     assert_eq!((broken.drift, broken.p95_over_p50, broken.stalls), (None, None, None));
     assert_eq!(broken.e2e_s.unwrap().count, 20, "the times are kept, to be struck out");
-    let failed = repeated(absent("consistency/answer", "failed: x"));
+    let failed = repeated(failed("consistency/answer", "x"));
     assert_eq!((failed.e2e_s, failed.stalls, failed.drift), (None, None, None));
 }
 

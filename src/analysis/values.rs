@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Case;
 use crate::record::Record;
 use crate::stats;
@@ -31,10 +33,14 @@ impl State {
     /// The state of a case.
     pub fn of(case: &Case) -> Self {
         match &case.absent {
-            Some(why) if case.is_unsupported() => State::Unsupported(cause(why, "unsupported")),
-            Some(_) if case.is_pending() => State::Empty,
-            Some(why) if case.is_skipped() => State::Skipped(cause(why, "skipped")),
-            Some(why) => State::Failed(cause(why, "failed")),
+            Some(Absence { kind, why }) => match kind {
+                AbsenceKind::Unsupported | AbsenceKind::Unknown => State::Unsupported(why.clone()),
+                AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => {
+                    State::Skipped(why.clone())
+                }
+                AbsenceKind::Failed => State::Failed(why.clone()),
+                AbsenceKind::NotMeasuredYet => State::Empty,
+            },
             None if !case.validity.ok() => State::Invalid(case.validity.failed.clone()),
             None if case.blocks.is_empty() => State::Empty,
             None => State::Valid,
@@ -45,12 +51,6 @@ impl State {
     pub fn is_valid(&self) -> bool {
         *self == State::Valid
     }
-}
-
-/// What is said after the word and a colon, all of it where it begins otherwise.
-fn cause(why: &str, word: &str) -> String {
-    let rest = why.strip_prefix(word).and_then(|rest| rest.strip_prefix(':'));
-    rest.unwrap_or(why).trim().into()
 }
 
 /// What a spread is over.
@@ -157,7 +157,7 @@ pub struct Reading {
 /// The value of a metric of a case, with what the record says of it.
 pub fn reading(case: &Case, metric: &str) -> Reading {
     let value = stats::median(&case.values(metric));
-    Reading { value, why: note(case, metric).or_else(|| case.absent.clone()) }
+    Reading { value, why: note(case, metric).or_else(|| absent(case)) }
 }
 
 /// The centre of a metric of a case that is valid.
@@ -174,9 +174,8 @@ pub(super) fn over_all<'a>(
 ) -> Reading {
     let values: Vec<f64> = cases.clone().filter_map(|case| sound(case, metric)).collect();
     let value = centre(&values);
-    let absent =
-        || if value.is_none() { cases.clone().find_map(|case| case.absent.clone()) } else { None };
-    Reading { value, why: cases.clone().find_map(|case| note(case, metric)).or_else(absent) }
+    let none = || if value.is_none() { cases.clone().find_map(absent) } else { None };
+    Reading { value, why: cases.clone().find_map(|case| note(case, metric)).or_else(none) }
 }
 
 /// The largest.
@@ -186,6 +185,10 @@ pub(super) fn largest(values: &[f64]) -> Option<f64> {
 
 fn note(case: &Case, metric: &str) -> Option<String> {
     case.blocks.iter().find_map(|block| block.notes.get(metric)).cloned()
+}
+
+fn absent(case: &Case) -> Option<String> {
+    case.absent.as_ref().map(Absence::to_string)
 }
 
 /// Tokens of all sequences' prompts; `None` where no process has tokenized them.

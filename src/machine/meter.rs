@@ -7,6 +7,7 @@ use std::time::Instant;
 use std::time::SystemTime;
 
 use crate::record::Block;
+use crate::record::Caveat;
 
 use super::energy::POWERCAP;
 use super::energy::Packages;
@@ -297,6 +298,10 @@ pub fn store(spent: &Spent, generated_tokens: f64, block: &mut Block) {
     ] {
         block.values.insert(name.into(), figure.value());
         block.notes.insert(name.into(), figure.note().into());
+    }
+    block.caveats.remove("peak_device_bytes");
+    if spent.gpu_memory_bytes.value().is_some() {
+        block.caveats.insert("peak_device_bytes".into(), Caveat::LowerBound);
     }
     if !spent.throttle.is_empty() {
         let note = block.notes.entry("power_w".into()).or_default();

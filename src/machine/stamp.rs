@@ -73,6 +73,14 @@ pub fn between(one: &str, other: &str) -> Option<Duration> {
     Some(time(other)?.duration_since(time(one)?).unsigned_abs())
 }
 
+/// Measurements that begin less than this after the one before say nothing of another time: they are one session.
+pub const SESSION_GAP: Duration = Duration::from_secs(3600);
+
+/// Whether what began at `started` is of one session with what ended at `ended`. Times that cannot be read are of one.
+pub fn is_one_session(ended: &str, started: &str, gap: Duration) -> bool {
+    between(ended, started).is_none_or(|apart| apart < gap)
+}
+
 /// The id of a session that starts now: `20261122T061500Z-abc1234`.
 pub fn session_id(commit: Option<&str>) -> String {
     session_id_at(Timestamp::now(), commit)

@@ -17,8 +17,12 @@ const IMPLAUSIBLY_LOW: f64 = 0.02;
 /// Prompt tokens from which prefill should be clearly faster than decoding.
 const LONG_PROMPT: usize = 64;
 
-/// Clock readings are summed in nanoseconds; the parts of a generation add up to this.
+/// Clock readings are summed in nanoseconds, which rounds by less than this.
 const CLOCK: Duration = Duration::from_micros(1);
+
+/// What first token and steps may leave of a generation, which a clock around all of it sees: going back to an empty
+/// cache before, looking at the scores after. A share of the whole and a time, whichever is more.
+const UNEXPLAINED: (f64, Duration) = (0.05, Duration::from_millis(5));
 
 /// Checks the samples of a trial and the block that came of them.
 pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
@@ -37,14 +41,19 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
         fail(!exact, format!("not every sequence has {} tokens", trial.new_tokens));
         fail(!sample.finite, "a score of a first token is not a finite number".into());
         let total = sample.total.as_secs_f64();
-        let last_first = sample.ttft_seq_s.iter().copied().fold(0.0, f64::max);
-        let sum = last_first + sample.steps_s.iter().sum::<f64>();
-        fail(
-            (sum - total).abs() > CLOCK.as_secs_f64(),
-            "first token and steps do not add up to the whole".into(),
-        );
         let ordered = sample.ttft_seq_s.iter().all(|&ttft| ttft > 0.0 && ttft <= total);
         fail(!ordered, "a time to first token is not between 0 and the whole".into());
+    }
+    let clocks: Vec<(f64, f64)> = samples
+        .iter()
+        .map(|sample| {
+            let last_first = sample.ttft_seq_s.iter().copied().fold(0.0, f64::max);
+            let parts = last_first + sample.steps_s.iter().sum::<f64>();
+            (parts, sample.around.as_secs_f64())
+        })
+        .collect();
+    if let Some(what) = contradiction(&clocks) {
+        fail(true, what);
     }
     if trial.is_greedy() {
         let differ = samples.windows(2).any(|pair| pair[0].ids != pair[1].ids);
@@ -57,6 +66,27 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
     verdict.failed.extend(beyond(block));
     verdict.warnings = warnings(trial, block);
     verdict
+}
+
+/// Where the parts of generations contradict a clock around each: pairs of seconds, first token and steps together and
+/// the whole. An interruption may fall beside the parts of one generation, but not of all.
+fn contradiction(clocks: &[(f64, f64)]) -> Option<String> {
+    let (share, time) = UNEXPLAINED;
+    if let Some((parts, whole)) =
+        clocks.iter().find(|(parts, whole)| *parts > whole + CLOCK.as_secs_f64())
+    {
+        return Some(format!(
+            "first token and steps take {parts:.6} s of a generation of {whole:.6} s"
+        ));
+    }
+    let left = clocks.iter().map(|(parts, whole)| {
+        let may = (share * whole).max(time.as_secs_f64());
+        (whole - parts - may, whole - parts)
+    });
+    let least = left.min_by(|one, other| one.0.total_cmp(&other.0))?;
+    (least.0 > 0.0).then(|| {
+        format!("first token and steps leave {:.6} s and more of every generation out", least.1)
+    })
 }
 
 /// What a block did that the machine cannot do.
@@ -101,4 +131,27 @@ fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
         all.push(format!("memory grew by {growth:.0} bytes, the caches should take {expected:.0}"));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_contradict_a_clock_around_them_are_found() {
+        let left_out = "first token and steps leave 0.200000 s and more of every generation out";
+        let too_long = "first token and steps take 1.100000 s of a generation of 1.000000 s";
+        for (clocks, expected) in [
+            ([].as_slice(), None),
+            (&[(0.999, 1.0)], None),
+            (&[(0.96, 1.0)], None),
+            (&[(0.8, 1.0)], Some(left_out)),
+            (&[(0.8, 1.0), (0.7, 1.0)], Some(left_out)),
+            (&[(0.8, 1.0), (0.999, 1.0)], None), // Interrupted once, between its parts and its end.
+            (&[(0.001, 0.0055)], None),          // Of a short generation milliseconds are much.
+            (&[(0.999, 1.0), (1.1, 1.0)], Some(too_long)),
+        ] {
+            assert_eq!(contradiction(clocks).as_deref(), expected, "{clocks:?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use crate::engine::Injection;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
 use crate::record::Block;
-use crate::record::SHARED_PROCESS;
+use crate::record::Caveat;
 
 /// Memory of a process that runs a model, in two phases.
 #[derive(Debug, Clone)]
@@ -52,7 +52,13 @@ impl MemoryUse {
                 self.after_run.reason.as_deref().unwrap_or("no source on this platform"),
             );
         };
-        let sharing = if self.shared == Sharing::Fresh { "fresh process" } else { SHARED_PROCESS };
+        let sharing = match self.shared {
+            Sharing::Fresh => "fresh process",
+            Sharing::Shared => {
+                block.caveats.insert("peak_rss_bytes".into(), Caveat::SharedProcess);
+                "shared_process"
+            }
+        };
         block.values.insert("peak_rss_bytes".into(), Some(peak as f64));
         block.notes.insert("peak_rss_bytes".into(), format!("{}, {sharing}", self.after_run.kind));
         let loaded = self.after_load.current;
@@ -88,6 +94,10 @@ pub fn take_memory(block: &mut Block, from: &Block) {
         match from.notes.get(name) {
             Some(note) => block.notes.insert(name.into(), note.clone()),
             None => block.notes.remove(name),
+        };
+        match from.caveats.get(name) {
+            Some(caveat) => block.caveats.insert(name.into(), *caveat),
+            None => block.caveats.remove(name),
         };
     }
 }

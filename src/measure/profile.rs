@@ -203,7 +203,7 @@ pub fn case(
     }
     block.values =
         block.samples.iter().map(|(name, values)| (name.clone(), stats::median(values))).collect();
-    block.values.insert("region_overhead_s".into(), region(&Pool::new(setup.threads)));
+    block.values.insert("region_overhead_s".into(), region(&Pool::new(setup.threads)?));
     let threads = setup.threads.max(1) as f64;
     let pack_s = (packed.count[0] > 0).then(|| packed.seconds[0] / threads);
     block.values.insert("pack_s".into(), pack_s);

@@ -35,7 +35,8 @@ const SPARE: u64 = 1 << 30;
 /// Scores a text, twice where the model is not the definition itself.
 ///
 /// # Errors
-/// When there is no memory for the weights in f32 ([`Error::Skipped`]), the text is too short, or a model fails.
+/// When there is no memory for the weights in f32 ([`Error::SkippedMemory`]), the text is too
+/// short, or a model fails.
 pub fn case(
     engine: &mut Engine,
     scenario: &Scenario,
@@ -133,7 +134,7 @@ fn reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
     if let Some(available) = available.filter(|available| *available < needed) {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
         // Another time there may be.
-        return Err(Error::Skipped(format!(
+        return Err(Error::SkippedMemory(format!(
             "the f32 definition needs {:.1} GiB of memory, {:.1} are available",
             gib(needed),
             gib(available)

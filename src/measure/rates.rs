@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::Device;
 use candle_core::Tensor;
 
+use crate::error::Result;
 use crate::kernel;
 use crate::kernel::Isa;
 use crate::kernel::Pool;
@@ -27,22 +28,31 @@ const FULL: Effort = Effort { least_bytes: 1 << 30, reading: Duration::from_secs
 const PATIENT: Effort = Effort { least_bytes: 256 << 20, reading: Duration::from_secs(3) };
 
 /// Measures what a run needs to know of the CPU, briefly.
-pub fn rates(threads: usize) -> Rates {
+///
+/// # Errors
+/// When the system refuses a thread.
+pub fn rates(threads: usize) -> Result<Rates> {
     with_effort(threads, &BRIEF)
 }
 
 /// As [`rates`], for longer: what a number is held against that seems impossible.
-pub fn patient_rates(threads: usize) -> Rates {
+///
+/// # Errors
+/// As [`rates`].
+pub fn patient_rates(threads: usize) -> Result<Rates> {
     with_effort(threads, &PATIENT)
 }
 
 /// As [`rates`], with more memory and for longer: fewer disturbances hide in it.
-pub fn full_rates(threads: usize) -> Rates {
+///
+/// # Errors
+/// As [`rates`].
+pub fn full_rates(threads: usize) -> Result<Rates> {
     with_effort(threads, &FULL)
 }
 
-fn with_effort(threads: usize, effort: &Effort) -> Rates {
-    let pool = Pool::new(threads);
+fn with_effort(threads: usize, effort: &Effort) -> Result<Rates> {
+    let pool = Pool::new(threads)?;
     // The best of the CPU, whatever tier an engine is forced to: other engines choose for themselves, and what a number is held
     // against must not be below what they can reach.
     let isa = Isa::best();
@@ -50,7 +60,7 @@ fn with_effort(threads: usize, effort: &Effort) -> Rates {
     let read = machine::read_buffer_bytes(effort.least_bytes)
         .and_then(|bytes| kernel::read_rates(&pool, isa, bytes, effort.reading).ok());
     let peaks = kernel::peaks(&pool, isa);
-    Rates {
+    Ok(Rates {
         read_bytes_per_s: read.map(|read| read.plain_bytes_per_s),
         read_huge_bytes_per_s: read.map(|read| read.huge_bytes_per_s),
         f32_flop_per_s: Some(peaks.f32_flop_per_s.max(foreign_f32_rate().unwrap_or(0.0))),
@@ -59,7 +69,7 @@ fn with_effort(threads: usize, effort: &Effort) -> Rates {
         bf16_flop_per_s: peaks.bf16_flop_per_s,
         isa: Some(isa.name().into()),
         last_level_cache_bytes: machine::last_level_cache_bytes(),
-    }
+    })
 }
 
 /// Operations per second of a large f32 product, the best of a few, in a build with a library that multiplies on units for which there

@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use crate::compare::Outcome;
 use crate::error::Error;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Case;
 use crate::record::Conditions;
 use crate::record::Record;
@@ -16,7 +18,7 @@ use crate::stats;
 use crate::workload::METRICS;
 
 /// Version of a line. Raised when an older reader would misread a newer line.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Shown beside what is judged: how long an answer takes in all.
 const RESPONSE: &str = "e2e_s";
@@ -73,8 +75,8 @@ pub struct Figures {
     pub id: String,
     /// Medians over the processes, by metric name: what a gate judges, and the time of a whole answer. `null` where there is none.
     pub values: BTreeMap<String, Option<f64>>,
-    /// Why there is nothing: `unsupported: ...` or `failed: ...`.
-    pub absent: Option<String>,
+    /// Why there is nothing.
+    pub absent: Option<Absence>,
     /// Checks that failed: the values cannot be true, and enter no chart and no median.
     pub invalid: Vec<String>,
 }
@@ -142,10 +144,11 @@ impl Measured {
     /// Which scenarios failed, and why. One that an engine cannot do has not failed.
     pub fn failure(&self) -> Option<String> {
         let failed = self.scenarios.iter().filter_map(|one| {
-            let absent = one.absent.as_ref().filter(|why| !why.starts_with("unsupported"));
+            let absent = one.absent.as_ref();
+            let absent = absent.filter(|absent| absent.kind != AbsenceKind::Unsupported);
             let invalid =
                 (!one.invalid.is_empty()).then(|| format!("INVALID: {}", one.invalid.join("; ")));
-            absent.cloned().or(invalid).map(|why| format!("{}: {why}", one.id))
+            absent.map(Absence::to_string).or(invalid).map(|why| format!("{}: {why}", one.id))
         });
         let failed: Vec<String> = failed.collect();
         (!failed.is_empty()).then(|| failed.join("; "))
@@ -153,7 +156,9 @@ impl Measured {
 
     fn bounded(mut self) -> Self {
         for one in &mut self.scenarios {
-            one.absent = one.absent.as_deref().map(bounded);
+            if let Some(absent) = &mut one.absent {
+                absent.why = bounded(&absent.why);
+            }
             one.invalid = one.invalid.iter().map(|text| bounded(text)).collect();
         }
         self.verdict.text = bounded(&self.verdict.text);
@@ -221,8 +226,10 @@ mod tests {
 
     #[test]
     fn a_scenario_that_failed_fails_the_cycle_and_leaves_the_numbers_of_the_others() {
-        let failed = Case { absent: Some("failed: no memory".into()), ..case("code/b1") };
-        let unsupported = Case { absent: Some("unsupported: ragged".into()), ..case("code/b4") };
+        let absent = |kind, why| Some(Absence::new(kind, why));
+        let failed = Case { absent: absent(AbsenceKind::Failed, "no memory"), ..case("code/b1") };
+        let unsupported =
+            Case { absent: absent(AbsenceKind::Unsupported, "ragged"), ..case("code/b4") };
         let scenarios = [case("short/b1"), failed, unsupported].iter().map(Figures::new).collect();
         let measured = Measured { scenarios, ..Measured::default() };
         let entry = Entry::new("2026-11-23T10:00:00Z".into(), 1.5, Ok(measured));

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::monitor::entry::Entry;
 use crate::monitor::entry::SCHEMA;
+use crate::record::schema1::lift_absent;
 use crate::record::write_atomically;
 
 /// No more entries are kept, however long the window: a day of one every 20 seconds has fewer. It bounds memory.
@@ -246,12 +247,23 @@ impl History {
 
 /// When a line was written, and what it says; `None` if it is torn or damaged.
 fn parse(line: &str) -> Option<(Timestamp, Line)> {
-    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    let mut value: serde_json::Value = serde_json::from_str(line).ok()?;
     let at = value.get("at")?.as_str()?.parse().ok()?;
-    if value.get("schema")?.as_u64()? != u64::from(SCHEMA) {
-        return Some((at, Line::Foreign(line.into())));
+    match value.get("schema")?.as_u64()? {
+        1 => lift(&mut value),
+        schema if schema == u64::from(SCHEMA) => {}
+        _ => return Some((at, Line::Foreign(line.into()))),
     }
     Some((at, Line::Known(Box::new(serde_json::from_value(value).ok()?))))
+}
+
+/// Makes a line of version 1, whose scenarios say why they are absent in a text only, one of
+/// version 2.
+fn lift(entry: &mut serde_json::Value) {
+    let scenarios = entry.pointer_mut("/measured/scenarios");
+    let scenarios = scenarios.and_then(serde_json::Value::as_array_mut);
+    scenarios.into_iter().flatten().for_each(lift_absent);
+    entry["schema"] = SCHEMA.into();
 }
 
 /// The end of a file, from the beginning of a line, and whether that is all of it.

@@ -72,12 +72,12 @@ impl Server {
     /// When other machines could reach the address and that was not allowed, or when it cannot be listened on.
     pub fn start(listen: SocketAddr, remote: Remote) -> Result<Self> {
         if remote == Remote::Refused && !listen.ip().is_loopback() {
-            return Err(Error::Failed(format!(
+            return Err(Error::Usage(format!(
                 "other machines can reach `{listen}`, and the page asks for no password; listen on 127.0.0.1, or add `--allow-remote`"
             )));
         }
         let failed = |source: std::io::Error| {
-            Error::Failed(format!(
+            Error::Usage(format!(
                 "cannot listen on `{listen}`: {source}; name another address with `--listen`"
             ))
         };

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::*;
 use crate::compare::Outcome;
+use crate::record::AbsenceKind;
 
 pub(super) const START: &str = "2026-11-23T10:00:00Z";
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -306,6 +307,31 @@ fn torn_damaged_foreign_and_repeated_lines_are_survived() {
     let (history, ..) = cycles(1, &path, &clock, || Ok(measured(11.0)));
     assert_eq!(history.entries().count(), 3);
     assert_eq!(open(&path, &clock).0.lines(), history.lines());
+}
+
+#[test]
+fn lines_of_version_1_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history.jsonl");
+    let clock = Fake::new();
+    let (history, ..) = cycles(1, &path, &clock, || Ok(measured(10.0)));
+    let line = history.lines();
+    for (text, kind) in [
+        ("\"failed: no memory\"", Some(AbsenceKind::Failed)),
+        ("\"unsupported: ragged\"", Some(AbsenceKind::Unsupported)),
+        ("null", None),
+    ] {
+        let older = line.replace("\"schema\":2", "\"schema\":1");
+        let older = older.replace("\"absent\":null", &format!("\"absent\":{text}"));
+        assert_ne!(older, line);
+        fs::write(&path, older).unwrap();
+        let (read, said) = open(&path, &clock);
+        assert_eq!(said, [""; 0], "{text}");
+        let (_, entry) = read.entries().next().unwrap();
+        let figures = &entry.measured.as_ref().unwrap().scenarios[0];
+        assert_eq!(figures.absent.as_ref().map(|absent| absent.kind), kind);
+        assert_eq!(entry.schema, SCHEMA);
+    }
 }
 
 #[test]

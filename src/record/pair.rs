@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::record::Absence;
 use crate::record::Build;
 use crate::record::Machine;
 use crate::record::Model;
@@ -18,10 +19,12 @@ use crate::record::References;
 use crate::record::Session;
 use crate::record::Settings;
 use crate::record::Work;
+use crate::record::calibration::Spread;
+use crate::record::schema1;
 use crate::record::write_atomically;
 
 /// Version of the format. Raised when an older reader would misread a newer file.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// Two builds measured in turns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,13 +43,16 @@ pub struct Paired {
     pub base: Arm,
     /// What is judged.
     pub candidate: Arm,
+    /// Whether both builds ran at once, each on half of the CPUs, in place of one after the other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duet: bool,
     /// Why the candidate's output is another one, if that is meant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_change: Option<String>,
-    /// Standard deviation of ln cost between two layouts of one source, by kind of metric, as `calibrate` measured it on
-    /// this class of machine. Empty: not measured.
+    /// How much ln cost differs between two layouts of one source, by kind of metric, as
+    /// `calibrate` measured it on this class of machine. Empty: not measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub layout_sd: BTreeMap<String, f64>,
+    pub layout: BTreeMap<String, Spread>,
     /// Why measuring ended.
     pub ended: Ended,
     /// The blocks, in the order measured, rejected ones among them.
@@ -147,14 +153,18 @@ pub struct PairedCase {
 pub struct Side {
     /// The exact work; `null` if it was never measured.
     pub work: Option<Work>,
-    /// Why there is nothing: `unsupported: ...`, `unknown: ...` or `failed: ...`.
+    /// Why there is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub absent: Option<String>,
+    pub absent: Option<Absence>,
     /// SHA-256 of the greedy token ids.
     pub output_sha256: Option<String>,
     /// Checks that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
+    /// Why it has no value of a metric, by metric name: a turn did not report it, or a peak of
+    /// memory was not read.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub no_value: BTreeMap<String, String>,
 }
 
 /// The first token in which two outputs differ; a `null` token is an answer that had ended.
@@ -183,9 +193,6 @@ pub struct PairedTurns {
     /// Values of the warm-ups, by metric name and letter of the arm. They never enter statistics.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cold: BTreeMap<String, BTreeMap<char, Vec<f64>>>,
-    /// Why a metric has no value, by metric name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub notes: BTreeMap<String, String>,
 }
 
 /// Turns in an order that reads the same backwards, which cancels a linear drift of the machine.
@@ -238,9 +245,11 @@ impl Paired {
             path: path.into(),
             why: format!("{error}; a pair is what `candlemark pair` writes"),
         };
-        let value: serde_json::Value = serde_json::from_str(text).map_err(invalid)?;
+        let mut value: serde_json::Value = serde_json::from_str(text).map_err(invalid)?;
         let schema = value.get("schema").cloned().unwrap_or_default();
-        if schema != SCHEMA {
+        if schema == 1 {
+            schema1::lift_pair(&mut value);
+        } else if schema != SCHEMA {
             let remedy = "measure again with `candlemark pair`";
             let found = schema.to_string();
             return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });

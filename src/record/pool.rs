@@ -46,6 +46,9 @@ pub struct Pool {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
+    /// Whether the base and another arm ran at once, each on half of the CPUs, in place of one after the other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duet: bool,
     /// What was measured in turns; the first is the base, `A`.
     pub arms: Vec<PoolArm>,
     /// The scenarios, in the order in which every block lists them.
@@ -359,6 +362,7 @@ pub(super) mod tests {
             build: Build::default(),
             model: Model::default(),
             settings: Settings::default(),
+            duet: false,
             arms: arms(),
             scenarios: vec![PoolCase { id: "short/b1".into(), work: Work::default() }],
             environments: vec![Recorded {

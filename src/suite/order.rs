@@ -183,7 +183,7 @@ impl Pace {
 
     fn beyond_after(&self, spent: Duration, budget: Duration, cost: f64) -> Option<Error> {
         let expected = spent.mul_f64(1.0 + cost / Some(self.measured).filter(|done| *done > 0.0)?);
-        let why = || Error::Skipped(format!("the time budget of {budget:?} was used up"));
+        let why = || Error::SkippedTime(format!("the time budget of {budget:?} was used up"));
         (expected > budget).then(why)
     }
 }

@@ -20,8 +20,10 @@ use crate::measure::MemoryUse;
 use crate::measure::Trial;
 use crate::measure::pipeline;
 use crate::measure::pipeline::Means;
+use crate::record::Absence;
 use crate::record::Case;
 use crate::record::Model;
+use crate::record::References;
 use crate::record::Work;
 use crate::settings::Generation;
 use crate::suite::Answer;
@@ -40,13 +42,16 @@ pub fn work() -> Result<()> {
     let text = asked()?;
     let job: Job = serde_json::from_str(&text)
         .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
-    let references = || {
-        let found = job.references.then(|| machine::references(job.setup.threads)).flatten()?;
-        // Their memory is given back, and must not count as the model's.
-        let _ = memory::reset_peak();
-        Some(found)
+    let references = || -> Result<Option<References>> {
+        let found = job.references.then(|| machine::references(job.setup.threads));
+        let found = found.transpose()?.flatten();
+        if found.is_some() {
+            // Their memory is given back, and must not count as the model's.
+            let _ = memory::reset_peak();
+        }
+        Ok(found)
     };
-    let mut before = references();
+    let mut before = references()?;
     let mut rates = job.rates.clone();
     let chosen = job.scenarios.iter().map(|id| exactly(id)).collect::<Result<Vec<_>>>()?;
     if chosen.iter().any(|scenario| scenario.input == Input::Traced) {
@@ -57,7 +62,7 @@ pub fn work() -> Result<()> {
         // An engine that cannot run this model is an answer; a model that cannot be loaded is none.
         Err(error @ Error::Unsupported(_)) => {
             for id in &job.scenarios {
-                let case = absent(&exactly(id)?, &job.setup.generation, &error);
+                let case = absent(&exactly(id)?, &job.setup.generation, (&error).into());
                 say(&Answer { model: Model::default(), case, rates: None })?;
             }
             return Ok(());
@@ -69,14 +74,14 @@ pub fn work() -> Result<()> {
     let meter = Meter::for_device(&job.setup.device, job.setup.threads);
     for scenario in chosen {
         let mut case = case(&mut engine, &scenario, &job, &after_load, &meter)
-            .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, &error));
+            .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, (&error).into()));
         measure::restate(&mut case, &job.rates, &rates);
         let exceeds = measure::exceeds(&case);
         if exceeds {
-            let seen = measure::patient_rates(job.setup.threads);
+            let seen = measure::patient_rates(job.setup.threads)?;
             measure::raise(&mut rates, std::slice::from_mut(&mut case), &seen);
         }
-        let after = references();
+        let after = references()?;
         for block in &mut case.blocks {
             block.references = before.zip(after).map(<[_; 2]>::from);
         }
@@ -172,7 +177,7 @@ pub(super) fn exactly(id: &str) -> Result<Scenario> {
 }
 
 /// A scenario that could not be measured, with its reason in the place of numbers.
-pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Case {
+pub fn absent(scenario: &Scenario, generation: &Generation, absent: Absence) -> Case {
     Case {
         id: scenario.id.clone(),
         work: Work {
@@ -181,15 +186,7 @@ pub fn absent(scenario: &Scenario, generation: &Generation, error: &Error) -> Ca
             new_tokens: scenario.length(generation.gen_tokens),
             ..Work::default()
         },
-        absent: Some(reason(error)),
+        absent: Some(absent),
         ..Case::default()
-    }
-}
-
-/// Why there is nothing, in the words of a record.
-pub(super) fn reason(error: &Error) -> String {
-    match error {
-        Error::Unsupported(_) | Error::Skipped(_) => error.to_string(),
-        _ => format!("failed: {}", error.chain()),
     }
 }

@@ -20,6 +20,7 @@ use crate::measure::MemoryUse;
 use crate::measure::Sample;
 use crate::measure::Sharing;
 use crate::measure::Trial;
+use crate::record::Absence;
 use crate::record::Build;
 use crate::record::Case;
 use crate::record::Model;
@@ -27,17 +28,16 @@ use crate::record::Rates;
 use crate::record::Settings;
 use crate::settings::Setup;
 use crate::stats;
-use crate::suite;
 use crate::suite::process::say;
 use crate::workload;
 use crate::workload::Scenario;
 use crate::workload::Task;
 
-/// The value of [`suite::WORKER`] for a worker that takes turns.
+/// The value of [`crate::suite::WORKER`] for a worker that takes turns.
 pub const TURNS: &str = "turns";
 
 /// Version of the messages below. The two builds of a pair have to speak the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The first line that a worker reads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -113,14 +113,14 @@ pub enum Told {
         /// The scenario.
         case: Box<Case>,
     },
-    /// The scenario cannot be done, and why: `unsupported: ...` or `failed: ...`. It is over.
+    /// The scenario cannot be done. It is over.
     Cannot {
         /// Why.
-        why: String,
+        absent: Absence,
     },
 }
 
-/// Takes turns until standard input ends. For `main`, when [`suite::WORKER`] is [`TURNS`].
+/// Takes turns until standard input ends. For `main`, when [`crate::suite::WORKER`] is [`TURNS`].
 ///
 /// # Errors
 /// When the opening cannot be read, the model cannot be loaded, or an answer cannot be written. What happens to a single
@@ -151,9 +151,7 @@ pub fn work() -> Result<()> {
     };
     let mut engine = match Engine::load(&opening.setup, &mut ()) {
         Ok(engine) => engine,
-        Err(error @ Error::Unsupported(_)) => {
-            return say(&ready(Model::default(), Some(error.to_string())));
-        }
+        Err(Error::Unsupported(why)) => return say(&ready(Model::default(), Some(why))),
         Err(error) => return Err(error),
     };
     say(&ready(measure::describe_model(&engine, None), None))?;
@@ -191,7 +189,7 @@ pub fn work() -> Result<()> {
         };
         let told = told.unwrap_or_else(|error| {
             open = None;
-            Told::Cannot { why: suite::process::reason(&error) }
+            Told::Cannot { absent: (&error).into() }
         });
         say(&told)?;
     }
@@ -200,7 +198,10 @@ pub fn work() -> Result<()> {
 
 /// The scenarios that this build knows by these words; a word that it does not know selects none here, and may well select
 /// some in the other build.
-fn selected(words: &[String]) -> Result<Vec<Scenario>> {
+///
+/// # Errors
+/// As [`workload::select`], which knows a suite for no words.
+pub fn selected(words: &[String]) -> Result<Vec<Scenario>> {
     if words.is_empty() {
         return workload::select(words);
     }

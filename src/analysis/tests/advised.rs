@@ -76,8 +76,7 @@ fn a_context_ends_where_decoding_halves_or_fails() {
     assert_eq!((advice.depth, advice.retention), (0, 1.0));
     assert_eq!(advice.end, ContextEnd::Slow { depth: 512, retention: 0.45 });
 
-    let failed =
-        vec![depth("context/512", 18.0), absent("context/2048", "failed: out of memory"), zero()];
+    let failed = vec![depth("context/512", 18.0), failed("context/2048", "out of memory"), zero()];
     let advice = of(failed).unwrap();
     assert_eq!(advice.depth, 512);
     let state = State::Failed("out of memory".into());
@@ -122,10 +121,10 @@ fn the_score_is_ten_times_the_geometric_mean_of_what_was_measured() {
         depth("context/0", 20.0),
         depth("context/512", 10.0),
         case("consistency/answer", vec![sampled(&[("e2e_s", &latencies)])]),
-        absent("long/b1", "failed: killed"),
-        absent("code/b1", "unsupported: no such thing"),
-        absent("code/b4", "skipped: no time"),
-        absent("stress/long", "failed: killed"),
+        failed("long/b1", "killed"),
+        unsupported("code/b1", "no such thing"),
+        absent("code/b4", AbsenceKind::SkippedTime, "no time"),
+        failed("stress/long", "killed"),
         invalid(batched("medium/b1", 1, 1e9)),
     ];
     let score = Score::of(&record(cases));

@@ -1,6 +1,7 @@
 //! Targets: their files, and how records stand to them.
 
 use super::*;
+use crate::record::Caveat;
 
 const MATRIX: &str = r#"
 [reference]
@@ -167,10 +168,11 @@ fn memory_of_the_host_says_nothing_of_a_device() {
 
 #[test]
 fn a_lower_bound_of_memory_can_miss_a_target_and_never_meet_it() {
-    let note = "this process, one sample, after the region: a lower bound of the peak";
+    let note = "one reading, after the region";
     let memory = |bytes: f64| {
         let mut sampled = block(&[("peak_device_bytes", bytes)]);
         sampled.notes.insert("peak_device_bytes".into(), note.into());
+        sampled.caveats.insert("peak_device_bytes".into(), Caveat::LowerBound);
         let mut record = of(model(36, 4096, "q8_0"), None, vec![case("short/b1", vec![sampled])]);
         record.settings.device = "cuda:0".into();
         evaluate(&record, &targets(MATRIX).unwrap()).remove(3)
@@ -197,9 +199,9 @@ fn the_best_of_some_batches_misses_nothing_until_all_were_tried() {
     let not_run = NotMeasurable(Unmeasurable::NotRun);
     let mut cases = all(9.0);
     assert_eq!(best(cases.clone()), (NotMet, Some(9.0), None, NotMet));
-    cases[3] = absent("short/b16", "unsupported: no");
+    cases[3] = unsupported("short/b16", "no");
     assert_eq!(best(cases.clone()), (NotMet, Some(9.0), None, NotMet), "it will not be the best");
-    cases[3] = absent("short/b16", "failed: killed");
+    cases[3] = failed("short/b16", "killed");
     let failed = NotMeasurable(Unmeasurable::Failed);
     assert_eq!(best(cases.clone()), (failed, Some(9.0), why("short/b16"), failed));
     cases.truncate(2);
@@ -224,8 +226,8 @@ fn what_was_not_measured_is_no_pass_and_says_why() {
     assert_eq!(first(Vec::new(), "q4_k_m"), (Unmeasurable::NotRun, None));
     assert_eq!(first(vec![case("short/b1", vec![])], "q4_k_m"), (Unmeasurable::NotRun, None));
     for (case, reason, text) in [
-        (absent("short/b1", "failed: killed"), Unmeasurable::Failed, "killed"),
-        (absent("short/b1", "unsupported: no"), Unmeasurable::Unsupported, "no"),
+        (failed("short/b1", "killed"), Unmeasurable::Failed, "killed"),
+        (unsupported("short/b1", "no"), Unmeasurable::Unsupported, "no"),
         (invalid(fast()), Unmeasurable::Invalid, "too fast to be true"),
         (
             case("short/b1", vec![null("decode_tok_s", "nothing is decoded")]),

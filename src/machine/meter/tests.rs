@@ -175,6 +175,7 @@ fn a_block_takes_values_scopes_and_reasons() {
         assert!(workload::metric(name).is_some(), "{name}");
         assert!(block.notes.contains_key(name), "{name}");
     }
+    assert_eq!(block.caveats, [("peak_device_bytes".into(), Caveat::LowerBound)].into());
     store(&spent, 0.0, &mut block);
     assert_eq!(block.values["energy_j_per_token"], None);
     assert_eq!(block.notes["energy_j_per_token"], "nothing was generated");
@@ -197,6 +198,7 @@ fn on_a_cpu_without_counters_all_but_cpu_time_is_null_with_reasons() {
     ] {
         assert_eq!((block.values[name], block.notes[name].as_str()), (value, note), "{name}");
     }
+    assert!(block.caveats.is_empty(), "{:?}", block.caveats);
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn passes_must_give_the_same() {
     for output in [7, 7, 9, 9] {
         set.pass(vec![Ok(vec![output])], Duration::from_secs(1)).unwrap();
     }
-    assert_eq!(set.failed, ["output differs between passes"]);
+    assert!(set.differs);
+    assert_eq!(set.failed, [""; 0], "sampled output may differ");
     assert_eq!(set.output, Some(vec![vec![7]]));
 }

@@ -1,0 +1,240 @@
+//! Schema 1 of the record and of the pair, lifted to schema 2. In schema 1, texts for people said
+//! what kind of absence it was and how a value was read; they are read here and nowhere else.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::record::{Absence, AbsenceKind, Caveat, SCHEMA, pair};
+
+/// Degrees of freedom of a layout's standard deviation in a pair of schema 1, which does not say
+/// how many builds it was estimated from: its verdicts took it as known.
+const KNOWN: f64 = 1e9;
+
+/// Makes a record of schema 1 one of schema 2.
+pub(super) fn lift_record(record: &mut Value) {
+    for case in items(record, "scenarios") {
+        lift_absent(case);
+        for block in items(case, "blocks") {
+            lift_notes(block);
+        }
+    }
+    record["schema"] = SCHEMA.into();
+}
+
+/// Makes a pair of schema 1 one of schema 2.
+pub(super) fn lift_pair(pair: &mut Value) {
+    for case in items(pair, "scenarios") {
+        for side in ["base", "candidate"] {
+            lift_absent(&mut case[side]);
+        }
+        lift_unread(case);
+    }
+    if let Some(Value::Object(layout_sd)) =
+        pair.as_object_mut().and_then(|pair| pair.remove("layout_sd"))
+    {
+        let spread = |sd: Value| json!({"sd": sd, "freedom": KNOWN});
+        pair["layout"] = layout_sd.into_iter().map(|(kind, sd)| (kind, spread(sd))).collect();
+    }
+    pair["schema"] = pair::SCHEMA.into();
+}
+
+/// Makes the text of an absence one with a kind.
+pub(crate) fn lift_absent(of: &mut Value) {
+    if let Some(absent) = of.get_mut("absent")
+        && let Some(lifted) = absent.as_str().map(absence)
+    {
+        *absent = json!(lifted);
+    }
+}
+
+/// What a text of schema 1 meant.
+fn absence(text: &str) -> Absence {
+    let kinds = [
+        ("unsupported", AbsenceKind::Unsupported),
+        ("unknown", AbsenceKind::Unknown),
+        // What there was too little memory for ended with how much there was.
+        (
+            "skipped",
+            if text.ends_with("available") {
+                AbsenceKind::SkippedMemory
+            } else {
+                AbsenceKind::SkippedTime
+            },
+        ),
+        ("failed", AbsenceKind::Failed),
+    ];
+    if text.ends_with(AbsenceKind::NotMeasuredYet.word()) {
+        return Absence::not_measured_yet();
+    }
+    let found = kinds.into_iter().find_map(|(word, kind)| Some((kind, text.strip_prefix(word)?)));
+    let (kind, why) = found.unwrap_or((AbsenceKind::Failed, text));
+    Absence::new(kind, why.trim_start_matches([':', ' ']))
+}
+
+/// Keeps of a block's notes how its values fall short.
+fn lift_notes(block: &mut Value) {
+    let mut caveats = BTreeMap::new();
+    for (metric, says, caveat) in [
+        ("peak_rss_bytes", ["shared_process", "shared_process"], Caveat::SharedProcess),
+        ("peak_device_bytes", ["sample", "lower bound"], Caveat::LowerBound),
+    ] {
+        let note = block["notes"][metric].as_str().unwrap_or_default();
+        if block["values"][metric].is_number() && says.iter().any(|says| note.contains(says)) {
+            caveats.insert(metric, caveat);
+        }
+    }
+    if !caveats.is_empty() {
+        block["caveats"] = json!(caveats);
+    }
+}
+
+/// Tells whose a metric without a value is: notes of schema 1 do not, but the values beside them
+/// do.
+fn lift_unread(case: &mut Value) {
+    let mut notes = BTreeMap::new();
+    for turns in items(case, "blocks") {
+        let removed = turns.as_object_mut().and_then(|turns| turns.remove("notes"));
+        if let Some(Value::Object(found)) = removed {
+            notes.extend(found);
+        }
+    }
+    for (metric, why) in notes {
+        for (letter, side) in [("A", "base"), ("B", "candidate")] {
+            let has = items(case, "blocks").any(|turns| turns["once"][&metric][letter].is_number());
+            if !has {
+                case[side]["no_value"][&metric] = why.clone();
+            }
+        }
+    }
+}
+
+fn items<'a>(value: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
+    value.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::record::Record;
+    use crate::record::calibration::Spread;
+    use crate::record::pair::Paired;
+
+    fn fixture(form: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/schema-1/{form}.json"))
+    }
+
+    fn stored(form: &str) -> Value {
+        serde_json::from_str(&fs::read_to_string(fixture(form)).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_a_text_of_schema_1_meant() {
+        use AbsenceKind::*;
+        for (text, kind, why) in [
+            ("unsupported: no such device", Unsupported, "no such device"),
+            ("unknown: the build has no such scenario", Unknown, "the build has no such scenario"),
+            (
+                "skipped: the time budget of 8m was used up",
+                SkippedTime,
+                "the time budget of 8m was used up",
+            ),
+            ("skipped: no time", SkippedTime, "no time"),
+            (
+                "skipped: the KV cache of 512 tokens needs up to 9 MiB, 5 are available",
+                SkippedMemory,
+                "the KV cache of 512 tokens needs up to 9 MiB, 5 are available",
+            ),
+            ("failed: out of memory", Failed, "out of memory"),
+            ("failed: not measured yet", NotMeasuredYet, ""),
+            ("killed", Failed, "killed"),
+            ("", Failed, ""),
+        ] {
+            assert_eq!(absence(text), Absence::new(kind, why), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_schema_1_is_read() {
+        assert_eq!(stored("record")["schema"], 1);
+        assert_eq!(stored("record")["scenarios"][1]["absent"], "failed: out of memory");
+        let record = Record::load(&fixture("record")).unwrap();
+        assert_eq!((record.schema, record.scenarios.len()), (2, 2));
+        let failed = Absence::new(AbsenceKind::Failed, "out of memory");
+        assert_eq!(
+            (&record.scenarios[0].absent, &record.scenarios[1].absent),
+            (&None, &Some(failed))
+        );
+        assert_eq!(record.scenarios[0].values("decode_tok_s").len(), 3);
+        assert!(record.not_selected.is_empty(), "schema 1 does not say");
+    }
+
+    #[test]
+    fn a_pair_of_schema_1_is_read() {
+        assert_eq!(stored("pair")["schema"], 1);
+        let pair = Paired::load(&fixture("pair")).unwrap();
+        assert_eq!((pair.schema, pair.scenarios.len(), pair.blocks.len()), (2, 4, 8));
+        let unknown = Absence::new(AbsenceKind::Unknown, "no scenario of this name");
+        assert_eq!(pair.scenarios[2].base.absent.as_ref(), Some(&unknown));
+        assert_eq!(pair.scenarios[3].candidate.absent.as_ref(), Some(&unknown));
+        assert_eq!(pair.scenarios[0].candidate.absent, None);
+    }
+
+    #[test]
+    fn notes_of_schema_1_said_how_a_value_falls_short() {
+        let mut block = json!({
+            "values": {"peak_rss_bytes": 2e9, "peak_device_bytes": 1e9, "ttft_s": 0.1},
+            "notes": {
+                "peak_rss_bytes": "high water, shared_process",
+                "peak_device_bytes": "one sample, after the region: a lower bound of the peak",
+                "ttft_s": "a sample",
+            },
+        });
+        lift_notes(&mut block);
+        let caveats =
+            json!({"peak_rss_bytes": "shared_process", "peak_device_bytes": "lower_bound"});
+        assert_eq!(block["caveats"], caveats);
+        let mut block = json!({
+            "values": {"peak_rss_bytes": 2e9, "peak_device_bytes": null},
+            "notes": {
+                "peak_rss_bytes": "high water, fresh process",
+                "peak_device_bytes": "the driver took fewer than two samples",
+            },
+        });
+        let before = block.clone();
+        lift_notes(&mut block);
+        assert_eq!(block, before, "a fresh process and a missing value have none");
+    }
+
+    #[test]
+    fn a_pair_of_schema_1_says_whose_peak_was_not_read_by_the_one_that_was() {
+        let case = |once: Value| {
+            json!({"base": {}, "candidate": {}, "blocks": [
+                {"block": 0, "quads": [], "once": once, "notes": {"peak_rss_bytes": "no VmHWM"}},
+            ]})
+        };
+        let none = json!({});
+        let unread = json!({"no_value": {"peak_rss_bytes": "no VmHWM"}});
+        for (once, base, candidate) in [
+            (json!({"peak_rss_bytes": {"A": 1e8}}), &none, &unread),
+            (json!({"peak_rss_bytes": {"B": 1e8}}), &unread, &none),
+            (json!({}), &unread, &unread),
+        ] {
+            let mut case = case(once);
+            lift_unread(&mut case);
+            assert_eq!((&case["base"], &case["candidate"]), (base, candidate));
+            assert_eq!(case["blocks"][0].get("notes"), None);
+        }
+    }
+
+    #[test]
+    fn the_layout_of_a_pair_of_schema_1_is_taken_as_known() {
+        let mut pair = stored("pair");
+        pair["layout_sd"] = json!({"decode": 0.0021});
+        let pair = Paired::parse(&pair.to_string(), Path::new("pair.json")).unwrap();
+        assert_eq!(pair.layout["decode"], Spread { sd: 0.0021, freedom: 1e9 });
+    }
+}
