@@ -4,11 +4,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use statrs::distribution::Beta;
+use statrs::distribution::Continuous as _;
 use statrs::distribution::ContinuousCDF as _;
 use statrs::distribution::Normal;
 use statrs::distribution::StudentsT;
 
 mod fit;
+mod prior;
 mod random;
 mod ranks;
 
@@ -17,6 +20,7 @@ pub use fit::Fit;
 pub use fit::Line;
 pub use fit::fit;
 pub use fit::theil_sen;
+pub use prior::Prior;
 pub use random::Random;
 pub use ranks::mann_whitney;
 
@@ -126,9 +130,12 @@ pub fn student_t(p: f64, freedom: f64) -> f64 {
             // The two agree to four digits there, while the search that inverts Student t loses more than that.
             return Normal::standard().inverse_cdf(p);
         }
-        StudentsT::new(0.0, 1.0, freedom.max(1.0))
-            .expect("one or more degrees of freedom")
-            .inverse_cdf(p)
+        let freedom = freedom.max(1.0);
+        let beyond = p.min(1.0 - p);
+        if beyond <= 0.0 || beyond == 0.5 {
+            return if p == 0.5 { 0.0 } else { (p - 0.5) * f64::INFINITY };
+        }
+        quantile_beyond(beyond, freedom).copysign(p - 0.5)
     };
     KNOWN.with_borrow_mut(|known| {
         if known.len() > 1 << 16 {
@@ -138,12 +145,42 @@ pub fn student_t(p: f64, freedom: f64) -> f64 {
     })
 }
 
+/// Where Student t leaves this probability, below a half, beyond it: by Newton's method on the logarithms of both, which are
+/// nearly proportional in the tail. Several times as fast as the search of the library, which halves intervals.
+fn quantile_beyond(beyond: f64, freedom: f64) -> f64 {
+    let student = StudentsT::new(0.0, 1.0, freedom).expect("one or more degrees of freedom");
+    let normal = -Normal::standard().inverse_cdf(beyond);
+    let mut x = normal * (1.0 + (normal * normal + 1.0) / (4.0 * freedom));
+    for _ in 0..60 {
+        let tail = student.cdf(-x);
+        let step = (tail / beyond).ln() * tail / (x * student.pdf(x));
+        x *= step.clamp(-2.0, 2.0).exp();
+        if step.abs() < 1e-14 {
+            break;
+        }
+    }
+    x
+}
+
 /// Degrees of freedom of a sum of variances, each with its own (Welch 1947, Satterthwaite 1946). A variance that is
 /// assumed rather than estimated has infinitely many. At least one.
 pub fn welch_satterthwaite(terms: &[(f64, f64)]) -> f64 {
     let total: f64 = terms.iter().map(|(variance, _)| variance).sum();
     let spread: f64 = terms.iter().map(|(variance, freedom)| variance * variance / freedom).sum();
     if spread > 0.0 { (total * total / spread).max(1.0) } else { f64::INFINITY }
+}
+
+/// The exact interval that holds the probability of something seen `hits` times in `trials` with
+/// 95 %: each end is wrong with 2.5 % at most (Clopper and Pearson 1934). Of no trials, all of it.
+pub fn clopper_pearson(hits: usize, trials: usize) -> (f64, f64) {
+    assert!(hits <= trials, "{hits} of {trials}");
+    const TAIL: f64 = 0.025;
+    let beta = |a: usize, b: usize, p: f64| {
+        Beta::new(a as f64, b as f64).expect("both counts are above 0").inverse_cdf(p)
+    };
+    let low = if hits == 0 { 0.0 } else { beta(hits, trials - hits + 1, TAIL) };
+    let high = if hits == trials { 1.0 } else { beta(hits + 1, trials - hits, 1.0 - TAIL) };
+    (low, high)
 }
 
 #[cfg(test)]
@@ -236,5 +273,22 @@ mod tests {
         near(welch_satterthwaite(&[(1.0, 4.0), (1.0, 4.0)]), 8.0, 1e-12);
         near(welch_satterthwaite(&[(1.0, 4.0), (1.0, f64::INFINITY)]), 16.0, 1e-12);
         assert_eq!(welch_satterthwaite(&[(0.0, 4.0)]), f64::INFINITY);
+    }
+
+    #[test]
+    fn exact_bounds_of_a_rate_agree_with_the_tables() {
+        // SciPy: binomtest(k, n).proportion_ci(method="exact").
+        for (hits, trials, low, high) in [
+            (0, 0, 0.0, 1.0),
+            (0, 30, 0.0, 0.115703),
+            (0, 60, 0.0, 0.059629),
+            (1, 10, 0.002529, 0.445016),
+            (5, 10, 0.187086, 0.812914),
+            (20, 20, 0.831566, 1.0),
+        ] {
+            let (found_low, found_high) = clopper_pearson(hits, trials);
+            near(found_low, low, 1e-6);
+            near(found_high, high, 1e-6);
+        }
     }
 }
