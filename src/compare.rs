@@ -14,8 +14,11 @@ use crate::workload::Metric;
 
 mod drift;
 mod estimate;
+pub mod looks;
+mod missing;
 mod normalised;
 pub mod paired;
+mod plausible;
 mod policy;
 mod same;
 mod stored;
@@ -24,7 +27,7 @@ pub use drift::Drift;
 pub use estimate::Evidence;
 pub use estimate::Interval;
 pub use policy::FailOn;
-pub use policy::Missing;
+pub use policy::PLANNED_LOOKS;
 pub use policy::Policy;
 pub use same::Difference;
 pub use same::Weight;
@@ -63,10 +66,14 @@ pub enum Verdict {
     },
     /// The data allow neither a pass nor a regression.
     Inconclusive(Why),
-    /// Not in the baseline.
+    /// Not in the base.
     New,
-    /// In the baseline only.
-    Missing,
+    /// In the base, asked for, and without a valid number in the run: why.
+    Missing(String),
+    /// In the base only, as the configuration says that it is meant to be: why.
+    Removed(String),
+    /// In the base, and the run was not asked for it.
+    NotSelected,
     /// The work differs, and how.
     NotComparable(String),
     /// The numbers cannot be true, and why.
@@ -97,6 +104,12 @@ pub enum Why {
     Rejected,
     /// The reference kernels moved, too, and by so much that they would have turned the verdict.
     Drifted,
+    /// There was no time left to measure it.
+    OutOfTime,
+    /// Measuring was interrupted before it.
+    Interrupted,
+    /// The change is larger than a program makes, or the machine changed.
+    Implausible,
 }
 
 /// How a metric moved.
@@ -171,6 +184,9 @@ pub struct Judgement {
     pub schema: u32,
     /// What everything amounts to.
     pub outcome: Outcome,
+    /// Why nothing was judged; `None` where something was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// How many metrics were judged together; each is held to a stricter level for it.
     pub judged: usize,
     /// What differs between the two beside the numbers.
@@ -192,13 +208,34 @@ pub struct Judgement {
 }
 
 impl Judgement {
+    /// What is said where nothing came to be judged. The first line of `why` is the reason, all of
+    /// them are notes.
+    pub fn without_findings(outcome: Outcome, why: &str, policy: &Policy) -> Self {
+        let lines = why.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let notes: Vec<String> = lines.map(str::to_owned).collect();
+        Self {
+            schema: SCHEMA,
+            outcome,
+            reason: Some(notes.first().map_or("", |line| line.trim_end_matches(':')).to_owned()),
+            judged: 0,
+            differences: Vec::new(),
+            notes,
+            findings: Vec::new(),
+            drift: Vec::new(),
+            policy: policy.clone(),
+            baseline_commit: None,
+            course: None,
+        }
+    }
+
     /// Scenarios with something that further blocks of the run may decide. They cannot where the baseline is too thin, nor
     /// where sessions differ by so much that no number of blocks would tell a pass from a regression.
     pub fn open(&self) -> Vec<&str> {
         let mut open: Vec<&str> = Vec::new();
         for finding in &self.findings {
             let why = match finding.verdict {
-                Verdict::Inconclusive(why) if why != Why::Uncalibrated => why,
+                Verdict::Inconclusive(Why::Uncalibrated | Why::Implausible) => continue,
+                Verdict::Inconclusive(why) => why,
                 _ => continue,
             };
             let hopeless = finding.change.as_ref().is_some_and(|change| {
@@ -256,7 +293,7 @@ pub fn judge<'a>(grounds: impl Into<Grounds<'a>>, current: &Record, policy: &Pol
     let calibration = grounds.calibration.filter(|calibration| calibration.is_of(current));
     let differences = differences(baseline, current, &policy.allow_class);
     let blocked = differences.iter().any(|difference| difference.weight == Weight::Blocks);
-    let mut rows = stored::rows(baseline, current);
+    let mut rows = stored::rows(baseline, current, policy);
     if blocked {
         // A run that failed has failed on any machine.
         rows.retain(|row| match row {
@@ -268,11 +305,13 @@ pub fn judge<'a>(grounds: impl Into<Grounds<'a>>, current: &Record, policy: &Pol
     let same_binary = binary(baseline).is_some() && binary(baseline) == binary(current);
     let jury = Jury::new(&rows, calibration, same_binary, policy);
     let judged = jury.judged;
-    let findings: Vec<Finding> = rows.iter().map(|row| jury.finding(row)).collect();
+    let mut findings: Vec<Finding> = rows.iter().map(|row| jury.finding(row)).collect();
     let mut notes = same::notes(&Grounds { calibration, ..grounds }, current, &findings);
+    notes.extend(stored::missing_notes(current, &findings, policy));
     if grounds.calibration.is_some() && calibration.is_none() {
         notes.push("the calibration is of another machine or model and is not used".into());
     }
+    notes.extend(plausible::doubt_stored(&mut findings, baseline, current));
     let drift = release
         .filter(|release| !blocked && release.sessions != baseline.sessions)
         .map(|release| drift::since(release, current, policy));
@@ -280,11 +319,14 @@ pub fn judge<'a>(grounds: impl Into<Grounds<'a>>, current: &Record, policy: &Pol
         notes.push(format!("drift since the release is not known: {why}"));
         Vec::new()
     });
-    let outcome = outcome(&findings, blocked || judged == 0, policy);
+    // What is undecided is decided by more measuring, not by another baseline.
+    let undecided = findings.iter().any(|one| matches!(one.verdict, Verdict::Inconclusive(_)));
+    let outcome = outcome(&findings, blocked || (judged == 0 && !undecided), policy);
     let policy = policy.clone();
     Judgement {
         schema: SCHEMA,
         outcome,
+        reason: None,
         judged,
         differences,
         notes,
@@ -353,8 +395,7 @@ impl Verdict {
             {
                 Outcome::Regression
             }
-            Verdict::NotComparable(_) => Outcome::NotComparable,
-            Verdict::Missing if policy.missing == Missing::Counts => Outcome::NotComparable,
+            Verdict::NotComparable(_) | Verdict::Missing(_) => Outcome::NotComparable,
             Verdict::Inconclusive(_) => Outcome::Undecided,
             _ => Outcome::Pass,
         }

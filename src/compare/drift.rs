@@ -44,7 +44,7 @@ pub(super) fn since(
     if let Some(one) = differences.iter().find(|one| one.weight == Weight::Blocks) {
         return Err(format!("{} was `{}` and is `{}`", one.field, one.old, one.new));
     }
-    let both = stored::rows(release, current).into_iter().filter_map(|row| match row {
+    let both = stored::rows(release, current, policy).into_iter().filter_map(|row| match row {
         Row::Both(both) => Some(both),
         Row::Said(_) => None,
     });

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::compare::BLOCKS_NEEDED;
 use crate::compare::SESSIONS_NEEDED;
-use crate::compare::paired::BLOCK_FLOOR;
-use crate::compare::paired::Levels;
+use crate::compare::looks::BLOCK_FLOOR;
+use crate::compare::looks::Levels;
 use crate::record::Block;
 use crate::record::Case;
 use crate::record::calibration::Spread;

@@ -1,15 +1,14 @@
 //! Judges two builds that were measured in turns (`gate.md`, section 3). The unit is the block, a fresh process per arm; what
 //! one block says of a metric is one number d, the median over its quads of ln cost of the candidate less that of the base.
 //!
-//! Verdicts are given at planned looks only, and each pays for all of them: looking until something is significant would
-//! find something in the end.
+//! Verdicts are given at planned looks only, see [`crate::compare::looks`].
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::compare::BLOCKS_NEEDED;
 use crate::compare::Change;
-use crate::compare::Evidence;
 use crate::compare::Finding;
 use crate::compare::Interval;
 use crate::compare::Judgement;
@@ -18,10 +17,25 @@ use crate::compare::Policy;
 use crate::compare::SCHEMA;
 use crate::compare::Verdict;
 use crate::compare::Why;
+use crate::compare::looks::Decision;
+use crate::compare::looks::LOOKS;
+use crate::compare::looks::Levels;
+use crate::compare::looks::PRIOR_FREEDOM;
+use crate::compare::looks::Rule;
+use crate::compare::looks::Summary;
+use crate::compare::looks::Track;
+use crate::compare::looks::decide;
 use crate::compare::margin;
+use crate::compare::missing::Mode;
+use crate::compare::missing::Ruling;
+use crate::compare::missing::State;
+use crate::compare::missing::rule;
+use crate::compare::missing::still_measured;
 use crate::compare::outcome;
+use crate::compare::plausible;
 use crate::compare::same;
-use crate::compare::verdict;
+use crate::record::AbsenceKind;
+use crate::record::calibration::Spread;
 use crate::record::pair::Arm;
 use crate::record::pair::Ended;
 use crate::record::pair::Paired;
@@ -34,9 +48,6 @@ use crate::stats;
 use crate::workload::METRICS;
 use crate::workload::Metric;
 use crate::workload::Work;
-
-/// Numbers of blocks at which verdicts are given.
-pub const LOOKS: [usize; 6] = [8, 12, 16, 20, 24, 32];
 
 /// What a pair adds to a judgement.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -84,106 +95,6 @@ pub struct Null {
     pub contaminated: bool,
 }
 
-/// The levels at which intervals have to hold.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Levels {
-    /// Of a regression: a union over all metrics of the suite and all looks, 1 - α / (m L).
-    pub family: f64,
-    /// Of a pass, which every metric has to have, at any look: 1 - α / L.
-    pub pass: f64,
-}
-
-impl Levels {
-    /// For so many metrics judged together at so many looks.
-    pub fn new(alpha: f64, metrics: usize, looks: usize) -> Self {
-        let looks = looks.max(1) as f64;
-        Self { family: 1.0 - alpha / (metrics.max(1) as f64 * looks), pass: 1.0 - alpha / looks }
-    }
-}
-
-/// What block values say, looked at as planned.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Decision {
-    /// What is said.
-    pub verdict: Verdict,
-    /// The trimmed mean of the block values that were used; `None` without any.
-    pub theta: Option<f64>,
-    /// How well it is known; `None` below the first look.
-    pub evidence: Option<Evidence>,
-    /// How many blocks were used.
-    pub used: usize,
-}
-
-impl Decision {
-    /// Whether more blocks would change nothing.
-    pub fn is_final(&self) -> bool {
-        !matches!(self.verdict, Verdict::Inconclusive(_))
-    }
-}
-
-/// Block values d of one metric, in the order measured, looked at as planned: the first decisive look stands. When `over`, what
-/// lies beyond the last look that was reached is looked at once more, as long as no more looks are taken than were planned.
-pub fn decide(
-    blocks: &[f64],
-    limits: (f64, f64),
-    levels: Levels,
-    layout_sd: f64,
-    looks: &[usize],
-    over: bool,
-) -> Decision {
-    let (margin, critical) = limits;
-    let mut reached: Vec<usize> =
-        looks.iter().copied().filter(|look| *look <= blocks.len()).collect();
-    let first = looks.first().copied().unwrap_or(usize::MAX);
-    if over
-        && blocks.len() >= first
-        && reached.len() < looks.len()
-        && !reached.contains(&blocks.len())
-    {
-        reached.push(blocks.len());
-    }
-    let mut last = None;
-    for used in reached {
-        let (theta, evidence) = evidence(&blocks[..used], levels, layout_sd);
-        let verdict = verdict(theta, &evidence, margin, critical);
-        let decision = Decision { verdict, theta: Some(theta), evidence: Some(evidence), used };
-        if decision.is_final() {
-            return decision;
-        }
-        last = Some(decision);
-    }
-    last.unwrap_or_else(|| Decision {
-        verdict: Verdict::Inconclusive(Why::TooFewBlocks),
-        theta: stats::trimmed(blocks).map(|centre| centre.value),
-        evidence: None,
-        used: blocks.len(),
-    })
-}
-
-/// One process differs from the next by at least 0.4 %, even where a few happened to agree.
-pub(crate) const BLOCK_FLOOR: f64 = 0.004;
-
-/// The trimmed mean of at least five block values with its error: Tukey and McLaughlin's, and the layout of the two builds.
-fn evidence(blocks: &[f64], levels: Levels, layout_sd: f64) -> (f64, Evidence) {
-    let centre = stats::trimmed(blocks).expect("looks are at eight blocks or more");
-    let (error, freedom) = centre.error.expect("looks are at eight blocks or more");
-    let floor = BLOCK_FLOOR / (blocks.len() as f64).sqrt();
-    let error = error.max(floor).hypot(layout_sd);
-    let theta = centre.value;
-    let half = |level: f64| stats::student_t(level, freedom) * error;
-    let around = |half: f64| Interval { lo: theta - half, hi: theta + half };
-    let evidence = Evidence {
-        error,
-        freedom,
-        single: around(half(0.95)),
-        pass: theta + half(levels.pass),
-        family: around(half(levels.family)),
-        lasting: layout_sd,
-        smallest: half(levels.family) + half(0.8),
-    };
-    (theta, evidence)
-}
-
 /// What each quad of a block says of a metric; `None` if one that the arm took part in has no value.
 pub(crate) fn quad_effects(turns: &PairedTurns, metric: &Metric, arm: char) -> Option<Vec<f64>> {
     let cost = |value| metric.better.cost(value);
@@ -217,9 +128,18 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         && paired.base.build.binary_sha256 == paired.candidate.build.binary_sha256;
     let mut rows = Vec::new();
     for case in &paired.scenarios {
-        match said(case, paired) {
-            Some(verdict) => rows.push(Row::Said(case, verdict)),
-            None => rows.extend(gated(case).map(|metric| Row::Judged(case, metric))),
+        let removed = policy.removed.get(&case.id).map(String::as_str);
+        let (base, candidate) = states(case, paired);
+        match rule(Mode::Paired, base, candidate, removed) {
+            _ if paired.ended == Ended::Identical => {
+                rows.push(Row::Said(case, None, Verdict::Identical));
+            }
+            Ruling::Silent => {}
+            Ruling::Verdict(verdict) => rows.push(Row::Said(case, None, verdict)),
+            Ruling::Judge => match other_work(case, paired) {
+                Some(verdict) => rows.push(Row::Said(case, None, verdict)),
+                None => rows.extend(metrics(case)),
+            },
         }
     }
     let judged = rows.iter().filter(|row| matches!(row, Row::Judged(..))).count();
@@ -231,19 +151,22 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         .fold(0.0, f64::max);
     let jury = Jury {
         paired,
-        levels: Levels::new(policy.alpha, judged, LOOKS.len()),
+        levels: Levels::in_turns(policy.alpha, judged),
         same_binary,
         bias,
         over,
         policy,
     };
-    let findings: Vec<Finding> = rows
-        .into_iter()
+    let mut decisions = jury.decisions(&rows).into_iter();
+    let mut next = || decisions.next().expect("every judged metric has its decision");
+    let mut findings: Vec<Finding> = rows
+        .iter()
         .map(|row| match row {
-            Row::Said(case, verdict) => Finding::said(&case.id, None, verdict),
-            Row::Judged(case, metric) => jury.finding(case, metric),
+            Row::Said(case, metric, verdict) => Finding::said(&case.id, *metric, verdict.clone()),
+            Row::Judged(case, metric) => jury.finding(case, metric, next()),
         })
         .collect();
+    let doubts = plausible::doubt_paired(&mut findings);
     // What is undecided is decided by more time, not by another base.
     let is_said = |finding: &Finding| {
         finding.change.is_some()
@@ -256,7 +179,11 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         _ if stopped && paired.blocks.is_empty() => Outcome::Undecided,
         _ => outcome(&findings, nothing, policy),
     };
-    let undecided = |finding: &&Finding| matches!(finding.verdict, Verdict::Inconclusive(_));
+    // More blocks make no change plausible.
+    let undecided = |finding: &&Finding| match finding.verdict {
+        Verdict::Inconclusive(why) => why != Why::Implausible,
+        _ => false,
+    };
     let mut open: Vec<String> = Vec::new();
     for finding in findings.iter().filter(undecided) {
         if !open.contains(&finding.scenario) {
@@ -281,10 +208,16 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         total_s: seconds(|block| block.total_s),
         open,
     };
-    let notes = same::pair_notes(paired, &course);
+    let mut notes = same::pair_notes(paired, &course);
+    notes.extend(still_measured(policy, |id| {
+        let case = paired.scenarios.iter().find(|case| case.id == id);
+        case.is_some_and(|case| case.candidate.absent.is_none())
+    }));
+    notes.extend(doubts);
     Judgement {
         schema: SCHEMA,
         outcome,
+        reason: None,
         judged,
         differences,
         notes,
@@ -297,49 +230,45 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
 }
 
 enum Row<'a> {
-    Said(&'a PairedCase, Verdict),
+    Said(&'a PairedCase, Option<&'static Metric>, Verdict),
     Judged(&'a PairedCase, &'static Metric),
 }
 
-/// The metrics that a case is judged by; not those of which neither arm can have a value here, which the notes say.
+/// The metrics that a case is judged by.
 fn gated(case: &PairedCase) -> impl Iterator<Item = &'static Metric> {
     let work = case.base.work.as_ref().or(case.candidate.work.as_ref());
     let unknown = || Work { batch: 1, new_tokens: 1, ..Work::default() };
     let work = work.cloned().unwrap_or_else(unknown);
-    let has_none = |metric: &Metric| {
-        let turns = || case.blocks.iter();
-        turns().any(|turns| turns.notes.contains_key(metric.name))
-            && turns().all(|turns| !turns.once.contains_key(metric.name))
-    };
-    METRICS.iter().filter(move |metric| metric.gated(&work) && !has_none(metric))
+    METRICS.iter().filter(move |metric| metric.gated(&work))
 }
 
-/// What is said of a scenario before any number is looked at.
-fn said(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
-    if paired.ended == Ended::Identical {
-        return Some(Verdict::Identical);
+/// What the two sides have of a scenario.
+fn states<'a>(case: &'a PairedCase, paired: &Paired) -> (State<'a>, State<'a>) {
+    let state = |side: &'a Side| match &side.absent {
+        Some(absent) => absent.into(),
+        None if side.failed.is_empty() => State::Valid,
+        None => State::Invalid(&side.failed),
+    };
+    let (base, candidate) = (state(&case.base), state(&case.candidate));
+    // Where outputs part nothing is timed either, and that is another matter.
+    let unmeasured =
+        case.base.work.is_none() && case.candidate.work.is_none() && case.parting.is_none();
+    match candidate {
+        State::Valid if unmeasured => (base, State::Absent(not_reached(paired), "")),
+        candidate => (base, candidate),
     }
-    let cannot = |side: &Side| side.absent.as_deref().is_some_and(|why| !why.starts_with("failed"));
-    let failed = [("base", &case.base), ("candidate", &case.candidate)].into_iter().find_map(
-        |(arm, side)| {
-            let why = side.absent.as_ref().filter(|_| !cannot(side))?;
-            Some(Verdict::Failed(format!("{arm}: {}", why.trim_start_matches("failed: "))))
-        },
-    );
-    if failed.is_some() {
-        return failed;
+}
+
+/// Why a scenario has had no turn.
+fn not_reached(paired: &Paired) -> AbsenceKind {
+    match paired.ended {
+        Ended::Budget => AbsenceKind::SkippedTime,
+        _ => AbsenceKind::NotMeasuredYet,
     }
-    match (cannot(&case.base), cannot(&case.candidate)) {
-        (_, true) => return Some(Verdict::Missing),
-        (true, false) => return Some(Verdict::New),
-        (false, false) => {}
-    }
-    if !case.candidate.failed.is_empty() {
-        return Some(Verdict::Invalid(case.candidate.failed.join("; ")));
-    }
-    if !case.base.failed.is_empty() {
-        return Some(Verdict::Invalid(format!("the base: {}", case.base.failed.join("; "))));
-    }
+}
+
+/// Why the numbers of two valid sides are not of the same work.
+fn other_work(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
     if let (Some(base), Some(candidate)) = (&case.base.work, &case.candidate.work)
         && let Some(difference) = same::work(base, candidate)
     {
@@ -362,6 +291,27 @@ fn said(case: &PairedCase, paired: &Paired) -> Option<Verdict> {
     }
 }
 
+/// The metrics of two valid sides.
+fn metrics(case: &PairedCase) -> impl Iterator<Item = Row<'_>> {
+    gated(case).filter_map(move |metric| {
+        let both = || case.blocks.iter().any(|turns| block_value(turns, metric, 'B').is_some());
+        let base = match value(&case.base, metric) {
+            State::NoValue(_) if both() => State::Valid, // It has it, if not in every block.
+            base => base,
+        };
+        match rule(Mode::Paired, base, value(&case.candidate, metric), None) {
+            Ruling::Silent => None,
+            Ruling::Verdict(verdict) => Some(Row::Said(case, Some(metric), verdict)),
+            Ruling::Judge => Some(Row::Judged(case, metric)),
+        }
+    })
+}
+
+/// What a side has of a metric.
+fn value<'a>(side: &'a Side, metric: &Metric) -> State<'a> {
+    side.no_value.get(metric.name).map_or(State::Valid, |why| State::NoValue(why))
+}
+
 /// What every metric of a pair is judged by.
 struct Jury<'a> {
     paired: &'a Paired,
@@ -374,39 +324,95 @@ struct Jury<'a> {
 }
 
 impl Jury<'_> {
-    fn finding(&self, case: &PairedCase, metric: &'static Metric) -> Finding {
-        let limit = self.policy.limit(metric);
-        let limits = (margin(metric.better, limit), margin(metric.better, 2.0 * limit));
-        let layout_sd = if self.same_binary { 0.0 } else { self.layout_sd(metric) };
-        let rejected: BTreeSet<usize> = (0..self.paired.blocks.len())
-            .filter(|block| self.paired.blocks[*block].rejected.is_some())
+    /// Of every judged row, in their order.
+    fn decisions(&self, rows: &[Row]) -> Vec<Decision> {
+        let judged: Vec<(&PairedCase, &'static Metric)> = rows
+            .iter()
+            .filter_map(|row| match row {
+                Row::Judged(case, metric) => Some((*case, *metric)),
+                Row::Said(..) => None,
+            })
             .collect();
-        let values = |with_rejected: bool| -> Vec<f64> {
-            let counts = |turns: &&PairedTurns| with_rejected || !rejected.contains(&turns.block);
-            case.blocks
-                .iter()
-                .filter(counts)
-                .filter_map(|turns| block_value(turns, metric, 'B'))
-                .collect()
-        };
-        let decide =
-            |blocks: &[f64]| decide(blocks, limits, self.levels, layout_sd, &LOOKS, self.over);
-        let blocks = values(false);
-        let mut decision = decide(&blocks);
-        let contrary = |one: &Verdict, other: &Verdict| {
-            let regressed = |verdict: &Verdict| matches!(verdict, Verdict::Regressed { .. });
-            regressed(one) != regressed(other)
-        };
-        if decision.is_final() {
-            let all = values(true);
-            let with = decide(&all);
-            if all.len() > blocks.len()
-                && with.is_final()
-                && contrary(&decision.verdict, &with.verdict)
-            {
-                decision.verdict = Verdict::Inconclusive(Why::Rejected);
+        let mut decisions = self.decided(&judged, Rejected::LeftOut);
+        if self.paired.blocks.iter().any(|block| block.rejected.is_some()) {
+            let all = self.decided(&judged, Rejected::Counted);
+            for (decision, with) in decisions.iter_mut().zip(all) {
+                let regressed = |one: &Decision| matches!(one.verdict, Verdict::Regressed { .. });
+                let both = decision.is_final() && with.is_final();
+                if both && regressed(decision) != regressed(&with) {
+                    decision.verdict = Verdict::Inconclusive(Why::Rejected);
+                }
             }
         }
+        decisions
+    }
+
+    fn decided(
+        &self,
+        judged: &[(&PairedCase, &'static Metric)],
+        rejected: Rejected,
+    ) -> Vec<Decision> {
+        let mut kinds: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (at, (_, metric)) in judged.iter().enumerate() {
+            kinds.entry(metric.kind()).or_default().push(at);
+        }
+        let mut decisions = vec![None; judged.len()];
+        for members in kinds.into_values() {
+            let metric = judged[members[0]].1;
+            let tracks: Vec<Blocks> = members
+                .iter()
+                .map(|at| {
+                    let (case, metric) = judged[*at];
+                    Blocks {
+                        values: self.values(case, metric, rejected),
+                        limits: self.limits(metric),
+                    }
+                })
+                .collect();
+            let rule = Rule {
+                looks: &LOOKS,
+                fewest_for_regression: BLOCKS_NEEDED,
+                levels: self.levels,
+                layout: self.layout(metric),
+                prior_freedom: PRIOR_FREEDOM,
+                over: self.over,
+            };
+            for (at, decision) in members.into_iter().zip(decide(&tracks, &rule)) {
+                decisions[at] = Some(decision);
+            }
+        }
+        decisions.into_iter().map(|one| one.expect("every metric has a kind")).collect()
+    }
+
+    /// The limit and the critical limit, as θ.
+    fn limits(&self, metric: &Metric) -> (f64, f64) {
+        let limit = self.policy.limit(metric);
+        (margin(metric.better, limit), margin(metric.better, 2.0 * limit))
+    }
+
+    fn counts(&self, turns: &PairedTurns) -> bool {
+        self.paired.blocks.get(turns.block).is_none_or(|block| block.rejected.is_none())
+    }
+
+    /// What each block says of a metric.
+    fn values(&self, case: &PairedCase, metric: &Metric, rejected: Rejected) -> Vec<f64> {
+        let counted =
+            case.blocks.iter().filter(|turns| rejected == Rejected::Counted || self.counts(turns));
+        counted.filter_map(|turns| block_value(turns, metric, 'B')).collect()
+    }
+
+    fn finding(
+        &self,
+        case: &PairedCase,
+        metric: &'static Metric,
+        mut decision: Decision,
+    ) -> Finding {
+        let limit = self.policy.limit(metric);
+        let limits = self.limits(metric);
+        let blocks = self.values(case, metric, Rejected::LeftOut);
+        // Below the first look there is no verdict; where the blocks lie is shown all the same.
+        decision.theta =
+            decision.theta.or_else(|| stats::trimmed(&blocks).map(|centre| centre.value));
         let timed = metric.kind() != "memory";
         if matches!(decision.verdict, Verdict::Regressed { .. })
             && timed
@@ -415,9 +421,8 @@ impl Jury<'_> {
             decision.verdict = Verdict::Inconclusive(Why::Contaminated);
         }
         // The same blocks as the changes: one that lacks an arm has no change, and would shift all after it.
-        let counts = |turns: &&PairedTurns| {
-            !rejected.contains(&turns.block) && block_value(turns, metric, 'B').is_some()
-        };
+        let counts =
+            |turns: &&PairedTurns| self.counts(turns) && block_value(turns, metric, 'B').is_some();
         let centres = |arm: char| -> Vec<f64> {
             let counted = case.blocks.iter().filter(counts).take(decision.used);
             counted.filter_map(|turns| centre(turns, metric, arm)).collect()
@@ -450,9 +455,41 @@ impl Jury<'_> {
         }
     }
 
-    fn layout_sd(&self, metric: &Metric) -> f64 {
-        let measured = self.paired.layout_sd.get(metric.kind()).copied();
-        measured.unwrap_or(self.policy.layout_sd)
+    /// By how much two builds of one source differ: as measured here, or as it is assumed.
+    fn layout(&self, metric: &Metric) -> Spread {
+        let assumed = |sd| Spread { sd, freedom: f64::INFINITY };
+        match self.paired.layout.get(metric.kind()) {
+            _ if self.same_binary => assumed(0.0),
+            Some(measured) => *measured,
+            None => assumed(self.policy.layout_sd),
+        }
+    }
+}
+
+/// What becomes of rejected blocks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rejected {
+    LeftOut,
+    Counted,
+}
+
+/// What the blocks say of one metric.
+struct Blocks {
+    values: Vec<f64>,
+    limits: (f64, f64),
+}
+
+impl Track for Blocks {
+    fn count(&self) -> usize {
+        self.values.len()
+    }
+
+    fn summary(&self, used: usize) -> Summary {
+        Summary::of(&self.values[..used])
+    }
+
+    fn limits(&self) -> (f64, f64) {
+        self.limits
     }
 }
 
@@ -479,8 +516,16 @@ fn null(paired: &Paired) -> Vec<Null> {
             if values.len() < LOOKS[0] {
                 continue;
             }
-            let level = Levels { family: 0.995, pass: 0.995 };
-            let (theta, evidence) = evidence(&values, level, 0.0);
+            let rule = Rule {
+                looks: &LOOKS,
+                fewest_for_regression: BLOCKS_NEEDED,
+                levels: Levels { family: 0.995, pass: 0.995 },
+                layout: Spread { sd: 0.0, freedom: f64::INFINITY },
+                prior_freedom: 0.0,
+                over: true,
+            };
+            let summary = Summary::of(&values);
+            let (theta, evidence) = (summary.theta, rule.evidence(&summary, values.len(), None));
             let interval = evidence.family;
             let contaminated = theta.abs() > SMALLEST && (interval.lo > 0.0 || interval.hi < 0.0);
             let scenario = case.id.clone();

@@ -242,20 +242,22 @@ fn calibrated(
 
 /// Scenarios that are new and do the work of one that is missing.
 fn renamed(baseline: &Record, current: &Record, findings: &[Finding]) -> Vec<String> {
-    let whole = |verdict: Verdict| {
+    let whole = |is: fn(&Verdict) -> bool| {
         findings
             .iter()
-            .filter(move |finding| finding.metric.is_none() && finding.verdict == verdict)
+            .filter(move |finding| finding.metric.is_none() && is(&finding.verdict))
             .map(|finding| finding.scenario.as_str())
     };
+    let is_new = |verdict: &Verdict| *verdict == Verdict::New;
+    let is_missing = |verdict: &Verdict| matches!(verdict, Verdict::Missing(_));
     let mut notes = Vec::new();
-    for (new, case) in whole(Verdict::New).filter_map(|id| Some((id, current.case(id)?))) {
+    for (new, case) in whole(is_new).filter_map(|id| Some((id, current.case(id)?))) {
         let same = |old: &&str| {
             let work = baseline.case(old).map(|case| &case.work);
             current.case(old).is_none()
                 && work.is_some_and(|work| !work.prompts_sha256.is_empty() && *work == case.work)
         };
-        if let Some(old) = whole(Verdict::Missing).find(same) {
+        if let Some(old) = whole(is_missing).find(same) {
             notes.push(format!("`{new}` looks like `{old}` under a new name"));
         }
     }
@@ -312,6 +314,13 @@ pub(super) fn pair_notes(paired: &Paired, course: &Course) -> Vec<String> {
     if let Some(why) = &paired.output_change {
         notes.push(format!("the output is meant to change: {why}"));
     }
+    if paired.duet {
+        let threads = paired.candidate.settings.threads;
+        let s = if threads == 1 { "" } else { "s" };
+        notes.push(format!(
+            "both builds ran at once, each on half of the CPUs with {threads} thread{s}"
+        ));
+    }
     match &paired.ended {
         Ended::Identical => {
             notes.push("both binaries are equal byte for byte: nothing was measured".into());
@@ -350,7 +359,7 @@ pub(super) fn pair_notes(paired: &Paired, course: &Course) -> Vec<String> {
                 .join("; ")
         ));
     }
-    if paired.layout_sd.is_empty() && paired.ended != Ended::Identical {
+    if paired.layout.is_empty() && paired.ended != Ended::Identical {
         notes.push(
             "how much the layout of code matters here was not measured: 0.5 % is assumed; \
              `candlemark calibrate` measures it"
@@ -358,12 +367,9 @@ pub(super) fn pair_notes(paired: &Paired, course: &Course) -> Vec<String> {
         );
     }
     let mut unread = BTreeSet::new();
-    for case in &paired.scenarios {
-        for turns in &case.blocks {
-            unread.extend(
-                turns.notes.iter().map(|(name, why)| format!("{name} has no value: {why}")),
-            );
-        }
+    for side in paired.scenarios.iter().flat_map(|case| [&case.base, &case.candidate]) {
+        unread
+            .extend(side.no_value.iter().map(|(name, why)| format!("{name} has no value: {why}")));
     }
     notes.extend(unread);
     notes

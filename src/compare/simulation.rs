@@ -4,6 +4,8 @@ use super::tests::case;
 use super::tests::record;
 use super::*;
 
+mod looks;
+
 /// Normal numbers from splitmix64 and the sum of twelve uniform ones.
 struct Noise(u64);
 

@@ -14,11 +14,17 @@ use crate::compare::estimate;
 use crate::compare::estimate::Series;
 use crate::compare::estimate::Sessions;
 use crate::compare::estimate::Variance;
+use crate::compare::looks::Levels;
 use crate::compare::margin;
+use crate::compare::missing::Mode;
+use crate::compare::missing::Ruling;
+use crate::compare::missing::State;
+use crate::compare::missing::rule;
+use crate::compare::missing::still_measured;
 use crate::compare::normalised;
-use crate::compare::paired::Levels;
 use crate::compare::same;
 use crate::compare::verdict;
+use crate::record::AbsenceKind;
 use crate::record::Block;
 use crate::record::Case;
 use crate::record::Record;
@@ -163,70 +169,44 @@ impl<'a> Jury<'a> {
 }
 
 /// Every metric of every scenario of either side, in the order of the suite.
-pub(super) fn rows(baseline: &Record, current: &Record) -> Vec<Row> {
-    let said = |case: &Case, metric, verdict| Row::Said(Finding::said(&case.id, metric, verdict));
+pub(super) fn rows(baseline: &Record, current: &Record, policy: &Policy) -> Vec<Row> {
+    let now = current.scenarios.iter().map(|case| (baseline.case(&case.id), Some(case)));
+    let gone = baseline.scenarios.iter().filter(|case| current.case(&case.id).is_none());
     let mut rows = Vec::new();
-    for case in &current.scenarios {
-        let base = baseline.case(&case.id);
-        let never = base.is_none_or(|base| base.absent.is_some());
-        if never && case.is_unsupported() {
-            continue; // Neither side ever could.
-        }
-        if let Some(verdict) = whole_case(base, case) {
-            rows.push(said(case, None, verdict));
-            continue;
-        }
-        let base = base.expect("a case without a baseline has its verdict");
-        for metric in METRICS.iter().filter(|metric| metric.gated(&case.work)) {
-            if let Some(verdict) = impossible(base, case, metric) {
-                rows.push(said(case, Some(metric), verdict));
-                continue;
+    for (base, case) in now.chain(gone.map(|case| (Some(case), None))) {
+        let id = base.or(case).map_or("", |case| case.id.as_str());
+        let removed = policy.removed.get(id).map(String::as_str);
+        let states = (state(base, baseline, id), state(case, current, id));
+        match (rule(Mode::Stored, states.0, states.1, removed), base, case) {
+            (Ruling::Verdict(verdict), ..) => {
+                rows.push(Row::Said(Finding::said(id, None, verdict)));
             }
-            let (before, now) = (Series::of(base, metric), Series::of(case, metric));
-            match (before.count(), now.count()) {
-                (0, 0) => {}
-                (0, _) => rows.push(said(case, Some(metric), Verdict::New)),
-                (_, 0) => rows.push(said(case, Some(metric), Verdict::Missing)),
-                _ if metric.name == "peak_rss_bytes" && has_shared(base) != has_shared(case) => {
-                    let why = Verdict::NotComparable(SHARED.into());
-                    rows.push(said(case, Some(metric), why));
-                }
-                _ => {
-                    let scenario = case.id.clone();
-                    let raw = Sides { base: before, current: now };
-                    let normalised = normalised::sides(base, case, metric);
-                    rows.push(Row::Both(Both { scenario, metric, raw, normalised }));
-                }
-            }
+            (Ruling::Judge, Some(base), Some(case)) => match other_work(base, case) {
+                Some(verdict) => rows.push(Row::Said(Finding::said(id, None, verdict))),
+                None => rows.extend(metrics(base, case)),
+            },
+            _ => {} // Neither side has it.
         }
     }
-    let gone = baseline
-        .scenarios
-        .iter()
-        .filter(|case| case.absent.is_none() && current.case(&case.id).is_none());
-    rows.extend(gone.map(|case| said(case, None, Verdict::Missing)));
     rows
 }
 
-/// What is said of a scenario before any number is looked at.
-fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
-    if let Some(why) = &case.absent {
-        return Some(if case.is_unsupported() || case.is_skipped() {
-            Verdict::Missing
-        } else {
-            Verdict::Failed(why.clone())
-        });
+/// What a record has of a scenario.
+fn state<'a>(case: Option<&'a Case>, record: &Record, id: &str) -> State<'a> {
+    match case {
+        Some(Case { absent: Some(absent), .. }) => absent.into(),
+        Some(case) if case.validity.ok() => State::Valid,
+        Some(case) => State::Invalid(&case.validity.failed),
+        None if record.not_selected.iter().any(|other| other == id) => State::NotSelected,
+        None => State::Absent(AbsenceKind::Unknown, GONE),
     }
-    if !case.validity.ok() {
-        return Some(Verdict::Invalid(case.validity.failed.join("; ")));
-    }
-    let Some(base) = base.filter(|base| base.absent.is_none()) else { return Some(Verdict::New) };
-    if !base.validity.ok() {
-        return Some(Verdict::NotComparable(format!(
-            "the baseline is INVALID: {}",
-            base.validity.failed.join("; ")
-        )));
-    }
+}
+
+/// What is said of a scenario that a run neither has nor says that it was not asked for.
+const GONE: &str = "it is gone from the run";
+
+/// Why the numbers of two valid cases are not of the same work.
+fn other_work(base: &Case, case: &Case) -> Option<Verdict> {
     if let Some(difference) = same::work(&base.work, &case.work) {
         return Some(Verdict::NotComparable(difference));
     }
@@ -234,6 +214,62 @@ fn whole_case(base: Option<&Case>, case: &Case) -> Option<Verdict> {
         (Some(before), Some(now)) if before != now => Some(Verdict::OutputChanged(None)),
         _ => None,
     }
+}
+
+/// The metrics of two valid cases of the same work.
+fn metrics<'a>(base: &'a Case, case: &'a Case) -> impl Iterator<Item = Row> + 'a {
+    let row = move |metric: &'static Metric| {
+        let said = |verdict| Some(Row::Said(Finding::said(&case.id, Some(metric), verdict)));
+        if let Some(verdict) = impossible(base, case, metric) {
+            return said(verdict);
+        }
+        let raw = Sides { base: Series::of(base, metric), current: Series::of(case, metric) };
+        let states = (value(base, metric, &raw.base), value(case, metric, &raw.current));
+        match rule(Mode::Stored, states.0, states.1, None) {
+            Ruling::Silent => None,
+            Ruling::Verdict(verdict) => said(verdict),
+            Ruling::Judge
+                if metric.name == "peak_rss_bytes" && has_shared(base) != has_shared(case) =>
+            {
+                said(Verdict::NotComparable(SHARED.into()))
+            }
+            Ruling::Judge => {
+                let normalised = normalised::sides(base, case, metric);
+                Some(Row::Both(Both { scenario: case.id.clone(), metric, raw, normalised }))
+            }
+        }
+    };
+    METRICS.iter().filter(move |metric| metric.gated(&case.work)).filter_map(row)
+}
+
+/// What a case has of a metric.
+fn value<'a>(case: &'a Case, metric: &Metric, series: &Series) -> State<'a> {
+    if series.count() > 0 {
+        return State::Valid;
+    }
+    let note = case.blocks.iter().find_map(|block| block.notes.get(metric.name));
+    State::NoValue(note.map_or("the record does not say why it has no value", String::as_str))
+}
+
+/// What a reader has to know of what is missing or removed.
+pub(super) fn missing_notes(
+    current: &Record,
+    findings: &[Finding],
+    policy: &Policy,
+) -> Vec<String> {
+    let measured = |id: &str| current.case(id).is_some_and(|case| case.absent.is_none());
+    let mut notes = still_measured(policy, measured);
+    let gone = findings.iter().any(|finding| {
+        matches!(finding.verdict, Verdict::Missing(_)) && current.case(&finding.scenario).is_none()
+    });
+    if gone && current.not_selected.is_empty() {
+        notes.push(
+            "the run does not say what it was not asked for, as records of schema 1 never do: what \
+             is not in it is missing"
+                .into(),
+        );
+    }
+    notes
 }
 
 /// Why peaks of memory of unlike processes are not compared.

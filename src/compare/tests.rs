@@ -1,6 +1,8 @@
 //! Rules on literal numbers, and the records that other tests are made with.
 
 use super::*;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Block;
 use crate::record::Build;
 use crate::record::Case;
@@ -67,6 +69,7 @@ pub(crate) fn record(rows: &[Row]) -> Record {
         },
         injected: None,
         scenarios,
+        not_selected: Vec::new(),
     }
 }
 
@@ -201,7 +204,7 @@ fn another_machine_model_or_setting_is_not_compared() {
     );
     let mut broken = base.clone();
     broken.machine.class = "other".into();
-    broken.scenarios[0].absent = Some("failed: crash".into());
+    broken.scenarios[0].absent = Some(Absence::new(AbsenceKind::Failed, "crash"));
     assert_eq!(judge(&base, &broken, &Policy::default()).outcome, Outcome::Failed);
     let mut slow = base.clone();
     slow.injected = Some("decode:0.1".into());
@@ -269,16 +272,6 @@ fn what_cannot_be_timed_is_named() {
         said(|r| r.scenarios[1].output_sha256 = Some("00".into())),
         (Verdict::OutputChanged(None), Outcome::Failed)
     );
-    assert_eq!(said(|r| r.scenarios[1].id = "c/b1".into()), (Verdict::New, Outcome::Pass));
-    assert_eq!(said(|r| drop(r.scenarios.pop())), (Verdict::Missing, Outcome::Pass));
-    assert_eq!(
-        said(|r| r.scenarios[1].absent = Some("unsupported: x".into())),
-        (Verdict::Missing, Outcome::Pass)
-    );
-    assert_eq!(
-        said(|r| r.scenarios[1].absent = Some("failed: out of memory".into())),
-        (Verdict::Failed("failed: out of memory".into()), Outcome::Failed)
-    );
     assert_eq!(
         said(|r| r.scenarios[1].validity.failed.push("ttft is 0".into())),
         (Verdict::Invalid("ttft is 0".into()), Outcome::Failed)
@@ -287,19 +280,42 @@ fn what_cannot_be_timed_is_named() {
         said(|r| r.scenarios[1].work.new_tokens = 8),
         (Verdict::NotComparable("new_tokens was 16 and is 8".into()), Outcome::NotComparable)
     );
-    let mut never = base.clone();
-    never.scenarios[1].absent = Some("unsupported: x".into());
-    assert_eq!(judge(&never, &never, &Policy::default()).findings.len(), 1);
     let mut now = base.clone();
-    now.scenarios.pop();
-    let strict = Policy { missing: Missing::Counts, ..Policy::default() };
-    assert_eq!(judge(&base, &now, &strict).outcome, Outcome::NotComparable);
     now.scenarios.clear();
     assert_eq!(
         judge(&base, &now, &Policy::default()).outcome,
         Outcome::NotComparable,
         "nothing was compared"
     );
+}
+
+#[test]
+fn a_run_of_schema_1_does_not_say_what_it_was_not_asked_for() {
+    let rows: &[Row] =
+        &[("a/b1", &[("decode_tok_s", STEADY)]), ("b/b1", &[("decode_tok_s", STEADY)])];
+    let base = record(rows);
+    let mut now = base.clone();
+    now.scenarios.pop();
+    let note = |now: &Record| {
+        let judgement = judge(&base, now, &Policy::default());
+        assert_eq!(judgement.outcome, Outcome::NotComparable);
+        judgement.notes.iter().any(|note| note.contains("as records of schema 1 never do"))
+    };
+    assert!(note(&now));
+    now.not_selected = vec!["grid/S1".into()];
+    assert!(!note(&now), "this one says it, and `b/b1` is not among it");
+}
+
+#[test]
+fn what_is_listed_as_removed_but_still_measured_is_noted() {
+    let base = record(&[("a/b1", &[("decode_tok_s", STEADY)])]);
+    let removed = [("a/b1".to_owned(), "merged".to_owned()), ("b/b1".into(), "old".into())];
+    let policy = Policy { removed: removed.into(), ..Policy::default() };
+    let judgement = judge(&base, &base, &policy);
+    assert_eq!(judgement.outcome, Outcome::Pass);
+    let notes: Vec<&String> =
+        judgement.notes.iter().filter(|note| note.contains("listed as removed")).collect();
+    assert_eq!(notes, ["`a/b1` is listed as removed but still measured"]);
 }
 
 #[test]
@@ -310,6 +326,10 @@ fn a_policy_refuses_what_it_does_not_know() {
     assert!(Policy::new(&config("limits = { ttft_s = 10.0 }")).is_err());
     assert!(Policy::new(&config("fail_on = \"never\"")).is_err());
     assert_eq!(Policy::new(&config("fail_on = \"critical\"")).unwrap().fail_on, FailOn::Critical);
+    let error = Policy::new(&config("removed = { \"a/b1\" = \" \" }")).unwrap_err().to_string();
+    assert_eq!(error, "removed scenario `a/b1` has no reason; say why it is gone");
+    let policy = Policy::new(&config("removed = { \"a/b1\" = \"merged\" }")).unwrap();
+    assert_eq!(policy.removed["a/b1"], "merged");
 }
 
 #[test]

@@ -17,8 +17,9 @@ fn paired(cases: Vec<PairedCase>, blocks: usize) -> Paired {
         machine: record.machine,
         base: arm(),
         candidate: arm(),
+        duet: false,
         output_change: None,
-        layout_sd: Default::default(),
+        layout: Default::default(),
         ended: Ended::Budget,
         blocks: vec![PairedBlock::default(); blocks],
         scenarios: cases,
@@ -37,7 +38,7 @@ fn a_scenario_without_a_turn_is_undecided_and_has_no_metric() {
     let judgement = judge(&paired(vec![case], 0), &Policy::default());
     assert_eq!(judgement.findings.len(), 1);
     assert!(judgement.findings[0].metric.is_none());
-    assert_eq!(judgement.findings[0].verdict, Verdict::Inconclusive(Why::TooFewBlocks));
+    assert_eq!(judgement.findings[0].verdict, Verdict::Inconclusive(Why::OutOfTime));
     assert_eq!(judgement.outcome, crate::compare::Outcome::Undecided);
     assert_eq!(judgement.course.unwrap().open, ["code/b1"]);
 }
@@ -71,4 +72,25 @@ fn a_block_that_lacks_an_arm_shifts_no_other() {
     let finding = &judgement.findings[0];
     let rounded: Vec<f64> = finding.base_blocks.iter().map(|value| value.round()).collect();
     assert_eq!((rounded, finding.changes.len()), (vec![100.0, 200.0], 2));
+}
+
+#[test]
+fn a_metric_that_the_base_reported_in_some_blocks_is_one_that_it_has() {
+    let work = crate::record::Work { batch: 1, new_tokens: 8, ..Default::default() };
+    let side = Side { work: Some(work), ..Side::default() };
+    let unread = [("decode_tok_s".to_owned(), "a turn did not report it".to_owned())];
+    let blocks = vec![turns(0, vec![100.0; 4]), turns(1, vec![100.0; 2])];
+    let base = Side { no_value: unread.clone().into(), ..side.clone() };
+    let mut case =
+        PairedCase { id: "code/b1".into(), base, candidate: side, blocks, parting: None };
+    let verdict = |case: &PairedCase| {
+        let judgement = judge(&paired(vec![case.clone()], 2), &Policy::default());
+        judgement.findings[0].verdict.clone()
+    };
+    assert_eq!(verdict(&case), Verdict::Inconclusive(Why::TooFewBlocks));
+    case.candidate.no_value = unread.into();
+    assert_eq!(verdict(&case), Verdict::Missing("a turn did not report it".into()));
+    case.blocks.remove(0);
+    let of_decode = judge(&paired(vec![case], 2), &Policy::default()).findings;
+    assert!(of_decode.iter().all(|one| one.metric.unwrap().name != "decode_tok_s"), "none has it");
 }

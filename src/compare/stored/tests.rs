@@ -8,6 +8,7 @@ use crate::compare::Outcome;
 use crate::compare::judge;
 use crate::compare::share;
 use crate::compare::tests::record;
+use crate::record::Caveat;
 use crate::record::References;
 use crate::record::calibration;
 use crate::record::calibration::CalibrationKind;
@@ -99,17 +100,19 @@ fn a_kernel_that_moved_is_named() {
 
 #[test]
 fn memory_of_a_shared_process_is_not_that_of_a_fresh_one() {
-    let of = |sharing: &str| {
+    let of = |shared| {
         let steady: &[&[f64]] =
             &[&[2e9, 2.01e9, 1.99e9], &[2e9, 2.0e9, 1.99e9], &[2.01e9, 2e9, 2e9]];
         let mut record =
             record(&[("code/b1", &[("decode_tok_s", STEADY), ("peak_rss_bytes", steady)])]);
         for block in &mut record.scenarios[0].blocks {
-            block.notes.insert("peak_rss_bytes".into(), format!("high water, {sharing}"));
+            if shared {
+                block.caveats.insert("peak_rss_bytes".into(), Caveat::SharedProcess);
+            }
         }
         record
     };
-    let (fresh, shared) = (of("fresh process"), of("shared_process"));
+    let (fresh, shared) = (of(false), of(true));
     for (base, now) in [(&fresh, &shared), (&shared, &fresh)] {
         let judgement = judge(base, now, &Policy::default());
         let [decode, memory] = judgement.findings.as_slice() else { panic!("two") };
@@ -254,6 +257,7 @@ fn a_scenario_under_a_new_name_is_recognised_by_its_work() {
     let mut now = base.clone();
     now.scenarios[0].id = "program/b1".into();
     now.sessions[0].id = "another".into();
+    now.not_selected = vec!["grid/S1".into()];
     let notes = |now: &Record| judge(&base, now, &Policy::default()).notes;
     assert_eq!(notes(&now)[1..], ["`program/b1` looks like `code/b1` under a new name"]);
     let verdicts: Vec<Verdict> = judge(&base, &now, &Policy::default())
@@ -261,7 +265,8 @@ fn a_scenario_under_a_new_name_is_recognised_by_its_work() {
         .into_iter()
         .map(|finding| finding.verdict)
         .collect();
-    assert_eq!(verdicts, [Verdict::New, Verdict::Missing], "it is still both");
+    let missing = Verdict::Missing(GONE.into());
+    assert_eq!(verdicts, [Verdict::New, missing], "it is still both");
     now.scenarios[0].work.new_tokens = 8;
     assert_eq!(notes(&now).len(), 1, "{:?}", notes(&now));
 }
