@@ -36,6 +36,7 @@ pub use html::page;
 pub use html::page_in;
 pub use html::pair_page;
 pub(crate) use html::render;
+pub use html::verdict_page;
 pub use link::link;
 pub use link::link_into;
 pub use live::live_header;

@@ -2,16 +2,16 @@
 //! how small a change can be told from none. Every environment of the pool is a session.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crate::compare::paired::BLOCK_FLOOR;
-use crate::compare::paired::LOOKS;
-use crate::compare::paired::Levels;
+use crate::compare::looks::BLOCK_FLOOR;
+use crate::compare::looks::LOOKS;
+use crate::compare::looks::Levels;
 use crate::compare::paired::block_value;
 use crate::compare::paired::centre;
 use crate::compare::paired::quad_effects;
 use crate::compare::share;
-use crate::machine::between;
+use crate::machine::SESSION_GAP;
+use crate::machine::is_one_session;
 use crate::record::calibration::Floor;
 use crate::record::calibration::Spread;
 use crate::record::pair::PairedTurns;
@@ -42,7 +42,7 @@ pub fn calibrate(pool: &Pool, alpha: f64) -> Found {
             gated.map(move |metric| Seen { pool, at, metric })
         })
         .collect();
-    let levels = Levels::new(alpha, SUITE, LOOKS.len());
+    let levels = Levels::in_turns(alpha, SUITE);
     let layout_sd = layouts(by_kind(&cases, |seen| seen.layouts()));
     let known = |seen: &Seen| layout_sd.get(seen.metric.kind()).map_or(ASSUMED, |spread| spread.sd);
     Found {
@@ -167,7 +167,7 @@ impl Seen<'_> {
             metric: self.metric.name.into(),
             within_sd: stats::mean(&within).map(f64::sqrt),
             block_sd,
-            smallest_at: [LOOKS[0], LOOKS[2], LOOKS[5]].map(smallest).into(),
+            smallest_at: [LOOKS[1], LOOKS[3], LOOKS[5]].map(smallest).into(),
         })
     }
 }
@@ -178,8 +178,8 @@ fn together(environments: &[Recorded]) -> Vec<Vec<&Recorded>> {
     for one in environments {
         let near = |last: &&mut Vec<&Recorded>| {
             let before = last.last().and_then(|before| before.started.as_deref());
-            let apart = before.zip(one.started.as_deref()).and_then(|(a, b)| between(a, b));
-            apart.is_none_or(|apart| apart < Duration::from_secs(3600))
+            let both = before.zip(one.started.as_deref());
+            both.is_none_or(|(before, started)| is_one_session(before, started, SESSION_GAP))
         };
         match sessions.last_mut().filter(near) {
             Some(last) => last.push(one),
@@ -236,6 +236,7 @@ mod tests {
             build: Default::default(),
             model: Default::default(),
             settings: Default::default(),
+            duet: false,
             arms,
             scenarios: vec![PoolCase { id: "code/b1".into(), work }],
             environments: environments.collect(),

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use crate::compare::paired::LOOKS;
+use crate::compare::looks::LOOKS;
 use crate::error::Error;
 use crate::error::Result;
 use crate::evaluate::replay::Place;
 use crate::evaluate::replay::SCENARIOS;
-use crate::evaluate::rules::Answer;
 use crate::evaluate::rules::Pairing;
-use crate::evaluate::rules::Rule;
 use crate::evaluate::rules::View;
+use crate::record::pair::Quad;
 use crate::record::pool::Pool;
 use crate::record::pool::PoolTurns;
 use crate::record::pool::Recorded;
@@ -26,6 +25,8 @@ pub(super) type Suite = [(usize, usize); SCENARIOS];
 
 /// One environment, ready to be looked at.
 pub(super) struct Field<'a> {
+    /// Which of the pools it is of.
+    pub(super) pool: usize,
     recorded: &'a Recorded,
     pub(super) arms: Vec<(char, Role)>,
     /// Letters of the arms that were not recorded but computed from the copy's turns.
@@ -47,12 +48,12 @@ pub(super) struct Case {
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn new(pool: &Pool, recorded: &'a Recorded) -> Result<Self> {
+    pub(super) fn new(number: usize, pool: &Pool, recorded: &'a Recorded) -> Result<Self> {
         let counted = recorded.blocks.iter().filter(|block| block.rejected.is_none()).count();
-        let needed = LOOKS[LOOKS.len() - 1];
+        let needed = FEWEST;
         if counted < needed {
             let name = &recorded.name;
-            return Err(Error::Failed(format!(
+            return Err(Error::Undecided(format!(
                 "environment `{name}` has {counted} blocks that count, a replay needs {needed}; record more"
             )));
         }
@@ -94,20 +95,19 @@ impl<'a> Field<'a> {
         let loads: Vec<f64> = loads.collect();
         let load_s = stats::mean(&loads).expect("there are blocks");
         let derived = derived.into_iter().map(|(letter, _)| letter).collect();
-        Ok(Self { recorded, arms, derived, cases, load_s })
+        Ok(Self { pool: number, recorded, arms, derived, cases, load_s })
     }
 
     pub(super) fn place(&self) -> Place {
         let Recorded { name, column, about, blocks, .. } = self.recorded;
         let rejected = blocks.iter().filter(|block| block.rejected.is_some()).count();
-        let metrics: usize = self.cases.iter().map(|case| case.series.len()).sum();
         Place {
+            pool: self.pool,
             name: name.clone(),
             column: *column,
             about: about.clone(),
             blocks: blocks.len(),
             rejected,
-            disjoint: metrics * ((blocks.len() - rejected) / LOOKS[0]),
             spread: self.copies(spread),
             autocorrelation: self.copies(autocorrelation),
             figures: BTreeMap::new(),
@@ -128,9 +128,17 @@ impl<'a> Field<'a> {
 
     pub(super) fn draw(&self, runs: usize, seed: u64) -> Vec<Suite> {
         let mut random = Random::new(seed);
-        let (cases, blocks) = (self.cases.len(), self.recorded.blocks.len());
-        let mut suite = || std::array::from_fn(|_| (random.below(cases), random.below(blocks)));
+        let mut suite = || std::array::from_fn(|_| self.entry(&mut random));
         (0..runs).map(|_| suite()).collect()
+    }
+
+    /// One scenario of a virtual suite.
+    pub(super) fn entry(&self, random: &mut Random) -> (usize, usize) {
+        (random.below(self.cases.len()), random.below(self.blocks()))
+    }
+
+    pub(super) fn blocks(&self) -> usize {
+        self.recorded.blocks.len()
     }
 }
 
@@ -181,13 +189,20 @@ fn elapsed(recorded: &Recorded, scenario: usize) -> Vec<f64> {
     let mut elapsed = vec![0.0];
     for block in recorded.blocks.iter().chain(&recorded.blocks) {
         let turns = &block.scenarios[scenario];
-        let letters: BTreeSet<char> =
-            turns.quads.iter().flat_map(|quad| quad.order.chars()).collect();
-        let own =
-            turns.warm_up_s * 2.0 / processes(turns) + turns.turns_s * 2.0 / letters.len() as f64;
+        let own = turns.warm_up_s * 2.0 / processes(turns) + turns.turns_s * share_of_two(turns);
         elapsed.push(elapsed[elapsed.len() - 1] + own);
     }
     elapsed
+}
+
+/// The share of turns that a pair of builds would have had: those of the base and of one other arm, where these two meet.
+fn share_of_two(turns: &PoolTurns) -> f64 {
+    let letters = || turns.quads.iter().flat_map(|quad| quad.order.chars());
+    let other = letters().find(|letter| *letter != 'A');
+    let meets = |quad: &&Quad| other.is_some_and(|other| quad.order.contains(other));
+    let both = turns.quads.iter().filter(meets).flat_map(|quad| quad.order.chars());
+    let own = both.filter(|letter| *letter == 'A' || Some(*letter) == other).count();
+    own as f64 / letters().count() as f64
 }
 
 /// The standard deviation of normal values, from the median distance to their median, so that outliers do not count
@@ -209,14 +224,12 @@ fn autocorrelation(values: &[f64]) -> Option<f64> {
     (squares > 0.0).then(|| products / squares)
 }
 
-/// What a rule says from every block on, going round at the end.
-pub(super) fn answers(
-    series: &[Option<Pairing>],
+/// One metric from every block on, going round at the end.
+pub(super) fn views<'a>(
+    series: &'a [Option<Pairing>],
     metric: &'static Metric,
-    rule: &Rule,
-    judged: usize,
-) -> Vec<Answer> {
-    let from = |start: usize| {
+) -> impl Iterator<Item = View<'a>> {
+    let from = move |start: usize| {
         let mut counted = 0;
         let around = series[start..].iter().chain(&series[..start]).flatten();
         let blocks = around
@@ -226,9 +239,9 @@ pub(super) fn answers(
                 go_on
             })
             .collect();
-        (rule.decide)(&View { blocks, metric, judged })
+        View { blocks, metric }
     };
-    (0..series.len()).map(from).collect()
+    (0..series.len()).map(from)
 }
 
 #[cfg(test)]

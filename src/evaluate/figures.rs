@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde::Serializer;
+use serde::ser::SerializeMap as _;
 
+use crate::evaluate::SCENARIOS;
 use crate::record::pool::Column;
 
 /// One figure of a rule in one environment or column.
@@ -62,26 +64,66 @@ pub const FIGURES: &[Figure] = &[
 
 /// Figures by name; `None` where the pool has nothing to say.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Figures(BTreeMap<&'static str, f64>);
+pub struct Figures {
+    found: BTreeMap<&'static str, f64>,
+    evidence: BTreeMap<&'static str, Evidence>,
+}
+
+/// How often something was so among cases that share no block. Virtual suites are drawn from the same few blocks again
+/// and again: how much is known of a share is what these say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// Cases in which it was so.
+    pub hits: usize,
+    /// All cases.
+    pub cases: usize,
+}
+
+impl Evidence {
+    /// The interval that holds the share with 95 %.
+    pub fn bounds(self) -> (f64, f64) {
+        crate::stats::clopper_pearson(self.hits, self.cases)
+    }
+}
 
 impl Figures {
     /// The figure of this name.
     pub fn get(&self, name: &str) -> Option<f64> {
-        self.0.get(name).copied()
+        self.found.get(name).copied()
+    }
+
+    /// What a share rests on; `None` for what is no share.
+    pub fn evidence(&self, name: &str) -> Option<Evidence> {
+        // A suite is as many scenarios; in which of them alarms came together is not known, so each counts as one suite.
+        let suites = |Evidence { hits, cases }: Evidence| {
+            let suites = cases / SCENARIOS;
+            Evidence { hits: hits.min(suites), cases: suites }
+        };
+        let known = self.evidence.get(name).copied();
+        if name.starts_with("suite_") { known.map(suites) } else { known }
     }
 
     pub(super) fn set(&mut self, name: &'static str, value: Option<f64>) {
-        debug_assert!(FIGURES.iter().any(|figure| figure.name == name), "{name}");
-        self.0.extend(value.filter(|value| value.is_finite()).map(|value| (name, value)));
+        assert!(FIGURES.iter().any(|figure| figure.name == name), "{name}");
+        self.found.extend(value.filter(|value| value.is_finite()).map(|value| (name, value)));
     }
 
-    /// The mean over environments, each with the same weight; of those that have the figure.
+    /// Of a suite's figure the cases are scenarios.
+    pub(super) fn rest(&mut self, name: &'static str, hits: usize, cases: usize) {
+        let evidence = self.evidence.entry(name).or_default();
+        *evidence = Evidence { hits: evidence.hits + hits, cases: evidence.cases + cases };
+    }
+
+    /// The mean over environments, each with the same weight; of those that have the figure. Evidence is added up.
     pub(super) fn mean(of: &[&Figures]) -> Self {
         let mut mean = Self::default();
         for figure in FIGURES {
             let values: Vec<f64> =
                 of.iter().filter_map(|figures| figures.get(figure.name)).collect();
             mean.set(figure.name, crate::stats::mean(&values));
+        }
+        for (name, evidence) in of.iter().flat_map(|figures| &figures.evidence) {
+            mean.rest(name, evidence.hits, evidence.cases);
         }
         mean.detectable();
         mean
@@ -98,7 +140,7 @@ impl Figures {
             ("detect_10", 0.10),
             ("detect_20", 0.20),
         ];
-        self.0.remove("mde_80");
+        self.found.remove("mde_80");
         let measured: Vec<(f64, f64)> =
             DROPS.iter().filter_map(|(name, drop)| Some((*drop, self.get(name)?))).collect();
         if measured.len() < 2 {
@@ -113,12 +155,18 @@ impl Figures {
     }
 }
 
-/// Every figure, `null` where there is none.
+/// Every figure, `null` where there is none, and what shares rest on.
 impl Serialize for Figures {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let rounded = |value: f64| (value * 1e6).round() / 1e6;
-        serializer
-            .collect_map(FIGURES.iter().map(|one| (one.name, self.get(one.name).map(rounded))))
+        let evidence: BTreeMap<&str, Evidence> =
+            FIGURES.iter().filter_map(|one| Some((one.name, self.evidence(one.name)?))).collect();
+        let mut map = serializer.serialize_map(None)?;
+        for one in FIGURES {
+            map.serialize_entry(one.name, &self.get(one.name).map(rounded))?;
+        }
+        map.serialize_entry("evidence", &evidence)?;
+        map.end()
     }
 }
 
@@ -182,8 +230,24 @@ pub struct Met {
     pub bound: Bound,
     /// What was found; `null` where the pool has nothing to say.
     pub found: Option<f64>,
+    /// What that rests on, for shares.
+    pub evidence: Option<Evidence>,
     /// Whether it is met.
-    pub met: Option<bool>,
+    pub status: Status,
+}
+
+/// Whether a target is met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The exact interval of 95 % keeps to it; for what is no share, the value.
+    Met,
+    /// The value keeps to it, its interval does not: there are too few disjoint cases to tell.
+    NotShown,
+    /// The value does not keep to it.
+    Missed,
+    /// The pool has nothing to say.
+    NotMeasured,
 }
 
 impl Met {
@@ -194,11 +258,33 @@ impl Met {
             columns.each_ref().map(|(column, figures)| {
                 let bound = bounds[*column as usize];
                 let found = figures.as_ref().and_then(|figures| figures.get(figure));
-                let met = found.map(|value| bound.holds(value));
-                Met { figure, column: *column, bound, found, met }
+                let evidence = figures.as_ref().and_then(|figures| figures.evidence(figure));
+                let status = status(bound, found, evidence, unit(figure));
+                Met { figure, column: *column, bound, found, evidence, status }
             })
         };
         TARGETS.iter().flat_map(row).collect()
+    }
+}
+
+fn unit(name: &str) -> Unit {
+    FIGURES.iter().find(|figure| figure.name == name).expect("targets name figures").unit
+}
+
+fn status(bound: Bound, found: Option<f64>, evidence: Option<Evidence>, unit: Unit) -> Status {
+    let shown = match (unit, evidence) {
+        (Unit::Share, None) => false,
+        (Unit::Share, Some(evidence)) => {
+            let (low, high) = evidence.bounds();
+            bound.holds(low) && bound.holds(high)
+        }
+        _ => true,
+    };
+    match found {
+        None => Status::NotMeasured,
+        Some(found) if !bound.holds(found) => Status::Missed,
+        Some(_) if shown => Status::Met,
+        Some(_) => Status::NotShown,
     }
 }
 
@@ -219,6 +305,41 @@ mod tests {
         assert_eq!(figures(&[("detect_5", 0.6), ("detect_7_5", 1.0)]), Some(0.0625));
         let all = figures(&[("false_alarm", 0.0), ("detect_10", 0.8)]).unwrap();
         assert!((all - 0.10).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_target_is_met_where_the_bound_meets_it_and_not_shown_where_only_the_point_does() {
+        let rate = |hits, cases| Some(Evidence { hits, cases });
+        for (bound, found, evidence, expected) in [
+            (AtMost(0.005), Some(0.0), rate(0, 30), Status::NotShown), // At most 11.6 %.
+            (AtMost(0.12), Some(0.0), rate(0, 30), Status::Met),
+            (AtMost(0.005), Some(0.0), rate(0, 0), Status::NotShown),
+            (AtMost(0.005), Some(0.0), None, Status::NotShown),
+            (AtMost(0.005), Some(0.01), rate(0, 30), Status::Missed),
+            (AtLeast(0.9), Some(1.0), rate(30, 30), Status::NotShown), // At least 88.4 %.
+            (AtLeast(0.88), Some(1.0), rate(30, 30), Status::Met),
+            (Between(0.5, 0.99), Some(0.95), rate(95, 100), Status::Met),
+            (AtLeast(0.9), None, None, Status::NotMeasured),
+        ] {
+            assert_eq!(
+                status(bound, found, evidence, Unit::Share),
+                expected,
+                "{bound:?} {evidence:?}"
+            );
+        }
+        assert_eq!(status(AtMost(180.0), Some(100.0), None, Unit::Seconds), Status::Met);
+    }
+
+    #[test]
+    fn a_suite_is_as_many_scenarios_and_every_alarm_one_of_them() {
+        let mut figures = Figures::default();
+        figures.rest("suite_false_alarm", 0, 30);
+        let mut more = Figures::default();
+        more.rest("suite_false_alarm", 3, 30);
+        let both = Figures::mean(&[&figures, &more]);
+        assert_eq!(figures.evidence("suite_false_alarm"), Some(Evidence { hits: 0, cases: 1 }));
+        assert_eq!(both.evidence("suite_false_alarm"), Some(Evidence { hits: 3, cases: 3 }));
+        assert_eq!(both.evidence("detect_5"), None);
     }
 
     #[test]

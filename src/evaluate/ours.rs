@@ -1,150 +1,198 @@
 //! This gate, and this gate with one part taken out, to see what each part is for.
 
-use crate::compare::Evidence;
+use crate::compare::BLOCKS_NEEDED;
 use crate::compare::Interval;
 use crate::compare::Policy;
 use crate::compare::Verdict;
-use crate::compare::paired::BLOCK_FLOOR;
-use crate::compare::paired::Decision;
-use crate::compare::paired::LOOKS;
-use crate::compare::paired::Levels;
-use crate::compare::paired::decide;
-use crate::compare::verdict;
+use crate::compare::looks::Decision;
+use crate::compare::looks::LOOKS;
+use crate::compare::looks::Levels;
+use crate::compare::looks::PRIOR_FREEDOM;
+use crate::compare::looks::Rule;
+use crate::compare::looks::Summary;
+use crate::compare::looks::Track;
+use crate::compare::looks::decide;
 use crate::evaluate::rules::Answer;
+use crate::evaluate::rules::Pairing;
 use crate::evaluate::rules::Said;
 use crate::evaluate::rules::View;
 use crate::evaluate::rules::alpha;
+use crate::record::calibration::Spread;
 use crate::stats;
 
-/// As `candlemark pair` decides, rejected blocks included; the null control, for which a pool has no arm to spare, is left out.
-pub(super) fn whole(view: &View) -> Answer {
-    let values = view.counted(|block| block.value);
-    let decision = gate(view, &values, levels(view), layout_sd());
-    let answer = answer(&decision, view.span(decision.used));
-    let measured = &view.blocks[..answer.blocks];
-    if decision.is_final() && measured.iter().any(|block| block.rejected) {
-        let all: Vec<f64> = measured.iter().map(|block| block.value).collect();
-        let with = gate(view, &all, levels(view), layout_sd());
-        let regressed = |decision: &Decision| said(&decision.verdict) == Said::Regressed;
-        if with.is_final() && regressed(&with) != regressed(&decision) {
-            return Answer { said: Said::Undecided, ..answer };
+/// This gate, part by part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ours {
+    /// What the unit of statistics is.
+    unit: Unit,
+    /// What becomes of rejected blocks.
+    rejected: Rejected,
+    /// Whether the centre is a trimmed mean.
+    trimmed: bool,
+    /// Whether all metrics of a suite are judged together.
+    family: bool,
+    /// Whether two builds of one source may differ.
+    layout: bool,
+    /// What the variances of a kind are worth, in degrees of freedom.
+    prior_freedom: f64,
+    /// Numbers of blocks at which verdicts are given.
+    looks: &'static [usize],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Unit {
+    /// A block's value.
+    Block,
+    /// That of the first turn of each arm in every quad.
+    FirstTurns,
+    /// A quad's value.
+    Quad,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rejected {
+    /// Left out; where they would turn a regression into a pass or a pass into one, nothing is said.
+    MayContradict,
+    LeftOut,
+    Counted,
+}
+
+/// As `candlemark pair` decides; the null control, for which a pool has no arm to spare, is left out.
+pub(super) const WHOLE: Ours = Ours {
+    unit: Unit::Block,
+    rejected: Rejected::MayContradict,
+    trimmed: true,
+    family: true,
+    layout: true,
+    prior_freedom: PRIOR_FREEDOM,
+    looks: &LOOKS,
+};
+/// Of one part less each, blocks that were rejected are left out without a second look.
+const PART: Ours = Ours { rejected: Rejected::LeftOut, ..WHOLE };
+pub(super) const ALONE: Ours = Ours { prior_freedom: 0.0, ..PART };
+pub(super) const FROM_EIGHT: Ours = Ours { looks: &[8, 12, 16, 20, 24, 32], ..PART };
+pub(super) const BOTH: Ours = Ours { prior_freedom: 0.0, ..FROM_EIGHT };
+pub(super) const ONE_PROCESS: Ours = Ours { unit: Unit::Quad, ..PART };
+pub(super) const NO_ABBA: Ours = Ours { unit: Unit::FirstTurns, ..PART };
+pub(super) const NO_LAYOUT: Ours = Ours { layout: false, ..PART };
+pub(super) const NO_FAMILY: Ours = Ours { family: false, ..PART };
+pub(super) const NO_REJECTION: Ours = Ours { rejected: Rejected::Counted, ..PART };
+pub(super) const UNTRIMMED: Ours = Ours { trimmed: false, ..PART };
+
+/// One metric from one block on, ready for any look.
+pub(super) struct Window<'a> {
+    view: View<'a>,
+    values: Values,
+    /// The same with rejected blocks, where there are any and they may contradict.
+    all: Option<Values>,
+}
+
+/// Values of one unit, with what they say at every look.
+struct Values {
+    units: Vec<f64>,
+    limits: (f64, f64),
+    looks: Vec<(usize, Summary)>,
+}
+
+impl Track for &Values {
+    fn count(&self) -> usize {
+        self.units.len()
+    }
+
+    fn summary(&self, used: usize) -> Summary {
+        let known = self.looks.iter().find(|(look, _)| *look == used);
+        known.map_or_else(|| Summary::of(&self.units[..used]), |(_, summary)| *summary)
+    }
+
+    fn limits(&self) -> (f64, f64) {
+        self.limits
+    }
+}
+
+impl Ours {
+    pub(super) fn window<'a>(&self, view: View<'a>) -> Window<'a> {
+        let of = |block: &Pairing| match self.unit {
+            Unit::Block => vec![block.value],
+            Unit::FirstTurns => vec![block.first],
+            Unit::Quad => block.quads.clone(),
+        };
+        let units = |with_rejected: bool| -> Vec<f64> {
+            let counted = view.blocks.iter().filter(|block| with_rejected || !block.rejected);
+            counted.flat_map(|block| of(block)).collect()
+        };
+        let contradict = self.rejected == Rejected::MayContradict
+            && view.blocks.iter().any(|block| block.rejected);
+        let values = self.values(&view, units(self.rejected == Rejected::Counted));
+        let all = contradict.then(|| self.values(&view, units(true)));
+        Window { view, values, all }
+    }
+
+    fn values(&self, view: &View, units: Vec<f64>) -> Values {
+        let reached = self.looks.iter().filter(|look| **look <= units.len());
+        let looks = reached.map(|look| (*look, self.summary(&units[..*look]))).collect();
+        Values { units, limits: view.limits(), looks }
+    }
+
+    fn summary(&self, values: &[f64]) -> Summary {
+        if self.trimmed {
+            return Summary::of(values);
+        }
+        let theta = stats::mean(values).expect("a look has values");
+        let freedom = (values.len() - 1) as f64;
+        Summary { theta, variance: stats::squares(values) / freedom, freedom }
+    }
+
+    /// What is said of metrics of one kind that are judged together in a suite of `judged` metrics.
+    pub(super) fn decide(&self, windows: &[&Window], judged: usize) -> Vec<Answer> {
+        let rule = Rule {
+            looks: self.looks,
+            fewest_for_regression: BLOCKS_NEEDED,
+            levels: Levels::in_turns(alpha(), if self.family { judged } else { 1 }),
+            layout: Spread {
+                sd: if self.layout { Policy::default().layout_sd } else { 0.0 },
+                freedom: f64::INFINITY,
+            },
+            prior_freedom: self.prior_freedom,
+            over: true,
+        };
+        let values: Vec<&Values> = windows.iter().map(|window| &window.values).collect();
+        let decisions = decide(&values, &rule);
+        let with = windows.iter().any(|window| window.all.is_some()).then(|| {
+            let all = windows.iter().map(|one| one.all.as_ref().unwrap_or(&one.values));
+            decide(&all.collect::<Vec<_>>(), &rule)
+        });
+        let answers = decisions.iter().enumerate().map(|(at, decision)| {
+            let answer = answer(decision, self.span(windows[at], decision.used));
+            let contradicted = windows[at].all.is_some()
+                && with.as_ref().is_some_and(|with| contradict(decision, &with[at]));
+            if contradicted { Answer { said: Said::Undecided, ..answer } } else { answer }
+        });
+        answers.collect()
+    }
+
+    /// How many blocks had to be measured to have so many units.
+    fn span(&self, window: &Window, used: usize) -> usize {
+        match (self.unit, self.rejected) {
+            (_, Rejected::Counted) => used,
+            (Unit::Quad, _) => {
+                let mut seen = 0;
+                let counted = window.view.blocks.iter().filter(|block| !block.rejected);
+                let begun = counted.take_while(|block| {
+                    let more = seen < used;
+                    seen += block.quads.len();
+                    more
+                });
+                let blocks = begun.count();
+                window.view.span(blocks)
+            }
+            _ => window.view.span(used),
         }
     }
-    answer
 }
 
-pub(super) fn one_process(view: &View) -> Answer {
-    let counted = view.blocks.iter().filter(|block| !block.rejected);
-    let quads: Vec<f64> = counted.clone().flat_map(|block| block.quads.iter().copied()).collect();
-    let decision = gate(view, &quads, levels(view), layout_sd());
-    let (mut seen, mut blocks) = (0, 0);
-    for block in counted {
-        if seen >= decision.used {
-            break;
-        }
-        seen += block.quads.len();
-        blocks += 1;
-    }
-    answer(&decision, view.span(blocks))
-}
-
-pub(super) fn no_abba(view: &View) -> Answer {
-    let values = view.counted(|block| block.first);
-    let decision = gate(view, &values, levels(view), layout_sd());
-    answer(&decision, view.span(decision.used))
-}
-
-pub(super) fn no_layout(view: &View) -> Answer {
-    let values = view.counted(|block| block.value);
-    let decision = gate(view, &values, levels(view), 0.0);
-    answer(&decision, view.span(decision.used))
-}
-
-pub(super) fn no_family(view: &View) -> Answer {
-    let values = view.counted(|block| block.value);
-    let one = Levels::new(alpha(), 1, LOOKS.len());
-    let decision = gate(view, &values, one, layout_sd());
-    answer(&decision, view.span(decision.used))
-}
-
-pub(super) fn no_rejection(view: &View) -> Answer {
-    let values: Vec<f64> = view.blocks.iter().map(|block| block.value).collect();
-    let decision = gate(view, &values, levels(view), layout_sd());
-    answer(&decision, decision.used)
-}
-
-pub(super) fn untrimmed(view: &View) -> Answer {
-    let values = view.counted(|block| block.value);
-    let (margin, critical) = view.limits();
-    let decision = looked(&values, |blocks| {
-        let (theta, evidence) = plain(blocks, levels(view));
-        (verdict(theta, &evidence, margin, critical), theta, evidence)
-    });
-    answer(&decision, view.span(decision.used))
-}
-
-pub(super) fn no_precision(view: &View) -> Answer {
-    let values = view.counted(|block| block.value);
-    let (margin, critical) = view.limits();
-    let decision = looked(&values, |blocks| {
-        let look = [blocks.len()];
-        let one = decide(blocks, view.limits(), levels(view), layout_sd(), &look, false);
-        let (theta, evidence) = one.theta.zip(one.evidence).expect("the look was reached");
-        // Any interval is taken for a sharp one.
-        let sharp = Evidence { single: Interval { lo: theta, hi: theta }, ..evidence };
-        (verdict(theta, &sharp, margin, critical), theta, evidence)
-    });
-    answer(&decision, view.span(decision.used))
-}
-
-fn gate(view: &View, values: &[f64], levels: Levels, layout_sd: f64) -> Decision {
-    decide(values, view.limits(), levels, layout_sd, &LOOKS, true)
-}
-
-fn levels(view: &View) -> Levels {
-    Levels::new(alpha(), view.judged, LOOKS.len())
-}
-
-fn layout_sd() -> f64 {
-    Policy::default().layout_sd
-}
-
-/// The first decisive look, as [`decide`] takes them.
-fn looked(values: &[f64], look: impl Fn(&[f64]) -> (Verdict, f64, Evidence)) -> Decision {
-    let looks = || LOOKS.iter().filter(|used| **used <= values.len());
-    let decisions = looks().map(|used| {
-        let (verdict, theta, evidence) = look(&values[..*used]);
-        Decision { verdict, theta: Some(theta), evidence: Some(evidence), used: *used }
-    });
-    let mut last = None;
-    for decision in decisions {
-        if decision.is_final() {
-            return decision;
-        }
-        last = Some(decision);
-    }
-    last.expect("a view has blocks for every look")
-}
-
-/// What [`decide`] computes, with the mean and its ordinary standard error.
-fn plain(blocks: &[f64], levels: Levels) -> (f64, Evidence) {
-    let root = (blocks.len() as f64).sqrt();
-    let theta = stats::mean(blocks).expect("a look has blocks");
-    let deviation = stats::sd(blocks).expect("a look has several blocks");
-    let error = (deviation.max(BLOCK_FLOOR) / root).hypot(layout_sd());
-    let freedom = blocks.len() as f64 - 1.0;
-    let half = |level: f64| stats::student_t(level, freedom) * error;
-    let around = |half: f64| Interval { lo: theta - half, hi: theta + half };
-    let evidence = Evidence {
-        error,
-        freedom,
-        single: around(half(0.95)),
-        pass: theta + half(levels.pass),
-        family: around(half(levels.family)),
-        lasting: layout_sd(),
-        smallest: half(levels.family) + half(0.8),
-    };
-    (theta, evidence)
+fn contradict(decision: &Decision, with: &Decision) -> bool {
+    let regressed = |decision: &Decision| said(&decision.verdict) == Said::Regressed;
+    decision.is_final() && with.is_final() && regressed(decision) != regressed(with)
 }
 
 fn answer(decision: &Decision, blocks: usize) -> Answer {

@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::evaluate::contenders;
 use crate::evaluate::ours;
+use crate::evaluate::ours::Ours;
 use crate::record::pair::PairedTurns;
 use crate::record::pair::Quad;
 use crate::workload::Metric;
@@ -19,34 +20,48 @@ pub struct Rule {
     pub name: &'static str,
     /// How it decides, in one line.
     pub about: &'static str,
-    pub(super) decide: fn(&View) -> Answer,
+    pub(super) decide: Decide,
 }
+
+/// How a rule decides.
+#[derive(Debug)]
+pub(super) enum Decide {
+    /// Every metric by itself.
+    Alone(fn(&View) -> Answer),
+    /// The metrics of a kind together.
+    Together(Ours),
+}
+
+use Decide::Alone;
+use Decide::Together;
 
 /// Every rule. Those of other tools see a fresh process of each arm whose turns alternate, which is kinder to them than the
 /// usual run of all of one arm and then all of the other.
 #[rustfmt::skip]
 pub const RULES: &[Rule] = &[
-    Rule { name: "ours", about: "this gate: trimmed t over blocks, six looks, both real and large", decide: ours::whole },
-    Rule { name: "ours_untrimmed", about: "ours with the plain mean in place of the trimmed one", decide: ours::untrimmed },
-    Rule { name: "ours_one_process", about: "ours with quads in place of fresh processes as the unit", decide: ours::one_process },
-    Rule { name: "ours_no_abba", about: "ours with the first turn of each arm only", decide: ours::no_abba },
-    Rule { name: "ours_no_layout", about: "ours without the term for code layout", decide: ours::no_layout },
-    Rule { name: "ours_no_family", about: "ours as if one metric were judged", decide: ours::no_family },
-    Rule { name: "ours_no_precision", about: "ours with an interval of any width", decide: ours::no_precision },
-    Rule { name: "ours_no_rejection", about: "ours with rejected blocks counted", decide: ours::no_rejection },
-    Rule { name: "naive_5", about: "medians of one process each, 5 % of rates, 10 % of TTFT, 15 % of memory", decide: contenders::naive },
-    Rule { name: "naive_10", about: "medians of one process each, 10 % of anything", decide: contenders::naive_10 },
-    Rule { name: "naive_15", about: "medians of one process each, 15 % of anything", decide: contenders::naive_15 },
-    Rule { name: "criterion", about: "bootstrap of the means of one process each, 95 %, noise threshold 1 %", decide: contenders::criterion },
-    Rule { name: "criterion_margin", about: "the same with the limit as noise threshold", decide: contenders::criterion_margin },
-    Rule { name: "critcmp_5", about: "ratio of the means of one process each above 1.05", decide: contenders::critcmp },
-    Rule { name: "github_105", about: "github-action-benchmark, alert threshold 105 %", decide: contenders::github_105 },
-    Rule { name: "github_200", about: "github-action-benchmark, alert threshold 200 %, its default", decide: contenders::github_200 },
-    Rule { name: "mann_whitney", about: "benchstat: U test of ten processes each, p < 0.05", decide: contenders::mann_whitney },
-    Rule { name: "mann_whitney_margin", about: "the same, and medians apart by more than the limit", decide: contenders::mann_whitney_margin },
-    Rule { name: "tango", about: "|z| of paired turns of one process each at least 2.6, and more than 1 %", decide: contenders::tango },
-    Rule { name: "perfgate", about: "ten pairs of processes, 2.0 population standard errors, more than 20 %", decide: contenders::perfgate },
-    Rule { name: "perfgate_5", about: "the same, more than the limit", decide: contenders::perfgate_margin },
+    Rule { name: "ours", about: "this gate: trimmed t over blocks with variances moderated over the suite, six looks, both real and large", decide: Together(ours::WHOLE) },
+    Rule { name: "ours_alone", about: "ours with each metric's own variance alone", decide: Together(ours::ALONE) },
+    Rule { name: "ours_from_8", about: "ours with the first look at 8 blocks in place of 5", decide: Together(ours::FROM_EIGHT) },
+    Rule { name: "ours_before", about: "both of these: as the gate decided before", decide: Together(ours::BOTH) },
+    Rule { name: "ours_untrimmed", about: "ours with the plain mean in place of the trimmed one", decide: Together(ours::UNTRIMMED) },
+    Rule { name: "ours_one_process", about: "ours with quads in place of fresh processes as the unit", decide: Together(ours::ONE_PROCESS) },
+    Rule { name: "ours_no_abba", about: "ours with the first turn of each arm only", decide: Together(ours::NO_ABBA) },
+    Rule { name: "ours_no_layout", about: "ours without the term for code layout", decide: Together(ours::NO_LAYOUT) },
+    Rule { name: "ours_no_family", about: "ours as if one metric were judged", decide: Together(ours::NO_FAMILY) },
+    Rule { name: "ours_no_rejection", about: "ours with rejected blocks counted", decide: Together(ours::NO_REJECTION) },
+    Rule { name: "naive_5", about: "medians of one process each, 5 % of rates, 10 % of TTFT, 15 % of memory", decide: Alone(contenders::naive) },
+    Rule { name: "naive_10", about: "medians of one process each, 10 % of anything", decide: Alone(contenders::naive_10) },
+    Rule { name: "naive_15", about: "medians of one process each, 15 % of anything", decide: Alone(contenders::naive_15) },
+    Rule { name: "criterion", about: "bootstrap of the means of one process each, 95 %, noise threshold 1 %", decide: Alone(contenders::criterion) },
+    Rule { name: "criterion_margin", about: "the same with the limit as noise threshold", decide: Alone(contenders::criterion_margin) },
+    Rule { name: "critcmp_5", about: "ratio of the means of one process each above 1.05", decide: Alone(contenders::critcmp) },
+    Rule { name: "github_105", about: "github-action-benchmark, alert threshold 105 %", decide: Alone(contenders::github_105) },
+    Rule { name: "github_200", about: "github-action-benchmark, alert threshold 200 %, its default", decide: Alone(contenders::github_200) },
+    Rule { name: "mann_whitney", about: "benchstat: U test of ten processes each, p < 0.05", decide: Alone(contenders::mann_whitney) },
+    Rule { name: "mann_whitney_margin", about: "the same, and medians apart by more than the limit", decide: Alone(contenders::mann_whitney_margin) },
+    Rule { name: "tango", about: "|z| of paired turns of one process each at least 2.6, and more than 1 %", decide: Alone(contenders::tango) },
+    Rule { name: "perfgate", about: "ten pairs of processes, 2.0 population standard errors, more than 20 %", decide: Alone(contenders::perfgate) },
+    Rule { name: "perfgate_5", about: "the same, more than the limit", decide: Alone(contenders::perfgate_margin) },
 ];
 
 /// The rules of these names, in the order of the table; all without names.
@@ -140,8 +155,6 @@ pub(super) struct View<'a> {
     /// In the order measured, rejected ones among them.
     pub(super) blocks: Vec<&'a Pairing>,
     pub(super) metric: &'static Metric,
-    /// How many metrics the suite judges together.
-    pub(super) judged: usize,
 }
 
 impl View<'_> {
@@ -154,11 +167,6 @@ impl View<'_> {
     /// A share of the metric's own value, as θ.
     pub(super) fn limit(&self, share: f64) -> f64 {
         margin(self.metric.better, share)
-    }
-
-    /// One number of each block that counts.
-    pub(super) fn counted(&self, of: impl Fn(&Pairing) -> f64) -> Vec<f64> {
-        self.blocks.iter().filter(|block| !block.rejected).map(|block| of(block)).collect()
     }
 
     /// How many blocks had to be measured to have so many that count.

@@ -82,6 +82,7 @@ pub(super) fn pool(hosts: &[Host], size: Size, letters: &str) -> Pool {
         build: Build { version: "0.1.0".into(), ..Build::default() },
         model: Model { spec: "synthetic:tiny".into(), ..Model::default() },
         settings: Settings::default(),
+        duet: false,
         arms: pool::arms(),
         scenarios: Vec::new(),
         environments: Vec::new(),

@@ -68,8 +68,9 @@ pub fn csv(record: &Record) -> String {
                 text += &(fields.join(",") + "\n");
             }
         }
-        if let Some(why) = &case.absent {
-            let _ = writeln!(text, "{},,,,,,{}", quoted(&case.id), quoted(why));
+        if let Some(absent) = &case.absent {
+            let why = quoted(&absent.to_string());
+            let _ = writeln!(text, "{},,,,,,{why}", quoted(&case.id));
         }
     }
     text

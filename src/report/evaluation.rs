@@ -7,8 +7,10 @@ use crate::evaluate::FIGURES;
 use crate::evaluate::Figure;
 use crate::evaluate::Figures;
 use crate::evaluate::Met;
+use crate::evaluate::Place;
 use crate::evaluate::RULES;
 use crate::evaluate::SCENARIOS;
+use crate::evaluate::Status;
 use crate::evaluate::TARGETS;
 use crate::evaluate::Unit;
 use crate::record::pool::Column;
@@ -61,7 +63,9 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
     }
     for column in Column::ALL {
         let places = evaluation.environments.iter().filter(|place| place.column == column);
-        let names: Vec<&str> = places.map(|place| place.name.as_str()).collect();
+        let mut names: Vec<&str> = places.map(|place| place.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
         if !names.is_empty() {
             let rows = evaluation.rules.iter().filter_map(|rule| {
                 Some(row(rule, evaluation.columns.get(rule)?.get(column.name())?))
@@ -70,9 +74,23 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
             text += &figures("rule", rows.collect(), medium);
         }
     }
+    if evaluation.rules.contains(&"ours") && evaluation.pools.len() > 1 {
+        let columns = evaluation.pools.iter().flat_map(|pool| {
+            let of = |column: Column| Some((column, pool.columns.get("ours")?.get(column.name())?));
+            let columns = Column::ALL.into_iter().filter_map(of);
+            columns
+                .map(|(column, figures)| row(&format!("{}, {}", pool.cpu, column.name()), figures))
+        });
+        text += &title("Ours on every machine");
+        text += &figures("machine", columns.collect(), medium);
+    }
     if evaluation.rules.contains(&"ours") {
         let rows = evaluation.environments.iter();
-        let rows = rows.map(|place| row(&place.name, &place.figures["ours"])).collect();
+        let name = |place: &Place| match evaluation.pools.len() {
+            1 => place.name.clone(),
+            _ => format!("{}, {}", evaluation.pools[place.pool].cpu, place.name),
+        };
+        let rows = rows.map(|place| row(&name(place), &place.figures["ours"])).collect();
         text += &title("Ours in every environment");
         text += &figures("environment", rows, medium);
     }
@@ -96,73 +114,96 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
     text + &last + "\n"
 }
 
-/// What a reader needs first: which targets are missed.
+/// What a reader needs first: which targets are missed, and how many are met for certain.
 fn sentence(targets: &[Met]) -> String {
-    let known = targets.iter().filter(|met| met.met.is_some()).count();
-    let missed: Vec<String> = targets
-        .iter()
-        .filter(|met| met.met == Some(false))
-        .map(|met| format!("{} {}", met.column.name(), figure(met.figure).label))
-        .collect();
-    match (targets.is_empty(), missed.is_empty()) {
-        (true, _) => "Rules replayed; ours is not among them.".into(),
-        (_, true) => format!("Ours meets all {known} targets that the pool can check."),
-        (_, false) => format!(
-            "Ours meets {} of {known} targets that the pool can check; missed: {}.",
-            known - missed.len(),
-            missed.join(", ")
-        ),
+    let of = |status: Status| -> Vec<String> {
+        let such = targets.iter().filter(|met| met.status == status);
+        such.map(|met| format!("{} {}", met.column.name(), figure(met.figure).label)).collect()
+    };
+    let (met, open, missed) = (of(Status::Met), of(Status::NotShown), of(Status::Missed));
+    if targets.is_empty() {
+        return "Rules replayed; ours is not among them.".into();
     }
+    let known = met.len() + open.len() + missed.len();
+    let open = match open.len() {
+        0 => String::new(),
+        count => format!(", {count} have a value that does without enough blocks to show it"),
+    };
+    let missed = match missed.is_empty() {
+        true => String::new(),
+        false => format!("; missed: {}", missed.join(", ")),
+    };
+    format!("Ours is shown to meet {} of {known} targets{open}{missed}.", met.len())
 }
 
 /// What the figures rest on.
 fn about(evaluation: &Evaluation, medium: Medium) -> String {
-    let [machine, model] = &evaluation.measured;
-    let Evaluation { runs, seed, judged, scenarios, environments, .. } = evaluation;
+    let Evaluation { runs, seed, judged, pools, environments, .. } = evaluation;
+    let pools: Vec<String> = pools
+        .iter()
+        .map(|pool| {
+            format!(
+                "Drawn from blocks of {} on {}, {} ({}).",
+                medium.escape(&pool.model),
+                medium.escape(&pool.cpu),
+                medium.escape(&pool.machine),
+                medium.escape(&pool.scenarios.join(", ")),
+            )
+        })
+        .collect();
     let text = format!(
         "{runs} virtual suites of {SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
-         Drawn from blocks of {} on {} ({}).\n\
-         Suites share these blocks: more suites are no more evidence. What there is of it are the verdicts per arm on disjoint blocks.\n\
+         {}\n\
+         Suites share these blocks: more suites are no more evidence. Verdicts that share no block are, and intervals in brackets\n\
+         hold a share with 95 % by them (Clopper and Pearson), a suite being as many scenarios.\n\
          The rules take blocks to be independent: the correlation of neighbours should be near 0.\n\n",
-        medium.escape(model),
-        medium.escape(machine),
-        medium.escape(&scenarios.join(", ")),
+        pools.join("\n"),
     );
     let rows: Vec<Vec<String>> = environments
         .iter()
         .map(|place| {
-            let counts = [place.blocks, place.rejected, place.disjoint].map(|n| n.to_string());
-            let [blocks, rejected, disjoint] = counts;
+            let [blocks, rejected] = [place.blocks, place.rejected].map(|n| n.to_string());
             let (name, about) = (place.name.clone(), place.about.clone());
             let spread = shown(Unit::Effect, place.spread);
             let neighbours =
                 place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"));
             let column = place.column.name().into();
-            vec![name, column, blocks, rejected, disjoint, spread, neighbours, about]
+            let cpu = evaluation.pools[place.pool].cpu.clone();
+            vec![cpu, name, column, blocks, rejected, spread, neighbours, about]
         })
         .collect();
     let header = [
+        "machine",
         "environment",
         "column",
         "blocks",
         "rejected",
-        "disjoint verdicts",
         "SD of decode %",
         "neighbours",
         "what went on",
     ];
-    text + &table(medium, &header, &rows, &[2, 3, 4, 5, 6])
+    text + &table(medium, &header, &rows, &[3, 4, 5, 6])
 }
 
 fn targets(evaluation: &Evaluation, medium: Medium) -> String {
     let cell = |met: &Met| {
         let unit = figure(met.figure).unit;
-        let said = match met.met {
-            None => "not measured",
-            Some(true) => "met",
-            Some(false) => "MISSED",
+        let said = match met.status {
+            Status::NotMeasured => "not measured",
+            Status::Met => "met",
+            Status::NotShown => "not shown",
+            Status::Missed => "MISSED",
         };
-        format!("{} ({}) {said}", shown(unit, met.found), bound(met.bound, unit))
+        let rests = met.evidence.map_or(String::new(), |evidence| {
+            let (low, high) = evidence.bounds();
+            format!(
+                " [{}, {}] of {}",
+                shown(unit, Some(low)),
+                shown(unit, Some(high)),
+                evidence.cases
+            )
+        });
+        format!("{}{rests} ({}) {said}", shown(unit, met.found), bound(met.bound, unit))
     };
     let rows: Vec<Vec<String>> = TARGETS
         .iter()

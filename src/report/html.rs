@@ -67,6 +67,19 @@ pub fn pair_page(paired: &Paired, judgement: &Judgement, command: &str) -> Resul
     render("pair.html", pair_data(paired, judgement, command))
 }
 
+/// The page of a verdict without a record: nothing came to be judged. `command` is what made it.
+///
+/// # Errors
+/// When the template does not fit the data, which a test would have found.
+pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
+    let data = context! {
+        lang => Lang::En.code(),
+        title => "candlemark",
+        verdict => verdict(judgement, command),
+    };
+    render("verdict-only.html", data)
+}
+
 /// A page of one of the templates.
 pub(crate) fn render(name: &str, data: Value) -> Result<String> {
     let mut environment = Environment::new();
@@ -81,6 +94,7 @@ pub(crate) fn render(name: &str, data: Value) -> Result<String> {
         ("verdict.html", include_str!("templates/verdict.html")),
         ("page.html", include_str!("templates/page.html")),
         ("pair.html", include_str!("templates/pair.html")),
+        ("verdict-only.html", include_str!("templates/verdict-only.html")),
         ("monitor.html", include_str!("templates/monitor.html")),
     ] {
         environment.add_template(name, source).expect("every test renders every template");
@@ -231,7 +245,11 @@ fn row(finding: &Finding) -> Value {
         | Verdict::OutputChanged(_)
         | Verdict::Invalid(_)
         | Verdict::Failed(_) => "bad",
-        Verdict::Inconclusive(_) | Verdict::NotComparable(_) | Verdict::Missing => "unsure",
+        Verdict::Inconclusive(_)
+        | Verdict::NotComparable(_)
+        | Verdict::Missing(_)
+        | Verdict::Removed(_)
+        | Verdict::NotSelected => "unsure",
         _ => "good",
     };
     let bar =

@@ -27,8 +27,8 @@ pub fn live_header() -> String {
 /// A scenario as it stands: medians over its processes, and what is wrong with it.
 pub fn live_row(case: &Case) -> String {
     let id = text::plain(&case.id);
-    if let Some(why) = &case.absent {
-        return format!("{id:<16} {}\n", text::plain(why));
+    if let Some(absent) = &case.absent {
+        return format!("{id:<16} {}\n", text::plain(&absent.to_string()));
     }
     let shown = |name: &str| {
         let metric = workload::metric(name);
@@ -86,6 +86,8 @@ fn row([id, prompt, new, ttft, prefill, decode, whole, memory]: [String; 8], mar
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Absence;
+    use crate::record::AbsenceKind;
     use crate::record::Block;
     use crate::record::Work;
 
@@ -120,7 +122,7 @@ mod tests {
         case.blocks[0].values =
             [("error_rate".to_string(), Some(0.25)), ("oom_rate".to_string(), None)].into();
         assert_eq!(live_row(&case), "code/b4          failed requests 25.00 %\n");
-        case.absent = Some("unsupported: ragged batches".into());
+        case.absent = Some(Absence::new(AbsenceKind::Unsupported, "ragged batches"));
         assert_eq!(live_row(&case), "code/b4          unsupported: ragged batches\n");
     }
 }

@@ -18,7 +18,7 @@ use crate::workload::Metric;
 
 /// The verdict as JUnit XML: a test case a finding. A regression is a failure, what broke or cannot be compared an error, and
 /// what is not decided is skipped. Where no finding says why the verdict is no pass, a case of its own does: nothing compared is
-/// no green file.
+/// no green file. Where nothing came to be judged, that case is an error.
 pub fn junit(judgement: &Judgement) -> String {
     let mut cases: Vec<(String, Option<&str>)> = Vec::new();
     let mut case = |class: &str, name: &str, state: Option<&'static str>, message: &str| {
@@ -32,7 +32,11 @@ pub fn junit(judgement: &Judgement) -> String {
         cases.push((case, state));
     };
     let mut silent = true;
-    let whole = junit_state(judgement.outcome);
+    // What no case was judged of is no skipped one, which many a CI shows in green.
+    let whole = match judgement.reason {
+        Some(_) => Some("error"),
+        None => junit_state(judgement.outcome),
+    };
     for finding in &judgement.findings {
         let row = cells(finding);
         let name = finding.metric.map_or("scenario", |metric| metric.label);
@@ -41,7 +45,7 @@ pub fn junit(judgement: &Judgement) -> String {
             None => row[8].clone(),
         };
         let state = match finding.verdict {
-            Verdict::Missing | Verdict::Regressed { .. } => {
+            Verdict::Regressed { .. } | Verdict::Removed(_) | Verdict::NotSelected => {
                 Some(junit_state(finding.verdict.outcome(&judgement.policy)).unwrap_or("skipped"))
             }
             _ => junit_state(finding.verdict.outcome(&judgement.policy)),

@@ -2,7 +2,7 @@
 
 use crate::compare::Judgement;
 use crate::compare::Verdict;
-use crate::compare::paired::LOOKS;
+use crate::compare::looks::LOOKS;
 use crate::report::text::duration;
 use crate::report::text::plain;
 

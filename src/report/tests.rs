@@ -5,6 +5,8 @@ use super::*;
 use crate::compare::Policy;
 use crate::compare::judge;
 use crate::compare::tests::record;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Record;
 
 const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
@@ -154,13 +156,15 @@ fn csv_has_a_line_per_block_and_quotes_what_needs_it() {
          code/b1,ttft_s,0,20260701T000000Z-0123456,0.05,true,\"a \"\"note\"\", quoted\"\n\
          code/b1,ttft_s,1,20260701T000000Z-0123456,0.06,true,\n"
     );
-    record.scenarios[0].blocks.clear();
-    for (why, field) in
+    for (note, field) in
         [("=1+1", "'=1+1"), ("-3", "-3"), ("@a,b", "\"'@a,b\""), ("a\nb", "a\u{fffd}b")]
     {
-        record.scenarios[0].absent = Some(why.into());
-        assert!(csv(&record).ends_with(&format!("\ncode/b1,,,,,,{field}\n")), "{why}");
+        record.scenarios[0].blocks[1].notes.insert("ttft_s".into(), note.into());
+        assert!(csv(&record).ends_with(&format!(",0.06,true,{field}\n")), "{note}");
     }
+    record.scenarios[0].blocks.clear();
+    record.scenarios[0].absent = Some(Absence::new(AbsenceKind::SkippedTime, "8m, used up"));
+    assert!(csv(&record).ends_with("\ncode/b1,,,,,,\"skipped: 8m, used up\"\n"));
 }
 
 #[test]

@@ -77,13 +77,15 @@ pub(super) fn words(verdict: &Verdict) -> String {
         },
         Verdict::Inconclusive(why) => format!("INCONCLUSIVE ({})", reason(*why)),
         Verdict::New => "NEW".into(),
-        Verdict::Missing => "MISSING".into(),
+        Verdict::Missing(why) => format!("MISSING: {why}"),
+        Verdict::Removed(why) => format!("REMOVED: {why}"),
+        Verdict::NotSelected => "NOT SELECTED".into(),
         Verdict::NotComparable(why) => format!("NOT COMPARABLE: {why}"),
         Verdict::Invalid(why) => format!("INVALID: {why}"),
         Verdict::OutputChanged(None) => "OUTPUT CHANGED".into(),
         Verdict::OutputChanged(Some(place)) => format!("OUTPUT CHANGED: {place}"),
         Verdict::Identical => "IDENTICAL".into(),
-        Verdict::Failed(why) => format!("FAILED: {}", why.trim_start_matches("failed: ")),
+        Verdict::Failed(why) => format!("FAILED: {why}"),
     }
 }
 
@@ -97,6 +99,9 @@ fn reason(why: Why) -> &'static str {
         Why::Contaminated => "contaminated",
         Why::Rejected => "rejected blocks decide",
         Why::Drifted => "the machine drifted",
+        Why::OutOfTime => "out of time",
+        Why::Interrupted => "interrupted",
+        Why::Implausible => "implausible: check the machine",
     }
 }
 
@@ -109,13 +114,15 @@ fn rank(verdict: &Verdict) -> usize {
         Verdict::Regressed { critical: true, .. } => 3,
         Verdict::Regressed { .. } => 4,
         Verdict::NotComparable(_) => 5,
-        Verdict::Missing => 6,
+        Verdict::Missing(_) => 6,
         Verdict::Inconclusive(_) => 7,
         Verdict::Improved => 8,
         Verdict::SlowerWithin => UNCHANGED,
         Verdict::Pass => UNCHANGED + 1,
         Verdict::New => UNCHANGED + 2,
-        Verdict::Identical => UNCHANGED + 3,
+        Verdict::Removed(_) => UNCHANGED + 3,
+        Verdict::NotSelected => UNCHANGED + 4,
+        Verdict::Identical => UNCHANGED + 5,
     }
 }
 

@@ -12,7 +12,7 @@ fn pairing(base: &[f64], other: &[f64]) -> Pairing {
 /// What a rule says of the same turns in each of 32 blocks.
 fn said(rule: fn(&View) -> Answer, name: &str, base: &[f64], other: &[f64]) -> Answer {
     let one = pairing(base, other);
-    rule(&View { blocks: vec![&one; 32], metric: metric(name).unwrap(), judged: 60 })
+    rule(&View { blocks: vec![&one; 32], metric: metric(name).unwrap() })
 }
 
 /// Block after block, with one turn each.
@@ -20,7 +20,7 @@ fn over(rule: fn(&View) -> Answer, name: &str, base: &[f64], other: &[f64]) -> A
     let blocks: Vec<Pairing> =
         base.iter().zip(other).map(|(base, other)| pairing(&[*base], &[*other])).collect();
     let metric = metric(name).unwrap();
-    rule(&View { blocks: blocks.iter().collect(), metric, judged: 60 })
+    rule(&View { blocks: blocks.iter().collect(), metric })
 }
 
 #[test]

@@ -242,7 +242,7 @@ fn results(case: Option<&Case>) -> Results {
         max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
     });
     let why = match (&case.absent, &rate) {
-        (Some(why), _) => Some(plain(why)),
+        (Some(absent), _) => Some(plain(&absent.to_string())),
         (None, None) if !case.validity.ok() => {
             Some(plain(&format!("INVALID: {}", case.validity.failed.join("; "))))
         }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use crate::record::AbsenceKind;
 use crate::record::Case;
 use crate::record::Record;
 use crate::report::export::believed;
@@ -47,15 +48,11 @@ pub fn prometheus(record: &Record) -> String {
     let valid = measured.map(|(case, labels)| (labels.clone(), f64::from(case.validity.ok())));
     family(&mut text, "scenario_valid", "Whether the numbers can be true (1) or not (0).", valid);
     let absent = cases.iter().flat_map(|(case, _)| {
-        let unsupported = case.is_unsupported();
-        let skipped = case.is_skipped();
-        let pending = case.is_pending();
-        let failed = case.absent.is_some() && !unsupported && !skipped && !pending;
         let reasons = [
-            ("failed", failed),
-            ("pending", pending),
-            ("skipped", skipped),
-            ("unsupported", unsupported),
+            ("failed", case.absence() == Some(AbsenceKind::Failed)),
+            ("pending", case.is_pending()),
+            ("skipped", case.is_skipped()),
+            ("unsupported", case.is_unsupported()),
         ];
         reasons.map(|(why, is)| {
             (labels(record, &[("scenario", &case.id), ("why", why)]), f64::from(is))

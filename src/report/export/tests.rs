@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::compare::tests::record;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 
 const ONE: &[&[f64]] = &[&[50.0, 52.0]];
 
@@ -27,7 +29,7 @@ fn the_longest_valid_answer_of_batch_1_stands_for_a_record() {
     }
     cases[3].work.task = Task::Depth;
     cases[4].validity.failed.push("impossible".into());
-    cases[5].absent = Some("failed: out of memory".into());
+    cases[5].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
     assert_eq!(chosen(&record, None).unwrap().unwrap().id, "first/b1");
     assert_eq!(chosen(&record, Some("deep/b1")).unwrap().unwrap().id, "deep/b1");
     let error = chosen(&record, Some("frist/b1")).unwrap_err().to_string();
@@ -157,9 +159,10 @@ fn a_series_stands_once_and_only_for_what_was_measured() {
     let ids = ["a/b1", "a/b1", "b/b1", "c/b1", "d/b1", "e/b1"];
     let mut record = record(&ids.map(|id| (id, rates)));
     record.scenarios[2].validity.failed.push("impossible".into());
-    record.scenarios[3].absent = Some("unsupported: no such device".into());
-    record.scenarios[4].absent = Some("skipped: no time left".into());
-    record.scenarios[5].absent = Some("failed: not measured yet".into());
+    let absent = |kind| Some(Absence::new(kind, "failed: as it says"));
+    record.scenarios[3].absent = absent(AbsenceKind::Unsupported);
+    record.scenarios[4].absent = absent(AbsenceKind::SkippedTime);
+    record.scenarios[5].absent = absent(AbsenceKind::NotMeasuredYet);
     record.scenarios[0].blocks[0].values.insert("ttft_s".into(), None);
     let text = prometheus(&record);
     let samples = |name: &str| -> Vec<&str> {

@@ -1,5 +1,6 @@
 //! What was not measured and why, how values were read, and how the record and this document are made again.
 
+use crate::record::Absence;
 use crate::record::Record;
 use crate::report::full::model::Block;
 use crate::report::full::model::Cell;
@@ -49,9 +50,9 @@ pub(super) fn absent(paper: &Paper) -> Section {
     let mut scenarios = Table::new([paper.words.frame.scenario, words.why], 2);
     scenarios.caption = Some(words.scenarios.into());
     for case in &paper.record.scenarios {
-        let unsaid = || case.blocks.is_empty().then_some(words.no_reason);
-        if let Some(why) = case.absent.as_deref().or_else(unsaid) {
-            scenarios.push([case.id.as_str(), why]);
+        let unsaid = || case.blocks.is_empty().then(|| words.no_reason.to_owned());
+        if let Some(why) = case.absent.as_ref().map(Absence::to_string).or_else(unsaid) {
+            scenarios.push([case.id.clone(), why]);
         }
     }
     let missing = notes(paper, false);

@@ -8,6 +8,7 @@ use crate::analysis::Spread;
 use crate::analysis::State;
 use crate::analysis::TargetResult;
 use crate::analysis::evaluate;
+use crate::record::AbsenceKind;
 use crate::record::Case;
 use crate::record::Record;
 use crate::report::full::Edition;
@@ -139,10 +140,10 @@ impl<'a> Paper<'a> {
     pub(super) fn validity(&self, case: &Case) -> Cell {
         let words = &self.words.scenarios;
         match (&case.absent, case.validity.ok(), case.validity.warnings.as_slice()) {
-            (Some(why), ..) if !matches!(State::of(case), State::Failed(_)) => {
-                Cell::new(why.as_str(), Tone::Unsure)
+            (Some(absent), ..) => {
+                let failed = absent.kind == AbsenceKind::Failed;
+                Cell::new(absent.to_string(), if failed { Tone::Bad } else { Tone::Unsure })
             }
-            (Some(why), ..) => Cell::new(why.as_str(), Tone::Bad),
             (None, false, _) => {
                 let why = case.validity.failed.join(self.lang.semicolon());
                 Cell::new(Text::fill(words.invalid, &[("why", &why)]), Tone::Bad)

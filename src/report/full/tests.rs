@@ -15,6 +15,8 @@ use crate::analysis::MEMORY_STEP_BYTES;
 use crate::analysis::Targets;
 use crate::analysis::evaluate;
 use crate::analysis::spread;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Record;
 use crate::report::full::document;
 use crate::report::full::markdown;
@@ -304,7 +306,7 @@ fn with(text: &str) -> Record {
             _ => id,
         };
         if case.absent.is_some() {
-            case.absent = Some(format!("failed: {text}"));
+            case.absent = Some(Absence::new(AbsenceKind::Failed, text));
         }
         if !case.validity.failed.is_empty() {
             case.validity.failed = vec![text.into()];

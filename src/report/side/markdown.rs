@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::record::NOT_YET;
+use crate::record::AbsenceKind;
 use crate::report::side::Side;
 use crate::report::side::aspects::Aspect;
 use crate::report::side::aspects::Kind;
@@ -144,7 +144,7 @@ fn words(standing: &Standing) -> String {
         Standing::Missing => MISSING.into(),
         Standing::Unsupported(why) => format!("unsupported: {why}"),
         Standing::Skipped(why) => format!("skipped: {why}"),
-        Standing::Pending => NOT_YET.into(),
+        Standing::Pending => AbsenceKind::NotMeasuredYet.word().into(),
         Standing::Failed(why) => format!("FAILED: {why}"),
         Standing::Invalid(why) => format!("INVALID: {why}"),
         Standing::OtherWork(how) => format!("other work: {how}"),
@@ -159,7 +159,7 @@ fn counts(side: &Side) -> String {
         "failed",
         "unsupported",
         "skipped",
-        NOT_YET,
+        AbsenceKind::NotMeasuredYet.word(),
         "INVALID",
         "missing",
         "other work",

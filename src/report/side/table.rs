@@ -3,6 +3,8 @@
 use serde::Serialize;
 
 use crate::compare::difference_of_work;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Case;
 use crate::record::Record;
 use crate::report::side::ids;
@@ -57,14 +59,13 @@ pub(super) struct Row {
 /// What a record has of a scenario, beside the first record.
 pub(super) fn standing(first: Option<&Case>, case: Option<&Case>) -> Standing {
     let Some(case) = case else { return Standing::Missing };
-    if let Some(why) = &case.absent {
-        let reason =
-            |prefix: &str| plain(why.trim_start_matches(prefix).trim_start_matches([':', ' ']));
-        return match case {
-            _ if case.is_unsupported() => Standing::Unsupported(reason("unsupported")),
-            _ if case.is_skipped() => Standing::Skipped(reason("skipped")),
-            _ if case.is_pending() => Standing::Pending,
-            _ => Standing::Failed(reason("failed")),
+    if let Some(Absence { kind, why }) = &case.absent {
+        let why = plain(why);
+        return match kind {
+            AbsenceKind::Unsupported | AbsenceKind::Unknown => Standing::Unsupported(why),
+            AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => Standing::Skipped(why),
+            AbsenceKind::NotMeasuredYet => Standing::Pending,
+            AbsenceKind::Failed => Standing::Failed(why),
         };
     }
     if !case.validity.ok() {

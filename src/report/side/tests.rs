@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::compare::tests::record;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::Case;
 use crate::report::side::aspects::Kind;
 use crate::report::side::table::Standing;
@@ -84,7 +86,7 @@ fn other_work_and_impossible_numbers_are_not_compared() {
     cases[0].work.new_tokens = 17;
     cases[1].validity.failed.push("impossible".into());
     cases[2].output_sha256 = Some("ef".repeat(32));
-    cases[3].absent = Some("failed: out of memory".into());
+    cases[3].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
     cases[3].blocks.clear();
     let side = side(&records);
     let line = of(&side, "decode_tok_s");
@@ -95,7 +97,8 @@ fn other_work_and_impossible_numbers_are_not_compared() {
     let expected = [&other, &Standing::Invalid("impossible".into()), &Standing::Measured];
     assert_eq!(standings[..3], expected);
     assert_eq!(*standings[3], Standing::Failed("out of memory".into()));
-    let case = Case { absent: Some("skipped: no time left".into()), ..Case::default() };
+    let skipped = Absence::new(AbsenceKind::SkippedTime, "no time left");
+    let case = Case { absent: Some(skipped), ..Case::default() };
     assert_eq!(table::standing(None, Some(&case)), Standing::Skipped("no time left".into()));
     assert_eq!(side.scenarios[2].other_output, [Some(false), Some(true)]);
     assert!(side.metrics.iter().take(2).all(|row| row.ratios[1].is_none()));
@@ -150,7 +153,7 @@ fn what_a_run_has_not_come_to_has_not_failed() {
     let rates: Values = &[("decode_tok_s", &[&[100.0]])];
     let mut records = beside(&[("a/b1", rates)], &[("a/b1", rates)]);
     let case = &mut records[1].1.scenarios[0];
-    case.absent = Some("failed: not measured yet".into());
+    case.absent = Some(Absence::not_measured_yet());
     case.blocks.clear();
     assert_eq!(side(&records).scenarios[0].standings, [Standing::Measured, Standing::Pending]);
     let text = side_by_side(&records);

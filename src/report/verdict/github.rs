@@ -31,6 +31,8 @@ pub fn annotations(judgement: &Judgement) -> String {
     let mut text = String::new();
     if errors.is_empty() && judgement.outcome >= Outcome::NotComparable {
         let _ = writeln!(text, "::error title={title}::{}", message(&sentence(judgement)));
+    } else if warnings.is_empty() && judgement.outcome == Outcome::Undecided {
+        let _ = writeln!(text, "::warning title={title}::{}", message(&sentence(judgement)));
     }
     let said = |finding: &Finding| {
         let row = cells(finding);

@@ -6,9 +6,9 @@ use crate::compare::Judgement;
 use crate::compare::Verdict;
 use crate::compare::Weight;
 use crate::compare::Why;
+use crate::compare::looks::LOOKS;
+use crate::compare::looks::Levels;
 use crate::compare::paired::Course;
-use crate::compare::paired::LOOKS;
-use crate::compare::paired::Levels;
 use crate::compare::share;
 use crate::record::pair::Ended;
 use crate::report::text::duration;
@@ -24,7 +24,9 @@ pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<St
         let effect = if one.weight == Weight::Blocks { "differs" } else { "changed" };
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
-    lines.extend(judgement.notes.iter().cloned());
+    // The first sentence gives the reason already.
+    let said = usize::from(judgement.reason.is_some());
+    lines.extend(judgement.notes.iter().skip(said).cloned());
     lines.extend(judgement.course.as_ref().and_then(spent));
     lines.extend(judgement.findings.iter().filter_map(drifted));
     lines.extend(judgement.drift.iter().map(since_release));
@@ -71,8 +73,12 @@ fn spent(course: &Course) -> Option<String> {
 
 /// At which level a regression has to hold, and what the columns mean.
 fn level(judgement: &Judgement) -> Option<String> {
-    let looks = if judgement.course.is_some() { LOOKS.len() } else { judgement.policy.looks };
-    let level = 100.0 * Levels::new(judgement.policy.alpha, judgement.judged, looks).family;
+    let (alpha, judged) = (judgement.policy.alpha, judgement.judged);
+    let (looks, levels) = match judgement.course {
+        Some(_) => (LOOKS.len(), Levels::in_turns(alpha, judged)),
+        None => (judgement.policy.looks, Levels::new(alpha, judged, judgement.policy.looks)),
+    };
+    let level = 100.0 * levels.family;
     let together = match judgement.judged {
         0 => return None,
         1 => "1 metric was judged".into(),
@@ -124,10 +130,18 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
             "greedy output changed: if that is meant, {remedy}; times of different answers are not compared"
         ));
     }
+    if any(&|verdict| matches!(verdict, Verdict::Missing(_))) {
+        lines.push(
+            "what is missing was asked for: measure it, or list a scenario that is meant to be gone \
+             under `[gate.removed]`, with the reason"
+                .into(),
+        );
+    }
+    let unmeasured = because(&[Why::OutOfTime, Why::Interrupted]);
     let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks, Why::Drifted]);
     match &judgement.course {
         Some(course) => {
-            if short {
+            if short || unmeasured {
                 lines.push(more_blocks(course));
             }
             if because(&[Why::Contaminated, Why::Rejected]) {
@@ -143,6 +157,12 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
         ),
         None if short => lines.push(measure_more(judgement, command)),
         None => {}
+    }
+    if unmeasured && judgement.course.is_none() {
+        lines.push(
+            "`candlemark run --resume` with the same words measures what the run did not come to"
+                .into(),
+        );
     }
     if any(&|verdict| matches!(verdict, Verdict::Regressed { proven: false, .. })) {
         let what = "a regression that is not marked proven is worth a second run";
@@ -168,10 +188,10 @@ fn measure_more(judgement: &Judgement, command: &str) -> String {
         let commit: String = commit.chars().take(12).collect();
         format!(", or both builds in turns: `candlemark pair --base {commit}`")
     });
-    let more = if check.contains(" --measure") {
-        format!("`{check}` with a larger `--budget`")
-    } else {
-        format!("`{check} --measure`")
+    let more = match judgement.policy.looks {
+        1 => "a new run with `candlemark run --blocks 8`, because this was its only look".into(),
+        _ if check.contains(" --measure") => format!("`{check}` with a larger `--budget`"),
+        _ => format!("`{check} --measure`"),
     };
     format!("to decide, measure more blocks: {more}{pair}")
 }

@@ -1,5 +1,6 @@
 //! The verdict in one sentence, the one a reviewer needs.
 
+use crate::compare::Finding;
 use crate::compare::Judgement;
 use crate::compare::Outcome;
 use crate::compare::Verdict;
@@ -14,6 +15,14 @@ use crate::report::verdict::words;
 
 /// The verdict in one sentence.
 pub fn sentence(judgement: &Judgement) -> String {
+    if let Some(reason) = &judgement.reason {
+        let outcome = match judgement.outcome {
+            Outcome::NotComparable => "NOT COMPARABLE",
+            Outcome::Undecided => "CANNOT DECIDE",
+            _ => "FAILED",
+        };
+        return format!("{outcome}: {reason}.");
+    }
     // A scenario that never had a turn is undecided as a whole: which metrics it has is not known.
     let whole = judgement.findings.iter().filter(|finding| {
         finding.metric.is_none() && matches!(finding.verdict, Verdict::Inconclusive(_))
@@ -29,8 +38,9 @@ pub fn sentence(judgement: &Judgement) -> String {
     let regressed = count(|verdict| matches!(verdict, Verdict::Regressed { .. }));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let improved = count(|verdict| *verdict == Verdict::Improved);
-    let missing = count(|verdict| *verdict == Verdict::Missing);
     let new = count(|verdict| *verdict == Verdict::New);
+    let removed = count(|verdict| matches!(verdict, Verdict::Removed(_)));
+    let not_selected = count(|verdict| *verdict == Verdict::NotSelected);
 
     if let Some(Ended::Failed(why)) = judgement.course.as_ref().map(|course| &course.ended) {
         return format!("FAILED: {why}; {regressed} {of} regressed.");
@@ -73,8 +83,8 @@ pub fn sentence(judgement: &Judgement) -> String {
             format!("CANNOT DECIDE: {inconclusive} {of} inconclusive ({reasons}), none regressed.")
         }
         _ => {
-            let others = [(missing, "missing"), (new, "new")].into_iter();
-            let others = others.filter(|(count, _)| *count > 0);
+            let others = [(new, "new"), (removed, "removed"), (not_selected, "not selected")];
+            let others = others.into_iter().filter(|(count, _)| *count > 0);
             let others: String = others.map(|(count, what)| format!(", {count} {what}")).collect();
             format!("PASS: none {of} regressed, {improved} improved{others}.")
         }
@@ -117,9 +127,21 @@ fn incomparable(judgement: &Judgement) -> Option<String> {
         };
         return Some(format!("{} was {} and is {}{more}", first.field, first.old, first.new));
     }
-    judgement.findings.iter().find_map(|finding| match &finding.verdict {
-        Verdict::NotComparable(why) => Some(format!("{}: {why}", finding.scenario)),
-        Verdict::Missing => Some(format!("{} is missing", finding.scenario)),
-        _ => None,
+    let said = |finding: &Finding| {
+        let of = match finding.metric {
+            Some(metric) => format!("{} of {}", metric.label, finding.scenario),
+            None => finding.scenario.clone(),
+        };
+        match &finding.verdict {
+            Verdict::NotComparable(why) => Some(format!("{}: {why}", finding.scenario)),
+            Verdict::Missing(why) => Some(format!("{of} is missing: {why}")),
+            _ => None,
+        }
+    };
+    let mut said = judgement.findings.iter().filter_map(said);
+    let first = said.next()?;
+    Some(match said.count() {
+        0 => first,
+        count => format!("{first} (and {count} more)"),
     })
 }
