@@ -6,9 +6,11 @@ mod arms;
 mod block;
 pub mod build;
 mod case;
+mod duet;
 mod effort;
 mod hog;
 pub mod pool;
+mod quota;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use rand::rngs::StdRng;
 
 use crate::compare::Judgement;
 use crate::compare::Policy;
-use crate::compare::paired::LOOKS;
+use crate::compare::looks::LOOKS;
 use crate::compare::paired::judge;
 use crate::error::Error;
 use crate::error::Result;
@@ -32,6 +34,7 @@ use crate::pair::arms::arms_folder;
 use crate::pair::arms::copies;
 use crate::pair::build::Built;
 use crate::pair::case::is_measurable;
+use crate::pair::duet::Duet;
 use crate::pair::effort::Effort;
 use crate::pair::worker::Patience;
 use crate::record::Session;
@@ -60,6 +63,8 @@ pub struct Plan {
     pub output_change: Option<String>,
     /// What to do with binaries that are equal byte for byte.
     pub identical: Identical,
+    /// Whether both builds run at once, each on half of the CPUs, in place of one after the other.
+    pub duet: bool,
     /// Wall-clock time after which nothing new is begun.
     pub budget: Duration,
     /// All orders are drawn from it.
@@ -113,6 +118,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         finish(&mut paired, plan)?;
         return Ok(paired);
     }
+    let duet = plan.duet.then(Duet::new).transpose()?;
     paired.save(&plan.path)?;
     let folder = arms_folder(&plan.path)?;
     let arms = [('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)];
@@ -122,9 +128,10 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
             stop: Patience { stop, longest: plan.budget.max(SHORTEST) },
             binaries,
             random: StdRng::seed_from_u64(plan.seed),
+            duet,
             sentinels: Vec::new(),
             efforts: BTreeMap::new(),
-            kernels: ReferenceKernels::new(plan.setup.threads),
+            kernels: ReferenceKernels::new(plan.setup.threads)?,
         };
         pairing.measure(&mut paired, began, events)
     });
@@ -162,8 +169,9 @@ fn begin(plan: &Plan) -> Paired {
         machine: machine::fingerprint(plan.setup.threads, &plan.setup.device),
         base: arm(&plan.base, None),
         candidate: arm(&plan.candidate, plan.injection.clone()),
+        duet: plan.duet,
         output_change: plan.output_change.clone(),
-        layout_sd: BTreeMap::new(),
+        layout: BTreeMap::new(),
         ended: Ended::Open,
         blocks: Vec::new(),
         scenarios: Vec::new(),
@@ -182,6 +190,8 @@ struct Pairing<'a> {
     stop: Patience<'a>,
     binaries: BTreeMap<char, PathBuf>,
     random: StdRng,
+    /// Where both builds run at once.
+    duet: Option<Duet>,
     /// Scenarios that the null control takes part in, in every block.
     sentinels: Vec<String>,
     /// How much of each scenario is measured in a block.

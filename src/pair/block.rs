@@ -12,6 +12,7 @@ use crate::machine;
 use crate::machine::ReferenceKernels;
 use crate::pair::Events;
 use crate::pair::Pairing;
+use crate::pair::case::Reported;
 use crate::pair::case::cannot;
 use crate::pair::case::end;
 use crate::pair::case::is_measurable;
@@ -19,8 +20,13 @@ use crate::pair::case::keep;
 use crate::pair::case::parting;
 use crate::pair::case::sentinels;
 use crate::pair::case::unexpected;
+use crate::pair::duet::Turn;
+use crate::pair::duet::rounds;
+use crate::pair::duet::take;
 use crate::pair::effort::Effort;
 use crate::pair::worker::Worker;
+use crate::record::Absence;
+use crate::record::AbsenceKind;
 use crate::record::pair::Paired;
 use crate::record::pair::PairedBlock;
 use crate::record::pair::PairedCase;
@@ -44,7 +50,7 @@ impl Pairing<'_> {
     ) -> Result<()> {
         let began = Instant::now();
         machine::conditions(); // Steal is counted from here.
-        let before = self.kernels.as_ref().map(ReferenceKernels::measure);
+        let before = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         let mut block = PairedBlock::default();
         let mut arms = ['A', 'B', 'N'];
         arms.shuffle(&mut self.random);
@@ -71,7 +77,7 @@ impl Pairing<'_> {
             self.scenario(paired, &mut workers, &mut block, &id, number)?;
         }
         drop(workers);
-        let after = self.kernels.as_ref().map(ReferenceKernels::measure);
+        let after = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         block.references = before.zip(after).map(<[_; 2]>::from);
         let after = machine::conditions();
         block.steal = after.steal;
@@ -133,16 +139,16 @@ impl Pairing<'_> {
             baseline::calibration_of(&self.plan.baselines, class, &base.model, &base.settings)?;
         let own = found
             .filter(|found| found.machine.class == *class && found.model.quant == base.model.quant);
-        let layouts = own.map(|calibration| calibration.layout_sd).unwrap_or_default();
-        paired.layout_sd = layouts.into_iter().map(|(kind, spread)| (kind, spread.sd)).collect();
+        paired.layout = own.map(|calibration| calibration.layout_sd).unwrap_or_default();
         let side = |letter: char, id: &String| {
             let ready = &workers[&letter].ready;
             let unknown = !ready.scenarios.contains(id);
-            let absent = ready
-                .unsupported
-                .clone()
-                .or_else(|| unknown.then(|| "unknown: the build has no such scenario".into()));
-            Side { absent, ..Side::default() }
+            let unknown = unknown
+                .then(|| Absence::new(AbsenceKind::Unknown, "the build has no such scenario"));
+            let unsupported = ready.unsupported.as_ref();
+            let unsupported =
+                unsupported.map(|why| Absence::new(AbsenceKind::Unsupported, why.clone()));
+            Side { absent: unsupported.or(unknown), ..Side::default() }
         };
         let mut ids = workers[&'B'].ready.scenarios.clone();
         ids.extend(
@@ -197,7 +203,7 @@ impl Pairing<'_> {
                 }
                 workers.remove(&arm);
                 let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
-                side.absent = Some(format!("failed: {}", error.chain()));
+                side.absent = Some(Absence::new(AbsenceKind::Failed, error.chain()));
             }
         }
         Ok(())
@@ -212,16 +218,18 @@ impl Pairing<'_> {
         letters: &[char],
         turns: &mut PairedTurns,
     ) -> std::result::Result<bool, Box<(char, Error)>> {
-        let mut ask = |arm: char, ask: &Ask| {
+        let stop = self.stop;
+        let ask = |workers: &mut Workers, arm: char, ask: &Ask| {
             let worker = workers.get_mut(&arm).expect("only arms with a worker take part");
-            worker.ask(ask, &self.stop).map_err(|error| Box::new((arm, error)))
+            worker.ask(ask, &stop).map_err(|error| Box::new((arm, error)))
         };
         let began = Instant::now();
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
+        let mut reported: BTreeMap<char, Reported> = BTreeMap::new();
         for &arm in letters {
-            match ask(arm, &Ask::WarmUp { scenario: case.id.clone() })? {
+            match ask(workers, arm, &Ask::WarmUp { scenario: case.id.clone() })? {
                 Told::Warm { ids } => drop(outputs.insert(arm, ids)),
-                Told::Cannot { why } => return Ok(cannot(case, arm, why)),
+                Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected(&other)))),
             }
         }
@@ -234,24 +242,34 @@ impl Pairing<'_> {
             self.efforts.entry(case.id.clone()).or_insert_with(|| Effort::new(generation)).quads;
         let began = Instant::now();
         for _ in 0..if parted { 0 } else { quads } {
-            let mut half = letters.to_vec();
-            half.shuffle(&mut self.random);
-            let order: Vec<char> = half.iter().chain(half.iter().rev()).copied().collect();
-            let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
-            for arm in order {
-                match ask(arm, &Ask::Turn { generations: 1, injection: None })? {
-                    Told::Values { values } => keep(&mut quad, values),
-                    Told::Cannot { why } => return Ok(cannot(case, arm, why)),
-                    other => return Err(Box::new((arm, unexpected(&other)))),
+            for arms in rounds(letters, self.duet.is_some(), &mut self.random) {
+                let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
+                let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
+                let ask = || Ask::Turn { generations: 1, injection: None };
+                let asked = order.iter().map(|arm| Turn { arm: *arm, process: *arm, ask: ask() });
+                let asked: Vec<Turn> = asked.collect();
+                let told = take(&asked, self.duet.as_ref(), workers, &self.stop)?;
+                for (arm, told) in order.into_iter().zip(told) {
+                    match told {
+                        Told::Values { values } => {
+                            reported.entry(arm).or_default().add(&values);
+                            keep(&mut quad, values);
+                        }
+                        Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
+                        other => return Err(Box::new((arm, unexpected(&other)))),
+                    }
                 }
+                turns.quads.push(quad);
             }
-            turns.quads.push(quad);
         }
         block.turns_s += began.elapsed().as_secs_f64();
         for &arm in letters {
-            match ask(arm, &Ask::Finish { injection: None })? {
-                Told::Case { case: done } => end(case, turns, arm, *done, parted),
-                Told::Cannot { why } => return Ok(cannot(case, arm, why)),
+            match ask(workers, arm, &Ask::Finish { injection: None })? {
+                Told::Case { case: done } => {
+                    let reported = reported.entry(arm).or_default();
+                    end(case, turns, arm, *done, reported, parted);
+                }
+                Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected(&other)))),
             }
         }

@@ -103,19 +103,27 @@ impl<'a> Builder<'a> {
         Ok(Self { folder, target, prefix, talk, _lock: file })
     }
 
+    /// The commit that a branch, a tag or an abbreviation names.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn resolve(&self, reference: &str) -> Result<String> {
+        let spec = format!("{reference}^{{commit}}");
+        git(Path::new("."), &["rev-parse", "--verify", "--quiet", "--end-of-options", &spec], &[])
+            .map_err(|_| {
+                Error::Usage(format!(
+                    "`{reference}` is neither a file nor a commit of this repository; name a branch, a tag, a commit or a \
+                     binary (a shallow clone has few of them: `git fetch --unshallow`)"
+                ))
+            })
+    }
+
     /// Builds a commit, a branch or a tag.
     ///
     /// # Errors
     /// When there is no such ref, or it does not build.
     pub fn commit(&mut self, reference: &str) -> Result<Built> {
-        let spec = format!("{reference}^{{commit}}");
-        let commit = git(Path::new("."), &["rev-parse", "--verify", "--quiet", "--end-of-options", &spec], &[])
-            .map_err(|_| {
-                Error::NotComparable(format!(
-                    "`{reference}` is neither a file nor a commit of this repository; name a branch, a tag, a commit or a \
-                     binary (a shallow clone has few of them: `git fetch --unshallow`)"
-                ))
-            })?;
+        let commit = self.resolve(reference)?;
         let (binary, sha256) = self.build(&commit, reference)?;
         Ok(Built {
             asked: reference.into(),

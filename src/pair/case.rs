@@ -1,8 +1,10 @@
 //! One scenario of a pair: what its two sides answered, where their outputs part, and whether more blocks can say anything.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::error::Error;
+use crate::record::Absence;
 use crate::record::Case;
 use crate::record::pair::PairedCase;
 use crate::record::pair::PairedTurns;
@@ -12,6 +14,7 @@ use crate::record::pair::Side;
 use crate::suite::turns::Told;
 use crate::workload;
 use crate::workload::METRICS;
+use crate::workload::Metric;
 
 /// An answer of another kind than was asked for.
 pub(super) fn unexpected(told: &Told) -> Error {
@@ -20,81 +23,102 @@ pub(super) fn unexpected(told: &Told) -> Error {
 }
 
 /// Writes down that an arm cannot do a scenario.
-pub(super) fn cannot(case: &mut PairedCase, arm: char, why: String) -> bool {
+pub(super) fn cannot(case: &mut PairedCase, arm: char, absent: Absence) -> bool {
     let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
-    side.absent = Some(why);
+    side.absent = Some(absent);
     false
+}
+
+/// What the turns of one arm reported in one block.
+#[derive(Default)]
+pub(super) struct Reported {
+    /// The metrics that every turn reported; `None` before the first.
+    metrics: Option<BTreeSet<String>>,
+    /// Whether a value was no positive number.
+    impossible: bool,
+}
+
+impl Reported {
+    /// Takes the values of a turn.
+    pub(super) fn add(&mut self, values: &BTreeMap<String, f64>) {
+        let reported: BTreeSet<String> = values.keys().cloned().collect();
+        self.metrics = Some(match self.metrics.take() {
+            Some(before) => before.intersection(&reported).cloned().collect(),
+            None => reported,
+        });
+        self.impossible |= values.iter().any(|(name, value)| is_kept(name) && !is_possible(*value));
+    }
+
+    /// Whether some turn did not report a metric.
+    fn lacks(&self, metric: &Metric) -> bool {
+        self.metrics.as_ref().is_some_and(|metrics| !metrics.contains(metric.name))
+    }
+}
+
+/// Every time, rate and size is a positive number.
+fn is_possible(value: f64) -> bool {
+    value.is_finite() && value > 0.0
 }
 
 /// Adds the values of a turn, of the metrics that are judged and the length of the whole.
 pub(super) fn keep(quad: &mut Quad, mut values: BTreeMap<String, f64>) {
-    values.retain(|name, _| metric_is_kept(name) || name == "e2e_s");
+    values.retain(|name, _| is_kept(name));
     for (name, value) in values {
         quad.values.entry(name).or_default().push(value);
     }
 }
 
-/// What an arm said at the end of a scenario.
+/// What an arm said at the end of a scenario, after what its turns reported. What it has no value
+/// of is said with why: whether that matters is not decided here.
 pub(super) fn end(
     case: &mut PairedCase,
     turns: &mut PairedTurns,
     arm: char,
     done: Case,
+    reported: &Reported,
     parted: bool,
 ) {
+    let mut no_value: BTreeMap<String, String> = BTreeMap::new();
+    let mut impossible = reported.impossible;
     for block in done.blocks {
-        match block.value("peak_rss_bytes") {
+        let why = |metric: &str, otherwise: &str| {
+            block.notes.get(metric).cloned().unwrap_or_else(|| otherwise.to_owned())
+        };
+        match block.value(PEAK) {
             Some(bytes) => {
-                turns.once.entry("peak_rss_bytes".into()).or_default().insert(arm, bytes);
+                impossible |= !is_possible(bytes);
+                turns.once.entry(PEAK.into()).or_default().insert(arm, bytes);
             }
             None => {
-                let why = block.notes.get("peak_rss_bytes").cloned();
-                let why = why.unwrap_or_else(|| "it was not read".into());
-                turns.notes.insert("peak_rss_bytes".into(), why);
+                no_value.insert(PEAK.into(), why(PEAK, "it was not read"));
             }
         }
+        let timed = METRICS.iter().filter(|metric| metric.gated(&done.work) && metric.name != PEAK);
+        for metric in timed.filter(|metric| reported.lacks(metric)) {
+            no_value.insert(metric.name.into(), why(metric.name, "a turn did not report it"));
+        }
         for (name, values) in block.cold {
-            if metric_is_kept(&name) {
+            if is_judged(&name) {
                 turns.cold.entry(name).or_default().insert(arm, values);
             }
         }
     }
-    let own = |quad: &Quad, values: &[f64]| -> bool {
-        let each = quad.order.chars().zip(values).filter(|(letter, _)| *letter == arm);
-        each.into_iter().any(|(_, value)| !(value.is_finite() && *value > 0.0))
-    };
-    let bad = turns.quads.iter().any(|quad| quad.values.values().any(|values| own(quad, values)));
-    let counted = |quad: &Quad| {
-        let turns = quad.order.chars().count();
-        quad.values.iter().find(|(_, values)| values.len() != turns).map(|(name, _)| name.clone())
-    };
-    let timed =
-        METRICS.iter().filter(|metric| metric.gated(&done.work) && metric.kind() != "memory");
-    let without = |quad: &Quad| {
-        timed
-            .clone()
-            .find(|metric| !quad.values.contains_key(metric.name))
-            .map(|metric| metric.name.to_owned())
-    };
-    let missing = turns.quads.iter().find_map(|quad| counted(quad).or_else(|| without(quad)));
     let side = match arm {
         'A' => &mut case.base,
         'B' => &mut case.candidate,
         _ => return,
     };
+    side.no_value.extend(no_value);
     let mut fail = |what: String| {
         if !side.failed.contains(&what) {
             side.failed.push(what);
         }
     };
-    if bad {
+    if impossible {
         fail(
             "a turn has a value that is not a positive number: the clock is broken, or the worker"
                 .into(),
         );
-    }
-    if let Some(name) = missing {
-        fail(format!("a turn has no `{name}`"));
     }
     if !parted {
         done.validity.failed.into_iter().for_each(&mut fail);
@@ -109,8 +133,16 @@ pub(super) fn end(
     side.work = Some(done.work);
 }
 
-fn metric_is_kept(name: &str) -> bool {
+/// Read once a process, and not by turns.
+const PEAK: &str = "peak_rss_bytes";
+
+fn is_judged(name: &str) -> bool {
     workload::metric(name).is_some_and(|metric| metric.limit.is_some())
+}
+
+/// What is judged, and the length of the whole.
+fn is_kept(name: &str) -> bool {
+    is_judged(name) || name == "e2e_s"
 }
 
 /// Where two outputs part.

@@ -13,6 +13,7 @@ use rand::Rng as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
+use crate::pair::quota::Quota;
 use crate::record::pool::Column;
 
 /// What goes on beside the blocks.
@@ -33,6 +34,14 @@ impl Environment {
         let about = "nothing beside the blocks but what the host itself does";
         Self { name: name.into(), column: Column::Quiet, about, load: None }
     }
+
+    /// The limit that the workers are put under, if the environment has one.
+    pub(super) fn quota(&self) -> Option<Quota> {
+        match self.load {
+            Some(Load::Quota(share)) => Some(Quota::new(share)),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,6 +52,8 @@ enum Load {
     Ramp(f64),
     /// Takes this share of one CPU from the middle of the run on.
     Step(f64),
+    /// Lets the workers have this share of all CPUs.
+    Quota(f64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,6 +92,12 @@ pub fn environments() -> Vec<Environment> {
             "one CPU streams memory in bursts of 1 to 10 s, half of the time",
             Load::Bursts(What::Bandwidth, 0.5),
         ),
+        (
+            "quota",
+            Hostile,
+            "the workers may have three quarters of the CPUs' time, in periods of 0.1 s",
+            Load::Quota(0.75),
+        ),
     ];
     let restless = restless.into_iter().map(|(name, column, about, load)| Environment {
         name: name.into(),
@@ -109,7 +126,7 @@ pub fn beside<T>(
     let over = &AtomicBool::new(false);
     thread::scope(|scope| {
         let _end = End(over);
-        if let Some(load) = environment.load {
+        if let Some(load) = environment.load.filter(|load| !matches!(load, Load::Quota(_))) {
             scope.spawn(move || load.run(seed, over, progress));
         }
         work()
@@ -156,7 +173,7 @@ impl Load {
                 }
                 Load::Ramp(most) => most * done,
                 Load::Step(share) if done >= 0.5 => share,
-                Load::Step(_) => 0.0,
+                Load::Step(_) | Load::Quota(_) => 0.0,
             };
             busy(SLICE.mul_f64(share));
             idle(SLICE.mul_f64(1.0 - share));

@@ -25,7 +25,12 @@ use crate::pair::block::rejected;
 use crate::pair::build::Built;
 use crate::pair::case::keep;
 use crate::pair::case::unexpected;
+use crate::pair::duet::Duet;
+use crate::pair::duet::Turn;
+use crate::pair::duet::rounds;
+use crate::pair::duet::take;
 use crate::pair::hog;
+use crate::pair::quota::Quota;
 use crate::pair::worker::Patience;
 use crate::pair::worker::Worker;
 use crate::record::pair::PairedBlock;
@@ -71,6 +76,8 @@ pub struct Plan {
     pub arms: Vec<char>,
     /// How many of those have turns in each block; they take them block by block.
     pub injected: usize,
+    /// Whether turns of both arms run at once, each on half of the CPUs ("duet": Bulej et al. 2020).
+    pub duet: bool,
     /// All orders are drawn from it.
     pub seed: u64,
     /// Where the pool is written after every environment.
@@ -97,15 +104,24 @@ pub fn record(
     stop: &AtomicBool,
     told: &mut dyn FnMut(&str, usize, f64),
 ) -> Result<Pool> {
-    let letters = || arms().into_iter().map(|arm| arm.letter.to_string()).collect::<Vec<_>>();
-    if let Some(letter) = plan.arms.iter().find(|letter| !letters().contains(&letter.to_string())) {
-        let letters = letters();
-        return Err(Error::unknown("arm", &letter.to_string(), letters.iter().map(String::as_str)));
-    }
+    check_arms(&plan.arms)?;
     let folder = arms_folder(&plan.path)?;
     let outcome = recorded(plan, &folder, stop, told);
     let _ = std::fs::remove_dir_all(&folder);
     outcome
+}
+
+/// Whether there are arms of these letters.
+///
+/// # Errors
+/// When one of them is unknown.
+pub fn check_arms(letters: &[char]) -> Result<()> {
+    let known: Vec<String> = arms().iter().map(|arm| arm.letter.to_string()).collect();
+    let mut letters = letters.iter().map(char::to_string);
+    match letters.find(|letter| !known.contains(letter)) {
+        Some(letter) => Err(Error::unknown("arm", &letter, known.iter().map(String::as_str))),
+        None => Ok(()),
+    }
 }
 
 fn recorded(
@@ -152,7 +168,9 @@ fn recorded(
         session,
         random: StdRng::seed_from_u64(plan.seed),
         next: 0,
-        kernels: ReferenceKernels::new(plan.setup.threads),
+        duet: plan.duet.then(Duet::new).transpose()?,
+        quota: None,
+        kernels: ReferenceKernels::new(plan.setup.threads)?,
     };
     let mut pool = recorder.begin()?;
     if let Some(earlier) = &plan.earlier {
@@ -165,6 +183,8 @@ fn recorded(
         }
         let started = Some(machine::now());
         let progress = AtomicUsize::new(0);
+        recorder.quota = environment.quota();
+        let way = recorder.quota.as_ref().map(|quota| format!(", {}", quota.way()));
         let blocks = hog::beside(environment, plan.seed, &progress, || {
             (0..plan.blocks)
                 .map(|number| {
@@ -177,7 +197,7 @@ fn recorded(
         pool.environments.push(Recorded {
             name: environment.name.clone(),
             column: environment.column,
-            about: environment.about.into(),
+            about: environment.about.to_owned() + &way.unwrap_or_default(),
             started,
             ended: Some(machine::now()),
             blocks,
@@ -244,6 +264,10 @@ struct Recorder<'a> {
     random: StdRng,
     /// Which of the injected arms is next.
     next: usize,
+    /// Where turns of two arms run at once.
+    duet: Option<Duet>,
+    /// What the workers' CPU time is limited by.
+    quota: Option<Quota>,
     /// What tells a machine that changed within a block.
     kernels: Option<ReferenceKernels>,
 }
@@ -261,7 +285,12 @@ impl<'a> Recorder<'a> {
             session: self.session.clone(),
             injection: None,
         };
-        Worker::start(&self.binaries[&process], &opening, &self.patience())
+        let worker = Worker::start(&self.binaries[&process], &opening, &self.patience())?;
+        if let Some(quota) = &self.quota {
+            let what = PathBuf::from("the control group of the workers");
+            quota.hold(worker.process()).map_err(|source| Error::Write { path: what, source })?;
+        }
+        Ok(worker)
     }
 
     /// Everything but the blocks.
@@ -286,6 +315,7 @@ impl<'a> Recorder<'a> {
             build,
             model: ready.model,
             settings: ready.settings,
+            duet: self.plan.duet,
             arms: self.arms.clone(),
             scenarios: ready.scenarios.into_iter().map(case).collect(),
             environments: Vec::new(),
@@ -309,7 +339,7 @@ impl<'a> Recorder<'a> {
     fn block(&mut self, cases: &mut [PoolCase]) -> Result<PoolBlock> {
         let began = Instant::now();
         machine::conditions(); // Steal is counted from here.
-        let before = self.kernels.as_ref().map(ReferenceKernels::measure);
+        let before = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         let mut processes: Vec<char> = self.binaries.keys().copied().collect();
         processes.shuffle(&mut self.random);
         let mut workers = BTreeMap::new();
@@ -324,8 +354,11 @@ impl<'a> Recorder<'a> {
         for at in order {
             scenarios[at] = self.turns(&mut cases[at], &letters, &mut workers)?;
         }
+        if let Some(quota) = &self.quota {
+            quota.release();
+        }
         drop(workers);
-        let after = self.kernels.as_ref().map(ReferenceKernels::measure);
+        let after = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         let references = before.zip(after).map(<[_; 2]>::from);
         let steal = machine::conditions().steal;
         let total_s = began.elapsed().as_secs_f64();
@@ -347,18 +380,12 @@ impl<'a> Recorder<'a> {
         workers: &mut BTreeMap<char, Worker>,
     ) -> Result<PoolTurns> {
         let patience = self.patience();
-        let mut ask = |process: char, ask: &Ask| {
-            workers.get_mut(&process).expect("every process has a worker").ask(ask, &patience)
-        };
-        let wrong = |told: &Told| match told {
-            Told::Cannot { why } => Error::Failed(why.clone()),
-            other => unexpected(other),
-        };
         let mut turns = PoolTurns::default();
         let processes: Vec<char> = self.binaries.keys().copied().collect();
         let began = Instant::now();
         for &process in &processes {
-            match ask(process, &Ask::WarmUp { scenario: case.id.clone() })? {
+            let warm_up = Ask::WarmUp { scenario: case.id.clone() };
+            match worker(workers, process).ask(&warm_up, &patience)? {
                 Told::Warm { .. } => {}
                 other => return Err(wrong(&other)),
             }
@@ -366,21 +393,17 @@ impl<'a> Recorder<'a> {
         turns.warm_up_s = began.elapsed().as_secs_f64();
         let began = Instant::now();
         for _ in 0..self.plan.quads {
-            let mut half = letters.to_vec();
-            half.shuffle(&mut self.random);
-            let order: Vec<char> = half.iter().chain(half.iter().rev()).copied().collect();
-            let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
-            for letter in order {
-                let arm = self.arms.iter().find(|arm| arm.letter == letter);
-                let arm = arm.expect("letters are those of arms");
-                let turn = Ask::Turn { generations: 1, injection: arm.injected.clone() };
-                match ask(process(arm), &turn)? {
-                    Told::Values { values } => keep(&mut quad, values),
-                    other => return Err(wrong(&other)),
+            for arms in rounds(letters, self.duet.is_some(), &mut self.random) {
+                let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
+                let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
+                let asked: Vec<Turn> = order.iter().map(|letter| self.turn(*letter)).collect();
+                let told = take(&asked, self.duet.as_ref(), workers, &patience);
+                for told in told.map_err(|failed| failed.1)? {
+                    keep(&mut quad, values(told)?);
                 }
+                quad.values.remove("e2e_s");
+                turns.quads.push(quad);
             }
-            quad.values.remove("e2e_s");
-            turns.quads.push(quad);
         }
         turns.turns_s = began.elapsed().as_secs_f64();
         let memory = self.arms.iter().find(|arm| matches!(arm.role, Role::Memory(_)));
@@ -391,7 +414,7 @@ impl<'a> Recorder<'a> {
                 ('B', None) => continue,
                 (process, _) => (process, None),
             };
-            match ask(process, &Ask::Finish { injection })? {
+            match worker(workers, process).ask(&Ask::Finish { injection }, &patience)? {
                 Told::Case { case: done } if !done.validity.ok() => {
                     let why = done.validity.failed.join("; ");
                     return Err(Error::Failed(format!("`{}` is INVALID: {why}", case.id)));
@@ -412,5 +435,30 @@ impl<'a> Recorder<'a> {
             }
         }
         Ok(turns)
+    }
+
+    fn turn(&self, letter: char) -> Turn {
+        let arm = self.arms.iter().find(|arm| arm.letter == letter);
+        let arm = arm.expect("letters are those of arms");
+        let ask = Ask::Turn { generations: 1, injection: arm.injected.clone() };
+        Turn { arm: letter, process: process(arm), ask }
+    }
+}
+
+fn worker(workers: &mut BTreeMap<char, Worker>, process: char) -> &mut Worker {
+    workers.get_mut(&process).expect("every process has a worker")
+}
+
+fn values(told: Told) -> Result<BTreeMap<String, f64>> {
+    match told {
+        Told::Values { values } => Ok(values),
+        other => Err(wrong(&other)),
+    }
+}
+
+fn wrong(told: &Told) -> Error {
+    match told {
+        Told::Cannot { absent } => Error::Failed(absent.to_string()),
+        other => unexpected(other),
     }
 }

@@ -119,16 +119,38 @@ impl Worker {
         self.exchange(ask, patience)
     }
 
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     fn exchange<A: Serialize, T: DeserializeOwned>(
         &mut self,
         ask: &A,
         patience: &Patience<'_>,
     ) -> Result<T> {
+        self.send(ask)?;
+        self.receive(patience)
+    }
+
+    /// Asks, without waiting for the answer.
+    ///
+    /// # Errors
+    /// When the worker has died.
+    pub fn send<A: Serialize>(&mut self, ask: &A) -> Result<()> {
         let line = serde_json::to_string(ask).expect("plain data") + "\n";
         let stdin = self.stdin.as_mut().expect("it is open until the worker is dropped");
         if stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).is_err() {
             return Err(self.died());
         }
+        Ok(())
+    }
+
+    /// Waits for the answer to what was sent.
+    ///
+    /// # Errors
+    /// As [`Worker::ask`].
+    pub fn receive<T: DeserializeOwned>(&mut self, patience: &Patience<'_>) -> Result<T> {
         let began = Instant::now();
         loop {
             if patience.stop.load(Ordering::Relaxed) {
