@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::compare::BLOCKS_NEEDED;
 use crate::compare::Difference;
@@ -14,11 +15,15 @@ use crate::compare::between;
 use crate::compare::differences;
 use crate::error::Error;
 use crate::error::Result;
+use crate::machine;
+use crate::machine::SESSION_GAP;
+use crate::record::AbsenceKind;
 use crate::record::Block;
 use crate::record::Case;
 use crate::record::Kind;
 use crate::record::Model;
 use crate::record::Record;
+use crate::record::Session;
 use crate::record::Settings;
 use crate::record::calibration::Calibration;
 
@@ -27,17 +32,19 @@ use crate::record::calibration::Calibration;
 ///
 /// # Errors
 /// When the runs differ in machine, model, settings, work, output or commit, when one of them is slowed down on purpose,
-/// invalid, failed or of an unoptimised build, or when together they have too few sessions or blocks for a verdict.
-pub fn promote(records: &[Record]) -> Result<Record> {
+/// invalid, failed, of an unoptimised build or of an unknown commit, or when together they have too few sessions or blocks
+/// for a verdict. Sessions less than `gap` apart count as one.
+pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
     for record in records {
         fit(record)?;
     }
-    let mut baseline = pool(records)?;
+    let mut baseline = pooled(records, gap)?;
     let sessions = baseline.sessions.len();
     if sessions < SESSIONS_NEEDED {
+        let minutes = gap.as_secs() / 60;
         return Err(Error::Undecided(format!(
-            "{sessions} of {SESSIONS_NEEDED} sessions; measure {} more at another time with `candlemark run`, then \
-             `candlemark promote` all of them together",
+            "{sessions} of {SESSIONS_NEEDED} sessions (those less than {minutes} min apart count as one); measure {} more at \
+             another time with `candlemark run`, then `candlemark promote` all of them together",
             SESSIONS_NEEDED - sessions
         )));
     }
@@ -56,9 +63,10 @@ pub fn promote(records: &[Record]) -> Result<Record> {
     baseline.kind = Kind::Baseline;
     for block in baseline.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
         forget_shared_peak(block);
-        let Block { session, values, notes, references, .. } = std::mem::take(block);
-        *block = Block { session, values, notes, references, ..Block::default() };
+        let Block { session, values, notes, caveats, references, .. } = std::mem::take(block);
+        *block = Block { session, values, notes, caveats, references, ..Block::default() };
     }
+    baseline.not_selected.clear(); // Nobody asks a baseline for anything.
     Ok(baseline)
 }
 
@@ -73,6 +81,7 @@ fn forget_shared_peak(block: &mut Block) {
         if block.values.contains_key(name) {
             block.values.insert(name.into(), None);
             block.notes.insert(name.into(), NOT_KEPT.into());
+            block.caveats.remove(name);
         }
     }
 }
@@ -91,6 +100,9 @@ fn fit(record: &Record) -> Result<()> {
             record.build.profile
         ));
     }
+    if record.build.commit.is_none() {
+        return refuse("its commit is unknown; build in a git checkout, so that the baseline can be built again".into());
+    }
     for case in &record.scenarios {
         if !case.validity.ok() {
             return refuse(format!(
@@ -99,8 +111,8 @@ fn fit(record: &Record) -> Result<()> {
                 case.validity.failed.join("; ")
             ));
         }
-        if let Some(why) = case.absent.as_ref().filter(|_| !case.is_unsupported()) {
-            return refuse(format!("`{}` {why}", case.id));
+        if let Some(absent) = case.absent.as_ref().filter(|_| !case.is_unsupported()) {
+            return refuse(format!("`{}` {absent}", case.id));
         }
     }
     Ok(())
@@ -111,6 +123,10 @@ fn fit(record: &Record) -> Result<()> {
 /// # Errors
 /// When there are none, when one is given twice, or when they differ in anything that the numbers depend on.
 pub fn pool(records: &[Record]) -> Result<Record> {
+    pooled(records, SESSION_GAP)
+}
+
+fn pooled(records: &[Record], gap: Duration) -> Result<Record> {
     let Some((first, others)) = records.split_first() else {
         return Err(Error::NotComparable("no records".into()));
     };
@@ -123,6 +139,7 @@ pub fn pool(records: &[Record]) -> Result<Record> {
             }
         }
         pooled.sessions.extend(record.sessions.iter().cloned());
+        pooled.not_selected.retain(|id| record.not_selected.contains(id));
         if pooled.build.binary_sha256 != record.build.binary_sha256 {
             pooled.build.binary_sha256 = None;
         }
@@ -133,7 +150,30 @@ pub fn pool(records: &[Record]) -> Result<Record> {
             }
         }
     }
+    join_sessions(&mut pooled, gap);
     Ok(pooled)
+}
+
+/// Makes one session of those that began less than `gap` after the one before had ended: that they are different
+/// processes is seen in their blocks, and that the machine has another day is not.
+fn join_sessions(record: &mut Record, gap: Duration) {
+    let mut sessions = std::mem::take(&mut record.sessions);
+    sessions.sort_by(|one, other| one.started.cmp(&other.started));
+    for session in sessions {
+        let ended = |session: &Session| session.ended.clone().unwrap_or(session.started.clone());
+        match record.sessions.last_mut() {
+            Some(last) if machine::is_one_session(&ended(last), &session.started, gap) => {
+                for block in record.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
+                    if block.session == session.id {
+                        block.session.clone_from(&last.id);
+                    }
+                }
+                last.ended = session.ended;
+                last.conditions.extend(session.conditions);
+            }
+            _ => record.sessions.push(session),
+        }
+    }
 }
 
 fn same(first: &Record, record: &Record) -> Result<()> {
@@ -156,6 +196,9 @@ fn same(first: &Record, record: &Record) -> Result<()> {
             commit(&now.commit)
         ));
     }
+    if before.commit.is_none() && before.binary_sha256 != now.binary_sha256 {
+        return differ("their commit is unknown, and the binaries differ".into());
+    }
     let changed = before.dirty == Some(true) || now.dirty == Some(true);
     if changed && before.binary_sha256 != now.binary_sha256 {
         return differ(
@@ -170,6 +213,17 @@ fn add(known: &mut Case, case: &Case, record: &Record) -> Result<()> {
     let differ = |what: &str| {
         Err(Error::NotComparable(format!("{}: {what} of `{}` differs", name(record), case.id)))
     };
+    // What one run did not come to may be in another.
+    let unreached = |case: &Case| {
+        matches!(case.absence(), Some(AbsenceKind::SkippedTime | AbsenceKind::NotMeasuredYet))
+    };
+    if unreached(case) {
+        return Ok(());
+    }
+    if unreached(known) {
+        known.clone_from(case);
+        return Ok(());
+    }
     if known.absent.is_some() != case.absent.is_some() {
         return differ("support");
     }
@@ -338,12 +392,16 @@ fn stored(folder: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::compare::tests::record;
+    use crate::record::Absence;
+    use crate::record::Caveat;
 
     fn session(day: usize, speed: f64) -> Record {
         let mut one =
             record(&[("code/b1", &[("decode_tok_s", &[&[speed, speed + 1.0, speed - 1.0]])])]);
         let id = format!("2026070{day}T000000Z-0123456");
         one.sessions[0].id.clone_from(&id);
+        one.sessions[0].started = format!("2026-07-0{day}T00:00:00Z");
+        one.sessions[0].ended = Some(format!("2026-07-0{day}T00:10:00Z"));
         for block in &mut one.scenarios[0].blocks {
             block.session.clone_from(&id);
             block.samples.insert("decode_tok_s".into(), vec![speed; 5]);
@@ -355,12 +413,14 @@ mod tests {
     fn refusal(change: fn(&mut [Record; 3])) -> String {
         let mut records = [session(1, 100.0), session(2, 101.0), session(3, 99.0)];
         change(&mut records);
-        promote(&records).unwrap_err().to_string()
+        promote(&records, SESSION_GAP).unwrap_err().to_string()
     }
 
     #[test]
     fn three_sessions_become_a_baseline_without_raw_samples() {
-        let baseline = promote(&[session(1, 100.0), session(2, 101.0), session(3, 99.0)]).unwrap();
+        let baseline =
+            promote(&[session(1, 100.0), session(2, 101.0), session(3, 99.0)], SESSION_GAP)
+                .unwrap();
         assert_eq!((baseline.kind, baseline.sessions.len()), (Kind::Baseline, 3));
         let case = &baseline.scenarios[0];
         assert_eq!(
@@ -384,15 +444,19 @@ mod tests {
                     block.values.insert(name.into(), Some(bytes));
                 }
                 block.notes.insert("peak_rss_bytes".into(), format!("high water, {sharing}"));
+                if sharing == "shared_process" {
+                    block.caveats.insert("peak_rss_bytes".into(), Caveat::SharedProcess);
+                }
             }
         }
-        let baseline = promote(&records).unwrap();
+        let baseline = promote(&records, SESSION_GAP).unwrap();
         let case = &baseline.scenarios[0];
         assert_eq!(case.values("peak_rss_bytes"), [2e9; 6]);
         assert_eq!(case.values("peak_delta_bytes"), [1e8; 6]);
         assert_eq!(case.values("decode_tok_s").len(), 9, "rates are kept");
         assert_eq!(case.blocks[3].values["peak_rss_bytes"], None);
         assert_eq!(case.blocks[3].notes["peak_rss_bytes"], NOT_KEPT);
+        assert!(case.blocks.iter().all(|block| block.caveats.is_empty()));
         assert_eq!(case.blocks[0].notes["peak_rss_bytes"], "high water, fresh process");
     }
 
@@ -409,7 +473,7 @@ mod tests {
                 "`code/b1` is INVALID: too fast",
             ),
             (
-                |r| r[1].scenarios[0].absent = Some("failed: crash".into()),
+                |r| r[1].scenarios[0].absent = Some(Absence::new(AbsenceKind::Failed, "crash")),
                 "`code/b1` failed: crash",
             ),
             (
@@ -418,9 +482,14 @@ mod tests {
             ),
             (|r| r[1].model.quant = "q8_0".into(), "model: quant was `f32` and is `q8_0`"),
             (|r| r[1].settings.generation.seed = 7, "settings: seed was `42` and is `7`"),
+            (|r| r[1].build.commit = None, "its commit is unknown; build in a git checkout"),
             (
-                |r| r[1].build.commit = None,
-                "commit is 0123456789abcdef0123456789abcdef01234567 and unknown",
+                |r| {
+                    // Twenty minutes after the first one had ended, which a time that cannot be read may be as well.
+                    r[1].sessions[0].started = "2026-07-01T00:30:00Z".into();
+                    r[2].sessions[0].started = "yyy".into();
+                },
+                "1 of 3 sessions",
             ),
             (|r| r[1].scenarios[0].work.batch = 2, "the work of `code/b1` differs"),
             (|r| r[1].scenarios[0].output_sha256 = None, "the greedy output of `code/b1` differs"),
@@ -433,8 +502,48 @@ mod tests {
             let error = refusal(change);
             assert!(error.contains(part), "{error}");
         }
-        let error = promote(&[session(1, 100.0)]).unwrap_err().to_string();
-        assert!(error.contains("1 of 3 sessions; measure 2 more"), "{error}");
+        let error = promote(&[session(1, 100.0)], SESSION_GAP).unwrap_err().to_string();
+        assert!(
+            error.contains(
+                "1 of 3 sessions (those less than 60 min apart count as one); measure 2 more"
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn sessions_within_an_hour_are_one_in_whatever_order_they_are_given() {
+        let at = |day, from: &str, to: &str| {
+            let mut one = session(day, 100.0);
+            one.sessions[0].started = format!("2026-07-01T{from}:00Z");
+            one.sessions[0].ended = Some(format!("2026-07-01T{to}:00Z"));
+            one
+        };
+        let records = [
+            at(3, "03:10", "03:20"),
+            at(1, "00:00", "00:10"),
+            at(2, "01:09", "02:20"),
+            at(4, "05:00", "05:10"),
+        ];
+        let pooled = pool(&records).unwrap();
+        let ids: Vec<&str> = pooled.sessions.iter().map(|session| session.id.as_str()).collect();
+        assert_eq!(ids, ["20260701T000000Z-0123456", "20260704T000000Z-0123456"]);
+        assert_eq!(pooled.sessions[0].ended.as_deref(), Some("2026-07-01T03:20:00Z"));
+        assert_eq!(sessions_of(&pooled.scenarios[0]), 2);
+        assert_eq!(promote(&records, Duration::from_secs(60)).unwrap().sessions.len(), 4);
+    }
+
+    #[test]
+    fn builds_of_unknown_commits_are_one_only_where_their_binaries_are() {
+        let unknown = |day, sha256: &str| {
+            let mut one = session(day, 100.0);
+            one.build.commit = None;
+            one.build.binary_sha256 = Some(sha256.into());
+            one
+        };
+        assert!(pool(&[unknown(1, "a"), unknown(2, "a")]).is_ok());
+        let error = pool(&[unknown(1, "a"), unknown(2, "b")]).unwrap_err().to_string();
+        assert!(error.contains("their commit is unknown, and the binaries differ"), "{error}");
     }
 
     #[test]
@@ -449,6 +558,47 @@ mod tests {
             let error = pool(&[slowed(1, Some("decode:25%")), slowed(2, other)]).unwrap_err();
             assert!(error.to_string().contains("slowed down on purpose"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_one_run_did_not_come_to_is_taken_from_another() {
+        let unreached = |day, kind| {
+            let mut one = session(day, 100.0);
+            one.scenarios[0].absent = Some(Absence::new(kind, "x"));
+            one.scenarios[0].blocks.clear();
+            one
+        };
+        let whole = session(1, 100.0);
+        for kind in [AbsenceKind::SkippedTime, AbsenceKind::NotMeasuredYet] {
+            for records in
+                [[whole.clone(), unreached(2, kind)], [unreached(2, kind), whole.clone()]]
+            {
+                let pooled = pool(&records).unwrap();
+                assert_eq!(pooled.scenarios, whole.scenarios, "{kind:?}");
+                assert_eq!(pooled.sessions.len(), 2);
+            }
+        }
+        let error = pool(&[whole, unreached(2, AbsenceKind::SkippedMemory)]).unwrap_err();
+        assert!(error.to_string().contains("support of `code/b1` differs"), "{error}");
+    }
+
+    #[test]
+    fn what_no_run_was_asked_for_is_what_they_were_not_asked_for_together() {
+        let asked = |day, not_selected: &[&str]| {
+            let mut one = session(day, 100.0);
+            one.not_selected = not_selected.iter().map(|id| (*id).into()).collect();
+            one
+        };
+        let (one, two) = (asked(1, &["grid/S1", "long/b1"]), asked(2, &["grid/S1", "short/b1"]));
+        assert_eq!(pool(&[one.clone(), two.clone()]).unwrap().not_selected, ["grid/S1"]);
+        let silent = asked(3, &[]);
+        assert!(pool(&[one, silent.clone()]).unwrap().not_selected.is_empty());
+        assert!(
+            promote(&[two, silent, session(1, 100.0)], SESSION_GAP)
+                .unwrap()
+                .not_selected
+                .is_empty()
+        );
     }
 
     #[test]
