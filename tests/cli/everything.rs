@@ -1,6 +1,8 @@
 //! A record that has something for every part of a report: each suite, a scenario that failed, one that is not supported, one
 //! that cannot be true, values that are missing with a reason. No two of its measured values are alike.
 
+use candlemark::record::Absence;
+use candlemark::record::AbsenceKind;
 use candlemark::record::Block;
 use candlemark::record::Case;
 use candlemark::record::Conditions;
@@ -172,7 +174,8 @@ fn lengths(values: &mut Values) -> Vec<Case> {
         cases.push(one);
     }
     let mut failed = case("context/8192-yarn", Task::Depth, 1, 64, 16);
-    failed.absent = Some("failed: the worker ended without an answer".into());
+    let why = "the worker ended without an answer";
+    failed.absent = Some(Absence::new(AbsenceKind::Failed, why));
     cases.push(failed);
     cases
 }
@@ -266,7 +269,8 @@ fn pipelines(values: &mut Values) -> Vec<Case> {
     ];
     profile.blocks = vec![values.block(&[], 0, &single)];
     let mut other = case("prompts/long-1", Task::Generate, 1, 900, 10);
-    other.absent = Some("unsupported: prompts of more than one chunk".into());
+    let why = "prompts of more than one chunk";
+    other.absent = Some(Absence::new(AbsenceKind::Unsupported, why));
     cases.extend([quality, profile, other]);
     cases
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use candlemark::record::Absence;
+use candlemark::record::AbsenceKind;
 use candlemark::record::Work;
+use candlemark::record::calibration::Spread;
 use candlemark::record::pair::Arm;
 use candlemark::record::pair::Ended;
 use candlemark::record::pair::Paired;
@@ -151,8 +154,9 @@ pub fn pair(blocks: usize, cases: Vec<PairedCase>) -> Paired {
         machine: run.machine.clone(),
         base: arm("main", "0123456789abcdef0123456789abcdef01234567", "1a"),
         candidate: arm("HEAD", "fedcba9876543210fedcba9876543210fedcba98", "2b"),
+        duet: false,
         output_change: None,
-        layout_sd: BTreeMap::new(),
+        layout: BTreeMap::new(),
         ended: Ended::Decided,
         blocks: (0..blocks).map(block).collect(),
         scenarios: cases,
@@ -251,13 +255,12 @@ pub fn all() -> Vec<(&'static str, Paired)> {
         (
             "new-and-missing",
             changed(8, SAME, |paired| {
-                let absent = |side: &mut Side, why: &str| {
-                    *side = Side { absent: Some(why.into()), ..Side::default() };
-                };
                 for (id, from) in [("short/b8", "base"), ("short/b16", "candidate")] {
                     let mut case = case(id, 8, 0, SAME);
                     let side = if from == "base" { &mut case.base } else { &mut case.candidate };
-                    absent(side, "unknown: no scenario of this name");
+                    let unknown =
+                        Absence::new(AbsenceKind::Unknown, "the build has no such scenario");
+                    *side = Side { absent: Some(unknown), ..Side::default() };
                     paired.scenarios.push(case);
                 }
             }),
@@ -265,10 +268,35 @@ pub fn all() -> Vec<(&'static str, Paired)> {
         (
             "failed",
             changed(8, slow, |paired| {
-                let why = "failed: the worker was killed by signal 9";
-                paired.scenarios[1].candidate.absent = Some(why.into());
+                let why = "the worker was killed by signal 9";
+                paired.scenarios[1].candidate.absent = Some(Absence::new(AbsenceKind::Failed, why));
                 paired.ended =
                     Ended::Failed("the candidate's worker was killed by signal 9".into());
+            }),
+        ),
+        (
+            "no-value",
+            changed(8, SAME, |paired| {
+                let case = &mut paired.scenarios[0];
+                let why = "a turn did not report it".to_owned();
+                case.candidate.no_value = [("decode_tok_s".to_owned(), why)].into();
+                for quad in case.blocks.iter_mut().flat_map(|turns| &mut turns.quads) {
+                    quad.values.get_mut("decode_tok_s").unwrap().truncate(4);
+                }
+            }),
+        ),
+        (
+            "out-of-time",
+            changed(8, SAME, |paired| {
+                paired.scenarios[1] = PairedCase { id: "long/b4".into(), ..PairedCase::default() };
+                paired.ended = Ended::Budget;
+            }),
+        ),
+        (
+            "interrupted",
+            changed(8, SAME, |paired| {
+                paired.scenarios[1] = PairedCase { id: "long/b4".into(), ..PairedCase::default() };
+                paired.ended = Ended::Interrupted;
             }),
         ),
         (
@@ -293,13 +321,17 @@ pub fn all() -> Vec<(&'static str, Paired)> {
         (
             "analysed",
             changed(23, Effect { decode: 0.042, ttft: 0.02, noise: 0.08, ..SAME }, |paired| {
+                // Three of a kind say what their variances have in common.
+                let noisy = Effect { decode: 0.01, noise: 0.05, ..SAME };
+                paired.scenarios.push(case("short/b1", 1, 23, noisy));
                 reject(paired, 5);
                 // From three quads on a block's value is their median.
                 for turns in &mut paired.scenarios[1].blocks {
                     let (order, values) = (&turns.quads[0].order, &turns.quads[1].values);
                     turns.quads.push(Quad { order: order.clone(), values: values.clone() });
                 }
-                paired.layout_sd = [("decode".to_owned(), 0.0021)].into();
+                let spread = Spread { sd: 0.0021, freedom: 3.0 };
+                paired.layout = [("decode".to_owned(), spread)].into();
                 paired.ended = Ended::Open;
             }),
         ),

@@ -1,6 +1,9 @@
 //! The records that the command line is tried on: small, made of literal numbers, and checked in under
 //! `fixtures/golden/records`, where `BLESS=1` writes them.
 
+use candlemark::machine::SESSION_GAP;
+use candlemark::record::Absence;
+use candlemark::record::AbsenceKind;
 use candlemark::record::Block;
 use candlemark::record::Build;
 use candlemark::record::Case;
@@ -69,6 +72,7 @@ pub fn run(day: usize) -> Record {
         },
         injected: None,
         scenarios: Vec::new(),
+        not_selected: Vec::new(),
     };
     let (wobble, drift) = ([1.0, 1.01, 0.99], [1.0, 1.005, 0.995][day % 3]);
     for (scenario, batch, decode, rate, ttft, peak) in [
@@ -167,10 +171,16 @@ fn changed(change: impl FnOnce(&mut Record)) -> Record {
     record
 }
 
+/// Takes away what was measured of a scenario.
+fn absent(record: &mut Record, at: usize, kind: AbsenceKind, why: &str) {
+    record.scenarios[at].absent = Some(Absence::new(kind, why));
+    record.scenarios[at].blocks.clear();
+}
+
 /// Every record by file name, with one thing about it that matters.
 pub fn all() -> Vec<(&'static str, Record)> {
     let sessions = [run(1), run(2), run(3)];
-    let base = candlemark::baseline::promote(&sessions).unwrap();
+    let base = candlemark::baseline::promote(&sessions, SESSION_GAP).unwrap();
     let kernels = sessions.clone().map(|record| with_kernels(record, 0.005));
     let mut release = base.clone();
     release.sessions[0].id = "20260601T120000Z-0abcdef".into();
@@ -181,7 +191,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
         ("everything", crate::everything::everything()),
         ("rolling", base.clone()),
         ("rolling.release", release),
-        ("kernels", candlemark::baseline::promote(&kernels).unwrap()),
+        ("kernels", candlemark::baseline::promote(&kernels, SESSION_GAP).unwrap()),
         (
             "drifted",
             changed(|record| {
@@ -216,7 +226,42 @@ pub fn all() -> Vec<(&'static str, Record)> {
             }),
         ),
         ("other-model", changed(|record| record.model.quant = "q8_0".into())),
-        ("partial", changed(|record| drop(record.scenarios.pop()))),
+        (
+            "partial",
+            changed(|record| {
+                record.scenarios.pop();
+                record.not_selected = vec!["grid/S1".into()];
+            }),
+        ),
+        (
+            "not-selected",
+            changed(|record| {
+                record.not_selected =
+                    record.scenarios.pop().map(|case| case.id).into_iter().collect();
+            }),
+        ),
+        (
+            "no-value",
+            changed(|record| {
+                for block in &mut record.scenarios[0].blocks {
+                    block.values.insert("decode_tok_s".into(), None);
+                    block.notes.insert("decode_tok_s".into(), "sequences of two lengths".into());
+                }
+            }),
+        ),
+        (
+            "out-of-time",
+            changed(|record| {
+                absent(record, 1, AbsenceKind::SkippedTime, "the time budget of 8m was used up");
+            }),
+        ),
+        ("interrupted", changed(|record| absent(record, 1, AbsenceKind::NotMeasuredYet, ""))),
+        (
+            "interrupted-at-once",
+            changed(|record| {
+                (0..2).for_each(|at| absent(record, at, AbsenceKind::NotMeasuredYet, ""));
+            }),
+        ),
         (
             "output-changed",
             changed(|record| record.scenarios[1].output_sha256 = Some("ef".repeat(32))),
@@ -233,8 +278,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
         (
             "failed",
             changed(|record| {
-                record.scenarios[1].absent = Some("failed: out of memory".into());
-                record.scenarios[1].blocks.clear();
+                absent(record, 1, AbsenceKind::Failed, "out of memory");
             }),
         ),
         (

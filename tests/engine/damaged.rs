@@ -13,6 +13,7 @@ use crate::edit;
 use crate::job;
 use crate::no_engine;
 use crate::refused;
+use crate::skipped;
 use crate::synth;
 use crate::worker;
 
@@ -21,18 +22,18 @@ fn a_gguf_that_is_cut_off_or_garbage_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
     let whole = ["-o", "model.gguf"];
-    for (bytes, says) in [
-        (5_000_000, "the file is cut off: tensor `"),
-        (100_000, "the file has 100000; download it again"),
-        (20, "no readable GGUF"),
-        (0, "no readable GGUF"),
+    for (bytes, status, says) in [
+        (5_000_000, 5, "the file is cut off: tensor `"),
+        (100_000, 5, "the file has 100000; download it again"),
+        (20, 5, "no readable GGUF"),
+        (0, 2, "no readable GGUF"), // Nothing says that it is a model.
     ] {
         synth(folder.path(), &whole);
         cut(&file, bytes);
-        no_engine(&at(&file), &["model.gguf` is not valid: ", says]);
+        no_engine(&at(&file), status, &["model.gguf` is not valid: ", says]);
     }
     fs::write(&file, "<!DOCTYPE html><title>Not Found</title>").unwrap();
-    no_engine(&at(&file), &["model.gguf` is not valid: no readable GGUF (unknown magic"]);
+    no_engine(&at(&file), 2, &["model.gguf` is not valid: no readable GGUF (unknown magic"]);
 }
 
 /// A GGUF file's header: its magic, version 3, and how many tensors and keys it claims.
@@ -85,30 +86,33 @@ fn absurd_sizes_are_refused_before_memory_is_taken() {
     ] {
         fs::write(&file, bytes).unwrap();
         let output = worker(within_2_gb(), &job(&at(&file), &["short/b1"]));
-        refused(&output, &["model.gguf` is not valid: ", says]);
+        refused(&output, 5, &["model.gguf` is not valid: ", says]);
     }
 }
 
 /// The binary with little address space, where the system can limit it: what asks for more aborts.
-fn within_2_gb() -> Command {
+pub(crate) fn within_2_gb() -> Command {
     if !cfg!(target_os = "linux") {
+        skipped("what files ask for was not limited: this system has no `ulimit -v`");
         return Command::new(BINARY);
     }
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -v 2000000; exec \"$0\"", BINARY]);
+    command.args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\"", BINARY]);
     command
 }
 
 #[test]
 fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
     type Damage = fn(&Path);
-    let cases: &[(Damage, &[&str])] = &[
+    let cases: &[(Damage, i32, &[&str])] = &[
         (
             |dir| fs::remove_file(dir.join("model-00003-of-00007.safetensors")).unwrap(),
+            5,
             &["1 of 7 shards are missing: model-00003-of-00007.safetensors; download them again"],
         ),
         (
             |dir| cut(&dir.join("model-00001-of-00007.safetensors"), 1_000_000),
+            5,
             &["model-00001-of-00007.safetensors` is not valid: the file is cut off", "again"],
         ),
         (
@@ -116,30 +120,37 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
                 let claim = [(1u64 << 62).to_le_bytes().as_slice(), b"{}"].concat();
                 fs::write(dir.join("model-00002-of-00007.safetensors"), claim).unwrap();
             },
+            5,
             &["it claims a header of 4611686018427387904 bytes and has 10"],
         ),
         (
             |dir| edit(&dir.join("model.safetensors.index.json"), "model-00001", "../model-00001"),
+            5,
             &["shard `../model-00001-of-00007.safetensors` is not a plain file name"],
         ),
         (
             |dir| fs::remove_file(dir.join("model.safetensors.index.json")).unwrap(),
+            5,
             &["neither `model.safetensors` nor `model.safetensors.index.json`"],
         ),
         (
             |dir| fs::remove_file(dir.join("tokenizer.json")).unwrap(),
+            5,
             &["cannot read `", "/tokenizer.json`: No such file"],
         ),
         (
             |dir| fs::remove_file(dir.join("config.json")).unwrap(),
+            2,
             &["cannot read `", "/config.json`: No such file"],
         ),
         (
             |dir| edit(&dir.join("config.json"), "3072", "3000"),
+            5,
             &["the tokenizer has 3072 tokens and the model 3000 embedding rows; use the tokenizer"],
         ),
         (
             |dir| edit(&dir.join("config.json"), "3072", "4000"),
+            5,
             &["`model.embed_tokens.weight` has shape [3072, 256]", "asks for [4000, 256]"],
         ),
         (
@@ -150,19 +161,21 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
                     "\"num_hidden_layers\": 3",
                 );
             },
+            5,
             &["the weights lack the tensor `model.layers.2."],
         ),
         (
             |dir| edit(&dir.join("config.json"), "\"qwen3\"", "\"llama\""),
+            2,
             &["unsupported model: architecture `llama`; known are qwen3 and qwen2"],
         ),
     ];
-    for (damage, says) in cases {
+    for (damage, status, says) in cases {
         let folder = tempfile::tempdir().unwrap();
         synth(folder.path(), &["-o", "model", "--shard-mib", "1"]);
         let model = folder.path().join("model");
         damage(&model);
-        no_engine(&at(&model), says);
+        no_engine(&at(&model), *status, says);
     }
 }
 
@@ -173,5 +186,5 @@ fn the_candle_engine_refuses_weights_of_another_shape() {
     let model = folder.path().join("model");
     edit(&model.join("config.json"), "3072", "4000");
     let setup = Setup { engine: "candle".into(), ..at(&model) };
-    no_engine(&setup, &["[3072, 256]", "[4000, 256]"]);
+    no_engine(&setup, 5, &["[3072, 256]", "[4000, 256]"]);
 }

@@ -3,6 +3,8 @@
 use candlemark::engine;
 use candlemark::engine::Engine;
 use candlemark::engine::Request;
+use candlemark::record::Absence;
+use candlemark::record::AbsenceKind;
 use candlemark::record::Case;
 use candlemark::settings::Generation;
 use candlemark::settings::Setup;
@@ -47,11 +49,25 @@ fn a_prompt_beyond_the_context_costs_only_its_own_scenario() {
         let setup = Setup { engine: engine.into(), ..at(&model) };
         let cases = work(&job(&setup, &["long/b1", "short/b1"]));
         assert_eq!(cases.len(), 2);
-        let why = cases[0].absent.as_deref().unwrap();
-        assert!(why.starts_with("failed: a prompt of ") && why.contains(" 4 new ones: "), "{why}");
+        let Absence { kind, why } = cases[0].absent.as_ref().unwrap();
+        assert_eq!(*kind, AbsenceKind::Unsupported, "{why}");
         assert!(why.ends_with(" is beyond the model's context of 64"), "{why}");
         assert!(cases[0].blocks.is_empty());
         assert_eq!(cases[1].absent, None);
+    }
+}
+
+#[test]
+fn a_length_and_a_depth_beyond_the_context_are_unsupported_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    synth(folder.path(), &["-o", "model"]);
+    let model = folder.path().join("model");
+    edit(&model.join("config.json"), "40960", "600");
+    let cases = work(&job(&at(&model), &["grid/S5", "context/1024"]));
+    for (case, tokens) in cases.iter().zip([1024 + 128, 1024 + 64 + 16]) {
+        let why = format!("a sequence of {tokens} tokens is beyond the model's context of 600");
+        let expected = Absence::new(AbsenceKind::Unsupported, why);
+        assert_eq!(case.absent.as_ref(), Some(&expected), "{}", case.id);
     }
 }
 
@@ -86,8 +102,9 @@ fn sampled_output_has_no_hash() {
     });
     assert_eq!(measured(&hot, "short/b1").output_sha256, None);
     let nonsense = with(nano(), |generation| generation.top_p = Some(2.0));
-    let why = work(&job(&nonsense, &["short/b1"])).remove(0).absent.unwrap();
-    assert!(why.contains("0 < top_p <= 1"), "{why}");
+    let absent = work(&job(&nonsense, &["short/b1"])).remove(0).absent.unwrap();
+    assert_eq!(absent.kind, AbsenceKind::Failed);
+    assert!(absent.why.contains("0 < top_p <= 1"), "{absent}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn on_hub(name: &str, value: &str, says: &[&str]) {
     command.env("HF_HOME", home.path()).env("HF_TOKEN", TOKEN).env(name, value);
     let job = serde_json::to_string(&job(&setup("owner/name"), &["short/b1"])).unwrap();
     let output = command.env(suite::WORKER, "1").write_stdin(job).output().unwrap();
-    refused(&output, says);
+    refused(&output, 2, says);
     assert!(!text(&output.stderr).contains(TOKEN));
 }
 

@@ -3,6 +3,7 @@
 #![cfg(feature = "engine")]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Output;
 
@@ -27,8 +28,11 @@ mod names;
 #[cfg(unix)]
 mod pair;
 mod pipelines;
+mod statuses;
 mod suites;
 mod synthetic;
+#[cfg(target_os = "linux")]
+mod threads;
 mod worker;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_candlemark");
@@ -57,19 +61,24 @@ fn done(args: &[&str], folder: &Path) -> String {
     text(&output.stdout)
 }
 
-/// Runs a command that must fail with status 5, print no data, and say all of this.
-fn fails(args: &[&str], folder: &Path, says: &[&str]) {
-    refused(&candlemark(args, folder), says);
+/// Runs a command that must end with this status, print no data, and say all of this.
+fn fails(args: &[&str], folder: &Path, status: i32, says: &[&str]) {
+    refused(&candlemark(args, folder), status, says);
 }
 
-fn refused(output: &Output, says: &[&str]) {
+fn refused(output: &Output, status: i32, says: &[&str]) {
     let talk = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(5), "{talk}");
+    assert_eq!(output.status.code(), Some(status), "{talk}");
     assert_eq!(text(&output.stdout), "", "{talk}");
     assert!(talk.starts_with("error: ") && !talk.contains("panicked"), "{talk}");
     for part in says {
         assert!(talk.contains(part), "`{part}` is not in: {talk}");
     }
+}
+
+/// Says what a test leaves out, and why, past the harness: it keeps what passing tests print.
+fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -140,8 +149,8 @@ fn output_of(setup: &Setup) -> String {
 }
 
 /// A model that cannot be run: the worker says so and answers nothing.
-fn no_engine(setup: &Setup, says: &[&str]) {
-    refused(&worker(Command::new(BINARY), &job(setup, &["short/b1"])), says);
+fn no_engine(setup: &Setup, status: i32, says: &[&str]) {
+    refused(&worker(Command::new(BINARY), &job(setup, &["short/b1"])), status, says);
 }
 
 fn synth(folder: &Path, args: &[&str]) {
@@ -209,7 +218,7 @@ fn the_tiny_tokenizer_can_be_made_again() {
         (vec!["train-tokenizer", ".", "-o", "x"], "no .txt file in ."),
         (vec!["train-tokenizer", "nowhere", "-o", "x"], "reading the folder nowhere"),
     ] {
-        fails(&args, empty.path(), &[says]);
+        fails(&args, empty.path(), 2, &[says]);
     }
     assert_eq!(names(empty.path()), [""; 0]);
 }

@@ -13,14 +13,14 @@ fn a_monitor_that_cannot_work_says_so_at_once() {
     for (words, says) in [
         (["--listen", &address], [cannot.as_str(), "`--listen`"]),
         (["--listen", "0.0.0.0:0"], ["other machines can reach", "`--allow-remote`"]),
-        (["--interval", "0s"], ["`--interval` has to be a second or more", ""]),
-        (["--window", "1ms"], ["`--window` has to be a second or more", ""]),
+        (["--interval", "0s"], ["'--interval <TIME>': give a second or more", ""]),
+        (["--window", "1ms"], ["'--window <TIME>': give a second or more", ""]),
         (["--cycles=1", "shrot"], ["no suite or scenario `shrot`", ""]),
     ] {
-        fails(&["monitor", words[0], words[1]], here.path(), &says);
+        fails(&["monitor", words[0], words[1]], here.path(), 2, &says);
     }
     if cfg!(debug_assertions) {
-        fails(&["monitor", "--listen", "127.0.0.1:0"], here.path(), &["debug build"]);
+        fails(&["monitor", "--listen", "127.0.0.1:0"], here.path(), 2, &["debug build"]);
     }
     assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 0, "nothing was written");
 }

@@ -11,6 +11,8 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use candlemark::record::Absence;
+use candlemark::record::AbsenceKind;
 use candlemark::record::Block;
 use candlemark::record::Case;
 use candlemark::record::Work;
@@ -34,6 +36,8 @@ struct Fake {
     ids: Vec<u32>,
     /// Metrics of a turn.
     metrics: &'static [&'static str],
+    /// What it answers to a warm-up, instead of warming up.
+    cannot: Option<Absence>,
     /// Shell code that runs before a turn is answered.
     turn: &'static str,
     /// Shell code that runs before anything is read.
@@ -50,6 +54,7 @@ impl Default for Fake {
             peak_bytes: 1e8,
             ids: vec![3, 1, 4],
             metrics: &["decode_tok_s", "ttft_s"],
+            cannot: None,
             turn: ":",
             start: ":",
         }
@@ -78,7 +83,11 @@ impl Fake {
     }
 
     fn warm(&self) -> String {
-        serde_json::to_string(&Told::Warm { ids: vec![self.ids.clone()] }).unwrap()
+        let told = match self.cannot.clone() {
+            Some(absent) => Told::Cannot { absent },
+            None => Told::Warm { ids: vec![self.ids.clone()] },
+        };
+        serde_json::to_string(&told).unwrap()
     }
 
     /// A scenario that had no turn has no output, as with a real worker.
@@ -171,7 +180,7 @@ fn with(change: impl FnOnce(&mut Fake)) -> Fake {
 fn equal_builds_pass_a_slower_one_regresses_and_a_faster_one_improved() {
     let other = with(|fake| fake.turn = "true");
     let paired = check(&Fake::default(), &other, &[], 0, &["PASS: none of 3 metrics regressed"]);
-    assert_eq!((paired.ended, paired.blocks.len()), (Ended::Decided, 8));
+    assert_eq!((paired.ended, paired.blocks.len()), (Ended::Decided, 5));
     let slower = with(|fake| fake.decode_tok_s = 80.0);
     check(&Fake::default(), &slower, &[], 1, &["1 of 3 metrics regressed: decode", "-20.0 %"]);
     let faster = with(|fake| fake.decode_tok_s = 120.0);
@@ -186,7 +195,7 @@ fn equal_binaries_pass_without_measuring_unless_noise_is_asked_for() {
     let paired = check(&fake, &fake, &[], 0, &["both binaries are equal byte for byte"]);
     assert_eq!((paired.ended, paired.blocks.len()), (Ended::Identical, 0));
     let paired = check(&fake, &fake, &["--even-if-identical"], 0, &["PASS"]);
-    assert_eq!(paired.blocks.len(), 8);
+    assert_eq!(paired.blocks.len(), 5);
     let quads: Vec<&str> = paired.scenarios[0]
         .blocks
         .iter()
@@ -197,6 +206,37 @@ fn equal_binaries_pass_without_measuring_unless_noise_is_asked_for() {
     assert!(quads.iter().any(|order| *order != quads[0]), "orders are drawn: {quads:?}");
     for order in quads {
         assert_eq!(order, order.chars().rev().collect::<String>(), "they read the same backwards");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn builds_that_run_at_once_meet_in_pairs_each_on_half_of_the_cpus() {
+    let cpus = candlemark::settings::cpus().unwrap_or_default().len();
+    if cpus < 2 {
+        return crate::skipped("turns at once need two CPUs");
+    }
+    let turn = "grep Cpus_allowed_list: /proc/$$/status >> masks";
+    let (base, slower) =
+        (with(|fake| fake.turn = turn), with(|fake| (fake.turn, fake.decode_tok_s) = (turn, 80.0)));
+    let folder = tempfile::tempdir().unwrap();
+    base.script(&folder.path().join("base"));
+    slower.script(&folder.path().join("candidate"));
+    let args = ["--base", "base", "--candidate", "candidate", "--duet"];
+    let output = pair(folder.path(), &args).output().unwrap();
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
+    assert!(said.contains("-20.0 %") && said.contains("ran at once"), "{said}");
+    let paired = Paired::load(&folder.path().join("pair.json")).unwrap();
+    let masks = fs::read_to_string(folder.path().join("masks")).unwrap();
+    let halves: std::collections::BTreeSet<&str> = masks.lines().collect();
+    assert_eq!(halves.len(), 2, "each turn is on one half of the CPUs or the other: {halves:?}");
+    assert!(paired.duet);
+    for quad in paired.scenarios.iter().flat_map(|case| &case.blocks).flat_map(|turns| &turns.quads)
+    {
+        let order = &quad.order;
+        assert_eq!(*order, order.chars().rev().collect::<String>(), "they read the same backwards");
+        assert!(order.len() == 4 && order.contains('A'), "the base meets one other: {order}");
     }
 }
 
@@ -282,10 +322,26 @@ fn a_clock_that_stands_still_is_no_pass() {
 }
 
 #[test]
-fn a_metric_that_is_no_longer_told_is_no_pass() {
+fn a_metric_that_is_no_longer_reported_is_missing() {
     let silent = with(|fake| fake.metrics = &["ttft_s"]);
-    check(&Fake::default(), &silent, &[], 5, &["INVALID: a turn has no `decode_tok_s`"]);
-    check(&silent, &silent, &["--even-if-identical"], 5, &["a turn has no `decode_tok_s`"]);
+    let says = ["decode of short/b1 is missing: a turn did not report it", "TTFT", "PASS"];
+    let paired = check(&Fake::default(), &silent, &[], 4, &says);
+    assert_eq!((paired.ended, paired.blocks.len()), (Ended::Decided, 5), "the rest is judged");
+    check(&silent, &Fake::default(), &[], 0, &["NEW"]);
+    let says = ["PASS: none of 2 metrics", "decode_tok_s has no value: a turn did not report it"];
+    check(&silent, &silent, &["--even-if-identical"], 0, &says);
+}
+
+#[test]
+fn a_scenario_that_the_candidate_cannot_do_is_missing_and_one_that_neither_can_is_nothing() {
+    let cannot = |kind| with(|fake| fake.cannot = Some(Absence::new(kind, "failed: a text")));
+    let unsupported = cannot(AbsenceKind::Unsupported);
+    let says = ["short/b1 is missing: unsupported: failed: a text"];
+    check(&Fake::default(), &unsupported, &[], 4, &says);
+    check(&Fake::default(), &cannot(AbsenceKind::SkippedMemory), &[], 4, &["MISSING: skipped"]);
+    let failed = ["FAILED: candidate: failed: a text"];
+    check(&Fake::default(), &cannot(AbsenceKind::Failed), &[], 5, &failed);
+    check(&unsupported, &Fake::default(), &[], 4, &["NEW"]);
 }
 
 #[test]
@@ -293,8 +349,8 @@ fn scenarios_of_one_side_are_new_or_missing() {
     let scenarios = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
     let old = with(|fake| fake.scenarios = scenarios(&["short/b1", "old/b1"]));
     let new = with(|fake| fake.scenarios = scenarios(&["short/b1", "new/b1"]));
-    check(&old, &new, &[], 0, &["new/b1", "NEW", "old/b1", "MISSING"]);
-    check(&old, &new, &["--strict"], 4, &["old/b1", "MISSING"]);
+    let says = ["new/b1", "NEW", "old/b1", "MISSING: the build has no such scenario"];
+    check(&old, &new, &[], 4, &says);
 }
 
 #[test]
@@ -439,11 +495,102 @@ fn what_does_not_build_is_said_with_the_compilers_words() {
     repository.source("100.0");
     let says = ["not comparable: main does not build", "mismatched types"];
     repository.check(&["--base", "main"], 4, &says);
-    repository.check(
-        &["--base", "no-such-ref"],
-        4,
-        &["`no-such-ref` is neither a file nor a commit"],
-    );
+    let refused = ["`no-such-ref` is neither a file nor a commit"];
+    repository.check(&["--base", "no-such-ref"], 2, &refused);
+    // It is refused before the base is built.
+    repository.write("README.md", "words\n");
+    repository.commit("unbuilt");
+    let output =
+        pair(repository.folder.path(), &["--base", "main", "--candidate", "no-such-ref"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let talk = text(&output.stderr);
+    assert!(talk.contains(refused[0]) && !talk.contains("building"), "{talk}");
+}
+
+#[test]
+fn a_base_that_does_not_build_is_told_in_every_form() {
+    let repository = Repository::new();
+    repository.write("src/main.rs", "fn main() { let x: u32 = \"text\"; }\n");
+    repository.commit("broken");
+    repository.source("100.0");
+    for (format, says) in [
+        ("human", "NOT COMPARABLE: main does not build.\n"),
+        ("md", "**NOT COMPARABLE: main does not build.**\n"),
+        ("json", "\"outcome\": \"not_comparable\""),
+        ("html", "NOT COMPARABLE: main does not build."),
+        ("github", "::error title=candlemark::NOT COMPARABLE: main does not build.\n"),
+        ("junit", "errors=\"1\""),
+        ("bmf", "{}\n"),
+        ("smaller-is-better", "[]\n"),
+    ] {
+        let args = ["--base", "main", "--format", format];
+        let output = pair(repository.folder.path(), &args).output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        assert!(said.contains(says), "{format}: {said}");
+    }
+}
+
+#[test]
+fn outside_a_repository_two_binaries_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    Fake::default().script(&folder.path().join("base"));
+    let none = "error: this is no git repository; ";
+    for (args, says) in [
+        (&["pair", "--base", "main"][..], "give two binaries with --base and --candidate"),
+        (&["pair", "--base", "base"], "give two binaries with --base and --candidate"),
+        (&["gate-eval", "record", "--base", "main"], "give a binary with --base"),
+        (&["calibrate"], "run it where the commit of `--base` is, to build it"),
+    ] {
+        let output = candlemark(folder.path()).args(args).output().unwrap();
+        let found = (output.status.code(), text(&output.stdout), text(&output.stderr));
+        assert_eq!(found, (Some(2), String::new(), format!("{none}{says}\n")), "{args:?}");
+    }
+    assert_eq!(crate::names(folder.path()), ["base"], "nothing was written");
+}
+
+/// Sends a signal to a command as soon as it says this on stderr; what it ended with.
+#[track_caller]
+fn interrupted(mut command: Command, at: &str) -> (Option<i32>, String) {
+    use std::io::BufRead as _;
+    use std::io::Read as _;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut talk = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(at) {
+        line.clear();
+        assert!(talk.read_line(&mut line).unwrap() > 0, "it ended before it said `{at}`");
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let reader = std::thread::spawn(move || {
+        let mut rest = String::new();
+        talk.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), text(&output.stdout) + &reader.join().unwrap())
+}
+
+#[test]
+fn ctrl_c_before_anything_is_measured_ends_with_130() {
+    let repository = Repository::new();
+    repository.source("80.0");
+    let building = pair(repository.folder.path(), &["--base", "main"]);
+    let (status, said) = interrupted(building, "building main");
+    assert_eq!(status, Some(130), "{said}");
+    let reason = "CANNOT DECIDE: interrupted before anything was measured.\n";
+    assert!(said.starts_with(reason) && said.contains("again to end at once"), "{said}");
+
+    let folder = tempfile::tempdir().unwrap();
+    with(|fake| fake.turn = "sleep 0.05").script(&folder.path().join("base"));
+    let mut recording = candlemark(folder.path());
+    let args = ["gate-eval", "record", "short/b1", "--base", "base", "-o", "pool.json"];
+    recording.args(args).args(["--arms", "7", "--environments", "quiet"]);
+    let (status, said) = interrupted(recording, "quiet: block 1 of 128");
+    assert_eq!(status, Some(130), "{said}");
+    assert!(said.contains("stopping; whole environments are kept"), "{said}");
 }
 
 #[test]
@@ -492,13 +639,13 @@ fn a_pool_is_recorded_and_too_short_for_a_replay() {
     assert_eq!(turns.once["peak_rss_bytes"].len(), 4, "{:?}", turns.once);
     let replay =
         candlemark(folder.path()).args(["gate-eval", "replay", "pool.json"]).output().unwrap();
-    assert_eq!(replay.status.code(), Some(5));
-    assert!(text(&replay.stderr).contains("blocks that count, a replay needs 32"));
+    assert_eq!(replay.status.code(), Some(3));
+    assert!(text(&replay.stderr).contains("blocks that count, a replay needs 24"));
     for (more, says) in
         [(["--environments", "noisy"], "no environment `noisy`"), (["--arms", "Q"], "no arm `Q`")]
     {
         let output = record(&more);
-        assert_eq!(output.status.code(), Some(5));
+        assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains(says), "{}", text(&output.stderr));
     }
 }

@@ -71,14 +71,15 @@ fn a_model_is_written_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let synth = ["synth", "--shape", "nano", "-o"];
-    for (more, says) in [
-        (["folder", "--quant", "q8_0"].as_slice(), "for q8_0 write a file ending in .gguf"),
-        (&["x.gguf", "--quant", "q4_km"], "did you mean `q4_k_m`?"),
-        (&["no/such/x.gguf"], "cannot write `no/such/x.gguf`: No such file"),
+    for (more, status, says) in [
+        (["folder", "--quant", "q8_0"].as_slice(), 2, "for q8_0 write a file ending in .gguf"),
+        (&["x.gguf", "--quant", "q4_km"], 2, "did you mean `q4_k_m`?"),
+        (&["folder", "--shard-mib", "0"], 2, "'--shard-mib <MIB>': 0 is not in 1..=17592186044415"),
+        (&["no/such/x.gguf"], 5, "cannot write `no/such/x.gguf`: No such file"),
     ] {
-        fails(&[&synth, more].concat(), dir, &[says]);
+        fails(&[&synth, more].concat(), dir, status, &[says]);
     }
-    fails(&["synth", "--shape", "nan", "-o", "x.gguf"], dir, &["did you mean `nano`?"]);
+    fails(&["synth", "--shape", "nan", "-o", "x.gguf"], dir, 2, &["did you mean `nano`?"]);
     assert_eq!(names(dir), [""; 0]);
 }
 
@@ -87,17 +88,24 @@ fn a_model_that_cannot_be_written_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("x.gguf")).unwrap();
     let args = ["synth", "--shape", "nano", "-o", "x.gguf"];
-    fails(&args, folder.path(), &["cannot write `x.gguf`"]);
+    fails(&args, folder.path(), 5, &["cannot write `x.gguf`"]);
     assert_eq!(names(folder.path()), ["x.gguf"]);
 }
 
 #[test]
-fn a_model_written_over_another_is_the_new_one() {
+fn a_folder_is_not_written_over_another_and_a_file_is_the_new_one() {
     let folder = tempfile::tempdir().unwrap();
-    synth(folder.path(), &["-o", "model", "--shard-mib", "1"]);
-    let again = ["synth", "--shape", "nano", "--seed", "7", "-o", "model"];
-    if candlemark(&again, folder.path()).status.code() == Some(0) {
-        let seed_7 = with(nano(), |generation| generation.seed = 7);
-        assert_eq!(output_of(&at(&folder.path().join("model"))), output_of(&seed_7));
+    let again =
+        |name: &str| ["synth", "--shape", "nano", "--seed", "7", "-o", name].map(String::from);
+    for name in ["model", "model.gguf"] {
+        synth(folder.path(), &["-o", name]);
+    }
+    let seed_7 = with(nano(), |generation| generation.seed = 7);
+    for (name, status, holds) in [("model", 2, nano()), ("model.gguf", 0, seed_7)] {
+        let args = again(name);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = candlemark(&args, folder.path());
+        assert_eq!(output.status.code(), Some(status), "{name}");
+        assert_eq!(output_of(&at(&folder.path().join(name))), output_of(&holds), "{name}");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
+use candlemark::record::AbsenceKind;
 use candlemark::record::Case;
 use candlemark::record::Rates;
 use candlemark::settings::Setup;
@@ -58,11 +59,10 @@ fn candle_agrees_where_it_can_and_says_where_it_cannot() {
         let [first, batch, last] = cases.as_slice() else { panic!("{} answers", cases.len()) };
         assert_eq!(first.output_sha256, Some(output_of(&native)));
         assert_eq!(last.output_sha256, first.output_sha256);
-        let why = batch.absent.as_deref().unwrap();
-        assert!(
-            why.starts_with("unsupported: candle-transformers does not do ragged batches"),
-            "{why}"
-        );
+        let absent = batch.absent.as_ref().unwrap();
+        assert!(batch.is_unsupported(), "{absent}");
+        let says = "candle-transformers does not do ragged batches";
+        assert!(absent.why.starts_with(says), "{absent}");
         assert!(batch.blocks.is_empty() && batch.output_sha256.is_none(), "never a zero");
     }
 }
@@ -91,9 +91,10 @@ fn prefill_is_held_against_the_largest_peak() {
 fn a_wrong_injection_is_an_error() {
     for wrong in ["decode", "decode:50", "sleep:10%"] {
         let job = Job { injection: Some(wrong.into()), ..job(&nano(), &["short/b1"]) };
-        let why = work(&job).remove(0).absent.unwrap();
-        let says = format!("failed: injection `{wrong}` is not of the form `decode:25%`");
-        assert!(why.starts_with(&says), "{why}");
+        let absent = work(&job).remove(0).absent.unwrap();
+        assert_eq!(absent.kind, AbsenceKind::Failed);
+        let says = format!("injection `{wrong}` is not of the form `decode:25%`");
+        assert!(absent.why.starts_with(&says), "{absent}");
     }
 }
 
@@ -102,7 +103,7 @@ fn a_job_that_is_no_job_is_an_error() {
     for job in ["", "{}", "not json"] {
         let mut command = Command::new(BINARY);
         let output = command.env(suite::WORKER, "1").write_stdin(job).output().unwrap();
-        refused(&output, &["no job on standard input: "]);
+        refused(&output, 5, &["no job on standard input: "]);
     }
 }
 
@@ -110,5 +111,5 @@ fn a_job_that_is_no_job_is_an_error() {
 fn what_a_dying_worker_says_reaches_whoever_started_it() {
     let job = job(&setup("nowhere.gguf"), &["short/b1"]);
     let error = suite::start(Path::new(BINARY), &job, &mut |_| Ok(())).unwrap_err().to_string();
-    assert!(error.contains("exit status: 5 and said `no model `nowhere.gguf`"), "{error}");
+    assert!(error.contains("exit status: 2 and said `no model `nowhere.gguf`"), "{error}");
 }

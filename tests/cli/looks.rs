@@ -1,0 +1,44 @@
+//! A run may be looked at, then measured further and looked at again: the first verdict pays for
+//! all that may follow.
+
+use crate::candlemark;
+use crate::checked;
+use crate::golden;
+
+fn judged(record: &str, more: &[&str]) -> serde_json::Value {
+    let args = checked(record);
+    let args = args.iter().map(String::as_str).chain(["--format", "json"]);
+    let args: Vec<&str> = args.chain(more.iter().copied()).collect();
+    let output = candlemark(&args, &golden(""));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn lower_end(judgement: &serde_json::Value) -> f64 {
+    judgement["findings"][0]["change"]["evidence"]["family"]["lo"].as_f64().unwrap()
+}
+
+#[test]
+fn the_first_look_is_held_to_the_level_of_all_that_may_follow() {
+    // What is decided is not measured further, so that both look at the same blocks.
+    let plain = judged("critical", &[]);
+    assert_eq!(plain["policy"]["looks"], 6);
+    if cfg!(feature = "engine") {
+        assert_eq!(judged("critical", &["--measure"]), plain);
+    }
+    let single = judged("critical", &["--single-look"]);
+    assert_eq!(single["policy"]["looks"], 1);
+    assert!(lower_end(&single) > lower_end(&plain), "one look costs less than six");
+}
+
+#[test]
+fn after_a_single_look_nothing_is_measured_further() {
+    let args = checked("noisy");
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(["--single-look"]).collect();
+    let output = candlemark(&args, &golden(""));
+    assert_eq!(output.status.code(), Some(3));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("because this was its only look"), "{text}");
+    assert!(!text.contains("--measure") && output.stderr.is_empty(), "{text}");
+    let output = candlemark(&[&args[..], &["--measure"]].concat(), &golden(""));
+    assert_eq!(output.status.code(), Some(2));
+}

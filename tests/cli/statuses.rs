@@ -1,0 +1,150 @@
+//! Exit statuses by cause: command lines with the status that each has to end with, and the places
+//! where statuses are listed.
+
+use std::fs;
+use std::path::Path;
+
+use crate::candlemark;
+use crate::golden;
+
+/// What `CHECK` stands for below.
+const CHECK: &str = "check --baseline records/base.json --record";
+
+/// What a command ended with, on stdout and on stderr.
+fn ended(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
+    let output = candlemark(args, folder);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn what_is_typed_wrong_ends_with_2_says_why_and_answers_nothing() {
+    for (line, says) in [
+        ("", "Usage:"),
+        ("chekc", "unrecognized subcommand 'chekc'"),
+        ("check --format pdf", "invalid value 'pdf'"),
+        ("compare one.json", "2 values required"),
+        ("list cdoe", "no suite or scenario `cdoe` (did you mean `code`?)"),
+        ("list --config none.toml", "cannot read `none.toml`: No such file"),
+        ("list --config misspelt.toml", "did you mean `fail_on`?"),
+        ("check --record none.json", "cannot read `none.json`: No such file"),
+        ("CHECK garbage.json", "`garbage.json` is not valid"),
+        ("CHECK pool.json", "`pool.json` is not valid"),
+        ("check --record records/same.json --baseline garbage.json", "is not valid"),
+        ("CHECK pairs/pass.json", "has its base in it: give no `--baseline`"),
+        ("report none.json", "cannot read `none.json`: No such file"),
+        ("report pairs/pass.json", "judge it with `candlemark check --record"),
+        ("report records/same.json --scenario code/b1", "`--scenario` is for `--format row`"),
+        ("report records/same.json --format row --scenario no/b1", "no scenario in the record"),
+        ("report records/same.json --targets none.toml", "cannot read `none.toml`"),
+        ("compare records/base.json none.json", "cannot read `none.json`"),
+        ("promote none.json", "cannot read `none.json`"),
+        ("promote records/session-1.json -o - --release", "a release is pinned beside a baseline"),
+        ("gate-eval replay none.json", "no pool `none.json`"),
+        ("gate-eval replay garbage.json", "`garbage.json` is not valid"),
+        ("gate-eval replay pool.json --rules our", "no rule `our` (did you mean `ours`?)"),
+        ("gate-eval replay pool.json --runs 0", "invalid value '0' for '--runs <RUNS>'"),
+    ] {
+        let line = line.replace("CHECK", CHECK);
+        let args: Vec<&str> = line.split_whitespace().collect();
+        let (status, text, talk) = ended(&args, &golden(""));
+        assert_eq!((status, text.as_str()), (Some(2), ""), "{line}: {talk}");
+        assert!(talk.contains(says) && !talk.contains("panicked"), "{line}: {talk}");
+    }
+}
+
+#[test]
+fn what_is_configured_wrong_ends_with_2_and_names_the_range() {
+    let folder = tempfile::tempdir().unwrap();
+    for (config, says) in [
+        ("[generation]\niters = 0", "`generation.iters` is out of its range: 1 or more"),
+        ("[generation]\ntemperature = nan", "`generation.temperature` is out of its range: 0 or"),
+        ("[model]\nthreads = 0", "`model.threads` is out of its range: 1 or more"),
+        ("[suite]\nblocks = 0", "`suite.blocks` is out of its range: 1 or more"),
+        ("[suite]\nscenarios = [\"cdoe\"]", "did you mean `code`?"),
+        ("[generation", "TOML parse error"),
+    ] {
+        fs::write(folder.path().join("candlemark.toml"), config).unwrap();
+        let (status, text, talk) = ended(&["list"], folder.path());
+        assert_eq!((status, text.as_str()), (Some(2), ""), "{config}: {talk}");
+        assert!(talk.contains(says), "{config}: {talk}");
+    }
+    for (gate, says) in [
+        ("limits = { decode_toks = 0.1 }", "did you mean `decode_tok_s`?"),
+        ("limits = { ttft_s = 10.0 }", "limit of `ttft_s` is 10; it is a share"),
+        ("fail_on = \"never\"", "no fail_on `never`"),
+    ] {
+        fs::write(folder.path().join("candlemark.toml"), format!("[gate]\n{gate}")).unwrap();
+        let (status, text, talk) = ended(&["check"], folder.path());
+        assert_eq!((status, text.as_str()), (Some(2), ""), "{gate}: {talk}");
+        assert!(talk.contains(says), "{gate}: {talk}");
+    }
+}
+
+#[test]
+fn every_other_status_has_its_cause() {
+    for (line, status) in [
+        ("list code", 0),
+        ("CHECK records/same.json", 0),
+        ("check --record pairs/identical.json", 0),
+        ("CHECK records/slower.json", 1),
+        ("check --record pairs/regressed.json", 1),
+        ("CHECK records/noisy.json", 3),
+        ("check --record pairs/few.json", 3),
+        ("promote records/session-1.json -o -", 3),
+        ("check", 4),
+        ("check --baseline none.json --record records/same.json", 4),
+        ("check --baselines none --record records/same.json", 4),
+        ("check --baseline schema-99.json --record records/same.json", 4),
+        ("report schema-99.json", 4),
+        ("CHECK records/other-machine.json", 4),
+        ("CHECK records/partial.json", 4),
+        ("promote records/injected.json -o -", 4),
+        ("CHECK records/failed.json", 5),
+        ("CHECK records/invalid.json", 5),
+        ("CHECK records/output-changed.json", 5),
+        ("check --record pairs/failed.json", 5),
+    ] {
+        let line = line.replace("CHECK", CHECK);
+        let args: Vec<&str> = line.split_whitespace().collect();
+        let (found, _, talk) = ended(&args, &golden(""));
+        assert_eq!(found, Some(status), "{line}: {talk}");
+    }
+}
+
+/// Statuses with their meanings, as the help of a command lists them; a line may be wrapped.
+fn of_help(command: &[&str]) -> Vec<(String, String)> {
+    let (_, text, _) = ended(&[command, &["--help"]].concat(), &golden(""));
+    let listed = text.split_once("Exit status:\n").unwrap_or_else(|| panic!("{text}")).1;
+    let mut found: Vec<(String, String)> = Vec::new();
+    for line in listed.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match (words.split_first(), found.last_mut()) {
+            (Some((first, rest)), _) if first.parse::<u8>().is_ok() => {
+                found.push(((*first).to_owned(), rest.join(" ")));
+            }
+            (Some(_), Some((_, meaning))) => *meaning += &format!(" {}", words.join(" ")),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn the_readme_and_the_help_list_the_same_statuses() {
+    let readme = include_str!("../../README.md");
+    let table = readme.split_once("| exit status | meaning |\n|---|---|\n").unwrap().1;
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| {
+        let mut cells = row.trim_matches('|').splitn(2, '|').map(|cell| cell.trim().to_owned());
+        (cells.next().unwrap(), cells.next().unwrap())
+    };
+    let rows: Vec<(String, String)> = rows.map(cells).collect();
+    let statuses: Vec<&str> = rows.iter().map(|(status, _)| status.as_str()).collect();
+    assert_eq!(statuses, ["0", "1", "2", "3", "4", "5", "130"]);
+    assert_eq!(of_help(&[]), rows);
+    assert_eq!(of_help(&["check"]), rows);
+    if cfg!(feature = "engine") {
+        assert_eq!(of_help(&["pair"]), rows);
+    }
+}
