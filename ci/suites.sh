@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every suite on a tiny model, killed in the middle and gone on with: nothing that was measured is lost, and nothing is measured
+# Every suite on a tiny model, killed and interrupted in the middle and gone on with: nothing that was measured is lost, and nothing is measured
 # twice. Then every form that a record can be shown in. Usage: ci/suites.sh path/to/candlemark
 set -euo pipefail
 binary=$1
@@ -27,6 +27,18 @@ for seconds in 4 8; do
     echo "$(($(wc -l <"$work/after-$seconds") - 1)) values so far"
 done
 [ "$(wc -l <"$work/after-8")" -gt "$(wc -l <"$work/after-4")" ] || { echo "it did not go on" && exit 1; }
+
+echo "-- Ctrl-C"
+# shellcheck disable=SC2086
+"$binary" run $flags --resume "$record" >"$work/live" 2>"$work/talk" &
+run=$!
+sleep 2
+kill -INT "$run" 2>/dev/null || { echo "it ended before it could be interrupted" && exit 1; }
+status=0
+wait "$run" || status=$?
+[ "$status" = 130 ] || { echo "interrupted, it ended with $status instead of 130" && exit 1; }
+grep -q "what was measured is kept in .*; to go on: .candlemark run" "$work/talk" ||
+    { echo "it does not say how to go on:" && cat "$work/talk" && exit 1; }
 
 echo "-- to the end"
 # shellcheck disable=SC2086

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Runs whole `candlemark pair`s of known truth, in turns, and counts their verdicts: equal builds, and a candidate made worse by a
-# known share. Usage: ci/trials.sh BINARY [ROUNDS] [BUDGET]
-# A round is three pairs of equal builds and one each of decode 5, 7.5 and 10 % down, TTFT 20 % up and memory 20 % up; ten rounds
-# take about a quarter of an hour. The model is the smallest, so that a block takes less than a second. Every verdict is a line of target/candlemark/trials/verdicts-<time>.csv.
+# known share. Usage: ci/trials.sh BINARY [ROUNDS] [BUDGET] [SCENARIO...]
+# A round is three pairs of equal builds and one each of decode 5, 7.5 and 10 % down, TTFT 20 % up and memory 20 % up; twenty
+# rounds of the default scenario take about twenty minutes. The model is the smallest, so that a block takes less than a second.
+# Every verdict is a line of target/candlemark/trials/verdicts-<time>.csv; intervals hold a rate with 95 %.
 set -euo pipefail
-binary=$(realpath "$1") rounds=${2:-10} budget=${3:-30s}
+binary=$(realpath "$1") rounds=${2:-20} budget=${3:-30s}
+shift $(($# < 3 ? $# : 3))
+scenarios=("${@:-short/b1}")
 folder=${CARGO_TARGET_DIR:-target}/candlemark/trials
 mkdir -p "$folder"
 table=$folder/verdicts-$(date -u +%Y%m%dT%H%M%SZ).csv
@@ -14,8 +17,8 @@ trial() { # what is injected, or none
     local raw=$folder/pair-$RANDOM$RANDOM.json began=$SECONDS status=0 text blocks
     local -a with=(env)
     [ "$1" = none ] || with+=("CANDLEMARK_INJECT=$1")
-    text=$("${with[@]}" "$binary" pair --base "$binary" --candidate "$binary" --even-if-identical short/b1 --model synthetic:nano \
-        --budget "$budget" --order-seed "$RANDOM" --raw "$raw" 2>/dev/null) || status=$?
+    text=$("${with[@]}" "$binary" pair --base "$binary" --candidate "$binary" --even-if-identical "${scenarios[@]}" \
+        --model synthetic:nano --budget "$budget" --order-seed "$RANDOM" --raw "$raw" 2>/dev/null) || status=$?
     blocks=$(grep -c '"total_s"' "$raw" || true)
     echo "$1,$status,$((SECONDS - began)),$blocks,\"$(head -1 <<<"$text")\"" | tee -a "$table"
     rm -f "${raw%.json}.html"
@@ -26,9 +29,12 @@ for _ in $(seq "$rounds"); do
 done
 
 echo
-echo "injected     runs  pass(0) regression(1) cannot decide(3) other  median seconds"
-tail -n +2 "$table" | sort -t, -k1,1 -k3,3n | awk -F, '
-    function show() { printf "%-12s %4d %8d %13d %16d %5d %15s\n", last, n, pass, regressed, undecided, other, seconds[int((n + 1) / 2)] }
-    $1 != last { if (n) show(); last = $1; n = pass = regressed = undecided = other = 0 }
-    { seconds[++n] = $3; if ($2 == 0) pass++; else if ($2 == 1) regressed++; else if ($2 == 3) undecided++; else other++ }
-    END { if (n) show() }'
+printf '%-12s %5s %8s %14s %17s %6s %8s  %s\n' injected pairs 'pass(0)' 'regression(1)' 'cannot decide(3)' other seconds 'regression, 95 %'
+for injected in none decode:5% decode:7.5% decode:10% ttft:20% memory:20%; do
+    rows=$(grep "^$injected," "$table")
+    count() { cut -d, -f2 <<<"$rows" | grep -cx "$1" || true; }
+    pairs=$(wc -l <<<"$rows") pass=$(count 0) regressed=$(count 1) undecided=$(count 3)
+    median=$(cut -d, -f3 <<<"$rows" | sort -n | sed -n "$(((pairs + 1) / 2))p")
+    printf '%-12s %5s %8s %14s %17s %6s %8s  %s %%\n' "$injected" "$pairs" "$pass" "$regressed" "$undecided" \
+        $((pairs - pass - regressed - undecided)) "$median" "$("$binary" gate-eval bounds "$regressed" "$pairs")"
+done
