@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use candlemark::Error;
 use candlemark::compare::Outcome;
+use candlemark::error::Cause;
+use candlemark::record::Record;
 use candlemark::record::write_atomically;
 
 #[cfg(feature = "engine")]
@@ -14,9 +16,12 @@ pub(crate) mod calibrate;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod completions;
+mod document;
 #[cfg(feature = "engine")]
 mod download;
 pub(crate) mod gate_eval;
+#[cfg(feature = "engine")]
+mod interrupt;
 pub(crate) mod list;
 #[cfg(feature = "engine")]
 pub(crate) mod machine;
@@ -38,14 +43,53 @@ pub(crate) mod synth;
 #[cfg(feature = "engine")]
 pub(crate) mod train_tokenizer;
 
-/// The answer that a script reads. 2 is clap's: a wrong command line.
+/// The answer that a script reads. clap ends with 2, too, on a command line that it cannot read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Pass = 0,
     Regression = 1,
+    Usage = 2,
     Undecided = 3,
     NotComparable = 4,
     Failed = 5,
+    Interrupted = 130,
+}
+
+/// What every exit status means: `--help` prints it, and README has the same table.
+const STATUSES: [(Exit, &str); 7] = [
+    (Exit::Pass, "pass or improved (also: equal binaries)"),
+    (Exit::Regression, "regression"),
+    (Exit::Usage, "wrong command line, configuration, or file named in them; nothing was measured"),
+    (
+        Exit::Undecided,
+        "cannot decide: too noisy, too few blocks, not calibrated, machine changed, out of time, \
+         interrupted",
+    ),
+    (
+        Exit::NotComparable,
+        "not comparable: other machine, model, settings or prompts, no baseline, base does not build; \
+         or what was asked for is missing",
+    ),
+    (Exit::Failed, "the run failed, or greedy output changed"),
+    (Exit::Interrupted, "interrupted: what was measured is kept; `--resume`"),
+];
+
+/// The table of exit statuses, for `--help`.
+pub(crate) fn statuses() -> String {
+    let line = |(exit, meaning): (Exit, &str)| format!("  {:<3}  {meaning}", exit as u8);
+    format!("Exit status:\n{}", STATUSES.map(line).join("\n"))
+}
+
+impl From<Cause> for Exit {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Usage => Exit::Usage,
+            Cause::Undecided => Exit::Undecided,
+            Cause::NotComparable => Exit::NotComparable,
+            Cause::Interrupted => Exit::Interrupted,
+            Cause::Failed => Exit::Failed,
+        }
+    }
 }
 
 impl From<Outcome> for Exit {
@@ -58,6 +102,16 @@ impl From<Outcome> for Exit {
             Outcome::Failed => Exit::Failed,
         }
     }
+}
+
+/// What an error means; those that are not the library's are failures.
+pub(crate) fn cause(error: &anyhow::Error) -> Cause {
+    error.downcast_ref::<Error>().map_or(Cause::Failed, Error::cause)
+}
+
+/// The error for what was typed or configured and cannot be.
+fn usage(why: impl Into<String>) -> anyhow::Error {
+    Error::Usage(why.into()).into()
 }
 
 /// Writes to the file that was asked for, or to stdout; `-` is stdout too.
@@ -73,6 +127,11 @@ fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> anyhow::Result
 fn command_line() -> String {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     std::iter::once("candlemark".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// The records that the user named.
+fn records(paths: &[PathBuf]) -> Result<Vec<Record>, Error> {
+    paths.iter().map(|path| Record::load(path).map_err(Error::of_named_file)).collect()
 }
 
 /// The record of the newest run; folders of runs begin with their UTC time.

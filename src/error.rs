@@ -15,8 +15,12 @@ pub enum Error {
     Read { path: PathBuf, source: io::Error },
     #[error("cannot write `{path}`")]
     Write { path: PathBuf, source: io::Error },
+    #[error("cannot start {threads} threads; give fewer with `--threads` or CANDLEMARK_THREADS")]
+    Threads { threads: usize, source: io::Error },
     #[error("`{path}` is not valid: {why}")]
     Invalid { path: PathBuf, why: String },
+    #[error("{0}")]
+    Usage(String),
     #[error("no {kind} `{name}`{hint}; known are {known}")]
     Unknown { kind: &'static str, name: String, hint: String, known: String },
     #[error("`{path}` has record schema {found}, this build reads {known}; {remedy}")]
@@ -30,7 +34,9 @@ pub enum Error {
     #[error("unsupported: {0}")]
     Unsupported(String),
     #[error("skipped: {0}")]
-    Skipped(String),
+    SkippedTime(String),
+    #[error("skipped: {0}")]
+    SkippedMemory(String),
     #[error("unsupported model: {0}")]
     UnsupportedModel(String),
     #[cfg(feature = "engine")]
@@ -102,7 +108,59 @@ pub enum Error {
     HubCache { path: PathBuf, source: io::Error },
 }
 
+/// What an error means to whoever gave the command; the exit status follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// What was typed, configured or named cannot be: nothing was measured.
+    Usage,
+    /// The data allow no verdict.
+    Undecided,
+    /// There is nothing to compare with, or it is foreign.
+    NotComparable,
+    /// By the user.
+    Interrupted,
+    /// Something broke.
+    Failed,
+}
+
 impl Error {
+    /// What it means to whoever gave the command.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Error::Usage(_) | Error::Unknown { .. } => Cause::Usage,
+            // An engine, a build or a model that cannot do what was asked of it.
+            Error::Unsupported(_) | Error::UnsupportedModel(_) => Cause::Usage,
+            // More than the system starts.
+            #[cfg(feature = "engine")]
+            Error::Threads { .. } => Cause::Usage,
+            #[cfg(feature = "hub")]
+            Error::HubSpec { .. }
+            | Error::HubNoHome
+            | Error::HubOffline { .. }
+            | Error::HubDenied { .. }
+            | Error::HubMissingRepo { .. }
+            | Error::HubMissingRevision { .. }
+            | Error::HubMissingFile { .. }
+            | Error::HubSeveralGguf { .. } => Cause::Usage,
+            Error::Undecided(_) => Cause::Undecided,
+            Error::NotComparable(_) | Error::Schema { .. } => Cause::NotComparable,
+            Error::Interrupted => Cause::Interrupted,
+            _ => Cause::Failed,
+        }
+    }
+
+    /// The same error about a file that the user named: one that cannot be read, or is of another
+    /// kind, is a wrong command line, while one that we found ourselves is damaged.
+    #[must_use]
+    pub fn of_named_file(self) -> Self {
+        let is_no_such_file = match &self {
+            Error::Read { .. } | Error::Invalid { .. } => true,
+            Error::Schema { found, .. } => found == "none",
+            _ => false,
+        };
+        if is_no_such_file { Error::Usage(self.chain()) } else { self }
+    }
+
     /// The message and those of its causes, in one line.
     pub fn chain(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
@@ -135,4 +193,39 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .filter(|(distance, near)| *distance <= 1 + near.len() / 4)
         .min()
         .map(|(_, near)| near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_a_cause_and_a_file_that_the_user_named_is_usage() {
+        let path = || PathBuf::from("x.json");
+        let read = || Error::Read { path: path(), source: io::ErrorKind::NotFound.into() };
+        let invalid = || Error::Invalid { path: path(), why: "no JSON".into() };
+        let schema = |found: &str| Error::Schema {
+            path: path(),
+            found: found.into(),
+            known: 1,
+            remedy: "measure again",
+        };
+        for (error, found, named) in [
+            (Error::Usage("no".into()), Cause::Usage, Cause::Usage),
+            (Error::unknown("engine", "x", ["native"]), Cause::Usage, Cause::Usage),
+            (Error::UnsupportedModel("llama".into()), Cause::Usage, Cause::Usage),
+            (read(), Cause::Failed, Cause::Usage),
+            (invalid(), Cause::Failed, Cause::Usage),
+            (schema("99"), Cause::NotComparable, Cause::NotComparable),
+            (schema("none"), Cause::NotComparable, Cause::Usage),
+            (Error::Undecided("few".into()), Cause::Undecided, Cause::Undecided),
+            (Error::Interrupted, Cause::Interrupted, Cause::Interrupted),
+            (Error::Failed("broke".into()), Cause::Failed, Cause::Failed),
+        ] {
+            let text = error.chain();
+            assert_eq!(error.cause(), found, "{text}");
+            let error = error.of_named_file();
+            assert_eq!((error.cause(), error.to_string()), (named, text));
+        }
+    }
 }

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use candlemark::Error;
 use candlemark::settings::Config;
 use clap::Parser;
 use clap::Subcommand;
@@ -14,11 +13,9 @@ mod cmd;
 
 use cmd::Exit;
 
-/// Measures LLM inference in Rust and says honestly whether it got slower.
-///
-/// Exit status: 0 pass or improved, 1 regression, 2 usage, 3 cannot decide, 4 not comparable, 5 run failed or output changed.
+/// Measures LLM inference in Rust and says honestly whether it got slower
 #[derive(Parser)]
-#[command(name = "candlemark", version)]
+#[command(name = "candlemark", version, after_long_help = cmd::statuses())]
 pub(crate) struct Arguments {
     /// Configuration; default: candlemark.toml if there is one
     #[arg(long, global = true, value_name = "FILE")]
@@ -119,11 +116,7 @@ fn failed(error: &anyhow::Error) -> Exit {
     let lines: Vec<String> = text.lines().map(candlemark::report::plain).collect();
     // A closed stderr is no reason to lose the status.
     let _ = writeln!(io::stderr(), "error: {}", lines.join("\n"));
-    match error.downcast_ref() {
-        Some(Error::NotComparable(_) | Error::Schema { .. }) => Exit::NotComparable,
-        Some(Error::Undecided(_)) => Exit::Undecided,
-        _ => Exit::Failed,
-    }
+    cmd::cause(error).into()
 }
 
 /// Stdout whose reader may leave, as `head` does: the rest is dropped, and the answer stands.

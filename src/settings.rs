@@ -178,13 +178,33 @@ impl Setup {
         self.device = get("CANDLEMARK_DEVICE").unwrap_or(self.device);
         self.engine = get("CANDLEMARK_ENGINE").unwrap_or(self.engine);
         if let Some(text) = get("CANDLEMARK_THREADS") {
-            let threads = text.parse().ok().filter(|threads| *threads > 0);
-            self.threads = threads.ok_or_else(|| {
-                Error::Failed(format!("CANDLEMARK_THREADS is `{text}`, not a number above 0"))
-            })?;
+            self.threads = count(&text)
+                .map_err(|why| Error::Usage(format!("CANDLEMARK_THREADS is `{text}`: {why}")))?;
         }
         Ok(self)
     }
+}
+
+/// How many of something that there has to be at least one of.
+///
+/// # Errors
+/// When it is no whole number, or 0.
+pub fn count(text: &str) -> Result<usize> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| Error::Usage("give a whole number, 1 or more".into()))
+}
+
+/// A temperature of the sampler.
+///
+/// # Errors
+/// When it is no number, negative or infinite.
+pub fn temperature(text: &str) -> Result<f64> {
+    let number = text.parse().ok().filter(|temperature| is_temperature(*temperature));
+    number.ok_or_else(|| Error::Usage("give a number, 0 or more; 0 is greedy".into()))
+}
+
+fn is_temperature(number: f64) -> bool {
+    number >= 0.0 && number.is_finite()
 }
 
 /// A time as people write it: `90s`, `10m`, `1h 30m`.
@@ -195,8 +215,20 @@ pub fn duration(text: &str) -> Result<Duration> {
     let parsed =
         text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
     parsed.ok_or_else(|| {
-        Error::Failed(format!("`{text}` is not a time; write `90s`, `10m` or `1h 30m`"))
+        Error::Usage(format!("`{text}` is not a time; write `90s`, `10m` or `1h 30m`"))
     })
+}
+
+/// A time between things that happen again and again.
+///
+/// # Errors
+/// When it is no time, or less than a second.
+pub fn interval(text: &str) -> Result<Duration> {
+    let time = duration(text)?;
+    if time < Duration::from_secs(1) {
+        return Err(Error::Usage("give a second or more".into()));
+    }
+    Ok(time)
 }
 
 /// `[suite]`
@@ -219,27 +251,64 @@ pub struct GateConfig {
     pub fail_on: Option<String>,
     /// Baselines by machine class that may stand in for another class, `this = "that"`.
     pub allow_class: BTreeMap<String, String>,
+    /// Scenarios of the base that are meant to be gone, and why, `"code/b16" = "merged into
+    /// code/b8"`. Any other one that is gone makes the exit status 4.
+    pub removed: BTreeMap<String, String>,
 }
 
 impl Config {
     /// Reads a configuration file.
     ///
     /// # Errors
-    /// When the file cannot be read, is not TOML, or has a key that is not known (the message suggests one that is).
+    /// When the file cannot be read, is not TOML, has a key that is not known (the message suggests
+    /// one that is), or a value out of its range.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.into(), source })?;
-        Self::parse(&text).map_err(|why| Error::Invalid { path: path.into(), why })
+            .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())?;
+        Self::parse(&text).map_err(|why| Error::Invalid { path: path.into(), why }.of_named_file())
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let message = error.to_string();
             match suggestion(error.message()) {
                 Some(near) => format!("{message}did you mean `{near}`?"),
                 None => message,
             }
-        })
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The first value that is out of its range, with the range.
+    fn check(&self) -> std::result::Result<(), String> {
+        let Generation { temperature, top_k, top_p, repetition_penalty, .. } = self.generation;
+        let Generation { warmup_tokens, gen_tokens, iters, .. } = self.generation;
+        let one = "1 or more";
+        for (is_sound, key, range) in [
+            (self.model.threads != Some(0), "model.threads", one),
+            (self.suite.blocks != Some(0), "suite.blocks", one),
+            (iters > 0, "generation.iters", one),
+            (gen_tokens != Some(0), "generation.gen_tokens", one),
+            (warmup_tokens != Some(0), "generation.warmup_tokens", one),
+            (top_k != Some(0), "generation.top_k", one),
+            (is_temperature(temperature), "generation.temperature", "0 or more"),
+            (
+                top_p.is_none_or(|share| share > 0.0 && share <= 1.0),
+                "generation.top_p",
+                "above 0 and at most 1",
+            ),
+            (
+                repetition_penalty > 0.0 && repetition_penalty.is_finite(),
+                "generation.repetition_penalty",
+                "above 0",
+            ),
+        ] {
+            if !is_sound {
+                return Err(format!("`{key}` is out of its range: {range}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -281,14 +350,60 @@ mod tests {
     }
 
     #[test]
+    fn a_value_out_of_its_range_is_an_error_that_names_the_range() {
+        for (text, range) in [
+            ("[model]\nthreads = 0", "`model.threads` is out of its range: 1 or more"),
+            ("[suite]\nblocks = 0", "`suite.blocks` is out of its range: 1 or more"),
+            ("[generation]\niters = 0", "`generation.iters` is out of its range: 1 or more"),
+            ("[generation]\ngen_tokens = 0", "`generation.gen_tokens`"),
+            ("[generation]\nwarmup_tokens = 0", "`generation.warmup_tokens`"),
+            ("[generation]\ntop_k = 0", "`generation.top_k`"),
+            ("[generation]\ntemperature = nan", "out of its range: 0 or more"),
+            ("[generation]\ntemperature = -0.1", "`generation.temperature`"),
+            ("[generation]\ntop_p = 1.5", "above 0 and at most 1"),
+            ("[generation]\nrepetition_penalty = inf", "out of its range: above 0"),
+        ] {
+            let error = Config::parse(text).unwrap_err();
+            assert!(error.contains(range), "{text}: {error}");
+        }
+        Config::parse("[generation]\nwarmups = 0\ntemperature = 0.0\ntop_p = 1.0").unwrap();
+    }
+
+    #[test]
+    fn what_is_typed_is_held_to_its_range() {
+        for (text, expected) in [("1", Some(1)), ("0", None), ("-1", None), ("1.5", None)] {
+            assert_eq!(count(text).ok(), expected, "{text}");
+        }
+        for (text, expected) in [("0", Some(0.0)), ("0.7", Some(0.7)), ("-0.1", None)] {
+            assert_eq!(temperature(text).ok(), expected, "{text}");
+        }
+        for text in ["nan", "inf", "warm"] {
+            let error = temperature(text).unwrap_err().to_string();
+            assert_eq!(error, "give a number, 0 or more; 0 is greedy", "{text}");
+        }
+        let setup = Setup::new(&Config::default());
+        let threads = |text: &str| {
+            let text = text.to_owned();
+            let get = |name: &str| (name == "CANDLEMARK_THREADS").then(|| text.clone());
+            setup.clone().with_variables(get)
+        };
+        assert_eq!(threads("3").unwrap().threads, 3);
+        let error = threads("0").unwrap_err().to_string();
+        assert_eq!(error, "CANDLEMARK_THREADS is `0`: give a whole number, 1 or more");
+        assert_eq!(interval("1s").unwrap().as_secs(), 1);
+        assert!(interval("0s").is_err() && interval("999ms").is_err());
+    }
+
+    #[test]
     fn keys_are_read() {
         let config = Config::parse(
             "[model]\nspec = \"m.gguf\"\nrope_scaling = { rope_type = \"yarn\", factor = 4.0, original_max_position_embeddings = 32768 }\n\
-             [gate.limits]\nttft_s = 0.2\n",
+             [gate.limits]\nttft_s = 0.2\n[gate.removed]\n\"code/b16\" = \"merged into code/b8\"\n",
         )
         .unwrap();
         assert_eq!(config.model.spec.as_deref(), Some("m.gguf"));
         assert_eq!(config.model.rope_scaling.unwrap().factor, 4.0);
         assert_eq!(config.gate.limits["ttft_s"], 0.2);
+        assert_eq!(config.gate.removed["code/b16"], "merged into code/b8");
     }
 }

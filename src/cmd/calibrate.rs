@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use candlemark::Error;
 use candlemark::baseline;
 use candlemark::compare::Policy;
 use candlemark::evaluate;
@@ -22,12 +24,14 @@ use candlemark::record::pool::Pool;
 use candlemark::record::pool::Recorded;
 use candlemark::report;
 use candlemark::settings::Config;
+use candlemark::settings::count;
 
 use crate::cmd::Exit;
 use crate::cmd::gate_eval::record::progress;
+use crate::cmd::interrupt::interruptible;
 use crate::cmd::pair::build;
-use crate::cmd::pair::interruptible;
 use crate::cmd::setup::ModelArguments;
+use crate::cmd::setup::check_words_for_turns;
 
 /// Measure what this machine differs by when nothing was changed: processes, sessions, code layouts
 #[derive(clap::Args)]
@@ -50,7 +54,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(8..))]
     blocks: u16,
     /// Quads per block and scenario
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
     quads: usize,
     /// Other layouts of the base's code to link and measure; needs the linker lld
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=10))]
@@ -83,9 +87,13 @@ pub(crate) fn run(
     let build = candlemark::record::build_folder();
     let default = || build.join("candlemark").join("calibration.json");
     let raw = arguments.raw.clone().unwrap_or_else(default);
-    let earlier = arguments.more.then(|| Pool::load(&raw)).transpose()?;
-    let setup = arguments.model.setup_for_turns(config);
-    let (base, layouts) = binaries(arguments)?;
+    let policy = Policy::new(&config.gate)?;
+    check_words_for_turns(&arguments.scenarios)?;
+    let earlier = arguments.more.then(|| Pool::load(&raw)).transpose();
+    let earlier = earlier.map_err(Error::of_named_file)?;
+    let setup = arguments.model.setup_for_turns(config)?;
+    let stop = interruptible("whole sessions are kept; go on with `--more`")?;
+    let (base, layouts) = binaries(arguments, stop)?;
     let known = earlier.as_ref().map_or(0, |pool| pool.environments.len());
     let plan = Plan {
         base,
@@ -97,20 +105,19 @@ pub(crate) fn run(
             .collect(),
         pause: arguments.pause,
         blocks: arguments.blocks.into(),
-        quads: arguments.quads.max(1),
+        quads: arguments.quads,
         arms: Vec::new(),
         injected: 0,
+        duet: false,
         seed: arguments.order_seed.wrapping_add(known as u64),
         path: raw,
         earlier,
     };
-    let pool = pool::record(
-        &plan,
-        interruptible("whole sessions are kept; go on with `--more`")?,
-        &mut progress(&plan),
-    )?;
-    let calibration = calibration(&pool, &Policy::new(&config.gate)?);
-    anyhow::ensure!(!calibration.floors.is_empty(), "no block counts: nothing is calibrated");
+    let pool = pool::record(&plan, stop, &mut progress(&plan))?;
+    let calibration = calibration(&pool, &policy);
+    if calibration.floors.is_empty() {
+        return Err(Error::Undecided("no block counts: nothing is calibrated".into()).into());
+    }
     let (class, folder) = (&pool.machine.class, &arguments.baselines);
     let path = baseline::calibration_path(folder, class, &pool.model, &pool.settings);
     calibration.save(&path)?;
@@ -119,8 +126,12 @@ pub(crate) fn run(
     Ok(Exit::Pass)
 }
 
-fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Vec<(char, Built)>)> {
-    build(arguments.target_dir.as_deref(), |builder| {
+fn binaries(
+    arguments: &Arguments,
+    stop: &AtomicBool,
+) -> anyhow::Result<(Built, Vec<(char, Built)>)> {
+    let instead = "run it where the commit of `--base` is, to build it";
+    build(arguments.target_dir.as_deref(), instead, stop, |builder| {
         let base = builder.commit(&arguments.base)?;
         let letters = LETTERS.chars().take(arguments.layouts.into()).zip(1..);
         let layouts = letters

@@ -15,7 +15,6 @@ use candlemark::baseline;
 use candlemark::compare::FailOn;
 use candlemark::compare::Grounds;
 use candlemark::compare::Judgement;
-use candlemark::compare::Missing;
 use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
@@ -27,18 +26,17 @@ use candlemark::report;
 use candlemark::settings::Config;
 #[cfg(feature = "engine")]
 use candlemark::settings::duration;
-#[cfg(feature = "engine")]
-use candlemark::workload::Scenario;
 
 use crate::cmd::Exit;
-#[cfg(feature = "engine")]
-use crate::cmd::check::further::Further;
 use crate::cmd::command_line;
+use crate::cmd::document::Document;
 use crate::cmd::newest;
-use crate::cmd::write;
+use crate::cmd::statuses;
+use crate::cmd::usage;
 
 /// Judge a record against a baseline, or judge again what `candlemark pair` measured
 #[derive(clap::Args)]
+#[command(after_long_help = statuses())]
 pub(crate) struct Arguments {
     /// Record to judge, or the file of a pair; several records of one commit are judged together; default: the newest run under target/candlemark/runs
     #[arg(long, value_name = "FILE")]
@@ -49,17 +47,17 @@ pub(crate) struct Arguments {
     /// Folder of baselines
     #[arg(long, value_name = "FOLDER", default_value = "baselines")]
     baselines: PathBuf,
-    /// Form of the verdict
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    /// File to write the verdict to instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    document: Document,
     #[command(flatten)]
     rules: Rules,
+    /// This is the only look: the verdict does not pay for measuring further, which may then not
+    /// follow
+    #[arg(long)]
+    single_look: bool,
     /// Measure further blocks of what is undecided, and judge again after each round
     #[cfg(feature = "engine")]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "single_look")]
     measure: bool,
     /// How long to measure at most
     #[cfg(feature = "engine")]
@@ -67,12 +65,24 @@ pub(crate) struct Arguments {
     budget: Duration,
 }
 
+impl Arguments {
+    /// Whether what is undecided is measured further.
+    fn measures(&self) -> bool {
+        #[cfg(feature = "engine")]
+        return self.measure;
+        #[cfg(not(feature = "engine"))]
+        false
+    }
+
+    /// The error about one of the records, which the user may have named.
+    fn of_record(&self, error: Error) -> Error {
+        if self.record.is_empty() { error } else { error.of_named_file() }
+    }
+}
+
 /// What follows from findings.
 #[derive(clap::Args)]
 pub(crate) struct Rules {
-    /// Exit with 4 when a scenario of the base is missing
-    #[arg(long)]
-    strict: bool,
     /// What makes the exit status 1; default: the configuration's, or `regression`
     #[arg(long, value_enum)]
     fail_on: Option<Severity>,
@@ -82,9 +92,6 @@ impl Rules {
     /// The configuration's policy, with what the flags say in its place.
     pub(crate) fn policy(&self, config: &Config) -> anyhow::Result<Policy> {
         let mut policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
-        if self.strict {
-            policy.missing = Missing::Counts;
-        }
         match self.fail_on {
             Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
             Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
@@ -92,28 +99,6 @@ impl Rules {
         }
         Ok(policy)
     }
-}
-
-/// The form of a verdict.
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// Text for a terminal
-    #[default]
-    Human,
-    /// Markdown for a pull request
-    Md,
-    /// Everything that went into the verdict
-    Json,
-    /// One self-contained page
-    Html,
-    /// Annotations of a GitHub job
-    Github,
-    /// JUnit XML
-    Junit,
-    /// Bencher Metric Format, JSON
-    Bmf,
-    /// JSON for github-action-benchmark
-    SmallerIsBetter,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -124,36 +109,40 @@ enum Severity {
     Critical,
 }
 
+/// What was judged.
+enum Judged {
+    Pair(Box<Paired>),
+    Run(Box<Record>),
+}
+
 pub(crate) fn run(
     arguments: &Arguments,
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let policy = arguments.rules.policy(config)?;
-    let paths =
-        if arguments.record.is_empty() { vec![newest()?] } else { arguments.record.clone() };
+    let mut policy = arguments.rules.policy(config)?;
+    if arguments.single_look {
+        policy.looks = 1;
+    }
     let command = command_line();
-    let (judgement, text) = match pair(&paths, arguments)? {
-        Some(paired) => {
-            #[cfg(feature = "engine")]
-            anyhow::ensure!(
-                !arguments.measure,
-                "`--measure` goes on with a run; a pair is measured anew by `candlemark pair` with a larger `--budget`"
-            );
-            let judgement = paired::judge(&paired, &policy);
-            let page = || report::pair_page(&paired, &judgement, &command);
-            let text = arguments.format.text(&judgement, &command, page)?;
-            (judgement, text)
-        }
-        None => {
-            let (judgement, record) = stored(&paths, arguments, policy)?;
-            let page = || report::page(&record, Some((&judgement, &command)));
-            let text = arguments.format.text(&judgement, &command, page)?;
-            (judgement, text)
-        }
+    let paths = match arguments.record.as_slice() {
+        [] => newest().map(|path| vec![path]),
+        named => Ok(named.to_vec()),
     };
-    write(&text, arguments.output.as_deref(), out)?;
-    let goes_on = judgement.course.is_none() && judgement.policy.looks == 1;
+    let verdict = paths.map_err(anyhow::Error::from).and_then(|paths| {
+        let (judgement, judged) = verdict(&paths, arguments, &policy)?;
+        Ok((paths, judgement, judged))
+    });
+    let (paths, judgement, judged) = match verdict {
+        Ok(verdict) => verdict,
+        Err(error) => return Err(arguments.document.instead(error, &policy, &command, out)),
+    };
+    let page = || match &judged {
+        Judged::Pair(paired) => report::pair_page(paired, &judgement, &command),
+        Judged::Run(record) => report::page(record, Some((&judgement, &command))),
+    };
+    arguments.document.write(&judgement, &command, page, out)?;
+    let goes_on = matches!(judged, Judged::Run(_)) && !arguments.measures() && policy.looks > 1;
     if goes_on && judgement.outcome == Outcome::Undecided && !judgement.open().is_empty() {
         let files = if arguments.record.is_empty() { paths.as_slice() } else { &[] };
         writeln!(std::io::stderr(), "to decide: `{}`", with_measure(&command, files))?;
@@ -161,64 +150,60 @@ pub(crate) fn run(
     Ok(judgement.outcome.into())
 }
 
-impl Format {
-    /// A verdict in this form; a page shows more than the verdict, and is made by whoever has that.
-    pub(crate) fn text(
-        self,
-        judgement: &Judgement,
-        command: &str,
-        page: impl FnOnce() -> candlemark::Result<String>,
-    ) -> candlemark::Result<String> {
-        Ok(match self {
-            Format::Human => report::verdict_text(judgement, command),
-            Format::Md => report::verdict_markdown(judgement, command),
-            Format::Json => report::verdict_json(judgement),
-            Format::Html => page()?,
-            Format::Github => report::annotations(judgement),
-            Format::Junit => report::junit(judgement),
-            Format::Bmf => report::bmf(judgement),
-            Format::SmallerIsBetter => report::smaller_is_better(judgement),
-        })
+/// The verdict, and what it is about.
+fn verdict(
+    paths: &[PathBuf],
+    arguments: &Arguments,
+    policy: &Policy,
+) -> anyhow::Result<(Judgement, Judged)> {
+    let Some(paired) = pair(paths, arguments)? else {
+        let (judgement, record) = stored(paths, arguments, policy)?;
+        return Ok((judgement, Judged::Run(Box::new(record))));
+    };
+    if arguments.measures() {
+        return Err(usage(
+            "`--measure` goes on with a run; a pair is measured anew by `candlemark pair` with a larger \
+             `--budget`",
+        ));
     }
+    Ok((paired::judge(&paired, policy), Judged::Pair(Box::new(paired))))
 }
 
 /// The pair that was asked for, if it is one; `None` for records.
 fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paired>> {
     for path in paths {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let text = fs::read_to_string(path)
+            .map_err(|source| arguments.of_record(Error::Read { path: path.into(), source }))?;
         if !Paired::is(&text) {
             continue;
         }
         let name = path.display();
         if paths.len() > 1 {
-            let why =
-                format!("`{name}` is a pair, which is judged alone: give no other `--record`");
-            return Err(Error::NotComparable(why).into());
+            return Err(usage(format!(
+                "`{name}` is a pair, which is judged alone: give no other `--record`"
+            )));
         }
         if arguments.baseline.is_some() {
-            let why = format!("`{name}` is a pair, which has its base in it: give no `--baseline`");
-            return Err(Error::NotComparable(why).into());
+            return Err(usage(format!(
+                "`{name}` is a pair, which has its base in it: give no `--baseline`"
+            )));
         }
-        return Ok(Some(Paired::parse(&text, path)?));
+        let paired = Paired::parse(&text, path);
+        return Ok(Some(paired.map_err(|error| arguments.of_record(error))?));
     }
     Ok(None)
 }
 
 /// The verdict on a run against its baseline, and the run as far as it was measured.
-#[cfg_attr(
-    not(feature = "engine"),
-    expect(unused_mut, reason = "only measuring further looks twice")
-)]
 fn stored(
     paths: &[PathBuf],
     arguments: &Arguments,
-    mut policy: Policy,
+    policy: &Policy,
 ) -> anyhow::Result<(Judgement, Record)> {
-    let records =
-        paths.iter().map(|path| Record::load(path)).collect::<candlemark::Result<Vec<_>>>()?;
-    let record = baseline::pool(&records)?;
-    let known = load(&record, arguments, &policy)?;
+    let load_run = |path: &PathBuf| Record::load(path).map_err(|error| arguments.of_record(error));
+    let runs = paths.iter().map(load_run).collect::<candlemark::Result<Vec<_>>>()?;
+    let record = baseline::pool(&runs)?;
+    let known = load(&record, arguments, policy)?;
     let grounds = Grounds {
         baseline: &known.baseline,
         release: known.release.as_ref(),
@@ -226,11 +211,11 @@ fn stored(
     };
     #[cfg(feature = "engine")]
     if arguments.measure {
-        policy.looks = further::LOOKS;
+        let beside = paths.last().context("a run has a record")?;
+        let decide = |run: &Record| judge(grounds, run, policy);
+        return further::judged(record, beside, arguments.budget, &decide);
     }
-    #[cfg(feature = "engine")]
-    let record = measured(arguments, record, paths.last(), &|run| judge(grounds, run, &policy))?;
-    Ok((judge(grounds, &record, &policy), record))
+    Ok((judge(grounds, &record, policy), record))
 }
 
 /// What is stored about a run's machine and model.
@@ -240,19 +225,31 @@ struct Known {
     calibration: Option<Calibration>,
 }
 
-fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> anyhow::Result<Known> {
+fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> candlemark::Result<Known> {
     let (path, baseline) = match &arguments.baseline {
         Some(path) if !path.exists() => {
             let why =
                 format!("no baseline `{}`; make one with `candlemark promote`", path.display());
-            return Err(Error::NotComparable(why).into());
+            return Err(Error::NotComparable(why));
         }
-        Some(path) => (path.clone(), Record::load(path)?),
-        None => baseline::find(&arguments.baselines, record, &policy.allow_class)?,
+        Some(path) => (path.clone(), Record::load(path).map_err(Error::of_named_file)?),
+        None => {
+            let found = baseline::find(&arguments.baselines, record, &policy.allow_class);
+            found.map_err(of_stored)?
+        }
     };
-    let release = baseline::find_release(&path)?;
-    let calibration = baseline::find_calibration(&arguments.baselines, record)?;
-    Ok(Known { baseline, release, calibration })
+    let release = baseline::find_release(&path).map_err(of_stored)?;
+    let calibration = baseline::find_calibration(&arguments.baselines, record);
+    Ok(Known { baseline, release, calibration: calibration.map_err(of_stored)? })
+}
+
+/// The error about a file that lies in the folder of baselines: with one that cannot be read
+/// nothing is compared.
+fn of_stored(error: Error) -> Error {
+    match error {
+        Error::Read { .. } | Error::Invalid { .. } => Error::NotComparable(error.chain()),
+        error => error,
+    }
 }
 
 /// The command that goes on where this one could not decide; `files` are records that it found by itself, because another run
@@ -261,31 +258,4 @@ fn with_measure(command: &str, files: &[PathBuf]) -> String {
     let records: String =
         files.iter().map(|file| format!(" --record {}", file.display())).collect();
     format!("{command}{records} --measure")
-}
-
-/// The run with further blocks of what is undecided, if that is asked for and anything is.
-#[cfg(feature = "engine")]
-fn measured(
-    arguments: &Arguments,
-    run: Record,
-    beside: Option<&PathBuf>,
-    decide: &dyn Fn(&Record) -> Judgement,
-) -> anyhow::Result<Record> {
-    if !arguments.measure {
-        return Ok(run);
-    }
-    let beside = beside.context("a run has a record")?;
-    let mut further = None;
-    let more = &mut |scenarios: &[Scenario], blocks| {
-        let further = match &mut further {
-            Some(further) => further,
-            none => none.insert(Further::begin(&run, beside)?),
-        };
-        further.to(scenarios, blocks)
-    };
-    let more_of_it = further::measure(&run, arguments.budget, decide, more)?;
-    if let Some(further) = further {
-        writeln!(std::io::stderr(), "further record: {}", further.path().display())?;
-    }
-    Ok(more_of_it)
 }

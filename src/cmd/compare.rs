@@ -7,6 +7,7 @@ use candlemark::record::Record;
 use candlemark::report;
 
 use crate::cmd::Exit;
+use crate::cmd::records;
 use crate::cmd::write;
 
 /// Print records side by side: what was changed, what became of it, then every metric; gives no verdict
@@ -33,8 +34,8 @@ enum Format {
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let load = |path: &PathBuf| Ok((path.display().to_string(), Record::load(path)?));
-    let records = arguments.records.iter().map(load).collect::<candlemark::Result<Vec<_>>>()?;
+    let names = arguments.records.iter().map(|path| path.display().to_string());
+    let records: Vec<(String, Record)> = names.zip(records(&arguments.records)?).collect();
     let text = match arguments.format {
         Format::Md => report::side_by_side(&records),
         Format::Json => report::side_by_side_json(&records),

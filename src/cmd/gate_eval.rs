@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use candlemark::Error;
 use candlemark::evaluate;
+use candlemark::evaluate::Evidence;
 use candlemark::evaluate::Plan;
 use candlemark::record::pool::Pool;
 use candlemark::report;
@@ -12,6 +13,7 @@ use candlemark::settings::Config;
 
 use crate::cmd::Exit;
 use crate::cmd::command_line;
+use crate::cmd::usage;
 use crate::cmd::write;
 
 #[cfg(feature = "engine")]
@@ -30,15 +32,25 @@ enum Command {
     Record(Box<record::Arguments>),
     /// Judge virtual suites of recorded blocks by this gate's rule and by those of other tools
     Replay(Replay),
+    /// Print the interval that holds a rate with 95 % (Clopper and Pearson), in percent
+    Bounds(Bounds),
+}
+
+#[derive(clap::Args)]
+struct Bounds {
+    /// How often it was so
+    hits: usize,
+    /// Of how many
+    cases: usize,
 }
 
 #[derive(clap::Args)]
 struct Replay {
-    /// Pool of recorded blocks
-    #[arg(default_value = "fixtures/gate/pool.json")]
-    pool: PathBuf,
+    /// Pools of recorded blocks, judged each and all together; default: those of `fixtures/gate`
+    #[arg(value_name = "POOL")]
+    pools: Vec<PathBuf>,
     /// Virtual suites per environment and arm
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     runs: u32,
     /// Seed of the virtual suites
     #[arg(long, default_value_t = 1)]
@@ -76,21 +88,33 @@ pub(crate) fn run(
         #[cfg(feature = "engine")]
         Command::Record(arguments) => record::run(arguments, config, out),
         Command::Replay(arguments) => replay(arguments, out),
+        Command::Bounds(Bounds { hits, cases }) => {
+            if hits > cases {
+                return Err(usage(format!(
+                    "{hits} of {cases} is no rate; give how often, then of how many"
+                )));
+            }
+            let rate = Evidence { hits: *hits, cases: *cases };
+            let (low, high) = rate.bounds();
+            writeln!(out, "{:.1} to {:.1}", 100.0 * low, 100.0 * high)?;
+            Ok(Exit::Pass)
+        }
     }
 }
 
 fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let rules = evaluate::rules(&arguments.rules)?;
-    let path = &arguments.pool;
-    if !path.exists() {
-        let path = path.display();
-        let why =
-            format!("no pool `{path}`; name one, or make one with `candlemark gate-eval record`");
-        return Err(Error::Failed(why).into());
-    }
-    let pool = Pool::load(path)?;
+    let paths = if arguments.pools.is_empty() { stored()? } else { arguments.pools.clone() };
+    let load = |path: &PathBuf| match path.exists() {
+        true => Pool::load(path).map_err(Error::of_named_file),
+        false => Err(Error::Usage(format!(
+            "no pool `{}`; name one, or make one with `candlemark gate-eval record`",
+            path.display()
+        ))),
+    };
+    let pools = paths.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     let plan = Plan { runs: arguments.runs as usize, seed: arguments.seed, rules };
-    let evaluation = evaluate::evaluate(&pool, &plan)?;
+    let evaluation = evaluate::evaluate(&pools, &plan)?;
     let text = match arguments.format {
         Format::Human => report::evaluation_text(&evaluation, &command_line()),
         Format::Md => report::evaluation_markdown(&evaluation, &command_line()),
@@ -98,4 +122,20 @@ fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
     };
     write(&text, arguments.output.as_deref(), out)?;
     Ok(Exit::Pass)
+}
+
+/// The pools that are kept beside the code.
+fn stored() -> Result<Vec<PathBuf>, Error> {
+    const FOLDER: &str = "fixtures/gate";
+    let entries = std::fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "json"));
+    paths.sort();
+    if paths.is_empty() {
+        let why = format!(
+            "no pool in `{FOLDER}`; name one, or make one with `candlemark gate-eval record`"
+        );
+        return Err(Error::Usage(why));
+    }
+    Ok(paths)
 }

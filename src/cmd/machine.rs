@@ -6,6 +6,7 @@ use candlemark::machine;
 use candlemark::measure;
 use candlemark::settings::Config;
 use candlemark::settings::Setup;
+use candlemark::settings::count;
 
 use crate::cmd::Exit;
 
@@ -13,7 +14,7 @@ use crate::cmd::Exit;
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Threads to measure with; default: physical cores allowed to the process
-    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
+    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS", value_parser = count)]
     threads: Option<usize>,
     /// Print JSON
     #[arg(long)]
@@ -26,9 +27,9 @@ pub(crate) fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
     let setup = Setup::new(config);
-    let threads = arguments.threads.unwrap_or(setup.threads).max(1);
+    let threads = arguments.threads.unwrap_or(setup.threads);
     let mut found = machine::fingerprint(threads, &setup.device);
-    found.rates = measure::full_rates(threads);
+    found.rates = measure::full_rates(threads)?;
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {

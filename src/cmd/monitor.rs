@@ -1,6 +1,5 @@
 //! `candlemark monitor`: quick runs on an interval, with a page of the last day.
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use candlemark::Error;
 use candlemark::compare::Policy;
 use candlemark::machine;
 use candlemark::measure::Sharing;
@@ -24,9 +24,8 @@ use candlemark::monitor::Remote;
 use candlemark::monitor::Server;
 use candlemark::monitor::SuiteProbe;
 use candlemark::record::build_folder;
-use candlemark::report;
 use candlemark::settings::Config;
-use candlemark::settings::duration;
+use candlemark::settings::interval;
 use candlemark::suite;
 use candlemark::suite::Stress;
 use candlemark::workload;
@@ -34,7 +33,10 @@ use jiff::SignedDuration;
 use jiff::Timestamp;
 
 use crate::cmd::Exit;
+use crate::cmd::interrupt::interruptible_with;
+use crate::cmd::interrupt::say;
 use crate::cmd::setup::ModelArguments;
+use crate::cmd::setup::injection;
 
 /// Measure a suite again and again, keep the last day of it, and show it on a page that renews itself
 ///
@@ -46,13 +48,13 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// From the beginning of one cycle to that of the next: `30m`, `1h`
-    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30m", value_parser = interval)]
     interval: Duration,
     /// How soon a cycle that failed is tried again
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = interval)]
     retry: Duration,
     /// How much of the past is kept and shown
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = interval)]
     window: Duration,
     /// End after so many cycles; 5 is the exit status if the last of them failed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -72,22 +74,18 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit> {
-    for (name, time) in
-        [("interval", arguments.interval), ("retry", arguments.retry), ("window", arguments.window)]
-    {
-        anyhow::ensure!(time >= Duration::from_secs(1), "`--{name}` has to be a second or more");
-    }
     let quick = ["quick".to_owned()];
     let words = if arguments.scenarios.is_empty() { &quick[..] } else { &arguments.scenarios };
-    let setup = arguments.model.setup(config);
+    let scenarios = workload::select(words)?;
+    let setup = arguments.model.setup(config)?;
     let about = format!("{} on {}", words.join(" "), setup.model);
     let plan = suite::Plan {
         binary: std::env::current_exe().context("finding this binary, to start it again")?,
         setup,
-        scenarios: workload::select(words)?,
+        scenarios,
         blocks: 1,
         sharing: Sharing::Fresh,
-        injection: std::env::var(suite::INJECT).ok(),
+        injection: injection()?,
         path: None,
         resume: None,
         budget: None,
@@ -102,7 +100,8 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
     let file = arguments.history.clone();
     let file = file.unwrap_or_else(|| build_folder().join("candlemark").join("history.jsonl"));
     let window = SignedDuration::try_from(arguments.window).unwrap_or(SignedDuration::MAX);
-    let (mut history, said) = History::open(&file, window, clock.elapsed(), clock.now())?;
+    let opened = History::open(&file, window, clock.elapsed(), clock.now());
+    let (mut history, said) = opened.map_err(Error::of_named_file)?;
     said.iter().for_each(|line| say(line));
     let stopped = || clock.stopped();
     let mut probe = SuiteProbe {
@@ -123,11 +122,6 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
     let ended = monitor::run(&cycles, &mut history, &mut probe, &clock, &mut Live { server });
     say(&format!("history: {}", file.display()));
     Ok(if ended.last_failed && arguments.cycles.is_some() { Exit::Failed } else { Exit::Pass })
-}
-
-/// A line on stderr; one that is closed is no reason to stop.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
 }
 
 /// The page for browsers and lines for the terminal.
@@ -155,17 +149,11 @@ struct Real {
 impl Real {
     /// Listens for Ctrl-C and termination: the first ends the monitor in order, the second at once.
     fn begin() -> anyhow::Result<Self> {
-        static STOP: AtomicBool = AtomicBool::new(false);
         let (wake, woken) = mpsc::channel();
-        ctrlc::set_handler(move || {
-            if STOP.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-            say("stopping as soon as the worker that measures is through; again to stop at once");
+        let stop = interruptible_with("what a worker measures now is waited for", move || {
             let _ = wake.send(());
-        })
-        .context("listening for Ctrl-C")?;
-        Ok(Self { began: Instant::now(), stop: &STOP, woken })
+        })?;
+        Ok(Self { began: Instant::now(), stop, woken })
     }
 }
 

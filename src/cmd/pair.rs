@@ -4,11 +4,9 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use candlemark::Error;
 use candlemark::compare::Judgement;
 use candlemark::compare::paired::judge;
@@ -18,20 +16,27 @@ use candlemark::pair::Identical;
 use candlemark::pair::Plan;
 use candlemark::pair::build::Builder;
 use candlemark::pair::build::Built;
+use candlemark::record::pair::Paired;
 use candlemark::record::write_atomically;
 use candlemark::report;
 use candlemark::settings::Config;
-use candlemark::suite;
 
 use crate::cmd::Exit;
-use crate::cmd::check::Format;
 use crate::cmd::check::Rules;
 use crate::cmd::command_line;
+use crate::cmd::document::Document;
+use crate::cmd::interrupt::interruptible;
+use crate::cmd::interrupt::say;
+use crate::cmd::interrupt::unless_interrupted;
 use crate::cmd::setup::ModelArguments;
-use crate::cmd::write;
+use crate::cmd::setup::check_words_for_turns;
+use crate::cmd::setup::injection;
+use crate::cmd::statuses;
+use crate::cmd::usage;
 
 /// Compare two builds by running them in turns, in fresh processes, until a verdict or the end of the budget
 #[derive(clap::Args)]
+#[command(after_long_help = statuses())]
 pub(crate) struct Arguments {
     /// What to compare with: a branch, tag or commit, which is built, or a binary
     #[arg(long, value_name = "REF|BINARY")]
@@ -46,6 +51,10 @@ pub(crate) struct Arguments {
     /// Longest time to measure, not counting the builds: `90s`, `10m`, `1h`
     #[arg(long, value_name = "TIME", default_value = "12m", value_parser = candlemark::settings::duration, env = "CANDLEMARK_BUDGET")]
     budget: Duration,
+    /// Run both builds at once, each on half of the CPUs with half of the threads, in place of one after the other: for hosts
+    /// whose other guests disturb single turns
+    #[arg(long)]
+    duet: bool,
     /// The candidate's output is meant to change, and why; it is timed all the same
     #[arg(long, value_name = "WHY")]
     output_change: Option<String>,
@@ -58,12 +67,8 @@ pub(crate) struct Arguments {
     /// Folder of Cargo's files for the builds; one that `cargo build --release` uses saves building the dependencies again
     #[arg(long, value_name = "FOLDER")]
     target_dir: Option<PathBuf>,
-    /// Form of the verdict
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-    /// File to write the verdict to instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    #[command(flatten)]
+    document: Document,
     /// File to write the raw turns to; default: target/candlemark/runs/<time>-<commit>/pair.json
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
@@ -82,41 +87,56 @@ pub(crate) fn run(
     let policy = arguments.rules.policy(config)?;
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
-    candlemark::workload::select(words)?;
-    let setup = arguments.model.setup_for_turns(config);
+    check_words_for_turns(words)?;
+    let mut setup = arguments.model.setup_for_turns(config)?;
+    if arguments.duet {
+        setup.threads = (setup.threads / 2).max(1);
+    }
+    let injection = injection()?;
     let stop = interruptible("what was measured is judged")?;
-    let (base, candidate) = binaries(arguments)?;
-    let id = candlemark::machine::session_id(candidate.commit.as_deref());
-    let path = arguments
-        .raw
-        .clone()
-        .unwrap_or_else(|| candlemark::record::runs().join(id).join("pair.json"));
-    let plan = Plan {
-        base,
-        candidate,
-        setup,
-        words: words.clone(),
-        injection: std::env::var(suite::INJECT).ok(),
-        output_change: arguments.output_change.clone(),
-        identical: if arguments.even_if_identical { Identical::Measure } else { Identical::Pass },
-        budget: arguments.budget,
-        seed: arguments.order_seed,
-        baselines: arguments.baselines.clone(),
-        policy,
-        path: path.clone(),
-    };
-    let mut live = Live { began: Instant::now(), budget: plan.budget };
-    let paired = pair::run(&plan, stop, &mut live)?;
-    let judgement = judge(&paired, &plan.policy);
     let command = command_line();
+    let plan = |(base, candidate): (Built, Built)| {
+        let id = candlemark::machine::session_id(candidate.commit.as_deref());
+        let raw = || candlemark::record::runs().join(id).join("pair.json");
+        Plan {
+            base,
+            candidate,
+            setup,
+            words: words.clone(),
+            injection,
+            output_change: arguments.output_change.clone(),
+            identical: if arguments.even_if_identical {
+                Identical::Measure
+            } else {
+                Identical::Pass
+            },
+            duet: arguments.duet,
+            budget: arguments.budget,
+            seed: arguments.order_seed,
+            baselines: arguments.baselines.clone(),
+            policy: policy.clone(),
+            path: arguments.raw.clone().unwrap_or_else(raw),
+        }
+    };
+    let measured = binaries(arguments, stop).and_then(|built| measure(&plan(built), stop));
+    let (paired, path) = match measured {
+        Ok(measured) => measured,
+        Err(error) => return Err(arguments.document.instead(error, &policy, &command, out)),
+    };
+    let judgement = judge(&paired, &policy);
     let page = report::pair_page(&paired, &judgement, &command)?;
     let pages = pages(&page, &path)?;
-    let text = arguments.format.text(&judgement, &command, || Ok(page))?;
-    write(&text, arguments.output.as_deref(), out)?;
+    arguments.document.write(&judgement, &command, || Ok(page), out)?;
     let mut talk = std::io::stderr();
     writeln!(talk, "raw turns: {} (judged again by `candlemark check --record`)", path.display())?;
     writeln!(talk, "page: {}", pages.display())?;
     Ok(judgement.outcome.into())
+}
+
+/// The turns, and where they are kept.
+fn measure(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<(Paired, PathBuf)> {
+    let mut live = Live { began: Instant::now(), budget: plan.budget };
+    Ok((pair::run(plan, stop, &mut live)?, plan.path.clone()))
 }
 
 /// Writes the page beside the raw turns, and beside Criterion's index with a link in it, if there is one.
@@ -133,18 +153,22 @@ fn pages(page: &str, raw: &Path) -> candlemark::Result<PathBuf> {
 }
 
 /// Both binaries, built where they are not given.
-fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Built)> {
-    let given = |text: &str| Path::new(text).is_file().then(|| Built::given(Path::new(text)));
-    let base = given(&arguments.base).transpose()?;
-    let candidate = arguments.candidate.as_deref().and_then(given).transpose()?;
+fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, Built)> {
+    let base = given(&arguments.base)?;
+    let candidate = arguments.candidate.as_deref().map(given).transpose()?.flatten();
     if let (Some(base), Some(candidate)) = (&base, &candidate) {
         return Ok((base.clone(), candidate.clone()));
     }
-    build(arguments.target_dir.as_deref(), |builder| {
+    let instead = "give two binaries with --base and --candidate";
+    build(arguments.target_dir.as_deref(), instead, stop, |builder| {
+        if let (None, Some(reference)) = (&candidate, &arguments.candidate) {
+            builder.resolve(reference)?; // Before the base is built.
+        }
         let base = match base {
             Some(base) => base,
             None => builder.commit(&arguments.base)?,
         };
+        unless_interrupted(Ok(()), stop)?;
         let candidate = match (candidate, &arguments.candidate) {
             (Some(candidate), _) => candidate,
             (None, Some(reference)) => builder.commit(reference).map_err(|error| match error {
@@ -158,32 +182,29 @@ fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Built)> {
     })
 }
 
+/// The binary of this name, if there is one.
+pub(crate) fn given(name: &str) -> candlemark::Result<Option<Built>> {
+    let path = Path::new(name);
+    path.is_file().then(|| Built::given(path)).transpose().map_err(Error::of_named_file)
+}
+
 /// Builds with Cargo's files where they were asked to be, and says on stderr what goes on.
+/// `instead` is what to do where there is no repository. Ctrl-C reaches Cargo, too, so that a build
+/// which fails after it did not fail by itself.
 pub(crate) fn build<T>(
     target: Option<&Path>,
+    instead: &str,
+    stop: &AtomicBool,
     work: impl FnOnce(&mut Builder<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    let here = std::env::current_dir()?;
+    if !here.ancestors().any(|folder| folder.join(".git").exists()) {
+        return Err(usage(format!("this is no git repository; {instead}")));
+    }
     let folder = candlemark::record::build_folder().join("candlemark").join("pair");
     let target = target.map_or_else(|| folder.join("target"), PathBuf::from);
-    work(&mut Builder::new(&folder, &target, &mut say)?)
-}
-
-/// A line on stderr; one that is closed is no reason to stop.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
-}
-
-/// Set by Ctrl-C, after which no more is measured; `then` says what becomes of what was. A second Ctrl-C ends the program at once.
-pub(crate) fn interruptible(then: &'static str) -> anyhow::Result<&'static AtomicBool> {
-    static STOP: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        say(&format!("stopping; {then}"));
-    })
-    .context("listening for Ctrl-C")?;
-    Ok(&STOP)
+    let built = work(&mut Builder::new(&folder, &target, &mut say)?);
+    unless_interrupted(built, stop)
 }
 
 /// Lines on stderr, at looks and blocks only: nothing ticks while a worker measures.

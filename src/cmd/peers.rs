@@ -16,8 +16,10 @@ use candlemark::model::EngineKind;
 use candlemark::model::weights;
 use candlemark::settings::Config;
 use candlemark::settings::Setup;
+use candlemark::settings::count;
 
 use crate::cmd::Exit;
+use crate::cmd::usage;
 
 mod figures;
 mod item;
@@ -52,13 +54,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ENGINE", value_delimiter = ',', default_values_t = EngineKind::NAMES.map(String::from))]
     engines: Vec<String>,
     /// Turns of each engine
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
     rounds: usize,
     /// An engine that has worked so long on one measurement gets no further turn at it
     #[arg(long, value_name = "S", default_value_t = 60)]
     seconds: u64,
     /// Threads of the engines; default: CPUs allowed to the process
-    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
+    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS", value_parser = count)]
     threads: Option<usize>,
     /// Be the process of this engine
     #[arg(long, value_name = "ENGINE", hide = true)]
@@ -73,7 +75,7 @@ const CLOSE: f64 = 0.95;
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let setup = Setup::new(&Config::default());
-    let threads = arguments.threads.unwrap_or(setup.threads).max(1);
+    let threads = arguments.threads.unwrap_or(setup.threads);
     if let (Some(engine), [file]) = (&arguments.worker, arguments.files.as_slice()) {
         let setup = Setup {
             model: file.display().to_string(),
@@ -86,6 +88,13 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         worker::work(&setup)?;
         return Ok(Exit::Pass);
     }
+    let unknown = arguments.engines.iter().find_map(|engine| match EngineKind::parse(engine) {
+        Err(error @ Error::Unknown { .. }) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = unknown {
+        return Err(error.into());
+    }
     let held: Vec<String> =
         arguments.files.iter().map(|file| held_as(file)).collect::<anyhow::Result<_>>()?;
     check_names(&arguments.only, &held)?;
@@ -97,12 +106,15 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
             continue;
         }
         let mut seats = seats(file, threads, &arguments.engines)?;
+        if seats.is_empty() {
+            return Err(Error::Failed(format!("no engine runs `{}`", file.display())).into());
+        }
         for item in chosen {
             rows.push(measured(held, item, &mut seats, arguments)?);
         }
     }
     if rows.is_empty() {
-        anyhow::bail!("`--quick` leaves out all that `--only` asks for");
+        return Err(usage("`--quick` leaves out all that `--only` asks for"));
     }
     write!(out, "{}", figures::table(&rows))?;
     for row in &rows {
@@ -162,7 +174,6 @@ fn seats(file: &Path, threads: usize, engines: &[String]) -> anyhow::Result<Vec<
                 &[&[("CANDLEMARK_LLAMA_FA", "on")], &[("CANDLEMARK_LLAMA_FA", "off")]]
             }
             Ok(_) => &[&[]],
-            Err(error @ candlemark::Error::Unknown { .. }) => return Err(error.into()),
             Err(error) => {
                 writeln!(err, "left out: {error}")?;
                 continue;
@@ -230,7 +241,7 @@ fn turn(key: &str, item: &Item, kind: Kind, at: usize, seats: &mut [Seat]) -> an
                 }
             }
         }
-        Told::Cannot { why } => writeln!(err, "{key} {name}: {why}")?,
+        Told::Cannot { absent } => writeln!(err, "{key} {name}: {absent}")?,
     }
     Ok(told)
 }

@@ -1,12 +1,15 @@
 //! `candlemark promote`: the only way to a baseline.
 
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use candlemark::baseline;
-use candlemark::record::Record;
 
 use crate::cmd::Exit;
+use crate::cmd::records;
+use crate::cmd::usage;
 use crate::cmd::write;
 
 /// Make a baseline of runs of one commit in three or more sessions
@@ -21,21 +24,18 @@ pub(crate) struct Arguments {
     /// Make it the release, too, which later drift is told against; the first baseline is one in any case
     #[arg(long)]
     release: bool,
+    /// Runs that begin less than this after the one before had ended count as one session
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = candlemark::settings::duration)]
+    session_gap: Duration,
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let records = arguments
-        .records
-        .iter()
-        .map(|path| Record::load(path))
-        .collect::<candlemark::Result<Vec<_>>>()?;
-    let promoted = baseline::promote(&records)?;
+    if arguments.release && arguments.output.as_deref() == Some(Path::new("-")) {
+        return Err(usage("a release is pinned beside a baseline; name a file with `-o`, or none"));
+    }
+    let promoted = baseline::promote(&records(&arguments.records)?, arguments.session_gap)?;
     let default = || baseline::path("baselines".as_ref(), &promoted.machine.class, &promoted);
     let path = arguments.output.clone().unwrap_or_else(default);
-    anyhow::ensure!(
-        !(arguments.release && path.as_os_str() == "-"),
-        "a release is pinned beside a baseline; name a file with `-o`, or none"
-    );
     write(&promoted.to_json(), Some(&path), out)?;
     if path.as_os_str() == "-" {
         return Ok(Exit::Pass);

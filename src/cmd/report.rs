@@ -15,6 +15,7 @@ use candlemark::report::Edition;
 
 use crate::cmd::Exit;
 use crate::cmd::newest;
+use crate::cmd::usage;
 use crate::cmd::write;
 
 /// Print one record as a document
@@ -88,15 +89,22 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
     if fs::read_to_string(&path).is_ok_and(|text| Paired::is(&text)) {
         let path = path.display();
-        let why = format!("`{path}` is a pair; judge it with `candlemark check --record {path}`");
-        return Err(Error::NotComparable(why).into());
+        return Err(usage(format!(
+            "`{path}` is a pair; judge it with `candlemark check --record {path}`"
+        )));
     }
     let scenario = arguments.scenario.as_deref();
     if scenario.is_some() && !matches!(arguments.format, Format::Row | Format::BenchmarkJson) {
-        anyhow::bail!("`--scenario` is for `--format row` and `--format benchmark-json`");
+        return Err(usage("`--scenario` is for `--format row` and `--format benchmark-json`"));
     }
-    let record = Record::load(&path)?;
-    let load = |all: Targets, path: &PathBuf| Ok::<_, Error>(all.merge(Targets::load(path)?));
+    let of_named = |error: Error| match arguments.record {
+        Some(_) => error.of_named_file(),
+        None => error,
+    };
+    let record = Record::load(&path).map_err(of_named)?;
+    let load = |all: Targets, path: &PathBuf| {
+        Ok::<_, Error>(all.merge(Targets::load(path).map_err(Error::of_named_file)?))
+    };
     let targets = arguments.targets.iter().try_fold(Targets::builtin(), load)?;
     let edition = Edition { lang: arguments.lang.into(), targets: &targets };
     let text = match arguments.format {

@@ -4,18 +4,23 @@ use std::io::IsTerminal as _;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use candlemark::Error;
 use candlemark::engine;
 use candlemark::machine;
 use candlemark::measure::Sharing;
+use candlemark::record::AbsenceKind;
 use candlemark::record::Case;
 use candlemark::record::Record;
 use candlemark::report;
 use candlemark::settings::Config;
 use candlemark::settings::Setup;
+use candlemark::settings::count;
 use candlemark::settings::duration;
 use candlemark::suite;
 use candlemark::suite::Done;
@@ -26,9 +31,15 @@ use candlemark::workload;
 
 use crate::cmd::Exit;
 use crate::cmd::download::Bars;
+use crate::cmd::interrupt::interruptible;
+use crate::cmd::interrupt::say;
 use crate::cmd::setup::ModelArguments;
+use crate::cmd::setup::injection;
 
 /// Measure scenarios in fresh processes, print a live table and write a record
+///
+/// Ctrl-C ends it as soon as the worker that measures is through, with the exit status 130: what
+/// was measured is kept, and `--resume` goes on with it. A second Ctrl-C ends it at once.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Suites or parts of scenario ids: `short`, `code/b4`, `b16`, `prompts`; default: every category at every batch size
@@ -36,7 +47,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Processes per scenario; each is one block, the unit of statistics
-    #[arg(long, value_name = "N", env = "CANDLEMARK_BLOCKS")]
+    #[arg(long, value_name = "N", env = "CANDLEMARK_BLOCKS", value_parser = count)]
     blocks: Option<usize>,
     /// Measure all scenarios of a block in one process, for models that load slowly; memory is then labelled so
     #[arg(long)]
@@ -49,17 +60,18 @@ pub(crate) struct Arguments {
     resume: Option<PathBuf>,
     /// Begin nothing that would end later than this, `8m` for example, and measure in the order asked for; what is left out
     /// can be measured with --resume
-    #[arg(long, value_name = "TIME")]
-    budget: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    budget: Option<Duration>,
     /// Text to measure agreement and perplexity on (suite `quality`), in place of ours
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Memory that requests of the suite `stress` may take beyond the loaded model, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    #[arg(long, value_name = "MIB", default_value_t = 512,
+        value_parser = clap::value_parser!(u64).range(..=u64::MAX >> 20))]
     stress_room: u64,
     /// Longest time of one request of the suite `stress`
-    #[arg(long, value_name = "TIME", default_value = "60s")]
-    stress_request: String,
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    stress_request: Duration,
 }
 
 pub(crate) fn run(
@@ -67,29 +79,24 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let setup = arguments.model.setup(config);
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
     let scenarios = workload::select(words)?;
+    let setup = arguments.model.setup(config)?;
+    let injection = injection()?;
     let blocks = arguments.blocks.or(config.suite.blocks).unwrap_or(1);
-    anyhow::ensure!(blocks > 0, "0 blocks measure nothing; ask for at least 1");
-    let generation = &setup.generation;
-    anyhow::ensure!(generation.iters > 0, "0 repetitions measure nothing; ask for at least 1");
-    anyhow::ensure!(
-        generation.gen_tokens != Some(0),
-        "0 tokens measure nothing; ask for at least 1"
-    );
     let text = arguments.text.as_deref().map(read_text).transpose()?;
     let stress = Stress {
         room_bytes: arguments.stress_room << 20,
-        request: duration(&arguments.stress_request)?,
+        request: arguments.stress_request,
         ..Stress::default()
     };
-    let budget = arguments.budget.as_deref().map(duration).transpose()?;
-    let resume = arguments.resume.as_deref().map(Record::load).transpose()?;
+    let resume = arguments.resume.as_deref().map(Record::load).transpose();
+    let resume = resume.map_err(Error::of_named_file)?;
+    machine::refuse_debug()?;
     if let Some(record) = &resume {
         let class = machine::fingerprint(setup.threads, &setup.device).class;
-        same_run(record, &setup, &class, std::env::var(suite::INJECT).ok().as_deref())?;
+        same_run(record, &setup, &class, injection.as_deref())?;
         let identity = engine::identify(&setup, &mut Bars::default())?;
         same("SHA-256 of the model", &record.model.sha256, &identity.sha256)?;
     }
@@ -100,26 +107,33 @@ pub(crate) fn run(
             suite::record_path(&machine::session_id(commit.as_deref()))
         }
     };
-    machine::refuse_debug()?;
     let plan = Plan {
         binary: std::env::current_exe().context("finding this binary, to start it again")?,
         setup,
         scenarios,
         blocks,
         sharing: if arguments.shared_process { Sharing::Shared } else { Sharing::Fresh },
-        injection: std::env::var(suite::INJECT).ok(),
+        injection,
         path: Some(path.clone()),
         resume,
-        budget,
+        budget: arguments.budget,
         text,
         stress,
     };
+    let stop = interruptible("what the worker measures now is waited for")?;
     let now = Instant::now();
-    let mut live = Live { out, bar: bar(), started: now, told: now };
-    let record = suite::run(&plan, &mut Bars::default(), &mut live)?;
+    let mut live = Live { out, bar: bar(), started: now, told: now, measured: 0, stop };
+    let outcome = suite::run(&plan, &mut Bars::default(), &mut live);
     live.bar.finish_and_clear();
+    if matches!(outcome, Err(Error::Interrupted)) {
+        let kept = live.measured > 0 || arguments.resume.is_some();
+        say(&interrupted(kept.then_some(path.as_path())));
+        return Ok(Exit::Interrupted);
+    }
+    let record = outcome?;
     let failed = record.scenarios.iter().filter(|case| is_failed(case)).count();
-    let skipped = record.scenarios.iter().filter(|case| case.is_skipped()).count();
+    let out_of_time = |case: &&Case| case.absence() == Some(AbsenceKind::SkippedTime);
+    let skipped = record.scenarios.iter().filter(out_of_time).count();
     let mut talk = std::io::stderr();
     writeln!(talk, "record: {}", path.display())?;
     writeln!(talk, "next: `candlemark check --record {}`", path.display())?;
@@ -137,9 +151,35 @@ pub(crate) fn run(
     Ok(Exit::Pass)
 }
 
-fn read_text(path: &Path) -> anyhow::Result<String> {
-    Ok(std::fs::read_to_string(path)
-        .map_err(|source| candlemark::Error::Read { path: path.into(), source })?)
+/// What Ctrl-C left, and the command that goes on.
+fn interrupted(record: Option<&Path>) -> String {
+    let Some(path) = record else { return "interrupted before anything was measured".into() };
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    format!(
+        "interrupted: what was measured is kept in `{}`; to go on: `{}`",
+        path.display(),
+        to_resume(&words, path)
+    )
+}
+
+/// The command that goes on with a record, made of the words of the one that began it.
+fn to_resume(words: &[String], record: &Path) -> String {
+    let mut kept = vec!["candlemark".to_owned()];
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        if ["-o", "--output", "--resume"].contains(&word.as_str()) {
+            words.next(); // The file.
+        } else if !["-o", "--output=", "--resume="].iter().any(|flag| word.starts_with(flag)) {
+            kept.push(word.clone());
+        }
+    }
+    format!("{} --resume {}", kept.join(" "), record.display())
+}
+
+fn read_text(path: &Path) -> candlemark::Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())
 }
 
 fn is_failed(case: &Case) -> bool {
@@ -147,10 +187,12 @@ fn is_failed(case: &Case) -> bool {
 }
 
 /// What a run was begun with is what it goes on with.
-fn same(what: &str, old: &str, new: &str) -> anyhow::Result<()> {
-    let begin = "begin a new run";
-    anyhow::ensure!(old == new, "cannot resume: the {what} was `{old}` and is `{new}`; {begin}");
-    Ok(())
+fn same(what: &str, old: &str, new: &str) -> candlemark::Result<()> {
+    if old == new {
+        return Ok(());
+    }
+    let why = format!("cannot resume: the {what} was `{old}` and is `{new}`; begin a new run");
+    Err(Error::Usage(why))
 }
 
 /// A run may be gone on with only as it was begun. Whether the model's files are still the same is for [`same`] to say.
@@ -159,7 +201,7 @@ fn same_run(
     setup: &Setup,
     class: &str,
     injection: Option<&str>,
-) -> anyhow::Result<()> {
+) -> candlemark::Result<()> {
     let now = candlemark::measure::describe_settings(setup);
     let build = machine::build();
     let binary = |of: Option<String>| of.unwrap_or_default();
@@ -172,22 +214,28 @@ fn same_run(
     ] {
         same(what, old, new)?;
     }
-    anyhow::ensure!(
-        record.injected.as_deref() == injection,
-        "cannot resume: only one of the runs is slowed down on purpose, or by another share"
-    );
     let scaling = &setup.rope_scaling;
-    anyhow::ensure!(
-        record.settings.quant == now.quant
-            && (scaling.is_none() || *scaling == record.model.rope_scaling),
-        "cannot resume: the quantisation or the RoPE scaling of the run differs; begin a new run"
-    );
-    anyhow::ensure!(
-        record.settings.generation == now.generation
-            && record.settings.threads == now.threads
-            && record.settings.labels == now.labels,
-        "cannot resume: the settings of the run differ; begin a new run"
-    );
+    for (is_same, differs) in [
+        (
+            record.injected.as_deref() == injection,
+            "only one of the runs is slowed down on purpose, or by another share",
+        ),
+        (
+            record.settings.quant == now.quant
+                && (scaling.is_none() || *scaling == record.model.rope_scaling),
+            "the quantisation or the RoPE scaling of the run differs; begin a new run",
+        ),
+        (
+            record.settings.generation == now.generation
+                && record.settings.threads == now.threads
+                && record.settings.labels == now.labels,
+            "the settings of the run differ; begin a new run",
+        ),
+    ] {
+        if !is_same {
+            return Err(Error::Usage(format!("cannot resume: {differs}")));
+        }
+    }
     Ok(())
 }
 
@@ -197,6 +245,9 @@ struct Live<'a> {
     started: Instant,
     /// When the progress was last told to somebody who sees no bar.
     told: Instant,
+    /// How many scenarios were measured; the record is on disk from the first on.
+    measured: usize,
+    stop: &'static AtomicBool,
 }
 
 /// How often progress is told where there is no terminal to draw a bar on.
@@ -235,11 +286,16 @@ impl Events for Live<'_> {
     }
 
     fn measured(&mut self, case: &Case) {
+        self.measured += 1;
         let line = report::live_row(case);
         let out = &mut self.out;
         self.bar.suspend(|| {
             let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
         });
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
 
@@ -261,6 +317,7 @@ mod tests {
             settings: candlemark::measure::describe_settings(&setup),
             injected: None,
             scenarios: Vec::new(),
+            not_selected: Vec::new(),
         };
         same_run(&record, &setup, "here-1", None).unwrap();
         let error = same_run(&record, &setup, "there-2", None).unwrap_err().to_string();
@@ -268,5 +325,19 @@ mod tests {
         assert_eq!(error, format!("cannot resume: {expected}"));
         let error = same("SHA-256 of the model", "ab", "cd").unwrap_err().to_string();
         assert!(error.contains("the SHA-256 of the model was `ab` and is `cd`"), "{error}");
+    }
+
+    #[test]
+    fn the_command_that_goes_on_names_the_record_and_no_other_file() {
+        for (words, command) in [
+            ("run", "candlemark run --resume r.json"),
+            ("run code/b4 --iters 2", "candlemark run code/b4 --iters 2 --resume r.json"),
+            ("run -o r.json code", "candlemark run code --resume r.json"),
+            ("run --output=r.json code", "candlemark run code --resume r.json"),
+            ("run --resume r.json code", "candlemark run code --resume r.json"),
+        ] {
+            let words: Vec<String> = words.split(' ').map(String::from).collect();
+            assert_eq!(to_resume(&words, Path::new("r.json")), command);
+        }
     }
 }

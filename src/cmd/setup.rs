@@ -1,7 +1,14 @@
 //! Flags that say which model is run and how, shared by the commands that run one. Flag, environment, file, default.
 
+use candlemark::Error;
+use candlemark::engine;
+use candlemark::engine::Injection;
 use candlemark::settings::Config;
 use candlemark::settings::Setup;
+use candlemark::settings::count;
+use candlemark::settings::temperature;
+use candlemark::suite;
+use candlemark::workload;
 use candlemark::workload::PromptFormat;
 
 #[derive(clap::Args)]
@@ -19,22 +26,22 @@ pub(crate) struct ModelArguments {
     #[arg(long, value_name = "DEVICE", env = "CANDLEMARK_DEVICE")]
     device: Option<String>,
     /// Threads of the CPU engines; default: physical cores allowed to the process
-    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS")]
+    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS", value_parser = count)]
     threads: Option<usize>,
     /// Seed of the sampler and of synthetic weights
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Tokens generated per sequence; default: the category's
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     gen_tokens: Option<usize>,
     /// Measured generations per scenario and process
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     iters: Option<usize>,
     /// Warm-up generations per scenario and process
     #[arg(long, value_name = "N")]
     warmups: Option<usize>,
     /// 0 is greedy; above, sampling is random but repeatable by its seed
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = temperature)]
     temperature: Option<f64>,
     /// Compute the whole sequence again at every step
     #[arg(long)]
@@ -71,14 +78,14 @@ enum Format {
 
 impl ModelArguments {
     /// For workers that take turns: one warm-up, unless more were asked for, because what repeats is the block.
-    pub(crate) fn setup_for_turns(&self, config: &Config) -> Setup {
-        let mut setup = self.setup(config);
+    pub(crate) fn setup_for_turns(&self, config: &Config) -> candlemark::Result<Setup> {
+        let mut setup = self.setup(config)?;
         setup.generation.warmups = self.warmups.unwrap_or(1);
-        setup
+        Ok(setup)
     }
 
-    /// The flags over the configuration.
-    pub(crate) fn setup(&self, config: &Config) -> Setup {
+    /// The flags over the configuration, with names that were checked.
+    pub(crate) fn setup(&self, config: &Config) -> candlemark::Result<Setup> {
         let mut setup = Setup::new(config);
         let generation = &mut setup.generation;
         generation.seed = self.seed.unwrap_or(generation.seed);
@@ -103,7 +110,25 @@ impl ModelArguments {
         setup.device = over(&self.device, setup.device);
         setup.quant = self.quant.clone().or(setup.quant);
         setup.labels.extend(self.labels.iter().cloned());
-        setup.threads = self.threads.unwrap_or(setup.threads).max(1);
-        setup
+        setup.threads = self.threads.unwrap_or(setup.threads);
+        engine::check(&setup)?;
+        Ok(setup)
     }
+}
+
+/// Refuses words that select no scenario, or none that can be measured in turns.
+pub(crate) fn check_words_for_turns(words: &[String]) -> candlemark::Result<()> {
+    workload::select(words)?;
+    if suite::turns::selected(words)?.is_empty() {
+        let why = format!("no scenario of `{}` can be measured in turns", words.join(" "));
+        return Err(Error::Usage(why));
+    }
+    Ok(())
+}
+
+/// The deliberate slowdown that the environment asks for, if it does.
+pub(crate) fn injection() -> candlemark::Result<Option<String>> {
+    let asked = std::env::var(suite::INJECT).ok();
+    asked.as_deref().map(Injection::parse).transpose()?;
+    Ok(asked)
 }

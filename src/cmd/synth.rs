@@ -12,6 +12,7 @@ use candlemark::model::weights::Quant;
 use candlemark::tokenizer::Tokenizer;
 
 use crate::cmd::Exit;
+use crate::cmd::usage;
 
 /// Write a synthetic model: a GGUF with weights and tokenizer that llama.cpp also loads, or a folder of safetensors
 #[derive(clap::Args)]
@@ -29,27 +30,29 @@ pub(crate) struct Arguments {
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
     /// Largest shard of a folder
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=u64::MAX >> 20))]
     shard_mib: Option<u64>,
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let quant = Quant::parse(&arguments.quant)?;
+    let path = &arguments.output;
+    let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
+    if !is_gguf && quant != Quant::F32 {
+        return Err(usage(format!(
+            "safetensors folders are written as f32; for {} write a file ending in .gguf",
+            quant.name()
+        )));
+    }
     let spec = format!("synthetic:{}", arguments.shape);
     let opened = model::open(&spec, arguments.seed, None, &mut ())?;
-    let path = &arguments.output;
-    if path.extension().is_some_and(|extension| extension == "gguf") {
+    if is_gguf {
         let mut metadata = gguf::shape_metadata(&opened.config, &spec);
         metadata
             .extend(gguf::vocabulary_metadata(&Tokenizer::tiny()?.to_gguf(opened.config.vocab)?));
         let tensors = gguf::tensors(&opened.config, opened.source.as_ref(), Some(quant))?;
         gguf::write(path, &metadata, &tensors)?;
     } else {
-        anyhow::ensure!(
-            quant == Quant::F32,
-            "safetensors folders are written as f32; for {} write a file ending in .gguf",
-            quant.name()
-        );
         folder(path, &opened, arguments.shard_mib)?;
     }
     writeln!(out, "{}", path.display())?;
@@ -58,12 +61,14 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
 
 /// Writes beside the folder first: it appears under its name only when it is whole.
 fn folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        !path.exists(),
-        "{} exists already; name a folder that does not",
-        path.display()
-    );
-    let mut name = path.file_name().context("the output has no name")?.to_os_string();
+    if path.exists() {
+        return Err(usage(format!(
+            "{} exists already; name a folder that does not",
+            path.display()
+        )));
+    }
+    let name = path.file_name().ok_or_else(|| usage("the output has no name"))?;
+    let mut name = name.to_os_string();
     name.push(".tmp");
     let temporary = path.with_file_name(name);
     let written = || -> anyhow::Result<()> {

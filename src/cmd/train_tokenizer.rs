@@ -1,6 +1,7 @@
 //! `candlemark train-tokenizer`: makes the tiny vocabulary of the synthetic models from texts.
 
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -8,6 +9,7 @@ use candlemark::record::write_atomically;
 use candlemark::tokenizer;
 
 use crate::cmd::Exit;
+use crate::cmd::usage;
 
 /// Train a byte-level BPE tokenizer on the .txt files of a folder
 #[derive(clap::Args)]
@@ -23,17 +25,23 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let entries = std::fs::read_dir(&arguments.corpus)
-        .with_context(|| format!("reading the folder {}", arguments.corpus.display()))?;
+    let unreadable = |what: &str, path: &Path, error: std::io::Error| {
+        usage(format!("reading {what}{}: {error}", path.display()))
+    };
+    let corpus = &arguments.corpus;
+    let entries =
+        std::fs::read_dir(corpus).map_err(|error| unreadable("the folder ", corpus, error))?;
     let mut texts = Vec::new();
     for entry in entries {
         let path = entry.context("reading the folder")?.path();
         if path.extension().is_some_and(|extension| extension == "txt") {
             let text = std::fs::read_to_string(&path);
-            texts.push(text.with_context(|| format!("reading {}", path.display()))?);
+            texts.push(text.map_err(|error| unreadable("", &path, error))?);
         }
     }
-    anyhow::ensure!(!texts.is_empty(), "no .txt file in {}", arguments.corpus.display());
+    if texts.is_empty() {
+        return Err(usage(format!("no .txt file in {}", corpus.display())));
+    }
     let json = tokenizer::train(&texts, arguments.vocab)?;
     write_atomically(&arguments.output, json.as_bytes())?;
     writeln!(

@@ -4,20 +4,23 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use candlemark::Error;
 use candlemark::baseline;
 use candlemark::compare::Finding;
 use candlemark::compare::Judgement;
+use candlemark::compare::PLANNED_LOOKS;
 use candlemark::compare::Verdict;
 use candlemark::machine;
 use candlemark::measure::Sharing;
 use candlemark::record::Case;
 use candlemark::record::Model;
 use candlemark::record::Record;
-use candlemark::record::Session;
 use candlemark::settings::Setup;
 use candlemark::suite;
 use candlemark::suite::Done;
@@ -29,25 +32,53 @@ use candlemark::workload::Scenario;
 use indicatif::HumanDuration;
 
 use crate::cmd::download::Bars;
+use crate::cmd::interrupt::interruptible;
+use crate::cmd::setup::injection;
 
 /// Further blocks of each open scenario after each round. Every round is a look, and verdicts pay for all of them; twice as
 /// many each time, because half as many again would rarely decide what so many did not.
-const ROUNDS: [usize; 5] = [2, 4, 8, 16, 32];
-
-/// The run as it came, and after each round.
-pub(super) const LOOKS: usize = ROUNDS.len() + 1;
+const ROUNDS: [usize; PLANNED_LOOKS - 1] = [2, 4, 8, 16, 32];
 
 /// What a process takes beside loading and generating: starting it, and the reference kernels.
 const PROCESS_S: f64 = 0.5;
 
-/// Measures until nothing is open, the budget is spent or the last round is over; the run with everything that was measured.
+/// The verdict on a run with further blocks of what is undecided, and the run with them.
+pub(super) fn judged(
+    run: Record,
+    beside: &Path,
+    budget: Duration,
+    decide: &dyn Fn(&Record) -> Judgement,
+) -> anyhow::Result<(Judgement, Record)> {
+    let stop = interruptible("what was measured is judged, once the worker is through")?;
+    let mut further = None;
+    let more = &mut |scenarios: &[Scenario], blocks| {
+        let further = match &mut further {
+            Some(further) => further,
+            none => none.insert(Further::begin(&run, beside, stop)?),
+        };
+        further.to(scenarios, blocks)
+    };
+    let run = measure(&run, budget, decide, more, stop)?;
+    if let Some(further) = further {
+        writeln!(std::io::stderr(), "further record: {}", further.path.display())?;
+    }
+    let mut judgement = decide(&run);
+    if stop.load(Ordering::Relaxed) {
+        judgement.notes.push("interrupted: this is the verdict of the blocks so far".into());
+    }
+    Ok((judgement, run))
+}
+
+/// Measures until nothing is open, the budget is spent, the last round is over or `stop` is set;
+/// the run with everything that was measured.
 ///
 /// `decide` judges a run, `more` brings the record of further measurements to so many blocks of each scenario named.
-pub(super) fn measure(
+fn measure(
     first: &Record,
     budget: Duration,
     decide: &dyn Fn(&Record) -> Judgement,
     more: &mut dyn FnMut(&[Scenario], usize) -> anyhow::Result<Record>,
+    stop: &AtomicBool,
 ) -> anyhow::Result<Record> {
     let mut talk = std::io::stderr();
     let start = Instant::now();
@@ -72,8 +103,9 @@ pub(super) fn measure(
         if closed > 0 {
             writeln!(
                 talk,
-                "measure: {closed} left alone, which no number of blocks decides: the baseline is too thin, or its sessions \
-                 differ by too much; a baseline of more sessions or a quieter machine would help"
+                "measure: {closed} left alone, which no number of blocks decides: the baseline is too \
+                 thin, its sessions differ by too much, or the machine changed; a baseline of more \
+                 sessions or a quieter machine would help"
             )?;
         }
         if open.is_empty() {
@@ -107,6 +139,9 @@ pub(super) fn measure(
         )?;
         let began = Instant::now();
         run = joined(first, &more(&scenarios, blocks)?)?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(run);
+        }
         slower *= began.elapsed().as_secs_f64() / expected;
         done = blocks;
     }
@@ -138,42 +173,28 @@ fn block_s(case: &Case, record: &Record) -> f64 {
     PROCESS_S + typical("load_s") + generations * typical("e2e_s")
 }
 
-/// Both records as one run. Sessions within an hour of each other count as one: that they are different processes is seen
-/// in their blocks, and that the machine has another day is not.
+/// Both records as one run.
 fn joined(first: &Record, more: &Record) -> anyhow::Result<Record> {
     let failed = |case: &&Case| case.absent.is_some() && !case.is_unsupported();
     if let Some(case) = more.scenarios.iter().find(failed) {
-        anyhow::bail!("measuring `{}` {}", case.id, case.absent.as_deref().unwrap_or_default());
+        let why = case.absent.as_ref().map(ToString::to_string).unwrap_or_default();
+        anyhow::bail!("measuring `{}` {why}", case.id);
     }
-    let mut run = baseline::pool(&[first.clone(), more.clone()])?;
-    if let (Some(old), Some(new)) = (first.sessions.last(), more.sessions.first())
-        && near(old, new)
-    {
-        for block in run.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
-            if block.session == new.id {
-                block.session.clone_from(&old.id);
-            }
-        }
-    }
-    Ok(run)
-}
-
-fn near(old: &Session, new: &Session) -> bool {
-    let apart = machine::between(old.ended.as_deref().unwrap_or(&old.started), &new.started);
-    apart.is_none_or(|apart| apart < Duration::from_secs(3600))
+    Ok(baseline::pool(&[first.clone(), more.clone()])?)
 }
 
 /// A record that grows beside the one that is judged.
-pub(super) struct Further {
+struct Further {
     binary: PathBuf,
     path: PathBuf,
     setup: Setup,
     record: Record,
+    stop: &'static AtomicBool,
 }
 
 impl Further {
     /// Looks whether this build, on this machine, can go on with a run.
-    pub(super) fn begin(first: &Record, beside: &Path) -> anyhow::Result<Self> {
+    fn begin(first: &Record, beside: &Path, stop: &'static AtomicBool) -> anyhow::Result<Self> {
         machine::refuse_debug()?;
         let (model, settings) = (&first.model, &first.settings);
         let setup = Setup {
@@ -186,8 +207,7 @@ impl Further {
             generation: settings.generation.clone(),
             labels: settings.labels.clone(),
         };
-        let injection = std::env::var(suite::INJECT).ok();
-        let mut record = suite::begin(&setup, "run", injection, &mut Bars::default())?;
+        let mut record = suite::begin(&setup, "run", injection()?, &mut Bars::default())?;
         let binary = match the_same_binary(first)? {
             Some(binary) => {
                 record.build.clone_from(&first.build);
@@ -201,16 +221,11 @@ impl Further {
         let begun = Record { model: likely, ..record };
         baseline::pool(&[first.clone(), begun.clone()])
             .context("this build cannot go on with that run; measure anew with `candlemark run` or `cargo bench`")?;
-        Ok(Self { binary, path: unused(beside), setup, record: begun })
+        Ok(Self { binary, path: unused(beside), setup, record: begun, stop })
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Measures until each of the scenarios has so many blocks.
-    pub(super) fn to(&mut self, scenarios: &[Scenario], blocks: usize) -> anyhow::Result<Record> {
+    /// Measures until each of the scenarios has so many blocks, or no more is wanted.
+    fn to(&mut self, scenarios: &[Scenario], blocks: usize) -> anyhow::Result<Record> {
         let plan = Plan {
             binary: self.binary.clone(),
             setup: self.setup.clone(),
@@ -224,7 +239,14 @@ impl Further {
             text: None,
             stress: Stress::default(),
         };
-        self.record = suite::run(&plan, &mut Bars::default(), &mut Quiet)?;
+        match suite::run(&plan, &mut Bars::default(), &mut Quiet { stop: self.stop }) {
+            // What was measured is on disk, if anything was.
+            Err(Error::Interrupted) if self.path.exists() => {
+                self.record = Record::load(&self.path)?;
+            }
+            Err(Error::Interrupted) => {}
+            measured => self.record = measured?,
+        }
         Ok(self.record.clone())
     }
 }
@@ -250,11 +272,17 @@ fn the_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// Rounds are told as a whole.
-struct Quiet;
+struct Quiet {
+    stop: &'static AtomicBool,
+}
 
 impl Events for Quiet {
     fn start(&mut self, _: &[String], _: Done) {}
     fn measured(&mut self, _: &Case) {}
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
 }
 
 /// `record.further.json` beside `record.json`, or the first of `record.further-2.json` ... that is free.

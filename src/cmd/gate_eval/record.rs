@@ -1,8 +1,8 @@
 //! `candlemark gate-eval record`: measures a pool of blocks that rules are replayed on.
 
 use std::io::Write;
-use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlemark::Error;
@@ -11,11 +11,14 @@ use candlemark::pair::pool;
 use candlemark::pair::pool::Plan;
 use candlemark::pair::pool::environments;
 use candlemark::settings::Config;
+use candlemark::settings::count;
 
 use crate::cmd::Exit;
+use crate::cmd::interrupt::interruptible;
 use crate::cmd::pair::build;
-use crate::cmd::pair::interruptible;
+use crate::cmd::pair::given;
 use crate::cmd::setup::ModelArguments;
+use crate::cmd::setup::check_words_for_turns;
 
 /// Measure a pool of blocks: the base, a copy, another layout and slowdowns of known size, in restless environments
 #[derive(clap::Args)]
@@ -35,10 +38,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     environments: Vec<String>,
     /// Blocks per environment
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = count)]
     blocks: usize,
     /// Quads per block and scenario
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
     quads: usize,
     /// Arms that are worse on purpose: decode by 3, 5, 7.5 (7), 10 (T) and 20 % (X), TTFT (F) and memory (M) by 20 %
     #[arg(long, value_name = "LETTER", value_delimiter = ',', default_values_t = ['3', '5', '7', 'T', 'X', 'F', 'M'])]
@@ -46,6 +49,9 @@ pub(crate) struct Arguments {
     /// How many of those have turns in each block; they take them block by block
     #[arg(long, value_name = "N", default_value_t = 2)]
     injected: usize,
+    /// Run the turns of two arms at once, each on half of the CPUs, in place of one after the other
+    #[arg(long)]
+    duet: bool,
     /// Seed of all orders
     #[arg(long, value_name = "N", default_value_t = 1)]
     order_seed: u64,
@@ -62,8 +68,7 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let setup = arguments.model.setup_for_turns(config);
-    let (base, layout) = binaries(arguments)?;
+    check_words_for_turns(&arguments.scenarios)?;
     let mut environments = environments();
     if !arguments.environments.is_empty() {
         let known: Vec<String> = environments.iter().map(|one| one.name.clone()).collect();
@@ -73,6 +78,13 @@ pub(crate) fn run(
         }
         environments.retain(|one| arguments.environments.contains(&one.name));
     }
+    pool::check_arms(&arguments.arms)?;
+    let mut setup = arguments.model.setup_for_turns(config)?;
+    if arguments.duet {
+        setup.threads = (setup.threads / 2).max(1);
+    }
+    let stop = interruptible("whole environments are kept")?;
+    let (base, layout) = binaries(arguments, stop)?;
     let plan = Plan {
         base,
         layouts: layout.into_iter().map(|layout| ('L', layout)).collect(),
@@ -80,15 +92,16 @@ pub(crate) fn run(
         words: arguments.scenarios.clone(),
         environments,
         pause: Duration::ZERO,
-        blocks: arguments.blocks.max(1),
-        quads: arguments.quads.max(1),
+        blocks: arguments.blocks,
+        quads: arguments.quads,
         arms: arguments.arms.clone(),
         injected: arguments.injected,
+        duet: arguments.duet,
         seed: arguments.order_seed,
         path: arguments.output.clone(),
         earlier: None,
     };
-    pool::record(&plan, interruptible("whole environments are kept")?, &mut progress(&plan))?;
+    pool::record(&plan, stop, &mut progress(&plan))?;
     writeln!(out, "{}", plan.path.display())?;
     Ok(Exit::Pass)
 }
@@ -107,16 +120,17 @@ pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
 }
 
 /// The base, and the same source in another layout.
-fn binaries(arguments: &Arguments) -> anyhow::Result<(Built, Option<Built>)> {
-    let layout = arguments.layout.as_deref().map(Built::given).transpose()?;
+fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, Option<Built>)> {
+    let layout = arguments.layout.as_deref().map(Built::given).transpose();
+    let layout = layout.map_err(Error::of_named_file)?;
     let base = match arguments.base.as_deref() {
         None => return Ok((Built::given(&std::env::current_exe()?)?, layout)),
         Some(base) => base,
     };
-    if Path::new(base).is_file() {
-        return Ok((Built::given(Path::new(base))?, layout));
+    if let Some(built) = given(base)? {
+        return Ok((built, layout));
     }
-    build(arguments.target_dir.as_deref(), |builder| {
+    build(arguments.target_dir.as_deref(), "give a binary with --base", stop, |builder| {
         let layout = match layout {
             Some(layout) => layout,
             None => builder.shuffled(base, 1)?,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use candlemark::record::Absence;
 use candlemark::report;
 use candlemark::stats;
 use comfy_table::CellAlignment;
@@ -15,7 +16,7 @@ pub(super) struct Taken {
     engine: String,
     setup: String,
     /// Tokens of its pilot, or why there are none.
-    pilot: Result<Pilot, String>,
+    pilot: Result<Pilot, Absence>,
     /// Tokens per second of its turns.
     rates: Vec<f64>,
     /// Seconds that it has worked.
@@ -36,7 +37,7 @@ impl Taken {
     pub fn new(engine: &str, setup: &str, told: Told) -> Self {
         let (pilot, seconds) = match told {
             Told::Measured { rate, seconds, ids, gaps } => (Ok(Pilot { rate, ids, gaps }), seconds),
-            Told::Cannot { why } => (Err(why), 0.0),
+            Told::Cannot { absent } => (Err(absent), 0.0),
         };
         Self {
             engine: engine.into(),
@@ -61,7 +62,7 @@ impl Taken {
                 self.seconds += seconds;
                 self.unstable |= self.pilot.as_ref().is_ok_and(|pilot| pilot.ids != ids);
             }
-            Told::Cannot { why } => (self.kept, self.pilot) = (false, Err(why)),
+            Told::Cannot { absent } => (self.kept, self.pilot) = (false, Err(absent)),
         }
     }
 
@@ -91,20 +92,20 @@ pub(super) struct Row {
     /// How engines parted, in sentences.
     pub differences: Vec<String>,
     /// By engine: the median of its best setup and that setup, or why there is none.
-    engines: BTreeMap<String, Result<(f64, String), String>>,
+    engines: BTreeMap<String, Result<(f64, String), Absence>>,
 }
 
 impl Row {
     pub fn new(key: String, takens: Vec<Taken>) -> Self {
-        let mut engines: BTreeMap<String, Result<(f64, String), String>> = BTreeMap::new();
+        let mut engines: BTreeMap<String, Result<(f64, String), Absence>> = BTreeMap::new();
         for taken in &takens {
             let new = match (&taken.pilot, taken.median()) {
-                (Err(why), _) => Err(why.clone()),
+                (Err(absent), _) => Err(absent.clone()),
                 (_, Some(median)) => Ok((median, taken.setup.clone())),
                 (_, None) => continue, // Another setup of the engine was better.
             };
             let rate =
-                |cell: &Result<(f64, String), String>| cell.as_ref().map_or(0.0, |(r, _)| *r);
+                |cell: &Result<(f64, String), Absence>| cell.as_ref().map_or(0.0, |(r, _)| *r);
             let better = engines.get(&taken.engine).is_none_or(|old| rate(&new) > rate(old));
             if better {
                 engines.insert(taken.engine.clone(), new);
@@ -177,8 +178,7 @@ pub(super) fn table(rows: &[Row]) -> String {
     for row in rows {
         let rate = |engine| match row.engines.get(engine) {
             Some(Ok((rate, _))) => report::number(*rate),
-            Some(Err(why)) if why.starts_with("unsupported") => "unsupported".into(),
-            Some(Err(_)) => "failed".into(),
+            Some(Err(absent)) => absent.kind.word().into(),
             None => "-".into(),
         };
         let ratio = |other| row.ratio("native", other).map_or("-".into(), |x| format!("{x:.2}"));
@@ -217,6 +217,7 @@ pub(super) fn ratios(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candlemark::record::AbsenceKind;
 
     fn told(rate: f64, ids: &[u32]) -> Told {
         let gaps = vec![ids.iter().map(|id| f64::from(*id) / 8.0).collect()];
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_absent() {
-        let cannot = Told::Cannot { why: "unsupported: batches".into() };
+        let cannot = Told::Cannot { absent: Absence::new(AbsenceKind::Unsupported, "batches") };
         let row = row(vec![taken("native", "", 1.0, &[40.0]), Taken::new("candle", "", cannot)]);
         assert_eq!(row.ratio("native", "llama-cpp"), None);
         assert_eq!(row.ratio("native", "candle"), None);

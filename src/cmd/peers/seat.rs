@@ -11,6 +11,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use anyhow::Context as _;
+use candlemark::record::Absence;
 use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -56,7 +57,7 @@ pub(super) enum Told {
         gaps: Vec<Vec<f64>>,
     },
     Cannot {
-        why: String,
+        absent: Absence,
     },
 }
 

@@ -44,7 +44,7 @@ pub(super) fn work(setup: &Setup) -> anyhow::Result<()> {
             }
             Err(error) => {
                 kept = None;
-                Told::Cannot { why: error.chain() }
+                Told::Cannot { absent: (&error).into() }
             }
         };
         say(&told)?;

@@ -5,6 +5,8 @@ use candlemark::compare::Grounds;
 use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
+use candlemark::record::Absence;
+use candlemark::record::AbsenceKind;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -16,7 +18,16 @@ fn record(name: &str) -> Record {
 fn decide(run: &Record) -> Judgement {
     let baseline = record("base");
     let grounds = Grounds { baseline: &baseline, release: None, calibration: None };
-    judge(grounds, run, &Policy { looks: LOOKS, ..Policy::default() })
+    judge(grounds, run, &Policy { looks: PLANNED_LOOKS, ..Policy::default() })
+}
+
+/// Further blocks of a run while nobody interrupts.
+fn measured(
+    first: &Record,
+    budget: Duration,
+    more: &mut dyn FnMut(&[Scenario], usize) -> anyhow::Result<Record>,
+) -> anyhow::Result<Record> {
+    measure(first, budget, &decide, more, &AtomicBool::new(false))
 }
 
 /// A record of what is asked for, decoding at this rate, a minute after the run that it goes on with.
@@ -43,7 +54,7 @@ fn rounds_end_when_all_is_decided_and_measure_only_what_is_not() {
             rounds.push((ids.join(" "), blocks));
             Ok(further(scenarios, blocks, speed))
         };
-        let run = measure(&record("noisy"), HOUR, &decide, more).unwrap();
+        let run = measured(&record("noisy"), HOUR, more).unwrap();
         assert_eq!(decide(&run).outcome, outcome);
         assert!(rounds.iter().all(|(ids, _)| ids == "code/b1"), "{rounds:?}");
         let blocks: Vec<usize> = rounds.iter().map(|(_, blocks)| *blocks).collect();
@@ -57,10 +68,10 @@ fn rounds_end_when_all_is_decided_and_measure_only_what_is_not() {
 fn what_is_decided_is_not_measured_and_no_time_measures_nothing() {
     let never = &mut |_: &[Scenario], _| -> anyhow::Result<Record> { panic!("nothing to measure") };
     let decided = record("same");
-    assert_eq!(measure(&decided, HOUR, &decide, never).unwrap(), decided);
+    assert_eq!(measured(&decided, HOUR, never).unwrap(), decided);
     let noisy = record("noisy");
     let short = Duration::from_millis(400); // A process takes half a second.
-    assert_eq!(measure(&noisy, short, &decide, never).unwrap(), noisy);
+    assert_eq!(measured(&noisy, short, never).unwrap(), noisy);
 }
 
 #[test]
@@ -75,9 +86,23 @@ fn rounds_end_after_the_last_one() {
         }
         Ok(record)
     };
-    let run = measure(&record("noisy"), HOUR, &decide, more).unwrap();
+    let run = measured(&record("noisy"), HOUR, more).unwrap();
     assert_eq!(decide(&run).outcome, Outcome::Undecided);
     assert_eq!(blocks, ROUNDS);
+}
+
+#[test]
+fn an_interruption_ends_the_round_and_keeps_what_it_measured() {
+    let stop = AtomicBool::new(false);
+    let mut rounds = 0;
+    let more = &mut |scenarios: &[Scenario], _| {
+        rounds += 1;
+        stop.store(true, Ordering::Relaxed);
+        Ok(further(scenarios, 1, 40.0)) // One of two was measured by then.
+    };
+    let run = measure(&record("noisy"), HOUR, &decide, more, &stop).unwrap();
+    let counts: Vec<usize> = run.scenarios.iter().map(|case| case.blocks.len()).collect();
+    assert_eq!((rounds, counts), (1, vec![4, 3]));
 }
 
 #[test]
@@ -85,10 +110,10 @@ fn a_failure_while_measuring_ends_it_by_name() {
     let more = &mut |scenarios: &[Scenario], _| {
         let mut record = further(scenarios, 1, 40.0);
         record.scenarios[0].blocks.clear();
-        record.scenarios[0].absent = Some("failed: out of memory".into());
+        record.scenarios[0].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
         Ok(record)
     };
-    let error = measure(&record("noisy"), HOUR, &decide, more).unwrap_err().to_string();
+    let error = measured(&record("noisy"), HOUR, more).unwrap_err().to_string();
     assert_eq!(error, "measuring `code/b1` failed: out of memory");
 }
 
