@@ -50,7 +50,7 @@ struct Replay {
     #[arg(value_name = "POOL")]
     pools: Vec<PathBuf>,
     /// Virtual suites per environment and arm
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     runs: u32,
     /// Seed of the virtual suites
     #[arg(long, default_value_t = 1)]
