@@ -26,7 +26,7 @@ pub(super) fn lift_record(record: &mut Value) {
 pub(super) fn lift_pair(pair: &mut Value) {
     for case in items(pair, "scenarios") {
         for side in ["base", "candidate"] {
-            lift_absent(&mut case[side]);
+            case.get_mut(side).into_iter().for_each(lift_absent);
         }
         lift_unread(case);
     }
@@ -102,15 +102,19 @@ fn lift_unread(case: &mut Value) {
     for (metric, why) in notes {
         for (letter, side) in [("A", "base"), ("B", "candidate")] {
             let has = items(case, "blocks").any(|turns| turns["once"][&metric][letter].is_number());
-            if !has {
-                case[side]["no_value"][&metric] = why.clone();
+            let side = case.get_mut(side).and_then(Value::as_object_mut).filter(|_| !has);
+            let told = side.map(|side| side.entry("no_value").or_insert_with(|| json!({})));
+            if let Some(Value::Object(told)) = told {
+                told.insert(metric.clone(), why.clone());
             }
         }
     }
 }
 
+/// The objects of a list. What else stands in it is for the reader of schema 2 to refuse.
 fn items<'a>(value: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
-    value.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
+    let list = value.get_mut(list).and_then(Value::as_array_mut);
+    list.into_iter().flatten().filter(|item| item.is_object())
 }
 
 #[cfg(test)]
@@ -154,6 +158,19 @@ mod tests {
             ("", Failed, ""),
         ] {
             assert_eq!(absence(text), Absence::new(kind, why), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_is_an_error_of_the_reader() {
+        let path = Path::new("pair.json");
+        for (place, value) in
+            [("/scenarios/0", json!(1)), ("/scenarios/0/base", json!(1)), ("/scenarios", json!(1))]
+        {
+            let mut pair = stored("pair");
+            *pair.pointer_mut(place).unwrap() = value;
+            let error = Paired::parse(&pair.to_string(), path).unwrap_err().to_string();
+            assert!(error.contains("invalid type: integer `1`"), "{place}: {error}");
         }
     }
 

@@ -1,0 +1,134 @@
+//! Records, pairs, pools, calibrations, settings and targets.
+
+use std::path::Path;
+use std::time::Duration;
+
+use candlemark::analysis::Analysis;
+use candlemark::analysis::Targets;
+use candlemark::baseline;
+use candlemark::compare::Judgement;
+use candlemark::compare::Policy;
+use candlemark::compare::judge;
+use candlemark::compare::paired;
+use candlemark::evaluate;
+use candlemark::evaluate::Plan;
+use candlemark::record::Record;
+use candlemark::record::calibration::Calibration;
+use candlemark::record::pair::Paired;
+use candlemark::record::pool::Pool;
+use candlemark::report;
+use candlemark::report::Edition;
+use candlemark::report::Lang;
+use candlemark::settings::Config;
+
+use crate::Reader;
+use crate::mutator::Mutator;
+
+/// A verdict in every form but a page's.
+fn told(judgement: &Judgement) {
+    let command = "candlemark check";
+    report::verdict_text(judgement, command);
+    report::verdict_markdown(judgement, command);
+    report::verdict_json(judgement);
+    report::annotations(judgement);
+    report::junit(judgement);
+    report::bmf(judgement);
+    report::smaller_is_better(judgement);
+}
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(name)
+}
+
+#[test]
+fn records_are_read_judged_and_promoted() {
+    let files = [
+        "golden/records/after.json",
+        "golden/records/base.json",
+        "golden/records/hostile.json",
+        "golden/records/rolling.json",
+        "golden/records/no-value.json",
+        "schema-1/record.json",
+    ];
+    let base = Record::load(&fixture("records/base.json")).unwrap();
+    let calibration = fixture("stored/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.calibration.json");
+    let calibration = Calibration::load(&calibration).unwrap();
+    let policy = Policy::default();
+    Reader::of("record.json", &files, Mutator::json).run(1, Record::load, |record| {
+        for (baseline, current) in [(&base, record), (record, &base)] {
+            let release = Some(baseline);
+            let calibration = Some(&calibration);
+            told(&judge(candlemark::compare::Grounds { baseline, release, calibration }, current, &policy));
+        }
+        let gap = Duration::from_secs(1);
+        let _ = baseline::pool(&[base.clone(), record.clone()]);
+        let _ = baseline::promote(&[base.clone(), record.clone()], gap);
+        assert!(!record.to_json().is_empty());
+    });
+}
+
+#[test]
+fn records_are_shown_in_every_form() {
+    let files = ["golden/records/everything.json", "golden/records/after.json"];
+    let targets = Targets::builtin();
+    Reader::of("shown.json", &files, Mutator::json).run(20, Record::load, |record| {
+        let _ = Analysis::of(record);
+        report::csv(record);
+        let _ = report::row(record, None);
+        let _ = report::benchmark_json(record, None);
+        report::llama_bench(record);
+        report::prometheus(record);
+        report::side_by_side(&[("a".into(), record.clone()), ("b".into(), record.clone())]);
+        report::side_by_side_json(&[("a".into(), record.clone())]);
+        for lang in [Lang::En, Lang::Fr, Lang::Ko] {
+            let edition = Edition { lang, targets: &targets };
+            report::markdown(record, edition, Some("charts"));
+        }
+        report::page(record, None).unwrap();
+    });
+}
+
+#[test]
+fn pairs_are_read_and_judged() {
+    let files = [
+        "golden/pairs/regressed.json",
+        "golden/pairs/rejected.json",
+        "golden/pairs/new-and-missing.json",
+        "golden/pairs/interrupted.json",
+        "schema-1/pair.json",
+    ];
+    let policy = Policy::default();
+    Reader::of("pair.json", &files, Mutator::json).run(1, Paired::load, |pair| {
+        let judgement = paired::judge(pair, &policy);
+        told(&judgement);
+        report::pair_page(pair, &judgement, "candlemark pair").unwrap();
+    });
+}
+
+#[test]
+fn pools_are_read_and_replayed() {
+    let rules = evaluate::rules(&["ours".into()]).unwrap();
+    let plan = Plan { runs: 1, seed: 1, rules };
+    Reader::of("pool.json", &["golden/pool.json"], Mutator::json).run(20, Pool::load, |pool| {
+        let _ = evaluate::evaluate(std::slice::from_ref(pool), &plan);
+        let _ = evaluate::calibrate(pool, 0.05);
+    });
+}
+
+#[test]
+fn calibrations_are_read() {
+    let file = "golden/stored/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.calibration.json";
+    Reader::of("calibration.json", &[file], Mutator::json).run(1, Calibration::load, |one| {
+        report::calibration_text(one);
+    });
+}
+
+#[test]
+fn settings_and_targets_are_read() {
+    let config = ["golden/removed.toml", "golden/critical.toml"];
+    Reader::of("candlemark.toml", &config, Mutator::bytes).run(1, Config::load, |config| {
+        let _ = Policy::new(&config.gate);
+    });
+    let targets = ["targets.toml"];
+    Reader::of("targets.toml", &targets, Mutator::bytes).run(1, Targets::load, |_| {});
+}

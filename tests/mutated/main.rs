@@ -1,0 +1,118 @@
+//! Files that went wrong by chance or on purpose: whatever stands in them, reading ends in a value or
+//! in an error, never in a panic, and takes memory in proportion to the file. What could be read is
+//! then judged and shown in every form.
+//!
+//! Each reader gets `CANDLEMARK_TEST_INPUTS` inputs, a few thousand by default. An input that fails
+//! is kept in the folder that the message names.
+
+use std::cell::RefCell;
+use std::fs;
+use std::panic;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use candlemark::stats::Random;
+use peak_alloc::PeakAlloc;
+
+use crate::mutator::Mutator;
+
+mod documents;
+mod mutator;
+
+#[global_allocator]
+static ALLOCATED: PeakAlloc = PeakAlloc;
+
+/// Inputs per reader unless the environment says otherwise.
+const INPUTS: u64 = 2_000;
+
+/// What reading may take for every byte of the file: a list of one-digit numbers is two bytes each
+/// in the file, 32 as a parsed value, and twice that while the list grows.
+const PER_BYTE: usize = 64;
+/// And once: tables that a parser sets up however small the file is.
+const ONCE: usize = 1 << 20;
+
+/// One reader: what it reads, and valid files to begin with.
+struct Reader<'a> {
+    name: &'a str,
+    seeds: Vec<(PathBuf, Vec<u8>)>,
+    /// How to change one; bytes where there is no better form.
+    change: fn(&mut Mutator, &[u8]) -> Vec<u8>,
+}
+
+thread_local! {
+    static SAID: RefCell<String> = RefCell::default();
+}
+
+/// The peak is one for the whole process: tests take turns.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Reader<'a> {
+    /// Begins with checked-in files.
+    fn of(name: &'a str, files: &[&str], change: fn(&mut Mutator, &[u8]) -> Vec<u8>) -> Self {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let seeds = files.iter().map(|file| fixtures.join(file));
+        let seeds = seeds.map(|path| (path.clone(), fs::read(&path).unwrap()));
+        Self { name, seeds: seeds.collect(), change }
+    }
+
+    /// Reads as many mutated files as are asked for, and uses what could be read. `one_in` divides
+    /// the number of inputs of readers that are slow.
+    fn run<T, E: std::fmt::Display>(
+        &self,
+        one_in: u64,
+        read: impl Fn(&Path) -> Result<T, E>,
+        go_on: impl Fn(&T),
+    ) {
+        let turn = turn();
+        let inputs: u64 = std::env::var("CANDLEMARK_TEST_INPUTS")
+            .map_or(INPUTS, |text| text.parse().expect("a number of inputs"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(self.seeds[0].0.file_name().unwrap());
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(|info| SAID.set(info.to_string())));
+        let (mut good, mut bad) = (0, None);
+        for number in 0..(inputs / one_in).max(1) {
+            let mut random = Random::new(number);
+            let (_, seed) = &self.seeds[random.below(self.seeds.len())];
+            let bytes = (self.change)(&mut Mutator::new(random), seed);
+            fs::write(&path, &bytes).unwrap();
+            let base = ALLOCATED.current_usage();
+            ALLOCATED.reset_peak_usage();
+            let result = panic::catch_unwind(AssertUnwindSafe(|| read(&path)));
+            let taken = ALLOCATED.peak_usage().saturating_sub(base);
+            let allowed = PER_BYTE * bytes.len() + ONCE;
+            let fault = match &result {
+                Err(_) => Some(SAID.take()),
+                Ok(_) if taken > allowed => {
+                    Some(format!("reading {} bytes took {taken}", bytes.len()))
+                }
+                Ok(Ok(value)) => {
+                    good += 1;
+                    let used = panic::catch_unwind(AssertUnwindSafe(|| go_on(value)));
+                    used.is_err().then(|| SAID.take())
+                }
+                Ok(Err(error)) => error.to_string().is_empty().then(|| "an empty error".into()),
+            };
+            if let Some(fault) = fault {
+                bad = Some((number, fault, bytes));
+                break;
+            }
+        }
+        panic::set_hook(before);
+        drop(turn);
+        if let Some((number, fault, bytes)) = bad {
+            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{number}-{}", self.name));
+            fs::write(&kept, bytes).unwrap();
+            panic!("{}, input {number}, kept in {}: {fault}", self.name, kept.display());
+        }
+        assert!(good > 0, "{}: no input could be read, so that nothing was shown", self.name);
+        eprintln!("{}: {good} of {} could be read", self.name, (inputs / one_in).max(1));
+    }
+}
