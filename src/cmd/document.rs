@@ -62,7 +62,7 @@ impl Document {
             Format::Json => report::verdict_json(judgement),
             Format::Html => page()?,
             Format::Github => report::annotations(judgement),
-            Format::Junit => report::junit(judgement),
+            Format::Junit => report::junit(judgement, &candlemark::machine::now()),
             Format::Bmf => report::bmf(judgement),
             Format::SmallerIsBetter => report::smaller_is_better(judgement),
         };
