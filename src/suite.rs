@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::shortened;
 use crate::machine;
 use crate::measure;
 use crate::measure::Sharing;
@@ -165,11 +166,6 @@ pub(crate) fn ended(status: &str, complaint: &str) -> Error {
     let said =
         if complaint.is_empty() { "nothing".into() } else { format!("`{}`", shortened(complaint)) };
     Error::Failed(format!("a worker ended with {status} and said {said}"))
-}
-
-pub(crate) fn shortened(text: &str) -> String {
-    const MOST: usize = 400;
-    text.char_indices().nth(MOST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }
 
 /// What is to be run and where it goes.
@@ -397,7 +393,8 @@ pub fn begin(
 /// The command line without the folder of the binary, which says where and not what.
 pub(crate) fn command(harness: &str) -> Vec<String> {
     let name = if harness == "criterion" { "cargo bench --" } else { "candlemark" };
-    let words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words = words.filter(|word| word != "--bench");
     std::iter::once(name.to_owned()).chain(words).collect()
 }
 

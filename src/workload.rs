@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::shortened;
 use crate::error::nearest;
 
 pub use metrics::Better;
@@ -323,7 +324,7 @@ fn unknown(word: &str, all: &[Scenario]) -> Error {
     let ids = all.iter().map(|scenario| scenario.id.as_str());
     let near = nearest(word, &short.iter().copied().chain(ids).collect::<Vec<_>>());
     let hint = near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    Error::Unknown { kind: "suite or scenario", name: word.into(), hint, known: short.join(", ") }
+    Error::Unknown { kind: "suite or scenario", name: shortened(word), hint, known: short.join(", ") }
 }
 
 fn has_segments(id: &str, word: &str) -> bool {

@@ -20,7 +20,7 @@ use candlemark::record::Record;
 use candlemark::report;
 use candlemark::settings::Config;
 use candlemark::settings::Setup;
-use candlemark::settings::count;
+use candlemark::settings::Count;
 use candlemark::settings::duration;
 use candlemark::suite;
 use candlemark::suite::Done;
@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Processes per scenario; each is one block, the unit of statistics
-    #[arg(long, value_name = "N", env = "CANDLEMARK_BLOCKS", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = Count::BLOCKS.parser())]
     blocks: Option<usize>,
     /// Measure all scenarios of a block in one process, for models that load slowly; memory is then labelled so
     #[arg(long)]
@@ -60,7 +60,7 @@ pub(crate) struct Arguments {
     resume: Option<PathBuf>,
     /// Begin nothing that would end later than this, `8m` for example, and measure in the order asked for; what is left out
     /// can be measured with --resume
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "CANDLEMARK_BUDGET")]
     budget: Option<Duration>,
     /// Text to measure agreement and perplexity on (suite `quality`), in place of ours
     #[arg(long, value_name = "FILE")]

@@ -270,11 +270,11 @@ fn fatal(
     complaint: &str,
 ) -> Request {
     let said = complaint.trim().lines().next().unwrap_or_default();
-    let own = || format!("{status}: {}", suite::shortened(said));
+    let own = || format!("{status}: {}", crate::error::shortened(said));
     let (outcome, why) = match end {
         End::Late => (Outcome::TimedOut, format!("it took longer than {} s", longest.as_secs())),
         End::Garbled(line) => {
-            let line = suite::shortened(&line);
+            let line = crate::error::shortened(&line);
             (Outcome::Failed, format!("the worker printed what is no answer: `{line}`"))
         }
         End::Own if of_memory(status, complaint) => (Outcome::OutOfMemory, own()),
