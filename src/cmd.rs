@@ -85,7 +85,11 @@ pub(crate) fn about() -> String {
     let names: Vec<&str> = candlemark::settings::variables().collect();
     let lines: Vec<String> =
         names.chunks(3).map(|names| format!("  {}", names.join(", "))).collect();
-    format!("Variables, one for each key of candlemark.toml:\n{}\n\n{}", lines.join("\n"), statuses())
+    format!(
+        "Variables, one for each key of candlemark.toml:\n{}\n\n{}",
+        lines.join("\n"),
+        statuses()
+    )
 }
 
 impl From<Cause> for Exit {

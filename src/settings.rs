@@ -329,9 +329,8 @@ impl Config {
     }
 
     fn of(table: toml::Table) -> std::result::Result<Self, String> {
-        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
-            error.message().to_owned()
-        })?;
+        let config: Self =
+            table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
         config.check()?;
         Ok(config)
     }

@@ -10,7 +10,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -42,6 +45,7 @@ mod stress;
 pub mod turns;
 
 pub use order::Done;
+pub use order::GRACE;
 pub use process::absent;
 pub use process::work;
 pub use stress::STRESS;
@@ -119,6 +123,16 @@ fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
 /// # Errors
 /// When the worker cannot be started, dies, or prints something that is no answer.
 pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()>) -> Result<()> {
+    start_until(binary, job, None, each)
+}
+
+/// As [`start`], with an instant at which the worker is ended, and the error that it then is.
+fn start_until(
+    binary: &Path,
+    job: &Job,
+    end: Option<(Instant, Error)>,
+    each: &mut dyn FnMut(Answer) -> Result<()>,
+) -> Result<()> {
     let threads = job.setup.threads.to_string();
     let fail = |source| Error::Read { path: binary.into(), source };
     let mut child = worker(binary, "1", &threads).spawn().map_err(fail)?;
@@ -134,7 +148,24 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
     });
     let mut answers = 0;
     let mut outcome = Ok(());
-    for line in BufReader::new(child.stdout.take().expect("it is piped")).lines() {
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let (send, receive) = mpsc::channel();
+    let reader =
+        std::thread::spawn(move || lines.map(|line| send.send(line)).all(|sent| sent.is_ok()));
+    loop {
+        let line = match &end {
+            Some((at, _)) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => receive.recv().map_err(RecvTimeoutError::from),
+        };
+        let line = match line {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = child.kill();
+                outcome = end.map_or(Ok(()), |(_, error)| Err(error));
+                break;
+            }
+        };
         let answer = line.map_err(fail).and_then(|line| {
             serde_json::from_str(&line).map_err(|_| {
                 Error::Failed(format!("a worker printed what is no answer: `{}`", shortened(&line)))
@@ -153,6 +184,7 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
     drop(held);
     let status = child.wait().map_err(fail)?;
     let complaint = complaints.join().unwrap_or_default();
+    let _ = reader.join();
     outcome?;
     if !status.success() || answers < job.scenarios.len() {
         return Err(ended(&status.to_string(), &complaint));
@@ -186,7 +218,8 @@ pub struct Plan {
     pub path: Option<PathBuf>,
     /// A record that was cut off, to go on with.
     pub resume: Option<Record>,
-    /// Nothing is begun that would end after so much time.
+    /// Nothing is begun that would end after so much time, and nothing goes on for more than
+    /// [`GRACE`] after it.
     pub budget: Option<Duration>,
     /// The text that quality is measured on, in place of ours.
     pub text: Option<String>,
@@ -252,7 +285,8 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         events.start(&order::ids(&scenarios), pace.done());
         let mut arrived = 0;
         let rates = record.machine.rates.clone();
-        let outcome = measure_job(plan, &scenarios, &session, &rates, &mut |answer| {
+        let end = plan.budget.map(|budget| pace.end(budget));
+        let outcome = measure_job(plan, &scenarios, &session, &rates, end, &mut |answer| {
             let scenario = &scenarios[arrived];
             arrived += 1;
             if answer.model != Model::default() {
@@ -326,6 +360,7 @@ fn measure_job(
     scenarios: &[Scenario],
     session: &str,
     rates: &Rates,
+    end: Option<(Instant, Error)>,
     each: &mut dyn FnMut(Answer) -> Result<()>,
 ) -> Result<()> {
     let job = Job {
@@ -342,7 +377,7 @@ fn measure_job(
         [Scenario { input: Input::Requests(kind), .. }] => {
             each(stress::measure(&plan.binary, &job, &scenarios[0], *kind, &plan.stress)?)
         }
-        _ => start(&plan.binary, &job, each),
+        _ => start_until(&plan.binary, &job, end, each),
     }
 }
 

@@ -5,8 +5,8 @@ use std::io::Write;
 use candlemark::machine;
 use candlemark::measure;
 use candlemark::settings::Config;
-use candlemark::settings::Setup;
 use candlemark::settings::Count;
+use candlemark::settings::Setup;
 use candlemark::settings::too_many;
 
 use crate::cmd::Exit;

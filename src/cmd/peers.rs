@@ -15,8 +15,8 @@ use candlemark::model;
 use candlemark::model::EngineKind;
 use candlemark::model::weights;
 use candlemark::settings::Config;
-use candlemark::settings::Setup;
 use candlemark::settings::Count;
+use candlemark::settings::Setup;
 use candlemark::settings::too_many;
 
 use crate::cmd::Exit;

@@ -76,9 +76,7 @@ pub fn variables() -> impl Iterator<Item = &'static str> {
 }
 
 /// The variables that begin as ours do, all known and all text; an empty one counts as unset.
-fn ours(
-    variables: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<BTreeMap<String, String>> {
+fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy();

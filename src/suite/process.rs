@@ -25,6 +25,7 @@ use crate::record::Case;
 use crate::record::Model;
 use crate::record::References;
 use crate::record::Work;
+use crate::settings;
 use crate::settings::Generation;
 use crate::suite::Answer;
 use crate::suite::HELD;
@@ -75,6 +76,9 @@ pub fn work() -> Result<()> {
     for scenario in chosen {
         let mut case = case(&mut engine, &scenario, &job, &after_load, &meter)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, (&error).into()));
+        if case.absent.is_none() && job.setup.device == "cpu" {
+            case.validity.warnings.extend(settings::too_many(job.setup.threads));
+        }
         measure::restate(&mut case, &job.rates, &rates);
         let exceeds = measure::exceeds(&case);
         if exceeds {

@@ -56,7 +56,8 @@ fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
     let with_rows = |(block, _): &&mut (&Block, &mut usize)| {
         matches!(block, Block::Table { .. } | Block::List { .. })
     };
-    let longest = places.iter_mut().filter(with_rows).max_by_key(|(block, shown)| length(block, **shown));
+    let longest =
+        places.iter_mut().filter(with_rows).max_by_key(|(block, shown)| length(block, **shown));
     match longest {
         _ if is_less => true,
         Some((_, shown)) => {
@@ -68,12 +69,7 @@ fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
 }
 
 /// The document with so many rows of each block.
-fn laid_out(
-    document: &Document,
-    charts: Option<&str>,
-    lang: Lang,
-    shown: &[Vec<usize>],
-) -> String {
+fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
     let words = &lang.words().frame;
     let note = |template, out: usize| {
         let text = Text::fill(template, &[("count", &lang.count(out))]);

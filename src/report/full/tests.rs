@@ -20,12 +20,12 @@ use crate::record::AbsenceKind;
 use crate::record::Record;
 use crate::report::full::document;
 use crate::report::full::markdown;
-use crate::report::text::LONGEST;
 use crate::report::full::model::Block;
 use crate::report::full::model::Document;
 use crate::report::full::model::Table;
 use crate::report::full::model::Text;
 use crate::report::page_in;
+use crate::report::text::LONGEST;
 use crate::report::words::Lang;
 use crate::stats;
 
