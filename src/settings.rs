@@ -194,7 +194,7 @@ impl Count {
     pub const WARMUPS: Self = Self { least: 0, most: 1000 };
     /// Quads of a block, and rounds of turns.
     pub const ROUNDS: Self = Self { least: 1, most: 1000 };
-    /// Tokens of a sequence: a context of today's models, and more.
+    /// Tokens of a sequence or a vocabulary: more than today's models have.
     pub const TOKENS: Self = Self { least: 1, most: 1 << 20 };
 
     fn has(self, count: usize) -> bool {

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::process::Stdio;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -118,6 +119,15 @@ fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
     command
 }
 
+/// A thread that reads, waits or listens. A worker whose streams are dropped because there is none
+/// ends by itself.
+fn thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    let refused = |source| {
+        Error::Failed(format!("the system refuses another thread ({source}); raise `ulimit -u`"))
+    };
+    std::thread::Builder::new().spawn(work).map_err(refused)
+}
+
 /// Starts a worker and hands it a job; `each` gets every answer as it comes.
 ///
 /// # Errors
@@ -141,17 +151,16 @@ fn start_until(
     // A worker that dies before it has read the job says why on its standard error, which is read below.
     let _ = held.write_all(text.as_bytes());
     let mut stderr = child.stderr.take().expect("it is piped");
-    let complaints = std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = stderr.read_to_string(&mut text);
-        text
-    });
+    let complaints = thread(move || {
+        let mut text = Vec::new();
+        let _ = stderr.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })?;
     let mut answers = 0;
     let mut outcome = Ok(());
     let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     let (send, receive) = mpsc::channel();
-    let reader =
-        std::thread::spawn(move || lines.map(|line| send.send(line)).all(|sent| sent.is_ok()));
+    let reader = thread(move || lines.map(|line| send.send(line)).all(|sent| sent.is_ok()))?;
     loop {
         let line = match &end {
             Some((at, _)) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),
@@ -472,9 +481,8 @@ pub fn record_path(session: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_worker_that_prints_garbage_or_dies_is_an_error_that_quotes_it() {
-        let job = Job {
+    fn job() -> Job {
+        Job {
             setup: Setup::new(&crate::settings::Config::default()),
             scenarios: vec!["short/b1".into()],
             session: "s".into(),
@@ -483,7 +491,21 @@ mod tests {
             injection: None,
             references: false,
             text: None,
-        };
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_worker_that_goes_on_past_the_budget_is_ended() {
+        let end = (Instant::now(), Error::SkippedTime("the time budget was used up".into()));
+        // It waits for the end of its standard input, which stays open.
+        let error = start_until(Path::new("/usr/bin/tail"), &job(), Some(end), &mut |_| Ok(()));
+        assert!(matches!(error, Err(Error::SkippedTime(_))), "{error:?}");
+    }
+
+    #[test]
+    fn a_worker_that_prints_garbage_or_dies_is_an_error_that_quotes_it() {
+        let job = job();
         let error = start(Path::new("/bin/cat"), &job, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("no answer: `{\"setup\""), "{error}");
         let error = start(Path::new("/bin/false"), &job, &mut |_| Ok(())).unwrap_err().to_string();

@@ -27,6 +27,7 @@ use crate::record::References;
 use crate::record::Work;
 use crate::settings;
 use crate::settings::Generation;
+use crate::suite;
 use crate::suite::Answer;
 use crate::suite::HELD;
 use crate::suite::Job;
@@ -108,11 +109,11 @@ pub(super) fn asked() -> Result<String> {
         return Ok(text);
     }
     io::stdin().read_line(&mut text).map_err(read)?;
-    std::thread::spawn(|| {
+    suite::thread(|| {
         // It sleeps until then, and takes nothing from what is measured.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         std::process::exit(1);
-    });
+    })?;
     Ok(text)
 }
 
