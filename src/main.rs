@@ -104,6 +104,34 @@ fn arguments() -> Result<Arguments, ExitCode> {
 }
 
 fn main() -> ExitCode {
+    if !is_short_of_stack() {
+        return answer();
+    }
+    let deep = std::thread::Builder::new().stack_size(STACK).spawn(answer);
+    match deep {
+        // It has said by itself what it panicked of.
+        Ok(thread) => thread.join().unwrap_or(ExitCode::from(101)),
+        Err(source) => {
+            let _ =
+                writeln!(io::stderr(), "error: no stack to work on ({source}); raise `ulimit -s`");
+            ExitCode::from(Exit::Usage as u8)
+        }
+    }
+}
+
+/// What the main thread has unless the shell limits it.
+const STACK: usize = 8 << 20;
+
+/// Whether the shell left so little stack (`ulimit -s`) that reading a command line may overflow it.
+/// Where it did not, the main thread works: memory of other threads is allocated in another way.
+fn is_short_of_stack() -> bool {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max stack size"));
+    let soft = limit.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+    soft.is_some_and(|soft| soft < STACK / 4)
+}
+
+fn answer() -> ExitCode {
     #[cfg(feature = "engine")]
     if let Some(kind) = std::env::var_os(candlemark::suite::WORKER) {
         let done = if kind == candlemark::suite::turns::TURNS {

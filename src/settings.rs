@@ -318,7 +318,7 @@ impl Config {
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| {
-            let message = error.to_string();
+            let message = in_words(&error.to_string());
             match suggestion(error.message()) {
                 Some(near) => format!("{message}did you mean `{near}`?"),
                 None => message,
@@ -330,7 +330,7 @@ impl Config {
 
     fn of(table: toml::Table) -> std::result::Result<Self, String> {
         let config: Self =
-            table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
+            table.try_into().map_err(|error: toml::de::Error| in_words(error.message()))?;
         config.check()?;
         Ok(config)
     }
@@ -371,6 +371,13 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// A message of serde's without the names of Rust's types.
+fn in_words(message: &str) -> String {
+    ["usize", "u64"].iter().fold(message.to_owned(), |message, name| {
+        message.replace(&format!("expected {name}"), "expected a whole number")
+    })
 }
 
 /// Finds the nearest known key in serde's own message: unknown field `x`, expected one of `a`, `b`.

@@ -21,6 +21,7 @@ pub(super) fn folders(root: &Path, group: &str, controller: &str) -> Vec<PathBuf
         };
         let roots = match controllers {
             "" => vec![root.to_owned(), root.join("unified")],
+            list if list == controller => vec![root.join(list)],
             list if list.split(',').any(|one| one == controller) => {
                 vec![root.join(controller), root.join(list)]
             }

@@ -23,6 +23,7 @@ use crate::report::full::model::Block;
 use crate::report::full::model::Document;
 use crate::report::full::model::Text;
 use crate::report::full::paper::Paper;
+use crate::report::text::LONGEST;
 use crate::report::words::Lang;
 
 /// How a report is made.
@@ -88,7 +89,7 @@ pub fn markdown<'a>(
     charts: Option<&str>,
 ) -> String {
     let edition = edition.into();
-    markdown::markdown(&document(record, edition), charts, edition.lang)
+    markdown::markdown(&document(record, edition), charts, edition.lang, LONGEST)
 }
 
 /// The charts of a record as files for [`markdown`]: their names and what is in them, on white paper whatever the reader's theme.

@@ -5,6 +5,7 @@ use super::*;
 use crate::compare::Measured;
 use crate::compare::Policy;
 use crate::compare::judge;
+use crate::compare::tests::Row;
 use crate::compare::tests::record;
 use crate::record::Absence;
 use crate::record::AbsenceKind;
@@ -182,8 +183,7 @@ fn a_page_strikes_out_what_cannot_be_true() {
 #[test]
 fn junit_has_the_time_of_what_was_measured() {
     let now = "2026-11-29T07:00:00Z";
-    let rows: &[(&str, &[(&str, &[&[f64]])])] =
-        &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
+    let rows: &[Row] = &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
     let base = record(rows);
     let mut current = record(rows);
     for block in &mut current.scenarios[0].blocks {

@@ -10,19 +10,23 @@ use crate::report::full::model::Span;
 use crate::report::full::model::Table;
 use crate::report::full::model::Text;
 use crate::report::full::model::Tone;
-use crate::report::text::LONGEST;
 use crate::report::text::cell;
 use crate::report::words::Lang;
 
 /// The document; charts are linked in `charts`, a folder beside the file, and left out where there
-/// is none. Where the text would outgrow a comment, the values of the last scenarios are left out
+/// is none. Where the text would be longer than so many characters, the values of the last scenarios are left out
 /// first, then the second half of the longest table or list, over and over; the text says how many.
-pub(super) fn markdown(document: &Document, charts: Option<&str>, lang: Lang) -> String {
+pub(super) fn markdown(
+    document: &Document,
+    charts: Option<&str>,
+    lang: Lang,
+    longest: usize,
+) -> String {
     let rows = |section: &Section| section.blocks.iter().map(rows).collect();
     let mut shown: Vec<Vec<usize>> = document.sections.iter().map(rows).collect();
     loop {
         let text = laid_out(document, charts, lang, &shown);
-        let surplus = text.chars().count().saturating_sub(LONGEST);
+        let surplus = text.chars().count().saturating_sub(longest);
         if surplus == 0 || !leave_out(document, &mut shown, surplus) {
             return text;
         }
