@@ -2,6 +2,7 @@
 //! stamped as the empty string; a missing git or lock file never stops a build. `src/machine/stamp.rs` reads the stamps.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +26,8 @@ fn main() {
     // Two builds that are to be compared byte for byte must not differ by the commit that is stamped in.
     println!("cargo::rerun-if-env-changed={PLAIN}");
     let plain = env::var_os(PLAIN).is_some();
-    let lock = fs::read_to_string("Cargo.lock").unwrap_or_default();
+    // A checkout may have turned the ends of its lines; the hash is of what git has.
+    let lock = fs::read_to_string("Cargo.lock").unwrap_or_default().replace("\r\n", "\n");
     let tree = if plain { Tree::default() } else { packaged().unwrap_or_else(checked_out) };
     stamp("COMMIT", &tree.commit);
     stamp("DIRTY", &tree.dirty);
@@ -135,16 +137,17 @@ fn locked(lock: &str, name: &str) -> String {
 
 /// The Cargo features that are on.
 fn features() -> Vec<String> {
-    let on = |(name, _): (String, String)| {
-        Some(name.strip_prefix("CARGO_FEATURE_")?.to_lowercase().replace('_', "-"))
+    // A variable of somebody else need not be text.
+    let on = |(name, _): (OsString, OsString)| {
+        Some(name.to_str()?.strip_prefix("CARGO_FEATURE_")?.to_lowercase().replace('_', "-"))
     };
-    let mut features: Vec<String> = env::vars().filter_map(on).collect();
+    let mut features: Vec<String> = env::vars_os().filter_map(on).collect();
     features.sort();
     features
 }
 
 fn variable(name: &str) -> String {
-    env::var(name).unwrap_or_default()
+    env::var_os(name).map_or(String::new(), |value| value.to_string_lossy().into_owned())
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -96,8 +96,8 @@ struct Timed {
 }
 
 fn main() {
-    let setup = Setup::new(&Config::default()).with_variables(|name| std::env::var(name).ok());
-    let threads = setup.unwrap_or_else(|error| exit(&error)).threads;
+    let config = Config::read(None, std::env::vars_os()).unwrap_or_else(|error| exit(&error));
+    let threads = Setup::new(&config).threads;
     let pool = Pool::new(threads).unwrap_or_else(|error| exit(&error));
     let best = Best { threads, rates: RefCell::default() };
     let mut criterion = Criterion::default()
@@ -121,12 +121,12 @@ fn main() {
 /// Criterion has no way to say that a bench failed.
 fn exit(error: &Error) -> ! {
     eprintln!("error: {}", error.chain());
-    std::process::exit(5)
+    std::process::exit(if error.cause() == Cause::Usage { 2 } else { 5 })
 }
 
 /// Whether each case is run once, to see that it runs.
 fn is_test() -> bool {
-    std::env::args().any(|arg| arg == "--test")
+    std::env::args_os().any(|arg| arg == "--test")
 }
 
 /// The best rates of the machine so far. They are measured again with every group: a machine that is shared or throttled is not the

@@ -80,6 +80,18 @@ pub(crate) fn statuses() -> String {
     format!("Exit status:\n{}", STATUSES.map(line).join("\n"))
 }
 
+/// The statuses, and the variables that come before the configuration file.
+pub(crate) fn about() -> String {
+    let names: Vec<&str> = candlemark::settings::variables().collect();
+    let lines: Vec<String> =
+        names.chunks(3).map(|names| format!("  {}", names.join(", "))).collect();
+    format!(
+        "Variables, one for each key of candlemark.toml:\n{}\n\n{}",
+        lines.join("\n"),
+        statuses()
+    )
+}
+
 impl From<Cause> for Exit {
     fn from(cause: Cause) -> Self {
         match cause {

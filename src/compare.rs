@@ -4,6 +4,8 @@
 //! Every metric is a cost, and a change is θ = ln(cost now / cost before): positive is always bad news, whatever the
 //! metric's own direction. The independent unit is the block, one process. The design is `gate.md`, section 4.2.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -177,6 +179,29 @@ fn name_of<S: serde::Serializer>(
     metric.name.serialize(serializer)
 }
 
+/// When the numbers that are judged were measured, for documents that have a place for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Measured {
+    /// When the last session began: UTC, RFC 3339; `None` where nothing was measured.
+    pub started: Option<String>,
+    /// Seconds of all measured generations, by scenario; what has no end-to-end time is absent.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+impl Measured {
+    fn of(record: &Record) -> Self {
+        let mut seconds = BTreeMap::new();
+        for case in &record.scenarios {
+            let samples = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
+            let all: f64 = samples.flatten().sum();
+            if all > 0.0 && all.is_finite() {
+                seconds.insert(case.id.clone(), all);
+            }
+        }
+        Self { started: record.sessions.last().map(|last| last.started.clone()), seconds }
+    }
+}
+
 /// Everything that is said of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Judgement {
@@ -205,6 +230,9 @@ pub struct Judgement {
     /// How two builds were measured in turns; `None` for a record against a baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub course: Option<paired::Course>,
+    /// When, and for how long; the records have it.
+    #[serde(skip)]
+    pub measured: Measured,
 }
 
 impl Judgement {
@@ -225,6 +253,7 @@ impl Judgement {
             policy: policy.clone(),
             baseline_commit: None,
             course: None,
+            measured: Measured::default(),
         }
     }
 
@@ -335,6 +364,7 @@ pub fn judge<'a>(grounds: impl Into<Grounds<'a>>, current: &Record, policy: &Pol
         policy,
         baseline_commit: baseline.build.commit.clone(),
         course: None,
+        measured: Measured::of(current),
     }
 }
 

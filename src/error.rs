@@ -164,7 +164,7 @@ impl Error {
     /// The message and those of its causes, in one line.
     pub fn chain(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
-        causes.fold(self.to_string(), |chain, cause| format!("{chain}: {cause}"))
+        brief(&causes.fold(self.to_string(), |chain, cause| format!("{chain}: {cause}")))
     }
 
     /// The error for a name that is not one of `known`, with the nearest one as a suggestion.
@@ -176,8 +176,44 @@ impl Error {
         let known: Vec<&str> = known.into_iter().collect();
         let hint = nearest(name, &known)
             .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-        Error::Unknown { kind, name: name.into(), hint, known: known.join(", ") }
+        Error::Unknown { kind, name: shortened(name), hint, known: known.join(", ") }
     }
+}
+
+/// A value from outside, short enough to be repeated in an error.
+pub fn shortened(text: &str) -> String {
+    const MOST: usize = 400;
+    text.char_indices().nth(MOST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
+}
+
+/// A whole message that may repeat what came from outside: words, lines and the number of lines are
+/// cut in their middle where they are longer than anything of ours, because the way out stands last.
+///
+/// ```
+/// let text = candlemark::error::brief(&format!("no model `{}`; name one", "x".repeat(1_000_000)));
+/// assert!(text.starts_with("no model `xxx") && text.ends_with("xxx`; name one"));
+/// assert!(text.len() < 300);
+/// ```
+pub fn brief(text: &str) -> String {
+    let cut = |text: &str, head: usize, tail: usize| {
+        let count = text.chars().count();
+        if count <= head + tail {
+            return text.to_owned();
+        }
+        let head: String = text.chars().take(head).collect();
+        let tail: String = text.chars().skip(count - tail).collect();
+        format!("{head} … {tail}")
+    };
+    let line = |line: &str| {
+        let words: Vec<String> = line.split(' ').map(|word| cut(word, 150, 50)).collect();
+        cut(&words.join(" "), 3000, 1000)
+    };
+    let mut lines: Vec<String> = text.lines().map(line).collect();
+    if lines.len() > 60 {
+        let out = lines.len() - 50;
+        lines.splice(30..30 + out, [format!("… {out} more lines …")]);
+    }
+    lines.join("\n")
 }
 
 /// The known name that a misspelt one most likely meant.
@@ -189,6 +225,7 @@ impl Error {
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
+        .filter(|near| name.len() <= 4 * near.len() + 4) // Else far, and long to compute.
         .map(|near| (strsim::damerau_levenshtein(name, near), *near))
         .filter(|(distance, near)| *distance <= 1 + near.len() / 4)
         .min()
@@ -198,6 +235,25 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_keeps_its_ends_however_long_what_it_repeats() {
+        let (long, lines) = ("ab ".repeat(100_000), "line\n".repeat(10_000));
+        for (text, end) in [
+            (format!("no `{long}`; write one"), "`; write one"),
+            (format!("no `{lines}`\nwrite one"), "\nwrite one"),
+            (format!("no `{}`; write one", "é".repeat(100_000)), "`; write one"),
+        ] {
+            let short = brief(&text);
+            assert!(short.starts_with("no `") && short.ends_with(end), "{short}");
+            assert!(short.contains('…') && short.chars().count() < 4100, "{}", short.len());
+        }
+        let ours = "cannot read `a`\n  known are b, c";
+        assert_eq!(brief(ours), ours);
+        let unknown = Error::unknown("engine", &"x".repeat(1_000_000), ["native"]).to_string();
+        assert!(unknown.len() < 500 && unknown.ends_with("known are native"), "{unknown}");
+        assert_eq!(shortened(&"x".repeat(401)), format!("{} …", "x".repeat(400)));
+    }
 
     #[test]
     fn an_error_has_a_cause_and_a_file_that_the_user_named_is_usage() {

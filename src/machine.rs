@@ -1,6 +1,7 @@
 //! The machine: fingerprint, memory of this process, measured rates, load, counters of energy and use. And the tool as part of it: how it was built.
 //! Knows nothing of models and scenarios.
 
+mod cgroup;
 mod class;
 mod cpu;
 mod energy;

@@ -161,7 +161,7 @@ impl Trial {
                 ));
             }
             Input::Depth { depth, read } => {
-                let longest = depth + read + scenario.new_tokens;
+                let longest = depth + read + scenario.length(generation.gen_tokens);
                 fits(engine, longest)?;
                 has_room(engine, longest)?;
                 let mut ids = of_length(engine, depth + read)?;
@@ -421,7 +421,7 @@ fn has_room(engine: &Engine, tokens: usize) -> Result<()> {
     let needed = 2 * (kv_bytes_per_token(engine) * tokens) as u64;
     match machine::conditions().available_bytes {
         Some(available) if available < needed => Err(Error::SkippedMemory(format!(
-            "the KV cache of {tokens} tokens needs up to {} MiB, {} are available",
+            "the KV cache of {tokens} tokens needs up to {} MiB of memory, {} MiB are available",
             needed >> 20,
             available >> 20
         ))),

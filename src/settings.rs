@@ -3,8 +3,10 @@
 //! Does not know what a setting does.
 
 mod threads;
+mod variables;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,9 +16,12 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::shortened;
 use crate::workload::PromptFormat;
 
 pub use threads::cpus;
+pub use threads::too_many;
+pub use variables::variables;
 
 /// The default model: the exact layer of Qwen3-0.6B, 4 layers, the vocabulary of `fixtures/tiny`.
 pub const DEFAULT_MODEL: &str = "synthetic:mini";
@@ -167,56 +172,89 @@ impl Setup {
             labels: config.labels.clone(),
         }
     }
+}
 
-    /// With what `CANDLEMARK_MODEL`, `_QUANT`, `_DEVICE`, `_ENGINE` and `_THREADS` say, for runs that have no flags.
+/// The whole numbers that a setting may be, the same for its flag, its variable and its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// The least.
+    pub least: usize,
+    /// The most.
+    pub most: usize,
+}
+
+impl Count {
+    /// Threads: as many as Linux knows CPUs.
+    pub const THREADS: Self = Self { least: 1, most: 8192 };
+    /// Processes per scenario, and others that are repeated as whole processes.
+    pub const BLOCKS: Self = Self { least: 1, most: 10_000 };
+    /// Measured generations of a process, whose samples are kept in memory.
+    pub const ITERS: Self = Self { least: 1, most: 10_000 };
+    /// Warm-ups, of which there may be none.
+    pub const WARMUPS: Self = Self { least: 0, most: 1000 };
+    /// Quads of a block, and rounds of turns.
+    pub const ROUNDS: Self = Self { least: 1, most: 1000 };
+    /// Tokens of a sequence or a vocabulary: more than today's models have.
+    pub const TOKENS: Self = Self { least: 1, most: 1 << 20 };
+
+    fn has(self, count: usize) -> bool {
+        (self.least..=self.most).contains(&count)
+    }
+
+    /// Reads what was typed.
     ///
     /// # Errors
-    /// When the number of threads is none.
-    pub fn with_variables(mut self, get: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        self.model = get("CANDLEMARK_MODEL").unwrap_or(self.model);
-        self.quant = get("CANDLEMARK_QUANT").or(self.quant);
-        self.device = get("CANDLEMARK_DEVICE").unwrap_or(self.device);
-        self.engine = get("CANDLEMARK_ENGINE").unwrap_or(self.engine);
-        if let Some(text) = get("CANDLEMARK_THREADS") {
-            self.threads = count(&text)
-                .map_err(|why| Error::Usage(format!("CANDLEMARK_THREADS is `{text}`: {why}")))?;
-        }
-        Ok(self)
+    /// When it is no whole number, or beyond the range.
+    pub fn parse(self, text: &str) -> Result<usize> {
+        let count = text.parse().ok().filter(|count| self.has(*count));
+        count.ok_or_else(|| Error::Usage(format!("give a whole number, {self}")))
+    }
+
+    /// [`Count::parse`] for a flag.
+    pub fn parser(self) -> impl Fn(&str) -> Result<usize> + Clone + Send + Sync + 'static {
+        move |text| self.parse(text)
     }
 }
 
-/// How many of something that there has to be at least one of.
-///
-/// # Errors
-/// When it is no whole number, or 0.
-pub fn count(text: &str) -> Result<usize> {
-    let count = text.parse().ok().filter(|count| *count > 0);
-    count.ok_or_else(|| Error::Usage("give a whole number, 1 or more".into()))
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to {}", self.least, self.most)
+    }
 }
 
-/// A temperature of the sampler.
+/// A temperature of the sampler. Beyond the most, f32 scores no longer differ.
 ///
 /// # Errors
-/// When it is no number, negative or infinite.
+/// When it is no number, or beyond the range.
 pub fn temperature(text: &str) -> Result<f64> {
     let number = text.parse().ok().filter(|temperature| is_temperature(*temperature));
-    number.ok_or_else(|| Error::Usage("give a number, 0 or more; 0 is greedy".into()))
+    number.ok_or_else(|| Error::Usage(format!("give a number {TEMPERATURES}")))
 }
 
 fn is_temperature(number: f64) -> bool {
-    number >= 0.0 && number.is_finite()
+    (0.0..=1000.0).contains(&number)
 }
+
+const TEMPERATURES: &str = "from 0 to 1000; 0 is greedy";
+
+/// Sums of times stay far from where they overflow.
+const LONGEST: Duration = Duration::from_secs(8760 * 3600);
 
 /// A time as people write it: `90s`, `10m`, `1h 30m`.
 ///
 /// # Errors
-/// When it is of another form or negative.
+/// When it is of another form, negative, or longer than a year.
 pub fn duration(text: &str) -> Result<Duration> {
     let parsed =
         text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
-    parsed.ok_or_else(|| {
+    let parsed = parsed.ok_or_else(|| {
+        let text = shortened(text);
         Error::Usage(format!("`{text}` is not a time; write `90s`, `10m` or `1h 30m`"))
-    })
+    })?;
+    if parsed > LONGEST {
+        return Err(Error::Usage("give no more than a year, `8760h`".into()));
+    }
+    Ok(parsed)
 }
 
 /// A time between things that happen again and again.
@@ -257,20 +295,30 @@ pub struct GateConfig {
 }
 
 impl Config {
-    /// Reads a configuration file.
+    /// Reads a configuration file, and over it what the environment's variables say.
     ///
     /// # Errors
-    /// When the file cannot be read, is not TOML, has a key that is not known (the message suggests
-    /// one that is), or a value out of its range.
-    pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())?;
-        Self::parse(&text).map_err(|why| Error::Invalid { path: path.into(), why }.of_named_file())
+    /// When the file cannot be read, is not TOML, or it or a variable has a key that is not known
+    /// (the message suggests one that is), or a value out of its range.
+    pub fn read(
+        path: Option<&Path>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self> {
+        let mut table = toml::Table::new();
+        if let Some(path) = path {
+            let text = std::fs::read_to_string(path)
+                .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())?;
+            let wrong = |why| Error::Invalid { path: path.into(), why }.of_named_file();
+            Self::parse(&text).map_err(wrong)?; // By itself, so that errors show its lines.
+            table = toml::from_str(&text).expect("it was read before");
+        }
+        variables::overlay(&mut table, variables)?;
+        Self::of(table).map_err(Error::Usage)
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| {
-            let message = error.to_string();
+            let message = in_words(&error.to_string());
             match suggestion(error.message()) {
                 Some(near) => format!("{message}did you mean `{near}`?"),
                 None => message,
@@ -280,19 +328,32 @@ impl Config {
         Ok(config)
     }
 
+    fn of(table: toml::Table) -> std::result::Result<Self, String> {
+        let config: Self =
+            table.try_into().map_err(|error: toml::de::Error| in_words(error.message()))?;
+        config.check()?;
+        Ok(config)
+    }
+
     /// The first value that is out of its range, with the range.
     fn check(&self) -> std::result::Result<(), String> {
         let Generation { temperature, top_k, top_p, repetition_penalty, .. } = self.generation;
-        let Generation { warmup_tokens, gen_tokens, iters, .. } = self.generation;
-        let one = "1 or more";
+        let Generation { warmup_tokens, gen_tokens, iters, warmups, .. } = self.generation;
+        for (count, key, range) in [
+            (self.model.threads, "model.threads", Count::THREADS),
+            (self.suite.blocks, "suite.blocks", Count::BLOCKS),
+            (Some(iters), "generation.iters", Count::ITERS),
+            (Some(warmups), "generation.warmups", Count::WARMUPS),
+            (gen_tokens, "generation.gen_tokens", Count::TOKENS),
+            (warmup_tokens, "generation.warmup_tokens", Count::TOKENS),
+        ] {
+            if count.is_some_and(|count| !range.has(count)) {
+                return Err(format!("`{key}` is out of its range: {range}"));
+            }
+        }
         for (is_sound, key, range) in [
-            (self.model.threads != Some(0), "model.threads", one),
-            (self.suite.blocks != Some(0), "suite.blocks", one),
-            (iters > 0, "generation.iters", one),
-            (gen_tokens != Some(0), "generation.gen_tokens", one),
-            (warmup_tokens != Some(0), "generation.warmup_tokens", one),
-            (top_k != Some(0), "generation.top_k", one),
-            (is_temperature(temperature), "generation.temperature", "0 or more"),
+            (top_k != Some(0), "generation.top_k", "1 or more"),
+            (is_temperature(temperature), "generation.temperature", TEMPERATURES),
             (
                 top_p.is_none_or(|share| share > 0.0 && share <= 1.0),
                 "generation.top_p",
@@ -310,6 +371,13 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// A message of serde's without the names of Rust's types.
+fn in_words(message: &str) -> String {
+    ["usize", "u64"].iter().fold(message.to_owned(), |message, name| {
+        message.replace(&format!("expected {name}"), "expected a whole number")
+    })
 }
 
 /// Finds the nearest known key in serde's own message: unknown field `x`, expected one of `a`, `b`.
@@ -352,13 +420,15 @@ mod tests {
     #[test]
     fn a_value_out_of_its_range_is_an_error_that_names_the_range() {
         for (text, range) in [
-            ("[model]\nthreads = 0", "`model.threads` is out of its range: 1 or more"),
-            ("[suite]\nblocks = 0", "`suite.blocks` is out of its range: 1 or more"),
-            ("[generation]\niters = 0", "`generation.iters` is out of its range: 1 or more"),
+            ("[model]\nthreads = 0", "`model.threads` is out of its range: 1 to 8192"),
+            ("[suite]\nblocks = 0", "`suite.blocks` is out of its range: 1 to 10000"),
+            ("[generation]\niters = 0", "`generation.iters` is out of its range: 1 to 10000"),
             ("[generation]\ngen_tokens = 0", "`generation.gen_tokens`"),
+            ("[generation]\nwarmups = 1001", "out of its range: 0 to 1000"),
+            ("[generation]\niters = 9223372036854775807", "out of its range: 1 to 10000"),
             ("[generation]\nwarmup_tokens = 0", "`generation.warmup_tokens`"),
             ("[generation]\ntop_k = 0", "`generation.top_k`"),
-            ("[generation]\ntemperature = nan", "out of its range: 0 or more"),
+            ("[generation]\ntemperature = nan", "out of its range: from 0 to 1000"),
             ("[generation]\ntemperature = -0.1", "`generation.temperature`"),
             ("[generation]\ntop_p = 1.5", "above 0 and at most 1"),
             ("[generation]\nrepetition_penalty = inf", "out of its range: above 0"),
@@ -371,25 +441,27 @@ mod tests {
 
     #[test]
     fn what_is_typed_is_held_to_its_range() {
-        for (text, expected) in [("1", Some(1)), ("0", None), ("-1", None), ("1.5", None)] {
-            assert_eq!(count(text).ok(), expected, "{text}");
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("8192", Some(8192)),
+            ("8193", None),
+            ("18446744073709551616", None),
+            ("0", None),
+            ("-1", None),
+            ("1.5", None),
+        ] {
+            assert_eq!(Count::THREADS.parse(text).ok(), expected, "{text}");
         }
+        let error = Count::WARMUPS.parse("1001").unwrap_err().to_string();
+        assert_eq!(error, "give a whole number, 0 to 1000");
         for (text, expected) in [("0", Some(0.0)), ("0.7", Some(0.7)), ("-0.1", None)] {
             assert_eq!(temperature(text).ok(), expected, "{text}");
         }
-        for text in ["nan", "inf", "warm"] {
+        for text in ["nan", "inf", "1001", "warm"] {
             let error = temperature(text).unwrap_err().to_string();
-            assert_eq!(error, "give a number, 0 or more; 0 is greedy", "{text}");
+            assert_eq!(error, "give a number from 0 to 1000; 0 is greedy", "{text}");
         }
-        let setup = Setup::new(&Config::default());
-        let threads = |text: &str| {
-            let text = text.to_owned();
-            let get = |name: &str| (name == "CANDLEMARK_THREADS").then(|| text.clone());
-            setup.clone().with_variables(get)
-        };
-        assert_eq!(threads("3").unwrap().threads, 3);
-        let error = threads("0").unwrap_err().to_string();
-        assert_eq!(error, "CANDLEMARK_THREADS is `0`: give a whole number, 1 or more");
+        assert!(duration("8760h").is_ok() && duration("8761h").is_err());
         assert_eq!(interval("1s").unwrap().as_secs(), 1);
         assert!(interval("0s").is_err() && interval("999ms").is_err());
     }

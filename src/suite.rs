@@ -10,7 +10,11 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -18,6 +22,7 @@ use serde::Serialize;
 use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::shortened;
 use crate::machine;
 use crate::measure;
 use crate::measure::Sharing;
@@ -41,6 +46,7 @@ mod stress;
 pub mod turns;
 
 pub use order::Done;
+pub use order::GRACE;
 pub use process::absent;
 pub use process::work;
 pub use stress::STRESS;
@@ -113,11 +119,30 @@ fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
     command
 }
 
+/// A thread that reads, waits or listens. A worker whose streams are dropped because there is none
+/// ends by itself.
+fn thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    let refused = |source| {
+        Error::Failed(format!("the system refuses another thread ({source}); raise `ulimit -u`"))
+    };
+    std::thread::Builder::new().spawn(work).map_err(refused)
+}
+
 /// Starts a worker and hands it a job; `each` gets every answer as it comes.
 ///
 /// # Errors
 /// When the worker cannot be started, dies, or prints something that is no answer.
 pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()>) -> Result<()> {
+    start_until(binary, job, None, each)
+}
+
+/// As [`start`], with an instant at which the worker is ended, and the error that it then is.
+fn start_until(
+    binary: &Path,
+    job: &Job,
+    end: Option<(Instant, Error)>,
+    each: &mut dyn FnMut(Answer) -> Result<()>,
+) -> Result<()> {
     let threads = job.setup.threads.to_string();
     let fail = |source| Error::Read { path: binary.into(), source };
     let mut child = worker(binary, "1", &threads).spawn().map_err(fail)?;
@@ -126,14 +151,30 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
     // A worker that dies before it has read the job says why on its standard error, which is read below.
     let _ = held.write_all(text.as_bytes());
     let mut stderr = child.stderr.take().expect("it is piped");
-    let complaints = std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = stderr.read_to_string(&mut text);
-        text
-    });
+    let complaints = thread(move || {
+        let mut text = Vec::new();
+        let _ = stderr.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })?;
     let mut answers = 0;
     let mut outcome = Ok(());
-    for line in BufReader::new(child.stdout.take().expect("it is piped")).lines() {
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let (send, receive) = mpsc::channel();
+    let reader = thread(move || lines.map(|line| send.send(line)).all(|sent| sent.is_ok()))?;
+    loop {
+        let line = match &end {
+            Some((at, _)) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => receive.recv().map_err(RecvTimeoutError::from),
+        };
+        let line = match line {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = child.kill();
+                outcome = end.map_or(Ok(()), |(_, error)| Err(error));
+                break;
+            }
+        };
         let answer = line.map_err(fail).and_then(|line| {
             serde_json::from_str(&line).map_err(|_| {
                 Error::Failed(format!("a worker printed what is no answer: `{}`", shortened(&line)))
@@ -152,6 +193,7 @@ pub fn start(binary: &Path, job: &Job, each: &mut dyn FnMut(Answer) -> Result<()
     drop(held);
     let status = child.wait().map_err(fail)?;
     let complaint = complaints.join().unwrap_or_default();
+    let _ = reader.join();
     outcome?;
     if !status.success() || answers < job.scenarios.len() {
         return Err(ended(&status.to_string(), &complaint));
@@ -165,11 +207,6 @@ pub(crate) fn ended(status: &str, complaint: &str) -> Error {
     let said =
         if complaint.is_empty() { "nothing".into() } else { format!("`{}`", shortened(complaint)) };
     Error::Failed(format!("a worker ended with {status} and said {said}"))
-}
-
-pub(crate) fn shortened(text: &str) -> String {
-    const MOST: usize = 400;
-    text.char_indices().nth(MOST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }
 
 /// What is to be run and where it goes.
@@ -190,7 +227,8 @@ pub struct Plan {
     pub path: Option<PathBuf>,
     /// A record that was cut off, to go on with.
     pub resume: Option<Record>,
-    /// Nothing is begun that would end after so much time.
+    /// Nothing is begun that would end after so much time, and nothing goes on for more than
+    /// [`GRACE`] after it.
     pub budget: Option<Duration>,
     /// The text that quality is measured on, in place of ours.
     pub text: Option<String>,
@@ -256,7 +294,8 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         events.start(&order::ids(&scenarios), pace.done());
         let mut arrived = 0;
         let rates = record.machine.rates.clone();
-        let outcome = measure_job(plan, &scenarios, &session, &rates, &mut |answer| {
+        let end = plan.budget.map(|budget| pace.end(budget));
+        let outcome = measure_job(plan, &scenarios, &session, &rates, end, &mut |answer| {
             let scenario = &scenarios[arrived];
             arrived += 1;
             if answer.model != Model::default() {
@@ -330,6 +369,7 @@ fn measure_job(
     scenarios: &[Scenario],
     session: &str,
     rates: &Rates,
+    end: Option<(Instant, Error)>,
     each: &mut dyn FnMut(Answer) -> Result<()>,
 ) -> Result<()> {
     let job = Job {
@@ -346,7 +386,7 @@ fn measure_job(
         [Scenario { input: Input::Requests(kind), .. }] => {
             each(stress::measure(&plan.binary, &job, &scenarios[0], *kind, &plan.stress)?)
         }
-        _ => start(&plan.binary, &job, each),
+        _ => start_until(&plan.binary, &job, end, each),
     }
 }
 
@@ -397,7 +437,8 @@ pub fn begin(
 /// The command line without the folder of the binary, which says where and not what.
 pub(crate) fn command(harness: &str) -> Vec<String> {
     let name = if harness == "criterion" { "cargo bench --" } else { "candlemark" };
-    let words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words = words.filter(|word| word != "--bench");
     std::iter::once(name.to_owned()).chain(words).collect()
 }
 
@@ -440,9 +481,8 @@ pub fn record_path(session: &str) -> PathBuf {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_worker_that_prints_garbage_or_dies_is_an_error_that_quotes_it() {
-        let job = Job {
+    fn job() -> Job {
+        Job {
             setup: Setup::new(&crate::settings::Config::default()),
             scenarios: vec!["short/b1".into()],
             session: "s".into(),
@@ -451,7 +491,21 @@ mod tests {
             injection: None,
             references: false,
             text: None,
-        };
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_worker_that_goes_on_past_the_budget_is_ended() {
+        let end = (Instant::now(), Error::SkippedTime("the time budget was used up".into()));
+        // It waits for the end of its standard input, which stays open.
+        let error = start_until(Path::new("/usr/bin/tail"), &job(), Some(end), &mut |_| Ok(()));
+        assert!(matches!(error, Err(Error::SkippedTime(_))), "{error:?}");
+    }
+
+    #[test]
+    fn a_worker_that_prints_garbage_or_dies_is_an_error_that_quotes_it() {
+        let job = job();
         let error = start(Path::new("/bin/cat"), &job, &mut |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains("no answer: `{\"setup\""), "{error}");
         let error = start(Path::new("/bin/false"), &job, &mut |_| Ok(())).unwrap_err().to_string();

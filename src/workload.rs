@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::nearest;
+use crate::error::shortened;
 
 pub use metrics::Better;
 pub use metrics::Gate;
@@ -32,12 +33,23 @@ pub struct Category {
     pub new_tokens: usize,
 }
 
+/// A text of ours as git has it. A checkout that turned the ends of its lines would change prompts,
+/// hashes and numbers of tokens without a word: it does not compile.
+pub(crate) const fn with_unix_lines(text: &'static str) -> &'static str {
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    while at < bytes.len() {
+        assert!(bytes[at] != b'\r', "a fixture has CRLF: check it out anew, with .gitattributes");
+        at += 1;
+    }
+    text
+}
+
 macro_rules! prompts {
     ($name:literal) => {
         [
-            include_str!(concat!("../fixtures/prompts/", $name, "-1.txt")),
-            include_str!(concat!("../fixtures/prompts/", $name, "-2.txt")),
-            include_str!(concat!("../fixtures/prompts/", $name, "-3.txt")),
+            with_unix_lines(include_str!(concat!("../fixtures/prompts/", $name, "-1.txt"))),
+            with_unix_lines(include_str!(concat!("../fixtures/prompts/", $name, "-2.txt"))),
+            with_unix_lines(include_str!(concat!("../fixtures/prompts/", $name, "-3.txt"))),
         ]
     };
 }
@@ -323,7 +335,12 @@ fn unknown(word: &str, all: &[Scenario]) -> Error {
     let ids = all.iter().map(|scenario| scenario.id.as_str());
     let near = nearest(word, &short.iter().copied().chain(ids).collect::<Vec<_>>());
     let hint = near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    Error::Unknown { kind: "suite or scenario", name: word.into(), hint, known: short.join(", ") }
+    Error::Unknown {
+        kind: "suite or scenario",
+        name: shortened(word),
+        hint,
+        known: short.join(", "),
+    }
 }
 
 fn has_segments(id: &str, word: &str) -> bool {

@@ -21,7 +21,9 @@ use candlemark::error::Cause;
 use candlemark::error::Error;
 use candlemark::error::Result;
 use candlemark::settings::Config;
+use candlemark::settings::Generation;
 use candlemark::settings::Setup;
+use candlemark::settings::too_many;
 use candlemark::suite;
 use candlemark::tokenizer::Tokenizer;
 use candlemark::workload::Scenario;
@@ -53,13 +55,20 @@ pub fn main(words: &[&str]) -> ExitCode {
 
 fn run(words: &[&str]) -> Result<u8> {
     let path = Path::new("candlemark.toml");
-    let config = if path.exists() { Config::load(path)? } else { Config::default() };
+    let config = Config::read(Some(path).filter(|path| path.exists()), std::env::vars_os())?;
     let mode = Mode::from_args();
-    let mut setup = Setup::new(&config).with_variables(|name| std::env::var(name).ok())?;
-    if mode == Mode::Test && std::env::var_os("CANDLEMARK_MODEL").is_none() {
+    let mut setup = Setup::new(&config);
+    if mode == Mode::Test && std::env::var_os("CANDLEMARK_MODEL").is_none_or(|set| set.is_empty()) {
         setup.model = "synthetic:nano".into(); // To see that a case runs takes no real layer.
     }
     // Criterion warms up once, and takes as many samples as it was told to.
+    let Generation { warmups, iters, .. } = Generation::default();
+    if (setup.generation.warmups, setup.generation.iters) != (warmups, iters) {
+        eprintln!("warning: warmups and iters are Criterion's here; give `-- --sample-size N`");
+    }
+    if let Some(shared) = too_many(setup.threads) {
+        eprintln!("warning: {shared}");
+    }
     setup.generation.warmups = 1;
     engine::check(&setup)?;
     let policy = Policy::new(&config.gate)?;

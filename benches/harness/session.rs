@@ -43,7 +43,10 @@ pub(super) enum Mode {
 impl Mode {
     pub(super) fn from_args() -> Self {
         let has = |names: &[&str]| {
-            std::env::args().any(|arg| names.iter().any(|name| arg.split('=').next() == Some(name)))
+            std::env::args_os().any(|arg| {
+                let arg = arg.to_string_lossy();
+                names.iter().any(|name| arg.split('=').next() == Some(name))
+            })
         };
         if has(&["--test"]) || !has(&["--bench"]) {
             Mode::Test

@@ -24,7 +24,7 @@ use candlemark::record::pool::Pool;
 use candlemark::record::pool::Recorded;
 use candlemark::report;
 use candlemark::settings::Config;
-use candlemark::settings::count;
+use candlemark::settings::Count;
 
 use crate::cmd::Exit;
 use crate::cmd::gate_eval::record::progress;
@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(8..))]
     blocks: u16,
     /// Quads per block and scenario
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = Count::ROUNDS.parser())]
     quads: usize,
     /// Other layouts of the base's code to link and measure; needs the linker lld
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=10))]

@@ -9,6 +9,7 @@ use candlemark::compare::Judgement;
 use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::error::Cause;
+use candlemark::error::brief;
 use candlemark::report;
 
 use crate::cmd::cause;
@@ -62,7 +63,7 @@ impl Document {
             Format::Json => report::verdict_json(judgement),
             Format::Html => page()?,
             Format::Github => report::annotations(judgement),
-            Format::Junit => report::junit(judgement),
+            Format::Junit => report::junit(judgement, &candlemark::machine::now()),
             Format::Bmf => report::bmf(judgement),
             Format::SmallerIsBetter => report::smaller_is_better(judgement),
         };
@@ -99,7 +100,7 @@ fn reason(error: &anyhow::Error) -> String {
     if matches!(error.downcast_ref(), Some(Error::Interrupted)) {
         return "interrupted before anything was measured".into();
     }
-    let text = format!("{error:#}");
+    let text = brief(&format!("{error:#}"));
     let said = ["not comparable: ", "cannot decide: "];
     let rest = said.iter().find_map(|prefix| text.strip_prefix(prefix));
     rest.unwrap_or(&text).to_owned()

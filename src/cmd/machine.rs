@@ -5,8 +5,9 @@ use std::io::Write;
 use candlemark::machine;
 use candlemark::measure;
 use candlemark::settings::Config;
+use candlemark::settings::Count;
 use candlemark::settings::Setup;
-use candlemark::settings::count;
+use candlemark::settings::too_many;
 
 use crate::cmd::Exit;
 
@@ -14,7 +15,7 @@ use crate::cmd::Exit;
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Threads to measure with; default: physical cores allowed to the process
-    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
     threads: Option<usize>,
     /// Print JSON
     #[arg(long)]
@@ -36,7 +37,8 @@ pub(crate) fn run(
         let counters = machine::Meter::for_device(&setup.device, threads).counters();
         write!(out, "{}", machine::describe(&found, &counters, &machine::build()))?;
     }
-    for warning in machine::warnings(&machine::conditions()) {
+    let shared = too_many(threads).into_iter();
+    for warning in shared.chain(machine::warnings(&machine::conditions())) {
         writeln!(std::io::stderr(), "warning: {warning}")?;
     }
     Ok(Exit::Pass)

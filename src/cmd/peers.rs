@@ -15,8 +15,9 @@ use candlemark::model;
 use candlemark::model::EngineKind;
 use candlemark::model::weights;
 use candlemark::settings::Config;
+use candlemark::settings::Count;
 use candlemark::settings::Setup;
-use candlemark::settings::count;
+use candlemark::settings::too_many;
 
 use crate::cmd::Exit;
 use crate::cmd::usage;
@@ -54,13 +55,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ENGINE", value_delimiter = ',', default_values_t = EngineKind::NAMES.map(String::from))]
     engines: Vec<String>,
     /// Turns of each engine
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = Count::ROUNDS.parser())]
     rounds: usize,
     /// An engine that has worked so long on one measurement gets no further turn at it
     #[arg(long, value_name = "S", default_value_t = 60)]
     seconds: u64,
     /// Threads of the engines; default: CPUs allowed to the process
-    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
     threads: Option<usize>,
     /// Be the process of this engine
     #[arg(long, value_name = "ENGINE", hide = true)]
@@ -73,9 +74,13 @@ const REST: Duration = Duration::from_millis(400);
 /// A configuration of llama.cpp that was this close to the best in the pilot is measured on with it.
 const CLOSE: f64 = 0.95;
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
     let setup = Setup::new(&Config::default());
-    let threads = arguments.threads.unwrap_or(setup.threads);
+    let threads = arguments.threads.or(config.model.threads).unwrap_or(setup.threads);
     if let (Some(engine), [file]) = (&arguments.worker, arguments.files.as_slice()) {
         let setup = Setup {
             model: file.display().to_string(),
@@ -98,6 +103,9 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let held: Vec<String> =
         arguments.files.iter().map(|file| held_as(file)).collect::<anyhow::Result<_>>()?;
     check_names(&arguments.only, &held)?;
+    if let Some(shared) = too_many(threads) {
+        writeln!(io::stderr(), "warning: {shared}")?;
+    }
     let mut rows = Vec::new();
     for (file, held) in arguments.files.iter().zip(&held) {
         let chosen: Vec<&Item> =

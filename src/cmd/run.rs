@@ -19,8 +19,8 @@ use candlemark::record::Case;
 use candlemark::record::Record;
 use candlemark::report;
 use candlemark::settings::Config;
+use candlemark::settings::Count;
 use candlemark::settings::Setup;
-use candlemark::settings::count;
 use candlemark::settings::duration;
 use candlemark::suite;
 use candlemark::suite::Done;
@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Processes per scenario; each is one block, the unit of statistics
-    #[arg(long, value_name = "N", env = "CANDLEMARK_BLOCKS", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = Count::BLOCKS.parser())]
     blocks: Option<usize>,
     /// Measure all scenarios of a block in one process, for models that load slowly; memory is then labelled so
     #[arg(long)]
@@ -59,8 +59,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     resume: Option<PathBuf>,
     /// Begin nothing that would end later than this, `8m` for example, and measure in the order asked for; what is left out
-    /// can be measured with --resume
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// can be measured with --resume. What runs 30 s after it is ended
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "CANDLEMARK_BUDGET")]
     budget: Option<Duration>,
     /// Text to measure agreement and perplexity on (suite `quality`), in place of ours
     #[arg(long, value_name = "FILE")]
@@ -143,6 +143,12 @@ pub(crate) fn run(
             talk,
             "{skipped} scenarios skipped for time: `candlemark run --resume {path}` with the same words goes on"
         )?;
+    }
+    let short =
+        record.scenarios.iter().filter(|case| case.absence() == Some(AbsenceKind::SkippedMemory));
+    if let Some(why) = short.clone().find_map(|case| case.absent.as_ref()) {
+        let count = short.count();
+        writeln!(talk, "{count} scenarios skipped for memory, the first because {}", why.why)?;
     }
     if failed > 0 {
         writeln!(talk, "{failed} of {} scenarios failed or are INVALID", record.scenarios.len())?;

@@ -4,41 +4,44 @@ use candlemark::Error;
 use candlemark::engine;
 use candlemark::engine::Injection;
 use candlemark::settings::Config;
+use candlemark::settings::Count;
 use candlemark::settings::Setup;
-use candlemark::settings::count;
 use candlemark::settings::temperature;
+use candlemark::settings::too_many;
 use candlemark::suite;
 use candlemark::workload;
 use candlemark::workload::PromptFormat;
 
+use crate::cmd::interrupt::say;
+
 #[derive(clap::Args)]
 pub(crate) struct ModelArguments {
     /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]`; default: synthetic:mini
-    #[arg(long, value_name = "MODEL", env = "CANDLEMARK_MODEL")]
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Quantise at load: f32, bf16, q8_0 or q4_k_m
-    #[arg(long, value_name = "QUANT", env = "CANDLEMARK_QUANT")]
+    #[arg(long, value_name = "QUANT")]
     quant: Option<String>,
     /// native, candle, or llama-cpp where it is built in (CANDLEMARK_LLAMA_FA, _UBATCH and _MMAP set it up)
-    #[arg(long, value_name = "ENGINE", env = "CANDLEMARK_ENGINE")]
+    #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// cpu, cuda[:N] or metal
-    #[arg(long, value_name = "DEVICE", env = "CANDLEMARK_DEVICE")]
+    #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// Threads of the CPU engines; default: physical cores allowed to the process
-    #[arg(long, value_name = "N", env = "CANDLEMARK_THREADS", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
     threads: Option<usize>,
     /// Seed of the sampler and of synthetic weights
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Tokens generated per sequence; default: the category's
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = Count::TOKENS.parser())]
     gen_tokens: Option<usize>,
     /// Measured generations per scenario and process
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = Count::ITERS.parser())]
     iters: Option<usize>,
     /// Warm-up generations per scenario and process
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = Count::WARMUPS.parser())]
     warmups: Option<usize>,
     /// 0 is greedy; above, sampling is random but repeatable by its seed
     #[arg(long, value_name = "T", value_parser = temperature)]
@@ -112,6 +115,9 @@ impl ModelArguments {
         setup.labels.extend(self.labels.iter().cloned());
         setup.threads = self.threads.unwrap_or(setup.threads);
         engine::check(&setup)?;
+        if let Some(shared) = too_many(setup.threads) {
+            say(&format!("warning: {shared}: give fewer with `--threads` or CANDLEMARK_THREADS"));
+        }
         Ok(setup)
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use candlemark::record::write_atomically;
+use candlemark::settings::Count;
 use candlemark::tokenizer;
 
 use crate::cmd::Exit;
@@ -17,7 +18,7 @@ pub(crate) struct Arguments {
     /// Folder of .txt files
     corpus: PathBuf,
     /// Tokens, special ones included
-    #[arg(long, value_name = "N", default_value_t = 3072)]
+    #[arg(long, value_name = "N", default_value_t = 3072, value_parser = Count::TOKENS.parser())]
     vocab: usize,
     /// File to write
     #[arg(short, long, value_name = "FILE")]

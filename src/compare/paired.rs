@@ -12,6 +12,7 @@ use crate::compare::Change;
 use crate::compare::Finding;
 use crate::compare::Interval;
 use crate::compare::Judgement;
+use crate::compare::Measured;
 use crate::compare::Outcome;
 use crate::compare::Policy;
 use crate::compare::SCHEMA;
@@ -226,6 +227,20 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
         policy: policy.clone(),
         baseline_commit: None,
         course: Some(course),
+        measured: measured(paired),
+    }
+}
+
+/// The turns of both builds.
+fn measured(paired: &Paired) -> Measured {
+    let seconds = |case: &PairedCase| {
+        let quads = case.blocks.iter().flat_map(|turns| &turns.quads);
+        let all: f64 = quads.filter_map(|quad| quad.values.get("e2e_s")).flatten().sum();
+        (all > 0.0 && all.is_finite()).then(|| (case.id.clone(), all))
+    };
+    Measured {
+        started: Some(paired.session.started.clone()),
+        seconds: paired.scenarios.iter().filter_map(seconds).collect(),
     }
 }
 

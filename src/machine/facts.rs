@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use sysinfo::System;
 
+use super::cgroup;
 use super::cpu;
 
 /// Files of Linux that hold one fact each.
@@ -41,15 +43,15 @@ pub(super) fn facts(cpuinfo: &str) -> BTreeMap<String, String> {
         facts.insert("swap_bytes", Some(system.total_swap().to_string()));
     }
     let group = read("/proc/self/cgroup").unwrap_or_default();
-    // Control groups of version 1 write "no limit" as -1, and as the largest number of whole pages.
+    // Control groups of version 1 write "no limit" as -1.
     let version_1 = |path: &str| {
         let limit = read(path)?.parse::<i64>().ok()?;
         (1..i64::MAX / 2).contains(&limit).then(|| limit.to_string())
     };
     let quota = || version_1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-    let memory = || version_1("/sys/fs/cgroup/memory/memory.limit_in_bytes");
     facts.insert("container_cpus", limit(&group, "cpu.max").or_else(quota));
-    facts.insert("container_memory", limit(&group, "memory.max").or_else(memory));
+    let memory = cgroup::memory_limit(Path::new(cgroup::ROOT), &group);
+    facts.insert("container_memory", memory.map(|bytes| bytes.to_string()));
     facts.into_iter().filter_map(|(name, value)| Some((name.into(), value?))).collect()
 }
 
@@ -60,24 +62,10 @@ fn chosen(text: &str) -> Option<&str> {
 
 /// The nearest limit that is set for the control group of this process, as the file has it (`200000 100000` are two CPUs).
 fn limit(group: &str, file: &str) -> Option<String> {
-    folders(group).iter().find_map(|folder| {
-        let text = fs::read_to_string(format!("{folder}/{file}")).ok()?;
+    cgroup::folders(Path::new(cgroup::ROOT), group, "cpu").iter().find_map(|folder| {
+        let text = fs::read_to_string(folder.join(file)).ok()?;
         Some(text.trim().to_string()).filter(|text| !text.starts_with("max"))
     })
-}
-
-/// The folder of a control group of version 2 and all above it, from `/proc/self/cgroup`; none for version 1.
-fn folders(group: &str) -> Vec<String> {
-    let Some(path) = group.lines().find_map(|line| line.strip_prefix("0::")) else {
-        return Vec::new();
-    };
-    let mut path = path.trim_end_matches('/');
-    let mut folders = vec![format!("/sys/fs/cgroup{path}")];
-    while let Some((above, _)) = path.rsplit_once('/') {
-        folders.push(format!("/sys/fs/cgroup{above}"));
-        path = above;
-    }
-    folders
 }
 
 #[cfg(test)]
@@ -89,18 +77,6 @@ mod tests {
         assert_eq!(chosen("always [madvise] never\n"), Some("madvise"));
         assert_eq!(chosen("always madvise never"), None);
         assert_eq!(chosen(""), None);
-    }
-
-    #[test]
-    fn limits_are_looked_for_from_the_own_group_upwards() {
-        for (group, expected) in [
-            ("0::/\n", vec!["/sys/fs/cgroup"]),
-            ("0::/a/b\n", vec!["/sys/fs/cgroup/a/b", "/sys/fs/cgroup/a", "/sys/fs/cgroup"]),
-            ("4:memory:/a\n0::/a\n", vec!["/sys/fs/cgroup/a", "/sys/fs/cgroup"]),
-            ("4:memory:/a\n", vec![]),
-        ] {
-            assert_eq!(folders(group), expected, "{group:?}");
-        }
     }
 
     #[test]

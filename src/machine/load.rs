@@ -2,6 +2,7 @@
 //! a loaded host is reported as such, and whether that spoils a verdict is decided elsewhere.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
@@ -9,6 +10,8 @@ use sysinfo::System;
 
 use crate::record::Conditions;
 
+use super::cgroup;
+use super::memory;
 use super::stamp;
 
 // One host's noise floor was 7.3 % quiet, 10.7 % lightly loaded and 96.5 % in use (samyama-ai/samyama-graph#708), while
@@ -62,12 +65,28 @@ fn warnings_with(conditions: &Conditions, cpus: usize) -> Vec<String> {
     warnings
 }
 
-/// Memory that this process can get without swapping, in bytes: of the machine, or of the container if it has less.
+/// Memory that this process can get without swapping, in bytes: of the machine, or what its control
+/// groups or its limit of address space (`ulimit -v`) leave, if that is less.
 pub(super) fn available_bytes() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory();
     let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0)?;
-    Some(system.cgroup_limits().map_or(machine, |limits| machine.min(limits.free_memory)))
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let groups = cgroup::free_memory(Path::new(cgroup::ROOT), &read("/proc/self/cgroup"));
+    let space = address_space(&read("/proc/self/limits"), &read("/proc/self/status"));
+    [groups, space].into_iter().flatten().chain([machine]).min()
+}
+
+/// Address space that is left, from `/proc/self/limits` and `/proc/self/status`; `None` where there
+/// is no limit.
+fn address_space(limits: &str, status: &str) -> Option<u64> {
+    let left = |limit: &str, used: &str| {
+        let limit = limits.lines().find_map(|line| line.strip_prefix(limit))?;
+        let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;
+        Some(limit.saturating_sub(memory::kib(status, used)?))
+    };
+    let all = left("Max address space", "VmSize:");
+    all.into_iter().chain(left("Max data size", "VmData:")).min()
 }
 
 /// CPUs of the machine, which a load average counts tasks of, whether or not this process may use them.
@@ -124,6 +143,27 @@ mod tests {
         for old in ["", "cpu  1 2 3 4\n", "intr 5\n"] {
             assert_eq!(Ticks::parse(old), None, "{old:?}");
         }
+    }
+
+    #[test]
+    fn limits_of_the_shell_leave_what_is_not_used_of_them() {
+        let limits = |space: &str, data: &str| {
+            format!(
+                "Limit                     Soft Limit           Hard Limit           Units\n\
+                 Max data size             {data}               unlimited            bytes\n\
+                 Max address space         {space}              unlimited            bytes\n"
+            )
+        };
+        let status = "VmSize:\t    1024 kB\nVmData:\t     512 kB\n";
+        for (space, data, expected) in [
+            ("unlimited", "unlimited", None),
+            ("2097152", "unlimited", Some(1 << 20)),
+            ("2097152", "1048576", Some(1 << 19)),
+            ("1000", "unlimited", Some(0)),
+        ] {
+            assert_eq!(address_space(&limits(space, data), status), expected, "{space} {data}");
+        }
+        assert_eq!(address_space("", status), None);
     }
 
     #[test]

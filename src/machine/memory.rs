@@ -72,7 +72,7 @@ fn parse(status: &str) -> Memory {
 }
 
 /// A line such as `VmHWM: 1688 kB`, in bytes.
-fn kib(status: &str, field: &str) -> Option<u64> {
+pub(super) fn kib(status: &str, field: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
     value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }

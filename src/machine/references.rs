@@ -82,10 +82,11 @@ impl ReferenceKernels {
             return Ok(None);
         }
         let bytes = buffer_bytes(rates::last_level_cache_bytes(), load::available_bytes());
-        bytes.map(|bytes| Self::with_buffer(threads, bytes)).transpose()
+        bytes.map_or(Ok(None), |bytes| Self::with_buffer(threads, bytes))
     }
 
-    fn with_buffer(threads: usize, bytes: usize) -> Result<Self> {
+    /// `None` where the system has no room for the buffer after all.
+    fn with_buffer(threads: usize, bytes: usize) -> Result<Option<Self>> {
         let threads = threads.max(1);
         let refused = |source| Error::Threads { threads, source };
         let part = bytes / size_of::<u64>() / threads;
@@ -95,7 +96,11 @@ impl ReferenceKernels {
         }
         // One piece, however many threads: freeing smaller ones would teach the allocator of the measured program
         // another threshold for what it gives back to the system.
-        let mut buffer = vec![0_u64; part * threads];
+        let mut buffer = Vec::new();
+        if buffer.try_reserve_exact(part * threads).is_err() {
+            return Ok(None);
+        }
+        buffer.resize(part * threads, 0_u64);
         let filled = thread::scope(|scope| {
             buffer.chunks_mut(part).try_for_each(|part| {
                 // Filled by a thread of its own, so that its pages lie near one. Pages never written would all be one.
@@ -104,7 +109,7 @@ impl ReferenceKernels {
             })
         });
         filled.map_err(refused)?;
-        Ok(Self { threads, buffer })
+        Ok(Some(Self { threads, buffer }))
     }
 
     /// Seconds of each kernel, each the median of a few repetitions.
@@ -218,7 +223,7 @@ mod tests {
     #[test]
     fn every_kernel_takes_time_with_one_thread_and_with_several() {
         for threads in [1, 3] {
-            let kernels = ReferenceKernels::with_buffer(threads, 1 << 16).unwrap();
+            let kernels = ReferenceKernels::with_buffer(threads, 1 << 16).unwrap().unwrap();
             let References { compute_s, stream_s, dispatch_s } = kernels.measure().unwrap();
             for seconds in [compute_s, stream_s, dispatch_s] {
                 assert!(seconds.is_finite() && seconds > 0.0, "{threads} threads: {seconds}");

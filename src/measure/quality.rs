@@ -135,7 +135,7 @@ fn reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
         // Another time there may be.
         return Err(Error::SkippedMemory(format!(
-            "the f32 definition needs {:.1} GiB of memory, {:.1} are available",
+            "the f32 definition needs {:.1} GiB of memory, {:.1} GiB are available",
             gib(needed),
             gib(available)
         )));

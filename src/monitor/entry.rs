@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn an_error_that_quotes_a_file_is_cut() {
-        let error = Error::Failed("ü".repeat(10_000));
+        let error = Error::Failed("ü ".repeat(10_000));
         let entry = Entry::new("2026-11-23T10:00:00Z".into(), 0.0, Err(error));
         assert_eq!(entry.error.unwrap().chars().count(), 602);
     }

@@ -19,7 +19,7 @@ use crate::workload::Metric;
 /// An answer of another kind than was asked for.
 pub(super) fn unexpected(told: &Told) -> Error {
     let text = serde_json::to_string(told).expect("plain data");
-    Error::Failed(format!("a worker answered something else: `{}`", crate::suite::shortened(&text)))
+    Error::Failed(format!("a worker answered something else: `{}`", crate::error::shortened(&text)))
 }
 
 /// Writes down that an arm cannot do a scenario.

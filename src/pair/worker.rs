@@ -161,7 +161,7 @@ impl Worker {
                     return serde_json::from_str(&line).map_err(|_| {
                         Error::Failed(format!(
                             "a worker printed what is no answer: `{}`",
-                            suite::shortened(&line)
+                            crate::error::shortened(&line)
                         ))
                     });
                 }

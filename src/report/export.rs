@@ -21,8 +21,10 @@ use crate::record::Record;
 use crate::stats;
 use crate::workload::Task;
 
-/// The scenario that stands for a whole record: the one of this id, or the valid one of batch 1 with the longest answers, the
-/// first of equals. `None` where nothing was asked for and there is no such scenario.
+/// The scenario that stands for a whole record: the one of this id, or the first of the best, from
+/// the most to the least: one with a decode rate, a valid one, a plain answer of batch 1, and the
+/// longest answers. A record of one token a sequence has no decode rate, and one of batches alone
+/// has no batch of 1: they have a scenario all the same. `None` of a record without any.
 ///
 /// # Errors
 /// When no scenario has the id.
@@ -32,13 +34,15 @@ fn chosen<'a>(record: &'a Record, asked: Option<&str>) -> Result<Option<&'a Case
         let unknown = || Error::unknown("scenario in the record", id, ids);
         return record.case(id).map(Some).ok_or_else(unknown);
     }
-    let plain = record.scenarios.iter().filter(|case| {
+    let worth = |case: &&Case| {
         // A depth, a pipeline or a trace has other rates than a plain answer.
-        case.work.task == Task::Generate && case.work.batch == 1 && believed(case)
-    });
-    let decoded = plain.filter(|case| !case.values("decode_tok_s").is_empty());
+        let plain = case.work.task == Task::Generate;
+        let decoded = believed(case) && !case.values(decode_rate(case)).is_empty();
+        let one = case.work.batch == 1;
+        (decoded && plain, decoded && one, believed(case), plain, one, case.work.new_tokens)
+    };
     // The first of equals: max_by_key alone would take the last.
-    Ok(decoded.rev().max_by_key(|case| case.work.new_tokens))
+    Ok(record.scenarios.iter().rev().max_by_key(worth))
 }
 
 /// Whether there are numbers, and they can be true.

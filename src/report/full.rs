@@ -23,6 +23,7 @@ use crate::report::full::model::Block;
 use crate::report::full::model::Document;
 use crate::report::full::model::Text;
 use crate::report::full::paper::Paper;
+use crate::report::text::LONGEST;
 use crate::report::words::Lang;
 
 /// How a report is made.
@@ -79,14 +80,16 @@ pub(super) fn document(record: &Record, edition: Edition<'_>) -> Document {
     }
 }
 
-/// The report of a record as GitHub-flavoured Markdown. It links its charts as files in the folder `charts`, whose name is written
+/// The report of a record as GitHub-flavoured Markdown, no longer than GitHub shows: what is left
+/// out then is counted where it would stand. It links its charts as files in the folder `charts`, whose name is written
 /// as it stands; without a folder it has none.
 pub fn markdown<'a>(
     record: &Record,
     edition: impl Into<Edition<'a>>,
     charts: Option<&str>,
 ) -> String {
-    markdown::markdown(&document(record, edition.into()), charts)
+    let edition = edition.into();
+    markdown::markdown(&document(record, edition), charts, edition.lang, LONGEST)
 }
 
 /// The charts of a record as files for [`markdown`]: their names and what is in them, on white paper whatever the reader's theme.

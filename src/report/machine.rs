@@ -19,16 +19,26 @@ use crate::workload::Metric;
 /// The verdict as JUnit XML: a test case a finding. A regression is a failure, what broke or cannot be compared an error, and
 /// what is not decided is skipped. Where no finding says why the verdict is no pass, a case of its own does: nothing compared is
 /// no green file. Where nothing came to be judged, that case is an error.
-pub fn junit(judgement: &Judgement) -> String {
+///
+/// `timestamp` is when the numbers were measured, or `now` where none were: UTC without its letter,
+/// as the schema of Ant has it. `time` is the seconds of a scenario's measured generations; it
+/// stands at the scenario's first case, because readers add cases up and the others were read off
+/// the same generations. What has no such time, a run of prompts alone for example, took 0.
+pub fn junit(judgement: &Judgement, now: &str) -> String {
+    let mut seconds = judgement.measured.seconds.clone();
+    let mut all_s = 0.0;
     let mut cases: Vec<(String, Option<&str>)> = Vec::new();
     let mut case = |class: &str, name: &str, state: Option<&'static str>, message: &str| {
+        let time = seconds.remove(class).unwrap_or_default();
+        all_s += time;
         let (class, name, message) = (xml(class), xml(name), xml(message));
         let said = match state {
             None => format!("<system-out>{message}</system-out>"),
             Some(state) => format!("<{state} message=\"{message}\"/>"),
         };
-        let case =
-            format!("    <testcase classname=\"{class}\" name=\"{name}\">{said}</testcase>\n");
+        let case = format!(
+            "    <testcase classname=\"{class}\" name=\"{name}\" time=\"{time:.3}\">{said}</testcase>\n"
+        );
         cases.push((case, state));
     };
     let mut silent = true;
@@ -64,10 +74,15 @@ pub fn junit(judgement: &Judgement) -> String {
         count("error"),
         count("skipped")
     );
+    let counts = format!("{counts} time=\"{all_s:.3}\"");
     let cases: String = cases.iter().map(|(case, _)| case.as_str()).collect();
+    let is_time = |time: &&str| time.parse::<jiff::Timestamp>().is_ok();
+    let started = judgement.measured.started.as_deref().filter(is_time).unwrap_or(now);
+    let timestamp = xml(started.trim_end_matches('Z'));
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {counts}>\n  \
-         <testsuite name=\"candlemark\" {counts}>\n{cases}  </testsuite>\n</testsuites>\n"
+         <testsuite name=\"candlemark\" timestamp=\"{timestamp}\" {counts}>\n{cases}  \
+         </testsuite>\n</testsuites>\n"
     )
 }
 

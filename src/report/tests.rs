@@ -2,8 +2,10 @@
 
 use super::text::cell;
 use super::*;
+use crate::compare::Measured;
 use crate::compare::Policy;
 use crate::compare::judge;
+use crate::compare::tests::Row;
 use crate::compare::tests::record;
 use crate::record::Absence;
 use crate::record::AbsenceKind;
@@ -176,4 +178,28 @@ fn a_page_strikes_out_what_cannot_be_true() {
     assert!(page.contains("<td class=\"n struck whole\">100.0</td>"), "{page}");
     assert!(page.contains("<td class=\"bad\">INVALID: faster than memory</td>"));
     assert!(markdown(&record, Lang::En, None).contains("~~100.0~~"));
+}
+
+#[test]
+fn junit_has_the_time_of_what_was_measured() {
+    let now = "2026-11-29T07:00:00Z";
+    let rows: &[Row] = &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
+    let base = record(rows);
+    let mut current = record(rows);
+    for block in &mut current.scenarios[0].blocks {
+        block.samples.insert("e2e_s".into(), vec![0.25, 0.5]);
+    }
+    let seconds = 0.75 * current.scenarios[0].blocks.len() as f64;
+    let mut judgement = judge(&base, &current, &Policy::default());
+    let text = junit(&judgement, now);
+    let started = current.sessions.last().unwrap().started.trim_end_matches('Z');
+    assert!(text.contains(&format!("timestamp=\"{started}\"")), "{text}");
+    let whole = text.lines().find(|line| line.starts_with("<testsuites ")).unwrap();
+    assert!(whole.ends_with(&format!(" time=\"{seconds:.3}\">")), "{text}");
+    let cases: Vec<&str> = text.lines().filter(|line| line.contains("<testcase")).collect();
+    assert!(cases[0].contains(&format!("time=\"{seconds:.3}\"")), "{text}");
+    assert!(cases[1..].iter().all(|case| case.contains("time=\"0.000\"")), "{text}");
+    judgement.measured = Measured { started: Some("\"><x".into()), ..Measured::default() };
+    let text = junit(&judgement, now);
+    assert!(text.contains("timestamp=\"2026-11-29T07:00:00\""), "{text}");
 }

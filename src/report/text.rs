@@ -6,6 +6,9 @@ use comfy_table::presets;
 
 use crate::workload::Metric;
 
+/// The most that a Markdown document has: a comment on GitHub is cut at 65,536 characters.
+pub(super) const LONGEST: usize = 60_000;
+
 /// Four significant digits, thousands set apart: `0.01234`, `12.34`, `1,234`, `1,234,567`.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {

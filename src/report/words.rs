@@ -85,7 +85,7 @@ macro_rules! words {
 
 words! {
     frame: Frame {
-        title contents not_measured value metric scenario
+        title contents not_measured value metric scenario rows_left_out values_left_out
     }
     general: General {
         heading injected unoptimised model architecture shape form model_commit parameters weights

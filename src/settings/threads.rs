@@ -15,6 +15,18 @@ pub fn cpus() -> Option<Vec<usize>> {
     cores().map(|cores| in_order(&cores))
 }
 
+/// What to say where so many threads share the CPUs that the process may use: they wait for one
+/// another, and their numbers are no machine's that has a CPU for each.
+pub fn too_many(threads: usize) -> Option<String> {
+    let allowed = || std::thread::available_parallelism().map_or(1, usize::from);
+    shared(threads, cpus().map_or_else(allowed, |cpus| cpus.len()))
+}
+
+fn shared(threads: usize, cpus: usize) -> Option<String> {
+    let plural = if cpus == 1 { "" } else { "s" };
+    (threads > cpus).then(|| format!("{threads} threads share {cpus} CPU{plural}"))
+}
+
 fn in_order(cores: &[Vec<usize>]) -> Vec<usize> {
     let most = cores.iter().map(Vec::len).max().unwrap_or(0);
     (0..most)
@@ -57,6 +69,14 @@ fn numbers(list: &str) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_that_share_cpus_are_told_of() {
+        assert_eq!(shared(64, 2).as_deref(), Some("64 threads share 2 CPUs"));
+        assert_eq!(shared(2, 1).as_deref(), Some("2 threads share 1 CPU"));
+        assert_eq!(shared(2, 2), None);
+        assert_eq!(too_many(1), None);
+    }
 
     #[test]
     fn cores_are_counted_once_and_only_those_allowed() {

@@ -182,10 +182,23 @@ impl Pace {
     }
 
     fn beyond_after(&self, spent: Duration, budget: Duration, cost: f64) -> Option<Error> {
-        let expected = spent.mul_f64(1.0 + cost / Some(self.measured).filter(|done| *done > 0.0)?);
-        let why = || Error::SkippedTime(format!("the time budget of {budget:?} was used up"));
-        (expected > budget).then(why)
+        let done = Some(self.measured).filter(|done| *done > 0.0)?;
+        let expected = spent.as_secs_f64() * (1.0 + cost / done);
+        (expected > budget.as_secs_f64()).then(|| used_up(budget))
     }
+
+    /// When a process that was begun within a budget is ended, and why. What the first one takes is
+    /// not known before, and what others take is an estimate.
+    pub(super) fn end(&self, budget: Duration) -> (Instant, Error) {
+        (self.began + budget + GRACE, used_up(budget))
+    }
+}
+
+/// How long a process may go on after the budget.
+pub const GRACE: Duration = Duration::from_secs(30);
+
+fn used_up(budget: Duration) -> Error {
+    Error::SkippedTime(format!("the time budget of {budget:?} was used up"))
 }
 
 fn costs(scenarios: &[Scenario], generation: &Generation) -> f64 {

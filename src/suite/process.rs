@@ -25,7 +25,9 @@ use crate::record::Case;
 use crate::record::Model;
 use crate::record::References;
 use crate::record::Work;
+use crate::settings;
 use crate::settings::Generation;
+use crate::suite;
 use crate::suite::Answer;
 use crate::suite::HELD;
 use crate::suite::Job;
@@ -75,6 +77,9 @@ pub fn work() -> Result<()> {
     for scenario in chosen {
         let mut case = case(&mut engine, &scenario, &job, &after_load, &meter)
             .unwrap_or_else(|error| absent(&scenario, &job.setup.generation, (&error).into()));
+        if case.absent.is_none() && job.setup.device == "cpu" {
+            case.validity.warnings.extend(settings::too_many(job.setup.threads));
+        }
         measure::restate(&mut case, &job.rates, &rates);
         let exceeds = measure::exceeds(&case);
         if exceeds {
@@ -104,11 +109,11 @@ pub(super) fn asked() -> Result<String> {
         return Ok(text);
     }
     io::stdin().read_line(&mut text).map_err(read)?;
-    std::thread::spawn(|| {
+    suite::thread(|| {
         // It sleeps until then, and takes nothing from what is measured.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         std::process::exit(1);
-    });
+    })?;
     Ok(text)
 }
 

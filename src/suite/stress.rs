@@ -183,20 +183,20 @@ fn answer_some(
     // A worker that dies before it has read everything says why on its standard error, which is read below.
     let _ = held.write_all(text.as_bytes());
     let mut stderr = child.stderr.take().expect("it is piped");
-    let complaints = std::thread::spawn(move || {
+    let complaints = suite::thread(move || {
         let mut text = Vec::new();
         let _ = stderr.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
-    });
+    })?;
     let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     let (send, receive) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
+    let reader = suite::thread(move || {
         for line in lines.map_while(|line| line.ok()) {
             if send.send(line).is_err() {
                 break;
             }
         }
-    });
+    })?;
     let mut begun: Option<usize> = None;
     let mut loaded = false;
     let end = loop {
@@ -270,11 +270,11 @@ fn fatal(
     complaint: &str,
 ) -> Request {
     let said = complaint.trim().lines().next().unwrap_or_default();
-    let own = || format!("{status}: {}", suite::shortened(said));
+    let own = || format!("{status}: {}", crate::error::shortened(said));
     let (outcome, why) = match end {
         End::Late => (Outcome::TimedOut, format!("it took longer than {} s", longest.as_secs())),
         End::Garbled(line) => {
-            let line = suite::shortened(&line);
+            let line = crate::error::shortened(&line);
             (Outcome::Failed, format!("the worker printed what is no answer: `{line}`"))
         }
         End::Own if of_memory(status, complaint) => (Outcome::OutOfMemory, own()),

@@ -16,9 +16,10 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::workload::with_unix_lines;
 
-const QWEN3: &str = include_str!("qwen3.jinja");
-const QWEN2: &str = include_str!("qwen2.jinja");
+const QWEN3: &str = with_unix_lines(include_str!("qwen3.jinja"));
+const QWEN2: &str = with_unix_lines(include_str!("qwen2.jinja"));
 
 /// What a template is told when it asks for the date. Not today's: a prompt must be the same in every run.
 const TODAY: DateTime = date(2026, 1, 1).at(0, 0, 0, 0);

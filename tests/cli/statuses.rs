@@ -17,6 +17,20 @@ fn ended(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_small_stack_ends_nothing() {
+    for kib in ["64", "256", "8192"] {
+        let line = format!("ulimit -s {kib}; exec \"$0\" list quick");
+        let output = std::process::Command::new("sh")
+            .args(["-c", &line, env!("CARGO_BIN_EXE_candlemark")])
+            .output()
+            .unwrap();
+        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), talk.as_str()), (Some(0), ""), "{kib}");
+    }
+}
+
 #[test]
 fn what_is_typed_wrong_ends_with_2_says_why_and_answers_nothing() {
     for (line, says) in [

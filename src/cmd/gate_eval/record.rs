@@ -11,7 +11,7 @@ use candlemark::pair::pool;
 use candlemark::pair::pool::Plan;
 use candlemark::pair::pool::environments;
 use candlemark::settings::Config;
-use candlemark::settings::count;
+use candlemark::settings::Count;
 
 use crate::cmd::Exit;
 use crate::cmd::interrupt::interruptible;
@@ -38,10 +38,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     environments: Vec<String>,
     /// Blocks per environment
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = Count::BLOCKS.parser())]
     blocks: usize,
     /// Quads per block and scenario
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = Count::ROUNDS.parser())]
     quads: usize,
     /// Arms that are worse on purpose: decode by 3, 5, 7.5 (7), 10 (T) and 20 % (X), TTFT (F) and memory (M) by 20 %
     #[arg(long, value_name = "LETTER", value_delimiter = ',', default_values_t = ['3', '5', '7', 'T', 'X', 'F', 'M'])]

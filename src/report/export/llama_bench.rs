@@ -1,5 +1,6 @@
 //! A record as JSON lines with the fields of llama.cpp's `llama-bench -o jsonl`, a line a test, which its
-//! `scripts/compare-llama-bench.py --tool llama-bench` reads.
+//! `scripts/compare-llama-bench.py --tool llama-bench` reads, both of before llama-bench had
+//! `load_mode` in place of `use_mmap` and of since: each drops the fields that it does not know.
 
 use serde::Serialize;
 
@@ -50,6 +51,8 @@ struct Test<'a> {
     type_v: &'a str,
     /// All layers on a GPU, none on a CPU.
     n_gpu_layers: usize,
+    /// No layer's experts are kept on the CPU by themselves.
+    n_cpu_moe: i64,
     split_mode: &'static str,
     main_gpu: i64,
     no_kv_offload: bool,
@@ -57,8 +60,13 @@ struct Test<'a> {
     tensor_split: &'static str,
     tensor_buft_overrides: &'static str,
     use_mmap: i64,
+    /// What llama-bench has in place of `use_mmap` since; no file is read by llama.cpp.
+    load_mode: &'static str,
     embeddings: bool,
     no_op_offload: i64,
+    /// Layers and context are not fitted to the device's memory.
+    fit_target: i64,
+    fit_min_ctx: i64,
     /// Tokens of the prompt that were read; 0 in a test of generating.
     n_prompt: usize,
     /// Tokens generated in the time; 0 in a test of reading.
@@ -166,6 +174,7 @@ fn line(record: &Record, case: &Case, shape: Shape) -> String {
         type_k: &cache,
         type_v: &cache,
         n_gpu_layers: if on_gpu { model.layers } else { 0 },
+        n_cpu_moe: 0,
         split_mode: "none",
         main_gpu: NO_SUCH_SETTING,
         no_kv_offload: false,
@@ -173,8 +182,11 @@ fn line(record: &Record, case: &Case, shape: Shape) -> String {
         tensor_split: "none",
         tensor_buft_overrides: "none",
         use_mmap: NO_SUCH_SETTING,
+        load_mode: "none",
         embeddings: false,
         no_op_offload: NO_SUCH_SETTING,
+        fit_target: 0,
+        fit_min_ctx: 0,
         n_prompt: shape.n_prompt,
         n_gen: shape.n_gen,
         n_depth: shape.n_depth,

@@ -12,8 +12,9 @@ use crate::report::text::cell;
 use crate::report::text::number;
 use crate::stats;
 
-/// The row of the shared results table, under its header: of the scenario asked for, or else of the valid one of batch 1 with
-/// the longest answers. The rate is the mean of the decode rate's samples; the struck-out ones cannot be true.
+/// The row of the shared results table, under its header: of the scenario asked for, or else of the
+/// valid one of batch 1 with the longest answers, where there is one. The rate is the mean of the
+/// decode rate's samples; the struck-out ones cannot be true, and `N/A` was not measured.
 ///
 /// # Errors
 /// When the record has no such scenario.
@@ -21,7 +22,7 @@ pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
     let header = "| Device | Source | Model size (M params) | KV cache | gen_tokens | mean tok/s | peak VRAM MiB |\n\
                   |---|---|---:|---|---:|---:|---:|\n";
     let Some(case) = chosen(record, scenario)? else {
-        return Ok(format!("{header}| no valid scenario with batch 1 | | | | | | |\n"));
+        return Ok(format!("{header}| the record has no scenario | | | | | | |\n"));
     };
     let device = record.settings.device.as_str();
     let device = if device == "cpu" { format!("cpu ({})", cpu(record)) } else { device.to_owned() };

@@ -38,8 +38,64 @@ fn the_longest_valid_answer_of_batch_1_stands_for_a_record() {
     assert_eq!(chosen(&record, None).unwrap(), None);
     let nothing = benchmark(&record, None);
     assert_eq!(nothing["results"]["tokens_per_sec"], Value::Null);
-    assert_eq!(nothing["results"]["why"], "no valid scenario with batch 1");
+    assert_eq!(nothing["results"]["why"], "the record has no scenario");
     assert_eq!(lines(&record), Vec::<Value>::new());
+}
+
+/// What no plain answer of batch 1 stands for has a row and an object too, with what is not known.
+#[test]
+fn a_record_without_a_plain_answer_has_its_best_scenario() {
+    let mut record = record(&[
+        ("failed/b1", &[("decode_tok_s", ONE)]),
+        ("one-token/b1", &[("ttft_s", ONE)]),
+        ("one-token/b4", &[("ttft_s", ONE)]),
+    ]);
+    record.scenarios[0].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
+    for case in &mut record.scenarios[1..] {
+        case.work.new_tokens = 1;
+    }
+    let one = benchmark(&record, None);
+    assert_eq!(one["generation"]["scenario"], "one-token/b1");
+    assert_eq!(one["generation"]["gen_tokens"], 1);
+    assert_eq!(one["results"]["tokens_per_sec"], Value::Null);
+    assert_eq!(one["results"]["why"], "`decode_tok_s` was not measured");
+    assert_eq!(one["results"]["valid"], true);
+    let text = row(&record, None).unwrap();
+    assert!(text.ends_with("one-token/b1) | 62.000 | on | 1 | N/A | N/A |\n"), "{text}");
+    record.scenarios.remove(1);
+    assert_eq!(benchmark(&record, None)["generation"]["scenario"], "one-token/b4");
+    record.scenarios.truncate(1);
+    let failed = benchmark(&record, None);
+    assert_eq!(failed["results"]["why"], "failed: out of memory");
+    assert_eq!(failed["results"]["valid"], Value::Null);
+    assert!(row(&record, None).unwrap().contains("failed/b1) | 62.000 | on |"));
+}
+
+#[test]
+fn batches_alone_have_the_rate_of_the_batch() {
+    let record = record(&[("code/b4", &[("decode_tok_s_aggregate", ONE)])]);
+    assert_eq!(benchmark(&record, None)["results"]["metric"], "decode_tok_s_aggregate");
+    assert!(row(&record, None).unwrap().contains("| 51.00 |"));
+}
+
+/// The keys without which the script refuses a line, before and since `use_mmap` became
+/// `load_mode`; <https://github.com/ggml-org/llama.cpp/blob/master/scripts/compare-llama-bench.py>.
+#[test]
+fn both_scripts_of_llama_cpp_find_their_keys() {
+    const BOTH: &str = "cpu_info gpu_info backends n_gpu_layers tensor_buft_overrides \
+        model_filename model_type n_batch n_ubatch embeddings cpu_mask cpu_strict poll n_threads \
+        type_k type_v no_kv_offload split_mode main_gpu tensor_split flash_attn n_prompt n_gen \
+        n_depth build_commit test_time avg_ts";
+    let record = record(&[("code/b1", &[("decode_tok_s", ONE)])]);
+    let test = &lines(&record)[0];
+    let keys = BOTH.split_whitespace().chain(["use_mmap"]); // As of before.
+    for key in keys.chain(["n_cpu_moe", "load_mode", "fit_target", "fit_min_ctx"]) {
+        assert!(!test[key].is_null(), "{key}: null is equal to nothing");
+    }
+    for (key, value) in [("n_cpu_moe", 0), ("fit_target", 0), ("fit_min_ctx", 0)] {
+        assert_eq!(test[key], value, "{key} is llama-bench's default");
+    }
+    assert_eq!(test["load_mode"], "none");
 }
 
 #[test]

@@ -5,33 +5,115 @@ use std::fmt::Write as _;
 use crate::report::full::model::Block;
 use crate::report::full::model::Cell;
 use crate::report::full::model::Document;
+use crate::report::full::model::Section;
 use crate::report::full::model::Span;
 use crate::report::full::model::Table;
 use crate::report::full::model::Text;
 use crate::report::full::model::Tone;
 use crate::report::text::cell;
+use crate::report::words::Lang;
 
-/// The document; charts are linked in `charts`, a folder beside the file, and left out where there is none.
-pub(super) fn markdown(document: &Document, charts: Option<&str>) -> String {
+/// The document; charts are linked in `charts`, a folder beside the file, and left out where there
+/// is none. Where the text would be longer than so many characters, the values of the last scenarios are left out
+/// first, then the second half of the longest table or list, over and over; the text says how many.
+pub(super) fn markdown(
+    document: &Document,
+    charts: Option<&str>,
+    lang: Lang,
+    longest: usize,
+) -> String {
+    let rows = |section: &Section| section.blocks.iter().map(rows).collect();
+    let mut shown: Vec<Vec<usize>> = document.sections.iter().map(rows).collect();
+    loop {
+        let text = laid_out(document, charts, lang, &shown);
+        let surplus = text.chars().count().saturating_sub(longest);
+        if surplus == 0 || !leave_out(document, &mut shown, surplus) {
+            return text;
+        }
+    }
+}
+
+/// How many rows or items of a block can be shown; what has none is shown as a whole.
+fn rows(block: &Block) -> usize {
+    match block {
+        Block::Table { table } => table.rows.len(),
+        Block::List { items } => items.len(),
+        _ => 1,
+    }
+}
+
+/// Shows less of the document; `false` where there is nothing more to leave out.
+fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
+    let blocks = || document.sections.iter().flat_map(|section| &section.blocks);
+    let length = |block: &Block, shown| self::block(block, None, shown).chars().count();
+    let mut places: Vec<(&Block, &mut usize)> =
+        blocks().zip(shown.iter_mut().flatten()).filter(|(_, shown)| **shown > 0).collect();
+    let details = |(block, _): &&mut (&Block, &mut usize)| matches!(block, Block::Details { .. });
+    let mut is_less = false;
+    for (block, shown) in places.iter_mut().rev().filter(details) {
+        if surplus == 0 {
+            break;
+        }
+        surplus = surplus.saturating_sub(length(block, 1));
+        (**shown, is_less) = (0, true);
+    }
+    let with_rows = |(block, _): &&mut (&Block, &mut usize)| {
+        matches!(block, Block::Table { .. } | Block::List { .. })
+    };
+    let longest =
+        places.iter_mut().filter(with_rows).max_by_key(|(block, shown)| length(block, **shown));
+    match longest {
+        _ if is_less => true,
+        Some((_, shown)) => {
+            **shown /= 2;
+            true
+        }
+        None => false,
+    }
+}
+
+/// The document with so many rows of each block.
+fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
+    let words = &lang.words().frame;
+    let note = |template, out: usize| {
+        let text = Text::fill(template, &[("count", &lang.count(out))]);
+        format!("\n**{}**\n", inline(&text))
+    };
     let mut text = format!("# {}\n", inline(&document.title));
     let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
-    for section in document.sections.iter().filter(|section| section.blocks.iter().any(drawn)) {
+    let sections = document.sections.iter().zip(shown);
+    for (section, shown) in sections.filter(|(section, _)| section.blocks.iter().any(drawn)) {
         let _ = write!(text, "\n## {}\n", inline(&section.heading));
-        for block in section.blocks.iter().filter(|block| drawn(block)) {
+        let mut folded = 0;
+        for (block, &shown) in section.blocks.iter().zip(shown).filter(|(block, _)| drawn(block)) {
+            let out = rows(block) - shown;
+            if matches!(block, Block::Details { .. }) && out > 0 {
+                folded += out;
+                continue;
+            }
             text.push('\n');
-            text += &self::block(block, charts);
+            text += &self::block(block, charts, shown);
+            if out > 0 {
+                text += &note(words.rows_left_out, out);
+            }
+        }
+        if folded > 0 {
+            text += &note(words.values_left_out, folded);
         }
     }
     text
 }
 
-fn block(block: &Block, charts: Option<&str>) -> String {
+/// A block with no more than so many of its rows.
+fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     match block {
         Block::Paragraph { text } => line(text) + "\n",
         Block::Note { text, tone: Tone::Bad } => format!("> [!WARNING]\n> {}\n", line(text)),
         Block::Note { text, .. } => format!("> [!NOTE]\n> {}\n", line(text)),
-        Block::List { items } => items.iter().map(|item| format!("- {}\n", line(item))).collect(),
-        Block::Table { table } => self::table(table),
+        Block::List { items } => {
+            items.iter().take(shown).map(|item| format!("- {}\n", line(item))).collect()
+        }
+        Block::Table { table } => self::table(table, shown),
         Block::Chart { chart } => match charts {
             Some(folder) => {
                 let (about, name) = (inline(&chart.about), chart.name);
@@ -48,7 +130,7 @@ fn block(block: &Block, charts: Option<&str>) -> String {
             let (summary, state) = (inline(summary), inline(state));
             format!(
                 "<details><summary><b>{summary}</b> {state}</summary>\n\n{}\n</details>\n",
-                self::table(table)
+                self::table(table, usize::MAX)
             )
         }
     }
@@ -68,7 +150,7 @@ fn longest_run(line: &str) -> usize {
     line.split(|c| c != '`').map(str::len).max().unwrap_or(0)
 }
 
-fn table(table: &Table) -> String {
+fn table(table: &Table, shown: usize) -> String {
     let mut text = String::new();
     if let Some(caption) = &table.caption {
         let _ = write!(text, "**{}**\n\n", inline(caption));
@@ -77,7 +159,7 @@ fn table(table: &Table) -> String {
     text += &row(table.header.iter().map(inline).collect());
     let rule = |at: usize| if table.right.contains(&at) { "---:" } else { "---" };
     text += &row((0..table.header.len()).map(|at| rule(at).to_owned()).collect());
-    for cells in &table.rows {
+    for cells in table.rows.iter().take(shown) {
         text += &row(cells.iter().map(self::cell_text).collect());
     }
     text
@@ -150,6 +232,6 @@ mod tests {
         let text = Text::fill("type `{what}` now", &[("what", "a`|<b>")]);
         assert_eq!(inline(&text), "type <code>a\\`\\|&lt;b&gt;</code> now");
         let lines = vec!["echo ```".to_owned()];
-        assert_eq!(block(&Block::Code { lines }, None), "````sh\necho ```\n````\n");
+        assert_eq!(block(&Block::Code { lines }, None, 1), "````sh\necho ```\n````\n");
     }
 }

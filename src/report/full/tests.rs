@@ -25,6 +25,7 @@ use crate::report::full::model::Document;
 use crate::report::full::model::Table;
 use crate::report::full::model::Text;
 use crate::report::page_in;
+use crate::report::text::LONGEST;
 use crate::report::words::Lang;
 use crate::stats;
 
@@ -347,7 +348,10 @@ fn hostile_text_breaks_out_of_nothing() {
         for picture in page.split("<svg").skip(1) {
             assert!(!picture.split("</svg>").next().unwrap().contains("alert(1)</"), "{lang:?}");
         }
-        let (text, plain) = (markdown(&hostile, lang, None), markdown(&benign, lang, None));
+        let whole = |record: &Record| {
+            markdown::markdown(&document(record, lang.into()), None, lang, usize::MAX)
+        };
+        let (text, plain) = (whole(&hostile), whole(&benign));
         assert_eq!(text.lines().count(), plain.lines().count(), "{lang:?}\n{text}");
         let mut code = false;
         for (line, plain) in text.lines().zip(plain.lines()) {
@@ -378,4 +382,41 @@ fn an_invalid_number_is_struck_out_and_no_chart_shows_it() {
     assert!(document.sections.iter().all(|section| section.id != "charts"));
     let page = page_in(&record, Lang::En).unwrap();
     assert!(page.contains("class=\"n struck\"") && !page.contains("<svg"));
+}
+
+/// The report of a record of so many scenarios, each with all values.
+fn of_many(scenarios: usize, lang: Lang) -> String {
+    let mut record = everything();
+    let case = record.case("code/b1").unwrap().clone();
+    record.scenarios.clear();
+    for number in 0..scenarios {
+        let mut case = case.clone();
+        case.id = format!("code-{number}/b1");
+        record.scenarios.push(case);
+    }
+    markdown(&record, lang, None)
+}
+
+#[test]
+fn a_report_fits_into_a_comment_and_counts_what_is_left_out() {
+    for (lang, values, rows) in [
+        (Lang::En, "the values of ", " more rows are left out here"),
+        (Lang::Fr, "les valeurs de ", " lignes de plus sont omises ici"),
+        (Lang::Ko, "나머지 시나리오 ", "개 행은 여기에서 생략했습니다"),
+    ] {
+        let text = of_many(50, lang);
+        let length = text.chars().count();
+        assert!((LONGEST / 2..=LONGEST).contains(&length), "{lang:?}: {length}");
+        let said = text.lines().find(|line| line.contains(values)).unwrap();
+        let left_out: String = said.chars().filter(char::is_ascii_digit).collect();
+        let shown = text.matches("<details>").count();
+        assert_eq!(left_out.parse::<usize>().unwrap() + shown, 50, "{lang:?}: {said}");
+        assert!(text.contains("code-49/b1") && !text.contains(rows), "{lang:?}: rows stay");
+        let text = of_many(2000, lang);
+        assert!(text.chars().count() <= LONGEST, "{lang:?}");
+        assert!(text.contains(rows) && !text.contains("<details>"), "{lang:?}");
+    }
+    let text = of_many(2, Lang::En);
+    assert_eq!(text.matches("<details>").count(), 2);
+    assert!(!text.contains("left out here"), "{text}");
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::compare::Finding;
 use crate::compare::Judgement;
+use crate::report::text::LONGEST;
 use crate::report::text::Medium;
 use crate::report::text::cell;
 use crate::report::text::plain;
@@ -14,9 +15,6 @@ use crate::report::verdict::header;
 use crate::report::verdict::remarks;
 use crate::report::verdict::sentence;
 use crate::report::verdict::sorted;
-
-/// A comment on GitHub is cut at 65 536 characters.
-const LONGEST: usize = 60_000;
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 

@@ -34,6 +34,8 @@ pub(super) const WORDS: Words = Words {
         value: "value",
         metric: "metric",
         scenario: "scenario",
+        rows_left_out: "{count} more rows are left out here; `candlemark report --format json` has them",
+        values_left_out: "the values of {count} more scenarios are left out here; `candlemark report --format json` has them",
     },
     general: General {
         heading: "General information",

@@ -34,6 +34,8 @@ pub(super) const WORDS: Words = Words {
         value: "valeur",
         metric: "métrique",
         scenario: "scénario",
+        rows_left_out: "{count} lignes de plus sont omises ici\u{a0}; `candlemark report --format json` les contient",
+        values_left_out: "les valeurs de {count} scénarios de plus sont omises ici\u{a0}; `candlemark report --format json` les contient",
     },
     general: General {
         heading: "Informations générales",

@@ -34,6 +34,8 @@ pub(super) const WORDS: Words = Words {
         value: "값",
         metric: "지표",
         scenario: "시나리오",
+        rows_left_out: "나머지 {count}개 행은 여기에서 생략했습니다. `candlemark report --format json`에 모두 있습니다",
+        values_left_out: "나머지 시나리오 {count}개의 값은 여기에서 생략했습니다. `candlemark report --format json`에 모두 있습니다",
     },
     general: General {
         heading: "기본 정보",
