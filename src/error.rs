@@ -1,5 +1,6 @@
 //! The one error type of the library. A regression is a value (`compare::Verdict`), never an error.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 
@@ -178,6 +179,24 @@ impl Error {
             .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
         Error::Unknown { kind, name: name.into(), hint, known: known.join(", ") }
     }
+}
+
+/// A word of a command line as a POSIX shell reads it back: what means something to a shell stands
+/// in quotes.
+///
+/// ```
+/// use candlemark::error::quoted;
+/// assert_eq!(quoted("runs/record.json"), "runs/record.json");
+/// assert_eq!(quoted("my runs/$1"), "'my runs/$1'");
+/// assert_eq!(quoted("it's"), r"'it'\''s'");
+/// ```
+pub fn quoted(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref().to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.into_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// The known name that a misspelt one most likely meant.

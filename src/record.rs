@@ -4,9 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,6 +12,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::settings::Generation;
 use crate::settings::RopeScaling;
 use crate::workload;
@@ -364,7 +363,7 @@ impl Record {
     /// # Errors
     /// When the folder or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_atomically(path, self.to_json().as_bytes())
+        files::write(path, self.to_json().as_bytes())
     }
 
     /// The record as text: one line a field, one line a scenario.
@@ -402,44 +401,4 @@ fn lines<T: Serialize>(value: &T, lists: &[&str]) -> String {
         }
     }
     format!("{{\n{}\n}}\n", lines.join(",\n"))
-}
-
-/// The build folder, where runs and pages are kept.
-pub fn build_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
-}
-
-/// The folder of runs, one folder a session below it.
-pub fn runs() -> PathBuf {
-    build_folder().join("candlemark").join("runs")
-}
-
-/// Writes a file through a temporary one beside it and a rename.
-///
-/// # Errors
-/// When the folder or the file cannot be written.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let at = |path: &Path| {
-        let path = PathBuf::from(path);
-        move |source| Error::Write { path, source }
-    };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(at(folder))?;
-    }
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    let written = write()
-        .map_err(at(&temporary))
-        .and_then(|()| fs::rename(&temporary, path).map_err(at(path)));
-    if written.is_err() {
-        // Half a file on a full disk takes the room that others wait for.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }

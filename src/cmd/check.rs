@@ -19,6 +19,7 @@ use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
 use candlemark::compare::paired;
+use candlemark::error::quoted;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
 use candlemark::record::pair::Paired;
@@ -121,6 +122,7 @@ pub(crate) fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
     let mut policy = arguments.rules.policy(config)?;
+    arguments.document.check()?;
     if arguments.single_look {
         policy.looks = 1;
     }
@@ -256,6 +258,6 @@ fn of_stored(error: Error) -> Error {
 /// may be the newest one by then.
 fn with_measure(command: &str, files: &[PathBuf]) -> String {
     let records: String =
-        files.iter().map(|file| format!(" --record {}", file.display())).collect();
+        files.iter().map(|file| format!(" --record {}", quoted(file))).collect();
     format!("{command}{records} --measure")
 }

@@ -9,6 +9,7 @@ use candlemark::compare::Judgement;
 use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::error::Cause;
+use candlemark::files;
 use candlemark::report;
 
 use crate::cmd::cause;
@@ -48,6 +49,11 @@ enum Format {
 }
 
 impl Document {
+    /// Refuses a file that could not be written later, before anything is measured.
+    pub(crate) fn check(&self) -> candlemark::Result<()> {
+        self.output.as_deref().map_or(Ok(()), files::check)
+    }
+
     /// Writes a verdict; a page shows more than the verdict, and is made by whoever has that.
     pub(crate) fn write(
         &self,
