@@ -15,6 +15,7 @@ use crate::compare::between;
 use crate::compare::differences;
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::quoted;
 use crate::machine;
 use crate::machine::SESSION_GAP;
 use crate::record::AbsenceKind;
@@ -56,7 +57,7 @@ pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
                  with `candlemark run {}`",
                 case.id,
                 case.blocks.len(),
-                case.id
+                quoted(&case.id)
             )));
         }
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use candlemark::Error;
 use candlemark::compare::Outcome;
 use candlemark::error::Cause;
-use candlemark::error::quoted;
+use candlemark::error::command;
 use candlemark::files;
 use candlemark::record::Record;
 
@@ -126,8 +126,9 @@ fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> anyhow::Result
 
 /// The command line as it was typed, for reports; the folder of the binary is left out, because it says where, not what.
 fn command_line() -> String {
-    let words = std::env::args_os().skip(1).map(quoted);
-    std::iter::once("candlemark".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = std::iter::once("candlemark".to_owned()).chain(words).collect();
+    command(&words)
 }
 
 /// The records that the user named.

@@ -192,11 +192,22 @@ impl Error {
 /// ```
 pub fn quoted(word: impl AsRef<OsStr>) -> String {
     let word = word.as_ref().to_string_lossy();
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.into_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A command line as a shell reads it back. The first word is our own, `cargo bench --` for example.
+///
+/// ```
+/// let words = ["cargo bench --", "code b4"].map(String::from);
+/// assert_eq!(candlemark::error::command(&words), "cargo bench -- 'code b4'");
+/// ```
+pub fn command(words: &[String]) -> String {
+    let Some((program, words)) = words.split_first() else { return String::new() };
+    words.iter().fold(program.clone(), |line, word| line + " " + &quoted(word))
 }
 
 /// The known name that a misspelt one most likely meant.

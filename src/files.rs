@@ -494,7 +494,7 @@ fn in_use(path: &Path, lock: &mut File) -> Error {
         Err(_) => "another process".into(),
     };
     let path = path.display();
-    Error::Usage(format!("`{path}` is in use by {holder}; wait until that ends, or name another file"))
+    Error::Usage(format!("`{path}` is in use by {holder}; wait until that ends, or end it"))
 }
 
 impl Drop for Lock {
