@@ -91,10 +91,13 @@ impl RunFolder {
     /// # Errors
     /// When it cannot be made.
     pub fn new(id: &str) -> Result<Self> {
-        let runs = runs();
-        let failed = |source| Error::Write { path: runs.clone(), source };
-        fs::create_dir_all(&runs).map_err(failed)?;
-        for folder in fs::read_dir(&runs).into_iter().flatten().flatten() {
+        Self::within(&runs(), id)
+    }
+
+    fn within(runs: &Path, id: &str) -> Result<Self> {
+        let failed = |source| Error::Write { path: runs.into(), source };
+        fs::create_dir_all(runs).map_err(failed)?;
+        for folder in fs::read_dir(runs).into_iter().flatten().flatten() {
             remove_leftovers(&folder.path());
         }
         let mut number = 1;
@@ -500,5 +503,136 @@ fn in_use(path: &Path, lock: &mut File) -> Error {
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_keeps_its_mode_and_a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, new] = ["file", "link", "new"].map(|name| folder.path().join(name));
+        fs::write(&file, "a longer text").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("file", &link).unwrap();
+        check(&link).unwrap();
+        write(&link, b"short").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "short");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        // One that leads to nothing yet makes what it leads to.
+        fs::remove_file(&file).unwrap();
+        write(&link, b"made").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "made");
+        write(&new, b"").unwrap();
+        assert_eq!(names(folder.path()), ["file", "link", "new"]);
+    }
+
+    #[test]
+    fn a_pipe_is_written_through_and_stays_a_pipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(is_stream(&pipe) && !is_stream(&folder.path().join("new")));
+        check(&pipe).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        write_with(&pipe, |draft| {
+            draft.write_all(b"text")?;
+            draft.rewind()?;
+            draft.write_all(b"n")
+        })
+        .unwrap();
+        assert_eq!(reader.join().unwrap(), "next");
+        assert!(is_pipe(&pipe));
+        assert_eq!(names(folder.path()), ["pipe"]);
+    }
+
+    #[test]
+    fn names_of_standard_streams_and_open_files_are_known() {
+        let own = format!("/proc/{}/fd/2", std::process::id());
+        assert!(is_stdout(Path::new("-")) && !is_stdout(Path::new("./-")));
+        assert_eq!(destination(Path::new("/dev/fd/1")).unwrap(), Destination::Stdout);
+        assert_eq!(destination(Path::new(&own)).unwrap(), Destination::Stderr);
+        assert!(is_stream(Path::new("/dev/fd/63")) && is_stream(Path::new("/dev/null")));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_refused_before_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        symlink("circle", folder.path().join("circle")).unwrap();
+        for (path, why) in [
+            (file.join("below"), "Not a directory"),
+            (folder.path().to_owned(), "is a directory"),
+            (folder.path().join("circle"), "lead in a circle"),
+            (PathBuf::from("/proc/candlemark/x"), "No such file"),
+            (PathBuf::new(), "is a directory"),
+        ] {
+            let error = check(&path).unwrap_err();
+            assert_eq!(error.cause(), crate::error::Cause::Usage);
+            let error = error.to_string();
+            assert!(error.starts_with("cannot write `") && error.contains(why), "{error}");
+        }
+        check(&folder.path().join("a/b/c")).unwrap();
+        assert_eq!(names(folder.path()), ["circle", "file"]);
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_removed_and_what_a_living_one_has_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Temporary::folder(folder.path()).unwrap();
+        for name in [".candlemark-1-0.tmp", "mine.tmp"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        fs::create_dir(folder.path().join(".candlemark-2-0.tmp")).unwrap();
+        fs::write(folder.path().join(".candlemark-2-0.tmp/A"), "").unwrap();
+        check(&folder.path().join("new")).unwrap();
+        let kept = held.path().file_name().unwrap().to_str().unwrap();
+        assert_eq!(names(folder.path()), [kept, "mine.tmp"]);
+        drop(held);
+        assert_eq!(names(folder.path()), ["mine.tmp"]);
+    }
+
+    #[test]
+    fn a_file_is_one_process_s_until_that_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("record.json");
+        fs::write(folder.path().join("record.json.lock"), "1").unwrap(); // Of a process that died.
+        let lock = Lock::take(&file).unwrap();
+        let error = Lock::take(&file).unwrap_err().to_string();
+        let holder = format!("in use by process {}; wait", std::process::id());
+        assert!(error.contains(&holder), "{error}");
+        drop(lock);
+        assert!(Lock::take(&file).unwrap().is_some());
+        assert_eq!(names(folder.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn runs_that_begin_in_one_second_have_a_folder_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = folder.path().join("runs");
+        let one = RunFolder::within(&runs, "s").unwrap();
+        let other = RunFolder::within(&runs, "s").unwrap();
+        assert_eq!([one.id.as_str(), &other.id], ["s", "s-2"]);
+        fs::write(one.path.join("record.json"), "").unwrap();
+        drop((one, other));
+        assert_eq!(names(&runs), ["s"], "an empty one goes again");
     }
 }

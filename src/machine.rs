@@ -45,6 +45,7 @@ pub use stamp::file_sha256;
 pub use stamp::is_one_session;
 pub use stamp::now;
 pub use stamp::refuse_debug;
+pub use stamp::check_time;
 pub use stamp::session_id;
 pub use stamp::stamp;
 

@@ -3,6 +3,7 @@
 //! Knows nothing of how a value was measured, nor of verdicts.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -355,7 +356,17 @@ impl Record {
                 return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
             }
         }
-        serde_json::from_value(value).map_err(invalid)
+        let record: Self = serde_json::from_value(value).map_err(invalid)?;
+        record.check().map_err(|why| Error::Invalid { path: path.into(), why })?;
+        Ok(record)
+    }
+
+    /// What contradicts itself, if anything does.
+    fn check(&self) -> std::result::Result<(), String> {
+        let ids = self.scenarios.iter().map(|case| case.id.as_str());
+        unique(ids).map_err(|id| format!("it has the scenario `{id}` twice"))?;
+        let sessions = self.sessions.iter().map(|session| session.id.as_str());
+        unique(sessions).map_err(|id| format!("it has the session `{id}` twice"))
     }
 
     /// Writes the record atomically: a reader sees the old file or the new one, never half of one.
@@ -381,6 +392,12 @@ impl Record {
 fn schema_of<T: JsonSchema>() -> String {
     let schema = schemars::schema_for!(T);
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+}
+
+/// Whether every one of these is there once; the error is one that is not.
+fn unique<'a>(ids: impl Iterator<Item = &'a str>) -> std::result::Result<(), &'a str> {
+    let mut seen = BTreeSet::new();
+    ids.into_iter().find(|id| !seen.insert(*id)).map_or(Ok(()), Err)
 }
 
 /// A struct as JSON that can be reviewed: one line a field, and one an item of the fields that are `lists`.

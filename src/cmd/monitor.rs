@@ -97,10 +97,10 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
     let policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
     let file = arguments.history.clone();
     let file = file.unwrap_or_else(|| build_folder().join("candlemark").join("history.jsonl"));
+    let _lock = Lock::take(&file)?;
     let remote = if arguments.allow_remote { Remote::Allowed } else { Remote::Refused };
     let server = Server::start(arguments.listen, remote)?;
     machine::refuse_debug()?;
-    let _lock = Lock::take(&file)?;
     let clock = Real::begin()?;
     let window = SignedDuration::try_from(arguments.window).unwrap_or(SignedDuration::MAX);
     let opened = History::open(&file, window, clock.elapsed(), clock.now());

@@ -254,7 +254,13 @@ impl Paired {
             let found = schema.to_string();
             return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
         }
-        serde_json::from_value(value).map_err(invalid)
+        let paired: Self = serde_json::from_value(value).map_err(invalid)?;
+        let ids = paired.scenarios.iter().map(|case| case.id.as_str());
+        crate::record::unique(ids).map_err(|id| Error::Invalid {
+            path: path.into(),
+            why: format!("it has the scenario `{id}` twice"),
+        })?;
+        Ok(paired)
     }
 
     /// Writes the file atomically.
