@@ -234,10 +234,7 @@ impl<T: Write + Seek> Draft for T {}
 ///
 /// # Errors
 /// When `fill` fails, or as [`write`](fn@write).
-pub fn write_with(
-    path: &Path,
-    fill: impl FnOnce(&mut dyn Draft) -> io::Result<()>,
-) -> Result<()> {
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Draft) -> io::Result<()>) -> Result<()> {
     let written = || {
         let destination = destination(path)?;
         if let Destination::File(path) = destination {
@@ -247,7 +244,9 @@ pub fn write_with(
         fill(&mut draft)?;
         let bytes = draft.get_ref();
         let written = match &destination {
-            Destination::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
+            Destination::Stdout => {
+                io::stdout().write_all(bytes).and_then(|()| io::stdout().flush())
+            }
             Destination::Stderr => io::stderr().write_all(bytes),
             Destination::Stream(path) | Destination::File(path) => {
                 stream(path).and_then(|mut file| file.write_all(bytes))
@@ -353,7 +352,8 @@ pub struct Temporary {
 impl Temporary {
     /// A file.
     fn file(folder: &Path) -> io::Result<Self> {
-        let new = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let new =
+            |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(path);
         Self::new(folder, new)
     }
 

@@ -257,7 +257,6 @@ fn of_stored(error: Error) -> Error {
 /// The command that goes on where this one could not decide; `files` are records that it found by itself, because another run
 /// may be the newest one by then.
 fn with_measure(command: &str, files: &[PathBuf]) -> String {
-    let records: String =
-        files.iter().map(|file| format!(" --record {}", quoted(file))).collect();
+    let records: String = files.iter().map(|file| format!(" --record {}", quoted(file))).collect();
     format!("{command}{records} --measure")
 }

@@ -102,26 +102,20 @@ pub(crate) fn run(
         Some(path) => files::check(path)?,
         None => RunFolder::check("name a file with `--raw`")?,
     }
-    let plan = |(base, candidate): (Built, Built), path: PathBuf| {
-        Plan {
-            base,
-            candidate,
-            setup,
-            words: words.clone(),
-            injection,
-            output_change: arguments.output_change.clone(),
-            identical: if arguments.even_if_identical {
-                Identical::Measure
-            } else {
-                Identical::Pass
-            },
-            duet: arguments.duet,
-            budget: arguments.budget,
-            seed: arguments.order_seed,
-            baselines: arguments.baselines.clone(),
-            policy: policy.clone(),
-            path,
-        }
+    let plan = |(base, candidate): (Built, Built), path: PathBuf| Plan {
+        base,
+        candidate,
+        setup,
+        words: words.clone(),
+        injection,
+        output_change: arguments.output_change.clone(),
+        identical: if arguments.even_if_identical { Identical::Measure } else { Identical::Pass },
+        duet: arguments.duet,
+        budget: arguments.budget,
+        seed: arguments.order_seed,
+        baselines: arguments.baselines.clone(),
+        policy: policy.clone(),
+        path,
     };
     let measured = binaries(arguments, stop).and_then(|built| {
         let folder = || {

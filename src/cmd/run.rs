@@ -137,8 +137,7 @@ pub(crate) fn run(
     let outcome = suite::run(&plan, &mut Bars::default(), &mut live);
     live.bar.finish_and_clear();
     if matches!(outcome, Err(Error::Interrupted)) {
-        let kept =
-            (live.measured > 0 || arguments.resume.is_some()) && !files::is_stream(&path);
+        let kept = (live.measured > 0 || arguments.resume.is_some()) && !files::is_stream(&path);
         say(&interrupted(kept.then_some(path.as_path())));
         return Ok(Exit::Interrupted);
     }

@@ -125,7 +125,9 @@ impl<'a> Builder<'a> {
         let is_hash = reference.len() >= 7 && reference.chars().all(|c| c.is_ascii_hexdigit());
         let fetch = match is_hash {
             true => "git fetch --unshallow".into(),
-            false => format!("git fetch origin {}", quoted(format!("{branch}:refs/remotes/{remote}"))),
+            false => {
+                format!("git fetch origin {}", quoted(format!("{branch}:refs/remotes/{remote}")))
+            }
         };
         Err(Error::Usage(format!(
             "`{reference}` is neither a file nor a commit of this repository, which has no `{remote}` \
@@ -226,7 +228,8 @@ impl<'a> Builder<'a> {
             let add = ["worktree", "add", "--detach", "--no-checkout", "--force", &path, "HEAD"];
             git(Path::new("."), &add, &[])?;
         }
-        let _ = fs::remove_file(git(&tree_folder, &["rev-parse", "--git-path", "index.lock"], &[])?);
+        let _ =
+            fs::remove_file(git(&tree_folder, &["rev-parse", "--git-path", "index.lock"], &[])?);
         git(&tree_folder, &["read-tree", "-u", "--reset", tree], &[])?;
         git(&tree_folder, &["clean", "-fdq"], &[])?;
         Ok(())
