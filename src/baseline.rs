@@ -102,7 +102,11 @@ fn fit(record: &Record) -> Result<()> {
         ));
     }
     if record.build.dirty == Some(true) {
-        return refuse("it was built from a tree with uncommitted changes, so that its commit does not say what was measured; commit them and measure again".into());
+        return refuse(
+            "it was built from a tree with uncommitted changes, so that its commit does not say \
+             what was measured; commit them and measure again"
+                .into(),
+        );
     }
     if record.build.commit.is_none() {
         return refuse("its commit is unknown; build in a git checkout, so that the baseline can be built again".into());

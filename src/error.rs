@@ -199,7 +199,8 @@ pub fn quoted(word: impl AsRef<OsStr>) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A command line as a shell reads it back. The first word is our own, `cargo bench --` for example.
+/// A command line as a shell reads it back. The first word is our own, `cargo bench --` for
+/// example.
 ///
 /// ```
 /// let words = ["cargo bench --", "code b4"].map(String::from);

@@ -187,8 +187,8 @@ pub fn is_stdout(path: &Path) -> bool {
     matches!(destination(path), Ok(Destination::Stdout))
 }
 
-/// Refuses a path that could not be written later, before anything is measured. Changes nothing, but
-/// removes what killed processes left beside the file.
+/// Refuses a path that could not be written later, before anything is measured. Changes nothing,
+/// but removes what killed processes left beside the file.
 ///
 /// # Errors
 /// When the file could not be written.

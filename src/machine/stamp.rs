@@ -74,11 +74,11 @@ pub fn between(one: &str, other: &str) -> Option<Duration> {
     Some(time(other)?.duration_since(time(one)?).unsigned_abs())
 }
 
-/// What is wrong with a time of a record: it cannot be read, or lies more than a day ahead, by which
-/// no clock of another machine explains it.
+/// Whether a time of a record can be true. More than a day ahead is no clock of another machine
+/// that is merely wrong.
 ///
 /// # Errors
-/// What is wrong with it.
+/// When it cannot be read, or lies in the future.
 pub fn check_time(text: &str) -> std::result::Result<(), String> {
     let Ok(time) = text.parse::<Timestamp>() else {
         return Err(format!("`{text}` is no time such as 2026-11-22T06:15:00Z"));

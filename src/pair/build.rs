@@ -130,8 +130,9 @@ impl<'a> Builder<'a> {
             }
         };
         Err(Error::Usage(format!(
-            "`{reference}` is neither a file nor a commit of this repository, which has no `{remote}` \
-             either; name a branch, a tag, a commit or a binary (a CI job's checkout has few: `{fetch}`)"
+            "`{reference}` is neither a file nor a commit of this repository, which has no \
+             `{remote}` either; name a branch, a tag, a commit or a binary (a CI job's checkout has \
+             few: `{fetch}`)"
         )))
     }
 

@@ -249,7 +249,8 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
-    /// Records the environments, and writes the pool after each, unless that can be written once only.
+    /// Records the environments, and writes the pool after each, unless that can be written once
+    /// only.
     fn environments(
         &mut self,
         pool: &mut Pool,
