@@ -38,6 +38,7 @@ use crate::record::calibration::Calibration;
 pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
     for record in records {
         fit(record)?;
+        timely(record)?;
     }
     let mut baseline = pooled(records, gap)?;
     let sessions = baseline.sessions.len();
@@ -138,7 +139,6 @@ fn pooled(records: &[Record], gap: Duration) -> Result<Record> {
     let Some((first, others)) = records.split_first() else {
         return Err(Error::NotComparable("no records".into()));
     };
-    records.iter().try_for_each(timely)?;
     let mut pooled = first.clone();
     for record in others {
         same(first, record)?;
