@@ -15,6 +15,7 @@ use crate::compare::between;
 use crate::compare::differences;
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::quoted;
 use crate::machine;
 use crate::machine::SESSION_GAP;
 use crate::record::AbsenceKind;
@@ -37,6 +38,7 @@ use crate::record::calibration::Calibration;
 pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
     for record in records {
         fit(record)?;
+        timely(record)?;
     }
     let mut baseline = pooled(records, gap)?;
     let sessions = baseline.sessions.len();
@@ -56,7 +58,7 @@ pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
                  with `candlemark run {}`",
                 case.id,
                 case.blocks.len(),
-                case.id
+                quoted(&case.id)
             )));
         }
     }
@@ -99,6 +101,13 @@ fn fit(record: &Record) -> Result<()> {
             "it is of an unoptimised build (profile `{}`)",
             record.build.profile
         ));
+    }
+    if record.build.dirty == Some(true) {
+        return refuse(
+            "it was built from a tree with uncommitted changes, so that its commit does not say \
+             what was measured; commit them and measure again"
+                .into(),
+        );
     }
     if record.build.commit.is_none() {
         return refuse("its commit is unknown; build in a git checkout, so that the baseline can be built again".into());
@@ -152,6 +161,18 @@ fn pooled(records: &[Record], gap: Duration) -> Result<Record> {
     }
     join_sessions(&mut pooled, gap);
     Ok(pooled)
+}
+
+/// Whether the times of a run can be true: sessions are told apart by them.
+fn timely(record: &Record) -> Result<()> {
+    for session in &record.sessions {
+        for (what, time) in [("start", Some(&session.started)), ("end", session.ended.as_ref())] {
+            time.map_or(Ok(()), |time| machine::check_time(time)).map_err(|why| {
+                Error::NotComparable(format!("the {what} of session {}: {why}", session.id))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes one session of those that began less than `gap` after the one before had ended: that they are different
@@ -484,13 +505,19 @@ mod tests {
             (|r| r[1].settings.generation.seed = 7, "settings: seed was `42` and is `7`"),
             (|r| r[1].build.commit = None, "its commit is unknown; build in a git checkout"),
             (
-                |r| {
-                    // Twenty minutes after the first one had ended, which a time that cannot be read may be as well.
-                    r[1].sessions[0].started = "2026-07-01T00:30:00Z".into();
-                    r[2].sessions[0].started = "yyy".into();
-                },
-                "1 of 3 sessions",
+                // Twenty minutes after the first one had ended.
+                |r| r[1].sessions[0].started = "2026-07-01T00:30:00Z".into(),
+                "2 of 3 sessions",
             ),
+            (
+                |r| r[2].sessions[0].started = "yyy".into(),
+                "the start of session 20260703T000000Z-0123456: `yyy` is no time",
+            ),
+            (
+                |r| r[1].sessions[0].ended = Some("2999-01-01T00:00:00Z".into()),
+                "`2999-01-01T00:00:00Z` lies in the future",
+            ),
+            (|r| r[1].build.dirty = Some(true), "a tree with uncommitted changes"),
             (|r| r[1].scenarios[0].work.batch = 2, "the work of `code/b1` differs"),
             (|r| r[1].scenarios[0].output_sha256 = None, "the greedy output of `code/b1` differs"),
             (|r| r[1] = r[0].clone(), "session 20260701T000000Z-0123456 is given twice"),

@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use candlemark::Error;
 use candlemark::compare::Outcome;
 use candlemark::error::Cause;
+use candlemark::error::command;
+use candlemark::files;
 use candlemark::record::Record;
-use candlemark::record::write_atomically;
 
 #[cfg(feature = "engine")]
 pub(crate) mod calibrate;
@@ -129,7 +130,7 @@ fn usage(why: impl Into<String>) -> anyhow::Error {
 /// Writes to the file that was asked for, or to stdout; `-` is stdout too.
 fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<()> {
     match file {
-        Some(path) if path != Path::new("-") => write_atomically(path, text.as_bytes())?,
+        Some(path) if !files::is_stdout(path) => files::write(path, text.as_bytes())?,
         _ => out.write_all(text.as_bytes())?,
     }
     Ok(())
@@ -138,7 +139,8 @@ fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> anyhow::Result
 /// The command line as it was typed, for reports; the folder of the binary is left out, because it says where, not what.
 fn command_line() -> String {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    std::iter::once("candlemark".to_owned()).chain(words).collect::<Vec<_>>().join(" ")
+    let words: Vec<String> = std::iter::once("candlemark".to_owned()).chain(words).collect();
+    command(&words)
 }
 
 /// The records that the user named.
@@ -148,7 +150,7 @@ fn records(paths: &[PathBuf]) -> Result<Vec<Record>, Error> {
 
 /// The record of the newest run; folders of runs begin with their UTC time.
 fn newest() -> Result<PathBuf, Error> {
-    let runs = candlemark::record::runs();
+    let runs = files::runs();
     let folders = fs::read_dir(&runs).into_iter().flatten().flatten();
     let records =
         folders.map(|folder| folder.path().join("record.json")).filter(|record| record.exists());

@@ -1,5 +1,6 @@
 //! The one error type of the library. A regression is a value (`compare::Verdict`), never an error.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 
@@ -214,6 +215,36 @@ pub fn brief(text: &str) -> String {
         lines.splice(30..30 + out, [format!("… {out} more lines …")]);
     }
     lines.join("\n")
+}
+
+/// A word of a command line as a POSIX shell reads it back: what means something to a shell stands
+/// in quotes.
+///
+/// ```
+/// use candlemark::error::quoted;
+/// assert_eq!(quoted("runs/record.json"), "runs/record.json");
+/// assert_eq!(quoted("my runs/$1"), "'my runs/$1'");
+/// assert_eq!(quoted("it's"), r"'it'\''s'");
+/// ```
+pub fn quoted(word: impl AsRef<OsStr>) -> String {
+    let word = word.as_ref().to_string_lossy();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.into_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A command line as a shell reads it back. The first word is our own, `cargo bench --` for
+/// example.
+///
+/// ```
+/// let words = ["cargo bench --", "code b4"].map(String::from);
+/// assert_eq!(candlemark::error::command(&words), "cargo bench -- 'code b4'");
+/// ```
+pub fn command(words: &[String]) -> String {
+    let Some((program, words)) = words.split_first() else { return String::new() };
+    words.iter().fold(program.clone(), |line, word| line + " " + &quoted(word))
 }
 
 /// The known name that a misspelt one most likely meant.

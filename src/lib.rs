@@ -19,6 +19,9 @@ pub mod workload;
 /// The configuration file and the settings that a run was made with.
 pub mod settings;
 
+/// Where files lie, how they are written, and locks on them.
+pub mod files;
+
 /// The stored form of a run and of a baseline.
 pub mod record;
 

@@ -41,6 +41,7 @@ pub use references::references;
 pub use stamp::SESSION_GAP;
 pub use stamp::between;
 pub use stamp::build;
+pub use stamp::check_time;
 pub use stamp::environment;
 pub use stamp::file_sha256;
 pub use stamp::is_one_session;

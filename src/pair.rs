@@ -28,6 +28,7 @@ use crate::compare::looks::LOOKS;
 use crate::compare::paired::judge;
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::machine;
 use crate::machine::ReferenceKernels;
 use crate::pair::arms::arms_folder;
@@ -119,8 +120,8 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         return Ok(paired);
     }
     let duet = plan.duet.then(Duet::new).transpose()?;
-    paired.save(&plan.path)?;
-    let folder = arms_folder(&plan.path)?;
+    keep(&paired, plan)?;
+    let (kept, folder) = arms_folder(&plan.path)?;
     let arms = [('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)];
     let outcome = copies(&arms, &folder).and_then(|binaries| {
         let mut pairing = Pairing {
@@ -135,7 +136,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         };
         pairing.measure(&mut paired, began, events)
     });
-    let _ = std::fs::remove_dir_all(&folder);
+    drop(kept);
     match outcome {
         Ok(ended) => paired.ended = ended,
         Err(Error::Interrupted) => paired.ended = Ended::Interrupted,
@@ -178,6 +179,11 @@ fn begin(plan: &Plan) -> Paired {
     }
 }
 
+/// Writes the turns so far, unless they go where they can be written once only.
+fn keep(paired: &Paired, plan: &Plan) -> Result<()> {
+    if files::is_stream(&plan.path) { Ok(()) } else { paired.save(&plan.path) }
+}
+
 fn finish(paired: &mut Paired, plan: &Plan) -> Result<()> {
     paired.session.ended = Some(machine::now());
     paired.session.conditions.push(machine::conditions());
@@ -218,7 +224,7 @@ impl Pairing<'_> {
                 return Ok(Ended::Budget);
             }
             self.block(paired, open.as_deref(), events)?;
-            paired.save(&self.plan.path)?;
+            keep(paired, self.plan)?;
             if paired.blocks.len() == effort::PILOT {
                 self.settle(paired);
             }

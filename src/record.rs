@@ -3,10 +3,9 @@
 //! Knows nothing of how a value was measured, nor of verdicts.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,6 +13,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::settings::Generation;
 use crate::settings::RopeScaling;
 use crate::workload;
@@ -356,7 +356,17 @@ impl Record {
                 return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
             }
         }
-        serde_json::from_value(value).map_err(invalid)
+        let record: Self = serde_json::from_value(value).map_err(invalid)?;
+        record.check().map_err(|why| Error::Invalid { path: path.into(), why })?;
+        Ok(record)
+    }
+
+    /// What contradicts itself, if anything does.
+    fn check(&self) -> std::result::Result<(), String> {
+        let ids = self.scenarios.iter().map(|case| case.id.as_str());
+        unique(ids).map_err(|id| format!("it has the scenario `{id}` twice"))?;
+        let sessions = self.sessions.iter().map(|session| session.id.as_str());
+        unique(sessions).map_err(|id| format!("it has the session `{id}` twice"))
     }
 
     /// Writes the record atomically: a reader sees the old file or the new one, never half of one.
@@ -364,7 +374,7 @@ impl Record {
     /// # Errors
     /// When the folder or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_atomically(path, self.to_json().as_bytes())
+        files::write(path, self.to_json().as_bytes())
     }
 
     /// The record as text: one line a field, one line a scenario.
@@ -382,6 +392,12 @@ impl Record {
 fn schema_of<T: JsonSchema>() -> String {
     let schema = schemars::schema_for!(T);
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+}
+
+/// Whether every one of these is there once; the error is one that is not.
+fn unique<'a>(ids: impl Iterator<Item = &'a str>) -> std::result::Result<(), &'a str> {
+    let mut seen = BTreeSet::new();
+    ids.into_iter().find(|id| !seen.insert(*id)).map_or(Ok(()), Err)
 }
 
 /// A struct as JSON that can be reviewed: one line a field, and one an item of the fields that are `lists`.
@@ -402,44 +418,4 @@ fn lines<T: Serialize>(value: &T, lists: &[&str]) -> String {
         }
     }
     format!("{{\n{}\n}}\n", lines.join(",\n"))
-}
-
-/// The build folder, where runs and pages are kept.
-pub fn build_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
-}
-
-/// The folder of runs, one folder a session below it.
-pub fn runs() -> PathBuf {
-    build_folder().join("candlemark").join("runs")
-}
-
-/// Writes a file through a temporary one beside it and a rename.
-///
-/// # Errors
-/// When the folder or the file cannot be written.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let at = |path: &Path| {
-        let path = PathBuf::from(path);
-        move |source| Error::Write { path, source }
-    };
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(at(folder))?;
-    }
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let write = || {
-        let mut file = fs::File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    let written = write()
-        .map_err(at(&temporary))
-        .and_then(|()| fs::rename(&temporary, path).map_err(at(path)));
-    if written.is_err() {
-        // Half a file on a full disk takes the room that others wait for.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }

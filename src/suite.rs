@@ -23,11 +23,11 @@ use crate::engine::Injection;
 use crate::error::Error;
 use crate::error::Result;
 use crate::error::shortened;
+use crate::files;
 use crate::machine;
 use crate::measure;
 use crate::measure::Sharing;
 use crate::model::Progress;
-use crate::record;
 use crate::record::Absence;
 use crate::record::Case;
 use crate::record::Kind;
@@ -223,6 +223,8 @@ pub struct Plan {
     pub sharing: Sharing,
     /// A deliberate slowdown.
     pub injection: Option<String>,
+    /// Id of the session that begins; `None` takes the time and the commit.
+    pub session: Option<String>,
     /// Where the record is written after every scenario; `None` keeps it in memory.
     pub path: Option<PathBuf>,
     /// A record that was cut off, to go on with.
@@ -239,6 +241,14 @@ pub struct Plan {
 impl Plan {
     fn save(&self, record: &Record) -> Result<()> {
         self.path.as_deref().map_or(Ok(()), |path| record.save(path))
+    }
+
+    /// Writes the record so far, unless it goes where it can be written once only.
+    fn keep(&self, record: &Record) -> Result<()> {
+        match &self.path {
+            Some(path) if files::is_stream(path) => Ok(()),
+            _ => self.save(record),
+        }
     }
 }
 
@@ -267,6 +277,8 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     };
     if plan.resume.is_some() {
         go_on(&mut record.sessions);
+    } else if let (Some(id), [session]) = (&plan.session, &mut record.sessions[..]) {
+        session.id.clone_from(id);
     }
     for scenario in &plan.scenarios {
         if record.case(&scenario.id).is_none() {
@@ -280,6 +292,9 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     let mut pace = Pace::new(queue.iter(), &plan.setup.generation);
     while let Some(scenarios) = queue.pop_front() {
         if events.stopped() {
+            if plan.path.as_deref().is_some_and(files::is_stream) {
+                plan.save(&record)?;
+            }
             return Err(Error::Interrupted);
         }
         if let Some(why) = pace.beyond(plan.budget, &scenarios) {
@@ -306,13 +321,13 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             }
             merge(&mut record, answer.case);
             events.measured(record.case(&scenario.id).expect("it was just merged"));
-            plan.save(&record)
+            plan.keep(&record)
         });
         if let (Err(error), Some(scenario)) = (outcome, scenarios.get(arrived)) {
             // The process died of this one; those after it get another.
             merge(&mut record, absent(scenario, &plan.setup.generation, (&error).into()));
             events.measured(record.case(&scenario.id).expect("it was just merged"));
-            plan.save(&record)?;
+            plan.keep(&record)?;
             let rest = scenarios[arrived + 1..].to_vec();
             pace.measured(&scenarios[..=arrived]);
             if !rest.is_empty() {
@@ -320,7 +335,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
                 queue.push_front(rest);
             }
         } else {
-            plan.save(&record)?; // What went wrong after the last answer may have been this.
+            plan.keep(&record)?; // What went wrong after the last answer may have been this.
             pace.measured(&scenarios);
         }
     }
@@ -470,11 +485,6 @@ fn merge(record: &mut Record, case: Case) {
         }
     }
     old.blocks.extend(case.blocks);
-}
-
-/// Where a session's record goes.
-pub fn record_path(session: &str) -> PathBuf {
-    record::runs().join(session).join("record.json")
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@ use candlemark::compare::Policy;
 use candlemark::engine::Engine;
 use candlemark::engine::Identity;
 use candlemark::error::Result;
+use candlemark::error::quoted;
+use candlemark::files;
+use candlemark::files::RunFolder;
 use candlemark::machine;
 use candlemark::machine::ReferenceKernels;
 use candlemark::measure;
@@ -20,8 +23,6 @@ use candlemark::record::Absence;
 use candlemark::record::Case;
 use candlemark::record::Record;
 use candlemark::record::References;
-use candlemark::record::build_folder;
-use candlemark::record::write_atomically;
 use candlemark::report;
 use candlemark::settings::Setup;
 use candlemark::suite;
@@ -80,6 +81,7 @@ pub(super) struct Loaded {
     pub(super) engine: RefCell<Engine>,
     pub(super) record: RefCell<Record>,
     pub(super) path: PathBuf,
+    _folder: RunFolder,
     /// Filled once: nobody reads the memory of this process.
     pub(super) kernels: Option<ReferenceKernels>,
     /// The reference kernels after the case before, which is before the next one.
@@ -108,7 +110,9 @@ impl Session {
             .map(|scenario| suite::absent(scenario, generation, Absence::not_measured_yet()));
         record.scenarios = pending.collect();
         record.set_not_selected();
-        let path = suite::record_path(&record.sessions[0].id);
+        let folder = RunFolder::new(&record.sessions[0].id)?;
+        record.sessions[0].id.clone_from(&folder.id);
+        let path = folder.path.join("record.json");
         let kernels = (self.mode == Mode::Bench).then(|| ReferenceKernels::new(self.setup.threads));
         let kernels = kernels.transpose()?.flatten();
         let references = kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
@@ -117,6 +121,7 @@ impl Session {
             engine: RefCell::new(engine),
             record: RefCell::new(record),
             path,
+            _folder: folder,
             kernels,
             references,
         }))
@@ -183,7 +188,7 @@ impl Session {
                 if !judgement.open().is_empty() {
                     println!(
                         "to decide: `candlemark check --record {} --measure`",
-                        loaded.path.display()
+                        quoted(&loaded.path)
                     );
                 }
                 Some(judgement)
@@ -193,13 +198,11 @@ impl Session {
                 None
             }
         };
-        let criterion = std::env::var_os("CRITERION_HOME")
-            .map_or_else(|| build_folder().join("criterion"), PathBuf::from);
-        let index = criterion.join("report").join("index.html");
+        let index = files::criterion_folder().join("report").join("index.html");
         if index.exists() {
             let page = index.with_file_name("candlemark.html");
             let verdict = judgement.as_ref().map(|judgement| (judgement, "cargo bench"));
-            write_atomically(&page, report::page(&record, verdict)?.as_bytes())?;
+            files::write(&page, report::page(&record, verdict)?.as_bytes())?;
             report::link_into(&index, "candlemark.html", "tokens per second, memory and verdict")?;
             println!("pages: {} and {}", page.display(), index.display());
         }

@@ -10,6 +10,8 @@ use candlemark::baseline;
 use candlemark::compare::Policy;
 use candlemark::evaluate;
 use candlemark::evaluate::Found;
+use candlemark::files;
+use candlemark::files::Lock;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
 use candlemark::pair::pool::Environment;
@@ -84,11 +86,13 @@ pub(crate) fn run(
     config: &Config,
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
-    let build = candlemark::record::build_folder();
-    let default = || build.join("candlemark").join("calibration.json");
+    let default = || files::build_folder().join("candlemark").join("calibration.json");
     let raw = arguments.raw.clone().unwrap_or_else(default);
     let policy = Policy::new(&config.gate)?;
     check_words_for_turns(&arguments.scenarios)?;
+    let _lock = Lock::take(&raw)?;
+    // The file's name is known once the model is loaded.
+    files::check(&arguments.baselines.join("calibration.json"))?;
     let earlier = arguments.more.then(|| Pool::load(&raw)).transpose();
     let earlier = earlier.map_err(Error::of_named_file)?;
     let setup = arguments.model.setup_for_turns(config)?;

@@ -19,6 +19,7 @@ use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
 use candlemark::compare::paired;
+use candlemark::error::quoted;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
 use candlemark::record::pair::Paired;
@@ -121,6 +122,7 @@ pub(crate) fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<Exit> {
     let mut policy = arguments.rules.policy(config)?;
+    arguments.document.check()?;
     if arguments.single_look {
         policy.looks = 1;
     }
@@ -255,7 +257,6 @@ fn of_stored(error: Error) -> Error {
 /// The command that goes on where this one could not decide; `files` are records that it found by itself, because another run
 /// may be the newest one by then.
 fn with_measure(command: &str, files: &[PathBuf]) -> String {
-    let records: String =
-        files.iter().map(|file| format!(" --record {}", file.display())).collect();
+    let records: String = files.iter().map(|file| format!(" --record {}", quoted(file))).collect();
     format!("{command}{records} --measure")
 }

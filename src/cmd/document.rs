@@ -10,6 +10,7 @@ use candlemark::compare::Outcome;
 use candlemark::compare::Policy;
 use candlemark::error::Cause;
 use candlemark::error::brief;
+use candlemark::files;
 use candlemark::report;
 
 use crate::cmd::cause;
@@ -49,6 +50,11 @@ enum Format {
 }
 
 impl Document {
+    /// Refuses a file that could not be written later, before anything is measured.
+    pub(crate) fn check(&self) -> candlemark::Result<()> {
+        self.output.as_deref().map_or(Ok(()), files::check)
+    }
+
     /// Writes a verdict; a page shows more than the verdict, and is made by whoever has that.
     pub(crate) fn write(
         &self,

@@ -7,6 +7,7 @@ use candlemark::Error;
 use candlemark::evaluate;
 use candlemark::evaluate::Evidence;
 use candlemark::evaluate::Plan;
+use candlemark::files;
 use candlemark::record::pool::Pool;
 use candlemark::report;
 use candlemark::settings::Config;
@@ -104,6 +105,7 @@ pub(crate) fn run(
 
 fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let rules = evaluate::rules(&arguments.rules)?;
+    arguments.output.as_deref().map_or(Ok(()), files::check)?;
     let paths = if arguments.pools.is_empty() { stored()? } else { arguments.pools.clone() };
     let load = |path: &PathBuf| match path.exists() {
         true => Pool::load(path).map_err(Error::of_named_file),

@@ -12,6 +12,8 @@ use std::time::Instant;
 use anyhow::Context as _;
 use candlemark::Error;
 use candlemark::compare::Policy;
+use candlemark::files::Lock;
+use candlemark::files::build_folder;
 use candlemark::machine;
 use candlemark::measure::Sharing;
 use candlemark::monitor;
@@ -23,7 +25,6 @@ use candlemark::monitor::Plan;
 use candlemark::monitor::Remote;
 use candlemark::monitor::Server;
 use candlemark::monitor::SuiteProbe;
-use candlemark::record::build_folder;
 use candlemark::settings::Config;
 use candlemark::settings::interval;
 use candlemark::suite;
@@ -86,6 +87,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
         blocks: 1,
         sharing: Sharing::Fresh,
         injection: injection()?,
+        session: None,
         path: None,
         resume: None,
         budget: None,
@@ -93,12 +95,13 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
         stress: Stress::default(),
     };
     let policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
+    let file = arguments.history.clone();
+    let file = file.unwrap_or_else(|| build_folder().join("candlemark").join("history.jsonl"));
+    let _lock = Lock::take(&file)?;
     let remote = if arguments.allow_remote { Remote::Allowed } else { Remote::Refused };
     let server = Server::start(arguments.listen, remote)?;
     machine::refuse_debug()?;
     let clock = Real::begin()?;
-    let file = arguments.history.clone();
-    let file = file.unwrap_or_else(|| build_folder().join("candlemark").join("history.jsonl"));
     let window = SignedDuration::try_from(arguments.window).unwrap_or(SignedDuration::MAX);
     let opened = History::open(&file, window, clock.elapsed(), clock.now());
     let (mut history, said) = opened.map_err(Error::of_named_file)?;

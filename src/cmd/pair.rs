@@ -10,6 +10,9 @@ use std::time::Instant;
 use candlemark::Error;
 use candlemark::compare::Judgement;
 use candlemark::compare::paired::judge;
+use candlemark::files;
+use candlemark::files::Lock;
+use candlemark::files::RunFolder;
 use candlemark::pair;
 use candlemark::pair::Events;
 use candlemark::pair::Identical;
@@ -17,7 +20,6 @@ use candlemark::pair::Plan;
 use candlemark::pair::build::Builder;
 use candlemark::pair::build::Built;
 use candlemark::record::pair::Paired;
-use candlemark::record::write_atomically;
 use candlemark::report;
 use candlemark::settings::Config;
 
@@ -93,32 +95,39 @@ pub(crate) fn run(
         setup.threads = (setup.threads / 2).max(1);
     }
     let injection = injection()?;
+    arguments.document.check()?;
     let stop = interruptible("what was measured is judged")?;
     let command = command_line();
-    let plan = |(base, candidate): (Built, Built)| {
-        let id = candlemark::machine::session_id(candidate.commit.as_deref());
-        let raw = || candlemark::record::runs().join(id).join("pair.json");
-        Plan {
-            base,
-            candidate,
-            setup,
-            words: words.clone(),
-            injection,
-            output_change: arguments.output_change.clone(),
-            identical: if arguments.even_if_identical {
-                Identical::Measure
-            } else {
-                Identical::Pass
-            },
-            duet: arguments.duet,
-            budget: arguments.budget,
-            seed: arguments.order_seed,
-            baselines: arguments.baselines.clone(),
-            policy: policy.clone(),
-            path: arguments.raw.clone().unwrap_or_else(raw),
-        }
+    match &arguments.raw {
+        Some(path) => files::check(path)?,
+        None => RunFolder::check("name a file with `--raw`")?,
+    }
+    let plan = |(base, candidate): (Built, Built), path: PathBuf| Plan {
+        base,
+        candidate,
+        setup,
+        words: words.clone(),
+        injection,
+        output_change: arguments.output_change.clone(),
+        identical: if arguments.even_if_identical { Identical::Measure } else { Identical::Pass },
+        duet: arguments.duet,
+        budget: arguments.budget,
+        seed: arguments.order_seed,
+        baselines: arguments.baselines.clone(),
+        policy: policy.clone(),
+        path,
     };
-    let measured = binaries(arguments, stop).and_then(|built| measure(&plan(built), stop));
+    let measured = binaries(arguments, stop).and_then(|built| {
+        let folder = || {
+            let id = candlemark::machine::session_id(built.1.commit.as_deref());
+            RunFolder::new(&id)
+        };
+        let folder = arguments.raw.is_none().then(folder).transpose()?;
+        let default = folder.as_ref().map(|folder| folder.path.join("pair.json"));
+        let path = arguments.raw.clone().or(default).expect("one of them is there");
+        let _lock = Lock::take(&path)?;
+        measure(&plan(built, path), stop)
+    });
     let (paired, path) = match measured {
         Ok(measured) => measured,
         Err(error) => return Err(arguments.document.instead(error, &policy, &command, out)),
@@ -129,7 +138,9 @@ pub(crate) fn run(
     arguments.document.write(&judgement, &command, || Ok(page), out)?;
     let mut talk = std::io::stderr();
     writeln!(talk, "raw turns: {} (judged again by `candlemark check --record`)", path.display())?;
-    writeln!(talk, "page: {}", pages.display())?;
+    if let Some(page) = pages {
+        writeln!(talk, "page: {}", page.display())?;
+    }
     Ok(judgement.outcome.into())
 }
 
@@ -139,14 +150,17 @@ fn measure(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<(Paired, PathBuf)> 
     Ok((pair::run(plan, stop, &mut live)?, plan.path.clone()))
 }
 
-/// Writes the page beside the raw turns, and beside Criterion's index with a link in it, if there is one.
-fn pages(page: &str, raw: &Path) -> candlemark::Result<PathBuf> {
-    let path = raw.with_extension("html");
-    write_atomically(&path, page.as_bytes())?;
-    let criterion = candlemark::record::build_folder().join("criterion").join("report");
+/// Writes the page beside the raw turns, unless they go to a pipe or a device, and beside
+/// Criterion's index with a link in it, if there is one.
+fn pages(page: &str, raw: &Path) -> candlemark::Result<Option<PathBuf>> {
+    let path = (!files::is_stream(raw)).then(|| raw.with_extension("html"));
+    if let Some(path) = &path {
+        files::write(path, page.as_bytes())?;
+    }
+    let criterion = files::criterion_folder().join("report");
     let index = criterion.join("index.html");
     if index.exists() {
-        write_atomically(&criterion.join("gate.html"), page.as_bytes())?;
+        files::write(&criterion.join("gate.html"), page.as_bytes())?;
         report::link_into(&index, "gate.html", "the verdict of two builds in turns")?;
     }
     Ok(path)
@@ -201,7 +215,7 @@ pub(crate) fn build<T>(
     if !here.ancestors().any(|folder| folder.join(".git").exists()) {
         return Err(usage(format!("this is no git repository; {instead}")));
     }
-    let folder = candlemark::record::build_folder().join("candlemark").join("pair");
+    let folder = files::build_folder().join("candlemark").join("pair");
     let target = target.map_or_else(|| folder.join("target"), PathBuf::from);
     let built = work(&mut Builder::new(&folder, &target, &mut say)?);
     unless_interrupted(built, stop)

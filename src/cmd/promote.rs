@@ -1,11 +1,11 @@
 //! `candlemark promote`: the only way to a baseline.
 
 use std::io::Write;
-use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use candlemark::baseline;
+use candlemark::files;
 
 use crate::cmd::Exit;
 use crate::cmd::records;
@@ -30,14 +30,16 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    if arguments.release && arguments.output.as_deref() == Some(Path::new("-")) {
+    let stream = arguments.output.as_deref().is_some_and(files::is_stream);
+    if arguments.release && stream {
         return Err(usage("a release is pinned beside a baseline; name a file with `-o`, or none"));
     }
     let promoted = baseline::promote(&records(&arguments.records)?, arguments.session_gap)?;
     let default = || baseline::path("baselines".as_ref(), &promoted.machine.class, &promoted);
     let path = arguments.output.clone().unwrap_or_else(default);
+    files::check(&path)?;
     write(&promoted.to_json(), Some(&path), out)?;
-    if path.as_os_str() == "-" {
+    if stream {
         return Ok(Exit::Pass);
     }
     writeln!(out, "{}", path.display())?;

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use candlemark::Error;
 use candlemark::analysis::Targets;
+use candlemark::error::quoted;
+use candlemark::files;
 use candlemark::record::Record;
 use candlemark::record::pair::Paired;
-use candlemark::record::write_atomically;
 use candlemark::report;
 use candlemark::report::Edition;
 
@@ -89,15 +90,17 @@ impl From<Lang> for report::Lang {
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
     if fs::read_to_string(&path).is_ok_and(|text| Paired::is(&text)) {
-        let path = path.display();
         return Err(usage(format!(
-            "`{path}` is a pair; judge it with `candlemark check --record {path}`"
+            "`{}` is a pair; judge it with `candlemark check --record {}`",
+            path.display(),
+            quoted(&path)
         )));
     }
     let scenario = arguments.scenario.as_deref();
     if scenario.is_some() && !matches!(arguments.format, Format::Row | Format::BenchmarkJson) {
         return Err(usage("`--scenario` is for `--format row` and `--format benchmark-json`"));
     }
+    arguments.output.as_deref().map_or(Ok(()), files::check)?;
     let of_named = |error: Error| match arguments.record {
         Some(_) => error.of_named_file(),
         None => error,
@@ -134,13 +137,13 @@ fn charts_beside(
     edition: Edition<'_>,
     document: &Path,
 ) -> anyhow::Result<Option<String>> {
-    let Some(stem) = document.file_stem().filter(|_| document != Path::new("-")) else {
+    let Some(stem) = document.file_stem().filter(|_| !files::is_stream(document)) else {
         return Ok(None);
     };
     let name = format!("{}_charts", stem.to_string_lossy());
     let folder = document.with_file_name(&name);
     for (file, svg) in report::chart_files(record, edition) {
-        write_atomically(&folder.join(file), svg.as_bytes())?;
+        files::write(&folder.join(file), svg.as_bytes())?;
     }
     Ok(Some(name))
 }

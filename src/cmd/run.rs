@@ -12,6 +12,10 @@ use std::time::Instant;
 use anyhow::Context as _;
 use candlemark::Error;
 use candlemark::engine;
+use candlemark::error::quoted;
+use candlemark::files;
+use candlemark::files::Lock;
+use candlemark::files::RunFolder;
 use candlemark::machine;
 use candlemark::measure::Sharing;
 use candlemark::record::AbsenceKind;
@@ -91,6 +95,8 @@ pub(crate) fn run(
         request: arguments.stress_request,
         ..Stress::default()
     };
+    let named = arguments.resume.as_deref().or(arguments.output.as_deref());
+    let lock = named.map(Lock::take).transpose()?;
     let resume = arguments.resume.as_deref().map(Record::load).transpose();
     let resume = resume.map_err(Error::of_named_file)?;
     machine::refuse_debug()?;
@@ -100,13 +106,14 @@ pub(crate) fn run(
         let identity = engine::identify(&setup, &mut Bars::default())?;
         same("SHA-256 of the model", &record.model.sha256, &identity.sha256)?;
     }
-    let path = match (&arguments.resume, &arguments.output) {
-        (Some(path), _) | (None, Some(path)) => path.clone(),
-        (None, None) => {
-            let commit = machine::stamp().commit;
-            suite::record_path(&machine::session_id(commit.as_deref()))
-        }
+    let folder = || {
+        RunFolder::check("name a file with `-o`")?;
+        RunFolder::new(&machine::session_id(machine::stamp().commit.as_deref()))
     };
+    let folder = named.is_none().then(folder).transpose()?;
+    let default = folder.as_ref().map(|folder| folder.path.join("record.json"));
+    let path = named.map(Path::to_owned).or(default).expect("one of them is there");
+    let _lock = lock.map_or_else(|| Lock::take(&path), Ok)?;
     let plan = Plan {
         binary: std::env::current_exe().context("finding this binary, to start it again")?,
         setup,
@@ -114,6 +121,7 @@ pub(crate) fn run(
         blocks,
         sharing: if arguments.shared_process { Sharing::Shared } else { Sharing::Fresh },
         injection,
+        session: folder.as_ref().map(|folder| folder.id.clone()),
         path: Some(path.clone()),
         resume,
         budget: arguments.budget,
@@ -122,11 +130,14 @@ pub(crate) fn run(
     };
     let stop = interruptible("what the worker measures now is waited for")?;
     let now = Instant::now();
+    // The record has stdout for itself where it goes there.
+    let mut talk = std::io::stderr();
+    let out: &mut dyn Write = if files::is_stdout(&path) { &mut talk } else { out };
     let mut live = Live { out, bar: bar(), started: now, told: now, measured: 0, stop };
     let outcome = suite::run(&plan, &mut Bars::default(), &mut live);
     live.bar.finish_and_clear();
     if matches!(outcome, Err(Error::Interrupted)) {
-        let kept = live.measured > 0 || arguments.resume.is_some();
+        let kept = (live.measured > 0 || arguments.resume.is_some()) && !files::is_stream(&path);
         say(&interrupted(kept.then_some(path.as_path())));
         return Ok(Exit::Interrupted);
     }
@@ -134,11 +145,14 @@ pub(crate) fn run(
     let failed = record.scenarios.iter().filter(|case| is_failed(case)).count();
     let out_of_time = |case: &&Case| case.absence() == Some(AbsenceKind::SkippedTime);
     let skipped = record.scenarios.iter().filter(out_of_time).count();
-    let mut talk = std::io::stderr();
-    writeln!(talk, "record: {}", path.display())?;
-    writeln!(talk, "next: `candlemark check --record {}`", path.display())?;
+    if files::is_stream(&path) {
+        writeln!(talk, "record: written to {}", path.display())?;
+    } else {
+        writeln!(talk, "record: {}", path.display())?;
+        writeln!(talk, "next: `candlemark check --record {}`", quoted(&path))?;
+    }
     if skipped > 0 {
-        let path = path.display();
+        let path = quoted(&path);
         writeln!(
             talk,
             "{skipped} scenarios skipped for time: `candlemark run --resume {path}` with the same words goes on"
@@ -177,10 +191,10 @@ fn to_resume(words: &[String], record: &Path) -> String {
         if ["-o", "--output", "--resume"].contains(&word.as_str()) {
             words.next(); // The file.
         } else if !["-o", "--output=", "--resume="].iter().any(|flag| word.starts_with(flag)) {
-            kept.push(word.clone());
+            kept.push(quoted(word));
         }
     }
-    format!("{} --resume {}", kept.join(" "), record.display())
+    format!("{} --resume {}", kept.join(" "), quoted(record))
 }
 
 fn read_text(path: &Path) -> candlemark::Result<String> {

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use candlemark::files;
+use candlemark::files::Temporary;
 use candlemark::model;
 use candlemark::model::gguf;
 use candlemark::model::safetensors;
@@ -44,6 +46,14 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
             quant.name()
         )));
     }
+    if is_gguf {
+        files::check(path)?;
+    } else if path.exists() {
+        return Err(usage(format!(
+            "{} exists already; name a folder that does not",
+            path.display()
+        )));
+    }
     let spec = format!("synthetic:{}", arguments.shape);
     let opened = model::open(&spec, arguments.seed, None, &mut ())?;
     if is_gguf {
@@ -61,29 +71,21 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
 
 /// Writes beside the folder first: it appears under its name only when it is whole.
 fn folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow::Result<()> {
-    if path.exists() {
-        return Err(usage(format!(
-            "{} exists already; name a folder that does not",
-            path.display()
-        )));
-    }
-    let name = path.file_name().ok_or_else(|| usage("the output has no name"))?;
-    let mut name = name.to_os_string();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
     let written = || -> anyhow::Result<()> {
-        std::fs::create_dir_all(&temporary)?;
-        let write = |name: &str, text: &[u8]| {
-            candlemark::record::write_atomically(&temporary.join(name), text)
-        };
+        let temporary = Temporary::folder(files::folder_of(path))?;
+        let folder = temporary.path();
+        let write = |name: &str, text: &[u8]| files::write(&folder.join(name), text);
         write("config.json", opened.config.to_json().as_bytes())?;
         write("tokenizer.json", Tokenizer::TINY_JSON)?;
         write("tokenizer_config.json", Tokenizer::TINY_CONFIG)?;
         let shard = shard_mib.map(|mib| mib << 20);
-        safetensors::write(&temporary, opened.source.as_ref(), &opened.config.tensors(), shard)?;
-        Ok(std::fs::rename(&temporary, path)?)
+        safetensors::write(folder, opened.source.as_ref(), &opened.config.tensors(), shard)?;
+        // The weights' writer makes files that only their owner can read.
+        let usual = std::fs::metadata(folder.join("config.json"))?.permissions();
+        for entry in std::fs::read_dir(folder)? {
+            std::fs::set_permissions(entry?.path(), usual.clone())?;
+        }
+        Ok(temporary.rename(path)?)
     };
-    written().with_context(|| format!("writing the folder {}", path.display())).inspect_err(|_| {
-        let _ = std::fs::remove_dir_all(&temporary);
-    })
+    written().with_context(|| format!("writing the folder {}", path.display()))
 }

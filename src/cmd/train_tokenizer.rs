@@ -5,7 +5,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use candlemark::record::write_atomically;
+use candlemark::files;
 use candlemark::settings::Count;
 use candlemark::tokenizer;
 
@@ -43,8 +43,9 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     if texts.is_empty() {
         return Err(usage(format!("no .txt file in {}", corpus.display())));
     }
+    files::check(&arguments.output)?;
     let json = tokenizer::train(&texts, arguments.vocab)?;
-    write_atomically(&arguments.output, json.as_bytes())?;
+    files::write(&arguments.output, json.as_bytes())?;
     writeln!(
         out,
         "{}: {} tokens from {} texts",

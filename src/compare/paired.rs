@@ -35,6 +35,7 @@ use crate::compare::missing::still_measured;
 use crate::compare::outcome;
 use crate::compare::plausible;
 use crate::compare::same;
+use crate::error::command;
 use crate::record::AbsenceKind;
 use crate::record::calibration::Spread;
 use crate::record::pair::Arm;
@@ -197,7 +198,7 @@ pub fn judge(paired: &Paired, policy: &Policy) -> Judgement {
     let course = Course {
         base: paired.base.clone(),
         candidate: paired.candidate.clone(),
-        command: paired.session.command.join(" "),
+        command: command(&paired.session.command),
         seed: paired.seed,
         blocks: counted.len(),
         rejected: rejected.into_iter().filter_map(|block| block.rejected.clone()).collect(),

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use jiff::Timestamp;
 use sha2::Digest as _;
 use sha2::Sha256;
@@ -71,6 +72,20 @@ pub fn now() -> String {
 pub fn between(one: &str, other: &str) -> Option<Duration> {
     let time = |text: &str| text.parse::<Timestamp>().ok();
     Some(time(other)?.duration_since(time(one)?).unsigned_abs())
+}
+
+/// Whether a time of a record can be true. More than a day ahead is no clock of another machine
+/// that is merely wrong.
+///
+/// # Errors
+/// When it cannot be read, or lies in the future.
+pub fn check_time(text: &str) -> std::result::Result<(), String> {
+    let Ok(time) = text.parse::<Timestamp>() else {
+        return Err(format!("`{text}` is no time such as 2026-11-22T06:15:00Z"));
+    };
+    let ahead = time.duration_since(Timestamp::now());
+    let day = SignedDuration::from_hours(24);
+    if ahead > day { Err(format!("`{text}` lies in the future")) } else { Ok(()) }
 }
 
 /// Measurements that begin less than this after the one before say nothing of another time: they are one session.
@@ -227,6 +242,12 @@ mod tests {
         assert_eq!(session_id_at(time, Some("abc1234def")), "20261122T061500Z-abc1234");
         assert_eq!(session_id_at(time, Some("abc")), "20261122T061500Z-abc");
         assert_eq!(session_id_at(time, None), "20261122T061500Z-nocommit");
+        assert_eq!(check_time("2026-11-22T06:15:00Z"), Ok(()));
+        assert_eq!(
+            check_time("2999-01-01T00:00:00Z").unwrap_err(),
+            "`2999-01-01T00:00:00Z` lies in the future"
+        );
+        assert!(check_time("yyy").unwrap_err().starts_with("`yyy` is no time"));
     }
 
     #[test]

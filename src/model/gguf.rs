@@ -18,6 +18,7 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::model::config::Config;
 use crate::model::matrix::check_shape;
 use crate::model::weights::Info;
@@ -305,22 +306,15 @@ pub fn write(
     metadata: &[(String, Value)],
     tensors: &[(String, QTensor)],
 ) -> Result<()> {
-    let temporary = path.with_extension("gguf.tmp");
     let metadata: Vec<(&str, &Value)> =
         metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let tensors: Vec<(&str, &QTensor)> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let written = (|| {
-        let mut file = BufWriter::new(File::create(&temporary)?);
-        gguf_file::write(&mut file, &metadata, &tensors)
+    files::write_with(path, |draft| {
+        let mut draft = BufWriter::new(draft);
+        gguf_file::write(&mut draft, &metadata, &tensors)
             .map_err(|error| io::Error::other(first_line(&error)))?;
-        file.flush()?;
-        std::fs::rename(&temporary, path)
-    })();
-    written.map_err(|source| {
-        // What was written of it is worth nothing; that it cannot be removed either is not the news.
-        let _ = std::fs::remove_file(&temporary);
-        Error::Write { path: path.into(), source }
+        draft.flush()
     })
 }
 

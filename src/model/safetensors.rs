@@ -248,7 +248,7 @@ pub fn write(
             tensors.iter().map(|(_, shape)| shape.iter().product::<usize>() as u64 * 4).sum();
         index.metadata = serde_json::json!({ "total_size": total });
         let text = serde_json::to_string_pretty(&index).expect("plain data");
-        crate::record::write_atomically(&dir.join(INDEX), text.as_bytes())?;
+        crate::files::write(&dir.join(INDEX), text.as_bytes())?;
     }
     Ok(())
 }

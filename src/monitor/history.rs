@@ -20,10 +20,10 @@ use jiff::Timestamp;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::monitor::entry::Entry;
 use crate::monitor::entry::SCHEMA;
 use crate::record::schema1::lift_absent;
-use crate::record::write_atomically;
 
 /// No more entries are kept, however long the window: a day of one every 20 seconds has fewer. It bounds memory.
 pub const MOST: usize = 5_000;
@@ -202,11 +202,10 @@ impl History {
         append(&self.path, &text).map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
-    /// Replaces the file by what is kept; a link is followed, not replaced.
+    /// Replaces the file by what is kept.
     fn rewrite(&self) -> Result<()> {
         let text: String = self.kept.iter().map(|kept| kept.line.text() + "\n").collect();
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        write_atomically(&path, text.as_bytes())
+        files::write(&self.path, text.as_bytes())
     }
 
     /// Why the last attempt to write failed.

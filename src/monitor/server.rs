@@ -1,13 +1,19 @@
 //! The pages over HTTP, to this machine only unless that is asked for. What is served was made before the request; one thread
 //! waits for requests and does nothing else, so that a measurement next to it keeps its processors.
 
+use std::collections::VecDeque;
+use std::io;
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::task::Context;
+use std::task::Poll;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,7 +25,12 @@ use axum::http::StatusCode;
 use axum::http::Uri;
 use axum::http::header;
 use axum::response::Response;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -95,6 +106,7 @@ impl Server {
         let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         let work = move || {
             runtime.block_on(async {
+                let listener = Listener { listener, open: VecDeque::new() };
                 tokio::spawn(std::future::IntoFuture::into_future(axum::serve(listener, app)));
                 // Connections that are still open are cut off when the runtime goes.
                 let _ = stopped.await;
@@ -118,6 +130,89 @@ impl Server {
             history: pages.history.into(),
         };
         *self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner) = prepared;
+    }
+}
+
+/// Connections that are open at once: when one more comes, the oldest is closed. A measurement next
+/// to the server needs files of its own.
+const CONNECTIONS: usize = 64;
+
+/// How long a connection may take, from its first byte to the last of the answer.
+const CONNECTION: Duration = Duration::from_secs(10);
+
+/// Accepts connections that end in time.
+struct Listener {
+    listener: tokio::net::TcpListener,
+    /// The connections, the oldest first; each ends when its sender is dropped.
+    open: VecDeque<oneshot::Sender<()>>,
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+        self.open.retain(|connection| !connection.is_closed());
+        if self.open.len() >= CONNECTIONS {
+            self.open.pop_front();
+        }
+        let (open, closed) = oneshot::channel();
+        self.open.push_back(open);
+        let late = Box::pin(tokio::time::sleep(CONNECTION));
+        (Connection { stream, closed, late }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that fails when it takes too long, or when a newer one needs its place.
+struct Connection {
+    stream: TcpStream,
+    closed: oneshot::Receiver<()>,
+    late: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    fn unless_over(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> io::Result<Pin<&mut TcpStream>> {
+        let is_closed = Pin::new(&mut self.closed).poll(context).is_ready();
+        if is_closed || self.late.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(Pin::new(&mut self.get_mut().stream))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.unless_over(context)?.poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.unless_over(context)?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_over(context)?.poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unless_over(context)?.poll_shutdown(context)
     }
 }
 

@@ -6,14 +6,21 @@ use std::path::PathBuf;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
+use crate::files::Temporary;
 use crate::pair::build::Built;
 
-/// A folder beside the file, for the copies of the binaries.
-pub(super) fn arms_folder(path: &Path) -> Result<PathBuf> {
-    let folder = path.with_extension(format!("{}.arms", std::process::id()));
-    std::fs::create_dir_all(&folder)
-        .map_err(|source| Error::Write { path: folder.clone(), source })?;
-    std::path::absolute(&folder).map_err(|source| Error::Read { path: folder, source })
+/// A folder for the copies of the binaries: beside the file that is measured for, because there is
+/// room, or among the system's temporary files where nothing can lie beside it.
+pub(super) fn arms_folder(path: &Path) -> Result<(Temporary, PathBuf)> {
+    let beside = match files::is_stream(path) {
+        true => std::env::temp_dir(),
+        false => files::folder_of(path).to_owned(),
+    };
+    let folder = Temporary::folder(&beside)?;
+    let absolute = std::path::absolute(folder.path());
+    let absolute = absolute.map_err(|source| Error::Read { path: folder.path().into(), source })?;
+    Ok((folder, absolute))
 }
 
 /// Copies of the binaries under names of one length: the path of a program lies on its stack, and a longer one moves it.

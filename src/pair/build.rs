@@ -18,6 +18,9 @@ use sha2::Sha256;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::error::command;
+use crate::error::quoted;
+use crate::files::Lock;
 use crate::machine;
 use crate::model::weights::hex;
 use crate::record::Build;
@@ -75,7 +78,7 @@ pub struct Builder<'a> {
     /// The package within the repository, as `git rev-parse --show-prefix` gives it.
     prefix: String,
     talk: &'a mut dyn FnMut(&str),
-    _lock: File,
+    _lock: Option<Lock>,
 }
 
 impl<'a> Builder<'a> {
@@ -91,31 +94,46 @@ impl<'a> Builder<'a> {
         fs::create_dir_all(folder).map_err(at(folder))?;
         fs::create_dir_all(target).map_err(at(target))?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(at(path));
-        let lock = folder.join("lock");
-        let file = File::create(&lock).map_err(at(&lock))?;
-        if file.try_lock().is_err() {
-            let why =
-                format!("another `candlemark pair` builds in `{}`; wait for it", folder.display());
-            return Err(Error::Failed(why));
-        }
+        let lock = Lock::take(&folder.join("build"))?;
+        // Of a git that was killed in the middle of it: by our lock, none runs now.
+        let _ = fs::remove_file(folder.join("index.lock"));
         let prefix = git(Path::new("."), &["rev-parse", "--show-prefix"], &[])?;
         let (folder, target) = (absolute(folder)?, absolute(target)?);
-        Ok(Self { folder, target, prefix, talk, _lock: file })
+        Ok(Self { folder, target, prefix, talk, _lock: lock })
     }
 
-    /// The commit that a branch, a tag or an abbreviation names.
+    /// The commit that a branch, a tag or an abbreviation names; of a branch that is there only as
+    /// `origin` has it, as in a CI job's checkout, that one.
     ///
     /// # Errors
     /// When there is none.
-    pub fn resolve(&self, reference: &str) -> Result<String> {
-        let spec = format!("{reference}^{{commit}}");
-        git(Path::new("."), &["rev-parse", "--verify", "--quiet", "--end-of-options", &spec], &[])
-            .map_err(|_| {
-                Error::Usage(format!(
-                    "`{reference}` is neither a file nor a commit of this repository; name a branch, a tag, a commit or a \
-                     binary (a shallow clone has few of them: `git fetch --unshallow`)"
-                ))
-            })
+    pub fn resolve(&mut self, reference: &str) -> Result<String> {
+        let here = Path::new(".");
+        let commit = |reference: &str| {
+            let spec = format!("{reference}^{{commit}}");
+            git(here, &["rev-parse", "--verify", "--quiet", "--end-of-options", &spec], &[])
+        };
+        if let Ok(found) = commit(reference) {
+            return Ok(found);
+        }
+        let branch = reference.strip_prefix("origin/").unwrap_or(reference);
+        let remote = format!("origin/{branch}");
+        if let Ok(found) = commit(&format!("refs/remotes/{remote}")) {
+            (self.talk)(&format!("`{reference}` is no branch here: taking `{remote}`"));
+            return Ok(found);
+        }
+        let is_hash = reference.len() >= 7 && reference.chars().all(|c| c.is_ascii_hexdigit());
+        let fetch = match is_hash {
+            true => "git fetch --unshallow".into(),
+            false => {
+                format!("git fetch origin {}", quoted(format!("{branch}:refs/remotes/{remote}")))
+            }
+        };
+        Err(Error::Usage(format!(
+            "`{reference}` is neither a file nor a commit of this repository, which has no \
+             `{remote}` either; name a branch, a tag, a commit or a binary (a CI job's checkout has \
+             few: `{fetch}`)"
+        )))
     }
 
     /// Builds a commit, a branch or a tag.
@@ -211,6 +229,8 @@ impl<'a> Builder<'a> {
             let add = ["worktree", "add", "--detach", "--no-checkout", "--force", &path, "HEAD"];
             git(Path::new("."), &add, &[])?;
         }
+        let _ =
+            fs::remove_file(git(&tree_folder, &["rev-parse", "--git-path", "index.lock"], &[])?);
         git(&tree_folder, &["read-tree", "-u", "--reset", tree], &[])?;
         git(&tree_folder, &["clean", "-fdq"], &[])?;
         Ok(())
@@ -382,7 +402,9 @@ fn git(folder: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result
         .map_err(|source| Error::Read { path: "git".into(), source })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        return Err(Error::Failed(format!("`git {}` failed: {said}", arguments.join(" "))));
+        let words: Vec<String> =
+            ["git"].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
+        return Err(Error::Failed(format!("`{}` failed: {said}", command(&words))));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

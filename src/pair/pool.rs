@@ -17,6 +17,7 @@ use rand::seq::SliceRandom as _;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::machine;
 use crate::machine::ReferenceKernels;
 use crate::pair::arms::arms_folder;
@@ -105,10 +106,8 @@ pub fn record(
     told: &mut dyn FnMut(&str, usize, f64),
 ) -> Result<Pool> {
     check_arms(&plan.arms)?;
-    let folder = arms_folder(&plan.path)?;
-    let outcome = recorded(plan, &folder, stop, told);
-    let _ = std::fs::remove_dir_all(&folder);
-    outcome
+    let (_kept, folder) = arms_folder(&plan.path)?;
+    recorded(plan, &folder, stop, told)
 }
 
 /// Whether there are arms of these letters.
@@ -176,35 +175,12 @@ fn recorded(
     if let Some(earlier) = &plan.earlier {
         together(&mut pool, earlier)?;
     }
-    let began = Instant::now();
-    for (at, environment) in plan.environments.iter().enumerate() {
-        if at > 0 {
-            wait(plan.pause, stop)?;
-        }
-        let started = Some(machine::now());
-        let progress = AtomicUsize::new(0);
-        recorder.quota = environment.quota();
-        let way = recorder.quota.as_ref().map(|quota| format!(", {}", quota.way()));
-        let blocks = hog::beside(environment, plan.seed, &progress, || {
-            (0..plan.blocks)
-                .map(|number| {
-                    progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
-                    told(&environment.name, number + 1, began.elapsed().as_secs_f64());
-                    recorder.block(&mut pool.scenarios)
-                })
-                .collect::<Result<Vec<_>>>()
-        })?;
-        pool.environments.push(Recorded {
-            name: environment.name.clone(),
-            column: environment.column,
-            about: environment.about.to_owned() + &way.unwrap_or_default(),
-            started,
-            ended: Some(machine::now()),
-            blocks,
-        });
+    let outcome = recorder.environments(&mut pool, told);
+    let written_once = files::is_stream(&plan.path);
+    if written_once && !pool.environments.is_empty() {
         pool.save(&plan.path)?;
     }
-    Ok(pool)
+    outcome.map(|()| pool)
 }
 
 /// Waits, unless nobody wants that any more.
@@ -273,6 +249,47 @@ struct Recorder<'a> {
 }
 
 impl<'a> Recorder<'a> {
+    /// Records the environments, and writes the pool after each, unless that can be written once
+    /// only.
+    fn environments(
+        &mut self,
+        pool: &mut Pool,
+        told: &mut dyn FnMut(&str, usize, f64),
+    ) -> Result<()> {
+        let (plan, stop) = (self.plan, self.stop);
+        let began = Instant::now();
+        for (at, environment) in plan.environments.iter().enumerate() {
+            if at > 0 {
+                wait(plan.pause, stop)?;
+            }
+            let started = Some(machine::now());
+            let progress = AtomicUsize::new(0);
+            self.quota = environment.quota();
+            let way = self.quota.as_ref().map(|quota| format!(", {}", quota.way()));
+            let blocks = hog::beside(environment, plan.seed, &progress, || {
+                (0..plan.blocks)
+                    .map(|number| {
+                        progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
+                        told(&environment.name, number + 1, began.elapsed().as_secs_f64());
+                        self.block(&mut pool.scenarios)
+                    })
+                    .collect::<Result<Vec<_>>>()
+            })?;
+            pool.environments.push(Recorded {
+                name: environment.name.clone(),
+                column: environment.column,
+                about: environment.about.to_owned() + &way.unwrap_or_default(),
+                started,
+                ended: Some(machine::now()),
+                blocks,
+            });
+            if !files::is_stream(&plan.path) {
+                pool.save(&plan.path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn patience(&self) -> Patience<'a> {
         Patience { stop: self.stop, longest: Duration::from_secs(3600) }
     }

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::record::Record;
-use crate::record::write_atomically;
 
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
@@ -143,7 +143,7 @@ impl Calibration {
     /// # Errors
     /// When the folder or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_atomically(path, self.to_json().as_bytes())
+        files::write(path, self.to_json().as_bytes())
     }
 
     /// The calibration as text: one line a field, one line a session and a floor.

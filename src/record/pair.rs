@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::record::Absence;
 use crate::record::Build;
 use crate::record::Machine;
@@ -21,7 +22,6 @@ use crate::record::Settings;
 use crate::record::Work;
 use crate::record::calibration::Spread;
 use crate::record::schema1;
-use crate::record::write_atomically;
 
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 2;
@@ -254,7 +254,13 @@ impl Paired {
             let found = schema.to_string();
             return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
         }
-        serde_json::from_value(value).map_err(invalid)
+        let paired: Self = serde_json::from_value(value).map_err(invalid)?;
+        let ids = paired.scenarios.iter().map(|case| case.id.as_str());
+        crate::record::unique(ids).map_err(|id| Error::Invalid {
+            path: path.into(),
+            why: format!("it has the scenario `{id}` twice"),
+        })?;
+        Ok(paired)
     }
 
     /// Writes the file atomically.
@@ -263,7 +269,7 @@ impl Paired {
     /// When the folder or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = crate::record::lines(self, &["blocks", "scenarios"]);
-        write_atomically(path, text.as_bytes())
+        files::write(path, text.as_bytes())
     }
 
     /// The format's JSON Schema.

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::record::Build;
 use crate::record::Machine;
 use crate::record::Model;
@@ -20,7 +21,6 @@ use crate::record::Settings;
 use crate::record::Work;
 use crate::record::pair::PairedTurns;
 use crate::record::pair::Quad;
-use crate::record::write_atomically;
 
 mod check;
 
@@ -265,7 +265,7 @@ impl Pool {
     /// When it contradicts itself, or the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         self.check().map_err(|why| Error::Invalid { path: path.into(), why })?;
-        write_atomically(path, self.to_json().as_bytes())
+        files::write(path, self.to_json().as_bytes())
     }
 
     /// The first blocks of every environment, so many of them: small enough to be kept beside the code.

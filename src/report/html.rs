@@ -142,7 +142,7 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
         })
         .collect();
     let session = [
-        ("measured by", paired.session.command.join(" ")),
+        ("measured by", crate::error::command(&paired.session.command)),
         ("started", paired.session.started.clone()),
         ("ended", paired.session.ended.clone().unwrap_or_default()),
         ("seed of all orders", paired.seed.to_string()),

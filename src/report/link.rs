@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::record::write_atomically;
+use crate::files;
 
 /// Criterion's index page with a link to ours under its heading, which says what is there; the same page if the link is
 /// there already.
@@ -32,5 +32,5 @@ pub fn link_into(index: &Path, href: &str, about: &str) -> Result<()> {
     let page = fs::read_to_string(index).map_err(read)?;
     let why = || Error::Invalid { path: index.into(), why: "it has no `<body>`".into() };
     let linked = link(&page, href, about).ok_or_else(why)?;
-    if linked == page { Ok(()) } else { write_atomically(index, linked.as_bytes()) }
+    if linked == page { Ok(()) } else { files::write(index, linked.as_bytes()) }
 }

@@ -480,6 +480,12 @@ fn two_refs_are_built_and_compared() {
     repository.check(&["--base", "main", "--candidate", "main~1"], 0, &says[1..]);
     let index = fs::read_to_string(repository.folder.path().join(".git/HEAD")).unwrap();
     assert_eq!(index, "ref: refs/heads/main\n", "the repository is left as it was");
+    // A CI job's checkout is of a commit and has no branch of its own.
+    repository.git(&["update-ref", "refs/remotes/origin/main", "main"]);
+    repository.git(&["checkout", "-q", "--detach"]);
+    repository.git(&["branch", "-q", "-D", "main"]);
+    let says = ["`main` is no branch here: taking `origin/main`"];
+    repository.check(&["--base", "main", "--candidate", "HEAD~1"], 0, &says);
 }
 
 #[test]
@@ -495,7 +501,11 @@ fn what_does_not_build_is_said_with_the_compilers_words() {
     repository.source("100.0");
     let says = ["not comparable: main does not build", "mismatched types"];
     repository.check(&["--base", "main"], 4, &says);
-    let refused = ["`no-such-ref` is neither a file nor a commit"];
+    let refused = [
+        "`no-such-ref` is neither a file nor a commit",
+        "no `origin/no-such-ref` either",
+        "`git fetch origin no-such-ref:refs/remotes/origin/no-such-ref`",
+    ];
     repository.check(&["--base", "no-such-ref"], 2, &refused);
     // It is refused before the base is built.
     repository.write("README.md", "words\n");

@@ -156,6 +156,7 @@ fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
         blocks: 1,
         sharing: Sharing::Fresh,
         injection: None,
+        session: None,
         path: Some(folder.join("record.json")),
         resume: None,
         budget: None,

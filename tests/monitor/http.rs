@@ -112,6 +112,18 @@ fn too_much_is_refused_and_the_next_request_is_answered() {
 }
 
 #[test]
+fn many_silent_connections_keep_nobody_from_the_page() {
+    let server = served();
+    let silent: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    assert!(get(server.address(), "/healthz").0.starts_with("http/1.1 200 "));
+    let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // 200 of them are ours, and at most 64 the server's.
+    assert!(files < 200 + 64 + 50, "{files} open files");
+    drop(silent);
+}
+
+#[test]
 fn a_site_that_took_this_machine_s_name_reads_nothing() {
     let server = served();
     let asked = |host: &str| {

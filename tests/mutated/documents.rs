@@ -58,7 +58,11 @@ fn records_are_read_judged_and_promoted() {
         for (baseline, current) in [(&base, record), (record, &base)] {
             let release = Some(baseline);
             let calibration = Some(&calibration);
-            told(&judge(candlemark::compare::Grounds { baseline, release, calibration }, current, &policy));
+            told(&judge(
+                candlemark::compare::Grounds { baseline, release, calibration },
+                current,
+                &policy,
+            ));
         }
         let gap = Duration::from_secs(1);
         let _ = baseline::pool(&[base.clone(), record.clone()]);

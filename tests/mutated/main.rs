@@ -108,7 +108,8 @@ impl<'a> Reader<'a> {
         panic::set_hook(before);
         drop(turn);
         if let Some((number, fault, bytes)) = bad {
-            let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{number}-{}", self.name));
+            let kept =
+                Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{number}-{}", self.name));
             fs::write(&kept, bytes).unwrap();
             panic!("{}, input {number}, kept in {}: {fault}", self.name, kept.display());
         }

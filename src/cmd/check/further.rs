@@ -16,6 +16,8 @@ use candlemark::compare::Finding;
 use candlemark::compare::Judgement;
 use candlemark::compare::PLANNED_LOOKS;
 use candlemark::compare::Verdict;
+use candlemark::files;
+use candlemark::files::Lock;
 use candlemark::machine;
 use candlemark::measure::Sharing;
 use candlemark::record::Case;
@@ -187,6 +189,7 @@ fn joined(first: &Record, more: &Record) -> anyhow::Result<Record> {
 struct Further {
     binary: PathBuf,
     path: PathBuf,
+    _lock: Option<Lock>,
     setup: Setup,
     record: Record,
     stop: &'static AtomicBool,
@@ -221,7 +224,8 @@ impl Further {
         let begun = Record { model: likely, ..record };
         baseline::pool(&[first.clone(), begun.clone()])
             .context("this build cannot go on with that run; measure anew with `candlemark run` or `cargo bench`")?;
-        Ok(Self { binary, path: unused(beside), setup, record: begun, stop })
+        let (path, lock) = unused(beside)?;
+        Ok(Self { binary, path, _lock: lock, setup, record: begun, stop })
     }
 
     /// Measures until each of the scenarios has so many blocks, or no more is wanted.
@@ -233,6 +237,7 @@ impl Further {
             blocks,
             sharing: Sharing::Fresh,
             injection: self.record.injected.clone(),
+            session: None,
             path: Some(self.path.clone()),
             resume: Some(self.record.clone()),
             budget: None,
@@ -285,14 +290,20 @@ impl Events for Quiet {
     }
 }
 
-/// `record.further.json` beside `record.json`, or the first of `record.further-2.json` ... that is free.
-fn unused(beside: &Path) -> PathBuf {
+/// `record.further.json` beside `record.json`, or the first of `record.further-2.json` ... that is
+/// free and that no other process measures for.
+fn unused(beside: &Path) -> candlemark::Result<(PathBuf, Option<Lock>)> {
     let name = |number: usize| match number {
         1 => "further.json".to_owned(),
         number => format!("further-{number}.json"),
     };
-    let mut paths = (1..).map(|number| beside.with_extension(name(number)));
-    paths.find(|path| !path.exists()).expect("names do not run out")
+    let paths = (1..).map(|number| beside.with_extension(name(number)));
+    let free = |path: PathBuf| {
+        files::check(&path)?;
+        Ok(Lock::take(&path).ok().map(|lock| (path, lock)))
+    };
+    let mut unused = paths.filter(|path| !path.exists());
+    unused.find_map(|path| free(path).transpose()).expect("names do not run out")
 }
 
 #[cfg(test)]

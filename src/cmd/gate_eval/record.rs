@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlemark::Error;
+use candlemark::files;
+use candlemark::files::Lock;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
 use candlemark::pair::pool::Plan;
@@ -58,9 +60,9 @@ pub(crate) struct Arguments {
     /// Folder of Cargo's files for the builds
     #[arg(long, value_name = "FOLDER")]
     target_dir: Option<PathBuf>,
-    /// File to write the pool to
-    #[arg(short, long, value_name = "FILE", default_value = "target/candlemark/pool.json")]
-    output: PathBuf,
+    /// File to write the pool to; default: target/candlemark/pool.json
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 pub(crate) fn run(
@@ -83,6 +85,9 @@ pub(crate) fn run(
     if arguments.duet {
         setup.threads = (setup.threads / 2).max(1);
     }
+    let default = || files::build_folder().join("candlemark").join("pool.json");
+    let path = arguments.output.clone().unwrap_or_else(default);
+    let _lock = Lock::take(&path)?;
     let stop = interruptible("whole environments are kept")?;
     let (base, layout) = binaries(arguments, stop)?;
     let plan = Plan {
@@ -98,7 +103,7 @@ pub(crate) fn run(
         injected: arguments.injected,
         duet: arguments.duet,
         seed: arguments.order_seed,
-        path: arguments.output.clone(),
+        path,
         earlier: None,
     };
     pool::record(&plan, stop, &mut progress(&plan))?;

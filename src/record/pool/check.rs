@@ -7,6 +7,7 @@ use crate::record::pool::Pool;
 use crate::record::pool::PoolArm;
 use crate::record::pool::PoolBlock;
 use crate::record::pool::Role;
+use crate::record::unique;
 use crate::workload::metric;
 
 impl Pool {
@@ -22,6 +23,8 @@ impl Pool {
         if self.scenarios.is_empty() {
             return Err("it has no scenario".into());
         }
+        let ids = self.scenarios.iter().map(|case| case.id.as_str());
+        unique(ids).map_err(|id| format!("it has the scenario `{id}` twice"))?;
         if self.environments.is_empty() {
             return Err("it has no environment".into());
         }
@@ -116,6 +119,7 @@ mod tests {
             (|p| p.arms.clear(), "the first arm has to be `A`"),
             (|p| p.arms[2].letter = 'N', "two arms have one letter"),
             (|p| p.scenarios.clear(), "no scenario"),
+            (|p| p.scenarios.push(p.scenarios[0].clone()), "the scenario `short/b1` twice"),
             (|p| p.environments.clear(), "no environment"),
             (|p| p.environments.push(p.environments[0].clone()), "two environments"),
             (|p| turns(p).quads.clear(), "block 1 of `quiet`: `short/b1`: it has no turns"),

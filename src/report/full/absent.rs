@@ -1,5 +1,7 @@
 //! What was not measured and why, how values were read, and how the record and this document are made again.
 
+use crate::error::command;
+use crate::error::quoted;
 use crate::record::Absence;
 use crate::record::Record;
 use crate::report::full::model::Block;
@@ -135,11 +137,11 @@ pub(super) fn reproduce(paper: &Paper) -> Section {
     let mut section = Section::new("reproduce", words.heading);
     let mut lines = Vec::new();
     if let Some(commit) = &paper.record.build.commit {
-        lines.push(format!("git checkout {}", quoted(commit)));
+        lines.push(format!("git checkout {}", quoted(plain(commit))));
     }
     for session in &paper.record.sessions {
-        let command: Vec<String> = session.command.iter().map(|word| quoted(word)).collect();
-        let command = command.join(" ");
+        let words: Vec<String> = session.command.iter().map(|word| plain(word)).collect();
+        let command = command(&words);
         if !command.is_empty() && !lines.contains(&command) {
             lines.push(command);
         }
@@ -156,15 +158,4 @@ pub(super) fn reproduce(paper: &Paper) -> Section {
     let line = format!("candlemark report {} --format html{lang} -o report.html", words.record);
     section.push(Block::Code { lines: vec![line] });
     section
-}
-
-/// A word as a shell takes it for one.
-fn quoted(word: &str) -> String {
-    let word = plain(word);
-    let bare = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+%".contains(c);
-    if !word.is_empty() && word.chars().all(bare) {
-        word
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }

@@ -143,7 +143,7 @@ fn a_further_record_takes_no_name_that_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let beside = folder.path().join("record.json");
     for name in ["record.further.json", "record.further-2.json", "record.further-3.json"] {
-        let path = unused(&beside);
+        let (path, _) = unused(&beside).unwrap();
         assert_eq!(path.file_name().unwrap(), name);
         fs::write(path, "").unwrap();
     }
