@@ -317,7 +317,15 @@ struct OutlineModel {
 /// What byte-level BPE is made of. The tokenizers crate has more, some of which panics, allocates or
 /// loops on parameters that it doesn't check.
 const NORMALIZERS: &[&str] = &[
-    "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Sequence", "Strip",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "Prepend",
+    "Replace",
+    "Sequence",
+    "Strip",
     "StripAccents",
 ];
 const PRE_TOKENIZERS: &[&str] =
@@ -351,10 +359,12 @@ fn check_part(what: &str, part: &Value, known: &[&str], path: &Path) -> Result<(
     if pattern.is_some_and(|pattern| pattern.values().any(|text| text == "")) {
         return Err(invalid(path, format!("the pattern of its {what} `{name}` is empty")));
     }
-    let lists = ["normalizers", "pretokenizers", "processors"].iter().filter_map(|key| part.get(key));
-    lists.filter_map(Value::as_array).flatten().try_for_each(|part| {
-        check_part(what, part, known, path)
-    })
+    let lists =
+        ["normalizers", "pretokenizers", "processors"].iter().filter_map(|key| part.get(key));
+    lists
+        .filter_map(Value::as_array)
+        .flatten()
+        .try_for_each(|part| check_part(what, part, known, path))
 }
 
 fn check_name(what: &str, name: &str, known: &[&str], path: &Path) -> Result<()> {

@@ -235,7 +235,8 @@ fn without_generation_marks(source: &str) -> Cow<'_, str> {
             continue;
         }
         let inside = start + 2..end.saturating_sub(2).max(start + 2);
-        let word = text[inside.clone()].trim_matches(|c: char| c.is_whitespace() || "-+".contains(c));
+        let word =
+            text[inside.clone()].trim_matches(|c: char| c.is_whitespace() || "-+".contains(c));
         let with = match word {
             "generation" => "with",
             "endgeneration" => "endwith",
@@ -255,9 +256,11 @@ fn without_generation_marks(source: &str) -> Cow<'_, str> {
 
 /// Where the next comment, expression or statement begins and ends.
 fn next_tag(text: &str, from: usize) -> Option<(usize, usize)> {
-    let start = from + text.get(from..)?.match_indices('{').find_map(|(at, _)| {
-        text[from + at + 1..].starts_with(['{', '%', '#']).then_some(at)
-    })?;
+    let start = from
+        + text
+            .get(from..)?
+            .match_indices('{')
+            .find_map(|(at, _)| text[from + at + 1..].starts_with(['{', '%', '#']).then_some(at))?;
     let close = match text.as_bytes()[start + 1] {
         b'{' => "}}",
         b'%' => "%}",
@@ -281,7 +284,8 @@ fn next_tag(text: &str, from: usize) -> Option<(usize, usize)> {
 /// Where the `{% endraw %}` after `from` ends.
 fn end_of_raw(text: &str, from: usize) -> usize {
     let is_end = |at: usize| {
-        let word = text[at + 2..].trim_start_matches(|c: char| c.is_whitespace() || "-+".contains(c));
+        let word =
+            text[at + 2..].trim_start_matches(|c: char| c.is_whitespace() || "-+".contains(c));
         word.starts_with("endraw").then_some(text.len() - word.len())
     };
     text[from..].match_indices("{%").find_map(|(at, _)| is_end(from + at)).unwrap_or(text.len())
@@ -306,11 +310,7 @@ mod tests {
     fn template(source: &str) -> Template {
         let tokens = [("eos_token", "<|im_end|>"), ("pad_token", "<|endoftext|>")];
         let tokens = tokens.map(|(name, token)| (name.into(), token.into()));
-        Template {
-            origin: "test.jinja".into(),
-            source: Ok(source.into()),
-            tokens: tokens.into(),
-        }
+        Template { origin: "test.jinja".into(), source: Ok(source.into()), tokens: tokens.into() }
     }
 
     fn render(source: &str, turns: &[(Role, &str)], thinking: Thinking) -> Result<String> {
@@ -417,8 +417,11 @@ mod tests {
     fn templates_may_use_what_transformers_gives_them() {
         for (source, expected) in [
             ("[{{ bos_token }}|{{ eos_token }}|{{ pad_token }}]", "[|<|im_end|>|<|endoftext|>]"),
-            ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}\
-              {% break %}{% endfor %}", "assistant"),
+            (
+                "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}\
+              {% break %}{% endfor %}",
+                "assistant",
+            ),
             ("a{% generation %}b{% endgeneration %}c", "abc"),
             ("a\n  {%- generation -%}\n b \n{%- endgeneration +%}\nc", "ab\nc"),
             (
@@ -427,15 +430,21 @@ mod tests {
             ),
             ("{{ '{% generation %}' }}{# {% generation %} #}", "{% generation %}"),
             ("{% raw %}{% generation %}{% endraw %}", "{% generation %}"),
-            ("{{ {'b': '<é>', 'a': [1, 2.5, none, true]} | tojson }}",
-             r#"{"b": "<é>", "a": [1, 2.5, null, true]}"#),
-            ("{{ {'b': '<é>', 'a': []} | tojson(indent=2, ensure_ascii=true, sort_keys=true) }}",
-             "{\n  \"a\": [],\n  \"b\": \"<\\u00e9>\"\n}"),
+            (
+                "{{ {'b': '<é>', 'a': [1, 2.5, none, true]} | tojson }}",
+                r#"{"b": "<é>", "a": [1, 2.5, null, true]}"#,
+            ),
+            (
+                "{{ {'b': '<é>', 'a': []} | tojson(indent=2, ensure_ascii=true, sort_keys=true) }}",
+                "{\n  \"a\": [],\n  \"b\": \"<\\u00e9>\"\n}",
+            ),
             ("{{ [1, {'a': 2}] | tojson(separators=(',', ':')) }}", r#"[1,{"a":2}]"#),
             ("{{ 'a😀'|tojson(ensure_ascii=true) }}", r#""a\ud83d\ude00""#),
             ("{{ nobody }}{% for x in nobody %}{{ x }}{% endfor %}{{ messages[9] }}", ""),
-            ("{{ 'a-b-c'.rsplit('-', 1)[0] }} {{ 'abc'.removeprefix('a').removesuffix('c') }}",
-             "a-b b"),
+            (
+                "{{ 'a-b-c'.rsplit('-', 1)[0] }} {{ 'abc'.removeprefix('a').removesuffix('c') }}",
+                "a-b b",
+            ),
             ("{% for k, v in {'z': 1, 'a': 2}.items() %}{{ k }}{{ v }}{% endfor %}", "z1a2"),
             ("{{ 'aXbX'.replace('X', '-', 1) }}{{ 'aXbX'|replace('X', '') }}", "a-bXab"),
             ("{{ ['a', 'b']|join('-') }}{{ '+'.join(['c', 'd']) }}", "a-bc+d"),
@@ -454,7 +463,10 @@ mod tests {
         assert_eq!(render(&format!("{{{{ {terms} }}}}"), TURNS, Thinking::On).unwrap(), "65000");
         for (source, expected) in [
             (format!("{{{{ {terms}+{terms} }}}}"), " has 260005 bytes; at most 131072 are read"),
-            (format!("{{{{ {nested}"), ", line 1: syntax error: template exceeds maximum recursion"),
+            (
+                format!("{{{{ {nested}"),
+                ", line 1: syntax error: template exceeds maximum recursion",
+            ),
             (format!("{{{{ {}1", "-".repeat(130_000)), ", line 1: syntax error: "),
             (format!("{{{{ 'a'{replaces} }}}}"), "the text of `replace` would have "),
             (
@@ -466,13 +478,11 @@ mod tests {
                 "the text of `join` would have more than",
             ),
             (
-                "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}".into(),
+                "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+                    .into(),
                 "was given up after 10000000 instructions",
             ),
-            (
-                "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into(),
-                "recursion limit exceeded",
-            ),
+            ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into(), "recursion limit exceeded"),
             ("{{ [1]|tojson(indent=1000000000) }}".into(), "an indent of 1000000000"),
         ] {
             let message = hostile(&source);

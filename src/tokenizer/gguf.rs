@@ -181,7 +181,10 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufVocabul
         merges: rules.merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect(),
         eos: tokenizer.end_tokens.first().copied(),
         add_bos: Some(false),
-        chat_template: tokenizer.template.as_ref().and_then(|template| template.source.clone().ok()),
+        chat_template: tokenizer
+            .template
+            .as_ref()
+            .and_then(|template| template.source.clone().ok()),
     })
 }
 

@@ -277,7 +277,7 @@ fn only_byte_level_tokenizers_load() {
         ),
         (
             parts(&format!(
-                r#"{decoder},"model":{{"type":"BPE","continuing_subword_prefix":"####",
+                r#"{decoder},"model":{{"type":"BPE","continuing_subword_prefix":"pre",
                 "vocab":{{"a":0,"b":1}},"merges":[["a","b"]]}}"#
             )),
             "`x.json` is not valid: ".into(), // The crate panics here.

@@ -22,7 +22,12 @@ const MAX_TEXT: usize = 16 << 20;
 const MAX_INDENT: usize = 64;
 
 /// A method of Python that Jinja's own values lack.
-pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value> {
+pub(super) fn method(
+    state: &mut State,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value> {
     let text = |at: usize| args.get(at).and_then(Value::as_str);
     if let Some(this) = value.as_str() {
         match (name, text(0)) {
@@ -36,7 +41,9 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
             ("removeprefix", Some(start)) => {
                 return Ok(this.strip_prefix(start).unwrap_or(this).into());
             }
-            ("removesuffix", Some(end)) => return Ok(this.strip_suffix(end).unwrap_or(this).into()),
+            ("removesuffix", Some(end)) => {
+                return Ok(this.strip_suffix(end).unwrap_or(this).into());
+            }
             ("partition", Some(mark)) => {
                 let (before, mark, after) = this
                     .split_once(mark)
@@ -104,7 +111,9 @@ fn check_replace(text: &str, old: &str, new: &str) -> Result<()> {
     if size <= MAX_TEXT {
         return Ok(());
     }
-    Err(invalid(format!("the text of `replace` would have {size} bytes; at most {MAX_TEXT} may be")))
+    Err(invalid(format!(
+        "the text of `replace` would have {size} bytes; at most {MAX_TEXT} may be"
+    )))
 }
 
 fn check_join(items: &Value, mark: &str) -> Result<()> {
@@ -112,7 +121,9 @@ fn check_join(items: &Value, mark: &str) -> Result<()> {
     for item in items.try_iter()? {
         size += mark.len() + item.as_str().map_or(1, str::len);
         if size > MAX_TEXT {
-            return Err(invalid(format!("the text of `join` would have more than {MAX_TEXT} bytes")));
+            return Err(invalid(format!(
+                "the text of `join` would have more than {MAX_TEXT} bytes"
+            )));
         }
     }
     Ok(())
