@@ -244,7 +244,7 @@ fn parts(parts: &str) -> String {
 #[test]
 fn only_byte_level_tokenizers_load() {
     let model = r#""model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}"#;
-    let decoder = r#""decoder":{"type":"ByteLevel"}"#;
+    let decoder = r#""decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false}"#;
     let with = |part: &str| parts(&format!("{part},{decoder},{model}"));
     let unsupported = "unsupported model: `x.json` has the ";
     for (told, expected) in [
@@ -293,5 +293,39 @@ fn only_byte_level_tokenizers_load() {
         ),
     ] {
         assert!(told.starts_with(&expected), "{told}");
+    }
+}
+
+/// Qwen3's own files, to the ids and the texts that Python gives: `fixtures/tokenizer.py`.
+#[test]
+fn a_published_tokenizer_gives_what_python_gives() {
+    let Some(folder) = std::env::var_os("CANDLEMARK_TEST_TOKENIZER") else {
+        eprintln!("SKIPPED: CANDLEMARK_TEST_TOKENIZER names no folder with Qwen3's tokenizer");
+        return;
+    };
+    #[derive(Deserialize)]
+    struct Expected {
+        texts: Vec<(String, Vec<u32>)>,
+        chats: Vec<Chat>,
+    }
+    #[derive(Deserialize)]
+    struct Chat {
+        messages: minijinja::Value,
+        tools: minijinja::Value,
+        thinking: bool,
+        text: String,
+    }
+    let tokenizer = Tokenizer::from_folder(Path::new(&folder)).unwrap();
+    let golden = include_str!("../../fixtures/golden/tokenizer-qwen3.json");
+    let expected: Expected = serde_json::from_str(golden).unwrap();
+    assert_eq!((expected.texts.len(), expected.chats.len()), (200, 14));
+    assert_eq!(tokenizer.vocab_size(), 151_669);
+    for (text, ids) in expected.texts {
+        assert_eq!(tokenizer.encode(&text).unwrap(), ids, "{text}");
+    }
+    for chat in expected.chats {
+        let thinking = if chat.thinking { Thinking::On } else { Thinking::Off };
+        let template = tokenizer.template.as_ref().unwrap();
+        assert_eq!(template.render(chat.messages, chat.tools, thinking).unwrap(), chat.text);
     }
 }
