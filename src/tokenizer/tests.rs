@@ -298,6 +298,7 @@ fn only_byte_level_tokenizers_load() {
 
 /// Qwen3's own files, to the ids and the texts that Python gives: `fixtures/tokenizer.py`.
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn a_published_tokenizer_gives_what_python_gives() {
     let Some(folder) = std::env::var_os("CANDLEMARK_TEST_TOKENIZER") else {
         eprintln!("SKIPPED: CANDLEMARK_TEST_TOKENIZER names no folder with Qwen3's tokenizer");

@@ -66,6 +66,7 @@ fn a_token_is_sent_and_never_shown() {
 /// A hub behind TLS, with a certificate of a company's own CA. Its answer is no hub's, so whoever
 /// gets to complain of that has trusted it.
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn the_ca_of_a_company_is_trusted_where_the_system_trusts_it() {
     let dir = tempfile::tempdir().unwrap();
     let openssl = |line: &str| {
