@@ -66,7 +66,7 @@ impl Engine {
     pub fn encode(&self, prompt: &str, format: PromptFormat) -> Result<Vec<u32>> {
         let chat = |thinking| self.tokenizer.chat(&[Message::new(Role::User, prompt)], thinking);
         match format {
-            PromptFormat::Raw => self.tokenizer.encode(prompt),
+            PromptFormat::Raw => self.tokenizer.encode_prompt(prompt),
             PromptFormat::Chat => self.tokenizer.encode(&chat(Thinking::Off)?),
             PromptFormat::ChatThinking => self.tokenizer.encode(&chat(Thinking::On)?),
         }

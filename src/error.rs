@@ -88,6 +88,12 @@ pub enum Error {
     )]
     HubConnection { what: String, host: String, source: Box<ureq::Error> },
     #[cfg(feature = "hub")]
+    #[error(
+        "cannot get `{what}` from {host}: its certificate is not trusted; add its CA to the system's \
+         store, or name a PEM file that holds it in SSL_CERT_FILE"
+    )]
+    HubCertificate { what: String, host: String, source: Box<ureq::Error> },
+    #[cfg(feature = "hub")]
     #[error("{host} answers `{what}` with status {status}; try again later")]
     HubStatus { what: String, host: String, status: u16, wait_s: Option<u64> },
     #[cfg(feature = "hub")]
@@ -142,6 +148,7 @@ impl Error {
             | Error::HubMissingRepo { .. }
             | Error::HubMissingRevision { .. }
             | Error::HubMissingFile { .. }
+            | Error::HubCertificate { .. }
             | Error::HubSeveralGguf { .. } => Cause::Usage,
             Error::Undecided(_) => Cause::Undecided,
             Error::NotComparable(_) | Error::Schema { .. } => Cause::NotComparable,

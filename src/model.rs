@@ -346,10 +346,10 @@ type Downloaded = (Config, Box<dyn Source>, Vocabulary, Option<String>);
 fn download(name: &str, progress: &mut dyn Progress) -> Result<Downloaded> {
     let snapshot = hub::Hub::from_env()?.fetch(&name.parse()?, progress)?;
     let commit = Some(snapshot.commit);
-    let weights = snapshot
-        .files
-        .last()
-        .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    let is_gguf = |path: &&std::path::PathBuf| {
+        path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+    };
+    let weights = snapshot.files.iter().find(is_gguf); // Of a split model the first part.
     if let Some(path) = weights {
         let gguf = Gguf::open(path)?;
         return Ok((gguf.config()?, Box::new(gguf), Vocabulary::Gguf(path.clone()), commit));

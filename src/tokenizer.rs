@@ -6,6 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::Digest;
 use sha2::Sha256;
 use tokenizers::AddedToken;
@@ -24,6 +25,7 @@ use crate::error::Result;
 mod chat;
 mod folder;
 mod gguf;
+mod quiet;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     template: Option<Template>,
     end_tokens: Vec<u32>,
+    /// Before every raw prompt.
+    prefix: Vec<u32>,
     vocab_size: usize,
 }
 
@@ -67,7 +71,7 @@ impl Tokenizer {
     pub const TINY_CONFIG: &[u8] = TINY_CONFIG;
 
     /// The tokenizer of a model folder: `tokenizer.json`; the chat template of `chat_template.jinja`, else of
-    /// `tokenizer_config.json`, else a built-in one; the end tokens that `generation_config.json` and
+    /// `tokenizer_config.json` or `chat_template.json`, else a built-in one; the end tokens that `generation_config.json` and
     /// `tokenizer_config.json` name, and Qwen's.
     ///
     /// # Errors
@@ -112,8 +116,19 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(failed("tokenize a text"))?;
+        let encoding = quiet::catch(|| self.inner.encode_fast(text, false))
+            .unwrap_or_else(|panic| Err(panic.into()))
+            .map_err(failed("tokenize a text"))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a raw prompt: the text's, after the token that the model's files want before it.
+    /// Qwen's want none.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        Ok([&self.prefix[..], &self.encode(text)?].concat())
     }
 
     /// The text of the ids, special tokens included. Bytes that are not UTF-8 become U+FFFD; an id without a token,
@@ -143,7 +158,7 @@ impl Tokenizer {
                 "this tokenizer has no chat template; put a `chat_template.jinja` beside its `tokenizer.json`".into(),
             ));
         };
-        template.render(messages, thinking)
+        template.chat(messages, thinking)
     }
 
     /// Checks that a model with `rows` embedding rows can be used with this tokenizer. Models often have more rows than
@@ -175,16 +190,18 @@ impl Tokenizer {
         for (left, right) in &self.rules()?.merges {
             hash.update(format!("\n{left} {right}"));
         }
+        for id in &self.prefix {
+            hash.update(format!("\nprefix {id}"));
+        }
         Ok(hash.finalize().iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").expect("writing to a string does not fail");
             hex
         }))
     }
 
-    /// `template` is its origin and its source.
     fn new(
         mut inner: tokenizers::Tokenizer,
-        template: Option<(String, String)>,
+        template: Option<Template>,
         end_tokens: &[u32],
     ) -> Result<Self> {
         if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
@@ -211,11 +228,22 @@ impl Tokenizer {
                 ends.push(id);
             }
         }
-        let template = match template {
-            Some((origin, source)) => Some(Template::new(origin, source)?),
-            None => Template::built_in(&inner)?,
-        };
-        Ok(Self { inner, template, end_tokens: ends, vocab_size })
+        let template = template.or_else(|| Template::built_in(&inner));
+        Ok(Self { inner, template, end_tokens: ends, prefix: Vec::new(), vocab_size })
+    }
+
+    /// With the ids that raw prompts begin with; where none are named, those that the post-processor
+    /// puts before a text. What it puts behind one would end it, and is left out.
+    fn with_prefix(self, prefix: Vec<u32>) -> Result<Self> {
+        if !prefix.is_empty() {
+            return Ok(Self { prefix, ..self });
+        }
+        let plain = self.encode("a")?;
+        let all = quiet::catch(|| self.inner.encode_fast("a", true))
+            .unwrap_or_else(|panic| Err(panic.into()))
+            .map_err(failed("tokenize a text"))?;
+        let at = all.get_ids().windows(plain.len().max(1)).position(|ids| ids == plain);
+        Ok(Self { prefix: all.get_ids()[..at.unwrap_or(0)].to_vec(), ..self })
     }
 
     /// The bytes that a token stands for; none if there is no such token.
@@ -267,9 +295,87 @@ struct Rules {
     ignore_merges: bool,
 }
 
+/// The parts of a `tokenizer.json` that decide what it runs.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    model: OutlineModel,
+}
+
+#[derive(Deserialize)]
+struct OutlineModel {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    dropout: Option<f64>,
+}
+
+/// What byte-level BPE is made of. The tokenizers crate has more, some of which panics, allocates or
+/// loops on parameters that it doesn't check.
+const NORMALIZERS: &[&str] = &[
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "Prepend",
+    "Replace",
+    "Sequence",
+    "Strip",
+    "StripAccents",
+];
+const PRE_TOKENIZERS: &[&str] =
+    &["ByteLevel", "Digits", "Punctuation", "Sequence", "Split", "Whitespace", "WhitespaceSplit"];
+const POST_PROCESSORS: &[&str] = &["ByteLevel", "Sequence", "TemplateProcessing"];
+
 /// The text of a `tokenizer.json` as a tokenizer.
 fn parse(json: &[u8], path: &Path) -> Result<tokenizers::Tokenizer> {
-    tokenizers::Tokenizer::from_bytes(json).map_err(|err| invalid(path, err.to_string()))
+    let outline: Outline =
+        serde_json::from_slice(json).map_err(|err| invalid(path, err.to_string()))?;
+    check_part("normalizer", &outline.normalizer, NORMALIZERS, path)?;
+    check_part("pre-tokenizer", &outline.pre_tokenizer, PRE_TOKENIZERS, path)?;
+    check_part("post-processor", &outline.post_processor, POST_PROCESSORS, path)?;
+    check_name("model", outline.model.kind.as_deref().unwrap_or("BPE"), &["BPE"], path)?;
+    if outline.model.dropout.is_some_and(|dropout| dropout != 0.0) {
+        return Err(invalid(path, "its `dropout` is not 0: the same text would differ each time"));
+    }
+    quiet::catch(|| tokenizers::Tokenizer::from_bytes(json))
+        .unwrap_or_else(|panic| Err(panic.into()))
+        .map_err(|err| invalid(path, err.to_string()))
+}
+
+/// Checks a part and those inside it.
+fn check_part(what: &str, part: &Value, known: &[&str], path: &Path) -> Result<()> {
+    if part.is_null() {
+        return Ok(());
+    }
+    let name = part.get("type").and_then(Value::as_str).unwrap_or_default();
+    check_name(what, name, known, path)?;
+    let pattern = part.get("pattern").and_then(Value::as_object);
+    if pattern.is_some_and(|pattern| pattern.values().any(|text| text == "")) {
+        return Err(invalid(path, format!("the pattern of its {what} `{name}` is empty")));
+    }
+    let lists =
+        ["normalizers", "pretokenizers", "processors"].iter().filter_map(|key| part.get(key));
+    lists
+        .filter_map(Value::as_array)
+        .flatten()
+        .try_for_each(|part| check_part(what, part, known, path))
+}
+
+fn check_name(what: &str, name: &str, known: &[&str], path: &Path) -> Result<()> {
+    if known.contains(&name) {
+        return Ok(());
+    }
+    Err(Error::UnsupportedModel(format!(
+        "`{}` has the {what} `{name}`; byte-level BPE, as Qwen's, has {}",
+        path.display(),
+        known.join(", ")
+    )))
 }
 
 /// A BPE model with everything that surrounds it in Qwen's tokenizer, but for the added tokens.

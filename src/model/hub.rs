@@ -34,8 +34,12 @@ use web::Web;
 const NEAR: usize = 5;
 
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
-const OPTIONAL: [&str; 3] =
-    ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"];
+const OPTIONAL: [&str; 4] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+];
 const WEIGHTS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
 
 /// A model on the hub: `owner/name[@revision][:file]`.
@@ -45,7 +49,8 @@ pub struct HubSpec {
     pub repo: String,
     /// A branch, tag or full commit; `main` if absent.
     pub revision: Option<String>,
-    /// The weights, where the repository holds more than one set. A `.gguf` file is fetched alone.
+    /// The weights, where the repository holds more than one set: a file, or the quantisation of a
+    /// `.gguf` file, such as `Q8_0`. A `.gguf` file is fetched alone, with all its parts.
     pub file: Option<String>,
 }
 
@@ -244,12 +249,12 @@ struct Plan {
 fn plan(spec: &HubSpec, names: &[String]) -> Result<Plan> {
     let has = |file: &str| names.iter().any(|name| name == file);
     let weights = weights(spec, names)?;
-    let plan = if weights.ends_with(".gguf") {
+    let plan = if weights.iter().all(|file| is_gguf(file)) {
         let absent = if spec.file.is_none() { WEIGHTS.to_vec() } else { Vec::new() };
-        Plan { files: vec![weights], absent }
+        Plan { files: weights, absent }
     } else {
         let (optional, absent): (Vec<_>, _) = OPTIONAL.into_iter().partition(|file| has(file));
-        let files = NEEDED.into_iter().chain(optional).map(String::from).chain([weights]).collect();
+        let files = NEEDED.into_iter().chain(optional).map(String::from).chain(weights).collect();
         Plan { files, absent }
     };
     for file in &plan.files {
@@ -263,22 +268,86 @@ fn plan(spec: &HubSpec, names: &[String]) -> Result<Plan> {
     Ok(plan)
 }
 
-fn weights(spec: &HubSpec, names: &[String]) -> Result<String> {
+/// The files of weights: one, or the parts of a split `.gguf`. A whole `model.safetensors` goes
+/// before an index, which then is stale.
+fn weights(spec: &HubSpec, names: &[String]) -> Result<Vec<String>> {
     let safetensors = WEIGHTS.into_iter().find(|file| names.iter().any(|name| name == file));
-    if let Some(file) = spec.file.as_deref().or(safetensors) {
-        return Ok(file.into());
-    }
-    let mut gguf: Vec<&String> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
-    gguf.sort();
-    match gguf[..] {
+    let models = gguf_models(names);
+    let models: Vec<(&String, &Vec<&String>)> = match &spec.file {
+        None if safetensors.is_some() => {
+            return Ok(safetensors.iter().map(|s| s.to_string()).collect());
+        }
+        None => models.iter().collect(),
+        Some(file) if is_gguf(file) || models.is_empty() || names.contains(file) => {
+            let parts = models.into_values().find(|parts| parts.contains(&file));
+            return parts.map_or(Ok(vec![file.clone()]), |parts| whole(spec, &parts, names));
+        }
+        Some(quant) => {
+            let fitting: Vec<_> =
+                models.iter().filter(|(name, _)| has_quant(name, quant)).collect();
+            if fitting.is_empty() {
+                let near = format!("its gguf files are {}", quoted(models.keys()));
+                let (repo, revision) = (spec.repo.clone(), spec.revision().into());
+                return Err(Error::HubMissingFile { file: quant.clone(), repo, revision, near });
+            }
+            fitting
+        }
+    };
+    match models[..] {
         [] => Err(spec.missing(WEIGHTS[0], names)),
-        [only] => Ok(only.clone()),
-        [first, ..] => Err(Error::HubSeveralGguf {
+        [(_, parts)] => whole(spec, parts, names),
+        [(_, parts), ..] => Err(Error::HubSeveralGguf {
             repo: spec.repo.clone(),
-            first: first.clone(),
-            files: quoted(&gguf),
+            first: parts[0].clone(),
+            files: quoted(models.iter().map(|(name, _)| *name)),
         }),
     }
+}
+
+fn is_gguf(name: &str) -> bool {
+    name.to_lowercase().ends_with(".gguf")
+}
+
+/// The models in GGUF by their name, that of a split one without the number of the part, with
+/// their files in order. A projector for pictures is no model of its own.
+fn gguf_models(names: &[String]) -> BTreeMap<String, Vec<&String>> {
+    let mut models: BTreeMap<String, Vec<&String>> = BTreeMap::new();
+    let is_model = |name: &str| !name.rsplit('/').next().unwrap_or(name).starts_with("mmproj");
+    for name in names.iter().filter(|name| is_gguf(name) && is_model(name)) {
+        let model = part(name).map_or(name.clone(), |(model, ..)| format!("{model}.gguf"));
+        models.entry(model).or_default().push(name);
+    }
+    models.values_mut().for_each(|parts| parts.sort());
+    models
+}
+
+/// The name without its end, the number and the count of `name-00001-of-00002.gguf`.
+fn part(name: &str) -> Option<(&str, usize, usize)> {
+    let (rest, count) = name.get(..name.len() - ".gguf".len())?.rsplit_once("-of-")?;
+    let (model, number) = rest.rsplit_once('-')?;
+    Some((model, number.parse().ok()?, count.parse().ok()?))
+}
+
+/// The parts of one model, all of them.
+fn whole(spec: &HubSpec, parts: &[&String], names: &[String]) -> Result<Vec<String>> {
+    let count = parts.first().and_then(|name| part(name)).map_or(1, |(_, _, count)| count);
+    let has = |number| parts.iter().any(|name| part(name).is_none_or(|part| part.1 == number));
+    match (1..=count).find(|number| !has(*number)) {
+        None => Ok(parts.iter().map(|name| (*name).clone()).collect()),
+        Some(number) => {
+            let model = part(parts[0]).map_or(parts[0].as_str(), |(model, ..)| model);
+            Err(spec.missing(&format!("{model}-{number:05}-of-{count:05}.gguf"), names))
+        }
+    }
+}
+
+/// Whether a path names the quantisation, as a word of its own: `Q4_K` is not `Q4_K_M`.
+fn has_quant(name: &str, quant: &str) -> bool {
+    let (name, quant) = (name.to_lowercase(), quant.to_lowercase());
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    name.match_indices(&quant).any(|(at, _)| {
+        !name[..at].ends_with(is_word) && !name[at + quant.len()..].starts_with(is_word)
+    })
 }
 
 #[derive(Deserialize)]
@@ -317,12 +386,12 @@ fn near(file: &str, names: &[String]) -> String {
     if names.is_empty() {
         "nothing is known of its files".into()
     } else {
-        format!("nearest are {}", quoted(&names))
+        format!("nearest are {}", quoted(names))
     }
 }
 
-fn quoted(names: &[&String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+fn quoted<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

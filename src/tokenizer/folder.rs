@@ -1,12 +1,16 @@
 //! The files of a Hugging Face model folder that concern text. Only `tokenizer.json` must be there.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use super::Template;
 use super::Tokenizer;
 use super::invalid;
 use super::parse;
@@ -26,33 +30,64 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     };
     let path = dir.join("tokenizer_config.json");
     let config: TokenizerConfig = read_json(&path)?;
-    if let Some(Named::Text(name) | Named::Token { content: name }) = config.eos_token {
-        let id = inner.token_to_id(&name).ok_or_else(|| {
+    if let Some(name) = config.token("eos_token") {
+        let id = inner.token_to_id(name).ok_or_else(|| {
             invalid(&path, format!("its `eos_token` `{name}` is not in `tokenizer.json`"))
         })?;
         ends.push(id);
     }
 
-    let file = dir.join("chat_template.jinja");
-    let template = match (read(&file)?, config.chat_template) {
-        (Some(source), _) => Some((file.display().to_string(), source)),
-        (None, Some(templates)) => {
-            Some((path.display().to_string(), default_template(templates, &path)?))
+    let prefix = match (config.add_bos_token, config.token("bos_token")) {
+        (Some(true), Some(name)) => vec![inner.token_to_id(name).ok_or_else(|| {
+            invalid(&path, format!("its `bos_token` `{name}` is not in `tokenizer.json`"))
+        })?],
+        (Some(true), None) => {
+            return Err(invalid(&path, "`add_bos_token` is true, and there is no `bos_token`"));
         }
-        (None, None) => None,
+        _ => Vec::new(),
     };
-    Tokenizer::new(inner, template, &ends)
+
+    let template = template(dir, &config)?.map(|(origin, source)| Template {
+        origin: origin.display().to_string(),
+        source,
+        tokens: config.tokens(),
+    });
+    Tokenizer::new(inner, template, &ends)?.with_prefix(prefix)
+}
+
+type Source = std::result::Result<String, String>;
+
+/// The file that holds the chat template, and the template or why it is of no use. As in
+/// transformers, a file of its own goes before the configuration.
+fn template(dir: &Path, config: &TokenizerConfig) -> Result<Option<(PathBuf, Source)>> {
+    let path = dir.join("chat_template.jinja");
+    if let Some(source) = read(&path)? {
+        return Ok(Some((path, Ok(source))));
+    }
+    if let Some(templates) = &config.chat_template {
+        return Ok(Some((dir.join("tokenizer_config.json"), default_template(templates))));
+    }
+    let path = dir.join("chat_template.json");
+    let Some(text) = read(&path)? else { return Ok(None) };
+    let source = match serde_json::from_str::<TokenizerConfig>(&text) {
+        Ok(TokenizerConfig { chat_template: Some(templates), .. }) => default_template(&templates),
+        Ok(_) => Err("it has no `chat_template`".into()),
+        Err(err) => Err(err.to_string()),
+    };
+    Ok(Some((path, source)))
 }
 
 /// Some models have several templates; the one for conversations is called `default`.
-fn default_template(templates: Templates, path: &Path) -> Result<String> {
-    match templates {
-        Templates::One(source) => Ok(source),
-        Templates::Many(all) => all
-            .into_iter()
-            .find(|template| template.name == "default")
-            .map(|template| template.template)
-            .ok_or_else(|| invalid(path, "none of its chat templates is called `default`")),
+fn default_template(templates: &Value) -> Source {
+    if let Value::String(source) = templates {
+        return Ok(source.clone());
+    }
+    let several: Vec<NamedTemplate> = Vec::deserialize(templates)
+        .map_err(|_| "`chat_template` is neither a text nor a list of named ones")?;
+    let names: Vec<&str> = several.iter().map(|template| template.name.as_str()).collect();
+    match several.iter().find(|template| template.name == "default") {
+        Some(template) => Ok(template.template.clone()),
+        None => Err(format!("none of its templates is called `default`: {names:?}")),
     }
 }
 
@@ -70,22 +105,24 @@ enum Ids {
 
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
-    eos_token: Option<Named>,
-    chat_template: Option<Templates>,
+    add_bos_token: Option<bool>,
+    chat_template: Option<Value>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Named {
-    Text(String),
-    Token { content: String },
-}
+impl TokenizerConfig {
+    /// A special token; written as a text or as an object with its content.
+    fn token(&self, name: &str) -> Option<&str> {
+        let token = self.rest.get(name)?;
+        token.as_str().or_else(|| token.get("content")?.as_str())
+    }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Templates {
-    One(String),
-    Many(Vec<NamedTemplate>),
+    /// The special tokens, as transformers names them for templates.
+    fn tokens(&self) -> Vec<(String, String)> {
+        let names = self.rest.keys().filter(|name| name.ends_with("_token"));
+        names.filter_map(|name| Some((name.clone(), self.token(name)?.into()))).collect()
+    }
 }
 
 #[derive(Deserialize)]
@@ -168,6 +205,18 @@ mod tests {
             (vec![config], "from config: hello"),
             (vec![config, ("chat_template.jinja", "from file")], "from file"),
             (vec![several], "of several"),
+            (
+                vec![("chat_template.json", r#"{"chat_template": "json {{ messages[0].role }}"}"#)],
+                "json user",
+            ),
+            (vec![several, ("chat_template.json", "{}")], "of several"),
+            (
+                vec![
+                    ("tokenizer_config.json", r#"{"bos_token": null, "eos_token": "<|im_end|>"}"#),
+                    ("chat_template.jinja", "[{{ bos_token }}{{ eos_token }}{{ pad_token }}]"),
+                ],
+                "[<|im_end|>]",
+            ),
             (vec![], "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"),
         ] {
             assert_eq!(folder(&files).1.unwrap().chat(&hello, Thinking::On).unwrap(), expected);
@@ -195,15 +244,58 @@ mod tests {
             ),
             (
                 "tokenizer_config.json",
-                r#"{"chat_template": []}"#,
-                "none of its chat templates is called `default`",
+                r#"{"add_bos_token": true, "bos_token": null}"#,
+                "`add_bos_token` is true, and there is no `bos_token`",
             ),
-            ("chat_template.jinja", "a\n{% if %}", "chat_template.jinja`, line 2: "),
+            (
+                "tokenizer_config.json",
+                r#"{"add_bos_token": true, "bos_token": "<s>"}"#,
+                "its `bos_token` `<s>` is not in `tokenizer.json`",
+            ),
         ] {
             let message = folder(&[(name, text)]).1.unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
         let err = Tokenizer::from_folder(Path::new("nowhere")).unwrap_err();
         assert_eq!(err.to_string(), "cannot read `nowhere/tokenizer.json`");
+    }
+
+    /// Raw prompts need no template.
+    #[test]
+    fn a_template_of_no_use_is_told_when_a_chat_is_asked_for() {
+        for (name, text, expected) in [
+            ("chat_template.jinja", "a\n{% if %}", "chat_template.jinja`, line 2: syntax error"),
+            ("chat_template.json", "{}", "chat_template.json`: it has no `chat_template`"),
+            ("chat_template.json", "{", "chat_template.json`: EOF while parsing"),
+            ("tokenizer_config.json", r#"{"chat_template": 7}"#, "is neither a text nor a list of"),
+            (
+                "tokenizer_config.json",
+                r#"{"chat_template": [{"name": "rag", "template": "x"}]}"#,
+                r#"none of its templates is called `default`: ["rag"]; raw prompts"#,
+            ),
+        ] {
+            let tokenizer = folder(&[(name, text)]).1.unwrap();
+            assert!(!tokenizer.encode("hello").unwrap().is_empty());
+            let hello = [Message::new(Role::User, "hello")];
+            let message = tokenizer.chat(&hello, Thinking::On).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_raw_prompt_begins_with_the_token_that_the_folder_asks_for() {
+        let config = |add: bool| {
+            format!(r#"{{"add_bos_token": {add}, "bos_token": {{"content": "<|im_start|>"}}}}"#)
+        };
+        let tokenizer = |add| folder(&[("tokenizer_config.json", &config(add))]).1.unwrap();
+        let (with, without) = (tokenizer(true), tokenizer(false));
+        let plain = without.encode("hello").unwrap();
+        assert_eq!(without.encode_prompt("hello").unwrap(), plain);
+        assert_eq!(with.encode("hello").unwrap(), plain);
+        assert_eq!(with.encode_prompt("hello").unwrap(), [&[3047][..], &plain].concat());
+        assert_ne!(with.sha256().unwrap(), without.sha256().unwrap());
+        assert_eq!(without.sha256().unwrap(), Tokenizer::tiny().unwrap().sha256().unwrap());
+        let error = with.to_gguf(3072).unwrap_err().to_string();
+        assert!(error.contains("it begins prompts with a token"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use tokenizers::models::bpe::Vocab;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::Rules;
+use super::Template;
 use super::Tokenizer;
 use super::added;
 use super::failed;
@@ -108,7 +109,12 @@ pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
     inner
         .add_tokens(adds.iter().map(|(_, token, kind)| added(token, *kind)))
         .map_err(failed("add tokens"))?;
-    let template = chat_template.map(|source| ("tokenizer.chat_template".into(), source));
+    let eos_token = eos.and_then(|id| tokens.get(id as usize)).cloned();
+    let template = chat_template.map(|source| Template {
+        origin: "tokenizer.chat_template".into(),
+        source: Ok(source),
+        tokens: eos_token.map(|token| ("eos_token".into(), token)).into_iter().collect(),
+    });
     Tokenizer::new(inner, template, &Vec::from_iter(eos))
 }
 
@@ -175,7 +181,10 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufVocabul
         merges: rules.merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect(),
         eos: tokenizer.end_tokens.first().copied(),
         add_bos: Some(false),
-        chat_template: tokenizer.template.as_ref().map(|template| template.source().into()),
+        chat_template: tokenizer
+            .template
+            .as_ref()
+            .and_then(|template| template.source.clone().ok()),
     })
 }
 
@@ -193,6 +202,9 @@ fn check_qwen(tokenizer: &Tokenizer, rules: &Rules) -> Result<()> {
     let is_set = |affix: &Option<String>| affix.as_deref().is_some_and(|affix| !affix.is_empty());
     if is_set(&rules.continuing_subword_prefix) || is_set(&rules.end_of_word_suffix) {
         return unsupported("its tokens have a prefix or a suffix");
+    }
+    if !tokenizer.prefix.is_empty() {
+        return unsupported("it begins prompts with a token");
     }
     if rules.byte_fallback || rules.ignore_merges {
         return unsupported("it sets `byte_fallback` or `ignore_merges`");
@@ -271,13 +283,22 @@ mod tests {
             ),
             (error(|v| v.merges[2] = v.merges[1].clone()), "` stands there twice"),
             (error(|v| v.eos = Some(3072)), "end token 3072 is not one of the 3072 tokens"),
-            (
-                error(|v| v.chat_template = Some("{% if".into())),
-                "the chat template of `tokenizer.chat_template`, line 1: ",
-            ),
         ] {
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn a_template_is_read_when_a_chat_is_asked_for() {
+        let chat = |template: &str| {
+            let mut vocabulary = Tokenizer::tiny().unwrap().to_gguf(3072).unwrap();
+            vocabulary.chat_template = Some(template.into());
+            Tokenizer::from_gguf(vocabulary).unwrap().chat(&[], crate::tokenizer::Thinking::On)
+        };
+        assert_eq!(chat("{{ eos_token }}{{ bos_token }}").unwrap(), "<|im_end|>");
+        let message = chat("{% if").unwrap_err().to_string();
+        let expected = "the chat template of `tokenizer.chat_template`, line 1: syntax error";
+        assert!(message.starts_with(expected), "{message}");
     }
 
     #[test]

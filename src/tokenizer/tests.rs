@@ -233,12 +233,100 @@ fn the_built_in_template_follows_the_tokens() {
     );
 }
 
+/// A file of these parts, the model's among them.
+fn parts(parts: &str) -> String {
+    let json = format!(r#"{{"version":"1.0","added_tokens":[],{parts}}}"#);
+    let tokenizer = parse(json.as_bytes(), Path::new("x.json"));
+    let encoded = tokenizer.and_then(|inner| Tokenizer::new(inner, None, &[])?.encode("a"));
+    encoded.map_or_else(|error| error.to_string(), |ids| format!("{ids:?}"))
+}
+
 #[test]
 fn only_byte_level_tokenizers_load() {
-    let words = br#"{"version":"1.0","added_tokens":[],"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}}"#;
-    let err = Tokenizer::new(parse(words, Path::new("x")).unwrap(), None, &[]).unwrap_err();
-    assert!(
-        err.to_string().starts_with("unsupported model: a tokenizer without a byte-level decoder"),
-        "{err}"
-    );
+    let model = r#""model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}"#;
+    let decoder = r#""decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false}"#;
+    let with = |part: &str| parts(&format!("{part},{decoder},{model}"));
+    let unsupported = "unsupported model: `x.json` has the ";
+    for (told, expected) in [
+        (
+            parts(r#""model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}"#),
+            format!("{unsupported}model `WordLevel`; byte-level BPE, as Qwen's, has BPE"),
+        ),
+        (parts(model), "unsupported model: a tokenizer without a byte-level decoder".into()),
+        (
+            with(r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"AAA="}"#),
+            format!("{unsupported}normalizer `Precompiled`; "),
+        ),
+        (
+            with(
+                r#""normalizer":{"type":"Sequence","normalizers":[{"type":"Replace",
+                "pattern":{"String":""},"content":"x"}]}"#,
+            ),
+            "`x.json` is not valid: the pattern of its normalizer `Replace` is empty".into(),
+        ),
+        (
+            with(r#""pre_tokenizer":{"type":"FixedLength","length":0}"#),
+            format!("{unsupported}pre-tokenizer `FixedLength`; "),
+        ),
+        (with(r#""pre_tokenizer":7"#), format!("{unsupported}pre-tokenizer ``; ")),
+        (
+            parts(&format!(
+                r#"{decoder},"model":{{"type":"BPE","dropout":0.5,"vocab":{{"a":0}},"merges":[]}}"#
+            )),
+            "`x.json` is not valid: its `dropout` is not 0".into(),
+        ),
+        (
+            parts(&format!(
+                r#"{decoder},"model":{{"type":"BPE","continuing_subword_prefix":"pre",
+                "vocab":{{"a":0,"b":1}},"merges":[["a","b"]]}}"#
+            )),
+            "`x.json` is not valid: ".into(), // The crate panics here.
+        ),
+        (
+            with(
+                r#""truncation":{"direction":"Right","max_length":1099511627776,
+                "strategy":"LongestFirst","stride":0},"padding":{"strategy":{"Fixed":1099511627776},
+                "direction":"Right","pad_to_multiple_of":null,"pad_id":0,"pad_type_id":0,
+                "pad_token":"a"}"#,
+            ),
+            "[0]".into(), // A prompt has the length that it has.
+        ),
+    ] {
+        assert!(told.starts_with(&expected), "{told}");
+    }
+}
+
+/// Qwen3's own files, to the ids and the texts that Python gives: `fixtures/tokenizer.py`.
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn a_published_tokenizer_gives_what_python_gives() {
+    let Some(folder) = std::env::var_os("CANDLEMARK_TEST_TOKENIZER") else {
+        eprintln!("SKIPPED: CANDLEMARK_TEST_TOKENIZER names no folder with Qwen3's tokenizer");
+        return;
+    };
+    #[derive(Deserialize)]
+    struct Expected {
+        texts: Vec<(String, Vec<u32>)>,
+        chats: Vec<Chat>,
+    }
+    #[derive(Deserialize)]
+    struct Chat {
+        messages: minijinja::Value,
+        tools: minijinja::Value,
+        thinking: bool,
+        text: String,
+    }
+    let tokenizer = Tokenizer::from_folder(Path::new(&folder)).unwrap();
+    let golden = include_str!("../../fixtures/golden/tokenizer-qwen3.json");
+    let expected: Expected = serde_json::from_str(golden).unwrap();
+    assert_eq!((expected.texts.len(), expected.chats.len()), (200, 14));
+    assert_eq!(tokenizer.vocab_size(), 151_669);
+    for (text, ids) in expected.texts {
+        assert_eq!(tokenizer.encode(&text).unwrap(), ids, "{text}");
+    }
+    for chat in expected.chats {
+        let thinking = if chat.thinking { Thinking::On } else { Thinking::Off };
+        let template = tokenizer.template.as_ref().unwrap();
+        assert_eq!(template.render(chat.messages, chat.tools, thinking).unwrap(), chat.text);
+    }
 }

@@ -3,6 +3,11 @@
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use assert_cmd::Command;
 use candlemark::suite;
@@ -18,13 +23,17 @@ const TOKEN: &str = "hf_tokenOfNobody";
 
 /// A worker on a model of the hub, with an empty cache.
 fn on_hub(name: &str, value: &str, says: &[&str]) {
+    on_hub_with(&[(name, value)], 2, says);
+}
+
+fn on_hub_with(variables: &[(&str, &str)], status: i32, says: &[&str]) {
     let home = tempfile::tempdir().unwrap();
     let mut command = Command::new(BINARY);
     clean(&mut command);
-    command.env("HF_HOME", home.path()).env("HF_TOKEN", TOKEN).env(name, value);
+    command.env("HF_HOME", home.path()).env("HF_TOKEN", TOKEN).envs(variables.iter().copied());
     let job = serde_json::to_string(&job(&setup("owner/name"), &["short/b1"])).unwrap();
     let output = command.env(suite::WORKER, "1").write_stdin(job).output().unwrap();
-    refused(&output, 2, says);
+    refused(&output, status, says);
     assert!(!text(&output.stderr).contains(TOKEN));
 }
 
@@ -52,4 +61,54 @@ fn a_token_is_sent_and_never_shown() {
     });
     on_hub("HF_ENDPOINT", &endpoint, &["the hub refuses `owner/name` (status 401)", "HF_TOKEN"]);
     assert!(asked.join().unwrap().contains(TOKEN));
+}
+
+/// A hub behind TLS, with a certificate of a company's own CA. Its answer is no hub's, so whoever
+/// gets to complain of that has trusted it.
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn the_ca_of_a_company_is_trusted_where_the_system_trusts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let openssl = |line: &str| {
+        let mut command = std::process::Command::new("openssl");
+        command.current_dir(dir.path()).args(line.split(' ')).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let ca = "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=ca -keyout ca.key -out ca.pem";
+    let leaf = "req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -keyout leaf.key \
+                -out leaf.pem -CA ca.pem -CAkey ca.key -addext subjectAltName=DNS:localhost \
+                -addext basicConstraints=critical,CA:FALSE";
+    let is_made = |line| openssl(line).status().is_ok_and(|status| status.success());
+    if !is_made(ca) || !is_made(leaf) {
+        eprintln!("SKIPPED: no openssl 3 here to make certificates with");
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let serve = format!("s_server -accept 127.0.0.1:{port} -cert leaf.pem -key leaf.key -www");
+    let mut server = openssl(&serve).spawn().unwrap();
+    let start = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "openssl does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let endpoint = format!("https://user:hunter2@localhost:{port}");
+    let pem = dir.path().join("ca.pem");
+    let result = std::panic::catch_unwind(|| {
+        let file = |path: &Path| path.to_str().unwrap().to_owned();
+        let endpoint = ("HF_ENDPOINT", endpoint.as_str());
+        let start = Instant::now();
+        let distrusted = [
+            "cannot get `owner/name` from https://***@localhost:",
+            "its certificate is not trusted; add its CA to the system's store, or name a PEM file",
+            "UnknownIssuer",
+        ];
+        on_hub_with(&[endpoint], 2, &distrusted);
+        assert!(start.elapsed() < Duration::from_secs(7), "tried again in vain");
+        let trusted = ["is https://***@localhost:"];
+        on_hub_with(&[endpoint, ("SSL_CERT_FILE", &file(&pem))], 5, &trusted);
+    });
+    server.kill().unwrap();
+    server.wait().unwrap();
+    result.unwrap();
 }

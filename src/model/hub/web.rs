@@ -10,6 +10,7 @@ use std::io::Seek;
 use std::io::SeekFrom;
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use ureq::http::Method;
 use ureq::http::Request;
 use ureq::http::Response;
 use ureq::http::StatusCode;
+use ureq::tls::Certificate;
+use ureq::tls::RootCerts;
+use ureq::tls::TlsConfig;
 use ureq::typestate::AgentScope;
 
 use super::HubSpec;
@@ -54,13 +58,20 @@ impl fmt::Debug for Token {
 }
 
 /// Where the hub is and how patiently it is asked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Web {
     pub(super) endpoint: String,
     pub(super) token: Option<Token>,
     pub(super) retries: u32,
     pub(super) pause: Duration,
     pub(super) agent: Agent,
+}
+
+impl fmt::Debug for Web {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (endpoint, token) = (shown(&self.endpoint), &self.token);
+        f.debug_struct("Web").field("endpoint", &endpoint).field("token", token).finish()
+    }
 }
 
 /// What is asked for: a file, or the list of them.
@@ -232,22 +243,22 @@ impl Web {
         let repo = ask.spec.repo.clone();
         match (response.status().as_u16(), header(response, "x-error-code"), ask.file) {
             (status @ (401 | 403), _, _) if self.is_home(host) => {
-                Error::HubDenied { page: format!("{}/{repo}", self.endpoint), repo, status }
+                Error::HubDenied { page: format!("{}/{repo}", shown(&self.endpoint)), repo, status }
             }
             (404, Some("RevisionNotFound"), _) => {
                 Error::HubMissingRevision { repo, revision: ask.spec.revision().into() }
             }
             (404, _, Some(file)) => ask.spec.missing(file, &[]),
-            (404, _, None) => Error::HubMissingRepo { repo, endpoint: self.endpoint.clone() },
+            (404, _, None) => Error::HubMissingRepo { repo, endpoint: shown(&self.endpoint) },
             (status, _, _) => {
                 let wait_s = header(response, "retry-after").and_then(|wait| wait.parse().ok());
-                Error::HubStatus { what: ask.name(), host: host.into(), status, wait_s }
+                Error::HubStatus { what: ask.name(), host: shown(host), status, wait_s }
             }
         }
     }
 
     fn strange(&self, ask: &Ask, problem: &'static str) -> Error {
-        Error::HubAnswer { what: ask.name(), problem, endpoint: self.endpoint.clone() }
+        Error::HubAnswer { what: ask.name(), problem, endpoint: shown(&self.endpoint) }
     }
 
     /// Tries again, a few times and ever later, where the failure may pass.
@@ -264,9 +275,22 @@ impl Web {
     }
 }
 
+/// Whom TLS trusts: the system's store, or the file and folder that `SSL_CERT_FILE` and
+/// `SSL_CERT_DIR` name in its place, as curl does; Mozilla's list where there is none.
+fn roots() -> RootCerts {
+    let found = rustls_native_certs::load_native_certs().certs;
+    if found.is_empty() {
+        return RootCerts::WebPki;
+    }
+    let certificates: Vec<_> =
+        found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    RootCerts::Specific(Arc::new(certificates))
+}
+
 /// An HTTP client that leaves redirects and statuses to us and gives up on a silent server.
 pub fn agent(patience: Duration) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
+        .tls_config(TlsConfig::builder().root_certs(roots()).build())
         .timeout_resolve(Some(patience))
         .timeout_connect(Some(patience))
         .timeout_recv_response(Some(patience))
@@ -296,7 +320,23 @@ fn wait(err: &Error, pause: Duration) -> Option<Duration> {
 }
 
 fn lost(ask: &Ask, host: &str, source: ureq::Error) -> Error {
-    Error::HubConnection { what: ask.name(), host: host.into(), source: Box::new(source) }
+    let (what, host, source) = (ask.name(), shown(host), Box::new(source));
+    // rustls says so inside an input/output error.
+    if source.to_string().contains("invalid peer certificate") {
+        return Error::HubCertificate { what, host, source };
+    }
+    Error::HubConnection { what, host, source }
+}
+
+/// A URL as messages show it: without the name and the password that it may carry.
+fn shown(url: &str) -> String {
+    let host = origin(url).unwrap_or(url);
+    match (host.split_once("//"), host.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => {
+            format!("{scheme}//***@{rest}{}", &url[host.len()..])
+        }
+        _ => url.into(),
+    }
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
@@ -324,5 +364,27 @@ fn absolute(host: &str, location: &str) -> String {
         format!("{host}{location}")
     } else {
         location.into() // Complete, or nothing we could follow: the hub sends no relative paths.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, expected) in [
+            ("https://hub.example", "https://hub.example"),
+            ("https://hub.example/a@b", "https://hub.example/a@b"),
+            ("https://user:pass@hub.example/x", "https://***@hub.example/x"),
+            ("http://user:p@ss@hub:8080", "http://***@hub:8080"),
+            ("https://token@hub.example/a@b?c", "https://***@hub.example/a@b?c"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+        let web = Web::new("https://user:pass@hub.example", Some(Token("hf_secret".into())));
+        let debug = format!("{web:?}");
+        assert_eq!(debug, "Web { endpoint: \"https://***@hub.example\", token: Some(Token(***)) }");
     }
 }
