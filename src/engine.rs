@@ -66,7 +66,11 @@ impl Engine {
     pub fn encode(&self, prompt: &str, format: PromptFormat) -> Result<Vec<u32>> {
         let chat = |thinking| self.tokenizer.chat(&[Message::new(Role::User, prompt)], thinking);
         match format {
-            PromptFormat::Raw => self.tokenizer.encode(prompt),
+            PromptFormat::Raw => {
+                let mut ids = Vec::from_iter(self.tokenizer.bos());
+                ids.extend(self.tokenizer.encode(prompt)?);
+                Ok(ids)
+            }
             PromptFormat::Chat => self.tokenizer.encode(&chat(Thinking::Off)?),
             PromptFormat::ChatThinking => self.tokenizer.encode(&chat(Thinking::On)?),
         }
@@ -272,11 +276,13 @@ pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Gene
     for prompt in request.prompts {
         let kept = request.kept.unwrap_or(0);
         decoder.check_length(kept + prompt.len() + request.new_tokens).map_err(|error| {
-            Error::Failed(format!(
-                "a prompt of {} tokens and {} new ones: {error}",
-                prompt.len(),
-                request.new_tokens
-            ))
+            let (prompt, new) = (prompt.len(), request.new_tokens);
+            match error {
+                Error::Unsupported(why) => Error::Unsupported(format!(
+                    "a prompt of {prompt} tokens and {new} new ones: {why}"
+                )),
+                error => error,
+            }
         })?;
     }
     let mut run = Run {

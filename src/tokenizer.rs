@@ -57,6 +57,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     template: Option<Template>,
     end_tokens: Vec<u32>,
+    bos: Option<u32>,
     vocab_size: usize,
 }
 
@@ -131,6 +132,12 @@ impl Tokenizer {
     /// The ids that end an answer, the chat's own first. Empty if the tokenizer names none.
     pub fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
+    }
+
+    /// The id that a text without a chat template begins with, if the model was trained so. The
+    /// template writes it by itself.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
     }
 
     /// The prompt that asks for the next answer in a conversation.
@@ -215,7 +222,18 @@ impl Tokenizer {
             Some((origin, source)) => Some(Template::new(origin, source)?),
             None => Template::built_in(&inner)?,
         };
-        Ok(Self { inner, template, end_tokens: ends, vocab_size })
+        Ok(Self { inner, template, end_tokens: ends, bos: None, vocab_size })
+    }
+
+    /// The same with a token that texts begin with.
+    fn beginning_with(self, bos: Option<u32>) -> Result<Self> {
+        match bos {
+            Some(id) if id as usize >= self.vocab_size => Err(Error::Failed(format!(
+                "the first token {id} is not one of the {} tokens",
+                self.vocab_size
+            ))),
+            bos => Ok(Self { bos, ..self }),
+        }
     }
 
     /// The bytes that a token stands for; none if there is no such token.

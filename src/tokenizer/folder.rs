@@ -18,20 +18,32 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let json = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
     let inner = parse(&json, &path)?;
 
-    let generation: GenerationConfig = read_json(&dir.join("generation_config.json"))?;
-    let mut ends = match generation.eos_token_id {
-        None => Vec::new(),
-        Some(Ids::One(id)) => vec![id],
-        Some(Ids::Many(ids)) => ids,
-    };
+    // transformers asks the files in this order, the tokenizer last.
+    let mut ends = Vec::new();
+    for file in ["generation_config.json", "config.json"] {
+        let config: GenerationConfig = read_json(&dir.join(file))?;
+        match config.eos_token_id {
+            None => {}
+            Some(Ids::One(id)) => ends.push(id),
+            Some(Ids::Many(ids)) => ends.extend(ids),
+        }
+    }
     let path = dir.join("tokenizer_config.json");
     let config: TokenizerConfig = read_json(&path)?;
-    if let Some(Named::Text(name) | Named::Token { content: name }) = config.eos_token {
-        let id = inner.token_to_id(&name).ok_or_else(|| {
-            invalid(&path, format!("its `eos_token` `{name}` is not in `tokenizer.json`"))
-        })?;
-        ends.push(id);
-    }
+    let id = |key: &str, name: Named| {
+        let (Named::Text(name) | Named::Token { content: name }) = name;
+        inner.token_to_id(&name).ok_or_else(|| {
+            invalid(&path, format!("its `{key}` `{name}` is not in `tokenizer.json`"))
+        })
+    };
+    ends.extend(config.eos_token.map(|name| id("eos_token", name)).transpose()?);
+    let bos = match config.bos_token {
+        Some(name) if config.add_bos_token == Some(true) => Some(id("bos_token", name)?),
+        None if config.add_bos_token == Some(true) => {
+            return Err(invalid(&path, "`add_bos_token` is true, and there is no `bos_token`"));
+        }
+        _ => None,
+    };
 
     let file = dir.join("chat_template.jinja");
     let template = match (read(&file)?, config.chat_template) {
@@ -41,7 +53,7 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
         }
         (None, None) => None,
     };
-    Tokenizer::new(inner, template, &ends)
+    Tokenizer::new(inner, template, &ends)?.beginning_with(bos)
 }
 
 /// Some models have several templates; the one for conversations is called `default`.
@@ -71,6 +83,8 @@ enum Ids {
 #[derive(Default, Deserialize)]
 struct TokenizerConfig {
     eos_token: Option<Named>,
+    bos_token: Option<Named>,
+    add_bos_token: Option<bool>,
     chat_template: Option<Templates>,
 }
 
@@ -142,6 +156,12 @@ mod tests {
             (vec![], vec![end, text]),
             (vec![("generation_config.json", one.as_str())], vec![text, end]),
             (vec![("generation_config.json", many.as_str())], vec![think, text, end]),
+            (vec![("config.json", one.as_str())], vec![text, end]),
+            (vec![("config.json", many.as_str())], vec![think, text, end]),
+            (
+                vec![("generation_config.json", one.as_str()), ("config.json", many.as_str())],
+                vec![text, think, end],
+            ),
             (vec![("tokenizer_config.json", r#"{"eos_token": "<|endoftext|>"}"#)], vec![text, end]),
             (
                 vec![("tokenizer_config.json", r#"{"eos_token": {"content": "</think>"}}"#)],
@@ -151,6 +171,23 @@ mod tests {
         ] {
             assert_eq!(folder(&files).1.unwrap().end_tokens(), expected, "{files:?}");
         }
+    }
+
+    #[test]
+    fn a_text_begins_with_a_token_only_if_the_folder_says_so() {
+        let id = Tokenizer::tiny().unwrap().inner.token_to_id("<|endoftext|>");
+        for (text, expected) in [
+            (r#"{"bos_token": "<|endoftext|>"}"#, None),
+            (r#"{"bos_token": "<|endoftext|>", "add_bos_token": false}"#, None),
+            (r#"{"bos_token": "<|endoftext|>", "add_bos_token": true}"#, id),
+            (r#"{"bos_token": null, "add_bos_token": false}"#, None),
+        ] {
+            let (_dir, tokenizer) = folder(&[("tokenizer_config.json", text)]);
+            assert_eq!(tokenizer.unwrap().bos(), expected, "{text}");
+        }
+        let (_dir, error) = folder(&[("tokenizer_config.json", r#"{"add_bos_token": true}"#)]);
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("`add_bos_token` is true, and there is no `bos_token`"), "{error}");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(super) const UNUSED: u32 = 5;
 const MODEL: &str = "gpt2";
 /// Qwen's word pattern, from Qwen2 up to Qwen3.
 const PRE: &str = "qwen2";
+/// What llama.cpp's converter calls the same pattern where a model's own tokens differ.
+const SAME_PRE: [&str; 4] = ["deepseek-r1-qwen", "f2llmv2", "kormo", "megrez"];
 
 /// The tokenizer keys of a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,18 +43,18 @@ pub struct GgufVocabulary {
     pub token_types: Vec<u32>,
     /// `tokenizer.ggml.merges`: two tokens with a space between them, the most important merge first.
     pub merges: Vec<String>,
-    /// `tokenizer.ggml.eos_token_id`
-    pub eos: Option<u32>,
-    /// `tokenizer.ggml.add_bos_token`
-    pub add_bos: Option<bool>,
+    /// `tokenizer.ggml.eos_token_id`, and those that end a turn or a message.
+    pub ends: Vec<u32>,
+    /// `tokenizer.ggml.bos_token_id`, if `tokenizer.ggml.add_bos_token` says that texts begin with it.
+    pub bos: Option<u32>,
     /// `tokenizer.chat_template`
     pub chat_template: Option<String>,
 }
 
 pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
-    let GgufVocabulary { model, pre, tokens, token_types, merges, eos, add_bos, chat_template } =
+    let GgufVocabulary { model, pre, tokens, token_types, merges, ends, bos, chat_template } =
         vocabulary;
-    check_kind(&model, pre.as_deref(), add_bos)?;
+    check_kind(&model, pre.as_deref())?;
     if tokens.len() != token_types.len() {
         let why = format!("{} types for {} tokens", token_types.len(), tokens.len());
         return Err(invalid("tokenizer.ggml.token_type", why));
@@ -109,10 +111,10 @@ pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
         .add_tokens(adds.iter().map(|(_, token, kind)| added(token, *kind)))
         .map_err(failed("add tokens"))?;
     let template = chat_template.map(|source| ("tokenizer.chat_template".into(), source));
-    Tokenizer::new(inner, template, &Vec::from_iter(eos))
+    Tokenizer::new(inner, template, &ends)?.beginning_with(bos)
 }
 
-fn check_kind(model: &str, pre: Option<&str>, add_bos: Option<bool>) -> Result<()> {
+fn check_kind(model: &str, pre: Option<&str>) -> Result<()> {
     let unsupported = |key: &str, value: &str, known: &str| {
         Err(Error::UnsupportedModel(format!(
             "`{key}` is {value}; known is {known}, as in Qwen2, Qwen2.5 and Qwen3"
@@ -122,14 +124,10 @@ fn check_kind(model: &str, pre: Option<&str>, add_bos: Option<bool>) -> Result<(
         return unsupported("tokenizer.ggml.model", &format!("`{model}`"), "`gpt2`");
     }
     match pre {
-        Some(PRE) => (),
-        Some(pre) => return unsupported("tokenizer.ggml.pre", &format!("`{pre}`"), "`qwen2`"),
-        None => return unsupported("tokenizer.ggml.pre", "missing", "`qwen2`"),
+        Some(pre) if pre == PRE || SAME_PRE.contains(&pre) => Ok(()),
+        Some(pre) => unsupported("tokenizer.ggml.pre", &format!("`{pre}`"), "`qwen2`"),
+        None => unsupported("tokenizer.ggml.pre", "missing", "`qwen2`"),
     }
-    if add_bos == Some(true) {
-        return unsupported("tokenizer.ggml.add_bos_token", "true", "false");
-    }
-    Ok(())
 }
 
 /// The merges as pairs of tokens, each checked to make a token of two.
@@ -173,8 +171,8 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufVocabul
         tokens,
         token_types,
         merges: rules.merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect(),
-        eos: tokenizer.end_tokens.first().copied(),
-        add_bos: Some(false),
+        ends: tokenizer.end_tokens.clone(),
+        bos: tokenizer.bos,
         chat_template: tokenizer.template.as_ref().map(|template| template.source().into()),
     })
 }
@@ -224,13 +222,32 @@ mod tests {
                 "`tokenizer.ggml.pre` is `llama-bpe`; known is `qwen2`",
             ),
             (error(|v| v.pre = None), "`tokenizer.ggml.pre` is missing; known is `qwen2`"),
-            (
-                error(|v| v.add_bos = Some(true)),
-                "`tokenizer.ggml.add_bos_token` is true; known is false",
-            ),
         ] {
             assert_eq!(message, format!("unsupported model: {expected}, {rest}"));
         }
+    }
+
+    #[test]
+    fn names_of_the_same_word_pattern_are_one() {
+        let with = |pre: &str| {
+            let mut vocabulary = Tokenizer::tiny().unwrap().to_gguf(3072).unwrap();
+            vocabulary.pre = Some(pre.into());
+            Tokenizer::from_gguf(vocabulary).unwrap().sha256().unwrap()
+        };
+        for pre in ["deepseek-r1-qwen", "f2llmv2", "kormo", "megrez"] {
+            assert_eq!(with(pre), with("qwen2"), "{pre}");
+        }
+    }
+
+    #[test]
+    fn a_text_begins_with_the_token_that_the_file_names() {
+        let mut vocabulary = Tokenizer::tiny().unwrap().to_gguf(3072).unwrap();
+        assert_eq!(vocabulary.bos, None);
+        vocabulary.bos = Some(3070);
+        let tokenizer = Tokenizer::from_gguf(vocabulary.clone()).unwrap();
+        assert_eq!(tokenizer.bos(), Some(3070));
+        assert_eq!(tokenizer.to_gguf(3072).unwrap(), vocabulary);
+        assert!(error(|v| v.bos = Some(3072)).contains("the first token 3072 is not one of the"));
     }
 
     #[test]
@@ -270,7 +287,7 @@ mod tests {
                 "merge 2 `q Z` needs `qZ`, which is not a normal token",
             ),
             (error(|v| v.merges[2] = v.merges[1].clone()), "` stands there twice"),
-            (error(|v| v.eos = Some(3072)), "end token 3072 is not one of the 3072 tokens"),
+            (error(|v| v.ends = vec![3072]), "end token 3072 is not one of the 3072 tokens"),
             (
                 error(|v| v.chat_template = Some("{% if".into())),
                 "the chat template of `tokenizer.chat_template`, line 1: ",
