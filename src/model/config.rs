@@ -278,6 +278,9 @@ impl Config {
                     }
                     _ => (false, "0 to 3: this is a reranker, with a head of its own".into()),
                 },
+                name if name.starts_with("classifier.") => {
+                    (false, "none: this is a reranker, with a head of its own".into())
+                }
                 "rope.scaling.yarn_ext_factor" | "rope.scaling.yarn_attn_factor" => {
                     (is(1.0), "1".into())
                 }
@@ -429,6 +432,10 @@ impl Config {
     /// # Errors
     /// When one of them cannot be.
     pub fn checked(self) -> std::result::Result<Self, String> {
+        // First, because the context follows from it.
+        if let Some(scaling) = &self.rope_scaling {
+            check_scaling(scaling)?;
+        }
         let sizes = [
             ("layers", self.layers, 1 << 10),
             ("hidden size", self.hidden, 1 << 17),
@@ -452,9 +459,6 @@ impl Config {
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head size {} is odd, RoPE turns pairs", self.head_dim));
-        }
-        if let Some(scaling) = &self.rope_scaling {
-            check_scaling(scaling)?;
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
             return Err(format!("the RoPE base is {}; it must be above 1", self.rope_theta));
@@ -594,7 +598,7 @@ const KNOWN: &[&str] = &[
 #[rustfmt::skip]
 const ZERO: &[&str] = &[
     "attention.clamp_kqv", "attention.max_alibi_bias", "attention.scale", "attn_logit_softcapping",
-    "classifier.", "embedding_scale", "expert_", "final_logit_softcapping", "interleave_moe",
+    "embedding_scale", "expert_", "final_logit_softcapping", "interleave_moe",
     "leading_dense_block_count", "logit_scale", "moe_", "nextn_predict_layers", "residual_scale",
     "rope.dimension_sections", "rope.scaling.yarn_log_multiplier",
 ];
@@ -1092,7 +1096,7 @@ mod tests {
     #[test]
     fn gguf_keys_that_change_the_computation_are_refused_and_neutral_ones_are_not() {
         let text = |text: &str| Some(Value::String(text.into()));
-        let nano = Config::named("nano").unwrap();
+        let nano = Config { tied: false, ..Config::named("nano").unwrap() };
         for (key, value) in [
             ("qwen3.attention.sliding_window", Some(Value::U32(0))),
             ("qwen3.attention.sliding_window", Some(Value::U32(40960))),
@@ -1118,6 +1122,11 @@ mod tests {
             ("qwen3.attention.value_length", Value::U32(32), "32; known is 64, the size of a head"),
             ("qwen3.attention.causal", Value::Bool(false), "false; known is true"),
             ("qwen3.pooling_type", Value::U32(4), "4; known is 0 to 3: this is a reranker"),
+            (
+                "qwen3.classifier.output_labels",
+                Value::Array(Vec::new()),
+                "an array; known is none: this is a reranker",
+            ),
             ("qwen3.expert_count", Value::U32(128), "128; known is 0"),
             ("qwen3.attention.scale", Value::F32(0.5), "0.5; known is 0"),
             ("qwen3.rope.scaling.yarn_ext_factor", Value::F32(0.0), "0; known is 1"),

@@ -94,7 +94,9 @@ pub(super) fn read(reader: impl Read, size: u64) -> Result<Header, Problem> {
     let needed = keys.saturating_mul(8 + 4 + 1).saturating_add(tensors.saturating_mul(8 + 4 + 12));
     if needed > reader.left() {
         let left = reader.left();
-        let why = format!("its header claims {tensors} tensors and {keys} keys, in {left} bytes");
+        let why = format!(
+            "its header claims {tensors} tensors and {keys} keys, in {left} bytes; download it again"
+        );
         return Err(Problem::Invalid(why));
     }
     let mut header = Header::default();
