@@ -462,7 +462,7 @@ fn check_weights(config: &Config, source: &dyn Source) -> Result<()> {
     // Copies of what is known anyhow.
     beyond.retain(|name| {
         let is_output = ["lm_head.weight", "output.weight"].contains(&name.as_str());
-        !(config.tied && is_output) && !name.ends_with("rotary_emb.inv_freq")
+        !(name.ends_with("rotary_emb.inv_freq") || config.tied && is_output)
     });
     beyond.sort();
     let Some(first) = beyond.first() else { return Ok(()) };

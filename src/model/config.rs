@@ -738,7 +738,8 @@ impl Rope {
                 THETA
             }
         };
-        let ignored: [(&str, fn(&Json) -> bool); 2] = [
+        type Fits = fn(&Json) -> bool;
+        let ignored: [(&str, Fits); 2] = [
             ("partial_rotary_factor", |share| share.as_f64() == Some(1.0)),
             ("truncate", |on| *on == Json::Bool(true)),
         ];

@@ -60,7 +60,7 @@ fn change(input: &mut Vec<u8>, random: &mut Random) {
         3 => {
             let bytes = number.to_le_bytes();
             for (to, from) in
-                input[at..].iter_mut().zip(bytes).take(if at % 2 == 0 { 8 } else { 4 })
+                input[at..].iter_mut().zip(bytes).take(if at.is_multiple_of(2) { 8 } else { 4 })
             {
                 *to = from;
             }

@@ -467,7 +467,7 @@ mod tests {
         for wrong in [0, 3, 48] {
             let alignment = number("general.alignment", wrong);
             // Behind another key, and as the last.
-            let why = problem(&file(&[number("a", 1), alignment], &[good.clone()]));
+            let why = problem(&file(&[number("a", 1), alignment], std::slice::from_ref(&good)));
             assert_eq!(why, format!("`general.alignment` is {wrong}, which is no power of two"));
         }
         let other = key("general.alignment", 10, &32u64.to_le_bytes());
