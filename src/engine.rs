@@ -272,11 +272,13 @@ pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Gene
     for prompt in request.prompts {
         let kept = request.kept.unwrap_or(0);
         decoder.check_length(kept + prompt.len() + request.new_tokens).map_err(|error| {
-            Error::Failed(format!(
-                "a prompt of {} tokens and {} new ones: {error}",
-                prompt.len(),
-                request.new_tokens
-            ))
+            let (prompt, new) = (prompt.len(), request.new_tokens);
+            match error {
+                Error::Unsupported(why) => Error::Unsupported(format!(
+                    "a prompt of {prompt} tokens and {new} new ones: {why}"
+                )),
+                error => error,
+            }
         })?;
     }
     let mut run = Run {

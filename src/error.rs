@@ -43,6 +43,8 @@ pub enum Error {
     #[cfg(feature = "engine")]
     #[error("the tensor library failed")]
     Tensor(#[from] candle_core::Error),
+    #[error("a worker ended with {status} and said {said}")]
+    Worker { status: String, code: Option<i32>, said: String },
     #[error("{0}")]
     Failed(String),
     #[cfg(feature = "hub")]
@@ -135,6 +137,8 @@ impl Error {
     pub fn cause(&self) -> Cause {
         match self {
             Error::Usage(_) | Error::Unknown { .. } => Cause::Usage,
+            // Its exit status is one of ours.
+            Error::Worker { code: Some(2), .. } => Cause::Usage,
             // An engine, a build or a model that cannot do what was asked of it.
             Error::Unsupported(_) | Error::UnsupportedModel(_) => Cause::Usage,
             // More than the system starts.
@@ -304,6 +308,7 @@ mod tests {
             known: 1,
             remedy: "measure again",
         };
+        let worker = |code| Error::Worker { status: "2".into(), code, said: "no".into() };
         for (error, found, named) in [
             (Error::Usage("no".into()), Cause::Usage, Cause::Usage),
             (Error::unknown("engine", "x", ["native"]), Cause::Usage, Cause::Usage),
@@ -315,6 +320,9 @@ mod tests {
             (Error::Undecided("few".into()), Cause::Undecided, Cause::Undecided),
             (Error::Interrupted, Cause::Interrupted, Cause::Interrupted),
             (Error::Failed("broke".into()), Cause::Failed, Cause::Failed),
+            (worker(Some(2)), Cause::Usage, Cause::Usage),
+            (worker(Some(5)), Cause::Failed, Cause::Failed),
+            (worker(None), Cause::Failed, Cause::Failed),
         ] {
             let text = error.chain();
             assert_eq!(error.cause(), found, "{text}");

@@ -162,7 +162,7 @@ impl Trial {
             }
             Input::Depth { depth, read } => {
                 let longest = depth + read + scenario.length(generation.gen_tokens);
-                fits(engine, longest)?;
+                engine.decoder.check_length(longest)?;
                 has_room(engine, longest)?;
                 let mut ids = of_length(engine, depth + read)?;
                 let read = ids.split_off(depth);
@@ -177,7 +177,7 @@ impl Trial {
         };
         let new_tokens = scenario.length(generation.gen_tokens);
         let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
-        fits(engine, filling.len() + longest + new_tokens)?;
+        engine.decoder.check_length(filling.len() + longest + new_tokens)?;
         Ok(Self {
             scenario: scenario.clone(),
             new_tokens,
@@ -400,20 +400,15 @@ pub fn of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
     let text: Vec<&str> =
         workload::CATEGORIES.iter().flat_map(|category| category.prompts).collect();
     let ids = engine.encode(&text.concat(), PromptFormat::Raw)?;
-    Ok(ids.iter().copied().cycle().take(tokens).collect())
+    // The token that texts begin with stands once.
+    let (first, rest) = ids.split_at(engine.tokenizer.prefix().len());
+    Ok(first.iter().chain(rest.iter().cycle()).copied().take(tokens).collect())
 }
 
 /// 2 layers kv_heads head_dim bytes.
 fn kv_bytes_per_token(engine: &Engine) -> usize {
     let config = &engine.opened.config;
     2 * config.layers * config.kv_heads * config.head_dim * engine.decoder.footprint().kv_type_bytes
-}
-
-/// Whether a sequence of so many tokens fits into the context: what is too long for a model is
-/// unsupported, whatever the scenario.
-fn fits(engine: &Engine, tokens: usize) -> Result<()> {
-    let fits = engine.decoder.check_length(tokens);
-    fits.map_err(|error| Error::Unsupported(error.to_string()))
 }
 
 /// Whether the caches of so many tokens fit into the memory of the CPU's host; while they grow, old and new are there at once.

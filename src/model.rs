@@ -4,6 +4,8 @@
 /// Shapes of models.
 pub mod config;
 mod cpu;
+#[cfg(test)]
+mod fuzz;
 /// GGUF files.
 pub mod gguf;
 /// The Hugging Face hub.
@@ -38,6 +40,7 @@ use crate::kernel::Pool;
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
 use crate::model::synthetic::Synthetic;
+use crate::model::weights::Positioned;
 use crate::model::weights::Quant;
 use crate::model::weights::Source;
 use crate::settings;
@@ -219,7 +222,7 @@ impl Spec {
     /// Reads a model's name.
     ///
     /// # Errors
-    /// When it is neither an existing path nor a name of another kind.
+    /// When it is neither the path of a model nor a name of another kind.
     pub fn parse(text: &str) -> Result<Self> {
         if let Some(shape) = text.strip_prefix("synthetic:") {
             return Ok(Spec::Synthetic(shape.into()));
@@ -229,7 +232,7 @@ impl Spec {
             return Ok(Spec::Folder(path.into()));
         }
         if path.is_file() {
-            return Ok(Spec::Gguf(path.into()));
+            return Self::of_file(path);
         }
         let repository = text.split(['@', ':']).next().unwrap_or_default();
         let looks_like_hub = repository.split('/').count() == 2
@@ -242,6 +245,63 @@ impl Spec {
             "no model `{text}`: it is no file or folder here; other forms are `synthetic:SHAPE` and `owner/name[@revision][:file]`"
         )))
     }
+
+    /// A file that is a model, or is the weights of the folder that it is in.
+    fn of_file(path: &Path) -> Result<Self> {
+        let begins = first_bytes(path)?;
+        if begins.starts_with(b"GGUF") {
+            return Ok(Spec::Gguf(path.into()));
+        }
+        refuse_pointer(path).map_err(Error::of_named_file)?;
+        let folder = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if extension == Some("safetensors") && folder.join("config.json").is_file() {
+            let files = safetensors::files(folder).map_err(Error::of_named_file)?;
+            if files.iter().any(|file| file.file_name() == path.file_name()) {
+                return Ok(Spec::Folder(folder.into()));
+            }
+        }
+        let advice = match extension {
+            Some("safetensors") => format!(
+                "it is one file of a model; give a folder that has `config.json`, \
+                 `tokenizer.json` and the weights by their usual names, and `{}` is none",
+                folder.display()
+            ),
+            Some("json") => format!("give the folder that it is in, `{}`", folder.display()),
+            Some("bin" | "pt" | "pth" | "ckpt" | "pkl") => {
+                "PyTorch's own format is not read; convert it to safetensors or GGUF".into()
+            }
+            _ if begins.starts_with(b"<") => {
+                "it is a web page, and no download of a model; download it again".into()
+            }
+            _ if extension == Some("gguf") => {
+                "it does not begin with `GGUF`; download it again".into()
+            }
+            _ => "give a GGUF file, or a folder with `config.json` and safetensors".into(),
+        };
+        Err(Error::Usage(format!("`{}` is no model: {advice}", path.display())))
+    }
+}
+
+/// How a Git LFS pointer begins, which stands for a file that was not fetched.
+const POINTER: &[u8] = b"version https://git-lfs";
+
+/// The first bytes of a file.
+fn first_bytes(path: &Path) -> Result<Vec<u8>> {
+    let file = Positioned::open(path)?;
+    file.read(0, file.size.min(64) as usize)
+}
+
+/// Refuses a pointer to a file that is not here.
+fn refuse_pointer(path: &Path) -> Result<()> {
+    if !first_bytes(path)?.starts_with(POINTER) {
+        return Ok(());
+    }
+    let why = "it is a Git LFS pointer and not the file itself; fetch that with `git lfs pull`";
+    Err(Error::Invalid { path: path.into(), why: why.into() })
 }
 
 /// Where a model's tokenizer comes from.
@@ -274,6 +334,10 @@ pub trait Progress {
     /// `so_far` of the `size` bytes of `file` are on disk, those of an earlier run among them.
     /// What the cache holds in full is not mentioned.
     fn update(&mut self, file: &str, so_far: u64, size: u64);
+
+    /// Something about the model that whoever measures it should know: what was assumed of it, or
+    /// left out of account.
+    fn note(&mut self, _: &str) {}
 }
 
 /// Says nothing.
@@ -306,60 +370,141 @@ pub fn open(
     scaling: Option<RopeScaling>,
     progress: &mut dyn Progress,
 ) -> Result<Opened> {
-    let (config, source, vocabulary, commit): (
-        Config,
-        Box<dyn Source>,
-        Vocabulary,
-        Option<String>,
-    ) = match Spec::parse(spec)? {
+    let mut notes = Vec::new();
+    let (config, source, vocabulary, commit): Found = match Spec::parse(spec)? {
         Spec::Synthetic(shape) => {
             let config = Config::named(&shape)?;
             (config.clone(), Box::new(Synthetic::new(config, seed)), Vocabulary::Tiny, None)
         }
-        Spec::Gguf(path) => {
-            let gguf = Gguf::open(&path)?;
-            (gguf.config()?, Box::new(gguf), Vocabulary::Gguf(path), None)
-        }
-        Spec::Folder(path) => {
-            let (config, source) = open_folder(&path)?;
-            (config, source, Vocabulary::Folder(path), None)
-        }
-        Spec::Hub(name) => download(&name, progress)?,
+        Spec::Gguf(path) => open_gguf(&path, None, &mut notes)?,
+        Spec::Folder(path) => open_folder(&path, None, &mut notes)?,
+        Spec::Hub(name) => download(&name, progress, &mut notes)?,
     };
+    check_weights(&config, source.as_ref())?;
+    for note in &notes {
+        progress.note(note);
+    }
     if let Some(scaling) = &scaling {
         config::check_scaling(scaling).map_err(Error::Usage)?;
     }
-    Ok(Opened { spec: spec.into(), config: config.scaled(scaling), source, vocabulary, commit })
+    let config = config.scaled(scaling).checked().map_err(Error::Usage)?;
+    Ok(Opened { spec: spec.into(), config, source, vocabulary, commit })
 }
 
-fn open_folder(dir: &Path) -> Result<(Config, Box<dyn Source>)> {
+type Found = (Config, Box<dyn Source>, Vocabulary, Option<String>);
+
+fn open_gguf(path: &Path, commit: Option<String>, notes: &mut Vec<String>) -> Result<Found> {
+    let gguf = Gguf::open(path)?;
+    let (config, vocabulary) = (gguf.config(notes)?, Vocabulary::Gguf(gguf.path().into()));
+    Ok((config, Box::new(gguf), vocabulary, commit))
+}
+
+fn open_folder(dir: &Path, commit: Option<String>, notes: &mut Vec<String>) -> Result<Found> {
     let path = dir.join("config.json");
+    if !path.exists() {
+        return Err(no_folder(dir));
+    }
+    for file in [&path, &dir.join("tokenizer.json")] {
+        if file.exists() {
+            refuse_pointer(file)?;
+        }
+    }
     let text = std::fs::read_to_string(&path)
         .map_err(|source| Error::Read { path: path.clone(), source }.of_named_file())?;
-    let config = Config::from_json(&path, &text)?;
-    Ok((config, Box::new(safetensors::Folder::open(dir)?)))
+    let config = Config::from_json(&path, &text, notes)?;
+    let folder = safetensors::Folder::open(dir, notes)?;
+    let lacks_output = !config.tied && folder.info("lm_head.weight").is_none();
+    if folder.is_bare() && lacks_output {
+        let dir = dir.display();
+        return Err(Error::UnsupportedModel(format!(
+            "`{dir}` is an embedding model: it has no output matrix, and `tie_word_embeddings` is \
+             not true, so there is nothing to generate with"
+        )));
+    }
+    if lacks_output && folder.info("model.embed_tokens.weight").is_some() {
+        let why = "the weights have no output matrix `lm_head.weight`, and `tie_word_embeddings` \
+                   is not true; write that it is if the embedding stands for both";
+        return Err(Error::Invalid { path, why: why.into() });
+    }
+    if folder.is_bare() {
+        notes.push(config::embedding_model(dir));
+    }
+    Ok((config, Box::new(folder), Vocabulary::Folder(dir.into()), commit))
 }
 
-type Downloaded = (Config, Box<dyn Source>, Vocabulary, Option<String>);
+/// What a folder without `config.json` is instead.
+fn no_folder(dir: &Path) -> Error {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    let gguf = names.iter().find(|name| name.ends_with(".gguf"));
+    let what = if let Some(name) = gguf {
+        format!("it has no `config.json`; give its GGUF file, as in `{}`", dir.join(name).display())
+    } else if names.iter().any(|name| name == "adapter_config.json") {
+        "it is an adapter (LoRA) without its model; merge the two, and give the result".into()
+    } else if names.is_empty() {
+        "it is empty".into()
+    } else {
+        "it has no `config.json`".into()
+    };
+    Error::Usage(format!("`{}` is no model: {what}", dir.display()))
+}
+
+/// Refuses weights that lack a tensor of the model, have one of another shape, or have more than the
+/// model uses: what is left out of a computation is another model.
+fn check_weights(config: &Config, source: &dyn Source) -> Result<()> {
+    let tensors = config.tensors();
+    for (name, shape) in &tensors {
+        matrix::check_shape(source, name, shape)?;
+    }
+    let mut beyond = source.beyond(&tensors);
+    // Copies of what is known anyhow.
+    beyond.retain(|name| {
+        let is_output = ["lm_head.weight", "output.weight"].contains(&name.as_str());
+        !(name.ends_with("rotary_emb.inv_freq") || config.tied && is_output)
+    });
+    beyond.sort();
+    let Some(first) = beyond.first() else { return Ok(()) };
+    let layers = config.layers;
+    let next = [format!("model.layers.{layers}."), format!("blk.{layers}.")];
+    if beyond.iter().any(|name| next.iter().any(|layer| name.starts_with(layer))) {
+        return Err(Error::Failed(format!(
+            "the weights go on after the {layers} layers that the configuration asks for"
+        )));
+    }
+    let heads = ["score.", "classifier", "cls.", "v_head", "value_head"];
+    let head = beyond.iter().find(|name| heads.iter().any(|head| name.starts_with(head)));
+    if let Some(head) = head {
+        return Err(Error::UnsupportedModel(format!(
+            "the weights have `{head}`, the head of a classifier, reranker or reward model"
+        )));
+    }
+    let others = match beyond.len() {
+        1 => String::new(),
+        count => format!(" and {} others", count - 1),
+    };
+    Err(Error::UnsupportedModel(format!(
+        "the weights have `{first}`{others}, which the model as it is configured does not use"
+    )))
+}
 
 #[cfg(feature = "hub")]
-fn download(name: &str, progress: &mut dyn Progress) -> Result<Downloaded> {
+fn download(name: &str, progress: &mut dyn Progress, notes: &mut Vec<String>) -> Result<Found> {
     let snapshot = hub::Hub::from_env()?.fetch(&name.parse()?, progress)?;
     let commit = Some(snapshot.commit);
     let is_gguf = |path: &&std::path::PathBuf| {
         path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
     };
-    let weights = snapshot.files.iter().find(is_gguf); // Of a split model the first part.
-    if let Some(path) = weights {
-        let gguf = Gguf::open(path)?;
-        return Ok((gguf.config()?, Box::new(gguf), Vocabulary::Gguf(path.clone()), commit));
+    // Of a model in parts the first, beside the others.
+    match snapshot.files.iter().find(is_gguf) {
+        Some(path) => open_gguf(path, commit, notes),
+        None => open_folder(&snapshot.dir, commit, notes),
     }
-    let (config, source) = open_folder(&snapshot.dir)?;
-    Ok((config, source, Vocabulary::Folder(snapshot.dir), commit))
 }
 
 #[cfg(not(feature = "hub"))]
-fn download(name: &str, _: &mut dyn Progress) -> Result<Downloaded> {
+fn download(name: &str, _: &mut dyn Progress, _: &mut Vec<String>) -> Result<Found> {
     Err(Error::Usage(format!("`{name}` is on the hub, and this build has no feature `hub`")))
 }
 
@@ -403,9 +548,13 @@ fn device_name(name: &str) -> Result<(&str, usize)> {
 
 fn no_device(name: &str, feature: &str, error: &candle_core::Error) -> Error {
     let why = error.to_string().lines().next().unwrap_or_default().to_owned();
-    Error::Usage(format!(
-        "no device `{name}` ({why}); build with `--features {feature}`, or use `--device cpu`"
-    ))
+    let built = match feature {
+        "cuda" => cfg!(feature = "cuda"),
+        _ => cfg!(feature = "metal"),
+    };
+    let build =
+        if built { String::new() } else { format!("build with `--features {feature}`, or ") };
+    Error::Usage(format!("no device `{name}` ({why}); {build}use `--device cpu`"))
 }
 
 /// Which implementation runs the model.
@@ -458,13 +607,6 @@ pub fn load(
     device: &Device,
     threads: usize,
 ) -> Result<Box<dyn Decoder>> {
-    let beyond = format!("model.layers.{}.input_layernorm.weight", opened.config.layers);
-    if opened.source.info(&beyond).is_some() {
-        let layers = opened.config.layers;
-        return Err(Error::Failed(format!(
-            "the weights go on after the {layers} layers that the configuration asks for"
-        )));
-    }
     match engine {
         EngineKind::Native if device.is_cpu() => {
             let (config, source) = (&opened.config, opened.source.as_ref());
@@ -552,10 +694,10 @@ fn start_rayon(threads: usize) -> Result<()> {
     Err(Error::Threads { threads: told.unwrap_or(threads), source })
 }
 
-/// Refuses a sequence longer than the context.
+/// Refuses a sequence longer than the context: what is too long for a model is unsupported, wherever it shows.
 fn check_length(length: usize, config: &Config) -> Result<()> {
     if length > config.context {
-        return Err(Error::Failed(format!(
+        return Err(Error::Unsupported(format!(
             "a sequence of {length} tokens is beyond the model's context of {}",
             config.context
         )));

@@ -196,17 +196,50 @@ fn start_until(
     let _ = reader.join();
     outcome?;
     if !status.success() || answers < job.scenarios.len() {
-        return Err(ended(&status.to_string(), &complaint));
+        return Err(ended(&status.to_string(), status.code(), &complaint));
     }
     Ok(())
 }
 
-/// The error for a worker that ended before it had answered everything; `complaint` is what it printed to stderr.
-pub(crate) fn ended(status: &str, complaint: &str) -> Error {
+/// The error for a worker that ended before it had answered everything; `code` is its exit status, and `complaint` what it
+/// printed to stderr.
+pub(crate) fn ended(status: &str, code: Option<i32>, complaint: &str) -> Error {
     let complaint = complaint.trim().trim_start_matches("error: ");
     let said =
         if complaint.is_empty() { "nothing".into() } else { format!("`{}`", shortened(complaint)) };
-    Error::Failed(format!("a worker ended with {status} and said {said}"))
+    Error::Worker { status: status.into(), code, said }
+}
+
+/// What a worker could not begin with: it ended in order, so that none that follows can either. The error is in its own words.
+fn not_begun(error: Error) -> Error {
+    match error {
+        Error::Worker { code: Some(2), said, .. } => Error::Usage(said.trim_matches('`').into()),
+        Error::Worker { said, .. } => Error::Failed(said.trim_matches('`').into()),
+        error => error,
+    }
+}
+
+/// Whether a worker ended in order, with an error of ours.
+fn ended_in_order(error: &Error) -> bool {
+    matches!(error, Error::Worker { code: Some(2..=5), .. })
+}
+
+/// Opens the device in a process of its own, which frees it again: one that is not there is found before the model is hashed.
+fn check_device(plan: &Plan) -> Result<()> {
+    if plan.setup.device == "cpu" {
+        return Ok(());
+    }
+    let job = Job {
+        setup: Setup { model: "synthetic:nano".into(), rope_scaling: None, ..plan.setup.clone() },
+        scenarios: Vec::new(),
+        session: String::new(),
+        sharing: plan.sharing,
+        rates: Rates::default(),
+        injection: None,
+        references: false,
+        text: None,
+    };
+    start(&plan.binary, &job, &mut |_| Ok(())).map_err(not_begun)
 }
 
 /// What is to be run and where it goes.
@@ -268,12 +301,15 @@ pub trait Events {
 /// that drifts treats all alike. The record is saved after every scenario.
 ///
 /// # Errors
-/// When nothing can be measured at all (no such model or device), the record cannot be written, or it was stopped. A scenario that
-/// fails is `absent` in the record, with its reason.
+/// When nothing can be measured at all (no such model or device, or none that can be loaded), the record cannot be written, or it
+/// was stopped. A scenario that fails is `absent` in the record, with its reason.
 pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
     let mut record = match &plan.resume {
         Some(cut_off) => cut_off.clone(),
-        None => begin(&plan.setup, "run", plan.injection.clone(), progress)?,
+        None => {
+            check_device(plan)?;
+            begin(&plan.setup, "run", plan.injection.clone(), progress)?
+        }
     };
     if plan.resume.is_some() {
         go_on(&mut record.sessions);
@@ -324,6 +360,10 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
             plan.keep(&record)
         });
         if let (Err(error), Some(scenario)) = (outcome, scenarios.get(arrived)) {
+            let measured = record.scenarios.iter().any(|case| !case.blocks.is_empty());
+            if !measured && arrived == 0 && !scenario.extended && ended_in_order(&error) {
+                return Err(not_begun(error));
+            }
             // The process died of this one; those after it get another.
             merge(&mut record, absent(scenario, &plan.setup.generation, (&error).into()));
             events.measured(record.case(&scenario.id).expect("it was just merged"));

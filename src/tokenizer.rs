@@ -148,6 +148,11 @@ impl Tokenizer {
         &self.end_tokens
     }
 
+    /// The ids that a raw prompt begins with; a chat template writes its own. None for Qwen's models.
+    pub fn prefix(&self) -> &[u32] {
+        &self.prefix
+    }
+
     /// The prompt that asks for the next answer in a conversation.
     ///
     /// # Errors
@@ -235,6 +240,12 @@ impl Tokenizer {
     /// With the ids that raw prompts begin with; where none are named, those that the post-processor
     /// puts before a text. What it puts behind one would end it, and is left out.
     fn with_prefix(self, prefix: Vec<u32>) -> Result<Self> {
+        if let Some(id) = prefix.iter().find(|id| **id as usize >= self.vocab_size) {
+            return Err(Error::Failed(format!(
+                "the first token {id} is not one of the {} tokens",
+                self.vocab_size
+            )));
+        }
         if !prefix.is_empty() {
             return Ok(Self { prefix, ..self });
         }

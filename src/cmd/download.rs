@@ -1,5 +1,7 @@
 //! Download progress on stderr: a bar a file, hidden where nobody looks.
 
+use std::io::Write as _;
+
 use candlemark::model::Progress;
 use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
@@ -11,6 +13,11 @@ pub(crate) struct Bars {
 }
 
 impl Progress for Bars {
+    fn note(&mut self, text: &str) {
+        // A closed stderr is no reason not to measure.
+        let _ = writeln!(std::io::stderr(), "note: {text}");
+    }
+
     fn update(&mut self, file: &str, so_far: u64, size: u64) {
         if self.current.as_ref().is_none_or(|(name, _)| name != file) {
             let style = ProgressStyle::with_template(

@@ -31,7 +31,7 @@ impl Decoder for Counting {
         Ok(())
     }
     fn check_length(&self, length: usize) -> Result<()> {
-        if length > 2000 { Err(Error::Failed("too long".into())) } else { Ok(()) }
+        if length > 2000 { Err(Error::Unsupported("too long".into())) } else { Ok(()) }
     }
     fn footprint(&self) -> Footprint {
         Footprint {

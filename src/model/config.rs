@@ -6,9 +6,13 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 use serde::Deserialize;
+use serde_json::Map;
+use serde_json::Value as Json;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::model::gguf::plain;
+use crate::model::gguf::whole;
 use crate::settings::RopeScaling;
 
 /// The model families that the library runs.
@@ -128,36 +132,37 @@ impl Config {
         })
     }
 
-    /// From the text of a `config.json`.
+    /// From the text of a `config.json`. `notes` gets what was assumed or left out of account.
     ///
     /// # Errors
     /// When it is not JSON, lacks a key, or asks for something that is not implemented.
-    pub fn from_json(path: &Path, text: &str) -> Result<Self> {
+    pub fn from_json(path: &Path, text: &str, notes: &mut Vec<String>) -> Result<Self> {
         let invalid = |why: String| Error::Invalid { path: path.into(), why };
         // Read the architecture first: a foreign model should be told so, not that some key is missing.
-        let value: serde_json::Value =
+        let value: Map<String, Json> =
             serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         let architecture = value.get("model_type").and_then(|name| name.as_str());
         let family = Family::parse(architecture.ok_or_else(|| invalid("no `model_type`".into()))?)?;
-        let json: Json =
-            serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
-        let refuse =
-            |what: &str| Err(Error::UnsupportedModel(format!("{what} in `{}`", path.display())));
-        if json.use_sliding_window {
-            return refuse("`use_sliding_window`");
+        refuse_others(&value, family)
+            .map_err(|what| Error::UnsupportedModel(format!("`{}` has {what}", path.display())))?;
+        let unknown: Vec<String> = value
+            .keys()
+            .filter(|key| !KNOWN.contains(&key.as_str()) && !ONLY.iter().any(|only| only.0 == *key))
+            .map(|key| format!("`{key}`"))
+            .collect();
+        if !unknown.is_empty() {
+            let unknown = unknown.join(", ");
+            notes.push(format!("{}: not known and left out: {unknown}", path.display()));
         }
-        if json.hidden_act.as_deref().is_some_and(|act| act != "silu") {
-            return refuse("a `hidden_act` other than `silu`");
-        }
-        if json.quantization_config.is_some() {
-            return refuse("`quantization_config` (use a GGUF for quantised weights)");
-        }
-        if family == Family::Qwen3 && json.attention_bias {
-            return refuse("`attention_bias` of qwen3");
-        }
-        let parameters = json.rope_parameters.unwrap_or_default();
-        let rope_theta = json.rope_theta.or(parameters.theta()).unwrap_or(1e6);
-        let rope_scaling = scaling(json.rope_scaling.or(parameters.scaling())).map_err(invalid)?;
+        let context = value.get("max_position_embeddings").and_then(Json::as_u64);
+        let rope = Rope::from_json(&value, context).map_err(invalid)?;
+        notes.extend(rope.notes.iter().map(|note| format!("{}: {note}", path.display())));
+        // transformers takes 128 for a Qwen3 that does not say, and divides where it says null.
+        let given = value.contains_key("head_dim") || family == Family::Qwen2;
+        let json: Keys = serde_json::from_value(Json::Object(value))
+            .map_err(|error| invalid(error.to_string()))?;
+        let divided = json.hidden_size / json.num_attention_heads.max(1);
+        let head_dim = json.head_dim.unwrap_or(if given { divided } else { 128 });
         Self {
             family,
             layers: json.num_hidden_layers,
@@ -165,15 +170,15 @@ impl Config {
             intermediate: json.intermediate_size,
             heads: json.num_attention_heads,
             kv_heads: json.num_key_value_heads.unwrap_or(json.num_attention_heads),
-            head_dim: json.head_dim.unwrap_or(json.hidden_size / json.num_attention_heads.max(1)),
+            head_dim,
             vocab: json.vocab_size,
             context: json.max_position_embeddings,
-            rope_theta,
+            rope_theta: rope.theta,
             rms_eps: json.rms_norm_eps,
-            tied: json.tie_word_embeddings,
+            tied: json.tie_word_embeddings.unwrap_or(false),
             rope_scaling: None,
         }
-        .scaled(rope_scaling)
+        .scaled(rope.scaling)
         .checked()
         .map_err(invalid)
     }
@@ -206,53 +211,152 @@ impl Config {
         serde_json::to_string_pretty(&json).expect("plain data") + "\n"
     }
 
-    /// From GGUF metadata; `vocab` is the number of rows of the embedding, `tied` says that there is no output matrix.
+    /// From GGUF metadata; `vocab` is the number of rows of the embedding, `tied` says that there is no output matrix, which is
+    /// how this format ties it to the embedding. `notes` gets what was assumed or left out of account.
     ///
     /// # Errors
-    /// When a key is missing or has another type, or the architecture or the scaling is not known.
+    /// When a key is missing or has another type, or it asks for something that is not implemented.
     pub fn from_gguf(
         path: &Path,
         metadata: &HashMap<String, Value>,
         vocab: usize,
         tied: bool,
+        notes: &mut Vec<String>,
     ) -> Result<Self> {
         let invalid = |why: String| Error::Invalid { path: path.into(), why };
+        let refuse = |key: &str, value: &Value, known: &str| {
+            let (value, path) = (plain(value), path.display());
+            let what = format!("`{path}` has `{key}` {value}; known is {known}");
+            Err(Error::UnsupportedModel(what))
+        };
+        match metadata.get("general.type") {
+            None => {}
+            Some(Value::String(kind)) if kind == "model" => {}
+            Some(kind) => return refuse("general.type", kind, "`model`"),
+        }
         let architecture = match metadata.get("general.architecture") {
             Some(Value::String(name)) => name.as_str(),
             _ => return Err(invalid("no `general.architecture`".into())),
         };
         let family = Family::parse(architecture)?;
         let key = |name: &str| format!("{architecture}.{name}");
-        let number = |name: &str| number(metadata, &key(name));
-        let required = |name: &str| {
-            number(name).ok_or_else(|| invalid(format!("no number under the key `{}`", key(name))))
-        };
-        let count = |name: &str| required(name).map(|value| value as usize);
+        let number = |name: &str| number(metadata, &key(name)).map_err(invalid);
+        let whole = |name: &str| whole(metadata, &key(name)).map_err(invalid);
+        let missing = |name: &str| invalid(format!("no number under the key `{}`", key(name)));
+        let required = |name: &str| number(name)?.ok_or_else(|| missing(name));
+        let count =
+            |name: &str| whole(name)?.map(|size| size as usize).ok_or_else(|| missing(name));
         let (heads, hidden) = (count("attention.head_count")?, count("embedding_length")?);
+        let context = count("context_length")?;
+        let head_dim =
+            whole("attention.key_length")?.map_or(hidden / heads.max(1), |size| size as usize);
+
+        let mut unknown = Vec::new();
+        let prefix = key("");
+        let mut ours: Vec<(&str, &Value)> = metadata
+            .iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, value)))
+            .collect();
+        ours.sort_by_key(|(name, _)| *name);
+        for (name, value) in ours {
+            let is = |number: f64| self::number(metadata, &key(name)) == Ok(Some(number));
+            let head = head_dim as f64;
+            let (fits, known) = match name {
+                "attention.value_length" | "rope.dimension_count" => {
+                    (is(head), format!("{head}, the size of a head"))
+                }
+                "attention.causal" => (matches!(value, Value::Bool(true)), "true".into()),
+                "attention.sliding_window" => {
+                    let size = whole(name)?.unwrap_or(0);
+                    (size == 0 || size >= context as u64, "none".into())
+                }
+                "pooling_type" => match whole(name)? {
+                    Some(0) => (true, String::new()),
+                    Some(1..=3) => {
+                        notes.push(embedding_model(path));
+                        (true, String::new())
+                    }
+                    _ => (false, "0 to 3: this is a reranker, with a head of its own".into()),
+                },
+                name if name.starts_with("classifier.") => {
+                    (false, "none: this is a reranker, with a head of its own".into())
+                }
+                "rope.scaling.yarn_ext_factor" | "rope.scaling.yarn_attn_factor" => {
+                    (is(1.0), "1".into())
+                }
+                name if ZERO.iter().any(|zero| name.starts_with(zero)) => {
+                    let off = is(0.0) || matches!(value, Value::Bool(false));
+                    (off, "0".into())
+                }
+                name => {
+                    if !GGUF_KNOWN.contains(&name) {
+                        unknown.push(format!("`{}`", key(name)));
+                    }
+                    (true, String::new())
+                }
+            };
+            if !fits {
+                return refuse(&key(name), value, &known);
+            }
+        }
+        if !unknown.is_empty() {
+            let unknown = unknown.join(", ");
+            notes.push(format!("{}: not known and left out: {unknown}", path.display()));
+        }
+        if tied {
+            notes.push(format!(
+                "{}: no `output.weight`, so the embedding is the output matrix, too",
+                path.display()
+            ));
+        }
+        let rope_theta = match number("rope.freq_base")? {
+            Some(theta) => theta,
+            None => {
+                let name = key("rope.freq_base");
+                notes.push(format!("{}: no `{name}`: {THETA} is taken", path.display()));
+                THETA
+            }
+        };
+        // Before there were types, a factor was linear.
+        let factor = match number("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => number("rope.scale_linear")?,
+        };
         let rope_scaling = match metadata.get(&key("rope.scaling.type")) {
-            None => None,
             Some(Value::String(kind)) if kind == "none" => None,
             Some(Value::String(kind)) if kind == "yarn" => {
-                let factor = required("rope.scaling.factor")?;
+                let factor = factor.ok_or_else(|| missing("rope.scaling.factor"))?;
+                let original = whole("rope.scaling.original_context_length")?;
+                if original.is_none() {
+                    notes.push(format!(
+                        "{}: YaRN from an original context that is not named: {context}, the \
+                         model's own, is taken",
+                        path.display()
+                    ));
+                }
                 // GGUF stores a multiplier on YaRN's own factor, config.json the product.
                 let own = 0.1 * factor.ln() + 1.0;
                 Some(RopeScaling {
                     rope_type: "yarn".into(),
                     factor,
-                    original_max_position_embeddings: count(
-                        "rope.scaling.original_context_length",
-                    )?,
-                    attention_factor: number("rope.scaling.attn_factor").map(|times| times * own),
-                    beta_fast: number("rope.scaling.yarn_beta_fast"),
-                    beta_slow: number("rope.scaling.yarn_beta_slow"),
+                    original_max_position_embeddings: original
+                        .map_or(context, |size| size as usize),
+                    attention_factor: number("rope.scaling.attn_factor")?.map(|times| times * own),
+                    beta_fast: number("rope.scaling.yarn_beta_fast")?,
+                    beta_slow: number("rope.scaling.yarn_beta_slow")?,
                 })
             }
-            Some(kind) => {
+            None if factor.is_none_or(|factor| factor == 0.0 || factor == 1.0) => None,
+            Some(Value::String(kind)) if kind == "linear" && factor.is_none_or(|f| f == 1.0) => {
+                None
+            }
+            None => {
+                let (key, path) = (key("rope.scaling.factor"), path.display());
                 return Err(Error::UnsupportedModel(format!(
-                    "`{}` {kind:?}; known is yarn",
-                    key("rope.scaling.type")
+                    "`{path}` has `{key}` without a type, which is linear; known is yarn"
                 )));
             }
+            Some(kind) => return refuse(&key("rope.scaling.type"), kind, "`yarn`"),
         };
         Self {
             family,
@@ -260,12 +364,11 @@ impl Config {
             hidden,
             intermediate: count("feed_forward_length")?,
             heads,
-            kv_heads: number("attention.head_count_kv").map_or(heads, |value| value as usize),
-            head_dim: number("attention.key_length")
-                .map_or(hidden / heads.max(1), |value| value as usize),
+            kv_heads: whole("attention.head_count_kv")?.map_or(heads, |size| size as usize),
+            head_dim,
             vocab,
-            context: count("context_length")?,
-            rope_theta: number("rope.freq_base").unwrap_or(1e6),
+            context,
+            rope_theta,
             rms_eps: required("attention.layer_norm_rms_epsilon")?,
             tied,
             rope_scaling: None,
@@ -324,7 +427,15 @@ impl Config {
         all
     }
 
-    fn checked(self) -> std::result::Result<Self, String> {
+    /// Says what is wrong with the sizes and the numbers, if anything.
+    ///
+    /// # Errors
+    /// When one of them cannot be.
+    pub fn checked(self) -> std::result::Result<Self, String> {
+        // First, because the context follows from it.
+        if let Some(scaling) = &self.rope_scaling {
+            check_scaling(scaling)?;
+        }
         let sizes = [
             ("layers", self.layers, 1 << 10),
             ("hidden size", self.hidden, 1 << 17),
@@ -349,15 +460,12 @@ impl Config {
         if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head size {} is odd, RoPE turns pairs", self.head_dim));
         }
-        if let Some(scaling) = &self.rope_scaling {
-            check_scaling(scaling)?;
+        if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
+            return Err(format!("the RoPE base is {}; it must be above 1", self.rope_theta));
         }
-        let positive = |value: f64| value.is_finite() && value > 0.0;
-        if !positive(self.rope_theta) || !positive(self.rms_eps) {
-            return Err(format!(
-                "rope theta {} and rms epsilon {} must be positive",
-                self.rope_theta, self.rms_eps
-            ));
+        if !(self.rms_eps > 0.0 && self.rms_eps < 1.0) {
+            let eps = self.rms_eps;
+            return Err(format!("the epsilon of RMSNorm is {eps}; it must be between 0 and 1"));
         }
         Ok(self)
     }
@@ -379,11 +487,31 @@ pub fn check_scaling(scaling: &RopeScaling) -> std::result::Result<(), String> {
             scaling.factor, scaling.original_max_position_embeddings
         ));
     }
+    for (name, value) in [
+        ("attention_factor", scaling.attention_factor),
+        ("beta_fast", scaling.beta_fast),
+        ("beta_slow", scaling.beta_slow),
+    ] {
+        if let Some(value) = value.filter(|value| !(value.is_finite() && *value > 0.0)) {
+            return Err(format!(
+                "`{name}` of rope scaling is {value}; it must be positive and finite"
+            ));
+        }
+    }
+    let (fast, slow) = (scaling.beta_fast.unwrap_or(32.0), scaling.beta_slow.unwrap_or(1.0));
+    if fast < slow {
+        return Err(format!("`beta_fast` {fast} of rope scaling is below `beta_slow` {slow}"));
+    }
     Ok(())
 }
 
-fn number(metadata: &HashMap<String, Value>, key: &str) -> Option<f64> {
-    Some(match metadata.get(key)? {
+/// A number, if there is the key.
+fn number(
+    metadata: &HashMap<String, Value>,
+    key: &str,
+) -> std::result::Result<Option<f64>, String> {
+    let Some(value) = metadata.get(key) else { return Ok(None) };
+    Ok(Some(match value {
         Value::U8(v) => f64::from(*v),
         Value::I8(v) => f64::from(*v),
         Value::U16(v) => f64::from(*v),
@@ -394,8 +522,8 @@ fn number(metadata: &HashMap<String, Value>, key: &str) -> Option<f64> {
         Value::I64(v) => *v as f64,
         Value::F32(v) => decimal(*v),
         Value::F64(v) => *v,
-        _ => return None,
-    })
+        other => return Err(format!("`{key}` is {}, which is no number", plain(other))),
+    }))
 }
 
 /// The f64 that the decimal text of an f32 names: 1e-6 stored in 32 bits comes back as 1e-6.
@@ -403,21 +531,271 @@ fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-fn scaling(value: Option<serde_json::Value>) -> std::result::Result<Option<RopeScaling>, String> {
-    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
-    let kind =
-        value.get("rope_type").or(value.get("type")).and_then(|kind| kind.as_str()).unwrap_or("");
-    match kind {
-        "default" => Ok(None),
-        "yarn" => serde_json::from_value(value)
-            .map(Some)
-            .map_err(|error| format!("`rope_scaling`: {error}")),
-        other => Err(format!("`rope_scaling` of type `{other}` is not known; known is yarn")),
+/// The base of RoPE where a model does not say: transformers and llama.cpp take the same.
+const THETA: f64 = 10_000.0;
+
+/// What is said of a model for embeddings.
+pub fn embedding_model(path: &Path) -> String {
+    format!(
+        "{}: an embedding model: the text that it generates means nothing, and its states are \
+         averaged here, whatever pooling it was trained for",
+        path.display()
+    )
+}
+
+/// How a value of `config.json` has to be, so that what is computed is what is implemented.
+#[derive(Clone, Copy)]
+enum Only {
+    /// Null, false, 0 or empty.
+    Off,
+    One,
+    True,
+}
+
+/// Keys of `config.json` that change the computation, with the value that changes nothing.
+const ONLY: &[(&str, Only)] = &[
+    ("audio_config", Only::Off),
+    ("attn_logit_softcapping", Only::Off),
+    ("compression_config", Only::Off),
+    ("dual_chunk_attention_config", Only::Off),
+    ("final_logit_softcapping", Only::Off),
+    ("is_causal", Only::True),
+    ("mlp_bias", Only::Off),
+    ("moe_intermediate_size", Only::Off),
+    ("n_routed_experts", Only::Off),
+    ("num_experts", Only::Off),
+    ("num_local_experts", Only::Off),
+    ("num_nextn_predict_layers", Only::Off),
+    ("partial_rotary_factor", Only::One),
+    ("quantization_config", Only::Off),
+    ("rotary_pct", Only::One),
+    ("sparse_attention_config", Only::Off),
+    ("text_config", Only::Off),
+    ("use_bidirectional_attention", Only::Off),
+    ("use_mrope", Only::Off),
+    ("use_sliding_window", Only::Off),
+    ("vision_config", Only::Off),
+];
+
+/// Keys of `config.json` that are read, or that change nothing about what is computed.
+#[rustfmt::skip]
+const KNOWN: &[&str] = &[
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
+    "attention_bias", "attention_dropout", "attn_implementation", "bos_token_id",
+    "chunk_size_feed_forward", "dtype", "eos_token_id", "finetuning_task",
+    "gradient_checkpointing", "head_dim", "hidden_act", "hidden_dropout", "hidden_size",
+    "initializer_range", "intermediate_size", "is_decoder", "keys_to_ignore_at_inference",
+    "layer_types", "max_position_embeddings", "max_window_layers", "model_type", "name",
+    "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
+    "original_max_position_embeddings", "output_attentions", "output_hidden_states",
+    "pad_token_id", "pretraining_tp", "resid_pdrop", "return_dict", "rms_norm_eps",
+    "rope_parameters", "rope_scaling", "rope_theta", "sliding_window", "tie_word_embeddings",
+    "tokenizer_class", "torch_dtype", "transformers_version", "unsloth_fixed", "unsloth_version",
+    "use_cache", "vocab_size",
+];
+
+/// Beginnings of GGUF keys that change the computation unless they are 0 or false.
+#[rustfmt::skip]
+const ZERO: &[&str] = &[
+    "attention.clamp_kqv", "attention.max_alibi_bias", "attention.scale", "attn_logit_softcapping",
+    "embedding_scale", "expert_", "final_logit_softcapping", "interleave_moe",
+    "leading_dense_block_count", "logit_scale", "moe_", "nextn_predict_layers", "residual_scale",
+    "rope.dimension_sections", "rope.scaling.yarn_log_multiplier",
+];
+
+/// GGUF keys that are read, or that change nothing about what is computed; without the architecture.
+#[rustfmt::skip]
+const GGUF_KNOWN: &[&str] = &[
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "block_count",
+    "context_length", "embedding_length", "feed_forward_length", "rope.freq_base",
+    "rope.scale_linear", "rope.scaling.attn_factor", "rope.scaling.factor",
+    "rope.scaling.finetuned", "rope.scaling.original_context_length", "rope.scaling.type",
+    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "tensor_data_layout",
+    "vocab_size",
+];
+
+/// Says what a `config.json` asks for that is not implemented, if anything.
+fn refuse_others(json: &Map<String, Json>, family: Family) -> std::result::Result<(), String> {
+    let models: [&str; 2] = match family {
+        Family::Qwen3 => ["Qwen3ForCausalLM", "Qwen3Model"],
+        Family::Qwen2 => ["Qwen2ForCausalLM", "Qwen2Model"],
+    };
+    let names = json.get("architectures").and_then(Json::as_array).into_iter().flatten();
+    for name in names {
+        if !name.as_str().is_some_and(|name| models.contains(&name)) {
+            let what = if name.as_str().is_some_and(|name| name.contains("Classification")) {
+                " (a classifier or reranker)"
+            } else {
+                ""
+            };
+            let name = shortened(name);
+            return Err(format!("the architecture {name}{what}; known is `{}`", models[0]));
+        }
+    }
+    for (key, only) in ONLY {
+        let Some(value) = json.get(*key).filter(|value| !value.is_null()) else { continue };
+        let (fits, known) = match only {
+            Only::Off => (is_off(value), "none"),
+            Only::One => (value.as_f64() == Some(1.0), "1"),
+            Only::True => (*value == Json::Bool(true), "true"),
+        };
+        if *key == "quantization_config" && !fits {
+            return Err("`quantization_config`; take a GGUF for quantised weights".into());
+        }
+        if !fits {
+            return Err(format!("`{key}` {}; known is {known}", shortened(value)));
+        }
+    }
+    if let Some(act) = json.get("hidden_act").filter(|act| !act.is_null())
+        && !["silu", "swish"].contains(&act.as_str().unwrap_or_default())
+    {
+        return Err(format!("`hidden_act` {}; known is `silu`", shortened(act)));
+    }
+    if family == Family::Qwen3 && json.get("attention_bias").is_some_and(|bias| !is_off(bias)) {
+        return Err("`attention_bias`, which is not known of qwen3".into());
+    }
+    let layers = json.get("layer_types").filter(|layers| !layers.is_null());
+    let Some(layers) = layers else { return Ok(()) };
+    let other = match layers.as_array() {
+        Some(layers) => layers.iter().find(|kind| *kind != "full_attention"),
+        None => Some(layers),
+    };
+    match other {
+        Some(kind) => {
+            let kind = shortened(kind);
+            Err(format!("`layer_types` with {kind}; known is `full_attention`"))
+        }
+        None => Ok(()),
     }
 }
 
+fn is_off(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::Bool(on) => !on,
+        Json::Number(number) => number.as_f64() == Some(0.0),
+        Json::String(text) => text.is_empty(),
+        Json::Array(all) => all.is_empty(),
+        Json::Object(all) => all.is_empty(),
+    }
+}
+
+/// A value in a message: a whole section of a file would hide what it says.
+fn shortened(value: &Json) -> String {
+    match value {
+        Json::Object(_) => "(a section)".into(),
+        Json::Array(_) => "(a list)".into(),
+        Json::String(text) => format!("`{text}`"),
+        plain => plain.to_string(),
+    }
+}
+
+/// What a `config.json` says of RoPE.
+struct Rope {
+    theta: f64,
+    scaling: Option<RopeScaling>,
+    notes: Vec<String>,
+}
+
+impl Rope {
+    /// Reads `rope_theta`, and `rope_scaling` or what newer files call `rope_parameters`, where theta
+    /// is among the others. `context` is `max_position_embeddings`, the original context of a scaling
+    /// that names none, as in transformers.
+    fn from_json(
+        json: &Map<String, Json>,
+        context: Option<u64>,
+    ) -> std::result::Result<Self, String> {
+        let mut notes = Vec::new();
+        let section = |name: &str| match json.get(name) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::Object(section)) => Ok(Some(section)),
+            Some(other) => Err(format!("`{name}` is {}, not a section", shortened(other))),
+        };
+        let (name, section) = match (section("rope_scaling")?, section("rope_parameters")?) {
+            (Some(scaling), Some(parameters)) if scaling != parameters => {
+                return Err("`rope_scaling` and `rope_parameters` differ; keep one of them".into());
+            }
+            (Some(section), _) => ("rope_scaling", section.clone()),
+            (None, Some(section)) => ("rope_parameters", section.clone()),
+            (None, None) => ("rope_scaling", Map::new()),
+        };
+        let mut section = section;
+        section.retain(|_, value| !value.is_null());
+        let number = |value: &Json| {
+            value.as_f64().ok_or_else(|| format!("`rope_theta` is {value}, which is no number"))
+        };
+        let outer = json.get("rope_theta").filter(|theta| !theta.is_null());
+        let theta = match (outer.map(number).transpose()?, section.remove("rope_theta")) {
+            (Some(outer), Some(inner)) if number(&inner)? != outer => {
+                let which = format!("`rope_theta` {outer} and that of `{name}`, {inner}");
+                return Err(format!("{which}, differ; keep one of them"));
+            }
+            (Some(theta), _) => theta,
+            (None, Some(inner)) => number(&inner)?,
+            (None, None) => {
+                notes.push(format!("no `rope_theta`: {THETA} is taken"));
+                THETA
+            }
+        };
+        type Fits = fn(&Json) -> bool;
+        let ignored: [(&str, Fits); 2] = [
+            ("partial_rotary_factor", |share| share.as_f64() == Some(1.0)),
+            ("truncate", |on| *on == Json::Bool(true)),
+        ];
+        for (key, fits) in ignored {
+            if let Some(value) = section.remove(key).filter(|value| !fits(value)) {
+                return Err(format!("`{key}` {} of `{name}` is not known", shortened(&value)));
+            }
+        }
+        if section.is_empty() {
+            return Ok(Self { theta, scaling: None, notes });
+        }
+        let (old, new) = (section.remove("type"), section.remove("rope_type"));
+        let kind = match (old, new) {
+            (Some(old), Some(new)) if old != new => {
+                return Err(format!("`type` {old} and `rope_type` {new} of `{name}` differ"));
+            }
+            (old, new) => new.or(old),
+        };
+        match kind.as_ref().map(|kind| kind.as_str().unwrap_or_default()) {
+            Some("default") => return Ok(Self { theta, scaling: None, notes }),
+            Some("yarn") => {}
+            None => return Err(format!("`{name}` names no `rope_type`; known is yarn")),
+            Some(_) => {
+                let kind = shortened(&kind.unwrap_or_default());
+                return Err(format!("`{name}` of type {kind} is not known; known is yarn"));
+            }
+        }
+        const ORIGINAL: &str = "original_max_position_embeddings";
+        let outer = json.get(ORIGINAL).filter(|size| !size.is_null());
+        match (outer, section.get(ORIGINAL)) {
+            (Some(outer), Some(inner)) if outer != inner => {
+                let which = format!("`{ORIGINAL}` {outer} and that of `{name}`, {inner}");
+                return Err(format!("{which}, differ; keep one of them"));
+            }
+            (_, Some(_)) => {}
+            (Some(outer), None) => drop(section.insert(ORIGINAL.into(), outer.clone())),
+            (None, None) => {
+                if let Some(context) = context {
+                    notes.push(format!(
+                        "YaRN from an original context that is not named: {context}, the model's \
+                         own, is taken"
+                    ));
+                    section.insert(ORIGINAL.into(), context.into());
+                }
+            }
+        }
+        section.insert("rope_type".into(), "yarn".into());
+        let scaling = serde_json::from_value(Json::Object(section))
+            .map_err(|error| format!("`{name}`: {error}"))?;
+        Ok(Self { theta, scaling: Some(scaling), notes })
+    }
+}
+
+/// The keys of `config.json` that give sizes.
 #[derive(Deserialize)]
-struct Json {
+struct Keys {
     num_hidden_layers: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -426,33 +804,8 @@ struct Json {
     head_dim: Option<usize>,
     vocab_size: usize,
     max_position_embeddings: usize,
-    rope_theta: Option<f64>,
     rms_norm_eps: f64,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    rope_scaling: Option<serde_json::Value>,
-    rope_parameters: Option<RopeParameters>,
-    hidden_act: Option<String>,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    use_sliding_window: bool,
-    quantization_config: Option<serde_json::Value>,
-}
-
-/// Newer files keep theta and scaling together.
-#[derive(Default, Deserialize)]
-struct RopeParameters(serde_json::Map<String, serde_json::Value>);
-
-impl RopeParameters {
-    fn theta(&self) -> Option<f64> {
-        self.0.get("rope_theta").and_then(|theta| theta.as_f64())
-    }
-
-    fn scaling(mut self) -> Option<serde_json::Value> {
-        self.0.remove("rope_theta");
-        (!self.0.is_empty()).then_some(serde_json::Value::Object(self.0))
-    }
+    tie_word_embeddings: Option<bool>,
 }
 
 #[cfg(test)]
@@ -460,7 +813,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config> {
-        Config::from_json(Path::new("config.json"), text)
+        Config::from_json(Path::new("config.json"), text, &mut Vec::new())
     }
 
     #[test]
@@ -541,5 +894,315 @@ mod tests {
             let error = parse(&json.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    /// A nano of Qwen3 with further keys before the others, which stand where a key is given twice;
+    /// and what is noted.
+    fn with(keys: &str) -> (Result<Config>, Vec<String>) {
+        let json = Config::named("nano").unwrap().to_json();
+        let mut value: Map<String, Json> = serde_json::from_str(&json).unwrap();
+        let more: Map<String, Json> = serde_json::from_str(&format!("{{{keys}}}")).unwrap();
+        value.extend(more);
+        let mut notes = Vec::new();
+        let text = Json::Object(value).to_string();
+        (Config::from_json(Path::new("config.json"), &text, &mut notes), notes)
+    }
+
+    #[test]
+    fn what_changes_the_computation_is_refused_and_its_neutral_value_is_not() {
+        let full = r#""layer_types": ["full_attention", "full_attention"]"#;
+        for neutral in [
+            r#""partial_rotary_factor": 1.0"#,
+            r#""partial_rotary_factor": null"#,
+            r#""is_causal": true"#,
+            full,
+            r#""layer_types": null"#,
+            r#""architectures": ["Qwen3Model"]"#,
+            r#""architectures": null"#,
+            r#""hidden_act": "swish""#,
+            r#""num_experts": 0"#,
+            r#""use_mrope": false"#,
+            r#""quantization_config": null"#,
+            r#""unsloth_fixed": true, "torch_dtype": "bfloat16", "pad_token_id": 1"#,
+        ] {
+            let (config, notes) = with(neutral);
+            assert_eq!(config.unwrap(), Config::named("nano").unwrap(), "{neutral}");
+            assert!(notes.is_empty(), "{notes:?}");
+        }
+        for (key, says) in [
+            (r#""partial_rotary_factor": 0.5"#, "`partial_rotary_factor` 0.5; known is 1"),
+            (r#""is_causal": false"#, "`is_causal` false; known is true"),
+            (
+                r#""layer_types": ["full_attention", "sliding_attention"]"#,
+                "`layer_types` with `sliding_attention`; known is `full_attention`",
+            ),
+            (r#""use_sliding_window": true"#, "`use_sliding_window` true; known is none"),
+            (
+                r#""architectures": ["Qwen3ForSequenceClassification"]"#,
+                "architecture `Qwen3ForSequenceClassification` (a classifier or reranker); known",
+            ),
+            (
+                r#""architectures": ["Qwen2ForCausalLM"]"#,
+                "the architecture `Qwen2ForCausalLM`; known is `Qwen3ForCausalLM`",
+            ),
+            (
+                r#""dual_chunk_attention_config": {"chunk_size": 262144}"#,
+                "`dual_chunk_attention_config` (a section); known is none",
+            ),
+            (r#""hidden_act": "gelu""#, "`hidden_act` `gelu`; known is `silu`"),
+            (r#""attention_bias": true"#, "`attention_bias`, which is not known of qwen3"),
+            (r#""quantization_config": {"quant_method": "gptq"}"#, "take a GGUF for quantised"),
+            (r#""num_experts": 128"#, "`num_experts` 128; known is none"),
+            (r#""use_mrope": true"#, "`use_mrope` true; known is none"),
+            (r#""vision_config": {"depth": 32}"#, "`vision_config` (a section); known is none"),
+        ] {
+            let error = with(key).0.unwrap_err().to_string();
+            assert!(error.starts_with("unsupported model: `config.json` has "), "{error}");
+            assert!(error.contains(says), "{error}");
+        }
+        let (config, notes) = with(r#""twist": 3, "shout": [1]"#);
+        config.unwrap();
+        assert_eq!(notes, ["config.json: not known and left out: `shout`, `twist`"]);
+    }
+
+    #[test]
+    fn rope_is_read_under_every_name_that_it_has() {
+        let yarn = |original| RopeScaling {
+            rope_type: "yarn".into(),
+            factor: 4.0,
+            original_max_position_embeddings: original,
+            attention_factor: None,
+            beta_fast: None,
+            beta_slow: None,
+        };
+        let size = r#""factor": 4.0, "original_max_position_embeddings": 32768"#;
+        for (keys, original) in [
+            (format!(r#""rope_scaling": {{"type": "yarn", {size}}}"#), 32768),
+            (format!(r#""rope_scaling": {{"rope_type": "yarn", {size}}}"#), 32768),
+            (format!(r#""rope_scaling": {{"type": "yarn", "rope_type": "yarn", {size}}}"#), 32768),
+            (
+                format!(
+                    r#""rope_theta": null, "rope_parameters": {{"type": "yarn",
+                       "rope_type": "yarn", "rope_theta": 1000000, "truncate": true, {size}}}"#
+                ),
+                32768,
+            ),
+            (r#""rope_scaling": {"type": "yarn", "factor": 4}"#.into(), 40960),
+            (
+                r#""rope_scaling": {"type": "yarn", "factor": 4},
+                   "original_max_position_embeddings": 32768"#
+                    .into(),
+                32768,
+            ),
+        ] {
+            let (config, notes) = with(&keys);
+            let config = config.unwrap();
+            assert_eq!(config.rope_scaling, Some(yarn(original)), "{keys}");
+            assert_eq!((config.rope_theta, config.context), (1e6, 4 * original));
+            let said = "config.json: YaRN from an original context that is not named: 40960, the \
+                        model's own, is taken";
+            assert_eq!(notes.first().is_some_and(|note| note == said), original == 40960);
+        }
+        for keys in [
+            r#""rope_scaling": {}"#,
+            r#""rope_scaling": {"rope_type": "default"}"#,
+            r#""rope_theta": null, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}"#,
+            r#""rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 1.0}"#,
+        ] {
+            assert_eq!(with(keys).0.unwrap(), Config::named("nano").unwrap(), "{keys}");
+        }
+        let (config, notes) = with(r#""rope_theta": null"#);
+        assert_eq!(config.unwrap().rope_theta, 10_000.0);
+        assert_eq!(notes, ["config.json: no `rope_theta`: 10000 is taken"]);
+        for (keys, says) in [
+            (
+                r#""rope_scaling": {"type": "linear", "rope_type": "yarn", "factor": 4}"#,
+                "`type` \"linear\" and `rope_type` \"yarn\" of `rope_scaling` differ",
+            ),
+            (
+                r#""rope_scaling": {"type": "yarn", "factor": 2},
+                   "rope_parameters": {"type": "yarn", "factor": 4}"#,
+                "`rope_scaling` and `rope_parameters` differ; keep one of them",
+            ),
+            (
+                r#""rope_parameters": {"rope_theta": 5e6}"#,
+                "`rope_theta` 1000000 and that of `rope_parameters`, 5000000.0, differ",
+            ),
+            (
+                r#""rope_scaling": {"type": "yarn", "factor": 4,
+                   "original_max_position_embeddings": 1},
+                   "original_max_position_embeddings": 2"#,
+                "`original_max_position_embeddings` 2 and that of `rope_scaling`, 1, differ",
+            ),
+            (r#""rope_scaling": {"factor": 4}"#, "`rope_scaling` names no `rope_type`"),
+            (r#""rope_scaling": {"type": "yarn"}"#, "missing field `factor`"),
+            (
+                r#""rope_scaling": {"type": "mrope", "mrope_section": [1]}"#,
+                "of type `mrope` is not",
+            ),
+            (r#""rope_scaling": 4"#, "`rope_scaling` is 4, not a section"),
+            (
+                r#""rope_parameters": {"partial_rotary_factor": 0.5}"#,
+                "`partial_rotary_factor` 0.5 of `rope_parameters` is not known",
+            ),
+            (r#""rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": -1}"#, "`beta_fast` of"),
+            (
+                r#""rope_scaling": {"type": "yarn", "factor": 4, "attention_factor": 0}"#,
+                "`attention_factor` of rope scaling is 0; it must be positive and finite",
+            ),
+            (
+                r#""rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 0.5}"#,
+                "below `beta_slow`",
+            ),
+            (r#""rope_theta": -5"#, "the RoPE base is -5; it must be above 1"),
+            (r#""rope_theta": 1"#, "the RoPE base is 1; it must be above 1"),
+            (r#""rms_norm_eps": 0"#, "the epsilon of RMSNorm is 0; it must be between 0 and 1"),
+        ] {
+            let error = with(keys).0.unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_not_named_has_the_size_that_transformers_takes() {
+        let mut value: Map<String, Json> =
+            serde_json::from_str(&Config::named("nano").unwrap().to_json()).unwrap();
+        value.insert("head_dim".into(), Json::Null);
+        assert_eq!(parse(&Json::Object(value.clone()).to_string()).unwrap().head_dim, 64);
+        value.remove("head_dim");
+        assert_eq!(parse(&Json::Object(value.clone()).to_string()).unwrap().head_dim, 128);
+        value.insert("model_type".into(), "qwen2".into());
+        value.insert("architectures".into(), Json::Null);
+        assert_eq!(parse(&Json::Object(value).to_string()).unwrap().head_dim, 64);
+    }
+
+    /// A nano of Qwen3 as GGUF keys, with some of them changed, or left out where they are null; and
+    /// what is noted.
+    fn gguf(keys: &[(&str, Option<Value>)]) -> (Result<Config>, Vec<String>) {
+        let config = Config::named("nano").unwrap();
+        let mut metadata: HashMap<String, Value> =
+            crate::model::gguf::shape_metadata(&config, "nano").into_iter().collect();
+        for (key, value) in keys {
+            match value {
+                Some(value) => drop(metadata.insert((*key).into(), value.clone())),
+                None => drop(metadata.remove(*key)),
+            }
+        }
+        let mut notes = Vec::new();
+        let config =
+            Config::from_gguf(Path::new("x.gguf"), &metadata, config.vocab, false, &mut notes);
+        (config, notes)
+    }
+
+    #[test]
+    fn gguf_keys_that_change_the_computation_are_refused_and_neutral_ones_are_not() {
+        let text = |text: &str| Some(Value::String(text.into()));
+        let nano = Config { tied: false, ..Config::named("nano").unwrap() };
+        for (key, value) in [
+            ("qwen3.attention.sliding_window", Some(Value::U32(0))),
+            ("qwen3.attention.sliding_window", Some(Value::U32(40960))),
+            ("qwen3.rope.dimension_count", Some(Value::U32(64))),
+            ("qwen3.attention.causal", Some(Value::Bool(true))),
+            ("qwen3.pooling_type", Some(Value::U32(0))),
+            ("qwen3.expert_count", Some(Value::U32(0))),
+            ("qwen3.rope.scaling.type", text("none")),
+            ("qwen3.rope.scaling.factor", Some(Value::F32(1.0))),
+            ("qwen3.vocab_size", Some(Value::U32(3072))),
+            ("general.type", text("model")),
+            ("general.file_type", Some(Value::U32(7))),
+            ("quantize.imatrix.file", text("x.dat")),
+            ("qwen3.block_count", Some(Value::U64(2))),
+        ] {
+            let (config, notes) = gguf(&[(key, value)]);
+            assert_eq!(config.unwrap(), nano, "{key}");
+            assert!(notes.is_empty(), "{notes:?}");
+        }
+        for (key, value, says) in [
+            ("qwen3.attention.sliding_window", Value::U32(512), "512; known is none"),
+            ("qwen3.rope.dimension_count", Value::U32(32), "32; known is 64, the size of a head"),
+            ("qwen3.attention.value_length", Value::U32(32), "32; known is 64, the size of a head"),
+            ("qwen3.attention.causal", Value::Bool(false), "false; known is true"),
+            ("qwen3.pooling_type", Value::U32(4), "4; known is 0 to 3: this is a reranker"),
+            (
+                "qwen3.classifier.output_labels",
+                Value::Array(Vec::new()),
+                "an array; known is none: this is a reranker",
+            ),
+            ("qwen3.expert_count", Value::U32(128), "128; known is 0"),
+            ("qwen3.attention.scale", Value::F32(0.5), "0.5; known is 0"),
+            ("qwen3.rope.scaling.yarn_ext_factor", Value::F32(0.0), "0; known is 1"),
+            ("qwen3.rope.scaling.type", Value::String("longrope".into()), "`longrope`; known is"),
+            ("general.type", Value::String("mmproj".into()), "`mmproj`; known is `model`"),
+        ] {
+            let error = gguf(&[(key, Some(value))]).0.unwrap_err().to_string();
+            let start = format!("unsupported model: `x.gguf` has `{key}` ");
+            assert!(error.starts_with(&start) && error.contains(says), "{error}");
+        }
+        for (key, value, says) in [
+            ("qwen3.rope.freq_base", Value::F32(f32::NAN), "the RoPE base is NaN"),
+            ("qwen3.rope.freq_base", Value::F32(0.0), "the RoPE base is 0; it must be above 1"),
+            ("qwen3.attention.layer_norm_rms_epsilon", Value::F32(f32::INFINITY), "RMSNorm is inf"),
+            ("qwen3.block_count", Value::I32(-1), "`qwen3.block_count` is -1, which is no whole"),
+            ("qwen3.block_count", Value::F32(2.0), "`qwen3.block_count` is 2, which is no whole"),
+            ("qwen3.attention.head_count_kv", Value::Array(Vec::new()), "kv` is an array, which"),
+            ("qwen3.rope.scaling.factor", Value::F32(4.0), "without a type, which is linear"),
+        ] {
+            let error = gguf(&[(key, Some(value))]).0.unwrap_err().to_string();
+            assert!(error.contains("x.gguf") && error.contains(says), "{error}");
+        }
+        let (config, notes) = gguf(&[("qwen3.twist", Some(Value::U8(1)))]);
+        config.unwrap();
+        assert_eq!(notes, ["x.gguf: not known and left out: `qwen3.twist`"]);
+        let (config, notes) = gguf(&[("qwen3.rope.freq_base", None)]);
+        assert_eq!(config.unwrap().rope_theta, 10_000.0);
+        assert_eq!(notes, ["x.gguf: no `qwen3.rope.freq_base`: 10000 is taken"]);
+        let (config, notes) = gguf(&[("qwen3.pooling_type", Some(Value::U32(3)))]);
+        config.unwrap();
+        assert!(notes[0].starts_with("x.gguf: an embedding model: "), "{notes:?}");
+    }
+
+    #[test]
+    fn yarn_of_a_gguf_has_numbers_that_can_be() {
+        let yarn = |more: &[(&str, Option<Value>)]| {
+            let mut keys = vec![
+                ("qwen3.rope.scaling.type", Some(Value::String("yarn".into()))),
+                ("qwen3.rope.scaling.factor", Some(Value::F32(4.0))),
+                ("qwen3.rope.scaling.original_context_length", Some(Value::U32(32768))),
+            ];
+            keys.extend_from_slice(more);
+            gguf(&keys)
+        };
+        assert_eq!(yarn(&[]).0.unwrap().context, 131_072);
+        let (config, notes) = yarn(&[("qwen3.rope.scaling.original_context_length", None)]);
+        assert_eq!(config.unwrap().context, 4 * 40960);
+        assert!(notes[0].contains("original context that is not named: 40960"), "{notes:?}");
+        for (key, number, says) in [
+            ("factor", f32::NAN, "a factor of at least 1"),
+            ("factor", f32::INFINITY, "a factor of at least 1"),
+            ("factor", 0.0, "a factor of at least 1"),
+            ("attn_factor", f32::NAN, "`attention_factor` of rope scaling is NaN"),
+            ("yarn_beta_fast", f32::INFINITY, "`beta_fast` of rope scaling is inf"),
+            ("yarn_beta_slow", -1.0, "`beta_slow` of rope scaling is -1"),
+        ] {
+            let key = format!("qwen3.rope.scaling.{key}");
+            let error = yarn(&[(&key, Some(Value::F32(number)))]).0.unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_changed_config_panics() {
+        let mut config = Config::named("nano").unwrap();
+        config.rope_scaling = Some(RopeScaling {
+            rope_type: "yarn".into(),
+            factor: 4.0,
+            original_max_position_embeddings: 32768,
+            attention_factor: Some(1.5),
+            beta_fast: Some(32.0),
+            beta_slow: Some(1.0),
+        });
+        crate::model::fuzz::each(config.to_json().as_bytes(), |text| {
+            let _ = parse(&String::from_utf8_lossy(text));
+        });
     }
 }

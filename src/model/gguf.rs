@@ -1,10 +1,17 @@
-//! GGUF files: reading tensors by position, and writing a model that llama.cpp loads too. candle parses and writes the container;
-//! it checks sizes against the file, and this module checks what candle takes on trust.
+//! GGUF files: reading tensors by position, from one file or several parts, and writing a model that
+//! llama.cpp loads too. candle writes the container; reading its header is our own.
 
+mod header;
+
+use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::io::BufReader;
 use std::io::BufWriter;
+use std::io::Read;
+use std::io::Seek;
+use std::io::SeekFrom;
 use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
@@ -20,6 +27,9 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::files;
 use crate::model::config::Config;
+use crate::model::gguf::header::Entry;
+use crate::model::gguf::header::Header;
+use crate::model::gguf::header::Problem;
 use crate::model::matrix::check_shape;
 use crate::model::weights::Info;
 use crate::model::weights::Positioned;
@@ -32,69 +42,134 @@ use crate::model::weights::held_as;
 use crate::model::weights::row_bytes;
 use crate::tokenizer::GgufVocabulary;
 
-/// An opened GGUF file.
+pub(crate) use header::plain;
+
+/// An opened GGUF model: one file, or the parts that it was split into.
 pub struct Gguf {
+    /// The first has the keys of all.
+    parts: Vec<Part>,
+    metadata: HashMap<String, Value>,
+    /// By name, the number of the part and the place in it.
+    tensors: HashMap<String, (usize, Entry)>,
+}
+
+struct Part {
     path: PathBuf,
     file: Positioned,
-    content: gguf_file::Content,
 }
 
 impl Gguf {
-    /// Opens a file and checks that every tensor it names lies inside it.
+    /// Opens a file, with the other parts where it is one of several, and checks their headers: that
+    /// every tensor lies inside its file, and none twice.
     ///
     /// # Errors
-    /// When the file cannot be read, is no GGUF, is cut off, or names a tensor type that is not known.
+    /// When a file cannot be read, is no GGUF or cut off, a part is missing, or a tensor is of a type
+    /// that is not known.
     pub fn open(path: &Path) -> Result<Self> {
+        let (part, header) = open_part(path)?;
+        let Some((number, count)) = split(&header.metadata)
+            .map_err(|why| Error::Invalid { path: path.into(), why })?
+            .filter(|(_, count)| *count > 1)
+        else {
+            let tensors = header.tensors.into_iter().map(|(name, entry)| (name, (0, entry)));
+            let (metadata, tensors) = (header.metadata, tensors.collect());
+            return Ok(Self { parts: vec![part], metadata, tensors });
+        };
         let invalid = |why: String| Error::Invalid { path: path.into(), why };
-        let file = Positioned::open(path)?;
-        // What does not even begin as a GGUF is no model, and not a damaged one.
-        let begins = file.read(0, 4).is_ok_and(|magic| magic == b"GGUF");
-        refuse_zero_alignment(&file).map_err(invalid)?;
-        let reader =
-            File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let content = gguf_file::Content::read(&mut BufReader::new(reader)).map_err(|error| {
-            let why = format!("no readable GGUF ({}); is the download whole?", first_line(&error));
-            if begins { invalid(why) } else { invalid(why).of_named_file() }
+        let paths = parts(path).filter(|paths| paths.len() == count).ok_or_else(|| {
+            invalid(format!(
+                "it is part {} of {count}, whose names end in `-00001-of-{count:05}.gguf` and so \
+                 on; give it and the others their names back",
+                number + 1
+            ))
         })?;
-        for (name, tensor) in &content.tensor_infos {
-            let dims = tensor.shape.dims();
-            let count = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
-            let columns = dims.last().copied().unwrap_or(0);
-            let bytes = row_bytes(tensor.ggml_dtype, columns)
-                .zip(count)
-                .and_then(|(row, count)| count.checked_div(columns)?.checked_mul(row))
-                .ok_or_else(|| {
-                    invalid(format!("tensor `{name}` has the impossible shape {dims:?}"))
-                })?;
-            let end = content
-                .tensor_data_offset
-                .checked_add(tensor.offset)
-                .and_then(|at| at.checked_add(bytes as u64));
-            if end.is_none_or(|end| end > file.size) {
-                return Err(invalid(format!(
-                    "the file is cut off: tensor `{name}` needs {bytes} bytes at {}, the file has {}; download it again",
-                    content.tensor_data_offset.saturating_add(tensor.offset),
-                    file.size
-                )));
-            }
+        let missing: Vec<String> = paths
+            .iter()
+            .filter(|part| !part.exists())
+            .map(|part| file_name(part).to_owned())
+            .collect();
+        if !missing.is_empty() {
+            let (some, missing) = (missing.len(), missing.join(", "));
+            let why = format!("{some} of its {count} parts are missing: {missing}; download them");
+            return Err(invalid(why));
         }
-        Ok(Self { path: path.into(), file, content })
+        let mut all = Self { parts: Vec::new(), metadata: HashMap::new(), tensors: HashMap::new() };
+        let mut expected = None;
+        for (at, path) in paths.iter().enumerate() {
+            let invalid = |why: String| Error::Invalid { path: path.clone(), why };
+            let (part, header) = open_part(path)?;
+            if split(&header.metadata).map_err(invalid)? != Some((at, count)) {
+                let why = format!("its keys do not say that it is part {} of {count}", at + 1);
+                return Err(invalid(why));
+            }
+            for (name, entry) in header.tensors {
+                if all.tensors.contains_key(&name) {
+                    return Err(invalid(format!("the tensor `{name}` is in another part, too")));
+                }
+                all.tensors.insert(name, (at, entry));
+            }
+            if at == 0 {
+                expected = whole(&header.metadata, "split.tensors.count").map_err(invalid)?;
+                all.metadata = header.metadata;
+            }
+            all.parts.push(part);
+        }
+        if let Some(expected) = expected.filter(|expected| *expected != all.tensors.len() as u64) {
+            let has = all.tensors.len();
+            let why = format!(
+                "its parts have {has} tensors together, `split.tensors.count` says {expected}"
+            );
+            return Err(invalid(why));
+        }
+        Ok(all)
+    }
+
+    /// The file, or the first part.
+    pub fn path(&self) -> &Path {
+        &self.parts[0].path
+    }
+
+    /// What candle's models read the tensors by, in the bytes of [`Gguf::bytes`]. The keys are those
+    /// of the shape alone, of the types that candle asks for.
+    pub fn content(&self, config: &Config) -> gguf_file::Content {
+        let before =
+            |part: usize| self.parts[..part].iter().map(|part| part.file.size).sum::<u64>();
+        let info = |(name, (part, entry)): (&String, &(usize, Entry))| {
+            let info = gguf_file::TensorInfo {
+                ggml_dtype: entry.dtype,
+                shape: entry.shape.as_slice().into(),
+                offset: before(*part) + entry.at,
+            };
+            (name.clone(), info)
+        };
+        gguf_file::Content {
+            magic: gguf_file::VersionedMagic::GgufV3,
+            metadata: shape_metadata(config, "").into_iter().collect(),
+            tensor_infos: self.tensors.iter().map(info).collect(),
+            tensor_data_offset: 0,
+        }
+    }
+
+    /// The bytes of all parts, one after the other.
+    pub fn bytes(&self) -> impl Read + Seek + '_ {
+        Bytes { parts: &self.parts, at: 0 }
+    }
+
+    fn entry(&self, name: &str) -> Option<&(usize, Entry)> {
+        self.tensors.get(&gguf_name(name))
     }
 
     /// The model's shape.
     ///
     /// # Errors
     /// As [`Config::from_gguf`], and when there is no embedding.
-    pub fn config(&self) -> Result<Config> {
-        let Some(embedding) = self.content.tensor_infos.get("token_embd.weight") else {
-            return Err(Error::Invalid {
-                path: self.path.clone(),
-                why: "no tensor `token_embd.weight`".into(),
-            });
+    pub fn config(&self, notes: &mut Vec<String>) -> Result<Config> {
+        let Some((_, embedding)) = self.tensors.get("token_embd.weight") else {
+            let (path, why) = (self.path().into(), "no tensor `token_embd.weight`".into());
+            return Err(Error::Invalid { path, why });
         };
-        let tied = !self.content.tensor_infos.contains_key("output.weight");
-        let rows = embedding.shape.dims().first().copied().unwrap_or(0);
-        Config::from_gguf(&self.path, &self.content.metadata, rows, tied)
+        let tied = !self.tensors.contains_key("output.weight");
+        Config::from_gguf(self.path(), &self.metadata, embedding.shape[0], tied, notes)
     }
 
     /// The tokenizer's keys.
@@ -102,9 +177,9 @@ impl Gguf {
     /// # Errors
     /// When one is missing or of another type.
     pub fn vocabulary(&self) -> Result<GgufVocabulary> {
-        let get = |key: &str| self.content.metadata.get(&format!("tokenizer.{key}"));
+        let get = |key: &str| self.metadata.get(&format!("tokenizer.{key}"));
         let missing = |key: &str| Error::Invalid {
-            path: self.path.clone(),
+            path: self.path().into(),
             why: format!("no usable `tokenizer.{key}`"),
         };
         let text = |key: &str| match get(key) {
@@ -118,18 +193,24 @@ impl Gguf {
             _ => None,
         };
         let types = match get("ggml.token_type") {
-            Some(Value::Array(values)) => values.iter().map(whole).collect::<Option<Vec<u32>>>(),
+            Some(Value::Array(values)) => values.iter().map(id).collect::<Option<Vec<u32>>>(),
             _ => None,
         };
+        // llama.cpp ends at each of them.
+        let ends = ["ggml.eos_token_id", "ggml.eot_token_id", "ggml.eom_token_id"];
         Ok(GgufVocabulary {
             model: text("ggml.model").ok_or_else(|| missing("ggml.model"))?,
             pre: text("ggml.pre"),
             tokens: texts("ggml.tokens").ok_or_else(|| missing("ggml.tokens"))?,
             token_types: types.ok_or_else(|| missing("ggml.token_type"))?,
             merges: texts("ggml.merges").ok_or_else(|| missing("ggml.merges"))?,
-            eos: get("ggml.eos_token_id").and_then(whole),
-            add_bos: match get("ggml.add_bos_token") {
-                Some(Value::Bool(add)) => Some(*add),
+            ends: ends.iter().filter_map(|key| get(key).and_then(id)).collect(),
+            bos: match get("ggml.add_bos_token") {
+                Some(Value::Bool(true)) => Some(
+                    get("ggml.bos_token_id")
+                        .and_then(id)
+                        .ok_or_else(|| missing("ggml.bos_token_id"))?,
+                ),
                 _ => None,
             },
             chat_template: text("chat_template"),
@@ -139,36 +220,106 @@ impl Gguf {
 
 impl Source for Gguf {
     fn info(&self, name: &str) -> Option<Info> {
-        let tensor = self.content.tensor_infos.get(&gguf_name(name))?;
-        Some(Info { shape: tensor.shape.dims().to_vec(), dtype: tensor.ggml_dtype })
+        let (_, entry) = self.entry(name)?;
+        Some(Info { shape: entry.shape.clone(), dtype: entry.dtype })
     }
 
     fn rows(&self, name: &str, rows: Range<usize>) -> Result<Rows> {
-        let tensor =
-            self.content.tensor_infos.get(&gguf_name(name)).ok_or_else(|| Error::Invalid {
-                path: self.path.clone(),
-                why: format!("no tensor `{}`", gguf_name(name)),
-            })?;
-        let columns = tensor.shape.dims().last().copied().unwrap_or(0);
-        let row = row_bytes(tensor.ggml_dtype, columns).expect("checked when the file was opened");
-        let at = self.content.tensor_data_offset + tensor.offset + (rows.start * row) as u64;
-        let bytes = rows.len() * row;
-        Ok(Rows::from_bytes(tensor.ggml_dtype, self.file.read(at, bytes)?))
+        let (part, entry) = self.entry(name).ok_or_else(|| Error::Invalid {
+            path: self.path().into(),
+            why: format!("no tensor `{}`", gguf_name(name)),
+        })?;
+        let columns = *entry.shape.last().expect("tensors have a dimension");
+        let row = row_bytes(entry.dtype, columns).expect("checked when the file was opened");
+        let bytes =
+            self.parts[*part].file.read(entry.at + (rows.start * row) as u64, rows.len() * row)?;
+        Ok(Rows::from_bytes(entry.dtype, bytes))
+    }
+
+    fn beyond(&self, known: &[(String, Vec<usize>)]) -> Vec<String> {
+        let known: HashSet<String> = known.iter().map(|(name, _)| gguf_name(name)).collect();
+        self.tensors.keys().filter(|name| !known.contains(*name)).cloned().collect()
     }
 
     fn sha256(&self) -> Result<String> {
-        hash_files(std::slice::from_ref(&self.path))
+        hash_files(&self.parts.iter().map(|part| part.path.clone()).collect::<Vec<_>>())
     }
 }
 
-/// candle divides by the alignment that the file states.
-fn refuse_zero_alignment(file: &Positioned) -> std::result::Result<(), String> {
-    const KEY: &[u8] = b"general.alignment";
-    let Ok(head) = file.read(0, file.size.min(1 << 16) as usize) else { return Ok(()) };
-    let Some(at) = head.windows(KEY.len()).position(|window| window == KEY) else { return Ok(()) };
-    match head.get(at + KEY.len() + 4..at + KEY.len() + 8) {
-        Some([0, 0, 0, 0]) => Err("`general.alignment` is 0".into()),
-        _ => Ok(()),
+/// Opens one file and reads its header.
+fn open_part(path: &Path) -> Result<(Part, Header)> {
+    let file = Positioned::open(path)?;
+    super::refuse_pointer(path)?;
+    let reader = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let header =
+        header::read(BufReader::new(reader), file.size).map_err(|problem| match problem {
+            Problem::Invalid(why) => Error::Invalid { path: path.into(), why },
+            Problem::Unsupported(what) => {
+                Error::UnsupportedModel(format!("{what} (`{}`)", path.display()))
+            }
+        })?;
+    Ok((Part { path: path.into(), file }, header))
+}
+
+/// The number of a part, counted from 0, and how many there are, if the keys say so.
+fn split(metadata: &HashMap<String, Value>) -> std::result::Result<Option<(usize, usize)>, String> {
+    let (number, count) = (whole(metadata, "split.no")?, whole(metadata, "split.count")?);
+    Ok(number.zip(count).map(|(number, count)| (number as usize, count as usize)))
+}
+
+/// The files of a model that was split, in their order, of which one is given: names that end in
+/// `-00001-of-00003.gguf` and so on. `None` for another name.
+pub fn parts(path: &Path) -> Option<Vec<PathBuf>> {
+    let stem = file_name(path).strip_suffix(".gguf")?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let read = |digits: &str| -> Option<usize> {
+        (digits.len() == 5 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+            .then(|| digits.parse().ok())?
+    };
+    let count = read(count)?;
+    read(number).filter(|number| (1..=count).contains(number))?;
+    let name = |number: usize| format!("{stem}-{number:05}-of-{count:05}.gguf");
+    Some((1..=count).map(|number| path.with_file_name(name(number))).collect())
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// The parts as one file.
+struct Bytes<'a> {
+    parts: &'a [Part],
+    at: u64,
+}
+
+impl Read for Bytes<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut start = 0;
+        for Part { file, .. } in self.parts {
+            let at = self.at - start;
+            if at < file.size {
+                let count = (buffer.len() as u64).min(file.size - at) as usize;
+                file.fill(at, &mut buffer[..count])?;
+                self.at += count as u64;
+                return Ok(count);
+            }
+            start += file.size;
+        }
+        Ok(0)
+    }
+}
+
+impl Seek for Bytes<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let size: u64 = self.parts.iter().map(|part| part.file.size).sum();
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 
@@ -208,13 +359,37 @@ pub fn gguf_name(name: &str) -> String {
     format!("blk.{layer}.{part}.{kind}")
 }
 
-fn whole(value: &Value) -> Option<u32> {
-    match value {
-        Value::U32(v) => Some(*v),
-        Value::I32(v) => u32::try_from(*v).ok(),
-        Value::U64(v) => u32::try_from(*v).ok(),
-        _ => None,
-    }
+/// The id of a token.
+fn id(value: &Value) -> Option<u32> {
+    integer(value).and_then(|id| u32::try_from(id).ok())
+}
+
+fn integer(value: &Value) -> Option<i128> {
+    Some(match value {
+        Value::U8(v) => (*v).into(),
+        Value::I8(v) => (*v).into(),
+        Value::U16(v) => (*v).into(),
+        Value::I16(v) => (*v).into(),
+        Value::U32(v) => (*v).into(),
+        Value::I32(v) => (*v).into(),
+        Value::U64(v) => (*v).into(),
+        Value::I64(v) => (*v).into(),
+        _ => return None,
+    })
+}
+
+/// A whole number, 0 or more, if there is the key.
+///
+/// # Errors
+/// When its value is another.
+pub(crate) fn whole(
+    metadata: &HashMap<String, Value>,
+    key: &str,
+) -> std::result::Result<Option<u64>, String> {
+    let Some(value) = metadata.get(key) else { return Ok(None) };
+    let number = integer(value).and_then(|number| u64::try_from(number).ok());
+    let wrong = || format!("`{key}` is {}, which is no whole number", plain(value));
+    number.map(Some).ok_or_else(wrong)
 }
 
 /// Metadata that describes a tokenizer. Both llama.cpp's and candle's spellings of keys are written where they differ.
@@ -226,12 +401,15 @@ pub fn vocabulary_metadata(vocabulary: &GgufVocabulary) -> Vec<(String, Value)> 
         ("tokenizer.ggml.tokens".into(), texts(&vocabulary.tokens)),
         ("tokenizer.ggml.token_type".into(), Value::Array(types)),
         ("tokenizer.ggml.merges".into(), texts(&vocabulary.merges)),
-        ("tokenizer.ggml.add_bos_token".into(), Value::Bool(vocabulary.add_bos.unwrap_or(false))),
+        ("tokenizer.ggml.add_bos_token".into(), Value::Bool(vocabulary.bos.is_some())),
     ];
     if let Some(pre) = &vocabulary.pre {
         all.push(("tokenizer.ggml.pre".into(), Value::String(pre.clone())));
     }
-    if let Some(eos) = vocabulary.eos {
+    if let Some(bos) = vocabulary.bos {
+        all.push(("tokenizer.ggml.bos_token_id".into(), Value::U32(bos)));
+    }
+    if let Some(&eos) = vocabulary.ends.first() {
         for key in ["eos_token_id", "padding_token_id", "pad_token_id"] {
             all.push((format!("tokenizer.ggml.{key}"), Value::U32(eos)));
         }

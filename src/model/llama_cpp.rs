@@ -97,7 +97,7 @@ impl LlamaCpp {
                 quant.name()
             )));
         }
-        if Gguf::open(path)?.config()? != *config {
+        if Gguf::open(path)?.config(&mut Vec::new())? != *config {
             return Err(unsupported("RoPE scaling other than the file's here"));
         }
         let options = Options::from_variables(&|name| std::env::var(name).ok())?;

@@ -2,8 +2,6 @@
 //! [`Error::Unsupported`] with its reason, never a number.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufReader;
 use std::io::Cursor;
 use std::io::Read;
 use std::io::Seek;
@@ -30,6 +28,7 @@ use crate::model::Vocabulary;
 use crate::model::config::Config;
 use crate::model::config::Family;
 use crate::model::gguf;
+use crate::model::gguf::Gguf;
 use crate::model::matrix::check_shape;
 use crate::model::weights::Quant;
 
@@ -75,9 +74,8 @@ impl Reference {
         };
         let (model, types) = match (from_file, quant) {
             (Some(path), _) => {
-                let file = File::open(path)
-                    .map_err(|source| Error::Read { path: path.clone(), source })?;
-                quantized(config, &mut BufReader::new(file), device)?
+                let gguf = Gguf::open(path)?;
+                quantized(config, gguf.content(config), &mut gguf.bytes(), device)?
             }
             (None, Some(Quant::Q8_0 | Quant::Q4KM)) => {
                 let tensors = gguf::tensors(config, opened.source.as_ref(), quant)?;
@@ -89,7 +87,8 @@ impl Reference {
                     tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
                 gguf_file::write(&mut file, &metadata, &tensors)?;
                 file.set_position(0);
-                quantized(config, &mut file, device)?
+                let content = gguf_file::Content::read(&mut file)?;
+                quantized(config, content, &mut file, device)?
             }
             (None, Some(Quant::Bf16)) => plain(opened, DType::BF16, device)?,
             (None, Some(Quant::F32) | None) => plain(opened, DType::F32, device)?,
@@ -117,14 +116,14 @@ impl Reference {
     }
 }
 
+/// `content` has the keys of [`gguf::shape_metadata`]: those that candle asks for, and the one without which it forms RoPE
+/// angles in f16, which is wrong from some hundred positions on.
 fn quantized(
     config: &Config,
+    content: gguf_file::Content,
     file: &mut (impl Read + Seek),
     device: &Device,
 ) -> Result<(Model, Vec<(GgmlDType, u64)>)> {
-    let mut content = gguf_file::Content::read(file)?;
-    // Without this key its RoPE angles are formed in f16, which is wrong from some hundred positions on.
-    content.metadata.insert("general.dtype".into(), gguf_file::Value::U32(0));
     let matrices = content.tensor_infos.values().filter(|info| info.shape.rank() == 2);
     let bytes = |info: &gguf_file::TensorInfo| {
         (info.shape.elem_count() / info.ggml_dtype.block_size() * info.ggml_dtype.type_size())

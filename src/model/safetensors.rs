@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fmt::Formatter;
 use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
@@ -14,7 +16,11 @@ use safetensors::Dtype;
 use safetensors::View;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::de::MapAccess;
+use serde::de::Visitor;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -35,6 +41,36 @@ const LARGEST_HEADER: u64 = 100_000_000;
 pub struct Folder {
     files: Vec<(PathBuf, Positioned)>,
     tensors: HashMap<String, (usize, Info, u64)>,
+    is_bare: bool,
+}
+
+/// What the names of a bare model lack.
+const PREFIX: &str = "model.";
+
+/// The names of a header, each as often as it stands there: a map would keep the last of two.
+struct Names(Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Names;
+            fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of tensors")
+            }
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,21 +81,42 @@ struct Index {
 }
 
 impl Folder {
-    /// Opens a folder's weights.
+    /// Opens a folder's weights. `notes` gets what was left out of account.
     ///
     /// # Errors
-    /// When there are none, a shard is missing, or a file is cut off or no safetensors.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let mut folder = Self { files: Vec::new(), tensors: HashMap::new() };
+    /// When there are none, a shard is missing, or a file is cut off, contradicts itself or is no
+    /// safetensors.
+    pub fn open(dir: &Path, notes: &mut Vec<String>) -> Result<Self> {
+        let mut folder = Self { files: Vec::new(), tensors: HashMap::new(), is_bare: false };
         for path in files(dir)? {
             folder.add(path)?;
         }
+        if dir.join(SINGLE).exists()
+            && let Ok(shards) = shards(dir)
+            && shards.iter().any(|name| name != SINGLE)
+        {
+            let index = dir.join(INDEX);
+            notes.push(format!("{}: left out, `{SINGLE}` is whole", index.display()));
+        }
+        let has = |name: &str| folder.tensors.contains_key(name);
+        folder.is_bare = has("embed_tokens.weight") && !has("model.embed_tokens.weight");
+        if folder.is_bare {
+            let named = |(name, tensor)| (format!("{PREFIX}{name}"), tensor);
+            folder.tensors = folder.tensors.into_iter().map(named).collect();
+        }
         Ok(folder)
+    }
+
+    /// Whether the tensors are those of the bare model, as models for embeddings are stored: without
+    /// `model.` before their names.
+    pub fn is_bare(&self) -> bool {
+        self.is_bare
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
         let invalid = |why: String| Error::Invalid { path: path.clone(), why };
         let file = Positioned::open(&path)?;
+        super::refuse_pointer(&path)?;
         if file.size < 8 {
             return Err(invalid(format!("{} bytes are too few for a safetensors file", file.size)));
         }
@@ -71,59 +128,94 @@ impl Folder {
             )));
         }
         let text = file.read(8, header as usize)?;
-        let metadata: Metadata = serde_json::from_slice(&text)
-            .map_err(|error| invalid(format!("no safetensors header: {error}")))?;
-        let data = 8 + header;
-        for (name, tensor) in metadata.tensors() {
-            let dtype = match tensor.dtype {
-                Dtype::F32 => GgmlDType::F32,
-                Dtype::F16 => GgmlDType::F16,
-                Dtype::BF16 => GgmlDType::BF16,
-                other => {
-                    return Err(Error::UnsupportedModel(format!(
-                        "tensor `{name}` of type {other:?} in `{}`",
-                        path.display()
-                    )));
-                }
-            };
-            let (start, end) = tensor.data_offsets;
-            if data + end as u64 > file.size {
-                return Err(invalid(format!(
-                    "the file is cut off: tensor `{name}` ends at {}, the file at {}; download it again",
-                    data + end as u64,
-                    file.size
-                )));
+        for (name, info, at) in tensors(&path, &text, file.size)? {
+            if self.tensors.contains_key(&name) {
+                return Err(invalid(format!("the tensor `{name}` is in another file, too")));
             }
-            let info = Info { shape: tensor.shape.clone(), dtype };
-            self.tensors.insert(name, (self.files.len(), info, data + start as u64));
+            self.tensors.insert(name, (self.files.len(), info, at));
         }
         self.files.push((path, file));
         Ok(())
     }
 }
 
-/// The weight files of a folder, without opening them.
+/// The tensors that a file's header names, with the place of each in the file of `size` bytes.
+///
+/// # Errors
+/// When the header contradicts itself or the file, or a type is not known.
+fn tensors(path: &Path, header: &[u8], size: u64) -> Result<Vec<(String, Info, u64)>> {
+    let invalid = |why: String| Error::Invalid { path: path.into(), why };
+    let no_header = |error| invalid(format!("no safetensors header: {error}"));
+    let Names(mut names) = serde_json::from_slice(header).map_err(no_header)?;
+    names.sort();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(invalid(format!("the tensor `{}` stands twice in its header", twice[0])));
+    }
+    // This compares offsets with shapes, and lets no two tensors overlap.
+    let metadata: Metadata = serde_json::from_slice(header).map_err(no_header)?;
+    let data = 8 + header.len() as u64;
+    let mut last = data;
+    let mut tensors = Vec::new();
+    for (name, tensor) in metadata.tensors() {
+        let dtype = match tensor.dtype {
+            Dtype::F32 => GgmlDType::F32,
+            Dtype::F16 => GgmlDType::F16,
+            Dtype::BF16 => GgmlDType::BF16,
+            other => {
+                return Err(Error::UnsupportedModel(format!(
+                    "tensor `{name}` of type {other:?} in `{}`; known are F32, F16 and BF16",
+                    path.display()
+                )));
+            }
+        };
+        let (start, end) = tensor.data_offsets;
+        let end = data.saturating_add(end as u64);
+        if end > size {
+            return Err(invalid(format!(
+                "the file is cut off: tensor `{name}` ends at {end}, the file at {size}; download \
+                 it again"
+            )));
+        }
+        last = last.max(end);
+        tensors.push((name, Info { shape: tensor.shape.clone(), dtype }, data + start as u64));
+    }
+    if last < size {
+        let more = size - last;
+        let why = format!("it has {more} bytes more than its header says; download it again");
+        return Err(invalid(why));
+    }
+    Ok(tensors)
+}
+
+/// The names that the index of a folder has for the files of its weights.
+fn shards(dir: &Path) -> Result<BTreeSet<String>> {
+    let index = dir.join(INDEX);
+    super::refuse_pointer(&index)?;
+    let text = std::fs::read_to_string(&index)
+        .map_err(|source| Error::Read { path: index.clone(), source })?;
+    let parsed: Index = serde_json::from_str(&text)
+        .map_err(|error| Error::Invalid { path: index, why: error.to_string() })?;
+    Ok(parsed.weight_map.into_values().collect())
+}
+
+/// The weight files of a folder, without opening them: the whole one if it is there, as in
+/// transformers, and otherwise those that the index names.
 ///
 /// # Errors
 /// When there are none, the index cannot be read, or a shard it names is missing.
 pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let index = dir.join(INDEX);
-    if !index.exists() {
-        let single = dir.join(SINGLE);
-        return if single.exists() {
-            Ok(vec![single])
-        } else {
-            Err(Error::Invalid {
-                path: dir.into(),
-                why: format!("it has neither `{SINGLE}` nor `{INDEX}`"),
-            })
-        };
+    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+    if single.exists() {
+        return Ok(vec![single]);
     }
-    let text = std::fs::read_to_string(&index)
-        .map_err(|source| Error::Read { path: index.clone(), source })?;
-    let parsed: Index = serde_json::from_str(&text)
-        .map_err(|error| Error::Invalid { path: index.clone(), why: error.to_string() })?;
-    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    if !index.exists() {
+        let pytorch = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+        let pytorch = pytorch.iter().any(|name| dir.join(name).exists());
+        let advice = if pytorch { "; PyTorch's own format is not read: convert it" } else { "" };
+        let why = format!("it has neither `{SINGLE}` nor `{INDEX}`{advice}");
+        return Err(Error::Invalid { path: dir.into(), why });
+    }
+    let names = shards(dir)?;
     if let Some(foreign) =
         names.iter().find(|name| name.contains(['/', '\\']) || name.starts_with('.'))
     {
@@ -169,6 +261,11 @@ impl Source for Folder {
             info.dtype,
             self.files[*file].1.read(at + (rows.start * row) as u64, bytes)?,
         ))
+    }
+
+    fn beyond(&self, known: &[(String, Vec<usize>)]) -> Vec<String> {
+        let known: HashSet<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+        self.tensors.keys().filter(|name| !known.contains(name.as_str())).cloned().collect()
     }
 
     fn sha256(&self) -> Result<String> {
@@ -251,4 +348,43 @@ pub fn write(
         crate::files::write(&dir.join(INDEX), text.as_bytes())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,4],"data_offsets":[0,32]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[32,38]}}"#;
+
+    fn read(header: &str, data: u64) -> Result<Vec<(String, Info, u64)>> {
+        tensors(Path::new("x.safetensors"), header.as_bytes(), 8 + header.len() as u64 + data)
+    }
+
+    #[test]
+    fn a_header_that_contradicts_itself_or_the_file_is_refused() {
+        assert_eq!(read(GOOD, 38).unwrap().len(), 2);
+        for (from, to, data, says) in [
+            ("[32,38]", "[30,36]", 38, "no safetensors header: "),
+            ("[32,38]", "[36,42]", 42, "no safetensors header: "),
+            ("[0,32]", "[32,0]", 38, "no safetensors header: "),
+            ("[2,4]", "[4611686018427387904,8]", 38, "no safetensors header: "),
+            ("[2,4]", "[2,5]", 38, "no safetensors header: "),
+            ("[2,4]", "[-2,4]", 38, "no safetensors header: "),
+            ("\"b\"", "\"a\"", 38, "the tensor `a` stands twice in its header"),
+            ("BF16", "F8_E4M3", 38, "no safetensors header: "),
+            ("BF16", "I16", 38, "tensor `b` of type I16 in `x.safetensors`; known are F32, F16"),
+            ("GOOD", "GOOD", 37, "tensor `b` ends at "),
+            ("GOOD", "GOOD", 40, "it has 2 bytes more than its header says; download it again"),
+        ] {
+            let error = read(&GOOD.replace(from, to), data).unwrap_err().to_string();
+            assert!(error.contains(says), "{from} {to}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_changed_header_panics() {
+        crate::model::fuzz::each(GOOD.as_bytes(), |header| {
+            let _ = tensors(Path::new("x"), header, 8 + header.len() as u64 + 38);
+        });
+    }
 }

@@ -67,6 +67,11 @@ impl Source for Synthetic {
         Ok(Rows::F32(values))
     }
 
+    fn beyond(&self, known: &[(String, Vec<usize>)]) -> Vec<String> {
+        let known = |name: &&String| known.iter().any(|(known, _)| known == *name);
+        self.shapes.keys().filter(|name| !known(name)).cloned().collect()
+    }
+
     fn sha256(&self) -> Result<String> {
         let identity = format!("synthetic {VERSION} seed {} {}", self.seed, self.config.to_json());
         Ok(hex(&sha2::Sha256::digest(identity)))

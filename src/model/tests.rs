@@ -409,15 +409,21 @@ fn a_damaged_gguf_is_refused_without_allocating_what_it_claims() {
     let tensors = gguf::tensors(&opened.config, opened.source.as_ref(), Some(Quant::Q8_0)).unwrap();
     gguf::write(&path, &gguf::shape_metadata(&opened.config, "nano"), &tensors).unwrap();
     let good = std::fs::read(&path).unwrap();
-    refused(b"", "no readable GGUF");
-    refused(b"not a model at all, only a text of some length", "no readable GGUF");
+    refused(b"", "is no model: it does not begin with `GGUF`");
+    refused(b"not a model at all, only a text of some length", "it does not begin with `GGUF`");
+    refused(b"<!DOCTYPE html><title>Not Found</title>", "it is a web page, and no download of");
+    refused(b"version https://git-lfs.github.com/spec/v1\noid", "it is a Git LFS pointer and not");
     refused(&good[..good.len() / 2], "cut off");
-    refused(&good[..300], "no readable GGUF");
+    refused(&good[..300], "its header claims 24 tensors and 13 keys, in 276 bytes; download it");
     // Counts of tensors and of metadata, and the length of the first key.
-    for at in [8, 16, 24] {
+    for (at, says) in [
+        (8, "its header claims 1152921504606846976 tensors"),
+        (16, "and 1152921504606846976 keys, in"),
+        (24, "a key is said to have 1152921504606846976 bytes"),
+    ] {
         let mut absurd = good.clone();
         absurd[at..at + 8].copy_from_slice(&(1u64 << 60).to_le_bytes());
-        refused(&absurd, "no readable GGUF");
+        refused(&absurd, says);
     }
     let foreign = String::from_utf8_lossy(&good).contains("qwen3");
     assert!(foreign);
@@ -485,7 +491,6 @@ fn models_are_named_in_four_ways() {
         Spec::parse("Qwen/Qwen3-0.6B@main").unwrap(),
         Spec::Hub("Qwen/Qwen3-0.6B@main".into())
     );
-    assert!(matches!(Spec::parse("Cargo.toml").unwrap(), Spec::Gguf(_)));
     assert!(matches!(Spec::parse("src").unwrap(), Spec::Folder(_)));
     for wrong in ["nothing.gguf", "./no/such", "a/b.gguf", "qwen"] {
         let error = Spec::parse(wrong).unwrap_err().to_string();
@@ -529,4 +534,273 @@ fn threads_are_pinned_where_there_is_a_cpu_for_each() {
     assert_eq!(pool(threads, Some("1"), Some(cpus)).unwrap().threads(), threads);
     let error = error(2, "1", Some(vec![0, usize::MAX]));
     assert!(error.starts_with("CANDLEMARK_PIN: the system keeps no thread on a CPU ("), "{error}");
+}
+
+/// A nano of Qwen3 as GGUF tensors.
+fn nano_tensors() -> (Opened, Vec<(String, candle_core::quantized::QTensor)>) {
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let tensors = gguf::tensors(&opened.config, opened.source.as_ref(), Some(Quant::Q8_0)).unwrap();
+    (opened, tensors)
+}
+
+/// Writes a nano as three parts; their paths.
+fn write_parts(dir: &Path) -> Vec<PathBuf> {
+    use candle_core::quantized::gguf_file::Value;
+    let (opened, mut tensors) = nano_tensors();
+    let all = tensors.len();
+    let paths = gguf::parts(&dir.join("nano-00001-of-00003.gguf")).unwrap();
+    for (number, path) in paths.iter().enumerate() {
+        let mut metadata = vec![
+            ("split.no".to_owned(), Value::U16(number as u16)),
+            ("split.count".into(), Value::U16(3)),
+            ("split.tensors.count".into(), Value::I32(all as i32)),
+        ];
+        if number == 0 {
+            metadata.extend(gguf::shape_metadata(&opened.config, "nano"));
+        }
+        let rest = if number == 2 { Vec::new() } else { tensors.split_off(tensors.len() / 2) };
+        gguf::write(path, &metadata, &tensors).unwrap();
+        tensors = rest;
+    }
+    paths
+}
+
+#[test]
+fn a_gguf_in_parts_is_the_model_whichever_part_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = write_parts(dir.path());
+    let whole = dir.path().join("whole.gguf");
+    let (opened, tensors) = nano_tensors();
+    gguf::write(&whole, &gguf::shape_metadata(&opened.config, "nano"), &tensors).unwrap();
+    for engine in [EngineKind::Native, EngineKind::Candle] {
+        let run = |path: &Path| {
+            let opened = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
+            let mut model = load(&opened, engine, None, &Device::Cpu, 2).unwrap();
+            model.reset(1).unwrap();
+            let hash = opened.source.sha256().unwrap();
+            let logits = model.forward(&[step(0, &ids(20, 1))]).unwrap();
+            (opened.config, opened.vocabulary, hash, logits)
+        };
+        let (config, _, _, logits) = run(&whole);
+        let parts: Vec<_> = paths.iter().map(|path| run(path)).collect();
+        assert_eq!((&parts[0].0, &parts[0].3), (&config, &logits), "{engine:?}");
+        assert_eq!(parts[0].1, Vocabulary::Gguf(paths[0].clone()), "llama.cpp wants the first");
+        assert!(parts.iter().all(|part| *part == parts[0]), "{engine:?}");
+    }
+}
+
+#[test]
+fn a_part_that_is_missing_renamed_or_of_another_model_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = write_parts(dir.path());
+    let error = |path: &Path| {
+        open(path.to_str().unwrap(), 0, None, &mut ()).err().expect("it is incomplete").to_string()
+    };
+    let renamed = dir.path().join("renamed.gguf");
+    std::fs::copy(&paths[1], &renamed).unwrap();
+    let says = "renamed.gguf` is not valid: it is part 2 of 3, whose names end in \
+                `-00001-of-00003.gguf` and so on";
+    assert!(error(&renamed).contains(says), "{}", error(&renamed));
+    std::fs::copy(&paths[1], &paths[2]).unwrap();
+    let says = "nano-00003-of-00003.gguf` is not valid: its keys do not say that it is part 3 of 3";
+    assert!(error(&paths[0]).contains(says), "{}", error(&paths[0]));
+    std::fs::remove_file(&paths[2]).unwrap();
+    let says = "1 of its 3 parts are missing: nano-00003-of-00003.gguf; download them";
+    for path in &paths[..2] {
+        assert!(error(path).contains(says), "{}", error(path));
+    }
+    for no_part in ["x.gguf", "x-00001-of-3.gguf", "x-00004-of-00003.gguf", "x-0000a-of-00003.gguf"]
+    {
+        assert_eq!(gguf::parts(Path::new(no_part)), None);
+    }
+}
+
+/// A folder of nano with a change to the tensors' names and the configuration's text.
+fn folder(
+    rename: impl Fn(&str) -> String,
+    config: impl FnOnce(String) -> String,
+    keep: impl Fn(&str) -> bool,
+) -> tempfile::TempDir {
+    struct Renamed<'a>(&'a dyn Source, Vec<(String, String)>);
+    impl Source for Renamed<'_> {
+        fn info(&self, name: &str) -> Option<weights::Info> {
+            self.0.info(&self.1.iter().find(|(new, _)| new == name)?.1)
+        }
+        fn rows(&self, name: &str, rows: std::ops::Range<usize>) -> Result<weights::Rows> {
+            let (_, old) = self.1.iter().find(|(new, _)| new == name).unwrap();
+            self.0.rows(old, rows)
+        }
+        fn beyond(&self, _: &[(String, Vec<usize>)]) -> Vec<String> {
+            Vec::new()
+        }
+        fn sha256(&self) -> Result<String> {
+            self.0.sha256()
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    std::fs::write(dir.path().join("config.json"), config(opened.config.to_json())).unwrap();
+    let kept = || opened.config.tensors().into_iter().filter(|(name, _)| keep(name));
+    let names = kept().map(|(name, _)| (rename(&name), name)).collect();
+    let tensors: Vec<_> = kept().map(|(name, shape)| (rename(&name), shape)).collect();
+    let source = Renamed(opened.source.as_ref(), names);
+    safetensors::write(dir.path(), &source, &tensors, None).unwrap();
+    dir
+}
+
+/// Hears what is noted of a model.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl Progress for Notes {
+    fn update(&mut self, _: &str, _: u64, _: u64) {}
+
+    fn note(&mut self, text: &str) {
+        self.0.push(text.into());
+    }
+}
+
+fn opened(dir: &Path) -> (Result<Opened>, Vec<String>) {
+    let mut notes = Notes::default();
+    let opened = open(dir.to_str().unwrap(), 0, None, &mut notes);
+    (opened, notes.0)
+}
+
+#[test]
+fn a_model_for_embeddings_is_loaded_or_told_what_it_is() {
+    let bare = |name: &str| name.strip_prefix("model.").unwrap().to_owned();
+    let tied = folder(bare, |config| config, |_| true);
+    let (model, notes) = opened(tied.path());
+    let model = load(&model.unwrap(), EngineKind::Native, Some(Quant::F32), &Device::Cpu, 2);
+    let mut model = model.unwrap();
+    model.reset(1).unwrap();
+    let mut same = native("synthetic:nano");
+    same.reset(1).unwrap();
+    let prompt = ids(9, 1);
+    let logits = model.forward(&[step(0, &prompt)]).unwrap();
+    assert_eq!(logits, same.forward(&[step(0, &prompt)]).unwrap());
+    assert!(notes.len() == 1 && notes[0].contains(": an embedding model: "), "{notes:?}");
+    let untie = |config: String| {
+        config.replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false")
+    };
+    let error = opened(folder(bare, untie, |_| true).path()).0.err().unwrap().to_string();
+    assert!(error.contains("is an embedding model: it has no output matrix"), "{error}");
+}
+
+#[test]
+fn an_output_matrix_is_tied_only_where_the_folder_says_so() {
+    let same = |name: &str| name.to_owned();
+    for tie in ["\"tie_word_embeddings\": false", "\"tie_word_embeddings\": null"] {
+        let untie = |config: String| config.replace("\"tie_word_embeddings\": true", tie);
+        let error = opened(folder(same, untie, |_| true).path()).0.err().unwrap().to_string();
+        let says = "config.json` is not valid: the weights have no output matrix `lm_head.weight`, \
+                    and `tie_word_embeddings` is not true";
+        assert!(error.contains(says), "{error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tied.gguf");
+    let (model, tensors) = nano_tensors();
+    gguf::write(&file, &gguf::shape_metadata(&model.config, "nano"), &tensors).unwrap();
+    let (model, notes) = opened(&file);
+    assert!(model.unwrap().config.tied);
+    let says = "tied.gguf: no `output.weight`, so the embedding is the output matrix, too";
+    assert!(notes.len() == 1 && notes[0].ends_with(says), "{notes:?}");
+}
+
+#[test]
+fn weights_that_lack_a_tensor_or_have_one_too_many_are_refused_when_they_are_opened() {
+    let same = |name: &str| name.to_owned();
+    let lacks = folder(same, |config| config, |name| name != "model.norm.weight");
+    let error = opened(lacks.path()).0.err().unwrap().to_string();
+    assert!(error.contains("the weights lack the tensor `model.norm.weight`"), "{error}");
+    let fewer =
+        |config: String| config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1");
+    let error = opened(folder(same, fewer, |_| true).path()).0.err().unwrap().to_string();
+    assert!(error.contains("the weights go on after the 1 layers"), "{error}");
+    for (more, says) in [
+        (
+            "model.layers.0.self_attn.q_proj.bias",
+            "the weights have `model.layers.0.self_attn.q_proj.bias`, which the model as it is",
+        ),
+        ("score.weight", "the weights have `score.weight`, the head of a classifier, reranker"),
+    ] {
+        let dir = folder(same, |config| config, |_| true);
+        let file = dir.path().join("model.safetensors");
+        let bytes = std::fs::read(&file).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let data = bytes.len() - 8 - header;
+        let entry = format!(
+            ",\"{more}\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[{data},{}]}}}}",
+            data + 4
+        );
+        let text = std::str::from_utf8(&bytes[8..8 + header]).unwrap().trim_end();
+        let text = format!("{}{entry}", text.strip_suffix('}').unwrap());
+        let head = (text.len() as u64).to_le_bytes();
+        let file_bytes = [&head[..], text.as_bytes(), &bytes[8 + header..], &[0; 4]].concat();
+        std::fs::write(&file, file_bytes).unwrap();
+        let error = opened(dir.path()).0.err().unwrap().to_string();
+        assert!(error.starts_with("unsupported model: ") && error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_whole_file_goes_before_an_index() {
+    let dir = folder(|name| name.to_owned(), |config| config, |_| true);
+    let index = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}"#;
+    std::fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+    let (model, notes) = opened(dir.path());
+    model.unwrap();
+    let says = "model.safetensors.index.json: left out, `model.safetensors` is whole";
+    assert!(notes.len() == 1 && notes[0].ends_with(says), "{notes:?}");
+}
+
+#[test]
+fn what_is_given_in_place_of_a_model_is_told_what_to_give() {
+    let dir = folder(|name| name.to_owned(), |config| config, |_| true);
+    let weights = dir.path().join("model.safetensors");
+    let spec = Spec::parse(weights.to_str().unwrap()).unwrap();
+    assert_eq!(spec, Spec::Folder(dir.path().into()), "the weights stand for their folder");
+    let other = dir.path().join("other.safetensors");
+    let give = format!("give the folder that it is in, `{}`", dir.path().display());
+    for (name, text, says) in [
+        ("config.json", None, give.as_str()),
+        ("tokenizer.json", Some("{}"), &give),
+        ("model.safetensors.index.json", Some("{}"), &give),
+        ("other.safetensors", Some("x"), "it is one file of a model; give a folder that has"),
+        ("pytorch_model.bin", Some("PK"), "PyTorch's own format is not read; convert it to"),
+        ("model.pt", Some("PK"), "PyTorch's own format is not read; convert it to"),
+        ("readme.md", Some("# Model"), "give a GGUF file, or a folder with `config.json` and"),
+        ("empty.gguf", Some(""), "it does not begin with `GGUF`; download it again"),
+    ] {
+        let path = dir.path().join(name);
+        if let Some(text) = text {
+            std::fs::write(&path, text).unwrap();
+        }
+        let error = Spec::parse(path.to_str().unwrap()).unwrap_err();
+        assert_eq!(error.cause(), crate::error::Cause::Usage);
+        let error = error.to_string();
+        assert!(error.contains(name) && error.contains(says), "{error}");
+    }
+    std::fs::remove_file(&other).unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    for name in ["model.safetensors", "tokenizer.json", "config.json"] {
+        let dir = folder(|name| name.to_owned(), |config| config, |_| true);
+        std::fs::write(dir.path().join(name), pointer).unwrap();
+        let error = opened(dir.path()).0.err().unwrap().to_string();
+        let says = format!("{name}` is not valid: it is a Git LFS pointer and not the file itself");
+        assert!(error.contains(&says), "{error}");
+    }
+    for (files, says) in [
+        (&[][..], "it is empty"),
+        (&["a.gguf", "b.gguf"], "it has no `config.json`; give its GGUF file, as in `"),
+        (&["adapter_config.json"], "it is an adapter (LoRA) without its model; merge the two"),
+        (&["notes.txt"], "it has no `config.json`"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let error = opened(dir.path()).0.err().unwrap().to_string();
+        assert!(error.contains("is no model: ") && error.contains(says), "{error}");
+    }
 }

@@ -38,6 +38,9 @@ pub trait Source: Send + Sync {
     /// When the file cannot be read.
     fn rows(&self, name: &str, rows: Range<usize>) -> Result<Rows>;
 
+    /// The tensors that are none of these, by the names that the source has for them.
+    fn beyond(&self, known: &[(String, Vec<usize>)]) -> Vec<String>;
+
     /// SHA-256 over what decides the weights: the files' bytes, or a generator's identity.
     ///
     /// # Errors
@@ -170,8 +173,16 @@ impl Positioned {
             return Err(fail(io::Error::from(io::ErrorKind::UnexpectedEof)));
         }
         let mut buffer = vec![0u8; bytes];
-        read_at(&self.file, &mut buffer, at).map_err(fail)?;
+        self.fill(at, &mut buffer).map_err(fail)?;
         Ok(buffer)
+    }
+
+    /// Fills a buffer with the bytes at a position.
+    ///
+    /// # Errors
+    /// As [`Positioned::read`].
+    pub fn fill(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        read_at(&self.file, buffer, at)
     }
 }
 

@@ -181,7 +181,7 @@ impl Worker {
         let _ = self.child.kill();
         let status = self.child.wait().map_or("unknown status".into(), |status| status.to_string());
         let complaint = self.complaints.take().and_then(|thread| thread.join().ok());
-        suite::ended(&status, &complaint.unwrap_or_default())
+        suite::ended(&status, None, &complaint.unwrap_or_default())
     }
 }
 

@@ -243,9 +243,11 @@ fn answer_some(
                     format!("a worker took longer than {} min to load", LOADING.as_secs() / 60);
                 return Err(Error::Failed(why));
             }
-            return Err(suite::ended(&status.to_string(), &complaint));
+            return Err(suite::ended(&status.to_string(), status.code(), &complaint));
         }
-        None if !status.success() => return Err(suite::ended(&status.to_string(), &complaint)),
+        None if !status.success() => {
+            return Err(suite::ended(&status.to_string(), status.code(), &complaint));
+        }
         None => {}
     }
     Ok(())

@@ -22,20 +22,18 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let json = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
     let inner = parse(&json, &path)?;
 
-    let generation: GenerationConfig = read_json(&dir.join("generation_config.json"))?;
-    let mut ends = match generation.eos_token_id {
-        None => Vec::new(),
-        Some(Ids::One(id)) => vec![id],
-        Some(Ids::Many(ids)) => ids,
-    };
+    // transformers asks the files in this order, the tokenizer last.
+    let mut ends = Vec::new();
+    for file in ["generation_config.json", "config.json"] {
+        let config: GenerationConfig = read_json(&dir.join(file))?;
+        match config.eos_token_id {
+            None => {}
+            Some(Ids::One(id)) => ends.push(id),
+            Some(Ids::Many(ids)) => ends.extend(ids),
+        }
+    }
     let path = dir.join("tokenizer_config.json");
     let config: TokenizerConfig = read_json(&path)?;
-    if let Some(name) = config.token("eos_token") {
-        let id = inner.token_to_id(name).ok_or_else(|| {
-            invalid(&path, format!("its `eos_token` `{name}` is not in `tokenizer.json`"))
-        })?;
-        ends.push(id);
-    }
 
     let prefix = match (config.add_bos_token, config.token("bos_token")) {
         (Some(true), Some(name)) => vec![inner.token_to_id(name).ok_or_else(|| {
@@ -179,6 +177,12 @@ mod tests {
             (vec![], vec![end, text]),
             (vec![("generation_config.json", one.as_str())], vec![text, end]),
             (vec![("generation_config.json", many.as_str())], vec![think, text, end]),
+            (vec![("config.json", one.as_str())], vec![text, end]),
+            (vec![("config.json", many.as_str())], vec![think, text, end]),
+            (
+                vec![("generation_config.json", one.as_str()), ("config.json", many.as_str())],
+                vec![text, think, end],
+            ),
             (vec![("tokenizer_config.json", r#"{"eos_token": "<|endoftext|>"}"#)], vec![text, end]),
             (
                 vec![("tokenizer_config.json", r#"{"eos_token": {"content": "</think>"}}"#)],
@@ -295,7 +299,6 @@ mod tests {
         assert_eq!(with.encode_prompt("hello").unwrap(), [&[3047][..], &plain].concat());
         assert_ne!(with.sha256().unwrap(), without.sha256().unwrap());
         assert_eq!(without.sha256().unwrap(), Tokenizer::tiny().unwrap().sha256().unwrap());
-        let error = with.to_gguf(3072).unwrap_err().to_string();
-        assert!(error.contains("it begins prompts with a token"), "{error}");
+        assert_eq!(with.to_gguf(3072).unwrap().bos, Some(3047));
     }
 }

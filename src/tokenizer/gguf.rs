@@ -28,6 +28,8 @@ pub(super) const UNUSED: u32 = 5;
 const MODEL: &str = "gpt2";
 /// Qwen's word pattern, from Qwen2 up to Qwen3.
 const PRE: &str = "qwen2";
+/// What llama.cpp's converter calls the same pattern where a model's own tokens differ.
+const SAME_PRE: [&str; 4] = ["deepseek-r1-qwen", "f2llmv2", "kormo", "megrez"];
 
 /// The tokenizer keys of a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,18 +44,18 @@ pub struct GgufVocabulary {
     pub token_types: Vec<u32>,
     /// `tokenizer.ggml.merges`: two tokens with a space between them, the most important merge first.
     pub merges: Vec<String>,
-    /// `tokenizer.ggml.eos_token_id`
-    pub eos: Option<u32>,
-    /// `tokenizer.ggml.add_bos_token`
-    pub add_bos: Option<bool>,
+    /// `tokenizer.ggml.eos_token_id`, and those that end a turn or a message.
+    pub ends: Vec<u32>,
+    /// `tokenizer.ggml.bos_token_id`, if `tokenizer.ggml.add_bos_token` says that texts begin with it.
+    pub bos: Option<u32>,
     /// `tokenizer.chat_template`
     pub chat_template: Option<String>,
 }
 
 pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
-    let GgufVocabulary { model, pre, tokens, token_types, merges, eos, add_bos, chat_template } =
+    let GgufVocabulary { model, pre, tokens, token_types, merges, ends, bos, chat_template } =
         vocabulary;
-    check_kind(&model, pre.as_deref(), add_bos)?;
+    check_kind(&model, pre.as_deref())?;
     if tokens.len() != token_types.len() {
         let why = format!("{} types for {} tokens", token_types.len(), tokens.len());
         return Err(invalid("tokenizer.ggml.token_type", why));
@@ -109,16 +111,18 @@ pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
     inner
         .add_tokens(adds.iter().map(|(_, token, kind)| added(token, *kind)))
         .map_err(failed("add tokens"))?;
-    let eos_token = eos.and_then(|id| tokens.get(id as usize)).cloned();
+    let name = |id: &u32| tokens.get(*id as usize).cloned();
+    let special = [("eos_token", ends.first()), ("bos_token", bos.as_ref())];
+    let special = special.into_iter().filter_map(|(key, id)| Some((key.to_owned(), name(id?)?)));
     let template = chat_template.map(|source| Template {
         origin: "tokenizer.chat_template".into(),
         source: Ok(source),
-        tokens: eos_token.map(|token| ("eos_token".into(), token)).into_iter().collect(),
+        tokens: special.collect(),
     });
-    Tokenizer::new(inner, template, &Vec::from_iter(eos))
+    Tokenizer::new(inner, template, &ends)?.with_prefix(Vec::from_iter(bos))
 }
 
-fn check_kind(model: &str, pre: Option<&str>, add_bos: Option<bool>) -> Result<()> {
+fn check_kind(model: &str, pre: Option<&str>) -> Result<()> {
     let unsupported = |key: &str, value: &str, known: &str| {
         Err(Error::UnsupportedModel(format!(
             "`{key}` is {value}; known is {known}, as in Qwen2, Qwen2.5 and Qwen3"
@@ -128,14 +132,10 @@ fn check_kind(model: &str, pre: Option<&str>, add_bos: Option<bool>) -> Result<(
         return unsupported("tokenizer.ggml.model", &format!("`{model}`"), "`gpt2`");
     }
     match pre {
-        Some(PRE) => (),
-        Some(pre) => return unsupported("tokenizer.ggml.pre", &format!("`{pre}`"), "`qwen2`"),
-        None => return unsupported("tokenizer.ggml.pre", "missing", "`qwen2`"),
+        Some(pre) if pre == PRE || SAME_PRE.contains(&pre) => Ok(()),
+        Some(pre) => unsupported("tokenizer.ggml.pre", &format!("`{pre}`"), "`qwen2`"),
+        None => unsupported("tokenizer.ggml.pre", "missing", "`qwen2`"),
     }
-    if add_bos == Some(true) {
-        return unsupported("tokenizer.ggml.add_bos_token", "true", "false");
-    }
-    Ok(())
 }
 
 /// The merges as pairs of tokens, each checked to make a token of two.
@@ -179,8 +179,8 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufVocabul
         tokens,
         token_types,
         merges: rules.merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect(),
-        eos: tokenizer.end_tokens.first().copied(),
-        add_bos: Some(false),
+        ends: tokenizer.end_tokens.clone(),
+        bos: tokenizer.prefix.first().copied(),
         chat_template: tokenizer
             .template
             .as_ref()
@@ -203,8 +203,8 @@ fn check_qwen(tokenizer: &Tokenizer, rules: &Rules) -> Result<()> {
     if is_set(&rules.continuing_subword_prefix) || is_set(&rules.end_of_word_suffix) {
         return unsupported("its tokens have a prefix or a suffix");
     }
-    if !tokenizer.prefix.is_empty() {
-        return unsupported("it begins prompts with a token");
+    if tokenizer.prefix.len() > 1 {
+        return unsupported("it begins prompts with several tokens");
     }
     if rules.byte_fallback || rules.ignore_merges {
         return unsupported("it sets `byte_fallback` or `ignore_merges`");
@@ -236,13 +236,32 @@ mod tests {
                 "`tokenizer.ggml.pre` is `llama-bpe`; known is `qwen2`",
             ),
             (error(|v| v.pre = None), "`tokenizer.ggml.pre` is missing; known is `qwen2`"),
-            (
-                error(|v| v.add_bos = Some(true)),
-                "`tokenizer.ggml.add_bos_token` is true; known is false",
-            ),
         ] {
             assert_eq!(message, format!("unsupported model: {expected}, {rest}"));
         }
+    }
+
+    #[test]
+    fn names_of_the_same_word_pattern_are_one() {
+        let with = |pre: &str| {
+            let mut vocabulary = Tokenizer::tiny().unwrap().to_gguf(3072).unwrap();
+            vocabulary.pre = Some(pre.into());
+            Tokenizer::from_gguf(vocabulary).unwrap().sha256().unwrap()
+        };
+        for pre in ["deepseek-r1-qwen", "f2llmv2", "kormo", "megrez"] {
+            assert_eq!(with(pre), with("qwen2"), "{pre}");
+        }
+    }
+
+    #[test]
+    fn a_text_begins_with_the_token_that_the_file_names() {
+        let mut vocabulary = Tokenizer::tiny().unwrap().to_gguf(3072).unwrap();
+        assert_eq!(vocabulary.bos, None);
+        vocabulary.bos = Some(3070);
+        let tokenizer = Tokenizer::from_gguf(vocabulary.clone()).unwrap();
+        assert_eq!(tokenizer.prefix(), [3070]);
+        assert_eq!(tokenizer.to_gguf(3072).unwrap(), vocabulary);
+        assert!(error(|v| v.bos = Some(3072)).contains("the first token 3072 is not one of the"));
     }
 
     #[test]
@@ -282,7 +301,7 @@ mod tests {
                 "merge 2 `q Z` needs `qZ`, which is not a normal token",
             ),
             (error(|v| v.merges[2] = v.merges[1].clone()), "` stands there twice"),
-            (error(|v| v.eos = Some(3072)), "end token 3072 is not one of the 3072 tokens"),
+            (error(|v| v.ends = vec![3072]), "end token 3072 is not one of the 3072 tokens"),
         ] {
             assert!(message.contains(expected), "{message}");
         }

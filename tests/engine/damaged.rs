@@ -25,15 +25,16 @@ fn a_gguf_that_is_cut_off_or_garbage_is_named() {
     for (bytes, status, says) in [
         (5_000_000, 5, "the file is cut off: tensor `"),
         (100_000, 5, "the file has 100000; download it again"),
-        (20, 5, "no readable GGUF"),
-        (0, 2, "no readable GGUF"), // Nothing says that it is a model.
+        (20, 5, "its header goes on after byte 16, the file ends at 20; download it again"),
     ] {
         synth(folder.path(), &whole);
         cut(&file, bytes);
         no_engine(&at(&file), status, &["model.gguf` is not valid: ", says]);
     }
+    cut(&file, 0); // Nothing says that it is a model.
+    no_engine(&at(&file), 2, &["model.gguf` is no model: it does not begin with `GGUF`"]);
     fs::write(&file, "<!DOCTYPE html><title>Not Found</title>").unwrap();
-    no_engine(&at(&file), 2, &["model.gguf` is not valid: no readable GGUF (unknown magic"]);
+    no_engine(&at(&file), 2, &["model.gguf` is no model: it is a web page, and no download"]);
 }
 
 /// A GGUF file's header: its magic, version 3, and how many tensors and keys it claims.
@@ -76,10 +77,10 @@ fn absurd_sizes_are_refused_before_memory_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
     for (bytes, says) in [
-        (header(1 << 62, 1 << 62), "tensor_count 4611686018427387904 exceeds"),
-        (header(1 << 30, 1 << 30), "declares 1073741824 tensors"),
-        ([header(0, 1), huge_array].concat(), "array of 536870912 elements needs"),
-        ([header(0, 1), huge_text].concat(), "string length 1099511627776 exceeds"),
+        (header(1 << 62, 1 << 62), "claims 4611686018427387904 tensors and"),
+        (header(1 << 30, 1 << 30), "claims 1073741824 tensors and 1073741824 keys, in 0"),
+        ([header(0, 1), huge_array].concat(), "`x` is said to have 536870912 elements, in 0"),
+        ([header(0, 1), huge_text].concat(), "`x` is said to have 1099511627776 bytes, 0"),
         ([header(1, 0), embedding(1 << 32, 1 << 31)].concat(), "has the impossible shape"),
         ([header(1, 0), embedding(256, 1 << 50)].concat(), "needs 1152921504606846976 bytes"),
         (layers, "layers is 4000000000, which is not between 1 and 1024"),
@@ -141,7 +142,7 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
         (
             |dir| fs::remove_file(dir.join("config.json")).unwrap(),
             2,
-            &["cannot read `", "/config.json`: No such file"],
+            &["/model` is no model: it has no `config.json`"],
         ),
         (
             |dir| edit(&dir.join("config.json"), "3072", "3000"),
@@ -187,4 +188,36 @@ fn the_candle_engine_refuses_weights_of_another_shape() {
     edit(&model.join("config.json"), "3072", "4000");
     let setup = Setup { engine: "candle".into(), ..at(&model) };
     no_engine(&setup, 5, &["[3072, 256]", "[4000, 256]"]);
+}
+
+#[test]
+fn hostile_shapes_and_keys_end_no_engine_in_a_panic() {
+    let shape = |name: &str, dims: &[u64]| {
+        let count = (dims.len() as u32).to_le_bytes();
+        let dims: Vec<u8> = dims.iter().flat_map(|dim| dim.to_le_bytes()).collect();
+        [gguf_text(name), count.to_vec(), dims, vec![0; 4 + 8]].concat()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let alignment = number("general.alignment", 0);
+    for (bytes, says) in [
+        (
+            [header(1, 0), shape("blk.0.attn_k_norm.weight", &[1 << 62])].concat(),
+            "`blk.0.attn_k_norm.weight` has the impossible shape [4611686018427387904]",
+        ),
+        (
+            [header(1, 0), shape("blk.0.attn_v.weight", &[256, 0])].concat(),
+            "`blk.0.attn_v.weight` has the impossible shape [0, 256]",
+        ),
+        (
+            [header(0, 2), number("x", 1), alignment].concat(),
+            "`general.alignment` is 0, which is no power of two",
+        ),
+    ] {
+        fs::write(&file, [bytes, vec![0; 4096]].concat()).unwrap();
+        for engine in ["native", "candle"] {
+            let setup = Setup { engine: engine.into(), ..at(&file) };
+            no_engine(&setup, 5, &["model.gguf` is not valid: ", says]);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use candlemark::engine;
 use candlemark::engine::Engine;
 use candlemark::engine::Request;
+use candlemark::error::Cause;
 use candlemark::measure::Sharing;
 use candlemark::measure::of_length;
 use candlemark::record::Absence;
@@ -296,4 +297,47 @@ fn a_run_that_is_stopped_starts_no_further_process_and_one_without_a_file_writes
     assert!(matches!(error, candlemark::Error::Interrupted), "{error}");
     assert_eq!(events.0, 1);
     assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 0);
+}
+
+#[test]
+#[cfg(unix)]
+fn what_can_begin_nothing_is_one_error_and_no_scenario_fails_of_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let here = tempfile::tempdir().unwrap();
+    let binary = here.path().join("worker");
+    let end_with = |status: i32| {
+        std::fs::write(&binary, format!("#!/bin/sh\necho 'error: no way' >&2\nexit {status}\n"))
+            .unwrap();
+        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let plan = plan(&nano(), &["short/b1", "short/b4"], here.path());
+        let mut heard = Heard::default();
+        let outcome = suite::run(&Plan { binary: binary.clone(), ..plan }, &mut (), &mut heard);
+        (outcome, heard.0.len())
+    };
+    for (status, cause) in [(2, Cause::Usage), (5, Cause::Failed)] {
+        let (outcome, started) = end_with(status);
+        let error = outcome.unwrap_err();
+        assert_eq!((error.cause(), error.to_string().as_str()), (cause, "no way"));
+        assert_eq!(started, 1);
+        assert!(!here.path().join("record.json").exists());
+    }
+    // A worker that broke, instead, says nothing of the next.
+    let (outcome, started) = end_with(101);
+    assert!(outcome.unwrap().scenarios.iter().all(|case| case.absent.is_some()));
+    assert_eq!(started, 2);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_found_before_the_model_is_hashed() {
+    let here = tempfile::tempdir().unwrap();
+    if cfg!(feature = "cuda") {
+        return skipped("this build has the device whose absence is tested");
+    }
+    // There is no such model either, and nobody has looked for it yet.
+    let setup = Setup { device: "cuda".into(), ..crate::setup("nowhere.gguf") };
+    let plan = plan(&setup, &["short/b1", "short/b4"], here.path());
+    let mut heard = Heard::default();
+    let error = suite::run(&plan, &mut (), &mut heard).unwrap_err();
+    assert!(error.to_string().starts_with("no device `cuda` ("), "{error}");
+    assert_eq!((error.cause(), heard.0.len()), (Cause::Usage, 0));
 }
