@@ -447,10 +447,11 @@ fn remove(path: &Path) {
 }
 
 /// A file that no other process may write while this lives. That of a process that has died holds
-/// nobody up, however it died.
+/// nobody up, however it died. Folders that were made for it go with it if they stay empty.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
+    made: Vec<PathBuf>,
     _file: File,
 }
 
@@ -464,6 +465,8 @@ impl Lock {
         let failed = |source| Error::Write { path: path.into(), source };
         let Destination::File(file) = destination(path).map_err(failed)? else { return Ok(None) };
         let folder = folder_of(&file);
+        let missing = folder.ancestors().take_while(|folder| !folder.exists());
+        let made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         fs::create_dir_all(folder).map_err(failed)?;
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(".lock");
@@ -482,7 +485,7 @@ impl Lock {
             // Who had it before may have removed it meanwhile.
             if is_at(&held, &lock) {
                 let _ = held.set_len(0).and_then(|()| write!(held, "{}", std::process::id()));
-                return Ok(Some(Self { path: lock, _file: held }));
+                return Ok(Some(Self { path: lock, made, _file: held }));
             }
         }
     }
@@ -503,6 +506,9 @@ fn in_use(path: &Path, lock: &mut File) -> Error {
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+        for folder in &self.made {
+            let _ = fs::remove_dir(folder); // Only an empty one can be removed so.
+        }
     }
 }
 

@@ -113,17 +113,20 @@ impl Stage<'_> {
         self.engine.encode(prompt, self.generation.prompt_format)
     }
 
+    /// Whether a prompt and its answer fit into the context.
+    fn check_length(&self, prompt: &[u32]) -> Result<()> {
+        self.engine.decoder.check_length(prompt.len() + self.scenario.new_tokens)
+    }
+
     /// The answers to a batch of prompts, from text to text. A prompt that cannot be read or does not fit into the context
     /// fails alone, one that breaks the model takes its batch along.
     ///
     /// # Errors
     /// When the engine cannot do such a batch at all ([`Error::Unsupported`]).
     fn answer(&mut self, prompts: &[String]) -> Result<Vec<Outcome<Vec<u32>>>> {
-        let new_tokens = self.scenario.new_tokens;
         let read = |prompt: &String| {
             let ids = self.encode(prompt).map_err(|error| error.chain())?;
-            let fits = self.engine.decoder.check_length(ids.len() + new_tokens);
-            fits.map(|()| ids).map_err(|error| error.chain())
+            self.check_length(&ids).map(|()| ids).map_err(|error| error.chain())
         };
         let mut outcomes: Vec<Outcome<Vec<u32>>> = prompts.iter().map(read).collect();
         let ids: Vec<Vec<u32>> = outcomes.iter().flatten().cloned().collect();
@@ -167,7 +170,11 @@ fn answers(stage: &mut Stage<'_>, pipeline: Pipeline) -> Result<Measured> {
     let documents = documents::documents(pipeline);
     let prompts: Vec<String> =
         documents.iter().map(|document| documents::prompt(pipeline, document.text)).collect();
-    let inputs = prompts.iter().map(|prompt| stage.encode(prompt)).collect::<Result<_>>()?;
+    let inputs = prompts.iter().map(|prompt| stage.encode(prompt)).collect::<Result<Vec<_>>>()?;
+    // Where none fits, no item has failed: the model cannot do such a thing.
+    if let Some(shortest) = inputs.iter().min_by_key(|ids| ids.len()) {
+        stage.check_length(shortest)?;
+    }
     let mut measured = Measured::new(inputs, prompts.len());
     let batch = stage.scenario.batch;
     if stage.generation.warmups > 0 {

@@ -34,6 +34,12 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     }
     let path = dir.join("tokenizer_config.json");
     let config: TokenizerConfig = read_json(&path)?;
+    if let Some(name) = config.token("eos_token") {
+        let id = inner.token_to_id(name).ok_or_else(|| {
+            invalid(&path, format!("its `eos_token` `{name}` is not in `tokenizer.json`"))
+        })?;
+        ends.push(id);
+    }
 
     let prefix = match (config.add_bos_token, config.token("bos_token")) {
         (Some(true), Some(name)) => vec![inner.token_to_id(name).ok_or_else(|| {

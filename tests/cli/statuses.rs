@@ -71,10 +71,13 @@ fn what_is_typed_wrong_ends_with_2_says_why_and_answers_nothing() {
 fn what_is_configured_wrong_ends_with_2_and_names_the_range() {
     let folder = tempfile::tempdir().unwrap();
     for (config, says) in [
-        ("[generation]\niters = 0", "`generation.iters` is out of its range: 1 or more"),
-        ("[generation]\ntemperature = nan", "`generation.temperature` is out of its range: 0 or"),
-        ("[model]\nthreads = 0", "`model.threads` is out of its range: 1 or more"),
-        ("[suite]\nblocks = 0", "`suite.blocks` is out of its range: 1 or more"),
+        ("[generation]\niters = 0", "`generation.iters` is out of its range: 1 to 10000"),
+        (
+            "[generation]\ntemperature = nan",
+            "`generation.temperature` is out of its range: from 0 to 1000",
+        ),
+        ("[model]\nthreads = 0", "`model.threads` is out of its range: 1 to 8192"),
+        ("[suite]\nblocks = 0", "`suite.blocks` is out of its range: 1 to 10000"),
         ("[suite]\nscenarios = [\"cdoe\"]", "did you mean `code`?"),
         ("[generation", "TOML parse error"),
     ] {

@@ -147,7 +147,9 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
         (
             |dir| edit(&dir.join("config.json"), "3072", "3000"),
             5,
-            &["the tokenizer has 3072 tokens and the model 3000 embedding rows; use the tokenizer"],
+            &[
+                "tensor `model.embed_tokens.weight` has shape [3072, 256], the configuration asks for [3000",
+            ],
         ),
         (
             |dir| edit(&dir.join("config.json"), "3072", "4000"),

@@ -214,7 +214,12 @@ impl Stage<'_> {
         let texts: Vec<&str> = found.iter().map(|&chunk| chunks[chunk as usize].text).collect();
         let prompt = self.encode(&documents::prompt_with_context(question.text, &texts));
         let assembled = start.elapsed();
-        let ids = match prompt.and_then(|prompt| self.generate(&[prompt])) {
+        let fits = prompt.and_then(|prompt| self.check_length(&prompt).map(|()| prompt));
+        let prompt = match fits {
+            Ok(prompt) => prompt,
+            Err(error) => return Ok(Err(error.chain())),
+        };
+        let ids = match self.generate(&[prompt]) {
             Ok(mut answers) => answers.remove(0),
             Err(error @ Error::Unsupported(_)) => return Err(error),
             Err(error) => return Ok(Err(error.chain())),

@@ -14,8 +14,9 @@ use crate::report::text::cell;
 use crate::report::words::Lang;
 
 /// The document; charts are linked in `charts`, a folder beside the file, and left out where there
-/// is none. Where the text would be longer than so many characters, the values of the last scenarios are left out
-/// first, then the second half of the longest table or list, over and over; the text says how many.
+/// is none. Where the text would be longer than so many characters, the values of the last
+/// scenarios are left out first, then the second halves of the longest tables and lists, over and
+/// over, and what is still too long ends early; the text says how many.
 pub(super) fn markdown(
     document: &Document,
     charts: Option<&str>,
@@ -27,8 +28,11 @@ pub(super) fn markdown(
     loop {
         let text = laid_out(document, charts, lang, &shown);
         let surplus = text.chars().count().saturating_sub(longest);
-        if surplus == 0 || !leave_out(document, &mut shown, surplus) {
+        if surplus == 0 {
             return text;
+        }
+        if !leave_out(document, &mut shown, surplus) {
+            return ended(&text, lang, longest);
         }
     }
 }
@@ -57,28 +61,44 @@ fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
         surplus = surplus.saturating_sub(length(block, 1));
         (**shown, is_less) = (0, true);
     }
-    let with_rows = |(block, _): &&mut (&Block, &mut usize)| {
-        matches!(block, Block::Table { .. } | Block::List { .. })
-    };
-    let longest =
-        places.iter_mut().filter(with_rows).max_by_key(|(block, shown)| length(block, **shown));
-    match longest {
-        _ if is_less => true,
-        Some((_, shown)) => {
-            **shown /= 2;
-            true
-        }
-        None => false,
+    if is_less {
+        return true;
     }
+    places.retain(|(block, _)| matches!(block, Block::Table { .. } | Block::List { .. }));
+    let lengths: Vec<usize> = places.iter().map(|(block, shown)| length(block, **shown)).collect();
+    let longest = lengths.iter().max().copied().unwrap_or(0);
+    for ((_, shown), length) in places.iter_mut().zip(lengths) {
+        if 2 * length >= longest {
+            **shown /= 2;
+        }
+    }
+    !places.is_empty()
+}
+
+/// The lines that fit, and how many do not.
+fn ended(text: &str, lang: Lang, longest: usize) -> String {
+    const NOTE: usize = 200; // More than the note has, in any language.
+    let mut left = longest.saturating_sub(NOTE);
+    let fits = |line: &&str| {
+        let length = line.chars().count();
+        let fits = length <= left;
+        left = left.saturating_sub(length);
+        fits
+    };
+    let shown: Vec<&str> = text.split_inclusive('\n').take_while(fits).collect();
+    let out = text.lines().count() - shown.len();
+    shown.concat() + &left_out(lang.words().frame.rows_left_out, lang, out)
+}
+
+/// Says how much is left out here.
+fn left_out(template: &'static str, lang: Lang, out: usize) -> String {
+    let text = Text::fill(template, &[("count", &lang.count(out))]);
+    format!("\n**{}**\n", inline(&text))
 }
 
 /// The document with so many rows of each block.
 fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
     let words = &lang.words().frame;
-    let note = |template, out: usize| {
-        let text = Text::fill(template, &[("count", &lang.count(out))]);
-        format!("\n**{}**\n", inline(&text))
-    };
     let mut text = format!("# {}\n", inline(&document.title));
     let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
     let sections = document.sections.iter().zip(shown);
@@ -94,11 +114,11 @@ fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<
             text.push('\n');
             text += &self::block(block, charts, shown);
             if out > 0 {
-                text += &note(words.rows_left_out, out);
+                text += &left_out(words.rows_left_out, lang, out);
             }
         }
         if folded > 0 {
-            text += &note(words.values_left_out, folded);
+            text += &left_out(words.values_left_out, lang, folded);
         }
     }
     text

@@ -412,7 +412,7 @@ fn a_report_fits_into_a_comment_and_counts_what_is_left_out() {
         let shown = text.matches("<details>").count();
         assert_eq!(left_out.parse::<usize>().unwrap() + shown, 50, "{lang:?}: {said}");
         assert!(text.contains("code-49/b1") && !text.contains(rows), "{lang:?}: rows stay");
-        let text = of_many(2000, lang);
+        let text = of_many(400, lang);
         assert!(text.chars().count() <= LONGEST, "{lang:?}");
         assert!(text.contains(rows) && !text.contains("<details>"), "{lang:?}");
     }
