@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use candlemark::Error;
+use candlemark::error::Cause;
 use candlemark::kernel;
 use candlemark::kernel::Arena;
 use candlemark::kernel::Cache;

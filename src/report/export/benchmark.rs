@@ -150,8 +150,8 @@ struct Rate {
     max: f64,
 }
 
-/// One scenario of a record as one JSON object: the one of this id, or else the one that [`chosen`]
-/// takes: the valid one of batch 1 with the longest answers, where there is one.
+/// One scenario of a record as one JSON object: the one of this id, or else the valid one of batch 1
+/// with the longest answers, where there is one.
 /// `results.tokens_per_sec` is made of the samples of the decode rate: of one sequence, or of the whole batch where there are
 /// several.
 ///
