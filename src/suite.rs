@@ -121,7 +121,9 @@ fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
 
 /// A thread that reads, waits or listens. A worker whose streams are dropped because there is none
 /// ends by itself.
-fn thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+pub(crate) fn thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
     let refused = |source| {
         Error::Failed(format!("the system refuses another thread ({source}); raise `ulimit -u`"))
     };

@@ -3,7 +3,7 @@
 use crate::tokenizer::GgufVocabulary;
 
 /// How many inputs a test tries; 20 000 if it is not set.
-const INPUTS: &str = "CANDLEMARK_FUZZ_INPUTS";
+const INPUTS: &str = "CANDLEMARK_TEST_INPUTS";
 
 /// Numbers at the edges of what sizes and offsets can be.
 const NUMBERS: [u64; 12] = [

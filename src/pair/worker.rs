@@ -78,19 +78,19 @@ impl Worker {
         let mut child = command.spawn().map_err(fail)?;
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
+        suite::thread(move || {
             for line in BufReader::new(stdout).lines() {
                 if sender.send(line).is_err() {
                     break;
                 }
             }
-        });
+        })?;
         let mut stderr = child.stderr.take().expect("it is piped");
-        let complaints = std::thread::spawn(move || {
+        let complaints = suite::thread(move || {
             let mut text = String::new();
             let _ = stderr.read_to_string(&mut text);
             text
-        });
+        })?;
         let ready = Ready {
             protocol: 0,
             build: Default::default(),

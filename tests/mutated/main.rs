@@ -22,6 +22,8 @@ use crate::mutator::Mutator;
 
 mod documents;
 mod mutator;
+#[cfg(feature = "engine")]
+mod tokenizers;
 
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
