@@ -55,6 +55,12 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Bytes of all files in a folder.
+fn size(folder: &Path) -> usize {
+    let files = fs::read_dir(folder).unwrap();
+    files.map(|file| file.unwrap().metadata().unwrap().len() as usize).sum()
+}
+
 impl<'a> Reader<'a> {
     /// Begins with checked-in files.
     fn of(name: &'a str, files: &[&str], change: fn(&mut Mutator, &[u8]) -> Vec<u8>) -> Self {
@@ -89,12 +95,11 @@ impl<'a> Reader<'a> {
             ALLOCATED.reset_peak_usage();
             let result = panic::catch_unwind(AssertUnwindSafe(|| read(&path)));
             let taken = ALLOCATED.peak_usage().saturating_sub(base);
-            let allowed = PER_BYTE * bytes.len() + ONCE;
+            let size = size(folder.path());
+            let allowed = PER_BYTE * size + ONCE;
             let fault = match &result {
                 Err(_) => Some(SAID.take()),
-                Ok(_) if taken > allowed => {
-                    Some(format!("reading {} bytes took {taken}", bytes.len()))
-                }
+                Ok(_) if taken > allowed => Some(format!("reading {size} bytes took {taken}")),
                 Ok(Ok(value)) => {
                     good += 1;
                     let used = panic::catch_unwind(AssertUnwindSafe(|| go_on(value)));
