@@ -91,8 +91,8 @@ pub enum Error {
     HubConnection { what: String, host: String, source: Box<ureq::Error> },
     #[cfg(feature = "hub")]
     #[error(
-        "cannot get `{what}` from {host}: its certificate is not trusted; add its CA to the system's \
-         store, or name a PEM file that holds it in SSL_CERT_FILE"
+        "cannot get `{what}` from {host}: its certificate is not trusted; add its CA to the \
+         system's store, or name a PEM file that holds it in SSL_CERT_FILE"
     )]
     HubCertificate { what: String, host: String, source: Box<ureq::Error> },
     #[cfg(feature = "hub")]
@@ -199,7 +199,8 @@ pub fn shortened(text: &str) -> String {
 }
 
 /// A whole message that may repeat what came from outside: words, lines and the number of lines are
-/// cut in their middle where they are longer than anything of ours, because the way out stands last.
+/// cut in their middle where they are longer than anything of ours, because the way out stands
+/// last.
 ///
 /// ```
 /// let text = candlemark::error::brief(&format!("no model `{}`; name one", "x".repeat(1_000_000)));

@@ -122,8 +122,8 @@ fn main() -> ExitCode {
 /// What the main thread has unless the shell limits it.
 const STACK: usize = 8 << 20;
 
-/// Whether the shell left so little stack (`ulimit -s`) that reading a command line may overflow it.
-/// Where it did not, the main thread works: memory of other threads is allocated in another way.
+/// Whether the shell left so little stack (`ulimit -s`) that reading a command line may overflow
+/// it. Where it did not, the main thread works: memory of other threads is allocated in another way.
 fn is_short_of_stack() -> bool {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max stack size"));

@@ -35,6 +35,7 @@ use candle_core::quantized::GgmlDType;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::files;
 use crate::kernel::Isa;
 use crate::kernel::Pool;
 use crate::model::config::Config;
@@ -253,10 +254,7 @@ impl Spec {
             return Ok(Spec::Gguf(path.into()));
         }
         refuse_pointer(path).map_err(Error::of_named_file)?;
-        let folder = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let folder = files::folder_of(path);
         let extension = path.extension().and_then(|extension| extension.to_str());
         if extension == Some("safetensors") && folder.join("config.json").is_file() {
             let files = safetensors::files(folder).map_err(Error::of_named_file)?;
@@ -451,8 +449,8 @@ fn no_folder(dir: &Path) -> Error {
     Error::Usage(format!("`{}` is no model: {what}", dir.display()))
 }
 
-/// Refuses weights that lack a tensor of the model, have one of another shape, or have more than the
-/// model uses: what is left out of a computation is another model.
+/// Refuses weights that lack a tensor of the model, have one of another shape, or have more than
+/// the model uses: what is left out of a computation is another model.
 fn check_weights(config: &Config, source: &dyn Source) -> Result<()> {
     let tensors = config.tensors();
     for (name, shape) in &tensors {

@@ -2,15 +2,18 @@
 //! standard input; it answers with one line of JSON per scenario. Knows nothing of verdicts.
 
 use std::collections::VecDeque;
+use std::io;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -119,6 +122,24 @@ fn worker(binary: &Path, kind: &str, threads: &str) -> Command {
     command
 }
 
+/// What a worker prints to stderr, once it has ended.
+pub(crate) fn complaints(child: &mut Child) -> Result<JoinHandle<String>> {
+    let mut stderr = child.stderr.take().expect("it is piped");
+    thread(move || {
+        let mut text = Vec::new();
+        let _ = stderr.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    })
+}
+
+/// The lines that a worker prints to stdout, as they come, and the thread that reads them.
+pub(crate) fn lines(child: &mut Child) -> Result<(Receiver<io::Result<String>>, JoinHandle<bool>)> {
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let (send, receive) = mpsc::channel();
+    let reader = thread(move || lines.map(|line| send.send(line)).all(|sent| sent.is_ok()))?;
+    Ok((receive, reader))
+}
+
 /// A thread that reads, waits or listens. A worker whose streams are dropped because there is none
 /// ends by itself.
 pub(crate) fn thread<T: Send + 'static>(
@@ -152,17 +173,10 @@ fn start_until(
     let mut held = child.stdin.take().expect("it is piped");
     // A worker that dies before it has read the job says why on its standard error, which is read below.
     let _ = held.write_all(text.as_bytes());
-    let mut stderr = child.stderr.take().expect("it is piped");
-    let complaints = thread(move || {
-        let mut text = Vec::new();
-        let _ = stderr.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    })?;
+    let complaints = complaints(&mut child)?;
     let mut answers = 0;
     let mut outcome = Ok(());
-    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let (send, receive) = mpsc::channel();
-    let reader = thread(move || lines.map(|line| send.send(line)).all(|sent| sent.is_ok()))?;
+    let (receive, reader) = lines(&mut child)?;
     loop {
         let line = match &end {
             Some((at, _)) => receive.recv_timeout(at.saturating_duration_since(Instant::now())),

@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     /// a row of a known id takes its place. Repeatable
     #[arg(long, value_name = "FILE")]
     targets: Vec<PathBuf>,
-    /// The scenario of `row` and `benchmark-json`; default: the valid one of batch 1 with the longest
-    /// answers, or the nearest to it
+    /// The scenario of `row` and `benchmark-json`; default: the valid one of batch 1 with the
+    /// longest answers, or the nearest to it
     #[arg(long, value_name = "ID")]
     scenario: Option<String>,
     /// File to write to instead of stdout

@@ -1,5 +1,6 @@
 //! Changed inputs for the readers of files, which may refuse and never panic. The same on every run.
 
+use crate::stats::Random;
 use crate::tokenizer::GgufVocabulary;
 
 /// How many inputs a test tries; 20 000 if it is not set.
@@ -21,26 +22,10 @@ const NUMBERS: [u64; 12] = [
     u64::MAX,
 ];
 
-/// Marsaglia's xorshift (2003).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-}
-
 /// Changes a good input in many ways, and tries each.
 pub(super) fn each(good: &[u8], mut attempt: impl FnMut(&[u8])) {
     let inputs = std::env::var(INPUTS).map_or(20_000, |count| count.parse().expect("a number"));
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut random = Random::new(0x9e37_79b9_7f4a_7c15);
     for _ in 0..inputs {
         let mut input = good.to_vec();
         for _ in 0..=random.below(3) {
@@ -51,12 +36,12 @@ pub(super) fn each(good: &[u8], mut attempt: impl FnMut(&[u8])) {
 }
 
 fn change(input: &mut Vec<u8>, random: &mut Random) {
-    let at = random.below(input.len());
+    let at = random.below(input.len().max(1)).min(input.len());
     let number = NUMBERS[random.below(NUMBERS.len())];
     match random.below(8) {
         0 => input.truncate(at),
         1 if at < input.len() => input[at] ^= 1 << random.below(8),
-        2 if at < input.len() => input[at] = random.next() as u8,
+        2 if at < input.len() => input[at] = random.bits() as u8,
         3 => {
             let bytes = number.to_le_bytes();
             for (to, from) in

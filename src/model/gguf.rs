@@ -270,17 +270,26 @@ fn split(metadata: &HashMap<String, Value>) -> std::result::Result<Option<(usize
 /// The files of a model that was split, in their order, of which one is given: names that end in
 /// `-00001-of-00003.gguf` and so on. `None` for another name.
 pub fn parts(path: &Path) -> Option<Vec<PathBuf>> {
-    let stem = file_name(path).strip_suffix(".gguf")?;
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
+    let (stem, number, count) = part(file_name(path))?;
+    let name = |number: usize| path.with_file_name(part_name(stem, number, count));
+    (1..=count).contains(&number).then(|| (1..=count).map(name).collect())
+}
+
+/// What the name of a part consists of: the model, the number of the part from 1, and how many
+/// there are. `None` for another name.
+pub(super) fn part(name: &str) -> Option<(&str, usize, usize)> {
+    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+    let (model, number) = rest.rsplit_once('-')?;
     let read = |digits: &str| -> Option<usize> {
         (digits.len() == 5 && digits.bytes().all(|byte| byte.is_ascii_digit()))
             .then(|| digits.parse().ok())?
     };
-    let count = read(count)?;
-    read(number).filter(|number| (1..=count).contains(number))?;
-    let name = |number: usize| format!("{stem}-{number:05}-of-{count:05}.gguf");
-    Some((1..=count).map(|number| path.with_file_name(name(number))).collect())
+    Some((model, read(number)?, read(count)?))
+}
+
+/// The name of a part.
+pub(super) fn part_name(model: &str, number: usize, count: usize) -> String {
+    format!("{model}-{number:05}-of-{count:05}.gguf")
 }
 
 fn file_name(path: &Path) -> &str {

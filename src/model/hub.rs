@@ -19,6 +19,8 @@ use serde::Deserialize;
 use crate::error::Error;
 use crate::error::Result;
 use crate::model::Progress;
+use crate::model::gguf::part;
+use crate::model::gguf::part_name;
 
 mod cache;
 mod web;
@@ -321,13 +323,6 @@ fn gguf_models(names: &[String]) -> BTreeMap<String, Vec<&String>> {
     models
 }
 
-/// The name without its end, the number and the count of `name-00001-of-00002.gguf`.
-fn part(name: &str) -> Option<(&str, usize, usize)> {
-    let (rest, count) = name.get(..name.len() - ".gguf".len())?.rsplit_once("-of-")?;
-    let (model, number) = rest.rsplit_once('-')?;
-    Some((model, number.parse().ok()?, count.parse().ok()?))
-}
-
 /// The parts of one model, all of them.
 fn whole(spec: &HubSpec, parts: &[&String], names: &[String]) -> Result<Vec<String>> {
     let count = parts.first().and_then(|name| part(name)).map_or(1, |(_, _, count)| count);
@@ -336,7 +331,7 @@ fn whole(spec: &HubSpec, parts: &[&String], names: &[String]) -> Result<Vec<Stri
         None => Ok(parts.iter().map(|name| (*name).clone()).collect()),
         Some(number) => {
             let model = part(parts[0]).map_or(parts[0].as_str(), |(model, ..)| model);
-            Err(spec.missing(&format!("{model}-{number:05}-of-{count:05}.gguf"), names))
+            Err(spec.missing(&part_name(model, number, count), names))
         }
     }
 }

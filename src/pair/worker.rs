@@ -1,9 +1,6 @@
 //! One arm's process: started, asked, heard, ended. A worker that dies, hangs or prints what is no answer is an error that says
 //! so; waiting for an answer can be given up.
 
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Child;
@@ -76,21 +73,8 @@ impl Worker {
         }
         let fail = |source| Error::Read { path: binary.into(), source };
         let mut child = command.spawn().map_err(fail)?;
-        let stdout = child.stdout.take().expect("it is piped");
-        let (sender, lines) = mpsc::channel();
-        suite::thread(move || {
-            for line in BufReader::new(stdout).lines() {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        })?;
-        let mut stderr = child.stderr.take().expect("it is piped");
-        let complaints = suite::thread(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            text
-        })?;
+        let (lines, _) = suite::lines(&mut child)?;
+        let complaints = suite::complaints(&mut child)?;
         let ready = Ready {
             protocol: 0,
             build: Default::default(),

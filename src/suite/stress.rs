@@ -1,13 +1,9 @@
 //! Requests under a memory limit. A worker answers them one by one and says of each what became of it; when it dies of one, that
 //! is the request's outcome, and another worker goes on with the next. The suite itself never dies of it.
 
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use std::time::Instant;
@@ -182,25 +178,13 @@ fn answer_some(
     let mut held = child.stdin.take().expect("it is piped");
     // A worker that dies before it has read everything says why on its standard error, which is read below.
     let _ = held.write_all(text.as_bytes());
-    let mut stderr = child.stderr.take().expect("it is piped");
-    let complaints = suite::thread(move || {
-        let mut text = Vec::new();
-        let _ = stderr.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    })?;
-    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let (send, receive) = mpsc::channel();
-    let reader = suite::thread(move || {
-        for line in lines.map_while(|line| line.ok()) {
-            if send.send(line).is_err() {
-                break;
-            }
-        }
-    })?;
+    let complaints = suite::complaints(&mut child)?;
+    let (receive, reader) = suite::lines(&mut child)?;
     let mut begun: Option<usize> = None;
     let mut loaded = false;
     let end = loop {
         let line = receive.recv_timeout(if begun.is_some() { longest } else { LOADING });
+        let line = line.and_then(|line| line.map_err(|_| RecvTimeoutError::Disconnected));
         match line {
             Ok(line) => match serde_json::from_str(&line) {
                 Ok(Said::Loaded { model, rss_bytes, limit }) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use candlemark::analysis::Analysis;
 use candlemark::analysis::Targets;
 use candlemark::baseline;
+use candlemark::compare::Grounds;
 use candlemark::compare::Judgement;
 use candlemark::compare::Policy;
 use candlemark::compare::judge;
@@ -58,11 +59,7 @@ fn records_are_read_judged_and_promoted() {
         for (baseline, current) in [(&base, record), (record, &base)] {
             let release = Some(baseline);
             let calibration = Some(&calibration);
-            told(&judge(
-                candlemark::compare::Grounds { baseline, release, calibration },
-                current,
-                &policy,
-            ));
+            told(&judge(Grounds { baseline, release, calibration }, current, &policy));
         }
         let gap = Duration::from_secs(1);
         let _ = baseline::pool(&[base.clone(), record.clone()]);
