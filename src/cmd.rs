@@ -56,7 +56,7 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
-/// What every exit status means: `--help` prints it, and README has the same table.
+/// What every exit status means: `--help` prints it, and README and docs/gate.md have the same table.
 const STATUSES: [(Exit, &str); 7] = [
     (Exit::Pass, "pass or improved (also: equal binaries)"),
     (Exit::Regression, "regression"),

@@ -33,23 +33,54 @@ pub struct Category {
     pub new_tokens: usize,
 }
 
-/// A text of ours as git has it. A checkout that turned the ends of its lines would change prompts,
-/// hashes and numbers of tokens without a word: it does not compile.
-pub(crate) const fn with_unix_lines(text: &'static str) -> &'static str {
-    let (bytes, mut at) = (text.as_bytes(), 0);
+/// A fixture with the line ends that git has, also where a checkout has CRLF: prompts, their hashes
+/// and numbers of tokens must not depend on it.
+macro_rules! unix_lines {
+    ($text:expr) => {{
+        const TEXT: &str = $text;
+        const LINES: [u8; $crate::workload::unix_length(TEXT)] = $crate::workload::unix_bytes(TEXT);
+        match std::str::from_utf8(&LINES) {
+            Ok(text) => text,
+            Err(_) => unreachable!(),
+        }
+    }};
+}
+pub(crate) use unix_lines;
+
+/// Bytes of a text once each CRLF is LF.
+pub(crate) const fn unix_length(text: &str) -> usize {
+    let (bytes, mut at, mut length) = (text.as_bytes(), 0, 0);
     while at < bytes.len() {
-        assert!(bytes[at] != b'\r', "a fixture has CRLF: check it out anew, with .gitattributes");
+        length += !is_crlf(bytes, at) as usize;
         at += 1;
     }
-    text
+    length
+}
+
+/// A text with LF for each CRLF; `N` is its [`unix_length`].
+pub(crate) const fn unix_bytes<const N: usize>(text: &str) -> [u8; N] {
+    let (bytes, mut at) = (text.as_bytes(), 0);
+    let (mut lines, mut length) = ([0; N], 0);
+    while at < bytes.len() {
+        if !is_crlf(bytes, at) {
+            lines[length] = bytes[at];
+            length += 1;
+        }
+        at += 1;
+    }
+    lines
+}
+
+const fn is_crlf(bytes: &[u8], at: usize) -> bool {
+    bytes[at] == b'\r' && at + 1 < bytes.len() && bytes[at + 1] == b'\n'
 }
 
 macro_rules! prompts {
     ($name:literal) => {
         [
-            with_unix_lines(include_str!(concat!("../fixtures/prompts/", $name, "-1.txt"))),
-            with_unix_lines(include_str!(concat!("../fixtures/prompts/", $name, "-2.txt"))),
-            with_unix_lines(include_str!(concat!("../fixtures/prompts/", $name, "-3.txt"))),
+            unix_lines!(include_str!(concat!("../fixtures/prompts/", $name, "-1.txt"))),
+            unix_lines!(include_str!(concat!("../fixtures/prompts/", $name, "-2.txt"))),
+            unix_lines!(include_str!(concat!("../fixtures/prompts/", $name, "-3.txt"))),
         ]
     };
 }
@@ -354,6 +385,12 @@ mod tests {
     fn ids(words: &[&str]) -> Vec<String> {
         let words: Vec<String> = words.iter().map(|&word| word.into()).collect();
         select(&words).unwrap().into_iter().map(|scenario| scenario.id).collect()
+    }
+
+    #[test]
+    fn fixtures_have_the_same_lines_in_every_checkout() {
+        const TURNED: &str = unix_lines!("a\r\nb\rc\n\r\n");
+        assert_eq!(TURNED, "a\nb\rc\n\n");
     }
 
     #[test]

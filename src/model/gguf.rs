@@ -214,6 +214,12 @@ impl Gguf {
                 _ => None,
             },
             chat_template: text("chat_template"),
+            named_templates: self
+                .metadata
+                .keys()
+                .filter_map(|key| key.strip_prefix("tokenizer.chat_template."))
+                .map(String::from)
+                .collect(),
         })
     }
 }

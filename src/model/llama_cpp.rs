@@ -144,7 +144,7 @@ impl LlamaCpp {
         if !missing.is_empty() {
             let _ = writeln!(
                 err,
-                "warning: llama.cpp was compiled without {}, which this CPU has; README says how to build it for this CPU",
+                "warning: llama.cpp was compiled without {}, which this CPU has; docs/peers.md says how to build it for this CPU",
                 missing.join(", ")
             );
         }
@@ -375,7 +375,7 @@ impl Decoder for LlamaCpp {
     }
 }
 
-/// How llama.cpp is set up, by environment variables; README says what they mean.
+/// How llama.cpp is set up, by environment variables; docs/peers.md says what they mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Options {
     flash: Flash,

@@ -298,7 +298,7 @@ fn divergence(p: &[f32], q: &[f32]) -> f64 {
 #[test]
 fn every_tier_is_near_the_definition_of_its_weights() {
     let tiers = Isa::tested();
-    // The bounds of the README, for a text that is read at once and token by token.
+    // The bounds of docs/engine.md, for a text that is read at once and token by token.
     for (quant, most_kl, least_top1) in
         [(Quant::Bf16, 2e-5, 0.97), (Quant::Q8_0, 2e-4, 0.95), (Quant::Q4KM, 2e-4, 0.95)]
     {

@@ -13,6 +13,7 @@ use rand::Rng as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
+use crate::error::Result;
 use crate::pair::quota::Quota;
 use crate::record::pool::Column;
 
@@ -36,10 +37,10 @@ impl Environment {
     }
 
     /// The limit that the workers are put under, if the environment has one.
-    pub(super) fn quota(&self) -> Option<Quota> {
+    pub(super) fn quota(&self) -> Result<Option<Quota>> {
         match self.load {
-            Some(Load::Quota(share)) => Some(Quota::new(share)),
-            _ => None,
+            Some(Load::Quota(share)) => Quota::new(share).map(Some),
+            _ => Ok(None),
         }
     }
 }

@@ -264,7 +264,7 @@ impl<'a> Recorder<'a> {
             }
             let started = Some(machine::now());
             let progress = AtomicUsize::new(0);
-            self.quota = environment.quota();
+            self.quota = environment.quota()?;
             let way = self.quota.as_ref().map(|quota| format!(", {}", quota.way()));
             let blocks = hog::beside(environment, plan.seed, &progress, || {
                 (0..plan.blocks)

@@ -13,6 +13,9 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::error::Result;
+use crate::suite;
+
 /// The period of the kernel's CFS bandwidth control by default: what is not used in it is lost.
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -33,13 +36,17 @@ pub(super) struct Held {
 
 impl Quota {
     /// Limits whatever is put under it to this share of all CPUs.
-    pub(super) fn new(share: f64) -> Self {
-        group(share).unwrap_or_else(|| {
-            let held = Arc::<Held>::default();
-            let inner = held.clone();
-            let thread = thread::spawn(move || inner.run(share));
-            Self::Signals { held, thread: Some(thread) }
-        })
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub(super) fn new(share: f64) -> Result<Self> {
+        if let Some(group) = group(share) {
+            return Ok(group);
+        }
+        let held = Arc::<Held>::default();
+        let inner = held.clone();
+        let thread = suite::thread(move || inner.run(share))?;
+        Ok(Self::Signals { held, thread: Some(thread) })
     }
 
     /// How it is done, for people.

@@ -23,21 +23,25 @@ use crate::workload::Metric;
 /// `timestamp` is when the numbers were measured, or `now` where none were: UTC without its letter,
 /// as the schema of Ant has it. `time` is the seconds of a scenario's measured generations; it
 /// stands at the scenario's first case, because readers add cases up and the others were read off
-/// the same generations. What has no such time, a run of prompts alone for example, took 0.
+/// the same generations. What has no such time, a run of prompts alone for example, has no `time`.
 pub fn junit(judgement: &Judgement, now: &str) -> String {
     let mut seconds = judgement.measured.seconds.clone();
-    let mut all_s = 0.0;
+    let time = |seconds: Option<f64>| {
+        seconds.map_or(String::new(), |seconds| format!(" time=\"{seconds:.3}\""))
+    };
+    let mut total: Option<f64> = None;
     let mut cases: Vec<(String, Option<&str>)> = Vec::new();
     let mut case = |class: &str, name: &str, state: Option<&'static str>, message: &str| {
-        let time = seconds.remove(class).unwrap_or_default();
-        all_s += time;
+        let seconds = seconds.remove(class);
+        total = seconds.map(|seconds| total.unwrap_or_default() + seconds).or(total);
+        let time = time(seconds);
         let (class, name, message) = (xml(class), xml(name), xml(message));
         let said = match state {
             None => format!("<system-out>{message}</system-out>"),
             Some(state) => format!("<{state} message=\"{message}\"/>"),
         };
         let case = format!(
-            "    <testcase classname=\"{class}\" name=\"{name}\" time=\"{time:.3}\">{said}</testcase>\n"
+            "    <testcase classname=\"{class}\" name=\"{name}\"{time}>{said}</testcase>\n"
         );
         cases.push((case, state));
     };
@@ -74,7 +78,7 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
         count("error"),
         count("skipped")
     );
-    let counts = format!("{counts} time=\"{all_s:.3}\"");
+    let counts = format!("{counts}{}", time(total));
     let cases: String = cases.iter().map(|(case, _)| case.as_str()).collect();
     let is_time = |time: &&str| time.parse::<jiff::Timestamp>().is_ok();
     let started = judgement.measured.started.as_deref().filter(is_time).unwrap_or(now);

@@ -198,7 +198,7 @@ fn junit_has_the_time_of_what_was_measured() {
     assert!(whole.ends_with(&format!(" time=\"{seconds:.3}\">")), "{text}");
     let cases: Vec<&str> = text.lines().filter(|line| line.contains("<testcase")).collect();
     assert!(cases[0].contains(&format!("time=\"{seconds:.3}\"")), "{text}");
-    assert!(cases[1..].iter().all(|case| case.contains("time=\"0.000\"")), "{text}");
+    assert!(cases[1..].iter().all(|case| !case.contains(" time=")), "{text}");
     judgement.measured = Measured { started: Some("\"><x".into()), ..Measured::default() };
     let text = junit(&judgement, now);
     assert!(text.contains("timestamp=\"2026-11-29T07:00:00\""), "{text}");

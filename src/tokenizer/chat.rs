@@ -26,12 +26,12 @@ use minijinja::syntax::SyntaxConfig;
 use super::quiet;
 use crate::error::Error;
 use crate::error::Result;
-use crate::workload::with_unix_lines;
+use crate::workload::unix_lines;
 
 mod python;
 
-const QWEN3: &str = with_unix_lines(include_str!("qwen3.jinja"));
-const QWEN2: &str = with_unix_lines(include_str!("qwen2.jinja"));
+const QWEN3: &str = unix_lines!(include_str!("qwen3.jinja"));
+const QWEN2: &str = unix_lines!(include_str!("qwen2.jinja"));
 
 /// The longest template, in bytes; published ones have up to about 30 kB.
 const MAX_SOURCE: usize = 128 << 10;
@@ -115,6 +115,11 @@ impl Template {
             (false, _) => return None,
         };
         Some(Self { origin: origin.into(), source: Ok(source.into()), tokens: Vec::new() })
+    }
+
+    /// Why several templates, of these names, are of no use for a conversation.
+    pub(super) fn no_default(names: &[impl std::fmt::Debug]) -> String {
+        format!("none of its templates is called `default`: {names:?}")
     }
 
     pub(super) fn chat(&self, messages: &[Message], thinking: Thinking) -> Result<String> {

@@ -91,7 +91,7 @@ fn default_template(templates: &Value) -> Source {
     let names: Vec<&str> = several.iter().map(|template| template.name.as_str()).collect();
     match several.iter().find(|template| template.name == "default") {
         Some(template) => Ok(template.template.clone()),
-        None => Err(format!("none of its templates is called `default`: {names:?}")),
+        None => Err(Template::no_default(&names)),
     }
 }
 

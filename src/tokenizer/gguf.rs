@@ -48,13 +48,24 @@ pub struct GgufVocabulary {
     pub ends: Vec<u32>,
     /// `tokenizer.ggml.bos_token_id`, if `tokenizer.ggml.add_bos_token` says that texts begin with it.
     pub bos: Option<u32>,
-    /// `tokenizer.chat_template`
+    /// `tokenizer.chat_template`, the template for conversations.
     pub chat_template: Option<String>,
+    /// Names of the templates for other purposes: NAME of each `tokenizer.chat_template.NAME`.
+    pub named_templates: Vec<String>,
 }
 
 pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
-    let GgufVocabulary { model, pre, tokens, token_types, merges, ends, bos, chat_template } =
-        vocabulary;
+    let GgufVocabulary {
+        model,
+        pre,
+        tokens,
+        token_types,
+        merges,
+        ends,
+        bos,
+        chat_template,
+        mut named_templates,
+    } = vocabulary;
     check_kind(&model, pre.as_deref())?;
     if tokens.len() != token_types.len() {
         let why = format!("{} types for {} tokens", token_types.len(), tokens.len());
@@ -114,9 +125,15 @@ pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
     let name = |id: &u32| tokens.get(*id as usize).cloned();
     let special = [("eos_token", ends.first()), ("bos_token", bos.as_ref())];
     let special = special.into_iter().filter_map(|(key, id)| Some((key.to_owned(), name(id?)?)));
-    let template = chat_template.map(|source| Template {
+    named_templates.sort();
+    let source = match chat_template {
+        Some(source) => Some(Ok(source)),
+        None if named_templates.is_empty() => None,
+        None => Some(Err(Template::no_default(&named_templates))),
+    };
+    let template = source.map(|source| Template {
         origin: "tokenizer.chat_template".into(),
-        source: Ok(source),
+        source,
         tokens: special.collect(),
     });
     Tokenizer::new(inner, template, &ends)?.with_prefix(Vec::from_iter(bos))
@@ -185,6 +202,7 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufVocabul
             .template
             .as_ref()
             .and_then(|template| template.source.clone().ok()),
+        named_templates: Vec::new(),
     })
 }
 
@@ -318,6 +336,14 @@ mod tests {
         let message = chat("{% if").unwrap_err().to_string();
         let expected = "the chat template of `tokenizer.chat_template`, line 1: syntax error";
         assert!(message.starts_with(expected), "{message}");
+
+        let mut vocabulary = Tokenizer::tiny().unwrap().to_gguf(3072).unwrap();
+        vocabulary.named_templates = ["tool_use", "rag"].map(String::from).to_vec();
+        vocabulary.chat_template = None;
+        let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
+        let message = tokenizer.chat(&[], crate::tokenizer::Thinking::On).unwrap_err().to_string();
+        let expected = r#"none of its templates is called `default`: ["rag", "tool_use"]"#;
+        assert!(message.contains(expected), "{message}");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::workload::Pipeline;
-use crate::workload::with_unix_lines;
+use crate::workload::unix_lines;
 
 /// One text of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +44,11 @@ pub enum Complexity {
     Complex,
 }
 
-const TICKETS: &str = with_unix_lines(include_str!("../../fixtures/documents/tickets.txt"));
-const ARTICLES: &str = with_unix_lines(include_str!("../../fixtures/documents/articles.txt"));
-const RECORDS: &str = with_unix_lines(include_str!("../../fixtures/documents/records.txt"));
-const FUNCTIONS: &str = with_unix_lines(include_str!("../../fixtures/documents/functions.txt"));
-const QUESTIONS: &str = with_unix_lines(include_str!("../../fixtures/documents/questions.txt"));
+const TICKETS: &str = unix_lines!(include_str!("../../fixtures/documents/tickets.txt"));
+const ARTICLES: &str = unix_lines!(include_str!("../../fixtures/documents/articles.txt"));
+const RECORDS: &str = unix_lines!(include_str!("../../fixtures/documents/records.txt"));
+const FUNCTIONS: &str = unix_lines!(include_str!("../../fixtures/documents/functions.txt"));
+const QUESTIONS: &str = unix_lines!(include_str!("../../fixtures/documents/questions.txt"));
 
 /// Words of a chunk, and how many of them the next one repeats.
 const CHUNK: usize = 60;

@@ -21,6 +21,8 @@ use peak_alloc::PeakAlloc;
 use crate::mutator::Mutator;
 
 mod documents;
+#[cfg(feature = "engine")]
+mod models;
 mod mutator;
 #[cfg(feature = "engine")]
 mod tokenizers;

@@ -1,8 +1,9 @@
 //! Changes valid files the way that damage, other programs and attackers do.
 
-use candlemark::stats::Random;
 use serde_json::Map;
 use serde_json::Value;
+
+use super::Random;
 
 /// Numbers at the edges of types and of sense, as JSON writes them.
 const NUMBERS: &[&str] = &[
@@ -63,7 +64,7 @@ impl Mutator {
     }
 
     /// One to eight changes of bytes anywhere: flips, 32- and 64-bit numbers at an edge, parts that
-    /// are cut out, doubled, moved, and an end that is cut off.
+    /// are cut out, doubled, moved, an end that is cut off, and other digits for a number in text.
     pub fn bytes(&mut self, seed: &[u8]) -> Vec<u8> {
         let mut bytes = seed.to_vec();
         for _ in 0..=self.random.below(8) {
@@ -71,7 +72,7 @@ impl Mutator {
                 break;
             }
             let at = self.place(bytes.len());
-            match self.random.below(8) {
+            match self.random.below(9) {
                 0 => bytes[at] ^= 1 << self.random.below(8),
                 1 => bytes[at] = self.random.bits() as u8,
                 2 => self.overwrite(&mut bytes, at, 4),
@@ -82,6 +83,16 @@ impl Mutator {
                     let part = bytes[at..self.end(at, bytes.len())].to_vec();
                     let to = self.place(bytes.len());
                     bytes.splice(to..to, part);
+                }
+                7 => {
+                    let Some(from) = bytes[at..].iter().position(u8::is_ascii_digit) else {
+                        continue;
+                    };
+                    let from = at + from;
+                    let digits = bytes[from..].iter().take_while(|byte| byte.is_ascii_digit());
+                    let count = digits.count();
+                    let number = NUMBERS[self.random.below(NUMBERS.len())].bytes();
+                    bytes.splice(from..from + count, number);
                 }
                 _ => {
                     let part = bytes[at..self.end(at, bytes.len())].to_vec();

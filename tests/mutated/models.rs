@@ -1,0 +1,68 @@
+//! The files of a model. `src/model/fuzz.rs` tries many more of their headers in memory; here they are
+//! whole files, and what reading them takes is bounded.
+
+use std::fs;
+use std::path::Path;
+
+use candle_core::Device;
+use candle_core::Tensor;
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::QTensor;
+use candlemark::model::config::Config;
+use candlemark::model::gguf;
+use candlemark::model::gguf::Gguf;
+use candlemark::model::safetensors::Folder;
+use candlemark::tokenizer::Tokenizer;
+
+use crate::Reader;
+use crate::mutator::Mutator;
+
+fn reader(file: &str, bytes: Vec<u8>, change: fn(&mut Mutator, &[u8]) -> Vec<u8>) -> Reader<'_> {
+    Reader { name: file, seeds: vec![(file.into(), bytes)], change }
+}
+
+/// Keys of a model, a whole vocabulary, and two tensors.
+fn small_gguf() -> Vec<u8> {
+    let config = Config::named("nano").unwrap();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny");
+    let vocabulary = Tokenizer::from_folder(&tiny).unwrap().to_gguf(config.vocab).unwrap();
+    let mut metadata = gguf::shape_metadata(&config, "nano");
+    metadata.extend(gguf::vocabulary_metadata(&vocabulary));
+    let tensors = [("token_embd.weight", 8), ("output_norm.weight", 1)].map(|(name, rows)| {
+        let values = Tensor::zeros((rows, 256), candle_core::DType::F32, &Device::Cpu).unwrap();
+        (name.into(), QTensor::quantize(&values, GgmlDType::Q8_0).unwrap())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    gguf::write(&path, &metadata, &tensors).unwrap();
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn gguf_files_are_opened() {
+    reader("model.gguf", small_gguf(), Mutator::bytes).run(4, Gguf::open, |gguf| {
+        let mut notes = Vec::new();
+        let _ = gguf.config(&mut notes);
+        let _ = gguf.vocabulary().and_then(Tokenizer::from_gguf);
+    });
+}
+
+#[test]
+fn safetensors_files_are_opened() {
+    let header = r#"{"a":{"dtype":"F32","shape":[2,4],"data_offsets":[0,32]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[32,38]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.bytes());
+    bytes.extend([0; 38]);
+    let open = |path: &Path| Folder::open(path.parent().unwrap(), &mut Vec::new());
+    reader("model.safetensors", bytes, Mutator::bytes).run(1, open, |_| {});
+}
+
+#[test]
+fn configurations_of_models_are_read() {
+    let json = Config::named("nano-qwen2").unwrap().to_json().into_bytes();
+    let read = |path: &Path| {
+        let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+        Config::from_json(path, &text, &mut Vec::new())
+    };
+    reader("config.json", json, Mutator::json).run(1, read, |config| drop(config.tensors()));
+}
