@@ -1,14 +1,12 @@
 //! Stamps the build with what is known only now: commit, compiler, flags, features, lock file. Whatever cannot be told is
 //! stamped as the empty string; a missing git or lock file never stops a build. `src/machine/stamp.rs` reads the stamps.
 
-use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::{env, fs};
 
-use sha2::Digest as _;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 /// What a binary or a bench is made from. Only these make a build dirty, and a change to any of them stamps anew, so the
 /// flag is never stale; what a run writes (records, baselines, reports) leaves it alone.

@@ -3,39 +3,18 @@
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a bench talks to the terminal")]
 
-use std::cell::OnceCell;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::hint::black_box;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use candlemark::Error;
 use candlemark::error::Cause;
-use candlemark::kernel;
-use candlemark::kernel::Arena;
-use candlemark::kernel::Cache;
-use candlemark::kernel::Fill;
-use candlemark::kernel::Form;
-use candlemark::kernel::Held;
-use candlemark::kernel::Inputs;
-use candlemark::kernel::Isa;
-use candlemark::kernel::Kind;
-use candlemark::kernel::Layout;
-use candlemark::kernel::Part;
-use candlemark::kernel::Pool;
-use candlemark::kernel::Span;
-use candlemark::kernel::TILE;
-use candlemark::kernel::Then;
-use candlemark::kernel::Tiles;
-use candlemark::machine;
-use candlemark::measure;
+use candlemark::kernel::{
+    Arena, Cache, Fill, Form, Held, Inputs, Isa, Kind, Layout, Part, Pool, Span, TILE, Then, Tiles,
+};
 use candlemark::record::Rates;
-use candlemark::settings::Config;
-use candlemark::settings::Setup;
-use criterion::BenchmarkId;
-use criterion::Criterion;
-use criterion::SamplingMode;
-use criterion::Throughput;
+use candlemark::settings::{Config, Setup};
+use candlemark::{Error, kernel, machine, measure};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 
 /// The feed-forward part of Qwen3-0.6B: one of its matrices.
 const SHAPE: [usize; 2] = [3072, 1024];

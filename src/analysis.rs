@@ -22,62 +22,21 @@ use serde::Serialize;
 
 use crate::record::Record;
 
-pub use advice::Advice;
-pub use advice::BATCH_GAIN;
-pub use advice::BATCH_TOK_S;
-pub use advice::BatchAdvice;
-pub use advice::BatchStep;
-pub use advice::CONTEXT_RETENTION;
-pub use advice::CategoryBatch;
-pub use advice::ContextAdvice;
-pub use advice::ContextEnd;
-pub use advice::MEMORY_HEADROOM;
-pub use advice::MEMORY_STEP_BYTES;
-pub use advice::MemoryAdvice;
-pub use advice::NoAdvice;
-pub use batches::BatchRow;
-pub use batches::Category;
-pub use context::Context;
-pub use context::ContextRow;
-pub use grid::Grid;
-pub use grid::GridRow;
-pub use grid::Kernels;
-pub use grid::StepCurve;
-pub use grid::StepPoint;
-pub use outcome::TargetResult;
-pub use outcome::TargetSummary;
-pub use outcome::TargetVerdict;
-pub use outcome::Unmeasurable;
-pub use outcome::evaluate;
-pub use outcome::summarise;
-pub use pipelines::PipelineRow;
-pub use pipelines::QualityRow;
-pub use requests::ApiRow;
-pub use requests::Consistency;
-pub use requests::Latency;
-pub use resources::ResourceRow;
-pub use resources::Resources;
-pub use score::FEWEST_PARTS;
-pub use score::Part;
-pub use score::PartKind;
-pub use score::Score;
-pub use stress::Outcomes;
-pub use stress::StressRow;
-pub use targets::Expected;
-pub use targets::QuantClass;
-pub use targets::Reference;
-pub use targets::Target;
-pub use targets::Targets;
-pub use targets::Topic;
-pub use targets::Unit;
-pub use values::Distribution;
-pub use values::Over;
-pub use values::Reading;
-pub use values::Spread;
-pub use values::State;
-pub use values::pooled;
-pub use values::reading;
-pub use values::spread;
+pub use advice::{
+    Advice, BATCH_GAIN, BATCH_TOK_S, BatchAdvice, BatchStep, CONTEXT_RETENTION, CategoryBatch,
+    ContextAdvice, ContextEnd, MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice,
+};
+pub use batches::{BatchRow, Category};
+pub use context::{Context, ContextRow};
+pub use grid::{Grid, GridRow, Kernels, StepCurve, StepPoint};
+pub use outcome::{TargetResult, TargetSummary, TargetVerdict, Unmeasurable, evaluate, summarise};
+pub use pipelines::{PipelineRow, QualityRow};
+pub use requests::{ApiRow, Consistency, Latency};
+pub use resources::{ResourceRow, Resources};
+pub use score::{FEWEST_PARTS, Part, PartKind, Score};
+pub use stress::{Outcomes, StressRow};
+pub use targets::{Expected, QuantClass, Reference, Target, Targets, Topic, Unit};
+pub use values::{Distribution, Over, Reading, Spread, State, pooled, reading, spread};
 
 /// Everything that follows from one record alone. Parts whose scenarios are not in the record are `None` or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]

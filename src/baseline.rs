@@ -3,30 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::compare::BLOCKS_NEEDED;
-use crate::compare::Difference;
-use crate::compare::SESSIONS_NEEDED;
-use crate::compare::Weight;
-use crate::compare::between;
-use crate::compare::differences;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::quoted;
+use crate::compare::{BLOCKS_NEEDED, Difference, SESSIONS_NEEDED, Weight, between, differences};
+use crate::error::{Error, Result, quoted};
 use crate::machine;
 use crate::machine::SESSION_GAP;
-use crate::record::AbsenceKind;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Kind;
-use crate::record::Model;
-use crate::record::Record;
-use crate::record::Session;
-use crate::record::Settings;
 use crate::record::calibration::Calibration;
+use crate::record::{AbsenceKind, Block, Case, Kind, Model, Record, Session, Settings};
 
 /// Makes one baseline of several runs of one commit: block values with their sessions, without raw samples. Peaks of memory of
 /// processes that several scenarios shared are left out: a baseline's are of fresh ones.
@@ -413,8 +398,7 @@ fn stored(folder: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::compare::tests::record;
-    use crate::record::Absence;
-    use crate::record::Caveat;
+    use crate::record::{Absence, Caveat};
 
     fn session(day: usize, speed: f64) -> Record {
         let mut one =

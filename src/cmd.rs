@@ -2,15 +2,12 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use candlemark::Error;
 use candlemark::compare::Outcome;
-use candlemark::error::Cause;
-use candlemark::error::command;
-use candlemark::files;
+use candlemark::error::{Cause, command};
 use candlemark::record::Record;
+use candlemark::{Error, files};
 
 #[cfg(feature = "engine")]
 pub(crate) mod calibrate;

@@ -6,13 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
 use crate::record::calibration::Calibration;
-use crate::workload::Better;
-use crate::workload::Metric;
+use crate::workload::{Better, Metric};
 
 mod drift;
 mod estimate;
@@ -26,19 +24,12 @@ mod same;
 mod stored;
 
 pub use drift::Drift;
-pub use estimate::Evidence;
-pub use estimate::Interval;
-pub use policy::FailOn;
-pub use policy::PLANNED_LOOKS;
-pub use policy::Policy;
-pub use same::Difference;
-pub use same::Weight;
-pub use same::between;
-pub use same::differences;
+pub use estimate::{Evidence, Interval};
+pub use policy::{FailOn, PLANNED_LOOKS, Policy};
 pub(crate) use same::work as difference_of_work;
+pub use same::{Difference, Weight, between, differences};
 
-use stored::Jury;
-use stored::Row;
+use stored::{Jury, Row};
 
 /// Version of the JSON form of a [`Judgement`].
 pub const SCHEMA: u32 = 1;

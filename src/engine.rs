@@ -1,34 +1,19 @@
 //! From prompts to tokens, with the instant of each: batches, sampling, stopping. One generation gives every metric of time.
 //! Knows nothing of scenarios or records.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use candle_core::Device;
-use candle_core::Tensor;
-use candle_transformers::generation::LogitsProcessor;
-use candle_transformers::generation::Sampling;
+use candle_core::{Device, Tensor};
+use candle_transformers::generation::{LogitsProcessor, Sampling};
 use sha2::Digest as _;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model;
-use crate::model::Decoder;
-use crate::model::EngineKind;
-use crate::model::Logits;
-use crate::model::Opened;
-use crate::model::Progress;
-use crate::model::Step;
-use crate::model::Vocabulary;
 use crate::model::gguf::Gguf;
-use crate::model::weights::Quant;
-use crate::model::weights::hex;
-use crate::settings::Generation;
-use crate::settings::Setup;
-use crate::tokenizer::Message;
-use crate::tokenizer::Role;
-use crate::tokenizer::Thinking;
-use crate::tokenizer::Tokenizer;
+use crate::model::weights::{Quant, hex};
+use crate::model::{Decoder, EngineKind, Logits, Opened, Progress, Step, Vocabulary};
+use crate::settings::{Generation, Setup};
+use crate::tokenizer::{Message, Role, Thinking, Tokenizer};
 use crate::workload::PromptFormat;
 
 /// A loaded model with its tokenizer.

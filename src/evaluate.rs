@@ -9,28 +9,10 @@ mod ours;
 mod replay;
 mod rules;
 
-pub use calibrate::Found;
-pub use calibrate::calibrate;
-pub use figures::Bound;
-pub use figures::Evidence;
-pub use figures::FIGURES;
-pub use figures::Figure;
-pub use figures::Figures;
-pub use figures::Met;
-pub use figures::Status;
-pub use figures::TARGETS;
-pub use figures::Target;
-pub use figures::Unit;
-pub use replay::Columns;
-pub use replay::Evaluation;
-pub use replay::Measured;
-pub use replay::Place;
-pub use replay::Plan;
-pub use replay::SCENARIOS;
-pub use replay::evaluate;
-pub use rules::RULES;
-pub use rules::Rule;
-pub use rules::rules;
+pub use calibrate::{Found, calibrate};
+pub use figures::{Bound, Evidence, FIGURES, Figure, Figures, Met, Status, TARGETS, Target, Unit};
+pub use replay::{Columns, Evaluation, Measured, Place, Plan, SCENARIOS, evaluate};
+pub use rules::{RULES, Rule, rules};
 
 #[cfg(test)]
 mod simulated;

@@ -1,25 +1,16 @@
 //! Where candlemark's files lie, how every one of them is written, and what two processes, or one
 //! that was killed, leave to each other.
 
-use std::fs;
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::fs::TryLockError;
-use std::io;
-use std::io::Cursor;
-use std::io::ErrorKind;
-use std::io::Read as _;
-use std::io::Seek;
-use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Cursor, ErrorKind, Read as _, Seek, Write};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::{fs, io};
 
 use serde::Deserialize;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The build folder, where runs and pages are kept. Found as Criterion finds it, so that both write
 /// into one: `CARGO_TARGET_DIR`, then what `cargo metadata` says, then `target`.
@@ -514,8 +505,7 @@ impl Drop for Lock {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
 

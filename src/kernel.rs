@@ -35,39 +35,19 @@ mod portable;
 mod product;
 mod tiles;
 
-pub use arena::Arena;
-pub use arena::HUGE_PAGE;
-pub use attention::attend;
-pub use attention::attention_kind;
-pub use blocks::Blocks;
-pub use blocks::Fill;
-pub use blocks::matrix;
-pub use cache::Cache;
-pub use cache::Held;
-pub use cache::Layout;
-pub use cache::Span;
-pub use elementwise::largest;
-pub use elementwise::rms_norm;
-pub use elementwise::turn;
-pub use inputs::Inputs;
-pub use inputs::Kind;
+pub use arena::{Arena, HUGE_PAGE};
+pub use attention::{attend, attention_kind};
+pub use blocks::{Blocks, Fill, matrix};
+pub use cache::{Cache, Held, Layout, Span};
+pub use elementwise::{largest, rms_norm, turn};
+pub use inputs::{Inputs, Kind};
 pub use isa::Isa;
-pub use peak::Peaks;
-pub use peak::ReadRates;
-pub use peak::peaks;
-pub use peak::read_rates;
+pub use peak::{Peaks, ReadRates, peaks, read_rates};
 #[cfg(feature = "llama-cpp")]
 pub use peer::llama_system_info;
 pub use pool::Pool;
-pub use product::Part;
-pub use product::Then;
-pub use product::gated;
-pub use product::kind;
-pub use product::products;
-pub use tiles::Form;
-pub use tiles::TILE;
-pub use tiles::Tiles;
-pub use tiles::pack;
+pub use product::{Part, Then, gated, kind, products};
+pub use tiles::{Form, TILE, Tiles, pack};
 
 /// The target of the tracing spans around kernels. Nobody listens but where kernels are profiled.
 pub const SPANS: &str = "candlemark::kernel";

@@ -7,8 +7,7 @@
 
 /// The one error type of the library, and how it maps to an exit status.
 pub mod error;
-pub use error::Error;
-pub use error::Result;
+pub use error::{Error, Result};
 
 /// Medians, percentiles, trimmed means and Student t, with tests of literal values.
 pub mod stats;
@@ -77,8 +76,7 @@ pub mod monitor;
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     /// `src/<module>.rs` and everything in `src/<module>/`.
     fn files(module: &str) -> Vec<PathBuf> {

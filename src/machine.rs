@@ -17,38 +17,21 @@ mod utilisation;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
-use std::thread;
+use std::{fs, thread};
 
 use sysinfo::System;
 
-use crate::record::Build;
-use crate::record::Machine;
-use crate::record::Rates;
+use crate::record::{Build, Machine, Rates};
 
 pub use class::class_id;
-pub use load::conditions;
-pub use load::warnings;
-pub use meter::Figure;
-pub use meter::Meter;
-pub use meter::Reading;
-pub use meter::Spent;
-pub use meter::store;
-pub use rates::last_level_cache_bytes;
-pub use rates::read_buffer_bytes;
-pub use references::ReferenceKernels;
-pub use references::references;
-pub use stamp::SESSION_GAP;
-pub use stamp::between;
-pub use stamp::build;
-pub use stamp::check_time;
-pub use stamp::environment;
-pub use stamp::file_sha256;
-pub use stamp::is_one_session;
-pub use stamp::now;
-pub use stamp::refuse_debug;
-pub use stamp::session_id;
-pub use stamp::stamp;
+pub use load::{conditions, warnings};
+pub use meter::{Figure, Meter, Reading, Spent, store};
+pub use rates::{last_level_cache_bytes, read_buffer_bytes};
+pub use references::{ReferenceKernels, references};
+pub use stamp::{
+    SESSION_GAP, between, build, check_time, environment, file_sha256, is_one_session, now,
+    refuse_debug, session_id, stamp,
+};
 
 /// Where this process runs. `threads` and `device` are those of the engine; a device names its driver, too. The rates
 /// that have to be measured are left out.

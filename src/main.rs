@@ -7,8 +7,7 @@ use std::process::ExitCode;
 
 use candlemark::error::brief;
 use candlemark::settings::Config;
-use clap::Parser;
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
 
 mod cmd;
 

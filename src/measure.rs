@@ -10,46 +10,21 @@ mod rates;
 mod shares;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sha2::Digest as _;
 
-use crate::engine;
-use crate::engine::Engine;
-use crate::engine::Generated;
-use crate::engine::Identity;
-use crate::engine::Injection;
-use crate::engine::Request;
-use crate::error::Error;
-use crate::error::Result;
-use crate::machine;
+use crate::engine::{Engine, Generated, Identity, Injection, Request};
+use crate::error::{Error, Result};
 use crate::model::weights::hex;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Model;
-use crate::record::Rates;
-use crate::record::Settings;
-use crate::record::Work;
-use crate::settings::Generation;
-use crate::settings::RopeScaling;
-use crate::settings::Setup;
-use crate::stats;
-use crate::workload;
-use crate::workload::Input;
-use crate::workload::PromptFormat;
-use crate::workload::Scenario;
-use crate::workload::Task;
+use crate::record::{Block, Case, Model, Rates, Settings, Work};
+use crate::settings::{Generation, RopeScaling, Setup};
+use crate::workload::{Input, PromptFormat, Scenario, Task};
+use crate::{engine, machine, stats, workload};
 
-pub use peaks::MemoryUse;
-pub use peaks::Sharing;
-pub use peaks::take_memory;
-pub use rates::full_rates;
-pub use rates::patient_rates;
-pub use rates::rates;
-pub use shares::exceeds;
-pub use shares::raise;
-pub use shares::restate;
+pub use peaks::{MemoryUse, Sharing, take_memory};
+pub use rates::{full_rates, patient_rates, rates};
+pub use shares::{exceeds, raise, restate};
 
 use peaks::null_memory;
 

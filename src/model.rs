@@ -27,25 +27,19 @@ pub mod synthetic;
 pub mod weights;
 
 use std::io;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::files;
-use crate::kernel::Isa;
-use crate::kernel::Pool;
+use crate::error::{Error, Result};
+use crate::kernel::{Isa, Pool};
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
 use crate::model::synthetic::Synthetic;
-use crate::model::weights::Positioned;
-use crate::model::weights::Quant;
-use crate::model::weights::Source;
-use crate::settings;
+use crate::model::weights::{Positioned, Quant, Source};
 use crate::settings::RopeScaling;
+use crate::{files, settings};
 
 /// New tokens of one sequence, to follow what it has been shown before.
 #[derive(Debug, Clone, Copy)]

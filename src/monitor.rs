@@ -2,15 +2,12 @@
 //! again soon, and ends nothing. While a cycle measures, nothing else happens: pages are made before and after it.
 //! Knows no model and no clock of its own: what measures, and the time, are handed in.
 
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use jiff::SignedDuration;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod entry;
 mod figures;
@@ -22,13 +19,8 @@ mod prometheus;
 #[cfg(feature = "monitor")]
 mod server;
 
-pub use entry::Entry;
-pub use entry::Figures;
-pub use entry::Measured;
-pub use entry::SCHEMA;
-pub use entry::Said;
-pub use history::History;
-pub use history::MOST;
+pub use entry::{Entry, Figures, Measured, SCHEMA, Said};
+pub use history::{History, MOST};
 #[cfg(feature = "engine")]
 pub use probe::SuiteProbe;
 #[cfg(feature = "monitor")]

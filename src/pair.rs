@@ -16,37 +16,26 @@ mod worker;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
-use crate::compare::Judgement;
-use crate::compare::Policy;
 use crate::compare::looks::LOOKS;
 use crate::compare::paired::judge;
-use crate::error::Error;
-use crate::error::Result;
-use crate::files;
-use crate::machine;
+use crate::compare::{Judgement, Policy};
+use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
-use crate::pair::arms::arms_folder;
-use crate::pair::arms::copies;
+use crate::pair::arms::{arms_folder, copies};
 use crate::pair::build::Built;
 use crate::pair::case::is_measurable;
 use crate::pair::duet::Duet;
 use crate::pair::effort::Effort;
 use crate::pair::worker::Patience;
 use crate::record::Session;
-use crate::record::pair::Arm;
-use crate::record::pair::Ended;
-use crate::record::pair::Paired;
-use crate::record::pair::PairedCase;
-use crate::record::pair::PairedKind;
-use crate::record::pair::SCHEMA;
+use crate::record::pair::{Arm, Ended, Paired, PairedCase, PairedKind, SCHEMA};
 use crate::settings::Setup;
-use crate::workload;
+use crate::{files, machine, workload};
 
 /// What is to be compared, and for how long.
 pub struct Plan {

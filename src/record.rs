@@ -2,21 +2,16 @@
 //! moved. Values are in the unit of their metric's name. What was not measured is `null` with a reason, never zero.
 //! Knows nothing of how a value was measured, nor of verdicts.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::files;
-use crate::settings::Generation;
-use crate::settings::RopeScaling;
-use crate::workload;
+use crate::error::{Error, Result};
+use crate::settings::{Generation, RopeScaling};
+use crate::{files, workload};
 
 pub use crate::workload::Work;
 
@@ -27,13 +22,8 @@ pub mod pair;
 pub mod pool;
 pub(crate) mod schema1;
 
-pub use absence::Absence;
-pub use absence::AbsenceKind;
-pub use absence::Caveat;
-pub use machine::Build;
-pub use machine::Conditions;
-pub use machine::Machine;
-pub use machine::Rates;
+pub use absence::{Absence, AbsenceKind, Caveat};
+pub use machine::{Build, Conditions, Machine, Rates};
 
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 2;

@@ -11,16 +11,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::shortened;
+use crate::error::{Error, Result, shortened};
 use crate::workload::PromptFormat;
 
-pub use threads::cpus;
-pub use threads::too_many;
+pub use threads::{cpus, too_many};
 pub use variables::variables;
 
 /// The default model: the exact layer of Qwen3-0.6B, 4 layers, the vocabulary of `fixtures/tiny`.

@@ -4,22 +4,14 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use statrs::distribution::Beta;
-use statrs::distribution::Continuous as _;
-use statrs::distribution::ContinuousCDF as _;
-use statrs::distribution::Normal;
-use statrs::distribution::StudentsT;
+use statrs::distribution::{Beta, Continuous as _, ContinuousCDF as _, Normal, StudentsT};
 
 mod fit;
 mod prior;
 mod random;
 mod ranks;
 
-pub use fit::FEWEST_FOR_INTERVAL;
-pub use fit::Fit;
-pub use fit::Line;
-pub use fit::fit;
-pub use fit::theil_sen;
+pub use fit::{FEWEST_FOR_INTERVAL, Fit, Line, fit, theil_sen};
 pub use prior::Prior;
 pub use random::Random;
 pub use ranks::mann_whitney;

@@ -3,58 +3,33 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Read as _;
-use std::io::Write as _;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::Injection;
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::shortened;
-use crate::files;
-use crate::machine;
-use crate::measure;
+use crate::error::{Error, Result, shortened};
 use crate::measure::Sharing;
 use crate::model::Progress;
-use crate::record::Absence;
-use crate::record::Case;
-use crate::record::Kind;
-use crate::record::Model;
-use crate::record::Rates;
-use crate::record::Record;
-use crate::record::SCHEMA;
-use crate::record::Session;
+use crate::record::{Absence, Case, Kind, Model, Rates, Record, SCHEMA, Session};
 use crate::settings::Setup;
-use crate::workload::Input;
-use crate::workload::Scenario;
+use crate::workload::{Input, Scenario};
+use crate::{files, machine, measure};
 
 mod order;
 mod process;
 mod stress;
 pub mod turns;
 
-pub use order::Done;
-pub use order::GRACE;
-pub use process::absent;
-pub use process::work;
-pub use stress::STRESS;
-pub use stress::Stress;
-pub use stress::work as work_on_requests;
+pub use order::{Done, GRACE};
+pub use process::{absent, work};
+pub use stress::{STRESS, Stress, work as work_on_requests};
 
 use order::Pace;
 

@@ -2,25 +2,20 @@
 //! with the chat template and the end tokens. Of a model it knows no more than how many embedding rows it has.
 
 use std::fmt::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::Digest;
-use sha2::Sha256;
-use tokenizers::AddedToken;
-use tokenizers::SplitDelimiterBehavior;
+use sha2::{Digest, Sha256};
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::Split;
-use tokenizers::pre_tokenizers::split::SplitPattern;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod chat;
 mod folder;
@@ -31,9 +26,7 @@ mod stream;
 mod tests;
 mod train;
 
-pub use chat::Message;
-pub use chat::Role;
-pub use chat::Thinking;
+pub use chat::{Message, Role, Thinking};
 pub use gguf::GgufVocabulary;
 pub use stream::Stream;
 pub use train::train;

@@ -6,21 +6,12 @@ mod metrics;
 mod suites;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::nearest;
-use crate::error::shortened;
+use crate::error::{Error, Result, nearest, shortened};
 
-pub use metrics::Better;
-pub use metrics::Gate;
-pub use metrics::METRICS;
-pub use metrics::Metric;
-pub use metrics::metric;
-pub use suites::SUITES;
-pub use suites::Suite;
+pub use metrics::{Better, Gate, METRICS, Metric, metric};
+pub use suites::{SUITES, Suite};
 
 /// A prompt category: its prompts and how many tokens each answer has.
 #[derive(Debug)]

@@ -1,27 +1,17 @@
 //! One scenario on its way through Criterion: measured on its first page, replayed on the others, then kept in the record.
 
 use candlemark::engine::Injection;
-use candlemark::error::Error;
-use candlemark::error::Result;
+use candlemark::error::{Error, Result};
 use candlemark::machine::ReferenceKernels;
-use candlemark::measure;
-use candlemark::measure::Sample;
-use candlemark::measure::Sharing;
-use candlemark::measure::Trial;
+use candlemark::measure::{Sample, Sharing, Trial};
 use candlemark::record::Case;
-use candlemark::suite;
 use candlemark::suite::Job;
-use candlemark::workload::Scenario;
-use candlemark::workload::Task;
+use candlemark::workload::{Scenario, Task};
+use candlemark::{measure, suite};
 
-use super::SAMPLES;
-use super::binary;
-use super::sampled::Counted;
-use super::sampled::take_counted;
-use super::session::Loaded;
-use super::session::Mode;
-use super::session::Session;
-use super::session::put;
+use super::sampled::{Counted, take_counted};
+use super::session::{Loaded, Mode, Session, put};
+use super::{SAMPLES, binary};
 
 /// A page of a case: what is read off a sample, and whether a rate is shown beside the time.
 pub(super) struct Page {

@@ -6,38 +6,22 @@ mod case;
 mod sampled;
 mod session;
 
-use std::cell::OnceCell;
-use std::cell::RefCell;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::ExitCode;
+use std::cell::{OnceCell, RefCell};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use candlemark::compare::Policy;
-use candlemark::engine;
 use candlemark::engine::Injection;
-use candlemark::error::Cause;
-use candlemark::error::Error;
-use candlemark::error::Result;
-use candlemark::settings::Config;
-use candlemark::settings::Generation;
-use candlemark::settings::Setup;
-use candlemark::settings::too_many;
-use candlemark::suite;
+use candlemark::error::{Cause, Error, Result};
+use candlemark::settings::{Config, Generation, Setup, too_many};
 use candlemark::tokenizer::Tokenizer;
-use candlemark::workload::Scenario;
-use candlemark::workload::select;
-use case::CaseRun;
-use case::PAGES;
-use criterion::BenchmarkId;
-use criterion::Criterion;
-use criterion::PlottingBackend;
-use criterion::SamplingMode;
-use criterion::Throughput;
+use candlemark::workload::{Scenario, select};
+use candlemark::{engine, suite};
+use case::{CaseRun, PAGES};
+use criterion::{BenchmarkId, Criterion, PlottingBackend, SamplingMode, Throughput};
 use sampled::Sampled;
-use session::Mode;
-use session::Session;
+use session::{Mode, Session};
 
 /// Fewest samples that Criterion takes.
 const SAMPLES: usize = 10;

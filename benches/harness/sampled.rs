@@ -5,8 +5,7 @@ use std::sync::Mutex;
 
 use candlemark::measure::Sample;
 use criterion::Throughput;
-use criterion::measurement::Measurement;
-use criterion::measurement::ValueFormatter;
+use criterion::measurement::{Measurement, ValueFormatter};
 
 /// The samples that Criterion has counted since they were last taken, in its order.
 static COUNTED: Mutex<Vec<Sample>> = Mutex::new(Vec::new());

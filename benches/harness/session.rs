@@ -1,34 +1,18 @@
 //! What a bench loads once, and the record, verdict and page that it ends with.
 
-use std::cell::Cell;
-use std::cell::OnceCell;
-use std::cell::RefCell;
-use std::path::Path;
-use std::path::PathBuf;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::path::{Path, PathBuf};
 
-use candlemark::baseline;
-use candlemark::compare;
-use candlemark::compare::Grounds;
-use candlemark::compare::Policy;
-use candlemark::engine::Engine;
-use candlemark::engine::Identity;
-use candlemark::error::Result;
-use candlemark::error::quoted;
-use candlemark::files;
+use candlemark::compare::{Grounds, Policy};
+use candlemark::engine::{Engine, Identity};
+use candlemark::error::{Result, quoted};
 use candlemark::files::RunFolder;
-use candlemark::machine;
 use candlemark::machine::ReferenceKernels;
-use candlemark::measure;
-use candlemark::record::Absence;
-use candlemark::record::Case;
-use candlemark::record::Record;
-use candlemark::record::References;
-use candlemark::report;
+use candlemark::record::{Absence, Case, Record, References};
 use candlemark::settings::Setup;
-use candlemark::suite;
 use candlemark::tokenizer::Tokenizer;
-use candlemark::workload::Input;
-use candlemark::workload::Scenario;
+use candlemark::workload::{Input, Scenario};
+use candlemark::{baseline, compare, files, machine, measure, report, suite};
 
 /// What Criterion was asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,9 @@ use serde::Serialize;
 
 use super::batches;
 use super::batches::Category;
-use super::context::Context;
-use super::context::ContextRow;
+use super::context::{Context, ContextRow};
 use super::resources::serves;
-use super::values::State;
-use super::values::sound;
+use super::values::{State, sound};
 use crate::record::Record;
 
 /// A larger batch is worth it from this gain of the whole batch's rate on, as a share.

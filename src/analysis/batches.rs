@@ -2,14 +2,8 @@
 
 use serde::Serialize;
 
-use super::values::Reading;
-use super::values::Spread;
-use super::values::State;
-use super::values::reading;
-use super::values::sound;
-use super::values::spread;
-use crate::record::Case;
-use crate::record::Record;
+use super::values::{Reading, Spread, State, reading, sound, spread};
+use crate::record::{Case, Record};
 
 /// A category and its batch sizes.
 #[derive(Debug, Clone, PartialEq, Serialize)]

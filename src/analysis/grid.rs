@@ -4,19 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::values::Reading;
-use super::values::SEED;
-use super::values::Spread;
-use super::values::State;
-use super::values::largest;
-use super::values::over_all;
-use super::values::prompt_tokens;
-use super::values::reading;
-use super::values::sound;
-use super::values::spread;
-use super::values::within;
-use crate::record::Case;
-use crate::record::Record;
+use super::values::{
+    Reading, SEED, Spread, State, largest, over_all, prompt_tokens, reading, sound, spread, within,
+};
+use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::Fit;
 

@@ -3,20 +3,10 @@
 
 use serde::Serialize;
 
-use super::targets::Follows;
-use super::targets::QuantClass;
-use super::targets::Target;
-use super::targets::Targets;
-use super::values::State;
-use super::values::reading;
-use super::values::sound;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Caveat;
-use crate::record::Model;
-use crate::record::Record;
-use crate::workload::Better;
-use crate::workload::SUITES;
+use super::targets::{Follows, QuantClass, Target, Targets};
+use super::values::{State, reading, sound};
+use crate::record::{Block, Case, Caveat, Model, Record};
+use crate::workload::{Better, SUITES};
 
 /// One target and what a record says of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -4,16 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::values::Reading;
-use super::values::Spread;
-use super::values::State;
-use super::values::prompt_tokens;
-use super::values::reading;
-use super::values::sound;
-use super::values::spread;
-use super::values::within;
-use crate::record::Case;
-use crate::record::Record;
+use super::values::{Reading, Spread, State, prompt_tokens, reading, sound, spread, within};
+use crate::record::{Case, Record};
 
 /// One pipeline, `pipelines/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]

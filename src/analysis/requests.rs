@@ -2,16 +2,8 @@
 
 use serde::Serialize;
 
-use super::values::Distribution;
-use super::values::SEED;
-use super::values::Spread;
-use super::values::State;
-use super::values::pooled;
-use super::values::prompt_tokens;
-use super::values::spread;
-use super::values::within;
-use crate::record::Case;
-use crate::record::Record;
+use super::values::{Distribution, SEED, Spread, State, pooled, prompt_tokens, spread, within};
+use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::Fit;
 use crate::workload::Task;

@@ -3,14 +3,8 @@
 
 use serde::Serialize;
 
-use super::values::Reading;
-use super::values::State;
-use super::values::largest;
-use super::values::over_all;
-use super::values::reading;
-use super::values::sound;
-use crate::record::Case;
-use crate::record::Record;
+use super::values::{Reading, State, largest, over_all, reading, sound};
+use crate::record::{Case, Record};
 use crate::stats;
 use crate::workload::Task;
 

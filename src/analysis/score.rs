@@ -2,12 +2,10 @@
 
 use serde::Serialize;
 
-use super::batches;
 use super::context::Context;
-use super::requests;
-use super::resources::Resources;
-use super::resources::with_roofline;
+use super::resources::{Resources, with_roofline};
 use super::values::State;
+use super::{batches, requests};
 use crate::record::Record;
 use crate::stats;
 use crate::workload::Task;

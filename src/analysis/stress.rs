@@ -2,14 +2,8 @@
 
 use serde::Serialize;
 
-use super::values::Reading;
-use super::values::State;
-use super::values::reading;
-use super::values::within;
-use crate::record::Case;
-use crate::record::Outcome;
-use crate::record::Record;
-use crate::record::Request;
+use super::values::{Reading, State, reading, within};
+use crate::record::{Case, Outcome, Record, Request};
 
 /// One kind of stress, `stress/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]

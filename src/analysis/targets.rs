@@ -5,16 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::batches;
-use crate::error::Error;
-use crate::error::Result;
-use crate::workload::Better;
-use crate::workload::METRICS;
-use crate::workload::Metric;
-use crate::workload::metric;
+use crate::error::{Error, Result};
+use crate::workload::{Better, METRICS, Metric, metric};
 
 /// Targets and the machine that they were set for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

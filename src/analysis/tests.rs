@@ -4,19 +4,10 @@ mod advised;
 mod aimed;
 
 use super::*;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Block;
-use crate::record::Build;
-use crate::record::Case;
-use crate::record::Kind;
-use crate::record::Machine;
-use crate::record::Model;
-use crate::record::Outcome;
-use crate::record::Request;
-use crate::record::SCHEMA;
-use crate::record::Settings;
-use crate::record::Work;
+use crate::record::{
+    Absence, AbsenceKind, Block, Build, Case, Kind, Machine, Model, Outcome, Request, SCHEMA,
+    Settings, Work,
+};
 use crate::workload::Task;
 
 fn near(found: f64, expected: f64) {

@@ -2,10 +2,7 @@
 
 use serde::Serialize;
 
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Case;
-use crate::record::Record;
+use crate::record::{Absence, AbsenceKind, Case, Record};
 use crate::stats;
 
 /// Seed of every bootstrap here: the same record gives the same intervals.

@@ -5,35 +5,24 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use candlemark::Error;
-use candlemark::baseline;
 use candlemark::compare::Policy;
-use candlemark::evaluate;
 use candlemark::evaluate::Found;
-use candlemark::files;
 use candlemark::files::Lock;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
-use candlemark::pair::pool::Environment;
-use candlemark::pair::pool::Plan;
-use candlemark::record::calibration::Calibration;
-use candlemark::record::calibration::CalibrationKind;
-use candlemark::record::calibration::Place;
-use candlemark::record::calibration::SCHEMA;
-use candlemark::record::calibration::Sitting;
-use candlemark::record::calibration::Weights;
-use candlemark::record::pool::Pool;
-use candlemark::record::pool::Recorded;
-use candlemark::report;
-use candlemark::settings::Config;
-use candlemark::settings::Count;
+use candlemark::pair::pool::{Environment, Plan};
+use candlemark::record::calibration::{
+    Calibration, CalibrationKind, Place, SCHEMA, Sitting, Weights,
+};
+use candlemark::record::pool::{Pool, Recorded};
+use candlemark::settings::{Config, Count};
+use candlemark::{Error, baseline, evaluate, files, report};
 
 use crate::cmd::Exit;
 use crate::cmd::gate_eval::record::progress;
 use crate::cmd::interrupt::interruptible;
 use crate::cmd::pair::build;
-use crate::cmd::setup::ModelArguments;
-use crate::cmd::setup::check_words_for_turns;
+use crate::cmd::setup::{ModelArguments, check_words_for_turns};
 
 /// Measure what this machine differs by when nothing was changed: processes, sessions, code layouts
 #[derive(clap::Args)]

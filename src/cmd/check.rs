@@ -10,30 +10,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use candlemark::Error;
-use candlemark::baseline;
-use candlemark::compare::FailOn;
-use candlemark::compare::Grounds;
-use candlemark::compare::Judgement;
-use candlemark::compare::Outcome;
-use candlemark::compare::Policy;
-use candlemark::compare::judge;
-use candlemark::compare::paired;
+use candlemark::compare::{FailOn, Grounds, Judgement, Outcome, Policy, judge, paired};
 use candlemark::error::quoted;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
 use candlemark::record::pair::Paired;
-use candlemark::report;
 use candlemark::settings::Config;
 #[cfg(feature = "engine")]
 use candlemark::settings::duration;
+use candlemark::{Error, baseline, report};
 
-use crate::cmd::Exit;
-use crate::cmd::command_line;
 use crate::cmd::document::Document;
-use crate::cmd::newest;
-use crate::cmd::statuses;
-use crate::cmd::usage;
+use crate::cmd::{Exit, command_line, newest, statuses, usage};
 
 /// Judge a record against a baseline, or judge again what `candlemark pair` measured
 #[derive(clap::Args)]

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use candlemark::record::Record;
 use candlemark::report;
 
-use crate::cmd::Exit;
-use crate::cmd::records;
-use crate::cmd::write;
+use crate::cmd::{Exit, records, write};
 
 /// Print records side by side: what was changed, what became of it, then every metric; gives no verdict
 #[derive(clap::Args)]

@@ -4,17 +4,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use candlemark::Error;
-use candlemark::compare::Judgement;
-use candlemark::compare::Outcome;
-use candlemark::compare::Policy;
-use candlemark::error::Cause;
-use candlemark::error::brief;
-use candlemark::files;
-use candlemark::report;
+use candlemark::compare::{Judgement, Outcome, Policy};
+use candlemark::error::{Cause, brief};
+use candlemark::{Error, files, report};
 
-use crate::cmd::cause;
-use crate::cmd::write;
+use crate::cmd::{cause, write};
 
 /// Which document, and where it goes.
 #[derive(clap::Args)]

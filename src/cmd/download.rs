@@ -3,8 +3,7 @@
 use std::io::Write as _;
 
 use candlemark::model::Progress;
-use indicatif::ProgressBar;
-use indicatif::ProgressStyle;
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// Bars of the files of a model.
 #[derive(Default)]

@@ -3,19 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use candlemark::Error;
-use candlemark::evaluate;
-use candlemark::evaluate::Evidence;
-use candlemark::evaluate::Plan;
-use candlemark::files;
+use candlemark::evaluate::{Evidence, Plan};
 use candlemark::record::pool::Pool;
-use candlemark::report;
 use candlemark::settings::Config;
+use candlemark::{Error, evaluate, files, report};
 
-use crate::cmd::Exit;
-use crate::cmd::command_line;
-use crate::cmd::usage;
-use crate::cmd::write;
+use crate::cmd::{Exit, command_line, usage, write};
 
 #[cfg(feature = "engine")]
 pub(crate) mod record;

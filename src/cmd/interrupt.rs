@@ -7,12 +7,10 @@
 //! until then, ends with 0. `peers` keeps nothing and listens to nothing: the first Ctrl-C ends it.
 
 use std::io::Write as _;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use candlemark::Error;
-use candlemark::report;
+use candlemark::{Error, report};
 
 use crate::cmd::Exit;
 

@@ -4,9 +4,7 @@ use std::io::Write;
 
 use candlemark::settings::Config;
 use candlemark::workload;
-use candlemark::workload::Input;
-use candlemark::workload::SUITES;
-use candlemark::workload::Scenario;
+use candlemark::workload::{Input, SUITES, Scenario};
 
 use crate::cmd::Exit;
 

@@ -2,12 +2,8 @@
 
 use std::io::Write;
 
-use candlemark::machine;
-use candlemark::measure;
-use candlemark::settings::Config;
-use candlemark::settings::Count;
-use candlemark::settings::Setup;
-use candlemark::settings::too_many;
+use candlemark::settings::{Config, Count, Setup, too_many};
+use candlemark::{machine, measure};
 
 use crate::cmd::Exit;
 

@@ -2,42 +2,24 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use candlemark::Error;
 use candlemark::compare::Policy;
-use candlemark::files::Lock;
-use candlemark::files::build_folder;
-use candlemark::machine;
+use candlemark::files::{Lock, build_folder};
 use candlemark::measure::Sharing;
-use candlemark::monitor;
-use candlemark::monitor::Audience;
-use candlemark::monitor::Clock;
-use candlemark::monitor::History;
-use candlemark::monitor::Pages;
-use candlemark::monitor::Plan;
-use candlemark::monitor::Remote;
-use candlemark::monitor::Server;
-use candlemark::monitor::SuiteProbe;
-use candlemark::settings::Config;
-use candlemark::settings::interval;
-use candlemark::suite;
+use candlemark::monitor::{Audience, Clock, History, Pages, Plan, Remote, Server, SuiteProbe};
+use candlemark::settings::{Config, interval};
 use candlemark::suite::Stress;
-use candlemark::workload;
-use jiff::SignedDuration;
-use jiff::Timestamp;
+use candlemark::{Error, machine, monitor, suite, workload};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::cmd::Exit;
-use crate::cmd::interrupt::interruptible_with;
-use crate::cmd::interrupt::say;
-use crate::cmd::setup::ModelArguments;
-use crate::cmd::setup::injection;
+use crate::cmd::interrupt::{interruptible_with, say};
+use crate::cmd::setup::{ModelArguments, injection};
 
 /// Measure a suite again and again, keep the last day of it, and show it on a page that renews itself
 ///

@@ -1,40 +1,24 @@
 //! `candlemark pair`: two builds in turns.
 
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use candlemark::Error;
 use candlemark::compare::Judgement;
 use candlemark::compare::paired::judge;
-use candlemark::files;
-use candlemark::files::Lock;
-use candlemark::files::RunFolder;
-use candlemark::pair;
-use candlemark::pair::Events;
-use candlemark::pair::Identical;
-use candlemark::pair::Plan;
-use candlemark::pair::build::Builder;
-use candlemark::pair::build::Built;
+use candlemark::files::{Lock, RunFolder};
+use candlemark::pair::build::{Builder, Built};
+use candlemark::pair::{Events, Identical, Plan};
 use candlemark::record::pair::Paired;
-use candlemark::report;
 use candlemark::settings::Config;
+use candlemark::{Error, files, pair, report};
 
-use crate::cmd::Exit;
 use crate::cmd::check::Rules;
-use crate::cmd::command_line;
 use crate::cmd::document::Document;
-use crate::cmd::interrupt::interruptible;
-use crate::cmd::interrupt::say;
-use crate::cmd::interrupt::unless_interrupted;
-use crate::cmd::setup::ModelArguments;
-use crate::cmd::setup::check_words_for_turns;
-use crate::cmd::setup::injection;
-use crate::cmd::statuses;
-use crate::cmd::usage;
+use crate::cmd::interrupt::{interruptible, say, unless_interrupted};
+use crate::cmd::setup::{ModelArguments, check_words_for_turns, injection};
+use crate::cmd::{Exit, command_line, statuses, usage};
 
 /// Compare two builds by running them in turns, in fresh processes, until a verdict or the end of the budget
 #[derive(clap::Args)]

@@ -2,38 +2,27 @@
 //! of its own, because the pools of two in one process would take each other's cores. The processes stay, are asked in turns, and
 //! sleep meanwhile.
 
-use std::io;
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
-use std::thread;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{io, thread};
 
 use anyhow::Context as _;
 use candlemark::error::Error;
 use candlemark::model;
-use candlemark::model::EngineKind;
-use candlemark::model::weights;
-use candlemark::settings::Config;
-use candlemark::settings::Count;
-use candlemark::settings::Setup;
-use candlemark::settings::too_many;
+use candlemark::model::{EngineKind, weights};
+use candlemark::settings::{Config, Count, Setup, too_many};
 
-use crate::cmd::Exit;
-use crate::cmd::usage;
+use crate::cmd::{Exit, usage};
 
 mod figures;
 mod item;
 mod seat;
 mod worker;
 
-use figures::Row;
-use figures::Taken;
-use item::ITEMS;
-use item::Item;
-use seat::Kind;
-use seat::Seat;
-use seat::Told;
+use figures::{Row, Taken};
+use item::{ITEMS, Item};
+use seat::{Kind, Seat, Told};
 
 /// Measure engines side by side on GGUF files: prefill, decode, a ragged batch, and decode behind a long context
 ///

@@ -4,13 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use candlemark::baseline;
-use candlemark::files;
+use candlemark::{baseline, files};
 
-use crate::cmd::Exit;
-use crate::cmd::records;
-use crate::cmd::usage;
-use crate::cmd::write;
+use crate::cmd::{Exit, records, usage, write};
 
 /// Make a baseline of runs of one commit in three or more sessions
 #[derive(clap::Args)]

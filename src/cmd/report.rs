@@ -2,22 +2,16 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use candlemark::Error;
 use candlemark::analysis::Targets;
 use candlemark::error::quoted;
-use candlemark::files;
 use candlemark::record::Record;
 use candlemark::record::pair::Paired;
-use candlemark::report;
 use candlemark::report::Edition;
+use candlemark::{Error, files, report};
 
-use crate::cmd::Exit;
-use crate::cmd::newest;
-use crate::cmd::usage;
-use crate::cmd::write;
+use crate::cmd::{Exit, newest, usage, write};
 
 /// Print one record as a document
 #[derive(clap::Args)]

@@ -1,44 +1,23 @@
 //! `candlemark run`: measures scenarios and writes a record.
 
-use std::io::IsTerminal as _;
-use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::io::{IsTerminal as _, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use candlemark::Error;
-use candlemark::engine;
 use candlemark::error::quoted;
-use candlemark::files;
-use candlemark::files::Lock;
-use candlemark::files::RunFolder;
-use candlemark::machine;
+use candlemark::files::{Lock, RunFolder};
 use candlemark::measure::Sharing;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Case;
-use candlemark::record::Record;
-use candlemark::report;
-use candlemark::settings::Config;
-use candlemark::settings::Count;
-use candlemark::settings::Setup;
-use candlemark::settings::duration;
-use candlemark::suite;
-use candlemark::suite::Done;
-use candlemark::suite::Events;
-use candlemark::suite::Plan;
-use candlemark::suite::Stress;
-use candlemark::workload;
+use candlemark::record::{AbsenceKind, Case, Record};
+use candlemark::settings::{Config, Count, Setup, duration};
+use candlemark::suite::{Done, Events, Plan, Stress};
+use candlemark::{Error, engine, files, machine, report, suite, workload};
 
 use crate::cmd::Exit;
 use crate::cmd::download::Bars;
-use crate::cmd::interrupt::interruptible;
-use crate::cmd::interrupt::say;
-use crate::cmd::setup::ModelArguments;
-use crate::cmd::setup::injection;
+use crate::cmd::interrupt::{interruptible, say};
+use crate::cmd::setup::{ModelArguments, injection};
 
 /// Measure scenarios in fresh processes, print a live table and write a record
 ///

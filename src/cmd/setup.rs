@@ -1,16 +1,9 @@
 //! Flags that say which model is run and how, shared by the commands that run one. Flag, environment, file, default.
 
-use candlemark::Error;
-use candlemark::engine;
 use candlemark::engine::Injection;
-use candlemark::settings::Config;
-use candlemark::settings::Count;
-use candlemark::settings::Setup;
-use candlemark::settings::temperature;
-use candlemark::settings::too_many;
-use candlemark::suite;
-use candlemark::workload;
+use candlemark::settings::{Config, Count, Setup, temperature, too_many};
 use candlemark::workload::PromptFormat;
+use candlemark::{Error, engine, suite, workload};
 
 use crate::cmd::interrupt::say;
 

@@ -1,20 +1,16 @@
 //! `candlemark synth`: writes a synthetic model.
 
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use candlemark::files;
 use candlemark::files::Temporary;
-use candlemark::model;
-use candlemark::model::gguf;
-use candlemark::model::safetensors;
 use candlemark::model::weights::Quant;
+use candlemark::model::{gguf, safetensors};
 use candlemark::tokenizer::Tokenizer;
+use candlemark::{files, model};
 
-use crate::cmd::Exit;
-use crate::cmd::usage;
+use crate::cmd::{Exit, usage};
 
 /// Write a synthetic model: a GGUF with weights and tokenizer that llama.cpp also loads, or a folder of safetensors
 #[derive(clap::Args)]

@@ -1,16 +1,13 @@
 //! `candlemark train-tokenizer`: makes the tiny vocabulary of the synthetic models from texts.
 
 use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use candlemark::files;
 use candlemark::settings::Count;
-use candlemark::tokenizer;
+use candlemark::{files, tokenizer};
 
-use crate::cmd::Exit;
-use crate::cmd::usage;
+use crate::cmd::{Exit, usage};
 
 /// Train a byte-level BPE tokenizer on the .txt files of a folder
 #[derive(clap::Args)]

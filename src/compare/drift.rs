@@ -5,13 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::Policy;
-use crate::compare::Weight;
-use crate::compare::differences;
-use crate::compare::margin;
-use crate::compare::name_of;
-use crate::compare::stored;
 use crate::compare::stored::Row;
+use crate::compare::{Policy, Weight, differences, margin, name_of, stored};
 use crate::record::Record;
 use crate::workload::Metric;
 

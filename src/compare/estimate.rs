@@ -5,16 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::BLOCKS_NEEDED;
-use crate::compare::SESSIONS_NEEDED;
-use crate::compare::looks::BLOCK_FLOOR;
-use crate::compare::looks::Levels;
-use crate::record::Block;
-use crate::record::Case;
+use crate::compare::looks::{BLOCK_FLOOR, Levels};
+use crate::compare::{BLOCKS_NEEDED, SESSIONS_NEEDED};
 use crate::record::calibration::Spread;
+use crate::record::{Block, Case};
 use crate::stats;
-use crate::workload::Better;
-use crate::workload::Metric;
+use crate::workload::{Better, Metric};
 
 /// Where a change of ln cost may lie; positive is worse.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

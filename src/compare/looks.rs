@@ -4,12 +4,7 @@
 //! All metrics of one kind are decided together, because each says how much blocks of the others differ: the variance of
 //! a few blocks is drawn towards what the kind has in common ([`Prior`]).
 
-use crate::compare::BLOCKS_NEEDED;
-use crate::compare::Evidence;
-use crate::compare::Interval;
-use crate::compare::Verdict;
-use crate::compare::Why;
-use crate::compare::verdict;
+use crate::compare::{BLOCKS_NEEDED, Evidence, Interval, Verdict, Why, verdict};
 use crate::record::calibration::Spread;
 use crate::stats;
 use crate::stats::Prior;

@@ -2,14 +2,10 @@
 //! never to give one: a machine does not slow a model as it slows a kernel, and dividing by one has turned a spread of 4.1 %
 //! into 13.2 % (nooga/paserati#21).
 
-use crate::compare::Verdict;
-use crate::compare::Why;
 use crate::compare::estimate::Series;
 use crate::compare::stored::Sides;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Record;
-use crate::record::References;
+use crate::compare::{Verdict, Why};
+use crate::record::{Block, Case, Record, References};
 use crate::stats;
 use crate::workload::Metric;
 

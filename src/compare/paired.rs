@@ -7,49 +7,18 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::BLOCKS_NEEDED;
-use crate::compare::Change;
-use crate::compare::Finding;
-use crate::compare::Interval;
-use crate::compare::Judgement;
-use crate::compare::Measured;
-use crate::compare::Outcome;
-use crate::compare::Policy;
-use crate::compare::SCHEMA;
-use crate::compare::Verdict;
-use crate::compare::Why;
-use crate::compare::looks::Decision;
-use crate::compare::looks::LOOKS;
-use crate::compare::looks::Levels;
-use crate::compare::looks::PRIOR_FREEDOM;
-use crate::compare::looks::Rule;
-use crate::compare::looks::Summary;
-use crate::compare::looks::Track;
-use crate::compare::looks::decide;
-use crate::compare::margin;
-use crate::compare::missing::Mode;
-use crate::compare::missing::Ruling;
-use crate::compare::missing::State;
-use crate::compare::missing::rule;
-use crate::compare::missing::still_measured;
-use crate::compare::outcome;
-use crate::compare::plausible;
-use crate::compare::same;
+use crate::compare::looks::{Decision, LOOKS, Levels, PRIOR_FREEDOM, Rule, Summary, Track, decide};
+use crate::compare::missing::{Mode, Ruling, State, rule, still_measured};
+use crate::compare::{
+    BLOCKS_NEEDED, Change, Finding, Interval, Judgement, Measured, Outcome, Policy, SCHEMA,
+    Verdict, Why, margin, outcome, plausible, same,
+};
 use crate::error::command;
 use crate::record::AbsenceKind;
 use crate::record::calibration::Spread;
-use crate::record::pair::Arm;
-use crate::record::pair::Ended;
-use crate::record::pair::Paired;
-use crate::record::pair::PairedBlock;
-use crate::record::pair::PairedCase;
-use crate::record::pair::PairedTurns;
-use crate::record::pair::Quad;
-use crate::record::pair::Side;
+use crate::record::pair::{Arm, Ended, Paired, PairedBlock, PairedCase, PairedTurns, Quad, Side};
 use crate::stats;
-use crate::workload::METRICS;
-use crate::workload::Metric;
-use crate::workload::Work;
+use crate::workload::{METRICS, Metric, Work};
 
 /// What a pair adds to a judgement.
 #[derive(Debug, Clone, PartialEq, Serialize)]

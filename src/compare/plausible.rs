@@ -3,11 +3,8 @@
 //! explains. A regression that it does not explain stands, however large it is: a candidate that
 //! hangs has to be red.
 
-use crate::compare::Finding;
-use crate::compare::Verdict;
-use crate::compare::Why;
-use crate::record::Record;
-use crate::record::References;
+use crate::compare::{Finding, Verdict, Why};
+use crate::record::{Record, References};
 use crate::stats;
 
 /// A machine that reads or computes faster or slower by more than this share is another machine.
@@ -216,10 +213,8 @@ fn doubts(all: &[Moved], machine: Machine) -> Vec<Option<Doubt>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::Outcome;
-    use crate::compare::Policy;
-    use crate::compare::judge;
     use crate::compare::tests::record;
+    use crate::compare::{Outcome, Policy, judge};
 
     const REGRESSED: Verdict = Verdict::Regressed { proven: true, critical: true };
 

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::settings::GateConfig;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::workload::{METRICS, Metric};
 
 /// What counts as a regression, and what follows from one.
 #[derive(Debug, Clone, PartialEq, Serialize)]

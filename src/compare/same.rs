@@ -1,24 +1,14 @@
 //! What differs between two records beside their numbers, and whether it forbids a comparison.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::compare::BLOCKS_NEEDED;
-use crate::compare::Finding;
-use crate::compare::Grounds;
-use crate::compare::SESSIONS_NEEDED;
-use crate::compare::Verdict;
-use crate::compare::normalised;
 use crate::compare::paired::Course;
-use crate::record::Record;
-use crate::record::Work;
+use crate::compare::{BLOCKS_NEEDED, Finding, Grounds, SESSIONS_NEEDED, Verdict, normalised};
 use crate::record::calibration::Calibration;
-use crate::record::pair::Arm;
-use crate::record::pair::Ended;
-use crate::record::pair::Paired;
-use crate::record::pair::Parting;
+use crate::record::pair::{Arm, Ended, Paired, Parting};
+use crate::record::{Record, Work};
 use crate::workload;
 
 /// One field that differs.
@@ -80,8 +70,7 @@ pub fn between(
             });
         }
     };
-    use Weight::Blocks;
-    use Weight::Informs;
+    use Weight::{Blocks, Informs};
 
     let (before, now) = (&old.machine, &new.machine);
     let allowed = allow_class.get(&now.class) == Some(&before.class);

@@ -1,7 +1,6 @@
 //! How often the rules are right on simulated machines: normal processes, normal sessions, nothing else.
 
-use super::tests::case;
-use super::tests::record;
+use super::tests::{case, record};
 use super::*;
 
 mod looks;

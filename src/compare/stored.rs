@@ -2,36 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::compare::BLOCKS_NEEDED;
-use crate::compare::Change;
-use crate::compare::Evidence;
-use crate::compare::Finding;
-use crate::compare::Policy;
-use crate::compare::SESSIONS_NEEDED;
-use crate::compare::Verdict;
-use crate::compare::Why;
-use crate::compare::estimate;
-use crate::compare::estimate::Series;
-use crate::compare::estimate::Sessions;
-use crate::compare::estimate::Variance;
+use crate::compare::estimate::{Series, Sessions, Variance};
 use crate::compare::looks::Levels;
-use crate::compare::margin;
-use crate::compare::missing::Mode;
-use crate::compare::missing::Ruling;
-use crate::compare::missing::State;
-use crate::compare::missing::rule;
-use crate::compare::missing::still_measured;
-use crate::compare::normalised;
-use crate::compare::same;
-use crate::compare::verdict;
-use crate::record::AbsenceKind;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Record;
-use crate::record::calibration::Calibration;
-use crate::record::calibration::Spread;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::compare::missing::{Mode, Ruling, State, rule, still_measured};
+use crate::compare::{
+    BLOCKS_NEEDED, Change, Evidence, Finding, Policy, SESSIONS_NEEDED, Verdict, Why, estimate,
+    margin, normalised, same, verdict,
+};
+use crate::record::calibration::{Calibration, Spread};
+use crate::record::{AbsenceKind, Block, Case, Record};
+use crate::workload::{METRICS, Metric};
 
 /// Either both sides of a metric, to be judged, or what is said without numbers.
 pub(super) enum Row {

@@ -1,18 +1,9 @@
 //! Rules on literal numbers, and the records that other tests are made with.
 
 use super::*;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Block;
-use crate::record::Build;
-use crate::record::Case;
-use crate::record::Kind;
-use crate::record::Machine;
-use crate::record::Model;
-use crate::record::SCHEMA;
-use crate::record::Session;
-use crate::record::Settings;
-use crate::record::Work;
+use crate::record::{
+    Absence, AbsenceKind, Block, Build, Case, Kind, Machine, Model, SCHEMA, Session, Settings, Work,
+};
 use crate::settings::GateConfig;
 
 /// A scenario's id and, by metric, its blocks of each session.

@@ -3,24 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::compare::looks::BLOCK_FLOOR;
-use crate::compare::looks::LOOKS;
-use crate::compare::looks::Levels;
-use crate::compare::paired::block_value;
-use crate::compare::paired::centre;
-use crate::compare::paired::quad_effects;
+use crate::compare::looks::{BLOCK_FLOOR, LOOKS, Levels};
+use crate::compare::paired::{block_value, centre, quad_effects};
 use crate::compare::share;
-use crate::machine::SESSION_GAP;
-use crate::machine::is_one_session;
-use crate::record::calibration::Floor;
-use crate::record::calibration::Spread;
+use crate::machine::{SESSION_GAP, is_one_session};
+use crate::record::calibration::{Floor, Spread};
 use crate::record::pair::PairedTurns;
-use crate::record::pool::Pool;
-use crate::record::pool::Recorded;
-use crate::record::pool::Role;
+use crate::record::pool::{Pool, Recorded, Role};
 use crate::stats;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::workload::{METRICS, Metric};
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -194,13 +185,7 @@ mod tests {
     use super::*;
     use crate::record::Work;
     use crate::record::pair::Quad;
-    use crate::record::pool::Column;
-    use crate::record::pool::PoolArm;
-    use crate::record::pool::PoolBlock;
-    use crate::record::pool::PoolCase;
-    use crate::record::pool::PoolKind;
-    use crate::record::pool::PoolTurns;
-    use crate::record::pool::SCHEMA;
+    use crate::record::pool::{Column, PoolArm, PoolBlock, PoolCase, PoolKind, PoolTurns, SCHEMA};
 
     /// A pool of decode rates: sessions of blocks, each the ln rate of A, N, L and P.
     fn pool(sessions: &[&[[f64; 4]]]) -> Pool {

@@ -1,10 +1,7 @@
 //! The rules of other tools, as they decide; how they measure is the same for all here.
 
 use crate::compare::Interval;
-use crate::evaluate::rules::Answer;
-use crate::evaluate::rules::Pairing;
-use crate::evaluate::rules::Said;
-use crate::evaluate::rules::View;
+use crate::evaluate::rules::{Answer, Pairing, Said, View};
 use crate::stats;
 use crate::stats::Random;
 

@@ -1,24 +1,16 @@
 //! One environment of a pool, ready to be looked at: block by block, each metric of the base beside each other arm.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::compare::looks::LOOKS;
-use crate::error::Error;
-use crate::error::Result;
-use crate::evaluate::replay::Place;
-use crate::evaluate::replay::SCENARIOS;
-use crate::evaluate::rules::Pairing;
-use crate::evaluate::rules::View;
+use crate::error::{Error, Result};
+use crate::evaluate::replay::{Place, SCENARIOS};
+use crate::evaluate::rules::{Pairing, View};
 use crate::record::pair::Quad;
-use crate::record::pool::Pool;
-use crate::record::pool::PoolTurns;
-use crate::record::pool::Recorded;
-use crate::record::pool::Role;
+use crate::record::pool::{Pool, PoolTurns, Recorded, Role};
 use crate::stats;
 use crate::stats::Random;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::workload::{METRICS, Metric};
 
 /// Where each scenario of a virtual suite comes from: which of the pool's scenarios, and the block that it begins with.
 pub(super) type Suite = [(usize, usize); SCENARIOS];

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-use serde::Serializer;
 use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use crate::evaluate::SCENARIOS;
 use crate::record::pool::Column;
@@ -201,9 +200,7 @@ impl Bound {
     }
 }
 
-use Bound::AtLeast;
-use Bound::AtMost;
-use Bound::Between;
+use Bound::{AtLeast, AtMost, Between};
 
 /// What is asked of our rule: `gate.md`, section 7.
 #[rustfmt::skip]

@@ -1,22 +1,8 @@
 //! This gate, and this gate with one part taken out, to see what each part is for.
 
-use crate::compare::BLOCKS_NEEDED;
-use crate::compare::Interval;
-use crate::compare::Policy;
-use crate::compare::Verdict;
-use crate::compare::looks::Decision;
-use crate::compare::looks::LOOKS;
-use crate::compare::looks::Levels;
-use crate::compare::looks::PRIOR_FREEDOM;
-use crate::compare::looks::Rule;
-use crate::compare::looks::Summary;
-use crate::compare::looks::Track;
-use crate::compare::looks::decide;
-use crate::evaluate::rules::Answer;
-use crate::evaluate::rules::Pairing;
-use crate::evaluate::rules::Said;
-use crate::evaluate::rules::View;
-use crate::evaluate::rules::alpha;
+use crate::compare::looks::{Decision, LOOKS, Levels, PRIOR_FREEDOM, Rule, Summary, Track, decide};
+use crate::compare::{BLOCKS_NEEDED, Interval, Policy, Verdict};
+use crate::evaluate::rules::{Answer, Pairing, Said, View, alpha};
 use crate::record::calibration::Spread;
 use crate::stats;
 

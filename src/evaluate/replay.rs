@@ -2,27 +2,16 @@
 //! look, so that each is computed once and a virtual run is a matter of looking it up.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::evaluate::field::Field;
-use crate::evaluate::field::Series;
-use crate::evaluate::field::Suite;
-use crate::evaluate::field::views;
-use crate::evaluate::figures::Figures;
-use crate::evaluate::figures::Met;
+use crate::error::{Error, Result};
+use crate::evaluate::field::{Field, Series, Suite, views};
+use crate::evaluate::figures::{Figures, Met};
 use crate::evaluate::ours::Window;
-use crate::evaluate::rules::Answer;
-use crate::evaluate::rules::Decide;
-use crate::evaluate::rules::Rule;
-use crate::evaluate::rules::Said;
-use crate::record::pool::Column;
-use crate::record::pool::Pool;
-use crate::record::pool::Role;
+use crate::evaluate::rules::{Answer, Decide, Rule, Said};
+use crate::record::pool::{Column, Pool, Role};
 use crate::stats::Random;
 use crate::workload::Metric;
 

@@ -1,16 +1,11 @@
 //! The table of rules, and what a rule may look at.
 
-use crate::compare::Interval;
-use crate::compare::Policy;
-use crate::compare::margin;
 use crate::compare::paired::block_value;
-use crate::error::Error;
-use crate::error::Result;
-use crate::evaluate::contenders;
-use crate::evaluate::ours;
+use crate::compare::{Interval, Policy, margin};
+use crate::error::{Error, Result};
 use crate::evaluate::ours::Ours;
-use crate::record::pair::PairedTurns;
-use crate::record::pair::Quad;
+use crate::evaluate::{contenders, ours};
+use crate::record::pair::{PairedTurns, Quad};
 use crate::workload::Metric;
 
 /// A way to tell a regression from none.
@@ -32,8 +27,7 @@ pub(super) enum Decide {
     Together(Ours),
 }
 
-use Decide::Alone;
-use Decide::Together;
+use Decide::{Alone, Together};
 
 /// Every rule. Those of other tools see a fresh process of each arm whose turns alternate, which is kinder to them than the
 /// usual run of all of one arm and then all of the other.

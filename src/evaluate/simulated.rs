@@ -1,19 +1,8 @@
 //! Pools of simulated machines: normal blocks with now and then an outlier, as in `gate.md`, section 8.
 
-use crate::record::Build;
-use crate::record::Machine;
-use crate::record::Model;
-use crate::record::Settings;
-use crate::record::Work;
 use crate::record::pair::Quad;
-use crate::record::pool;
-use crate::record::pool::Column;
-use crate::record::pool::Pool;
-use crate::record::pool::PoolBlock;
-use crate::record::pool::PoolCase;
-use crate::record::pool::PoolKind;
-use crate::record::pool::PoolTurns;
-use crate::record::pool::Recorded;
+use crate::record::pool::{Column, Pool, PoolBlock, PoolCase, PoolKind, PoolTurns, Recorded};
+use crate::record::{Build, Machine, Model, Settings, Work, pool};
 use crate::stats::Random;
 
 /// A machine, with standard deviations of ln cost.

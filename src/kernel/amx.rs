@@ -8,22 +8,10 @@ use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-use super::avx512::block_scales;
-use super::avx512::bytes_ps;
-use super::avx512::halves;
-use super::avx512::load;
-use super::avx512::load_16;
-use super::avx512::scales_and_minima;
-use super::avx512::sixes;
+use super::avx512::{block_scales, bytes_ps, halves, load, load_16, scales_and_minima, sixes};
 use super::inputs::Square;
 use super::portable::Lanes;
-use super::tiles::BLOCK;
-use super::tiles::Form;
-use super::tiles::Q4K;
-use super::tiles::Q6K;
-use super::tiles::Q8_0_BYTES;
-use super::tiles::TILE;
-use super::tiles::of_two;
+use super::tiles::{BLOCK, Form, Q4K, Q6K, Q8_0_BYTES, TILE, of_two};
 
 /// Bytes of a square, and of its lines.
 const SQUARE: usize = size_of::<Square>();

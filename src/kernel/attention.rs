@@ -2,29 +2,20 @@
 //! together as rows of one product, a page of positions at a time, with the softmax kept up as pages pass by (Milakov and
 //! Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135): memory does not grow with the context.
 
-use super::cache::Cache;
-use super::cache::Held;
-use super::cache::Layout;
-use super::cache::PAGE;
-use super::cache::Span;
+use super::cache::{Cache, Held, Layout, PAGE, Span};
 use super::elementwise::exp;
-use super::inputs::Inputs;
-use super::inputs::Kind;
 #[cfg(target_arch = "x86_64")]
 use super::inputs::Square;
 #[cfg(target_arch = "x86_64")]
 use super::inputs::to_bf16;
-use super::isa::Isa;
-use super::isa::Tier;
-use super::isa::tiered;
-use super::pool::Pool;
-use super::pool::Raw;
+use super::inputs::{Inputs, Kind};
+use super::isa::{Isa, Tier, tiered};
+use super::pool::{Pool, Raw};
 use super::portable::Lanes;
 use super::product::plain;
-use super::tiles::BLOCK;
 #[cfg(target_arch = "x86_64")]
 use super::tiles::Form;
-use super::tiles::TILE;
+use super::tiles::{BLOCK, TILE};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;

@@ -6,23 +6,13 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::inputs::Int8;
-use super::inputs::Int16;
-use super::inputs::Rounded;
-use super::inputs::WEIGHT_16;
-use super::portable::Lanes;
-use super::portable::Panel;
-use super::tiles::BLOCK;
-use super::tiles::Form;
-use super::tiles::Q8_0_BYTES;
-use super::tiles::SUPER;
-use super::tiles::TILE;
-use super::tiles::of_two;
+use super::inputs::{Int8, Int16, Rounded, WEIGHT_16};
+use super::portable::{Lanes, Panel};
+use super::tiles::{BLOCK, Form, Q8_0_BYTES, SUPER, TILE, of_two};
 
 mod k_quants;
 
-pub(super) use k_quants::q4_k;
-pub(super) use k_quants::q6_k;
+pub(super) use k_quants::{q4_k, q6_k};
 
 /// Calls a kernel with as many rows at a time as it has registers for, then with what is left, each count compiled on its own.
 macro_rules! in_groups {

@@ -6,28 +6,14 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::avx2::in_groups;
-use super::avx2::not_of_16_bits;
-use super::inputs::Int8;
-use super::inputs::Int16;
-use super::inputs::Rounded;
-use super::inputs::WEIGHT_16;
-use super::portable::Lanes;
-use super::portable::Panel;
-use super::tiles::BLOCK;
-use super::tiles::Form;
-use super::tiles::Q8_0_BYTES;
-use super::tiles::TILE;
-use super::tiles::of_two;
+use super::avx2::{in_groups, not_of_16_bits};
+use super::inputs::{Int8, Int16, Rounded, WEIGHT_16};
+use super::portable::{Lanes, Panel};
+use super::tiles::{BLOCK, Form, Q8_0_BYTES, TILE, of_two};
 
 mod k_quants;
 
-pub(super) use k_quants::block_scales;
-pub(super) use k_quants::bytes_ps;
-pub(super) use k_quants::q4_k;
-pub(super) use k_quants::q6_k;
-pub(super) use k_quants::scales_and_minima;
-pub(super) use k_quants::sixes;
+pub(super) use k_quants::{block_scales, bytes_ps, q4_k, q6_k, scales_and_minima, sixes};
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]

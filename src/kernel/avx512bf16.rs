@@ -4,13 +4,10 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::avx512::load;
-use super::avx512::load_ps;
-use super::avx512::store_ps;
+use super::avx512::{load, load_ps, store_ps};
 use super::inputs::Square;
 use super::portable::Lanes;
-use super::tiles::BLOCK;
-use super::tiles::TILE;
+use super::tiles::{BLOCK, TILE};
 
 /// Bytes of a line of weights: a pair of columns of sixteen rows.
 const LINE: usize = 64;

@@ -3,10 +3,7 @@
 
 use std::ops::Range;
 
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::GgmlType;
-use candle_core::quantized::QuantizedType;
-use candle_core::quantized::k_quants;
+use candle_core::quantized::{GgmlDType, GgmlType, QuantizedType, k_quants};
 use rayon::prelude::*;
 
 /// Weights of one chunk while a matrix is filled: 16 MiB once they are f32.

@@ -6,10 +6,8 @@
 
 use half::bf16;
 
-use super::arena::Arena;
-use super::arena::HUGE_PAGE;
-use super::pool::Pool;
-use super::pool::Raw;
+use super::arena::{Arena, HUGE_PAGE};
+use super::pool::{Pool, Raw};
 use super::tiles::TILE;
 
 /// Positions of a page.

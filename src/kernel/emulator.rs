@@ -6,8 +6,7 @@
 //! `TILELOADD`, `TILESTORED`, `TILEZERO`, `TILERELEASE` and `TDPBF16PS`.
 
 use std::cell::RefCell;
-use std::ffi::c_int;
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
 /// Bytes of an instruction that are looked at. The longest form here, with an offset of four bytes, has ten.

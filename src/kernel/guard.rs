@@ -5,20 +5,12 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use memmap2::MmapMut;
-use memmap2::MmapOptions;
+use memmap2::{MmapMut, MmapOptions};
 
-use super::inputs::Int16;
-use super::inputs::Rounded;
-use super::portable::Lanes;
-use super::portable::Panel;
-use super::product::by_panel;
-use super::product::int8;
-use super::product::panel_of_q8_0;
-use super::product::plain;
-use super::product::wide;
-use super::tests::Made;
-use super::tests::numbers;
+use super::inputs::{Int16, Rounded};
+use super::portable::{Lanes, Panel};
+use super::product::{by_panel, int8, panel_of_q8_0, plain, wide};
+use super::tests::{Made, numbers};
 use super::tiles::SUPER;
 use super::*;
 

@@ -8,13 +8,9 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
-use super::isa::Isa;
-use super::isa::Tier;
-use super::isa::tiered;
+use super::isa::{Isa, Tier, tiered};
 use super::pool::Pool;
-use super::tiles::BLOCK;
-use super::tiles::SUPER;
-use super::tiles::TILE;
+use super::tiles::{BLOCK, SUPER, TILE};
 
 /// Largest magnitude of an activation of 16 bits. With [`WEIGHT_16`]: 256 x 4095 x 2047 < 2^31.
 pub const INPUT_16: f32 = 4095.0;

@@ -4,8 +4,7 @@
 
 use std::sync::OnceLock;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A tier of instructions that this CPU has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

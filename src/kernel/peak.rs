@@ -4,17 +4,12 @@
 
 use std::hint::black_box;
 use std::io;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use super::arena::Arena;
-use super::isa::Isa;
-use super::isa::Tier;
-use super::isa::tiered;
-use super::pool::Pool;
-use super::pool::Raw;
+use super::isa::{Isa, Tier, tiered};
+use super::pool::{Pool, Raw};
 use super::tiles::TILE;
 
 #[cfg(target_arch = "x86_64")]

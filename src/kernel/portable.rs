@@ -2,21 +2,8 @@
 //!
 //! Each function adds to `out[row][lane]` the product of the activations' rows with the tile's sixteen rows of weights.
 
-use super::inputs::INPUT_16;
-use super::inputs::Int8;
-use super::inputs::Int16;
-use super::inputs::WEIGHT_16;
-use super::inputs::round;
-use super::tiles::BLOCK;
-use super::tiles::Form;
-use super::tiles::Q4K;
-use super::tiles::Q6K;
-use super::tiles::Q8_0_BYTES;
-use super::tiles::SUPER;
-use super::tiles::TILE;
-use super::tiles::of_two;
-use super::tiles::q4k_scales;
-use super::tiles::weight;
+use super::inputs::{INPUT_16, Int8, Int16, WEIGHT_16, round};
+use super::tiles::{BLOCK, Form, Q4K, Q6K, Q8_0_BYTES, SUPER, TILE, of_two, q4k_scales, weight};
 
 /// Sixteen sums, one a row of weights.
 pub(super) type Lanes = [f32; TILE];

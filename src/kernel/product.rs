@@ -4,21 +4,12 @@
 use std::ops::Range;
 
 use super::elementwise::silu_times;
-use super::inputs::Inputs;
-use super::inputs::Int8;
-use super::inputs::Int16;
-use super::inputs::Kind;
-use super::isa::Isa;
-use super::isa::Tier;
-use super::pool::Pool;
-use super::pool::Raw;
+use super::inputs::{Inputs, Int8, Int16, Kind};
+use super::isa::{Isa, Tier};
+use super::pool::{Pool, Raw};
 use super::portable;
-use super::portable::Lanes;
-use super::portable::Panel;
-use super::tiles::Form;
-use super::tiles::SUPER;
-use super::tiles::TILE;
-use super::tiles::Tiles;
+use super::portable::{Lanes, Panel};
+use super::tiles::{Form, SUPER, TILE, Tiles};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;

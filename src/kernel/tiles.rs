@@ -16,8 +16,7 @@
 //! in the order in which it is read. A scale that lies elsewhere is a second place in memory, which a CPU does not look ahead for.
 
 use candle_core::quantized::GgmlDType;
-use half::bf16;
-use half::f16;
+use half::{bf16, f16};
 
 /// Rows of a matrix that lie side by side.
 pub const TILE: usize = 16;

@@ -2,8 +2,7 @@
 //! in both versions. A group's limit holds for all groups in it, so the least of all counts.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the system shows its groups.
 pub(super) const ROOT: &str = "/sys/fs/cgroup";

@@ -4,12 +4,10 @@
 use std::collections::BTreeMap;
 use std::env::consts;
 
-use sha2::Digest as _;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use super::cpu::Cpu;
-use super::hex;
-use super::stamp;
+use super::{hex, stamp};
 
 /// What decides the class and was found on this machine; the rest is known at compile time.
 #[derive(Clone)]

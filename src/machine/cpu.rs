@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use sysinfo::CpuRefreshKind;
-use sysinfo::RefreshKind;
-use sysinfo::System;
+use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 /// How a CPU calls itself; `None` where the system does not say. MHz are measured and therefore not here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

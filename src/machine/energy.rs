@@ -1,11 +1,9 @@
 //! Energy of the CPU packages, from the counters that Linux shows under `/sys/class/powercap` (Intel's RAPL, which AMD has
 //! under the same names). Memory, board and power supply are not in them, and what other programs used is.
 
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 /// Where Linux shows the counters.
 pub(super) const POWERCAP: &str = "/sys/class/powercap";

@@ -7,8 +7,7 @@ use std::path::Path;
 
 use sysinfo::System;
 
-use super::cgroup;
-use super::cpu;
+use super::{cgroup, cpu};
 
 /// Files of Linux that hold one fact each.
 const FILES: &[(&str, &str)] = &[

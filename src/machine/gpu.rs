@@ -128,19 +128,13 @@ mod nvml {
     use std::process;
     use std::time::Duration;
 
-    use nvml_wrapper::Device;
-    use nvml_wrapper::Nvml;
     use nvml_wrapper::bitmasks::device::ThrottleReasons;
     use nvml_wrapper::enum_wrappers::device::Sampling;
-    use nvml_wrapper::enums::device::SampleValue;
-    use nvml_wrapper::enums::device::UsedGpuMemory;
+    use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
     use nvml_wrapper::error::NvmlError;
+    use nvml_wrapper::{Device, Nvml};
 
-    use super::Busy;
-    use super::GpuMemory;
-    use super::GpuReader;
-    use super::Listed;
-    use super::Visible;
+    use super::{Busy, GpuMemory, GpuReader, Listed, Visible};
 
     /// What slows a GPU down. Being idle is none, and clocks that someone set stay set.
     const SLOWED: &[(ThrottleReasons, &str)] = &[

@@ -1,18 +1,15 @@
 //! What else the machine is doing: load, time stolen by the hypervisor, pressure, free memory. Stored with every session;
 //! a loaded host is reported as such, and whether that spoils a verdict is decided elsewhere.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
-use std::thread;
+use std::{fs, thread};
 
 use sysinfo::System;
 
 use crate::record::Conditions;
 
-use super::cgroup;
-use super::memory;
-use super::stamp;
+use super::{cgroup, memory, stamp};
 
 // One host's noise floor was 7.3 % quiet, 10.7 % lightly loaded and 96.5 % in use (samyama-ai/samyama-graph#708), while
 // tokens/s may fall by 5 %. So the limits are set by what the smallest margin can bear.

@@ -4,12 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use sysinfo::ProcessRefreshKind;
-use sysinfo::ProcessesToUpdate;
-use sysinfo::System;
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Resident memory of this process in bytes. What cannot be read is `None`, with the reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,19 +2,13 @@
 //! beside it. Knows nothing of what the region does.
 
 use std::path::Path;
-use std::time::Duration;
-use std::time::Instant;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::record::Block;
-use crate::record::Caveat;
+use crate::record::{Block, Caveat};
 
-use super::energy::POWERCAP;
-use super::energy::Packages;
-use super::gpu;
-use super::gpu::GpuMemory;
-use super::gpu::GpuReader;
-use super::utilisation;
+use super::energy::{POWERCAP, Packages};
+use super::gpu::{GpuMemory, GpuReader};
+use super::{gpu, utilisation};
 
 /// RAPL counts anew about every millisecond: a shorter region would be off by more than 2 %.
 const CPU_ENERGY_LEAST: Duration = Duration::from_millis(50);

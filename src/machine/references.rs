@@ -5,19 +5,15 @@
 //! Their source is part of every baseline. Whoever changes it makes all stored references meaningless.
 
 use std::hint::black_box;
-use std::io;
-use std::sync::Barrier;
-use std::sync::OnceLock;
-use std::thread;
+use std::sync::{Barrier, OnceLock};
 use std::time::Instant;
+use std::{io, thread};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::References;
 use crate::stats;
 
-use super::load;
-use super::rates;
+use super::{load, rates};
 
 /// Repetitions of each kernel that count, after one that does not. Their median is kept: a minimum would hide a machine
 /// that is disturbed half of the time.

@@ -1,22 +1,17 @@
 //! The tool itself: how it was built, in which environment it runs, and the time. `build.rs` makes the stamps read here.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
 use std::io::Read as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{env, io};
 
-use jiff::SignedDuration;
-use jiff::Timestamp;
-use sha2::Digest as _;
-use sha2::Sha256;
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::Build;
 
 /// How this tool was built, and the hash of the running binary.

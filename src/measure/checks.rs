@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::measure::Sample;
-use crate::measure::Trial;
-use crate::record::Block;
-use crate::record::Validity;
+use crate::measure::{Sample, Trial};
+use crate::record::{Block, Validity};
 
 /// How far a rate may lie above the measured roofline before it is called impossible: the roofline is itself a measurement, on
 /// machines where such measurements differ by 5 to 20 %.

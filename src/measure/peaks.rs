@@ -3,8 +3,7 @@
 use crate::engine::Injection;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
-use crate::record::Block;
-use crate::record::Caveat;
+use crate::record::{Block, Caveat};
 
 /// Memory of a process that runs a model, in two phases.
 #[derive(Debug, Clone)]

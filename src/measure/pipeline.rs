@@ -16,31 +16,16 @@ mod index;
 mod retrieval;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::engine;
-use crate::engine::Engine;
-use crate::engine::Injection;
-use crate::engine::Request;
-use crate::error::Error;
-use crate::error::Result;
-use crate::machine;
-use crate::machine::Meter;
-use crate::machine::Spent;
-use crate::measure::MemoryUse;
-use crate::measure::hash_ids;
-use crate::measure::labels;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Validity;
-use crate::record::Work;
+use crate::engine::{Engine, Injection, Request};
+use crate::error::{Error, Result};
+use crate::machine::{Meter, Spent};
+use crate::measure::{MemoryUse, hash_ids, labels};
+use crate::record::{Block, Case, Validity, Work};
 use crate::settings::Generation;
-use crate::stats;
-use crate::workload::Input;
-use crate::workload::Pipeline;
-use crate::workload::Scenario;
-use crate::workload::documents;
+use crate::workload::{Input, Pipeline, Scenario, documents};
+use crate::{engine, machine, stats};
 
 /// Passes over a set at most, unless the scenario asks for more.
 const MOST_PASSES: usize = 3;

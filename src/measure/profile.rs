@@ -5,33 +5,20 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use tracing::Event;
-use tracing::Metadata;
-use tracing::Subscriber;
-use tracing::span::Attributes;
-use tracing::span::Id;
-use tracing::span::Record;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
-use crate::engine;
-use crate::engine::Engine;
-use crate::engine::Request;
-use crate::error::Error;
-use crate::error::Result;
-use crate::kernel::Pool;
-use crate::kernel::SPANS;
+use crate::engine::{Engine, Request};
+use crate::error::{Error, Result};
+use crate::kernel::{Pool, SPANS};
 use crate::measure::hash_ids;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Work;
+use crate::record::{Block, Case, Work};
 use crate::settings::Setup;
-use crate::stats;
-use crate::workload;
-use crate::workload::PromptFormat;
-use crate::workload::Scenario;
+use crate::workload::{PromptFormat, Scenario};
+use crate::{engine, stats, workload};
 
 /// Names of the spans that are counted; `pack` is part of loading, the others of a pass.
 const NAMES: [&str; 6] = ["pack", "embedding", "norm", "product", "rope", "attention"];

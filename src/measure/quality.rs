@@ -5,20 +5,13 @@
 use candle_core::quantized::GgmlDType;
 
 use crate::engine::Engine;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine;
-use crate::measure::hash_ids;
-use crate::measure::of_length;
-use crate::model::Logits;
-use crate::model::Step;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Validity;
-use crate::record::Work;
+use crate::measure::{hash_ids, of_length};
+use crate::model::{Logits, Step};
+use crate::record::{Block, Case, Validity, Work};
 use crate::settings::Setup;
-use crate::workload::PromptFormat;
-use crate::workload::Scenario;
+use crate::workload::{PromptFormat, Scenario};
 
 /// Tokens of our own text: enough for shares of half a percent.
 const TOKENS: usize = 256;

@@ -1,17 +1,13 @@
 //! The rates that a machine's numbers are held against, measured with the kernels' own instructions.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use candle_core::Device;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::error::Result;
-use crate::kernel;
-use crate::kernel::Isa;
-use crate::kernel::Pool;
-use crate::machine;
+use crate::kernel::{Isa, Pool};
 use crate::record::Rates;
+use crate::{kernel, machine};
 
 /// How much of memory is read, and how long.
 struct Effort {

@@ -2,11 +2,8 @@
 //! throttled can do more a minute later, so a record holds all of its cases against the best that was seen while it was made.
 
 use crate::engine::Engine;
-use crate::measure::Trial;
-use crate::measure::checks;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Rates;
+use crate::measure::{Trial, checks};
+use crate::record::{Block, Case, Rates};
 
 /// A metric that is a share, and the rate that it is a share of.
 struct Share {

@@ -6,13 +6,10 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
 use serde::Deserialize;
-use serde_json::Map;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::model::gguf::plain;
-use crate::model::gguf::whole;
+use crate::error::{Error, Result};
+use crate::model::gguf::{plain, whole};
 use crate::settings::RopeScaling;
 
 /// The model families that the library runs.

@@ -6,36 +6,15 @@ use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::kernel::Arena;
-use crate::kernel::Cache;
-use crate::kernel::Form;
-use crate::kernel::Held;
-use crate::kernel::Inputs;
-use crate::kernel::Isa;
-use crate::kernel::Layout;
-use crate::kernel::Part;
-use crate::kernel::Pool;
-use crate::kernel::SPANS;
-use crate::kernel::Span;
-use crate::kernel::TILE;
-use crate::kernel::Then;
-use crate::kernel::Tiles;
-use crate::kernel::attend;
-use crate::kernel::gated;
-use crate::kernel::largest;
-use crate::kernel::products;
-use crate::kernel::rms_norm;
-use crate::kernel::turn;
-use crate::model::Decoder;
-use crate::model::Footprint;
-use crate::model::Logits;
-use crate::model::Step;
+use crate::error::{Error, Result};
+use crate::kernel::{
+    Arena, Cache, Form, Held, Inputs, Isa, Layout, Part, Pool, SPANS, Span, TILE, Then, Tiles,
+    attend, gated, largest, products, rms_norm, turn,
+};
 use crate::model::config::Config;
 use crate::model::rope::Tables;
-use crate::model::weights::Quant;
-use crate::model::weights::Source;
+use crate::model::weights::{Quant, Source};
+use crate::model::{Decoder, Footprint, Logits, Step};
 
 mod loader;
 

@@ -3,43 +3,25 @@
 
 mod header;
 
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::io::BufReader;
-use std::io::BufWriter;
-use std::io::Read;
-use std::io::Seek;
-use std::io::SeekFrom;
-use std::io::Write as _;
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write as _};
 use std::ops::Range;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use candle_core::quantized::QStorage;
-use candle_core::quantized::QTensor;
-use candle_core::quantized::gguf_file;
 use candle_core::quantized::gguf_file::Value;
+use candle_core::quantized::{QStorage, QTensor, gguf_file};
 use rayon::prelude::*;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::model::config::Config;
-use crate::model::gguf::header::Entry;
-use crate::model::gguf::header::Header;
-use crate::model::gguf::header::Problem;
+use crate::model::gguf::header::{Entry, Header, Problem};
 use crate::model::matrix::check_shape;
-use crate::model::weights::Info;
-use crate::model::weights::Positioned;
-use crate::model::weights::Quant;
-use crate::model::weights::Rows;
-use crate::model::weights::Source;
-use crate::model::weights::blocks;
-use crate::model::weights::hash_files;
-use crate::model::weights::held_as;
-use crate::model::weights::row_bytes;
+use crate::model::weights::{
+    Info, Positioned, Quant, Rows, Source, blocks, hash_files, held_as, row_bytes,
+};
 use crate::tokenizer::GgufVocabulary;
 
 pub(crate) use header::plain;

@@ -6,31 +6,23 @@
 //! used. Knows nothing of what the files hold, save which shards an index names.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::env;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::{env, fs};
 
 use hf_hub::Repo;
 use serde::Deserialize;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Progress;
-use crate::model::gguf::part;
-use crate::model::gguf::part_name;
+use crate::model::gguf::{part, part_name};
 
 mod cache;
 mod web;
 
-use cache::Folder;
-use cache::at;
-use cache::is_commit;
-use cache::is_inside;
-use web::Token;
-use web::Web;
+use cache::{Folder, at, is_commit, is_inside};
+use web::{Token, Web};
 
 /// Names shown beside a missing file.
 const NEAR: usize = 5;

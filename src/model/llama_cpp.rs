@@ -4,9 +4,7 @@
 use std::cell::Cell;
 use std::io::Write as _;
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
@@ -19,21 +17,12 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel;
-use crate::model::Decoder;
-use crate::model::Footprint;
-use crate::model::Logits;
-use crate::model::Opened;
-use crate::model::Step;
-use crate::model::Vocabulary;
-use crate::model::argmax;
 use crate::model::config::Config;
 use crate::model::gguf::Gguf;
-use crate::model::weights::Quant;
-use crate::model::weights::held_as;
-use crate::model::weights::row_bytes;
+use crate::model::weights::{Quant, held_as, row_bytes};
+use crate::model::{Decoder, Footprint, Logits, Opened, Step, Vocabulary, argmax};
 
 /// Tokens of one call at most; llama.cpp cuts a call into its own passes, as `llama-bench` lets it.
 const CALL: usize = 2048;

@@ -2,20 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::DType;
-use candle_core::Device;
-use candle_core::Module as _;
-use candle_core::Tensor;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::QMatMul;
-use candle_core::quantized::QStorage;
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+use candle_core::{DType, Device, Module as _, Tensor};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::SPANS;
-use crate::model::weights::Source;
-use crate::model::weights::blocks;
+use crate::model::weights::{Source, blocks};
 
 /// Weights that are expanded at a time: 16 MiB as f32.
 const EXPANDED: usize = 1 << 22;

@@ -2,26 +2,16 @@
 //! the other without padding; matrix products see only the number of rows, attention works per sequence on its own
 //! cache. Every sequence has its own positions, so prefill may come in chunks, after decode, and beside other sequences.
 
-use candle_core::D;
-use candle_core::DType;
-use candle_core::Device;
-use candle_core::Tensor;
 use candle_core::quantized::GgmlDType;
+use candle_core::{D, DType, Device, Tensor};
 
 use crate::error::Result;
 use crate::kernel::SPANS;
-use crate::model::Decoder;
-use crate::model::Footprint;
-use crate::model::Logits;
-use crate::model::Step;
-use crate::model::config::Config;
-use crate::model::config::Family;
-use crate::model::matrix::Matrix;
-use crate::model::matrix::check_shape;
+use crate::model::config::{Config, Family};
+use crate::model::matrix::{Matrix, check_shape};
 use crate::model::rope::Rope;
-use crate::model::weights::Quant;
-use crate::model::weights::Source;
-use crate::model::weights::held_as;
+use crate::model::weights::{Quant, Source, held_as};
+use crate::model::{Decoder, Footprint, Logits, Step};
 
 /// Query rows whose scores are held at once: bounds the memory of a long prefill.
 const QUERY_BLOCK: usize = 256;

@@ -2,35 +2,19 @@
 //! [`Error::Unsupported`] with its reason, never a number.
 
 use std::collections::HashMap;
-use std::io::Cursor;
-use std::io::Read;
-use std::io::Seek;
+use std::io::{Cursor, Read, Seek};
 
-use candle_core::DType;
-use candle_core::Device;
-use candle_core::Tensor;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file;
+use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::quantized_qwen2;
-use candle_transformers::models::quantized_qwen3;
-use candle_transformers::models::qwen2;
-use candle_transformers::models::qwen3;
+use candle_transformers::models::{quantized_qwen2, quantized_qwen3, qwen2, qwen3};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::model::Decoder;
-use crate::model::Footprint;
-use crate::model::Logits;
-use crate::model::Opened;
-use crate::model::Step;
-use crate::model::Vocabulary;
-use crate::model::config::Config;
-use crate::model::config::Family;
-use crate::model::gguf;
+use crate::error::{Error, Result};
+use crate::model::config::{Config, Family};
 use crate::model::gguf::Gguf;
 use crate::model::matrix::check_shape;
 use crate::model::weights::Quant;
+use crate::model::{Decoder, Footprint, Logits, Opened, Step, Vocabulary, gguf};
 
 /// Longest context that it is let make RoPE tables for: 256 MiB of them.
 const LONGEST: usize = 1 << 19;

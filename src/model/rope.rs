@@ -3,8 +3,7 @@
 //! Su et al. 2021, arXiv 2104.09864; YaRN: Peng et al. 2023, arXiv 2309.00071, sections 3.2 and 3.4, with the constants of
 //! Qwen's model cards (`beta_fast` 32, `beta_slow` 1).
 
-use candle_core::Device;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::error::Result;
 use crate::model::config::Config;

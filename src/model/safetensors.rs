@@ -2,34 +2,19 @@
 //! loading never holds a whole file.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Formatter;
 use std::ops::Range;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
-use safetensors::Dtype;
-use safetensors::View;
 use safetensors::tensor::Metadata;
-use serde::Deserialize;
-use serde::Deserializer;
-use serde::Serialize;
-use serde::de::IgnoredAny;
-use serde::de::MapAccess;
-use serde::de::Visitor;
+use safetensors::{Dtype, View};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::model::weights::Info;
-use crate::model::weights::Positioned;
-use crate::model::weights::Rows;
-use crate::model::weights::Source;
-use crate::model::weights::hash_files;
-use crate::model::weights::row_bytes;
+use crate::error::{Error, Result};
+use crate::model::weights::{Info, Positioned, Rows, Source, hash_files, row_bytes};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

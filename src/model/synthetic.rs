@@ -7,13 +7,9 @@ use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 use sha2::Digest as _;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::weights::Info;
-use crate::model::weights::Rows;
-use crate::model::weights::Source;
-use crate::model::weights::hex;
+use crate::model::weights::{Info, Rows, Source, hex};
 
 /// Half the width of the uniform distribution: a standard deviation of 0.02, that of Qwen's `initializer_range`.
 const AMPLITUDE: f32 = 0.034_641_016;

@@ -1,8 +1,7 @@
 //! Agreement of the forward pass with candle-transformers and with itself, at f32 and on every form of weights.
 
 use super::*;
-use crate::kernel::Isa;
-use crate::kernel::skipped;
+use crate::kernel::{Isa, skipped};
 use crate::model::weights::Quant;
 
 const SEED: u64 = 7;

@@ -6,16 +6,12 @@ use std::fs::File;
 use std::io;
 use std::io::Read as _;
 use std::ops::Range;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::kernel::Blocks;
-use crate::kernel::Fill;
-use crate::kernel::matrix;
+use crate::error::{Error, Result};
+use crate::kernel::{Blocks, Fill, matrix};
 use crate::model::config::Config;
 
 /// A tensor of a source, before it is read.

@@ -3,16 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::compare::Outcome;
 use crate::error::Error;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Case;
-use crate::record::Conditions;
-use crate::record::Record;
+use crate::record::{Absence, AbsenceKind, Case, Conditions, Record};
 use crate::settings::Generation;
 use crate::stats;
 use crate::workload::METRICS;
@@ -189,9 +184,7 @@ pub(super) fn bounded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Block;
-    use crate::record::Validity;
-    use crate::record::Work;
+    use crate::record::{Block, Validity, Work};
 
     fn case(id: &str) -> Case {
         let block = |decode: f64| Block {

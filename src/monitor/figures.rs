@@ -3,24 +3,12 @@
 
 use jiff::SignedDuration;
 
-use crate::monitor::entry::Entry;
-use crate::monitor::entry::Measured;
-use crate::report;
-use crate::report::chart::Axis;
-use crate::report::chart::Chart;
-use crate::report::chart::Data;
-use crate::report::chart::Lines;
-use crate::report::chart::Look;
-use crate::report::chart::Mark;
-use crate::report::chart::Point;
-use crate::report::chart::Scale;
-use crate::report::chart::Series;
-use crate::report::chart::Words;
-use crate::report::chart::distribution;
-use crate::report::chart::svg;
-use crate::stats;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::monitor::entry::{Entry, Measured};
+use crate::report::chart::{
+    Axis, Chart, Data, Lines, Look, Mark, Point, Scale, Series, Words, distribution, svg,
+};
+use crate::workload::{METRICS, Metric};
+use crate::{report, stats};
 
 /// Fewer earlier cycles than this have no middle worth comparing with.
 const EARLIER: usize = 3;

@@ -4,25 +4,16 @@
 //! a file is read. Does not know what a figure means.
 
 use std::collections::HashSet;
-use std::fs;
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::io;
-use std::io::Read as _;
-use std::io::Seek as _;
-use std::io::SeekFrom;
-use std::io::Write as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use jiff::SignedDuration;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
-use crate::monitor::entry::Entry;
-use crate::monitor::entry::SCHEMA;
+use crate::monitor::entry::{Entry, SCHEMA};
 use crate::record::schema1::lift_absent;
 
 /// No more entries are kept, however long the window: a day of one every 20 seconds has fewer. It bounds memory.

@@ -1,31 +1,18 @@
 //! The pages of a monitor: finished strings, made before and after a cycle and never while one measures. Whatever came from a
 //! measurement or a file is escaped by the template.
 
-use jiff::SignedDuration;
-use jiff::Timestamp;
-use minijinja::Value;
-use minijinja::context;
+use jiff::{SignedDuration, Timestamp};
+use minijinja::{Value, context};
 
 use crate::compare::Outcome;
 use crate::error::Result;
-use crate::machine;
-use crate::monitor::Ended;
-use crate::monitor::Pages;
-use crate::monitor::Phase;
-use crate::monitor::Plan;
-use crate::monitor::entry::Entry;
-use crate::monitor::entry::Figures;
-use crate::monitor::entry::Measured;
-use crate::monitor::figures;
-use crate::monitor::figures::Aged;
-use crate::monitor::figures::Picture;
-use crate::monitor::history::History;
-use crate::monitor::history::MOST;
-use crate::monitor::prometheus;
-use crate::monitor::wall;
-use crate::report;
+use crate::monitor::entry::{Entry, Figures, Measured};
+use crate::monitor::figures::{Aged, Picture};
+use crate::monitor::history::{History, MOST};
+use crate::monitor::{Ended, Pages, Phase, Plan, figures, prometheus, wall};
 use crate::report::plain;
 use crate::workload::METRICS;
+use crate::{machine, report};
 
 /// The newest of many errors.
 const ERRORS: usize = 10;

@@ -1,22 +1,13 @@
 //! The real probe: scenarios in fresh worker processes, judged against the stored baseline if there is one. Only the newest
 //! record is kept as a file.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::baseline;
-use crate::compare;
-use crate::compare::Grounds;
-use crate::compare::Policy;
-use crate::error::Error;
-use crate::error::Result;
-use crate::monitor::Measured;
-use crate::monitor::Probe;
-use crate::monitor::Said;
-use crate::record::Case;
-use crate::record::Record;
-use crate::report;
-use crate::suite;
+use crate::compare::{Grounds, Policy};
+use crate::error::{Error, Result};
+use crate::monitor::{Measured, Probe, Said};
+use crate::record::{Case, Record};
+use crate::{baseline, compare, report, suite};
 
 /// Runs a suite.
 pub struct SuiteProbe<'a> {

@@ -6,8 +6,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 
 use crate::monitor::Ended;
-use crate::monitor::entry::Entry;
-use crate::monitor::entry::Measured;
+use crate::monitor::entry::{Entry, Measured};
 use crate::report;
 use crate::workload::METRICS;
 

@@ -1,7 +1,6 @@
 //! A monitor with a stub in the place of measuring and a clock that jumps when it is waited for: hours pass in no time.
 
-use std::cell::Cell;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;

@@ -1,11 +1,9 @@
 //! The binaries of the arms, side by side under names of one length.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::files::Temporary;
 use crate::pair::build::Built;

@@ -5,38 +5,19 @@ use std::time::Instant;
 
 use rand::seq::SliceRandom as _;
 
-use crate::baseline;
-use crate::error::Error;
-use crate::error::Result;
-use crate::machine;
+use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
-use crate::pair::Events;
-use crate::pair::Pairing;
-use crate::pair::case::Reported;
-use crate::pair::case::cannot;
-use crate::pair::case::end;
-use crate::pair::case::is_measurable;
-use crate::pair::case::keep;
-use crate::pair::case::parting;
-use crate::pair::case::sentinels;
-use crate::pair::case::unexpected;
-use crate::pair::duet::Turn;
-use crate::pair::duet::rounds;
-use crate::pair::duet::take;
+use crate::pair::case::{
+    Reported, cannot, end, is_measurable, keep, parting, sentinels, unexpected,
+};
+use crate::pair::duet::{Turn, rounds, take};
 use crate::pair::effort::Effort;
 use crate::pair::worker::Worker;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::pair::Paired;
-use crate::record::pair::PairedBlock;
-use crate::record::pair::PairedCase;
-use crate::record::pair::PairedTurns;
-use crate::record::pair::Quad;
-use crate::record::pair::Side;
-use crate::suite::turns::Ask;
-use crate::suite::turns::Opening;
-use crate::suite::turns::PROTOCOL;
-use crate::suite::turns::Told;
+use crate::pair::{Events, Pairing};
+use crate::record::pair::{Paired, PairedBlock, PairedCase, PairedTurns, Quad, Side};
+use crate::record::{Absence, AbsenceKind};
+use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
+use crate::{baseline, machine};
 
 type Workers = BTreeMap<char, Worker>;
 

@@ -3,23 +3,15 @@
 //! binaries, byte for byte, and paths in them are no difference.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::fs::File;
-use std::io;
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{fs, io};
 
-use sha2::Digest as _;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::command;
-use crate::error::quoted;
+use crate::error::{Error, Result, command, quoted};
 use crate::files::Lock;
 use crate::machine;
 use crate::model::weights::hex;

@@ -1,20 +1,13 @@
 //! One scenario of a pair: what its two sides answered, where their outputs part, and whether more blocks can say anything.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
-use crate::record::Absence;
-use crate::record::Case;
-use crate::record::pair::PairedCase;
-use crate::record::pair::PairedTurns;
-use crate::record::pair::Parting;
-use crate::record::pair::Quad;
-use crate::record::pair::Side;
+use crate::record::pair::{PairedCase, PairedTurns, Parting, Quad, Side};
+use crate::record::{Absence, Case};
 use crate::suite::turns::Told;
 use crate::workload;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::workload::{METRICS, Metric};
 
 /// An answer of another kind than was asked for.
 pub(super) fn unexpected(told: &Told) -> Error {

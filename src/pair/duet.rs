@@ -8,13 +8,10 @@ use std::path::PathBuf;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::pair::worker::Patience;
-use crate::pair::worker::Worker;
+use crate::error::{Error, Result};
+use crate::pair::worker::{Patience, Worker};
 use crate::settings;
-use crate::suite::turns::Ask;
-use crate::suite::turns::Told;
+use crate::suite::turns::{Ask, Told};
 
 /// A turn that is to be taken.
 pub(super) struct Turn {

@@ -3,12 +3,10 @@
 
 use std::time::Duration;
 
-use crate::compare::paired::block_value;
-use crate::compare::paired::quad_effects;
+use crate::compare::paired::{block_value, quad_effects};
 use crate::record::pair::PairedCase;
 use crate::stats;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::workload::{METRICS, Metric};
 
 /// Blocks after which the number of quads is settled.
 pub const PILOT: usize = 3;
@@ -75,8 +73,7 @@ fn within(case: &PairedCase, metric: &Metric) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::pair::PairedTurns;
-    use crate::record::pair::Quad;
+    use crate::record::pair::{PairedTurns, Quad};
 
     /// A case whose quads' effects on decode are these, a list a block.
     fn case(blocks: &[&[f64]]) -> PairedCase {

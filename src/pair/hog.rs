@@ -2,16 +2,12 @@
 //! is as restless as people's machines are.
 
 use std::hint::black_box;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rand::Rng as _;
-use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
 use crate::error::Result;
 use crate::pair::quota::Quota;
@@ -65,8 +61,7 @@ enum What {
 
 /// The environments of a pool.
 pub fn environments() -> Vec<Environment> {
-    use Column::Hostile;
-    use Column::Typical;
+    use Column::{Hostile, Typical};
     let restless = [
         (
             "bursts",

@@ -3,57 +3,33 @@
 //! processes.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::files;
-use crate::machine;
+use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
-use crate::pair::arms::arms_folder;
-use crate::pair::arms::copies;
+use crate::pair::arms::{arms_folder, copies};
 use crate::pair::block::rejected;
 use crate::pair::build::Built;
-use crate::pair::case::keep;
-use crate::pair::case::unexpected;
-use crate::pair::duet::Duet;
-use crate::pair::duet::Turn;
-use crate::pair::duet::rounds;
-use crate::pair::duet::take;
+use crate::pair::case::{keep, unexpected};
+use crate::pair::duet::{Duet, Turn, rounds, take};
 use crate::pair::hog;
 use crate::pair::quota::Quota;
-use crate::pair::worker::Patience;
-use crate::pair::worker::Worker;
-use crate::record::pair::PairedBlock;
-use crate::record::pair::Quad;
-use crate::record::pool::Pool;
-use crate::record::pool::PoolArm;
-use crate::record::pool::PoolBlock;
-use crate::record::pool::PoolCase;
-use crate::record::pool::PoolKind;
-use crate::record::pool::PoolTurns;
-use crate::record::pool::Recorded;
-use crate::record::pool::Role;
-use crate::record::pool::SCHEMA;
-use crate::record::pool::arms;
+use crate::pair::worker::{Patience, Worker};
+use crate::record::pair::{PairedBlock, Quad};
+use crate::record::pool::{
+    Pool, PoolArm, PoolBlock, PoolCase, PoolKind, PoolTurns, Recorded, Role, SCHEMA, arms,
+};
 use crate::settings::Setup;
-use crate::suite::turns::Ask;
-use crate::suite::turns::Opening;
-use crate::suite::turns::PROTOCOL;
-use crate::suite::turns::Told;
+use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
+use crate::{files, machine};
 
-pub use crate::pair::hog::Environment;
-pub use crate::pair::hog::environments;
+pub use crate::pair::hog::{Environment, environments};
 
 /// What is to be recorded.
 pub struct Plan {

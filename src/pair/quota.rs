@@ -1,17 +1,12 @@
 //! A limit of CPU time on workers, as a container has one: the kernel's own where it lets us make a
 //! control group, an imitation by stopping and continuing the processes otherwise.
 
-use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::{fs, thread};
 
 use crate::error::Result;
 use crate::suite;

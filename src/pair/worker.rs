@@ -3,29 +3,18 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Child;
-use std::process::ChildStdin;
-use std::process::Command;
-use std::process::Stdio;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::suite;
-use crate::suite::turns::Ask;
-use crate::suite::turns::Opening;
-use crate::suite::turns::PROTOCOL;
-use crate::suite::turns::Ready;
-use crate::suite::turns::TURNS;
-use crate::suite::turns::Told;
+use crate::suite::turns::{Ask, Opening, PROTOCOL, Ready, TURNS, Told};
 
 /// How long an answer is waited for.
 #[derive(Clone, Copy)]

@@ -6,11 +6,9 @@ use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::record::Record;
 

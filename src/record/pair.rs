@@ -6,22 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
-use crate::record::Absence;
-use crate::record::Build;
-use crate::record::Machine;
-use crate::record::Model;
-use crate::record::References;
-use crate::record::Session;
-use crate::record::Settings;
-use crate::record::Work;
 use crate::record::calibration::Spread;
-use crate::record::schema1;
+use crate::record::{Absence, Build, Machine, Model, References, Session, Settings, Work, schema1};
 
 /// Version of the format. Raised when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 2;

@@ -7,20 +7,12 @@ use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
-use crate::record::Build;
-use crate::record::Machine;
-use crate::record::Model;
-use crate::record::References;
-use crate::record::Settings;
-use crate::record::Work;
-use crate::record::pair::PairedTurns;
-use crate::record::pair::Quad;
+use crate::record::pair::{PairedTurns, Quad};
+use crate::record::{Build, Machine, Model, References, Settings, Work};
 
 mod check;
 

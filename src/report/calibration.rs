@@ -1,11 +1,7 @@
 //! What a machine differs by when nothing was changed, as text.
 
-use crate::record::calibration::Calibration;
-use crate::record::calibration::Spread;
-use crate::report::text::Medium;
-use crate::report::text::percent;
-use crate::report::text::plain;
-use crate::report::text::table;
+use crate::record::calibration::{Calibration, Spread};
+use crate::report::text::{Medium, percent, plain, table};
 use crate::workload::metric;
 
 /// A calibration for a terminal: spreads by kind of metric, and the smallest change that can be seen in each scenario.
@@ -70,11 +66,7 @@ pub fn calibration_text(calibration: &Calibration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::calibration::CalibrationKind;
-    use crate::record::calibration::Floor;
-    use crate::record::calibration::Place;
-    use crate::record::calibration::SCHEMA;
-    use crate::record::calibration::Weights;
+    use crate::record::calibration::{CalibrationKind, Floor, Place, SCHEMA, Weights};
 
     #[test]
     fn a_limit_that_cannot_be_seen_is_said() {

@@ -17,17 +17,10 @@ use std::convert::Infallible;
 
 use plotters::drawing::DrawingAreaErrorKind;
 
-pub use figures::Curve;
-pub use figures::Straight;
-pub use figures::Words;
-pub use figures::batch_scaling;
-pub use figures::distribution;
-pub use figures::memory;
-pub use figures::rate_by_depth;
-pub use figures::rate_by_step;
-pub use figures::throughput;
-pub use figures::trend;
-pub use figures::ttft_by_prompt;
+pub use figures::{
+    Curve, Straight, Words, batch_scaling, distribution, memory, rate_by_depth, rate_by_step,
+    throughput, trend, ttft_by_prompt,
+};
 pub use png::png;
 pub use theme::CSS;
 

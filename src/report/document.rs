@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::record::Machine;
-use crate::record::Record;
-use crate::report::text::number;
-use crate::report::text::plain;
+use crate::record::{Machine, Record};
+use crate::report::text::{number, plain};
 
 /// The record as it is stored.
 pub fn json(record: &Record) -> String {

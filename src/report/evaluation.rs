@@ -1,21 +1,12 @@
 //! How often rules were right, as text: a table per column of environments, ours beside its targets and in every
 //! environment, and the figures once more as one line of JSON, for whoever reads only the last line.
 
-use crate::evaluate::Bound;
-use crate::evaluate::Evaluation;
-use crate::evaluate::FIGURES;
-use crate::evaluate::Figure;
-use crate::evaluate::Figures;
-use crate::evaluate::Met;
-use crate::evaluate::Place;
-use crate::evaluate::RULES;
-use crate::evaluate::SCENARIOS;
-use crate::evaluate::Status;
-use crate::evaluate::TARGETS;
-use crate::evaluate::Unit;
+use crate::evaluate::{
+    Bound, Evaluation, FIGURES, Figure, Figures, Met, Place, RULES, SCENARIOS, Status, TARGETS,
+    Unit,
+};
 use crate::record::pool::Column;
-use crate::report::text::Medium;
-use crate::report::text::table;
+use crate::report::text::{Medium, table};
 
 /// The figures of the tables; the others are in the JSON.
 const SHOWN: [&str; 15] = [

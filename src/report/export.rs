@@ -13,11 +13,8 @@ pub(crate) use prometheus::exposed;
 pub use prometheus::prometheus;
 pub use row::row;
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::record::Case;
-use crate::record::Model;
-use crate::record::Record;
+use crate::error::{Error, Result};
+use crate::record::{Case, Model, Record};
 use crate::stats;
 use crate::workload::Task;
 

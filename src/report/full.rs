@@ -19,9 +19,7 @@ use std::sync::LazyLock;
 
 use crate::analysis::Targets;
 use crate::record::Record;
-use crate::report::full::model::Block;
-use crate::report::full::model::Document;
-use crate::report::full::model::Text;
+use crate::report::full::model::{Block, Document, Text};
 use crate::report::full::paper::Paper;
 use crate::report::text::LONGEST;
 use crate::report::words::Lang;

@@ -1,35 +1,20 @@
 //! One self-contained page for a record and its verdict, or for a pair and its. No script, no network.
 
-use minijinja::AutoEscape;
-use minijinja::Environment;
-use minijinja::UndefinedBehavior;
-use minijinja::Value;
-use minijinja::context;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
-use crate::compare::Finding;
-use crate::compare::Judgement;
-use crate::compare::Outcome;
-use crate::compare::Verdict;
-use crate::error::Error;
-use crate::error::Result;
+use crate::compare::{Finding, Judgement, Outcome, Verdict};
+use crate::error::{Error, Result};
 use crate::record::Record;
-use crate::record::pair::Arm;
-use crate::record::pair::Paired;
-use crate::record::pair::PairedBlock;
-use crate::report::chart;
+use crate::record::pair::{Arm, Paired, PairedBlock};
 use crate::report::document::machine;
-use crate::report::full;
 use crate::report::full::Edition;
 use crate::report::full::model::Document;
 use crate::report::plot::plot;
-use crate::report::text::duration;
-use crate::report::text::number;
-use crate::report::text::percent;
-use crate::report::text::plain;
-use crate::report::verdict;
+use crate::report::text::{duration, number, percent, plain};
 use crate::report::words::Lang;
+use crate::report::{chart, full, verdict};
 use crate::workload;
 
 /// The page of a record in English, with the verdict on it and the command that made it if one is given.

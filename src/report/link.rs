@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 
 /// Criterion's index page with a link to ours under its heading, which says what is there; the same page if the link is

@@ -2,9 +2,8 @@
 
 use crate::record::Case;
 use crate::report::text;
-use crate::stats;
-use crate::workload;
 use crate::workload::Task;
+use crate::{stats, workload};
 
 /// Names of the columns.
 pub fn live_header() -> String {
@@ -86,10 +85,7 @@ fn row([id, prompt, new, ttft, prefill, decode, whole, memory]: [String; 8], mar
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Absence;
-    use crate::record::AbsenceKind;
-    use crate::record::Block;
-    use crate::record::Work;
+    use crate::record::{Absence, AbsenceKind, Block, Work};
 
     #[test]
     fn a_row_has_the_header_s_columns_and_says_what_is_wrong() {

@@ -4,17 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compare::Change;
-use crate::compare::Finding;
-use crate::compare::Judgement;
-use crate::compare::Outcome;
-use crate::compare::Verdict;
+use crate::compare::{Change, Finding, Judgement, Outcome, Verdict};
 use crate::report::text::plain;
-use crate::report::verdict::cells;
-use crate::report::verdict::sentence;
-use crate::report::verdict::words;
-use crate::workload::Better;
-use crate::workload::Metric;
+use crate::report::verdict::{cells, sentence, words};
+use crate::workload::{Better, Metric};
 
 /// The verdict as JUnit XML: a test case a finding. A regression is a failure, what broke or cannot be compared an error, and
 /// what is not decided is skipped. Where no finding says why the verdict is no pass, a case of its own does: nothing compared is

@@ -3,12 +3,9 @@
 
 use std::fmt::Write as _;
 
-use minijinja::Value;
-use minijinja::context;
+use minijinja::{Value, context};
 
-use crate::compare::Change;
-use crate::compare::Finding;
-use crate::compare::share;
+use crate::compare::{Change, Finding, share};
 use crate::report::text::percent;
 use crate::report::verdict;
 use crate::workload::Metric;

@@ -1,10 +1,8 @@
 //! One line after each look of a pair: how far it is, what is decided, what is still open.
 
-use crate::compare::Judgement;
-use crate::compare::Verdict;
 use crate::compare::looks::LOOKS;
-use crate::report::text::duration;
-use crate::report::text::plain;
+use crate::compare::{Judgement, Verdict};
+use crate::report::text::{duration, plain};
 
 /// Where measuring stands, with the verdict so far and the seconds that are left of the budget, if there is one:
 /// `look 2 of 6, block 12: 17 of 20 scenarios decided (1 regressed), 3 open: code/b4 long/b16 long/b8; about 2 min 0 s left`.

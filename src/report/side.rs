@@ -9,14 +9,9 @@ mod table;
 use serde::Serialize;
 
 use crate::record::Record;
-use crate::report::side::aspects::Aspect;
-use crate::report::side::aspects::aspects;
-use crate::report::side::settings::Setting;
-use crate::report::side::settings::settings;
-use crate::report::side::table::Row;
-use crate::report::side::table::State;
-use crate::report::side::table::rows;
-use crate::report::side::table::states;
+use crate::report::side::aspects::{Aspect, aspects};
+use crate::report::side::settings::{Setting, settings};
+use crate::report::side::table::{Row, State, rows, states};
 use crate::report::text::plain;
 
 /// Version of the JSON form.

@@ -2,14 +2,9 @@
 
 use super::text::cell;
 use super::*;
-use crate::compare::Measured;
-use crate::compare::Policy;
-use crate::compare::judge;
-use crate::compare::tests::Row;
-use crate::compare::tests::record;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Record;
+use crate::compare::tests::{Row, record};
+use crate::compare::{Measured, Policy, judge};
+use crate::record::{Absence, AbsenceKind, Record};
 
 const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
 const HOSTILE: &str =

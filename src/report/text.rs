@@ -1,8 +1,6 @@
 //! Numbers, tables and escaping: the one place in which a value becomes text.
 
-use comfy_table::CellAlignment;
-use comfy_table::Table;
-use comfy_table::presets;
+use comfy_table::{CellAlignment, Table, presets};
 
 use crate::workload::Metric;
 

@@ -1,29 +1,18 @@
 //! What every form of a verdict shares: the order in which a reviewer wants the findings, and their words and numbers. The
 //! forms themselves are in the files below.
 
-use crate::compare::Change;
-use crate::compare::Finding;
-use crate::compare::Judgement;
-use crate::compare::Verdict;
-use crate::compare::Why;
 use crate::compare::paired::Course;
-use crate::compare::share;
+use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
 use crate::record::pair::Arm;
-use crate::report::text::label;
-use crate::report::text::percent;
-use crate::report::text::shown;
-use crate::report::text::signed;
-use crate::workload::Better;
-use crate::workload::Metric;
+use crate::report::text::{label, percent, shown, signed};
+use crate::workload::{Better, Metric};
 
 mod document;
 mod github;
 mod remarks;
 mod sentence;
 
-pub use document::verdict_json;
-pub use document::verdict_markdown;
-pub use document::verdict_text;
+pub use document::{verdict_json, verdict_markdown, verdict_text};
 pub use github::annotations;
 pub(super) use remarks::remarks;
 pub use sentence::sentence;

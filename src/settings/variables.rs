@@ -4,12 +4,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use toml::Table;
-use toml::Value;
+use toml::{Table, Value};
 
-use crate::error::Error;
-use crate::error::Result;
-use crate::error::shortened;
+use crate::error::{Error, Result, shortened};
 use crate::settings::Config;
 
 /// How a variable's text becomes a value of the file.

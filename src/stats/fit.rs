@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use crate::stats::Random;
-use crate::stats::median;
+use crate::stats::{Random, median};
 
 /// A straight line: y = intercept + slope x.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -1,7 +1,6 @@
 //! The rank test of Mann and Whitney.
 
-use statrs::distribution::ContinuousCDF as _;
-use statrs::distribution::Normal;
+use statrs::distribution::{ContinuousCDF as _, Normal};
 
 /// The two-sided probability that two samples of one distribution have ranks at least this far apart (Mann and Whitney
 /// 1947): exact without ties, otherwise the normal approximation with corrections for ties and continuity, as in R's

@@ -1,20 +1,14 @@
 //! Which process measures what, in which order, and what that costs about. Costs only say how much time is left, so they may be
 //! off by a factor; nothing that is measured depends on them.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::measure::Sharing;
 use crate::record::Record;
-use crate::settings::Generation;
-use crate::settings::RopeScaling;
-use crate::settings::Setup;
+use crate::settings::{Generation, RopeScaling, Setup};
 use crate::suite::Plan;
-use crate::workload::Input;
-use crate::workload::Pipeline;
-use crate::workload::Scenario;
-use crate::workload::Stress;
+use crate::workload::{Input, Pipeline, Scenario, Stress};
 
 /// The scenarios of each process that is still to be started.
 ///

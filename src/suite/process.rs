@@ -2,38 +2,21 @@
 //! JSON for each.
 
 use std::io;
-use std::io::Read as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use serde::Serialize;
 
-use crate::engine::Engine;
-use crate::engine::Injection;
-use crate::error::Error;
-use crate::error::Result;
-use crate::machine;
-use crate::machine::Meter;
-use crate::machine::memory;
+use crate::engine::{Engine, Injection};
+use crate::error::{Error, Result};
 use crate::machine::memory::Memory;
-use crate::measure;
-use crate::measure::MemoryUse;
-use crate::measure::Trial;
-use crate::measure::pipeline;
+use crate::machine::{Meter, memory};
 use crate::measure::pipeline::Means;
-use crate::record::Absence;
-use crate::record::Case;
-use crate::record::Model;
-use crate::record::References;
-use crate::record::Work;
-use crate::settings;
+use crate::measure::{MemoryUse, Trial, pipeline};
+use crate::record::{Absence, Case, Model, References, Work};
 use crate::settings::Generation;
-use crate::suite;
-use crate::suite::Answer;
-use crate::suite::HELD;
-use crate::suite::Job;
-use crate::workload;
-use crate::workload::Input;
-use crate::workload::Scenario;
+use crate::suite::{Answer, HELD, Job};
+use crate::workload::{Input, Scenario};
+use crate::{machine, measure, settings, suite, workload};
 
 /// Works on the job that standard input holds, and answers on standard output. For `main`, when `WORKER` is set.
 ///

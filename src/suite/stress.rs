@@ -5,36 +5,21 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use crate::engine;
 use crate::engine::Engine;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::memory;
-use crate::measure;
 use crate::model::weights::hex;
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Model;
-use crate::record::Outcome;
-use crate::record::Request;
-use crate::record::Work;
+use crate::record::{Block, Case, Model, Outcome, Request, Work};
 use crate::settings::Setup;
-use crate::stats;
-use crate::suite;
-use crate::suite::Answer;
-use crate::suite::Job;
 use crate::suite::process::say;
-use crate::workload;
-use crate::workload::PromptFormat;
-use crate::workload::Scenario;
-use crate::workload::Stress as Kind;
+use crate::suite::{Answer, Job};
+use crate::workload::{PromptFormat, Scenario, Stress as Kind};
+use crate::{engine, measure, stats, suite, workload};
 
 /// The value of [`suite::WORKER`] for a worker that answers requests under a memory limit.
 pub const STRESS: &str = "stress";

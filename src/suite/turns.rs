@@ -5,33 +5,18 @@ use std::collections::BTreeMap;
 use std::io;
 use std::io::BufRead as _;
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::engine::Engine;
-use crate::engine::Injection;
-use crate::error::Error;
-use crate::error::Result;
-use crate::machine;
+use crate::engine::{Engine, Injection};
+use crate::error::{Error, Result};
 use crate::machine::memory;
 use crate::machine::memory::Memory;
-use crate::measure;
-use crate::measure::MemoryUse;
-use crate::measure::Sample;
-use crate::measure::Sharing;
-use crate::measure::Trial;
-use crate::record::Absence;
-use crate::record::Build;
-use crate::record::Case;
-use crate::record::Model;
-use crate::record::Rates;
-use crate::record::Settings;
+use crate::measure::{MemoryUse, Sample, Sharing, Trial};
+use crate::record::{Absence, Build, Case, Model, Rates, Settings};
 use crate::settings::Setup;
-use crate::stats;
 use crate::suite::process::say;
-use crate::workload;
-use crate::workload::Scenario;
-use crate::workload::Task;
+use crate::workload::{Scenario, Task};
+use crate::{machine, measure, stats, workload};
 
 /// The value of [`crate::suite::WORKER`] for a worker that takes turns.
 pub const TURNS: &str = "turns";

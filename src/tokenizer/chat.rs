@@ -6,26 +6,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use jiff::civil::DateTime;
-use jiff::civil::date;
+use jiff::civil::{DateTime, date};
 use jiff::fmt::strtime;
-use minijinja::Environment;
-use minijinja::ErrorKind;
-use minijinja::UndefinedBehavior;
-use minijinja::Value;
-use minijinja::context;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 
 use super::quiet;
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::workload::unix_lines;
 
 mod python;

@@ -1,21 +1,15 @@
 //! The files of a Hugging Face model folder that concern text. Only `tokenizer.json` must be there.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Template;
-use super::Tokenizer;
-use super::invalid;
-use super::parse;
-use crate::error::Error;
-use crate::error::Result;
+use super::{Template, Tokenizer, invalid, parse};
+use crate::error::{Error, Result};
 
 pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     let path = dir.join("tokenizer.json");
@@ -154,10 +148,7 @@ fn read(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::Message;
-    use crate::tokenizer::Role;
-    use crate::tokenizer::TINY;
-    use crate::tokenizer::Thinking;
+    use crate::tokenizer::{Message, Role, TINY, Thinking};
 
     /// The tiny tokenizer in a folder of its own, with these files beside it.
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Tokenizer>) {

@@ -1,22 +1,13 @@
 //! The tokenizer as GGUF metadata describes it, read and written. Knows the meaning of the values, not how a file
 //! stores them.
 
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use tokenizers::models::bpe::BPE;
-use tokenizers::models::bpe::Vocab;
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::Rules;
-use super::Template;
-use super::Tokenizer;
-use super::added;
-use super::failed;
-use super::invalid;
-use super::qwen;
-use crate::error::Error;
-use crate::error::Result;
+use super::{Rules, Template, Tokenizer, added, failed, invalid, qwen};
+use crate::error::{Error, Result};
 
 /// Values of `tokenizer.ggml.token_type` (llama.cpp's `llama_token_type`).
 pub(super) const NORMAL: u32 = 1;

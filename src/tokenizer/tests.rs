@@ -1,8 +1,7 @@
 //! Whole tokenizers: round trips over our corpus and over hostile strings, streams, GGUF there and back.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 

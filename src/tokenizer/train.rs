@@ -2,17 +2,12 @@
 //! file, byte by byte, which a test checks.
 
 use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::BPE;
-use tokenizers::models::bpe::BpeTrainer;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::added;
-use super::failed;
-use super::gguf::CONTROL;
-use super::gguf::USER_DEFINED;
-use super::qwen;
-use crate::error::Error;
-use crate::error::Result;
+use super::gguf::{CONTROL, USER_DEFINED};
+use super::{added, failed, qwen};
+use crate::error::{Error, Result};
 
 /// Qwen3's added tokens in the order of their ids.
 const ADDED: &[(&str, u32)] = &[

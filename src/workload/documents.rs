@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-use crate::workload::Pipeline;
-use crate::workload::unix_lines;
+use crate::workload::{Pipeline, unix_lines};
 
 /// One text of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

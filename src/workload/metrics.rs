@@ -1,10 +1,8 @@
 //! The one table of metrics: unit, direction and limit of each, and in which scenarios it is judged.
 
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::workload::Task;
-use crate::workload::Work;
+use crate::workload::{Task, Work};
 
 /// Which direction is good news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

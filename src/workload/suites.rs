@@ -1,12 +1,6 @@
 //! The suites: named lists of scenarios.
 
-use crate::workload::BATCHES;
-use crate::workload::CATEGORIES;
-use crate::workload::Input;
-use crate::workload::Pipeline;
-use crate::workload::PromptFormat;
-use crate::workload::Scenario;
-use crate::workload::Stress;
+use crate::workload::{BATCHES, CATEGORIES, Input, Pipeline, PromptFormat, Scenario, Stress};
 
 /// A named list of scenarios.
 #[derive(Debug)]

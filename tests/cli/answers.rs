@@ -2,9 +2,7 @@
 
 use std::fs;
 
-use crate::candlemark;
-use crate::golden;
-use crate::same;
+use crate::{candlemark, golden, same};
 
 const FORMATS: [(&str, &str); 8] = [
     ("human", "no-verdict.txt"),

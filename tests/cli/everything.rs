@@ -1,15 +1,9 @@
 //! A record that has something for every part of a report: each suite, a scenario that failed, one that is not supported, one
 //! that cannot be true, values that are missing with a reason. No two of its measured values are alike.
 
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Block;
-use candlemark::record::Case;
-use candlemark::record::Conditions;
-use candlemark::record::Outcome;
-use candlemark::record::Record;
-use candlemark::record::Request;
-use candlemark::record::Work;
+use candlemark::record::{
+    Absence, AbsenceKind, Block, Case, Conditions, Outcome, Record, Request, Work,
+};
 use candlemark::workload::Task;
 
 use crate::records;

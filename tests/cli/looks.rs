@@ -1,9 +1,7 @@
 //! A run may be looked at, then measured further and looked at again: the first verdict pays for
 //! all that may follow.
 
-use crate::candlemark;
-use crate::checked;
-use crate::golden;
+use crate::{candlemark, checked, golden};
 
 fn judged(record: &str, more: &[&str]) -> serde_json::Value {
     let args = checked(record);

@@ -2,8 +2,7 @@
 //! `fixtures/golden`; review that diff like code.
 
 use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Once;
 

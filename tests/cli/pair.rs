@@ -5,11 +5,7 @@ use candlemark::compare::paired::judge;
 use candlemark::record::pair::Paired;
 use candlemark::report;
 
-use crate::candlemark;
-use crate::check;
-use crate::golden;
-use crate::pairs;
-use crate::same;
+use crate::{candlemark, check, golden, pairs, same};
 
 /// Judges a checked-in pair and compares what is said with a file.
 fn check_pair(pair: &str, more: &[&str], file: &str, status: i32) {

@@ -3,21 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Work;
 use candlemark::record::calibration::Spread;
-use candlemark::record::pair::Arm;
-use candlemark::record::pair::Ended;
-use candlemark::record::pair::Paired;
-use candlemark::record::pair::PairedBlock;
-use candlemark::record::pair::PairedCase;
-use candlemark::record::pair::PairedKind;
-use candlemark::record::pair::PairedTurns;
-use candlemark::record::pair::Parting;
-use candlemark::record::pair::Quad;
-use candlemark::record::pair::SCHEMA;
-use candlemark::record::pair::Side;
+use candlemark::record::pair::{
+    Arm, Ended, Paired, PairedBlock, PairedCase, PairedKind, PairedTurns, Parting, Quad, SCHEMA,
+    Side,
+};
+use candlemark::record::{Absence, AbsenceKind, Work};
 
 use crate::records;
 

@@ -2,27 +2,13 @@
 //! `fixtures/golden/records`, where `BLESS=1` writes them.
 
 use candlemark::machine::SESSION_GAP;
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Block;
-use candlemark::record::Build;
-use candlemark::record::Case;
-use candlemark::record::Kind;
-use candlemark::record::Machine;
-use candlemark::record::Model;
-use candlemark::record::Record;
-use candlemark::record::References;
-use candlemark::record::SCHEMA;
-use candlemark::record::Session;
-use candlemark::record::Settings;
-use candlemark::record::Work;
-use candlemark::record::calibration::Calibration;
-use candlemark::record::calibration::CalibrationKind;
-use candlemark::record::calibration::Floor;
-use candlemark::record::calibration::Place;
-use candlemark::record::calibration::Sitting;
-use candlemark::record::calibration::Spread;
-use candlemark::record::calibration::Weights;
+use candlemark::record::calibration::{
+    Calibration, CalibrationKind, Floor, Place, Sitting, Spread, Weights,
+};
+use candlemark::record::{
+    Absence, AbsenceKind, Block, Build, Case, Kind, Machine, Model, Record, References, SCHEMA,
+    Session, Settings, Work,
+};
 
 /// A run of two scenarios in three processes, each a little off in turn.
 pub fn run(day: usize) -> Record {

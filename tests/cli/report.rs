@@ -3,10 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::blessing;
-use crate::candlemark;
-use crate::check;
-use crate::golden;
+use crate::{blessing, candlemark, check, golden};
 
 const RECORD: &str = "records/everything.json";
 

@@ -1,19 +1,10 @@
 //! Records of a server's configuration before and after, with labels, samples and all that exports read; and text that tries to
 //! be more than text, through every export and `compare`.
 
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Block;
-use candlemark::record::Case;
-use candlemark::record::Outcome;
-use candlemark::record::Record;
-use candlemark::record::Request;
+use candlemark::record::{Absence, AbsenceKind, Block, Case, Outcome, Record, Request};
 use candlemark::workload::Task;
 
-use crate::candlemark as tool;
-use crate::check;
-use crate::golden;
-use crate::records;
+use crate::{candlemark as tool, check, golden, records};
 
 /// A run of a server's model: batch 1 and 4, a depth, stress, one scenario that cannot be true, one that failed, and one that the
 /// engine does not do. `speed` multiplies every rate; `wobble` is how far processes lie apart.

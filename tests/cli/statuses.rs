@@ -4,8 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::candlemark;
-use crate::golden;
+use crate::{candlemark, golden};
 
 /// What `CHECK` stands for below.
 const CHECK: &str = "check --baseline records/base.json --record";

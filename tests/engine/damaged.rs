@@ -6,16 +6,7 @@ use std::path::Path;
 use assert_cmd::Command;
 use candlemark::settings::Setup;
 
-use crate::BINARY;
-use crate::at;
-use crate::cut;
-use crate::edit;
-use crate::job;
-use crate::no_engine;
-use crate::refused;
-use crate::skipped;
-use crate::synth;
-use crate::worker;
+use crate::{BINARY, at, cut, edit, job, no_engine, refused, skipped, synth, worker};
 
 #[test]
 fn a_gguf_that_is_cut_off_or_garbage_is_named() {

@@ -1,25 +1,12 @@
 //! Prompts, and how tokens are chosen.
 
 use candlemark::engine;
-use candlemark::engine::Engine;
-use candlemark::engine::Request;
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Case;
-use candlemark::settings::Generation;
-use candlemark::settings::Setup;
+use candlemark::engine::{Engine, Request};
+use candlemark::record::{Absence, AbsenceKind, Case};
+use candlemark::settings::{Generation, Setup};
 use candlemark::workload::PromptFormat;
 
-use crate::at;
-use crate::edit;
-use crate::job;
-use crate::measured;
-use crate::nano;
-use crate::output_of;
-use crate::setup;
-use crate::synth;
-use crate::with;
-use crate::work;
+use crate::{at, edit, job, measured, nano, output_of, setup, synth, with, work};
 
 #[test]
 fn an_empty_prompt_is_refused() {

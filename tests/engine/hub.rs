@@ -1,23 +1,15 @@
 //! Models of the hub, without one.
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use candlemark::suite;
 
-use crate::BINARY;
-use crate::clean;
-use crate::job;
-use crate::refused;
-use crate::setup;
-use crate::text;
+use crate::{BINARY, clean, job, refused, setup, text};
 
 const TOKEN: &str = "hf_tokenOfNobody";
 

@@ -9,14 +9,10 @@ use std::process::Output;
 
 use assert_cmd::Command;
 use candlemark::measure::Sharing;
-use candlemark::record::Case;
-use candlemark::record::Rates;
-use candlemark::settings::Config;
-use candlemark::settings::Generation;
-use candlemark::settings::Setup;
+use candlemark::record::{Case, Rates};
+use candlemark::settings::{Config, Generation, Setup};
 use candlemark::suite;
-use candlemark::suite::Answer;
-use candlemark::suite::Job;
+use candlemark::suite::{Answer, Job};
 
 mod damaged;
 mod generation;

@@ -5,16 +5,7 @@ use std::fs;
 use assert_cmd::Command;
 use candlemark::settings::Setup;
 
-use crate::BINARY;
-use crate::done;
-use crate::fails;
-use crate::job;
-use crate::names;
-use crate::nano;
-use crate::no_engine;
-use crate::refused;
-use crate::setup;
-use crate::worker;
+use crate::{BINARY, done, fails, job, names, nano, no_engine, refused, setup, worker};
 
 #[test]
 fn an_unknown_name_is_an_error_that_suggests_the_right_one() {

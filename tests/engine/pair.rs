@@ -3,27 +3,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Output;
-use std::process::Stdio;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Block;
-use candlemark::record::Case;
-use candlemark::record::Work;
-use candlemark::record::pair::Ended;
-use candlemark::record::pair::Paired;
-use candlemark::suite::turns::PROTOCOL;
-use candlemark::suite::turns::Ready;
-use candlemark::suite::turns::Told;
+use candlemark::record::pair::{Ended, Paired};
+use candlemark::record::{Absence, AbsenceKind, Block, Case, Work};
+use candlemark::suite::turns::{PROTOCOL, Ready, Told};
 
-use crate::BINARY;
-use crate::text;
+use crate::{BINARY, text};
 
 /// What a worker answers, always the same.
 #[derive(Clone)]
@@ -563,8 +551,7 @@ fn outside_a_repository_two_binaries_are_asked_for() {
 /// Sends a signal to a command as soon as it says this on stderr; what it ended with.
 #[track_caller]
 fn interrupted(mut command: Command, at: &str) -> (Option<i32>, String) {
-    use std::io::BufRead as _;
-    use std::io::Read as _;
+    use std::io::{BufRead as _, Read as _};
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut talk = std::io::BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();

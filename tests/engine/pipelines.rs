@@ -2,19 +2,11 @@
 
 use std::sync::LazyLock;
 
-use candlemark::record::AbsenceKind;
-use candlemark::record::Case;
+use candlemark::record::{AbsenceKind, Case};
 use candlemark::settings::Setup;
 use candlemark::workload::Task;
 
-use crate::at;
-use crate::edit;
-use crate::job;
-use crate::measured;
-use crate::nano;
-use crate::synth;
-use crate::with;
-use crate::work;
+use crate::{at, edit, job, measured, nano, synth, with, work};
 
 const ALL: [&str; 6] = [
     "pipelines/classification",

@@ -5,11 +5,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 
-use crate::BINARY;
-use crate::clean;
-use crate::fails;
-use crate::names;
-use crate::refused;
+use crate::{BINARY, clean, fails, names, refused};
 
 #[test]
 fn a_wrong_name_or_number_is_refused_before_anything_is_measured_hashed_or_built() {

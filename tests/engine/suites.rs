@@ -1,39 +1,18 @@
 //! Scenarios beyond prompts of a category, and runs of them: depths, formats, requests under a memory limit, agreement with f32,
 //! traces, budgets, and going on after an end.
 
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use candlemark::engine;
-use candlemark::engine::Engine;
-use candlemark::engine::Request;
+use candlemark::engine::{Engine, Request};
 use candlemark::error::Cause;
-use candlemark::measure::Sharing;
-use candlemark::measure::of_length;
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Case;
-use candlemark::record::Outcome;
-use candlemark::record::Record;
+use candlemark::measure::{Sharing, of_length};
+use candlemark::record::{Absence, AbsenceKind, Case, Outcome, Record};
 use candlemark::settings::Setup;
-use candlemark::suite;
-use candlemark::suite::Done;
-use candlemark::suite::Events;
-use candlemark::suite::Plan;
-use candlemark::suite::Stress;
-use candlemark::workload;
+use candlemark::suite::{Done, Events, Plan, Stress};
+use candlemark::{engine, suite, workload};
 
-use crate::BINARY;
-use crate::at;
-use crate::edit;
-use crate::job;
-use crate::measured;
-use crate::nano;
-use crate::skipped;
-use crate::synth;
-use crate::with;
-use crate::work;
+use crate::{BINARY, at, edit, job, measured, nano, skipped, synth, with, work};
 
 fn value(case: &Case, name: &str) -> Option<f64> {
     case.blocks[0].values[name]

@@ -6,14 +6,7 @@ use candlemark::engine::Engine;
 use candlemark::model::Step;
 use candlemark::settings::Setup;
 
-use crate::at;
-use crate::candlemark;
-use crate::fails;
-use crate::names;
-use crate::nano;
-use crate::output_of;
-use crate::synth;
-use crate::with;
+use crate::{at, candlemark, fails, names, nano, output_of, synth, with};
 
 #[test]
 fn every_form_of_a_model_answers_alike() {

@@ -3,12 +3,8 @@
 use assert_cmd::Command;
 use candlemark::settings::Setup;
 
-use crate::clean;
 use crate::damaged::within_2_gb;
-use crate::job;
-use crate::nano;
-use crate::refused;
-use crate::worker;
+use crate::{clean, job, nano, refused, worker};
 
 const SAYS: [&str; 2] = [
     "cannot start 8192 threads; give fewer with `--threads` or CANDLEMARK_THREADS",

@@ -3,22 +3,12 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use candlemark::record::AbsenceKind;
-use candlemark::record::Case;
-use candlemark::record::Rates;
+use candlemark::record::{AbsenceKind, Case, Rates};
 use candlemark::settings::Setup;
 use candlemark::suite;
 use candlemark::suite::Job;
 
-use crate::BINARY;
-use crate::job;
-use crate::measured;
-use crate::nano;
-use crate::output_of;
-use crate::refused;
-use crate::setup;
-use crate::with;
-use crate::work;
+use crate::{BINARY, job, measured, nano, output_of, refused, setup, with, work};
 
 #[test]
 fn a_worker_answers_each_scenario_in_turn() {

@@ -3,14 +3,11 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
-use std::process::Output;
+use std::process::{Command, Output};
 
-use candlemark::monitor::Remote;
-use candlemark::monitor::Server;
+use candlemark::monitor::{Remote, Server};
 
-use crate::Stub;
-use crate::cycles;
+use crate::{Stub, cycles};
 
 /// Runs Chromium on an address; `None`, and loudly, where there is none.
 fn chromium(folder: &Path, options: &[&str], address: &str) -> Option<Output> {

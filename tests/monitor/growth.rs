@@ -7,8 +7,7 @@ use std::rc::Rc;
 
 use candlemark::machine::memory;
 
-use crate::Stub;
-use crate::cycles;
+use crate::{Stub, cycles};
 
 #[test]
 fn a_thousand_cycles_fill_neither_memory_nor_the_disk() {

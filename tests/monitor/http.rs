@@ -1,14 +1,9 @@
 //! Requests as they come over a socket, good ones and bad ones.
 
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use candlemark::monitor::Pages;
-use candlemark::monitor::Remote;
-use candlemark::monitor::Server;
+use candlemark::monitor::{Pages, Remote, Server};
 
 const ANYWHERE: &str = "127.0.0.1:0";
 

@@ -6,21 +6,10 @@ use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
-use candlemark::Error;
-use candlemark::Result;
-use candlemark::monitor;
-use candlemark::monitor::Audience;
-use candlemark::monitor::Clock;
-use candlemark::monitor::Figures;
-use candlemark::monitor::History;
-use candlemark::monitor::Measured;
-use candlemark::monitor::Pages;
-use candlemark::monitor::Plan;
-use candlemark::monitor::Probe;
-use candlemark::monitor::Said;
+use candlemark::monitor::{Audience, Clock, Figures, History, Measured, Pages, Plan, Probe, Said};
 use candlemark::record::Conditions;
-use jiff::SignedDuration;
-use jiff::Timestamp;
+use candlemark::{Error, Result, monitor};
+use jiff::{SignedDuration, Timestamp};
 
 mod browser;
 mod growth;

@@ -3,24 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use candlemark::analysis::Analysis;
-use candlemark::analysis::Targets;
-use candlemark::baseline;
-use candlemark::compare::Grounds;
-use candlemark::compare::Judgement;
-use candlemark::compare::Policy;
-use candlemark::compare::judge;
-use candlemark::compare::paired;
-use candlemark::evaluate;
+use candlemark::analysis::{Analysis, Targets};
+use candlemark::compare::{Grounds, Judgement, Policy, judge, paired};
 use candlemark::evaluate::Plan;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
 use candlemark::record::pair::Paired;
 use candlemark::record::pool::Pool;
-use candlemark::report;
-use candlemark::report::Edition;
-use candlemark::report::Lang;
+use candlemark::report::{Edition, Lang};
 use candlemark::settings::Config;
+use candlemark::{baseline, evaluate, report};
 
 use crate::Reader;
 use crate::mutator::Mutator;

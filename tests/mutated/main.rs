@@ -6,14 +6,10 @@
 //! is kept in the folder that the message names.
 
 use std::cell::RefCell;
-use std::fs;
-use std::panic;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{fs, panic};
 
 use candlemark::stats::Random;
 use peak_alloc::PeakAlloc;

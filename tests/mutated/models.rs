@@ -4,10 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::Device;
-use candle_core::Tensor;
-use candle_core::quantized::GgmlDType;
-use candle_core::quantized::QTensor;
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 use candlemark::model::config::Config;
 use candlemark::model::gguf;
 use candlemark::model::gguf::Gguf;

@@ -1,7 +1,6 @@
 //! Changes valid files the way that damage, other programs and attackers do.
 
-use serde_json::Map;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Random;
 

@@ -4,10 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use candlemark::error::Result;
-use candlemark::tokenizer::Message;
-use candlemark::tokenizer::Role;
-use candlemark::tokenizer::Thinking;
-use candlemark::tokenizer::Tokenizer;
+use candlemark::tokenizer::{Message, Role, Thinking, Tokenizer};
 
 use crate::Reader;
 use crate::mutator::Mutator;

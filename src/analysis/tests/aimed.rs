@@ -85,9 +85,7 @@ fn outcomes(record: &Record) -> Vec<Outcome4> {
     results.iter().map(|r| (r.verdict, r.scaled_verdict, r.value, r.scaled)).collect()
 }
 
-use TargetVerdict::Met;
-use TargetVerdict::NotMeasurable;
-use TargetVerdict::NotMet;
+use TargetVerdict::{Met, NotMeasurable, NotMet};
 
 #[test]
 fn a_slow_machine_misses_targets_that_its_bandwidth_would_meet() {

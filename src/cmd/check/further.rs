@@ -2,35 +2,19 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use candlemark::Error;
-use candlemark::baseline;
-use candlemark::compare::Finding;
-use candlemark::compare::Judgement;
-use candlemark::compare::PLANNED_LOOKS;
-use candlemark::compare::Verdict;
-use candlemark::files;
+use candlemark::compare::{Finding, Judgement, PLANNED_LOOKS, Verdict};
 use candlemark::files::Lock;
-use candlemark::machine;
 use candlemark::measure::Sharing;
-use candlemark::record::Case;
-use candlemark::record::Model;
-use candlemark::record::Record;
+use candlemark::record::{Case, Model, Record};
 use candlemark::settings::Setup;
-use candlemark::suite;
-use candlemark::suite::Done;
-use candlemark::suite::Events;
-use candlemark::suite::Plan;
-use candlemark::suite::Stress;
-use candlemark::workload;
+use candlemark::suite::{Done, Events, Plan, Stress};
 use candlemark::workload::Scenario;
+use candlemark::{Error, baseline, files, machine, suite, workload};
 use indicatif::HumanDuration;
 
 use crate::cmd::download::Bars;

@@ -5,22 +5,17 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use candlemark::Error;
-use candlemark::files;
 use candlemark::files::Lock;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
-use candlemark::pair::pool::Plan;
-use candlemark::pair::pool::environments;
-use candlemark::settings::Config;
-use candlemark::settings::Count;
+use candlemark::pair::pool::{Plan, environments};
+use candlemark::settings::{Config, Count};
+use candlemark::{Error, files};
 
 use crate::cmd::Exit;
 use crate::cmd::interrupt::interruptible;
-use crate::cmd::pair::build;
-use crate::cmd::pair::given;
-use crate::cmd::setup::ModelArguments;
-use crate::cmd::setup::check_words_for_turns;
+use crate::cmd::pair::{build, given};
+use crate::cmd::setup::{ModelArguments, check_words_for_turns};
 
 /// Measure a pool of blocks: the base, a copy, another layout and slowdowns of known size, in restless environments
 #[derive(clap::Args)]

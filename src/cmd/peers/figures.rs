@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use candlemark::record::Absence;
-use candlemark::report;
-use candlemark::stats;
-use comfy_table::CellAlignment;
-use comfy_table::Table;
-use comfy_table::presets;
+use candlemark::{report, stats};
+use comfy_table::{CellAlignment, Table, presets};
 
 use super::seat::Told;
 

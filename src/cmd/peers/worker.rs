@@ -1,25 +1,18 @@
 //! The process of one engine: loads the model once, then measures what it is asked until nobody asks any more.
 
 use std::io;
-use std::io::BufRead as _;
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use candlemark::Error;
 use candlemark::engine::Engine;
-use candlemark::model::Decoder;
-use candlemark::model::Logits;
-use candlemark::model::Step;
+use candlemark::model::{Decoder, Logits, Step};
 use candlemark::settings::Setup;
 use serde::Serialize;
 
-use super::item::ITEMS;
-use super::item::Item;
-use super::seat::Ask;
-use super::seat::Kind;
-use super::seat::Ready;
-use super::seat::Told;
+use super::item::{ITEMS, Item};
+use super::seat::{Ask, Kind, Ready, Told};
 
 /// Tokens of a pass over prompts, where the engine has no wish.
 const PASS_ROWS: usize = 512;

@@ -4,8 +4,9 @@
 use super::*;
 use crate::compare::tests::record;
 use crate::compare::{Finding, Judgement, Outcome, judge, paired};
-use crate::record::pair::{Arm, Ended, Paired, PairedBlock, PairedCase, PairedKind};
-use crate::record::pair::{PairedTurns, Quad, SCHEMA, Side};
+use crate::record::pair::{
+    Arm, Ended, Paired, PairedBlock, PairedCase, PairedKind, PairedTurns, Quad, SCHEMA, Side,
+};
 use crate::record::{Record, Work};
 
 const DOCS: &str = include_str!("../../../docs/gate.md");

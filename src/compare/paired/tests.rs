@@ -1,10 +1,7 @@
 //! Pairs of which something is missing.
 
 use super::*;
-use crate::record::pair::Arm;
-use crate::record::pair::PairedBlock;
-use crate::record::pair::PairedKind;
-use crate::record::pair::Parting;
+use crate::record::pair::{Arm, PairedBlock, PairedKind, Parting};
 
 fn paired(cases: Vec<PairedCase>, blocks: usize) -> Paired {
     let arm = Arm::default;

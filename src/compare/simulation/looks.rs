@@ -1,10 +1,7 @@
 //! How often unchanged code looks slower where a run is looked at, measured further, and looked at again.
 
-use super::Host;
-use super::Noise;
-use crate::compare::PLANNED_LOOKS;
-use crate::compare::Policy;
-use crate::compare::judge;
+use super::{Host, Noise};
+use crate::compare::{PLANNED_LOOKS, Policy, judge};
 
 /// Blocks at each planned look: one process as it came, and after 2, 4, 8, 16 and 32 further ones.
 const BLOCKS: [usize; PLANNED_LOOKS] = [1, 3, 5, 9, 17, 33];

@@ -1,20 +1,10 @@
 //! What stands beside a baseline: reference kernels, calibrations and releases, on literal numbers.
 
 use super::*;
-use crate::compare::Finding;
-use crate::compare::Grounds;
-use crate::compare::Judgement;
-use crate::compare::Outcome;
-use crate::compare::judge;
-use crate::compare::share;
 use crate::compare::tests::record;
-use crate::record::Caveat;
-use crate::record::References;
-use crate::record::calibration;
-use crate::record::calibration::CalibrationKind;
-use crate::record::calibration::Place;
-use crate::record::calibration::Sitting;
-use crate::record::calibration::Weights;
+use crate::compare::{Finding, Grounds, Judgement, Outcome, judge, share};
+use crate::record::calibration::{CalibrationKind, Place, Sitting, Weights};
+use crate::record::{Caveat, References, calibration};
 use crate::workload::Better;
 
 const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];

@@ -25,8 +25,7 @@ fn over(rule: fn(&View) -> Answer, name: &str, base: &[f64], other: &[f64]) -> A
 
 #[test]
 fn single_comparisons_have_the_limits_that_they_are_named_after() {
-    use Said::Pass;
-    use Said::Regressed;
+    use Said::{Pass, Regressed};
     type Case = (fn(&View) -> Answer, &'static str, f64, Said);
     let cases: [Case; 16] = [
         // A rate that falls 5 % is a time that rises 5.26 %.

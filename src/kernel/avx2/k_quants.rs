@@ -2,22 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::add_to;
-use super::four;
-use super::halves;
-use super::in_groups;
-use super::load;
-use super::load_8;
-use super::prefetch;
-use super::rows;
-use crate::kernel::inputs::Int8;
-use crate::kernel::inputs::Rounded;
+use super::{add_to, four, halves, in_groups, load, load_8, prefetch, rows};
+use crate::kernel::inputs::{Int8, Rounded};
 use crate::kernel::portable::Lanes;
-use crate::kernel::tiles::Q4K;
-use crate::kernel::tiles::Q6K;
-use crate::kernel::tiles::SUPER;
-use crate::kernel::tiles::TILE;
-use crate::kernel::tiles::of_two;
+use crate::kernel::tiles::{Q4K, Q6K, SUPER, TILE, of_two};
 
 /// Block `i` of 256 columns of rows, checked once for all that is read of it.
 #[inline]

@@ -2,23 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::BUSY;
-use super::add_to;
-use super::ask_ahead;
-use super::four;
-use super::halves;
-use super::load;
-use super::load_16;
-use super::rows;
-use super::run;
+use super::{BUSY, add_to, ask_ahead, four, halves, load, load_16, rows, run};
 use crate::kernel::avx2::in_groups;
 use crate::kernel::inputs::Int8;
 use crate::kernel::portable::Lanes;
-use crate::kernel::tiles::Q4K;
-use crate::kernel::tiles::Q6K;
-use crate::kernel::tiles::SUPER;
-use crate::kernel::tiles::TILE;
-use crate::kernel::tiles::of_two;
+use crate::kernel::tiles::{Q4K, Q6K, SUPER, TILE, of_two};
 
 /// See [`crate::kernel::portable::q4_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]

@@ -1,13 +1,9 @@
 //! The vector index of the pipelines: a graph of near neighbours (HNSW, Malkov and Yashunin 2018) from the crate
 //! `instant-distance`. The only place that knows the crate.
 
-use instant_distance::Builder;
-use instant_distance::HnswMap;
-use instant_distance::Point;
-use instant_distance::Search;
+use instant_distance::{Builder, HnswMap, Point, Search};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Candidates that are kept in view while a vector is inserted, and while one is searched for.
 const CANDIDATES: usize = 100;
@@ -75,8 +71,7 @@ pub fn normalised(mut vector: Vec<f32>) -> Option<Vec<f32>> {
 
 #[cfg(test)]
 mod tests {
-    use rand::Rng as _;
-    use rand::SeedableRng as _;
+    use rand::{Rng as _, SeedableRng as _};
 
     use super::*;
 

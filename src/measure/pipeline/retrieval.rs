@@ -8,25 +8,15 @@
 //!   chunks are searched for; the prompt of them and the question is put together and tokenised; it is read, and the answer
 //!   generated and turned into text. `e2e_s` is the whole of a question, not of the set.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::Injection;
-use crate::error::Error;
-use crate::error::Result;
-use crate::measure::pipeline::Measured;
-use crate::measure::pipeline::Outcome;
-use crate::measure::pipeline::Stage;
-use crate::measure::pipeline::index::Index;
-use crate::measure::pipeline::index::normalised;
-use crate::measure::pipeline::index::squared_distance;
-use crate::measure::pipeline::per_minute;
+use crate::error::{Error, Result};
+use crate::measure::pipeline::index::{Index, normalised, squared_distance};
+use crate::measure::pipeline::{Measured, Outcome, Stage, per_minute};
 use crate::model::Step;
-use crate::workload::PromptFormat;
-use crate::workload::documents;
-use crate::workload::documents::Chunk;
-use crate::workload::documents::Complexity;
-use crate::workload::documents::Question;
+use crate::workload::documents::{Chunk, Complexity, Question};
+use crate::workload::{PromptFormat, documents};
 
 /// Chunks that are embedded in one pass while the index is built.
 const TOGETHER: usize = 4;

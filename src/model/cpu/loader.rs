@@ -3,23 +3,12 @@
 use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
-use super::Layer;
-use super::Linear;
-use super::Packed;
-use crate::error::Error;
-use crate::error::Result;
-use crate::kernel::Arena;
-use crate::kernel::Form;
-use crate::kernel::SPANS;
-use crate::kernel::TILE;
-use crate::kernel::pack;
-use crate::model::config::Config;
-use crate::model::config::Family;
+use super::{Layer, Linear, Packed};
+use crate::error::{Error, Result};
+use crate::kernel::{Arena, Form, SPANS, TILE, pack};
+use crate::model::config::{Config, Family};
 use crate::model::matrix::check_shape;
-use crate::model::weights::Quant;
-use crate::model::weights::Source;
-use crate::model::weights::bytes_of_rows;
-use crate::model::weights::held_as;
+use crate::model::weights::{Quant, Source, bytes_of_rows, held_as};
 
 /// Tiles that are read and packed at a time: some 4 MiB of f32 for the widest matrices.
 const TILES_AT_ONCE: usize = 16;

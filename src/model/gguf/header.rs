@@ -360,8 +360,7 @@ mod tests {
 
     use super::*;
     use crate::model::config::Config;
-    use crate::model::fuzz;
-    use crate::model::gguf;
+    use crate::model::{fuzz, gguf};
 
     fn text(text: &str) -> Vec<u8> {
         [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()

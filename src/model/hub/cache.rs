@@ -4,26 +4,20 @@
 //! commit, `.no_exist/<commit>/<file>` stands for a file the commit lacks. Everything appears under
 //! its name in one step and in full. Knows nothing of the network.
 
-use std::fs;
 use std::fs::File;
-use std::io;
 use std::io::Read;
 use std::iter::repeat_n;
 #[cfg(unix)]
 use std::os::unix::fs::symlink;
 #[cfg(windows)]
 use std::os::windows::fs::symlink_file as symlink;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, io, process};
 
-use sha2::Digest;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One repository's part of the cache.
 pub struct Folder {

@@ -1,13 +1,9 @@
 //! The client against a hub on this machine.
 
 use std::collections::HashMap;
-use std::error;
-use std::fs;
-use std::path::Path;
-use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{error, fs, thread};
 
 use tempfile::TempDir;
 use ureq::Agent;

@@ -3,38 +3,24 @@
 //! Nothing here waits without a limit, and nobody but the endpoint sees the token. Knows nothing of
 //! the cache, save the path of the file that grows.
 
-use std::fmt;
 use std::fs::OpenOptions;
-use std::io::Read;
-use std::io::Seek;
-use std::io::SeekFrom;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{fmt, thread};
 
-use hf_hub::Repo;
-use hf_hub::RepoType;
 use hf_hub::api::RepoInfo;
-use ureq::Agent;
-use ureq::Body;
+use hf_hub::{Repo, RepoType};
 use ureq::config::ConfigBuilder;
-use ureq::http::Method;
-use ureq::http::Request;
-use ureq::http::Response;
-use ureq::http::StatusCode;
-use ureq::tls::Certificate;
-use ureq::tls::RootCerts;
-use ureq::tls::TlsConfig;
+use ureq::http::{Method, Request, Response, StatusCode};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
+use ureq::{Agent, Body};
 
-use super::HubSpec;
-use super::Progress;
-use super::cache::at;
-use super::cache::is_commit;
-use crate::error::Error;
-use crate::error::Result;
+use super::cache::{at, is_commit};
+use super::{HubSpec, Progress};
+use crate::error::{Error, Result};
 
 /// Attempts after the first, for what may pass: a lost connection, a busy hub.
 const RETRIES: u32 = 3;

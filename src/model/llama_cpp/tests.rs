@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::model::EngineKind;
-use crate::model::gguf;
-use crate::model::load;
-use crate::model::open;
+use crate::model::{EngineKind, gguf, load, open};
 use crate::tokenizer::Tokenizer;
 
 /// llama.cpp keeps keys and values in f16, which is what sets it apart from us in f32.

@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::record::pair::Quad;
-use crate::record::pool::Pool;
-use crate::record::pool::PoolArm;
-use crate::record::pool::PoolBlock;
-use crate::record::pool::Role;
+use crate::record::pool::{Pool, PoolArm, PoolBlock, Role};
 use crate::record::unique;
 use crate::workload::metric;
 

@@ -5,17 +5,12 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 
 use plotters::coord::Shift;
-use plotters::drawing::DrawingArea;
-use plotters::drawing::IntoDrawingArea as _;
-use plotters_backend::BackendColor;
-use plotters_backend::BackendCoord;
-use plotters_backend::BackendStyle;
-use plotters_backend::BackendTextStyle;
-use plotters_backend::DrawingBackend;
-use plotters_backend::DrawingErrorKind;
-use plotters_backend::FontStyle;
-use plotters_backend::text_anchor::HPos;
-use plotters_backend::text_anchor::VPos;
+use plotters::drawing::{DrawingArea, IntoDrawingArea as _};
+use plotters_backend::text_anchor::{HPos, VPos};
+use plotters_backend::{
+    BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind,
+    FontStyle,
+};
 
 use crate::report::chart::theme;
 use crate::report::text::plain;

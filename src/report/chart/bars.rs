@@ -3,30 +3,14 @@
 
 use plotters::chart::ChartBuilder;
 use plotters::element::PathElement;
-use plotters::style::text_anchor::HPos;
-use plotters::style::text_anchor::VPos;
+use plotters::style::text_anchor::{HPos, VPos};
 
-use super::Bars;
-use super::NoChart;
-use super::Panel;
-use super::Scale;
-use super::backend::Canvas;
-use super::backend::UNIT;
-use super::backend::WIDTH;
-use super::backend::canvas;
-use super::head::EDGE;
-use super::head::Head;
-use super::head::Key;
-use super::head::Sample;
-use super::head::TEXT;
-use super::head::bar;
-use super::head::px;
-use super::head::shortened;
-use super::head::style;
-use super::head::width;
+use super::backend::{Canvas, UNIT, WIDTH, canvas};
+use super::head::{EDGE, Head, Key, Sample, TEXT, bar, px, shortened, style, width};
 use super::lines::ends;
 use super::theme::Ink;
 use super::ticks::three_digits;
+use super::{Bars, NoChart, Panel, Scale};
 
 /// Names above the panels.
 const ABOVE: i32 = 24;

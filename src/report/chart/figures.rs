@@ -1,18 +1,8 @@
 //! The charts of reports, from plain numbers: which scale suits which question.
 
-use super::Axis;
-use super::Bars;
-use super::Chart;
-use super::Data;
-use super::Histogram;
-use super::Lines;
-use super::Look;
-use super::Mark;
-use super::Number;
-use super::Panel;
-use super::Point;
-use super::Scale;
-use super::Series;
+use super::{
+    Axis, Bars, Chart, Data, Histogram, Lines, Look, Mark, Number, Panel, Point, Scale, Series,
+};
 
 /// The text of a chart, in the language of its report.
 #[derive(Clone, Copy)]

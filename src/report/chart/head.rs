@@ -1,22 +1,12 @@
 //! What stands above the drawing: title and legend, which therefore never cover data. Also how wide text is, which without a font
 //! is an estimate.
 
-use plotters::element::Circle;
-use plotters::element::PathElement;
-use plotters::element::Polygon;
-use plotters::element::Rectangle;
-use plotters::style::Color as _;
-use plotters::style::FontStyle;
-use plotters::style::IntoFont as _;
-use plotters::style::TextStyle;
-use plotters::style::text_anchor::HPos;
-use plotters::style::text_anchor::Pos;
-use plotters::style::text_anchor::VPos;
+use plotters::element::{Circle, PathElement, Polygon, Rectangle};
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{Color as _, FontStyle, IntoFont as _, TextStyle};
 
 use super::NoChart;
-use super::backend::Canvas;
-use super::backend::UNIT;
-use super::backend::WIDTH;
+use super::backend::{Canvas, UNIT, WIDTH};
 use super::theme::Ink;
 
 /// Size of text in units.

@@ -1,19 +1,13 @@
 //! How often values occur, with lines at the values that stand for them.
 
-use plotters::element::PathElement;
-use plotters::element::Rectangle;
+use plotters::element::{PathElement, Rectangle};
 
-use super::Histogram;
-use super::NoChart;
-use super::backend::UNIT;
-use super::backend::canvas;
-use super::head::Head;
-use super::head::Key;
-use super::head::Sample;
-use super::lines;
+use super::backend::{UNIT, canvas};
+use super::head::{Head, Key, Sample};
 use super::lines::ends;
 use super::theme::Ink;
 use super::ticks::position;
+use super::{Histogram, NoChart, lines};
 use crate::stats;
 
 /// Bins at most; more would be thinner than their borders.

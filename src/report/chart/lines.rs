@@ -1,42 +1,16 @@
 //! Curves, points and reference lines over a quantity or over time.
 
-use plotters::chart::ChartBuilder;
-use plotters::chart::ChartContext;
+use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::cartesian::Cartesian2d;
-use plotters::element::PathElement;
-use plotters::element::Polygon;
-use plotters::style::text_anchor::HPos;
-use plotters::style::text_anchor::VPos;
+use plotters::element::{PathElement, Polygon};
+use plotters::style::text_anchor::{HPos, VPos};
 
-use super::Axis;
-use super::Lines;
-use super::Look;
-use super::NoChart;
-use super::Point;
-use super::Scale;
-use super::Series;
-use super::backend::Canvas;
-use super::backend::Svg;
-use super::backend::UNIT;
-use super::backend::WIDTH;
-use super::backend::canvas;
-use super::head::EDGE;
-use super::head::Head;
-use super::head::Key;
-use super::head::Sample;
-use super::head::TEXT;
-use super::head::cross;
-use super::head::mark;
-use super::head::px;
-use super::head::shortened;
-use super::head::style;
-use super::head::width;
+use super::backend::{Canvas, Svg, UNIT, WIDTH, canvas};
+use super::head::{EDGE, Head, Key, Sample, TEXT, cross, mark, px, shortened, style, width};
 use super::theme::Ink;
 use super::thin::thinned;
-use super::ticks::Outward;
-use super::ticks::Ticks;
-use super::ticks::position;
-use super::ticks::ticks;
+use super::ticks::{Outward, Ticks, position, ticks};
+use super::{Axis, Lines, Look, NoChart, Point, Scale, Series};
 
 /// Units of the plot alone, from top to bottom.
 const PLOT: i32 = 190;

@@ -1,7 +1,6 @@
 //! Charts as PNG, for places that show no SVG: light, on white. Only in builds with the feature `png`.
 
-use crate::Error;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Pixels at most along the width; a chart's height follows from its shape.
 #[cfg(feature = "png")]
@@ -15,11 +14,8 @@ const WIDEST: u32 = 8192;
 /// is no SVG. In a build without the feature `png`, always.
 #[cfg(feature = "png")]
 pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
-    use resvg::tiny_skia::Color;
-    use resvg::tiny_skia::Pixmap;
-    use resvg::tiny_skia::Transform;
-    use resvg::usvg::Options;
-    use resvg::usvg::Tree;
+    use resvg::tiny_skia::{Color, Pixmap, Transform};
+    use resvg::usvg::{Options, Tree};
 
     if !(1..=WIDEST).contains(&width) {
         return Err(Error::Unsupported(format!("a png {width} pixels wide; 1 to {WIDEST} is")));

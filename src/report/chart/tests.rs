@@ -3,10 +3,8 @@
 use super::figures::Words;
 use super::histogram::bins;
 use super::lines::ends;
-use super::thin::MOST;
-use super::thin::thinned;
-use super::ticks::Outward;
-use super::ticks::ticks;
+use super::thin::{MOST, thinned};
+use super::ticks::{Outward, ticks};
 use super::*;
 
 fn number(value: f64, decimals: usize) -> String {

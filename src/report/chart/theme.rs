@@ -1,8 +1,6 @@
 //! The colours, dashes and marks of charts. Plotters knows colours only, so a colour is made to carry the name of what is drawn.
 
-use plotters::style::RGBAColor;
-use plotters::style::RGBColor;
-use plotters::style::ShapeStyle;
+use plotters::style::{RGBAColor, RGBColor, ShapeStyle};
 
 use super::backend::UNIT;
 

@@ -4,13 +4,9 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use plotters::coord::ranged1d::KeyPointHint;
-use plotters::coord::ranged1d::NoDefaultFormatting;
-use plotters::coord::ranged1d::Ranged;
-use plotters::coord::ranged1d::ValueFormatter;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
-use super::Axis;
-use super::Scale;
+use super::{Axis, Scale};
 
 /// Of the larger end, how much an axis shows at least: noise that is smaller is not blown up.
 const LEAST_SPAN: f64 = 0.02;

@@ -6,16 +6,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::record::Case;
-use crate::record::Record;
-use crate::report::export::believed;
-use crate::report::export::chosen;
-use crate::report::export::cpu;
-use crate::report::export::decode_rate;
-use crate::report::export::device_type;
-use crate::report::export::mib;
-use crate::report::export::samples;
-use crate::report::export::source;
+use crate::record::{Case, Record};
+use crate::report::export::{
+    believed, chosen, cpu, decode_rate, device_type, mib, samples, source,
+};
 use crate::report::text::plain;
 use crate::stats;
 

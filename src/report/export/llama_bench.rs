@@ -4,12 +4,8 @@
 
 use serde::Serialize;
 
-use crate::record::Case;
-use crate::record::Record;
-use crate::report::export::believed;
-use crate::report::export::cpu;
-use crate::report::export::device_type;
-use crate::report::export::samples;
+use crate::record::{Case, Record};
+use crate::report::export::{believed, cpu, device_type, samples};
 use crate::report::text::plain;
 use crate::stats;
 use crate::workload::Task;

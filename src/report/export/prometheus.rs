@@ -5,14 +5,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use crate::record::AbsenceKind;
-use crate::record::Case;
-use crate::record::Record;
+use crate::record::{AbsenceKind, Case, Record};
 use crate::report::export::believed;
 use crate::report::text::plain;
 use crate::stats;
-use crate::workload::METRICS;
-use crate::workload::Metric;
+use crate::workload::{METRICS, Metric};
 
 /// The record as series `candlemark_<metric>{scenario, model, quant, machine}`, each the median over processes.
 ///

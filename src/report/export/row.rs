@@ -2,14 +2,8 @@
 
 use crate::error::Result;
 use crate::record::Record;
-use crate::report::export::chosen;
-use crate::report::export::cpu;
-use crate::report::export::decode_rate;
-use crate::report::export::mib;
-use crate::report::export::samples;
-use crate::report::export::source;
-use crate::report::text::cell;
-use crate::report::text::number;
+use crate::report::export::{chosen, cpu, decode_rate, mib, samples, source};
+use crate::report::text::{cell, number};
 use crate::stats;
 
 /// The row of the shared results table, under its header: of the scenario asked for, or else of the

@@ -4,8 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::compare::tests::record;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
+use crate::record::{Absence, AbsenceKind};
 
 const ONE: &[&[f64]] = &[&[50.0, 52.0]];
 

@@ -1,18 +1,11 @@
 //! What was not measured and why, how values were read, and how the record and this document are made again.
 
-use crate::error::command;
-use crate::error::quoted;
-use crate::record::Absence;
-use crate::record::Record;
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
+use crate::error::{command, quoted};
+use crate::record::{Absence, Record};
+use crate::report::full::model::{Block, Cell, Section, Table, Text};
 use crate::report::full::paper::Paper;
 use crate::report::text::plain;
-use crate::workload::SUITES;
-use crate::workload::metric;
+use crate::workload::{SUITES, metric};
 
 /// Suites that have a part of their own in the document, with the heading of that part.
 fn parts<'a>(paper: &'a Paper) -> [(&'static str, &'a str); 9] {

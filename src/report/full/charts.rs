@@ -1,34 +1,14 @@
 //! The charts of a record. Each is left out where its scenarios were not measured; invalid scenarios are not drawn.
 
-use crate::analysis::Consistency;
-use crate::analysis::ContextRow;
-use crate::analysis::GridRow;
-use crate::analysis::Spread;
-use crate::analysis::State;
-use crate::analysis::StressRow;
+use crate::analysis::{Consistency, ContextRow, GridRow, Spread, State, StressRow};
 use crate::record::Outcome;
-use crate::report::chart::Axis;
-use crate::report::chart::Bars;
-use crate::report::chart::Chart;
-use crate::report::chart::Data;
-use crate::report::chart::Group;
-use crate::report::chart::Histogram;
-use crate::report::chart::Lines;
-use crate::report::chart::Look;
-use crate::report::chart::Mark;
-use crate::report::chart::Number;
-use crate::report::chart::Panel;
-use crate::report::chart::Point;
-use crate::report::chart::Scale;
-use crate::report::chart::Series;
-use crate::report::chart::svg;
+use crate::report::chart::{
+    Axis, Bars, Chart, Data, Group, Histogram, Lines, Look, Mark, Number, Panel, Point, Scale,
+    Series, svg,
+};
 use crate::report::full::model;
-use crate::report::full::model::Block;
-use crate::report::full::model::Section;
-use crate::report::full::model::Text;
-use crate::report::full::paper::MIB;
-use crate::report::full::paper::MS;
-use crate::report::full::paper::Paper;
+use crate::report::full::model::{Block, Section, Text};
+use crate::report::full::paper::{MIB, MS, Paper};
 
 pub(super) fn charts(paper: &Paper) -> Option<Section> {
     let mut section = Section::new("charts", paper.words.charts.heading);

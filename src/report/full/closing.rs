@@ -1,26 +1,12 @@
 //! What a record speaks for, each with the rule that gives it, and one number for the curious with its formula.
 
-use crate::analysis::BATCH_GAIN;
-use crate::analysis::BATCH_TOK_S;
-use crate::analysis::BatchAdvice;
-use crate::analysis::CONTEXT_RETENTION;
-use crate::analysis::ContextAdvice;
-use crate::analysis::ContextEnd;
-use crate::analysis::FEWEST_PARTS;
-use crate::analysis::MEMORY_HEADROOM;
-use crate::analysis::MEMORY_STEP_BYTES;
-use crate::analysis::MemoryAdvice;
-use crate::analysis::NoAdvice;
-use crate::analysis::PartKind;
-use crate::analysis::State;
-use crate::analysis::summarise;
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
-use crate::report::full::paper::MIB;
-use crate::report::full::paper::Paper;
+use crate::analysis::{
+    BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, ContextAdvice, ContextEnd,
+    FEWEST_PARTS, MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice, PartKind, State,
+    summarise,
+};
+use crate::report::full::model::{Block, Cell, Section, Table, Text};
+use crate::report::full::paper::{MIB, Paper};
 use crate::report::words::Words;
 
 /// The best score.

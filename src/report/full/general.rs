@@ -2,16 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::record::Conditions;
-use crate::record::Machine;
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
-use crate::report::full::model::Tone;
-use crate::report::full::paper::MIB;
-use crate::report::full::paper::Paper;
+use crate::record::{Conditions, Machine};
+use crate::report::full::model::{Block, Cell, Section, Table, Text, Tone};
+use crate::report::full::paper::{MIB, Paper};
 use crate::workload::PromptFormat;
 
 /// Name and value.

@@ -1,16 +1,7 @@
 //! How a record stands to the targets, as measured and as projected to the machine that they were set for.
 
-use crate::analysis::Target;
-use crate::analysis::TargetResult;
-use crate::analysis::TargetVerdict;
-use crate::analysis::Topic;
-use crate::analysis::Unmeasurable;
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
-use crate::report::full::model::Tone;
+use crate::analysis::{Target, TargetResult, TargetVerdict, Topic, Unmeasurable};
+use crate::report::full::model::{Block, Cell, Section, Table, Text, Tone};
 use crate::report::full::paper::Paper;
 use crate::report::words::Words;
 use crate::workload::metric;

@@ -1,18 +1,8 @@
 //! What lengths cost: the grid of prompt and answer lengths with what follows from it, and contexts of growing depth.
 
-use crate::analysis::ContextRow;
-use crate::analysis::Grid;
-use crate::analysis::Kernels;
-use crate::analysis::Reading;
-use crate::analysis::State;
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
-use crate::report::full::paper::MIB;
-use crate::report::full::paper::MS;
-use crate::report::full::paper::Paper;
+use crate::analysis::{ContextRow, Grid, Kernels, Reading, State};
+use crate::report::full::model::{Block, Cell, Section, Table, Text};
+use crate::report::full::paper::{MIB, MS, Paper};
 use crate::stats::Fit;
 
 /// Seconds for each token, as microseconds for a thousand tokens.

@@ -2,14 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Document;
-use crate::report::full::model::Section;
-use crate::report::full::model::Span;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
-use crate::report::full::model::Tone;
+use crate::report::full::model::{Block, Cell, Document, Section, Span, Table, Text, Tone};
 use crate::report::text::cell;
 use crate::report::words::Lang;
 

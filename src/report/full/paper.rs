@@ -1,27 +1,14 @@
 //! What every section of a report is written from, and how a value of a case becomes a cell: with its unit, struck out where it
 //! cannot be true, and said to be missing where it was not measured.
 
-use crate::analysis::Analysis;
-use crate::analysis::Reading;
-use crate::analysis::Reference;
-use crate::analysis::Spread;
-use crate::analysis::State;
-use crate::analysis::TargetResult;
-use crate::analysis::evaluate;
-use crate::record::AbsenceKind;
-use crate::record::Case;
-use crate::record::Record;
+use crate::analysis::{Analysis, Reading, Reference, Spread, State, TargetResult, evaluate};
+use crate::record::{AbsenceKind, Case, Record};
 use crate::report::full::Edition;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Text;
-use crate::report::full::model::Tone;
-use crate::report::words::Lang;
-use crate::report::words::Words;
+use crate::report::full::model::{Cell, Text, Tone};
+use crate::report::words::{Lang, Words};
 use crate::stats;
 use crate::stats::Fit;
-use crate::workload::METRICS;
-use crate::workload::Metric;
-use crate::workload::metric;
+use crate::workload::{METRICS, Metric, metric};
 
 /// Bytes as MiB.
 pub(super) const MIB: f64 = 1.0 / (1024.0 * 1024.0);

@@ -1,16 +1,8 @@
 //! How fast answers are: percentiles of latencies, kinds of requests, categories at every batch size.
 
-use crate::analysis::ApiRow;
-use crate::analysis::BatchRow;
-use crate::analysis::Distribution;
-use crate::analysis::Latency;
-use crate::analysis::State;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::paper::MIB;
-use crate::report::full::paper::MS;
-use crate::report::full::paper::Paper;
+use crate::analysis::{ApiRow, BatchRow, Distribution, Latency, State};
+use crate::report::full::model::{Cell, Section, Table};
+use crate::report::full::paper::{MIB, MS, Paper};
 
 /// Percentiles of every scenario, a table for each kind of latency.
 pub(super) fn latency(paper: &Paper) -> Option<Section> {

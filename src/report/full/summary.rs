@@ -1,22 +1,12 @@
 //! The figures that people ask for first, and what the model takes of the machine.
 
-use crate::analysis::Latency;
-use crate::analysis::Reading;
-use crate::analysis::ResourceRow;
-use crate::analysis::State;
+use crate::analysis::{Latency, Reading, ResourceRow, State};
 use crate::record::Case;
-use crate::report::full::closing::advised;
-use crate::report::full::closing::score;
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
-use crate::report::full::paper::MS;
-use crate::report::full::paper::Paper;
+use crate::report::full::closing::{advised, score};
+use crate::report::full::model::{Block, Cell, Section, Table, Text};
+use crate::report::full::paper::{MS, Paper};
 use crate::stats;
-use crate::workload::Task;
-use crate::workload::metric;
+use crate::workload::{Task, metric};
 
 /// A value and where it is from, or why there is none.
 type Figure = (Cell, Cell);

@@ -5,25 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::analysis::Analysis;
-use crate::analysis::BATCH_GAIN;
-use crate::analysis::BATCH_TOK_S;
-use crate::analysis::CONTEXT_RETENTION;
-use crate::analysis::FEWEST_PARTS;
-use crate::analysis::MEMORY_HEADROOM;
-use crate::analysis::MEMORY_STEP_BYTES;
-use crate::analysis::Targets;
-use crate::analysis::evaluate;
-use crate::analysis::spread;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Record;
-use crate::report::full::document;
-use crate::report::full::markdown;
-use crate::report::full::model::Block;
-use crate::report::full::model::Document;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
+use crate::analysis::{
+    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, FEWEST_PARTS, MEMORY_HEADROOM,
+    MEMORY_STEP_BYTES, Targets, evaluate, spread,
+};
+use crate::record::{Absence, AbsenceKind, Record};
+use crate::report::full::model::{Block, Document, Table, Text};
+use crate::report::full::{document, markdown};
 use crate::report::page_in;
 use crate::report::text::LONGEST;
 use crate::report::words::Lang;

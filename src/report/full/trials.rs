@@ -1,19 +1,10 @@
 //! What was tried many times or to its limits: one request over and over, requests until something gives way, documents in
 //! pipelines, texts scored against f32.
 
-use crate::analysis::Consistency;
-use crate::analysis::Distribution;
-use crate::analysis::PipelineRow;
-use crate::analysis::Spread;
-use crate::analysis::StressRow;
+use crate::analysis::{Consistency, Distribution, PipelineRow, Spread, StressRow};
 use crate::record::Outcome;
-use crate::report::full::model::Block;
-use crate::report::full::model::Cell;
-use crate::report::full::model::Section;
-use crate::report::full::model::Table;
-use crate::report::full::model::Text;
-use crate::report::full::paper::MS;
-use crate::report::full::paper::Paper;
+use crate::report::full::model::{Block, Cell, Section, Table, Text};
+use crate::report::full::paper::{MS, Paper};
 use crate::report::words::Words;
 
 pub(super) fn consistency(paper: &Paper) -> Option<Section> {

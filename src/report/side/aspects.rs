@@ -3,17 +3,12 @@
 
 use serde::Serialize;
 
-use crate::record::Block;
-use crate::record::Case;
-use crate::record::Record;
+use crate::record::{Block, Case, Record};
 use crate::report::side::ids;
-use crate::report::side::table::Standing;
-use crate::report::side::table::standing;
+use crate::report::side::table::{Standing, standing};
 use crate::report::text::plain;
 use crate::stats;
-use crate::workload::Better;
-use crate::workload::Task;
-use crate::workload::metric;
+use crate::workload::{Better, Task, metric};
 
 /// How one measure moved from the first record to another, over all scenarios.
 #[derive(Debug, PartialEq, Serialize)]

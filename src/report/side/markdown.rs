@@ -4,18 +4,9 @@ use std::fmt::Write as _;
 
 use crate::record::AbsenceKind;
 use crate::report::side::Side;
-use crate::report::side::aspects::Aspect;
-use crate::report::side::aspects::Kind;
-use crate::report::side::aspects::MEASURES;
-use crate::report::side::table::Row;
-use crate::report::side::table::Standing;
-use crate::report::text::Medium;
-use crate::report::text::cell;
-use crate::report::text::label;
-use crate::report::text::number;
-use crate::report::text::percent;
-use crate::report::text::shown;
-use crate::report::text::table;
+use crate::report::side::aspects::{Aspect, Kind, MEASURES};
+use crate::report::side::table::{Row, Standing};
+use crate::report::text::{Medium, cell, label, number, percent, shown, table};
 use crate::workload::metric;
 
 /// What stands where there is nothing in one record and something in another.

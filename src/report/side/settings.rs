@@ -1,12 +1,10 @@
 //! What was changed: every setting that is not the same in all records, labels of the user first.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::compare::Weight;
-use crate::compare::between;
+use crate::compare::{Weight, between};
 use crate::record::Record;
 use crate::report::side::ids;
 use crate::report::text::plain;

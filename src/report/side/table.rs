@@ -3,10 +3,7 @@
 use serde::Serialize;
 
 use crate::compare::difference_of_work;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Case;
-use crate::record::Record;
+use crate::record::{Absence, AbsenceKind, Case, Record};
 use crate::report::side::ids;
 use crate::report::text::plain;
 use crate::stats;

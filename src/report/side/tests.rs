@@ -2,9 +2,7 @@
 
 use super::*;
 use crate::compare::tests::record;
-use crate::record::Absence;
-use crate::record::AbsenceKind;
-use crate::record::Case;
+use crate::record::{Absence, AbsenceKind, Case};
 use crate::report::side::aspects::Kind;
 use crate::report::side::table::Standing;
 use crate::workload::Task;

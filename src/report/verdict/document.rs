@@ -2,19 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::compare::Finding;
-use crate::compare::Judgement;
-use crate::report::text::LONGEST;
-use crate::report::text::Medium;
-use crate::report::text::cell;
-use crate::report::text::plain;
-use crate::report::text::table;
-use crate::report::verdict::arms;
-use crate::report::verdict::cells;
-use crate::report::verdict::header;
-use crate::report::verdict::remarks;
-use crate::report::verdict::sentence;
-use crate::report::verdict::sorted;
+use crate::compare::{Finding, Judgement};
+use crate::report::text::{LONGEST, Medium, cell, plain, table};
+use crate::report::verdict::{arms, cells, header, remarks, sentence, sorted};
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 

@@ -2,16 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::compare::Finding;
-use crate::compare::Judgement;
-use crate::compare::Outcome;
-use crate::compare::Verdict;
+use crate::compare::{Finding, Judgement, Outcome, Verdict};
 use crate::report::text::plain;
-use crate::report::verdict::arms;
-use crate::report::verdict::cells;
 use crate::report::verdict::remarks::since_release;
-use crate::report::verdict::sentence;
-use crate::report::verdict::sorted;
+use crate::report::verdict::{arms, cells, sentence, sorted};
 
 /// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last counting the rest. An outcome
 /// that is no pass is never silent.

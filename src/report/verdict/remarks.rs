@@ -1,21 +1,12 @@
 //! What to read beside the table: differences, notes, how sure it is, what to do next.
 
-use crate::compare::Drift;
-use crate::compare::Finding;
-use crate::compare::Judgement;
-use crate::compare::Verdict;
-use crate::compare::Weight;
-use crate::compare::Why;
-use crate::compare::looks::LOOKS;
-use crate::compare::looks::Levels;
+use crate::compare::looks::{LOOKS, Levels};
 use crate::compare::paired::Course;
-use crate::compare::share;
+use crate::compare::{Drift, Finding, Judgement, Verdict, Weight, Why, share};
 use crate::record::pair::Ended;
-use crate::report::text::duration;
-use crate::report::text::percent;
+use crate::report::text::{duration, percent};
 use crate::report::verdict::blind;
-use crate::workload::Better;
-use crate::workload::METRICS;
+use crate::workload::{Better, METRICS};
 
 /// Everything beside the table; `command` is what made the verdict.
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {

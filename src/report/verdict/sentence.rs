@@ -1,17 +1,8 @@
 //! The verdict in one sentence, the one a reviewer needs.
 
-use crate::compare::Finding;
-use crate::compare::Judgement;
-use crate::compare::Outcome;
-use crate::compare::Verdict;
-use crate::compare::Weight;
+use crate::compare::{Finding, Judgement, Outcome, Verdict, Weight};
 use crate::record::pair::Ended;
-use crate::report::verdict::excess;
-use crate::report::verdict::limit;
-use crate::report::verdict::moved;
-use crate::report::verdict::rank;
-use crate::report::verdict::reason;
-use crate::report::verdict::words;
+use crate::report::verdict::{excess, limit, moved, rank, reason, words};
 
 /// The verdict in one sentence.
 pub fn sentence(judgement: &Judgement) -> String {

@@ -1,30 +1,10 @@
 //! English words.
 
-use crate::report::words::Absent;
-use crate::report::words::AdviceWords;
-use crate::report::words::Api;
-use crate::report::words::Categories;
-use crate::report::words::Charts;
-use crate::report::words::Conclusion;
-use crate::report::words::ConsistencyWords;
-use crate::report::words::ContextWords;
-use crate::report::words::Energy;
-use crate::report::words::Every;
-use crate::report::words::Frame;
-use crate::report::words::General;
-use crate::report::words::GridWords;
-use crate::report::words::Latencies;
-use crate::report::words::Method;
-use crate::report::words::PipelinesWords;
-use crate::report::words::QualityWords;
-use crate::report::words::Reproduce;
-use crate::report::words::Scenarios;
-use crate::report::words::StressWords;
-use crate::report::words::Summary;
-use crate::report::words::TargetsWords;
-use crate::report::words::Topics;
-use crate::report::words::UnmeasurableWords;
-use crate::report::words::Words;
+use crate::report::words::{
+    Absent, AdviceWords, Api, Categories, Charts, Conclusion, ConsistencyWords, ContextWords,
+    Energy, Every, Frame, General, GridWords, Latencies, Method, PipelinesWords, QualityWords,
+    Reproduce, Scenarios, StressWords, Summary, TargetsWords, Topics, UnmeasurableWords, Words,
+};
 
 pub(super) const WORDS: Words = Words {
     frame: Frame {

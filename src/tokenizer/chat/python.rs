@@ -3,13 +3,8 @@
 
 use std::io;
 
-use minijinja::Error;
-use minijinja::ErrorKind;
-use minijinja::State;
-use minijinja::Value;
-use minijinja::value::Kwargs;
-use minijinja::value::Tuple;
-use minijinja::value::ValueKind;
+use minijinja::value::{Kwargs, Tuple, ValueKind};
+use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 use serde_json::ser::Formatter;

@@ -1,12 +1,8 @@
 //! Rounds of measuring, with a machine that answers at once, and sessions that are near each other.
 
 use super::*;
-use candlemark::compare::Grounds;
-use candlemark::compare::Outcome;
-use candlemark::compare::Policy;
-use candlemark::compare::judge;
-use candlemark::record::Absence;
-use candlemark::record::AbsenceKind;
+use candlemark::compare::{Grounds, Outcome, Policy, judge};
+use candlemark::record::{Absence, AbsenceKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
