@@ -1,5 +1,6 @@
-//! Stamps the build with what is known only now: commit, compiler, flags, features, lock file. Whatever cannot be told is
-//! stamped as the empty string; a missing git or lock file never stops a build. `src/machine/stamp.rs` reads the stamps.
+//! Stamps the build with what is known only now: commit, compiler, flags, features, lock file.
+//! Whatever cannot be told is stamped as the empty string; a missing git or lock file never stops a
+//! build. `src/machine/stamp.rs` reads the stamps.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,8 +9,9 @@ use std::{env, fs};
 
 use sha2::{Digest as _, Sha256};
 
-/// What a binary or a bench is made from. Only these make a build dirty, and a change to any of them stamps anew, so the
-/// flag is never stale; what a run writes (records, baselines, reports) leaves it alone.
+/// What a binary or a bench is made from. Only these make a build dirty, and a change to any of
+/// them stamps anew, so the flag is never stale; what a run writes (records, baselines, reports)
+/// leaves it alone.
 const SOURCES: &[&str] =
     &[".cargo", "Cargo.lock", "Cargo.toml", "benches", "build.rs", "fixtures", "src"];
 
@@ -21,7 +23,8 @@ fn main() {
     for source in SOURCES.iter().filter(|source| Path::new(source).exists()) {
         println!("cargo::rerun-if-changed={source}");
     }
-    // Two builds that are to be compared byte for byte must not differ by the commit that is stamped in.
+    // Two builds that are to be compared byte for byte must not differ by the commit that is
+    // stamped in.
     println!("cargo::rerun-if-env-changed={PLAIN}");
     let plain = env::var_os(PLAIN).is_some();
     // A checkout may have turned the ends of its lines; the hash is of what git has.
@@ -29,7 +32,8 @@ fn main() {
     let tree = if plain { Tree::default() } else { packaged().unwrap_or_else(checked_out) };
     stamp("COMMIT", &tree.commit);
     stamp("DIRTY", &tree.dirty);
-    // `cargo install` resolves anew unless `--locked` is given, so a package's lock file may not be the one in use.
+    // `cargo install` resolves anew unless `--locked` is given, so a package's lock file may not be
+    // the one in use.
     let lock_is_used = !tree.packaged && !lock.is_empty();
     stamp("LOCK_SHA256", &if lock_is_used { sha256(lock.as_bytes()) } else { String::new() });
     stamp("CRATES", &["candle-core", "criterion"].map(|name| locked(&lock, name)).join(","));
@@ -45,8 +49,9 @@ fn main() {
     }
 }
 
-/// llama-cpp-sys-2 links gcc's OpenMP whatever compiled ggml, but clang's code wants clang's, which also answers by the other's
-/// name. Both in one program would count threads each for itself. With gcc, or without libomp, there is nothing to do.
+/// llama-cpp-sys-2 links gcc's OpenMP whatever compiled ggml, but clang's code wants clang's, which
+/// also answers by the other's name. Both in one program would count threads each for itself. With
+/// gcc, or without libomp, there is nothing to do.
 fn link_clangs_openmp() {
     println!("cargo::rerun-if-env-changed=CC");
     let clang = variable("CC");
@@ -67,8 +72,8 @@ fn link_clangs_openmp() {
     }
 }
 
-/// Hands a value to `env!`. The prefix is not `CANDLEMARK_`, because Cargo sets these for the programs it runs, too, and
-/// they would look like settings of the user.
+/// Hands a value to `env!`. The prefix is not `CANDLEMARK_`, because Cargo sets these for the
+/// programs it runs, too, and they would look like settings of the user.
 fn stamp(name: &str, value: &str) {
     println!("cargo::rustc-env=STAMP_{name}={value}");
 }
@@ -81,7 +86,8 @@ struct Tree {
     packaged: bool,
 }
 
-/// The tree as `cargo package` recorded it. The folder may lie in someone else's repository, so git is not asked.
+/// The tree as `cargo package` recorded it. The folder may lie in someone else's repository, so git
+/// is not asked.
 fn packaged() -> Option<Tree> {
     let text = fs::read_to_string(".cargo_vcs_info.json").ok()?;
     let commit = text.split_once("\"sha1\": \"")?.1.split('"').next()?.to_string();
@@ -93,10 +99,12 @@ fn checked_out() -> Tree {
     if git(&["ls-files", "--error-unmatch", "Cargo.toml"]).is_none() {
         return Tree::default();
     }
-    // Any of these changes with the commit, depending on whether a branch is checked out, packed or logged.
+    // Any of these changes with the commit, depending on whether a branch is checked out, packed or
+    // logged.
     let branch = git(&["rev-parse", "--symbolic-full-name", "HEAD"]).unwrap_or_default();
     for name in ["HEAD", "logs/HEAD", "packed-refs", "reftable/tables.list", &branch] {
-        // In a worktree `.git` is a file, and some of these lie beside HEAD and some in the main repository.
+        // In a worktree `.git` is a file, and some of these lie beside HEAD and some in the main
+        // repository.
         if let Some(path) =
             git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists())
         {

@@ -1,5 +1,6 @@
-//! CPU kernels on one matrix of a small model: every tier against the definition, which is the portable one. Each is verified, then
-//! timed; a table at the end says how much of what this machine can do each one reaches.
+//! CPU kernels on one matrix of a small model: every tier against the definition, which is the
+//! portable one. Each is verified, then timed; a table at the end says how much of what this
+//! machine can do each one reaches.
 
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "a bench talks to the terminal")]
 
@@ -39,7 +40,8 @@ const ROWS_OF_PORTABLE: [usize; 2] = [1, 16];
 /// Up to so many rows, reading the weights takes longest, and they must not be in a cache.
 const FEW_ROWS: usize = 4;
 
-/// Times the last-level cache that the copies of a matrix take: in a few times of it, some lines are still there from the last time.
+/// Times the last-level cache that the copies of a matrix take: in a few times of it, some lines
+/// are still there from the last time.
 const BEYOND_CACHE: usize = 8;
 
 /// As in Qwen3-0.6B, and layers enough that their caches do not stay in a cache of the CPU.
@@ -51,7 +53,8 @@ const LAYERS: usize = 8;
 /// Rows of a pass, and positions before them.
 const PASSES: [(usize, usize); 2] = [(1, 4096), (512, 0)];
 
-/// How far what is rounded so may be from the exact product: by the order of sums, or by the rounding of activations and weights.
+/// How far what is rounded so may be from the exact product: by the order of sums, or by the
+/// rounding of activations and weights.
 fn off(kind: Kind) -> f64 {
     match kind {
         Kind::F32 => 2e-6,
@@ -61,7 +64,8 @@ fn off(kind: Kind) -> f64 {
     }
 }
 
-/// How far two results may be from one another. Tiers that round alike differ by the order of their sums alone.
+/// How far two results may be from one another. Tiers that round alike differ by the order of their
+/// sums alone.
 fn apart(definition: Kind, other: Kind) -> f64 {
     if other == definition { off(Kind::F32) } else { off(other) + off(definition) }
 }
@@ -109,8 +113,9 @@ fn is_test() -> bool {
     std::env::args_os().any(|arg| arg == "--test")
 }
 
-/// The best rates of the machine so far. They are measured again with every group: a machine that is shared or throttled is not the
-/// same a minute later, and what was timed on its better side is held against that.
+/// The best rates of the machine so far. They are measured again with every group: a machine that
+/// is shared or throttled is not the same a minute later, and what was timed on its better side is
+/// held against that.
 struct Best {
     threads: usize,
     rates: RefCell<Rates>,
@@ -238,7 +243,8 @@ fn layout(held: Held) -> Layout {
     Layout { layers: LAYERS, heads: HEADS, width: WIDTH, held }
 }
 
-/// Layers of keys and values: those of `past` positions, then of `rows` that are not counted yet, as in a pass over them.
+/// Layers of keys and values: those of `past` positions, then of `rows` that are not counted yet,
+/// as in a pass over them.
 fn filled(pool: &Pool, held: Held, rows: usize, past: usize) -> Cache {
     let mut cache = Cache::new(layout(held));
     cache.reset(1);
@@ -331,8 +337,8 @@ fn verify(name: &str, isa: Isa, rows: usize, apart: f64, result: impl Fn(Isa) ->
     assert!(far < apart, "{name} with {rows} rows: {isa} is {far:.1e} from the definition");
 }
 
-/// How much of the roofline each reached: the longer of the times that its bytes and its operations need at least, as a share of the
-/// time that it took.
+/// How much of the roofline each reached: the longer of the times that its bytes and its operations
+/// need at least, as a share of the time that it took.
 fn table(all: &[Timed], rates: &Rates, threads: usize) {
     let read = rates.best_read_bytes_per_s();
     let giga =
@@ -367,8 +373,9 @@ fn table(all: &[Timed], rates: &Rates, threads: usize) {
     }
 }
 
-/// Numbers that look random and are the same everywhere, in ±1. What is multiplied with one another has seeds of its own: numbers
-/// times themselves only add up, and then the order of sums shows more than elsewhere.
+/// Numbers that look random and are the same everywhere, in ±1. What is multiplied with one another
+/// has seeds of its own: numbers times themselves only add up, and then the order of sums shows
+/// more than elsewhere.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(2 * seed + 1);
     let mut next = || {

@@ -1,9 +1,10 @@
-//! What follows from one record beyond its single values: distributions, growth with length and depth, batch efficiency,
-//! drift, advice, an overall score, and how the record stands to a matrix of targets. Plain data out: numbers, ids and
-//! enums. Knows nothing of documents nor of languages; reasons that a record gives are passed on as they are.
+//! What follows from one record beyond its single values: distributions, growth with length and
+//! depth, batch efficiency, drift, advice, an overall score, and how the record stands to a matrix
+//! of targets. Plain data out: numbers, ids and enums. Knows nothing of documents nor of languages;
+//! reasons that a record gives are passed on as they are.
 //!
-//! A number that was not measured is `None`, never zero. Rows of invalid cases are kept and marked, so that they can be
-//! shown struck out; nothing is computed from them.
+//! A number that was not measured is `None`, never zero. Rows of invalid cases are kept and marked,
+//! so that they can be shown struck out; nothing is computed from them.
 
 mod advice;
 mod batches;
@@ -38,7 +39,8 @@ pub use stress::{Outcomes, StressRow};
 pub use targets::{Expected, QuantClass, Reference, Target, Targets, Topic, Unit};
 pub use values::{Distribution, Over, Reading, Spread, State, pooled, reading, spread};
 
-/// Everything that follows from one record alone. Parts whose scenarios are not in the record are `None` or empty.
+/// Everything that follows from one record alone. Parts whose scenarios are not in the record are
+/// `None` or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Analysis {
     /// Prompt and answer lengths, `grid/S1` to `grid/S6`.

@@ -1,5 +1,5 @@
-//! Baselines: made from runs of several sessions, kept at `baselines/<machine class>/<model>.json`, found for a run.
-//! Nothing here measures, and nothing becomes a baseline by itself.
+//! Baselines: made from runs of several sessions, kept at `baselines/<machine class>/<model>.json`,
+//! found for a run. Nothing here measures, and nothing becomes a baseline by itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,13 +13,15 @@ use crate::machine::SESSION_GAP;
 use crate::record::calibration::Calibration;
 use crate::record::{AbsenceKind, Block, Case, Kind, Model, Record, Session, Settings};
 
-/// Makes one baseline of several runs of one commit: block values with their sessions, without raw samples. Peaks of memory of
-/// processes that several scenarios shared are left out: a baseline's are of fresh ones.
+/// Makes one baseline of several runs of one commit: block values with their sessions, without raw
+/// samples. Peaks of memory of processes that several scenarios shared are left out: a baseline's
+/// are of fresh ones.
 ///
 /// # Errors
-/// When the runs differ in machine, model, settings, work, output or commit, when one of them is slowed down on purpose,
-/// invalid, failed, of an unoptimised build or of an unknown commit, or when together they have too few sessions or blocks
-/// for a verdict. Sessions less than `gap` apart count as one.
+/// When the runs differ in machine, model, settings, work, output or commit, when one of them is
+/// slowed down on purpose, invalid, failed, of an unoptimised build or of an unknown commit, or
+/// when together they have too few sessions or blocks for a verdict. Sessions less than `gap` apart
+/// count as one.
 pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
     for record in records {
         fit(record)?;
@@ -115,7 +117,8 @@ fn fit(record: &Record) -> Result<()> {
 /// Puts runs of one commit together, each with its sessions.
 ///
 /// # Errors
-/// When there are none, when one is given twice, or when they differ in anything that the numbers depend on.
+/// When there are none, when one is given twice, or when they differ in anything that the numbers
+/// depend on.
 pub fn pool(records: &[Record]) -> Result<Record> {
     pooled(records, SESSION_GAP)
 }
@@ -160,8 +163,8 @@ fn timely(record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// Makes one session of those that began less than `gap` after the one before had ended: that they are different
-/// processes is seen in their blocks, and that the machine has another day is not.
+/// Makes one session of those that began less than `gap` after the one before had ended: that they
+/// are different processes is seen in their blocks, and that the machine has another day is not.
 fn join_sessions(record: &mut Record, gap: Duration) {
     let mut sessions = std::mem::take(&mut record.sessions);
     sessions.sort_by(|one, other| one.started.cmp(&other.started));
@@ -273,12 +276,14 @@ fn file(folder: &Path, class: &str, model: &Model, settings: &Settings) -> PathB
     folder.join(slug(class)).join(format!("{}.json", model_slug(model, settings)))
 }
 
-/// Where the anchor that stays lies, given where the rolling one does: `<model>.release.json` beside `<model>.json`.
+/// Where the anchor that stays lies, given where the rolling one does: `<model>.release.json`
+/// beside `<model>.json`.
 pub fn release_path(rolling: &Path) -> PathBuf {
     rolling.with_extension("release.json")
 }
 
-/// Where the calibration of a machine and a model lies: `<folder>/<machine class>/<model>.calibration.json`.
+/// Where the calibration of a machine and a model lies: `<folder>/<machine
+/// class>/<model>.calibration.json`.
 pub fn calibration_path(folder: &Path, class: &str, model: &Model, settings: &Settings) -> PathBuf {
     file(folder, class, model, settings).with_extension("calibration.json")
 }
@@ -314,7 +319,8 @@ pub fn find_release(rolling: &Path) -> Result<Option<Record>> {
     path.exists().then(|| Record::load(&path)).transpose()
 }
 
-/// The model, what its weights are held as, and the engine unless it is ours: what one baseline file is about.
+/// The model, what its weights are held as, and the engine unless it is ours: what one baseline
+/// file is about.
 fn model_slug(model: &Model, settings: &Settings) -> String {
     let spec = model.spec.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let mut slug = slug(spec.trim_end_matches(".gguf"));
@@ -328,7 +334,8 @@ fn model_slug(model: &Model, settings: &Settings) -> String {
     slug
 }
 
-/// A file name of any text: lower case, `-` for whatever might mean something to a shell or a file system.
+/// A file name of any text: lower case, `-` for whatever might mean something to a shell or a file
+/// system.
 fn slug(text: &str) -> String {
     let keep = |c: char| {
         if c.is_ascii_alphanumeric() || "._".contains(c) { c.to_ascii_lowercase() } else { '-' }
@@ -338,10 +345,12 @@ fn slug(text: &str) -> String {
     if slug.is_empty() { "unnamed".into() } else { slug.into() }
 }
 
-/// The baseline for a run: that of its machine class, or of the class that `allow_class` names in its place.
+/// The baseline for a run: that of its machine class, or of the class that `allow_class` names in
+/// its place.
 ///
 /// # Errors
-/// When there is none: the message lists what there is, and in what the machine of the nearest one differs.
+/// When there is none: the message lists what there is, and in what the machine of the nearest one
+/// differs.
 pub fn find(
     folder: &Path,
     record: &Record,

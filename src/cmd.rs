@@ -53,7 +53,8 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
-/// What every exit status means: `--help` prints it, and README and docs/gate.md have the same table.
+/// What every exit status means: `--help` prints it, and README and docs/gate.md have the same
+/// table.
 const STATUSES: [(Exit, &str); 7] = [
     (Exit::Pass, "pass or improved (also: equal binaries)"),
     (Exit::Regression, "regression"),
@@ -133,7 +134,8 @@ fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> anyhow::Result
     Ok(())
 }
 
-/// The command line as it was typed, for reports; the folder of the binary is left out, because it says where, not what.
+/// The command line as it was typed, for reports; the folder of the binary is left out, because it
+/// says where, not what.
 fn command_line() -> String {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let words: Vec<String> = std::iter::once("candlemark".to_owned()).chain(words).collect();

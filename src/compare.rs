@@ -1,8 +1,9 @@
-//! Judges a record against a baseline: records in, verdicts out. No file, no clock, no model; the same two records give the
-//! same verdict for ever.
+//! Judges a record against a baseline: records in, verdicts out. No file, no clock, no model; the
+//! same two records give the same verdict for ever.
 //!
-//! Every metric is a cost, and a change is θ = ln(cost now / cost before): positive is always bad news, whatever the
-//! metric's own direction. The independent unit is the block, one process. The design is `gate.md`, section 4.2.
+//! Every metric is a cost, and a change is θ = ln(cost now / cost before): positive is always bad
+//! news, whatever the metric's own direction. The independent unit is the block, one process. The
+//! design is `gate.md`, section 4.2.
 
 use std::collections::BTreeMap;
 
@@ -71,7 +72,8 @@ pub enum Verdict {
     NotComparable(String),
     /// The numbers cannot be true, and why.
     Invalid(String),
-    /// The greedy output is another one, and where it parts; times of different answers are not compared.
+    /// The greedy output is another one, and where it parts; times of different answers are not
+    /// compared.
     OutputChanged(Option<String>),
     /// Both builds are the same, byte for byte: nothing was measured.
     Identical,
@@ -114,8 +116,8 @@ pub struct Change {
     pub current: f64,
     /// ln(cost now / cost before).
     pub theta: f64,
-    /// What is left of it when what the reference kernels say of the machine is taken out; no verdict rests on it. `None`
-    /// where not every block has them, and for memory.
+    /// What is left of it when what the reference kernels say of the machine is taken out; no
+    /// verdict rests on it. `None` where not every block has them, and for memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalised: Option<f64>,
     /// The limit as a share, as it was asked for.
@@ -142,7 +144,8 @@ pub struct Finding {
     pub base_blocks: Vec<f64>,
     /// Block values of the run, in the metric's stored unit.
     pub current_blocks: Vec<f64>,
-    /// What each pair of blocks says of the change of ln cost; empty where blocks are not in pairs.
+    /// What each pair of blocks says of the change of ln cost; empty where blocks are not in
+    /// pairs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<f64>,
 }
@@ -207,11 +210,13 @@ pub struct Judgement {
     pub judged: usize,
     /// What differs between the two beside the numbers.
     pub differences: Vec<Difference>,
-    /// What a reader has to know: an injected slowdown, a baseline that is not calibrated, drift of the machine.
+    /// What a reader has to know: an injected slowdown, a baseline that is not calibrated, drift
+    /// of the machine.
     pub notes: Vec<String>,
     /// In the order of the suite.
     pub findings: Vec<Finding>,
-    /// How far metrics have come since the release, where that is beyond their limit: advice, which decides nothing.
+    /// How far metrics have come since the release, where that is beyond their limit: advice,
+    /// which decides nothing.
     pub drift: Vec<Drift>,
     /// By which rules.
     pub policy: Policy,
@@ -248,8 +253,9 @@ impl Judgement {
         }
     }
 
-    /// Scenarios with something that further blocks of the run may decide. They cannot where the baseline is too thin, nor
-    /// where sessions differ by so much that no number of blocks would tell a pass from a regression.
+    /// Scenarios with something that further blocks of the run may decide. They cannot where the
+    /// baseline is too thin, nor where sessions differ by so much that no number of blocks
+    /// would tell a pass from a regression.
     pub fn open(&self) -> Vec<&str> {
         let mut open: Vec<&str> = Vec::new();
         for finding in &self.findings {
@@ -393,9 +399,9 @@ pub(crate) fn verdict(theta: f64, evidence: &Evidence, margin: f64, critical: f6
     }
 }
 
-/// Half an interval may be as wide as this share of the limit for a regression to be called. Replayed on recorded blocks of
-/// a restless host, half of the limit hides three of four slowdowns of a tenth and prevents no false alarm; from 0.85 on
-/// nothing is gained any more.
+/// Half an interval may be as wide as this share of the limit for a regression to be called.
+/// Replayed on recorded blocks of a restless host, half of the limit hides three of four slowdowns
+/// of a tenth and prevents no false alarm; from 0.85 on nothing is gained any more.
 const SHARP: f64 = 0.85;
 
 /// Gains of less than 2 % are not worth a word.

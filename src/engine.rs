@@ -1,5 +1,5 @@
-//! From prompts to tokens, with the instant of each: batches, sampling, stopping. One generation gives every metric of time.
-//! Knows nothing of scenarios or records.
+//! From prompts to tokens, with the instant of each: batches, sampling, stopping. One generation
+//! gives every metric of time. Knows nothing of scenarios or records.
 
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,8 @@ impl Engine {
     /// Finds and loads a model as a setup says.
     ///
     /// # Errors
-    /// When a name in the setup is unknown, the model is missing or damaged, its tokenizer has more tokens than it has rows,
-    /// or the device is not there.
+    /// When a name in the setup is unknown, the model is missing or damaged, its tokenizer has more
+    /// tokens than it has rows, or the device is not there.
     pub fn load(setup: &Setup, progress: &mut dyn Progress) -> Result<Self> {
         let quant = setup.quant.as_deref().map(Quant::parse).transpose()?;
         let kind = EngineKind::parse(&setup.engine)?;
@@ -113,7 +113,8 @@ pub fn identify(setup: &Setup, progress: &mut dyn Progress) -> Result<Identity> 
     Ok(Identity { sha256: hex(&sha2::Sha256::digest(text)), commit: opened.commit })
 }
 
-/// Rows of a prefill pass: enough to fill the matrix products, few enough to bound the memory of activations.
+/// Rows of a prefill pass: enough to fill the matrix products, few enough to bound the memory of
+/// activations.
 const PASS_ROWS: usize = 512;
 
 /// What is to be generated.
@@ -126,7 +127,8 @@ pub struct Request<'a> {
     pub stops: &'a [u32],
     /// Sampler, cache and seed.
     pub sampling: &'a Generation,
-    /// So many tokens of each sequence are in the cache and stay there; `None` begins from nothing.
+    /// So many tokens of each sequence are in the cache and stay there; `None` begins from
+    /// nothing.
     pub kept: Option<usize>,
     /// A deliberate slowdown, for tests of the gate.
     pub injection: Option<Injection>,
@@ -141,7 +143,8 @@ pub struct Generated {
     pub first: Vec<Duration>,
     /// Forward passes over prompts, without sampling.
     pub prefill: Duration,
-    /// Each decode step of the whole batch, forward pass and sampling: from one token being there to the next.
+    /// Each decode step of the whole batch, forward pass and sampling: from one token being there
+    /// to the next.
     pub steps: Vec<Duration>,
     /// From the start until the last token is there.
     pub total: Duration,
@@ -156,8 +159,9 @@ impl Generated {
     }
 }
 
-/// A change for the worse that is made on purpose, so that the gate can be seen to fail. Time is added in proportion to what
-/// the work itself took, so that the size of the change does not depend on the machine. It is stamped into the record.
+/// A change for the worse that is made on purpose, so that the gate can be seen to fail. Time is
+/// added in proportion to what the work itself took, so that the size of the change does not depend
+/// on the machine. It is stamped into the record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Injection {
     stage: Stage,
@@ -174,7 +178,8 @@ enum Stage {
 }
 
 impl Injection {
-    /// Reads `decode:25%` or `prefill:10%`, by which the rate drops, `ttft:20%` or `memory:20%`, which rise by it.
+    /// Reads `decode:25%` or `prefill:10%`, by which the rate drops, `ttft:20%` or `memory:20%`,
+    /// which rise by it.
     ///
     /// # Errors
     /// When it is of another form or size.
@@ -201,14 +206,16 @@ impl Injection {
         Ok(Self { stage, share: share / 100.0 })
     }
 
-    /// Spins after a decode step: x / (1 - x) of the time that it took, which makes the rate drop by exactly the share x.
+    /// Spins after a decode step: x / (1 - x) of the time that it took, which makes the rate drop
+    /// by exactly the share x.
     fn after_step(injection: Option<Self>, decoder: &dyn Decoder, work: Duration) {
         if let Some(Self { stage: Stage::Decode, share }) = injection {
             spin(decoder, work.mul_f64(share / (1.0 - share)));
         }
     }
 
-    /// Spins after a pass over prompts, until the rate has dropped by the share, or the time has risen by it.
+    /// Spins after a pass over prompts, until the rate has dropped by the share, or the time has
+    /// risen by it.
     pub(crate) fn after_pass(injection: Option<Self>, decoder: &dyn Decoder, work: Duration) {
         match injection {
             Some(Self { stage: Stage::Prefill, share }) => {
@@ -219,8 +226,8 @@ impl Injection {
         }
     }
 
-    /// Memory that is written to, so that it counts: as much as lifts what is held `now` to the share above the `peak`,
-    /// both in bytes. Empty for injections of another kind.
+    /// Memory that is written to, so that it counts: as much as lifts what is held `now` to the
+    /// share above the `peak`, both in bytes. Empty for injections of another kind.
     pub fn ballast(self, peak: u64, now: u64) -> Vec<u8> {
         let wanted = (peak as f64 * (1.0 + self.share)) as u64;
         match self.stage {
@@ -230,7 +237,8 @@ impl Injection {
     }
 }
 
-/// Keeps all threads busy, as work would: threads that were left to fall asleep would make the next step slower still.
+/// Keeps all threads busy, as work would: threads that were left to fall asleep would make the next
+/// step slower still.
 fn spin(decoder: &dyn Decoder, wait: Duration) {
     let start = Instant::now();
     decoder.on_all_threads(&|| {
@@ -242,11 +250,13 @@ fn spin(decoder: &dyn Decoder, wait: Duration) {
 
 /// Generates with a decoder that is reset first.
 ///
-/// Prompts are read in passes of at most 512 tokens, sequence by sequence, so that first tokens come one after the
-/// other; then all sequences step together until each has its tokens or has stopped.
+/// Prompts are read in passes of at most 512 tokens, sequence by sequence, so that first tokens
+/// come one after the other; then all sequences step together until each has its tokens or has
+/// stopped.
 ///
 /// # Errors
-/// When there is nothing to read, a sequence would outgrow the context, the sampler is set to nonsense, or the decoder fails.
+/// When there is nothing to read, a sequence would outgrow the context, the sampler is set to
+/// nonsense, or the decoder fails.
 pub fn generate(decoder: &mut dyn Decoder, request: &Request<'_>) -> Result<Generated> {
     if request.prompts.is_empty() || request.prompts.iter().any(Vec::is_empty) {
         return Err(Error::Failed("the prompt is empty: there is no token to continue".into()));
@@ -409,7 +419,8 @@ fn last(ids: &[u32]) -> &[u32] {
     &ids[ids.len() - 1..]
 }
 
-/// Cuts prompts into passes of at most `rows` tokens; a part is a sequence and a range of its tokens.
+/// Cuts prompts into passes of at most `rows` tokens; a part is a sequence and a range of its
+/// tokens.
 fn passes(prompts: &[Vec<u32>], rows: usize) -> Vec<Vec<(usize, std::ops::Range<usize>)>> {
     let mut all = vec![Vec::new()];
     let mut room = rows;
@@ -429,7 +440,8 @@ fn passes(prompts: &[Vec<u32>], rows: usize) -> Vec<Vec<(usize, std::ops::Range<
     all
 }
 
-/// The sampler of one sequence: candle's, with the repetition penalty of Keskar et al. 2019 in front.
+/// The sampler of one sequence: candle's, with the repetition penalty of Keskar et al. 2019 in
+/// front.
 struct Chooser {
     processor: LogitsProcessor,
     penalty: f32,

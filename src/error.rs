@@ -7,8 +7,8 @@ use std::path::PathBuf;
 /// A result with the library's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can go wrong, one variant for each thing that a caller or a reader can tell apart.
-/// The cause is the `source`; no message repeats it.
+/// Everything that can go wrong, one variant for each thing that a caller or a reader can tell
+/// apart. The cause is the `source`; no message repeats it.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum Error {

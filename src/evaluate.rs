@@ -1,5 +1,6 @@
-//! How often rules for telling regressions are right: every rule judges the same recorded blocks, ours among them. The
-//! design is `gate.md`, section 7. No clock, no file: the same pool and seed give the same figures on any machine.
+//! How often rules for telling regressions are right: every rule judges the same recorded blocks,
+//! ours among them. The design is `gate.md`, section 7. No clock, no file: the same pool and seed
+//! give the same figures on any machine.
 
 mod calibrate;
 mod contenders;

@@ -1,10 +1,11 @@
-//! CPU kernels and the choice of instructions. `unsafe` lives only here: functions compiled for more than the baseline, called after
-//! the CPU was asked, results that tasks write side by side, and blocks seen as the bytes of their file. Each kernel stands beside
-//! its definition: `portable` is what every other version must agree with.
+//! CPU kernels and the choice of instructions. `unsafe` lives only here: functions compiled for
+//! more than the baseline, called after the CPU was asked, results that tasks write side by side,
+//! and blocks seen as the bytes of their file. Each kernel stands beside its definition: `portable`
+//! is what every other version must agree with.
 //!
-//! Reading order: `isa` (which instructions), `pool` (threads), `arena` (memory), `tiles` (weights), `inputs` (activations),
-//! `portable` and its faster twins, `product` (all of it together), `cache` and `attention`; `peak` is what all of them are
-//! held against.
+//! Reading order: `isa` (which instructions), `pool` (threads), `arena` (memory), `tiles`
+//! (weights), `inputs` (activations), `portable` and its faster twins, `product` (all of it
+//! together), `cache` and `attention`; `peak` is what all of them are held against.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
 #![expect(

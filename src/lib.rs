@@ -1,9 +1,11 @@
 //! candlemark measures LLM inference and says honestly whether it got slower.
 //!
-//! `cargo bench` runs a small inference library (candle) over prompt categories and batch sizes, every run
-//! becomes a [`record::Record`], and [`compare`] judges a record against a checked-in baseline.
+//! `cargo bench` runs a small inference library (candle) over prompt categories and batch sizes,
+//! every run becomes a [`record::Record`], and [`compare`] judges a record against a checked-in
+//! baseline.
 //!
-//! The modules stand in reading order; a module uses only modules above it, and a test below checks that.
+//! The modules stand in reading order; a module uses only modules above it, and a test below checks
+//! that.
 
 /// The one error type of the library, and how it maps to an exit status.
 pub mod error;
@@ -54,7 +56,8 @@ pub mod suite;
 /// Judges a record against a baseline: pure.
 pub mod compare;
 
-/// What follows from one record beyond single values: curves, ratios, advice, a score, targets: pure.
+/// What follows from one record beyond single values: curves, ratios, advice, a score, targets:
+/// pure.
 pub mod analysis;
 
 /// Replays rules for telling regressions on a recorded pool of blocks: pure.

@@ -1,5 +1,5 @@
-//! The machine: fingerprint, memory of this process, measured rates, load, counters of energy and use. And the tool as part of it: how it was built.
-//! Knows nothing of models and scenarios.
+//! The machine: fingerprint, memory of this process, measured rates, load, counters of energy and
+//! use. And the tool as part of it: how it was built. Knows nothing of models and scenarios.
 
 mod cgroup;
 mod class;
@@ -33,8 +33,8 @@ pub use stamp::{
     refuse_debug, session_id, stamp,
 };
 
-/// Where this process runs. `threads` and `device` are those of the engine; a device names its driver, too. The rates
-/// that have to be measured are left out.
+/// Where this process runs. `threads` and `device` are those of the engine; a device names its
+/// driver, too. The rates that have to be measured are left out.
 pub fn fingerprint(threads: usize, device: &str) -> Machine {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let found = class::Found {

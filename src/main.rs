@@ -1,4 +1,5 @@
-//! The command line: arguments in, one answer out. Data goes to stdout, talk to stderr, and the exit status is the answer.
+//! The command line: arguments in, one answer out. Data goes to stdout, talk to stderr, and the
+//! exit status is the answer.
 
 use std::io;
 use std::io::Write;
@@ -122,7 +123,8 @@ fn main() -> ExitCode {
 const STACK: usize = 8 << 20;
 
 /// Whether the shell left so little stack (`ulimit -s`) that reading a command line may overflow
-/// it. Where it did not, the main thread works: memory of other threads is allocated in another way.
+/// it. Where it did not, the main thread works: memory of other threads is allocated in another
+/// way.
 fn is_short_of_stack() -> bool {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max stack size"));

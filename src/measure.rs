@@ -1,5 +1,6 @@
-//! One scenario on one loaded engine: warm-ups, samples, memory, the checks that a number can be true, and the block that a
-//! record keeps of them. The definitions of the metrics are here and nowhere else.
+//! One scenario on one loaded engine: warm-ups, samples, memory, the checks that a number can be
+//! true, and the block that a record keeps of them. The definitions of the metrics are here and
+//! nowhere else.
 
 mod checks;
 mod peaks;
@@ -46,8 +47,9 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The metrics of a generation (metric definitions: `decode_tok_s` is per sequence, (n - 1) / (t_n - t_1) with t_1 the
-    /// instant at which all sequences have their first token; `decode_tok_s_aggregate` counts the whole batch).
+    /// The metrics of a generation (metric definitions: `decode_tok_s` is per sequence, (n - 1) /
+    /// (t_n - t_1) with t_1 the instant at which all sequences have their first token;
+    /// `decode_tok_s_aggregate` counts the whole batch).
     fn new(made: &Generated, prompt_tokens: usize, tokenize: Duration, around: Duration) -> Self {
         let seconds = |duration: &Duration| duration.as_secs_f64();
         let ttft_seq_s: Vec<f64> = made.first.iter().map(seconds).collect();
@@ -87,7 +89,8 @@ impl Sample {
         }
     }
 
-    /// Decode time of the whole batch in seconds; the time to the first token where nothing is decoded.
+    /// Decode time of the whole batch in seconds; the time to the first token where nothing is
+    /// decoded.
     pub fn primary_s(&self) -> f64 {
         if self.steps_s.is_empty() { self.values["prefill_s"] } else { self.steps_s.iter().sum() }
     }
@@ -190,7 +193,8 @@ impl Trial {
         self.cold.last().map(|sample| sample.ids.as_slice())
     }
 
-    /// A generation that is kept apart, because the first of a shape pays for memory and caches; its [`Sample::primary_s`].
+    /// A generation that is kept apart, because the first of a shape pays for memory and caches;
+    /// its [`Sample::primary_s`].
     ///
     /// # Errors
     /// When generating fails.
@@ -367,7 +371,8 @@ pub fn hash_ids(sequences: &[Vec<u32>]) -> String {
     hex(&hash.finalize())
 }
 
-/// So many token ids of running text: the prompts of all categories one after the other, over and over.
+/// So many token ids of running text: the prompts of all categories one after the other, over and
+/// over.
 ///
 /// # Errors
 /// When the text cannot be tokenized.
@@ -386,7 +391,8 @@ fn kv_bytes_per_token(engine: &Engine) -> usize {
     2 * config.layers * config.kv_heads * config.head_dim * engine.decoder.footprint().kv_type_bytes
 }
 
-/// Whether the caches of so many tokens fit into the memory of the CPU's host; while they grow, old and new are there at once.
+/// Whether the caches of so many tokens fit into the memory of the CPU's host; while they grow, old
+/// and new are there at once.
 fn has_room(engine: &Engine, tokens: usize) -> Result<()> {
     let needed = 2 * (kv_bytes_per_token(engine) * tokens) as u64;
     match machine::conditions().available_bytes {

@@ -1,5 +1,6 @@
-//! The inference library: what a model is and where it comes from. `open` finds and checks a model, `load` makes a
-//! `Decoder` of it. Values go in and out as plain numbers on the host, so a decoder is done with its work when it returns.
+//! The inference library: what a model is and where it comes from. `open` finds and checks a model,
+//! `load` makes a `Decoder` of it. Values go in and out as plain numbers on the host, so a decoder
+//! is done with its work when it returns.
 
 /// Shapes of models.
 pub mod config;
@@ -52,10 +53,12 @@ pub struct Step<'a> {
 
 /// One model with the caches of its sequences.
 pub trait Decoder: Send {
-    /// Shows sequences their next tokens, in one pass; the logits after the last token of each step, in their order.
+    /// Shows sequences their next tokens, in one pass; the logits after the last token of each
+    /// step, in their order.
     ///
     /// # Errors
-    /// When the device fails, a sequence would outgrow the context, or the engine cannot do such a step ([`Error::Unsupported`]).
+    /// When the device fails, a sequence would outgrow the context, or the engine cannot do such a
+    /// step ([`Error::Unsupported`]).
     fn forward(&mut self, steps: &[Step<'_>]) -> Result<Logits>;
 
     /// As [`Decoder::forward`], but only the likeliest token of each step; the first of equals.
@@ -80,7 +83,8 @@ pub trait Decoder: Send {
         Err(Error::Unsupported("this engine cannot go back in a sequence".into()))
     }
 
-    /// As [`Decoder::forward`] for one step, but the logits after every one of its tokens, a row a token.
+    /// As [`Decoder::forward`] for one step, but the logits after every one of its tokens, a row a
+    /// token.
     ///
     /// # Errors
     /// As [`Decoder::forward`].
@@ -350,7 +354,8 @@ pub fn check(spec: &str, seed: u64, scaling: Option<RopeScaling>) -> Result<()> 
     open(spec, seed, scaling, &mut ()).map(drop)
 }
 
-/// Finds a model, downloads it if it is on the hub, and checks its files without reading the weights.
+/// Finds a model, downloads it if it is on the hub, and checks its files without reading the
+/// weights.
 ///
 /// `seed` is that of synthetic weights; `scaling` replaces the model's own RoPE scaling.
 ///
@@ -503,7 +508,8 @@ fn download(name: &str, _: &mut dyn Progress, _: &mut Vec<String>) -> Result<Fou
 /// Devices that a decoder can run on.
 ///
 /// # Errors
-/// When the name is unknown, or the device is not there or not built in: asking for one never falls back to another.
+/// When the name is unknown, or the device is not there or not built in: asking for one never falls
+/// back to another.
 pub fn device(name: &str) -> Result<Device> {
     let (kind, number) = device_name(name)?;
     match kind {
@@ -640,7 +646,8 @@ pub fn check_variables(threads: usize) -> Result<()> {
     pinned(threads, std::env::var(PIN).ok().as_deref(), settings::cpus()).map(drop)
 }
 
-/// The threads of the native engine on the CPU; `pin` is what [`PIN`] says, `cpus` are those for as many threads as there are, in order.
+/// The threads of the native engine on the CPU; `pin` is what [`PIN`] says, `cpus` are those for as
+/// many threads as there are, in order.
 fn pool(threads: usize, pin: Option<&str>, cpus: Option<Vec<usize>>) -> Result<Pool> {
     let Some(cpus) = pinned(threads, pin, cpus)? else { return Pool::new(threads) };
     Pool::pinned(threads, &cpus).map_err(|error| match error {
@@ -686,7 +693,8 @@ fn start_rayon(threads: usize) -> Result<()> {
     Err(Error::Threads { threads: told.unwrap_or(threads), source })
 }
 
-/// Refuses a sequence longer than the context: what is too long for a model is unsupported, wherever it shows.
+/// Refuses a sequence longer than the context: what is too long for a model is unsupported,
+/// wherever it shows.
 fn check_length(length: usize, config: &Config) -> Result<()> {
     if length > config.context {
         return Err(Error::Unsupported(format!(

@@ -1,6 +1,7 @@
-//! Repeated quick runs on an interval, their history and a live page. A cycle that fails is an entry like any other, is tried
-//! again soon, and ends nothing. While a cycle measures, nothing else happens: pages are made before and after it.
-//! Knows no model and no clock of its own: what measures, and the time, are handed in.
+//! Repeated quick runs on an interval, their history and a live page. A cycle that fails is an
+//! entry like any other, is tried again soon, and ends nothing. While a cycle measures, nothing
+//! else happens: pages are made before and after it. Knows no model and no clock of its own: what
+//! measures, and the time, are handed in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -101,8 +102,8 @@ enum Phase {
     Ended,
 }
 
-/// Measures until it has measured often enough or is to end. No error ends it: a failed cycle is an entry, and a history that
-/// cannot be written is kept in memory.
+/// Measures until it has measured often enough or is to end. No error ends it: a failed cycle is an
+/// entry, and a history that cannot be written is kept in memory.
 pub fn run(
     plan: &Plan,
     history: &mut History,
@@ -172,7 +173,8 @@ fn measure(probe: &mut dyn Probe) -> Result<Measured> {
 }
 
 impl Plan {
-    /// When to measure next. Regular cycles begin at whole intervals since the beginning; those that were missed are left out.
+    /// When to measure next. Regular cycles begin at whole intervals since the beginning; those
+    /// that were missed are left out.
     fn next(&self, began: SignedDuration, elapsed: SignedDuration, failed: bool) -> SignedDuration {
         let length = |time: Duration| time.as_nanos().max(1);
         let past = (elapsed - began).unsigned_abs().as_nanos();

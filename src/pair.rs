@@ -1,6 +1,6 @@
-//! Two builds measured in turns: fresh processes for every block, palindromes of turns within it, more blocks only for what is
-//! undecided, until everything is decided or time is up. Measures and writes down; what it means is said by
-//! [`crate::compare::paired`].
+//! Two builds measured in turns: fresh processes for every block, palindromes of turns within it,
+//! more blocks only for what is undecided, until everything is decided or time is up. Measures and
+//! writes down; what it means is said by [`crate::compare::paired`].
 
 mod arms;
 mod block;
@@ -93,8 +93,8 @@ const MOST_REJECTED: usize = 16;
 /// Measures two builds in turns.
 ///
 /// # Errors
-/// When the base's build cannot take turns with this one, or the file cannot be written. Whatever goes wrong with the
-/// candidate or while measuring is in what is returned.
+/// When the base's build cannot take turns with this one, or the file cannot be written. Whatever
+/// goes wrong with the candidate or while measuring is in what is returned.
 pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Paired> {
     let began = Instant::now();
     let same = plan.base.sha256 == plan.candidate.sha256;
@@ -191,8 +191,8 @@ struct Pairing<'a> {
     sentinels: Vec<String>,
     /// How much of each scenario is measured in a block.
     efforts: BTreeMap<String, Effort>,
-    /// Measured around every block and written down, for whoever wonders about a verdict; `None` where there is no memory
-    /// for them.
+    /// Measured around every block and written down, for whoever wonders about a verdict; `None`
+    /// where there is no memory for them.
     kernels: Option<ReferenceKernels>,
 }
 

@@ -1,6 +1,7 @@
-//! The stored form of a run and of a baseline: one versioned JSON document, one scenario a line, so that a diff shows what
-//! moved. Values are in the unit of their metric's name. What was not measured is `null` with a reason, never zero.
-//! Knows nothing of how a value was measured, nor of verdicts.
+//! The stored form of a run and of a baseline: one versioned JSON document, one scenario a line, so
+//! that a diff shows what moved. Values are in the unit of their metric's name. What was not
+//! measured is `null` with a reason, never zero. Knows nothing of how a value was measured, nor of
+//! verdicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -45,14 +46,15 @@ pub struct Record {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
-    /// A deliberate slowdown, as `CANDLEMARK_INJECT` gave it. Such a record can never become a baseline.
+    /// A deliberate slowdown, as `CANDLEMARK_INJECT` gave it. Such a record can never become a
+    /// baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injected: Option<String>,
     /// The cases, in the order of the suite.
     pub scenarios: Vec<Case>,
     /// Ids of the scenarios that the build knows and that the run was not asked for. What is
-    /// neither here nor among the cases, the build does not know; records of schema 1 and baselines
-    /// do not say.
+    /// neither here nor among the cases, the build does not know; records of schema 1 and
+    /// baselines do not say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_selected: Vec<String>,
 }
@@ -92,7 +94,8 @@ pub struct Model {
     pub spec: String,
     /// `qwen3` or `qwen2`.
     pub architecture: String,
-    /// SHA-256 over the weights as stored and the configuration, or the generator's identity for synthetic ones.
+    /// SHA-256 over the weights as stored and the configuration, or the generator's identity for
+    /// synthetic ones.
     pub sha256: String,
     /// The hub's commit that a revision resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,7 +104,8 @@ pub struct Model {
     pub parameters: u64,
     /// Bytes of all weights as they are held in memory.
     pub weight_bytes: u64,
-    /// What the weights are held as: `f32`, `bf16`, `q8_0`, `q4_k_m`, or a mix such as `q4_k+q6_k`.
+    /// What the weights are held as: `f32`, `bf16`, `q8_0`, `q4_k_m`, or a mix such as
+    /// `q4_k+q6_k`.
     pub quant: String,
     /// Number type of the KV cache.
     pub kv_dtype: String,
@@ -143,7 +147,8 @@ pub struct Settings {
     pub generation: Generation,
     /// Environment variables that change speed, as found: RAYON_NUM_THREADS, CANDLE_*, RUSTFLAGS.
     pub environment: BTreeMap<String, String>,
-    /// What the user says of the run (`--label name=value`): flags of a server, for example. Not compared by verdicts.
+    /// What the user says of the run (`--label name=value`): flags of a server, for example. Not
+    /// compared by verdicts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -155,10 +160,12 @@ pub struct Case {
     pub id: String,
     /// The exact work.
     pub work: Work,
-    /// How it was run where that differs from the record's settings, `rope_scaling` or `memory_limit` for example.
+    /// How it was run where that differs from the record's settings, `rope_scaling` or
+    /// `memory_limit` for example.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// SHA-256 of the greedy token ids of all sequences; `null` if nothing was generated or sampling was random.
+    /// SHA-256 of the greedy token ids of all sequences; `null` if nothing was generated or
+    /// sampling was random.
     pub output_sha256: Option<String>,
     /// Checks that failed and warnings.
     pub validity: Validity,
@@ -169,7 +176,8 @@ pub struct Case {
     pub blocks: Vec<Block>,
 }
 
-/// Whether numbers can be true. An invalid case is shown struck out, never compared, never promoted.
+/// Whether numbers can be true. An invalid case is shown struck out, never compared, never
+/// promoted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Validity {
     /// Checks that failed; empty is VALID.
@@ -190,7 +198,8 @@ impl Validity {
 pub struct Block {
     /// Which of the record's sessions.
     pub session: String,
-    /// The centre of each metric, the median of its samples, by metric name; `null` where there is none.
+    /// The centre of each metric, the median of its samples, by metric name; `null` where there is
+    /// none.
     pub values: BTreeMap<String, Option<f64>>,
     /// Why a value is `null`, and how one was read where there are several ways, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -213,7 +222,8 @@ pub struct Block {
     /// What became of each request of a stress scenario, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Request>,
-    /// Seconds of each reference kernel before and after the samples; absent where they were not measured.
+    /// Seconds of each reference kernel before and after the samples; absent where they were not
+    /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<[References; 2]>,
 }
@@ -251,7 +261,8 @@ pub enum Outcome {
     Failed,
 }
 
-/// Seconds that the frozen reference kernels take: they tell a machine that changed from a program that changed.
+/// Seconds that the frozen reference kernels take: they tell a machine that changed from a program
+/// that changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct References {
     /// Multiply-adds within the first-level cache.
@@ -318,7 +329,8 @@ impl Record {
     /// Reads a record of this or an older schema.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a record, or has a schema that this build does not know.
+    /// When the file cannot be read, is not JSON of a record, or has a schema that this build does
+    /// not know.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -390,7 +402,8 @@ fn unique<'a>(ids: impl Iterator<Item = &'a str>) -> std::result::Result<(), &'a
     ids.into_iter().find(|id| !seen.insert(*id)).map_or(Ok(()), Err)
 }
 
-/// A struct as JSON that can be reviewed: one line a field, and one an item of the fields that are `lists`.
+/// A struct as JSON that can be reviewed: one line a field, and one an item of the fields that are
+/// `lists`.
 fn lines<T: Serialize>(value: &T, lists: &[&str]) -> String {
     let serde_json::Value::Object(fields) = serde_json::to_value(value).expect("plain data") else {
         unreachable!("a struct is an object")

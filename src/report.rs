@@ -1,5 +1,6 @@
-//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit. Everything that came from a file is escaped
-//! for the document that it goes into. Prints nothing and decides nothing.
+//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit. Everything
+//! that came from a file is escaped for the document that it goes into. Prints nothing and decides
+//! nothing.
 
 mod calibration;
 pub mod chart;

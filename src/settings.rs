@@ -1,6 +1,6 @@
-//! `candlemark.toml` and the settings that a run was made with. Every key is optional; an unknown one is an error that
-//! suggests the right one. Precedence (flag, environment, file, default) is settled by the binary.
-//! Does not know what a setting does.
+//! `candlemark.toml` and the settings that a run was made with. Every key is optional; an unknown
+//! one is an error that suggests the right one. Precedence (flag, environment, file, default) is
+//! settled by the binary. Does not know what a setting does.
 
 mod threads;
 mod variables;
@@ -34,8 +34,8 @@ pub struct Config {
     pub suite: SuiteConfig,
     /// When a change counts.
     pub gate: GateConfig,
-    /// What is to be said of a run, `name = "value"`: flags of a server, for example. Kept in the record, shown by
-    /// `candlemark compare`, ignored by verdicts.
+    /// What is to be said of a run, `name = "value"`: flags of a server, for example. Kept in the
+    /// record, shown by `candlemark compare`, ignored by verdicts.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -53,7 +53,8 @@ pub struct ModelConfig {
     pub engine: Option<String>,
     /// Threads of the CPU engines; default: physical cores allowed to the process.
     pub threads: Option<usize>,
-    /// Replaces the model's own RoPE scaling, for example `{ rope_type = "yarn", factor = 4.0, original_max_position_embeddings = 32768 }`.
+    /// Replaces the model's own RoPE scaling, for example `{ rope_type = "yarn", factor = 4.0,
+    /// original_max_position_embeddings = 32768 }`.
     pub rope_scaling: Option<RopeScaling>,
 }
 
@@ -97,7 +98,8 @@ pub struct Generation {
     pub repetition_penalty: f64,
     /// Off: every step computes the whole sequence again.
     pub use_kv_cache: bool,
-    /// Tokens generated in a warm-up; default: as many as are measured, because a warm-up has the shape of the case.
+    /// Tokens generated in a warm-up; default: as many as are measured, because a warm-up has the
+    /// shape of the case.
     pub warmup_tokens: Option<usize>,
     /// Tokens generated per sequence; default: the category's.
     pub gen_tokens: Option<usize>,

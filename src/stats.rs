@@ -1,5 +1,6 @@
-//! Medians, quantiles, trimmed means, Student t and robust lines. Plain slices in, plain numbers out: knows nothing of what was measured.
-//! What cannot be said from so few values is `None`, never zero.
+//! Medians, quantiles, trimmed means, Student t and robust lines. Plain slices in, plain numbers
+//! out: knows nothing of what was measured. What cannot be said from so few values is `None`, never
+//! zero.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,10 +22,11 @@ pub fn median(values: &[f64]) -> Option<f64> {
     interpolated(values, 0.5)
 }
 
-/// A quantile above the median by linear interpolation between order statistics (type 7 of Hyndman and Fan 1996).
+/// A quantile above the median by linear interpolation between order statistics (type 7 of Hyndman
+/// and Fan 1996).
 ///
-/// `None` where fewer than one value is expected beyond it, n(1-q) < 1: a p99 of 20 values is their maximum under
-/// another name.
+/// `None` where fewer than one value is expected beyond it, n(1-q) < 1: a p99 of 20 values is their
+/// maximum under another name.
 pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
     // The product is rounded: 10 * (1 - 0.9) is a hair below 1.
     (values.len() as f64 * (1.0 - q) >= 1.0 - 1e-9).then(|| interpolated(values, q))?
@@ -68,13 +70,14 @@ pub struct Centre {
     pub error: Option<(f64, f64)>,
 }
 
-/// The trimmed mean and its standard error from the winsorised deviation (Tukey and McLaughlin 1963), with
-/// K - 2g - 1 degrees of freedom where g values are cut on each side.
+/// The trimmed mean and its standard error from the winsorised deviation (Tukey and McLaughlin
+/// 1963), with K - 2g - 1 degrees of freedom where g values are cut on each side.
 ///
-/// g is a tenth of the values and at least one from three values on, so that a single disturbed process never moves
-/// the centre: of three values it is the median. One or two values are averaged, there being nothing to cut. Below five
-/// values at most one degree of freedom would be left, and an error from that is no knowledge: it is `None`, and whoever
-/// needs one takes it from elsewhere.
+/// g is a tenth of the values and at least one from three values on, so that a single disturbed
+/// process never moves the centre: of three values it is the median. One or two values are
+/// averaged, there being nothing to cut. Below five values at most one degree of freedom would be
+/// left, and an error from that is no knowledge: it is `None`, and whoever needs one takes it from
+/// elsewhere.
 pub fn trimmed(values: &[f64]) -> Option<Centre> {
     let count = values.len();
     let sorted = sorted(values);
@@ -95,8 +98,9 @@ fn trim(count: usize) -> usize {
     if count < 3 { 0 } else { (count / 10).max(1) }
 }
 
-/// How much larger the variance of [`trimmed`] is than that of the plain mean, for normal values: the price of
-/// not being moved by one of them. From the variances of normal order statistics; beyond eight that of a tenth cut.
+/// How much larger the variance of [`trimmed`] is than that of the plain mean, for normal values:
+/// the price of not being moved by one of them. From the variances of normal order statistics;
+/// beyond eight that of a tenth cut.
 pub fn trim_cost(count: usize) -> f64 {
     match count {
         0..=2 => 1.0,
@@ -109,17 +113,19 @@ pub fn trim_cost(count: usize) -> f64 {
     }
 }
 
-/// The value that a Student t variable with this many degrees of freedom stays below with probability `p`.
-/// Infinite degrees of freedom give the normal distribution.
+/// The value that a Student t variable with this many degrees of freedom stays below with
+/// probability `p`. Infinite degrees of freedom give the normal distribution.
 ///
-/// Known ones are remembered: inverting costs microseconds, and a replay of thousands of suites asks for the same few.
+/// Known ones are remembered: inverting costs microseconds, and a replay of thousands of suites
+/// asks for the same few.
 pub fn student_t(p: f64, freedom: f64) -> f64 {
     thread_local! {
         static KNOWN: RefCell<HashMap<[u64; 2], f64>> = RefCell::default();
     }
     let invert = || {
         if freedom > 1e4 {
-            // The two agree to four digits there, while the search that inverts Student t loses more than that.
+            // The two agree to four digits there, while the search that inverts Student t loses
+            // more than that.
             return Normal::standard().inverse_cdf(p);
         }
         let freedom = freedom.max(1.0);
@@ -137,8 +143,9 @@ pub fn student_t(p: f64, freedom: f64) -> f64 {
     })
 }
 
-/// Where Student t leaves this probability, below a half, beyond it: by Newton's method on the logarithms of both, which are
-/// nearly proportional in the tail. Several times as fast as the search of the library, which halves intervals.
+/// Where Student t leaves this probability, below a half, beyond it: by Newton's method on the
+/// logarithms of both, which are nearly proportional in the tail. Several times as fast as the
+/// search of the library, which halves intervals.
 fn quantile_beyond(beyond: f64, freedom: f64) -> f64 {
     let student = StudentsT::new(0.0, 1.0, freedom).expect("one or more degrees of freedom");
     let normal = -Normal::standard().inverse_cdf(beyond);
@@ -154,8 +161,8 @@ fn quantile_beyond(beyond: f64, freedom: f64) -> f64 {
     x
 }
 
-/// Degrees of freedom of a sum of variances, each with its own (Welch 1947, Satterthwaite 1946). A variance that is
-/// assumed rather than estimated has infinitely many. At least one.
+/// Degrees of freedom of a sum of variances, each with its own (Welch 1947, Satterthwaite 1946). A
+/// variance that is assumed rather than estimated has infinitely many. At least one.
 pub fn welch_satterthwaite(terms: &[(f64, f64)]) -> f64 {
     let total: f64 = terms.iter().map(|(variance, _)| variance).sum();
     let spread: f64 = terms.iter().map(|(variance, freedom)| variance * variance / freedom).sum();

@@ -1,5 +1,6 @@
-//! Runs scenarios in worker processes and writes the record as it goes. A worker is this very binary, started with a job on its
-//! standard input; it answers with one line of JSON per scenario. Knows nothing of verdicts.
+//! Runs scenarios in worker processes and writes the record as it goes. A worker is this very
+//! binary, started with a job on its standard input; it answers with one line of JSON per scenario.
+//! Knows nothing of verdicts.
 
 use std::collections::VecDeque;
 use std::io;
@@ -72,7 +73,8 @@ pub struct Answer {
     pub model: Model,
     /// The scenario with one block.
     pub case: Case,
-    /// What the machine did when it was measured again, because the scenario had done more than it was measured to do.
+    /// What the machine did when it was measured again, because the scenario had done more than it
+    /// was measured to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
 }
@@ -146,7 +148,8 @@ fn start_until(
     let mut child = worker(binary, "1", &threads).spawn().map_err(fail)?;
     let text = serde_json::to_string(job).expect("plain data") + "\n";
     let mut held = child.stdin.take().expect("it is piped");
-    // A worker that dies before it has read the job says why on its standard error, which is read below.
+    // A worker that dies before it has read the job says why on its standard error, which is read
+    // below.
     let _ = held.write_all(text.as_bytes());
     let complaints = complaints(&mut child)?;
     let mut answers = 0;
@@ -192,8 +195,8 @@ fn start_until(
     Ok(())
 }
 
-/// The error for a worker that ended before it had answered everything; `code` is its exit status, and `complaint` what it
-/// printed to stderr.
+/// The error for a worker that ended before it had answered everything; `code` is its exit status,
+/// and `complaint` what it printed to stderr.
 pub(crate) fn ended(status: &str, code: Option<i32>, complaint: &str) -> Error {
     let complaint = complaint.trim().trim_start_matches("error: ");
     let said =
@@ -201,7 +204,8 @@ pub(crate) fn ended(status: &str, code: Option<i32>, complaint: &str) -> Error {
     Error::Worker { status: status.into(), code, said }
 }
 
-/// What a worker could not begin with: it ended in order, so that none that follows can either. The error is in its own words.
+/// What a worker could not begin with: it ended in order, so that none that follows can either. The
+/// error is in its own words.
 fn not_begun(error: Error) -> Error {
     match error {
         Error::Worker { code: Some(2), said, .. } => Error::Usage(said.trim_matches('`').into()),
@@ -215,7 +219,8 @@ fn ended_in_order(error: &Error) -> bool {
     matches!(error, Error::Worker { code: Some(2..=5), .. })
 }
 
-/// Opens the device in a process of its own, which frees it again: one that is not there is found before the model is hashed.
+/// Opens the device in a process of its own, which frees it again: one that is not there is found
+/// before the model is hashed.
 fn check_device(plan: &Plan) -> Result<()> {
     if plan.setup.device == "cpu" {
         return Ok(());
@@ -288,12 +293,14 @@ pub trait Events {
     }
 }
 
-/// Measures a plan's scenarios, a block of each in turn, in an order that is shuffled per block from the seed, so that a machine
-/// that drifts treats all alike. The record is saved after every scenario.
+/// Measures a plan's scenarios, a block of each in turn, in an order that is shuffled per block
+/// from the seed, so that a machine that drifts treats all alike. The record is saved after every
+/// scenario.
 ///
 /// # Errors
-/// When nothing can be measured at all (no such model or device, or none that can be loaded), the record cannot be written, or it
-/// was stopped. A scenario that fails is `absent` in the record, with its reason.
+/// When nothing can be measured at all (no such model or device, or none that can be loaded), the
+/// record cannot be written, or it was stopped. A scenario that fails is `absent` in the record,
+/// with its reason.
 pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) -> Result<Record> {
     let mut record = match &plan.resume {
         Some(cut_off) => cut_off.clone(),
@@ -381,7 +388,8 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     Ok(record)
 }
 
-/// A run that goes on more than an hour later is another session: the machine may have had another day.
+/// A run that goes on more than an hour later is another session: the machine may have had another
+/// day.
 fn go_on(sessions: &mut Vec<Session>) {
     let now = machine::now();
     let Some(last) = sessions.last() else { return };
@@ -398,8 +406,8 @@ fn go_on(sessions: &mut Vec<Session>) {
     }
 }
 
-/// Keeps what a worker says of the model; what is known without loading it stays. A model that was loaded with another context is
-/// told of only where no other was.
+/// Keeps what a worker says of the model; what is known without loading it stays. A model that was
+/// loaded with another context is told of only where no other was.
 fn take_model(known: &mut Model, told: Model, extended: bool) {
     if extended && known.layers > 0 {
         return;
@@ -488,7 +496,8 @@ pub(crate) fn command(harness: &str) -> Vec<String> {
     std::iter::once(name.to_owned()).chain(words).collect()
 }
 
-/// Adds a case's block to the record's case of the same id. Output that differs between processes makes a greedy case INVALID.
+/// Adds a case's block to the record's case of the same id. Output that differs between processes
+/// makes a greedy case INVALID.
 fn merge(record: &mut Record, case: Case) {
     let Some(old) = record.scenarios.iter_mut().find(|old| old.id == case.id) else {
         record.scenarios.push(case);

@@ -1,5 +1,6 @@
-//! Text to token ids and back: byte-level BPE from a folder, from GGUF metadata or from the binary itself, together
-//! with the chat template and the end tokens. Of a model it knows no more than how many embedding rows it has.
+//! Text to token ids and back: byte-level BPE from a folder, from GGUF metadata or from the binary
+//! itself, together with the chat template and the end tokens. Of a model it knows no more than how
+//! many embedding rows it has.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,8 @@ const QWEN_WORDS: &str = concat!(
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// Qwen's end tokens. They count for every tokenizer that has them, as in llama.cpp: a chat model may end with either.
+/// Qwen's end tokens. They count for every tokenizer that has them, as in llama.cpp: a chat model
+/// may end with either.
 const QWEN_ENDS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
 
 /// A byte-level BPE tokenizer.
@@ -63,13 +65,14 @@ impl Tokenizer {
     /// The bytes of its `tokenizer_config.json`.
     pub const TINY_CONFIG: &[u8] = TINY_CONFIG;
 
-    /// The tokenizer of a model folder: `tokenizer.json`; the chat template of `chat_template.jinja`, else of
-    /// `tokenizer_config.json` or `chat_template.json`, else a built-in one; the end tokens that `generation_config.json` and
-    /// `tokenizer_config.json` name, and Qwen's.
+    /// The tokenizer of a model folder: `tokenizer.json`; the chat template of
+    /// `chat_template.jinja`, else of `tokenizer_config.json` or `chat_template.json`, else a
+    /// built-in one; the end tokens that `generation_config.json` and `tokenizer_config.json`
+    /// name, and Qwen's.
     ///
     /// # Errors
-    /// When a file cannot be read, is malformed, or names a token that the vocabulary lacks; when the tokenizer is not
-    /// a byte-level one.
+    /// When a file cannot be read, is malformed, or names a token that the vocabulary lacks; when
+    /// the tokenizer is not a byte-level one.
     pub fn from_folder(dir: &Path) -> Result<Self> {
         folder::load(dir)
     }
@@ -90,8 +93,8 @@ impl Tokenizer {
         gguf::load(vocabulary)
     }
 
-    /// What a GGUF file says of this tokenizer, for a model with that many embedding rows. Rows without a token get a
-    /// name and the type "unused".
+    /// What a GGUF file says of this tokenizer, for a model with that many embedding rows. Rows
+    /// without a token get a name and the type "unused".
     ///
     /// # Errors
     /// When there are more tokens than rows, or the tokenizer is not of Qwen's kind.
@@ -104,7 +107,8 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// The ids of the text's tokens. Special tokens that are written out in it are recognised; none is added.
+    /// The ids of the text's tokens. Special tokens that are written out in it are recognised; none
+    /// is added.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -124,8 +128,8 @@ impl Tokenizer {
         Ok([&self.prefix[..], &self.encode(text)?].concat())
     }
 
-    /// The text of the ids, special tokens included. Bytes that are not UTF-8 become U+FFFD; an id without a token,
-    /// which a model with padding rows may choose, becomes nothing.
+    /// The text of the ids, special tokens included. Bytes that are not UTF-8 become U+FFFD; an id
+    /// without a token, which a model with padding rows may choose, becomes nothing.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).collect();
         String::from_utf8_lossy(&bytes).into_owned()
@@ -141,7 +145,8 @@ impl Tokenizer {
         &self.end_tokens
     }
 
-    /// The ids that a raw prompt begins with; a chat template writes its own. None for Qwen's models.
+    /// The ids that a raw prompt begins with; a chat template writes its own. None for Qwen's
+    /// models.
     pub fn prefix(&self) -> &[u32] {
         &self.prefix
     }
@@ -159,8 +164,8 @@ impl Tokenizer {
         template.chat(messages, thinking)
     }
 
-    /// Checks that a model with `rows` embedding rows can be used with this tokenizer. Models often have more rows than
-    /// tokens, never fewer.
+    /// Checks that a model with `rows` embedding rows can be used with this tokenizer. Models often
+    /// have more rows than tokens, never fewer.
     ///
     /// # Errors
     /// When there are more tokens than rows.
@@ -174,8 +179,9 @@ impl Tokenizer {
         )))
     }
 
-    /// Identifies what [`encode`](Self::encode) does: word pattern, tokens with their ids and kinds, merges. The same
-    /// whether the tokenizer came from a folder or a GGUF file; the chat template has no part in it.
+    /// Identifies what [`encode`](Self::encode) does: word pattern, tokens with their ids and
+    /// kinds, merges. The same whether the tokenizer came from a folder or a GGUF file; the
+    /// chat template has no part in it.
     ///
     /// # Errors
     /// When the tokenizer is not a BPE one.
@@ -230,8 +236,9 @@ impl Tokenizer {
         Ok(Self { inner, template, end_tokens: ends, prefix: Vec::new(), vocab_size })
     }
 
-    /// With the ids that raw prompts begin with; where none are named, those that the post-processor
-    /// puts before a text. What it puts behind one would end it, and is left out.
+    /// With the ids that raw prompts begin with; where none are named, those that the
+    /// post-processor puts before a text. What it puts behind one would end it, and is left
+    /// out.
     fn with_prefix(self, prefix: Vec<u32>) -> Result<Self> {
         if let Some(id) = prefix.iter().find(|id| **id as usize >= self.vocab_size) {
             return Err(Error::Failed(format!(
@@ -277,7 +284,8 @@ impl Tokenizer {
             .map_err(|err| Error::Failed(format!("cannot describe the tokenizer: {err}")))
     }
 
-    /// The BPE model's merges and options. The tokenizers crate shows them in no other way than as JSON.
+    /// The BPE model's merges and options. The tokenizers crate shows them in no other way than as
+    /// JSON.
     fn rules(&self) -> Result<Rules> {
         serde_json::to_value(self.inner.get_model()).and_then(serde_json::from_value).map_err(
             |err| {
@@ -318,8 +326,8 @@ struct OutlineModel {
     dropout: Option<f64>,
 }
 
-/// What byte-level BPE is made of. The tokenizers crate has more, some of which panics, allocates or
-/// loops on parameters that it doesn't check.
+/// What byte-level BPE is made of. The tokenizers crate has more, some of which panics, allocates
+/// or loops on parameters that it doesn't check.
 const NORMALIZERS: &[&str] = &[
     "NFC",
     "NFD",

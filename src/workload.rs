@@ -1,5 +1,6 @@
-//! What is run and what is measured: categories with their prompts, scenarios and their ids, suites, and the one
-//! table of metrics. Knows nothing of models: prompts are text until an engine's tokenizer has seen them.
+//! What is run and what is measured: categories with their prompts, scenarios and their ids,
+//! suites, and the one table of metrics. Knows nothing of models: prompts are text until an
+//! engine's tokenizer has seen them.
 
 pub mod documents;
 mod metrics;
@@ -264,7 +265,8 @@ impl Scenario {
         }
     }
 
-    /// Tokens generated per sequence where the settings may ask for another length: that of categories only.
+    /// Tokens generated per sequence where the settings may ask for another length: that of
+    /// categories only.
     pub fn length(&self, asked: Option<usize>) -> usize {
         match self.input {
             Input::Category { .. } => asked.unwrap_or(self.new_tokens),
@@ -272,16 +274,18 @@ impl Scenario {
         }
     }
 
-    /// Whether it can be measured in one process with others: not where it has another model, or wants memory for itself.
+    /// Whether it can be measured in one process with others: not where it has another model, or
+    /// wants memory for itself.
     pub fn shares_process(&self) -> bool {
         !self.extended && matches!(self.task(), Task::Generate | Task::Depth | Task::Items)
     }
 
-    /// The prompts of a category's batch, one a sequence, all distinct and distinct from their first token on; none for
-    /// scenarios that are given something else.
+    /// The prompts of a category's batch, one a sequence, all distinct and distinct from their
+    /// first token on; none for scenarios that are given something else.
     ///
-    /// Sequence 0 has a prompt of the category as it is written; the others take the next ones in turn and carry
-    /// their number in front, because equal sequences would share caches and give every expert the same load.
+    /// Sequence 0 has a prompt of the category as it is written; the others take the next ones in
+    /// turn and carry their number in front, because equal sequences would share caches and
+    /// give every expert the same load.
     pub fn prompts(&self) -> Vec<String> {
         let Input::Category { name, first } = self.input else { return Vec::new() };
         let category = category(name).expect("scenarios are made from the table of categories");
@@ -314,10 +318,11 @@ pub fn ids() -> Vec<String> {
     ids
 }
 
-/// The scenarios that the words select: suite names, or parts of scenario ids (`code`, `code/b4`, `b16`).
-/// No words means the default suite.
+/// The scenarios that the words select: suite names, or parts of scenario ids (`code`, `code/b4`,
+/// `b16`). No words means the default suite.
 ///
-/// A word equal to an id or to whole segments of one takes just those; otherwise any id that contains it.
+/// A word equal to an id or to whole segments of one takes just those; otherwise any id that
+/// contains it.
 ///
 /// # Errors
 /// When a word selects nothing.

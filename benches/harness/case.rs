@@ -1,4 +1,5 @@
-//! One scenario on its way through Criterion: measured on its first page, replayed on the others, then kept in the record.
+//! One scenario on its way through Criterion: measured on its first page, replayed on the others,
+//! then kept in the record.
 
 use candlemark::engine::Injection;
 use candlemark::error::{Error, Result};

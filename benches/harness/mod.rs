@@ -1,4 +1,5 @@
-//! What the benches share: scenarios in Criterion groups, the record of them, the verdict and the page.
+//! What the benches share: scenarios in Criterion groups, the record of them, the verdict and the
+//! page.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench talks to the terminal")]
 
@@ -26,7 +27,8 @@ use session::{Mode, Session};
 /// Fewest samples that Criterion takes.
 const SAMPLES: usize = 10;
 
-/// Measures scenarios in groups, named by the first part of their ids; the words select them as on the command line.
+/// Measures scenarios in groups, named by the first part of their ids; the words select them as on
+/// the command line.
 ///
 /// Ends with 0 when it ran, however slow it was, with 2 when it was configured in a way that cannot
 /// be, and with 5 when something broke: to judge is `candlemark check`'s.
@@ -74,7 +76,8 @@ fn run(words: &[&str]) -> Result<u8> {
     Ok(0)
 }
 
-/// Pools of threads take their size from the environment before they start, so the bench starts itself again with it.
+/// Pools of threads take their size from the environment before they start, so the bench starts
+/// itself again with it.
 fn with_threads(threads: usize) -> Result<Option<u8>> {
     let threads = threads.to_string();
     if std::env::var("RAYON_NUM_THREADS").is_ok_and(|set| set == threads) {
@@ -105,7 +108,8 @@ fn done(outcome: Result<u8>) -> ExitCode {
     }
 }
 
-/// Scenarios by the first part of their ids, in their order. A bench has one model, so those that extend its context are left out.
+/// Scenarios by the first part of their ids, in their order. A bench has one model, so those that
+/// extend its context are left out.
 fn groups(words: &[&str]) -> Result<Vec<(String, Vec<Scenario>)>> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let mut groups: Vec<(String, Vec<Scenario>)> = Vec::new();

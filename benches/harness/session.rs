@@ -111,8 +111,8 @@ impl Session {
         }))
     }
 
-    /// Tokens of a scenario's prompts, for the rate beside a time; those of the tiny vocabulary until a model is loaded, which
-    /// is only when nothing is measured.
+    /// Tokens of a scenario's prompts, for the rate beside a time; those of the tiny vocabulary
+    /// until a model is loaded, which is only when nothing is measured.
     pub(super) fn prompt_tokens(
         &self,
         scenario: &Scenario,
@@ -135,7 +135,8 @@ impl Session {
         prompts.iter().map(count).collect()
     }
 
-    /// Ends the record, prints the verdict and writes the page that Criterion's index then links to.
+    /// Ends the record, prints the verdict and writes the page that Criterion's index then links
+    /// to.
     pub(super) fn conclude(&self, policy: &Policy) -> Result<()> {
         let Some(loaded) = self.loaded.get().filter(|_| self.mode == Mode::Bench) else {
             return Ok(());

@@ -1,5 +1,5 @@
-//! Which batch size, context and memory a record speaks for. Every answer carries the numbers that it rests on, and every
-//! refusal says what is missing.
+//! Which batch size, context and memory a record speaks for. Every answer carries the numbers that
+//! it rests on, and every refusal says what is missing.
 
 use serde::Serialize;
 
@@ -56,9 +56,9 @@ pub enum NoAdvice {
 
 /// The largest batch that is worth it in every category.
 ///
-/// In a category that is the largest batch whose aggregate rate is at least [`BATCH_GAIN`] over the best of all smaller
-/// batches, and in which each sequence still decodes [`BATCH_TOK_S`]; the smallest batch measured where none is. Over
-/// categories it is the smallest of those.
+/// In a category that is the largest batch whose aggregate rate is at least [`BATCH_GAIN`] over the
+/// best of all smaller batches, and in which each sequence still decodes [`BATCH_TOK_S`]; the
+/// smallest batch measured where none is. Over categories it is the smallest of those.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BatchAdvice {
     /// Sequences.
@@ -87,14 +87,16 @@ pub struct BatchStep {
     pub aggregate_tok_s: f64,
     /// Tokens per second of each sequence.
     pub sequence_tok_s: f64,
-    /// The aggregate rate over the best of all smaller batches, as a share; `None` of the smallest.
+    /// The aggregate rate over the best of all smaller batches, as a share; `None` of the
+    /// smallest.
     pub gain: Option<f64>,
     /// Whether it is worth it.
     pub worth_it: bool,
 }
 
-/// The largest depth at which decoding keeps [`CONTEXT_RETENTION`] of its rate at depth 0, as it does at every measured depth
-/// before it. Depths with YaRN are left out: they answer another question.
+/// The largest depth at which decoding keeps [`CONTEXT_RETENTION`] of its rate at depth 0, as it
+/// does at every measured depth before it. Depths with YaRN are left out: they answer another
+/// question.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ContextAdvice {
     /// Tokens.
@@ -129,8 +131,9 @@ pub enum ContextEnd {
     },
 }
 
-/// The largest peak of scenarios that serve the model times [`MEMORY_HEADROOM`], rounded up to [`MEMORY_STEP_BYTES`]. Stress
-/// fills memory on purpose, quality and traces hold more than the model: they are left out.
+/// The largest peak of scenarios that serve the model times [`MEMORY_HEADROOM`], rounded up to
+/// [`MEMORY_STEP_BYTES`]. Stress fills memory on purpose, quality and traces hold more than the
+/// model: they are left out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemoryAdvice {
     /// Memory to have.

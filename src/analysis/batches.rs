@@ -29,8 +29,8 @@ pub struct BatchRow {
     pub aggregate_tok_s: Option<Spread>,
     /// Tokens per second of each sequence.
     pub sequence_tok_s: Option<Spread>,
-    /// The aggregate rate as a share of batch times the rate of batch 1: 1 where sequences do not disturb each other.
-    /// `None` where either was not measured or is invalid.
+    /// The aggregate rate as a share of batch times the rate of batch 1: 1 where sequences do not
+    /// disturb each other. `None` where either was not measured or is invalid.
     pub efficiency: Option<f64>,
     /// Seconds to the first token, the mean over sequences.
     pub ttft_s: Option<Spread>,
@@ -49,7 +49,8 @@ impl BatchRow {
     }
 }
 
-/// The rate of a whole batch. Records of one sequence may keep it under the name of the rate of each.
+/// The rate of a whole batch. Records of one sequence may keep it under the name of the rate of
+/// each.
 pub(super) fn aggregate(case: &Case) -> &'static str {
     let whole = "decode_tok_s_aggregate";
     if case.work.batch == 1 && case.values(whole).is_empty() { "decode_tok_s" } else { whole }

@@ -12,7 +12,8 @@ use crate::stats::Fit;
 pub struct Context {
     /// Those without YaRN by depth, then those with it by depth.
     pub rows: Vec<ContextRow>,
-    /// Growth of a step's time with depth, in seconds per token of depth, through one point for each process and depth.
+    /// Growth of a step's time with depth, in seconds per token of depth, through one point for
+    /// each process and depth.
     pub step_growth: Option<Fit>,
     /// The same with YaRN.
     pub step_growth_extended: Option<Fit>,
@@ -39,7 +40,8 @@ pub struct ContextRow {
     pub prefill_tok_s: Option<Spread>,
     /// Seconds of one step at this depth.
     pub tpot_s: Option<Spread>,
-    /// The decode rate as a share of that at depth 0 of the same kind; `None` unless both are valid.
+    /// The decode rate as a share of that at depth 0 of the same kind; `None` unless both are
+    /// valid.
     pub decode_retention: Option<f64>,
     /// The same of reading.
     pub prefill_retention: Option<f64>,

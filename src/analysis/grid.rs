@@ -1,4 +1,5 @@
-//! Prompt and answer lengths: growth of the time to the first token with the prompt, and the curve of a long answer's steps.
+//! Prompt and answer lengths: growth of the time to the first token with the prompt, and the curve
+//! of a long answer's steps.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +17,20 @@ use crate::stats::Fit;
 pub struct Grid {
     /// In the order of the record.
     pub rows: Vec<GridRow>,
-    /// Growth of TTFT with the prompt, in seconds per prompt token, through one point for each process and scenario.
+    /// Growth of TTFT with the prompt, in seconds per prompt token, through one point for each
+    /// process and scenario.
     pub ttft_growth: Option<Fit>,
     /// The same of the time of prefill alone.
     pub prefill_growth: Option<Fit>,
-    /// Sample standard deviation of the scenarios' decode rates as a share of their mean; `None` below two scenarios.
+    /// Sample standard deviation of the scenarios' decode rates as a share of their mean; `None`
+    /// below two scenarios.
     pub decode_cv: Option<f64>,
     /// Step by step through the longest answer.
     pub steps: Option<StepCurve>,
     /// Seconds to load the model: median over the valid scenarios of the grid.
     pub load_s: Reading,
-    /// Seconds of quantising and packing: median over the valid scenarios that traced it, in the grid or not.
+    /// Seconds of quantising and packing: median over the valid scenarios that traced it, in the
+    /// grid or not.
     pub pack_s: Reading,
     /// First request of a fresh process, of the scenario with the shortest prompt, in seconds.
     pub cold_ttft_s: Reading,
@@ -145,8 +149,9 @@ impl StepCurve {
         curves.max_by_key(|curve| curve.points.len())
     }
 
-    /// The curve of a case: step by step the median over its answers. `None` where no steps are stored. Steps that only some
-    /// answers have, which may stop where they like, are the median of those.
+    /// The curve of a case: step by step the median over its answers. `None` where no steps are
+    /// stored. Steps that only some answers have, which may stop where they like, are the
+    /// median of those.
     pub fn of(case: &Case) -> Option<Self> {
         let answers: Vec<&Vec<f64>> = case.blocks.iter().flat_map(|block| &block.steps_s).collect();
         let longest = answers.iter().map(|steps| steps.len()).max().filter(|steps| *steps > 0)?;

@@ -1,5 +1,5 @@
-//! How a record stands to targets: as measured, and as it would be with the memory bandwidth of the machine that they were set
-//! for.
+//! How a record stands to targets: as measured, and as it would be with the memory bandwidth of the
+//! machine that they were set for.
 
 use serde::Serialize;
 
@@ -23,13 +23,14 @@ pub struct TargetResult {
     pub value: Option<f64>,
     /// Of the value as measured.
     pub verdict: TargetVerdict,
-    /// A projection, in the target's unit: rates times the reference machine's read bandwidth by the measured one, times the
-    /// other way round. Fair to decoding, which reads all weights for each token; generous or harsh to anything that computes.
+    /// A projection, in the target's unit: rates times the reference machine's read bandwidth by
+    /// the measured one, times the other way round. Fair to decoding, which reads all weights
+    /// for each token; generous or harsh to anything that computes.
     pub scaled: Option<f64>,
     /// Of the scaled value.
     pub scaled_verdict: TargetVerdict,
-    /// What the record says to a value that is missing or cannot decide; the scenarios that are open where it is the best of
-    /// several.
+    /// What the record says to a value that is missing or cannot decide; the scenarios that are
+    /// open where it is the best of several.
     pub why: Option<String>,
 }
 
@@ -164,7 +165,8 @@ fn judge(record: &Record, targets: &Targets, target: &Target, names: &Names) -> 
 struct Doubt {
     /// It is no pass: a lower bound of what should be low.
     no_pass: Option<Unmeasurable>,
-    /// It is no miss: the best of several scenarios of which some are open, and what is open with the first of those.
+    /// It is no miss: the best of several scenarios of which some are open, and what is open with
+    /// the first of those.
     no_miss: Option<Unmeasurable>,
     /// What the record says of it, or the scenarios that are open.
     why: Option<String>,
@@ -207,8 +209,8 @@ fn lower_bound<'a>(case: &'a Case, metric: &str) -> Option<&'a str> {
     Some(block.notes.get(metric).map_or("", String::as_str))
 }
 
-/// Scenarios of the suites that the target is the best of and that have no value in the record, each with why. What the engine
-/// cannot do is not open: it will not be the best.
+/// Scenarios of the suites that the target is the best of and that have no value in the record,
+/// each with why. What the engine cannot do is not open: it will not be the best.
 fn open(record: &Record, target: &Target) -> Vec<(String, Unmeasurable)> {
     let Some(pattern) = target.scenario.as_deref().filter(|id| id.ends_with('*')) else {
         return Vec::new();
@@ -295,7 +297,8 @@ fn find<'a>(
     }
 }
 
-/// The first of the target's metrics that the case has. Memory of the host does not stand in for that of another device.
+/// The first of the target's metrics that the case has. Memory of the host does not stand in for
+/// that of another device.
 fn value<'a>(
     record: &Record,
     case: &'a Case,

@@ -89,7 +89,8 @@ pub struct QualityRow {
     pub perplexity: Reading,
     /// Perplexity of the f32 definition.
     pub perplexity_f32: Reading,
-    /// The former as a share of the latter: 1 is no loss. `None` where either was not measured or the case is invalid.
+    /// The former as a share of the latter: 1 is no loss. `None` where either was not measured or
+    /// the case is invalid.
     pub perplexity_ratio: Option<f64>,
 }
 

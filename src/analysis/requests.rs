@@ -1,4 +1,5 @@
-//! Latencies: of every scenario that generates, of kinds of requests, and of one request many times over.
+//! Latencies: of every scenario that generates, of kinds of requests, and of one request many times
+//! over.
 
 use serde::Serialize;
 
@@ -8,8 +9,8 @@ use crate::stats;
 use crate::stats::Fit;
 use crate::workload::Task;
 
-/// Latencies of one scenario, over every sequence, step and answer of all processes. Scenarios are never pooled: their
-/// prompts differ in length.
+/// Latencies of one scenario, over every sequence, step and answer of all processes. Scenarios are
+/// never pooled: their prompts differ in length.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Latency {
     /// The scenario.
@@ -18,7 +19,8 @@ pub struct Latency {
     pub state: State,
     /// Sequences answered together.
     pub batch: usize,
-    /// Seconds to the first token, every sequence by itself; over the values of samples where sequences are not stored.
+    /// Seconds to the first token, every sequence by itself; over the values of samples where
+    /// sequences are not stored.
     pub ttft_s: Option<Distribution>,
     /// Seconds of steps, which is the latency between tokens.
     pub step_s: Option<Distribution>,
@@ -72,13 +74,13 @@ pub struct ApiRow {
     pub prompt_tokens: Option<usize>,
     /// How many requests were measured.
     pub requests: usize,
-    /// Seconds from the start to the last token, the mean over requests. All ask the same: one length, one mean. No mean is
-    /// taken of a case that is not valid.
+    /// Seconds from the start to the last token, the mean over requests. All ask the same: one
+    /// length, one mean. No mean is taken of a case that is not valid.
     pub mean_e2e_s: Option<f64>,
     /// Tokens generated, the mean over requests.
     pub mean_generated: Option<f64>,
-    /// Tokens per second after the first, the mean over requests. Never tokens by the whole time: that would mix reading and
-    /// generating.
+    /// Tokens per second after the first, the mean over requests. Never tokens by the whole time:
+    /// that would mix reading and generating.
     pub mean_decode_tok_s: Option<f64>,
     /// Seconds to the first token.
     pub ttft_s: Option<Spread>,
@@ -114,7 +116,8 @@ pub(super) fn api(record: &Record) -> Vec<ApiRow> {
     within(record, "api").map(row).collect()
 }
 
-/// A token more than there are steps; without steps what was asked for, unless answers may stop where they like.
+/// A token more than there are steps; without steps what was asked for, unless answers may stop
+/// where they like.
 fn mean_generated(case: &Case) -> Option<f64> {
     let answers = case.blocks.iter().flat_map(|block| &block.steps_s);
     let counts: Vec<f64> = answers.map(|steps| (steps.len() + 1) as f64).collect();
@@ -133,12 +136,15 @@ pub struct Consistency {
     pub e2e_s: Option<Distribution>,
     /// Seconds to the first token.
     pub ttft_s: Option<Distribution>,
-    /// How much worse the slow requests are than the usual, by `e2e_s`; `None` below 20 requests, and of a case that is not valid.
+    /// How much worse the slow requests are than the usual, by `e2e_s`; `None` below 20 requests,
+    /// and of a case that is not valid.
     pub p95_over_p50: Option<f64>,
-    /// Steps longer than five times the median step of their answer, over all requests; `None` of a case that is not valid.
+    /// Steps longer than five times the median step of their answer, over all requests; `None` of
+    /// a case that is not valid.
     pub stalls: Option<f64>,
-    /// Growth of `e2e_s` in seconds per request, against how many came before it in its process. Its interval leaving out
-    /// zero means that those processes grew slower or faster as they went on, [`Fit::is_sloped`].
+    /// Growth of `e2e_s` in seconds per request, against how many came before it in its process.
+    /// Its interval leaving out zero means that those processes grew slower or faster as they
+    /// went on, [`Fit::is_sloped`].
     pub drift: Option<Fit>,
     /// Seconds to the last token of each request, a list per process.
     pub series_s: Vec<Vec<f64>>,

@@ -1,5 +1,5 @@
-//! What scenarios take of the machine: utilisation, power, memory, how much of the read bandwidth decoding reaches, and how much of
-//! the arithmetic prefill.
+//! What scenarios take of the machine: utilisation, power, memory, how much of the read bandwidth
+//! decoding reaches, and how much of the arithmetic prefill.
 
 use serde::Serialize;
 
@@ -25,9 +25,11 @@ pub struct Resources {
     pub peak_rss_bytes: Reading,
     /// Bytes on the device, likewise.
     pub peak_device_bytes: Reading,
-    /// Share of the measured read bandwidth that decoding reaches: median over the valid scenarios of one sequence.
+    /// Share of the measured read bandwidth that decoding reaches: median over the valid scenarios
+    /// of one sequence.
     pub roofline_fraction: Reading,
-    /// Share of the measured arithmetic peak that prefill reaches: median over the valid scenarios that generate.
+    /// Share of the measured arithmetic peak that prefill reaches: median over the valid scenarios
+    /// that generate.
     pub prefill_flop_fraction: Reading,
 }
 
@@ -87,8 +89,8 @@ fn generates(case: &Case) -> bool {
     matches!(case.work.task, Task::Generate | Task::Depth)
 }
 
-/// Whether the memory of a scenario is that of serving a model: stress fills it on purpose, quality and traces hold more than
-/// the model.
+/// Whether the memory of a scenario is that of serving a model: stress fills it on purpose, quality
+/// and traces hold more than the model.
 pub(super) fn serves(case: &Case) -> bool {
     !matches!(case.work.task, Task::Stress | Task::Quality | Task::Profile)
 }

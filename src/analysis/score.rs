@@ -1,4 +1,5 @@
-//! One number from 0 to 10 for a record, by a published formula. Information, never a verdict: nothing is judged by it.
+//! One number from 0 to 10 for a record, by a published formula. Information, never a verdict:
+//! nothing is judged by it.
 
 use serde::Serialize;
 
@@ -17,17 +18,18 @@ pub const FEWEST_PARTS: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PartKind {
-    /// Share of the measured read bandwidth that decoding reaches: median over the valid scenarios of one sequence.
+    /// Share of the measured read bandwidth that decoding reaches: median over the valid scenarios
+    /// of one sequence.
     Roofline,
     /// Batch efficiency at the largest valid batch of each category: median over categories.
     BatchEfficiency,
     /// Decode rate at the deepest valid context as a share of that at depth 0, without YaRN.
     ContextRetention,
-    /// p50/p95 of `e2e_s` of the repeated request: 1 where the slow requests are as fast as the usual, a half where they take
-    /// twice as long. The worst where there are several.
+    /// p50/p95 of `e2e_s` of the repeated request: 1 where the slow requests are as fast as the
+    /// usual, a half where they take twice as long. The worst where there are several.
     Consistency,
-    /// Scenarios other than stress that were measured and are valid, as a share of those that were tried. What the engine
-    /// does not support, or there was no time for, was not tried.
+    /// Scenarios other than stress that were measured and are valid, as a share of those that were
+    /// tried. What the engine does not support, or there was no time for, was not tried.
     Success,
 }
 
@@ -46,9 +48,9 @@ pub struct Part {
 
 /// The score: 10 times the geometric mean of the parts that were measured, each clamped to 0..1.
 ///
-/// score = 10 (p1 p2 ... pk)^(1/k), with k the number of measured parts, at least [`FEWEST_PARTS`]. The geometric mean, so
-/// that a part near zero cannot be bought off by the others. Scores of different sets of parts are not comparable, nor are
-/// those of different machines.
+/// score = 10 (p1 p2 ... pk)^(1/k), with k the number of measured parts, at least [`FEWEST_PARTS`].
+/// The geometric mean, so that a part near zero cannot be bought off by the others. Scores of
+/// different sets of parts are not comparable, nor are those of different machines.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
     /// From 0 to 10; `None` with fewer than [`FEWEST_PARTS`] parts.

@@ -1,4 +1,5 @@
-//! Requests that are made until something gives way: how many were answered, and what memory did meanwhile.
+//! Requests that are made until something gives way: how many were answered, and what memory did
+//! meanwhile.
 
 use serde::Serialize;
 

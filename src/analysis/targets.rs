@@ -1,5 +1,5 @@
-//! A matrix of targets as data: what a model of some quantisation is hoped to reach, in which scenario, on which machine.
-//! Built in and from files of the user's own. Knows no record.
+//! A matrix of targets as data: what a model of some quantisation is hoped to reach, in which
+//! scenario, on which machine. Built in and from files of the user's own. Knows no record.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,8 @@ use crate::workload::{Better, METRICS, Metric, metric};
 pub struct Targets {
     /// The machine; without it nothing is scaled.
     pub reference: Option<Reference>,
-    /// Names of models for which others stand in, for example because no model of that name exists.
+    /// Names of models for which others stand in, for example because no model of that name
+    /// exists.
     #[serde(default)]
     pub aliases: BTreeMap<String, Vec<String>>,
     /// The rows, in the order in which they are shown.
@@ -85,7 +86,8 @@ pub enum QuantClass {
 }
 
 impl QuantClass {
-    /// The class of what a record says weights are held as: of a mix that of its first, which most bytes are.
+    /// The class of what a record says weights are held as: of a mix that of its first, which most
+    /// bytes are.
     pub fn of(quant: &str) -> Option<Self> {
         let first = quant.split('+').next().unwrap_or(quant);
         match first {
@@ -249,7 +251,8 @@ impl Target {
         if self.unit.follows() == Follows::Rate { Better::Higher } else { Better::Lower }
     }
 
-    /// The bound that decides, in its unit: the lower end of a range of rates, the upper end of anything else.
+    /// The bound that decides, in its unit: the lower end of a range of rates, the upper end of
+    /// anything else.
     pub fn bound(&self) -> Option<f64> {
         match self.better() {
             Better::Higher => self.min,
@@ -316,7 +319,8 @@ impl Targets {
         Ok(targets)
     }
 
-    /// Both: rows of `later` with a known id take the old one's place, others follow; so with its machine and aliases.
+    /// Both: rows of `later` with a known id take the old one's place, others follow; so with its
+    /// machine and aliases.
     pub fn merge(mut self, later: Self) -> Self {
         self.reference = later.reference.or(self.reference);
         self.aliases.extend(later.aliases);

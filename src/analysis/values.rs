@@ -1,4 +1,5 @@
-//! Values of a case: their centre and spread, their distribution, and why there are none. Knows nothing of what they mean.
+//! Values of a case: their centre and spread, their distribution, and why there are none. Knows
+//! nothing of what they mean.
 
 use serde::Serialize;
 
@@ -14,7 +15,8 @@ pub(super) const SEED: u64 = 0x0ca4_d1e5;
 pub enum State {
     /// Its numbers can be true.
     Valid,
-    /// Checks failed, named here: its numbers are shown struck out, and nothing is computed from them.
+    /// Checks failed, named here: its numbers are shown struck out, and nothing is computed from
+    /// them.
     Invalid(Vec<String>),
     /// The engine cannot do it, which is an answer: why.
     Unsupported(String),
@@ -54,7 +56,8 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Over {
-    /// Samples of one process: how much its repetitions differ, which says nothing of other processes.
+    /// Samples of one process: how much its repetitions differ, which says nothing of other
+    /// processes.
     Samples,
     /// Values of processes, one each.
     Blocks,
@@ -81,7 +84,8 @@ impl Spread {
     }
 }
 
-/// The spread of a metric: over the samples of the only process, otherwise over the values of processes.
+/// The spread of a metric: over the samples of the only process, otherwise over the values of
+/// processes.
 pub fn spread(case: &Case, metric: &str) -> Option<Spread> {
     if let [block] = case.blocks.as_slice()
         && let Some(samples) = block.samples.get(metric)
@@ -131,7 +135,8 @@ impl Distribution {
         })
     }
 
-    /// How much worse the slow ones are than the usual; `None` where there is no 95th percentile or the median is zero.
+    /// How much worse the slow ones are than the usual; `None` where there is no 95th percentile or
+    /// the median is zero.
     pub fn p95_over_p50(&self) -> Option<f64> {
         self.p95.filter(|_| self.median > 0.0).map(|p95| p95 / self.median)
     }
@@ -147,7 +152,8 @@ pub fn pooled(case: &Case, metric: &str) -> Vec<f64> {
 pub struct Reading {
     /// In the unit of the metric's name; the median over processes.
     pub value: Option<f64>,
-    /// Why it is `None`, or how it was read where there are several ways, as the record says; may be unknown.
+    /// Why it is `None`, or how it was read where there are several ways, as the record says; may
+    /// be unknown.
     pub why: Option<String>,
 }
 
@@ -162,8 +168,9 @@ pub(super) fn sound(case: &Case, metric: &str) -> Option<f64> {
     State::of(case).is_valid().then(|| stats::median(&case.values(metric)))?
 }
 
-/// One value for many cases: a centre of the values of those that are valid. Why there is none is what any of them says of the
-/// metric, or, where none does, what became of the first that is absent.
+/// One value for many cases: a centre of the values of those that are valid. Why there is none is
+/// what any of them says of the metric, or, where none does, what became of the first that is
+/// absent.
 pub(super) fn over_all<'a>(
     cases: impl Iterator<Item = &'a Case> + Clone,
     metric: &str,

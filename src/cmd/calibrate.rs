@@ -27,7 +27,8 @@ use crate::cmd::setup::{ModelArguments, check_words_for_turns};
 /// Measure what this machine differs by when nothing was changed: processes, sessions, code layouts
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Parts of scenario ids; what is found holds for all scenarios, the smallest change that can be seen for these
+    /// Parts of scenario ids; what is found holds for all scenarios, the smallest change that can
+    /// be seen for these
     #[arg(default_values_t = ["short/b1", "code/b1", "short/b4"].map(String::from))]
     scenarios: Vec<String>,
     #[command(flatten)]
@@ -50,7 +51,8 @@ pub(crate) struct Arguments {
     /// Other layouts of the base's code to link and measure; needs the linker lld
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=10))]
     layouts: u8,
-    /// Add sessions to those of an earlier calibration of the same commit: three at different times tell how sessions differ
+    /// Add sessions to those of an earlier calibration of the same commit: three at different
+    /// times tell how sessions differ
     #[arg(long)]
     more: bool,
     /// Seed of all orders

@@ -1,4 +1,5 @@
-//! `candlemark check`: a record against its baseline, or what `candlemark pair` stored, which needs none.
+//! `candlemark check`: a record against its baseline, or what `candlemark pair` stored, which needs
+//! none.
 
 #[cfg(feature = "engine")]
 mod further;
@@ -27,10 +28,12 @@ use crate::cmd::{Exit, command_line, newest, statuses, usage};
 #[derive(clap::Args)]
 #[command(after_long_help = statuses())]
 pub(crate) struct Arguments {
-    /// Record to judge, or the file of a pair; several records of one commit are judged together; default: the newest run under target/candlemark/runs
+    /// Record to judge, or the file of a pair; several records of one commit are judged together;
+    /// default: the newest run under target/candlemark/runs
     #[arg(long, value_name = "FILE")]
     record: Vec<PathBuf>,
-    /// Baseline to judge against; default: that of this machine and model under the folder of baselines
+    /// Baseline to judge against; default: that of this machine and model under the folder of
+    /// baselines
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
     /// Folder of baselines
@@ -242,8 +245,8 @@ fn of_stored(error: Error) -> Error {
     }
 }
 
-/// The command that goes on where this one could not decide; `files` are records that it found by itself, because another run
-/// may be the newest one by then.
+/// The command that goes on where this one could not decide; `files` are records that it found by
+/// itself, because another run may be the newest one by then.
 fn with_measure(command: &str, files: &[PathBuf]) -> String {
     let records: String = files.iter().map(|file| format!(" --record {}", quoted(file))).collect();
     format!("{command}{records} --measure")

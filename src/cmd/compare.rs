@@ -8,7 +8,8 @@ use candlemark::report;
 
 use crate::cmd::{Exit, records, write};
 
-/// Print records side by side: what was changed, what became of it, then every metric; gives no verdict
+/// Print records side by side: what was changed, what became of it, then every metric; gives no
+/// verdict
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Two or more records; changes are against the first

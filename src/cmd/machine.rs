@@ -1,4 +1,5 @@
-//! `candlemark machine`: what this machine is, how fast it reads and multiplies, and which of its counters can be read.
+//! `candlemark machine`: what this machine is, how fast it reads and multiplies, and which of its
+//! counters can be read.
 
 use std::io::Write;
 

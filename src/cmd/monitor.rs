@@ -21,7 +21,8 @@ use crate::cmd::Exit;
 use crate::cmd::interrupt::{interruptible_with, say};
 use crate::cmd::setup::{ModelArguments, injection};
 
-/// Measure a suite again and again, keep the last day of it, and show it on a page that renews itself
+/// Measure a suite again and again, keep the last day of it, and show it on a page that renews
+/// itself
 ///
 /// A cycle that fails is shown, tried again soon, and ends nothing. Ctrl-C ends the monitor.
 #[derive(clap::Args)]
@@ -45,7 +46,8 @@ pub(crate) struct Arguments {
     /// Where the page is served; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8642")]
     listen: SocketAddr,
-    /// Serve an address that other machines can reach; whoever does reads everything, without a password
+    /// Serve an address that other machines can reach; whoever does reads everything, without a
+    /// password
     #[arg(long)]
     allow_remote: bool,
     /// File of past cycles, one a line; default: target/candlemark/history.jsonl

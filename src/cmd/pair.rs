@@ -20,7 +20,8 @@ use crate::cmd::interrupt::{interruptible, say, unless_interrupted};
 use crate::cmd::setup::{ModelArguments, check_words_for_turns, injection};
 use crate::cmd::{Exit, command_line, statuses, usage};
 
-/// Compare two builds by running them in turns, in fresh processes, until a verdict or the end of the budget
+/// Compare two builds by running them in turns, in fresh processes, until a verdict or the end of
+/// the budget
 #[derive(clap::Args)]
 #[command(after_long_help = statuses())]
 pub(crate) struct Arguments {
@@ -30,15 +31,16 @@ pub(crate) struct Arguments {
     /// What to judge: a ref or a binary; default: the working tree as it is
     #[arg(long, value_name = "REF|BINARY")]
     candidate: Option<String>,
-    /// Suites or parts of scenario ids; default: the configuration's, or every category at every batch size
+    /// Suites or parts of scenario ids; default: the configuration's, or every category at every
+    /// batch size
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
     /// Longest time to measure, not counting the builds: `90s`, `10m`, `1h`
     #[arg(long, value_name = "TIME", default_value = "12m", value_parser = candlemark::settings::duration, env = "CANDLEMARK_BUDGET")]
     budget: Duration,
-    /// Run both builds at once, each on half of the CPUs with half of the threads, in place of one after the other: for hosts
-    /// whose other guests disturb single turns
+    /// Run both builds at once, each on half of the CPUs with half of the threads, in place of one
+    /// after the other: for hosts whose other guests disturb single turns
     #[arg(long)]
     duet: bool,
     /// The candidate's output is meant to change, and why; it is timed all the same
@@ -50,7 +52,8 @@ pub(crate) struct Arguments {
     /// Seed of all orders
     #[arg(long, value_name = "N", default_value_t = 1)]
     order_seed: u64,
-    /// Folder of Cargo's files for the builds; one that `cargo build --release` uses saves building the dependencies again
+    /// Folder of Cargo's files for the builds; one that `cargo build --release` uses saves
+    /// building the dependencies again
     #[arg(long, value_name = "FOLDER")]
     target_dir: Option<PathBuf>,
     #[command(flatten)]

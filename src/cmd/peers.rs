@@ -1,6 +1,6 @@
-//! `candlemark peers`: engines side by side on the same GGUF files, the same tokens in the same passes. Each engine has a process
-//! of its own, because the pools of two in one process would take each other's cores. The processes stay, are asked in turns, and
-//! sleep meanwhile.
+//! `candlemark peers`: engines side by side on the same GGUF files, the same tokens in the same
+//! passes. Each engine has a process of its own, because the pools of two in one process would take
+//! each other's cores. The processes stay, are asked in turns, and sleep meanwhile.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,10 +24,12 @@ use figures::{Row, Taken};
 use item::{ITEMS, Item};
 use seat::{Kind, Seat, Told};
 
-/// Measure engines side by side on GGUF files: prefill, decode, a ragged batch, and decode behind a long context
+/// Measure engines side by side on GGUF files: prefill, decode, a ragged batch, and decode behind a
+/// long context
 ///
-/// The last line is JSON: native divided by llama-cpp, by what was measured. llama-cpp is measured with flash attention on and
-/// off, and the better one counts; engines that are not in this build are left out.
+/// The last line is JSON: native divided by llama-cpp, by what was measured. llama-cpp is measured
+/// with flash attention on and off, and the better one counts; engines that are not in this build
+/// are left out.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// GGUF files, `candlemark synth` writes some
@@ -36,8 +38,8 @@ pub(crate) struct Arguments {
     /// Leave out what reads 4096 tokens
     #[arg(long)]
     quick: bool,
-    /// Measure this alone; repeatable: prefill_512, decode_b1, decode_b16, prefill_4096 or decode_depth_4096, after the
-    /// quantisation and `_` if it is for one file
+    /// Measure this alone; repeatable: prefill_512, decode_b1, decode_b16, prefill_4096 or
+    /// decode_depth_4096, after the quantisation and `_` if it is for one file
     #[arg(long, value_name = "KEY")]
     only: Vec<String>,
     /// Engines to measure
@@ -57,10 +59,12 @@ pub(crate) struct Arguments {
     worker: Option<String>,
 }
 
-/// Pause between turns, in which the pool of who was asked goes to sleep: OpenMP's waits for 200 ms.
+/// Pause between turns, in which the pool of who was asked goes to sleep: OpenMP's waits for 200
+/// ms.
 const REST: Duration = Duration::from_millis(400);
 
-/// A configuration of llama.cpp that was this close to the best in the pilot is measured on with it.
+/// A configuration of llama.cpp that was this close to the best in the pilot is measured on with
+/// it.
 const CLOSE: f64 = 0.95;
 
 pub(crate) fn run(

@@ -17,7 +17,8 @@ pub(crate) struct Arguments {
     /// File to write; default: `baselines/<machine class>/<model>.json`; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Make it the release, too, which later drift is told against; the first baseline is one in any case
+    /// Make it the release, too, which later drift is told against; the first baseline is one in
+    /// any case
     #[arg(long)]
     release: bool,
     /// Runs that begin less than this after the one before had ended count as one session

@@ -25,8 +25,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t)]
     lang: Lang,
     /// Your own targets, beside those that come with candlemark: a TOML file of lines such as
-    /// `target = [{ id = "ours/chat", model = "*", topic = "first_token", scenario = "api/chat", metric = ["ttft_s"], unit = "ms", max = 200.0 }]`;
-    /// a row of a known id takes its place. Repeatable
+    /// `target = [{ id = "ours/chat", model = "*", topic = "first_token", scenario = "api/chat",
+    /// metric = ["ttft_s"], unit = "ms", max = 200.0 }]`; a row of a known id takes its place.
+    /// Repeatable
     #[arg(long, value_name = "FILE")]
     targets: Vec<PathBuf>,
     /// The scenario of `row` and `benchmark-json`; default: the valid one of batch 1 with the
@@ -40,8 +41,8 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
-    /// The whole report as GitHub-flavoured Markdown; with `-o report.md` its charts are SVG files in
-    /// `report_charts/`, on stdout it has none
+    /// The whole report as GitHub-flavoured Markdown; with `-o report.md` its charts are SVG files
+    /// in `report_charts/`, on stdout it has none
     #[default]
     Md,
     /// The whole report as one self-contained page
@@ -125,7 +126,8 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     Ok(Exit::Pass)
 }
 
-/// Writes the charts into a folder beside the document: `report_charts` beside `report.md`. Its name; none for stdout.
+/// Writes the charts into a folder beside the document: `report_charts` beside `report.md`. Its
+/// name; none for stdout.
 fn charts_beside(
     record: &Record,
     edition: Edition<'_>,

@@ -25,14 +25,16 @@ use crate::cmd::setup::{ModelArguments, injection};
 /// was measured is kept, and `--resume` goes on with it. A second Ctrl-C ends it at once.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Suites or parts of scenario ids: `short`, `code/b4`, `b16`, `prompts`; default: every category at every batch size
+    /// Suites or parts of scenario ids: `short`, `code/b4`, `b16`, `prompts`; default: every
+    /// category at every batch size
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
     /// Processes per scenario; each is one block, the unit of statistics
     #[arg(long, value_name = "N", value_parser = Count::BLOCKS.parser())]
     blocks: Option<usize>,
-    /// Measure all scenarios of a block in one process, for models that load slowly; memory is then labelled so
+    /// Measure all scenarios of a block in one process, for models that load slowly; memory is
+    /// then labelled so
     #[arg(long)]
     shared_process: bool,
     /// File to write the record to; default: target/candlemark/runs/<time>-<commit>/record.json
@@ -41,8 +43,9 @@ pub(crate) struct Arguments {
     /// Go on with the record of a run that was cut off
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     resume: Option<PathBuf>,
-    /// Begin nothing that would end later than this, `8m` for example, and measure in the order asked for; what is left out
-    /// can be measured with --resume. What runs 30 s after it is ended
+    /// Begin nothing that would end later than this, `8m` for example, and measure in the order
+    /// asked for; what is left out can be measured with --resume. What runs 30 s after it is
+    /// ended
     #[arg(long, value_name = "TIME", value_parser = duration, env = "CANDLEMARK_BUDGET")]
     budget: Option<Duration>,
     /// Text to measure agreement and perplexity on (suite `quality`), in place of ours
@@ -194,7 +197,8 @@ fn same(what: &str, old: &str, new: &str) -> candlemark::Result<()> {
     Err(Error::Usage(why))
 }
 
-/// A run may be gone on with only as it was begun. Whether the model's files are still the same is for [`same`] to say.
+/// A run may be gone on with only as it was begun. Whether the model's files are still the same is
+/// for [`same`] to say.
 fn same_run(
     record: &Record,
     setup: &Setup,

@@ -1,4 +1,5 @@
-//! Flags that say which model is run and how, shared by the commands that run one. Flag, environment, file, default.
+//! Flags that say which model is run and how, shared by the commands that run one. Flag,
+//! environment, file, default.
 
 use candlemark::engine::Injection;
 use candlemark::settings::{Config, Count, Setup, temperature, too_many};
@@ -9,13 +10,15 @@ use crate::cmd::interrupt::say;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArguments {
-    /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]`; default: synthetic:mini
+    /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]`; default:
+    /// synthetic:mini
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Quantise at load: f32, bf16, q8_0 or q4_k_m
     #[arg(long, value_name = "QUANT")]
     quant: Option<String>,
-    /// native, candle, or llama-cpp where it is built in (CANDLEMARK_LLAMA_FA, _UBATCH and _MMAP set it up)
+    /// native, candle, or llama-cpp where it is built in (CANDLEMARK_LLAMA_FA, _UBATCH and _MMAP
+    /// set it up)
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// cpu, cuda[:N] or metal
@@ -48,7 +51,8 @@ pub(crate) struct ModelArguments {
     /// What is done to a prompt before it is tokenized
     #[arg(long, value_enum, value_name = "FORMAT")]
     prompt_format: Option<Format>,
-    /// What is to be said of the run, a server's flag for example; repeatable, the last of a name stands. Kept in the record
+    /// What is to be said of the run, a server's flag for example; repeatable, the last of a name
+    /// stands. Kept in the record
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
 }
@@ -73,7 +77,8 @@ enum Format {
 }
 
 impl ModelArguments {
-    /// For workers that take turns: one warm-up, unless more were asked for, because what repeats is the block.
+    /// For workers that take turns: one warm-up, unless more were asked for, because what repeats
+    /// is the block.
     pub(crate) fn setup_for_turns(&self, config: &Config) -> candlemark::Result<Setup> {
         let mut setup = self.setup(config)?;
         setup.generation.warmups = self.warmups.unwrap_or(1);

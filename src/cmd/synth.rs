@@ -12,7 +12,8 @@ use candlemark::{files, model};
 
 use crate::cmd::{Exit, usage};
 
-/// Write a synthetic model: a GGUF with weights and tokenizer that llama.cpp also loads, or a folder of safetensors
+/// Write a synthetic model: a GGUF with weights and tokenizer that llama.cpp also loads, or a
+/// folder of safetensors
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Named shape: mini, qwen3-0.6b, qwen2.5-1.5b, …

@@ -1,5 +1,6 @@
-//! How far a run has come since the release. Baselines follow what was accepted, so that 4 % a change would pass for ever:
-//! the release stays where it is. Advice only, because many small steps that were each accepted are no mistake by themselves.
+//! How far a run has come since the release. Baselines follow what was accepted, so that 4 % a
+//! change would pass for ever: the release stays where it is. Advice only, because many small steps
+//! that were each accepted are no mistake by themselves.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! How well a change against a stored baseline is known: the spread between processes, between sessions and between
-//! builds, put together. Knows no metric's limit and gives no verdict.
+//! How well a change against a stored baseline is known: the spread between processes, between
+//! sessions and between builds, put together. Knows no metric's limit and gives no verdict.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,8 @@ pub struct Interval {
 pub struct Evidence {
     /// Standard error of the change of ln cost.
     pub error: f64,
-    /// Its degrees of freedom; infinite ones, which come from assumed spreads only, are `null` in JSON.
+    /// Its degrees of freedom; infinite ones, which come from assumed spreads only, are `null` in
+    /// JSON.
     pub freedom: f64,
     /// Holds the change with 90 %: each end is wrong with 5 %.
     pub single: Interval,
@@ -34,9 +35,11 @@ pub struct Evidence {
     pub pass: f64,
     /// The same at the level at which all metrics of the suite hold together.
     pub family: Interval,
-    /// The part of that error which more blocks of the run would not take away: its session, the baseline, the build.
+    /// The part of that error which more blocks of the run would not take away: its session, the
+    /// baseline, the build.
     pub lasting: f64,
-    /// The smallest slowdown that this run would have told from none, with a probability of about 80 %.
+    /// The smallest slowdown that this run would have told from none, with a probability of about
+    /// 80 %.
     pub smallest: f64,
 }
 
@@ -47,7 +50,8 @@ pub(super) struct Series {
 }
 
 impl Series {
-    /// Leaves out blocks without a value, and values that are not positive: no change is computed from a zero.
+    /// Leaves out blocks without a value, and values that are not positive: no change is computed
+    /// from a zero.
     pub(super) fn of(case: &Case, metric: &Metric) -> Self {
         Self::less(case, metric, |_| 0.0)
     }
@@ -92,7 +96,8 @@ impl Series {
         (squares, (self.count() - self.sessions.len()) as f64)
     }
 
-    /// The variance of the centre by what its own blocks say; nothing where each is a session of its own.
+    /// The variance of the centre by what its own blocks say; nothing where each is a session of
+    /// its own.
     fn own(&self) -> f64 {
         let (squares, freedom) = self.within();
         let count = self.count();
@@ -130,8 +135,8 @@ impl Variance {
         Self { value: spread.sd * spread.sd, freedom: spread.freedom }
     }
 
-    /// Two estimates of one thing, each with the weight of its degrees of freedom, which is the estimate of least variance
-    /// for normal values.
+    /// Two estimates of one thing, each with the weight of its degrees of freedom, which is the
+    /// estimate of least variance for normal values.
     fn pooled(self, other: Self) -> Self {
         let freedom = self.freedom + other.freedom;
         let value = (self.value * self.freedom + other.value * other.freedom) / freedom;
@@ -152,11 +157,12 @@ pub(super) struct Sessions<'a> {
 }
 
 impl<'a> Sessions<'a> {
-    /// Pools over metrics of one kind, because three sessions alone say little. The degrees of freedom stay those of the
-    /// sessions: a machine that is slow today is slow in every scenario, so that more of them are not more evidence.
+    /// Pools over metrics of one kind, because three sessions alone say little. The degrees of
+    /// freedom stay those of the sessions: a machine that is slow today is slow in every
+    /// scenario, so that more of them are not more evidence.
     ///
-    /// What a calibration found is pooled with it, by degrees of freedom: both estimate how much this machine differs from
-    /// one time to another.
+    /// What a calibration found is pooled with it, by degrees of freedom: both estimate how much
+    /// this machine differs from one time to another.
     pub(super) fn of<'b>(
         series: impl Iterator<Item = (&'static Metric, &'b Series)>,
         calibrated: &'a BTreeMap<String, Spread>,
@@ -196,11 +202,11 @@ impl<'a> Sessions<'a> {
     }
 }
 
-/// Puts together the spread between processes, sessions and builds. `None` where nothing says how much one process differs
-/// from the next.
+/// Puts together the spread between processes, sessions and builds. `None` where nothing says how
+/// much one process differs from the next.
 ///
-/// With fewer than eight current blocks their spread is taken from the baseline's sessions; a current run that is noisier
-/// than these can widen it, never narrow it.
+/// With fewer than eight current blocks their spread is taken from the baseline's sessions; a
+/// current run that is noisier than these can widen it, never narrow it.
 pub(super) fn evidence(
     base: &Series,
     current: &Series,

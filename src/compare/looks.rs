@@ -1,24 +1,26 @@
-//! When verdicts on two builds in turns are given: at planned looks, each of which pays for all (a group-sequential
-//! design with Bonferroni's correction). Looking until something is significant would find something in the end.
+//! When verdicts on two builds in turns are given: at planned looks, each of which pays for all (a
+//! group-sequential design with Bonferroni's correction). Looking until something is significant
+//! would find something in the end.
 //!
-//! All metrics of one kind are decided together, because each says how much blocks of the others differ: the variance of
-//! a few blocks is drawn towards what the kind has in common ([`Prior`]).
+//! All metrics of one kind are decided together, because each says how much blocks of the others
+//! differ: the variance of a few blocks is drawn towards what the kind has in common ([`Prior`]).
 
 use crate::compare::{BLOCKS_NEEDED, Evidence, Interval, Verdict, Why, verdict};
 use crate::record::calibration::Spread;
 use crate::stats;
 use crate::stats::Prior;
 
-/// Numbers of blocks at which verdicts are given. The first allows a pass only: a regression is never called from fewer
-/// than [`BLOCKS_NEEDED`] blocks.
+/// Numbers of blocks at which verdicts are given. The first allows a pass only: a regression is
+/// never called from fewer than [`BLOCKS_NEEDED`] blocks.
 pub const LOOKS: [usize; 6] = [5, 8, 12, 16, 24, 32];
 
 /// One process differs from the next by at least 0.4 %, even where a few happened to agree.
 pub(crate) const BLOCK_FLOOR: f64 = 0.004;
 
-/// What the variances of a kind are worth beside a metric's own, at most, in degrees of freedom. Simulated metrics whose
-/// standard deviations differ by a third (20 of a kind, five blocks, level 1.4e-4) exceed their level 2.5 times at 10
-/// and 5.7 times at 30; trimmed means without a prior do 1.6 times.
+/// What the variances of a kind are worth beside a metric's own, at most, in degrees of freedom.
+/// Simulated metrics whose standard deviations differ by a third (20 of a kind, five blocks, level
+/// 1.4e-4) exceed their level 2.5 times at 10 and 5.7 times at 30; trimmed means without a prior do
+/// 1.6 times.
 pub(crate) const PRIOR_FREEDOM: f64 = 10.0;
 
 /// The levels at which intervals have to hold.
@@ -37,7 +39,8 @@ impl Levels {
         Self { family: 1.0 - alpha / (metrics.max(1) as f64 * looks), pass: 1.0 - alpha / looks }
     }
 
-    /// For so many metrics of two builds in turns. A regression pays for the looks that may call one.
+    /// For so many metrics of two builds in turns. A regression pays for the looks that may call
+    /// one.
     pub fn in_turns(alpha: f64, metrics: usize) -> Self {
         let blaming = LOOKS.iter().filter(|look| **look >= BLOCKS_NEEDED).count();
         let Self { family, .. } = Self::new(alpha, metrics, blaming);
@@ -50,7 +53,8 @@ impl Levels {
 pub struct Summary {
     /// The trimmed mean.
     pub theta: f64,
-    /// Its variance times the number of blocks, so that metrics with more and with fewer blocks compare.
+    /// Its variance times the number of blocks, so that metrics with more and with fewer blocks
+    /// compare.
     pub variance: f64,
     /// The degrees of freedom of that.
     pub freedom: f64,
@@ -86,10 +90,11 @@ pub struct Rule<'a> {
     pub levels: Levels,
     /// By how much two builds of one source differ in this kind of metric.
     pub layout: Spread,
-    /// What the variances of the kind are worth at most, in degrees of freedom; 0: each metric stands alone.
+    /// What the variances of the kind are worth at most, in degrees of freedom; 0: each metric
+    /// stands alone.
     pub prior_freedom: f64,
-    /// Whether no more blocks will come: then what lies beyond the last look that was reached is looked at once more, as
-    /// long as no more looks are taken than were planned.
+    /// Whether no more blocks will come: then what lies beyond the last look that was reached is
+    /// looked at once more, as long as no more looks are taken than were planned.
     pub over: bool,
 }
 
@@ -115,8 +120,9 @@ impl Decision {
 
 /// Decides metrics of one kind, in their order: of each the first decisive look stands.
 ///
-/// What a look knows are the first so many blocks of every metric that is open, and of one that was decided earlier the
-/// blocks that decided it, so that the same file gives the same verdicts whenever it is judged.
+/// What a look knows are the first so many blocks of every metric that is open, and of one that was
+/// decided earlier the blocks that decided it, so that the same file gives the same verdicts
+/// whenever it is judged.
 pub fn decide<T: Track>(tracks: &[T], rule: &Rule) -> Vec<Decision> {
     let undecided = |track: &T| Decision {
         verdict: Verdict::Inconclusive(Why::TooFewBlocks),
@@ -288,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_suite_without_a_change_rarely_raises_an_alarm_at_any_look() {
-        // As noisy as can be against the limit, and unlike each other: where the correction has to hold.
+        // As noisy as can be against the limit, and unlike each other: where the correction has to
+        // hold.
         let mut random = Random::new(20_260_701);
         let (runs, mut alarms) = (400, 0);
         for _ in 0..runs {

@@ -1,6 +1,6 @@
-//! What is left of a change when what the reference kernels say of the machine is taken out. It is computed to doubt a verdict,
-//! never to give one: a machine does not slow a model as it slows a kernel, and dividing by one has turned a spread of 4.1 %
-//! into 13.2 % (nooga/paserati#21).
+//! What is left of a change when what the reference kernels say of the machine is taken out. It is
+//! computed to doubt a verdict, never to give one: a machine does not slow a model as it slows a
+//! kernel, and dividing by one has turned a spread of 4.1 % into 13.2 % (nooga/paserati#21).
 
 use crate::compare::estimate::Series;
 use crate::compare::stored::Sides;
@@ -9,8 +9,8 @@ use crate::record::{Block, Case, Record, References};
 use crate::stats;
 use crate::workload::Metric;
 
-/// What the ln costs of a kind of metric are taken to move with: weights of ln seconds of computing, streaming and
-/// dispatching, which add up to 1. Memory moves with none of them.
+/// What the ln costs of a kind of metric are taken to move with: weights of ln seconds of
+/// computing, streaming and dispatching, which add up to 1. Memory moves with none of them.
 const WEIGHTS: &[(&str, [f64; 3])] = &[
     ("decode", [0.0, 1.0, 0.0]), // Every token reads every weight.
     ("ttft", [1.0, 0.0, 0.0]),   // Prompts are products of matrices.
@@ -20,7 +20,8 @@ const WEIGHTS: &[(&str, [f64; 3])] = &[
 /// More than this is worth a word: two tight limits.
 const NOTABLE: f64 = 0.10;
 
-/// Both sides of a metric, normalised; `None` where not every block of both has the reference kernels.
+/// Both sides of a metric, normalised; `None` where not every block of both has the reference
+/// kernels.
 pub(super) fn sides(base: &Case, current: &Case, metric: &Metric) -> Option<Sides> {
     let (_, weights) = WEIGHTS.iter().find(|(kind, _)| *kind == metric.kind())?;
     let complete = |case: &Case| case.blocks.iter().all(|block| kernels(block).is_some());
@@ -47,8 +48,9 @@ fn in_order(references: &References) -> [f64; 3] {
     [compute_s, stream_s, dispatch_s]
 }
 
-/// Whether the normalised numbers take a verdict away. One that they are too noisy to give is no contradiction by itself, or
-/// kernels that flutter would leave no verdict standing; it is one when they lie on the other side of the limit.
+/// Whether the normalised numbers take a verdict away. One that they are too noisy to give is no
+/// contradiction by itself, or kernels that flutter would leave no verdict standing; it is one when
+/// they lie on the other side of the limit.
 pub(super) fn contradicts(raw: &Verdict, normalised: &Verdict, theta: f64, margin: f64) -> bool {
     let regressed = match raw {
         Verdict::Regressed { .. } => true,

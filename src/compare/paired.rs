@@ -1,5 +1,6 @@
-//! Judges two builds that were measured in turns (`gate.md`, section 3). The unit is the block, a fresh process per arm; what
-//! one block says of a metric is one number d, the median over its quads of ln cost of the candidate less that of the base.
+//! Judges two builds that were measured in turns (`gate.md`, section 3). The unit is the block, a
+//! fresh process per arm; what one block says of a metric is one number d, the median over its
+//! quads of ln cost of the candidate less that of the base.
 //!
 //! Verdicts are given at planned looks only, see [`crate::compare::looks`].
 
@@ -66,7 +67,8 @@ pub struct Null {
     pub contaminated: bool,
 }
 
-/// What each quad of a block says of a metric; `None` if one that the arm took part in has no value.
+/// What each quad of a block says of a metric; `None` if one that the arm took part in has no
+/// value.
 pub(crate) fn quad_effects(turns: &PairedTurns, metric: &Metric, arm: char) -> Option<Vec<f64>> {
     let cost = |value| metric.better.cost(value);
     let of = |quad: &Quad| {
@@ -405,7 +407,8 @@ impl Jury<'_> {
         {
             decision.verdict = Verdict::Inconclusive(Why::Contaminated);
         }
-        // The same blocks as the changes: one that lacks an arm has no change, and would shift all after it.
+        // The same blocks as the changes: one that lacks an arm has no change, and would shift all
+        // after it.
         let counts =
             |turns: &&PairedTurns| self.counts(turns) && block_value(turns, metric, 'B').is_some();
         let centres = |arm: char| -> Vec<f64> {

@@ -231,8 +231,9 @@ mod tests {
             (0.71, Verdict::Pass, 0.0, None),
             (0.50, REGRESSED, 0.70, Some(Doubt::Machine)), // ln 2 of it are the machine's.
             (0.50, REGRESSED, 0.75, None),                 // More than the machine explains.
-            (0.80, REGRESSED, 0.20, None),                 // It moved too little to be another one.
-            (2.00, REGRESSED, 0.70, None),                 // It became faster.
+            // It moved too little to be another one.
+            (0.80, REGRESSED, 0.20, None),
+            (2.00, REGRESSED, 0.70, None), // It became faster.
             (0.50, Verdict::Inconclusive(Why::Noisy), 0.0, None),
         ] {
             let machine = Machine { reading: Some(reading), computing: None };

@@ -37,7 +37,8 @@ pub enum Weight {
 /// Settings that change how often something is measured, not what.
 const HOW_OFTEN: &[&str] = &["iters", "warmup_tokens", "warmups"];
 
-/// Everything in which a run differs from what it is judged by, which must not have been slowed down on purpose.
+/// Everything in which a run differs from what it is judged by, which must not have been slowed
+/// down on purpose.
 pub fn differences(
     old: &Record,
     new: &Record,
@@ -52,8 +53,9 @@ pub fn differences(
     injected.into_iter().chain(between(old, new, allow_class)).collect()
 }
 
-/// Everything that differs between two records, slowdowns on purpose aside. Machines differ when their classes do, unless
-/// `allow_class` lets the old one stand in for the new one; model, engine and generation settings must be equal.
+/// Everything that differs between two records, slowdowns on purpose aside. Machines differ when
+/// their classes do, unless `allow_class` lets the old one stand in for the new one; model, engine
+/// and generation settings must be equal.
 pub fn between(
     old: &Record,
     new: &Record,
@@ -253,7 +255,8 @@ fn renamed(baseline: &Record, current: &Record, findings: &[Finding]) -> Vec<Str
     notes
 }
 
-/// What differs between two builds beside their numbers. Their trees and compilers may differ: that is what is judged.
+/// What differs between two builds beside their numbers. Their trees and compilers may differ: that
+/// is what is judged.
 pub(super) fn between_arms(base: &Arm, candidate: &Arm) -> Vec<Difference> {
     let mut found = Vec::new();
     let mut field = |weight: Weight, field: &str, old: &str, new: &str| {

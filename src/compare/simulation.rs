@@ -1,4 +1,5 @@
-//! How often the rules are right on simulated machines: normal processes, normal sessions, nothing else.
+//! How often the rules are right on simulated machines: normal processes, normal sessions, nothing
+//! else.
 
 use super::tests::{case, record};
 use super::*;
@@ -64,7 +65,8 @@ impl Host {
         record
     }
 
-    /// Shares of decode metrics that regressed, passed and were undecided, and of runs with any regression at all.
+    /// Shares of decode metrics that regressed, passed and were undecided, and of runs with any
+    /// regression at all.
     fn rates(self, drop: f64, runs: usize) -> [f64; 4] {
         let mut noise = Noise(20_260_701);
         let (mut regressed, mut passed, mut undecided, mut alarms, mut all) = (0, 0, 0, 0, 0);
@@ -115,7 +117,8 @@ fn more_sessions_see_smaller_changes() {
 
 #[test]
 fn a_machine_that_is_slow_today_rarely_raises_an_alarm() {
-    // Quiet processes, restless sessions, and only three of those to learn it from: the hardest case for the gate.
+    // Quiet processes, restless sessions, and only three of those to learn it from: the hardest
+    // case for the gate.
     let host = Host { process: 0.005, session: 0.03, ..QUIET };
     let [.., alarms] = host.rates(0.0, 200);
     assert!(alarms <= 0.05, "{alarms} of unchanged runs");

@@ -1,4 +1,5 @@
-//! One run against a stored baseline (`gate.md`, section 4): what is compared with what, and how each metric is judged.
+//! One run against a stored baseline (`gate.md`, section 4): what is compared with what, and how
+//! each metric is judged.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! What a pool says of the machine it was recorded on: how much two layouts of one source differ, how much sessions differ, and
-//! how small a change can be told from none. Every environment of the pool is a session.
+//! What a pool says of the machine it was recorded on: how much two layouts of one source differ,
+//! how much sessions differ, and how small a change can be told from none. Every environment of the
+//! pool is a session.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +19,15 @@ use crate::workload::{METRICS, Metric};
 pub struct Found {
     /// Standard deviation of ln cost between two layouts of one source, by kind of metric.
     pub layout_sd: BTreeMap<String, Spread>,
-    /// Standard deviation of ln cost between sessions, beyond what their processes explain, by kind of metric.
+    /// Standard deviation of ln cost between sessions, beyond what their processes explain, by
+    /// kind of metric.
     pub session_sd: BTreeMap<String, Spread>,
     /// What each metric of each scenario can be told apart by.
     pub floors: Vec<Floor>,
 }
 
-/// Puts a pool's blocks together; `alpha` is the gate's, for the smallest change that would be told from none.
+/// Puts a pool's blocks together; `alpha` is the gate's, for the smallest change that would be told
+/// from none.
 pub fn calibrate(pool: &Pool, alpha: f64) -> Found {
     let cases: Vec<Seen> = (0..pool.scenarios.len())
         .flat_map(|at| {
@@ -46,12 +49,14 @@ pub fn calibrate(pool: &Pool, alpha: f64) -> Found {
 /// Metrics of the default suite, which pay for being judged together.
 const SUITE: usize = 60;
 
-/// What two layouts are taken to differ by before it is measured, and what that assumption is worth, in degrees of freedom:
-/// three layouts alone say zero half of the time that the truth is small, and zero would be certainty.
+/// What two layouts are taken to differ by before it is measured, and what that assumption is
+/// worth, in degrees of freedom: three layouts alone say zero half of the time that the truth is
+/// small, and zero would be certainty.
 const ASSUMED: f64 = 0.005;
 const ASSUMED_FREEDOM: f64 = 3.0;
 
-/// Measured spreads drawn towards the assumed one, each by its degrees of freedom (a scaled inverse chi-squared prior).
+/// Measured spreads drawn towards the assumed one, each by its degrees of freedom (a scaled inverse
+/// chi-squared prior).
 fn layouts(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
     let drawn = |(kind, Spread { sd, freedom }): (String, Spread)| {
         let all = freedom + ASSUMED_FREEDOM;
@@ -61,8 +66,9 @@ fn layouts(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
     measured.into_iter().map(drawn).collect()
 }
 
-/// Pools over the metrics of a kind. The degrees of freedom stay those of one: a layout or a session that is slow in one
-/// scenario is likely to be slow in the next, so that more of them are not more evidence.
+/// Pools over the metrics of a kind. The degrees of freedom stay those of one: a layout or a
+/// session that is slow in one scenario is likely to be slow in the next, so that more of them are
+/// not more evidence.
 fn by_kind(
     cases: &[Seen],
     variance: impl Fn(&Seen) -> Option<(f64, f64)>,
@@ -105,8 +111,9 @@ impl Seen<'_> {
         self.pool.arms.iter().filter(move |arm| arm.role == role).map(|arm| arm.letter)
     }
 
-    /// The variance of the difference of two layouts, beyond what the error of each explains. The base is one of them, and
-    /// its own error is in the value of every other one, where it cancels between them.
+    /// The variance of the difference of two layouts, beyond what the error of each explains. The
+    /// base is one of them, and its own error is in the value of every other one, where it
+    /// cancels between them.
     fn layouts(&self) -> Option<(f64, f64)> {
         let mut thetas = vec![0.0];
         let mut errors = Vec::new();
@@ -163,7 +170,8 @@ impl Seen<'_> {
     }
 }
 
-/// Sessions that began within an hour of the one before say nothing of another time: they count as one.
+/// Sessions that began within an hour of the one before say nothing of another time: they count as
+/// one.
 fn together(environments: &[Recorded]) -> Vec<Vec<&Recorded>> {
     let mut sessions: Vec<Vec<&Recorded>> = Vec::new();
     for one in environments {
@@ -230,8 +238,8 @@ mod tests {
 
     #[test]
     fn layouts_differ_by_more_than_their_error_explains() {
-        // L is 2 % slower and P 2 % faster in every block: of three layouts at 0, 2 and -2 % the variance is 4, and that of
-        // the difference of two 8.
+        // L is 2 % slower and P 2 % faster in every block: of three layouts at 0, 2 and -2 % the
+        // variance is 4, and that of the difference of two 8.
         let session = [[0.0, 0.0, -0.02, 0.02]; 8];
         let found = calibrate(&pool(&[&session]), 0.05);
         let Spread { sd, freedom } = found.layout_sd["decode"];

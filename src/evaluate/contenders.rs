@@ -39,8 +39,9 @@ pub(super) fn critcmp(view: &View) -> Answer {
     two_way((mean(&first.other) / mean(&first.base)).ln(), 1.05f64.ln(), true, 1)
 }
 
-/// Criterion 0.8: the change of the mean, its 95 % interval by bootstrap, and a regression where all of it lies above the
-/// noise threshold. The p-value that it asks for besides is below 0.05 wherever that is so.
+/// Criterion 0.8: the change of the mean, its 95 % interval by bootstrap, and a regression where
+/// all of it lies above the noise threshold. The p-value that it asks for besides is below 0.05
+/// wherever that is so.
 pub(super) fn criterion(view: &View) -> Answer {
     bootstrapped(view, 1.01f64.ln())
 }
@@ -57,8 +58,8 @@ fn bootstrapped(view: &View, noise: f64) -> Answer {
     Answer { interval: Some(interval), ..answer }
 }
 
-/// The 95 % percentile interval of ln(mean of `other` / mean of `base`) from 1000 resamples of both. The seed is taken from
-/// the values, so that the same values have the same interval.
+/// The 95 % percentile interval of ln(mean of `other` / mean of `base`) from 1000 resamples of
+/// both. The seed is taken from the values, so that the same values have the same interval.
 fn mean_ratio_interval(base: &[f64], other: &[f64]) -> Interval {
     const RESAMPLES: usize = 1000;
     let values = base.iter().chain(other);
@@ -88,7 +89,8 @@ fn ranked(view: &View, limit: f64) -> Answer {
     two_way(theta, limit, stats::mann_whitney(&base, &other) < 0.05, base.len())
 }
 
-/// tango: turns in pairs; the mean difference is 2.6 standard errors from zero, and more than 1 % of the base.
+/// tango: turns in pairs; the mean difference is 2.6 standard errors from zero, and more than 1 %
+/// of the base.
 pub(super) fn tango(view: &View) -> Answer {
     let first = view.blocks[0];
     let differences = differences(&first.base, &first.other);
@@ -105,8 +107,8 @@ pub(super) fn perfgate_margin(view: &View) -> Answer {
     paired(view, view.limits().0)
 }
 
-/// perfgate's paired mode: 2.0 standard errors with the population's deviation, and more than a threshold of the base's
-/// median.
+/// perfgate's paired mode: 2.0 standard errors with the population's deviation, and more than a
+/// threshold of the base's median.
 fn paired(view: &View, limit: f64) -> Answer {
     let (base, other) = processes(view);
     let differences = differences(&base, &other);
@@ -124,7 +126,8 @@ fn two_way(theta: f64, limit: f64, real: bool, blocks: usize) -> Answer {
     Answer { said, theta: Some(theta), interval: None, blocks }
 }
 
-/// A difference of costs as θ. A mean difference may exceed the median cost; what is gained then is beyond measure.
+/// A difference of costs as θ. A mean difference may exceed the median cost; what is gained then is
+/// beyond measure.
 fn share(difference: f64, base: f64) -> f64 {
     (difference / base).max(-0.99).ln_1p()
 }

@@ -1,4 +1,5 @@
-//! One environment of a pool, ready to be looked at: block by block, each metric of the base beside each other arm.
+//! One environment of a pool, ready to be looked at: block by block, each metric of the base beside
+//! each other arm.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use crate::stats;
 use crate::stats::Random;
 use crate::workload::{METRICS, Metric};
 
-/// Where each scenario of a virtual suite comes from: which of the pool's scenarios, and the block that it begins with.
+/// Where each scenario of a virtual suite comes from: which of the pool's scenarios, and the block
+/// that it begins with.
 pub(super) type Suite = [(usize, usize); SCENARIOS];
 
 /// One environment, ready to be looked at.
@@ -106,7 +108,8 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// What is said of the decode metrics' block values of the base against its copy, a mean over scenarios.
+    /// What is said of the decode metrics' block values of the base against its copy, a mean over
+    /// scenarios.
     fn copies(&self, say: impl Fn(&[f64]) -> Option<f64>) -> Option<f64> {
         let copy = self.arms.iter().find(|(_, role)| *role == Role::Copy)?.0;
         let series = self.cases.iter().flat_map(|case| &case.series);
@@ -134,7 +137,8 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Slowdowns that need not be recorded: the copy's own turns, each made longer by exactly the share.
+/// Slowdowns that need not be recorded: the copy's own turns, each made longer by exactly the
+/// share.
 const DERIVED: [(char, Role); 6] = [
     ('a', Role::Decode(0.03)),
     ('b', Role::Decode(0.05)),
@@ -187,7 +191,8 @@ fn elapsed(recorded: &Recorded, scenario: usize) -> Vec<f64> {
     elapsed
 }
 
-/// The share of turns that a pair of builds would have had: those of the base and of one other arm, where these two meet.
+/// The share of turns that a pair of builds would have had: those of the base and of one other arm,
+/// where these two meet.
 fn share_of_two(turns: &PoolTurns) -> f64 {
     let letters = || turns.quads.iter().flat_map(|quad| quad.order.chars());
     let other = letters().find(|letter| *letter != 'A');
@@ -197,16 +202,16 @@ fn share_of_two(turns: &PoolTurns) -> f64 {
     own as f64 / letters().count() as f64
 }
 
-/// The standard deviation of normal values, from the median distance to their median, so that outliers do not count
-/// (Hampel 1974).
+/// The standard deviation of normal values, from the median distance to their median, so that
+/// outliers do not count (Hampel 1974).
 fn spread(values: &[f64]) -> Option<f64> {
     let centre = stats::median(values)?;
     let distances: Vec<f64> = values.iter().map(|value| (value - centre).abs()).collect();
     stats::median(&distances).map(|median| 1.4826 * median)
 }
 
-/// How much of a block's value the next one repeats: the correlation of neighbours, outliers drawn in to three standard
-/// deviations. The rules take blocks to be independent, which is 0.
+/// How much of a block's value the next one repeats: the correlation of neighbours, outliers drawn
+/// in to three standard deviations. The rules take blocks to be independent, which is 0.
 fn autocorrelation(values: &[f64]) -> Option<f64> {
     let (centre, spread) = (stats::median(values)?, spread(values)?);
     let drawn_in = |value: &f64| (value - centre).clamp(-3.0 * spread, 3.0 * spread);

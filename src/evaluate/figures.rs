@@ -68,8 +68,8 @@ pub struct Figures {
     evidence: BTreeMap<&'static str, Evidence>,
 }
 
-/// How often something was so among cases that share no block. Virtual suites are drawn from the same few blocks again
-/// and again: how much is known of a share is what these say.
+/// How often something was so among cases that share no block. Virtual suites are drawn from the
+/// same few blocks again and again: how much is known of a share is what these say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Evidence {
     /// Cases in which it was so.
@@ -93,7 +93,8 @@ impl Figures {
 
     /// What a share rests on; `None` for what is no share.
     pub fn evidence(&self, name: &str) -> Option<Evidence> {
-        // A suite is as many scenarios; in which of them alarms came together is not known, so each counts as one suite.
+        // A suite is as many scenarios; in which of them alarms came together is not known, so each
+        // counts as one suite.
         let suites = |Evidence { hits, cases }: Evidence| {
             let suites = cases / SCENARIOS;
             Evidence { hits: hits.min(suites), cases: suites }
@@ -113,7 +114,8 @@ impl Figures {
         *evidence = Evidence { hits: evidence.hits + hits, cases: evidence.cases + cases };
     }
 
-    /// The mean over environments, each with the same weight; of those that have the figure. Evidence is added up.
+    /// The mean over environments, each with the same weight; of those that have the figure.
+    /// Evidence is added up.
     pub(super) fn mean(of: &[&Figures]) -> Self {
         let mut mean = Self::default();
         for figure in FIGURES {
@@ -128,8 +130,8 @@ impl Figures {
         mean
     }
 
-    /// Fills in the drop that is found in 80 % of cases, linearly between the drops that were measured; none if even the
-    /// largest is found less often.
+    /// Fills in the drop that is found in 80 % of cases, linearly between the drops that were
+    /// measured; none if even the largest is found less often.
     pub(super) fn detectable(&mut self) {
         const DROPS: [(&str, f64); 6] = [
             ("false_alarm", 0.0),

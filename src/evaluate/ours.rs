@@ -37,13 +37,15 @@ enum Unit {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Rejected {
-    /// Left out; where they would turn a regression into a pass or a pass into one, nothing is said.
+    /// Left out; where they would turn a regression into a pass or a pass into one, nothing is
+    /// said.
     MayContradict,
     LeftOut,
     Counted,
 }
 
-/// As `candlemark pair` decides; the null control, for which a pool has no arm to spare, is left out.
+/// As `candlemark pair` decides; the null control, for which a pool has no arm to spare, is left
+/// out.
 pub(super) const WHOLE: Ours = Ours {
     unit: Unit::Block,
     rejected: Rejected::MayContradict,

@@ -1,5 +1,6 @@
-//! Virtual suites drawn from a pool, judged by every rule. A rule's answer depends only on where in the pool it begins to
-//! look, so that each is computed once and a virtual run is a matter of looking it up.
+//! Virtual suites drawn from a pool, judged by every rule. A rule's answer depends only on where in
+//! the pool it begins to look, so that each is computed once and a virtual run is a matter of
+//! looking it up.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,21 +85,23 @@ pub struct Place {
     pub column: Column,
     /// What went on.
     pub about: String,
-    /// Blocks that were measured. Suites are drawn from these few again and again: more of them are more evidence, more
-    /// virtual runs are not.
+    /// Blocks that were measured. Suites are drawn from these few again and again: more of them
+    /// are more evidence, more virtual runs are not.
     pub blocks: usize,
     /// Blocks among them that do not count.
     pub rejected: usize,
-    /// Standard deviation of what a block says of an unchanged program's decode, without outliers; `null` without a copy.
+    /// Standard deviation of what a block says of an unchanged program's decode, without outliers;
+    /// `null` without a copy.
     pub spread: Option<f64>,
-    /// Correlation of what neighbouring blocks say of it; the rules take blocks to be independent, which is 0.
+    /// Correlation of what neighbouring blocks say of it; the rules take blocks to be independent,
+    /// which is 0.
     pub autocorrelation: Option<f64>,
     /// By rule.
     pub figures: BTreeMap<&'static str, Figures>,
 }
 
-/// Replays rules on pools. Suites are drawn from one seed, the same for every rule and arm; threads share out the work
-/// and change nothing.
+/// Replays rules on pools. Suites are drawn from one seed, the same for every rule and arm; threads
+/// share out the work and change nothing.
 ///
 /// # Errors
 /// When there is no pool, an environment has too few blocks that count, or no metric is judged.
@@ -203,7 +206,8 @@ fn in_parallel<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> T + Sync) -> V
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Arms that have figures of their own: how often they are called regressed, and how often they pass.
+/// Arms that have figures of their own: how often they are called regressed, and how often they
+/// pass.
 const SLOWER: [(Role, &str, Option<&str>); 7] = [
     (Role::Decode(0.03), "detect_3", Some("pass_3")),
     (Role::Decode(0.05), "detect_5", Some("pass_5")),
@@ -297,8 +301,9 @@ impl Field<'_> {
         tally
     }
 
-    /// Judges base against one arm in every scenario again and again, each time on blocks that no earlier verdict on it
-    /// rests on. The rest of the suite is drawn as in any other; it is what the scenarios are judged together with.
+    /// Judges base against one arm in every scenario again and again, each time on blocks that no
+    /// earlier verdict on it rests on. The rest of the suite is drawn as in any other; it is
+    /// what the scenarios are judged together with.
     fn apart(&self, ready: &Ready, seed: u64) -> Tally {
         let mut random = Random::new(seed ^ 0xd15_501);
         let mut tally = Tally::default();
@@ -337,7 +342,8 @@ struct Ready<'a> {
     cases: Vec<Vec<Prepared<'a>>>,
 }
 
-/// One metric of one case: its true change, and by the block that a verdict begins with what it rests on.
+/// One metric of one case: its true change, and by the block that a verdict begins with what it
+/// rests on.
 struct Prepared<'a> {
     metric: &'static Metric,
     theta: f64,

@@ -1,4 +1,5 @@
-//! Pools of simulated machines: normal blocks with now and then an outlier, as in `gate.md`, section 8.
+//! Pools of simulated machines: normal blocks with now and then an outlier, as in `gate.md`,
+//! section 8.
 
 use crate::record::pair::Quad;
 use crate::record::pool::{Column, Pool, PoolBlock, PoolCase, PoolKind, PoolTurns, Recorded};

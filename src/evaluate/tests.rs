@@ -59,7 +59,8 @@ fn without_noise_nothing_is_missed_and_nothing_made_up() {
             assert!((of("blocks") - blocks).abs() < 0.3, "{}", rule.name);
         }
     }
-    // 5 blocks of three processes that take 0.1 s to start, and in each 20 scenarios of 0.2 s and 2 quads of 0.5 s for both.
+    // 5 blocks of three processes that take 0.1 s to start, and in each 20 scenarios of 0.2 s and 2
+    // quads of 0.5 s for both.
     let seconds = figure(&evaluation, "ours", "quiet", "seconds");
     assert!((seconds - 5.0 * (0.3 + 20.0 * 2.0 * 1.2)).abs() < 1e-6, "{seconds}");
 }
@@ -99,7 +100,8 @@ fn what_a_pool_lacks_is_absent() {
     assert!(error.contains("did you mean `ours`?"), "{error}");
 }
 
-/// Loose bands around section 8 of `gate.md`: naive alarms per metric, and what ours says without the term for layout.
+/// Loose bands around section 8 of `gate.md`: naive alarms per metric, and what ours says without
+/// the term for layout.
 #[test]
 fn known_noise_has_the_known_characteristics() {
     let size = Size { scenarios: 2, blocks: 400, quads: 1 };
@@ -233,7 +235,8 @@ fn shares_rest_on_verdicts_that_share_no_block() {
         let Evidence { hits, cases } = evaluation.columns[rule]["quiet"].evidence(name).unwrap();
         (hits, cases)
     };
-    // Two scenarios, 40 blocks: a verdict takes 5 where nothing moves and 8 for a regression, a naive one takes 1.
+    // Two scenarios, 40 blocks: a verdict takes 5 where nothing moves and 8 for a regression, a
+    // naive one takes 1.
     assert_eq!(of(&one, "ours", "pass_unchanged"), (3 * 16, 3 * 16));
     assert_eq!(of(&one, "ours", "detect_7_5"), (10, 10));
     assert_eq!(of(&one, "ours", "suite_false_alarm"), (0, 0), "16 scenarios are no suite of 20");

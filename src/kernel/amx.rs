@@ -1,7 +1,9 @@
-//! Products of many rows with a matrix unit for bf16, AMX: sixteen rows of activations with sixteen rows of weights, 32 columns in one
-//! instruction. Weights of a tile are made bf16 once for all rows, or are read as they lie where they are bf16.
+//! Products of many rows with a matrix unit for bf16, AMX: sixteen rows of activations with sixteen
+//! rows of weights, 32 columns in one instruction. Weights of a tile are made bf16 once for all
+//! rows, or are read as they lie where they are bf16.
 //!
-//! Results do not depend on how many rows and tiles there are: each is summed over the columns in order, in f32.
+//! Results do not depend on how many rows and tiles there are: each is summed over the columns in
+//! order, in f32.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -62,7 +64,8 @@ impl Drop for Unit {
     }
 }
 
-/// `sums[tile][row] = x[row] · weights[tile]`: `x` is `[rows / 16, columns / 32]`, rounded up, and `sums` have as many rows.
+/// `sums[tile][row] = x[row] · weights[tile]`: `x` is `[rows / 16, columns / 32]`, rounded up, and
+/// `sums` have as many rows.
 ///
 /// # Safety
 /// The CPU has AVX-512 with bf16 and AMX, and the system lets the process use it.
@@ -124,16 +127,17 @@ impl Unit {
         }
     }
 
-    /// `sums[chunk][row] += x[row] · weights[chunk]` over 32 columns, where `weights` are `[16][chunks][16][2]`, and `x` is
-    /// `[rows / 16]`.
+    /// `sums[chunk][row] += x[row] · weights[chunk]` over 32 columns, where `weights` are
+    /// `[16][chunks][16][2]`, and `x` is `[rows / 16]`.
     pub(super) fn add(&self, x: &[Square], weights: &[u8], sums: &mut [Lanes]) {
         let rows = x.len() * TILE;
         let chunks = sums.len() / rows;
         assert!(sums.len() == chunks * rows && weights.len() == chunks * SQUARE);
         for (chunk, sums) in sums.chunks_exact_mut(rows).enumerate() {
             for (x, sums) in x.iter().zip(sums.as_chunks_mut::<TILE>().0) {
-                // SAFETY: reads a square of activations, one of weights whose lines are those of a chunk, all within what was
-                // asserted, and adds to a square of sums.
+                // SAFETY: reads a square of activations, one of weights whose lines are those of a
+                // chunk, all within what was asserted, and adds to a square of
+                // sums.
                 unsafe {
                     asm!(
                         "tileloadd tmm0, [{c} + {line}]",
@@ -163,8 +167,9 @@ impl Unit {
         let [b0, b1] = weights.map(<[u8]>::as_ptr);
         let [c0, c1] = sums.map(<[Lanes]>::as_mut_ptr);
         match rows {
-            // SAFETY: reads `across` squares from the beginning of a row of them and from both weights, and writes two squares, one to
-            // each of the sums; all just counted.
+            // SAFETY: reads `across` squares from the beginning of a row of them and from both
+            // weights, and writes two squares, one to each of the sums; all just
+            // counted.
             1 => unsafe {
                 asm!(
                     "tilezero tmm0",
@@ -246,7 +251,8 @@ impl Unit {
 pub(super) unsafe fn peak_bf16(turns: usize) -> usize {
     // SAFETY: as the caller promises.
     let _unit = unsafe { Unit::new() };
-    // SAFETY: registers of the unit alone, which begin as zeros. At least one turn, so that the count ends.
+    // SAFETY: registers of the unit alone, which begin as zeros. At least one turn, so that the
+    // count ends.
     unsafe {
         asm!(
             "2:",
@@ -398,7 +404,8 @@ mod tests {
     use super::super::tests::Made;
     use super::*;
 
-    /// The unit itself is tested with all other tiers. This tells an error of what is made for it from one of its own.
+    /// The unit itself is tested with all other tiers. This tells an error of what is made for it
+    /// from one of its own.
     #[test]
     fn weights_are_narrowed_as_their_layout_says() {
         if !Isa::tested().into_iter().any(Isa::multiplies_bf16) {

@@ -1,5 +1,5 @@
-//! Memory in huge pages. A decode step reads all weights once; with pages of 4 KiB a good part of its time goes into looking up
-//! where they lie.
+//! Memory in huge pages. A decode step reads all weights once; with pages of 4 KiB a good part of
+//! its time goes into looking up where they lie.
 
 use std::io;
 use std::ops::Range;

@@ -1,6 +1,7 @@
-//! Attention of the rows of a pass over the cached positions of their sequences, causal. Query heads that share a key-value head go
-//! together as rows of one product, a page of positions at a time, with the softmax kept up as pages pass by (Milakov and
-//! Gimelshein 2018, arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135): memory does not grow with the context.
+//! Attention of the rows of a pass over the cached positions of their sequences, causal. Query
+//! heads that share a key-value head go together as rows of one product, a page of positions at a
+//! time, with the softmax kept up as pages pass by (Milakov and Gimelshein 2018, arXiv 1805.02867;
+//! Dao et al. 2022, arXiv 2205.14135): memory does not grow with the context.
 
 use super::cache::{Cache, Held, Layout, PAGE, Span};
 use super::elementwise::exp;
@@ -26,11 +27,12 @@ use super::avx512;
 #[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
 
-/// Rows of queries, heads of a group counted each, that see a page together: they share its widening to f32.
+/// Rows of queries, heads of a group counted each, that see a page together: they share its
+/// widening to f32.
 const QUERIES: usize = 64;
 
-/// Positions that are one part of the work of few rows, so that a long context keeps all threads busy. Parts are joined in
-/// order, so results depend on this number and not on that of threads.
+/// Positions that are one part of the work of few rows, so that a long context keeps all threads
+/// busy. Parts are joined in order, so results depend on this number and not on that of threads.
 const PART: usize = 1024;
 
 /// What a task computes: rows of a span, for a key-value head, over some positions.
@@ -45,7 +47,8 @@ struct Task {
 
 /// A softmax that has seen some positions, for rows of queries.
 struct Running {
-    /// `[width / 16][rows]`, a matrix unit's rows padded to whole squares: weighted sums of values.
+    /// `[width / 16][rows]`, a matrix unit's rows padded to whole squares: weighted sums of
+    /// values.
     values: Vec<Lanes>,
     /// Those rows with their padding.
     padded: usize,
@@ -54,8 +57,8 @@ struct Running {
     sums: Vec<f32>,
 }
 
-/// How queries are rounded for keys, and what the softmax makes of scores for values: of a sequence with so many rows of queries in a
-/// pass, heads that share a key-value head counted each.
+/// How queries are rounded for keys, and what the softmax makes of scores for values: of a sequence
+/// with so many rows of queries in a pass, heads that share a key-value head counted each.
 pub fn attention_kind(isa: Isa, layout: Layout, rows: usize) -> Kind {
     let in_squares = rows > TILE && layout.width.is_multiple_of(BLOCK);
     match layout.held {
@@ -64,8 +67,9 @@ pub fn attention_kind(isa: Isa, layout: Layout, rows: usize) -> Kind {
     }
 }
 
-/// `out[row][head] = softmax(q · keys) · values` over the positions up to the row's own, as the rows of a product: `q` is
-/// `[rows, heads * width]`, scaled before, and keys and values of these rows are appended.
+/// `out[row][head] = softmax(q · keys) · values` over the positions up to the row's own, as the
+/// rows of a product: `q` is `[rows, heads * width]`, scaled before, and keys and values of these
+/// rows are appended.
 ///
 /// # Panics
 /// When sizes do not fit.
@@ -247,8 +251,8 @@ fn run(
     running
 }
 
-/// The same where bf16 is multiplied, by a matrix unit or without one: keys and values are weights as they lie, and queries, and what
-/// the softmax makes of scores, are rounded to bf16 too.
+/// The same where bf16 is multiplied, by a matrix unit or without one: keys and values are weights
+/// as they lie, and queries, and what the softmax makes of scores, are rounded to bf16 too.
 #[cfg(target_arch = "x86_64")]
 fn run_in_squares(
     isa: Isa,
@@ -291,7 +295,8 @@ fn run_in_squares(
             to_bf16(isa, PAGE, rows.as_flattened(), std::slice::from_mut(square));
         }
         if end - start <= TILE {
-            // The second half may never have been written, and what is there may not even be multiplied with 0: see `append`.
+            // The second half may never have been written, and what is there may not even be
+            // multiplied with 0: see `append`.
             beginning.clear();
             beginning.extend_from_slice(&values[..values.len() / 2]);
             beginning.resize(values.len(), 0);
@@ -360,7 +365,8 @@ tiered! {
     }
 }
 
-/// Lines of pairs of bf16 with f32 rows, without widening them first, for tiers that have it, AVX-512 and up.
+/// Lines of pairs of bf16 with f32 rows, without widening them first, for tiers that have it,
+/// AVX-512 and up.
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no such tier"))]
 fn of_pairs(
     isa: Isa,

@@ -1,7 +1,8 @@
 //! Products of a tile with AVX2, FMA and F16C; the definitions are in [`super::portable`].
 //!
-//! Eight rows of weights fill a register. Rows of activations go together in small groups, so that what is loaded and unpacked of
-//! the weights serves several of them while their sums stay in registers.
+//! Eight rows of weights fill a register. Rows of activations go together in small groups, so that
+//! what is loaded and unpacked of the weights serves several of them while their sums stay in
+//! registers.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -14,7 +15,8 @@ mod k_quants;
 
 pub(super) use k_quants::{q4_k, q6_k};
 
-/// Calls a kernel with as many rows at a time as it has registers for, then with what is left, each count compiled on its own.
+/// Calls a kernel with as many rows at a time as it has registers for, then with what is left, each
+/// count compiled on its own.
 macro_rules! in_groups {
     ($out:expr, [$most:literal $($fewer:literal)*], |$first:ident, $group:ident: $rows:ident| $call:expr) => {{
         let out: &mut [Lanes] = $out;
@@ -75,8 +77,8 @@ fn halves(bytes: &[u8; 16]) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
-/// Asks for what lies [`AHEAD`] of these weights: integer kernels keep the CPU too busy to look that far ahead by itself. A few
-/// lines at a time, since the CPU can wait for some twenty only.
+/// Asks for what lies [`AHEAD`] of these weights: integer kernels keep the CPU too busy to look
+/// that far ahead by itself. A few lines at a time, since the CPU can wait for some twenty only.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn prefetch<T: ?Sized>(weights: &T) {
@@ -125,7 +127,8 @@ pub(super) fn plain(
 }
 
 /// # Safety
-/// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`, `stride` apart.
+/// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`,
+/// `stride` apart.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn plain_rows<const ROWS: usize>(
@@ -209,8 +212,8 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     in_groups!(out, [4 1 2 3], |first, group: ROWS| q8_0_rows::<ROWS>(tile, x, first, group));
 }
 
-/// The CPU multiplies unsigned with signed bytes, so a weight's sign is put on the activation: |w| (sign(w) x). The sum of two
-/// products is at most 2 x 128 x 127, which 16 bits hold.
+/// The CPU multiplies unsigned with signed bytes, so a weight's sign is put on the activation: |w|
+/// (sign(w) x). The sum of two products is at most 2 x 128 x 127, which 16 bits hold.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
@@ -289,7 +292,8 @@ pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &m
                     let weights = _mm256_mulhrs_epi16(sixteen, share);
                     let line = &mut panel.quants[run * 16 + group * 2 + pair];
                     let to = &mut line.as_chunks_mut::<TILE>().0[half];
-                    // SAFETY: sixteen numbers of two bytes are there to be written, and need no alignment.
+                    // SAFETY: sixteen numbers of two bytes are there to be written, and need no
+                    // alignment.
                     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), weights) };
                 }
             }
@@ -383,8 +387,8 @@ pub(super) fn widen_pairs(pairs: &[[u16; 2]], across: usize, lines: &mut [f32]) 
     }
 }
 
-/// Sums that are kept going at once: two a clock, each of which takes four clocks and more, and the sixteen registers hold them beside
-/// their operands.
+/// Sums that are kept going at once: two a clock, each of which takes four clocks and more, and the
+/// sixteen registers hold them beside their operands.
 const SUMS: usize = 12;
 
 /// Multiply-adds as in [`plain`]; the operations of a turn.
@@ -399,8 +403,9 @@ pub(super) fn peak_f32(turns: usize) -> usize {
     SUMS * 2 * 8
 }
 
-/// Multiply-adds as in [`q4_k`], which needs the fewest instructions for them: eight pairs of products are summed in 16 bits before
-/// they are widened. Each depends on the one before, or the compiler would take it out of the loop.
+/// Multiply-adds as in [`q4_k`], which needs the fewest instructions for them: eight pairs of
+/// products are summed in 16 bits before they are widened. Each depends on the one before, or the
+/// compiler would take it out of the loop.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn peak_int8(turns: usize) -> usize {
     const TOGETHER: usize = 8;

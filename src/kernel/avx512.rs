@@ -1,7 +1,9 @@
-//! Products of a tile with AVX-512 and its dot products of integers; the definitions are in [`super::portable`].
+//! Products of a tile with AVX-512 and its dot products of integers; the definitions are in
+//! [`super::portable`].
 //!
-//! A line of a tile is a register, and there are 32 of them: more rows of activations go together than with AVX2, and a byte of
-//! weights meets a byte of activations in one instruction, four to a lane, that adds to a sum of 32 bits.
+//! A line of a tile is a register, and there are 32 of them: more rows of activations go together
+//! than with AVX2, and a byte of weights meets a byte of activations in one instruction, four to a
+//! lane, that adds to a sum of 32 bits.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -69,7 +71,8 @@ fn ask_ahead(line: &[u8; 64]) {
 /// Bytes that are asked for before they are needed.
 const AHEAD: usize = 4096;
 
-/// Rows from which multiplying keeps the CPU too busy to look ahead by itself. Fewer are slower with its help.
+/// Rows from which multiplying keeps the CPU too busy to look ahead by itself. Fewer are slower
+/// with its help.
 const BUSY: usize = 3;
 
 /// Adds to the sums of a row.
@@ -98,11 +101,13 @@ pub(super) fn plain(
     });
 }
 
-/// Even and odd columns have sums of their own, so that those of few rows wait less for one another. Eight rows at most: they often lie a
-/// multiple of 4 KB apart, and as many lines of such memory are what a set of the first-level cache holds.
+/// Even and odd columns have sums of their own, so that those of few rows wait less for one
+/// another. Eight rows at most: they often lie a multiple of 4 KB apart, and as many lines of such
+/// memory are what a set of the first-level cache holds.
 ///
 /// # Safety
-/// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`, `stride` apart.
+/// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`,
+/// `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 unsafe fn plain_rows<const ROWS: usize>(
@@ -164,8 +169,9 @@ pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) 
     }
 }
 
-/// Weights of 16 bits with f32, each widened as it is read; see [`super::portable::widen`] and [`super::portable::plain`]. A line is
-/// two columns of sixteen rows, the next one `step` lines after it; rows of `x` begin `stride` apart.
+/// Weights of 16 bits with f32, each widened as it is read; see [`super::portable::widen`] and
+/// [`super::portable::plain`]. A line is two columns of sixteen rows, the next one `step` lines
+/// after it; rows of `x` begin `stride` apart.
 ///
 /// # Panics
 /// When lines or rows are missing.
@@ -255,7 +261,8 @@ fn pair_of_bf16(pairs: __m512i) -> (__m512, __m512) {
     )
 }
 
-/// Rows from `first` on. Where they begin, since their ends are not looked at again for every run: it costs as much as the products.
+/// Rows from `first` on. Where they begin, since their ends are not looked at again for every run:
+/// it costs as much as the products.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [*const Rounded; ROWS] {
@@ -275,7 +282,8 @@ unsafe fn run<'a>(row: *const Rounded, number: usize) -> &'a Rounded {
 /// See [`super::portable::q8_0`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    // Those that read the tile from memory: the more go together, the less they wait. Eight are enough to multiply what is in the cache.
+    // Those that read the tile from memory: the more go together, the less they wait. Eight are
+    // enough to multiply what is in the cache.
     let (before, rest) = match out.split_first_chunk_mut::<16>() {
         Some((group, rest)) => {
             q8_0_rows::<16>(tile, x, 0, group);
@@ -288,8 +296,9 @@ pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     });
 }
 
-/// The CPU multiplies unsigned with signed bytes, so weights are made 128 too large: their sign bit is turned. What that adds is
-/// 128 times the sum of the activations: sums begin with what takes it off.
+/// The CPU multiplies unsigned with signed bytes, so weights are made 128 too large: their sign bit
+/// is turned. What that adds is 128 times the sum of the activations: sums begin with what takes it
+/// off.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
@@ -384,7 +393,8 @@ fn panel_rows<const ROWS: usize>(
     }
 }
 
-/// See [`super::inputs::Inputs::make`]; the compiler's own vectors of the plain loop gather single numbers.
+/// See [`super::inputs::Inputs::make`]; the compiler's own vectors of the plain loop gather single
+/// numbers.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn to_int8(values: &[f32], runs: &mut [Rounded]) {
     /// Every NaN and both infinities.

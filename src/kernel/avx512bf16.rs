@@ -1,5 +1,6 @@
-//! Products of bf16 without a matrix unit: two pairs are multiplied and added to a sum of f32 in every lane of a register. Weights
-//! are read as they lie, activations as the squares that a matrix unit would take.
+//! Products of bf16 without a matrix unit: two pairs are multiplied and added to a sum of f32 in
+//! every lane of a register. Weights are read as they lie, activations as the squares that a matrix
+//! unit would take.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -15,8 +16,8 @@ const LINE: usize = 64;
 /// A row's activations as pairs of columns.
 type Pairs = [i32; BLOCK / 2];
 
-/// `sums[row] = x[row] · weights`: `x` is `[rows / 16, columns / 32]`, rounded up, `weights` a tile of bf16, and rows of sums beyond
-/// those of `x` are left as they are.
+/// `sums[row] = x[row] · weights`: `x` is `[rows / 16, columns / 32]`, rounded up, `weights` a tile
+/// of bf16, and rows of sums beyond those of `x` are left as they are.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn products(x: &[Square], weights: &[u8], sums: &mut [Lanes]) {
     let across = weights.len() / size_of::<Square>();
@@ -31,8 +32,8 @@ pub(super) fn products(x: &[Square], weights: &[u8], sums: &mut [Lanes]) {
     }
 }
 
-/// `sums[chunk][row] += x[row] · weights[chunk]` over 32 columns, where `weights` are `[16][chunks][16][2]`, and `x` is
-/// `[rows / 16]`.
+/// `sums[chunk][row] += x[row] · weights[chunk]` over 32 columns, where `weights` are
+/// `[16][chunks][16][2]`, and `x` is `[rows / 16]`.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn add(x: &[Square], weights: &[u8], sums: &mut [Lanes]) {
     let chunks = weights.len() / size_of::<Square>();

@@ -1,5 +1,5 @@
-//! A matrix as blocks of a GGML type, in the bytes of its file: what quantises, reads and writes weights. Products are made with
-//! [`super::tiles`] or by candle.
+//! A matrix as blocks of a GGML type, in the bytes of its file: what quantises, reads and writes
+//! weights. Products are made with [`super::tiles`] or by candle.
 
 use std::ops::Range;
 
@@ -42,7 +42,8 @@ struct Typed<T> {
 /// What `fill` returns.
 ///
 /// # Panics
-/// When the type's blocks do not divide a row, or `fill` gives another number of values or bytes than the rows have.
+/// When the type's blocks do not divide a row, or `fill` gives another number of values or bytes
+/// than the rows have.
 pub fn matrix<E: Send>(
     dtype: GgmlDType,
     [outputs, columns]: [usize; 2],
@@ -99,8 +100,8 @@ fn filled<T: GgmlType, E: Send>(
 fn bytes_of<T: GgmlType>(blocks: &mut [T]) -> &mut [u8] {
     let bytes = size_of_val(blocks);
     assert_eq!(size_of::<T>(), T::DTYPE.type_size(), "blocks are packed as in a file");
-    // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks are packed integers and floats, for which
-    // every pattern of bits is a value.
+    // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks are packed
+    // integers and floats, for which every pattern of bits is a value.
     unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast::<u8>(), bytes) }
 }
 
@@ -116,7 +117,8 @@ impl<T: GgmlType + 'static> Blocks for Typed<T> {
     fn data(&self) -> &[u8] {
         let blocks = self.blocks.as_slice();
         assert_eq!(size_of::<T>(), T::DTYPE.type_size(), "blocks are packed as in a file");
-        // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks are packed without gaps.
+        // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks are packed
+        // without gaps.
         unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), size_of_val(blocks)) }
     }
 

@@ -1,8 +1,10 @@
-//! Keys and values of all sequences, in pages of positions that are handed out as sequences grow: nothing is copied to make room.
+//! Keys and values of all sequences, in pages of positions that are handed out as sequences grow:
+//! nothing is copied to make room.
 //!
-//! In a page, for every layer and key-value head: keys, sixteen positions side by side (`[2][width][16]`, as f32 or in pairs along
-//! the width as bf16, `[2][width/2][16][2]`), then values (`[32][width]`, or in pairs of positions, `[16][width][2]`).
-//! These are lines of weights to the products of attention, and a block of keys in bf16 is what a matrix unit takes.
+//! In a page, for every layer and key-value head: keys, sixteen positions side by side
+//! (`[2][width][16]`, as f32 or in pairs along the width as bf16, `[2][width/2][16][2]`), then
+//! values (`[32][width]`, or in pairs of positions, `[16][width][2]`). These are lines of weights
+//! to the products of attention, and a block of keys in bf16 is what a matrix unit takes.
 
 use half::bf16;
 
@@ -13,8 +15,8 @@ use super::tiles::TILE;
 /// Positions of a page.
 pub const PAGE: usize = 32;
 
-/// Bytes that are asked of the system at a time: an eighth of what is there, within these bounds. They take memory only as they are
-/// used, but a limit on data counts them from the start.
+/// Bytes that are asked of the system at a time: an eighth of what is there, within these bounds.
+/// They take memory only as they are used, but a limit on data counts them from the start.
 const SLAB: [usize; 2] = [HUGE_PAGE, 64 << 20];
 
 /// Rows of a pass that are written by one thread, since others would take longer to begin.
@@ -178,7 +180,8 @@ impl Cache {
         (slab, at + within)
     }
 
-    /// Keys and values of a layer and head in the page that has a position: see the head of this file.
+    /// Keys and values of a layer and head in the page that has a position: see the head of this
+    /// file.
     pub(super) fn page(
         &self,
         sequence: usize,
@@ -191,7 +194,8 @@ impl Cache {
         self.slabs[slab].get(at..at + 2 * half).split_at(half)
     }
 
-    /// Writes keys and values of a pass, `[rows, heads * width]`, behind the positions that its spans say.
+    /// Writes keys and values of a pass, `[rows, heads * width]`, behind the positions that its
+    /// spans say.
     ///
     /// # Panics
     /// When there is no room: see [`Cache::grow`]; or two spans are of one sequence.
@@ -211,12 +215,14 @@ impl Cache {
                 let position = span.past + row;
                 let (slab, at) = this.place(span.sequence, layer, head, position);
                 let from = ((span.start + row) * heads + head) * width;
-                // SAFETY: this part of the page is of one sequence, layer and head, and so this task's alone: spans are of
-                // different sequences, which have different pages.
+                // SAFETY: this part of the page is of one sequence, layer and head, and so this
+                // task's alone: spans are of different sequences, which have
+                // different pages.
                 let page = unsafe { slabs[slab].slice(at, 2 * half) };
                 let (keys, values) = page.split_at_mut(half);
                 if position % TILE == 0 {
-                    // What an earlier sequence left beyond the end must not be multiplied, not even with 0: it may be NaN.
+                    // What an earlier sequence left beyond the end must not be multiplied, not even
+                    // with 0: it may be NaN.
                     let block = PAGE / TILE;
                     let at = position % PAGE / TILE * (half / block);
                     keys[at..at + half / block].fill(0);

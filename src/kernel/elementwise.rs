@@ -1,12 +1,12 @@
-//! What is done to single numbers and rows of them: norms, rotation, exponentials. Plain loops that the compiler makes vectors of,
-//! once for each tier.
+//! What is done to single numbers and rows of them: norms, rotation, exponentials. Plain loops that
+//! the compiler makes vectors of, once for each tier.
 
 use super::isa::tiered;
 
 /// e^x in f32, within 2 units in the last place; 0 from where the result would be no normal number.
 ///
-/// Cephes' `expf` (Moshier): x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is exact, and a polynomial of
-/// degree 7 for e^r.
+/// Cephes' `expf` (Moshier): x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is
+/// exact, and a polynomial of degree 7 for e^r.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 x 2^23: adding it rounds to an integer.

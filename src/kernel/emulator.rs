@@ -1,15 +1,18 @@
-//! A matrix unit for tests, on CPUs with AVX-512 and bf16 that have none. The CPU refuses each instruction of the unit, the system says
-//! so with a signal, and what handles it does what the instruction would have done. Kernels run as they are, a thousand times
-//! slower; their loads and stores go where the unit's would.
+//! A matrix unit for tests, on CPUs with AVX-512 and bf16 that have none. The CPU refuses each
+//! instruction of the unit, the system says so with a signal, and what handles it does what the
+//! instruction would have done. Kernels run as they are, a thousand times slower; their loads and
+//! stores go where the unit's would.
 //!
-//! Source of forms and meaning: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, instructions `LDTILECFG`,
-//! `TILELOADD`, `TILESTORED`, `TILEZERO`, `TILERELEASE` and `TDPBF16PS`.
+//! Source of forms and meaning: Intel 64 and IA-32 Architectures Software Developer's Manual,
+//! volume 2, instructions `LDTILECFG`, `TILELOADD`, `TILESTORED`, `TILEZERO`, `TILERELEASE` and
+//! `TDPBF16PS`.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
-/// Bytes of an instruction that are looked at. The longest form here, with an offset of four bytes, has ten.
+/// Bytes of an instruction that are looked at. The longest form here, with an offset of four bytes,
+/// has ten.
 const BYTES: usize = 10;
 const ROWS: usize = 16;
 const ROW: usize = 64;
@@ -36,8 +39,8 @@ pub(super) fn is_installed() -> bool {
         if !is_x86_feature_detected!("avx512f") || !is_x86_feature_detected!("avx512bf16") {
             return false;
         }
-        // SAFETY: the handler has the signature that the flags ask for, and touches nothing but the registers and the memory that the
-        // instruction names, and its thread's unit.
+        // SAFETY: the handler has the signature that the flags ask for, and touches nothing but the
+        // registers and the memory that the instruction names, and its thread's unit.
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = refused as *const () as usize;
@@ -47,7 +50,8 @@ pub(super) fn is_installed() -> bool {
     })
 }
 
-/// Does what the refused instruction would have done and goes on behind it; ends the process as before if it is not the unit's.
+/// Does what the refused instruction would have done and goes on behind it; ends the process as
+/// before if it is not the unit's.
 extern "C" fn refused(signal: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the system gives what it saved of the thread, and takes it back from there.
     let saved = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
@@ -174,7 +178,8 @@ impl Instruction {
     }
 }
 
-/// The address of an operand in memory, what an index adds to it for each row, and the bytes of the whole instruction.
+/// The address of an operand in memory, what an index adds to it for each row, and the bytes of the
+/// whole instruction.
 fn address(bytes: &[u8; BYTES], registers: &[i64]) -> Option<(usize, isize, usize)> {
     /// In the order of their numbers in instructions.
     const NAMES: [c_int; 16] = [
@@ -219,8 +224,9 @@ fn address(bytes: &[u8; BYTES], registers: &[i64]) -> Option<(usize, isize, usiz
     Some(((register(base) + offset) as usize, stride, length))
 }
 
-/// `to += a · b`: rows of pairs of bf16 with pairs of rows. Both numbers of pairs have a sum of their own over the columns, as in the
-/// unit; numbers that are too small to be normal are zero, which sums of ordinary numbers do not show.
+/// `to += a · b`: rows of pairs of bf16 with pairs of rows. Both numbers of pairs have a sum of
+/// their own over the columns, as in the unit; numbers that are too small to be normal are zero,
+/// which sums of ordinary numbers do not show.
 #[target_feature(enable = "avx512f")]
 fn add_products(to: &mut Register, a: &Register, b: &Register, rows: usize, depth: usize) {
     let wide =

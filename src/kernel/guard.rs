@@ -1,5 +1,6 @@
-//! Kernels beside memory that they must not touch. What they read and write ends with the last page of a file, and the page that is
-//! mapped behind it is none: whoever goes there is ended by the system.
+//! Kernels beside memory that they must not touch. What they read and write ends with the last page
+//! of a file, and the page that is mapped behind it is none: whoever goes there is ended by the
+//! system.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -42,8 +43,8 @@ impl<T: Copy> Guarded<T> {
     }
 
     fn get(&self) -> &[T] {
-        // SAFETY: so many items were written there, at a multiple of their size before a page's end, which is a multiple of their
-        // alignment.
+        // SAFETY: so many items were written there, at a multiple of their size before a page's
+        // end, which is a multiple of their alignment.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start).cast(), self.count) }
     }
 
@@ -88,7 +89,8 @@ fn what_goes_beyond_is_ended() {
     const VARIABLE: &str = "CANDLEMARK_TEST_BEYOND";
     if std::env::var_os(VARIABLE).is_some() {
         let edge = Guarded::new(&[1u8; 100]);
-        // SAFETY: not sound, which is what is shown: the byte is within the mapping, but beyond the file.
+        // SAFETY: not sound, which is what is shown: the byte is within the mapping, but beyond the
+        // file.
         let beyond = unsafe { edge.get().as_ptr().add(100).read_volatile() };
         unreachable!("{beyond} was read");
     }

@@ -1,8 +1,10 @@
 //! Rows of activations in the forms that kernels multiply weights with.
 //!
-//! * 8 bits with a scale per 32 columns: integers as in ggml's `q8_0`, for weights of 4, 6 and 8 bits.
-//! * 16 bits with a scale per 256 columns, for many rows: 13 bits are used, weights have 12, so that 256 products fit in
-//!   32 bits. Finer than bf16 for all but the smallest numbers beside a large one.
+//! * 8 bits with a scale per 32 columns: integers as in ggml's `q8_0`, for weights of 4, 6 and 8
+//!   bits.
+//! * 16 bits with a scale per 256 columns, for many rows: 13 bits are used, weights have 12, so
+//!   that 256 products fit in 32 bits. Finer than bf16 for all but the smallest numbers beside a
+//!   large one.
 //! * bf16 in squares of 16 rows and 32 columns, for many rows where there is a matrix unit.
 //! * f32, for plain weights.
 
@@ -31,8 +33,8 @@ pub enum Kind {
     Bf16,
 }
 
-/// What a matrix unit takes at once, sixteen lines of bf16: sixteen rows of 32 activations, or of as many weights in pairs of columns,
-/// `[16][16][2]`.
+/// What a matrix unit takes at once, sixteen lines of bf16: sixteen rows of 32 activations, or of
+/// as many weights in pairs of columns, `[16][16][2]`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Square(pub [[u16; BLOCK]; TILE]);
@@ -46,7 +48,8 @@ unsafe impl bytemuck::Zeroable for Square {}
 // SAFETY: as above.
 unsafe impl bytemuck::Pod for Square {}
 
-/// Some rows of activations, `[rows, columns]`, and the forms that were made of them. The memory is kept for the next rows.
+/// Some rows of activations, `[rows, columns]`, and the forms that were made of them. The memory is
+/// kept for the next rows.
 #[derive(Debug, Default)]
 pub struct Inputs {
     rows: usize,
@@ -56,7 +59,8 @@ pub struct Inputs {
     values: Vec<f32>,
     /// `[rows, columns / 32]`
     int8: Vec<Rounded>,
-    /// Block by block of 256 columns, the last may be narrower: `[rows, 256]`, as they are multiplied with a panel.
+    /// Block by block of 256 columns, the last may be narrower: `[rows, 256]`, as they are
+    /// multiplied with a panel.
     int16: Vec<i16>,
     /// `[columns / 256, rows]`, rounded up: the scales of `int16`.
     scales16: Vec<f32>,
@@ -64,7 +68,8 @@ pub struct Inputs {
     squares: Vec<Square>,
 }
 
-/// A run of 32 activations of 8 bits, and what is needed of them: together, so that a kernel has one place of each row to follow.
+/// A run of 32 activations of 8 bits, and what is needed of them: together, so that a kernel has
+/// one place of each row to follow.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C)]
 pub(super) struct Rounded {
@@ -125,7 +130,8 @@ impl Inputs {
         self.rows
     }
 
-    /// Takes in new rows, which `row` writes, given their numbers; what was made of the old ones is forgotten.
+    /// Takes in new rows, which `row` writes, given their numbers; what was made of the old ones is
+    /// forgotten.
     pub fn fill(
         &mut self,
         pool: &Pool,
@@ -262,7 +268,8 @@ fn rows_a_task(rows: usize, pool: &Pool) -> usize {
     if rows <= 2 { rows.max(1) } else { rows.div_ceil(4 * pool.threads()) }
 }
 
-/// 1.5 x 2^23: what is added to it is rounded to an integer, the nearest and the even of two. For magnitudes below 2^22.
+/// 1.5 x 2^23: what is added to it is rounded to an integer, the nearest and the even of two. For
+/// magnitudes below 2^22.
 const ROUND: f32 = 12_582_912.0;
 
 /// Rounds to the nearest integer, in one addition that every CPU has.
@@ -271,7 +278,8 @@ pub(super) fn round(value: f32) -> i32 {
     (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
-/// The largest magnitude, and 0, or NaN where a value is none or not finite: an integer could not show it, so a scale has to.
+/// The largest magnitude, and 0, or NaN where a value is none or not finite: an integer could not
+/// show it, so a scale has to.
 #[inline(always)]
 fn extent(values: &[f32]) -> (f32, f32) {
     let (mut most, mut nan) = ([0f32; 16], [0f32; 16]);

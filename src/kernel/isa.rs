@@ -1,6 +1,7 @@
-//! Which instructions kernels may use. A value of [`Isa`] proves that this CPU has them, so holding one makes a call of a kernel
-//! that was compiled for them sound. Only this file can make such values, and it does so only of
-//! tiers that it has asked the CPU for. Tests get theirs from `Isa::tested`.
+//! Which instructions kernels may use. A value of [`Isa`] proves that this CPU has them, so holding
+//! one makes a call of a kernel that was compiled for them sound. Only this file can make such
+//! values, and it does so only of tiers that it has asked the CPU for. Tests get theirs from
+//! `Isa::tested`.
 
 use std::sync::OnceLock;
 
@@ -212,7 +213,8 @@ impl Tier {
     }
 }
 
-/// Whether the CPU multiplies matrices of bf16, the system saves their registers, and lets this process use them.
+/// Whether the CPU multiplies matrices of bf16, the system saves their registers, and lets this
+/// process use them.
 #[cfg(target_arch = "x86_64")]
 fn has_matrix_unit() -> bool {
     const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
@@ -220,7 +222,8 @@ fn has_matrix_unit() -> bool {
     /// What the system saves. Asked only where there is AVX-512, which implies the instruction.
     #[target_feature(enable = "xsave")]
     fn saved() -> u64 {
-        // SAFETY: the CPU has the instruction, and the system lets programs use it, or AVX would not have been detected.
+        // SAFETY: the CPU has the instruction, and the system lets programs use it, or AVX would
+        // not have been detected.
         unsafe { std::arch::x86_64::_xgetbv(0) }
     }
     is_x86_feature_detected!("avx512bf16")
@@ -231,7 +234,8 @@ fn has_matrix_unit() -> bool {
         && is_granted()
 }
 
-/// Asks Linux for the registers of the matrix unit, which it gives to none that does not ask. Threads of the process have them too.
+/// Asks Linux for the registers of the matrix unit, which it gives to none that does not ask.
+/// Threads of the process have them too.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn is_granted() -> bool {
     const ARCH_PRCTL: isize = 158;
@@ -258,8 +262,8 @@ fn is_granted() -> bool {
     false
 }
 
-/// Makes of one body a function for every tier: the compiler makes vectors of the width that each has. The first argument
-/// of what it makes is the [`Isa`].
+/// Makes of one body a function for every tier: the compiler makes vectors of the width that each
+/// has. The first argument of what it makes is the [`Isa`].
 macro_rules! tiered {
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*

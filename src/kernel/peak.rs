@@ -1,6 +1,7 @@
-//! What this machine can do at most, measured with the instructions that kernels use: multiply-adds that never leave the registers,
-//! and reading memory without doing anything else. What a kernel or an engine reaches is told as a share of these, so they must
-//! not be understated: work is timed in short passes and the best is kept, since interference only slows.
+//! What this machine can do at most, measured with the instructions that kernels use: multiply-adds
+//! that never leave the registers, and reading memory without doing anything else. What a kernel or
+//! an engine reaches is told as a share of these, so they must not be understated: work is timed in
+//! short passes and the best is kept, since interference only slows.
 
 use std::hint::black_box;
 use std::io;
@@ -24,13 +25,15 @@ use super::avx512bf16;
 /// How long passes of one kind of number are repeated.
 const BUDGET: Duration = Duration::from_millis(80);
 
-/// A pass is at least so long: giving out its tasks is nothing beside it, and it still fits between two interruptions.
+/// A pass is at least so long: giving out its tasks is nothing beside it, and it still fits between
+/// two interruptions.
 const PASS: Duration = Duration::from_millis(4);
 
 /// Tasks of a pass for each thread, so that cores of different speed end at about the same time.
 const TASKS: usize = 8;
 
-/// Fewest passes over each kind of memory; the best of fewer would be at the mercy of one interruption.
+/// Fewest passes over each kind of memory; the best of fewer would be at the mercy of one
+/// interruption.
 const READS: usize = 3;
 
 /// Numbers that one instruction multiplies several of at once.
@@ -47,7 +50,8 @@ enum Number {
 pub struct Peaks {
     /// On floating point of 32 bits.
     pub f32_flop_per_s: f64,
-    /// On integers of 8 bits. Where products are summed in 16 bits at first, as often as weights of 4 bits allow.
+    /// On integers of 8 bits. Where products are summed in 16 bits at first, as often as weights
+    /// of 4 bits allow.
     pub int8_op_per_s: f64,
     /// On integers of 16 bits, summed in 32.
     pub int16_op_per_s: f64,
@@ -124,7 +128,8 @@ fn best_pass(pool: &Pool, isa: Isa, number: Number, budget: Duration) -> f64 {
         (start.elapsed(), done.into_inner())
     };
     let mut turns = 256;
-    // By the fastest of a few, or an interruption would make passes so short that starting them is all they are.
+    // By the fastest of a few, or an interruption would make passes so short that starting them is
+    // all they are.
     let task = |turns: usize| {
         let time = |_| {
             let start = Instant::now();
@@ -147,11 +152,12 @@ fn best_pass(pool: &Pool, isa: Isa, number: Number, budget: Duration) -> f64 {
     }
 }
 
-/// Sums that are kept going at once in plain Rust: four registers of 128 bits are too few to hide what one addition waits for the
-/// one before, and sixteen are all that x86-64 has.
+/// Sums that are kept going at once in plain Rust: four registers of 128 bits are too few to hide
+/// what one addition waits for the one before, and sixteen are all that x86-64 has.
 const LANES: usize = 48;
 
-/// Operations of a turn, as of the other loops. Multiplied and added, since that is how the definitions round.
+/// Operations of a turn, as of the other loops. Multiplied and added, since that is how the
+/// definitions round.
 fn portable_f32(turns: usize) -> usize {
     let (x, y) = (black_box(0.5f32), black_box(0.25f32));
     let mut sums = black_box([1f32; LANES]);
@@ -163,8 +169,8 @@ fn portable_f32(turns: usize) -> usize {
     2 * LANES
 }
 
-/// As the definition of 8-bit weights has them. The activation is another one each turn as far as the compiler knows, or it would take
-/// the products out of the loop.
+/// As the definition of 8-bit weights has them. The activation is another one each turn as far as
+/// the compiler knows, or it would take the products out of the loop.
 fn portable_int8(turns: usize) -> usize {
     let mut x = [3i8, 5, 7, 9];
     let weights = black_box([[1i8, 2, 3, 4]; TILE]);
@@ -197,8 +203,9 @@ fn portable_int16(turns: usize) -> usize {
     2 * 2 * 2 * TILE
 }
 
-/// Reads `bytes` in plain and in huge pages in turns until the budget is spent, at least a few times; the fastest of each. Every
-/// thread has a part of its own, which it has filled itself, so that it lies in the memory nearest to it.
+/// Reads `bytes` in plain and in huge pages in turns until the budget is spent, at least a few
+/// times; the fastest of each. Every thread has a part of its own, which it has filled itself, so
+/// that it lies in the memory nearest to it.
 ///
 /// # Errors
 /// When the system gives no such memory.
@@ -237,8 +244,9 @@ pub fn read_rates(pool: &Pool, isa: Isa, bytes: usize, budget: Duration) -> io::
     Ok(ReadRates { plain_bytes_per_s: plain, huge_bytes_per_s: huge })
 }
 
-/// Places of a part that are read side by side: what a CPU asks for ahead by itself ends with each page, and is not missed where
-/// other pages are under way. One place gave a seventh less in huge pages and a quarter less in plain ones.
+/// Places of a part that are read side by side: what a CPU asks for ahead by itself ends with each
+/// page, and is not missed where other pages are under way. One place gave a seventh less in huge
+/// pages and a quarter less in plain ones.
 const PLACES: usize = 4;
 
 /// Bytes that are read at one place before the next.
@@ -274,7 +282,8 @@ tiered! {
     }
 }
 
-/// Runs something once on every thread, at once: as many tasks as threads, none of which goes on before all have begun.
+/// Runs something once on every thread, at once: as many tasks as threads, none of which goes on
+/// before all have begun.
 fn on_each_thread(pool: &Pool, work: impl Fn(usize) + Sync) {
     let begun = AtomicUsize::new(0);
     pool.run(pool.threads(), |_, thread| {

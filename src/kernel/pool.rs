@@ -1,5 +1,6 @@
-//! Threads that work on one parallel region at a time: they wait for the next one spinning, since a layer of a small model has a
-//! dozen regions of some ten microseconds, and sleep when none comes. Knows nothing of what the regions compute.
+//! Threads that work on one parallel region at a time: they wait for the next one spinning, since a
+//! layer of a small model has a dozen regions of some ten microseconds, and sleep when none comes.
+//! Knows nothing of what the regions compute.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,8 +10,8 @@ use std::{io, thread};
 
 use crate::error::{Error, Result};
 
-/// Turns of the waiting loop before a thread sleeps: some 0.2 ms, longer than what lies between two regions of a pass, and short
-/// beside what another program notices.
+/// Turns of the waiting loop before a thread sleeps: some 0.2 ms, longer than what lies between two
+/// regions of a pass, and short beside what another program notices.
 const SPINS: u32 = 10_000;
 
 /// A region: what is done for each task, by which thread.
@@ -51,7 +52,8 @@ struct Job {
     tasks: usize,
 }
 
-// SAFETY: the pointer is to a `Sync` closure, and is only followed while `Pool::run` keeps it alive.
+// SAFETY: the pointer is to a `Sync` closure, and is only followed while `Pool::run` keeps it
+// alive.
 unsafe impl Send for Job {}
 
 impl Pool {
@@ -63,8 +65,9 @@ impl Pool {
         Self::with(threads, SPINS, |_| {})
     }
 
-    /// As [`Pool::new`], with each thread but the calling one kept on a CPU of its own: thread `i` on `cpus[i]`. The first is left for
-    /// the calling one, which goes where it likes: whatever it starts later would otherwise stay on that CPU, too.
+    /// As [`Pool::new`], with each thread but the calling one kept on a CPU of its own: thread `i`
+    /// on `cpus[i]`. The first is left for the calling one, which goes where it likes: whatever
+    /// it starts later would otherwise stay on that CPU, too.
     ///
     /// # Errors
     /// As [`Pool::new`], and when the system does not let a thread be kept there, or not at all.
@@ -119,8 +122,9 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `task(number, thread)` for every number below `tasks`, each once, on all threads; done when all are. Which thread gets
-    /// which task is chance. A task must not run a region of the same pool.
+    /// Runs `task(number, thread)` for every number below `tasks`, each once, on all threads; done
+    /// when all are. Which thread gets which task is chance. A task must not run a region of
+    /// the same pool.
     ///
     /// # Panics
     /// When a task panics, after the others are done.
@@ -131,8 +135,9 @@ impl Pool {
         let _region = lock(&self.region);
         let shared = &*self.shared;
         let task: &Task<'_> = &task;
-        // SAFETY: only the lifetime is left out. The closure outlives the region, because this function returns, also by a
-        // panic of a task, only after no worker is busy and the job is taken back.
+        // SAFETY: only the lifetime is left out. The closure outlives the region, because this
+        // function returns, also by a panic of a task, only after no worker is busy and the
+        // job is taken back.
         let run = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         shared.next.store(0, Ordering::Relaxed);
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
@@ -152,7 +157,8 @@ impl Pool {
         }
     }
 
-    /// As [`Pool::run`], with a part of `items` for each task: `size` at a time, the last may have fewer.
+    /// As [`Pool::run`], with a part of `items` for each task: `size` at a time, the last may have
+    /// fewer.
     ///
     /// # Panics
     /// As [`Pool::run`], and when `size` is 0.
@@ -165,7 +171,8 @@ impl Pool {
         let (length, items) = (items.len(), Raw::new(items));
         self.run(length.div_ceil(size), |number, _| {
             let start = number * size;
-            // SAFETY: tasks have different numbers, so no two of these ranges overlap, and none leaves the slice.
+            // SAFETY: tasks have different numbers, so no two of these ranges overlap, and none
+            // leaves the slice.
             let chunk = unsafe { items.slice(start, size.min(length - start)) };
             task(number, chunk);
         });
@@ -277,7 +284,8 @@ pub(super) struct Raw<T> {
     length: usize,
 }
 
-// SAFETY: who follows the pointer promises to keep to a part of its own, and what is sent there may be sent.
+// SAFETY: who follows the pointer promises to keep to a part of its own, and what is sent there may
+// be sent.
 unsafe impl<T: Send> Sync for Raw<T> {}
 
 impl<T> Raw<T> {
@@ -286,7 +294,8 @@ impl<T> Raw<T> {
     }
 
     /// # Safety
-    /// The slice that this was made of is borrowed for as long, and nobody else uses these items meanwhile.
+    /// The slice that this was made of is borrowed for as long, and nobody else uses these items
+    /// meanwhile.
     ///
     /// # Panics
     /// When the range leaves the slice.

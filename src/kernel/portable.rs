@@ -1,6 +1,8 @@
-//! Products of a tile in plain Rust: what every other version is held against, and what runs where there is none.
+//! Products of a tile in plain Rust: what every other version is held against, and what runs where
+//! there is none.
 //!
-//! Each function adds to `out[row][lane]` the product of the activations' rows with the tile's sixteen rows of weights.
+//! Each function adds to `out[row][lane]` the product of the activations' rows with the tile's
+//! sixteen rows of weights.
 
 use super::inputs::{INPUT_16, Int8, Int16, WEIGHT_16, round};
 use super::tiles::{BLOCK, Form, Q4K, Q6K, Q8_0_BYTES, SUPER, TILE, of_two, q4k_scales, weight};
@@ -8,7 +10,8 @@ use super::tiles::{BLOCK, Form, Q4K, Q6K, Q8_0_BYTES, SUPER, TILE, of_two, q4k_s
 /// Sixteen sums, one a row of weights.
 pub(super) type Lanes = [f32; TILE];
 
-/// Weights of 256 columns as numbers of 16 bits: in pairs of columns, `[128][16][2]`, with a scale for each row.
+/// Weights of 256 columns as numbers of 16 bits: in pairs of columns, `[128][16][2]`, with a scale
+/// for each row.
 #[repr(align(64))]
 pub(super) struct Panel {
     pub quants: [[i16; 2 * TILE]; SUPER / 2],
@@ -19,14 +22,15 @@ impl Panel {
     /// The largest of the scales of a row of 8-bit weights, as a share in 16 bits.
     pub(super) const SHARE: f32 = 32767.0;
 
-    /// What the largest scale of a row of 8-bit weights is multiplied with to be the panel's: weights are there in
-    /// sixteenths of a quant, times the share of 32768.
+    /// What the largest scale of a row of 8-bit weights is multiplied with to be the panel's:
+    /// weights are there in sixteenths of a quant, times the share of 32768.
     pub(super) const OF_SCALES: f32 = 32768.0 / 32767.0 / 16.0;
 
     pub(super) const EMPTY: Self = Self { quants: [[0; 2 * TILE]; SUPER / 2], scales: [0.0; TILE] };
 }
 
-/// f32 weights, the line of each column `step` numbers after the one before; rows of `x` begin `stride` apart.
+/// f32 weights, the line of each column `step` numbers after the one before; rows of `x` begin
+/// `stride` apart.
 pub(super) fn plain(
     lines: &[f32],
     step: usize,
@@ -160,8 +164,8 @@ pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
     panel.scales = most.map(|most| most / WEIGHT_16);
 }
 
-/// The panel of a block of columns of 8-bit weights. Quants of sixteenths of the largest scale's are exact where a run has that scale,
-/// and else rounded to 12 bits as other weights are.
+/// The panel of a block of columns of 8-bit weights. Quants of sixteenths of the largest scale's
+/// are exact where a run has that scale, and else rounded to 12 bits as other weights are.
 pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
     let runs = (SUPER / BLOCK).min(columns / BLOCK - block * SUPER / BLOCK);
     let first = block * SUPER / BLOCK;

@@ -1,5 +1,6 @@
-//! Products of activations with packed matrices, tile by tile on all threads. Every sum is taken in an order that depends on the
-//! instructions and on whether rows are few or many, never on the number of threads or on what other rows there are.
+//! Products of activations with packed matrices, tile by tile on all threads. Every sum is taken in
+//! an order that depends on the instructions and on whether rows are few or many, never on the
+//! number of threads or on what other rows there are.
 
 use std::ops::Range;
 
@@ -20,13 +21,16 @@ use super::avx512;
 #[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
 
-/// Rows from which weights of 8 and 16 bits are made a panel of 16-bit integers first, or activations bf16.
+/// Rows from which weights of 8 and 16 bits are made a panel of 16-bit integers first, or
+/// activations bf16.
 const MANY_ROWS: usize = 17;
 
-/// Rows up to which integers are as fast as a matrix unit: it would multiply no more at a time, and weights be made squares for it.
+/// Rows up to which integers are as fast as a matrix unit: it would multiply no more at a time, and
+/// weights be made squares for it.
 const SQUARE_ROWS: usize = 16;
 
-/// Tiles that share the rows of squares which they meet, and the bytes they may take so that these stay in the second cache.
+/// Tiles that share the rows of squares which they meet, and the bytes they may take so that these
+/// stay in the second cache.
 const SQUARE_TILES: usize = 4;
 const SQUARE_BYTES: usize = 1 << 19;
 
@@ -165,9 +169,10 @@ fn check(x: &Inputs, weights: &Tiles<'_>) {
     assert_eq!(x.columns(), columns, "a weight for each activation");
 }
 
-/// The tiles of matrices, those of one after those of another, as tasks: `(matrix, tiles)`. Where weights are read once, for few rows, a
-/// task is a share of what is left: the first are long, since memory is read fastest in long stretches, and the last short, so
-/// that no thread waits long for another.
+/// The tiles of matrices, those of one after those of another, as tasks: `(matrix, tiles)`. Where
+/// weights are read once, for few rows, a task is a share of what is left: the first are long,
+/// since memory is read fastest in long stretches, and the last short, so that no thread waits long
+/// for another.
 fn tasks(
     isa: Isa,
     matrices: &[Tiles<'_>],
@@ -236,7 +241,8 @@ fn with_sums<const MATRICES: usize>(
     }
 }
 
-/// The same with a matrix unit, which multiplies several tiles at once and writes whole squares of sums.
+/// The same with a matrix unit, which multiplies several tiles at once and writes whole squares of
+/// sums.
 #[cfg(target_arch = "x86_64")]
 fn by_squares<const MATRICES: usize>(
     isa: Isa,
@@ -364,7 +370,8 @@ pub(super) fn wide(
     #[cfg(target_arch = "x86_64")]
     if isa.sums_bytes() {
         let lines = tile.as_chunks().0;
-        // SAFETY: tiers that sum bytes have AVX-512, and an `Isa` of them is only made on a CPU that has it.
+        // SAFETY: tiers that sum bytes have AVX-512, and an `Isa` of them is only made on a CPU
+        // that has it.
         return unsafe { avx512::wide(form, lines, 1, columns, x, columns, sums) };
     }
     let mut lines = [[0f32; TILE]; 64];

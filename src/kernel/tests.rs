@@ -1,4 +1,5 @@
-//! Every tier against the definitions: the weights of a tile one by one, products in f64, attention as its formula says.
+//! Every tier against the definitions: the weights of a tile one by one, products in f64, attention
+//! as its formula says.
 
 use candle_core::quantized::GgmlDType;
 
@@ -100,8 +101,9 @@ fn a_matrix_takes_the_bytes_of_its_file() {
     assert_eq!(Form::Bf16.bytes(64, 1024), 64 * 1024 * 2);
 }
 
-/// What a product may be off by: the rounding of activations (8 bits: half of 1/127 of the largest of 32, over the root of 3
-/// for what is uniform), or of weights and activations to 12 and 13 bits, or of sums in f32.
+/// What a product may be off by: the rounding of activations (8 bits: half of 1/127 of the largest
+/// of 32, over the root of 3 for what is uniform), or of weights and activations to 12 and 13 bits,
+/// or of sums in f32.
 fn bound(isa: Isa, form: Form, rows: usize) -> f64 {
     match product::kind(isa, form, rows) {
         Kind::F32 => 2e-6,
@@ -313,7 +315,8 @@ fn attention_is_its_formula_for_ragged_passes() {
             cache.reset(3);
             let mut keys = vec![vec![Vec::new(); heads]; 3];
             let mut values = keys.clone();
-            // Chunks of several sequences, one alone, single tokens beside prompts, and contexts of more than one part.
+            // Chunks of several sequences, one alone, single tokens beside prompts, and contexts of
+            // more than one part.
             let passes: [&[(usize, usize)]; 6] = [
                 &[(0, 40), (1, 3), (2, 33)],
                 &[(1, 1), (0, 1)],

@@ -1,5 +1,6 @@
-//! A weight matrix as it is multiplied: sixteen rows side by side in a tile, so that one load has a weight of each, in just as many
-//! bytes as in a file. What is the same for all instruction sets lives here: the layout, packing, and reading back.
+//! A weight matrix as it is multiplied: sixteen rows side by side in a tile, so that one load has a
+//! weight of each, in just as many bytes as in a file. What is the same for all instruction sets
+//! lives here: the layout, packing, and reading back.
 //!
 //! A tile of `K` columns, with lines of 64 bytes:
 //!
@@ -12,8 +13,9 @@
 //! | q4_k | a block of 256 columns: see [`Q4K`] |
 //! | q6_k, in twos | a block of 256 columns: see [`Q6K`] |
 //!
-//! "In twos": two blocks at a time stand behind a line with their scales, `[2][16]` f16; the last may be alone. So what a kernel reads lies
-//! in the order in which it is read. A scale that lies elsewhere is a second place in memory, which a CPU does not look ahead for.
+//! "In twos": two blocks at a time stand behind a line with their scales, `[2][16]` f16; the last
+//! may be alone. So what a kernel reads lies in the order in which it is read. A scale that lies
+//! elsewhere is a second place in memory, which a CPU does not look ahead for.
 
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
@@ -21,7 +23,8 @@ use half::{bf16, f16};
 /// Rows of a matrix that lie side by side.
 pub const TILE: usize = 16;
 
-/// Columns that share a scale in [`Form::Q8_0`] and in activations of 8 bits; columns are padded to a multiple of it.
+/// Columns that share a scale in [`Form::Q8_0`] and in activations of 8 bits; columns are padded to
+/// a multiple of it.
 pub const BLOCK: usize = 32;
 
 /// Columns of a block of k-quants, and those that share a scale in activations of 16 bits.
@@ -44,15 +47,17 @@ pub enum Form {
     Q6K,
 }
 
-/// Bytes of a tile's block of 256 columns in [`Form::Q4K`]: the block's scale and the minima's, `[2][16]` f16; scales and minima of
-/// the eight runs of 32 columns, the lower four bits of both in a byte, of the even runs `[4][16]` and then of the odd ones; the
-/// upper two bits of an even and the next run in a byte (scale, minimum, scale, minimum from the lowest on), `[4][16]`; then the
+/// Bytes of a tile's block of 256 columns in [`Form::Q4K`]: the block's scale and the minima's,
+/// `[2][16]` f16; scales and minima of the eight runs of 32 columns, the lower four bits of both in
+/// a byte, of the even runs `[4][16]` and then of the odd ones; the upper two bits of an even and
+/// the next run in a byte (scale, minimum, scale, minimum from the lowest on), `[4][16]`; then the
 /// nibbles, `[4][8][16][4]`: the lower of `[i][g]` are columns `64i + 4g`, the upper 32 further.
 #[derive(Debug)]
 pub struct Q4K;
 
 impl Q4K {
-    /// Where the lower bits of scales and minima begin, behind the block's scale and that of the minima.
+    /// Where the lower bits of scales and minima begin, behind the block's scale and that of the
+    /// minima.
     pub const LOW: usize = 4 * TILE;
     /// Where their upper bits begin.
     pub const HIGH: usize = Self::LOW + 8 * TILE;
@@ -62,9 +67,9 @@ impl Q4K {
     pub const BYTES: usize = Self::NIBBLES + 2048;
 }
 
-/// Bytes of a tile's block of 256 columns in [`Form::Q6K`]: scales of the 16 runs of 16 columns, `[16][16]` i8; then for each run a
-/// line with the upper two bits of its four groups of four, and two lines of nibbles (groups 0 and 1, groups 2 and 3, the even
-/// one lower), each `[16][4]`.
+/// Bytes of a tile's block of 256 columns in [`Form::Q6K`]: scales of the 16 runs of 16 columns,
+/// `[16][16]` i8; then for each run a line with the upper two bits of its four groups of four, and
+/// two lines of nibbles (groups 0 and 1, groups 2 and 3, the even one lower), each `[16][4]`.
 #[derive(Debug)]
 pub struct Q6K;
 
@@ -83,7 +88,8 @@ const OF_TWO: usize = 2 * 2 * TILE;
 /// Bytes of a block of 32 columns in [`Form::Q8_0`].
 pub(super) const Q8_0_BYTES: usize = BLOCK * TILE;
 
-/// A block of so many bytes in a tile where they stand in twos, behind their scales: that of each row, and the block.
+/// A block of so many bytes in a tile where they stand in twos, behind their scales: that of each
+/// row, and the block.
 ///
 /// # Panics
 /// When the tile ends before.
@@ -304,7 +310,8 @@ fn copy<const N: usize>(tile: &mut [u8], lane: usize, items: &[[u8; N]]) {
     }
 }
 
-/// A block of a file: scale, that of the minima, scales and minima of 6 bits in twelve bytes, nibbles. ggml's `block_q4_K`.
+/// A block of a file: scale, that of the minima, scales and minima of 6 bits in twelve bytes,
+/// nibbles. ggml's `block_q4_K`.
 fn pack_q4k(block: &[u8; 144], lane: usize, tile: &mut [u8]) {
     let (d, of_minima, packed) = ([block[0], block[1]], [block[2], block[3]], &block[4..16]);
     for (word, nibbles) in block[16..].as_chunks::<4>().0.iter().enumerate() {
@@ -325,7 +332,8 @@ fn pack_q4k(block: &[u8; 144], lane: usize, tile: &mut [u8]) {
     put(&mut tile[2 * TILE..], lane, of_minima);
 }
 
-/// A block of a file: the lower four bits, the upper two, scales, and the block's scale. ggml's `block_q6_K`.
+/// A block of a file: the lower four bits, the upper two, scales, and the block's scale. ggml's
+/// `block_q6_K`.
 fn pack_q6k(block: &[u8; 210], lane: usize, tile: &mut [u8]) {
     let (low, rest) = block.split_at(128);
     let (high, scales) = rest.split_at(64);

@@ -1,5 +1,5 @@
-//! The class of a machine: the fields that two machines must share to be compared, their hash, and a name for it. Pure: what
-//! the system says comes in as a value.
+//! The class of a machine: the fields that two machines must share to be compared, their hash, and
+//! a name for it. Pure: what the system says comes in as a value.
 
 use std::collections::BTreeMap;
 use std::env::consts;
@@ -23,8 +23,9 @@ pub(super) struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// The fields of the class. What differs between two runs on one machine must not be here: a hash over measured MHz
-    /// split one type of runner in two and made 16 of 17 reported regressions (folo-rs/folo#429).
+    /// The fields of the class. What differs between two runs on one machine must not be here: a
+    /// hash over measured MHz split one type of runner in two and made 16 of 17 reported
+    /// regressions (folo-rs/folo#429).
     pub(super) fn fields(&self) -> BTreeMap<String, String> {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
         let number =
@@ -58,12 +59,14 @@ impl Found<'_> {
     }
 }
 
-/// SHA-256 of the fields as JSON with sorted keys and no spaces: two machines of one class are comparable.
+/// SHA-256 of the fields as JSON with sorted keys and no spaces: two machines of one class are
+/// comparable.
 pub fn class_id(fields: &BTreeMap<String, String>) -> String {
     hex(&Sha256::digest(serde_json::to_vec(fields).expect("a map of strings is JSON")))
 }
 
-/// A readable name and the first digits of the class id, good as the name of a folder on every system.
+/// A readable name and the first digits of the class id, good as the name of a folder on every
+/// system.
 pub(super) fn class(fields: &BTreeMap<String, String>) -> String {
     let field = |name: &str| fields.get(name).map_or("unknown", String::as_str);
     let name = match (field("cpu_name"), field("cpu_vendor")) {

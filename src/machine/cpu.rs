@@ -1,10 +1,12 @@
-//! The CPU: what it calls itself, the instruction sets that kernels can choose from, and the hypervisor below it.
+//! The CPU: what it calls itself, the instruction sets that kernels can choose from, and the
+//! hypervisor below it.
 
 use std::fs;
 
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
-/// How a CPU calls itself; `None` where the system does not say. MHz are measured and therefore not here.
+/// How a CPU calls itself; `None` where the system does not say. MHz are measured and therefore not
+/// here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Cpu {
     pub(super) vendor: Option<String>,
@@ -21,8 +23,8 @@ impl Cpu {
             .map_or_else(|_| Cpu::without_proc(), |text| Cpu::parse(&text))
     }
 
-    /// `/proc/cpuinfo` as x86 and Arm write it. Arm has its own words: implementer, architecture, part, and a revision
-    /// `rNpM` in two fields.
+    /// `/proc/cpuinfo` as x86 and Arm write it. Arm has its own words: implementer, architecture,
+    /// part, and a revision `rNpM` in two fields.
     pub(super) fn parse(text: &str) -> Self {
         let revision =
             || Some(format!("{}p{}", field(text, "CPU variant")?, field(text, "CPU revision")?));
@@ -49,7 +51,8 @@ impl Cpu {
     }
 }
 
-/// The different values of a field over all CPUs, in order, joined by `+`: chips with two kinds of core have two.
+/// The different values of a field over all CPUs, in order, joined by `+`: chips with two kinds of
+/// core have two.
 pub(super) fn field(cpuinfo: &str, name: &str) -> Option<String> {
     let mut values: Vec<&str> = Vec::new();
     for (key, value) in cpuinfo.lines().filter_map(|line| line.split_once(':')) {
@@ -61,8 +64,8 @@ pub(super) fn field(cpuinfo: &str, name: &str) -> Option<String> {
     (!values.is_empty()).then(|| values.join("+"))
 }
 
-/// The instruction sets that kernels choose from and that this machine has, by the same test that the kernels use. AMX,
-/// which stable Rust cannot test for, is read from `/proc/cpuinfo`.
+/// The instruction sets that kernels choose from and that this machine has, by the same test that
+/// the kernels use. AMX, which stable Rust cannot test for, is read from `/proc/cpuinfo`.
 pub(super) fn isa(cpuinfo: &str) -> String {
     let mut found = detected();
     let flags = field(cpuinfo, "flags").unwrap_or_default();
@@ -114,7 +117,8 @@ fn detected() -> Vec<&'static str> {
 #[cfg(target_arch = "x86_64")]
 pub(super) fn hypervisor() -> Option<String> {
     use std::arch::x86_64::__cpuid;
-    // Intel and AMD keep this bit for hypervisors to set, and leave 0x40000000 to them for a vendor of 12 characters.
+    // Intel and AMD keep this bit for hypervisors to set, and leave 0x40000000 to them for a vendor
+    // of 12 characters.
     if __cpuid(1).ecx >> 31 == 0 {
         return Some("none".into());
     }

@@ -1,5 +1,6 @@
-//! Energy of the CPU packages, from the counters that Linux shows under `/sys/class/powercap` (Intel's RAPL, which AMD has
-//! under the same names). Memory, board and power supply are not in them, and what other programs used is.
+//! Energy of the CPU packages, from the counters that Linux shows under `/sys/class/powercap`
+//! (Intel's RAPL, which AMD has under the same names). Memory, board and power supply are not in
+//! them, and what other programs used is.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::{fs, io};
 /// Where Linux shows the counters.
 pub(super) const POWERCAP: &str = "/sys/class/powercap";
 
-/// More than any package takes. A counter that could have gone round twice at this power tells nothing.
+/// More than any package takes. A counter that could have gone round twice at this power tells
+/// nothing.
 const MOST_W: f64 = 600.0;
 
 /// The energy counters of all CPU packages.
@@ -104,8 +106,9 @@ impl Packages {
     }
 }
 
-/// Whether a zone is a whole package: `intel-rapl:0`, named `package-0`. Its parts (`intel-rapl:0:0`, cores or DRAM) are
-/// within it or beside it, `psys` is the whole board, and `intel-rapl-mmio:0` is the same package again.
+/// Whether a zone is a whole package: `intel-rapl:0`, named `package-0`. Its parts
+/// (`intel-rapl:0:0`, cores or DRAM) are within it or beside it, `psys` is the whole board, and
+/// `intel-rapl-mmio:0` is the same package again.
 fn is_package(zone: &Path) -> bool {
     let folder = zone.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let whole = folder.strip_prefix("intel-rapl:").is_some_and(|number| !number.contains(':'));

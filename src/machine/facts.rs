@@ -1,5 +1,5 @@
-//! What is recorded of a machine and never compared: its name, memory, clock, and the switches of the system. A fact that
-//! cannot be read is left out.
+//! What is recorded of a machine and never compared: its name, memory, clock, and the switches of
+//! the system. A fact that cannot be read is left out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,7 +59,8 @@ fn chosen(text: &str) -> Option<&str> {
     text.split_once('[')?.1.split_once(']').map(|(word, _)| word)
 }
 
-/// The nearest limit that is set for the control group of this process, as the file has it (`200000 100000` are two CPUs).
+/// The nearest limit that is set for the control group of this process, as the file has it (`200000
+/// 100000` are two CPUs).
 fn limit(group: &str, file: &str) -> Option<String> {
     cgroup::folders(Path::new(cgroup::ROOT), group, "cpu").iter().find_map(|folder| {
         let text = fs::read_to_string(folder.join(file)).ok()?;

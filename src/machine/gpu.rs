@@ -1,5 +1,6 @@
-//! What a GPU tells of itself: energy, use, memory, and why it is slowed down. NVIDIA's is read through NVML, the library of
-//! its driver, which is looked for at run time. Knows nothing of what ran on the GPU; others' work on it counts, too.
+//! What a GPU tells of itself: energy, use, memory, and why it is slowed down. NVIDIA's is read
+//! through NVML, the library of its driver, which is looked for at run time. Knows nothing of what
+//! ran on the GPU; others' work on it counts, too.
 
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ pub(super) struct Busy {
 pub(super) enum GpuMemory {
     /// Of this process.
     Process(u64),
-    /// Of everyone: the driver did not list this process, as in a container with process ids of its own.
+    /// Of everyone: the driver did not list this process, as in a container with process ids of its
+    /// own.
     Device(u64),
 }
 
@@ -90,8 +92,9 @@ impl Visible {
         Visible { devices: variable("CUDA_VISIBLE_DEVICES"), order: variable("CUDA_DEVICE_ORDER") }
     }
 
-    /// Which GPU of the list is CUDA's `number`. CUDA numbers those that are visible, the fastest first; where several kinds
-    /// of GPU make that order a guess, there is no answer rather than the counters of another GPU.
+    /// Which GPU of the list is CUDA's `number`. CUDA numbers those that are visible, the fastest
+    /// first; where several kinds of GPU make that order a guess, there is no answer rather
+    /// than the counters of another GPU.
     fn pick(&self, number: usize, listed: &[Listed]) -> Result<usize, String> {
         let entry = match &self.devices {
             None => number.to_string(),

@@ -1,5 +1,6 @@
-//! What else the machine is doing: load, time stolen by the hypervisor, pressure, free memory. Stored with every session;
-//! a loaded host is reported as such, and whether that spoils a verdict is decided elsewhere.
+//! What else the machine is doing: load, time stolen by the hypervisor, pressure, free memory.
+//! Stored with every session; a loaded host is reported as such, and whether that spoils a verdict
+//! is decided elsewhere.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -11,17 +12,22 @@ use crate::record::Conditions;
 
 use super::{cgroup, memory, stamp};
 
-// One host's noise floor was 7.3 % quiet, 10.7 % lightly loaded and 96.5 % in use (samyama-ai/samyama-graph#708), while
-// tokens/s may fall by 5 %. So the limits are set by what the smallest margin can bear.
+// One host's noise floor was 7.3 % quiet, 10.7 % lightly loaded and 96.5 % in use
+// (samyama-ai/samyama-graph#708), while tokens/s may fall by 5 %. So the limits are set by what the
+// smallest margin can bear.
 
-/// Runnable tasks beyond one per CPU. A run keeps every CPU busy by itself; half a task more is someone else's.
+/// Runnable tasks beyond one per CPU. A run keeps every CPU busy by itself; half a task more is
+/// someone else's.
 const LOAD_BEYOND_CPUS: f64 = 0.5;
-/// A fifth of the smallest margin: stolen time is lost whole, and the share is an average that includes idle CPUs.
+/// A fifth of the smallest margin: stolen time is lost whole, and the share is an average that
+/// includes idle CPUs.
 const STEAL: f64 = 0.01;
-/// The smallest margin: a parallel step waits for its slowest thread, so at worst all of this time is lost.
+/// The smallest margin: a parallel step waits for its slowest thread, so at worst all of this time
+/// is lost.
 const PRESSURE: f64 = 0.05;
 
-/// The state of the machine now. Steal is the share since the previous call, at the first call since boot.
+/// The state of the machine now. Steal is the share since the previous call, at the first call
+/// since boot.
 pub fn conditions() -> Conditions {
     static PREVIOUS: Mutex<Ticks> = Mutex::new(Ticks { stolen: 0, all: 0 });
     let read = |path: &str| fs::read_to_string(path).ok();
@@ -41,7 +47,8 @@ pub fn conditions() -> Conditions {
     }
 }
 
-/// Says where the machine looks too busy for small differences to be seen. The thresholds are constants with their reasons.
+/// Says where the machine looks too busy for small differences to be seen. The thresholds are
+/// constants with their reasons.
 pub fn warnings(conditions: &Conditions) -> Vec<String> {
     warnings_with(conditions, installed_cpus())
 }
@@ -86,7 +93,8 @@ fn address_space(limits: &str, status: &str) -> Option<u64> {
     all.into_iter().chain(left("Max data size", "VmData:")).min()
 }
 
-/// CPUs of the machine, which a load average counts tasks of, whether or not this process may use them.
+/// CPUs of the machine, which a load average counts tasks of, whether or not this process may use
+/// them.
 fn installed_cpus() -> usize {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
     let allowed = || thread::available_parallelism().map_or(1, usize::from);
@@ -101,8 +109,8 @@ struct Ticks {
 }
 
 impl Ticks {
-    /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and guest times, which are
-    /// part of user and nice.
+    /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and
+    /// guest times, which are part of user and nice.
     fn parse(stat: &str) -> Option<Self> {
         let line = stat.lines().next()?.strip_prefix("cpu ")?;
         let ticks: Vec<u64> =
@@ -110,7 +118,8 @@ impl Ticks {
         Some(Ticks { stolen: *ticks.get(7)?, all: ticks.iter().sum() })
     }
 
-    /// The stolen share of the time between two readings; `None` if no time has passed or a counter went back.
+    /// The stolen share of the time between two readings; `None` if no time has passed or a counter
+    /// went back.
     fn stolen_since(self, previous: Ticks) -> Option<f64> {
         let all = self.all.checked_sub(previous.all).filter(|all| *all > 0)?;
         Some(self.stolen.checked_sub(previous.stolen)? as f64 / all as f64)

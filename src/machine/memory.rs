@@ -1,5 +1,5 @@
-//! Memory of this process: the resident set, now and at its highest since the last reset. System-wide figures and a
-//! counting allocator are other kinds of memory and not known here.
+//! Memory of this process: the resident set, now and at its highest since the last reset.
+//! System-wide figures and a counting allocator are other kinds of memory and not known here.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,8 @@ pub struct Memory {
     pub current: Option<u64>,
     /// The part of `current` that no file backs: heap and stacks.
     pub anon: Option<u64>,
-    /// The part of `current` that files back: code and mapped weights, as far as the page cache holds them.
+    /// The part of `current` that files back: code and mapped weights, as far as the page cache
+    /// holds them.
     pub file: Option<u64>,
     /// How it was read.
     pub kind: &'static str,
@@ -74,7 +75,8 @@ pub(super) fn kib(status: &str, field: &str) -> Option<u64> {
     value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The current resident set where the system gives it. Peaks need a foreign call, and this crate calls none here.
+/// The current resident set where the system gives it. Peaks need a foreign call, and this crate
+/// calls none here.
 fn without_proc() -> Memory {
     let current = || {
         let pid = sysinfo::get_current_pid().ok()?;
@@ -134,11 +136,13 @@ mod tests {
     fn touched_memory_raises_the_peak_and_a_reset_lowers_it() {
         const MIB: u64 = 1 << 20;
         let peak = || read().peak.unwrap();
-        // Tests that run beside this one free memory, too, which can hide a part of the change: a few attempts.
+        // Tests that run beside this one free memory, too, which can hide a part of the change: a
+        // few attempts.
         let attempts = (0..5).map(|_| {
             reset_peak().unwrap();
             let before = peak();
-            // The kernel counts pages per CPU and adds them up late, so figures are off by some pages: 4 MiB more.
+            // The kernel counts pages per CPU and adds them up late, so figures are off by some
+            // pages: 4 MiB more.
             let touched = std::hint::black_box(vec![1_u8; 68 << 20]);
             let high = peak();
             drop(touched);

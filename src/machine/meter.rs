@@ -1,5 +1,5 @@
-//! Energy, CPU and GPU use of a timed region: counters are read before it begins and after it has ended, and nothing runs
-//! beside it. Knows nothing of what the region does.
+//! Energy, CPU and GPU use of a timed region: counters are read before it begins and after it has
+//! ended, and nothing runs beside it. Knows nothing of what the region does.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,8 +13,8 @@ use super::{gpu, utilisation};
 /// RAPL counts anew about every millisecond: a shorter region would be off by more than 2 %.
 const CPU_ENERGY_LEAST: Duration = Duration::from_millis(50);
 
-/// A GPU's power is measured anew every 20 to 100 ms, depending on the model (arXiv:2312.02741): a shorter region would be
-/// off by more than 5 %.
+/// A GPU's power is measured anew every 20 to 100 ms, depending on the model (arXiv:2312.02741): a
+/// shorter region would be off by more than 5 %.
 const GPU_ENERGY_LEAST: Duration = Duration::from_secs(2);
 
 /// NVML takes a sample every sixth of a second to every second.
@@ -107,19 +107,23 @@ pub struct Spent {
     pub energy_j: Figure,
     /// The same as mean power in watts.
     pub power_w: Figure,
-    /// CPU time of this process as a share of all threads' wall time; more than 1 where more threads were busy.
+    /// CPU time of this process as a share of all threads' wall time; more than 1 where more
+    /// threads were busy.
     pub cpu_utilisation: Figure,
     /// Share of the time in which some kernel ran on the GPU, whoever's it was.
     pub gpu_utilisation: Figure,
-    /// GPU memory of this process: the larger of two samples, before the region and after it, so a lower bound of its peak.
+    /// GPU memory of this process: the larger of two samples, before the region and after it, so a
+    /// lower bound of its peak.
     pub gpu_memory_bytes: Figure,
-    /// Whether the GPU was slowed down at the end of the region, and by what; empty where no GPU is read.
+    /// Whether the GPU was slowed down at the end of the region, and by what; empty where no GPU
+    /// is read.
     pub throttle: String,
 }
 
 impl Meter {
-    /// Finds the counters for an engine's device (`cpu`, `cuda:0`, `metal`) and its number of threads. This may load a
-    /// driver's library and take milliseconds: do it before anything is timed.
+    /// Finds the counters for an engine's device (`cpu`, `cuda:0`, `metal`) and its number of
+    /// threads. This may load a driver's library and take milliseconds: do it before anything
+    /// is timed.
     pub fn for_device(device: &str, threads: usize) -> Self {
         let counters = match device.split(':').next() {
             Some("cpu") => Counters::Cpu(Packages::find(Path::new(POWERCAP))),
@@ -275,8 +279,8 @@ impl Meter {
     }
 }
 
-/// Writes what a region took into a block, under the names of [`crate::workload::METRICS`], with scopes and reasons as
-/// notes. `generated_tokens` are those of all sequences in the whole region.
+/// Writes what a region took into a block, under the names of [`crate::workload::METRICS`], with
+/// scopes and reasons as notes. `generated_tokens` are those of all sequences in the whole region.
 pub fn store(spent: &Spent, generated_tokens: f64, block: &mut Block) {
     let per_token = if generated_tokens > 0.0 {
         spent.energy_j.over(generated_tokens)

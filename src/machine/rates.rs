@@ -1,22 +1,25 @@
-//! How much memory has to be read for its rate to be known: beyond the caches, and never so much that the machine swaps.
+//! How much memory has to be read for its rate to be known: beyond the caches, and never so much
+//! that the machine swaps.
 
 use std::fs;
 
 use super::load;
 
-/// Times the last-level cache, so that a part of the buffer that stays cached from pass to pass weighs little.
+/// Times the last-level cache, so that a part of the buffer that stays cached from pass to pass
+/// weighs little.
 const BEYOND_CACHE: u64 = 4;
-/// A part of the available memory that a buffer may take. There are two of them, one of each kind of pages.
+/// A part of the available memory that a buffer may take. There are two of them, one of each kind
+/// of pages.
 const OF_AVAILABLE: u64 = 8;
 
-/// How large a buffer must be to be read from memory, `least` bytes where there is room for so many; `None` if one beyond the
-/// caches cannot be taken.
+/// How large a buffer must be to be read from memory, `least` bytes where there is room for so
+/// many; `None` if one beyond the caches cannot be taken.
 pub fn read_buffer_bytes(least: u64) -> Option<usize> {
     buffer_bytes(last_level_cache_bytes(), load::available_bytes(), least)
 }
 
-/// Size of all last-level caches of the machine in bytes, as the system reports it. A chip can have several, and threads
-/// that split a buffer use them all.
+/// Size of all last-level caches of the machine in bytes, as the system reports it. A chip can have
+/// several, and threads that split a buffer use them all.
 pub fn last_level_cache_bytes() -> Option<u64> {
     let mut caches = Vec::new();
     for cpu in fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
@@ -78,7 +81,8 @@ mod tests {
             (Some(32 * MIB), Some(16384 * MIB), 256 * MIB, Some(256 * MIB)),
             (Some(32 * MIB), Some(16384 * MIB), 1024 * MIB, Some(1024 * MIB)),
             (Some(512 * MIB), Some(16384 * MIB), 256 * MIB, Some(2048 * MIB)),
-            (Some(32 * MIB), Some(1600 * MIB), 256 * MIB, Some(200 * MIB)), // Less, and still 6 times the cache.
+            // Less, and still 6 times the cache.
+            (Some(32 * MIB), Some(1600 * MIB), 256 * MIB, Some(200 * MIB)),
             (Some(32 * MIB), Some(800 * MIB), 256 * MIB, None),
             (None, Some(16384 * MIB), 256 * MIB, Some(256 * MIB)),
             (None, Some(1600 * MIB), 256 * MIB, None),

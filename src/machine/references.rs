@@ -1,8 +1,10 @@
-//! Reference kernels: three frozen pieces of work that have nothing to do with models. What they take tells a machine that
-//! changed from a program that changed. They detect and never correct: a number is never divided by one of theirs for a
-//! verdict to pass, because a machine slows different programs differently.
+//! Reference kernels: three frozen pieces of work that have nothing to do with models. What they
+//! take tells a machine that changed from a program that changed. They detect and never correct: a
+//! number is never divided by one of theirs for a verdict to pass, because a machine slows
+//! different programs differently.
 //!
-//! Their source is part of every baseline. Whoever changes it makes all stored references meaningless.
+//! Their source is part of every baseline. Whoever changes it makes all stored references
+//! meaningless.
 
 use std::hint::black_box;
 use std::sync::{Barrier, OnceLock};
@@ -15,8 +17,8 @@ use crate::stats;
 
 use super::{load, rates};
 
-/// Repetitions of each kernel that count, after one that does not. Their median is kept: a minimum would hide a machine
-/// that is disturbed half of the time.
+/// Repetitions of each kernel that count, after one that does not. Their median is kept: a minimum
+/// would hide a machine that is disturbed half of the time.
 const REPEATS: usize = 5;
 
 /// Parallel regions in one repetition of the dispatch kernel: so many that one takes milliseconds.
@@ -31,10 +33,12 @@ const BUFFER: u64 = 128 << 20;
 /// Never less, so that it is given back to the system as a whole when it is dropped.
 const SMALLEST: u64 = 64 << 20;
 
-/// Times the last-level cache. More would be further beyond it, and filling it takes longer than all kernels together.
+/// Times the last-level cache. More would be further beyond it, and filling it takes longer than
+/// all kernels together.
 const BEYOND_CACHE: u64 = 2;
 
-/// A part of the available memory that may be taken, so that measuring never makes the machine swap.
+/// A part of the available memory that may be taken, so that measuring never makes the machine
+/// swap.
 const OF_AVAILABLE: u64 = 4;
 
 /// The kernels with the memory that one of them reads; made once, measured as often as needed.
@@ -53,13 +57,15 @@ struct Kernel {
 const KERNELS: [Kernel; 3] = [
     // Prefill is arithmetic: this moves with the clock and with a neighbour on the same core.
     Kernel { regions: 1, work: multiply_add },
-    // Decoding reads every weight for each token: this moves with the bandwidth that other guests leave.
+    // Decoding reads every weight for each token: this moves with the bandwidth that other guests
+    // leave.
     Kernel { regions: 1, work: read },
     // A layer is a dozen parallel regions: this moves with how fast the system wakes threads.
     Kernel { regions: REGIONS, work: nothing_much },
 ];
 
-/// [`ReferenceKernels`] measured once; `None` where there is no memory for them, or the build is not optimised.
+/// [`ReferenceKernels`] measured once; `None` where there is no memory for them, or the build is
+/// not optimised.
 ///
 /// # Errors
 /// When the system refuses a thread.
@@ -68,8 +74,8 @@ pub fn references(threads: usize) -> Result<Option<References>> {
 }
 
 impl ReferenceKernels {
-    /// Takes and fills the memory. `None` where a buffer beyond the caches would be more than a quarter of what is
-    /// available, and in a build whose numbers mean nothing.
+    /// Takes and fills the memory. `None` where a buffer beyond the caches would be more than a
+    /// quarter of what is available, and in a build whose numbers mean nothing.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -90,8 +96,8 @@ impl ReferenceKernels {
             // No word for each: no system starts so many.
             return Err(refused(io::ErrorKind::OutOfMemory.into()));
         }
-        // One piece, however many threads: freeing smaller ones would teach the allocator of the measured program
-        // another threshold for what it gives back to the system.
+        // One piece, however many threads: freeing smaller ones would teach the allocator of the
+        // measured program another threshold for what it gives back to the system.
         let mut buffer = Vec::new();
         if buffer.try_reserve_exact(part * threads).is_err() {
             return Ok(None);
@@ -99,7 +105,8 @@ impl ReferenceKernels {
         buffer.resize(part * threads, 0_u64);
         let filled = thread::scope(|scope| {
             buffer.chunks_mut(part).try_for_each(|part| {
-                // Filled by a thread of its own, so that its pages lie near one. Pages never written would all be one.
+                // Filled by a thread of its own, so that its pages lie near one. Pages never
+                // written would all be one.
                 let fill = move || part.iter_mut().zip(0..).for_each(|(word, i)| *word = i);
                 thread::Builder::new().spawn_scoped(scope, fill).map(drop)
             })
@@ -113,7 +120,8 @@ impl ReferenceKernels {
     /// # Errors
     /// When the system refuses a thread.
     pub fn measure(&self) -> Result<References> {
-        // One more than the threads: this one lets them go and waits for all, as a program does that has parallel regions.
+        // One more than the threads: this one lets them go and waits for all, as a program does
+        // that has parallel regions.
         let barrier = Barrier::new(self.threads + 1);
         // Whether all threads are there: a barrier that one is missing from opens for none.
         let complete = &OnceLock::<bool>::new();
@@ -166,8 +174,9 @@ fn buffer_bytes(cache: Option<u64>, available: Option<u64>) -> Option<usize> {
 const ROWS: usize = 16;
 const WIDTH: usize = 64;
 
-/// Products of two matrices of 4 and 16 KiB, which stay in the first-level cache with their result. The innermost loop adds
-/// a multiple of one row to another, which compilers turn into vector instructions by themselves.
+/// Products of two matrices of 4 and 16 KiB, which stay in the first-level cache with their result.
+/// The innermost loop adds a multiple of one row to another, which compilers turn into vector
+/// instructions by themselves.
 fn multiply_add(_: &[u64]) {
     let a = black_box([[1e-3_f32; WIDTH]; ROWS]);
     let b = black_box([[1e-3_f32; WIDTH]; WIDTH]);

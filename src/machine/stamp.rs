@@ -1,4 +1,5 @@
-//! The tool itself: how it was built, in which environment it runs, and the time. `build.rs` makes the stamps read here.
+//! The tool itself: how it was built, in which environment it runs, and the time. `build.rs` makes
+//! the stamps read here.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -83,10 +84,12 @@ pub fn check_time(text: &str) -> std::result::Result<(), String> {
     if ahead > day { Err(format!("`{text}` lies in the future")) } else { Ok(()) }
 }
 
-/// Measurements that begin less than this after the one before say nothing of another time: they are one session.
+/// Measurements that begin less than this after the one before say nothing of another time: they
+/// are one session.
 pub const SESSION_GAP: Duration = Duration::from_secs(3600);
 
-/// Whether what began at `started` is of one session with what ended at `ended`. Times that cannot be read are of one.
+/// Whether what began at `started` is of one session with what ended at `ended`. Times that cannot
+/// be read are of one.
 pub fn is_one_session(ended: &str, started: &str, gap: Duration) -> bool {
     between(ended, started).is_none_or(|apart| apart < gap)
 }
@@ -153,7 +156,8 @@ pub fn file_sha256(path: &Path) -> io::Result<String> {
     }
 }
 
-/// Threads, switches of candle and of the allocator, and our own settings. A name that may hold a secret is left out.
+/// Threads, switches of candle and of the allocator, and our own settings. A name that may hold a
+/// secret is left out.
 fn speed_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<String, String> {

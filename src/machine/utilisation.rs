@@ -1,14 +1,15 @@
-//! CPU time of this process, all threads together. Waiting in a loop counts as being busy, and what child processes use
-//! does not count.
+//! CPU time of this process, all threads together. Waiting in a loop counts as being busy, and what
+//! child processes use does not count.
 
 use std::fs;
 use std::time::Duration;
 
-/// The kernel counts in hundredths of a second, USER_HZ, on every system that this crate is built for.
+/// The kernel counts in hundredths of a second, USER_HZ, on every system that this crate is built
+/// for.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Regions shorter than this many ticks have no figure: user and system time are each cut to a tick at both ends, which is
-/// up to a tenth of it for one thread.
+/// Regions shorter than this many ticks have no figure: user and system time are each cut to a tick
+/// at both ends, which is up to a tenth of it for one thread.
 const TICKS: u32 = 20;
 
 /// How finely a share is known, for notes.
@@ -25,7 +26,8 @@ pub(super) fn cpu_time() -> Result<Duration, String> {
     }
 }
 
-/// CPU time as a share of what `threads` threads could have used; more than 1 where more of them were busy.
+/// CPU time as a share of what `threads` threads could have used; more than 1 where more of them
+/// were busy.
 ///
 /// # Errors
 /// When the region is too short for the steps that CPU time is counted in.
@@ -41,8 +43,8 @@ pub(super) fn share(used: Duration, elapsed: Duration, threads: usize) -> Result
     Ok(used.as_secs_f64() / elapsed.as_secs_f64() / threads.max(1) as f64)
 }
 
-/// User and system time, the 14th and 15th field of `/proc/self/stat`. The second one, the program's name in parentheses,
-/// can hold anything.
+/// User and system time, the 14th and 15th field of `/proc/self/stat`. The second one, the
+/// program's name in parentheses, can hold anything.
 fn parse(stat: &str) -> Option<Duration> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_whitespace().skip(11).map_while(|ticks| ticks.parse::<u32>().ok());

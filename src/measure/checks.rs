@@ -1,12 +1,13 @@
-//! The checks that a number can be true. A number that cannot be makes its case INVALID; one that looks odd gets a warning.
+//! The checks that a number can be true. A number that cannot be makes its case INVALID; one that
+//! looks odd gets a warning.
 
 use std::time::Duration;
 
 use crate::measure::{Sample, Trial};
 use crate::record::{Block, Validity};
 
-/// How far a rate may lie above the measured roofline before it is called impossible: the roofline is itself a measurement, on
-/// machines where such measurements differ by 5 to 20 %.
+/// How far a rate may lie above the measured roofline before it is called impossible: the roofline
+/// is itself a measurement, on machines where such measurements differ by 5 to 20 %.
 const TOLERANCE: f64 = 1.25;
 
 /// Share of the roofline below which the work has probably run somewhere else than intended.
@@ -18,8 +19,9 @@ const LONG_PROMPT: usize = 64;
 /// Clock readings are summed in nanoseconds, which rounds by less than this.
 const CLOCK: Duration = Duration::from_micros(1);
 
-/// What first token and steps may leave of a generation, which a clock around all of it sees: going back to an empty
-/// cache before, looking at the scores after. A share of the whole and a time, whichever is more.
+/// What first token and steps may leave of a generation, which a clock around all of it sees: going
+/// back to an empty cache before, looking at the scores after. A share of the whole and a time,
+/// whichever is more.
 const UNEXPLAINED: (f64, Duration) = (0.05, Duration::from_millis(5));
 
 /// Checks the samples of a trial and the block that came of them.
@@ -66,8 +68,9 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
     verdict
 }
 
-/// Where the parts of generations contradict a clock around each: pairs of seconds, first token and steps together and
-/// the whole. An interruption may fall beside the parts of one generation, but not of all.
+/// Where the parts of generations contradict a clock around each: pairs of seconds, first token and
+/// steps together and the whole. An interruption may fall beside the parts of one generation, but
+/// not of all.
 fn contradiction(clocks: &[(f64, f64)]) -> Option<String> {
     let (share, time) = UNEXPLAINED;
     if let Some((parts, whole)) =
@@ -145,8 +148,9 @@ mod tests {
             (&[(0.96, 1.0)], None),
             (&[(0.8, 1.0)], Some(left_out)),
             (&[(0.8, 1.0), (0.7, 1.0)], Some(left_out)),
-            (&[(0.8, 1.0), (0.999, 1.0)], None), // Interrupted once, between its parts and its end.
-            (&[(0.001, 0.0055)], None),          // Of a short generation milliseconds are much.
+            // Interrupted once, between its parts and its end.
+            (&[(0.8, 1.0), (0.999, 1.0)], None),
+            (&[(0.001, 0.0055)], None), // Of a short generation milliseconds are much.
             (&[(0.999, 1.0), (1.1, 1.0)], Some(too_long)),
         ] {
             assert_eq!(contradiction(clocks).as_deref(), expected, "{clocks:?}");

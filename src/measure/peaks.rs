@@ -1,4 +1,5 @@
-//! Memory of the process that measures: what was held after loading, and the peaks of loading and of the run.
+//! Memory of the process that measures: what was held after loading, and the peaks of loading and
+//! of the run.
 
 use crate::engine::Injection;
 use crate::machine::memory;
@@ -10,7 +11,8 @@ use crate::record::{Block, Caveat};
 pub struct MemoryUse {
     after_load: Memory,
     after_run: Memory,
-    /// Whether the process has run other scenarios, whose freed memory the allocator may have kept.
+    /// Whether the process has run other scenarios, whose freed memory the allocator may have
+    /// kept.
     pub shared: Sharing,
 }
 
@@ -25,8 +27,8 @@ pub enum Sharing {
 }
 
 impl MemoryUse {
-    /// Starts the high-water mark anew. `after_load` was read once, after loading: the peaks of scenarios that ran between are
-    /// theirs.
+    /// Starts the high-water mark anew. `after_load` was read once, after loading: the peaks of
+    /// scenarios that ran between are theirs.
     pub fn begin(after_load: &Memory, shared: Sharing) -> Self {
         // Without a reset the peak of the run is at least that of loading, which the note says.
         let _ = memory::reset_peak();

@@ -1,16 +1,22 @@
-//! Document pipelines: a whole set of documents from text to answers, vectors or retrieved answers. What is counted here are items
-//! a minute of everything that a pipeline does, not steps of a model; the definitions of its metrics are here and in the modules
-//! below, and nowhere else.
+//! Document pipelines: a whole set of documents from text to answers, vectors or retrieved answers.
+//! What is counted here are items a minute of everything that a pipeline does, not steps of a
+//! model; the definitions of its metrics are here and in the modules below, and nowhere else.
 //!
-//! * One sample is one pass over the set: documents in batches of the scenario's size, one batch after the other.
-//! * `e2e_s`: the pass, from the first text to the last, with tokenising before a batch and detokenising after it.
-//! * `items_per_min`: documents that were answered, chunks that were embedded or questions that were answered, by that time.
-//! * `error_rate`: the share of the set's items that failed. They make the case INVALID, and are never left out in silence.
-//! * The length of an answer is fixed, and end-of-text is ignored: the work does not depend on what the model says.
-//! * Before the first pass one batch is run, and only one however many warm-ups are asked for: it has the shape of those that
-//!   follow. Its rate is kept as cold, the rest of it is not comparable with a pass. `warmups = 0` leaves it out.
-//! * A set is many generations, so three passes at most are made where the settings ask for more; what a scenario itself asks
-//!   for ([`Scenario::repetitions`]) is done in any case.
+//! * One sample is one pass over the set: documents in batches of the scenario's size, one batch
+//!   after the other.
+//! * `e2e_s`: the pass, from the first text to the last, with tokenising before a batch and
+//!   detokenising after it.
+//! * `items_per_min`: documents that were answered, chunks that were embedded or questions that
+//!   were answered, by that time.
+//! * `error_rate`: the share of the set's items that failed. They make the case INVALID, and are
+//!   never left out in silence.
+//! * The length of an answer is fixed, and end-of-text is ignored: the work does not depend on what
+//!   the model says.
+//! * Before the first pass one batch is run, and only one however many warm-ups are asked for: it
+//!   has the shape of those that follow. Its rate is kept as cold, the rest of it is not comparable
+//!   with a pass. `warmups = 0` leaves it out.
+//! * A set is many generations, so three passes at most are made where the settings ask for more;
+//!   what a scenario itself asks for ([`Scenario::repetitions`]) is done in any case.
 
 mod index;
 mod retrieval;
@@ -47,8 +53,8 @@ pub struct Means<'a> {
 /// Measures a pipeline: a case with one block.
 ///
 /// # Errors
-/// When the scenario has no documents, the engine cannot do what the pipeline needs ([`Error::Unsupported`]), or every
-/// document fails.
+/// When the scenario has no documents, the engine cannot do what the pipeline needs
+/// ([`Error::Unsupported`]), or every document fails.
 pub fn case(engine: &mut Engine, scenario: &Scenario, means: Means<'_>) -> Result<Case> {
     let Input::Documents(pipeline) = scenario.input else {
         return Err(Error::Unsupported(format!("`{}` has no documents", scenario.id)));
@@ -103,8 +109,8 @@ impl Stage<'_> {
         self.engine.decoder.check_length(prompt.len() + self.scenario.new_tokens)
     }
 
-    /// The answers to a batch of prompts, from text to text. A prompt that cannot be read or does not fit into the context
-    /// fails alone, one that breaks the model takes its batch along.
+    /// The answers to a batch of prompts, from text to text. A prompt that cannot be read or does
+    /// not fit into the context fails alone, one that breaks the model takes its batch along.
     ///
     /// # Errors
     /// When the engine cannot do such a batch at all ([`Error::Unsupported`]).
@@ -196,7 +202,8 @@ struct Measured {
     /// Items a minute of the batch before the first pass.
     cold: Option<f64>,
     notes: BTreeMap<&'static str, String>,
-    /// What the first pass gave, item by item: token ids, or numbers of chunks and token ids. Empty where an item failed.
+    /// What the first pass gave, item by item: token ids, or numbers of chunks and token ids.
+    /// Empty where an item failed.
     output: Option<Vec<Vec<u32>>>,
     failed: Vec<String>,
     /// Whether a later pass gave another output than the first.

@@ -1,6 +1,6 @@
-//! The share of time in kernels, by tracing spans around each of them: a run of its own, because a span costs time, too. A kernel
-//! here is a leaf of the forward pass (a matrix product, a norm, attention over one sequence); what is left is what it takes to
-//! get from one to the next.
+//! The share of time in kernels, by tracing spans around each of them: a run of its own, because a
+//! span costs time, too. A kernel here is a leaf of the forward pass (a matrix product, a norm,
+//! attention over one sequence); what is left is what it takes to get from one to the next.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,7 +42,8 @@ struct Totals {
 
 static PROFILE: OnceLock<&'static Profile> = OnceLock::new();
 
-/// Starts counting in this process. To be called before a model is loaded, and only where nothing else is measured.
+/// Starts counting in this process. To be called before a model is loaded, and only where nothing
+/// else is measured.
 ///
 /// # Errors
 /// When the process has another subscriber already.
@@ -126,8 +127,8 @@ impl Traced {
         self
     }
 
-    /// Metrics of an answer; `reading` is the same prompt read with one token as the answer, `steps` what comes after it.
-    /// Every kernel but packing counts.
+    /// Metrics of an answer; `reading` is the same prompt read with one token as the answer,
+    /// `steps` what comes after it. Every kernel but packing counts.
     fn values(&self, reading: &Self, steps: usize) -> BTreeMap<String, f64> {
         let seconds: f64 = self.totals.seconds[1..].iter().sum();
         let count = |traced: &Self| traced.totals.count[1..].iter().sum::<u64>() as f64;
@@ -143,9 +144,11 @@ impl Traced {
     }
 }
 
-/// Traces answers of batch 1, each beside a reading of its prompt alone, so that the kernels of its steps can be counted.
+/// Traces answers of batch 1, each beside a reading of its prompt alone, so that the kernels of its
+/// steps can be counted.
 ///
-/// Beside the metrics, `traced_<kernel>_share` is the share of an answer's time in kernels of one kind.
+/// Beside the metrics, `traced_<kernel>_share` is the share of an answer's time in kernels of one
+/// kind.
 ///
 /// # Errors
 /// When nothing counts in this process, or generating fails.
@@ -217,7 +220,8 @@ pub fn case(
     })
 }
 
-/// Seconds that an empty parallel region takes, the median of many, started the way kernels start theirs.
+/// Seconds that an empty parallel region takes, the median of many, started the way kernels start
+/// theirs.
 fn region(pool: &Pool) -> Option<f64> {
     let one = || {
         let start = Instant::now();

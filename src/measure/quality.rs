@@ -1,6 +1,7 @@
-//! Agreement with the f32 definition: every token of a text is scored by the model as it is run and by the same weights in f32,
-//! and the two distributions are compared. What reports call accuracy is the share of tokens after which both find the same
-//! next one likeliest. Knows nothing of how well a model does at any task.
+//! Agreement with the f32 definition: every token of a text is scored by the model as it is run and
+//! by the same weights in f32, and the two distributions are compared. What reports call accuracy
+//! is the share of tokens after which both find the same next one likeliest. Knows nothing of how
+//! well a model does at any task.
 
 use candle_core::quantized::GgmlDType;
 
@@ -198,7 +199,8 @@ impl Sums {
         self.same as f64 / self.compared as f64
     }
 
-    /// Mean Kullback-Leibler divergence of the model from the definition: sum of p (ln p - ln q), p by definition.
+    /// Mean Kullback-Leibler divergence of the model from the definition: sum of p (ln p - ln q), p
+    /// by definition.
     fn divergence(&self) -> f64 {
         // Rounding may leave a hair below zero, which no divergence is.
         (self.divergence / self.compared as f64).max(0.0)

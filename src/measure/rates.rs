@@ -1,4 +1,5 @@
-//! The rates that a machine's numbers are held against, measured with the kernels' own instructions.
+//! The rates that a machine's numbers are held against, measured with the kernels' own
+//! instructions.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ const BRIEF: Effort = Effort { least_bytes: 256 << 20, reading: Duration::from_m
 
 const FULL: Effort = Effort { least_bytes: 1 << 30, reading: Duration::from_secs(2) };
 
-/// Once a number has exceeded what was seen in [`BRIEF`]: a host that has its better moments has one in so long, mostly.
+/// Once a number has exceeded what was seen in [`BRIEF`]: a host that has its better moments has
+/// one in so long, mostly.
 const PATIENT: Effort = Effort { least_bytes: 256 << 20, reading: Duration::from_secs(3) };
 
 /// Measures what a run needs to know of the CPU, briefly.
@@ -49,8 +51,8 @@ pub fn full_rates(threads: usize) -> Result<Rates> {
 
 fn with_effort(threads: usize, effort: &Effort) -> Result<Rates> {
     let pool = Pool::new(threads)?;
-    // The best of the CPU, whatever tier an engine is forced to: other engines choose for themselves, and what a number is held
-    // against must not be below what they can reach.
+    // The best of the CPU, whatever tier an engine is forced to: other engines choose for
+    // themselves, and what a number is held against must not be below what they can reach.
     let isa = Isa::best();
     // Where the system gives no memory to read, all else can still be measured.
     let read = machine::read_buffer_bytes(effort.least_bytes)
@@ -68,8 +70,8 @@ fn with_effort(threads: usize, effort: &Effort) -> Result<Rates> {
     })
 }
 
-/// Operations per second of a large f32 product, the best of a few, in a build with a library that multiplies on units for which there
-/// are no kernels here.
+/// Operations per second of a large f32 product, the best of a few, in a build with a library that
+/// multiplies on units for which there are no kernels here.
 fn foreign_f32_rate() -> Option<f64> {
     const SIZE: usize = 1024;
     if !cfg!(any(feature = "accelerate", feature = "mkl")) {

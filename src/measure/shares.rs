@@ -1,5 +1,6 @@
-//! Shares of the roofline: what a case did, divided by the most that the machine was measured to do. A machine that is shared or
-//! throttled can do more a minute later, so a record holds all of its cases against the best that was seen while it was made.
+//! Shares of the roofline: what a case did, divided by the most that the machine was measured to
+//! do. A machine that is shared or throttled can do more a minute later, so a record holds all of
+//! its cases against the best that was seen while it was made.
 
 use crate::engine::Engine;
 use crate::measure::{Trial, checks};
@@ -16,8 +17,8 @@ const SHARES: [Share; 2] = [
     Share { metric: "prefill_flop_fraction", of: Rates::best_op_per_s },
 ];
 
-/// Whether a case did more than the machine was measured to do: one of the two measurements is off, or the machine has changed
-/// between them.
+/// Whether a case did more than the machine was measured to do: one of the two measurements is off,
+/// or the machine has changed between them.
 pub fn exceeds(case: &Case) -> bool {
     let mut shares = SHARES
         .iter()
@@ -25,7 +26,8 @@ pub fn exceeds(case: &Case) -> bool {
     shares.any(|share| share > 1.0)
 }
 
-/// Holds all cases of a record against these rates, too: where one is better than the record's own, it takes its place.
+/// Holds all cases of a record against these rates, too: where one is better than the record's own,
+/// it takes its place.
 pub fn raise(rates: &mut Rates, cases: &mut [Case], seen: &Rates) {
     let best = rates.best_of(seen);
     for case in cases {
@@ -34,7 +36,8 @@ pub fn raise(rates: &mut Rates, cases: &mut [Case], seen: &Rates) {
     *rates = best;
 }
 
-/// Divides the shares of a case by other rates than before, and says again whether they can be true.
+/// Divides the shares of a case by other rates than before, and says again whether they can be
+/// true.
 pub fn restate(case: &mut Case, before: &Rates, now: &Rates) {
     let Case { blocks, validity, .. } = case;
     for block in &mut *blocks {
@@ -63,8 +66,8 @@ pub fn restate(case: &mut Case, before: &Rates, now: &Rates) {
     }
 }
 
-/// Bytes that decoding streamed per second, weights once a step and the caches of all sequences, as a share of the
-/// measured read bandwidth: the larger one, whatever pages an engine has.
+/// Bytes that decoding streamed per second, weights once a step and the caches of all sequences, as
+/// a share of the measured read bandwidth: the larger one, whatever pages an engine has.
 pub(super) fn of_bandwidth(
     trial: &Trial,
     engine: &Engine,
@@ -82,8 +85,9 @@ pub(super) fn of_bandwidth(
     Ok((weights as f64 + caches) / step / bandwidth)
 }
 
-/// Operations that prefill did per second, as a share of the most that the machine does on any kind of number. With the largest peak it
-/// never flatters: an engine that multiplies wider numbers than it could has a smaller share.
+/// Operations that prefill did per second, as a share of the most that the machine does on any kind
+/// of number. With the largest peak it never flatters: an engine that multiplies wider numbers than
+/// it could has a smaller share.
 pub(super) fn of_arithmetic(
     engine: &Engine,
     block: &Block,
@@ -94,8 +98,9 @@ pub(super) fn of_arithmetic(
     Ok(rate * flops_per_token(engine) / peak)
 }
 
-/// Two operations for each weight of the layers, which every token is multiplied with; attention and the output matrix, which
-/// only some tokens see, are left out, so that the share is a lower bound.
+/// Two operations for each weight of the layers, which every token is multiplied with; attention
+/// and the output matrix, which only some tokens see, are left out, so that the share is a lower
+/// bound.
 fn flops_per_token(engine: &Engine) -> f64 {
     let config = &engine.opened.config;
     let layers = config

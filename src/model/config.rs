@@ -1,5 +1,6 @@
-//! A model's shape: from `config.json`, from GGUF metadata, or by name. Refuses what it does not understand rather than
-//! ignoring it, because an ignored key is a model that answers wrongly at full speed.
+//! A model's shape: from `config.json`, from GGUF metadata, or by name. Refuses what it does not
+//! understand rather than ignoring it, because an ignored key is a model that answers wrongly at
+//! full speed.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -72,7 +73,8 @@ pub struct Config {
     pub rope_scaling: Option<RopeScaling>,
 }
 
-/// A named shape, for synthetic weights: layers, hidden, intermediate, heads, kv_heads, head_dim, vocab, tied.
+/// A named shape, for synthetic weights: layers, hidden, intermediate, heads, kv_heads, head_dim,
+/// vocab, tied.
 type Shape = (&'static str, Family, [usize; 7], bool);
 
 /// Rows of the embedding that the tiny vocabulary of `fixtures/tiny` needs.
@@ -135,7 +137,8 @@ impl Config {
     /// When it is not JSON, lacks a key, or asks for something that is not implemented.
     pub fn from_json(path: &Path, text: &str, notes: &mut Vec<String>) -> Result<Self> {
         let invalid = |why: String| Error::Invalid { path: path.into(), why };
-        // Read the architecture first: a foreign model should be told so, not that some key is missing.
+        // Read the architecture first: a foreign model should be told so, not that some key is
+        // missing.
         let value: Map<String, Json> =
             serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
         let architecture = value.get("model_type").and_then(|name| name.as_str());
@@ -208,8 +211,9 @@ impl Config {
         serde_json::to_string_pretty(&json).expect("plain data") + "\n"
     }
 
-    /// From GGUF metadata; `vocab` is the number of rows of the embedding, `tied` says that there is no output matrix, which is
-    /// how this format ties it to the embedding. `notes` gets what was assumed or left out of account.
+    /// From GGUF metadata; `vocab` is the number of rows of the embedding, `tied` says that there
+    /// is no output matrix, which is how this format ties it to the embedding. `notes` gets
+    /// what was assumed or left out of account.
     ///
     /// # Errors
     /// When a key is missing or has another type, or it asks for something that is not implemented.
@@ -696,9 +700,9 @@ struct Rope {
 }
 
 impl Rope {
-    /// Reads `rope_theta`, and `rope_scaling` or what newer files call `rope_parameters`, where theta
-    /// is among the others. `context` is `max_position_embeddings`, the original context of a scaling
-    /// that names none, as in transformers.
+    /// Reads `rope_theta`, and `rope_scaling` or what newer files call `rope_parameters`, where
+    /// theta is among the others. `context` is `max_position_embeddings`, the original context
+    /// of a scaling that names none, as in transformers.
     fn from_json(
         json: &Map<String, Json>,
         context: Option<u64>,

@@ -1,6 +1,7 @@
-//! The `native` engine on the CPU: Qwen3 and Qwen2.5 on slices, in a handful of parallel regions a layer, with the kernels of this
-//! crate. A pass takes the tokens of several sequences one after the other without padding; products see only the number
-//! of rows, attention works per sequence. What a sequence gets does not depend on who shares its pass.
+//! The `native` engine on the CPU: Qwen3 and Qwen2.5 on slices, in a handful of parallel regions a
+//! layer, with the kernels of this crate. A pass takes the tokens of several sequences one after
+//! the other without padding; products see only the number of rows, attention works per sequence.
+//! What a sequence gets does not depend on who shares its pass.
 
 use std::ops::Range;
 
@@ -85,11 +86,12 @@ enum Wanted {
 }
 
 impl Cpu {
-    /// Loads a model. Matrices are held as `quant` says, or as stored; types that have no kernel are held as bf16.
+    /// Loads a model. Matrices are held as `quant` says, or as stored; types that have no kernel
+    /// are held as bf16.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape than the configuration, reading fails, there is no memory, or heads have a
-    /// width that is no multiple of 16.
+    /// When a tensor is missing or has another shape than the configuration, reading fails, there
+    /// is no memory, or heads have a width that is no multiple of 16.
     pub fn load(
         config: &Config,
         source: &dyn Source,
@@ -109,7 +111,8 @@ impl Cpu {
         let embedding = loader.matrix("model.embed_tokens.weight", rows)?;
         let output = if config.tied { None } else { Some(loader.matrix("lm_head.weight", rows)?) };
         let norm = loader.vector("model.norm.weight", config.hidden)?;
-        // A model that is held in f32 is the definition of its quantised forms, so nothing of it is rounded.
+        // A model that is held in f32 is the definition of its quantised forms, so nothing of it is
+        // rounded.
         let held = if embedding.form == Form::F32 { Held::F32 } else { Held::Bf16 };
         let layout =
             Layout { layers: config.layers, heads: config.kv_heads, width: config.head_dim, held };
@@ -207,7 +210,8 @@ impl Cpu {
         Ok(())
     }
 
-    /// One layer over all rows of a pass, of which those of `answers` go on: all, or the last of each span.
+    /// One layer over all rows of a pass, of which those of `answers` go on: all, or the last of
+    /// each span.
     fn layer(&mut self, index: usize, spans: &[Span], answers: &[Span]) {
         let Self { config, isa, pool, arena, layers, rope, cache, memory, .. } = self;
         let (layer, isa, arena) = (&layers[index], *isa, &*arena);
@@ -365,7 +369,8 @@ impl Decoder for Cpu {
     }
 
     fn on_all_threads(&self, work: &(dyn Fn() + Sync)) {
-        // As many tasks as threads, none of which is done before all have begun, so that each thread has one.
+        // As many tasks as threads, none of which is done before all have begun, so that each
+        // thread has one.
         let all = std::sync::Barrier::new(self.pool.threads());
         self.pool.run(self.pool.threads(), |_, _| {
             all.wait();

@@ -1,4 +1,5 @@
-//! Changed inputs for the readers of files, which may refuse and never panic. The same on every run.
+//! Changed inputs for the readers of files, which may refuse and never panic. The same on every
+//! run.
 
 use crate::stats::Random;
 use crate::tokenizer::GgufVocabulary;

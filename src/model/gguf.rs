@@ -1,5 +1,5 @@
-//! GGUF files: reading tensors by position, from one file or several parts, and writing a model that
-//! llama.cpp loads too. candle writes the container; reading its header is our own.
+//! GGUF files: reading tensors by position, from one file or several parts, and writing a model
+//! that llama.cpp loads too. candle writes the container; reading its header is our own.
 
 mod header;
 
@@ -41,12 +41,12 @@ struct Part {
 }
 
 impl Gguf {
-    /// Opens a file, with the other parts where it is one of several, and checks their headers: that
-    /// every tensor lies inside its file, and none twice.
+    /// Opens a file, with the other parts where it is one of several, and checks their headers:
+    /// that every tensor lies inside its file, and none twice.
     ///
     /// # Errors
-    /// When a file cannot be read, is no GGUF or cut off, a part is missing, or a tensor is of a type
-    /// that is not known.
+    /// When a file cannot be read, is no GGUF or cut off, a part is missing, or a tensor is of a
+    /// type that is not known.
     pub fn open(path: &Path) -> Result<Self> {
         let (part, header) = open_part(path)?;
         let Some((number, count)) = split(&header.metadata)
@@ -111,8 +111,8 @@ impl Gguf {
         &self.parts[0].path
     }
 
-    /// What candle's models read the tensors by, in the bytes of [`Gguf::bytes`]. The keys are those
-    /// of the shape alone, of the types that candle asks for.
+    /// What candle's models read the tensors by, in the bytes of [`Gguf::bytes`]. The keys are
+    /// those of the shape alone, of the types that candle asks for.
     pub fn content(&self, config: &Config) -> gguf_file::Content {
         let before =
             |part: usize| self.parts[..part].iter().map(|part| part.file.size).sum::<u64>();
@@ -389,7 +389,8 @@ pub(crate) fn whole(
     number.map(Some).ok_or_else(wrong)
 }
 
-/// Metadata that describes a tokenizer. Both llama.cpp's and candle's spellings of keys are written where they differ.
+/// Metadata that describes a tokenizer. Both llama.cpp's and candle's spellings of keys are written
+/// where they differ.
 pub fn vocabulary_metadata(vocabulary: &GgufVocabulary) -> Vec<(String, Value)> {
     let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
     let types = vocabulary.token_types.iter().map(|&kind| Value::I32(kind as i32)).collect();
@@ -424,7 +425,8 @@ pub fn shape_metadata(config: &Config, name: &str) -> Vec<(String, Value)> {
     let mut all = vec![
         ("general.architecture".to_string(), text(arch)),
         ("general.name".into(), text(name)),
-        // candle-transformers builds its RoPE tables in this type, and in F16 if there is no such key.
+        // candle-transformers builds its RoPE tables in this type, and in F16 if there is no such
+        // key.
         ("general.dtype".into(), Value::U32(0)),
     ];
     let mut add = |key: &str, value: Value| all.push((format!("{arch}.{key}"), value));

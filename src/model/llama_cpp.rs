@@ -1,5 +1,6 @@
-//! The `llama-cpp` engine: llama.cpp behind our trait, to compare with, set up as it runs fastest. It reads GGUF files and nothing
-//! else, on the CPU; what it cannot do is an [`Error::Unsupported`] with its reason, never a number.
+//! The `llama-cpp` engine: llama.cpp behind our trait, to compare with, set up as it runs fastest.
+//! It reads GGUF files and nothing else, on the CPU; what it cannot do is an [`Error::Unsupported`]
+//! with its reason, never a number.
 
 use std::cell::Cell;
 use std::io::Write as _;
@@ -27,11 +28,13 @@ use crate::model::{Decoder, Footprint, Logits, Opened, Step, Vocabulary, argmax}
 /// Tokens of one call at most; llama.cpp cuts a call into its own passes, as `llama-bench` lets it.
 const CALL: usize = 2048;
 
-/// Steps of so many tokens go through alone. llama.cpp cuts a call with several sequences into pieces that are equally long in
-/// each, so that ragged prompts would end in passes of a few rows, each of which reads all weights.
+/// Steps of so many tokens go through alone. llama.cpp cuts a call with several sequences into
+/// pieces that are equally long in each, so that ragged prompts would end in passes of a few rows,
+/// each of which reads all weights.
 const ALONE: usize = 64;
 
-/// Rows of scores that are held at once, where every token's are wanted: 40 MB of a vocabulary of 150 000.
+/// Rows of scores that are held at once, where every token's are wanted: 40 MB of a vocabulary of
+/// 150 000.
 const SCORED: usize = 64;
 
 /// Positions per sequence are given out in steps of so many, which llama.cpp rounds to itself.
@@ -42,7 +45,8 @@ const MOST_SEQUENCES: usize = 256;
 
 /// A model of llama.cpp.
 pub struct LlamaCpp {
-    /// Contexts borrow it and come and go, so it stays until the process ends. A process loads one model.
+    /// Contexts borrow it and come and go, so it stays until the process ends. A process loads one
+    /// model.
     model: &'static LlamaModel,
     context: Option<LlamaContext<'static>>,
     batch: LlamaBatch<'static>,
@@ -63,7 +67,8 @@ impl LlamaCpp {
     /// Loads a GGUF file.
     ///
     /// # Errors
-    /// When the model is no GGUF file, is to be quantised or scaled otherwise than it is, or llama.cpp cannot load it.
+    /// When the model is no GGUF file, is to be quantised or scaled otherwise than it is, or
+    /// llama.cpp cannot load it.
     pub fn load(
         opened: &Opened,
         quant: Option<Quant>,
@@ -179,8 +184,9 @@ impl LlamaCpp {
         Ok(())
     }
 
-    /// Sees to it that sequences of so many tokens fit. A larger context is shown all tokens again; that is slow, which is why
-    /// lengths are announced by [`Decoder::check_length`] before the clock starts.
+    /// Sees to it that sequences of so many tokens fit. A larger context is shown all tokens again;
+    /// that is slow, which is why lengths are announced by [`Decoder::check_length`] before the
+    /// clock starts.
     fn make_room(&mut self, length: usize) -> Result<()> {
         if length <= self.capacity {
             return Ok(());
@@ -197,7 +203,8 @@ impl LlamaCpp {
         Ok(())
     }
 
-    /// Shows steps their tokens; `row` gets the scores that are wanted of each, with the step's number.
+    /// Shows steps their tokens; `row` gets the scores that are wanted of each, with the step's
+    /// number.
     fn show(
         &mut self,
         steps: &[Step<'_>],
@@ -311,7 +318,8 @@ impl Decoder for LlamaCpp {
         let fits = self.shown.len() == sequences && length <= self.capacity;
         self.shown = vec![Vec::new(); sequences];
         match &mut self.context {
-            // The cells are forgotten, and not wiped as well, which could be within somebody's time.
+            // The cells are forgotten, and not wiped as well, which could be within somebody's
+            // time.
             Some(context) if fits => {
                 context.clear_kv_cache_seq(None, None, None).map_err(|error| failed(&error))?;
                 Ok(())
@@ -420,7 +428,8 @@ impl Options {
     }
 }
 
-/// Whether the file has every matrix as this quantisation would make it of plain numbers, or near to it.
+/// Whether the file has every matrix as this quantisation would make it of plain numbers, or near
+/// to it.
 fn is_held_as(opened: &Opened, quant: Quant) -> bool {
     let Opened { config, source, .. } = opened;
     config.tensors().iter().filter(|(_, shape)| shape.len() == 2).all(|(name, _)| {

@@ -1,4 +1,5 @@
-//! A weight matrix as candle multiplies it, on GPUs: plain, or blocks with candle's own quantised products.
+//! A weight matrix as candle multiplies it, on GPUs: plain, or blocks with candle's own quantised
+//! products.
 
 use std::sync::Arc;
 

@@ -1,6 +1,8 @@
-//! The `native` engine on GPUs: Qwen3 and Qwen2.5 on candle tensors. It runs on the CPU, too, for tests. A pass takes the tokens of several sequences one after
-//! the other without padding; matrix products see only the number of rows, attention works per sequence on its own
-//! cache. Every sequence has its own positions, so prefill may come in chunks, after decode, and beside other sequences.
+//! The `native` engine on GPUs: Qwen3 and Qwen2.5 on candle tensors. It runs on the CPU, too, for
+//! tests. A pass takes the tokens of several sequences one after the other without padding; matrix
+//! products see only the number of rows, attention works per sequence on its own cache. Every
+//! sequence has its own positions, so prefill may come in chunks, after decode, and beside other
+//! sequences.
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{D, DType, Device, Tensor};
@@ -72,7 +74,8 @@ impl Qwen {
     /// Loads a model. Matrices are held as `quant` says, or as stored.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape than the configuration, or reading or the device fails.
+    /// When a tensor is missing or has another shape than the configuration, or reading or the
+    /// device fails.
     pub fn load(
         config: &Config,
         source: &dyn Source,
@@ -402,7 +405,8 @@ fn attention(
     Ok(if outputs.len() == 1 { outputs.remove(0) } else { Tensor::cat(&outputs, 0)? })
 }
 
-/// One sequence: q `[heads, rows, d]` against keys and values `[kv_heads, past + rows, d]`, causal; `[rows, heads * d]`.
+/// One sequence: q `[heads, rows, d]` against keys and values `[kv_heads, past + rows, d]`, causal;
+/// `[rows, heads * d]`.
 fn attend(
     config: &Config,
     q: &Tensor,
@@ -452,7 +456,8 @@ fn mask(first: usize, rows: usize, seen: usize, device: &Device) -> Result<Tenso
 }
 
 impl Sequence {
-    /// Adds keys and values `[kv_heads, rows, d]` of a layer after `past` positions and returns all of them so far.
+    /// Adds keys and values `[kv_heads, rows, d]` of a layer after `past` positions and returns all
+    /// of them so far.
     fn append(
         &mut self,
         layer: usize,

@@ -1,5 +1,5 @@
-//! The `candle` engine: candle-transformers' Qwen models behind our trait, as published, to compare with. What they cannot do is an
-//! [`Error::Unsupported`] with its reason, never a number.
+//! The `candle` engine: candle-transformers' Qwen models behind our trait, as published, to compare
+//! with. What they cannot do is an [`Error::Unsupported`] with its reason, never a number.
 
 use std::collections::HashMap;
 use std::io::{Cursor, Read, Seek};
@@ -37,7 +37,8 @@ enum Model {
 }
 
 impl Reference {
-    /// Loads a model: the quantised variants for GGUF files and quantisations, the plain ones in f32 otherwise.
+    /// Loads a model: the quantised variants for GGUF files and quantisations, the plain ones in
+    /// f32 otherwise.
     ///
     /// # Errors
     /// When the model scales RoPE, which candle-transformers ignores, and when loading fails.
@@ -100,8 +101,8 @@ impl Reference {
     }
 }
 
-/// `content` has the keys of [`gguf::shape_metadata`]: those that candle asks for, and the one without which it forms RoPE
-/// angles in f16, which is wrong from some hundred positions on.
+/// `content` has the keys of [`gguf::shape_metadata`]: those that candle asks for, and the one
+/// without which it forms RoPE angles in f16, which is wrong from some hundred positions on.
 fn quantized(
     config: &Config,
     content: gguf_file::Content,

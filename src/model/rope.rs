@@ -1,7 +1,8 @@
-//! Rotary position embedding: frequencies, YaRN, and tables of cos and sin that are computed in f64 and kept in f32.
+//! Rotary position embedding: frequencies, YaRN, and tables of cos and sin that are computed in f64
+//! and kept in f32.
 //!
-//! Su et al. 2021, arXiv 2104.09864; YaRN: Peng et al. 2023, arXiv 2309.00071, sections 3.2 and 3.4, with the constants of
-//! Qwen's model cards (`beta_fast` 32, `beta_slow` 1).
+//! Su et al. 2021, arXiv 2104.09864; YaRN: Peng et al. 2023, arXiv 2309.00071, sections 3.2 and
+//! 3.4, with the constants of Qwen's model cards (`beta_fast` 32, `beta_slow` 1).
 
 use candle_core::{Device, Tensor};
 
@@ -12,7 +13,8 @@ use crate::settings::RopeScaling;
 /// Positions that a table grows by.
 const GROWTH: usize = 1024;
 
-/// Tables of cos and sin, `[positions, head_dim / 2]` in f32, that grow with the longest position seen.
+/// Tables of cos and sin, `[positions, head_dim / 2]` in f32, that grow with the longest position
+/// seen.
 pub struct Tables {
     frequencies: Vec<f64>,
     scale: f64,
@@ -94,9 +96,10 @@ impl Rope {
 
 /// The angle per position of each pair of a head, and the factor on cos and sin.
 ///
-/// Without scaling, pair `i` of a head of width `d` turns by `theta^(-2i/d)`. YaRN divides the frequencies of pairs that turn
-/// less than `beta_slow` times over the original context by `factor`, leaves those beyond `beta_fast` turns as they are, and
-/// blends between; cos and sin are scaled by `0.1 ln(factor) + 1`.
+/// Without scaling, pair `i` of a head of width `d` turns by `theta^(-2i/d)`. YaRN divides the
+/// frequencies of pairs that turn less than `beta_slow` times over the original context by
+/// `factor`, leaves those beyond `beta_fast` turns as they are, and blends between; cos and sin are
+/// scaled by `0.1 ln(factor) + 1`.
 pub fn frequencies(head_dim: usize, theta: f64, scaling: Option<&RopeScaling>) -> (Vec<f64>, f64) {
     let d = head_dim as f64;
     let plain = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d));

@@ -1,5 +1,5 @@
-//! safetensors: a single `model.safetensors`, or shards with `model.safetensors.index.json`. Tensors are read by position, so
-//! loading never holds a whole file.
+//! safetensors: a single `model.safetensors`, or shards with `model.safetensors.index.json`.
+//! Tensors are read by position, so loading never holds a whole file.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -92,8 +92,8 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Whether the tensors are those of the bare model, as models for embeddings are stored: without
-    /// `model.` before their names.
+    /// Whether the tensors are those of the bare model, as models for embeddings are stored:
+    /// without `model.` before their names.
     pub fn is_bare(&self) -> bool {
         self.is_bare
     }
@@ -286,7 +286,8 @@ impl View for &Lazy<'_> {
     }
 }
 
-/// Writes a source as f32: one file, or shards of at most `shard_bytes` (one tensor at least) with their index.
+/// Writes a source as f32: one file, or shards of at most `shard_bytes` (one tensor at least) with
+/// their index.
 ///
 /// # Errors
 /// When a file cannot be written.

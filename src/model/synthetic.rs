@@ -1,5 +1,6 @@
-//! Seeded random weights of any shape: the speed of the real model without a download. A weight is a function of the seed,
-//! the tensor's name and its place in it, so the bits are the same on every machine and for any number of threads.
+//! Seeded random weights of any shape: the speed of the real model without a download. A weight is
+//! a function of the seed, the tensor's name and its place in it, so the bits are the same on every
+//! machine and for any number of threads.
 
 use std::ops::Range;
 
@@ -11,11 +12,13 @@ use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::weights::{Info, Rows, Source, hex};
 
-/// Half the width of the uniform distribution: a standard deviation of 0.02, that of Qwen's `initializer_range`.
+/// Half the width of the uniform distribution: a standard deviation of 0.02, that of Qwen's
+/// `initializer_range`.
 const AMPLITUDE: f32 = 0.034_641_016;
 
-/// The embedding is smaller by this factor, a power of two. Where it is the output matrix, too, a residual stream full of the last
-/// token's own row would only ever repeat that token; so the layers dominate, and greedy output depends on all of the model.
+/// The embedding is smaller by this factor, a power of two. Where it is the output matrix, too, a
+/// residual stream full of the last token's own row would only ever repeat that token; so the
+/// layers dominate, and greedy output depends on all of the model.
 const EMBEDDING: f32 = 0.125;
 
 /// Raised when the values change, because then old outputs and new ones are of different models.
@@ -79,7 +82,8 @@ fn key(seed: u64, name: &str) -> u64 {
     u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-/// The values from place `start` on. Two share one 64-bit hash, so an odd start begins with the second of a pair.
+/// The values from place `start` on. Two share one 64-bit hash, so an odd start begins with the
+/// second of a pair.
 fn fill(key: u64, start: usize, values: &mut [f32]) {
     let (head, rest) = values.split_at_mut((start % 2).min(values.len()));
     if let [first] = head {
@@ -103,7 +107,8 @@ fn hash(key: u64, place: usize) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Uniform in ±[`AMPLITUDE`]. 24 bits are exact in an f32, so the product is the one rounding and the same everywhere.
+/// Uniform in ±[`AMPLITUDE`]. 24 bits are exact in an f32, so the product is the one rounding and
+/// the same everywhere.
 fn value(bits: u32) -> f32 {
     ((bits >> 8) as i32 - (1 << 23)) as f32 * (AMPLITUDE / (1 << 23) as f32)
 }

@@ -1,4 +1,5 @@
-//! Agreement of the forward pass with candle-transformers and with itself, at f32 and on every form of weights.
+//! Agreement of the forward pass with candle-transformers and with itself, at f32 and on every form
+//! of weights.
 
 use super::*;
 use crate::kernel::{Isa, skipped};
@@ -109,7 +110,8 @@ fn quantised_logits_are_near_those_of_candle_transformers() {
     }
 }
 
-/// Rows of a product are summed in an order that depends on their number, so equality is up to the last bits of f32.
+/// Rows of a product are summed in an order that depends on their number, so equality is up to the
+/// last bits of f32.
 const SAME: f64 = 5e-6;
 
 #[test]
@@ -165,8 +167,9 @@ fn prefill_in_chunks_and_after_decode_is_one_prefill() {
 
 #[test]
 fn yarn_changes_the_answer_as_its_tables_say() {
-    // With YaRN, candle-transformers cannot be the reference: it ignores the scaling. A model whose frequencies and scale are
-    // put in by hand can: scaling q and k by s each is scaling their product by s squared.
+    // With YaRN, candle-transformers cannot be the reference: it ignores the scaling. A model whose
+    // frequencies and scale are put in by hand can: scaling q and k by s each is scaling their
+    // product by s squared.
     let plain = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     let scaled = open("synthetic:nano", SEED, Some(yarn()), &mut ()).unwrap();
     assert_eq!(scaled.config.context, 40960, "a longer context than the scaling's own stays");
@@ -269,7 +272,8 @@ fn every_type_of_a_gguf_is_read() {
     }
 }
 
-/// A model whose blocks were quantised once, in a file: run as it is, and expanded to f32, which is the definition of the same weights.
+/// A model whose blocks were quantised once, in a file: run as it is, and expanded to f32, which is
+/// the definition of the same weights.
 fn with_definition(quant: Quant, isa: Isa) -> (cpu::Cpu, cpu::Cpu) {
     let dir = tempfile::tempdir().unwrap();
     let made = open("synthetic:nano", SEED, None, &mut ()).unwrap();

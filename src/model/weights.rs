@@ -1,5 +1,6 @@
-//! Where weights come from and what they are held as: the trait that GGUF, safetensors and synthetic sources share, rows of a
-//! tensor as they are stored, and the choice of a stored type for `--quant`. Knows nothing of a forward pass.
+//! Where weights come from and what they are held as: the trait that GGUF, safetensors and
+//! synthetic sources share, rows of a tensor as they are stored, and the choice of a stored type
+//! for `--quant`. Knows nothing of a forward pass.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -84,7 +85,8 @@ impl Rows {
     }
 }
 
-/// A whole matrix of a source, held as blocks of a type. Read, expanded and quantised in parallel, some rows at a time.
+/// A whole matrix of a source, held as blocks of a type. Read, expanded and quantised in parallel,
+/// some rows at a time.
 ///
 /// # Errors
 /// When the source cannot be read.
@@ -234,7 +236,8 @@ pub enum Quant {
     Bf16,
     /// 8 bits, a scale per 32.
     Q8_0,
-    /// llama.cpp's mix: 4 bits, 6 for the output matrix and for about half of the value and down projections.
+    /// llama.cpp's mix: 4 bits, 6 for the output matrix and for about half of the value and down
+    /// projections.
     Q4KM,
 }
 
@@ -263,8 +266,8 @@ impl Quant {
 
     /// The type that a matrix is held as.
     ///
-    /// The mix is that of llama.cpp's `llama_tensor_get_type` for `Q4_K_M`: rows that 256 does not divide fall back from Q4_K to
-    /// Q5_0 and from Q6_K to Q8_0.
+    /// The mix is that of llama.cpp's `llama_tensor_get_type` for `Q4_K_M`: rows that 256 does not
+    /// divide fall back from Q4_K to Q5_0 and from Q6_K to Q8_0.
     fn target(self, name: &str, columns: usize, config: &Config) -> GgmlDType {
         let (small, large) = match self {
             Quant::F32 => return GgmlDType::F32,
@@ -298,7 +301,8 @@ fn more_bits(name: &str, layers: usize) -> bool {
     layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2
 }
 
-/// The type that a tensor is held as: vectors as f32, quantised matrices as stored, others as asked for.
+/// The type that a tensor is held as: vectors as f32, quantised matrices as stored, others as asked
+/// for.
 pub fn held_as(name: &str, info: &Info, quant: Option<Quant>, config: &Config) -> GgmlDType {
     let plain = matches!(info.dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
     match quant {
@@ -308,7 +312,8 @@ pub fn held_as(name: &str, info: &Info, quant: Option<Quant>, config: &Config) -
     }
 }
 
-/// What a model's matrices are held as, in one word: `q8_0`, `q4_k_m`, or the types it mixes, most bytes first.
+/// What a model's matrices are held as, in one word: `q8_0`, `q4_k_m`, or the types it mixes, most
+/// bytes first.
 pub fn describe(types: &[(GgmlDType, u64)]) -> String {
     let mut sums: Vec<(GgmlDType, u64)> = Vec::new();
     for (dtype, bytes) in types {

@@ -1,5 +1,5 @@
-//! One cycle in a line of JSON: what was measured, what was said of it, or why it failed. Values are in the unit of their
-//! metric's name. Does not know where lines are kept.
+//! One cycle in a line of JSON: what was measured, what was said of it, or why it failed. Values
+//! are in the unit of their metric's name. Does not know where lines are kept.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,8 @@ pub struct Measured {
 pub struct Figures {
     /// The scenario's id.
     pub id: String,
-    /// Medians over the processes, by metric name: what a gate judges, and the time of a whole answer. `null` where there is none.
+    /// Medians over the processes, by metric name: what a gate judges, and the time of a whole
+    /// answer. `null` where there is none.
     pub values: BTreeMap<String, Option<f64>>,
     /// Why there is nothing.
     pub absent: Option<Absence>,
@@ -86,8 +87,8 @@ pub struct Said {
 }
 
 impl Entry {
-    /// The line of a cycle that ended at `at` after `took_s` seconds. One of whose scenarios some failed is a failed one, too, but
-    /// keeps the numbers of the others.
+    /// The line of a cycle that ended at `at` after `took_s` seconds. One of whose scenarios some
+    /// failed is a failed one, too, but keeps the numbers of the others.
     pub fn new(at: String, took_s: f64, outcome: Result<Measured, Error>) -> Self {
         let (error, measured) = match outcome {
             Ok(measured) => (measured.failure(), Some(measured.bounded())),
@@ -96,7 +97,8 @@ impl Entry {
         Self { schema: SCHEMA, at, took_s, error: error.map(|text| bounded(&text)), measured }
     }
 
-    /// Whether figures of the two can be put side by side: the same work of the same model on the same machine.
+    /// Whether figures of the two can be put side by side: the same work of the same model on the
+    /// same machine.
     pub fn is_like(&self, other: &Entry) -> bool {
         self.measured.as_ref().zip(other.measured.as_ref()).is_some_and(|(one, two)| {
             one.generation == two.generation

@@ -1,5 +1,6 @@
-//! What a window of cycles says: the newest figures beside their own past, and the charts of them. Numbers and words for a page;
-//! passes no verdict, because cycles of one process each cannot bear one.
+//! What a window of cycles says: the newest figures beside their own past, and the charts of them.
+//! Numbers and words for a page; passes no verdict, because cycles of one process each cannot bear
+//! one.
 
 use jiff::SignedDuration;
 
@@ -102,8 +103,9 @@ pub(super) struct Picture {
     pub(super) svg: Result<String, String>,
 }
 
-/// How each metric went over the window, a line for each scenario; crosses are cycles without a value. `now` is the present in
-/// seconds since 1970: a cycle stands where its age puts it, whatever its clock said.
+/// How each metric went over the window, a line for each scenario; crosses are cycles without a
+/// value. `now` is the present in seconds since 1970: a cycle stands where its age puts it,
+/// whatever its clock said.
 pub(super) fn trends(cycles: &[Aged<'_>], rows: &[Row], now: f64) -> Vec<Picture> {
     let used =
         METRICS.iter().filter(|metric| rows.iter().any(|row| row.metric.name == metric.name));

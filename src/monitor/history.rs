@@ -1,6 +1,7 @@
-//! The cycles of the last hours: in memory, and as lines of a file that a later monitor goes on with. A file that cannot be
-//! written loses nothing: what is not on disk yet is written when it can be. Ages are counted by the monotonic clock, so that a
-//! wall clock that is set anew neither drops entries nor keeps them for ever; the wall clock's time of an entry decides only when
+//! The cycles of the last hours: in memory, and as lines of a file that a later monitor goes on
+//! with. A file that cannot be written loses nothing: what is not on disk yet is written when it
+//! can be. Ages are counted by the monotonic clock, so that a wall clock that is set anew neither
+//! drops entries nor keeps them for ever; the wall clock's time of an entry decides only when
 //! a file is read. Does not know what a figure means.
 
 use std::collections::HashSet;
@@ -16,10 +17,12 @@ use crate::files;
 use crate::monitor::entry::{Entry, SCHEMA};
 use crate::record::schema1::lift_absent;
 
-/// No more entries are kept, however long the window: a day of one every 20 seconds has fewer. It bounds memory.
+/// No more entries are kept, however long the window: a day of one every 20 seconds has fewer. It
+/// bounds memory.
 pub const MOST: usize = 5_000;
 
-/// A file is rewritten when it holds more lines than this that are too old, and more of them than others.
+/// A file is rewritten when it holds more lines than this that are too old, and more of them than
+/// others.
 const STALE: usize = 64;
 
 /// No more of a file's end is read, in bytes: some ten times what [`MOST`] entries take.
@@ -64,11 +67,12 @@ impl Line {
 }
 
 impl History {
-    /// The history in a file, as far as it is younger than the window; with what is to be said of the file. `elapsed` and `now`
-    /// are the same moment on both clocks.
+    /// The history in a file, as far as it is younger than the window; with what is to be said of
+    /// the file. `elapsed` and `now` are the same moment on both clocks.
     ///
     /// # Errors
-    /// When the file holds something else: it would be overwritten. One that cannot be read is no error.
+    /// When the file holds something else: it would be overwritten. One that cannot be read is no
+    /// error.
     pub fn open(
         path: &Path,
         window: SignedDuration,

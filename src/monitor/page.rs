@@ -1,5 +1,5 @@
-//! The pages of a monitor: finished strings, made before and after a cycle and never while one measures. Whatever came from a
-//! measurement or a file is escaped by the template.
+//! The pages of a monitor: finished strings, made before and after a cycle and never while one
+//! measures. Whatever came from a measurement or a file is escaped by the template.
 
 use jiff::{SignedDuration, Timestamp};
 use minijinja::{Value, context};

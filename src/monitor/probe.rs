@@ -1,5 +1,5 @@
-//! The real probe: scenarios in fresh worker processes, judged against the stored baseline if there is one. Only the newest
-//! record is kept as a file.
+//! The real probe: scenarios in fresh worker processes, judged against the stored baseline if there
+//! is one. Only the newest record is kept as a file.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! The newest cycle in Prometheus' text format, version 0.0.4. What the newest cycle did not measure is absent, not repeated
-//! from an earlier one.
+//! The newest cycle in Prometheus' text format, version 0.0.4. What the newest cycle did not
+//! measure is absent, not repeated from an earlier one.
 
 use std::fmt::Write as _;
 

@@ -1,5 +1,6 @@
-//! The pages over HTTP, to this machine only unless that is asked for. What is served was made before the request; one thread
-//! waits for requests and does nothing else, so that a measurement next to it keeps its processors.
+//! The pages over HTTP, to this machine only unless that is asked for. What is served was made
+//! before the request; one thread waits for requests and does nothing else, so that a measurement
+//! next to it keeps its processors.
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,7 +33,8 @@ pub enum Remote {
     Allowed,
 }
 
-/// A page has styles and pictures of its own, and nothing else: even a hole in the escaping runs no script.
+/// A page has styles and pictures of its own, and nothing else: even a hole in the escaping runs no
+/// script.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -67,7 +69,8 @@ impl Server {
     /// Listens, and answers in a thread of its own.
     ///
     /// # Errors
-    /// When other machines could reach the address and that was not allowed, or when it cannot be listened on.
+    /// When other machines could reach the address and that was not allowed, or when it cannot be
+    /// listened on.
     pub fn start(listen: SocketAddr, remote: Remote) -> Result<Self> {
         if remote == Remote::Refused && !listen.ip().is_loopback() {
             return Err(Error::Usage(format!(
@@ -247,7 +250,8 @@ async fn answer(
         .header(header::REFERRER_POLICY, "no-referrer")
         .header(header::ALLOW, "GET, HEAD")
         .header(header::CONTENT_LENGTH, body.len())
-        // A reader that keeps its connection costs a file; it is a page view every few seconds at most.
+        // A reader that keeps its connection costs a file; it is a page view every few seconds at
+        // most.
         .header(header::CONNECTION, "close");
     let body = if method == Method::HEAD { Body::empty() } else { Body::from(body) };
     response.body(body).expect("every header is a literal or a number")

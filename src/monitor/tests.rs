@@ -1,4 +1,5 @@
-//! A monitor with a stub in the place of measuring and a clock that jumps when it is waited for: hours pass in no time.
+//! A monitor with a stub in the place of measuring and a clock that jumps when it is waited for:
+//! hours pass in no time.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -148,7 +149,8 @@ fn a_failed_cycle_is_an_entry_and_is_tried_again_after_a_minute() {
         clock.pass(10);
         script.pop_front().unwrap()
     });
-    // Three cycles of 10 s and three waits of a minute end at 210 s; the fourth cycle at 220 s; regular ones begin at 1800 s.
+    // Three cycles of 10 s and three waits of a minute end at 210 s; the fourth cycle at 220 s;
+    // regular ones begin at 1800 s.
     assert_eq!(*clock.waits.borrow(), [60, 60, 60, 1580]);
     assert_eq!(ended, Ended { cycles: 5, failures: 3, last_failed: false });
     let errors: Vec<Option<&str>> =
@@ -275,7 +277,8 @@ fn a_clock_set_anew_neither_drops_entries_nor_keeps_them_for_ever() {
         assert_eq!(*clock.waits.borrow(), [1800, 1800, 1800], "{days}");
         assert_eq!(history.entries().count(), 4, "{days}");
         assert!(ears.pages.last().unwrap().html.contains("<svg"), "{days}");
-        // Read again: what claims to be of long ago is left out, what claims to be of the future is as old as its neighbour.
+        // Read again: what claims to be of long ago is left out, what claims to be of the future is
+        // as old as its neighbour.
         let left = if days > 0 { 4 } else { 3 };
         assert_eq!(open(&path, &clock).0.entries().count(), left, "{days}");
         clock.pass(23 * 3600);

@@ -21,7 +21,8 @@ pub(super) fn arms_folder(path: &Path) -> Result<(Temporary, PathBuf)> {
     Ok((folder, absolute))
 }
 
-/// Copies of the binaries under names of one length: the path of a program lies on its stack, and a longer one moves it.
+/// Copies of the binaries under names of one length: the path of a program lies on its stack, and a
+/// longer one moves it.
 pub(super) fn copies(arms: &[(char, &Built)], folder: &Path) -> Result<BTreeMap<char, PathBuf>> {
     let copy = |(arm, built): &(char, &Built)| {
         let copy = folder.join(arm.to_string());

@@ -1,4 +1,5 @@
-//! One block of a pair: a fresh process per arm, and in it every open scenario in palindromes of turns.
+//! One block of a pair: a fresh process per arm, and in it every open scenario in palindromes of
+//! turns.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -22,7 +23,8 @@ use crate::{baseline, machine};
 type Workers = BTreeMap<char, Worker>;
 
 impl Pairing<'_> {
-    /// One block: a fresh process per arm, every scenario that is open and the sentinels, in an order of its own.
+    /// One block: a fresh process per arm, every scenario that is open and the sentinels, in an
+    /// order of its own.
     pub(super) fn block(
         &mut self,
         paired: &mut Paired,
@@ -152,8 +154,8 @@ impl Pairing<'_> {
         Ok(())
     }
 
-    /// One scenario in one block. What a worker cannot do is written into its side of the case; a worker that breaks takes its
-    /// whole block with it, and the case is over.
+    /// One scenario in one block. What a worker cannot do is written into its side of the case; a
+    /// worker that breaks takes its whole block with it, and the case is over.
     fn scenario(
         &mut self,
         paired: &mut Paired,
@@ -190,7 +192,8 @@ impl Pairing<'_> {
         Ok(())
     }
 
-    /// Warm-ups, quads and the end of one scenario. False if a side cannot do it or the outputs part; errors name the arm.
+    /// Warm-ups, quads and the end of one scenario. False if a side cannot do it or the outputs
+    /// part; errors name the arm.
     fn turns(
         &mut self,
         case: &mut PairedCase,
@@ -258,11 +261,13 @@ impl Pairing<'_> {
     }
 }
 
-/// The rule by which a block is rejected: never by its outcome. Reference kernels reject nothing: on a shared host they move by
-/// more than any limit within most blocks, while what the turns say of the two builds hardly does.
+/// The rule by which a block is rejected: never by its outcome. Reference kernels reject nothing:
+/// on a shared host they move by more than any limit within most blocks, while what the turns say
+/// of the two builds hardly does.
 pub(super) fn rejected(block: &PairedBlock) -> Option<String> {
     const STOLEN: f64 = 0.05;
-    // The system counts in hundredths of a second: of less than a second one of them would be too much.
+    // The system counts in hundredths of a second: of less than a second one of them would be too
+    // much.
     const COUNTABLE_S: f64 = 1.0;
     let steal = block.steal.filter(|steal| *steal > STOLEN && block.total_s >= COUNTABLE_S)?;
     Some(format!("other guests took {:.0} % of the CPU time", 100.0 * steal))

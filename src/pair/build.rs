@@ -1,6 +1,7 @@
-//! Binaries to compare, from git refs, the working tree or files. Both arms are checked out into one folder and built there one
-//! after the other, with one toolchain, one set of flags and without a commit stamped in: then equal sources give equal
-//! binaries, byte for byte, and paths in them are no difference.
+//! Binaries to compare, from git refs, the working tree or files. Both arms are checked out into
+//! one folder and built there one after the other, with one toolchain, one set of flags and without
+//! a commit stamped in: then equal sources give equal binaries, byte for byte, and paths in them
+//! are no difference.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -53,7 +54,8 @@ impl Built {
         Ok(Self { asked, binary: binary.into(), sha256, commit: None, dirty: None })
     }
 
-    /// Writes what is known here over what the binary says of itself: its commit was left out on purpose.
+    /// Writes what is known here over what the binary says of itself: its commit was left out on
+    /// purpose.
     pub fn stamp(&self, build: &mut Build) {
         build.binary_sha256 = Some(self.sha256.clone());
         if self.commit.is_some() {
@@ -74,7 +76,8 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// Keeps its checkout and its binaries under `folder`, and Cargo's own files under `target`. `talk` hears what goes on.
+    /// Keeps its checkout and its binaries under `folder`, and Cargo's own files under `target`.
+    /// `talk` hears what goes on.
     ///
     /// # Errors
     /// When this is no git repository, or another process builds there.
@@ -144,7 +147,8 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Builds the working tree as it is, with what is not committed and with new files that git does not ignore.
+    /// Builds the working tree as it is, with what is not committed and with new files that git
+    /// does not ignore.
     ///
     /// # Errors
     /// When git fails, or it does not build.
@@ -168,7 +172,8 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Links a tree's binary anew with its functions in another order: the same program in another layout.
+    /// Links a tree's binary anew with its functions in another order: the same program in another
+    /// layout.
     ///
     /// # Errors
     /// When it does not build, or the linker cannot shuffle.
@@ -323,7 +328,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The features of this build that a worker has a use for. Others may be newer than the base, which would not build for them.
+/// The features of this build that a worker has a use for. Others may be newer than the base, which
+/// would not build for them.
 fn features() -> Vec<String> {
     const BESIDE: [&str; 4] = ["default", "monitor", "nvml", "png"];
     let mut features = machine::stamp().features;
@@ -331,7 +337,8 @@ fn features() -> Vec<String> {
     features
 }
 
-/// What a build depends on beside its tree: compiler, features, and whatever Cargo takes from the environment.
+/// What a build depends on beside its tree: compiler, features, and whatever Cargo takes from the
+/// environment.
 fn key(tree: &str) -> String {
     let mut text = format!("{tree}\n{:?}\n", features());
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());

@@ -1,4 +1,5 @@
-//! One scenario of a pair: what its two sides answered, where their outputs part, and whether more blocks can say anything.
+//! One scenario of a pair: what its two sides answered, where their outputs part, and whether more
+//! blocks can say anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -150,7 +151,8 @@ pub(super) fn parting(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Option<Parti
     })
 }
 
-/// Whether more blocks of a case can say anything; an output that changed by intention is no hindrance.
+/// Whether more blocks of a case can say anything; an output that changed by intention is no
+/// hindrance.
 pub(super) fn is_measurable(case: &PairedCase, output_change: Option<&str>) -> bool {
     let fine = |side: &Side| side.absent.is_none() && side.failed.is_empty();
     fine(&case.base) && fine(&case.candidate) && (case.parting.is_none() || output_change.is_some())

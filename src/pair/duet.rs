@@ -1,5 +1,6 @@
-//! Turns of two arms at once, each on half of the CPUs ("duet": Bulej et al. 2020, "Duet benchmarking: improving
-//! measurement accuracy in the cloud"): what disturbs one disturbs the other.
+//! Turns of two arms at once, each on half of the CPUs ("duet": Bulej et al. 2020, "Duet
+//! benchmarking: improving measurement accuracy in the cloud"): what disturbs one disturbs the
+//! other.
 
 use std::collections::BTreeMap;
 #[cfg(target_os = "linux")]
@@ -42,7 +43,8 @@ impl Duet {
     }
 }
 
-/// The arms that take turns together, round by round: all in one palindrome, or at once the base with each other arm.
+/// The arms that take turns together, round by round: all in one palindrome, or at once the base
+/// with each other arm.
 pub(super) fn rounds(arms: &[char], at_once: bool, random: &mut StdRng) -> Vec<Vec<char>> {
     let others = || arms.iter().copied().filter(|arm| *arm != 'A');
     let mut rounds: Vec<Vec<char>> = match at_once {
@@ -54,9 +56,9 @@ pub(super) fn rounds(arms: &[char], at_once: bool, random: &mut StdRng) -> Vec<V
     rounds
 }
 
-/// Takes turns in their order, one after the other; with a duet the first and the second at once, then the third and
-/// the fourth, and so on, so that a palindrome of two arms exchanges their halves of the CPUs. What each told, or the arm
-/// that failed.
+/// Takes turns in their order, one after the other; with a duet the first and the second at once,
+/// then the third and the fourth, and so on, so that a palindrome of two arms exchanges their
+/// halves of the CPUs. What each told, or the arm that failed.
 pub(super) fn take(
     turns: &[Turn],
     duet: Option<&Duet>,

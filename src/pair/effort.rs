@@ -1,5 +1,6 @@
-//! How many quads of a scenario a block has. Quads within a block cost little and average out what disturbs single turns;
-//! blocks cost a start and a warm-up and average out what differs from process to process.
+//! How many quads of a scenario a block has. Quads within a block cost little and average out what
+//! disturbs single turns; blocks cost a start and a warm-up and average out what differs from
+//! process to process.
 
 use std::time::Duration;
 
@@ -11,14 +12,16 @@ use crate::workload::{METRICS, Metric};
 /// Blocks after which the number of quads is settled.
 pub const PILOT: usize = 3;
 
-/// Turns of one scenario in a block of the pilot last about this long: what is short is repeated, because one short turn is at
-/// the mercy of one interruption. On a quiet machine the pilot is most of what is measured, so it is no longer than that.
+/// Turns of one scenario in a block of the pilot last about this long: what is short is repeated,
+/// because one short turn is at the mercy of one interruption. On a quiet machine the pilot is most
+/// of what is measured, so it is no longer than that.
 const FIRST: Duration = Duration::from_millis(500);
 
 /// Quads of a block, at most.
 const MOST: usize = 8;
 
-/// Three blocks cannot tell how much processes differ. They are taken to differ by 1 %, as those of a quiet machine do.
+/// Three blocks cannot tell how much processes differ. They are taken to differ by 1 %, as those of
+/// a quiet machine do.
 const BETWEEN: f64 = 0.01;
 
 /// How much of a scenario is measured in each block.
@@ -38,9 +41,9 @@ impl Effort {
         Self { generation, quads: quads.clamp(1, MOST) }
     }
 
-    /// Settles on the number that gives the sharpest verdict for the time (Kalibera and Jones 2013, equation 9):
-    /// √(c_block / c_quad · σ²_within / σ²_between), for the metric that is noisiest against its limit. `load_s` is this
-    /// scenario's share of starting and loading.
+    /// Settles on the number that gives the sharpest verdict for the time (Kalibera and Jones 2013,
+    /// equation 9): √(c_block / c_quad · σ²_within / σ²_between), for the metric that is
+    /// noisiest against its limit. `load_s` is this scenario's share of starting and loading.
     pub fn settle(&mut self, case: &PairedCase, load_s: f64) {
         let noise = METRICS
             .iter()
@@ -57,7 +60,8 @@ impl Effort {
     }
 }
 
-/// The standard deviation of a quad's effect within blocks; that of blocks where they have one quad each.
+/// The standard deviation of a quad's effect within blocks; that of blocks where they have one quad
+/// each.
 fn within(case: &PairedCase, metric: &Metric) -> Option<f64> {
     let effects = case.blocks.iter().filter_map(|turns| quad_effects(turns, metric, 'B'));
     let variances: Vec<f64> =

@@ -1,5 +1,5 @@
-//! Disturbances: threads that take a CPU or the memory's bandwidth by a schedule, so that rules can be tried on a machine that
-//! is as restless as people's machines are.
+//! Disturbances: threads that take a CPU or the memory's bandwidth by a schedule, so that rules can
+//! be tried on a machine that is as restless as people's machines are.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -104,8 +104,8 @@ pub fn environments() -> Vec<Environment> {
     std::iter::once(Environment::quiet("quiet")).chain(restless).collect()
 }
 
-/// Runs `work` while the environment's load runs beside it. `progress` is the share of the work that is done, in thousandths,
-/// kept up to date by the work.
+/// Runs `work` while the environment's load runs beside it. `progress` is the share of the work
+/// that is done, in thousandths, kept up to date by the work.
 pub fn beside<T>(
     environment: &Environment,
     seed: u64,

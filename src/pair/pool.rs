@@ -1,6 +1,6 @@
-//! Records a pool: blocks of many arms in several environments, on which rules for telling regressions are replayed. An arm
-//! that is made worse on purpose is a turn of one more process of the base's binary, so that a block of all arms costs four
-//! processes.
+//! Records a pool: blocks of many arms in several environments, on which rules for telling
+//! regressions are replayed. An arm that is made worse on purpose is a turn of one more process of
+//! the base's binary, so that a block of all arms costs four processes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,8 @@ pub struct Plan {
     pub arms: Vec<char>,
     /// How many of those have turns in each block; they take them block by block.
     pub injected: usize,
-    /// Whether turns of both arms run at once, each on half of the CPUs ("duet": Bulej et al. 2020).
+    /// Whether turns of both arms run at once, each on half of the CPUs ("duet": Bulej et al.
+    /// 2020).
     pub duet: bool,
     /// All orders are drawn from it.
     pub seed: u64,
@@ -63,7 +64,8 @@ pub struct Plan {
     pub earlier: Option<Pool>,
 }
 
-/// The process that does an arm's turns: one for all that are worse on purpose, its own for the others.
+/// The process that does an arm's turns: one for all that are worse on purpose, its own for the
+/// others.
 fn process(arm: &PoolArm) -> char {
     match arm.role {
         Role::Base | Role::Copy | Role::Layout => arm.letter,
@@ -74,8 +76,8 @@ fn process(arm: &PoolArm) -> char {
 /// Records a pool. `told` hears of every block: environment, number from 1, seconds so far.
 ///
 /// # Errors
-/// When an arm is unknown, a worker fails, the file cannot be written, or `stop` is set; what was recorded of whole
-/// environments is on disk then.
+/// When an arm is unknown, a worker fails, the file cannot be written, or `stop` is set; what was
+/// recorded of whole environments is on disk then.
 pub fn record(
     plan: &Plan,
     stop: &AtomicBool,
@@ -401,7 +403,8 @@ impl<'a> Recorder<'a> {
         turns.turns_s = began.elapsed().as_secs_f64();
         let memory = self.arms.iter().find(|arm| matches!(arm.role, Role::Memory(_)));
         for &process in &processes {
-            // Memory is read once a process, so the process that has the injected turns stands for its memory arm.
+            // Memory is read once a process, so the process that has the injected turns stands for
+            // its memory arm.
             let (letter, injection) = match (process, memory) {
                 ('B', Some(arm)) => (arm.letter, arm.injected.clone()),
                 ('B', None) => continue,

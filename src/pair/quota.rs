@@ -101,7 +101,8 @@ impl Held {
     }
 }
 
-/// A control group with a CPU quota, of version 2 or 1 of the interface; `None` where none can be made.
+/// A control group with a CPU quota, of version 2 or 1 of the interface; `None` where none can be
+/// made.
 fn group(share: f64) -> Option<Quota> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let period = PERIOD.as_micros();

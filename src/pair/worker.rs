@@ -1,5 +1,5 @@
-//! One arm's process: started, asked, heard, ended. A worker that dies, hangs or prints what is no answer is an error that says
-//! so; waiting for an answer can be given up.
+//! One arm's process: started, asked, heard, ended. A worker that dies, hangs or prints what is no
+//! answer is an error that says so; waiting for an answer can be given up.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -42,7 +42,8 @@ impl Worker {
     /// Starts a binary and waits until its model is loaded.
     ///
     /// # Errors
-    /// When it cannot be started, does not load, speaks another protocol, or no answer is wanted any more.
+    /// When it cannot be started, does not load, speaks another protocol, or no answer is wanted
+    /// any more.
     pub fn start(binary: &Path, opening: &Opening, patience: &Patience<'_>) -> Result<Self> {
         let threads = opening.setup.threads.to_string();
         let mut command = Command::new(binary);

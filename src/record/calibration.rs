@@ -1,5 +1,6 @@
-//! What a machine and a model are known to differ by when nothing was changed: between sessions, and between two builds of one
-//! source. Measured by `candlemark calibrate`, stored beside the baseline, and read by whatever gives a verdict.
+//! What a machine and a model are known to differ by when nothing was changed: between sessions,
+//! and between two builds of one source. Measured by `candlemark calibrate`, stored beside the
+//! baseline, and read by whatever gives a verdict.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -94,11 +95,13 @@ pub struct Floor {
     pub scenario: String,
     /// The metric's name.
     pub metric: String,
-    /// Standard deviation of what the quads of one block say of the change of ln cost; `null` where blocks have one.
+    /// Standard deviation of what the quads of one block say of the change of ln cost; `null`
+    /// where blocks have one.
     pub within_sd: Option<f64>,
     /// Standard deviation of what the blocks say of it.
     pub block_sd: f64,
-    /// The smallest slowdown that is told from none with a probability of about 80 %, as a share, by number of blocks.
+    /// The smallest slowdown that is told from none with a probability of about 80 %, as a share,
+    /// by number of blocks.
     pub smallest_at: BTreeMap<usize, f64>,
 }
 
@@ -106,7 +109,8 @@ impl Calibration {
     /// Reads a file of `candlemark calibrate`.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a calibration, or has a schema that this build does not know.
+    /// When the file cannot be read, is not JSON of a calibration, or has a schema that this build
+    /// does not know.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -126,7 +130,8 @@ impl Calibration {
             serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
         let spreads = calibration.layout_sd.iter().chain(&calibration.session_sd);
         for (kind, Spread { sd, freedom }) in spreads {
-            // JSON has no infinities, so that these are the only ones that could be misread as certainty.
+            // JSON has no infinities, so that these are the only ones that could be misread as
+            // certainty.
             if !(*sd >= 0.0 && *freedom > 0.0) {
                 return Err(invalid(format!(
                     "`{kind}` has sd {sd} of {freedom} degrees of freedom"

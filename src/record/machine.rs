@@ -44,25 +44,29 @@ impl Build {
 pub struct Machine {
     /// Readable name and the first digits of the class id: `amd-epyc-2cpu-1f3a90c2`.
     pub class: String,
-    /// The fields that the class id is the SHA-256 of: CPU, instruction sets, CPUs allowed, OS, compiler, threads, device.
+    /// The fields that the class id is the SHA-256 of: CPU, instruction sets, CPUs allowed, OS,
+    /// compiler, threads, device.
     pub fields: BTreeMap<String, String>,
-    /// What is recorded but not part of the class: host name, memory, MHz, governor, container limits.
+    /// What is recorded but not part of the class: host name, memory, MHz, governor, container
+    /// limits.
     pub facts: BTreeMap<String, String>,
     /// Measured rates; `null` where not measured.
     pub rates: Rates,
 }
 
-/// Measured rates of the machine: of each the best that was seen while a record was made, since a machine that is shared or
-/// throttled is not the same all the time.
+/// Measured rates of the machine: of each the best that was seen while a record was made, since a
+/// machine that is shared or throttled is not the same all the time.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
-    /// Bytes read per second by all threads from a buffer beyond the last-level cache, in pages of the system's usual size.
+    /// Bytes read per second by all threads from a buffer beyond the last-level cache, in pages of
+    /// the system's usual size.
     pub read_bytes_per_s: Option<f64>,
     /// The same in memory that huge pages were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_huge_bytes_per_s: Option<f64>,
-    /// f32 multiply-adds per second of all threads, counted as two operations: the most that the instructions of `isa` do in
-    /// registers. In records without `isa`, those of a large matrix product.
+    /// f32 multiply-adds per second of all threads, counted as two operations: the most that the
+    /// instructions of `isa` do in registers. In records without `isa`, those of a large
+    /// matrix product.
     pub f32_flop_per_s: Option<f64>,
     /// 8-bit integer multiply-adds, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +77,8 @@ pub struct Rates {
     /// bf16 multiply-adds, likewise; `null` where the CPU has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bf16_flop_per_s: Option<f64>,
-    /// The best tier of instructions that the CPU has and kernels know: what the arithmetic was measured with.
+    /// The best tier of instructions that the CPU has and kernels know: what the arithmetic was
+    /// measured with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isa: Option<String>,
     /// Size of the last-level cache in bytes, as the system reports it.
@@ -104,7 +109,8 @@ impl Rates {
         largest([self.read_bytes_per_s, self.read_huge_bytes_per_s])
     }
 
-    /// What prefill is held against: the largest of the rates of arithmetic, whatever numbers an engine multiplies.
+    /// What prefill is held against: the largest of the rates of arithmetic, whatever numbers an
+    /// engine multiplies.
     pub fn best_op_per_s(&self) -> Option<f64> {
         largest([
             self.f32_flop_per_s,

@@ -1,5 +1,6 @@
-//! Two builds measured in turns: what `candlemark pair` writes and every verdict of it is computed from. Holds raw turns,
-//! rejected blocks and the seed of every draw, so that a verdict can be had again without measuring.
+//! Two builds measured in turns: what `candlemark pair` writes and every verdict of it is computed
+//! from. Holds raw turns, rejected blocks and the seed of every draw, so that a verdict can be had
+//! again without measuring.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -110,7 +111,8 @@ pub struct PairedBlock {
     pub total_s: f64,
     /// The letters of the arms in the order in which their processes were started.
     pub started: String,
-    /// Share of CPU time that the hypervisor took during the block; `null` where the system does not tell.
+    /// Share of CPU time that the hypervisor took during the block; `null` where the system does
+    /// not tell.
     pub steal: Option<f64>,
     /// Share of the last ten seconds of the block in which some task waited for a CPU.
     pub cpu_pressure_10s: Option<f64>,
@@ -188,15 +190,17 @@ pub struct PairedTurns {
 /// Turns in an order that reads the same backwards, which cancels a linear drift of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Quad {
-    /// A letter a turn: `A` is the base, `B` the candidate, `N` a copy of the base's binary (the null control).
+    /// A letter a turn: `A` is the base, `B` the candidate, `N` a copy of the base's binary (the
+    /// null control).
     pub order: String,
-    /// The values of the turns in that order, by metric name, each the median of the turn's generations.
+    /// The values of the turns in that order, by metric name, each the median of the turn's
+    /// generations.
     pub values: BTreeMap<String, Vec<f64>>,
 }
 
 impl Quad {
-    /// The mean of ln cost of one arm's turns, given what a value costs; `None` if it had no turn or a value is not a
-    /// positive number.
+    /// The mean of ln cost of one arm's turns, given what a value costs; `None` if it had no turn
+    /// or a value is not a positive number.
     pub fn mean_ln(&self, metric: &str, arm: char, cost: impl Fn(f64) -> f64) -> Option<f64> {
         let values = self.values.get(metric)?;
         if values.len() != self.order.chars().count() {
@@ -219,7 +223,8 @@ impl Paired {
     /// Reads a file of `candlemark pair`.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a pair, or has a schema that this build does not know.
+    /// When the file cannot be read, is not JSON of a pair, or has a schema that this build does
+    /// not know.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;

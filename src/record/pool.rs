@@ -1,6 +1,6 @@
-//! A pool: raw blocks of many arms, measured once, on which any rule for telling regressions can be replayed. What
-//! `candlemark gate-eval record` writes and `gate-eval replay` reads. Holds what was measured and what is true of every arm;
-//! knows no rule and no verdict.
+//! A pool: raw blocks of many arms, measured once, on which any rule for telling regressions can be
+//! replayed. What `candlemark gate-eval record` writes and `gate-eval replay` reads. Holds what was
+//! measured and what is true of every arm; knows no rule and no verdict.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,7 +38,8 @@ pub struct Pool {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
-    /// Whether the base and another arm ran at once, each on half of the CPUs, in place of one after the other.
+    /// Whether the base and another arm ran at once, each on half of the CPUs, in place of one
+    /// after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub duet: bool,
     /// What was measured in turns; the first is the base, `A`.
@@ -90,8 +91,9 @@ pub enum Role {
 }
 
 impl Role {
-    /// ln(cost of the arm / cost of the base) that a kind of metric ([`crate::workload::Metric::kind`]) truly has. An arm
-    /// that is slower in one kind is equal in the others.
+    /// ln(cost of the arm / cost of the base) that a kind of metric
+    /// ([`crate::workload::Metric::kind`]) truly has. An arm that is slower in one kind is
+    /// equal in the others.
     pub fn theta(self, kind: &str) -> f64 {
         match self {
             Role::Decode(share) if kind == "decode" => -(-share).ln_1p(),
@@ -188,7 +190,8 @@ impl Column {
 pub struct PoolBlock {
     /// Starting the processes of all arms and loading the model, in seconds.
     pub load_s: f64,
-    /// Share of CPU time that the hypervisor took during the block; `null` where the system does not tell.
+    /// Share of CPU time that the hypervisor took during the block; `null` where the system does
+    /// not tell.
     pub steal: Option<f64>,
     /// Seconds of each reference kernel before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,7 +210,8 @@ pub struct PoolTurns {
     pub warm_up_s: f64,
     /// All turns of all arms, in seconds.
     pub turns_s: f64,
-    /// The turns; every order reads the same backwards. An arm that is measured once a process only may have none.
+    /// The turns; every order reads the same backwards. An arm that is measured once a process
+    /// only may have none.
     pub quads: Vec<Quad>,
     /// What is measured once a process, by metric name and letter of the arm: peak memory.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -230,8 +234,8 @@ impl Pool {
     /// Reads a pool and checks it.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a pool, has a schema that this build does not know, or contradicts
-    /// itself.
+    /// When the file cannot be read, is not JSON of a pool, has a schema that this build does not
+    /// know, or contradicts itself.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -260,7 +264,8 @@ impl Pool {
         files::write(path, self.to_json().as_bytes())
     }
 
-    /// The first blocks of every environment, so many of them: small enough to be kept beside the code.
+    /// The first blocks of every environment, so many of them: small enough to be kept beside the
+    /// code.
     pub fn reduce(&self, blocks: usize) -> Self {
         let mut pool = self.clone();
         for environment in &mut pool.environments {

@@ -1,6 +1,7 @@
-//! Charts as SVG: a description in plain numbers goes in, text comes out. One file is enough for a page of any theme: colours are
-//! custom properties with fallbacks for white paper, nothing has a fixed size in pixels, and no element has an id, so that many
-//! charts can stand in one page. Knows neither records nor metrics; words and numbers come in the report's language.
+//! Charts as SVG: a description in plain numbers goes in, text comes out. One file is enough for a
+//! page of any theme: colours are custom properties with fallbacks for white paper, nothing has a
+//! fixed size in pixels, and no element has an id, so that many charts can stand in one page. Knows
+//! neither records nor metrics; words and numbers come in the report's language.
 
 mod backend;
 mod bars;

@@ -74,8 +74,8 @@ pub fn csv(record: &Record) -> String {
     text
 }
 
-/// A field that ends neither itself nor its line, and that a spreadsheet does not take for a formula: that begins with one of
-/// `=+-@`, and gets an apostrophe in front unless it is a number.
+/// A field that ends neither itself nor its line, and that a spreadsheet does not take for a
+/// formula: that begins with one of `=+-@`, and gets an apostrophe in front unless it is a number.
 fn quoted(field: &str) -> String {
     let field = plain(field);
     let formula = field.starts_with(['=', '+', '-', '@']) && field.parse::<f64>().is_err();

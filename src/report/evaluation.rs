@@ -1,5 +1,6 @@
-//! How often rules were right, as text: a table per column of environments, ours beside its targets and in every
-//! environment, and the figures once more as one line of JSON, for whoever reads only the last line.
+//! How often rules were right, as text: a table per column of environments, ours beside its targets
+//! and in every environment, and the figures once more as one line of JSON, for whoever reads only
+//! the last line.
 
 use crate::evaluate::{
     Bound, Evaluation, FIGURES, Figure, Figures, Met, Place, RULES, SCENARIOS, Status, TARGETS,

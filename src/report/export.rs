@@ -1,6 +1,6 @@
-//! A record in the forms that other programs and shared tables read. A number that was not measured, or that cannot be true, is
-//! left out or `null` in all of them. Every field is described in `export/fields.md`. Knows nothing of verdicts, and nothing of
-//! who reads the form.
+//! A record in the forms that other programs and shared tables read. A number that was not
+//! measured, or that cannot be true, is left out or `null` in all of them. Every field is described
+//! in `export/fields.md`. Knows nothing of verdicts, and nothing of who reads the form.
 
 mod benchmark;
 mod llama_bench;
@@ -52,7 +52,8 @@ fn decode_rate(case: &Case) -> &'static str {
     if case.work.batch > 1 { "decode_tok_s_aggregate" } else { "decode_tok_s" }
 }
 
-/// Every sample of a metric in all processes; of a baseline, which keeps none, the centre of each process.
+/// Every sample of a metric in all processes; of a baseline, which keeps none, the centre of each
+/// process.
 fn samples(case: &Case, metric: &str) -> Vec<f64> {
     let samples = case.blocks.iter().filter_map(|block| block.samples.get(metric)).flatten();
     let samples: Vec<f64> = samples.copied().collect();
@@ -77,8 +78,8 @@ fn device_type(record: &Record) -> &str {
     device.split_once(':').map_or(device, |(kind, _)| kind)
 }
 
-/// Where the weights came from: `synthetic`, `local` or `hf`. A name alone does not tell a folder from a repository; what came
-/// from the hub has the commit there.
+/// Where the weights came from: `synthetic`, `local` or `hf`. A name alone does not tell a folder
+/// from a repository; what came from the hub has the commit there.
 fn source(model: &Model) -> &'static str {
     if model.spec.starts_with("synthetic:") {
         "synthetic"

@@ -1,6 +1,6 @@
-//! The report of one record: what it holds and what follows from it, in the words and numbers of a language. Computes nothing
-//! but medians and spreads: what follows from a record is for `crate::analysis` to say. Knows nothing of Markdown beyond handing it
-//! over, nor of HTML.
+//! The report of one record: what it holds and what follows from it, in the words and numbers of a
+//! language. Computes nothing but medians and spreads: what follows from a record is for
+//! `crate::analysis` to say. Knows nothing of Markdown beyond handing it over, nor of HTML.
 
 mod absent;
 mod charts;
@@ -79,8 +79,8 @@ pub(super) fn document(record: &Record, edition: Edition<'_>) -> Document {
 }
 
 /// The report of a record as GitHub-flavoured Markdown, no longer than GitHub shows: what is left
-/// out then is counted where it would stand. It links its charts as files in the folder `charts`, whose name is written
-/// as it stands; without a folder it has none.
+/// out then is counted where it would stand. It links its charts as files in the folder `charts`,
+/// whose name is written as it stands; without a folder it has none.
 pub fn markdown<'a>(
     record: &Record,
     edition: impl Into<Edition<'a>>,
@@ -90,7 +90,8 @@ pub fn markdown<'a>(
     markdown::markdown(&document(record, edition), charts, edition.lang, LONGEST)
 }
 
-/// The charts of a record as files for [`markdown`]: their names and what is in them, on white paper whatever the reader's theme.
+/// The charts of a record as files for [`markdown`]: their names and what is in them, on white
+/// paper whatever the reader's theme.
 pub fn chart_files<'a>(record: &Record, edition: impl Into<Edition<'a>>) -> Vec<(String, String)> {
     let sections = document(record, edition.into()).sections;
     let blocks = sections.into_iter().flat_map(|section| section.blocks);

@@ -1,4 +1,5 @@
-//! One self-contained page for a record and its verdict, or for a pair and its. No script, no network.
+//! One self-contained page for a record and its verdict, or for a pair and its. No script, no
+//! network.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -17,7 +18,8 @@ use crate::report::words::Lang;
 use crate::report::{chart, full, verdict};
 use crate::workload;
 
-/// The page of a record in English, with the verdict on it and the command that made it if one is given.
+/// The page of a record in English, with the verdict on it and the command that made it if one is
+/// given.
 ///
 /// # Errors
 /// When the template does not fit the data, which a test would have found.
@@ -223,7 +225,8 @@ fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     Value::from(texts.into_iter().map(|text| Value::from(plain(text))).collect::<Vec<Value>>())
 }
 
-/// A row of the verdict with its interval and its blocks as pictures: the limit is a line, no change is another.
+/// A row of the verdict with its interval and its blocks as pictures: the limit is a line, no
+/// change is another.
 fn row(finding: &Finding) -> Value {
     let state = match finding.verdict {
         Verdict::Regressed { .. }

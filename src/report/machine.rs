@@ -1,4 +1,5 @@
-//! A verdict for other programs: JUnit XML, Bencher Metric Format, and the list that github-action-benchmark reads.
+//! A verdict for other programs: JUnit XML, Bencher Metric Format, and the list that
+//! github-action-benchmark reads.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +10,10 @@ use crate::report::text::plain;
 use crate::report::verdict::{cells, sentence, words};
 use crate::workload::{Better, Metric};
 
-/// The verdict as JUnit XML: a test case a finding. A regression is a failure, what broke or cannot be compared an error, and
-/// what is not decided is skipped. Where no finding says why the verdict is no pass, a case of its own does: nothing compared is
-/// no green file. Where nothing came to be judged, that case is an error.
+/// The verdict as JUnit XML: a test case a finding. A regression is a failure, what broke or cannot
+/// be compared an error, and what is not decided is skipped. Where no finding says why the verdict
+/// is no pass, a case of its own does: nothing compared is no green file. Where nothing came to be
+/// judged, that case is an error.
 ///
 /// `timestamp` is when the numbers were measured, or `now` where none were: UTC without its letter,
 /// as the schema of Ant has it. `time` is the seconds of a scenario's measured generations; it

@@ -1,5 +1,5 @@
-//! The block values of a finding as a picture: finished numbers for a template, in units of its view box. Worse is up, zero is
-//! the base, and the limit is a line.
+//! The block values of a finding as a picture: finished numbers for a template, in units of its
+//! view box. Worse is up, zero is the base, and the limit is a line.
 
 use std::fmt::Write as _;
 
@@ -16,13 +16,14 @@ const RIGHT: f64 = 236.0;
 const TOP: f64 = 6.0;
 const BOTTOM: f64 = 102.0;
 
-/// How many limits away a point is still drawn where it is: one disturbed block must not flatten all others.
+/// How many limits away a point is still drawn where it is: one disturbed block must not flatten
+/// all others.
 const FURTHEST: f64 = 4.0;
 
 /// The picture of a finding; `None` where there are no numbers.
 ///
-/// A pair shows what each of its blocks says of the change, in the order measured. A run against a baseline shows the blocks of
-/// both sides, each as its change from the baseline's centre.
+/// A pair shows what each of its blocks says of the change, in the order measured. A run against a
+/// baseline shows the blocks of both sides, each as its change from the baseline's centre.
 pub(super) fn plot(finding: &Finding) -> Option<Value> {
     let (metric, change) = (finding.metric?, finding.change.as_ref()?);
     let groups = if finding.changes.is_empty() {

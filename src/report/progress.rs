@@ -4,8 +4,9 @@ use crate::compare::looks::LOOKS;
 use crate::compare::{Judgement, Verdict};
 use crate::report::text::{duration, plain};
 
-/// Where measuring stands, with the verdict so far and the seconds that are left of the budget, if there is one:
-/// `look 2 of 6, block 12: 17 of 20 scenarios decided (1 regressed), 3 open: code/b4 long/b16 long/b8; about 2 min 0 s left`.
+/// Where measuring stands, with the verdict so far and the seconds that are left of the budget, if
+/// there is one: `look 2 of 6, block 12: 17 of 20 scenarios decided (1 regressed), 3 open: code/b4
+/// long/b16 long/b8; about 2 min 0 s left`.
 pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
     let Some(course) = &judgement.course else { return String::new() };
     let passed = LOOKS.iter().filter(|look| **look <= course.blocks).count();

@@ -1,5 +1,6 @@
-//! Records side by side, configurations before and after: what was changed, what became of it by aspect, which scenarios gave
-//! nothing, then every metric. Refuses nothing, judges nothing, and says loudly when machines differ.
+//! Records side by side, configurations before and after: what was changed, what became of it by
+//! aspect, which scenarios gave nothing, then every metric. Refuses nothing, judges nothing, and
+//! says loudly when machines differ.
 
 mod aspects;
 mod markdown;
@@ -17,7 +18,8 @@ use crate::report::text::plain;
 /// Version of the JSON form.
 const SCHEMA: u32 = 1;
 
-/// Records side by side; lists of values are in the order of the records, and changes are against the first of them.
+/// Records side by side; lists of values are in the order of the records, and changes are against
+/// the first of them.
 #[derive(Serialize)]
 struct Side {
     schema: u32,
@@ -47,7 +49,8 @@ struct Named {
 
 /// Two or more records, each with a name, side by side as Markdown; changes are against the first.
 ///
-/// A change is shown in the metric's own unit and sign, of medians over processes, without a verdict.
+/// A change is shown in the metric's own unit and sign, of medians over processes, without a
+/// verdict.
 pub fn side_by_side(records: &[(String, Record)]) -> String {
     markdown::markdown(&side(records))
 }

@@ -68,8 +68,9 @@ pub(super) fn label(metric: &Metric) -> String {
     }
 }
 
-/// Text that moves no cursor, starts no line, turns no writing direction, hides nothing, and gives a CI runner that reads the
-/// output no command: GitHub's begin a line with `::`, or stand behind `##[` anywhere in it.
+/// Text that moves no cursor, starts no line, turns no writing direction, hides nothing, and gives
+/// a CI runner that reads the output no command: GitHub's begin a line with `::`, or stand behind
+/// `##[` anywhere in it.
 pub fn plain(text: &str) -> String {
     let odd = |c: char| {
         c.is_control()

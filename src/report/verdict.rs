@@ -1,5 +1,5 @@
-//! What every form of a verdict shares: the order in which a reviewer wants the findings, and their words and numbers. The
-//! forms themselves are in the files below.
+//! What every form of a verdict shares: the order in which a reviewer wants the findings, and their
+//! words and numbers. The forms themselves are in the files below.
 
 use crate::compare::paired::Course;
 use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};

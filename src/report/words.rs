@@ -1,5 +1,6 @@
-//! The words of documents in each language. Every word is a field, so that one that is missing is an error of the compiler;
-//! a test below checks that all languages fill in the same values. Knows nothing of what is said where.
+//! The words of documents in each language. Every word is a field, so that one that is missing is
+//! an error of the compiler; a test below checks that all languages fill in the same values. Knows
+//! nothing of what is said where.
 //!
 //! In words `{name}` is the place of a value, and what stands between backticks is to be typed.
 
@@ -63,7 +64,8 @@ impl Lang {
     }
 }
 
-/// Declares the struct of words, a struct for each part of a document, and a list of all of them for the tests.
+/// Declares the struct of words, a struct for each part of a document, and a list of all of them
+/// for the tests.
 macro_rules! words {
     ($($group:ident: $Group:ident { $($name:ident)* })*) => {
         /// All words of a language.

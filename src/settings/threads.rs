@@ -1,16 +1,19 @@
-//! How many threads an engine has unless it is told, and on which CPUs they are kept if that is wanted: one for each physical core that the
-//! process may use. Two threads of one core share what multiplies, and take each other's caches.
+//! How many threads an engine has unless it is told, and on which CPUs they are kept if that is
+//! wanted: one for each physical core that the process may use. Two threads of one core share what
+//! multiplies, and take each other's caches.
 
 use std::fs;
 use std::path::Path;
 
-/// Physical cores that the process may use; where the system does not tell cores from threads, the CPUs that it may use.
+/// Physical cores that the process may use; where the system does not tell cores from threads, the
+/// CPUs that it may use.
 pub(super) fn default_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     cores().map_or(cpus, |cores| cores.len().min(cpus)).max(1)
 }
 
-/// The CPUs that the process may use, one of each core before a second of any; `None` where the system does not tell.
+/// The CPUs that the process may use, one of each core before a second of any; `None` where the
+/// system does not tell.
 pub fn cpus() -> Option<Vec<usize>> {
     cores().map(|cores| in_order(&cores))
 }
@@ -40,7 +43,8 @@ fn cores() -> Option<Vec<Vec<usize>>> {
     by_core(&status, Path::new("/sys/devices/system/cpu"))
 }
 
-/// The allowed CPUs of a `/proc/self/status`, those of a core together, by the lists of siblings under `/sys/devices/system/cpu`.
+/// The allowed CPUs of a `/proc/self/status`, those of a core together, by the lists of siblings
+/// under `/sys/devices/system/cpu`.
 fn by_core(status: &str, cpus: &Path) -> Option<Vec<Vec<usize>>> {
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let mut cores: Vec<(String, Vec<usize>)> = Vec::new();

@@ -25,7 +25,8 @@ impl Line {
 pub struct Fit {
     /// The Theil-Sen line.
     pub line: Line,
-    /// Between these lies the slope in 90 % of resamplings; `None` below [`FEWEST_FOR_INTERVAL`] points.
+    /// Between these lies the slope in 90 % of resamplings; `None` below [`FEWEST_FOR_INTERVAL`]
+    /// points.
     pub slope_90: Option<(f64, f64)>,
     /// How many points it goes through.
     pub points: usize,
@@ -44,9 +45,10 @@ pub const FEWEST_FOR_INTERVAL: usize = 5;
 /// Resamplings of the bootstrap: its 5 % quantiles then lie beyond 50 of them.
 const RESAMPLINGS: usize = 1000;
 
-/// The line whose slope is the median of the slopes between all pairs of points with different x (Theil 1950, Sen 1968),
-/// and whose intercept is the median of y - slope x. Up to 29 % of the points may be anywhere without moving it far.
-/// `None` where no two x differ. Time and memory grow with the square of the points: for hundreds, not for millions.
+/// The line whose slope is the median of the slopes between all pairs of points with different x
+/// (Theil 1950, Sen 1968), and whose intercept is the median of y - slope x. Up to 29 % of the
+/// points may be anywhere without moving it far. `None` where no two x differ. Time and memory grow
+/// with the square of the points: for hundreds, not for millions.
 pub fn theil_sen(points: &[(f64, f64)]) -> Option<Line> {
     let slope = median_slope(points, &mut Vec::new())?;
     let rests: Vec<f64> = points.iter().map(|(x, y)| y - slope * x).collect();
@@ -70,11 +72,12 @@ fn median_slope(points: &[(f64, f64)], slopes: &mut Vec<f64>) -> Option<f64> {
     Some(before.map_or(*middle, |before| before + (*middle - before) / 2.0))
 }
 
-/// The Theil-Sen line with a 90 % interval of its slope: percentiles of the slopes through points drawn anew with
-/// replacement (Efron 1979). Draws in which no two x differ say nothing of a slope and are drawn again. The same points and
-/// seed give the same interval.
+/// The Theil-Sen line with a 90 % interval of its slope: percentiles of the slopes through points
+/// drawn anew with replacement (Efron 1979). Draws in which no two x differ say nothing of a slope
+/// and are drawn again. The same points and seed give the same interval.
 ///
-/// The interval takes the points as independent: those of one process are, at best, a statement about that process.
+/// The interval takes the points as independent: those of one process are, at best, a statement
+/// about that process.
 pub fn fit(points: &[(f64, f64)], seed: u64) -> Option<Fit> {
     let line = theil_sen(points)?;
     let slope_90 = (points.len() >= FEWEST_FOR_INTERVAL).then(|| interval(points, seed));

@@ -1,5 +1,6 @@
-//! What many variances of one kind say of each: empirical Bayes for variances (Smyth 2004, "Linear models and
-//! empirical Bayes methods for assessing differential expression in microarray experiments", section 6.2).
+//! What many variances of one kind say of each: empirical Bayes for variances (Smyth 2004, "Linear
+//! models and empirical Bayes methods for assessing differential expression in microarray
+//! experiments", section 6.2).
 
 use statrs::function::gamma::digamma;
 
@@ -13,11 +14,12 @@ pub struct Prior {
 }
 
 impl Prior {
-    /// Fits the distribution to estimates, each with its degrees of freedom, by the moments of their logarithms;
-    /// `most` bounds what it may be worth. `None` of fewer than three, which say nothing of their spread.
+    /// Fits the distribution to estimates, each with its degrees of freedom, by the moments of
+    /// their logarithms; `most` bounds what it may be worth. `None` of fewer than three, which
+    /// say nothing of their spread.
     ///
-    /// Estimates that differ by no more than their own error allows have one variance, and the prior is worth
-    /// `most`; estimates that differ by much make it worth little.
+    /// Estimates that differ by no more than their own error allows have one variance, and the
+    /// prior is worth `most`; estimates that differ by much make it worth little.
     pub fn fit(estimates: &[(f64, f64)], most: f64) -> Option<Self> {
         if estimates.len() < 3 {
             return None;
@@ -36,7 +38,8 @@ impl Prior {
         Some(Self { variance: (mean + expected_of_prior(freedom)).exp(), freedom })
     }
 
-    /// An estimate drawn towards the prior, each by its degrees of freedom, and what it is worth then.
+    /// An estimate drawn towards the prior, each by its degrees of freedom, and what it is worth
+    /// then.
     pub fn moderate(self, variance: f64, freedom: f64) -> (f64, f64) {
         let all = self.freedom + freedom;
         ((self.freedom * self.variance + freedom * variance) / all, all)
@@ -48,7 +51,8 @@ fn expected_of_prior(freedom: f64) -> f64 {
     digamma(freedom / 2.0) - (freedom / 2.0).ln()
 }
 
-/// The derivative of digamma: its asymptotic series from 12 on, by recurrence below (Abramowitz and Stegun 6.4.12, 6.4.6).
+/// The derivative of digamma: its asymptotic series from 12 on, by recurrence below (Abramowitz and
+/// Stegun 6.4.12, 6.4.6).
 fn trigamma(x: f64) -> f64 {
     let (mut x, mut sum) = (x, 0.0);
     while x < 12.0 {
@@ -60,7 +64,8 @@ fn trigamma(x: f64) -> f64 {
     sum + 1.0 / x + inverse / 2.0 + inverse / x * series
 }
 
-/// Where trigamma, which falls, has this value, as long as that is below `most`; `most` otherwise. By bisection.
+/// Where trigamma, which falls, has this value, as long as that is below `most`; `most` otherwise.
+/// By bisection.
 fn inverse_trigamma(value: f64, most: f64) -> f64 {
     if value <= trigamma(most) {
         return most;

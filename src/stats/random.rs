@@ -1,6 +1,7 @@
 //! Numbers that look random and are the same for the same seed, on every machine and for ever.
 
-/// SplitMix64 (Steele, Lea and Flood 2014): good enough to draw suites and to resample, and eight lines long.
+/// SplitMix64 (Steele, Lea and Flood 2014): good enough to draw suites and to resample, and eight
+/// lines long.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 

@@ -2,9 +2,10 @@
 
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
-/// The two-sided probability that two samples of one distribution have ranks at least this far apart (Mann and Whitney
-/// 1947): exact without ties, otherwise the normal approximation with corrections for ties and continuity, as in R's
-/// `wilcox.test` and SciPy's `mannwhitneyu`. 1 where a sample is empty.
+/// The two-sided probability that two samples of one distribution have ranks at least this far
+/// apart (Mann and Whitney 1947): exact without ties, otherwise the normal approximation with
+/// corrections for ties and continuity, as in R's `wilcox.test` and SciPy's `mannwhitneyu`. 1 where
+/// a sample is empty.
 pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     let (n, m) = (a.len(), b.len());
     if n == 0 || m == 0 {
@@ -34,7 +35,8 @@ pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     (2.0 * Normal::standard().sf(z)).min(1.0)
 }
 
-/// In how many ways `n` of `n + m` ranks give each U from 0 to nm: the coefficients of the Gaussian binomial.
+/// In how many ways `n` of `n + m` ranks give each U from 0 to nm: the coefficients of the Gaussian
+/// binomial.
 fn ways(n: usize, m: usize) -> Vec<f64> {
     let mut ways = vec![0.0; n * m + 1];
     ways[0] = 1.0;

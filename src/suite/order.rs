@@ -1,5 +1,5 @@
-//! Which process measures what, in which order, and what that costs about. Costs only say how much time is left, so they may be
-//! off by a factor; nothing that is measured depends on them.
+//! Which process measures what, in which order, and what that costs about. Costs only say how much
+//! time is left, so they may be off by a factor; nothing that is measured depends on them.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,9 @@ use crate::workload::{Input, Pipeline, Scenario, Stress};
 
 /// The scenarios of each process that is still to be started.
 ///
-/// Within a block their order is drawn from the seed, unless there is a budget: then it is that of the plan, so that what is left
-/// out is what was asked for last, and a shared process takes one group of scenarios, so that there is an end between them.
+/// Within a block their order is drawn from the seed, unless there is a budget: then it is that of
+/// the plan, so that what is left out is what was asked for last, and a shared process takes one
+/// group of scenarios, so that there is an end between them.
 pub(super) fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<Scenario>> {
     let mut jobs = Vec::new();
     for block in 0..plan.blocks {
@@ -47,15 +48,16 @@ fn group(id: &str) -> &str {
     id.split('/').next().unwrap_or_default()
 }
 
-/// Fisher and Yates, with the order drawn from a seed, so that a record's order can be told from its settings.
+/// Fisher and Yates, with the order drawn from a seed, so that a record's order can be told from
+/// its settings.
 fn shuffle<T>(items: &mut [T], seed: u64) {
     use rand::SeedableRng as _;
     use rand::seq::SliceRandom as _;
     items.shuffle(&mut rand::rngs::StdRng::seed_from_u64(seed));
 }
 
-/// The setup that a scenario is measured with: YaRN with four times the context that Qwen3 was trained with, where that is asked
-/// for and the user has not asked for another scaling.
+/// The setup that a scenario is measured with: YaRN with four times the context that Qwen3 was
+/// trained with, where that is asked for and the user has not asked for another scaling.
 pub(super) fn setup(of: &Setup, scenario: &Scenario) -> Setup {
     let mut setup = of.clone();
     if scenario.extended && setup.rope_scaling.is_none() {
@@ -71,8 +73,8 @@ pub(super) fn setup(of: &Setup, scenario: &Scenario) -> Setup {
     setup
 }
 
-/// A decode step of one sequence costs as much as reading so many prompt tokens, and each further sequence of it one more:
-/// what a small model takes on two cores.
+/// A decode step of one sequence costs as much as reading so many prompt tokens, and each further
+/// sequence of it one more: what a small model takes on two cores.
 const STEP: f64 = 12.0;
 
 /// What a scenario costs about, in prompt tokens.
@@ -169,8 +171,8 @@ impl Pace {
         Done { processes: self.processes, all: self.all_processes, share }
     }
 
-    /// Why scenarios are not begun: what they would take, told from those before, is not left of the budget. What the first
-    /// take is not known before them.
+    /// Why scenarios are not begun: what they would take, told from those before, is not left of
+    /// the budget. What the first take is not known before them.
     pub(super) fn beyond(&self, budget: Option<Duration>, scenarios: &[Scenario]) -> Option<Error> {
         self.beyond_after(self.began.elapsed(), budget?, costs(scenarios, &self.generation))
     }

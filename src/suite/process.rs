@@ -1,5 +1,5 @@
-//! What a worker process does with a job: it loads the model once, measures its scenarios in turn, and answers with one line of
-//! JSON for each.
+//! What a worker process does with a job: it loads the model once, measures its scenarios in turn,
+//! and answers with one line of JSON for each.
 
 use std::io;
 use std::io::{Read as _, Write as _};
@@ -18,11 +18,12 @@ use crate::suite::{Answer, HELD, Job};
 use crate::workload::{Input, Scenario};
 use crate::{machine, measure, settings, suite, workload};
 
-/// Works on the job that standard input holds, and answers on standard output. For `main`, when `WORKER` is set.
+/// Works on the job that standard input holds, and answers on standard output. For `main`, when
+/// `WORKER` is set.
 ///
 /// # Errors
-/// When the job cannot be read, the model cannot be loaded, or the answer cannot be written. What happens to a single
-/// scenario is part of its answer.
+/// When the job cannot be read, the model cannot be loaded, or the answer cannot be written. What
+/// happens to a single scenario is part of its answer.
 pub fn work() -> Result<()> {
     let text = asked()?;
     let job: Job = serde_json::from_str(&text)
@@ -79,8 +80,9 @@ pub fn work() -> Result<()> {
     Ok(())
 }
 
-/// What a worker is asked to do: standard input, or its first line where it stays open for as long as somebody waits for
-/// answers. When nobody does any more, the process ends: a worker that went on alone would disturb the next.
+/// What a worker is asked to do: standard input, or its first line where it stays open for as long
+/// as somebody waits for answers. When nobody does any more, the process ends: a worker that went
+/// on alone would disturb the next.
 ///
 /// # Errors
 /// When standard input cannot be read.

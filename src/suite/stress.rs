@@ -1,5 +1,6 @@
-//! Requests under a memory limit. A worker answers them one by one and says of each what became of it; when it dies of one, that
-//! is the request's outcome, and another worker goes on with the next. The suite itself never dies of it.
+//! Requests under a memory limit. A worker answers them one by one and says of each what became of
+//! it; when it dies of one, that is the request's outcome, and another worker goes on with the
+//! next. The suite itself never dies of it.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -75,7 +76,8 @@ enum Prompt {
     Tokens(usize),
 }
 
-/// What a worker says: first that it has loaded, then of each request how long it is and what became of it.
+/// What a worker says: first that it has loaded, then of each request how long it is and what
+/// became of it.
 #[derive(Debug, Serialize, Deserialize)]
 enum Said {
     Loaded { model: Box<Model>, rss_bytes: Option<u64>, limit: Option<String> },
@@ -161,7 +163,8 @@ fn answer_some(
     let mut child = suite::worker(binary, STRESS, &threads).spawn().map_err(fail)?;
     let text = serde_json::to_string(requests).expect("plain data") + "\n";
     let mut held = child.stdin.take().expect("it is piped");
-    // A worker that dies before it has read everything says why on its standard error, which is read below.
+    // A worker that dies before it has read everything says why on its standard error, which is
+    // read below.
     let _ = held.write_all(text.as_bytes());
     let complaints = suite::complaints(&mut child)?;
     let (receive, reader) = suite::lines(&mut child)?;
@@ -254,7 +257,8 @@ fn fatal(
     Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
 }
 
-/// Whether a process died for want of memory: Rust's own words, the C library's, or a kill from outside that we did not send.
+/// Whether a process died for want of memory: Rust's own words, the C library's, or a kill from
+/// outside that we did not send.
 fn of_memory(status: ExitStatus, complaint: &str) -> bool {
     #[cfg(unix)]
     let killed = std::os::unix::process::ExitStatusExt::signal(&status) == Some(9);
@@ -341,11 +345,12 @@ fn case(job: &Job, scenario: &Scenario, made: Made<'_>) -> Case {
     }
 }
 
-/// Answers the requests that standard input holds, under their memory limit. For `main`, when [`suite::WORKER`] is [`STRESS`].
+/// Answers the requests that standard input holds, under their memory limit. For `main`, when
+/// [`suite::WORKER`] is [`STRESS`].
 ///
 /// # Errors
-/// When the requests cannot be read, the model cannot be loaded, or an answer cannot be written. What happens to a request is
-/// said of it.
+/// When the requests cannot be read, the model cannot be loaded, or an answer cannot be written.
+/// What happens to a request is said of it.
 pub fn work() -> Result<()> {
     let requests: Requests = serde_json::from_str(&suite::process::asked()?)
         .map_err(|error| Error::Failed(format!("no requests on standard input: {error}")))?;
@@ -419,7 +424,8 @@ fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
     }
 }
 
-/// Allows this process so much more data than it has, and says so; `None` where the system has no such limit.
+/// Allows this process so much more data than it has, and says so; `None` where the system has no
+/// such limit.
 #[cfg(target_os = "linux")]
 fn limit_memory(room_bytes: u64) -> Result<Option<String>> {
     let limit = memory::data_bytes()?.saturating_add(room_bytes);

@@ -1,5 +1,5 @@
-//! A worker that takes turns: it loads once, stays, and measures a few generations each time it is asked to. One line of JSON
-//! in, one line out, so that nothing runs while it is another's turn.
+//! A worker that takes turns: it loads once, stays, and measures a few generations each time it is
+//! asked to. One line of JSON in, one line out, so that nothing runs while it is another's turn.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -108,8 +108,8 @@ pub enum Told {
 /// Takes turns until standard input ends. For `main`, when [`crate::suite::WORKER`] is [`TURNS`].
 ///
 /// # Errors
-/// When the opening cannot be read, the model cannot be loaded, or an answer cannot be written. What happens to a single
-/// scenario is part of an answer.
+/// When the opening cannot be read, the model cannot be loaded, or an answer cannot be written.
+/// What happens to a single scenario is part of an answer.
 pub fn work() -> Result<()> {
     let mut lines = io::stdin().lock().lines();
     let mut next = || {
@@ -181,8 +181,8 @@ pub fn work() -> Result<()> {
     Ok(())
 }
 
-/// The scenarios that this build knows by these words; a word that it does not know selects none here, and may well select
-/// some in the other build.
+/// The scenarios that this build knows by these words; a word that it does not know selects none
+/// here, and may well select some in the other build.
 ///
 /// # Errors
 /// As [`workload::select`], which knows a suite for no words.

@@ -37,7 +37,8 @@ const MAX_MEMORY: u64 = 256 << 20;
 /// A rendering takes milliseconds; a machine that is busy may take longer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a template is told when it asks for the date. Not today's: a prompt must be the same in every run.
+/// What a template is told when it asks for the date. Not today's: a prompt must be the same in
+/// every run.
 const TODAY: DateTime = date(2026, 1, 1).at(0, 0, 0, 0);
 
 /// One turn of a conversation.
@@ -340,7 +341,8 @@ mod tests {
                 "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
             ),
             (
-                &[(User, "Hi"), (Assistant, "Hello")][..], // An answer after the last question has a thought.
+                // An answer after the last question has a thought.
+                &[(User, "Hi"), (Assistant, "Hello")][..],
                 "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nHello<|im_end|>\n\
                  <|im_start|>assistant\n",
             ),

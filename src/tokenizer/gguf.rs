@@ -1,5 +1,5 @@
-//! The tokenizer as GGUF metadata describes it, read and written. Knows the meaning of the values, not how a file
-//! stores them.
+//! The tokenizer as GGUF metadata describes it, read and written. Knows the meaning of the values,
+//! not how a file stores them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -33,11 +33,13 @@ pub struct GgufVocabulary {
     pub tokens: Vec<String>,
     /// `tokenizer.ggml.token_type`, one a token.
     pub token_types: Vec<u32>,
-    /// `tokenizer.ggml.merges`: two tokens with a space between them, the most important merge first.
+    /// `tokenizer.ggml.merges`: two tokens with a space between them, the most important merge
+    /// first.
     pub merges: Vec<String>,
     /// `tokenizer.ggml.eos_token_id`, and those that end a turn or a message.
     pub ends: Vec<u32>,
-    /// `tokenizer.ggml.bos_token_id`, if `tokenizer.ggml.add_bos_token` says that texts begin with it.
+    /// `tokenizer.ggml.bos_token_id`, if `tokenizer.ggml.add_bos_token` says that texts begin with
+    /// it.
     pub bos: Option<u32>,
     /// `tokenizer.chat_template`, the template for conversations.
     pub chat_template: Option<String>,
@@ -101,7 +103,8 @@ pub(super) fn load(vocabulary: GgufVocabulary) -> Result<Tokenizer> {
     }
     let merges = pairs(&merges, &vocab)?;
 
-    // The crate numbers added tokens from the end of the vocabulary on, unless it finds them in there.
+    // The crate numbers added tokens from the end of the vocabulary on, unless it finds them in
+    // there.
     if !(vocab.len()..).zip(&adds).all(|(next, (id, ..))| next == *id as usize) {
         vocab.extend(adds.iter().map(|(id, token, _)| ((*token).into(), *id)));
     }
@@ -197,7 +200,8 @@ pub(super) fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufVocabul
     })
 }
 
-/// A GGUF file names its pipeline instead of describing it, so it must be exactly the one of that name.
+/// A GGUF file names its pipeline instead of describing it, so it must be exactly the one of that
+/// name.
 fn check_qwen(tokenizer: &Tokenizer, rules: &Rules) -> Result<()> {
     let plain = Tokenizer::new(qwen(BPE::default())?, None, &[])?;
     let unsupported = |what: &str| {

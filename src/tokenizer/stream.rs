@@ -1,4 +1,5 @@
-//! Text from token ids as they come. A character may be spread over several tokens, so bytes wait until they are whole.
+//! Text from token ids as they come. A character may be spread over several tokens, so bytes wait
+//! until they are whole.
 
 use super::Tokenizer;
 
@@ -46,8 +47,8 @@ fn is_beginning(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|err| err.error_len().is_none())
 }
 
-/// The byte that a character of a byte-level token stands for: printable ones stand for themselves, the 68 others were
-/// moved up to U+0100 and after, in order (GPT-2's `bytes_to_unicode`).
+/// The byte that a character of a byte-level token stands for: printable ones stand for themselves,
+/// the 68 others were moved up to U+0100 and after, in order (GPT-2's `bytes_to_unicode`).
 pub(super) fn byte(c: char) -> Option<u8> {
     let code = u32::from(c);
     let byte = match code {

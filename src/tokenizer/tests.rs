@@ -1,4 +1,5 @@
-//! Whole tokenizers: round trips over our corpus and over hostile strings, streams, GGUF there and back.
+//! Whole tokenizers: round trips over our corpus and over hostile strings, streams, GGUF there and
+//! back.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Trains the tokenizer of the synthetic models: Qwen's kind, small, from our own texts. The same texts give the same
-//! file, byte by byte, which a test checks.
+//! Trains the tokenizer of the synthetic models: Qwen's kind, small, from our own texts. The same
+//! texts give the same file, byte by byte, which a test checks.
 
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -42,12 +42,12 @@ const ADDED: &[(&str, u32)] = &[
 /// One token for each byte.
 const BYTES: usize = 256;
 
-/// The `tokenizer.json` of a tokenizer with exactly `vocab_size` tokens, Qwen's added ones included, that suits the
-/// texts. Their order does not matter.
+/// The `tokenizer.json` of a tokenizer with exactly `vocab_size` tokens, Qwen's added ones
+/// included, that suits the texts. Their order does not matter.
 ///
 /// # Errors
-/// When `vocab_size` has no room for bytes and added tokens, or is more than the texts yield: a merge must be seen
-/// twice.
+/// When `vocab_size` has no room for bytes and added tokens, or is more than the texts yield: a
+/// merge must be seen twice.
 pub fn train<T: AsRef<str> + Sync>(texts: &[T], vocab_size: usize) -> Result<String> {
     let smallest = BYTES + ADDED.len();
     if vocab_size < smallest {

@@ -1,5 +1,6 @@
-//! The documents of the suite `pipelines`: texts of our own, the instruction each set is given with, the articles cut into chunks,
-//! and the questions that are asked of them. Knows nothing of models: lengths here are words.
+//! The documents of the suite `pipelines`: texts of our own, the instruction each set is given
+//! with, the articles cut into chunks, and the questions that are asked of them. Knows nothing of
+//! models: lengths here are words.
 
 use std::ops::Range;
 
@@ -53,7 +54,8 @@ const QUESTIONS: &str = unix_lines!(include_str!("../../fixtures/documents/quest
 const CHUNK: usize = 60;
 const OVERLAP: usize = 20;
 
-/// The texts that a pipeline is given: those of its own set; the articles where chunks are made of them.
+/// The texts that a pipeline is given: those of its own set; the articles where chunks are made of
+/// them.
 pub fn documents(pipeline: Pipeline) -> Vec<Document> {
     let file = match pipeline {
         Pipeline::Classification => TICKETS,
@@ -64,7 +66,8 @@ pub fn documents(pipeline: Pipeline) -> Vec<Document> {
     parts(file).map(|(id, text)| Document { id, text }).collect()
 }
 
-/// The articles in parts of at most 60 words, of which 20 are those that end the part before; no part spans two articles.
+/// The articles in parts of at most 60 words, of which 20 are those that end the part before; no
+/// part spans two articles.
 pub fn chunks() -> Vec<Chunk> {
     let articles = parts(ARTICLES);
     articles
@@ -84,7 +87,8 @@ pub fn questions() -> Vec<Question> {
     questions.collect()
 }
 
-/// What a model is told to do with a text. All prompts of a set begin alike, as those of real pipelines do.
+/// What a model is told to do with a text. All prompts of a set begin alike, as those of real
+/// pipelines do.
 pub fn prompt(pipeline: Pipeline, text: &str) -> String {
     let (before, after) = match pipeline {
         Pipeline::Classification => (
@@ -121,7 +125,8 @@ fn parts(file: &'static str) -> impl Iterator<Item = (&'static str, &'static str
     })
 }
 
-/// Cuts a text into parts of at most `length` words, each of which begins with the last `overlap` words of the one before.
+/// Cuts a text into parts of at most `length` words, each of which begins with the last `overlap`
+/// words of the one before.
 fn windows(text: &str, length: usize, overlap: usize) -> Vec<&str> {
     let words: Vec<Range<usize>> = text
         .split_whitespace()

@@ -1,4 +1,5 @@
-//! The one table of metrics: unit, direction and limit of each, and in which scenarios it is judged.
+//! The one table of metrics: unit, direction and limit of each, and in which scenarios it is
+//! judged.
 
 use serde::{Deserialize, Serialize};
 
@@ -120,7 +121,8 @@ pub fn metric(name: &str) -> Option<&'static Metric> {
 }
 
 impl Metric {
-    /// What is calibrated together: rates of decoding, times to the first token, rates of prefill, memory.
+    /// What is calibrated together: rates of decoding, times to the first token, rates of prefill,
+    /// memory.
     pub fn kind(&self) -> &'static str {
         match self.gate {
             Gate::Single | Gate::Batched => "decode",

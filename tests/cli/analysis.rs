@@ -1,4 +1,5 @@
-//! The numbers behind a stored pair's verdicts, against those that `fixtures/analyse.py` found with scipy.
+//! The numbers behind a stored pair's verdicts, against those that `fixtures/analyse.py` found with
+//! scipy.
 
 use candlemark::compare::Policy;
 use candlemark::compare::paired::judge;

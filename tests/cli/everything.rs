@@ -1,5 +1,6 @@
-//! A record that has something for every part of a report: each suite, a scenario that failed, one that is not supported, one
-//! that cannot be true, values that are missing with a reason. No two of its measured values are alike.
+//! A record that has something for every part of a report: each suite, a scenario that failed, one
+//! that is not supported, one that cannot be true, values that are missing with a reason. No two of
+//! its measured values are alike.
 
 use candlemark::record::{
     Absence, AbsenceKind, Block, Case, Conditions, Outcome, Record, Request, Work,

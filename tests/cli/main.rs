@@ -1,5 +1,5 @@
-//! The real binary on checked-in records: text and exit status. `BLESS=1 cargo test` rewrites the files under
-//! `fixtures/golden`; review that diff like code.
+//! The real binary on checked-in records: text and exit status. `BLESS=1 cargo test` rewrites the
+//! files under `fixtures/golden`; review that diff like code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,8 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
     command.current_dir(folder).args(args).output().unwrap()
 }
 
-/// Compares what a command says and answers with a file: stdout, then stderr under a line of its own.
+/// Compares what a command says and answers with a file: stdout, then stderr under a line of its
+/// own.
 fn check(args: &[&str], file: &str, status: i32) {
     let output = candlemark(args, &golden(""));
     let mut text = String::from_utf8(output.stdout).unwrap();

@@ -1,5 +1,6 @@
-//! The pairs that the command line is tried on, checked in under `fixtures/golden/pairs`, where `BLESS=1` writes them. Every
-//! number is drawn from a fixed sequence and rounded, so that the files are small and the same everywhere.
+//! The pairs that the command line is tried on, checked in under `fixtures/golden/pairs`, where
+//! `BLESS=1` writes them. Every number is drawn from a fixed sequence and rounded, so that the
+//! files are small and the same everywhere.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The records that the command line is tried on: small, made of literal numbers, and checked in under
-//! `fixtures/golden/records`, where `BLESS=1` writes them.
+//! The records that the command line is tried on: small, made of literal numbers, and checked in
+//! under `fixtures/golden/records`, where `BLESS=1` writes them.
 
 use candlemark::machine::SESSION_GAP;
 use candlemark::record::calibration::{

@@ -1,13 +1,14 @@
-//! Records of a server's configuration before and after, with labels, samples and all that exports read; and text that tries to
-//! be more than text, through every export and `compare`.
+//! Records of a server's configuration before and after, with labels, samples and all that exports
+//! read; and text that tries to be more than text, through every export and `compare`.
 
 use candlemark::record::{Absence, AbsenceKind, Block, Case, Outcome, Record, Request};
 use candlemark::workload::Task;
 
 use crate::{candlemark as tool, check, golden, records};
 
-/// A run of a server's model: batch 1 and 4, a depth, stress, one scenario that cannot be true, one that failed, and one that the
-/// engine does not do. `speed` multiplies every rate; `wobble` is how far processes lie apart.
+/// A run of a server's model: batch 1 and 4, a depth, stress, one scenario that cannot be true, one
+/// that failed, and one that the engine does not do. `speed` multiplies every rate; `wobble` is how
+/// far processes lie apart.
 fn served(day: usize, speed: f64, wobble: f64) -> Record {
     let mut record = records::run(day);
     let session = record.sessions[0].id.clone();
@@ -113,7 +114,8 @@ fn labelled(mut record: Record, labels: &[(&str, &str)]) -> Record {
     record
 }
 
-/// Text that tries to be more: of HTML, Markdown, a workflow command, a label, a terminal, a spreadsheet, another direction.
+/// Text that tries to be more: of HTML, Markdown, a workflow command, a label, a terminal, a
+/// spreadsheet, another direction.
 pub const HOSTILE: [&str; 4] = [
     "::error::a|b <script>alert(1)</script> `x` \"q\" 'r' \\ \n# y\n::stop-commands::z\n##[add-mask]w",
     "=cmd()|'c'!A1,\u{0}\u{1b}[31m\u{1b}]0;t\u{7}\r\n\u{202e}gnp.exe\u{2066}\u{200b}\u{feff}",
@@ -248,7 +250,8 @@ fn documents() -> Vec<(String, String)> {
 #[test]
 fn text_stays_text_in_every_document() {
     for (made_by, text) in documents() {
-        // What stands in a block of code is to be typed as it is, and is nothing else to whoever renders it.
+        // What stands in a block of code is to be typed as it is, and is nothing else to whoever
+        // renders it.
         let fences = if made_by.ends_with("md") { "\n```" } else { "\u{0}" };
         let text: String = text.split(fences).step_by(2).collect();
         let stored = made_by.ends_with("served.json --format json");

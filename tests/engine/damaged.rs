@@ -1,4 +1,5 @@
-//! Models that are cut off, garbage, hostile or of another shape: each an error that names the file, and none that takes memory first.
+//! Models that are cut off, garbage, hostile or of another shape: each an error that names the
+//! file, and none that takes memory first.
 
 use std::fs;
 use std::path::Path;

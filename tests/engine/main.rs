@@ -1,5 +1,6 @@
-//! Models, the worker and the commands that need the inference library, on the real binary. A debug build records nothing, so
-//! what a run does to a model is asked of a worker: this binary, with a job on its standard input.
+//! Models, the worker and the commands that need the inference library, on the real binary. A debug
+//! build records nothing, so what a run does to a model is asked of a worker: this binary, with a
+//! job on its standard input.
 #![cfg(feature = "engine")]
 
 use std::fs;
@@ -129,7 +130,8 @@ fn work(job: &Job) -> Vec<Case> {
     text(&output.stdout).lines().map(answer).collect()
 }
 
-/// The only case of a scenario that must be measured without a complaint, but for the one about the build.
+/// The only case of a scenario that must be measured without a complaint, but for the one about the
+/// build.
 fn measured(setup: &Setup, scenario: &str) -> Case {
     let mut cases = work(&job(setup, &[scenario]));
     let case = cases.pop().unwrap();

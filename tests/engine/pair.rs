@@ -1,5 +1,5 @@
-//! `candlemark pair` with workers that do as they are told: shell scripts that speak the protocol, and a crate in a git
-//! repository of its own that is built from its refs.
+//! `candlemark pair` with workers that do as they are told: shell scripts that speak the protocol,
+//! and a crate in a git repository of its own that is built from its refs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
-//! Scenarios beyond prompts of a category, and runs of them: depths, formats, requests under a memory limit, agreement with f32,
-//! traces, budgets, and going on after an end.
+//! Scenarios beyond prompts of a category, and runs of them: depths, formats, requests under a
+//! memory limit, agreement with f32, traces, budgets, and going on after an end.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,7 +108,8 @@ fn kernels_are_traced_in_a_process_of_their_own() {
     assert_eq!(case.absent, None);
     let share = value(&case, "kernel_share").unwrap();
     assert!(share > 0.0 && share <= 1.0, "{share}");
-    // One embedding; a layer has two norms, three regions of products, turns, and attention; the last norm and the output follow.
+    // One embedding; a layer has two norms, three regions of products, turns, and attention; the
+    // last norm and the output follow.
     let layers = Engine::load(&nano(), &mut ()).unwrap().opened.config.layers as f64;
     assert_eq!(value(&case, "kernels_per_step"), Some(1.0 + 7.0 * layers + 2.0));
     assert!(value(&case, "pack_s").unwrap() > 0.0, "{:?}", case.blocks[0].notes);
@@ -168,7 +169,8 @@ fn a_request_that_does_not_fit_is_a_result_and_the_run_goes_on() {
     let last = requests.last().unwrap();
     if cfg!(target_os = "linux") {
         assert_eq!(last.outcome, Outcome::OutOfMemory, "{requests:?}");
-        // The worker is told that there is no memory for its cache, or dies of an allocation and cannot say what it had.
+        // The worker is told that there is no memory for its cache, or dies of an allocation and
+        // cannot say what it had.
         let why = last.why.as_ref().unwrap();
         let told = why.contains("no memory for a cache of");
         assert!(told || why.contains("memory allocation of"), "{last:?}");

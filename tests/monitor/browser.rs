@@ -60,7 +60,8 @@ fn a_browser_shows_the_figures_the_charts_and_the_errors() {
     ] {
         assert!(page.contains(shown), "{shown}\n{page}");
     }
-    // Four metrics and the machine's memory over time; three timed metrics of two scenarios each as distributions.
+    // Four metrics and the machine's memory over time; three timed metrics of two scenarios each as
+    // distributions.
     assert_eq!(page.matches("<svg").count(), 5 + 6);
     for width in [1200, 390] {
         let window = format!("--window-size={width},3000");

@@ -1,5 +1,5 @@
-//! The monitor as a whole, with a stub in the place of measuring: pages over a real socket, in a real browser where one is
-//! installed, and a thousand cycles in a process of their own.
+//! The monitor as a whole, with a stub in the place of measuring: pages over a real socket, in a
+//! real browser where one is installed, and a thousand cycles in a process of their own.
 #![cfg(feature = "monitor")]
 
 use std::cell::Cell;

@@ -1,6 +1,6 @@
-//! Files that went wrong by chance or on purpose: whatever stands in them, reading ends in a value or
-//! in an error, never in a panic, and takes memory in proportion to the file. What could be read is
-//! then judged and shown in every form.
+//! Files that went wrong by chance or on purpose: whatever stands in them, reading ends in a value
+//! or in an error, never in a panic, and takes memory in proportion to the file. What could be read
+//! is then judged and shown in every form.
 //!
 //! Each reader gets `CANDLEMARK_TEST_INPUTS` inputs, a few thousand by default. An input that fails
 //! is kept in the folder that the message names.

@@ -1,5 +1,5 @@
-//! The files of a model. `src/model/fuzz.rs` tries many more of their headers in memory; here they are
-//! whole files, and what reading them takes is bounded.
+//! The files of a model. `src/model/fuzz.rs` tries many more of their headers in memory; here they
+//! are whole files, and what reading them takes is bounded.
 
 use std::fs;
 use std::path::Path;

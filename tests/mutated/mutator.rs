@@ -104,8 +104,8 @@ impl Mutator {
         bytes
     }
 
-    /// One to four changes of a JSON document that stays JSON. Text that is none is changed as bytes,
-    /// and so is one in eight of the others.
+    /// One to four changes of a JSON document that stays JSON. Text that is none is changed as
+    /// bytes, and so is one in eight of the others.
     pub fn json(&mut self, seed: &[u8]) -> Vec<u8> {
         let Ok(mut value) = serde_json::from_slice::<Value>(seed) else { return self.bytes(seed) };
         if self.random.below(8) == 0 {

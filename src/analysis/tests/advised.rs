@@ -49,11 +49,13 @@ fn a_batch_is_worth_a_tenth_more_and_five_tokens_a_second() {
         (&[("short", 1, 20.0), ("short", 4, 60.0), ("short", 8, 65.0)], Ok(4)), // 8 gains 8.3 %.
         (&[("short", 1, 20.0), ("short", 4, 60.0), ("short", 8, 66.0)], Ok(8)), // Just 10 %.
         (&[("short", 1, 20.0), ("short", 4, 60.0), ("short", 16, 79.0)], Ok(4)), // 4.9 each.
-        (&[("short", 1, 20.0), ("short", 4, 19.0), ("short", 8, 21.0)], Ok(1)), // Not over batch 1.
-        (&[("short", 4, 60.0), ("short", 8, 61.0)], Ok(4)),                     // The smallest.
+        // Not over batch 1.
+        (&[("short", 1, 20.0), ("short", 4, 19.0), ("short", 8, 21.0)], Ok(1)),
+        (&[("short", 4, 60.0), ("short", 8, 61.0)], Ok(4)), // The smallest.
         (&[("short", 1, 4.0), ("short", 4, 60.0)], Err(NoAdvice::TooSlow)),
         (&[("short", 1, 20.0), ("short", 8, 80.0), ("code", 1, 20.0), ("code", 8, 20.0)], Ok(1)),
-        (&[("short", 1, 20.0), ("short", 8, 80.0), ("code", 8, 20.0)], Ok(8)), // `code` says nothing.
+        // `code` says nothing.
+        (&[("short", 1, 20.0), ("short", 8, 80.0), ("code", 8, 20.0)], Ok(8)),
     ] {
         assert_eq!(batch_of(rates).map(|advice| advice.batch), expected, "{rates:?}");
     }

@@ -1,4 +1,5 @@
-//! `candlemark check --measure`: further blocks of what is undecided and of nothing else, until it is decided or time is up.
+//! `candlemark check --measure`: further blocks of what is undecided and of nothing else, until it
+//! is decided or time is up.
 
 use std::fs;
 use std::io::Write as _;
@@ -21,8 +22,9 @@ use crate::cmd::download::Bars;
 use crate::cmd::interrupt::interruptible;
 use crate::cmd::setup::injection;
 
-/// Further blocks of each open scenario after each round. Every round is a look, and verdicts pay for all of them; twice as
-/// many each time, because half as many again would rarely decide what so many did not.
+/// Further blocks of each open scenario after each round. Every round is a look, and verdicts pay
+/// for all of them; twice as many each time, because half as many again would rarely decide what so
+/// many did not.
 const ROUNDS: [usize; PLANNED_LOOKS - 1] = [2, 4, 8, 16, 32];
 
 /// What a process takes beside loading and generating: starting it, and the reference kernels.
@@ -58,7 +60,8 @@ pub(super) fn judged(
 /// Measures until nothing is open, the budget is spent, the last round is over or `stop` is set;
 /// the run with everything that was measured.
 ///
-/// `decide` judges a run, `more` brings the record of further measurements to so many blocks of each scenario named.
+/// `decide` judges a run, `more` brings the record of further measurements to so many blocks of
+/// each scenario named.
 fn measure(
     first: &Record,
     budget: Duration,
@@ -202,7 +205,8 @@ impl Further {
             }
             None => this_binary()?,
         };
-        // What the weights are held as is known once they are loaded; that they are the same weights is known now.
+        // What the weights are held as is known once they are loaded; that they are the same
+        // weights is known now.
         let (sha256, commit) = (record.model.sha256.clone(), record.model.commit.clone());
         let likely = Model { sha256, commit, ..model.clone() };
         let begun = Record { model: likely, ..record };
@@ -244,8 +248,9 @@ fn this_binary() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("finding this binary, to start it again")
 }
 
-/// The very binary that made a record, if it is still there: this one, or the one that `cargo bench` built beside it, which
-/// is a worker as well. With it, a tree with uncommitted changes is no obstacle, and code lies where it lay.
+/// The very binary that made a record, if it is still there: this one, or the one that `cargo
+/// bench` built beside it, which is a worker as well. With it, a tree with uncommitted changes is
+/// no obstacle, and code lies where it lay.
 fn the_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
     let Some(wanted) = &record.build.binary_sha256 else { return Ok(None) };
     let this = this_binary()?;

@@ -17,7 +17,8 @@ use crate::cmd::interrupt::interruptible;
 use crate::cmd::pair::{build, given};
 use crate::cmd::setup::{ModelArguments, check_words_for_turns};
 
-/// Measure a pool of blocks: the base, a copy, another layout and slowdowns of known size, in restless environments
+/// Measure a pool of blocks: the base, a copy, another layout and slowdowns of known size, in
+/// restless environments
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Parts of scenario ids
@@ -28,7 +29,8 @@ pub(crate) struct Arguments {
     /// The base: a ref or a binary; default: the binary that is running
     #[arg(long, value_name = "REF|BINARY")]
     base: Option<String>,
-    /// The base's source in another layout, as a binary; default: linked anew if the base is a ref, none otherwise
+    /// The base's source in another layout, as a binary; default: linked anew if the base is a
+    /// ref, none otherwise
     #[arg(long, value_name = "BINARY")]
     layout: Option<PathBuf>,
     /// Environments, comma-separated; default: all
@@ -40,13 +42,15 @@ pub(crate) struct Arguments {
     /// Quads per block and scenario
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = Count::ROUNDS.parser())]
     quads: usize,
-    /// Arms that are worse on purpose: decode by 3, 5, 7.5 (7), 10 (T) and 20 % (X), TTFT (F) and memory (M) by 20 %
+    /// Arms that are worse on purpose: decode by 3, 5, 7.5 (7), 10 (T) and 20 % (X), TTFT (F) and
+    /// memory (M) by 20 %
     #[arg(long, value_name = "LETTER", value_delimiter = ',', default_values_t = ['3', '5', '7', 'T', 'X', 'F', 'M'])]
     arms: Vec<char>,
     /// How many of those have turns in each block; they take them block by block
     #[arg(long, value_name = "N", default_value_t = 2)]
     injected: usize,
-    /// Run the turns of two arms at once, each on half of the CPUs, in place of one after the other
+    /// Run the turns of two arms at once, each on half of the CPUs, in place of one after the
+    /// other
     #[arg(long)]
     duet: bool,
     /// Seed of all orders

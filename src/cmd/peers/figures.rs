@@ -68,7 +68,8 @@ impl Taken {
     }
 }
 
-/// Of an engine that is set up in several ways, only what the pilot saw at `close` times the best or better takes turns.
+/// Of an engine that is set up in several ways, only what the pilot saw at `close` times the best
+/// or better takes turns.
 pub(super) fn keep_the_best(takens: &mut [Taken], close: f64) {
     let mut best: BTreeMap<String, f64> = BTreeMap::new();
     for taken in takens.iter() {
@@ -122,7 +123,8 @@ impl Row {
     }
 }
 
-/// Where engines went on with other tokens than the first of them, and whether one was not sure of itself.
+/// Where engines went on with other tokens than the first of them, and whether one was not sure of
+/// itself.
 fn differences(takens: &[Taken]) -> Vec<String> {
     let mut said = Vec::new();
     let mut first: Option<(&str, &Pilot)> = None;

@@ -46,7 +46,8 @@ pub(super) enum Told {
         seconds: f64,
         /// The tokens that each sequence went on with.
         ids: Vec<Vec<u32>>,
-        /// How far apart the best two scores were at each, in standard deviations of the scores; empty if not asked for.
+        /// How far apart the best two scores were at each, in standard deviations of the scores;
+        /// empty if not asked for.
         gaps: Vec<Vec<f64>>,
     },
     Cannot {
@@ -122,7 +123,8 @@ impl Seat {
     /// Seconds of CPU that the process has used, where the system tells.
     pub fn cpu_s(&self) -> Option<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
-        // After the name, which may hold anything: user and system time are the 12th and 13th, in hundredths.
+        // After the name, which may hold anything: user and system time are the 12th and 13th, in
+        // hundredths.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
         Some((ticks(11)? + ticks(12)?) / 100.0)

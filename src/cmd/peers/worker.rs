@@ -1,4 +1,5 @@
-//! The process of one engine: loads the model once, then measures what it is asked until nobody asks any more.
+//! The process of one engine: loads the model once, then measures what it is asked until nobody
+//! asks any more.
 
 use std::io;
 use std::io::{BufRead as _, Write as _};
@@ -54,7 +55,8 @@ fn say<T: Serialize>(told: &T) -> anyhow::Result<()> {
 /// What the caches hold: prompts of this item, and the first token after each.
 type Kept = Option<(&'static str, Chosen)>;
 
-/// The next token of each sequence, and how far apart its best two scores are, if that is asked for.
+/// The next token of each sequence, and how far apart its best two scores are, if that is asked
+/// for.
 #[derive(Clone)]
 struct Chosen {
     ids: Vec<u32>,

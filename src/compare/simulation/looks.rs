@@ -1,4 +1,5 @@
-//! How often unchanged code looks slower where a run is looked at, measured further, and looked at again.
+//! How often unchanged code looks slower where a run is looked at, measured further, and looked at
+//! again.
 
 use super::{Host, Noise};
 use crate::compare::{PLANNED_LOOKS, Policy, judge};

@@ -124,7 +124,8 @@ fn tango_counts_standard_errors_of_paired_turns() {
 #[test]
 fn perfgate_takes_two_population_errors_of_ten_pairs() {
     let base = [1.0; 32];
-    // Differences 0.02 and 0.10 in turn: mean 0.06, population deviation 0.04, error 0.04 / sqrt 10.
+    // Differences 0.02 and 0.10 in turn: mean 0.06, population deviation 0.04, error 0.04 / sqrt
+    // 10.
     let even = |low: f64, high: f64| -> Vec<f64> {
         (0..32).map(|i| if i % 2 == 0 { 1.0 + low } else { 1.0 + high }).collect()
     };

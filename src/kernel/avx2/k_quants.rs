@@ -30,7 +30,8 @@ pub(in crate::kernel) fn q4_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     }
 }
 
-/// Eight products of pairs are summed in 16 bits: at most 16 x 15 x 127. The run's scale then multiplies and widens at once.
+/// Eight products of pairs are summed in 16 bits: at most 16 x 15 x 127. The run's scale then
+/// multiplies and widens at once.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k_rows<const ROWS: usize, const HALVES: usize>(
@@ -153,8 +154,8 @@ pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     in_groups!(out, [4 1 2 3], |first, group: ROWS| q6_k_rows::<ROWS>(tile, x, first, group));
 }
 
-/// Weights are 0 to 63, and 32 too large; what that adds is taken off by one more product with the scale. Two products of pairs
-/// are summed in 16 bits: at most 4 x 63 x 127.
+/// Weights are 0 to 63, and 32 too large; what that adds is taken off by one more product with the
+/// scale. Two products of pairs are summed in 16 bits: at most 4 x 63 x 127.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {

@@ -38,7 +38,8 @@ fn q4_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
                 let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low_bits);
                 for row in 0..ROWS {
                     let number = 8 * i + 2 * pair;
-                    // SAFETY: a row has eight runs for each block of 256 columns, of which a tile has `blocks`.
+                    // SAFETY: a row has eight runs for each block of 256 columns, of which a tile
+                    // has `blocks`.
                     let a = four(unsafe { &run(rows[row], number).quants[group] });
                     // SAFETY: as above.
                     let b = four(unsafe { &run(rows[row], number + 1).quants[group] });
@@ -123,8 +124,9 @@ pub(in crate::kernel) fn q6_k(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
     });
 }
 
-/// Weights are 0 to 63, and 32 too large: sums begin with what takes that off. Two of them, each at most 16 x 32 x 127, are still
-/// exact in f32 once they are multiplied with their scales, at most 128, and added.
+/// Weights are 0 to 63, and 32 too large: sums begin with what takes that off. Two of them, each at
+/// most 16 x 32 x 127, are still exact in f32 once they are multiplied with their scales, at most
+/// 128, and added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
@@ -145,7 +147,8 @@ fn q6_k_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
                 }
                 let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(&of_runs[number])));
                 for row in 0..ROWS {
-                    // SAFETY: a row has eight runs for each block of 256 columns, of which a tile has `blocks`.
+                    // SAFETY: a row has eight runs for each block of 256 columns, of which a tile
+                    // has `blocks`.
                     let of_x = unsafe { run(rows[row], 8 * i + pair) };
                     let mut sum = _mm512_set1_epi32(of_x.minus_32[odd]);
                     for (group, weights) in weights.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! The vector index of the pipelines: a graph of near neighbours (HNSW, Malkov and Yashunin 2018) from the crate
-//! `instant-distance`. The only place that knows the crate.
+//! The vector index of the pipelines: a graph of near neighbours (HNSW, Malkov and Yashunin 2018)
+//! from the crate `instant-distance`. The only place that knows the crate.
 
 use instant_distance::{Builder, HnswMap, Point, Search};
 
@@ -22,7 +22,8 @@ pub struct Index {
 struct Unit(Vec<f32>);
 
 impl Point for Unit {
-    /// The square of the Euclidean distance, 2 - 2 cos: the order of cosines, without their loss of digits near 1.
+    /// The square of the Euclidean distance, 2 - 2 cos: the order of cosines, without their loss of
+    /// digits near 1.
     fn distance(&self, other: &Self) -> f32 {
         squared_distance(&self.0, &other.0)
     }
@@ -36,7 +37,8 @@ impl Index {
     pub fn build(vectors: Vec<Vec<f32>>) -> Result<Self> {
         let numbers = (0..vectors.len() as u32).collect();
         let points = vectors.into_iter().map(Unit).collect();
-        // Several threads would insert in an order of their own, and the graph would differ from run to run.
+        // Several threads would insert in an order of their own, and the graph would differ from
+        // run to run.
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .build()
@@ -47,7 +49,8 @@ impl Index {
         Ok(Self { graph, search: Search::default() })
     }
 
-    /// The numbers of the `count` vectors nearest to this one, the nearest first; fewer if there are no more.
+    /// The numbers of the `count` vectors nearest to this one, the nearest first; fewer if there
+    /// are no more.
     pub fn nearest(&mut self, vector: &[f32], count: usize) -> Vec<u32> {
         let found = self.graph.search(&Unit(vector.to_vec()), &mut self.search);
         found.take(count).map(|item| *item.value).collect()
@@ -59,7 +62,8 @@ pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
-/// The vector of length 1 in the same direction; `None` where there is no direction, or a number is not finite.
+/// The vector of length 1 in the same direction; `None` where there is no direction, or a number is
+/// not finite.
 pub fn normalised(mut vector: Vec<f32>) -> Option<Vec<f32>> {
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if !(length > 0.0 && length.is_finite()) {

@@ -1,12 +1,15 @@
-//! Embedding and retrieval: vectors of chunks, an index of them, and questions that are answered from the chunks found for them.
-//! A vector is the mean of a text's final hidden states, made one long; texts are embedded as they are, without a chat
-//! template. Whether what is found fits the question is not judged: that says something of real weights alone.
+//! Embedding and retrieval: vectors of chunks, an index of them, and questions that are answered
+//! from the chunks found for them. A vector is the mean of a text's final hidden states, made one
+//! long; texts are embedded as they are, without a chat template. Whether what is found fits the
+//! question is not judged: that says something of real weights alone.
 //!
 //! * `chunks_per_min`: chunks by the time of embedding all of them, in batches, with tokenising.
-//! * `index_s`: embedding all chunks and inserting their vectors into the index. Done once, before the first question.
-//! * `embed_s`, `search_s`, `assemble_s`, `answer_s`: the parts of one question. It is tokenised and embedded; the three nearest
-//!   chunks are searched for; the prompt of them and the question is put together and tokenised; it is read, and the answer
-//!   generated and turned into text. `e2e_s` is the whole of a question, not of the set.
+//! * `index_s`: embedding all chunks and inserting their vectors into the index. Done once, before
+//!   the first question.
+//! * `embed_s`, `search_s`, `assemble_s`, `answer_s`: the parts of one question. It is tokenised
+//!   and embedded; the three nearest chunks are searched for; the prompt of them and the question
+//!   is put together and tokenised; it is read, and the answer generated and turned into text.
+//!   `e2e_s` is the whole of a question, not of the set.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +27,8 @@ const TOGETHER: usize = 4;
 /// Chunks that a question is answered from.
 const FOUND: usize = 3;
 
-/// Passes over the chunks: one vector each. What it gives for the output's hash is each chunk's nearest other one.
+/// Passes over the chunks: one vector each. What it gives for the output's hash is each chunk's
+/// nearest other one.
 pub fn embedding(stage: &mut Stage<'_>) -> Result<Measured> {
     let texts: Vec<&str> = documents::chunks().iter().map(|chunk| chunk.text).collect();
     let inputs = texts.iter().map(|text| stage.encode_plain(text)).collect::<Result<_>>()?;
@@ -142,8 +146,8 @@ impl Stage<'_> {
         self.engine.encode(text, PromptFormat::Raw)
     }
 
-    /// A vector of length 1 for each text, some texts a pass. A text that cannot be read, or is longer than the context, fails
-    /// alone; one that breaks the model takes its batch along.
+    /// A vector of length 1 for each text, some texts a pass. A text that cannot be read, or is
+    /// longer than the context, fails alone; one that breaks the model takes its batch along.
     ///
     /// # Errors
     /// When the engine shows no hidden states ([`Error::Unsupported`]).

@@ -45,7 +45,8 @@ impl<'a> Loader<'a> {
         Ok(loader)
     }
 
-    /// How a matrix is held, and the type that it would have been held as if there were kernels for it.
+    /// How a matrix is held, and the type that it would have been held as if there were kernels for
+    /// it.
     fn form(&self, name: &str) -> (Form, GgmlDType) {
         let info = self.source.info(name).expect("its shape was compared");
         let dtype = held_as(name, &info, self.quant, self.config);

@@ -1,5 +1,5 @@
-//! The header of a GGUF file: its keys and the table of its tensors. Nothing in it is believed: every
-//! count, length, offset and name is held against the file before memory is taken for it.
+//! The header of a GGUF file: its keys and the table of its tensors. Nothing in it is believed:
+//! every count, length, offset and name is held against the file before memory is taken for it.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -200,7 +200,8 @@ fn dtype(number: u32) -> Option<GgmlDType> {
     })
 }
 
-/// Bytes of a value of a type (`gguf_type`), of a text at least; `None` for arrays and unknown ones.
+/// Bytes of a value of a type (`gguf_type`), of a text at least; `None` for arrays and unknown
+/// ones.
 fn value_bytes(kind: u32) -> Option<u64> {
     [1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8].get(kind as usize).copied().filter(|bytes| *bytes > 0)
 }

@@ -60,7 +60,8 @@ fn fetch(hub: &Hub, text: &str) -> Result<Snapshot> {
     hub.fetch(&spec(text), &mut ())
 }
 
-/// Everything an error can print: each cause, as text and as `Debug`. None of it may hold the token.
+/// Everything an error can print: each cause, as text and as `Debug`. None of it may hold the
+/// token.
 fn told(result: Result<Snapshot>) -> String {
     let err = result.unwrap_err();
     let debug = format!("{err:?}");

@@ -57,8 +57,8 @@ fn continued(decoder: &mut dyn Decoder, prompt: &[u32], count: usize) -> Vec<u32
     all
 }
 
-/// How far a token's score is below the best after this text, in standard deviations of all scores: where tokens part, it has to be
-/// as good as none.
+/// How far a token's score is below the best after this text, in standard deviations of all scores:
+/// where tokens part, it has to be as good as none.
 fn gap(decoder: &mut dyn Decoder, text: &[u32], token: u32) -> f64 {
     decoder.reset(1).unwrap();
     let scores = decoder.forward(&[step(0, text)]).unwrap().values;

@@ -1,4 +1,5 @@
-//! Whether a pool contradicts itself. A pool is read by rules that trust it: what is wrong with it is said here, by name.
+//! Whether a pool contradicts itself. A pool is read by rules that trust it: what is wrong with it
+//! is said here, by name.
 
 use std::collections::BTreeSet;
 

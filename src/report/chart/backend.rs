@@ -1,5 +1,5 @@
-//! The SVG that plotters draws on. Unlike plotters' own it has fractions of a unit, paints that follow the page's theme, dashes,
-//! and text in the font around it.
+//! The SVG that plotters draws on. Unlike plotters' own it has fractions of a unit, paints that
+//! follow the page's theme, dashes, and text in the font around it.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -18,7 +18,8 @@ use crate::report::text::plain;
 /// Plotters counts in whole pixels: so many of them are a unit of the view box.
 pub(super) const UNIT: i32 = 10;
 
-/// Width of every chart in units: text of 13 units can be read on a telephone, where a unit is 0.8 pixels.
+/// Width of every chart in units: text of 13 units can be read on a telephone, where a unit is 0.8
+/// pixels.
 pub(super) const WIDTH: i32 = 440;
 
 /// Where charts are drawn, in pixels from the upper left.

@@ -1,5 +1,5 @@
-//! Bars of named things: panels beside each other, each with its own scale from zero, so that quantities of different units never
-//! share one.
+//! Bars of named things: panels beside each other, each with its own scale from zero, so that
+//! quantities of different units never share one.
 
 use plotters::chart::ChartBuilder;
 use plotters::element::PathElement;

@@ -32,8 +32,9 @@ pub struct Straight {
     pub slope: f64,
 }
 
-/// Time to first token over the length of the prompt, with a fitted line (Theil–Sen). Both axes are even, so that the line is
-/// straight: its slope is the cost of a token, its start what every request costs.
+/// Time to first token over the length of the prompt, with a fitted line (Theil–Sen). Both axes are
+/// even, so that the line is straight: its slope is the cost of a token, its start what every
+/// request costs.
 pub fn ttft_by_prompt<'a>(words: &Words<'a>, measured: Curve, fit: Option<Straight>) -> Chart<'a> {
     let places = || measured.1.iter().map(|point| point.x);
     let ends = places().reduce(f64::min).zip(places().reduce(f64::max));
@@ -46,14 +47,15 @@ pub fn ttft_by_prompt<'a>(words: &Words<'a>, measured: Curve, fit: Option<Straig
     lines(words, Scale::Whole, Scale::Zero, series)
 }
 
-/// The rate of each step over its position, a curve for each scenario. Long curves are drawn as medians of 400 bins.
+/// The rate of each step over its position, a curve for each scenario. Long curves are drawn as
+/// medians of 400 bins.
 pub fn rate_by_step<'a>(words: &Words<'a>, curves: Vec<Curve>) -> Chart<'a> {
     let series = curves.into_iter().map(|one| curve(Look::Line, one)).collect();
     lines(words, Scale::Whole, Scale::Zero, series)
 }
 
-/// Prefill and decode of each scenario, beside each other and each with its own scale. `words.x` and `words.y` are not used: every
-/// panel has its own label.
+/// Prefill and decode of each scenario, beside each other and each with its own scale. `words.x`
+/// and `words.y` are not used: every panel has its own label.
 pub fn throughput<'a>(
     words: &Words<'a>,
     scenarios: Vec<String>,
@@ -62,15 +64,16 @@ pub fn throughput<'a>(
     chart(words, Data::Bars(Bars { categories: scenarios, panels }))
 }
 
-/// A rate over the depth of the context; several curves where the context was extended in several ways.
+/// A rate over the depth of the context; several curves where the context was extended in several
+/// ways.
 pub fn rate_by_depth<'a>(words: &Words<'a>, curves: Vec<Curve>) -> Chart<'a> {
     let scale = doubling(&curves);
     let series = curves.into_iter().map(|one| curve(Look::Line, one)).collect();
     lines(words, scale, Scale::Zero, series)
 }
 
-/// The rate of whole batches over their size, and what it would be if every sequence ran as fast as one alone. Without a value at
-/// one there is no such line.
+/// The rate of whole batches over their size, and what it would be if every sequence ran as fast as
+/// one alone. Without a value at one there is no such line.
 pub fn batch_scaling<'a>(words: &Words<'a>, measured: Curve, ideal: &str) -> Chart<'a> {
     let alone = measured.1.iter().find(|point| point.x == 1.0).and_then(|point| point.y);
     let largest = measured.1.iter().map(|point| point.x).fold(1.0, f64::max);
@@ -96,13 +99,15 @@ pub fn distribution<'a>(words: &Words<'a>, values: Vec<f64>, marks: Vec<Mark>) -
     chart(words, Data::Histogram(histogram))
 }
 
-/// Memory over requests or over seconds. The axis does not start at zero: growth is what is looked for.
+/// Memory over requests or over seconds. The axis does not start at zero: growth is what is looked
+/// for.
 pub fn memory<'a>(words: &Words<'a>, curves: Vec<Curve>) -> Chart<'a> {
     let series = curves.into_iter().map(|one| curve(Look::Line, one)).collect();
     lines(words, Scale::Whole, Scale::Around, series)
 }
 
-/// Values over time, in seconds since 1970; a place without a value breaks the line. `failures` are times with a name for the legend.
+/// Values over time, in seconds since 1970; a place without a value breaks the line. `failures` are
+/// times with a name for the legend.
 pub fn trend<'a>(words: &Words<'a>, curves: Vec<Curve>, failures: (String, Vec<f64>)) -> Chart<'a> {
     let (name, at) = failures;
     let points: Vec<Point> = at.into_iter().map(Point::missing).collect();

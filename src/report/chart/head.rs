@@ -1,5 +1,5 @@
-//! What stands above the drawing: title and legend, which therefore never cover data. Also how wide text is, which without a font
-//! is an estimate.
+//! What stands above the drawing: title and legend, which therefore never cover data. Also how wide
+//! text is, which without a font is an estimate.
 
 use plotters::element::{Circle, PathElement, Polygon, Rectangle};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -179,7 +179,8 @@ pub(super) fn px(x: i32, y: i32) -> (i32, i32) {
     (x * UNIT, y * UNIT)
 }
 
-/// About how wide text is, in units: by the widths of common sans-serif fonts, rather too wide than too narrow.
+/// About how wide text is, in units: by the widths of common sans-serif fonts, rather too wide than
+/// too narrow.
 pub(super) fn width(text: &str, size: i32) -> i32 {
     let hundredths: i32 = text
         .chars()
@@ -195,7 +196,8 @@ pub(super) fn width(text: &str, size: i32) -> i32 {
     (hundredths * size + 99) / 100
 }
 
-/// Text that fits, with an ellipsis in its middle where it is too long: names often differ at their ends.
+/// Text that fits, with an ellipsis in its middle where it is too long: names often differ at their
+/// ends.
 pub(super) fn shortened(text: &str, room: i32) -> String {
     let chars: Vec<char> = text.chars().collect();
     // No line holds 200 characters, and a name may be of any length.

@@ -65,8 +65,9 @@ pub(super) struct Bin {
     pub(super) count: usize,
 }
 
-/// Equally wide bins by the rule of Freedman and Diaconis (1981), twice the interquartile range over the cube root of the count,
-/// but at least as many as Sturges' rule says and at most [`MOST`].
+/// Equally wide bins by the rule of Freedman and Diaconis (1981), twice the interquartile range
+/// over the cube root of the count, but at least as many as Sturges' rule says and at most
+/// [`MOST`].
 pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
     let lo = values.iter().copied().fold(f64::INFINITY, f64::min);
     let hi = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);

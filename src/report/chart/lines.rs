@@ -206,7 +206,8 @@ impl Pen<'_, '_, '_> {
                 self.canvas.draw(&PathElement::new(path, style))?;
             }
         }
-        // Dashes do not show on a line that goes up and down, so that a long one has marks here and there.
+        // Dashes do not show on a line that goes up and down, so that a long one has marks here and
+        // there.
         let apart = if points.len() > FEW { points.len().div_ceil(SPARSE) } else { 1 };
         let marked: Vec<Point> = points.iter().copied().skip(apart / 2).step_by(apart).collect();
         self.marks(&marked)

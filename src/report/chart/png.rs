@@ -1,4 +1,5 @@
-//! Charts as PNG, for places that show no SVG: light, on white. Only in builds with the feature `png`.
+//! Charts as PNG, for places that show no SVG: light, on white. Only in builds with the feature
+//! `png`.
 
 use crate::{Error, Result};
 
@@ -6,12 +7,12 @@ use crate::{Error, Result};
 #[cfg(feature = "png")]
 const WIDEST: u32 = 8192;
 
-/// An SVG of [`super::svg`] as a PNG `width` pixels wide, in light colours on white. Text is drawn in the system's sans-serif
-/// font, or in any font where there is no such.
+/// An SVG of [`super::svg`] as a PNG `width` pixels wide, in light colours on white. Text is drawn
+/// in the system's sans-serif font, or in any font where there is no such.
 ///
 /// # Errors
-/// When the system has no font at all, for a chart without its numbers is none; when `width` is zero or beyond 8192; when the text
-/// is no SVG. In a build without the feature `png`, always.
+/// When the system has no font at all, for a chart without its numbers is none; when `width` is
+/// zero or beyond 8192; when the text is no SVG. In a build without the feature `png`, always.
 #[cfg(feature = "png")]
 pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
     use resvg::tiny_skia::{Color, Pixmap, Transform};
@@ -50,7 +51,8 @@ pub fn png(_svg: &str, _width: u32) -> Result<Vec<u8>> {
     ))
 }
 
-/// A sans-serif font that the system has; the names that resvg looks for by itself are not on every system.
+/// A sans-serif font that the system has; the names that resvg looks for by itself are not on every
+/// system.
 #[cfg(feature = "png")]
 fn sans(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
     const KNOWN: [&str; 8] = [
@@ -69,8 +71,8 @@ fn sans(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
     KNOWN.into_iter().find(|name| has(name)).map(Into::into)
 }
 
-/// Custom properties replaced by what stands for them outside of a page: `var(--ink, #1b1f24)` by `#1b1f24`. Only in attributes;
-/// in text, quotes are escaped.
+/// Custom properties replaced by what stands for them outside of a page: `var(--ink, #1b1f24)` by
+/// `#1b1f24`. Only in attributes; in text, quotes are escaped.
 #[cfg(any(feature = "png", test))]
 pub(super) fn plain(svg: &str) -> String {
     let mut parts = svg.split("=\"var(");

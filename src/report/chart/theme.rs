@@ -1,14 +1,15 @@
-//! The colours, dashes and marks of charts. Plotters knows colours only, so a colour is made to carry the name of what is drawn.
+//! The colours, dashes and marks of charts. Plotters knows colours only, so a colour is made to
+//! carry the name of what is drawn.
 
 use plotters::style::{RGBAColor, RGBColor, ShapeStyle};
 
 use super::backend::UNIT;
 
-/// Style for a page with charts in it: the font of the page, and colours of series in both themes. The page's own `--ink`, `--soft`,
-/// `--line` and `--bad` are used where it has them.
+/// Style for a page with charts in it: the font of the page, and colours of series in both themes.
+/// The page's own `--ink`, `--soft`, `--line` and `--bad` are used where it has them.
 ///
-/// The colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart; those too pale for white
-/// paper and too dark for black are darker and lighter here.
+/// The colours are those of Okabe and Ito (2008), which people with any colour vision can tell
+/// apart; those too pale for white paper and too dark for black are darker and lighter here.
 pub const CSS: &str = "\
 .chart { display: block; width: 100%; height: auto; font-family: inherit; font-variant-numeric: tabular-nums }
 :root { --c1: #0072b2; --c2: #d55e00; --c3: #007d5b; --c4: #b0578e; --c5: #a36a00; --c6: #3b87b5 }

@@ -1,4 +1,5 @@
-//! Long curves made short: a picture has no room for thousands of points, and a page none for their text.
+//! Long curves made short: a picture has no room for thousands of points, and a page none for their
+//! text.
 
 use super::Point;
 use crate::stats;
@@ -6,9 +7,10 @@ use crate::stats;
 /// Bins that a curve keeps at most.
 pub(super) const MOST: usize = 400;
 
-/// The points as they are, or of a longer curve one for each of [`MOST`] equally wide bins: the median of the bin's values, in its
-/// middle, and the medians of the ends of its intervals. A bin whose points have no values stays a gap. Single outliers are
-/// therefore not seen; a distribution shows them.
+/// The points as they are, or of a longer curve one for each of [`MOST`] equally wide bins: the
+/// median of the bin's values, in its middle, and the medians of the ends of its intervals. A bin
+/// whose points have no values stays a gap. Single outliers are therefore not seen; a distribution
+/// shows them.
 pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.x.total_cmp(&b.x));

@@ -81,8 +81,8 @@ pub(super) fn position(scale: Scale, value: f64) -> f64 {
     if scale == Scale::Doubling { value.log2() } else { value }
 }
 
-/// The axis for values from `lo` to `hi`, with at most `most` numbers of which `fits` says that they do not touch. `outward`
-/// lets the axis end at numbers.
+/// The axis for values from `lo` to `hi`, with at most `most` numbers of which `fits` says that
+/// they do not touch. `outward` lets the axis end at numbers.
 pub(super) fn ticks(
     axis: &Axis<'_>,
     (lo, hi): (f64, f64),
@@ -161,7 +161,8 @@ fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
 
 fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, outward: Outward) -> Ticks {
     let slack = step * 1e-6;
-    // Doublings are counted from the first of them in the picture, so that a small batch has its number.
+    // Doublings are counted from the first of them in the picture, so that a small batch has its
+    // number.
     let origin = if axis.scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };
     let (from, to) = (lo - origin, hi - origin);
     let (first, last) = match outward {

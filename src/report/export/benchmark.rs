@@ -1,5 +1,5 @@
-//! One scenario as one JSON object of plain sections (platform, device, model, generation, results), for tables and scripts that
-//! know nothing of records.
+//! One scenario as one JSON object of plain sections (platform, device, model, generation,
+//! results), for tables and scripts that know nothing of records.
 
 use std::collections::BTreeMap;
 
@@ -144,10 +144,10 @@ struct Rate {
     max: f64,
 }
 
-/// One scenario of a record as one JSON object: the one of this id, or else the valid one of batch 1
-/// with the longest answers, where there is one.
-/// `results.tokens_per_sec` is made of the samples of the decode rate: of one sequence, or of the whole batch where there are
-/// several.
+/// One scenario of a record as one JSON object: the one of this id, or else the valid one of batch
+/// 1 with the longest answers, where there is one.
+/// `results.tokens_per_sec` is made of the samples of the decode rate: of one sequence, or of the
+/// whole batch where there are several.
 ///
 /// # Errors
 /// When the record has no such scenario.

@@ -1,6 +1,7 @@
-//! A record as JSON lines with the fields of llama.cpp's `llama-bench -o jsonl`, a line a test, which its
-//! `scripts/compare-llama-bench.py --tool llama-bench` reads, both of before llama-bench had
-//! `load_mode` in place of `use_mmap` and of since: each drops the fields that it does not know.
+//! A record as JSON lines with the fields of llama.cpp's `llama-bench -o jsonl`, a line a test,
+//! which its `scripts/compare-llama-bench.py --tool llama-bench` reads, both of before llama-bench
+//! had `load_mode` in place of `use_mmap` and of since: each drops the fields that it does not
+//! know.
 
 use serde::Serialize;
 
@@ -10,8 +11,8 @@ use crate::report::text::plain;
 use crate::stats;
 use crate::workload::Task;
 
-/// What stands for a setting of llama.cpp that has no counterpart here. The script joins tests on equal settings, and `null`
-/// is equal to nothing.
+/// What stands for a setting of llama.cpp that has no counterpart here. The script joins tests on
+/// equal settings, and `null` is equal to nothing.
 const NO_SUCH_SETTING: i64 = -1;
 
 /// One test, fields in llama-bench's order
@@ -29,8 +30,9 @@ struct Test<'a> {
     /// Device and engine, which is none of llama.cpp's.
     backends: &'a str,
     model_filename: &'a str,
-    /// Architecture, weights in billions or millions, quantisation; then what else is no setting of llama.cpp but changes the
-    /// numbers: the scenario's own labels, and a slowdown on purpose.
+    /// Architecture, weights in billions or millions, quantisation; then what else is no setting
+    /// of llama.cpp but changes the numbers: the scenario's own labels, and a slowdown on
+    /// purpose.
     model_type: &'a str,
     /// Bytes of the weights in memory.
     model_size: u64,
@@ -94,12 +96,13 @@ struct Shape {
     rates: Vec<f64>,
 }
 
-/// The record as llama-bench's JSON lines: of each valid scenario of batch 1 a test of reading the prompt, and one of
-/// generating.
+/// The record as llama-bench's JSON lines: of each valid scenario of batch 1 a test of reading the
+/// prompt, and one of generating.
 ///
-/// The first token belongs to the prompt's pass, as in the time to it, so that a scenario of n tokens is a test of n - 1
-/// generated at the depth of its prompt, where llama-bench by default generates from an empty cache: compare like depths. What
-/// cannot be true, failed, or is no plain reading and generating (pipelines, stress, traces) has no line.
+/// The first token belongs to the prompt's pass, as in the time to it, so that a scenario of n
+/// tokens is a test of n - 1 generated at the depth of its prompt, where llama-bench by default
+/// generates from an empty cache: compare like depths. What cannot be true, failed, or is no plain
+/// reading and generating (pipelines, stress, traces) has no line.
 pub fn llama_bench(record: &Record) -> String {
     let mut text = String::new();
     let plain_work = |case: &&Case| {
@@ -132,7 +135,8 @@ fn shapes(case: &Case) -> Vec<Shape> {
     std::iter::once(read).chain(generated).collect()
 }
 
-/// Steps after the first token, if every generation had as many; a natural stop has its own each time.
+/// Steps after the first token, if every generation had as many; a natural stop has its own each
+/// time.
 fn steps(case: &Case) -> Option<usize> {
     let mut counts = case.blocks.iter().flat_map(|block| &block.steps_s).map(Vec::len);
     let first = counts

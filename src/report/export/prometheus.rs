@@ -1,6 +1,6 @@
 //! A record in Prometheus' text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>), for the textfile
-//! collector of node_exporter: medians over processes in base units, without the time of each sample, which the collector
-//! refuses.
+//! collector of node_exporter: medians over processes in base units, without the time of each
+//! sample, which the collector refuses.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,10 +11,12 @@ use crate::report::text::plain;
 use crate::stats;
 use crate::workload::{METRICS, Metric};
 
-/// The record as series `candlemark_<metric>{scenario, model, quant, machine}`, each the median over processes.
+/// The record as series `candlemark_<metric>{scenario, model, quant, machine}`, each the median
+/// over processes.
 ///
-/// A value that was not measured has no sample, nor has one that cannot be true: `candlemark_scenario_valid` and
-/// `candlemark_scenario_absent` say which those are. A record that was slowed down on purpose says so in a label of its own.
+/// A value that was not measured has no sample, nor has one that cannot be true:
+/// `candlemark_scenario_valid` and `candlemark_scenario_absent` say which those are. A record that
+/// was slowed down on purpose says so in a label of its own.
 pub fn prometheus(record: &Record) -> String {
     let mut text = String::new();
     let whole = labels(record, &[]);

@@ -1,4 +1,5 @@
-//! What was not measured and why, how values were read, and how the record and this document are made again.
+//! What was not measured and why, how values were read, and how the record and this document are
+//! made again.
 
 use crate::error::{command, quoted};
 use crate::record::{Absence, Record};

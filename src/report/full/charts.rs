@@ -1,4 +1,5 @@
-//! The charts of a record. Each is left out where its scenarios were not measured; invalid scenarios are not drawn.
+//! The charts of a record. Each is left out where its scenarios were not measured; invalid
+//! scenarios are not drawn.
 
 use crate::analysis::{Consistency, ContextRow, GridRow, Spread, State, StressRow};
 use crate::record::Outcome;

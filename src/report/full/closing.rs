@@ -1,4 +1,5 @@
-//! What a record speaks for, each with the rule that gives it, and one number for the curious with its formula.
+//! What a record speaks for, each with the rule that gives it, and one number for the curious with
+//! its formula.
 
 use crate::analysis::{
     BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, ContextAdvice, ContextEnd,
@@ -12,7 +13,8 @@ use crate::report::words::Words;
 /// The best score.
 const BEST: f64 = 10.0;
 
-/// One thing that is advised: what, how much, and by which rule; without a value the rule says what is missing.
+/// One thing that is advised: what, how much, and by which rule; without a value the rule says what
+/// is missing.
 struct Piece {
     short: &'static str,
     name: &'static str,
@@ -106,7 +108,8 @@ fn refusal(paper: &Paper, why: NoAdvice) -> Text {
     }
 }
 
-/// What is advised as figures of the summary: name, value, and where the rule stands or what is missing.
+/// What is advised as figures of the summary: name, value, and where the rule stands or what is
+/// missing.
 pub(super) fn advised(paper: &Paper) -> Vec<(&'static str, (Cell, Cell))> {
     let figure = |piece: Piece| {
         let basis = match &piece.value {

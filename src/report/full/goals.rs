@@ -1,4 +1,5 @@
-//! How a record stands to the targets, as measured and as projected to the machine that they were set for.
+//! How a record stands to the targets, as measured and as projected to the machine that they were
+//! set for.
 
 use crate::analysis::{Target, TargetResult, TargetVerdict, Topic, Unmeasurable};
 use crate::report::full::model::{Block, Cell, Section, Table, Text, Tone};
@@ -101,7 +102,8 @@ fn bounds(paper: &Paper, target: &Target) -> Text {
     }
 }
 
-/// What became of a target. What could not be measured is no miss, and what was missed is no regression: neither is alarming.
+/// What became of a target. What could not be measured is no miss, and what was missed is no
+/// regression: neither is alarming.
 fn verdict(paper: &Paper, verdict: TargetVerdict, said: Option<&str>) -> Cell {
     let words = &paper.words.targets;
     match verdict {

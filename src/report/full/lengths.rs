@@ -1,4 +1,5 @@
-//! What lengths cost: the grid of prompt and answer lengths with what follows from it, and contexts of growing depth.
+//! What lengths cost: the grid of prompt and answer lengths with what follows from it, and contexts
+//! of growing depth.
 
 use crate::analysis::{ContextRow, Grid, Kernels, Reading, State};
 use crate::report::full::model::{Block, Cell, Section, Table, Text};
@@ -63,7 +64,8 @@ fn results(paper: &Paper, grid: &Grid) -> Table {
     table
 }
 
-/// Figures that rest on several scenarios, each with how it is to be read; those that were not measured are left out.
+/// Figures that rest on several scenarios, each with how it is to be read; those that were not
+/// measured are left out.
 fn derived(paper: &Paper) -> Table {
     let words = &paper.words.grid;
     let header = [paper.words.summary.figure, paper.words.frame.value, words.meaning];

@@ -1,4 +1,5 @@
-//! A document as GitHub-flavoured Markdown. What came from a record is no markup: it opens no tag, link, cell or line.
+//! A document as GitHub-flavoured Markdown. What came from a record is no markup: it opens no tag,
+//! link, cell or line.
 
 use std::fmt::Write as _;
 
@@ -215,7 +216,8 @@ fn line(text: &Text) -> String {
     if text.starts_with(['#', '-', '+', '=', '_', '~']) { format!("\\{text}") } else { text }
 }
 
-/// As [`cell`], and no address becomes a link by itself, no tildes strike out and no underscores set off words.
+/// As [`cell`], and no address becomes a link by itself, no tildes strike out and no underscores
+/// set off words.
 fn harmless(text: &str) -> String {
     let text = cell(text).replace("://", ":\\//").replace("www.", "www\\.");
     text.replace("~~", "\\~\\~").replace("__", "\\_\\_")

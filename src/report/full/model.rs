@@ -1,5 +1,6 @@
-//! A document without a language and without a form: sections of finished texts, tables and charts. Whoever builds one has
-//! chosen the words and formatted the numbers; whoever renders one only lays them out.
+//! A document without a language and without a form: sections of finished texts, tables and charts.
+//! Whoever builds one has chosen the words and formatted the numbers; whoever renders one only lays
+//! them out.
 
 use serde::Serialize;
 
@@ -12,7 +13,8 @@ pub(crate) struct Span {
     pub(crate) text: String,
 }
 
-/// A line of text. Holds no character that ends a line, moves a cursor or turns the writing direction.
+/// A line of text. Holds no character that ends a line, moves a cursor or turns the writing
+/// direction.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Text(pub(super) Vec<Span>);
 
@@ -27,8 +29,9 @@ impl Text {
         Self(vec![Span { code: true, text: plain(text) }])
     }
 
-    /// Words of our own with values in their places: `{name}` is a value, and what stands between backticks is to be typed.
-    /// Values are taken as they are: neither braces nor backticks in them mean anything.
+    /// Words of our own with values in their places: `{name}` is a value, and what stands between
+    /// backticks is to be typed. Values are taken as they are: neither braces nor backticks in
+    /// them mean anything.
     pub(crate) fn fill(template: &'static str, values: &[(&str, &str)]) -> Self {
         let mut spans = Vec::new();
         for (at, part) in template.split('`').enumerate() {

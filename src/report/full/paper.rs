@@ -1,5 +1,5 @@
-//! What every section of a report is written from, and how a value of a case becomes a cell: with its unit, struck out where it
-//! cannot be true, and said to be missing where it was not measured.
+//! What every section of a report is written from, and how a value of a case becomes a cell: with
+//! its unit, struck out where it cannot be true, and said to be missing where it was not measured.
 
 use crate::analysis::{Analysis, Reading, Reference, Spread, State, TargetResult, evaluate};
 use crate::record::{AbsenceKind, Case, Record};
@@ -61,7 +61,8 @@ impl<'a> Paper<'a> {
         }
     }
 
-    /// A centre and the standard deviation around it; `scale` is what one stored unit is in that of the column.
+    /// A centre and the standard deviation around it; `scale` is what one stored unit is in that of
+    /// the column.
     pub(super) fn spread(&self, state: &State, value: Option<Spread>, scale: f64) -> Cell {
         let Some(Spread { median, sd, .. }) = value else { return self.missing() };
         let text = match sd {
@@ -146,10 +147,11 @@ impl<'a> Paper<'a> {
         }
     }
 
-    /// Every metric of a scenario that has a value: name, median over processes, spread, number of processes.
+    /// Every metric of a scenario that has a value: name, median over processes, spread, number of
+    /// processes.
     ///
-    /// The spread is the standard deviation as a share of the mean: between processes where there are several, otherwise
-    /// within the one, which says so.
+    /// The spread is the standard deviation as a share of the mean: between processes where there
+    /// are several, otherwise within the one, which says so.
     pub(super) fn metrics(&self, case: &Case) -> Vec<[Cell; 4]> {
         let state = State::of(case);
         let share = |values: &[f64]| {

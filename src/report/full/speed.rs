@@ -1,4 +1,5 @@
-//! How fast answers are: percentiles of latencies, kinds of requests, categories at every batch size.
+//! How fast answers are: percentiles of latencies, kinds of requests, categories at every batch
+//! size.
 
 use crate::analysis::{ApiRow, BatchRow, Distribution, Latency, State};
 use crate::report::full::model::{Cell, Section, Table};

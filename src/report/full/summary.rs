@@ -168,7 +168,8 @@ const COLUMNS: [Column; 6] = [
     ("prefill_flop_fraction", |row| &row.prefill_flop_fraction),
 ];
 
-/// Utilisation, power and bandwidth of each scenario that has any of them; below the table why whole columns are missing.
+/// Utilisation, power and bandwidth of each scenario that has any of them; below the table why
+/// whole columns are missing.
 pub(super) fn energy(paper: &Paper) -> Option<Section> {
     let words = &paper.words.energy;
     let rows = &paper.analysis.resources.rows;

@@ -1,4 +1,5 @@
-//! Whether every number of a document is the record's, and whether text that tries to be more than text stays text.
+//! Whether every number of a document is the record's, and whether text that tries to be more than
+//! text stays text.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -25,7 +26,8 @@ fn everything() -> Record {
     Record::load(&folder.join("fixtures/golden/records/everything.json")).unwrap()
 }
 
-/// The numbers in a text: runs of digits with what the language puts between them. Digits of names, such as those of `f32`, are none.
+/// The numbers in a text: runs of digits with what the language puts between them. Digits of names,
+/// such as those of `f32`, are none.
 fn numbers(lang: Lang, text: &str) -> Vec<String> {
     let between = |c: char| match lang {
         Lang::Fr => matches!(c, ',' | '\u{202f}'),
@@ -73,8 +75,8 @@ fn texts(document: &Document) -> Vec<String> {
         .collect()
 }
 
-/// What may stand in a document of a record: its values and what follows from them, in every unit and form; the digits of its
-/// strings and of our own words.
+/// What may stand in a document of a record: its values and what follows from them, in every unit
+/// and form; the digits of its strings and of our own words.
 struct Known {
     lang: Lang,
     texts: BTreeSet<String>,

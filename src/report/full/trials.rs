@@ -1,5 +1,5 @@
-//! What was tried many times or to its limits: one request over and over, requests until something gives way, documents in
-//! pipelines, texts scored against f32.
+//! What was tried many times or to its limits: one request over and over, requests until something
+//! gives way, documents in pipelines, texts scored against f32.
 
 use crate::analysis::{Consistency, Distribution, PipelineRow, Spread, StressRow};
 use crate::record::Outcome;

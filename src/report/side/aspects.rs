@@ -1,5 +1,6 @@
-//! What became of it, by aspect: latency, rates, stability, failures, memory. Each measure is a number per scenario, record and
-//! process; a line says how the scenarios moved together, and how many of them beyond the spread between processes.
+//! What became of it, by aspect: latency, rates, stability, failures, memory. Each measure is a
+//! number per scenario, record and process; a line says how the scenarios moved together, and how
+//! many of them beyond the spread between processes.
 
 use serde::Serialize;
 
@@ -74,8 +75,8 @@ enum Of {
     Metric,
     /// Of the batch sizes it is judged for: other batches have it, too, and would count twice.
     Batches(fn(usize) -> bool),
-    /// Derived from samples of answers that are alike, for the label: requests of a stress scenario and questions to documents
-    /// differ by themselves.
+    /// Derived from samples of answers that are alike, for the label: requests of a stress scenario
+    /// and questions to documents differ by themselves.
     Derived(&'static str, fn(&Block) -> Option<f64>),
 }
 
@@ -116,7 +117,8 @@ fn answer_tail(block: &Block) -> Option<f64> {
     tail(equal_answers(block)?)
 }
 
-/// Times of answers to one and the same request: a generation has steps, other tasks have requests that differ.
+/// Times of answers to one and the same request: a generation has steps, other tasks have requests
+/// that differ.
 fn equal_answers(block: &Block) -> Option<&Vec<f64>> {
     block.samples.get("e2e_s").filter(|_| !block.steps_s.is_empty())
 }
@@ -151,7 +153,8 @@ impl Measure {
         }
     }
 
-    /// How far a scenario moved, and whether beyond the spread between processes, where that can be told.
+    /// How far a scenario moved, and whether beyond the spread between processes, where that can be
+    /// told.
     fn moved(&self, old: &[f64], new: &[f64]) -> Option<(f64, Option<bool>)> {
         let scale = |values: &[f64]| -> Option<Vec<f64>> {
             match self.kind {
@@ -168,10 +171,11 @@ impl Measure {
     }
 }
 
-/// Whether a change is larger than twice the spread between processes, the root of the sum of both variances. `None` with a
-/// single process on either side.
+/// Whether a change is larger than twice the spread between processes, the root of the sum of both
+/// variances. `None` with a single process on either side.
 ///
-/// With no true change about 3 of 100 scenarios of three processes a side are beyond it, and 10 of 100 of two.
+/// With no true change about 3 of 100 scenarios of three processes a side are beyond it, and 10 of
+/// 100 of two.
 fn beyond(old: &[f64], new: &[f64], change: f64) -> Option<bool> {
     let spread = stats::sd(old)?.hypot(stats::sd(new)?);
     // Equal values that are summed in another order differ in the last digit.

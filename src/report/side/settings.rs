@@ -12,7 +12,8 @@ use crate::report::text::plain;
 /// A setting that is not the same in all records.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Setting {
-    /// What it is a setting of: `label`, `scenario`, `model`, `settings`, `environment`, `machine`, `host` or `build`.
+    /// What it is a setting of: `label`, `scenario`, `model`, `settings`, `environment`,
+    /// `machine`, `host` or `build`.
     pub(super) of: &'static str,
     pub(super) name: String,
     /// In each record; `null` where it is not set.
@@ -24,8 +25,8 @@ pub(super) struct Setting {
 /// Facts of the host that differ between two readings of one machine.
 const UNSTEADY: &[&str] = &["mhz"];
 
-/// Every setting that is not the same in all records: what the user says of the run, then the program's own settings, then
-/// where it ran.
+/// Every setting that is not the same in all records: what the user says of the run, then the
+/// program's own settings, then where it ran.
 pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
     let labels = |record: &Record| record.settings.labels.clone();
     let facts = |record: &Record| {

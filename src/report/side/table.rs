@@ -1,4 +1,5 @@
-//! What each record has: the state of every scenario, and every metric's value with its change from the first record.
+//! What each record has: the state of every scenario, and every metric's value with its change from
+//! the first record.
 
 use serde::Serialize;
 
@@ -36,7 +37,8 @@ pub(super) enum Standing {
 pub(super) struct State {
     pub(super) scenario: String,
     pub(super) standings: Vec<Standing>,
-    /// Whether the greedy output is another one than the first record's; `null` where one of the two has none.
+    /// Whether the greedy output is another one than the first record's; `null` where one of the
+    /// two has none.
     pub(super) other_output: Vec<Option<bool>>,
 }
 
@@ -47,7 +49,8 @@ pub(super) struct Row {
     pub(super) metric: &'static str,
     /// Medians over processes; `null` where there are none.
     pub(super) values: Vec<Option<f64>>,
-    /// Value over the first record's; `null` where either is missing, zero, cannot be true, or is of other work.
+    /// Value over the first record's; `null` where either is missing, zero, cannot be true, or is
+    /// of other work.
     pub(super) ratios: Vec<Option<f64>>,
     /// Whether the numbers of the column can be true.
     pub(super) valid: Vec<bool>,

@@ -1,4 +1,5 @@
-//! What two records side by side say, on literal numbers; whole documents are golden files of the command line's tests.
+//! What two records side by side say, on literal numbers; whole documents are golden files of the
+//! command line's tests.
 
 use super::*;
 use crate::compare::tests::record;

@@ -8,7 +8,8 @@ use crate::report::verdict::{arms, cells, header, remarks, sentence, sorted};
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
-/// Of which no more than this may be remarks: a warning for each of hundreds of scenarios must not push out a finding.
+/// Of which no more than this may be remarks: a warning for each of hundreds of scenarios must not
+/// push out a finding.
 const LONGEST_REMARKS: usize = 15_000;
 
 /// The verdict for a terminal; `command` is what made it.
@@ -30,8 +31,9 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     text
 }
 
-/// The verdict for a pull request; `command` is what made it. Unchanged rows are folded. Where the text would outgrow a comment
-/// they are left out first, then the mildest findings, and the text says how many.
+/// The verdict for a pull request; `command` is what made it. Unchanged rows are folded. Where the
+/// text would outgrow a comment they are left out first, then the mildest findings, and the text
+/// says how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     let mut text = format!("**{}**\n", cell(&sentence(judgement)));
     if let Some(course) = &judgement.course {
@@ -66,7 +68,8 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     text + &tail
 }
 
-/// Remarks as Markdown, without those in the middle that would be too many: what to do next and the commands stand last.
+/// Remarks as Markdown, without those in the middle that would be too many: what to do next and the
+/// commands stand last.
 fn shortened(lines: Vec<String>) -> Vec<String> {
     const LAST: usize = 10;
     let mut lines: Vec<String> = lines.iter().map(|line| cell(line)).collect();

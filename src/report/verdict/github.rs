@@ -7,8 +7,8 @@ use crate::report::text::plain;
 use crate::report::verdict::remarks::since_release;
 use crate::report::verdict::{arms, cells, sentence, sorted};
 
-/// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last counting the rest. An outcome
-/// that is no pass is never silent.
+/// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last
+/// counting the rest. An outcome that is no pass is never silent.
 pub fn annotations(judgement: &Judgement) -> String {
     let title = property(&match &judgement.course {
         Some(course) => format!("candlemark {}", arms(course)),

@@ -1,4 +1,5 @@
-//! French words. A space that must not break is written out: `\u{a0}` before a colon, `\u{202f}` before `;` and `?`.
+//! French words. A space that must not break is written out: `\u{a0}` before a colon, `\u{202f}`
+//! before `;` and `?`.
 
 use crate::report::words::{
     Absent, AdviceWords, Api, Categories, Charts, Conclusion, ConsistencyWords, ContextWords,

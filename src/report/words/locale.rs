@@ -1,5 +1,5 @@
-//! How each language writes numbers, percentages and units. Rounds exactly as [`number`] does, so that the same value is the same
-//! digits in every language.
+//! How each language writes numbers, percentages and units. Rounds exactly as [`number`] does, so
+//! that the same value is the same digits in every language.
 
 use crate::report::text::number;
 use crate::report::words::Lang;

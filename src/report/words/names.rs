@@ -1,4 +1,5 @@
-//! Names of metrics and units in French and Korean; the English ones are those of the table of metrics itself.
+//! Names of metrics and units in French and Korean; the English ones are those of the table of
+//! metrics itself.
 
 /// Metric, French, Korean.
 #[rustfmt::skip]

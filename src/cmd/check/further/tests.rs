@@ -26,7 +26,8 @@ fn measured(
     measure(first, budget, &decide, more, &AtomicBool::new(false))
 }
 
-/// A record of what is asked for, decoding at this rate, a minute after the run that it goes on with.
+/// A record of what is asked for, decoding at this rate, a minute after the run that it goes on
+/// with.
 fn further(scenarios: &[Scenario], blocks: usize, decode_tok_s: f64) -> Record {
     let mut record = record("same");
     record.sessions[0].id = "20260704T120600Z-0123456".into();
