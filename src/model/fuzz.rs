@@ -6,14 +6,19 @@ use crate::tokenizer::GgufVocabulary;
 
 #[path = "../../tests/mutated/mutator.rs"]
 mod mutator;
+pub(super) use mutator::Mutator;
 
 /// Changes a good input in many ways, and tries each. `CANDLEMARK_TEST_INPUTS` says how many.
-pub(super) fn each(good: &[u8], mut attempt: impl FnMut(&[u8])) {
+pub(super) fn each(
+    good: &[u8],
+    change: fn(&mut Mutator, &[u8]) -> Vec<u8>,
+    mut attempt: impl FnMut(&[u8]),
+) {
     let inputs = std::env::var("CANDLEMARK_TEST_INPUTS")
         .map_or(20_000, |count| count.parse().expect("a number of inputs"));
-    let mut mutator = mutator::Mutator::new(Random::new(0x9e37_79b9_7f4a_7c15));
+    let mut mutator = Mutator::new(Random::new(0x9e37_79b9_7f4a_7c15));
     for _ in 0..inputs {
-        attempt(&mutator.bytes(good));
+        attempt(&change(&mut mutator, good));
     }
 }
 

@@ -339,6 +339,7 @@ pub fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::fuzz;
 
     const GOOD: &str = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,4],"data_offsets":[0,32]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[32,38]}}"#;
 
@@ -369,7 +370,7 @@ mod tests {
 
     #[test]
     fn no_changed_header_panics() {
-        crate::model::fuzz::each(GOOD.as_bytes(), |header| {
+        fuzz::each(GOOD.as_bytes(), fuzz::Mutator::bytes, |header| {
             let _ = tensors(Path::new("x"), header, 8 + header.len() as u64 + 38);
         });
     }

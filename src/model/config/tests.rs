@@ -1,6 +1,7 @@
 //! Shapes by name, from `config.json` and from GGUF keys: what is read, assumed and refused.
 
 use super::*;
+use crate::model::fuzz;
 
 fn parse(text: &str) -> Result<Config> {
     Config::from_json(Path::new("config.json"), text, &mut Vec::new())
@@ -376,7 +377,7 @@ fn no_changed_config_panics() {
         beta_fast: Some(32.0),
         beta_slow: Some(1.0),
     });
-    crate::model::fuzz::each(config.to_json().as_bytes(), |text| {
+    fuzz::each(config.to_json().as_bytes(), fuzz::Mutator::json, |text| {
         let _ = parse(&String::from_utf8_lossy(text));
     });
 }

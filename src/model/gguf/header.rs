@@ -491,7 +491,7 @@ mod tests {
         bytes.extend(tensors.concat());
         let size = (bytes.len() + 32 + 8192) as u64;
         read(&bytes[..], size).unwrap();
-        fuzz::each(&bytes, |bytes| {
+        fuzz::each(&bytes, fuzz::Mutator::bytes, |bytes| {
             let Ok(header) = read(bytes, size) else { return };
             let rows = header.tensors.values().next().map_or(0, |entry| entry.shape[0]);
             let mut notes = Vec::new();
