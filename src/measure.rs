@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use sha2::Digest as _;
 
-use crate::engine::{Engine, Generated, Identity, Injection, Request};
+use crate::engine::{Engine, GenerationOutput, GenerationRequest, Identity, Injection};
 use crate::error::{Error, Result};
-use crate::model::weights::hex;
+use crate::machine::hex;
 use crate::record::{Block, Case, Model, Rates, Settings, Work};
 use crate::settings::{Generation, RopeScaling, Setup};
 use crate::workload::{Input, PromptFormat, Scenario, Task};
@@ -50,9 +50,14 @@ impl Sample {
     /// The metrics of a generation (metric definitions: `decode_tok_s` is per sequence, (n - 1) /
     /// (t_n - t_1) with t_1 the instant at which all sequences have their first token;
     /// `decode_tok_s_aggregate` counts the whole batch).
-    fn new(made: &Generated, prompt_tokens: usize, tokenize: Duration, around: Duration) -> Self {
+    fn new(
+        made: &GenerationOutput,
+        prompt_tokens: usize,
+        tokenize: Duration,
+        around: Duration,
+    ) -> Self {
         let seconds = |duration: &Duration| duration.as_secs_f64();
-        let ttft_seq_s: Vec<f64> = made.first.iter().map(seconds).collect();
+        let ttft_seq_s: Vec<f64> = made.ttft.iter().map(seconds).collect();
         let steps_s: Vec<f64> = made.steps.iter().map(seconds).collect();
         let mut values = BTreeMap::from([
             ("ttft_s", ttft_seq_s.iter().sum::<f64>() / ttft_seq_s.len() as f64),
@@ -83,7 +88,7 @@ impl Sample {
             steps_s,
             ttft_seq_s,
             ids: made.ids.clone(),
-            finite: made.finite,
+            finite: made.is_finite,
             total: made.total,
             around,
         }
@@ -177,7 +182,7 @@ impl Trial {
     /// Fills the cache before the first generation; later ones go back to where it was full.
     fn fill(&mut self, engine: &mut Engine) -> Result<()> {
         if self.scenario.task() == Task::Depth && !self.filled {
-            engine::fill(engine.decoder.as_mut(), &self.filling)?;
+            engine::prefill(engine.decoder.as_mut(), &self.filling)?;
             self.filled = true;
         }
         Ok(())
@@ -221,14 +226,14 @@ impl Trial {
             std::hint::black_box(engine.encode(prompt, self.generation.prompt_format)?);
         }
         let tokenize = start.elapsed();
-        let stops: &[u32] =
+        let stop_tokens: &[u32] =
             if self.generation.natural_stop { engine.tokenizer.end_tokens() } else { &[] };
-        let request = Request {
+        let request = GenerationRequest {
             prompts: &self.ids,
             new_tokens,
-            stops,
+            stop_tokens,
             sampling: &self.generation,
-            kept: (self.scenario.task() == Task::Depth).then(|| self.depth()),
+            cached_tokens: (self.scenario.task() == Task::Depth).then(|| self.depth()),
             injection: self.injection,
         };
         let start = Instant::now();
@@ -300,7 +305,7 @@ impl Trial {
             "kv_bytes_expected".into(),
             Some(self.kv_bytes(engine, self.new_tokens as f64)),
         );
-        let held = engine.decoder.cache_bytes().map(|bytes| bytes as f64);
+        let held = engine.decoder.kv_cache_bytes().map(|bytes| bytes as f64);
         block.values.insert("kv_bytes_held".into(), held);
         if held.is_none() {
             block.notes.insert("kv_bytes_held".into(), "this engine does not tell".into());
@@ -387,8 +392,11 @@ pub fn of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
 
 /// 2 layers kv_heads head_dim bytes.
 fn kv_bytes_per_token(engine: &Engine) -> usize {
-    let config = &engine.opened.config;
-    2 * config.layers * config.kv_heads * config.head_dim * engine.decoder.footprint().kv_type_bytes
+    let config = &engine.source.config;
+    2 * config.layers
+        * config.kv_heads
+        * config.head_dim
+        * engine.decoder.footprint().kv_dtype_bytes
 }
 
 /// Whether the caches of so many tokens fit into the memory of the CPU's host; while they grow, old
@@ -408,7 +416,7 @@ fn has_room(engine: &Engine, tokens: usize) -> Result<()> {
 /// How a scenario is run where that differs from the record's settings.
 fn labels(engine: &Engine, scenario: &Scenario) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    if let Some(scaling) = engine.opened.config.rope_scaling.as_ref().filter(|_| scenario.extended)
+    if let Some(scaling) = engine.source.config.rope_scaling.as_ref().filter(|_| scenario.extended)
     {
         let RopeScaling { rope_type, factor, original_max_position_embeddings, .. } = scaling;
         let text = format!("{rope_type}, factor {factor}, from {original_max_position_embeddings}");
@@ -422,17 +430,17 @@ fn labels(engine: &Engine, scenario: &Scenario) -> BTreeMap<String, String> {
 
 /// What a record says of the model; `identity` is what it is known by, where that is known already.
 pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
-    let config = &engine.opened.config;
+    let config = &engine.source.config;
     let footprint = engine.decoder.footprint();
     Model {
-        spec: engine.opened.spec.clone(),
+        spec: engine.source.spec.clone(),
         architecture: config.family.name().into(),
         sha256: identity.map_or(String::new(), |identity| identity.sha256.clone()),
-        commit: engine.opened.commit.clone(),
+        commit: engine.source.commit.clone(),
         parameters: config.parameters(),
         weight_bytes: footprint.weight_bytes,
-        quant: footprint.describe(),
-        kv_dtype: if footprint.kv_type_bytes == 4 { "f32" } else { "bf16" }.into(),
+        quant: footprint.quant_name(),
+        kv_dtype: if footprint.kv_dtype_bytes == 4 { "f32" } else { "bf16" }.into(),
         layers: config.layers,
         hidden: config.hidden,
         heads: config.heads,

@@ -56,7 +56,7 @@ pub fn case(
         let scores = scores(engine, window)?;
         let by_definition =
             reference.as_mut().map(|other| self::scores(other, window)).transpose()?;
-        let finite = by_definition.iter().chain([&scores]).all(Logits::finite);
+        let finite = by_definition.iter().chain([&scores]).all(Logits::is_finite);
         if !finite && validity.ok() {
             validity.failed.push("a score is not a finite number".into());
         }
@@ -105,7 +105,7 @@ pub fn case(
 
 /// What the weights of the definition are.
 fn reference_is(engine: &Engine) -> &'static str {
-    let info = engine.opened.source.info("model.layers.0.mlp.up_proj.weight");
+    let info = engine.source.weights.info("model.layers.0.mlp.up_proj.weight");
     let plain = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
     match info {
         Some(info) if !plain.contains(&info.dtype) => "the weights of the file, expanded to f32",
@@ -123,7 +123,7 @@ fn reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
     if plain && setup.engine == "native" && setup.device == "cpu" {
         return Ok(None);
     }
-    let needed = 4 * engine.opened.config.parameters() + SPARE;
+    let needed = 4 * engine.source.config.parameters() + SPARE;
     let available = machine::conditions().available_bytes;
     if let Some(available) = available.filter(|available| *available < needed) {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
@@ -147,7 +147,7 @@ fn reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
 fn scores(engine: &mut Engine, window: &[u32]) -> Result<Logits> {
     engine.decoder.check_length(window.len())?;
     engine.decoder.reset(1)?;
-    engine.decoder.scores(Step { sequence: 0, tokens: window })
+    engine.decoder.forward_all(Step { sequence: 0, tokens: window })
 }
 
 /// Sums over tokens, in natural logarithms.

@@ -102,7 +102,7 @@ pub(super) fn of_arithmetic(
 /// and the output matrix, which only some tokens see, are left out, so that the share is a lower
 /// bound.
 fn flops_per_token(engine: &Engine) -> f64 {
-    let config = &engine.opened.config;
+    let config = &engine.source.config;
     let layers = config
         .tensors()
         .into_iter()

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result, command, quoted};
 use crate::files::Lock;
 use crate::machine;
-use crate::model::weights::hex;
+use crate::machine::hex;
 use crate::record::Build;
 
 /// Tells `build.rs` to leave the commit out.

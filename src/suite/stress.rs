@@ -13,8 +13,8 @@ use sha2::Digest as _;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::machine::hex;
 use crate::machine::memory;
-use crate::model::weights::hex;
 use crate::record::{Block, Case, Model, Outcome, Request, Work};
 use crate::settings::Setup;
 use crate::suite::process::say;
@@ -396,12 +396,12 @@ fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
     let start = Instant::now();
     let made = engine::generate(
         engine.decoder.as_mut(),
-        &engine::Request {
+        &engine::GenerationRequest {
             prompts: &[ids],
             new_tokens: requests.new_tokens,
-            stops: &[],
+            stop_tokens: &[],
             sampling: &requests.setup.generation,
-            kept: None,
+            cached_tokens: None,
             injection: None,
         },
     );

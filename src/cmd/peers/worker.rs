@@ -25,7 +25,7 @@ pub(super) fn work(setup: &Setup) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     };
     say(&Ready::Loaded(engine.decoder.describe().unwrap_or_default()))?;
-    let vocab = engine.opened.config.vocab;
+    let vocab = engine.source.config.vocab;
     let mut kept = None;
     for line in io::stdin().lock().lines() {
         let ask: Ask = serde_json::from_str(&line?).context("not understood on standard input")?;
@@ -118,7 +118,7 @@ impl Turn {
 
     /// Reads the prompts, sequence by sequence, in passes of the length that the engine likes.
     fn read(&self, decoder: &mut dyn Decoder, prompts: &[Vec<u32>]) -> candlemark::Result<Chosen> {
-        let rows = decoder.pass_rows().unwrap_or(PASS_ROWS);
+        let rows = decoder.prefill_chunk().unwrap_or(PASS_ROWS);
         let mut all = Chosen { ids: Vec::new(), gaps: Vec::new() };
         for (sequence, prompt) in prompts.iter().enumerate() {
             let mut last = None;
