@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlemark::compare::Policy;
-use candlemark::evaluate::Found;
+use candlemark::evaluate::NoiseEstimates;
 use candlemark::files::Lock;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
@@ -144,7 +144,7 @@ fn calibration(pool: &Pool, policy: &Policy) -> Calibration {
         ended: session.ended.clone(),
     };
     let (spec, sha256, quant) = (&pool.model.spec, &pool.model.sha256, &pool.model.quant);
-    let Found { layout_sd, session_sd, floors } = evaluate::calibrate(pool, policy.alpha);
+    let NoiseEstimates { layout_sd, session_sd, floors } = evaluate::calibrate(pool, policy.alpha);
     Calibration {
         schema: SCHEMA,
         kind: CalibrationKind::Calibration,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use candlemark::evaluate::{Evidence, Plan};
+use candlemark::evaluate::{Proportion, ReplayPlan};
 use candlemark::record::pool::Pool;
 use candlemark::settings::Config;
 use candlemark::{Error, evaluate, files, report};
@@ -88,8 +88,8 @@ pub(crate) fn run(
                     "{hits} of {cases} is no rate; give how often, then of how many"
                 )));
             }
-            let rate = Evidence { hits: *hits, cases: *cases };
-            let (low, high) = rate.bounds();
+            let rate = Proportion { hits: *hits, cases: *cases };
+            let (low, high) = rate.confidence_interval();
             writeln!(out, "{:.1} to {:.1}", 100.0 * low, 100.0 * high)?;
             Ok(Exit::Pass)
         }
@@ -108,7 +108,7 @@ fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
         ))),
     };
     let pools = paths.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-    let plan = Plan { runs: arguments.runs as usize, seed: arguments.seed, rules };
+    let plan = ReplayPlan { runs: arguments.runs as usize, seed: arguments.seed, rules };
     let evaluation = evaluate::evaluate(&pools, &plan)?;
     let text = match arguments.format {
         Format::Human => report::evaluation_text(&evaluation, &command_line()),

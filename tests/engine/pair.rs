@@ -637,7 +637,7 @@ fn a_pool_is_recorded_and_too_short_for_a_replay() {
     let replay =
         candlemark(folder.path()).args(["gate-eval", "replay", "pool.json"]).output().unwrap();
     assert_eq!(replay.status.code(), Some(3));
-    assert!(text(&replay.stderr).contains("blocks that count, a replay needs 24"));
+    assert!(text(&replay.stderr).contains("accepted blocks; a replay needs 24"));
     for (more, says) in
         [(["--environments", "noisy"], "no environment `noisy`"), (["--arms", "Q"], "no arm `Q`")]
     {
