@@ -1,5 +1,6 @@
 //! Noise of the machine that recorded a pool: variance between code layouts of one source, variance
-//! between sessions, and the smallest detectable change. Every environment of the pool is a session.
+//! between sessions, and the smallest detectable change. Every environment of the pool is a
+//! session.
 
 use std::collections::BTreeMap;
 
@@ -67,9 +68,9 @@ fn shrink(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
     measured.into_iter().map(shrunk).collect()
 }
 
-/// Pools variances, with their degrees of freedom, over the metrics of a kind. The pooled degrees of
-/// freedom are the smallest, not the sum: scenarios share their layouts and sessions, so that more
-/// scenarios are not more evidence.
+/// Pools variances, with their degrees of freedom, over the metrics of a kind. The pooled degrees
+/// of freedom are the smallest, not the sum: scenarios share their layouts and sessions, so that
+/// more scenarios are not more evidence.
 fn by_kind(
     cases: &[MetricBlocks],
     variance: impl Fn(&MetricBlocks) -> Option<(f64, f64)>,
@@ -129,8 +130,8 @@ impl MetricBlocks<'_> {
         Some((2.0 * between - stats::mean(&errors)?, layouts as f64))
     }
 
-    /// The variance of the base's level between sessions, beyond the variance of its blocks, and its
-    /// degrees of freedom.
+    /// The variance of the base's level between sessions, beyond the variance of its blocks, and
+    /// its degrees of freedom.
     fn session_variance(&self) -> Option<(f64, f64)> {
         let mut levels = Vec::new();
         let mut errors = Vec::new();

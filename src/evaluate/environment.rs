@@ -47,8 +47,8 @@ impl<'a> EnvironmentData<'a> {
         if accepted < FEWEST_BLOCKS {
             let name = &recorded.name;
             return Err(Error::Undecided(format!(
-                "environment `{name}` has {accepted} accepted blocks; a replay needs {FEWEST_BLOCKS}, so \
-                 record more"
+                "environment `{name}` has {accepted} accepted blocks; a replay needs \
+                 {FEWEST_BLOCKS}, so record more"
             )));
         }
         let recorded_arms = pool.arms.iter().skip(1).map(|arm| (arm.letter, arm.role));

@@ -39,8 +39,8 @@ pub(super) fn critcmp(input: &RuleInput) -> RuleOutput {
     two_way((mean(&first.other) / mean(&first.base)).ln(), 1.05f64.ln(), true, 1)
 }
 
-/// Criterion 0.8: a regression when the whole 95 % bootstrap interval of the change of the mean lies
-/// above the noise threshold. Its additional test, p < 0.05, then holds as well.
+/// Criterion 0.8: a regression when the whole 95 % bootstrap interval of the change of the mean
+/// lies above the noise threshold. Its additional test, p < 0.05, then holds as well.
 pub(super) fn criterion(input: &RuleInput) -> RuleOutput {
     bootstrap(input, 1.01f64.ln())
 }
