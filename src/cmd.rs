@@ -65,8 +65,8 @@ const STATUSES: [(Exit, &str); 7] = [
     ),
     (
         Exit::NotComparable,
-        "not comparable: other machine, model, settings or prompts, no baseline, base does not build; \
-         or what was asked for is missing",
+        "not comparable: other machine, model, settings or prompts, no baseline, base does not \
+         build; or what was asked for is missing",
     ),
     (Exit::Failed, "the run failed, or greedy output changed"),
     (Exit::Interrupted, "interrupted: what was measured is kept; `--resume`"),

@@ -151,8 +151,8 @@ fn verdict(
     };
     if arguments.measures() {
         return Err(usage(
-            "`--measure` continues a run; to decide a pair, measure it again by `candlemark pair` with a \
-             larger `--budget`",
+            "`--measure` continues a run; to decide a pair, measure it again by `candlemark pair` \
+             with a larger `--budget`",
         ));
     }
     Ok((paired::judge(&paired, policy), Judged::Pair(Box::new(paired))))

@@ -86,7 +86,8 @@ impl Document {
         let page = || report::verdict_page(&judgement, command);
         match self.write(&judgement, command, page, out) {
             Ok(()) => error,
-            Err(second) => error.context(format!("{second:#}")), // The first error sets the exit status.
+            // The first error sets the exit status.
+            Err(second) => error.context(format!("{second:#}")),
         }
     }
 }

@@ -138,8 +138,8 @@ pub(crate) fn run(
         let path = quoted(&path);
         writeln!(
             talk,
-            "{skipped} scenarios skipped for lack of time; to measure them: `candlemark run --resume {path}` \
-             with the same scenarios"
+            "{skipped} scenarios skipped for lack of time; to measure them: \
+             `candlemark run --resume {path}` with the same scenarios"
         )?;
     }
     let short =

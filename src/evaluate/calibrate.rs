@@ -71,9 +71,9 @@ fn shrink(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
 /// Pools variances, with their degrees of freedom, over the metrics of a kind. The pooled degrees
 /// of freedom are the smallest, not the sum: scenarios share their layouts and sessions, so that
 /// more scenarios are not more evidence.
-fn by_kind(
-    cases: &[MetricBlocks],
-    variance: impl Fn(&MetricBlocks) -> Option<(f64, f64)>,
+fn by_kind<'a>(
+    cases: &[MetricBlocks<'a>],
+    variance: impl Fn(&MetricBlocks<'a>) -> Option<(f64, f64)>,
 ) -> BTreeMap<String, Spread> {
     let mut kinds: BTreeMap<&'static str, Vec<(f64, f64)>> = BTreeMap::new();
     for blocks in cases {

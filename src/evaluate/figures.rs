@@ -345,13 +345,13 @@ mod tests {
     #[test]
     fn a_suite_is_as_many_scenarios_and_every_alarm_one_of_them() {
         let mut figures = Figures::default();
-        figures.rest("suite_false_alarm", 0, 30);
+        figures.add_proportion("suite_false_alarm", 0, 30);
         let mut more = Figures::default();
-        more.rest("suite_false_alarm", 3, 30);
+        more.add_proportion("suite_false_alarm", 3, 30);
         let both = Figures::mean(&[&figures, &more]);
-        assert_eq!(figures.evidence("suite_false_alarm"), Some(Proportion { hits: 0, cases: 1 }));
-        assert_eq!(both.evidence("suite_false_alarm"), Some(Proportion { hits: 3, cases: 3 }));
-        assert_eq!(both.evidence("detect_5"), None);
+        assert_eq!(figures.proportion("suite_false_alarm"), Some(Proportion { hits: 0, cases: 1 }));
+        assert_eq!(both.proportion("suite_false_alarm"), Some(Proportion { hits: 3, cases: 3 }));
+        assert_eq!(both.proportion("detect_5"), None);
     }
 
     #[test]
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn targets_name_figures_and_hold_at_their_ends() {
-        for target in TARGETS {
+        for target in GATE_TARGETS {
             assert!(FIGURES.iter().any(|figure| figure.name == target.figure));
         }
         assert!(AtMost(0.05).holds(0.05) && !AtMost(0.05).holds(0.051));

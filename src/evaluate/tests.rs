@@ -94,7 +94,7 @@ fn what_a_pool_lacks_is_absent() {
     let hostile = evaluation.targets.iter().filter(|result| result.column.name() == "hostile");
     assert!(
         hostile.clone().count() > 0
-            && hostile.clone().all(|met| result.status == GateTargetStatus::NotMeasured)
+            && hostile.clone().all(|result| result.status == GateTargetStatus::NotMeasured)
     );
     let short = pool(&[QUIET], Size { blocks: 23, ..size }, "N");
     let plan = ReplayPlan { runs: 1, seed: 1, rules: RULES.iter().collect() };

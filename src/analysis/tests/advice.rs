@@ -116,7 +116,7 @@ fn the_score_is_ten_times_the_geometric_mean_of_what_was_measured() {
     let mut single = batched("short/b1", 1, 20.0);
     single.blocks[0].values.insert("roofline_fraction".into(), Some(0.5));
     let mut latencies = vec![1.0; 20];
-    latencies[19] = 3.0; // The 95th percentile of twenty lies a twentieth of the way to the largest: 1.1.
+    latencies[19] = 3.0; // The 95th percentile of twenty is 5 % of the way to the largest: 1.1.
     let cases = vec![
         single,
         batched("short/b4", 4, 64.0),

@@ -93,9 +93,9 @@ fn measure(
         if closed > 0 {
             writeln!(
                 talk,
-                "measure: {closed} skipped, which no number of blocks decides: the baseline has too few \
-                 blocks, its sessions differ too much, or the machine changed; make a baseline of more \
-                 sessions, or use a quieter machine"
+                "measure: {closed} skipped, which no number of blocks decides: the baseline has too \
+                 few blocks, its sessions differ too much, or the machine changed; make a baseline \
+                 of more sessions, or use a quieter machine"
             )?;
         }
         if open.is_empty() {
@@ -213,8 +213,10 @@ impl FurtherRecord {
         let (sha256, commit) = (record.model.sha256.clone(), record.model.commit.clone());
         let expected = Model { sha256, commit, ..model.clone() };
         let begun = Record { model: expected, ..record };
-        baseline::pool(&[first.clone(), begun.clone()])
-            .context("this build cannot continue that run; start a new one with `candlemark run` or `cargo bench`")?;
+        baseline::pool(&[first.clone(), begun.clone()]).context(
+            "this build cannot continue that run; start a new one with `candlemark run` or \
+                 `cargo bench`",
+        )?;
         let (path, lock) = unused_path(path)?;
         Ok(Self { binary, path, _lock: lock, setup, record: begun, stop })
     }

@@ -151,9 +151,9 @@ fn differences(all: &[EngineTurns]) -> Vec<String> {
             margin.map_or("?".into(), |margin| format!("{margin:.4}"))
         };
         sentences.push(format!(
-            "the tokens of {engine} ({}) and {reference} differ in {} of {} sequences, first at token \
-             {} of sequence {sequence}, where the top-2 margin is {} standard deviations in {engine} \
-             and {} in {reference}",
+            "the tokens of {engine} ({}) and {reference} differ in {} of {} sequences, first at \
+             token {} of sequence {sequence}, where the top-2 margin is {} standard deviations in \
+             {engine} and {} in {reference}",
             turns.setup.split([';', ',']).next().unwrap_or_default(),
             divergences.len(),
             expected.ids.len(),
