@@ -1,10 +1,10 @@
-//! CPU kernels: GEMM and GEMV on packed, quantized weights, attention, RMSNorm, RoPE, and the thread
-//! pool that runs them. One set of kernels per tier of SIMD instructions (AVX2, AVX-512 VNNI, AMX);
-//! the `portable` tier is the definition that every other tier must agree with.
+//! CPU kernels: GEMM and GEMV on packed, quantized weights, attention, RMSNorm, RoPE, and the
+//! thread pool that runs them. One set of kernels per tier of SIMD instructions (AVX2, AVX-512
+//! VNNI, AMX); the `portable` tier is the definition that every other tier must agree with.
 //!
-//! All `unsafe` code of the crate lives here: functions compiled with `#[target_feature]`, which are
-//! called only after CPU detection, output slices that tasks write in parallel, and blocks viewed
-//! as bytes.
+//! All `unsafe` code of the crate lives here: functions compiled with `#[target_feature]`, which
+//! are called only after CPU detection, output slices that tasks write in parallel, and blocks
+//! viewed as bytes.
 //!
 //! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed`
 //! (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them

@@ -67,8 +67,8 @@ impl Drop for TileRegisters {
     }
 }
 
-/// `sums[panel][row] = x[row] · weights[panel]`. `x` is `[rows / 16, columns / 32]`, rounded up, and
-/// `sums` have as many rows, padding included.
+/// `sums[panel][row] = x[row] · weights[panel]`. `x` is `[rows / 16, columns / 32]`, rounded up,
+/// and `sums` have as many rows, padding included.
 ///
 /// # Safety
 /// The CPU has AVX512-BF16 and AMX-BF16, and the operating system permits the process to use AMX.
@@ -147,8 +147,8 @@ impl TileRegisters {
         assert!(sums.len() == chunks * rows && weights.len() == chunks * TILE_BYTES);
         for (chunk, sums) in sums.chunks_exact_mut(rows).enumerate() {
             for (x, sums) in x.iter().zip(sums.as_chunks_mut::<PANEL_ROWS>().0) {
-                // SAFETY: reads a tile of activations and one of weights, `chunks` lines apart, both
-                // within what was asserted, and adds to a tile of sums.
+                // SAFETY: reads a tile of activations and one of weights, `chunks` lines apart,
+                // both within what was asserted, and adds to a tile of sums.
                 unsafe {
                     asm!(
                         "tileloadd tmm0, [{c} + {line}]",
@@ -264,8 +264,8 @@ impl TileRegisters {
 pub(super) unsafe fn peak_bf16(iterations: usize) -> usize {
     // SAFETY: as the caller promises.
     let _registers = unsafe { TileRegisters::new() };
-    // SAFETY: uses tile registers alone, which start at zero. The count is at least one, so the loop
-    // ends.
+    // SAFETY: uses tile registers alone, which start at zero. The count is at least one, so the
+    // loop ends.
     unsafe {
         asm!(
             "2:",

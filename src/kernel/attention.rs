@@ -1,6 +1,6 @@
 //! Causal attention of a ragged batch over the paged KV cache, in the manner of FlashAttention: one
-//! page of positions at a time with an online softmax (Milakov and Gimelshein 2018,
-//! arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135), so memory does not grow with the context.
+//! page of positions at a time with an online softmax (Milakov and Gimelshein 2018, arXiv
+//! 1805.02867; Dao et al. 2022, arXiv 2205.14135), so memory does not grow with the context.
 //!
 //! Grouped-query attention (GQA): the query heads that share a key-value head are rows of one GEMM
 //! with its keys and values. Decode splits long contexts over threads (split-KV, as Flash-Decoding)
@@ -318,8 +318,8 @@ fn run_task_bf16(
 }
 
 multiversion! {
-    /// Turns the scores of a page into weights e^(score - max), 0 for positions that the causal mask
-    /// hides, and rescales the sums so far where the running max has grown.
+    /// Turns the scores of a page into weights e^(score - max), 0 for positions that the causal
+    /// mask hides, and rescales the sums so far where the running max has grown.
     fn online_softmax(
         group: usize,
         before: usize,

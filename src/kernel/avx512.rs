@@ -1,8 +1,8 @@
 //! GEMM kernels with AVX-512 and VNNI; [`super::portable`] defines their results.
 //!
-//! A panel line of sixteen lanes is one register, and there are 32 of them. Register blocking: eight
-//! to sixteen rows of activations share each load of weights. VNNI's `vpdpbusd` multiplies four
-//! bytes of weights with four of activations per lane and adds them to an i32.
+//! A panel line of sixteen lanes is one register, and there are 32 of them. Register blocking:
+//! eight to sixteen rows of activations share each load of weights. VNNI's `vpdpbusd` multiplies
+//! four bytes of weights with four of activations per lane and adds them to an i32.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -19,8 +19,8 @@ mod k_quants;
 pub(super) use k_quants::{block_scales, load_u8_as_f32, scales_and_minima, unpack_q6};
 use k_quants::{gemm_q4_k, gemm_q6_k};
 
-/// The tier of CPUs with AVX-512 and VNNI. Requantizing Q8_0 pays with AVX2 alone: VNNI multiplies it
-/// as it is.
+/// The tier of CPUs with AVX-512 and VNNI. Requantizing Q8_0 pays with AVX2 alone: VNNI multiplies
+/// it as it is.
 pub(super) static KERNELS: Kernels = Kernels {
     gemm_f32,
     gemm_q8_0,
@@ -217,9 +217,15 @@ fn gemm_f16_bf16(
         // SAFETY: the lines and rows that are read are within what was asserted above.
         unsafe {
             match format {
-                WeightFormat::F16 => gemm_f16_bf16_rows::<ROWS, true>(lines, step, columns, x, stride, block),
-                WeightFormat::Bf16 => gemm_f16_bf16_rows::<ROWS, false>(lines, step, columns, x, stride, block),
-                WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => no_kernel(format),
+                WeightFormat::F16 => {
+                    gemm_f16_bf16_rows::<ROWS, true>(lines, step, columns, x, stride, block)
+                }
+                WeightFormat::Bf16 => {
+                    gemm_f16_bf16_rows::<ROWS, false>(lines, step, columns, x, stride, block)
+                }
+                WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => {
+                    no_kernel(format)
+                }
             }
         }
     });
@@ -307,8 +313,8 @@ unsafe fn block_at<'a>(row: *const Q8Block, number: usize) -> &'a Q8Block {
 /// See [`super::portable::gemm_q8_0`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn gemm_q8_0(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
-    // The first pass reads the panel from memory, where sixteen rows hide more of the latency. Eight
-    // rows saturate the multipliers once the panel is in L1.
+    // The first pass reads the panel from memory, where sixteen rows hide more of the latency.
+    // Eight rows saturate the multipliers once the panel is in L1.
     let (before, rest) = match out.split_first_chunk_mut::<16>() {
         Some((block, rest)) => {
             gemm_q8_0_rows::<16>(panel, x, 0, block);

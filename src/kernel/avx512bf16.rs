@@ -1,6 +1,6 @@
-//! GEMM kernels with AVX512-BF16: `vdpbf16ps` multiplies two pairs of bf16 per lane and adds them to
-//! an f32. For CPUs without AMX; operands have the same layout: weights as packed, activations as
-//! AMX tiles.
+//! GEMM kernels with AVX512-BF16: `vdpbf16ps` multiplies two pairs of bf16 per lane and adds them
+//! to an f32. For CPUs without AMX; operands have the same layout: weights as packed, activations
+//! as AMX tiles.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;

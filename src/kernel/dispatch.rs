@@ -61,8 +61,8 @@ pub(super) fn gemm_int16(isa: Isa, weights: &Int16Block, x: Int16Rows<'_>, out: 
     unsafe { (kernels(isa).gemm_int16)(weights, x, out) }
 }
 
-/// F16 or BF16 weights with f32 activations, for decode. Without a kernel that widens in
-/// registers, blocks of 64 columns are widened to a buffer of 4 KiB, which stays in L1.
+/// F16 or BF16 weights with f32 activations, for decode. Without a kernel that widens in registers,
+/// blocks of 64 columns are widened to a buffer of 4 KiB, which stays in L1.
 pub(super) fn gemm_f16_bf16(
     isa: Isa,
     format: WeightFormat,

@@ -27,6 +27,7 @@ pub(super) fn exp(x: f32) -> f32 {
 
 multiversion! {
     /// RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) of rows as wide as the weight:
+    ///
     /// `out = x w / sqrt(mean(x²) + eps)`.
     pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {

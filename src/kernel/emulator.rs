@@ -28,7 +28,8 @@ struct AmxState {
 
 thread_local! {
     // Has no destructor, so a signal handler may access it.
-    static AMX_STATE: RefCell<AmxState> = const { RefCell::new(AmxState { shapes: None, registers: [[[0; ROW]; ROWS]; 8] }) };
+    static AMX_STATE: RefCell<AmxState> =
+        const { RefCell::new(AmxState { shapes: None, registers: [[[0; ROW]; ROWS]; 8] }) };
 }
 
 /// Installs the signal handler; returns whether AMX instructions work from now on.

@@ -1,5 +1,5 @@
-//! Matrices as blocks of a GGML type, as GGUF files store them: quantization, dequantization, bytes.
-//! GEMM runs on [`super::packed`] matrices or in candle.
+//! Matrices as blocks of a GGML type, as GGUF files store them: quantization, dequantization,
+//! bytes. GEMM runs on [`super::packed`] matrices or in candle.
 
 use std::ops::Range;
 

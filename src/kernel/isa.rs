@@ -85,8 +85,8 @@ impl Isa {
         tiers
     }
 
-    /// AMX on a CPU that has everything else of the tier: installs the emulator of its instructions.
-    /// The only way to a value of a tier that the CPU does not support.
+    /// AMX on a CPU that has everything else of the tier: installs the emulator of its
+    /// instructions. The only way to a value of a tier that the CPU does not support.
     #[cfg(test)]
     fn emulated() -> Option<Self> {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -260,7 +260,8 @@ fn request_amx() -> bool {
 }
 
 /// Function multiversioning: compiles one body for every tier, so that the compiler vectorizes it
-/// with the registers of each. The function takes an [`Isa`] as first argument and dispatches on it.
+/// with the registers of each. The function takes an [`Isa`] as first argument and dispatches on
+/// it.
 macro_rules! multiversion {
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*

@@ -129,8 +129,8 @@ impl KvCache {
         self.sequences.get(sequence).map(|sequence| sequence.length)
     }
 
-    /// Sets the length of a sequence: shorter, or as far as all layers were appended. Frees the pages
-    /// beyond it.
+    /// Sets the length of a sequence: shorter, or as far as all layers were appended. Frees the
+    /// pages beyond it.
     ///
     /// # Panics
     /// When the sequence has too few pages.

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 pub fn llama_system_info() -> &'static str {
     static INFO: OnceLock<String> = OnceLock::new();
     INFO.get_or_init(|| {
-        // SAFETY: the function takes nothing and returns a string that ends with a zero and is valid
-        // until the next call. Only this thread calls it, once, inside `get_or_init`.
+        // SAFETY: the function takes nothing and returns a string that ends with a zero and is
+        // valid until the next call. Only this thread calls it, once, inside `get_or_init`.
         let text = unsafe { CStr::from_ptr(llama_cpp_sys_2::llama_print_system_info()) };
         text.to_string_lossy().into_owned()
     })

@@ -51,8 +51,8 @@ unsafe impl bytemuck::Zeroable for AmxTile {}
 // SAFETY: as above.
 unsafe impl bytemuck::Pod for AmxTile {}
 
-/// 32 activations quantized to 8 bits, as ggml's `block_q8_0`, with the sums that kernels need.
-/// All of it lies together, so that a kernel follows one address stream per row.
+/// 32 activations quantized to 8 bits, as ggml's `block_q8_0`, with the sums that kernels need. All
+/// of it lies together, so that a kernel follows one address stream per row.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C)]
 pub(super) struct Q8Block {

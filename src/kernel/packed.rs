@@ -1,6 +1,6 @@
 //! Weight matrices packed for the kernels: panels of sixteen rows, interleaved so that one vector
-//! load reads a weight (or a group of four) of each row, in as many bytes as the GGUF file has.
-//! The layout, packing and dequantization of single weights; the same for all instruction sets.
+//! load reads a weight (or a group of four) of each row, in as many bytes as the GGUF file has. The
+//! layout, packing and dequantization of single weights; the same for all instruction sets.
 //!
 //! A panel of `K` columns consists of lines of 64 bytes (a cache line, an AVX-512 register):
 //!
@@ -14,8 +14,8 @@
 //! | Q6_K, block pairs | a super-block of 256 columns: see [`Q6K`] |
 //!
 //! Block pairs: one line holds the scales of two blocks, `[2][16]` f16, and the two blocks follow.
-//! The last block may be alone. A kernel so reads a panel strictly in order: scales stored elsewhere
-//! would be a second stream, which the hardware prefetcher follows less well.
+//! The last block may be alone. A kernel so reads a panel strictly in order: scales stored
+//! elsewhere would be a second stream, which the hardware prefetcher follows less well.
 
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
@@ -254,8 +254,8 @@ fn q6k_byte(sub: usize, line: usize, lane: usize, column: usize) -> usize {
     Q6K::SUB_BLOCKS + sub * Q6K::SUB_BLOCK_BYTES + line * 64 + lane * 4 + column % 4
 }
 
-/// Packs up to sixteen rows, one after the other in the bytes of a file, into a panel. Lanes without
-/// a row keep their bytes, which are zero in a new arena.
+/// Packs up to sixteen rows, one after the other in the bytes of a file, into a panel. Lanes
+/// without a row keep their bytes, which are zero in a new arena.
 ///
 /// # Panics
 /// When the format's blocks do not divide a row, or the bytes are not whole rows.

@@ -118,8 +118,8 @@ fn best_pass(pool: &Pool, isa: Isa, format: ActivationFormat, budget: Duration) 
     }
 }
 
-/// Reads `bytes` in small and in huge pages, alternating until the budget is spent; the fastest pass
-/// over each counts. Every thread reads its own part, which it has written itself, so that the
+/// Reads `bytes` in small and in huge pages, alternating until the budget is spent; the fastest
+/// pass over each counts. Every thread reads its own part, which it has written itself, so that the
 /// pages lie on its NUMA node (first touch).
 ///
 /// # Errors

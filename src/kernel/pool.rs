@@ -10,8 +10,8 @@ use std::{io, thread};
 
 use crate::error::{Error, Result};
 
-/// Spins before a thread sleeps: some 0.2 ms, longer than the gap between two regions of a pass, and
-/// too short to disturb other programs.
+/// Spins before a thread sleeps: some 0.2 ms, longer than the gap between two regions of a pass,
+/// and too short to disturb other programs.
 const SPINS: u32 = 10_000;
 
 /// The body of a region: `(task, thread)`.
@@ -65,8 +65,8 @@ impl Pool {
         Self::start(threads, SPINS, |_| {})
     }
 
-    /// As [`Pool::new`], with thread `i` pinned to `cpus[i]`. The calling thread is not pinned, since
-    /// threads that it starts later would inherit that; `cpus[0]` is left for it.
+    /// As [`Pool::new`], with thread `i` pinned to `cpus[i]`. The calling thread is not pinned,
+    /// since threads that it starts later would inherit that; `cpus[0]` is left for it.
     ///
     /// # Errors
     /// As [`Pool::new`], and when the system does not pin a thread.
@@ -120,8 +120,8 @@ impl Pool {
     }
 
     /// A parallel region: runs `task(number, thread)` once for every number below `tasks`, on all
-    /// threads, and returns when all are done. Threads take the next number dynamically. A task must
-    /// not run a region of the same pool.
+    /// threads, and returns when all are done. Threads take the next number dynamically. A task
+    /// must not run a region of the same pool.
     ///
     /// # Panics
     /// When a task panics, after the others are done.
@@ -132,8 +132,9 @@ impl Pool {
         let _region = lock(&self.region);
         let shared = &*self.shared;
         let task: &Task<'_> = &task;
-        // SAFETY: only the lifetime changes. The closure outlives the region: this function returns,
-        // or unwinds after a task's panic, only when no worker is busy and the job is removed.
+        // SAFETY: only the lifetime changes. The closure outlives the region: this function
+        // returns, or unwinds after a task's panic, only when no worker is busy and the job is
+        // removed.
         let run = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
         shared.next.store(0, Ordering::Relaxed);
         shared.busy.store(self.workers.len(), Ordering::Relaxed);
@@ -166,8 +167,8 @@ impl Pool {
         let (length, items) = (items.len(), SharedSlice::new(items));
         self.run(length.div_ceil(size), |number, _| {
             let start = number * size;
-            // SAFETY: tasks have different numbers, so these ranges do not overlap, and they end with
-            // the slice.
+            // SAFETY: tasks have different numbers, so these ranges do not overlap, and they end
+            // with the slice.
             let chunk = unsafe { items.slice(start, size.min(length - start)) };
             task(number, chunk);
         });
@@ -201,10 +202,11 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Changes the state, advances the epoch and wakes sleeping workers. The epoch advances under the
-    /// lock. A worker compares it under the lock too, and `Condvar::wait` releases the lock only as
-    /// the worker falls asleep: either it sees the new epoch, or it sleeps and is notified. Without
-    /// the lock, the epoch could advance between comparison and sleep, and the wake-up would be lost.
+    /// Changes the state, advances the epoch and wakes sleeping workers. The epoch advances under
+    /// the lock. A worker compares it under the lock too, and `Condvar::wait` releases the lock
+    /// only as the worker falls asleep: either it sees the new epoch, or it sleeps and is notified.
+    /// Without the lock, the epoch could advance between comparison and sleep, and the wake-up
+    /// would be lost.
     fn publish(&self, change: impl FnOnce(&mut State)) {
         let sleeping = {
             let mut state = lock(&self.state);

@@ -118,8 +118,8 @@ fn a_matrix_takes_the_bytes_of_its_file() {
     assert_eq!(WeightFormat::Bf16.bytes(64, 1024), 64 * 1024 * 2);
 }
 
-/// Largest relative error of a product. It stems from rounding activations (8 bits: half of 1/127 of
-/// the largest of 32, divided by √3 for uniform values), or weights and activations to 12 and 13
+/// Largest relative error of a product. It stems from rounding activations (8 bits: half of 1/127
+/// of the largest of 32, divided by √3 for uniform values), or weights and activations to 12 and 13
 /// bits, or sums in f32.
 fn bound(isa: Isa, format: WeightFormat, rows: usize) -> f64 {
     match activation_format(isa, format, rows) {

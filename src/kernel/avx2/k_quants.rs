@@ -153,12 +153,14 @@ fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
 /// See [`crate::kernel::portable::q6_k`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn gemm_q6_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
-    for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| gemm_q6_k_rows::<ROWS>(panel, x, first, block));
+    for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+        gemm_q6_k_rows::<ROWS>(panel, x, first, block)
+    });
 }
 
-/// Register blocking: up to four rows by eight lanes. Quants are stored with an offset of 32, as 0 to
-/// 63, so that `vpmaddubsw` takes them; one more `vpmaddwd` with the scale subtracts the offset. Two
-/// pair sums are added in 16 bits: at most 4 x 63 x 127.
+/// Register blocking: up to four rows by eight lanes. Quants are stored with an offset of 32, as 0
+/// to 63, so that `vpmaddubsw` takes them; one more `vpmaddwd` with the scale subtracts the offset.
+/// Two pair sums are added in 16 bits: at most 4 x 63 x 127.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn gemm_q6_k_rows<const ROWS: usize>(
