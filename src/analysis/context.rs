@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::values::{Reading, SEED, Spread, State, prompt_tokens, reading, sound, spread, within};
 use crate::record::{Case, Record};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 
 /// The scenarios `context/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -14,9 +14,9 @@ pub struct Context {
     pub rows: Vec<ContextRow>,
     /// Growth of a step's time with depth, in seconds per token of depth, through one point for
     /// each process and depth.
-    pub step_growth: Option<Fit>,
+    pub step_growth: Option<LineFit>,
     /// The same with YaRN.
-    pub step_growth_extended: Option<Fit>,
+    pub step_growth_extended: Option<LineFit>,
 }
 
 /// One depth.
@@ -106,7 +106,7 @@ impl<'a> Depth<'a> {
     }
 }
 
-fn step_growth(all: &[Depth], extended: bool) -> Option<Fit> {
+fn step_growth(all: &[Depth], extended: bool) -> Option<LineFit> {
     let kind = all.iter().filter(|depth| depth.extended == extended);
     let points: Vec<(f64, f64)> = kind
         .filter(|depth| State::of(depth.case).is_valid())
@@ -115,5 +115,5 @@ fn step_growth(all: &[Depth], extended: bool) -> Option<Fit> {
             depth.case.values("tpot_s").into_iter().map(move |y| (x, y))
         })
         .collect();
-    stats::fit(&points, SEED)
+    stats::fit_line(&points, SEED)
 }

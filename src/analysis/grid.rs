@@ -10,7 +10,7 @@ use super::values::{
 };
 use crate::record::{Case, Record};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 
 /// The scenarios `grid/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,9 +19,9 @@ pub struct Grid {
     pub rows: Vec<GridRow>,
     /// Growth of TTFT with the prompt, in seconds per prompt token, through one point for each
     /// process and scenario.
-    pub ttft_growth: Option<Fit>,
+    pub ttft_growth: Option<LineFit>,
     /// The same of the time of prefill alone.
-    pub prefill_growth: Option<Fit>,
+    pub prefill_growth: Option<LineFit>,
     /// Sample standard deviation of the scenarios' decode rates as a share of their mean; `None`
     /// below two scenarios.
     pub decode_cv: Option<f64>,
@@ -115,13 +115,13 @@ impl Grid {
 }
 
 /// A line through a metric against prompt tokens, a point for each process of each valid case.
-fn growth(cases: &[&Case], metric: &str) -> Option<Fit> {
+fn growth(cases: &[&Case], metric: &str) -> Option<LineFit> {
     let valid = cases.iter().filter(|case| State::of(case).is_valid());
     let points: Vec<(f64, f64)> = valid
         .filter_map(|case| Some((prompt_tokens(case)? as f64, case.values(metric))))
         .flat_map(|(x, values)| values.into_iter().map(move |y| (x, y)))
         .collect();
-    stats::fit(&points, SEED)
+    stats::fit_line(&points, SEED)
 }
 
 impl GridRow {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::values::{Distribution, SEED, Spread, State, pooled, prompt_tokens, spread, within};
 use crate::record::{Case, Record};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 use crate::workload::Task;
 
 /// Latencies of one scenario, over every sequence, step and answer of all processes. Scenarios are
@@ -144,8 +144,8 @@ pub struct Consistency {
     pub stalls: Option<f64>,
     /// Growth of `e2e_s` in seconds per request, against how many came before it in its process.
     /// Its interval leaving out zero means that those processes grew slower or faster as they
-    /// went on, [`Fit::is_sloped`].
-    pub drift: Option<Fit>,
+    /// went on, [`LineFit::is_sloped`].
+    pub drift: Option<LineFit>,
     /// Seconds to the last token of each request, a list per process.
     pub series_s: Vec<Vec<f64>>,
 }
@@ -172,7 +172,7 @@ fn repeated(case: &Case) -> Consistency {
         ttft_s: Distribution::of(&pooled(case, "ttft_s")),
         p95_over_p50: e2e_s.filter(|_| valid).and_then(|e2e| e2e.p95_over_p50()),
         stalls: (valid && !stalls.is_empty()).then(|| stalls.iter().sum()),
-        drift: if valid { stats::fit(&points, SEED) } else { None },
+        drift: if valid { stats::fit_line(&points, SEED) } else { None },
         state,
         series_s,
     }

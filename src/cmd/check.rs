@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use candlemark::compare::{FailOn, Grounds, Judgement, Outcome, Policy, judge, paired};
+use candlemark::compare::{FailOn, Judgement, Outcome, Policy, ReferenceData, judge, paired};
 use candlemark::error::quoted;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 use candlemark::settings::Config;
 #[cfg(feature = "engine")]
 use candlemark::settings::duration;
@@ -103,7 +103,7 @@ enum Severity {
 
 /// What was judged.
 enum Judged {
-    Pair(Box<Paired>),
+    Pair(Box<PairRecord>),
     Run(Box<Record>),
 }
 
@@ -163,11 +163,11 @@ fn verdict(
 }
 
 /// The pair that was asked for, if it is one; `None` for records.
-fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paired>> {
+fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<PairRecord>> {
     for path in paths {
         let text = fs::read_to_string(path)
             .map_err(|source| arguments.of_record(Error::Read { path: path.into(), source }))?;
-        if !Paired::is(&text) {
+        if !PairRecord::is(&text) {
             continue;
         }
         let name = path.display();
@@ -181,7 +181,7 @@ fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paire
                 "`{name}` is a pair, which has its base in it: give no `--baseline`"
             )));
         }
-        let paired = Paired::parse(&text, path);
+        let paired = PairRecord::parse(&text, path);
         return Ok(Some(paired.map_err(|error| arguments.of_record(error))?));
     }
     Ok(None)
@@ -197,7 +197,7 @@ fn stored(
     let runs = paths.iter().map(load_run).collect::<candlemark::Result<Vec<_>>>()?;
     let record = baseline::pool(&runs)?;
     let known = load(&record, arguments, policy)?;
-    let grounds = Grounds {
+    let reference = ReferenceData {
         baseline: &known.baseline,
         release: known.release.as_ref(),
         calibration: known.calibration.as_ref(),
@@ -205,10 +205,10 @@ fn stored(
     #[cfg(feature = "engine")]
     if arguments.measure {
         let beside = paths.last().context("a run has a record")?;
-        let decide = |run: &Record| judge(grounds, run, policy);
+        let decide = |run: &Record| judge(reference, run, policy);
         return further::judged(record, beside, arguments.budget, &decide);
     }
-    Ok((judge(grounds, &record, policy), record))
+    Ok((judge(reference, &record, policy), record))
 }
 
 /// What is stored about a run's machine and model.

@@ -113,7 +113,7 @@ fn paired(view: &View, limit: f64) -> Answer {
     let (base, other) = processes(view);
     let differences = differences(&base, &other);
     let count = differences.len() as f64;
-    let error = (stats::squares(&differences) / count).sqrt() / count.sqrt();
+    let error = (stats::sum_of_squares(&differences) / count).sqrt() / count.sqrt();
     let difference = mean(&differences);
     let theta = share(difference, median(&base));
     two_way(theta, limit, difference > 2.0 * error, base.len())

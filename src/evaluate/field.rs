@@ -7,8 +7,8 @@ use crate::compare::looks::LOOKS;
 use crate::error::{Error, Result};
 use crate::evaluate::replay::{Place, SCENARIOS};
 use crate::evaluate::rules::{Pairing, View};
-use crate::record::pair::Quad;
-use crate::record::pool::{Pool, PoolTurns, Recorded, Role};
+use crate::record::pair::Round;
+use crate::record::pool::{Pool, PoolEnvironment, PoolTurns, Role};
 use crate::stats;
 use crate::stats::Random;
 use crate::workload::{METRICS, Metric};
@@ -21,7 +21,7 @@ pub(super) type Suite = [(usize, usize); SCENARIOS];
 pub(super) struct Field<'a> {
     /// Which of the pools it is of.
     pub(super) pool: usize,
-    recorded: &'a Recorded,
+    recorded: &'a PoolEnvironment,
     pub(super) arms: Vec<(char, Role)>,
     /// Letters of the arms that were not recorded but computed from the copy's turns.
     pub(super) derived: Vec<char>,
@@ -42,7 +42,7 @@ pub(super) struct Case {
 }
 
 impl<'a> Field<'a> {
-    pub(super) fn new(number: usize, pool: &Pool, recorded: &'a Recorded) -> Result<Self> {
+    pub(super) fn new(number: usize, pool: &Pool, recorded: &'a PoolEnvironment) -> Result<Self> {
         let counted = recorded.blocks.iter().filter(|block| block.rejected.is_none()).count();
         let needed = FEWEST;
         if counted < needed {
@@ -93,12 +93,12 @@ impl<'a> Field<'a> {
     }
 
     pub(super) fn place(&self) -> Place {
-        let Recorded { name, column, about, blocks, .. } = self.recorded;
+        let PoolEnvironment { name, noise, about, blocks, .. } = self.recorded;
         let rejected = blocks.iter().filter(|block| block.rejected.is_some()).count();
         Place {
             pool: self.pool,
             name: name.clone(),
-            column: *column,
+            column: *noise,
             about: about.clone(),
             blocks: blocks.len(),
             rejected,
@@ -155,7 +155,7 @@ fn concerns(role: Role, metric: &Metric) -> bool {
 
 /// `None` where too few blocks have a value.
 fn series(
-    recorded: &Recorded,
+    recorded: &PoolEnvironment,
     scenario: usize,
     metric: &'static Metric,
     arm: char,
@@ -176,12 +176,13 @@ const FEWEST: usize = 24;
 
 /// The processes that a block's scenario ran in: memory is read once in each, where it can be read.
 fn processes(turns: &PoolTurns) -> f64 {
-    let letters: BTreeSet<char> = turns.quads.iter().flat_map(|quad| quad.order.chars()).collect();
+    let letters: BTreeSet<char> =
+        turns.rounds.iter().flat_map(|round| round.order.chars()).collect();
     let read = turns.once.values().next().map_or(0, BTreeMap::len);
     if read > 0 { read as f64 } else { letters.len() as f64 }
 }
 
-fn elapsed(recorded: &Recorded, scenario: usize) -> Vec<f64> {
+fn elapsed(recorded: &PoolEnvironment, scenario: usize) -> Vec<f64> {
     let mut elapsed = vec![0.0];
     for block in recorded.blocks.iter().chain(&recorded.blocks) {
         let turns = &block.scenarios[scenario];
@@ -194,10 +195,10 @@ fn elapsed(recorded: &Recorded, scenario: usize) -> Vec<f64> {
 /// The share of turns that a pair of builds would have had: those of the base and of one other arm,
 /// where these two meet.
 fn share_of_two(turns: &PoolTurns) -> f64 {
-    let letters = || turns.quads.iter().flat_map(|quad| quad.order.chars());
+    let letters = || turns.rounds.iter().flat_map(|round| round.order.chars());
     let other = letters().find(|letter| *letter != 'A');
-    let meets = |quad: &&Quad| other.is_some_and(|other| quad.order.contains(other));
-    let both = turns.quads.iter().filter(meets).flat_map(|quad| quad.order.chars());
+    let meets = |round: &&Round| other.is_some_and(|other| round.order.contains(other));
+    let both = turns.rounds.iter().filter(meets).flat_map(|round| round.order.chars());
     let own = both.filter(|letter| *letter == 'A' || Some(*letter) == other).count();
     own as f64 / letters().count() as f64
 }
@@ -216,7 +217,7 @@ fn autocorrelation(values: &[f64]) -> Option<f64> {
     let (centre, spread) = (stats::median(values)?, spread(values)?);
     let drawn_in = |value: &f64| (value - centre).clamp(-3.0 * spread, 3.0 * spread);
     let values: Vec<f64> = values.iter().map(drawn_in).collect();
-    let (mean, squares) = (stats::mean(&values)?, stats::squares(&values));
+    let (mean, squares) = (stats::mean(&values)?, stats::sum_of_squares(&values));
     let products: f64 = values.windows(2).map(|pair| (pair[0] - mean) * (pair[1] - mean)).sum();
     (squares > 0.0).then(|| products / squares)
 }

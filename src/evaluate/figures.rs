@@ -6,7 +6,7 @@ use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use crate::evaluate::SCENARIOS;
-use crate::record::pool::Column;
+use crate::record::pool::NoiseLevel;
 
 /// One figure of a rule in one environment or column.
 #[derive(Debug)]
@@ -224,7 +224,7 @@ pub struct Met {
     /// The figure's name.
     pub figure: &'static str,
     /// In which column.
-    pub column: Column,
+    pub column: NoiseLevel,
     /// What was asked for.
     pub bound: Bound,
     /// What was found; `null` where the pool has nothing to say.
@@ -250,8 +250,8 @@ pub enum Status {
 }
 
 impl Met {
-    pub(super) fn all(ours: impl Fn(Column) -> Option<Figures>) -> Vec<Met> {
-        let columns = Column::ALL.map(|column| (column, ours(column)));
+    pub(super) fn all(ours: impl Fn(NoiseLevel) -> Option<Figures>) -> Vec<Met> {
+        let columns = NoiseLevel::ALL.map(|column| (column, ours(column)));
         let row = |target: &Target| {
             let (figure, bounds) = (target.figure, target.bounds);
             columns.each_ref().map(|(column, figures)| {

@@ -1,9 +1,11 @@
 //! This gate, and this gate with one part taken out, to see what each part is for.
 
-use crate::compare::looks::{Decision, LOOKS, Levels, PRIOR_FREEDOM, Rule, Summary, Track, decide};
+use crate::compare::looks::{
+    BlockSummary, Decision, EffectSeries, LOOKS, Levels, PRIOR_FREEDOM, SequentialDesign, decide,
+};
 use crate::compare::{BLOCKS_NEEDED, Interval, Policy, Verdict};
 use crate::evaluate::rules::{Answer, Pairing, Said, View, alpha};
-use crate::record::calibration::Spread;
+use crate::record::calibration::SdEstimate;
 use crate::stats;
 
 /// This gate, part by part.
@@ -29,10 +31,10 @@ pub(super) struct Ours {
 enum Unit {
     /// A block's value.
     Block,
-    /// That of the first turn of each arm in every quad.
+    /// That of the first turn of each arm in every round.
     FirstTurns,
-    /// A quad's value.
-    Quad,
+    /// A round's value.
+    Round,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,7 +62,7 @@ const PART: Ours = Ours { rejected: Rejected::LeftOut, ..WHOLE };
 pub(super) const ALONE: Ours = Ours { prior_freedom: 0.0, ..PART };
 pub(super) const FROM_EIGHT: Ours = Ours { looks: &[8, 12, 16, 20, 24, 32], ..PART };
 pub(super) const BOTH: Ours = Ours { prior_freedom: 0.0, ..FROM_EIGHT };
-pub(super) const ONE_PROCESS: Ours = Ours { unit: Unit::Quad, ..PART };
+pub(super) const ONE_PROCESS: Ours = Ours { unit: Unit::Round, ..PART };
 pub(super) const NO_ABBA: Ours = Ours { unit: Unit::FirstTurns, ..PART };
 pub(super) const NO_LAYOUT: Ours = Ours { layout: false, ..PART };
 pub(super) const NO_FAMILY: Ours = Ours { family: false, ..PART };
@@ -79,20 +81,20 @@ pub(super) struct Window<'a> {
 struct Values {
     units: Vec<f64>,
     limits: (f64, f64),
-    looks: Vec<(usize, Summary)>,
+    looks: Vec<(usize, BlockSummary)>,
 }
 
-impl Track for &Values {
+impl EffectSeries for &Values {
     fn count(&self) -> usize {
         self.units.len()
     }
 
-    fn summary(&self, used: usize) -> Summary {
+    fn summary(&self, used: usize) -> BlockSummary {
         let known = self.looks.iter().find(|(look, _)| *look == used);
-        known.map_or_else(|| Summary::of(&self.units[..used]), |(_, summary)| *summary)
+        known.map_or_else(|| BlockSummary::new(&self.units[..used]), |(_, summary)| *summary)
     }
 
-    fn limits(&self) -> (f64, f64) {
+    fn margins(&self) -> (f64, f64) {
         self.limits
     }
 }
@@ -102,7 +104,7 @@ impl Ours {
         let of = |block: &Pairing| match self.unit {
             Unit::Block => vec![block.value],
             Unit::FirstTurns => vec![block.first],
-            Unit::Quad => block.quads.clone(),
+            Unit::Round => block.rounds.clone(),
         };
         let units = |with_rejected: bool| -> Vec<f64> {
             let counted = view.blocks.iter().filter(|block| with_rejected || !block.rejected);
@@ -121,27 +123,27 @@ impl Ours {
         Values { units, limits: view.limits(), looks }
     }
 
-    fn summary(&self, values: &[f64]) -> Summary {
+    fn summary(&self, values: &[f64]) -> BlockSummary {
         if self.trimmed {
-            return Summary::of(values);
+            return BlockSummary::new(values);
         }
         let theta = stats::mean(values).expect("a look has values");
         let freedom = (values.len() - 1) as f64;
-        Summary { theta, variance: stats::squares(values) / freedom, freedom }
+        BlockSummary { theta, variance: stats::sum_of_squares(values) / freedom, freedom }
     }
 
     /// What is said of metrics of one kind that are judged together in a suite of `judged` metrics.
     pub(super) fn decide(&self, windows: &[&Window], judged: usize) -> Vec<Answer> {
-        let rule = Rule {
+        let rule = SequentialDesign {
             looks: self.looks,
-            fewest_for_regression: BLOCKS_NEEDED,
-            levels: Levels::in_turns(alpha(), if self.family { judged } else { 1 }),
-            layout: Spread {
+            min_blocks_for_regression: BLOCKS_NEEDED,
+            levels: Levels::for_pair(alpha(), if self.family { judged } else { 1 }),
+            layout: SdEstimate {
                 sd: if self.layout { Policy::default().layout_sd } else { 0.0 },
                 freedom: f64::INFINITY,
             },
-            prior_freedom: self.prior_freedom,
-            over: true,
+            max_prior_freedom: self.prior_freedom,
+            ended: true,
         };
         let values: Vec<&Values> = windows.iter().map(|window| &window.values).collect();
         let decisions = decide(&values, &rule);
@@ -162,12 +164,12 @@ impl Ours {
     fn span(&self, window: &Window, used: usize) -> usize {
         match (self.unit, self.rejected) {
             (_, Rejected::Counted) => used,
-            (Unit::Quad, _) => {
+            (Unit::Round, _) => {
                 let mut seen = 0;
                 let counted = window.view.blocks.iter().filter(|block| !block.rejected);
                 let begun = counted.take_while(|block| {
                     let more = seen < used;
-                    seen += block.quads.len();
+                    seen += block.rounds.len();
                     more
                 });
                 let blocks = begun.count();
@@ -185,7 +187,7 @@ fn contradict(decision: &Decision, with: &Decision) -> bool {
 
 fn answer(decision: &Decision, blocks: usize) -> Answer {
     let interval = decision.theta.zip(decision.evidence).map(|(theta, evidence)| {
-        let half = stats::student_t(0.975, evidence.freedom) * evidence.error;
+        let half = stats::student_t_quantile(0.975, evidence.freedom) * evidence.standard_error;
         Interval { lo: theta - half, hi: theta + half }
     });
     Answer { said: said(&decision.verdict), theta: decision.theta, interval, blocks }

@@ -12,7 +12,7 @@ use crate::evaluate::field::{Field, Series, Suite, views};
 use crate::evaluate::figures::{Figures, Met};
 use crate::evaluate::ours::Window;
 use crate::evaluate::rules::{Answer, Decide, Rule, Said};
-use crate::record::pool::{Column, Pool, Role};
+use crate::record::pool::{NoiseLevel, Pool, Role};
 use crate::stats::Random;
 use crate::workload::Metric;
 
@@ -82,7 +82,7 @@ pub struct Place {
     /// Its name.
     pub name: String,
     /// Under which heading it is reported.
-    pub column: Column,
+    pub column: NoiseLevel,
     /// What went on.
     pub about: String,
     /// Blocks that were measured. Suites are drawn from these few again and again: more of them
@@ -174,7 +174,7 @@ impl Measured {
 fn columns(environments: &[Place], rules: &[&'static Rule]) -> Columns {
     let mut columns = Columns::new();
     for rule in rules {
-        for column in Column::ALL {
+        for column in NoiseLevel::ALL {
             let places = environments.iter().filter(|place| place.column == column);
             let of: Vec<&Figures> = places.map(|place| &place.figures[rule.name]).collect();
             if !of.is_empty() {

@@ -1,11 +1,11 @@
 //! The table of rules, and what a rule may look at.
 
-use crate::compare::paired::block_value;
+use crate::compare::paired::block_effect;
 use crate::compare::{Interval, Policy, margin};
 use crate::error::{Error, Result};
 use crate::evaluate::ours::Ours;
 use crate::evaluate::{contenders, ours};
-use crate::record::pair::{PairedTurns, Quad};
+use crate::record::pair::{PairTurns, Round};
 use crate::workload::Metric;
 
 /// A way to tell a regression from none.
@@ -74,12 +74,12 @@ pub fn rules(names: &[String]) -> Result<Vec<&'static Rule>> {
 /// One metric of one scenario in one block: the base beside another arm.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pairing {
-    /// What the block says, [`block_value`].
+    /// What the block says, [`block_effect`].
     pub(super) value: f64,
-    /// The same of the first turns of both arms in each quad, so that a drift does not cancel.
+    /// The same of the first turns of both arms in each round, so that a drift does not cancel.
     pub(super) first: f64,
-    /// The same of each quad.
-    pub(super) quads: Vec<f64>,
+    /// The same of each round.
+    pub(super) rounds: Vec<f64>,
     /// Cost of each turn of the base, in the order measured.
     pub(super) base: Vec<f64>,
     /// Cost of each turn of the other arm, in the order measured.
@@ -91,40 +91,40 @@ pub(super) struct Pairing {
 impl Pairing {
     /// `None` where an arm has no value of the metric.
     pub(super) fn of(
-        turns: &PairedTurns,
+        turns: &PairTurns,
         metric: &Metric,
         arm: char,
         rejected: bool,
     ) -> Option<Self> {
-        let value = block_value(turns, metric, arm)?;
+        let value = block_effect(turns, metric, arm)?;
         let cost = |value: &f64| metric.better.cost(*value);
         if let Some(values) = turns.once.get(metric.name) {
             let (base, other) = (vec![cost(values.get(&'A')?)], vec![cost(values.get(&arm)?)]);
-            return Some(Self { value, first: value, quads: vec![value], base, other, rejected });
+            return Some(Self { value, first: value, rounds: vec![value], base, other, rejected });
         }
         let alone =
-            |quad: &Quad| PairedTurns { quads: vec![quad.clone()], ..PairedTurns::default() };
-        let half = |quad: &Quad| {
-            let count = quad.order.chars().count().div_ceil(2);
-            let values = quad.values.iter();
-            Quad {
-                order: quad.order.chars().take(count).collect(),
+            |round: &Round| PairTurns { rounds: vec![round.clone()], ..PairTurns::default() };
+        let half = |round: &Round| {
+            let count = round.order.chars().count().div_ceil(2);
+            let values = round.values.iter();
+            Round {
+                order: round.order.chars().take(count).collect(),
                 values: values.map(|(name, of)| (name.clone(), of[..count].to_vec())).collect(),
             }
         };
-        let both = || turns.quads.iter().filter(|quad| quad.order.contains(arm));
-        let halves = PairedTurns { quads: both().map(half).collect(), ..PairedTurns::default() };
+        let both = || turns.rounds.iter().filter(|round| round.order.contains(arm));
+        let halves = PairTurns { rounds: both().map(half).collect(), ..PairTurns::default() };
         let of_arm = |letter: char| -> Vec<f64> {
             let values =
-                both().filter_map(|quad| Some((&quad.order, quad.values.get(metric.name)?)));
+                both().filter_map(|round| Some((&round.order, round.values.get(metric.name)?)));
             let turns = values.flat_map(|(order, values)| order.chars().zip(values));
             turns.filter(|(one, _)| *one == letter).map(|(_, value)| cost(value)).collect()
         };
         Some(Self {
             value,
-            first: block_value(&halves, metric, arm)?,
-            quads: both()
-                .map(|quad| block_value(&alone(quad), metric, arm))
+            first: block_effect(&halves, metric, arm)?,
+            rounds: both()
+                .map(|round| block_effect(&alone(round), metric, arm))
                 .collect::<Option<_>>()?,
             base: of_arm('A'),
             other: of_arm(arm),
@@ -138,7 +138,7 @@ impl Pairing {
     pub(super) fn worsen(&mut self, theta: f64) {
         self.value += theta;
         self.first += theta;
-        self.quads.iter_mut().for_each(|quad| *quad += theta);
+        self.rounds.iter_mut().for_each(|round| *round += theta);
         self.other.iter_mut().for_each(|cost| *cost *= theta.exp());
     }
 }

@@ -21,7 +21,7 @@ const ALL: &str = "NL357TXFM";
 
 #[test]
 fn without_noise_nothing_is_missed_and_nothing_made_up() {
-    let size = Size { scenarios: 2, blocks: 34, quads: 2 };
+    let size = Size { scenarios: 2, blocks: 34, rounds: 2 };
     let evaluation = replay(&pool(&[NOISELESS], size, ALL), 20, &[]);
     assert_eq!(evaluation.judged, 60);
     assert_eq!(evaluation.rules.len(), RULES.len());
@@ -51,7 +51,7 @@ fn without_noise_nothing_is_missed_and_nothing_made_up() {
                 "ours_from_8" | "ours_before" => 8.0,
                 _ => 5.0,
             };
-            // Two quads a block, but of memory.
+            // Two rounds a block, but of memory.
             let blocks = match rule.name {
                 "ours_one_process" => (3.0 + 3.0 + first) / 3.0,
                 _ => first,
@@ -60,14 +60,14 @@ fn without_noise_nothing_is_missed_and_nothing_made_up() {
         }
     }
     // 5 blocks of three processes that take 0.1 s to start, and in each 20 scenarios of 0.2 s and 2
-    // quads of 0.5 s for both.
+    // rounds of 0.5 s for both.
     let seconds = figure(&evaluation, "ours", "quiet", "seconds");
     assert!((seconds - 5.0 * (0.3 + 20.0 * 2.0 * 1.2)).abs() < 1e-6, "{seconds}");
 }
 
 #[test]
 fn the_same_pool_and_seed_give_the_same_figures() {
-    let size = Size { scenarios: 2, blocks: 40, quads: 1 };
+    let size = Size { scenarios: 2, blocks: 40, rounds: 1 };
     let hosts = [TYPICAL, BAD];
     let names = ["ours", "criterion", "naive_5"];
     let pool = pool(&hosts, size, "N7");
@@ -80,7 +80,7 @@ fn the_same_pool_and_seed_give_the_same_figures() {
 
 #[test]
 fn what_a_pool_lacks_is_absent() {
-    let size = Size { scenarios: 1, blocks: 33, quads: 1 };
+    let size = Size { scenarios: 1, blocks: 33, rounds: 1 };
     let evaluation = replay(&pool(&[QUIET], size, "N"), 10, &["ours"]);
     let figures = &evaluation.columns["ours"]["quiet"];
     assert!(figures.get("pass_unchanged").is_some());
@@ -104,7 +104,7 @@ fn what_a_pool_lacks_is_absent() {
 /// the term for layout.
 #[test]
 fn known_noise_has_the_known_characteristics() {
-    let size = Size { scenarios: 2, blocks: 400, quads: 1 };
+    let size = Size { scenarios: 2, blocks: 400, rounds: 1 };
     let evaluation =
         replay(&pool(&[QUIET, TYPICAL, BAD], size, "N357T"), 300, &["ours_no_layout", "naive_5"]);
     for (rule, column, name, low, high) in [
@@ -129,7 +129,7 @@ fn known_noise_has_the_known_characteristics() {
 #[test]
 fn turns_there_and_back_cancel_a_drift_that_one_way_does_not() {
     let host = Host { drift: 0.002, turn: 0.001, ..NOISELESS };
-    let size = Size { scenarios: 1, blocks: 60, quads: 1 };
+    let size = Size { scenarios: 1, blocks: 60, rounds: 1 };
     let evaluation = replay(&pool(&[host], size, "N7"), 50, &["ours", "ours_no_abba"]);
     let blocks = |rule| figure(&evaluation, rule, "quiet", "coverage");
     assert!(blocks("ours") >= blocks("ours_no_abba"));
@@ -140,13 +140,13 @@ fn turns_there_and_back_cancel_a_drift_that_one_way_does_not() {
     let truth = -(-0.075f64).ln_1p();
     assert!((pairing.value - truth).abs() < 0.003, "{pairing:?}");
     assert!((pairing.first - truth).abs() >= 0.0015, "{pairing:?}");
-    assert_eq!((pairing.base.len(), pairing.other.len(), pairing.quads.len()), (2, 2, 1));
+    assert_eq!((pairing.base.len(), pairing.other.len(), pairing.rounds.len()), (2, 2, 1));
 }
 
 #[test]
 fn rejected_blocks_do_not_count_and_can_withdraw_a_verdict() {
     let host = Host { rejected: 0.15, ..QUIET };
-    let size = Size { scenarios: 1, blocks: 80, quads: 1 };
+    let size = Size { scenarios: 1, blocks: 80, rounds: 1 };
     let pool = pool(&[host], size, "N7");
     let rejected = pool.environments[0].blocks.iter().filter(|block| block.rejected.is_some());
     assert!(rejected.count() > 5);
@@ -162,7 +162,7 @@ fn a_verdict_that_rejected_blocks_contradict_is_withdrawn() {
     let at = |value: f64, rejected| rules::Pairing {
         value,
         first: value,
-        quads: vec![value],
+        rounds: vec![value],
         base: vec![1.0],
         other: vec![value.exp()],
         rejected,
@@ -189,7 +189,7 @@ fn the_pool_of_the_golden_files_is_what_it_is_made_from() {
     let layout = 0.004;
     let quiet = Host { name: "quiet", turn: 0.01, layout, ..QUIET };
     let typical = Host { name: "cpu-hog", turn: 0.02, layout, rejected: 0.06, ..TYPICAL };
-    let size = Size { scenarios: 1, blocks: 36, quads: 2 };
+    let size = Size { scenarios: 1, blocks: 36, rounds: 2 };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pool.json");
     pool(&[quiet, typical], size, ALL).save(&path).unwrap();
@@ -207,7 +207,7 @@ fn the_pool_of_the_golden_files_is_what_it_is_made_from() {
 #[ignore = "a table for people"]
 #[expect(clippy::print_stdout, reason = "it is the point")]
 fn operating_characteristics() {
-    let size = Size { scenarios: 4, blocks: 4000, quads: 1 };
+    let size = Size { scenarios: 4, blocks: 4000, rounds: 1 };
     let layout = 0.005;
     let hosts = [QUIET, TYPICAL, BAD].map(|host| Host { layout, ..host });
     let evaluation = replay(&pool(&hosts, size, ALL), 4000, &[]);
@@ -220,7 +220,7 @@ fn operating_characteristics() {
 
 #[test]
 fn shares_rest_on_verdicts_that_share_no_block() {
-    let size = Size { scenarios: 2, blocks: 40, quads: 1 };
+    let size = Size { scenarios: 2, blocks: 40, rounds: 1 };
     let quiet = pool(&[NOISELESS], size, "N7");
     let figures = |pools: &[Pool]| {
         let plan = Plan {

@@ -18,15 +18,15 @@ use crate::suite::turns::{Ask, Opening, PROTOCOL, Ready, TURNS, Told};
 
 /// How long an answer is waited for.
 #[derive(Clone, Copy)]
-pub struct Patience<'a> {
+pub struct Deadline<'a> {
     /// Set when no answer is wanted any more.
     pub stop: &'a AtomicBool,
     /// A worker that takes longer hangs.
-    pub longest: Duration,
+    pub timeout: Duration,
 }
 
 /// How often a wait looks up, to see whether it was called off.
-const LOOK_UP: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A worker process that takes turns.
 pub struct Worker {
@@ -44,7 +44,7 @@ impl Worker {
     /// # Errors
     /// When it cannot be started, does not load, speaks another protocol, or no answer is wanted
     /// any more.
-    pub fn start(binary: &Path, opening: &Opening, patience: &Patience<'_>) -> Result<Self> {
+    pub fn start(binary: &Path, opening: &Opening, deadline: &Deadline<'_>) -> Result<Self> {
         let threads = opening.setup.threads.to_string();
         let mut command = Command::new(binary);
         command
@@ -75,7 +75,7 @@ impl Worker {
         };
         let stdin = child.stdin.take();
         let mut worker = Self { child, stdin, lines, complaints: Some(complaints), ready };
-        worker.ready = worker.exchange(opening, patience)?;
+        worker.ready = worker.exchange(opening, deadline)?;
         if worker.ready.protocol != PROTOCOL {
             return Err(Error::NotComparable(format!(
                 "the build takes turns by protocol {}, this one by {PROTOCOL}",
@@ -89,8 +89,8 @@ impl Worker {
     ///
     /// # Errors
     /// When the worker dies, hangs or answers nonsense, or no answer is wanted any more.
-    pub fn ask(&mut self, ask: &Ask, patience: &Patience<'_>) -> Result<Told> {
-        self.exchange(ask, patience)
+    pub fn ask(&mut self, ask: &Ask, deadline: &Deadline<'_>) -> Result<Told> {
+        self.exchange(ask, deadline)
     }
 
     /// Its process.
@@ -101,10 +101,10 @@ impl Worker {
     fn exchange<A: Serialize, T: DeserializeOwned>(
         &mut self,
         ask: &A,
-        patience: &Patience<'_>,
+        deadline: &Deadline<'_>,
     ) -> Result<T> {
         self.send(ask)?;
-        self.receive(patience)
+        self.receive(deadline)
     }
 
     /// Asks, without waiting for the answer.
@@ -124,13 +124,13 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Worker::ask`].
-    pub fn receive<T: DeserializeOwned>(&mut self, patience: &Patience<'_>) -> Result<T> {
+    pub fn receive<T: DeserializeOwned>(&mut self, deadline: &Deadline<'_>) -> Result<T> {
         let began = Instant::now();
         loop {
-            if patience.stop.load(Ordering::Relaxed) {
+            if deadline.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            match self.lines.recv_timeout(LOOK_UP) {
+            match self.lines.recv_timeout(POLL_INTERVAL) {
                 Ok(Ok(line)) => {
                     return serde_json::from_str(&line).map_err(|_| {
                         Error::Failed(format!(
@@ -139,9 +139,9 @@ impl Worker {
                         ))
                     });
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < patience.longest => {}
+                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < deadline.timeout => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let seconds = patience.longest.as_secs();
+                    let seconds = deadline.timeout.as_secs();
                     return Err(Error::Failed(format!("a worker gave no answer for {seconds} s")));
                 }
                 Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.died()),

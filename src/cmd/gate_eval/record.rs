@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlemark::files::Lock;
-use candlemark::pair::build::Built;
+use candlemark::pair::build::Binary;
 use candlemark::pair::pool;
 use candlemark::pair::pool::{Plan, environments};
 use candlemark::settings::{Config, Count};
@@ -97,7 +97,7 @@ pub(crate) fn run(
         environments,
         pause: Duration::ZERO,
         blocks: arguments.blocks,
-        quads: arguments.quads,
+        rounds: arguments.quads,
         arms: arguments.arms.clone(),
         injected: arguments.injected,
         duet: arguments.duet,
@@ -124,11 +124,11 @@ pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
 }
 
 /// The base, and the same source in another layout.
-fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, Option<Built>)> {
-    let layout = arguments.layout.as_deref().map(Built::given).transpose();
+fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary, Option<Binary>)> {
+    let layout = arguments.layout.as_deref().map(Binary::given).transpose();
     let layout = layout.map_err(Error::of_named_file)?;
     let base = match arguments.base.as_deref() {
-        None => return Ok((Built::given(&std::env::current_exe()?)?, layout)),
+        None => return Ok((Binary::given(&std::env::current_exe()?)?, layout)),
         Some(base) => base,
     };
     if let Some(built) = given(base)? {

@@ -6,7 +6,7 @@ use crate::workload::metric;
 fn pairing(base: &[f64], other: &[f64]) -> Pairing {
     let value = (median(other) / median(base)).ln();
     let (base, other) = (base.to_vec(), other.to_vec());
-    Pairing { value, first: value, quads: vec![value], base, other, rejected: false }
+    Pairing { value, first: value, rounds: vec![value], base, other, rejected: false }
 }
 
 /// What a rule says of the same turns in each of 32 blocks.

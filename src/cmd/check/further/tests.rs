@@ -1,7 +1,7 @@
 //! Rounds of measuring, with a machine that answers at once, and sessions that are near each other.
 
 use super::*;
-use candlemark::compare::{Grounds, Outcome, Policy, judge};
+use candlemark::compare::{Outcome, Policy, ReferenceData, judge};
 use candlemark::record::{Absence, AbsenceKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -13,8 +13,8 @@ fn record(name: &str) -> Record {
 
 fn decide(run: &Record) -> Judgement {
     let baseline = record("base");
-    let grounds = Grounds { baseline: &baseline, release: None, calibration: None };
-    judge(grounds, run, &Policy { looks: PLANNED_LOOKS, ..Policy::default() })
+    let reference = ReferenceData { baseline: &baseline, release: None, calibration: None };
+    judge(reference, run, &Policy { looks: PLANNED_LOOKS, ..Policy::default() })
 }
 
 /// Further blocks of a run while nobody interrupts.
