@@ -142,7 +142,9 @@ impl Worker {
                 Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < deadline.timeout => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let seconds = deadline.timeout.as_secs();
-                    return Err(Error::Failed(format!("a worker sent no response for {seconds} s")));
+                    return Err(Error::Failed(format!(
+                        "a worker sent no response for {seconds} s"
+                    )));
                 }
                 Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.died()),
             }
