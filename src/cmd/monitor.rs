@@ -13,7 +13,7 @@ use candlemark::files::{Lock, build_folder};
 use candlemark::measure::Sharing;
 use candlemark::monitor::{Audience, Clock, History, Pages, Plan, Remote, Server, SuiteProbe};
 use candlemark::settings::{Config, interval};
-use candlemark::suite::Stress;
+use candlemark::suite::StressLimits;
 use candlemark::{Error, machine, monitor, suite, workload};
 use jiff::{SignedDuration, Timestamp};
 
@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
         resume: None,
         budget: None,
         text: None,
-        stress: Stress::default(),
+        stress: StressLimits::default(),
     };
     let policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
     let file = arguments.history.clone();

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use candlemark::error::Error;
 use candlemark::model;
 use candlemark::model::{EngineKind, weights};
-use candlemark::settings::{Config, Count, Setup, too_many};
+use candlemark::settings::{Config, Count, Setup, oversubscription};
 
 use crate::cmd::{Exit, usage};
 
@@ -96,7 +96,7 @@ pub(crate) fn run(
     let held: Vec<String> =
         arguments.files.iter().map(|file| held_as(file)).collect::<anyhow::Result<_>>()?;
     check_names(&arguments.only, &held)?;
-    if let Some(shared) = too_many(threads) {
+    if let Some(shared) = oversubscription(threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
     let mut rows = Vec::new();

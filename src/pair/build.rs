@@ -13,9 +13,8 @@ use std::{fs, io};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result, command, quoted};
-use crate::files::Lock;
-use crate::machine;
-use crate::model::weights::hex;
+use crate::files::{Lock, hex};
+use crate::{files, machine};
 use crate::record::Build;
 
 /// Tells `build.rs` to leave the commit out.
@@ -48,7 +47,7 @@ impl Built {
     /// # Errors
     /// When it cannot be read.
     pub fn given(binary: &Path) -> Result<Self> {
-        let sha256 = machine::file_sha256(binary)
+        let sha256 = files::sha256(binary)
             .map_err(|source| Error::Read { path: binary.into(), source })?;
         let asked = binary.display().to_string();
         Ok(Self { asked, binary: binary.into(), sha256, commit: None, dirty: None })

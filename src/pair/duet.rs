@@ -12,7 +12,7 @@ use rand::seq::SliceRandom as _;
 use crate::error::{Error, Result};
 use crate::pair::worker::{Patience, Worker};
 use crate::settings;
-use crate::suite::turns::{Ask, Told};
+use crate::suite::turns::{Request, Response};
 
 /// A turn that is to be taken.
 pub(super) struct Turn {
@@ -21,7 +21,7 @@ pub(super) struct Turn {
     /// The process that takes it, by its letter.
     pub(super) process: char,
     /// What the process is asked for.
-    pub(super) ask: Ask,
+    pub(super) ask: Request,
 }
 
 /// Both halves of the CPUs that this process may use.
@@ -33,7 +33,7 @@ impl Duet {
     /// # Errors
     /// When there are no two CPUs, or the system does not tell of them.
     pub(super) fn new() -> Result<Self> {
-        let cpus = settings::cpus().filter(|cpus| cpus.len() > 1).ok_or_else(|| {
+        let cpus = settings::cpus_by_core().filter(|cpus| cpus.len() > 1).ok_or_else(|| {
             Error::Usage(
                 "turns at once need two CPUs that the system tells of; leave out `--duet`".into(),
             )
@@ -64,7 +64,7 @@ pub(super) fn take(
     duet: Option<&Duet>,
     workers: &mut BTreeMap<char, Worker>,
     patience: &Patience<'_>,
-) -> std::result::Result<Vec<Told>, Box<(char, Error)>> {
+) -> std::result::Result<Vec<Response>, Box<(char, Error)>> {
     let mut told = Vec::new();
     for at_once in turns.chunks(if duet.is_some() { 2 } else { 1 }) {
         for (turn, half) in at_once.iter().zip(0..) {

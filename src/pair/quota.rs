@@ -40,7 +40,7 @@ impl Quota {
         }
         let held = Arc::<Held>::default();
         let inner = held.clone();
-        let thread = suite::thread(move || inner.run(share))?;
+        let thread = suite::spawn_thread(move || inner.run(share))?;
         Ok(Self::Signals { held, thread: Some(thread) })
     }
 

@@ -1,12 +1,9 @@
-//! One arm's process: started, asked, heard, ended. A worker that dies, hangs or prints what is no
-//! answer is an error that says so; waiting for an answer can be given up.
+//! The worker process of one arm. A worker that dies, hangs or sends an invalid response is an error
+//! that says so; waiting for a response can be cancelled.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -14,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::suite;
-use crate::suite::turns::{Ask, Opening, PROTOCOL, Ready, TURNS, Told};
+use crate::suite::turns::{Hello, HelloResponse, PROTOCOL, Request, Response, TURNS};
+use crate::suite::worker::{NoLine, WorkerProcess, parse_response};
 
 /// How long an answer is waited for.
 #[derive(Clone, Copy)]
@@ -25,144 +23,106 @@ pub struct Patience<'a> {
     pub longest: Duration,
 }
 
-/// How often a wait looks up, to see whether it was called off.
-const LOOK_UP: Duration = Duration::from_millis(50);
+/// How often a wait checks whether it was cancelled.
+const POLL: Duration = Duration::from_millis(50);
 
-/// A worker process that takes turns.
+/// A worker process that speaks the turn protocol.
 pub struct Worker {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: mpsc::Receiver<std::io::Result<String>>,
-    complaints: Option<JoinHandle<String>>,
-    /// What it said when it was ready.
-    pub ready: Ready,
+    process: WorkerProcess,
+    /// Its response to [`Hello`].
+    pub ready: HelloResponse,
 }
 
 impl Worker {
     /// Starts a binary and waits until its model is loaded.
     ///
     /// # Errors
-    /// When it cannot be started, does not load, speaks another protocol, or no answer is wanted
-    /// any more.
-    pub fn start(binary: &Path, opening: &Opening, patience: &Patience<'_>) -> Result<Self> {
-        let threads = opening.setup.threads.to_string();
+    /// When it cannot be started, does not load the model, speaks another protocol, or the wait is
+    /// cancelled.
+    pub fn start(binary: &Path, hello: &Hello, patience: &Patience<'_>) -> Result<Self> {
         let mut command = Command::new(binary);
-        command
-            .env(suite::WORKER, TURNS)
-            .env_remove(suite::INJECT)
-            .env("RAYON_NUM_THREADS", &threads)
-            .env("CANDLE_NUM_THREADS", &threads)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        #[cfg(unix)]
-        {
-            // Ctrl-C is for who asked: it ends the measuring in order and then the workers.
-            use std::os::unix::process::CommandExt as _;
-            command.process_group(0);
-        }
-        let fail = |source| Error::Read { path: binary.into(), source };
-        let mut child = command.spawn().map_err(fail)?;
-        let (lines, _) = suite::lines(&mut child)?;
-        let complaints = suite::complaints(&mut child)?;
-        let ready = Ready {
-            protocol: 0,
-            build: Default::default(),
-            model: Default::default(),
-            settings: Default::default(),
-            scenarios: Vec::new(),
-            unsupported: None,
-        };
-        let stdin = child.stdin.take();
-        let mut worker = Self { child, stdin, lines, complaints: Some(complaints), ready };
-        worker.ready = worker.exchange(opening, patience)?;
-        if worker.ready.protocol != PROTOCOL {
+        command.env(suite::WORKER, TURNS).env_remove(suite::INJECT).stderr(Stdio::piped());
+        suite::own_process_group(&mut command);
+        let mut process = WorkerProcess::spawn(&mut command, hello.setup.threads)?;
+        let ready: HelloResponse = exchange(&mut process, hello, patience)?;
+        if ready.protocol != PROTOCOL {
             return Err(Error::NotComparable(format!(
-                "the build takes turns by protocol {}, this one by {PROTOCOL}",
-                worker.ready.protocol
+                "the build speaks turn protocol {}, this one {PROTOCOL}",
+                ready.protocol
             )));
         }
-        Ok(worker)
+        Ok(Self { process, ready })
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for the response.
     ///
     /// # Errors
-    /// When the worker dies, hangs or answers nonsense, or no answer is wanted any more.
-    pub fn ask(&mut self, ask: &Ask, patience: &Patience<'_>) -> Result<Told> {
-        self.exchange(ask, patience)
+    /// When the worker dies, hangs or sends an invalid response, or the wait is cancelled.
+    pub fn ask(&mut self, request: &Request, patience: &Patience<'_>) -> Result<Response> {
+        exchange(&mut self.process, request, patience)
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn process(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
-    fn exchange<A: Serialize, T: DeserializeOwned>(
-        &mut self,
-        ask: &A,
-        patience: &Patience<'_>,
-    ) -> Result<T> {
-        self.send(ask)?;
-        self.receive(patience)
-    }
-
-    /// Asks, without waiting for the answer.
+    /// Sends a request without waiting for the response.
     ///
     /// # Errors
     /// When the worker has died.
-    pub fn send<A: Serialize>(&mut self, ask: &A) -> Result<()> {
-        let line = serde_json::to_string(ask).expect("plain data") + "\n";
-        let stdin = self.stdin.as_mut().expect("it is open until the worker is dropped");
-        if stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()).is_err() {
-            return Err(self.died());
-        }
-        Ok(())
+    pub fn send(&mut self, request: &Request) -> Result<()> {
+        send(&mut self.process, request)
     }
 
-    /// Waits for the answer to what was sent.
+    /// Waits for the response to what was sent.
     ///
     /// # Errors
     /// As [`Worker::ask`].
-    pub fn receive<T: DeserializeOwned>(&mut self, patience: &Patience<'_>) -> Result<T> {
-        let began = Instant::now();
-        loop {
-            if patience.stop.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
-            match self.lines.recv_timeout(LOOK_UP) {
-                Ok(Ok(line)) => {
-                    return serde_json::from_str(&line).map_err(|_| {
-                        Error::Failed(format!(
-                            "a worker printed what is no answer: `{}`",
-                            crate::error::shortened(&line)
-                        ))
-                    });
-                }
-                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < patience.longest => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let seconds = patience.longest.as_secs();
-                    return Err(Error::Failed(format!("a worker gave no answer for {seconds} s")));
-                }
-                Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.died()),
-            }
-        }
-    }
-
-    /// Why there is no answer.
-    fn died(&mut self) -> Error {
-        drop(self.stdin.take());
-        let _ = self.child.kill();
-        let status = self.child.wait().map_or("unknown status".into(), |status| status.to_string());
-        let complaint = self.complaints.take().and_then(|thread| thread.join().ok());
-        suite::ended(&status, None, &complaint.unwrap_or_default())
+    pub fn receive(&mut self, patience: &Patience<'_>) -> Result<Response> {
+        receive(&mut self.process, patience)
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        drop(self.stdin.take()); // It ends at the end of its input; killing makes that sure.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+fn exchange<T: DeserializeOwned>(
+    process: &mut WorkerProcess,
+    message: &impl Serialize,
+    patience: &Patience<'_>,
+) -> Result<T> {
+    send(process, message)?;
+    receive(process, patience)
+}
+
+fn send(process: &mut WorkerProcess, message: &impl Serialize) -> Result<()> {
+    process.send(message).map_err(|_| death(process))
+}
+
+fn receive<T: DeserializeOwned>(
+    process: &mut WorkerProcess,
+    patience: &Patience<'_>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if patience.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        match process.receive(Some(Instant::now() + POLL)) {
+            Ok(line) => return parse_response(&line),
+            Err(NoLine::TimedOut) if start.elapsed() < patience.longest => {}
+            Err(NoLine::TimedOut) => {
+                let seconds = patience.longest.as_secs();
+                return Err(Error::Failed(format!("a worker sent no response for {seconds} s")));
+            }
+            Err(NoLine::Closed | NoLine::Unreadable(_)) => return Err(death(process)),
+        }
     }
+}
+
+/// Ends a worker that does not read or write, and tells why it died.
+fn death(process: &mut WorkerProcess) -> Error {
+    process.kill();
+    let exit = process.wait().ok();
+    let status = exit.as_ref().map_or("unknown status".into(), |exit| exit.status.to_string());
+    // Without the exit status: that of a build under test is no usage error of this process.
+    suite::worker_failed(&status, None, exit.as_ref().map_or("", |exit| &exit.stderr))
 }

@@ -24,7 +24,7 @@ const ALPHA: f64 = 0.15;
 /// pay for so many looks.
 fn alarms(looks: usize, runs: usize) -> f64 {
     let policy = Policy { looks, alpha: ALPHA, ..Policy::default() };
-    let mut noise = Noise(20_260_702);
+    let mut noise = Noise(crate::stats::Random::new(20_260_702));
     let mut alarms = 0;
     for _ in 0..runs {
         let base = RESTLESS.measure(&mut noise, RESTLESS.base, 0.0);
