@@ -126,7 +126,8 @@ impl Best {
         if is_test() {
             return;
         }
-        let now = measure::peak_rates(self.threads, measure::ReadBudget::Brief).unwrap_or_else(|error| exit(&error));
+        let now = measure::peak_rates(self.threads, measure::ReadBudget::Brief)
+            .unwrap_or_else(|error| exit(&error));
         let best = self.rates.borrow().best_of(&now);
         self.rates.replace(best);
     }

@@ -68,7 +68,10 @@ impl Sample {
             // With different lengths the batch shrinks on the way, and a rate has no batch size.
             if made.ids.windows(2).all(|pair| pair[0].len() == pair[1].len()) {
                 values.insert(metric::DECODE_TOK_S_AGGREGATE, generated as f64 / decode);
-                values.insert(metric::DECODE_TOK_S, generated as f64 / made.ids.len() as f64 / decode);
+                values.insert(
+                    metric::DECODE_TOK_S,
+                    generated as f64 / made.ids.len() as f64 / decode,
+                );
             }
             values.insert(metric::TPOT_S, decode / steps_s.len() as f64);
             if let Some(typical) = stats::median(&steps_s).filter(|_| steps_s.len() > 1) {
@@ -92,7 +95,11 @@ impl Sample {
 
     /// Decode time of the whole batch in seconds; prefill time where nothing is decoded.
     pub fn primary_s(&self) -> f64 {
-        if self.steps_s.is_empty() { self.values[metric::PREFILL_S] } else { self.steps_s.iter().sum() }
+        if self.steps_s.is_empty() {
+            self.values[metric::PREFILL_S]
+        } else {
+            self.steps_s.iter().sum()
+        }
     }
 }
 
@@ -134,9 +141,7 @@ impl Trial {
                 (vec![text_of_length(engine, prompt_tokens)?], Vec::new())
             }
             Input::Depth { .. } if !generation.use_kv_cache => {
-                return Err(Error::Unsupported(
-                    "a depth needs a KV cache, and it is off".into(),
-                ));
+                return Err(Error::Unsupported("a depth needs a KV cache, and it is off".into()));
             }
             Input::Depth { depth, read } => {
                 let longest = depth + read + scenario.length(generation.gen_tokens);
@@ -280,7 +285,13 @@ impl Trial {
             block.notes.insert(name.into(), reason.into());
         };
         if samples.iter().all(|sample| sample.steps_s.is_empty()) {
-            for name in [metric::DECODE_TOK_S, metric::DECODE_TOK_S_AGGREGATE, metric::TPOT_S, metric::STEP_CV, metric::STALLS] {
+            for name in [
+                metric::DECODE_TOK_S,
+                metric::DECODE_TOK_S_AGGREGATE,
+                metric::TPOT_S,
+                metric::STEP_CV,
+                metric::STALLS,
+            ] {
                 set_null(name, "nothing is decoded after the first token");
             }
         }

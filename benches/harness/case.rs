@@ -161,7 +161,8 @@ impl<'a> CaseRun<'a> {
         let exceeds = measure::exceeds_roofline(&case);
         put(&mut record, case);
         if exceeds {
-            let rates = measure::peak_rates(record.settings.threads, measure::ReadBudget::Extended)?;
+            let rates =
+                measure::peak_rates(record.settings.threads, measure::ReadBudget::Extended)?;
             let record = &mut *record;
             measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &rates);
         }

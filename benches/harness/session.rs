@@ -80,7 +80,8 @@ impl Session {
         if self.mode == Mode::Bench {
             machine::refuse_debug()?;
         }
-        let mut record = suite::new_record(&self.setup, "criterion", self.injection.clone(), &mut ())?;
+        let mut record =
+            suite::new_record(&self.setup, "criterion", self.injection.clone(), &mut ())?;
         let engine = Engine::load(&self.setup, &mut ())?;
         let identity =
             Identity { sha256: record.model.sha256.clone(), commit: record.model.commit.clone() };

@@ -2,7 +2,7 @@
 //! environment, file, default.
 
 use candlemark::engine::Injection;
-use candlemark::settings::{Config, Count, Setup, temperature, oversubscription};
+use candlemark::settings::{Config, Count, Setup, oversubscription, temperature};
 use candlemark::workload::PromptFormat;
 use candlemark::{Error, engine, suite, workload};
 

@@ -14,7 +14,7 @@ const TEMPORARY: [&str; 2] = [".candlemark-", ".tmp"];
 /// runs, so that another process can tell a leftover from one in use.
 #[derive(Debug)]
 pub struct Temporary {
-    file: File,
+    pub(super) file: File,
     path: PathBuf,
 }
 

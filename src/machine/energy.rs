@@ -124,9 +124,9 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
     let path = path.display();
     match error.kind() {
         // Since CVE-2020-8694: power shows what other users compute.
-        io::ErrorKind::PermissionDenied => format!(
-            "only root may read {path}; run as root, or allow reading it (`chmod a+r`)"
-        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("only root may read {path}; run as root, or allow reading it (`chmod a+r`)")
+        }
         _ => format!("cannot read {path}: {error}"),
     }
 }

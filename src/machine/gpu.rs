@@ -28,10 +28,7 @@ pub(super) struct UtilisationSample {
 
 /// Bytes in use on a GPU, and whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(test, feature = "nvml")),
-    expect(dead_code, reason = "only NVML reads memory")
-)]
+#[cfg_attr(not(any(test, feature = "nvml")), expect(dead_code, reason = "only NVML reads memory"))]
 pub(super) enum GpuMemory {
     /// Of this process.
     Process(u64),
@@ -49,11 +46,11 @@ pub(super) fn open(device: &str) -> Result<Box<dyn GpuReader>, String> {
     let number = number.parse().map_err(|_| format!("`{device}` has no GPU number"))?;
     match kind {
         "cuda" => nvidia(number),
-        "metal" => {
-            Err("only root may read the counters of Apple GPUs, through powermetrics, which is not \
+        "metal" => Err(
+            "only root may read the counters of Apple GPUs, through powermetrics, which is not \
                  supported"
-                .into())
-        }
+                .into(),
+        ),
         other => Err(format!("no counters are known for the device `{other}`")),
     }
 }
@@ -88,7 +85,10 @@ impl CudaVisibility {
     #[cfg(feature = "nvml")]
     fn from_env() -> Self {
         let variable = |name| std::env::var(name).ok();
-        CudaVisibility { devices: variable("CUDA_VISIBLE_DEVICES"), order: variable("CUDA_DEVICE_ORDER") }
+        CudaVisibility {
+            devices: variable("CUDA_VISIBLE_DEVICES"),
+            order: variable("CUDA_DEVICE_ORDER"),
+        }
     }
 
     /// The index in NVML's list of CUDA's GPU `number`. CUDA numbers the visible GPUs, fastest first.
@@ -111,9 +111,11 @@ impl CudaVisibility {
         })?;
         let alike = listed.windows(2).all(|pair| pair[0].name == pair[1].name);
         if !alike && self.order.as_deref() != Some("PCI_BUS_ID") {
-            return Err("several kinds of GPU are installed, and CUDA's order of them is unknown; set \
+            return Err(
+                "several kinds of GPU are installed, and CUDA's order of them is unknown; set \
                         CUDA_DEVICE_ORDER=PCI_BUS_ID"
-                .into());
+                    .into(),
+            );
         }
         if index >= listed.len() {
             return Err(format!("no GPU {index}; {} are installed", listed.len()));
@@ -196,11 +198,12 @@ mod nvml {
 
         fn utilisation(&self, since: Duration) -> Result<Vec<UtilisationSample>, String> {
             let since_us = since.as_micros() as u64;
-            let samples =
-                self.query("utilisation", |gpu| match gpu.samples(Sampling::GpuUtilization, since_us) {
+            let samples = self.query("utilisation", |gpu| {
+                match gpu.samples(Sampling::GpuUtilization, since_us) {
                     Err(NvmlError::NotFound) => Ok(Vec::new()), // None is later.
                     samples => samples,
-                })?;
+                }
+            })?;
             let percent = |value| match value {
                 SampleValue::F64(value) => value,
                 SampleValue::U32(value) => f64::from(value),
@@ -262,8 +265,10 @@ mod tests {
             (&mixed, None, Some("PCI_BUS_ID"), 1, Ok(1)),
             (&mixed, Some("GPU-bb22"), None, 0, Ok(1)),
         ] {
-            let visible =
-                CudaVisibility { devices: devices.map(str::to_string), order: order.map(str::to_string) };
+            let visible = CudaVisibility {
+                devices: devices.map(str::to_string),
+                order: order.map(str::to_string),
+            };
             let answer = visible.pick(number, gpus);
             match (&answer, expected) {
                 (Ok(index), Ok(expected)) => assert_eq!(*index, expected, "{devices:?}"),

@@ -182,7 +182,10 @@ impl Meter {
             Counters::Gpu(Ok(gpu)) => {
                 let name = || gpu.name().to_string();
                 rows.push(("gpu_energy", state(gpu.energy_mj().map(|_| name()))));
-                rows.push(("gpu_utilisation", state(gpu.utilisation(Duration::ZERO).map(|_| name()))));
+                rows.push((
+                    "gpu_utilisation",
+                    state(gpu.utilisation(Duration::ZERO).map(|_| name())),
+                ));
                 rows.push(("gpu_memory", state(gpu.memory().map(|_| name()))));
                 rows.push(("gpu_throttle", state(gpu.throttle_reasons().map(|_| name()))));
             }
@@ -216,11 +219,12 @@ impl Meter {
                 Figure::new(joules, scope)
             }
             Counters::Gpu(Ok(gpu)) => {
-                let joules = check_region_length("energy", elapsed, MIN_GPU_ENERGY_TIME).and_then(|()| {
-                    let moved = after[0].checked_sub(before[0]).filter(|energy| *energy > 0);
-                    let moved = moved.ok_or("the energy counter of the GPU did not move")?;
-                    Ok(moved as f64 / 1e3)
-                });
+                let joules =
+                    check_region_length("energy", elapsed, MIN_GPU_ENERGY_TIME).and_then(|()| {
+                        let moved = after[0].checked_sub(before[0]).filter(|energy| *energy > 0);
+                        let moved = moved.ok_or("the energy counter of the GPU did not move")?;
+                        Ok(moved as f64 / 1e3)
+                    });
                 Figure::new(joules, format!("{}, whole board, with other programs", gpu.name()))
             }
             Counters::Cpu(Err(why)) | Counters::Gpu(Err(why)) => Figure::Unknown(why.clone()),
@@ -307,7 +311,7 @@ pub fn store_usage(usage: &RegionUsage, generated_tokens: f64, block: &mut Block
 }
 
 /// Two readings, or why one of them is missing.
-fn both<'a, T>(
+fn zip_readings<'a, T>(
     before: &'a Result<T, String>,
     after: &'a Result<T, String>,
 ) -> Result<(&'a T, &'a T), String> {

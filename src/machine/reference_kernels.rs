@@ -162,7 +162,8 @@ impl ReferenceKernels {
 
 /// A size beyond the caches; `None` if that is too much of the memory.
 fn buffer_bytes(cache: Option<u64>, available: Option<u64>) -> Option<usize> {
-    let bytes = cache.map_or(DEFAULT_BUFFER, |cache| cache.saturating_mul(CACHE_MULTIPLE).max(MIN_BUFFER));
+    let bytes =
+        cache.map_or(DEFAULT_BUFFER, |cache| cache.saturating_mul(CACHE_MULTIPLE).max(MIN_BUFFER));
     let most = available.map_or(DEFAULT_BUFFER, |available| available / MEMORY_DIVISOR);
     usize::try_from(bytes).ok().filter(|_| bytes <= most)
 }

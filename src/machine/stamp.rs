@@ -180,7 +180,8 @@ mod tests {
     #[test]
     fn a_debug_build_is_refused_with_the_way_out() {
         let answer = refuse_debug().map_err(|error| error.to_string());
-        let message = "unsupported: a debug build makes no records; use cargo bench or cargo run --release";
+        let message =
+            "unsupported: a debug build makes no records; use cargo bench or cargo run --release";
         assert_eq!(answer, if cfg!(debug_assertions) { Err(message.into()) } else { Ok(()) });
     }
 

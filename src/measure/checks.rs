@@ -60,7 +60,9 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
         fail(differ, "greedy output differs between repetitions".into());
     }
     let value = |name| block.value(name);
-    if let (Some(peak), Some(loaded)) = (value(metric::PEAK_RSS_BYTES), value(metric::RSS_AFTER_LOAD_BYTES)) {
+    if let (Some(peak), Some(loaded)) =
+        (value(metric::PEAK_RSS_BYTES), value(metric::RSS_AFTER_LOAD_BYTES))
+    {
         fail(peak < loaded, "peak memory is below the memory after loading".into());
     }
     validity.failed.extend(above_roofline(block));
@@ -86,7 +88,10 @@ fn clock_contradiction(times: &[(f64, f64)]) -> Option<String> {
     });
     let least = left.min_by(|one, other| one.0.total_cmp(&other.0))?;
     (least.0 > 0.0).then(|| {
-        format!("first token and steps leave at least {:.6} s of every generation unexplained", least.1)
+        format!(
+            "first token and steps leave at least {:.6} s of every generation unexplained",
+            least.1
+        )
     })
 }
 
@@ -116,7 +121,8 @@ fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
     let mut all = below_roofline(block);
     let value = |name| block.value(name);
     let long = trial.ids.iter().all(|ids| ids.len() >= LONG_PROMPT);
-    if let (Some(prefill), Some(decode)) = (value(metric::PREFILL_TOK_S), value(metric::DECODE_TOK_S_AGGREGATE))
+    if let (Some(prefill), Some(decode)) =
+        (value(metric::PREFILL_TOK_S), value(metric::DECODE_TOK_S_AGGREGATE))
         && long
         && trial.ids.len() == 1
         && prefill < 1.5 * decode
@@ -125,7 +131,8 @@ fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
             "prefill is hardly faster than decode: are prompts processed token by token?".into(),
         );
     }
-    if let (Some(growth), Some(expected)) = (value(metric::PEAK_DELTA_BYTES), value(metric::KV_BYTES_EXPECTED))
+    if let (Some(growth), Some(expected)) =
+        (value(metric::PEAK_DELTA_BYTES), value(metric::KV_BYTES_EXPECTED))
         && growth < 0.5 * expected
     {
         all.push(format!("memory grew by {growth:.0} bytes, the caches should take {expected:.0}"));
@@ -139,7 +146,8 @@ mod tests {
 
     #[test]
     fn parts_that_contradict_the_whole_are_found() {
-        let left_out = "first token and steps leave at least 0.200000 s of every generation unexplained";
+        let left_out =
+            "first token and steps leave at least 0.200000 s of every generation unexplained";
         let too_long = "first token and steps take 1.100000 s of a generation of 1.000000 s";
         for (times, expected) in [
             ([].as_slice(), None),

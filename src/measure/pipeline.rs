@@ -249,7 +249,8 @@ impl PipelineSamples {
         self.succeeded += all - failed;
         self.add(metric::ERROR_RATE, failed as f64 / all as f64);
         self.add(metric::ITEMS_PER_MIN, per_minute(all - failed, elapsed));
-        let output: Vec<Vec<u32>> = results.into_iter().map(ItemResult::unwrap_or_default).collect();
+        let output: Vec<Vec<u32>> =
+            results.into_iter().map(ItemResult::unwrap_or_default).collect();
         match &self.output {
             Some(first) => self.differs |= *first != output,
             None => self.output = Some(output),

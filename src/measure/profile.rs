@@ -155,7 +155,8 @@ pub fn case(
 ) -> Result<Case> {
     if setup.engine != "native" || setup.device != "cpu" {
         return Err(Error::Unsupported(
-            "only the native engine's CPU kernels have spans; on a device they would time launches".into(),
+            "only the native engine's CPU kernels have spans; on a device they would time launches"
+                .into(),
         ));
     }
     let counters = COUNTERS.get().ok_or_else(|| {
@@ -199,7 +200,9 @@ pub fn case(
     };
     block.notes.insert(metric::PACK_S.into(), note.into());
     block.values.insert(metric::PEAK_RSS_BYTES.into(), None);
-    block.notes.insert(metric::PEAK_RSS_BYTES.into(), "not measured while kernels are traced".into());
+    block
+        .notes
+        .insert(metric::PEAK_RSS_BYTES.into(), "not measured while kernels are traced".into());
     Ok(Case {
         id: scenario.id.clone(),
         work: Work {

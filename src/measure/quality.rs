@@ -105,7 +105,9 @@ fn reference_label(engine: &Engine) -> &'static str {
     let info = engine.opened.source.info("model.layers.0.mlp.up_proj.weight");
     let unquantized = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
     match info {
-        Some(info) if !unquantized.contains(&info.dtype) => "the weights of the file, expanded to f32",
+        Some(info) if !unquantized.contains(&info.dtype) => {
+            "the weights of the file, expanded to f32"
+        }
         _ => "the original weights in f32",
     }
 }
@@ -178,8 +180,7 @@ impl ScoreSums {
             }
             self.compared += 1;
             self.same_top1 += usize::from(argmax(row) == argmax(expected));
-            self.kl +=
-                expected_ln.iter().zip(&ln).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            self.kl += expected_ln.iter().zip(&ln).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
         }
     }
 

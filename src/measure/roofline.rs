@@ -48,9 +48,11 @@ pub fn rescale(case: &mut Case, before: &Rates, now: &Rates) {
     }
     for block in blocks {
         for fraction in &FRACTIONS {
-            if let (Some(Some(value)), Some(before), Some(now)) =
-                (block.values.get_mut(fraction.metric), (fraction.peak)(before), (fraction.peak)(now))
-            {
+            if let (Some(Some(value)), Some(before), Some(now)) = (
+                block.values.get_mut(fraction.metric),
+                (fraction.peak)(before),
+                (fraction.peak)(now),
+            ) {
                 *value *= before / now;
             }
         }

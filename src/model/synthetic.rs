@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use sha2::Digest as _;
 
 use crate::error::{Error, Result};
-use crate::model::config::Config;
 use crate::files::hex;
+use crate::model::config::Config;
 use crate::model::weights::{Info, Rows, Source};
 use crate::stats::Random;
 

@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
-use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 

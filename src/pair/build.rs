@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result, command, quoted};
 use crate::files::{Lock, hex};
-use crate::{files, machine};
 use crate::record::Build;
+use crate::{files, machine};
 
 /// Tells `build.rs` to leave the commit out.
 const PLAIN: &str = "CANDLEMARK_PLAIN_STAMP";
@@ -47,8 +47,8 @@ impl Built {
     /// # Errors
     /// When it cannot be read.
     pub fn given(binary: &Path) -> Result<Self> {
-        let sha256 = files::sha256(binary)
-            .map_err(|source| Error::Read { path: binary.into(), source })?;
+        let sha256 =
+            files::sha256(binary).map_err(|source| Error::Read { path: binary.into(), source })?;
         let asked = binary.display().to_string();
         Ok(Self { asked, binary: binary.into(), sha256, commit: None, dirty: None })
     }

@@ -97,10 +97,7 @@ fn send(process: &mut WorkerProcess, message: &impl Serialize) -> Result<()> {
     process.send(message).map_err(|_| death(process))
 }
 
-fn receive<T: DeserializeOwned>(
-    process: &mut WorkerProcess,
-    patience: &Patience<'_>,
-) -> Result<T> {
+fn receive<T: DeserializeOwned>(process: &mut WorkerProcess, patience: &Patience<'_>) -> Result<T> {
     let start = Instant::now();
     loop {
         if patience.stop.load(Ordering::Relaxed) {

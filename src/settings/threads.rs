@@ -30,10 +30,7 @@ fn oversubscribed(threads: usize, cpus: usize) -> Option<String> {
 
 fn interleaved(cores: &[Vec<usize>]) -> Vec<usize> {
     let most = cores.iter().map(Vec::len).max().unwrap_or(0);
-    (0..most)
-        .flat_map(|at| cores.iter().filter_map(move |core| core.get(at)))
-        .copied()
-        .collect()
+    (0..most).flat_map(|at| cores.iter().filter_map(move |core| core.get(at))).copied().collect()
 }
 
 fn cores() -> Option<Vec<Vec<usize>>> {

@@ -166,7 +166,10 @@ mod tests {
             .collect();
         let mut budget = BudgetTracker::new(jobs.iter(), &generation);
         let minutes = |count: u64| Duration::from_secs(60 * count);
-        assert!(budget.exceeded_after(minutes(9), minutes(1), 1e9).is_none(), "nothing is known yet");
+        assert!(
+            budget.exceeded_after(minutes(9), minutes(1), 1e9).is_none(),
+            "nothing is known yet"
+        );
         budget.measured(&jobs[0]);
         let one = total_cost(&jobs[0], &generation);
         assert!(budget.exceeded_after(minutes(1), minutes(3), one).is_none());

@@ -48,7 +48,8 @@ pub fn run_worker() -> Result<()> {
         // An unsupported model is a result of each scenario; a model that does not load is not.
         Err(error @ Error::Unsupported(_)) => {
             for id in &job.scenarios {
-                let case = absent_case(&scenario_by_id(id)?, &job.setup.generation, (&error).into());
+                let case =
+                    absent_case(&scenario_by_id(id)?, &job.setup.generation, (&error).into());
                 respond(&ScenarioResult { model: Model::default(), case, rates: None })?;
             }
             return Ok(());
@@ -75,7 +76,11 @@ pub fn run_worker() -> Result<()> {
             block.references = before.zip(after).map(<[_; 2]>::from);
         }
         before = after;
-        respond(&ScenarioResult { model: model.clone(), case, rates: exceeds.then(|| rates.clone()) })?;
+        respond(&ScenarioResult {
+            model: model.clone(),
+            case,
+            rates: exceeds.then(|| rates.clone()),
+        })?;
     }
     Ok(())
 }

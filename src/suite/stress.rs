@@ -337,8 +337,11 @@ pub fn run_stress_worker() -> Result<()> {
         .map_err(|error| Error::Failed(format!("no requests on standard input: {error}")))?;
     let mut engine = Engine::load(&requests.setup, &mut ())?;
     // Tokenized before the limit is set, which is on generation alone.
-    let all =
-        requests.prompts.iter().map(|prompt| token_ids(&engine, prompt)).collect::<Result<Vec<_>>>()?;
+    let all = requests
+        .prompts
+        .iter()
+        .map(|prompt| token_ids(&engine, prompt))
+        .collect::<Result<Vec<_>>>()?;
     let rss_bytes = memory::read().current;
     let limit = limit_memory(requests.room_bytes)?;
     let model = Box::new(measure::describe_model(&engine, None));
@@ -399,7 +402,8 @@ fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> Requ
         Err(error) => {
             // A device reports an error where the CPU's allocator aborts the process.
             let why = error.chain();
-            let outcome = if mentions_memory(&why) { Outcome::OutOfMemory } else { Outcome::Failed };
+            let outcome =
+                if mentions_memory(&why) { Outcome::OutOfMemory } else { Outcome::Failed };
             Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
         }
     }

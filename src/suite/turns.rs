@@ -151,8 +151,13 @@ pub fn run_turn_worker() -> Result<()> {
                 .find(|known| known.id == scenario)
                 .ok_or_else(|| Error::Unsupported(format!("no scenario `{scenario}`")))
                 .and_then(|scenario| {
-                    let (started, ids) =
-                        ActiveScenario::start(&mut engine, scenario, &hello, injection, &after_load)?;
+                    let (started, ids) = ActiveScenario::start(
+                        &mut engine,
+                        scenario,
+                        &hello,
+                        injection,
+                        &after_load,
+                    )?;
                     active = Some(started);
                     Ok(Response::Warm { ids })
                 }),

@@ -134,8 +134,7 @@ impl WorkerProcess {
     pub fn wait(&mut self) -> Result<WorkerExit> {
         drop(self.stdin.take());
         let status = self.child.wait();
-        let status =
-            status.map_err(|source| Error::Read { path: self.program.clone(), source })?;
+        let status = status.map_err(|source| Error::Read { path: self.program.clone(), source })?;
         let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();

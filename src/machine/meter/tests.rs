@@ -34,10 +34,13 @@ impl GpuReader for Fake {
     }
 }
 
-fn on_gpu(samples: Result<&[(f64, f64)], &str>, throttling: Result<&[&'static str], &str>) -> Meter {
-    let sample = |&(at, share): &(f64, f64)| UtilisationSample { at: Duration::from_secs_f64(at), share };
-    let utilisation =
-        samples.map(|all| all.iter().map(sample).collect()).map_err(str::to_string);
+fn on_gpu(
+    samples: Result<&[(f64, f64)], &str>,
+    throttling: Result<&[&'static str], &str>,
+) -> Meter {
+    let sample =
+        |&(at, share): &(f64, f64)| UtilisationSample { at: Duration::from_secs_f64(at), share };
+    let utilisation = samples.map(|all| all.iter().map(sample).collect()).map_err(str::to_string);
     let throttling = throttling.map(<[_]>::to_vec).map_err(str::to_string);
     Meter { threads: 2, counters: Counters::Gpu(Ok(Box::new(Fake { utilisation, throttling }))) }
 }

@@ -37,12 +37,10 @@ impl Index {
         let numbers = (0..vectors.len() as u32).collect();
         let points = vectors.into_iter().map(UnitVector).collect();
         // With several threads the insertion order, and so the graph, would differ between runs.
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .build()
-            .map_err(|error| Error::Failed(format!("cannot start a thread to build the index: {error}")))?;
-        let builder =
-            Builder::default().ef_construction(EF).ef_search(EF).seed(SEED);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| {
+            Error::Failed(format!("cannot start a thread to build the index: {error}"))
+        })?;
+        let builder = Builder::default().ef_construction(EF).ef_search(EF).seed(SEED);
         let graph = pool.install(|| builder.build(points, numbers));
         Ok(Self { graph, search: Search::default() })
     }

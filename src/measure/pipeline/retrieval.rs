@@ -116,14 +116,17 @@ pub fn answer_questions(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
 fn add_notes(samples: &mut PipelineSamples, chunks: usize) {
     let built = format!("{chunks} chunks embedded in batches of {INDEX_BATCH}, inserted into HNSW");
     samples.notes.insert(metric::INDEX_S, format!("once per process: {built}"));
-    samples.notes.insert(metric::CHUNKS_PER_MIN, "while the index was built, once per process".into());
+    samples
+        .notes
+        .insert(metric::CHUNKS_PER_MIN, "while the index was built, once per process".into());
     for name in STAGES.iter().chain(&[metric::E2E_SIMPLE_S, metric::E2E_COMPLEX_S]) {
         samples.notes.insert(name, "one value per question, all passes".into());
     }
 }
 
 /// The stages of a question, and last the whole.
-const STAGES: [&str; 5] = [metric::EMBED_S, metric::SEARCH_S, metric::ASSEMBLE_S, metric::ANSWER_S, metric::E2E_S];
+const STAGES: [&str; 5] =
+    [metric::EMBED_S, metric::SEARCH_S, metric::ASSEMBLE_S, metric::ANSWER_S, metric::E2E_S];
 
 /// The answer to a question.
 struct Answer {

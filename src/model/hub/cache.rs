@@ -5,7 +5,6 @@
 //! its name in one step and in full. Knows nothing of the network.
 
 use std::fs::File;
-use std::io::Read;
 use std::iter::repeat_n;
 #[cfg(unix)]
 use std::os::unix::fs::symlink;
@@ -159,4 +158,3 @@ fn place(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> 
 fn make_parent(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all).map_err(at(path))
 }
-
