@@ -50,11 +50,11 @@ pub fn peak_rates(threads: usize, budget: ReadBudget) -> Result<Rates> {
     let isa = Isa::best();
     // Without memory for the buffers, everything but bandwidth can still be measured.
     let read = machine::read_buffer_bytes(budget.least_bytes())
-        .and_then(|bytes| kernel::read_rates(&pool, isa, bytes, budget.time()).ok());
-    let peaks = kernel::peaks(&pool, isa);
+        .and_then(|bytes| kernel::read_bandwidth(&pool, isa, bytes, budget.time()).ok());
+    let peaks = kernel::peak_rates(&pool, isa);
     Ok(Rates {
-        read_bytes_per_s: read.map(|read| read.plain_bytes_per_s),
-        read_huge_bytes_per_s: read.map(|read| read.huge_bytes_per_s),
+        read_bytes_per_s: read.map(|read| read.small_pages_bytes_per_s),
+        read_huge_bytes_per_s: read.map(|read| read.huge_pages_bytes_per_s),
         f32_flop_per_s: Some(peaks.f32_flop_per_s.max(blas_f32_rate().unwrap_or(0.0))),
         int8_op_per_s: Some(peaks.int8_op_per_s),
         int16_op_per_s: Some(peaks.int16_op_per_s),
