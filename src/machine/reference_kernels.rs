@@ -10,7 +10,7 @@ use std::time::Instant;
 use std::{io, thread};
 
 use crate::error::{Error, Result};
-use crate::record::References;
+use crate::record::KernelTimes;
 use crate::stats;
 
 use super::{caches, load};
@@ -50,7 +50,7 @@ struct Kernel {
     work: fn(&[u64]),
 }
 
-/// In the order of [`References`]' fields.
+/// In the order of [`KernelTimes`]' fields.
 const KERNELS: [Kernel; 3] = [
     // Like prefill, bound by arithmetic: sensitive to the clock and to a neighbour on the same core.
     Kernel { regions: 1, work: multiply_add },
@@ -65,7 +65,7 @@ const KERNELS: [Kernel; 3] = [
 ///
 /// # Errors
 /// When the system refuses a thread.
-pub fn measure_reference_kernels(threads: usize) -> Result<Option<References>> {
+pub fn measure_reference_kernels(threads: usize) -> Result<Option<KernelTimes>> {
     ReferenceKernels::new(threads)?.map(|kernels| kernels.measure()).transpose()
 }
 
@@ -115,7 +115,7 @@ impl ReferenceKernels {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn measure(&self) -> Result<References> {
+    pub fn measure(&self) -> Result<KernelTimes> {
         // This thread starts each region and waits for all others, as the caller of a parallel
         // region does.
         let barrier = Barrier::new(self.threads + 1);
@@ -156,7 +156,7 @@ impl ReferenceKernels {
         });
         let [compute_s, stream_s, dispatch_s] =
             measured.map_err(|source| Error::Threads { threads: self.threads, source })?;
-        Ok(References { compute_s, stream_s, dispatch_s })
+        Ok(KernelTimes { compute_s, stream_s, dispatch_s })
     }
 }
 
@@ -225,7 +225,7 @@ mod tests {
     fn every_kernel_takes_time_with_one_thread_and_with_several() {
         for threads in [1, 3] {
             let kernels = ReferenceKernels::with_buffer(threads, 1 << 16).unwrap().unwrap();
-            let References { compute_s, stream_s, dispatch_s } = kernels.measure().unwrap();
+            let KernelTimes { compute_s, stream_s, dispatch_s } = kernels.measure().unwrap();
             for seconds in [compute_s, stream_s, dispatch_s] {
                 assert!(seconds.is_finite() && seconds > 0.0, "{threads} threads: {seconds}");
             }

@@ -63,7 +63,9 @@ thread_local! {
 
 impl Subscriber for SpanSubscriber {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target() == TRACE_TARGET && SPAN_NAMES.contains(&metadata.name())
+        metadata.is_span()
+            && metadata.target() == TRACE_TARGET
+            && SPAN_NAMES.contains(&metadata.name())
     }
 
     /// All spans of a name share an id: nothing is stored per span.

@@ -1,5 +1,5 @@
-//! The worker process of one arm. A worker that dies, hangs or sends an invalid response is an error
-//! that says so; waiting for a response can be cancelled.
+//! The worker process of one arm: starts it, sends requests and receives responses. A worker that
+//! dies, hangs or sends an invalid response is an error.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,20 +14,20 @@ use crate::suite;
 use crate::suite::turns::{Hello, HelloResponse, PROTOCOL, Request, Response, TURNS};
 use crate::suite::worker::{NoLine, WorkerProcess, parse_response};
 
-/// How long an answer is waited for.
+/// How long to wait for a response.
 #[derive(Clone, Copy)]
-pub struct Patience<'a> {
-    /// Set when no answer is wanted any more.
-    pub stop: &'a AtomicBool,
-    /// A worker that takes longer hangs.
-    pub longest: Duration,
+pub(super) struct Deadline<'a> {
+    /// Set when the wait is cancelled.
+    pub(super) stop: &'a AtomicBool,
+    /// A worker that takes longer is considered hung.
+    pub(super) timeout: Duration,
 }
 
 /// How often a wait checks whether it was cancelled.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A worker process that speaks the turn protocol.
-pub struct Worker {
+pub(super) struct Worker {
     process: WorkerProcess,
     /// Its response to [`Hello`].
     pub ready: HelloResponse,
@@ -37,34 +37,36 @@ impl Worker {
     /// Starts a binary and waits until its model is loaded.
     ///
     /// # Errors
-    /// When it cannot be started, does not load the model, speaks another protocol, or the wait is
+    /// When it cannot be started, does not load the model or uses another protocol, or the wait is
     /// cancelled.
-    pub fn start(binary: &Path, hello: &Hello, patience: &Patience<'_>) -> Result<Self> {
+    pub fn start(binary: &Path, hello: &Hello, deadline: &Deadline<'_>) -> Result<Self> {
         let mut command = Command::new(binary);
         command.env(suite::WORKER, TURNS).env_remove(suite::INJECT).stderr(Stdio::piped());
         suite::own_process_group(&mut command);
         let mut process = WorkerProcess::spawn(&mut command, hello.setup.threads)?;
-        let ready: HelloResponse = exchange(&mut process, hello, patience)?;
+        send(&mut process, hello)?;
+        let ready: HelloResponse = receive(&mut process, deadline)?;
         if ready.protocol != PROTOCOL {
             return Err(Error::NotComparable(format!(
-                "the build speaks turn protocol {}, this one {PROTOCOL}",
+                "the build uses turn protocol {}, this one {PROTOCOL}",
                 ready.protocol
             )));
         }
         Ok(Self { process, ready })
     }
 
+    /// Its process id.
+    pub fn process(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Sends a request and waits for the response.
     ///
     /// # Errors
     /// When the worker dies, hangs or sends an invalid response, or the wait is cancelled.
-    pub fn ask(&mut self, request: &Request, patience: &Patience<'_>) -> Result<Response> {
-        exchange(&mut self.process, request, patience)
-    }
-
-    /// Its process id.
-    pub fn process(&self) -> u32 {
-        self.process.id()
+    pub fn ask(&mut self, request: &Request, deadline: &Deadline<'_>) -> Result<Response> {
+        self.send(request)?;
+        self.receive(deadline)
     }
 
     /// Sends a request without waiting for the response.
@@ -75,39 +77,30 @@ impl Worker {
         send(&mut self.process, request)
     }
 
-    /// Waits for the response to what was sent.
+    /// Waits for the response to a request.
     ///
     /// # Errors
     /// As [`Worker::ask`].
-    pub fn receive(&mut self, patience: &Patience<'_>) -> Result<Response> {
-        receive(&mut self.process, patience)
+    pub fn receive(&mut self, deadline: &Deadline<'_>) -> Result<Response> {
+        receive(&mut self.process, deadline)
     }
-}
-
-fn exchange<T: DeserializeOwned>(
-    process: &mut WorkerProcess,
-    message: &impl Serialize,
-    patience: &Patience<'_>,
-) -> Result<T> {
-    send(process, message)?;
-    receive(process, patience)
 }
 
 fn send(process: &mut WorkerProcess, message: &impl Serialize) -> Result<()> {
     process.send(message).map_err(|_| death(process))
 }
 
-fn receive<T: DeserializeOwned>(process: &mut WorkerProcess, patience: &Patience<'_>) -> Result<T> {
+fn receive<T: DeserializeOwned>(process: &mut WorkerProcess, deadline: &Deadline<'_>) -> Result<T> {
     let start = Instant::now();
     loop {
-        if patience.stop.load(Ordering::Relaxed) {
+        if deadline.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        match process.receive(Some(Instant::now() + POLL)) {
+        match process.receive(Some(Instant::now() + POLL_INTERVAL)) {
             Ok(line) => return parse_response(&line),
-            Err(NoLine::TimedOut) if start.elapsed() < patience.longest => {}
+            Err(NoLine::TimedOut) if start.elapsed() < deadline.timeout => {}
             Err(NoLine::TimedOut) => {
-                let seconds = patience.longest.as_secs();
+                let seconds = deadline.timeout.as_secs();
                 return Err(Error::Failed(format!("a worker sent no response for {seconds} s")));
             }
             Err(NoLine::Closed | NoLine::Unreadable(_)) => return Err(death(process)),
@@ -115,11 +108,11 @@ fn receive<T: DeserializeOwned>(process: &mut WorkerProcess, patience: &Patience
     }
 }
 
-/// Ends a worker that does not read or write, and tells why it died.
+/// The error of a worker that has died: its exit status and what it wrote to stderr.
 fn death(process: &mut WorkerProcess) -> Error {
     process.kill();
     let exit = process.wait().ok();
     let status = exit.as_ref().map_or("unknown status".into(), |exit| exit.status.to_string());
-    // Without the exit status: that of a build under test is no usage error of this process.
+    // No exit code: a usage error of the build under test is none of this process.
     suite::worker_failed(&status, None, exit.as_ref().map_or("", |exit| &exit.stderr))
 }

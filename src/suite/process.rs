@@ -12,7 +12,7 @@ use crate::machine::memory::Memory;
 use crate::machine::{Meter, memory};
 use crate::measure::pipeline::Context;
 use crate::measure::{MemoryUse, ReadBudget, Trial, pipeline};
-use crate::record::{Absence, Case, Model, References, Work};
+use crate::record::{Absence, Case, KernelTimes, Model, Work};
 use crate::settings::Generation;
 use crate::suite::job::{Job, STDIN_STAYS_OPEN, ScenarioResult};
 use crate::workload::{Input, Scenario};
@@ -28,7 +28,7 @@ pub fn run_worker() -> Result<()> {
     let text = read_request()?;
     let job: Job = serde_json::from_str(&text)
         .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
-    let references = || -> Result<Option<References>> {
+    let references = || -> Result<Option<KernelTimes>> {
         let measure = || machine::measure_reference_kernels(job.setup.threads);
         let times = job.references.then(measure).transpose()?.flatten();
         if times.is_some() {

@@ -3,7 +3,7 @@
 use crate::engine::Injection;
 use crate::error::Result;
 use crate::model::Progress;
-use crate::record::{Case, Kind, Model, Record, SCHEMA, Session};
+use crate::record::{Case, Model, Record, RecordKind, SCHEMA, Session};
 use crate::settings::Setup;
 use crate::{engine, machine, measure};
 
@@ -35,7 +35,7 @@ pub fn new_record(
     };
     Ok(Record {
         schema: SCHEMA,
-        kind: Kind::Run,
+        kind: RecordKind::Run,
         sessions: vec![session],
         build,
         machine,

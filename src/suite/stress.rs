@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::engine::Engine;
 use crate::error::{Error, Result, shortened};
 use crate::machine::memory;
-use crate::record::{Block, Case, Model, Outcome, Request, Work};
+use crate::record::{Block, Case, Model, StressOutcome, StressRequest, Work};
 use crate::settings::Setup;
 use crate::suite::job::{Job, ScenarioResult, worker_command};
 use crate::suite::process::{read_request, respond};
@@ -80,7 +80,7 @@ enum Prompt {
 enum StressEvent {
     Loaded { model: Box<Model>, rss_bytes: Option<u64>, limit: Option<String> },
     Started { prompt_tokens: usize },
-    Finished(Request),
+    Finished(StressRequest),
 }
 
 /// The prompts of a stress scenario.
@@ -125,7 +125,8 @@ pub(super) fn measure(
             growing: kind == StressKind::Long,
         };
         run_one_worker(binary, &requests, limits.request, &mut run)?;
-        let failed = run.requests.last().is_some_and(|last| last.outcome != Outcome::Answered);
+        let failed =
+            run.requests.last().is_some_and(|last| last.outcome != StressOutcome::Answered);
         if run.requests.len() == before {
             let message = "a worker under a memory limit answered no request";
             return Err(Error::Failed(message.into()));
@@ -142,7 +143,7 @@ pub(super) fn measure(
 #[derive(Default)]
 struct StressRun<'a> {
     planned: &'a [Prompt],
-    requests: Vec<Request>,
+    requests: Vec<StressRequest>,
     workers: usize,
     model: Model,
     limit: Option<String>,
@@ -176,7 +177,7 @@ fn run_one_worker(
             }
             Ok(StressEvent::Started { prompt_tokens }) => started = Some(prompt_tokens),
             // Answered too late, while this process was busy.
-            Ok(StressEvent::Finished(Request { seconds: Some(seconds), .. }))
+            Ok(StressEvent::Finished(StressRequest { seconds: Some(seconds), .. }))
                 if started.is_some() && seconds > timeout.as_secs_f64() =>
             {
                 break WorkerEnd::TimedOut;
@@ -222,23 +223,23 @@ fn fatal_request(
     end: WorkerEnd,
     timeout: Duration,
     exit: &WorkerExit,
-) -> Request {
+) -> StressRequest {
     let exited = || {
         let first_line = exit.stderr.trim().lines().next().unwrap_or_default();
         format!("{}: {}", exit.status, shortened(first_line))
     };
     let (outcome, why) = match end {
         WorkerEnd::TimedOut => {
-            (Outcome::TimedOut, format!("it took longer than {} s", timeout.as_secs()))
+            (StressOutcome::TimedOut, format!("it took longer than {} s", timeout.as_secs()))
         }
         WorkerEnd::InvalidResponse(line) => {
             let line = shortened(&line);
-            (Outcome::Failed, format!("the worker sent an invalid response: `{line}`"))
+            (StressOutcome::Failed, format!("the worker sent an invalid response: `{line}`"))
         }
-        WorkerEnd::Exited if is_out_of_memory(exit) => (Outcome::OutOfMemory, exited()),
-        WorkerEnd::Exited => (Outcome::Failed, exited()),
+        WorkerEnd::Exited if is_out_of_memory(exit) => (StressOutcome::OutOfMemory, exited()),
+        WorkerEnd::Exited => (StressOutcome::Failed, exited()),
     };
-    Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
+    StressRequest { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
 }
 
 /// Whether a worker ran out of memory: it printed a message of Rust's or the C library's, or was
@@ -266,14 +267,14 @@ fn mentions_memory(text: &str) -> bool {
 
 fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
     let StressRun { planned, requests, workers, limit, rss_bytes, .. } = run;
-    let share = |counts: &dyn Fn(Outcome) -> bool| {
+    let share = |counts: &dyn Fn(StressOutcome) -> bool| {
         let count = requests.iter().filter(|request| counts(request.outcome)).count();
         Some(count as f64 / requests.len() as f64)
     };
     let mut block = Block { session: job.session.clone(), ..Block::default() };
     let mut set = |name: &str, value: Option<f64>| block.values.insert(name.into(), value);
-    set(metric::ERROR_RATE, share(&|outcome| outcome != Outcome::Answered));
-    set(metric::OOM_RATE, share(&|outcome| outcome == Outcome::OutOfMemory));
+    set(metric::ERROR_RATE, share(&|outcome| outcome != StressOutcome::Answered));
+    set(metric::OOM_RATE, share(&|outcome| outcome == StressOutcome::OutOfMemory));
     set(metric::RSS_AFTER_LOAD_BYTES, rss_bytes.map(|bytes| bytes as f64));
     let series: Vec<(f64, f64)> = requests
         .iter()
@@ -349,7 +350,7 @@ pub fn run_stress_worker() -> Result<()> {
     for ids in all {
         respond(&StressEvent::Started { prompt_tokens: ids.len() })?;
         let request = run_request(&mut engine, ids, &requests);
-        let failed = request.outcome != Outcome::Answered;
+        let failed = request.outcome != StressOutcome::Answered;
         respond(&StressEvent::Finished(request))?;
         if requests.growing && failed {
             break;
@@ -365,11 +366,11 @@ fn token_ids(engine: &Engine, prompt: &Prompt) -> Result<Vec<u32>> {
     }
 }
 
-fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> Request {
+fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> StressRequest {
     let prompt_tokens = ids.len();
-    let refused = |error: Error| Request {
+    let refused = |error: Error| StressRequest {
         prompt_tokens,
-        outcome: Outcome::Refused,
+        outcome: StressOutcome::Refused,
         why: Some(error.chain()),
         seconds: None,
         rss_bytes: memory::read().current,
@@ -392,9 +393,9 @@ fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> Requ
     let seconds = start.elapsed().as_secs_f64();
     let rss_bytes = memory::read().current;
     match made {
-        Ok(_) => Request {
+        Ok(_) => StressRequest {
             prompt_tokens,
-            outcome: Outcome::Answered,
+            outcome: StressOutcome::Answered,
             why: None,
             seconds: Some(seconds),
             rss_bytes,
@@ -402,9 +403,12 @@ fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> Requ
         Err(error) => {
             // A device reports an error where the CPU's allocator aborts the process.
             let why = error.chain();
-            let outcome =
-                if mentions_memory(&why) { Outcome::OutOfMemory } else { Outcome::Failed };
-            Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
+            let outcome = if mentions_memory(&why) {
+                StressOutcome::OutOfMemory
+            } else {
+                StressOutcome::Failed
+            };
+            StressRequest { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
         }
     }
 }
@@ -434,11 +438,11 @@ mod tests {
     fn running_out_of_memory_is_told_from_other_deaths() {
         let aborted = ExitStatus::from_raw(6);
         for (status, stderr, expected) in [
-            (aborted, "memory allocation of 1073741824 bytes failed", Outcome::OutOfMemory),
-            (aborted, "assertion failed", Outcome::Failed),
-            (ExitStatus::from_raw(9), "", Outcome::OutOfMemory),
-            (ExitStatus::from_raw(11), "", Outcome::Failed),
-            (ExitStatus::from_raw(1 << 8), "error: out of memory", Outcome::OutOfMemory),
+            (aborted, "memory allocation of 1073741824 bytes failed", StressOutcome::OutOfMemory),
+            (aborted, "assertion failed", StressOutcome::Failed),
+            (ExitStatus::from_raw(9), "", StressOutcome::OutOfMemory),
+            (ExitStatus::from_raw(11), "", StressOutcome::Failed),
+            (ExitStatus::from_raw(1 << 8), "error: out of memory", StressOutcome::OutOfMemory),
         ] {
             let exit = WorkerExit { status, stderr: stderr.into() };
             let request = fatal_request(7, WorkerEnd::Exited, Duration::from_secs(1), &exit);
@@ -448,9 +452,9 @@ mod tests {
         let killed = WorkerExit { status: ExitStatus::from_raw(9), stderr: String::new() };
         let fatal = |end| fatal_request(7, end, Duration::from_secs(60), &killed);
         let invalid = fatal(WorkerEnd::InvalidResponse("hm".into()));
-        assert_eq!(invalid.outcome, Outcome::Failed, "a kill of ours is no sign of memory");
+        assert_eq!(invalid.outcome, StressOutcome::Failed, "a kill of ours is no sign of memory");
         let late = fatal(WorkerEnd::TimedOut);
-        assert_eq!(late.outcome, Outcome::TimedOut);
+        assert_eq!(late.outcome, StressOutcome::TimedOut);
         assert_eq!(late.why.as_deref(), Some("it took longer than 60 s"));
     }
 

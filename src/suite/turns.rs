@@ -123,7 +123,7 @@ pub fn run_turn_worker() -> Result<()> {
     if hello.protocol != PROTOCOL {
         let theirs = hello.protocol;
         return Err(Error::Failed(format!(
-            "this build speaks turn protocol {PROTOCOL}, not {theirs}"
+            "this build uses turn protocol {PROTOCOL}, not {theirs}"
         )));
     }
     let scenarios = select(&hello.words)?;
