@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use candlemark::engine::{Engine, Request};
 use candlemark::error::Cause;
-use candlemark::measure::{Sharing, of_length};
+use candlemark::measure::{Sharing, text_of_length};
 use candlemark::record::{Absence, AbsenceKind, Case, Record, StressOutcome};
 use candlemark::settings::Setup;
 use candlemark::suite::{Events, Plan, RunProgress, StressLimits};
@@ -37,7 +37,7 @@ fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
     let held = value(&case, "kv_bytes_held").unwrap();
     assert!(held >= expected - per_token as f64 && held < 1.25 * expected, "{held} {expected}");
 
-    let ids = of_length(&engine, 512 + 64).unwrap();
+    let ids = text_of_length(&engine, 512 + 64).unwrap();
     let generation = nano().generation;
     let mut answer = |prompt: &[u32], kept: Option<usize>| {
         let request = Request {
