@@ -1,6 +1,5 @@
-//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit. Everything
-//! that came from a file is escaped for the document that it goes into. Prints nothing and decides
-//! nothing.
+//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit, Prometheus.
+//! Every text from a file is escaped for its output format. Prints nothing and decides nothing.
 
 mod calibration;
 pub mod chart;

@@ -1,5 +1,5 @@
-//! One cycle in a line of JSON: what was measured, what was said of it, or why it failed. Values
-//! are in the unit of their metric's name. Does not know where lines are kept.
+//! One cycle as a line of JSON: its measurements and verdict, or why it failed. Values are in the
+//! unit of the metric's name.
 
 use std::collections::BTreeMap;
 
@@ -12,72 +12,71 @@ use crate::settings::Generation;
 use crate::stats;
 use crate::workload::METRICS;
 
-/// Version of a line. Raised when an older reader would misread a newer line.
+/// Version of a line. Incremented when an older reader would misread a newer line.
 pub const SCHEMA: u32 = 2;
 
-/// Shown beside what is judged: how long an answer takes in all.
+/// Shown beside the gated metrics: the end-to-end latency.
 const RESPONSE: &str = "e2e_s";
 
-/// No text of a line is longer, in characters: an error may quote a whole file.
+/// Maximum length of a text in characters: an error may quote a whole file.
 const LONGEST: usize = 600;
 
-/// One cycle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Version of the form, [`SCHEMA`].
+    /// Version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// When it ended by the wall clock: UTC, RFC 3339.
+    /// When the cycle ended by the wall clock: UTC, RFC 3339.
     pub at: String,
-    /// How long it took by the monotonic clock.
+    /// Duration by the monotonic clock.
     pub took_s: f64,
-    /// What failed, if anything did.
+    /// Why the cycle failed, if it did.
     pub error: Option<String>,
-    /// What was measured; `null` if nothing was.
+    /// The measurements; `null` if there are none.
     pub measured: Option<Measured>,
 }
 
-/// What a cycle measured.
+/// The measurements of a cycle.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The model as it was asked for.
+    /// The model as requested.
     pub model: String,
     /// SHA-256 of the model.
     pub model_sha256: String,
-    /// What the weights are held as.
+    /// Format of the weights in memory.
     pub quant: String,
-    /// Engine, device and threads, in words.
+    /// Engine, device and threads as text.
     pub settings: String,
     /// Sampler and repetitions.
     pub generation: Generation,
-    /// Class of the machine.
+    /// Machine class.
     pub machine: String,
     /// Commit that the tool was built from; `null` outside git.
     pub commit: Option<String>,
-    /// Whether the tree had changes beside that commit; `null` outside git.
+    /// Whether the tree had uncommitted changes; `null` outside git.
     pub dirty: Option<bool>,
-    /// One for each scenario.
+    /// One per scenario.
     pub scenarios: Vec<Figures>,
     /// The machine before and after.
     pub conditions: Vec<Conditions>,
-    /// What was said of it.
+    /// The verdict.
     pub verdict: Said,
 }
 
-/// The figures of a scenario.
+/// The values of a scenario.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// The scenario's id.
     pub id: String,
-    /// Medians over the processes, by metric name: what a gate judges, and the time of a whole
-    /// answer. `null` where there is none.
+    /// Medians over processes by metric name: the gated metrics and the end-to-end latency. `null`
+    /// if missing.
     pub values: BTreeMap<String, Option<f64>>,
-    /// Why there is nothing.
+    /// Why there are no values.
     pub absent: Option<Absence>,
-    /// Checks that failed: the values cannot be true, and enter no chart and no median.
+    /// Failed plausibility checks: the values are excluded from charts and medians.
     pub invalid: Vec<String>,
 }
 
-/// What was said of a cycle.
+/// The verdict on a cycle.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
     /// The outcome against the baseline; `null` without one.
@@ -87,8 +86,8 @@ pub struct Said {
 }
 
 impl Entry {
-    /// The line of a cycle that ended at `at` after `took_s` seconds. One of whose scenarios some
-    /// failed is a failed one, too, but keeps the numbers of the others.
+    /// The entry of a cycle that ended at `at` after `took_s` seconds. A cycle with failed
+    /// scenarios has failed, but keeps the values of the others.
     pub fn new(at: String, took_s: f64, outcome: Result<Measured, Error>) -> Self {
         let (error, measured) = match outcome {
             Ok(measured) => (measured.failure(), Some(measured.bounded())),
@@ -97,8 +96,7 @@ impl Entry {
         Self { schema: SCHEMA, at, took_s, error: error.map(|text| bounded(&text)), measured }
     }
 
-    /// Whether figures of the two can be put side by side: the same work of the same model on the
-    /// same machine.
+    /// Whether the entries are comparable: the same work of the same model on the same machine.
     pub fn is_like(&self, other: &Entry) -> bool {
         self.measured.as_ref().zip(other.measured.as_ref()).is_some_and(|(one, two)| {
             one.generation == two.generation
@@ -108,7 +106,7 @@ impl Entry {
         })
     }
 
-    /// A value that was measured and can be true.
+    /// A valid value.
     pub fn value(&self, scenario: &str, metric: &str) -> Option<f64> {
         let figures = self.measured.as_ref()?.scenarios.iter().find(|one| one.id == scenario)?;
         let value = figures.values.get(metric).copied().flatten();
@@ -117,7 +115,7 @@ impl Entry {
 }
 
 impl Measured {
-    /// What a record says, and what was said of it.
+    /// The measurements of a record, with its verdict.
     pub fn new(record: &Record, verdict: Said) -> Self {
         let (settings, session) = (&record.settings, record.sessions.last());
         Self {
@@ -138,7 +136,7 @@ impl Measured {
         }
     }
 
-    /// Which scenarios failed, and why. One that an engine cannot do has not failed.
+    /// The failed scenarios with reasons. An unsupported scenario has not failed.
     pub fn failure(&self) -> Option<String> {
         let failed = self.scenarios.iter().filter_map(|one| {
             let absent = one.absent.as_ref();
@@ -178,7 +176,7 @@ impl Figures {
     }
 }
 
-/// Text of at most [`LONGEST`] characters.
+/// Truncates text to [`LONGEST`] characters.
 pub(super) fn bounded(text: &str) -> String {
     text.char_indices().nth(LONGEST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }

@@ -1,6 +1,5 @@
-//! What a window of cycles says: the newest figures beside their own past, and the charts of them.
-//! Numbers and words for a page; passes no verdict, because cycles of one process each cannot bear
-//! one.
+//! Tables and charts of the cycles in the window: the newest values compared with earlier ones.
+//! Gives no verdict, which cycles of one process each cannot support.
 
 use jiff::SignedDuration;
 
@@ -11,41 +10,41 @@ use crate::report::chart::{
 use crate::workload::{METRICS, Metric};
 use crate::{report, stats};
 
-/// Fewer earlier cycles than this have no middle worth comparing with.
+/// Minimum number of earlier cycles for a median.
 const EARLIER: usize = 3;
 
-/// As many lines can be told apart in a chart.
+/// Maximum number of series in a chart.
 const SERIES: usize = 6;
 
-/// As many distributions a reader looks at.
+/// Maximum number of histograms.
 const DISTRIBUTIONS: usize = 12;
 
-/// A cycle and how long ago it ended.
+/// An entry and its age.
 pub(super) type Aged<'a> = (SignedDuration, &'a Entry);
 
-/// A metric of a scenario: the newest value beside the earlier ones of the window.
+/// A metric of a scenario: the newest value and earlier ones of the window.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) scenario: String,
     pub(super) metric: &'static Metric,
     pub(super) newest: Option<f64>,
-    /// The earlier values of the same work.
+    /// Earlier values of the same work.
     pub(super) earlier: Vec<f64>,
 }
 
 impl Row {
-    /// The middle of the earlier values, where there are enough.
+    /// The median of the earlier values, if there are enough.
     pub(super) fn median(&self) -> Option<f64> {
         stats::median(&self.earlier).filter(|_| self.earlier.len() >= EARLIER)
     }
 
-    /// The newest value against that, as a share of it.
+    /// The relative change of the newest value from the median.
     pub(super) fn change(&self) -> Option<f64> {
         let median = self.median().filter(|median| *median != 0.0)?;
         Some(self.newest? / median - 1.0)
     }
 
-    /// Everything as text: scenario, metric, newest, change, median, lowest and highest, how many.
+    /// Scenario, metric, newest value, change, median, range, number of cycles.
     pub(super) fn cells(&self) -> [String; 7] {
         let shown = |value: Option<f64>| {
             value.map_or("-".into(), |value| report::shown(self.metric, value))
@@ -69,12 +68,12 @@ impl Row {
     }
 }
 
-/// The newest cycle that measured anything, and how long ago it ended.
+/// The newest entry with measurements, and its age.
 pub(super) fn newest<'a>(cycles: &[Aged<'a>]) -> Option<(SignedDuration, &'a Measured)> {
     cycles.iter().rev().find_map(|(age, entry)| Some((*age, entry.measured.as_ref()?)))
 }
 
-/// A row for every metric of every scenario of the newest cycle that measured anything.
+/// A row for every metric of every scenario of the newest entry with measurements.
 pub(super) fn rows(cycles: &[Aged<'_>]) -> Vec<Row> {
     let Some(at) = cycles.iter().rposition(|(_, entry)| entry.measured.is_some()) else {
         return Vec::new();
@@ -103,9 +102,8 @@ pub(super) struct Picture {
     pub(super) svg: Result<String, String>,
 }
 
-/// How each metric went over the window, a line for each scenario; crosses are cycles without a
-/// value. `now` is the present in seconds since 1970: a cycle stands where its age puts it,
-/// whatever its clock said.
+/// Each metric over the window, one line per scenario; crosses mark failed cycles. `now` is in
+/// seconds since 1970: a cycle is placed by its age, whatever its wall clock said.
 pub(super) fn trends(cycles: &[Aged<'_>], rows: &[Row], now: f64) -> Vec<Picture> {
     let used =
         METRICS.iter().filter(|metric| rows.iter().any(|row| row.metric.name == metric.name));
@@ -140,7 +138,7 @@ fn trend(cycles: &[Aged<'_>], rows: &[Row], now: f64, metric: &'static Metric) -
     over_time(title, label(metric), series)
 }
 
-/// Memory that the machine has left, over the window.
+/// Available memory of the machine over the window.
 pub(super) fn available(cycles: &[Aged<'_>], now: f64) -> Picture {
     let points = cycles.iter().filter_map(|(age, entry)| {
         let last = entry.measured.as_ref()?.conditions.last()?;
@@ -161,7 +159,7 @@ fn over_time(title: String, label: String, series: Vec<Series>) -> Picture {
     drawn(&Chart { title, alt, data: Data::Lines(Lines { x, y, series }) })
 }
 
-/// How often each value of the window occurred, the newest work only.
+/// Histograms of the values in the window, for comparable cycles only.
 pub(super) fn distributions(rows: &[Row]) -> Vec<Picture> {
     let timed = rows.iter().filter(|row| row.metric.kind() != "memory");
     let picture = |row: &Row| {

@@ -1,8 +1,7 @@
-//! The cycles of the last hours: in memory, and as lines of a file that a later monitor goes on
-//! with. A file that cannot be written loses nothing: what is not on disk yet is written when it
-//! can be. Ages are counted by the monotonic clock, so that a wall clock that is set anew neither
-//! drops entries nor keeps them for ever; the wall clock's time of an entry decides only when
-//! a file is read. Does not know what a figure means.
+//! The cycles of the last hours, in memory and as lines of a file that a later monitor continues. A
+//! write error loses nothing: pending entries are written when possible. Ages use the monotonic
+//! clock, so that a wall clock adjustment neither drops entries nor keeps them forever; an entry's
+//! wall clock time only matters when a file is read.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -17,18 +16,18 @@ use crate::files;
 use crate::monitor::entry::{Entry, SCHEMA};
 use crate::record::schema1::lift_absent;
 
-/// No more entries are kept, however long the window: a day of one every 20 seconds has fewer. It
-/// bounds memory.
+/// Maximum number of entries, whatever the window: a bound on memory. A day with one cycle every 20
+/// seconds has fewer.
 pub const MOST: usize = 5_000;
 
-/// A file is rewritten when it holds more lines than this that are too old, and more of them than
-/// others.
+/// A file is rewritten when it has more expired lines than this, and more expired than current
+/// ones.
 const STALE: usize = 64;
 
-/// No more of a file's end is read, in bytes: some ten times what [`MOST`] entries take.
+/// Maximum number of bytes read from a file's end: about ten times the size of [`MOST`] entries.
 const TAIL: u64 = 64 << 20;
 
-/// How every line begins, of whatever version.
+/// The start of every line in every version.
 const BEGINS: &str = "{\"schema\":";
 
 /// The cycles within the window.
@@ -37,14 +36,14 @@ pub struct History {
     path: PathBuf,
     window: SignedDuration,
     kept: Vec<Kept>,
-    /// Lines of the file that are not kept.
+    /// Lines of the file that have expired.
     stale: usize,
     trouble: Option<String>,
 }
 
 #[derive(Debug)]
 struct Kept {
-    /// On the monotonic clock; before zero for what an earlier monitor measured.
+    /// On the monotonic clock; negative for entries of an earlier monitor.
     born: SignedDuration,
     written: bool,
     line: Line,
@@ -53,7 +52,7 @@ struct Kept {
 #[derive(Debug)]
 enum Line {
     Known(Box<Entry>),
-    /// Of a version that this build does not know: kept in the file, shown nowhere.
+    /// Of an unknown version: kept in the file, not shown.
     Foreign(String),
 }
 
@@ -67,12 +66,12 @@ impl Line {
 }
 
 impl History {
-    /// The history in a file, as far as it is younger than the window; with what is to be said of
-    /// the file. `elapsed` and `now` are the same moment on both clocks.
+    /// Opens the history in a file and drops expired entries; also returns messages about the file.
+    /// `elapsed` and `now` are the same moment on both clocks.
     ///
     /// # Errors
-    /// When the file holds something else: it would be overwritten. One that cannot be read is no
-    /// error.
+    /// When the file contains something else, because it would be overwritten. An unreadable file
+    /// is no error.
     pub fn open(
         path: &Path,
         window: SignedDuration,
@@ -85,7 +84,7 @@ impl History {
         match tail(path) {
             Ok((text, whole)) => {
                 said = history.take(&text, elapsed, now)?;
-                // What was not read is too old.
+                // Unread lines have expired.
                 history.stale += if whole { 0 } else { MOST + STALE };
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -95,7 +94,7 @@ impl History {
         Ok((history, said))
     }
 
-    /// Takes the lines of a file.
+    /// Loads the lines of a file.
     fn take(&mut self, text: &str, elapsed: SignedDuration, now: Timestamp) -> Result<Vec<String>> {
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         // The first line may be torn.
@@ -106,7 +105,7 @@ impl History {
             return Err(Error::Invalid { path: self.path.clone(), why: why.into() });
         }
         let (mut unreadable, mut foreign, mut seen) = (0, 0, HashSet::new());
-        // The time of the nearest later line: what comes from the future is no younger than that.
+        // The time of the next valid line: an entry from the future is at least as old as that.
         let mut later = now;
         for line in lines.into_iter().rev() {
             // A batch that was cut off may have been written again.
@@ -147,20 +146,19 @@ impl History {
         Ok(said)
     }
 
-    /// Adds a cycle that ended at `elapsed`, and writes what is not on disk yet.
+    /// Adds a cycle that ended at `elapsed`, and writes pending entries.
     pub fn add(&mut self, entry: Entry, elapsed: SignedDuration) {
         self.keep(entry, elapsed);
         self.flush();
     }
 
-    /// Keeps a cycle in memory.
     pub(super) fn keep(&mut self, entry: Entry, elapsed: SignedDuration) {
         let line = Line::Known(Box::new(entry));
         self.kept.push(Kept { born: elapsed, written: false, line });
         self.forget(elapsed);
     }
 
-    /// Writes what is not on disk yet. What goes wrong is [`trouble`](Self::trouble).
+    /// Writes pending entries; an error is kept in [`trouble`](Self::trouble).
     pub fn flush(&mut self) {
         let crowded = self.stale > STALE && self.stale > self.kept.len();
         let written = if crowded { self.rewrite() } else { self.append() };
@@ -174,7 +172,7 @@ impl History {
         }
     }
 
-    /// Drops what is older than the window, and the oldest of too many.
+    /// Drops expired entries, and the oldest of too many.
     fn forget(&mut self, elapsed: SignedDuration) {
         let window = self.window;
         let surplus = self.kept.len().saturating_sub(MOST);
@@ -197,18 +195,18 @@ impl History {
         append(&self.path, &text).map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
-    /// Replaces the file by what is kept.
+    /// Replaces the file's contents.
     fn rewrite(&self) -> Result<()> {
         let text: String = self.kept.iter().map(|kept| kept.line.text() + "\n").collect();
         files::write(&self.path, text.as_bytes())
     }
 
-    /// Why the last attempt to write failed.
+    /// The error of the last write, if any.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
 
-    /// How many entries are not on disk yet.
+    /// Number of entries that are not yet on disk.
     pub fn pending(&self) -> usize {
         self.kept.iter().filter(|kept| !kept.written).count()
     }
@@ -223,7 +221,7 @@ impl History {
         &self.path
     }
 
-    /// The entries in the order measured, each with when it ended on the monotonic clock.
+    /// The entries in order, each with its end on the monotonic clock.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = (SignedDuration, &Entry)> {
         self.kept.iter().filter_map(|kept| match &kept.line {
             Line::Known(entry) => Some((kept.born, entry.as_ref())),
@@ -231,7 +229,7 @@ impl History {
         })
     }
 
-    /// The entries as lines of JSON.
+    /// The entries as JSON lines.
     pub fn lines(&self) -> String {
         let lines =
             self.entries().map(|(_, entry)| serde_json::to_string(entry).expect("plain data"));
@@ -239,7 +237,7 @@ impl History {
     }
 }
 
-/// When a line was written, and what it says; `None` if it is torn or damaged.
+/// The time and contents of a line; `None` if it is torn or damaged.
 fn parse(line: &str) -> Option<(Timestamp, Line)> {
     let mut value: serde_json::Value = serde_json::from_str(line).ok()?;
     let at = value.get("at")?.as_str()?.parse().ok()?;
@@ -251,8 +249,7 @@ fn parse(line: &str) -> Option<(Timestamp, Line)> {
     Some((at, Line::Known(Box::new(serde_json::from_value(value).ok()?))))
 }
 
-/// Makes a line of version 1, whose scenarios say why they are absent in a text only, one of
-/// version 2.
+/// Converts a line of version 1, whose scenarios have a text for `absent`, to version 2.
 fn lift(entry: &mut serde_json::Value) {
     let scenarios = entry.pointer_mut("/measured/scenarios");
     let scenarios = scenarios.and_then(serde_json::Value::as_array_mut);
@@ -260,7 +257,7 @@ fn lift(entry: &mut serde_json::Value) {
     entry["schema"] = SCHEMA.into();
 }
 
-/// The end of a file, from the beginning of a line, and whether that is all of it.
+/// The end of a file, from the start of a line, and whether that is the whole file.
 fn tail(path: &Path) -> io::Result<(String, bool)> {
     // A device or a pipe may never end.
     if !fs::metadata(path)?.is_file() {
@@ -278,7 +275,7 @@ fn tail(path: &Path) -> io::Result<(String, bool)> {
     })
 }
 
-/// Adds whole lines to a file, or nothing.
+/// Appends whole lines to a file, or nothing.
 fn append(path: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
@@ -293,7 +290,7 @@ fn append(path: &Path, text: &str) -> io::Result<()> {
         file.seek(SeekFrom::End(-1))?;
         file.read_exact(&mut last)?;
     }
-    // A torn line must not swallow the one after it.
+    // A torn line must not swallow the next one.
     let torn = if last == *b"\n" { "" } else { "\n" };
     let written =
         file.write_all(format!("{torn}{text}").as_bytes()).and_then(|()| file.sync_data());

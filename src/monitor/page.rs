@@ -1,5 +1,5 @@
-//! The pages of a monitor: finished strings, made before and after a cycle and never while one
-//! measures. Whatever came from a measurement or a file is escaped by the template.
+//! The pages of a monitor, rendered before and after a cycle and never during a measurement. The
+//! template escapes all text from measurements and files.
 
 use jiff::{SignedDuration, Timestamp};
 use minijinja::{Value, context};
@@ -14,25 +14,25 @@ use crate::report::plain;
 use crate::workload::METRICS;
 use crate::{machine, report};
 
-/// The newest of many errors.
+/// Maximum number of errors shown.
 const ERRORS: usize = 10;
 
-/// How often a browser asks again, in seconds.
+/// Reload interval of the page, in seconds.
 const REFRESH_S: u32 = 15;
 
-/// Everything that pages are made from.
+/// The input of the pages.
 pub(super) struct View<'a> {
     pub(super) plan: &'a Plan,
     pub(super) history: &'a History,
     pub(super) ended: Ended,
-    /// The beginning on both clocks.
+    /// The start on both clocks.
     pub(super) began: (SignedDuration, Timestamp),
     pub(super) phase: Phase,
     pub(super) elapsed: SignedDuration,
     pub(super) now: Timestamp,
 }
 
-/// A cycle in a line for a terminal.
+/// A cycle as a line for the terminal.
 pub(super) fn line(entry: &Entry) -> String {
     let said = match (&entry.error, &entry.measured) {
         (Some(error), _) => format!("failed: {error}"),
@@ -58,7 +58,7 @@ fn rates(entry: &Entry, measured: &Measured) -> String {
 }
 
 impl View<'_> {
-    /// All of them.
+    /// Renders all pages.
     pub(super) fn pages(&self) -> Result<Pages> {
         let cycles: Vec<Aged<'_>> =
             self.history.entries().map(|(born, entry)| (self.elapsed - born, entry)).collect();
@@ -76,7 +76,7 @@ impl View<'_> {
         })
     }
 
-    /// When something of this age happened, by the wall clock of now.
+    /// The wall clock time at an age.
     fn ago(&self, age: SignedDuration) -> Timestamp {
         self.now.saturating_sub(age).unwrap_or(self.now)
     }
@@ -113,7 +113,7 @@ impl View<'_> {
         }
     }
 
-    /// What the monitor does, and when it measures next.
+    /// The state of the monitor, and the time of the next cycle.
     fn next(&self) -> String {
         match self.phase {
             Phase::Measuring => format!("A cycle is being measured since {}.", wall(self.now)),
@@ -125,7 +125,7 @@ impl View<'_> {
         }
     }
 
-    /// What a reader has to know before the numbers.
+    /// Warnings above the numbers.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(trouble) = self.history.trouble() {
@@ -179,7 +179,7 @@ impl View<'_> {
     }
 }
 
-/// What the newest cycle came to, and how grave that is.
+/// The result of the newest cycle and its severity.
 fn sentence(cycles: &[Aged<'_>]) -> (String, &'static str) {
     let Some((_, entry)) = cycles.last() else {
         return ("Nothing has been measured yet.".into(), "unsure");
@@ -197,13 +197,13 @@ fn sentence(cycles: &[Aged<'_>]) -> (String, &'static str) {
     }
 }
 
-/// Why there is no verdict, where there is none.
+/// Why there is no verdict.
 fn why_none(measured: &Measured) -> Option<&str> {
     let said = &measured.verdict;
     Some(said.text.as_str()).filter(|text| said.outcome.is_none() && !text.is_empty())
 }
 
-/// What the changes of the table are, beside or instead of a verdict.
+/// The meaning of the changes in the table.
 fn grounds(measured: &Measured) -> String {
     let verdict = match measured.verdict.outcome {
         Some(_) => "The verdict above is against the baseline; the changes here are",
@@ -214,7 +214,7 @@ fn grounds(measured: &Measured) -> String {
     )
 }
 
-/// The machine as the newest cycle that measured anything left it, and what looks wrong with it.
+/// The machine after the newest cycle with measurements, with warnings.
 fn machine_state(measured: &Measured) -> Vec<Value> {
     let Some(now) = measured.conditions.last() else { return Vec::new() };
     let share = |value: f64| format!("{:.1} %", 100.0 * value);
@@ -231,7 +231,7 @@ fn machine_state(measured: &Measured) -> Vec<Value> {
             }),
         ),
     ];
-    // A cycle itself loads the machine: before it is when others are seen.
+    // A cycle itself loads the machine: other load is visible before it.
     let before = measured.conditions.first();
     rows.extend(before.iter().flat_map(|one| machine::warnings(one)).map(|text| ("warning", text)));
     rows.into_iter().map(|(name, value)| texts(&[name.into(), value])).collect()
@@ -239,7 +239,7 @@ fn machine_state(measured: &Measured) -> Vec<Value> {
 
 fn pictures(pictures: &[Picture]) -> Vec<Value> {
     let picture = |one: &Picture| match &one.svg {
-        // The chart escapes what stands in it.
+        // The chart escapes its own text.
         Ok(svg) => {
             context! { title => plain(&one.title), svg => Value::from_safe_string(svg.clone()) }
         }

@@ -9,19 +9,18 @@ use crate::monitor::{Measured, Probe, Said};
 use crate::record::{Case, Record};
 use crate::{baseline, compare, report, suite};
 
-/// Runs a suite.
 pub struct SuiteProbe<'a> {
-    /// What is run, without a file: a disk that is full must not fail a cycle.
+    /// The suite, without a record file: a full disk must not fail a cycle.
     pub plan: suite::Plan,
     /// The file of the newest record.
     pub newest: PathBuf,
-    /// Folder of baselines.
+    /// The folder of baselines.
     pub baselines: PathBuf,
-    /// The rules of verdicts.
+    /// The policy of verdicts.
     pub policy: Policy,
     /// Whether to stop before the next worker.
     pub stopped: &'a dyn Fn() -> bool,
-    /// Hears what goes wrong beside the measuring.
+    /// Logs errors outside the measurement.
     pub say: &'a dyn Fn(&str),
 }
 
@@ -53,7 +52,7 @@ fn judged(folder: &Path, record: &Record, policy: &Policy) -> Said {
     judge().unwrap_or_else(|error| Said { outcome: None, text: why_none(&error) })
 }
 
-/// The reason alone, without what a baseline is for.
+/// The reason alone, without advice on baselines.
 fn why_none(error: &Error) -> String {
     match error {
         Error::NotComparable(why) => why.clone(),
@@ -61,7 +60,7 @@ fn why_none(error: &Error) -> String {
     }
 }
 
-/// Nothing is drawn while a worker measures.
+/// Prints no progress while a worker measures.
 struct Quiet<'a> {
     stopped: &'a dyn Fn() -> bool,
 }

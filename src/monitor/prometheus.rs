@@ -1,5 +1,5 @@
-//! The newest cycle in Prometheus' text format, version 0.0.4. What the newest cycle did not
-//! measure is absent, not repeated from an earlier one.
+//! The newest cycle in Prometheus' text format, version 0.0.4. Values that the newest cycle did not
+//! measure are absent.
 
 use std::fmt::Write as _;
 
@@ -10,16 +10,16 @@ use crate::monitor::entry::{Entry, Measured};
 use crate::report;
 use crate::workload::METRICS;
 
-/// What is said of the monitor itself.
+/// The state of the monitor itself.
 pub(super) struct About {
     pub(super) ended: Ended,
     pub(super) interval_s: f64,
     pub(super) pending: usize,
-    /// The newest cycle's end by the wall clock of now.
+    /// The end of the newest cycle, by the current wall clock.
     pub(super) newest: Option<Timestamp>,
 }
 
-/// The text.
+/// The whole text.
 pub(super) fn text(about: &About, newest: Option<&Entry>) -> String {
     let mut text = String::new();
     let ended = about.ended;
@@ -107,7 +107,7 @@ fn machine(text: &mut String, measured: &Measured) {
     }
 }
 
-/// The value of a label, which ends neither itself nor its line.
+/// The escaped value of a label.
 fn escaped(text: &str) -> String {
     report::plain(text).replace('\\', "\\\\").replace('"', "\\\"")
 }

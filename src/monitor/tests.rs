@@ -1,5 +1,4 @@
-//! A monitor with a stub in the place of measuring and a clock that jumps when it is waited for:
-//! hours pass in no time.
+//! A monitor with a stub probe and a fake clock that jumps on `wait`: hours pass instantly.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,12 +12,12 @@ use crate::record::AbsenceKind;
 pub(super) const START: &str = "2026-11-23T10:00:00Z";
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// A clock that passes only when it is waited for or when something is measured.
+/// A clock that advances only on `wait` or while measuring.
 pub(super) struct Fake {
     elapsed: Cell<SignedDuration>,
-    /// How far the wall clock is from where it should be.
+    /// The error of the wall clock.
     skew: Cell<SignedDuration>,
-    /// What was waited for, in seconds.
+    /// The waits, in seconds.
     waits: RefCell<Vec<i64>>,
     stop: Cell<bool>,
 }
@@ -53,7 +52,7 @@ impl Clock for Fake {
     }
 }
 
-/// Does what it is told, each time something else.
+/// A scripted probe.
 struct Stub<F>(F);
 
 impl<F: FnMut() -> Result<Measured>> Probe for Stub<F> {
@@ -62,7 +61,7 @@ impl<F: FnMut() -> Result<Measured>> Probe for Stub<F> {
     }
 }
 
-/// Keeps what it hears.
+/// Records all pages and lines.
 #[derive(Default)]
 struct Ears {
     pages: Vec<Pages>,
@@ -213,7 +212,7 @@ fn what_is_interrupted_is_no_failure_and_what_was_finished_is_kept() {
     });
     assert_eq!(ended, Ended { cycles: 2, failures: 0, last_failed: false });
     assert_eq!((history.entries().count(), count(&file(&folder))), (2, 2));
-    // One that was through when the wish came counts.
+    // A cycle that was complete when the stop came counts.
     let clock = Fake::new();
     let (_, _, ended) = cycles(9, &file(&folder), &clock, || {
         clock.stop.set(true);
@@ -234,7 +233,7 @@ fn a_full_disk_loses_nothing_and_is_said_on_the_page() {
     let (history, ears, ended) = cycles(3, &path, &clock, || {
         left -= 1;
         if left == 1 {
-            // Someone made room.
+            // Someone freed space.
             fs::remove_file(&good).unwrap();
         }
         Ok(measured(10.0 + f64::from(left)))
@@ -277,8 +276,8 @@ fn a_clock_set_anew_neither_drops_entries_nor_keeps_them_for_ever() {
         assert_eq!(*clock.waits.borrow(), [1800, 1800, 1800], "{days}");
         assert_eq!(history.entries().count(), 4, "{days}");
         assert!(ears.pages.last().unwrap().html.contains("<svg"), "{days}");
-        // Read again: what claims to be of long ago is left out, what claims to be of the future is
-        // as old as its neighbour.
+        // Read again: an entry of long ago is dropped, one from the future is as old as its
+        // neighbour.
         let left = if days > 0 { 4 } else { 3 };
         assert_eq!(open(&path, &clock).0.entries().count(), left, "{days}");
         clock.pass(23 * 3600);
@@ -305,7 +304,7 @@ fn torn_damaged_foreign_and_repeated_lines_are_survived() {
         "{said:?}"
     );
     assert!(said[1].contains("left out 1 line") && said[1].contains("version"), "{said:?}");
-    // A line after the torn one stands on its own.
+    // A line after the torn one is complete.
     let (history, ..) = cycles(1, &path, &clock, || Ok(measured(11.0)));
     assert_eq!(history.entries().count(), 3);
     assert_eq!(open(&path, &clock).0.lines(), history.lines());
@@ -359,7 +358,7 @@ fn more_entries_than_can_be_kept_push_out_the_oldest() {
     fs::create_dir(folder.path().join("full")).unwrap(); // Cannot be written: all stay in memory.
     for second in 0..i64::try_from(MOST).unwrap() + 10 {
         let entry = Entry::new(START.into(), second as f64, fail("x"));
-        // Flushing so many in vain takes its time; only the last one needs it.
+        // Flushing this often in vain takes time; only the last flush matters.
         history.keep(entry, SignedDuration::from_secs(second));
     }
     history.flush();

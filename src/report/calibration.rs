@@ -1,11 +1,11 @@
-//! What a machine differs by when nothing was changed, as text.
+//! The calibration of a machine as text.
 
 use crate::record::calibration::{Calibration, Spread};
 use crate::report::text::{Medium, percent, plain, table};
 use crate::workload::metric;
 
-/// A calibration for a terminal: spreads by kind of metric, and the smallest change that can be
-/// seen in each scenario.
+/// A calibration for a terminal: standard deviations by kind of metric, and the smallest detectable
+/// change per scenario.
 pub fn calibration_text(calibration: &Calibration) -> String {
     let spread = |spread: Option<&Spread>| {
         spread.map_or("not measured".into(), |spread| {

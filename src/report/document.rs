@@ -1,4 +1,4 @@
-//! A record for other programs: CSV and JSON; and what every page says of a machine.
+//! A record as CSV and JSON, and the description of a machine for every page.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use crate::record::{Machine, Record};
 use crate::report::text::{number, plain};
 
-/// The record as it is stored.
+/// The record as stored.
 pub fn json(record: &Record) -> String {
     record.to_json()
 }
 
-/// Where something was measured, as name and value.
+/// The machine, as names and values.
 pub(super) fn machine(machine: &Machine) -> Vec<(&'static str, String)> {
     let list = |fields: &BTreeMap<String, String>| {
         let fields: Vec<String> =
@@ -29,7 +29,7 @@ pub(super) fn machine(machine: &Machine) -> Vec<(&'static str, String)> {
         ("memory read rate", rate(rates.read_bytes_per_s, "GB/s")),
         ("f32 rate", rate(rates.f32_flop_per_s, "GFLOP/s")),
     ];
-    // Records of before these were measured say nothing of them.
+    // Older records lack these rates.
     rows.extend(
         [
             ("memory read rate with huge pages", rates.read_huge_bytes_per_s, "GB/s"),
@@ -45,7 +45,7 @@ pub(super) fn machine(machine: &Machine) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// One line per scenario, metric and block, values in the unit of the metric's name.
+/// One line per scenario, metric and block; values in the unit of the metric's name.
 pub fn csv(record: &Record) -> String {
     let mut text = String::from("scenario,metric,block,session,value,valid,note\n");
     for case in &record.scenarios {
@@ -74,8 +74,8 @@ pub fn csv(record: &Record) -> String {
     text
 }
 
-/// A field that ends neither itself nor its line, and that a spreadsheet does not take for a
-/// formula: that begins with one of `=+-@`, and gets an apostrophe in front unless it is a number.
+/// Quotes a CSV field. A field that a spreadsheet would take for a formula (it begins with one of
+/// `=+-@` and is no number) gets an apostrophe in front.
 fn quoted(field: &str) -> String {
     let field = plain(field);
     let formula = field.starts_with(['=', '+', '-', '@']) && field.parse::<f64>().is_err();

@@ -1,6 +1,6 @@
-//! How often rules were right, as text: a table per column of environments, ours beside its targets
-//! and in every environment, and the figures once more as one line of JSON, for whoever reads only
-//! the last line.
+//! The evaluation of gate rules as text or Markdown: one table per class of environments, the
+//! default rule against its targets and in every environment, and all figures again as JSON in the
+//! last line.
 
 use crate::evaluate::{
     Bound, Evaluation, FIGURES, Figure, Figures, Met, Place, RULES, SCENARIOS, Status, TARGETS,
@@ -9,7 +9,7 @@ use crate::evaluate::{
 use crate::record::pool::Column;
 use crate::report::text::{Medium, table};
 
-/// The figures of the tables; the others are in the JSON.
+/// Figures shown in the tables; the JSON has all.
 const SHOWN: [&str; 15] = [
     "false_alarm",
     "suite_false_alarm",
@@ -38,7 +38,7 @@ pub fn evaluation_markdown(evaluation: &Evaluation, command: &str) -> String {
     document(evaluation, command, Medium::Markdown)
 }
 
-/// Everything, as JSON.
+/// The evaluation as JSON.
 pub fn evaluation_json(evaluation: &Evaluation) -> String {
     serde_json::to_string_pretty(evaluation).expect("an evaluation is plain data") + "\n"
 }
@@ -106,7 +106,7 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
     text + &last + "\n"
 }
 
-/// What a reader needs first: which targets are missed, and how many are met for certain.
+/// The summary sentence: how many targets are met, and which are missed.
 fn sentence(targets: &[Met]) -> String {
     let of = |status: Status| -> Vec<String> {
         let such = targets.iter().filter(|met| met.status == status);
@@ -128,7 +128,7 @@ fn sentence(targets: &[Met]) -> String {
     format!("Ours is shown to meet {} of {known} targets{open}{missed}.", met.len())
 }
 
-/// What the figures rest on.
+/// The data behind the figures.
 fn about(evaluation: &Evaluation, medium: Medium) -> String {
     let Evaluation { runs, seed, judged, pools, environments, .. } = evaluation;
     let pools: Vec<String> = pools
@@ -225,13 +225,13 @@ fn figure(name: &str) -> &'static Figure {
     FIGURES.iter().find(|figure| figure.name == name).expect("a name of the table of figures")
 }
 
-/// Shares and changes in percent; `-` where there is nothing.
+/// Shares and changes in percent; `-` if there is no value.
 fn shown(unit: Unit, value: Option<f64>) -> String {
     let Some(value) = value else { return "-".into() };
     match unit {
         Unit::Share | Unit::Effect => {
             let percent = 100.0 * value;
-            // Near nothing and near everything a tenth of a percent matters.
+            // Near 0 % and 100 % a tenth of a percent matters.
             let digits = if percent.abs() < 0.995 || percent > 99.0 { 2 } else { 1 };
             let text = format!("{percent:.digits$}");
             match text.as_str() {

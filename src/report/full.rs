@@ -1,6 +1,5 @@
-//! The report of one record: what it holds and what follows from it, in the words and numbers of a
-//! language. Computes nothing but medians and spreads: what follows from a record is for
-//! `crate::analysis` to say. Knows nothing of Markdown beyond handing it over, nor of HTML.
+//! The report of one record in one language. It computes only medians and spreads; everything else
+//! comes from [`crate::analysis`]. Layout is left to Markdown and HTML.
 
 mod absent;
 mod charts;
@@ -24,16 +23,16 @@ use crate::report::full::paper::Paper;
 use crate::report::text::LONGEST;
 use crate::report::words::Lang;
 
-/// How a report is made.
+/// Options of a report.
 #[derive(Debug, Clone, Copy)]
 pub struct Edition<'a> {
-    /// Its words and numbers.
+    /// Language of texts and numbers.
     pub lang: Lang,
-    /// What the record is held against.
+    /// Targets that the record is compared with.
     pub targets: &'a Targets,
 }
 
-/// With the targets that come with this build.
+/// With the built-in targets.
 impl From<Lang> for Edition<'static> {
     fn from(lang: Lang) -> Self {
         static BUILTIN: LazyLock<Targets> = LazyLock::new(Targets::builtin);
@@ -41,7 +40,6 @@ impl From<Lang> for Edition<'static> {
     }
 }
 
-/// The whole report of a record.
 pub(super) fn document(record: &Record, edition: Edition<'_>) -> Document {
     let lang = edition.lang;
     let paper = Paper::new(record, edition);
@@ -78,9 +76,9 @@ pub(super) fn document(record: &Record, edition: Edition<'_>) -> Document {
     }
 }
 
-/// The report of a record as GitHub-flavoured Markdown, no longer than GitHub shows: what is left
-/// out then is counted where it would stand. It links its charts as files in the folder `charts`,
-/// whose name is written as it stands; without a folder it has none.
+/// The report of a record as GitHub-flavoured Markdown, within the length that GitHub shows; it
+/// counts what it omits. Charts are linked as files in the folder `charts`; without a folder there
+/// are none.
 pub fn markdown<'a>(
     record: &Record,
     edition: impl Into<Edition<'a>>,
@@ -90,8 +88,8 @@ pub fn markdown<'a>(
     markdown::markdown(&document(record, edition), charts, edition.lang, LONGEST)
 }
 
-/// The charts of a record as files for [`markdown`]: their names and what is in them, on white
-/// paper whatever the reader's theme.
+/// The charts of a record as files for [`markdown`]: names and contents, on a white background
+/// whatever the reader's theme.
 pub fn chart_files<'a>(record: &Record, edition: impl Into<Edition<'a>>) -> Vec<(String, String)> {
     let sections = document(record, edition.into()).sections;
     let blocks = sections.into_iter().flat_map(|section| section.blocks);

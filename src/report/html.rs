@@ -1,4 +1,4 @@
-//! One self-contained page for a record and its verdict, or for a pair and its. No script, no
+//! Self-contained HTML pages: a record with its verdict, or a pair with its verdict. No script, no
 //! network.
 
 use minijinja::syntax::SyntaxConfig;
@@ -18,11 +18,10 @@ use crate::report::words::Lang;
 use crate::report::{chart, full, verdict};
 use crate::workload;
 
-/// The page of a record in English, with the verdict on it and the command that made it if one is
-/// given.
+/// The English page of a record, with a verdict and the command that produced it, if given.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
+/// When the template does not fit the data; tests render every template.
 pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<String> {
     let verdict = judgement.map(|(judgement, command)| verdict(judgement, command));
     document_page(&full::document(record, Lang::En.into()), verdict)
@@ -31,7 +30,7 @@ pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<St
 /// The page of a record in a language.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
+/// When the template does not fit the data; tests render every template.
 pub fn page_in<'a>(record: &Record, edition: impl Into<Edition<'a>>) -> Result<String> {
     document_page(&full::document(record, edition.into()), None)
 }
@@ -46,18 +45,19 @@ fn document_page(document: &Document, verdict: Option<Value>) -> Result<String> 
     render("page.html", data)
 }
 
-/// The page of a pair and its verdict; `command` is what made that.
+/// The page of a pair and its verdict; `command` is the command that produced the verdict.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
+/// When the template does not fit the data; tests render every template.
 pub fn pair_page(paired: &Paired, judgement: &Judgement, command: &str) -> Result<String> {
     render("pair.html", pair_data(paired, judgement, command))
 }
 
-/// The page of a verdict without a record: nothing came to be judged. `command` is what made it.
+/// The page of a verdict without a record: nothing was judged. `command` is the command that
+/// produced it.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
+/// When the template does not fit the data; tests render every template.
 pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
     let data = context! {
         lang => Lang::En.code(),
@@ -67,7 +67,7 @@ pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
     render("verdict-only.html", data)
 }
 
-/// A page of one of the templates.
+/// Renders one of the templates.
 pub(crate) fn render(name: &str, data: Value) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -147,7 +147,7 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
     }
 }
 
-/// What one build is, as name and value, the same names for each.
+/// Names and values that describe one build; every build has the same names.
 fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
     let Arm { asked, injected, build, model, settings } = arm;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
@@ -215,7 +215,7 @@ fn verdict(judgement: &Judgement, command: &str) -> Value {
     }
 }
 
-/// Rows of a name and a value, those without a value left out.
+/// Rows of name and value; rows without a value are omitted.
 fn named(rows: impl IntoIterator<Item = (&'static str, String)>) -> Vec<Value> {
     let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
     rows.map(|(name, value)| texts([name, &value])).collect()
@@ -225,8 +225,7 @@ fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     Value::from(texts.into_iter().map(|text| Value::from(plain(text))).collect::<Vec<Value>>())
 }
 
-/// A row of the verdict with its interval and its blocks as pictures: the limit is a line, no
-/// change is another.
+/// A row of the verdict table with two pictures: the interval of the change and the block values.
 fn row(finding: &Finding) -> Value {
     let state = match finding.verdict {
         Verdict::Regressed { .. }
@@ -243,7 +242,8 @@ fn row(finding: &Finding) -> Value {
     let bar =
         finding.change.as_ref().zip(finding.change.as_ref().and_then(|change| change.evidence));
     let bar = bar.map(|(change, evidence)| {
-        // Three limits to either side fill the picture of 120 units; worse is to the right.
+        // The picture is 120 units wide and shows three limits to either side; worse is to the
+        // right.
         let x = |theta: f64| 60.0 + (theta / change.margin).clamp(-3.0, 3.0) * 20.0;
         let (lo, mid, hi) = (x(evidence.single.lo), x(change.theta), x(evidence.single.hi));
         let units = |x: f64| format!("{x:.1}");

@@ -1,11 +1,11 @@
-//! One line a scenario while a run goes on, in columns that need no later line to be laid out.
+//! One line per scenario while a run is in progress, in fixed-width columns.
 
 use crate::record::Case;
 use crate::report::text;
 use crate::workload::Task;
 use crate::{stats, workload};
 
-/// Names of the columns.
+/// The column headings.
 pub fn live_header() -> String {
     row(
         [
@@ -23,7 +23,7 @@ pub fn live_header() -> String {
     )
 }
 
-/// A scenario as it stands: medians over its processes, and what is wrong with it.
+/// A scenario so far: medians over its processes, and failed checks.
 pub fn live_row(case: &Case) -> String {
     let id = text::plain(&case.id);
     if let Some(absent) = &case.absent {
@@ -58,13 +58,12 @@ pub fn live_row(case: &Case) -> String {
     row(values, &marks(case))
 }
 
-/// What is wrong with a scenario's numbers.
 fn marks(case: &Case) -> String {
     let failed = case.validity.failed.iter();
     failed.map(|what| format!("INVALID: {}", text::plain(what))).collect::<Vec<_>>().join("; ")
 }
 
-/// Metrics of tasks that the columns do not fit, to be said in words.
+/// Metrics of tasks without a column, shown as text.
 fn in_words(task: Task) -> Option<&'static [&'static str]> {
     match task {
         Task::Generate | Task::Depth => None,

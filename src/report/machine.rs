@@ -1,5 +1,4 @@
-//! A verdict for other programs: JUnit XML, Bencher Metric Format, and the list that
-//! github-action-benchmark reads.
+//! A verdict for CI tools: JUnit XML, Bencher Metric Format, and github-action-benchmark.
 
 use std::collections::BTreeMap;
 
@@ -10,15 +9,15 @@ use crate::report::text::plain;
 use crate::report::verdict::{cells, sentence, words};
 use crate::workload::{Better, Metric};
 
-/// The verdict as JUnit XML: a test case a finding. A regression is a failure, what broke or cannot
-/// be compared an error, and what is not decided is skipped. Where no finding says why the verdict
-/// is no pass, a case of its own does: nothing compared is no green file. Where nothing came to be
-/// judged, that case is an error.
+/// The verdict as JUnit XML: one test case per finding. A regression is a failure, a broken or
+/// incomparable scenario an error, and an undecided one is skipped. If no finding explains why the
+/// verdict is not a pass, a case of its own does, so that a run without comparisons is not green;
+/// if nothing was judged at all, that case is an error.
 ///
-/// `timestamp` is when the numbers were measured, or `now` where none were: UTC without its letter,
-/// as the schema of Ant has it. `time` is the seconds of a scenario's measured generations; it
-/// stands at the scenario's first case, because readers add cases up and the others were read off
-/// the same generations. What has no such time, a run of prompts alone for example, has no `time`.
+/// `timestamp` is when the numbers were measured, or `now` if there are none: UTC without its
+/// letter, as Ant's schema requires. `time` is the total of a scenario's measured generations; it
+/// stands at the scenario's first case only, because readers add up all cases. Without a measured
+/// time there is no `time`.
 pub fn junit(judgement: &Judgement, now: &str) -> String {
     let mut seconds = judgement.measured.seconds.clone();
     let time = |seconds: Option<f64>| {
@@ -41,7 +40,7 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
         cases.push((case, state));
     };
     let mut silent = true;
-    // What no case was judged of is no skipped one, which many a CI shows in green.
+    // Not skipped, which many CI systems show in green.
     let whole = match judgement.reason {
         Some(_) => Some("error"),
         None => junit_state(judgement.outcome),
@@ -85,7 +84,7 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
     )
 }
 
-/// What JUnit calls an outcome; a pass has no name.
+/// JUnit's name for an outcome; `None` for a pass.
 fn junit_state(outcome: Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::Pass => None,
@@ -110,20 +109,20 @@ fn xml(text: &str) -> String {
     escaped
 }
 
-/// What was compared, leaving out what has no numbers or cannot be believed.
+/// The findings with numbers that are valid.
 fn measured(judgement: &Judgement) -> impl Iterator<Item = (&Finding, &'static Metric, &Change)> {
     let findings = judgement.findings.iter();
     findings.filter_map(|finding| Some((finding, finding.metric?, finding.change.as_ref()?)))
 }
 
-/// The smallest and the largest of block values.
 fn range(blocks: &[f64]) -> (f64, f64) {
     let least = blocks.iter().copied().fold(f64::INFINITY, f64::min);
     (least, blocks.iter().copied().fold(f64::NEG_INFINITY, f64::max))
 }
 
-/// The present values in Bencher's own format (<https://bencher.dev/docs/reference/bencher-metric-format/>), in the unit of the
-/// metric's name; the bounds are the smallest and the largest block.
+/// The current values in Bencher's format
+/// (<https://bencher.dev/docs/reference/bencher-metric-format/>), in the unit of the metric's name;
+/// the bounds are the smallest and the largest block.
 pub fn bmf(judgement: &Judgement) -> String {
     #[derive(Serialize)]
     struct Value {
@@ -140,9 +139,9 @@ pub fn bmf(judgement: &Judgement) -> String {
     serde_json::to_string_pretty(&benchmarks).expect("a map of numbers is JSON") + "\n"
 }
 
-/// The present values as github-action-benchmark's `customSmallerIsBetter`
-/// (<https://github.com/benchmark-action/github-action-benchmark>). Rates are turned into the time of a token, so that one
-/// list holds everything.
+/// The current values as github-action-benchmark's `customSmallerIsBetter`
+/// (<https://github.com/benchmark-action/github-action-benchmark>). Rates are converted to times
+/// per token, so that smaller is better in the whole list.
 pub fn smaller_is_better(judgement: &Judgement) -> String {
     #[derive(Serialize)]
     struct Entry {

@@ -1,12 +1,12 @@
-//! One line after each look of a pair: how far it is, what is decided, what is still open.
+//! One line after each interim look of a pair: progress, decided scenarios, undecided scenarios.
 
 use crate::compare::looks::LOOKS;
 use crate::compare::{Judgement, Verdict};
 use crate::report::text::{duration, plain};
 
-/// Where measuring stands, with the verdict so far and the seconds that are left of the budget, if
-/// there is one: `look 2 of 6, block 12: 17 of 20 scenarios decided (1 regressed), 3 open: code/b4
-/// long/b16 long/b8; about 2 min 0 s left`.
+/// The state of a pair, with the seconds left of its budget if it has one: `look 2 of 6, block 12:
+/// 17 of 20 scenarios decided (1 regressed), 3 open: code/b4 long/b16 long/b8; about 2 min 0 s
+/// left`.
 pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
     let Some(course) = &judgement.course else { return String::new() };
     let passed = LOOKS.iter().filter(|look| **look <= course.blocks).count();
@@ -38,7 +38,7 @@ pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
     format!("{at}: {decided} of {scenarios} scenarios decided{said}{}{left}", open(&course.open))
 }
 
-/// How many scenarios have a finding of which this holds.
+/// The number of scenarios that have a finding with such a verdict.
 fn count(judgement: &Judgement, is: impl Fn(&Verdict) -> bool) -> usize {
     let mut ids: Vec<&str> = Vec::new();
     for finding in judgement.findings.iter().filter(|finding| is(&finding.verdict)) {

@@ -1,6 +1,5 @@
-//! Records side by side, configurations before and after: what was changed, what became of it by
-//! aspect, which scenarios gave nothing, then every metric. Refuses nothing, judges nothing, and
-//! says loudly when machines differ.
+//! Comparison of two or more records: changed settings, results by aspect, scenario status, every
+//! metric. Gives no verdict; warns if machines differ.
 
 mod aspects;
 mod markdown;
@@ -18,39 +17,37 @@ use crate::report::text::plain;
 /// Version of the JSON form.
 const SCHEMA: u32 = 1;
 
-/// Records side by side; lists of values are in the order of the records, and changes are against
-/// the first of them.
+/// Two or more records; lists of values are in the order of the records, and changes are relative
+/// to the first.
 #[derive(Serialize)]
 struct Side {
     schema: u32,
     records: Vec<Named>,
-    /// What makes the numbers mean something else than they seem to.
+    /// Reasons why the numbers may mislead.
     warnings: Vec<String>,
-    /// Settings that are not the same everywhere.
+    /// Settings that differ between records.
     settings: Vec<Setting>,
-    /// What became of it; informational, never a verdict.
+    /// Summary by aspect: informational, never a verdict.
     aspects: Vec<Aspect>,
-    /// What each record has of the scenarios.
+    /// The status of every scenario in each record.
     scenarios: Vec<State>,
     /// Every value: medians over processes, in the unit of the metric's name.
     metrics: Vec<Row>,
 }
 
-/// Which record a column is of.
+/// The record of a column.
 #[derive(Serialize)]
 struct Named {
     name: String,
     model: String,
     machine: String,
     commit: Option<String>,
-    /// When its first session began: UTC, RFC 3339.
+    /// When the first session began: UTC, RFC 3339.
     started: Option<String>,
 }
 
-/// Two or more records, each with a name, side by side as Markdown; changes are against the first.
-///
-/// A change is shown in the metric's own unit and sign, of medians over processes, without a
-/// verdict.
+/// Two or more named records compared as Markdown. Changes are relative to the first record, of
+/// medians over processes, in the metric's own unit and sign, without a verdict.
 pub fn side_by_side(records: &[(String, Record)]) -> String {
     markdown::markdown(&side(records))
 }

@@ -1,4 +1,4 @@
-//! Numbers as people read them, and text that tries to be more than text.
+//! Number formatting, escaping, exports, and the length limits of documents.
 
 use super::text::cell;
 use super::*;

@@ -1,13 +1,13 @@
-//! Numbers, tables and escaping: the one place in which a value becomes text.
+//! Formatting of numbers and tables, and escaping of text.
 
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::workload::Metric;
 
-/// The most that a Markdown document has: a comment on GitHub is cut at 65,536 characters.
+/// The maximum length of a Markdown document: GitHub cuts a comment at 65,536 characters.
 pub(super) const LONGEST: usize = 60_000;
 
-/// Four significant digits, thousands set apart: `0.01234`, `12.34`, `1,234`, `1,234,567`.
+/// Four significant digits with thousands separators: `0.01234`, `12.34`, `1,234`, `1,234,567`.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "-".into();
@@ -30,7 +30,7 @@ pub fn number(value: f64) -> String {
     format!("{sign}{grouped}{rest}")
 }
 
-/// A share as a signed percentage without its unit: `-7.9`, `+0.0`, `+150`.
+/// A share as a signed percentage without the unit: `-7.9`, `+0.0`, `+150`.
 pub(super) fn signed(share: f64) -> String {
     let percent = 100.0 * share;
     let text =
@@ -43,7 +43,7 @@ pub fn percent(share: f64) -> String {
     format!("{} %", signed(share))
 }
 
-/// Seconds as people say them: `4.2 s`, `40 s`, `3 min 20 s`, `1 h 5 min`.
+/// Seconds for people: `4.2 s`, `40 s`, `3 min 20 s`, `1 h 5 min`.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match (whole / 3600, whole / 60 % 60, whole % 60) {
@@ -54,7 +54,7 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A stored value in the unit that people see, without the unit.
+/// A stored value in the metric's display unit, without the unit.
 pub fn shown(metric: &Metric, stored: f64) -> String {
     number(stored * metric.scale)
 }
@@ -68,9 +68,8 @@ pub(super) fn label(metric: &Metric) -> String {
     }
 }
 
-/// Text that moves no cursor, starts no line, turns no writing direction, hides nothing, and gives
-/// a CI runner that reads the output no command: GitHub's begin a line with `::`, or stand behind
-/// `##[` anywhere in it.
+/// Replaces control characters, line ends, bidirectional and invisible characters, and commands to
+/// a CI runner that reads the output: GitHub's begin a line with `::` or follow `##[` anywhere.
 pub fn plain(text: &str) -> String {
     let odd = |c: char| {
         c.is_control()
@@ -86,7 +85,6 @@ pub fn plain(text: &str) -> String {
     }
 }
 
-/// Text that means nothing to Markdown: no cell ends, no tag or link begins, nobody is notified.
 pub(super) fn cell(text: &str) -> String {
     let mut escaped = String::new();
     for c in plain(text).chars() {
@@ -102,7 +100,7 @@ pub(super) fn cell(text: &str) -> String {
     escaped
 }
 
-/// Who reads a table.
+/// The output format of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Medium {
     Terminal,
@@ -110,7 +108,6 @@ pub(super) enum Medium {
 }
 
 impl Medium {
-    /// Text made harmless for the medium.
     pub(super) fn escape(self, text: &str) -> String {
         match self {
             Medium::Terminal => plain(text),
@@ -119,7 +116,6 @@ impl Medium {
     }
 }
 
-/// A table of cells as they came; `right` are the columns of numbers.
 pub(super) fn table(
     medium: Medium,
     header: &[&str],

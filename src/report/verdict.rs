@@ -1,5 +1,4 @@
-//! What every form of a verdict shares: the order in which a reviewer wants the findings, and their
-//! words and numbers. The forms themselves are in the files below.
+//! Shared by all formats of a verdict: order, wording and numbers of the findings.
 
 use crate::compare::paired::Course;
 use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
@@ -24,7 +23,7 @@ pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
     ["scenario", "metric", "base", now, change, "limit", could, "blocks", "verdict"]
 }
 
-/// Both builds of a pair: what was asked for, and what it turned out to be.
+/// Both builds of a pair, as requested and as resolved.
 pub(super) fn arms(course: &Course) -> String {
     format!("{} \u{2192} {}", arm(&course.base), arm(&course.candidate))
 }
@@ -47,12 +46,12 @@ fn arm(arm: &Arm) -> String {
     }
 }
 
-/// How far past its limit a change is, in limits.
+/// The change relative to the limit.
 fn excess(finding: &Finding) -> f64 {
     finding.change.as_ref().map_or(0.0, |change| change.theta / change.margin)
 }
 
-/// A verdict in the words of the gate.
+/// A verdict in the gate's words.
 pub(super) fn words(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Pass => "PASS".into(),
@@ -78,7 +77,7 @@ pub(super) fn words(verdict: &Verdict) -> String {
     }
 }
 
-/// Why nothing can be said, in a word or two.
+/// The reason for an inconclusive verdict, in a few words.
 fn reason(why: Why) -> &'static str {
     match why {
         Why::Noisy => "noisy",
@@ -94,7 +93,7 @@ fn reason(why: Why) -> &'static str {
     }
 }
 
-/// The order in which a reviewer wants them.
+/// The order of verdicts in a table, most important first.
 fn rank(verdict: &Verdict) -> usize {
     match verdict {
         Verdict::OutputChanged(_) => 0,
@@ -117,7 +116,7 @@ fn rank(verdict: &Verdict) -> usize {
 
 const UNCHANGED: usize = 9;
 
-/// Change and interval in percent of the metric's own unit, with its own sign.
+/// Change and confidence interval in percent, with the metric's own sign.
 pub(super) fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
     let at = |theta: f64| signed(share(metric.better, theta));
     let interval = change.evidence.map_or(String::new(), |evidence| {
@@ -130,18 +129,18 @@ pub(super) fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
     format!("{}{unit}{interval}", at(change.theta))
 }
 
-/// The limit in percent of the metric's own unit, with its own sign.
+/// The limit in percent, with the metric's own sign.
 pub(super) fn limit(metric: &Metric, change: &Change) -> String {
     let sign = if metric.better == Better::Higher { -1.0 } else { 1.0 };
     percent(sign * change.limit)
 }
 
-/// Whether a slowdown as large as the limit would have stayed unseen.
+/// Whether a slowdown as large as the limit could have gone undetected.
 fn blind(change: &Change) -> bool {
     change.evidence.is_some_and(|evidence| evidence.smallest > change.margin)
 }
 
-/// A row of a verdict, in the order of [`header`].
+/// A row of the verdict table, in the order of [`header`].
 pub(super) fn cells(finding: &Finding) -> Vec<String> {
     let blocks = match (finding.base_blocks.len(), finding.current_blocks.len()) {
         (0, 0) => String::new(),
@@ -166,7 +165,7 @@ pub(super) fn cells(finding: &Finding) -> Vec<String> {
     row
 }
 
-/// Findings worst first, and where the unchanged ones begin.
+/// Findings by importance, split into those that need attention and unchanged ones.
 pub(super) fn sorted(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
     let mut findings: Vec<&Finding> = judgement.findings.iter().collect();
     findings.sort_by(|a, b| {

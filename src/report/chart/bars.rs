@@ -1,5 +1,5 @@
-//! Bars of named things: panels beside each other, each with its own scale from zero, so that
-//! quantities of different units never share one.
+//! Bar charts: panels side by side, each with its own scale from zero, so that quantities of
+//! different units never share a scale.
 
 use plotters::chart::ChartBuilder;
 use plotters::element::PathElement;
@@ -12,32 +12,32 @@ use super::theme::Ink;
 use super::ticks::three_digits;
 use super::{Bars, NoChart, Panel, Scale};
 
-/// Names above the panels.
+/// Height of the panel labels.
 const ABOVE: i32 = 24;
-/// A bar with the space to the next.
+/// Height of a bar including the gap to the next.
 const BAR: i32 = 17;
-/// Space between categories.
+/// Gap between categories.
 const BETWEEN: i32 = 6;
-/// Space between panels.
+/// Gap between panels.
 const GAP: i32 = 14;
-/// Between the end of a bar and its number.
+/// Gap between a bar and its number.
 const BESIDE: i32 = 4;
 
-/// What the legend says: nothing where all bars are of one kind.
+/// The legend: empty if there is only one group.
 pub(super) fn keys(bars: &Bars<'_>) -> Vec<Key> {
     let groups = bars.panels.first().map_or(&[][..], |panel| &panel.groups);
     let named = groups.iter().enumerate().filter(|_| groups.len() > 1);
     named.map(|(at, group)| (Sample::Box(at), group.name.clone())).collect()
 }
 
-/// Where panels lie.
+/// The geometry of the panels.
 struct Layout {
     top: i32,
     panel: i32,
     row: i32,
 }
 
-/// Draws; returns the height in units.
+/// Draws the chart; returns its height in units.
 pub(super) fn draw(bars: &Bars<'_>, head: &Head, body: &mut String) -> Result<i32, NoChart> {
     check(bars)?;
     let widest = bars.categories.iter().map(|name| width(name, TEXT)).max().unwrap_or(0);
@@ -47,7 +47,7 @@ pub(super) fn draw(bars: &Bars<'_>, head: &Head, body: &mut String) -> Result<i3
     let groups = bars.panels.iter().map(|panel| panel.groups.len()).max().unwrap_or(1);
     let row = i32::try_from(groups).map_err(|_| NoChart::Layout)? * BAR + BETWEEN;
     let rows = i32::try_from(bars.categories.len()).map_err(|_| NoChart::Layout)?;
-    // What is left must hold a number and a bar; the height is for plotters' pixels to be counted.
+    // A panel needs room for a number and a bar; plotters' pixel counts limit the height.
     if panel < 60 || rows > 10_000 || row > 1000 {
         return Err(NoChart::Layout);
     }

@@ -1,5 +1,5 @@
-//! What stands above the drawing: title and legend, which therefore never cover data. Also how wide
-//! text is, which without a font is an estimate.
+//! Title and legend above the plot, where they cannot cover data; and estimated text widths, as no
+//! font is available.
 
 use plotters::element::{Circle, PathElement, Polygon, Rectangle};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -9,29 +9,29 @@ use super::NoChart;
 use super::backend::{Canvas, UNIT, WIDTH};
 use super::theme::Ink;
 
-/// Size of text in units.
+/// Font size in units.
 pub(super) const TEXT: i32 = 13;
 const TITLE: i32 = 15;
-/// Free space at the edges.
+/// Margin.
 pub(super) const EDGE: i32 = 8;
 const TITLE_LINE: i32 = 19;
 const LEGEND_LINE: i32 = 18;
 const SAMPLE: i32 = 26;
 
-/// What a legend shows beside a name.
+/// The symbol of a legend entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sample {
-    /// A line and its mark.
+    /// A line with its dash and marker.
     Line(usize),
-    /// A line without dashes and its mark.
+    /// A solid line and its marker.
     Curve(usize),
-    /// A mark.
+    /// A marker.
     Mark(usize),
-    /// A line to measure others by.
+    /// A dashed reference line.
     Reference,
     /// A cross.
     Failure,
-    /// A line without a mark.
+    /// A line without a marker.
     Upright(usize),
     /// A filled box.
     Box(usize),
@@ -43,12 +43,11 @@ pub(super) type Key = (Sample, String);
 /// Title and legend, broken into lines.
 pub(super) struct Head {
     title: Vec<String>,
-    /// Entries with their distance from the left.
+    /// Entries with their horizontal positions.
     legend: Vec<Vec<(i32, Key)>>,
 }
 
 impl Head {
-    /// Breaks both into lines.
     pub(super) fn new(title: &str, keys: Vec<Key>) -> Self {
         let room = WIDTH - 2 * EDGE;
         let mut legend: Vec<Vec<(i32, Key)>> = Vec::new();
@@ -68,13 +67,12 @@ impl Head {
         Self { title: wrapped(title, room), legend }
     }
 
-    /// Units that it takes from the top.
+    /// Height in units.
     pub(super) fn height(&self) -> i32 {
         let lines = |count: usize, line: i32| i32::try_from(count).unwrap_or(0) * line;
         EDGE + lines(self.title.len(), TITLE_LINE) + lines(self.legend.len(), LEGEND_LINE)
     }
 
-    /// Draws both.
     pub(super) fn draw(&self, canvas: &Canvas<'_>) -> Result<(), NoChart> {
         let mut y = EDGE;
         for line in &self.title {
@@ -116,7 +114,7 @@ fn draw_sample(canvas: &Canvas<'_>, sample: Sample, x: i32, y: i32) -> Result<()
     }
 }
 
-/// The mark of a series, told apart by shape; `radius` in tenths of a unit.
+/// The marker of a series, distinguished by shape; `radius` in tenths of a unit.
 pub(super) fn mark(
     canvas: &Canvas<'_>,
     series: usize,
@@ -143,7 +141,7 @@ pub(super) fn mark(
     Ok(())
 }
 
-/// The bar of a group: the first is full, others are pale with a border, each with its own colour.
+/// A bar: the first group is opaque, others are pale with a border.
 pub(super) fn bar(
     canvas: &Canvas<'_>,
     group: usize,
@@ -158,7 +156,7 @@ pub(super) fn bar(
     Ok(())
 }
 
-/// A cross for what failed.
+/// The cross of a failure.
 pub(super) fn cross(canvas: &Canvas<'_>, (x, y): (i32, i32)) -> Result<(), NoChart> {
     let r = 4 * UNIT;
     for dy in [-r, r] {
@@ -168,7 +166,7 @@ pub(super) fn cross(canvas: &Canvas<'_>, (x, y): (i32, i32)) -> Result<(), NoCha
     Ok(())
 }
 
-/// Text of a size in units.
+/// A text style with a font size in units.
 pub(super) fn style(ink: Ink, size: i32, h: HPos, v: VPos) -> TextStyle<'static> {
     let font = ("sans-serif", size * UNIT).into_font();
     TextStyle { font, color: ink.colour().to_backend_color(), pos: Pos::new(h, v) }
@@ -179,8 +177,8 @@ pub(super) fn px(x: i32, y: i32) -> (i32, i32) {
     (x * UNIT, y * UNIT)
 }
 
-/// About how wide text is, in units: by the widths of common sans-serif fonts, rather too wide than
-/// too narrow.
+/// Estimated width of text in units, from the widths of common sans-serif fonts; rather too wide
+/// than too narrow.
 pub(super) fn width(text: &str, size: i32) -> i32 {
     let hundredths: i32 = text
         .chars()
@@ -196,8 +194,7 @@ pub(super) fn width(text: &str, size: i32) -> i32 {
     (hundredths * size + 99) / 100
 }
 
-/// Text that fits, with an ellipsis in its middle where it is too long: names often differ at their
-/// ends.
+/// Text shortened to fit, with an ellipsis in the middle: names often differ at their ends.
 pub(super) fn shortened(text: &str, room: i32) -> String {
     let chars: Vec<char> = text.chars().collect();
     // No line holds 200 characters, and a name may be of any length.
@@ -213,9 +210,9 @@ pub(super) fn shortened(text: &str, room: i32) -> String {
         .unwrap_or_default()
 }
 
-/// At most two lines.
+/// Breaks a title into at most two lines.
 fn wrapped(title: &str, room: i32) -> Vec<String> {
-    // Bold text is a sixth wider than the text that `width` estimates.
+    // Bold text is a sixth wider than `width` estimates.
     let room = room * TEXT * 6 / (TITLE * 7);
     let mut first = String::new();
     let mut words = title.split_whitespace().peekable();

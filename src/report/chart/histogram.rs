@@ -1,4 +1,4 @@
-//! How often values occur, with lines at the values that stand for them.
+//! Histograms with named vertical lines.
 
 use plotters::element::{PathElement, Rectangle};
 
@@ -10,16 +10,16 @@ use super::ticks::position;
 use super::{Histogram, NoChart, lines};
 use crate::stats;
 
-/// Bins at most; more would be thinner than their borders.
+/// Maximum number of bins; more would be thinner than their borders.
 const MOST: usize = 40;
 
-/// What the legend says: the marks, in the order given.
+/// The legend: the marks, in the order given.
 pub(super) fn keys(histogram: &Histogram<'_>) -> Vec<Key> {
     let marks = histogram.marks.iter().enumerate();
     marks.map(|(at, mark)| (Sample::Upright(at + 1), mark.name.clone())).collect()
 }
 
-/// Draws; returns the height in units.
+/// Draws the chart; returns its height in units.
 pub(super) fn draw(
     histogram: &Histogram<'_>,
     head: &Head,
@@ -57,7 +57,7 @@ pub(super) fn draw(
     Ok(height)
 }
 
-/// Values from `from` up to `to`; the last bin has its upper end too.
+/// Values from `from` (inclusive) to `to` (exclusive; inclusive in the last bin).
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Bin {
     pub(super) from: f64,
@@ -65,9 +65,8 @@ pub(super) struct Bin {
     pub(super) count: usize,
 }
 
-/// Equally wide bins by the rule of Freedman and Diaconis (1981), twice the interquartile range
-/// over the cube root of the count, but at least as many as Sturges' rule says and at most
-/// [`MOST`].
+/// Bins of equal width by the Freedman–Diaconis rule (1981), twice the interquartile range over the
+/// cube root of the count, but at least as many as Sturges' rule gives and at most [`MOST`].
 pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
     let lo = values.iter().copied().fold(f64::INFINITY, f64::min);
     let hi = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -12,30 +12,30 @@ use super::thin::thinned;
 use super::ticks::{Outward, Ticks, position, ticks};
 use super::{Axis, Lines, Look, NoChart, Point, Scale, Series};
 
-/// Units of the plot alone, from top to bottom.
+/// Height of the plot alone.
 const PLOT: i32 = 190;
-/// The label of the upright axis, above it.
+/// Height of the vertical axis's label, which stands above the axis.
 const ABOVE: i32 = 30;
-/// Numbers and label of the lower axis.
+/// Height of the horizontal axis's numbers and label.
 const BELOW: i32 = 44;
-/// Free space to the right, for half of the last number.
+/// Right margin, for half of the last number.
 const RIGHT: i32 = 18;
-/// Up to so many values have marks on their line, and intervals of their own instead of a band.
+/// Up to this many points have markers and error bars; more get a line and a band.
 const FEW: usize = 24;
-/// Greater values are mistakes, and have more digits than there is room for.
+/// Larger values are mistakes, and their digits do not fit.
 const MOST: f64 = 1e15;
-/// The year 9000 or so; what is later is not in seconds.
+/// About the year 9000: a later time is not in seconds.
 const LATEST: f64 = 2.2e11;
-/// Marks on a line of more values.
+/// Number of markers on a longer line.
 const SPARSE: usize = 7;
 
-/// A plot with axes: positions in, pixels out.
+/// A plot with axes that maps positions to pixels.
 pub(super) type Plot<'a, 'b> = ChartContext<'a, Svg<'b>, Cartesian2d<Ticks, Ticks>>;
 
-/// The least and the greatest of values.
+/// The smallest and the largest value.
 pub(super) type Ends = (f64, f64);
 
-/// What the legend says: nothing of a series that is alone.
+/// The legend: empty for a single series.
 pub(super) fn keys(lines: &Lines<'_>) -> Vec<Key> {
     let drawn = lines.series.iter().enumerate().filter(|(_, series)| !series.points.is_empty());
     let keys: Vec<Key> =
@@ -53,7 +53,7 @@ fn sample(series: &Series, at: usize) -> Sample {
     }
 }
 
-/// Draws; returns the height in units.
+/// Draws the chart; returns its height in units.
 pub(super) fn draw(lines: &Lines<'_>, head: &Head, body: &mut String) -> Result<i32, NoChart> {
     let (x, y) = ranges(lines)?;
     let height = height(head);
@@ -79,12 +79,12 @@ pub(super) fn draw(lines: &Lines<'_>, head: &Head, body: &mut String) -> Result<
     Ok(height)
 }
 
-/// Units of a picture with one plot.
+/// Height in units of a chart with one plot.
 pub(super) fn height(head: &Head) -> i32 {
     head.height() + ABOVE + PLOT + BELOW
 }
 
-/// The ends of both axes.
+/// The value ranges of both axes.
 fn ranges(lines: &Lines<'_>) -> Result<(Ends, Ends), NoChart> {
     let mut places = Vec::new();
     let mut values = Vec::new();
@@ -111,7 +111,7 @@ fn ranges(lines: &Lines<'_>) -> Result<(Ends, Ends), NoChart> {
     Ok((x, y))
 }
 
-/// The least and the greatest of values that can be drawn.
+/// The smallest and the largest value, if all can be drawn.
 pub(super) fn ends(scale: Scale, values: &[f64]) -> Result<Ends, NoChart> {
     let most = if scale == Scale::Time { LATEST } else { MOST };
     if values.iter().any(|value| !value.is_finite() || value.abs() > most) {
@@ -125,7 +125,7 @@ pub(super) fn ends(scale: Scale, values: &[f64]) -> Result<Ends, NoChart> {
     Ok((lo, hi))
 }
 
-/// Axes, their numbers and labels, and lines across at the numbers of the upright one.
+/// Axes with ticks and labels, and horizontal grid lines.
 pub(super) fn axes<'a, 'b>(
     canvas: &'a Canvas<'b>,
     head: &Head,
@@ -162,7 +162,7 @@ pub(super) fn axes<'a, 'b>(
     Ok(plot)
 }
 
-/// Whether no number of a lower axis touches the next.
+/// Whether the labels of a horizontal axis do not touch.
 fn apart(ticks: &Ticks, room: i32) -> bool {
     let (lo, hi) = ticks.range;
     let unit = f64::from(room) / (hi - lo);
@@ -187,7 +187,7 @@ impl Pen<'_, '_, '_> {
         self.plot.backend_coord(&at)
     }
 
-    /// Stretches without a gap.
+    /// Segments without a gap.
     fn stretches(&self, points: &[Point]) -> Vec<Vec<(i32, i32)>> {
         let parts = points.split(|point| point.y.is_none()).filter(|part| !part.is_empty());
         parts
@@ -199,15 +199,14 @@ impl Pen<'_, '_, '_> {
         let ink = Ink::Series(self.at);
         let style = if points.len() > FEW { ink.solid(15) } else { ink.line(18) };
         for path in self.stretches(points) {
-            // What stands alone between two gaps would be a line of no length.
+            // A single point between two gaps has no line to draw.
             if let [alone] = path[..] {
                 mark(self.canvas, self.at, alone, 20)?;
             } else {
                 self.canvas.draw(&PathElement::new(path, style))?;
             }
         }
-        // Dashes do not show on a line that goes up and down, so that a long one has marks here and
-        // there.
+        // Dashes are hard to see on a jagged line, so a long one has a few markers.
         let apart = if points.len() > FEW { points.len().div_ceil(SPARSE) } else { 1 };
         let marked: Vec<Point> = points.iter().copied().skip(apart / 2).step_by(apart).collect();
         self.marks(&marked)
@@ -239,7 +238,7 @@ impl Pen<'_, '_, '_> {
         Ok(())
     }
 
-    /// Bars of error where values are few, otherwise a band.
+    /// Error bars if there are few points, otherwise a band.
     fn intervals(&self, points: &[Point]) -> Result<(), NoChart> {
         let ink = Ink::Series(self.at);
         if points.len() > FEW {

@@ -1,4 +1,4 @@
-//! What charts are made of: well-formed, themed, finite; and what makes none.
+//! Charts are well-formed, themed and finite; invalid data make none.
 
 use super::figures::Words;
 use super::histogram::bins;

@@ -1,5 +1,5 @@
-//! One scenario as one JSON object of plain sections (platform, device, model, generation,
-//! results), for tables and scripts that know nothing of records.
+//! One scenario as one JSON object (platform, device, model, generation, results), for tables and
+//! scripts that do not read records.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,12 @@ use crate::report::export::{
 use crate::report::text::plain;
 use crate::stats;
 
-/// The whole object. What is not known is `null`, never left out and never zero.
+/// The whole object. Unknown values are `null`, never omitted and never zero.
 #[derive(Serialize)]
 struct Benchmark {
-    /// When the first session of the record began: UTC, RFC 3339.
+    /// When the first session began: UTC, RFC 3339.
     timestamp: Option<String>,
-    /// Commit of the tree that candlemark was built from.
+    /// Commit that candlemark was built from.
     commit: Option<String>,
     platform: Platform,
     runtime: Runtime,
@@ -26,21 +26,20 @@ struct Benchmark {
     model: Model,
     generation: Generation,
     results: Results,
-    /// A slowdown on purpose: the numbers are not those of the program.
+    /// The injected slowdown, if any: the numbers are not those of the program.
     injected: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Platform {
-    /// The system with its version where that is known.
+    /// Operating system, with its version if known.
     os: Option<String>,
     arch: Option<String>,
-    /// Class of the machine, as baselines are kept by.
+    /// Machine class, the key of baselines.
     machine: String,
     cpu: String,
 }
 
-/// What ran the model.
 #[derive(Serialize)]
 struct Runtime {
     /// Version of candlemark.
@@ -61,7 +60,7 @@ struct Device {
     /// `cpu`, `cuda` or `metal`.
     #[serde(rename = "type")]
     kind: String,
-    /// The CPU's own name; `null` for other devices, whose names records do not hold.
+    /// The CPU's name; `null` for other devices, whose names are not recorded.
     name: Option<String>,
 }
 
@@ -69,13 +68,13 @@ struct Device {
 struct Model {
     /// `synthetic`, `local` or `hf`.
     source: &'static str,
-    /// As it was asked for.
+    /// As requested.
     spec: String,
     /// SHA-256 of the weights.
     sha256: String,
-    /// What the weights are held as.
+    /// Format of the weights in memory.
     quant: String,
-    /// Weights in millions; tied ones count once.
+    /// Parameters in millions; tied weights count once.
     params_m: f64,
     /// Longest sequence in tokens.
     block_size: usize,
@@ -91,9 +90,9 @@ struct Model {
 struct Generation {
     /// Id of the scenario.
     scenario: Option<String>,
-    /// Sequences answered together.
+    /// Sequences generated together.
     batch: Option<usize>,
-    /// Text of the prompt: always `null`, records hold its hash alone.
+    /// Text of the prompt: always `null`, because records contain only its hash.
     prompt: Option<String>,
     /// SHA-256 of the prompts' token ids.
     prompt_sha256: Option<String>,
@@ -105,33 +104,33 @@ struct Generation {
     temperature: f64,
     top_k: Option<usize>,
     top_p: Option<f64>,
-    /// 1 is off.
+    /// 0 is greedy.
     repetition_penalty: f64,
     use_kv_cache: bool,
     seed: u64,
-    /// Greedy, whatever the temperature says.
+    /// Greedy regardless of the temperature.
     deterministic: bool,
-    /// Warm-up generations in each process, which count for nothing.
+    /// Warm-up generations per process, which are not counted.
     warmups: usize,
-    /// How the scenario differs from the settings.
+    /// Differences of the scenario from the settings.
     labels: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
 struct Results {
-    /// Measured generations, of all processes together.
+    /// Measured generations in all processes.
     iters: usize,
-    /// Fresh processes that they were measured in.
+    /// Fresh processes.
     processes: usize,
-    /// Metric of the record that the rate is: of decoding alone, no prefill in it.
+    /// The metric of the rate, which excludes prefill.
     metric: Option<&'static str>,
-    /// Over all measured generations; `null` where nothing was measured or it cannot be true.
+    /// Over all measured generations; `null` if not measured or invalid.
     tokens_per_sec: Option<Rate>,
-    /// Median over processes of the peak of device memory; `null` on a CPU.
+    /// Median over processes of peak device memory; `null` on a CPU.
     vram_peak_mib: Option<f64>,
-    /// Median over processes of the peak of the resident set.
+    /// Median over processes of the peak resident set.
     rss_peak_mib: Option<f64>,
-    /// Whether the numbers can be true; `null` where there is no scenario.
+    /// Whether the numbers are valid; `null` without a scenario.
     valid: Option<bool>,
     /// Why there is no rate.
     why: Option<String>,
@@ -144,10 +143,9 @@ struct Rate {
     max: f64,
 }
 
-/// One scenario of a record as one JSON object: the one of this id, or else the valid one of batch
-/// 1 with the longest answers, where there is one.
-/// `results.tokens_per_sec` is made of the samples of the decode rate: of one sequence, or of the
-/// whole batch where there are several.
+/// One scenario of a record as one JSON object: the one with this id, or else the valid one of
+/// batch 1 with the longest answers, if there is one. `results.tokens_per_sec` comes from the
+/// samples of the decode rate: of one sequence, or of the whole batch if it has several.
 ///
 /// # Errors
 /// When the record has no such scenario.
@@ -257,7 +255,7 @@ fn results(case: Option<&Case>) -> Results {
     }
 }
 
-/// Why a scenario has no value of a metric, as the record says.
+/// Why a scenario lacks a value, as recorded.
 fn unmeasured(case: &Case, metric: &str) -> String {
     let note = case.blocks.iter().find_map(|block| block.notes.get(metric));
     note.map_or_else(|| format!("`{metric}` was not measured"), |note| plain(note))

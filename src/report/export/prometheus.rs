@@ -1,6 +1,7 @@
-//! A record in Prometheus' text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>), for the textfile
-//! collector of node_exporter: medians over processes in base units, without the time of each
-//! sample, which the collector refuses.
+//! A record in Prometheus' text format
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>), for the textfile collector of
+//! node_exporter: medians over processes in base units, without timestamps, which the collector
+//! refuses.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,9 +15,8 @@ use crate::workload::{METRICS, Metric};
 /// The record as series `candlemark_<metric>{scenario, model, quant, machine}`, each the median
 /// over processes.
 ///
-/// A value that was not measured has no sample, nor has one that cannot be true:
-/// `candlemark_scenario_valid` and `candlemark_scenario_absent` say which those are. A record that
-/// was slowed down on purpose says so in a label of its own.
+/// Unmeasured and invalid values have no sample; `candlemark_scenario_valid` and
+/// `candlemark_scenario_absent` list them. A record with an injected slowdown has an extra label.
 pub fn prometheus(record: &Record) -> String {
     let mut text = String::new();
     let whole = labels(record, &[]);
@@ -32,7 +32,7 @@ pub fn prometheus(record: &Record) -> String {
     let at = at.map(|at| (whole, at.as_second() as f64));
     family(&mut text, "record_timestamp_seconds", "When the record was made, as a Unix time.", at);
 
-    // Equal labels twice would make the collector drop the whole file.
+    // The collector drops the whole file if labels repeat.
     let mut seen = BTreeSet::new();
     let cases: Vec<(&Case, String)> = record
         .scenarios
@@ -73,7 +73,7 @@ pub fn prometheus(record: &Record) -> String {
     text
 }
 
-/// The name of a metric's series without its prefix, and what a stored unit is in its base unit.
+/// The name of a metric's series without its prefix, and the factor from stored to base unit.
 pub(crate) fn exposed(metric: &Metric) -> (String, f64) {
     let name = metric.name;
     for (ending, base_ending, base) in [
@@ -92,7 +92,7 @@ pub(crate) fn exposed(metric: &Metric) -> (String, f64) {
     (if share { format!("{name}_ratio") } else { name.into() }, 1.0)
 }
 
-/// What a record is of, in the labels of one series.
+/// The labels of the info series.
 fn info(record: &Record) -> String {
     let (build, settings) = (&record.build, &record.settings);
     let threads = settings.threads.to_string();
@@ -123,12 +123,12 @@ fn labels(record: &Record, more: &[(&str, &str)]) -> String {
     format!("{{{}}}", all.join(","))
 }
 
-/// A label's value, which must not end it.
+/// The escaped value of a label.
 fn value_of(text: &str) -> String {
     plain(text).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// A family of gauges with its head; nothing where there is no sample.
+/// A family of gauges with its help text; nothing without a sample.
 fn family(
     text: &mut String,
     name: &str,

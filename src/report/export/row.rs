@@ -1,4 +1,4 @@
-//! One line for a table of results that people share.
+//! One row for a shared table of results.
 
 use crate::error::Result;
 use crate::record::Record;
@@ -6,9 +6,9 @@ use crate::report::export::{chosen, cpu, decode_rate, mib, samples, source};
 use crate::report::text::{cell, number};
 use crate::stats;
 
-/// The row of the shared results table, under its header: of the scenario asked for, or else of the
-/// valid one of batch 1 with the longest answers, where there is one. The rate is the mean of the
-/// decode rate's samples; the struck-out ones cannot be true, and `N/A` was not measured.
+/// The row of the shared results table, with its header: of the given scenario, or else of the
+/// valid one of batch 1 with the longest answers, if there is one. The rate is the mean of the
+/// decode rate's samples; invalid rates are struck out, and `N/A` means not measured.
 ///
 /// # Errors
 /// When the record has no such scenario.

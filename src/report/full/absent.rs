@@ -1,5 +1,5 @@
-//! What was not measured and why, how values were read, and how the record and this document are
-//! made again.
+//! What was not measured and why, sources of values, and how to recreate the record and this
+//! document.
 
 use crate::error::{command, quoted};
 use crate::record::{Absence, Record};
@@ -8,7 +8,7 @@ use crate::report::full::paper::Paper;
 use crate::report::text::plain;
 use crate::workload::{SUITES, metric};
 
-/// Suites that have a part of their own in the document, with the heading of that part.
+/// Suites that have a section of their own, with its heading.
 fn parts<'a>(paper: &'a Paper) -> [(&'static str, &'a str); 9] {
     let words = paper.words;
     [
@@ -24,7 +24,7 @@ fn parts<'a>(paper: &'a Paper) -> [(&'static str, &'a str); 9] {
     ]
 }
 
-/// Whether a record has anything of a suite.
+/// Whether a record has any scenario of a suite.
 fn has(record: &Record, suite: &str) -> bool {
     let suite = SUITES.iter().find(|one| one.name == suite);
     let scenarios = suite.map_or_else(Vec::new, |suite| (suite.scenarios)());
@@ -75,7 +75,7 @@ pub(super) fn absent(paper: &Paper) -> Section {
     section
 }
 
-/// A remark on a metric and the scenarios that have it.
+/// A note on a metric, and the scenarios that have it.
 struct Note {
     metric: String,
     said: Option<String>,
@@ -100,7 +100,7 @@ impl Note {
     }
 }
 
-/// What the record says of values that are there, or of those that are not: each remark once.
+/// The notes on present or on missing values, each note once.
 fn notes(paper: &Paper, there: bool) -> Vec<Note> {
     let mut notes: Vec<Note> = Vec::new();
     for case in &paper.record.scenarios {

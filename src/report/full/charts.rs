@@ -1,5 +1,5 @@
-//! The charts of a record. Each is left out where its scenarios were not measured; invalid
-//! scenarios are not drawn.
+//! The charts of a record. A chart whose scenarios were not measured is omitted; invalid scenarios
+//! are not drawn.
 
 use crate::analysis::{Consistency, ContextRow, GridRow, Spread, State, StressRow};
 use crate::record::Outcome;
@@ -37,7 +37,7 @@ struct Draw<'a> {
     number: Number<'a>,
 }
 
-/// The centre of a valid scenario.
+/// The median of a valid scenario.
 fn sound(state: &State, spread: Option<Spread>) -> Option<f64> {
     spread.filter(|_| state.is_valid()).map(|spread| spread.median)
 }
@@ -47,7 +47,7 @@ impl<'a> Draw<'a> {
         Axis { label: label.into(), scale, number: self.number }
     }
 
-    /// A chart where there is one to draw.
+    /// A rendered chart, if its data can be drawn.
     fn chart(
         &self,
         name: &'static str,
@@ -72,7 +72,7 @@ impl<'a> Draw<'a> {
         let mut series = vec![Series { name: words.measured.into(), points, look: Look::Points }];
         if let Some(fit) = grid.ttft_growth {
             let at = |x: f64| Point::new(x, fit.line.at(x) * MS);
-            // Where the line would be below zero there is no time that it could be.
+            // A time below zero is impossible: the line starts where it crosses zero.
             let zero = -fit.line.intercept / fit.line.slope;
             let from = if fit.line.at(first) < 0.0 { zero } else { first };
             let points = vec![at(from), at(last)];
@@ -224,7 +224,7 @@ impl<'a> Draw<'a> {
     }
 }
 
-/// Memory after each request of the first process; requests that were not answered are set apart.
+/// Memory after each request of the first process; unanswered requests go to `failed`.
 fn memory(row: &StressRow, failed: &mut Vec<Point>) -> Vec<Point> {
     let requests = row.requests.first().map_or([].as_slice(), Vec::as_slice);
     let place = |(at, request): (usize, &crate::record::Request)| {

@@ -1,5 +1,4 @@
-//! What a record speaks for, each with the rule that gives it, and one number for the curious with
-//! its formula.
+//! Recommendations with their rules, and the score with its formula.
 
 use crate::analysis::{
     BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, ContextAdvice, ContextEnd,
@@ -10,11 +9,10 @@ use crate::report::full::model::{Block, Cell, Section, Table, Text};
 use crate::report::full::paper::{MIB, Paper};
 use crate::report::words::Words;
 
-/// The best score.
+/// The best possible score.
 const BEST: f64 = 10.0;
 
-/// One thing that is advised: what, how much, and by which rule; without a value the rule says what
-/// is missing.
+/// One recommendation; without a value the rule says what is missing.
 struct Piece {
     short: &'static str,
     name: &'static str,
@@ -108,7 +106,7 @@ fn refusal(paper: &Paper, why: NoAdvice) -> Text {
     }
 }
 
-/// What is advised as figures of the summary: name, value, and where the rule stands or what is
+/// Recommendations as rows of the summary: name, value, and where the rule stands or what is
 /// missing.
 pub(super) fn advised(paper: &Paper) -> Vec<(&'static str, (Cell, Cell))> {
     let figure = |piece: Piece| {
@@ -140,7 +138,7 @@ pub(super) fn advice(paper: &Paper) -> Section {
     section
 }
 
-/// The score as a figure of the summary.
+/// The score as a row of the summary.
 pub(super) fn score(paper: &Paper) -> (Cell, Cell) {
     let score = &paper.analysis.score;
     match score.value {

@@ -1,4 +1,4 @@
-//! Where, when and how a record was made, and how its figures are to be read.
+//! General information, method, scenarios, and every metric of a record.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,6 @@ use crate::report::full::model::{Block, Cell, Section, Table, Text, Tone};
 use crate::report::full::paper::{MIB, Paper};
 use crate::workload::PromptFormat;
 
-/// Name and value.
 type Row = (&'static str, String);
 
 pub(super) fn general(paper: &Paper) -> Section {
@@ -36,7 +35,7 @@ pub(super) fn general(paper: &Paper) -> Section {
     section
 }
 
-/// Names and values in one line.
+/// Names and values on one line.
 fn list(fields: &BTreeMap<String, String>) -> String {
     let fields: Vec<String> =
         fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -62,7 +61,7 @@ fn run(paper: &Paper) -> Vec<Row> {
     vec![(words.date, times.join(paper.lang.semicolon()))]
 }
 
-/// An instant as records keep it, `2026-07-01T12:00:00Z`, without the letters between its parts.
+/// A timestamp of a record, `2026-07-01T12:00:00Z`, in readable form.
 fn moment(at: &str) -> String {
     match at.strip_suffix('Z').and_then(|at| at.split_once('T')) {
         Some((day, time)) => format!("{day} {} UTC", time.split('.').next().unwrap_or(time)),
@@ -128,7 +127,7 @@ fn machine(paper: &Paper) -> Vec<Row> {
         Some(rate) => lang.with_unit(rate / 1e9, unit),
         None => paper.words.frame.not_measured.into(),
     };
-    // Records of before these were measured say nothing of them.
+    // Older records lack these rates.
     let newer = |value: Option<f64>, unit| value.map_or(String::new(), |_| rate(value, unit));
     let cache = rates.last_level_cache_bytes;
     vec![
@@ -192,7 +191,7 @@ fn conditions(paper: &Paper) -> Option<Table> {
     (!rows.is_empty()).then_some(table)
 }
 
-/// How the figures came about.
+/// How the figures were measured.
 pub(super) fn method(paper: &Paper) -> Section {
     let (words, lang) = (&paper.words.method, paper.lang);
     let generation = &paper.record.settings.generation;
@@ -222,7 +221,7 @@ pub(super) fn method(paper: &Paper) -> Section {
     section
 }
 
-/// What was run, and what is judged of it.
+/// Every scenario with its gated metrics.
 pub(super) fn scenarios(paper: &Paper) -> Section {
     let (words, frame, lang) = (&paper.words.scenarios, &paper.words.frame, paper.lang);
     let mut section = Section::new("scenarios", words.heading);
@@ -266,7 +265,7 @@ pub(super) fn scenarios(paper: &Paper) -> Section {
     section
 }
 
-/// Whatever has a value, scenario by scenario.
+/// Every metric with a value, by scenario.
 pub(super) fn every(paper: &Paper) -> Section {
     let (words, frame) = (&paper.words.every, &paper.words.frame);
     let mut section = Section::new("every", words.heading);

@@ -1,5 +1,5 @@
-//! How a record stands to the targets, as measured and as projected to the machine that they were
-//! set for.
+//! Results against targets, as measured and as projected to the machine that the targets were set
+//! for.
 
 use crate::analysis::{Target, TargetResult, TargetVerdict, Topic, Unmeasurable};
 use crate::report::full::model::{Block, Cell, Section, Table, Text, Tone};
@@ -7,7 +7,7 @@ use crate::report::full::paper::Paper;
 use crate::report::words::Words;
 use crate::workload::metric;
 
-/// Whether a target says anything of the record's model, held as it is.
+/// Whether a target applies to the record's model and quantisation.
 pub(super) fn concerns(result: &TargetResult) -> bool {
     let other = [Unmeasurable::OtherModel, Unmeasurable::OtherQuant];
     !other.map(TargetVerdict::NotMeasurable).contains(&result.verdict)
@@ -64,7 +64,7 @@ fn row(paper: &Paper, result: &TargetResult) -> Vec<Cell> {
     };
     let name = result.metric.as_ref().or(target.metric.first());
     let many = [Topic::UseCase, Topic::Pipeline, Topic::Rag, Topic::Suitability];
-    let name = name.filter(|_| many.contains(&target.topic)); // The other topics say it themselves.
+    let name = name.filter(|_| many.contains(&target.topic)); // Other topics name their metric.
     let metric = name.and_then(|name| metric(name)).map(|metric| lang.metric(metric));
     let scenario = result.case.as_deref().or(target.scenario.as_deref());
     let what = [Some(topic(paper.words, target.topic)), metric, scenario];
@@ -102,8 +102,8 @@ fn bounds(paper: &Paper, target: &Target) -> Text {
     }
 }
 
-/// What became of a target. What could not be measured is no miss, and what was missed is no
-/// regression: neither is alarming.
+/// The result of a target. Neither an unmeasurable nor a missed target is a regression, so neither
+/// is shown in red.
 fn verdict(paper: &Paper, verdict: TargetVerdict, said: Option<&str>) -> Cell {
     let words = &paper.words.targets;
     match verdict {

@@ -1,12 +1,12 @@
-//! What lengths cost: the grid of prompt and answer lengths with what follows from it, and contexts
-//! of growing depth.
+//! The cost of length: the grid of prompt and answer lengths with derived figures, and contexts of
+//! growing depth.
 
 use crate::analysis::{ContextRow, Grid, Kernels, Reading, State};
 use crate::report::full::model::{Block, Cell, Section, Table, Text};
 use crate::report::full::paper::{MIB, MS, Paper};
 use crate::stats::Fit;
 
-/// Seconds for each token, as microseconds for a thousand tokens.
+/// Seconds per token as microseconds per thousand tokens.
 const US_PER_THOUSAND: f64 = 1e9;
 
 pub(super) fn grid(paper: &Paper) -> Option<Section> {
@@ -64,8 +64,7 @@ fn results(paper: &Paper, grid: &Grid) -> Table {
     table
 }
 
-/// Figures that rest on several scenarios, each with how it is to be read; those that were not
-/// measured are left out.
+/// Figures derived from several scenarios, with their interpretation; unmeasured ones are omitted.
 fn derived(paper: &Paper) -> Table {
     let words = &paper.words.grid;
     let header = [paper.words.summary.figure, paper.words.frame.value, words.meaning];

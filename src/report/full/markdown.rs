@@ -1,5 +1,5 @@
-//! A document as GitHub-flavoured Markdown. What came from a record is no markup: it opens no tag,
-//! link, cell or line.
+//! A document as GitHub-flavoured Markdown. Text from a record is escaped: it opens no tag, link,
+//! cell or line.
 
 use std::fmt::Write as _;
 
@@ -7,10 +7,10 @@ use crate::report::full::model::{Block, Cell, Document, Section, Span, Table, Te
 use crate::report::text::cell;
 use crate::report::words::Lang;
 
-/// The document; charts are linked in `charts`, a folder beside the file, and left out where there
-/// is none. Where the text would be longer than so many characters, the values of the last
-/// scenarios are left out first, then the second halves of the longest tables and lists, over and
-/// over, and what is still too long ends early; the text says how many.
+/// The document. Charts are linked in the folder `charts`, or omitted without a folder. If the text
+/// exceeds `longest` characters, the details of the last scenarios are omitted first, then the
+/// second halves of the longest tables and lists, repeatedly; what is still too long is cut. The
+/// text says how much is omitted.
 pub(super) fn markdown(
     document: &Document,
     charts: Option<&str>,
@@ -31,7 +31,7 @@ pub(super) fn markdown(
     }
 }
 
-/// How many rows or items of a block can be shown; what has none is shown as a whole.
+/// The number of rows or items that a block can show; other blocks count as one.
 fn rows(block: &Block) -> usize {
     match block {
         Block::Table { table } => table.rows.len(),
@@ -40,7 +40,7 @@ fn rows(block: &Block) -> usize {
     }
 }
 
-/// Shows less of the document; `false` where there is nothing more to leave out.
+/// Shows less of the document; `false` if nothing more can be omitted.
 fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
     let blocks = || document.sections.iter().flat_map(|section| &section.blocks);
     let length = |block: &Block, shown| self::block(block, None, shown).chars().count();
@@ -69,9 +69,9 @@ fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
     !places.is_empty()
 }
 
-/// The lines that fit, and how many do not.
+/// The lines that fit, and a count of the others.
 fn ended(text: &str, lang: Lang, longest: usize) -> String {
-    const NOTE: usize = 200; // More than the note has, in any language.
+    const NOTE: usize = 200; // More than the note needs in any language.
     let mut left = longest.saturating_sub(NOTE);
     let fits = |line: &&str| {
         let length = line.chars().count();
@@ -84,13 +84,13 @@ fn ended(text: &str, lang: Lang, longest: usize) -> String {
     shown.concat() + &left_out(lang.words().frame.rows_left_out, lang, out)
 }
 
-/// Says how much is left out here.
+/// The note about omitted rows.
 fn left_out(template: &'static str, lang: Lang, out: usize) -> String {
     let text = Text::fill(template, &[("count", &lang.count(out))]);
     format!("\n**{}**\n", inline(&text))
 }
 
-/// The document with so many rows of each block.
+/// The document with the given number of rows of each block.
 fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
     let words = &lang.words().frame;
     let mut text = format!("# {}\n", inline(&document.title));
@@ -118,7 +118,7 @@ fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<
     text
 }
 
-/// A block with no more than so many of its rows.
+/// A block with at most `shown` rows.
 fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     match block {
         Block::Paragraph { text } => line(text) + "\n",
@@ -150,7 +150,7 @@ fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     }
 }
 
-/// A name within an address: bytes that could end it are written as numbers.
+/// A folder or file name within a link, percent-encoded.
 fn address(name: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let encode = |byte: u8| match byte {
@@ -188,7 +188,7 @@ fn cell_text(cell: &Cell) -> String {
     }
 }
 
-/// Text in the middle of a line.
+/// Text within a line.
 fn inline(text: &Text) -> String {
     text.0.iter().map(span).collect()
 }
@@ -204,7 +204,7 @@ fn span(span: &Span) -> String {
     format!("`{}`", span.text)
 }
 
-/// Text that begins a line: it begins no heading, list or rule.
+/// Text at the start of a line: it begins no heading, list or rule.
 fn line(text: &Text) -> String {
     let text = inline(text);
     let digits = text.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -216,8 +216,8 @@ fn line(text: &Text) -> String {
     if text.starts_with(['#', '-', '+', '=', '_', '~']) { format!("\\{text}") } else { text }
 }
 
-/// As [`cell`], and no address becomes a link by itself, no tildes strike out and no underscores
-/// set off words.
+/// Escaped text in which no address becomes a link, no tildes strike out and no underscores
+/// emphasise.
 fn harmless(text: &str) -> String {
     let text = cell(text).replace("://", ":\\//").replace("www.", "www\\.");
     text.replace("~~", "\\~\\~").replace("__", "\\_\\_")

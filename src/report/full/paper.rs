@@ -1,5 +1,5 @@
-//! What every section of a report is written from, and how a value of a case becomes a cell: with
-//! its unit, struck out where it cannot be true, and said to be missing where it was not measured.
+//! The data that all sections of a report are rendered from, and the conversion of values to cells:
+//! with units, struck out if invalid, a dash if missing.
 
 use crate::analysis::{Analysis, Reading, Reference, Spread, State, TargetResult, evaluate};
 use crate::record::{AbsenceKind, Case, Record};
@@ -10,13 +10,13 @@ use crate::stats;
 use crate::stats::Fit;
 use crate::workload::{METRICS, Metric, metric};
 
-/// Bytes as MiB.
+/// Bytes to MiB.
 pub(super) const MIB: f64 = 1.0 / (1024.0 * 1024.0);
 
-/// Seconds as milliseconds.
+/// Seconds to milliseconds.
 pub(super) const MS: f64 = 1e3;
 
-/// What every section is written from.
+/// The input of every section.
 pub(super) struct Paper<'a> {
     pub(super) record: &'a Record,
     pub(super) analysis: Analysis,
@@ -35,12 +35,12 @@ impl<'a> Paper<'a> {
         Self { record, analysis, lang, words, results, reference: targets.reference.clone() }
     }
 
-    /// Said in place of a number that there is none of.
+    /// The cell of a missing value.
     pub(super) fn missing(&self) -> Cell {
         Cell::new("\u{2013}", Tone::Plain)
     }
 
-    /// A count of what there was to do.
+    /// An exact count.
     pub(super) fn count(&self, count: Option<usize>) -> Cell {
         count.map_or_else(|| self.missing(), |count| self.lang.count(count).into())
     }
@@ -61,7 +61,7 @@ impl<'a> Paper<'a> {
         }
     }
 
-    /// A centre and the standard deviation around it; `scale` is what one stored unit is in that of
+    /// A median and the standard deviation around it; `scale` converts the stored unit to that of
     /// the column.
     pub(super) fn spread(&self, state: &State, value: Option<Spread>, scale: f64) -> Cell {
         let Some(Spread { median, sd, .. }) = value else { return self.missing() };
@@ -89,7 +89,7 @@ impl<'a> Paper<'a> {
         (self.lang.metric(metric).into(), value.map(|text| Cell::new(text, tone(state))))
     }
 
-    /// A slope and the interval that holds it.
+    /// A slope and its confidence interval.
     pub(super) fn slope(&self, fit: &Fit, scale: f64) -> Cell {
         let number = |value: f64| self.lang.number(value * scale);
         let value = number(fit.line.slope);
@@ -102,7 +102,7 @@ impl<'a> Paper<'a> {
         }
     }
 
-    /// What is judged of a scenario at a glance: a rate, a latency and memory.
+    /// The first gated rate, latency and memory metric of a scenario.
     pub(super) fn judged(&self, case: &Case) -> [Cell; 3] {
         let state = State::of(case);
         ["/", "ms", "MiB"].map(|unit| {
@@ -115,7 +115,7 @@ impl<'a> Paper<'a> {
                 metric.and_then(|metric| Some((metric, stats::median(&case.values(metric.name))?)));
             match value {
                 None => self.missing(),
-                // Rates differ in what they count.
+                // Rates differ in their units.
                 Some((metric, value)) if unit == "/" => {
                     Cell::new(self.lang.measured(metric, value), tone(&state))
                 }
@@ -124,7 +124,7 @@ impl<'a> Paper<'a> {
         })
     }
 
-    /// Whether a scenario's numbers can be true, in words.
+    /// The validity of a scenario.
     pub(super) fn validity(&self, case: &Case) -> Cell {
         let words = &self.words.scenarios;
         match (&case.absent, case.validity.ok(), case.validity.warnings.as_slice()) {
@@ -150,8 +150,8 @@ impl<'a> Paper<'a> {
     /// Every metric of a scenario that has a value: name, median over processes, spread, number of
     /// processes.
     ///
-    /// The spread is the standard deviation as a share of the mean: between processes where there
-    /// are several, otherwise within the one, which says so.
+    /// The spread is the standard deviation divided by the mean: between processes if there are
+    /// several, otherwise within the single process, which is marked.
     pub(super) fn metrics(&self, case: &Case) -> Vec<[Cell; 4]> {
         let state = State::of(case);
         let share = |values: &[f64]| {
@@ -179,7 +179,7 @@ impl<'a> Paper<'a> {
     }
 }
 
-/// How the numbers of a scenario in this state are shown.
+/// The tone of a scenario's numbers.
 pub(super) fn tone(state: &State) -> Tone {
     if matches!(state, State::Invalid(_)) { Tone::Struck } else { Tone::Plain }
 }

@@ -1,11 +1,10 @@
-//! How fast answers are: percentiles of latencies, kinds of requests, categories at every batch
-//! size.
+//! Speed: latency percentiles, kinds of requests, categories at every batch size.
 
 use crate::analysis::{ApiRow, BatchRow, Distribution, Latency, State};
 use crate::report::full::model::{Cell, Section, Table};
 use crate::report::full::paper::{MIB, MS, Paper};
 
-/// Percentiles of every scenario, a table for each kind of latency.
+/// Percentiles of every scenario, one table per kind of latency.
 pub(super) fn latency(paper: &Paper) -> Option<Section> {
     let words = &paper.words.latency;
     let all = &paper.analysis.latencies;
@@ -54,7 +53,7 @@ fn row(paper: &Paper, one: &Latency, of: &Distribution) -> Vec<Cell> {
     ]
 }
 
-/// Kinds of requests side by side.
+/// Kinds of requests compared.
 pub(super) fn api(paper: &Paper) -> Option<Section> {
     let (words, lang) = (&paper.words.api, paper.lang);
     let rows = &paper.analysis.api;
@@ -91,7 +90,7 @@ pub(super) fn api(paper: &Paper) -> Option<Section> {
     (!rows.is_empty()).then_some(section)
 }
 
-/// A table for each category, a row for each batch size.
+/// One table per category, one row per batch size.
 pub(super) fn categories(paper: &Paper) -> Option<Section> {
     let words = &paper.words.categories;
     let categories = &paper.analysis.categories;

@@ -1,4 +1,4 @@
-//! The figures that people ask for first, and what the model takes of the machine.
+//! The summary of a record, and its use of the machine.
 
 use crate::analysis::{Latency, Reading, ResourceRow, State};
 use crate::record::Case;
@@ -8,7 +8,7 @@ use crate::report::full::paper::{MS, Paper};
 use crate::stats;
 use crate::workload::{Task, metric};
 
-/// A value and where it is from, or why there is none.
+/// A value, and its source or the reason why it is missing.
 type Figure = (Cell, Cell);
 
 pub(super) fn summary(paper: &Paper) -> Section {
@@ -37,13 +37,13 @@ pub(super) fn summary(paper: &Paper) -> Section {
     section
 }
 
-/// Said where a suite was not run.
+/// A missing value of a suite that was not run.
 fn needs(paper: &Paper, suite: &str) -> Figure {
     let basis = Text::fill(paper.words.summary.needs, &[("suite", suite)]);
     (paper.missing(), basis.into())
 }
 
-/// The valid scenario of one sequence with the longest answer: what the first figures are from.
+/// The valid scenario of one sequence with the longest answer, the source of the first figures.
 fn longest<'a>(paper: &Paper<'a>) -> Option<&'a Case> {
     let cases = paper.record.scenarios.iter();
     let single = cases.filter(|case| {
@@ -51,7 +51,7 @@ fn longest<'a>(paper: &Paper<'a>) -> Option<&'a Case> {
         work.task == Task::Generate && work.batch == 1 && State::of(case).is_valid()
     });
     let decoded = single.filter(|case| !case.values("decode_tok_s").is_empty());
-    // The first of equals: max_by_key alone would take the last.
+    // The first of equals: `max_by_key` alone would take the last.
     decoded.rev().max_by_key(|case| case.work.new_tokens)
 }
 
@@ -78,7 +78,7 @@ fn throughput(paper: &Paper) -> Figure {
     }
 }
 
-/// Percentiles of whole answers: of the request that was repeated most often.
+/// Latency percentiles of the request with the most repetitions.
 fn latencies(paper: &Paper) -> Vec<(&'static str, Figure)> {
     let words = &paper.words.summary;
     let valid = paper.analysis.latencies.iter().filter(|one| one.state.is_valid());
@@ -125,7 +125,7 @@ fn accuracy(paper: &Paper) -> Figure {
     }
 }
 
-/// A reading over the whole record with its unit, or why there is none.
+/// A reading of the whole record with its unit, or the reason why it is missing.
 fn overall(paper: &Paper, name: &str, reading: &Reading) -> [Cell; 3] {
     let (name, value) = paper.named(name, &State::Valid, reading);
     let why = reading.why.as_deref();
@@ -156,7 +156,7 @@ fn resources(paper: &Paper) -> Table {
     table
 }
 
-/// The metrics of [`energy`], and where each row has them.
+/// The metrics of [`energy`] with accessors.
 type Column = (&'static str, fn(&ResourceRow) -> &Reading);
 
 const COLUMNS: [Column; 6] = [
@@ -168,8 +168,7 @@ const COLUMNS: [Column; 6] = [
     ("prefill_flop_fraction", |row| &row.prefill_flop_fraction),
 ];
 
-/// Utilisation, power and bandwidth of each scenario that has any of them; below the table why
-/// whole columns are missing.
+/// Utilisation, power and bandwidth by scenario; below the table the reasons for missing columns.
 pub(super) fn energy(paper: &Paper) -> Option<Section> {
     let words = &paper.words.energy;
     let rows = &paper.analysis.resources.rows;
@@ -184,7 +183,7 @@ pub(super) fn energy(paper: &Paper) -> Option<Section> {
         section.push(by_scenario(paper, &there));
     }
     let reason = |(name, of): &Column| {
-        // Why a scenario has nothing at all is no reason for the others.
+        // Reasons of invalid scenarios are not reasons for the metric.
         let valid = rows.iter().filter(|row| row.state.is_valid());
         let why = valid.filter_map(|row| of(row).why.as_deref()).next();
         let why = why.unwrap_or(paper.words.absent.no_reason);

@@ -1,5 +1,4 @@
-//! Whether every number of a document is the record's, and whether text that tries to be more than
-//! text stays text.
+//! Every number of a document comes from the record, and hostile text stays text.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,14 +19,14 @@ use crate::stats;
 
 const MIB: f64 = 1_048_576.0;
 
-/// A record with something for every part of the report.
+/// A record with data for every section.
 fn everything() -> Record {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     Record::load(&folder.join("fixtures/golden/records/everything.json")).unwrap()
 }
 
-/// The numbers in a text: runs of digits with what the language puts between them. Digits of names,
-/// such as those of `f32`, are none.
+/// The numbers in a text: digits with the separators of the language. Digits of names such as `f32`
+/// do not count.
 fn numbers(lang: Lang, text: &str) -> Vec<String> {
     let between = |c: char| match lang {
         Lang::Fr => matches!(c, ',' | '\u{202f}'),
@@ -53,7 +52,7 @@ fn numbers(lang: Lang, text: &str) -> Vec<String> {
     found
 }
 
-/// Everything that stands in a document.
+/// Every text of a document.
 fn texts(document: &Document) -> Vec<String> {
     fn of(table: &Table) -> Vec<&Text> {
         let cells = table.rows.iter().flatten().map(|cell| &cell.text);
@@ -75,8 +74,8 @@ fn texts(document: &Document) -> Vec<String> {
         .collect()
 }
 
-/// What may stand in a document of a record: its values and what follows from them, in every unit
-/// and form; the digits of its strings and of our own words.
+/// The numbers that may appear in a report of a record: its values and everything derived from
+/// them, in every unit and format, and the digits of its strings and of our own texts.
 struct Known {
     lang: Lang,
     texts: BTreeSet<String>,
@@ -110,7 +109,7 @@ impl Known {
             known.texts.extend([lang.round(limit), lang.round_share(limit)]);
         }
         known.texts.insert(lang.round(MEMORY_STEP_BYTES as f64 / MIB));
-        // Counts of scenarios, processes and parts, and the best score.
+        // Counts of scenarios, processes and score components, and the best score.
         let counts = 0..=record.scenarios.len().max(10).max(FEWEST_PARTS);
         known.texts.extend(counts.map(|count| lang.count(count)));
         known.texts.insert(lang.count(targets.rows.len()));
@@ -177,7 +176,7 @@ impl Known {
         self.texts.extend(numbers(self.lang, text));
     }
 
-    /// The numbers of a document that are from nowhere.
+    /// The numbers of a document that have no source.
     fn strangers(&self, document: &Document) -> Vec<(String, String)> {
         let all = texts(document).into_iter();
         all.flat_map(|text| {
@@ -273,7 +272,7 @@ fn what_was_not_run_is_named_with_its_command() {
 
 const HOSTILE: &str = "a|b\n# <script>alert(1)</script> `x` [l](javascript:0) @all \u{202e} ~~s~~ {{ 7919*7907 }} {n} </details> 'q' \"r\"";
 
-/// The record with a text in every place that is text.
+/// The record with a given text in every text field.
 fn with(text: &str) -> Record {
     let mut record = everything();
     record.model.spec = text.into();
@@ -313,7 +312,7 @@ fn with(text: &str) -> Record {
     record
 }
 
-/// The names of the tags of a page, those within pictures left out.
+/// The tag names of a page, except those within SVG.
 fn tags(page: &str) -> Vec<&str> {
     let outside = page.split("<svg").map(|part| part.rsplit("</svg>").next().unwrap());
     outside
@@ -322,7 +321,7 @@ fn tags(page: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A line of Markdown by its beginning and the cells that it has.
+/// The first character and the number of cells of a Markdown line.
 fn shape(line: &str) -> (Option<char>, usize) {
     let bars = line.char_indices().filter(|(at, c)| *c == '|' && !line[..*at].ends_with('\\'));
     (line.chars().next().filter(|c| "#|-<>`!".contains(*c)), bars.count())
@@ -374,7 +373,7 @@ fn an_invalid_number_is_struck_out_and_no_chart_shows_it() {
     assert!(page.contains("class=\"n struck\"") && !page.contains("<svg"));
 }
 
-/// The report of a record of so many scenarios, each with all values.
+/// The report of a record with so many scenarios, each with all values.
 fn of_many(scenarios: usize, lang: Lang) -> String {
     let mut record = everything();
     let case = record.case("code/b1").unwrap().clone();

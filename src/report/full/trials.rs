@@ -1,5 +1,4 @@
-//! What was tried many times or to its limits: one request over and over, requests until something
-//! gives way, documents in pipelines, texts scored against f32.
+//! Sections on suites other than categories and lengths: consistency, stress, pipelines, quality.
 
 use crate::analysis::{Consistency, Distribution, PipelineRow, Spread, StressRow};
 use crate::record::Outcome;
@@ -136,7 +135,7 @@ fn outcome(words: &Words, outcome: Outcome) -> &'static str {
     }
 }
 
-/// Why requests were not answered, each reason once with the shortest prompt that met it.
+/// Why requests were not answered: each reason once, with the shortest prompt that met it.
 fn reasons(paper: &Paper) -> Table {
     let words = &paper.words.stress;
     let header =
@@ -201,7 +200,7 @@ pub(super) fn pipelines(paper: &Paper) -> Option<Section> {
     (!rows.is_empty()).then_some(section)
 }
 
-/// From a question to its answer, one stage a row.
+/// The stages of retrieval-augmented generation, one per row.
 fn stages(paper: &Paper, row: &PipelineRow) -> Table {
     let words = &paper.words.pipelines;
     let mut table = Table::new([words.stage, words.stage_ms], 1);

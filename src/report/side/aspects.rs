@@ -1,6 +1,6 @@
-//! What became of it, by aspect: latency, rates, stability, failures, memory. Each measure is a
-//! number per scenario, record and process; a line says how the scenarios moved together, and how
-//! many of them beyond the spread between processes.
+//! Changes by aspect: latency, rates, stability, failures, memory. Each measure is a number per
+//! scenario, record and process; a line summarises all scenarios and counts those that moved by
+//! more than the spread between processes.
 
 use serde::Serialize;
 
@@ -11,50 +11,49 @@ use crate::report::text::plain;
 use crate::stats;
 use crate::workload::{Better, Task, metric};
 
-/// How one measure moved from the first record to another, over all scenarios.
+/// The change of one measure from the first record to another, over all scenarios.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Aspect {
     /// `latency`, `rates`, `stability`, `failures` or `memory`.
     pub(super) aspect: &'static str,
-    /// Name of the metric or of what is derived.
+    /// Name of the metric or of the derived measure.
     pub(super) measure: &'static str,
-    /// Which record, counted from 0.
+    /// Index of the record, from 0.
     pub(super) record: usize,
-    /// `ratio`: new over old. `difference`: new minus old, of what is often zero.
+    /// `ratio`: new over old. `difference`: new minus old, for measures that are often zero.
     pub(super) change: Kind,
-    /// Scenarios that both records have a value of.
+    /// Scenarios with a value in both records.
     pub(super) scenarios: usize,
-    /// The geometric mean of the ratios; it hides what single scenarios do.
+    /// Geometric mean of the ratios; it hides single scenarios.
     pub(super) geometric_mean: Option<f64>,
     /// The smallest and the largest change of a scenario.
     pub(super) range: Option<[f64; 2]>,
-    /// Scenarios that moved for the better, beyond the spread between processes.
+    /// Scenarios that improved by more than the spread between processes.
     pub(super) better: usize,
-    /// Scenarios that moved for the worse, beyond the spread between processes.
+    /// Scenarios that worsened by more than the spread between processes.
     pub(super) worse: usize,
-    /// Scenarios that moved within it.
+    /// Scenarios that changed by less.
     pub(super) within_noise: usize,
-    /// Scenarios that one of the two records has one process of, or none with a spread.
+    /// Scenarios without a spread, because a record has only one process.
     pub(super) cannot_tell: usize,
-    /// Scenarios that one record has a value of, and the other has none.
+    /// Scenarios with a value in only one record.
     pub(super) missing: usize,
-    /// Scenarios whose values cannot be true, or are of other work.
+    /// Scenarios with invalid values or different work.
     pub(super) left_out: usize,
-    /// Each scenario that both have a value of.
+    /// Every scenario with a value in both records.
     pub(super) changes: Vec<Moved>,
 }
 
-/// How one scenario moved.
+/// The change of one scenario.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Moved {
     pub(super) scenario: String,
     /// A ratio or a difference, of medians over processes.
     pub(super) change: f64,
-    /// Whether it is beyond the spread between processes; `null` where that cannot be told.
+    /// Whether it is larger than the spread between processes; `null` if unknown.
     pub(super) beyond_spread: Option<bool>,
 }
 
-/// How a change is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
@@ -62,25 +61,23 @@ pub(super) enum Kind {
     Difference,
 }
 
-/// One row of [`MEASURES`].
 pub(super) struct Measure {
     aspect: &'static str,
     pub(super) name: &'static str,
     kind: Kind,
-    /// A value of one process; metrics by their name.
     of: Of,
 }
 
 enum Of {
     Metric,
-    /// Of the batch sizes it is judged for: other batches have it, too, and would count twice.
+    /// Metric of certain batch sizes only: at the others it would count twice.
     Batches(fn(usize) -> bool),
-    /// Derived from samples of answers that are alike, for the label: requests of a stress scenario
-    /// and questions to documents differ by themselves.
+    /// Label, and a function of samples of equal requests: requests of a stress scenario and
+    /// questions to documents differ by themselves.
     Derived(&'static str, fn(&Block) -> Option<f64>),
 }
 
-/// Every measure, in the order in which people ask.
+/// All measures, in display order.
 #[rustfmt::skip]
 pub(super) const MEASURES: &[Measure] = &[
     Measure { aspect: "latency", name: "ttft_s", kind: Kind::Ratio, of: Of::Metric },
@@ -101,7 +98,7 @@ pub(super) const MEASURES: &[Measure] = &[
     Measure { aspect: "memory", name: "kv_bytes_held", kind: Kind::Ratio, of: Of::Metric },
 ];
 
-/// Fewer equal answers than this say little of how they vary.
+/// The minimum number of answers for a variation.
 const ANSWERS: usize = 5;
 
 fn tail(values: &[f64]) -> Option<f64> {
@@ -117,8 +114,7 @@ fn answer_tail(block: &Block) -> Option<f64> {
     tail(equal_answers(block)?)
 }
 
-/// Times of answers to one and the same request: a generation has steps, other tasks have requests
-/// that differ.
+/// Latencies of repetitions of the same request: only generation tasks have steps.
 fn equal_answers(block: &Block) -> Option<&Vec<f64>> {
     block.samples.get("e2e_s").filter(|_| !block.steps_s.is_empty())
 }
@@ -129,7 +125,6 @@ fn answer_cv(block: &Block) -> Option<f64> {
 }
 
 impl Measure {
-    /// For people.
     pub(super) fn label(&self) -> &'static str {
         match self.of {
             Of::Derived(label, _) => label,
@@ -141,7 +136,7 @@ impl Measure {
         metric(self.name).map_or(Better::Lower, |metric| metric.better)
     }
 
-    /// One value a process.
+    /// One value per process.
     fn values(&self, case: &Case) -> Vec<f64> {
         match self.of {
             Of::Batches(batch) if !batch(case.work.batch) => Vec::new(),
@@ -153,8 +148,8 @@ impl Measure {
         }
     }
 
-    /// How far a scenario moved, and whether beyond the spread between processes, where that can be
-    /// told.
+    /// The change of a scenario, and whether it is larger than the spread between processes, if
+    /// known.
     fn moved(&self, old: &[f64], new: &[f64]) -> Option<(f64, Option<bool>)> {
         let scale = |values: &[f64]| -> Option<Vec<f64>> {
             match self.kind {
@@ -171,18 +166,18 @@ impl Measure {
     }
 }
 
-/// Whether a change is larger than twice the spread between processes, the root of the sum of both
-/// variances. `None` with a single process on either side.
+/// Whether a change is larger than twice the spread between processes (the root of the sum of both
+/// variances). `None` with a single process on either side.
 ///
-/// With no true change about 3 of 100 scenarios of three processes a side are beyond it, and 10 of
-/// 100 of two.
+/// Without a true change, 3 % of scenarios with three processes a side exceed this, and 10 % with
+/// two.
 fn beyond(old: &[f64], new: &[f64], change: f64) -> Option<bool> {
     let spread = stats::sd(old)?.hypot(stats::sd(new)?);
-    // Equal values that are summed in another order differ in the last digit.
+    // Equal values summed in another order differ in the last digit.
     Some(change.abs() > 2.0 * spread + 1e-12)
 }
 
-/// Every measure that some scenario has, of every record but the first.
+/// Every measure that any scenario has, for every record but the first.
 pub(super) fn aspects(records: &[(String, Record)]) -> Vec<Aspect> {
     let mut lines = Vec::new();
     for measure in MEASURES {

@@ -1,4 +1,4 @@
-//! Records side by side as Markdown.
+//! A comparison as Markdown.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::report::side::table::{Row, Standing};
 use crate::report::text::{Medium, cell, label, number, percent, shown, table};
 use crate::workload::metric;
 
-/// What stands where there is nothing in one record and something in another.
+/// Shown for a value that only the other records have.
 const MISSING: &str = "missing";
 
 pub(super) fn markdown(side: &Side) -> String {
@@ -93,7 +93,6 @@ fn aspects(side: &Side) -> String {
     text
 }
 
-/// The numbers of a line.
 fn told(line: &Aspect) -> Vec<String> {
     let change = |value: f64| match line.change {
         Kind::Ratio => percent(value - 1.0),
@@ -142,7 +141,7 @@ fn words(standing: &Standing) -> String {
     }
 }
 
-/// How many scenarios of each record gave numbers, and how many did not.
+/// Counts of scenarios by status, per record.
 fn counts(side: &Side) -> String {
     let header = [
         "record",
@@ -178,7 +177,7 @@ fn counts(side: &Side) -> String {
     table(Medium::Markdown, &header, &rows, &[1, 2, 3, 4, 5, 6, 7, 8, 9])
 }
 
-/// The scenarios that are not measured everywhere, or whose answers differ.
+/// The scenarios that are not measured in every record, or whose answers differ.
 fn states(side: &Side) -> String {
     let mut rows = Vec::new();
     for state in &side.scenarios {

@@ -1,4 +1,4 @@
-//! What was changed: every setting that is not the same in all records, labels of the user first.
+//! Every setting that differs between records; user labels first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,24 +9,22 @@ use crate::record::Record;
 use crate::report::side::ids;
 use crate::report::text::plain;
 
-/// A setting that is not the same in all records.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Setting {
-    /// What it is a setting of: `label`, `scenario`, `model`, `settings`, `environment`,
-    /// `machine`, `host` or `build`.
+    /// What it belongs to: `label`, `scenario`, `model`, `settings`, `environment`, `machine`,
+    /// `host` or `build`.
     pub(super) of: &'static str,
     pub(super) name: String,
-    /// In each record; `null` where it is not set.
+    /// The value in each record; `null` if not set.
     pub(super) values: Vec<Option<String>>,
-    /// Whether a verdict would refuse to compare the records.
+    /// Whether a verdict refuses to compare the records because of it.
     pub(super) forbids_verdict: bool,
 }
 
 /// Facts of the host that differ between two readings of one machine.
 const UNSTEADY: &[&str] = &["mhz"];
 
-/// Every setting that is not the same in all records: what the user says of the run, then the
-/// program's own settings, then where it ran.
+/// Every setting that differs: user labels, then the program's settings, then the machine.
 pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
     let labels = |record: &Record| record.settings.labels.clone();
     let facts = |record: &Record| {
@@ -39,7 +37,7 @@ pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
     for id in ids(records) {
         let of_case = |record: &Record| record.case(id).map(|case| case.labels.clone());
         let maps_of_case: Vec<_> = records.iter().map(|(_, one)| of_case(one)).collect();
-        // A record without the scenario says nothing of how it would have been run.
+        // A record without the scenario says nothing about its labels.
         if let Some(all) = maps_of_case.into_iter().collect::<Option<Vec<_>>>() {
             settings.extend(maps("scenario", &all).into_iter().map(|setting| Setting {
                 name: plain(&format!("{id}: {}", setting.name)),
@@ -56,7 +54,7 @@ pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
     settings
 }
 
-/// The entries of maps that differ; nothing of the kind decides a verdict.
+/// The entries of maps that differ; none of them forbids a verdict.
 fn maps(of: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
     let names: BTreeSet<&String> = maps.iter().flat_map(BTreeMap::keys).collect();
     let settings = names.into_iter().map(|name| Setting {
@@ -70,7 +68,7 @@ fn maps(of: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
         .collect()
 }
 
-/// What verdicts look at: each difference of a record from the first, put together by name.
+/// The differences that verdicts check, merged by name.
 fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
     let Some(((_, first), others)) = records.split_first() else { return Vec::new() };
     let mut found: Vec<(&'static str, Setting)> = Vec::new();
@@ -92,7 +90,7 @@ fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
     found
 }
 
-/// What a field of a difference belongs to, and its name there.
+/// The group of a difference's field, and its name in that group.
 fn place(field: &str) -> (&'static str, String) {
     for (prefix, of) in [("model: ", "model"), ("settings: ", "settings"), ("build: ", "build")] {
         if let Some(name) = field.strip_prefix(prefix) {

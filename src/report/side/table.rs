@@ -1,5 +1,4 @@
-//! What each record has: the state of every scenario, and every metric's value with its change from
-//! the first record.
+//! The status of every scenario and the value of every metric in each record.
 
 use serde::Serialize;
 
@@ -10,25 +9,25 @@ use crate::report::text::plain;
 use crate::stats;
 use crate::workload::METRICS;
 
-/// What a record has of a scenario.
+/// The status of a scenario in a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "is", content = "why", rename_all = "snake_case")]
 pub(super) enum Standing {
-    /// Numbers that can be true, of the first record's work.
+    /// Valid numbers of the first record's work.
     Measured,
-    /// It is not in the record.
+    /// The record lacks it.
     Missing,
-    /// The engine cannot do it.
+    /// The engine does not support it.
     Unsupported(String),
-    /// It had no turn.
+    /// Skipped for lack of time or memory.
     Skipped(String),
-    /// The run has not come to it.
+    /// Not measured yet.
     Pending,
-    /// It was tried.
+    /// It failed.
     Failed(String),
-    /// The numbers cannot be true.
+    /// The numbers are implausible.
     Invalid(String),
-    /// The numbers are of other work than the first record's.
+    /// The work differs from the first record's.
     OtherWork(String),
 }
 
@@ -37,8 +36,8 @@ pub(super) enum Standing {
 pub(super) struct State {
     pub(super) scenario: String,
     pub(super) standings: Vec<Standing>,
-    /// Whether the greedy output is another one than the first record's; `null` where one of the
-    /// two has none.
+    /// Whether the greedy output differs from the first record's; `null` if one of the two has
+    /// none.
     pub(super) other_output: Vec<Option<bool>>,
 }
 
@@ -47,16 +46,16 @@ pub(super) struct State {
 pub(super) struct Row {
     pub(super) scenario: String,
     pub(super) metric: &'static str,
-    /// Medians over processes; `null` where there are none.
+    /// Medians over processes; `null` if missing.
     pub(super) values: Vec<Option<f64>>,
-    /// Value over the first record's; `null` where either is missing, zero, cannot be true, or is
-    /// of other work.
+    /// Value divided by the first record's; `null` if either is missing, zero, invalid, or of
+    /// different work.
     pub(super) ratios: Vec<Option<f64>>,
-    /// Whether the numbers of the column can be true.
+    /// Whether the scenario's numbers are valid.
     pub(super) valid: Vec<bool>,
 }
 
-/// What a record has of a scenario, beside the first record.
+/// The status of a scenario, relative to the first record.
 pub(super) fn standing(first: Option<&Case>, case: Option<&Case>) -> Standing {
     let Some(case) = case else { return Standing::Missing };
     if let Some(Absence { kind, why }) = &case.absent {
@@ -82,7 +81,7 @@ fn output(case: Option<&Case>) -> Option<&str> {
     case?.output_sha256.as_deref()
 }
 
-/// Every scenario's state in each record.
+/// The status of every scenario.
 pub(super) fn states(records: &[(String, Record)]) -> Vec<State> {
     let state = |id: &str| {
         let cases: Vec<Option<&Case>> = records.iter().map(|(_, record)| record.case(id)).collect();
@@ -97,7 +96,7 @@ pub(super) fn states(records: &[(String, Record)]) -> Vec<State> {
     ids(records).into_iter().map(state).collect()
 }
 
-/// Every metric that some record has, scenario by scenario.
+/// Every metric that any record has, by scenario.
 pub(super) fn rows(records: &[(String, Record)]) -> Vec<Row> {
     let mut rows = Vec::new();
     for id in ids(records) {

@@ -1,5 +1,4 @@
-//! What two records side by side say, on literal numbers; whole documents are golden files of the
-//! command line's tests.
+//! Comparison of literal numbers; whole documents are golden files of the command line's tests.
 
 use super::*;
 use crate::compare::tests::record;

@@ -1,4 +1,4 @@
-//! A verdict as a document: terminal text, Markdown, JSON.
+//! A verdict as terminal text, Markdown or JSON.
 
 use std::fmt::Write as _;
 
@@ -8,11 +8,11 @@ use crate::report::verdict::{arms, cells, header, remarks, sentence, sorted};
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
-/// Of which no more than this may be remarks: a warning for each of hundreds of scenarios must not
-/// push out a finding.
+/// The part of [`LONGEST`] that remarks may take: a warning for each of hundreds of scenarios must
+/// not push out a finding.
 const LONGEST_REMARKS: usize = 15_000;
 
-/// The verdict for a terminal; `command` is what made it.
+/// The verdict for a terminal; `command` is the command that produced it.
 pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     let mut text = plain(&sentence(judgement)) + "\n";
     if let Some(course) = &judgement.course {
@@ -31,9 +31,9 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     text
 }
 
-/// The verdict for a pull request; `command` is what made it. Unchanged rows are folded. Where the
-/// text would outgrow a comment they are left out first, then the mildest findings, and the text
-/// says how many.
+/// The verdict for a pull request; `command` is the command that produced it. Unchanged rows are
+/// folded. If the text is too long for a comment, unchanged rows are omitted first, then the least
+/// important findings; the text says how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     let mut text = format!("**{}**\n", cell(&sentence(judgement)));
     if let Some(course) = &judgement.course {
@@ -68,8 +68,8 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     text + &tail
 }
 
-/// Remarks as Markdown, without those in the middle that would be too many: what to do next and the
-/// commands stand last.
+/// Remarks as Markdown. If there are too many, those in the middle are omitted: next steps and
+/// commands stand at the end.
 fn shortened(lines: Vec<String>) -> Vec<String> {
     const LAST: usize = 10;
     let mut lines: Vec<String> = lines.iter().map(|line| cell(line)).collect();
@@ -88,10 +88,10 @@ fn shortened(lines: Vec<String>) -> Vec<String> {
     lines.into_iter().chain(last).collect()
 }
 
-/// What is written around a table and is not counted with it.
+/// Space for the text around a table.
 const MARGIN: usize = 400;
 
-/// A table of as many findings as fit, from the first, and how many do not.
+/// A table of the first findings that fit, and the number of omitted ones.
 fn fitted(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String, usize) {
     let mut rows: Vec<Vec<String>> = findings.iter().map(|finding| cells(finding)).collect();
     loop {
@@ -107,7 +107,7 @@ fn fitted(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String,
     }
 }
 
-/// The verdict with everything that went into it.
+/// The verdict with all data behind it.
 pub fn verdict_json(judgement: &Judgement) -> String {
     serde_json::to_string_pretty(judgement).expect("a judgement is plain data") + "\n"
 }

@@ -7,8 +7,8 @@ use crate::report::text::plain;
 use crate::report::verdict::remarks::since_release;
 use crate::report::verdict::{arms, cells, sentence, sorted};
 
-/// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last
-/// counting the rest. An outcome that is no pass is never silent.
+/// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last of
+/// which counts the rest. A verdict other than a pass always has at least one annotation.
 pub fn annotations(judgement: &Judgement) -> String {
     let title = property(&match &judgement.course {
         Some(course) => format!("candlemark {}", arms(course)),
@@ -48,12 +48,12 @@ pub fn annotations(judgement: &Judgement) -> String {
     text
 }
 
-/// Text within a workflow command, which must not end it nor begin another.
+/// The message of a workflow command: it cannot end the command or begin another.
 fn message(text: &str) -> String {
     plain(text).replace('%', "%25")
 }
 
-/// A property of a workflow command, which must not begin another.
+/// A property of a workflow command: it cannot end or begin one.
 fn property(text: &str) -> String {
     message(text).replace(':', "%3A").replace(',', "%2C")
 }

@@ -1,4 +1,4 @@
-//! What to read beside the table: differences, notes, how sure it is, what to do next.
+//! Remarks beside the verdict table: differences, notes, statistical power, next steps.
 
 use crate::compare::looks::{LOOKS, Levels};
 use crate::compare::paired::Course;
@@ -8,14 +8,13 @@ use crate::report::text::{duration, percent};
 use crate::report::verdict::blind;
 use crate::workload::{Better, METRICS};
 
-/// Everything beside the table; `command` is what made the verdict.
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for one in &judgement.differences {
         let effect = if one.weight == Weight::Blocks { "differs" } else { "changed" };
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
-    // The first sentence gives the reason already.
+    // The sentence already gives the reason.
     let said = usize::from(judgement.reason.is_some());
     lines.extend(judgement.notes.iter().skip(said).cloned());
     lines.extend(judgement.course.as_ref().and_then(spent));
@@ -32,7 +31,7 @@ pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<St
     lines
 }
 
-/// How many blocks there are, what they cost, and why there are no more.
+/// The number of blocks, their cost, and why measuring ended.
 fn spent(course: &Course) -> Option<String> {
     if course.total_s <= 0.0 {
         return None;
@@ -62,7 +61,7 @@ fn spent(course: &Course) -> Option<String> {
     ))
 }
 
-/// At which level a regression has to hold, and what the columns mean.
+/// The significance level of a regression, and the meaning of the columns.
 fn level(judgement: &Judgement) -> Option<String> {
     let (alpha, judged) = (judgement.policy.alpha, judgement.judged);
     let (looks, levels) = match judgement.course {
@@ -82,7 +81,7 @@ fn level(judgement: &Judgement) -> Option<String> {
     ))
 }
 
-/// Where a change as large as the limit would have stayed unseen.
+/// Metrics for which a slowdown as large as the limit could have gone undetected.
 fn unseen(judgement: &Judgement) -> Option<String> {
     const NAMED: usize = 5;
     let unseen = judgement.findings.iter().filter(|one| one.change.as_ref().is_some_and(blind));
@@ -99,7 +98,7 @@ fn unseen(judgement: &Judgement) -> Option<String> {
     (!named.is_empty()).then(|| format!("this run could not see {}{more}", named.join(", ")))
 }
 
-/// What to do about it.
+/// Next steps.
 fn next(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let any = |is: &dyn Fn(&Verdict) -> bool| {
@@ -172,7 +171,7 @@ fn more_blocks(course: &Course) -> String {
     }
 }
 
-/// The commands that decide what a stored baseline could not.
+/// The commands that measure more where a stored baseline was not enough.
 fn measure_more(judgement: &Judgement, command: &str) -> String {
     let check = if command.starts_with("candlemark check") { command } else { "candlemark check" };
     let pair = judgement.baseline_commit.as_ref().map_or(String::new(), |commit| {
@@ -187,7 +186,7 @@ fn measure_more(judgement: &Judgement, command: &str) -> String {
     format!("to decide, measure more blocks: {more}{pair}")
 }
 
-/// What the reference kernels have to say where they took a verdict away.
+/// The estimate normalised by the reference kernels, where it overturned a verdict.
 fn drifted(finding: &Finding) -> Option<String> {
     let change = finding.change.as_ref()?;
     let (metric, normalised) = (finding.metric?, change.normalised?);
@@ -204,7 +203,7 @@ fn drifted(finding: &Finding) -> Option<String> {
     })
 }
 
-/// How far a metric has come since the release.
+/// The drift of a metric since the release.
 pub(super) fn since_release(drift: &Drift) -> String {
     let sign = if drift.metric.better == Better::Higher { -1.0 } else { 1.0 };
     format!(
@@ -217,7 +216,7 @@ pub(super) fn since_release(drift: &Drift) -> String {
     )
 }
 
-/// Geometric means of what was judged, by metric: information, never a verdict.
+/// Geometric means by metric: informational, never a verdict.
 fn means(judgement: &Judgement) -> Option<String> {
     let each = METRICS.iter().filter_map(|metric| {
         let moved = judgement

@@ -1,4 +1,4 @@
-//! The verdict in one sentence, the one a reviewer needs.
+//! The verdict in one sentence.
 
 use crate::compare::{Finding, Judgement, Outcome, Verdict, Weight};
 use crate::record::pair::Ended;
@@ -14,7 +14,7 @@ pub fn sentence(judgement: &Judgement) -> String {
         };
         return format!("{outcome}: {reason}.");
     }
-    // A scenario that never had a turn is undecided as a whole: which metrics it has is not known.
+    // A scenario that was never measured is undecided as a whole: its metrics are unknown.
     let whole = judgement.findings.iter().filter(|finding| {
         finding.metric.is_none() && matches!(finding.verdict, Verdict::Inconclusive(_))
     });
@@ -82,7 +82,7 @@ pub fn sentence(judgement: &Judgement) -> String {
     }
 }
 
-/// Why nothing can be said of what is inconclusive, each reason once.
+/// The reasons of inconclusive findings, each once.
 fn reasons(judgement: &Judgement) -> String {
     let mut reasons: Vec<&str> = Vec::new();
     for finding in &judgement.findings {
@@ -95,7 +95,7 @@ fn reasons(judgement: &Judgement) -> String {
     reasons.join(", ")
 }
 
-/// The regression that is furthest past its limit.
+/// The regression furthest beyond its limit.
 fn worst(judgement: &Judgement) -> String {
     let regressed = judgement.findings.iter().filter_map(|finding| match finding.verdict {
         Verdict::Regressed { .. } => Some((finding, finding.metric?, finding.change.as_ref()?)),
@@ -108,7 +108,7 @@ fn worst(judgement: &Judgement) -> String {
     })
 }
 
-/// The first thing that forbids a comparison.
+/// The first reason that forbids a comparison.
 fn incomparable(judgement: &Judgement) -> Option<String> {
     let mut fields = judgement.differences.iter().filter(|one| one.weight == Weight::Blocks);
     if let Some(first) = fields.next() {

@@ -1,15 +1,14 @@
-//! How each language writes numbers, percentages and units. Rounds exactly as [`number`] does, so
-//! that the same value is the same digits in every language.
+//! How each language writes numbers, percentages and units. Rounds as [`number`] does, so that a
+//! value has the same digits in every language.
 
 use crate::report::text::number;
 use crate::report::words::Lang;
 use crate::workload::Metric;
 
-/// Between the thousands of a French number, and before its percent sign.
+/// Thousands separator of French, also before its percent sign.
 pub(crate) const NARROW: char = '\u{202f}';
 
 impl Lang {
-    /// English digits as this language writes them.
     fn local(self, digits: &str) -> String {
         match self {
             Lang::En | Lang::Ko => digits.into(),
@@ -25,45 +24,45 @@ impl Lang {
         }
     }
 
-    /// Four significant digits, thousands set apart.
+    /// Four significant digits with thousands separators.
     pub(crate) fn number(self, value: f64) -> String {
         self.local(&number(value))
     }
 
-    /// A count: every digit.
+    /// An exact count.
     pub(crate) fn count(self, count: usize) -> String {
         self.local(&grouped(&count.to_string()))
     }
 
-    /// A number as it was set, without digits that only fill up: a limit, a target.
+    /// A configured number (a limit, a target) without trailing zeros.
     pub(crate) fn round(self, value: f64) -> String {
         let digits = value.to_string();
         self.fixed(value, digits.find('.').map_or(0, |at| digits.len() - at - 1))
     }
 
-    /// A share as it was set.
+    /// A configured share.
     pub(crate) fn round_share(self, share: f64) -> String {
         self.per_cent(&((1e6 * share).round() / 1e4).to_string())
     }
 
-    /// A set number with its unit.
+    /// A configured number with its unit.
     pub(crate) fn round_unit(self, value: f64, unit: &str) -> String {
         format!("{}\u{a0}{}", self.round(value), self.unit(unit))
     }
 
-    /// A number and one that says how sure it is, with as many decimals.
+    /// A value and its standard deviation, with equal decimals.
     pub(crate) fn with_sd(self, value: f64, sd: f64) -> String {
         let digits = number(value);
         let decimals = digits.find('.').map_or(0, |at| digits.len() - at - 1);
         format!("{}\u{a0}±\u{a0}{}", self.local(&digits), self.fixed(sd, decimals))
     }
 
-    /// What stands between the items of a list that have commas in them.
+    /// Separator of list items that contain commas.
     pub(crate) fn semicolon(self) -> &'static str {
         if self == Lang::Fr { "\u{202f}; " } else { "; " }
     }
 
-    /// So many decimals, thousands set apart: for marks of axes, which are round already.
+    /// A fixed number of decimals, for axis ticks.
     pub(crate) fn fixed(self, value: f64, decimals: usize) -> String {
         let digits = format!("{value:.decimals$}");
         let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
@@ -85,7 +84,7 @@ impl Lang {
         if share.is_finite() { self.per_cent(&format!("{:.1}", 100.0 * share)) } else { "-".into() }
     }
 
-    /// A number and its unit; `%` stands as the language has it.
+    /// A number and its unit; `%` follows the language's rule.
     pub(crate) fn with_unit(self, value: f64, unit: &str) -> String {
         match unit {
             "" => self.number(value),
@@ -94,17 +93,17 @@ impl Lang {
         }
     }
 
-    /// A stored value of a metric in the unit that people see, without the unit.
+    /// A stored value of a metric in its display unit, without the unit.
     pub(crate) fn shown(self, metric: &Metric, stored: f64) -> String {
         self.number(stored * metric.scale)
     }
 
-    /// The same with its unit.
+    /// A stored value of a metric with its display unit.
     pub(crate) fn measured(self, metric: &Metric, stored: f64) -> String {
         self.with_unit(stored * metric.scale, metric.unit)
     }
 
-    /// A metric's name and unit, for the head of a row or column.
+    /// A metric's name and unit, for a heading.
     pub(crate) fn label(self, metric: &Metric) -> String {
         let name = self.metric(metric);
         if metric.unit.is_empty() {
@@ -115,7 +114,6 @@ impl Lang {
     }
 }
 
-/// Digits with commas between thousands.
 fn grouped(digits: &str) -> String {
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
