@@ -163,7 +163,7 @@ fn failed(error: &anyhow::Error) -> Exit {
 }
 
 fn harmless(text: &str) -> String {
-    text.lines().map(candlemark::report::plain).collect::<Vec<_>>().join("\n")
+    text.lines().map(candlemark::report::sanitize).collect::<Vec<_>>().join("\n")
 }
 
 /// Stdout whose reader may leave, as `head` does: the rest is dropped, and the answer stands.

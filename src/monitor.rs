@@ -19,8 +19,8 @@ mod prometheus;
 #[cfg(feature = "monitor")]
 mod server;
 
-pub use entry::{Entry, Figures, Measured, SCHEMA, Said};
-pub use history::{History, MOST};
+pub use entry::{Entry, Measured, SCHEMA, ScenarioValues, VerdictSummary};
+pub use history::{History, MAX_ENTRIES};
 #[cfg(feature = "engine")]
 pub use probe::SuiteProbe;
 #[cfg(feature = "monitor")]
@@ -41,7 +41,7 @@ pub trait Probe {
 pub trait Clock {
     /// Time since the monitor began, by the monotonic clock.
     fn elapsed(&self) -> SignedDuration;
-    /// The wall clock, which may jump.
+    /// The format_time clock, which may jump.
     fn now(&self) -> Timestamp;
     /// Waits until this much time has elapsed, or until the monitor is stopped.
     fn wait(&self, until: SignedDuration);
@@ -50,11 +50,11 @@ pub trait Clock {
 }
 
 /// Receives pages and log lines.
-pub trait Audience {
+pub trait Observer {
     /// New pages.
     fn publish(&mut self, pages: Pages);
     /// A line for the terminal; may contain arbitrary text.
-    fn say(&mut self, line: &str);
+    fn log(&mut self, line: &str);
 }
 
 /// All served pages, rendered.
@@ -108,13 +108,13 @@ pub fn run(
     history: &mut History,
     probe: &mut dyn Probe,
     clock: &dyn Clock,
-    audience: &mut dyn Audience,
+    observer: &mut dyn Observer,
 ) -> Ended {
     let mut ended = Ended::default();
     let began = (clock.elapsed(), clock.now());
     while !clock.stopped() {
-        let shown = |phase, history: &History, ended, audience: &mut dyn Audience| {
-            let view = page::View {
+        let shown = |phase, history: &History, ended, observer: &mut dyn Observer| {
+            let input = page::PageInput {
                 plan,
                 history,
                 ended,
@@ -123,16 +123,16 @@ pub fn run(
                 elapsed: clock.elapsed(),
                 now: clock.now(),
             };
-            match view.pages() {
-                Ok(pages) => audience.publish(pages),
-                Err(error) => audience.say(&error.chain()),
+            match input.pages() {
+                Ok(pages) => observer.publish(pages),
+                Err(error) => observer.log(&error.chain()),
             }
         };
-        shown(Phase::Measuring, history, ended, audience);
+        shown(Phase::Measuring, history, ended, observer);
         let start = clock.elapsed();
         let measured = measure(probe);
         let end = clock.elapsed();
-        let entry = Entry::new(wall(clock.now()), (end - start).as_secs_f64(), measured);
+        let entry = Entry::new(format_time(clock.now()), (end - start).as_secs_f64(), measured);
         ended.last_failed = entry.error.is_some();
         if ended.last_failed && clock.stopped() {
             // Ctrl-C reaches the workers, too: an interrupted cycle is no failure.
@@ -141,15 +141,15 @@ pub fn run(
         }
         ended.cycles += 1;
         ended.failures += u64::from(ended.last_failed);
-        audience.say(&page::line(&entry));
+        observer.log(&page::line(&entry));
         history.add(entry, end);
-        if let Some(trouble) = history.trouble() {
+        if let Some(write_error) = history.write_error() {
             let pending = history.pending();
-            audience.say(&format!("history: {trouble}; {pending} entries wait in memory"));
+            observer.log(&format!("history: {write_error}; {pending} entries pending in memory"));
         }
         let next = plan.next(began.0, clock.elapsed(), ended.last_failed);
         let last = plan.cycles.is_some_and(|cycles| ended.cycles >= cycles);
-        shown(if last { Phase::Ended } else { Phase::Waiting(next) }, history, ended, audience);
+        shown(if last { Phase::Ended } else { Phase::Waiting(next) }, history, ended, observer);
         if last {
             break;
         }
@@ -157,7 +157,7 @@ pub fn run(
     }
     history.flush();
     if history.pending() > 0 {
-        audience.say(&format!("history: {} entries were never written", history.pending()));
+        observer.log(&format!("history: {} entries were never written", history.pending()));
     }
     ended
 }
@@ -184,7 +184,7 @@ impl Plan {
 }
 
 /// A timestamp as in records.
-fn wall(time: Timestamp) -> String {
+fn format_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

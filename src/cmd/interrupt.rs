@@ -46,5 +46,5 @@ pub(crate) fn unless_interrupted<T>(
 
 /// A line on stderr; one that is closed is no reason to stop.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
+    let _ = writeln!(std::io::stderr(), "{}", report::sanitize(line));
 }

@@ -16,16 +16,16 @@ use crate::workload::METRICS;
 pub const SCHEMA: u32 = 2;
 
 /// Shown beside the gated metrics: the end-to-end latency.
-const RESPONSE: &str = "e2e_s";
+const EXTRA_METRIC: &str = "e2e_s";
 
 /// Maximum length of a text in characters: an error may quote a whole file.
-const LONGEST: usize = 600;
+const MAX_TEXT_CHARS: usize = 600;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// When the cycle ended by the wall clock: UTC, RFC 3339.
+    /// When the cycle ended by the format_time clock: UTC, RFC 3339.
     pub at: String,
     /// Duration by the monotonic clock.
     pub took_s: f64,
@@ -55,16 +55,16 @@ pub struct Measured {
     /// Whether the tree had uncommitted changes; `null` outside git.
     pub dirty: Option<bool>,
     /// One per scenario.
-    pub scenarios: Vec<Figures>,
+    pub scenarios: Vec<ScenarioValues>,
     /// The machine before and after.
     pub conditions: Vec<Conditions>,
     /// The verdict.
-    pub verdict: Said,
+    pub verdict: VerdictSummary,
 }
 
 /// The values of a scenario.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
+pub struct ScenarioValues {
     /// The scenario's id.
     pub id: String,
     /// Medians over processes by metric name: the gated metrics and the end-to-end latency. `null`
@@ -78,7 +78,7 @@ pub struct Figures {
 
 /// The verdict on a cycle.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct VerdictSummary {
     /// The outcome against the baseline; `null` without one.
     pub outcome: Option<Outcome>,
     /// The verdict in a sentence, or why there is none.
@@ -90,10 +90,10 @@ impl Entry {
     /// scenarios has failed, but keeps the values of the others.
     pub fn new(at: String, took_s: f64, outcome: Result<Measured, Error>) -> Self {
         let (error, measured) = match outcome {
-            Ok(measured) => (measured.failure(), Some(measured.bounded())),
+            Ok(measured) => (measured.failure(), Some(measured.truncated())),
             Err(error) => (Some(error.chain()), None),
         };
-        Self { schema: SCHEMA, at, took_s, error: error.map(|text| bounded(&text)), measured }
+        Self { schema: SCHEMA, at, took_s, error: error.map(|text| truncated(&text)), measured }
     }
 
     /// Whether the entries are comparable: the same work of the same model on the same machine.
@@ -116,7 +116,7 @@ impl Entry {
 
 impl Measured {
     /// The measurements of a record, with its verdict.
-    pub fn new(record: &Record, verdict: Said) -> Self {
+    pub fn new(record: &Record, verdict: VerdictSummary) -> Self {
         let (settings, session) = (&record.settings, record.sessions.last());
         Self {
             model: record.model.spec.clone(),
@@ -130,7 +130,7 @@ impl Measured {
             machine: record.machine.class.clone(),
             commit: record.build.commit.clone(),
             dirty: record.build.dirty,
-            scenarios: record.scenarios.iter().map(Figures::new).collect(),
+            scenarios: record.scenarios.iter().map(ScenarioValues::new).collect(),
             conditions: session.map(|session| session.conditions.clone()).unwrap_or_default(),
             verdict,
         }
@@ -149,22 +149,22 @@ impl Measured {
         (!failed.is_empty()).then(|| failed.join("; "))
     }
 
-    fn bounded(mut self) -> Self {
+    fn truncated(mut self) -> Self {
         for one in &mut self.scenarios {
             if let Some(absent) = &mut one.absent {
-                absent.why = bounded(&absent.why);
+                absent.why = truncated(&absent.why);
             }
-            one.invalid = one.invalid.iter().map(|text| bounded(text)).collect();
+            one.invalid = one.invalid.iter().map(|text| truncated(text)).collect();
         }
-        self.verdict.text = bounded(&self.verdict.text);
+        self.verdict.text = truncated(&self.verdict.text);
         self
     }
 }
 
-impl Figures {
+impl ScenarioValues {
     fn new(case: &Case) -> Self {
         let shown =
-            METRICS.iter().filter(|metric| metric.gated(&case.work) || metric.name == RESPONSE);
+            METRICS.iter().filter(|metric| metric.gated(&case.work) || metric.name == EXTRA_METRIC);
         let values =
             shown.map(|metric| (metric.name.into(), stats::median(&case.values(metric.name))));
         Self {
@@ -176,9 +176,11 @@ impl Figures {
     }
 }
 
-/// Truncates text to [`LONGEST`] characters.
-pub(super) fn bounded(text: &str) -> String {
-    text.char_indices().nth(LONGEST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
+/// Truncates text to [`MAX_TEXT_CHARS`] characters.
+pub(super) fn truncated(text: &str) -> String {
+    text.char_indices()
+        .nth(MAX_TEXT_CHARS)
+        .map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }
 
 #[cfg(test)]
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn figures_are_medians_of_what_is_judged_and_missing_ones_are_null() {
-        let figures = Figures::new(&case("short/b1"));
+        let figures = ScenarioValues::new(&case("short/b1"));
         let expected = [
             ("decode_tok_s".to_string(), Some(20.0)),
             ("e2e_s".into(), Some(2.0)),
@@ -223,7 +225,8 @@ mod tests {
         let failed = Case { absent: absent(AbsenceKind::Failed, "no memory"), ..case("code/b1") };
         let unsupported =
             Case { absent: absent(AbsenceKind::Unsupported, "ragged"), ..case("code/b4") };
-        let scenarios = [case("short/b1"), failed, unsupported].iter().map(Figures::new).collect();
+        let scenarios =
+            [case("short/b1"), failed, unsupported].iter().map(ScenarioValues::new).collect();
         let measured = Measured { scenarios, ..Measured::default() };
         let entry = Entry::new("2026-11-23T10:00:00Z".into(), 1.5, Ok(measured));
         assert_eq!(entry.error.as_deref(), Some("code/b1: failed: no memory"));
@@ -235,7 +238,7 @@ mod tests {
     fn values_that_cannot_be_true_are_no_values() {
         let validity =
             Validity { failed: vec!["a clock ran backwards".into()], ..Validity::default() };
-        let figures = Figures::new(&Case { validity, ..case("short/b1") });
+        let figures = ScenarioValues::new(&Case { validity, ..case("short/b1") });
         let measured = Measured { scenarios: vec![figures], ..Measured::default() };
         let entry = Entry::new("2026-11-23T10:00:00Z".into(), 1.5, Ok(measured));
         assert_eq!(entry.error.as_deref(), Some("short/b1: INVALID: a clock ran backwards"));

@@ -1,7 +1,7 @@
 //! The cycles of the last hours, in memory and as lines of a file that a later monitor continues. A
 //! write error loses nothing: pending entries are written when possible. Ages use the monotonic
-//! clock, so that a wall clock adjustment neither drops entries nor keeps them forever; an entry's
-//! wall clock time only matters when a file is read.
+//! clock, so that a format_time clock adjustment neither drops entries nor keeps them forever; an entry's
+//! format_time clock time only matters when a file is read.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -18,49 +18,49 @@ use crate::record::schema1::lift_absent;
 
 /// Maximum number of entries, whatever the window: a bound on memory. A day with one cycle every 20
 /// seconds has fewer.
-pub const MOST: usize = 5_000;
+pub const MAX_ENTRIES: usize = 5_000;
 
 /// A file is rewritten when it has more expired lines than this, and more expired than current
 /// ones.
-const STALE: usize = 64;
+const MAX_STALE: usize = 64;
 
-/// Maximum number of bytes read from a file's end: about ten times the size of [`MOST`] entries.
-const TAIL: u64 = 64 << 20;
+/// Maximum number of bytes read from a file's end: about ten times the size of [`MAX_ENTRIES`] entries.
+const MAX_READ_BYTES: u64 = 64 << 20;
 
 /// The start of every line in every version.
-const BEGINS: &str = "{\"schema\":";
+const LINE_START: &str = "{\"schema\":";
 
 /// The cycles within the window.
 #[derive(Debug)]
 pub struct History {
     path: PathBuf,
     window: SignedDuration,
-    kept: Vec<Kept>,
+    kept: Vec<StoredEntry>,
     /// Lines of the file that have expired.
     stale: usize,
-    trouble: Option<String>,
+    write_error: Option<String>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct StoredEntry {
     /// On the monotonic clock; negative for entries of an earlier monitor.
-    born: SignedDuration,
+    ended_at: SignedDuration,
     written: bool,
     line: Line,
 }
 
 #[derive(Debug)]
 enum Line {
-    Known(Box<Entry>),
+    Parsed(Box<Entry>),
     /// Of an unknown version: kept in the file, not shown.
-    Foreign(String),
+    UnknownVersion(String),
 }
 
 impl Line {
     fn text(&self) -> String {
         match self {
-            Line::Known(entry) => serde_json::to_string(entry).expect("plain data"),
-            Line::Foreign(text) => text.clone(),
+            Line::Parsed(entry) => serde_json::to_string(entry).expect("plain data"),
+            Line::UnknownVersion(text) => text.clone(),
         }
     }
 }
@@ -79,18 +79,18 @@ impl History {
         now: Timestamp,
     ) -> Result<(Self, Vec<String>)> {
         let mut history =
-            Self { path: path.into(), window, kept: Vec::new(), stale: 0, trouble: None };
+            Self { path: path.into(), window, kept: Vec::new(), stale: 0, write_error: None };
         let mut said = Vec::new();
         match tail(path) {
             Ok((text, whole)) => {
                 said = history.take(&text, elapsed, now)?;
                 // Unread lines have expired.
-                history.stale += if whole { 0 } else { MOST + STALE };
+                history.stale += if whole { 0 } else { MAX_ENTRIES + MAX_STALE };
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => said.push(format!("history: cannot read `{}`: {error}", path.display())),
         }
-        history.forget(elapsed);
+        history.drop_expired(elapsed);
         Ok((history, said))
     }
 
@@ -98,10 +98,10 @@ impl History {
     fn take(&mut self, text: &str, elapsed: SignedDuration, now: Timestamp) -> Result<Vec<String>> {
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         // The first line may be torn.
-        let torn = |line: &&str| lines.len() == 1 && BEGINS.starts_with(*line);
-        let ours = |line: &&str| line.starts_with(BEGINS) || torn(line);
+        let torn = |line: &&str| lines.len() == 1 && LINE_START.starts_with(*line);
+        let ours = |line: &&str| line.starts_with(LINE_START) || torn(line);
         if !lines.is_empty() && !lines.iter().any(ours) {
-            let why = "it holds something else; name another file with `--history`";
+            let why = "it is not a history file; choose another with `--history`";
             return Err(Error::Invalid { path: self.path.clone(), why: why.into() });
         }
         let (mut unreadable, mut foreign, mut seen) = (0, 0, HashSet::new());
@@ -118,13 +118,13 @@ impl History {
                 self.stale += 1;
                 continue;
             };
-            foreign += usize::from(matches!(line, Line::Foreign(_)));
+            foreign += usize::from(matches!(line, Line::UnknownVersion(_)));
             if at <= now {
                 later = at;
             }
             let age = now.duration_since(if at <= now { at } else { later });
-            let born = elapsed.saturating_sub(age);
-            self.kept.push(Kept { born, written: true, line });
+            let ended_at = elapsed.saturating_sub(age);
+            self.kept.push(StoredEntry { ended_at, written: true, line });
         }
         self.kept.reverse();
         let path = self.path.display();
@@ -133,13 +133,13 @@ impl History {
         let mut said = Vec::new();
         if unreadable > 0 {
             said.push(format!(
-                "history: left out {} of `{path}`, torn or damaged",
+                "history: skipped {} of `{path}`, torn or damaged",
                 lines(unreadable)
             ));
         }
         if foreign > 0 {
             said.push(format!(
-                "history: left out {} of `{path}`, of a version that this build does not know",
+                "history: skipped {} of `{path}`, of a version unknown to this build",
                 lines(foreign)
             ));
         }
@@ -153,32 +153,32 @@ impl History {
     }
 
     pub(super) fn keep(&mut self, entry: Entry, elapsed: SignedDuration) {
-        let line = Line::Known(Box::new(entry));
-        self.kept.push(Kept { born: elapsed, written: false, line });
-        self.forget(elapsed);
+        let line = Line::Parsed(Box::new(entry));
+        self.kept.push(StoredEntry { ended_at: elapsed, written: false, line });
+        self.drop_expired(elapsed);
     }
 
-    /// Writes pending entries; an error is kept in [`trouble`](Self::trouble).
+    /// Writes pending entries; an error is kept in [`write_error`](Self::write_error).
     pub fn flush(&mut self) {
-        let crowded = self.stale > STALE && self.stale > self.kept.len();
-        let written = if crowded { self.rewrite() } else { self.append() };
+        let rewrite_due = self.stale > MAX_STALE && self.stale > self.kept.len();
+        let written = if rewrite_due { self.rewrite() } else { self.append() };
         match written {
             Ok(()) => {
                 self.kept.iter_mut().for_each(|kept| kept.written = true);
-                self.stale = if crowded { 0 } else { self.stale };
-                self.trouble = None;
+                self.stale = if rewrite_due { 0 } else { self.stale };
+                self.write_error = None;
             }
-            Err(error) => self.trouble = Some(error.chain()),
+            Err(error) => self.write_error = Some(error.chain()),
         }
     }
 
     /// Drops expired entries, and the oldest of too many.
-    fn forget(&mut self, elapsed: SignedDuration) {
+    fn drop_expired(&mut self, elapsed: SignedDuration) {
         let window = self.window;
-        let surplus = self.kept.len().saturating_sub(MOST);
+        let surplus = self.kept.len().saturating_sub(MAX_ENTRIES);
         let (mut at, mut stale) = (0, 0);
         self.kept.retain(|kept| {
-            let keep = at >= surplus && elapsed.saturating_sub(kept.born) <= window;
+            let keep = at >= surplus && elapsed.saturating_sub(kept.ended_at) <= window;
             stale += usize::from(!keep && kept.written);
             at += 1;
             keep
@@ -202,8 +202,8 @@ impl History {
     }
 
     /// The error of the last write, if any.
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub fn write_error(&self) -> Option<&str> {
+        self.write_error.as_deref()
     }
 
     /// Number of entries that are not yet on disk.
@@ -224,8 +224,8 @@ impl History {
     /// The entries in order, each with its end on the monotonic clock.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = (SignedDuration, &Entry)> {
         self.kept.iter().filter_map(|kept| match &kept.line {
-            Line::Known(entry) => Some((kept.born, entry.as_ref())),
-            Line::Foreign(_) => None,
+            Line::Parsed(entry) => Some((kept.ended_at, entry.as_ref())),
+            Line::UnknownVersion(_) => None,
         })
     }
 
@@ -244,9 +244,9 @@ fn parse(line: &str) -> Option<(Timestamp, Line)> {
     match value.get("schema")?.as_u64()? {
         1 => lift(&mut value),
         schema if schema == u64::from(SCHEMA) => {}
-        _ => return Some((at, Line::Foreign(line.into()))),
+        _ => return Some((at, Line::UnknownVersion(line.into()))),
     }
-    Some((at, Line::Known(Box::new(serde_json::from_value(value).ok()?))))
+    Some((at, Line::Parsed(Box::new(serde_json::from_value(value).ok()?))))
 }
 
 /// Converts a line of version 1, whose scenarios have a text for `absent`, to version 2.
@@ -261,13 +261,13 @@ fn lift(entry: &mut serde_json::Value) {
 fn tail(path: &Path) -> io::Result<(String, bool)> {
     // A device or a pipe may never end.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     let mut file = File::open(path)?;
-    let skipped = file.metadata()?.len().saturating_sub(TAIL);
+    let skipped = file.metadata()?.len().saturating_sub(MAX_READ_BYTES);
     file.seek(SeekFrom::Start(skipped))?;
     let mut bytes = Vec::new();
-    file.take(TAIL).read_to_end(&mut bytes)?;
+    file.take(MAX_READ_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Ok(match text.split_once('\n') {
         Some((_, rest)) if skipped > 0 => (rest.into(), false),

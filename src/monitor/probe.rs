@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::compare::{Grounds, Policy};
 use crate::error::{Error, Result};
-use crate::monitor::{Measured, Probe, Said};
+use crate::monitor::{Measured, Probe, VerdictSummary};
 use crate::record::{Case, Record};
 use crate::{baseline, compare, report, suite};
 
@@ -36,8 +36,8 @@ impl Probe for SuiteProbe<'_> {
 }
 
 /// The verdict against the stored baseline, or why there is none.
-fn judged(folder: &Path, record: &Record, policy: &Policy) -> Said {
-    let judge = || -> Result<Said> {
+fn judged(folder: &Path, record: &Record, policy: &Policy) -> VerdictSummary {
+    let judge = || -> Result<VerdictSummary> {
         let (path, base) = baseline::find(folder, record, &policy.allow_class)?;
         let release = baseline::find_release(&path)?;
         let calibration = baseline::find_calibration(folder, record)?;
@@ -47,13 +47,14 @@ fn judged(folder: &Path, record: &Record, policy: &Policy) -> Said {
             calibration: calibration.as_ref(),
         };
         let judgement = compare::judge(grounds, record, policy);
-        Ok(Said { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
+        Ok(VerdictSummary { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
     };
-    judge().unwrap_or_else(|error| Said { outcome: None, text: why_none(&error) })
+    judge()
+        .unwrap_or_else(|error| VerdictSummary { outcome: None, text: no_verdict_reason(&error) })
 }
 
 /// The reason alone, without advice on baselines.
-fn why_none(error: &Error) -> String {
+fn no_verdict_reason(error: &Error) -> String {
     match error {
         Error::NotComparable(why) => why.clone(),
         error => error.chain(),

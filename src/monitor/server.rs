@@ -71,12 +71,12 @@ impl Server {
     pub fn start(listen: SocketAddr, remote: Remote) -> Result<Self> {
         if remote == Remote::Refused && !listen.ip().is_loopback() {
             return Err(Error::Usage(format!(
-                "other machines can reach `{listen}`, and the page asks for no password; listen on 127.0.0.1, or add `--allow-remote`"
+                "`{listen}` is reachable from other machines and the page has no password; listen on 127.0.0.1 or add `--allow-remote`"
             )));
         }
         let failed = |source: std::io::Error| {
             Error::Usage(format!(
-                "cannot listen on `{listen}`: {source}; name another address with `--listen`"
+                "cannot listen on `{listen}`: {source}; choose another address with `--listen`"
             ))
         };
         let listener = TcpListener::bind(listen).map_err(failed)?;
@@ -122,10 +122,10 @@ impl Server {
 
 /// Maximum number of open connections; a further one closes the oldest. A measurement needs file
 /// descriptors, too.
-const CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// Maximum duration of a connection.
-const CONNECTION: Duration = Duration::from_secs(10);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections of limited duration.
 struct Listener {
@@ -141,12 +141,12 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
         self.open.retain(|connection| !connection.is_closed());
-        if self.open.len() >= CONNECTIONS {
+        if self.open.len() >= MAX_CONNECTIONS {
             self.open.pop_front();
         }
         let (open, closed) = oneshot::channel();
         self.open.push_back(open);
-        let late = Box::pin(tokio::time::sleep(CONNECTION));
+        let late = Box::pin(tokio::time::sleep(CONNECTION_TIMEOUT));
         (Connection { stream, closed, late }, address)
     }
 
@@ -163,7 +163,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn unless_over(
+    fn open_stream(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> io::Result<Pin<&mut TcpStream>> {
@@ -181,7 +181,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.unless_over(context)?.poll_read(context, buffer)
+        self.open_stream(context)?.poll_read(context, buffer)
     }
 }
 
@@ -191,15 +191,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.unless_over(context)?.poll_write(context, bytes)
+        self.open_stream(context)?.poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_over(context)?.poll_flush(context)
+        self.open_stream(context)?.poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_over(context)?.poll_shutdown(context)
+        self.open_stream(context)?.poll_shutdown(context)
     }
 }
 
@@ -224,7 +224,7 @@ async fn answer(
         (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET and HEAD\n"))
     } else if shared.remote == Remote::Refused && !is_this_machine(&headers) {
         // DNS rebinding: a web site could have its name resolved to this machine.
-        (StatusCode::MISDIRECTED_REQUEST, PLAIN, text("ask for 127.0.0.1 or localhost\n"))
+        (StatusCode::MISDIRECTED_REQUEST, PLAIN, text("use 127.0.0.1 or localhost\n"))
     } else {
         match uri.path() {
             "/" => (StatusCode::OK, HTML, pages.html),
@@ -234,7 +234,7 @@ async fn answer(
             _ => (
                 StatusCode::NOT_FOUND,
                 PLAIN,
-                text("there are /, /metrics, /history.jsonl and /healthz\n"),
+                text("not found; try /, /metrics, /history.jsonl or /healthz\n"),
             ),
         }
     };
@@ -247,7 +247,7 @@ async fn answer(
         .header(header::REFERRER_POLICY, "no-referrer")
         .header(header::ALLOW, "GET, HEAD")
         .header(header::CONTENT_LENGTH, body.len())
-        // Keep-alive would hold a file descriptor; a page view every few seconds does not need it.
+        // Keep-alive would hold a file descriptor; a page input every few seconds does not need it.
         .header(header::CONNECTION, "close");
     let body = if method == Method::HEAD { Body::empty() } else { Body::from(body) };
     response.body(body).expect("every header is a literal or a number")

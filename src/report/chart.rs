@@ -5,23 +5,19 @@
 
 mod backend;
 mod bars;
-mod figures;
-mod head;
+mod downsample;
+mod header;
 mod histogram;
 mod lines;
 mod png;
 mod theme;
-mod thin;
 mod ticks;
+mod units;
 
 use std::convert::Infallible;
 
 use plotters::drawing::DrawingAreaErrorKind;
 
-pub use figures::{
-    Curve, Straight, Words, batch_scaling, distribution, memory, rate_by_depth, rate_by_step,
-    throughput, trend, ttft_by_prompt,
-};
 pub use png::png;
 pub use theme::CSS;
 
@@ -91,7 +87,7 @@ pub struct Series {
     /// From left to right.
     pub points: Vec<Point>,
     /// How the points are drawn.
-    pub look: Look,
+    pub style: SeriesStyle,
 }
 
 /// A data point.
@@ -119,7 +115,7 @@ impl Point {
 
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum SeriesStyle {
     /// Connected points, with markers if there are few.
     Line,
     /// Markers only.
@@ -178,7 +174,7 @@ pub struct Mark {
 
 /// Why a chart cannot be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoChart {
+pub enum ChartError {
     /// No values.
     #[error("no values")]
     Empty,
@@ -199,9 +195,9 @@ pub enum NoChart {
     Layout,
 }
 
-impl From<DrawingAreaErrorKind<Infallible>> for NoChart {
+impl From<DrawingAreaErrorKind<Infallible>> for ChartError {
     fn from(_: DrawingAreaErrorKind<Infallible>) -> Self {
-        NoChart::Layout
+        ChartError::Layout
     }
 }
 
@@ -209,13 +205,13 @@ impl From<DrawingAreaErrorKind<Infallible>> for NoChart {
 ///
 /// # Errors
 /// When the data cannot be drawn; the reason can be shown instead.
-pub fn svg(chart: &Chart<'_>) -> Result<String, NoChart> {
+pub fn svg(chart: &Chart<'_>) -> Result<String, ChartError> {
     let (mut body, keys) = match &chart.data {
-        Data::Lines(data) => (String::new(), lines::keys(data)),
-        Data::Bars(data) => (String::new(), bars::keys(data)),
-        Data::Histogram(data) => (String::new(), histogram::keys(data)),
+        Data::Lines(data) => (String::new(), lines::legend(data)),
+        Data::Bars(data) => (String::new(), bars::legend(data)),
+        Data::Histogram(data) => (String::new(), histogram::legend(data)),
     };
-    let head = head::Head::new(&chart.title, keys);
+    let head = header::Header::new(&chart.title, keys);
     let height = match &chart.data {
         Data::Lines(data) => lines::draw(data, &head, &mut body),
         Data::Bars(data) => bars::draw(data, &head, &mut body),

@@ -9,8 +9,8 @@ mod row;
 
 pub use benchmark::benchmark_json;
 pub use llama_bench::llama_bench;
-pub(crate) use prometheus::exposed;
 pub use prometheus::prometheus;
+pub(crate) use prometheus::prometheus_name;
 pub use row::row;
 
 use crate::error::{Error, Result};
@@ -25,25 +25,25 @@ use crate::workload::Task;
 ///
 /// # Errors
 /// When no scenario has the id.
-fn chosen<'a>(record: &'a Record, asked: Option<&str>) -> Result<Option<&'a Case>> {
+fn representative_case<'a>(record: &'a Record, asked: Option<&str>) -> Result<Option<&'a Case>> {
     if let Some(id) = asked {
         let ids = record.scenarios.iter().map(|case| case.id.as_str());
         let unknown = || Error::unknown("scenario in the record", id, ids);
         return record.case(id).map(Some).ok_or_else(unknown);
     }
-    let worth = |case: &&Case| {
+    let rank = |case: &&Case| {
         // Depths, pipelines and traces have other rates than plain generation.
         let plain = case.work.task == Task::Generate;
-        let decoded = believed(case) && !case.values(decode_rate(case)).is_empty();
+        let decoded = is_valid(case) && !case.values(decode_rate(case)).is_empty();
         let one = case.work.batch == 1;
-        (decoded && plain, decoded && one, believed(case), plain, one, case.work.new_tokens)
+        (decoded && plain, decoded && one, is_valid(case), plain, one, case.work.new_tokens)
     };
     // The first of equals: `max_by_key` alone would take the last.
-    Ok(record.scenarios.iter().rev().max_by_key(worth))
+    Ok(record.scenarios.iter().rev().max_by_key(rank))
 }
 
 /// Whether a scenario has valid numbers.
-fn believed(case: &Case) -> bool {
+fn is_valid(case: &Case) -> bool {
     case.absent.is_none() && case.validity.ok()
 }
 

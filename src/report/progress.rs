@@ -2,7 +2,7 @@
 
 use crate::compare::looks::LOOKS;
 use crate::compare::{Judgement, Verdict};
-use crate::report::text::{duration, plain};
+use crate::report::text::{duration, sanitize};
 
 /// The state of a pair, with the seconds left of its budget if it has one: `look 2 of 6, block 12:
 /// 17 of 20 scenarios decided (1 regressed), 3 open: code/b4 long/b16 long/b8; about 2 min 0 s
@@ -27,15 +27,16 @@ pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
     let broken = count(judgement, |verdict| {
         matches!(verdict, Verdict::Failed(_) | Verdict::Invalid(_) | Verdict::OutputChanged(_))
     });
-    let said = [(regressed, "regressed"), (broken, "failed")].into_iter();
-    let said: Vec<String> = said
+    let results = [(regressed, "regressed"), (broken, "failed")].into_iter();
+    let results: Vec<String> = results
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
-    let said = if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) };
+    let results =
+        if results.is_empty() { String::new() } else { format!(" ({})", results.join(", ")) };
     let decided = scenarios - course.open.len();
     let left = left_s.map_or(String::new(), |left| format!("; about {} left", duration(left)));
-    format!("{at}: {decided} of {scenarios} scenarios decided{said}{}{left}", open(&course.open))
+    format!("{at}: {decided} of {scenarios} scenarios decided{results}{}{left}", open(&course.open))
 }
 
 /// The number of scenarios that have a finding with such a verdict.
@@ -54,7 +55,7 @@ fn open(open: &[String]) -> String {
     if open.is_empty() {
         return String::new();
     }
-    let named: Vec<String> = open.iter().take(NAMED).map(|id| plain(id)).collect();
+    let named: Vec<String> = open.iter().take(NAMED).map(|id| sanitize(id)).collect();
     let more = if open.len() > NAMED { " \u{2026}" } else { "" };
     format!(", {} open: {}{more}", open.len(), named.join(" "))
 }

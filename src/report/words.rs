@@ -45,7 +45,7 @@ impl Lang {
     }
 
     /// A metric's name without its unit.
-    pub(crate) fn metric(self, metric: &Metric) -> &'static str {
+    pub(crate) fn metric_name(self, metric: &Metric) -> &'static str {
         match (self, names::metric(metric.name)) {
             (Lang::Fr, Some((french, _))) => french,
             (Lang::Ko, Some((_, korean))) => korean,
@@ -233,7 +233,8 @@ mod tests {
             assert!(names::metric(metric.name).is_some(), "{}", metric.name);
         }
         for lang in Lang::ALL {
-            let mut names: Vec<&str> = METRICS.iter().map(|metric| lang.metric(metric)).collect();
+            let mut names: Vec<&str> =
+                METRICS.iter().map(|metric| lang.metric_name(metric)).collect();
             names.sort_unstable();
             names.dedup();
             assert_eq!(names.len(), METRICS.len(), "{lang:?}: two metrics have one name");

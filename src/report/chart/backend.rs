@@ -13,14 +13,8 @@ use plotters_backend::{
 };
 
 use crate::report::chart::theme;
-use crate::report::text::plain;
-
-/// Plotters uses integer pixels: this many make one unit of the view box.
-pub(super) const UNIT: i32 = 10;
-
-/// Width of every chart in units. Text of 13 units is legible on a phone, where a unit is 0.8
-/// pixels.
-pub(super) const WIDTH: i32 = 440;
+use crate::report::chart::units::{UNIT, WIDTH};
+use crate::report::text::escape_xml;
 
 /// A drawing area in pixels from the upper left.
 pub(super) type Canvas<'a> = DrawingArea<Svg<'a>, Shift>;
@@ -29,7 +23,7 @@ type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 
 /// An SVG element around `body`, `height` units high.
 pub(super) fn document(title: &str, alt: &str, height: i32, body: &str) -> String {
-    let (title, alt) = (escaped(title), escaped(alt));
+    let (title, alt) = (escape_xml(title), escape_xml(alt));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {WIDTH} {height}\" width=\"100%\" \
          font-family=\"sans-serif\" role=\"img\" aria-label=\"{alt}\">\n<title>{title}</title>\n{body}</svg>\n"
@@ -165,7 +159,7 @@ impl DrawingBackend for Svg<'_> {
             _ => "",
         };
         let (paint, _) = theme::paint(style.color().rgb);
-        let text = escaped(text);
+        let text = escape_xml(text);
         let _ = writeln!(
             self.body,
             "<text x=\"{x}\" y=\"{y}\"{anchor} font-size=\"{size}\"{weight} fill=\"{paint}\">{text}</text>"
@@ -184,21 +178,4 @@ fn points(path: impl IntoIterator<Item = BackendCoord>) -> String {
 fn units(pixels: i32) -> String {
     let text = format!("{:.1}", f64::from(pixels) / f64::from(UNIT));
     text.strip_suffix(".0").map_or_else(|| text.clone(), Into::into)
-}
-
-/// Text escaped for XML elements and attributes.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in plain(text).chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            _ => out.push(c),
-        }
-    }
-    out
 }

@@ -2,37 +2,38 @@
 
 use plotters::element::{PathElement, Rectangle};
 
-use super::backend::{UNIT, canvas};
-use super::head::{Head, Key, Sample};
-use super::lines::ends;
-use super::theme::Ink;
+use super::backend::canvas;
+use super::header::{Header, LegendEntry, LegendSymbol};
+use super::lines::value_range;
+use super::theme::ThemeColor;
 use super::ticks::position;
-use super::{Histogram, NoChart, lines};
+use super::units::UNIT;
+use super::{ChartError, Histogram, lines};
 use crate::stats;
 
 /// Maximum number of bins; more would be thinner than their borders.
-const MOST: usize = 40;
+const MAX_BINS: usize = 40;
 
 /// The legend: the marks, in the order given.
-pub(super) fn keys(histogram: &Histogram<'_>) -> Vec<Key> {
+pub(super) fn legend(histogram: &Histogram<'_>) -> Vec<LegendEntry> {
     let marks = histogram.marks.iter().enumerate();
-    marks.map(|(at, mark)| (Sample::Upright(at + 1), mark.name.clone())).collect()
+    marks.map(|(at, mark)| (LegendSymbol::Upright(at + 1), mark.name.clone())).collect()
 }
 
 /// Draws the chart; returns its height in units.
 pub(super) fn draw(
     histogram: &Histogram<'_>,
-    head: &Head,
+    head: &Header,
     body: &mut String,
-) -> Result<i32, NoChart> {
+) -> Result<i32, ChartError> {
     let scale = histogram.x.scale;
     let marks = histogram.marks.iter().map(|mark| mark.at);
-    ends(scale, &histogram.values)?;
+    value_range(scale, &histogram.values)?;
     if histogram.values.len() < 2 {
-        return Err(NoChart::OneValue);
+        return Err(ChartError::OneValue);
     }
     let all: Vec<f64> = histogram.values.iter().copied().chain(marks).collect();
-    let range = ends(scale, &all)?;
+    let range = value_range(scale, &all)?;
     let at: Vec<f64> = histogram.values.iter().map(|value| position(scale, *value)).collect();
     let bins = bins(&at);
     let most = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
@@ -46,13 +47,13 @@ pub(super) fn draw(
         let (right, bottom) = plot.backend_coord(&(bin.to, 0.0));
         let border = UNIT / 2;
         let corners = [(left + border, top), ((right - border).max(left + 2 * border), bottom)];
-        canvas.draw(&Rectangle::new(corners, Ink::Series(0).area(0.75)))?;
+        canvas.draw(&Rectangle::new(corners, ThemeColor::Series(0).area(0.75)))?;
     }
     for (at, mark) in histogram.marks.iter().enumerate() {
         let (x, _) = plot.backend_coord(&(position(scale, mark.at), 0.0));
         let (_, upright) = plot.plotting_area().get_pixel_range();
         let path = vec![(x, upright.end), (x, upright.start)];
-        canvas.draw(&PathElement::new(path, Ink::Series(at + 1).line(20)))?;
+        canvas.draw(&PathElement::new(path, ThemeColor::Series(at + 1).line(20)))?;
     }
     Ok(height)
 }
@@ -66,7 +67,7 @@ pub(super) struct Bin {
 }
 
 /// Bins of equal width by the Freedman–Diaconis rule (1981), twice the interquartile range over the
-/// cube root of the count, but at least as many as Sturges' rule gives and at most [`MOST`].
+/// cube root of the count, but at least as many as Sturges' rule gives and at most [`MAX_BINS`].
 pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
     let lo = values.iter().copied().fold(f64::INFINITY, f64::min);
     let hi = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -81,7 +82,7 @@ pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
     let wanted = (hi - lo) * count.cbrt() / (2.0 * spread);
     let sturges = count.log2().ceil() + 1.0;
     let wanted = if wanted.is_finite() { wanted.ceil().max(sturges) } else { sturges };
-    let number = (wanted as usize).clamp(1, MOST);
+    let number = (wanted as usize).clamp(1, MAX_BINS);
     let width = (hi - lo) / number as f64;
     let mut bins: Vec<Bin> = (0..number)
         .map(|i| Bin { from: lo + i as f64 * width, to: lo + (i + 1) as f64 * width, count: 0 })

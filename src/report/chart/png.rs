@@ -30,7 +30,8 @@ pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
     let sans = sans(fonts).unwrap_or(any);
     fonts.set_sans_serif_family(sans);
     let no_picture = |why: String| Error::Failed(format!("cannot draw a chart as png: {why}"));
-    let tree = Tree::from_str(&plain(svg), &options).map_err(|err| no_picture(err.to_string()))?;
+    let tree = Tree::from_str(&resolve_css_variables(svg), &options)
+        .map_err(|err| no_picture(err.to_string()))?;
     let scale = width as f32 / tree.size().width();
     let height = (tree.size().height() * scale).ceil() as u32;
     let mut pixels = Pixmap::new(width, height).ok_or_else(|| no_picture("too large".into()))?;
@@ -72,7 +73,7 @@ fn sans(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
 /// Replaces custom properties by their fallbacks: `var(--ink, #1b1f24)` becomes `#1b1f24`. Only in
 /// attributes; in text, quotes are escaped.
 #[cfg(any(feature = "png", test))]
-pub(super) fn plain(svg: &str) -> String {
+pub(super) fn resolve_css_variables(svg: &str) -> String {
     let mut parts = svg.split("=\"var(");
     let mut out = String::from(parts.next().unwrap_or_default());
     for part in parts {

@@ -3,7 +3,7 @@
 
 use plotters::style::{RGBAColor, RGBColor, ShapeStyle};
 
-use super::backend::UNIT;
+use super::units::UNIT;
 
 /// Style sheet of a page with charts: the page's font, and series colours for both themes. The
 /// page's own `--ink`, `--soft`, `--line` and `--bad` are used if defined.
@@ -18,7 +18,7 @@ pub const CSS: &str = "\
 
 /// A colour by its role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ink {
+pub(super) enum ThemeColor {
     /// Titles and values.
     Strong,
     /// Labels and reference lines.
@@ -51,14 +51,14 @@ const DASHES: [&str; 6] = ["", "6 3", "2 2.5", "8 3 2 3", "4 2", "10 4"];
 /// The dash pattern of reference lines.
 const REFERENCE: usize = 4;
 
-impl Ink {
+impl ThemeColor {
     fn index(self) -> usize {
         match self {
-            Ink::Strong => 0,
-            Ink::Soft => 1,
-            Ink::Grid => 2,
-            Ink::Bad => 3,
-            Ink::Series(at) => 4 + at % 6,
+            ThemeColor::Strong => 0,
+            ThemeColor::Soft => 1,
+            ThemeColor::Grid => 2,
+            ThemeColor::Bad => 3,
+            ThemeColor::Series(at) => 4 + at % 6,
         }
     }
 
@@ -70,7 +70,7 @@ impl Ink {
     /// A line, in tenths of a unit; a series has its own dash pattern.
     pub(super) fn line(self, width: i32) -> ShapeStyle {
         let dash = match self {
-            Ink::Series(at) => at % DASHES.len(),
+            ThemeColor::Series(at) => at % DASHES.len(),
             _ => 0,
         };
         stroke(RGBColor(self.index() as u8, dash as u8, 0), width)

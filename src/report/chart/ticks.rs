@@ -42,7 +42,7 @@ const TIMES: [f64; 21] = [
 /// An axis with its ticks. Positions are values, or their logarithms on [`Scale::Doubling`].
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ticks {
-    /// Both ends.
+    /// Both value_range.
     pub(super) range: (f64, f64),
     /// Positions of the ticks.
     pub(super) at: Vec<f64>,
@@ -86,13 +86,13 @@ pub(super) fn ticks(
     axis: &Axis<'_>,
     (lo, hi): (f64, f64),
     most: usize,
-    outward: Outward,
+    end: AxisEnd,
     fits: impl Fn(&Ticks) -> bool,
 ) -> Ticks {
-    let range = padded(axis.scale, lo, hi, outward);
+    let range = padded(axis.scale, lo, hi, end);
     let tried = |most: usize| {
         let step = step(axis.scale, range, most);
-        marked(axis, range, step, outward)
+        marked(axis, range, step, end)
     };
     let mut least = tried(most);
     for most in (2..=most).rev() {
@@ -107,16 +107,16 @@ pub(super) fn ticks(
     least
 }
 
-/// Where an axis ends.
+/// Where an axis value_range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outward {
+pub(super) enum AxisEnd {
     /// At the next tick.
-    ToNumber,
+    AtTick,
     /// A little beyond the last value.
-    Little,
+    Padded,
 }
 
-fn padded(scale: Scale, lo: f64, hi: f64, outward: Outward) -> (f64, f64) {
+fn padded(scale: Scale, lo: f64, hi: f64, end: AxisEnd) -> (f64, f64) {
     let (lo, hi) = (position(scale, lo), position(scale, hi));
     let (lo, hi) = if scale == Scale::Zero { (lo.min(0.0), hi.max(0.0)) } else { (lo, hi) };
     let least = match scale {
@@ -129,9 +129,9 @@ fn padded(scale: Scale, lo: f64, hi: f64, outward: Outward) -> (f64, f64) {
     let missing = (least - (hi - lo)).max(0.0) / 2.0;
     let (lo, hi) =
         if scale == Scale::Zero { (lo, hi + 2.0 * missing) } else { (lo - missing, hi + missing) };
-    match outward {
-        Outward::ToNumber => (lo, hi),
-        Outward::Little => {
+    match end {
+        AxisEnd::AtTick => (lo, hi),
+        AxisEnd::Padded => {
             let edge = 0.03 * (hi - lo);
             (if scale == Scale::Zero && lo == 0.0 { lo } else { lo - edge }, hi + edge)
         }
@@ -158,21 +158,21 @@ fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
     if scale == Scale::Whole { step.max(1.0).round() } else { step }
 }
 
-fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, outward: Outward) -> Ticks {
+fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, end: AxisEnd) -> Ticks {
     let slack = step * 1e-6;
     // Ticks count from the first doubling in the chart, so that a small batch has a label.
     let origin = if axis.scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };
     let (from, to) = (lo - origin, hi - origin);
-    let (first, last) = match outward {
-        Outward::ToNumber => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
-        Outward::Little => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
+    let (first, last) = match end {
+        AxisEnd::AtTick => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
+        AxisEnd::Padded => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
     };
     let place = |number: f64| origin + number * step;
     let count = (last - first).max(0.0) as usize;
     let at: Vec<f64> = (0..=count).map(|i| place(first + i as f64)).collect();
-    let range = match outward {
-        Outward::ToNumber => (lo.min(place(first)), hi.max(place(last))),
-        Outward::Little => (lo, hi),
+    let range = match end {
+        AxisEnd::AtTick => (lo.min(place(first)), hi.max(place(last))),
+        AxisEnd::Padded => (lo, hi),
     };
     let labels = at.iter().map(|at| text(axis, *at, step)).collect();
     Ticks { range, at, labels }

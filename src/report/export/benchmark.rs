@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::record::{Case, Record};
 use crate::report::export::{
-    believed, chosen, cpu, decode_rate, device_type, mib, samples, source,
+    cpu, decode_rate, device_type, is_valid, mib, representative_case, samples, source,
 };
-use crate::report::text::plain;
+use crate::report::text::sanitize;
 use crate::stats;
 
 /// The whole object. Unknown values are `null`, never omitted and never zero.
@@ -150,34 +150,37 @@ struct Rate {
 /// # Errors
 /// When the record has no such scenario.
 pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String> {
-    let case = chosen(record, scenario)?;
+    let case = representative_case(record, scenario)?;
     let (build, model) = (&record.build, &record.model);
-    let field = |name: &str| record.machine.fields.get(name).map(|value| plain(value));
-    let version = record.machine.facts.get("os_version").map(|version| plain(version));
+    let field = |name: &str| record.machine.fields.get(name).map(|value| sanitize(value));
+    let version = record.machine.facts.get("os_version").map(|version| sanitize(version));
     let kind = device_type(record);
     let benchmark = Benchmark {
-        timestamp: record.sessions.first().map(|session| plain(&session.started)),
-        commit: build.commit.as_deref().map(plain),
+        timestamp: record.sessions.first().map(|session| sanitize(&session.started)),
+        commit: build.commit.as_deref().map(sanitize),
         platform: Platform {
             os: version.or_else(|| field("os")),
             arch: field("arch"),
-            machine: plain(&record.machine.class),
-            cpu: plain(cpu(record)),
+            machine: sanitize(&record.machine.class),
+            cpu: sanitize(cpu(record)),
         },
         runtime: Runtime {
-            candlemark: plain(&build.version),
-            engine: plain(&record.settings.engine),
-            rustc: plain(&build.rustc),
-            candle: build.crates.get("candle-core").map(|version| plain(version)),
-            profile: plain(&build.profile),
+            candlemark: sanitize(&build.version),
+            engine: sanitize(&record.settings.engine),
+            rustc: sanitize(&build.rustc),
+            candle: build.crates.get("candle-core").map(|version| sanitize(version)),
+            profile: sanitize(&build.profile),
             threads: record.settings.threads,
         },
-        device: Device { kind: plain(kind), name: (kind == "cpu").then(|| plain(cpu(record))) },
+        device: Device {
+            kind: sanitize(kind),
+            name: (kind == "cpu").then(|| sanitize(cpu(record))),
+        },
         model: Model {
             source: source(model),
-            spec: plain(&model.spec),
-            sha256: plain(&model.sha256),
-            quant: plain(&model.quant),
+            spec: sanitize(&model.spec),
+            sha256: sanitize(&model.sha256),
+            quant: sanitize(&model.quant),
             params_m: model.parameters as f64 / 1e6,
             block_size: model.context,
             n_layer: model.layers,
@@ -186,20 +189,21 @@ pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String>
         },
         generation: generation(record, case),
         results: results(case),
-        injected: record.injected.as_deref().map(plain),
+        injected: record.injected.as_deref().map(sanitize),
     };
     Ok(serde_json::to_string_pretty(&benchmark).expect("plain data is JSON") + "\n")
 }
 
 fn generation(record: &Record, case: Option<&Case>) -> Generation {
     let settings = &record.settings.generation;
-    let labels = case
-        .map(|case| case.labels.iter().map(|(name, value)| (plain(name), plain(value))).collect());
+    let labels = case.map(|case| {
+        case.labels.iter().map(|(name, value)| (sanitize(name), sanitize(value))).collect()
+    });
     Generation {
-        scenario: case.map(|case| plain(&case.id)),
+        scenario: case.map(|case| sanitize(&case.id)),
         batch: case.map(|case| case.work.batch),
         prompt: None,
-        prompt_sha256: case.map(|case| plain(&case.work.prompts_sha256)),
+        prompt_sha256: case.map(|case| sanitize(&case.work.prompts_sha256)),
         prompt_tokens: case.map(|case| case.work.prompt_tokens.clone()),
         gen_tokens: case.map(|case| case.work.new_tokens),
         temperature: settings.temperature,
@@ -228,21 +232,21 @@ fn results(case: Option<&Case>) -> Results {
         };
     };
     let metric = decode_rate(case);
-    let values = if believed(case) { samples(case, metric) } else { Vec::new() };
+    let values = if is_valid(case) { samples(case, metric) } else { Vec::new() };
     let rate = stats::mean(&values).map(|mean| Rate {
         mean,
         min: values.iter().copied().fold(f64::INFINITY, f64::min),
         max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
     });
     let why = match (&case.absent, &rate) {
-        (Some(absent), _) => Some(plain(&absent.to_string())),
+        (Some(absent), _) => Some(sanitize(&absent.to_string())),
         (None, None) if !case.validity.ok() => {
-            Some(plain(&format!("INVALID: {}", case.validity.failed.join("; "))))
+            Some(sanitize(&format!("INVALID: {}", case.validity.failed.join("; "))))
         }
         (None, None) => Some(unmeasured(case, metric)),
         (None, Some(_)) => None,
     };
-    let measured = |bytes: Option<f64>| bytes.filter(|_| believed(case));
+    let measured = |bytes: Option<f64>| bytes.filter(|_| is_valid(case));
     Results {
         iters: values.len(),
         processes: case.blocks.len(),
@@ -258,5 +262,5 @@ fn results(case: Option<&Case>) -> Results {
 /// Why a scenario lacks a value, as recorded.
 fn unmeasured(case: &Case, metric: &str) -> String {
     let note = case.blocks.iter().find_map(|block| block.notes.get(metric));
-    note.map_or_else(|| format!("`{metric}` was not measured"), |note| plain(note))
+    note.map_or_else(|| format!("`{metric}` was not measured"), |note| sanitize(note))
 }

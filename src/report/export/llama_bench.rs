@@ -5,8 +5,8 @@
 use serde::Serialize;
 
 use crate::record::{Case, Record};
-use crate::report::export::{believed, cpu, device_type, samples};
-use crate::report::text::plain;
+use crate::report::export::{cpu, device_type, is_valid, samples};
+use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::Task;
 
@@ -87,7 +87,7 @@ struct Test<'a> {
 }
 
 /// A test of llama-bench: tokens processed or generated at a depth, and the rates.
-struct Shape {
+struct TestShape {
     n_prompt: usize,
     n_gen: usize,
     n_depth: usize,
@@ -106,26 +106,27 @@ pub fn llama_bench(record: &Record) -> String {
     let mut text = String::new();
     let plain_work = |case: &&Case| {
         let task = matches!(case.work.task, Task::Generate | Task::Depth);
-        task && case.work.batch == 1 && believed(case)
+        task && case.work.batch == 1 && is_valid(case)
     };
     for case in record.scenarios.iter().filter(plain_work) {
         for shape in shapes(case).into_iter().filter(|shape| !shape.rates.is_empty()) {
-            text += &line(record, case, shape);
+            text += &json_line(record, case, shape);
         }
     }
     text
 }
 
 /// The tests of a scenario.
-fn shapes(case: &Case) -> Vec<Shape> {
+fn shapes(case: &Case) -> Vec<TestShape> {
     let Some(&prompt) = case.work.prompt_tokens.first() else { return Vec::new() };
     let depth = case.work.depth;
     let rates = |metric: &str| {
         let rates = samples(case, metric).into_iter();
         rates.filter(|rate| rate.is_finite() && *rate > 0.0).collect()
     };
-    let read = Shape { n_prompt: prompt, n_gen: 0, n_depth: depth, rates: rates("prefill_tok_s") };
-    let generated = steps(case).map(|n_gen| Shape {
+    let read =
+        TestShape { n_prompt: prompt, n_gen: 0, n_depth: depth, rates: rates("prefill_tok_s") };
+    let generated = steps(case).map(|n_gen| TestShape {
         n_prompt: 0,
         n_gen,
         n_depth: depth + prompt,
@@ -143,23 +144,23 @@ fn steps(case: &Case) -> Option<usize> {
     (first > 0 && counts.all(|count| count == first)).then_some(first)
 }
 
-fn line(record: &Record, case: &Case, shape: Shape) -> String {
+fn json_line(record: &Record, case: &Case, shape: TestShape) -> String {
     let (model, settings, device) = (&record.model, &record.settings, device_type(record));
     let tokens = (shape.n_prompt + shape.n_gen) as f64;
     let ns: Vec<f64> = shape.rates.iter().map(|rate| 1e9 * tokens / rate).collect();
     let on_gpu = device != "cpu";
     let model_type = model_type(record, case);
-    let commit = record.build.commit.as_deref().map(plain);
+    let commit = record.build.commit.as_deref().map(sanitize);
     let commit = commit.as_deref().unwrap_or("unknown");
     let cache =
-        if settings.generation.use_kv_cache { plain(&model.kv_dtype) } else { "none".into() };
+        if settings.generation.use_kv_cache { sanitize(&model.kv_dtype) } else { "none".into() };
     let test = Test {
         build_commit: commit.char_indices().nth(8).map_or(commit, |(end, _)| &commit[..end]),
         build_number: None,
-        cpu_info: &plain(cpu(record)),
-        gpu_info: if on_gpu { &plain(&settings.device) } else { "" },
-        backends: &plain(&format!("candlemark {} on {device}", settings.engine)),
-        model_filename: &plain(&model.spec),
+        cpu_info: &sanitize(cpu(record)),
+        gpu_info: if on_gpu { &sanitize(&settings.device) } else { "" },
+        backends: &sanitize(&format!("candlemark {} on {device}", settings.engine)),
+        model_filename: &sanitize(&model.spec),
         model_type: &model_type,
         model_size: model.weight_bytes,
         model_n_params: model.parameters,
@@ -188,14 +189,14 @@ fn line(record: &Record, case: &Case, shape: Shape) -> String {
         n_prompt: shape.n_prompt,
         n_gen: shape.n_gen,
         n_depth: shape.n_depth,
-        test_time: &plain(record.sessions.first().map_or("", |session| &session.started)),
+        test_time: &sanitize(record.sessions.first().map_or("", |session| &session.started)),
         avg_ns: stats::mean(&ns).unwrap_or_default().round() as u64,
         stddev_ns: stats::sd(&ns).map(|sd| sd.round() as u64),
         avg_ts: stats::mean(&shape.rates).unwrap_or_default(),
         stddev_ts: stats::sd(&shape.rates),
         samples_ns: ns.iter().map(|ns| ns.round() as u64).collect(),
         samples_ts: shape.rates,
-        scenario: &plain(&case.id),
+        scenario: &sanitize(&case.id),
         processes: case.blocks.len(),
         dirty: record.build.dirty,
     };
@@ -217,5 +218,5 @@ fn model_type(record: &Record, case: &Case) -> String {
     if let Some(how) = &record.injected {
         text += &format!(", SLOWED DOWN ON PURPOSE ({how})");
     }
-    plain(&text)
+    sanitize(&text)
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::record::{AbsenceKind, Case, Record};
-use crate::report::export::believed;
-use crate::report::text::plain;
+use crate::report::export::is_valid;
+use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::{METRICS, Metric};
 
@@ -62,9 +62,9 @@ pub fn prometheus(record: &Record) -> String {
     family(&mut text, "scenario_blocks", "Fresh processes that were measured.", blocks);
 
     for metric in METRICS {
-        let (name, base) = exposed(metric);
+        let (name, base) = prometheus_name(metric);
         let samples =
-            cases.iter().filter(|(case, _)| believed(case)).filter_map(|(case, labels)| {
+            cases.iter().filter(|(case, _)| is_valid(case)).filter_map(|(case, labels)| {
                 Some((labels.clone(), base * stats::median(&case.values(metric.name))?))
             });
         let help = format!("Median over processes: {}.", metric.label);
@@ -74,7 +74,7 @@ pub fn prometheus(record: &Record) -> String {
 }
 
 /// The name of a metric's series without its prefix, and the factor from stored to base unit.
-pub(crate) fn exposed(metric: &Metric) -> (String, f64) {
+pub(crate) fn prometheus_name(metric: &Metric) -> (String, f64) {
     let name = metric.name;
     for (ending, base_ending, base) in [
         ("tok_s", "tokens_per_second", 1.0),
@@ -119,13 +119,13 @@ fn labels(record: &Record, more: &[(&str, &str)]) -> String {
     let injected = record.injected.as_deref().map(|how| ("injected", how));
     let all = more.iter().copied().chain(fixed).chain(injected);
     let all: Vec<String> =
-        all.map(|(name, value)| format!("{name}=\"{}\"", value_of(value))).collect();
+        all.map(|(name, value)| format!("{name}=\"{}\"", escape_label(value))).collect();
     format!("{{{}}}", all.join(","))
 }
 
 /// The escaped value of a label.
-fn value_of(text: &str) -> String {
-    plain(text).replace('\\', "\\\\").replace('"', "\\\"")
+fn escape_label(text: &str) -> String {
+    sanitize(text).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 /// A family of gauges with its help text; nothing without a sample.
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn names_end_with_base_units_and_differ() {
-        let name = |name: &str| exposed(crate::workload::metric(name).unwrap());
+        let name = |name: &str| prometheus_name(crate::workload::metric(name).unwrap());
         for (stored, expected, base) in [
             ("decode_tok_s", "decode_tokens_per_second", 1.0),
             ("decode_tok_s_aggregate", "decode_tokens_per_second_aggregate", 1.0),
@@ -165,7 +165,8 @@ mod tests {
         ] {
             assert_eq!(name(stored), (expected.into(), base), "{stored}");
         }
-        let all: BTreeSet<String> = METRICS.iter().map(|metric| exposed(metric).0).collect();
+        let all: BTreeSet<String> =
+            METRICS.iter().map(|metric| prometheus_name(metric).0).collect();
         assert_eq!(all.len(), METRICS.len());
         for name in all {
             let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';

@@ -29,12 +29,12 @@ fn the_longest_valid_answer_of_batch_1_stands_for_a_record() {
     cases[3].work.task = Task::Depth;
     cases[4].validity.failed.push("impossible".into());
     cases[5].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
-    assert_eq!(chosen(&record, None).unwrap().unwrap().id, "first/b1");
-    assert_eq!(chosen(&record, Some("deep/b1")).unwrap().unwrap().id, "deep/b1");
-    let error = chosen(&record, Some("frist/b1")).unwrap_err().to_string();
+    assert_eq!(representative_case(&record, None).unwrap().unwrap().id, "first/b1");
+    assert_eq!(representative_case(&record, Some("deep/b1")).unwrap().unwrap().id, "deep/b1");
+    let error = representative_case(&record, Some("frist/b1")).unwrap_err().to_string();
     assert!(error.contains("did you mean `first/b1`?"), "{error}");
     record.scenarios.clear();
-    assert_eq!(chosen(&record, None).unwrap(), None);
+    assert_eq!(representative_case(&record, None).unwrap(), None);
     let nothing = benchmark(&record, None);
     assert_eq!(nothing["results"]["tokens_per_sec"], Value::Null);
     assert_eq!(nothing["results"]["why"], "the record has no scenario");

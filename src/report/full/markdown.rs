@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
-use crate::report::full::model::{Block, Cell, Document, Section, Span, Table, Text, Tone};
-use crate::report::text::cell;
+use crate::report::full::document::{Block, Cell, Document, Section, Span, Table, Text, Tone};
+use crate::report::text::{code_span, escape_markdown, escape_xml};
 use crate::report::words::Lang;
 
 /// The document. Charts are linked in the folder `charts`, or omitted without a folder. If the text
@@ -86,7 +86,7 @@ fn ended(text: &str, lang: Lang, longest: usize) -> String {
 
 /// The note about omitted rows.
 fn left_out(template: &'static str, lang: Lang, out: usize) -> String {
-    let text = Text::fill(template, &[("count", &lang.count(out))]);
+    let text = Text::from_template(template, &[("count", &lang.count(out))]);
     format!("\n**{}**\n", inline(&text))
 }
 
@@ -141,7 +141,7 @@ fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
             format!("{fence}sh\n{}\n{fence}\n", lines.join("\n"))
         }
         Block::Details { summary, state, table, .. } => {
-            let (summary, state) = (inline(summary), inline(state));
+            let (summary, state) = (html(summary), html(state));
             format!(
                 "<details><summary><b>{summary}</b> {state}</summary>\n\n{}\n</details>\n",
                 self::table(table, usize::MAX)
@@ -194,14 +194,16 @@ fn inline(text: &Text) -> String {
 }
 
 fn span(span: &Span) -> String {
-    if !span.code {
-        return harmless(&span.text);
-    }
-    if span.text.contains(['`', '|', '<', '\\']) {
-        // A code span has no escapes.
-        return format!("<code>{}</code>", harmless(&span.text));
-    }
-    format!("`{}`", span.text)
+    if span.code { code_span(&span.text) } else { escape_markdown(&span.text) }
+}
+
+/// Text within an HTML block, where Markdown has no meaning; nobody is notified.
+fn html(text: &Text) -> String {
+    let span = |span: &Span| {
+        let text = escape_xml(&span.text).replace('@', "&#64;").replace('|', "&#124;");
+        if span.code { format!("<code>{text}</code>") } else { text }
+    };
+    text.0.iter().map(span).collect()
 }
 
 /// Text at the start of a line: it begins no heading, list or rule.
@@ -214,13 +216,6 @@ fn line(text: &Text) -> String {
         return format!("{}\\{digits}", &text[..at]);
     }
     if text.starts_with(['#', '-', '+', '=', '_', '~']) { format!("\\{text}") } else { text }
-}
-
-/// Escaped text in which no address becomes a link, no tildes strike out and no underscores
-/// emphasise.
-fn harmless(text: &str) -> String {
-    let text = cell(text).replace("://", ":\\//").replace("www.", "www\\.");
-    text.replace("~~", "\\~\\~").replace("__", "\\_\\_")
 }
 
 #[cfg(test)]
@@ -244,8 +239,8 @@ mod tests {
 
     #[test]
     fn code_ends_where_it_should() {
-        let text = Text::fill("type `{what}` now", &[("what", "a`|<b>")]);
-        assert_eq!(inline(&text), "type <code>a\\`\\|&lt;b&gt;</code> now");
+        let text = Text::from_template("type `{what}` now", &[("what", "a`|<b>")]);
+        assert_eq!(inline(&text), "type <code>a&#96;\\|&lt;b&gt;</code> now");
         let lines = vec!["echo ```".to_owned()];
         assert_eq!(block(&Block::Code { lines }, None, 1), "````sh\necho ```\n````\n");
     }

@@ -10,10 +10,10 @@ use crate::analysis::{
     MEMORY_STEP_BYTES, Targets, evaluate, spread,
 };
 use crate::record::{Absence, AbsenceKind, Record};
-use crate::report::full::model::{Block, Document, Table, Text};
-use crate::report::full::{document, markdown};
+use crate::report::full::document::{Block, Document, Table, Text};
+use crate::report::full::{build_document, markdown};
 use crate::report::page_in;
-use crate::report::text::LONGEST;
+use crate::report::text::MAX_MARKDOWN_CHARS;
 use crate::report::words::Lang;
 use crate::stats;
 
@@ -70,7 +70,7 @@ fn texts(document: &Document) -> Vec<String> {
             Block::Chart { chart } => vec![&chart.about],
             Block::Code { .. } => Vec::new(),
         })
-        .map(Text::letters)
+        .map(Text::plain_text)
         .collect()
 }
 
@@ -106,9 +106,9 @@ impl Known {
         }
         for limit in [BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM] {
             known.value(limit);
-            known.texts.extend([lang.round(limit), lang.round_share(limit)]);
+            known.texts.extend([lang.exact(limit), lang.exact_share(limit)]);
         }
-        known.texts.insert(lang.round(MEMORY_STEP_BYTES as f64 / MIB));
+        known.texts.insert(lang.exact(MEMORY_STEP_BYTES as f64 / MIB));
         // Counts of scenarios, processes and score components, and the best score.
         let counts = 0..=record.scenarios.len().max(10).max(FEWEST_PARTS);
         known.texts.extend(counts.map(|count| lang.count(count)));
@@ -164,7 +164,7 @@ impl Known {
             let shown = lang.number(value * scale);
             self.texts.extend(numbers(lang, &shown));
         }
-        let set = [value, value * 1e-9, value / MIB].map(|value| lang.round(value));
+        let set = [value, value * 1e-9, value / MIB].map(|value| lang.exact(value));
         self.texts.extend(set.iter().flat_map(|text| numbers(lang, text)));
         self.texts.extend(numbers(lang, &lang.share(value)));
         if value >= 0.0 && value.fract() == 0.0 {
@@ -193,7 +193,7 @@ fn every_number_is_the_record_s() {
     let record = everything();
     for lang in Lang::ALL {
         let known = Known::of(&record, lang);
-        let document = document(&record, lang.into());
+        let document = build_document(&record, lang.into());
         assert!(texts(&document).len() > 1000, "the record has something for every part");
         assert_eq!(known.strangers(&document), [], "{lang:?}");
     }
@@ -204,7 +204,7 @@ fn a_number_from_nowhere_is_found() {
     let record = everything();
     let known = Known::of(&record, Lang::En);
     for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
-        let mut document = document(&record, Lang::En.into());
+        let mut document = build_document(&record, Lang::En.into());
         let table = document.sections[1].blocks.iter_mut().find_map(|block| match block {
             Block::Table { table } => Some(table),
             _ => None,
@@ -218,7 +218,7 @@ fn a_number_from_nowhere_is_found() {
 fn every_part_is_there_in_every_language() {
     let record = everything();
     for lang in Lang::ALL {
-        let document = document(&record, lang.into());
+        let document = build_document(&record, lang.into());
         let ids: Vec<&str> = document.sections.iter().map(|section| section.id).collect();
         assert_eq!(
             ids,
@@ -338,7 +338,7 @@ fn hostile_text_breaks_out_of_nothing() {
             assert!(!picture.split("</svg>").next().unwrap().contains("alert(1)</"), "{lang:?}");
         }
         let whole = |record: &Record| {
-            markdown::markdown(&document(record, lang.into()), None, lang, usize::MAX)
+            markdown::markdown(&build_document(record, lang.into()), None, lang, usize::MAX)
         };
         let (text, plain) = (whole(&hostile), whole(&benign));
         assert_eq!(text.lines().count(), plain.lines().count(), "{lang:?}\n{text}");
@@ -367,7 +367,7 @@ fn an_invalid_number_is_struck_out_and_no_chart_shows_it() {
     for case in &mut record.scenarios {
         case.validity.failed.push("a clock ran backwards".into());
     }
-    let document = document(&record, Lang::En.into());
+    let document = build_document(&record, Lang::En.into());
     assert!(document.sections.iter().all(|section| section.id != "charts"));
     let page = page_in(&record, Lang::En).unwrap();
     assert!(page.contains("class=\"n struck\"") && !page.contains("<svg"));
@@ -395,14 +395,17 @@ fn a_report_fits_into_a_comment_and_counts_what_is_left_out() {
     ] {
         let text = of_many(50, lang);
         let length = text.chars().count();
-        assert!((LONGEST / 2..=LONGEST).contains(&length), "{lang:?}: {length}");
+        assert!(
+            (MAX_MARKDOWN_CHARS / 2..=MAX_MARKDOWN_CHARS).contains(&length),
+            "{lang:?}: {length}"
+        );
         let said = text.lines().find(|line| line.contains(values)).unwrap();
         let left_out: String = said.chars().filter(char::is_ascii_digit).collect();
         let shown = text.matches("<details>").count();
         assert_eq!(left_out.parse::<usize>().unwrap() + shown, 50, "{lang:?}: {said}");
         assert!(text.contains("code-49/b1") && !text.contains(rows), "{lang:?}: rows stay");
         let text = of_many(400, lang);
-        assert!(text.chars().count() <= LONGEST, "{lang:?}");
+        assert!(text.chars().count() <= MAX_MARKDOWN_CHARS, "{lang:?}");
         assert!(text.contains(rows) && !text.contains("<details>"), "{lang:?}");
     }
     let text = of_many(2, Lang::En);

@@ -3,18 +3,18 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Finding, Judgement, Outcome, Verdict};
-use crate::report::text::plain;
+use crate::report::text::sanitize;
 use crate::report::verdict::remarks::since_release;
-use crate::report::verdict::{arms, cells, sentence, sorted};
+use crate::report::verdict::{build_names, by_importance, sentence, table_row};
 
 /// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last of
 /// which counts the rest. A verdict other than a pass always has at least one annotation.
 pub fn annotations(judgement: &Judgement) -> String {
     let title = property(&match &judgement.course {
-        Some(course) => format!("candlemark {}", arms(course)),
+        Some(course) => format!("candlemark {}", build_names(course)),
         None => "candlemark".into(),
     });
-    let (findings, _) = sorted(judgement);
+    let (findings, _) = by_importance(judgement);
     let fails = |finding: &&Finding| {
         matches!(finding.verdict.outcome(&judgement.policy), Outcome::Regression | Outcome::Failed)
     };
@@ -29,7 +29,7 @@ pub fn annotations(judgement: &Judgement) -> String {
         let _ = writeln!(text, "::warning title={title}::{}", message(&sentence(judgement)));
     }
     let said = |finding: &Finding| {
-        let row = cells(finding);
+        let row = table_row(finding);
         let said = [&row[0], &row[1], &row[4], &row[8]].map(String::as_str);
         said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
     };
@@ -50,7 +50,7 @@ pub fn annotations(judgement: &Judgement) -> String {
 
 /// The message of a workflow command: it cannot end the command or begin another.
 fn message(text: &str) -> String {
-    plain(text).replace('%', "%25")
+    sanitize(text).replace('%', "%25")
 }
 
 /// A property of a workflow command: it cannot end or begin one.

@@ -2,7 +2,7 @@
 
 use crate::compare::{Finding, Judgement, Outcome, Verdict, Weight};
 use crate::record::pair::Ended;
-use crate::report::verdict::{excess, limit, moved, rank, reason, words};
+use crate::report::verdict::{excess, format_change, format_limit, rank, verdict_label, why_label};
 
 /// The verdict in one sentence.
 pub fn sentence(judgement: &Judgement) -> String {
@@ -45,7 +45,7 @@ pub fn sentence(judgement: &Judgement) -> String {
             0 => String::new(),
             count => format!(" (and {count} more)"),
         };
-        let what = words(&first.verdict);
+        let what = verdict_label(&first.verdict);
         return format!("{} {what}{more}; {regressed} {of} regressed.", first.scenario);
     }
     if regressed > 0 {
@@ -53,7 +53,9 @@ pub fn sentence(judgement: &Judgement) -> String {
         let weight = match judgement.outcome {
             Outcome::Regression => String::new(),
             Outcome::Undecided => format!("; none is critical, but {inconclusive} inconclusive"),
-            Outcome::NotComparable => "; none is critical, but not all could be compared".into(),
+            Outcome::NotComparable => {
+                "; none is critical, but not everything could be compared".into()
+            }
             _ => "; none is critical, so it is a warning only".into(),
         };
         return format!("{regressed} {of} regressed{link}{}{weight}.", worst(judgement));
@@ -62,9 +64,9 @@ pub fn sentence(judgement: &Judgement) -> String {
         Outcome::NotComparable => match incomparable(judgement) {
             Some(what) => format!("NOT COMPARABLE: {what}."),
             None if judgement.course.is_some() => {
-                "NOT COMPARABLE: no scenario is in both builds.".into()
+                "NOT COMPARABLE: the builds have no scenario in common.".into()
             }
-            None => "NOT COMPARABLE: nothing in the run is in the baseline.".into(),
+            None => "NOT COMPARABLE: the run and the baseline have no scenario in common.".into(),
         },
         Outcome::Undecided if judgement.judged == 0 => {
             "CANNOT DECIDE: nothing was measured.".into()
@@ -87,9 +89,9 @@ fn reasons(judgement: &Judgement) -> String {
     let mut reasons: Vec<&str> = Vec::new();
     for finding in &judgement.findings {
         if let Verdict::Inconclusive(why) = finding.verdict
-            && !reasons.contains(&reason(why))
+            && !reasons.contains(&why_label(why))
         {
-            reasons.push(reason(why));
+            reasons.push(why_label(why));
         }
     }
     reasons.join(", ")
@@ -103,8 +105,9 @@ fn worst(judgement: &Judgement) -> String {
     });
     let worst = regressed.max_by(|(a, ..), (b, ..)| excess(a).total_cmp(&excess(b)));
     worst.map_or(String::new(), |(finding, metric, change)| {
-        let (moved, limit) = (moved(metric, change, " %"), limit(metric, change));
-        format!("{} of {} {moved}, limit {limit}", metric.label, finding.scenario)
+        let (format_change, limit) =
+            (format_change(metric, change, " %"), format_limit(metric, change));
+        format!("{} of {} {format_change}, limit {limit}", metric.label, finding.scenario)
     })
 }
 

@@ -9,10 +9,10 @@ mod table;
 use serde::Serialize;
 
 use crate::record::Record;
-use crate::report::side::aspects::{Aspect, aspects};
-use crate::report::side::settings::{Setting, settings};
-use crate::report::side::table::{Row, State, rows, states};
-use crate::report::text::plain;
+use crate::report::comparison::aspects::{Aspect, aspects};
+use crate::report::comparison::settings::{Setting, settings};
+use crate::report::comparison::table::{MetricRow, ScenarioStatus, metric_rows, scenario_statuses};
+use crate::report::text::sanitize;
 
 /// Version of the JSON form.
 const SCHEMA: u32 = 1;
@@ -20,9 +20,9 @@ const SCHEMA: u32 = 1;
 /// Two or more records; lists of values are in the order of the records, and changes are relative
 /// to the first.
 #[derive(Serialize)]
-struct Side {
+struct Comparison {
     schema: u32,
-    records: Vec<Named>,
+    records: Vec<RecordInfo>,
     /// Reasons why the numbers may mislead.
     warnings: Vec<String>,
     /// Settings that differ between records.
@@ -30,14 +30,14 @@ struct Side {
     /// Summary by aspect: informational, never a verdict.
     aspects: Vec<Aspect>,
     /// The status of every scenario in each record.
-    scenarios: Vec<State>,
+    scenarios: Vec<ScenarioStatus>,
     /// Every value: medians over processes, in the unit of the metric's name.
-    metrics: Vec<Row>,
+    metrics: Vec<MetricRow>,
 }
 
 /// The record of a column.
 #[derive(Serialize)]
-struct Named {
+struct RecordInfo {
     name: String,
     model: String,
     machine: String,
@@ -48,31 +48,31 @@ struct Named {
 
 /// Two or more named records compared as Markdown. Changes are relative to the first record, of
 /// medians over processes, in the metric's own unit and sign, without a verdict.
-pub fn side_by_side(records: &[(String, Record)]) -> String {
-    markdown::markdown(&side(records))
+pub fn comparison_markdown(records: &[(String, Record)]) -> String {
+    markdown::markdown(&compare(records))
 }
 
 /// The same as JSON.
-pub fn side_by_side_json(records: &[(String, Record)]) -> String {
-    serde_json::to_string_pretty(&side(records)).expect("plain data is JSON") + "\n"
+pub fn comparison_json(records: &[(String, Record)]) -> String {
+    serde_json::to_string_pretty(&compare(records)).expect("plain data is JSON") + "\n"
 }
 
-fn side(records: &[(String, Record)]) -> Side {
-    let named = records.iter().map(|(name, record)| Named {
-        name: plain(name),
-        model: plain(&record.model.spec),
-        machine: plain(&record.machine.class),
-        commit: record.build.commit.as_deref().map(plain),
-        started: record.sessions.first().map(|session| plain(&session.started)),
+fn compare(records: &[(String, Record)]) -> Comparison {
+    let named = records.iter().map(|(name, record)| RecordInfo {
+        name: sanitize(name),
+        model: sanitize(&record.model.spec),
+        machine: sanitize(&record.machine.class),
+        commit: record.build.commit.as_deref().map(sanitize),
+        started: record.sessions.first().map(|session| sanitize(&session.started)),
     });
-    Side {
+    Comparison {
         schema: SCHEMA,
         records: named.collect(),
         warnings: warnings(records),
         settings: settings(records),
         aspects: aspects(records),
-        scenarios: states(records),
-        metrics: rows(records),
+        scenarios: scenario_statuses(records),
+        metrics: metric_rows(records),
     }
 }
 
@@ -81,17 +81,17 @@ fn warnings(records: &[(String, Record)]) -> Vec<String> {
     let Some(((first_name, first), others)) = records.split_first() else { return warnings };
     for (name, record) in others {
         if first.machine.class != record.machine.class {
-            warnings.push(plain(&format!(
-                "{first_name} and {name} are of different machines; their numbers compare machines, not code."
+            warnings.push(sanitize(&format!(
+                "{first_name} and {name} are from different machines: differences reflect the machines, not the code."
             )));
         }
     }
     for (name, record) in records {
         if let Some(injected) = &record.injected {
-            warnings.push(plain(&format!("{name} was slowed down on purpose: {injected}")));
+            warnings.push(sanitize(&format!("{name} was slowed down on purpose: {injected}")));
         }
         if record.build.is_unoptimised() {
-            warnings.push(plain(&format!("{name} is of an unoptimised build.")));
+            warnings.push(sanitize(&format!("{name} is from an unoptimised build.")));
         }
     }
     warnings

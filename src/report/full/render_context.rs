@@ -3,8 +3,8 @@
 
 use crate::analysis::{Analysis, Reading, Reference, Spread, State, TargetResult, evaluate};
 use crate::record::{AbsenceKind, Case, Record};
-use crate::report::full::Edition;
-use crate::report::full::model::{Cell, Text, Tone};
+use crate::report::full::ReportOptions;
+use crate::report::full::document::{Cell, Text, Tone};
 use crate::report::words::{Lang, Words};
 use crate::stats;
 use crate::stats::Fit;
@@ -17,7 +17,7 @@ pub(super) const MIB: f64 = 1.0 / (1024.0 * 1024.0);
 pub(super) const MS: f64 = 1e3;
 
 /// The input of every section.
-pub(super) struct Paper<'a> {
+pub(super) struct RenderContext<'a> {
     pub(super) record: &'a Record,
     pub(super) analysis: Analysis,
     pub(super) lang: Lang,
@@ -27,9 +27,9 @@ pub(super) struct Paper<'a> {
     pub(super) reference: Option<Reference>,
 }
 
-impl<'a> Paper<'a> {
-    pub(super) fn new(record: &'a Record, edition: Edition<'_>) -> Self {
-        let Edition { lang, targets } = edition;
+impl<'a> RenderContext<'a> {
+    pub(super) fn new(record: &'a Record, options: ReportOptions<'_>) -> Self {
+        let ReportOptions { lang, targets } = options;
         let results = evaluate(record, targets);
         let (analysis, words) = (Analysis::of(record), lang.words());
         Self { record, analysis, lang, words, results, reference: targets.reference.clone() }
@@ -78,15 +78,15 @@ impl<'a> Paper<'a> {
     }
 
     /// A metric's name, and a reading of it with its unit if there is one.
-    pub(super) fn named(
+    pub(super) fn labelled(
         &self,
         name: &str,
         state: &State,
         reading: &Reading,
     ) -> (Text, Option<Cell>) {
         let Some(metric) = metric(name) else { return (name.into(), None) };
-        let value = reading.value.map(|value| self.lang.measured(metric, value));
-        (self.lang.metric(metric).into(), value.map(|text| Cell::new(text, tone(state))))
+        let value = reading.value.map(|value| self.lang.metric_value_with_unit(metric, value));
+        (self.lang.metric_name(metric).into(), value.map(|text| Cell::new(text, tone(state))))
     }
 
     /// A slope and its confidence interval.
@@ -103,7 +103,7 @@ impl<'a> Paper<'a> {
     }
 
     /// The first gated rate, latency and memory metric of a scenario.
-    pub(super) fn judged(&self, case: &Case) -> [Cell; 3] {
+    pub(super) fn gated_metrics(&self, case: &Case) -> [Cell; 3] {
         let state = State::of(case);
         ["/", "ms", "MiB"].map(|unit| {
             let mut judged = METRICS.iter().filter(|metric| metric.gated(&case.work));
@@ -117,9 +117,11 @@ impl<'a> Paper<'a> {
                 None => self.missing(),
                 // Rates differ in their units.
                 Some((metric, value)) if unit == "/" => {
-                    Cell::new(self.lang.measured(metric, value), tone(&state))
+                    Cell::new(self.lang.metric_value_with_unit(metric, value), tone(&state))
                 }
-                Some((metric, value)) => Cell::new(self.lang.shown(metric, value), tone(&state)),
+                Some((metric, value)) => {
+                    Cell::new(self.lang.metric_value(metric, value), tone(&state))
+                }
             }
         })
     }
@@ -134,7 +136,7 @@ impl<'a> Paper<'a> {
             }
             (None, false, _) => {
                 let why = case.validity.failed.join(self.lang.semicolon());
-                Cell::new(Text::fill(words.invalid, &[("why", &why)]), Tone::Bad)
+                Cell::new(Text::from_template(words.invalid, &[("why", &why)]), Tone::Bad)
             }
             (None, true, []) if case.blocks.is_empty() => {
                 Cell::new(self.words.frame.not_measured, Tone::Unsure)
@@ -142,7 +144,7 @@ impl<'a> Paper<'a> {
             (None, true, []) => Cell::new(words.valid, Tone::Good),
             (None, true, warnings) => {
                 let what = warnings.join(self.lang.semicolon());
-                Cell::new(Text::fill(words.warned, &[("what", &what)]), Tone::Good)
+                Cell::new(Text::from_template(words.warned, &[("what", &what)]), Tone::Good)
             }
         }
     }
@@ -165,12 +167,12 @@ impl<'a> Paper<'a> {
                 let samples = case.blocks.first()?.samples.get(metric.name)?;
                 let values = [("share", share(samples)?)];
                 let values = values.each_ref().map(|(name, share)| (*name, share.as_str()));
-                Some(Text::fill(self.words.every.one_process, &values))
+                Some(Text::from_template(self.words.every.one_process, &values))
             };
             let spread = share(&values).map(Text::from).or_else(within);
             Some([
-                Cell::from(self.lang.label(metric)),
-                Cell::new(self.lang.shown(metric, centre), tone(&state)),
+                Cell::from(self.lang.metric_label(metric)),
+                Cell::new(self.lang.metric_value(metric, centre), tone(&state)),
                 spread.map_or_else(|| self.missing(), Cell::from),
                 self.lang.count(values.len()).into(),
             ])

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::report::text::plain;
+use crate::report::text::sanitize;
 
 /// A run of plain text or code within a line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,16 +19,16 @@ pub(crate) struct Text(pub(super) Vec<Span>);
 impl Text {
     /// Plain text, possibly from outside.
     pub(crate) fn new(text: &str) -> Self {
-        Self(vec![Span { code: false, text: plain(text) }])
+        Self(vec![Span { code: false, text: sanitize(text) }])
     }
 
     pub(crate) fn code(text: &str) -> Self {
-        Self(vec![Span { code: true, text: plain(text) }])
+        Self(vec![Span { code: true, text: sanitize(text) }])
     }
 
     /// A template of ours with its placeholders filled: `{name}` is a placeholder, text between
     /// backticks is code. Braces and backticks in values have no meaning.
-    pub(crate) fn fill(template: &'static str, values: &[(&str, &str)]) -> Self {
+    pub(crate) fn from_template(template: &'static str, values: &[(&str, &str)]) -> Self {
         let mut spans = Vec::new();
         for (at, part) in template.split('`').enumerate() {
             let mut text = String::new();
@@ -37,7 +37,7 @@ impl Text {
                 let (name, after) = after.split_once('}').expect("words close their braces");
                 let value = values.iter().find(|(known, _)| *known == name);
                 text += before;
-                text += &plain(value.expect("words name only what they are given").1);
+                text += &sanitize(value.expect("words name only what they are given").1);
                 rest = after;
             }
             text += rest;
@@ -49,7 +49,7 @@ impl Text {
     }
 
     /// The text without markup.
-    pub(crate) fn letters(&self) -> String {
+    pub(crate) fn plain_text(&self) -> String {
         self.0.iter().map(|span| span.text.as_str()).collect()
     }
 }
@@ -125,7 +125,7 @@ impl Table {
 
 /// A rendered chart with a description.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Chart {
+pub(crate) struct RenderedChart {
     /// File name without extension.
     pub(crate) name: &'static str,
     /// Finished SVG with all text escaped.
@@ -152,7 +152,7 @@ pub(crate) enum Block {
         table: Table,
     },
     Chart {
-        chart: Chart,
+        chart: RenderedChart,
     },
     /// Commands to type.
     Code {
@@ -191,8 +191,8 @@ impl Section {
     }
 
     /// Adds a paragraph from a template.
-    pub(crate) fn say(&mut self, template: &'static str, values: &[(&str, &str)]) {
-        self.push(Block::Paragraph { text: Text::fill(template, values) });
+    pub(crate) fn paragraph(&mut self, template: &'static str, values: &[(&str, &str)]) {
+        self.push(Block::Paragraph { text: Text::from_template(template, values) });
     }
 }
 
@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn values_are_letters_wherever_they_stand() {
-        let text = Text::fill("{n} of `run {what}`", &[("n", "`{what}`"), ("what", "a`b\nc")]);
+        let text =
+            Text::from_template("{n} of `run {what}`", &[("n", "`{what}`"), ("what", "a`b\nc")]);
         assert_eq!(
             text.0,
             [

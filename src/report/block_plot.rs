@@ -24,7 +24,7 @@ const FURTHEST: f64 = 4.0;
 ///
 /// A pair shows the change of each block in the order measured. A run against a baseline shows the
 /// blocks of both sides, each as its change from the baseline's centre.
-pub(super) fn plot(finding: &Finding) -> Option<Value> {
+pub(super) fn block_plot(finding: &Finding) -> Option<Value> {
     let (metric, change) = (finding.metric?, finding.change.as_ref()?);
     let groups = if finding.changes.is_empty() {
         let from_base = |blocks: &[f64]| -> Vec<f64> {
@@ -83,7 +83,7 @@ fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Val
         label => units(RIGHT + 6.0),
         zero => units(y(0.0)),
         limit => units(y(change.margin)),
-        limit_text => verdict::limit(metric, change),
+        limit_text => verdict::format_limit(metric, change),
         middle => units(y(change.theta)),
         middle_text => if clear { percent(share(metric.better, change.theta)) } else { String::new() },
         band => band.unwrap_or(Value::from(())),

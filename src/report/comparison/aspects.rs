@@ -5,9 +5,9 @@
 use serde::Serialize;
 
 use crate::record::{Block, Case, Record};
-use crate::report::side::ids;
-use crate::report::side::table::{Standing, standing};
-use crate::report::text::plain;
+use crate::report::comparison::ids;
+use crate::report::comparison::table::{Status, status};
+use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::{Better, Task, metric};
 
@@ -21,7 +21,7 @@ pub(super) struct Aspect {
     /// Index of the record, from 0.
     pub(super) record: usize,
     /// `ratio`: new over old. `difference`: new minus old, for measures that are often zero.
-    pub(super) change: Kind,
+    pub(super) change: ChangeKind,
     /// Scenarios with a value in both records.
     pub(super) scenarios: usize,
     /// Geometric mean of the ratios; it hides single scenarios.
@@ -41,12 +41,12 @@ pub(super) struct Aspect {
     /// Scenarios with invalid values or different work.
     pub(super) left_out: usize,
     /// Every scenario with a value in both records.
-    pub(super) changes: Vec<Moved>,
+    pub(super) changes: Vec<ScenarioChange>,
 }
 
 /// The change of one scenario.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Moved {
+pub(super) struct ScenarioChange {
     pub(super) scenario: String,
     /// A ratio or a difference, of medians over processes.
     pub(super) change: f64,
@@ -56,7 +56,7 @@ pub(super) struct Moved {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Kind {
+pub(super) enum ChangeKind {
     Ratio,
     Difference,
 }
@@ -64,11 +64,11 @@ pub(super) enum Kind {
 pub(super) struct Measure {
     aspect: &'static str,
     pub(super) name: &'static str,
-    kind: Kind,
-    of: Of,
+    kind: ChangeKind,
+    source: Source,
 }
 
-enum Of {
+enum Source {
     Metric,
     /// Metric of certain batch sizes only: at the others it would count twice.
     Batches(fn(usize) -> bool),
@@ -80,22 +80,22 @@ enum Of {
 /// All measures, in display order.
 #[rustfmt::skip]
 pub(super) const MEASURES: &[Measure] = &[
-    Measure { aspect: "latency", name: "ttft_s", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "latency", name: "e2e_s", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "rates", name: "decode_tok_s", kind: Kind::Ratio, of: Of::Batches(|batch| batch == 1) },
-    Measure { aspect: "rates", name: "decode_tok_s_aggregate", kind: Kind::Ratio, of: Of::Batches(|batch| batch > 1) },
-    Measure { aspect: "rates", name: "prefill_tok_s", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "rates", name: "items_per_min", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "stability", name: "step_cv", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "stability", name: "step_p95_over_p50", kind: Kind::Ratio, of: Of::Derived("step p95 / p50", step_tail) },
-    Measure { aspect: "stability", name: "e2e_p95_over_p50", kind: Kind::Ratio, of: Of::Derived("end to end p95 / p50", answer_tail) },
-    Measure { aspect: "stability", name: "e2e_cv", kind: Kind::Ratio, of: Of::Derived("variation of equal answers", answer_cv) },
-    Measure { aspect: "stability", name: "stalls", kind: Kind::Difference, of: Of::Metric },
-    Measure { aspect: "failures", name: "error_rate", kind: Kind::Difference, of: Of::Metric },
-    Measure { aspect: "failures", name: "oom_rate", kind: Kind::Difference, of: Of::Metric },
-    Measure { aspect: "memory", name: "peak_rss_bytes", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "memory", name: "peak_device_bytes", kind: Kind::Ratio, of: Of::Metric },
-    Measure { aspect: "memory", name: "kv_bytes_held", kind: Kind::Ratio, of: Of::Metric },
+    Measure { aspect: "latency", name: "ttft_s", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "latency", name: "e2e_s", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "rates", name: "decode_tok_s", kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch == 1) },
+    Measure { aspect: "rates", name: "decode_tok_s_aggregate", kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch > 1) },
+    Measure { aspect: "rates", name: "prefill_tok_s", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "rates", name: "items_per_min", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "stability", name: "step_cv", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "stability", name: "step_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("step p95 / p50", step_tail) },
+    Measure { aspect: "stability", name: "e2e_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("end to end p95 / p50", answer_tail) },
+    Measure { aspect: "stability", name: "e2e_cv", kind: ChangeKind::Ratio, source: Source::Derived("CV of equal answers", answer_cv) },
+    Measure { aspect: "stability", name: "stalls", kind: ChangeKind::Difference, source: Source::Metric },
+    Measure { aspect: "failures", name: "error_rate", kind: ChangeKind::Difference, source: Source::Metric },
+    Measure { aspect: "failures", name: "oom_rate", kind: ChangeKind::Difference, source: Source::Metric },
+    Measure { aspect: "memory", name: "peak_rss_bytes", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "memory", name: "peak_device_bytes", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "memory", name: "kv_bytes_held", kind: ChangeKind::Ratio, source: Source::Metric },
 ];
 
 /// The minimum number of answers for a variation.
@@ -126,8 +126,8 @@ fn answer_cv(block: &Block) -> Option<f64> {
 
 impl Measure {
     pub(super) fn label(&self) -> &'static str {
-        match self.of {
-            Of::Derived(label, _) => label,
+        match self.source {
+            Source::Derived(label, _) => label,
             _ => metric(self.name).map_or(self.name, |metric| metric.label),
         }
     }
@@ -138,13 +138,13 @@ impl Measure {
 
     /// One value per process.
     fn values(&self, case: &Case) -> Vec<f64> {
-        match self.of {
-            Of::Batches(batch) if !batch(case.work.batch) => Vec::new(),
-            Of::Metric | Of::Batches(_) => case.values(self.name),
-            Of::Derived(..) if !matches!(case.work.task, Task::Generate | Task::Depth) => {
+        match self.source {
+            Source::Batches(batch) if !batch(case.work.batch) => Vec::new(),
+            Source::Metric | Source::Batches(_) => case.values(self.name),
+            Source::Derived(..) if !matches!(case.work.task, Task::Generate | Task::Depth) => {
                 Vec::new()
             }
-            Of::Derived(_, of) => case.blocks.iter().filter_map(of).collect(),
+            Source::Derived(_, of) => case.blocks.iter().filter_map(of).collect(),
         }
     }
 
@@ -153,8 +153,8 @@ impl Measure {
     fn moved(&self, old: &[f64], new: &[f64]) -> Option<(f64, Option<bool>)> {
         let scale = |values: &[f64]| -> Option<Vec<f64>> {
             match self.kind {
-                Kind::Difference => Some(values.to_vec()),
-                Kind::Ratio => {
+                ChangeKind::Difference => Some(values.to_vec()),
+                ChangeKind::Ratio => {
                     let logs = values.iter().map(|value| (*value > 0.0).then(|| value.ln()));
                     logs.collect()
                 }
@@ -162,16 +162,16 @@ impl Measure {
         };
         let (old, new) = (scale(old)?, scale(new)?);
         let change = stats::median(&new)? - stats::median(&old)?;
-        Some((change, beyond(&old, &new, change)))
+        Some((change, exceeds_spread(&old, &new, change)))
     }
 }
 
 /// Whether a change is larger than twice the spread between processes (the root of the sum of both
-/// variances). `None` with a single process on either side.
+/// variances). `None` with a single process on either comparison.
 ///
-/// Without a true change, 3 % of scenarios with three processes a side exceed this, and 10 % with
+/// Without a true change, 3 % of scenarios with three processes a comparison exceed this, and 10 % with
 /// two.
-fn beyond(old: &[f64], new: &[f64], change: f64) -> Option<bool> {
+fn exceeds_spread(old: &[f64], new: &[f64], change: f64) -> Option<bool> {
     let spread = stats::sd(old)?.hypot(stats::sd(new)?);
     // Equal values summed in another order differ in the last digit.
     Some(change.abs() > 2.0 * spread + 1e-12)
@@ -182,7 +182,7 @@ pub(super) fn aspects(records: &[(String, Record)]) -> Vec<Aspect> {
     let mut lines = Vec::new();
     for measure in MEASURES {
         for at in 1..records.len() {
-            let line = line(measure, records, at);
+            let line = summarise(measure, records, at);
             if line.scenarios + line.missing + line.left_out > 0 {
                 lines.push(line);
             }
@@ -191,7 +191,7 @@ pub(super) fn aspects(records: &[(String, Record)]) -> Vec<Aspect> {
     lines
 }
 
-fn line(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
+fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
     let (name, kind) = (measure.name, measure.kind);
     let mut line = Aspect {
         aspect: measure.aspect,
@@ -209,7 +209,7 @@ fn line(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
         left_out: 0,
         changes: Vec::new(),
     };
-    let told = |change: f64| if kind == Kind::Ratio { change.exp() } else { change };
+    let displayed = |change: f64| if kind == ChangeKind::Ratio { change.exp() } else { change };
     let mut changes = Vec::new();
     for id in ids(records) {
         let cases = [records[0].1.case(id), records[at].1.case(id)];
@@ -217,9 +217,9 @@ fn line(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
         if values.iter().all(Vec::is_empty) {
             continue;
         }
-        let standings = cases.map(|case| standing(cases[0], case));
-        let odd = |one: &Standing| matches!(one, Standing::Invalid(_) | Standing::OtherWork(_));
-        if standings.iter().any(odd) {
+        let statuses = cases.map(|case| status(cases[0], case));
+        let odd = |one: &Status| matches!(one, Status::Invalid(_) | Status::OtherWork(_));
+        if statuses.iter().any(odd) {
             line.left_out += 1;
             continue;
         }
@@ -227,25 +227,29 @@ fn line(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
             line.missing += 1;
             continue;
         }
-        let Some((change, beyond)) = measure.moved(&values[0], &values[1]) else {
+        let Some((change, exceeds_spread)) = measure.moved(&values[0], &values[1]) else {
             line.left_out += 1; // A ratio to or from zero.
             continue;
         };
         let is_worse = (change > 0.0) == (measure.better() == Better::Lower);
-        *match beyond {
+        *match exceeds_spread {
             None => &mut line.cannot_tell,
             Some(false) => &mut line.within_noise,
             Some(true) if is_worse => &mut line.worse,
             Some(true) => &mut line.better,
         } += 1;
         changes.push(change);
-        let scenario = plain(id);
-        line.changes.push(Moved { scenario, change: told(change), beyond_spread: beyond });
+        let scenario = sanitize(id);
+        line.changes.push(ScenarioChange {
+            scenario,
+            change: displayed(change),
+            beyond_spread: exceeds_spread,
+        });
     }
     line.scenarios = changes.len();
     let ends =
         changes.iter().copied().reduce(f64::min).zip(changes.iter().copied().reduce(f64::max));
-    line.range = ends.map(|(least, most)| [told(least), told(most)]);
-    line.geometric_mean = stats::mean(&changes).filter(|_| kind == Kind::Ratio).map(f64::exp);
+    line.range = ends.map(|(least, most)| [displayed(least), displayed(most)]);
+    line.geometric_mean = stats::mean(&changes).filter(|_| kind == ChangeKind::Ratio).map(f64::exp);
     line
 }

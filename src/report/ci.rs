@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::compare::{Change, Finding, Judgement, Outcome, Verdict};
-use crate::report::text::plain;
-use crate::report::verdict::{cells, sentence, words};
+use crate::report::text::{escape_xml, number, sanitize};
+use crate::report::verdict::{sentence, table_row, verdict_label};
 use crate::workload::{Better, Metric};
 
 /// The verdict as JUnit XML: one test case per finding. A regression is a failure, a broken or
@@ -29,7 +29,7 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
         let seconds = seconds.remove(class);
         total = seconds.map(|seconds| total.unwrap_or_default() + seconds).or(total);
         let time = time(seconds);
-        let (class, name, message) = (xml(class), xml(name), xml(message));
+        let (class, name, message) = (escape_xml(class), escape_xml(name), escape_xml(message));
         let said = match state {
             None => format!("<system-out>{message}</system-out>"),
             Some(state) => format!("<{state} message=\"{message}\"/>"),
@@ -39,14 +39,14 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
         );
         cases.push((case, state));
     };
-    let mut silent = true;
+    let mut unexplained = true;
     // Not skipped, which many CI systems show in green.
-    let whole = match judgement.reason {
+    let overall = match judgement.reason {
         Some(_) => Some("error"),
         None => junit_state(judgement.outcome),
     };
     for finding in &judgement.findings {
-        let row = cells(finding);
+        let row = table_row(finding);
         let name = finding.metric.map_or("scenario", |metric| metric.label);
         let message = match &finding.change {
             Some(_) => format!("{}: {}, limit {}", row[8], row[4], row[5]),
@@ -58,11 +58,11 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
             }
             _ => junit_state(finding.verdict.outcome(&judgement.policy)),
         };
-        silent &= state != whole;
+        unexplained &= state != overall;
         case(&finding.scenario, name, state, &message);
     }
-    if silent {
-        case("candlemark", "verdict", whole, &sentence(judgement));
+    if unexplained {
+        case("candlemark", "verdict", overall, &sentence(judgement));
     }
     let count = |state: &str| cases.iter().filter(|(_, its)| *its == Some(state)).count();
     let counts = format!(
@@ -76,7 +76,7 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
     let cases: String = cases.iter().map(|(case, _)| case.as_str()).collect();
     let is_time = |time: &&str| time.parse::<jiff::Timestamp>().is_ok();
     let started = judgement.measured.started.as_deref().filter(is_time).unwrap_or(now);
-    let timestamp = xml(started.trim_end_matches('Z'));
+    let timestamp = escape_xml(started.trim_end_matches('Z'));
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites {counts}>\n  \
          <testsuite name=\"candlemark\" timestamp=\"{timestamp}\" {counts}>\n{cases}  \
@@ -94,28 +94,15 @@ fn junit_state(outcome: Outcome) -> Option<&'static str> {
     }
 }
 
-fn xml(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in plain(text).chars() {
-        match c {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'), // XML has no such characters.
-            _ => escaped.push(c),
-        }
-    }
-    escaped
-}
-
 /// The findings with numbers that are valid.
-fn measured(judgement: &Judgement) -> impl Iterator<Item = (&Finding, &'static Metric, &Change)> {
+fn with_numbers(
+    judgement: &Judgement,
+) -> impl Iterator<Item = (&Finding, &'static Metric, &Change)> {
     let findings = judgement.findings.iter();
     findings.filter_map(|finding| Some((finding, finding.metric?, finding.change.as_ref()?)))
 }
 
-fn range(blocks: &[f64]) -> (f64, f64) {
+fn min_max(blocks: &[f64]) -> (f64, f64) {
     let least = blocks.iter().copied().fold(f64::INFINITY, f64::min);
     (least, blocks.iter().copied().fold(f64::NEG_INFINITY, f64::max))
 }
@@ -131,24 +118,24 @@ pub fn bmf(judgement: &Judgement) -> String {
         upper_value: f64,
     }
     let mut benchmarks: BTreeMap<String, BTreeMap<&str, Value>> = BTreeMap::new();
-    for (finding, metric, change) in measured(judgement) {
-        let (lower_value, upper_value) = range(&finding.current_blocks);
+    for (finding, metric, change) in with_numbers(judgement) {
+        let (lower_value, upper_value) = min_max(&finding.current_blocks);
         let value = Value { value: change.current, lower_value, upper_value };
-        benchmarks.entry(plain(&finding.scenario)).or_default().insert(metric.name, value);
+        benchmarks.entry(sanitize(&finding.scenario)).or_default().insert(metric.name, value);
     }
     serde_json::to_string_pretty(&benchmarks).expect("a map of numbers is JSON") + "\n"
 }
 
 /// The current values as github-action-benchmark's `customSmallerIsBetter`
 /// (<https://github.com/benchmark-action/github-action-benchmark>). Rates are converted to times
-/// per token, so that smaller is better in the whole list.
+/// per token, so that smaller is better in the overall list.
 pub fn smaller_is_better(judgement: &Judgement) -> String {
     #[derive(Serialize)]
     struct Entry {
         name: String,
         unit: &'static str,
         value: f64,
-        range: String,
+        min_max: String,
         extra: String,
     }
     let entry = |(finding, metric, change): (&Finding, &'static Metric, &Change)| {
@@ -158,16 +145,16 @@ pub fn smaller_is_better(judgement: &Judgement) -> String {
         };
         let cost = |value: f64| metric.better.cost(value) * scale;
         let (least, most) =
-            range(&finding.current_blocks.iter().map(|value| cost(*value)).collect::<Vec<_>>());
-        let row = cells(finding);
+            min_max(&finding.current_blocks.iter().map(|value| cost(*value)).collect::<Vec<_>>());
+        let row = table_row(finding);
         Entry {
-            name: plain(&format!("{} {}", finding.scenario, metric.label)),
+            name: sanitize(&format!("{} {}", finding.scenario, metric.label)),
             unit,
             value: cost(change.current),
-            range: format!("{}..{}", crate::report::number(least), crate::report::number(most)),
-            extra: plain(&format!("{}: {}", words(&finding.verdict), row[4])),
+            min_max: format!("{}..{}", number(least), number(most)),
+            extra: sanitize(&format!("{}: {}", verdict_label(&finding.verdict), row[4])),
         }
     };
-    let entries: Vec<Entry> = measured(judgement).map(entry).collect();
+    let entries: Vec<Entry> = with_numbers(judgement).map(entry).collect();
     serde_json::to_string_pretty(&entries).expect("a list of numbers is JSON") + "\n"
 }

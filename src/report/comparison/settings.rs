@@ -6,14 +6,15 @@ use serde::Serialize;
 
 use crate::compare::{Weight, between};
 use crate::record::Record;
-use crate::report::side::ids;
-use crate::report::text::plain;
+use crate::report::comparison::ids;
+use crate::report::text::sanitize;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Setting {
     /// What it belongs to: `label`, `scenario`, `model`, `settings`, `environment`, `machine`,
     /// `host` or `build`.
-    pub(super) of: &'static str,
+    #[serde(rename = "of")]
+    pub(super) group: &'static str,
     pub(super) name: String,
     /// The value in each record; `null` if not set.
     pub(super) values: Vec<Option<String>>,
@@ -33,34 +34,36 @@ pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
         facts
     };
     let mut settings =
-        maps("label", &records.iter().map(|(_, one)| labels(one)).collect::<Vec<_>>());
+        differing_entries("label", &records.iter().map(|(_, one)| labels(one)).collect::<Vec<_>>());
     for id in ids(records) {
         let of_case = |record: &Record| record.case(id).map(|case| case.labels.clone());
         let maps_of_case: Vec<_> = records.iter().map(|(_, one)| of_case(one)).collect();
         // A record without the scenario says nothing about its labels.
         if let Some(all) = maps_of_case.into_iter().collect::<Option<Vec<_>>>() {
-            settings.extend(maps("scenario", &all).into_iter().map(|setting| Setting {
-                name: plain(&format!("{id}: {}", setting.name)),
-                ..setting
+            settings.extend(differing_entries("scenario", &all).into_iter().map(|setting| {
+                Setting { name: sanitize(&format!("{id}: {}", setting.name)), ..setting }
             }));
         }
     }
-    let own = own(records);
+    let checked = verdict_differences(records);
     for of in ["model", "settings", "environment", "machine"] {
-        settings.extend(own.iter().filter(|(its, _)| *its == of).map(|(_, one)| one.clone()));
+        settings.extend(checked.iter().filter(|(its, _)| *its == of).map(|(_, one)| one.clone()));
     }
-    settings.extend(maps("host", &records.iter().map(|(_, one)| facts(one)).collect::<Vec<_>>()));
-    settings.extend(own.iter().filter(|(of, _)| *of == "build").map(|(_, one)| one.clone()));
+    settings.extend(differing_entries(
+        "host",
+        &records.iter().map(|(_, one)| facts(one)).collect::<Vec<_>>(),
+    ));
+    settings.extend(checked.iter().filter(|(of, _)| *of == "build").map(|(_, one)| one.clone()));
     settings
 }
 
 /// The entries of maps that differ; none of them forbids a verdict.
-fn maps(of: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
+fn differing_entries(group: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
     let names: BTreeSet<&String> = maps.iter().flat_map(BTreeMap::keys).collect();
     let settings = names.into_iter().map(|name| Setting {
-        of,
-        name: plain(name),
-        values: maps.iter().map(|map| map.get(name).map(|value| plain(value))).collect(),
+        group,
+        name: sanitize(name),
+        values: maps.iter().map(|map| map.get(name).map(|value| sanitize(value))).collect(),
         forbids_verdict: false,
     });
     settings
@@ -69,17 +72,17 @@ fn maps(of: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
 }
 
 /// The differences that verdicts check, merged by name.
-fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
+fn verdict_differences(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
     let Some(((_, first), others)) = records.split_first() else { return Vec::new() };
     let mut found: Vec<(&'static str, Setting)> = Vec::new();
     for (at, (_, record)) in others.iter().enumerate() {
         for one in between(first, record, &BTreeMap::new()) {
-            let (of, name) = place(&one.field);
-            let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| plain(text));
+            let (of, name) = group_and_name(&one.field);
+            let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| sanitize(text));
             let same = |(its, setting): &(&str, Setting)| *its == of && setting.name == name;
             let row = found.iter().position(same).unwrap_or_else(|| {
                 let values = vec![value(&one.old); records.len()];
-                found.push((of, Setting { of, name, values, forbids_verdict: false }));
+                found.push((of, Setting { group: of, name, values, forbids_verdict: false }));
                 found.len() - 1
             });
             let setting = &mut found[row].1;
@@ -91,17 +94,17 @@ fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
 }
 
 /// The group of a difference's field, and its name in that group.
-fn place(field: &str) -> (&'static str, String) {
+fn group_and_name(field: &str) -> (&'static str, String) {
     for (prefix, of) in [("model: ", "model"), ("settings: ", "settings"), ("build: ", "build")] {
         if let Some(name) = field.strip_prefix(prefix) {
-            return (of, plain(name));
+            return (of, sanitize(name));
         }
     }
     if field.starts_with("crate ") {
-        ("build", plain(field))
+        ("build", sanitize(field))
     } else if let Some(name) = field.strip_prefix("machine") {
-        ("machine", plain(name.trim_start_matches([':', ' '])))
+        ("machine", sanitize(name.trim_start_matches([':', ' '])))
     } else {
-        ("environment", plain(field))
+        ("environment", sanitize(field))
     }
 }

@@ -4,15 +4,15 @@ use serde::Serialize;
 
 use crate::compare::difference_of_work;
 use crate::record::{Absence, AbsenceKind, Case, Record};
-use crate::report::side::ids;
-use crate::report::text::plain;
+use crate::report::comparison::ids;
+use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::METRICS;
 
 /// The status of a scenario in a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "is", content = "why", rename_all = "snake_case")]
-pub(super) enum Standing {
+pub(super) enum Status {
     /// Valid numbers of the first record's work.
     Measured,
     /// The record lacks it.
@@ -33,9 +33,10 @@ pub(super) enum Standing {
 
 /// A scenario in each record.
 #[derive(Serialize)]
-pub(super) struct State {
+pub(super) struct ScenarioStatus {
     pub(super) scenario: String,
-    pub(super) standings: Vec<Standing>,
+    #[serde(rename = "standings")]
+    pub(super) statuses: Vec<Status>,
     /// Whether the greedy output differs from the first record's; `null` if one of the two has
     /// none.
     pub(super) other_output: Vec<Option<bool>>,
@@ -43,7 +44,7 @@ pub(super) struct State {
 
 /// A metric of a scenario in each record.
 #[derive(Serialize)]
-pub(super) struct Row {
+pub(super) struct MetricRow {
     pub(super) scenario: String,
     pub(super) metric: &'static str,
     /// Medians over processes; `null` if missing.
@@ -56,24 +57,24 @@ pub(super) struct Row {
 }
 
 /// The status of a scenario, relative to the first record.
-pub(super) fn standing(first: Option<&Case>, case: Option<&Case>) -> Standing {
-    let Some(case) = case else { return Standing::Missing };
+pub(super) fn status(first: Option<&Case>, case: Option<&Case>) -> Status {
+    let Some(case) = case else { return Status::Missing };
     if let Some(Absence { kind, why }) = &case.absent {
-        let why = plain(why);
+        let why = sanitize(why);
         return match kind {
-            AbsenceKind::Unsupported | AbsenceKind::Unknown => Standing::Unsupported(why),
-            AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => Standing::Skipped(why),
-            AbsenceKind::NotMeasuredYet => Standing::Pending,
-            AbsenceKind::Failed => Standing::Failed(why),
+            AbsenceKind::Unsupported | AbsenceKind::Unknown => Status::Unsupported(why),
+            AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => Status::Skipped(why),
+            AbsenceKind::NotMeasuredYet => Status::Pending,
+            AbsenceKind::Failed => Status::Failed(why),
         };
     }
     if !case.validity.ok() {
-        return Standing::Invalid(plain(&case.validity.failed.join("; ")));
+        return Status::Invalid(sanitize(&case.validity.failed.join("; ")));
     }
     let first = first.filter(|first| first.absent.is_none());
     match first.and_then(|first| difference_of_work(&first.work, &case.work)) {
-        Some(how) => Standing::OtherWork(plain(&how)),
-        None => Standing::Measured,
+        Some(how) => Status::OtherWork(sanitize(&how)),
+        None => Status::Measured,
     }
 }
 
@@ -82,14 +83,14 @@ fn output(case: Option<&Case>) -> Option<&str> {
 }
 
 /// The status of every scenario.
-pub(super) fn states(records: &[(String, Record)]) -> Vec<State> {
+pub(super) fn scenario_statuses(records: &[(String, Record)]) -> Vec<ScenarioStatus> {
     let state = |id: &str| {
         let cases: Vec<Option<&Case>> = records.iter().map(|(_, record)| record.case(id)).collect();
         let first = cases[0];
         let other = |case: &Option<&Case>| Some(output(first)? != output(*case)?);
-        State {
-            scenario: plain(id),
-            standings: cases.iter().map(|case| standing(first, *case)).collect(),
+        ScenarioStatus {
+            scenario: sanitize(id),
+            statuses: cases.iter().map(|case| status(first, *case)).collect(),
             other_output: cases.iter().map(other).collect(),
         }
     };
@@ -97,13 +98,12 @@ pub(super) fn states(records: &[(String, Record)]) -> Vec<State> {
 }
 
 /// Every metric that any record has, by scenario.
-pub(super) fn rows(records: &[(String, Record)]) -> Vec<Row> {
+pub(super) fn metric_rows(records: &[(String, Record)]) -> Vec<MetricRow> {
     let mut rows = Vec::new();
     for id in ids(records) {
         let cases: Vec<Option<&Case>> = records.iter().map(|(_, record)| record.case(id)).collect();
-        let standings: Vec<Standing> = cases.iter().map(|case| standing(cases[0], *case)).collect();
-        let comparable =
-            |at: usize| [0, at].into_iter().all(|at| standings[at] == Standing::Measured);
+        let statuses: Vec<Status> = cases.iter().map(|case| status(cases[0], *case)).collect();
+        let comparable = |at: usize| [0, at].into_iter().all(|at| statuses[at] == Status::Measured);
         for metric in METRICS {
             let value = |case: &Option<&Case>| stats::median(&case.as_ref()?.values(metric.name));
             let values: Vec<Option<f64>> = cases.iter().map(value).collect();
@@ -114,8 +114,8 @@ pub(super) fn rows(records: &[(String, Record)]) -> Vec<Row> {
                 let base = values[0].filter(|base| *base != 0.0 && comparable(at))?;
                 Some(values[at]? / base)
             };
-            rows.push(Row {
-                scenario: plain(id),
+            rows.push(MetricRow {
+                scenario: sanitize(id),
                 metric: metric.name,
                 ratios: (0..values.len()).map(ratio).collect(),
                 valid: cases

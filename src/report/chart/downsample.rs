@@ -4,20 +4,20 @@ use super::Point;
 use crate::stats;
 
 /// Maximum number of bins of a curve.
-pub(super) const MOST: usize = 400;
+pub(super) const MAX_POINTS: usize = 400;
 
-/// The points sorted, or for a longer curve one point per bin of [`MOST`] bins of equal width: the
-/// median of the values at the middle of the bin, and the medians of the interval ends. A bin
+/// The points sorted, or for a longer curve one point per bin of [`MAX_POINTS`] bins of equal width: the
+/// median of the values at the middle of the bin, and the medians of the interval value_range. A bin
 /// without values stays a gap. Single outliers disappear; a histogram shows them.
-pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
+pub(super) fn downsample(points: &[Point]) -> Vec<Point> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.x.total_cmp(&b.x));
     let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return sorted };
-    if sorted.len() <= MOST {
+    if sorted.len() <= MAX_POINTS {
         return sorted;
     }
-    let (start, width) = (first.x, (last.x - first.x) / MOST as f64);
-    let bin = |point: &Point| (((point.x - start) / width) as usize).min(MOST - 1);
+    let (start, width) = (first.x, (last.x - first.x) / MAX_POINTS as f64);
+    let bin = |point: &Point| (((point.x - start) / width) as usize).min(MAX_POINTS - 1);
     sorted.chunk_by(|a, b| bin(a) == bin(b)).map(middle).collect()
 }
 
