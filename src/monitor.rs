@@ -113,7 +113,7 @@ pub fn run(
     let mut ended = Ended::default();
     let began = (clock.elapsed(), clock.now());
     while !clock.stopped() {
-        let shown = |phase, history: &History, ended, observer: &mut dyn Observer| {
+        let publish = |phase, history: &History, ended, observer: &mut dyn Observer| {
             let input = page::PageInput {
                 plan,
                 history,
@@ -128,7 +128,7 @@ pub fn run(
                 Err(error) => observer.log(&error.chain()),
             }
         };
-        shown(Phase::Measuring, history, ended, observer);
+        publish(Phase::Measuring, history, ended, observer);
         let start = clock.elapsed();
         let measured = measure(probe);
         let end = clock.elapsed();
@@ -149,7 +149,7 @@ pub fn run(
         }
         let next = plan.next(began.0, clock.elapsed(), ended.last_failed);
         let last = plan.cycles.is_some_and(|cycles| ended.cycles >= cycles);
-        shown(if last { Phase::Ended } else { Phase::Waiting(next) }, history, ended, observer);
+        publish(if last { Phase::Ended } else { Phase::Waiting(next) }, history, ended, observer);
         if last {
             break;
         }

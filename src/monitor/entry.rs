@@ -21,6 +21,7 @@ const EXTRA_METRIC: &str = "e2e_s";
 /// Maximum length of a text in characters: an error may quote a whole file.
 const MAX_TEXT_CHARS: usize = 600;
 
+/// A cycle in the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// Version of the format, [`SCHEMA`].

@@ -80,22 +80,29 @@ impl History {
     ) -> Result<(Self, Vec<String>)> {
         let mut history =
             Self { path: path.into(), window, kept: Vec::new(), stale: 0, write_error: None };
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         match tail(path) {
             Ok((text, whole)) => {
-                said = history.take(&text, elapsed, now)?;
+                messages = history.load_lines(&text, elapsed, now)?;
                 // Unread lines have expired.
                 history.stale += if whole { 0 } else { MAX_ENTRIES + MAX_STALE };
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => said.push(format!("history: cannot read `{}`: {error}", path.display())),
+            Err(error) => {
+                messages.push(format!("history: cannot read `{}`: {error}", path.display()))
+            }
         }
         history.drop_expired(elapsed);
-        Ok((history, said))
+        Ok((history, messages))
     }
 
     /// Loads the lines of a file.
-    fn take(&mut self, text: &str, elapsed: SignedDuration, now: Timestamp) -> Result<Vec<String>> {
+    fn load_lines(
+        &mut self,
+        text: &str,
+        elapsed: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Vec<String>> {
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
         // The first line may be torn.
         let torn = |line: &&str| lines.len() == 1 && LINE_START.starts_with(*line);
@@ -104,7 +111,7 @@ impl History {
             let why = "it is not a history file; choose another with `--history`";
             return Err(Error::Invalid { path: self.path.clone(), why: why.into() });
         }
-        let (mut unreadable, mut foreign, mut seen) = (0, 0, HashSet::new());
+        let (mut unreadable, mut unknown, mut seen) = (0, 0, HashSet::new());
         // The time of the next valid line: an entry from the future is at least as old as that.
         let mut later = now;
         for line in lines.into_iter().rev() {
@@ -118,7 +125,7 @@ impl History {
                 self.stale += 1;
                 continue;
             };
-            foreign += usize::from(matches!(line, Line::UnknownVersion(_)));
+            unknown += usize::from(matches!(line, Line::UnknownVersion(_)));
             if at <= now {
                 later = at;
             }
@@ -130,20 +137,20 @@ impl History {
         let path = self.path.display();
         let lines =
             |count: usize| if count == 1 { "1 line".into() } else { format!("{count} lines") };
-        let mut said = Vec::new();
+        let mut messages = Vec::new();
         if unreadable > 0 {
-            said.push(format!(
+            messages.push(format!(
                 "history: skipped {} of `{path}`, torn or damaged",
                 lines(unreadable)
             ));
         }
-        if foreign > 0 {
-            said.push(format!(
+        if unknown > 0 {
+            messages.push(format!(
                 "history: skipped {} of `{path}`, of a version unknown to this build",
-                lines(foreign)
+                lines(unknown)
             ));
         }
-        Ok(said)
+        Ok(messages)
     }
 
     /// Adds a cycle that ended at `elapsed`, and writes pending entries.

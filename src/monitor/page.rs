@@ -34,7 +34,7 @@ pub(super) struct PageInput<'a> {
 
 /// A cycle as a line for the terminal.
 pub(super) fn line(entry: &Entry) -> String {
-    let said = match (&entry.error, &entry.measured) {
+    let summary = match (&entry.error, &entry.measured) {
         (Some(error), _) => format!("failed: {error}"),
         (None, Some(measured)) => match measured.verdict.outcome {
             Some(_) => measured.verdict.text.clone(),
@@ -42,7 +42,7 @@ pub(super) fn line(entry: &Entry) -> String {
         },
         (None, None) => "nothing measured".into(),
     };
-    format!("{} ({:.1} s): {said}", entry.at, entry.took_s)
+    format!("{} ({:.1} s): {summary}", entry.at, entry.took_s)
 }
 
 /// The first metric of each scenario, which is its rate.
@@ -198,10 +198,10 @@ fn sentence(cycles: &[AgedEntry<'_>]) -> (String, &'static str) {
     let verdict = entry.measured.as_ref().map(|measured| &measured.verdict);
     match (&entry.error, verdict) {
         (Some(error), _) => (format!("The newest cycle failed: {error}"), "bad"),
-        (None, Some(said)) => match said.outcome {
-            Some(Outcome::Pass) => (said.text.clone(), "good"),
-            Some(Outcome::Regression | Outcome::Failed) => (said.text.clone(), "bad"),
-            Some(Outcome::Undecided | Outcome::NotComparable) => (said.text.clone(), "unsure"),
+        (None, Some(verdict)) => match verdict.outcome {
+            Some(Outcome::Pass) => (verdict.text.clone(), "good"),
+            Some(Outcome::Regression | Outcome::Failed) => (verdict.text.clone(), "bad"),
+            Some(Outcome::Undecided | Outcome::NotComparable) => (verdict.text.clone(), "unsure"),
             None => ("Measured; no verdict.".into(), "unsure"),
         },
         (None, None) => ("The newest cycle measured nothing.".into(), "bad"),
@@ -210,8 +210,8 @@ fn sentence(cycles: &[AgedEntry<'_>]) -> (String, &'static str) {
 
 /// Why there is no verdict.
 fn no_verdict_reason(measured: &Measured) -> Option<&str> {
-    let said = &measured.verdict;
-    Some(said.text.as_str()).filter(|text| said.outcome.is_none() && !text.is_empty())
+    let verdict = &measured.verdict;
+    Some(verdict.text.as_str()).filter(|text| verdict.outcome.is_none() && !text.is_empty())
 }
 
 /// The meaning of the changes in the table.

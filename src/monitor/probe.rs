@@ -9,6 +9,7 @@ use crate::monitor::{Measured, Probe, VerdictSummary};
 use crate::record::{Case, Record};
 use crate::{baseline, compare, report, suite};
 
+/// Runs a suite in worker processes.
 pub struct SuiteProbe<'a> {
     /// The suite, without a record file: a full disk must not fail a cycle.
     pub plan: suite::Plan,
@@ -30,8 +31,8 @@ impl Probe for SuiteProbe<'_> {
         if let Err(error) = record.save(&self.newest) {
             (self.say)(&format!("record: {}", error.chain()));
         }
-        let said = judged(&self.baselines, &record, &self.policy);
-        Ok(Measured::new(&record, said))
+        let verdict = judged(&self.baselines, &record, &self.policy);
+        Ok(Measured::new(&record, verdict))
     }
 }
 

@@ -243,9 +243,9 @@ fn a_full_disk_loses_nothing_and_is_said_on_the_page() {
         Ok(measured(10.0 + f64::from(left)))
     });
     assert_eq!((ended.cycles, ended.failures), (3, 0));
-    let said = |text: &str| observer.lines.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(said("No space left on device"), 2, "{:?}", observer.lines);
-    assert_eq!(said("2 entries pending in memory"), 1, "{:?}", observer.lines);
+    let count_of = |text: &str| observer.lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count_of("No space left on device"), 2, "{:?}", observer.lines);
+    assert_eq!(count_of("2 entries pending in memory"), 1, "{:?}", observer.lines);
     let troubled = &observer.pages[3].html;
     assert!(troubled.contains("The history cannot be written: cannot write"), "{troubled}");
     assert!(!observer.pages[5].html.contains("cannot be written"));
@@ -301,10 +301,16 @@ fn torn_damaged_foreign_and_repeated_lines_are_survived() {
     let foreign = format!("{{\"schema\":99,\"at\":\"{START}\",\"news\":[1]}}\n");
     let torn = &lines[..lines.len() / 3];
     fs::write(&path, format!("{lines}{foreign}\0\u{1b}\n{lines}{torn}")).unwrap();
-    let (read, said) = open(&path, &clock);
+    let (read, messages) = open(&path, &clock);
     assert_eq!(read.lines(), lines);
-    assert!(said[0].contains("skipped 2 lines") && said[0].contains("torn or damaged"), "{said:?}");
-    assert!(said[1].contains("skipped 1 line") && said[1].contains("version"), "{said:?}");
+    assert!(
+        messages[0].contains("skipped 2 lines") && messages[0].contains("torn or damaged"),
+        "{messages:?}"
+    );
+    assert!(
+        messages[1].contains("skipped 1 line") && messages[1].contains("version"),
+        "{messages:?}"
+    );
     // A line after the torn one is complete.
     let (history, ..) = cycles(1, &path, &clock, || Ok(measured(11.0)));
     assert_eq!(history.entries().count(), 3);
@@ -327,8 +333,8 @@ fn lines_of_version_1_are_read() {
         let older = older.replace("\"absent\":null", &format!("\"absent\":{text}"));
         assert_ne!(older, line);
         fs::write(&path, older).unwrap();
-        let (read, said) = open(&path, &clock);
-        assert_eq!(said, [""; 0], "{text}");
+        let (read, messages) = open(&path, &clock);
+        assert_eq!(messages, [""; 0], "{text}");
         let (_, entry) = read.entries().next().unwrap();
         let figures = &entry.measured.as_ref().unwrap().scenarios[0];
         assert_eq!(figures.absent.as_ref().map(|absent| absent.kind), kind);

@@ -30,12 +30,12 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
         total = seconds.map(|seconds| total.unwrap_or_default() + seconds).or(total);
         let time = time(seconds);
         let (class, name, message) = (escape_xml(class), escape_xml(name), escape_xml(message));
-        let said = match state {
+        let element = match state {
             None => format!("<system-out>{message}</system-out>"),
             Some(state) => format!("<{state} message=\"{message}\"/>"),
         };
         let case = format!(
-            "    <testcase classname=\"{class}\" name=\"{name}\"{time}>{said}</testcase>\n"
+            "    <testcase classname=\"{class}\" name=\"{name}\"{time}>{element}</testcase>\n"
         );
         cases.push((case, state));
     };
@@ -64,7 +64,7 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
     if unexplained {
         case("candlemark", "verdict", overall, &sentence(judgement));
     }
-    let count = |state: &str| cases.iter().filter(|(_, its)| *its == Some(state)).count();
+    let count = |state: &str| cases.iter().filter(|(_, of_case)| *of_case == Some(state)).count();
     let counts = format!(
         "tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{}\"",
         cases.len(),

@@ -3,8 +3,8 @@
 //! last line.
 
 use crate::evaluate::{
-    Bound, Evaluation, FIGURES, Figure, Figures, Met, Place, RULES, SCENARIOS, Status, TARGETS,
-    Unit,
+    Bound, EnvironmentResult, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS,
+    GateTargetResult, GateTargetStatus, RULES, SUITE_SCENARIOS,
 };
 use crate::record::pool::Column;
 use crate::report::text::{TextFormat, table};
@@ -78,7 +78,7 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
     }
     if evaluation.rules.contains(&"ours") {
         let rows = evaluation.environments.iter();
-        let name = |place: &Place| match evaluation.pools.len() {
+        let name = |place: &EnvironmentResult| match evaluation.pools.len() {
             1 => place.name.clone(),
             _ => format!("{}, {}", evaluation.pools[place.pool].cpu, place.name),
         };
@@ -94,25 +94,29 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
     text += &title("Figures");
     let legend = SHOWN.map(|name| {
         let one = figure(name);
-        let unit = if matches!(one.unit, Unit::Share | Unit::Effect) { " (%)" } else { "" };
+        let unit =
+            if matches!(one.unit, FigureUnit::Share | FigureUnit::Effect) { " (%)" } else { "" };
         vec![one.label.to_owned(), format!("{}{unit}", one.about)]
     });
     text += &table(format, &["figure", "meaning"], &legend, &[]);
     text += &match format {
         TextFormat::Terminal => format!("\n{}\n\n", format.escape(command)),
-        TextFormat::Markdown => format!("\nMade with `{}`.\n\n", format.escape(command)),
+        TextFormat::Markdown => {
+            format!("\n{}\n\n", format.escape(&format!("Made with `{command}`.")))
+        }
     };
     let last = serde_json::to_string(&evaluation.columns).expect("figures are plain data");
     text + &last + "\n"
 }
 
 /// The summary sentence: how many targets are met, and which are missed.
-fn sentence(targets: &[Met]) -> String {
-    let of = |status: Status| -> Vec<String> {
+fn sentence(targets: &[GateTargetResult]) -> String {
+    let of = |status: GateTargetStatus| -> Vec<String> {
         let such = targets.iter().filter(|met| met.status == status);
         such.map(|met| format!("{} {}", met.column.name(), figure(met.figure).label)).collect()
     };
-    let (met, open, missed) = (of(Status::Met), of(Status::NotShown), of(Status::Missed));
+    let (met, open, missed) =
+        (of(GateTargetStatus::Met), of(GateTargetStatus::NotShown), of(GateTargetStatus::Missed));
     if targets.is_empty() {
         return "Rules replayed without ours.".into();
     }
@@ -144,7 +148,7 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
         })
         .collect();
     let text = format!(
-        "{runs} virtual suites of {SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
+        "{runs} virtual suites of {SUITE_SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
          {}\n\
          All suites draw from these blocks, so more suites add no evidence. Verdicts without a common block do: the\n\
          intervals in brackets are 95 % Clopper–Pearson intervals over them, a suite counting as its scenarios.\n\
@@ -156,7 +160,7 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
         .map(|place| {
             let [blocks, rejected] = [place.blocks, place.rejected].map(|n| n.to_string());
             let (name, about) = (place.name.clone(), place.about.clone());
-            let spread = shown(Unit::Effect, place.spread);
+            let spread = shown(FigureUnit::Effect, place.spread);
             let neighbours =
                 place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"));
             let column = place.column.name().into();
@@ -178,26 +182,26 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
 }
 
 fn targets(evaluation: &Evaluation, format: TextFormat) -> String {
-    let cell = |met: &Met| {
+    let cell = |met: &GateTargetResult| {
         let unit = figure(met.figure).unit;
-        let said = match met.status {
-            Status::NotMeasured => "not measured",
-            Status::Met => "met",
-            Status::NotShown => "unproven",
-            Status::Missed => "MISSED",
+        let status = match met.status {
+            GateTargetStatus::NotMeasured => "not measured",
+            GateTargetStatus::Met => "met",
+            GateTargetStatus::NotShown => "unproven",
+            GateTargetStatus::Missed => "MISSED",
         };
-        let rests = met.evidence.map_or(String::new(), |evidence| {
-            let (low, high) = evidence.bounds();
+        let rests = met.proportion.map_or(String::new(), |proportion| {
+            let (low, high) = proportion.confidence_interval();
             format!(
                 " [{}, {}] of {}",
                 shown(unit, Some(low)),
                 shown(unit, Some(high)),
-                evidence.cases
+                proportion.cases
             )
         });
-        format!("{}{rests} ({}) {said}", shown(unit, met.found), bound(met.bound, unit))
+        format!("{}{rests} ({}) {status}", shown(unit, met.value), bound(met.bound, unit))
     };
-    let rows: Vec<Vec<String>> = TARGETS
+    let rows: Vec<Vec<String>> = GATE_TARGETS
         .iter()
         .map(|target| {
             let met = evaluation.targets.iter().filter(|met| met.figure == target.figure);
@@ -226,10 +230,10 @@ fn figure(name: &str) -> &'static Figure {
 }
 
 /// Shares and changes in percent; `-` if there is no value.
-fn shown(unit: Unit, value: Option<f64>) -> String {
+fn shown(unit: FigureUnit, value: Option<f64>) -> String {
     let Some(value) = value else { return "-".into() };
     match unit {
-        Unit::Share | Unit::Effect => {
+        FigureUnit::Share | FigureUnit::Effect => {
             let percent = 100.0 * value;
             // Near 0 % and 100 % a tenth of a percent matters.
             let digits = if percent.abs() < 0.995 || percent > 99.0 { 2 } else { 1 };
@@ -240,15 +244,15 @@ fn shown(unit: Unit, value: Option<f64>) -> String {
                 _ => text,
             }
         }
-        Unit::Count => format!("{value:.1}"),
-        Unit::Seconds => format!("{value:.0}"),
+        FigureUnit::Count => format!("{value:.1}"),
+        FigureUnit::Seconds => format!("{value:.0}"),
     }
 }
 
-fn bound(bound: Bound, unit: Unit) -> String {
+fn bound(bound: Bound, unit: FigureUnit) -> String {
     let of = |value: f64| match unit {
-        Unit::Share | Unit::Effect => format!("{}", (1e4 * value).round() / 100.0),
-        Unit::Count | Unit::Seconds => format!("{value}"),
+        FigureUnit::Share | FigureUnit::Effect => format!("{}", (1e4 * value).round() / 100.0),
+        FigureUnit::Count | FigureUnit::Seconds => format!("{value}"),
     };
     match bound {
         Bound::AtMost(most) => format!("at most {}", of(most)),
@@ -273,12 +277,12 @@ mod tests {
             (1.0, "100"),
             (-0.004, "-0.40"),
         ] {
-            assert_eq!(shown(Unit::Share, Some(value)), expected);
+            assert_eq!(shown(FigureUnit::Share, Some(value)), expected);
         }
-        assert_eq!(shown(Unit::Seconds, Some(179.6)), "180");
-        assert_eq!(shown(Unit::Count, None), "-");
-        assert_eq!(bound(Bound::AtLeast(0.999), Unit::Share), "at least 99.9");
-        assert_eq!(bound(Bound::AtMost(0.005), Unit::Share), "at most 0.5");
-        assert_eq!(bound(Bound::Between(0.93, 0.97), Unit::Share), "93 to 97");
+        assert_eq!(shown(FigureUnit::Seconds, Some(179.6)), "180");
+        assert_eq!(shown(FigureUnit::Count, None), "-");
+        assert_eq!(bound(Bound::AtLeast(0.999), FigureUnit::Share), "at least 99.9");
+        assert_eq!(bound(Bound::AtMost(0.005), FigureUnit::Share), "at most 0.5");
+        assert_eq!(bound(Bound::Between(0.93, 0.97), FigureUnit::Share), "93 to 97");
     }
 }

@@ -79,10 +79,10 @@ pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
     let negated: Vec<f64> = values.iter().map(|value| -value).collect();
     let quartiles = stats::quantile(values, 0.75).zip(stats::quantile(&negated, 0.75));
     let spread = quartiles.map_or(0.0, |(upper, lower)| upper + lower);
-    let wanted = (hi - lo) * count.cbrt() / (2.0 * spread);
+    let bin_count = (hi - lo) * count.cbrt() / (2.0 * spread);
     let sturges = count.log2().ceil() + 1.0;
-    let wanted = if wanted.is_finite() { wanted.ceil().max(sturges) } else { sturges };
-    let number = (wanted as usize).clamp(1, MAX_BINS);
+    let bin_count = if bin_count.is_finite() { bin_count.ceil().max(sturges) } else { sturges };
+    let number = (bin_count as usize).clamp(1, MAX_BINS);
     let width = (hi - lo) / number as f64;
     let mut bins: Vec<Bin> = (0..number)
         .map(|i| Bin { from: lo + i as f64 * width, to: lo + (i + 1) as f64 * width, count: 0 })

@@ -254,9 +254,10 @@ impl SeriesPainter<'_, '_, '_> {
         let colour = ThemeColor::Series(self.at);
         if points.len() > MAX_MARKERS {
             for part in points.split(|point| point.interval.is_none()) {
-                let held = || part.iter().filter_map(|point| Some((point.x, point.interval?)));
-                let upper = held().map(|(x, (_, hi))| self.pixel(x, hi));
-                let lower = held().rev().map(|(x, (lo, _))| self.pixel(x, lo));
+                let with_interval =
+                    || part.iter().filter_map(|point| Some((point.x, point.interval?)));
+                let upper = with_interval().map(|(x, (_, hi))| self.pixel(x, hi));
+                let lower = with_interval().rev().map(|(x, (lo, _))| self.pixel(x, lo));
                 let outline: Vec<(i32, i32)> = upper.chain(lower).collect();
                 if outline.len() > 3 {
                     self.canvas.draw(&Polygon::new(outline, colour.area(0.2)))?;

@@ -60,11 +60,11 @@ pub(super) fn absent(ctx: &RenderContext) -> Section {
     if !scenarios.rows.is_empty() {
         section.push(scenarios);
     }
-    for (notes, caption, said) in
+    for (notes, caption, heading) in
         [(missing, words.values, words.why), (readings, words.readings, words.how)]
     {
         if !notes.is_empty() {
-            let mut table = Table::new([ctx.words.frame.metric, said, words.places], 3);
+            let mut table = Table::new([ctx.words.frame.metric, heading, words.places], 3);
             table.caption = Some(caption.into());
             for note in notes {
                 table.push(note.row(ctx));
@@ -78,7 +78,7 @@ pub(super) fn absent(ctx: &RenderContext) -> Section {
 /// A note on a metric, and the scenarios that have it.
 struct Note {
     metric: String,
-    said: Option<String>,
+    text: Option<String>,
     scenarios: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ impl Note {
         let words = &ctx.words.absent;
         let metric = metric(&self.metric).map(|metric| ctx.lang.metric_name(metric));
         let name = metric.map_or_else(|| Text::new(&self.metric), Text::from);
-        let said = self.said.as_deref().unwrap_or(words.no_reason);
+        let text = self.text.as_deref().unwrap_or(words.no_reason);
         let first = self.scenarios.first().map_or("", String::as_str);
         let scenarios = match self.scenarios.len() {
             0 | 1 => first.into(),
@@ -96,7 +96,7 @@ impl Note {
                 Text::from_template(words.more, &[("first", first), ("count", &more)])
             }
         };
-        [name.into(), said.into(), scenarios.into()]
+        [name.into(), text.into(), scenarios.into()]
     }
 }
 
@@ -106,17 +106,17 @@ fn notes(ctx: &RenderContext, present: bool) -> Vec<Note> {
     for case in &ctx.record.scenarios {
         for block in &case.blocks {
             for (metric, value) in &block.values {
-                let said = block.notes.get(metric).cloned();
-                if value.is_some() != present || (present && said.is_none()) {
+                let text = block.notes.get(metric).cloned();
+                if value.is_some() != present || (present && text.is_none()) {
                     continue;
                 }
-                let known = notes.iter_mut().find(|one| one.metric == *metric && one.said == said);
+                let known = notes.iter_mut().find(|one| one.metric == *metric && one.text == text);
                 match known {
                     Some(known) if known.scenarios.contains(&case.id) => {}
                     Some(known) => known.scenarios.push(case.id.clone()),
                     None => notes.push(Note {
                         metric: metric.clone(),
-                        said,
+                        text,
                         scenarios: vec![case.id.clone()],
                     }),
                 }

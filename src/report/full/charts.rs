@@ -1,7 +1,7 @@
 //! The charts of a record. A chart whose scenarios were not measured is omitted; invalid scenarios
 //! are not drawn.
 
-use crate::analysis::{Consistency, ContextRow, GridRow, Spread, State, StressRow};
+use crate::analysis::{CaseState, Consistency, ContextRow, GridRow, Spread, StressRow};
 use crate::record::Outcome;
 use crate::report::chart::{
     Axis, Bars, Chart, Data, Group, Histogram, Lines, Mark, Number, Panel, Point, Scale, Series,
@@ -37,7 +37,7 @@ struct ReportCharts<'a> {
 }
 
 /// The median of a valid scenario.
-fn valid_median(state: &State, spread: Option<Spread>) -> Option<f64> {
+fn valid_median(state: &CaseState, spread: Option<Spread>) -> Option<f64> {
     spread.filter(|_| state.is_valid()).map(|spread| spread.median)
 }
 

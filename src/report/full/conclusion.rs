@@ -1,8 +1,8 @@
 //! Recommendations with their rules, and the score with its formula.
 
 use crate::analysis::{
-    BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, ContextAdvice, ContextEnd,
-    FEWEST_PARTS, MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice, PartKind, State,
+    BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, CaseState, ContextAdvice, ContextEnd,
+    MEMORY_HEADROOM, MEMORY_STEP_BYTES, MIN_SCORE_PARTS, MemoryAdvice, NoAdvice, ScorePartKind,
     summarise,
 };
 use crate::report::full::document::{Block, Cell, Section, Table, Text};
@@ -153,7 +153,7 @@ pub(super) fn score(ctx: &RenderContext) -> (Cell, Cell) {
 
 fn no_score(ctx: &RenderContext) -> Text {
     let measured = ctx.analysis.score.parts.iter().filter(|part| part.value.is_some()).count();
-    let (least, parts) = (ctx.lang.count(FEWEST_PARTS), ctx.lang.count(measured));
+    let (least, parts) = (ctx.lang.count(MIN_SCORE_PARTS), ctx.lang.count(measured));
     Text::from_template(ctx.words.conclusion.no_score, &[("least", &least), ("parts", &parts)])
 }
 
@@ -161,7 +161,7 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
     let (words, lang) = (&ctx.words.conclusion, ctx.lang);
     let mut section = Section::new("conclusion", words.heading);
     let cases = &ctx.record.scenarios;
-    let valid = cases.iter().filter(|case| State::of(case).is_valid()).count();
+    let valid = cases.iter().filter(|case| CaseState::of(case).is_valid()).count();
     section.paragraph(
         words.valid,
         &[("valid", &lang.count(valid)), ("all", &lang.count(cases.len()))],
@@ -191,13 +191,13 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
     section
 }
 
-fn kind(words: &Words, kind: PartKind) -> &'static str {
+fn kind(words: &Words, kind: ScorePartKind) -> &'static str {
     let words = &words.conclusion;
     match kind {
-        PartKind::Roofline => words.roofline,
-        PartKind::BatchEfficiency => words.efficiency,
-        PartKind::ContextRetention => words.retention,
-        PartKind::Consistency => words.consistency,
-        PartKind::Success => words.success,
+        ScorePartKind::Roofline => words.roofline,
+        ScorePartKind::BatchEfficiency => words.efficiency,
+        ScorePartKind::ContextRetention => words.retention,
+        ScorePartKind::Consistency => words.consistency,
+        ScorePartKind::Success => words.success,
     }
 }

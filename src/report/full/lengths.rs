@@ -1,7 +1,7 @@
 //! The cost of length: the grid of prompt and answer lengths with derived figures, and contexts of
 //! growing depth.
 
-use crate::analysis::{ContextRow, Grid, Kernels, Reading, State};
+use crate::analysis::{CaseState, ContextRow, Grid, KernelProfile, Reading};
 use crate::report::full::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 use crate::stats::Fit;
@@ -76,7 +76,7 @@ fn derived(ctx: &RenderContext) -> Table {
             table.push([name.into(), value, meaning.into()]);
         }
     };
-    let valid = &State::Valid;
+    let valid = &CaseState::Valid;
     if let Some(grid) = &ctx.analysis.grid {
         let growth = |fit: Option<Fit>| Some(ctx.slope(&fit?, MS));
         push(words.ttft_growth.into(), growth(grid.ttft_growth), words.growth_meaning);
@@ -113,8 +113,8 @@ fn derived(ctx: &RenderContext) -> Table {
     table
 }
 
-/// Kernels by their share of the traced time.
-fn shares(ctx: &RenderContext, kernels: &Kernels) -> Option<Table> {
+/// KernelProfile by their share of the traced time.
+fn shares(ctx: &RenderContext, kernels: &KernelProfile) -> Option<Table> {
     let words = &ctx.words.grid;
     let mut table = Table::new([words.kernel, words.time_share], 1);
     table.caption = Some(Text::from_template(words.kernels, &[("scenario", &kernels.id)]));

@@ -20,13 +20,13 @@ pub(super) fn markdown(
     let rows = |section: &Section| section.blocks.iter().map(rows).collect();
     let mut shown: Vec<Vec<usize>> = document.sections.iter().map(rows).collect();
     loop {
-        let text = laid_out(document, charts, lang, &shown);
+        let text = layout(document, charts, lang, &shown);
         let surplus = text.chars().count().saturating_sub(longest);
         if surplus == 0 {
             return text;
         }
-        if !leave_out(document, &mut shown, surplus) {
-            return ended(&text, lang, longest);
+        if !omit_some(document, &mut shown, surplus) {
+            return truncate(&text, lang, longest);
         }
     }
 }
@@ -41,7 +41,7 @@ fn rows(block: &Block) -> usize {
 }
 
 /// Shows less of the document; `false` if nothing more can be omitted.
-fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
+fn omit_some(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
     let blocks = || document.sections.iter().flat_map(|section| &section.blocks);
     let length = |block: &Block, shown| self::block(block, None, shown).chars().count();
     let mut places: Vec<(&Block, &mut usize)> =
@@ -70,7 +70,7 @@ fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
 }
 
 /// The lines that fit, and a count of the others.
-fn ended(text: &str, lang: Lang, longest: usize) -> String {
+fn truncate(text: &str, lang: Lang, longest: usize) -> String {
     const NOTE: usize = 200; // More than the note needs in any language.
     let mut left = longest.saturating_sub(NOTE);
     let fits = |line: &&str| {
@@ -81,17 +81,17 @@ fn ended(text: &str, lang: Lang, longest: usize) -> String {
     };
     let shown: Vec<&str> = text.split_inclusive('\n').take_while(fits).collect();
     let out = text.lines().count() - shown.len();
-    shown.concat() + &left_out(lang.words().frame.rows_left_out, lang, out)
+    shown.concat() + &omission_note(lang.words().frame.rows_left_out, lang, out)
 }
 
 /// The note about omitted rows.
-fn left_out(template: &'static str, lang: Lang, out: usize) -> String {
+fn omission_note(template: &'static str, lang: Lang, out: usize) -> String {
     let text = Text::from_template(template, &[("count", &lang.count(out))]);
     format!("\n**{}**\n", inline(&text))
 }
 
 /// The document with the given number of rows of each block.
-fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
+fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
     let words = &lang.words().frame;
     let mut text = format!("# {}\n", inline(&document.title));
     let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
@@ -108,11 +108,11 @@ fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<
             text.push('\n');
             text += &self::block(block, charts, shown);
             if out > 0 {
-                text += &left_out(words.rows_left_out, lang, out);
+                text += &omission_note(words.rows_left_out, lang, out);
             }
         }
         if folded > 0 {
-            text += &left_out(words.values_left_out, lang, folded);
+            text += &omission_note(words.values_left_out, lang, folded);
         }
     }
     text

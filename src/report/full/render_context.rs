@@ -1,7 +1,9 @@
 //! The data that all sections of a report are rendered from, and the conversion of values to cells:
 //! with units, struck out if invalid, a dash if missing.
 
-use crate::analysis::{Analysis, Reading, Reference, Spread, State, TargetResult, evaluate};
+use crate::analysis::{
+    Analysis, CaseState, Reading, Reference, Spread, TargetResult, evaluate_targets,
+};
 use crate::record::{AbsenceKind, Case, Record};
 use crate::report::full::ReportOptions;
 use crate::report::full::document::{Cell, Text, Tone};
@@ -30,7 +32,7 @@ pub(super) struct RenderContext<'a> {
 impl<'a> RenderContext<'a> {
     pub(super) fn new(record: &'a Record, options: ReportOptions<'_>) -> Self {
         let ReportOptions { lang, targets } = options;
-        let results = evaluate(record, targets);
+        let results = evaluate_targets(record, targets);
         let (analysis, words) = (Analysis::of(record), lang.words());
         Self { record, analysis, lang, words, results, reference: targets.reference.clone() }
     }
@@ -46,7 +48,7 @@ impl<'a> RenderContext<'a> {
     }
 
     /// A number of a scenario, in the unit of its column.
-    pub(super) fn number(&self, state: &State, value: Option<f64>) -> Cell {
+    pub(super) fn number(&self, state: &CaseState, value: Option<f64>) -> Cell {
         match value {
             Some(value) => Cell::new(self.lang.number(value), tone(state)),
             None => self.missing(),
@@ -54,7 +56,7 @@ impl<'a> RenderContext<'a> {
     }
 
     /// A share of a scenario as a percentage.
-    pub(super) fn share(&self, state: &State, value: Option<f64>) -> Cell {
+    pub(super) fn share(&self, state: &CaseState, value: Option<f64>) -> Cell {
         match value {
             Some(value) => Cell::new(self.lang.share(value), tone(state)),
             None => self.missing(),
@@ -63,7 +65,7 @@ impl<'a> RenderContext<'a> {
 
     /// A median and the standard deviation around it; `scale` converts the stored unit to that of
     /// the column.
-    pub(super) fn spread(&self, state: &State, value: Option<Spread>, scale: f64) -> Cell {
+    pub(super) fn spread(&self, state: &CaseState, value: Option<Spread>, scale: f64) -> Cell {
         let Some(Spread { median, sd, .. }) = value else { return self.missing() };
         let text = match sd {
             Some(sd) => self.lang.with_sd(median * scale, sd * scale),
@@ -73,7 +75,7 @@ impl<'a> RenderContext<'a> {
     }
 
     /// A reading of a scenario.
-    pub(super) fn reading(&self, state: &State, reading: &Reading, scale: f64) -> Cell {
+    pub(super) fn reading(&self, state: &CaseState, reading: &Reading, scale: f64) -> Cell {
         self.number(state, reading.value.map(|value| value * scale))
     }
 
@@ -81,7 +83,7 @@ impl<'a> RenderContext<'a> {
     pub(super) fn labelled(
         &self,
         name: &str,
-        state: &State,
+        state: &CaseState,
         reading: &Reading,
     ) -> (Text, Option<Cell>) {
         let Some(metric) = metric(name) else { return (name.into(), None) };
@@ -104,7 +106,7 @@ impl<'a> RenderContext<'a> {
 
     /// The first gated rate, latency and memory metric of a scenario.
     pub(super) fn gated_metrics(&self, case: &Case) -> [Cell; 3] {
-        let state = State::of(case);
+        let state = CaseState::of(case);
         ["/", "ms", "MiB"].map(|unit| {
             let mut judged = METRICS.iter().filter(|metric| metric.gated(&case.work));
             let metric = judged.find(|metric| match unit {
@@ -155,7 +157,7 @@ impl<'a> RenderContext<'a> {
     /// The spread is the standard deviation divided by the mean: between processes if there are
     /// several, otherwise within the single process, which is marked.
     pub(super) fn metrics(&self, case: &Case) -> Vec<[Cell; 4]> {
-        let state = State::of(case);
+        let state = CaseState::of(case);
         let share = |values: &[f64]| {
             let mean = stats::mean(values).filter(|mean| *mean != 0.0)?;
             Some(self.lang.share(stats::sd(values)? / mean))
@@ -182,6 +184,6 @@ impl<'a> RenderContext<'a> {
 }
 
 /// The tone of a scenario's numbers.
-pub(super) fn tone(state: &State) -> Tone {
-    if matches!(state, State::Invalid(_)) { Tone::Struck } else { Tone::Plain }
+pub(super) fn tone(state: &CaseState) -> Tone {
+    if matches!(state, CaseState::Invalid(_)) { Tone::Struck } else { Tone::Plain }
 }

@@ -1,6 +1,6 @@
 //! Speed: latency percentiles, kinds of requests, categories at every batch size.
 
-use crate::analysis::{ApiRow, BatchRow, Distribution, Latency, State};
+use crate::analysis::{ApiRow, BatchRow, CaseState, Distribution, Latency};
 use crate::report::full::document::{Cell, Section, Table};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 
@@ -118,7 +118,7 @@ pub(super) fn categories(ctx: &RenderContext) -> Option<Section> {
 }
 
 fn batch(ctx: &RenderContext, row: &BatchRow) -> Vec<Cell> {
-    let state: &State = &row.state;
+    let state: &CaseState = &row.state;
     vec![
         ctx.lang.count(row.batch).into(),
         ctx.spread(state, row.aggregate_tok_s, 1.0),

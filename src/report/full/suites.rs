@@ -148,7 +148,10 @@ fn reasons(ctx: &RenderContext) -> Table {
             if request.outcome == Outcome::Answered {
                 continue;
             }
-            match seen.iter_mut().find(|(what, said, _)| (*what, *said) == (request.outcome, why)) {
+            match seen
+                .iter_mut()
+                .find(|(outcome, reason, _)| (*outcome, *reason) == (request.outcome, why))
+            {
                 Some((_, _, tokens)) => *tokens = request.prompt_tokens.min(*tokens),
                 None => seen.push((request.outcome, why, request.prompt_tokens)),
             }

@@ -1,6 +1,6 @@
 //! The summary of a record, and its use of the machine.
 
-use crate::analysis::{Latency, Reading, ResourceRow, State};
+use crate::analysis::{CaseState, Latency, Reading, ResourceRow};
 use crate::record::Case;
 use crate::report::full::conclusion::{recommendation_rows, score};
 use crate::report::full::document::{Block, Cell, Section, Table, Text};
@@ -48,7 +48,7 @@ fn longest<'a>(ctx: &RenderContext<'a>) -> Option<&'a Case> {
     let cases = ctx.record.scenarios.iter();
     let single = cases.filter(|case| {
         let work = &case.work;
-        work.task == Task::Generate && work.batch == 1 && State::of(case).is_valid()
+        work.task == Task::Generate && work.batch == 1 && CaseState::of(case).is_valid()
     });
     let decoded = single.filter(|case| !case.values("decode_tok_s").is_empty());
     // The first of equals: `max_by_key` alone would take the last.
@@ -115,9 +115,9 @@ fn accuracy(ctx: &RenderContext) -> Figure {
     match (value, rows.first()) {
         (Some((row, share)), _) => (ctx.lang.share(share).into(), Text::code(&row.id).into()),
         (None, Some(row)) => {
-            let said = row.top1_agreement.why.as_deref().map(Cell::from);
+            let why = row.top1_agreement.why.as_deref().map(Cell::from);
             let state = || ctx.record.case(&row.id).map(|case| ctx.validity(case));
-            (ctx.missing(), said.or_else(state).unwrap_or_default())
+            (ctx.missing(), why.or_else(state).unwrap_or_default())
         }
         (None, None) => needs(ctx, "quality"),
     }
@@ -125,7 +125,7 @@ fn accuracy(ctx: &RenderContext) -> Figure {
 
 /// A reading of the whole record with its unit, or the reason why it is missing.
 fn overall(ctx: &RenderContext, name: &str, reading: &Reading) -> [Cell; 3] {
-    let (name, value) = ctx.labelled(name, &State::Valid, reading);
+    let (name, value) = ctx.labelled(name, &CaseState::Valid, reading);
     let why = reading.why.as_deref();
     let none = || Cell::from(why.unwrap_or(ctx.words.absent.no_reason));
     match value {

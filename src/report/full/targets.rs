@@ -43,8 +43,9 @@ pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
     }
     section.push(table);
     for kind in [Unmeasurable::OtherModel, Unmeasurable::OtherQuant] {
-        let alike = others.iter().filter(|one| one.verdict == TargetVerdict::NotMeasurable(kind));
-        let count = alike.count();
+        let same_reason =
+            others.iter().filter(|one| one.verdict == TargetVerdict::NotMeasurable(kind));
+        let count = same_reason.count();
         if count > 0 {
             let values = [("count", &*lang.count(count)), ("why", reason(ctx.words, kind))];
             section.push(Block::Paragraph { text: Text::from_template(words.others, &values) });
@@ -111,14 +112,14 @@ fn bounds(ctx: &RenderContext, target: &Target) -> Text {
 
 /// The result of a target. Neither an unmeasurable nor a missed target is a regression, so neither
 /// is shown in red.
-fn verdict(ctx: &RenderContext, verdict: TargetVerdict, said: Option<&str>) -> Cell {
+fn verdict(ctx: &RenderContext, verdict: TargetVerdict, detail: Option<&str>) -> Cell {
     let words = &ctx.words.targets;
     match verdict {
         TargetVerdict::Met => Cell::new(words.met, Tone::Good),
         TargetVerdict::NotMet => Cell::new(words.not_met, Tone::Unsure),
         TargetVerdict::NotMeasurable(why) => {
             let kind = reason(ctx.words, why);
-            let why = said.map_or_else(|| kind.into(), |said| format!("{kind} ({said})"));
+            let why = detail.map_or_else(|| kind.into(), |detail| format!("{kind} ({detail})"));
             Cell::from(Text::from_template(words.not_measurable, &[("why", &why)]))
         }
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::analysis::{
-    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, FEWEST_PARTS, MEMORY_HEADROOM,
-    MEMORY_STEP_BYTES, Targets, evaluate, spread,
+    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM, MEMORY_STEP_BYTES,
+    MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
 };
 use crate::record::{Absence, AbsenceKind, Record};
 use crate::report::full::document::{Block, Document, Table, Text};
@@ -76,47 +76,47 @@ fn texts(document: &Document) -> Vec<String> {
 
 /// The numbers that may appear in a report of a record: its values and everything derived from
 /// them, in every unit and format, and the digits of its strings and of our own texts.
-struct Known {
+struct ExpectedNumbers {
     lang: Lang,
     texts: BTreeSet<String>,
 }
 
-impl Known {
+impl ExpectedNumbers {
     fn of(record: &Record, lang: Lang) -> Self {
-        let mut known = Self { lang, texts: BTreeSet::new() };
+        let mut expected = Self { lang, texts: BTreeSet::new() };
         let targets = Targets::builtin();
         for value in [
             serde_json::to_value(record),
             serde_json::to_value(Analysis::of(record)),
-            serde_json::to_value(evaluate(record, &targets)),
+            serde_json::to_value(evaluate_targets(record, &targets)),
             serde_json::to_value(&targets),
         ] {
-            known.walk("", &value.unwrap());
+            expected.walk("", &value.unwrap());
         }
         for case in &record.scenarios {
             for metric in crate::workload::METRICS {
                 let values = case.values(metric.name);
                 let samples = case.blocks.first().and_then(|block| block.samples.get(metric.name));
-                known.distribution(&values);
-                known.distribution(samples.map_or(&[], Vec::as_slice));
+                expected.distribution(&values);
+                expected.distribution(samples.map_or(&[], Vec::as_slice));
                 if let Some(spread) = spread(case, metric.name) {
-                    known.value(spread.median);
+                    expected.value(spread.median);
                 }
             }
         }
         for limit in [BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM] {
-            known.value(limit);
-            known.texts.extend([lang.exact(limit), lang.exact_share(limit)]);
+            expected.value(limit);
+            expected.texts.extend([lang.exact(limit), lang.exact_share(limit)]);
         }
-        known.texts.insert(lang.exact(MEMORY_STEP_BYTES as f64 / MIB));
+        expected.texts.insert(lang.exact(MEMORY_STEP_BYTES as f64 / MIB));
         // Counts of scenarios, processes and score components, and the best score.
-        let counts = 0..=record.scenarios.len().max(10).max(FEWEST_PARTS);
-        known.texts.extend(counts.map(|count| lang.count(count)));
-        known.texts.insert(lang.count(targets.rows.len()));
+        let counts = 0..=record.scenarios.len().max(10).max(MIN_SCORE_PARTS);
+        expected.texts.extend(counts.map(|count| lang.count(count)));
+        expected.texts.insert(lang.count(targets.rows.len()));
         for (_, words) in lang.words().all() {
-            known.string(words);
+            expected.string(words);
         }
-        known
+        expected
     }
 
     fn walk(&mut self, key: &str, value: &Value) {
@@ -177,7 +177,7 @@ impl Known {
     }
 
     /// The numbers of a document that have no source.
-    fn strangers(&self, document: &Document) -> Vec<(String, String)> {
+    fn unexplained(&self, document: &Document) -> Vec<(String, String)> {
         let all = texts(document).into_iter();
         all.flat_map(|text| {
             let numbers = numbers(self.lang, &text).into_iter();
@@ -192,17 +192,17 @@ impl Known {
 fn every_number_is_the_record_s() {
     let record = everything();
     for lang in Lang::ALL {
-        let known = Known::of(&record, lang);
+        let expected = ExpectedNumbers::of(&record, lang);
         let document = build_document(&record, lang.into());
         assert!(texts(&document).len() > 1000, "the record has something for every part");
-        assert_eq!(known.strangers(&document), [], "{lang:?}");
+        assert_eq!(expected.unexplained(&document), [], "{lang:?}");
     }
 }
 
 #[test]
 fn a_number_from_nowhere_is_found() {
     let record = everything();
-    let known = Known::of(&record, Lang::En);
+    let expected = ExpectedNumbers::of(&record, Lang::En);
     for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
         let mut document = build_document(&record, Lang::En.into());
         let table = document.sections[1].blocks.iter_mut().find_map(|block| match block {
@@ -210,7 +210,7 @@ fn a_number_from_nowhere_is_found() {
             _ => None,
         });
         table.unwrap().rows[0][1] = format!("{invented} tok/s").into();
-        assert_eq!(known.strangers(&document).len(), 1, "{invented}");
+        assert_eq!(expected.unexplained(&document).len(), 1, "{invented}");
     }
 }
 
@@ -399,10 +399,10 @@ fn a_report_fits_into_a_comment_and_counts_what_is_left_out() {
             (MAX_MARKDOWN_CHARS / 2..=MAX_MARKDOWN_CHARS).contains(&length),
             "{lang:?}: {length}"
         );
-        let said = text.lines().find(|line| line.contains(values)).unwrap();
-        let left_out: String = said.chars().filter(char::is_ascii_digit).collect();
+        let note = text.lines().find(|line| line.contains(values)).unwrap();
+        let left_out: String = note.chars().filter(char::is_ascii_digit).collect();
         let shown = text.matches("<details>").count();
-        assert_eq!(left_out.parse::<usize>().unwrap() + shown, 50, "{lang:?}: {said}");
+        assert_eq!(left_out.parse::<usize>().unwrap() + shown, 50, "{lang:?}: {note}");
         assert!(text.contains("code-49/b1") && !text.contains(rows), "{lang:?}: rows stay");
         let text = of_many(400, lang);
         assert!(text.chars().count() <= MAX_MARKDOWN_CHARS, "{lang:?}");

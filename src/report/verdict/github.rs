@@ -28,14 +28,14 @@ pub fn annotations(judgement: &Judgement) -> String {
     } else if warnings.is_empty() && judgement.outcome == Outcome::Undecided {
         let _ = writeln!(text, "::warning title={title}::{}", message(&sentence(judgement)));
     }
-    let said = |finding: &Finding| {
+    let describe = |finding: &Finding| {
         let row = table_row(finding);
-        let said = [&row[0], &row[1], &row[4], &row[8]].map(String::as_str);
-        said.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+        let fields = [&row[0], &row[1], &row[4], &row[8]].map(String::as_str);
+        fields.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
     };
-    let errors: Vec<String> = errors.into_iter().map(said).collect();
+    let errors: Vec<String> = errors.into_iter().map(describe).collect();
     let drift = judgement.drift.iter().filter(|drift| drift.warns).map(since_release);
-    let warnings: Vec<String> = warnings.into_iter().map(said).chain(drift).collect();
+    let warnings: Vec<String> = warnings.into_iter().map(describe).chain(drift).collect();
     for (level, lines) in [("error", errors), ("warning", warnings)] {
         let shown = if lines.len() > 10 { 9 } else { lines.len() };
         for line in &lines[..shown] {

@@ -15,8 +15,8 @@ pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<St
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
     // The sentence already gives the reason.
-    let said = usize::from(judgement.reason.is_some());
-    lines.extend(judgement.notes.iter().skip(said).cloned());
+    let given = usize::from(judgement.reason.is_some());
+    lines.extend(judgement.notes.iter().skip(given).cloned());
     lines.extend(judgement.course.as_ref().and_then(cost_summary));
     lines.extend(judgement.findings.iter().filter_map(reference_conflict));
     lines.extend(judgement.drift.iter().map(since_release));
@@ -232,7 +232,7 @@ fn geometric_means(judgement: &Judgement) -> Option<String> {
         let format_change = judgement
             .findings
             .iter()
-            .filter(|finding| finding.metric.is_some_and(|its| its.name == metric.name));
+            .filter(|finding| finding.metric.is_some_and(|one| one.name == metric.name));
         let thetas: Vec<f64> = format_change
             .filter_map(|finding| finding.change.as_ref().map(|change| change.theta))
             .collect();

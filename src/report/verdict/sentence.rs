@@ -121,7 +121,7 @@ fn incomparable(judgement: &Judgement) -> Option<String> {
         };
         return Some(format!("{} was {} and is {}{more}", first.field, first.old, first.new));
     }
-    let said = |finding: &Finding| {
+    let describe = |finding: &Finding| {
         let of = match finding.metric {
             Some(metric) => format!("{} of {}", metric.label, finding.scenario),
             None => finding.scenario.clone(),
@@ -132,9 +132,9 @@ fn incomparable(judgement: &Judgement) -> Option<String> {
             _ => None,
         }
     };
-    let mut said = judgement.findings.iter().filter_map(said);
-    let first = said.next()?;
-    Some(match said.count() {
+    let mut causes = judgement.findings.iter().filter_map(describe);
+    let first = causes.next()?;
+    Some(match causes.count() {
         0 => first,
         count => format!("{first} (and {count} more)"),
     })
