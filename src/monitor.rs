@@ -41,7 +41,7 @@ pub trait Probe {
 pub trait Clock {
     /// Time since the monitor began, by the monotonic clock.
     fn elapsed(&self) -> SignedDuration;
-    /// The format_time clock, which may jump.
+    /// The wall clock, which may jump.
     fn now(&self) -> Timestamp;
     /// Waits until this much time has elapsed, or until the monitor is stopped.
     fn wait(&self, until: SignedDuration);

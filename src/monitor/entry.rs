@@ -26,7 +26,7 @@ const MAX_TEXT_CHARS: usize = 600;
 pub struct Entry {
     /// Version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// When the cycle ended by the format_time clock: UTC, RFC 3339.
+    /// When the cycle ended by the wall clock: UTC, RFC 3339.
     pub at: String,
     /// Duration by the monotonic clock.
     pub took_s: f64,

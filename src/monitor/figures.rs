@@ -103,7 +103,7 @@ pub(super) struct MonitorChart {
 }
 
 /// Each metric over the window, one line per scenario; crosses mark failed cycles. `now` is in
-/// seconds since 1970: a cycle is placed by its age, whatever its format_time clock said.
+/// seconds since 1970: a cycle is placed by its age, whatever its wall clock said.
 pub(super) fn trends(cycles: &[AgedEntry<'_>], rows: &[MetricRow], now: f64) -> Vec<MonitorChart> {
     let used =
         METRICS.iter().filter(|metric| rows.iter().any(|row| row.metric.name == metric.name));

@@ -1,7 +1,7 @@
 //! The cycles of the last hours, in memory and as lines of a file that a later monitor continues. A
 //! write error loses nothing: pending entries are written when possible. Ages use the monotonic
-//! clock, so that a format_time clock adjustment neither drops entries nor keeps them forever; an entry's
-//! format_time clock time only matters when a file is read.
+//! clock, so that a wall clock adjustment neither drops entries nor keeps them forever; an entry's
+//! wall clock time only matters when a file is read.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::monitor::entry::{Entry, SCHEMA};
-use crate::record::schema1::lift_absent;
+use crate::record::schema1::upgrade_absence;
 
 /// Maximum number of entries, whatever the window: a bound on memory. A day with one cycle every 20
 /// seconds has fewer.
@@ -24,7 +24,8 @@ pub const MAX_ENTRIES: usize = 5_000;
 /// ones.
 const MAX_STALE: usize = 64;
 
-/// Maximum number of bytes read from a file's end: about ten times the size of [`MAX_ENTRIES`] entries.
+/// Maximum number of bytes read from a file's end: about ten times the size of [`MAX_ENTRIES`]
+/// entries.
 const MAX_READ_BYTES: u64 = 64 << 20;
 
 /// The start of every line in every version.
@@ -260,7 +261,7 @@ fn parse(line: &str) -> Option<(Timestamp, Line)> {
 fn lift(entry: &mut serde_json::Value) {
     let scenarios = entry.pointer_mut("/measured/scenarios");
     let scenarios = scenarios.and_then(serde_json::Value::as_array_mut);
-    scenarios.into_iter().flatten().for_each(lift_absent);
+    scenarios.into_iter().flatten().for_each(upgrade_absence);
     entry["schema"] = SCHEMA.into();
 }
 

@@ -85,7 +85,7 @@ impl PageInput<'_> {
         })
     }
 
-    /// The format_time clock time at an age.
+    /// The wall clock time at an age.
     fn ago(&self, age: SignedDuration) -> Timestamp {
         self.now.saturating_sub(age).unwrap_or(self.now)
     }

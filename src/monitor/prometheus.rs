@@ -15,7 +15,7 @@ pub(super) struct MonitorStats {
     pub(super) ended: Ended,
     pub(super) interval_s: f64,
     pub(super) pending: usize,
-    /// The end of the newest cycle, by the current format_time clock.
+    /// The end of the newest cycle, by the current wall clock.
     pub(super) newest: Option<Timestamp>,
 }
 

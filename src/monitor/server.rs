@@ -247,7 +247,7 @@ async fn answer(
         .header(header::REFERRER_POLICY, "no-referrer")
         .header(header::ALLOW, "GET, HEAD")
         .header(header::CONTENT_LENGTH, body.len())
-        // Keep-alive would hold a file descriptor; a page input every few seconds does not need it.
+        // Keep-alive would hold a file descriptor; a page view every few seconds does not need it.
         .header(header::CONNECTION, "close");
     let body = if method == Method::HEAD { Body::empty() } else { Body::from(body) };
     response.body(body).expect("every header is a literal or a number")

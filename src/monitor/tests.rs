@@ -15,7 +15,7 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// A clock that advances only on `wait` or while measuring.
 pub(super) struct FakeClock {
     elapsed: Cell<SignedDuration>,
-    /// The error of the format_time clock.
+    /// The error of the wall clock.
     skew: Cell<SignedDuration>,
     /// The waits, in seconds.
     waits: RefCell<Vec<i64>>,

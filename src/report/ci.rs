@@ -128,7 +128,7 @@ pub fn bmf(judgement: &Judgement) -> String {
 
 /// The current values as github-action-benchmark's `customSmallerIsBetter`
 /// (<https://github.com/benchmark-action/github-action-benchmark>). Rates are converted to times
-/// per token, so that smaller is better in the overall list.
+/// per token, so that smaller is better in the whole list.
 pub fn smaller_is_better(judgement: &Judgement) -> String {
     #[derive(Serialize)]
     struct Entry {

@@ -9,7 +9,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use crate::compare::{Finding, Judgement, Outcome, Verdict};
 use crate::error::{Error, Result};
-use crate::record::pair::{Arm, Paired, PairedBlock};
+use crate::record::pair::{Arm, PairBlock, PairRecord};
 use crate::record::{Machine, Record};
 use crate::report::block_plot::block_plot;
 use crate::report::full::ReportOptions;
@@ -50,7 +50,7 @@ fn document_page(document: &Document, verdict: Option<Value>) -> Result<String> 
 ///
 /// # Errors
 /// When the template does not fit the data; tests render every template.
-pub fn pair_page(paired: &Paired, judgement: &Judgement, command: &str) -> Result<String> {
+pub fn pair_page(paired: &PairRecord, judgement: &Judgement, command: &str) -> Result<String> {
     render("pair.html", pair_data(paired, judgement, command))
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn render(name: &str, data: Value) -> Result<String> {
         .map_err(|error| Error::Failed(format!("the report page: {error:#}")))
 }
 
-fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
+fn pair_data(paired: &PairRecord, judgement: &Judgement, command: &str) -> Value {
     let arms = build_rows(&paired.base).into_iter().zip(build_rows(&paired.candidate));
     let arms = arms.filter(|((_, base), (_, candidate))| !base.is_empty() || !candidate.is_empty());
     let arms: Vec<Value> = arms
@@ -106,9 +106,9 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
             }
         })
         .collect();
-    let course = judgement.course.as_ref();
-    let null: Vec<Value> = course
-        .map_or(&[][..], |course| &course.null)
+    let summary = judgement.pair.as_ref();
+    let null: Vec<Value> = summary
+        .map_or(&[][..], |summary| &summary.null)
         .iter()
         .map(|null| {
             let cost = |theta: f64| percent(theta.exp_m1());
@@ -136,7 +136,7 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
         ("seed", paired.seed.to_string()),
         ("model", paired.candidate.model.spec.clone()),
     ];
-    let title = course.map_or(String::new(), verdict::build_names);
+    let title = summary.map_or(String::new(), verdict::build_names);
     context! {
         lang => Lang::En.code(),
         title => sanitize(&format!("candlemark: {title}")),
@@ -217,7 +217,7 @@ fn machine_rows(machine: &Machine) -> Vec<(&'static str, String)> {
 }
 
 /// A row of the table of blocks.
-fn block_row(at: usize, block: &PairedBlock) -> [String; 9] {
+fn block_row(at: usize, block: &PairBlock) -> [String; 9] {
     let share =
         |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.1} %", 100.0 * value));
     [
@@ -281,7 +281,7 @@ fn finding_data(finding: &Finding) -> Value {
         // The picture is 120 units wide and shows three limits to either side; worse is to the
         // right.
         let x = |theta: f64| 60.0 + (theta / change.margin).clamp(-3.0, 3.0) * 20.0;
-        let (lo, mid, hi) = (x(evidence.single.lo), x(change.theta), x(evidence.single.hi));
+        let (lo, mid, hi) = (x(evidence.ci_90.lo), x(change.theta), x(evidence.ci_90.hi));
         let units = |x: f64| format!("{x:.1}");
         context! { lo => units(lo), mid => units(mid), width => units((hi - lo).max(1.0)) }
     });

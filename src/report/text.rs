@@ -30,7 +30,7 @@ pub fn number(value: f64) -> String {
     format!("{sign}{grouped}{rest}")
 }
 
-/// A share as a signed_percent percentage without the unit: `-7.9`, `+0.0`, `+150`.
+/// A share as a signed percentage without the unit: `-7.9`, `+0.0`, `+150`.
 pub(super) fn signed_percent(share: f64) -> String {
     let percent = 100.0 * share;
     let text =
@@ -38,7 +38,7 @@ pub(super) fn signed_percent(share: f64) -> String {
     if text == "-0.0" { "+0.0".into() } else { text }
 }
 
-/// A share as a signed_percent percentage: `-7.9 %`.
+/// A share as a signed percentage: `-7.9 %`.
 pub fn percent(share: f64) -> String {
     format!("{} %", signed_percent(share))
 }

@@ -1,6 +1,6 @@
 //! Shared by all formats of a verdict: order, wording and numbers of the findings.
 
-use crate::compare::paired::Course;
+use crate::compare::PairSummary;
 use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
 use crate::record::pair::Arm;
 use crate::report::text::{metric_label, metric_value, percent, signed_percent};
@@ -18,13 +18,13 @@ pub use sentence::sentence;
 
 /// Headings of [`table_row`].
 pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
-    let now = if judgement.course.is_some() { "candidate" } else { "now" };
+    let now = if judgement.pair.is_some() { "candidate" } else { "now" };
     ["scenario", "metric", "base", now, "change [90 %]", "limit", "detectable", "blocks", "verdict"]
 }
 
 /// Both builds of a pair, as requested and as resolved.
-pub(super) fn build_names(course: &Course) -> String {
-    format!("{} \u{2192} {}", build_name(&course.base), build_name(&course.candidate))
+pub(super) fn build_names(summary: &PairSummary) -> String {
+    format!("{} \u{2192} {}", build_name(&summary.base), build_name(&summary.candidate))
 }
 
 fn build_name(arm: &Arm) -> String {
@@ -119,7 +119,7 @@ const UNCHANGED: usize = 9;
 pub(super) fn format_change(metric: &Metric, change: &Change, unit: &str) -> String {
     let at = |theta: f64| signed_percent(share(metric.better, theta));
     let interval = change.evidence.map_or(String::new(), |evidence| {
-        let (one, other) = (at(evidence.single.lo), at(evidence.single.hi));
+        let (one, other) = (at(evidence.ci_90.lo), at(evidence.ci_90.hi));
         match metric.better {
             Better::Higher => format!(" [{other}, {one}]"),
             Better::Lower => format!(" [{one}, {other}]"),
@@ -136,13 +136,13 @@ pub(super) fn format_limit(metric: &Metric, change: &Change) -> String {
 
 /// Whether a slowdown as large as the limit could have gone undetected.
 fn is_limit_undetectable(change: &Change) -> bool {
-    change.evidence.is_some_and(|evidence| evidence.smallest > change.margin)
+    change.evidence.is_some_and(|evidence| evidence.smallest_detectable > change.margin)
 }
 
 /// The smallest detectable change; marked with the limit if it is larger.
 fn format_detectable(metric: &Metric, change: &Change) -> String {
     let Some(evidence) = change.evidence else { return "-".into() };
-    let smallest = share(metric.better, evidence.smallest);
+    let smallest = share(metric.better, evidence.smallest_detectable);
     if is_limit_undetectable(change) {
         let limit = 100.0 * change.limit;
         return format!("\u{2265} {:.1} %, limit {limit:.0} %", 100.0 * smallest.abs());

@@ -6,9 +6,9 @@ use crate::stats;
 /// Maximum number of bins of a curve.
 pub(super) const MAX_POINTS: usize = 400;
 
-/// The points sorted, or for a longer curve one point per bin of [`MAX_POINTS`] bins of equal width: the
-/// median of the values at the middle of the bin, and the medians of the interval value_range. A bin
-/// without values stays a gap. Single outliers disappear; a histogram shows them.
+/// The points sorted, or for a longer curve one point per bin of [`MAX_POINTS`] bins of equal
+/// width: the median of the values at the middle of the bin, and the medians of the interval ends.
+/// A bin without values stays a gap. Single outliers disappear; a histogram shows them.
 pub(super) fn downsample(points: &[Point]) -> Vec<Point> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.x.total_cmp(&b.x));

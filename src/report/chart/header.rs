@@ -199,7 +199,7 @@ pub(super) fn width(text: &str, size: i32) -> i32 {
     (hundredths * size + 99) / 100
 }
 
-/// Text shortened to fit, with an ellipsis in the middle: names often differ at their value_range.
+/// Text shortened to fit, with an ellipsis in the middle: names often differ at their ends.
 pub(super) fn shortened(text: &str, room: i32) -> String {
     let chars: Vec<char> = text.chars().collect();
     // No line holds 200 characters, and a name may be of any length.

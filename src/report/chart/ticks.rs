@@ -42,7 +42,7 @@ const TIMES: [f64; 21] = [
 /// An axis with its ticks. Positions are values, or their logarithms on [`Scale::Doubling`].
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ticks {
-    /// Both value_range.
+    /// Both ends.
     pub(super) range: (f64, f64),
     /// Positions of the ticks.
     pub(super) at: Vec<f64>,
@@ -107,7 +107,7 @@ pub(super) fn ticks(
     least
 }
 
-/// Where an axis value_range.
+/// Where an axis ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AxisEnd {
     /// At the next tick.

@@ -167,9 +167,9 @@ impl Measure {
 }
 
 /// Whether a change is larger than twice the spread between processes (the root of the sum of both
-/// variances). `None` with a single process on either comparison.
+/// variances). `None` with a single process on either side.
 ///
-/// Without a true change, 3 % of scenarios with three processes a comparison exceed this, and 10 % with
+/// Without a true change, 3 % of scenarios with three processes a side exceed this, and 10 % with
 /// two.
 fn exceeds_spread(old: &[f64], new: &[f64], change: f64) -> Option<bool> {
     let spread = stats::sd(old)?.hypot(stats::sd(new)?);

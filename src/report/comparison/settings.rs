@@ -1,10 +1,10 @@
-//! Every setting that differs between records; user labels first.
+//! Every setting that differs record_differences records; user labels first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::compare::{Weight, between};
+use crate::compare::{Severity, record_differences};
 use crate::record::Record;
 use crate::report::comparison::ids;
 use crate::report::text::sanitize;
@@ -22,7 +22,7 @@ pub(super) struct Setting {
     pub(super) forbids_verdict: bool,
 }
 
-/// Facts of the host that differ between two readings of one machine.
+/// Facts of the host that differ record_differences two readings of one machine.
 const UNSTEADY: &[&str] = &["mhz"];
 
 /// Every setting that differs: user labels, then the program's settings, then the machine.
@@ -76,7 +76,7 @@ fn verdict_differences(records: &[(String, Record)]) -> Vec<(&'static str, Setti
     let Some(((_, first), others)) = records.split_first() else { return Vec::new() };
     let mut found: Vec<(&'static str, Setting)> = Vec::new();
     for (at, (_, record)) in others.iter().enumerate() {
-        for one in between(first, record, &BTreeMap::new()) {
+        for one in record_differences(first, record, &BTreeMap::new()) {
             let (of, name) = group_and_name(&one.field);
             let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| sanitize(text));
             let same = |(its, setting): &(&str, Setting)| *its == of && setting.name == name;
@@ -87,7 +87,7 @@ fn verdict_differences(records: &[(String, Record)]) -> Vec<(&'static str, Setti
             });
             let setting = &mut found[row].1;
             setting.values[at + 1] = value(&one.new);
-            setting.forbids_verdict |= one.weight == Weight::Blocks;
+            setting.forbids_verdict |= one.severity == Severity::Blocking;
         }
     }
     found

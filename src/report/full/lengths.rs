@@ -4,7 +4,7 @@
 use crate::analysis::{CaseState, ContextRow, Grid, KernelProfile, Reading};
 use crate::report::full::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
-use crate::stats::Fit;
+use crate::stats::LineFit;
 
 /// Seconds per token as microseconds per thousand tokens.
 const US_PER_THOUSAND: f64 = 1e9;
@@ -78,7 +78,7 @@ fn derived(ctx: &RenderContext) -> Table {
     };
     let valid = &CaseState::Valid;
     if let Some(grid) = &ctx.analysis.grid {
-        let growth = |fit: Option<Fit>| Some(ctx.slope(&fit?, MS));
+        let growth = |fit: Option<LineFit>| Some(ctx.slope(&fit?, MS));
         push(words.ttft_growth.into(), growth(grid.ttft_growth), words.growth_meaning);
         push(words.prefill_growth.into(), growth(grid.prefill_growth), words.growth_meaning);
         let cv = grid.decode_cv.map(|cv| ctx.share(valid, Some(cv)));

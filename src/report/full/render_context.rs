@@ -9,7 +9,7 @@ use crate::report::full::ReportOptions;
 use crate::report::full::document::{Cell, Text, Tone};
 use crate::report::words::{Lang, Words};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 use crate::workload::{METRICS, Metric, metric};
 
 /// Bytes to MiB.
@@ -92,7 +92,7 @@ impl<'a> RenderContext<'a> {
     }
 
     /// A slope and its confidence interval.
-    pub(super) fn slope(&self, fit: &Fit, scale: f64) -> Cell {
+    pub(super) fn slope(&self, fit: &LineFit, scale: f64) -> Cell {
         let number = |value: f64| self.lang.number(value * scale);
         let value = number(fit.line.slope);
         match fit.slope_90 {

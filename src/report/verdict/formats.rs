@@ -8,15 +8,15 @@ use crate::report::verdict::{build_names, by_importance, header, remarks, senten
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
-/// The part of [`MAX_MARKDOWN_CHARS`] that remarks may take: a warning for each of hundreds of scenarios must
-/// not push out a finding.
+/// The part of [`MAX_MARKDOWN_CHARS`] that remarks may take: a warning for each of hundreds of
+/// scenarios must not push out a finding.
 const MAX_REMARK_CHARS: usize = 15_000;
 
 /// The verdict for a terminal; `command` is the command that produced it.
 pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     let mut text = sanitize(&sentence(judgement)) + "\n";
-    if let Some(course) = &judgement.course {
-        let _ = writeln!(text, "{}", sanitize(&build_names(course)));
+    if let Some(summary) = &judgement.pair {
+        let _ = writeln!(text, "{}", sanitize(&build_names(summary)));
     }
     let (findings, unchanged) = by_importance(judgement);
     let rows: Vec<Vec<String>> = findings.into_iter().chain(unchanged).map(table_row).collect();
@@ -36,8 +36,8 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
 /// important findings; the text says how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     let mut text = format!("**{}**\n", escape_markdown(&sentence(judgement)));
-    if let Some(course) = &judgement.course {
-        let _ = write!(text, "\n{}\n", escape_markdown(&build_names(course)));
+    if let Some(summary) = &judgement.pair {
+        let _ = write!(text, "\n{}\n", escape_markdown(&build_names(summary)));
     }
     let mut tail = String::from("\n");
     for line in shortened(remarks(judgement, command)) {

@@ -10,8 +10,8 @@ use crate::report::verdict::{build_names, by_importance, sentence, table_row};
 /// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last of
 /// which counts the rest. A verdict other than a pass always has at least one annotation.
 pub fn annotations(judgement: &Judgement) -> String {
-    let title = property(&match &judgement.course {
-        Some(course) => format!("candlemark {}", build_names(course)),
+    let title = property(&match &judgement.pair {
+        Some(summary) => format!("candlemark {}", build_names(summary)),
         None => "candlemark".into(),
     });
     let (findings, _) = by_importance(judgement);

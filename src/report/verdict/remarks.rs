@@ -1,8 +1,8 @@
 //! Remarks beside the verdict table: differences, notes, statistical power, next steps.
 
+use crate::compare::PairSummary;
 use crate::compare::looks::{LOOKS, Levels};
-use crate::compare::paired::Course;
-use crate::compare::{Drift, Finding, Judgement, Verdict, Weight, Why, share};
+use crate::compare::{Drift, Finding, Judgement, Severity, Verdict, Why, share};
 use crate::record::pair::Ended;
 use crate::report::text::{duration, percent};
 use crate::report::verdict::is_limit_undetectable;
@@ -11,13 +11,13 @@ use crate::workload::{Better, METRICS};
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for one in &judgement.differences {
-        let effect = if one.weight == Weight::Blocks { "differs" } else { "changed" };
+        let effect = if one.severity == Severity::Blocking { "differs" } else { "changed" };
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
     // The sentence already gives the reason.
     let given = usize::from(judgement.reason.is_some());
     lines.extend(judgement.notes.iter().skip(given).cloned());
-    lines.extend(judgement.course.as_ref().and_then(cost_summary));
+    lines.extend(judgement.pair.as_ref().and_then(cost_summary));
     lines.extend(judgement.findings.iter().filter_map(reference_conflict));
     lines.extend(judgement.drift.iter().map(since_release));
     lines.extend(geometric_means(judgement));
@@ -25,46 +25,46 @@ pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<St
     lines.extend(significance_note(judgement));
     lines.extend(undetectable_note(judgement));
     lines.extend(next_steps(judgement, command));
-    if let Some(course) = &judgement.course {
-        lines.push(format!("measured by `{}`, seed {}", course.command, course.seed));
+    if let Some(summary) = &judgement.pair {
+        lines.push(format!("measured by `{}`, seed {}", summary.command, summary.seed));
     }
     lines.push(format!("made by `{command}`"));
     lines
 }
 
 /// The number of blocks, their cost, and why measuring ended.
-fn cost_summary(course: &Course) -> Option<String> {
-    if course.total_s <= 0.0 {
+fn cost_summary(summary: &PairSummary) -> Option<String> {
+    if summary.total_s <= 0.0 {
         return None;
     }
-    let share = |seconds: f64| format!("{:.0} %", 100.0 * seconds / course.total_s);
-    let blocks = match course.blocks {
+    let share = |seconds: f64| format!("{:.0} %", 100.0 * seconds / summary.total_s);
+    let blocks = match summary.blocks {
         1 => "1 block".into(),
         count => format!("{count} blocks"),
     };
-    let rejected = match course.rejected.len() {
+    let rejected = match summary.rejected.len() {
         0 => String::new(),
         count => format!(" and {count} rejected"),
     };
-    let ended = match course.ended {
+    let ended = match summary.ended {
         Ended::Decided => "; stopped because every scenario is decided",
         Ended::Looks => "; stopped at the last planned look",
         Ended::Rejected => "; stopped because too many blocks were rejected",
         _ => "",
     };
-    let null = if course.null.is_empty() { "; no null control was evaluated" } else { "" };
+    let null = if summary.null.is_empty() { "; no null control was evaluated" } else { "" };
     Some(format!(
         "{blocks}{rejected} took {}: {} measuring, {} warming up, {} starting processes and loading models{ended}{null}",
-        duration(course.total_s),
-        share(course.turns_s),
-        share(course.warm_up_s),
-        share(course.load_s),
+        duration(summary.total_s),
+        share(summary.turns_s),
+        share(summary.warm_up_s),
+        share(summary.load_s),
     ))
 }
 
 /// How the columns of the table agree.
 fn candidate_note(judgement: &Judgement) -> Option<String> {
-    let now = if judgement.course.is_some() { "candidate" } else { "now" };
+    let now = if judgement.pair.is_some() { "candidate" } else { "now" };
     let any = judgement.findings.iter().any(|finding| finding.change.is_some());
     any.then(|| {
         format!("{now} = base \u{d7} (1 + change); the change is estimated from all blocks")
@@ -74,11 +74,11 @@ fn candidate_note(judgement: &Judgement) -> Option<String> {
 /// The significance level of a regression, and the meaning of the columns.
 fn significance_note(judgement: &Judgement) -> Option<String> {
     let (alpha, judged) = (judgement.policy.alpha, judgement.judged);
-    let (looks, levels) = match judgement.course {
-        Some(_) => (LOOKS.len(), Levels::in_turns(alpha, judged)),
+    let (looks, levels) = match judgement.pair {
+        Some(_) => (LOOKS.len(), Levels::for_pair(alpha, judged)),
         None => (judgement.policy.looks, Levels::new(alpha, judged, judgement.policy.looks)),
     };
-    let level = 100.0 * levels.family;
+    let level = 100.0 * levels.familywise;
     let together = match judgement.judged {
         0 => return None,
         1 => "1 metric judged".into(),
@@ -120,12 +120,12 @@ fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
     let because = |whys: &[Why]| {
         any(&|verdict| matches!(verdict, Verdict::Inconclusive(why) if whys.contains(why)))
     };
-    if judgement.differences.iter().any(|one| one.weight == Weight::Blocks) {
+    if judgement.differences.iter().any(|one| one.severity == Severity::Blocking) {
         let what = "to compare, promote a baseline for this machine, model and settings with";
         lines.push(format!("{what} `candlemark promote`"));
     }
     if any(&|verdict| matches!(verdict, Verdict::OutputChanged(_))) {
-        let remedy = match judgement.course {
+        let remedy = match judgement.pair {
             Some(_) => "give `candlemark pair` the reason with `--output-change`",
             None => "promote a new baseline",
         };
@@ -142,15 +142,15 @@ fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
     }
     let unmeasured = because(&[Why::OutOfTime, Why::Interrupted]);
     let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks, Why::Drifted]);
-    match &judgement.course {
-        Some(course) => {
+    match &judgement.pair {
+        Some(summary) => {
             if short || unmeasured {
-                lines.push(more_blocks(course));
+                lines.push(more_blocks(summary));
             }
             if because(&[Why::Contaminated, Why::Rejected]) {
                 lines.push(format!(
                     "the machine was not idle: measure again when nothing else is running, with `{}`",
-                    course.command
+                    summary.command
                 ));
             }
         }
@@ -161,7 +161,7 @@ fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
         None if short => lines.push(measure_more(judgement, command)),
         None => {}
     }
-    if unmeasured && judgement.course.is_none() {
+    if unmeasured && judgement.pair.is_none() {
         lines.push("`candlemark run --resume` with the same arguments measures the rest".into());
     }
     if any(&|verdict| matches!(verdict, Verdict::Regressed { proven: false, .. })) {
@@ -171,13 +171,13 @@ fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
     lines
 }
 
-fn more_blocks(course: &Course) -> String {
-    match course.ended {
+fn more_blocks(summary: &PairSummary) -> String {
+    match summary.ended {
         Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter machine".into(),
         Ended::Looks => "all planned looks are cost_summary, and more of the same would not decide: measure on a quieter \
                          machine"
             .into(),
-        _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", course.command),
+        _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", summary.command),
     }
 }
 
