@@ -37,8 +37,8 @@ kill -INT "$run" 2>/dev/null || { echo "it ended before it could be interrupted"
 status=0
 wait "$run" || status=$?
 [ "$status" = 130 ] || { echo "interrupted, it ended with $status instead of 130" && exit 1; }
-grep -q "what was measured is kept in .*; to go on: .candlemark run" "$work/talk" ||
-    { echo "it does not say how to go on:" && cat "$work/talk" && exit 1; }
+grep -q "the measurements are kept in .*; to continue: .candlemark run" "$work/talk" ||
+    { echo "it does not say how to continue:" && cat "$work/talk" && exit 1; }
 
 echo "-- to the end"
 # shellcheck disable=SC2086

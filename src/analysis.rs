@@ -1,7 +1,7 @@
-//! What follows from one record beyond its single values: distributions, growth with length and
-//! depth, batch efficiency, drift, advice, an overall score, and how the record stands to a matrix
-//! of targets. Plain data out: numbers, ids and enums. Knows nothing of documents nor of languages;
-//! reasons that a record gives are passed on as they are.
+//! Derived data of one record: distributions, growth with prompt length and context depth, batch
+//! efficiency, drift, advice, an overall score, and the status of targets. The result is plain
+//! data: numbers, ids and enums. Knows nothing of documents nor of languages; reasons that a record
+//! gives are passed on unchanged.
 //!
 //! A number that was not measured is `None`, never zero. Rows of invalid cases are kept and marked,
 //! so that they can be shown struck out; nothing is computed from them.
@@ -10,12 +10,12 @@ mod advice;
 mod batches;
 mod context;
 mod grid;
-mod outcome;
 mod pipelines;
 mod requests;
 mod resources;
 mod score;
 mod stress;
+mod target_results;
 mod targets;
 mod values;
 
@@ -29,29 +29,30 @@ pub use advice::{
 };
 pub use batches::{BatchRow, Category};
 pub use context::{Context, ContextRow};
-pub use grid::{Grid, GridRow, Kernels, StepCurve, StepPoint};
-pub use outcome::{TargetResult, TargetSummary, TargetVerdict, Unmeasurable, evaluate, summarise};
+pub use grid::{Grid, GridRow, KernelProfile, StepCurve, StepPoint};
 pub use pipelines::{PipelineRow, QualityRow};
 pub use requests::{ApiRow, Consistency, Latency};
 pub use resources::{ResourceRow, Resources};
-pub use score::{FEWEST_PARTS, Part, PartKind, Score};
-pub use stress::{Outcomes, StressRow};
-pub use targets::{Expected, QuantClass, Reference, Target, Targets, Topic, Unit};
-pub use values::{Distribution, Over, Reading, Spread, State, pooled, reading, spread};
+pub use score::{MIN_SCORE_PARTS, Score, ScorePart, ScorePartKind};
+pub use stress::{RequestCounts, StressRow};
+pub use target_results::{
+    TargetResult, TargetSummary, TargetVerdict, Unmeasurable, evaluate_targets, summarise,
+};
+pub use targets::{Expected, QuantClass, Reference, Target, TargetUnit, Targets, Topic};
+pub use values::{CaseState, Distribution, Reading, Spread, SpreadOver, pooled, reading, spread};
 
-/// Everything that follows from one record alone. Parts whose scenarios are not in the record are
-/// `None` or empty.
+/// All derived data of one record. Parts whose scenarios are not in the record are `None` or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Analysis {
     /// Prompt and answer lengths, `grid/S1` to `grid/S6`.
     pub grid: Option<Grid>,
-    /// Where the time of an answer goes, `profile/answer`.
-    pub kernels: Option<Kernels>,
-    /// Decoding at depths, `context/<depth>`.
+    /// Time per kernel, `profile/answer`.
+    pub kernels: Option<KernelProfile>,
+    /// Context depths, `context/<depth>`.
     pub context: Option<Context>,
-    /// Batch sizes of each category, `<category>/b<size>`.
+    /// Batch sizes, `<category>/b<size>`.
     pub categories: Vec<Category>,
-    /// Percentiles of latencies of every scenario that generates.
+    /// Latency percentiles of every scenario that generates.
     pub latencies: Vec<Latency>,
     /// Kinds of requests, `api/*`.
     pub api: Vec<ApiRow>,
@@ -63,20 +64,20 @@ pub struct Analysis {
     pub pipelines: Vec<PipelineRow>,
     /// Agreement with the f32 definition, `quality/*`.
     pub quality: Vec<QualityRow>,
-    /// Utilisation, power, memory and share of bandwidth of every scenario.
+    /// Utilization, power, memory and roofline fraction of every scenario.
     pub resources: Resources,
-    /// Batch, context and memory that the record speaks for.
+    /// Recommended batch size, context and memory.
     pub advice: Advice,
-    /// One number for the curious.
+    /// One number from 0 to 10.
     pub score: Score,
 }
 
 impl Analysis {
-    /// Derives everything from a record. The same record gives the same analysis.
+    /// Deterministic: the same record gives the same analysis.
     pub fn of(record: &Record) -> Self {
         Self {
             grid: Grid::of(record),
-            kernels: Kernels::of(record),
+            kernels: KernelProfile::of(record),
             context: Context::of(record),
             categories: batches::categories(record),
             latencies: requests::latencies(record),

@@ -1,4 +1,4 @@
-//! The commands, one a file: functions from arguments to text and an exit status.
+//! The commands, one per file: functions from arguments to text and an exit status.
 
 use std::fs;
 use std::io::Write;
@@ -41,7 +41,7 @@ pub(crate) mod synth;
 #[cfg(feature = "engine")]
 pub(crate) mod train_tokenizer;
 
-/// The answer that a script reads. clap ends with 2, too, on a command line that it cannot read.
+/// The exit status. clap, too, ends with 2 on a wrong command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Pass = 0,
@@ -53,8 +53,7 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
-/// What every exit status means: `--help` prints it, and README and docs/gate.md have the same
-/// table.
+/// The meaning of every exit status, for `--help`. README and docs/gate.md have the same table.
 const STATUSES: [(Exit, &str); 7] = [
     (Exit::Pass, "pass or improved (also: equal binaries)"),
     (Exit::Regression, "regression"),
@@ -66,8 +65,8 @@ const STATUSES: [(Exit, &str); 7] = [
     ),
     (
         Exit::NotComparable,
-        "not comparable: other machine, model, settings or prompts, no baseline, base does not build; \
-         or what was asked for is missing",
+        "not comparable: other machine, model, settings or prompts, no baseline, base does not \
+         build; or what was asked for is missing",
     ),
     (Exit::Failed, "the run failed, or greedy output changed"),
     (Exit::Interrupted, "interrupted: what was measured is kept; `--resume`"),
@@ -75,17 +74,30 @@ const STATUSES: [(Exit, &str); 7] = [
 
 /// The table of exit statuses, for `--help`.
 pub(crate) fn statuses() -> String {
-    let line = |(exit, meaning): (Exit, &str)| format!("  {:<3}  {meaning}", exit as u8);
-    format!("Exit status:\n{}", STATUSES.map(line).join("\n"))
+    let mut text = "Exit status:".to_owned();
+    for (exit, meaning) in STATUSES {
+        text += &format!("\n  {:<3} ", exit as u8);
+        let mut column = 0;
+        for word in meaning.split(' ') {
+            if column + word.len() > 70 {
+                text += "\n      ";
+                column = 0;
+            }
+            text += " ";
+            text += word;
+            column += word.len() + 1;
+        }
+    }
+    text
 }
 
-/// The statuses, and the variables that come before the configuration file.
+/// The environment variables and exit statuses, for `--help`.
 pub(crate) fn about() -> String {
     let names: Vec<&str> = candlemark::settings::variables().collect();
     let lines: Vec<String> =
         names.chunks(3).map(|names| format!("  {}", names.join(", "))).collect();
     format!(
-        "Variables, one for each key of candlemark.toml:\n{}\n\n{}",
+        "Environment variables, one per key of candlemark.toml:\n{}\n\n{}",
         lines.join("\n"),
         statuses()
     )
@@ -115,17 +127,17 @@ impl From<Outcome> for Exit {
     }
 }
 
-/// What an error means; those that are not the library's are failures.
+/// The cause of an error; errors of other crates are failures.
 pub(crate) fn cause(error: &anyhow::Error) -> Cause {
     error.downcast_ref::<Error>().map_or(Cause::Failed, Error::cause)
 }
 
-/// The error for what was typed or configured and cannot be.
+/// A usage error.
 fn usage(why: impl Into<String>) -> anyhow::Error {
     Error::Usage(why.into()).into()
 }
 
-/// Writes to the file that was asked for, or to stdout; `-` is stdout too.
+/// Writes to the file, or to stdout; `-` is stdout, too.
 fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> anyhow::Result<()> {
     match file {
         Some(path) if !files::is_stdout(path) => files::write(path, text.as_bytes())?,
@@ -134,20 +146,19 @@ fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> anyhow::Result
     Ok(())
 }
 
-/// The command line as it was typed, for reports; the folder of the binary is left out, because it
-/// says where, not what.
+/// The command line as it was typed, for reports, without the folder of the binary.
 fn command_line() -> String {
     let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let words: Vec<String> = std::iter::once("candlemark".to_owned()).chain(words).collect();
     command(&words)
 }
 
-/// The records that the user named.
+/// Loads the records that the user named.
 fn records(paths: &[PathBuf]) -> Result<Vec<Record>, Error> {
     paths.iter().map(|path| Record::load(path).map_err(Error::of_named_file)).collect()
 }
 
-/// The record of the newest run; folders of runs begin with their UTC time.
+/// The record of the newest run. Names of run folders begin with their UTC time.
 fn newest() -> Result<PathBuf, Error> {
     let runs = files::runs();
     let folders = fs::read_dir(&runs).into_iter().flatten().flatten();

@@ -1,18 +1,23 @@
-//! How often rules for telling regressions are right: every rule judges the same recorded blocks,
-//! ours among them. The design is `gate.md`, section 7. No clock, no file: the same pool and seed
-//! give the same figures on any machine.
+//! How often the gate and other tools are right: every rule judges the same recorded blocks. The
+//! design is `gate.md`, section 7. Reads no clock and no file: the same pool and seed give the same
+//! figures on any machine.
 
 mod calibrate;
-mod contenders;
-mod field;
+mod environment;
+mod evaluation;
 mod figures;
-mod ours;
+mod gate_rule;
+mod other_rules;
 mod replay;
+mod rule;
 mod rules;
 
-pub use calibrate::{Found, calibrate};
-pub use figures::{Bound, Evidence, FIGURES, Figure, Figures, Met, Status, TARGETS, Target, Unit};
-pub use replay::{Columns, Evaluation, Measured, Place, Plan, SCENARIOS, evaluate};
+pub use calibrate::{NoiseEstimates, calibrate};
+pub use evaluation::{Columns, EnvironmentResult, Evaluation, PoolResult, ReplayPlan, evaluate};
+pub use figures::{
+    Bound, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS, GateTarget, GateTargetResult,
+    GateTargetStatus, Proportion, SUITE_SCENARIOS,
+};
 pub use rules::{RULES, Rule, rules};
 
 #[cfg(test)]

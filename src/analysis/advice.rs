@@ -1,5 +1,5 @@
-//! Which batch size, context and memory a record speaks for. Every answer carries the numbers that
-//! it rests on, and every refusal says what is missing.
+//! Recommended batch size, context and memory. Every recommendation carries the numbers that
+//! support it; where there is none, the reason says what is missing.
 
 use serde::Serialize;
 
@@ -7,28 +7,28 @@ use super::batches;
 use super::batches::Category;
 use super::context::{Context, ContextRow};
 use super::resources::serves;
-use super::values::{State, sound};
+use super::values::{CaseState, valid_median};
 use crate::record::Record;
 
-/// A larger batch is worth it from this gain of the whole batch's rate on, as a share.
+/// Smallest gain of the aggregate rate, as a share, for which a larger batch is recommended.
 pub const BATCH_GAIN: f64 = 0.10;
 
-/// Tokens per second that each sequence must keep: about as fast as people read.
+/// Tokens per second that each sequence must keep: about human reading speed.
 pub const BATCH_TOK_S: f64 = 5.0;
 
 /// The share of the decode rate at depth 0 that a context must keep.
 pub const CONTEXT_RETENTION: f64 = 0.5;
 
-/// Memory to have, as a multiple of the largest peak that was measured.
+/// Recommended memory as a multiple of the largest measured peak.
 pub const MEMORY_HEADROOM: f64 = 1.2;
 
 /// Memory is rounded up to multiples of this: 256 MiB.
 pub const MEMORY_STEP_BYTES: u64 = 256 << 20;
 
-/// What the record speaks for.
+/// The recommendations of a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Advice {
-    /// Sequences to answer together.
+    /// Sequences per batch.
     pub batch: Result<BatchAdvice, NoAdvice>,
     /// Tokens of context.
     pub context: Result<ContextAdvice, NoAdvice>,
@@ -44,7 +44,7 @@ pub struct Advice {
 pub enum NoAdvice {
     /// No category has valid rates at two batch sizes.
     NoBatches,
-    /// A single sequence is slower than [`BATCH_TOK_S`] already.
+    /// Even a single sequence is slower than [`BATCH_TOK_S`].
     TooSlow,
     /// No valid rate at depth 0.
     NoDepthZero,
@@ -54,27 +54,27 @@ pub enum NoAdvice {
     NoPeak,
 }
 
-/// The largest batch that is worth it in every category.
+/// The recommended batch size: the smallest over categories of each category's.
 ///
-/// In a category that is the largest batch whose aggregate rate is at least [`BATCH_GAIN`] over the
-/// best of all smaller batches, and in which each sequence still decodes [`BATCH_TOK_S`]; the
-/// smallest batch measured where none is. Over categories it is the smallest of those.
+/// A category's is the largest batch whose aggregate rate exceeds the best rate of all smaller
+/// batches by at least [`BATCH_GAIN`] and in which each sequence still decodes [`BATCH_TOK_S`]; if
+/// there is none, the smallest batch measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BatchAdvice {
-    /// Sequences.
+    /// Sequences per batch.
     pub batch: usize,
-    /// What it rests on.
+    /// The supporting rates.
     pub categories: Vec<CategoryBatch>,
 }
 
-/// One category's part.
+/// The recommended batch size of one category.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CategoryBatch {
     /// Its name.
     pub category: String,
-    /// The largest batch that is worth it here.
+    /// Sequences per batch.
     pub batch: usize,
-    /// The valid batch sizes from the smallest on.
+    /// The valid batch sizes, in ascending order.
     pub steps: Vec<BatchStep>,
 }
 
@@ -87,56 +87,55 @@ pub struct BatchStep {
     pub aggregate_tok_s: f64,
     /// Tokens per second of each sequence.
     pub sequence_tok_s: f64,
-    /// The aggregate rate over the best of all smaller batches, as a share; `None` of the
+    /// Gain of the aggregate rate over the best of all smaller batches, as a share; `None` for the
     /// smallest.
     pub gain: Option<f64>,
-    /// Whether it is worth it.
+    /// Whether it meets both conditions.
     pub worth_it: bool,
 }
 
-/// The largest depth at which decoding keeps [`CONTEXT_RETENTION`] of its rate at depth 0, as it
-/// does at every measured depth before it. Depths with YaRN are left out: they answer another
-/// question.
+/// The largest depth at which decoding, here and at every smaller measured depth, keeps
+/// [`CONTEXT_RETENTION`] of its rate at depth 0. Without depths with YaRN, which changes the model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ContextAdvice {
     /// Tokens.
     pub depth: usize,
-    /// What decoding keeps there.
+    /// Decode rate as a share of that at depth 0.
     pub retention: f64,
     /// Tokens per second there.
     pub decode_tok_s: f64,
-    /// Why it is no larger.
+    /// What limits it.
     pub end: ContextEnd,
 }
 
-/// Why a context is no larger.
+/// What limits the recommended context.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContextEnd {
-    /// Nothing deeper was measured: the limit may be higher.
+    /// The largest measured depth; a deeper one may be fine.
     NotMeasured,
     /// The next depth keeps too little.
     Slow {
         /// That depth.
         depth: usize,
-        /// What decoding keeps there.
+        /// Its decode rate as a share of that at depth 0.
         retention: f64,
     },
     /// The next depth has no valid rate.
     NoRate {
         /// That depth.
         depth: usize,
-        /// What became of it.
-        state: State,
+        /// Its state.
+        state: CaseState,
     },
 }
 
-/// The largest peak of scenarios that serve the model times [`MEMORY_HEADROOM`], rounded up to
-/// [`MEMORY_STEP_BYTES`]. Stress fills memory on purpose, quality and traces hold more than the
-/// model: they are left out.
+/// The largest peak of the scenarios that serve the model times [`MEMORY_HEADROOM`], rounded up to
+/// [`MEMORY_STEP_BYTES`]. Without stress, which fills memory on purpose, and without quality and
+/// traces, which hold more than the model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MemoryAdvice {
-    /// Memory to have.
+    /// Recommended memory.
     pub bytes: u64,
     /// The largest peak.
     pub peak_bytes: f64,
@@ -158,31 +157,31 @@ impl Advice {
 
 fn batch(categories: &[Category]) -> Result<BatchAdvice, NoAdvice> {
     let with_steps = categories.iter().map(|category| (category, steps(category)));
-    let found: Vec<CategoryBatch> = with_steps
+    let categories: Vec<CategoryBatch> = with_steps
         .filter(|(_, steps)| steps.len() > 1)
         .map(|(category, steps)| {
-            let worth = steps.iter().rev().find(|step| step.worth_it);
-            let batch = worth.map_or(steps[0].batch, |step| step.batch);
+            let largest = steps.iter().rev().find(|step| step.worth_it);
+            let batch = largest.map_or(steps[0].batch, |step| step.batch);
             CategoryBatch { category: category.name.clone(), batch, steps }
         })
         .collect();
-    if found.iter().any(|one| one.steps[0].sequence_tok_s < BATCH_TOK_S) {
+    if categories.iter().any(|one| one.steps[0].sequence_tok_s < BATCH_TOK_S) {
         return Err(NoAdvice::TooSlow);
     }
-    let batch = found.iter().map(|one| one.batch).min().ok_or(NoAdvice::NoBatches)?;
-    Ok(BatchAdvice { batch, categories: found })
+    let batch = categories.iter().map(|one| one.batch).min().ok_or(NoAdvice::NoBatches)?;
+    Ok(BatchAdvice { batch, categories })
 }
 
 fn steps(category: &Category) -> Vec<BatchStep> {
     let mut steps: Vec<BatchStep> = Vec::new();
     for row in &category.batches {
-        let rates = row.sound_tok_s().zip(row.sequence_tok_s);
+        let rates = row.valid_tok_s().zip(row.sequence_tok_s);
         let Some((aggregate_tok_s, sequence)) = rates else { continue };
         let before = steps.iter().map(|step| step.aggregate_tok_s).max_by(f64::total_cmp);
         let gain = before.map(|before| aggregate_tok_s / before - 1.0);
-        let pays = gain.is_none_or(|gain| gain >= BATCH_GAIN);
+        let gains = gain.is_none_or(|gain| gain >= BATCH_GAIN);
         let sequence_tok_s = sequence.median;
-        let worth_it = pays && sequence_tok_s >= BATCH_TOK_S;
+        let worth_it = gains && sequence_tok_s >= BATCH_TOK_S;
         steps.push(BatchStep { batch: row.batch, aggregate_tok_s, sequence_tok_s, gain, worth_it });
     }
     steps
@@ -224,7 +223,7 @@ fn context(context: Option<&Context>) -> Result<ContextAdvice, NoAdvice> {
 
 fn memory(record: &Record, metric: &str) -> Result<MemoryAdvice, NoAdvice> {
     let cases = record.scenarios.iter().filter(|case| serves(case));
-    let peaks = cases.filter_map(|case| Some((sound(case, metric)?, case)));
+    let peaks = cases.filter_map(|case| Some((valid_median(case, metric)?, case)));
     let (peak_bytes, case) = peaks.max_by(|a, b| a.0.total_cmp(&b.0)).ok_or(NoAdvice::NoPeak)?;
     let bytes = ((peak_bytes * MEMORY_HEADROOM).ceil() as u64).next_multiple_of(MEMORY_STEP_BYTES);
     Ok(MemoryAdvice { bytes, peak_bytes, id: case.id.clone() })

@@ -1,8 +1,8 @@
-//! Batch sizes of each category: what answering together gains.
+//! Batch sizes of each category, and their efficiency.
 
 use serde::Serialize;
 
-use super::values::{Reading, Spread, State, reading, sound, spread};
+use super::values::{CaseState, Reading, Spread, reading, spread, valid_median};
 use crate::record::{Case, Record};
 
 /// A category and its batch sizes.
@@ -10,7 +10,7 @@ use crate::record::{Case, Record};
 pub struct Category {
     /// Its name.
     pub name: String,
-    /// From the smallest batch to the largest.
+    /// In ascending order of batch size.
     pub batches: Vec<BatchRow>,
 }
 
@@ -20,7 +20,7 @@ pub struct BatchRow {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
+    pub state: CaseState,
     /// Sequences.
     pub batch: usize,
     /// Tokens generated per sequence.
@@ -29,8 +29,8 @@ pub struct BatchRow {
     pub aggregate_tok_s: Option<Spread>,
     /// Tokens per second of each sequence.
     pub sequence_tok_s: Option<Spread>,
-    /// The aggregate rate as a share of batch times the rate of batch 1: 1 where sequences do not
-    /// disturb each other. `None` where either was not measured or is invalid.
+    /// The aggregate rate as a share of batch size times the rate of batch 1: 1 is linear scaling.
+    /// `None` where either rate was not measured or is invalid.
     pub efficiency: Option<f64>,
     /// Seconds to the first token, the mean over sequences.
     pub ttft_s: Option<Spread>,
@@ -44,20 +44,19 @@ pub struct BatchRow {
 
 impl BatchRow {
     /// The aggregate rate where the row is valid.
-    pub(super) fn sound_tok_s(&self) -> Option<f64> {
+    pub(super) fn valid_tok_s(&self) -> Option<f64> {
         self.aggregate_tok_s.filter(|_| self.state.is_valid()).map(|spread| spread.median)
     }
 }
 
-/// The rate of a whole batch. Records of one sequence may keep it under the name of the rate of
-/// each.
+/// The metric of the aggregate rate. Records of batch 1 may have only the rate per sequence.
 pub(super) fn aggregate(case: &Case) -> &'static str {
     let whole = "decode_tok_s_aggregate";
     if case.work.batch == 1 && case.values(whole).is_empty() { "decode_tok_s" } else { whole }
 }
 
-/// The category and batch size that an id such as `code/b4` says.
-pub(super) fn parts(id: &str) -> Option<(&str, usize)> {
+/// The category and batch size in an id such as `code/b4`.
+pub(super) fn category_and_batch(id: &str) -> Option<(&str, usize)> {
     let (name, batch) = id.rsplit_once("/b")?;
     batch.parse().ok().filter(|batch| *batch > 0).map(|batch| (name, batch))
 }
@@ -66,7 +65,7 @@ pub(super) fn parts(id: &str) -> Option<(&str, usize)> {
 pub(super) fn categories(record: &Record) -> Vec<Category> {
     let mut categories: Vec<Category> = Vec::new();
     for case in &record.scenarios {
-        let Some((name, batch)) = parts(&case.id) else { continue };
+        let Some((name, batch)) = category_and_batch(&case.id) else { continue };
         let single = record.case(&format!("{name}/b1"));
         let row = row(case, batch, single);
         match categories.iter_mut().find(|category| category.name == name) {
@@ -81,13 +80,13 @@ pub(super) fn categories(record: &Record) -> Vec<Category> {
 }
 
 fn row(case: &Case, batch: usize, single: Option<&Case>) -> BatchRow {
-    let alone = single.and_then(|single| sound(single, aggregate(single)));
-    let efficiency = sound(case, aggregate(case))
+    let alone = single.and_then(|single| valid_median(single, aggregate(single)));
+    let efficiency = valid_median(case, aggregate(case))
         .zip(alone.filter(|alone| *alone > 0.0))
         .map(|(rate, alone)| rate / (batch as f64 * alone));
     BatchRow {
         id: case.id.clone(),
-        state: State::of(case),
+        state: CaseState::of(case),
         batch,
         new_tokens: case.work.new_tokens,
         aggregate_tok_s: spread(case, aggregate(case)),

@@ -1,8 +1,11 @@
-//! Decoding and reading at depths: what a long context costs.
+//! Decode and prefill rates at context depths.
 
 use serde::Serialize;
 
-use super::values::{Reading, SEED, Spread, State, prompt_tokens, reading, sound, spread, within};
+use super::values::{
+    BOOTSTRAP_SEED, CaseState, Reading, Spread, in_group, prompt_tokens, reading, spread,
+    valid_median,
+};
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::Fit;
@@ -10,10 +13,10 @@ use crate::stats::Fit;
 /// The scenarios `context/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Context {
-    /// Those without YaRN by depth, then those with it by depth.
+    /// By depth, first without YaRN, then with it.
     pub rows: Vec<ContextRow>,
-    /// Growth of a step's time with depth, in seconds per token of depth, through one point for
-    /// each process and depth.
+    /// Slope of the step time over depth, in seconds per token of depth; one point per process and
+    /// depth.
     pub step_growth: Option<Fit>,
     /// The same with YaRN.
     pub step_growth_extended: Option<Fit>,
@@ -25,38 +28,38 @@ pub struct ContextRow {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
+    pub state: CaseState,
     /// Tokens in the cache before the prompt.
     pub depth: usize,
     /// With YaRN.
     pub extended: bool,
-    /// Tokens read at this depth.
+    /// Tokens prefilled at this depth.
     pub prompt_tokens: Option<usize>,
     /// Tokens generated at this depth.
     pub new_tokens: usize,
-    /// Tokens per second of decoding at this depth.
+    /// Decode rate at this depth.
     pub decode_tok_s: Option<Spread>,
-    /// Tokens per second of reading at this depth.
+    /// Prefill rate at this depth.
     pub prefill_tok_s: Option<Spread>,
     /// Seconds of one step at this depth.
     pub tpot_s: Option<Spread>,
     /// The decode rate as a share of that at depth 0 of the same kind; `None` unless both are
     /// valid.
     pub decode_retention: Option<f64>,
-    /// The same of reading.
+    /// The same for prefill.
     pub prefill_retention: Option<f64>,
-    /// Bytes of the cache by its shape.
+    /// Bytes of the KV cache computed from its shape.
     pub kv_bytes_expected: Reading,
-    /// Bytes that the engine holds.
+    /// Bytes of the KV cache that the engine allocated.
     pub kv_bytes_held: Reading,
-    /// Growth of the process's memory over that after loading.
+    /// Peak memory of the process minus its memory after loading.
     pub peak_delta_bytes: Reading,
 }
 
 impl Context {
     /// The depths of a record; `None` where it has no such scenario.
     pub fn of(record: &Record) -> Option<Self> {
-        let mut cases: Vec<Depth> = within(record, "context").filter_map(Depth::of).collect();
+        let mut cases: Vec<Depth> = in_group(record, "context").filter_map(Depth::of).collect();
         cases.sort_by_key(|depth| (depth.extended, depth.depth));
         (!cases.is_empty()).then(|| Self {
             rows: cases.iter().map(|depth| depth.row(&cases)).collect(),
@@ -73,7 +76,7 @@ struct Depth<'a> {
 }
 
 impl<'a> Depth<'a> {
-    /// The id says the depth: a case that failed has no work to say it.
+    /// The depth is taken from the id, because a failed case has no work.
     fn of((case, rest): (&'a Case, &'a str)) -> Option<Self> {
         let plain = rest.strip_suffix("-yarn");
         let depth = plain.unwrap_or(rest).parse().ok()?;
@@ -84,12 +87,12 @@ impl<'a> Depth<'a> {
         let case = self.case;
         let start = all.iter().find(|other| other.extended == self.extended && other.depth == 0);
         let retention = |metric: &str| {
-            let (here, there) = (sound(case, metric)?, sound(start?.case, metric)?);
+            let (here, there) = (valid_median(case, metric)?, valid_median(start?.case, metric)?);
             (there > 0.0).then(|| here / there)
         };
         ContextRow {
             id: case.id.clone(),
-            state: State::of(case),
+            state: CaseState::of(case),
             depth: self.depth,
             extended: self.extended,
             prompt_tokens: prompt_tokens(case),
@@ -109,11 +112,11 @@ impl<'a> Depth<'a> {
 fn step_growth(all: &[Depth], extended: bool) -> Option<Fit> {
     let kind = all.iter().filter(|depth| depth.extended == extended);
     let points: Vec<(f64, f64)> = kind
-        .filter(|depth| State::of(depth.case).is_valid())
+        .filter(|depth| CaseState::of(depth.case).is_valid())
         .flat_map(|depth| {
             let x = depth.depth as f64;
             depth.case.values("tpot_s").into_iter().map(move |y| (x, y))
         })
         .collect();
-    stats::fit(&points, SEED)
+    stats::fit(&points, BOOTSTRAP_SEED)
 }

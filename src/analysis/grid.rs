@@ -1,12 +1,13 @@
-//! Prompt and answer lengths: growth of the time to the first token with the prompt, and the curve
-//! of a long answer's steps.
+//! Prompt and answer lengths: growth of TTFT with the prompt length, and step times of a long
+//! answer.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use super::values::{
-    Reading, SEED, Spread, State, largest, over_all, prompt_tokens, reading, sound, spread, within,
+    BOOTSTRAP_SEED, CaseState, Reading, Spread, in_group, max, over_valid, prompt_tokens, reading,
+    spread, valid_median,
 };
 use crate::record::{Case, Record};
 use crate::stats;
@@ -17,20 +18,18 @@ use crate::stats::Fit;
 pub struct Grid {
     /// In the order of the record.
     pub rows: Vec<GridRow>,
-    /// Growth of TTFT with the prompt, in seconds per prompt token, through one point for each
-    /// process and scenario.
+    /// Slope of TTFT over prompt length, in seconds per prompt token; one point per process and
+    /// scenario.
     pub ttft_growth: Option<Fit>,
-    /// The same of the time of prefill alone.
+    /// The same for the prefill time.
     pub prefill_growth: Option<Fit>,
-    /// Sample standard deviation of the scenarios' decode rates as a share of their mean; `None`
-    /// below two scenarios.
+    /// Coefficient of variation of the scenarios' decode rates; `None` below two scenarios.
     pub decode_cv: Option<f64>,
-    /// Step by step through the longest answer.
+    /// Step times of the longest answer.
     pub steps: Option<StepCurve>,
     /// Seconds to load the model: median over the valid scenarios of the grid.
     pub load_s: Reading,
-    /// Seconds of quantising and packing: median over the valid scenarios that traced it, in the
-    /// grid or not.
+    /// Seconds of quantizing and packing: median over all valid scenarios that traced it.
     pub pack_s: Reading,
     /// First request of a fresh process, of the scenario with the shortest prompt, in seconds.
     pub cold_ttft_s: Reading,
@@ -46,7 +45,7 @@ pub struct GridRow {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
+    pub state: CaseState,
     /// Tokens read.
     pub prompt_tokens: Option<usize>,
     /// Tokens generated.
@@ -57,7 +56,7 @@ pub struct GridRow {
     pub decode_tok_s: Option<Spread>,
     /// Prompt tokens per second.
     pub prefill_tok_s: Option<Spread>,
-    /// Seconds to read the prompt.
+    /// Seconds of prefill.
     pub prefill_s: Option<Spread>,
     /// First request of a fresh process, in seconds.
     pub cold_ttft_s: Reading,
@@ -65,14 +64,14 @@ pub struct GridRow {
     pub peak_rss_bytes: Reading,
 }
 
-/// How fast each step of an answer was.
+/// Times of the decode steps of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepCurve {
     /// The scenario.
     pub id: String,
-    /// Tokens of its prompt: the position of step 1 is one more.
+    /// Prompt tokens: step 1 is at the position after them.
     pub prompt_tokens: usize,
-    /// Answers that it is the median of.
+    /// Number of answers in the median.
     pub samples: usize,
     /// In the order of steps.
     pub points: Vec<StepPoint>,
@@ -81,7 +80,7 @@ pub struct StepCurve {
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StepPoint {
-    /// 1 is the step that makes the second token.
+    /// Step 1 generates the second token.
     pub step: usize,
     /// Median over answers.
     pub seconds: f64,
@@ -92,12 +91,13 @@ pub struct StepPoint {
 impl Grid {
     /// The grid of a record; `None` where it has no such scenario.
     pub fn of(record: &Record) -> Option<Self> {
-        let cases: Vec<&Case> = within(record, "grid").map(|(case, _)| case).collect();
+        let cases: Vec<&Case> = in_group(record, "grid").map(|(case, _)| case).collect();
         let grid = || cases.iter().copied();
         let first = *cases.first()?;
-        let measured = cases.iter().filter(|case| sound(case, "cold_ttft_s").is_some());
+        let measured = cases.iter().filter(|case| valid_median(case, "cold_ttft_s").is_some());
         let shortest = measured.min_by_key(|case| prompt_tokens(case)).copied().unwrap_or(first);
-        let rates: Vec<f64> = cases.iter().filter_map(|case| sound(case, "decode_tok_s")).collect();
+        let rates: Vec<f64> =
+            cases.iter().filter_map(|case| valid_median(case, "decode_tok_s")).collect();
         let mean = stats::mean(&rates).filter(|mean| *mean > 0.0);
         Some(Self {
             rows: cases.iter().map(|case| GridRow::of(case)).collect(),
@@ -105,30 +105,30 @@ impl Grid {
             prefill_growth: growth(&cases, "prefill_s"),
             decode_cv: stats::sd(&rates).zip(mean).map(|(sd, mean)| sd / mean),
             steps: StepCurve::longest(&cases),
-            load_s: over_all(grid(), "load_s", stats::median),
-            pack_s: over_all(record.scenarios.iter(), "pack_s", stats::median),
+            load_s: over_valid(grid(), "load_s", stats::median),
+            pack_s: over_valid(record.scenarios.iter(), "pack_s", stats::median),
             cold_ttft_s: reading(shortest, "cold_ttft_s"),
-            peak_rss_bytes: over_all(grid(), "peak_rss_bytes", largest),
-            peak_device_bytes: over_all(grid(), "peak_device_bytes", largest),
+            peak_rss_bytes: over_valid(grid(), "peak_rss_bytes", max),
+            peak_device_bytes: over_valid(grid(), "peak_device_bytes", max),
         })
     }
 }
 
-/// A line through a metric against prompt tokens, a point for each process of each valid case.
+/// Fits a metric over prompt tokens, with one point per process of each valid case.
 fn growth(cases: &[&Case], metric: &str) -> Option<Fit> {
-    let valid = cases.iter().filter(|case| State::of(case).is_valid());
+    let valid = cases.iter().filter(|case| CaseState::of(case).is_valid());
     let points: Vec<(f64, f64)> = valid
         .filter_map(|case| Some((prompt_tokens(case)? as f64, case.values(metric))))
         .flat_map(|(x, values)| values.into_iter().map(move |y| (x, y)))
         .collect();
-    stats::fit(&points, SEED)
+    stats::fit(&points, BOOTSTRAP_SEED)
 }
 
 impl GridRow {
     fn of(case: &Case) -> Self {
         Self {
             id: case.id.clone(),
-            state: State::of(case),
+            state: CaseState::of(case),
             prompt_tokens: prompt_tokens(case),
             new_tokens: case.work.new_tokens,
             ttft_s: spread(case, "ttft_s"),
@@ -142,16 +142,15 @@ impl GridRow {
 }
 
 impl StepCurve {
-    /// Of the valid case with the longest answer of which steps are stored.
+    /// Of the valid case with the longest answer whose steps are stored.
     fn longest(cases: &[&Case]) -> Option<Self> {
-        let valid = cases.iter().filter(|case| State::of(case).is_valid());
+        let valid = cases.iter().filter(|case| CaseState::of(case).is_valid());
         let curves = valid.filter_map(|case| Self::of(case));
         curves.max_by_key(|curve| curve.points.len())
     }
 
-    /// The curve of a case: step by step the median over its answers. `None` where no steps are
-    /// stored. Steps that only some answers have, which may stop where they like, are the
-    /// median of those.
+    /// For each step the median over the case's answers; late steps have fewer answers if answers
+    /// may end early. `None` where no steps are stored.
     pub fn of(case: &Case) -> Option<Self> {
         let answers: Vec<&Vec<f64>> = case.blocks.iter().flat_map(|block| &block.steps_s).collect();
         let longest = answers.iter().map(|steps| steps.len()).max().filter(|steps| *steps > 0)?;
@@ -169,11 +168,11 @@ impl StepCurve {
 
 /// Where the time of an answer goes, reading its prompt included, traced: `profile/answer`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Kernels {
+pub struct KernelProfile {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
+    pub state: CaseState,
     /// Share of the time that is spent in kernels.
     pub kernel_share: Reading,
     /// Seconds between kernels, for each.
@@ -188,13 +187,13 @@ pub struct Kernels {
     pub shares: Vec<(String, f64)>,
 }
 
-impl Kernels {
+impl KernelProfile {
     /// Of a record; `None` where nothing was traced.
     pub fn of(record: &Record) -> Option<Self> {
         let case = record.case("profile/answer")?;
         Some(Self {
             id: case.id.clone(),
-            state: State::of(case),
+            state: CaseState::of(case),
             kernel_share: reading(case, "kernel_share"),
             kernel_overhead_s: reading(case, "kernel_overhead_s"),
             kernels_per_step: reading(case, "kernels_per_step"),

@@ -1,10 +1,12 @@
-//! Document sets that go through a pipeline, and agreement with the f32 definition.
+//! Pipelines over document sets, and agreement with the f32 reference.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::values::{Reading, Spread, State, prompt_tokens, reading, sound, spread, within};
+use super::values::{
+    CaseState, Reading, Spread, in_group, prompt_tokens, reading, spread, valid_median,
+};
 use crate::record::{Case, Record};
 
 /// One pipeline, `pipelines/*`.
@@ -15,10 +17,10 @@ pub struct PipelineRow {
     /// The id without its first segment: `classification`, `rag`, ...
     pub name: String,
     /// Whether its numbers can be true.
-    pub state: State,
-    /// Documents, chunks or questions of one pass.
+    pub state: CaseState,
+    /// Documents, chunks or questions per pass.
     pub items: Option<usize>,
-    /// Sequences answered together.
+    /// Sequences per batch.
     pub batch: usize,
     /// Tokens generated per item.
     pub new_tokens: usize,
@@ -40,9 +42,9 @@ pub struct PipelineRow {
     pub answer_s: Option<Spread>,
     /// Seconds from the question, or the first item, to the last token.
     pub e2e_s: Option<Spread>,
-    /// The same of simple questions alone, which one passage answers.
+    /// `e2e_s` of simple questions, which one passage answers.
     pub e2e_simple_s: Option<Spread>,
-    /// The same of complex questions alone.
+    /// `e2e_s` of complex questions.
     pub e2e_complex_s: Option<Spread>,
 }
 
@@ -51,7 +53,7 @@ pub(super) fn pipelines(record: &Record) -> Vec<PipelineRow> {
     let row = |(case, name): (&Case, &str)| PipelineRow {
         id: case.id.clone(),
         name: name.into(),
-        state: State::of(case),
+        state: CaseState::of(case),
         items: (case.work.items > 0).then_some(case.work.items),
         batch: case.work.batch,
         new_tokens: case.work.new_tokens,
@@ -67,7 +69,7 @@ pub(super) fn pipelines(record: &Record) -> Vec<PipelineRow> {
         e2e_simple_s: spread(case, "e2e_simple_s"),
         e2e_complex_s: spread(case, "e2e_complex_s"),
     };
-    within(record, "pipelines").map(row).collect()
+    in_group(record, "pipelines").map(row).collect()
 }
 
 /// One set of texts, `quality/*`.
@@ -76,32 +78,33 @@ pub struct QualityRow {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
-    /// What the case says of itself: `reference`, what it is held against.
+    pub state: CaseState,
+    /// Labels of the case; `reference` is what it is compared with.
     pub labels: BTreeMap<String, String>,
     /// Tokens scored.
     pub tokens: Option<usize>,
-    /// Share of positions at which the likeliest token is that of f32.
+    /// Share of positions at which the most likely token equals that of f32.
     pub top1_agreement: Reading,
     /// Kullback-Leibler divergence from f32, in nats per token.
     pub kl_nats: Reading,
-    /// Perplexity as held.
+    /// Perplexity of the model as stored.
     pub perplexity: Reading,
-    /// Perplexity of the f32 definition.
+    /// Perplexity of the f32 reference.
     pub perplexity_f32: Reading,
-    /// The former as a share of the latter: 1 is no loss. `None` where either was not measured or
-    /// the case is invalid.
+    /// `perplexity` divided by `perplexity_f32`: 1 is no loss. `None` where either was not measured
+    /// or the case is invalid.
     pub perplexity_ratio: Option<f64>,
 }
 
 /// The quality scenarios of a record.
 pub(super) fn quality(record: &Record) -> Vec<QualityRow> {
     let row = |(case, _): (&Case, &str)| {
-        let definition = sound(case, "perplexity_f32").filter(|perplexity| *perplexity > 0.0);
-        let ratio = sound(case, "perplexity").zip(definition).map(|(held, f32)| held / f32);
+        let reference = valid_median(case, "perplexity_f32").filter(|perplexity| *perplexity > 0.0);
+        let ratio =
+            valid_median(case, "perplexity").zip(reference).map(|(stored, f32)| stored / f32);
         QualityRow {
             id: case.id.clone(),
-            state: State::of(case),
+            state: CaseState::of(case),
             labels: case.labels.clone(),
             tokens: prompt_tokens(case),
             top1_agreement: reading(case, "top1_agreement"),
@@ -111,5 +114,5 @@ pub(super) fn quality(record: &Record) -> Vec<QualityRow> {
             perplexity_ratio: ratio,
         }
     };
-    within(record, "quality").map(row).collect()
+    in_group(record, "quality").map(row).collect()
 }

@@ -1,28 +1,28 @@
-//! Latencies: of every scenario that generates, of kinds of requests, and of one request many times
-//! over.
+//! Latencies: of every scenario that generates, of kinds of requests, and of one repeated request.
 
 use serde::Serialize;
 
-use super::values::{Distribution, SEED, Spread, State, pooled, prompt_tokens, spread, within};
+use super::values::{
+    BOOTSTRAP_SEED, CaseState, Distribution, Spread, in_group, pooled, prompt_tokens, spread,
+};
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::Fit;
 use crate::workload::Task;
 
-/// Latencies of one scenario, over every sequence, step and answer of all processes. Scenarios are
-/// never pooled: their prompts differ in length.
+/// Latencies of one scenario over every sequence, step and answer of all processes. Scenarios are
+/// not pooled, because their prompt lengths differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Latency {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
-    /// Sequences answered together.
+    pub state: CaseState,
+    /// Sequences per batch.
     pub batch: usize,
-    /// Seconds to the first token, every sequence by itself; over the values of samples where
-    /// sequences are not stored.
+    /// Seconds to the first token of each sequence; of each sample where sequences are not stored.
     pub ttft_s: Option<Distribution>,
-    /// Seconds of steps, which is the latency between tokens.
+    /// Inter-token latency in seconds.
     pub step_s: Option<Distribution>,
     /// Seconds to the last token.
     pub e2e_s: Option<Distribution>,
@@ -45,7 +45,7 @@ fn latency(case: &Case) -> Latency {
     let steps: Vec<f64> =
         blocks.iter().flat_map(|block| &block.steps_s).flatten().copied().collect();
     let first = if case.work.task == Task::Depth {
-        Vec::new() // What fills the cache is part of it, and is not timed.
+        Vec::new() // Filling the cache to the depth is not timed, so there is no TTFT.
     } else if first.is_empty() {
         pooled(case, "ttft_s")
     } else {
@@ -53,7 +53,7 @@ fn latency(case: &Case) -> Latency {
     };
     Latency {
         id: case.id.clone(),
-        state: State::of(case),
+        state: CaseState::of(case),
         batch: case.work.batch,
         ttft_s: Distribution::of(&first),
         step_s: Distribution::of(&steps),
@@ -69,26 +69,25 @@ pub struct ApiRow {
     /// The id without its first segment: `completion`, `chat`, ...
     pub name: String,
     /// Whether its numbers can be true.
-    pub state: State,
-    /// Tokens read, those of the template among them.
+    pub state: CaseState,
+    /// Prompt tokens, including those of the template.
     pub prompt_tokens: Option<usize>,
-    /// How many requests were measured.
+    /// Measured requests.
     pub requests: usize,
-    /// Seconds from the start to the last token, the mean over requests. All ask the same: one
-    /// length, one mean. No mean is taken of a case that is not valid.
+    /// Seconds from the start to the last token, the mean over requests, which are all alike.
+    /// `None` for a case that is not valid; so are the other means.
     pub mean_e2e_s: Option<f64>,
     /// Tokens generated, the mean over requests.
     pub mean_generated: Option<f64>,
-    /// Tokens per second after the first, the mean over requests. Never tokens by the whole time:
-    /// that would mix reading and generating.
+    /// Decode rate, the mean over requests; without the prefill.
     pub mean_decode_tok_s: Option<f64>,
     /// Seconds to the first token.
     pub ttft_s: Option<Spread>,
-    /// Tokens per second after the first.
+    /// Decode rate.
     pub decode_tok_s: Option<Spread>,
     /// Seconds to the last token.
     pub e2e_s: Option<Spread>,
-    /// Seconds from text to ids, the template's work among them.
+    /// Seconds to render the template and tokenize.
     pub tokenize_s: Option<Spread>,
 }
 
@@ -96,12 +95,12 @@ pub struct ApiRow {
 pub(super) fn api(record: &Record) -> Vec<ApiRow> {
     let row = |(case, name): (&Case, &str)| {
         let e2e = pooled(case, "e2e_s");
-        let valid = State::of(case).is_valid();
+        let valid = CaseState::of(case).is_valid();
         let mean = |values: &[f64]| if valid { stats::mean(values) } else { None };
         ApiRow {
             id: case.id.clone(),
             name: name.into(),
-            state: State::of(case),
+            state: CaseState::of(case),
             prompt_tokens: prompt_tokens(case),
             requests: e2e.len(),
             mean_e2e_s: mean(&e2e),
@@ -113,38 +112,37 @@ pub(super) fn api(record: &Record) -> Vec<ApiRow> {
             tokenize_s: spread(case, "tokenize_s"),
         }
     };
-    within(record, "api").map(row).collect()
+    in_group(record, "api").map(row).collect()
 }
 
-/// A token more than there are steps; without steps what was asked for, unless answers may stop
-/// where they like.
+/// One token more than steps. Without stored steps the requested number, unless answers may stop
+/// early.
 fn mean_generated(case: &Case) -> Option<f64> {
     let answers = case.blocks.iter().flat_map(|block| &block.steps_s);
     let counts: Vec<f64> = answers.map(|steps| (steps.len() + 1) as f64).collect();
-    let asked = || case.work.stop == "length" && !case.blocks.is_empty();
-    stats::mean(&counts).or_else(|| asked().then_some(case.work.new_tokens as f64))
+    let requested = || case.work.stop == "length" && !case.blocks.is_empty();
+    stats::mean(&counts).or_else(|| requested().then_some(case.work.new_tokens as f64))
 }
 
-/// One request many times, `consistency/*`.
+/// One repeated request, `consistency/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Consistency {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
+    pub state: CaseState,
     /// Seconds to the last token.
     pub e2e_s: Option<Distribution>,
     /// Seconds to the first token.
     pub ttft_s: Option<Distribution>,
-    /// How much worse the slow requests are than the usual, by `e2e_s`; `None` below 20 requests,
-    /// and of a case that is not valid.
+    /// Ratio of the 95th percentile to the median of `e2e_s`; `None` below 20 requests, and for a
+    /// case that is not valid.
     pub p95_over_p50: Option<f64>,
-    /// Steps longer than five times the median step of their answer, over all requests; `None` of
-    /// a case that is not valid.
+    /// Number of steps longer than five times the median step of their answer; `None` for a case
+    /// that is not valid.
     pub stalls: Option<f64>,
-    /// Growth of `e2e_s` in seconds per request, against how many came before it in its process.
-    /// Its interval leaving out zero means that those processes grew slower or faster as they
-    /// went on, [`Fit::is_sloped`].
+    /// Slope of `e2e_s` over the request's number in its process, in seconds per request. The drift
+    /// is significant if the interval excludes zero, [`Fit::is_sloped`].
     pub drift: Option<Fit>,
     /// Seconds to the last token of each request, a list per process.
     pub series_s: Vec<Vec<f64>>,
@@ -152,7 +150,7 @@ pub struct Consistency {
 
 /// The repeated requests of a record.
 pub(super) fn consistency(record: &Record) -> Vec<Consistency> {
-    within(record, "consistency").map(|(case, _)| repeated(case)).collect()
+    in_group(record, "consistency").map(|(case, _)| repeated(case)).collect()
 }
 
 fn repeated(case: &Case) -> Consistency {
@@ -162,7 +160,7 @@ fn repeated(case: &Case) -> Consistency {
         .iter()
         .flat_map(|series| series.iter().enumerate().map(|(i, &seconds)| (i as f64, seconds)))
         .collect();
-    let state = State::of(case);
+    let state = CaseState::of(case);
     let e2e_s = Distribution::of(&pooled(case, "e2e_s"));
     let stalls = pooled(case, "stalls");
     let valid = state.is_valid();
@@ -172,7 +170,7 @@ fn repeated(case: &Case) -> Consistency {
         ttft_s: Distribution::of(&pooled(case, "ttft_s")),
         p95_over_p50: e2e_s.filter(|_| valid).and_then(|e2e| e2e.p95_over_p50()),
         stalls: (valid && !stalls.is_empty()).then(|| stalls.iter().sum()),
-        drift: if valid { stats::fit(&points, SEED) } else { None },
+        drift: if valid { stats::fit(&points, BOOTSTRAP_SEED) } else { None },
         state,
         series_s,
     }

@@ -1,9 +1,9 @@
-//! What scenarios take of the machine: utilisation, power, memory, how much of the read bandwidth
-//! decoding reaches, and how much of the arithmetic prefill.
+//! Utilization, power, memory, and the shares of peak bandwidth and peak arithmetic that decode and
+//! prefill reach.
 
 use serde::Serialize;
 
-use super::values::{Reading, State, largest, over_all, reading, sound};
+use super::values::{CaseState, Reading, max, over_valid, reading, valid_median};
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::workload::Task;
@@ -13,20 +13,21 @@ use crate::workload::Task;
 pub struct Resources {
     /// In the order of the record.
     pub rows: Vec<ResourceRow>,
-    /// Share of the CPUs: median over the valid scenarios that generate.
+    /// CPU utilization: median over the valid scenarios that generate.
     pub cpu_utilisation: Reading,
-    /// Share of the GPU, likewise.
+    /// GPU utilization, likewise.
     pub gpu_utilisation: Reading,
     /// Watts, likewise.
     pub power_w: Reading,
     /// Joules per token, likewise.
     pub energy_j_per_token: Reading,
-    /// Bytes of this process: largest over the valid scenarios but stress, quality and traces.
+    /// Peak memory of the process: maximum over the valid scenarios without stress, quality and
+    /// traces.
     pub peak_rss_bytes: Reading,
-    /// Bytes on the device, likewise.
+    /// Peak memory of the device, likewise.
     pub peak_device_bytes: Reading,
-    /// Share of the measured read bandwidth that decoding reaches: median over the valid scenarios
-    /// of one sequence.
+    /// Share of the measured read bandwidth that decode reaches: median over the valid scenarios of
+    /// batch 1.
     pub roofline_fraction: Reading,
     /// Share of the measured arithmetic peak that prefill reaches: median over the valid scenarios
     /// that generate.
@@ -39,20 +40,20 @@ pub struct ResourceRow {
     /// The scenario.
     pub id: String,
     /// Whether its numbers can be true.
-    pub state: State,
-    /// Share of the CPUs.
+    pub state: CaseState,
+    /// CPU utilization.
     pub cpu_utilisation: Reading,
-    /// Share of the GPU.
+    /// GPU utilization.
     pub gpu_utilisation: Reading,
     /// Watts.
     pub power_w: Reading,
     /// Joules per token.
     pub energy_j_per_token: Reading,
-    /// High-water mark of this process.
+    /// Peak memory of the process.
     pub peak_rss_bytes: Reading,
-    /// High-water mark on the device.
+    /// Peak memory of the device.
     pub peak_device_bytes: Reading,
-    /// Share of the measured read bandwidth that decoding reaches.
+    /// Share of the measured read bandwidth that decode reaches.
     pub roofline_fraction: Reading,
     /// Share of the measured arithmetic peak that prefill reaches.
     pub prefill_flop_fraction: Reading,
@@ -67,21 +68,21 @@ impl Resources {
             gpu_utilisation: typical(record, "gpu_utilisation", generates),
             power_w: typical(record, "power_w", generates),
             energy_j_per_token: typical(record, "energy_j_per_token", generates),
-            peak_rss_bytes: over(record, "peak_rss_bytes", serves, largest),
-            peak_device_bytes: over(record, "peak_device_bytes", serves, largest),
-            roofline_fraction: typical(record, "roofline_fraction", alone),
+            peak_rss_bytes: over(record, "peak_rss_bytes", serves, max),
+            peak_device_bytes: over(record, "peak_device_bytes", serves, max),
+            roofline_fraction: typical(record, "roofline_fraction", is_single_sequence),
             prefill_flop_fraction: typical(record, "prefill_flop_fraction", generates),
         }
     }
 }
 
-/// How many scenarios the overall share of bandwidth rests on.
-pub(super) fn with_roofline(record: &Record) -> usize {
-    let cases = record.scenarios.iter().filter(|case| alone(case));
-    cases.filter_map(|case| sound(case, "roofline_fraction")).count()
+/// Number of scenarios in the overall roofline fraction.
+pub(super) fn count_with_roofline(record: &Record) -> usize {
+    let cases = record.scenarios.iter().filter(|case| is_single_sequence(case));
+    cases.filter_map(|case| valid_median(case, "roofline_fraction")).count()
 }
 
-fn alone(case: &Case) -> bool {
+fn is_single_sequence(case: &Case) -> bool {
     generates(case) && case.work.batch == 1
 }
 
@@ -89,8 +90,8 @@ fn generates(case: &Case) -> bool {
     matches!(case.work.task, Task::Generate | Task::Depth)
 }
 
-/// Whether the memory of a scenario is that of serving a model: stress fills it on purpose, quality
-/// and traces hold more than the model.
+/// Whether the memory of a scenario is that of serving a model: stress fills memory on purpose,
+/// quality and traces hold more than the model.
 pub(super) fn serves(case: &Case) -> bool {
     !matches!(case.work.task, Task::Stress | Task::Quality | Task::Profile)
 }
@@ -105,13 +106,13 @@ fn over(
     which: fn(&Case) -> bool,
     centre: fn(&[f64]) -> Option<f64>,
 ) -> Reading {
-    over_all(record.scenarios.iter().filter(|case| which(case)), metric, centre)
+    over_valid(record.scenarios.iter().filter(|case| which(case)), metric, centre)
 }
 
 fn row(case: &Case) -> ResourceRow {
     ResourceRow {
         id: case.id.clone(),
-        state: State::of(case),
+        state: CaseState::of(case),
         cpu_utilisation: reading(case, "cpu_utilisation"),
         gpu_utilisation: reading(case, "gpu_utilisation"),
         power_w: reading(case, "power_w"),

@@ -1,9 +1,8 @@
-//! Requests that are made until something gives way: how many were answered, and what memory did
-//! meanwhile.
+//! Requests under a memory limit: their outcomes and their memory.
 
 use serde::Serialize;
 
-use super::values::{Reading, State, reading, within};
+use super::values::{CaseState, Reading, in_group, reading};
 use crate::record::{Case, Outcome, Record, Request};
 
 /// One kind of stress, `stress/*`.
@@ -14,33 +13,33 @@ pub struct StressRow {
     /// The id without its first segment: `long`, `many`, ...
     pub name: String,
     /// Whether its numbers can be true.
-    pub state: State,
-    /// The memory limit it was run under, as the record has it.
+    pub state: CaseState,
+    /// The memory limit, as the record has it.
     pub memory_limit: Option<String>,
-    /// How many requests ended how.
-    pub outcomes: Outcomes,
+    /// Requests by outcome.
+    pub outcomes: RequestCounts,
     /// Share of requests that failed.
     pub error_rate: Reading,
     /// Share of requests for which there was no memory.
     pub oom_rate: Reading,
-    /// Prompt tokens of the longest that was answered.
+    /// Prompt tokens of the longest answered request.
     pub largest_answered: Option<usize>,
-    /// Prompt tokens of the shortest that was not.
+    /// Prompt tokens of the shortest request that was not answered.
     pub smallest_unanswered: Option<usize>,
-    /// Growth of memory in bytes per request.
+    /// Slope of memory over requests, in bytes per request.
     pub mem_slope_bytes_per_request: Reading,
-    /// Every request in its order, memory after it among the rest, a list per process.
+    /// Every request in order, one list per process.
     pub requests: Vec<Vec<Request>>,
 }
 
-/// Requests by how they ended.
+/// Requests by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Outcomes {
+pub struct RequestCounts {
     /// Every token was generated.
     pub answered: usize,
-    /// Not begun.
+    /// Refused before it began.
     pub refused: usize,
-    /// No memory for it.
+    /// Out of memory.
     pub out_of_memory: usize,
     /// Longer than a request may take.
     pub timed_out: usize,
@@ -48,7 +47,7 @@ pub struct Outcomes {
     pub failed: usize,
 }
 
-impl Outcomes {
+impl RequestCounts {
     /// All of them.
     pub fn total(&self) -> usize {
         self.answered + self.refused + self.out_of_memory + self.timed_out + self.failed
@@ -71,7 +70,7 @@ impl Outcomes {
 
 /// The stress scenarios of a record.
 pub(super) fn stress(record: &Record) -> Vec<StressRow> {
-    within(record, "stress").map(|(case, name)| row(case, name)).collect()
+    in_group(record, "stress").map(|(case, name)| row(case, name)).collect()
 }
 
 fn row(case: &Case, name: &str) -> StressRow {
@@ -84,9 +83,9 @@ fn row(case: &Case, name: &str) -> StressRow {
     StressRow {
         id: case.id.clone(),
         name: name.into(),
-        state: State::of(case),
+        state: CaseState::of(case),
         memory_limit: case.labels.get("memory_limit").cloned(),
-        outcomes: Outcomes::count(all()),
+        outcomes: RequestCounts::count(all()),
         error_rate: reading(case, "error_rate"),
         oom_rate: reading(case, "oom_rate"),
         largest_answered: tokens(true).max(),

@@ -1,5 +1,5 @@
-//! A matrix of targets as data: what a model of some quantisation is hoped to reach, in which
-//! scenario, on which machine. Built in and from files of the user's own. Knows no record.
+//! Performance targets by model, quantization and scenario, built in and from files. Knows no
+//! record.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,28 +11,27 @@ use super::batches;
 use crate::error::{Error, Result};
 use crate::workload::{Better, METRICS, Metric, metric};
 
-/// Targets and the machine that they were set for.
+/// Targets and their reference machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Targets {
-    /// The machine; without it nothing is scaled.
+    /// The reference machine; without it nothing is scaled.
     pub reference: Option<Reference>,
-    /// Names of models for which others stand in, for example because no model of that name
-    /// exists.
+    /// Models that stand in for others, for example because no model of that name exists.
     #[serde(default)]
     pub aliases: BTreeMap<String, Vec<String>>,
-    /// The rows, in the order in which they are shown.
+    /// In the order in which they are shown.
     #[serde(default, rename = "target")]
     pub rows: Vec<Target>,
 }
 
-/// The machine that targets were set for.
+/// The machine for which the targets were set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {
-    /// For people.
+    /// Its name.
     pub machine: String,
-    /// Bytes per second that it reads from memory.
+    /// Read bandwidth of its memory in bytes per second.
     pub read_bytes_per_s: f64,
 }
 
@@ -40,38 +39,39 @@ pub struct Reference {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// Unique; a row of a later file with the same id takes its place.
+    /// Unique; a target of a later file with the same id replaces it.
     pub id: String,
-    /// The shape's name, `qwen3-1.7b`; `qwen3-*` is every name that begins so, `*` every model.
+    /// Name of a shape, `qwen3-1.7b`; `qwen3-*` is every name with this prefix, `*` every model.
     pub model: String,
-    /// Without it any.
+    /// Without it, any quantization.
     #[serde(default)]
     pub quant: Option<QuantClass>,
-    /// What kind of target it is.
+    /// Group of the target.
     pub topic: Topic,
-    /// The scenario that measures it; `short/*` is the best of those. Without it nothing does.
+    /// Scenario that measures it; `short/*` is the best of those. Without it, the target cannot be
+    /// measured.
     #[serde(default)]
     pub scenario: Option<String>,
-    /// The metrics that measure it, by name: the first that has a value.
+    /// Metrics that measure it: the first with a value counts.
     #[serde(default)]
     pub metric: Vec<String>,
     /// The unit of the bounds.
-    pub unit: Unit,
-    /// Lower end of what is hoped for. Of rates it is what decides.
+    pub unit: TargetUnit,
+    /// Lower end of the range; decides for rates.
     #[serde(default)]
     pub min: Option<f64>,
-    /// Upper end of what is hoped for. Of times, bytes and watts it is what decides.
+    /// Upper end of the range; decides for times, bytes and watts.
     #[serde(default)]
     pub max: Option<f64>,
-    /// What whoever set it expects, where that was said.
+    /// The expected result, if given.
     #[serde(default)]
     pub expected: Option<Expected>,
-    /// Anything else: the original wording of a converted bound, for example.
+    /// Free text: the original wording of a converted bound, for example.
     #[serde(default)]
     pub note: Option<String>,
 }
 
-/// Bits that weights are held in.
+/// Bits per weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum QuantClass {
     /// `q4_*`.
@@ -86,8 +86,8 @@ pub enum QuantClass {
 }
 
 impl QuantClass {
-    /// The class of what a record says weights are held as: of a mix that of its first, which most
-    /// bytes are.
+    /// The class of a record's quantization; of a mix that of the first format, which has most
+    /// bytes.
     pub fn of(quant: &str) -> Option<Self> {
         let first = quant.split('+').next().unwrap_or(quant);
         match first {
@@ -98,7 +98,7 @@ impl QuantClass {
         }
     }
 
-    /// As it is written.
+    /// As it is written in files.
     pub fn name(self) -> &'static str {
         match self {
             QuantClass::FourBit => "4bit",
@@ -108,7 +108,7 @@ impl QuantClass {
     }
 }
 
-/// What kind of target a row is, for grouping.
+/// Group of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Topic {
@@ -124,32 +124,32 @@ pub enum Topic {
     Memory,
     /// Power.
     Power,
-    /// A use of the model.
+    /// A use case.
     UseCase,
-    /// A set of documents.
+    /// A pipeline over documents.
     Pipeline,
-    /// Retrieval with an answer.
+    /// Retrieval-augmented generation.
     Rag,
-    /// What the model is fit for.
+    /// Suitability of the model.
     Suitability,
 }
 
-/// What whoever set a target expects.
+/// The expected result of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expected {
-    /// It is met.
+    /// Met.
     Achievable,
-    /// It is met barely or not quite.
+    /// Met or missed by little.
     Marginal,
-    /// It is not met.
+    /// Missed.
     Unsuitable,
 }
 
 /// The unit of a target's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "units are their names")]
-pub enum Unit {
+pub enum TargetUnit {
     #[serde(rename = "tok/s")]
     TokS,
     #[serde(rename = "s")]
@@ -171,88 +171,93 @@ pub enum Unit {
     ItemsMin,
     #[serde(rename = "chunks/min")]
     ChunksMin,
-    /// Words are not what models count in: nothing measures them.
+    /// No metric counts words.
     #[serde(rename = "words/min")]
     WordsMin,
 }
 
-/// How a value follows the bandwidth of memory.
+/// How a value scales with memory bandwidth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Follows {
-    /// In proportion.
-    Rate,
-    /// Inversely.
-    Time,
-    /// Not at all.
-    Nothing,
+pub(super) enum BandwidthScaling {
+    Proportional,
+    Inverse,
+    Independent,
 }
 
-impl Unit {
-    /// As it is written.
+impl TargetUnit {
+    /// As it is written in files.
     pub fn name(self) -> &'static str {
         match self {
-            Unit::TokS => "tok/s",
-            Unit::S => "s",
-            Unit::Ms => "ms",
-            Unit::Gb => "GB",
-            Unit::Gib => "GiB",
-            Unit::Mib => "MiB",
-            Unit::W => "W",
-            Unit::J => "J",
-            Unit::ItemsMin => "items/min",
-            Unit::ChunksMin => "chunks/min",
-            Unit::WordsMin => "words/min",
+            TargetUnit::TokS => "tok/s",
+            TargetUnit::S => "s",
+            TargetUnit::Ms => "ms",
+            TargetUnit::Gb => "GB",
+            TargetUnit::Gib => "GiB",
+            TargetUnit::Mib => "MiB",
+            TargetUnit::W => "W",
+            TargetUnit::J => "J",
+            TargetUnit::ItemsMin => "items/min",
+            TargetUnit::ChunksMin => "chunks/min",
+            TargetUnit::WordsMin => "words/min",
         }
     }
 
-    /// A stored value in this unit.
-    pub fn show(self, stored: f64) -> f64 {
+    /// Converts a stored value to this unit.
+    pub fn convert(self, stored: f64) -> f64 {
         match self {
-            Unit::Ms => stored * 1e3,
-            Unit::Gb => stored / 1e9,
-            Unit::Gib => stored / (1u64 << 30) as f64,
-            Unit::Mib => stored / (1u64 << 20) as f64,
+            TargetUnit::Ms => stored * 1e3,
+            TargetUnit::Gb => stored / 1e9,
+            TargetUnit::Gib => stored / (1u64 << 30) as f64,
+            TargetUnit::Mib => stored / (1u64 << 20) as f64,
             _ => stored,
         }
     }
 
-    /// Whether values of a metric can be said in this unit.
+    /// Whether values of a metric can be given in this unit.
     fn fits(self, metric: &str) -> bool {
         let rate = metric.contains("tok_s");
         match self {
-            Unit::TokS => rate,
-            Unit::S | Unit::Ms => !rate && metric.ends_with("_s"),
-            Unit::Gb | Unit::Gib | Unit::Mib => metric.ends_with("_bytes"),
-            Unit::W => metric.ends_with("_w"),
-            Unit::J => metric == "energy_j_per_token",
-            Unit::ItemsMin => metric == "items_per_min",
-            Unit::ChunksMin => metric == "chunks_per_min",
-            Unit::WordsMin => false,
+            TargetUnit::TokS => rate,
+            TargetUnit::S | TargetUnit::Ms => !rate && metric.ends_with("_s"),
+            TargetUnit::Gb | TargetUnit::Gib | TargetUnit::Mib => metric.ends_with("_bytes"),
+            TargetUnit::W => metric.ends_with("_w"),
+            TargetUnit::J => metric == "energy_j_per_token",
+            TargetUnit::ItemsMin => metric == "items_per_min",
+            TargetUnit::ChunksMin => metric == "chunks_per_min",
+            TargetUnit::WordsMin => false,
         }
     }
 
-    pub(super) fn follows(self) -> Follows {
+    pub(super) fn bandwidth_scaling(self) -> BandwidthScaling {
         match self {
-            Unit::TokS | Unit::ItemsMin | Unit::ChunksMin | Unit::WordsMin => Follows::Rate,
-            Unit::S | Unit::Ms => Follows::Time,
-            Unit::Gb | Unit::Gib | Unit::Mib | Unit::W | Unit::J => Follows::Nothing,
+            TargetUnit::TokS
+            | TargetUnit::ItemsMin
+            | TargetUnit::ChunksMin
+            | TargetUnit::WordsMin => BandwidthScaling::Proportional,
+            TargetUnit::S | TargetUnit::Ms => BandwidthScaling::Inverse,
+            TargetUnit::Gb | TargetUnit::Gib | TargetUnit::Mib | TargetUnit::W | TargetUnit::J => {
+                BandwidthScaling::Independent
+            }
         }
     }
 }
 
 impl Target {
-    /// The batch size of its scenario, where that says one.
+    /// The batch size of its scenario, if the id has one.
     pub fn batch(&self) -> Option<usize> {
-        batches::parts(self.scenario.as_deref()?).map(|(_, batch)| batch)
+        batches::category_and_batch(self.scenario.as_deref()?).map(|(_, batch)| batch)
     }
 
-    /// Which direction is good, as its unit has it.
+    /// The better direction, by its unit.
     pub fn better(&self) -> Better {
-        if self.unit.follows() == Follows::Rate { Better::Higher } else { Better::Lower }
+        if self.unit.bandwidth_scaling() == BandwidthScaling::Proportional {
+            Better::Higher
+        } else {
+            Better::Lower
+        }
     }
 
-    /// The bound that decides, in its unit: the lower end of a range of rates, the upper end of
-    /// anything else.
+    /// The bound that decides, in its unit: the lower end for rates, otherwise the upper end.
     pub fn bound(&self) -> Option<f64> {
         match self.better() {
             Better::Higher => self.min,
@@ -263,11 +268,11 @@ impl Target {
     fn check(&self) -> std::result::Result<(), String> {
         let Some(bound) = self.bound() else {
             let side = if self.better() == Better::Higher { "min" } else { "max" };
-            return Err(format!("has no `{side}`, which decides in {}", self.unit.name()));
+            return Err(format!("has no `{side}`, which targets in {} need", self.unit.name()));
         };
         let bounds = || self.min.into_iter().chain(self.max);
         if bounds().any(|bound| !bound.is_finite() || bound <= 0.0) {
-            return Err("has a bound that is not a positive number".into());
+            return Err("has a bound that is not positive and finite".into());
         }
         if self.min.unwrap_or(bound) > self.max.unwrap_or(bound) {
             return Err("has a `min` above its `max`".into());
@@ -280,7 +285,7 @@ impl Target {
             let found: &Metric =
                 metric(name).ok_or_else(|| Error::unknown("metric", name, known()).to_string())?;
             if !self.unit.fits(name) || found.better != self.better() {
-                return Err(format!("cannot say `{name}` in {}", self.unit.name()));
+                return Err(format!("cannot have `{name}` in {}", self.unit.name()));
             }
         }
         Ok(())
@@ -293,34 +298,33 @@ impl Targets {
         Self::parse(include_str!("../../fixtures/targets.toml")).expect("tested with each build")
     }
 
-    /// Targets of a file.
+    /// Reads a file of targets.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not a table of targets.
+    /// When the file cannot be read or is invalid.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Self::parse(&text).map_err(|why| Error::Invalid { path: path.into(), why })
     }
 
-    /// Targets of the text of a file; the error says what is wrong with it.
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let targets: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         for (i, target) in targets.rows.iter().enumerate() {
             target.check().map_err(|why| format!("target `{}` {why}", target.id))?;
             if targets.rows[..i].iter().any(|other| other.id == target.id) {
-                return Err(format!("target `{}` is there twice", target.id));
+                return Err(format!("target `{}` appears twice", target.id));
             }
         }
         let bandwidth = targets.reference.as_ref().map(|reference| reference.read_bytes_per_s);
         if bandwidth.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
-            return Err("`reference.read_bytes_per_s` is not a positive number".into());
+            return Err("`reference.read_bytes_per_s` is not positive and finite".into());
         }
         Ok(targets)
     }
 
-    /// Both: rows of `later` with a known id take the old one's place, others follow; so with its
-    /// machine and aliases.
+    /// Merges both: targets of `later` with a known id replace the old ones, others are appended;
+    /// its reference machine and aliases take precedence.
     pub fn merge(mut self, later: Self) -> Self {
         self.reference = later.reference.or(self.reference);
         self.aliases.extend(later.aliases);

@@ -1,7 +1,7 @@
-//! Records made by code, and what follows from them.
+//! The analysis of synthetic records.
 
-mod advised;
-mod aimed;
+mod advice;
+mod targets;
 
 use super::*;
 use crate::record::{
@@ -17,13 +17,13 @@ fn near(found: f64, expected: f64) {
     );
 }
 
-/// A process with values and no samples.
+/// A block with values and no samples.
 fn block(values: &[(&str, f64)]) -> Block {
     let values = values.iter().map(|&(name, value)| (name.into(), Some(value))).collect();
     Block { values, ..Block::default() }
 }
 
-/// A process with samples, and their medians as values.
+/// A block with samples, and their medians as values.
 fn sampled(samples: &[(&str, &[f64])]) -> Block {
     let mut block = Block::default();
     for &(name, values) in samples {
@@ -33,7 +33,7 @@ fn sampled(samples: &[(&str, &[f64])]) -> Block {
     block
 }
 
-/// A block whose metric has no value, and why.
+/// A block whose metric has no value, with a note.
 fn null(name: &str, why: &str) -> Block {
     let mut block = Block::default();
     block.values.insert(name.into(), None);
@@ -117,19 +117,19 @@ fn a_record_without_scenarios_has_nothing_and_no_score() {
 #[test]
 fn one_process_spreads_over_its_samples_and_several_over_their_values() {
     let one = case("a/b1", vec![sampled(&[("ttft_s", &[1.0, 2.0, 3.0])])]);
-    let expected = Spread { median: 2.0, sd: Some(1.0), count: 3, over: Over::Samples };
+    let expected = Spread { median: 2.0, sd: Some(1.0), count: 3, over: SpreadOver::Samples };
     assert_eq!(spread(&one, "ttft_s"), Some(expected));
 
     let first = sampled(&[("ttft_s", &[1.0, 2.0, 3.0])]);
     let second = sampled(&[("ttft_s", &[4.0, 4.0, 9.0])]);
     let two = case("a/b1", vec![first, second]);
     let found = spread(&two, "ttft_s").unwrap();
-    assert_eq!((found.median, found.count, found.over), (3.0, 2, Over::Blocks));
+    assert_eq!((found.median, found.count, found.over), (3.0, 2, SpreadOver::Blocks));
     near(found.sd.unwrap(), 2f64.sqrt());
     assert_eq!(pooled(&two, "ttft_s"), [1.0, 2.0, 3.0, 4.0, 4.0, 9.0]);
 
     let baseline = case("a/b1", vec![block(&[("ttft_s", 5.0)])]);
-    let expected = Spread { median: 5.0, sd: None, count: 1, over: Over::Blocks };
+    let expected = Spread { median: 5.0, sd: None, count: 1, over: SpreadOver::Blocks };
     assert_eq!(spread(&baseline, "ttft_s"), Some(expected));
     assert_eq!(spread(&baseline, "e2e_s"), None);
     assert_eq!(spread(&failed("a/b1", "x"), "ttft_s"), None);
@@ -160,18 +160,18 @@ fn a_missing_value_passes_its_reason_on() {
     assert_eq!(reading(&noted, "e2e_s"), Reading::default());
     let failed = failed("a/b1", "out of memory");
     assert_eq!(reading(&failed, "power_w").why.as_deref(), Some("failed: out of memory"));
-    assert_eq!(State::of(&failed), State::Failed("out of memory".into()));
+    assert_eq!(CaseState::of(&failed), CaseState::Failed("out of memory".into()));
     let unsupported = unsupported("a/b1", "no such device");
-    assert_eq!(State::of(&unsupported), State::Unsupported("no such device".into()));
+    assert_eq!(CaseState::of(&unsupported), CaseState::Unsupported("no such device".into()));
     let skipped = absent("a/b1", AbsenceKind::SkippedTime, "no time");
-    assert_eq!(State::of(&skipped), State::Skipped("no time".into()));
+    assert_eq!(CaseState::of(&skipped), CaseState::Skipped("no time".into()));
     let skipped = absent("a/b1", AbsenceKind::SkippedMemory, "no room");
-    assert_eq!(State::of(&skipped), State::Skipped("no room".into()));
-    assert_eq!(State::of(&absent("a/b1", AbsenceKind::NotMeasuredYet, "")), State::Empty);
-    assert_eq!(State::of(&case("a/b1", Vec::new())), State::Empty);
-    assert_eq!(State::of(&noted), State::Valid);
+    assert_eq!(CaseState::of(&skipped), CaseState::Skipped("no room".into()));
+    assert_eq!(CaseState::of(&absent("a/b1", AbsenceKind::NotMeasuredYet, "")), CaseState::Empty);
+    assert_eq!(CaseState::of(&case("a/b1", Vec::new())), CaseState::Empty);
+    assert_eq!(CaseState::of(&noted), CaseState::Valid);
     let failed = vec!["too fast to be true".into()];
-    assert_eq!(State::of(&invalid(noted)), State::Invalid(failed));
+    assert_eq!(CaseState::of(&invalid(noted)), CaseState::Invalid(failed));
 }
 
 fn grid_case(i: usize, prompt: usize, new: usize, decode: f64) -> Case {
@@ -229,7 +229,7 @@ fn a_grid_of_one_has_no_growth() {
     assert_eq!((growth.points, growth.slope_90), (2, None));
     let failed = Grid::of(&record(vec![failed("grid/S1", "x")])).unwrap();
     assert_eq!((failed.ttft_growth, failed.steps.clone()), (None, None));
-    assert_eq!(failed.rows[0].state, State::Failed("x".into()));
+    assert_eq!(failed.rows[0].state, CaseState::Failed("x".into()));
     assert_eq!(failed.rows[0].prompt_tokens, None);
     assert_eq!(failed.load_s.why.as_deref(), Some("failed: x"));
 }
@@ -258,7 +258,8 @@ fn traced_kernels_are_read_where_they_were_traced() {
         ("traced_product_share", 0.7),
         ("pack_s", 0.5),
     ];
-    let kernels = Kernels::of(&record(vec![case("profile/answer", vec![block(&values)])])).unwrap();
+    let kernels =
+        KernelProfile::of(&record(vec![case("profile/answer", vec![block(&values)])])).unwrap();
     assert_eq!(
         (kernels.kernel_share.value, kernels.kernels_per_step.value),
         (Some(0.9), Some(170.0))
@@ -363,12 +364,12 @@ fn requests_of_each_api_are_averaged() {
     assert_eq!((plain.mean_e2e_s, plain.mean_generated), (Some(3.0), Some(32.0)));
     assert_eq!((plain.mean_decode_tok_s, plain.tokenize_s), (Some(20.0), None));
     assert_eq!(api[1].mean_generated, Some(15.0), "a token more than steps");
-    assert_eq!(api[2].state, State::Unsupported("no template".into()));
+    assert_eq!(api[2].state, CaseState::Unsupported("no template".into()));
     assert_eq!(api[2].prompt_tokens, None, "nothing was tokenized");
     assert_eq!((api[2].requests, api[2].mean_e2e_s, api[2].mean_generated), (0, None, None));
     let broken = invalid(worked("api/completion", 20, 32, vec![sampled(&samples)]));
     let broken = Analysis::of(&record(vec![broken])).api.remove(0);
-    assert_eq!(broken.state, State::Invalid(vec!["too fast to be true".into()]));
+    assert_eq!(broken.state, CaseState::Invalid(vec!["too fast to be true".into()]));
     let means = (broken.mean_e2e_s, broken.mean_generated, broken.mean_decode_tok_s);
     assert_eq!((broken.requests, means), (2, (None, None, None)));
     assert_eq!(broken.e2e_s.unwrap().median, 3.0, "kept, to be struck out");
@@ -424,7 +425,8 @@ fn stress_counts_requests_by_their_end() {
     };
     let stress = Analysis::of(&record(vec![long, case("stress/many", vec![many])])).stress;
     let long = &stress[0];
-    let expected = Outcomes { answered: 2, refused: 1, out_of_memory: 1, ..Outcomes::default() };
+    let expected =
+        RequestCounts { answered: 2, refused: 1, out_of_memory: 1, ..RequestCounts::default() };
     assert_eq!((long.outcomes, long.outcomes.total()), (expected, 4));
     assert_eq!((long.largest_answered, long.smallest_unanswered), (Some(128), Some(256)));
     assert_eq!((long.error_rate.value, long.oom_rate.value), (Some(0.5), Some(0.25)));

@@ -1,111 +1,109 @@
-//! Values of a case: their centre and spread, their distribution, and why there are none. Knows
-//! nothing of what they mean.
+//! Values of a case: median, spread, distribution, and why there are none.
 
 use serde::Serialize;
 
 use crate::record::{Absence, AbsenceKind, Case, Record};
 use crate::stats;
 
-/// Seed of every bootstrap here: the same record gives the same intervals.
-pub(super) const SEED: u64 = 0x0ca4_d1e5;
+/// Seed of every bootstrap in this module, so that the same record gives the same intervals.
+pub(super) const BOOTSTRAP_SEED: u64 = 0x0ca4_d1e5;
 
-/// What can be said of a case.
+/// Whether a case has valid numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Its numbers can be true.
+pub enum CaseState {
+    /// Measured, and all checks passed.
     Valid,
-    /// Checks failed, named here: its numbers are shown struck out, and nothing is computed from
-    /// them.
+    /// Failed these checks: its numbers are shown struck out, and nothing is computed from them.
     Invalid(Vec<String>),
-    /// The engine cannot do it, which is an answer: why.
+    /// The engine does not support it: why.
     Unsupported(String),
-    /// It was left out, because time was up for example: why.
+    /// Skipped, for lack of time for example: why.
     Skipped(String),
-    /// It was tried and failed: why.
+    /// Failed: why.
     Failed(String),
-    /// No process measured it, or none has yet.
+    /// Not measured, or not yet.
     Empty,
 }
 
-impl State {
+impl CaseState {
     /// The state of a case.
     pub fn of(case: &Case) -> Self {
         match &case.absent {
             Some(Absence { kind, why }) => match kind {
-                AbsenceKind::Unsupported | AbsenceKind::Unknown => State::Unsupported(why.clone()),
-                AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => {
-                    State::Skipped(why.clone())
+                AbsenceKind::Unsupported | AbsenceKind::Unknown => {
+                    CaseState::Unsupported(why.clone())
                 }
-                AbsenceKind::Failed => State::Failed(why.clone()),
-                AbsenceKind::NotMeasuredYet => State::Empty,
+                AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => {
+                    CaseState::Skipped(why.clone())
+                }
+                AbsenceKind::Failed => CaseState::Failed(why.clone()),
+                AbsenceKind::NotMeasuredYet => CaseState::Empty,
             },
-            None if !case.validity.ok() => State::Invalid(case.validity.failed.clone()),
-            None if case.blocks.is_empty() => State::Empty,
-            None => State::Valid,
+            None if !case.validity.ok() => CaseState::Invalid(case.validity.failed.clone()),
+            None if case.blocks.is_empty() => CaseState::Empty,
+            None => CaseState::Valid,
         }
     }
 
-    /// Whether numbers may be computed from it.
+    /// Whether numbers may be derived from it.
     pub fn is_valid(&self) -> bool {
-        *self == State::Valid
+        *self == CaseState::Valid
     }
 }
 
 /// What a spread is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Over {
-    /// Samples of one process: how much its repetitions differ, which says nothing of other
-    /// processes.
+pub enum SpreadOver {
+    /// Samples of one process, without the variance between processes.
     Samples,
-    /// Values of processes, one each.
+    /// Values of blocks, one per process.
     Blocks,
 }
 
-/// The centre of values and how far they lie apart, in the unit of their metric's name.
+/// Median and standard deviation of values, in the unit of the metric's name.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Spread {
-    /// Their median.
+    /// Median.
     pub median: f64,
-    /// Their sample standard deviation; `None` of one value.
+    /// Sample standard deviation; `None` for one value.
     pub sd: Option<f64>,
-    /// How many there are.
+    /// Number of values.
     pub count: usize,
-    /// What they are.
-    pub over: Over,
+    /// What the values are.
+    pub over: SpreadOver,
 }
 
 impl Spread {
-    /// The spread of these values; `None` where there are none.
-    pub fn of(values: &[f64], over: Over) -> Option<Self> {
+    /// `None` without values.
+    pub fn of(values: &[f64], over: SpreadOver) -> Option<Self> {
         let median = stats::median(values)?;
         Some(Self { median, sd: stats::sd(values), count: values.len(), over })
     }
 }
 
-/// The spread of a metric: over the samples of the only process, otherwise over the values of
-/// processes.
+/// The spread of a metric: over the samples if there is one block, otherwise over the blocks.
 pub fn spread(case: &Case, metric: &str) -> Option<Spread> {
     if let [block] = case.blocks.as_slice()
         && let Some(samples) = block.samples.get(metric)
         && !samples.is_empty()
     {
-        return Spread::of(samples, Over::Samples);
+        return Spread::of(samples, SpreadOver::Samples);
     }
-    Spread::of(&case.values(metric), Over::Blocks)
+    Spread::of(&case.values(metric), SpreadOver::Blocks)
 }
 
-/// What is known of many values, in their unit.
+/// Summary statistics of values, in their unit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Distribution {
-    /// How many values.
+    /// Number of values.
     pub count: usize,
     /// Arithmetic mean.
     pub mean: f64,
-    /// The middle value.
+    /// Median.
     pub median: f64,
-    /// Sample standard deviation; `None` of one value.
+    /// Sample standard deviation; `None` for one value.
     pub sd: Option<f64>,
     /// Smallest.
     pub min: f64,
@@ -120,7 +118,7 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// The distribution of these values; `None` where there are none.
+    /// `None` without values.
     pub fn of(values: &[f64]) -> Option<Self> {
         Some(Self {
             count: values.len(),
@@ -135,14 +133,14 @@ impl Distribution {
         })
     }
 
-    /// How much worse the slow ones are than the usual; `None` where there is no 95th percentile or
-    /// the median is zero.
+    /// 95th percentile divided by the median; `None` if there is no 95th percentile or the median
+    /// is zero.
     pub fn p95_over_p50(&self) -> Option<f64> {
         self.p95.filter(|_| self.median > 0.0).map(|p95| p95 / self.median)
     }
 }
 
-/// Every sample of a metric, of all processes, in their order.
+/// All samples of a metric, of all processes, in order.
 pub fn pooled(case: &Case, metric: &str) -> Vec<f64> {
     case.blocks.iter().filter_map(|block| block.samples.get(metric)).flatten().copied().collect()
 }
@@ -152,38 +150,35 @@ pub fn pooled(case: &Case, metric: &str) -> Vec<f64> {
 pub struct Reading {
     /// In the unit of the metric's name; the median over processes.
     pub value: Option<f64>,
-    /// Why it is `None`, or how it was read where there are several ways, as the record says; may
-    /// be unknown.
+    /// The record's note: why there is no value, or how it was read.
     pub why: Option<String>,
 }
 
-/// The value of a metric of a case, with what the record says of it.
+/// The value of a metric of a case, with the record's note.
 pub fn reading(case: &Case, metric: &str) -> Reading {
     let value = stats::median(&case.values(metric));
     Reading { value, why: note(case, metric).or_else(|| absent(case)) }
 }
 
-/// The centre of a metric of a case that is valid.
-pub(super) fn sound(case: &Case, metric: &str) -> Option<f64> {
-    State::of(case).is_valid().then(|| stats::median(&case.values(metric)))?
+/// The median of a metric of a valid case.
+pub(super) fn valid_median(case: &Case, metric: &str) -> Option<f64> {
+    CaseState::of(case).is_valid().then(|| stats::median(&case.values(metric)))?
 }
 
-/// One value for many cases: a centre of the values of those that are valid. Why there is none is
-/// what any of them says of the metric, or, where none does, what became of the first that is
-/// absent.
-pub(super) fn over_all<'a>(
+/// One value over the valid cases, by `statistic`. If there is none, the note is that of any case
+/// on the metric, or the reason of the first absent case.
+pub(super) fn over_valid<'a>(
     cases: impl Iterator<Item = &'a Case> + Clone,
     metric: &str,
-    centre: fn(&[f64]) -> Option<f64>,
+    statistic: fn(&[f64]) -> Option<f64>,
 ) -> Reading {
-    let values: Vec<f64> = cases.clone().filter_map(|case| sound(case, metric)).collect();
-    let value = centre(&values);
+    let values: Vec<f64> = cases.clone().filter_map(|case| valid_median(case, metric)).collect();
+    let value = statistic(&values);
     let none = || if value.is_none() { cases.clone().find_map(absent) } else { None };
     Reading { value, why: cases.clone().find_map(|case| note(case, metric)).or_else(none) }
 }
 
-/// The largest.
-pub(super) fn largest(values: &[f64]) -> Option<f64> {
+pub(super) fn max(values: &[f64]) -> Option<f64> {
     values.iter().copied().max_by(f64::total_cmp)
 }
 
@@ -195,17 +190,17 @@ fn absent(case: &Case) -> Option<String> {
     case.absent.as_ref().map(Absence::to_string)
 }
 
-/// Tokens of all sequences' prompts; `None` where no process has tokenized them.
+/// Prompt tokens of all sequences; `None` where no process has tokenized them.
 pub(super) fn prompt_tokens(case: &Case) -> Option<usize> {
     let tokens = &case.work.prompt_tokens;
     (!tokens.is_empty()).then(|| tokens.iter().sum())
 }
 
-/// The cases whose ids begin with a segment, with the rest of their ids.
-pub(super) fn within<'a>(
+/// The cases whose ids begin with `group/`, with the rest of their ids.
+pub(super) fn in_group<'a>(
     record: &'a Record,
-    segment: &'static str,
+    group: &'static str,
 ) -> impl Iterator<Item = (&'a Case, &'a str)> {
-    let rest = move |id: &'a str| id.strip_prefix(segment)?.strip_prefix('/');
+    let rest = move |id: &'a str| id.strip_prefix(group)?.strip_prefix('/');
     record.scenarios.iter().filter_map(move |case| Some((case, rest(&case.id)?)))
 }

@@ -1,4 +1,4 @@
-//! `candlemark calibrate`: how much this machine differs from itself.
+//! `candlemark calibrate`: measures the noise of this machine.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlemark::compare::Policy;
-use candlemark::evaluate::Found;
+use candlemark::evaluate::NoiseEstimates;
 use candlemark::files::Lock;
 use candlemark::pair::build::Built;
 use candlemark::pair::pool;
@@ -24,53 +24,53 @@ use crate::cmd::interrupt::interruptible;
 use crate::cmd::pair::build;
 use crate::cmd::setup::{ModelArguments, check_words_for_turns};
 
-/// Measure what this machine differs by when nothing was changed: processes, sessions, code layouts
+/// Measure the noise of this machine: variance between processes, sessions and code layouts
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Parts of scenario ids; what is found holds for all scenarios, the smallest change that can
-    /// be seen for these
+    /// Suites or parts of scenario ids. The noise holds for all scenarios, the smallest detectable
+    /// changes for these
     #[arg(default_values_t = ["short/b1", "code/b1", "short/b4"].map(String::from))]
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
-    /// What to build: a branch, tag or commit
+    /// Branch, tag or commit to build
     #[arg(long, value_name = "REF", default_value = "HEAD")]
     base: String,
-    /// Sessions; baselines and runs are sessions too, and differ by as much as these
+    /// Sessions; their variance is that of baselines and runs, which are sessions too
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     sessions: u16,
-    /// Pause between sessions; those within an hour of each other count as one
+    /// Pause between sessions; sessions less than an hour apart count as one
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = candlemark::settings::duration)]
     pause: Duration,
     /// Blocks per session
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(8..))]
     blocks: u16,
-    /// Quads per block and scenario
+    /// Rounds (ABBA) per block and scenario
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = Count::ROUNDS.parser())]
     quads: usize,
-    /// Other layouts of the base's code to link and measure; needs the linker lld
+    /// Additional code layouts of the base to link and measure; needs the linker lld
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=10))]
     layouts: u8,
-    /// Add sessions to those of an earlier calibration of the same commit: three at different
-    /// times tell how sessions differ
+    /// Add sessions to an earlier calibration of the same commit; the variance between sessions
+    /// needs three
     #[arg(long)]
     more: bool,
-    /// Seed of all orders
+    /// Seed of the random orders
     #[arg(long, value_name = "N", default_value_t = 1)]
     order_seed: u64,
-    /// Folder of Cargo's files for the builds
+    /// Cargo's target folder for the builds [default: target/candlemark/pair/target]
     #[arg(long, value_name = "FOLDER")]
     target_dir: Option<PathBuf>,
-    /// File of the raw blocks, which `--more` adds to; default: target/candlemark/calibration.json
+    /// File of the raw blocks, to which `--more` adds [default: target/candlemark/calibration.json]
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
-    /// Folder of baselines, where the calibration goes
+    /// Folder of baselines, in which the calibration is stored
     #[arg(long, value_name = "FOLDER", default_value = "baselines")]
     baselines: PathBuf,
 }
 
-/// Letters of layouts, none of which is that of another arm.
-const LETTERS: &str = "LPQRSUVWYZ";
+/// Letters of layouts; other arms use none of them.
+const LAYOUT_LETTERS: &str = "LPQRSUVWYZ";
 
 pub(crate) fn run(
     arguments: &Arguments,
@@ -82,12 +82,12 @@ pub(crate) fn run(
     let policy = Policy::new(&config.gate)?;
     check_words_for_turns(&arguments.scenarios)?;
     let _lock = Lock::take(&raw)?;
-    // The file's name is known once the model is loaded.
+    // Checks the folder: the file's name is known once the model is loaded.
     files::check(&arguments.baselines.join("calibration.json"))?;
     let earlier = arguments.more.then(|| Pool::load(&raw)).transpose();
     let earlier = earlier.map_err(Error::of_named_file)?;
     let setup = arguments.model.setup_for_turns(config)?;
-    let stop = interruptible("whole sessions are kept; go on with `--more`")?;
+    let stop = interruptible("complete sessions are kept, `--more` continues")?;
     let (base, layouts) = binaries(arguments, stop)?;
     let known = earlier.as_ref().map_or(0, |pool| pool.environments.len());
     let plan = Plan {
@@ -111,7 +111,10 @@ pub(crate) fn run(
     let pool = pool::record(&plan, stop, &mut progress(&plan))?;
     let calibration = calibration(&pool, &policy);
     if calibration.floors.is_empty() {
-        return Err(Error::Undecided("no block counts: nothing is calibrated".into()).into());
+        return Err(Error::Undecided(
+            "every block was rejected; measure on a quieter machine".into(),
+        )
+        .into());
     }
     let (class, folder) = (&pool.machine.class, &arguments.baselines);
     let path = baseline::calibration_path(folder, class, &pool.model, &pool.settings);
@@ -125,10 +128,10 @@ fn binaries(
     arguments: &Arguments,
     stop: &AtomicBool,
 ) -> anyhow::Result<(Built, Vec<(char, Built)>)> {
-    let instead = "run it where the commit of `--base` is, to build it";
+    let instead = "run this in the repository that has the commit of `--base`";
     build(arguments.target_dir.as_deref(), instead, stop, |builder| {
         let base = builder.commit(&arguments.base)?;
-        let letters = LETTERS.chars().take(arguments.layouts.into()).zip(1..);
+        let letters = LAYOUT_LETTERS.chars().take(arguments.layouts.into()).zip(1..);
         let layouts = letters
             .map(|(letter, seed)| Ok((letter, builder.shuffled(&arguments.base, seed)?)))
             .collect::<candlemark::Result<_>>()?;
@@ -136,7 +139,7 @@ fn binaries(
     })
 }
 
-/// What is stored of a pool whose environments are sessions.
+/// The calibration of a pool whose environments are sessions.
 fn calibration(pool: &Pool, policy: &Policy) -> Calibration {
     let sitting = |session: &Recorded| Sitting {
         id: session.name.clone(),
@@ -144,7 +147,7 @@ fn calibration(pool: &Pool, policy: &Policy) -> Calibration {
         ended: session.ended.clone(),
     };
     let (spec, sha256, quant) = (&pool.model.spec, &pool.model.sha256, &pool.model.quant);
-    let Found { layout_sd, session_sd, floors } = evaluate::calibrate(pool, policy.alpha);
+    let NoiseEstimates { layout_sd, session_sd, floors } = evaluate::calibrate(pool, policy.alpha);
     Calibration {
         schema: SCHEMA,
         kind: CalibrationKind::Calibration,

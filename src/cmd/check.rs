@@ -1,5 +1,4 @@
-//! `candlemark check`: a record against its baseline, or what `candlemark pair` stored, which needs
-//! none.
+//! `candlemark check`: judges a record against its baseline, or a stored pair, which needs none.
 
 #[cfg(feature = "engine")]
 mod further;
@@ -24,16 +23,16 @@ use candlemark::{Error, baseline, report};
 use crate::cmd::document::Document;
 use crate::cmd::{Exit, command_line, newest, statuses, usage};
 
-/// Judge a record against a baseline, or judge again what `candlemark pair` measured
+/// Judge a record against a baseline, or judge a stored pair again
 #[derive(clap::Args)]
 #[command(after_long_help = statuses())]
 pub(crate) struct Arguments {
-    /// Record to judge, or the file of a pair; several records of one commit are judged together;
-    /// default: the newest run under target/candlemark/runs
+    /// Record or pair to judge; several records of one commit are judged together
+    /// [default: the newest run under target/candlemark/runs]
     #[arg(long, value_name = "FILE")]
     record: Vec<PathBuf>,
-    /// Baseline to judge against; default: that of this machine and model under the folder of
-    /// baselines
+    /// Baseline to judge against [default: that of this machine and model in the folder of
+    /// baselines]
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
     /// Folder of baselines
@@ -43,22 +42,20 @@ pub(crate) struct Arguments {
     document: Document,
     #[command(flatten)]
     rules: Rules,
-    /// This is the only look: the verdict does not pay for measuring further, which may then not
-    /// follow
+    /// Judge at full significance as the only look; `--measure` may not follow
     #[arg(long)]
     single_look: bool,
-    /// Measure further blocks of what is undecided, and judge again after each round
+    /// Measure further blocks of undecided scenarios, and judge again after each round
     #[cfg(feature = "engine")]
     #[arg(long, conflicts_with = "single_look")]
     measure: bool,
-    /// How long to measure at most
+    /// Longest time for `--measure`
     #[cfg(feature = "engine")]
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, requires = "measure")]
     budget: Duration,
 }
 
 impl Arguments {
-    /// Whether what is undecided is measured further.
     fn measures(&self) -> bool {
         #[cfg(feature = "engine")]
         return self.measure;
@@ -72,18 +69,18 @@ impl Arguments {
     }
 }
 
-/// What follows from findings.
 #[derive(clap::Args)]
 pub(crate) struct Rules {
-    /// What makes the exit status 1; default: the configuration's, or `regression`
+    /// Findings that end with exit status 1 [default: regression]
     #[arg(long, value_enum)]
     fail_on: Option<Severity>,
 }
 
 impl Rules {
-    /// The configuration's policy, with what the flags say in its place.
+    /// The configuration's policy, overridden by the flags.
     pub(crate) fn policy(&self, config: &Config) -> anyhow::Result<Policy> {
-        let mut policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
+        let mut policy =
+            Policy::new(&config.gate).context("invalid `[gate]` in the configuration")?;
         match self.fail_on {
             Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
             Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
@@ -97,11 +94,10 @@ impl Rules {
 enum Severity {
     /// Any regression
     Regression,
-    /// One past twice its limit
+    /// A regression beyond twice its limit
     Critical,
 }
 
-/// What was judged.
 enum Judged {
     Pair(Box<Paired>),
     Run(Box<Record>),
@@ -128,41 +124,41 @@ pub(crate) fn run(
     });
     let (paths, judgement, judged) = match verdict {
         Ok(verdict) => verdict,
-        Err(error) => return Err(arguments.document.instead(error, &policy, &command, out)),
+        Err(error) => return Err(arguments.document.write_error(error, &policy, &command, out)),
     };
     let page = || match &judged {
         Judged::Pair(paired) => report::pair_page(paired, &judgement, &command),
         Judged::Run(record) => report::page(record, Some((&judgement, &command))),
     };
     arguments.document.write(&judgement, &command, page, out)?;
-    let goes_on = matches!(judged, Judged::Run(_)) && !arguments.measures() && policy.looks > 1;
-    if goes_on && judgement.outcome == Outcome::Undecided && !judgement.open().is_empty() {
+    let may_continue =
+        matches!(judged, Judged::Run(_)) && !arguments.measures() && policy.looks > 1;
+    if may_continue && judgement.outcome == Outcome::Undecided && !judgement.open().is_empty() {
         let files = if arguments.record.is_empty() { paths.as_slice() } else { &[] };
         writeln!(std::io::stderr(), "to decide: `{}`", with_measure(&command, files))?;
     }
     Ok(judgement.outcome.into())
 }
 
-/// The verdict, and what it is about.
 fn verdict(
     paths: &[PathBuf],
     arguments: &Arguments,
     policy: &Policy,
 ) -> anyhow::Result<(Judgement, Judged)> {
     let Some(paired) = pair(paths, arguments)? else {
-        let (judgement, record) = stored(paths, arguments, policy)?;
+        let (judgement, record) = judge_run(paths, arguments, policy)?;
         return Ok((judgement, Judged::Run(Box::new(record))));
     };
     if arguments.measures() {
         return Err(usage(
-            "`--measure` goes on with a run; a pair is measured anew by `candlemark pair` with a larger \
-             `--budget`",
+            "`--measure` continues a run; to decide a pair, measure it again by `candlemark pair` \
+             with a larger `--budget`",
         ));
     }
     Ok((paired::judge(&paired, policy), Judged::Pair(Box::new(paired))))
 }
 
-/// The pair that was asked for, if it is one; `None` for records.
+/// The pair, if the file is one; `None` for records.
 fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paired>> {
     for path in paths {
         let text = fs::read_to_string(path)
@@ -173,12 +169,12 @@ fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paire
         let name = path.display();
         if paths.len() > 1 {
             return Err(usage(format!(
-                "`{name}` is a pair, which is judged alone: give no other `--record`"
+                "`{name}` is a pair, which is judged alone; give no other `--record`"
             )));
         }
         if arguments.baseline.is_some() {
             return Err(usage(format!(
-                "`{name}` is a pair, which has its base in it: give no `--baseline`"
+                "`{name}` is a pair, which contains its base; give no `--baseline`"
             )));
         }
         let paired = Paired::parse(&text, path);
@@ -187,8 +183,8 @@ fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paire
     Ok(None)
 }
 
-/// The verdict on a run against its baseline, and the run as far as it was measured.
-fn stored(
+/// Judges a run against its baseline; the verdict and the run with everything measured.
+fn judge_run(
     paths: &[PathBuf],
     arguments: &Arguments,
     policy: &Policy,
@@ -196,29 +192,29 @@ fn stored(
     let load_run = |path: &PathBuf| Record::load(path).map_err(|error| arguments.of_record(error));
     let runs = paths.iter().map(load_run).collect::<candlemark::Result<Vec<_>>>()?;
     let record = baseline::pool(&runs)?;
-    let known = load(&record, arguments, policy)?;
+    let stored = load(&record, arguments, policy)?;
     let grounds = Grounds {
-        baseline: &known.baseline,
-        release: known.release.as_ref(),
-        calibration: known.calibration.as_ref(),
+        baseline: &stored.baseline,
+        release: stored.release.as_ref(),
+        calibration: stored.calibration.as_ref(),
     };
     #[cfg(feature = "engine")]
     if arguments.measure {
-        let beside = paths.last().context("a run has a record")?;
+        let path = paths.last().context("a run has a record")?;
         let decide = |run: &Record| judge(grounds, run, policy);
-        return further::judged(record, beside, arguments.budget, &decide);
+        return further::judge(record, path, arguments.budget, &decide);
     }
     Ok((judge(grounds, &record, policy), record))
 }
 
-/// What is stored about a run's machine and model.
-struct Known {
+/// The stored files for a run's machine and model.
+struct Stored {
     baseline: Record,
     release: Option<Record>,
     calibration: Option<Calibration>,
 }
 
-fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> candlemark::Result<Known> {
+fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> candlemark::Result<Stored> {
     let (path, baseline) = match &arguments.baseline {
         Some(path) if !path.exists() => {
             let why =
@@ -228,25 +224,24 @@ fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> candlemark::
         Some(path) => (path.clone(), Record::load(path).map_err(Error::of_named_file)?),
         None => {
             let found = baseline::find(&arguments.baselines, record, &policy.allow_class);
-            found.map_err(of_stored)?
+            found.map_err(unusable)?
         }
     };
-    let release = baseline::find_release(&path).map_err(of_stored)?;
+    let release = baseline::find_release(&path).map_err(unusable)?;
     let calibration = baseline::find_calibration(&arguments.baselines, record);
-    Ok(Known { baseline, release, calibration: calibration.map_err(of_stored)? })
+    Ok(Stored { baseline, release, calibration: calibration.map_err(unusable)? })
 }
 
-/// The error about a file that lies in the folder of baselines: with one that cannot be read
-/// nothing is compared.
-fn of_stored(error: Error) -> Error {
+/// An unreadable file in the folder of baselines makes a run not comparable.
+fn unusable(error: Error) -> Error {
     match error {
         Error::Read { .. } | Error::Invalid { .. } => Error::NotComparable(error.chain()),
         error => error,
     }
 }
 
-/// The command that goes on where this one could not decide; `files` are records that it found by
-/// itself, because another run may be the newest one by then.
+/// The command that continues where this one could not decide. `files` are records that were not
+/// named on the command line: another run may be the newest by then.
 fn with_measure(command: &str, files: &[PathBuf]) -> String {
     let records: String = files.iter().map(|file| format!(" --record {}", quoted(file))).collect();
     format!("{command}{records} --measure")

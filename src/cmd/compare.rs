@@ -1,4 +1,4 @@
-//! `candlemark compare`: configurations before and after, side by side, without a verdict.
+//! `candlemark compare`: records side by side, without a verdict.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,27 +8,26 @@ use candlemark::report;
 
 use crate::cmd::{Exit, records, write};
 
-/// Print records side by side: what was changed, what became of it, then every metric; gives no
-/// verdict
+/// Print records side by side, without a verdict: changed settings, their effect, every metric
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Two or more records; changes are against the first
+    /// Two or more records; changes are relative to the first
     #[arg(num_args = 2.., required = true, value_name = "RECORD")]
     records: Vec<PathBuf>,
-    /// Form of the document
+    /// Format of the document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// File to write to instead of stdout
+    /// Output file [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
-    /// What was changed, what became of it, and every metric as Markdown
+    /// Markdown
     #[default]
     Md,
-    /// The same as JSON
+    /// JSON
     Json,
 }
 

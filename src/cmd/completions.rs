@@ -1,4 +1,4 @@
-//! `candlemark completions`: what a shell needs to complete our arguments.
+//! `candlemark completions`: shell completions.
 
 use std::io::Write;
 
@@ -6,16 +6,16 @@ use clap::CommandFactory as _;
 
 use crate::cmd::Exit;
 
-/// Print completions for a shell
+/// Print shell completions
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which shell
+    /// Shell to print completions for
     #[arg(value_enum)]
     shell: clap_complete::Shell,
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    // clap_complete panics when it cannot write: a buffer always can.
+    // clap_complete panics on a write error; writing to a buffer cannot fail.
     let mut text = Vec::new();
     clap_complete::generate(
         arguments.shell,

@@ -1,5 +1,4 @@
-//! The document that a verdict is given in: its form, where it goes, and what it says where there
-//! is no verdict.
+//! The document of a verdict: its format, its file, and its text if there is no verdict.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,18 +9,16 @@ use candlemark::{Error, files, report};
 
 use crate::cmd::{cause, write};
 
-/// Which document, and where it goes.
 #[derive(clap::Args)]
 pub(crate) struct Document {
-    /// Form of the verdict
+    /// Format of the verdict
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// File to write the verdict to instead of stdout
+    /// Output file of the verdict [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// The form of a verdict.
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
 enum Format {
     /// Text for a terminal
@@ -29,27 +26,27 @@ enum Format {
     Human,
     /// Markdown for a pull request
     Md,
-    /// Everything that went into the verdict
+    /// JSON with all data of the verdict
     Json,
-    /// One self-contained page
+    /// Self-contained HTML page
     Html,
-    /// Annotations of a GitHub job
+    /// Annotations for GitHub Actions
     Github,
     /// JUnit XML
     Junit,
-    /// Bencher Metric Format, JSON
+    /// Bencher Metric Format (JSON)
     Bmf,
     /// JSON for github-action-benchmark
     SmallerIsBetter,
 }
 
 impl Document {
-    /// Refuses a file that could not be written later, before anything is measured.
+    /// Refuses an unwritable file before anything is measured.
     pub(crate) fn check(&self) -> candlemark::Result<()> {
         self.output.as_deref().map_or(Ok(()), files::check)
     }
 
-    /// Writes a verdict; a page shows more than the verdict, and is made by whoever has that.
+    /// Writes a verdict. The caller renders the HTML page, which shows more than the verdict.
     pub(crate) fn write(
         &self,
         judgement: &Judgement,
@@ -70,10 +67,9 @@ impl Document {
         write(&text, self.output.as_deref(), out)
     }
 
-    /// Writes the document for an error that left no verdict, so that whoever reads it learns why;
-    /// the error, for stderr and the exit status. A wrong command line has no document, as where
-    /// clap refuses it.
-    pub(crate) fn instead(
+    /// Writes a document for an error in place of the verdict, and returns the error for stderr and
+    /// the exit status. Usage errors have no document, as those of clap.
+    pub(crate) fn write_error(
         &self,
         error: anyhow::Error,
         policy: &Policy,
@@ -90,18 +86,19 @@ impl Document {
         let page = || report::verdict_page(&judgement, command);
         match self.write(&judgement, command, page, out) {
             Ok(()) => error,
-            Err(second) => error.context(format!("{second:#}")), // The first one is the answer.
+            // The first error sets the exit status.
+            Err(second) => error.context(format!("{second:#}")),
         }
     }
 }
 
-/// An error without the words that the outcome says already.
+/// The error without the words that repeat the outcome.
 fn reason(error: &anyhow::Error) -> String {
     if matches!(error.downcast_ref(), Some(Error::Interrupted)) {
         return "interrupted before anything was measured".into();
     }
     let text = brief(&format!("{error:#}"));
-    let said = ["not comparable: ", "cannot decide: "];
-    let rest = said.iter().find_map(|prefix| text.strip_prefix(prefix));
+    let prefixes = ["not comparable: ", "cannot decide: "];
+    let rest = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
     rest.unwrap_or(&text).to_owned()
 }

@@ -1,19 +1,18 @@
-//! Download progress on stderr: a bar a file, hidden where nobody looks.
+//! Download progress on stderr: one bar per file, hidden if stderr is no terminal.
 
 use std::io::Write as _;
 
 use candlemark::model::Progress;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Bars of the files of a model.
 #[derive(Default)]
-pub(crate) struct Bars {
+pub(crate) struct ProgressBars {
     current: Option<(String, ProgressBar)>,
 }
 
-impl Progress for Bars {
+impl Progress for ProgressBars {
     fn note(&mut self, text: &str) {
-        // A closed stderr is no reason not to measure.
+        // A closed stderr does not stop the measurement.
         let _ = writeln!(std::io::stderr(), "note: {text}");
     }
 

@@ -1,9 +1,9 @@
-//! `candlemark gate-eval`: measures the gate.
+//! `candlemark gate-eval`: measures the error rates of the gate.
 
 use std::io::Write;
 use std::path::PathBuf;
 
-use candlemark::evaluate::{Evidence, Plan};
+use candlemark::evaluate::{Proportion, ReplayPlan};
 use candlemark::record::pool::Pool;
 use candlemark::settings::Config;
 use candlemark::{Error, evaluate, files, report};
@@ -13,7 +13,7 @@ use crate::cmd::{Exit, command_line, usage, write};
 #[cfg(feature = "engine")]
 pub(crate) mod record;
 
-/// Measure how often the gate is right
+/// Measure the error rates of the gate
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -24,23 +24,24 @@ pub(crate) struct Arguments {
 enum Command {
     #[cfg(feature = "engine")]
     Record(Box<record::Arguments>),
-    /// Judge virtual suites of recorded blocks by this gate's rule and by those of other tools
+    /// Replay the rules of this gate and of other tools on recorded blocks
     Replay(Replay),
-    /// Print the interval that holds a rate with 95 % (Clopper and Pearson), in percent
+    /// Print the 95 % confidence interval of a rate in percent (Clopper–Pearson)
     Bounds(Bounds),
 }
 
 #[derive(clap::Args)]
 struct Bounds {
-    /// How often it was so
+    /// Cases that count
     hits: usize,
-    /// Of how many
+    /// All cases
     cases: usize,
 }
 
 #[derive(clap::Args)]
 struct Replay {
-    /// Pools of recorded blocks, judged each and all together; default: those of `fixtures/gate`
+    /// Pools of recorded blocks; each has figures of its own, and all together
+    /// [default: those of fixtures/gate]
     #[arg(value_name = "POOL")]
     pools: Vec<PathBuf>,
     /// Virtual suites per environment and arm
@@ -49,13 +50,13 @@ struct Replay {
     /// Seed of the virtual suites
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Rules to replay, with commas between; default: all
+    /// Rules to replay, comma-separated [default: all]
     #[arg(long, value_delimiter = ',', value_name = "RULE")]
     rules: Vec<String>,
-    /// Form of the figures; the last line of `human` and `md` is JSON
+    /// Format of the figures; the last line of `human` and `md` is JSON
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// File to write the figures to instead of stdout
+    /// Output file of the figures [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -67,12 +68,11 @@ enum Format {
     Human,
     /// Markdown
     Md,
-    /// Everything
+    /// JSON with all figures
     Json,
 }
 
-/// `config` is for recording only, which the judging half alone cannot.
-#[cfg_attr(not(feature = "engine"), expect(unused_variables, reason = "nothing is measured"))]
+#[cfg_attr(not(feature = "engine"), expect(unused_variables, reason = "only `record` reads it"))]
 pub(crate) fn run(
     arguments: &Arguments,
     config: &Config,
@@ -85,11 +85,11 @@ pub(crate) fn run(
         Command::Bounds(Bounds { hits, cases }) => {
             if hits > cases {
                 return Err(usage(format!(
-                    "{hits} of {cases} is no rate; give how often, then of how many"
+                    "{hits} of {cases} is no rate; give the hits, then all cases"
                 )));
             }
-            let rate = Evidence { hits: *hits, cases: *cases };
-            let (low, high) = rate.bounds();
+            let rate = Proportion { hits: *hits, cases: *cases };
+            let (low, high) = rate.confidence_interval();
             writeln!(out, "{:.1} to {:.1}", 100.0 * low, 100.0 * high)?;
             Ok(Exit::Pass)
         }
@@ -99,16 +99,16 @@ pub(crate) fn run(
 fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let rules = evaluate::rules(&arguments.rules)?;
     arguments.output.as_deref().map_or(Ok(()), files::check)?;
-    let paths = if arguments.pools.is_empty() { stored()? } else { arguments.pools.clone() };
+    let paths = if arguments.pools.is_empty() { stored_pools()? } else { arguments.pools.clone() };
     let load = |path: &PathBuf| match path.exists() {
         true => Pool::load(path).map_err(Error::of_named_file),
         false => Err(Error::Usage(format!(
-            "no pool `{}`; name one, or make one with `candlemark gate-eval record`",
+            "no pool `{}`; name another file, or record one with `candlemark gate-eval record`",
             path.display()
         ))),
     };
     let pools = paths.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-    let plan = Plan { runs: arguments.runs as usize, seed: arguments.seed, rules };
+    let plan = ReplayPlan { runs: arguments.runs as usize, seed: arguments.seed, rules };
     let evaluation = evaluate::evaluate(&pools, &plan)?;
     let text = match arguments.format {
         Format::Human => report::evaluation_text(&evaluation, &command_line()),
@@ -119,8 +119,8 @@ fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
     Ok(Exit::Pass)
 }
 
-/// The pools that are kept beside the code.
-fn stored() -> Result<Vec<PathBuf>, Error> {
+/// The pools of the repository.
+fn stored_pools() -> Result<Vec<PathBuf>, Error> {
     const FOLDER: &str = "fixtures/gate";
     let entries = std::fs::read_dir(FOLDER).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -128,7 +128,7 @@ fn stored() -> Result<Vec<PathBuf>, Error> {
     paths.sort();
     if paths.is_empty() {
         let why = format!(
-            "no pool in `{FOLDER}`; name one, or make one with `candlemark gate-eval record`"
+            "no pool in `{FOLDER}`; name a file, or record one with `candlemark gate-eval record`"
         );
         return Err(Error::Usage(why));
     }

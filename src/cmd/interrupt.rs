@@ -1,10 +1,11 @@
-//! Ctrl-C, and termination, while something is measured. The first ends the measuring in order, the
-//! second the program.
+//! Ctrl-C and SIGTERM during a measurement. The first signal stops the measurement in order, the
+//! second ends the process.
 //!
-//! `run` keeps its record and ends with 130, `check --measure` and `pair` judge what was measured
-//! and end with the status of that verdict, `calibrate` and `gate-eval record` keep whole sessions
-//! or environments and end with 130, and so does `pair` while it builds. `monitor`, which runs
-//! until then, ends with 0. `peers` keeps nothing and listens to nothing: the first Ctrl-C ends it.
+//! `run` keeps its record and exits with 130. `check --measure` and `pair` judge what was measured
+//! and exit with the status of that verdict; `pair` exits with 130 while it builds. `calibrate` and
+//! `gate-eval record` keep complete sessions or environments and exit with 130. `monitor` exits
+//! with
+//! 0. `peers` installs no handler: the first signal ends it.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,12 +15,12 @@ use candlemark::{Error, report};
 
 use crate::cmd::Exit;
 
-/// Set by Ctrl-C, after which no more is measured; `then` says what becomes of what was.
+/// A flag set by the first signal; `then` tells the user what happens to the measurements.
 pub(crate) fn interruptible(then: &'static str) -> anyhow::Result<&'static AtomicBool> {
     interruptible_with(then, || {})
 }
 
-/// The same, and calls something the first time.
+/// [`interruptible`], with a callback for the first signal.
 pub(crate) fn interruptible_with(
     then: &'static str,
     first: impl Fn() + Send + 'static,
@@ -29,14 +30,15 @@ pub(crate) fn interruptible_with(
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(Exit::Interrupted as i32);
         }
-        say(&format!("stopping; {then}; again to end at once"));
+        say(&format!("stopping: {then}; press Ctrl-C again to end at once"));
         first();
     })
-    .context("listening for Ctrl-C")?;
+    .context("cannot handle Ctrl-C")?;
     Ok(&STOP)
 }
 
-/// The error of something that Ctrl-C ended: whatever broke then broke of it.
+/// Replaces the outcome by [`Error::Interrupted`] after a signal, which may have caused any other
+/// error.
 pub(crate) fn unless_interrupted<T>(
     outcome: anyhow::Result<T>,
     stop: &AtomicBool,
@@ -44,7 +46,7 @@ pub(crate) fn unless_interrupted<T>(
     if stop.load(Ordering::Relaxed) { Err(Error::Interrupted.into()) } else { outcome }
 }
 
-/// A line on stderr; one that is closed is no reason to stop.
+/// Prints a line on stderr, which may be closed.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
 }

@@ -1,4 +1,4 @@
-//! `candlemark list`: what can be run.
+//! `candlemark list`: the scenarios and suites.
 
 use std::io::Write;
 
@@ -8,13 +8,13 @@ use candlemark::workload::{Input, SUITES, Scenario};
 
 use crate::cmd::Exit;
 
-/// Print the scenarios that words select, and what each reads and generates
+/// Print the selected scenarios, and what each reads and generates
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Print the suites instead, and what each is for
+    /// Print the suites and their purposes instead
     #[arg(long, conflicts_with = "words")]
     suites: bool,
-    /// Suites or parts of scenario ids; default: the configuration's, or the suite `default`
+    /// Suites or parts of scenario ids [default: the suite `default`]
     words: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn run(
     Ok(Exit::Pass)
 }
 
-/// What a scenario reads and generates, in a line.
+/// What a scenario reads and generates, in one line.
 fn work(scenario: &Scenario) -> String {
     let Scenario { batch, new_tokens, .. } = scenario;
     match scenario.input {

@@ -1,5 +1,4 @@
-//! `candlemark machine`: what this machine is, how fast it reads and multiplies, and which of its
-//! counters can be read.
+//! `candlemark machine`: the machine's class, its measured rates, and its readable counters.
 
 use std::io::Write;
 
@@ -11,7 +10,7 @@ use crate::cmd::Exit;
 /// Print the machine's class, measured rates and readable counters
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Threads to measure with; default: physical cores allowed to the process
+    /// Threads to measure with [default: physical cores allowed to the process]
     #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
     threads: Option<usize>,
     /// Print JSON

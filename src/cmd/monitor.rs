@@ -1,4 +1,4 @@
-//! `candlemark monitor`: quick runs on an interval, with a page of the last day.
+//! `candlemark monitor`: periodic runs, with a page of the last day.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,36 +21,34 @@ use crate::cmd::Exit;
 use crate::cmd::interrupt::{interruptible_with, say};
 use crate::cmd::setup::{ModelArguments, injection};
 
-/// Measure a suite again and again, keep the last day of it, and show it on a page that renews
-/// itself
+/// Measure a suite periodically and serve a page of the last day
 ///
-/// A cycle that fails is shown, tried again soon, and ends nothing. Ctrl-C ends the monitor.
+/// A failed cycle is shown and retried soon; it does not end the monitor. Ctrl-C does.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Suites or parts of scenario ids; default: `quick`
+    /// Suites or parts of scenario ids [default: the suite `quick`]
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
-    /// From the beginning of one cycle to that of the next: `30m`, `1h`
+    /// Time between the starts of cycles: `30m`, `1h`
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = interval)]
     interval: Duration,
-    /// How soon a cycle that failed is tried again
+    /// Time until a failed cycle is retried
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = interval)]
     retry: Duration,
-    /// How much of the past is kept and shown
+    /// Time span that is kept and shown
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = interval)]
     window: Duration,
-    /// End after so many cycles; 5 is the exit status if the last of them failed
+    /// End after this many cycles, with exit status 5 if the last one failed [default: no end]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cycles: Option<u64>,
-    /// Where the page is served; port 0 takes a free one
+    /// Address and port of the page; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8642")]
     listen: SocketAddr,
-    /// Serve an address that other machines can reach; whoever does reads everything, without a
-    /// password
+    /// Allow an address that other machines can reach; they can read everything without a password
     #[arg(long)]
     allow_remote: bool,
-    /// File of past cycles, one a line; default: target/candlemark/history.jsonl
+    /// File of past cycles, one per line [default: target/candlemark/history.jsonl]
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
     /// Folder of baselines
@@ -65,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
     let setup = arguments.model.setup(config)?;
     let about = format!("{} on {}", words.join(" "), setup.model);
     let plan = suite::Plan {
-        binary: std::env::current_exe().context("finding this binary, to start it again")?,
+        binary: std::env::current_exe().context("cannot find this binary to start it again")?,
         setup,
         scenarios,
         blocks: 1,
@@ -78,18 +76,18 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
         text: None,
         stress: Stress::default(),
     };
-    let policy = Policy::new(&config.gate).context("in [gate] of the configuration")?;
+    let policy = Policy::new(&config.gate).context("invalid `[gate]` in the configuration")?;
     let file = arguments.history.clone();
     let file = file.unwrap_or_else(|| build_folder().join("candlemark").join("history.jsonl"));
     let _lock = Lock::take(&file)?;
     let remote = if arguments.allow_remote { Remote::Allowed } else { Remote::Refused };
     let server = Server::start(arguments.listen, remote)?;
     machine::refuse_debug()?;
-    let clock = Real::begin()?;
+    let clock = SystemClock::start()?;
     let window = SignedDuration::try_from(arguments.window).unwrap_or(SignedDuration::MAX);
     let opened = History::open(&file, window, clock.elapsed(), clock.now());
-    let (mut history, said) = opened.map_err(Error::of_named_file)?;
-    said.iter().for_each(|line| say(line));
+    let (mut history, warnings) = opened.map_err(Error::of_named_file)?;
+    warnings.iter().for_each(|line| say(line));
     let stopped = || clock.stopped();
     let mut probe = SuiteProbe {
         plan,
@@ -111,7 +109,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
     Ok(if ended.last_failed && arguments.cycles.is_some() { Exit::Failed } else { Exit::Pass })
 }
 
-/// The page for browsers and lines for the terminal.
+/// Publishes the page on the server and prints lines on stderr.
 struct Live {
     server: Server,
 }
@@ -126,25 +124,25 @@ impl Audience for Live {
     }
 }
 
-/// The clocks of this machine, and Ctrl-C.
-struct Real {
+/// The clocks of this machine; a signal ends a wait.
+struct SystemClock {
     began: Instant,
     stop: &'static AtomicBool,
     woken: Receiver<()>,
 }
 
-impl Real {
-    /// Listens for Ctrl-C and termination: the first ends the monitor in order, the second at once.
-    fn begin() -> anyhow::Result<Self> {
+impl SystemClock {
+    /// Installs the handler of Ctrl-C and SIGTERM.
+    fn start() -> anyhow::Result<Self> {
         let (wake, woken) = mpsc::channel();
-        let stop = interruptible_with("what a worker measures now is waited for", move || {
+        let stop = interruptible_with("waiting for the worker that measures now", move || {
             let _ = wake.send(());
         })?;
         Ok(Self { began: Instant::now(), stop, woken })
     }
 }
 
-impl Clock for Real {
+impl Clock for SystemClock {
     fn elapsed(&self) -> SignedDuration {
         SignedDuration::try_from(self.began.elapsed()).unwrap_or(SignedDuration::MAX)
     }
@@ -155,7 +153,7 @@ impl Clock for Real {
 
     fn wait(&self, until: SignedDuration) {
         let left = Duration::try_from(until - self.elapsed()).unwrap_or(Duration::ZERO);
-        // Nothing ticks: it is Ctrl-C or the end of the time that comes.
+        // No polling: a signal or the timeout ends the wait.
         let _ = self.woken.recv_timeout(left);
     }
 

@@ -1,4 +1,4 @@
-//! `candlemark pair`: two builds in turns.
+//! `candlemark pair`: two builds in alternating turns.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -20,48 +20,48 @@ use crate::cmd::interrupt::{interruptible, say, unless_interrupted};
 use crate::cmd::setup::{ModelArguments, check_words_for_turns, injection};
 use crate::cmd::{Exit, command_line, statuses, usage};
 
-/// Compare two builds by running them in turns, in fresh processes, until a verdict or the end of
-/// the budget
+/// Compare two builds in alternating turns until there is a verdict or the budget is spent
 #[derive(clap::Args)]
 #[command(after_long_help = statuses())]
 pub(crate) struct Arguments {
-    /// What to compare with: a branch, tag or commit, which is built, or a binary
+    /// Base of the comparison: a branch, tag or commit, which is built, or a binary
     #[arg(long, value_name = "REF|BINARY")]
     base: String,
-    /// What to judge: a ref or a binary; default: the working tree as it is
+    /// Build to judge: a ref or a binary [default: the working tree]
     #[arg(long, value_name = "REF|BINARY")]
     candidate: Option<String>,
-    /// Suites or parts of scenario ids; default: the configuration's, or every category at every
-    /// batch size
+    /// Suites or parts of scenario ids [default: the suite `default`, every category at every batch
+    /// size]
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
-    /// Longest time to measure, not counting the builds: `90s`, `10m`, `1h`
+    /// Longest time to measure, without the builds: `90s`, `10m`, `1h`
     #[arg(long, value_name = "TIME", default_value = "12m", value_parser = candlemark::settings::duration, env = "CANDLEMARK_BUDGET")]
     budget: Duration,
-    /// Run both builds at once, each on half of the CPUs with half of the threads, in place of one
-    /// after the other: for hosts whose other guests disturb single turns
+    /// Run both builds at the same time, each on half of the CPUs with half of the threads, for
+    /// hosts with noisy neighbours
     #[arg(long)]
     duet: bool,
-    /// The candidate's output is meant to change, and why; it is timed all the same
+    /// Accept a change of the generated tokens, and say why; both builds are timed as usual
     #[arg(long, value_name = "WHY")]
     output_change: Option<String>,
-    /// Measure binaries that are equal byte for byte, to see the noise of this machine
+    /// Measure binaries even if they are equal byte for byte, to see the noise of this machine
     #[arg(long)]
     even_if_identical: bool,
-    /// Seed of all orders
+    /// Seed of the random orders
     #[arg(long, value_name = "N", default_value_t = 1)]
     order_seed: u64,
-    /// Folder of Cargo's files for the builds; one that `cargo build --release` uses saves
-    /// building the dependencies again
+    /// Cargo's target folder for the builds; that of `cargo build --release` saves building the
+    /// dependencies again [default: target/candlemark/pair/target]
     #[arg(long, value_name = "FOLDER")]
     target_dir: Option<PathBuf>,
     #[command(flatten)]
     document: Document,
-    /// File to write the raw turns to; default: target/candlemark/runs/<time>-<commit>/pair.json
+    /// Output file of the raw turns
+    /// [default: target/candlemark/runs/<time>-<commit>/pair.json]
     #[arg(long, value_name = "FILE")]
     raw: Option<PathBuf>,
-    /// Folder of baselines, where a calibration of this machine may lie
+    /// Folder of baselines, which may contain a calibration of this machine
     #[arg(long, value_name = "FOLDER", default_value = "baselines")]
     baselines: PathBuf,
     #[command(flatten)]
@@ -83,7 +83,7 @@ pub(crate) fn run(
     }
     let injection = injection()?;
     arguments.document.check()?;
-    let stop = interruptible("what was measured is judged")?;
+    let stop = interruptible("the blocks so far are judged")?;
     let command = command_line();
     match &arguments.raw {
         Some(path) => files::check(path)?,
@@ -117,29 +117,33 @@ pub(crate) fn run(
     });
     let (paired, path) = match measured {
         Ok(measured) => measured,
-        Err(error) => return Err(arguments.document.instead(error, &policy, &command, out)),
+        Err(error) => return Err(arguments.document.write_error(error, &policy, &command, out)),
     };
     let judgement = judge(&paired, &policy);
     let page = report::pair_page(&paired, &judgement, &command)?;
-    let pages = pages(&page, &path)?;
+    let pages = write_pages(&page, &path)?;
     arguments.document.write(&judgement, &command, || Ok(page), out)?;
     let mut talk = std::io::stderr();
-    writeln!(talk, "raw turns: {} (judged again by `candlemark check --record`)", path.display())?;
+    writeln!(
+        talk,
+        "raw turns: {} (`candlemark check --record` judges them again)",
+        path.display()
+    )?;
     if let Some(page) = pages {
         writeln!(talk, "page: {}", page.display())?;
     }
     Ok(judgement.outcome.into())
 }
 
-/// The turns, and where they are kept.
+/// Measures the pair; its turns and their file.
 fn measure(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<(Paired, PathBuf)> {
     let mut live = Live { began: Instant::now(), budget: plan.budget };
     Ok((pair::run(plan, stop, &mut live)?, plan.path.clone()))
 }
 
-/// Writes the page beside the raw turns, unless they go to a pipe or a device, and beside
-/// Criterion's index with a link in it, if there is one.
-fn pages(page: &str, raw: &Path) -> candlemark::Result<Option<PathBuf>> {
+/// Writes the page next to the raw turns, unless they go to a pipe or a device. If Criterion has an
+/// index, writes the page next to it, too, and links it there.
+fn write_pages(page: &str, raw: &Path) -> candlemark::Result<Option<PathBuf>> {
     let path = (!files::is_stream(raw)).then(|| raw.with_extension("html"));
     if let Some(path) = &path {
         files::write(path, page.as_bytes())?;
@@ -153,17 +157,17 @@ fn pages(page: &str, raw: &Path) -> candlemark::Result<Option<PathBuf>> {
     Ok(path)
 }
 
-/// Both binaries, built where they are not given.
+/// Both binaries; refs and the working tree are built.
 fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, Built)> {
-    let base = given(&arguments.base)?;
-    let candidate = arguments.candidate.as_deref().map(given).transpose()?.flatten();
+    let base = existing_binary(&arguments.base)?;
+    let candidate = arguments.candidate.as_deref().map(existing_binary).transpose()?.flatten();
     if let (Some(base), Some(candidate)) = (&base, &candidate) {
         return Ok((base.clone(), candidate.clone()));
     }
-    let instead = "give two binaries with --base and --candidate";
+    let instead = "give two binaries with `--base` and `--candidate`";
     build(arguments.target_dir.as_deref(), instead, stop, |builder| {
         if let (None, Some(reference)) = (&candidate, &arguments.candidate) {
-            builder.resolve(reference)?; // Before the base is built.
+            builder.resolve(reference)?; // An unknown ref is an error before the base is built.
         }
         let base = match base {
             Some(base) => base,
@@ -173,7 +177,7 @@ fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, 
         let candidate = match (candidate, &arguments.candidate) {
             (Some(candidate), _) => candidate,
             (None, Some(reference)) => builder.commit(reference).map_err(|error| match error {
-                // It is the candidate that has to build.
+                // A base that does not build is not comparable; a candidate is a failure.
                 Error::NotComparable(why) => Error::Failed(why),
                 error => error,
             })?,
@@ -183,15 +187,15 @@ fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, 
     })
 }
 
-/// The binary of this name, if there is one.
-pub(crate) fn given(name: &str) -> candlemark::Result<Option<Built>> {
+/// The binary at this path, if there is one.
+pub(crate) fn existing_binary(name: &str) -> candlemark::Result<Option<Built>> {
     let path = Path::new(name);
     path.is_file().then(|| Built::given(path)).transpose().map_err(Error::of_named_file)
 }
 
-/// Builds with Cargo's files where they were asked to be, and says on stderr what goes on.
-/// `instead` is what to do where there is no repository. Ctrl-C reaches Cargo, too, so that a build
-/// which fails after it did not fail by itself.
+/// Builds in the target folder, with progress on stderr. `instead` is the advice where there is no
+/// repository. Ctrl-C reaches Cargo, too, so that a build that fails after it counts as
+/// interrupted.
 pub(crate) fn build<T>(
     target: Option<&Path>,
     instead: &str,
@@ -200,7 +204,7 @@ pub(crate) fn build<T>(
 ) -> anyhow::Result<T> {
     let here = std::env::current_dir()?;
     if !here.ancestors().any(|folder| folder.join(".git").exists()) {
-        return Err(usage(format!("this is no git repository; {instead}")));
+        return Err(usage(format!("not in a git repository; {instead}")));
     }
     let folder = files::build_folder().join("candlemark").join("pair");
     let target = target.map_or_else(|| folder.join("target"), PathBuf::from);
@@ -208,7 +212,7 @@ pub(crate) fn build<T>(
     unless_interrupted(built, stop)
 }
 
-/// Lines on stderr, at looks and blocks only: nothing ticks while a worker measures.
+/// Prints a line on stderr per block and look, and nothing while a worker measures.
 struct Live {
     began: Instant,
     budget: Duration,

@@ -1,6 +1,6 @@
-//! `candlemark peers`: engines side by side on the same GGUF files, the same tokens in the same
-//! passes. Each engine has a process of its own, because the pools of two in one process would take
-//! each other's cores. The processes stay, are asked in turns, and sleep meanwhile.
+//! `candlemark peers`: engines on the same GGUF files, with the same tokens in the same passes.
+//! Each engine has a process of its own, because two thread pools in one process compete for its
+//! cores. The processes stay alive, take turns, and sleep between them.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,57 +15,58 @@ use candlemark::settings::{Config, Count, Setup, too_many};
 
 use crate::cmd::{Exit, usage};
 
-mod figures;
-mod item;
-mod seat;
+mod cases;
+mod process;
+mod protocol;
+mod results;
 mod worker;
 
-use figures::{Row, Taken};
-use item::{ITEMS, Item};
-use seat::{Kind, Seat, Told};
+use cases::{CASES, PeerCase};
+use process::EngineProcess;
+use protocol::{Response, TurnKind};
+use results::{CaseResult, EngineTurns};
 
-/// Measure engines side by side on GGUF files: prefill, decode, a ragged batch, and decode behind a
-/// long context
+/// Compare engines on the same GGUF files
 ///
-/// The last line is JSON: native divided by llama-cpp, by what was measured. llama-cpp is measured
-/// with flash attention on and off, and the better one counts; engines that are not in this build
-/// are left out.
+/// Measures prefill, decode, a ragged batch, and decode after a long context. The last line is
+/// JSON: native divided by llama-cpp for every case. llama-cpp runs with flash attention on and
+/// off, and the faster one counts. Engines that this build does not include are skipped.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// GGUF files, `candlemark synth` writes some
+    /// GGUF files; `candlemark synth` writes synthetic ones
     #[arg(required = true, value_name = "FILE.gguf")]
     files: Vec<PathBuf>,
-    /// Leave out what reads 4096 tokens
+    /// Skip the cases with 4096 prompt tokens
     #[arg(long)]
     quick: bool,
-    /// Measure this alone; repeatable: prefill_512, decode_b1, decode_b16, prefill_4096 or
-    /// decode_depth_4096, after the quantisation and `_` if it is for one file
+    /// Measure only this case: prefill_512, decode_b1, decode_b16, prefill_4096 or
+    /// decode_depth_4096, preceded by a quantization and `_` for one file; repeatable
+    /// [default: all]
     #[arg(long, value_name = "KEY")]
     only: Vec<String>,
     /// Engines to measure
     #[arg(long, value_name = "ENGINE", value_delimiter = ',', default_values_t = EngineKind::NAMES.map(String::from))]
     engines: Vec<String>,
-    /// Turns of each engine
+    /// Turns of each engine per case
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = Count::ROUNDS.parser())]
     rounds: usize,
-    /// An engine that has worked so long on one measurement gets no further turn at it
+    /// Seconds after which an engine gets no further turn at a case
     #[arg(long, value_name = "S", default_value_t = 60)]
     seconds: u64,
-    /// Threads of the engines; default: CPUs allowed to the process
+    /// Threads of the engines [default: physical cores allowed to the process]
     #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
     threads: Option<usize>,
-    /// Be the process of this engine
+    /// Run as the worker process of this engine
     #[arg(long, value_name = "ENGINE", hide = true)]
     worker: Option<String>,
 }
 
-/// Pause between turns, in which the pool of who was asked goes to sleep: OpenMP's waits for 200
-/// ms.
-const REST: Duration = Duration::from_millis(400);
+/// Pause between turns in which the last engine's threads go to sleep: those of OpenMP spin for
+/// 200 ms.
+const PAUSE: Duration = Duration::from_millis(400);
 
-/// A configuration of llama.cpp that was this close to the best in the pilot is measured on with
-/// it.
-const CLOSE: f64 = 0.95;
+/// Configurations of an engine whose pilot reached this share of the fastest one's rate take turns.
+const PILOT_THRESHOLD: f64 = 0.95;
 
 pub(crate) fn run(
     arguments: &Arguments,
@@ -93,42 +94,42 @@ pub(crate) fn run(
     if let Some(error) = unknown {
         return Err(error.into());
     }
-    let held: Vec<String> =
-        arguments.files.iter().map(|file| held_as(file)).collect::<anyhow::Result<_>>()?;
-    check_names(&arguments.only, &held)?;
+    let quants: Vec<String> =
+        arguments.files.iter().map(|file| quantization(file)).collect::<anyhow::Result<_>>()?;
+    check_names(&arguments.only, &quants)?;
     if let Some(shared) = too_many(threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
-    let mut rows = Vec::new();
-    for (file, held) in arguments.files.iter().zip(&held) {
-        let chosen: Vec<&Item> =
-            ITEMS.iter().filter(|item| is_wanted(item, held, arguments)).collect();
-        if chosen.is_empty() {
+    let mut results = Vec::new();
+    for (file, quant) in arguments.files.iter().zip(&quants) {
+        let selected: Vec<&PeerCase> =
+            CASES.iter().filter(|case| is_selected(case, quant, arguments)).collect();
+        if selected.is_empty() {
             continue;
         }
-        let mut seats = seats(file, threads, &arguments.engines)?;
-        if seats.is_empty() {
+        let mut processes = start_processes(file, threads, &arguments.engines)?;
+        if processes.is_empty() {
             return Err(Error::Failed(format!("no engine runs `{}`", file.display())).into());
         }
-        for item in chosen {
-            rows.push(measured(held, item, &mut seats, arguments)?);
+        for case in selected {
+            results.push(measure(quant, case, &mut processes, arguments)?);
         }
     }
-    if rows.is_empty() {
-        return Err(usage("`--quick` leaves out all that `--only` asks for"));
+    if results.is_empty() {
+        return Err(usage("`--quick` skips every case of `--only`; drop one of the two"));
     }
-    write!(out, "{}", figures::table(&rows))?;
-    for row in &rows {
-        for difference in &row.differences {
-            writeln!(out, "{}: {difference}", row.key)?;
+    write!(out, "{}", results::table(&results))?;
+    for result in &results {
+        for difference in &result.differences {
+            writeln!(out, "{}: {difference}", result.key)?;
         }
     }
-    writeln!(out, "{}", figures::ratios(&rows))?;
+    writeln!(out, "{}", results::ratios(&results))?;
     Ok(Exit::Pass)
 }
 
-/// What a file's matrices are held as, in a word.
-fn held_as(file: &Path) -> anyhow::Result<String> {
+/// The format of a file's matrices, in a word.
+fn quantization(file: &Path) -> anyhow::Result<String> {
     let opened = model::open(&file.display().to_string(), 0, None, &mut ())?;
     let matrices = opened.config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
     let types: Vec<_> = matrices
@@ -138,37 +139,41 @@ fn held_as(file: &Path) -> anyhow::Result<String> {
     Ok(weights::describe(&types))
 }
 
-/// The key of what is measured on a file, in the JSON line.
-fn key(held: &str, item: &Item) -> String {
-    format!("{held}_{}", item.name)
+/// The key of a case in the JSON line.
+fn key(quant: &str, case: &PeerCase) -> String {
+    format!("{quant}_{}", case.name)
 }
 
-/// Refuses a name that would measure nothing: its number would be missed only at the end.
-fn check_names(only: &[String], held: &[String]) -> Result<(), Error> {
-    let mut known: Vec<String> = ITEMS.iter().map(|item| item.name.into()).collect();
-    for held in held {
-        known.extend(ITEMS.iter().map(|item| key(held, item)));
+/// Refuses unknown names before anything is measured.
+fn check_names(only: &[String], quants: &[String]) -> Result<(), Error> {
+    let mut known: Vec<String> = CASES.iter().map(|case| case.name.into()).collect();
+    for quant in quants {
+        known.extend(CASES.iter().map(|case| key(quant, case)));
     }
     match only.iter().find(|only| !known.contains(only)) {
         Some(other) => {
             let known = known.iter().map(String::as_str);
-            Err(Error::unknown("measurement of these files", other, known))
+            Err(Error::unknown("case", other, known))
         }
         None => Ok(()),
     }
 }
 
-fn is_wanted(item: &Item, held: &str, arguments: &Arguments) -> bool {
-    let named = |only: &String| only == item.name || *only == key(held, item);
+fn is_selected(case: &PeerCase, quant: &str, arguments: &Arguments) -> bool {
+    let named = |only: &String| only == case.name || *only == key(quant, case);
     (arguments.only.is_empty() || arguments.only.iter().any(named))
-        && !(arguments.quick && item.tokens > 512)
+        && !(arguments.quick && case.tokens > 512)
 }
 
-/// Starts a process for each engine, and for each configuration of llama.cpp that may be the best.
-fn seats(file: &Path, threads: usize, engines: &[String]) -> anyhow::Result<Vec<Seat>> {
-    let binary = std::env::current_exe().context("finding this binary, to start it again")?;
+/// Starts a process for each engine, and one for each configuration of llama.cpp.
+fn start_processes(
+    file: &Path,
+    threads: usize,
+    engines: &[String],
+) -> anyhow::Result<Vec<EngineProcess>> {
+    let binary = std::env::current_exe().context("cannot find this binary to start it again")?;
     let mut err = io::stderr();
-    let mut seats = Vec::new();
+    let mut processes = Vec::new();
     for engine in engines {
         let configurations: &[&[(&str, &str)]] = match EngineKind::parse(engine) {
             Ok(EngineKind::LlamaCpp) => {
@@ -176,75 +181,80 @@ fn seats(file: &Path, threads: usize, engines: &[String]) -> anyhow::Result<Vec<
             }
             Ok(_) => &[&[]],
             Err(error) => {
-                writeln!(err, "left out: {error}")?;
+                writeln!(err, "skipped: {error}")?;
                 continue;
             }
         };
         for variables in configurations {
-            match Seat::take(&binary, file, engine, threads, variables) {
-                Ok(seat) => {
-                    writeln!(err, "{engine} on {}: {}", file.display(), seat.setup)?;
-                    seats.push(seat);
+            match EngineProcess::start(&binary, file, engine, threads, variables) {
+                Ok(process) => {
+                    writeln!(err, "{engine} on {}: {}", file.display(), process.setup)?;
+                    processes.push(process);
                 }
                 Err(error) => writeln!(err, "{engine} on {}: {error}", file.display())?,
             }
         }
     }
-    Ok(seats)
+    Ok(processes)
 }
 
-/// One measurement of all engines: a pilot that warms up and shows the scores, then turns.
-fn measured(
-    held: &str,
-    item: &Item,
-    seats: &mut [Seat],
+/// Measures one case on all engines: a pilot each, then timed turns.
+fn measure(
+    quant: &str,
+    case: &PeerCase,
+    processes: &mut [EngineProcess],
     arguments: &Arguments,
-) -> anyhow::Result<Row> {
-    let key = key(held, item);
-    let mut takens: Vec<Taken> = Vec::new();
-    for at in 0..seats.len() {
-        let told = turn(&key, item, Kind::Pilot, at, seats)?;
-        takens.push(Taken::new(&seats[at].engine, &seats[at].setup, told));
+) -> anyhow::Result<CaseResult> {
+    let key = key(quant, case);
+    let mut all: Vec<EngineTurns> = Vec::new();
+    for at in 0..processes.len() {
+        let response = take_turn(&key, case, TurnKind::Pilot, at, processes)?;
+        all.push(EngineTurns::new(&processes[at].engine, &processes[at].setup, response));
     }
-    figures::keep_the_best(&mut takens, CLOSE);
+    results::keep_fastest(&mut all, PILOT_THRESHOLD);
     for round in 0..arguments.rounds {
-        let mut order: Vec<usize> = (0..seats.len()).collect();
+        let mut order: Vec<usize> = (0..processes.len()).collect();
         if round % 2 == 1 {
-            order.reverse(); // Nobody always comes after the same one.
+            order.reverse(); // So that no engine always follows the same one.
         }
         for at in order {
-            let taken = &mut takens[at];
-            if taken.is_in(arguments.seconds as f64) {
-                taken.add(turn(&key, item, Kind::Timed, at, seats)?);
+            if all[at].takes_turn(arguments.seconds as f64) {
+                all[at].add(take_turn(&key, case, TurnKind::Timed, at, processes)?);
             }
         }
     }
-    Ok(Row::new(key, takens))
+    Ok(CaseResult::new(key, all))
 }
 
-/// Asks one engine while the others sleep, and says so if they do not.
-fn turn(key: &str, item: &Item, kind: Kind, at: usize, seats: &mut [Seat]) -> anyhow::Result<Told> {
-    thread::sleep(REST);
-    let before: Vec<_> = seats.iter().map(Seat::cpu_s).collect();
-    let told = seats[at].ask(item, kind)?;
+/// Requests a turn of one engine while the others sleep, and warns if they do not.
+fn take_turn(
+    key: &str,
+    case: &PeerCase,
+    kind: TurnKind,
+    at: usize,
+    processes: &mut [EngineProcess],
+) -> anyhow::Result<Response> {
+    thread::sleep(PAUSE);
+    let before: Vec<_> = processes.iter().map(EngineProcess::cpu_s).collect();
+    let response = processes[at].request(case, kind)?;
     let mut err = io::stderr();
-    let name = seats[at].name();
-    match &told {
-        Told::Measured { rate, seconds, .. } => {
-            let what = if kind == Kind::Pilot { " (pilot)" } else { "" };
+    let name = processes[at].name();
+    match &response {
+        Response::Measured { rate, seconds, .. } => {
+            let what = if kind == TurnKind::Pilot { " (pilot)" } else { "" };
             writeln!(err, "{key} {name}{what}: {rate:.2} tok/s in {seconds:.1} s")?;
-            for (other, before) in
-                seats.iter().zip(before).filter(|(other, _)| other.name() != name)
-            {
-                let took = other.cpu_s().zip(before).map_or(0.0, |(now, before)| now - before);
-                if took > 0.05 * seconds + 0.05 {
-                    writeln!(err, "warning: {} took {took:.2} s of CPU meanwhile", other.name())?;
+            let others = processes.iter().zip(before).filter(|(other, _)| other.name() != name);
+            for (other, before) in others {
+                let used = other.cpu_s().zip(before).map_or(0.0, |(now, before)| now - before);
+                if used > 0.05 * seconds + 0.05 {
+                    let other = other.name();
+                    writeln!(err, "warning: {other} used {used:.2} s of CPU during that turn")?;
                 }
             }
         }
-        Told::Cannot { absent } => writeln!(err, "{key} {name}: {absent}")?,
+        Response::Failed { absent } => writeln!(err, "{key} {name}: {absent}")?,
     }
-    Ok(told)
+    Ok(response)
 }
 
 #[cfg(test)]
@@ -252,15 +262,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_measures_nothing_is_refused_with_the_nearest() {
-        let held = ["q8_0".to_owned(), "bf16".into()];
-        let check = |only: &str| check_names(&["decode_b1".into(), only.into()], &held);
+    fn an_unknown_case_is_refused_with_the_nearest_name() {
+        let quants = ["q8_0".to_owned(), "bf16".into()];
+        let check = |only: &str| check_names(&["decode_b1".into(), only.into()], &quants);
         for name in ["prefill_512", "q8_0_decode_b16", "bf16_decode_depth_4096"] {
             assert!(check(name).is_ok(), "{name}");
         }
         let error = check("q8_0_prefill_51").unwrap_err().to_string();
         assert!(error.contains("did you mean `q8_0_prefill_512`?"), "{error}");
         let error = check("q4_k_m_decode_b1").unwrap_err().to_string();
-        assert!(error.contains("no measurement of these files `q4_k_m_decode_b1`"), "{error}");
+        assert!(error.contains("no case `q4_k_m_decode_b1`"), "{error}");
     }
 }

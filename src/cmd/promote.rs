@@ -8,20 +8,19 @@ use candlemark::{baseline, files};
 
 use crate::cmd::{Exit, records, usage, write};
 
-/// Make a baseline of runs of one commit in three or more sessions
+/// Make a baseline from runs of one commit in three or more sessions
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Records of the runs
     #[arg(required = true, value_name = "RECORD")]
     records: Vec<PathBuf>,
-    /// File to write; default: `baselines/<machine class>/<model>.json`; `-` is stdout
+    /// Output file; `-` is stdout [default: baselines/<machine class>/<model>.json]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Make it the release, too, which later drift is told against; the first baseline is one in
-    /// any case
+    /// Pin it as the release, against which `check` reports drift; the first baseline always is
     #[arg(long)]
     release: bool,
-    /// Runs that begin less than this after the one before had ended count as one session
+    /// Runs that begin less than this after the end of the previous one count as the same session
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = candlemark::settings::duration)]
     session_gap: Duration,
 }
@@ -29,7 +28,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let stream = arguments.output.as_deref().is_some_and(files::is_stream);
     if arguments.release && stream {
-        return Err(usage("a release is pinned beside a baseline; name a file with `-o`, or none"));
+        return Err(usage(
+            "a release needs a baseline in a file; name one with `-o`, or leave `-o` out",
+        ));
     }
     let promoted = baseline::promote(&records(&arguments.records)?, arguments.session_gap)?;
     let default = || baseline::path("baselines".as_ref(), &promoted.machine.class, &promoted);
@@ -44,10 +45,10 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     if arguments.release || !release.exists() {
         promoted.save(&release)?;
         writeln!(out, "{}", release.display())?;
-        let what = if arguments.release { "pinned" } else { "the first one, pinned" };
+        let what = if arguments.release { "pinned" } else { "the first baseline, pinned" };
         writeln!(
             std::io::stderr(),
-            "release: {what}; `check` tells drift against it until `promote --release`"
+            "release: {what}; `check` reports drift against it until the next `promote --release`"
         )?;
     }
     Ok(Exit::Pass)

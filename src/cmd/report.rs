@@ -1,4 +1,4 @@
-//! `candlemark report`: one record as a document.
+//! `candlemark report`: a record as a document.
 
 use std::fs;
 use std::io::Write;
@@ -13,28 +13,27 @@ use candlemark::{Error, files, report};
 
 use crate::cmd::{Exit, newest, usage, write};
 
-/// Print one record as a document
+/// Print a record as a document
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The record; default: the newest run under target/candlemark/runs
+    /// The record [default: the newest run under target/candlemark/runs]
     record: Option<PathBuf>,
-    /// Form of the document
+    /// Format of the document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Language of the forms `md` and `html`
+    /// Language of the formats `md` and `html`
     #[arg(long, value_enum, default_value_t)]
     lang: Lang,
-    /// Your own targets, beside those that come with candlemark: a TOML file of lines such as
-    /// `target = [{ id = "ours/chat", model = "*", topic = "first_token", scenario = "api/chat",
-    /// metric = ["ttft_s"], unit = "ms", max = 200.0 }]`; a row of a known id takes its place.
-    /// Repeatable
+    /// TOML file of targets, added to the built-in ones; a target with a known id replaces it.
+    /// Repeatable. Example: `target = [{ id = "ours/chat", model = "*", topic = "first_token",
+    /// scenario = "api/chat", metric = ["ttft_s"], unit = "ms", max = 200.0 }]`
     #[arg(long, value_name = "FILE")]
     targets: Vec<PathBuf>,
-    /// The scenario of `row` and `benchmark-json`; default: the valid one of batch 1 with the
-    /// longest answers, or the nearest to it
+    /// The scenario of the formats `row` and `benchmark-json` [default: the valid one of batch 1
+    /// with the longest answers, or the most similar one]
     #[arg(long, value_name = "ID")]
     scenario: Option<String>,
-    /// File to write to instead of stdout
+    /// Output file [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -45,19 +44,19 @@ enum Format {
     /// in `report_charts/`, on stdout it has none
     #[default]
     Md,
-    /// The whole report as one self-contained page
+    /// The whole report as a self-contained HTML page
     Html,
     /// The record as it is stored
     Json,
     /// One line per scenario, metric and process
     Csv,
-    /// One line for a table of results that people share
+    /// One line of a Markdown table of results
     Row,
     /// One scenario as one JSON object: platform, device, model, generation, results
     BenchmarkJson,
-    /// llama-bench's JSON lines, a line a test of batch 1
+    /// llama-bench's JSON lines, one line per test of batch 1
     LlamaBench,
-    /// Prometheus' text format, for node_exporter's textfile collector
+    /// Prometheus text format, for node_exporter's textfile collector
     Prometheus,
 }
 
@@ -111,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
             let charts = arguments
                 .output
                 .as_deref()
-                .map_or(Ok(None), |path| charts_beside(&record, edition, path))?;
+                .map_or(Ok(None), |path| write_charts(&record, edition, path))?;
             report::markdown(&record, edition, charts.as_deref())
         }
         Format::Html => report::page_in(&record, edition)?,
@@ -126,9 +125,9 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     Ok(Exit::Pass)
 }
 
-/// Writes the charts into a folder beside the document: `report_charts` beside `report.md`. Its
-/// name; none for stdout.
-fn charts_beside(
+/// Writes the charts to a folder next to the document, `report_charts` for `report.md`; the
+/// folder's name, or `None` for stdout.
+fn write_charts(
     record: &Record,
     edition: Edition<'_>,
     document: &Path,

@@ -15,47 +15,48 @@ use candlemark::suite::{Done, Events, Plan, Stress};
 use candlemark::{Error, engine, files, machine, report, suite, workload};
 
 use crate::cmd::Exit;
-use crate::cmd::download::Bars;
+use crate::cmd::download::ProgressBars;
 use crate::cmd::interrupt::{interruptible, say};
 use crate::cmd::setup::{ModelArguments, injection};
 
-/// Measure scenarios in fresh processes, print a live table and write a record
+/// Measure scenarios in fresh processes and write a record
 ///
-/// Ctrl-C ends it as soon as the worker that measures is through, with the exit status 130: what
-/// was measured is kept, and `--resume` goes on with it. A second Ctrl-C ends it at once.
+/// Ctrl-C ends the run with exit status 130 when the current worker has finished. The record is
+/// kept, and `--resume` continues it. A second Ctrl-C ends the run at once.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Suites or parts of scenario ids: `short`, `code/b4`, `b16`, `prompts`; default: every
-    /// category at every batch size
+    /// Suites or parts of scenario ids: `short`, `code/b4`, `b16`, `prompts` [default: the suite
+    /// `default`, every category at every batch size]
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
-    /// Processes per scenario; each is one block, the unit of statistics
+    /// Processes per scenario; each is one block, the unit of statistics [default: 1]
     #[arg(long, value_name = "N", value_parser = Count::BLOCKS.parser())]
     blocks: Option<usize>,
-    /// Measure all scenarios of a block in one process, for models that load slowly; memory is
-    /// then labelled so
+    /// Measure all scenarios of a block in one process, for models that load slowly; their memory
+    /// is labelled as shared
     #[arg(long)]
     shared_process: bool,
-    /// File to write the record to; default: target/candlemark/runs/<time>-<commit>/record.json
+    /// Output file of the record
+    /// [default: target/candlemark/runs/<time>-<commit>/record.json]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Go on with the record of a run that was cut off
+    /// Continue the record of an interrupted run
     #[arg(long, value_name = "FILE", conflicts_with = "output")]
     resume: Option<PathBuf>,
-    /// Begin nothing that would end later than this, `8m` for example, and measure in the order
-    /// asked for; what is left out can be measured with --resume. What runs 30 s after it is
-    /// ended
+    /// Start no process that would end later than this, and measure in the given order; `--resume`
+    /// measures the skipped scenarios. Processes that still run 30 s later are stopped [default: no
+    /// limit]
     #[arg(long, value_name = "TIME", value_parser = duration, env = "CANDLEMARK_BUDGET")]
     budget: Option<Duration>,
-    /// Text to measure agreement and perplexity on (suite `quality`), in place of ours
+    /// Text for the agreement and perplexity of the suite `quality` [default: the built-in text]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Memory that requests of the suite `stress` may take beyond the loaded model, in MiB
+    /// Memory in MiB that requests of the suite `stress` may use beyond the loaded model
     #[arg(long, value_name = "MIB", default_value_t = 512,
         value_parser = clap::value_parser!(u64).range(..=u64::MAX >> 20))]
     stress_room: u64,
-    /// Longest time of one request of the suite `stress`
+    /// Timeout of one request of the suite `stress`
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     stress_request: Duration,
 }
@@ -84,9 +85,9 @@ pub(crate) fn run(
     machine::refuse_debug()?;
     if let Some(record) = &resume {
         let class = machine::fingerprint(setup.threads, &setup.device).class;
-        same_run(record, &setup, &class, injection.as_deref())?;
-        let identity = engine::identify(&setup, &mut Bars::default())?;
-        same("SHA-256 of the model", &record.model.sha256, &identity.sha256)?;
+        require_same_run(record, &setup, &class, injection.as_deref())?;
+        let identity = engine::identify(&setup, &mut ProgressBars::default())?;
+        require_same("SHA-256 of the model", &record.model.sha256, &identity.sha256)?;
     }
     let folder = || {
         RunFolder::check("name a file with `-o`")?;
@@ -97,7 +98,7 @@ pub(crate) fn run(
     let path = named.map(Path::to_owned).or(default).expect("one of them is there");
     let _lock = lock.map_or_else(|| Lock::take(&path), Ok)?;
     let plan = Plan {
-        binary: std::env::current_exe().context("finding this binary, to start it again")?,
+        binary: std::env::current_exe().context("cannot find this binary to start it again")?,
         setup,
         scenarios,
         blocks,
@@ -110,13 +111,13 @@ pub(crate) fn run(
         text,
         stress,
     };
-    let stop = interruptible("what the worker measures now is waited for")?;
+    let stop = interruptible("waiting for the worker that measures now")?;
     let now = Instant::now();
-    // The record has stdout for itself where it goes there.
+    // A record on stdout must not be mixed with the live table.
     let mut talk = std::io::stderr();
     let out: &mut dyn Write = if files::is_stdout(&path) { &mut talk } else { out };
-    let mut live = Live { out, bar: bar(), started: now, told: now, measured: 0, stop };
-    let outcome = suite::run(&plan, &mut Bars::default(), &mut live);
+    let mut live = Live { out, bar: bar(), started: now, last_report: now, measured: 0, stop };
+    let outcome = suite::run(&plan, &mut ProgressBars::default(), &mut live);
     live.bar.finish_and_clear();
     if matches!(outcome, Err(Error::Interrupted)) {
         let kept = (live.measured > 0 || arguments.resume.is_some()) && !files::is_stream(&path);
@@ -137,14 +138,15 @@ pub(crate) fn run(
         let path = quoted(&path);
         writeln!(
             talk,
-            "{skipped} scenarios skipped for time: `candlemark run --resume {path}` with the same words goes on"
+            "{skipped} scenarios skipped for lack of time; to measure them: \
+             `candlemark run --resume {path}` with the same scenarios"
         )?;
     }
     let short =
         record.scenarios.iter().filter(|case| case.absence() == Some(AbsenceKind::SkippedMemory));
     if let Some(why) = short.clone().find_map(|case| case.absent.as_ref()) {
         let count = short.count();
-        writeln!(talk, "{count} scenarios skipped for memory, the first because {}", why.why)?;
+        writeln!(talk, "{count} scenarios skipped for lack of memory, the first: {}", why.why)?;
     }
     if failed > 0 {
         writeln!(talk, "{failed} of {} scenarios failed or are INVALID", record.scenarios.len())?;
@@ -153,20 +155,20 @@ pub(crate) fn run(
     Ok(Exit::Pass)
 }
 
-/// What Ctrl-C left, and the command that goes on.
+/// The message after Ctrl-C, with the command that continues the run.
 fn interrupted(record: Option<&Path>) -> String {
     let Some(path) = record else { return "interrupted before anything was measured".into() };
     let words: Vec<String> =
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     format!(
-        "interrupted: what was measured is kept in `{}`; to go on: `{}`",
+        "interrupted: the measurements are kept in `{}`; to continue: `{}`",
         path.display(),
-        to_resume(&words, path)
+        resume_command(&words, path)
     )
 }
 
-/// The command that goes on with a record, made of the words of the one that began it.
-fn to_resume(words: &[String], record: &Path) -> String {
+/// The command that continues a record, from the words of the one that began it.
+fn resume_command(words: &[String], record: &Path) -> String {
     let mut kept = vec!["candlemark".to_owned()];
     let mut words = words.iter();
     while let Some(word) = words.next() {
@@ -188,18 +190,17 @@ fn is_failed(case: &Case) -> bool {
     (case.absent.is_some() && !case.is_unsupported() && !case.is_skipped()) || !case.validity.ok()
 }
 
-/// What a run was begun with is what it goes on with.
-fn same(what: &str, old: &str, new: &str) -> candlemark::Result<()> {
+/// Refuses to resume with a different value.
+fn require_same(what: &str, old: &str, new: &str) -> candlemark::Result<()> {
     if old == new {
         return Ok(());
     }
-    let why = format!("cannot resume: the {what} was `{old}` and is `{new}`; begin a new run");
+    let why = format!("cannot resume: the {what} was `{old}` and is `{new}`; start a new run");
     Err(Error::Usage(why))
 }
 
-/// A run may be gone on with only as it was begun. Whether the model's files are still the same is
-/// for [`same`] to say.
-fn same_run(
+/// Refuses to resume a run under other conditions. The caller compares the model's files.
+fn require_same_run(
     record: &Record,
     setup: &Setup,
     class: &str,
@@ -215,24 +216,21 @@ fn same_run(
         ("device", &record.settings.device, &now.device),
         ("binary", &binary(record.build.binary_sha256.clone()), &binary(build.binary_sha256)),
     ] {
-        same(what, old, new)?;
+        require_same(what, old, new)?;
     }
     let scaling = &setup.rope_scaling;
     for (is_same, differs) in [
-        (
-            record.injected.as_deref() == injection,
-            "only one of the runs is slowed down on purpose, or by another share",
-        ),
+        (record.injected.as_deref() == injection, "the injected slowdown differs; start a new run"),
         (
             record.settings.quant == now.quant
                 && (scaling.is_none() || *scaling == record.model.rope_scaling),
-            "the quantisation or the RoPE scaling of the run differs; begin a new run",
+            "the quantization or the RoPE scaling differs; start a new run",
         ),
         (
             record.settings.generation == now.generation
                 && record.settings.threads == now.threads
                 && record.settings.labels == now.labels,
-            "the settings of the run differ; begin a new run",
+            "the settings differ; start a new run",
         ),
     ] {
         if !is_same {
@@ -246,17 +244,17 @@ struct Live<'a> {
     out: &'a mut dyn Write,
     bar: indicatif::ProgressBar,
     started: Instant,
-    /// When the progress was last told to somebody who sees no bar.
-    told: Instant,
-    /// How many scenarios were measured; the record is on disk from the first on.
+    /// When progress was last printed as a line, for a stderr without a bar.
+    last_report: Instant,
+    /// Scenarios measured; the record is on disk from the first one on.
     measured: usize,
     stop: &'static AtomicBool,
 }
 
-/// How often progress is told where there is no terminal to draw a bar on.
-const TELL_AFTER: Duration = Duration::from_secs(30);
+/// Time between progress lines where stderr is no terminal.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Drawn only when something has happened: nothing ticks while a worker measures.
+/// Without a steady tick: nothing is drawn while a worker measures.
 fn bar() -> indicatif::ProgressBar {
     if !std::io::stderr().is_terminal() {
         return indicatif::ProgressBar::hidden();
@@ -277,13 +275,13 @@ impl Events for Live<'_> {
             _ => String::new(),
         };
         self.bar.set_message(format!("{}{left}", ids.join(" ")));
-        if self.bar.is_hidden() && self.told.elapsed() >= TELL_AFTER {
-            self.told = Instant::now();
+        if self.bar.is_hidden() && self.last_report.elapsed() >= REPORT_INTERVAL {
+            self.last_report = Instant::now();
             let _ =
                 writeln!(std::io::stderr(), "{} of {} processes{left}", done.processes, done.all);
         }
         if done.processes == 0 {
-            // A closed stdout loses the table, not the run.
+            // A closed stdout does not end the run.
             let _ = self.out.write_all(report::live_header().as_bytes());
         }
     }
@@ -308,7 +306,7 @@ mod tests {
     use candlemark::record;
 
     #[test]
-    fn a_run_goes_on_where_it_was_begun_and_nowhere_else() {
+    fn a_run_resumes_only_under_the_same_conditions() {
         let setup = Setup::new(&Config::default());
         let record = Record {
             schema: record::SCHEMA,
@@ -322,16 +320,16 @@ mod tests {
             scenarios: Vec::new(),
             not_selected: Vec::new(),
         };
-        same_run(&record, &setup, "here-1", None).unwrap();
-        let error = same_run(&record, &setup, "there-2", None).unwrap_err().to_string();
-        let expected = "the machine class was `here-1` and is `there-2`; begin a new run";
+        require_same_run(&record, &setup, "here-1", None).unwrap();
+        let error = require_same_run(&record, &setup, "there-2", None).unwrap_err().to_string();
+        let expected = "the machine class was `here-1` and is `there-2`; start a new run";
         assert_eq!(error, format!("cannot resume: {expected}"));
-        let error = same("SHA-256 of the model", "ab", "cd").unwrap_err().to_string();
+        let error = require_same("SHA-256 of the model", "ab", "cd").unwrap_err().to_string();
         assert!(error.contains("the SHA-256 of the model was `ab` and is `cd`"), "{error}");
     }
 
     #[test]
-    fn the_command_that_goes_on_names_the_record_and_no_other_file() {
+    fn the_resume_command_names_the_record_and_no_other_file() {
         for (words, command) in [
             ("run", "candlemark run --resume r.json"),
             ("run code/b4 --iters 2", "candlemark run code/b4 --iters 2 --resume r.json"),
@@ -340,7 +338,7 @@ mod tests {
             ("run --resume r.json code", "candlemark run code --resume r.json"),
         ] {
             let words: Vec<String> = words.split(' ').map(String::from).collect();
-            assert_eq!(to_resume(&words, Path::new("r.json")), command);
+            assert_eq!(resume_command(&words, Path::new("r.json")), command);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `candlemark schema`: the JSON Schema of what is stored.
+//! `candlemark schema`: the JSON Schemas of stored files.
 
 use std::io::Write;
 
@@ -7,10 +7,10 @@ use candlemark::record::pair::Paired;
 
 use crate::cmd::Exit;
 
-/// Print the JSON Schema of a stored form
+/// Print the JSON Schema of a stored file
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which form
+    /// Kind of file
     #[arg(value_enum, default_value_t)]
     form: Form,
 }
@@ -20,7 +20,7 @@ enum Form {
     /// A run or a baseline
     #[default]
     Record,
-    /// Two builds measured in turns
+    /// A pair of builds
     Pair,
 }
 

@@ -1,5 +1,5 @@
-//! Flags that say which model is run and how, shared by the commands that run one. Flag,
-//! environment, file, default.
+//! Flags for the model and its settings, shared by the commands that run a model. A flag overrides
+//! the environment, which overrides the configuration file.
 
 use candlemark::engine::Injection;
 use candlemark::settings::{Config, Count, Setup, temperature, too_many};
@@ -10,54 +10,54 @@ use crate::cmd::interrupt::say;
 
 #[derive(clap::Args)]
 pub(crate) struct ModelArguments {
-    /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]`; default:
-    /// synthetic:mini
+    /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]` on the Hugging
+    /// Face hub [default: synthetic:mini]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Quantise at load: f32, bf16, q8_0 or q4_k_m
+    /// Quantize at load: f32, bf16, q8_0 or q4_k_m [default: as stored]
     #[arg(long, value_name = "QUANT")]
     quant: Option<String>,
-    /// native, candle, or llama-cpp where it is built in (CANDLEMARK_LLAMA_FA, _UBATCH and _MMAP
-    /// set it up)
+    /// native, candle, or llama-cpp if it is built in (configured by CANDLEMARK_LLAMA_FA, _UBATCH
+    /// and _MMAP) [default: native]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
-    /// cpu, cuda[:N] or metal
+    /// cpu, cuda[:N] or metal [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Threads of the CPU engines; default: physical cores allowed to the process
+    /// Threads of the CPU engines [default: physical cores allowed to the process]
     #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
     threads: Option<usize>,
-    /// Seed of the sampler and of synthetic weights
+    /// Seed of the sampler and of synthetic weights [default: 42]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Tokens generated per sequence; default: the category's
+    /// Tokens generated per sequence [default: the category's]
     #[arg(long, value_name = "N", value_parser = Count::TOKENS.parser())]
     gen_tokens: Option<usize>,
-    /// Measured generations per scenario and process
+    /// Measured generations per scenario and process [default: 5]
     #[arg(long, value_name = "N", value_parser = Count::ITERS.parser())]
     iters: Option<usize>,
-    /// Warm-up generations per scenario and process
+    /// Warm-up generations per scenario and process [default: 3; in pairs 1]
     #[arg(long, value_name = "N", value_parser = Count::WARMUPS.parser())]
     warmups: Option<usize>,
-    /// 0 is greedy; above, sampling is random but repeatable by its seed
+    /// Sampling temperature; 0 is greedy, above 0 the seed makes sampling repeatable [default: 0]
     #[arg(long, value_name = "T", value_parser = temperature)]
     temperature: Option<f64>,
-    /// Compute the whole sequence again at every step
+    /// Recompute the whole sequence at every step
     #[arg(long)]
     no_kv_cache: bool,
-    /// Stop at the model's end-of-text tokens instead of at an exact length
+    /// Stop at the model's end-of-text tokens instead of an exact length
     #[arg(long)]
     natural_stop: bool,
-    /// What is done to a prompt before it is tokenized
+    /// Format of prompts before they are tokenized [default: raw]
     #[arg(long, value_enum, value_name = "FORMAT")]
     prompt_format: Option<Format>,
-    /// What is to be said of the run, a server's flag for example; repeatable, the last of a name
-    /// stands. Kept in the record
+    /// Label stored in the record, a server's flag for example; repeatable, the last value of a
+    /// name counts
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
 }
 
-/// A label as it is written: the name ends at the first `=`, and the value may be empty.
+/// Parses a label: the name ends at the first `=`, and the value may be empty.
 fn label(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     match name.trim() {
@@ -68,7 +68,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Format {
-    /// Nothing
+    /// The text as it is
     Raw,
     /// The model's chat template, thinking off
     Chat,
@@ -77,15 +77,15 @@ enum Format {
 }
 
 impl ModelArguments {
-    /// For workers that take turns: one warm-up, unless more were asked for, because what repeats
-    /// is the block.
+    /// The setup for workers that take turns: one warm-up by default, because blocks are what
+    /// repeats.
     pub(crate) fn setup_for_turns(&self, config: &Config) -> candlemark::Result<Setup> {
         let mut setup = self.setup(config)?;
         setup.generation.warmups = self.warmups.unwrap_or(1);
         Ok(setup)
     }
 
-    /// The flags over the configuration, with names that were checked.
+    /// The setup from the flags and the configuration, with its names checked.
     pub(crate) fn setup(&self, config: &Config) -> candlemark::Result<Setup> {
         let mut setup = Setup::new(config);
         let generation = &mut setup.generation;
@@ -105,16 +105,16 @@ impl ModelArguments {
             Some(Format::ChatThinking) => PromptFormat::ChatThinking,
             None => generation.prompt_format,
         };
-        let over = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
-        setup.model = over(&self.model, setup.model);
-        setup.engine = over(&self.engine, setup.engine);
-        setup.device = over(&self.device, setup.device);
+        let or = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
+        setup.model = or(&self.model, setup.model);
+        setup.engine = or(&self.engine, setup.engine);
+        setup.device = or(&self.device, setup.device);
         setup.quant = self.quant.clone().or(setup.quant);
         setup.labels.extend(self.labels.iter().cloned());
         setup.threads = self.threads.unwrap_or(setup.threads);
         engine::check(&setup)?;
         if let Some(shared) = too_many(setup.threads) {
-            say(&format!("warning: {shared}: give fewer with `--threads` or CANDLEMARK_THREADS"));
+            say(&format!("warning: {shared}; give fewer with `--threads` or CANDLEMARK_THREADS"));
         }
         Ok(setup)
     }
@@ -130,9 +130,37 @@ pub(crate) fn check_words_for_turns(words: &[String]) -> candlemark::Result<()> 
     Ok(())
 }
 
-/// The deliberate slowdown that the environment asks for, if it does.
+/// The slowdown to inject, from the environment.
 pub(crate) fn injection() -> candlemark::Result<Option<String>> {
-    let asked = std::env::var(suite::INJECT).ok();
-    asked.as_deref().map(Injection::parse).transpose()?;
-    Ok(asked)
+    let injection = std::env::var(suite::INJECT).ok();
+    injection.as_deref().map(Injection::parse).transpose()?;
+    Ok(injection)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command};
+
+    use super::*;
+
+    #[test]
+    fn the_help_prints_the_defaults() {
+        let setup = Setup::new(&Config::default());
+        let generation = &setup.generation;
+        let help = ModelArguments::augment_args(Command::new("run")).render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (flag, default) in [
+            ("--model", setup.model.clone()),
+            ("--engine", setup.engine.clone()),
+            ("--device", setup.device.clone()),
+            ("--seed", generation.seed.to_string()),
+            ("--iters", generation.iters.to_string()),
+            ("--warmups", format!("{}; in pairs 1", generation.warmups)),
+            ("--temperature", generation.temperature.to_string()),
+        ] {
+            let (_, text) = help.split_once(&format!("{flag} <")).unwrap();
+            let text = text.split(" --").next().unwrap();
+            assert!(text.contains(&format!("[default: {default}]")), "{flag}: {text}");
+        }
+    }
 }

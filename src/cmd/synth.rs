@@ -12,23 +12,22 @@ use candlemark::{files, model};
 
 use crate::cmd::{Exit, usage};
 
-/// Write a synthetic model: a GGUF with weights and tokenizer that llama.cpp also loads, or a
-/// folder of safetensors
+/// Write a synthetic model: a GGUF file, which llama.cpp loads too, or a folder of safetensors
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Named shape: mini, qwen3-0.6b, qwen2.5-1.5b, …
+    /// Shape of a published model: mini, qwen3-0.6b, qwen2.5-1.5b, …
     #[arg(long, value_name = "SHAPE")]
     shape: String,
-    /// f32, bf16, q8_0 or q4_k_m (folders: f32)
+    /// f32, bf16, q8_0 or q4_k_m; folders are always f32
     #[arg(long, value_name = "QUANT", default_value = "f32")]
     quant: String,
     /// Seed of the weights
     #[arg(long, value_name = "N", default_value_t = 42)]
     seed: u64,
-    /// A file ending in .gguf, or a folder that does not exist yet
+    /// A file that ends in .gguf, or a folder that does not exist yet
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
-    /// Largest shard of a folder
+    /// Largest shard of a folder in MiB [default: one file]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=u64::MAX >> 20))]
     shard_mib: Option<u64>,
 }
@@ -39,17 +38,14 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
     if !is_gguf && quant != Quant::F32 {
         return Err(usage(format!(
-            "safetensors folders are written as f32; for {} write a file ending in .gguf",
+            "folders of safetensors are always f32; for {} name a file that ends in .gguf",
             quant.name()
         )));
     }
     if is_gguf {
         files::check(path)?;
     } else if path.exists() {
-        return Err(usage(format!(
-            "{} exists already; name a folder that does not",
-            path.display()
-        )));
+        return Err(usage(format!("`{}` exists; name a folder that does not", path.display())));
     }
     let spec = format!("synthetic:{}", arguments.shape);
     let opened = model::open(&spec, arguments.seed, None, &mut ())?;
@@ -60,14 +56,14 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         let tensors = gguf::tensors(&opened.config, opened.source.as_ref(), Some(quant))?;
         gguf::write(path, &metadata, &tensors)?;
     } else {
-        folder(path, &opened, arguments.shard_mib)?;
+        write_folder(path, &opened, arguments.shard_mib)?;
     }
     writeln!(out, "{}", path.display())?;
     Ok(Exit::Pass)
 }
 
-/// Writes beside the folder first: it appears under its name only when it is whole.
-fn folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow::Result<()> {
+/// Writes a temporary folder and renames it, so that a folder of this name is complete.
+fn write_folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow::Result<()> {
     let written = || -> anyhow::Result<()> {
         let temporary = Temporary::folder(files::folder_of(path))?;
         let folder = temporary.path();
@@ -77,12 +73,12 @@ fn folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow
         write("tokenizer_config.json", Tokenizer::TINY_CONFIG)?;
         let shard = shard_mib.map(|mib| mib << 20);
         safetensors::write(folder, opened.source.as_ref(), &opened.config.tensors(), shard)?;
-        // The weights' writer makes files that only their owner can read.
+        // safetensors creates files that only their owner can read.
         let usual = std::fs::metadata(folder.join("config.json"))?.permissions();
         for entry in std::fs::read_dir(folder)? {
             std::fs::set_permissions(entry?.path(), usual.clone())?;
         }
         Ok(temporary.rename(path)?)
     };
-    written().with_context(|| format!("writing the folder {}", path.display()))
+    written().with_context(|| format!("cannot write the folder `{}`", path.display()))
 }

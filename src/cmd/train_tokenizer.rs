@@ -1,4 +1,4 @@
-//! `candlemark train-tokenizer`: makes the tiny vocabulary of the synthetic models from texts.
+//! `candlemark train-tokenizer`: trains the tiny vocabulary of the synthetic models.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,31 +14,31 @@ use crate::cmd::{Exit, usage};
 pub(crate) struct Arguments {
     /// Folder of .txt files
     corpus: PathBuf,
-    /// Tokens, special ones included
+    /// Number of tokens, including special ones
     #[arg(long, value_name = "N", default_value_t = 3072, value_parser = Count::TOKENS.parser())]
     vocab: usize,
-    /// File to write
+    /// Output file, tokenizer.json
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let unreadable = |what: &str, path: &Path, error: std::io::Error| {
-        usage(format!("reading {what}{}: {error}", path.display()))
+        usage(format!("cannot read {what}`{}`: {error}", path.display()))
     };
     let corpus = &arguments.corpus;
     let entries =
         std::fs::read_dir(corpus).map_err(|error| unreadable("the folder ", corpus, error))?;
     let mut texts = Vec::new();
     for entry in entries {
-        let path = entry.context("reading the folder")?.path();
+        let path = entry.context("cannot read the folder")?.path();
         if path.extension().is_some_and(|extension| extension == "txt") {
             let text = std::fs::read_to_string(&path);
             texts.push(text.map_err(|error| unreadable("", &path, error))?);
         }
     }
     if texts.is_empty() {
-        return Err(usage(format!("no .txt file in {}", corpus.display())));
+        return Err(usage(format!("no .txt file in `{}`", corpus.display())));
     }
     files::check(&arguments.output)?;
     let json = tokenizer::train(&texts, arguments.vocab)?;

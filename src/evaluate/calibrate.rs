@@ -1,6 +1,6 @@
-//! What a pool says of the machine it was recorded on: how much two layouts of one source differ,
-//! how much sessions differ, and how small a change can be told from none. Every environment of the
-//! pool is a session.
+//! Noise of the machine that recorded a pool: variance between code layouts of one source, variance
+//! between sessions, and the smallest detectable change. Every environment of the pool is a
+//! session.
 
 use std::collections::BTreeMap;
 
@@ -14,95 +14,98 @@ use crate::record::pool::{Pool, Recorded, Role};
 use crate::stats;
 use crate::workload::{METRICS, Metric};
 
-/// What was found.
+/// The noise of a machine.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Found {
+pub struct NoiseEstimates {
     /// Standard deviation of ln cost between two layouts of one source, by kind of metric.
     pub layout_sd: BTreeMap<String, Spread>,
-    /// Standard deviation of ln cost between sessions, beyond what their processes explain, by
+    /// Standard deviation of ln cost between sessions, beyond the variance of their processes, by
     /// kind of metric.
     pub session_sd: BTreeMap<String, Spread>,
-    /// What each metric of each scenario can be told apart by.
+    /// The smallest detectable change of each metric of each scenario.
     pub floors: Vec<Floor>,
 }
 
-/// Puts a pool's blocks together; `alpha` is the gate's, for the smallest change that would be told
-/// from none.
-pub fn calibrate(pool: &Pool, alpha: f64) -> Found {
-    let cases: Vec<Seen> = (0..pool.scenarios.len())
+/// Estimates the noise from a pool's blocks. `alpha` is the gate's significance level, on which the
+/// smallest detectable change depends.
+pub fn calibrate(pool: &Pool, alpha: f64) -> NoiseEstimates {
+    let cases: Vec<MetricBlocks> = (0..pool.scenarios.len())
         .flat_map(|at| {
             let work = &pool.scenarios[at].work;
             let gated = METRICS.iter().filter(|metric| metric.gated(work));
-            gated.map(move |metric| Seen { pool, at, metric })
+            gated.map(move |metric| MetricBlocks { pool, at, metric })
         })
         .collect();
-    let levels = Levels::in_turns(alpha, SUITE);
-    let layout_sd = layouts(by_kind(&cases, |seen| seen.layouts()));
-    let known = |seen: &Seen| layout_sd.get(seen.metric.kind()).map_or(ASSUMED, |spread| spread.sd);
-    Found {
-        session_sd: by_kind(&cases, |seen| seen.sessions()),
-        floors: cases.iter().filter_map(|seen| seen.floor(levels, known(seen))).collect(),
+    let levels = Levels::in_turns(alpha, SUITE_METRICS);
+    let layout_sd = shrink(by_kind(&cases, MetricBlocks::layout_variance));
+    let sd_of = |blocks: &MetricBlocks| {
+        layout_sd.get(blocks.metric.kind()).map_or(PRIOR_LAYOUT_SD, |spread| spread.sd)
+    };
+    NoiseEstimates {
+        session_sd: by_kind(&cases, MetricBlocks::session_variance),
+        floors: cases.iter().filter_map(|blocks| blocks.floor(levels, sd_of(blocks))).collect(),
         layout_sd,
     }
 }
 
-/// Metrics of the default suite, which pay for being judged together.
-const SUITE: usize = 60;
+/// Metrics of the default suite, over which Bonferroni's correction divides the level.
+const SUITE_METRICS: usize = 60;
 
-/// What two layouts are taken to differ by before it is measured, and what that assumption is
-/// worth, in degrees of freedom: three layouts alone say zero half of the time that the truth is
-/// small, and zero would be certainty.
-const ASSUMED: f64 = 0.005;
-const ASSUMED_FREEDOM: f64 = 3.0;
+/// The prior of the layout's standard deviation, and its degrees of freedom. Three layouts alone
+/// estimate zero half of the time when the true value is small, and zero would be certainty.
+const PRIOR_LAYOUT_SD: f64 = 0.005;
+const PRIOR_LAYOUT_FREEDOM: f64 = 3.0;
 
-/// Measured spreads drawn towards the assumed one, each by its degrees of freedom (a scaled inverse
+/// Shrinks measured variances towards the prior, weighted by degrees of freedom (a scaled inverse
 /// chi-squared prior).
-fn layouts(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
-    let drawn = |(kind, Spread { sd, freedom }): (String, Spread)| {
-        let all = freedom + ASSUMED_FREEDOM;
-        let variance = (freedom * sd * sd + ASSUMED_FREEDOM * ASSUMED * ASSUMED) / all;
+fn shrink(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
+    let shrunk = |(kind, Spread { sd, freedom }): (String, Spread)| {
+        let all = freedom + PRIOR_LAYOUT_FREEDOM;
+        let prior = PRIOR_LAYOUT_FREEDOM * PRIOR_LAYOUT_SD * PRIOR_LAYOUT_SD;
+        let variance = (freedom * sd * sd + prior) / all;
         (kind, Spread { sd: variance.sqrt(), freedom: all })
     };
-    measured.into_iter().map(drawn).collect()
+    measured.into_iter().map(shrunk).collect()
 }
 
-/// Pools over the metrics of a kind. The degrees of freedom stay those of one: a layout or a
-/// session that is slow in one scenario is likely to be slow in the next, so that more of them are
-/// not more evidence.
-fn by_kind(
-    cases: &[Seen],
-    variance: impl Fn(&Seen) -> Option<(f64, f64)>,
+/// Pools variances, with their degrees of freedom, over the metrics of a kind. The pooled degrees
+/// of freedom are the smallest, not the sum: scenarios share their layouts and sessions, so that
+/// more scenarios are not more evidence.
+fn by_kind<'a>(
+    cases: &[MetricBlocks<'a>],
+    variance: impl Fn(&MetricBlocks<'a>) -> Option<(f64, f64)>,
 ) -> BTreeMap<String, Spread> {
     let mut kinds: BTreeMap<&'static str, Vec<(f64, f64)>> = BTreeMap::new();
-    for seen in cases {
-        if let Some(found) = variance(seen) {
-            kinds.entry(seen.metric.kind()).or_default().push(found);
+    for blocks in cases {
+        if let Some(estimate) = variance(blocks) {
+            kinds.entry(blocks.metric.kind()).or_default().push(estimate);
         }
     }
-    let pooled = kinds.into_iter().map(|(kind, found)| {
-        let mean = found.iter().map(|(variance, _)| variance).sum::<f64>() / found.len() as f64;
-        let freedom = found.iter().map(|(_, freedom)| *freedom).fold(f64::INFINITY, f64::min);
+    let pooled = kinds.into_iter().map(|(kind, estimates)| {
+        let sum: f64 = estimates.iter().map(|(variance, _)| variance).sum();
+        let mean = sum / estimates.len() as f64;
+        let freedom = estimates.iter().map(|(_, freedom)| *freedom).fold(f64::INFINITY, f64::min);
         (kind.to_owned(), Spread { sd: mean.max(0.0).sqrt(), freedom })
     });
     pooled.collect()
 }
 
 /// One metric of one scenario of a pool.
-struct Seen<'a> {
+struct MetricBlocks<'a> {
     pool: &'a Pool,
     at: usize,
     metric: &'static Metric,
 }
 
-impl Seen<'_> {
+impl MetricBlocks<'_> {
     fn turns(&self, session: &Recorded) -> Vec<PairedTurns> {
         let counted =
             session.blocks.iter().enumerate().filter(|(_, block)| block.rejected.is_none());
         counted.map(|(number, block)| block.scenarios[self.at].paired(number)).collect()
     }
 
-    /// What the blocks of all sessions say of an arm.
-    fn changes(&self, arm: char) -> Vec<f64> {
+    /// The block effects of an arm, in all sessions.
+    fn effects(&self, arm: char) -> Vec<f64> {
         let sessions = self.pool.environments.iter().flat_map(|session| self.turns(session));
         sessions.filter_map(|turns| block_value(&turns, self.metric, arm)).collect()
     }
@@ -111,14 +114,14 @@ impl Seen<'_> {
         self.pool.arms.iter().filter(move |arm| arm.role == role).map(|arm| arm.letter)
     }
 
-    /// The variance of the difference of two layouts, beyond what the error of each explains. The
-    /// base is one of them, and its own error is in the value of every other one, where it
-    /// cancels between them.
-    fn layouts(&self) -> Option<(f64, f64)> {
+    /// The variance of the difference of two layouts, beyond the error of each, and its degrees of
+    /// freedom. The base is one of the layouts; its own error is in the effect of every other one
+    /// and cancels between them.
+    fn layout_variance(&self) -> Option<(f64, f64)> {
         let mut thetas = vec![0.0];
         let mut errors = Vec::new();
         for letter in self.letters(Role::Layout) {
-            let centre = stats::trimmed(&self.changes(letter))?;
+            let centre = stats::trimmed(&self.effects(letter))?;
             thetas.push(centre.value);
             errors.push(centre.error?.0.powi(2));
         }
@@ -127,12 +130,13 @@ impl Seen<'_> {
         Some((2.0 * between - stats::mean(&errors)?, layouts as f64))
     }
 
-    /// The variance of the base's own level between sessions, beyond what its blocks explain.
-    fn sessions(&self) -> Option<(f64, f64)> {
+    /// The variance of the base's level between sessions, beyond the variance of its blocks, and
+    /// its degrees of freedom.
+    fn session_variance(&self) -> Option<(f64, f64)> {
         let mut levels = Vec::new();
         let mut errors = Vec::new();
-        for session in together(&self.pool.environments) {
-            let turns = session.into_iter().flat_map(|part| self.turns(part));
+        for session in merge_near(&self.pool.environments) {
+            let turns = session.into_iter().flat_map(|one| self.turns(one));
             let values: Vec<f64> =
                 turns.filter_map(|turns| Some(centre(&turns, self.metric, 'A')?.ln())).collect();
             levels.push(stats::mean(&values)?);
@@ -145,8 +149,7 @@ impl Seen<'_> {
 
     fn floor(&self, levels: Levels, layout_sd: f64) -> Option<Floor> {
         let copy = self.letters(Role::Copy).next()?;
-        let blocks = self.changes(copy);
-        let block_sd = stats::sd(&blocks)?;
+        let block_sd = stats::sd(&self.effects(copy))?;
         let all = self.pool.environments.iter().flat_map(|session| self.turns(session));
         let effects = all.filter_map(|turns| quad_effects(&turns, self.metric, copy));
         let within: Vec<f64> =
@@ -170,9 +173,8 @@ impl Seen<'_> {
     }
 }
 
-/// Sessions that began within an hour of the one before say nothing of another time: they count as
-/// one.
-fn together(environments: &[Recorded]) -> Vec<Vec<&Recorded>> {
+/// Groups sessions: those that began within an hour of the one before count as one.
+fn merge_near(environments: &[Recorded]) -> Vec<Vec<&Recorded>> {
     let mut sessions: Vec<Vec<&Recorded>> = Vec::new();
     for one in environments {
         let near = |last: &&mut Vec<&Recorded>| {
@@ -237,29 +239,29 @@ mod tests {
     }
 
     #[test]
-    fn layouts_differ_by_more_than_their_error_explains() {
+    fn the_variance_of_layouts_excludes_their_error() {
         // L is 2 % slower and P 2 % faster in every block: of three layouts at 0, 2 and -2 % the
         // variance is 4, and that of the difference of two 8.
         let session = [[0.0, 0.0, -0.02, 0.02]; 8];
-        let found = calibrate(&pool(&[&session]), 0.05);
-        let Spread { sd, freedom } = found.layout_sd["decode"];
-        // Two degrees of freedom of that, three of the assumed 0.5 %.
+        let noise = calibrate(&pool(&[&session]), 0.05);
+        let Spread { sd, freedom } = noise.layout_sd["decode"];
+        // Two degrees of freedom of that, three of the prior of 0.5 %.
         let expected = ((2.0 * 8e-4 + 3.0 * 0.25e-4) / 5.0f64).sqrt();
         assert!((sd - expected).abs() < 1e-9 && freedom == 5.0, "{sd} {freedom}");
-        assert!(found.session_sd.is_empty(), "one session says nothing of sessions");
+        assert!(noise.session_sd.is_empty(), "one session has no variance between sessions");
     }
 
     #[test]
-    fn noise_alone_is_no_layout_and_no_session() {
+    fn noise_of_blocks_is_not_counted_as_layout_or_session() {
         let noisy = |sign: f64| {
             [1.0, -1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0]
                 .map(|noise| [0.01 * noise * sign, 0.0, 0.0, 0.0])
         };
-        let found = calibrate(&pool(&[&noisy(1.0), &noisy(-1.0), &noisy(1.0)]), 0.05);
-        let Spread { sd, .. } = found.layout_sd["decode"];
-        assert!((sd - 0.005 * 0.6f64.sqrt()).abs() < 1e-9, "{sd}: no more than was assumed");
-        assert_eq!(found.session_sd["decode"], Spread { sd: 0.0, freedom: 2.0 });
-        let floor = &found.floors[0];
+        let noise = calibrate(&pool(&[&noisy(1.0), &noisy(-1.0), &noisy(1.0)]), 0.05);
+        let Spread { sd, .. } = noise.layout_sd["decode"];
+        assert!((sd - 0.005 * 0.6f64.sqrt()).abs() < 1e-9, "{sd}: no more than the prior");
+        assert_eq!(noise.session_sd["decode"], Spread { sd: 0.0, freedom: 2.0 });
+        let floor = &noise.floors[0];
         assert_eq!((floor.scenario.as_str(), floor.metric.as_str()), ("code/b1", "decode_tok_s"));
         // 24 blocks of ±1 %: the squares are 24, over 23.
         assert!((floor.block_sd - 0.01 * (24f64 / 23.0).sqrt()).abs() < 1e-9, "{}", floor.block_sd);
@@ -269,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn sessions_differ_by_what_their_blocks_do_not_explain() {
+    fn the_variance_of_sessions_excludes_that_of_their_blocks() {
         let at = |level: f64| [[level, 0.0, 0.0, 0.0]; 8];
-        let found = calibrate(&pool(&[&at(0.0), &at(0.03), &at(-0.03)]), 0.05);
-        let Spread { sd, freedom } = found.session_sd["decode"];
+        let noise = calibrate(&pool(&[&at(0.0), &at(0.03), &at(-0.03)]), 0.05);
+        let Spread { sd, freedom } = noise.session_sd["decode"];
         assert!(freedom == 2.0);
         assert!((sd - 0.03).abs() < 1e-9 && freedom == 2.0, "{sd} {freedom}");
         let mut soon = pool(&[&at(0.0), &at(0.03), &at(-0.03)]);

@@ -1,27 +1,26 @@
-//! Pools of simulated machines: normal blocks with now and then an outlier, as in `gate.md`,
-//! section 8.
+//! Pools of simulated machines: normal block effects with outliers, as in `gate.md`, section 8.
 
 use crate::record::pair::Quad;
 use crate::record::pool::{Column, Pool, PoolBlock, PoolCase, PoolKind, PoolTurns, Recorded};
 use crate::record::{Build, Machine, Model, Settings, Work, pool};
 use crate::stats::Random;
 
-/// A machine, with standard deviations of ln cost.
+/// A simulated machine, with standard deviations of ln cost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Host {
     pub(super) name: &'static str,
     pub(super) column: Column,
-    /// Of a block's value: two processes.
+    /// Of a block effect, which has two processes.
     pub(super) process: f64,
-    /// Share of blocks in which the other arm is disturbed, and how much.
+    /// Share of blocks with an outlier of the other arm, and its size.
     pub(super) outliers: (f64, f64),
     /// Of one turn.
     pub(super) turn: f64,
-    /// Of another code layout, constant in a scenario.
+    /// Of another code layout; constant per scenario.
     pub(super) layout: f64,
     /// How much slower every turn is than the one before.
     pub(super) drift: f64,
-    /// Share of blocks that are rejected, with turns far off.
+    /// Share of rejected blocks, whose turns are far off.
     pub(super) rejected: f64,
 }
 
@@ -51,7 +50,6 @@ pub(super) const BAD: Host = Host {
     ..NOISELESS
 };
 
-/// What is measured of each host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
     pub(super) scenarios: usize,
@@ -59,7 +57,7 @@ pub(super) struct Size {
     pub(super) quads: usize,
 }
 
-/// A pool of these hosts, with the arms of these letters; the base always is one.
+/// A pool of these hosts with the base and the arms of these letters.
 pub(super) fn pool(hosts: &[Host], size: Size, letters: &str) -> Pool {
     const IDS: [&str; 4] = ["short/b1", "code/b1", "long/b1", "medium/b1"];
     let mut random = Random::new(20_260_701);
@@ -128,7 +126,7 @@ fn turns(
                 let (share, size) = host.outliers;
                 let outlier = arm.letter != 'A' && random.uniform() < share;
                 let own = match outlier {
-                    // The base's part of the spread is there already.
+                    // Without the base's share of the variance.
                     true => (size * size - host.process * host.process / 2.0).sqrt(),
                     false => host.process / 2f64.sqrt(),
                 };

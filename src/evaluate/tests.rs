@@ -1,15 +1,17 @@
-//! Rules on simulated pools: what must come out when the truth is known.
+//! Rules on simulated pools, where the true change is known.
 
 use std::fs;
 use std::path::Path;
 
+use super::rule::{PairedBlock, RuleInput, RuleVerdict};
+use super::rules::RuleKind;
 use super::simulated::*;
 use super::*;
 use crate::record::pool::Pool;
 
 fn replay(pool: &Pool, runs: usize, names: &[&str]) -> Evaluation {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let plan = Plan { runs, seed: 1, rules: rules(&names).unwrap() };
+    let plan = ReplayPlan { runs, seed: 1, rules: rules(&names).unwrap() };
     evaluate(std::slice::from_ref(pool), &plan).unwrap()
 }
 
@@ -20,7 +22,7 @@ fn figure(evaluation: &Evaluation, rule: &str, column: &str, name: &str) -> f64 
 const ALL: &str = "NL357TXFM";
 
 #[test]
-fn without_noise_nothing_is_missed_and_nothing_made_up() {
+fn without_noise_every_change_is_detected_and_no_alarm_is_false() {
     let size = Size { scenarios: 2, blocks: 34, quads: 2 };
     let evaluation = replay(&pool(&[NOISELESS], size, ALL), 20, &[]);
     assert_eq!(evaluation.judged, 60);
@@ -51,7 +53,7 @@ fn without_noise_nothing_is_missed_and_nothing_made_up() {
                 "ours_from_8" | "ours_before" => 8.0,
                 _ => 5.0,
             };
-            // Two quads a block, but of memory.
+            // Two rounds a block, except for memory.
             let blocks = match rule.name {
                 "ours_one_process" => (3.0 + 3.0 + first) / 3.0,
                 _ => first,
@@ -59,8 +61,8 @@ fn without_noise_nothing_is_missed_and_nothing_made_up() {
             assert!((of("blocks") - blocks).abs() < 0.3, "{}", rule.name);
         }
     }
-    // 5 blocks of three processes that take 0.1 s to start, and in each 20 scenarios of 0.2 s and 2
-    // quads of 0.5 s for both.
+    // 5 blocks of three processes that take 0.1 s each to start; per block 20 scenarios of two arms
+    // with 0.2 s of warm-up and two rounds of 0.5 s.
     let seconds = figure(&evaluation, "ours", "quiet", "seconds");
     assert!((seconds - 5.0 * (0.3 + 20.0 * 2.0 * 1.2)).abs() < 1e-6, "{seconds}");
 }
@@ -74,7 +76,8 @@ fn the_same_pool_and_seed_give_the_same_figures() {
     let first = replay(&pool, 200, &names);
     assert_eq!(replay(&pool, 200, &names), first);
     let rules = rules(&["ours".to_owned()]).unwrap();
-    let other = evaluate(std::slice::from_ref(&pool), &Plan { runs: 200, seed: 2, rules }).unwrap();
+    let other =
+        evaluate(std::slice::from_ref(&pool), &ReplayPlan { runs: 200, seed: 2, rules }).unwrap();
     assert_ne!(other.columns["ours"], first.columns["ours"]);
 }
 
@@ -88,22 +91,23 @@ fn what_a_pool_lacks_is_absent() {
     assert_eq!(figures.get("detect_memory_20"), None, "memory cannot");
     assert_eq!(figures.get("suite_false_alarm_layout"), None);
     assert!(!evaluation.columns["ours"].contains_key("hostile"));
-    let hostile = evaluation.targets.iter().filter(|met| met.column.name() == "hostile");
+    let hostile = evaluation.targets.iter().filter(|result| result.column.name() == "hostile");
     assert!(
-        hostile.clone().count() > 0 && hostile.clone().all(|met| met.status == Status::NotMeasured)
+        hostile.clone().count() > 0
+            && hostile.clone().all(|result| result.status == GateTargetStatus::NotMeasured)
     );
     let short = pool(&[QUIET], Size { blocks: 23, ..size }, "N");
-    let plan = Plan { runs: 1, seed: 1, rules: RULES.iter().collect() };
+    let plan = ReplayPlan { runs: 1, seed: 1, rules: RULES.iter().collect() };
     let error = evaluate(std::slice::from_ref(&short), &plan).unwrap_err().to_string();
-    assert!(error.contains("`quiet` has 23 blocks that count, a replay needs 24"), "{error}");
+    assert!(error.contains("`quiet` has 23 accepted blocks; a replay needs 24"), "{error}");
     let error = rules(&["our".to_owned()]).unwrap_err().to_string();
     assert!(error.contains("did you mean `ours`?"), "{error}");
 }
 
-/// Loose bands around section 8 of `gate.md`: naive alarms per metric, and what ours says without
-/// the term for layout.
+/// Loose bands around section 8 of `gate.md`, for a naive rule and this gate without the term for
+/// code layout.
 #[test]
-fn known_noise_has_the_known_characteristics() {
+fn simulated_noise_gives_the_expected_rates() {
     let size = Size { scenarios: 2, blocks: 400, quads: 1 };
     let evaluation =
         replay(&pool(&[QUIET, TYPICAL, BAD], size, "N357T"), 300, &["ours_no_layout", "naive_5"]);
@@ -127,20 +131,20 @@ fn known_noise_has_the_known_characteristics() {
 }
 
 #[test]
-fn turns_there_and_back_cancel_a_drift_that_one_way_does_not() {
+fn counterbalanced_turns_cancel_a_drift() {
     let host = Host { drift: 0.002, turn: 0.001, ..NOISELESS };
     let size = Size { scenarios: 1, blocks: 60, quads: 1 };
     let evaluation = replay(&pool(&[host], size, "N7"), 50, &["ours", "ours_no_abba"]);
-    let blocks = |rule| figure(&evaluation, rule, "quiet", "coverage");
-    assert!(blocks("ours") >= blocks("ours_no_abba"));
+    let coverage = |rule| figure(&evaluation, rule, "quiet", "coverage");
+    assert!(coverage("ours") >= coverage("ours_no_abba"));
     let pool = pool(&[host], size, "N7");
     let turns = pool.environments[0].blocks[0].scenarios[0].paired(0);
     let metric = crate::workload::metric("decode_tok_s").unwrap();
-    let pairing = super::rules::Pairing::of(&turns, metric, '7', false).unwrap();
+    let block = PairedBlock::new(&turns, metric, '7', false).unwrap();
     let truth = -(-0.075f64).ln_1p();
-    assert!((pairing.value - truth).abs() < 0.003, "{pairing:?}");
-    assert!((pairing.first - truth).abs() >= 0.0015, "{pairing:?}");
-    assert_eq!((pairing.base.len(), pairing.other.len(), pairing.quads.len()), (2, 2, 1));
+    assert!((block.effect - truth).abs() < 0.003, "{block:?}");
+    assert!((block.first_turns - truth).abs() >= 0.0015, "{block:?}");
+    assert_eq!((block.base.len(), block.other.len(), block.rounds.len()), (2, 2, 1));
 }
 
 #[test]
@@ -159,33 +163,33 @@ fn rejected_blocks_do_not_count_and_can_withdraw_a_verdict() {
 
 #[test]
 fn a_verdict_that_rejected_blocks_contradict_is_withdrawn() {
-    let at = |value: f64, rejected| rules::Pairing {
-        value,
-        first: value,
-        quads: vec![value],
+    let block = |effect: f64, rejected| PairedBlock {
+        effect,
+        first_turns: effect,
+        rounds: vec![effect],
         base: vec![1.0],
-        other: vec![value.exp()],
+        other: vec![effect.exp()],
         rejected,
     };
-    let said = |before: &rules::Pairing, rule: &str| {
-        let slow = at(0.08, false);
+    let judge = |before: &PairedBlock, rule: &str| {
+        let slow = block(0.08, false);
         let blocks = [vec![before; 8], vec![&slow; 32]].concat();
         let metric = crate::workload::metric("decode_tok_s").unwrap();
         let rule = RULES.iter().find(|one| one.name == rule).unwrap();
-        let rules::Decide::Together(ours) = &rule.decide else { panic!("one of ours") };
-        let window = ours.window(rules::View { blocks, metric });
-        let answer = ours.decide(&[&window], 60)[0];
-        (answer.said, answer.blocks)
+        let RuleKind::Joint(gate) = &rule.kind else { panic!("a rule of this gate") };
+        let input = gate.prepare(RuleInput { blocks, metric });
+        let output = gate.decide(&[&input], 60)[0];
+        (output.verdict, output.blocks)
     };
-    let (fast, slow) = (at(0.0, true), at(0.08, true));
-    assert_eq!(said(&slow, "ours"), (rules::Said::Regressed, 16));
-    assert_eq!(said(&fast, "ours"), (rules::Said::Undecided, 16));
-    assert_eq!(said(&fast, "ours_no_rejection"), (rules::Said::Pass, 5));
+    let (fast, slow) = (block(0.0, true), block(0.08, true));
+    assert_eq!(judge(&slow, "ours"), (RuleVerdict::Regressed, 16));
+    assert_eq!(judge(&fast, "ours"), (RuleVerdict::Undecided, 16));
+    assert_eq!(judge(&fast, "ours_no_rejection"), (RuleVerdict::Pass, 5));
 }
 
 /// The pool that the golden files of the command are made from; `BLESS=1` rewrites it.
 #[test]
-fn the_pool_of_the_golden_files_is_what_it_is_made_from() {
+fn the_pool_of_the_golden_files_is_up_to_date() {
     let layout = 0.004;
     let quiet = Host { name: "quiet", turn: 0.01, layout, ..QUIET };
     let typical = Host { name: "cpu-hog", turn: 0.02, layout, rejected: 0.06, ..TYPICAL };
@@ -202,7 +206,7 @@ fn the_pool_of_the_golden_files_is_what_it_is_made_from() {
     assert!(same, "pool.json differs; BLESS=1 accepts the new one");
 }
 
-/// Prints what our rule does on the machines of section 8.
+/// Prints the figures of every rule on the machines of section 8.
 #[test]
 #[ignore = "a table for people"]
 #[expect(clippy::print_stdout, reason = "it is the point")]
@@ -219,11 +223,11 @@ fn operating_characteristics() {
 }
 
 #[test]
-fn shares_rest_on_verdicts_that_share_no_block() {
+fn confidence_intervals_use_verdicts_that_share_no_block() {
     let size = Size { scenarios: 2, blocks: 40, quads: 1 };
     let quiet = pool(&[NOISELESS], size, "N7");
     let figures = |pools: &[Pool]| {
-        let plan = Plan {
+        let plan = ReplayPlan {
             runs: 5,
             seed: 1,
             rules: rules(&["ours".to_owned(), "naive_5".to_owned()]).unwrap(),
@@ -232,7 +236,8 @@ fn shares_rest_on_verdicts_that_share_no_block() {
     };
     let one = figures(std::slice::from_ref(&quiet));
     let of = |evaluation: &Evaluation, rule: &str, name| {
-        let Evidence { hits, cases } = evaluation.columns[rule]["quiet"].evidence(name).unwrap();
+        let Proportion { hits, cases } =
+            evaluation.columns[rule]["quiet"].proportion(name).unwrap();
         (hits, cases)
     };
     // Two scenarios, 40 blocks: a verdict takes 5 where nothing moves and 8 for a regression, a
@@ -245,6 +250,6 @@ fn shares_rest_on_verdicts_that_share_no_block() {
     assert_eq!(of(&two, "ours", "suite_false_alarm"), (0, 1));
     assert_eq!((two.pools.len(), two.environments.len()), (2, 2));
     assert_eq!(two.pools[1].columns["ours"], one.columns["ours"]);
-    let alarms = two.targets.iter().find(|met| met.figure == "suite_false_alarm").unwrap();
-    assert_eq!((alarms.status, alarms.found), (Status::NotShown, Some(0.0)));
+    let alarms = two.targets.iter().find(|result| result.figure == "suite_false_alarm").unwrap();
+    assert_eq!((alarms.status, alarms.value), (GateTargetStatus::NotShown, Some(0.0)));
 }

@@ -3,8 +3,8 @@
 //! the last line.
 
 use crate::evaluate::{
-    Bound, Evaluation, FIGURES, Figure, Figures, Met, Place, RULES, SCENARIOS, Status, TARGETS,
-    Unit,
+    Bound, EnvironmentResult, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS,
+    GateTargetResult, GateTargetStatus, RULES, SUITE_SCENARIOS,
 };
 use crate::record::pool::Column;
 use crate::report::text::{Medium, table};
@@ -78,7 +78,7 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
     }
     if evaluation.rules.contains(&"ours") {
         let rows = evaluation.environments.iter();
-        let name = |place: &Place| match evaluation.pools.len() {
+        let name = |place: &EnvironmentResult| match evaluation.pools.len() {
             1 => place.name.clone(),
             _ => format!("{}, {}", evaluation.pools[place.pool].cpu, place.name),
         };
@@ -94,7 +94,8 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
     text += &title("What the figures are");
     let legend = SHOWN.map(|name| {
         let one = figure(name);
-        let unit = if matches!(one.unit, Unit::Share | Unit::Effect) { " (%)" } else { "" };
+        let unit =
+            if matches!(one.unit, FigureUnit::Share | FigureUnit::Effect) { " (%)" } else { "" };
         vec![one.label.to_owned(), format!("{}{unit}", one.about)]
     });
     text += &table(medium, &["figure", "what it is"], &legend, &[]);
@@ -107,12 +108,13 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
 }
 
 /// What a reader needs first: which targets are missed, and how many are met for certain.
-fn sentence(targets: &[Met]) -> String {
-    let of = |status: Status| -> Vec<String> {
+fn sentence(targets: &[GateTargetResult]) -> String {
+    let of = |status: GateTargetStatus| -> Vec<String> {
         let such = targets.iter().filter(|met| met.status == status);
         such.map(|met| format!("{} {}", met.column.name(), figure(met.figure).label)).collect()
     };
-    let (met, open, missed) = (of(Status::Met), of(Status::NotShown), of(Status::Missed));
+    let (met, open, missed) =
+        (of(GateTargetStatus::Met), of(GateTargetStatus::NotShown), of(GateTargetStatus::Missed));
     if targets.is_empty() {
         return "Rules replayed; ours is not among them.".into();
     }
@@ -144,7 +146,7 @@ fn about(evaluation: &Evaluation, medium: Medium) -> String {
         })
         .collect();
     let text = format!(
-        "{runs} virtual suites of {SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
+        "{runs} virtual suites of {SUITE_SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
          {}\n\
          Suites share these blocks: more suites are no more evidence. Verdicts that share no block are, and intervals in brackets\n\
          hold a share with 95 % by them (Clopper and Pearson), a suite being as many scenarios.\n\
@@ -156,7 +158,7 @@ fn about(evaluation: &Evaluation, medium: Medium) -> String {
         .map(|place| {
             let [blocks, rejected] = [place.blocks, place.rejected].map(|n| n.to_string());
             let (name, about) = (place.name.clone(), place.about.clone());
-            let spread = shown(Unit::Effect, place.spread);
+            let spread = shown(FigureUnit::Effect, place.spread);
             let neighbours =
                 place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"));
             let column = place.column.name().into();
@@ -178,26 +180,26 @@ fn about(evaluation: &Evaluation, medium: Medium) -> String {
 }
 
 fn targets(evaluation: &Evaluation, medium: Medium) -> String {
-    let cell = |met: &Met| {
+    let cell = |met: &GateTargetResult| {
         let unit = figure(met.figure).unit;
         let said = match met.status {
-            Status::NotMeasured => "not measured",
-            Status::Met => "met",
-            Status::NotShown => "not shown",
-            Status::Missed => "MISSED",
+            GateTargetStatus::NotMeasured => "not measured",
+            GateTargetStatus::Met => "met",
+            GateTargetStatus::NotShown => "not shown",
+            GateTargetStatus::Missed => "MISSED",
         };
-        let rests = met.evidence.map_or(String::new(), |evidence| {
-            let (low, high) = evidence.bounds();
+        let rests = met.proportion.map_or(String::new(), |proportion| {
+            let (low, high) = proportion.confidence_interval();
             format!(
                 " [{}, {}] of {}",
                 shown(unit, Some(low)),
                 shown(unit, Some(high)),
-                evidence.cases
+                proportion.cases
             )
         });
-        format!("{}{rests} ({}) {said}", shown(unit, met.found), bound(met.bound, unit))
+        format!("{}{rests} ({}) {said}", shown(unit, met.value), bound(met.bound, unit))
     };
-    let rows: Vec<Vec<String>> = TARGETS
+    let rows: Vec<Vec<String>> = GATE_TARGETS
         .iter()
         .map(|target| {
             let met = evaluation.targets.iter().filter(|met| met.figure == target.figure);
@@ -226,10 +228,10 @@ fn figure(name: &str) -> &'static Figure {
 }
 
 /// Shares and changes in percent; `-` where there is nothing.
-fn shown(unit: Unit, value: Option<f64>) -> String {
+fn shown(unit: FigureUnit, value: Option<f64>) -> String {
     let Some(value) = value else { return "-".into() };
     match unit {
-        Unit::Share | Unit::Effect => {
+        FigureUnit::Share | FigureUnit::Effect => {
             let percent = 100.0 * value;
             // Near nothing and near everything a tenth of a percent matters.
             let digits = if percent.abs() < 0.995 || percent > 99.0 { 2 } else { 1 };
@@ -240,15 +242,15 @@ fn shown(unit: Unit, value: Option<f64>) -> String {
                 _ => text,
             }
         }
-        Unit::Count => format!("{value:.1}"),
-        Unit::Seconds => format!("{value:.0}"),
+        FigureUnit::Count => format!("{value:.1}"),
+        FigureUnit::Seconds => format!("{value:.0}"),
     }
 }
 
-fn bound(bound: Bound, unit: Unit) -> String {
+fn bound(bound: Bound, unit: FigureUnit) -> String {
     let of = |value: f64| match unit {
-        Unit::Share | Unit::Effect => format!("{}", (1e4 * value).round() / 100.0),
-        Unit::Count | Unit::Seconds => format!("{value}"),
+        FigureUnit::Share | FigureUnit::Effect => format!("{}", (1e4 * value).round() / 100.0),
+        FigureUnit::Count | FigureUnit::Seconds => format!("{value}"),
     };
     match bound {
         Bound::AtMost(most) => format!("at most {}", of(most)),
@@ -273,12 +275,12 @@ mod tests {
             (1.0, "100"),
             (-0.004, "-0.40"),
         ] {
-            assert_eq!(shown(Unit::Share, Some(value)), expected);
+            assert_eq!(shown(FigureUnit::Share, Some(value)), expected);
         }
-        assert_eq!(shown(Unit::Seconds, Some(179.6)), "180");
-        assert_eq!(shown(Unit::Count, None), "-");
-        assert_eq!(bound(Bound::AtLeast(0.999), Unit::Share), "at least 99.9");
-        assert_eq!(bound(Bound::AtMost(0.005), Unit::Share), "at most 0.5");
-        assert_eq!(bound(Bound::Between(0.93, 0.97), Unit::Share), "93 to 97");
+        assert_eq!(shown(FigureUnit::Seconds, Some(179.6)), "180");
+        assert_eq!(shown(FigureUnit::Count, None), "-");
+        assert_eq!(bound(Bound::AtLeast(0.999), FigureUnit::Share), "at least 99.9");
+        assert_eq!(bound(Bound::AtMost(0.005), FigureUnit::Share), "at most 0.5");
+        assert_eq!(bound(Bound::Between(0.93, 0.97), FigureUnit::Share), "93 to 97");
     }
 }

@@ -213,8 +213,8 @@ fn the_tiny_tokenizer_can_be_made_again() {
     for (args, says) in [
         ([&train[..], &["10"]].concat(), "a vocabulary of 10 is too small; 282 is the least"),
         ([&train[..], &["100000"]].concat(), "or add texts"),
-        (vec!["train-tokenizer", ".", "-o", "x"], "no .txt file in ."),
-        (vec!["train-tokenizer", "nowhere", "-o", "x"], "reading the folder nowhere"),
+        (vec!["train-tokenizer", ".", "-o", "x"], "no .txt file in `.`"),
+        (vec!["train-tokenizer", "nowhere", "-o", "x"], "cannot read the folder `nowhere`"),
     ] {
         fails(&args, empty.path(), 2, &[says]);
     }

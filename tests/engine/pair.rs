@@ -534,11 +534,11 @@ fn a_base_that_does_not_build_is_told_in_every_form() {
 fn outside_a_repository_two_binaries_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     Fake::default().script(&folder.path().join("base"));
-    let none = "error: this is no git repository; ";
+    let none = "error: not in a git repository; ";
     for (args, says) in [
-        (&["pair", "--base", "main"][..], "give two binaries with --base and --candidate"),
-        (&["pair", "--base", "base"], "give two binaries with --base and --candidate"),
-        (&["gate-eval", "record", "--base", "main"], "give a binary with --base"),
+        (&["pair", "--base", "main"][..], "give two binaries with `--base` and `--candidate`"),
+        (&["pair", "--base", "base"], "give two binaries with `--base` and `--candidate`"),
+        (&["gate-eval", "record", "--base", "main"], "give a binary with `--base`"),
         (&["calibrate"], "run it where the commit of `--base` is, to build it"),
     ] {
         let output = candlemark(folder.path()).args(args).output().unwrap();
@@ -587,7 +587,7 @@ fn ctrl_c_before_anything_is_measured_ends_with_130() {
     recording.args(args).args(["--arms", "7", "--environments", "quiet"]);
     let (status, said) = interrupted(recording, "quiet: block 1 of 128");
     assert_eq!(status, Some(130), "{said}");
-    assert!(said.contains("stopping; whole environments are kept"), "{said}");
+    assert!(said.contains("stopping: complete environments are kept"), "{said}");
 }
 
 #[test]
@@ -637,7 +637,7 @@ fn a_pool_is_recorded_and_too_short_for_a_replay() {
     let replay =
         candlemark(folder.path()).args(["gate-eval", "replay", "pool.json"]).output().unwrap();
     assert_eq!(replay.status.code(), Some(3));
-    assert!(text(&replay.stderr).contains("blocks that count, a replay needs 24"));
+    assert!(text(&replay.stderr).contains("accepted blocks; a replay needs 24"));
     for (more, says) in
         [(["--environments", "noisy"], "no environment `noisy`"), (["--arms", "Q"], "no arm `Q`")]
     {

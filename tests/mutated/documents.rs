@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use candlemark::analysis::{Analysis, Targets};
 use candlemark::compare::{Grounds, Judgement, Policy, judge, paired};
-use candlemark::evaluate::Plan;
+use candlemark::evaluate::ReplayPlan;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
 use candlemark::record::pair::Paired;
@@ -101,7 +101,7 @@ fn pairs_are_read_and_judged() {
 #[test]
 fn pools_are_read_and_replayed() {
     let rules = evaluate::rules(&["ours".into()]).unwrap();
-    let plan = Plan { runs: 1, seed: 1, rules };
+    let plan = ReplayPlan { runs: 1, seed: 1, rules };
     Reader::of("pool.json", &["golden/pool.json"], Mutator::json).run(20, Pool::load, |pool| {
         let _ = evaluate::evaluate(std::slice::from_ref(pool), &plan);
         let _ = evaluate::calibrate(pool, 0.05);

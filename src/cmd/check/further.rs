@@ -1,5 +1,5 @@
-//! `candlemark check --measure`: further blocks of what is undecided and of nothing else, until it
-//! is decided or time is up.
+//! `candlemark check --measure`: measures further blocks of undecided scenarios until they are
+//! decided or time is up.
 
 use std::fs;
 use std::io::Write as _;
@@ -18,33 +18,34 @@ use candlemark::workload::Scenario;
 use candlemark::{Error, baseline, files, machine, suite, workload};
 use indicatif::HumanDuration;
 
-use crate::cmd::download::Bars;
+use crate::cmd::download::ProgressBars;
 use crate::cmd::interrupt::interruptible;
 use crate::cmd::setup::injection;
 
-/// Further blocks of each open scenario after each round. Every round is a look, and verdicts pay
-/// for all of them; twice as many each time, because half as many again would rarely decide what so
-/// many did not.
+/// Total further blocks of each open scenario after each round. Every round is a look, for which
+/// Bonferroni's correction divides the level. The number doubles, because a smaller increase rarely
+/// decides what the round before did not.
 const ROUNDS: [usize; PLANNED_LOOKS - 1] = [2, 4, 8, 16, 32];
 
-/// What a process takes beside loading and generating: starting it, and the reference kernels.
+/// Seconds of a process besides loading and generating: its start and the reference kernels.
 const PROCESS_S: f64 = 0.5;
 
-/// The verdict on a run with further blocks of what is undecided, and the run with them.
-pub(super) fn judged(
+/// Measures further blocks of a run and judges it; the verdict and the run with all its blocks.
+/// `path` is the record's file, beside which the further record is written.
+pub(super) fn judge(
     run: Record,
-    beside: &Path,
+    path: &Path,
     budget: Duration,
     decide: &dyn Fn(&Record) -> Judgement,
 ) -> anyhow::Result<(Judgement, Record)> {
-    let stop = interruptible("what was measured is judged, once the worker is through")?;
+    let stop = interruptible("what was measured is judged when the worker has finished")?;
     let mut further = None;
     let more = &mut |scenarios: &[Scenario], blocks| {
         let further = match &mut further {
             Some(further) => further,
-            none => none.insert(Further::begin(&run, beside, stop)?),
+            none => none.insert(FurtherRecord::begin(&run, path, stop)?),
         };
-        further.to(scenarios, blocks)
+        further.measure_to(scenarios, blocks)
     };
     let run = measure(&run, budget, decide, more, stop)?;
     if let Some(further) = further {
@@ -52,16 +53,16 @@ pub(super) fn judged(
     }
     let mut judgement = decide(&run);
     if stop.load(Ordering::Relaxed) {
-        judgement.notes.push("interrupted: this is the verdict of the blocks so far".into());
+        judgement.notes.push("interrupted: the verdict of the blocks so far".into());
     }
     Ok((judgement, run))
 }
 
-/// Measures until nothing is open, the budget is spent, the last round is over or `stop` is set;
-/// the run with everything that was measured.
+/// Measures rounds until nothing is open, the budget is spent, the last round is over or `stop` is
+/// set; the run with all its blocks.
 ///
-/// `decide` judges a run, `more` brings the record of further measurements to so many blocks of
-/// each scenario named.
+/// `decide` judges a run. `more` measures the given scenarios up to a number of further blocks and
+/// returns the record of all further blocks.
 fn measure(
     first: &Record,
     budget: Duration,
@@ -72,8 +73,8 @@ fn measure(
     let mut talk = std::io::stderr();
     let start = Instant::now();
     let mut run = first.clone();
-    // How much longer a block takes than is thought.
-    let (mut slower, mut done) = (1.0, 0);
+    // Measured over estimated time of a block.
+    let (mut slowdown, mut done) = (1.0, 0);
     for target in ROUNDS {
         let judgement = decide(&run);
         let left = budget.saturating_sub(start.elapsed());
@@ -92,9 +93,9 @@ fn measure(
         if closed > 0 {
             writeln!(
                 talk,
-                "measure: {closed} left alone, which no number of blocks decides: the baseline is too \
-                 thin, its sessions differ by too much, or the machine changed; a baseline of more \
-                 sessions or a quieter machine would help"
+                "measure: {closed} skipped, which no number of blocks decides: the baseline has too \
+                 few blocks, its sessions differ too much, or the machine changed; make a baseline \
+                 of more sessions, or use a quieter machine"
             )?;
         }
         if open.is_empty() {
@@ -102,7 +103,7 @@ fn measure(
         }
         let words: Vec<String> = open.iter().map(|id| (*id).to_owned()).collect();
         let scenarios = exactly(&words)?;
-        let block_s = slower
+        let block_s = slowdown
             * words
                 .iter()
                 .filter_map(|id| first.case(id))
@@ -113,7 +114,7 @@ fn measure(
         if blocks <= done {
             writeln!(
                 talk,
-                "measure: out of time: one more block of each takes about {}",
+                "measure: out of time: one more block of each scenario takes about {}",
                 HumanDuration(Duration::from_secs_f64(block_s))
             )?;
             return Ok(run);
@@ -127,14 +128,17 @@ fn measure(
             HumanDuration(Duration::from_secs_f64(expected))
         )?;
         let began = Instant::now();
-        run = joined(first, &more(&scenarios, blocks)?)?;
+        run = merge(first, &more(&scenarios, blocks)?)?;
         if stop.load(Ordering::Relaxed) {
             return Ok(run);
         }
-        slower *= began.elapsed().as_secs_f64() / expected;
+        slowdown *= began.elapsed().as_secs_f64() / expected;
         done = blocks;
     }
-    writeln!(talk, "measure: {done} further blocks of each are as many as are planned")?;
+    writeln!(
+        talk,
+        "measure: stopped after {done} further blocks of each scenario, the planned maximum"
+    )?;
     Ok(run)
 }
 
@@ -148,13 +152,13 @@ fn exactly(ids: &[String]) -> anyhow::Result<Vec<Scenario>> {
     found.retain(|scenario| ids.contains(&scenario.id));
     anyhow::ensure!(
         found.len() == ids.len(),
-        "cannot measure {}: this build does not know all of these scenarios",
+        "cannot measure {}: this build does not have all of these scenarios",
         ids.join(", ")
     );
     Ok(found)
 }
 
-/// What a block of a case takes in seconds, going by those that it has.
+/// Estimated seconds of a block, from the case's earlier blocks.
 fn block_s(case: &Case, record: &Record) -> f64 {
     let typical = |metric: &str| candlemark::stats::median(&case.values(metric)).unwrap_or(0.0);
     let generation = &record.settings.generation;
@@ -162,18 +166,18 @@ fn block_s(case: &Case, record: &Record) -> f64 {
     PROCESS_S + typical("load_s") + generations * typical("e2e_s")
 }
 
-/// Both records as one run.
-fn joined(first: &Record, more: &Record) -> anyhow::Result<Record> {
+/// Merges both records into one run.
+fn merge(first: &Record, more: &Record) -> anyhow::Result<Record> {
     let failed = |case: &&Case| case.absent.is_some() && !case.is_unsupported();
     if let Some(case) = more.scenarios.iter().find(failed) {
         let why = case.absent.as_ref().map(ToString::to_string).unwrap_or_default();
-        anyhow::bail!("measuring `{}` {why}", case.id);
+        anyhow::bail!("cannot measure `{}` ({why})", case.id);
     }
     Ok(baseline::pool(&[first.clone(), more.clone()])?)
 }
 
-/// A record that grows beside the one that is judged.
-struct Further {
+/// The record of the further blocks.
+struct FurtherRecord {
     binary: PathBuf,
     path: PathBuf,
     _lock: Option<Lock>,
@@ -182,9 +186,9 @@ struct Further {
     stop: &'static AtomicBool,
 }
 
-impl Further {
-    /// Looks whether this build, on this machine, can go on with a run.
-    fn begin(first: &Record, beside: &Path, stop: &'static AtomicBool) -> anyhow::Result<Self> {
+impl FurtherRecord {
+    /// Checks that this build on this machine can continue the run.
+    fn begin(first: &Record, path: &Path, stop: &'static AtomicBool) -> anyhow::Result<Self> {
         machine::refuse_debug()?;
         let (model, settings) = (&first.model, &first.settings);
         let setup = Setup {
@@ -197,27 +201,28 @@ impl Further {
             generation: settings.generation.clone(),
             labels: settings.labels.clone(),
         };
-        let mut record = suite::begin(&setup, "run", injection()?, &mut Bars::default())?;
-        let binary = match the_same_binary(first)? {
+        let mut record = suite::begin(&setup, "run", injection()?, &mut ProgressBars::default())?;
+        let binary = match find_same_binary(first)? {
             Some(binary) => {
                 record.build.clone_from(&first.build);
                 binary
             }
             None => this_binary()?,
         };
-        // What the weights are held as is known once they are loaded; that they are the same
-        // weights is known now.
+        // The weights' format is known once they are loaded; their hash is known now.
         let (sha256, commit) = (record.model.sha256.clone(), record.model.commit.clone());
-        let likely = Model { sha256, commit, ..model.clone() };
-        let begun = Record { model: likely, ..record };
-        baseline::pool(&[first.clone(), begun.clone()])
-            .context("this build cannot go on with that run; measure anew with `candlemark run` or `cargo bench`")?;
-        let (path, lock) = unused(beside)?;
+        let expected = Model { sha256, commit, ..model.clone() };
+        let begun = Record { model: expected, ..record };
+        baseline::pool(&[first.clone(), begun.clone()]).context(
+            "this build cannot continue that run; start a new one with `candlemark run` or \
+                 `cargo bench`",
+        )?;
+        let (path, lock) = unused_path(path)?;
         Ok(Self { binary, path, _lock: lock, setup, record: begun, stop })
     }
 
-    /// Measures until each of the scenarios has so many blocks, or no more is wanted.
-    fn to(&mut self, scenarios: &[Scenario], blocks: usize) -> anyhow::Result<Record> {
+    /// Measures until each of the scenarios has `blocks` blocks, or until the first signal.
+    fn measure_to(&mut self, scenarios: &[Scenario], blocks: usize) -> anyhow::Result<Record> {
         let plan = Plan {
             binary: self.binary.clone(),
             setup: self.setup.clone(),
@@ -232,8 +237,8 @@ impl Further {
             text: None,
             stress: Stress::default(),
         };
-        match suite::run(&plan, &mut Bars::default(), &mut Quiet { stop: self.stop }) {
-            // What was measured is on disk, if anything was.
+        match suite::run(&plan, &mut ProgressBars::default(), &mut Quiet { stop: self.stop }) {
+            // The finished blocks are on disk, if there are any.
             Err(Error::Interrupted) if self.path.exists() => {
                 self.record = Record::load(&self.path)?;
             }
@@ -245,18 +250,17 @@ impl Further {
 }
 
 fn this_binary() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("finding this binary, to start it again")
+    std::env::current_exe().context("cannot find this binary to start it again")
 }
 
-/// The very binary that made a record, if it is still there: this one, or the one that `cargo
-/// bench` built beside it, which is a worker as well. With it, a tree with uncommitted changes is
-/// no obstacle, and code lies where it lay.
-fn the_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
+/// The binary that made a record, if it still exists: this one, or the one that `cargo bench`
+/// built, which can be a worker, too. It allows a working tree with uncommitted changes, and keeps
+/// the code layout.
+fn find_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
     let Some(wanted) = &record.build.binary_sha256 else { return Ok(None) };
     let this = this_binary()?;
-    let beside = this.parent().map(|folder| folder.join("deps"));
-    let entries =
-        beside.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let deps = this.parent().map(|folder| folder.join("deps"));
+    let entries = deps.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
     let benches = entries.map(|entry| entry.path()).filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with("generate-") && path.extension().is_none_or(|end| end == "exe")
@@ -265,7 +269,7 @@ fn the_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
     Ok(std::iter::once(this).chain(benches).find(is_it))
 }
 
-/// Rounds are told as a whole.
+/// Prints nothing: [`measure`] reports whole rounds.
 struct Quiet {
     stop: &'static AtomicBool,
 }
@@ -279,14 +283,14 @@ impl Events for Quiet {
     }
 }
 
-/// `record.further.json` beside `record.json`, or the first of `record.further-2.json` ... that is
-/// free and that no other process measures for.
-fn unused(beside: &Path) -> candlemark::Result<(PathBuf, Option<Lock>)> {
+/// `record.further.json` for `record.json`, or the first of `record.further-2.json` ... that
+/// neither exists nor is locked by another process.
+fn unused_path(record: &Path) -> candlemark::Result<(PathBuf, Option<Lock>)> {
     let name = |number: usize| match number {
         1 => "further.json".to_owned(),
         number => format!("further-{number}.json"),
     };
-    let paths = (1..).map(|number| beside.with_extension(name(number)));
+    let paths = (1..).map(|number| record.with_extension(name(number)));
     let free = |path: PathBuf| {
         files::check(&path)?;
         Ok(Lock::take(&path).ok().map(|lock| (path, lock)))

@@ -1,4 +1,4 @@
-//! `candlemark gate-eval record`: measures a pool of blocks that rules are replayed on.
+//! `candlemark gate-eval record`: measures a pool of blocks for the replay of rules.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -14,52 +14,51 @@ use candlemark::{Error, files};
 
 use crate::cmd::Exit;
 use crate::cmd::interrupt::interruptible;
-use crate::cmd::pair::{build, given};
+use crate::cmd::pair::{build, existing_binary};
 use crate::cmd::setup::{ModelArguments, check_words_for_turns};
 
-/// Measure a pool of blocks: the base, a copy, another layout and slowdowns of known size, in
-/// restless environments
+/// Measure a pool of blocks: the base, a copy, another code layout and known slowdowns, in quiet
+/// and noisy environments
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Parts of scenario ids
+    /// Suites or parts of scenario ids
     #[arg(default_values_t = ["short/b1".to_owned(), "short/b4".to_owned()])]
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
-    /// The base: a ref or a binary; default: the binary that is running
+    /// The base: a ref or a binary [default: this binary]
     #[arg(long, value_name = "REF|BINARY")]
     base: Option<String>,
-    /// The base's source in another layout, as a binary; default: linked anew if the base is a
-    /// ref, none otherwise
+    /// A binary of the base's source in another code layout [default: linked if the base is a ref,
+    /// otherwise none]
     #[arg(long, value_name = "BINARY")]
     layout: Option<PathBuf>,
-    /// Environments, comma-separated; default: all
+    /// Environments, comma-separated [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     environments: Vec<String>,
     /// Blocks per environment
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = Count::BLOCKS.parser())]
     blocks: usize,
-    /// Quads per block and scenario
+    /// Rounds (counterbalanced turns) per block and scenario
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = Count::ROUNDS.parser())]
     quads: usize,
-    /// Arms that are worse on purpose: decode by 3, 5, 7.5 (7), 10 (T) and 20 % (X), TTFT (F) and
+    /// Slowed arms: decode by 3 % (3), 5 % (5), 7.5 % (7), 10 % (T) and 20 % (X), TTFT (F) and
     /// memory (M) by 20 %
     #[arg(long, value_name = "LETTER", value_delimiter = ',', default_values_t = ['3', '5', '7', 'T', 'X', 'F', 'M'])]
     arms: Vec<char>,
-    /// How many of those have turns in each block; they take them block by block
+    /// How many slowed arms take turns in each block, in rotation
     #[arg(long, value_name = "N", default_value_t = 2)]
     injected: usize,
-    /// Run the turns of two arms at once, each on half of the CPUs, in place of one after the
-    /// other
+    /// Run two arms at the same time, each on half of the CPUs, instead of one after the other
     #[arg(long)]
     duet: bool,
-    /// Seed of all orders
+    /// Seed of the random orders
     #[arg(long, value_name = "N", default_value_t = 1)]
     order_seed: u64,
-    /// Folder of Cargo's files for the builds
+    /// Cargo's target folder for the builds [default: target/candlemark/pair/target]
     #[arg(long, value_name = "FOLDER")]
     target_dir: Option<PathBuf>,
-    /// File to write the pool to; default: target/candlemark/pool.json
+    /// Output file of the pool [default: target/candlemark/pool.json]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -87,7 +86,7 @@ pub(crate) fn run(
     let default = || files::build_folder().join("candlemark").join("pool.json");
     let path = arguments.output.clone().unwrap_or_else(default);
     let _lock = Lock::take(&path)?;
-    let stop = interruptible("whole environments are kept")?;
+    let stop = interruptible("complete environments are kept")?;
     let (base, layout) = binaries(arguments, stop)?;
     let plan = Plan {
         base,
@@ -110,7 +109,7 @@ pub(crate) fn run(
     Ok(Exit::Pass)
 }
 
-/// Says on stderr which block is measured, and how long all of them will take.
+/// Prints on stderr which block is measured, and an estimate of the remaining time.
 pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
     let (blocks, all) = (plan.blocks, plan.blocks * plan.environments.len());
     let mut done = 0;
@@ -118,12 +117,12 @@ pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
         let left = seconds / done as f64 * (all - done) as f64 / 60.0;
         let left = if done > 0 { format!(", {left:.0} min left") } else { String::new() };
         done += 1;
-        // A closed stderr is no reason to stop.
+        // stderr may be closed.
         let _ = writeln!(std::io::stderr(), "{environment}: block {number} of {blocks}{left}");
     }
 }
 
-/// The base, and the same source in another layout.
+/// The base, and its source in another code layout.
 fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, Option<Built>)> {
     let layout = arguments.layout.as_deref().map(Built::given).transpose();
     let layout = layout.map_err(Error::of_named_file)?;
@@ -131,10 +130,10 @@ fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, 
         None => return Ok((Built::given(&std::env::current_exe()?)?, layout)),
         Some(base) => base,
     };
-    if let Some(built) = given(base)? {
+    if let Some(built) = existing_binary(base)? {
         return Ok((built, layout));
     }
-    build(arguments.target_dir.as_deref(), "give a binary with --base", stop, |builder| {
+    build(arguments.target_dir.as_deref(), "give a binary with `--base`", stop, |builder| {
         let layout = match layout {
             Some(layout) => layout,
             None => builder.shuffled(base, 1)?,

@@ -1,5 +1,4 @@
-//! The process of one engine: loads the model once, then measures what it is asked until nobody
-//! asks any more.
+//! The process of one engine: loads the model once, then answers requests until stdin closes.
 
 use std::io;
 use std::io::{BufRead as _, Write as _};
@@ -12,161 +11,170 @@ use candlemark::model::{Decoder, Logits, Step};
 use candlemark::settings::Setup;
 use serde::Serialize;
 
-use super::item::{ITEMS, Item};
-use super::seat::{Ask, Kind, Ready, Told};
+use super::cases::{CASES, PeerCase};
+use super::protocol::{Hello, Request, Response, TurnKind};
 
-/// Tokens of a pass over prompts, where the engine has no wish.
+/// Tokens per prefill pass, where the engine has no preference.
 const PASS_ROWS: usize = 512;
 
 pub(super) fn work(setup: &Setup) -> anyhow::Result<()> {
     let mut engine = match Engine::load(setup, &mut ()) {
         Ok(engine) => engine,
-        Err(error @ Error::Unsupported(_)) => return say(&Ready::Unsupported(error.chain())),
+        Err(error @ Error::Unsupported(_)) => return send(&Hello::Unsupported(error.chain())),
         Err(error) => return Err(error.into()),
     };
-    say(&Ready::Loaded(engine.decoder.describe().unwrap_or_default()))?;
+    send(&Hello::Loaded(engine.decoder.describe().unwrap_or_default()))?;
     let vocab = engine.opened.config.vocab;
-    let mut kept = None;
+    let mut cache = None;
     for line in io::stdin().lock().lines() {
-        let ask: Ask = serde_json::from_str(&line?).context("not understood on standard input")?;
-        let item = ITEMS.iter().find(|item| item.name == ask.item).context("no such item")?;
-        let begun = Instant::now();
-        let turn = Turn { item, kind: ask.kind };
-        let told = match turn.take(engine.decoder.as_mut(), vocab, &mut kept) {
-            Ok((rate, ids, gaps)) => {
-                Told::Measured { rate, seconds: begun.elapsed().as_secs_f64(), ids, gaps }
+        let request: Request =
+            serde_json::from_str(&line?).context("invalid request on standard input")?;
+        let case = CASES.iter().find(|case| case.name == request.case).context("no such case")?;
+        let start = Instant::now();
+        let turn = Turn { case, kind: request.kind };
+        let response = match turn.run(engine.decoder.as_mut(), vocab, &mut cache) {
+            Ok((rate, ids, margins)) => {
+                Response::Measured { rate, seconds: start.elapsed().as_secs_f64(), ids, margins }
             }
             Err(error) => {
-                kept = None;
-                Told::Cannot { absent: (&error).into() }
+                cache = None;
+                Response::Failed { absent: (&error).into() }
             }
         };
-        say(&told)?;
+        send(&response)?;
     }
     Ok(())
 }
 
-fn say<T: Serialize>(told: &T) -> anyhow::Result<()> {
+fn send<T: Serialize>(message: &T) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{}", serde_json::to_string(told)?)?;
+    writeln!(out, "{}", serde_json::to_string(message)?)?;
     Ok(out.flush()?)
 }
 
-/// What the caches hold: prompts of this item, and the first token after each.
-type Kept = Option<(&'static str, Chosen)>;
+/// The case whose prompts are in the KV cache, and the first token after each prompt.
+type PromptCache = Option<(&'static str, GreedyTokens)>;
 
-/// The next token of each sequence, and how far apart its best two scores are, if that is asked
-/// for.
+/// The next token of each sequence, with its top-2 margin in a pilot.
 #[derive(Clone)]
-struct Chosen {
+struct GreedyTokens {
     ids: Vec<u32>,
-    gaps: Vec<f64>,
+    margins: Vec<f64>,
 }
 
+/// Rate, tokens and margins.
 type Measured = (f64, Vec<Vec<u32>>, Vec<Vec<f64>>);
 
 struct Turn {
-    item: &'static Item,
-    kind: Kind,
+    case: &'static PeerCase,
+    kind: TurnKind,
 }
 
 impl Turn {
-    fn take(
+    fn run(
         &self,
         decoder: &mut dyn Decoder,
         vocab: usize,
-        kept: &mut Kept,
+        cache: &mut PromptCache,
     ) -> candlemark::Result<Measured> {
-        let prompts = self.item.prompts(vocab);
+        let prompts = self.case.prompts(vocab);
         for prompt in &prompts {
-            decoder.check_length(prompt.len() + self.item.steps)?;
+            decoder.check_length(prompt.len() + self.case.steps)?;
         }
-        if self.item.steps == 0 {
-            *kept = None;
+        if self.case.steps == 0 {
+            *cache = None;
             decoder.reset(prompts.len())?;
             let start = Instant::now();
-            let chosen = self.read(decoder, &prompts)?;
+            let first = self.prefill(decoder, &prompts)?;
             let tokens: usize = prompts.iter().map(Vec::len).sum();
             let rate = tokens as f64 / start.elapsed().as_secs_f64();
-            return Ok((rate, columns(&[chosen.ids]), columns(&[chosen.gaps])));
+            return Ok((rate, transpose(&[first.ids]), transpose(&[first.margins])));
         }
-        let first = match kept.take().filter(|(name, _)| *name == self.item.name) {
-            Some((_, first)) if go_back(decoder, &prompts) => first,
+        let first = match cache.take().filter(|(name, _)| *name == self.case.name) {
+            Some((_, first)) if truncate_to_prompts(decoder, &prompts) => first,
             _ => {
                 decoder.reset(prompts.len())?;
-                self.read(decoder, &prompts)?
+                self.prefill(decoder, &prompts)?
             }
         };
         let mut all = vec![first.clone()];
         let start = Instant::now();
-        for _ in 0..self.item.steps {
+        for _ in 0..self.case.steps {
             let last = &all.last().expect("there is the first").ids;
             let steps: Vec<Step<'_>> = last
                 .chunks(1)
                 .enumerate()
                 .map(|(sequence, tokens)| Step { sequence, tokens })
                 .collect();
-            let next = self.choose(decoder, &steps)?;
+            let next = self.step(decoder, &steps)?;
             all.push(next);
         }
-        let rate = (self.item.steps * prompts.len()) as f64 / start.elapsed().as_secs_f64();
-        *kept = Some((self.item.name, first));
-        let (ids, gaps): (Vec<_>, Vec<_>) =
-            all.into_iter().map(|chosen| (chosen.ids, chosen.gaps)).unzip();
-        Ok((rate, columns(&ids), columns(&gaps)))
+        let rate = (self.case.steps * prompts.len()) as f64 / start.elapsed().as_secs_f64();
+        *cache = Some((self.case.name, first));
+        let (ids, margins): (Vec<_>, Vec<_>) =
+            all.into_iter().map(|tokens| (tokens.ids, tokens.margins)).unzip();
+        Ok((rate, transpose(&ids), transpose(&margins)))
     }
 
-    /// Reads the prompts, sequence by sequence, in passes of the length that the engine likes.
-    fn read(&self, decoder: &mut dyn Decoder, prompts: &[Vec<u32>]) -> candlemark::Result<Chosen> {
+    /// Prefills the prompts, sequence by sequence, in passes of the engine's preferred length.
+    fn prefill(
+        &self,
+        decoder: &mut dyn Decoder,
+        prompts: &[Vec<u32>],
+    ) -> candlemark::Result<GreedyTokens> {
         let rows = decoder.pass_rows().unwrap_or(PASS_ROWS);
-        let mut all = Chosen { ids: Vec::new(), gaps: Vec::new() };
+        let mut all = GreedyTokens { ids: Vec::new(), margins: Vec::new() };
         for (sequence, prompt) in prompts.iter().enumerate() {
             let mut last = None;
             for tokens in prompt.chunks(rows) {
-                last = Some(self.choose(decoder, &[Step { sequence, tokens }])?);
+                last = Some(self.step(decoder, &[Step { sequence, tokens }])?);
             }
             let last = last.expect("prompts have tokens");
             all.ids.extend(last.ids);
-            all.gaps.extend(last.gaps);
+            all.margins.extend(last.margins);
         }
         Ok(all)
     }
 
-    fn choose(&self, decoder: &mut dyn Decoder, steps: &[Step<'_>]) -> candlemark::Result<Chosen> {
-        if self.kind == Kind::Timed {
-            return Ok(Chosen { ids: decoder.greedy(steps)?, gaps: Vec::new() });
+    fn step(
+        &self,
+        decoder: &mut dyn Decoder,
+        steps: &[Step<'_>],
+    ) -> candlemark::Result<GreedyTokens> {
+        if self.kind == TurnKind::Timed {
+            return Ok(GreedyTokens { ids: decoder.greedy(steps)?, margins: Vec::new() });
         }
         let logits = decoder.forward(steps)?;
-        Ok(Chosen { ids: logits.argmax(), gaps: gaps(&logits) })
+        Ok(GreedyTokens { ids: logits.argmax(), margins: margins(&logits) })
     }
 }
 
-/// Goes back to the end of the prompts, if the engine can.
-fn go_back(decoder: &mut dyn Decoder, prompts: &[Vec<u32>]) -> bool {
+/// Truncates the KV cache to the prompts; false if the engine cannot.
+fn truncate_to_prompts(decoder: &mut dyn Decoder, prompts: &[Vec<u32>]) -> bool {
     prompts
         .iter()
         .enumerate()
         .all(|(sequence, prompt)| decoder.truncate(sequence, prompt.len()).is_ok())
 }
 
-/// How far apart the best two scores of each row are, in standard deviations of the row.
-fn gaps(logits: &Logits) -> Vec<f64> {
-    let gap = |row: &[f32]| {
+/// Top-2 margin of each row of logits, in standard deviations of the row.
+fn margins(logits: &Logits) -> Vec<f64> {
+    let margin = |row: &[f32]| {
         let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
         let (mut sum, mut squares) = (0.0, 0.0);
-        for &score in row {
-            (best, second) = (best.max(score), second.max(score.min(best)));
-            sum += f64::from(score);
-            squares += f64::from(score) * f64::from(score);
+        for &logit in row {
+            (best, second) = (best.max(logit), second.max(logit.min(best)));
+            sum += f64::from(logit);
+            squares += f64::from(logit) * f64::from(logit);
         }
         let mean = sum / row.len() as f64;
         f64::from(best - second) / (squares / row.len() as f64 - mean * mean).sqrt()
     };
-    logits.rows().map(gap).collect()
+    logits.rows().map(margin).collect()
 }
 
-/// One list a sequence, out of one list a step.
-fn columns<T: Copy>(steps: &[Vec<T>]) -> Vec<Vec<T>> {
+/// From one list per step to one list per sequence.
+fn transpose<T: Copy>(steps: &[Vec<T>]) -> Vec<Vec<T>> {
     let sequences = steps.first().map_or(0, Vec::len);
     (0..sequences)
         .map(|sequence| steps.iter().filter_map(|step| step.get(sequence).copied()).collect())
@@ -178,16 +186,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gap_is_in_standard_deviations() {
+    fn margins_are_in_standard_deviations() {
         let logits = Logits { vocab: 4, values: vec![1.0, -1.0, 1.0, -1.0, 3.0, 0.0, 0.0, -3.0] };
-        let gaps = gaps(&logits);
-        assert_eq!(gaps[0], 0.0, "the best two are equal");
-        assert!((gaps[1] - 3.0 / 4.5f64.sqrt()).abs() < 1e-12, "{}", gaps[1]);
+        let margins = margins(&logits);
+        assert_eq!(margins[0], 0.0, "the best two are equal");
+        assert!((margins[1] - 3.0 / 4.5f64.sqrt()).abs() < 1e-12, "{}", margins[1]);
     }
 
     #[test]
     fn steps_become_sequences() {
-        assert_eq!(columns(&[vec![1, 2], vec![3, 4], vec![5, 6]]), [vec![1, 3, 5], vec![2, 4, 6]]);
-        assert_eq!(columns::<u32>(&[vec![], vec![]]), Vec::<Vec<u32>>::new());
+        assert_eq!(
+            transpose(&[vec![1, 2], vec![3, 4], vec![5, 6]]),
+            [vec![1, 3, 5], vec![2, 4, 6]]
+        );
+        assert_eq!(transpose::<u32>(&[vec![], vec![]]), Vec::<Vec<u32>>::new());
     }
 }

@@ -1,7 +1,7 @@
 //! The charts of a record. Each is left out where its scenarios were not measured; invalid
 //! scenarios are not drawn.
 
-use crate::analysis::{Consistency, ContextRow, GridRow, Spread, State, StressRow};
+use crate::analysis::{CaseState, Consistency, ContextRow, GridRow, Spread, StressRow};
 use crate::record::Outcome;
 use crate::report::chart::{
     Axis, Bars, Chart, Data, Group, Histogram, Lines, Look, Mark, Number, Panel, Point, Scale,
@@ -38,7 +38,7 @@ struct Draw<'a> {
 }
 
 /// The centre of a valid scenario.
-fn sound(state: &State, spread: Option<Spread>) -> Option<f64> {
+fn sound(state: &CaseState, spread: Option<Spread>) -> Option<f64> {
     spread.filter(|_| state.is_valid()).map(|spread| spread.median)
 }
 

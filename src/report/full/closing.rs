@@ -2,8 +2,8 @@
 //! its formula.
 
 use crate::analysis::{
-    BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, ContextAdvice, ContextEnd,
-    FEWEST_PARTS, MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice, PartKind, State,
+    BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, CaseState, ContextAdvice, ContextEnd,
+    MEMORY_HEADROOM, MEMORY_STEP_BYTES, MIN_SCORE_PARTS, MemoryAdvice, NoAdvice, ScorePartKind,
     summarise,
 };
 use crate::report::full::model::{Block, Cell, Section, Table, Text};
@@ -155,7 +155,7 @@ pub(super) fn score(paper: &Paper) -> (Cell, Cell) {
 
 fn no_score(paper: &Paper) -> Text {
     let measured = paper.analysis.score.parts.iter().filter(|part| part.value.is_some()).count();
-    let (least, parts) = (paper.lang.count(FEWEST_PARTS), paper.lang.count(measured));
+    let (least, parts) = (paper.lang.count(MIN_SCORE_PARTS), paper.lang.count(measured));
     Text::fill(paper.words.conclusion.no_score, &[("least", &least), ("parts", &parts)])
 }
 
@@ -163,7 +163,7 @@ pub(super) fn conclusion(paper: &Paper) -> Section {
     let (words, lang) = (&paper.words.conclusion, paper.lang);
     let mut section = Section::new("conclusion", words.heading);
     let cases = &paper.record.scenarios;
-    let valid = cases.iter().filter(|case| State::of(case).is_valid()).count();
+    let valid = cases.iter().filter(|case| CaseState::of(case).is_valid()).count();
     section.say(words.valid, &[("valid", &lang.count(valid)), ("all", &lang.count(cases.len()))]);
     let summary = summarise(&paper.results);
     if summary.met + summary.not_met > 0 {
@@ -190,13 +190,13 @@ pub(super) fn conclusion(paper: &Paper) -> Section {
     section
 }
 
-fn kind(words: &Words, kind: PartKind) -> &'static str {
+fn kind(words: &Words, kind: ScorePartKind) -> &'static str {
     let words = &words.conclusion;
     match kind {
-        PartKind::Roofline => words.roofline,
-        PartKind::BatchEfficiency => words.efficiency,
-        PartKind::ContextRetention => words.retention,
-        PartKind::Consistency => words.consistency,
-        PartKind::Success => words.success,
+        ScorePartKind::Roofline => words.roofline,
+        ScorePartKind::BatchEfficiency => words.efficiency,
+        ScorePartKind::ContextRetention => words.retention,
+        ScorePartKind::Consistency => words.consistency,
+        ScorePartKind::Success => words.success,
     }
 }

@@ -1,7 +1,7 @@
 //! What lengths cost: the grid of prompt and answer lengths with what follows from it, and contexts
 //! of growing depth.
 
-use crate::analysis::{ContextRow, Grid, Kernels, Reading, State};
+use crate::analysis::{CaseState, ContextRow, Grid, KernelProfile, Reading};
 use crate::report::full::model::{Block, Cell, Section, Table, Text};
 use crate::report::full::paper::{MIB, MS, Paper};
 use crate::stats::Fit;
@@ -77,7 +77,7 @@ fn derived(paper: &Paper) -> Table {
             table.push([name.into(), value, meaning.into()]);
         }
     };
-    let valid = &State::Valid;
+    let valid = &CaseState::Valid;
     if let Some(grid) = &paper.analysis.grid {
         let growth = |fit: Option<Fit>| Some(paper.slope(&fit?, MS));
         push(words.ttft_growth.into(), growth(grid.ttft_growth), words.growth_meaning);
@@ -115,7 +115,7 @@ fn derived(paper: &Paper) -> Table {
 }
 
 /// Kernels by their share of the traced time.
-fn shares(paper: &Paper, kernels: &Kernels) -> Option<Table> {
+fn shares(paper: &Paper, kernels: &KernelProfile) -> Option<Table> {
     let words = &paper.words.grid;
     let mut table = Table::new([words.kernel, words.time_share], 1);
     table.caption = Some(Text::fill(words.kernels, &[("scenario", &kernels.id)]));

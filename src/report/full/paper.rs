@@ -1,7 +1,9 @@
 //! What every section of a report is written from, and how a value of a case becomes a cell: with
 //! its unit, struck out where it cannot be true, and said to be missing where it was not measured.
 
-use crate::analysis::{Analysis, Reading, Reference, Spread, State, TargetResult, evaluate};
+use crate::analysis::{
+    Analysis, CaseState, Reading, Reference, Spread, TargetResult, evaluate_targets,
+};
 use crate::record::{AbsenceKind, Case, Record};
 use crate::report::full::Edition;
 use crate::report::full::model::{Cell, Text, Tone};
@@ -30,7 +32,7 @@ pub(super) struct Paper<'a> {
 impl<'a> Paper<'a> {
     pub(super) fn new(record: &'a Record, edition: Edition<'_>) -> Self {
         let Edition { lang, targets } = edition;
-        let results = evaluate(record, targets);
+        let results = evaluate_targets(record, targets);
         let (analysis, words) = (Analysis::of(record), lang.words());
         Self { record, analysis, lang, words, results, reference: targets.reference.clone() }
     }
@@ -46,7 +48,7 @@ impl<'a> Paper<'a> {
     }
 
     /// A number of a scenario, in the unit of its column.
-    pub(super) fn number(&self, state: &State, value: Option<f64>) -> Cell {
+    pub(super) fn number(&self, state: &CaseState, value: Option<f64>) -> Cell {
         match value {
             Some(value) => Cell::new(self.lang.number(value), tone(state)),
             None => self.missing(),
@@ -54,7 +56,7 @@ impl<'a> Paper<'a> {
     }
 
     /// A share of a scenario as a percentage.
-    pub(super) fn share(&self, state: &State, value: Option<f64>) -> Cell {
+    pub(super) fn share(&self, state: &CaseState, value: Option<f64>) -> Cell {
         match value {
             Some(value) => Cell::new(self.lang.share(value), tone(state)),
             None => self.missing(),
@@ -63,7 +65,7 @@ impl<'a> Paper<'a> {
 
     /// A centre and the standard deviation around it; `scale` is what one stored unit is in that of
     /// the column.
-    pub(super) fn spread(&self, state: &State, value: Option<Spread>, scale: f64) -> Cell {
+    pub(super) fn spread(&self, state: &CaseState, value: Option<Spread>, scale: f64) -> Cell {
         let Some(Spread { median, sd, .. }) = value else { return self.missing() };
         let text = match sd {
             Some(sd) => self.lang.with_sd(median * scale, sd * scale),
@@ -73,7 +75,7 @@ impl<'a> Paper<'a> {
     }
 
     /// A reading of a scenario.
-    pub(super) fn reading(&self, state: &State, reading: &Reading, scale: f64) -> Cell {
+    pub(super) fn reading(&self, state: &CaseState, reading: &Reading, scale: f64) -> Cell {
         self.number(state, reading.value.map(|value| value * scale))
     }
 
@@ -81,7 +83,7 @@ impl<'a> Paper<'a> {
     pub(super) fn named(
         &self,
         name: &str,
-        state: &State,
+        state: &CaseState,
         reading: &Reading,
     ) -> (Text, Option<Cell>) {
         let Some(metric) = metric(name) else { return (name.into(), None) };
@@ -104,7 +106,7 @@ impl<'a> Paper<'a> {
 
     /// What is judged of a scenario at a glance: a rate, a latency and memory.
     pub(super) fn judged(&self, case: &Case) -> [Cell; 3] {
-        let state = State::of(case);
+        let state = CaseState::of(case);
         ["/", "ms", "MiB"].map(|unit| {
             let mut judged = METRICS.iter().filter(|metric| metric.gated(&case.work));
             let metric = judged.find(|metric| match unit {
@@ -153,7 +155,7 @@ impl<'a> Paper<'a> {
     /// The spread is the standard deviation as a share of the mean: between processes where there
     /// are several, otherwise within the one, which says so.
     pub(super) fn metrics(&self, case: &Case) -> Vec<[Cell; 4]> {
-        let state = State::of(case);
+        let state = CaseState::of(case);
         let share = |values: &[f64]| {
             let mean = stats::mean(values).filter(|mean| *mean != 0.0)?;
             Some(self.lang.share(stats::sd(values)? / mean))
@@ -180,6 +182,6 @@ impl<'a> Paper<'a> {
 }
 
 /// How the numbers of a scenario in this state are shown.
-pub(super) fn tone(state: &State) -> Tone {
-    if matches!(state, State::Invalid(_)) { Tone::Struck } else { Tone::Plain }
+pub(super) fn tone(state: &CaseState) -> Tone {
+    if matches!(state, CaseState::Invalid(_)) { Tone::Struck } else { Tone::Plain }
 }

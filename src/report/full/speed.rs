@@ -1,7 +1,7 @@
 //! How fast answers are: percentiles of latencies, kinds of requests, categories at every batch
 //! size.
 
-use crate::analysis::{ApiRow, BatchRow, Distribution, Latency, State};
+use crate::analysis::{ApiRow, BatchRow, CaseState, Distribution, Latency};
 use crate::report::full::model::{Cell, Section, Table};
 use crate::report::full::paper::{MIB, MS, Paper};
 
@@ -119,7 +119,7 @@ pub(super) fn categories(paper: &Paper) -> Option<Section> {
 }
 
 fn batch(paper: &Paper, row: &BatchRow) -> Vec<Cell> {
-    let state: &State = &row.state;
+    let state: &CaseState = &row.state;
     vec![
         paper.lang.count(row.batch).into(),
         paper.spread(state, row.aggregate_tok_s, 1.0),

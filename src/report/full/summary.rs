@@ -1,6 +1,6 @@
 //! The figures that people ask for first, and what the model takes of the machine.
 
-use crate::analysis::{Latency, Reading, ResourceRow, State};
+use crate::analysis::{CaseState, Latency, Reading, ResourceRow};
 use crate::record::Case;
 use crate::report::full::closing::{advised, score};
 use crate::report::full::model::{Block, Cell, Section, Table, Text};
@@ -48,7 +48,7 @@ fn longest<'a>(paper: &Paper<'a>) -> Option<&'a Case> {
     let cases = paper.record.scenarios.iter();
     let single = cases.filter(|case| {
         let work = &case.work;
-        work.task == Task::Generate && work.batch == 1 && State::of(case).is_valid()
+        work.task == Task::Generate && work.batch == 1 && CaseState::of(case).is_valid()
     });
     let decoded = single.filter(|case| !case.values("decode_tok_s").is_empty());
     // The first of equals: max_by_key alone would take the last.
@@ -127,7 +127,7 @@ fn accuracy(paper: &Paper) -> Figure {
 
 /// A reading over the whole record with its unit, or why there is none.
 fn overall(paper: &Paper, name: &str, reading: &Reading) -> [Cell; 3] {
-    let (name, value) = paper.named(name, &State::Valid, reading);
+    let (name, value) = paper.named(name, &CaseState::Valid, reading);
     let why = reading.why.as_deref();
     let none = || Cell::from(why.unwrap_or(paper.words.absent.no_reason));
     match value {

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::analysis::{
-    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, FEWEST_PARTS, MEMORY_HEADROOM,
-    MEMORY_STEP_BYTES, Targets, evaluate, spread,
+    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM, MEMORY_STEP_BYTES,
+    MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
 };
 use crate::record::{Absence, AbsenceKind, Record};
 use crate::report::full::model::{Block, Document, Table, Text};
@@ -89,7 +89,7 @@ impl Known {
         for value in [
             serde_json::to_value(record),
             serde_json::to_value(Analysis::of(record)),
-            serde_json::to_value(evaluate(record, &targets)),
+            serde_json::to_value(evaluate_targets(record, &targets)),
             serde_json::to_value(&targets),
         ] {
             known.walk("", &value.unwrap());
@@ -111,7 +111,7 @@ impl Known {
         }
         known.texts.insert(lang.round(MEMORY_STEP_BYTES as f64 / MIB));
         // Counts of scenarios, processes and parts, and the best score.
-        let counts = 0..=record.scenarios.len().max(10).max(FEWEST_PARTS);
+        let counts = 0..=record.scenarios.len().max(10).max(MIN_SCORE_PARTS);
         known.texts.extend(counts.map(|count| lang.count(count)));
         known.texts.insert(lang.count(targets.rows.len()));
         for (_, words) in lang.words().all() {

@@ -1,4 +1,4 @@
-//! Rounds of measuring, with a machine that answers at once, and sessions that are near each other.
+//! Rounds of further blocks without a machine, and sessions less than an hour apart.
 
 use super::*;
 use candlemark::compare::{Grounds, Outcome, Policy, judge};
@@ -17,8 +17,7 @@ fn decide(run: &Record) -> Judgement {
     judge(grounds, run, &Policy { looks: PLANNED_LOOKS, ..Policy::default() })
 }
 
-/// Further blocks of a run while nobody interrupts.
-fn measured(
+fn measure_uninterrupted(
     first: &Record,
     budget: Duration,
     more: &mut dyn FnMut(&[Scenario], usize) -> anyhow::Result<Record>,
@@ -26,8 +25,7 @@ fn measured(
     measure(first, budget, &decide, more, &AtomicBool::new(false))
 }
 
-/// A record of what is asked for, decoding at this rate, a minute after the run that it goes on
-/// with.
+/// A record of these scenarios with this decode rate, begun a minute after the run.
 fn further(scenarios: &[Scenario], blocks: usize, decode_tok_s: f64) -> Record {
     let mut record = record("same");
     record.sessions[0].id = "20260704T120600Z-0123456".into();
@@ -43,7 +41,7 @@ fn further(scenarios: &[Scenario], blocks: usize, decode_tok_s: f64) -> Record {
 }
 
 #[test]
-fn rounds_end_when_all_is_decided_and_measure_only_what_is_not() {
+fn rounds_measure_only_open_scenarios_and_end_when_all_is_decided() {
     for (speed, outcome) in [(40.0, Outcome::Pass), (30.0, Outcome::Regression)] {
         let mut rounds = Vec::new();
         let more = &mut |scenarios: &[Scenario], blocks| {
@@ -51,7 +49,7 @@ fn rounds_end_when_all_is_decided_and_measure_only_what_is_not() {
             rounds.push((ids.join(" "), blocks));
             Ok(further(scenarios, blocks, speed))
         };
-        let run = measured(&record("noisy"), HOUR, more).unwrap();
+        let run = measure_uninterrupted(&record("noisy"), HOUR, more).unwrap();
         assert_eq!(decide(&run).outcome, outcome);
         assert!(rounds.iter().all(|(ids, _)| ids == "code/b1"), "{rounds:?}");
         let blocks: Vec<usize> = rounds.iter().map(|(_, blocks)| *blocks).collect();
@@ -62,13 +60,13 @@ fn rounds_end_when_all_is_decided_and_measure_only_what_is_not() {
 }
 
 #[test]
-fn what_is_decided_is_not_measured_and_no_time_measures_nothing() {
+fn decided_scenarios_or_too_little_time_measure_nothing() {
     let never = &mut |_: &[Scenario], _| -> anyhow::Result<Record> { panic!("nothing to measure") };
     let decided = record("same");
-    assert_eq!(measured(&decided, HOUR, never).unwrap(), decided);
+    assert_eq!(measure_uninterrupted(&decided, HOUR, never).unwrap(), decided);
     let noisy = record("noisy");
     let short = Duration::from_millis(400); // A process takes half a second.
-    assert_eq!(measured(&noisy, short, never).unwrap(), noisy);
+    assert_eq!(measure_uninterrupted(&noisy, short, never).unwrap(), noisy);
 }
 
 #[test]
@@ -83,13 +81,13 @@ fn rounds_end_after_the_last_one() {
         }
         Ok(record)
     };
-    let run = measured(&record("noisy"), HOUR, more).unwrap();
+    let run = measure_uninterrupted(&record("noisy"), HOUR, more).unwrap();
     assert_eq!(decide(&run).outcome, Outcome::Undecided);
     assert_eq!(blocks, ROUNDS);
 }
 
 #[test]
-fn an_interruption_ends_the_round_and_keeps_what_it_measured() {
+fn an_interruption_ends_the_round_and_keeps_its_blocks() {
     let stop = AtomicBool::new(false);
     let mut rounds = 0;
     let more = &mut |scenarios: &[Scenario], _| {
@@ -103,15 +101,15 @@ fn an_interruption_ends_the_round_and_keeps_what_it_measured() {
 }
 
 #[test]
-fn a_failure_while_measuring_ends_it_by_name() {
+fn a_failed_scenario_is_an_error_with_its_id() {
     let more = &mut |scenarios: &[Scenario], _| {
         let mut record = further(scenarios, 1, 40.0);
         record.scenarios[0].blocks.clear();
         record.scenarios[0].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
         Ok(record)
     };
-    let error = measured(&record("noisy"), HOUR, more).unwrap_err().to_string();
-    assert_eq!(error, "measuring `code/b1` failed: out of memory");
+    let error = measure_uninterrupted(&record("noisy"), HOUR, more).unwrap_err().to_string();
+    assert_eq!(error, "cannot measure `code/b1` (failed: out of memory)");
 }
 
 #[test]
@@ -125,22 +123,22 @@ fn sessions_within_an_hour_are_one() {
         ids.dedup();
         ids.len()
     };
-    assert_eq!(sessions(&joined(&first, &more).unwrap()), 1);
+    assert_eq!(sessions(&merge(&first, &more).unwrap()), 1);
     more.sessions[0].started = "2026-07-04T13:04:59Z".into();
-    assert_eq!(sessions(&joined(&first, &more).unwrap()), 1);
+    assert_eq!(sessions(&merge(&first, &more).unwrap()), 1);
     more.sessions[0].started = "2026-07-04T13:05:00Z".into();
-    assert_eq!(sessions(&joined(&first, &more).unwrap()), 2);
+    assert_eq!(sessions(&merge(&first, &more).unwrap()), 2);
     more.build.commit = Some("f".repeat(40));
-    let error = joined(&first, &more).unwrap_err().to_string();
+    let error = merge(&first, &more).unwrap_err().to_string();
     assert!(error.contains("commit is 0123456789abcdef"), "{error}");
 }
 
 #[test]
-fn a_further_record_takes_no_name_that_is_taken() {
+fn a_further_record_gets_an_unused_name() {
     let folder = tempfile::tempdir().unwrap();
-    let beside = folder.path().join("record.json");
+    let record = folder.path().join("record.json");
     for name in ["record.further.json", "record.further-2.json", "record.further-3.json"] {
-        let (path, _) = unused(&beside).unwrap();
+        let (path, _) = unused_path(&record).unwrap();
         assert_eq!(path.file_name().unwrap(), name);
         fs::write(path, "").unwrap();
     }

@@ -81,7 +81,7 @@ fn a_context_ends_where_decoding_halves_or_fails() {
     let failed = vec![depth("context/512", 18.0), failed("context/2048", "out of memory"), zero()];
     let advice = of(failed).unwrap();
     assert_eq!(advice.depth, 512);
-    let state = State::Failed("out of memory".into());
+    let state = CaseState::Failed("out of memory".into());
     assert_eq!(advice.end, ContextEnd::NoRate { depth: 2048, state });
 
     assert_eq!(of(vec![depth("context/512", 18.0)]), Err(NoAdvice::NoDepthZero));
@@ -116,7 +116,7 @@ fn the_score_is_ten_times_the_geometric_mean_of_what_was_measured() {
     let mut single = batched("short/b1", 1, 20.0);
     single.blocks[0].values.insert("roofline_fraction".into(), Some(0.5));
     let mut latencies = vec![1.0; 20];
-    latencies[19] = 3.0; // The 95th percentile of twenty lies a twentieth of the way to the largest: 1.1.
+    latencies[19] = 3.0; // The 95th percentile of twenty is 5 % of the way to the largest: 1.1.
     let cases = vec![
         single,
         batched("short/b4", 4, 64.0),
@@ -130,14 +130,14 @@ fn the_score_is_ten_times_the_geometric_mean_of_what_was_measured() {
         invalid(batched("medium/b1", 1, 1e9)),
     ];
     let score = Score::of(&record(cases));
-    let values: Vec<(PartKind, f64)> =
+    let values: Vec<(ScorePartKind, f64)> =
         score.parts.iter().map(|part| (part.kind, part.value.unwrap())).collect();
     let expected = [
-        (PartKind::Roofline, 0.5),
-        (PartKind::BatchEfficiency, 0.8),
-        (PartKind::ContextRetention, 0.5),
-        (PartKind::Consistency, 1.0 / 1.1),
-        (PartKind::Success, 5.0 / 7.0),
+        (ScorePartKind::Roofline, 0.5),
+        (ScorePartKind::BatchEfficiency, 0.8),
+        (ScorePartKind::ContextRetention, 0.5),
+        (ScorePartKind::Consistency, 1.0 / 1.1),
+        (ScorePartKind::Success, 5.0 / 7.0),
     ];
     for ((kind, value), (expected_kind, expected)) in values.into_iter().zip(expected) {
         assert_eq!(kind, expected_kind);

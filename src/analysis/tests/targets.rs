@@ -1,4 +1,4 @@
-//! Targets: their files, and how records stand to them.
+//! Targets: their files and their status for records.
 
 use super::*;
 use crate::record::Caveat;
@@ -69,7 +69,7 @@ fn model(layers: usize, hidden: usize, quant: &str) -> Model {
     Model { architecture, layers, hidden, quant: quant.into(), ..Model::default() }
 }
 
-fn of(model: Model, bandwidth: Option<f64>, cases: Vec<Case>) -> Record {
+fn record_of(model: Model, bandwidth: Option<f64>, cases: Vec<Case>) -> Record {
     let mut record = record(cases);
     record.model = model;
     record.settings.device = "cpu".into();
@@ -77,11 +77,11 @@ fn of(model: Model, bandwidth: Option<f64>, cases: Vec<Case>) -> Record {
     record
 }
 
-/// Verdict as measured and scaled, and both values.
-type Outcome4 = (TargetVerdict, TargetVerdict, Option<f64>, Option<f64>);
+/// Status as measured and scaled, and both values.
+type Status = (TargetVerdict, TargetVerdict, Option<f64>, Option<f64>);
 
-fn outcomes(record: &Record) -> Vec<Outcome4> {
-    let results = evaluate(record, &targets(MATRIX).unwrap());
+fn statuses(record: &Record) -> Vec<Status> {
+    let results = evaluate_targets(record, &targets(MATRIX).unwrap());
     results.iter().map(|r| (r.verdict, r.scaled_verdict, r.value, r.scaled)).collect()
 }
 
@@ -93,7 +93,7 @@ fn a_slow_machine_misses_targets_that_its_bandwidth_would_meet() {
     single.blocks[0].values.insert("ttft_s".into(), Some(1.2));
     let mut cases = vec![single, batched("short/b4", 4, 20.0), batched("short/b8", 8, 14.0)];
     cases.push(batched("short/b16", 16, 10.0));
-    let record = of(model(28, 2048, "q4_k_m"), Some(40e9), cases);
+    let record = record_of(model(28, 2048, "q4_k_m"), Some(40e9), cases);
     let expected = [
         (NotMet, Met, Some(9.0), Some(90.0)),
         (NotMet, Met, Some(20.0), Some(200.0)), // The best is batch 4.
@@ -101,15 +101,15 @@ fn a_slow_machine_misses_targets_that_its_bandwidth_would_meet() {
         other(Unmeasurable::OtherModel),
         other(Unmeasurable::NoScenario),
     ];
-    assert_eq!(outcomes(&record), expected);
-    let summary = summarise(&evaluate(&record, &targets(MATRIX).unwrap()));
+    assert_eq!(statuses(&record), expected);
+    let summary = summarise(&evaluate_targets(&record, &targets(MATRIX).unwrap()));
     let not_measurable = vec![(Unmeasurable::OtherModel, 1), (Unmeasurable::NoScenario, 1)];
     let expected =
         TargetSummary { met: 0, not_met: 3, scaled_met: 3, scaled_not_met: 0, not_measurable };
     assert_eq!(summary, expected);
 }
 
-fn other(why: Unmeasurable) -> Outcome4 {
+fn other(why: Unmeasurable) -> Status {
     (NotMeasurable(why), NotMeasurable(why), None, None)
 }
 
@@ -117,21 +117,21 @@ fn other(why: Unmeasurable) -> Outcome4 {
 fn a_value_on_its_bound_meets_it_and_nothing_is_scaled_without_bandwidth() {
     let mut single = batched("short/b1", 1, 80.0);
     single.blocks[0].values.insert("ttft_s".into(), Some(0.15));
-    let record = of(model(28, 2048, "q4_0"), None, vec![single]);
+    let record = record_of(model(28, 2048, "q4_0"), None, vec![single]);
     let unknown = NotMeasurable(Unmeasurable::NoBandwidth);
-    let found = outcomes(&record);
+    let found = statuses(&record);
     assert_eq!(found[0], (Met, unknown, Some(80.0), None));
     let partial = NotMeasurable(Unmeasurable::NotRun);
-    assert_eq!(found[1], (partial, unknown, Some(80.0), None), "a batch might be faster");
+    assert_eq!(found[1], (partial, unknown, Some(80.0), None), "another batch may be faster");
     assert_eq!(found[2], (Met, unknown, Some(150.0), None));
 }
 
 #[test]
-fn a_stand_in_is_said_to_be_one_and_memory_is_not_scaled() {
+fn a_stand_in_is_named_and_memory_is_not_scaled() {
     let mut single = case("short/b1", vec![null("peak_device_bytes", "the device is the CPU")]);
     single.blocks[0].values.insert("peak_rss_bytes".into(), Some(9.5e9));
-    let record = of(model(36, 4096, "q8_0"), Some(40e9), vec![single]);
-    let results = evaluate(&record, &targets(MATRIX).unwrap());
+    let record = record_of(model(36, 4096, "q8_0"), Some(40e9), vec![single]);
+    let results = evaluate_targets(&record, &targets(MATRIX).unwrap());
     let memory = &results[3];
     assert_eq!((memory.verdict, memory.value), (Met, Some(9.5)));
     assert_eq!(memory.scaled_verdict, NotMeasurable(Unmeasurable::NotScaled));
@@ -141,20 +141,20 @@ fn a_stand_in_is_said_to_be_one_and_memory_is_not_scaled() {
     let device = null("peak_rss_bytes", "not on this platform");
     let mut device = case("short/b1", vec![device]);
     device.blocks[0].values.insert("peak_device_bytes".into(), Some(11e9));
-    let record = of(model(36, 4096, "q8_0"), None, vec![device]);
-    let memory = &evaluate(&record, &targets(MATRIX).unwrap())[3];
+    let record = record_of(model(36, 4096, "q8_0"), None, vec![device]);
+    let memory = &evaluate_targets(&record, &targets(MATRIX).unwrap())[3];
     assert_eq!((memory.verdict, memory.metric.as_deref()), (NotMet, Some("peak_device_bytes")));
 }
 
 #[test]
-fn memory_of_the_host_says_nothing_of_a_device() {
+fn host_memory_does_not_replace_device_memory() {
     let of_device = |device: Block| {
         let mut single = case("short/b1", vec![device]);
         single.blocks[0].values.insert("peak_rss_bytes".into(), Some(1e9));
         single.blocks[0].notes.insert("peak_rss_bytes".into(), "fresh process".into());
-        let mut record = of(model(36, 4096, "q8_0"), None, vec![single]);
+        let mut record = record_of(model(36, 4096, "q8_0"), None, vec![single]);
         record.settings.device = "cuda:0".into();
-        evaluate(&record, &targets(MATRIX).unwrap()).remove(3)
+        evaluate_targets(&record, &targets(MATRIX).unwrap()).remove(3)
     };
     let none = of_device(null("peak_device_bytes", "no such counter"));
     assert_eq!(none.verdict, NotMeasurable(Unmeasurable::NoValue));
@@ -165,15 +165,16 @@ fn memory_of_the_host_says_nothing_of_a_device() {
 }
 
 #[test]
-fn a_lower_bound_of_memory_can_miss_a_target_and_never_meet_it() {
+fn a_lower_bound_of_memory_can_miss_a_target_but_not_meet_it() {
     let note = "one reading, after the region";
     let memory = |bytes: f64| {
         let mut sampled = block(&[("peak_device_bytes", bytes)]);
         sampled.notes.insert("peak_device_bytes".into(), note.into());
         sampled.caveats.insert("peak_device_bytes".into(), Caveat::LowerBound);
-        let mut record = of(model(36, 4096, "q8_0"), None, vec![case("short/b1", vec![sampled])]);
+        let mut record =
+            record_of(model(36, 4096, "q8_0"), None, vec![case("short/b1", vec![sampled])]);
         record.settings.device = "cuda:0".into();
-        evaluate(&record, &targets(MATRIX).unwrap()).remove(3)
+        evaluate_targets(&record, &targets(MATRIX).unwrap()).remove(3)
     };
     let low = memory(9e9);
     assert_eq!(low.verdict, NotMeasurable(Unmeasurable::LowerBound));
@@ -183,10 +184,10 @@ fn a_lower_bound_of_memory_can_miss_a_target_and_never_meet_it() {
 }
 
 #[test]
-fn the_best_of_some_batches_misses_nothing_until_all_were_tried() {
+fn the_best_batch_misses_a_target_only_if_all_were_measured() {
     let best = |cases: Vec<Case>| {
-        let record = of(model(28, 2048, "q4_k_m"), Some(40e9), cases);
-        let result = evaluate(&record, &targets(MATRIX).unwrap()).remove(1);
+        let record = record_of(model(28, 2048, "q4_k_m"), Some(40e9), cases);
+        let result = evaluate_targets(&record, &targets(MATRIX).unwrap()).remove(1);
         (result.verdict, result.value, result.why, result.scaled_verdict)
     };
     let all = |rate: f64| {
@@ -198,7 +199,11 @@ fn the_best_of_some_batches_misses_nothing_until_all_were_tried() {
     let mut cases = all(9.0);
     assert_eq!(best(cases.clone()), (NotMet, Some(9.0), None, NotMet));
     cases[3] = unsupported("short/b16", "no");
-    assert_eq!(best(cases.clone()), (NotMet, Some(9.0), None, NotMet), "it will not be the best");
+    assert_eq!(
+        best(cases.clone()),
+        (NotMet, Some(9.0), None, NotMet),
+        "unsupported: cannot become the best"
+    );
     cases[3] = failed("short/b16", "killed");
     let failed = NotMeasurable(Unmeasurable::Failed);
     assert_eq!(best(cases.clone()), (failed, Some(9.0), why("short/b16"), failed));
@@ -209,10 +214,10 @@ fn the_best_of_some_batches_misses_nothing_until_all_were_tried() {
 }
 
 #[test]
-fn what_was_not_measured_is_no_pass_and_says_why() {
+fn a_missing_value_is_not_measurable_with_its_reason() {
     let first = |cases: Vec<Case>, quant: &str| {
-        let record = of(model(28, 2048, quant), Some(40e9), cases);
-        let result = evaluate(&record, &targets(MATRIX).unwrap()).remove(0);
+        let record = record_of(model(28, 2048, quant), Some(40e9), cases);
+        let result = evaluate_targets(&record, &targets(MATRIX).unwrap()).remove(0);
         assert_eq!((result.value, result.scaled), (None, None));
         let NotMeasurable(reason) = result.verdict else { panic!("{:?}", result.verdict) };
         (reason, result.why)
@@ -238,11 +243,11 @@ fn what_was_not_measured_is_no_pass_and_says_why() {
 }
 
 #[test]
-fn models_are_told_by_their_numbers() {
+fn models_are_recognized_by_their_dimensions() {
     let asked = |spec: &str, model: Model| {
         let model = Model { spec: spec.into(), ..model };
-        let record = of(model, None, vec![batched("short/b1", 1, 100.0)]);
-        evaluate(&record, &targets(MATRIX).unwrap())[0].verdict
+        let record = record_of(model, None, vec![batched("short/b1", 1, 100.0)]);
+        evaluate_targets(&record, &targets(MATRIX).unwrap())[0].verdict
     };
     let other = NotMeasurable(Unmeasurable::OtherModel);
     assert_eq!(asked("model.gguf", model(28, 2048, "q4_k+q6_k")), Met);
@@ -268,8 +273,8 @@ fn models_are_told_by_their_numbers() {
 
 #[cfg(feature = "engine")]
 #[test]
-fn shapes_are_those_of_the_models() {
-    for (name, architecture, layers, hidden) in outcome::SHAPES {
+fn the_shapes_agree_with_those_of_the_engine() {
+    for (name, architecture, layers, hidden) in target_results::MODEL_SHAPES {
         let config = crate::model::config::Config::named(name).unwrap();
         let found = (config.family.name(), config.layers, config.hidden);
         assert_eq!(found, (*architecture, *layers, *hidden), "{name}");
@@ -277,26 +282,26 @@ fn shapes_are_those_of_the_models() {
 }
 
 #[test]
-fn a_file_that_cannot_be_a_matrix_is_refused_with_the_way_out() {
+fn an_invalid_file_of_targets_is_refused_with_the_reason() {
     let row =
         |lines: &str| format!("[[target]]\nid = 'a'\nmodel = '*'\ntopic = 'power'\n{lines}\n");
     let measured = "scenario = 'short/b1'\nmetric = ['power_w']\n";
     for (text, part) in [
         (row("unit = 'W'\nmax = 3\ncolour = 'red'"), "unknown field `colour`"),
         (row("unit = 'kW'\nmax = 3"), "unknown variant `kW`"),
-        (row("unit = 'W'\nmin = 3"), "target `a` has no `max`, which decides in W"),
+        (row("unit = 'W'\nmin = 3"), "target `a` has no `max`, which targets in W need"),
         (row("unit = 'tok/s'\nmax = 3"), "has no `min`"),
         (row("unit = 'W'\nmin = 5\nmax = 3"), "`min` above its `max`"),
-        (row("unit = 'W'\nmax = -3"), "not a positive number"),
-        (row("unit = 'W'\nmax = nan"), "not a positive number"),
+        (row("unit = 'W'\nmax = -3"), "not positive and finite"),
+        (row("unit = 'W'\nmax = nan"), "not positive and finite"),
         (row("unit = 'W'\nmax = 3\nscenario = 'short/b1'"), "both `scenario` and `metric`"),
-        (row(&format!("{measured}unit = 'ms'\nmax = 3")), "cannot say `power_w` in ms"),
+        (row(&format!("{measured}unit = 'ms'\nmax = 3")), "cannot have `power_w` in ms"),
         (
             row("scenario = 'x'\nmetric = ['powr_w']\nunit = 'W'\nmax = 3"),
             "did you mean `power_w`?",
         ),
-        (row("unit = 'W'\nmax = 3").repeat(2), "target `a` is there twice"),
-        ("[reference]\nmachine = 'm'\nread_bytes_per_s = 0.0".into(), "not a positive number"),
+        (row("unit = 'W'\nmax = 3").repeat(2), "target `a` appears twice"),
+        ("[reference]\nmachine = 'm'\nread_bytes_per_s = 0.0".into(), "not positive and finite"),
         ("reference = 3".into(), "invalid type"),
     ] {
         let error = targets(&text).unwrap_err();
@@ -321,23 +326,23 @@ fn a_later_file_replaces_rows_of_the_same_id_and_adds_others() {
 }
 
 #[test]
-fn the_matrix_of_this_build_is_complete() {
+fn the_builtin_targets_are_complete() {
     let targets = Targets::builtin();
     assert_eq!(targets.reference.as_ref().unwrap().read_bytes_per_s, 400e9);
     let row = |id: &str| targets.rows.iter().find(|row| row.id == id).unwrap();
     let bounds = |id: &str| (row(id).min, row(id).max, row(id).unit);
     for (id, expected) in [
-        ("qwen3-1.7b-4bit/single", (Some(80.0), Some(120.0), Unit::TokS)),
-        ("qwen3-1.7b-4bit/b16", (Some(400.0), Some(500.0), Unit::TokS)),
-        ("qwen3-7b-4bit/first-token", (Some(200.0), Some(350.0), Unit::Ms)),
-        ("qwen3-14b-16bit/memory", (Some(35.0), Some(50.0), Unit::Gb)),
-        ("qwen3-14b-8bit/power", (Some(40.0), Some(60.0), Unit::W)),
-        ("qwen3-1.7b-4bit/embedding", (Some(2000.0), None, Unit::ChunksMin)),
-        ("qwen3-1.7b-4bit/set-classification-limit", (Some(500.0), None, Unit::ItemsMin)),
-        ("qwen3-7b-8bit/set-summarisation", (Some(25.0), Some(33.33), Unit::ItemsMin)),
-        ("rag/search", (None, Some(500.0), Unit::Ms)),
-        ("rag/complex", (Some(8.0), Some(15.0), Unit::S)),
-        ("qwen3-7b-4bit/little-memory", (None, Some(16.0), Unit::Gb)),
+        ("qwen3-1.7b-4bit/single", (Some(80.0), Some(120.0), TargetUnit::TokS)),
+        ("qwen3-1.7b-4bit/b16", (Some(400.0), Some(500.0), TargetUnit::TokS)),
+        ("qwen3-7b-4bit/first-token", (Some(200.0), Some(350.0), TargetUnit::Ms)),
+        ("qwen3-14b-16bit/memory", (Some(35.0), Some(50.0), TargetUnit::Gb)),
+        ("qwen3-14b-8bit/power", (Some(40.0), Some(60.0), TargetUnit::W)),
+        ("qwen3-1.7b-4bit/embedding", (Some(2000.0), None, TargetUnit::ChunksMin)),
+        ("qwen3-1.7b-4bit/set-classification-limit", (Some(500.0), None, TargetUnit::ItemsMin)),
+        ("qwen3-7b-8bit/set-summarisation", (Some(25.0), Some(33.33), TargetUnit::ItemsMin)),
+        ("rag/search", (None, Some(500.0), TargetUnit::Ms)),
+        ("rag/complex", (Some(8.0), Some(15.0), TargetUnit::S)),
+        ("qwen3-7b-4bit/little-memory", (None, Some(16.0), TargetUnit::Gb)),
     ] {
         assert_eq!(bounds(id), expected, "{id}");
     }
@@ -354,8 +359,8 @@ fn the_matrix_of_this_build_is_complete() {
         assert!(known.iter().any(|one| one.id == scenario), "{}: `{scenario}`", target.id);
     }
     let mini = Model { spec: "synthetic:mini".into(), ..model(4, 512, "f32") };
-    let record = of(mini, Some(40e9), vec![batched("short/b1", 1, 1e6)]);
-    let results = evaluate(&record, &targets);
+    let record = record_of(mini, Some(40e9), vec![batched("short/b1", 1, 1e6)]);
+    let results = evaluate_targets(&record, &targets);
     let expected = vec![(Unmeasurable::OtherModel, targets.rows.len())];
     assert_eq!(summarise(&results).not_measurable, expected);
 }

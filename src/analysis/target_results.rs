@@ -1,48 +1,47 @@
-//! How a record stands to targets: as measured, and as it would be with the memory bandwidth of the
-//! machine that they were set for.
+//! Status of targets: as measured, and scaled to the memory bandwidth of the reference machine.
 
 use serde::Serialize;
 
-use super::targets::{Follows, QuantClass, Target, Targets};
-use super::values::{State, reading, sound};
+use super::targets::{BandwidthScaling, QuantClass, Target, Targets};
+use super::values::{CaseState, reading, valid_median};
 use crate::record::{Block, Case, Caveat, Model, Record};
 use crate::workload::{Better, SUITES};
 
-/// One target and what a record says of it.
+/// One target and the status of a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TargetResult {
     /// The target.
     pub target: Target,
-    /// The record's model, where the target is for one that it stands in for.
+    /// The record's model, if it stands in for the target's model.
     pub stands_in: Option<String>,
-    /// The scenario that was looked at.
+    /// The scenario that measures it.
     pub case: Option<String>,
-    /// The metric that had a value.
+    /// The metric that measures it.
     pub metric: Option<String>,
     /// As measured, in the target's unit.
     pub value: Option<f64>,
-    /// Of the value as measured.
+    /// Status of the measured value.
     pub verdict: TargetVerdict,
-    /// A projection, in the target's unit: rates times the reference machine's read bandwidth by
-    /// the measured one, times the other way round. Fair to decoding, which reads all weights
-    /// for each token; generous or harsh to anything that computes.
+    /// A projection to the reference machine, in the target's unit: rates are multiplied by the
+    /// ratio of its read bandwidth to the measured one, times are divided by it. Accurate for
+    /// decode, which reads all weights for each token; not for compute-bound work.
     pub scaled: Option<f64>,
-    /// Of the scaled value.
+    /// Status of the scaled value.
     pub scaled_verdict: TargetVerdict,
-    /// What the record says to a value that is missing or cannot decide; the scenarios that are
-    /// open where it is the best of several.
+    /// The record's note on a value that is missing or cannot decide; for the best of several
+    /// scenarios those that are unmeasured.
     pub why: Option<String>,
 }
 
-/// What became of a target.
+/// Status of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetVerdict {
-    /// The value is on the good side of the bound that decides.
+    /// The value is on the good side of the bound.
     Met,
-    /// It is not.
+    /// The value is on the bad side of the bound.
     NotMet,
-    /// There is no value, or one that cannot decide: no pass and no failure.
+    /// There is no value, or one that cannot decide.
     NotMeasurable(Unmeasurable),
 }
 
@@ -52,7 +51,7 @@ pub enum TargetVerdict {
 pub enum Unmeasurable {
     /// The record is of another model.
     OtherModel,
-    /// Its weights are held in other bits.
+    /// The record is of another quantization.
     OtherQuant,
     /// No scenario measures it.
     NoScenario,
@@ -62,19 +61,19 @@ pub enum Unmeasurable {
     Unsupported,
     /// The scenario failed.
     Failed,
-    /// The scenario's numbers cannot be true.
+    /// The scenario's numbers are invalid.
     Invalid,
     /// The scenario was run, but the metric has no value: no counter, for example.
     NoValue,
-    /// The value is a lower bound that keeps to the target; what was between its samples may not.
+    /// The value is a lower bound that meets the target; the true value may not.
     LowerBound,
-    /// Values of this kind do not follow the bandwidth of memory.
+    /// Values of this unit do not scale with memory bandwidth.
     NotScaled,
-    /// The bandwidth of one of the machines is not known.
+    /// The bandwidth of one of the machines is unknown.
     NoBandwidth,
 }
 
-/// Results counted.
+/// Number of targets by status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TargetSummary {
     /// Met as measured.
@@ -85,7 +84,7 @@ pub struct TargetSummary {
     pub scaled_met: usize,
     /// Not met when scaled.
     pub scaled_not_met: usize,
-    /// Without a verdict as measured, by why.
+    /// Not measurable, by reason.
     pub not_measurable: Vec<(Unmeasurable, usize)>,
 }
 
@@ -113,14 +112,14 @@ pub fn summarise(results: &[TargetResult]) -> TargetSummary {
     summary
 }
 
-/// How a record stands to every target, in their order.
-pub fn evaluate(record: &Record, targets: &Targets) -> Vec<TargetResult> {
-    let names = Names::of(&record.model, targets);
+/// The status of every target, in order.
+pub fn evaluate_targets(record: &Record, targets: &Targets) -> Vec<TargetResult> {
+    let names = ModelNames::of(&record.model, targets);
     targets.rows.iter().map(|target| judge(record, targets, target, &names)).collect()
 }
 
-fn judge(record: &Record, targets: &Targets, target: &Target, names: &Names) -> TargetResult {
-    let found = find(record, target, names);
+fn judge(record: &Record, targets: &Targets, target: &Target, names: &ModelNames) -> TargetResult {
+    let found = find_value(record, target, names);
     let mut result = TargetResult {
         target: target.clone(),
         stands_in: names.stands_in(&target.model),
@@ -139,99 +138,99 @@ fn judge(record: &Record, targets: &Targets, target: &Target, names: &Names) -> 
             (result.case, result.why) = (case.map(|case| case.id.clone()), why);
         }
         Ok(found) => {
-            let value = target.unit.show(found.stored);
+            let value = target.unit.convert(found.stored);
             result.case = Some(found.case.id.clone());
             result.metric = Some(found.metric.into());
             result.value = Some(value);
-            let doubt = Doubt::of(record, target, &found);
-            result.verdict = doubt.settle(against(target, value));
+            let uncertainty = Uncertainty::of(record, target, &found);
+            result.verdict = uncertainty.apply(verdict(target, value));
             match scale(record, targets, target, value) {
                 Ok(scaled) => {
                     result.scaled = Some(scaled);
-                    result.scaled_verdict = doubt.settle(against(target, scaled));
+                    result.scaled_verdict = uncertainty.apply(verdict(target, scaled));
                 }
                 Err(why) => result.scaled_verdict = TargetVerdict::NotMeasurable(why),
             }
             if let TargetVerdict::NotMeasurable(_) = result.verdict {
-                result.why = doubt.why;
+                result.why = uncertainty.why;
             }
         }
     }
     result
 }
 
-/// Why a value may not decide although there is one.
+/// Why an existing value may not decide.
 #[derive(Default)]
-struct Doubt {
-    /// It is no pass: a lower bound of what should be low.
-    no_pass: Option<Unmeasurable>,
-    /// It is no miss: the best of several scenarios of which some are open, and what is open with
-    /// the first of those.
-    no_miss: Option<Unmeasurable>,
-    /// What the record says of it, or the scenarios that are open.
+struct Uncertainty {
+    /// The target cannot count as met: the value is a lower bound of a metric that should be low.
+    not_met: Option<Unmeasurable>,
+    /// The target cannot count as missed: some of several scenarios are unmeasured, for the reason
+    /// of the first of them.
+    not_missed: Option<Unmeasurable>,
+    /// The record's note, or the unmeasured scenarios.
     why: Option<String>,
 }
 
-impl Doubt {
-    fn of(record: &Record, target: &Target, found: &Found) -> Self {
+impl Uncertainty {
+    fn of(record: &Record, target: &Target, found: &Measurement) -> Self {
         if found.metric == DEVICE_MEMORY
             && let Some(note) = lower_bound(found.case, found.metric)
         {
-            let no_pass = Some(Unmeasurable::LowerBound);
-            return Self { no_pass, why: Some(note.into()), ..Self::default() };
+            let not_met = Some(Unmeasurable::LowerBound);
+            return Self { not_met, why: Some(note.into()), ..Self::default() };
         }
-        let open = open(record, target);
-        let ids: Vec<&str> = open.iter().map(|(id, _)| id.as_str()).collect();
+        let unmeasured = unmeasured(record, target);
+        let ids: Vec<&str> = unmeasured.iter().map(|(id, _)| id.as_str()).collect();
         let why = (!ids.is_empty()).then(|| ids.join(", "));
-        Self { no_miss: open.first().map(|(_, reason)| *reason), why, ..Self::default() }
+        Self { not_missed: unmeasured.first().map(|(_, reason)| *reason), why, ..Self::default() }
     }
 
-    fn settle(&self, verdict: TargetVerdict) -> TargetVerdict {
-        let doubt = match verdict {
-            TargetVerdict::Met => self.no_pass,
-            TargetVerdict::NotMet => self.no_miss,
+    fn apply(&self, verdict: TargetVerdict) -> TargetVerdict {
+        let reason = match verdict {
+            TargetVerdict::Met => self.not_met,
+            TargetVerdict::NotMet => self.not_missed,
             TargetVerdict::NotMeasurable(_) => None,
         };
-        doubt.map_or(verdict, TargetVerdict::NotMeasurable)
+        reason.map_or(verdict, TargetVerdict::NotMeasurable)
     }
 }
 
-/// Memory of an accelerator, read by its driver.
+/// Memory of the device, as its driver reports it.
 const DEVICE_MEMORY: &str = "peak_device_bytes";
 
-/// Memory of the process on the host; the model's only where the host computes.
+/// Memory of the process on the host; the model's only if the host computes.
 const HOST_MEMORY: &str = "peak_rss_bytes";
 
-/// What is said of the first value that is a lower bound; `None` where all are more than that.
+/// The note of the first value that is a lower bound, if any.
 fn lower_bound<'a>(case: &'a Case, metric: &str) -> Option<&'a str> {
     let is_one = |block: &&Block| block.caveats.get(metric) == Some(&Caveat::LowerBound);
     let block = case.blocks.iter().find(is_one)?;
     Some(block.notes.get(metric).map_or("", String::as_str))
 }
 
-/// Scenarios of the suites that the target is the best of and that have no value in the record,
-/// each with why. What the engine cannot do is not open: it will not be the best.
-fn open(record: &Record, target: &Target) -> Vec<(String, Unmeasurable)> {
+/// The scenarios that match the target's pattern but have no value in the record, with the reasons.
+/// Without unsupported ones, which cannot become the best.
+fn unmeasured(record: &Record, target: &Target) -> Vec<(String, Unmeasurable)> {
     let Some(pattern) = target.scenario.as_deref().filter(|id| id.ends_with('*')) else {
         return Vec::new();
     };
-    let mut open: Vec<(String, Unmeasurable)> = Vec::new();
+    let mut unmeasured: Vec<(String, Unmeasurable)> = Vec::new();
     for scenario in SUITES.iter().flat_map(|suite| (suite.scenarios)()) {
-        let known = open.iter().any(|(id, _)| *id == scenario.id);
+        let known = unmeasured.iter().any(|(id, _)| *id == scenario.id);
         if known || !matches(pattern, &scenario.id) {
             continue;
         }
-        let reason = match record.case(&scenario.id).map(|case| value(record, case, target)) {
+        let reason = match record.case(&scenario.id).map(|case| case_value(record, case, target)) {
             None => Unmeasurable::NotRun,
             Some(Err(Missing { reason, .. })) if reason != Unmeasurable::Unsupported => reason,
             Some(_) => continue,
         };
-        open.push((scenario.id, reason));
+        unmeasured.push((scenario.id, reason));
     }
-    open
+    unmeasured
 }
 
-fn against(target: &Target, value: f64) -> TargetVerdict {
+fn verdict(target: &Target, value: f64) -> TargetVerdict {
     let bound = target.bound().expect("targets are checked when they are read");
     let met = match target.better() {
         Better::Higher => value >= bound,
@@ -251,14 +250,14 @@ fn scale(
         let here = record.machine.rates.best_read_bytes_per_s().filter(|rate| *rate > 0.0)?;
         Some(there / here)
     };
-    match target.unit.follows() {
-        Follows::Rate => Ok(value * ratio().ok_or(Unmeasurable::NoBandwidth)?),
-        Follows::Time => Ok(value / ratio().ok_or(Unmeasurable::NoBandwidth)?),
-        Follows::Nothing => Err(Unmeasurable::NotScaled),
+    match target.unit.bandwidth_scaling() {
+        BandwidthScaling::Proportional => Ok(value * ratio().ok_or(Unmeasurable::NoBandwidth)?),
+        BandwidthScaling::Inverse => Ok(value / ratio().ok_or(Unmeasurable::NoBandwidth)?),
+        BandwidthScaling::Independent => Err(Unmeasurable::NotScaled),
     }
 }
 
-struct Found<'a> {
+struct Measurement<'a> {
     case: &'a Case,
     metric: &'a str,
     stored: f64,
@@ -270,11 +269,11 @@ struct Missing<'a> {
     why: Option<String>,
 }
 
-fn find<'a>(
+fn find_value<'a>(
     record: &'a Record,
     target: &'a Target,
-    names: &Names,
-) -> Result<Found<'a>, Missing<'a>> {
+    names: &ModelNames,
+) -> Result<Measurement<'a>, Missing<'a>> {
     let missing = |reason| Missing { reason, case: None, why: None };
     if !names.match_pattern(&target.model) {
         return Err(missing(Unmeasurable::OtherModel));
@@ -284,12 +283,14 @@ fn find<'a>(
     }
     let scenario = target.scenario.as_deref().ok_or_else(|| missing(Unmeasurable::NoScenario))?;
     let cases = record.scenarios.iter().filter(|case| matches(scenario, &case.id));
-    let results: Vec<_> = cases.map(|case| value(record, case, target)).collect();
+    let results: Vec<_> = cases.map(|case| case_value(record, case, target)).collect();
     let values = results.iter().filter_map(|result| result.as_ref().ok());
-    let cost = |found: &Found| target.better().cost(found.stored);
+    let cost = |found: &Measurement| target.better().cost(found.stored);
     let best = values.min_by(|a, b| cost(a).total_cmp(&cost(b)));
     match best {
-        Some(Found { case, metric, stored }) => Ok(Found { case, metric, stored: *stored }),
+        Some(Measurement { case, metric, stored }) => {
+            Ok(Measurement { case, metric, stored: *stored })
+        }
         None => Err(results
             .into_iter()
             .find_map(Result::err)
@@ -297,27 +298,29 @@ fn find<'a>(
     }
 }
 
-/// The first of the target's metrics that the case has. Memory of the host does not stand in for
-/// that of another device.
-fn value<'a>(
+/// The first of the target's metrics that the case has. Memory of the host does not replace that of
+/// another device.
+fn case_value<'a>(
     record: &Record,
     case: &'a Case,
     target: &'a Target,
-) -> Result<Found<'a>, Missing<'a>> {
+) -> Result<Measurement<'a>, Missing<'a>> {
     let missing = |reason, why| Err(Missing { reason, case: Some(case), why });
-    match State::of(case) {
-        State::Valid => {}
-        State::Invalid(failed) => return missing(Unmeasurable::Invalid, Some(failed.join("; "))),
-        State::Unsupported(why) => return missing(Unmeasurable::Unsupported, Some(why)),
-        State::Skipped(why) => return missing(Unmeasurable::NotRun, Some(why)),
-        State::Failed(why) => return missing(Unmeasurable::Failed, Some(why)),
-        State::Empty => return missing(Unmeasurable::NotRun, None),
+    match CaseState::of(case) {
+        CaseState::Valid => {}
+        CaseState::Invalid(failed) => {
+            return missing(Unmeasurable::Invalid, Some(failed.join("; ")));
+        }
+        CaseState::Unsupported(why) => return missing(Unmeasurable::Unsupported, Some(why)),
+        CaseState::Skipped(why) => return missing(Unmeasurable::NotRun, Some(why)),
+        CaseState::Failed(why) => return missing(Unmeasurable::Failed, Some(why)),
+        CaseState::Empty => return missing(Unmeasurable::NotRun, None),
     }
     let elsewhere =
         record.settings.device != "cpu" && target.metric.iter().any(|one| one == DEVICE_MEMORY);
     let metrics = target.metric.iter().filter(|one| !(elsewhere && *one == HOST_MEMORY));
-    match metrics.clone().find_map(|metric| Some((metric, sound(case, metric)?))) {
-        Some((metric, stored)) => Ok(Found { case, metric, stored }),
+    match metrics.clone().find_map(|metric| Some((metric, valid_median(case, metric)?))) {
+        Some((metric, stored)) => Ok(Measurement { case, metric, stored }),
         None => {
             let why = metrics.clone().find_map(|metric| reading(case, metric).why);
             missing(Unmeasurable::NoValue, why)
@@ -325,7 +328,7 @@ fn value<'a>(
     }
 }
 
-/// Whether a pattern, which may end with `*`, means this name.
+/// Whether a pattern, which may end in `*`, matches a name.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
@@ -333,10 +336,10 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Shapes by what a record has of them: name, architecture, layers and width. Beside the shapes of models, because records are
-/// judged by builds without any; a test holds the two together.
+/// Published models as records show them: name, architecture, layers, hidden size. A copy of the
+/// table in `model`, because builds without the engine analyse records, too; a test compares both.
 #[rustfmt::skip]
-pub(super) const SHAPES: &[(&str, &str, usize, usize)] = &[
+pub(super) const MODEL_SHAPES: &[(&str, &str, usize, usize)] = &[
     ("qwen3-0.6b",   "qwen3", 28, 1024),
     ("qwen3-1.7b",   "qwen3", 28, 2048),
     ("qwen3-4b",     "qwen3", 36, 2560),
@@ -349,22 +352,22 @@ pub(super) const SHAPES: &[(&str, &str, usize, usize)] = &[
     ("qwen2.5-32b",  "qwen2", 64, 5120),
 ];
 
-/// What the model of a record may be called.
-struct Names {
-    /// As it was asked for: only the very same word means it.
+/// The names that match the model of a record.
+struct ModelNames {
+    /// As given on the command line; matches literally.
     spec: String,
-    /// Its shape's name, from its numbers wherever it came from.
+    /// The name of its shape, from its dimensions.
     shape: Option<&'static str>,
-    /// Names that it stands in for.
+    /// Models that it stands in for.
     aliases: Vec<String>,
 }
 
-impl Names {
+impl ModelNames {
     fn of(model: &Model, targets: &Targets) -> Self {
         let numbers = (model.architecture.as_str(), model.layers, model.hidden);
-        let by_numbers = SHAPES.iter().find(|shape| (shape.1, shape.2, shape.3) == numbers);
+        let by_numbers = MODEL_SHAPES.iter().find(|shape| (shape.1, shape.2, shape.3) == numbers);
         let named = model.spec.strip_prefix("synthetic:");
-        let by_name = || SHAPES.iter().find(|shape| Some(shape.0) == named);
+        let by_name = || MODEL_SHAPES.iter().find(|shape| Some(shape.0) == named);
         let unknown = model.layers == 0 && model.hidden == 0;
         let found = by_numbers.or_else(|| if unknown { by_name() } else { None });
         let shape = found.map(|shape| shape.0);
@@ -384,7 +387,7 @@ impl Names {
         self.aliases.iter().any(|alias| matches(pattern, alias))
     }
 
-    /// The shape, where the pattern means it only as a stand-in.
+    /// The shape, if it matches the pattern only as a stand-in.
     fn stands_in(&self, pattern: &str) -> Option<String> {
         let shape = self.shape.filter(|shape| !matches(pattern, shape))?;
         self.is_alias(pattern).then(|| shape.into())
