@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candlemark::analysis::Targets;
 use candlemark::error::quoted;
 use candlemark::record::Record;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 use candlemark::report::Edition;
 use candlemark::{Error, files, report};
 
@@ -83,7 +83,7 @@ impl From<Lang> for report::Lang {
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
-    if fs::read_to_string(&path).is_ok_and(|text| Paired::is(&text)) {
+    if fs::read_to_string(&path).is_ok_and(|text| PairRecord::is(&text)) {
         return Err(usage(format!(
             "`{}` is a pair; judge it with `candlemark check --record {}`",
             path.display(),

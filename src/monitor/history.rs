@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::monitor::entry::{Entry, SCHEMA};
-use crate::record::schema1::lift_absent;
+use crate::record::schema1::upgrade_absence;
 
 /// No more entries are kept, however long the window: a day of one every 20 seconds has fewer. It
 /// bounds memory.
@@ -256,7 +256,7 @@ fn parse(line: &str) -> Option<(Timestamp, Line)> {
 fn lift(entry: &mut serde_json::Value) {
     let scenarios = entry.pointer_mut("/measured/scenarios");
     let scenarios = scenarios.and_then(serde_json::Value::as_array_mut);
-    scenarios.into_iter().flatten().for_each(lift_absent);
+    scenarios.into_iter().flatten().for_each(upgrade_absence);
     entry["schema"] = SCHEMA.into();
 }
 

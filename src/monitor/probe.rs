@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::compare::{Grounds, Policy};
+use crate::compare::{Policy, ReferenceData};
 use crate::error::{Error, Result};
 use crate::monitor::{Measured, Probe, Said};
 use crate::record::{Case, Record};
@@ -42,12 +42,12 @@ fn judged(folder: &Path, record: &Record, policy: &Policy) -> Said {
         let (path, base) = baseline::find(folder, record, &policy.allow_class)?;
         let release = baseline::find_release(&path)?;
         let calibration = baseline::find_calibration(folder, record)?;
-        let grounds = Grounds {
+        let reference = ReferenceData {
             baseline: &base,
             release: release.as_ref(),
             calibration: calibration.as_ref(),
         };
-        let judgement = compare::judge(grounds, record, policy);
+        let judgement = compare::judge(reference, record, policy);
         Ok(Said { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
     };
     judge().unwrap_or_else(|error| Said { outcome: None, text: why_none(&error) })

@@ -1,13 +1,13 @@
 //! What a machine differs by when nothing was changed, as text.
 
-use crate::record::calibration::{Calibration, Spread};
+use crate::record::calibration::{Calibration, SdEstimate};
 use crate::report::text::{Medium, percent, plain, table};
 use crate::workload::metric;
 
 /// A calibration for a terminal: spreads by kind of metric, and the smallest change that can be
 /// seen in each scenario.
 pub fn calibration_text(calibration: &Calibration) -> String {
-    let spread = |spread: Option<&Spread>| {
+    let spread = |spread: Option<&SdEstimate>| {
         spread.map_or("not measured".into(), |spread| {
             format!("{:.2} % ({:.0} df)", 100.0 * spread.sd, spread.freedom)
         })
@@ -67,13 +67,13 @@ pub fn calibration_text(calibration: &Calibration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::calibration::{CalibrationKind, Floor, Place, SCHEMA, Weights};
+    use crate::record::calibration::{CalibrationKind, MachineId, ModelId, NoiseFloor, SCHEMA};
 
     #[test]
     fn a_limit_that_cannot_be_seen_is_said() {
         let calibration = Calibration {
-            layout_sd: [("decode".to_owned(), Spread { sd: 0.0031, freedom: 3.0 })].into(),
-            floors: vec![Floor {
+            layout_sd: [("decode".to_owned(), SdEstimate { sd: 0.0031, freedom: 3.0 })].into(),
+            floors: vec![NoiseFloor {
                 scenario: "code/b1".into(),
                 metric: "decode_tok_s".into(),
                 within_sd: Some(0.02),
@@ -82,8 +82,8 @@ mod tests {
             }],
             schema: SCHEMA,
             kind: CalibrationKind::Calibration,
-            machine: Place::default(),
-            model: Weights::default(),
+            machine: MachineId::default(),
+            model: ModelId::default(),
             commit: None,
             sessions: Vec::new(),
             session_sd: Default::default(),

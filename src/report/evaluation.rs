@@ -6,7 +6,7 @@ use crate::evaluate::{
     Bound, EnvironmentResult, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS,
     GateTargetResult, GateTargetStatus, RULES, SUITE_SCENARIOS,
 };
-use crate::record::pool::Column;
+use crate::record::pool::NoiseLevel;
 use crate::report::text::{Medium, table};
 
 /// The figures of the tables; the others are in the JSON.
@@ -53,7 +53,7 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
         text += &title("Targets of ours");
         text += &targets(evaluation, medium);
     }
-    for column in Column::ALL {
+    for column in NoiseLevel::ALL {
         let places = evaluation.environments.iter().filter(|place| place.column == column);
         let mut names: Vec<&str> = places.map(|place| place.name.as_str()).collect();
         names.sort_unstable();
@@ -68,8 +68,9 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
     }
     if evaluation.rules.contains(&"ours") && evaluation.pools.len() > 1 {
         let columns = evaluation.pools.iter().flat_map(|pool| {
-            let of = |column: Column| Some((column, pool.columns.get("ours")?.get(column.name())?));
-            let columns = Column::ALL.into_iter().filter_map(of);
+            let of =
+                |column: NoiseLevel| Some((column, pool.columns.get("ours")?.get(column.name())?));
+            let columns = NoiseLevel::ALL.into_iter().filter_map(of);
             columns
                 .map(|(column, figures)| row(&format!("{}, {}", pool.cpu, column.name()), figures))
         });
@@ -207,7 +208,7 @@ fn targets(evaluation: &Evaluation, medium: Medium) -> String {
         })
         .collect();
     let header: Vec<&str> =
-        std::iter::once("target").chain(Column::ALL.map(Column::name)).collect();
+        std::iter::once("target").chain(NoiseLevel::ALL.map(NoiseLevel::name)).collect();
     table(medium, &header, &rows, &[])
 }
 

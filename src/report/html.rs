@@ -8,7 +8,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use crate::compare::{Finding, Judgement, Outcome, Verdict};
 use crate::error::{Error, Result};
 use crate::record::Record;
-use crate::record::pair::{Arm, Paired, PairedBlock};
+use crate::record::pair::{Arm, PairBlock, PairRecord};
 use crate::report::document::machine;
 use crate::report::full::Edition;
 use crate::report::full::model::Document;
@@ -50,7 +50,7 @@ fn document_page(document: &Document, verdict: Option<Value>) -> Result<String> 
 ///
 /// # Errors
 /// When the template does not fit the data, which a test would have found.
-pub fn pair_page(paired: &Paired, judgement: &Judgement, command: &str) -> Result<String> {
+pub fn pair_page(paired: &PairRecord, judgement: &Judgement, command: &str) -> Result<String> {
     render("pair.html", pair_data(paired, judgement, command))
 }
 
@@ -92,7 +92,7 @@ pub(crate) fn render(name: &str, data: Value) -> Result<String> {
         .map_err(|error| Error::Failed(format!("the report page: {error:#}")))
 }
 
-fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
+fn pair_data(paired: &PairRecord, judgement: &Judgement, command: &str) -> Value {
     let arms = arms(&paired.base).into_iter().zip(arms(&paired.candidate));
     let arms = arms.filter(|((_, base), (_, candidate))| !base.is_empty() || !candidate.is_empty());
     let arms: Vec<Value> = arms
@@ -105,9 +105,9 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
             }
         })
         .collect();
-    let course = judgement.course.as_ref();
-    let null: Vec<Value> = course
-        .map_or(&[][..], |course| &course.null)
+    let summary = judgement.pair.as_ref();
+    let null: Vec<Value> = summary
+        .map_or(&[][..], |summary| &summary.null)
         .iter()
         .map(|null| {
             let cost = |theta: f64| percent(theta.exp_m1());
@@ -135,7 +135,7 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
         ("seed of all orders", paired.seed.to_string()),
         ("model", paired.candidate.model.spec.clone()),
     ];
-    let title = course.map_or(String::new(), verdict::arms);
+    let title = summary.map_or(String::new(), verdict::arms);
     context! {
         lang => Lang::En.code(),
         title => plain(&format!("candlemark: {title}")),
@@ -182,7 +182,7 @@ fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
 }
 
 /// A row of the table of blocks.
-fn cells(at: usize, block: &PairedBlock) -> [String; 9] {
+fn cells(at: usize, block: &PairBlock) -> [String; 9] {
     let share =
         |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.1} %", 100.0 * value));
     [
@@ -245,7 +245,7 @@ fn row(finding: &Finding) -> Value {
     let bar = bar.map(|(change, evidence)| {
         // Three limits to either side fill the picture of 120 units; worse is to the right.
         let x = |theta: f64| 60.0 + (theta / change.margin).clamp(-3.0, 3.0) * 20.0;
-        let (lo, mid, hi) = (x(evidence.single.lo), x(change.theta), x(evidence.single.hi));
+        let (lo, mid, hi) = (x(evidence.ci_90.lo), x(change.theta), x(evidence.ci_90.hi));
         let units = |x: f64| format!("{x:.1}");
         context! { lo => units(lo), mid => units(mid), width => units((hi - lo).max(1.0)) }
     });

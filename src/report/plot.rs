@@ -45,7 +45,7 @@ pub(super) fn plot(finding: &Finding) -> Option<Value> {
 
 fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Value {
     let furthest = FURTHEST * change.margin;
-    let band = change.evidence.map(|evidence| evidence.single);
+    let band = change.evidence.map(|evidence| evidence.ci_90);
     let all = groups.iter().flat_map(|(_, points)| points.iter().copied());
     let all = all.chain(band.into_iter().flat_map(|band| [band.lo, band.hi]));
     let within =

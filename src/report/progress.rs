@@ -8,19 +8,19 @@ use crate::report::text::{duration, plain};
 /// there is one: `look 2 of 6, block 12: 17 of 20 scenarios decided (1 regressed), 3 open: code/b4
 /// long/b16 long/b8; about 2 min 0 s left`.
 pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
-    let Some(course) = &judgement.course else { return String::new() };
-    let passed = LOOKS.iter().filter(|look| **look <= course.blocks).count();
+    let Some(summary) = &judgement.pair else { return String::new() };
+    let passed = LOOKS.iter().filter(|look| **look <= summary.blocks).count();
     let at = match LOOKS.get(passed) {
-        _ if LOOKS.contains(&course.blocks) => {
-            format!("look {passed} of {}, block {}", LOOKS.len(), course.blocks)
+        _ if LOOKS.contains(&summary.blocks) => {
+            format!("look {passed} of {}, block {}", LOOKS.len(), summary.blocks)
         }
         Some(next) => format!(
             "block {}, look {} of {} at block {next}",
-            course.blocks,
+            summary.blocks,
             passed + 1,
             LOOKS.len()
         ),
-        None => format!("block {}, past the last look", course.blocks),
+        None => format!("block {}, past the last look", summary.blocks),
     };
     let scenarios = count(judgement, |_| true);
     let regressed = count(judgement, |verdict| matches!(verdict, Verdict::Regressed { .. }));
@@ -33,9 +33,9 @@ pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
     let said = if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) };
-    let decided = scenarios - course.open.len();
+    let decided = scenarios - summary.open.len();
     let left = left_s.map_or(String::new(), |left| format!("; about {} left", duration(left)));
-    format!("{at}: {decided} of {scenarios} scenarios decided{said}{}{left}", open(&course.open))
+    format!("{at}: {decided} of {scenarios} scenarios decided{said}{}{left}", open(&summary.open))
 }
 
 /// How many scenarios have a finding of which this holds.

@@ -2,8 +2,8 @@
 
 use super::text::cell;
 use super::*;
-use crate::compare::tests::{Row, record};
-use crate::compare::{Measured, Policy, judge};
+use crate::compare::tests::{ScenarioBlocks, record};
+use crate::compare::{MeasurementTimes, Policy, judge};
 use crate::record::{Absence, AbsenceKind, Record};
 
 const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
@@ -178,7 +178,7 @@ fn a_page_strikes_out_what_cannot_be_true() {
 #[test]
 fn junit_has_the_time_of_what_was_measured() {
     let now = "2026-11-29T07:00:00Z";
-    let rows: &[Row] = &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
+    let rows: &[ScenarioBlocks] = &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
     let base = record(rows);
     let mut current = record(rows);
     for block in &mut current.scenarios[0].blocks {
@@ -194,7 +194,8 @@ fn junit_has_the_time_of_what_was_measured() {
     let cases: Vec<&str> = text.lines().filter(|line| line.contains("<testcase")).collect();
     assert!(cases[0].contains(&format!("time=\"{seconds:.3}\"")), "{text}");
     assert!(cases[1..].iter().all(|case| !case.contains(" time=")), "{text}");
-    judgement.measured = Measured { started: Some("\"><x".into()), ..Measured::default() };
+    judgement.measured =
+        MeasurementTimes { started: Some("\"><x".into()), ..MeasurementTimes::default() };
     let text = junit(&judgement, now);
     assert!(text.contains("timestamp=\"2026-11-29T07:00:00\""), "{text}");
 }

@@ -1,7 +1,7 @@
 //! What every form of a verdict shares: the order in which a reviewer wants the findings, and their
 //! words and numbers. The forms themselves are in the files below.
 
-use crate::compare::paired::Course;
+use crate::compare::PairSummary;
 use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
 use crate::record::pair::Arm;
 use crate::report::text::{label, percent, shown, signed};
@@ -19,14 +19,14 @@ pub use sentence::sentence;
 
 /// Headings of [`cells`].
 pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
-    let now = if judgement.course.is_some() { "candidate" } else { "now" };
+    let now = if judgement.pair.is_some() { "candidate" } else { "now" };
     let (change, could) = ("change [90 %]", "could see");
     ["scenario", "metric", "base", now, change, "limit", could, "blocks", "verdict"]
 }
 
 /// Both builds of a pair: what was asked for, and what it turned out to be.
-pub(super) fn arms(course: &Course) -> String {
-    format!("{} \u{2192} {}", arm(&course.base), arm(&course.candidate))
+pub(super) fn arms(summary: &PairSummary) -> String {
+    format!("{} \u{2192} {}", arm(&summary.base), arm(&summary.candidate))
 }
 
 fn arm(arm: &Arm) -> String {
@@ -121,7 +121,7 @@ const UNCHANGED: usize = 9;
 pub(super) fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
     let at = |theta: f64| signed(share(metric.better, theta));
     let interval = change.evidence.map_or(String::new(), |evidence| {
-        let (one, other) = (at(evidence.single.lo), at(evidence.single.hi));
+        let (one, other) = (at(evidence.ci_90.lo), at(evidence.ci_90.hi));
         match metric.better {
             Better::Higher => format!(" [{other}, {one}]"),
             Better::Lower => format!(" [{one}, {other}]"),
@@ -138,7 +138,7 @@ pub(super) fn limit(metric: &Metric, change: &Change) -> String {
 
 /// Whether a slowdown as large as the limit would have stayed unseen.
 fn blind(change: &Change) -> bool {
-    change.evidence.is_some_and(|evidence| evidence.smallest > change.margin)
+    change.evidence.is_some_and(|evidence| evidence.smallest_detectable > change.margin)
 }
 
 /// A row of a verdict, in the order of [`header`].
@@ -154,7 +154,7 @@ pub(super) fn cells(finding: &Finding) -> Vec<String> {
         Some((metric, change)) => {
             let limit = limit(metric, change);
             let could = change.evidence.map_or("-".into(), |evidence| {
-                let could = percent(share(metric.better, evidence.smallest));
+                let could = percent(share(metric.better, evidence.smallest_detectable));
                 if blind(change) { format!("{could}, not {limit}") } else { could }
             });
             let (base, current) = (shown(metric, change.base), shown(metric, change.current));

@@ -2,7 +2,7 @@
 
 use candlemark::compare::Policy;
 use candlemark::compare::paired::judge;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 use candlemark::report;
 
 use crate::{candlemark, check, golden, pairs, same};
@@ -22,7 +22,11 @@ fn the_pairs_are_what_they_are_made_from() {
         let path = folder.path().join("pair.json");
         pair.save(&path).unwrap();
         same(&std::fs::read_to_string(&path).unwrap(), &format!("pairs/{name}.json"));
-        assert_eq!(Paired::load(&golden(&format!("pairs/{name}.json"))).unwrap(), pair, "{name}");
+        assert_eq!(
+            PairRecord::load(&golden(&format!("pairs/{name}.json"))).unwrap(),
+            pair,
+            "{name}"
+        );
     }
 }
 
@@ -121,7 +125,7 @@ fn a_page_needs_nothing_from_outside() {
 }
 
 /// A suite of so many scenarios, of which the first lose a tenth of their speed.
-fn suite(scenarios: usize, slow: usize) -> Paired {
+fn suite(scenarios: usize, slow: usize) -> PairRecord {
     let effect = |at: usize| if at < slow { 0.1 } else { 0.0 };
     let case = |at: usize| {
         pairs::case(&format!("s{at}/b4"), 4, 8, pairs::Effect { decode: effect(at), ..pairs::SAME })
@@ -173,7 +177,8 @@ fn many_remarks_push_out_no_finding_and_no_command() {
 
 #[test]
 fn progress_says_what_is_decided_and_what_is_open() {
-    let said = |pair: &Paired, left| report::pair_progress(&judge(pair, &Policy::default()), left);
+    let said =
+        |pair: &PairRecord, left| report::pair_progress(&judge(pair, &Policy::default()), left);
     let mut pair = suite(5, 1);
     assert_eq!(
         said(&pair, Some(130.0)),

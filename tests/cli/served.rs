@@ -1,7 +1,7 @@
 //! Records of a server's configuration before and after, with labels, samples and all that exports
 //! read; and text that tries to be more than text, through every export and `compare`.
 
-use candlemark::record::{Absence, AbsenceKind, Block, Case, Outcome, Record, Request};
+use candlemark::record::{Absence, AbsenceKind, Block, Case, Record, StressOutcome, StressRequest};
 use candlemark::workload::Task;
 
 use crate::{candlemark as tool, check, golden, records};
@@ -87,9 +87,13 @@ fn served(day: usize, speed: f64, wobble: f64) -> Record {
 
 /// Four requests, of which some find no memory.
 fn stress(session: &str, without_memory: usize) -> Case {
-    let request = |at: usize| Request {
+    let request = |at: usize| StressRequest {
         prompt_tokens: 1024 << at,
-        outcome: if at < 4 - without_memory { Outcome::Answered } else { Outcome::OutOfMemory },
+        outcome: if at < 4 - without_memory {
+            StressOutcome::Answered
+        } else {
+            StressOutcome::OutOfMemory
+        },
         why: None,
         seconds: Some(1.5),
         rss_bytes: Some(400_000_000),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use candlemark::record::pair::{Ended, Paired};
+use candlemark::record::pair::{Ended, PairRecord};
 use candlemark::record::{Absence, AbsenceKind, Block, Case, Work};
 use candlemark::suite::turns::{PROTOCOL, Ready, Told};
 
@@ -130,13 +130,13 @@ fn candlemark(folder: &Path) -> Command {
 }
 
 /// Runs two fakes in turns, with more arguments.
-fn fakes(base: &Fake, candidate: &Fake, more: &[&str]) -> (Output, Paired) {
+fn fakes(base: &Fake, candidate: &Fake, more: &[&str]) -> (Output, PairRecord) {
     let folder = tempfile::tempdir().unwrap();
     base.script(&folder.path().join("base"));
     candidate.script(&folder.path().join("candidate"));
     let args = [&["--base", "base", "--candidate", "candidate"], more].concat();
     let output = pair(folder.path(), &args).output().unwrap();
-    let paired = Paired::load(&folder.path().join("pair.json"))
+    let paired = PairRecord::load(&folder.path().join("pair.json"))
         .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)));
     let left: Vec<String> = fs::read_dir(folder.path())
         .unwrap()
@@ -148,7 +148,7 @@ fn fakes(base: &Fake, candidate: &Fake, more: &[&str]) -> (Output, Paired) {
 }
 
 /// The fakes' verdict: its status, and what it has to say.
-fn check(base: &Fake, candidate: &Fake, more: &[&str], status: i32, says: &[&str]) -> Paired {
+fn check(base: &Fake, candidate: &Fake, more: &[&str], status: i32, says: &[&str]) -> PairRecord {
     let (output, paired) = fakes(base, candidate, more);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(status), "{said}{}", text(&output.stderr));
@@ -184,15 +184,15 @@ fn equal_binaries_pass_without_measuring_unless_noise_is_asked_for() {
     assert_eq!((paired.ended, paired.blocks.len()), (Ended::Identical, 0));
     let paired = check(&fake, &fake, &["--even-if-identical"], 0, &["PASS"]);
     assert_eq!(paired.blocks.len(), 5);
-    let quads: Vec<&str> = paired.scenarios[0]
+    let rounds: Vec<&str> = paired.scenarios[0]
         .blocks
         .iter()
-        .flat_map(|turns| &turns.quads)
-        .map(|quad| quad.order.as_str())
+        .flat_map(|turns| &turns.rounds)
+        .map(|round| round.order.as_str())
         .collect();
-    assert!(quads.iter().all(|order| order.len() == 6), "the null control takes part: {quads:?}");
-    assert!(quads.iter().any(|order| *order != quads[0]), "orders are drawn: {quads:?}");
-    for order in quads {
+    assert!(rounds.iter().all(|order| order.len() == 6), "the null control takes part: {rounds:?}");
+    assert!(rounds.iter().any(|order| *order != rounds[0]), "orders are drawn: {rounds:?}");
+    for order in rounds {
         assert_eq!(order, order.chars().rev().collect::<String>(), "they read the same backwards");
     }
 }
@@ -215,14 +215,15 @@ fn builds_that_run_at_once_meet_in_pairs_each_on_half_of_the_cpus() {
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
     assert!(said.contains("-20.0 %") && said.contains("ran at once"), "{said}");
-    let paired = Paired::load(&folder.path().join("pair.json")).unwrap();
+    let paired = PairRecord::load(&folder.path().join("pair.json")).unwrap();
     let masks = fs::read_to_string(folder.path().join("masks")).unwrap();
     let halves: std::collections::BTreeSet<&str> = masks.lines().collect();
     assert_eq!(halves.len(), 2, "each turn is on one half of the CPUs or the other: {halves:?}");
     assert!(paired.duet);
-    for quad in paired.scenarios.iter().flat_map(|case| &case.blocks).flat_map(|turns| &turns.quads)
+    for round in
+        paired.scenarios.iter().flat_map(|case| &case.blocks).flat_map(|turns| &turns.rounds)
     {
-        let order = &quad.order;
+        let order = &round.order;
         assert_eq!(*order, order.chars().rev().collect::<String>(), "they read the same backwards");
         assert!(order.len() == 4 && order.contains('A'), "the base meets one other: {order}");
     }
@@ -356,14 +357,14 @@ fn ctrl_c_gives_the_verdict_so_far_and_a_kill_leaves_whole_blocks() {
             .unwrap();
         let raw = folder.path().join("pair.json");
         let began = Instant::now();
-        while Paired::load(&raw).map_or(0, |paired| paired.blocks.len()) < 2 {
+        while PairRecord::load(&raw).map_or(0, |paired| paired.blocks.len()) < 2 {
             assert!(began.elapsed() < Duration::from_secs(60), "no block was measured");
             std::thread::sleep(Duration::from_millis(20));
         }
         let id = child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
         let output = child.wait_with_output().unwrap();
-        let paired = Paired::load(&raw).unwrap();
+        let paired = PairRecord::load(&raw).unwrap();
         assert!(paired.blocks.len() >= 2);
         if signal == "-INT" {
             assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
@@ -632,7 +633,7 @@ fn a_pool_is_recorded_and_too_short_for_a_replay() {
     let letters: String = pool.arms.iter().map(|arm| arm.letter).collect();
     assert_eq!((letters.as_str(), pool.environments.len()), ("AN7ML", 2));
     let turns = &pool.environments[0].blocks[2].scenarios[0];
-    assert_eq!(turns.quads[0].order.len(), 8, "A N 7 L there and back: {}", turns.quads[0].order);
+    assert_eq!(turns.rounds[0].order.len(), 8, "A N 7 L there and back: {}", turns.rounds[0].order);
     assert_eq!(turns.once["peak_rss_bytes"].len(), 4, "{:?}", turns.once);
     let replay =
         candlemark(folder.path()).args(["gate-eval", "replay", "pool.json"]).output().unwrap();

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use candlemark::analysis::{Analysis, Targets};
-use candlemark::compare::{Grounds, Judgement, Policy, judge, paired};
+use candlemark::compare::{Judgement, Policy, ReferenceData, judge, paired};
 use candlemark::evaluate::ReplayPlan;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 use candlemark::record::pool::Pool;
 use candlemark::report::{Edition, Lang};
 use candlemark::settings::Config;
@@ -51,7 +51,7 @@ fn records_are_read_judged_and_promoted() {
         for (baseline, current) in [(&base, record), (record, &base)] {
             let release = Some(baseline);
             let calibration = Some(&calibration);
-            told(&judge(Grounds { baseline, release, calibration }, current, &policy));
+            told(&judge(ReferenceData { baseline, release, calibration }, current, &policy));
         }
         let gap = Duration::from_secs(1);
         let _ = baseline::pool(&[base.clone(), record.clone()]);
@@ -91,7 +91,7 @@ fn pairs_are_read_and_judged() {
         "schema-1/pair.json",
     ];
     let policy = Policy::default();
-    Reader::of("pair.json", &files, Mutator::json).run(1, Paired::load, |pair| {
+    Reader::of("pair.json", &files, Mutator::json).run(1, PairRecord::load, |pair| {
         let judgement = paired::judge(pair, &policy);
         told(&judgement);
         report::pair_page(pair, &judgement, "candlemark pair").unwrap();

@@ -2,7 +2,7 @@
 //! scenarios are not drawn.
 
 use crate::analysis::{CaseState, Consistency, ContextRow, GridRow, Spread, StressRow};
-use crate::record::Outcome;
+use crate::record::StressOutcome;
 use crate::report::chart::{
     Axis, Bars, Chart, Data, Group, Histogram, Lines, Look, Mark, Number, Panel, Point, Scale,
     Series, svg,
@@ -227,9 +227,9 @@ impl<'a> Draw<'a> {
 /// Memory after each request of the first process; requests that were not answered are set apart.
 fn memory(row: &StressRow, failed: &mut Vec<Point>) -> Vec<Point> {
     let requests = row.requests.first().map_or([].as_slice(), Vec::as_slice);
-    let place = |(at, request): (usize, &crate::record::Request)| {
+    let place = |(at, request): (usize, &crate::record::StressRequest)| {
         let x = (at + 1) as f64;
-        if request.outcome != Outcome::Answered {
+        if request.outcome != StressOutcome::Answered {
             failed.push(Point::new(x, 0.0));
         }
         let y = request.rss_bytes.map(|bytes| bytes as f64 * MIB);

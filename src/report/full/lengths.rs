@@ -4,7 +4,7 @@
 use crate::analysis::{CaseState, ContextRow, Grid, KernelProfile, Reading};
 use crate::report::full::model::{Block, Cell, Section, Table, Text};
 use crate::report::full::paper::{MIB, MS, Paper};
-use crate::stats::Fit;
+use crate::stats::LineFit;
 
 /// Seconds for each token, as microseconds for a thousand tokens.
 const US_PER_THOUSAND: f64 = 1e9;
@@ -79,7 +79,7 @@ fn derived(paper: &Paper) -> Table {
     };
     let valid = &CaseState::Valid;
     if let Some(grid) = &paper.analysis.grid {
-        let growth = |fit: Option<Fit>| Some(paper.slope(&fit?, MS));
+        let growth = |fit: Option<LineFit>| Some(paper.slope(&fit?, MS));
         push(words.ttft_growth.into(), growth(grid.ttft_growth), words.growth_meaning);
         push(words.prefill_growth.into(), growth(grid.prefill_growth), words.growth_meaning);
         let cv = grid.decode_cv.map(|cv| paper.share(valid, Some(cv)));

@@ -9,7 +9,7 @@ use crate::report::full::Edition;
 use crate::report::full::model::{Cell, Text, Tone};
 use crate::report::words::{Lang, Words};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 use crate::workload::{METRICS, Metric, metric};
 
 /// Bytes as MiB.
@@ -92,7 +92,7 @@ impl<'a> Paper<'a> {
     }
 
     /// A slope and the interval that holds it.
-    pub(super) fn slope(&self, fit: &Fit, scale: f64) -> Cell {
+    pub(super) fn slope(&self, fit: &LineFit, scale: f64) -> Cell {
         let number = |value: f64| self.lang.number(value * scale);
         let value = number(fit.line.slope);
         match fit.slope_90 {

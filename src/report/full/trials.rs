@@ -2,7 +2,7 @@
 //! gives way, documents in pipelines, texts scored against f32.
 
 use crate::analysis::{Consistency, Distribution, PipelineRow, Spread, StressRow};
-use crate::record::Outcome;
+use crate::record::StressOutcome;
 use crate::report::full::model::{Block, Cell, Section, Table, Text};
 use crate::report::full::paper::{MS, Paper};
 use crate::report::words::Words;
@@ -126,13 +126,13 @@ fn outcomes(paper: &Paper, row: &StressRow) -> Vec<Cell> {
     ]
 }
 
-fn outcome(words: &Words, outcome: Outcome) -> &'static str {
+fn outcome(words: &Words, outcome: StressOutcome) -> &'static str {
     match outcome {
-        Outcome::Answered => words.stress.answered,
-        Outcome::Refused => words.stress.refused,
-        Outcome::OutOfMemory => words.stress.oom,
-        Outcome::TimedOut => words.stress.timed_out,
-        Outcome::Failed => words.stress.failed,
+        StressOutcome::Answered => words.stress.answered,
+        StressOutcome::Refused => words.stress.refused,
+        StressOutcome::OutOfMemory => words.stress.oom,
+        StressOutcome::TimedOut => words.stress.timed_out,
+        StressOutcome::Failed => words.stress.failed,
     }
 }
 
@@ -144,10 +144,10 @@ fn reasons(paper: &Paper) -> Table {
     let mut table = Table::new(header, 2);
     table.right.pop();
     for row in &paper.analysis.stress {
-        let mut seen: Vec<(Outcome, &str, usize)> = Vec::new();
+        let mut seen: Vec<(StressOutcome, &str, usize)> = Vec::new();
         for request in row.requests.iter().flatten() {
             let why = request.why.as_deref().unwrap_or("");
-            if request.outcome == Outcome::Answered {
+            if request.outcome == StressOutcome::Answered {
                 continue;
             }
             match seen.iter_mut().find(|(what, said, _)| (*what, *said) == (request.outcome, why)) {

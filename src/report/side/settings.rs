@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::compare::{Weight, between};
+use crate::compare::{Severity, record_differences};
 use crate::record::Record;
 use crate::report::side::ids;
 use crate::report::text::plain;
@@ -75,7 +75,7 @@ fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
     let Some(((_, first), others)) = records.split_first() else { return Vec::new() };
     let mut found: Vec<(&'static str, Setting)> = Vec::new();
     for (at, (_, record)) in others.iter().enumerate() {
-        for one in between(first, record, &BTreeMap::new()) {
+        for one in record_differences(first, record, &BTreeMap::new()) {
             let (of, name) = place(&one.field);
             let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| plain(text));
             let same = |(its, setting): &(&str, Setting)| *its == of && setting.name == name;
@@ -86,7 +86,7 @@ fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
             });
             let setting = &mut found[row].1;
             setting.values[at + 1] = value(&one.new);
-            setting.forbids_verdict |= one.weight == Weight::Blocks;
+            setting.forbids_verdict |= one.severity == Severity::Blocking;
         }
     }
     found

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::compare::difference_of_work;
+use crate::compare::work_difference;
 use crate::record::{Absence, AbsenceKind, Case, Record};
 use crate::report::side::ids;
 use crate::report::text::plain;
@@ -72,7 +72,7 @@ pub(super) fn standing(first: Option<&Case>, case: Option<&Case>) -> Standing {
         return Standing::Invalid(plain(&case.validity.failed.join("; ")));
     }
     let first = first.filter(|first| first.absent.is_none());
-    match first.and_then(|first| difference_of_work(&first.work, &case.work)) {
+    match first.and_then(|first| work_difference(&first.work, &case.work)) {
         Some(how) => Standing::OtherWork(plain(&how)),
         None => Standing::Measured,
     }

@@ -15,8 +15,8 @@ const LONGEST_REMARKS: usize = 15_000;
 /// The verdict for a terminal; `command` is what made it.
 pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     let mut text = plain(&sentence(judgement)) + "\n";
-    if let Some(course) = &judgement.course {
-        let _ = writeln!(text, "{}", plain(&arms(course)));
+    if let Some(summary) = &judgement.pair {
+        let _ = writeln!(text, "{}", plain(&arms(summary)));
     }
     let (findings, unchanged) = sorted(judgement);
     let rows: Vec<Vec<String>> = findings.into_iter().chain(unchanged).map(cells).collect();
@@ -36,8 +36,8 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
 /// says how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     let mut text = format!("**{}**\n", cell(&sentence(judgement)));
-    if let Some(course) = &judgement.course {
-        let _ = write!(text, "\n{}\n", cell(&arms(course)));
+    if let Some(summary) = &judgement.pair {
+        let _ = write!(text, "\n{}\n", cell(&arms(summary)));
     }
     let mut tail = String::from("\n");
     for line in shortened(remarks(judgement, command)) {

@@ -10,8 +10,8 @@ use crate::report::verdict::{arms, cells, sentence, sorted};
 /// The verdict as annotations of a GitHub job: at most ten errors and ten warnings, the last
 /// counting the rest. An outcome that is no pass is never silent.
 pub fn annotations(judgement: &Judgement) -> String {
-    let title = property(&match &judgement.course {
-        Some(course) => format!("candlemark {}", arms(course)),
+    let title = property(&match &judgement.pair {
+        Some(summary) => format!("candlemark {}", arms(summary)),
         None => "candlemark".into(),
     });
     let (findings, _) = sorted(judgement);

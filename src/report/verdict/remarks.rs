@@ -1,8 +1,8 @@
 //! What to read beside the table: differences, notes, how sure it is, what to do next.
 
+use crate::compare::PairSummary;
 use crate::compare::looks::{LOOKS, Levels};
-use crate::compare::paired::Course;
-use crate::compare::{Drift, Finding, Judgement, Verdict, Weight, Why, share};
+use crate::compare::{Drift, Finding, Judgement, Severity, Verdict, Why, share};
 use crate::record::pair::Ended;
 use crate::report::text::{duration, percent};
 use crate::report::verdict::blind;
@@ -12,64 +12,64 @@ use crate::workload::{Better, METRICS};
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for one in &judgement.differences {
-        let effect = if one.weight == Weight::Blocks { "differs" } else { "changed" };
+        let effect = if one.severity == Severity::Blocking { "differs" } else { "changed" };
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
     // The first sentence gives the reason already.
     let said = usize::from(judgement.reason.is_some());
     lines.extend(judgement.notes.iter().skip(said).cloned());
-    lines.extend(judgement.course.as_ref().and_then(spent));
+    lines.extend(judgement.pair.as_ref().and_then(spent));
     lines.extend(judgement.findings.iter().filter_map(drifted));
     lines.extend(judgement.drift.iter().map(since_release));
     lines.extend(means(judgement));
     lines.extend(level(judgement));
     lines.extend(unseen(judgement));
     lines.extend(next(judgement, command));
-    if let Some(course) = &judgement.course {
-        lines.push(format!("measured by `{}`, seed {}", course.command, course.seed));
+    if let Some(summary) = &judgement.pair {
+        lines.push(format!("measured by `{}`, seed {}", summary.command, summary.seed));
     }
     lines.push(format!("made by `{command}`"));
     lines
 }
 
 /// How many blocks there are, what they cost, and why there are no more.
-fn spent(course: &Course) -> Option<String> {
-    if course.total_s <= 0.0 {
+fn spent(summary: &PairSummary) -> Option<String> {
+    if summary.total_s <= 0.0 {
         return None;
     }
-    let share = |seconds: f64| format!("{:.0} %", 100.0 * seconds / course.total_s);
-    let blocks = match course.blocks {
+    let share = |seconds: f64| format!("{:.0} %", 100.0 * seconds / summary.total_s);
+    let blocks = match summary.blocks {
         1 => "1 block".into(),
         count => format!("{count} blocks"),
     };
-    let rejected = match course.rejected.len() {
+    let rejected = match summary.rejected.len() {
         0 => String::new(),
         count => format!(" and {count} rejected"),
     };
-    let ended = match course.ended {
+    let ended = match summary.ended {
         Ended::Decided => "; ended because every scenario is decided",
         Ended::Looks => "; ended because the last planned look was reached",
         Ended::Rejected => "; ended because too many blocks were rejected",
         _ => "",
     };
-    let null = if course.null.is_empty() { "; no null control was judged" } else { "" };
+    let null = if summary.null.is_empty() { "; no null control was judged" } else { "" };
     Some(format!(
         "{blocks}{rejected} took {}: {} of it measuring, {} warming up, {} starting processes and loading{ended}{null}",
-        duration(course.total_s),
-        share(course.turns_s),
-        share(course.warm_up_s),
-        share(course.load_s),
+        duration(summary.total_s),
+        share(summary.turns_s),
+        share(summary.warm_up_s),
+        share(summary.load_s),
     ))
 }
 
 /// At which level a regression has to hold, and what the columns mean.
 fn level(judgement: &Judgement) -> Option<String> {
     let (alpha, judged) = (judgement.policy.alpha, judgement.judged);
-    let (looks, levels) = match judgement.course {
-        Some(_) => (LOOKS.len(), Levels::in_turns(alpha, judged)),
+    let (looks, levels) = match judgement.pair {
+        Some(_) => (LOOKS.len(), Levels::for_pair(alpha, judged)),
         None => (judgement.policy.looks, Levels::new(alpha, judged, judgement.policy.looks)),
     };
-    let level = 100.0 * levels.family;
+    let level = 100.0 * levels.familywise;
     let together = match judgement.judged {
         0 => return None,
         1 => "1 metric was judged".into(),
@@ -108,12 +108,12 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
     let because = |whys: &[Why]| {
         any(&|verdict| matches!(verdict, Verdict::Inconclusive(why) if whys.contains(why)))
     };
-    if judgement.differences.iter().any(|one| one.weight == Weight::Blocks) {
+    if judgement.differences.iter().any(|one| one.severity == Severity::Blocking) {
         let what = "to compare, make a baseline of this machine, model and settings with";
         lines.push(format!("{what} `candlemark promote`"));
     }
     if any(&|verdict| matches!(verdict, Verdict::OutputChanged(_))) {
-        let remedy = match judgement.course {
+        let remedy = match judgement.pair {
             Some(_) => "tell `candlemark pair` why with `--output-change`",
             None => "promote a new baseline",
         };
@@ -130,15 +130,15 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
     }
     let unmeasured = because(&[Why::OutOfTime, Why::Interrupted]);
     let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks, Why::Drifted]);
-    match &judgement.course {
-        Some(course) => {
+    match &judgement.pair {
+        Some(summary) => {
             if short || unmeasured {
-                lines.push(more_blocks(course));
+                lines.push(more_blocks(summary));
             }
             if because(&[Why::Contaminated, Why::Rejected]) {
                 lines.push(format!(
                     "the machine was not quiet: measure again when nothing else runs on it, with `{}`",
-                    course.command
+                    summary.command
                 ));
             }
         }
@@ -149,7 +149,7 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
         None if short => lines.push(measure_more(judgement, command)),
         None => {}
     }
-    if unmeasured && judgement.course.is_none() {
+    if unmeasured && judgement.pair.is_none() {
         lines.push(
             "`candlemark run --resume` with the same words measures what the run did not come to"
                 .into(),
@@ -162,13 +162,13 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
     lines
 }
 
-fn more_blocks(course: &Course) -> String {
-    match course.ended {
+fn more_blocks(summary: &PairSummary) -> String {
+    match summary.ended {
         Ended::Rejected => "other guests of the host take too much of its time: measure on a quieter machine".into(),
         Ended::Looks => "all planned looks are spent, and more of the same would not decide: measure on a quieter \
                          machine"
             .into(),
-        _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", course.command),
+        _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", summary.command),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The verdict in one sentence, the one a reviewer needs.
 
-use crate::compare::{Finding, Judgement, Outcome, Verdict, Weight};
+use crate::compare::{Finding, Judgement, Outcome, Severity, Verdict};
 use crate::record::pair::Ended;
 use crate::report::verdict::{excess, limit, moved, rank, reason, words};
 
@@ -33,10 +33,10 @@ pub fn sentence(judgement: &Judgement) -> String {
     let removed = count(|verdict| matches!(verdict, Verdict::Removed(_)));
     let not_selected = count(|verdict| *verdict == Verdict::NotSelected);
 
-    if let Some(Ended::Failed(why)) = judgement.course.as_ref().map(|course| &course.ended) {
+    if let Some(Ended::Failed(why)) = judgement.pair.as_ref().map(|summary| &summary.ended) {
         return format!("FAILED: {why}; {regressed} {of} regressed.");
     }
-    if judgement.course.as_ref().is_some_and(|course| course.ended == Ended::Identical) {
+    if judgement.pair.as_ref().is_some_and(|summary| summary.ended == Ended::Identical) {
         return "PASS: both binaries are equal byte for byte, nothing was measured.".into();
     }
     let mut broken = judgement.findings.iter().filter(|finding| rank(&finding.verdict) < 3);
@@ -61,7 +61,7 @@ pub fn sentence(judgement: &Judgement) -> String {
     match judgement.outcome {
         Outcome::NotComparable => match incomparable(judgement) {
             Some(what) => format!("NOT COMPARABLE: {what}."),
-            None if judgement.course.is_some() => {
+            None if judgement.pair.is_some() => {
                 "NOT COMPARABLE: no scenario is in both builds.".into()
             }
             None => "NOT COMPARABLE: nothing in the run is in the baseline.".into(),
@@ -110,7 +110,7 @@ fn worst(judgement: &Judgement) -> String {
 
 /// The first thing that forbids a comparison.
 fn incomparable(judgement: &Judgement) -> Option<String> {
-    let mut fields = judgement.differences.iter().filter(|one| one.weight == Weight::Blocks);
+    let mut fields = judgement.differences.iter().filter(|one| one.severity == Severity::Blocking);
     if let Some(first) = fields.next() {
         let more = match fields.count() {
             0 => String::new(),
