@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sha2::Digest as _;
 
 use crate::error::Result;
-use crate::machine::hex;
+use crate::files::hex;
 use crate::model;
 use crate::model::gguf::Gguf;
 use crate::model::{Decoder, EngineKind, ModelSource, Progress, Quant, TokenizerSource};

@@ -157,11 +157,11 @@ fn work_or_run() -> ExitCode {
     #[cfg(feature = "engine")]
     if let Some(kind) = std::env::var_os(candlemark::suite::WORKER) {
         let done = if kind == candlemark::suite::turns::TURNS {
-            candlemark::suite::turns::work()
+            candlemark::suite::turns::run_turn_worker()
         } else if kind == candlemark::suite::STRESS {
-            candlemark::suite::work_on_requests()
+            candlemark::suite::run_stress_worker()
         } else {
-            candlemark::suite::work()
+            candlemark::suite::run_worker()
         };
         let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);
         return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);
@@ -184,7 +184,7 @@ fn failed(error: &anyhow::Error) -> Exit {
 }
 
 fn printable(text: &str) -> String {
-    text.lines().map(candlemark::report::plain).collect::<Vec<_>>().join("\n")
+    text.lines().map(candlemark::report::sanitize).collect::<Vec<_>>().join("\n")
 }
 
 /// Stdout that drops its text once the reader, `head` for example, has closed the pipe, so that the

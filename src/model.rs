@@ -100,7 +100,7 @@ pub fn load(
     let (config, weights) = (&source.config, source.weights.as_ref());
     match engine {
         EngineKind::Native if device.is_cpu() => {
-            let pool = thread_pool(threads, pin_variable().as_deref(), settings::cpus())?;
+            let pool = thread_pool(threads, pin_variable().as_deref(), settings::cpus_by_core())?;
             start_rayon(threads)?;
             Ok(Box::new(cpu::CpuDecoder::load(config, weights, quant, Isa::from_env()?, pool)?))
         }
@@ -140,7 +140,7 @@ fn pin_variable() -> Option<String> {
 /// When the kernel tier is unknown or the CPU lacks it, or threads cannot be pinned.
 pub fn check_variables(threads: usize) -> Result<()> {
     Isa::from_env()?;
-    cpus_to_pin(threads, pin_variable().as_deref(), settings::cpus()).map(drop)
+    cpus_to_pin(threads, pin_variable().as_deref(), settings::cpus_by_core()).map(drop)
 }
 
 /// The thread pool of the native engine on the CPU. `pin` is the value of [`PIN`]; `cpus` are

@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use sha2::Digest as _;
+
 use crate::error::{Error, Result};
-use crate::machine::hex;
+use crate::files;
 
 /// The start of a Git LFS pointer, which stands for a file that was not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
@@ -75,21 +76,12 @@ fn read_at(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
 /// # Errors
 /// When one cannot be read.
 pub(super) fn hash_files(paths: &[PathBuf]) -> Result<String> {
-    use sha2::Digest as _;
     let mut hash = sha2::Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
     for path in paths {
-        let read = |source| Error::Read { path: path.into(), source };
-        let mut file = File::open(path).map_err(read)?;
-        loop {
-            let n = file.read(&mut buffer).map_err(read)?;
-            if n == 0 {
-                break;
-            }
-            hash.update(&buffer[..n]);
-        }
+        let fail = |source| Error::Read { path: path.into(), source };
+        files::hash_file(&mut hash, path).map_err(fail)?;
     }
-    Ok(hex(&hash.finalize()))
+    Ok(files::hex(&hash.finalize()))
 }
 
 /// The first bytes of a file, at most 64.

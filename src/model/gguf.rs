@@ -253,5 +253,10 @@ fn open_shard(path: &Path) -> Result<(Shard, Header)> {
 /// A shard's index from 0 and the number of shards, if the metadata have them.
 fn shard_position(metadata: &Metadata) -> std::result::Result<Option<(usize, usize)>, String> {
     let (index, count) = (unsigned(metadata, "split.no")?, unsigned(metadata, "split.count")?);
+    if index.is_none()
+        && let Some(count) = count.filter(|count| *count > 1)
+    {
+        return Err(format!("it is one of {count} shards, but has no `split.no`"));
+    }
     Ok(index.zip(count).map(|(index, count)| (index as usize, count as usize)))
 }

@@ -9,9 +9,10 @@ use rayon::prelude::*;
 use sha2::Digest as _;
 
 use crate::error::{Error, Result};
-use crate::machine::hex;
+use crate::files::hex;
 use crate::model::config::Config;
 use crate::model::weights::{StoredRows, TensorInfo, WeightSource};
+use crate::stats::Random;
 
 /// Weights are uniform in ± this: a standard deviation of 0.02, Qwen's `initializer_range`.
 const AMPLITUDE: f32 = 0.034_641_016;
@@ -88,24 +89,16 @@ fn tensor_seed(seed: u64, name: &str) -> u64 {
 fn fill(key: u64, start: usize, values: &mut [f32]) {
     let (head, rest) = values.split_at_mut((start % 2).min(values.len()));
     if let [first] = head {
-        *first = uniform((splitmix64(key, start / 2) >> 32) as u32);
+        *first = uniform((Random::at(key, start as u64 / 2).bits() >> 32) as u32);
     }
     let first = start.div_ceil(2);
     for (i, pair) in rest.chunks_mut(2).enumerate() {
-        let bits = splitmix64(key, first + i);
+        let bits = Random::at(key, (first + i) as u64).bits();
         pair[0] = uniform(bits as u32);
         if let Some(second) = pair.get_mut(1) {
             *second = uniform((bits >> 32) as u32);
         }
     }
-}
-
-/// SplitMix64 (Steele, Lea and Flood 2014) at one index of its sequence.
-fn splitmix64(key: u64, index: usize) -> u64 {
-    let mut z = key.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Uniform in ±[`AMPLITUDE`]. 24 bits are exact in an f32, so the product is the only rounding, and

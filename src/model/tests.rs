@@ -435,7 +435,7 @@ fn threads_are_pinned_if_there_are_enough_cpus() {
     for pin in [None, Some(""), Some("0")] {
         assert_eq!(thread_pool(3, pin, None).unwrap().threads(), 3);
     }
-    let Some(cpus) = settings::cpus() else {
+    let Some(cpus) = settings::cpus_by_core() else {
         return skipped("no thread was pinned: this system does not say which CPUs share a core");
     };
     let threads = cpus.len();

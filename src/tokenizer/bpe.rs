@@ -17,7 +17,7 @@ use super::chat::{ChatTemplate, Message, Thinking};
 use super::panics::catch_panic;
 use super::parse::{parse, tokenizers_error};
 use crate::error::{Error, Result};
-use crate::machine::hex;
+use crate::files::hex;
 
 /// Token types (llama.cpp's `llama_token_type`).
 pub(super) const NORMAL: u32 = 1;

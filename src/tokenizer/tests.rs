@@ -176,8 +176,7 @@ fn training_gives_the_same_file_whatever_the_order_of_texts() {
     assert_eq!(train(&texts, 3072).unwrap().as_bytes(), Tokenizer::TINY_JSON);
     texts.reverse();
     assert_eq!(train(&texts, 3072).unwrap().as_bytes(), Tokenizer::TINY_JSON);
-    let sha256: String =
-        Sha256::digest(Tokenizer::TINY_JSON).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = crate::files::hex(&Sha256::digest(Tokenizer::TINY_JSON));
     assert_eq!(sha256, "531a968cac7a6bf2322fa8f6ad7c8609fa4c2f5940b55b3a1b9c778c5baab5e2");
     assert_eq!(
         Tokenizer::tiny().unwrap().sha256().unwrap(),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io, process};
 
 use crate::error::{Error, Result};
-use crate::model::file::hash_files;
+use crate::files;
 
 /// One repository's folder in the cache.
 pub struct RepoCache {
@@ -93,7 +93,7 @@ impl RepoCache {
         let incomplete = self.incomplete(etag)?;
         // The etag of a small file is git's own hash.
         if etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let actual = hash_files(std::slice::from_ref(&incomplete))?;
+            let actual = files::sha256(&incomplete).map_err(at(&incomplete))?;
             if actual != etag.to_lowercase() {
                 fs::remove_file(&incomplete).map_err(at(&incomplete))?;
                 return Err(Error::HubHash { file: file.into(), expected: etag.into(), actual });

@@ -3,7 +3,6 @@
 //! It logs requests and injects faults. It ends when it is dropped, and after a bounded number of
 //! requests.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -112,10 +111,7 @@ impl Drop for FakeHub {
 
 /// The sha256 in hex.
 pub fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
+    crate::files::hex(&Sha256::digest(content))
 }
 
 /// Answers one request; returns whether there was one.

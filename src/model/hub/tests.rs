@@ -375,7 +375,9 @@ fn an_interrupted_download_resumes() {
     let hub = client(&fake, &cache);
     let error = error_text(fetch(&hub, REPO));
     assert!(
-        error.starts_with("`q4.gguf` stopped after 200000 of 600000 bytes; run again to go on"),
+        error.starts_with(
+            "the download of `q4.gguf` stopped after 200000 of 600000 bytes; run again to"
+        ),
         "{error}"
     );
     assert_eq!(fs::read(incomplete(&cache)).unwrap(), &weights()[..200_000]);

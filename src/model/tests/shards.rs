@@ -75,6 +75,13 @@ fn a_missing_renamed_or_foreign_shard_is_named() {
     for path in &paths[..2] {
         assert!(error(path).contains(expected), "{}", error(path));
     }
+    let numberless = dir.path().join("numberless.gguf");
+    let (opened, tensors) = nano_tensors();
+    let mut metadata = gguf::shape_metadata(&opened.config, "nano");
+    metadata.push(("split.count".into(), candle_core::quantized::gguf_file::Value::U16(3)));
+    gguf::write(&numberless, &metadata, &tensors).unwrap();
+    let expected = "it is one of 3 shards, but has no `split.no`";
+    assert!(error(&numberless).contains(expected), "{}", error(&numberless));
     for other in ["x.gguf", "x-00001-of-3.gguf", "x-00004-of-00003.gguf", "x-0000a-of-00003.gguf"] {
         assert_eq!(gguf::shard_paths(Path::new(other)), None);
     }

@@ -128,6 +128,11 @@ fn templates_may_use_the_functions_of_transformers() {
         ),
         ("{{ [1, {'a': 2}] | tojson(separators=(',', ':')) }}", r#"[1,{"a":2}]"#),
         ("{{ 'a😀'|tojson(ensure_ascii=true) }}", r#""a\ud83d\ude00""#),
+        (
+            "{% for x in [none, 7, 'a', {}, nobody] %}{{ '+' if x is iterable else '-' }}\
+              {% endfor %}{{ '!' if tools is iterable and tools|length > 0 }}",
+            "--+++",
+        ),
         ("{{ nobody }}{% for x in nobody %}{{ x }}{% endfor %}{{ messages[9] }}", ""),
         (
             "{{ 'a-b-c'.rsplit('-', 1)[0] }} {{ 'abc'.removeprefix('a').removesuffix('c') }}",

@@ -39,7 +39,7 @@ fn denied_access_names_the_remedy_and_not_the_token() {
             error_text(fetch(&client(&fake, &cache), REPO)),
             format!(
                 "the hub refuses `owner/name` (status {status}); check the name, set HF_TOKEN to a \
-                 token that may read it, and if it is gated accept its terms on {}/owner/name",
+                 token with access, and if the model is gated, accept its terms on {}/owner/name",
                 fake.endpoint
             )
         );
@@ -110,8 +110,14 @@ fn a_model_without_weights_or_tokenizer_is_an_error_before_any_download() {
 #[test]
 fn a_truncated_or_overlong_response_never_becomes_a_file() {
     for (body, expected) in [
-        (&b"short"[..], "`config.json` stopped after 5 of 22 bytes; run again to go on from there"),
-        (&b""[..], "`config.json` stopped after 0 of 22 bytes; run again to go on from there"),
+        (
+            &b"short"[..],
+            "the download of `config.json` stopped after 5 of 22 bytes; run again to resume it",
+        ),
+        (
+            &b""[..],
+            "the download of `config.json` stopped after 0 of 22 bytes; run again to resume it",
+        ),
         (
             &b"longer than the twenty-two bytes"[..],
             "the answer for `config.json` is longer than its size; is ENDPOINT a Hugging Face hub?",
@@ -216,7 +222,11 @@ fn a_silent_server_times_out() {
         ("GET /api", Fault::Silence, "cannot get `owner/name` from "),
         ("HEAD", Fault::Silence, "cannot get `q4.gguf` from "),
         ("GET /store", Fault::Silence, "cannot get `q4.gguf` from "),
-        ("GET /store", Fault::Stall(1000), "`q4.gguf` stopped after 1000 of 600000 bytes"),
+        (
+            "GET /store",
+            Fault::Stall(1000),
+            "the download of `q4.gguf` stopped after 1000 of 600000 bytes",
+        ),
     ] {
         let mut model = gguf(&["q4.gguf"]);
         model.faults.push((request, fault));
