@@ -267,7 +267,7 @@ fn a_worker_that_breaks_is_a_failure_that_says_whose_and_how() {
         &["short/b1 FAILED: candidate: a worker ended with signal: 9"],
     );
     let garbage = with(|fake| fake.turn = "echo Segmentation fault");
-    let says = ["FAILED: candidate: a worker printed what is no answer: `Segmentation fault`"];
+    let says = ["FAILED: candidate: a worker sent an invalid response: `Segmentation fault`"];
     check(&Fake::default(), &garbage, &[], 5, &says);
     check(&killed, &Fake::default(), &[], 5, &["FAILED: base: a worker ended"]);
     let never = with(|fake| fake.start = "echo no such model >&2; exit 5");
@@ -284,7 +284,7 @@ fn a_base_that_cannot_take_turns_is_not_comparable() {
             with(|fake| fake.start = "echo 'no job on standard input' >&2; exit 5"),
             "no job on standard input",
         ),
-        (with(|fake| fake.protocol = 7), "takes turns by protocol 7"),
+        (with(|fake| fake.protocol = 7), "uses turn protocol 7"),
         (with(|fake| fake.start = "echo hello"), "no answer: `hello`"),
     ] {
         let (output, _) = fakes(&base, &Fake::default(), &[]);
@@ -473,7 +473,7 @@ fn two_refs_are_built_and_compared() {
     repository.git(&["update-ref", "refs/remotes/origin/main", "main"]);
     repository.git(&["checkout", "-q", "--detach"]);
     repository.git(&["branch", "-q", "-D", "main"]);
-    let says = ["`main` is no branch here: taking `origin/main`"];
+    let says = ["there is no local branch `main`: using `origin/main`"];
     repository.check(&["--base", "main", "--candidate", "HEAD~1"], 0, &says);
 }
 
