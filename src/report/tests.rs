@@ -1,6 +1,6 @@
-//! Numbers as people read them, and text that tries to be more than text.
+//! Number formatting, escaping, exports, and the length limits of documents.
 
-use super::text::cell;
+use super::text::escape_markdown;
 use super::*;
 use crate::compare::tests::{ScenarioBlocks, record};
 use crate::compare::{MeasurementTimes, Policy, judge};
@@ -45,10 +45,12 @@ fn numbers_have_four_digits_and_a_unit_beside_them() {
 
 #[test]
 fn markdown_cells_stay_cells() {
-    assert_eq!(cell("a|b"), "a\\|b");
-    assert_eq!(cell("<script>"), "&lt;script&gt;");
-    assert_eq!(cell("one\ntwo"), "one\u{fffd}two");
-    assert_eq!(cell("[x](y) `z` @all"), "\\[x\\](y) \\`z\\` &#64;all");
+    assert_eq!(escape_markdown("a|b"), "a\\|b");
+    assert_eq!(escape_markdown("<script>"), "&lt;script&gt;");
+    assert_eq!(escape_markdown("one\ntwo"), "one\u{fffd}two");
+    assert_eq!(escape_markdown("a ` b ``c``"), "a &#96; b &#96;&#96;c&#96;&#96;");
+    assert_eq!(escape_markdown("run `a|b` now"), "run <code>a\\|b</code> now");
+    assert_eq!(escape_markdown("[x](y) `z` @all"), "\\[x\\](y) `z` &#64;all");
 }
 
 #[test]
@@ -64,8 +66,8 @@ fn plain_text_gives_no_command_and_hides_nothing() {
         ("crate::module", "crate::module"),
         ("a ##[add-mask]b", "a ##\u{fffd}add-mask]b"),
     ] {
-        assert_eq!(plain(text), expected);
-        assert_eq!(plain(expected), expected, "once is enough");
+        assert_eq!(sanitize(text), expected);
+        assert_eq!(sanitize(expected), expected, "once is enough");
     }
 }
 
@@ -83,7 +85,7 @@ fn hostile_names_stay_text_in_every_document() {
         ("text", verdict_text(&judgement, HOSTILE)),
         ("verdict", verdict_markdown(&judgement, HOSTILE)),
         ("warnings", verdict_markdown(&same, HOSTILE)),
-        ("side", side_by_side(&[(HOSTILE.into(), base.clone()), ("b".into(), now)])),
+        ("side", comparison_markdown(&[(HOSTILE.into(), base.clone()), ("b".into(), now)])),
     ] {
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{name}: {text}");
         assert!(!text.contains("\n# <") && !text.contains("\n# &"), "{name}: {text}");

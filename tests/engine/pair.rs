@@ -602,7 +602,7 @@ fn a_machine_is_calibrated_in_sessions() {
     let output = calibrate(&[]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(said.contains("in 1 sessions") && said.contains("sees with 8 blocks"), "{said}");
+    assert!(said.contains("in 1 sessions") && said.contains("detectable, 8 blocks"), "{said}");
     let output = calibrate(&["--more"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("in 2 sessions"), "{}", text(&output.stdout));

@@ -10,7 +10,7 @@ use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
 use candlemark::record::pair::PairRecord;
 use candlemark::record::pool::Pool;
-use candlemark::report::{Edition, Lang};
+use candlemark::report::{Lang, ReportOptions};
 use candlemark::settings::Config;
 use candlemark::{baseline, evaluate, report};
 
@@ -71,11 +71,11 @@ fn records_are_shown_in_every_form() {
         let _ = report::benchmark_json(record, None);
         report::llama_bench(record);
         report::prometheus(record);
-        report::side_by_side(&[("a".into(), record.clone()), ("b".into(), record.clone())]);
-        report::side_by_side_json(&[("a".into(), record.clone())]);
+        report::comparison_markdown(&[("a".into(), record.clone()), ("b".into(), record.clone())]);
+        report::comparison_json(&[("a".into(), record.clone())]);
         for lang in [Lang::En, Lang::Fr, Lang::Ko] {
-            let edition = Edition { lang, targets: &targets };
-            report::markdown(record, edition, Some("charts"));
+            let options = ReportOptions { lang, targets: &targets };
+            report::markdown(record, options, Some("charts"));
         }
         report::page(record, None).unwrap();
     });

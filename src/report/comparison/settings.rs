@@ -1,4 +1,4 @@
-//! What was changed: every setting that is not the same in all records, labels of the user first.
+//! Every setting that differs record_differences records; user labels first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,27 +6,26 @@ use serde::Serialize;
 
 use crate::compare::{Severity, record_differences};
 use crate::record::Record;
-use crate::report::side::ids;
-use crate::report::text::plain;
+use crate::report::comparison::ids;
+use crate::report::text::sanitize;
 
-/// A setting that is not the same in all records.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Setting {
-    /// What it is a setting of: `label`, `scenario`, `model`, `settings`, `environment`,
-    /// `machine`, `host` or `build`.
-    pub(super) of: &'static str,
+    /// What it belongs to: `label`, `scenario`, `model`, `settings`, `environment`, `machine`,
+    /// `host` or `build`.
+    #[serde(rename = "of")]
+    pub(super) group: &'static str,
     pub(super) name: String,
-    /// In each record; `null` where it is not set.
+    /// The value in each record; `null` if not set.
     pub(super) values: Vec<Option<String>>,
-    /// Whether a verdict would refuse to compare the records.
+    /// Whether a verdict refuses to compare the records because of it.
     pub(super) forbids_verdict: bool,
 }
 
-/// Facts of the host that differ between two readings of one machine.
+/// Facts of the host that differ record_differences two readings of one machine.
 const UNSTEADY: &[&str] = &["mhz"];
 
-/// Every setting that is not the same in all records: what the user says of the run, then the
-/// program's own settings, then where it ran.
+/// Every setting that differs: user labels, then the program's settings, then the machine.
 pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
     let labels = |record: &Record| record.settings.labels.clone();
     let facts = |record: &Record| {
@@ -35,34 +34,36 @@ pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
         facts
     };
     let mut settings =
-        maps("label", &records.iter().map(|(_, one)| labels(one)).collect::<Vec<_>>());
+        differing_entries("label", &records.iter().map(|(_, one)| labels(one)).collect::<Vec<_>>());
     for id in ids(records) {
         let of_case = |record: &Record| record.case(id).map(|case| case.labels.clone());
         let maps_of_case: Vec<_> = records.iter().map(|(_, one)| of_case(one)).collect();
-        // A record without the scenario says nothing of how it would have been run.
+        // A record without the scenario says nothing about its labels.
         if let Some(all) = maps_of_case.into_iter().collect::<Option<Vec<_>>>() {
-            settings.extend(maps("scenario", &all).into_iter().map(|setting| Setting {
-                name: plain(&format!("{id}: {}", setting.name)),
-                ..setting
+            settings.extend(differing_entries("scenario", &all).into_iter().map(|setting| {
+                Setting { name: sanitize(&format!("{id}: {}", setting.name)), ..setting }
             }));
         }
     }
-    let own = own(records);
+    let checked = verdict_differences(records);
     for of in ["model", "settings", "environment", "machine"] {
-        settings.extend(own.iter().filter(|(its, _)| *its == of).map(|(_, one)| one.clone()));
+        settings.extend(checked.iter().filter(|(its, _)| *its == of).map(|(_, one)| one.clone()));
     }
-    settings.extend(maps("host", &records.iter().map(|(_, one)| facts(one)).collect::<Vec<_>>()));
-    settings.extend(own.iter().filter(|(of, _)| *of == "build").map(|(_, one)| one.clone()));
+    settings.extend(differing_entries(
+        "host",
+        &records.iter().map(|(_, one)| facts(one)).collect::<Vec<_>>(),
+    ));
+    settings.extend(checked.iter().filter(|(of, _)| *of == "build").map(|(_, one)| one.clone()));
     settings
 }
 
-/// The entries of maps that differ; nothing of the kind decides a verdict.
-fn maps(of: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
+/// The entries of maps that differ; none of them forbids a verdict.
+fn differing_entries(group: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
     let names: BTreeSet<&String> = maps.iter().flat_map(BTreeMap::keys).collect();
     let settings = names.into_iter().map(|name| Setting {
-        of,
-        name: plain(name),
-        values: maps.iter().map(|map| map.get(name).map(|value| plain(value))).collect(),
+        group,
+        name: sanitize(name),
+        values: maps.iter().map(|map| map.get(name).map(|value| sanitize(value))).collect(),
         forbids_verdict: false,
     });
     settings
@@ -70,18 +71,18 @@ fn maps(of: &'static str, maps: &[BTreeMap<String, String>]) -> Vec<Setting> {
         .collect()
 }
 
-/// What verdicts look at: each difference of a record from the first, put together by name.
-fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
+/// The differences that verdicts check, merged by name.
+fn verdict_differences(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
     let Some(((_, first), others)) = records.split_first() else { return Vec::new() };
     let mut found: Vec<(&'static str, Setting)> = Vec::new();
     for (at, (_, record)) in others.iter().enumerate() {
         for one in record_differences(first, record, &BTreeMap::new()) {
-            let (of, name) = place(&one.field);
-            let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| plain(text));
+            let (of, name) = group_and_name(&one.field);
+            let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| sanitize(text));
             let same = |(its, setting): &(&str, Setting)| *its == of && setting.name == name;
             let row = found.iter().position(same).unwrap_or_else(|| {
                 let values = vec![value(&one.old); records.len()];
-                found.push((of, Setting { of, name, values, forbids_verdict: false }));
+                found.push((of, Setting { group: of, name, values, forbids_verdict: false }));
                 found.len() - 1
             });
             let setting = &mut found[row].1;
@@ -92,18 +93,18 @@ fn own(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
     found
 }
 
-/// What a field of a difference belongs to, and its name there.
-fn place(field: &str) -> (&'static str, String) {
+/// The group of a difference's field, and its name in that group.
+fn group_and_name(field: &str) -> (&'static str, String) {
     for (prefix, of) in [("model: ", "model"), ("settings: ", "settings"), ("build: ", "build")] {
         if let Some(name) = field.strip_prefix(prefix) {
-            return (of, plain(name));
+            return (of, sanitize(name));
         }
     }
     if field.starts_with("crate ") {
-        ("build", plain(field))
+        ("build", sanitize(field))
     } else if let Some(name) = field.strip_prefix("machine") {
-        ("machine", plain(name.trim_start_matches([':', ' '])))
+        ("machine", sanitize(name.trim_start_matches([':', ' '])))
     } else {
-        ("environment", plain(field))
+        ("environment", sanitize(field))
     }
 }
