@@ -18,7 +18,7 @@ use crate::pair::worker::Worker;
 use crate::pair::{Events, PairRun};
 use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Round, Side};
 use crate::record::{Absence, AbsenceKind};
-use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
+use crate::suite::turns::{Hello, PROTOCOL, Request, Response};
 use crate::{baseline, machine};
 
 type Workers = BTreeMap<char, Worker>;
@@ -76,7 +76,7 @@ impl PairRun<'_> {
     }
 
     fn start(&self, arm: char, session: &str) -> Result<Worker> {
-        let opening = Opening {
+        let hello = Hello {
             protocol: PROTOCOL,
             setup: self.plan.setup.clone(),
             words: self.plan.words.clone(),
@@ -84,8 +84,8 @@ impl PairRun<'_> {
             injection: self.plan.injection.clone().filter(|_| arm == 'B'),
         };
         let started =
-            Worker::start(&self.binaries[&arm], &opening, &self.deadline).and_then(|worker| {
-                let build = &worker.ready.build;
+            Worker::start(&self.binaries[&arm], &hello, &self.deadline).and_then(|worker| {
+                let build = &worker.hello.build;
                 if build.is_unoptimised() {
                     let why = format!("it is an unoptimised build (profile `{}`)", build.profile);
                     return Err(Error::Failed(why));
@@ -115,11 +115,11 @@ impl PairRun<'_> {
             ('B', &mut paired.candidate, &self.plan.candidate),
         ];
         for (letter, arm, binary) in arms {
-            let ready = &workers[&letter].ready;
-            arm.build = ready.build.clone();
+            let hello = &workers[&letter].hello;
+            arm.build = hello.build.clone();
             binary.stamp(&mut arm.build);
-            arm.model = ready.model.clone();
-            arm.settings = ready.settings.clone();
+            arm.model = hello.model.clone();
+            arm.settings = hello.settings.clone();
         }
         let (class, base) = (&paired.machine.class, &paired.base);
         let found =
@@ -128,19 +128,19 @@ impl PairRun<'_> {
             .filter(|found| found.machine.class == *class && found.model.quant == base.model.quant);
         paired.layout = calibration.map(|calibration| calibration.layout_sd).unwrap_or_default();
         let side = |letter: char, id: &String| {
-            let ready = &workers[&letter].ready;
-            let unknown = !ready.scenarios.contains(id);
+            let hello = &workers[&letter].hello;
+            let unknown = !hello.scenarios.contains(id);
             let unknown = unknown
                 .then(|| Absence::new(AbsenceKind::Unknown, "the build has no such scenario"));
-            let unsupported = ready.unsupported.as_ref();
+            let unsupported = hello.unsupported.as_ref();
             let unsupported =
                 unsupported.map(|why| Absence::new(AbsenceKind::Unsupported, why.clone()));
             Side { absent: unsupported.or(unknown), ..Side::default() }
         };
-        let mut ids = workers[&'B'].ready.scenarios.clone();
+        let mut ids = workers[&'B'].hello.scenarios.clone();
         ids.extend(
             workers[&'A']
-                .ready
+                .hello
                 .scenarios
                 .iter()
                 .filter(|id| !ids.contains(id))
@@ -209,17 +209,17 @@ impl PairRun<'_> {
         turns: &mut PairTurns,
     ) -> std::result::Result<bool, Box<(char, Error)>> {
         let deadline = self.deadline;
-        let ask = |workers: &mut Workers, arm: char, ask: &Ask| {
+        let send = |workers: &mut Workers, arm: char, request: &Request| {
             let worker = workers.get_mut(&arm).expect("only arms with a worker take part");
-            worker.ask(ask, &deadline).map_err(|error| Box::new((arm, error)))
+            worker.request(request, &deadline).map_err(|error| Box::new((arm, error)))
         };
         let began = Instant::now();
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
         let mut reported: BTreeMap<char, ReportedMetrics> = BTreeMap::new();
         for &arm in letters {
-            match ask(workers, arm, &Ask::WarmUp { scenario: case.id.clone() })? {
-                Told::Warm { ids } => drop(outputs.insert(arm, ids)),
-                Told::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
+            match send(workers, arm, &Request::WarmUp { scenario: case.id.clone() })? {
+                Response::Warm { ids } => drop(outputs.insert(arm, ids)),
+                Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }
@@ -239,17 +239,18 @@ impl PairRun<'_> {
             for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
                 let mut round = Round { order: order.iter().collect(), ..Round::default() };
-                let ask = || Ask::Turn { generations: 1, injection: None };
-                let asked = order.iter().map(|arm| Turn { arm: *arm, process: *arm, ask: ask() });
-                let asked: Vec<Turn> = asked.collect();
-                let told = run_turns(&asked, self.duet.as_ref(), workers, &self.deadline)?;
-                for (arm, told) in order.into_iter().zip(told) {
-                    match told {
-                        Told::Values { values } => {
+                let request = || Request::Turn { generations: 1, injection: None };
+                let requests =
+                    order.iter().map(|arm| Turn { arm: *arm, process: *arm, request: request() });
+                let requests: Vec<Turn> = requests.collect();
+                let responses = run_turns(&requests, self.duet.as_ref(), workers, &self.deadline)?;
+                for (arm, response) in order.into_iter().zip(responses) {
+                    match response {
+                        Response::Values { values } => {
                             reported.entry(arm).or_default().add(&values);
                             add_turn(&mut round, values);
                         }
-                        Told::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
+                        Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
                         other => return Err(Box::new((arm, unexpected_response(&other)))),
                     }
                 }
@@ -258,12 +259,12 @@ impl PairRun<'_> {
         }
         block.turns_s += began.elapsed().as_secs_f64();
         for &arm in letters {
-            match ask(workers, arm, &Ask::Finish { injection: None })? {
-                Told::Case { case: done } => {
+            match send(workers, arm, &Request::Finish { injection: None })? {
+                Response::Case { case: done } => {
                     let reported = reported.entry(arm).or_default();
                     finish_arm(case, turns, arm, *done, reported, diverged);
                 }
-                Told::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
+                Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }

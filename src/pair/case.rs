@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::Error;
 use crate::record::pair::{Divergence, PairCase, PairTurns, Round, Side};
 use crate::record::{Absence, Case};
-use crate::suite::turns::Told;
+use crate::suite::turns::Response;
 use crate::workload;
 use crate::workload::{METRICS, Metric};
 
 /// The error of a response of the wrong kind.
-pub(super) fn unexpected_response(told: &Told) -> Error {
-    let text = serde_json::to_string(told).expect("plain data");
+pub(super) fn unexpected_response(response: &Response) -> Error {
+    let text = serde_json::to_string(response).expect("plain data");
     Error::Failed(format!(
         "a worker sent an unexpected response: `{}`",
         crate::error::shortened(&text)

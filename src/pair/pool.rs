@@ -26,7 +26,7 @@ use crate::record::pool::{
     Pool, PoolArm, PoolBlock, PoolCase, PoolEnvironment, PoolKind, PoolTurns, Role, SCHEMA, arms,
 };
 use crate::settings::Setup;
-use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
+use crate::suite::turns::{Hello, PROTOCOL, Request, Response};
 use crate::{files, machine};
 
 pub use crate::pair::interference::{Environment, environments};
@@ -272,14 +272,14 @@ impl<'a> Recorder<'a> {
     }
 
     fn start(&self, process: char) -> Result<Worker> {
-        let opening = Opening {
+        let hello = Hello {
             protocol: PROTOCOL,
             setup: self.plan.setup.clone(),
             words: self.plan.words.clone(),
             session: self.session.clone(),
             injection: None,
         };
-        let worker = Worker::start(&self.binaries[&process], &opening, &self.deadline())?;
+        let worker = Worker::start(&self.binaries[&process], &hello, &self.deadline())?;
         if let Some(quota) = &self.quota {
             let what = PathBuf::from("the control group of the workers");
             quota.limit(worker.process()).map_err(|source| Error::Write { path: what, source })?;
@@ -289,15 +289,15 @@ impl<'a> Recorder<'a> {
 
     /// A pool without blocks.
     fn begin(&mut self) -> Result<Pool> {
-        let mut ready = self.start('A')?.ready.clone();
-        if let Some(why) = ready.unsupported {
+        let mut hello = self.start('A')?.hello.clone();
+        if let Some(why) = hello.unsupported {
             return Err(Error::Unsupported(why));
         }
-        if ready.build.is_unoptimised() {
+        if hello.build.is_unoptimised() {
             return Err(Error::Failed("the base is an unoptimised build".into()));
         }
-        ready.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
-        let mut build = ready.build;
+        hello.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
+        let mut build = hello.build;
         self.plan.base.stamp(&mut build);
         let case = |id: String| PoolCase { id, ..PoolCase::default() };
         Ok(Pool {
@@ -307,11 +307,11 @@ impl<'a> Recorder<'a> {
             seed: self.plan.seed,
             machine: machine::fingerprint(self.plan.setup.threads, &self.plan.setup.device),
             build,
-            model: ready.model,
-            settings: ready.settings,
+            model: hello.model,
+            settings: hello.settings,
             duet: self.plan.duet,
             arms: self.arms.clone(),
-            scenarios: ready.scenarios.into_iter().map(case).collect(),
+            scenarios: hello.scenarios.into_iter().map(case).collect(),
             environments: Vec::new(),
         })
     }
@@ -378,9 +378,9 @@ impl<'a> Recorder<'a> {
         let processes: Vec<char> = self.binaries.keys().copied().collect();
         let began = Instant::now();
         for &process in &processes {
-            let warm_up = Ask::WarmUp { scenario: case.id.clone() };
-            match worker(workers, process).ask(&warm_up, &deadline)? {
-                Told::Warm { .. } => {}
+            let warm_up = Request::WarmUp { scenario: case.id.clone() };
+            match worker(workers, process).request(&warm_up, &deadline)? {
+                Response::Warm { .. } => {}
                 other => return Err(response_error(&other)),
             }
         }
@@ -390,10 +390,10 @@ impl<'a> Recorder<'a> {
             for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
                 let mut round = Round { order: order.iter().collect(), ..Round::default() };
-                let asked: Vec<Turn> = order.iter().map(|letter| self.turn(*letter)).collect();
-                let told = run_turns(&asked, self.duet.as_ref(), workers, &deadline);
-                for told in told.map_err(|failed| failed.1)? {
-                    add_turn(&mut round, values(told)?);
+                let requests: Vec<Turn> = order.iter().map(|letter| self.turn(*letter)).collect();
+                let responses = run_turns(&requests, self.duet.as_ref(), workers, &deadline);
+                for response in responses.map_err(|failed| failed.1)? {
+                    add_turn(&mut round, values(response)?);
                 }
                 round.values.remove("e2e_s");
                 turns.rounds.push(round);
@@ -409,12 +409,12 @@ impl<'a> Recorder<'a> {
                 ('B', None) => continue,
                 (process, _) => (process, None),
             };
-            match worker(workers, process).ask(&Ask::Finish { injection }, &deadline)? {
-                Told::Case { case: done } if !done.validity.ok() => {
+            match worker(workers, process).request(&Request::Finish { injection }, &deadline)? {
+                Response::Case { case: done } if !done.validity.ok() => {
                     let why = done.validity.failed.join("; ");
                     return Err(Error::Failed(format!("`{}` is INVALID: {why}", case.id)));
                 }
-                Told::Case { case: done } => {
+                Response::Case { case: done } => {
                     if let Some(block) = done.blocks.first()
                         && let Some(bytes) = block.value("peak_rss_bytes")
                     {
@@ -435,8 +435,8 @@ impl<'a> Recorder<'a> {
     fn turn(&self, letter: char) -> Turn {
         let arm = self.arms.iter().find(|arm| arm.letter == letter);
         let arm = arm.expect("letters are those of arms");
-        let ask = Ask::Turn { generations: 1, injection: arm.injected.clone() };
-        Turn { arm: letter, process: process(arm), ask }
+        let request = Request::Turn { generations: 1, injection: arm.injected.clone() };
+        Turn { arm: letter, process: process(arm), request }
     }
 }
 
@@ -444,16 +444,16 @@ fn worker(workers: &mut BTreeMap<char, Worker>, process: char) -> &mut Worker {
     workers.get_mut(&process).expect("every process has a worker")
 }
 
-fn values(told: Told) -> Result<BTreeMap<String, f64>> {
-    match told {
-        Told::Values { values } => Ok(values),
+fn values(response: Response) -> Result<BTreeMap<String, f64>> {
+    match response {
+        Response::Values { values } => Ok(values),
         other => Err(response_error(&other)),
     }
 }
 
-fn response_error(told: &Told) -> Error {
-    match told {
-        Told::Cannot { absent } => Error::Failed(absent.to_string()),
+fn response_error(response: &Response) -> Error {
+    match response {
+        Response::Cannot { absent } => Error::Failed(absent.to_string()),
         other => unexpected_response(other),
     }
 }
