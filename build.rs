@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 /// them stamps anew, so the flag is never stale; what a run writes (records, baselines, reports)
 /// leaves it alone.
 const SOURCES: &[&str] =
-    &[".cargo", "Cargo.lock", "Cargo.toml", "benches", "build.rs", "fixtures", "src"];
+    &[".cargo", "Cargo.lock", "Cargo.toml", "benches", "build.rs", "crates", "fixtures", "src"];
 
 /// Set by `candlemark pair` when it builds.
 const PLAIN: &str = "CANDLEMARK_PLAIN_STAMP";
