@@ -10,8 +10,8 @@ use std::{io, thread};
 use anyhow::Context as _;
 use candlemark::error::Error;
 use candlemark::model;
-use candlemark::model::{EngineKind, weights};
-use candlemark::settings::{Config, Count, Setup, too_many};
+use candlemark::model::EngineKind;
+use candlemark::settings::{Config, Count, Setup, oversubscription};
 
 use crate::cmd::{Exit, usage};
 
@@ -97,7 +97,7 @@ pub(crate) fn run(
     let quants: Vec<String> =
         arguments.files.iter().map(|file| quantization(file)).collect::<anyhow::Result<_>>()?;
     check_names(&arguments.only, &quants)?;
-    if let Some(shared) = too_many(threads) {
+    if let Some(shared) = oversubscription(threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
     let mut results = Vec::new();
@@ -133,10 +133,10 @@ fn quantization(file: &Path) -> anyhow::Result<String> {
     let opened = model::open(&file.display().to_string(), 0, None, &mut ())?;
     let matrices = opened.config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
     let types: Vec<_> = matrices
-        .filter_map(|(name, shape)| Some((opened.source.info(&name)?.dtype, shape)))
+        .filter_map(|(name, shape)| Some((opened.weights.info(&name)?.dtype, shape)))
         .map(|(dtype, shape)| (dtype, shape.iter().product::<usize>() as u64))
         .collect();
-    Ok(weights::describe(&types))
+    Ok(model::mix_name(&types))
 }
 
 /// The key of a case in the JSON line.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use candlemark::record::pair::{Ended, PairRecord};
 use candlemark::record::{Absence, AbsenceKind, Block, Case, Work};
-use candlemark::suite::turns::{PROTOCOL, Ready, Told};
+use candlemark::suite::turns::{HelloResponse, PROTOCOL, Response};
 
 use crate::{BINARY, text};
 
@@ -51,7 +51,7 @@ impl Default for Fake {
 
 impl Fake {
     fn ready(&self) -> String {
-        let mut ready = Ready {
+        let mut ready = HelloResponse {
             protocol: self.protocol,
             build: Default::default(),
             model: Default::default(),
@@ -67,13 +67,13 @@ impl Fake {
         let values = [("decode_tok_s", self.decode_tok_s), ("ttft_s", 0.01)].into_iter();
         let has = values.filter(|(name, _)| self.metrics.contains(name));
         let values = has.map(|(name, value)| (name.to_owned(), value)).collect();
-        serde_json::to_string(&Told::Values { values }).unwrap()
+        serde_json::to_string(&Response::Values { values }).unwrap()
     }
 
     fn warm(&self) -> String {
         let told = match self.cannot.clone() {
-            Some(absent) => Told::Cannot { absent },
-            None => Told::Warm { ids: vec![self.ids.clone()] },
+            Some(absent) => Response::Cannot { absent },
+            None => Response::Warm { ids: vec![self.ids.clone()] },
         };
         serde_json::to_string(&told).unwrap()
     }
@@ -88,7 +88,7 @@ impl Fake {
             blocks: vec![Block { values, ..Block::default() }],
             ..Case::default()
         };
-        serde_json::to_string(&Told::Case { case: Box::new(case) }).unwrap()
+        serde_json::to_string(&Response::Case { case: Box::new(case) }).unwrap()
     }
 
     /// The worker as a program.
@@ -200,7 +200,7 @@ fn equal_binaries_pass_without_measuring_unless_noise_is_asked_for() {
 #[test]
 #[cfg(target_os = "linux")]
 fn builds_that_run_at_once_meet_in_pairs_each_on_half_of_the_cpus() {
-    let cpus = candlemark::settings::cpus().unwrap_or_default().len();
+    let cpus = candlemark::settings::cpus_by_core().unwrap_or_default().len();
     if cpus < 2 {
         return crate::skipped("turns at once need two CPUs");
     }
@@ -267,7 +267,7 @@ fn a_worker_that_breaks_is_a_failure_that_says_whose_and_how() {
         &["short/b1 FAILED: candidate: a worker ended with signal: 9"],
     );
     let garbage = with(|fake| fake.turn = "echo Segmentation fault");
-    let says = ["FAILED: candidate: a worker printed what is no answer: `Segmentation fault`"];
+    let says = ["FAILED: candidate: a worker sent an invalid response: `Segmentation fault`"];
     check(&Fake::default(), &garbage, &[], 5, &says);
     check(&killed, &Fake::default(), &[], 5, &["FAILED: base: a worker ended"]);
     let never = with(|fake| fake.start = "echo no such model >&2; exit 5");
@@ -284,8 +284,8 @@ fn a_base_that_cannot_take_turns_is_not_comparable() {
             with(|fake| fake.start = "echo 'no job on standard input' >&2; exit 5"),
             "no job on standard input",
         ),
-        (with(|fake| fake.protocol = 7), "takes turns by protocol 7"),
-        (with(|fake| fake.start = "echo hello"), "no answer: `hello`"),
+        (with(|fake| fake.protocol = 7), "uses turn protocol 7"),
+        (with(|fake| fake.start = "echo hello"), "invalid response: `hello`"),
     ] {
         let (output, _) = fakes(&base, &Fake::default(), &[]);
         let talk = text(&output.stderr);
@@ -473,7 +473,7 @@ fn two_refs_are_built_and_compared() {
     repository.git(&["update-ref", "refs/remotes/origin/main", "main"]);
     repository.git(&["checkout", "-q", "--detach"]);
     repository.git(&["branch", "-q", "-D", "main"]);
-    let says = ["`main` is no branch here: taking `origin/main`"];
+    let says = ["there is no local branch `main`: using `origin/main`"];
     repository.check(&["--base", "main", "--candidate", "HEAD~1"], 0, &says);
 }
 

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use candlemark::engine::{Engine, Request};
+use candlemark::engine::{Engine, GenerationRequest};
 use candlemark::error::Cause;
-use candlemark::measure::{Sharing, of_length};
+use candlemark::measure::{Sharing, text_of_length};
 use candlemark::record::{Absence, AbsenceKind, Case, Record, StressOutcome};
 use candlemark::settings::Setup;
-use candlemark::suite::{Done, Events, Plan, Stress};
+use candlemark::suite::{Events, Plan, RunProgress, StressLimits};
 use candlemark::{engine, suite, workload};
 
 use crate::{BINARY, at, edit, job, measured, nano, skipped, synth, with, work};
@@ -29,7 +29,7 @@ fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
     }
     assert!(value(&case, "prefill_tok_s").unwrap() > 0.0);
     let mut engine = Engine::load(&nano(), &mut ()).unwrap();
-    let config = engine.opened.config.clone();
+    let config = engine.source.config.clone();
     let per_token = 2 * config.layers * config.kv_heads * config.head_dim * 4;
     let expected = (per_token * (512 + 64 + 16)) as f64;
     assert_eq!(value(&case, "kv_bytes_expected"), Some(expected));
@@ -37,15 +37,15 @@ fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
     let held = value(&case, "kv_bytes_held").unwrap();
     assert!(held >= expected - per_token as f64 && held < 1.25 * expected, "{held} {expected}");
 
-    let ids = of_length(&engine, 512 + 64).unwrap();
+    let ids = text_of_length(&engine, 512 + 64).unwrap();
     let generation = nano().generation;
-    let mut answer = |prompt: &[u32], kept: Option<usize>| {
-        let request = Request {
+    let mut answer = |prompt: &[u32], cached_tokens: Option<usize>| {
+        let request = GenerationRequest {
             prompts: &[prompt.to_vec()],
             new_tokens: 16,
-            stops: &[],
+            stop_tokens: &[],
             sampling: &generation,
-            kept,
+            cached_tokens,
             injection: None,
         };
         engine::generate(engine.decoder.as_mut(), &request).unwrap().ids
@@ -72,7 +72,7 @@ fn agreement_is_with_the_same_weights_in_f32() {
     let by = |setup: &Setup| work(&job(setup, &["quality/text"])).remove(0);
     let definition = by(&nano());
     assert_eq!(definition.absent, None);
-    let why = "the weights are held as f32: this is the definition";
+    let why = "the model is the f32 reference itself";
     for name in ["top1_agreement", "kl_nats", "perplexity_f32"] {
         assert_eq!(value(&definition, name), None, "{name}");
         assert_eq!(definition.blocks[0].notes[name], why);
@@ -110,7 +110,7 @@ fn kernels_are_traced_in_a_process_of_their_own() {
     assert!(share > 0.0 && share <= 1.0, "{share}");
     // One embedding; a layer has two norms, three regions of products, turns, and attention; the
     // last norm and the output follow.
-    let layers = Engine::load(&nano(), &mut ()).unwrap().opened.config.layers as f64;
+    let layers = Engine::load(&nano(), &mut ()).unwrap().source.config.layers as f64;
     assert_eq!(value(&case, "kernels_per_step"), Some(1.0 + 7.0 * layers + 2.0));
     assert!(value(&case, "pack_s").unwrap() > 0.0, "{:?}", case.blocks[0].notes);
     assert!(value(&case, "region_overhead_s").unwrap() > 0.0);
@@ -121,7 +121,7 @@ fn kernels_are_traced_in_a_process_of_their_own() {
 struct Heard(Vec<String>);
 
 impl Events for Heard {
-    fn start(&mut self, ids: &[String], _: Done) {
+    fn start(&mut self, ids: &[String], _: RunProgress) {
         self.0.extend(ids.iter().cloned());
     }
 
@@ -142,7 +142,7 @@ fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
         resume: None,
         budget: None,
         text: None,
-        stress: Stress { many: 4, ..Stress::default() },
+        stress: StressLimits { many: 4, ..StressLimits::default() },
     }
 }
 
@@ -200,7 +200,7 @@ fn a_request_beyond_the_context_is_refused_and_one_that_takes_too_long_is_ended(
     assert!(requests[1].why.as_ref().unwrap().contains("context of 1500"), "{requests:?}");
 
     let mut late = plan(&nano(), &["stress/many"], folder.path());
-    late.stress = Stress { many: 2, request: Duration::ZERO, ..Stress::default() };
+    late.stress = StressLimits { many: 2, request: Duration::ZERO, ..StressLimits::default() };
     let (record, _) = run(&late);
     let case = record.case("stress/many").unwrap();
     assert_eq!(value(case, "error_rate"), Some(1.0), "{:?}", case.blocks[0].requests);
@@ -258,7 +258,7 @@ fn with_a_budget_what_was_asked_for_first_is_measured_first() {
 struct Impatient(usize);
 
 impl Events for Impatient {
-    fn start(&mut self, _: &[String], _: Done) {
+    fn start(&mut self, _: &[String], _: RunProgress) {
         self.0 += 1;
     }
 
