@@ -28,8 +28,8 @@ cargo clippy --locked --lib --bins --tests --bench generate --bench grid --bench
     -D warnings
 
 # Kernel tests run the tiers that the program detects. A tier that this CPU has but the program does
-# not detect must fail, so the expected tiers come from Linux, by the rules of src/kernel/isa.rs. AMX
-# is emulated where only the unit itself is missing.
+# not detect must fail, so the expected tiers come from Linux, by the rules of src/kernel/isa.rs.
+# AMX is emulated where only the unit itself is missing.
 flags=" $(grep -m1 '^flags' /proc/cpuinfo 2>/dev/null || true) "
 has() { for flag in "$@"; do [[ $flags == *" $flag "* ]] || return 1; done; }
 tiers=""

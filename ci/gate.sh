@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks that the gate passes and fails on this machine. A pair of equal builds must not be a
-# regression, a pair with decode slowed by 25 % must be one. The same against a stored baseline of six
-# short sessions, and for the rules on recorded blocks.
+# regression, a pair with decode slowed by 25 % must be one. The same against a stored baseline of
+# six short sessions, and for the rules on recorded blocks.
 # Usage: ci/gate.sh path/to/candlemark
 set -euo pipefail
 binary=$1
@@ -59,7 +59,7 @@ done
 # The sessions of a real baseline are hours apart; this one has to be ready in minutes.
 "$binary" promote --session-gap 1s "$work"/session-*.json -o "$work/baseline.json"
 
-# A host that has become slow since the baseline looks like a regression, so a second run is allowed.
+# A host that has become slow since the baseline looks like a regression: a second run may pass.
 for round in 1 2; do
     echo "-- an unchanged run, round $round"
     measure "unchanged-$round" 4

@@ -2,8 +2,8 @@
 # Compares our engine with candle-transformers and llama.cpp on the same synthetic GGUF files. The
 # last line is JSON: native divided by llama-cpp for every case.
 # Usage: ci/peers.sh [--quick] [--shape qwen3-0.6b] [arguments of `candlemark peers`]
-# --quick measures four cases in less than five minutes after the build. The build needs cmake, clang
-# and libomp: gcc 12 miscompiles ggml's AMX tiles.
+# --quick measures four cases in less than five minutes after the build. The build needs cmake,
+# clang and libomp: gcc 12 miscompiles ggml's AMX tiles.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,8 @@ done
 
 newest() { # PROGRAM: its path, or its name with the highest version suffix
     command -v "$1" ||
-        compgen -c "$1-" | grep -E "^$(sed 's/+/\\+/g' <<<"$1")-[0-9]+$" | sort -t- -k2 -rn | head -1
+        compgen -c "$1-" | grep -E "^$(sed 's/+/\\+/g' <<<"$1")-[0-9]+$" |
+        sort -t- -k2 -rn | head -1
 }
 
 if ! { newest clang++ && command -v cmake; } >/dev/null &&
@@ -35,7 +36,7 @@ else
 fi
 
 # ggml is compiled for this CPU, as in its own builds. The build script of llama-cpp-sys-2 does that
-# only with `-C target-cpu=native`, which would change our engine, too, but it passes these flags on.
+# only with `-C target-cpu=native`, which would change our engine, too; but it passes these flags on.
 # It builds in release mode in every profile.
 export CMAKE_C_FLAGS="${CMAKE_C_FLAGS--march=native -fPIC}"
 export CMAKE_CXX_FLAGS="${CMAKE_CXX_FLAGS--march=native -fPIC}"

@@ -49,7 +49,7 @@ echo "-- to the end"
 measured >"$work/whole"
 for seconds in 4 8; do
     lost=$(grep -vxcFf "$work/whole" "$work/after-$seconds" || true)
-    [ "$lost" = 0 ] || { echo "$lost values from before the kill after $seconds s are lost" && exit 1; }
+    [ "$lost" = 0 ] || { echo "$lost values before the kill at $seconds s are lost" && exit 1; }
 done
 twice=$(tail -n +2 "$work/whole" | cut -d, -f1,2,3 | sort | uniq -d | wc -l)
 blocks=$(tail -n +2 "$work/whole" | cut -d, -f3 | sort -u | tr -d '\n')

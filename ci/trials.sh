@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs complete `candlemark pair`s with known changes and counts their verdicts.
 # Usage: ci/trials.sh BINARY [ROUNDS] [BUDGET] [SCENARIO...]
-# A round is three pairs of equal builds, and one pair each with decode 5, 7.5 and 10 % down, TTFT 20 %
-# up and memory 20 % up. Twenty rounds of the default scenario take about twenty minutes: the model is
-# the smallest, so that a block takes less than a second. Every verdict is a line of
+# A round is three pairs of equal builds, and one pair each with decode 5, 7.5 and 10 % down, TTFT
+# 20 % up and memory 20 % up. Twenty rounds of the default scenario take about twenty minutes: the
+# model is the smallest, so that a block takes less than a second. Every verdict is a line of
 # target/candlemark/trials/verdicts-<time>.csv; intervals have 95 % confidence.
 set -euo pipefail
 binary=$(realpath "$1") rounds=${2:-20} budget=${3:-30s}
