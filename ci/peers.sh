@@ -36,7 +36,7 @@ else
 fi
 
 # ggml is compiled for this CPU, as in its own builds. The build script of llama-cpp-sys-2 does that
-# only with `-C target-cpu=native`, which would change our engine, too; but it passes these flags on.
+# only with `-C target-cpu=native`, which would change our engine, too. It passes these flags on.
 # It builds in release mode in every profile.
 export CMAKE_C_FLAGS="${CMAKE_C_FLAGS--march=native -fPIC}"
 export CMAKE_CXX_FLAGS="${CMAKE_CXX_FLAGS--march=native -fPIC}"
