@@ -1,18 +1,22 @@
-//! CPU kernels and the choice of instructions. `unsafe` lives only here: functions compiled for
-//! more than the baseline, called after the CPU was asked, results that tasks write side by side,
-//! and blocks seen as the bytes of their file. Each kernel stands beside its definition: `portable`
-//! is what every other version must agree with.
+//! CPU kernels: GEMM and GEMV on packed, quantized weights, attention, RMSNorm, RoPE, and the
+//! thread pool that runs them. One set of kernels per tier of SIMD instructions (AVX2, AVX-512
+//! VNNI, AMX); the `portable` tier is the definition that every other tier must agree with.
 //!
-//! Reading order: `isa` (which instructions), `pool` (threads), `arena` (memory), `tiles`
-//! (weights), `inputs` (activations), `portable` and its faster twins, `product` (all of it
-//! together), `cache` and `attention`; `peak` is what all of them are held against.
+//! All `unsafe` code of the crate lives here: functions compiled with `#[target_feature]`, which
+//! are called only after CPU detection, output slices that tasks write in parallel, and blocks
+//! viewed as bytes.
+//!
+//! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed`
+//! (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
+//! together), `kv_cache` and `attention`; `peak` measures the roofline.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
 #![expect(
     clippy::needless_range_loop,
-    reason = "rows and halves are registers, told apart by number"
+    reason = "rows and lanes index several register arrays at once"
 )]
 
+mod activations;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod arena;
@@ -23,37 +27,40 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
-mod blocks;
-mod cache;
+mod dispatch;
 mod elementwise;
-mod inputs;
+mod gemm;
+mod ggml;
 mod isa;
-mod peak;
+mod kernels;
+mod kv_cache;
 #[cfg(feature = "llama-cpp")]
-mod peer;
+mod llama_cpp;
+mod operands;
+mod packed;
+mod peak;
 mod pool;
 mod portable;
-mod product;
-mod tiles;
 
+pub use activations::{ActivationFormat, Activations};
 pub use arena::{Arena, HUGE_PAGE};
-pub use attention::{attend, attention_kind};
-pub use blocks::{Blocks, Fill, matrix};
-pub use cache::{Cache, Held, Layout, Span};
-pub use elementwise::{largest, rms_norm, turn};
-pub use inputs::{Inputs, Kind};
+pub use attention::{attention, attention_format};
+pub use elementwise::{argmax, qk_norm_rope, rms_norm};
+pub use gemm::{Epilogue, GemmOutput, activation_format, gemm, gemm_swiglu};
+pub use ggml::{GgmlMatrix, RowData, ggml_matrix};
 pub use isa::Isa;
-pub use peak::{Peaks, ReadRates, peaks, read_rates};
+pub use kv_cache::{KvCache, KvDtype, KvLayout, Span};
 #[cfg(feature = "llama-cpp")]
-pub use peer::llama_system_info;
+pub use llama_cpp::llama_system_info;
+pub use packed::{PANEL_ROWS, PackedMatrix, WeightFormat, pack};
+pub use peak::{PeakRates, ReadBandwidth, peak_rates, read_bandwidth};
 pub use pool::Pool;
-pub use product::{Part, Then, gated, kind, products};
-pub use tiles::{Form, TILE, Tiles, pack};
 
-/// The target of the tracing spans around kernels. Nobody listens but where kernels are profiled.
-pub const SPANS: &str = "candlemark::kernel";
+/// Target of the tracing spans around kernels; only the profiler subscribes to it.
+pub const TRACE_TARGET: &str = "candlemark::kernel";
 
-/// Says what a test leaves out, and why, past the harness: it keeps what passing tests print.
+/// Reports a skipped test on stderr, bypassing the test harness, which hides the output of tests
+/// that pass.
 #[cfg(test)]
 pub(crate) fn skipped(what: &str) {
     use std::io::Write as _;

@@ -610,7 +610,7 @@ pub fn load(
             let (config, source) = (&opened.config, opened.source.as_ref());
             let pool = pool(threads, std::env::var(PIN).ok().as_deref(), settings::cpus())?;
             start_rayon(threads)?;
-            Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::chosen()?, pool)?))
+            Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::from_env()?, pool)?))
         }
         EngineKind::Native => {
             start_rayon(threads)?;
@@ -642,7 +642,7 @@ pub const PIN: &str = "CANDLEMARK_PIN";
 /// # Errors
 /// When the instructions are unknown or not here, or threads cannot be pinned as asked.
 pub fn check_variables(threads: usize) -> Result<()> {
-    Isa::chosen()?;
+    Isa::from_env()?;
     pinned(threads, std::env::var(PIN).ok().as_deref(), settings::cpus()).map(drop)
 }
 

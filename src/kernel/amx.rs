@@ -1,143 +1,154 @@
-//! Products of many rows with a matrix unit for bf16, AMX: sixteen rows of activations with sixteen
-//! rows of weights, 32 columns in one instruction. Weights of a tile are made bf16 once for all
-//! rows, or are read as they lie where they are bf16.
+//! GEMM with AMX: `tdpbf16ps` multiplies 16 rows of activations with 16 rows of weights over 32
+//! columns, 16,384 operations per instruction. A panel of weights is dequantized to bf16 tiles once
+//! for all rows; bf16 panels already have that layout.
 //!
-//! Results do not depend on how many rows and tiles there are: each is summed over the columns in
-//! order, in f32.
+//! Sums are f32, in the order of the columns: results do not depend on how many rows and panels
+//! there are.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
-use super::avx512::{block_scales, bytes_ps, halves, load, load_16, scales_and_minima, sixes};
-use super::inputs::Square;
-use super::portable::Lanes;
-use super::tiles::{BLOCK, Form, Q4K, Q6K, Q8_0_BYTES, TILE, of_two};
+use super::avx512::{
+    block_scales, load, load_f16, load_u8_as_f32, load_u8x16, scales_and_minima, unpack_q6,
+};
+use super::operands::{AmxTile, F32x16};
+use super::packed::{BLOCK, PANEL_ROWS, Q4K, Q6K, Q8_0_BYTES, WeightFormat, paired_block};
 
-/// Bytes of a square, and of its lines.
-const SQUARE: usize = size_of::<Square>();
-const LINE: usize = SQUARE / TILE;
+const TILE_BYTES: usize = size_of::<AmxTile>();
+/// Bytes of a row of a tile.
+const LINE: usize = TILE_BYTES / PANEL_ROWS;
 
-/// How the unit's registers are used: all eight as squares.
+/// Operand of `ldtilecfg` (Intel's `__tile_config`).
 #[repr(C, align(64))]
-struct Configuration {
+struct TileConfig {
     palette: u8,
-    first_row: u8,
+    start_row: u8,
     reserved: [u8; 14],
-    bytes_a_row: [u16; 16],
+    bytes_per_row: [u16; 16],
     rows: [u8; 16],
 }
 
-static SQUARES: Configuration = {
-    let (mut bytes_a_row, mut rows) = ([0; 16], [0; 16]);
+/// All eight tile registers as 16 rows of 64 bytes.
+static TILE_CONFIG: TileConfig = {
+    let (mut bytes_per_row, mut rows) = ([0; 16], [0; 16]);
     let mut register = 0;
     while register < 8 {
-        (bytes_a_row[register], rows[register]) = (LINE as u16, TILE as u8);
+        (bytes_per_row[register], rows[register]) = (LINE as u16, PANEL_ROWS as u8);
         register += 1;
     }
-    Configuration { palette: 1, first_row: 0, reserved: [0; 14], bytes_a_row, rows }
+    TileConfig { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_row, rows }
 };
 
-/// What a thread made of weights, kept for the next.
+/// Buffers of a thread, reused.
 #[derive(Default)]
 struct Scratch {
-    weights: Vec<Square>,
-    /// Where the products of a tile that there is not would go.
-    spare: Vec<Lanes>,
+    /// Weights dequantized to bf16.
+    weights: Vec<AmxTile>,
+    /// Receives the sums of the missing second panel where their number is odd.
+    spare: Vec<F32x16>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The unit of this thread, configured while this lives.
-pub(super) struct Unit {
-    /// Threads have units of their own.
-    stays: PhantomData<*const ()>,
+/// The tile registers of this thread, configured as long as this value lives.
+pub(super) struct TileRegisters {
+    /// Not `Send`: tile registers belong to a thread.
+    not_send: PhantomData<*const ()>,
 }
 
-impl Drop for Unit {
+impl Drop for TileRegisters {
     fn drop(&mut self) {
-        // SAFETY: gives up what was configured.
+        // SAFETY: `new` configured them; this returns them to their initial state.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 }
 
-/// `sums[tile][row] = x[row] · weights[tile]`: `x` is `[rows / 16, columns / 32]`, rounded up, and
-/// `sums` have as many rows.
+/// `sums[panel][row] = x[row] · weights[panel]`. `x` is `[rows / 16, columns / 32]`, rounded up,
+/// and `sums` have as many rows, padding included.
 ///
 /// # Safety
-/// The CPU has AVX-512 with bf16 and AMX, and the system lets the process use it.
-pub(super) unsafe fn products(
-    tiles: &[(Form, &[u8])],
+/// The CPU has AVX512-BF16 and AMX-BF16, and the operating system permits the process to use AMX.
+pub(super) unsafe fn gemm(
+    panels: &[(WeightFormat, &[u8])],
     columns: usize,
-    x: &[Square],
-    sums: &mut [&mut [Lanes]],
+    x: &[AmxTile],
+    sums: &mut [&mut [F32x16]],
 ) {
-    let across = columns / BLOCK;
-    assert_eq!(tiles.len(), sums.len(), "a result for each tile");
+    let row_tiles = columns / BLOCK;
+    assert_eq!(panels.len(), sums.len(), "a result for each panel");
     SCRATCH.with_borrow_mut(|Scratch { weights, spare }| {
-        weights.resize(weights.len().max(tiles.len() * across), Square::ZERO);
-        for (&(form, tile), squares) in tiles.iter().zip(weights.chunks_exact_mut(across)) {
-            if form != Form::Bf16 {
+        weights.resize(weights.len().max(panels.len() * row_tiles), AmxTile::ZERO);
+        for (&(format, panel), tiles) in panels.iter().zip(weights.chunks_exact_mut(row_tiles)) {
+            if format != WeightFormat::Bf16 {
                 // SAFETY: the CPU has the instructions, as the caller promises.
-                unsafe { narrow(form, tile, squares) };
+                unsafe { dequantize_to_bf16(format, panel, tiles) };
             }
         }
-        let made: &[u8] = bytemuck::cast_slice(weights);
-        let bytes = |number: usize| match tiles[number] {
-            (Form::Bf16, tile) => &tile[..across * SQUARE],
-            (Form::F32 | Form::F16 | Form::Q8_0 | Form::Q4K | Form::Q6K, _) => {
-                &made[number * across * SQUARE..][..across * SQUARE]
-            }
+        let dequantized: &[u8] = bytemuck::cast_slice(weights);
+        let bytes = |number: usize| match panels[number] {
+            (WeightFormat::Bf16, panel) => &panel[..row_tiles * TILE_BYTES],
+            (
+                WeightFormat::F32
+                | WeightFormat::F16
+                | WeightFormat::Q8_0
+                | WeightFormat::Q4K
+                | WeightFormat::Q6K,
+                _,
+            ) => &dequantized[number * row_tiles * TILE_BYTES..][..row_tiles * TILE_BYTES],
         };
-        spare.resize(x.len() / across * TILE, [0.0; TILE]);
+        spare.resize(x.len() / row_tiles * PANEL_ROWS, [0.0; PANEL_ROWS]);
         // SAFETY: as the caller promises.
-        let unit = unsafe { Unit::new() };
-        // Two rows of squares meet all tiles before the next two: they stay near.
-        for (number, x) in x.chunks(2 * across).enumerate() {
+        let registers = unsafe { TileRegisters::new() };
+        // Cache blocking: two rows of activation tiles are multiplied with all panels before the
+        // next two, so that they stay in L1 or L2.
+        for (number, x) in x.chunks(2 * row_tiles).enumerate() {
             for (pair, sums) in sums.chunks_mut(2).enumerate() {
-                let second = (2 * pair + 1).min(tiles.len() - 1);
+                let second = (2 * pair + 1).min(panels.len() - 1);
                 let b = [bytes(2 * pair), bytes(second)];
                 let (c0, rest) = sums.split_first_mut().expect("chunks are not empty");
                 let c1 = rest.first_mut().map_or(spare.as_mut_slice(), |sums| sums);
-                let at = number * 2 * TILE..number * 2 * TILE + x.len() / across * TILE;
-                unit.rows(x, b, [&mut c0[at.clone()], &mut c1[at]]);
+                let at = number * 2 * PANEL_ROWS
+                    ..number * 2 * PANEL_ROWS + x.len() / row_tiles * PANEL_ROWS;
+                registers.microkernel(x, b, [&mut c0[at.clone()], &mut c1[at]]);
             }
         }
     });
 }
 
-impl Unit {
+impl TileRegisters {
     /// # Safety
-    /// As of [`products`].
+    /// As of [`gemm`].
     pub(super) unsafe fn new() -> Self {
-        // SAFETY: the configuration is valid, and the CPU has the unit, as the caller promises.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SQUARES, options(nostack, readonly)) };
-        Self { stays: PhantomData }
+        // SAFETY: the configuration is valid, and the CPU has AMX, as the caller promises.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const TILE_CONFIG, options(nostack, readonly))
+        };
+        Self { not_send: PhantomData }
     }
 
     /// `sums[i][row] = x[row] · weights[i]`: `x` is `[rows / 16, columns / 32]`.
-    pub(super) fn products(&self, x: &[Square], weights: [&[u8]; 2], [c0, c1]: [&mut [Lanes]; 2]) {
-        let across = weights[0].len() / SQUARE;
-        let sums = c0.chunks_mut(2 * TILE).zip(c1.chunks_mut(2 * TILE));
-        for (x, (c0, c1)) in x.chunks(2 * across).zip(sums) {
-            self.rows(x, weights, [c0, c1]);
+    pub(super) fn gemm(&self, x: &[AmxTile], weights: [&[u8]; 2], [c0, c1]: [&mut [F32x16]; 2]) {
+        let row_tiles = weights[0].len() / TILE_BYTES;
+        let sums = c0.chunks_mut(2 * PANEL_ROWS).zip(c1.chunks_mut(2 * PANEL_ROWS));
+        for (x, (c0, c1)) in x.chunks(2 * row_tiles).zip(sums) {
+            self.microkernel(x, weights, [c0, c1]);
         }
     }
 
     /// `sums[chunk][row] += x[row] · weights[chunk]` over 32 columns, where `weights` are
     /// `[16][chunks][16][2]`, and `x` is `[rows / 16]`.
-    pub(super) fn add(&self, x: &[Square], weights: &[u8], sums: &mut [Lanes]) {
-        let rows = x.len() * TILE;
+    pub(super) fn accumulate(&self, x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
+        let rows = x.len() * PANEL_ROWS;
         let chunks = sums.len() / rows;
-        assert!(sums.len() == chunks * rows && weights.len() == chunks * SQUARE);
+        assert!(sums.len() == chunks * rows && weights.len() == chunks * TILE_BYTES);
         for (chunk, sums) in sums.chunks_exact_mut(rows).enumerate() {
-            for (x, sums) in x.iter().zip(sums.as_chunks_mut::<TILE>().0) {
-                // SAFETY: reads a square of activations, one of weights whose lines are those of a
-                // chunk, all within what was asserted, and adds to a square of
-                // sums.
+            for (x, sums) in x.iter().zip(sums.as_chunks_mut::<PANEL_ROWS>().0) {
+                // SAFETY: reads a tile of activations and one of weights, `chunks` lines apart,
+                // both within what was asserted, and adds to a tile of sums.
                 unsafe {
                     asm!(
                         "tileloadd tmm0, [{c} + {line}]",
@@ -158,18 +169,20 @@ impl Unit {
         }
     }
 
-    /// One or two rows of squares, with two of weights; a sum for each row of activations.
-    fn rows(&self, x: &[Square], weights: [&[u8]; 2], sums: [&mut [Lanes]; 2]) {
-        let across = weights[0].len() / SQUARE;
-        let rows = x.len() / across;
-        assert!(weights.iter().all(|weights| weights.len() == across * SQUARE) && across > 0);
-        assert!(sums.iter().all(|sums| sums.len() == rows * TILE));
+    /// Register blocking: 2 x 2 tiles of sums (tmm0 to tmm3), so that each of the four loads per
+    /// step of 32 columns serves two `tdpbf16ps`; the last row of tiles may be alone.
+    fn microkernel(&self, x: &[AmxTile], weights: [&[u8]; 2], sums: [&mut [F32x16]; 2]) {
+        let row_tiles = weights[0].len() / TILE_BYTES;
+        let rows = x.len() / row_tiles;
+        assert!(
+            weights.iter().all(|weights| weights.len() == row_tiles * TILE_BYTES) && row_tiles > 0
+        );
+        assert!(sums.iter().all(|sums| sums.len() == rows * PANEL_ROWS));
         let [b0, b1] = weights.map(<[u8]>::as_ptr);
-        let [c0, c1] = sums.map(<[Lanes]>::as_mut_ptr);
+        let [c0, c1] = sums.map(<[F32x16]>::as_mut_ptr);
         match rows {
-            // SAFETY: reads `across` squares from the beginning of a row of them and from both
-            // weights, and writes two squares, one to each of the sums; all just
-            // counted.
+            // SAFETY: reads `row_tiles` tiles of activations and of both weights, and writes one
+            // tile to each of the sums; their sizes were asserted above.
             1 => unsafe {
                 asm!(
                     "tilezero tmm0",
@@ -180,9 +193,9 @@ impl Unit {
                     "tdpbf16ps tmm0, tmm4, tmm6",
                     "tileloadd tmm7, [{b1} + {line}]",
                     "tdpbf16ps tmm1, tmm4, tmm7",
-                    "add {a0}, {square}",
-                    "add {b0}, {square}",
-                    "add {b1}, {square}",
+                    "add {a0}, {tile}",
+                    "add {b0}, {tile}",
+                    "add {b1}, {tile}",
                     "dec {count}",
                     "jnz 2b",
                     "tilestored [{c0} + {line}], tmm0",
@@ -192,14 +205,14 @@ impl Unit {
                     b1 = inout(reg) b1 => _,
                     c0 = in(reg) c0,
                     c1 = in(reg) c1,
-                    count = inout(reg) across => _,
+                    count = inout(reg) row_tiles => _,
                     line = in(reg) LINE,
-                    square = const SQUARE,
+                    tile = const TILE_BYTES,
                     out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
                 );
             },
-            // SAFETY: as above, for two rows of squares, and two squares of each of the sums.
+            // SAFETY: as above, with two rows of tiles and two tiles of each of the sums.
             2 => unsafe {
                 asm!(
                     "tilezero tmm0",
@@ -215,44 +228,44 @@ impl Unit {
                     "tileloadd tmm5, [{a1} + {line}]",
                     "tdpbf16ps tmm2, tmm5, tmm6",
                     "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {a0}, {square}",
-                    "add {a1}, {square}",
-                    "add {b0}, {square}",
-                    "add {b1}, {square}",
+                    "add {a0}, {tile}",
+                    "add {a1}, {tile}",
+                    "add {b0}, {tile}",
+                    "add {b1}, {tile}",
                     "dec {count}",
                     "jnz 2b",
                     "tilestored [{c0} + {line}], tmm0",
                     "tilestored [{c1} + {line}], tmm1",
-                    "tilestored [{c0} + {line} + {square}], tmm2",
-                    "tilestored [{c1} + {line} + {square}], tmm3",
+                    "tilestored [{c0} + {line} + {tile}], tmm2",
+                    "tilestored [{c1} + {line} + {tile}], tmm3",
                     a0 = inout(reg) x.as_ptr() => _,
-                    a1 = inout(reg) x[across..].as_ptr() => _,
+                    a1 = inout(reg) x[row_tiles..].as_ptr() => _,
                     b0 = inout(reg) b0 => _,
                     b1 = inout(reg) b1 => _,
                     c0 = in(reg) c0,
                     c1 = in(reg) c1,
-                    count = inout(reg) across => _,
+                    count = inout(reg) row_tiles => _,
                     line = in(reg) LINE,
-                    square = const SQUARE,
+                    tile = const TILE_BYTES,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
                 );
             },
-            rows => unreachable!("{rows} rows of squares"),
+            rows => unreachable!("{rows} rows of tiles"),
         }
     }
 }
 
-/// Multiply-adds of two rows of squares with two of weights; the operations of a turn.
+/// The four `tdpbf16ps` of the microkernel without loads; returns operations per iteration.
 ///
 /// # Safety
-/// As of [`products`].
-pub(super) unsafe fn peak_bf16(turns: usize) -> usize {
+/// As of [`gemm`].
+pub(super) unsafe fn peak_bf16(iterations: usize) -> usize {
     // SAFETY: as the caller promises.
-    let _unit = unsafe { Unit::new() };
-    // SAFETY: registers of the unit alone, which begin as zeros. At least one turn, so that the
-    // count ends.
+    let _registers = unsafe { TileRegisters::new() };
+    // SAFETY: uses tile registers alone, which start at zero. The count is at least one, so the
+    // loop ends.
     unsafe {
         asm!(
             "2:",
@@ -262,79 +275,89 @@ pub(super) unsafe fn peak_bf16(turns: usize) -> usize {
             "tdpbf16ps tmm3, tmm5, tmm7",
             "dec {count}",
             "jnz 2b",
-            count = inout(reg) turns.max(1) => _,
+            count = inout(reg) iterations.max(1) => _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             options(nostack, nomem),
         );
     }
-    4 * 2 * TILE * TILE * BLOCK
+    4 * 2 * PANEL_ROWS * PANEL_ROWS * BLOCK
 }
 
-/// Rounds the weights of a tile to squares of bf16, as [`Form::Bf16`] has them.
+/// Dequantizes a panel to bf16 in the layout of [`WeightFormat::Bf16`], which is that of AMX tiles.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn narrow(form: Form, tile: &[u8], squares: &mut [Square]) {
-    let order = alternate();
-    match form {
-        Form::F32 | Form::Bf16 => unreachable!("not narrowed"),
-        Form::F16 => {
-            let of_squares = tile.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<TILE>().0;
-            for (square, lines) in squares.iter_mut().zip(of_squares) {
-                for (line, [even, odd]) in square.0.iter_mut().zip(lines) {
-                    put(order, line, halves(even), halves(odd));
+fn dequantize_to_bf16(format: WeightFormat, panel: &[u8], tiles: &mut [AmxTile]) {
+    let order = interleave_order();
+    match format {
+        WeightFormat::F32 | WeightFormat::Bf16 => unreachable!("not dequantized"),
+        WeightFormat::F16 => {
+            let columns = panel.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<PANEL_ROWS>().0;
+            for (tile, lines) in tiles.iter_mut().zip(columns) {
+                for (line, [even, odd]) in tile.0.iter_mut().zip(lines) {
+                    store_bf16_pairs(order, line, load_f16(even), load_f16(odd));
                 }
             }
         }
-        Form::Q8_0 => {
-            for (block, square) in squares.iter_mut().enumerate() {
-                let (scale, quants) = of_two::<Q8_0_BYTES>(tile, block);
-                let scale = halves(scale);
+        WeightFormat::Q8_0 => {
+            for (block, tile) in tiles.iter_mut().enumerate() {
+                let (scale, quants) = paired_block::<Q8_0_BYTES>(panel, block);
+                let scale = load_f16(scale);
                 let lines = quants.as_chunks::<64>().0;
-                for (to, line) in square.0.as_chunks_mut::<2>().0.iter_mut().zip(lines) {
-                    let [a, b, c, d] = each_signed_byte(load(line));
-                    put(order, &mut to[0], _mm512_mul_ps(a, scale), _mm512_mul_ps(b, scale));
-                    put(order, &mut to[1], _mm512_mul_ps(c, scale), _mm512_mul_ps(d, scale));
+                for (to, line) in tile.0.as_chunks_mut::<2>().0.iter_mut().zip(lines) {
+                    let [a, b, c, d] = unpack_i8x4(load(line));
+                    store_bf16_pairs(
+                        order,
+                        &mut to[0],
+                        _mm512_mul_ps(a, scale),
+                        _mm512_mul_ps(b, scale),
+                    );
+                    store_bf16_pairs(
+                        order,
+                        &mut to[1],
+                        _mm512_mul_ps(c, scale),
+                        _mm512_mul_ps(d, scale),
+                    );
                 }
             }
         }
-        Form::Q4K => {
+        WeightFormat::Q4K => {
             let low_bits = _mm512_set1_epi8(15);
-            let blocks = tile.as_chunks::<{ Q4K::BYTES }>().0;
-            for (squares, block) in squares.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
-                let (scale, of_minima) = block_scales(block);
+            let blocks = panel.as_chunks::<{ Q4K::BYTES }>().0;
+            for (tiles, block) in tiles.as_chunks_mut::<8>().0.iter_mut().zip(blocks) {
+                let (scale, min_scale) = block_scales(block);
                 let lines = block[Q4K::NIBBLES..].as_chunks::<64>().0.as_chunks::<8>().0;
                 let [scales, minima] = scales_and_minima(block);
-                let pairs = squares.as_chunks_mut::<2>().0.iter_mut().zip(lines);
+                let pairs = tiles.as_chunks_mut::<2>().0.iter_mut().zip(lines);
                 for (pair, ([even, odd], lines)) in pairs.enumerate() {
-                    let [of_even, of_odd] = [0, 1].map(|odd| {
-                        let [of_run, minimum] = [&scales[odd], &minima[odd]]
-                            .map(|bytes| bytes_ps(&bytes.as_chunks::<TILE>().0[pair]));
-                        (_mm512_mul_ps(scale, of_run), _mm512_mul_ps(of_minima, minimum))
+                    let [even_scale, odd_scale] = [0, 1].map(|odd| {
+                        let [sub_scale, minimum] = [&scales[odd], &minima[odd]]
+                            .map(|bytes| load_u8_as_f32(&bytes.as_chunks::<PANEL_ROWS>().0[pair]));
+                        (_mm512_mul_ps(scale, sub_scale), _mm512_mul_ps(min_scale, minimum))
                     });
                     let (even, odd) = (even.0.as_chunks_mut::<2>().0, odd.0.as_chunks_mut::<2>().0);
                     for ((even, odd), line) in even.iter_mut().zip(odd).zip(lines) {
                         let both = load(line);
-                        put_four(order, even, _mm512_and_si512(both, low_bits), of_even);
+                        store_4_columns(order, even, _mm512_and_si512(both, low_bits), even_scale);
                         let upper = _mm512_srli_epi16::<4>(both);
-                        put_four(order, odd, _mm512_and_si512(upper, low_bits), of_odd);
+                        store_4_columns(order, odd, _mm512_and_si512(upper, low_bits), odd_scale);
                     }
                 }
             }
         }
-        Form::Q6K => {
-            for (i, squares) in squares.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let (scale, block) = of_two::<{ Q6K::BYTES }>(tile, i);
-                let scale = halves(scale);
-                let of_runs = block[..Q6K::RUNS].as_chunks::<TILE>().0;
-                let lines = block[Q6K::RUNS..].as_chunks::<64>().0.as_chunks::<3>().0;
-                // A square is two runs.
-                let to = bytemuck::cast_slice_mut::<Square, [u16; BLOCK]>(squares);
+        WeightFormat::Q6K => {
+            for (i, tiles) in tiles.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let (scale, block) = paired_block::<{ Q6K::BYTES }>(panel, i);
+                let scale = load_f16(scale);
+                let sub_scales = block[..Q6K::SUB_BLOCKS].as_chunks::<PANEL_ROWS>().0;
+                let lines = block[Q6K::SUB_BLOCKS..].as_chunks::<64>().0.as_chunks::<3>().0;
+                // A tile is two sub-blocks.
+                let to = bytemuck::cast_slice_mut::<AmxTile, [u16; BLOCK]>(tiles);
                 let to = to.as_chunks_mut::<2>().0.as_chunks_mut::<4>().0;
-                for ((to, lines), of_run) in to.iter_mut().zip(lines).zip(of_runs) {
-                    let of_run = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(of_run)));
-                    let of_run = _mm512_mul_ps(scale, of_run);
-                    let zero = _mm512_mul_ps(of_run, _mm512_set1_ps(32.0));
-                    for (to, four) in to.iter_mut().zip(sixes(lines)) {
-                        put_four(order, to, four, (of_run, zero));
+                for ((to, lines), sub_scale) in to.iter_mut().zip(lines).zip(sub_scales) {
+                    let sub_scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_u8x16(sub_scale)));
+                    let sub_scale = _mm512_mul_ps(scale, sub_scale);
+                    let offset = _mm512_mul_ps(sub_scale, _mm512_set1_ps(32.0));
+                    for (to, quants) in to.iter_mut().zip(unpack_q6(lines)) {
+                        store_4_columns(order, to, quants, (sub_scale, offset));
                     }
                 }
             }
@@ -342,56 +365,56 @@ fn narrow(form: Form, tile: &[u8], squares: &mut [Square]) {
     }
 }
 
-/// Four columns of unsigned bytes, each times the first of `of_run` less the second.
+/// Writes four columns of unsigned bytes as bf16: quant times scale minus offset (`vfmsub`).
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn put_four(
+fn store_4_columns(
     order: __m512i,
     to: &mut [[u16; BLOCK]; 2],
-    four: __m512i,
+    quants: __m512i,
     (scale, offset): (__m512, __m512),
 ) {
     let byte = _mm512_set1_epi32(255);
-    let a = _mm512_cvtepi32_ps(_mm512_and_si512(four, byte));
-    let b = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32::<8>(four), byte));
-    let c = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32::<16>(four), byte));
-    let d = _mm512_cvtepi32_ps(_mm512_srli_epi32::<24>(four));
+    let a = _mm512_cvtepi32_ps(_mm512_and_si512(quants, byte));
+    let b = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32::<8>(quants), byte));
+    let c = _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32::<16>(quants), byte));
+    let d = _mm512_cvtepi32_ps(_mm512_srli_epi32::<24>(quants));
     let (a, b) = (_mm512_fmsub_ps(a, scale, offset), _mm512_fmsub_ps(b, scale, offset));
     let (c, d) = (_mm512_fmsub_ps(c, scale, offset), _mm512_fmsub_ps(d, scale, offset));
-    put(order, &mut to[0], a, b);
-    put(order, &mut to[1], c, d);
+    store_bf16_pairs(order, &mut to[0], a, b);
+    store_bf16_pairs(order, &mut to[1], c, d);
 }
 
-/// The four bytes of each lane as numbers.
+/// The four signed bytes of each lane as f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn each_signed_byte(four: __m512i) -> [__m512; 4] {
+fn unpack_i8x4(quants: __m512i) -> [__m512; 4] {
     [
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(four))),
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(four))),
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(four))),
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(four)),
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(quants))),
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(quants))),
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(quants))),
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(quants)),
     ]
 }
 
-/// Rounds the weights of two columns to pairs.
+/// Rounds two columns to interleaved pairs of bf16 (`vcvtne2ps2bf16`, `vpermw`).
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn put(order: __m512i, line: &mut [u16; BLOCK], even: __m512, odd: __m512) {
-    // SAFETY: 32 numbers of two bytes in both vectors.
+fn store_bf16_pairs(order: __m512i, line: &mut [u16; BLOCK], even: __m512, odd: __m512) {
+    // SAFETY: both vectors are 64 bytes, and every bit pattern is valid.
     let both: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(odd, even)) };
-    // SAFETY: 32 numbers of two bytes are there to be written, and need no alignment.
+    // SAFETY: 64 bytes are writable, and the store needs no alignment.
     unsafe {
         _mm512_storeu_si512(line.as_mut_ptr().cast(), _mm512_permutexvar_epi16(order, both));
     }
 }
 
-/// 0, 16, 1, 17, ...: puts the numbers of the lower half of a register beside those of the upper.
+/// 0, 16, 1, 17, ...: the `vpermw` indices that interleave the halves of a register.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-fn alternate() -> __m512i {
+fn interleave_order() -> __m512i {
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let upper = _mm512_add_epi32(lanes, _mm512_set1_epi32(TILE as i32));
+    let upper = _mm512_add_epi32(lanes, _mm512_set1_epi32(PANEL_ROWS as i32));
     _mm512_or_si512(lanes, _mm512_slli_epi32::<16>(upper))
 }
 
@@ -401,30 +424,31 @@ mod tests {
 
     use super::super::isa::Isa;
     use super::super::skipped;
-    use super::super::tests::Made;
+    use super::super::tests::RandomMatrix;
     use super::*;
 
-    /// The unit itself is tested with all other tiers. This tells an error of what is made for it
-    /// from one of its own.
+    /// The GEMM itself is tested with all other tiers. This test tells an error of the
+    /// dequantization from one of the microkernel.
     #[test]
-    fn weights_are_narrowed_as_their_layout_says() {
-        if !Isa::tested().into_iter().any(Isa::multiplies_bf16) {
-            return skipped("weights were not narrowed: this CPU does not multiply bf16");
+    fn weights_are_dequantized_as_their_layout_says() {
+        if !Isa::for_tests().into_iter().any(Isa::has_bf16) {
+            return skipped("weights were not dequantized: this CPU does not multiply bf16");
         }
-        for form in [Form::F16, Form::Q8_0, Form::Q4K, Form::Q6K] {
+        for format in [WeightFormat::F16, WeightFormat::Q8_0, WeightFormat::Q4K, WeightFormat::Q6K]
+        {
             for columns in [256, 512, 768] {
-                let made = Made::new(form, [TILE, columns], 5);
-                let tile = made.tiles().tile(0);
-                let mut squares = vec![Square::ZERO; columns / BLOCK];
+                let matrix = RandomMatrix::new(format, [PANEL_ROWS, columns], 5);
+                let panel = matrix.packed().panel(0);
+                let mut tiles = vec![AmxTile::ZERO; columns / BLOCK];
                 // SAFETY: the CPU has AVX-512 with bf16.
-                unsafe { narrow(form, tile, &mut squares) };
+                unsafe { dequantize_to_bf16(format, panel, &mut tiles) };
                 for column in 0..columns {
-                    let line = squares[column / BLOCK].0[column % BLOCK / 2];
-                    for row in 0..TILE {
-                        let exact = super::super::tiles::weight(form, tile, column, row);
-                        let narrowed = bf16::from_bits(line[2 * row + column % 2]).to_f32();
-                        let near = (narrowed - exact).abs() <= exact.abs() / 256.0 + 1e-6;
-                        assert!(near, "{form:?} {column} {row}: {narrowed} of {exact}");
+                    let line = tiles[column / BLOCK].0[column % BLOCK / 2];
+                    for row in 0..PANEL_ROWS {
+                        let exact = super::super::packed::weight(format, panel, column, row);
+                        let dequantized = bf16::from_bits(line[2 * row + column % 2]).to_f32();
+                        let near = (dequantized - exact).abs() <= exact.abs() / 256.0 + 1e-6;
+                        assert!(near, "{format:?} {column} {row}: {dequantized} of {exact}");
                     }
                 }
             }

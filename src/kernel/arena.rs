@@ -1,15 +1,15 @@
 //! Memory in huge pages. A decode step reads all weights once; with pages of 4 KiB a good part of
-//! its time goes into looking up where they lie.
+//! its time goes into TLB misses.
 
 use std::io;
 use std::ops::Range;
 
 use memmap2::MmapMut;
 
-/// Size and alignment of a huge page on x86-64 and, with pages of 4 KiB, on Arm.
+/// Size and alignment of a huge page on x86-64, and on Arm with pages of 4 KiB.
 pub const HUGE_PAGE: usize = 2 << 20;
 
-/// Zeroed bytes that begin at a huge page's boundary. What was not written to takes no memory.
+/// Zeroed bytes, aligned to a huge page. Pages that were never written take no physical memory.
 pub struct Arena {
     map: MmapMut,
     start: usize,
@@ -17,24 +17,24 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Reserves bytes and asks for huge pages; where the system has none, plain ones do.
+    /// Reserves bytes and requests huge pages; falls back to small ones.
     ///
     /// # Errors
-    /// When the system gives no more address space.
+    /// When address space runs out.
     pub fn new(bytes: usize) -> io::Result<Self> {
         let map = MmapMut::map_anon(bytes + HUGE_PAGE)?;
         let start = map.as_ptr().align_offset(HUGE_PAGE);
         #[cfg(target_os = "linux")]
-        // Refused by kernels that were built without; speed is all that depends on it.
+        // A system built without huge pages refuses this; only speed depends on it.
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Self { map, start, bytes })
     }
 
-    /// Reserves bytes in pages of the system's usual size.
+    /// Reserves bytes in pages of the system's default size.
     ///
     /// # Errors
     /// As [`Arena::new`].
-    pub fn with_plain_pages(bytes: usize) -> io::Result<Self> {
+    pub(super) fn with_small_pages(bytes: usize) -> io::Result<Self> {
         let map = MmapMut::map_anon(bytes + HUGE_PAGE)?;
         let start = map.as_ptr().align_offset(HUGE_PAGE);
         #[cfg(target_os = "linux")]
@@ -42,17 +42,16 @@ impl Arena {
         Ok(Self { map, start, bytes })
     }
 
-    /// Some of the bytes.
+    /// A range of the bytes.
     pub fn get(&self, range: Range<usize>) -> &[u8] {
         &self.map[self.start..self.start + self.bytes][range]
     }
 
-    /// All bytes, to be written.
     pub(super) fn all_mut(&mut self) -> &mut [u8] {
         &mut self.map[self.start..self.start + self.bytes]
     }
 
-    /// Some of the bytes, to be written.
+    /// A writable range of the bytes.
     pub fn get_mut(&mut self, range: Range<usize>) -> &mut [u8] {
         &mut self.map[self.start..self.start + self.bytes][range]
     }
@@ -63,8 +62,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_zero_and_begin_at_a_boundary() {
-        for make in [Arena::new, Arena::with_plain_pages] {
+    fn bytes_are_zero_and_aligned_to_a_huge_page() {
+        for make in [Arena::new, Arena::with_small_pages] {
             let mut arena = make(3 * HUGE_PAGE + 5).unwrap();
             assert_eq!(arena.get(0..1).as_ptr().align_offset(HUGE_PAGE), 0);
             assert!(arena.get(0..3 * HUGE_PAGE + 5).iter().all(|&byte| byte == 0));

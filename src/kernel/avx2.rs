@@ -1,50 +1,44 @@
-//! Products of a tile with AVX2, FMA and F16C; the definitions are in [`super::portable`].
+//! GEMM kernels with AVX2, FMA and F16C; [`super::portable`] defines their results.
 //!
-//! Eight rows of weights fill a register. Rows of activations go together in small groups, so that
-//! what is loaded and unpacked of the weights serves several of them while their sums stay in
-//! registers.
+//! A panel line of sixteen lanes takes two registers. Register blocking: four to six rows of
+//! activations share each load and unpacking of weights, and their sums fill the sixteen registers.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::inputs::{Int8, Int16, Rounded, WEIGHT_16};
-use super::portable::{Lanes, Panel};
-use super::tiles::{BLOCK, Form, Q8_0_BYTES, SUPER, TILE, of_two};
+use super::kernels::Kernels;
+use super::operands::{
+    F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Block, Q8Rows, for_row_blocks, no_kernel,
+};
+use super::packed::{BLOCK, PANEL_ROWS, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, paired_block};
 
 mod k_quants;
 
-pub(super) use k_quants::{q4_k, q6_k};
+use k_quants::{gemm_q4_k, gemm_q6_k};
 
-/// Calls a kernel with as many rows at a time as it has registers for, then with what is left, each
-/// count compiled on its own.
-macro_rules! in_groups {
-    ($out:expr, [$most:literal $($fewer:literal)*], |$first:ident, $group:ident: $rows:ident| $call:expr) => {{
-        let out: &mut [Lanes] = $out;
-        let (groups, rest) = out.as_chunks_mut::<$most>();
-        let whole = groups.len() * $most;
-        for (i, $group) in groups.iter_mut().enumerate() {
-            let $first = i * $most;
-            const $rows: usize = $most;
-            $call;
-        }
-        let $first = whole;
-        match rest.len() {
-            $($fewer => {
-                let $group: &mut [Lanes; $fewer] = rest.try_into().expect("just counted");
-                const $rows: usize = $fewer;
-                $call;
-            })*
-            0 => {}
-            rows => unreachable!("no kernel for {rows} rows"),
-        }
-    }};
-}
-pub(super) use in_groups;
+/// The tier of CPUs with AVX2, FMA and F16C.
+pub(super) static KERNELS: Kernels = Kernels {
+    gemm_f32,
+    gemm_q8_0,
+    gemm_q4_k,
+    gemm_q6_k,
+    gemm_int16,
+    gemm_f16_bf16: None,
+    widen_to_f32,
+    widen_bf16_pairs,
+    f32_to_int16,
+    q8_0_to_int16,
+    quantize_q8: None,
+    sum_streams: None,
+    peak_f32,
+    peak_int8,
+    peak_int16,
+};
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn load(bytes: &[u8; 32]) -> __m256i {
-    // SAFETY: 32 bytes are there to be read, and need no alignment.
+    // SAFETY: 32 bytes are readable, and the load needs no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
@@ -58,86 +52,89 @@ fn load_ps(values: &[f32; 8]) -> __m256 {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn store_ps(values: &mut [f32; 8], v: __m256) {
-    // SAFETY: eight numbers are there to be written, and need no alignment.
+    // SAFETY: eight numbers are writable, and the store needs no alignment.
     unsafe { _mm256_storeu_ps(values.as_mut_ptr(), v) }
 }
 
-/// Eight bytes, the others of the register zero.
+/// Eight bytes into the lower half of a register; the upper half is zero.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_8(bytes: &[u8; 8]) -> __m128i {
+fn load_u8x8(bytes: &[u8; 8]) -> __m128i {
     _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
 }
 
-/// Eight f16 as f32.
+/// Eight f16 as f32 (`vcvtph2ps`).
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn halves(bytes: &[u8; 16]) -> __m256 {
-    // SAFETY: 16 bytes are there to be read, and need no alignment.
+fn load_f16(bytes: &[u8; 16]) -> __m256 {
+    // SAFETY: 16 bytes are readable, and the load needs no alignment.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
-/// Asks for what lies [`AHEAD`] of these weights: integer kernels keep the CPU too busy to look
-/// that far ahead by itself. A few lines at a time, since the CPU can wait for some twenty only.
+/// Prefetches what lies [`PREFETCH_DISTANCE`] behind these weights. Integer kernels fill the
+/// reorder buffer with arithmetic, so out-of-order execution does not reach the next loads in time.
+/// Prefetches are spread over the loop: line fill buffers hold only some twenty requests.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn prefetch<T: ?Sized>(weights: &T) {
-    let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(AHEAD);
+    let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(PREFETCH_DISTANCE);
     for line in (0..size_of_val(weights)).step_by(64) {
-        // Of an address that is not there it does nothing.
+        // A prefetch of an unmapped address does nothing.
         _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line));
     }
 }
 
-/// Bytes that are asked for before they are needed: some 200 ns of work.
-const AHEAD: usize = 4096;
+/// Prefetch distance in bytes: some 200 ns of work.
+const PREFETCH_DISTANCE: usize = 4096;
 
-/// Four activations of 8 bits, in all lanes.
+/// Four 8-bit activations in every 32-bit lane.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn four(x: &[i8; 4]) -> __m256i {
+fn broadcast_i8x4(x: &[i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
-/// Adds to eight of the sixteen sums of a row.
+/// Adds to the lower or upper eight sums of a row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_to(out: &mut Lanes, half: usize, sums: __m256) {
+fn add_to(out: &mut F32x16, half: usize, sums: __m256) {
     let eight = &mut out.as_chunks_mut::<8>().0[half];
     store_ps(eight, _mm256_add_ps(load_ps(eight), sums));
 }
 
-/// See [`super::portable::plain`].
+/// See [`super::portable::gemm_f32`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn plain(
+fn gemm_f32(
     lines: &[f32],
     step: usize,
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut [Lanes],
+    out: &mut [F32x16],
 ) {
-    // Checked once for all that is read below.
-    assert!(columns == 0 || lines.len() >= (columns - 1) * step + TILE);
+    // The bounds check of every read below.
+    assert!(columns == 0 || lines.len() >= (columns - 1) * step + PANEL_ROWS);
     assert!(out.is_empty() || x.len() >= (out.len() - 1) * stride + columns);
-    in_groups!(out, [6 1 2 3 4 5], |first, group: ROWS| {
+    for_row_blocks!(out, [6 1 2 3 4 5], |first, block: ROWS| {
         // SAFETY: the lines and rows that are read are within what was asserted above.
-        unsafe { plain_rows::<ROWS>(lines, step, columns, &x[first * stride..], stride, group) }
+        unsafe { gemm_f32_rows::<ROWS>(lines, step, columns, &x[first * stride..], stride, block) }
     });
 }
 
+/// `vfmadd` with a broadcast activation; six rows take twelve registers of sums.
+///
 /// # Safety
 /// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`,
 /// `stride` apart.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn plain_rows<const ROWS: usize>(
+unsafe fn gemm_f32_rows<const ROWS: usize>(
     lines: &[f32],
     step: usize,
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut [Lanes; ROWS],
+    out: &mut [F32x16; ROWS],
 ) {
     let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
     let (lines, x) = (lines.as_ptr(), x.as_ptr());
@@ -160,85 +157,88 @@ unsafe fn plain_rows<const ROWS: usize>(
     }
 }
 
-/// See [`super::portable::widen`]; for weights of 16 bits.
+/// See [`super::portable::widen_to_f32`]; for F16 and BF16 weights.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
-    let from = &tile[first * 2 * TILE..];
-    match form {
-        Form::F16 => {
-            let halves_of = from.as_chunks::<16>().0.as_chunks::<2>().0;
-            for (line, [a, b]) in lines.iter_mut().zip(halves_of) {
+fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F32x16]) {
+    let from = &panel[first * 2 * PANEL_ROWS..];
+    match format {
+        WeightFormat::F16 => {
+            let columns = from.as_chunks::<16>().0.as_chunks::<2>().0;
+            for (line, [a, b]) in lines.iter_mut().zip(columns) {
                 prefetch(a);
-                let eights = line.as_chunks_mut::<8>().0;
-                store_ps(&mut eights[0], halves(a));
-                store_ps(&mut eights[1], halves(b));
+                let halves = line.as_chunks_mut::<8>().0;
+                store_ps(&mut halves[0], load_f16(a));
+                store_ps(&mut halves[1], load_f16(b));
             }
         }
-        Form::Bf16 => {
+        WeightFormat::Bf16 => {
             let pairs = from.as_chunks::<32>().0.as_chunks::<2>().0;
-            for (two, halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            for ([even, odd], halves) in lines.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
                 prefetch(halves);
-                let [even, odd] = two;
                 for (half, bytes) in halves.iter().enumerate() {
-                    let (a, b) = pair_of_bf16(load(bytes));
+                    let (a, b) = unpack_bf16_pairs(load(bytes));
                     store_ps(&mut even.as_chunks_mut::<8>().0[half], a);
                     store_ps(&mut odd.as_chunks_mut::<8>().0[half], b);
                 }
             }
         }
-        Form::F32 | Form::Q8_0 | Form::Q4K | Form::Q6K => not_of_16_bits(form),
+        WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => {
+            no_kernel(format)
+        }
     }
 }
 
-/// Nobody has such weights widened.
-#[cold]
-pub(super) fn not_of_16_bits(form: Form) -> ! {
-    unreachable!("{form:?} has no 16 bits")
-}
-
-/// The lower and the upper bf16 of eight pairs.
+/// The lower and the upper bf16 of eight pairs, as f32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn pair_of_bf16(pairs: __m256i) -> (__m256, __m256) {
+fn unpack_bf16_pairs(pairs: __m256i) -> (__m256, __m256) {
     (
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)),
         _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))),
     )
 }
 
-/// See [`super::portable::q8_0`].
+/// See [`super::portable::gemm_q8_0`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [4 1 2 3], |first, group: ROWS| q8_0_rows::<ROWS>(tile, x, first, group));
+fn gemm_q8_0(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
+    for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+        gemm_q8_0_rows::<ROWS>(panel, x, first, block)
+    });
 }
 
-/// The CPU multiplies unsigned with signed bytes, so a weight's sign is put on the activation: |w|
-/// (sign(w) x). The sum of two products is at most 2 x 128 x 127, which 16 bits hold.
+/// `vpmaddubsw` multiplies unsigned with signed bytes, so `vpsignb` moves the weight's sign to the
+/// activation: |w| (sign(w) x). A sum of two products is at most 2 x 128 x 127 and fits in an i16;
+/// `vpmaddwd` with ones widens it to an i32.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
+fn gemm_q8_0_rows<const ROWS: usize>(
+    panel: &[u8],
+    x: Q8Rows<'_>,
+    first: usize,
+    out: &mut [F32x16; ROWS],
+) {
     let blocks = x.columns / BLOCK;
     let rows = rows::<ROWS>(x, first);
     let ones = _mm256_set1_epi16(1);
     let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
     for block in 0..blocks {
-        let (scales, quants) = of_two::<Q8_0_BYTES>(tile, block);
+        let (scales, quants) = paired_block::<Q8_0_BYTES>(panel, block);
         let scales = scales.as_chunks::<16>().0;
         let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
         for (group, line) in quants.as_chunks::<32>().0.as_chunks::<2>().0.iter().enumerate() {
             prefetch(line);
             let (a, b) = (load(&line[0]), load(&line[1]));
-            let (size_a, size_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
+            let (abs_a, abs_b) = (_mm256_abs_epi8(a), _mm256_abs_epi8(b));
             for row in 0..ROWS {
-                let x = four(&rows[row][block].quants[group]);
-                let pairs = _mm256_maddubs_epi16(size_a, _mm256_sign_epi8(x, a));
+                let x = broadcast_i8x4(&rows[row][block].quants[group]);
+                let pairs = _mm256_maddubs_epi16(abs_a, _mm256_sign_epi8(x, a));
                 sums[row][0] = _mm256_add_epi32(sums[row][0], _mm256_madd_epi16(pairs, ones));
-                let pairs = _mm256_maddubs_epi16(size_b, _mm256_sign_epi8(x, b));
+                let pairs = _mm256_maddubs_epi16(abs_b, _mm256_sign_epi8(x, b));
                 sums[row][1] = _mm256_add_epi32(sums[row][1], _mm256_madd_epi16(pairs, ones));
             }
         }
         for half in 0..2 {
-            let scale = halves(&scales[half]);
+            let scale = load_f16(&scales[half]);
             for row in 0..ROWS {
                 let scale = _mm256_mul_ps(scale, _mm256_set1_ps(rows[row][block].scale));
                 let sums = _mm256_cvtepi32_ps(sums[row][half]);
@@ -252,103 +252,108 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     }
 }
 
-/// Rows from `first` on.
+/// The blocks of `ROWS` rows from `first` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [&[Rounded]; ROWS] {
+fn rows<const ROWS: usize>(x: Q8Rows<'_>, first: usize) -> [&[Q8Block]; ROWS] {
     std::array::from_fn(|row| x.row(first + row))
 }
 
-/// See [`super::portable::panel_of_q8_0`].
+/// See [`super::portable::q8_0_to_int16`]. `vpmulhrsw` multiplies 16-bit fractions and rounds.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn panel_of_q8_0(tile: &[u8], columns: usize, block: usize, panel: &mut Panel) {
-    let runs = (SUPER / BLOCK).min(columns / BLOCK - block * SUPER / BLOCK);
-    let of_run = |run: usize| {
-        let (scales, quants) = of_two::<Q8_0_BYTES>(tile, block * SUPER / BLOCK + run);
+pub(super) fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Block) {
+    let blocks = (SUPER_BLOCK / BLOCK).min(columns / BLOCK - number * SUPER_BLOCK / BLOCK);
+    let block = |i: usize| {
+        let (scales, quants) = paired_block::<Q8_0_BYTES>(panel, number * SUPER_BLOCK / BLOCK + i);
         (scales.as_chunks::<16>().0, quants.as_chunks::<32>().0.as_chunks::<2>().0)
     };
-    let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
-    // Of four bytes the first and second, or the third and fourth, each times 256.
-    let lane = _mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
-    let first = _mm256_broadcastsi128_si256(lane);
-    let lane = _mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
-    let second = _mm256_broadcastsi128_si256(lane);
+    let abs_mask = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+    // Bytes 0 and 1, or 2 and 3, of every four, each times 256.
+    let order = _mm_setr_epi8(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+    let first = _mm256_broadcastsi128_si256(order);
+    let order = _mm_setr_epi8(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+    let second = _mm256_broadcastsi128_si256(order);
     for half in 0..2 {
-        let mut most = _mm256_setzero_ps();
-        for run in 0..runs {
-            let (scales, _) = of_run(run);
-            most = _mm256_max_ps(most, _mm256_and_ps(halves(&scales[half]), positive));
+        let mut max = _mm256_setzero_ps();
+        for i in 0..blocks {
+            let (scales, _) = block(i);
+            max = _mm256_max_ps(max, _mm256_and_ps(load_f16(&scales[half]), abs_mask));
         }
-        let some = _mm256_cmp_ps::<_CMP_GT_OQ>(most, _mm256_setzero_ps());
-        let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(Panel::SHARE), most), some);
-        for run in 0..runs {
-            let (scales, lines) = of_run(run);
-            let share = _mm256_cvtps_epi32(_mm256_mul_ps(halves(&scales[half]), inverse));
-            let share = _mm256_blend_epi16::<0b1010_1010>(share, _mm256_slli_epi32::<16>(share));
+        let positive = _mm256_cmp_ps::<_CMP_GT_OQ>(max, _mm256_setzero_ps());
+        let inverse = _mm256_div_ps(_mm256_set1_ps(Int16Block::LARGEST_FRACTION), max);
+        let inverse = _mm256_and_ps(inverse, positive);
+        for i in 0..blocks {
+            let (scales, lines) = block(i);
+            let fraction = _mm256_cvtps_epi32(_mm256_mul_ps(load_f16(&scales[half]), inverse));
+            let fraction =
+                _mm256_blend_epi16::<0b1010_1010>(fraction, _mm256_slli_epi32::<16>(fraction));
             for (group, line) in lines.iter().enumerate() {
                 let bytes = load(&line[half]);
                 for (pair, order) in [first, second].into_iter().enumerate() {
-                    let sixteen = _mm256_srai_epi16::<4>(_mm256_shuffle_epi8(bytes, order));
-                    let weights = _mm256_mulhrs_epi16(sixteen, share);
-                    let line = &mut panel.quants[run * 16 + group * 2 + pair];
-                    let to = &mut line.as_chunks_mut::<TILE>().0[half];
-                    // SAFETY: sixteen numbers of two bytes are there to be written, and need no
+                    let sixteenths = _mm256_srai_epi16::<4>(_mm256_shuffle_epi8(bytes, order));
+                    let weights = _mm256_mulhrs_epi16(sixteenths, fraction);
+                    let line = &mut out.quants[i * 16 + group * 2 + pair];
+                    let to = &mut line.as_chunks_mut::<PANEL_ROWS>().0[half];
+                    // SAFETY: sixteen numbers of two bytes are writable, and the store needs no
                     // alignment.
                     unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), weights) };
                 }
             }
         }
-        let scale = _mm256_mul_ps(most, _mm256_set1_ps(Panel::OF_SCALES));
-        store_ps(&mut panel.scales.as_chunks_mut::<8>().0[half], scale);
+        let scale = _mm256_mul_ps(max, _mm256_set1_ps(Int16Block::SCALE_RATIO));
+        store_ps(&mut out.scales.as_chunks_mut::<8>().0[half], scale);
     }
 }
 
-/// See [`super::portable::round_panel`].
+/// See [`super::portable::f32_to_int16`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
-    let positive = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
+fn f32_to_int16(lines: &[F32x16], block: &mut Int16Block) {
+    let abs_mask = _mm256_castsi256_ps(_mm256_set1_epi32(i32::MAX));
     for half in 0..2 {
-        let mut most = _mm256_setzero_ps();
+        let mut max = _mm256_setzero_ps();
         for line in lines {
-            let size = _mm256_and_ps(load_ps(&line.as_chunks::<8>().0[half]), positive);
-            most = _mm256_max_ps(most, size);
+            let abs = _mm256_and_ps(load_ps(&line.as_chunks::<8>().0[half]), abs_mask);
+            max = _mm256_max_ps(max, abs);
         }
-        let some = _mm256_cmp_ps::<_CMP_GT_OQ>(most, _mm256_setzero_ps());
-        let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(WEIGHT_16), most), some);
-        for (pair, quants) in lines.as_chunks::<2>().0.iter().zip(&mut panel.quants) {
+        let positive = _mm256_cmp_ps::<_CMP_GT_OQ>(max, _mm256_setzero_ps());
+        let inverse = _mm256_and_ps(_mm256_div_ps(_mm256_set1_ps(INT16_WEIGHT_MAX), max), positive);
+        for (pair, quants) in lines.as_chunks::<2>().0.iter().zip(&mut block.quants) {
             let [a, b] = pair.each_ref().map(|line| {
                 _mm256_cvtps_epi32(_mm256_mul_ps(load_ps(&line.as_chunks::<8>().0[half]), inverse))
             });
             let both = _mm256_blend_epi16::<0b1010_1010>(a, _mm256_slli_epi32::<16>(b));
-            let to = &mut quants.as_chunks_mut::<TILE>().0[half];
-            // SAFETY: sixteen numbers of two bytes are there to be written, and need no alignment.
+            let to = &mut quants.as_chunks_mut::<PANEL_ROWS>().0[half];
+            // SAFETY: sixteen numbers of two bytes are writable, and the store needs no alignment.
             unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), both) };
         }
-        let scale = _mm256_div_ps(most, _mm256_set1_ps(WEIGHT_16));
-        store_ps(&mut panel.scales.as_chunks_mut::<8>().0[half], scale);
+        let scale = _mm256_div_ps(max, _mm256_set1_ps(INT16_WEIGHT_MAX));
+        store_ps(&mut block.scales.as_chunks_mut::<8>().0[half], scale);
     }
 }
 
-/// See [`super::portable::panel`].
+/// See [`super::portable::gemm_int16`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn panel(panel: &Panel, x: Int16<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [6 1 2 3 4 5], |first, group: ROWS| panel_rows::<ROWS>(panel, x, first, group));
+fn gemm_int16(weights: &Int16Block, x: Int16Rows<'_>, out: &mut [F32x16]) {
+    for_row_blocks!(out, [6 1 2 3 4 5], |first, block: ROWS| {
+        gemm_int16_rows::<ROWS>(weights, x, first, block)
+    });
 }
 
+/// `vpmaddwd` on a broadcast pair of activations; six rows take twelve registers of sums.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn panel_rows<const ROWS: usize>(
-    panel: &Panel,
-    x: Int16<'_>,
+fn gemm_int16_rows<const ROWS: usize>(
+    weights: &Int16Block,
+    x: Int16Rows<'_>,
     first: usize,
-    out: &mut [Lanes; ROWS],
+    out: &mut [F32x16; ROWS],
 ) {
     let pairs = x.columns / 2;
-    // The slice is checked here, once for all that is read below.
+    // The bounds check of every read below.
     let rows: [*const i16; ROWS] =
         std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
     let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-    for (i, line) in panel.quants[..pairs].iter().enumerate() {
+    for (i, line) in weights.quants[..pairs].iter().enumerate() {
         // SAFETY: a line is 64 bytes, read in two halves without alignment.
         let (a, b) = unsafe {
             let line = line.as_ptr().cast::<__m256i>();
@@ -363,56 +368,56 @@ fn panel_rows<const ROWS: usize>(
         }
     }
     for (row, out) in out.iter_mut().enumerate() {
-        let of_x = _mm256_set1_ps(x.scales[first + row]);
+        let x_scale = _mm256_set1_ps(x.scales[first + row]);
         for half in 0..2 {
-            let scale = _mm256_mul_ps(load_ps(&panel.scales.as_chunks::<8>().0[half]), of_x);
+            let scale = _mm256_mul_ps(load_ps(&weights.scales.as_chunks::<8>().0[half]), x_scale);
             add_to(out, half, _mm256_mul_ps(_mm256_cvtepi32_ps(sums[row][half]), scale));
         }
     }
 }
 
-/// Lines of `across` pairs of bf16, a multiple of eight, as two lines of f32 each.
+/// Widens lines of `width` pairs of bf16, a multiple of eight, to two lines of f32 each.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn widen_pairs(pairs: &[[u16; 2]], across: usize, lines: &mut [f32]) {
-    for (pairs, lines) in pairs.chunks_exact(across).zip(lines.chunks_exact_mut(2 * across)) {
-        let (even, odd) = lines.split_at_mut(across);
-        let eights = pairs.as_chunks::<8>().0.iter();
+pub(super) fn widen_bf16_pairs(pairs: &[[u16; 2]], width: usize, lines: &mut [f32]) {
+    for (pairs, lines) in pairs.chunks_exact(width).zip(lines.chunks_exact_mut(2 * width)) {
+        let (even, odd) = lines.split_at_mut(width);
+        let vectors = pairs.as_chunks::<8>().0.iter();
         let to = even.as_chunks_mut::<8>().0.iter_mut().zip(odd.as_chunks_mut::<8>().0);
-        for (pairs, (even, odd)) in eights.zip(to) {
-            // SAFETY: eight pairs of two bytes each are there to be read, and need no alignment.
-            let (a, b) = pair_of_bf16(unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) });
+        for (pairs, (even, odd)) in vectors.zip(to) {
+            // SAFETY: eight pairs of two bytes each are readable, and the load needs no alignment.
+            let (a, b) = unpack_bf16_pairs(unsafe { _mm256_loadu_si256(pairs.as_ptr().cast()) });
             store_ps(even, a);
             store_ps(odd, b);
         }
     }
 }
 
-/// Sums that are kept going at once: two a clock, each of which takes four clocks and more, and the
-/// sixteen registers hold them beside their operands.
+/// Independent sums in the peak loops: two instructions per cycle with a latency of four cycles and
+/// more need at least eight; twelve fit in the sixteen registers beside the operands.
 const SUMS: usize = 12;
 
-/// Multiply-adds as in [`plain`]; the operations of a turn.
+/// The multiply-adds of [`gemm_f32`] without loads; returns operations per iteration.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn peak_f32(turns: usize) -> usize {
+fn peak_f32(iterations: usize) -> usize {
     let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
     let mut sums = [_mm256_set1_ps(black_box(1.0)); SUMS];
-    for _ in 0..turns {
+    for _ in 0..iterations {
         sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(x, y, *sum));
     }
     black_box(sums);
     SUMS * 2 * 8
 }
 
-/// Multiply-adds as in [`q4_k`], which needs the fewest instructions for them: eight pairs of
-/// products are summed in 16 bits before they are widened. Each depends on the one before, or the
-/// compiler would take it out of the loop.
+/// The multiply-adds of [`gemm_q4_k`], which needs the fewest instructions for them: it adds eight
+/// pairs of products in 16 bits before it widens them. Each product depends on the one before, or
+/// the compiler would hoist it out of the loop.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn peak_int8(turns: usize) -> usize {
-    const TOGETHER: usize = 8;
+fn peak_int8(iterations: usize) -> usize {
+    const PAIRS: usize = 8;
     let (x, ones) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi16(black_box(1)));
     let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
-    for _ in 0..turns {
-        for _ in 0..TOGETHER {
+    for _ in 0..iterations {
+        for _ in 0..PAIRS {
             for sum in &mut sums {
                 *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(*sum, x));
             }
@@ -421,15 +426,15 @@ pub(super) fn peak_int8(turns: usize) -> usize {
             .for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, ones)));
     }
     black_box(sums);
-    SUMS * TOGETHER * 2 * 32
+    SUMS * PAIRS * 2 * 32
 }
 
-/// Multiply-adds as in [`panel`].
+/// The multiply-adds of [`gemm_int16`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn peak_int16(turns: usize) -> usize {
+fn peak_int16(iterations: usize) -> usize {
     let x = _mm256_set1_epi16(black_box(3));
     let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
-    for _ in 0..turns {
+    for _ in 0..iterations {
         sums.iter_mut().for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, x)));
     }
     black_box(sums);

@@ -1,122 +1,143 @@
-//! Products of a tile with AVX-512 and its dot products of integers; the definitions are in
-//! [`super::portable`].
+//! GEMM kernels with AVX-512 and VNNI; [`super::portable`] defines their results.
 //!
-//! A line of a tile is a register, and there are 32 of them: more rows of activations go together
-//! than with AVX2, and a byte of weights meets a byte of activations in one instruction, four to a
-//! lane, that adds to a sum of 32 bits.
+//! A panel line of sixteen lanes is one register, and there are 32 of them. Register blocking:
+//! eight to sixteen rows of activations share each load of weights. VNNI's `vpdpbusd` multiplies
+//! four bytes of weights with four of activations per lane and adds them to an i32.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::avx2::{in_groups, not_of_16_bits};
-use super::inputs::{Int8, Int16, Rounded, WEIGHT_16};
-use super::portable::{Lanes, Panel};
-use super::tiles::{BLOCK, Form, Q8_0_BYTES, TILE, of_two};
+use super::avx2;
+use super::kernels::Kernels;
+use super::operands::{
+    F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Block, Q8Rows, for_row_blocks, no_kernel,
+};
+use super::packed::{BLOCK, PANEL_ROWS, Q8_0_BYTES, WeightFormat, paired_block};
 
 mod k_quants;
 
-pub(super) use k_quants::{block_scales, bytes_ps, q4_k, q6_k, scales_and_minima, sixes};
+pub(super) use k_quants::{block_scales, load_u8_as_f32, scales_and_minima, unpack_q6};
+use k_quants::{gemm_q4_k, gemm_q6_k};
+
+/// The tier of CPUs with AVX-512 and VNNI. Requantizing Q8_0 pays with AVX2 alone: VNNI multiplies
+/// it as it is.
+pub(super) static KERNELS: Kernels = Kernels {
+    gemm_f32,
+    gemm_q8_0,
+    gemm_q4_k,
+    gemm_q6_k,
+    gemm_int16,
+    gemm_f16_bf16: Some(gemm_f16_bf16),
+    widen_to_f32,
+    widen_bf16_pairs: avx2::widen_bf16_pairs,
+    f32_to_int16,
+    q8_0_to_int16: avx2::q8_0_to_int16,
+    quantize_q8: Some(quantize_q8),
+    sum_streams: Some(sum_streams),
+    peak_f32,
+    peak_int8,
+    peak_int16,
+};
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn load(bytes: &[u8; 64]) -> __m512i {
-    // SAFETY: 64 bytes are there to be read, and need no alignment.
+    // SAFETY: 64 bytes are readable, and the load needs no alignment.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn load_ps(values: &Lanes) -> __m512 {
-    // SAFETY: sixteen numbers are there to be read, and need no alignment.
+pub(super) fn load_ps(values: &F32x16) -> __m512 {
+    // SAFETY: sixteen numbers are readable, and the load needs no alignment.
     unsafe { _mm512_loadu_ps(values.as_ptr()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn store_ps(values: &mut Lanes, v: __m512) {
-    // SAFETY: sixteen numbers are there to be written, and need no alignment.
+pub(super) fn store_ps(values: &mut F32x16, v: __m512) {
+    // SAFETY: sixteen numbers are writable, and the store needs no alignment.
     unsafe { _mm512_storeu_ps(values.as_mut_ptr(), v) }
 }
 
-/// Sixteen bytes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn load_16(bytes: &[u8; TILE]) -> __m128i {
-    // SAFETY: 16 bytes are there to be read, and need no alignment.
+pub(super) fn load_u8x16(bytes: &[u8; PANEL_ROWS]) -> __m128i {
+    // SAFETY: 16 bytes are readable, and the load needs no alignment.
     unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
-/// Sixteen f16 as f32.
+/// Sixteen f16 as f32 (`vcvtph2ps`).
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn halves(bytes: &[u8; 32]) -> __m512 {
-    // SAFETY: 32 bytes are there to be read, and need no alignment.
+pub(super) fn load_f16(bytes: &[u8; 32]) -> __m512 {
+    // SAFETY: 32 bytes are readable, and the load needs no alignment.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) })
 }
 
-/// Four activations of 8 bits, in all lanes.
+/// Four 8-bit activations in every 32-bit lane.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn four(x: &[i8; 4]) -> __m512i {
+fn broadcast_i8x4(x: &[i8; 4]) -> __m512i {
     _mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
-/// Asks for what lies [`AHEAD`] of a line. Of an address that is not there it does nothing.
+/// Prefetches the line [`PREFETCH_DISTANCE`] behind. Of an unmapped address it does nothing.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn ask_ahead(line: &[u8; 64]) {
-    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast());
+fn prefetch(line: &[u8; 64]) {
+    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(PREFETCH_DISTANCE).cast());
 }
 
-/// Bytes that are asked for before they are needed.
-const AHEAD: usize = 4096;
+/// Prefetch distance in bytes.
+const PREFETCH_DISTANCE: usize = 4096;
 
-/// Rows from which multiplying keeps the CPU too busy to look ahead by itself. Fewer are slower
-/// with its help.
-const BUSY: usize = 3;
+/// Rows from which software prefetch pays: arithmetic then fills the reorder buffer, and the next
+/// loads start too late. With fewer rows the hardware prefetcher alone is faster.
+const PREFETCH_MIN_ROWS: usize = 3;
 
 /// Adds to the sums of a row.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn add_to(out: &mut Lanes, sums: __m512) {
+fn add_to(out: &mut F32x16, sums: __m512) {
     store_ps(out, _mm512_add_ps(load_ps(out), sums));
 }
 
-/// See [`super::portable::plain`].
+/// See [`super::portable::gemm_f32`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn plain(
+fn gemm_f32(
     lines: &[f32],
     step: usize,
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut [Lanes],
+    out: &mut [F32x16],
 ) {
-    // Checked once for all that is read below.
-    assert!(columns == 0 || lines.len() >= (columns - 1) * step + TILE);
+    // The bounds check of every read below.
+    assert!(columns == 0 || lines.len() >= (columns - 1) * step + PANEL_ROWS);
     assert!(out.is_empty() || x.len() >= (out.len() - 1) * stride + columns);
-    in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
+    for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
         // SAFETY: the lines and rows that are read are within what was asserted above.
-        unsafe { plain_rows::<ROWS>(lines, step, columns, &x[first * stride..], stride, group) }
+        unsafe { gemm_f32_rows::<ROWS>(lines, step, columns, &x[first * stride..], stride, block) }
     });
 }
 
-/// Even and odd columns have sums of their own, so that those of few rows wait less for one
-/// another. Eight rows at most: they often lie a multiple of 4 KB apart, and as many lines of such
-/// memory are what a set of the first-level cache holds.
+/// `vfmadd` with a broadcast activation. Even and odd columns have separate sums, which halves the
+/// latency bound when rows are few. At most eight rows: they often lie a multiple of 4 KiB apart,
+/// and one L1 set holds no more lines at such a stride.
 ///
 /// # Safety
 /// `lines` has `columns` lines of sixteen numbers, `step` apart; `x` has `ROWS` rows of `columns`,
 /// `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn plain_rows<const ROWS: usize>(
+unsafe fn gemm_f32_rows<const ROWS: usize>(
     lines: &[f32],
     step: usize,
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut [Lanes; ROWS],
+    out: &mut [F32x16; ROWS],
 ) {
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     let (lines, x) = (lines.as_ptr(), x.as_ptr());
@@ -147,89 +168,99 @@ unsafe fn plain_rows<const ROWS: usize>(
     }
 }
 
-/// See [`super::portable::widen`]; for weights of 16 bits.
+/// See [`super::portable::widen_to_f32`]; for F16 and BF16 weights.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn widen(form: Form, tile: &[u8], first: usize, lines: &mut [Lanes]) {
-    let from = &tile[first * 2 * TILE..];
-    match form {
-        Form::F16 => {
-            for (line, of_line) in lines.iter_mut().zip(from.as_chunks::<32>().0) {
-                store_ps(line, halves(of_line));
+fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F32x16]) {
+    let from = &panel[first * 2 * PANEL_ROWS..];
+    match format {
+        WeightFormat::F16 => {
+            for (line, column) in lines.iter_mut().zip(from.as_chunks::<32>().0) {
+                store_ps(line, load_f16(column));
             }
         }
-        Form::Bf16 => {
-            let twos = lines.as_chunks_mut::<2>().0.iter_mut();
-            for ([even, odd], pairs) in twos.zip(from.as_chunks().0) {
-                let (a, b) = pair_of_bf16(load(pairs));
+        WeightFormat::Bf16 => {
+            let to = lines.as_chunks_mut::<2>().0.iter_mut();
+            for ([even, odd], pairs) in to.zip(from.as_chunks().0) {
+                let (a, b) = unpack_bf16_pairs(load(pairs));
                 store_ps(even, a);
                 store_ps(odd, b);
             }
         }
-        Form::F32 | Form::Q8_0 | Form::Q4K | Form::Q6K => not_of_16_bits(form),
+        WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => {
+            no_kernel(format)
+        }
     }
 }
 
-/// Weights of 16 bits with f32, each widened as it is read; see [`super::portable::widen`] and
-/// [`super::portable::plain`]. A line is two columns of sixteen rows, the next one `step` lines
-/// after it; rows of `x` begin `stride` apart.
+/// F16 or BF16 weights with f32 activations, widened in registers as they are loaded; see
+/// [`super::portable::widen_to_f32`] and [`super::portable::gemm_f32`]. A line holds two columns of
+/// sixteen rows, the next pair of columns lies `step` lines further, and rows of `x` begin `stride`
+/// apart.
 ///
 /// # Panics
 /// When lines or rows are missing.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn wide(
-    form: Form,
+fn gemm_f16_bf16(
+    format: WeightFormat,
     lines: &[[u8; 64]],
     step: usize,
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut [Lanes],
+    out: &mut [F32x16],
 ) {
-    // Checked once for all that is read below.
+    // The bounds check of every read below.
     assert!(columns == 0 || lines.len() > (columns.div_ceil(2) - 1) * step);
     assert!(out.is_empty() || x.len() >= (out.len() - 1) * stride + columns);
-    in_groups!(out, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
+    for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
         let x = &x[first * stride..];
         // SAFETY: the lines and rows that are read are within what was asserted above.
         unsafe {
-            match form {
-                Form::F16 => wide_rows::<ROWS, true>(lines, step, columns, x, stride, group),
-                Form::Bf16 => wide_rows::<ROWS, false>(lines, step, columns, x, stride, group),
-                Form::F32 | Form::Q8_0 | Form::Q4K | Form::Q6K => not_of_16_bits(form),
+            match format {
+                WeightFormat::F16 => {
+                    gemm_f16_bf16_rows::<ROWS, true>(lines, step, columns, x, stride, block)
+                }
+                WeightFormat::Bf16 => {
+                    gemm_f16_bf16_rows::<ROWS, false>(lines, step, columns, x, stride, block)
+                }
+                WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => {
+                    no_kernel(format)
+                }
             }
         }
     });
 }
 
 /// # Safety
-/// There is a line for every two of `columns`, and `x` has `ROWS` rows of as many.
+/// `lines` has a line for every two of `columns`, `step` apart; `x` has `ROWS` rows of `columns`,
+/// `stride` apart.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn wide_rows<const ROWS: usize, const IN_F16: bool>(
+unsafe fn gemm_f16_bf16_rows<const ROWS: usize, const IS_F16: bool>(
     lines: &[[u8; 64]],
     step: usize,
     columns: usize,
     x: &[f32],
     stride: usize,
-    out: &mut [Lanes; ROWS],
+    out: &mut [F32x16; ROWS],
 ) {
     let (lines, x) = (lines.as_ptr(), x.as_ptr());
-    let columns_of = |pair: usize| {
+    let load_pair = |pair: usize| {
         // SAFETY: as the caller promises.
         let line = unsafe { &*lines.add(pair * step) };
-        if ROWS >= BUSY {
-            ask_ahead(line);
+        if ROWS >= PREFETCH_MIN_ROWS {
+            prefetch(line);
         }
-        if IN_F16 {
+        if IS_F16 {
             let [even, odd] = line.as_chunks().0.as_array().expect("two columns of 32 bytes");
-            (halves(even), halves(odd))
+            (load_f16(even), load_f16(odd))
         } else {
-            pair_of_bf16(load(line))
+            unpack_bf16_pairs(load(line))
         }
     };
     let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
     for pair in 0..columns / 2 {
-        let (even, odd) = columns_of(pair);
+        let (even, odd) = load_pair(pair);
         for row in 0..ROWS {
             // SAFETY: as the caller promises.
             let [a, b] = unsafe { *x.add(row * stride + 2 * pair).cast::<[f32; 2]>() };
@@ -238,8 +269,8 @@ unsafe fn wide_rows<const ROWS: usize, const IN_F16: bool>(
         }
     }
     if columns % 2 == 1 {
-        // What lies in the other half may be anything.
-        let (even, _) = columns_of(columns / 2);
+        // The other half of the pair may hold anything.
+        let (even, _) = load_pair(columns / 2);
         for row in 0..ROWS {
             // SAFETY: as the caller promises.
             let x = unsafe { *x.add(row * stride + columns - 1) };
@@ -251,84 +282,88 @@ unsafe fn wide_rows<const ROWS: usize, const IN_F16: bool>(
     }
 }
 
-/// The lower and the upper bf16 of sixteen pairs.
+/// The lower and the upper bf16 of sixteen pairs, as f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn pair_of_bf16(pairs: __m512i) -> (__m512, __m512) {
+fn unpack_bf16_pairs(pairs: __m512i) -> (__m512, __m512) {
     (
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
         _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536))),
     )
 }
 
-/// Rows from `first` on. Where they begin, since their ends are not looked at again for every run:
-/// it costs as much as the products.
+/// Pointers to the blocks of `ROWS` rows from `first` on. Raw pointers, since a bounds check per
+/// block costs as much as its dot product.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn rows<const ROWS: usize>(x: Int8<'_>, first: usize) -> [*const Rounded; ROWS] {
+fn rows<const ROWS: usize>(x: Q8Rows<'_>, first: usize) -> [*const Q8Block; ROWS] {
     std::array::from_fn(|row| x.row(first + row).as_ptr())
 }
 
-/// A run of a row.
+/// One block of a row.
 ///
 /// # Safety
-/// The row has so many.
+/// The row has so many blocks.
 #[inline(always)]
-unsafe fn run<'a>(row: *const Rounded, number: usize) -> &'a Rounded {
+unsafe fn block_at<'a>(row: *const Q8Block, number: usize) -> &'a Q8Block {
     // SAFETY: as the caller promises.
     unsafe { &*row.add(number) }
 }
 
-/// See [`super::portable::q8_0`].
+/// See [`super::portable::gemm_q8_0`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn q8_0(tile: &[u8], x: Int8<'_>, out: &mut [Lanes]) {
-    // Those that read the tile from memory: the more go together, the less they wait. Eight are
-    // enough to multiply what is in the cache.
+fn gemm_q8_0(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
+    // The first pass reads the panel from memory, where sixteen rows hide more of the latency.
+    // Eight rows saturate the multipliers once the panel is in L1.
     let (before, rest) = match out.split_first_chunk_mut::<16>() {
-        Some((group, rest)) => {
-            q8_0_rows::<16>(tile, x, 0, group);
+        Some((block, rest)) => {
+            gemm_q8_0_rows::<16>(panel, x, 0, block);
             (16, rest)
         }
         None => (0, out),
     };
-    in_groups!(rest, [8 1 2 3 4 5 6 7], |first, group: ROWS| {
-        q8_0_rows::<ROWS>(tile, x, before + first, group)
+    for_row_blocks!(rest, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
+        gemm_q8_0_rows::<ROWS>(panel, x, before + first, block)
     });
 }
 
-/// The CPU multiplies unsigned with signed bytes, so weights are made 128 too large: their sign bit
-/// is turned. What that adds is 128 times the sum of the activations: sums begin with what takes it
-/// off.
+/// `vpdpbusd` multiplies unsigned with signed bytes, so flipping the sign bit adds 128 to each
+/// weight. The excess, 128 times the sum of the activations, is what sums start below zero by.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mut [Lanes; ROWS]) {
+fn gemm_q8_0_rows<const ROWS: usize>(
+    panel: &[u8],
+    x: Q8Rows<'_>,
+    first: usize,
+    out: &mut [F32x16; ROWS],
+) {
     let blocks = x.columns / BLOCK;
     let rows = rows::<ROWS>(x, first);
-    let sign = _mm512_set1_epi8(-128);
+    let sign_bit = _mm512_set1_epi8(-128);
     let mut totals = [_mm512_setzero_ps(); ROWS];
     for block in 0..blocks {
-        let (scale, quants) = of_two::<Q8_0_BYTES>(tile, block);
+        let (scale, quants) = paired_block::<Q8_0_BYTES>(panel, block);
         let mut sums = [_mm512_setzero_si512(); ROWS];
         for row in 0..ROWS {
-            // SAFETY: a row has as many runs as a tile has blocks of 32 columns.
-            sums[row] = _mm512_set1_epi32(unsafe { run(rows[row], block).minus_128 });
+            // SAFETY: a row has as many blocks of 32 columns as a panel.
+            sums[row] = _mm512_set1_epi32(unsafe { block_at(rows[row], block).minus_128_sum });
         }
         for (group, line) in quants.as_chunks::<64>().0.iter().enumerate() {
-            if ROWS >= BUSY {
-                ask_ahead(line);
+            if ROWS >= PREFETCH_MIN_ROWS {
+                prefetch(line);
             }
-            let weights = _mm512_xor_si512(load(line), sign);
+            let weights = _mm512_xor_si512(load(line), sign_bit);
             for row in 0..ROWS {
                 // SAFETY: as above.
-                let x = four(unsafe { &run(rows[row], block).quants[group] });
+                let x = broadcast_i8x4(unsafe { &block_at(rows[row], block).quants[group] });
                 sums[row] = _mm512_dpbusd_epi32(sums[row], weights, x);
             }
         }
-        let scale = halves(scale);
+        let scale = load_f16(scale);
         for row in 0..ROWS {
             // SAFETY: as above.
-            let of_x = _mm512_set1_ps(unsafe { run(rows[row], block).scale });
-            let scale = _mm512_mul_ps(scale, of_x);
+            let x_scale = _mm512_set1_ps(unsafe { block_at(rows[row], block).scale });
+            let scale = _mm512_mul_ps(scale, x_scale);
             totals[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, totals[row]);
         }
     }
@@ -337,47 +372,48 @@ fn q8_0_rows<const ROWS: usize>(tile: &[u8], x: Int8<'_>, first: usize, out: &mu
     }
 }
 
-/// See [`super::portable::round_panel`].
+/// See [`super::portable::f32_to_int16`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn round_panel(lines: &[Lanes], panel: &mut Panel) {
-    let mut most = _mm512_setzero_ps();
+fn f32_to_int16(lines: &[F32x16], block: &mut Int16Block) {
+    let mut max = _mm512_setzero_ps();
     for line in lines {
-        most = _mm512_max_ps(most, _mm512_abs_ps(load_ps(line)));
+        max = _mm512_max_ps(max, _mm512_abs_ps(load_ps(line)));
     }
-    let some = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(most, _mm512_setzero_ps());
-    let inverse = _mm512_maskz_div_ps(some, _mm512_set1_ps(WEIGHT_16), most);
-    for ([a, b], quants) in lines.as_chunks::<2>().0.iter().zip(&mut panel.quants) {
+    let positive = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(max, _mm512_setzero_ps());
+    let inverse = _mm512_maskz_div_ps(positive, _mm512_set1_ps(INT16_WEIGHT_MAX), max);
+    for ([a, b], quants) in lines.as_chunks::<2>().0.iter().zip(&mut block.quants) {
         let a = _mm512_cvtps_epi32(_mm512_mul_ps(load_ps(a), inverse));
         let b = _mm512_cvtps_epi32(_mm512_mul_ps(load_ps(b), inverse));
         let both = _mm512_mask_blend_epi16(0xaaaa_aaaa, a, _mm512_slli_epi32::<16>(b));
-        // SAFETY: 32 numbers of two bytes are there to be written, and need no alignment.
+        // SAFETY: 32 numbers of two bytes are writable, and the store needs no alignment.
         unsafe { _mm512_storeu_si512(quants.as_mut_ptr().cast(), both) };
     }
-    store_ps(&mut panel.scales, _mm512_div_ps(most, _mm512_set1_ps(WEIGHT_16)));
+    store_ps(&mut block.scales, _mm512_div_ps(max, _mm512_set1_ps(INT16_WEIGHT_MAX)));
 }
 
-/// See [`super::portable::panel`].
+/// See [`super::portable::gemm_int16`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn panel(panel: &Panel, x: Int16<'_>, out: &mut [Lanes]) {
-    in_groups!(out, [12 1 2 3 4 5 6 7 8 9 10 11], |first, group: ROWS| {
-        panel_rows::<ROWS>(panel, x, first, group)
+fn gemm_int16(weights: &Int16Block, x: Int16Rows<'_>, out: &mut [F32x16]) {
+    for_row_blocks!(out, [12 1 2 3 4 5 6 7 8 9 10 11], |first, block: ROWS| {
+        gemm_int16_rows::<ROWS>(weights, x, first, block)
     });
 }
 
+/// `vpdpwssd` on a broadcast pair of activations; up to twelve rows.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn panel_rows<const ROWS: usize>(
-    panel: &Panel,
-    x: Int16<'_>,
+fn gemm_int16_rows<const ROWS: usize>(
+    weights: &Int16Block,
+    x: Int16Rows<'_>,
     first: usize,
-    out: &mut [Lanes; ROWS],
+    out: &mut [F32x16; ROWS],
 ) {
     let pairs = x.columns / 2;
-    // The slice is checked here, once for all that is read below.
+    // The bounds check of every read below.
     let rows: [*const i16; ROWS] =
         std::array::from_fn(|row| x.quants[(first + row) * x.columns..][..2 * pairs].as_ptr());
     let mut sums = [_mm512_setzero_si512(); ROWS];
-    for (i, line) in panel.quants[..pairs].iter().enumerate() {
+    for (i, line) in weights.quants[..pairs].iter().enumerate() {
         // SAFETY: a line is 64 bytes, read without alignment.
         let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
         for row in 0..ROWS {
@@ -386,41 +422,42 @@ fn panel_rows<const ROWS: usize>(
             sums[row] = _mm512_dpwssd_epi32(sums[row], line, _mm512_set1_epi32(x));
         }
     }
-    let scale = load_ps(&panel.scales);
+    let scale = load_ps(&weights.scales);
     for (row, out) in out.iter_mut().enumerate() {
         let scale = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[first + row]));
         store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, load_ps(out)));
     }
 }
 
-/// See [`super::inputs::Inputs::make`]; the compiler's own vectors of the plain loop gather single
-/// numbers.
+/// Quantizes activations to 8 bits, as `Activations::convert` defines it. By hand, since the
+/// compiler vectorizes the plain loop with gathers.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn to_int8(values: &[f32], runs: &mut [Rounded]) {
-    /// Every NaN and both infinities.
+fn quantize_q8(values: &[f32], blocks: &mut [Q8Block]) {
+    /// `vfpclassps` classes: both NaN kinds and both infinities.
     const NOT_FINITE: i32 = 0b1001_1001;
-    for (values, run) in values.as_chunks::<TILE>().0.as_chunks::<2>().0.iter().zip(runs) {
+    for (values, block) in values.as_chunks::<PANEL_ROWS>().0.as_chunks::<2>().0.iter().zip(blocks)
+    {
         let values = values.each_ref().map(|half| load_ps(half));
-        let extents = values.map(|half| _mm512_abs_ps(half));
-        let most = _mm512_reduce_max_ps(_mm512_max_ps(extents[0], extents[1]));
-        let inverse = _mm512_set1_ps(if most > 0.0 { 127.0 / most } else { 0.0 });
+        let abs = values.map(|half| _mm512_abs_ps(half));
+        let abs_max = _mm512_reduce_max_ps(_mm512_max_ps(abs[0], abs[1]));
+        let inverse = _mm512_set1_ps(if abs_max > 0.0 { 127.0 / abs_max } else { 0.0 });
         let mut sums = [0; 2];
-        let quants = run.quants.as_flattened_mut().as_chunks_mut::<TILE>().0;
+        let quants = block.quants.as_flattened_mut().as_chunks_mut::<PANEL_ROWS>().0;
         for ((value, quants), sum) in values.iter().zip(quants).zip(&mut sums) {
             let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(*value, inverse));
-            // SAFETY: sixteen bytes are there to be written, and need no alignment.
+            // SAFETY: sixteen bytes are writable, and the store needs no alignment.
             unsafe { _mm_storeu_si128(quants.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded)) };
             *sum = _mm512_reduce_add_epi32(rounded);
         }
-        let wild = values.map(|half| _mm512_fpclass_ps_mask::<NOT_FINITE>(half));
-        run.scale = if wild == [0; 2] { most / 127.0 } else { f32::NAN };
-        run.keep_sums(sums);
+        let non_finite = values.map(|half| _mm512_fpclass_ps_mask::<NOT_FINITE>(half));
+        block.scale = if non_finite == [0; 2] { abs_max / 127.0 } else { f32::NAN };
+        block.set_sums(sums);
     }
 }
 
-/// The sum of every number of four rows of lines, for what reads memory and does nothing else.
+/// Sums four streams of lines: a loop bound by memory bandwidth alone.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn sum(rows: [&[[u64; 8]]; 4]) -> u64 {
+fn sum_streams(rows: [&[[u64; 8]]; 4]) -> u64 {
     let mut sums = [_mm512_setzero_si512(); 4];
     let [a, b, c, d] = rows;
     for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
@@ -432,39 +469,40 @@ pub(super) fn sum(rows: [&[[u64; 8]]; 4]) -> u64 {
     a.wrapping_add(b).wrapping_add(c.wrapping_add(d))
 }
 
-/// Sums that are kept going at once: two a clock, each of which takes five clocks and more.
+/// Independent sums in the peak loops: two instructions per cycle with a latency of five cycles and
+/// more.
 const SUMS: usize = 16;
 
-/// Multiply-adds as in [`plain`]; the operations of a turn.
+/// The multiply-adds of [`gemm_f32`] without loads; returns operations per iteration.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn peak_f32(turns: usize) -> usize {
+fn peak_f32(iterations: usize) -> usize {
     let (x, y) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
     let mut sums = [_mm512_set1_ps(black_box(1.0)); SUMS];
-    for _ in 0..turns {
+    for _ in 0..iterations {
         sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(x, y, *sum));
     }
     black_box(sums);
     SUMS * 2 * 16
 }
 
-/// Multiply-adds as in [`q8_0`].
+/// The multiply-adds of [`gemm_q8_0`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn peak_int8(turns: usize) -> usize {
+fn peak_int8(iterations: usize) -> usize {
     let (x, y) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
     let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
-    for _ in 0..turns {
+    for _ in 0..iterations {
         sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, x, y));
     }
     black_box(sums);
     SUMS * 2 * 64
 }
 
-/// Multiply-adds as in [`panel`].
+/// The multiply-adds of [`gemm_int16`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn peak_int16(turns: usize) -> usize {
+fn peak_int16(iterations: usize) -> usize {
     let (x, y) = (_mm512_set1_epi16(black_box(3)), _mm512_set1_epi16(black_box(5)));
     let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
-    for _ in 0..turns {
+    for _ in 0..iterations {
         sums.iter_mut().for_each(|sum| *sum = _mm512_dpwssd_epi32(*sum, x, y));
     }
     black_box(sums);

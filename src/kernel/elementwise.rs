@@ -1,9 +1,9 @@
-//! What is done to single numbers and rows of them: norms, rotation, exponentials. Plain loops that
-//! the compiler makes vectors of, once for each tier.
+//! Elementwise kernels: RMSNorm, RoPE, SiLU, exp, argmax. Plain loops that the compiler vectorizes,
+//! once for each tier.
 
-use super::isa::tiered;
+use super::isa::multiversion;
 
-/// e^x in f32, within 2 units in the last place; 0 from where the result would be no normal number.
+/// e^x in f32, within 2 units in the last place; 0 where the result would be subnormal.
 ///
 /// Cephes' `expf` (Moshier): x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts so that r is
 /// exact, and a polynomial of degree 7 for e^r.
@@ -25,12 +25,13 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { value }
 }
 
-tiered! {
+multiversion! {
     /// RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) of rows as wide as the weight:
+    ///
     /// `out = x w / sqrt(mean(x²) + eps)`.
     pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
-            let factor = norm_factor(x, eps);
+            let factor = inverse_rms(x, eps);
             for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
                 *out = x * factor * weight;
             }
@@ -38,8 +39,9 @@ tiered! {
     }
 }
 
+/// 1 / sqrt(mean(x²) + eps), summed in sixteen lanes.
 #[inline(always)]
-fn norm_factor(x: &[f32], eps: f32) -> f32 {
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
     let mut lanes = [0f32; 16];
     let (blocks, rest) = x.as_chunks::<16>();
     for block in blocks {
@@ -51,14 +53,22 @@ fn norm_factor(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum / x.len() as f32 + eps).sqrt()
 }
 
-tiered! {
-    /// Heads of one position, one after the other: each is normalised where there is a weight, turned by the angles whose cosines
-    /// and sines are given, a half of a head against the other, and scaled.
-    pub fn turn(heads: &mut [f32], norm: Option<&[f32]>, eps: f32, cos: &[f32], sin: &[f32], scale: f32) {
+multiversion! {
+    /// QK-norm and RoPE of the heads of one position. Each head is normalized where there is a
+    /// weight, rotated by the angles with these cosines and sines (the first half of a head against
+    /// the second, as GPT-NeoX), and scaled.
+    pub fn qk_norm_rope(
+        heads: &mut [f32],
+        norm: Option<&[f32]>,
+        eps: f32,
+        cos: &[f32],
+        sin: &[f32],
+        scale: f32,
+    ) {
         let half = cos.len();
         for head in heads.chunks_exact_mut(2 * half) {
             if let Some(weight) = norm {
-                let factor = norm_factor(head, eps);
+                let factor = inverse_rms(head, eps);
                 for (x, weight) in head.iter_mut().zip(weight) {
                     *x *= factor * weight;
                 }
@@ -71,24 +81,25 @@ tiered! {
     }
 }
 
-tiered! {
+multiversion! {
     /// `gate = silu(gate) * up`, where silu(z) = z / (1 + e^-z).
-    pub fn silu_times(gate: &mut [f32], up: &[f32]) {
+    pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
         for (gate, up) in gate.iter_mut().zip(up) {
             *gate = *gate / (1.0 + exp(-*gate)) * up;
         }
     }
 }
 
-tiered! {
-    /// The place and the value of the largest number; the first of equals, and never NaN.
-    pub fn largest(values: &[f32]) -> (usize, f32) {
+multiversion! {
+    /// Index and value of the largest number: the first of equals, never NaN.
+    pub fn argmax(values: &[f32]) -> (usize, f32) {
         let mut best = (0, f32::NEG_INFINITY);
         for (i, block) in values.chunks(256).enumerate() {
-            let most = block.iter().fold(f32::NEG_INFINITY, |most, &v| if v > most { v } else { most });
-            if most > best.1 {
-                let at = block.iter().position(|&v| v == most).unwrap_or(0);
-                best = (i * 256 + at, most);
+            let larger = |max, &v| if v > max { v } else { max };
+            let max = block.iter().fold(f32::NEG_INFINITY, larger);
+            if max > best.1 {
+                let at = block.iter().position(|&v| v == max).unwrap_or(0);
+                best = (i * 256 + at, max);
             }
         }
         best
@@ -105,8 +116,8 @@ mod tests {
         for i in -8700..8800 {
             let x = i as f32 * 0.01;
             let exact = f64::from(x).exp();
-            let far = (f64::from(exp(x)) - exact).abs() / exact;
-            assert!(far < 2.4e-7, "exp({x}): {far}");
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 2.4e-7, "exp({x}): {error}");
         }
         assert_eq!((exp(0.0), exp(-100.0), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0));
         assert!(exp(1000.0) > 1e38);
@@ -114,9 +125,9 @@ mod tests {
 
     #[test]
     fn every_tier_has_known_values() {
-        for isa in Isa::tested() {
+        for isa in Isa::for_tests() {
             let mut gate = [0.0, 1.0, -1.0, 100.0, -100.0];
-            silu_times(isa, &mut gate, &[3.0, 2.0, 2.0, 1.0, 1.0]);
+            silu_mul(isa, &mut gate, &[3.0, 2.0, 2.0, 1.0, 1.0]);
             for (out, exact) in gate.iter().zip([0.0, 1.462_117_2, -0.537_882_8, 100.0, 0.0]) {
                 assert!((out - exact).abs() < 1e-6, "{out} {exact}");
             }
@@ -127,11 +138,11 @@ mod tests {
                 assert!((out - exact).abs() < 1e-6, "{out} {exact}");
             }
             let mut heads = [1.0, 2.0, 3.0, 4.0];
-            turn(isa, &mut heads, None, 0.0, &[0.0, 1.0], &[1.0, 0.0], 0.5);
-            assert_eq!(heads, [-1.5, 1.0, 0.5, 2.0], "a quarter turn, and none");
+            qk_norm_rope(isa, &mut heads, None, 0.0, &[0.0, 1.0], &[1.0, 0.0], 0.5);
+            assert_eq!(heads, [-1.5, 1.0, 0.5, 2.0], "rotated by 90 degrees, and by 0");
             let mut values = vec![0.5; 1000];
             (values[3], values[700], values[900]) = (f32::NAN, 2.0, 2.0);
-            assert_eq!(largest(isa, &values), (700, 2.0));
+            assert_eq!(argmax(isa, &values), (700, 2.0));
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Kernels beside memory that they must not touch. What they read and write ends with the last page
-//! of a file, and the page that is mapped behind it is none: whoever goes there is ended by the
-//! system.
+//! Guard pages behind the operands of kernels: each operand ends with the last page of a file, and
+//! an access to the mapped page behind it raises SIGBUS. Shows that kernels read and write nothing
+//! beyond their operands.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -8,43 +8,42 @@ use std::process::Command;
 
 use memmap2::{MmapMut, MmapOptions};
 
-use super::inputs::{Int16, Rounded};
-use super::portable::{Lanes, Panel};
-use super::product::{by_panel, int8, panel_of_q8_0, plain, wide};
-use super::tests::{Made, numbers};
-use super::tiles::SUPER;
+use super::dispatch::{gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int16, q8_0_to_int16};
+use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows};
+use super::packed::SUPER_BLOCK;
+use super::tests::{RandomMatrix, activations, numbers};
 use super::*;
 
-/// A multiple of every page size there is.
+/// A multiple of every page size.
 const PAGE: usize = 1 << 16;
 
-/// Numbers that end where memory does.
-struct Guarded<T> {
+/// Items directly before a guard page.
+struct GuardedBuffer<T> {
     map: MmapMut,
     start: usize,
     count: usize,
-    of: std::marker::PhantomData<T>,
+    item: std::marker::PhantomData<T>,
 }
 
-impl<T: Copy> Guarded<T> {
+impl<T: Copy> GuardedBuffer<T> {
     fn new(items: &[T]) -> Self {
         let size = size_of_val(items);
         let whole = size.next_multiple_of(PAGE).max(PAGE);
         let file: File = tempfile::tempfile().unwrap();
         file.set_len(whole as u64).unwrap();
-        // SAFETY: the file is this test's alone.
+        // SAFETY: no other process maps or truncates this file.
         let mut map = unsafe { MmapOptions::new().len(whole + PAGE).map_copy(&file) }.unwrap();
         let start = whole - size;
-        // SAFETY: as many bytes as the items have, of the file's own pages.
+        // SAFETY: these bytes are within the pages of the file.
         unsafe {
             map.as_mut_ptr().add(start).copy_from_nonoverlapping(items.as_ptr().cast(), size);
         }
-        Self { map, start, count: items.len(), of: std::marker::PhantomData }
+        Self { map, start, count: items.len(), item: std::marker::PhantomData }
     }
 
     fn get(&self) -> &[T] {
-        // SAFETY: so many items were written there, at a multiple of their size before a page's
-        // end, which is a multiple of their alignment.
+        // SAFETY: so many items were written there; they end at a page boundary, so they are
+        // aligned.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start).cast(), self.count) }
     }
 
@@ -56,46 +55,49 @@ impl<T: Copy> Guarded<T> {
     }
 }
 
-/// One tile of a form, with an edge behind it.
-fn tile(form: Form, columns: usize) -> Guarded<u8> {
-    Guarded::new(Made::new(form, [TILE, columns], 1).tiles().tile(0))
+/// One panel of random weights before a guard page.
+fn panel(format: WeightFormat, columns: usize) -> GuardedBuffer<u8> {
+    GuardedBuffer::new(RandomMatrix::new(format, [PANEL_ROWS, columns], 1).packed().panel(0))
 }
 
-fn made(isa: Isa, rows: usize, columns: usize, kind: Kind) -> Inputs {
+fn converted(isa: Isa, rows: usize, columns: usize, format: ActivationFormat) -> Activations {
     let pool = Pool::new(1).unwrap();
-    let mut inputs = tests::inputs(&pool, &numbers(rows * columns, 2), columns);
-    inputs.make(isa, &pool, kind);
-    inputs
+    let mut x = activations(&pool, &numbers(rows * columns, 2), columns);
+    x.convert(isa, &pool, format);
+    x
 }
 
-/// What a kernel adds to sums with an edge behind them.
-fn sums(rows: usize, kernel: impl FnOnce(&mut [Lanes])) -> Vec<Lanes> {
-    let mut out = Guarded::new(&vec![[0f32; TILE]; rows]);
+/// The sums of a kernel, written before a guard page.
+fn sums(rows: usize, kernel: impl FnOnce(&mut [F32x16])) -> Vec<F32x16> {
+    let mut out = GuardedBuffer::new(&vec![[0f32; PANEL_ROWS]; rows]);
     kernel(out.get_mut());
     out.get().to_vec()
 }
 
-fn assert_near(a: &[Lanes], b: &[Lanes], what: &str) {
-    let most = b.as_flattened().iter().fold(0f32, |most, v| most.max(v.abs()));
+fn assert_near(a: &[F32x16], b: &[F32x16], what: &str) {
+    let max = b.as_flattened().iter().fold(0f32, |max, v| max.max(v.abs()));
     for (a, b) in a.as_flattened().iter().zip(b.as_flattened()) {
-        assert!((a - b).abs() <= 1e-5 * most, "{what}: {a} for {b}");
+        assert!((a - b).abs() <= 1e-5 * max, "{what}: {a} for {b}");
     }
 }
 
 const ROWS: std::ops::RangeInclusive<usize> = 1..=17;
 
 #[test]
-fn what_goes_beyond_is_ended() {
+fn an_access_to_the_guard_page_ends_the_process() {
     const VARIABLE: &str = "CANDLEMARK_TEST_BEYOND";
     if std::env::var_os(VARIABLE).is_some() {
-        let edge = Guarded::new(&[1u8; 100]);
-        // SAFETY: not sound, which is what is shown: the byte is within the mapping, but beyond the
-        // file.
-        let beyond = unsafe { edge.get().as_ptr().add(100).read_volatile() };
+        let guarded = GuardedBuffer::new(&[1u8; 100]);
+        // SAFETY: deliberately out of bounds: the byte is within the mapping, but behind the file.
+        let beyond = unsafe { guarded.get().as_ptr().add(100).read_volatile() };
         unreachable!("{beyond} was read");
     }
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "kernel::guard::what_goes_beyond_is_ended", "--nocapture"])
+        .args([
+            "--exact",
+            "kernel::guard::an_access_to_the_guard_page_ends_the_process",
+            "--nocapture",
+        ])
         .env(VARIABLE, "1")
         .status()
         .unwrap();
@@ -103,23 +105,25 @@ fn what_goes_beyond_is_ended() {
 }
 
 #[test]
-fn integers_of_8_bits_stay_within() {
-    let tiers = Isa::tested();
-    for (form, all_columns) in
-        [(Form::Q8_0, [32, 96, 512]), (Form::Q4K, [256, 512, 768]), (Form::Q6K, [256, 512, 768])]
-    {
+fn gemm_int8_stays_within_its_operands() {
+    let tiers = Isa::for_tests();
+    for (format, all_columns) in [
+        (WeightFormat::Q8_0, [32, 96, 512]),
+        (WeightFormat::Q4K, [256, 512, 768]),
+        (WeightFormat::Q6K, [256, 512, 768]),
+    ] {
         for columns in all_columns {
-            let tile = tile(form, columns);
+            let panel = panel(format, columns);
             for rows in ROWS {
-                let exact = made(Isa::PORTABLE, rows, columns, Kind::Int8);
+                let exact = converted(Isa::PORTABLE, rows, columns, ActivationFormat::Int8);
                 let expected = sums(rows, |sums| {
-                    int8(Isa::PORTABLE, form, tile.get(), exact.int8(), sums);
+                    gemm_int8(Isa::PORTABLE, format, panel.get(), exact.q8(), sums);
                 });
-                let runs: Guarded<Rounded> = Guarded::new(exact.int8().runs);
+                let blocks: GuardedBuffer<Q8Block> = GuardedBuffer::new(exact.q8().blocks);
                 for &isa in &tiers {
-                    let x = inputs::Int8 { columns, runs: runs.get() };
-                    let out = sums(rows, |sums| int8(isa, form, tile.get(), x, sums));
-                    assert_near(&out, &expected, &format!("{} {form:?} {rows}", isa.name()));
+                    let x = Q8Rows { columns, blocks: blocks.get() };
+                    let out = sums(rows, |sums| gemm_int8(isa, format, panel.get(), x, sums));
+                    assert_near(&out, &expected, &format!("{} {format:?} {rows}", isa.name()));
                 }
             }
         }
@@ -127,26 +131,31 @@ fn integers_of_8_bits_stay_within() {
 }
 
 #[test]
-fn wide_and_plain_weights_stay_within() {
-    let tiers = Isa::tested();
+fn gemm_f32_and_f16_bf16_stay_within_their_operands() {
+    let tiers = Isa::for_tests();
     for columns in [32, 64, 96, 288] {
-        let lines = Guarded::new(&numbers(columns * TILE, 1));
+        let lines = GuardedBuffer::new(&numbers(columns * PANEL_ROWS, 1));
         for rows in ROWS {
-            let x = Guarded::new(&numbers(rows * columns, 2));
+            let x = GuardedBuffer::new(&numbers(rows * columns, 2));
             let run = |isa| {
-                sums(rows, |sums| plain(isa, lines.get(), TILE, columns, x.get(), columns, sums))
+                sums(rows, |sums| {
+                    gemm_f32(isa, lines.get(), PANEL_ROWS, columns, x.get(), columns, sums)
+                })
             };
             let expected = run(Isa::PORTABLE);
             for &isa in &tiers {
                 assert_near(&run(isa), &expected, &format!("{} f32 {rows}", isa.name()));
             }
-            for form in [Form::F16, Form::Bf16] {
-                let tile = tile(form, columns);
-                let run =
-                    |isa| sums(rows, |sums| wide(isa, form, tile.get(), columns, x.get(), sums));
+            for format in [WeightFormat::F16, WeightFormat::Bf16] {
+                let panel = panel(format, columns);
+                let run = |isa| {
+                    sums(rows, |sums| {
+                        gemm_f16_bf16(isa, format, panel.get(), columns, x.get(), sums)
+                    })
+                };
                 let expected = run(Isa::PORTABLE);
                 for &isa in &tiers {
-                    assert_near(&run(isa), &expected, &format!("{} {form:?} {rows}", isa.name()));
+                    assert_near(&run(isa), &expected, &format!("{} {format:?} {rows}", isa.name()));
                 }
             }
         }
@@ -154,21 +163,22 @@ fn wide_and_plain_weights_stay_within() {
 }
 
 #[test]
-fn panels_stay_within() {
-    let tiers = Isa::tested();
+fn gemm_int16_stays_within_its_operands() {
+    let tiers = Isa::for_tests();
     for columns in [32, 256, 320] {
-        let tile = tile(Form::Q8_0, columns);
+        let panel = panel(WeightFormat::Q8_0, columns);
         for rows in ROWS {
-            let made = made(Isa::PORTABLE, rows, columns, Kind::Int16);
+            let x = converted(Isa::PORTABLE, rows, columns, ActivationFormat::Int16);
             let run = |isa| {
                 sums(rows, |sums| {
-                    for block in 0..columns.div_ceil(SUPER) {
-                        let mut panel = Panel::EMPTY;
-                        panel_of_q8_0(isa, tile.get(), columns, block, &mut panel);
-                        let Int16 { columns, quants, scales } = made.int16(block);
-                        let (quants, scales) = (Guarded::new(quants), Guarded::new(scales));
-                        let x = Int16 { columns, quants: quants.get(), scales: scales.get() };
-                        by_panel(isa, &panel, x, sums);
+                    for block in 0..columns.div_ceil(SUPER_BLOCK) {
+                        let mut weights = Int16Block::EMPTY;
+                        q8_0_to_int16(isa, panel.get(), columns, block, &mut weights);
+                        let Int16Rows { columns, quants, scales } = x.int16(block);
+                        let (quants, scales) =
+                            (GuardedBuffer::new(quants), GuardedBuffer::new(scales));
+                        let x = Int16Rows { columns, quants: quants.get(), scales: scales.get() };
+                        gemm_int16(isa, &weights, x, sums);
                     }
                 })
             };
@@ -182,42 +192,42 @@ fn panels_stay_within() {
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn squares_stay_within() {
-    let mut tiers = Isa::tested();
-    tiers.retain(|isa| isa.multiplies_bf16());
+fn bf16_gemm_stays_within_its_operands() {
+    let mut tiers = Isa::for_tests();
+    tiers.retain(|isa| isa.has_bf16());
     if tiers.is_empty() {
-        return skipped("no squares were multiplied: this CPU does not multiply bf16");
+        return skipped("no tiles were multiplied: this CPU does not multiply bf16");
     }
     for isa in tiers {
         for columns in [32, 96, 512] {
-            let tile = tile(Form::Bf16, columns);
+            let panel = panel(WeightFormat::Bf16, columns);
             for rows in [1, 15, 16, 17, 40] {
-                let made = made(isa, rows, columns, Kind::Bf16);
-                let squares = Guarded::new(made.squares());
-                // SAFETY: the CPU was asked whether it multiplies bf16.
+                let x = converted(isa, rows, columns, ActivationFormat::Bf16);
+                let tiles = GuardedBuffer::new(x.amx_tiles());
+                // SAFETY: `has_bf16` was asked.
                 let out = sums(rows, |sums| unsafe {
-                    avx512bf16::products(squares.get(), tile.get(), sums);
+                    avx512bf16::gemm_bf16(tiles.get(), panel.get(), sums);
                 });
                 let expected = sums(rows, |sums| {
-                    wide(isa, Form::Bf16, tile.get(), columns, made.f32(), sums);
+                    gemm_f16_bf16(isa, WeightFormat::Bf16, panel.get(), columns, x.f32(), sums);
                 });
-                let most = expected.as_flattened().iter().fold(0f32, |most, v| most.max(v.abs()));
+                let max = expected.as_flattened().iter().fold(0f32, |max, v| max.max(v.abs()));
                 for (a, b) in out.as_flattened().iter().zip(expected.as_flattened()) {
-                    assert!((a - b).abs() <= 0.01 * most, "{columns} {rows}: {a} for {b}");
+                    assert!((a - b).abs() <= 0.01 * max, "{columns} {rows}: {a} for {b}");
                 }
-                if isa.multiplies_matrices() && rows % TILE == 0 {
-                    let of_unit = sums(rows, |sums| {
-                        // SAFETY: the CPU has a matrix unit.
+                if isa.has_amx() && rows % PANEL_ROWS == 0 {
+                    let amx_sums = sums(rows, |sums| {
+                        // SAFETY: `has_amx` was asked.
                         unsafe {
-                            amx::products(
-                                &[(Form::Bf16, tile.get())],
+                            amx::gemm(
+                                &[(WeightFormat::Bf16, panel.get())],
                                 columns,
-                                squares.get(),
+                                tiles.get(),
                                 &mut [sums],
                             );
                         }
                     });
-                    assert_near(&of_unit, &out, "matrix unit");
+                    assert_near(&amx_sums, &out, "AMX");
                 }
             }
         }

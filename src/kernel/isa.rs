@@ -1,35 +1,34 @@
-//! Which instructions kernels may use. A value of [`Isa`] proves that this CPU has them, so holding
-//! one makes a call of a kernel that was compiled for them sound. Only this file can make such
-//! values, and it does so only of tiers that it has asked the CPU for. Tests get theirs from
-//! `Isa::tested`.
+//! Kernel tiers: CPU detection of the instructions that kernels use. A value of [`Isa`] proves that
+//! this CPU has them, which makes a call of a kernel compiled for them sound. Only this file makes
+//! such values, and only after detection; tests get theirs from `Isa::for_tests`.
 
 use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
-/// A tier of instructions that this CPU has.
+/// A kernel tier that this CPU supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Isa(Tier);
 
-/// From the least to the most.
+/// From the fewest instructions to the most; each tier includes those before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tier {
-    /// What every CPU of the target has.
+    /// The target's baseline.
     Portable,
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 with its dot products of integers, VNNI, and of bf16 where there are.
+    /// AVX-512 (F, BW, DQ, VL) with VNNI; AVX512-BF16 where the CPU has it.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// The above, and a matrix unit for bf16, AMX.
+    /// The above with AVX512-BF16, AMX-TILE and AMX-BF16.
     #[cfg(target_arch = "x86_64")]
     Amx,
 }
 
 impl Isa {
-    /// The name of the environment variable that forces a tier.
-    pub const VARIABLE: &str = "CANDLEMARK_ISA";
+    /// The environment variable that forces a tier.
+    pub const ENV_VARIABLE: &str = "CANDLEMARK_ISA";
 
     const ALL: &[Tier] = &[
         Tier::Portable,
@@ -44,41 +43,40 @@ impl Isa {
     /// Plain Rust, compiled for the target's baseline.
     pub const PORTABLE: Self = Self(Tier::Portable);
 
-    /// Every tier that this CPU has, from the least to the most.
+    /// The tiers of this CPU, from the fewest instructions to the most.
     pub fn available() -> Vec<Self> {
-        Self::ALL.iter().copied().filter(|tier| tier.is_here()).map(Self).collect()
+        Self::ALL.iter().copied().filter(|tier| tier.is_supported()).map(Self).collect()
     }
 
-    /// Every tier that a test runs, from the least to the most: those of this CPU, and AMX emulated
-    /// where it has none. Says on stderr, also of tests that pass, which these are and which are
-    /// lacking: to be asked once a test.
+    /// The tiers that a test runs: those of this CPU, and AMX, emulated where the CPU has all but
+    /// AMX. Prints these and the missing ones on stderr, even for tests that pass. Call it once per
+    /// test.
     ///
     /// # Panics
-    /// When a tier is lacking that `CANDLEMARK_REQUIRE_TIERS` names, `avx2,avx512` for example, or
-    /// there is none of that name.
+    /// When `CANDLEMARK_REQUIRE_TIERS` (for example `avx2,avx512`) names a missing or unknown tier.
     #[cfg(test)]
     #[track_caller]
-    pub(crate) fn tested() -> Vec<Self> {
+    pub(crate) fn for_tests() -> Vec<Self> {
         use std::io::Write as _;
         let emulated = Self::emulated();
         let tiers: Vec<Self> = Self::available().into_iter().chain(emulated).collect();
         let names: Vec<&str> = tiers.iter().map(|isa| isa.name()).collect();
-        let lacking: Vec<&str> =
+        let missing: Vec<&str> =
             Self::ALL.iter().map(|tier| tier.name()).filter(|name| !names.contains(name)).collect();
         let thread = std::thread::current();
-        // The harness names threads after tests, unless there is one thread alone.
+        // The harness names a thread after its test, unless tests run in one thread.
         let test = match thread.name() {
             Some(name) if name != "main" => name.to_owned(),
             _ => std::panic::Location::caller().to_string(),
         };
-        // Past the harness, which keeps what passing tests print to itself.
+        // Bypasses the harness, which hides the output of tests that pass.
         let _ = writeln!(
             std::io::stderr(),
             "{test}: runs {}{}{}{}",
             names.join(", "),
             if emulated.is_some() { " (emulated)" } else { "" },
-            if lacking.is_empty() { "" } else { "; LACKS " },
-            lacking.join(", "),
+            if missing.is_empty() { "" } else { "; MISSING " },
+            missing.join(", "),
         );
         let required = std::env::var("CANDLEMARK_REQUIRE_TIERS").unwrap_or_default();
         if let Err(why) = check_required(&required, &names) {
@@ -87,12 +85,12 @@ impl Isa {
         tiers
     }
 
-    /// AMX on a CPU that has all of it but the unit, whose instructions are emulated from now on.
-    /// The only way to a value of a tier that the CPU lacks.
+    /// AMX on a CPU that has everything else of the tier: installs the emulator of its
+    /// instructions. The only way to a value of a tier that the CPU does not support.
     #[cfg(test)]
     fn emulated() -> Option<Self> {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if Self::best() == Self(Tier::Avx512) && super::emulator::is_installed() {
+        if Self::best() == Self(Tier::Avx512) && super::emulator::install() {
             return Some(Self(Tier::Amx));
         }
         None
@@ -107,10 +105,10 @@ impl Isa {
     /// The tier that `CANDLEMARK_ISA` forces, or the best.
     ///
     /// # Errors
-    /// When it names one that is unknown, or that this CPU lacks.
-    pub fn chosen() -> Result<Self> {
-        match std::env::var(Self::VARIABLE) {
-            Ok(name) if !name.is_empty() => Self::named(&name),
+    /// When the variable names a tier that is unknown or not supported by this CPU.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var(Self::ENV_VARIABLE) {
+            Ok(name) if !name.is_empty() => Self::from_name(&name),
             _ => Ok(Self::best()),
         }
     }
@@ -118,8 +116,8 @@ impl Isa {
     /// The tier of this name.
     ///
     /// # Errors
-    /// When it is unknown, or this CPU lacks it.
-    pub fn named(name: &str) -> Result<Self> {
+    /// When it is unknown or not supported by this CPU.
+    pub fn from_name(name: &str) -> Result<Self> {
         let Some(tier) = Self::ALL.iter().find(|tier| tier.name() == name) else {
             return Err(Error::unknown(
                 "instruction set",
@@ -127,47 +125,46 @@ impl Isa {
                 Self::ALL.iter().map(|tier| tier.name()),
             ));
         };
-        if !tier.is_here() {
+        if !tier.is_supported() {
             let best = Self::best().name();
             return Err(Error::Usage(format!(
-                "this CPU has no `{name}` that {} could force; its best is `{best}`",
-                Self::VARIABLE
+                "{} asks for `{name}`, which this CPU does not support; its best is `{best}`",
+                Self::ENV_VARIABLE
             )));
         }
         Ok(Self(*tier))
     }
 
-    /// The tier, for calls of what was compiled for it.
     #[inline]
     pub(super) fn tier(self) -> Tier {
         self.0
     }
 
-    /// Whether bytes are multiplied and summed in 32 bits at once.
-    pub(super) fn sums_bytes(self) -> bool {
+    /// VNNI: `vpdpbusd`, dot products of bytes summed in 32 bits.
+    pub(super) fn has_vnni(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 >= Tier::Avx512;
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
-    /// Whether bf16 is multiplied and summed in f32 at once.
-    pub(super) fn multiplies_bf16(self) -> bool {
+    /// `vdpbf16ps`, dot products of bf16 summed in f32.
+    pub(super) fn has_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
-    /// Whether there is a matrix unit for bf16.
-    pub(super) fn multiplies_matrices(self) -> bool {
+    /// AMX: `tdpbf16ps` on tile registers.
+    pub(super) fn has_amx(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.0 == Tier::Amx;
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
-    /// As [`Isa::named`] takes it and records state it.
+    /// The name, for [`Isa::from_name`] and in records.
     pub fn name(self) -> &'static str {
         self.0.name()
     }
@@ -186,7 +183,7 @@ impl Tier {
         }
     }
 
-    fn is_here(self) -> bool {
+    fn is_supported(self) -> bool {
         match self {
             Tier::Portable => true,
             #[cfg(target_arch = "x86_64")]
@@ -197,7 +194,7 @@ impl Tier {
             }
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => {
-                Tier::Avx2.is_here()
+                Tier::Avx2.is_supported()
                     && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
@@ -206,43 +203,43 @@ impl Tier {
             }
             #[cfg(target_arch = "x86_64")]
             Tier::Amx => {
-                static HERE: OnceLock<bool> = OnceLock::new();
-                Tier::Avx512.is_here() && *HERE.get_or_init(has_matrix_unit)
+                static AMX: OnceLock<bool> = OnceLock::new();
+                Tier::Avx512.is_supported() && *AMX.get_or_init(detect_amx)
             }
         }
     }
 }
 
-/// Whether the CPU multiplies matrices of bf16, the system saves their registers, and lets this
-/// process use them.
+/// Whether the CPU has AMX-TILE and AMX-BF16, and the operating system saves the tile registers
+/// (XCR0) and permits this process to use them.
 #[cfg(target_arch = "x86_64")]
-fn has_matrix_unit() -> bool {
-    const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
-    const SAVED: u64 = 1 << 17 | 1 << 18;
-    /// What the system saves. Asked only where there is AVX-512, which implies the instruction.
+fn detect_amx() -> bool {
+    const AMX_BF16_AND_TILE: u32 = 1 << 22 | 1 << 24;
+    const XTILE_CFG_AND_DATA: u64 = 1 << 17 | 1 << 18;
+    /// The register states that the system saves.
     #[target_feature(enable = "xsave")]
-    fn saved() -> u64 {
-        // SAFETY: the CPU has the instruction, and the system lets programs use it, or AVX would
-        // not have been detected.
+    fn xcr0() -> u64 {
+        // SAFETY: the CPU has XSAVE, and the system has enabled it, or AVX would not have been
+        // detected.
         unsafe { std::arch::x86_64::_xgetbv(0) }
     }
     is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("xsave")
-        && std::arch::x86_64::__cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+        && std::arch::x86_64::__cpuid_count(7, 0).edx & AMX_BF16_AND_TILE == AMX_BF16_AND_TILE
         // SAFETY: just detected.
-        && unsafe { saved() } & SAVED == SAVED
-        && is_granted()
+        && unsafe { xcr0() } & XTILE_CFG_AND_DATA == XTILE_CFG_AND_DATA
+        && request_amx()
 }
 
-/// Asks Linux for the registers of the matrix unit, which it gives to none that does not ask.
-/// Threads of the process have them too.
+/// Requests permission for the tile registers, which Linux grants a process only on request; it
+/// holds for all its threads.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-fn is_granted() -> bool {
+fn request_amx() -> bool {
     const ARCH_PRCTL: isize = 158;
     const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
     const TILE_DATA: usize = 18;
     let result: isize;
-    // SAFETY: the call touches no memory, and changes nothing but what the process may use.
+    // SAFETY: the system call touches no memory and changes only a permission of this process.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -258,13 +255,14 @@ fn is_granted() -> bool {
 }
 
 #[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
-fn is_granted() -> bool {
+fn request_amx() -> bool {
     false
 }
 
-/// Makes of one body a function for every tier: the compiler makes vectors of the width that each
-/// has. The first argument of what it makes is the [`Isa`].
-macro_rules! tiered {
+/// Function multiversioning: compiles one body for every tier, so that the compiler vectorizes it
+/// with the registers of each. The function takes an [`Isa`] as first argument and dispatches on
+/// it.
+macro_rules! multiversion {
     ($(#[$doc:meta])* $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$doc])*
         $visible fn $name(isa: $crate::kernel::isa::Isa, $($arg: $type),*) $(-> $out)? {
@@ -294,9 +292,9 @@ macro_rules! tiered {
         }
     };
 }
-pub(super) use tiered;
+pub(super) use multiversion;
 
-/// Whether all tiers of a list such as `avx2,avx512` are among those that a test runs.
+/// Checks that all tiers of a list such as `avx2,avx512` are among those that a test runs.
 #[cfg(test)]
 fn check_required(required: &str, runs: &[&str]) -> std::result::Result<(), String> {
     for name in required.split(',').filter(|name| !name.is_empty()) {
@@ -304,7 +302,10 @@ fn check_required(required: &str, runs: &[&str]) -> std::result::Result<(), Stri
             return Err(format!("there is no tier `{name}`"));
         }
         if !runs.contains(&name) {
-            return Err(format!("`{name}` is required and not there, only {}", runs.join(", ")));
+            return Err(format!(
+                "`{name}` is required but missing; this test runs {}",
+                runs.join(", ")
+            ));
         }
     }
     Ok(())
@@ -316,25 +317,25 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn a_tier_that_is_required_is_there_or_tests_fail() {
+    fn a_missing_required_tier_fails_tests() {
         let (two, none) = (["portable", "avx2"], Ok(()));
         assert_eq!(check_required("", &two), none);
         assert_eq!(check_required("avx2", &two), none);
         assert_eq!(check_required("portable,avx2", &two), none);
-        let lacking = "`avx512` is required and not there, only portable, avx2";
-        assert_eq!(check_required("avx2,avx512", &two), Err(lacking.into()));
+        let missing = "`avx512` is required but missing; this test runs portable, avx2";
+        assert_eq!(check_required("avx2,avx512", &two), Err(missing.into()));
         assert_eq!(check_required("axv2", &two), Err("there is no tier `axv2`".into()));
     }
 
     #[test]
-    fn tiers_are_found_by_name_and_refused_by_name() {
+    fn tiers_are_found_by_name() {
         let here = Isa::available();
         assert_eq!(here[0], Isa::PORTABLE);
         assert_eq!(here.last(), Some(&Isa::best()));
         for isa in here {
-            assert_eq!(Isa::named(isa.name()).unwrap(), isa);
+            assert_eq!(Isa::from_name(isa.name()).unwrap(), isa);
         }
-        let error = Isa::named("avx1024").unwrap_err().to_string();
+        let error = Isa::from_name("avx1024").unwrap_err().to_string();
         assert!(
             error.contains("no instruction set `avx1024`") && error.contains("portable"),
             "{error}"

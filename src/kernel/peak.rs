@@ -1,150 +1,116 @@
-//! What this machine can do at most, measured with the instructions that kernels use: multiply-adds
-//! that never leave the registers, and reading memory without doing anything else. What a kernel or
-//! an engine reaches is told as a share of these, so they must not be understated: work is timed in
-//! short passes and the best is kept, since interference only slows.
+//! The roofline of this machine: peak arithmetic, measured with the kernels' own instructions in
+//! loops that never leave the registers, and read bandwidth of memory. Results are reported as
+//! fractions of these peaks, so peaks must not be understated: they are timed in short passes of
+//! which the fastest counts, since interference only slows a pass.
 
 use std::hint::black_box;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::activations::ActivationFormat;
 use super::arena::Arena;
-use super::isa::{Isa, Tier, tiered};
-use super::pool::{Pool, Raw};
-use super::tiles::TILE;
+use super::dispatch::kernels;
+use super::isa::{Isa, multiversion};
+use super::kernels::Peak;
+use super::pool::{Pool, SharedSlice};
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 #[cfg(target_arch = "x86_64")]
-use super::avx2;
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
-#[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
 
-/// How long passes of one kind of number are repeated.
+/// Time for the passes of one number format.
 const BUDGET: Duration = Duration::from_millis(80);
 
-/// A pass is at least so long: giving out its tasks is nothing beside it, and it still fits between
-/// two interruptions.
-const PASS: Duration = Duration::from_millis(4);
+/// Shortest pass: long beside the dispatch of its tasks, and short enough to fit between two timer
+/// interrupts.
+const MIN_PASS: Duration = Duration::from_millis(4);
 
-/// Tasks of a pass for each thread, so that cores of different speed end at about the same time.
-const TASKS: usize = 8;
+/// Tasks per thread and pass, so that cores of different speed end at about the same time.
+const TASKS_PER_THREAD: usize = 8;
 
-/// Fewest passes over each kind of memory; the best of fewer would be at the mercy of one
-/// interruption.
-const READS: usize = 3;
+/// Fewest passes over each kind of memory: one interruption must not decide.
+const MIN_READ_PASSES: usize = 3;
 
-/// Numbers that one instruction multiplies several of at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Number {
-    F32,
-    Int8,
-    Int16,
-    Bf16,
-}
-
-/// Operations per second of all threads, a multiply-add counted as two.
+/// Operations per second of all threads; a multiply-add is two operations.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Peaks {
-    /// On floating point of 32 bits.
+pub struct PeakRates {
+    /// f32.
     pub f32_flop_per_s: f64,
-    /// On integers of 8 bits. Where products are summed in 16 bits at first, as often as weights
-    /// of 4 bits allow.
+    /// 8-bit integers. AVX2 sums products in 16 bits first, as often as 4-bit weights allow.
     pub int8_op_per_s: f64,
-    /// On integers of 16 bits, summed in 32.
+    /// 16-bit integers, summed in 32 bits.
     pub int16_op_per_s: f64,
-    /// On bf16, where the CPU multiplies it.
+    /// bf16, where the CPU multiplies it.
     pub bf16_flop_per_s: Option<f64>,
 }
 
 /// Bytes that all threads read per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ReadRates {
-    /// In pages of the system's usual size.
-    pub plain_bytes_per_s: f64,
-    /// In memory that huge pages were asked for.
-    pub huge_bytes_per_s: f64,
+pub struct ReadBandwidth {
+    /// In pages of the system's default size.
+    pub small_pages_bytes_per_s: f64,
+    /// In memory for which huge pages were requested.
+    pub huge_pages_bytes_per_s: f64,
 }
 
-/// Measures the arithmetic of a tier on all threads of a pool.
-pub fn peaks(pool: &Pool, isa: Isa) -> Peaks {
-    let rate = |number| best_pass(pool, isa, number, BUDGET);
-    Peaks {
-        f32_flop_per_s: rate(Number::F32),
-        int8_op_per_s: rate(Number::Int8),
-        int16_op_per_s: rate(Number::Int16),
-        bf16_flop_per_s: isa.multiplies_bf16().then(|| rate(Number::Bf16)),
+/// Measures the arithmetic peak of a tier on all threads of a pool.
+pub fn peak_rates(pool: &Pool, isa: Isa) -> PeakRates {
+    let rate = |format| best_pass(pool, isa, format, BUDGET);
+    PeakRates {
+        f32_flop_per_s: rate(ActivationFormat::F32),
+        int8_op_per_s: rate(ActivationFormat::Int8),
+        int16_op_per_s: rate(ActivationFormat::Int16),
+        bf16_flop_per_s: isa.has_bf16().then(|| rate(ActivationFormat::Bf16)),
     }
 }
 
-/// Does so many turns of a loop of multiply-adds; the operations of all of them.
-fn multiply_add(isa: Isa, number: Number, turns: usize) -> usize {
-    let operations = match (isa.tier(), number) {
-        (Tier::Portable, Number::F32) => portable_f32(turns),
-        (Tier::Portable, Number::Int8) => portable_int8(turns),
-        (Tier::Portable, Number::Int16) => portable_int16(turns),
+/// Runs a loop of the multiply-adds that kernels do in a format; returns its operations.
+fn multiply_add(isa: Isa, format: ActivationFormat, iterations: usize) -> usize {
+    let kernels = kernels(isa);
+    let peak: Peak = match format {
+        ActivationFormat::F32 => kernels.peak_f32,
+        ActivationFormat::Int8 => kernels.peak_int8,
+        ActivationFormat::Int16 => kernels.peak_int16,
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of this tier is only made on a CPU that has it.
-        (Tier::Avx2, Number::F32) => unsafe { avx2::peak_f32(turns) },
+        ActivationFormat::Bf16 if isa.has_amx() => amx::peak_bf16,
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        (Tier::Avx2, Number::Int8) => unsafe { avx2::peak_int8(turns) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        (Tier::Avx2, Number::Int16) => unsafe { avx2::peak_int16(turns) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above; the greatest tier has what is below it.
-        (Tier::Avx512 | Tier::Amx, Number::F32) => unsafe { avx512::peak_f32(turns) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        (Tier::Avx512 | Tier::Amx, Number::Int8) => unsafe { avx512::peak_int8(turns) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        (Tier::Avx512 | Tier::Amx, Number::Int16) => unsafe { avx512::peak_int16(turns) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        (Tier::Amx, Number::Bf16) => unsafe { amx::peak_bf16(turns) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: bf16 is multiplied only by a CPU that was asked for it.
-        (Tier::Avx512, Number::Bf16) if isa.multiplies_bf16() => unsafe { avx512bf16::peak(turns) },
-        #[cfg(target_arch = "x86_64")]
-        (Tier::Avx2 | Tier::Avx512, Number::Bf16) => 0,
-        (Tier::Portable, Number::Bf16) => 0,
+        ActivationFormat::Bf16 if isa.has_bf16() => avx512bf16::peak_bf16,
+        ActivationFormat::Bf16 => return 0,
     };
-    operations * turns
+    // SAFETY: a value of `Isa` exists only for a tier that this CPU has, and for bf16 it was asked.
+    iterations * unsafe { peak(iterations) }
 }
 
-/// Passes until the budget is spent; the fastest, in operations per second.
-fn best_pass(pool: &Pool, isa: Isa, number: Number, budget: Duration) -> f64 {
-    let tasks = TASKS * pool.threads();
-    let pass = |turns: usize| {
+/// Repeats passes until the budget is spent; returns the fastest, in operations per second.
+fn best_pass(pool: &Pool, isa: Isa, format: ActivationFormat, budget: Duration) -> f64 {
+    let tasks = TASKS_PER_THREAD * pool.threads();
+    let pass = |iterations: usize| {
         let done = AtomicUsize::new(0);
         let start = Instant::now();
         pool.run(tasks, |_, _| {
-            done.fetch_add(multiply_add(isa, number, turns), Ordering::Relaxed);
+            done.fetch_add(multiply_add(isa, format, iterations), Ordering::Relaxed);
         });
         (start.elapsed(), done.into_inner())
     };
-    let mut turns = 256;
-    // By the fastest of a few, or an interruption would make passes so short that starting them is
-    // all they are.
-    let task = |turns: usize| {
+    let mut iterations = 256;
+    // Calibrated with the fastest of three runs: an interruption would make all passes too short.
+    let task = |iterations: usize| {
         let time = |_| {
             let start = Instant::now();
-            multiply_add(isa, number, turns);
+            multiply_add(isa, format, iterations);
             start.elapsed()
         };
         (0..3).map(time).min().expect("there are some")
     };
-    while task(turns) < PASS.min(budget) / TASKS as u32 {
-        turns *= 2;
+    while task(iterations) < MIN_PASS.min(budget) / TASKS_PER_THREAD as u32 {
+        iterations *= 2;
     }
     let began = Instant::now();
     let mut best = 0f64;
     loop {
-        let (time, operations) = pass(turns);
+        let (time, operations) = pass(iterations);
         best = best.max(operations as f64 / time.as_secs_f64());
         if began.elapsed() >= budget {
             return best;
@@ -152,73 +118,27 @@ fn best_pass(pool: &Pool, isa: Isa, number: Number, budget: Duration) -> f64 {
     }
 }
 
-/// Sums that are kept going at once in plain Rust: four registers of 128 bits are too few to hide
-/// what one addition waits for the one before, and sixteen are all that x86-64 has.
-const LANES: usize = 48;
-
-/// Operations of a turn, as of the other loops. Multiplied and added, since that is how the
-/// definitions round.
-fn portable_f32(turns: usize) -> usize {
-    let (x, y) = (black_box(0.5f32), black_box(0.25f32));
-    let mut sums = black_box([1f32; LANES]);
-    for _ in 0..turns {
-        // Each product depends on the one before, or the compiler would take it out of the loop.
-        sums.iter_mut().for_each(|sum| *sum = *sum * x + y);
-    }
-    black_box(sums);
-    2 * LANES
-}
-
-/// As the definition of 8-bit weights has them. The activation is another one each turn as far as
-/// the compiler knows, or it would take the products out of the loop.
-fn portable_int8(turns: usize) -> usize {
-    let mut x = [3i8, 5, 7, 9];
-    let weights = black_box([[1i8, 2, 3, 4]; TILE]);
-    let mut sums = black_box([1i32; TILE]);
-    for _ in 0..turns {
-        x = black_box(x);
-        for (sum, weights) in sums.iter_mut().zip(&weights) {
-            for (weight, x) in weights.iter().zip(x) {
-                *sum = sum.wrapping_add(i32::from(*weight) * i32::from(x));
-            }
-        }
-    }
-    black_box(sums);
-    2 * 4 * TILE
-}
-
-/// As the definition of a panel has them.
-fn portable_int16(turns: usize) -> usize {
-    let mut x = [3i16, 5];
-    let weights = black_box([[1i16, 2]; 2 * TILE]);
-    let mut sums = black_box([1i32; 2 * TILE]);
-    for _ in 0..turns {
-        x = black_box(x);
-        for (sum, weights) in sums.iter_mut().zip(&weights) {
-            let [a, b] = [0, 1].map(|i| i32::from(weights[i]) * i32::from(x[i]));
-            *sum = sum.wrapping_add(a + b);
-        }
-    }
-    black_box(sums);
-    2 * 2 * 2 * TILE
-}
-
-/// Reads `bytes` in plain and in huge pages in turns until the budget is spent, at least a few
-/// times; the fastest of each. Every thread has a part of its own, which it has filled itself, so
-/// that it lies in the memory nearest to it.
+/// Reads `bytes` in small and in huge pages, alternating until the budget is spent; the fastest
+/// pass over each counts. Every thread reads its own part, which it has written itself, so that the
+/// pages lie on its NUMA node (first touch).
 ///
 /// # Errors
-/// When the system gives no such memory.
-pub fn read_rates(pool: &Pool, isa: Isa, bytes: usize, budget: Duration) -> io::Result<ReadRates> {
-    let part = (bytes / pool.threads() / (PLACES * LINE)).max(1) * PLACES * LINE;
+/// When the memory cannot be allocated.
+pub fn read_bandwidth(
+    pool: &Pool,
+    isa: Isa,
+    bytes: usize,
+    budget: Duration,
+) -> io::Result<ReadBandwidth> {
+    let part = (bytes / pool.threads() / (STREAMS * LINE)).max(1) * STREAMS * LINE;
     let mut arenas =
-        [Arena::with_plain_pages(part * pool.threads())?, Arena::new(part * pool.threads())?];
+        [Arena::with_small_pages(part * pool.threads())?, Arena::new(part * pool.threads())?];
     for arena in &mut arenas {
-        let all = Raw::new(arena.all_mut());
+        let all = SharedSlice::new(arena.all_mut());
         on_each_thread(pool, |thread| {
-            // SAFETY: the parts of threads do not overlap, and each thread does this once.
+            // SAFETY: the parts of threads do not overlap, and each thread slices its own once.
             let part = unsafe { all.slice(thread * part, part) };
-            // Pages never written would all be one and the same.
+            // Pages that were never written would all map to the one zero page.
             part.as_chunks_mut::<8>()
                 .0
                 .iter_mut()
@@ -232,45 +152,42 @@ pub fn read_rates(pool: &Pool, isa: Isa, bytes: usize, budget: Duration) -> io::
         for (best, arena) in best.iter_mut().zip(&arenas) {
             let start = Instant::now();
             on_each_thread(pool, |thread| {
-                black_box(sum(isa, black_box(arena.get(thread * part..(thread + 1) * part))));
+                black_box(sum_lines(isa, black_box(arena.get(thread * part..(thread + 1) * part))));
             });
             *best = start.elapsed().min(*best);
         }
-        if pass >= READS && began.elapsed() >= budget {
+        if pass >= MIN_READ_PASSES && began.elapsed() >= budget {
             break;
         }
     }
-    let [plain, huge] = best.map(|time| (part * pool.threads()) as f64 / time.as_secs_f64());
-    Ok(ReadRates { plain_bytes_per_s: plain, huge_bytes_per_s: huge })
+    let [small, huge] = best.map(|time| (part * pool.threads()) as f64 / time.as_secs_f64());
+    Ok(ReadBandwidth { small_pages_bytes_per_s: small, huge_pages_bytes_per_s: huge })
 }
 
-/// Places of a part that are read side by side: what a CPU asks for ahead by itself ends with each
-/// page, and is not missed where other pages are under way. One place gave a seventh less in huge
-/// pages and a quarter less in plain ones.
-const PLACES: usize = 4;
+/// Streams that are read side by side: the hardware prefetcher stops at the end of each page, and
+/// other streams hide the gap. One stream gave a seventh less in huge pages and a quarter less in
+/// small ones.
+const STREAMS: usize = 4;
 
-/// Bytes that are read at one place before the next.
+/// Bytes that are read of one stream before the next: a cache line.
 const LINE: usize = 64;
 
-/// Reads every byte of whole turns.
-fn sum(isa: Isa, bytes: &[u8]) -> u64 {
+/// Reads every byte of whole lines.
+fn sum_lines(isa: Isa, bytes: &[u8]) -> u64 {
     let lines: &[[u64; LINE / 8]] = bytemuck::cast_slice(bytes);
     let (first, second) = lines.split_at(lines.len() / 2);
     let ((a, b), (c, d)) = (first.split_at(first.len() / 2), second.split_at(second.len() / 2));
-    match isa.tier() {
-        Tier::Portable => sum_of_lines(isa, [a, b, c, d]),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => sum_of_lines(isa, [a, b, c, d]),
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: an `Isa` of these tiers is only made on a CPU that has AVX-512.
-        Tier::Avx512 | Tier::Amx => unsafe { avx512::sum([a, b, c, d]) },
+    match kernels(isa).sum_streams {
+        // SAFETY: a value of `Isa` exists only for a tier that this CPU has.
+        Some(kernel) => unsafe { kernel([a, b, c, d]) },
+        None => sum_streams_autovectorized(isa, [a, b, c, d]),
     }
 }
 
-tiered! {
-    /// Sums of words, lane by lane, which the compiler keeps in registers, but gathers from all over with AVX-512.
-    fn sum_of_lines(rows: [&[[u64; LINE / 8]]; PLACES]) -> u64 {
-        let [a, b, c, d] = rows;
+multiversion! {
+    /// Lane-wise sums. The compiler keeps them in registers for AVX2, but gathers for AVX-512.
+    fn sum_streams_autovectorized(streams: [&[[u64; LINE / 8]]; STREAMS]) -> u64 {
+        let [a, b, c, d] = streams;
         let mut sums = [0u64; LINE / 8];
         for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
             for lane in 0..LINE / 8 {
@@ -282,16 +199,15 @@ tiered! {
     }
 }
 
-/// Runs something once on every thread, at once: as many tasks as threads, none of which goes on
-/// before all have begun.
+/// Runs `work` once on every thread: as many tasks as threads, with a barrier at their start.
 fn on_each_thread(pool: &Pool, work: impl Fn(usize) + Sync) {
-    let begun = AtomicUsize::new(0);
+    let started = AtomicUsize::new(0);
     pool.run(pool.threads(), |_, thread| {
-        begun.fetch_add(1, Ordering::AcqRel);
-        let mut turns = 0u32;
-        while begun.load(Ordering::Acquire) < pool.threads() {
-            turns += 1;
-            if turns < 10_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+        started.fetch_add(1, Ordering::AcqRel);
+        let mut spins = 0u32;
+        while started.load(Ordering::Acquire) < pool.threads() {
+            spins += 1;
+            if spins < 10_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
         work(thread);
     });
@@ -303,29 +219,31 @@ mod tests {
 
     #[test]
     fn every_tier_has_peaks_with_one_thread_and_with_several() {
-        let tiers = Isa::tested();
+        let tiers = Isa::for_tests();
         for pool in [1, 3].map(|threads| Pool::new(threads).unwrap()) {
             for &isa in &tiers {
-                for number in [Number::F32, Number::Int8, Number::Int16] {
-                    assert!(multiply_add(isa, number, 10) >= 200, "{} {number:?}", isa.name());
-                    let rate = best_pass(&pool, isa, number, Duration::from_micros(10));
-                    assert!(rate.is_finite() && rate > 0.0, "{} {number:?}: {rate}", isa.name());
+                for format in
+                    [ActivationFormat::F32, ActivationFormat::Int8, ActivationFormat::Int16]
+                {
+                    assert!(multiply_add(isa, format, 10) >= 200, "{} {format:?}", isa.name());
+                    let rate = best_pass(&pool, isa, format, Duration::from_micros(10));
+                    assert!(rate.is_finite() && rate > 0.0, "{} {format:?}: {rate}", isa.name());
                 }
-                assert_eq!(multiply_add(isa, Number::Bf16, 10) > 0, isa.multiplies_bf16());
+                assert_eq!(multiply_add(isa, ActivationFormat::Bf16, 10) > 0, isa.has_bf16());
             }
         }
     }
 
     #[test]
     fn memory_is_read_with_one_thread_and_with_several() {
-        let tiers = Isa::tested();
+        let tiers = Isa::for_tests();
         for pool in [1, 3].map(|threads| Pool::new(threads).unwrap()) {
             for &isa in &tiers {
                 // Less than a part for each, and parts that do not divide it.
                 for bytes in [1, 100_000] {
-                    let rates = read_rates(&pool, isa, bytes, Duration::ZERO).unwrap();
-                    let of = [rates.plain_bytes_per_s, rates.huge_bytes_per_s];
-                    assert!(of.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{rates:?}");
+                    let rates = read_bandwidth(&pool, isa, bytes, Duration::ZERO).unwrap();
+                    let both = [rates.small_pages_bytes_per_s, rates.huge_pages_bytes_per_s];
+                    assert!(both.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{rates:?}");
                 }
             }
         }
@@ -334,8 +252,8 @@ mod tests {
     #[test]
     fn every_word_is_read() {
         let words: Vec<u64> = (1..=96).collect();
-        for isa in Isa::tested() {
-            assert_eq!(sum(isa, bytemuck::cast_slice(&words)), 4656);
+        for isa in Isa::for_tests() {
+            assert_eq!(sum_lines(isa, bytemuck::cast_slice(&words)), 4656);
         }
     }
 

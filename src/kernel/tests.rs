@@ -1,14 +1,14 @@
-//! Every tier against the definitions: the weights of a tile one by one, products in f64, attention
-//! as its formula says.
+//! Every tier against the definitions in f64: dequantized weights, dot products, the formula of
+//! attention.
 
 use candle_core::quantized::GgmlDType;
 
-use super::tiles::weight;
+use super::packed::weight;
 use super::*;
 
-/// Numbers that look random and are the same everywhere, in ±1.
-pub(super) fn numbers(count: usize, salt: u64) -> Vec<f32> {
-    let mut state = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+/// Pseudorandom numbers in ±1 (xorshift), the same on every machine.
+pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
@@ -18,36 +18,36 @@ pub(super) fn numbers(count: usize, salt: u64) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// A matrix of random weights in a form: packed, and as candle expands the same blocks.
-pub(super) struct Made {
-    form: Form,
+/// A matrix of random weights: packed, and the same blocks dequantized by candle.
+pub(super) struct RandomMatrix {
+    format: WeightFormat,
     shape: [usize; 2],
     arena: Arena,
     exact: Vec<f32>,
 }
 
-impl Made {
-    pub(super) fn new(form: Form, [outputs, columns]: [usize; 2], salt: u64) -> Self {
-        let values = numbers(outputs * columns, salt);
+impl RandomMatrix {
+    pub(super) fn new(format: WeightFormat, [outputs, columns]: [usize; 2], seed: u64) -> Self {
+        let values = numbers(outputs * columns, seed);
         let rows = |rows: std::ops::Range<usize>| {
-            Ok::<_, ()>(Fill::F32(values[rows.start * columns..rows.end * columns].to_vec()))
+            Ok::<_, ()>(RowData::F32(values[rows.start * columns..rows.end * columns].to_vec()))
         };
-        let blocks = matrix(form.dtype(), [outputs, columns], rows).unwrap();
-        let mut arena = Arena::new(form.bytes(outputs, columns)).unwrap();
+        let blocks = ggml_matrix(format.dtype(), [outputs, columns], rows).unwrap();
+        let mut arena = Arena::new(format.bytes(outputs, columns)).unwrap();
         let row = blocks.data().len() / outputs;
-        let tiles = arena.all_mut().chunks_mut(form.tile_bytes(columns));
-        for (tile, rows) in tiles.zip(blocks.data().chunks(row * TILE)) {
-            pack(form, columns, rows, tile);
+        let panels = arena.all_mut().chunks_mut(format.panel_bytes(columns));
+        for (panel, rows) in panels.zip(blocks.data().chunks(row * PANEL_ROWS)) {
+            pack(format, columns, rows, panel);
         }
-        Self { form, shape: [outputs, columns], arena, exact: blocks.expand(0..outputs) }
+        Self { format, shape: [outputs, columns], arena, exact: blocks.dequantize(0..outputs) }
     }
 
-    pub(super) fn tiles(&self) -> Tiles<'_> {
-        let bytes = self.form.bytes(self.shape[0], self.shape[1]);
-        Tiles::new(self.form, self.shape, self.arena.get(0..bytes))
+    pub(super) fn packed(&self) -> PackedMatrix<'_> {
+        let bytes = self.format.bytes(self.shape[0], self.shape[1]);
+        PackedMatrix::new(self.format, self.shape, self.arena.get(0..bytes))
     }
 
-    /// The definition of a product, in f64.
+    /// The product in f64.
     fn product(&self, x: &[f32]) -> Vec<f64> {
         let columns = self.shape[1];
         let dot = |x: &[f32], w: &[f32]| -> f64 {
@@ -65,25 +65,40 @@ fn distance(a: &[f32], b: &[f64]) -> f64 {
         / square(&mut b.iter().copied()).max(1e-30)
 }
 
-const FORMS: [Form; 6] = [Form::F32, Form::F16, Form::Bf16, Form::Q8_0, Form::Q4K, Form::Q6K];
+const FORMATS: [WeightFormat; 6] = [
+    WeightFormat::F32,
+    WeightFormat::F16,
+    WeightFormat::Bf16,
+    WeightFormat::Q8_0,
+    WeightFormat::Q4K,
+    WeightFormat::Q6K,
+];
 
-pub(super) fn inputs(pool: &Pool, x: &[f32], columns: usize) -> Inputs {
-    let mut inputs = Inputs::default();
-    inputs.fill(pool, x.len() / columns, columns, |row, out| {
+pub(super) fn activations(pool: &Pool, x: &[f32], columns: usize) -> Activations {
+    let mut x_rows = Activations::default();
+    x_rows.fill(pool, x.len() / columns, columns, |row, out| {
         out.copy_from_slice(&x[row * columns..][..columns]);
     });
-    inputs
+    x_rows
+}
+
+/// The product with one matrix.
+fn gemm_alone(pool: &Pool, isa: Isa, weights: PackedMatrix<'_>, x: &[f32]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; x.len() / weights.columns * weights.outputs];
+    let output = GemmOutput { weights, out: &mut out, epilogue: Epilogue::Store };
+    gemm(pool, isa, &mut activations(pool, x, weights.columns), &mut [output]);
+    out
 }
 
 #[test]
 fn packed_weights_are_those_of_the_file() {
-    for form in FORMS {
+    for format in FORMATS {
         for outputs in [1, 16, 35] {
-            let made = Made::new(form, [outputs, 512], 3);
+            let matrix = RandomMatrix::new(format, [outputs, 512], 3);
             let mut row = vec![0.0; 512];
             for output in 0..outputs {
-                made.tiles().row(output, &mut row);
-                assert_eq!(row, made.exact[output * 512..][..512], "{form:?} row {output}");
+                matrix.packed().row(output, &mut row);
+                assert_eq!(row, matrix.exact[output * 512..][..512], "{format:?} row {output}");
             }
         }
     }
@@ -91,56 +106,54 @@ fn packed_weights_are_those_of_the_file() {
 
 #[test]
 fn a_matrix_takes_the_bytes_of_its_file() {
-    for (form, file) in [(Form::Q8_0, 34), (Form::Q4K, 144 / 8), (Form::Q6K, 210 / 8)] {
-        let bytes = form.bytes(64, 1024) as f64;
+    for (format, file) in
+        [(WeightFormat::Q8_0, 34), (WeightFormat::Q4K, 144 / 8), (WeightFormat::Q6K, 210 / 8)]
+    {
+        let bytes = format.bytes(64, 1024) as f64;
         let stored = (64 * 1024 / 32 * file) as f64;
-        assert!(bytes >= stored && bytes < stored * 1.02, "{form:?}: {bytes} for {stored}");
+        assert!(bytes >= stored && bytes < stored * 1.02, "{format:?}: {bytes} for {stored}");
     }
-    assert_eq!(Form::Q4K.bytes(64, 1024), 64 * 4 * 144);
-    assert_eq!(Form::Q6K.bytes(64, 1024), 64 * 4 * 210);
-    assert_eq!(Form::Bf16.bytes(64, 1024), 64 * 1024 * 2);
+    assert_eq!(WeightFormat::Q4K.bytes(64, 1024), 64 * 4 * 144);
+    assert_eq!(WeightFormat::Q6K.bytes(64, 1024), 64 * 4 * 210);
+    assert_eq!(WeightFormat::Bf16.bytes(64, 1024), 64 * 1024 * 2);
 }
 
-/// What a product may be off by: the rounding of activations (8 bits: half of 1/127 of the largest
-/// of 32, over the root of 3 for what is uniform), or of weights and activations to 12 and 13 bits,
-/// or of sums in f32.
-fn bound(isa: Isa, form: Form, rows: usize) -> f64 {
-    match product::kind(isa, form, rows) {
-        Kind::F32 => 2e-6,
-        Kind::Int8 => 0.006,
-        Kind::Int16 => 4e-4,
-        Kind::Bf16 => 4e-3,
+/// Largest relative error of a product. It stems from rounding activations (8 bits: half of 1/127
+/// of the largest of 32, divided by √3 for uniform values), or weights and activations to 12 and 13
+/// bits, or sums in f32.
+fn bound(isa: Isa, format: WeightFormat, rows: usize) -> f64 {
+    match activation_format(isa, format, rows) {
+        ActivationFormat::F32 => 2e-6,
+        ActivationFormat::Int8 => 0.006,
+        ActivationFormat::Int16 => 4e-4,
+        ActivationFormat::Bf16 => 4e-3,
     }
 }
 
 #[test]
 fn every_tier_multiplies_as_the_definition_does() {
-    let tiers = Isa::tested();
+    let tiers = Isa::for_tests();
     let pools = [1, 3].map(|threads| Pool::new(threads).unwrap());
-    for form in FORMS {
-        let step = form.dtype().block_size();
+    for format in FORMATS {
+        let step = format.dtype().block_size();
         for (outputs, columns) in
             [(1, 256), (16, 512), (37, 768), (130, 1280), (24, step * 7), (9, 11 * step)]
         {
-            let made = Made::new(form, [outputs, columns], 1);
+            let matrix = RandomMatrix::new(format, [outputs, columns], 1);
             for rows in (1..=17).chain([18, 33, 50]) {
                 let x = numbers(rows * columns, 99);
-                let exact = made.product(&x);
+                let exact = matrix.product(&x);
                 for &isa in &tiers {
-                    let [one, three] = pools.each_ref().map(|pool| {
-                        let mut out = vec![f32::NAN; rows * outputs];
-                        let part = Part { weights: made.tiles(), out: &mut out, then: Then::Store };
-                        products(pool, isa, &mut inputs(pool, &x, columns), &mut [part]);
-                        out
-                    });
-                    assert_eq!(one, three, "threads change nothing");
-                    let far = distance(&one, &exact);
+                    let [one, three] =
+                        pools.each_ref().map(|pool| gemm_alone(pool, isa, matrix.packed(), &x));
+                    assert_eq!(one, three, "the result does not depend on threads");
+                    let error = distance(&one, &exact);
                     let name = isa.name();
-                    // The fewer the outputs, the more likely that all of them are small by chance.
-                    let bound = bound(isa, form, rows) * if outputs < 16 { 5.0 } else { 1.0 };
+                    // The fewer outputs, the more likely that all of them are small by chance.
+                    let bound = bound(isa, format, rows) * if outputs < 16 { 5.0 } else { 1.0 };
                     assert!(
-                        far < bound,
-                        "{name} {form:?} [{outputs}, {columns}] with {rows} rows: {far}"
+                        error < bound,
+                        "{name} {format:?} [{outputs}, {columns}] with {rows} rows: {error}"
                     );
                 }
             }
@@ -149,77 +162,76 @@ fn every_tier_multiplies_as_the_definition_does() {
 }
 
 #[test]
-fn tiers_that_round_alike_differ_by_the_order_of_their_sums_alone() {
-    let tiers = Isa::tested();
+fn tiers_with_the_same_activation_format_differ_only_by_summation_order() {
+    let tiers = Isa::for_tests();
     let pool = Pool::new(1).unwrap();
-    for form in FORMS {
-        let made = Made::new(form, [48, 1024], 5);
+    for format in FORMATS {
+        let matrix = RandomMatrix::new(format, [48, 1024], 5);
         for rows in [1, 7, 40] {
             let x = numbers(rows * 1024, 4);
-            let kind = |isa| product::kind(isa, form, rows);
+            let converted_to = |isa| activation_format(isa, format, rows);
             let results: Vec<Vec<f32>> = tiers
                 .iter()
-                .filter(|&&isa| kind(isa) == kind(Isa::PORTABLE))
-                .map(|&isa| {
-                    let mut out = vec![0.0; rows * 48];
-                    let part = Part { weights: made.tiles(), out: &mut out, then: Then::Store };
-                    products(&pool, isa, &mut inputs(&pool, &x, 1024), &mut [part]);
-                    out
-                })
+                .filter(|&&isa| converted_to(isa) == converted_to(Isa::PORTABLE))
+                .map(|&isa| gemm_alone(&pool, isa, matrix.packed(), &x))
                 .collect();
             for result in &results {
                 let exact: Vec<f64> = results[0].iter().map(|&v| f64::from(v)).collect();
-                assert!(distance(result, &exact) < 2e-6, "{form:?} with {rows} rows");
+                assert!(distance(result, &exact) < 2e-6, "{format:?} with {rows} rows");
             }
         }
     }
 }
 
 #[test]
-fn a_row_is_the_same_alone_and_beside_others_of_its_kind() {
-    let tiers = Isa::tested();
+fn a_row_does_not_depend_on_the_other_rows() {
+    let tiers = Isa::for_tests();
     let pool = Pool::new(2).unwrap();
-    for form in FORMS {
-        let made = Made::new(form, [40, 512], 8);
+    for format in FORMATS {
+        let matrix = RandomMatrix::new(format, [40, 512], 8);
         for &isa in &tiers {
             for rows in [3, 16, 17, 29] {
                 let x = numbers(rows * 512, 6);
-                let run = |x: &[f32]| {
-                    let mut out = vec![0.0; x.len() / 512 * 40];
-                    let part = Part { weights: made.tiles(), out: &mut out, then: Then::Store };
-                    products(&pool, isa, &mut inputs(&pool, x, 512), &mut [part]);
-                    out
-                };
+                let run = |x: &[f32]| gemm_alone(&pool, isa, matrix.packed(), x);
                 let all = run(&x);
-                // As many rows as have the same kind of rounding.
-                let kind = |rows| product::kind(isa, form, rows);
-                let some = [1, 16, 17].into_iter().find(|&some| kind(some) == kind(rows)).unwrap();
-                assert_eq!(all[..some * 40], run(&x[..some * 512]), "{form:?} {rows}");
+                // A number of rows with the same activation format.
+                let converted_to = |rows| activation_format(isa, format, rows);
+                let some = [1, 16, 17]
+                    .into_iter()
+                    .find(|&some| converted_to(some) == converted_to(rows))
+                    .unwrap();
+                assert_eq!(all[..some * 40], run(&x[..some * 512]), "{format:?} {rows}");
             }
         }
     }
 }
 
 #[test]
-fn a_gate_may_be_held_otherwise_than_what_it_gates() {
-    let tiers = Isa::tested();
+fn swiglu_takes_a_gate_of_another_format() {
+    let tiers = Isa::for_tests();
     let pool = Pool::new(2).unwrap();
-    let made = [Made::new(Form::F32, [40, 256], 1), Made::new(Form::Q4K, [40, 256], 2)];
+    let matrix = [
+        RandomMatrix::new(WeightFormat::F32, [40, 256], 1),
+        RandomMatrix::new(WeightFormat::Q4K, [40, 256], 2),
+    ];
     for rows in [2, 20] {
         let x = numbers(rows * 256, 3);
-        let [a, b] = made.each_ref().map(|made| made.product(&x));
+        let [a, b] = matrix.each_ref().map(|matrix| matrix.product(&x));
         for &isa in &tiers {
             for (gate, up) in [(0, 1), (1, 0)] {
-                let mut out = Inputs::default();
-                let tiles = [made[gate].tiles(), made[up].tiles()];
-                gated(&pool, isa, &mut inputs(&pool, &x, 256), tiles, &mut out);
-                let [of_gate, of_up] = if gate == 0 { [&a, &b] } else { [&b, &a] };
-                let exact: Vec<f64> =
-                    of_gate.iter().zip(of_up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+                let mut out = Activations::default();
+                let weights = [matrix[gate].packed(), matrix[up].packed()];
+                gemm_swiglu(&pool, isa, &mut activations(&pool, &x, 256), weights, &mut out);
+                let [gate_sums, up_sums] = if gate == 0 { [&a, &b] } else { [&b, &a] };
+                let exact: Vec<f64> = gate_sums
+                    .iter()
+                    .zip(up_sums)
+                    .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
+                    .collect();
                 let rows: Vec<f32> =
                     out.f32().chunks(64).flat_map(|row| row[..40].iter().copied()).collect();
-                let far = distance(&rows, &exact);
-                assert!(far < 0.02, "{} {gate}: {far}", isa.name());
+                let error = distance(&rows, &exact);
+                assert!(error < 0.02, "{} {gate}: {error}", isa.name());
             }
         }
     }
@@ -227,28 +239,27 @@ fn a_gate_may_be_held_otherwise_than_what_it_gates() {
 
 #[test]
 fn extremes_do_not_overflow() {
-    let tiers = Isa::tested();
+    let tiers = Isa::for_tests();
     // Weights and activations as large as their blocks can hold, all of one sign.
     let pool = Pool::new(1).unwrap();
-    for form in FORMS {
+    for format in FORMATS {
         let columns = 512;
-        let fill =
-            |rows: std::ops::Range<usize>| Ok::<_, ()>(Fill::F32(vec![-1.0; rows.len() * columns]));
-        let blocks = matrix(form.dtype(), [16, columns], fill).unwrap();
-        let mut arena = Arena::new(form.bytes(16, columns)).unwrap();
-        pack(form, columns, blocks.data(), arena.all_mut());
-        let exact: f32 = blocks.expand(0..1).iter().sum();
+        let fill = |rows: std::ops::Range<usize>| {
+            Ok::<_, ()>(RowData::F32(vec![-1.0; rows.len() * columns]))
+        };
+        let blocks = ggml_matrix(format.dtype(), [16, columns], fill).unwrap();
+        let mut arena = Arena::new(format.bytes(16, columns)).unwrap();
+        pack(format, columns, blocks.data(), arena.all_mut());
+        let exact: f32 = blocks.dequantize(0..1).iter().sum();
         for &isa in &tiers {
             for rows in [1, 4, 20] {
                 for sign in [1.0f32, -1.0] {
                     let x = vec![sign; rows * columns];
-                    let mut out = vec![0.0; rows * 16];
-                    let weights =
-                        Tiles::new(form, [16, columns], arena.get(0..form.bytes(16, columns)));
-                    let part = Part { weights, out: &mut out, then: Then::Store };
-                    products(&pool, isa, &mut inputs(&pool, &x, columns), &mut [part]);
+                    let bytes = arena.get(0..format.bytes(16, columns));
+                    let weights = PackedMatrix::new(format, [16, columns], bytes);
+                    let out = gemm_alone(&pool, isa, weights, &x);
                     for out in out {
-                        assert!((out - sign * exact).abs() < 1.0, "{form:?}: {out} for {exact}");
+                        assert!((out - sign * exact).abs() < 1.0, "{format:?}: {out} for {exact}");
                     }
                 }
             }
@@ -258,30 +269,39 @@ fn extremes_do_not_overflow() {
 
 #[test]
 fn results_are_stored_added_and_biased() {
-    let tiers = Isa::tested();
+    let tiers = Isa::for_tests();
     let pool = Pool::new(2).unwrap();
-    let (a, b) = (Made::new(Form::F32, [20, 64], 1), Made::new(Form::Q8_0, [33, 64], 2));
+    let (a, b) = (
+        RandomMatrix::new(WeightFormat::F32, [20, 64], 1),
+        RandomMatrix::new(WeightFormat::Q8_0, [33, 64], 2),
+    );
     let x = numbers(3 * 64, 5);
     let bias: Vec<f32> = numbers(20, 9);
     let exact_a = a.product(&x);
     let exact_b = b.product(&x);
     for &isa in &tiers {
         let (mut first, mut second) = (vec![f32::NAN; 60], vec![1.0; 99]);
-        let parts = &mut [
-            Part { weights: a.tiles(), out: &mut first, then: Then::Bias(&bias) },
-            Part { weights: b.tiles(), out: &mut second, then: Then::Add },
+        let outputs = &mut [
+            GemmOutput { weights: a.packed(), out: &mut first, epilogue: Epilogue::Bias(&bias) },
+            GemmOutput { weights: b.packed(), out: &mut second, epilogue: Epilogue::Add },
         ];
-        products(&pool, isa, &mut inputs(&pool, &x, 64), parts);
+        gemm(&pool, isa, &mut activations(&pool, &x, 64), outputs);
         for (i, (out, exact)) in first.iter().zip(&exact_a).enumerate() {
             assert!((f64::from(*out - bias[i % 20]) - exact).abs() < 1e-5);
         }
         for (out, exact) in second.iter().zip(&exact_b) {
             assert!((f64::from(*out) - 1.0 - exact).abs() < 0.1);
         }
-        let up = Made::new(Form::F32, [20, 64], 7);
+        let up = RandomMatrix::new(WeightFormat::F32, [20, 64], 7);
         let exact_up = up.product(&x);
-        let mut out = Inputs::default();
-        gated(&pool, isa, &mut inputs(&pool, &x, 64), [a.tiles(), up.tiles()], &mut out);
+        let mut out = Activations::default();
+        gemm_swiglu(
+            &pool,
+            isa,
+            &mut activations(&pool, &x, 64),
+            [a.packed(), up.packed()],
+            &mut out,
+        );
         assert_eq!((out.rows(), out.columns()), (3, 32));
         for (i, (gate, up)) in exact_a.iter().zip(&exact_up).enumerate() {
             let exact = gate / (1.0 + (-gate).exp()) * up;
@@ -291,13 +311,13 @@ fn results_are_stored_added_and_biased() {
     }
 }
 
-/// Attention as its formula says, in f64: one query against the keys and values up to its position.
+/// The formula of attention in f64: one query against the keys and values up to its position.
 fn formula(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) -> Vec<f64> {
     let dot =
         |k: &Vec<f32>| -> f64 { q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum() };
     let scores: Vec<f64> = keys.iter().map(dot).collect();
-    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
     (0..q.len())
         .map(|i| weights.iter().zip(values).map(|(w, v)| w * f64::from(v[i])).sum::<f64>() / sum)
@@ -305,18 +325,18 @@ fn formula(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>]) -> Vec<f64> {
 }
 
 #[test]
-fn attention_is_its_formula_for_ragged_passes() {
-    let tiers = Isa::tested();
+fn attention_agrees_with_its_formula_for_ragged_batches() {
+    let tiers = Isa::for_tests();
     let (heads, group, width) = (2, 3, 32);
     let [one, pool] = [1, 3].map(|threads| Pool::new(threads).unwrap());
     for &isa in &tiers {
-        for (held, bound) in [(Held::F32, 2e-6), (Held::Bf16, 1.5e-2)] {
-            let mut cache = Cache::new(Layout { layers: 2, heads, width, held });
+        for (dtype, bound) in [(KvDtype::F32, 2e-6), (KvDtype::Bf16, 1.5e-2)] {
+            let mut cache = KvCache::new(KvLayout { layers: 2, heads, width, dtype });
             cache.reset(3);
             let mut keys = vec![vec![Vec::new(); heads]; 3];
             let mut values = keys.clone();
-            // Chunks of several sequences, one alone, single tokens beside prompts, and contexts of
-            // more than one part.
+            // Prompts of several sequences, one alone, decode beside prefill, and contexts of more
+            // than one split.
             let passes: [&[(usize, usize)]; 6] = [
                 &[(0, 40), (1, 3), (2, 33)],
                 &[(1, 1), (0, 1)],
@@ -327,10 +347,10 @@ fn attention_is_its_formula_for_ragged_passes() {
             ];
             for (number, pass) in passes.iter().enumerate() {
                 let rows: usize = pass.iter().map(|(_, rows)| rows).sum();
-                let salt = 10 * number as u64;
+                let seed = 10 * number as u64;
                 let (k, v) =
-                    (numbers(rows * heads * width, salt), numbers(rows * heads * width, salt + 1));
-                let q = numbers(rows * heads * group * width, salt + 2);
+                    (numbers(rows * heads * width, seed), numbers(rows * heads * width, seed + 1));
+                let q = numbers(rows * heads * group * width, seed + 2);
                 let mut spans = Vec::new();
                 let mut start = 0;
                 for &(sequence, rows) in *pass {
@@ -340,11 +360,11 @@ fn attention_is_its_formula_for_ragged_passes() {
                     start += rows;
                 }
                 cache.append(&pool, 1, &spans, &k, &v);
-                let mut out = Inputs::default();
-                attend(&pool, isa, &cache, 1, &spans, &q, &mut out);
-                let mut alone = Inputs::default();
-                attend(&one, isa, &cache, 1, &spans, &q, &mut alone);
-                assert_eq!(out.f32(), alone.f32(), "threads change nothing");
+                let mut out = Activations::default();
+                attention(&pool, isa, &cache, 1, &spans, &q, &mut out);
+                let mut alone = Activations::default();
+                attention(&one, isa, &cache, 1, &spans, &q, &mut alone);
+                assert_eq!(out.f32(), alone.f32(), "the result does not depend on threads");
                 for span in &spans {
                     for row in 0..span.rows {
                         let at = span.start + row;
@@ -364,10 +384,10 @@ fn attention_is_its_formula_for_ragged_passes() {
                                 &keys[span.sequence][head / group],
                                 &values[span.sequence][head / group],
                             );
-                            let far = distance(&out.f32()[from..from + width], &exact);
+                            let error = distance(&out.f32()[from..from + width], &exact);
                             assert!(
-                                far < bound,
-                                "{} {held:?} {span:?} row {row}: {far}",
+                                error < bound,
+                                "{} {dtype:?} {span:?} row {row}: {error}",
                                 isa.name()
                             );
                         }
@@ -380,52 +400,50 @@ fn attention_is_its_formula_for_ragged_passes() {
 }
 
 #[test]
-fn weights_that_are_not_numbers_are_seen() {
-    let tiers = Isa::tested();
+fn a_nan_activation_makes_the_result_nan() {
+    let tiers = Isa::for_tests();
     let pool = Pool::new(1).unwrap();
-    let made = Made::new(Form::Q8_0, [16, 256], 1);
+    let matrix = RandomMatrix::new(WeightFormat::Q8_0, [16, 256], 1);
     for &isa in &tiers {
         let mut x = numbers(256, 3);
         x[7] = f32::NAN;
-        let mut out = vec![0.0; 16];
-        let part = Part { weights: made.tiles(), out: &mut out, then: Then::Store };
-        products(&pool, isa, &mut inputs(&pool, &x, 256), &mut [part]);
+        let out = gemm_alone(&pool, isa, matrix.packed(), &x);
         assert!(out.iter().all(|v| v.is_nan()), "{}", isa.name());
     }
 }
 
 #[test]
-fn a_weight_of_each_form_reads_as_its_layout_says() {
+fn a_q8_0_weight_reads_as_its_layout_says() {
     // One block by hand: scale 0.5, quants 0, 1, 2, ...
     let mut row = vec![0x00, 0x38];
     row.extend(0..32u8);
-    let mut tile = vec![0; Form::Q8_0.tile_bytes(32)];
-    pack(Form::Q8_0, 32, &row, &mut tile);
+    let mut panel = vec![0; WeightFormat::Q8_0.panel_bytes(32)];
+    pack(WeightFormat::Q8_0, 32, &row, &mut panel);
     for column in 0..32 {
-        assert_eq!(weight(Form::Q8_0, &tile, column, 0), column as f32 / 2.0);
-        assert_eq!(weight(Form::Q8_0, &tile, column, 1), 0.0);
+        assert_eq!(weight(WeightFormat::Q8_0, &panel, column, 0), column as f32 / 2.0);
+        assert_eq!(weight(WeightFormat::Q8_0, &panel, column, 1), 0.0);
     }
-    assert_eq!(Form::of(GgmlDType::Q5_0), None);
+    assert_eq!(WeightFormat::from_dtype(GgmlDType::Q5_0), None);
 }
 
 #[test]
-fn a_tile_takes_the_bytes_of_its_rows_and_half_a_line_for_an_odd_block() {
-    for (form, columns, bytes) in [
-        (Form::Q8_0, 64, 16 * 2 * 34),
-        (Form::Q8_0, 96, 16 * 3 * 34 + 32),
-        (Form::Q4K, 768, 16 * 3 * 144),
-        (Form::Q6K, 512, 16 * 2 * 210),
-        (Form::Q6K, 768, 16 * 3 * 210 + 32),
+fn a_panel_takes_the_bytes_of_its_rows_and_half_a_line_for_an_odd_block() {
+    for (format, columns, bytes) in [
+        (WeightFormat::Q8_0, 64, 16 * 2 * 34),
+        (WeightFormat::Q8_0, 96, 16 * 3 * 34 + 32),
+        (WeightFormat::Q4K, 768, 16 * 3 * 144),
+        (WeightFormat::Q6K, 512, 16 * 2 * 210),
+        (WeightFormat::Q6K, 768, 16 * 3 * 210 + 32),
     ] {
-        assert_eq!(form.tile_bytes(columns), bytes, "{form:?} {columns}");
+        assert_eq!(format.panel_bytes(columns), bytes, "{format:?} {columns}");
     }
-    // Rows of the first and second block of two, and of one that is alone: scales 1, 2 and 3.
+    // A block pair and a block that is alone: scales 1, 2 and 3.
     let row: Vec<u8> =
         [0x3c, 0x40, 0x42].iter().flat_map(|&d| [vec![0, d], vec![1; 32]].concat()).collect();
-    let mut tile = vec![0; Form::Q8_0.tile_bytes(96)];
-    pack(Form::Q8_0, 96, &row, &mut tile);
+    let mut panel = vec![0; WeightFormat::Q8_0.panel_bytes(96)];
+    pack(WeightFormat::Q8_0, 96, &row, &mut panel);
     for (column, value) in [(0, 1.0), (31, 1.0), (32, 2.0), (63, 2.0), (64, 3.0), (95, 3.0)] {
-        assert_eq!(weight(Form::Q8_0, &tile, column, 0), value, "{column}");
+        assert_eq!(weight(WeightFormat::Q8_0, &panel, column, 0), value, "{column}");
     }
-    assert_eq!((tile[1], tile[33], tile[64 + 2 * 512 + 1]), (0x3c, 0x40, 0x42), "in order");
+    assert_eq!((panel[1], panel[33], panel[64 + 2 * 512 + 1]), (0x3c, 0x40, 0x42), "in order");
 }

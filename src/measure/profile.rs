@@ -13,7 +13,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::engine::{Engine, Request};
 use crate::error::{Error, Result};
-use crate::kernel::{Pool, SPANS};
+use crate::kernel::{Pool, TRACE_TARGET};
 use crate::measure::hash_ids;
 use crate::record::{Block, Case, Work};
 use crate::settings::Setup;
@@ -63,7 +63,7 @@ thread_local! {
 
 impl Subscriber for Counter {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target() == SPANS && NAMES.contains(&metadata.name())
+        metadata.is_span() && metadata.target() == TRACE_TARGET && NAMES.contains(&metadata.name())
     }
 
     /// All spans of a name share their number: nothing is kept of a single one.
@@ -258,10 +258,10 @@ mod tests {
         let profile: &'static Profile = Box::leak(Box::default());
         tracing::subscriber::with_default(Counter(profile), || {
             for _ in 0..3 {
-                let _span = tracing::trace_span!(target: SPANS, "norm").entered();
+                let _span = tracing::trace_span!(target: TRACE_TARGET, "norm").entered();
             }
             let _other = tracing::trace_span!("norm").entered();
-            let _unknown = tracing::trace_span!(target: SPANS, "lunch").entered();
+            let _unknown = tracing::trace_span!(target: TRACE_TARGET, "lunch").entered();
         });
         assert_eq!(profile.read().count, [0, 0, 3, 0, 0, 0]);
     }

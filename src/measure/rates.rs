@@ -56,11 +56,11 @@ fn with_effort(threads: usize, effort: &Effort) -> Result<Rates> {
     let isa = Isa::best();
     // Where the system gives no memory to read, all else can still be measured.
     let read = machine::read_buffer_bytes(effort.least_bytes)
-        .and_then(|bytes| kernel::read_rates(&pool, isa, bytes, effort.reading).ok());
-    let peaks = kernel::peaks(&pool, isa);
+        .and_then(|bytes| kernel::read_bandwidth(&pool, isa, bytes, effort.reading).ok());
+    let peaks = kernel::peak_rates(&pool, isa);
     Ok(Rates {
-        read_bytes_per_s: read.map(|read| read.plain_bytes_per_s),
-        read_huge_bytes_per_s: read.map(|read| read.huge_bytes_per_s),
+        read_bytes_per_s: read.map(|read| read.small_pages_bytes_per_s),
+        read_huge_bytes_per_s: read.map(|read| read.huge_pages_bytes_per_s),
         f32_flop_per_s: Some(peaks.f32_flop_per_s.max(foreign_f32_rate().unwrap_or(0.0))),
         int8_op_per_s: Some(peaks.int8_op_per_s),
         int16_op_per_s: Some(peaks.int16_op_per_s),

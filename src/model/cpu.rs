@@ -9,8 +9,9 @@ use candle_core::quantized::GgmlDType;
 
 use crate::error::{Error, Result};
 use crate::kernel::{
-    Arena, Cache, Form, Held, Inputs, Isa, Layout, Part, Pool, SPANS, Span, TILE, Then, Tiles,
-    attend, gated, largest, products, rms_norm, turn,
+    Activations, Arena, Epilogue, GemmOutput, Isa, KvCache, KvDtype, KvLayout, PANEL_ROWS,
+    PackedMatrix, Pool, Span, TRACE_TARGET, WeightFormat, argmax, attention, gemm, gemm_swiglu,
+    qk_norm_rope, rms_norm,
 };
 use crate::model::config::Config;
 use crate::model::rope::Tables;
@@ -33,14 +34,14 @@ pub struct Cpu {
     norm: Vec<f32>,
     output: Option<Packed>,
     rope: Tables,
-    cache: Cache,
+    cache: KvCache,
     memory: Memory,
     expanded: Vec<GgmlDType>,
 }
 
 /// A matrix in the arena.
 struct Packed {
-    form: Form,
+    format: WeightFormat,
     shape: [usize; 2],
     at: Range<usize>,
 }
@@ -69,12 +70,12 @@ struct Linear {
 struct Memory {
     /// The residual stream, `[rows, hidden]`.
     x: Vec<f32>,
-    normed: Inputs,
+    normed: Activations,
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
-    mixed: Inputs,
-    inner: Inputs,
+    mixed: Activations,
+    inner: Activations,
 }
 
 /// Which rows of a pass have an answer that is wanted.
@@ -99,10 +100,10 @@ impl Cpu {
         isa: Isa,
         pool: Pool,
     ) -> Result<Self> {
-        if !config.head_dim.is_multiple_of(TILE) {
+        if !config.head_dim.is_multiple_of(PANEL_ROWS) {
             let width = config.head_dim;
             return Err(Error::Unsupported(format!(
-                "heads of width {width}: the CPU engine takes multiples of {TILE}; `--engine candle` takes others"
+                "heads of width {width}: the CPU engine takes multiples of {PANEL_ROWS}; `--engine candle` takes others"
             )));
         }
         let mut loader = Loader::new(config, source, quant)?;
@@ -113,9 +114,14 @@ impl Cpu {
         let norm = loader.vector("model.norm.weight", config.hidden)?;
         // A model that is held in f32 is the definition of its quantised forms, so nothing of it is
         // rounded.
-        let held = if embedding.form == Form::F32 { Held::F32 } else { Held::Bf16 };
-        let layout =
-            Layout { layers: config.layers, heads: config.kv_heads, width: config.head_dim, held };
+        let dtype =
+            if embedding.format == WeightFormat::F32 { KvDtype::F32 } else { KvDtype::Bf16 };
+        let layout = KvLayout {
+            layers: config.layers,
+            heads: config.kv_heads,
+            width: config.head_dim,
+            dtype,
+        };
         Ok(Self {
             config: config.clone(),
             isa,
@@ -125,7 +131,7 @@ impl Cpu {
             norm,
             output,
             rope: Tables::new(config),
-            cache: Cache::new(layout),
+            cache: KvCache::new(layout),
             memory: Memory::default(),
             expanded: loader.expanded,
             arena: loader.arena,
@@ -182,7 +188,7 @@ impl Cpu {
             self.cache.set_length(span.sequence, span.past + span.rows);
         }
         let Self { memory: Memory { x, normed, .. }, norm, config, isa, pool, .. } = self;
-        let _span = tracing::trace_span!(target: SPANS, "norm").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "norm").entered();
         let hidden = config.hidden;
         normed.fill(pool, x.len() / hidden, hidden, |row, out| {
             rms_norm(*isa, &x[row * hidden..][..hidden], norm, config.rms_eps as f32, out);
@@ -191,7 +197,7 @@ impl Cpu {
     }
 
     fn embed_tokens(&mut self, steps: &[Step<'_>]) -> Result<()> {
-        let _span = tracing::trace_span!(target: SPANS, "embedding").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "embedding").entered();
         let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
         let (hidden, vocab) = (self.config.hidden, self.config.vocab);
         if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
@@ -202,7 +208,7 @@ impl Cpu {
         let tiles = self.embedding.tiles(&self.arena);
         self.memory.x.resize(ids.len() * hidden, 0.0);
         let rows = ids.len().div_ceil(4 * self.pool.threads()).max(4);
-        self.pool.chunks(&mut self.memory.x, rows * hidden, |number, part| {
+        self.pool.run_chunks(&mut self.memory.x, rows * hidden, |number, part| {
             for (i, row) in part.chunks_exact_mut(hidden).enumerate() {
                 tiles.row(ids[number * rows + i] as usize, row);
             }
@@ -222,10 +228,10 @@ impl Cpu {
         let rows = x.len() / hidden;
         let norm = |x: &[f32],
                     weight: &[f32],
-                    normed: &mut Inputs,
+                    normed: &mut Activations,
                     number: &dyn Fn(usize) -> usize,
                     count| {
-            let _span = tracing::trace_span!(target: SPANS, "norm").entered();
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "norm").entered();
             let rows: Vec<usize> = (0..count).map(number).collect();
             normed.fill(pool, count, hidden, |row, out| {
                 rms_norm(isa, &x[rows[row] * hidden..][..hidden], weight, eps, out);
@@ -238,13 +244,13 @@ impl Cpu {
         q.resize(answer_rows * q_width, 0.0);
         let some = answer_rows < rows;
         {
-            let _span = tracing::trace_span!(target: SPANS, "product").entered();
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "product").entered();
             let mut parts =
                 vec![layer.k.part(arena, k.as_mut_slice()), layer.v.part(arena, v.as_mut_slice())];
             if !some {
                 parts.insert(0, layer.q.part(arena, q.as_mut_slice()));
             }
-            products(pool, isa, normed, &mut parts);
+            gemm(pool, isa, normed, &mut parts);
         }
         if some {
             let ends: Vec<usize> = spans.iter().map(|span| span.start + span.rows - 1).collect();
@@ -253,11 +259,11 @@ impl Cpu {
                 x.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
             }
             x.truncate(answer_rows * hidden);
-            let _span = tracing::trace_span!(target: SPANS, "product").entered();
-            products(pool, isa, normed, &mut [layer.q.part(arena, q.as_mut_slice())]);
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "product").entered();
+            gemm(pool, isa, normed, &mut [layer.q.part(arena, q.as_mut_slice())]);
         }
         {
-            let _span = tracing::trace_span!(target: SPANS, "rope").entered();
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "rope").entered();
             let norms = layer.head_norms.as_ref();
             let scale = 1.0 / (config.head_dim as f32).sqrt();
             rotate(pool, isa, rope, answers, q, norms.map(|norms| norms.0.as_slice()), eps, scale);
@@ -265,27 +271,27 @@ impl Cpu {
             cache.append(pool, index, spans, k, v);
         }
         {
-            let _span = tracing::trace_span!(target: SPANS, "attention").entered();
-            attend(pool, isa, cache, index, answers, q, mixed);
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "attention").entered();
+            attention(pool, isa, cache, index, answers, q, mixed);
         }
         {
-            let _span = tracing::trace_span!(target: SPANS, "product").entered();
-            products(pool, isa, mixed, &mut [layer.o.add(arena, x.as_mut_slice())]);
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "product").entered();
+            gemm(pool, isa, mixed, &mut [layer.o.add(arena, x.as_mut_slice())]);
         }
         norm(x, &layer.mlp_norm, normed, &|row| row, answer_rows);
-        let _span = tracing::trace_span!(target: SPANS, "product").entered();
-        gated(pool, isa, normed, [layer.gate.tiles(arena), layer.up.tiles(arena)], inner);
-        products(pool, isa, inner, &mut [layer.down.add(arena, x.as_mut_slice())]);
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "product").entered();
+        gemm_swiglu(pool, isa, normed, [layer.gate.tiles(arena), layer.up.tiles(arena)], inner);
+        gemm(pool, isa, inner, &mut [layer.down.add(arena, x.as_mut_slice())]);
     }
 
     /// Scores of the hidden states in `memory.normed`.
     fn scores_of_rows(&mut self) -> Logits {
-        let _span = tracing::trace_span!(target: SPANS, "product").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "product").entered();
         let vocab = self.config.vocab;
         let mut values = vec![0.0; self.memory.normed.rows() * vocab];
         let weights = self.output.as_ref().unwrap_or(&self.embedding).tiles(&self.arena);
-        let mut parts = [Part { weights, out: &mut values, then: Then::Store }];
-        products(&self.pool, self.isa, &mut self.memory.normed, &mut parts);
+        let mut parts = [GemmOutput { weights, out: &mut values, epilogue: Epilogue::Store }];
+        gemm(&self.pool, self.isa, &mut self.memory.normed, &mut parts);
         Logits { vocab, values }
     }
 
@@ -315,10 +321,10 @@ fn rotate(
         spans.iter().flat_map(|span| span.past..span.past + span.rows).collect();
     let (width, rows) = (heads.len() / positions.len(), positions.len());
     let part = if rows <= 2 { rows } else { rows.div_ceil(4 * pool.threads()) };
-    pool.chunks(heads, part * width, |number, part_rows| {
+    pool.run_chunks(heads, part * width, |number, part_rows| {
         for (i, row) in part_rows.chunks_exact_mut(width).enumerate() {
             let (cos, sin) = rope.row(positions[number * part + i]);
-            turn(isa, row, norm, eps, cos, sin, scale);
+            qk_norm_rope(isa, row, norm, eps, cos, sin, scale);
         }
     });
 }
@@ -331,7 +337,7 @@ impl Decoder for Cpu {
 
     fn greedy(&mut self, steps: &[Step<'_>]) -> Result<Vec<u32>> {
         let logits = self.forward(steps)?;
-        Ok(logits.rows().map(|row| largest(self.isa, row).0 as u32).collect())
+        Ok(logits.rows().map(|row| argmax(self.isa, row).0 as u32).collect())
     }
 
     fn reset(&mut self, sequences: usize) -> Result<()> {
@@ -392,7 +398,7 @@ impl Decoder for Cpu {
 
     fn footprint(&self) -> Footprint {
         let types: Vec<(GgmlDType, u64)> =
-            self.matrices().map(|matrix| (matrix.form.dtype(), matrix.at.len() as u64)).collect();
+            self.matrices().map(|matrix| (matrix.format.dtype(), matrix.at.len() as u64)).collect();
         let weight_bytes: u64 = types.iter().map(|(_, bytes)| bytes).sum();
         let embedding = self.embedding.at.len() as u64;
         // With an output matrix of its own, the embedding is only looked up.
@@ -401,25 +407,25 @@ impl Decoder for Cpu {
         } else {
             weight_bytes
         };
-        let kv_type_bytes = self.cache.layout().held.bytes();
+        let kv_type_bytes = self.cache.layout().dtype.bytes();
         let expanded = self.expanded.clone();
         Footprint { types, weight_bytes, step_bytes, kv_type_bytes, expanded }
     }
 }
 
 impl Packed {
-    fn tiles<'a>(&self, arena: &'a Arena) -> Tiles<'a> {
-        Tiles::new(self.form, self.shape, arena.get(self.at.clone()))
+    fn tiles<'a>(&self, arena: &'a Arena) -> PackedMatrix<'a> {
+        PackedMatrix::new(self.format, self.shape, arena.get(self.at.clone()))
     }
 
-    fn add<'a>(&self, arena: &'a Arena, out: &'a mut [f32]) -> Part<'a> {
-        Part { weights: self.tiles(arena), out, then: Then::Add }
+    fn add<'a>(&self, arena: &'a Arena, out: &'a mut [f32]) -> GemmOutput<'a> {
+        GemmOutput { weights: self.tiles(arena), out, epilogue: Epilogue::Add }
     }
 }
 
 impl Linear {
-    fn part<'a>(&'a self, arena: &'a Arena, out: &'a mut [f32]) -> Part<'a> {
-        let then = self.bias.as_deref().map_or(Then::Store, Then::Bias);
-        Part { weights: self.weight.tiles(arena), out, then }
+    fn part<'a>(&'a self, arena: &'a Arena, out: &'a mut [f32]) -> GemmOutput<'a> {
+        let epilogue = self.bias.as_deref().map_or(Epilogue::Store, Epilogue::Bias);
+        GemmOutput { weights: self.weight.tiles(arena), out, epilogue }
     }
 }

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module as _, Tensor};
 
 use crate::error::{Error, Result};
-use crate::kernel::SPANS;
+use crate::kernel::TRACE_TARGET;
 use crate::model::weights::{Source, blocks};
 
 /// Weights that are expanded at a time: 16 MiB as f32.
@@ -80,7 +80,7 @@ impl Matrix {
     /// # Errors
     /// When the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let _span = tracing::trace_span!(target: SPANS, "product").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "product").entered();
         match self {
             Matrix::Dense(w) => Ok(x.to_dtype(w.dtype())?.matmul(&w.t()?)?),
             Matrix::Device { product, .. } => Ok(product.forward(&x.to_dtype(DType::F32)?)?),
@@ -92,7 +92,7 @@ impl Matrix {
     /// # Errors
     /// When a number is out of range, or the device fails.
     pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
-        let _span = tracing::trace_span!(target: SPANS, "embedding").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "embedding").entered();
         match self {
             Matrix::Dense(w) => Ok(w.index_select(&Tensor::new(ids, w.device())?, 0)?),
             Matrix::Device { blocks, .. } => {

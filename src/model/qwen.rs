@@ -8,7 +8,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::error::Result;
-use crate::kernel::SPANS;
+use crate::kernel::TRACE_TARGET;
 use crate::model::config::{Config, Family};
 use crate::model::matrix::{Matrix, check_shape};
 use crate::model::rope::Rope;
@@ -158,7 +158,7 @@ impl Qwen {
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        let _span = tracing::trace_span!(target: SPANS, "norm").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "norm").entered();
         Ok(candle_nn::ops::rms_norm(&x.contiguous()?, weight, self.config.rms_eps as f32)?)
     }
 
@@ -356,7 +356,7 @@ impl Linear {
 
 /// `silu(gate) * up`.
 fn gated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let _span = tracing::trace_span!(target: SPANS, "silu").entered();
+    let _span = tracing::trace_span!(target: TRACE_TARGET, "silu").entered();
     Ok((gate.silu()? * up)?)
 }
 
@@ -379,14 +379,14 @@ fn attention(
     let mut k = split(layer.k.forward(x)?, config.kv_heads)?;
     let v = split(layer.v.forward(x)?, config.kv_heads)?.to_dtype(x.dtype())?.squeeze(0)?;
     if let Some((q_norm, k_norm)) = &layer.head_norms {
-        let _span = tracing::trace_span!(target: SPANS, "norm").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "norm").entered();
         let eps = config.rms_eps as f32;
         q = candle_nn::ops::rms_norm(&q.to_dtype(q_norm.dtype())?, q_norm, eps)?;
         k = candle_nn::ops::rms_norm(&k.to_dtype(k_norm.dtype())?, k_norm, eps)?;
     }
     // Angles in f32 whatever the activations are: bf16 has 8 bits for positions of 16.
     let turn = |y: Tensor| {
-        let _span = tracing::trace_span!(target: SPANS, "rope").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "rope").entered();
         candle_nn::rotary_emb::rope(&y.to_dtype(DType::F32)?, cos, sin)?
             .to_dtype(x.dtype())?
             .squeeze(0)
@@ -398,7 +398,7 @@ fn attention(
     let one = |(span, sequence): (&Span, &mut Sequence)| {
         let part = |y: &Tensor| y.narrow(1, span.start, span.rows)?.contiguous();
         let (keys, values) = sequence.append(index, part(&k)?, part(&v)?, span.past)?;
-        let _span = tracing::trace_span!(target: SPANS, "attention").entered();
+        let _span = tracing::trace_span!(target: TRACE_TARGET, "attention").entered();
         attend(config, &part(&q)?, &keys, &values, span.past)
     };
     let mut outputs = work.into_iter().map(one).collect::<Result<Vec<Tensor>>>()?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Blocks, Fill, matrix};
+use crate::kernel::{GgmlMatrix, RowData, ggml_matrix};
 use crate::model::config::Config;
 
 /// A tensor of a source, before it is read.
@@ -72,12 +72,12 @@ impl Rows {
                 let row = row_bytes(dtype, columns).expect("what was read has whole rows");
                 let rows = bytes.len() / row;
                 let one = |range: Range<usize>| {
-                    Ok::<_, Infallible>(Fill::Bytes(
+                    Ok::<_, Infallible>(RowData::Bytes(
                         bytes[range.start * row..range.end * row].to_vec(),
                     ))
                 };
-                match matrix(dtype, [rows, columns], one) {
-                    Ok(blocks) => blocks.expand(0..rows),
+                match ggml_matrix(dtype, [rows, columns], one) {
+                    Ok(blocks) => blocks.dequantize(0..rows),
                     Err(never) => match never {},
                 }
             }
@@ -95,10 +95,10 @@ pub fn blocks(
     name: &str,
     shape: [usize; 2],
     dtype: GgmlDType,
-) -> Result<Box<dyn Blocks>> {
-    matrix(dtype, shape, |rows| match source.rows(name, rows)? {
-        Rows::Bytes(stored, bytes) if stored == dtype => Ok(Fill::Bytes(bytes)),
-        other => Ok(Fill::F32(other.into_f32(shape[1]))),
+) -> Result<Box<dyn GgmlMatrix>> {
+    ggml_matrix(dtype, shape, |rows| match source.rows(name, rows)? {
+        Rows::Bytes(stored, bytes) if stored == dtype => Ok(RowData::Bytes(bytes)),
+        other => Ok(RowData::F32(other.into_f32(shape[1]))),
     })
 }
 
@@ -122,11 +122,11 @@ pub fn bytes_of_rows(
                 return Ok(bytemuck::cast_slice(&values).to_vec());
             }
             let fill = |rows: Range<usize>| {
-                Ok::<_, Infallible>(Fill::F32(
+                Ok::<_, Infallible>(RowData::F32(
                     values[rows.start * columns..rows.end * columns].to_vec(),
                 ))
             };
-            match matrix(dtype, [count, columns], fill) {
+            match ggml_matrix(dtype, [count, columns], fill) {
                 Ok(blocks) => Ok(blocks.data().to_vec()),
                 Err(never) => match never {},
             }

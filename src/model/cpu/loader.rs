@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{Layer, Linear, Packed};
 use crate::error::{Error, Result};
-use crate::kernel::{Arena, Form, SPANS, TILE, pack};
+use crate::kernel::{Arena, PANEL_ROWS, TRACE_TARGET, WeightFormat, pack};
 use crate::model::config::{Config, Family};
 use crate::model::matrix::check_shape;
 use crate::model::weights::{Quant, Source, bytes_of_rows, held_as};
@@ -34,9 +34,9 @@ impl<'a> Loader<'a> {
         for (name, shape) in config.tensors() {
             check_shape(source, &name, &shape)?;
             if let [outputs, columns] = *shape {
-                let (form, dtype) = loader.form(&name);
-                bytes += form.bytes(outputs, columns);
-                if form.dtype() != dtype && !loader.expanded.contains(&dtype) {
+                let (format, dtype) = loader.format(&name);
+                bytes += format.bytes(outputs, columns);
+                if format.dtype() != dtype && !loader.expanded.contains(&dtype) {
                     loader.expanded.push(dtype);
                 }
             }
@@ -47,10 +47,10 @@ impl<'a> Loader<'a> {
 
     /// How a matrix is held, and the type that it would have been held as if there were kernels for
     /// it.
-    fn form(&self, name: &str) -> (Form, GgmlDType) {
+    fn format(&self, name: &str) -> (WeightFormat, GgmlDType) {
         let info = self.source.info(name).expect("its shape was compared");
         let dtype = held_as(name, &info, self.quant, self.config);
-        (Form::of(dtype).unwrap_or(Form::Bf16), dtype)
+        (WeightFormat::from_dtype(dtype).unwrap_or(WeightFormat::Bf16), dtype)
     }
 
     /// Reads a layer.
@@ -94,30 +94,30 @@ impl<'a> Loader<'a> {
 
     /// Reads a matrix into the arena, some tiles at a time and in parallel.
     pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Packed> {
-        let (form, _) = self.form(name);
+        let (format, _) = self.format(name);
         let [outputs, columns] = shape;
-        let at = self.used..self.used + form.bytes(outputs, columns);
+        let at = self.used..self.used + format.bytes(outputs, columns);
         self.used = at.end;
         let source = self.source;
-        let tile_bytes = form.tile_bytes(columns).max(1);
+        let panel_bytes = format.panel_bytes(columns).max(1);
         let read = |(i, tiles): (usize, &mut [u8])| -> Result<()> {
-            let first = i * TILES_AT_ONCE * TILE;
-            let rows = first..outputs.min(first + TILES_AT_ONCE * TILE);
+            let first = i * TILES_AT_ONCE * PANEL_ROWS;
+            let rows = first..outputs.min(first + TILES_AT_ONCE * PANEL_ROWS);
             let count = rows.len();
-            let bytes = bytes_of_rows(source, name, rows, columns, form.dtype())?;
-            let _span = tracing::trace_span!(target: SPANS, "pack").entered();
+            let bytes = bytes_of_rows(source, name, rows, columns, format.dtype())?;
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "pack").entered();
             let row = bytes.len() / count;
-            for (tile, rows) in tiles.chunks_mut(tile_bytes).zip(bytes.chunks(TILE * row)) {
-                pack(form, columns, rows, tile);
+            for (tile, rows) in tiles.chunks_mut(panel_bytes).zip(bytes.chunks(PANEL_ROWS * row)) {
+                pack(format, columns, rows, tile);
             }
             Ok(())
         };
         self.arena
             .get_mut(at.clone())
-            .par_chunks_mut(TILES_AT_ONCE * tile_bytes)
+            .par_chunks_mut(TILES_AT_ONCE * panel_bytes)
             .enumerate()
             .try_for_each(read)?;
-        Ok(Packed { form, shape, at })
+        Ok(Packed { format, shape, at })
     }
 
     /// Reads numbers that are held in f32.

@@ -1,58 +1,53 @@
-//! A matrix as blocks of a GGML type, in the bytes of its file: what quantises, reads and writes
-//! weights. Products are made with [`super::tiles`] or by candle.
+//! Matrices as blocks of a GGML type, as GGUF files store them: quantization, dequantization,
+//! bytes. GEMM runs on [`super::packed`] matrices or in candle.
 
 use std::ops::Range;
 
 use candle_core::quantized::{GgmlDType, GgmlType, QuantizedType, k_quants};
 use rayon::prelude::*;
 
-/// Weights of one chunk while a matrix is filled: 16 MiB once they are f32.
+/// Weights per chunk of parallel work: 16 MiB as f32.
 const CHUNK: usize = 1 << 22;
 
-/// What a chunk of a matrix is filled with.
-pub enum Fill {
-    /// Numbers, to be quantised.
+/// The contents of some rows.
+pub enum RowData {
+    /// Numbers, which are then quantized.
     F32(Vec<f32>),
-    /// Bytes of the matrix's own type.
+    /// Blocks of the matrix's own type, as bytes.
     Bytes(Vec<u8>),
 }
 
 /// A matrix `[outputs, columns]` of blocks.
-pub trait Blocks: Send + Sync {
-    /// Type of the blocks.
-    fn dtype(&self) -> GgmlDType;
-    /// Bytes of the blocks.
-    fn bytes(&self) -> u64;
-    /// The blocks as in a file, row by row.
+pub trait GgmlMatrix: Send + Sync {
+    /// The blocks as bytes of a GGUF file, row by row.
     fn data(&self) -> &[u8];
-    /// Rows of the matrix as f32.
-    fn expand(&self, rows: Range<usize>) -> Vec<f32>;
-    /// The same blocks as candle holds them.
+    /// Dequantizes rows.
+    fn dequantize(&self, rows: Range<usize>) -> Vec<f32>;
+    /// The same blocks as candle's type.
     fn into_candle(self: Box<Self>) -> Box<dyn QuantizedType>;
 }
 
-struct Typed<T> {
+struct TypedBlocks<T> {
     blocks: Vec<T>,
     columns: usize,
 }
 
-/// Makes a matrix of a type, filled in parallel by ranges of rows.
+/// Builds a matrix of a GGML type in parallel: `fill` returns the contents of a range of rows.
 ///
 /// # Errors
 /// What `fill` returns.
 ///
 /// # Panics
-/// When the type's blocks do not divide a row, or `fill` gives another number of values or bytes
-/// than the rows have.
-pub fn matrix<E: Send>(
+/// When the type's blocks do not divide a row, or `fill` returns too few or too many values.
+pub fn ggml_matrix<E: Send>(
     dtype: GgmlDType,
     [outputs, columns]: [usize; 2],
-    fill: impl Fn(Range<usize>) -> Result<Fill, E> + Sync,
-) -> Result<Box<dyn Blocks>, E> {
+    fill: impl Fn(Range<usize>) -> Result<RowData, E> + Sync,
+) -> Result<Box<dyn GgmlMatrix>, E> {
     macro_rules! typed {
         ($type:ty) => {{
-            let blocks = filled::<$type, E>(outputs, columns, fill)?;
-            Ok(Box::new(Typed { blocks, columns }))
+            let blocks = fill_blocks::<$type, E>(outputs, columns, fill)?;
+            Ok(Box::new(TypedBlocks { blocks, columns }))
         }};
     }
     match dtype {
@@ -74,10 +69,10 @@ pub fn matrix<E: Send>(
     }
 }
 
-fn filled<T: GgmlType, E: Send>(
+fn fill_blocks<T: GgmlType, E: Send>(
     outputs: usize,
     columns: usize,
-    fill: impl Fn(Range<usize>) -> Result<Fill, E> + Sync,
+    fill: impl Fn(Range<usize>) -> Result<RowData, E> + Sync,
 ) -> Result<Vec<T>, E> {
     assert!(columns.is_multiple_of(T::BLCK_SIZE), "blocks divide a row");
     let row = columns / T::BLCK_SIZE;
@@ -85,11 +80,11 @@ fn filled<T: GgmlType, E: Send>(
     let mut blocks = vec![T::zeros(); outputs * row];
     let fill_chunk = |(i, chunk): (usize, &mut [T])| {
         match fill(i * height..(i * height + chunk.len() / row))? {
-            Fill::F32(values) => {
-                let _span = tracing::trace_span!(target: super::SPANS, "pack").entered();
+            RowData::F32(values) => {
+                let _span = tracing::trace_span!(target: super::TRACE_TARGET, "pack").entered();
                 T::from_float(&values, chunk);
             }
-            Fill::Bytes(bytes) => bytes_of(chunk).copy_from_slice(&bytes),
+            RowData::Bytes(bytes) => as_bytes_mut(chunk).copy_from_slice(&bytes),
         }
         Ok(())
     };
@@ -97,32 +92,24 @@ fn filled<T: GgmlType, E: Send>(
     Ok(blocks)
 }
 
-fn bytes_of<T: GgmlType>(blocks: &mut [T]) -> &mut [u8] {
+fn as_bytes_mut<T: GgmlType>(blocks: &mut [T]) -> &mut [u8] {
     let bytes = size_of_val(blocks);
     assert_eq!(size_of::<T>(), T::DTYPE.type_size(), "blocks are packed as in a file");
     // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks are packed
-    // integers and floats, for which every pattern of bits is a value.
+    // integers and floats, for which every bit pattern is a value.
     unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast::<u8>(), bytes) }
 }
 
-impl<T: GgmlType + 'static> Blocks for Typed<T> {
-    fn dtype(&self) -> GgmlDType {
-        T::DTYPE
-    }
-
-    fn bytes(&self) -> u64 {
-        size_of_val(self.blocks.as_slice()) as u64
-    }
-
+impl<T: GgmlType + 'static> GgmlMatrix for TypedBlocks<T> {
     fn data(&self) -> &[u8] {
         let blocks = self.blocks.as_slice();
         assert_eq!(size_of::<T>(), T::DTYPE.type_size(), "blocks are packed as in a file");
-        // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks are packed
-        // without gaps.
+        // SAFETY: the slice covers just the blocks, bytes need no alignment, and blocks have no
+        // padding.
         unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), size_of_val(blocks)) }
     }
 
-    fn expand(&self, rows: Range<usize>) -> Vec<f32> {
+    fn dequantize(&self, rows: Range<usize>) -> Vec<f32> {
         let row = self.columns / T::BLCK_SIZE;
         let mut values = vec![0f32; rows.len() * self.columns];
         T::to_float(&self.blocks[rows.start * row..rows.end * row], &mut values);

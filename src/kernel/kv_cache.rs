@@ -1,63 +1,63 @@
-//! Keys and values of all sequences, in pages of positions that are handed out as sequences grow:
-//! nothing is copied to make room.
+//! Paged KV cache: keys and values of all sequences in pages of 32 positions, handed out as
+//! sequences grow, so that growing copies nothing.
 //!
-//! In a page, for every layer and key-value head: keys, sixteen positions side by side
-//! (`[2][width][16]`, as f32 or in pairs along the width as bf16, `[2][width/2][16][2]`), then
-//! values (`[32][width]`, or in pairs of positions, `[16][width][2]`). These are lines of weights
-//! to the products of attention, and a block of keys in bf16 is what a matrix unit takes.
+//! A page holds for every layer and key-value head the keys, sixteen positions interleaved
+//! (`[2][width][16]` f32, or pairs along the width `[2][width/2][16][2]` bf16), then the values
+//! (`[32][width]` f32, or pairs of positions `[16][width][2]` bf16). These are weight panels to the
+//! GEMM kernels, and sixteen keys in bf16 are AMX tiles.
 
 use half::bf16;
 
 use super::arena::{Arena, HUGE_PAGE};
-use super::pool::{Pool, Raw};
-use super::tiles::TILE;
+use super::packed::PANEL_ROWS;
+use super::pool::{Pool, SharedSlice};
 
-/// Positions of a page.
-pub const PAGE: usize = 32;
+/// Positions per page.
+pub(super) const PAGE: usize = 32;
 
-/// Bytes that are asked of the system at a time: an eighth of what is there, within these bounds.
-/// They take memory only as they are used, but a limit on data counts them from the start.
+/// Smallest and largest slab that is allocated at a time; in between, an eighth of the cache. Slabs
+/// take physical memory only as they are used, but a limit on address space counts them whole.
 const SLAB: [usize; 2] = [HUGE_PAGE, 64 << 20];
 
-/// Rows of a pass that are written by one thread, since others would take longer to begin.
-const FEW_ROWS: usize = 16;
+/// Rows of a pass up to which one thread writes them: waking others would take longer.
+const SERIAL_ROWS: usize = 16;
 
-/// How numbers of the cache are held.
+/// Number format of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
-    /// 32 bits.
+pub enum KvDtype {
+    /// IEEE single precision.
     F32,
-    /// 16 bits.
+    /// bfloat16.
     Bf16,
 }
 
-impl Held {
-    /// Bytes of a number.
+impl KvDtype {
+    /// Bytes per number.
     pub fn bytes(self) -> usize {
         match self {
-            Held::F32 => 4,
-            Held::Bf16 => 2,
+            KvDtype::F32 => 4,
+            KvDtype::Bf16 => 2,
         }
     }
 }
 
-/// Sizes of a cache.
+/// Shape of a cache.
 #[derive(Debug, Clone, Copy)]
-pub struct Layout {
+pub struct KvLayout {
     /// Layers.
     pub layers: usize,
     /// Key-value heads.
     pub heads: usize,
-    /// Numbers of a key; a multiple of 16.
+    /// Numbers per key, a multiple of 16.
     pub width: usize,
-    /// How they are held.
-    pub held: Held,
+    /// Number format.
+    pub dtype: KvDtype,
 }
 
-impl Layout {
-    /// Bytes of a page's keys of one layer and head, and of its values.
+impl KvLayout {
+    /// Bytes of the keys of one layer and head in a page; the values take as many.
     fn half_bytes(&self) -> usize {
-        PAGE * self.width * self.held.bytes()
+        PAGE * self.width * self.dtype.bytes()
     }
 
     fn page_bytes(&self) -> usize {
@@ -65,13 +65,13 @@ impl Layout {
     }
 }
 
-/// The caches of some sequences.
-pub struct Cache {
-    layout: Layout,
+/// Keys and values of several sequences.
+pub struct KvCache {
+    layout: KvLayout,
     slabs: Vec<Arena>,
-    /// Of every page its slab, and where it begins there.
+    /// Slab and offset of every page.
     pages: Vec<(usize, usize)>,
-    /// Pages that no sequence has.
+    /// Free list of pages.
     free: Vec<usize>,
     sequences: Vec<Sequence>,
 }
@@ -82,57 +82,58 @@ struct Sequence {
     pages: Vec<usize>,
 }
 
-/// Where the rows of one sequence lie in a pass.
+/// The rows of one sequence in a ragged batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Which sequence.
+    /// Sequence number.
     pub sequence: usize,
-    /// Its first row.
+    /// First row.
     pub start: usize,
-    /// How many.
+    /// Number of rows.
     pub rows: usize,
-    /// Positions before them.
+    /// Positions of the sequence before these rows.
     pub past: usize,
 }
 
-impl Cache {
-    /// An empty cache without sequences.
+impl KvCache {
+    /// A cache without sequences.
     ///
     /// # Panics
     /// When the width is no multiple of 16.
-    pub fn new(layout: Layout) -> Self {
-        assert!(layout.width.is_multiple_of(TILE), "keys are whole lines");
+    pub fn new(layout: KvLayout) -> Self {
+        assert!(layout.width.is_multiple_of(PANEL_ROWS), "keys are whole lines");
         let (slabs, pages, free, sequences) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { layout, slabs, pages, free, sequences }
     }
 
-    /// Its sizes.
-    pub fn layout(&self) -> Layout {
+    /// Its shape.
+    pub fn layout(&self) -> KvLayout {
         self.layout
     }
 
-    /// Forgets everything and makes room for so many sequences.
+    /// Frees all pages and starts so many empty sequences.
     pub fn reset(&mut self, sequences: usize) {
         self.free.extend(self.sequences.drain(..).flat_map(|sequence| sequence.pages));
-        // The lowest are handed out next: they were used before, and so is their memory.
+        // The lowest pages are handed out next: their memory is already mapped.
         self.free.sort_unstable_by(|a, b| b.cmp(a));
         self.sequences.resize_with(sequences, Sequence::default);
     }
 
-    /// Sequences.
+    /// Number of sequences.
     pub fn sequences(&self) -> usize {
         self.sequences.len()
     }
 
-    /// Positions of a sequence, if there is such a one.
+    /// Positions of a sequence, if it exists.
     pub fn length(&self, sequence: usize) -> Option<usize> {
         self.sequences.get(sequence).map(|sequence| sequence.length)
     }
 
-    /// Sets the positions of a sequence: fewer than it had, or what was appended in all layers.
+    /// Sets the length of a sequence: shorter, or as far as all layers were appended. Frees the
+    /// pages beyond it.
     ///
     /// # Panics
-    /// When there is no room for so many.
+    /// When the sequence has too few pages.
     pub fn set_length(&mut self, sequence: usize, length: usize) {
         let sequence = &mut self.sequences[sequence];
         assert!(length <= sequence.pages.len() * PAGE, "its pages hold them");
@@ -142,25 +143,25 @@ impl Cache {
         }
     }
 
-    /// Bytes of the pages that sequences have.
+    /// Bytes of the pages in use.
     pub fn bytes(&self) -> usize {
         let pages: usize = self.sequences.iter().map(|sequence| sequence.pages.len()).sum();
         pages * self.layout.page_bytes()
     }
 
-    /// Makes room for so many positions of a sequence.
+    /// Allocates pages for so many positions of a sequence.
     ///
     /// # Errors
-    /// When the system gives no more memory.
+    /// When memory cannot be allocated.
     pub fn grow(&mut self, sequence: usize, length: usize) -> std::io::Result<()> {
         while self.sequences[sequence].pages.len() * PAGE < length {
             let page = match self.free.pop() {
                 Some(page) => page,
                 None => {
                     let size = self.layout.page_bytes().max(1);
-                    let wanted = (self.pages.len() * size / 8).clamp(SLAB[0], SLAB[1]);
+                    let bytes = (self.pages.len() * size / 8).clamp(SLAB[0], SLAB[1]);
                     let (slab, first, count) =
-                        (self.slabs.len(), self.pages.len(), (wanted / size).max(1));
+                        (self.slabs.len(), self.pages.len(), (bytes / size).max(1));
                     self.slabs.push(Arena::new(count * size)?);
                     self.pages.extend((0..count).map(|i| (slab, i * size)));
                     self.free.extend((first + 1..first + count).rev());
@@ -172,16 +173,21 @@ impl Cache {
         Ok(())
     }
 
-    /// Slab and offset of the keys of a layer and head in the page that has a position.
-    fn place(&self, sequence: usize, layer: usize, head: usize, position: usize) -> (usize, usize) {
+    /// Slab and offset of the keys of a layer and head in the page of a position.
+    fn offset(
+        &self,
+        sequence: usize,
+        layer: usize,
+        head: usize,
+        position: usize,
+    ) -> (usize, usize) {
         let page = self.sequences[sequence].pages[position / PAGE];
         let (slab, at) = self.pages[page];
         let within = (layer * self.layout.heads + head) * 2 * self.layout.half_bytes();
         (slab, at + within)
     }
 
-    /// Keys and values of a layer and head in the page that has a position: see the head of this
-    /// file.
+    /// Keys and values of a layer and head in the page of a position; layout as above.
     pub(super) fn page(
         &self,
         sequence: usize,
@@ -189,47 +195,46 @@ impl Cache {
         head: usize,
         position: usize,
     ) -> (&[u8], &[u8]) {
-        let (slab, at) = self.place(sequence, layer, head, position);
+        let (slab, at) = self.offset(sequence, layer, head, position);
         let half = self.layout.half_bytes();
         self.slabs[slab].get(at..at + 2 * half).split_at(half)
     }
 
-    /// Writes keys and values of a pass, `[rows, heads * width]`, behind the positions that its
-    /// spans say.
+    /// Writes the keys and values of a pass, `[rows, heads * width]`, behind the past positions of
+    /// its spans. Lengths stay as they are until [`KvCache::set_length`].
     ///
     /// # Panics
-    /// When there is no room: see [`Cache::grow`]; or two spans are of one sequence.
+    /// When pages are missing (see [`KvCache::grow`]), or two spans are of one sequence.
     pub fn append(&mut self, pool: &Pool, layer: usize, spans: &[Span], k: &[f32], v: &[f32]) {
-        let Layout { heads, width, held, .. } = self.layout;
+        let KvLayout { heads, width, dtype, .. } = self.layout;
         for (i, span) in spans.iter().enumerate() {
-            let again = spans[..i].iter().any(|other| other.sequence == span.sequence);
-            assert!(!again, "a sequence has one span");
+            let repeated = spans[..i].iter().any(|other| other.sequence == span.sequence);
+            assert!(!repeated, "a sequence has one span");
         }
         let half = self.layout.half_bytes();
-        let slabs: Vec<Raw<u8>> =
-            self.slabs.iter_mut().map(|slab| Raw::new(slab.all_mut())).collect();
+        let slabs: Vec<SharedSlice<u8>> =
+            self.slabs.iter_mut().map(|slab| SharedSlice::new(slab.all_mut())).collect();
         let this = &*self;
         let task = |number: usize| {
             let (span, head) = (&spans[number / heads], number % heads);
             for row in 0..span.rows {
                 let position = span.past + row;
-                let (slab, at) = this.place(span.sequence, layer, head, position);
+                let (slab, at) = this.offset(span.sequence, layer, head, position);
                 let from = ((span.start + row) * heads + head) * width;
-                // SAFETY: this part of the page is of one sequence, layer and head, and so this
-                // task's alone: spans are of different sequences, which have
-                // different pages.
+                // SAFETY: only this task writes this layer and head of this page: spans are of
+                // different sequences, and sequences share no pages.
                 let page = unsafe { slabs[slab].slice(at, 2 * half) };
                 let (keys, values) = page.split_at_mut(half);
-                if position % TILE == 0 {
-                    // What an earlier sequence left beyond the end must not be multiplied, not even
-                    // with 0: it may be NaN.
-                    let block = PAGE / TILE;
-                    let at = position % PAGE / TILE * (half / block);
+                if position % PANEL_ROWS == 0 {
+                    // Zeroes what an earlier sequence left behind the end: kernels multiply whole
+                    // blocks, and NaN times 0 is NaN.
+                    let block = PAGE / PANEL_ROWS;
+                    let at = position % PAGE / PANEL_ROWS * (half / block);
                     keys[at..at + half / block].fill(0);
                     values[at..at + half / block].fill(0);
                 }
                 write(
-                    held,
+                    dtype,
                     width,
                     position % PAGE,
                     &k[from..][..width],
@@ -241,7 +246,7 @@ impl Cache {
         };
         let (tasks, rows) =
             (spans.len() * heads, spans.iter().map(|span| span.rows).sum::<usize>());
-        if rows <= FEW_ROWS {
+        if rows <= SERIAL_ROWS {
             (0..tasks).for_each(task);
         } else {
             pool.run(tasks, |number, _| task(number));
@@ -250,7 +255,7 @@ impl Cache {
 }
 
 fn write(
-    held: Held,
+    dtype: KvDtype,
     width: usize,
     at: usize,
     k: &[f32],
@@ -258,20 +263,21 @@ fn write(
     keys: &mut [u8],
     values: &mut [u8],
 ) {
-    let (block, lane) = (at / TILE, at % TILE);
-    match held {
-        Held::F32 => {
+    let (block, lane) = (at / PANEL_ROWS, at % PANEL_ROWS);
+    match dtype {
+        KvDtype::F32 => {
             let (keys, values): (&mut [f32], &mut [f32]) =
                 (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));
-            for (line, k) in keys[block * width * TILE..].chunks_exact_mut(TILE).zip(k) {
+            for (line, k) in keys[block * width * PANEL_ROWS..].chunks_exact_mut(PANEL_ROWS).zip(k)
+            {
                 line[lane] = *k;
             }
             values[at * width..(at + 1) * width].copy_from_slice(v);
         }
-        Held::Bf16 => {
+        KvDtype::Bf16 => {
             let (keys, values): (&mut [[u16; 2]], &mut [[u16; 2]]) =
                 (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));
-            let lines = keys[block * width / 2 * TILE..].chunks_exact_mut(TILE);
+            let lines = keys[block * width / 2 * PANEL_ROWS..].chunks_exact_mut(PANEL_ROWS);
             for (line, k) in lines.zip(k.as_chunks::<2>().0) {
                 line[lane] = k.map(|k| bf16::from_f32(k).to_bits());
             }
@@ -286,13 +292,13 @@ fn write(
 mod tests {
     use super::*;
 
-    fn cache(held: Held) -> Cache {
-        Cache::new(Layout { layers: 2, heads: 3, width: 16, held })
+    fn cache(dtype: KvDtype) -> KvCache {
+        KvCache::new(KvLayout { layers: 2, heads: 3, width: 16, dtype })
     }
 
     #[test]
-    fn pages_are_handed_out_and_taken_back() {
-        let mut cache = cache(Held::Bf16);
+    fn pages_are_allocated_and_freed() {
+        let mut cache = cache(KvDtype::Bf16);
         cache.reset(2);
         assert_eq!((cache.sequences(), cache.bytes(), cache.length(2)), (2, 0, None));
         cache.grow(0, 33).unwrap();
@@ -310,15 +316,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_appended_lies_where_the_layout_says_and_the_rest_is_zero() {
+    fn appended_keys_and_values_lie_where_the_layout_says_and_the_rest_is_zero() {
         let pool = Pool::new(2).unwrap();
-        for held in [Held::F32, Held::Bf16] {
-            let mut cache = cache(held);
-            for round in 0..2 {
+        for dtype in [KvDtype::F32, KvDtype::Bf16] {
+            let mut cache = cache(dtype);
+            for reuse in [false, true] {
                 cache.reset(1);
                 cache.grow(0, 40).unwrap();
-                if round == 1 {
-                    // Left by an earlier sequence.
+                if reuse {
+                    // Garbage of an earlier sequence.
                     let bytes = cache.slabs[0].all_mut();
                     bytes[..4096].fill(0xff);
                 }
@@ -338,13 +344,13 @@ mod tests {
                     let (keys, values) = cache.page(0, 1, 2, position.min(39));
                     for i in 0..16 {
                         let at = position % PAGE;
-                        let (key, value) = match held {
-                            Held::F32 => {
+                        let (key, value) = match dtype {
+                            KvDtype::F32 => {
                                 let (keys, values): (&[f32], &[f32]) =
                                     (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
                                 (keys[(at / 16 * 16 + i) * 16 + at % 16], values[at * 16 + i])
                             }
-                            Held::Bf16 => {
+                            KvDtype::Bf16 => {
                                 let (keys, values): (&[u16], &[u16]) =
                                     (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));
                                 let k = ((at / 16 * 8 + i / 2) * 16 + at % 16) * 2 + i % 2;

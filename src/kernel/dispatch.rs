@@ -1,0 +1,129 @@
+//! Calls of the kernels of an [`Isa`]. Every call is sound for the same reason: a value of [`Isa`]
+//! exists only for a tier that this CPU has, and the table of a tier needs no other instructions.
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::isa::{Isa, Tier};
+use super::kernels::{GemmQ8, Kernels};
+use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, no_kernel};
+use super::packed::{PANEL_ROWS, WeightFormat};
+use super::portable;
+
+/// The table of a tier. AMX adds a bf16 GEMM to those of AVX-512.
+pub(super) fn kernels(isa: Isa) -> &'static Kernels {
+    match isa.tier() {
+        Tier::Portable => &portable::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => &avx2::KERNELS,
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 | Tier::Amx => &avx512::KERNELS,
+    }
+}
+
+/// See [`portable::gemm_f32`].
+pub(super) fn gemm_f32(
+    isa: Isa,
+    lines: &[f32],
+    step: usize,
+    columns: usize,
+    x: &[f32],
+    stride: usize,
+    out: &mut [F32x16],
+) {
+    // SAFETY: see the head of this file.
+    unsafe { (kernels(isa).gemm_f32)(lines, step, columns, x, stride, out) }
+}
+
+/// Quantized weights with 8-bit activations.
+pub(super) fn gemm_int8(
+    isa: Isa,
+    format: WeightFormat,
+    panel: &[u8],
+    x: Q8Rows<'_>,
+    out: &mut [F32x16],
+) {
+    let kernels = kernels(isa);
+    let kernel: GemmQ8 = match format {
+        WeightFormat::Q8_0 => kernels.gemm_q8_0,
+        WeightFormat::Q4K => kernels.gemm_q4_k,
+        WeightFormat::Q6K => kernels.gemm_q6_k,
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => no_kernel(format),
+    };
+    // SAFETY: see the head of this file.
+    unsafe { kernel(panel, x, out) }
+}
+
+/// See [`portable::gemm_int16`].
+pub(super) fn gemm_int16(isa: Isa, weights: &Int16Block, x: Int16Rows<'_>, out: &mut [F32x16]) {
+    // SAFETY: see the head of this file.
+    unsafe { (kernels(isa).gemm_int16)(weights, x, out) }
+}
+
+/// F16 or BF16 weights with f32 activations, for decode. Without a kernel that widens in registers,
+/// blocks of 64 columns are widened to a buffer of 4 KiB, which stays in L1.
+pub(super) fn gemm_f16_bf16(
+    isa: Isa,
+    format: WeightFormat,
+    panel: &[u8],
+    columns: usize,
+    x: &[f32],
+    out: &mut [F32x16],
+) {
+    if let Some(kernel) = kernels(isa).gemm_f16_bf16 {
+        // SAFETY: see the head of this file.
+        return unsafe { kernel(format, panel.as_chunks().0, 1, columns, x, columns, out) };
+    }
+    let mut lines = [[0f32; PANEL_ROWS]; 64];
+    for first in (0..columns).step_by(lines.len()) {
+        let count = lines.len().min(columns - first);
+        widen_to_f32(isa, format, panel, first, &mut lines[..count]);
+        gemm_f32(isa, lines.as_flattened(), PANEL_ROWS, count, &x[first..], columns, out);
+    }
+}
+
+/// See [`portable::widen_to_f32`].
+pub(super) fn widen_to_f32(
+    isa: Isa,
+    format: WeightFormat,
+    panel: &[u8],
+    first: usize,
+    lines: &mut [F32x16],
+) {
+    // SAFETY: see the head of this file.
+    unsafe { (kernels(isa).widen_to_f32)(format, panel, first, lines) }
+}
+
+/// See [`portable::widen_bf16_pairs`]; `pairs` may be longer than the lines need.
+pub(super) fn widen_bf16_pairs(isa: Isa, pairs: &[u8], width: usize, lines: &mut [f32]) {
+    let pairs: &[[u16; 2]] = &bytemuck::cast_slice(pairs)[..lines.len() / 2];
+    // SAFETY: see the head of this file.
+    unsafe { (kernels(isa).widen_bf16_pairs)(pairs, width, lines) }
+}
+
+/// See [`portable::f32_to_int16`].
+pub(super) fn f32_to_int16(isa: Isa, lines: &[F32x16], block: &mut Int16Block) {
+    // SAFETY: see the head of this file.
+    unsafe { (kernels(isa).f32_to_int16)(lines, block) }
+}
+
+/// See [`portable::q8_0_to_int16`].
+pub(super) fn q8_0_to_int16(
+    isa: Isa,
+    panel: &[u8],
+    columns: usize,
+    number: usize,
+    block: &mut Int16Block,
+) {
+    // SAFETY: see the head of this file.
+    unsafe { (kernels(isa).q8_0_to_int16)(panel, columns, number, block) }
+}
+
+/// Quantizes activations to 8 bits, where the tier has a kernel for it; else returns false.
+pub(super) fn quantize_q8(isa: Isa, values: &[f32], blocks: &mut [Q8Block]) -> bool {
+    let Some(kernel) = kernels(isa).quantize_q8 else { return false };
+    // SAFETY: see the head of this file.
+    unsafe { kernel(values, blocks) };
+    true
+}

@@ -1,0 +1,340 @@
+//! GEMM: activations times packed matrices, panel by panel on all threads. Decode (up to sixteen
+//! rows) is a batched GEMV, bound by the bandwidth of reading weights once; prefill is bound by
+//! arithmetic.
+//!
+//! The order of additions depends on the kernel tier and on whether it is decode or prefill, never
+//! on the number of threads or on the other rows: results are reproducible.
+
+use std::ops::Range;
+
+use super::activations::{ActivationFormat, Activations};
+use super::dispatch::{
+    f32_to_int16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int16, q8_0_to_int16, widen_to_f32,
+};
+use super::elementwise::silu_mul;
+use super::isa::Isa;
+use super::operands::{F32x16, Int16Block, no_kernel};
+use super::packed::{BLOCK, PANEL_ROWS, PackedMatrix, SUPER_BLOCK, WeightFormat};
+use super::pool::{Pool, SharedSlice};
+
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+#[cfg(target_arch = "x86_64")]
+use super::avx512bf16;
+
+/// Rows up to which a GEMM counts as decode. More rows (prefill) pay for converting weights to
+/// 16-bit integers or bf16 tiles. An AMX tile has as many rows: with fewer, VNNI is as fast.
+const DECODE_MAX_ROWS: usize = 16;
+
+/// L2 blocking with AMX: panels per pass over the activation tiles, and the bytes that their bf16
+/// tiles may take, so that they stay in L2.
+#[cfg(target_arch = "x86_64")]
+const AMX_L2_BYTES: usize = 1 << 19;
+const AMX_PANELS: usize = 4;
+
+/// Sums per matrix, in panels times rows, before the next matrix is read; they fit in L1.
+const PASS_SUMS: usize = 32;
+
+/// Bytes of weights that a decode task reads at least, so that it outweighs its dispatch.
+const MIN_TASK_BYTES: usize = 1 << 14;
+
+/// What a GEMM does with its sums.
+#[derive(Debug, Clone, Copy)]
+pub enum Epilogue<'a> {
+    /// `out = sum`
+    Store,
+    /// `out += sum`
+    Add,
+    /// `out = sum + bias`, one bias per output.
+    Bias(&'a [f32]),
+}
+
+/// A weight matrix and the result of its product.
+pub struct GemmOutput<'a> {
+    /// The matrix, `[outputs, columns]`.
+    pub weights: PackedMatrix<'a>,
+    /// The result, `[rows, outputs]`.
+    pub out: &'a mut [f32],
+    /// How sums are written.
+    pub epilogue: Epilogue<'a>,
+}
+
+/// The format that activations are converted to for weights of a format.
+pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> ActivationFormat {
+    let decode = rows <= DECODE_MAX_ROWS;
+    match format {
+        WeightFormat::F32 => ActivationFormat::F32,
+        WeightFormat::F16 | WeightFormat::Bf16 if decode => ActivationFormat::F32,
+        WeightFormat::Bf16 if isa.has_bf16() => ActivationFormat::Bf16,
+        WeightFormat::F16 if isa.has_amx() => ActivationFormat::Bf16,
+        WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K if isa.has_amx() && !decode => {
+            ActivationFormat::Bf16
+        }
+        WeightFormat::Q8_0 if isa.has_vnni() || decode => ActivationFormat::Int8,
+        WeightFormat::F16 | WeightFormat::Bf16 | WeightFormat::Q8_0 => ActivationFormat::Int16,
+        WeightFormat::Q4K | WeightFormat::Q6K => ActivationFormat::Int8,
+    }
+}
+
+fn uses_amx(isa: Isa, format: WeightFormat, rows: usize) -> bool {
+    isa.has_amx() && activation_format(isa, format, rows) == ActivationFormat::Bf16
+}
+
+/// `out[r][o] = x[r] · w[o]` for each of the outputs, in one parallel region.
+///
+/// # Panics
+/// When a matrix has other columns than the activations, or a result another size.
+pub fn gemm(pool: &Pool, isa: Isa, x: &mut Activations, outputs: &mut [GemmOutput<'_>]) {
+    let rows = x.rows();
+    for output in &*outputs {
+        check_columns(x, &output.weights);
+        assert_eq!(output.out.len(), rows * output.weights.outputs, "[rows, outputs]");
+        if let Epilogue::Bias(bias) = output.epilogue {
+            assert_eq!(bias.len(), output.weights.outputs, "a bias for each output");
+        }
+        x.convert(isa, pool, activation_format(isa, output.weights.format, rows));
+    }
+    let x = &*x;
+    let matrices: Vec<PackedMatrix<'_>> = outputs.iter().map(|output| output.weights).collect();
+    let tasks = split_into_tasks(isa, &matrices, rows, pool.threads());
+    let outputs: Vec<_> = outputs
+        .iter_mut()
+        .map(|output| (output.weights, SharedSlice::new(output.out), output.epilogue))
+        .collect();
+    pool.run(tasks.len(), |number, _| {
+        let (output, panels) = tasks[number].clone();
+        let (weights, out, epilogue) = &outputs[output];
+        for_each_panel(isa, [weights], panels, x, |panel, [sums]| {
+            let at = panel * PANEL_ROWS;
+            let width = PANEL_ROWS.min(weights.outputs - at);
+            for (row, sums) in sums.iter().enumerate() {
+                // SAFETY: only this task writes the columns of this panel of this output.
+                let out = unsafe { out.slice(row * weights.outputs + at, width) };
+                match epilogue {
+                    Epilogue::Store => store_sums(out, sums),
+                    Epilogue::Add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+                    Epilogue::Bias(bias) => {
+                        for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias[at..]) {
+                            *out = sum + bias;
+                        }
+                    }
+                }
+            }
+        });
+    });
+}
+
+/// SwiGLU (Shazeer 2020, arXiv 2002.05202): `out = silu(x · gate) * (x · up)`, as activations of
+/// the next GEMM.
+///
+/// # Panics
+/// When a matrix has other columns than the activations, or the two differ in shape.
+pub fn gemm_swiglu(
+    pool: &Pool,
+    isa: Isa,
+    x: &mut Activations,
+    [gate, up]: [PackedMatrix<'_>; 2],
+    out: &mut Activations,
+) {
+    let rows = x.rows();
+    check_columns(x, &gate);
+    check_columns(x, &up);
+    assert_eq!(gate.outputs, up.outputs, "a gate for each output");
+    x.convert(isa, pool, activation_format(isa, gate.format, rows));
+    x.convert(isa, pool, activation_format(isa, up.format, rows));
+    let (x, outputs) = (&*x, gate.outputs);
+    let tasks = split_into_tasks(isa, &[gate], rows, pool.threads());
+    let out_rows = SharedSlice::new(out.rows_mut(rows, outputs));
+    let stride = out.columns();
+    pool.run(tasks.len(), |number, _| {
+        let panels = tasks[number].1.clone();
+        for_each_panel(isa, [&gate, &up], panels, x, |panel, [gates, ups]| {
+            silu_mul(isa, gates.as_flattened_mut(), ups.as_flattened());
+            let at = panel * PANEL_ROWS;
+            let width = PANEL_ROWS.min(outputs - at);
+            for (row, values) in gates.iter().enumerate() {
+                // SAFETY: only this task writes the columns of this panel.
+                let out = unsafe { out_rows.slice(row * stride + at, width) };
+                store_sums(out, values);
+            }
+        });
+    });
+}
+
+/// Writes the sums of a row; `out` is shorter where a matrix ends within a panel.
+fn store_sums(out: &mut [f32], sums: &F32x16) {
+    match out.as_mut_array() {
+        Some(out) => *out = *sums, // One vector store instead of a call of memcpy.
+        None => out.copy_from_slice(&sums[..out.len()]),
+    }
+}
+
+fn check_columns(x: &Activations, weights: &PackedMatrix<'_>) {
+    assert_eq!(x.columns(), weights.columns.next_multiple_of(BLOCK), "a weight per activation");
+}
+
+/// Splits the panels of matrices into tasks `(matrix, panels)`, matrix by matrix. In decode, where
+/// weights are read once, a task is a share of what is left: the first tasks are long, since long
+/// sequential reads are fastest, and the last are short, so that threads end together.
+fn split_into_tasks(
+    isa: Isa,
+    matrices: &[PackedMatrix<'_>],
+    rows: usize,
+    threads: usize,
+) -> Vec<(usize, Range<usize>)> {
+    let mut left: usize = matrices.iter().map(PackedMatrix::panel_count).sum();
+    let mut tasks = Vec::new();
+    for (number, weights) in matrices.iter().enumerate() {
+        let panel_bytes = weights.format.panel_bytes(weights.columns).max(1);
+        let mut first = 0;
+        while first < weights.panel_count() {
+            let share = if uses_amx(isa, weights.format, rows) {
+                AMX_PANELS.min(left / (4 * threads))
+            } else if rows > DECODE_MAX_ROWS {
+                1
+            } else {
+                (left / (2 * threads)).max(MIN_TASK_BYTES / panel_bytes)
+            };
+            let count = share.clamp(1, weights.panel_count() - first);
+            tasks.push((number, first..first + count));
+            (first, left) = (first + count, left - count);
+        }
+    }
+    tasks
+}
+
+/// Calls `epilogue(panel, sums)` with the sums of all rows, for each of some panels of matrices of
+/// the same shape.
+fn for_each_panel<const MATRICES: usize>(
+    isa: Isa,
+    matrices: [&PackedMatrix<'_>; MATRICES],
+    panels: Range<usize>,
+    x: &Activations,
+    mut epilogue: impl FnMut(usize, [&mut [F32x16]; MATRICES]),
+) {
+    let rows = x.rows();
+    #[cfg(target_arch = "x86_64")]
+    if matrices.iter().all(|weights| uses_amx(isa, weights.format, rows)) {
+        return for_each_panel_amx(isa, matrices, panels, x, epilogue);
+    }
+    // Several panels of one matrix before those of the next: long sequential reads are fastest.
+    let pass = (PASS_SUMS / rows).max(1);
+    let mut on_stack = [[0f32; PANEL_ROWS]; 2 * PASS_SUMS];
+    let mut on_heap = Vec::new();
+    let all = if MATRICES * pass * rows <= on_stack.len() {
+        &mut on_stack[..MATRICES * pass * rows]
+    } else {
+        on_heap.resize(MATRICES * pass * rows, [0f32; PANEL_ROWS]);
+        &mut on_heap
+    };
+    for first in panels.clone().step_by(pass) {
+        let pass_panels = first..panels.end.min(first + pass);
+        all.fill([0.0; PANEL_ROWS]);
+        for (weights, sums) in matrices.iter().zip(all.chunks_exact_mut(pass * rows)) {
+            for (panel, sums) in pass_panels.clone().zip(sums.chunks_exact_mut(rows)) {
+                gemm_panel(isa, weights, panel, x, sums);
+            }
+        }
+        let mut by_matrix = all.chunks_exact_mut(pass * rows);
+        let mut by_matrix: [_; MATRICES] = std::array::from_fn(|_| {
+            by_matrix.next().expect("sums of each matrix").chunks_exact_mut(rows)
+        });
+        for panel in pass_panels {
+            epilogue(
+                panel,
+                by_matrix.each_mut().map(|sums| sums.next().expect("sums of each panel")),
+            );
+        }
+    }
+}
+
+/// The same with AMX, which multiplies several panels per pass and writes whole tiles of sums.
+#[cfg(target_arch = "x86_64")]
+fn for_each_panel_amx<const MATRICES: usize>(
+    isa: Isa,
+    matrices: [&PackedMatrix<'_>; MATRICES],
+    panels: Range<usize>,
+    x: &Activations,
+    mut epilogue: impl FnMut(usize, [&mut [F32x16]; MATRICES]),
+) {
+    assert!(isa.has_amx(), "{} has no AMX", isa.name());
+    let (rows, padded) = (x.rows(), x.rows().next_multiple_of(PANEL_ROWS));
+    let fit = AMX_L2_BYTES / (x.columns() * PANEL_ROWS * 2);
+    let pass = (fit.min(AMX_PANELS) / MATRICES).max(2 / MATRICES);
+    let mut all = vec![[0f32; PANEL_ROWS]; pass * MATRICES * padded];
+    for first in panels.clone().step_by(pass) {
+        let pass_panels = first..panels.end.min(first + pass);
+        let mut sums: Vec<&mut [F32x16]> =
+            all.chunks_exact_mut(padded).take(pass_panels.len() * MATRICES).collect();
+        let weights: Vec<(WeightFormat, &[u8])> = pass_panels
+            .clone()
+            .flat_map(|panel| matrices.map(|weights| (weights.format, weights.panel(panel))))
+            .collect();
+        // SAFETY: asserted above, and an `Isa` with AMX is only made on a CPU that has it.
+        unsafe { amx::gemm(&weights, x.columns(), x.amx_tiles(), &mut sums) };
+        let mut sums = sums.into_iter().map(|sums| &mut sums[..rows]);
+        for panel in pass_panels {
+            epilogue(panel, matrices.map(|_| sums.next().expect("sums of each panel")));
+        }
+    }
+}
+
+/// Adds the products of all rows with one panel to `sums`.
+fn gemm_panel(
+    isa: Isa,
+    weights: &PackedMatrix<'_>,
+    number: usize,
+    x: &Activations,
+    sums: &mut [F32x16],
+) {
+    let (format, panel, columns) = (weights.format, weights.panel(number), x.columns());
+    match activation_format(isa, format, x.rows()) {
+        ActivationFormat::F32 => match format {
+            WeightFormat::F32 => {
+                gemm_f32(isa, as_f32(panel), PANEL_ROWS, columns, x.f32(), columns, sums);
+            }
+            WeightFormat::F16 | WeightFormat::Bf16 => {
+                gemm_f16_bf16(isa, format, panel, columns, x.f32(), sums);
+            }
+            WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => no_kernel(format),
+        },
+        ActivationFormat::Int8 => gemm_int8(isa, format, panel, x.q8(), sums),
+        ActivationFormat::Int16 => match format {
+            WeightFormat::Q8_0 => {
+                let mut int16 = Int16Block::EMPTY;
+                for block in 0..columns.div_ceil(SUPER_BLOCK) {
+                    q8_0_to_int16(isa, panel, columns, block, &mut int16);
+                    gemm_int16(isa, &int16, x.int16(block), sums);
+                }
+            }
+            WeightFormat::F16 | WeightFormat::Bf16 => {
+                let mut lines = [[0f32; PANEL_ROWS]; SUPER_BLOCK];
+                let mut int16 = Int16Block::EMPTY;
+                for (block, first) in (0..columns).step_by(SUPER_BLOCK).enumerate() {
+                    let count = SUPER_BLOCK.min(columns - first);
+                    widen_to_f32(isa, format, panel, first, &mut lines[..count]);
+                    f32_to_int16(isa, &lines[..count], &mut int16);
+                    gemm_int16(isa, &int16, x.int16(block), sums);
+                }
+            }
+            WeightFormat::F32 | WeightFormat::Q4K | WeightFormat::Q6K => no_kernel(format),
+        },
+        #[cfg(target_arch = "x86_64")]
+        ActivationFormat::Bf16 if isa.has_amx() => {
+            for_each_panel_amx(isa, [weights], number..number + 1, x, |_, [products]| {
+                sums.copy_from_slice(products);
+            });
+        }
+        #[cfg(target_arch = "x86_64")]
+        ActivationFormat::Bf16 if isa.has_bf16() && format == WeightFormat::Bf16 => {
+            // SAFETY: the CPU has AVX512-BF16, as was just asked.
+            unsafe { avx512bf16::gemm_bf16(x.amx_tiles(), panel, sums) }
+        }
+        ActivationFormat::Bf16 => no_kernel(format),
+    }
+}
+
+/// The bytes of an f32 panel as numbers.
+fn as_f32(panel: &[u8]) -> &[f32] {
+    bytemuck::try_cast_slice(panel).expect("panels are aligned to 64 bytes")
+}
