@@ -6,12 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::compare::{BLOCKS_NEEDED, Difference, SESSIONS_NEEDED, Weight, between, differences};
+use crate::compare::{
+    BLOCKS_NEEDED, Difference, SESSIONS_NEEDED, Severity, differences, record_differences,
+};
 use crate::error::{Error, Result, quoted};
 use crate::machine;
 use crate::machine::SESSION_GAP;
 use crate::record::calibration::Calibration;
-use crate::record::{AbsenceKind, Block, Case, Kind, Model, Record, Session, Settings};
+use crate::record::{AbsenceKind, Block, Case, Model, Record, RecordKind, Session, Settings};
 
 /// Makes one baseline of several runs of one commit: block values with their sessions, without raw
 /// samples. Peaks of memory of processes that several scenarios shared are left out: a baseline's
@@ -49,7 +51,7 @@ pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
             )));
         }
     }
-    baseline.kind = Kind::Baseline;
+    baseline.kind = RecordKind::Baseline;
     for block in baseline.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
         forget_shared_peak(block);
         let Block { session, values, notes, caveats, references, .. } = std::mem::take(block);
@@ -189,8 +191,10 @@ fn same(first: &Record, record: &Record) -> Result<()> {
     let differ = |what: String| {
         Err(Error::NotComparable(format!("{} and {}: {what}", name(first), name(record))))
     };
-    let found = between(first, record, &BTreeMap::new());
-    if let Some(difference) = found.iter().find(|difference| difference.weight == Weight::Blocks) {
+    let found = record_differences(first, record, &BTreeMap::new());
+    if let Some(difference) =
+        found.iter().find(|difference| difference.severity == Severity::Blocking)
+    {
         return differ(said(difference));
     }
     if first.injected != record.injected {
@@ -376,7 +380,7 @@ pub fn find(
     }
     let distances = stored.iter().filter_map(|path| {
         let mut found = differences(&Record::load(path).ok()?, record, &BTreeMap::new());
-        found.retain(|difference| difference.weight == Weight::Blocks);
+        found.retain(|difference| difference.severity == Severity::Blocking);
         Some((found.len(), path, found))
     });
     if let Some((_, path, found)) = distances.min_by_key(|(distance, ..)| *distance) {
@@ -435,7 +439,7 @@ mod tests {
         let baseline =
             promote(&[session(1, 100.0), session(2, 101.0), session(3, 99.0)], SESSION_GAP)
                 .unwrap();
-        assert_eq!((baseline.kind, baseline.sessions.len()), (Kind::Baseline, 3));
+        assert_eq!((baseline.kind, baseline.sessions.len()), (RecordKind::Baseline, 3));
         let case = &baseline.scenarios[0];
         assert_eq!(
             case.values("decode_tok_s"),

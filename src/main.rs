@@ -184,7 +184,7 @@ fn failed(error: &anyhow::Error) -> Exit {
 }
 
 fn printable(text: &str) -> String {
-    text.lines().map(candlemark::report::plain).collect::<Vec<_>>().join("\n")
+    text.lines().map(candlemark::report::sanitize).collect::<Vec<_>>().join("\n")
 }
 
 /// Stdout that drops its text once the reader, `head` for example, has closed the pipe, so that the

@@ -1,7 +1,6 @@
-//! Repeated quick runs on an interval, their history and a live page. A cycle that fails is an
-//! entry like any other, is tried again soon, and ends nothing. While a cycle measures, nothing
-//! else happens: pages are made before and after it. Knows no model and no clock of its own: what
-//! measures, and the time, are handed in.
+//! Repeated runs at an interval, their history, and a live page. A failed cycle is an entry, is
+//! retried soon, and does not end the monitor. While a cycle measures, nothing else happens: pages
+//! are rendered before and after it. The probe and the clock are passed in.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -20,8 +19,8 @@ mod prometheus;
 #[cfg(feature = "monitor")]
 mod server;
 
-pub use entry::{Entry, Figures, Measured, SCHEMA, Said};
-pub use history::{History, MOST};
+pub use entry::{Entry, Measured, SCHEMA, ScenarioValues, VerdictSummary};
+pub use history::{History, MAX_ENTRIES};
 #[cfg(feature = "engine")]
 pub use probe::SuiteProbe;
 #[cfg(feature = "monitor")]
@@ -29,93 +28,93 @@ pub use server::Remote;
 #[cfg(feature = "monitor")]
 pub use server::Server;
 
-/// What measures.
+/// Measures one cycle.
 pub trait Probe {
     /// Measures once.
     ///
     /// # Errors
-    /// When nothing could be measured, and why.
+    /// When nothing could be measured.
     fn measure(&mut self) -> Result<Measured>;
 }
 
-/// The time, and the wish of whoever started the monitor that it ends.
+/// The time, and the request to stop the monitor.
 pub trait Clock {
-    /// Since the monitor began, by a clock that nobody sets.
+    /// Time since the monitor began, by the monotonic clock.
     fn elapsed(&self) -> SignedDuration;
-    /// By the wall clock, which may jump.
+    /// The wall clock, which may jump.
     fn now(&self) -> Timestamp;
-    /// Waits until so much has elapsed, or until the monitor is to end.
+    /// Waits until this much time has elapsed, or until the monitor is stopped.
     fn wait(&self, until: SignedDuration);
-    /// Whether the monitor is to end.
+    /// Whether the monitor should stop.
     fn stopped(&self) -> bool;
 }
 
-/// Who hears of it.
-pub trait Audience {
-    /// The pages have changed.
+/// Receives pages and log lines.
+pub trait Observer {
+    /// New pages.
     fn publish(&mut self, pages: Pages);
-    /// A line for whoever watches the terminal; it may quote anything.
-    fn say(&mut self, line: &str);
+    /// A line for the terminal; may contain arbitrary text.
+    fn log(&mut self, line: &str);
 }
 
-/// Everything that is served, finished.
+/// All served pages, rendered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pages {
-    /// The page for people.
+    /// The HTML page.
     pub html: String,
-    /// The newest figures in Prometheus' text format.
+    /// The newest values in Prometheus' text format.
     pub metrics: String,
-    /// The window as lines of JSON.
+    /// The entries of the window as JSON lines.
     pub history: String,
 }
 
-/// When to measure, and how often.
+/// The schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// From the beginning of one regular cycle to that of the next.
+    /// Time from the start of one regular cycle to the start of the next.
     pub interval: Duration,
-    /// How soon a cycle that failed is tried again, if no regular one comes before.
+    /// Delay before a failed cycle is retried, if no regular cycle comes first.
     pub retry: Duration,
-    /// The monitor ends after so many cycles; `None` never.
+    /// The monitor ends after this many cycles; `None` for no limit.
     pub cycles: Option<u64>,
-    /// What is measured, in words: suites and model.
+    /// A description of what is measured: suites and model.
     pub about: String,
 }
 
 /// How a monitor ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// Cycles that were measured.
+    /// Completed cycles.
     pub cycles: u64,
-    /// Of these, failed ones.
+    /// Failed cycles among them.
     pub failures: u64,
-    /// Whether the last one failed.
+    /// Whether the last cycle failed.
     pub last_failed: bool,
 }
 
-/// What the monitor does.
+/// The state of the monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Measuring,
-    /// Until so much has elapsed.
+    /// Until this much time has elapsed.
     Waiting(SignedDuration),
     Ended,
 }
 
-/// Measures until it has measured often enough or is to end. No error ends it: a failed cycle is an
-/// entry, and a history that cannot be written is kept in memory.
+/// Runs cycles until the limit is reached or the monitor is stopped. No error ends it: a failed
+/// cycle is an entry, and a history that cannot be written stays in memory.
 pub fn run(
     plan: &Plan,
     history: &mut History,
     probe: &mut dyn Probe,
     clock: &dyn Clock,
-    audience: &mut dyn Audience,
+    observer: &mut dyn Observer,
 ) -> Ended {
     let mut ended = Ended::default();
     let began = (clock.elapsed(), clock.now());
     while !clock.stopped() {
-        let shown = |phase, history: &History, ended, audience: &mut dyn Audience| {
-            let view = page::View {
+        let publish = |phase, history: &History, ended, observer: &mut dyn Observer| {
+            let input = page::PageInput {
                 plan,
                 history,
                 ended,
@@ -124,33 +123,33 @@ pub fn run(
                 elapsed: clock.elapsed(),
                 now: clock.now(),
             };
-            match view.pages() {
-                Ok(pages) => audience.publish(pages),
-                Err(error) => audience.say(&error.chain()),
+            match input.pages() {
+                Ok(pages) => observer.publish(pages),
+                Err(error) => observer.log(&error.chain()),
             }
         };
-        shown(Phase::Measuring, history, ended, audience);
+        publish(Phase::Measuring, history, ended, observer);
         let start = clock.elapsed();
         let measured = measure(probe);
         let end = clock.elapsed();
-        let entry = Entry::new(wall(clock.now()), (end - start).as_secs_f64(), measured);
+        let entry = Entry::new(format_time(clock.now()), (end - start).as_secs_f64(), measured);
         ended.last_failed = entry.error.is_some();
         if ended.last_failed && clock.stopped() {
-            // Ctrl-C reaches the workers, too: what they left unfinished is no failure.
+            // Ctrl-C reaches the workers, too: an interrupted cycle is no failure.
             ended.last_failed = false;
             break;
         }
         ended.cycles += 1;
         ended.failures += u64::from(ended.last_failed);
-        audience.say(&page::line(&entry));
+        observer.log(&page::line(&entry));
         history.add(entry, end);
-        if let Some(trouble) = history.trouble() {
+        if let Some(write_error) = history.write_error() {
             let pending = history.pending();
-            audience.say(&format!("history: {trouble}; {pending} entries wait in memory"));
+            observer.log(&format!("history: {write_error}; {pending} entries pending in memory"));
         }
         let next = plan.next(began.0, clock.elapsed(), ended.last_failed);
         let last = plan.cycles.is_some_and(|cycles| ended.cycles >= cycles);
-        shown(if last { Phase::Ended } else { Phase::Waiting(next) }, history, ended, audience);
+        publish(if last { Phase::Ended } else { Phase::Waiting(next) }, history, ended, observer);
         if last {
             break;
         }
@@ -158,12 +157,12 @@ pub fn run(
     }
     history.flush();
     if history.pending() > 0 {
-        audience.say(&format!("history: {} entries were never written", history.pending()));
+        observer.log(&format!("history: {} entries were never written", history.pending()));
     }
     ended
 }
 
-/// Measures, and survives whatever comes of it.
+/// Measures one cycle; a panic becomes an error.
 fn measure(probe: &mut dyn Probe) -> Result<Measured> {
     catch_unwind(AssertUnwindSafe(|| probe.measure())).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -173,8 +172,8 @@ fn measure(probe: &mut dyn Probe) -> Result<Measured> {
 }
 
 impl Plan {
-    /// When to measure next. Regular cycles begin at whole intervals since the beginning; those
-    /// that were missed are left out.
+    /// When to measure next. Regular cycles begin at multiples of the interval; missed ones are
+    /// skipped.
     fn next(&self, began: SignedDuration, elapsed: SignedDuration, failed: bool) -> SignedDuration {
         let length = |time: Duration| time.as_nanos().max(1);
         let past = (elapsed - began).unsigned_abs().as_nanos();
@@ -184,8 +183,8 @@ impl Plan {
     }
 }
 
-/// A time as records write it.
-fn wall(time: Timestamp) -> String {
+/// A timestamp as in records.
+fn format_time(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

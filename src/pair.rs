@@ -4,13 +4,13 @@
 
 mod arms;
 mod block;
+mod budget;
 pub mod build;
 mod case;
+mod cpu_quota;
 mod duet;
-mod effort;
-mod hog;
+mod interference;
 pub mod pool;
-mod quota;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -26,23 +26,23 @@ use crate::compare::paired::judge;
 use crate::compare::{Judgement, Policy};
 use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
-use crate::pair::arms::{arms_folder, copies};
-use crate::pair::build::Built;
-use crate::pair::case::is_measurable;
+use crate::pair::arms::{arms_folder, copy_binaries};
+use crate::pair::budget::RoundBudget;
+use crate::pair::build::Binary;
+use crate::pair::case::can_be_measured;
 use crate::pair::duet::Duet;
-use crate::pair::effort::Effort;
-use crate::pair::worker::Patience;
+use crate::pair::worker::Deadline;
 use crate::record::Session;
-use crate::record::pair::{Arm, Ended, Paired, PairedCase, PairedKind, SCHEMA};
+use crate::record::pair::{Arm, Ended, PairCase, PairKind, PairRecord, SCHEMA};
 use crate::settings::Setup;
 use crate::{files, machine, workload};
 
 /// What is to be compared, and for how long.
 pub struct Plan {
     /// What the candidate is compared with.
-    pub base: Built,
+    pub base: Binary,
     /// What is judged.
-    pub candidate: Built,
+    pub candidate: Binary,
     /// How to run the model.
     pub setup: Setup,
     /// Words that select scenarios.
@@ -85,17 +85,17 @@ pub trait Events {
 }
 
 /// An answer may take this long, however small the budget is: a model has to be loaded.
-const SHORTEST: Duration = Duration::from_secs(60);
+const MIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Rejected blocks are measured again, but not for ever.
-const MOST_REJECTED: usize = 16;
+const MAX_REJECTED: usize = 16;
 
 /// Measures two builds in turns.
 ///
 /// # Errors
 /// When the base's build cannot take turns with this one, or the file cannot be written. Whatever
 /// goes wrong with the candidate or while measuring is in what is returned.
-pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Paired> {
+pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<PairRecord> {
     let began = Instant::now();
     let same = plan.base.sha256 == plan.candidate.sha256;
     let mut paired = begin(plan);
@@ -103,7 +103,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         paired.ended = Ended::Identical;
         paired.scenarios = workload::select(&plan.words)?
             .into_iter()
-            .map(|scenario| PairedCase { id: scenario.id, ..PairedCase::default() })
+            .map(|scenario| PairCase { id: scenario.id, ..PairCase::default() })
             .collect();
         finish(&mut paired, plan)?;
         return Ok(paired);
@@ -112,18 +112,18 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
     keep(&paired, plan)?;
     let (kept, folder) = arms_folder(&plan.path)?;
     let arms = [('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)];
-    let outcome = copies(&arms, &folder).and_then(|binaries| {
-        let mut pairing = Pairing {
+    let outcome = copy_binaries(&arms, &folder).and_then(|binaries| {
+        let mut run = PairRun {
             plan,
-            stop: Patience { stop, longest: plan.budget.max(SHORTEST) },
+            stop: Deadline { stop, timeout: plan.budget.max(MIN_TIMEOUT) },
             binaries,
             random: StdRng::seed_from_u64(plan.seed),
             duet,
-            sentinels: Vec::new(),
-            efforts: BTreeMap::new(),
+            null_control_scenarios: Vec::new(),
+            round_budgets: BTreeMap::new(),
             kernels: ReferenceKernels::new(plan.setup.threads)?,
         };
-        pairing.measure(&mut paired, began, events)
+        run.measure(&mut paired, began, events)
     });
     drop(kept);
     match outcome {
@@ -137,16 +137,16 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
     Ok(paired)
 }
 
-fn begin(plan: &Plan) -> Paired {
+fn begin(plan: &Plan) -> PairRecord {
     let commit = plan.candidate.commit.clone();
-    let arm = |built: &Built, injected: Option<String>| {
+    let arm = |built: &Binary, injected: Option<String>| {
         let mut arm = Arm { asked: built.asked.clone(), injected, ..Arm::default() };
         built.stamp(&mut arm.build);
         arm
     };
-    Paired {
+    PairRecord {
         schema: SCHEMA,
-        kind: PairedKind::Pair,
+        kind: PairKind::Pair,
         session: Session {
             id: machine::session_id(commit.as_deref()),
             started: machine::now(),
@@ -169,37 +169,37 @@ fn begin(plan: &Plan) -> Paired {
 }
 
 /// Writes the turns so far, unless they go where they can be written once only.
-fn keep(paired: &Paired, plan: &Plan) -> Result<()> {
+fn keep(paired: &PairRecord, plan: &Plan) -> Result<()> {
     if files::is_stream(&plan.path) { Ok(()) } else { paired.save(&plan.path) }
 }
 
-fn finish(paired: &mut Paired, plan: &Plan) -> Result<()> {
+fn finish(paired: &mut PairRecord, plan: &Plan) -> Result<()> {
     paired.session.ended = Some(machine::now());
     paired.session.conditions.push(machine::conditions());
     paired.save(&plan.path)
 }
 
 /// A measuring under way.
-struct Pairing<'a> {
+struct PairRun<'a> {
     plan: &'a Plan,
-    stop: Patience<'a>,
+    stop: Deadline<'a>,
     binaries: BTreeMap<char, PathBuf>,
     random: StdRng,
     /// Where both builds run at once.
     duet: Option<Duet>,
     /// Scenarios that the null control takes part in, in every block.
-    sentinels: Vec<String>,
+    null_control_scenarios: Vec<String>,
     /// How much of each scenario is measured in a block.
-    efforts: BTreeMap<String, Effort>,
+    round_budgets: BTreeMap<String, RoundBudget>,
     /// Measured around every block and written down, for whoever wonders about a verdict; `None`
     /// where there is no memory for them.
     kernels: Option<ReferenceKernels>,
 }
 
-impl Pairing<'_> {
+impl PairRun<'_> {
     fn measure(
         &mut self,
-        paired: &mut Paired,
+        paired: &mut PairRecord,
         began: Instant,
         events: &mut dyn Events,
     ) -> Result<Ended> {
@@ -214,18 +214,18 @@ impl Pairing<'_> {
             }
             self.block(paired, open.as_deref(), events)?;
             keep(paired, self.plan)?;
-            if paired.blocks.len() == effort::PILOT {
+            if paired.blocks.len() == budget::PILOT {
                 self.settle(paired);
             }
             let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();
             let counted = paired.blocks.len() - rejected;
-            if rejected > MOST_REJECTED + counted {
+            if rejected > MAX_REJECTED + counted {
                 return Ok(Ended::Rejected);
             }
             if !LOOKS.contains(&counted) {
                 // Scenarios that can never be decided (all failed, other output) need no look.
                 let declared = paired.output_change.as_deref();
-                if !paired.scenarios.iter().any(|case| is_measurable(case, declared)) {
+                if !paired.scenarios.iter().any(|case| can_be_measured(case, declared)) {
                     return Ok(Ended::Decided);
                 }
                 continue;
@@ -236,7 +236,7 @@ impl Pairing<'_> {
             looked = counted;
             let judgement = judge(paired, &self.plan.policy);
             let still =
-                judgement.course.as_ref().map(|course| course.open.clone()).unwrap_or_default();
+                judgement.pair.as_ref().map(|summary| summary.open.clone()).unwrap_or_default();
             let each = began.elapsed() / paired.blocks.len() as u32;
             let share = still.len() as f64 / paired.scenarios.len().max(1) as f64;
             let last = LOOKS[LOOKS.len() - 1];
@@ -251,13 +251,13 @@ impl Pairing<'_> {
         }
     }
 
-    /// After the pilot: as many quads of every scenario as its noise is worth.
-    fn settle(&mut self, paired: &Paired) {
+    /// After the pilot: as many rounds of every scenario as its noise is worth.
+    fn settle(&mut self, paired: &PairRecord) {
         let load_s = paired.blocks.iter().map(|block| block.load_s).sum::<f64>();
         let load_s = load_s / (paired.blocks.len() * paired.scenarios.len()) as f64;
         for case in &paired.scenarios {
-            if let Some(effort) = self.efforts.get_mut(&case.id) {
-                effort.settle(case, load_s);
+            if let Some(budget) = self.round_budgets.get_mut(&case.id) {
+                budget.optimise(case, load_s);
             }
         }
     }

@@ -1,9 +1,9 @@
-//! The stored form of a run and of a baseline: one versioned JSON document, one scenario a line, so
-//! that a diff shows what moved. Values are in the unit of their metric's name. What was not
-//! measured is `null` with a reason, never zero. Knows nothing of how a value was measured, nor of
-//! verdicts.
+//! The stored form of a run and of a baseline: one versioned JSON document with one scenario per
+//! line, so that a diff shows what changed. Values are in the unit of their metric's name. What was
+//! not measured is `null` with a reason, never zero. Knows nothing of how a value was measured, nor
+//! of verdicts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -18,6 +18,7 @@ pub use crate::workload::Work;
 
 mod absence;
 pub mod calibration;
+mod json;
 mod machine;
 pub mod pair;
 pub mod pool;
@@ -26,7 +27,7 @@ pub(crate) mod schema1;
 pub use absence::{Absence, AbsenceKind, Caveat};
 pub use machine::{Build, Conditions, Machine, Rates};
 
-/// Version of the format. Raised when an older reader would misread a newer file.
+/// Version of the format; incremented when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 2;
 
 /// A run of scenarios, or a baseline promoted from several runs.
@@ -35,7 +36,7 @@ pub struct Record {
     /// Version of the format, [`SCHEMA`].
     pub schema: u32,
     /// A run or a baseline.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// When and from which commit: one entry for a run, several for a baseline.
     pub sessions: Vec<Session>,
     /// The tool and how it was built.
@@ -46,37 +47,37 @@ pub struct Record {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
-    /// A deliberate slowdown, as `CANDLEMARK_INJECT` gave it. Such a record can never become a
+    /// A slowdown on purpose, as `CANDLEMARK_INJECT` gave it. Such a record can never become a
     /// baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injected: Option<String>,
     /// The cases, in the order of the suite.
     pub scenarios: Vec<Case>,
-    /// Ids of the scenarios that the build knows and that the run was not asked for. What is
-    /// neither here nor among the cases, the build does not know; records of schema 1 and
-    /// baselines do not say.
+    /// Ids of the scenarios that the build knows and that were not requested from the run. The build
+    /// does not know any that is neither here nor among the cases. Absent in records of schema 1 and
+    /// in baselines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_selected: Vec<String>,
 }
 
-/// Whether blocks carry raw samples (a run) or only their centres (a baseline).
+/// Whether blocks have raw samples (a run) or only their medians (a baseline).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum RecordKind {
     /// Written while measuring.
     Run,
     /// Written by `candlemark promote`.
     Baseline,
 }
 
-/// One stretch of measuring: fresh processes, one time, one commit.
+/// A session: fresh processes of one commit, at one time of one day.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Session {
     /// `<utc>-<commit>`; blocks refer to it.
     pub id: String,
     /// UTC, RFC 3339.
     pub started: String,
-    /// UTC, RFC 3339; absent while the run goes on or when it was cut off.
+    /// UTC, RFC 3339; absent while the run is going on or if it was cut off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
     /// The command line.
@@ -90,43 +91,43 @@ pub struct Session {
 /// What was run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Model {
-    /// As it was asked for.
+    /// As requested.
     pub spec: String,
     /// `qwen3` or `qwen2`.
     pub architecture: String,
     /// SHA-256 over the weights as stored and the configuration, or the generator's identity for
     /// synthetic ones.
     pub sha256: String,
-    /// The hub's commit that a revision resolved to.
+    /// The commit of the hub's repository that a revision resolved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Number of weights; tied ones count once.
+    /// Number of weights; tied weights count once.
     pub parameters: u64,
-    /// Bytes of all weights as they are held in memory.
+    /// Bytes of all weights in memory.
     pub weight_bytes: u64,
-    /// What the weights are held as: `f32`, `bf16`, `q8_0`, `q4_k_m`, or a mix such as
+    /// Format of the weights in memory: `f32`, `bf16`, `q8_0`, `q4_k_m`, or a mix such as
     /// `q4_k+q6_k`.
     pub quant: String,
-    /// Number type of the KV cache.
+    /// Number type of the KV cache (KV-cache dtype).
     pub kv_dtype: String,
-    /// Layers.
+    /// Number of layers.
     pub layers: usize,
-    /// Width of the residual stream.
+    /// Hidden size, the width of the residual stream.
     pub hidden: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads.
+    /// Number of key and value heads.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Head dimension.
     pub head_dim: usize,
-    /// Rows of the embedding.
+    /// Vocabulary size, the rows of the embedding.
     pub vocab: usize,
-    /// Longest sequence.
+    /// Context length in tokens.
     pub context: usize,
-    /// YaRN, if in force.
+    /// YaRN, if used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_scaling: Option<RopeScaling>,
-    /// The tier of CPU instructions that the engine computed it with, where it has a choice.
+    /// The kernel tier (CPU instruction set) that the engine used, where it has a choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isa: Option<String>,
 }
@@ -136,32 +137,31 @@ pub struct Model {
 pub struct Settings {
     /// `native` or `candle`, with its variant.
     pub engine: String,
-    /// Device asked for and used.
+    /// Device requested and used.
     pub device: String,
-    /// Quantisation that was asked for at load; the model says what the weights are held as.
+    /// Quantization requested at load; the model has the format of the weights in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant: Option<String>,
     /// Threads of the engine.
     pub threads: usize,
     /// Sampler and repetitions.
     pub generation: Generation,
-    /// Environment variables that change speed, as found: RAYON_NUM_THREADS, CANDLE_*, RUSTFLAGS.
+    /// Environment variables that affect speed: RAYON_NUM_THREADS, CANDLE_*, RUSTFLAGS.
     pub environment: BTreeMap<String, String>,
-    /// What the user says of the run (`--label name=value`): flags of a server, for example. Not
-    /// compared by verdicts.
+    /// Labels of the user (`--label name=value`), flags of a server for example. Not compared by
+    /// verdicts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// One scenario with everything that was measured of it.
+/// A scenario with all its measurements.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Case {
     /// The scenario's id, the same string everywhere.
     pub id: String,
     /// The exact work.
     pub work: Work,
-    /// How it was run where that differs from the record's settings, `rope_scaling` or
-    /// `memory_limit` for example.
+    /// Settings that differ from those of the record, `rope_scaling` or `memory_limit` for example.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// SHA-256 of the greedy token ids of all sequences; `null` if nothing was generated or
@@ -169,117 +169,116 @@ pub struct Case {
     pub output_sha256: Option<String>,
     /// Checks that failed and warnings.
     pub validity: Validity,
-    /// Why there is nothing.
+    /// Why it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub absent: Option<Absence>,
-    /// One per process.
+    /// One block per process.
     pub blocks: Vec<Block>,
 }
 
-/// Whether numbers can be true. An invalid case is shown struck out, never compared, never
+/// Whether the numbers are valid. An invalid case is shown struck out, never compared and never
 /// promoted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Validity {
     /// Checks that failed; empty is VALID.
     pub failed: Vec<String>,
-    /// What looks odd but can be true.
+    /// Suspicious values that may be true.
     pub warnings: Vec<String>,
 }
 
 impl Validity {
-    /// VALID: no check failed.
+    /// Whether no check failed.
     pub fn ok(&self) -> bool {
         self.failed.is_empty()
     }
 }
 
-/// One process's samples of one scenario: the unit of statistics.
+/// The samples of one scenario in one process: the unit of statistics.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Block {
-    /// Which of the record's sessions.
+    /// Id of its session.
     pub session: String,
-    /// The centre of each metric, the median of its samples, by metric name; `null` where there is
-    /// none.
+    /// The median of the samples of each metric, by metric name; `null` where there are none.
     pub values: BTreeMap<String, Option<f64>>,
-    /// Why a value is `null`, and how one was read where there are several ways, by metric name.
+    /// Why a value is `null`, or how it was read where there are several ways, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<String, String>,
-    /// How a value falls short of what its metric says, by metric name.
+    /// Limitations of a value, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub caveats: BTreeMap<String, Caveat>,
     /// Every sample in the order measured, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub samples: BTreeMap<String, Vec<f64>>,
-    /// Every step's time in seconds, a list per sample.
+    /// Seconds of every decode step, one list per sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps_s: Vec<Vec<f64>>,
-    /// Time to first token of each sequence in seconds, a list per sample.
+    /// Time to first token of each sequence in seconds, one list per sample.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ttft_seq_s: Vec<Vec<f64>>,
-    /// Values of the warm-ups, which never enter statistics, by metric name.
+    /// Values of the warm-ups, which are in no statistic, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cold: BTreeMap<String, Vec<f64>>,
-    /// What became of each request of a stress scenario, in their order.
+    /// The requests of a stress scenario, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub requests: Vec<Request>,
-    /// Seconds of each reference kernel before and after the samples; absent where they were not
+    pub requests: Vec<StressRequest>,
+    /// Times of the reference kernels before and after the samples; absent where they were not
     /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub references: Option<[References; 2]>,
+    pub references: Option<[KernelTimes; 2]>,
 }
 
-/// One request of a stress scenario. One that could not be answered is a result.
+/// A request of a stress scenario. One that could not be answered is a result, too.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Request {
-    /// Token ids of the prompt.
+pub struct StressRequest {
+    /// Number of tokens of the prompt.
     pub prompt_tokens: usize,
-    /// What became of it.
-    pub outcome: Outcome,
+    /// How it ended.
+    pub outcome: StressOutcome,
     /// Why it was not answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// From the start to the last token.
+    /// Seconds from the start to the last token.
     pub seconds: Option<f64>,
-    /// Resident set after it; `null` where the process died.
+    /// Resident set size after it; `null` where the process died.
     pub rss_bytes: Option<u64>,
 }
 
-/// What became of a request.
+/// How a request ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Every token was generated.
+pub enum StressOutcome {
+    /// All tokens were generated.
     Answered,
-    /// It was not begun: too long for the context, for example.
+    /// It was not started: too long for the context, for example.
     Refused,
-    /// The process had no memory for it, and died.
+    /// The process ran out of memory.
     OutOfMemory,
-    /// It took longer than a request may.
+    /// It exceeded the time limit of a request.
     TimedOut,
     /// Anything else.
     #[default]
     Failed,
 }
 
-/// Seconds that the frozen reference kernels take: they tell a machine that changed from a program
-/// that changed.
+/// Times of the reference kernels, which never change: they tell a change of the machine from a
+/// change of the program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct References {
-    /// Multiply-adds within the first-level cache.
+pub struct KernelTimes {
+    /// Multiply-adds within the L1 cache.
     pub compute_s: f64,
-    /// Reading memory beyond the last-level cache.
+    /// Reading a buffer larger than the last-level cache.
     pub stream_s: f64,
     /// Many small parallel regions.
     pub dispatch_s: f64,
 }
 
 impl Block {
-    /// The value of a metric, by name; none where it is `null` or was not measured.
+    /// The value of a metric, by name; `None` where it is `null` or was not measured.
     pub fn value(&self, metric: &str) -> Option<f64> {
         self.values.get(metric).copied().flatten()
     }
 
-    /// Whether its peak of memory is that of a process which other scenarios were measured in, too.
+    /// Whether its peak memory is that of a process shared with other scenarios.
     pub fn has_shared_peak(&self) -> bool {
         let caveat = self.caveats.get("peak_rss_bytes");
         self.value("peak_rss_bytes").is_some() && caveat == Some(&Caveat::SharedProcess)
@@ -287,27 +286,27 @@ impl Block {
 }
 
 impl Case {
-    /// What kind of absence it is, where there is nothing.
+    /// The kind of absence, if the scenario was not measured.
     pub fn absence(&self) -> Option<AbsenceKind> {
         self.absent.as_ref().map(|absent| absent.kind)
     }
 
-    /// Whether the engine cannot do this scenario, which is an answer and no failure.
+    /// Whether the engine does not support this scenario, which is no failure.
     pub fn is_unsupported(&self) -> bool {
         self.absence() == Some(AbsenceKind::Unsupported)
     }
 
-    /// Whether it was left out for lack of time or memory; resuming the run tries again.
+    /// Whether it was skipped for lack of time or memory; resuming the run tries again.
     pub fn is_skipped(&self) -> bool {
         matches!(self.absence(), Some(AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory))
     }
 
-    /// Whether the run has not come to it.
+    /// Whether the run has not reached it yet.
     pub fn is_pending(&self) -> bool {
         self.absence() == Some(AbsenceKind::NotMeasuredYet)
     }
 
-    /// The values of a metric, one a block, leaving out blocks that have none.
+    /// The values of a metric, one per block; blocks without one are left out.
     pub fn values(&self, metric: &str) -> Vec<f64> {
         self.blocks.iter().filter_map(|block| block.value(metric)).collect()
     }
@@ -319,8 +318,7 @@ impl Record {
         self.scenarios.iter().find(|case| case.id == id)
     }
 
-    /// Writes down which of the scenarios that this build knows the run was not asked for: those
-    /// that it has no case of.
+    /// Sets `not_selected` to the scenarios that this build knows and that have no case.
     pub fn set_not_selected(&mut self) {
         self.not_selected = workload::ids();
         self.not_selected.retain(|id| self.scenarios.iter().all(|case| case.id != *id));
@@ -329,8 +327,7 @@ impl Record {
     /// Reads a record of this or an older schema.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a record, or has a schema that this build does
-    /// not know.
+    /// When the file cannot be read, is not JSON of a record, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -343,7 +340,7 @@ impl Record {
         let mut value: serde_json::Value = serde_json::from_str(&text).map_err(invalid)?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
             Some(schema) if schema == u64::from(SCHEMA) => {}
-            Some(1) => schema1::lift_record(&mut value),
+            Some(1) => schema1::upgrade_record(&mut value),
             other => {
                 let (found, remedy) = match (value.get("schema"), other) {
                     (_, Some(newer)) if newer > u64::from(SCHEMA) => {
@@ -363,15 +360,15 @@ impl Record {
         Ok(record)
     }
 
-    /// What contradicts itself, if anything does.
+    /// Checks that ids are unique.
     fn check(&self) -> std::result::Result<(), String> {
         let ids = self.scenarios.iter().map(|case| case.id.as_str());
-        unique(ids).map_err(|id| format!("it has the scenario `{id}` twice"))?;
+        json::unique(ids).map_err(|id| format!("it has the scenario `{id}` twice"))?;
         let sessions = self.sessions.iter().map(|session| session.id.as_str());
-        unique(sessions).map_err(|id| format!("it has the session `{id}` twice"))
+        json::unique(sessions).map_err(|id| format!("it has the session `{id}` twice"))
     }
 
-    /// Writes the record atomically: a reader sees the old file or the new one, never half of one.
+    /// Writes the record atomically: a reader sees the old file or the new one, never a part.
     ///
     /// # Errors
     /// When the folder or the file cannot be written.
@@ -379,46 +376,13 @@ impl Record {
         files::write(path, self.to_json().as_bytes())
     }
 
-    /// The record as text: one line a field, one line a scenario.
+    /// The record as JSON, one line per field and one per scenario.
     pub fn to_json(&self) -> String {
-        lines(self, &["scenarios"])
+        json::to_lines(self, &["scenarios"])
     }
 
     /// The format's JSON Schema.
     pub fn json_schema() -> String {
-        schema_of::<Self>()
+        json::schema::<Self>()
     }
-}
-
-/// The JSON Schema of a stored form.
-fn schema_of<T: JsonSchema>() -> String {
-    let schema = schemars::schema_for!(T);
-    serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
-}
-
-/// Whether every one of these is there once; the error is one that is not.
-fn unique<'a>(ids: impl Iterator<Item = &'a str>) -> std::result::Result<(), &'a str> {
-    let mut seen = BTreeSet::new();
-    ids.into_iter().find(|id| !seen.insert(*id)).map_or(Ok(()), Err)
-}
-
-/// A struct as JSON that can be reviewed: one line a field, and one an item of the fields that are
-/// `lists`.
-fn lines<T: Serialize>(value: &T, lists: &[&str]) -> String {
-    let serde_json::Value::Object(fields) = serde_json::to_value(value).expect("plain data") else {
-        unreachable!("a struct is an object")
-    };
-    let mut lines = Vec::new();
-    for (key, value) in &fields {
-        match value {
-            serde_json::Value::Array(items)
-                if lists.contains(&key.as_str()) && !items.is_empty() =>
-            {
-                let items: Vec<String> = items.iter().map(|item| format!("    {item}")).collect();
-                lines.push(format!("  \"{key}\": [\n{}\n  ]", items.join(",\n")));
-            }
-            _ => lines.push(format!("  \"{key}\": {value}")),
-        }
-    }
-    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }

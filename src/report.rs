@@ -1,39 +1,38 @@
-//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit. Everything
-//! that came from a file is escaped for the document that it goes into. Prints nothing and decides
-//! nothing.
+//! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit, Prometheus.
+//! Every text from a file is escaped for its output format. Prints nothing and decides nothing.
 
+mod block_plot;
 mod calibration;
 pub mod chart;
-mod document;
+mod ci;
+mod comparison;
+mod csv;
 mod evaluation;
 mod export;
 mod full;
 mod html;
 mod link;
 mod live;
-mod machine;
-mod plot;
 mod progress;
-mod side;
 mod text;
 mod verdict;
 mod words;
 
 pub use calibration::calibration_text;
-pub use document::{csv, json};
+pub use ci::{bmf, junit, smaller_is_better};
+pub use comparison::{comparison_json, comparison_markdown};
+pub use csv::csv;
 pub use evaluation::{evaluation_json, evaluation_markdown, evaluation_text};
-pub(crate) use export::exposed;
+pub(crate) use export::prometheus_name;
 pub use export::{benchmark_json, llama_bench, prometheus, row};
-pub use full::{Edition, chart_files, markdown};
+pub use full::{ReportOptions, chart_files, markdown};
 pub(crate) use html::render;
 pub use html::{page, page_in, pair_page, verdict_page};
 pub use link::{link, link_into};
 pub use live::{live_header, live_row};
-pub use machine::{bmf, junit, smaller_is_better};
 pub use progress::pair_progress;
-pub use side::{side_by_side, side_by_side_json};
 pub(crate) use text::duration;
-pub use text::{number, percent, plain, shown};
+pub use text::{metric_value, number, percent, sanitize};
 pub use verdict::{annotations, sentence, verdict_json, verdict_markdown, verdict_text};
 pub use words::Lang;
 

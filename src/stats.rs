@@ -1,34 +1,35 @@
-//! Medians, quantiles, trimmed means, Student t and robust lines. Plain slices in, plain numbers
-//! out: knows nothing of what was measured. What cannot be said from so few values is `None`, never
-//! zero.
+//! Statistics on plain slices: median and quantiles, trimmed mean with winsorized variance,
+//! Student t, Welch–Satterthwaite degrees of freedom, Clopper–Pearson intervals, moderated
+//! variances (empirical Bayes), Theil–Sen lines and the Mann–Whitney test. Knows nothing of what was
+//! measured. A statistic that needs more values than there are is `None`, never zero.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use statrs::distribution::{Beta, Continuous as _, ContinuousCDF as _, Normal, StudentsT};
 
-mod fit;
-mod prior;
+mod empirical_bayes;
+mod mann_whitney;
 mod random;
-mod ranks;
+mod theil_sen;
 
-pub use fit::{FEWEST_FOR_INTERVAL, Fit, Line, fit, theil_sen};
-pub use prior::Prior;
+pub use empirical_bayes::VariancePrior;
+pub use mann_whitney::mann_whitney;
 pub use random::Random;
-pub use ranks::mann_whitney;
+pub use theil_sen::{FEWEST_FOR_INTERVAL, Line, LineFit, fit_line, theil_sen};
 
 /// The middle value; of an even count the mean of the two middle ones.
 pub fn median(values: &[f64]) -> Option<f64> {
     interpolated(values, 0.5)
 }
 
-/// A quantile above the median by linear interpolation between order statistics (type 7 of Hyndman
+/// A quantile above the median: linear interpolation between order statistics (type 7 of Hyndman
 /// and Fan 1996).
 ///
-/// `None` where fewer than one value is expected beyond it, n(1-q) < 1: a p99 of 20 values is their
-/// maximum under another name.
+/// `None` where fewer than one value is expected above it, n(1-q) < 1: the p99 of 20 values would
+/// just be their maximum.
 pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
-    // The product is rounded: 10 * (1 - 0.9) is a hair below 1.
+    // Floating point: 10 * (1 - 0.9) is slightly below 1.
     (values.len() as f64 * (1.0 - q) >= 1.0 - 1e-9).then(|| interpolated(values, q))?
 }
 
@@ -52,56 +53,55 @@ pub fn mean(values: &[f64]) -> Option<f64> {
 
 /// The sample standard deviation, with n-1.
 pub fn sd(values: &[f64]) -> Option<f64> {
-    (values.len() > 1).then(|| (squares(values) / (values.len() - 1) as f64).sqrt())
+    (values.len() > 1).then(|| (sum_of_squares(values) / (values.len() - 1) as f64).sqrt())
 }
 
-/// The sum of squared distances from the mean.
-pub fn squares(values: &[f64]) -> f64 {
+/// The sum of squared deviations from the mean.
+pub fn sum_of_squares(values: &[f64]) -> f64 {
     let centre = mean(values).unwrap_or(0.0);
     values.iter().map(|value| (value - centre).powi(2)).sum()
 }
 
-/// A trimmed mean with what is known of its error.
+/// A trimmed mean with its standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Centre {
-    /// Mean of the values that are left when the outermost on each side are cut off.
+pub struct TrimmedMean {
+    /// Mean of the values that remain after trimming both ends.
     pub value: f64,
-    /// Its standard error with its degrees of freedom; `None` below five values.
+    /// Standard error and its degrees of freedom; `None` below five values.
     pub error: Option<(f64, f64)>,
 }
 
-/// The trimmed mean and its standard error from the winsorised deviation (Tukey and McLaughlin
-/// 1963), with K - 2g - 1 degrees of freedom where g values are cut on each side.
+/// The trimmed mean and its standard error from the winsorized variance (Tukey and McLaughlin
+/// 1963), with K - 2g - 1 degrees of freedom where g values are trimmed on each side.
 ///
-/// g is a tenth of the values and at least one from three values on, so that a single disturbed
-/// process never moves the centre: of three values it is the median. One or two values are
-/// averaged, there being nothing to cut. Below five values at most one degree of freedom would be
-/// left, and an error from that is no knowledge: it is `None`, and whoever needs one takes it from
-/// elsewhere.
-pub fn trimmed(values: &[f64]) -> Option<Centre> {
+/// g is a tenth of the values, and at least one from three values on, so that a single disturbed
+/// process never moves the mean: of three values the result is the median. One or two values are
+/// averaged. Below five values at most one degree of freedom would remain, too few for an error
+/// estimate: the error is `None` and the caller takes it from elsewhere.
+pub fn trimmed_mean(values: &[f64]) -> Option<TrimmedMean> {
     let count = values.len();
     let sorted = sorted(values);
-    let cut = trim(count);
-    let kept = &sorted[cut..count - cut];
+    let trim = trimmed_per_side(count);
+    let kept = &sorted[trim..count - trim];
     let value = mean(kept)?;
     let error = (count >= 5).then(|| {
-        let winsorised: Vec<f64> =
+        let winsorized: Vec<f64> =
             sorted.iter().map(|x| x.clamp(kept[0], kept[kept.len() - 1])).collect();
         let share = kept.len() as f64 / count as f64;
-        let deviation = sd(&winsorised).expect("five values have a deviation");
+        let deviation = sd(&winsorized).expect("five values have a deviation");
         (deviation / (share * (count as f64).sqrt()), (kept.len() - 1) as f64)
     });
-    Some(Centre { value, error })
+    Some(TrimmedMean { value, error })
 }
 
-fn trim(count: usize) -> usize {
+fn trimmed_per_side(count: usize) -> usize {
     if count < 3 { 0 } else { (count / 10).max(1) }
 }
 
-/// How much larger the variance of [`trimmed`] is than that of the plain mean, for normal values:
-/// the price of not being moved by one of them. From the variances of normal order statistics;
-/// beyond eight that of a tenth cut.
-pub fn trim_cost(count: usize) -> f64 {
+/// Variance of [`trimmed_mean`] relative to that of the arithmetic mean, for normal values: what its
+/// robustness costs in efficiency. From the variances of normal order statistics; above eight
+/// values, that of a tenth trimmed.
+pub fn trimmed_mean_variance_ratio(count: usize) -> f64 {
     match count {
         0..=2 => 1.0,
         3 => 1.35,
@@ -113,46 +113,45 @@ pub fn trim_cost(count: usize) -> f64 {
     }
 }
 
-/// The value that a Student t variable with this many degrees of freedom stays below with
-/// probability `p`. Infinite degrees of freedom give the normal distribution.
+/// The `p` quantile of Student's t distribution with this many degrees of freedom (Student 1908).
+/// Infinite degrees of freedom give the normal distribution.
 ///
-/// Known ones are remembered: inverting costs microseconds, and a replay of thousands of suites
-/// asks for the same few.
-pub fn student_t(p: f64, freedom: f64) -> f64 {
+/// Results are cached: inverting the distribution costs microseconds, and a replay of thousands of
+/// suites asks for the same few quantiles.
+pub fn student_t_quantile(p: f64, freedom: f64) -> f64 {
     thread_local! {
-        static KNOWN: RefCell<HashMap<[u64; 2], f64>> = RefCell::default();
+        static CACHE: RefCell<HashMap<[u64; 2], f64>> = RefCell::default();
     }
     let invert = || {
         if freedom > 1e4 {
-            // The two agree to four digits there, while the search that inverts Student t loses
-            // more than that.
+            // The two distributions agree to four digits there; inverting Student t loses more.
             return Normal::standard().inverse_cdf(p);
         }
         let freedom = freedom.max(1.0);
-        let beyond = p.min(1.0 - p);
-        if beyond <= 0.0 || beyond == 0.5 {
+        let tail = p.min(1.0 - p);
+        if tail <= 0.0 || tail == 0.5 {
             return if p == 0.5 { 0.0 } else { (p - 0.5) * f64::INFINITY };
         }
-        quantile_beyond(beyond, freedom).copysign(p - 0.5)
+        upper_tail_quantile(tail, freedom).copysign(p - 0.5)
     };
-    KNOWN.with_borrow_mut(|known| {
-        if known.len() > 1 << 16 {
-            known.clear(); // A program that runs for weeks must not grow.
+    CACHE.with_borrow_mut(|cache| {
+        if cache.len() > 1 << 16 {
+            cache.clear(); // Bounds the memory of a process that runs for weeks.
         }
-        *known.entry([p.to_bits(), freedom.to_bits()]).or_insert_with(invert)
+        *cache.entry([p.to_bits(), freedom.to_bits()]).or_insert_with(invert)
     })
 }
 
-/// Where Student t leaves this probability, below a half, beyond it: by Newton's method on the
+/// The value that Student t exceeds with this probability, below a half: Newton's method on the
 /// logarithms of both, which are nearly proportional in the tail. Several times as fast as the
-/// search of the library, which halves intervals.
-fn quantile_beyond(beyond: f64, freedom: f64) -> f64 {
+/// bisection of the library.
+fn upper_tail_quantile(probability: f64, freedom: f64) -> f64 {
     let student = StudentsT::new(0.0, 1.0, freedom).expect("one or more degrees of freedom");
-    let normal = -Normal::standard().inverse_cdf(beyond);
+    let normal = -Normal::standard().inverse_cdf(probability);
     let mut x = normal * (1.0 + (normal * normal + 1.0) / (4.0 * freedom));
     for _ in 0..60 {
         let tail = student.cdf(-x);
-        let step = (tail / beyond).ln() * tail / (x * student.pdf(x));
+        let step = (tail / probability).ln() * tail / (x * student.pdf(x));
         x *= step.clamp(-2.0, 2.0).exp();
         if step.abs() < 1e-14 {
             break;
@@ -161,16 +160,17 @@ fn quantile_beyond(beyond: f64, freedom: f64) -> f64 {
     x
 }
 
-/// Degrees of freedom of a sum of variances, each with its own (Welch 1947, Satterthwaite 1946). A
-/// variance that is assumed rather than estimated has infinitely many. At least one.
+/// Welch–Satterthwaite: the effective degrees of freedom of a sum of variances, each with its own
+/// (Welch 1947, Satterthwaite 1946). A variance that is assumed rather than estimated has infinitely
+/// many. The result is at least one.
 pub fn welch_satterthwaite(terms: &[(f64, f64)]) -> f64 {
     let total: f64 = terms.iter().map(|(variance, _)| variance).sum();
     let spread: f64 = terms.iter().map(|(variance, freedom)| variance * variance / freedom).sum();
     if spread > 0.0 { (total * total / spread).max(1.0) } else { f64::INFINITY }
 }
 
-/// The exact interval that holds the probability of something seen `hits` times in `trials` with
-/// 95 %: each end is wrong with 2.5 % at most (Clopper and Pearson 1934). Of no trials, all of it.
+/// The exact 95 % confidence interval of a probability, from `hits` in `trials` (Clopper and Pearson
+/// 1934); each end errs with 2.5 % at most. Without trials it is 0 to 1.
 pub fn clopper_pearson(hits: usize, trials: usize) -> (f64, f64) {
     assert!(hits <= trials, "{hits} of {trials}");
     const TAIL: f64 = 0.025;
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deviation_divides_by_one_less_than_the_count() {
+    fn the_standard_deviation_divides_by_one_less_than_the_count() {
         assert_eq!(mean(&[]), None);
         assert_eq!(mean(&[3.0]), Some(3.0));
         assert_eq!(mean(&[1.0, 2.0]), Some(1.5));
@@ -228,23 +228,26 @@ mod tests {
 
     #[test]
     fn one_outlier_does_not_move_a_trimmed_mean() {
-        assert_eq!(trimmed(&[]), None);
-        assert_eq!(trimmed(&[2.0]), Some(Centre { value: 2.0, error: None }));
-        assert_eq!(trimmed(&[2.0, 4.0]), Some(Centre { value: 3.0, error: None }));
-        assert_eq!(trimmed(&[2.0, 90.0, 4.0]), Some(Centre { value: 4.0, error: None }));
-        assert_eq!(trimmed(&[1.0, 2.0, 4.0, 90.0]), Some(Centre { value: 3.0, error: None }));
-        // Winsorised: 2 2 3 4 4, variance 1; SE = 1 / (3/5 * sqrt 5).
-        let five = trimmed(&[1.0, 2.0, 3.0, 4.0, 90.0]).unwrap();
+        assert_eq!(trimmed_mean(&[]), None);
+        assert_eq!(trimmed_mean(&[2.0]), Some(TrimmedMean { value: 2.0, error: None }));
+        assert_eq!(trimmed_mean(&[2.0, 4.0]), Some(TrimmedMean { value: 3.0, error: None }));
+        assert_eq!(trimmed_mean(&[2.0, 90.0, 4.0]), Some(TrimmedMean { value: 4.0, error: None }));
+        assert_eq!(
+            trimmed_mean(&[1.0, 2.0, 4.0, 90.0]),
+            Some(TrimmedMean { value: 3.0, error: None })
+        );
+        // Winsorized: 2 2 3 4 4, variance 1; SE = 1 / (3/5 * sqrt 5).
+        let five = trimmed_mean(&[1.0, 2.0, 3.0, 4.0, 90.0]).unwrap();
         assert_eq!(five.value, 3.0);
         let (error, freedom) = five.error.unwrap();
         near(error, 1.0 / (0.6 * 5f64.sqrt()), 1e-12);
         assert_eq!(freedom, 2.0);
-        let twenty = trimmed(&(1..=20).map(f64::from).collect::<Vec<_>>()).unwrap();
+        let twenty = trimmed_mean(&(1..=20).map(f64::from).collect::<Vec<_>>()).unwrap();
         assert_eq!((twenty.value, twenty.error.unwrap().1), (10.5, 15.0));
     }
 
     #[test]
-    fn student_t_agrees_with_the_tables() {
+    fn quantiles_of_student_t_agree_with_the_tables() {
         for (p, freedom, expected) in [
             (0.95, 1.0, 6.313752),
             (0.975, 2.0, 4.302653),
@@ -257,13 +260,13 @@ mod tests {
             (0.975, 30.0, 2.042272),
             (0.95, 120.0, 1.657651),
         ] {
-            near(student_t(p, freedom), expected, 1e-6);
+            near(student_t_quantile(p, freedom), expected, 1e-6);
         }
-        near(student_t(0.9995, 1.0) / 636.619249, 1.0, 1e-6);
-        near(student_t(0.975, f64::INFINITY), 1.959964, 1e-6);
-        near(student_t(0.975, 1e4), 1.960201, 1e-5);
-        near(student_t(0.05, 5.0), -2.015048, 1e-6);
-        near(student_t(0.5, 4.0), 0.0, 1e-9);
+        near(student_t_quantile(0.9995, 1.0) / 636.619249, 1.0, 1e-6);
+        near(student_t_quantile(0.975, f64::INFINITY), 1.959964, 1e-6);
+        near(student_t_quantile(0.975, 1e4), 1.960201, 1e-5);
+        near(student_t_quantile(0.05, 5.0), -2.015048, 1e-6);
+        near(student_t_quantile(0.5, 4.0), 0.0, 1e-9);
     }
 
     #[test]
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_bounds_of_a_rate_agree_with_the_tables() {
+    fn the_clopper_pearson_interval_agrees_with_the_tables() {
         // SciPy: binomtest(k, n).proportion_ci(method="exact").
         for (hits, trials, low, high) in [
             (0, 0, 0.0, 1.0),

@@ -18,7 +18,7 @@ use crate::engine::Injection;
 use crate::error::{Error, Result, shortened};
 use crate::measure::Sharing;
 use crate::model::Progress;
-use crate::record::{Absence, Case, Kind, Model, Rates, Record, SCHEMA, Session};
+use crate::record::{Absence, Case, Model, Rates, Record, RecordKind, SCHEMA, Session};
 use crate::settings::Setup;
 use crate::workload::{Input, Scenario};
 use crate::{files, machine, measure};
@@ -471,7 +471,7 @@ pub fn begin(
     };
     Ok(Record {
         schema: SCHEMA,
-        kind: Kind::Run,
+        kind: RecordKind::Run,
         sessions: vec![session],
         build,
         machine,

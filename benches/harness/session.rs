@@ -3,12 +3,12 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
-use candlemark::compare::{Grounds, Policy};
+use candlemark::compare::{Policy, ReferenceData};
 use candlemark::engine::{Engine, Identity};
 use candlemark::error::{Result, quoted};
 use candlemark::files::RunFolder;
 use candlemark::machine::ReferenceKernels;
-use candlemark::record::{Absence, Case, Record, References};
+use candlemark::record::{Absence, Case, KernelTimes, Record};
 use candlemark::settings::Setup;
 use candlemark::tokenizer::Tokenizer;
 use candlemark::workload::{Input, Scenario};
@@ -70,7 +70,7 @@ pub(super) struct Loaded {
     /// Allocated once: the peak memory of this process is not measured.
     pub(super) kernels: Option<ReferenceKernels>,
     /// The reference kernels after the last scenario, which are those before the next one.
-    pub(super) references: Cell<Option<References>>,
+    pub(super) references: Cell<Option<KernelTimes>>,
 }
 
 impl Session {
@@ -164,12 +164,12 @@ impl Session {
                 println!("baseline: {}\n", path.display());
                 let release = baseline::find_release(&path)?;
                 let calibration = baseline::find_calibration(folder, &record)?;
-                let grounds = Grounds {
+                let reference = ReferenceData {
                     baseline: &base,
                     release: release.as_ref(),
                     calibration: calibration.as_ref(),
                 };
-                let judgement = compare::judge(grounds, &record, policy);
+                let judgement = compare::judge(reference, &record, policy);
                 println!("{}", report::verdict_text(&judgement, "cargo bench"));
                 if !judgement.open().is_empty() {
                     println!(

@@ -8,7 +8,7 @@ use super::values::{
 };
 use crate::record::{Case, Record};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 
 /// The scenarios `context/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,9 +17,9 @@ pub struct Context {
     pub rows: Vec<ContextRow>,
     /// Slope of the step time over depth, in seconds per token of depth; one point per process and
     /// depth.
-    pub step_growth: Option<Fit>,
+    pub step_growth: Option<LineFit>,
     /// The same with YaRN.
-    pub step_growth_extended: Option<Fit>,
+    pub step_growth_extended: Option<LineFit>,
 }
 
 /// One depth.
@@ -109,7 +109,7 @@ impl<'a> Depth<'a> {
     }
 }
 
-fn step_growth(all: &[Depth], extended: bool) -> Option<Fit> {
+fn step_growth(all: &[Depth], extended: bool) -> Option<LineFit> {
     let kind = all.iter().filter(|depth| depth.extended == extended);
     let points: Vec<(f64, f64)> = kind
         .filter(|depth| CaseState::of(depth.case).is_valid())
@@ -118,5 +118,5 @@ fn step_growth(all: &[Depth], extended: bool) -> Option<Fit> {
             depth.case.values("tpot_s").into_iter().map(move |y| (x, y))
         })
         .collect();
-    stats::fit(&points, BOOTSTRAP_SEED)
+    stats::fit_line(&points, BOOTSTRAP_SEED)
 }

@@ -11,7 +11,7 @@ use super::values::{
 };
 use crate::record::{Case, Record};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 
 /// The scenarios `grid/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -20,9 +20,9 @@ pub struct Grid {
     pub rows: Vec<GridRow>,
     /// Slope of TTFT over prompt length, in seconds per prompt token; one point per process and
     /// scenario.
-    pub ttft_growth: Option<Fit>,
+    pub ttft_growth: Option<LineFit>,
     /// The same for the prefill time.
-    pub prefill_growth: Option<Fit>,
+    pub prefill_growth: Option<LineFit>,
     /// Coefficient of variation of the scenarios' decode rates; `None` below two scenarios.
     pub decode_cv: Option<f64>,
     /// Step times of the longest answer.
@@ -115,13 +115,13 @@ impl Grid {
 }
 
 /// Fits a metric over prompt tokens, with one point per process of each valid case.
-fn growth(cases: &[&Case], metric: &str) -> Option<Fit> {
+fn growth(cases: &[&Case], metric: &str) -> Option<LineFit> {
     let valid = cases.iter().filter(|case| CaseState::of(case).is_valid());
     let points: Vec<(f64, f64)> = valid
         .filter_map(|case| Some((prompt_tokens(case)? as f64, case.values(metric))))
         .flat_map(|(x, values)| values.into_iter().map(move |y| (x, y)))
         .collect();
-    stats::fit(&points, BOOTSTRAP_SEED)
+    stats::fit_line(&points, BOOTSTRAP_SEED)
 }
 
 impl GridRow {

@@ -7,7 +7,7 @@ use super::values::{
 };
 use crate::record::{Case, Record};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 use crate::workload::Task;
 
 /// Latencies of one scenario over every sequence, step and answer of all processes. Scenarios are
@@ -143,7 +143,7 @@ pub struct Consistency {
     pub stalls: Option<f64>,
     /// Slope of `e2e_s` over the request's number in its process, in seconds per request. The drift
     /// is significant if the interval excludes zero, [`Fit::is_sloped`].
-    pub drift: Option<Fit>,
+    pub drift: Option<LineFit>,
     /// Seconds to the last token of each request, a list per process.
     pub series_s: Vec<Vec<f64>>,
 }
@@ -170,7 +170,7 @@ fn repeated(case: &Case) -> Consistency {
         ttft_s: Distribution::of(&pooled(case, "ttft_s")),
         p95_over_p50: e2e_s.filter(|_| valid).and_then(|e2e| e2e.p95_over_p50()),
         stalls: (valid && !stalls.is_empty()).then(|| stalls.iter().sum()),
-        drift: if valid { stats::fit(&points, BOOTSTRAP_SEED) } else { None },
+        drift: if valid { stats::fit_line(&points, BOOTSTRAP_SEED) } else { None },
         state,
         series_s,
     }

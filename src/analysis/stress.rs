@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::values::{CaseState, Reading, in_group, reading};
-use crate::record::{Case, Outcome, Record, Request};
+use crate::record::{Case, Record, StressOutcome, StressRequest};
 
 /// One kind of stress, `stress/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,7 +29,7 @@ pub struct StressRow {
     /// Slope of memory over requests, in bytes per request.
     pub mem_slope_bytes_per_request: Reading,
     /// Every request in order, one list per process.
-    pub requests: Vec<Vec<Request>>,
+    pub requests: Vec<Vec<StressRequest>>,
 }
 
 /// Requests by outcome.
@@ -53,15 +53,15 @@ impl RequestCounts {
         self.answered + self.refused + self.out_of_memory + self.timed_out + self.failed
     }
 
-    fn count<'a>(requests: impl Iterator<Item = &'a Request>) -> Self {
+    fn count<'a>(requests: impl Iterator<Item = &'a StressRequest>) -> Self {
         let mut outcomes = Self::default();
         for request in requests {
             *match request.outcome {
-                Outcome::Answered => &mut outcomes.answered,
-                Outcome::Refused => &mut outcomes.refused,
-                Outcome::OutOfMemory => &mut outcomes.out_of_memory,
-                Outcome::TimedOut => &mut outcomes.timed_out,
-                Outcome::Failed => &mut outcomes.failed,
+                StressOutcome::Answered => &mut outcomes.answered,
+                StressOutcome::Refused => &mut outcomes.refused,
+                StressOutcome::OutOfMemory => &mut outcomes.out_of_memory,
+                StressOutcome::TimedOut => &mut outcomes.timed_out,
+                StressOutcome::Failed => &mut outcomes.failed,
             } += 1;
         }
         outcomes
@@ -77,7 +77,7 @@ fn row(case: &Case, name: &str) -> StressRow {
     let all = || case.blocks.iter().flat_map(|block| &block.requests);
     let tokens = |answered: bool| {
         all()
-            .filter(move |request| (request.outcome == Outcome::Answered) == answered)
+            .filter(move |request| (request.outcome == StressOutcome::Answered) == answered)
             .map(|request| request.prompt_tokens)
     };
     StressRow {

@@ -5,8 +5,8 @@ mod targets;
 
 use super::*;
 use crate::record::{
-    Absence, AbsenceKind, Block, Build, Case, Kind, Machine, Model, Outcome, Request, SCHEMA,
-    Settings, Work,
+    Absence, AbsenceKind, Block, Build, Case, Machine, Model, RecordKind, SCHEMA, Settings,
+    StressOutcome, StressRequest, Work,
 };
 use crate::workload::Task;
 
@@ -86,7 +86,7 @@ fn invalid(mut case: Case) -> Case {
 fn record(scenarios: Vec<Case>) -> Record {
     Record {
         schema: SCHEMA,
-        kind: Kind::Run,
+        kind: RecordKind::Run,
         sessions: Vec::new(),
         build: Build::default(),
         machine: Machine::default(),
@@ -402,23 +402,24 @@ fn drift_is_found_where_requests_grow_slower() {
 
 #[test]
 fn stress_counts_requests_by_their_end() {
-    let request = |prompt_tokens, outcome, rss_bytes| Request {
+    let request = |prompt_tokens, outcome, rss_bytes| StressRequest {
         prompt_tokens,
         outcome,
         rss_bytes,
-        ..Request::default()
+        ..StressRequest::default()
     };
     let requests = vec![
-        request(64, Outcome::Answered, Some(10)),
-        request(128, Outcome::Answered, Some(20)),
-        request(256, Outcome::OutOfMemory, None),
-        request(512, Outcome::Refused, Some(20)),
+        request(64, StressOutcome::Answered, Some(10)),
+        request(128, StressOutcome::Answered, Some(20)),
+        request(256, StressOutcome::OutOfMemory, None),
+        request(512, StressOutcome::Refused, Some(20)),
     ];
     let values = [("error_rate", 0.5), ("oom_rate", 0.25), ("mem_slope_bytes_per_request", 10.0)];
     let mut long =
         case("stress/long", vec![Block { requests: requests.clone(), ..block(&values) }]);
     long.labels.insert("memory_limit".into(), "2 GiB".into());
-    let all_failed = vec![request(64, Outcome::Failed, None), request(64, Outcome::TimedOut, None)];
+    let all_failed =
+        vec![request(64, StressOutcome::Failed, None), request(64, StressOutcome::TimedOut, None)];
     let many = Block {
         requests: all_failed,
         ..null("mem_slope_bytes_per_request", "fewer than 3 requests")

@@ -8,13 +8,13 @@ use std::time::Duration;
 use candlemark::compare::Policy;
 use candlemark::evaluate::NoiseEstimates;
 use candlemark::files::Lock;
-use candlemark::pair::build::Built;
+use candlemark::pair::build::Binary;
 use candlemark::pair::pool;
 use candlemark::pair::pool::{Environment, Plan};
 use candlemark::record::calibration::{
-    Calibration, CalibrationKind, Place, SCHEMA, Sitting, Weights,
+    Calibration, CalibrationKind, CalibrationSession, MachineId, ModelId, SCHEMA,
 };
-use candlemark::record::pool::{Pool, Recorded};
+use candlemark::record::pool::{Pool, PoolEnvironment};
 use candlemark::settings::{Config, Count};
 use candlemark::{Error, baseline, evaluate, files, report};
 
@@ -100,7 +100,7 @@ pub(crate) fn run(
             .collect(),
         pause: arguments.pause,
         blocks: arguments.blocks.into(),
-        quads: arguments.quads,
+        rounds: arguments.quads,
         arms: Vec::new(),
         injected: 0,
         duet: false,
@@ -127,7 +127,7 @@ pub(crate) fn run(
 fn binaries(
     arguments: &Arguments,
     stop: &AtomicBool,
-) -> anyhow::Result<(Built, Vec<(char, Built)>)> {
+) -> anyhow::Result<(Binary, Vec<(char, Binary)>)> {
     let instead = "run this in the repository that has the commit of `--base`";
     build(arguments.target_dir.as_deref(), instead, stop, |builder| {
         let base = builder.commit(&arguments.base)?;
@@ -141,7 +141,7 @@ fn binaries(
 
 /// The calibration of a pool whose environments are sessions.
 fn calibration(pool: &Pool, policy: &Policy) -> Calibration {
-    let sitting = |session: &Recorded| Sitting {
+    let sitting = |session: &PoolEnvironment| CalibrationSession {
         id: session.name.clone(),
         started: session.started.clone().unwrap_or_default(),
         ended: session.ended.clone(),
@@ -151,8 +151,11 @@ fn calibration(pool: &Pool, policy: &Policy) -> Calibration {
     Calibration {
         schema: SCHEMA,
         kind: CalibrationKind::Calibration,
-        machine: Place { class: pool.machine.class.clone(), fields: pool.machine.fields.clone() },
-        model: Weights { spec: spec.clone(), sha256: sha256.clone(), quant: quant.clone() },
+        machine: MachineId {
+            class: pool.machine.class.clone(),
+            fields: pool.machine.fields.clone(),
+        },
+        model: ModelId { spec: spec.clone(), sha256: sha256.clone(), quant: quant.clone() },
         commit: pool.build.commit.clone(),
         sessions: pool.environments.iter().map(sitting).collect(),
         layout_sd,

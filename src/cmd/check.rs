@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use candlemark::compare::{FailOn, Grounds, Judgement, Outcome, Policy, judge, paired};
+use candlemark::compare::{FailOn, Judgement, Outcome, Policy, ReferenceData, judge, paired};
 use candlemark::error::quoted;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 use candlemark::settings::Config;
 #[cfg(feature = "engine")]
 use candlemark::settings::duration;
@@ -99,7 +99,7 @@ enum Severity {
 }
 
 enum Judged {
-    Pair(Box<Paired>),
+    Pair(Box<PairRecord>),
     Run(Box<Record>),
 }
 
@@ -159,11 +159,11 @@ fn verdict(
 }
 
 /// The pair, if the file is one; `None` for records.
-fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paired>> {
+fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<PairRecord>> {
     for path in paths {
         let text = fs::read_to_string(path)
             .map_err(|source| arguments.of_record(Error::Read { path: path.into(), source }))?;
-        if !Paired::is(&text) {
+        if !PairRecord::is(&text) {
             continue;
         }
         let name = path.display();
@@ -177,7 +177,7 @@ fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<Paire
                 "`{name}` is a pair, which contains its base; give no `--baseline`"
             )));
         }
-        let paired = Paired::parse(&text, path);
+        let paired = PairRecord::parse(&text, path);
         return Ok(Some(paired.map_err(|error| arguments.of_record(error))?));
     }
     Ok(None)
@@ -193,7 +193,7 @@ fn judge_run(
     let runs = paths.iter().map(load_run).collect::<candlemark::Result<Vec<_>>>()?;
     let record = baseline::pool(&runs)?;
     let stored = load(&record, arguments, policy)?;
-    let grounds = Grounds {
+    let reference = ReferenceData {
         baseline: &stored.baseline,
         release: stored.release.as_ref(),
         calibration: stored.calibration.as_ref(),
@@ -201,10 +201,10 @@ fn judge_run(
     #[cfg(feature = "engine")]
     if arguments.measure {
         let path = paths.last().context("a run has a record")?;
-        let decide = |run: &Record| judge(grounds, run, policy);
+        let decide = |run: &Record| judge(reference, run, policy);
         return further::judge(record, path, arguments.budget, &decide);
     }
-    Ok((judge(grounds, &record, policy), record))
+    Ok((judge(reference, &record, policy), record))
 }
 
 /// The stored files for a run's machine and model.

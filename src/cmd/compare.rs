@@ -35,8 +35,8 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     let names = arguments.records.iter().map(|path| path.display().to_string());
     let records: Vec<(String, Record)> = names.zip(records(&arguments.records)?).collect();
     let text = match arguments.format {
-        Format::Md => report::side_by_side(&records),
-        Format::Json => report::side_by_side_json(&records),
+        Format::Md => report::comparison_markdown(&records),
+        Format::Json => report::comparison_json(&records),
     };
     write(&text, arguments.output.as_deref(), out)?;
     Ok(Exit::Pass)

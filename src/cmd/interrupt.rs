@@ -48,5 +48,5 @@ pub(crate) fn unless_interrupted<T>(
 
 /// Prints a line on stderr, which may be closed.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", report::plain(line));
+    let _ = writeln!(std::io::stderr(), "{}", report::sanitize(line));
 }

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use candlemark::compare::Policy;
 use candlemark::files::{Lock, build_folder};
 use candlemark::measure::Sharing;
-use candlemark::monitor::{Audience, Clock, History, Pages, Plan, Remote, Server, SuiteProbe};
+use candlemark::monitor::{Clock, History, Observer, Pages, Plan, Remote, Server, SuiteProbe};
 use candlemark::settings::{Config, interval};
 use candlemark::suite::Stress;
 use candlemark::{Error, machine, monitor, suite, workload};
@@ -114,12 +114,12 @@ struct Live {
     server: Server,
 }
 
-impl Audience for Live {
+impl Observer for Live {
     fn publish(&mut self, pages: Pages) {
         self.server.publish(pages);
     }
 
-    fn say(&mut self, line: &str) {
+    fn log(&mut self, line: &str) {
         say(line);
     }
 }

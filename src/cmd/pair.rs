@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use candlemark::compare::Judgement;
 use candlemark::compare::paired::judge;
 use candlemark::files::{Lock, RunFolder};
-use candlemark::pair::build::{Builder, Built};
+use candlemark::pair::build::{Binary, Builder};
 use candlemark::pair::{Events, Identical, Plan};
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 use candlemark::settings::Config;
 use candlemark::{Error, files, pair, report};
 
@@ -89,7 +89,7 @@ pub(crate) fn run(
         Some(path) => files::check(path)?,
         None => RunFolder::check("name a file with `--raw`")?,
     }
-    let plan = |(base, candidate): (Built, Built), path: PathBuf| Plan {
+    let plan = |(base, candidate): (Binary, Binary), path: PathBuf| Plan {
         base,
         candidate,
         setup,
@@ -136,7 +136,7 @@ pub(crate) fn run(
 }
 
 /// Measures the pair; its turns and their file.
-fn measure(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<(Paired, PathBuf)> {
+fn measure(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<(PairRecord, PathBuf)> {
     let mut live = Live { began: Instant::now(), budget: plan.budget };
     Ok((pair::run(plan, stop, &mut live)?, plan.path.clone()))
 }
@@ -158,7 +158,7 @@ fn write_pages(page: &str, raw: &Path) -> candlemark::Result<Option<PathBuf>> {
 }
 
 /// Both binaries; refs and the working tree are built.
-fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, Built)> {
+fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary, Binary)> {
     let base = existing_binary(&arguments.base)?;
     let candidate = arguments.candidate.as_deref().map(existing_binary).transpose()?.flatten();
     if let (Some(base), Some(candidate)) = (&base, &candidate) {
@@ -188,9 +188,9 @@ fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, 
 }
 
 /// The binary at this path, if there is one.
-pub(crate) fn existing_binary(name: &str) -> candlemark::Result<Option<Built>> {
+pub(crate) fn existing_binary(name: &str) -> candlemark::Result<Option<Binary>> {
     let path = Path::new(name);
-    path.is_file().then(|| Built::given(path)).transpose().map_err(Error::of_named_file)
+    path.is_file().then(|| Binary::given(path)).transpose().map_err(Error::of_named_file)
 }
 
 /// Builds in the target folder, with progress on stderr. `instead` is the advice where there is no

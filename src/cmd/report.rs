@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use candlemark::analysis::Targets;
 use candlemark::error::quoted;
 use candlemark::record::Record;
-use candlemark::record::pair::Paired;
-use candlemark::report::Edition;
+use candlemark::record::pair::PairRecord;
+use candlemark::report::ReportOptions;
 use candlemark::{Error, files, report};
 
 use crate::cmd::{Exit, newest, usage, write};
@@ -83,7 +83,7 @@ impl From<Lang> for report::Lang {
 
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
-    if fs::read_to_string(&path).is_ok_and(|text| Paired::is(&text)) {
+    if fs::read_to_string(&path).is_ok_and(|text| PairRecord::is(&text)) {
         return Err(usage(format!(
             "`{}` is a pair; judge it with `candlemark check --record {}`",
             path.display(),
@@ -104,17 +104,17 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         Ok::<_, Error>(all.merge(Targets::load(path).map_err(Error::of_named_file)?))
     };
     let targets = arguments.targets.iter().try_fold(Targets::builtin(), load)?;
-    let edition = Edition { lang: arguments.lang.into(), targets: &targets };
+    let options = ReportOptions { lang: arguments.lang.into(), targets: &targets };
     let text = match arguments.format {
         Format::Md => {
             let charts = arguments
                 .output
                 .as_deref()
-                .map_or(Ok(None), |path| write_charts(&record, edition, path))?;
-            report::markdown(&record, edition, charts.as_deref())
+                .map_or(Ok(None), |path| write_charts(&record, options, path))?;
+            report::markdown(&record, options, charts.as_deref())
         }
-        Format::Html => report::page_in(&record, edition)?,
-        Format::Json => report::json(&record),
+        Format::Html => report::page_in(&record, options)?,
+        Format::Json => record.to_json(),
         Format::Csv => report::csv(&record),
         Format::Row => report::row(&record, scenario)?,
         Format::BenchmarkJson => report::benchmark_json(&record, scenario)?,
@@ -129,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
 /// folder's name, or `None` for stdout.
 fn write_charts(
     record: &Record,
-    edition: Edition<'_>,
+    options: ReportOptions<'_>,
     document: &Path,
 ) -> anyhow::Result<Option<String>> {
     let Some(stem) = document.file_stem().filter(|_| !files::is_stream(document)) else {
@@ -137,7 +137,7 @@ fn write_charts(
     };
     let name = format!("{}_charts", stem.to_string_lossy());
     let folder = document.with_file_name(&name);
-    for (file, svg) in report::chart_files(record, edition) {
+    for (file, svg) in report::chart_files(record, options) {
         files::write(&folder.join(file), svg.as_bytes())?;
     }
     Ok(Some(name))

@@ -310,7 +310,7 @@ mod tests {
         let setup = Setup::new(&Config::default());
         let record = Record {
             schema: record::SCHEMA,
-            kind: record::Kind::Run,
+            kind: record::RecordKind::Run,
             sessions: Vec::new(),
             build: machine::build(),
             machine: record::Machine { class: "here-1".into(), ..record::Machine::default() },

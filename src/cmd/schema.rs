@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use candlemark::record::Record;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 
 use crate::cmd::Exit;
 
@@ -27,7 +27,7 @@ enum Form {
 pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let schema = match arguments.form {
         Form::Record => Record::json_schema(),
-        Form::Pair => Paired::json_schema(),
+        Form::Pair => PairRecord::json_schema(),
     };
     out.write_all(schema.as_bytes())?;
     Ok(Exit::Pass)

@@ -1,113 +1,118 @@
-//! When verdicts on two builds in turns are given: at planned looks, each of which pays for all (a
-//! group-sequential design with Bonferroni's correction). Looking until something is significant
-//! would find something in the end.
+//! Interim looks at a pair: a group-sequential design with Bonferroni's correction over the looks
+//! and the metrics, which bounds the family-wise error rate. Verdicts are given at planned numbers
+//! of blocks only; testing after every block until something is significant would always find
+//! something.
 //!
-//! All metrics of one kind are decided together, because each says how much blocks of the others
-//! differ: the variance of a few blocks is drawn towards what the kind has in common ([`Prior`]).
+//! All metrics of one kind are decided together, because a few blocks estimate a variance badly:
+//! their variances are moderated by empirical Bayes ([`VariancePrior`], Smyth 2004).
 
-use crate::compare::{BLOCKS_NEEDED, Evidence, Interval, Verdict, Why, verdict};
-use crate::record::calibration::Spread;
+use crate::compare::{BLOCKS_NEEDED, Evidence, Interval, Verdict, Why, judge_change};
+use crate::record::calibration::SdEstimate;
 use crate::stats;
-use crate::stats::Prior;
+use crate::stats::VariancePrior;
 
 /// Numbers of blocks at which verdicts are given. The first allows a pass only: a regression is
 /// never called from fewer than [`BLOCKS_NEEDED`] blocks.
 pub const LOOKS: [usize; 6] = [5, 8, 12, 16, 24, 32];
 
-/// One process differs from the next by at least 0.4 %, even where a few happened to agree.
+/// Smallest standard deviation between processes, even where a few happened to agree: 0.4 %.
 pub(crate) const BLOCK_FLOOR: f64 = 0.004;
 
-/// What the variances of a kind are worth beside a metric's own, at most, in degrees of freedom.
-/// Simulated metrics whose standard deviations differ by a third (20 of a kind, five blocks, level
-/// 1.4e-4) exceed their level 2.5 times at 10 and 5.7 times at 30; trimmed means without a prior do
-/// 1.6 times.
+/// Most degrees of freedom of the variance prior, d0. Simulated metrics whose standard deviations
+/// differ by a third (20 of a kind, five blocks, level 1.4e-4) exceed their level 2.5 times at 10
+/// and 5.7 times at 30; trimmed means without a prior do 1.6 times.
 pub(crate) const PRIOR_FREEDOM: f64 = 10.0;
 
-/// The levels at which intervals have to hold.
+/// Confidence levels of the verdicts: 1 minus the significance level after Bonferroni's correction
+/// (Dunn 1961) for m metrics and L looks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Levels {
-    /// Of a regression: a union over all metrics of the suite and all looks, 1 - α / (m L).
-    pub family: f64,
-    /// Of a pass, which every metric has to have, at any look: 1 - α / L.
+    /// Of a regression: 1 - α / (m L), so that the family-wise error rate over all metrics and
+    /// looks is at most α.
+    pub familywise: f64,
+    /// Of a pass, a one-sided equivalence test: 1 - α / L. It needs no correction for m, because
+    /// every metric has to pass.
     pub pass: f64,
 }
 
 impl Levels {
-    /// For so many metrics judged together at so many looks.
+    /// For this many metrics judged together at this many looks.
     pub fn new(alpha: f64, metrics: usize, looks: usize) -> Self {
         let looks = looks.max(1) as f64;
-        Self { family: 1.0 - alpha / (metrics.max(1) as f64 * looks), pass: 1.0 - alpha / looks }
+        Self {
+            familywise: 1.0 - alpha / (metrics.max(1) as f64 * looks),
+            pass: 1.0 - alpha / looks,
+        }
     }
 
-    /// For so many metrics of two builds in turns. A regression pays for the looks that may call
-    /// one.
-    pub fn in_turns(alpha: f64, metrics: usize) -> Self {
-        let blaming = LOOKS.iter().filter(|look| **look >= BLOCKS_NEEDED).count();
-        let Self { family, .. } = Self::new(alpha, metrics, blaming);
-        Self { family, ..Self::new(alpha, metrics, LOOKS.len()) }
+    /// For this many metrics of a pair. A regression is corrected for the looks that may call one.
+    pub fn for_pair(alpha: f64, metrics: usize) -> Self {
+        let regression_looks = LOOKS.iter().filter(|look| **look >= BLOCKS_NEEDED).count();
+        let Self { familywise, .. } = Self::new(alpha, metrics, regression_looks);
+        Self { familywise, ..Self::new(alpha, metrics, LOOKS.len()) }
     }
 }
 
-/// What some block values of a metric say: their trimmed mean (Tukey and McLaughlin 1963).
+/// The block effects of a metric, summarised by their trimmed mean with winsorized variance (Tukey
+/// and McLaughlin 1963).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Summary {
+pub struct BlockSummary {
     /// The trimmed mean.
     pub theta: f64,
-    /// Its variance times the number of blocks, so that metrics with more and with fewer blocks
-    /// compare.
+    /// The variance of the trimmed mean times the number of blocks, so that metrics with different
+    /// numbers of blocks can be compared.
     pub variance: f64,
-    /// The degrees of freedom of that.
+    /// Its degrees of freedom.
     pub freedom: f64,
 }
 
-impl Summary {
-    /// Of at least five values.
-    pub fn of(blocks: &[f64]) -> Self {
-        let centre = stats::trimmed(blocks).expect("looks are at five blocks or more");
-        let (error, freedom) = centre.error.expect("looks are at five blocks or more");
-        Self { theta: centre.value, variance: error * error * blocks.len() as f64, freedom }
+impl BlockSummary {
+    /// Of at least five block effects.
+    pub fn new(effects: &[f64]) -> Self {
+        let mean = stats::trimmed_mean(effects).expect("looks are at five blocks or more");
+        let (error, freedom) = mean.error.expect("looks are at five blocks or more");
+        Self { theta: mean.value, variance: error * error * effects.len() as f64, freedom }
     }
 }
 
-/// The block values of one metric, in the order measured.
-pub trait Track {
-    /// How many there are.
+/// The block effects of one metric, in the order measured.
+pub trait EffectSeries {
+    /// Number of blocks.
     fn count(&self) -> usize;
-    /// What the first `used` of them say, five or more.
-    fn summary(&self, used: usize) -> Summary;
-    /// The limit and the critical limit, as θ.
-    fn limits(&self) -> (f64, f64);
+    /// The summary of the first `blocks` of them, five or more.
+    fn summary(&self, blocks: usize) -> BlockSummary;
+    /// The limit and the critical limit, as changes of ln cost.
+    fn margins(&self) -> (f64, f64);
 }
 
-/// By which rule the metrics of one kind are decided.
+/// The group-sequential design by which the metrics of one kind are decided.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rule<'a> {
+pub struct SequentialDesign<'a> {
     /// Numbers of blocks at which verdicts are given.
     pub looks: &'a [usize],
-    /// A regression is called from so many blocks on.
-    pub fewest_for_regression: usize,
-    /// At which levels.
+    /// Fewest blocks from which a regression is called.
+    pub min_blocks_for_regression: usize,
+    /// Confidence levels.
     pub levels: Levels,
-    /// By how much two builds of one source differ in this kind of metric.
-    pub layout: Spread,
-    /// What the variances of the kind are worth at most, in degrees of freedom; 0: each metric
-    /// stands alone.
-    pub prior_freedom: f64,
-    /// Whether no more blocks will come: then what lies beyond the last look that was reached is
-    /// looked at once more, as long as no more looks are taken than were planned.
-    pub over: bool,
+    /// Standard deviation between two builds of one source in this kind of metric.
+    pub layout: SdEstimate,
+    /// Most degrees of freedom of the variance prior; 0 turns moderation off.
+    pub max_prior_freedom: f64,
+    /// Whether no more blocks will come. Then the blocks after the last look that was reached get
+    /// one more look, as long as no more looks are taken than planned.
+    pub ended: bool,
 }
 
-/// What block values say, looked at as planned.
+/// The verdict on a metric at the look that decided it, or at the last one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// What is said.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The trimmed mean of the block values that were used; `None` below the first look.
+    /// The trimmed mean of the block effects used; `None` below the first look.
     pub theta: Option<f64>,
-    /// How well it is known; `None` below the first look.
+    /// How precisely it is known; `None` below the first look.
     pub evidence: Option<Evidence>,
-    /// How many blocks were used.
+    /// Number of blocks used.
     pub used: usize,
 }
 
@@ -118,61 +123,71 @@ impl Decision {
     }
 }
 
-/// Decides metrics of one kind, in their order: of each the first decisive look stands.
+/// Decides metrics of one kind; of each, the first decisive look stands.
 ///
-/// What a look knows are the first so many blocks of every metric that is open, and of one that was
-/// decided earlier the blocks that decided it, so that the same file gives the same verdicts
-/// whenever it is judged.
-pub fn decide<T: Track>(tracks: &[T], rule: &Rule) -> Vec<Decision> {
-    let undecided = |track: &T| Decision {
+/// A look uses the first so many blocks of every open metric, and of a metric that was decided
+/// earlier the blocks that decided it. So the same file gives the same verdicts whenever it is
+/// judged.
+pub fn decide<T: EffectSeries>(metrics: &[T], design: &SequentialDesign) -> Vec<Decision> {
+    let undecided = |metric: &T| Decision {
         verdict: Verdict::Inconclusive(Why::TooFewBlocks),
         theta: None,
         evidence: None,
-        used: track.count(),
+        used: metric.count(),
     };
-    let mut decisions: Vec<Decision> = tracks.iter().map(undecided).collect();
-    let mut taken = vec![0; tracks.len()];
-    for &used in rule.looks {
-        let prior = rule.prior(tracks, &decisions, used);
-        for (at, track) in tracks.iter().enumerate() {
-            if track.count() >= used && !decisions[at].is_final() {
-                decisions[at] = rule.look(track, used, prior);
-                taken[at] += 1;
+    let mut decisions: Vec<Decision> = metrics.iter().map(undecided).collect();
+    let mut looks_taken = vec![0; metrics.len()];
+    for &blocks in design.looks {
+        let prior = design.prior(metrics, &decisions, blocks);
+        for (at, metric) in metrics.iter().enumerate() {
+            if metric.count() >= blocks && !decisions[at].is_final() {
+                decisions[at] = design.look(metric, blocks, prior);
+                looks_taken[at] += 1;
             }
         }
     }
-    for (at, track) in tracks.iter().enumerate() {
-        let beyond = track.count() > decisions[at].used && !decisions[at].is_final();
-        if rule.over && beyond && (1..rule.looks.len()).contains(&taken[at]) {
-            let count = track.count();
-            decisions[at] = rule.look(track, count, rule.prior(tracks, &decisions, count));
+    for (at, metric) in metrics.iter().enumerate() {
+        let count = metric.count();
+        let has_more = count > decisions[at].used && !decisions[at].is_final();
+        if design.ended && has_more && (1..design.looks.len()).contains(&looks_taken[at]) {
+            decisions[at] = design.look(metric, count, design.prior(metrics, &decisions, count));
         }
     }
     decisions
 }
 
-impl Rule<'_> {
-    /// What the blocks of all metrics have in common at a look.
-    fn prior<T: Track>(&self, tracks: &[T], decisions: &[Decision], used: usize) -> Option<Prior> {
-        if self.prior_freedom == 0.0 {
+impl SequentialDesign<'_> {
+    /// The prior of the variances of all metrics at a look.
+    fn prior<T: EffectSeries>(
+        &self,
+        metrics: &[T],
+        decisions: &[Decision],
+        blocks: usize,
+    ) -> Option<VariancePrior> {
+        if self.max_prior_freedom == 0.0 {
             return None;
         }
         let fewest = self.looks.first().copied()?;
-        let known = tracks.iter().zip(decisions).filter(|(track, _)| track.count() >= fewest);
-        let variances = known.map(|(track, decision)| {
-            let used = if decision.is_final() { decision.used } else { used.min(track.count()) };
-            let Summary { variance, freedom, .. } = track.summary(used);
+        let measured = metrics.iter().zip(decisions).filter(|(metric, _)| metric.count() >= fewest);
+        let variances = measured.map(|(metric, decision)| {
+            let used = if decision.is_final() { decision.used } else { blocks.min(metric.count()) };
+            let BlockSummary { variance, freedom, .. } = metric.summary(used);
             (variance.max(BLOCK_FLOOR * BLOCK_FLOOR), freedom)
         });
-        Prior::fit(&variances.collect::<Vec<_>>(), self.prior_freedom)
+        VariancePrior::fit(&variances.collect::<Vec<_>>(), self.max_prior_freedom)
     }
 
-    fn look(&self, track: &impl Track, used: usize, prior: Option<Prior>) -> Decision {
-        let summary = track.summary(used);
+    fn look(
+        &self,
+        metric: &impl EffectSeries,
+        used: usize,
+        prior: Option<VariancePrior>,
+    ) -> Decision {
+        let summary = metric.summary(used);
         let evidence = self.evidence(&summary, used, prior);
-        let (margin, critical) = track.limits();
-        let verdict = match verdict(summary.theta, &evidence, margin, critical) {
-            Verdict::Regressed { .. } if used < self.fewest_for_regression => {
+        let (margin, critical) = metric.margins();
+        let verdict = match judge_change(summary.theta, &evidence, margin, critical) {
+            Verdict::Regressed { .. } if used < self.min_blocks_for_regression => {
                 Verdict::Inconclusive(Why::TooFewBlocks)
             }
             verdict => verdict,
@@ -180,31 +195,31 @@ impl Rule<'_> {
         Decision { verdict, theta: Some(summary.theta), evidence: Some(evidence), used }
     }
 
-    /// How well the change is known: what blocks say, and the layout of the two builds.
-    pub(crate) fn evidence(
+    /// The variance of the blocks, moderated, and that of the code layout, combined by
+    /// Welch–Satterthwaite.
+    pub(super) fn evidence(
         &self,
-        summary: &Summary,
+        summary: &BlockSummary,
         used: usize,
-        prior: Option<Prior>,
+        prior: Option<VariancePrior>,
     ) -> Evidence {
-        let Summary { theta, variance, freedom } = *summary;
+        let BlockSummary { theta, variance, freedom } = *summary;
         let variance = variance.max(BLOCK_FLOOR * BLOCK_FLOOR);
         let (variance, freedom) =
             prior.map_or((variance, freedom), |prior| prior.moderate(variance, freedom));
         let layout = self.layout.sd * self.layout.sd;
         let terms = [(variance / used as f64, freedom), (layout, self.layout.freedom)];
-        let error = (terms[0].0 + layout).sqrt();
+        let standard_error = (terms[0].0 + layout).sqrt();
         let freedom = stats::welch_satterthwaite(&terms);
-        let half = |level: f64| stats::student_t(level, freedom) * error;
-        let around = |half: f64| Interval { lo: theta - half, hi: theta + half };
+        let half_width = |level: f64| stats::student_t_quantile(level, freedom) * standard_error;
         Evidence {
-            error,
+            standard_error,
             freedom,
-            single: around(half(0.95)),
-            pass: theta + half(self.levels.pass),
-            family: around(half(self.levels.family)),
-            lasting: self.layout.sd,
-            smallest: half(self.levels.family) + half(0.8),
+            ci_90: Interval::around(theta, half_width(0.95)),
+            pass_bound: theta + half_width(self.levels.pass),
+            ci_familywise: Interval::around(theta, half_width(self.levels.familywise)),
+            irreducible_error: self.layout.sd,
+            smallest_detectable: half_width(self.levels.familywise) + half_width(0.8),
         }
     }
 }
@@ -217,40 +232,40 @@ mod tests {
     /// A metric whose limits are 5 and 10 % of cost.
     struct Blocks(Vec<f64>);
 
-    impl Track for Blocks {
+    impl EffectSeries for Blocks {
         fn count(&self) -> usize {
             self.0.len()
         }
 
-        fn summary(&self, used: usize) -> Summary {
-            Summary::of(&self.0[..used])
+        fn summary(&self, blocks: usize) -> BlockSummary {
+            BlockSummary::new(&self.0[..blocks])
         }
 
-        fn limits(&self) -> (f64, f64) {
+        fn margins(&self) -> (f64, f64) {
             (0.05, 0.10)
         }
     }
 
-    fn rule(metrics: usize, layout: Spread) -> Rule<'static> {
-        Rule {
+    fn design(metrics: usize, layout: SdEstimate) -> SequentialDesign<'static> {
+        SequentialDesign {
             looks: &LOOKS,
-            fewest_for_regression: BLOCKS_NEEDED,
-            levels: Levels::in_turns(0.05, metrics),
+            min_blocks_for_regression: BLOCKS_NEEDED,
+            levels: Levels::for_pair(0.05, metrics),
             layout,
-            prior_freedom: PRIOR_FREEDOM,
-            over: true,
+            max_prior_freedom: PRIOR_FREEDOM,
+            ended: true,
         }
     }
 
-    const NONE: Spread = Spread { sd: 0.0, freedom: f64::INFINITY };
+    const NONE: SdEstimate = SdEstimate { sd: 0.0, freedom: f64::INFINITY };
 
-    /// Values of this mean that alternate about it.
+    /// Effects that alternate around this mean.
     fn blocks(mean: f64, deviation: f64, count: usize) -> Blocks {
         Blocks((0..count).map(|at| mean + deviation * [1.0, -1.0][at % 2]).collect())
     }
 
     #[test]
-    fn five_blocks_may_pass_and_eight_may_blame() {
+    fn five_blocks_may_pass_and_eight_may_call_a_regression() {
         for (mean, count, verdict, used) in [
             (0.0, 5, Verdict::Pass, 5),
             (0.0, 32, Verdict::Pass, 5),
@@ -261,18 +276,18 @@ mod tests {
             (0.0, 4, Verdict::Inconclusive(Why::TooFewBlocks), 4),
         ] {
             let all: Vec<Blocks> = (0..10).map(|_| blocks(mean, 0.004, count)).collect();
-            let decision = &decide(&all, &rule(30, NONE))[3];
+            let decision = &decide(&all, &design(30, NONE))[3];
             assert_eq!((&decision.verdict, decision.used), (&verdict, used), "{mean} {count}");
         }
     }
 
     #[test]
-    fn few_measured_layouts_are_known_less_well_than_many() {
+    fn few_measured_layouts_widen_the_interval() {
         let width = |freedom: f64| {
-            let layout = Spread { sd: 0.02, freedom };
+            let layout = SdEstimate { sd: 0.02, freedom };
             let all = [blocks(0.0, 0.004, 32)];
-            let decision = decide(&all, &rule(3, layout)).remove(0);
-            decision.evidence.unwrap().family.hi
+            let decision = decide(&all, &design(3, layout)).remove(0);
+            decision.evidence.unwrap().ci_familywise.hi
         };
         // With 5 degrees of freedom of the layout alone, t(1 - 0.05/15) is 4.2 and not 2.9.
         assert!(width(5.0) > 1.3 * width(f64::INFINITY), "{} {}", width(5.0), width(f64::INFINITY));
@@ -280,22 +295,21 @@ mod tests {
     }
 
     #[test]
-    fn metrics_of_a_kind_lend_each_other_what_they_know() {
+    fn moderated_variances_decide_more_metrics() {
         let mut random = Random::new(3);
         let all: Vec<Blocks> =
             (0..20).map(|_| Blocks((0..8).map(|_| 0.045 * random.normal()).collect())).collect();
-        let alone = Rule { prior_freedom: 0.0, ..rule(60, NONE) };
-        let passed = |rule: &Rule| {
-            let decisions = decide(&all, rule);
+        let alone = SequentialDesign { max_prior_freedom: 0.0, ..design(60, NONE) };
+        let passed = |design: &SequentialDesign| {
+            let decisions = decide(&all, design);
             decisions.iter().filter(|decision| decision.is_final()).count()
         };
-        assert_eq!((passed(&rule(60, NONE)), passed(&alone)), (15, 11));
+        assert_eq!((passed(&design(60, NONE)), passed(&alone)), (15, 11));
     }
 
     #[test]
     fn a_suite_without_a_change_rarely_raises_an_alarm_at_any_look() {
-        // As noisy as can be against the limit, and unlike each other: where the correction has to
-        // hold.
+        // The worst case for the correction: noise as large as the limit, and unequal variances.
         let mut random = Random::new(20_260_701);
         let (runs, mut alarms) = (400, 0);
         for _ in 0..runs {
@@ -310,7 +324,7 @@ mod tests {
                     Blocks((0..32).map(|_| block()).collect())
                 })
                 .collect();
-            let decisions = decide(&all, &rule(20, NONE));
+            let decisions = decide(&all, &design(20, NONE));
             let regressed = |one: &Decision| matches!(one.verdict, Verdict::Regressed { .. });
             alarms += usize::from(decisions.iter().any(regressed));
         }
@@ -318,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_judged_later_is_judged_as_it_was() {
+    fn a_later_judgement_of_the_same_blocks_is_the_same() {
         let mut random = Random::new(11);
         let mut all: Vec<Blocks> = (0..12)
             .map(|at| {
@@ -326,11 +340,11 @@ mod tests {
                 Blocks((0..32).map(|_| noise * random.normal()).collect())
             })
             .collect();
-        let whole = decide(&all, &rule(36, NONE));
-        // As if scenarios had not been measured any more once they were decided.
-        for (track, decision) in all.iter_mut().zip(&whole) {
-            track.0.truncate(decision.used);
+        let whole = decide(&all, &design(36, NONE));
+        // As if scenarios had not been measured further once they were decided.
+        for (metric, decision) in all.iter_mut().zip(&whole) {
+            metric.0.truncate(decision.used);
         }
-        assert_eq!(decide(&all, &rule(36, NONE)), whole);
+        assert_eq!(decide(&all, &design(36, NONE)), whole);
     }
 }

@@ -1,58 +1,58 @@
-//! What is said where one side has no valid number: one rule for a stored baseline and for two
-//! builds, for scenarios and for their metrics. It fails closed: what was asked for and is missing
-//! is no pass. `docs/gate.md` has the rule as a table, and a test holds the two together.
+//! The rule for missing data: one for a stored baseline and for pairs, for scenarios and for their
+//! metrics. It fails closed: what was requested and is missing does not pass. `docs/gate.md` has
+//! the rule as a table, and a test compares the two.
 
 use crate::compare::{Policy, Verdict, Why};
 use crate::record::{Absence, AbsenceKind};
 
-/// How the two sides were measured.
+/// How the base was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// The base is a stored baseline.
     Stored,
-    /// Both are builds that took turns.
+    /// In turns with the candidate.
     Paired,
 }
 
 /// What one side has of a scenario or of one of its metrics.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum State<'a> {
-    /// Numbers that can be true.
+pub(super) enum DataState<'a> {
+    /// Valid numbers.
     Valid,
-    /// Numbers that cannot, and the checks that failed.
+    /// Invalid numbers, and the checks that failed.
     Invalid(&'a [String]),
-    /// No number, for a reason that has a kind.
+    /// No numbers: the kind of absence, and the reason as text.
     Absent(AbsenceKind, &'a str),
-    /// The run was not asked for it.
+    /// Not requested from the run.
     NotSelected,
-    /// The scenario was measured, and this metric has no value: why.
+    /// The scenario was measured, but this metric has no value, and why.
     NoValue(&'a str),
 }
 
-impl<'a> From<&'a Absence> for State<'a> {
+impl<'a> From<&'a Absence> for DataState<'a> {
     fn from(absent: &'a Absence) -> Self {
-        State::Absent(absent.kind, &absent.why)
+        DataState::Absent(absent.kind, &absent.why)
     }
 }
 
-/// What follows from the two states.
+/// What follows from the states of the two sides.
 #[derive(Debug, PartialEq)]
-pub(super) enum Ruling {
-    /// Both have numbers: they decide.
-    Judge,
+pub(super) enum Resolution {
+    /// Both have numbers, which are compared.
+    Compare,
     /// A verdict without numbers.
     Verdict(Verdict),
-    /// Nothing: neither side has it.
-    Silent,
+    /// No entry: neither side has it.
+    Omit,
 }
 
-/// The rule. `removed` is the reason that the configuration gives for the scenario to be gone.
-pub(super) fn rule(
+/// Applies the rule. `removed` is the reason that the configuration gives for a removed scenario.
+pub(super) fn resolve(
     mode: Mode,
-    base: State<'_>,
-    candidate: State<'_>,
+    base: DataState<'_>,
+    candidate: DataState<'_>,
     removed: Option<&str>,
-) -> Ruling {
+) -> Resolution {
     let failed = |arm: &str, why: &str| match mode {
         Mode::Stored => Verdict::Failed(why.to_owned()),
         Mode::Paired => Verdict::Failed(format!("{arm}: {why}")),
@@ -61,21 +61,23 @@ pub(super) fn rule(
         Some(reason) => Verdict::Removed(reason.to_owned()),
         None => Verdict::Missing(why),
     };
-    Ruling::Verdict(match (base, candidate) {
-        // A pair measures its base anew; what failed in a stored one is not in the baseline.
-        (State::Absent(AbsenceKind::Failed, why), _) if mode == Mode::Paired => failed("base", why),
-        (_, State::Absent(AbsenceKind::Failed, why)) => failed("candidate", why),
-        (_, State::Invalid(checks)) => Verdict::Invalid(checks.join("; ")),
-        (State::Invalid(checks), _) if mode == Mode::Paired => {
+    Resolution::Verdict(match (base, candidate) {
+        // Only a pair measures its base; a scenario that failed is never promoted to a baseline.
+        (DataState::Absent(AbsenceKind::Failed, why), _) if mode == Mode::Paired => {
+            failed("base", why)
+        }
+        (_, DataState::Absent(AbsenceKind::Failed, why)) => failed("candidate", why),
+        (_, DataState::Invalid(checks)) => Verdict::Invalid(checks.join("; ")),
+        (DataState::Invalid(checks), _) if mode == Mode::Paired => {
             Verdict::Invalid(format!("the base: {}", checks.join("; ")))
         }
-        (State::Valid | State::Invalid(_), State::NotSelected) => Verdict::NotSelected,
-        (State::Invalid(checks), _) => {
+        (DataState::Valid | DataState::Invalid(_), DataState::NotSelected) => Verdict::NotSelected,
+        (DataState::Invalid(checks), _) => {
             Verdict::NotComparable(format!("the baseline is INVALID: {}", checks.join("; ")))
         }
-        (State::Valid, State::Valid) => return Ruling::Judge,
-        (State::Valid, State::NoValue(why)) => Verdict::Missing(why.to_owned()),
-        (State::Valid, State::Absent(kind, why)) => match kind {
+        (DataState::Valid, DataState::Valid) => return Resolution::Compare,
+        (DataState::Valid, DataState::NoValue(why)) => Verdict::Missing(why.to_owned()),
+        (DataState::Valid, DataState::Absent(kind, why)) => match kind {
             AbsenceKind::SkippedTime => Verdict::Inconclusive(Why::OutOfTime),
             AbsenceKind::NotMeasuredYet => Verdict::Inconclusive(Why::Interrupted),
             AbsenceKind::Unknown => missing(why.to_owned()),
@@ -83,20 +85,23 @@ pub(super) fn rule(
                 missing(Absence::new(kind, why).to_string())
             }
         },
-        (State::Absent(..) | State::NotSelected | State::NoValue(_), candidate) => {
+        (DataState::Absent(..) | DataState::NotSelected | DataState::NoValue(_), candidate) => {
             match candidate {
-                State::Valid
-                | State::Absent(AbsenceKind::SkippedTime | AbsenceKind::NotMeasuredYet, _) => {
+                DataState::Valid
+                | DataState::Absent(AbsenceKind::SkippedTime | AbsenceKind::NotMeasuredYet, _) => {
                     Verdict::New
                 }
-                _ => return Ruling::Silent,
+                _ => return Resolution::Omit,
             }
         }
     })
 }
 
-/// What is listed as removed and is measured all the same.
-pub(super) fn still_measured(policy: &Policy, measured: impl Fn(&str) -> bool) -> Vec<String> {
+/// Notes on scenarios that are listed as removed but were measured.
+pub(super) fn still_measured_notes(
+    policy: &Policy,
+    measured: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let still = policy.removed.keys().filter(|id| measured(id));
     still.map(|id| format!("`{id}` is listed as removed but still measured")).collect()
 }

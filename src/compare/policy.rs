@@ -1,4 +1,5 @@
-//! What counts as a regression: the specification's limits, or those of the configuration.
+//! The policy of the gate: limits, significance level and number of looks. Defaults are the
+//! specification's; the configuration can change them.
 
 use std::collections::BTreeMap;
 
@@ -8,44 +9,44 @@ use crate::error::{Error, Result};
 use crate::settings::GateConfig;
 use crate::workload::{METRICS, Metric};
 
-/// What counts as a regression, and what follows from one.
+/// Limits, levels and exceptions of the gate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Policy {
-    /// Limits by metric name, as shares, in place of those of the metrics' table.
+    /// Limits by metric name, as shares; they override those of the metrics' table.
     pub limits: BTreeMap<String, f64>,
-    /// What makes the outcome a regression.
+    /// Which regressions make the outcome one.
     pub fail_on: FailOn,
-    /// Scenarios of the base that are meant to be gone, and why. Any other one that is gone is
+    /// Scenarios of the base that were removed on purpose, and why. Any other absent scenario is
     /// missing.
     pub removed: BTreeMap<String, String>,
-    /// Machine classes whose baselines may stand in for another's: this class, that class.
+    /// Machine classes that may use the baseline of another class: own class, other class.
     pub allow_class: BTreeMap<String, String>,
-    /// Probability that a suite without any slowdown has a false regression.
+    /// Significance level: the family-wise error rate, the probability that a suite without any
+    /// slowdown has a false regression.
     pub alpha: f64,
-    /// Standard deviation of ln cost between two builds of one source: code layout.
+    /// Assumed standard deviation of ln cost between two builds of one source (code layout).
     pub layout_sd: f64,
-    /// How often a run against a stored baseline is planned to be looked at: each look pays for
-    /// all.
+    /// Planned looks at a run against a stored baseline, the L of Bonferroni's correction.
     pub looks: usize,
 }
 
-/// The looks that are planned at such a run: as it came, and after each round in which it is
-/// measured further. The first is held to the level of all, because whether others follow depends
-/// on what it shows.
+/// Planned looks at a run against a stored baseline: at the run as recorded, and after each of five
+/// further measurements. The first look is corrected for all six, because its result decides whether
+/// others follow.
 pub const PLANNED_LOOKS: usize = 6;
 
-/// What makes the outcome a regression.
+/// Which regressions make the outcome one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailOn {
     /// Any regression.
     Regression,
-    /// One past twice its limit; the others are warnings.
+    /// Only those past twice their limit; the others are warnings.
     Critical,
 }
 
 impl Default for Policy {
-    /// The specification's limits, at a single look.
+    /// The specification's limits and a single look.
     fn default() -> Self {
         Self {
             limits: BTreeMap::new(),
@@ -63,7 +64,7 @@ impl Policy {
     /// The policy that `[gate]` asks for.
     ///
     /// # Errors
-    /// When a limit is of no gated metric or not between 0 and 1, `fail_on` is unknown, or a
+    /// When a limit names no gated metric or is not between 0 and 1, `fail_on` is unknown, or a
     /// removed scenario has no reason.
     pub fn new(config: &GateConfig) -> Result<Self> {
         for (name, limit) in &config.limits {

@@ -1,12 +1,12 @@
-//! How often the rules are right on simulated machines: normal processes, normal sessions, nothing
-//! else.
+//! Error rates and power on simulated machines with normal variation between processes and
+//! sessions.
 
 use super::tests::{case, record};
 use super::*;
 
 mod looks;
 
-/// Normal numbers from splitmix64 and the sum of twelve uniform ones.
+/// Normal numbers as sums of twelve uniform ones from SplitMix64.
 struct Noise(u64);
 
 impl Noise {
@@ -23,7 +23,7 @@ impl Noise {
     }
 }
 
-/// A machine: how much processes and sessions differ, and how many of each are measured.
+/// A machine: standard deviations between processes and sessions, and how many of each are measured.
 #[derive(Clone, Copy)]
 struct Host {
     scenarios: usize,
@@ -37,16 +37,17 @@ struct Host {
 
 impl Host {
     fn measure(self, noise: &mut Noise, (sessions, blocks): (usize, usize), drop: f64) -> Record {
-        let moods: Vec<f64> = (0..sessions).map(|_| noise.normal()).collect();
+        let offsets: Vec<f64> = (0..sessions).map(|_| noise.normal()).collect();
         let mut series = |centre: f64| -> Vec<Vec<f64>> {
-            let session = |mood: &f64| {
-                let mood = if self.shared { *mood } else { noise.normal() };
-                let block = |noise: &mut Noise| mood * self.session + noise.normal() * self.process;
+            let session = |offset: &f64| {
+                let offset = if self.shared { *offset } else { noise.normal() };
+                let block =
+                    |noise: &mut Noise| offset * self.session + noise.normal() * self.process;
                 (0..blocks).map(|_| centre * block(noise).exp()).collect()
             };
-            moods.iter().map(session).collect()
+            offsets.iter().map(session).collect()
         };
-        fn views(sessions: &[Vec<f64>]) -> Vec<&[f64]> {
+        fn slices(sessions: &[Vec<f64>]) -> Vec<&[f64]> {
             sessions.iter().map(Vec::as_slice).collect()
         }
         let mut record = record(&[]);
@@ -56,17 +57,17 @@ impl Host {
             record.scenarios.push(case(
                 &format!("s{i}/b1"),
                 &[
-                    ("decode_tok_s", &views(&decode)),
-                    ("ttft_s", &views(&ttft)),
-                    ("peak_rss_bytes", &views(&memory)),
+                    ("decode_tok_s", &slices(&decode)),
+                    ("ttft_s", &slices(&ttft)),
+                    ("peak_rss_bytes", &slices(&memory)),
                 ],
             ));
         }
         record
     }
 
-    /// Shares of decode metrics that regressed, passed and were undecided, and of runs with any
-    /// regression at all.
+    /// Shares of decode metrics that regressed, passed and were undecided, and of runs with a
+    /// regression.
     fn rates(self, drop: f64, runs: usize) -> [f64; 4] {
         let mut noise = Noise(20_260_701);
         let (mut regressed, mut passed, mut undecided, mut alarms, mut all) = (0, 0, 0, 0, 0);
@@ -101,7 +102,7 @@ const QUIET: Host = Host {
 };
 
 #[test]
-fn a_quarter_slower_is_seen_and_unchanged_is_never_a_regression() {
+fn a_quarter_slower_is_detected_and_unchanged_is_never_a_regression() {
     let [regressed, _, _, runs] = QUIET.rates(0.25, 60);
     assert!(regressed > 0.95 && runs == 1.0, "{regressed} of metrics, {runs} of runs");
     let [regressed, _, _, runs] = QUIET.rates(0.0, 100);
@@ -109,7 +110,7 @@ fn a_quarter_slower_is_seen_and_unchanged_is_never_a_regression() {
 }
 
 #[test]
-fn more_sessions_see_smaller_changes() {
+fn more_sessions_detect_smaller_changes() {
     let host = Host { base: (8, 3), current: (2, 4), ..QUIET };
     let [regressed, passed, ..] = host.rates(0.10, 30);
     assert!(regressed > 0.9 && passed == 0.0, "{regressed}, {passed}");
@@ -117,14 +118,14 @@ fn more_sessions_see_smaller_changes() {
 
 #[test]
 fn a_machine_that_is_slow_today_rarely_raises_an_alarm() {
-    // Quiet processes, restless sessions, and only three of those to learn it from: the hardest
-    // case for the gate.
+    // Little variance between processes, much between sessions, and only three of them to estimate
+    // it from: the worst case for the gate.
     let host = Host { process: 0.005, session: 0.03, ..QUIET };
     let [.., alarms] = host.rates(0.0, 200);
     assert!(alarms <= 0.05, "{alarms} of unchanged runs");
 }
 
-/// Prints what it takes to see a slowdown of decode: shares of metrics, and of runs with any alarm.
+/// Prints power and false alarm rates for slowdowns of decode.
 #[test]
 #[ignore = "a table for people"]
 #[expect(clippy::print_stdout, reason = "it is the point")]

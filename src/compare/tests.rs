@@ -1,24 +1,26 @@
-//! Rules on literal numbers, and the records that other tests are made with.
+//! Verdicts on literal numbers, and the records that other tests use.
 
 use super::*;
 use crate::record::{
-    Absence, AbsenceKind, Block, Build, Case, Kind, Machine, Model, SCHEMA, Session, Settings, Work,
+    Absence, AbsenceKind, Block, Build, Case, Machine, Model, RecordKind, SCHEMA, Session,
+    Settings, Work,
 };
 use crate::settings::GateConfig;
+use crate::workload::Better;
 
-/// A scenario's id and, by metric, its blocks of each session.
-pub(crate) type Row<'a> = (&'a str, &'a [(&'a str, &'a [&'a [f64]])]);
+/// A scenario's id and, by metric, the block values of each session.
+pub(crate) type ScenarioBlocks<'a> = (&'a str, &'a [(&'a str, &'a [&'a [f64]])]);
 
-/// A record of one scenario a row.
-pub(crate) fn record(rows: &[Row]) -> Record {
-    let scenarios: Vec<Case> = rows.iter().map(|(id, metrics)| case(id, metrics)).collect();
-    let sessions = rows
+/// A record of these scenarios.
+pub(crate) fn record(scenarios: &[ScenarioBlocks]) -> Record {
+    let cases: Vec<Case> = scenarios.iter().map(|(id, metrics)| case(id, metrics)).collect();
+    let sessions = scenarios
         .iter()
         .flat_map(|(_, metrics)| metrics.iter().map(|(_, sessions)| sessions.len()))
         .max();
     Record {
         schema: SCHEMA,
-        kind: Kind::Run,
+        kind: RecordKind::Run,
         sessions: (0..sessions.unwrap_or(1))
             .map(|i| Session {
                 id: format!("2026070{}T000000Z-0123456", i + 1),
@@ -59,7 +61,7 @@ pub(crate) fn record(rows: &[Row]) -> Record {
             ..Settings::default()
         },
         injected: None,
-        scenarios,
+        scenarios: cases,
         not_selected: Vec::new(),
     }
 }
@@ -107,7 +109,7 @@ fn verdict_of(base: &[&[f64]], now: &[&[f64]]) -> Verdict {
 }
 
 #[test]
-fn a_verdict_is_real_and_large() {
+fn a_regression_is_significant_and_large() {
     let regressed = |proven, critical| Verdict::Regressed { proven, critical };
     for (now, expected) in [
         ([100.0, 100.5, 99.5], Verdict::Pass),
@@ -124,13 +126,13 @@ fn a_verdict_is_real_and_large() {
 }
 
 #[test]
-fn a_thin_baseline_advises_and_never_fails() {
+fn a_baseline_of_few_sessions_never_fails() {
     let uncalibrated = Verdict::Inconclusive(Why::Uncalibrated);
     assert_eq!(verdict_of(&STEADY[..1], &[&[50.0, 50.1, 49.9]]), uncalibrated);
     assert_eq!(
         verdict_of(&STEADY[..2], &[&[100.0, 100.1, 99.9]]),
         uncalibrated,
-        "3 % cannot rule out 5 %"
+        "an sd of 3 % cannot exclude a slowdown of 5 %"
     );
     assert_eq!(verdict_of(&STEADY[..1], &[&[150.0, 150.1, 149.9]]), Verdict::Improved);
     assert_eq!(verdict_of(&[&[100.0]], &[&[50.0]]), Verdict::Inconclusive(Why::TooFewBlocks));
@@ -155,7 +157,7 @@ fn memory_that_repeats_to_the_byte_is_judged() {
         judge(&base, &now, &Policy::default()).findings.remove(0)
     };
     assert_eq!(judged(1e9).verdict, Verdict::Pass);
-    assert!(judged(1e9).change.unwrap().evidence.unwrap().error > 0.004);
+    assert!(judged(1e9).change.unwrap().evidence.unwrap().standard_error > 0.004);
     assert_eq!(judged(1.2e9).verdict, Verdict::Regressed { proven: true, critical: false });
 }
 
@@ -211,26 +213,25 @@ fn rates_of_the_machine_are_compared_where_they_were_measured_alike() {
     let mut now = base.clone();
     base.machine.rates.f32_flop_per_s = Some(100.0);
     (now.machine.rates.f32_flop_per_s, now.machine.rates.isa) = (Some(150.0), Some("avx2".into()));
-    let told = |base: &Record, now: &Record| -> Vec<String> {
+    let notes = |base: &Record, now: &Record| -> Vec<String> {
         let notes = judge(base, now, &Policy::default()).notes;
-        notes.into_iter().filter(|note| note.contains("machine's own")).collect()
+        notes
+            .into_iter()
+            .filter(|note| note.contains("since the baseline: the machine changed"))
+            .collect()
     };
-    assert_eq!(told(&base, &now), [""; 0], "the older figure is that of a product");
+    assert_eq!(notes(&base, &now), [""; 0], "the older rate is that of a GEMM");
     base.machine.rates.isa = now.machine.rates.isa.clone();
     base.machine.rates.read_huge_bytes_per_s = Some(40.0);
     now.machine.rates.read_huge_bytes_per_s = Some(30.0);
-    let notes = told(&base, &now);
-    assert!(notes[0].contains("read rate with huge pages is -25 %"), "{notes:?}");
-    assert!(notes[1].contains("f32 rate is +50 %") && notes.len() == 2, "{notes:?}");
+    let notes = notes(&base, &now);
+    assert!(notes[0].contains("read rate with huge pages changed by -25 %"), "{notes:?}");
+    assert!(notes[1].contains("f32 rate changed by +50 %") && notes.len() == 2, "{notes:?}");
     (base.model.isa, now.model.isa) = (None, Some("avx2".into()));
-    assert_eq!(
-        judge(&base, &now, &Policy::default()).differences,
-        [],
-        "an older record tells none"
-    );
+    assert_eq!(judge(&base, &now, &Policy::default()).differences, [], "an older record has none");
     base.model.isa = Some("portable".into());
     let judgement = judge(&base, &now, &Policy::default());
-    assert_eq!(judgement.outcome, Outcome::Pass, "a tier may be what changed");
+    assert_eq!(judgement.outcome, Outcome::Pass, "the tier may be the change that is judged");
     assert_eq!(judgement.differences[0].field, "model: isa");
 }
 
@@ -246,11 +247,11 @@ fn an_alias_of_the_class_is_allowed_and_shown() {
 }
 
 #[test]
-fn what_cannot_be_timed_is_named() {
-    let rows: &[Row] =
+fn scenarios_that_cannot_be_compared_are_named() {
+    let scenarios: &[ScenarioBlocks] =
         &[("a/b1", &[("decode_tok_s", STEADY)]), ("b/b1", &[("decode_tok_s", STEADY)])];
-    let base = record(rows);
-    let said = |change: fn(&mut Record)| {
+    let base = record(scenarios);
+    let whole_scenario = |change: fn(&mut Record)| {
         let mut now = base.clone();
         change(&mut now);
         let judgement = judge(&base, &now, &Policy::default());
@@ -260,15 +261,15 @@ fn what_cannot_be_timed_is_named() {
         )
     };
     assert_eq!(
-        said(|r| r.scenarios[1].output_sha256 = Some("00".into())),
+        whole_scenario(|r| r.scenarios[1].output_sha256 = Some("00".into())),
         (Verdict::OutputChanged(None), Outcome::Failed)
     );
     assert_eq!(
-        said(|r| r.scenarios[1].validity.failed.push("ttft is 0".into())),
+        whole_scenario(|r| r.scenarios[1].validity.failed.push("ttft is 0".into())),
         (Verdict::Invalid("ttft is 0".into()), Outcome::Failed)
     );
     assert_eq!(
-        said(|r| r.scenarios[1].work.new_tokens = 8),
+        whole_scenario(|r| r.scenarios[1].work.new_tokens = 8),
         (Verdict::NotComparable("new_tokens was 16 and is 8".into()), Outcome::NotComparable)
     );
     let mut now = base.clone();
@@ -281,24 +282,24 @@ fn what_cannot_be_timed_is_named() {
 }
 
 #[test]
-fn a_run_of_schema_1_does_not_say_what_it_was_not_asked_for() {
-    let rows: &[Row] =
+fn a_run_of_schema_1_does_not_say_what_was_not_selected() {
+    let scenarios: &[ScenarioBlocks] =
         &[("a/b1", &[("decode_tok_s", STEADY)]), ("b/b1", &[("decode_tok_s", STEADY)])];
-    let base = record(rows);
+    let base = record(scenarios);
     let mut now = base.clone();
     now.scenarios.pop();
     let note = |now: &Record| {
         let judgement = judge(&base, now, &Policy::default());
         assert_eq!(judgement.outcome, Outcome::NotComparable);
-        judgement.notes.iter().any(|note| note.contains("as records of schema 1 never do"))
+        judgement.notes.iter().any(|note| note.contains("(records of schema 1 never do)"))
     };
     assert!(note(&now));
     now.not_selected = vec!["grid/S1".into()];
-    assert!(!note(&now), "this one says it, and `b/b1` is not among it");
+    assert!(!note(&now), "this run says it, and `b/b1` is not listed");
 }
 
 #[test]
-fn what_is_listed_as_removed_but_still_measured_is_noted() {
+fn a_removed_scenario_that_is_still_measured_is_noted() {
     let base = record(&[("a/b1", &[("decode_tok_s", STEADY)])]);
     let removed = [("a/b1".to_owned(), "merged".to_owned()), ("b/b1".into(), "old".into())];
     let policy = Policy { removed: removed.into(), ..Policy::default() };
@@ -310,7 +311,7 @@ fn what_is_listed_as_removed_but_still_measured_is_noted() {
 }
 
 #[test]
-fn a_policy_refuses_what_it_does_not_know() {
+fn a_policy_refuses_unknown_names() {
     let config = |text: &str| toml::from_str::<GateConfig>(text).unwrap();
     let error = Policy::new(&config("limits = { decode_toks = 0.1 }")).unwrap_err().to_string();
     assert!(error.contains("did you mean `decode_tok_s`?"), "{error}");
@@ -324,7 +325,7 @@ fn a_policy_refuses_what_it_does_not_know() {
 }
 
 #[test]
-fn only_a_critical_regression_fails_where_that_is_asked_for() {
+fn with_fail_on_critical_only_a_critical_regression_fails() {
     let base = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
     let critical = Policy { fail_on: FailOn::Critical, ..Policy::default() };
     for (speed, outcome) in [(91.5, Outcome::Pass), (80.0, Outcome::Regression)] {

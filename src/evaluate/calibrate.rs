@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 
 use crate::compare::looks::{BLOCK_FLOOR, LOOKS, Levels};
-use crate::compare::paired::{block_value, centre, quad_effects};
+use crate::compare::paired::{arm_value, block_effect, round_effects};
 use crate::compare::share;
 use crate::machine::{SESSION_GAP, is_one_session};
-use crate::record::calibration::{Floor, Spread};
-use crate::record::pair::PairedTurns;
-use crate::record::pool::{Pool, Recorded, Role};
+use crate::record::calibration::{NoiseFloor, SdEstimate};
+use crate::record::pair::PairTurns;
+use crate::record::pool::{Pool, PoolEnvironment, Role};
 use crate::stats;
 use crate::workload::{METRICS, Metric};
 
@@ -18,12 +18,12 @@ use crate::workload::{METRICS, Metric};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NoiseEstimates {
     /// Standard deviation of ln cost between two layouts of one source, by kind of metric.
-    pub layout_sd: BTreeMap<String, Spread>,
+    pub layout_sd: BTreeMap<String, SdEstimate>,
     /// Standard deviation of ln cost between sessions, beyond the variance of their processes, by
     /// kind of metric.
-    pub session_sd: BTreeMap<String, Spread>,
+    pub session_sd: BTreeMap<String, SdEstimate>,
     /// The smallest detectable change of each metric of each scenario.
-    pub floors: Vec<Floor>,
+    pub floors: Vec<NoiseFloor>,
 }
 
 /// Estimates the noise from a pool's blocks. `alpha` is the gate's significance level, on which the
@@ -36,7 +36,7 @@ pub fn calibrate(pool: &Pool, alpha: f64) -> NoiseEstimates {
             gated.map(move |metric| MetricBlocks { pool, at, metric })
         })
         .collect();
-    let levels = Levels::in_turns(alpha, SUITE_METRICS);
+    let levels = Levels::for_pair(alpha, SUITE_METRICS);
     let layout_sd = shrink(by_kind(&cases, MetricBlocks::layout_variance));
     let sd_of = |blocks: &MetricBlocks| {
         layout_sd.get(blocks.metric.kind()).map_or(PRIOR_LAYOUT_SD, |spread| spread.sd)
@@ -58,12 +58,12 @@ const PRIOR_LAYOUT_FREEDOM: f64 = 3.0;
 
 /// Shrinks measured variances towards the prior, weighted by degrees of freedom (a scaled inverse
 /// chi-squared prior).
-fn shrink(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
-    let shrunk = |(kind, Spread { sd, freedom }): (String, Spread)| {
+fn shrink(measured: BTreeMap<String, SdEstimate>) -> BTreeMap<String, SdEstimate> {
+    let shrunk = |(kind, SdEstimate { sd, freedom }): (String, SdEstimate)| {
         let all = freedom + PRIOR_LAYOUT_FREEDOM;
         let prior = PRIOR_LAYOUT_FREEDOM * PRIOR_LAYOUT_SD * PRIOR_LAYOUT_SD;
         let variance = (freedom * sd * sd + prior) / all;
-        (kind, Spread { sd: variance.sqrt(), freedom: all })
+        (kind, SdEstimate { sd: variance.sqrt(), freedom: all })
     };
     measured.into_iter().map(shrunk).collect()
 }
@@ -74,7 +74,7 @@ fn shrink(measured: BTreeMap<String, Spread>) -> BTreeMap<String, Spread> {
 fn by_kind<'a>(
     cases: &[MetricBlocks<'a>],
     variance: impl Fn(&MetricBlocks<'a>) -> Option<(f64, f64)>,
-) -> BTreeMap<String, Spread> {
+) -> BTreeMap<String, SdEstimate> {
     let mut kinds: BTreeMap<&'static str, Vec<(f64, f64)>> = BTreeMap::new();
     for blocks in cases {
         if let Some(estimate) = variance(blocks) {
@@ -85,7 +85,7 @@ fn by_kind<'a>(
         let sum: f64 = estimates.iter().map(|(variance, _)| variance).sum();
         let mean = sum / estimates.len() as f64;
         let freedom = estimates.iter().map(|(_, freedom)| *freedom).fold(f64::INFINITY, f64::min);
-        (kind.to_owned(), Spread { sd: mean.max(0.0).sqrt(), freedom })
+        (kind.to_owned(), SdEstimate { sd: mean.max(0.0).sqrt(), freedom })
     });
     pooled.collect()
 }
@@ -98,7 +98,7 @@ struct MetricBlocks<'a> {
 }
 
 impl MetricBlocks<'_> {
-    fn turns(&self, session: &Recorded) -> Vec<PairedTurns> {
+    fn turns(&self, session: &PoolEnvironment) -> Vec<PairTurns> {
         let counted =
             session.blocks.iter().enumerate().filter(|(_, block)| block.rejected.is_none());
         counted.map(|(number, block)| block.scenarios[self.at].paired(number)).collect()
@@ -107,7 +107,7 @@ impl MetricBlocks<'_> {
     /// The block effects of an arm, in all sessions.
     fn effects(&self, arm: char) -> Vec<f64> {
         let sessions = self.pool.environments.iter().flat_map(|session| self.turns(session));
-        sessions.filter_map(|turns| block_value(&turns, self.metric, arm)).collect()
+        sessions.filter_map(|turns| block_effect(&turns, self.metric, arm)).collect()
     }
 
     fn letters(&self, role: Role) -> impl Iterator<Item = char> {
@@ -121,7 +121,7 @@ impl MetricBlocks<'_> {
         let mut thetas = vec![0.0];
         let mut errors = Vec::new();
         for letter in self.letters(Role::Layout) {
-            let centre = stats::trimmed(&self.effects(letter))?;
+            let centre = stats::trimmed_mean(&self.effects(letter))?;
             thetas.push(centre.value);
             errors.push(centre.error?.0.powi(2));
         }
@@ -138,7 +138,7 @@ impl MetricBlocks<'_> {
         for session in merge_near(&self.pool.environments) {
             let turns = session.into_iter().flat_map(|one| self.turns(one));
             let values: Vec<f64> =
-                turns.filter_map(|turns| Some(centre(&turns, self.metric, 'A')?.ln())).collect();
+                turns.filter_map(|turns| Some(arm_value(&turns, self.metric, 'A')?.ln())).collect();
             levels.push(stats::mean(&values)?);
             errors.push(stats::sd(&values)?.powi(2) / values.len() as f64);
         }
@@ -147,23 +147,24 @@ impl MetricBlocks<'_> {
             .then(|| (between - stats::mean(&errors).unwrap_or(0.0), (levels.len() - 1) as f64))
     }
 
-    fn floor(&self, levels: Levels, layout_sd: f64) -> Option<Floor> {
+    fn floor(&self, levels: Levels, layout_sd: f64) -> Option<NoiseFloor> {
         let copy = self.letters(Role::Copy).next()?;
         let block_sd = stats::sd(&self.effects(copy))?;
         let all = self.pool.environments.iter().flat_map(|session| self.turns(session));
-        let effects = all.filter_map(|turns| quad_effects(&turns, self.metric, copy));
+        let effects = all.filter_map(|turns| round_effects(&turns, self.metric, copy));
         let within: Vec<f64> =
             effects.filter_map(|effects| stats::sd(&effects)).map(|sd| sd * sd).collect();
         let smallest = |blocks: usize| {
             let count = blocks as f64;
-            let error = block_sd * (stats::trim_cost(blocks) / count).sqrt();
+            let error = block_sd * (stats::trimmed_mean_variance_ratio(blocks) / count).sqrt();
             let error = error.max(BLOCK_FLOOR / count.sqrt()).hypot(layout_sd);
             let cut = 2 * (blocks / 10).max(1);
             let freedom = (blocks - cut - 1) as f64;
-            let factor = stats::student_t(levels.family, freedom) + stats::student_t(0.8, freedom);
+            let factor = stats::student_t_quantile(levels.familywise, freedom)
+                + stats::student_t_quantile(0.8, freedom);
             (blocks, share(self.metric.better, factor * error).abs())
         };
-        Some(Floor {
+        Some(NoiseFloor {
             scenario: self.pool.scenarios[self.at].id.clone(),
             metric: self.metric.name.into(),
             within_sd: stats::mean(&within).map(f64::sqrt),
@@ -174,10 +175,10 @@ impl MetricBlocks<'_> {
 }
 
 /// Groups sessions: those that began within an hour of the one before count as one.
-fn merge_near(environments: &[Recorded]) -> Vec<Vec<&Recorded>> {
-    let mut sessions: Vec<Vec<&Recorded>> = Vec::new();
+fn merge_near(environments: &[PoolEnvironment]) -> Vec<Vec<&PoolEnvironment>> {
+    let mut sessions: Vec<Vec<&PoolEnvironment>> = Vec::new();
     for one in environments {
-        let near = |last: &&mut Vec<&Recorded>| {
+        let near = |last: &&mut Vec<&PoolEnvironment>| {
             let before = last.last().and_then(|before| before.started.as_deref());
             let both = before.zip(one.started.as_deref());
             both.is_none_or(|(before, started)| is_one_session(before, started, SESSION_GAP))
@@ -194,8 +195,10 @@ fn merge_near(environments: &[Recorded]) -> Vec<Vec<&Recorded>> {
 mod tests {
     use super::*;
     use crate::record::Work;
-    use crate::record::pair::Quad;
-    use crate::record::pool::{Column, PoolArm, PoolBlock, PoolCase, PoolKind, PoolTurns, SCHEMA};
+    use crate::record::pair::Round;
+    use crate::record::pool::{
+        NoiseLevel, PoolArm, PoolBlock, PoolCase, PoolKind, PoolTurns, SCHEMA,
+    };
 
     /// A pool of decode rates: sessions of blocks, each the ln rate of A, N, L and P.
     fn pool(sessions: &[&[[f64; 4]]]) -> Pool {
@@ -209,14 +212,16 @@ mod tests {
         ];
         let block = |ln: &[f64; 4]| {
             let values = ln.iter().chain(ln.iter().rev()).map(|ln| ln.exp()).collect();
-            let quad =
-                Quad { order: "ANLPPLNA".into(), values: [("decode_tok_s".into(), values)].into() };
-            let turns = PoolTurns { quads: vec![quad], ..PoolTurns::default() };
+            let round = Round {
+                order: "ANLPPLNA".into(),
+                values: [("decode_tok_s".into(), values)].into(),
+            };
+            let turns = PoolTurns { rounds: vec![round], ..PoolTurns::default() };
             PoolBlock { scenarios: vec![turns], ..PoolBlock::default() }
         };
-        let environments = sessions.iter().enumerate().map(|(at, blocks)| Recorded {
+        let environments = sessions.iter().enumerate().map(|(at, blocks)| PoolEnvironment {
             name: format!("session {at}"),
-            column: Column::Quiet,
+            noise: NoiseLevel::Quiet,
             about: String::new(),
             started: Some(format!("2026-07-04T{at:02}:30:00Z")),
             ended: None,
@@ -244,7 +249,7 @@ mod tests {
         // variance is 4, and that of the difference of two 8.
         let session = [[0.0, 0.0, -0.02, 0.02]; 8];
         let noise = calibrate(&pool(&[&session]), 0.05);
-        let Spread { sd, freedom } = noise.layout_sd["decode"];
+        let SdEstimate { sd, freedom } = noise.layout_sd["decode"];
         // Two degrees of freedom of that, three of the prior of 0.5 %.
         let expected = ((2.0 * 8e-4 + 3.0 * 0.25e-4) / 5.0f64).sqrt();
         assert!((sd - expected).abs() < 1e-9 && freedom == 5.0, "{sd} {freedom}");
@@ -258,14 +263,14 @@ mod tests {
                 .map(|noise| [0.01 * noise * sign, 0.0, 0.0, 0.0])
         };
         let noise = calibrate(&pool(&[&noisy(1.0), &noisy(-1.0), &noisy(1.0)]), 0.05);
-        let Spread { sd, .. } = noise.layout_sd["decode"];
+        let SdEstimate { sd, .. } = noise.layout_sd["decode"];
         assert!((sd - 0.005 * 0.6f64.sqrt()).abs() < 1e-9, "{sd}: no more than the prior");
-        assert_eq!(noise.session_sd["decode"], Spread { sd: 0.0, freedom: 2.0 });
+        assert_eq!(noise.session_sd["decode"], SdEstimate { sd: 0.0, freedom: 2.0 });
         let floor = &noise.floors[0];
         assert_eq!((floor.scenario.as_str(), floor.metric.as_str()), ("code/b1", "decode_tok_s"));
         // 24 blocks of ±1 %: the squares are 24, over 23.
         assert!((floor.block_sd - 0.01 * (24f64 / 23.0).sqrt()).abs() < 1e-9, "{}", floor.block_sd);
-        assert_eq!(floor.within_sd, None, "one quad a block");
+        assert_eq!(floor.within_sd, None, "one round a block");
         let smallest: Vec<f64> = floor.smallest_at.values().copied().collect();
         assert!(smallest[0] > smallest[1] && smallest[1] > smallest[2], "{smallest:?}");
     }
@@ -274,7 +279,7 @@ mod tests {
     fn the_variance_of_sessions_excludes_that_of_their_blocks() {
         let at = |level: f64| [[level, 0.0, 0.0, 0.0]; 8];
         let noise = calibrate(&pool(&[&at(0.0), &at(0.03), &at(-0.03)]), 0.05);
-        let Spread { sd, freedom } = noise.session_sd["decode"];
+        let SdEstimate { sd, freedom } = noise.session_sd["decode"];
         assert!(freedom == 2.0);
         assert!((sd - 0.03).abs() < 1e-9 && freedom == 2.0, "{sd} {freedom}");
         let mut soon = pool(&[&at(0.0), &at(0.03), &at(-0.03)]);

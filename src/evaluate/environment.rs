@@ -6,8 +6,8 @@ use crate::compare::looks::LOOKS;
 use crate::error::{Error, Result};
 use crate::evaluate::figures::SUITE_SCENARIOS;
 use crate::evaluate::rule::{PairedBlock, RuleInput};
-use crate::record::pair::Quad;
-use crate::record::pool::{Pool, PoolTurns, Recorded, Role};
+use crate::record::pair::Round;
+use crate::record::pool::{Pool, PoolEnvironment, PoolTurns, Role};
 use crate::stats;
 use crate::stats::Random;
 use crate::workload::{METRICS, Metric};
@@ -20,7 +20,7 @@ pub(super) type VirtualSuite = [(usize, usize); SUITE_SCENARIOS];
 pub(super) struct EnvironmentData<'a> {
     /// Index of its pool.
     pub(super) pool: usize,
-    pub(super) recorded: &'a Recorded,
+    pub(super) recorded: &'a PoolEnvironment,
     pub(super) arms: Vec<(char, Role)>,
     /// Letters of the arms that were not recorded but computed from the copy's turns.
     pub(super) derived: Vec<char>,
@@ -42,7 +42,7 @@ pub(super) struct CaseData {
 }
 
 impl<'a> EnvironmentData<'a> {
-    pub(super) fn new(number: usize, pool: &Pool, recorded: &'a Recorded) -> Result<Self> {
+    pub(super) fn new(number: usize, pool: &Pool, recorded: &'a PoolEnvironment) -> Result<Self> {
         let accepted = recorded.blocks.iter().filter(|block| block.rejected.is_none()).count();
         if accepted < FEWEST_BLOCKS {
             let name = &recorded.name;
@@ -143,7 +143,7 @@ fn concerns(role: Role, metric: &Metric) -> bool {
 
 /// `None` where too few blocks have a value.
 fn series(
-    recorded: &Recorded,
+    recorded: &PoolEnvironment,
     scenario: usize,
     metric: &'static Metric,
     arm: char,
@@ -162,12 +162,12 @@ fn series(
 /// Number of processes of a block's scenario: each reads its memory once, where it can be read.
 fn processes(turns: &PoolTurns) -> f64 {
     let letters: BTreeSet<char> =
-        turns.quads.iter().flat_map(|round| round.order.chars()).collect();
+        turns.rounds.iter().flat_map(|round| round.order.chars()).collect();
     let readings = turns.once.values().next().map_or(0, BTreeMap::len);
     if readings > 0 { readings as f64 } else { letters.len() as f64 }
 }
 
-fn elapsed(recorded: &Recorded, scenario: usize) -> Vec<f64> {
+fn elapsed(recorded: &PoolEnvironment, scenario: usize) -> Vec<f64> {
     let mut elapsed = vec![0.0];
     for block in recorded.blocks.iter().chain(&recorded.blocks) {
         let turns = &block.scenarios[scenario];
@@ -180,10 +180,10 @@ fn elapsed(recorded: &Recorded, scenario: usize) -> Vec<f64> {
 /// The share of turns that a pair of builds would have taken: those of the base and one other arm,
 /// in the rounds that have both.
 fn pair_share(turns: &PoolTurns) -> f64 {
-    let letters = || turns.quads.iter().flat_map(|round| round.order.chars());
+    let letters = || turns.rounds.iter().flat_map(|round| round.order.chars());
     let other = letters().find(|letter| *letter != 'A');
-    let has_both = |round: &&Quad| other.is_some_and(|other| round.order.contains(other));
-    let pair = turns.quads.iter().filter(has_both).flat_map(|round| round.order.chars());
+    let has_both = |round: &&Round| other.is_some_and(|other| round.order.contains(other));
+    let pair = turns.rounds.iter().filter(has_both).flat_map(|round| round.order.chars());
     let own = pair.filter(|letter| *letter == 'A' || Some(*letter) == other).count();
     own as f64 / letters().count() as f64
 }
@@ -201,7 +201,7 @@ pub(super) fn autocorrelation(values: &[f64]) -> Option<f64> {
     let (centre, sd) = (stats::median(values)?, robust_sd(values)?);
     let clamped = |value: &f64| (value - centre).clamp(-3.0 * sd, 3.0 * sd);
     let values: Vec<f64> = values.iter().map(clamped).collect();
-    let (mean, squares) = (stats::mean(&values)?, stats::squares(&values));
+    let (mean, squares) = (stats::mean(&values)?, stats::sum_of_squares(&values));
     let products: f64 = values.windows(2).map(|pair| (pair[0] - mean) * (pair[1] - mean)).sum();
     (squares > 0.0).then(|| products / squares)
 }

@@ -10,7 +10,7 @@ use crate::evaluate::environment::{EnvironmentData, VirtualSuite, autocorrelatio
 use crate::evaluate::figures::{Figures, GateTargetResult, SUITE_SCENARIOS};
 use crate::evaluate::replay::replay;
 use crate::evaluate::rules::Rule;
-use crate::record::pool::{Column, Pool, Recorded};
+use crate::record::pool::{NoiseLevel, Pool, PoolEnvironment};
 
 /// Version of the JSON form of an [`Evaluation`].
 const SCHEMA: u32 = 2;
@@ -75,7 +75,7 @@ pub struct EnvironmentResult {
     /// Its name.
     pub name: String,
     /// The column that reports it.
-    pub column: Column,
+    pub column: NoiseLevel,
     /// What else ran.
     pub about: String,
     /// Blocks measured. Suites are drawn from these: more blocks are more evidence, more virtual
@@ -165,11 +165,11 @@ impl PoolResult {
 impl EnvironmentResult {
     /// Without figures yet.
     fn of(data: &EnvironmentData) -> Self {
-        let Recorded { name, column, about, blocks, .. } = data.recorded;
+        let PoolEnvironment { name, noise, about, blocks, .. } = data.recorded;
         Self {
             pool: data.pool,
             name: name.clone(),
-            column: *column,
+            column: *noise,
             about: about.clone(),
             blocks: blocks.len(),
             rejected: blocks.iter().filter(|block| block.rejected.is_some()).count(),
@@ -184,7 +184,7 @@ impl EnvironmentResult {
 fn column_means(environments: &[EnvironmentResult], rules: &[&'static Rule]) -> Columns {
     let mut columns = Columns::new();
     for rule in rules {
-        for column in Column::ALL {
+        for column in NoiseLevel::ALL {
             let own = environments.iter().filter(|one| one.column == column);
             let figures: Vec<&Figures> = own.map(|one| &one.figures[rule.name]).collect();
             if !figures.is_empty() {

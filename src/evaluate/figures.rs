@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
-use crate::record::pool::Column;
+use crate::record::pool::NoiseLevel;
 
 /// Scenarios of a virtual suite: as many as the default suite has.
 pub const SUITE_SCENARIOS: usize = 20;
@@ -225,7 +225,7 @@ pub struct GateTargetResult {
     /// The figure's name.
     pub figure: &'static str,
     /// Its column.
-    pub column: Column,
+    pub column: NoiseLevel,
     /// The range in which it must lie.
     pub bound: Bound,
     /// The figure's value; `null` where the pool has no data for it.
@@ -255,8 +255,8 @@ pub enum GateTargetStatus {
 
 impl GateTargetResult {
     /// Every target in every column, from the figures of this gate's rule.
-    pub(super) fn all(figures: impl Fn(Column) -> Option<Figures>) -> Vec<Self> {
-        let columns = Column::ALL.map(|column| (column, figures(column)));
+    pub(super) fn all(figures: impl Fn(NoiseLevel) -> Option<Figures>) -> Vec<Self> {
+        let columns = NoiseLevel::ALL.map(|column| (column, figures(column)));
         let row = |target: &GateTarget| {
             let (figure, bounds) = (target.figure, target.bounds);
             columns.each_ref().map(|(column, figures)| {

@@ -1,9 +1,11 @@
 //! The rule of this gate, and the ablations that show what each of its parts contributes.
 
-use crate::compare::looks::{Decision, LOOKS, Levels, PRIOR_FREEDOM, Rule, Summary, Track, decide};
+use crate::compare::looks::{
+    BlockSummary, Decision, EffectSeries, LOOKS, Levels, PRIOR_FREEDOM, SequentialDesign, decide,
+};
 use crate::compare::{BLOCKS_NEEDED, Interval, Policy, Verdict};
 use crate::evaluate::rule::{PairedBlock, RuleInput, RuleOutput, RuleVerdict};
-use crate::record::calibration::Spread;
+use crate::record::calibration::SdEstimate;
 use crate::stats;
 
 /// The parts of this gate's rule.
@@ -76,20 +78,20 @@ pub(super) struct GateInput<'a> {
 struct LookSeries {
     samples: Vec<f64>,
     limits: (f64, f64),
-    looks: Vec<(usize, Summary)>,
+    looks: Vec<(usize, BlockSummary)>,
 }
 
-impl Track for &LookSeries {
+impl EffectSeries for &LookSeries {
     fn count(&self) -> usize {
         self.samples.len()
     }
 
-    fn summary(&self, used: usize) -> Summary {
+    fn summary(&self, used: usize) -> BlockSummary {
         let known = self.looks.iter().find(|(look, _)| *look == used);
-        known.map_or_else(|| Summary::of(&self.samples[..used]), |(_, summary)| *summary)
+        known.map_or_else(|| BlockSummary::new(&self.samples[..used]), |(_, summary)| *summary)
     }
 
-    fn limits(&self) -> (f64, f64) {
+    fn margins(&self) -> (f64, f64) {
         self.limits
     }
 }
@@ -118,27 +120,27 @@ impl GateRule {
         LookSeries { samples, limits: input.limits(), looks }
     }
 
-    fn summary(&self, samples: &[f64]) -> Summary {
+    fn summary(&self, samples: &[f64]) -> BlockSummary {
         if self.trimmed {
-            return Summary::of(samples);
+            return BlockSummary::new(samples);
         }
         let theta = stats::mean(samples).expect("a look has samples");
         let freedom = (samples.len() - 1) as f64;
-        Summary { theta, variance: stats::squares(samples) / freedom, freedom }
+        BlockSummary { theta, variance: stats::sum_of_squares(samples) / freedom, freedom }
     }
 
     /// Judges metrics of one kind together, in a suite of `judged` metrics.
     pub(super) fn decide(&self, inputs: &[&GateInput], judged: usize) -> Vec<RuleOutput> {
-        let rule = Rule {
+        let rule = SequentialDesign {
             looks: self.looks,
-            fewest_for_regression: BLOCKS_NEEDED,
-            levels: Levels::in_turns(Policy::default().alpha, if self.family { judged } else { 1 }),
-            layout: Spread {
+            min_blocks_for_regression: BLOCKS_NEEDED,
+            levels: Levels::for_pair(Policy::default().alpha, if self.family { judged } else { 1 }),
+            layout: SdEstimate {
                 sd: if self.layout { Policy::default().layout_sd } else { 0.0 },
                 freedom: f64::INFINITY,
             },
-            prior_freedom: self.prior_freedom,
-            over: true,
+            max_prior_freedom: self.prior_freedom,
+            ended: true,
         };
         let accepted: Vec<&LookSeries> = inputs.iter().map(|input| &input.accepted).collect();
         let decisions = decide(&accepted, &rule);
@@ -187,7 +189,7 @@ fn contradict(decision: &Decision, with_rejected: &Decision) -> bool {
 
 fn output(decision: &Decision, blocks: usize) -> RuleOutput {
     let interval = decision.theta.zip(decision.evidence).map(|(theta, evidence)| {
-        let half = stats::student_t(0.975, evidence.freedom) * evidence.error;
+        let half = stats::student_t_quantile(0.975, evidence.freedom) * evidence.standard_error;
         Interval { lo: theta - half, hi: theta + half }
     });
     let verdict = verdict(&decision.verdict);

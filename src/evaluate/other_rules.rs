@@ -112,7 +112,7 @@ fn paired(input: &RuleInput, limit: f64) -> RuleOutput {
     let (base, other) = processes(input);
     let differences = differences(&base, &other);
     let count = differences.len() as f64;
-    let error = (stats::squares(&differences) / count).sqrt() / count.sqrt();
+    let error = (stats::sum_of_squares(&differences) / count).sqrt() / count.sqrt();
     let difference = mean(&differences);
     let theta = relative_theta(difference, median(&base));
     two_way(theta, limit, difference > 2.0 * error, base.len())

@@ -1,14 +1,14 @@
 //! What a rule reads and what it returns.
 
-use crate::compare::paired::block_value;
+use crate::compare::paired::block_effect;
 use crate::compare::{Interval, margin};
-use crate::record::pair::{PairedTurns, Quad};
+use crate::record::pair::{PairTurns, Round};
 use crate::workload::Metric;
 
 /// One metric of one scenario in one block: the base and one other arm.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PairedBlock {
-    /// Block effect: ln(cost of the arm / cost of the base), [`block_value`].
+    /// Block effect: ln(cost of the arm / cost of the base), [`block_effect`].
     pub(super) effect: f64,
     /// The effect of each arm's first turn per round alone, in which a drift does not cancel.
     pub(super) first_turns: f64,
@@ -25,12 +25,12 @@ pub(super) struct PairedBlock {
 impl PairedBlock {
     /// `None` where an arm has no value of the metric.
     pub(super) fn new(
-        turns: &PairedTurns,
+        turns: &PairTurns,
         metric: &Metric,
         arm: char,
         rejected: bool,
     ) -> Option<Self> {
-        let effect = block_value(turns, metric, arm)?;
+        let effect = block_effect(turns, metric, arm)?;
         let cost = |value: &f64| metric.better.cost(*value);
         if let Some(values) = turns.once.get(metric.name) {
             let (base, other) = (vec![cost(values.get(&'A')?)], vec![cost(values.get(&arm)?)]);
@@ -38,18 +38,18 @@ impl PairedBlock {
             return Some(Self { effect, first_turns, rounds, base, other, rejected });
         }
         let alone =
-            |round: &Quad| PairedTurns { quads: vec![round.clone()], ..PairedTurns::default() };
-        let first_half = |round: &Quad| {
+            |round: &Round| PairTurns { rounds: vec![round.clone()], ..PairTurns::default() };
+        let first_half = |round: &Round| {
             let count = round.order.chars().count().div_ceil(2);
             let values = round.values.iter();
-            Quad {
+            Round {
                 order: round.order.chars().take(count).collect(),
                 values: values.map(|(name, of)| (name.clone(), of[..count].to_vec())).collect(),
             }
         };
-        let rounds = || turns.quads.iter().filter(|round| round.order.contains(arm));
+        let rounds = || turns.rounds.iter().filter(|round| round.order.contains(arm));
         let halves =
-            PairedTurns { quads: rounds().map(first_half).collect(), ..PairedTurns::default() };
+            PairTurns { rounds: rounds().map(first_half).collect(), ..PairTurns::default() };
         let costs = |letter: char| -> Vec<f64> {
             let values =
                 rounds().filter_map(|round| Some((&round.order, round.values.get(metric.name)?)));
@@ -58,9 +58,9 @@ impl PairedBlock {
         };
         Some(Self {
             effect,
-            first_turns: block_value(&halves, metric, arm)?,
+            first_turns: block_effect(&halves, metric, arm)?,
             rounds: rounds()
-                .map(|round| block_value(&alone(round), metric, arm))
+                .map(|round| block_effect(&alone(round), metric, arm))
                 .collect::<Option<_>>()?,
             base: costs('A'),
             other: costs(arm),

@@ -1,7 +1,9 @@
 //! Pools of simulated machines: normal block effects with outliers, as in `gate.md`, section 8.
 
-use crate::record::pair::Quad;
-use crate::record::pool::{Column, Pool, PoolBlock, PoolCase, PoolKind, PoolTurns, Recorded};
+use crate::record::pair::Round;
+use crate::record::pool::{
+    NoiseLevel, Pool, PoolBlock, PoolCase, PoolEnvironment, PoolKind, PoolTurns,
+};
 use crate::record::{Build, Machine, Model, Settings, Work, pool};
 use crate::stats::Random;
 
@@ -9,7 +11,7 @@ use crate::stats::Random;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Host {
     pub(super) name: &'static str,
-    pub(super) column: Column,
+    pub(super) column: NoiseLevel,
     /// Of a block effect, which has two processes.
     pub(super) process: f64,
     /// Share of blocks with an outlier of the other arm, and its size.
@@ -26,7 +28,7 @@ pub(super) struct Host {
 
 pub(super) const NOISELESS: Host = Host {
     name: "noiseless",
-    column: Column::Quiet,
+    column: NoiseLevel::Quiet,
     process: 0.0,
     outliers: (0.0, 0.0),
     turn: 0.0,
@@ -37,14 +39,14 @@ pub(super) const NOISELESS: Host = Host {
 pub(super) const QUIET: Host = Host { name: "quiet", process: 0.008, ..NOISELESS };
 pub(super) const TYPICAL: Host = Host {
     name: "typical",
-    column: Column::Typical,
+    column: NoiseLevel::Typical,
     process: 0.02,
     outliers: (0.05, 0.08),
     ..NOISELESS
 };
 pub(super) const BAD: Host = Host {
     name: "bad",
-    column: Column::Hostile,
+    column: NoiseLevel::Hostile,
     process: 0.05,
     outliers: (0.10, 0.20),
     ..NOISELESS
@@ -54,7 +56,7 @@ pub(super) const BAD: Host = Host {
 pub(super) struct Size {
     pub(super) scenarios: usize,
     pub(super) blocks: usize,
-    pub(super) quads: usize,
+    pub(super) rounds: usize,
 }
 
 /// A pool of these hosts with the base and the arms of these letters.
@@ -87,13 +89,13 @@ pub(super) fn pool(hosts: &[Host], size: Size, letters: &str) -> Pool {
     pool
 }
 
-fn environment(pool: &Pool, host: &Host, size: Size, random: &mut Random) -> Recorded {
+fn environment(pool: &Pool, host: &Host, size: Size, random: &mut Random) -> PoolEnvironment {
     let layouts: Vec<f64> = (0..3 * size.scenarios).map(|_| random.normal()).collect();
     let blocks = (0..size.blocks)
         .map(|_| {
             let rejected = random.uniform() < host.rejected;
             let turns = |at: usize| {
-                turns(pool, host, size.quads, &layouts[3 * at..3 * at + 3], rejected, random)
+                turns(pool, host, size.rounds, &layouts[3 * at..3 * at + 3], rejected, random)
             };
             PoolBlock {
                 load_s: 0.1 * pool.arms.len() as f64,
@@ -105,13 +107,13 @@ fn environment(pool: &Pool, host: &Host, size: Size, random: &mut Random) -> Rec
         })
         .collect();
     let (name, column, about) = (host.name.into(), host.column, "simulated".into());
-    Recorded { name, column, about, started: None, ended: None, blocks }
+    PoolEnvironment { name, noise: column, about, started: None, ended: None, blocks }
 }
 
 fn turns(
     pool: &Pool,
     host: &Host,
-    quads: usize,
+    rounds: usize,
     layouts: &[f64],
     rejected: bool,
     random: &mut Random,
@@ -136,7 +138,7 @@ fn turns(
             })
         })
         .collect();
-    let quad = |random: &mut Random| {
+    let round = |random: &mut Random| {
         let mut forth: Vec<usize> = (0..pool.arms.len()).collect();
         for last in (1..forth.len()).rev() {
             forth.swap(last, random.below(last + 1));
@@ -150,18 +152,18 @@ fn turns(
         };
         let rate = values(0).into_iter().map(|cost| 80.0 / cost.exp()).collect();
         let ttft = values(1).into_iter().map(|cost| 0.05 * cost.exp()).collect();
-        Quad {
+        Round {
             order: order.iter().map(|arm| pool.arms[*arm].letter).collect(),
             values: [("decode_tok_s".into(), rate), ("ttft_s".into(), ttft)].into(),
         }
     };
-    let quads: Vec<Quad> = (0..quads).map(|_| quad(random)).collect();
+    let rounds: Vec<Round> = (0..rounds).map(|_| round(random)).collect();
     let memory = pool.arms.iter().zip(&offsets);
     let memory = memory.map(|(arm, offset)| (arm.letter, 3e8 * offset[2].exp())).collect();
     PoolTurns {
         warm_up_s: 0.2 * pool.arms.len() as f64,
-        turns_s: 0.5 * (pool.arms.len() * quads.len()) as f64,
-        quads,
+        turns_s: 0.5 * (pool.arms.len() * rounds.len()) as f64,
+        rounds,
         once: [("peak_rss_bytes".into(), memory)].into(),
     }
 }

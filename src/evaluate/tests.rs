@@ -23,7 +23,7 @@ const ALL: &str = "NL357TXFM";
 
 #[test]
 fn without_noise_every_change_is_detected_and_no_alarm_is_false() {
-    let size = Size { scenarios: 2, blocks: 34, quads: 2 };
+    let size = Size { scenarios: 2, blocks: 34, rounds: 2 };
     let evaluation = replay(&pool(&[NOISELESS], size, ALL), 20, &[]);
     assert_eq!(evaluation.judged, 60);
     assert_eq!(evaluation.rules.len(), RULES.len());
@@ -69,7 +69,7 @@ fn without_noise_every_change_is_detected_and_no_alarm_is_false() {
 
 #[test]
 fn the_same_pool_and_seed_give_the_same_figures() {
-    let size = Size { scenarios: 2, blocks: 40, quads: 1 };
+    let size = Size { scenarios: 2, blocks: 40, rounds: 1 };
     let hosts = [TYPICAL, BAD];
     let names = ["ours", "criterion", "naive_5"];
     let pool = pool(&hosts, size, "N7");
@@ -83,7 +83,7 @@ fn the_same_pool_and_seed_give_the_same_figures() {
 
 #[test]
 fn what_a_pool_lacks_is_absent() {
-    let size = Size { scenarios: 1, blocks: 33, quads: 1 };
+    let size = Size { scenarios: 1, blocks: 33, rounds: 1 };
     let evaluation = replay(&pool(&[QUIET], size, "N"), 10, &["ours"]);
     let figures = &evaluation.columns["ours"]["quiet"];
     assert!(figures.get("pass_unchanged").is_some());
@@ -108,7 +108,7 @@ fn what_a_pool_lacks_is_absent() {
 /// code layout.
 #[test]
 fn simulated_noise_gives_the_expected_rates() {
-    let size = Size { scenarios: 2, blocks: 400, quads: 1 };
+    let size = Size { scenarios: 2, blocks: 400, rounds: 1 };
     let evaluation =
         replay(&pool(&[QUIET, TYPICAL, BAD], size, "N357T"), 300, &["ours_no_layout", "naive_5"]);
     for (rule, column, name, low, high) in [
@@ -133,7 +133,7 @@ fn simulated_noise_gives_the_expected_rates() {
 #[test]
 fn counterbalanced_turns_cancel_a_drift() {
     let host = Host { drift: 0.002, turn: 0.001, ..NOISELESS };
-    let size = Size { scenarios: 1, blocks: 60, quads: 1 };
+    let size = Size { scenarios: 1, blocks: 60, rounds: 1 };
     let evaluation = replay(&pool(&[host], size, "N7"), 50, &["ours", "ours_no_abba"]);
     let coverage = |rule| figure(&evaluation, rule, "quiet", "coverage");
     assert!(coverage("ours") >= coverage("ours_no_abba"));
@@ -150,7 +150,7 @@ fn counterbalanced_turns_cancel_a_drift() {
 #[test]
 fn rejected_blocks_do_not_count_and_can_withdraw_a_verdict() {
     let host = Host { rejected: 0.15, ..QUIET };
-    let size = Size { scenarios: 1, blocks: 80, quads: 1 };
+    let size = Size { scenarios: 1, blocks: 80, rounds: 1 };
     let pool = pool(&[host], size, "N7");
     let rejected = pool.environments[0].blocks.iter().filter(|block| block.rejected.is_some());
     assert!(rejected.count() > 5);
@@ -193,7 +193,7 @@ fn the_pool_of_the_golden_files_is_up_to_date() {
     let layout = 0.004;
     let quiet = Host { name: "quiet", turn: 0.01, layout, ..QUIET };
     let typical = Host { name: "cpu-hog", turn: 0.02, layout, rejected: 0.06, ..TYPICAL };
-    let size = Size { scenarios: 1, blocks: 36, quads: 2 };
+    let size = Size { scenarios: 1, blocks: 36, rounds: 2 };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pool.json");
     pool(&[quiet, typical], size, ALL).save(&path).unwrap();
@@ -211,7 +211,7 @@ fn the_pool_of_the_golden_files_is_up_to_date() {
 #[ignore = "a table for people"]
 #[expect(clippy::print_stdout, reason = "it is the point")]
 fn operating_characteristics() {
-    let size = Size { scenarios: 4, blocks: 4000, quads: 1 };
+    let size = Size { scenarios: 4, blocks: 4000, rounds: 1 };
     let layout = 0.005;
     let hosts = [QUIET, TYPICAL, BAD].map(|host| Host { layout, ..host });
     let evaluation = replay(&pool(&hosts, size, ALL), 4000, &[]);
@@ -224,7 +224,7 @@ fn operating_characteristics() {
 
 #[test]
 fn confidence_intervals_use_verdicts_that_share_no_block() {
-    let size = Size { scenarios: 2, blocks: 40, quads: 1 };
+    let size = Size { scenarios: 2, blocks: 40, rounds: 1 };
     let quiet = pool(&[NOISELESS], size, "N7");
     let figures = |pools: &[Pool]| {
         let plan = ReplayPlan {

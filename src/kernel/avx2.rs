@@ -4,7 +4,6 @@
 //! activations share each load and unpacking of weights, and their sums fill the sixteen registers.
 
 use std::arch::x86_64::*;
-use std::hint::black_box;
 
 use super::kernels::Kernels;
 use super::operands::{
@@ -13,8 +12,10 @@ use super::operands::{
 use super::packed::{BLOCK, PANEL_ROWS, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, paired_block};
 
 mod k_quants;
+mod peak;
 
 use k_quants::{gemm_q4_k, gemm_q6_k};
+use peak::{peak_f32, peak_int8, peak_int16};
 
 /// The tier of CPUs with AVX2, FMA and F16C.
 pub(super) static KERNELS: Kernels = Kernels {
@@ -73,7 +74,7 @@ fn load_f16(bytes: &[u8; 16]) -> __m256 {
 
 /// Prefetches what lies [`PREFETCH_DISTANCE`] behind these weights. Integer kernels fill the
 /// reorder buffer with arithmetic, so out-of-order execution does not reach the next loads in time.
-/// Prefetches are spread over the loop: line fill buffers hold only some twenty requests.
+/// Prefetches are spread over the loop: line fill buffers hold only about twenty requests.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn prefetch<T: ?Sized>(weights: &T) {
@@ -84,7 +85,7 @@ fn prefetch<T: ?Sized>(weights: &T) {
     }
 }
 
-/// Prefetch distance in bytes: some 200 ns of work.
+/// Prefetch distance in bytes: about 200 ns of work.
 const PREFETCH_DISTANCE: usize = 4096;
 
 /// Four 8-bit activations in every 32-bit lane.
@@ -390,53 +391,4 @@ pub(super) fn widen_bf16_pairs(pairs: &[[u16; 2]], width: usize, lines: &mut [f3
             store_ps(odd, b);
         }
     }
-}
-
-/// Independent sums in the peak loops: two instructions per cycle with a latency of four cycles and
-/// more need at least eight; twelve fit in the sixteen registers beside the operands.
-const SUMS: usize = 12;
-
-/// The multiply-adds of [`gemm_f32`] without loads; returns operations per iteration.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn peak_f32(iterations: usize) -> usize {
-    let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
-    let mut sums = [_mm256_set1_ps(black_box(1.0)); SUMS];
-    for _ in 0..iterations {
-        sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(x, y, *sum));
-    }
-    black_box(sums);
-    SUMS * 2 * 8
-}
-
-/// The multiply-adds of [`gemm_q4_k`], which needs the fewest instructions for them: it adds eight
-/// pairs of products in 16 bits before it widens them. Each product depends on the one before, or
-/// the compiler would hoist it out of the loop.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn peak_int8(iterations: usize) -> usize {
-    const PAIRS: usize = 8;
-    let (x, ones) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi16(black_box(1)));
-    let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
-    for _ in 0..iterations {
-        for _ in 0..PAIRS {
-            for sum in &mut sums {
-                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(*sum, x));
-            }
-        }
-        sums.iter_mut()
-            .for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, ones)));
-    }
-    black_box(sums);
-    SUMS * PAIRS * 2 * 32
-}
-
-/// The multiply-adds of [`gemm_int16`].
-#[target_feature(enable = "avx2,fma,f16c")]
-fn peak_int16(iterations: usize) -> usize {
-    let x = _mm256_set1_epi16(black_box(3));
-    let mut sums = [_mm256_set1_epi8(black_box(1)); SUMS];
-    for _ in 0..iterations {
-        sums.iter_mut().for_each(|sum| *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(*sum, x)));
-    }
-    black_box(sums);
-    SUMS * 2 * 16
 }

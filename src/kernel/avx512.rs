@@ -5,7 +5,6 @@
 //! four bytes of weights with four of activations per lane and adds them to an i32.
 
 use std::arch::x86_64::*;
-use std::hint::black_box;
 
 use super::avx2;
 use super::kernels::Kernels;
@@ -15,9 +14,11 @@ use super::operands::{
 use super::packed::{BLOCK, PANEL_ROWS, Q8_0_BYTES, WeightFormat, paired_block};
 
 mod k_quants;
+mod peak;
 
 pub(super) use k_quants::{block_scales, load_u8_as_f32, scales_and_minima, unpack_q6};
 use k_quants::{gemm_q4_k, gemm_q6_k};
+use peak::{peak_f32, peak_int8, peak_int16, sum_streams};
 
 /// The tier of CPUs with AVX-512 and VNNI. Requantizing Q8_0 pays with AVX2 alone: VNNI multiplies
 /// it as it is.
@@ -328,7 +329,7 @@ fn gemm_q8_0(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
 }
 
 /// `vpdpbusd` multiplies unsigned with signed bytes, so flipping the sign bit adds 128 to each
-/// weight. The excess, 128 times the sum of the activations, is what sums start below zero by.
+/// weight. Sums start at -128 times the sum of the activations, which corrects that.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn gemm_q8_0_rows<const ROWS: usize>(
@@ -453,58 +454,4 @@ fn quantize_q8(values: &[f32], blocks: &mut [Q8Block]) {
         block.scale = if non_finite == [0; 2] { abs_max / 127.0 } else { f32::NAN };
         block.set_sums(sums);
     }
-}
-
-/// Sums four streams of lines: a loop bound by memory bandwidth alone.
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn sum_streams(rows: [&[[u64; 8]]; 4]) -> u64 {
-    let mut sums = [_mm512_setzero_si512(); 4];
-    let [a, b, c, d] = rows;
-    for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-        for (sum, line) in sums.iter_mut().zip([a, b, c, d]) {
-            *sum = _mm512_add_epi64(*sum, load(bytemuck::cast_ref(line)));
-        }
-    }
-    let [a, b, c, d] = sums.map(|sum| _mm512_reduce_add_epi64(sum) as u64);
-    a.wrapping_add(b).wrapping_add(c.wrapping_add(d))
-}
-
-/// Independent sums in the peak loops: two instructions per cycle with a latency of five cycles and
-/// more.
-const SUMS: usize = 16;
-
-/// The multiply-adds of [`gemm_f32`] without loads; returns operations per iteration.
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn peak_f32(iterations: usize) -> usize {
-    let (x, y) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.25)));
-    let mut sums = [_mm512_set1_ps(black_box(1.0)); SUMS];
-    for _ in 0..iterations {
-        sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(x, y, *sum));
-    }
-    black_box(sums);
-    SUMS * 2 * 16
-}
-
-/// The multiply-adds of [`gemm_q8_0`].
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn peak_int8(iterations: usize) -> usize {
-    let (x, y) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
-    let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
-    for _ in 0..iterations {
-        sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, x, y));
-    }
-    black_box(sums);
-    SUMS * 2 * 64
-}
-
-/// The multiply-adds of [`gemm_int16`].
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn peak_int16(iterations: usize) -> usize {
-    let (x, y) = (_mm512_set1_epi16(black_box(3)), _mm512_set1_epi16(black_box(5)));
-    let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
-    for _ in 0..iterations {
-        sums.iter_mut().for_each(|sum| *sum = _mm512_dpwssd_epi32(*sum, x, y));
-    }
-    black_box(sums);
-    SUMS * 2 * 32
 }

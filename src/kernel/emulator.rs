@@ -14,10 +14,10 @@ use std::sync::OnceLock;
 /// Length of the longest instruction that is decoded: one with a displacement of four bytes.
 const BYTES: usize = 10;
 const ROWS: usize = 16;
-const ROW: usize = 64;
+const ROW_BYTES: usize = 64;
 
 /// A tile register: rows of bytes.
-type Register = [[u8; ROW]; ROWS];
+type Register = [[u8; ROW_BYTES]; ROWS];
 
 /// The AMX state of a thread.
 struct AmxState {
@@ -29,7 +29,7 @@ struct AmxState {
 thread_local! {
     // Has no destructor, so a signal handler may access it.
     static AMX_STATE: RefCell<AmxState> =
-        const { RefCell::new(AmxState { shapes: None, registers: [[[0; ROW]; ROWS]; 8] }) };
+        const { RefCell::new(AmxState { shapes: None, registers: [[[0; ROW_BYTES]; ROWS]; 8] }) };
 }
 
 /// Installs the signal handler; returns whether AMX instructions work from now on.
@@ -130,23 +130,23 @@ impl Instruction {
                         usize::from(bytes[48 + register]),
                         usize::from(u16::from_le_bytes(row_bytes)),
                     );
-                    (shape.0 <= ROWS && shape.1 <= ROW).then_some(shape)
+                    (shape.0 <= ROWS && shape.1 <= ROW_BYTES).then_some(shape)
                 };
                 let mut shapes = [(0, 0); 8];
                 for (register, to) in shapes.iter_mut().enumerate() {
                     *to = shape(register)?;
                 }
-                *state = AmxState { shapes: Some(shapes), registers: [[[0; ROW]; ROWS]; 8] };
+                *state = AmxState { shapes: Some(shapes), registers: [[[0; ROW_BYTES]; ROWS]; 8] };
             }
             Self::Release => state.shapes = None,
             Self::Zero { to } => {
                 state.shapes?;
-                state.registers[to] = [[0; ROW]; ROWS];
+                state.registers[to] = [[0; ROW_BYTES]; ROWS];
             }
             Self::Load { to, from, stride } => {
                 let (rows, bytes) = state.shapes?[to];
                 let register = &mut state.registers[to];
-                *register = [[0; ROW]; ROWS];
+                *register = [[0; ROW_BYTES]; ROWS];
                 for (row, to) in register.iter_mut().take(rows).enumerate() {
                     let from = from.wrapping_add_signed(row as isize * stride) as *const u8;
                     // SAFETY: the instruction reads a row of the register at this address.

@@ -174,8 +174,8 @@ fn check_columns(x: &Activations, weights: &PackedMatrix<'_>) {
 }
 
 /// Splits the panels of matrices into tasks `(matrix, panels)`, matrix by matrix. In decode, where
-/// weights are read once, a task is a share of what is left: the first tasks are long, since long
-/// sequential reads are fastest, and the last are short, so that threads end together.
+/// weights are read once, a task is a fraction of the remaining panels: the first tasks are long,
+/// since long sequential reads are fastest, and the last are short, so that threads end together.
 fn split_into_tasks(
     isa: Isa,
     matrices: &[PackedMatrix<'_>],
@@ -188,14 +188,14 @@ fn split_into_tasks(
         let panel_bytes = weights.format.panel_bytes(weights.columns).max(1);
         let mut first = 0;
         while first < weights.panel_count() {
-            let share = if uses_amx(isa, weights.format, rows) {
+            let count = if uses_amx(isa, weights.format, rows) {
                 AMX_PANELS.min(left / (4 * threads))
             } else if rows > DECODE_MAX_ROWS {
                 1
             } else {
                 (left / (2 * threads)).max(MIN_TASK_BYTES / panel_bytes)
             };
-            let count = share.clamp(1, weights.panel_count() - first);
+            let count = count.clamp(1, weights.panel_count() - first);
             tasks.push((number, first..first + count));
             (first, left) = (first + count, left - count);
         }
@@ -203,8 +203,8 @@ fn split_into_tasks(
     tasks
 }
 
-/// Calls `epilogue(panel, sums)` with the sums of all rows, for each of some panels of matrices of
-/// the same shape.
+/// Calls `epilogue(panel, sums)` with the sums of all rows for each panel in a range, of matrices
+/// of the same shape.
 fn for_each_panel<const MATRICES: usize>(
     isa: Isa,
     matrices: [&PackedMatrix<'_>; MATRICES],

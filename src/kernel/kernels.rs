@@ -10,10 +10,8 @@ pub(super) type GemmQ8 = unsafe fn(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x1
 /// A loop of independent multiply-adds, of which it returns the operations per iteration.
 pub(super) type Peak = unsafe fn(iterations: usize) -> usize;
 
-/// The kernels of a tier; [`super::portable`] defines what each computes.
-///
-/// # Safety
-/// Each function may be called on a CPU that has the instructions of the tier.
+/// The kernels of a tier; [`super::portable`] defines what each computes. Callers ensure that the
+/// CPU has the instructions of the tier: see [`super::dispatch`].
 pub(super) struct Kernels {
     /// `(lines, step, columns, x, stride, out)`
     pub gemm_f32: unsafe fn(&[f32], usize, usize, &[f32], usize, &mut [F32x16]),

@@ -102,7 +102,7 @@ fn best_pass(pool: &Pool, isa: Isa, format: ActivationFormat, budget: Duration) 
             multiply_add(isa, format, iterations);
             start.elapsed()
         };
-        (0..3).map(time).min().expect("there are some")
+        (0..3).map(time).min().expect("three runs")
     };
     while task(iterations) < MIN_PASS.min(budget) / TASKS_PER_THREAD as u32 {
         iterations *= 2;

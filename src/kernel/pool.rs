@@ -1,6 +1,6 @@
-//! Thread pool for short parallel regions. A layer of a small model has a dozen regions of some ten
-//! microseconds, so workers spin while they wait for the next one, and sleep when none comes. Knows
-//! nothing of what the regions compute.
+//! Thread pool for short parallel regions. A layer of a small model has a dozen regions of about
+//! ten microseconds, so workers spin while they wait for the next one, and sleep when none comes.
+//! Knows nothing of what the regions compute.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -10,7 +10,7 @@ use std::{io, thread};
 
 use crate::error::{Error, Result};
 
-/// Spins before a thread sleeps: some 0.2 ms, longer than the gap between two regions of a pass,
+/// Spins before a thread sleeps: about 0.2 ms, longer than the gap between two regions of a pass,
 /// and too short to disturb other programs.
 const SPINS: u32 = 10_000;
 

@@ -60,9 +60,9 @@ impl RandomMatrix {
 /// ‖a − b‖ / ‖b‖
 fn distance(a: &[f32], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    square(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - b))
-        / square(&mut b.iter().copied()).max(1e-30)
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| f64::from(*a) - b))
+        / norm(&mut b.iter().copied()).max(1e-30)
 }
 
 const FORMATS: [WeightFormat; 6] = [
@@ -196,11 +196,11 @@ fn a_row_does_not_depend_on_the_other_rows() {
                 let all = run(&x);
                 // A number of rows with the same activation format.
                 let converted_to = |rows| activation_format(isa, format, rows);
-                let some = [1, 16, 17]
+                let fewer = [1, 16, 17]
                     .into_iter()
-                    .find(|&some| converted_to(some) == converted_to(rows))
+                    .find(|&fewer| converted_to(fewer) == converted_to(rows))
                     .unwrap();
-                assert_eq!(all[..some * 40], run(&x[..some * 512]), "{format:?} {rows}");
+                assert_eq!(all[..fewer * 40], run(&x[..fewer * 512]), "{format:?} {rows}");
             }
         }
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use std::{io, thread};
 
 use crate::error::{Error, Result};
-use crate::record::References;
+use crate::record::KernelTimes;
 use crate::stats;
 
 use super::{load, rates};
@@ -53,7 +53,7 @@ struct Kernel {
     work: fn(&[u64]),
 }
 
-/// The order of [`References`]' fields.
+/// The order of [`KernelTimes`]' fields.
 const KERNELS: [Kernel; 3] = [
     // Prefill is arithmetic: this moves with the clock and with a neighbour on the same core.
     Kernel { regions: 1, work: multiply_add },
@@ -69,7 +69,7 @@ const KERNELS: [Kernel; 3] = [
 ///
 /// # Errors
 /// When the system refuses a thread.
-pub fn references(threads: usize) -> Result<Option<References>> {
+pub fn references(threads: usize) -> Result<Option<KernelTimes>> {
     ReferenceKernels::new(threads)?.map(|kernels| kernels.measure()).transpose()
 }
 
@@ -119,7 +119,7 @@ impl ReferenceKernels {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn measure(&self) -> Result<References> {
+    pub fn measure(&self) -> Result<KernelTimes> {
         // One more than the threads: this one lets them go and waits for all, as a program does
         // that has parallel regions.
         let barrier = Barrier::new(self.threads + 1);
@@ -160,7 +160,7 @@ impl ReferenceKernels {
         });
         let [compute_s, stream_s, dispatch_s] =
             measured.map_err(|source| Error::Threads { threads: self.threads, source })?;
-        Ok(References { compute_s, stream_s, dispatch_s })
+        Ok(KernelTimes { compute_s, stream_s, dispatch_s })
     }
 }
 
@@ -229,7 +229,7 @@ mod tests {
     fn every_kernel_takes_time_with_one_thread_and_with_several() {
         for threads in [1, 3] {
             let kernels = ReferenceKernels::with_buffer(threads, 1 << 16).unwrap().unwrap();
-            let References { compute_s, stream_s, dispatch_s } = kernels.measure().unwrap();
+            let KernelTimes { compute_s, stream_s, dispatch_s } = kernels.measure().unwrap();
             for seconds in [compute_s, stream_s, dispatch_s] {
                 assert!(seconds.is_finite() && seconds > 0.0, "{threads} threads: {seconds}");
             }

@@ -252,6 +252,11 @@ fn open_part(path: &Path) -> Result<(Part, Header)> {
 /// The number of a part, counted from 0, and how many there are, if the keys say so.
 fn split(metadata: &HashMap<String, Value>) -> std::result::Result<Option<(usize, usize)>, String> {
     let (number, count) = (whole(metadata, "split.no")?, whole(metadata, "split.count")?);
+    if number.is_none()
+        && let Some(count) = count.filter(|count| *count > 1)
+    {
+        return Err(format!("it is one of {count} parts, and no `split.no` says which"));
+    }
     Ok(number.zip(count).map(|(number, count)| (number as usize, count as usize)))
 }
 

@@ -612,6 +612,13 @@ fn a_part_that_is_missing_renamed_or_of_another_model_is_named() {
     for path in &paths[..2] {
         assert!(error(path).contains(says), "{}", error(path));
     }
+    let numberless = dir.path().join("numberless.gguf");
+    let (opened, tensors) = nano_tensors();
+    let mut metadata = gguf::shape_metadata(&opened.config, "nano");
+    metadata.push(("split.count".into(), candle_core::quantized::gguf_file::Value::U16(3)));
+    gguf::write(&numberless, &metadata, &tensors).unwrap();
+    let says = "it is one of 3 parts, and no `split.no` says which";
+    assert!(error(&numberless).contains(says), "{}", error(&numberless));
     for no_part in ["x.gguf", "x-00001-of-3.gguf", "x-00004-of-00003.gguf", "x-0000a-of-00003.gguf"]
     {
         assert_eq!(gguf::parts(Path::new(no_part)), None);

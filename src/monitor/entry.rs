@@ -1,5 +1,5 @@
-//! One cycle in a line of JSON: what was measured, what was said of it, or why it failed. Values
-//! are in the unit of their metric's name. Does not know where lines are kept.
+//! One cycle as a line of JSON: its measurements and verdict, or why it failed. Values are in the
+//! unit of the metric's name.
 
 use std::collections::BTreeMap;
 
@@ -12,74 +12,74 @@ use crate::settings::Generation;
 use crate::stats;
 use crate::workload::METRICS;
 
-/// Version of a line. Raised when an older reader would misread a newer line.
+/// Version of a line. Incremented when an older reader would misread a newer line.
 pub const SCHEMA: u32 = 2;
 
-/// Shown beside what is judged: how long an answer takes in all.
-const RESPONSE: &str = "e2e_s";
+/// Shown beside the gated metrics: the end-to-end latency.
+const EXTRA_METRIC: &str = "e2e_s";
 
-/// No text of a line is longer, in characters: an error may quote a whole file.
-const LONGEST: usize = 600;
+/// Maximum length of a text in characters: an error may quote a whole file.
+const MAX_TEXT_CHARS: usize = 600;
 
-/// One cycle.
+/// A cycle in the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Version of the form, [`SCHEMA`].
+    /// Version of the format, [`SCHEMA`].
     pub schema: u32,
-    /// When it ended by the wall clock: UTC, RFC 3339.
+    /// When the cycle ended by the wall clock: UTC, RFC 3339.
     pub at: String,
-    /// How long it took by the monotonic clock.
+    /// Duration by the monotonic clock.
     pub took_s: f64,
-    /// What failed, if anything did.
+    /// Why the cycle failed, if it did.
     pub error: Option<String>,
-    /// What was measured; `null` if nothing was.
+    /// The measurements; `null` if there are none.
     pub measured: Option<Measured>,
 }
 
-/// What a cycle measured.
+/// The measurements of a cycle.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The model as it was asked for.
+    /// The model as requested.
     pub model: String,
     /// SHA-256 of the model.
     pub model_sha256: String,
-    /// What the weights are held as.
+    /// Format of the weights in memory.
     pub quant: String,
-    /// Engine, device and threads, in words.
+    /// Engine, device and threads as text.
     pub settings: String,
     /// Sampler and repetitions.
     pub generation: Generation,
-    /// Class of the machine.
+    /// Machine class.
     pub machine: String,
     /// Commit that the tool was built from; `null` outside git.
     pub commit: Option<String>,
-    /// Whether the tree had changes beside that commit; `null` outside git.
+    /// Whether the tree had uncommitted changes; `null` outside git.
     pub dirty: Option<bool>,
-    /// One for each scenario.
-    pub scenarios: Vec<Figures>,
+    /// One per scenario.
+    pub scenarios: Vec<ScenarioValues>,
     /// The machine before and after.
     pub conditions: Vec<Conditions>,
-    /// What was said of it.
-    pub verdict: Said,
+    /// The verdict.
+    pub verdict: VerdictSummary,
 }
 
-/// The figures of a scenario.
+/// The values of a scenario.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
+pub struct ScenarioValues {
     /// The scenario's id.
     pub id: String,
-    /// Medians over the processes, by metric name: what a gate judges, and the time of a whole
-    /// answer. `null` where there is none.
+    /// Medians over processes by metric name: the gated metrics and the end-to-end latency. `null`
+    /// if missing.
     pub values: BTreeMap<String, Option<f64>>,
-    /// Why there is nothing.
+    /// Why there are no values.
     pub absent: Option<Absence>,
-    /// Checks that failed: the values cannot be true, and enter no chart and no median.
+    /// Failed plausibility checks: the values are excluded from charts and medians.
     pub invalid: Vec<String>,
 }
 
-/// What was said of a cycle.
+/// The verdict on a cycle.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct VerdictSummary {
     /// The outcome against the baseline; `null` without one.
     pub outcome: Option<Outcome>,
     /// The verdict in a sentence, or why there is none.
@@ -87,18 +87,17 @@ pub struct Said {
 }
 
 impl Entry {
-    /// The line of a cycle that ended at `at` after `took_s` seconds. One of whose scenarios some
-    /// failed is a failed one, too, but keeps the numbers of the others.
+    /// The entry of a cycle that ended at `at` after `took_s` seconds. A cycle with failed
+    /// scenarios has failed, but keeps the values of the others.
     pub fn new(at: String, took_s: f64, outcome: Result<Measured, Error>) -> Self {
         let (error, measured) = match outcome {
-            Ok(measured) => (measured.failure(), Some(measured.bounded())),
+            Ok(measured) => (measured.failure(), Some(measured.truncated())),
             Err(error) => (Some(error.chain()), None),
         };
-        Self { schema: SCHEMA, at, took_s, error: error.map(|text| bounded(&text)), measured }
+        Self { schema: SCHEMA, at, took_s, error: error.map(|text| truncated(&text)), measured }
     }
 
-    /// Whether figures of the two can be put side by side: the same work of the same model on the
-    /// same machine.
+    /// Whether the entries are comparable: the same work of the same model on the same machine.
     pub fn is_like(&self, other: &Entry) -> bool {
         self.measured.as_ref().zip(other.measured.as_ref()).is_some_and(|(one, two)| {
             one.generation == two.generation
@@ -108,7 +107,7 @@ impl Entry {
         })
     }
 
-    /// A value that was measured and can be true.
+    /// A valid value.
     pub fn value(&self, scenario: &str, metric: &str) -> Option<f64> {
         let figures = self.measured.as_ref()?.scenarios.iter().find(|one| one.id == scenario)?;
         let value = figures.values.get(metric).copied().flatten();
@@ -117,8 +116,8 @@ impl Entry {
 }
 
 impl Measured {
-    /// What a record says, and what was said of it.
-    pub fn new(record: &Record, verdict: Said) -> Self {
+    /// The measurements of a record, with its verdict.
+    pub fn new(record: &Record, verdict: VerdictSummary) -> Self {
         let (settings, session) = (&record.settings, record.sessions.last());
         Self {
             model: record.model.spec.clone(),
@@ -132,13 +131,13 @@ impl Measured {
             machine: record.machine.class.clone(),
             commit: record.build.commit.clone(),
             dirty: record.build.dirty,
-            scenarios: record.scenarios.iter().map(Figures::new).collect(),
+            scenarios: record.scenarios.iter().map(ScenarioValues::new).collect(),
             conditions: session.map(|session| session.conditions.clone()).unwrap_or_default(),
             verdict,
         }
     }
 
-    /// Which scenarios failed, and why. One that an engine cannot do has not failed.
+    /// The failed scenarios with reasons. An unsupported scenario has not failed.
     pub fn failure(&self) -> Option<String> {
         let failed = self.scenarios.iter().filter_map(|one| {
             let absent = one.absent.as_ref();
@@ -151,22 +150,22 @@ impl Measured {
         (!failed.is_empty()).then(|| failed.join("; "))
     }
 
-    fn bounded(mut self) -> Self {
+    fn truncated(mut self) -> Self {
         for one in &mut self.scenarios {
             if let Some(absent) = &mut one.absent {
-                absent.why = bounded(&absent.why);
+                absent.why = truncated(&absent.why);
             }
-            one.invalid = one.invalid.iter().map(|text| bounded(text)).collect();
+            one.invalid = one.invalid.iter().map(|text| truncated(text)).collect();
         }
-        self.verdict.text = bounded(&self.verdict.text);
+        self.verdict.text = truncated(&self.verdict.text);
         self
     }
 }
 
-impl Figures {
+impl ScenarioValues {
     fn new(case: &Case) -> Self {
         let shown =
-            METRICS.iter().filter(|metric| metric.gated(&case.work) || metric.name == RESPONSE);
+            METRICS.iter().filter(|metric| metric.gated(&case.work) || metric.name == EXTRA_METRIC);
         let values =
             shown.map(|metric| (metric.name.into(), stats::median(&case.values(metric.name))));
         Self {
@@ -178,9 +177,11 @@ impl Figures {
     }
 }
 
-/// Text of at most [`LONGEST`] characters.
-pub(super) fn bounded(text: &str) -> String {
-    text.char_indices().nth(LONGEST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
+/// Truncates text to [`MAX_TEXT_CHARS`] characters.
+pub(super) fn truncated(text: &str) -> String {
+    text.char_indices()
+        .nth(MAX_TEXT_CHARS)
+        .map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }
 
 #[cfg(test)]
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn figures_are_medians_of_what_is_judged_and_missing_ones_are_null() {
-        let figures = Figures::new(&case("short/b1"));
+        let figures = ScenarioValues::new(&case("short/b1"));
         let expected = [
             ("decode_tok_s".to_string(), Some(20.0)),
             ("e2e_s".into(), Some(2.0)),
@@ -225,7 +226,8 @@ mod tests {
         let failed = Case { absent: absent(AbsenceKind::Failed, "no memory"), ..case("code/b1") };
         let unsupported =
             Case { absent: absent(AbsenceKind::Unsupported, "ragged"), ..case("code/b4") };
-        let scenarios = [case("short/b1"), failed, unsupported].iter().map(Figures::new).collect();
+        let scenarios =
+            [case("short/b1"), failed, unsupported].iter().map(ScenarioValues::new).collect();
         let measured = Measured { scenarios, ..Measured::default() };
         let entry = Entry::new("2026-11-23T10:00:00Z".into(), 1.5, Ok(measured));
         assert_eq!(entry.error.as_deref(), Some("code/b1: failed: no memory"));
@@ -237,7 +239,7 @@ mod tests {
     fn values_that_cannot_be_true_are_no_values() {
         let validity =
             Validity { failed: vec!["a clock ran backwards".into()], ..Validity::default() };
-        let figures = Figures::new(&Case { validity, ..case("short/b1") });
+        let figures = ScenarioValues::new(&Case { validity, ..case("short/b1") });
         let measured = Measured { scenarios: vec![figures], ..Measured::default() };
         let entry = Entry::new("2026-11-23T10:00:00Z".into(), 1.5, Ok(measured));
         assert_eq!(entry.error.as_deref(), Some("short/b1: INVALID: a clock ran backwards"));

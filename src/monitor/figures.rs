@@ -1,54 +1,53 @@
-//! What a window of cycles says: the newest figures beside their own past, and the charts of them.
-//! Numbers and words for a page; passes no verdict, because cycles of one process each cannot bear
-//! one.
+//! Tables and charts of the cycles in the window: the newest values compared with earlier ones.
+//! Gives no verdict, which cycles of one process each cannot support.
 
 use jiff::SignedDuration;
 
 use crate::monitor::entry::{Entry, Measured};
 use crate::report::chart::{
-    Axis, Chart, Data, Lines, Look, Mark, Point, Scale, Series, Words, distribution, svg,
+    Axis, Chart, Data, Histogram, Lines, Mark, Point, Scale, Series, SeriesStyle, svg,
 };
 use crate::workload::{METRICS, Metric};
 use crate::{report, stats};
 
-/// Fewer earlier cycles than this have no middle worth comparing with.
-const EARLIER: usize = 3;
+/// Minimum number of earlier cycles for a median.
+const MIN_EARLIER: usize = 3;
 
-/// As many lines can be told apart in a chart.
-const SERIES: usize = 6;
+/// Maximum number of series in a chart.
+const MAX_SERIES: usize = 6;
 
-/// As many distributions a reader looks at.
-const DISTRIBUTIONS: usize = 12;
+/// Maximum number of histograms.
+const MAX_HISTOGRAMS: usize = 12;
 
-/// A cycle and how long ago it ended.
-pub(super) type Aged<'a> = (SignedDuration, &'a Entry);
+/// An entry and its age.
+pub(super) type AgedEntry<'a> = (SignedDuration, &'a Entry);
 
-/// A metric of a scenario: the newest value beside the earlier ones of the window.
+/// A metric of a scenario: the newest value and earlier ones of the window.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct MetricRow {
     pub(super) scenario: String,
     pub(super) metric: &'static Metric,
     pub(super) newest: Option<f64>,
-    /// The earlier values of the same work.
+    /// Earlier values of the same work.
     pub(super) earlier: Vec<f64>,
 }
 
-impl Row {
-    /// The middle of the earlier values, where there are enough.
+impl MetricRow {
+    /// The median of the earlier values, if there are enough.
     pub(super) fn median(&self) -> Option<f64> {
-        stats::median(&self.earlier).filter(|_| self.earlier.len() >= EARLIER)
+        stats::median(&self.earlier).filter(|_| self.earlier.len() >= MIN_EARLIER)
     }
 
-    /// The newest value against that, as a share of it.
+    /// The relative change of the newest value from the median.
     pub(super) fn change(&self) -> Option<f64> {
         let median = self.median().filter(|median| *median != 0.0)?;
         Some(self.newest? / median - 1.0)
     }
 
-    /// Everything as text: scenario, metric, newest, change, median, lowest and highest, how many.
+    /// Scenario, metric, newest value, change, median, range, number of cycles.
     pub(super) fn cells(&self) -> [String; 7] {
         let shown = |value: Option<f64>| {
-            value.map_or("-".into(), |value| report::shown(self.metric, value))
+            value.map_or("-".into(), |value| report::metric_value(self.metric, value))
         };
         let all = || self.earlier.iter().copied().chain(self.newest);
         let range = match (all().reduce(f64::min), all().reduce(f64::max)) {
@@ -69,13 +68,13 @@ impl Row {
     }
 }
 
-/// The newest cycle that measured anything, and how long ago it ended.
-pub(super) fn newest<'a>(cycles: &[Aged<'a>]) -> Option<(SignedDuration, &'a Measured)> {
+/// The newest entry with measurements, and its age.
+pub(super) fn newest<'a>(cycles: &[AgedEntry<'a>]) -> Option<(SignedDuration, &'a Measured)> {
     cycles.iter().rev().find_map(|(age, entry)| Some((*age, entry.measured.as_ref()?)))
 }
 
-/// A row for every metric of every scenario of the newest cycle that measured anything.
-pub(super) fn rows(cycles: &[Aged<'_>]) -> Vec<Row> {
+/// A row for every metric of every scenario of the newest entry with measurements.
+pub(super) fn rows(cycles: &[AgedEntry<'_>]) -> Vec<MetricRow> {
     let Some(at) = cycles.iter().rposition(|(_, entry)| entry.measured.is_some()) else {
         return Vec::new();
     };
@@ -86,7 +85,7 @@ pub(super) fn rows(cycles: &[Aged<'_>]) -> Vec<Row> {
     for figures in newest.measured.iter().flat_map(|measured| &measured.scenarios) {
         for metric in METRICS.iter().filter(|metric| figures.values.contains_key(metric.name)) {
             let value = |entry: &Entry| entry.value(&figures.id, metric.name);
-            rows.push(Row {
+            rows.push(MetricRow {
                 scenario: figures.id.clone(),
                 metric,
                 newest: value(newest),
@@ -98,50 +97,59 @@ pub(super) fn rows(cycles: &[Aged<'_>]) -> Vec<Row> {
 }
 
 /// A chart, or why there is none.
-pub(super) struct Picture {
+pub(super) struct MonitorChart {
     pub(super) title: String,
     pub(super) svg: Result<String, String>,
 }
 
-/// How each metric went over the window, a line for each scenario; crosses are cycles without a
-/// value. `now` is the present in seconds since 1970: a cycle stands where its age puts it,
-/// whatever its clock said.
-pub(super) fn trends(cycles: &[Aged<'_>], rows: &[Row], now: f64) -> Vec<Picture> {
+/// Each metric over the window, one line per scenario; crosses mark failed cycles. `now` is in
+/// seconds since 1970: a cycle is placed by its age, whatever its wall clock said.
+pub(super) fn trends(cycles: &[AgedEntry<'_>], rows: &[MetricRow], now: f64) -> Vec<MonitorChart> {
     let used =
         METRICS.iter().filter(|metric| rows.iter().any(|row| row.metric.name == metric.name));
     used.map(|metric| trend(cycles, rows, now, metric)).collect()
 }
 
-fn trend(cycles: &[Aged<'_>], rows: &[Row], now: f64, metric: &'static Metric) -> Picture {
+fn trend(
+    cycles: &[AgedEntry<'_>],
+    rows: &[MetricRow],
+    now: f64,
+    metric: &'static Metric,
+) -> MonitorChart {
     let Some(last) = cycles.iter().rev().find(|(_, entry)| entry.measured.is_some()) else {
-        return Picture { title: label(metric), svg: Err("no values".into()) };
+        return MonitorChart { title: label(metric), svg: Err("no values".into()) };
     };
-    let of_metric: Vec<&Row> = rows.iter().filter(|row| row.metric.name == metric.name).collect();
+    let of_metric: Vec<&MetricRow> =
+        rows.iter().filter(|row| row.metric.name == metric.name).collect();
     let alike = |entry: &Entry| entry.measured.is_none() || entry.is_like(last.1);
-    let line = |row: &&Row| {
+    let line = |row: &&MetricRow| {
         let points = cycles.iter().filter(|(_, entry)| alike(entry)).map(|(age, entry)| Point {
             x: now - age.as_secs_f64(),
             y: entry.value(&row.scenario, metric.name).map(|value| value * metric.scale),
             interval: None,
         });
-        Series { name: row.scenario.clone(), points: points.collect(), look: Look::Line }
+        Series { name: row.scenario.clone(), points: points.collect(), style: SeriesStyle::Line }
     };
-    let mut series: Vec<Series> = of_metric.iter().take(SERIES).map(line).collect();
+    let mut series: Vec<Series> = of_metric.iter().take(MAX_SERIES).map(line).collect();
     let failed = cycles.iter().filter(|(_, entry)| entry.error.is_some());
     let failed: Vec<Point> =
         failed.map(|(age, _)| Point::missing(now - age.as_secs_f64())).collect();
     if !failed.is_empty() {
-        series.push(Series { name: "failed cycle".into(), points: failed, look: Look::Failures });
+        series.push(Series {
+            name: "failed cycle".into(),
+            points: failed,
+            style: SeriesStyle::Failures,
+        });
     }
     let mut title = label(metric);
-    if of_metric.len() > SERIES {
-        title += &format!(", {SERIES} of {} scenarios", of_metric.len());
+    if of_metric.len() > MAX_SERIES {
+        title += &format!(", {MAX_SERIES} of {} scenarios", of_metric.len());
     }
     over_time(title, label(metric), series)
 }
 
-/// Memory that the machine has left, over the window.
-pub(super) fn available(cycles: &[Aged<'_>], now: f64) -> Picture {
+/// Available memory of the machine over the window.
+pub(super) fn available(cycles: &[AgedEntry<'_>], now: f64) -> MonitorChart {
     let points = cycles.iter().filter_map(|(age, entry)| {
         let last = entry.measured.as_ref()?.conditions.last()?;
         Some(Point {
@@ -150,43 +158,42 @@ pub(super) fn available(cycles: &[Aged<'_>], now: f64) -> Picture {
             interval: None,
         })
     });
-    let series = Series { name: "available".into(), points: points.collect(), look: Look::Line };
-    over_time("memory left on the machine".into(), "available memory MiB".into(), vec![series])
+    let series =
+        Series { name: "available".into(), points: points.collect(), style: SeriesStyle::Line };
+    over_time("available memory".into(), "available memory MiB".into(), vec![series])
 }
 
-fn over_time(title: String, label: String, series: Vec<Series>) -> Picture {
+fn over_time(title: String, label: String, series: Vec<Series>) -> MonitorChart {
     let x = Axis { label: "time, UTC".into(), scale: Scale::Time, number: &decimal };
     let y = Axis { label, scale: Scale::Around, number: &decimal };
     let alt = format!("{title} over time");
     drawn(&Chart { title, alt, data: Data::Lines(Lines { x, y, series }) })
 }
 
-/// How often each value of the window occurred, the newest work only.
-pub(super) fn distributions(rows: &[Row]) -> Vec<Picture> {
+/// Histograms of the values in the window, for comparable cycles only.
+pub(super) fn distributions(rows: &[MetricRow]) -> Vec<MonitorChart> {
     let timed = rows.iter().filter(|row| row.metric.kind() != "memory");
-    let picture = |row: &Row| {
+    let picture = |row: &MetricRow| {
         let values: Vec<f64> =
             row.earlier.iter().copied().chain(row.newest).map(|v| v * row.metric.scale).collect();
         let mark = |name: &str, value: Option<f64>| {
-            let name = |value| format!("{name} {}", report::shown(row.metric, value));
+            let name = |value| format!("{name} {}", report::metric_value(row.metric, value));
             value.map(|value| Mark { name: name(value), at: value * row.metric.scale })
         };
         let marks = [mark("newest", row.newest), mark("median", row.median())];
         let title = format!("{} of {}", row.metric.label, row.scenario);
-        let words = Words {
-            title: &title,
-            alt: &format!("distribution of {title}"),
-            x: &label(row.metric),
-            y: "cycles",
-            number: &decimal,
-        };
-        drawn(&distribution(&words, values, marks.into_iter().flatten().collect()))
+        let x = Axis { label: label(row.metric), scale: Scale::Around, number: &decimal };
+        let y = Axis { label: "cycles".into(), scale: Scale::Whole, number: &decimal };
+        let marks = marks.into_iter().flatten().collect();
+        let alt = format!("distribution of {title}");
+        let data = Data::Histogram(Histogram { x, y, values, marks });
+        drawn(&Chart { title, alt, data })
     };
-    timed.take(DISTRIBUTIONS).map(picture).collect()
+    timed.take(MAX_HISTOGRAMS).map(picture).collect()
 }
 
-fn drawn(chart: &Chart<'_>) -> Picture {
-    Picture { title: chart.title.clone(), svg: svg(chart).map_err(|why| why.to_string()) }
+fn drawn(chart: &Chart<'_>) -> MonitorChart {
+    MonitorChart { title: chart.title.clone(), svg: svg(chart).map_err(|why| why.to_string()) }
 }
 
 fn decimal(value: f64, decimals: usize) -> String {

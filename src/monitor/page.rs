@@ -1,40 +1,40 @@
-//! The pages of a monitor: finished strings, made before and after a cycle and never while one
-//! measures. Whatever came from a measurement or a file is escaped by the template.
+//! The pages of a monitor, rendered before and after a cycle and never during a measurement. The
+//! template escapes all text from measurements and files.
 
 use jiff::{SignedDuration, Timestamp};
 use minijinja::{Value, context};
 
 use crate::compare::Outcome;
 use crate::error::Result;
-use crate::monitor::entry::{Entry, Figures, Measured};
-use crate::monitor::figures::{Aged, Picture};
-use crate::monitor::history::{History, MOST};
-use crate::monitor::{Ended, Pages, Phase, Plan, figures, prometheus, wall};
-use crate::report::plain;
+use crate::monitor::entry::{Entry, Measured, ScenarioValues};
+use crate::monitor::figures::{AgedEntry, MonitorChart};
+use crate::monitor::history::{History, MAX_ENTRIES};
+use crate::monitor::{Ended, Pages, Phase, Plan, figures, format_time, prometheus};
+use crate::report::sanitize;
 use crate::workload::METRICS;
 use crate::{machine, report};
 
-/// The newest of many errors.
-const ERRORS: usize = 10;
+/// Maximum number of errors shown.
+const MAX_ERRORS: usize = 10;
 
-/// How often a browser asks again, in seconds.
+/// Reload interval of the page, in seconds.
 const REFRESH_S: u32 = 15;
 
-/// Everything that pages are made from.
-pub(super) struct View<'a> {
+/// The input of the pages.
+pub(super) struct PageInput<'a> {
     pub(super) plan: &'a Plan,
     pub(super) history: &'a History,
     pub(super) ended: Ended,
-    /// The beginning on both clocks.
+    /// The start on both clocks.
     pub(super) began: (SignedDuration, Timestamp),
     pub(super) phase: Phase,
     pub(super) elapsed: SignedDuration,
     pub(super) now: Timestamp,
 }
 
-/// A cycle in a line for a terminal.
+/// A cycle as a line for the terminal.
 pub(super) fn line(entry: &Entry) -> String {
-    let said = match (&entry.error, &entry.measured) {
+    let summary = match (&entry.error, &entry.measured) {
         (Some(error), _) => format!("failed: {error}"),
         (None, Some(measured)) => match measured.verdict.outcome {
             Some(_) => measured.verdict.text.clone(),
@@ -42,28 +42,37 @@ pub(super) fn line(entry: &Entry) -> String {
         },
         (None, None) => "nothing measured".into(),
     };
-    format!("{} ({:.1} s): {said}", entry.at, entry.took_s)
+    format!("{} ({:.1} s): {summary}", entry.at, entry.took_s)
 }
 
 /// The first metric of each scenario, which is its rate.
 fn rates(entry: &Entry, measured: &Measured) -> String {
-    let rate = |one: &Figures| {
+    let rate = |one: &ScenarioValues| {
         let found =
             METRICS.iter().find_map(|metric| Some((metric, entry.value(&one.id, metric.name)?)));
         found.map_or(one.id.clone(), |(metric, value)| {
-            format!("{} {} {} {}", one.id, metric.label, report::shown(metric, value), metric.unit)
+            format!(
+                "{} {} {} {}",
+                one.id,
+                metric.label,
+                report::metric_value(metric, value),
+                metric.unit
+            )
         })
     };
     measured.scenarios.iter().map(rate).collect::<Vec<String>>().join(", ")
 }
 
-impl View<'_> {
-    /// All of them.
+impl PageInput<'_> {
+    /// Renders all pages.
     pub(super) fn pages(&self) -> Result<Pages> {
-        let cycles: Vec<Aged<'_>> =
-            self.history.entries().map(|(born, entry)| (self.elapsed - born, entry)).collect();
+        let cycles: Vec<AgedEntry<'_>> = self
+            .history
+            .entries()
+            .map(|(ended_at, entry)| (self.elapsed - ended_at, entry))
+            .collect();
         let newest = cycles.last();
-        let about = prometheus::About {
+        let about = prometheus::MonitorStats {
             ended: self.ended,
             interval_s: self.plan.interval.as_secs_f64(),
             pending: self.history.pending(),
@@ -76,82 +85,84 @@ impl View<'_> {
         })
     }
 
-    /// When something of this age happened, by the wall clock of now.
+    /// The wall clock time at an age.
     fn ago(&self, age: SignedDuration) -> Timestamp {
         self.now.saturating_sub(age).unwrap_or(self.now)
     }
 
-    fn data(&self, cycles: &[Aged<'_>]) -> Value {
+    fn data(&self, cycles: &[AgedEntry<'_>]) -> Value {
         let rows = figures::rows(cycles);
         let now = self.now.as_millisecond() as f64 / 1e3;
         let newest = figures::newest(cycles).map(|(_, measured)| measured);
         let (sentence, state) = sentence(cycles);
         let mut trends = figures::trends(cycles, &rows, now);
         trends.push(figures::available(cycles, now));
-        let errors = cycles
-            .iter()
-            .rev()
-            .filter_map(|(age, entry)| Some(texts(&[wall(self.ago(*age)), entry.error.clone()?])));
+        let errors = cycles.iter().rev().filter_map(|(age, entry)| {
+            Some(texts(&[format_time(self.ago(*age)), entry.error.clone()?]))
+        });
         context! {
             lang => "en",
-            title => plain(&format!("candlemark: monitor of {}", self.plan.about)),
+            title => sanitize(&format!("candlemark: monitor of {}", self.plan.about)),
             refresh => REFRESH_S,
-            made => wall(self.now),
-            sentence => plain(&sentence),
+            made => format_time(self.now),
+            sentence => sanitize(&sentence),
             state => state,
             next => self.next(),
             notes => texts(&self.notes()),
-            why => newest.and_then(why_none).map(plain),
-            grounds => newest.map(grounds).map(|text| plain(&text)),
+            why => newest.and_then(no_verdict_reason).map(sanitize),
+            grounds => newest.map(grounds).map(|text| sanitize(&text)),
             rows => rows.iter().map(|row| texts(&row.cells())).collect::<Vec<Value>>(),
             trends => pictures(&trends),
             distributions => pictures(&figures::distributions(&rows)),
-            errors => errors.take(ERRORS).collect::<Vec<Value>>(),
+            errors => errors.take(MAX_ERRORS).collect::<Vec<Value>>(),
             failures => cycles.iter().filter(|(_, entry)| entry.error.is_some()).count(),
             machine => newest.map(machine_state).unwrap_or_default(),
             about => self.about(cycles, newest),
         }
     }
 
-    /// What the monitor does, and when it measures next.
+    /// The state of the monitor, and the time of the next cycle.
     fn next(&self) -> String {
         match self.phase {
-            Phase::Measuring => format!("A cycle is being measured since {}.", wall(self.now)),
+            Phase::Measuring => {
+                format!("A cycle has been running since {}.", format_time(self.now))
+            }
             Phase::Waiting(until) => {
                 let next = self.now.saturating_add(until - self.elapsed).unwrap_or(self.now);
-                format!("Next cycle at {}.", wall(next))
+                format!("Next cycle at {}.", format_time(next))
             }
             Phase::Ended => "The monitor has ended.".into(),
         }
     }
 
-    /// What a reader has to know before the numbers.
+    /// Warnings above the numbers.
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        if let Some(trouble) = self.history.trouble() {
+        if let Some(write_error) = self.history.write_error() {
             let pending = self.history.pending();
             notes.push(format!(
-                "The history cannot be written: {trouble}. {pending} entries wait in memory and are written when it can be; they are lost if the monitor ends before."
+                "The history cannot be written: {write_error}. {pending} entries are pending in memory; they are lost if the monitor ends before they can be written."
             ));
         }
-        if self.history.entries().count() >= MOST {
+        if self.history.entries().count() >= MAX_ENTRIES {
             notes.push(format!(
-                "Only the newest {MOST} cycles are kept, which is less than the window."
+                "Only the newest {MAX_ENTRIES} cycles are kept, fewer than the window holds."
             ));
         }
         notes
     }
 
-    fn about(&self, cycles: &[Aged<'_>], newest: Option<&Measured>) -> Vec<Value> {
+    fn about(&self, cycles: &[AgedEntry<'_>], newest: Option<&Measured>) -> Vec<Value> {
         let length = |time: SignedDuration| report::duration(time.as_secs_f64());
         let seconds = |time: std::time::Duration| report::duration(time.as_secs_f64());
         let Ended { cycles: all, failures, .. } = self.ended;
         let commit = newest.and_then(|measured| {
-            let changes = if measured.dirty == Some(true) { " and changes" } else { "" };
+            let changes =
+                if measured.dirty == Some(true) { " with uncommitted changes" } else { "" };
             Some(measured.commit.clone()? + changes)
         });
         let last = cycles.last().map(|(age, entry)| {
-            format!("{}, took {}", wall(self.ago(*age)), report::duration(entry.took_s))
+            format!("{}, took {}", format_time(self.ago(*age)), report::duration(entry.took_s))
         });
         let of = |text: fn(&Measured) -> &String| newest.map(|measured| text(measured).clone());
         let history = format!("{}, {} entries", self.history.path().display(), cycles.len());
@@ -163,11 +174,11 @@ impl View<'_> {
             ("machine", of(|measured| &measured.machine)),
             ("commit", commit),
             ("last cycle", last),
-            ("since the beginning", Some(format!("{all} cycles, {failures} failed"))),
-            ("began", Some(wall(self.began.1))),
-            ("up for", Some(length(self.elapsed - self.began.0))),
-            ("every", Some(seconds(self.plan.interval))),
-            ("after a failure again in", Some(seconds(self.plan.retry))),
+            ("cycles", Some(format!("{all}, {failures} failed"))),
+            ("started", Some(format_time(self.began.1))),
+            ("uptime", Some(length(self.elapsed - self.began.0))),
+            ("interval", Some(seconds(self.plan.interval))),
+            ("retry after failure", Some(seconds(self.plan.retry))),
             ("window", Some(length(self.history.window()))),
             ("history", Some(history)),
         ]
@@ -179,51 +190,51 @@ impl View<'_> {
     }
 }
 
-/// What the newest cycle came to, and how grave that is.
-fn sentence(cycles: &[Aged<'_>]) -> (String, &'static str) {
+/// The result of the newest cycle and its severity.
+fn sentence(cycles: &[AgedEntry<'_>]) -> (String, &'static str) {
     let Some((_, entry)) = cycles.last() else {
         return ("Nothing has been measured yet.".into(), "unsure");
     };
     let verdict = entry.measured.as_ref().map(|measured| &measured.verdict);
     match (&entry.error, verdict) {
         (Some(error), _) => (format!("The newest cycle failed: {error}"), "bad"),
-        (None, Some(said)) => match said.outcome {
-            Some(Outcome::Pass) => (said.text.clone(), "good"),
-            Some(Outcome::Regression | Outcome::Failed) => (said.text.clone(), "bad"),
-            Some(Outcome::Undecided | Outcome::NotComparable) => (said.text.clone(), "unsure"),
+        (None, Some(verdict)) => match verdict.outcome {
+            Some(Outcome::Pass) => (verdict.text.clone(), "good"),
+            Some(Outcome::Regression | Outcome::Failed) => (verdict.text.clone(), "bad"),
+            Some(Outcome::Undecided | Outcome::NotComparable) => (verdict.text.clone(), "unsure"),
             None => ("Measured; no verdict.".into(), "unsure"),
         },
         (None, None) => ("The newest cycle measured nothing.".into(), "bad"),
     }
 }
 
-/// Why there is no verdict, where there is none.
-fn why_none(measured: &Measured) -> Option<&str> {
-    let said = &measured.verdict;
-    Some(said.text.as_str()).filter(|text| said.outcome.is_none() && !text.is_empty())
+/// Why there is no verdict.
+fn no_verdict_reason(measured: &Measured) -> Option<&str> {
+    let verdict = &measured.verdict;
+    Some(verdict.text.as_str()).filter(|text| verdict.outcome.is_none() && !text.is_empty())
 }
 
-/// What the changes of the table are, beside or instead of a verdict.
+/// The meaning of the changes in the table.
 fn grounds(measured: &Measured) -> String {
     let verdict = match measured.verdict.outcome {
-        Some(_) => "The verdict above is against the baseline; the changes here are",
-        None => "Without a baseline there is no verdict; the changes here are",
+        Some(_) => "The verdict above is against the baseline.",
+        None => "There is no verdict without a baseline.",
     };
     format!(
-        "{verdict} those of the newest cycle from the median of at least three earlier ones of the same work in the window, as they are: one process a cycle cannot tell noise from change."
+        "{verdict} Changes are relative to the median of at least three earlier comparable cycles in the window; one process per cycle cannot separate noise from change."
     )
 }
 
-/// The machine as the newest cycle that measured anything left it, and what looks wrong with it.
+/// The machine after the newest cycle with measurements, with warnings.
 fn machine_state(measured: &Measured) -> Vec<Value> {
     let Some(now) = measured.conditions.last() else { return Vec::new() };
     let share = |value: f64| format!("{:.1} %", 100.0 * value);
-    let unknown = || "not known here".to_string();
+    let unknown = || "unknown".to_string();
     let mut rows = vec![
         ("at", now.at.clone()),
         ("load, 1 min", now.load_1m.map_or_else(unknown, |load| format!("{load:.2}"))),
-        ("stolen by the hypervisor", now.steal.map_or_else(unknown, share)),
-        ("waited for a CPU, 10 s", now.cpu_pressure_10s.map_or_else(unknown, share)),
+        ("stolen CPU time", now.steal.map_or_else(unknown, share)),
+        ("CPU pressure, 10 s", now.cpu_pressure_10s.map_or_else(unknown, share)),
         (
             "memory available",
             now.available_bytes.map_or_else(unknown, |bytes| {
@@ -231,23 +242,23 @@ fn machine_state(measured: &Measured) -> Vec<Value> {
             }),
         ),
     ];
-    // A cycle itself loads the machine: before it is when others are seen.
+    // A cycle itself loads the machine: other load is visible before it.
     let before = measured.conditions.first();
     rows.extend(before.iter().flat_map(|one| machine::warnings(one)).map(|text| ("warning", text)));
     rows.into_iter().map(|(name, value)| texts(&[name.into(), value])).collect()
 }
 
-fn pictures(pictures: &[Picture]) -> Vec<Value> {
-    let picture = |one: &Picture| match &one.svg {
-        // The chart escapes what stands in it.
+fn pictures(pictures: &[MonitorChart]) -> Vec<Value> {
+    let picture = |one: &MonitorChart| match &one.svg {
+        // The chart escapes its own text.
         Ok(svg) => {
-            context! { title => plain(&one.title), svg => Value::from_safe_string(svg.clone()) }
+            context! { title => sanitize(&one.title), svg => Value::from_safe_string(svg.clone()) }
         }
-        Err(why) => context! { title => plain(&one.title), why => plain(why), svg => () },
+        Err(why) => context! { title => sanitize(&one.title), why => sanitize(why), svg => () },
     };
     pictures.iter().map(picture).collect()
 }
 
 fn texts(texts: &[String]) -> Value {
-    Value::from(texts.iter().map(|text| Value::from(plain(text))).collect::<Vec<Value>>())
+    Value::from(texts.iter().map(|text| Value::from(sanitize(text))).collect::<Vec<Value>>())
 }

@@ -3,25 +3,25 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::compare::{Grounds, Policy};
+use crate::compare::{Policy, ReferenceData};
 use crate::error::{Error, Result};
-use crate::monitor::{Measured, Probe, Said};
+use crate::monitor::{Measured, Probe, VerdictSummary};
 use crate::record::{Case, Record};
 use crate::{baseline, compare, report, suite};
 
-/// Runs a suite.
+/// Runs a suite in worker processes.
 pub struct SuiteProbe<'a> {
-    /// What is run, without a file: a disk that is full must not fail a cycle.
+    /// The suite, without a record file: a full disk must not fail a cycle.
     pub plan: suite::Plan,
     /// The file of the newest record.
     pub newest: PathBuf,
-    /// Folder of baselines.
+    /// The folder of baselines.
     pub baselines: PathBuf,
-    /// The rules of verdicts.
+    /// The policy of verdicts.
     pub policy: Policy,
     /// Whether to stop before the next worker.
     pub stopped: &'a dyn Fn() -> bool,
-    /// Hears what goes wrong beside the measuring.
+    /// Logs errors outside the measurement.
     pub say: &'a dyn Fn(&str),
 }
 
@@ -31,37 +31,38 @@ impl Probe for SuiteProbe<'_> {
         if let Err(error) = record.save(&self.newest) {
             (self.say)(&format!("record: {}", error.chain()));
         }
-        let said = judged(&self.baselines, &record, &self.policy);
-        Ok(Measured::new(&record, said))
+        let verdict = judged(&self.baselines, &record, &self.policy);
+        Ok(Measured::new(&record, verdict))
     }
 }
 
 /// The verdict against the stored baseline, or why there is none.
-fn judged(folder: &Path, record: &Record, policy: &Policy) -> Said {
-    let judge = || -> Result<Said> {
+fn judged(folder: &Path, record: &Record, policy: &Policy) -> VerdictSummary {
+    let judge = || -> Result<VerdictSummary> {
         let (path, base) = baseline::find(folder, record, &policy.allow_class)?;
         let release = baseline::find_release(&path)?;
         let calibration = baseline::find_calibration(folder, record)?;
-        let grounds = Grounds {
+        let reference = ReferenceData {
             baseline: &base,
             release: release.as_ref(),
             calibration: calibration.as_ref(),
         };
-        let judgement = compare::judge(grounds, record, policy);
-        Ok(Said { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
+        let judgement = compare::judge(reference, record, policy);
+        Ok(VerdictSummary { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
     };
-    judge().unwrap_or_else(|error| Said { outcome: None, text: why_none(&error) })
+    judge()
+        .unwrap_or_else(|error| VerdictSummary { outcome: None, text: no_verdict_reason(&error) })
 }
 
-/// The reason alone, without what a baseline is for.
-fn why_none(error: &Error) -> String {
+/// The reason alone, without advice on baselines.
+fn no_verdict_reason(error: &Error) -> String {
     match error {
         Error::NotComparable(why) => why.clone(),
         error => error.chain(),
     }
 }
 
-/// Nothing is drawn while a worker measures.
+/// Prints no progress while a worker measures.
 struct Quiet<'a> {
     stopped: &'a dyn Fn() -> bool,
 }

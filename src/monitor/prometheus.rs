@@ -1,5 +1,5 @@
-//! The newest cycle in Prometheus' text format, version 0.0.4. What the newest cycle did not
-//! measure is absent, not repeated from an earlier one.
+//! The newest cycle in Prometheus' text format, version 0.0.4. Values that the newest cycle did not
+//! measure are absent.
 
 use std::fmt::Write as _;
 
@@ -10,36 +10,66 @@ use crate::monitor::entry::{Entry, Measured};
 use crate::report;
 use crate::workload::METRICS;
 
-/// What is said of the monitor itself.
-pub(super) struct About {
+/// The state of the monitor itself.
+pub(super) struct MonitorStats {
     pub(super) ended: Ended,
     pub(super) interval_s: f64,
     pub(super) pending: usize,
-    /// The newest cycle's end by the wall clock of now.
+    /// The end of the newest cycle, by the current wall clock.
     pub(super) newest: Option<Timestamp>,
 }
 
-/// The text.
-pub(super) fn text(about: &About, newest: Option<&Entry>) -> String {
+/// The whole text.
+pub(super) fn text(about: &MonitorStats, newest: Option<&Entry>) -> String {
     let mut text = String::new();
     let ended = about.ended;
-    own(
+    monitor_metric(
         &mut text,
         "cycles_total",
         "counter",
         "Cycles since the monitor began",
         ended.cycles as f64,
     );
-    own(&mut text, "failures_total", "counter", "Cycles that failed", ended.failures as f64);
-    own(&mut text, "interval_seconds", "gauge", "Time between regular cycles", about.interval_s);
+    monitor_metric(
+        &mut text,
+        "failures_total",
+        "counter",
+        "Cycles that failed",
+        ended.failures as f64,
+    );
+    monitor_metric(
+        &mut text,
+        "interval_seconds",
+        "gauge",
+        "Time between regular cycles",
+        about.interval_s,
+    );
     let pending = "Entries that are not in the history's file yet";
-    own(&mut text, "history_pending", "gauge", pending, about.pending as f64);
+    monitor_metric(&mut text, "history_pending", "gauge", pending, about.pending as f64);
     let Some((entry, at)) = newest.zip(about.newest) else { return text };
     let failed = if entry.error.is_some() { 1.0 } else { 0.0 };
-    own(&mut text, "last_cycle_failed", "gauge", "Whether the newest cycle failed", failed);
+    monitor_metric(
+        &mut text,
+        "last_cycle_failed",
+        "gauge",
+        "Whether the newest cycle failed",
+        failed,
+    );
     let end = at.as_millisecond() as f64 / 1e3;
-    own(&mut text, "last_cycle_end_seconds", "gauge", "When the newest cycle ended", end);
-    own(&mut text, "last_cycle_seconds", "gauge", "How long the newest cycle took", entry.took_s);
+    monitor_metric(
+        &mut text,
+        "last_cycle_end_seconds",
+        "gauge",
+        "When the newest cycle ended",
+        end,
+    );
+    monitor_metric(
+        &mut text,
+        "last_cycle_seconds",
+        "gauge",
+        "How long the newest cycle took",
+        entry.took_s,
+    );
     if let Some(measured) = &entry.measured {
         figures(&mut text, entry, measured);
         machine(&mut text, measured);
@@ -48,7 +78,7 @@ pub(super) fn text(about: &About, newest: Option<&Entry>) -> String {
 }
 
 /// A metric of the monitor itself.
-fn own(text: &mut String, name: &str, kind: &str, help: &str, value: f64) {
+fn monitor_metric(text: &mut String, name: &str, kind: &str, help: &str, value: f64) {
     head(text, &format!("monitor_{name}"), kind, help);
     let _ = writeln!(text, "candlemark_monitor_{name} {value}");
 }
@@ -67,7 +97,7 @@ fn figures(text: &mut String, entry: &Entry, measured: &Measured) {
             .iter()
             .filter_map(|one| Some((escaped(&one.id), entry.value(&one.id, metric.name)?)));
         let mut values = values.peekable();
-        let (name, base) = report::exposed(metric);
+        let (name, base) = report::prometheus_name(metric);
         if values.peek().is_some() {
             head(text, &name, "gauge", &format!("Median over processes: {}.", metric.label));
         }
@@ -107,7 +137,7 @@ fn machine(text: &mut String, measured: &Measured) {
     }
 }
 
-/// The value of a label, which ends neither itself nor its line.
+/// The escaped value of a label.
 fn escaped(text: &str) -> String {
-    report::plain(text).replace('\\', "\\\\").replace('"', "\\\"")
+    report::sanitize(text).replace('\\', "\\\\").replace('"', "\\\"")
 }

@@ -1,6 +1,5 @@
-//! The pages over HTTP, to this machine only unless that is asked for. What is served was made
-//! before the request; one thread waits for requests and does nothing else, so that a measurement
-//! next to it keeps its processors.
+//! The pages over HTTP, for this machine only by default. Pages are rendered before a request; a
+//! single thread waits for requests, so that a measurement keeps its CPUs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,14 +26,13 @@ use crate::monitor::Pages;
 /// Whether other machines may read the pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remote {
-    /// Only this machine.
+    /// This machine only.
     Refused,
-    /// Whoever reaches the address.
+    /// Every machine that can reach the address.
     Allowed,
 }
 
-/// A page has styles and pictures of its own, and nothing else: even a hole in the escaping runs no
-/// script.
+/// A page has inline styles and images only: even an escaping bug runs no script.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -42,7 +40,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const LINES: &str = "application/jsonl; charset=utf-8";
 
-/// Serves pages until it is dropped.
+/// Serves pages until dropped.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -57,7 +55,7 @@ struct Shared {
     prepared: Mutex<Prepared>,
 }
 
-/// Bytes that requests share without copying.
+/// Pages as bytes that requests share without copying.
 #[derive(Debug, Clone, Default)]
 struct Prepared {
     html: Bytes,
@@ -66,20 +64,19 @@ struct Prepared {
 }
 
 impl Server {
-    /// Listens, and answers in a thread of its own.
+    /// Listens, and answers requests in its own thread.
     ///
     /// # Errors
-    /// When other machines could reach the address and that was not allowed, or when it cannot be
-    /// listened on.
+    /// When other machines could reach the address without permission, or when listening fails.
     pub fn start(listen: SocketAddr, remote: Remote) -> Result<Self> {
         if remote == Remote::Refused && !listen.ip().is_loopback() {
             return Err(Error::Usage(format!(
-                "other machines can reach `{listen}`, and the page asks for no password; listen on 127.0.0.1, or add `--allow-remote`"
+                "`{listen}` is reachable from other machines and the page has no password; listen on 127.0.0.1 or add `--allow-remote`"
             )));
         }
         let failed = |source: std::io::Error| {
             Error::Usage(format!(
-                "cannot listen on `{listen}`: {source}; name another address with `--listen`"
+                "cannot listen on `{listen}`: {source}; choose another address with `--listen`"
             ))
         };
         let listener = TcpListener::bind(listen).map_err(failed)?;
@@ -98,7 +95,7 @@ impl Server {
             runtime.block_on(async {
                 let listener = Listener { listener, open: VecDeque::new() };
                 tokio::spawn(std::future::IntoFuture::into_future(axum::serve(listener, app)));
-                // Connections that are still open are cut off when the runtime goes.
+                // Open connections end with the runtime.
                 let _ = stopped.await;
             });
         };
@@ -107,12 +104,12 @@ impl Server {
         Ok(Self { address, shared, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it listens.
+    /// The address of the socket.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves these pages from now on.
+    /// Replaces the served pages.
     pub fn publish(&self, pages: Pages) {
         let prepared = Prepared {
             html: pages.html.into(),
@@ -123,17 +120,17 @@ impl Server {
     }
 }
 
-/// Connections that are open at once: when one more comes, the oldest is closed. A measurement next
-/// to the server needs files of its own.
-const CONNECTIONS: usize = 64;
+/// Maximum number of open connections; a further one closes the oldest. A measurement needs file
+/// descriptors, too.
+const MAX_CONNECTIONS: usize = 64;
 
-/// How long a connection may take, from its first byte to the last of the answer.
-const CONNECTION: Duration = Duration::from_secs(10);
+/// Maximum duration of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Accepts connections that end in time.
+/// Accepts connections of limited duration.
 struct Listener {
     listener: tokio::net::TcpListener,
-    /// The connections, the oldest first; each ends when its sender is dropped.
+    /// The connections, oldest first; each ends when its sender is dropped.
     open: VecDeque<oneshot::Sender<()>>,
 }
 
@@ -144,12 +141,12 @@ impl axum::serve::Listener for Listener {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
         self.open.retain(|connection| !connection.is_closed());
-        if self.open.len() >= CONNECTIONS {
+        if self.open.len() >= MAX_CONNECTIONS {
             self.open.pop_front();
         }
         let (open, closed) = oneshot::channel();
         self.open.push_back(open);
-        let late = Box::pin(tokio::time::sleep(CONNECTION));
+        let late = Box::pin(tokio::time::sleep(CONNECTION_TIMEOUT));
         (Connection { stream, closed, late }, address)
     }
 
@@ -158,7 +155,7 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-/// A connection that fails when it takes too long, or when a newer one needs its place.
+/// A connection that fails on timeout, or when a newer one replaces it.
 struct Connection {
     stream: TcpStream,
     closed: oneshot::Receiver<()>,
@@ -166,7 +163,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn unless_over(
+    fn open_stream(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> io::Result<Pin<&mut TcpStream>> {
@@ -184,7 +181,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.unless_over(context)?.poll_read(context, buffer)
+        self.open_stream(context)?.poll_read(context, buffer)
     }
 }
 
@@ -194,15 +191,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.unless_over(context)?.poll_write(context, bytes)
+        self.open_stream(context)?.poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_over(context)?.poll_flush(context)
+        self.open_stream(context)?.poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.unless_over(context)?.poll_shutdown(context)
+        self.open_stream(context)?.poll_shutdown(context)
     }
 }
 
@@ -226,8 +223,8 @@ async fn answer(
     let (status, kind, body) = if method != Method::GET && method != Method::HEAD {
         (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET and HEAD\n"))
     } else if shared.remote == Remote::Refused && !is_this_machine(&headers) {
-        // A web site may have its name resolved to this machine, to read what it must not.
-        (StatusCode::MISDIRECTED_REQUEST, PLAIN, text("ask for 127.0.0.1 or localhost\n"))
+        // DNS rebinding: a web site could have its name resolved to this machine.
+        (StatusCode::MISDIRECTED_REQUEST, PLAIN, text("use 127.0.0.1 or localhost\n"))
     } else {
         match uri.path() {
             "/" => (StatusCode::OK, HTML, pages.html),
@@ -237,7 +234,7 @@ async fn answer(
             _ => (
                 StatusCode::NOT_FOUND,
                 PLAIN,
-                text("there are /, /metrics, /history.jsonl and /healthz\n"),
+                text("not found; try /, /metrics, /history.jsonl or /healthz\n"),
             ),
         }
     };
@@ -250,14 +247,13 @@ async fn answer(
         .header(header::REFERRER_POLICY, "no-referrer")
         .header(header::ALLOW, "GET, HEAD")
         .header(header::CONTENT_LENGTH, body.len())
-        // A reader that keeps its connection costs a file; it is a page view every few seconds at
-        // most.
+        // Keep-alive would hold a file descriptor; a page view every few seconds does not need it.
         .header(header::CONNECTION, "close");
     let body = if method == Method::HEAD { Body::empty() } else { Body::from(body) };
     response.body(body).expect("every header is a literal or a number")
 }
 
-/// Whether the request names this machine by address or as `localhost`, or by no name at all.
+/// Whether the Host header names this machine by address or as `localhost`, or is absent.
 fn is_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return true };
     let Ok(host) = host.to_str() else { return false };

@@ -1,5 +1,4 @@
-//! A monitor with a stub in the place of measuring and a clock that jumps when it is waited for:
-//! hours pass in no time.
+//! A monitor with a stub probe and a fake clock that jumps on `wait`: hours pass instantly.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,17 +12,17 @@ use crate::record::AbsenceKind;
 pub(super) const START: &str = "2026-11-23T10:00:00Z";
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// A clock that passes only when it is waited for or when something is measured.
-pub(super) struct Fake {
+/// A clock that advances only on `wait` or while measuring.
+pub(super) struct FakeClock {
     elapsed: Cell<SignedDuration>,
-    /// How far the wall clock is from where it should be.
+    /// The error of the wall clock.
     skew: Cell<SignedDuration>,
-    /// What was waited for, in seconds.
+    /// The waits, in seconds.
     waits: RefCell<Vec<i64>>,
     stop: Cell<bool>,
 }
 
-impl Fake {
+impl FakeClock {
     pub(super) fn new() -> Self {
         let (elapsed, skew) = (Cell::default(), Cell::default());
         Self { elapsed, skew, waits: RefCell::default(), stop: Cell::new(false) }
@@ -34,7 +33,7 @@ impl Fake {
     }
 }
 
-impl Clock for Fake {
+impl Clock for FakeClock {
     fn elapsed(&self) -> SignedDuration {
         self.elapsed.get()
     }
@@ -53,7 +52,7 @@ impl Clock for Fake {
     }
 }
 
-/// Does what it is told, each time something else.
+/// A scripted probe.
 struct Stub<F>(F);
 
 impl<F: FnMut() -> Result<Measured>> Probe for Stub<F> {
@@ -62,19 +61,19 @@ impl<F: FnMut() -> Result<Measured>> Probe for Stub<F> {
     }
 }
 
-/// Keeps what it hears.
+/// Records all pages and lines.
 #[derive(Default)]
-struct Ears {
+struct RecordingObserver {
     pages: Vec<Pages>,
     lines: Vec<String>,
 }
 
-impl Audience for Ears {
+impl Observer for RecordingObserver {
     fn publish(&mut self, pages: Pages) {
         self.pages.push(pages);
     }
 
-    fn say(&mut self, line: &str) {
+    fn log(&mut self, line: &str) {
         self.lines.push(line.into());
     }
 }
@@ -86,7 +85,11 @@ pub(super) fn measured(decode: f64) -> Measured {
         ("peak_rss_bytes".into(), Some(100.0 * 1024.0 * 1024.0)),
         ("ttft_s".into(), None),
     ];
-    let figures = Figures { id: "short/b1".into(), values: values.into(), ..Figures::default() };
+    let figures = ScenarioValues {
+        id: "short/b1".into(),
+        values: values.into(),
+        ..ScenarioValues::default()
+    };
     Measured {
         model: "synthetic:stub".into(),
         machine: "stub-2cpu-01234567".into(),
@@ -97,7 +100,7 @@ pub(super) fn measured(decode: f64) -> Measured {
             available_bytes: Some(4 << 30),
             ..Default::default()
         }],
-        verdict: Said { outcome: None, text: "no baseline `b.json`".into() },
+        verdict: VerdictSummary { outcome: None, text: "no baseline `b.json`".into() },
         ..Measured::default()
     }
 }
@@ -111,20 +114,20 @@ pub(super) fn plan(cycles: u64) -> Plan {
     }
 }
 
-fn open(path: &Path, clock: &Fake) -> (History, Vec<String>) {
+fn open(path: &Path, clock: &FakeClock) -> (History, Vec<String>) {
     History::open(path, DAY, clock.elapsed(), clock.now()).unwrap()
 }
 
 fn cycles(
     count: u64,
     path: &Path,
-    clock: &Fake,
+    clock: &FakeClock,
     act: impl FnMut() -> Result<Measured>,
-) -> (History, Ears, Ended) {
+) -> (History, RecordingObserver, Ended) {
     let (mut history, _) = open(path, clock);
-    let mut ears = Ears::default();
-    let ended = run(&plan(count), &mut history, &mut Stub(act), clock, &mut ears);
-    (history, ears, ended)
+    let mut observer = RecordingObserver::default();
+    let ended = run(&plan(count), &mut history, &mut Stub(act), clock, &mut observer);
+    (history, observer, ended)
 }
 
 fn fail(why: &str) -> Result<Measured> {
@@ -142,10 +145,10 @@ fn count(path: &Path) -> usize {
 #[test]
 fn a_failed_cycle_is_an_entry_and_is_tried_again_after_a_minute() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let mut script: VecDeque<Result<Measured>> =
         [fail("one"), fail("two"), fail("three"), Ok(measured(10.0)), Ok(measured(11.0))].into();
-    let (history, ears, ended) = cycles(5, &file(&folder), &clock, || {
+    let (history, observer, ended) = cycles(5, &file(&folder), &clock, || {
         clock.pass(10);
         script.pop_front().unwrap()
     });
@@ -157,7 +160,7 @@ fn a_failed_cycle_is_an_entry_and_is_tried_again_after_a_minute() {
         history.entries().map(|(_, entry)| entry.error.as_deref()).collect();
     assert_eq!(errors, [Some("one"), Some("two"), Some("three"), None, None]);
     assert_eq!(count(&file(&folder)), 5);
-    let page = &ears.pages.last().unwrap().html;
+    let page = &observer.pages.last().unwrap().html;
     for shown in ["<b>2026-11-23T10:00:10Z</b> one", "<b>2026-11-23T10:01:20Z</b> two", "3 failed"]
     {
         assert!(page.contains(shown), "{shown}\n{page}");
@@ -190,7 +193,7 @@ fn a_retry_never_delays_a_regular_cycle_and_missed_ones_are_left_out() {
 #[test]
 fn a_panic_is_a_failed_cycle() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let mut left = 2;
     let (history, _, ended) = cycles(2, &file(&folder), &clock, || {
         left -= 1;
@@ -204,7 +207,7 @@ fn a_panic_is_a_failed_cycle() {
 #[test]
 fn what_is_interrupted_is_no_failure_and_what_was_finished_is_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let mut left = 3;
     let (history, _, ended) = cycles(9, &file(&folder), &clock, || {
         left -= 1;
@@ -213,8 +216,8 @@ fn what_is_interrupted_is_no_failure_and_what_was_finished_is_kept() {
     });
     assert_eq!(ended, Ended { cycles: 2, failures: 0, last_failed: false });
     assert_eq!((history.entries().count(), count(&file(&folder))), (2, 2));
-    // One that was through when the wish came counts.
-    let clock = Fake::new();
+    // A cycle that was complete when the stop came counts.
+    let clock = FakeClock::new();
     let (_, _, ended) = cycles(9, &file(&folder), &clock, || {
         clock.stop.set(true);
         Ok(measured(10.0))
@@ -228,25 +231,25 @@ fn a_full_disk_loses_nothing_and_is_said_on_the_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let mut left = 4;
     let good = path.clone();
-    let (history, ears, ended) = cycles(3, &path, &clock, || {
+    let (history, observer, ended) = cycles(3, &path, &clock, || {
         left -= 1;
         if left == 1 {
-            // Someone made room.
+            // Someone freed space.
             fs::remove_file(&good).unwrap();
         }
         Ok(measured(10.0 + f64::from(left)))
     });
     assert_eq!((ended.cycles, ended.failures), (3, 0));
-    let said = |text: &str| ears.lines.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(said("No space left on device"), 2, "{:?}", ears.lines);
-    assert_eq!(said("2 entries wait in memory"), 1, "{:?}", ears.lines);
-    let troubled = &ears.pages[3].html;
+    let count_of = |text: &str| observer.lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count_of("No space left on device"), 2, "{:?}", observer.lines);
+    assert_eq!(count_of("2 entries pending in memory"), 1, "{:?}", observer.lines);
+    let troubled = &observer.pages[3].html;
     assert!(troubled.contains("The history cannot be written: cannot write"), "{troubled}");
-    assert!(!ears.pages[5].html.contains("cannot be written"));
-    assert_eq!((history.pending(), history.trouble()), (0, None));
+    assert!(!observer.pages[5].html.contains("cannot be written"));
+    assert_eq!((history.pending(), history.write_error()), (0, None));
     assert_eq!(count(&path), 3, "all that waited is written");
     assert_eq!(open(&path, &clock).0.lines(), history.lines());
 }
@@ -254,7 +257,7 @@ fn a_full_disk_loses_nothing_and_is_said_on_the_page() {
 #[test]
 fn a_monitor_goes_on_with_the_history_of_another() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let (first, ..) = cycles(3, &file(&folder), &clock, || Ok(measured(10.0)));
     let (second, ..) = cycles(2, &file(&folder), &clock, || Ok(measured(20.0)));
     assert_eq!(second.entries().count(), 5);
@@ -266,9 +269,9 @@ fn a_clock_set_anew_neither_drops_entries_nor_keeps_them_for_ever() {
     for days in [10, -10] {
         let folder = tempfile::tempdir().unwrap();
         let path = file(&folder);
-        let clock = Fake::new();
+        let clock = FakeClock::new();
         let mut step = 0;
-        let (history, ears, _) = cycles(4, &path, &clock, || {
+        let (history, observer, _) = cycles(4, &path, &clock, || {
             step += 1;
             // The second cycle is measured while the clock is wrong.
             clock.skew.set(SignedDuration::from_hours(if step == 2 { 24 * days } else { 0 }));
@@ -276,9 +279,9 @@ fn a_clock_set_anew_neither_drops_entries_nor_keeps_them_for_ever() {
         });
         assert_eq!(*clock.waits.borrow(), [1800, 1800, 1800], "{days}");
         assert_eq!(history.entries().count(), 4, "{days}");
-        assert!(ears.pages.last().unwrap().html.contains("<svg"), "{days}");
-        // Read again: what claims to be of long ago is left out, what claims to be of the future is
-        // as old as its neighbour.
+        assert!(observer.pages.last().unwrap().html.contains("<svg"), "{days}");
+        // Read again: an entry of long ago is dropped, one from the future is as old as its
+        // neighbour.
         let left = if days > 0 { 4 } else { 3 };
         assert_eq!(open(&path, &clock).0.entries().count(), left, "{days}");
         clock.pass(23 * 3600);
@@ -292,20 +295,23 @@ fn a_clock_set_anew_neither_drops_entries_nor_keeps_them_for_ever() {
 fn torn_damaged_foreign_and_repeated_lines_are_survived() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let (history, ..) = cycles(2, &path, &clock, || Ok(measured(10.0)));
     let lines = history.lines();
     let foreign = format!("{{\"schema\":99,\"at\":\"{START}\",\"news\":[1]}}\n");
     let torn = &lines[..lines.len() / 3];
     fs::write(&path, format!("{lines}{foreign}\0\u{1b}\n{lines}{torn}")).unwrap();
-    let (read, said) = open(&path, &clock);
+    let (read, messages) = open(&path, &clock);
     assert_eq!(read.lines(), lines);
     assert!(
-        said[0].contains("left out 2 lines") && said[0].contains("torn or damaged"),
-        "{said:?}"
+        messages[0].contains("skipped 2 lines") && messages[0].contains("torn or damaged"),
+        "{messages:?}"
     );
-    assert!(said[1].contains("left out 1 line") && said[1].contains("version"), "{said:?}");
-    // A line after the torn one stands on its own.
+    assert!(
+        messages[1].contains("skipped 1 line") && messages[1].contains("version"),
+        "{messages:?}"
+    );
+    // A line after the torn one is complete.
     let (history, ..) = cycles(1, &path, &clock, || Ok(measured(11.0)));
     assert_eq!(history.entries().count(), 3);
     assert_eq!(open(&path, &clock).0.lines(), history.lines());
@@ -315,7 +321,7 @@ fn torn_damaged_foreign_and_repeated_lines_are_survived() {
 fn lines_of_version_1_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let (history, ..) = cycles(1, &path, &clock, || Ok(measured(10.0)));
     let line = history.lines();
     for (text, kind) in [
@@ -327,8 +333,8 @@ fn lines_of_version_1_are_read() {
         let older = older.replace("\"absent\":null", &format!("\"absent\":{text}"));
         assert_ne!(older, line);
         fs::write(&path, older).unwrap();
-        let (read, said) = open(&path, &clock);
-        assert_eq!(said, [""; 0], "{text}");
+        let (read, messages) = open(&path, &clock);
+        assert_eq!(messages, [""; 0], "{text}");
         let (_, entry) = read.entries().next().unwrap();
         let figures = &entry.measured.as_ref().unwrap().scenarios[0];
         assert_eq!(figures.absent.as_ref().map(|absent| absent.kind), kind);
@@ -340,7 +346,7 @@ fn lines_of_version_1_are_read() {
 fn a_file_of_something_else_is_refused_and_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.txt");
-    let open = || History::open(&path, DAY, SignedDuration::ZERO, Fake::new().now());
+    let open = || History::open(&path, DAY, SignedDuration::ZERO, FakeClock::new().now());
     for text in ["buy milk\n", "{\n  \"schema\": 1\n}\n"] {
         fs::write(&path, text).unwrap();
         let error = open().unwrap_err();
@@ -355,26 +361,26 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
 #[test]
 fn more_entries_than_can_be_kept_push_out_the_oldest() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut history, _) = open(&folder.path().join("full"), &Fake::new());
+    let (mut history, _) = open(&folder.path().join("full"), &FakeClock::new());
     fs::create_dir(folder.path().join("full")).unwrap(); // Cannot be written: all stay in memory.
-    for second in 0..i64::try_from(MOST).unwrap() + 10 {
+    for second in 0..i64::try_from(MAX_ENTRIES).unwrap() + 10 {
         let entry = Entry::new(START.into(), second as f64, fail("x"));
-        // Flushing so many in vain takes its time; only the last one needs it.
+        // Flushing this often in vain takes time; only the last flush matters.
         history.keep(entry, SignedDuration::from_secs(second));
     }
     history.flush();
-    assert_eq!((history.entries().count(), history.pending()), (MOST, MOST));
+    assert_eq!((history.entries().count(), history.pending()), (MAX_ENTRIES, MAX_ENTRIES));
     assert_eq!(history.entries().next().unwrap().1.took_s, 10.0);
-    assert!(history.trouble().is_some());
+    assert!(history.write_error().is_some());
 }
 
 #[test]
 fn hostile_text_stays_text() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let evil = "<script>alert(1)</script>\"}\n# x \u{1b}[2J \u{202e}\\";
     let mut step = 0;
-    let (_, ears, _) = cycles(5, &file(&folder), &clock, || {
+    let (_, observer, _) = cycles(5, &file(&folder), &clock, || {
         step += 1;
         if step == 4 {
             return fail(evil);
@@ -383,10 +389,10 @@ fn hostile_text_stays_text() {
         one.model = evil.into();
         one.machine = evil.into();
         one.scenarios[0].id = evil.into();
-        one.verdict = Said { outcome: Some(Outcome::Regression), text: evil.into() };
+        one.verdict = VerdictSummary { outcome: Some(Outcome::Regression), text: evil.into() };
         Ok(one)
     });
-    let Pages { html, metrics, history } = ears.pages.last().unwrap();
+    let Pages { html, metrics, history } = observer.pages.last().unwrap();
     assert!(html.contains("&lt;script&gt;") && !html.contains("<script"), "{html}");
     assert!(!html.contains(['\u{1b}', '\u{202e}']));
     let rate = metrics
@@ -415,17 +421,17 @@ fn hostile_text_stays_text() {
 #[test]
 fn the_newest_figures_stand_beside_the_median_of_the_earlier_ones() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let mut rates = VecDeque::from([10.0, 12.0, 11.0, 22.0]);
-    let (_, ears, _) =
+    let (_, observer, _) =
         cycles(4, &file(&folder), &clock, || Ok(measured(rates.pop_front().unwrap())));
-    let page = |at: usize| &ears.pages[at].html;
+    let page = |at: usize| &observer.pages[at].html;
     let row = "<tr><td>short&#x2f;b1</td><td>decode tok&#x2f;s</td><td>22.00</td><td>+100 %</td><td>11.00</td><td>10.00 to 22.00</td><td>4</td></tr>";
     assert!(page(7).contains(row), "{}", page(7));
     let row = "<tr><td>short&#x2f;b1</td><td>TTFT ms</td><td>-</td><td>-</td><td>-</td><td>-</td><td>0</td></tr>";
     assert!(page(7).contains(row), "what was not measured is no zero\n{}", page(7));
     assert!(page(7).contains("No verdict: no baseline `b.json`"), "{}", page(7));
-    assert!(page(7).contains("Without a baseline there is no verdict"));
+    assert!(page(7).contains("There is no verdict without a baseline"));
     let early = "<td>decode tok&#x2f;s</td><td>11.00</td><td>-</td><td>-</td>";
     assert!(page(5).contains(early), "two earlier ones have no middle\n{}", page(5));
 }
@@ -433,25 +439,25 @@ fn the_newest_figures_stand_beside_the_median_of_the_earlier_ones() {
 #[test]
 fn another_model_is_not_compared_with() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let mut step = 0;
-    let (_, ears, _) = cycles(5, &file(&folder), &clock, || {
+    let (_, observer, _) = cycles(5, &file(&folder), &clock, || {
         step += 1;
         let model = if step == 5 { "synthetic:other" } else { "synthetic:stub" };
         Ok(Measured { model: model.into(), ..measured(10.0) })
     });
     let row =
         "<td>decode tok&#x2f;s</td><td>10.00</td><td>-</td><td>-</td><td>-</td><td>1</td></tr>";
-    assert!(ears.pages.last().unwrap().html.contains(row));
+    assert!(observer.pages.last().unwrap().html.contains(row));
 }
 
 #[test]
 fn prometheus_reads_the_newest_cycle_and_nothing_older() {
     let folder = tempfile::tempdir().unwrap();
-    let clock = Fake::new();
+    let clock = FakeClock::new();
     let mut script = VecDeque::from([Ok(measured(10.0)), fail("no device")]);
-    let (_, ears, _) = cycles(2, &file(&folder), &clock, || script.pop_front().unwrap());
-    let good = &ears.pages[1].metrics;
+    let (_, observer, _) = cycles(2, &file(&folder), &clock, || script.pop_front().unwrap());
+    let good = &observer.pages[1].metrics;
     for line in [
         "candlemark_monitor_cycles_total 1",
         "candlemark_monitor_last_cycle_failed 0",
@@ -464,7 +470,7 @@ fn prometheus_reads_the_newest_cycle_and_nothing_older() {
         assert!(good.lines().any(|one| one == line), "{line}\n{good}");
     }
     assert!(!good.contains("ttft"), "{good}");
-    let failed = &ears.pages[3].metrics;
+    let failed = &observer.pages[3].metrics;
     assert!(failed.contains("candlemark_monitor_last_cycle_failed 1\n"), "{failed}");
     assert!(!failed.contains("decode"), "{failed}");
 }

@@ -1,4 +1,4 @@
-//! The binaries of the arms, side by side under names of one length.
+//! Copies of the arms' binaries under names of one length.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::files::Temporary;
-use crate::pair::build::Built;
+use crate::pair::build::Binary;
 
-/// A folder for the copies of the binaries: beside the file that is measured for, because there is
-/// room, or among the system's temporary files where nothing can lie beside it.
+/// A folder for the copies: beside the output file, where there is room, or the system's temporary
+/// folder if the output is a stream.
 pub(super) fn arms_folder(path: &Path) -> Result<(Temporary, PathBuf)> {
     let beside = match files::is_stream(path) {
         true => std::env::temp_dir(),
@@ -21,14 +21,17 @@ pub(super) fn arms_folder(path: &Path) -> Result<(Temporary, PathBuf)> {
     Ok((folder, absolute))
 }
 
-/// Copies of the binaries under names of one length: the path of a program lies on its stack, and a
-/// longer one moves it.
-pub(super) fn copies(arms: &[(char, &Built)], folder: &Path) -> Result<BTreeMap<char, PathBuf>> {
-    let copy = |(arm, built): &(char, &Built)| {
+/// Copies the binaries to names of one length: the path of a program is on its stack, and a longer
+/// one changes the alignment.
+pub(super) fn copy_binaries(
+    arms: &[(char, &Binary)],
+    folder: &Path,
+) -> Result<BTreeMap<char, PathBuf>> {
+    let copy = |(arm, binary): &(char, &Binary)| {
         let copy = folder.join(arm.to_string());
         let fail = |source| Error::Write { path: copy.clone(), source };
-        let read = |source| Error::Read { path: built.binary.clone(), source };
-        let mut from = std::fs::File::open(&built.binary).map_err(read)?;
+        let read = |source| Error::Read { path: binary.path.clone(), source };
+        let mut from = std::fs::File::open(&binary.path).map_err(read)?;
         let mut to = std::fs::File::create(&copy).map_err(fail)?;
         std::io::copy(&mut from, &mut to).map_err(fail)?;
         let permissions = from.metadata().map_err(read)?.permissions();

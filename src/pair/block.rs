@@ -8,33 +8,34 @@ use rand::seq::SliceRandom as _;
 
 use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
+use crate::pair::budget::RoundBudget;
 use crate::pair::case::{
-    Reported, cannot, end, is_measurable, keep, parting, sentinels, unexpected,
+    ReportedMetrics, can_be_measured, cannot, divergence, end, keep, null_control_scenarios,
+    unexpected_response,
 };
-use crate::pair::duet::{Turn, rounds, take};
-use crate::pair::effort::Effort;
+use crate::pair::duet::{Turn, draw_orders, run_turns};
 use crate::pair::worker::Worker;
-use crate::pair::{Events, Pairing};
-use crate::record::pair::{Paired, PairedBlock, PairedCase, PairedTurns, Quad, Side};
+use crate::pair::{Events, PairRun};
+use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Round, Side};
 use crate::record::{Absence, AbsenceKind};
 use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
 use crate::{baseline, machine};
 
 type Workers = BTreeMap<char, Worker>;
 
-impl Pairing<'_> {
-    /// One block: a fresh process per arm, every scenario that is open and the sentinels, in an
+impl PairRun<'_> {
+    /// One block: a fresh process per arm, every scenario that is open and the null_control_scenarios, in an
     /// order of its own.
     pub(super) fn block(
         &mut self,
-        paired: &mut Paired,
+        paired: &mut PairRecord,
         open: Option<&[String]>,
         events: &mut dyn Events,
     ) -> Result<()> {
         let began = Instant::now();
         machine::conditions(); // Steal is counted from here.
         let before = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
-        let mut block = PairedBlock::default();
+        let mut block = PairBlock::default();
         let mut arms = ['A', 'B', 'N'];
         arms.shuffle(&mut self.random);
         block.started = arms.iter().collect();
@@ -44,15 +45,18 @@ impl Pairing<'_> {
         }
         block.load_s = began.elapsed().as_secs_f64();
         if paired.scenarios.is_empty() {
-            self.introduce(paired, &workers)?;
+            self.record_arms(paired, &workers)?;
         }
         let number = paired.blocks.len();
         let mut ids: Vec<String> = paired
             .scenarios
             .iter()
-            .filter(|case| is_measurable(case, paired.output_change.as_deref()))
+            .filter(|case| can_be_measured(case, paired.output_change.as_deref()))
             .map(|case| case.id.clone())
-            .filter(|id| open.is_none_or(|open| open.contains(id)) || self.sentinels.contains(id))
+            .filter(|id| {
+                open.is_none_or(|open| open.contains(id))
+                    || self.null_control_scenarios.contains(id)
+            })
             .collect();
         events.block(number + 1, &ids);
         ids.shuffle(&mut self.random);
@@ -105,7 +109,7 @@ impl Pairing<'_> {
     }
 
     /// Writes down what the two builds are and which scenarios each of them has.
-    fn introduce(&mut self, paired: &mut Paired, workers: &Workers) -> Result<()> {
+    fn record_arms(&mut self, paired: &mut PairRecord, workers: &Workers) -> Result<()> {
         let arms = [
             ('A', &mut paired.base, &self.plan.base),
             ('B', &mut paired.candidate, &self.plan.candidate),
@@ -148,9 +152,9 @@ impl Pairing<'_> {
         }
         for id in ids {
             let (base, candidate) = (side('A', &id), side('B', &id));
-            paired.scenarios.push(PairedCase { id, base, candidate, ..PairedCase::default() });
+            paired.scenarios.push(PairCase { id, base, candidate, ..PairCase::default() });
         }
-        self.sentinels = sentinels(&paired.scenarios);
+        self.null_control_scenarios = null_control_scenarios(&paired.scenarios);
         Ok(())
     }
 
@@ -158,9 +162,9 @@ impl Pairing<'_> {
     /// worker that breaks takes its whole block with it, and the case is over.
     fn scenario(
         &mut self,
-        paired: &mut Paired,
+        paired: &mut PairRecord,
         workers: &mut Workers,
-        block: &mut PairedBlock,
+        block: &mut PairBlock,
         id: &str,
         number: usize,
     ) -> Result<()> {
@@ -168,13 +172,15 @@ impl Pairing<'_> {
         let letters: Vec<char> = block
             .started
             .chars()
-            .filter(|arm| *arm != 'N' || self.sentinels.iter().any(|sentinel| sentinel == id))
+            .filter(|arm| {
+                *arm != 'N' || self.null_control_scenarios.iter().any(|other| other == id)
+            })
             .filter(|arm| workers.contains_key(arm))
             .collect();
         if !(letters.contains(&'A') && letters.contains(&'B')) {
             return Ok(()); // A worker broke earlier in this block; the next one has new workers.
         }
-        let mut turns = PairedTurns { block: number, ..PairedTurns::default() };
+        let mut turns = PairTurns { block: number, ..PairTurns::default() };
         let measured = self.turns(case, workers, block, &letters, &mut turns);
         match measured {
             Ok(true) => case.blocks.push(turns),
@@ -192,15 +198,15 @@ impl Pairing<'_> {
         Ok(())
     }
 
-    /// Warm-ups, quads and the end of one scenario. False if a side cannot do it or the outputs
+    /// Warm-ups, rounds and the end of one scenario. False if a side cannot do it or the outputs
     /// part; errors name the arm.
     fn turns(
         &mut self,
-        case: &mut PairedCase,
+        case: &mut PairCase,
         workers: &mut Workers,
-        block: &mut PairedBlock,
+        block: &mut PairBlock,
         letters: &[char],
-        turns: &mut PairedTurns,
+        turns: &mut PairTurns,
     ) -> std::result::Result<bool, Box<(char, Error)>> {
         let stop = self.stop;
         let ask = |workers: &mut Workers, arm: char, ask: &Ask| {
@@ -209,41 +215,44 @@ impl Pairing<'_> {
         };
         let began = Instant::now();
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
-        let mut reported: BTreeMap<char, Reported> = BTreeMap::new();
+        let mut reported: BTreeMap<char, ReportedMetrics> = BTreeMap::new();
         for &arm in letters {
             match ask(workers, arm, &Ask::WarmUp { scenario: case.id.clone() })? {
                 Told::Warm { ids } => drop(outputs.insert(arm, ids)),
                 Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
-                other => return Err(Box::new((arm, unexpected(&other)))),
+                other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }
         let warm = began.elapsed();
         block.warm_up_s += warm.as_secs_f64();
-        case.parting = parting(&outputs[&'A'], &outputs[&'B']).or(case.parting.take());
-        let parted = case.parting.is_some() && self.plan.output_change.is_none();
+        case.divergence = divergence(&outputs[&'A'], &outputs[&'B']).or(case.divergence.take());
+        let parted = case.divergence.is_some() && self.plan.output_change.is_none();
         let generation = warm / (letters.len() * self.plan.setup.generation.warmups.max(1)) as u32;
-        let quads =
-            self.efforts.entry(case.id.clone()).or_insert_with(|| Effort::new(generation)).quads;
+        let rounds = self
+            .round_budgets
+            .entry(case.id.clone())
+            .or_insert_with(|| RoundBudget::new(generation))
+            .rounds;
         let began = Instant::now();
-        for _ in 0..if parted { 0 } else { quads } {
-            for arms in rounds(letters, self.duet.is_some(), &mut self.random) {
+        for _ in 0..if parted { 0 } else { rounds } {
+            for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
-                let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
+                let mut round = Round { order: order.iter().collect(), ..Round::default() };
                 let ask = || Ask::Turn { generations: 1, injection: None };
                 let asked = order.iter().map(|arm| Turn { arm: *arm, process: *arm, ask: ask() });
                 let asked: Vec<Turn> = asked.collect();
-                let told = take(&asked, self.duet.as_ref(), workers, &self.stop)?;
+                let told = run_turns(&asked, self.duet.as_ref(), workers, &self.stop)?;
                 for (arm, told) in order.into_iter().zip(told) {
                     match told {
                         Told::Values { values } => {
                             reported.entry(arm).or_default().add(&values);
-                            keep(&mut quad, values);
+                            keep(&mut round, values);
                         }
                         Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
-                        other => return Err(Box::new((arm, unexpected(&other)))),
+                        other => return Err(Box::new((arm, unexpected_response(&other)))),
                     }
                 }
-                turns.quads.push(quad);
+                turns.rounds.push(round);
             }
         }
         block.turns_s += began.elapsed().as_secs_f64();
@@ -254,7 +263,7 @@ impl Pairing<'_> {
                     end(case, turns, arm, *done, reported, parted);
                 }
                 Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
-                other => return Err(Box::new((arm, unexpected(&other)))),
+                other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }
         Ok(!parted)
@@ -264,7 +273,7 @@ impl Pairing<'_> {
 /// The rule by which a block is rejected: never by its outcome. Reference kernels reject nothing:
 /// on a shared host they move by more than any limit within most blocks, while what the turns say
 /// of the two builds hardly does.
-pub(super) fn rejected(block: &PairedBlock) -> Option<String> {
+pub(super) fn rejected(block: &PairBlock) -> Option<String> {
     const STOLEN: f64 = 0.05;
     // The system counts in hundredths of a second: of less than a second one of them would be too
     // much.
@@ -279,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_block_is_rejected_for_stolen_time_only_where_that_can_be_counted() {
-        let block = |steal, total_s| PairedBlock { steal, total_s, ..PairedBlock::default() };
+        let block = |steal, total_s| PairBlock { steal, total_s, ..PairBlock::default() };
         assert_eq!(rejected(&block(None, 10.0)), None);
         assert_eq!(rejected(&block(Some(0.04), 10.0)), None);
         assert_eq!(rejected(&block(Some(0.5), 0.3)), None);

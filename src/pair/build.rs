@@ -29,11 +29,11 @@ const TOLD: usize = 30;
 
 /// A binary with where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Built {
+pub struct Binary {
     /// As it was asked for.
     pub asked: String,
-    /// The binary.
-    pub binary: PathBuf,
+    /// Where it is.
+    pub path: PathBuf,
     /// SHA-256 of the binary.
     pub sha256: String,
     /// Commit that it was built from; `None` for a binary that was given.
@@ -42,16 +42,16 @@ pub struct Built {
     pub dirty: Option<bool>,
 }
 
-impl Built {
+impl Binary {
     /// A binary that exists already.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn given(binary: &Path) -> Result<Self> {
-        let sha256 = machine::file_sha256(binary)
-            .map_err(|source| Error::Read { path: binary.into(), source })?;
-        let asked = binary.display().to_string();
-        Ok(Self { asked, binary: binary.into(), sha256, commit: None, dirty: None })
+    pub fn given(path: &Path) -> Result<Self> {
+        let sha256 = machine::file_sha256(path)
+            .map_err(|source| Error::Read { path: path.into(), source })?;
+        let asked = path.display().to_string();
+        Ok(Self { asked, path: path.into(), sha256, commit: None, dirty: None })
     }
 
     /// Writes what is known here over what the binary says of itself: its commit was left out on
@@ -135,12 +135,12 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When there is no such ref, or it does not build.
-    pub fn commit(&mut self, reference: &str) -> Result<Built> {
+    pub fn commit(&mut self, reference: &str) -> Result<Binary> {
         let commit = self.resolve(reference)?;
-        let (binary, sha256) = self.build(&commit, reference)?;
-        Ok(Built {
+        let (path, sha256) = self.build(&commit, reference)?;
+        Ok(Binary {
             asked: reference.into(),
-            binary,
+            path,
             sha256,
             commit: Some(commit),
             dirty: Some(false),
@@ -152,7 +152,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When git fails, or it does not build.
-    pub fn working_tree(&mut self) -> Result<Built> {
+    pub fn working_tree(&mut self) -> Result<Binary> {
         let here = Path::new(".");
         let commit = git(here, &["rev-parse", "--verify", "HEAD"], &[])?;
         let index = self.folder.join("index");
@@ -162,10 +162,10 @@ impl<'a> Builder<'a> {
         git(&top, &["add", "--all"], with)?;
         let tree = git(&top, &["write-tree"], with)?;
         let dirty = tree != git(here, &["rev-parse", "HEAD^{tree}"], &[])?;
-        let (binary, sha256) = self.build(&tree, "the working tree")?;
-        Ok(Built {
+        let (path, sha256) = self.build(&tree, "the working tree")?;
+        Ok(Binary {
             asked: "working tree".into(),
-            binary,
+            path,
             sha256,
             commit: Some(commit),
             dirty: Some(dirty),
@@ -177,14 +177,14 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When it does not build, or the linker cannot shuffle.
-    pub fn shuffled(&mut self, reference: &str, seed: u64) -> Result<Built> {
+    pub fn shuffled(&mut self, reference: &str, seed: u64) -> Result<Binary> {
         let mut built = self.commit(reference)?;
         let commit = built.commit.clone().unwrap_or_default();
         let tree = git(Path::new("."), &["rev-parse", &format!("{commit}^{{tree}}")], &[])?;
         let kept = format!("{}-layout-{seed}", key(&tree));
-        if let Some((binary, sha256)) = self.again(&kept)? {
+        if let Some((path, sha256)) = self.again(&kept)? {
             built.asked = format!("{reference}, layout {seed}");
-            return Ok(Built { binary, sha256, ..built });
+            return Ok(Binary { path, sha256, ..built });
         }
         self.check_out(&commit)?;
         let link = format!("-Clink-arg=-Wl,--shuffle-sections=.text*={seed}");
@@ -196,9 +196,9 @@ impl<'a> Builder<'a> {
                 "the linker cannot put functions in another order, which needs lld:\n{lines}"
             ))
         })?;
-        let (binary, sha256) = self.keep(&kept)?;
+        let (path, sha256) = self.keep(&kept)?;
         built.asked = format!("{reference}, layout {seed}");
-        (built.binary, built.sha256) = (binary, sha256);
+        (built.path, built.sha256) = (path, sha256);
         Ok(built)
     }
 
@@ -292,7 +292,7 @@ impl<'a> Builder<'a> {
         }
         let touch = File::options().append(true).open(&known);
         let _ = touch.and_then(|file| file.set_modified(std::time::SystemTime::now()));
-        let built = Built::given(&known)?;
+        let built = Binary::given(&known)?;
         Ok(Some((known, built.sha256)))
     }
 
@@ -323,7 +323,7 @@ impl<'a> Builder<'a> {
         for old in all.iter().rev().skip(KEPT) {
             let _ = fs::remove_file(old);
         }
-        let built = Built::given(&kept)?;
+        let built = Binary::given(&kept)?;
         Ok((kept, built.sha256))
     }
 }

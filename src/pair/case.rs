@@ -4,20 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
-use crate::record::pair::{PairedCase, PairedTurns, Parting, Quad, Side};
+use crate::record::pair::{Divergence, PairCase, PairTurns, Round, Side};
 use crate::record::{Absence, Case};
 use crate::suite::turns::Told;
 use crate::workload;
 use crate::workload::{METRICS, Metric};
 
 /// An answer of another kind than was asked for.
-pub(super) fn unexpected(told: &Told) -> Error {
+pub(super) fn unexpected_response(told: &Told) -> Error {
     let text = serde_json::to_string(told).expect("plain data");
     Error::Failed(format!("a worker answered something else: `{}`", crate::error::shortened(&text)))
 }
 
 /// Writes down that an arm cannot do a scenario.
-pub(super) fn cannot(case: &mut PairedCase, arm: char, absent: Absence) -> bool {
+pub(super) fn cannot(case: &mut PairCase, arm: char, absent: Absence) -> bool {
     let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
     side.absent = Some(absent);
     false
@@ -25,14 +25,14 @@ pub(super) fn cannot(case: &mut PairedCase, arm: char, absent: Absence) -> bool 
 
 /// What the turns of one arm reported in one block.
 #[derive(Default)]
-pub(super) struct Reported {
+pub(super) struct ReportedMetrics {
     /// The metrics that every turn reported; `None` before the first.
     metrics: Option<BTreeSet<String>>,
     /// Whether a value was no positive number.
     impossible: bool,
 }
 
-impl Reported {
+impl ReportedMetrics {
     /// Takes the values of a turn.
     pub(super) fn add(&mut self, values: &BTreeMap<String, f64>) {
         let reported: BTreeSet<String> = values.keys().cloned().collect();
@@ -55,21 +55,21 @@ fn is_possible(value: f64) -> bool {
 }
 
 /// Adds the values of a turn, of the metrics that are judged and the length of the whole.
-pub(super) fn keep(quad: &mut Quad, mut values: BTreeMap<String, f64>) {
+pub(super) fn keep(round: &mut Round, mut values: BTreeMap<String, f64>) {
     values.retain(|name, _| is_kept(name));
     for (name, value) in values {
-        quad.values.entry(name).or_default().push(value);
+        round.values.entry(name).or_default().push(value);
     }
 }
 
 /// What an arm said at the end of a scenario, after what its turns reported. What it has no value
 /// of is said with why: whether that matters is not decided here.
 pub(super) fn end(
-    case: &mut PairedCase,
-    turns: &mut PairedTurns,
+    case: &mut PairCase,
+    turns: &mut PairTurns,
     arm: char,
     done: Case,
-    reported: &Reported,
+    reported: &ReportedMetrics,
     parted: bool,
 ) {
     let mut no_value: BTreeMap<String, String> = BTreeMap::new();
@@ -140,26 +140,28 @@ fn is_kept(name: &str) -> bool {
 }
 
 /// Where two outputs part.
-pub(super) fn parting(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Option<Parting> {
+pub(super) fn divergence(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Option<Divergence> {
     (0..base.len().max(candidate.len())).find_map(|sequence| {
         let of = |side: &[Vec<u32>], token: usize| side.get(sequence)?.get(token).copied();
         let length = |side: &[Vec<u32>]| side.get(sequence).map_or(0, Vec::len);
         (0..length(base).max(length(candidate))).find_map(|token| {
             let (base, candidate) = (of(base, token), of(candidate, token));
-            (base != candidate).then_some(Parting { sequence, token, base, candidate })
+            (base != candidate).then_some(Divergence { sequence, token, base, candidate })
         })
     })
 }
 
 /// Whether more blocks of a case can say anything; an output that changed by intention is no
 /// hindrance.
-pub(super) fn is_measurable(case: &PairedCase, output_change: Option<&str>) -> bool {
+pub(super) fn can_be_measured(case: &PairCase, output_change: Option<&str>) -> bool {
     let fine = |side: &Side| side.absent.is_none() && side.failed.is_empty();
-    fine(&case.base) && fine(&case.candidate) && (case.parting.is_none() || output_change.is_some())
+    fine(&case.base)
+        && fine(&case.candidate)
+        && (case.divergence.is_none() || output_change.is_some())
 }
 
 /// The two cheapest scenarios that both builds have: the null control costs as little as it can.
-pub(super) fn sentinels(cases: &[PairedCase]) -> Vec<String> {
+pub(super) fn null_control_scenarios(cases: &[PairCase]) -> Vec<String> {
     let known = workload::select(&[]).unwrap_or_default();
     let mut both: Vec<(usize, &str)> = cases
         .iter()

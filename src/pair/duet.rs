@@ -1,6 +1,6 @@
-//! Turns of two arms at once, each on half of the CPUs ("duet": Bulej et al. 2020, "Duet
-//! benchmarking: improving measurement accuracy in the cloud"): what disturbs one disturbs the
-//! other.
+//! Duets: turns of two arms at the same time, each on half of the CPUs, so that interference hits
+//! both (Bulej et al. 2020, "Duet benchmarking: improving measurement accuracy in the cloud"). Also
+//! the counterbalanced orders of turns (ABBA, BAAB).
 
 use std::collections::BTreeMap;
 #[cfg(target_os = "linux")]
@@ -10,42 +10,41 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
 use crate::error::{Error, Result};
-use crate::pair::worker::{Patience, Worker};
+use crate::pair::worker::{Deadline, Worker};
 use crate::settings;
 use crate::suite::turns::{Ask, Told};
 
-/// A turn that is to be taken.
+/// A turn to run.
 pub(super) struct Turn {
-    /// The arm that it counts for.
+    /// The arm whose turn it is.
     pub(super) arm: char,
-    /// The process that takes it, by its letter.
+    /// The letter of the process that runs it.
     pub(super) process: char,
-    /// What the process is asked for.
+    /// The request to the process.
     pub(super) ask: Ask,
 }
 
-/// Both halves of the CPUs that this process may use.
+/// The two halves of the CPUs that this process may use.
 pub(super) struct Duet {
     halves: [Vec<usize>; 2],
 }
 
 impl Duet {
     /// # Errors
-    /// When there are no two CPUs, or the system does not tell of them.
+    /// When there are fewer than two CPUs, or the system does not list them.
     pub(super) fn new() -> Result<Self> {
         let cpus = settings::cpus().filter(|cpus| cpus.len() > 1).ok_or_else(|| {
-            Error::Usage(
-                "turns at once need two CPUs that the system tells of; leave out `--duet`".into(),
-            )
+            Error::Usage("a duet needs two CPUs that the system lists; leave out `--duet`".into())
         })?;
         let (one, other) = cpus.split_at(cpus.len() / 2);
         Ok(Self { halves: [one.to_vec(), other[..one.len()].to_vec()] })
     }
 }
 
-/// The arms that take turns together, round by round: all in one palindrome, or at once the base
-/// with each other arm.
-pub(super) fn rounds(arms: &[char], at_once: bool, random: &mut StdRng) -> Vec<Vec<char>> {
+/// Draws the order of the arms for each round: all arms in one round, or in a duet one round of the
+/// base with each other arm. The turns of a round are this order there and back, so that a linear
+/// drift cancels.
+pub(super) fn draw_orders(arms: &[char], at_once: bool, random: &mut StdRng) -> Vec<Vec<char>> {
     let others = || arms.iter().copied().filter(|arm| *arm != 'A');
     let mut rounds: Vec<Vec<char>> = match at_once {
         true => others().map(|other| vec!['A', other]).collect(),
@@ -56,28 +55,28 @@ pub(super) fn rounds(arms: &[char], at_once: bool, random: &mut StdRng) -> Vec<V
     rounds
 }
 
-/// Takes turns in their order, one after the other; with a duet the first and the second at once,
-/// then the third and the fourth, and so on, so that a palindrome of two arms exchanges their
-/// halves of the CPUs. What each told, or the arm that failed.
-pub(super) fn take(
+/// Runs turns in their order, one after the other; in a duet, the first and second at the same time,
+/// then the third and fourth, and so on, so that the arms of a round swap their halves of the CPUs.
+/// Returns the responses, or the arm that failed.
+pub(super) fn run_turns(
     turns: &[Turn],
     duet: Option<&Duet>,
     workers: &mut BTreeMap<char, Worker>,
-    patience: &Patience<'_>,
+    deadline: &Deadline<'_>,
 ) -> std::result::Result<Vec<Told>, Box<(char, Error)>> {
     let mut told = Vec::new();
     for at_once in turns.chunks(if duet.is_some() { 2 } else { 1 }) {
         for (turn, half) in at_once.iter().zip(0..) {
             let failed = |error| Box::new((turn.arm, error));
             if let Some(duet) = duet {
-                keep_on(worker(workers, turn).process(), &duet.halves[half]).map_err(failed)?;
+                pin_to_cpus(worker(workers, turn).process(), &duet.halves[half]).map_err(failed)?;
             }
         }
         for turn in at_once {
             worker(workers, turn).send(&turn.ask).map_err(|error| Box::new((turn.arm, error)))?;
         }
         for turn in at_once {
-            let answer = worker(workers, turn).receive(patience);
+            let answer = worker(workers, turn).receive(deadline);
             told.push(answer.map_err(|error| Box::new((turn.arm, error)))?);
         }
     }
@@ -88,9 +87,9 @@ fn worker<'a>(workers: &'a mut BTreeMap<char, Worker>, turn: &Turn) -> &'a mut W
     workers.get_mut(&turn.process).expect("only arms with a worker take part")
 }
 
-/// Keeps all threads of a process on these CPUs.
+/// Pins all threads of a process to these CPUs.
 #[cfg(target_os = "linux")]
-fn keep_on(process: u32, cpus: &[usize]) -> Result<()> {
+fn pin_to_cpus(process: u32, cpus: &[usize]) -> Result<()> {
     use rustix::process::Pid;
     use rustix::thread::CpuSet;
     let tasks = PathBuf::from(format!("/proc/{process}/task"));
@@ -106,9 +105,9 @@ fn keep_on(process: u32, cpus: &[usize]) -> Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn keep_on(_: u32, _: &[usize]) -> Result<()> {
+fn pin_to_cpus(_: u32, _: &[usize]) -> Result<()> {
     Err(Error::Usage(
-        "turns at once need Linux, which keeps a process on CPUs; leave out `--duet`".into(),
+        "a duet needs Linux, which can pin a process to CPUs; leave out `--duet`".into(),
     ))
 }
 
@@ -119,10 +118,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_is_a_palindrome_of_all_or_the_base_with_one_other() {
+    fn a_round_has_all_arms_or_the_base_with_one_other() {
         let mut random = StdRng::seed_from_u64(1);
         let mut sorted = |at_once| {
-            let mut rounds = rounds(&['B', 'A', 'N'], at_once, &mut random);
+            let mut rounds = draw_orders(&['B', 'A', 'N'], at_once, &mut random);
             rounds.iter_mut().for_each(|arms| arms.sort_unstable());
             rounds.sort_unstable();
             rounds

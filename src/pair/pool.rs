@@ -13,30 +13,30 @@ use rand::seq::SliceRandom as _;
 
 use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
-use crate::pair::arms::{arms_folder, copies};
+use crate::pair::arms::{arms_folder, copy_binaries};
 use crate::pair::block::rejected;
-use crate::pair::build::Built;
-use crate::pair::case::{keep, unexpected};
-use crate::pair::duet::{Duet, Turn, rounds, take};
-use crate::pair::hog;
-use crate::pair::quota::Quota;
-use crate::pair::worker::{Patience, Worker};
-use crate::record::pair::{PairedBlock, Quad};
+use crate::pair::build::Binary;
+use crate::pair::case::{keep, unexpected_response};
+use crate::pair::cpu_quota::CpuQuota;
+use crate::pair::duet::{Duet, Turn, draw_orders, run_turns};
+use crate::pair::interference;
+use crate::pair::worker::{Deadline, Worker};
+use crate::record::pair::{PairBlock, Round};
 use crate::record::pool::{
-    Pool, PoolArm, PoolBlock, PoolCase, PoolKind, PoolTurns, Recorded, Role, SCHEMA, arms,
+    Pool, PoolArm, PoolBlock, PoolCase, PoolEnvironment, PoolKind, PoolTurns, Role, SCHEMA, arms,
 };
 use crate::settings::Setup;
 use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
 use crate::{files, machine};
 
-pub use crate::pair::hog::{Environment, environments};
+pub use crate::pair::interference::{Environment, environments};
 
 /// What is to be recorded.
 pub struct Plan {
     /// The base, a copy of which is every arm but `layout`.
-    pub base: Built,
+    pub base: Binary,
     /// The base's source in other code layouts, by letter.
-    pub layouts: Vec<(char, Built)>,
+    pub layouts: Vec<(char, Binary)>,
     /// How to run the model.
     pub setup: Setup,
     /// Words that select scenarios.
@@ -47,8 +47,8 @@ pub struct Plan {
     pub pause: Duration,
     /// Blocks per environment.
     pub blocks: usize,
-    /// Quads per block and scenario.
-    pub quads: usize,
+    /// Rounds per block and scenario.
+    pub rounds: usize,
     /// Letters of the arms that are worse on purpose.
     pub arms: Vec<char>,
     /// How many of those have turns in each block; they take them block by block.
@@ -112,7 +112,7 @@ fn recorded(
         binaries.push(('B', &plan.base));
     }
     binaries.extend(plan.layouts.iter().map(|(letter, built)| (*letter, built)));
-    let binaries = copies(&binaries, folder)?;
+    let binaries = copy_binaries(&binaries, folder)?;
     let injection = |role: Role| match role {
         Role::Decode(share) => Some(format!("decode:{}%", (share * 1000.0).round() / 10.0)),
         Role::Ttft(share) => Some(format!("ttft:{}%", (share * 1000.0).round() / 10.0)),
@@ -221,7 +221,7 @@ struct Recorder<'a> {
     /// Where turns of two arms run at once.
     duet: Option<Duet>,
     /// What the workers' CPU time is limited by.
-    quota: Option<Quota>,
+    quota: Option<CpuQuota>,
     /// What tells a machine that changed within a block.
     kernels: Option<ReferenceKernels>,
 }
@@ -243,19 +243,20 @@ impl<'a> Recorder<'a> {
             let started = Some(machine::now());
             let progress = AtomicUsize::new(0);
             self.quota = environment.quota()?;
-            let way = self.quota.as_ref().map(|quota| format!(", {}", quota.way()));
-            let blocks = hog::beside(environment, plan.seed, &progress, || {
-                (0..plan.blocks)
-                    .map(|number| {
-                        progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
-                        told(&environment.name, number + 1, began.elapsed().as_secs_f64());
-                        self.block(&mut pool.scenarios)
-                    })
-                    .collect::<Result<Vec<_>>>()
-            })?;
-            pool.environments.push(Recorded {
+            let way = self.quota.as_ref().map(|quota| format!(", {}", quota.method()));
+            let blocks =
+                interference::run_with_interference(environment, plan.seed, &progress, || {
+                    (0..plan.blocks)
+                        .map(|number| {
+                            progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
+                            told(&environment.name, number + 1, began.elapsed().as_secs_f64());
+                            self.block(&mut pool.scenarios)
+                        })
+                        .collect::<Result<Vec<_>>>()
+                })?;
+            pool.environments.push(PoolEnvironment {
                 name: environment.name.clone(),
-                column: environment.column,
+                noise: environment.noise,
                 about: environment.about.to_owned() + &way.unwrap_or_default(),
                 started,
                 ended: Some(machine::now()),
@@ -268,8 +269,8 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    fn patience(&self) -> Patience<'a> {
-        Patience { stop: self.stop, longest: Duration::from_secs(3600) }
+    fn deadline(&self) -> Deadline<'a> {
+        Deadline { stop: self.stop, timeout: Duration::from_secs(3600) }
     }
 
     fn start(&self, process: char) -> Result<Worker> {
@@ -280,10 +281,10 @@ impl<'a> Recorder<'a> {
             session: self.session.clone(),
             injection: None,
         };
-        let worker = Worker::start(&self.binaries[&process], &opening, &self.patience())?;
+        let worker = Worker::start(&self.binaries[&process], &opening, &self.deadline())?;
         if let Some(quota) = &self.quota {
             let what = PathBuf::from("the control group of the workers");
-            quota.hold(worker.process()).map_err(|source| Error::Write { path: what, source })?;
+            quota.limit(worker.process()).map_err(|source| Error::Write { path: what, source })?;
         }
         Ok(worker)
     }
@@ -357,7 +358,7 @@ impl<'a> Recorder<'a> {
         let references = before.zip(after).map(<[_; 2]>::from);
         let steal = machine::conditions().steal;
         let total_s = began.elapsed().as_secs_f64();
-        let mut block = PairedBlock { references, steal, total_s, ..PairedBlock::default() };
+        let mut block = PairBlock { references, steal, total_s, ..PairBlock::default() };
         block.rejected = rejected(&block);
         Ok(PoolBlock {
             load_s,
@@ -374,30 +375,30 @@ impl<'a> Recorder<'a> {
         letters: &[char],
         workers: &mut BTreeMap<char, Worker>,
     ) -> Result<PoolTurns> {
-        let patience = self.patience();
+        let deadline = self.deadline();
         let mut turns = PoolTurns::default();
         let processes: Vec<char> = self.binaries.keys().copied().collect();
         let began = Instant::now();
         for &process in &processes {
             let warm_up = Ask::WarmUp { scenario: case.id.clone() };
-            match worker(workers, process).ask(&warm_up, &patience)? {
+            match worker(workers, process).ask(&warm_up, &deadline)? {
                 Told::Warm { .. } => {}
                 other => return Err(wrong(&other)),
             }
         }
         turns.warm_up_s = began.elapsed().as_secs_f64();
         let began = Instant::now();
-        for _ in 0..self.plan.quads {
-            for arms in rounds(letters, self.duet.is_some(), &mut self.random) {
+        for _ in 0..self.plan.rounds {
+            for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
-                let mut quad = Quad { order: order.iter().collect(), ..Quad::default() };
+                let mut round = Round { order: order.iter().collect(), ..Round::default() };
                 let asked: Vec<Turn> = order.iter().map(|letter| self.turn(*letter)).collect();
-                let told = take(&asked, self.duet.as_ref(), workers, &patience);
+                let told = run_turns(&asked, self.duet.as_ref(), workers, &deadline);
                 for told in told.map_err(|failed| failed.1)? {
-                    keep(&mut quad, values(told)?);
+                    keep(&mut round, values(told)?);
                 }
-                quad.values.remove("e2e_s");
-                turns.quads.push(quad);
+                round.values.remove("e2e_s");
+                turns.rounds.push(round);
             }
         }
         turns.turns_s = began.elapsed().as_secs_f64();
@@ -410,7 +411,7 @@ impl<'a> Recorder<'a> {
                 ('B', None) => continue,
                 (process, _) => (process, None),
             };
-            match worker(workers, process).ask(&Ask::Finish { injection }, &patience)? {
+            match worker(workers, process).ask(&Ask::Finish { injection }, &deadline)? {
                 Told::Case { case: done } if !done.validity.ok() => {
                     let why = done.validity.failed.join("; ");
                     return Err(Error::Failed(format!("`{}` is INVALID: {why}", case.id)));
@@ -455,6 +456,6 @@ fn values(told: Told) -> Result<BTreeMap<String, f64>> {
 fn wrong(told: &Told) -> Error {
     match told {
         Told::Cannot { absent } => Error::Failed(absent.to_string()),
-        other => unexpected(other),
+        other => unexpected_response(other),
     }
 }

@@ -1,5 +1,5 @@
-//! One arm's process: started, asked, heard, ended. A worker that dies, hangs or prints what is no
-//! answer is an error that says so; waiting for an answer can be given up.
+//! The worker process of one arm: starts it, sends requests and receives responses. A worker that
+//! dies, hangs or sends an invalid response is an error.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -16,25 +16,25 @@ use crate::error::{Error, Result};
 use crate::suite;
 use crate::suite::turns::{Ask, Opening, PROTOCOL, Ready, TURNS, Told};
 
-/// How long an answer is waited for.
+/// How long to wait for a response.
 #[derive(Clone, Copy)]
-pub struct Patience<'a> {
-    /// Set when no answer is wanted any more.
-    pub stop: &'a AtomicBool,
-    /// A worker that takes longer hangs.
-    pub longest: Duration,
+pub(super) struct Deadline<'a> {
+    /// Set when the wait is cancelled.
+    pub(super) stop: &'a AtomicBool,
+    /// A worker that takes longer is considered hung.
+    pub(super) timeout: Duration,
 }
 
-/// How often a wait looks up, to see whether it was called off.
-const LOOK_UP: Duration = Duration::from_millis(50);
+/// How often a wait checks whether it was cancelled.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A worker process that takes turns.
-pub struct Worker {
+pub(super) struct Worker {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: mpsc::Receiver<std::io::Result<String>>,
-    complaints: Option<JoinHandle<String>>,
-    /// What it said when it was ready.
+    stderr: Option<JoinHandle<String>>,
+    /// Its first response.
     pub ready: Ready,
 }
 
@@ -42,9 +42,9 @@ impl Worker {
     /// Starts a binary and waits until its model is loaded.
     ///
     /// # Errors
-    /// When it cannot be started, does not load, speaks another protocol, or no answer is wanted
-    /// any more.
-    pub fn start(binary: &Path, opening: &Opening, patience: &Patience<'_>) -> Result<Self> {
+    /// When it cannot be started, does not load the model or uses another protocol, or the wait is
+    /// cancelled.
+    pub fn start(binary: &Path, opening: &Opening, deadline: &Deadline<'_>) -> Result<Self> {
         let threads = opening.setup.threads.to_string();
         let mut command = Command::new(binary);
         command
@@ -57,14 +57,14 @@ impl Worker {
             .stderr(Stdio::piped());
         #[cfg(unix)]
         {
-            // Ctrl-C is for who asked: it ends the measuring in order and then the workers.
+            // Ctrl-C must reach only the parent, which stops in order and then ends the workers.
             use std::os::unix::process::CommandExt as _;
             command.process_group(0);
         }
         let fail = |source| Error::Read { path: binary.into(), source };
         let mut child = command.spawn().map_err(fail)?;
         let (lines, _) = suite::lines(&mut child)?;
-        let complaints = suite::complaints(&mut child)?;
+        let stderr = suite::complaints(&mut child)?;
         let ready = Ready {
             protocol: 0,
             build: Default::default(),
@@ -74,26 +74,26 @@ impl Worker {
             unsupported: None,
         };
         let stdin = child.stdin.take();
-        let mut worker = Self { child, stdin, lines, complaints: Some(complaints), ready };
-        worker.ready = worker.exchange(opening, patience)?;
+        let mut worker = Self { child, stdin, lines, stderr: Some(stderr), ready };
+        worker.ready = worker.exchange(opening, deadline)?;
         if worker.ready.protocol != PROTOCOL {
             return Err(Error::NotComparable(format!(
-                "the build takes turns by protocol {}, this one by {PROTOCOL}",
+                "the build uses turn protocol {}, this one {PROTOCOL}",
                 worker.ready.protocol
             )));
         }
         Ok(worker)
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for the response.
     ///
     /// # Errors
-    /// When the worker dies, hangs or answers nonsense, or no answer is wanted any more.
-    pub fn ask(&mut self, ask: &Ask, patience: &Patience<'_>) -> Result<Told> {
-        self.exchange(ask, patience)
+    /// When the worker dies, hangs or sends an invalid response, or the wait is cancelled.
+    pub fn ask(&mut self, ask: &Ask, deadline: &Deadline<'_>) -> Result<Told> {
+        self.exchange(ask, deadline)
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn process(&self) -> u32 {
         self.child.id()
     }
@@ -101,13 +101,13 @@ impl Worker {
     fn exchange<A: Serialize, T: DeserializeOwned>(
         &mut self,
         ask: &A,
-        patience: &Patience<'_>,
+        deadline: &Deadline<'_>,
     ) -> Result<T> {
         self.send(ask)?;
-        self.receive(patience)
+        self.receive(deadline)
     }
 
-    /// Asks, without waiting for the answer.
+    /// Sends a request without waiting for the response.
     ///
     /// # Errors
     /// When the worker has died.
@@ -120,48 +120,50 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for the answer to what was sent.
+    /// Waits for the response to a request.
     ///
     /// # Errors
     /// As [`Worker::ask`].
-    pub fn receive<T: DeserializeOwned>(&mut self, patience: &Patience<'_>) -> Result<T> {
+    pub fn receive<T: DeserializeOwned>(&mut self, deadline: &Deadline<'_>) -> Result<T> {
         let began = Instant::now();
         loop {
-            if patience.stop.load(Ordering::Relaxed) {
+            if deadline.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            match self.lines.recv_timeout(LOOK_UP) {
+            match self.lines.recv_timeout(POLL_INTERVAL) {
                 Ok(Ok(line)) => {
                     return serde_json::from_str(&line).map_err(|_| {
                         Error::Failed(format!(
-                            "a worker printed what is no answer: `{}`",
+                            "a worker sent an invalid response: `{}`",
                             crate::error::shortened(&line)
                         ))
                     });
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < patience.longest => {}
+                Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() < deadline.timeout => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    let seconds = patience.longest.as_secs();
-                    return Err(Error::Failed(format!("a worker gave no answer for {seconds} s")));
+                    let seconds = deadline.timeout.as_secs();
+                    return Err(Error::Failed(format!(
+                        "a worker sent no response for {seconds} s"
+                    )));
                 }
                 Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => return Err(self.died()),
             }
         }
     }
 
-    /// Why there is no answer.
+    /// The error of a worker that has died: its exit status and what it wrote to stderr.
     fn died(&mut self) -> Error {
         drop(self.stdin.take());
         let _ = self.child.kill();
         let status = self.child.wait().map_or("unknown status".into(), |status| status.to_string());
-        let complaint = self.complaints.take().and_then(|thread| thread.join().ok());
-        suite::ended(&status, None, &complaint.unwrap_or_default())
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok());
+        suite::ended(&status, None, &stderr.unwrap_or_default())
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        drop(self.stdin.take()); // It ends at the end of its input; killing makes that sure.
+        drop(self.stdin.take()); // It exits at the end of its input; killing makes sure of it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! Why there is nothing where a measurement belongs, and how a value falls short of its metric.
-//! What decides is an enum; the text beside it is for people, and rewording it changes no verdict.
+//! Why a measurement is absent, and the limitations of a value. Enums decide; the text beside them is
+//! for people, and rewording it changes no verdict.
 
 use std::fmt;
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// Why there is nothing where a measurement belongs.
+/// Why a measurement is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Absence {
-    /// What decides.
+    /// The kind, on which verdicts depend.
     pub kind: AbsenceKind,
-    /// What people read; nothing is decided by it.
+    /// The reason for people; no verdict depends on it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
@@ -22,17 +22,17 @@ pub struct Absence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AbsenceKind {
-    /// The engine cannot do it, which is an answer and no failure.
+    /// The engine does not support it, which is no failure.
     Unsupported,
     /// The build has no such scenario.
     Unknown,
-    /// Left out because time was up; resuming the run measures it.
+    /// Skipped because the time budget was used up; resuming the run measures it.
     SkippedTime,
-    /// Left out because there was too little memory.
+    /// Skipped for lack of memory.
     SkippedMemory,
     /// It was tried and failed.
     Failed,
-    /// The run has not come to it; that is for good only where the run was interrupted.
+    /// The run has not reached it; final only where the run was interrupted.
     NotMeasuredYet,
 }
 
@@ -55,7 +55,7 @@ impl Absence {
         Self { kind, why: why.into() }
     }
 
-    /// Of what a run has not come to.
+    /// Of a scenario that a run has not reached.
     pub fn not_measured_yet() -> Self {
         Self::new(AbsenceKind::NotMeasuredYet, "")
     }
@@ -80,14 +80,13 @@ impl fmt::Display for Absence {
     }
 }
 
-/// How a value falls short of what its metric says.
+/// A limitation of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Caveat {
-    /// A peak of memory of a process in which other scenarios were measured, too, and may have made
-    /// it.
+    /// Peak memory of a process in which other scenarios were measured, too; the peak may be theirs.
     SharedProcess,
-    /// The largest of a few samples: there may have been more between them.
+    /// The largest of a few samples; the true peak may lie between them.
     LowerBound,
 }
 
@@ -99,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_says_what_kind_of_absence_it_is() {
+    fn an_error_becomes_an_absence_of_its_kind() {
         let busy = Error::Read {
             path: "m.gguf".into(),
             source: std::io::Error::other("the disk is gone"),
@@ -127,10 +126,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<Absence>(&stored(&pending)).unwrap(), pending);
     }
 
-    /// Names of what holds text for people.
+    /// Names of fields and variables with text for people.
     const FOR_PEOPLE: &[&str] = &["absent", "note", "notes", "reason", "what", "why"];
 
-    /// Ways to find something out from a text.
+    /// Expressions that inspect a text.
     const DECISIONS: &[&str] = &[
         ".contains(",
         ".ends_with(",
@@ -147,14 +146,14 @@ mod tests {
         " != \"",
     ];
 
-    /// The one place where such texts are read: schema 1 had nothing else.
-    const LIFTING: &str = "src/record/schema1.rs";
+    /// The one file that parses such texts: schema 1 had nothing else.
+    const UPGRADE: &str = "src/record/schema1.rs";
 
-    /// Decisions about texts for people in a source, tests aside, as `name.method`.
+    /// Expressions of a source, tests aside, that inspect a text for people, as `name.method`.
     fn decisions(source: &str) -> Vec<String> {
         let source = source.split("#[cfg(test)]\nmod ").next().unwrap();
         let lines = source.lines().map(|line| line.split("//").next().unwrap().trim());
-        // A chain of calls may stand on several lines.
+        // A chain of calls may span several lines.
         let joined = lines.fold(String::new(), |joined, line| {
             let gap = if line.starts_with('.') { "" } else { " " };
             joined + gap + line
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_about_a_text_for_people_is_found() {
+    fn an_inspection_of_a_text_for_people_is_found() {
         for (source, expected) in [
             ("case.absent.as_deref().is_some_and(|why| why.starts_with(\"skipped\"))", 1),
             ("self.absent.as_deref().unwrap_or_default().ends_with(NOT_YET)", 1),
@@ -204,12 +203,12 @@ mod tests {
                     folders.extend((!name.ends_with("/tests")).then_some(path));
                     continue;
                 }
-                if !name.ends_with(".rs") || name.ends_with("/tests.rs") || name == LIFTING {
+                if !name.ends_with(".rs") || name.ends_with("/tests.rs") || name == UPGRADE {
                     continue;
                 }
                 files += 1;
                 let found = decisions(&fs::read_to_string(&path).unwrap());
-                assert!(found.is_empty(), "{name} decides by the words of a text: {found:?}");
+                assert!(found.is_empty(), "{name} inspects a text for people: {found:?}");
             }
         }
         assert!(files > 100, "{files} files were read");

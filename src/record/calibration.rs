@@ -1,6 +1,6 @@
-//! What a machine and a model are known to differ by when nothing was changed: between sessions,
-//! and between two builds of one source. Measured by `candlemark calibrate`, stored beside the
-//! baseline, and read by whatever gives a verdict.
+//! The stored form of a calibration: the standard deviations of a machine and a model without any
+//! change, between sessions and between two builds (code layouts) of one source. `candlemark
+//! calibrate` measures it and stores it beside the baseline; verdicts use it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::record::Record;
 
-/// Version of the format. Raised when an older reader would misread a newer file.
+/// Version of the format; incremented when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
 
-/// What a machine and a model differ by when nothing was changed.
+/// The variation of a machine and a model without any change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Calibration {
     /// Version of the format, [`SCHEMA`].
@@ -24,42 +24,44 @@ pub struct Calibration {
     /// Tells this file from a record.
     pub kind: CalibrationKind,
     /// Where it was measured.
-    pub machine: Place,
+    pub machine: MachineId,
     /// With which model.
-    pub model: Weights,
+    pub model: ModelId,
     /// Commit of candlemark; `null` outside git.
     pub commit: Option<String>,
     /// When it was measured.
-    pub sessions: Vec<Sitting>,
-    /// Between two builds of one source, by kind of metric: `decode`, `ttft`, `prefill`, `memory`.
-    pub layout_sd: BTreeMap<String, Spread>,
-    /// Between two sessions of one build, beyond what their processes explain, by kind of metric.
-    pub session_sd: BTreeMap<String, Spread>,
-    /// What each metric of each scenario can be told apart by.
-    pub floors: Vec<Floor>,
+    pub sessions: Vec<CalibrationSession>,
+    /// Standard deviation between two builds of one source, by kind of metric: `decode`, `ttft`,
+    /// `prefill`, `memory`.
+    pub layout_sd: BTreeMap<String, SdEstimate>,
+    /// Standard deviation between sessions of one build, beyond what their processes explain, by kind
+    /// of metric.
+    pub session_sd: BTreeMap<String, SdEstimate>,
+    /// The noise floor of each metric of each scenario.
+    pub floors: Vec<NoiseFloor>,
 }
 
 /// The one kind of this file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CalibrationKind {
-    /// What does not change, and differs.
+    /// A calibration.
     Calibration,
 }
 
 /// A machine class with the fields that make it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Place {
+pub struct MachineId {
     /// As in a record.
     pub class: String,
     /// As in a record.
     pub fields: BTreeMap<String, String>,
 }
 
-/// What tells one model from another.
+/// What identifies a model.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Weights {
-    /// As it was asked for.
+pub struct ModelId {
+    /// As requested.
     pub spec: String,
     /// As in a record.
     pub sha256: String,
@@ -69,7 +71,7 @@ pub struct Weights {
 
 /// One session of a calibration.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Sitting {
+pub struct CalibrationSession {
     /// As in a record.
     pub id: String,
     /// UTC, RFC 3339.
@@ -79,29 +81,28 @@ pub struct Sitting {
     pub ended: Option<String>,
 }
 
-/// A standard deviation with what it was estimated from.
+/// An estimate of a standard deviation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Spread {
+pub struct SdEstimate {
     /// Standard deviation of ln cost.
     pub sd: f64,
-    /// Its degrees of freedom.
+    /// Degrees of freedom of the estimate.
     pub freedom: f64,
 }
 
-/// The noise floor of one metric of one scenario, from two arms that are the same program.
+/// The noise floor of one metric of one scenario, from two arms of the same program.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Floor {
+pub struct NoiseFloor {
     /// The scenario's id.
     pub scenario: String,
     /// The metric's name.
     pub metric: String,
-    /// Standard deviation of what the quads of one block say of the change of ln cost; `null`
-    /// where blocks have one.
+    /// Standard deviation of the effects of rounds within a block; `null` where blocks have one
+    /// round.
     pub within_sd: Option<f64>,
-    /// Standard deviation of what the blocks say of it.
+    /// Standard deviation of block effects.
     pub block_sd: f64,
-    /// The smallest slowdown that is told from none with a probability of about 80 %, as a share,
-    /// by number of blocks.
+    /// The smallest detectable slowdown (80 % power) as a share, by number of blocks.
     pub smallest_at: BTreeMap<usize, f64>,
 }
 
@@ -109,8 +110,7 @@ impl Calibration {
     /// Reads a file of `candlemark calibrate`.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a calibration, or has a schema that this build
-    /// does not know.
+    /// When the file cannot be read, is not JSON of a calibration, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
@@ -128,10 +128,9 @@ impl Calibration {
         }
         let calibration: Self =
             serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
-        let spreads = calibration.layout_sd.iter().chain(&calibration.session_sd);
-        for (kind, Spread { sd, freedom }) in spreads {
-            // JSON has no infinities, so that these are the only ones that could be misread as
-            // certainty.
+        let estimates = calibration.layout_sd.iter().chain(&calibration.session_sd);
+        for (kind, SdEstimate { sd, freedom }) in estimates {
+            // JSON has no infinities: only these values would be taken as certain.
             if !(*sd >= 0.0 && *freedom > 0.0) {
                 return Err(invalid(format!(
                     "`{kind}` has sd {sd} of {freedom} degrees of freedom"
@@ -149,12 +148,12 @@ impl Calibration {
         files::write(path, self.to_json().as_bytes())
     }
 
-    /// The calibration as text: one line a field, one line a session and a floor.
+    /// The calibration as JSON, one line per field, session and floor.
     pub fn to_json(&self) -> String {
-        crate::record::lines(self, &["sessions", "floors"])
+        crate::record::json::to_lines(self, &["sessions", "floors"])
     }
 
-    /// Whether it is about the machine class and the model of a record.
+    /// Whether it is of the machine class and the model of a record.
     pub fn is_of(&self, record: &Record) -> bool {
         self.machine.class == record.machine.class
             && self.model.sha256 == record.model.sha256
@@ -167,20 +166,21 @@ mod tests {
     use super::*;
 
     fn calibration() -> Calibration {
-        let spread = |sd, freedom| BTreeMap::from([("decode".to_owned(), Spread { sd, freedom })]);
+        let estimate =
+            |sd, freedom| BTreeMap::from([("decode".to_owned(), SdEstimate { sd, freedom })]);
         Calibration {
             schema: SCHEMA,
             kind: CalibrationKind::Calibration,
-            machine: Place {
+            machine: MachineId {
                 class: "amd-epyc-2cpu-1f3a90c2".into(),
                 fields: [("cpu".to_owned(), "EPYC".to_owned())].into(),
             },
-            model: Weights::default(),
+            model: ModelId::default(),
             commit: None,
-            sessions: vec![Sitting { id: "a".into(), ..Sitting::default() }],
-            layout_sd: spread(0.004, 3.0),
-            session_sd: spread(0.02, 9.0),
-            floors: vec![Floor {
+            sessions: vec![CalibrationSession { id: "a".into(), ..CalibrationSession::default() }],
+            layout_sd: estimate(0.004, 3.0),
+            session_sd: estimate(0.02, 9.0),
+            floors: vec![NoiseFloor {
                 scenario: "code/b1".into(),
                 metric: "decode_tok_s".into(),
                 within_sd: Some(0.01),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_calibration_is_read_as_it_was_written_one_line_a_floor() {
+    fn a_calibration_round_trips_with_one_line_per_floor() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b.calibration.json");
         calibration().save(&path).unwrap();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_calibration_is_refused_by_name() {
+    fn invalid_calibrations_are_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.json");
         let refused = |text: &str| {

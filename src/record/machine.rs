@@ -1,4 +1,4 @@
-//! What a run was made with: the build, the machine, and its state.
+//! The build, the machine and its state, as records store them.
 
 use std::collections::BTreeMap;
 
@@ -24,61 +24,59 @@ pub struct Build {
     pub profile: String,
     /// Target triple.
     pub target: String,
-    /// CPU features that were enabled at compile time (target-cpu, RUSTFLAGS).
+    /// CPU features enabled at compile time (target-cpu, RUSTFLAGS).
     pub target_features: String,
     /// Cargo features of candlemark.
     pub features: Vec<String>,
-    /// Versions of the crates that decide speed: candle-core, criterion.
+    /// Versions of the crates that affect speed: candle-core, criterion.
     pub crates: BTreeMap<String, String>,
 }
 
 impl Build {
-    /// Whether its numbers mean nothing.
+    /// Whether it was compiled without optimisation, so that its times mean nothing.
     pub fn is_unoptimised(&self) -> bool {
         ["debug", "dev", "test"].iter().any(|name| self.profile.starts_with(name))
     }
 }
 
-/// Where it ran. Two machines are comparable when their classes are equal.
+/// A machine. Two machines are comparable when their classes are equal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Machine {
-    /// Readable name and the first digits of the class id: `amd-epyc-2cpu-1f3a90c2`.
+    /// Readable name and the first digits of the class hash: `amd-epyc-2cpu-1f3a90c2`.
     pub class: String,
-    /// The fields that the class id is the SHA-256 of: CPU, instruction sets, CPUs allowed, OS,
-    /// compiler, threads, device.
+    /// The fields whose SHA-256 is the class hash: CPU, instruction sets, CPUs allowed, OS, compiler,
+    /// threads, device.
     pub fields: BTreeMap<String, String>,
-    /// What is recorded but not part of the class: host name, memory, MHz, governor, container
-    /// limits.
+    /// Facts that are not part of the class: host name, memory, MHz, governor, container limits.
     pub facts: BTreeMap<String, String>,
     /// Measured rates; `null` where not measured.
     pub rates: Rates,
 }
 
-/// Measured rates of the machine: of each the best that was seen while a record was made, since a
-/// machine that is shared or throttled is not the same all the time.
+/// Measured peak rates of the machine: the best of each during a record, because a shared or
+/// throttled machine varies.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
-    /// Bytes read per second by all threads from a buffer beyond the last-level cache, in pages of
-    /// the system's usual size.
+    /// Read bandwidth of all threads in bytes per second, from a buffer larger than the last-level
+    /// cache in pages of the default size.
     pub read_bytes_per_s: Option<f64>,
-    /// The same in memory that huge pages were asked for.
+    /// The same in memory with huge pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_huge_bytes_per_s: Option<f64>,
-    /// f32 multiply-adds per second of all threads, counted as two operations: the most that the
-    /// instructions of `isa` do in registers. In records without `isa`, those of a large
-    /// matrix product.
+    /// Peak f32 FLOP/s of all threads (a multiply-add is two) with the instructions of `isa` in
+    /// registers. In records without `isa`, those of a large GEMM.
     pub f32_flop_per_s: Option<f64>,
-    /// 8-bit integer multiply-adds, likewise.
+    /// The same for 8-bit integers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub int8_op_per_s: Option<f64>,
-    /// 16-bit integer multiply-adds, likewise.
+    /// The same for 16-bit integers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub int16_op_per_s: Option<f64>,
-    /// bf16 multiply-adds, likewise; `null` where the CPU has none.
+    /// The same for bf16; `null` where the CPU has no bf16 instructions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bf16_flop_per_s: Option<f64>,
-    /// The best tier of instructions that the CPU has and kernels know: what the arithmetic was
-    /// measured with.
+    /// The best instruction set that the CPU has and kernels use, with which arithmetic was
+    /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isa: Option<String>,
     /// Size of the last-level cache in bytes, as the system reports it.
@@ -104,13 +102,13 @@ impl Rates {
         }
     }
 
-    /// What decoding is held against: the larger of the rates of reading.
+    /// The memory roof of decode: the larger read bandwidth.
     pub fn best_read_bytes_per_s(&self) -> Option<f64> {
         largest([self.read_bytes_per_s, self.read_huge_bytes_per_s])
     }
 
-    /// What prefill is held against: the largest of the rates of arithmetic, whatever numbers an
-    /// engine multiplies.
+    /// The compute roof of prefill: the largest arithmetic rate, whatever number format an engine
+    /// multiplies.
     pub fn best_op_per_s(&self) -> Option<f64> {
         largest([
             self.f32_flop_per_s,
@@ -132,11 +130,11 @@ pub struct Conditions {
     pub at: String,
     /// Load average over one minute.
     pub load_1m: Option<f64>,
-    /// Share of CPU time taken by the hypervisor since boot or the previous reading.
+    /// Share of CPU time stolen by the hypervisor since boot or the previous reading.
     pub steal: Option<f64>,
     /// Share of the last ten seconds in which some task waited for a CPU (PSI).
     pub cpu_pressure_10s: Option<f64>,
-    /// Memory that is available without swapping.
+    /// Memory available without swapping.
     pub available_bytes: Option<u64>,
 }
 
@@ -145,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_rates_are_what_work_is_held_against() {
+    fn the_largest_rates_are_the_roofs() {
         let old =
             r#"{"read_bytes_per_s":30.0,"f32_flop_per_s":200.0,"last_level_cache_bytes":null}"#;
         let mut rates: Rates = serde_json::from_str(old).unwrap();

@@ -1,6 +1,6 @@
-//! A pool: raw blocks of many arms, measured once, on which any rule for telling regressions can be
-//! replayed. What `candlemark gate-eval record` writes and `gate-eval replay` reads. Holds what was
-//! measured and what is true of every arm; knows no rule and no verdict.
+//! The stored form of a pool: raw blocks of many arms with known effects, measured once, on which any
+//! detection rule can be replayed. `candlemark gate-eval record` writes it, `gate-eval replay` reads
+//! it. Knows no rule and no verdict.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::record::pair::{PairedTurns, Quad};
-use crate::record::{Build, Machine, Model, References, Settings, Work};
+use crate::record::pair::{PairTurns, Round};
+use crate::record::{Build, KernelTimes, Machine, Model, Settings, Work};
 
 mod check;
 
-/// Version of the format. Raised when an older reader would misread a newer file.
+/// Version of the format; incremented when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
 
-/// Raw blocks of one model on one machine, under several kinds of disturbance.
+/// Raw blocks of one model on one machine, under several kinds of interference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pool {
     /// Version of the format, [`SCHEMA`].
@@ -28,7 +28,7 @@ pub struct Pool {
     pub kind: PoolKind,
     /// UTC, RFC 3339.
     pub started: String,
-    /// All orders were drawn from it.
+    /// Seed of all random orders.
     pub seed: u64,
     /// Where it was measured.
     pub machine: Machine,
@@ -38,16 +38,16 @@ pub struct Pool {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
-    /// Whether the base and another arm ran at once, each on half of the CPUs, in place of one
-    /// after the other.
+    /// Duet: whether the base and another arm ran at the same time, each on half of the CPUs, instead
+    /// of one after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub duet: bool,
-    /// What was measured in turns; the first is the base, `A`.
+    /// The arms; the first is the base, `A`.
     pub arms: Vec<PoolArm>,
     /// The scenarios, in the order in which every block lists them.
     pub scenarios: Vec<PoolCase>,
-    /// The blocks, by what went on beside them.
-    pub environments: Vec<Recorded>,
+    /// The blocks, by the interference beside them.
+    pub environments: Vec<PoolEnvironment>,
 }
 
 /// The one kind of this file.
@@ -58,25 +58,25 @@ pub enum PoolKind {
     Pool,
 }
 
-/// One of the programs that were measured in turns.
+/// An arm: one of the programs that were measured in turns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolArm {
-    /// Its letter in [`Quad::order`] and in [`PairedTurns::once`].
+    /// Its letter in [`Round::order`] and in [`PairTurns::once`].
     pub letter: char,
     /// What it is.
     pub about: String,
-    /// What is true of it, compared with the base.
+    /// Its true effect, compared with the base.
     pub role: Role,
-    /// The deliberate slowdown, as `CANDLEMARK_INJECT` gave it.
+    /// The slowdown on purpose, as `CANDLEMARK_INJECT` gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injected: Option<String>,
 }
 
-/// What is true of an arm, compared with the base.
+/// The true effect of an arm, compared with the base.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// It is the base.
+    /// The base.
     Base,
     /// The same binary under another path.
     Copy,
@@ -91,9 +91,9 @@ pub enum Role {
 }
 
 impl Role {
-    /// ln(cost of the arm / cost of the base) that a kind of metric
-    /// ([`crate::workload::Metric::kind`]) truly has. An arm that is slower in one kind is
-    /// equal in the others.
+    /// The true ln(cost of the arm / cost of the base) of a kind of metric
+    /// ([`crate::workload::Metric::kind`]). An arm that is slower in one kind is equal in the
+    /// others.
     pub fn theta(self, kind: &str) -> f64 {
         match self {
             Role::Decode(share) if kind == "decode" => -(-share).ln_1p(),
@@ -118,7 +118,7 @@ const ARMS: &[(char, Role, &str)] = &[
     ('M', Role::Memory(0.20), "peak memory 20 % up"),
 ];
 
-/// The arms of a full pool, without their injections, which whoever starts them has to fill in.
+/// The arms of a full pool, without their injections, which the caller fills in.
 pub fn arms() -> Vec<PoolArm> {
     let arm = |(letter, role, about): &(char, Role, &str)| PoolArm {
         letter: *letter,
@@ -134,18 +134,19 @@ pub fn arms() -> Vec<PoolArm> {
 pub struct PoolCase {
     /// The scenario's id.
     pub id: String,
-    /// The exact work; it says which metrics are gated.
+    /// The exact work, which decides which metrics are gated.
     pub work: Work,
 }
 
-/// Blocks measured one after another under one kind of disturbance.
+/// Blocks that were measured one after another under one kind of interference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Recorded {
+pub struct PoolEnvironment {
     /// Its name: `quiet`, `cpu-hog`, `bandwidth-hog`, `drift`, `step`.
     pub name: String,
-    /// Under which heading its figures are reported.
-    pub column: Column,
-    /// What went on beside the blocks.
+    /// How noisy it makes the machine.
+    #[serde(rename = "column")]
+    pub noise: NoiseLevel,
+    /// The interference beside the blocks.
     pub about: String,
     /// UTC, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,46 +158,46 @@ pub struct Recorded {
     pub blocks: Vec<PoolBlock>,
 }
 
-/// How restless a machine is; the targets of the gate differ between them.
+/// How noisy a machine is; the targets of the gate differ between the levels.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
-pub enum Column {
+pub enum NoiseLevel {
     /// Nothing else runs.
     Quiet,
-    /// What a shared host does on a usual day.
+    /// Usual interference of a shared host.
     Typical,
-    /// Neighbours that want everything.
+    /// Neighbours that use all they can.
     Hostile,
 }
 
-impl Column {
-    /// All of them, best first.
-    pub const ALL: [Column; 3] = [Column::Quiet, Column::Typical, Column::Hostile];
+impl NoiseLevel {
+    /// All levels, quietest first.
+    pub const ALL: [NoiseLevel; 3] = [NoiseLevel::Quiet, NoiseLevel::Typical, NoiseLevel::Hostile];
 
     /// As it is written in files.
     pub fn name(self) -> &'static str {
         match self {
-            Column::Quiet => "quiet",
-            Column::Typical => "typical",
-            Column::Hostile => "hostile",
+            NoiseLevel::Quiet => "quiet",
+            NoiseLevel::Typical => "typical",
+            NoiseLevel::Hostile => "hostile",
         }
     }
 }
 
-/// One fresh process per arm.
+/// A block: one fresh process per arm.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolBlock {
     /// Starting the processes of all arms and loading the model, in seconds.
     pub load_s: f64,
-    /// Share of CPU time that the hypervisor took during the block; `null` where the system does
-    /// not tell.
+    /// Share of CPU time that the hypervisor stole during the block; `null` where the system does
+    /// not report it.
     pub steal: Option<f64>,
     /// Seconds of each reference kernel before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub references: Option<[References; 2]>,
-    /// Why the block does not count, by a rule that was fixed before.
+    pub references: Option<[KernelTimes; 2]>,
+    /// Why the block does not count, by a rule that was fixed in advance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
     /// One per scenario, in the pool's order.
@@ -210,22 +211,23 @@ pub struct PoolTurns {
     pub warm_up_s: f64,
     /// All turns of all arms, in seconds.
     pub turns_s: f64,
-    /// The turns; every order reads the same backwards. An arm that is measured once a process
-    /// only may have none.
-    pub quads: Vec<Quad>,
-    /// What is measured once a process, by metric name and letter of the arm: peak memory.
+    /// The rounds of counterbalanced turns; every order is a palindrome. An arm that is only measured
+    /// once per process may have none.
+    #[serde(rename = "quads")]
+    pub rounds: Vec<Round>,
+    /// What is measured once per process, by metric name and letter of the arm: peak memory.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub once: BTreeMap<String, BTreeMap<char, f64>>,
 }
 
 impl PoolTurns {
-    /// As a pair of builds would have them, in the block of this index.
-    pub fn paired(&self, block: usize) -> PairedTurns {
-        PairedTurns {
+    /// The same turns as those of a pair, in the block of this index.
+    pub fn paired(&self, block: usize) -> PairTurns {
+        PairTurns {
             block,
-            quads: self.quads.clone(),
+            rounds: self.rounds.clone(),
             once: self.once.clone(),
-            ..PairedTurns::default()
+            ..PairTurns::default()
         }
     }
 }
@@ -255,7 +257,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Writes the pool atomically, a line a block, values with six significant digits.
+    /// Writes the pool atomically, one line per block, values with six significant digits.
     ///
     /// # Errors
     /// When it contradicts itself, or the file cannot be written.
@@ -264,8 +266,7 @@ impl Pool {
         files::write(path, self.to_json().as_bytes())
     }
 
-    /// The first blocks of every environment, so many of them: small enough to be kept beside the
-    /// code.
+    /// The pool with only the first `blocks` of every environment, small enough for the repository.
     pub fn reduce(&self, blocks: usize) -> Self {
         let mut pool = self.clone();
         for environment in &mut pool.environments {
@@ -290,17 +291,18 @@ impl Pool {
         for (key, value) in &fields {
             text += &format!("  \"{key}\": {value},\n");
         }
-        let environments: Vec<String> = self.environments.iter().map(Recorded::to_json).collect();
+        let environments: Vec<String> =
+            self.environments.iter().map(PoolEnvironment::to_json).collect();
         text + &format!("  \"environments\": [\n{}\n  ]\n}}\n", environments.join(",\n"))
     }
 }
 
-impl Recorded {
-    /// A line a field and a line a block, as an item of a list.
+impl PoolEnvironment {
+    /// One line per field and one per block, as an item of a list.
     fn to_json(&self) -> String {
         let text = |value: &str| serde_json::Value::from(value).to_string();
         let (name, about) = (text(&self.name), text(&self.about));
-        let column = text(self.column.name());
+        let noise = text(self.noise.name());
         let blocks: Vec<String> = self.blocks.iter().map(PoolBlock::to_json).collect();
         let blocks = blocks.join(",\n");
         let times: String = [("started", &self.started), ("ended", &self.ended)]
@@ -308,7 +310,7 @@ impl Recorded {
             .filter_map(|(name, time)| Some(format!("    \"{name}\": {},\n", text(time.as_ref()?))))
             .collect();
         format!(
-            "    {{\n    \"name\": {name},\n    \"column\": {column},\n    \"about\": {about},\n{times}    \"blocks\": [\n{blocks}\n    ]\n    }}"
+            "    {{\n    \"name\": {name},\n    \"column\": {noise},\n    \"about\": {about},\n{times}    \"blocks\": [\n{blocks}\n    ]\n    }}"
         )
     }
 }
@@ -316,13 +318,13 @@ impl Recorded {
 impl PoolBlock {
     fn to_json(&self) -> String {
         let mut value = serde_json::to_value(self).expect("a block is plain data");
-        round(&mut value);
+        round_numbers(&mut value);
         format!("      {value}")
     }
 }
 
-/// Six significant digits: far below what any timer or machine repeats, and half the size.
-fn round(value: &mut serde_json::Value) {
+/// Rounds to six significant digits, far below the repeatability of any machine: half the file size.
+fn round_numbers(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Number(number) => {
             if let Some(exact) = number.as_f64() {
@@ -332,8 +334,8 @@ fn round(value: &mut serde_json::Value) {
                 *value = if whole { (rounded as i64).into() } else { rounded.into() };
             }
         }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(round),
-        serde_json::Value::Object(fields) => fields.values_mut().for_each(round),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(round_numbers),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(round_numbers),
         _ => {}
     }
 }
@@ -343,12 +345,12 @@ pub(super) mod tests {
     use super::*;
 
     pub(super) fn pool() -> Pool {
-        let quad = Quad {
+        let round = Round {
             order: "ANNA".into(),
             values: [("decode_tok_s".into(), vec![81.234567, 80.0, 81.0, 82.5])].into(),
         };
         let once = [("peak_rss_bytes".into(), [('A', 292_345_678.0), ('N', 2e8)].into())].into();
-        let turns = PoolTurns { warm_up_s: 0.5, turns_s: 1.0, quads: vec![quad], once };
+        let turns = PoolTurns { warm_up_s: 0.5, turns_s: 1.0, rounds: vec![round], once };
         let block = PoolBlock { load_s: 0.125, scenarios: vec![turns], ..PoolBlock::default() };
         Pool {
             schema: SCHEMA,
@@ -362,9 +364,9 @@ pub(super) mod tests {
             duet: false,
             arms: arms(),
             scenarios: vec![PoolCase { id: "short/b1".into(), work: Work::default() }],
-            environments: vec![Recorded {
+            environments: vec![PoolEnvironment {
                 name: "quiet".into(),
-                column: Column::Quiet,
+                noise: NoiseLevel::Quiet,
                 about: "nothing else".into(),
                 started: Some("2026-07-04T12:00:00Z".into()),
                 ended: None,
@@ -374,14 +376,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_pool_is_read_back_with_six_digits() {
+    fn a_pool_round_trips_with_six_digits() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pool.json");
         pool().save(&path).unwrap();
         let mut rounded = pool();
         for block in &mut rounded.environments[0].blocks {
             let turns = &mut block.scenarios[0];
-            turns.quads[0].values.get_mut("decode_tok_s").unwrap()[0] = 81.2346;
+            turns.rounds[0].values.get_mut("decode_tok_s").unwrap()[0] = 81.2346;
             *turns.once.get_mut("peak_rss_bytes").unwrap().get_mut(&'A').unwrap() = 292_346_000.0;
         }
         assert_eq!(Pool::load(&path).unwrap(), rounded);

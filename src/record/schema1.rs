@@ -1,59 +1,62 @@
-//! Schema 1 of the record and of the pair, lifted to schema 2. In schema 1, texts for people said
-//! what kind of absence it was and how a value was read; they are read here and nowhere else.
+//! Upgrades records and pairs of schema 1 to schema 2. In schema 1, only texts for people had the
+//! kind of an absence and how a value was read; they are parsed here and nowhere else.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::record::{Absence, AbsenceKind, Caveat, SCHEMA, pair};
+use crate::record::{Absence, AbsenceKind, Caveat};
 
-/// Degrees of freedom of a layout's standard deviation in a pair of schema 1, which does not say
-/// how many builds it was estimated from: its verdicts took it as known.
-const KNOWN: f64 = 1e9;
+/// The schema that is upgraded to.
+const UPGRADED: u32 = 2;
 
-/// Makes a record of schema 1 one of schema 2.
-pub(super) fn lift_record(record: &mut Value) {
+/// Degrees of freedom of the standard deviation between layouts in a pair of schema 1. It does not
+/// store how many builds that was estimated from; its verdicts took the value as exact.
+const EXACT: f64 = 1e9;
+
+/// Upgrades a record.
+pub(super) fn upgrade_record(record: &mut Value) {
     for case in items(record, "scenarios") {
-        lift_absent(case);
+        upgrade_absence(case);
         for block in items(case, "blocks") {
-            lift_notes(block);
+            upgrade_notes(block);
         }
     }
-    record["schema"] = SCHEMA.into();
+    record["schema"] = UPGRADED.into();
 }
 
-/// Makes a pair of schema 1 one of schema 2.
-pub(super) fn lift_pair(pair: &mut Value) {
+/// Upgrades a pair.
+pub(super) fn upgrade_pair(pair: &mut Value) {
     for case in items(pair, "scenarios") {
         for side in ["base", "candidate"] {
-            case.get_mut(side).into_iter().for_each(lift_absent);
+            case.get_mut(side).into_iter().for_each(upgrade_absence);
         }
-        lift_unread(case);
+        upgrade_no_value(case);
     }
     if let Some(Value::Object(layout_sd)) =
         pair.as_object_mut().and_then(|pair| pair.remove("layout_sd"))
     {
-        let spread = |sd: Value| json!({"sd": sd, "freedom": KNOWN});
+        let spread = |sd: Value| json!({"sd": sd, "freedom": EXACT});
         pair["layout"] = layout_sd.into_iter().map(|(kind, sd)| (kind, spread(sd))).collect();
     }
-    pair["schema"] = pair::SCHEMA.into();
+    pair["schema"] = UPGRADED.into();
 }
 
-/// Makes the text of an absence one with a kind.
-pub(crate) fn lift_absent(of: &mut Value) {
+/// Replaces the text of an absence by its kind and reason.
+pub(crate) fn upgrade_absence(of: &mut Value) {
     if let Some(absent) = of.get_mut("absent")
-        && let Some(lifted) = absent.as_str().map(absence)
+        && let Some(upgraded) = absent.as_str().map(absence)
     {
-        *absent = json!(lifted);
+        *absent = json!(upgraded);
     }
 }
 
-/// What a text of schema 1 meant.
+/// The absence that a text of schema 1 means.
 fn absence(text: &str) -> Absence {
     let kinds = [
         ("unsupported", AbsenceKind::Unsupported),
         ("unknown", AbsenceKind::Unknown),
-        // What there was too little memory for ended with how much there was.
+        // The text of a scenario skipped for memory ends with how much was available.
         (
             "skipped",
             if text.ends_with("available") {
@@ -72,8 +75,8 @@ fn absence(text: &str) -> Absence {
     Absence::new(kind, why.trim_start_matches([':', ' ']))
 }
 
-/// Keeps of a block's notes how its values fall short.
-fn lift_notes(block: &mut Value) {
+/// Derives the caveats of a block's values from its notes.
+fn upgrade_notes(block: &mut Value) {
     let mut caveats = BTreeMap::new();
     for (metric, says, caveat) in [
         ("peak_rss_bytes", ["shared_process", "shared_process"], Caveat::SharedProcess),
@@ -89,9 +92,9 @@ fn lift_notes(block: &mut Value) {
     }
 }
 
-/// Tells whose a metric without a value is: notes of schema 1 do not, but the values beside them
-/// do.
-fn lift_unread(case: &mut Value) {
+/// Moves notes on metrics without a value to the arm that lacks it: the one without a value beside
+/// the note.
+fn upgrade_no_value(case: &mut Value) {
     let mut notes = BTreeMap::new();
     for turns in items(case, "blocks") {
         let removed = turns.as_object_mut().and_then(|turns| turns.remove("notes"));
@@ -103,15 +106,15 @@ fn lift_unread(case: &mut Value) {
         for (letter, side) in [("A", "base"), ("B", "candidate")] {
             let has = items(case, "blocks").any(|turns| turns["once"][&metric][letter].is_number());
             let side = case.get_mut(side).and_then(Value::as_object_mut).filter(|_| !has);
-            let told = side.map(|side| side.entry("no_value").or_insert_with(|| json!({})));
-            if let Some(Value::Object(told)) = told {
-                told.insert(metric.clone(), why.clone());
+            let entry = side.map(|side| side.entry("no_value").or_insert_with(|| json!({})));
+            if let Some(Value::Object(entry)) = entry {
+                entry.insert(metric.clone(), why.clone());
             }
         }
     }
 }
 
-/// The objects of a list. What else stands in it is for the reader of schema 2 to refuse.
+/// The objects of a list. The reader of schema 2 refuses anything else in it.
 fn items<'a>(value: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
     let list = value.get_mut(list).and_then(Value::as_array_mut);
     list.into_iter().flatten().filter(|item| item.is_object())
@@ -124,8 +127,8 @@ mod tests {
 
     use super::*;
     use crate::record::Record;
-    use crate::record::calibration::Spread;
-    use crate::record::pair::Paired;
+    use crate::record::calibration::SdEstimate;
+    use crate::record::pair::PairRecord;
 
     fn fixture(form: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/schema-1/{form}.json"))
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_text_of_schema_1_meant() {
+    fn texts_of_schema_1_become_kinds_of_absence() {
         use AbsenceKind::*;
         for (text, kind, why) in [
             ("unsupported: no such device", Unsupported, "no such device"),
@@ -162,14 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_an_error_of_the_reader() {
+    fn an_item_that_is_no_object_is_an_error_of_the_reader() {
         let path = Path::new("pair.json");
         for (place, value) in
             [("/scenarios/0", json!(1)), ("/scenarios/0/base", json!(1)), ("/scenarios", json!(1))]
         {
             let mut pair = stored("pair");
             *pair.pointer_mut(place).unwrap() = value;
-            let error = Paired::parse(&pair.to_string(), path).unwrap_err().to_string();
+            let error = PairRecord::parse(&pair.to_string(), path).unwrap_err().to_string();
             assert!(error.contains("invalid type: integer `1`"), "{place}: {error}");
         }
     }
@@ -192,7 +195,7 @@ mod tests {
     #[test]
     fn a_pair_of_schema_1_is_read() {
         assert_eq!(stored("pair")["schema"], 1);
-        let pair = Paired::load(&fixture("pair")).unwrap();
+        let pair = PairRecord::load(&fixture("pair")).unwrap();
         assert_eq!((pair.schema, pair.scenarios.len(), pair.blocks.len()), (2, 4, 8));
         let unknown = Absence::new(AbsenceKind::Unknown, "no scenario of this name");
         assert_eq!(pair.scenarios[2].base.absent.as_ref(), Some(&unknown));
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_of_schema_1_said_how_a_value_falls_short() {
+    fn notes_of_schema_1_become_caveats() {
         let mut block = json!({
             "values": {"peak_rss_bytes": 2e9, "peak_device_bytes": 1e9, "ttft_s": 0.1},
             "notes": {
@@ -210,7 +213,7 @@ mod tests {
                 "ttft_s": "a sample",
             },
         });
-        lift_notes(&mut block);
+        upgrade_notes(&mut block);
         let caveats =
             json!({"peak_rss_bytes": "shared_process", "peak_device_bytes": "lower_bound"});
         assert_eq!(block["caveats"], caveats);
@@ -222,36 +225,36 @@ mod tests {
             },
         });
         let before = block.clone();
-        lift_notes(&mut block);
+        upgrade_notes(&mut block);
         assert_eq!(block, before, "a fresh process and a missing value have none");
     }
 
     #[test]
-    fn a_pair_of_schema_1_says_whose_peak_was_not_read_by_the_one_that_was() {
+    fn a_peak_that_was_not_read_is_that_of_the_arm_without_one() {
         let case = |once: Value| {
             json!({"base": {}, "candidate": {}, "blocks": [
                 {"block": 0, "quads": [], "once": once, "notes": {"peak_rss_bytes": "no VmHWM"}},
             ]})
         };
         let none = json!({});
-        let unread = json!({"no_value": {"peak_rss_bytes": "no VmHWM"}});
+        let no_value = json!({"no_value": {"peak_rss_bytes": "no VmHWM"}});
         for (once, base, candidate) in [
-            (json!({"peak_rss_bytes": {"A": 1e8}}), &none, &unread),
-            (json!({"peak_rss_bytes": {"B": 1e8}}), &unread, &none),
-            (json!({}), &unread, &unread),
+            (json!({"peak_rss_bytes": {"A": 1e8}}), &none, &no_value),
+            (json!({"peak_rss_bytes": {"B": 1e8}}), &no_value, &none),
+            (json!({}), &no_value, &no_value),
         ] {
             let mut case = case(once);
-            lift_unread(&mut case);
+            upgrade_no_value(&mut case);
             assert_eq!((&case["base"], &case["candidate"]), (base, candidate));
             assert_eq!(case["blocks"][0].get("notes"), None);
         }
     }
 
     #[test]
-    fn the_layout_of_a_pair_of_schema_1_is_taken_as_known() {
+    fn the_layout_of_a_pair_of_schema_1_is_taken_as_exact() {
         let mut pair = stored("pair");
         pair["layout_sd"] = json!({"decode": 0.0021});
-        let pair = Paired::parse(&pair.to_string(), Path::new("pair.json")).unwrap();
-        assert_eq!(pair.layout["decode"], Spread { sd: 0.0021, freedom: 1e9 });
+        let pair = PairRecord::parse(&pair.to_string(), Path::new("pair.json")).unwrap();
+        assert_eq!(pair.layout["decode"], SdEstimate { sd: 0.0021, freedom: 1e9 });
     }
 }

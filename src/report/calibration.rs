@@ -1,13 +1,13 @@
-//! What a machine differs by when nothing was changed, as text.
+//! The calibration of a machine as text.
 
-use crate::record::calibration::{Calibration, Spread};
-use crate::report::text::{Medium, percent, plain, table};
+use crate::record::calibration::{Calibration, SdEstimate};
+use crate::report::text::{TextFormat, percent, sanitize, table};
 use crate::workload::metric;
 
-/// A calibration for a terminal: spreads by kind of metric, and the smallest change that can be
-/// seen in each scenario.
+/// A calibration for a terminal: standard deviations by kind of metric, and the smallest detectable
+/// change per scenario.
 pub fn calibration_text(calibration: &Calibration) -> String {
-    let spread = |spread: Option<&Spread>| {
+    let spread = |spread: Option<&SdEstimate>| {
         spread.map_or("not measured".into(), |spread| {
             format!("{:.2} % ({:.0} df)", 100.0 * spread.sd, spread.freedom)
         })
@@ -24,56 +24,56 @@ pub fn calibration_text(calibration: &Calibration) -> String {
             vec![kind.clone(), spread(layout), spread(session)]
         })
         .collect();
-    let header = ["metrics", "two code layouts differ by", "sessions differ by"];
+    let header = ["metrics", "SD between layouts", "SD between sessions"];
     let mut text = format!(
-        "{} of {} in {} sessions; standard deviations of cost\n\n{}",
-        plain(&calibration.machine.class),
-        plain(&calibration.model.spec),
+        "{} with {}, {} sessions; standard deviations (SD) of ln cost\n\n{}",
+        sanitize(&calibration.machine.class),
+        sanitize(&calibration.model.spec),
         calibration.sessions.len(),
-        table(Medium::Terminal, &header, &rows, &[1, 2])
+        table(TextFormat::Terminal, &header, &rows, &[1, 2])
     );
     let sizes: Vec<usize> = calibration
         .floors
         .first()
         .map_or(Vec::new(), |floor| floor.smallest_at.keys().copied().collect());
-    let sees: Vec<String> =
-        sizes.iter().map(|blocks| format!("sees with {blocks} blocks")).collect();
-    let mut header = vec!["scenario", "metric", "limit", "quads differ by", "blocks differ by"];
-    header.extend(sees.iter().map(String::as_str));
+    let detectable: Vec<String> =
+        sizes.iter().map(|blocks| format!("detectable, {blocks} blocks")).collect();
+    let mut header = vec!["scenario", "metric", "limit", "SD of rounds", "SD of blocks"];
+    header.extend(detectable.iter().map(String::as_str));
     let rows: Vec<Vec<String>> = calibration
         .floors
         .iter()
         .map(|floor| {
             let limit = metric(&floor.metric).and_then(|metric| metric.limit);
             let mut row = vec![
-                plain(&floor.scenario),
-                plain(&floor.metric),
+                sanitize(&floor.scenario),
+                sanitize(&floor.metric),
                 limit.map_or("-".into(), percent),
                 floor.within_sd.map_or("-".into(), |sd| format!("{:.2} %", 100.0 * sd)),
                 format!("{:.2} %", 100.0 * floor.block_sd),
             ];
             row.extend(floor.smallest_at.values().map(|share| {
-                let blind = limit.is_some_and(|limit| *share > limit);
-                format!("{:.1} %{}", 100.0 * share, if blind { ", not the limit" } else { "" })
+                let above = limit.is_some_and(|limit| *share > limit);
+                format!("{:.1} %{}", 100.0 * share, if above { ", above limit" } else { "" })
             }));
             row
         })
         .collect();
     let numbers: Vec<usize> = (2..header.len()).collect();
-    text += &format!("\n{}", table(Medium::Terminal, &header, &rows, &numbers));
+    text += &format!("\n{}", table(TextFormat::Terminal, &header, &rows, &numbers));
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::calibration::{CalibrationKind, Floor, Place, SCHEMA, Weights};
+    use crate::record::calibration::{CalibrationKind, MachineId, ModelId, NoiseFloor, SCHEMA};
 
     #[test]
-    fn a_limit_that_cannot_be_seen_is_said() {
+    fn a_limit_that_cannot_be_detected_is_marked() {
         let calibration = Calibration {
-            layout_sd: [("decode".to_owned(), Spread { sd: 0.0031, freedom: 3.0 })].into(),
-            floors: vec![Floor {
+            layout_sd: [("decode".to_owned(), SdEstimate { sd: 0.0031, freedom: 3.0 })].into(),
+            floors: vec![NoiseFloor {
                 scenario: "code/b1".into(),
                 metric: "decode_tok_s".into(),
                 within_sd: Some(0.02),
@@ -82,16 +82,16 @@ mod tests {
             }],
             schema: SCHEMA,
             kind: CalibrationKind::Calibration,
-            machine: Place::default(),
-            model: Weights::default(),
+            machine: MachineId::default(),
+            model: ModelId::default(),
             commit: None,
             sessions: Vec::new(),
             session_sd: Default::default(),
         };
         let text = calibration_text(&calibration);
-        for part in ["0.31 % (3 df)", "not measured", "6.2 %, not the limit", "1.8 %"] {
+        for part in ["0.31 % (3 df)", "not measured", "6.2 %, above limit", "1.8 %"] {
             assert!(text.contains(part), "`{part}` is not in:\n{text}");
         }
-        assert_eq!(text.matches("not the limit").count(), 1, "{text}");
+        assert_eq!(text.matches("above limit").count(), 1, "{text}");
     }
 }

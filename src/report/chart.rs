@@ -1,107 +1,103 @@
-//! Charts as SVG: a description in plain numbers goes in, text comes out. One file is enough for a
-//! page of any theme: colours are custom properties with fallbacks for white paper, nothing has a
-//! fixed size in pixels, and no element has an id, so that many charts can stand in one page. Knows
-//! neither records nor metrics; words and numbers come in the report's language.
+//! Charts as SVG, from plain numbers. The SVG works in any page and theme: colours are custom
+//! properties with fallbacks for white paper, no size is in pixels, and no element has an id, so
+//! that one page can hold many charts. Knows neither records nor metrics; texts and number formats
+//! come from the caller.
 
 mod backend;
 mod bars;
-mod figures;
-mod head;
+mod downsample;
+mod header;
 mod histogram;
 mod lines;
 mod png;
 mod theme;
-mod thin;
 mod ticks;
+mod units;
 
 use std::convert::Infallible;
 
 use plotters::drawing::DrawingAreaErrorKind;
 
-pub use figures::{
-    Curve, Straight, Words, batch_scaling, distribution, memory, rate_by_depth, rate_by_step,
-    throughput, trend, ttft_by_prompt,
-};
 pub use png::png;
 pub use theme::CSS;
 
-/// A number with so many decimals, in the language of the report: `12.5`, `12,5`.
+/// Formats a number with so many decimals, in the language of the report: `12.5`, `12,5`.
 pub type Number<'a> = &'a dyn Fn(f64, usize) -> String;
 
-/// A chart in plain numbers.
+/// A chart description.
 pub struct Chart<'a> {
-    /// Above the picture; cut where it fills more than two lines.
+    /// The heading; cut after two lines.
     pub title: String,
-    /// What the picture says, for those who do not see it.
+    /// Alternative text.
     pub alt: String,
-    /// What is drawn.
+    /// The data to draw.
     pub data: Data<'a>,
 }
 
 /// The kinds of chart.
 pub enum Data<'a> {
-    /// Values over a quantity: curves, points, fitted lines, values over time.
+    /// Values over a quantity: curves, points, fitted lines, time series.
     Lines(Lines<'a>),
-    /// Values of named things, one bar each, from zero.
+    /// Values of named items, one bar each, from zero.
     Bars(Bars<'a>),
-    /// How often values occur.
+    /// A frequency distribution.
     Histogram(Histogram<'a>),
 }
 
 /// Values over a quantity.
 pub struct Lines<'a> {
-    /// The quantity from left to right.
+    /// The horizontal axis.
     pub x: Axis<'a>,
-    /// The values from the bottom up.
+    /// The vertical axis.
     pub y: Axis<'a>,
-    /// What is drawn, the first on top.
+    /// The series; the first is drawn on top.
     pub series: Vec<Series>,
 }
 
 /// An axis.
 #[derive(Clone)]
 pub struct Axis<'a> {
-    /// What it shows, with its unit.
+    /// Label with unit.
     pub label: String,
     /// How values are laid out on it.
     pub scale: Scale,
-    /// How its numbers are written; a time axis writes UTC by itself.
+    /// Format of its numbers; a time axis always shows UTC.
     pub number: Number<'a>,
 }
 
-/// How values are laid out on an axis.
+/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// Evenly, with zero in the picture.
+    /// Linear, including zero.
     Zero,
-    /// Evenly, around the values. Differences of under 2 % are not blown up to fill the picture.
+    /// Linear around the values; differences below 2 % are not magnified.
     Around,
-    /// Evenly, around the values, with marks at whole numbers only.
+    /// Linear around the values, with ticks at integers only.
     Whole,
-    /// Every doubling is as long as the next; for values above zero.
+    /// Logarithmic to base 2, for positive values.
     Doubling,
-    /// Seconds since 1970-01-01 00:00 UTC, marked with dates and times of day in UTC.
+    /// Seconds since 1970-01-01 00:00 UTC, with dates and times in UTC.
     Time,
 }
 
-/// Points of one kind.
+/// A series of points.
 pub struct Series {
-    /// Its name in the legend, which is drawn where there are several.
+    /// Its name in the legend, which is drawn if there are several series.
     pub name: String,
     /// From left to right.
     pub points: Vec<Point>,
-    /// How they are drawn.
-    pub look: Look,
+    /// How the points are drawn.
+    pub style: SeriesStyle,
 }
 
-/// A value at a place.
+/// A data point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
-    /// Where.
+    /// The horizontal position.
     pub x: f64,
-    /// The value; `None` where there is none, which breaks the line.
+    /// The value; `None` interrupts the line.
     pub y: Option<f64>,
-    /// What holds the true value: the lower and the upper end.
+    /// The confidence interval: lower and upper end.
     pub interval: Option<(f64, f64)>,
 }
 
@@ -111,7 +107,7 @@ impl Point {
         Self { x, y: Some(y), interval: None }
     }
 
-    /// A place without a value.
+    /// A missing value.
     pub fn missing(x: f64) -> Self {
         Self { x, y: None, interval: None }
     }
@@ -119,103 +115,103 @@ impl Point {
 
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// Joined; with a mark at each value while they are few.
+pub enum SeriesStyle {
+    /// Connected points, with markers if there are few.
     Line,
-    /// A mark at each value.
+    /// Markers only.
     Points,
-    /// A dashed line to measure others by: a fit, an ideal.
+    /// A dashed reference line, such as a fit.
     Reference,
-    /// Crosses on the lower edge, at places where something failed; values are not looked at.
+    /// Crosses at the lower edge for failures; values are ignored.
     Failures,
 }
 
-/// Values of named things.
+/// A bar chart.
 pub struct Bars<'a> {
-    /// The things, from the top down.
+    /// The items, from top to bottom.
     pub categories: Vec<String>,
-    /// Pictures beside each other, each with a scale of its own.
+    /// Panels side by side, each with its own scale.
     pub panels: Vec<Panel<'a>>,
 }
 
-/// Bars that share a scale.
+/// Bars on a common scale.
 pub struct Panel<'a> {
-    /// What is shown, with its unit.
+    /// Label with unit.
     pub label: String,
-    /// How values are written.
+    /// Format of values.
     pub number: Number<'a>,
-    /// Bars of one kind each; their names make the legend where there are several.
+    /// Groups of bars; their names form the legend if there are several.
     pub groups: Vec<Group>,
 }
 
-/// One bar for every category.
+/// One bar per category.
 pub struct Group {
     /// Its name in the legend.
     pub name: String,
-    /// A value for each category, `None` where none was measured.
+    /// One value per category; `None` if not measured.
     pub values: Vec<Option<f64>>,
 }
 
-/// How often values occur.
+/// A histogram.
 pub struct Histogram<'a> {
     /// The values, with their unit.
     pub x: Axis<'a>,
-    /// Their number.
+    /// Their counts.
     pub y: Axis<'a>,
-    /// Every value.
+    /// All values.
     pub values: Vec<f64>,
-    /// Upright lines with a name each, such as a median.
+    /// Named vertical lines, such as a median.
     pub marks: Vec<Mark>,
 }
 
-/// An upright line.
+/// A vertical line.
 pub struct Mark {
     /// Its text in the legend.
     pub name: String,
-    /// Its place.
+    /// Its value.
     pub at: f64,
 }
 
-/// Why there is no chart.
+/// Why a chart cannot be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoChart {
-    /// There is nothing to draw.
+pub enum ChartError {
+    /// No values.
     #[error("no values")]
     Empty,
-    /// A line or a distribution of a single value would say what is not known.
+    /// A line or distribution of a single value would mislead.
     #[error("one value only")]
     OneValue,
-    /// A value that no picture can hold: infinite, not a number, or beyond 10¹⁵.
+    /// An infinite or undefined value, or one above 10¹⁵.
     #[error("a value is infinite, not a number or far too large")]
     Unusable,
-    /// A value at or below zero on an axis of doublings, or a bar below zero.
+    /// A value at or below zero on a logarithmic axis, or a negative bar.
     #[error("a value lies below what can be drawn")]
     TooLow,
     /// A group of bars with more or fewer values than there are categories.
     #[error("bars and their names differ in number")]
     Uneven,
-    /// The parts do not fit into the picture.
+    /// The parts do not fit.
     #[error("the picture cannot be laid out")]
     Layout,
 }
 
-impl From<DrawingAreaErrorKind<Infallible>> for NoChart {
+impl From<DrawingAreaErrorKind<Infallible>> for ChartError {
     fn from(_: DrawingAreaErrorKind<Infallible>) -> Self {
-        NoChart::Layout
+        ChartError::Layout
     }
 }
 
-/// The chart as an SVG element, which is also a file of its own.
+/// The chart as an SVG element, which is also a valid file.
 ///
 /// # Errors
-/// When the numbers make no picture; the reason can be shown in its place.
-pub fn svg(chart: &Chart<'_>) -> Result<String, NoChart> {
+/// When the data cannot be drawn; the reason can be shown instead.
+pub fn svg(chart: &Chart<'_>) -> Result<String, ChartError> {
     let (mut body, keys) = match &chart.data {
-        Data::Lines(data) => (String::new(), lines::keys(data)),
-        Data::Bars(data) => (String::new(), bars::keys(data)),
-        Data::Histogram(data) => (String::new(), histogram::keys(data)),
+        Data::Lines(data) => (String::new(), lines::legend(data)),
+        Data::Bars(data) => (String::new(), bars::legend(data)),
+        Data::Histogram(data) => (String::new(), histogram::legend(data)),
     };
-    let head = head::Head::new(&chart.title, keys);
+    let head = header::Header::new(&chart.title, keys);
     let height = match &chart.data {
         Data::Lines(data) => lines::draw(data, &head, &mut body),
         Data::Bars(data) => bars::draw(data, &head, &mut body),

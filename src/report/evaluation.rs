@@ -1,15 +1,15 @@
-//! How often rules were right, as text: a table per column of environments, ours beside its targets
-//! and in every environment, and the figures once more as one line of JSON, for whoever reads only
-//! the last line.
+//! The evaluation of gate rules as text or Markdown: one table per class of environments, the
+//! default rule against its targets and in every environment, and all figures again as JSON in the
+//! last line.
 
 use crate::evaluate::{
     Bound, EnvironmentResult, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS,
     GateTargetResult, GateTargetStatus, RULES, SUITE_SCENARIOS,
 };
-use crate::record::pool::Column;
-use crate::report::text::{Medium, table};
+use crate::record::pool::NoiseLevel;
+use crate::report::text::{TextFormat, table};
 
-/// The figures of the tables; the others are in the JSON.
+/// Figures shown in the tables; the JSON has all.
 const SHOWN: [&str; 15] = [
     "false_alarm",
     "suite_false_alarm",
@@ -30,30 +30,30 @@ const SHOWN: [&str; 15] = [
 
 /// Text for a terminal; the last line is JSON.
 pub fn evaluation_text(evaluation: &Evaluation, command: &str) -> String {
-    document(evaluation, command, Medium::Terminal)
+    document(evaluation, command, TextFormat::Terminal)
 }
 
 /// Markdown; the last line is JSON.
 pub fn evaluation_markdown(evaluation: &Evaluation, command: &str) -> String {
-    document(evaluation, command, Medium::Markdown)
+    document(evaluation, command, TextFormat::Markdown)
 }
 
-/// Everything, as JSON.
+/// The evaluation as JSON.
 pub fn evaluation_json(evaluation: &Evaluation) -> String {
     serde_json::to_string_pretty(evaluation).expect("an evaluation is plain data") + "\n"
 }
 
-fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
-    let title = |text: &str| match medium {
-        Medium::Terminal => format!("\n{}\n\n", text.to_uppercase()),
-        Medium::Markdown => format!("\n## {text}\n\n"),
+fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> String {
+    let title = |text: &str| match format {
+        TextFormat::Terminal => format!("\n{}\n\n", text.to_uppercase()),
+        TextFormat::Markdown => format!("\n## {text}\n\n"),
     };
-    let mut text = format!("{}\n\n{}", sentence(&evaluation.targets), about(evaluation, medium));
+    let mut text = format!("{}\n\n{}", sentence(&evaluation.targets), about(evaluation, format));
     if !evaluation.targets.is_empty() {
-        text += &title("Targets of ours");
-        text += &targets(evaluation, medium);
+        text += &title("Targets of rule ours");
+        text += &targets(evaluation, format);
     }
-    for column in Column::ALL {
+    for column in NoiseLevel::ALL {
         let places = evaluation.environments.iter().filter(|place| place.column == column);
         let mut names: Vec<&str> = places.map(|place| place.name.as_str()).collect();
         names.sort_unstable();
@@ -62,19 +62,20 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
             let rows = evaluation.rules.iter().filter_map(|rule| {
                 Some(row(rule, evaluation.columns.get(rule)?.get(column.name())?))
             });
-            text += &title(&format!("{} ({})", column.name(), medium.escape(&names.join(", "))));
-            text += &figures("rule", rows.collect(), medium);
+            text += &title(&format!("{} ({})", column.name(), format.escape(&names.join(", "))));
+            text += &figures("rule", rows.collect(), format);
         }
     }
     if evaluation.rules.contains(&"ours") && evaluation.pools.len() > 1 {
         let columns = evaluation.pools.iter().flat_map(|pool| {
-            let of = |column: Column| Some((column, pool.columns.get("ours")?.get(column.name())?));
-            let columns = Column::ALL.into_iter().filter_map(of);
+            let of =
+                |column: NoiseLevel| Some((column, pool.columns.get("ours")?.get(column.name())?));
+            let columns = NoiseLevel::ALL.into_iter().filter_map(of);
             columns
                 .map(|(column, figures)| row(&format!("{}, {}", pool.cpu, column.name()), figures))
         });
-        text += &title("Ours on every machine");
-        text += &figures("machine", columns.collect(), medium);
+        text += &title("Rule ours by machine");
+        text += &figures("machine", columns.collect(), format);
     }
     if evaluation.rules.contains(&"ours") {
         let rows = evaluation.environments.iter();
@@ -83,31 +84,33 @@ fn document(evaluation: &Evaluation, command: &str, medium: Medium) -> String {
             _ => format!("{}, {}", evaluation.pools[place.pool].cpu, place.name),
         };
         let rows = rows.map(|place| row(&name(place), &place.figures["ours"])).collect();
-        text += &title("Ours in every environment");
-        text += &figures("environment", rows, medium);
+        text += &title("Rule ours by environment");
+        text += &figures("environment", rows, format);
     }
-    text += &title("What the rules are");
+    text += &title("Rules");
     let rules = RULES.iter().filter(|rule| evaluation.rules.contains(&rule.name));
     let rules: Vec<Vec<String>> =
         rules.map(|rule| vec![rule.name.into(), rule.about.into()]).collect();
-    text += &table(medium, &["rule", "how it decides"], &rules, &[]);
-    text += &title("What the figures are");
+    text += &table(format, &["rule", "decision"], &rules, &[]);
+    text += &title("Figures");
     let legend = SHOWN.map(|name| {
         let one = figure(name);
         let unit =
             if matches!(one.unit, FigureUnit::Share | FigureUnit::Effect) { " (%)" } else { "" };
         vec![one.label.to_owned(), format!("{}{unit}", one.about)]
     });
-    text += &table(medium, &["figure", "what it is"], &legend, &[]);
-    text += &match medium {
-        Medium::Terminal => format!("\n{}\n\n", medium.escape(command)),
-        Medium::Markdown => format!("\nMade with `{}`.\n\n", medium.escape(command)),
+    text += &table(format, &["figure", "meaning"], &legend, &[]);
+    text += &match format {
+        TextFormat::Terminal => format!("\n{}\n\n", format.escape(command)),
+        TextFormat::Markdown => {
+            format!("\n{}\n\n", format.escape(&format!("Made with `{command}`.")))
+        }
     };
     let last = serde_json::to_string(&evaluation.columns).expect("figures are plain data");
     text + &last + "\n"
 }
 
-/// What a reader needs first: which targets are missed, and how many are met for certain.
+/// The summary sentence: how many targets are met, and which are missed.
 fn sentence(targets: &[GateTargetResult]) -> String {
     let of = |status: GateTargetStatus| -> Vec<String> {
         let such = targets.iter().filter(|met| met.status == status);
@@ -116,41 +119,41 @@ fn sentence(targets: &[GateTargetResult]) -> String {
     let (met, open, missed) =
         (of(GateTargetStatus::Met), of(GateTargetStatus::NotShown), of(GateTargetStatus::Missed));
     if targets.is_empty() {
-        return "Rules replayed; ours is not among them.".into();
+        return "Rules replayed without ours.".into();
     }
     let known = met.len() + open.len() + missed.len();
     let open = match open.len() {
         0 => String::new(),
-        count => format!(", {count} have a value that does without enough blocks to show it"),
+        count => format!(", {count} more by estimate without enough evidence"),
     };
     let missed = match missed.is_empty() {
         true => String::new(),
         false => format!("; missed: {}", missed.join(", ")),
     };
-    format!("Ours is shown to meet {} of {known} targets{open}{missed}.", met.len())
+    format!("Rule ours demonstrably meets {} of {known} targets{open}{missed}.", met.len())
 }
 
-/// What the figures rest on.
-fn about(evaluation: &Evaluation, medium: Medium) -> String {
+/// The data behind the figures.
+fn about(evaluation: &Evaluation, format: TextFormat) -> String {
     let Evaluation { runs, seed, judged, pools, environments, .. } = evaluation;
     let pools: Vec<String> = pools
         .iter()
         .map(|pool| {
             format!(
                 "Drawn from blocks of {} on {}, {} ({}).",
-                medium.escape(&pool.model),
-                medium.escape(&pool.cpu),
-                medium.escape(&pool.machine),
-                medium.escape(&pool.scenarios.join(", ")),
+                format.escape(&pool.model),
+                format.escape(&pool.cpu),
+                format.escape(&pool.machine),
+                format.escape(&pool.scenarios.join(", ")),
             )
         })
         .collect();
     let text = format!(
         "{runs} virtual suites of {SUITE_SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
          {}\n\
-         Suites share these blocks: more suites are no more evidence. Verdicts that share no block are, and intervals in brackets\n\
-         hold a share with 95 % by them (Clopper and Pearson), a suite being as many scenarios.\n\
-         The rules take blocks to be independent: the correlation of neighbours should be near 0.\n\n",
+         All suites draw from these blocks, so more suites add no evidence. Verdicts without a common block do: the\n\
+         intervals in brackets are 95 % Clopper–Pearson intervals over them, a suite counting as its scenarios.\n\
+         The rules assume independent blocks: the lag-1 autocorrelation should be near 0.\n\n",
         pools.join("\n"),
     );
     let rows: Vec<Vec<String>> = environments
@@ -173,19 +176,19 @@ fn about(evaluation: &Evaluation, medium: Medium) -> String {
         "blocks",
         "rejected",
         "SD of decode %",
-        "neighbours",
-        "what went on",
+        "lag-1 autocorrelation",
+        "conditions",
     ];
-    text + &table(medium, &header, &rows, &[3, 4, 5, 6])
+    text + &table(format, &header, &rows, &[3, 4, 5, 6])
 }
 
-fn targets(evaluation: &Evaluation, medium: Medium) -> String {
+fn targets(evaluation: &Evaluation, format: TextFormat) -> String {
     let cell = |met: &GateTargetResult| {
         let unit = figure(met.figure).unit;
-        let said = match met.status {
+        let status = match met.status {
             GateTargetStatus::NotMeasured => "not measured",
             GateTargetStatus::Met => "met",
-            GateTargetStatus::NotShown => "not shown",
+            GateTargetStatus::NotShown => "unproven",
             GateTargetStatus::Missed => "MISSED",
         };
         let rests = met.proportion.map_or(String::new(), |proportion| {
@@ -197,7 +200,7 @@ fn targets(evaluation: &Evaluation, medium: Medium) -> String {
                 proportion.cases
             )
         });
-        format!("{}{rests} ({}) {said}", shown(unit, met.value), bound(met.bound, unit))
+        format!("{}{rests} ({}) {status}", shown(unit, met.value), bound(met.bound, unit))
     };
     let rows: Vec<Vec<String>> = GATE_TARGETS
         .iter()
@@ -207,15 +210,15 @@ fn targets(evaluation: &Evaluation, medium: Medium) -> String {
         })
         .collect();
     let header: Vec<&str> =
-        std::iter::once("target").chain(Column::ALL.map(Column::name)).collect();
-    table(medium, &header, &rows, &[])
+        std::iter::once("target").chain(NoiseLevel::ALL.map(NoiseLevel::name)).collect();
+    table(format, &header, &rows, &[])
 }
 
-fn figures(first: &str, rows: Vec<Vec<String>>, medium: Medium) -> String {
+fn figures(first: &str, rows: Vec<Vec<String>>, format: TextFormat) -> String {
     let labels = SHOWN.map(|name| figure(name).label);
     let header: Vec<&str> = std::iter::once(first).chain(labels).collect();
     let right: Vec<usize> = (1..header.len()).collect();
-    table(medium, &header, &rows, &right)
+    table(format, &header, &rows, &right)
 }
 
 fn row(name: &str, figures: &Figures) -> Vec<String> {
@@ -227,13 +230,13 @@ fn figure(name: &str) -> &'static Figure {
     FIGURES.iter().find(|figure| figure.name == name).expect("a name of the table of figures")
 }
 
-/// Shares and changes in percent; `-` where there is nothing.
+/// Shares and changes in percent; `-` if there is no value.
 fn shown(unit: FigureUnit, value: Option<f64>) -> String {
     let Some(value) = value else { return "-".into() };
     match unit {
         FigureUnit::Share | FigureUnit::Effect => {
             let percent = 100.0 * value;
-            // Near nothing and near everything a tenth of a percent matters.
+            // Near 0 % and 100 % a tenth of a percent matters.
             let digits = if percent.abs() < 0.995 || percent > 99.0 { 2 } else { 1 };
             let text = format!("{percent:.digits$}");
             match text.as_str() {

@@ -1,107 +1,108 @@
-//! The report of one record: what it holds and what follows from it, in the words and numbers of a
-//! language. Computes nothing but medians and spreads: what follows from a record is for
-//! `crate::analysis` to say. Knows nothing of Markdown beyond handing it over, nor of HTML.
+//! The report of one record in one language. It computes only medians and spreads; everything else
+//! comes from [`crate::analysis`]. Layout is left to Markdown and HTML.
 
 mod absent;
 mod charts;
-mod closing;
+mod conclusion;
+pub(super) mod document;
 mod general;
-mod goals;
 mod lengths;
 mod markdown;
-pub(super) mod model;
-mod paper;
+mod render_context;
 mod speed;
+mod suites;
 mod summary;
-mod trials;
+mod targets;
 
 use std::sync::LazyLock;
 
 use crate::analysis::Targets;
 use crate::record::Record;
-use crate::report::full::model::{Block, Document, Text};
-use crate::report::full::paper::Paper;
-use crate::report::text::LONGEST;
+use crate::report::full::document::{Block, Document, Text};
+use crate::report::full::render_context::RenderContext;
+use crate::report::text::MAX_MARKDOWN_CHARS;
 use crate::report::words::Lang;
 
-/// How a report is made.
+/// Options of a report.
 #[derive(Debug, Clone, Copy)]
-pub struct Edition<'a> {
-    /// Its words and numbers.
+pub struct ReportOptions<'a> {
+    /// Language of texts and numbers.
     pub lang: Lang,
-    /// What the record is held against.
+    /// Targets that the record is compared with.
     pub targets: &'a Targets,
 }
 
-/// With the targets that come with this build.
-impl From<Lang> for Edition<'static> {
+/// With the built-in targets.
+impl From<Lang> for ReportOptions<'static> {
     fn from(lang: Lang) -> Self {
         static BUILTIN: LazyLock<Targets> = LazyLock::new(Targets::builtin);
         Self { lang, targets: &BUILTIN }
     }
 }
 
-/// The whole report of a record.
-pub(super) fn document(record: &Record, edition: Edition<'_>) -> Document {
-    let lang = edition.lang;
-    let paper = Paper::new(record, edition);
+pub(super) fn build_document(record: &Record, options: ReportOptions<'_>) -> Document {
+    let lang = options.lang;
+    let ctx = RenderContext::new(record, options);
     let sections = [
-        Some(general::general(&paper)),
-        Some(summary::summary(&paper)),
-        Some(general::method(&paper)),
-        Some(general::scenarios(&paper)),
-        speed::latency(&paper),
-        speed::api(&paper),
-        speed::categories(&paper),
-        lengths::grid(&paper),
-        lengths::context(&paper),
-        trials::consistency(&paper),
-        trials::stress(&paper),
-        trials::pipelines(&paper),
-        trials::quality(&paper),
-        summary::energy(&paper),
-        goals::targets(&paper),
-        charts::charts(&paper),
-        Some(closing::advice(&paper)),
-        Some(closing::conclusion(&paper)),
-        Some(absent::absent(&paper)),
-        Some(absent::reproduce(&paper)),
-        Some(general::every(&paper)),
+        Some(general::general(&ctx)),
+        Some(summary::summary(&ctx)),
+        Some(general::method(&ctx)),
+        Some(general::scenarios(&ctx)),
+        speed::latency(&ctx),
+        speed::api(&ctx),
+        speed::categories(&ctx),
+        lengths::grid(&ctx),
+        lengths::context(&ctx),
+        suites::consistency(&ctx),
+        suites::stress(&ctx),
+        suites::pipelines(&ctx),
+        suites::quality(&ctx),
+        summary::energy(&ctx),
+        targets::targets(&ctx),
+        charts::charts(&ctx),
+        Some(conclusion::advice(&ctx)),
+        Some(conclusion::conclusion(&ctx)),
+        Some(absent::absent(&ctx)),
+        Some(absent::reproduce(&ctx)),
+        Some(general::all_metrics(&ctx)),
     ];
-    let words = &paper.words.frame;
+    let words = &ctx.words.frame;
     let model = if record.model.spec.is_empty() { "?" } else { &record.model.spec };
     Document {
         lang: lang.code(),
-        title: Text::fill(words.title, &[("model", model)]),
+        title: Text::from_template(words.title, &[("model", model)]),
         contents: words.contents.into(),
         sections: sections.into_iter().flatten().collect(),
     }
 }
 
-/// The report of a record as GitHub-flavoured Markdown, no longer than GitHub shows: what is left
-/// out then is counted where it would stand. It links its charts as files in the folder `charts`,
-/// whose name is written as it stands; without a folder it has none.
+/// The report of a record as GitHub-flavoured Markdown, within the length that GitHub shows; it
+/// counts what it omits. Charts are linked as files in the folder `charts`; without a folder there
+/// are none.
 pub fn markdown<'a>(
     record: &Record,
-    edition: impl Into<Edition<'a>>,
+    options: impl Into<ReportOptions<'a>>,
     charts: Option<&str>,
 ) -> String {
-    let edition = edition.into();
-    markdown::markdown(&document(record, edition), charts, edition.lang, LONGEST)
+    let options = options.into();
+    markdown::markdown(&build_document(record, options), charts, options.lang, MAX_MARKDOWN_CHARS)
 }
 
-/// The charts of a record as files for [`markdown`]: their names and what is in them, on white
-/// paper whatever the reader's theme.
-pub fn chart_files<'a>(record: &Record, edition: impl Into<Edition<'a>>) -> Vec<(String, String)> {
-    let sections = document(record, edition.into()).sections;
+/// The charts of a record as files for [`markdown`]: names and contents, on a white background
+/// whatever the reader's theme.
+pub fn chart_files<'a>(
+    record: &Record,
+    options: impl Into<ReportOptions<'a>>,
+) -> Vec<(String, String)> {
+    let sections = build_document(record, options.into()).sections;
     let blocks = sections.into_iter().flat_map(|section| section.blocks);
     let charts = blocks.filter_map(|block| match block {
         Block::Chart { chart } => Some(chart),
         _ => None,
     });
-    let paper = "</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>";
+    let white = "</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>";
     charts
-        .map(|chart| (format!("{}.svg", chart.name), chart.svg.replacen("</title>", paper, 1)))
+        .map(|chart| (format!("{}.svg", chart.name), chart.svg.replacen("</title>", white, 1)))
         .collect()
 }
 

@@ -1,5 +1,7 @@
-//! One self-contained page for a record and its verdict, or for a pair and its. No script, no
+//! Self-contained HTML pages: a record with its verdict, or a pair with its verdict. No script, no
 //! network.
+
+use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -7,67 +9,66 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
 use crate::compare::{Finding, Judgement, Outcome, Verdict};
 use crate::error::{Error, Result};
-use crate::record::Record;
-use crate::record::pair::{Arm, Paired, PairedBlock};
-use crate::report::document::machine;
-use crate::report::full::Edition;
-use crate::report::full::model::Document;
-use crate::report::plot::plot;
-use crate::report::text::{duration, number, percent, plain};
+use crate::record::pair::{Arm, PairBlock, PairRecord};
+use crate::record::{Machine, Record};
+use crate::report::block_plot::block_plot;
+use crate::report::full::ReportOptions;
+use crate::report::full::document::Document;
+use crate::report::text::{duration, number, percent, sanitize};
 use crate::report::words::Lang;
 use crate::report::{chart, full, verdict};
 use crate::workload;
 
-/// The page of a record in English, with the verdict on it and the command that made it if one is
-/// given.
+/// The English page of a record, with a verdict and the command that produced it, if given.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
+/// When the template does not fit the data; tests render every template.
 pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<String> {
-    let verdict = judgement.map(|(judgement, command)| verdict(judgement, command));
-    document_page(&full::document(record, Lang::En.into()), verdict)
+    let verdict = judgement.map(|(judgement, command)| verdict_data(judgement, command));
+    document_page(&full::build_document(record, Lang::En.into()), verdict)
 }
 
 /// The page of a record in a language.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
-pub fn page_in<'a>(record: &Record, edition: impl Into<Edition<'a>>) -> Result<String> {
-    document_page(&full::document(record, edition.into()), None)
+/// When the template does not fit the data; tests render every template.
+pub fn page_in<'a>(record: &Record, options: impl Into<ReportOptions<'a>>) -> Result<String> {
+    document_page(&full::build_document(record, options.into()), None)
 }
 
 fn document_page(document: &Document, verdict: Option<Value>) -> Result<String> {
     let data = context! {
         lang => document.lang,
-        title => document.title.letters(),
+        title => document.title.plain_text(),
         document => Value::from(Serde(document)),
         verdict => verdict.unwrap_or(Value::from(())),
     };
     render("page.html", data)
 }
 
-/// The page of a pair and its verdict; `command` is what made that.
+/// The page of a pair and its verdict; `command` is the command that produced the verdict.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
-pub fn pair_page(paired: &Paired, judgement: &Judgement, command: &str) -> Result<String> {
+/// When the template does not fit the data; tests render every template.
+pub fn pair_page(paired: &PairRecord, judgement: &Judgement, command: &str) -> Result<String> {
     render("pair.html", pair_data(paired, judgement, command))
 }
 
-/// The page of a verdict without a record: nothing came to be judged. `command` is what made it.
+/// The page of a verdict without a record: nothing was judged. `command` is the command that
+/// produced it.
 ///
 /// # Errors
-/// When the template does not fit the data, which a test would have found.
+/// When the template does not fit the data; tests render every template.
 pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
     let data = context! {
         lang => Lang::En.code(),
         title => "candlemark",
-        verdict => verdict(judgement, command),
+        verdict => verdict_data(judgement, command),
     };
     render("verdict-only.html", data)
 }
 
-/// A page of one of the templates.
+/// Renders one of the templates.
 pub(crate) fn render(name: &str, data: Value) -> Result<String> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -92,22 +93,22 @@ pub(crate) fn render(name: &str, data: Value) -> Result<String> {
         .map_err(|error| Error::Failed(format!("the report page: {error:#}")))
 }
 
-fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
-    let arms = arms(&paired.base).into_iter().zip(arms(&paired.candidate));
+fn pair_data(paired: &PairRecord, judgement: &Judgement, command: &str) -> Value {
+    let arms = build_rows(&paired.base).into_iter().zip(build_rows(&paired.candidate));
     let arms = arms.filter(|((_, base), (_, candidate))| !base.is_empty() || !candidate.is_empty());
     let arms: Vec<Value> = arms
         .map(|((name, base), (_, candidate))| {
             context! {
                 name => name,
-                base => plain(&base),
-                candidate => plain(&candidate),
+                base => sanitize(&base),
+                candidate => sanitize(&candidate),
                 differs => base != candidate,
             }
         })
         .collect();
-    let course = judgement.course.as_ref();
-    let null: Vec<Value> = course
-        .map_or(&[][..], |course| &course.null)
+    let summary = judgement.pair.as_ref();
+    let null: Vec<Value> = summary
+        .map_or(&[][..], |summary| &summary.null)
         .iter()
         .map(|null| {
             let cost = |theta: f64| percent(theta.exp_m1());
@@ -125,30 +126,30 @@ fn pair_data(paired: &Paired, judgement: &Judgement, command: &str) -> Value {
         .enumerate()
         .map(|(at, block)| {
             let rejected = block.rejected.is_some();
-            context! { cells => texts(cells(at, block).iter().map(String::as_str)), rejected => rejected }
+            context! { cells => texts(block_row(at, block).iter().map(String::as_str)), rejected => rejected }
         })
         .collect();
     let session = [
         ("measured by", crate::error::command(&paired.session.command)),
         ("started", paired.session.started.clone()),
         ("ended", paired.session.ended.clone().unwrap_or_default()),
-        ("seed of all orders", paired.seed.to_string()),
+        ("seed", paired.seed.to_string()),
         ("model", paired.candidate.model.spec.clone()),
     ];
-    let title = course.map_or(String::new(), verdict::arms);
+    let title = summary.map_or(String::new(), verdict::build_names);
     context! {
         lang => Lang::En.code(),
-        title => plain(&format!("candlemark: {title}")),
-        verdict => verdict(judgement, command),
+        title => sanitize(&format!("candlemark: {title}")),
+        verdict => verdict_data(judgement, command),
         arms => arms,
         null => null,
         blocks => blocks,
-        environment => named(session.into_iter().chain(machine(&paired.machine))),
+        environment => named(session.into_iter().chain(machine_rows(&paired.machine))),
     }
 }
 
-/// What one build is, as name and value, the same names for each.
-fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
+/// Names and values that describe one build; every build has the same names.
+fn build_rows(arm: &Arm) -> Vec<(&'static str, String)> {
     let Arm { asked, injected, build, model, settings } = arm;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let short = |hash: &str| hash.chars().take(16).collect::<String>();
@@ -160,7 +161,7 @@ fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
     let crates: Vec<String> =
         build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
     vec![
-        ("asked for", asked.clone()),
+        ("requested", asked.clone()),
         ("slowed down on purpose", text(injected)),
         ("commit", short(&text(&build.commit))),
         ("uncommitted changes", dirty.into()),
@@ -181,8 +182,42 @@ fn arms(arm: &Arm) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The machine, as names and values.
+fn machine_rows(machine: &Machine) -> Vec<(&'static str, String)> {
+    let list = |fields: &BTreeMap<String, String>| {
+        let fields: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        fields.join(", ")
+    };
+    let rate = |value: Option<f64>, unit: &str| {
+        value.map_or("not measured".into(), |value| format!("{} {unit}", number(value / 1e9)))
+    };
+    let rates = &machine.rates;
+    let mut rows = vec![
+        ("machine class", machine.class.clone()),
+        ("machine", list(&machine.fields)),
+        ("host", list(&machine.facts)),
+        ("memory read rate", rate(rates.read_bytes_per_s, "GB/s")),
+        ("f32 rate", rate(rates.f32_flop_per_s, "GFLOP/s")),
+    ];
+    // Older records lack these rates.
+    rows.extend(
+        [
+            ("memory read rate with huge pages", rates.read_huge_bytes_per_s, "GB/s"),
+            ("8-bit integer rate", rates.int8_op_per_s, "GOP/s"),
+            ("16-bit integer rate", rates.int16_op_per_s, "GOP/s"),
+            ("bf16 rate", rates.bf16_flop_per_s, "GFLOP/s"),
+        ]
+        .into_iter()
+        .filter(|(_, value, _)| value.is_some())
+        .map(|(name, value, unit)| (name, rate(value, unit))),
+    );
+    rows.extend(rates.isa.clone().map(|isa| ("instructions of the rates", isa)));
+    rows
+}
+
 /// A row of the table of blocks.
-fn cells(at: usize, block: &PairedBlock) -> [String; 9] {
+fn block_row(at: usize, block: &PairBlock) -> [String; 9] {
     let share =
         |value: Option<f64>| value.map_or("-".into(), |value| format!("{:.1} %", 100.0 * value));
     [
@@ -198,11 +233,12 @@ fn cells(at: usize, block: &PairedBlock) -> [String; 9] {
     ]
 }
 
-fn verdict(judgement: &Judgement, command: &str) -> Value {
-    let (findings, unchanged) = verdict::sorted(judgement);
-    let rows = |findings: Vec<&Finding>| findings.into_iter().map(row).collect::<Vec<Value>>();
+fn verdict_data(judgement: &Judgement, command: &str) -> Value {
+    let (findings, unchanged) = verdict::by_importance(judgement);
+    let rows =
+        |findings: Vec<&Finding>| findings.into_iter().map(finding_data).collect::<Vec<Value>>();
     context! {
-        sentence => plain(&verdict::sentence(judgement)),
+        sentence => sanitize(&verdict::sentence(judgement)),
         state => match judgement.outcome {
             Outcome::Pass => "good",
             Outcome::Undecided | Outcome::NotComparable => "unsure",
@@ -215,19 +251,18 @@ fn verdict(judgement: &Judgement, command: &str) -> Value {
     }
 }
 
-/// Rows of a name and a value, those without a value left out.
+/// Rows of name and value; rows without a value are omitted.
 fn named(rows: impl IntoIterator<Item = (&'static str, String)>) -> Vec<Value> {
     let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
     rows.map(|(name, value)| texts([name, &value])).collect()
 }
 
 fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
-    Value::from(texts.into_iter().map(|text| Value::from(plain(text))).collect::<Vec<Value>>())
+    Value::from(texts.into_iter().map(|text| Value::from(sanitize(text))).collect::<Vec<Value>>())
 }
 
-/// A row of the verdict with its interval and its blocks as pictures: the limit is a line, no
-/// change is another.
-fn row(finding: &Finding) -> Value {
+/// A row of the verdict table with two pictures: the interval of the change and the block values.
+fn finding_data(finding: &Finding) -> Value {
     let state = match finding.verdict {
         Verdict::Regressed { .. }
         | Verdict::OutputChanged(_)
@@ -243,17 +278,18 @@ fn row(finding: &Finding) -> Value {
     let bar =
         finding.change.as_ref().zip(finding.change.as_ref().and_then(|change| change.evidence));
     let bar = bar.map(|(change, evidence)| {
-        // Three limits to either side fill the picture of 120 units; worse is to the right.
+        // The picture is 120 units wide and shows three limits to either side; worse is to the
+        // right.
         let x = |theta: f64| 60.0 + (theta / change.margin).clamp(-3.0, 3.0) * 20.0;
-        let (lo, mid, hi) = (x(evidence.single.lo), x(change.theta), x(evidence.single.hi));
+        let (lo, mid, hi) = (x(evidence.ci_90.lo), x(change.theta), x(evidence.ci_90.hi));
         let units = |x: f64| format!("{x:.1}");
         context! { lo => units(lo), mid => units(mid), width => units((hi - lo).max(1.0)) }
     });
-    let cells = verdict::cells(finding);
+    let cells = verdict::table_row(finding);
     context! {
         cells => texts(cells.iter().map(String::as_str)),
         state => state,
         bar => bar.unwrap_or(Value::from(())),
-        plot => plot(finding).unwrap_or(Value::from(())),
+        plot => block_plot(finding).unwrap_or(Value::from(())),
     }
 }

@@ -6,9 +6,8 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// Criterion's index page with a link to ours under its heading, which says what is there; the same
-/// page if the link is there already.
-/// `None` if the page has no body to put it into.
+/// Criterion's index page with a link to ours below its heading; `about` describes the page. A page
+/// that already has the link is unchanged. `None` if the page has no body.
 pub fn link(index: &str, href: &str, about: &str) -> Option<String> {
     let escaped = href.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
     let mark = format!("<!-- candlemark: {} -->", escaped.replace("--", "- -"));
@@ -22,8 +21,7 @@ pub fn link(index: &str, href: &str, about: &str) -> Option<String> {
     Some(format!("{}\n{line}{}", &index[..at], &index[at..]))
 }
 
-/// Puts the link into a page on disk, such as `target/criterion/report/index.html`; a page that has
-/// it stays as it is.
+/// Adds the link to a page on disk, such as `target/criterion/report/index.html`.
 ///
 /// # Errors
 /// When the page cannot be read or written, or has no body.

@@ -1,11 +1,11 @@
-//! One line a scenario while a run goes on, in columns that need no later line to be laid out.
+//! One line per scenario while a run is in progress, in fixed-width columns.
 
 use crate::record::Case;
 use crate::report::text;
 use crate::workload::Task;
 use crate::{stats, workload};
 
-/// Names of the columns.
+/// The column headings.
 pub fn live_header() -> String {
     row(
         [
@@ -23,25 +23,27 @@ pub fn live_header() -> String {
     )
 }
 
-/// A scenario as it stands: medians over its processes, and what is wrong with it.
+/// A scenario so far: medians over its processes, and failed checks.
 pub fn live_row(case: &Case) -> String {
-    let id = text::plain(&case.id);
+    let id = text::sanitize(&case.id);
     if let Some(absent) = &case.absent {
-        return format!("{id:<16} {}\n", text::plain(&absent.to_string()));
+        return format!("{id:<16} {}\n", text::sanitize(&absent.to_string()));
     }
-    let shown = |name: &str| {
+    let median = |name: &str| {
         let metric = workload::metric(name);
         let value = metric.and_then(|metric| Some((metric, stats::median(&case.values(name))?)));
-        value.map_or("-".into(), |(metric, value)| text::shown(metric, value))
+        value.map_or("-".into(), |(metric, value)| text::metric_value(metric, value))
     };
-    if let Some(names) = in_words(case.work.task) {
-        let said = names.iter().filter_map(|name| {
+    if let Some(names) = metrics_as_text(case.work.task) {
+        let values = names.iter().filter_map(|name| {
             let metric = workload::metric(name)?;
             let value = stats::median(&case.values(name))?;
-            Some(format!("{} {} {}", metric.label, text::shown(metric, value), metric.unit))
+            Some(format!("{} {} {}", metric.label, text::metric_value(metric, value), metric.unit))
         });
-        let said: Vec<String> = said.map(|text| text.trim_end().to_owned()).collect();
-        return format!("{id:<16} {}  {}", said.join(", "), marks(case)).trim_end().to_owned()
+        let values: Vec<String> = values.map(|text| text.trim_end().to_owned()).collect();
+        return format!("{id:<16} {}  {}", values.join(", "), failed_checks(case))
+            .trim_end()
+            .to_owned()
             + "\n";
     }
     let tokens: usize = case.work.prompt_tokens.iter().sum();
@@ -49,23 +51,22 @@ pub fn live_row(case: &Case) -> String {
         id,
         tokens.to_string(),
         (case.work.batch * case.work.new_tokens).to_string(),
-        shown("ttft_s"),
-        shown("prefill_tok_s"),
-        shown("decode_tok_s"),
-        shown("decode_tok_s_aggregate"),
-        shown("peak_rss_bytes"),
+        median("ttft_s"),
+        median("prefill_tok_s"),
+        median("decode_tok_s"),
+        median("decode_tok_s_aggregate"),
+        median("peak_rss_bytes"),
     ];
-    row(values, &marks(case))
+    row(values, &failed_checks(case))
 }
 
-/// What is wrong with a scenario's numbers.
-fn marks(case: &Case) -> String {
+fn failed_checks(case: &Case) -> String {
     let failed = case.validity.failed.iter();
-    failed.map(|what| format!("INVALID: {}", text::plain(what))).collect::<Vec<_>>().join("; ")
+    failed.map(|what| format!("INVALID: {}", text::sanitize(what))).collect::<Vec<_>>().join("; ")
 }
 
-/// Metrics of tasks that the columns do not fit, to be said in words.
-fn in_words(task: Task) -> Option<&'static [&'static str]> {
+/// Metrics of tasks without a column, shown as text.
+fn metrics_as_text(task: Task) -> Option<&'static [&'static str]> {
     match task {
         Task::Generate | Task::Depth => None,
         Task::Items => Some(&["items_per_min", "chunks_per_min", "answer_s", "error_rate"]),

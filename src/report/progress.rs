@@ -1,44 +1,48 @@
-//! One line after each look of a pair: how far it is, what is decided, what is still open.
+//! One line after each interim look of a pair: progress, decided scenarios, undecided scenarios.
 
 use crate::compare::looks::LOOKS;
 use crate::compare::{Judgement, Verdict};
-use crate::report::text::{duration, plain};
+use crate::report::text::{duration, sanitize};
 
-/// Where measuring stands, with the verdict so far and the seconds that are left of the budget, if
-/// there is one: `look 2 of 6, block 12: 17 of 20 scenarios decided (1 regressed), 3 open: code/b4
-/// long/b16 long/b8; about 2 min 0 s left`.
+/// The state of a pair, with the seconds left of its budget if it has one: `look 2 of 6, block 12:
+/// 17 of 20 scenarios decided (1 regressed), 3 open: code/b4 long/b16 long/b8; about 2 min 0 s
+/// left`.
 pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
-    let Some(course) = &judgement.course else { return String::new() };
-    let passed = LOOKS.iter().filter(|look| **look <= course.blocks).count();
+    let Some(summary) = &judgement.pair else { return String::new() };
+    let passed = LOOKS.iter().filter(|look| **look <= summary.blocks).count();
     let at = match LOOKS.get(passed) {
-        _ if LOOKS.contains(&course.blocks) => {
-            format!("look {passed} of {}, block {}", LOOKS.len(), course.blocks)
+        _ if LOOKS.contains(&summary.blocks) => {
+            format!("look {passed} of {}, block {}", LOOKS.len(), summary.blocks)
         }
         Some(next) => format!(
             "block {}, look {} of {} at block {next}",
-            course.blocks,
+            summary.blocks,
             passed + 1,
             LOOKS.len()
         ),
-        None => format!("block {}, past the last look", course.blocks),
+        None => format!("block {}, past the last look", summary.blocks),
     };
     let scenarios = count(judgement, |_| true);
     let regressed = count(judgement, |verdict| matches!(verdict, Verdict::Regressed { .. }));
     let broken = count(judgement, |verdict| {
         matches!(verdict, Verdict::Failed(_) | Verdict::Invalid(_) | Verdict::OutputChanged(_))
     });
-    let said = [(regressed, "regressed"), (broken, "failed")].into_iter();
-    let said: Vec<String> = said
+    let results = [(regressed, "regressed"), (broken, "failed")].into_iter();
+    let results: Vec<String> = results
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
-    let said = if said.is_empty() { String::new() } else { format!(" ({})", said.join(", ")) };
-    let decided = scenarios - course.open.len();
+    let results =
+        if results.is_empty() { String::new() } else { format!(" ({})", results.join(", ")) };
+    let decided = scenarios - summary.open.len();
     let left = left_s.map_or(String::new(), |left| format!("; about {} left", duration(left)));
-    format!("{at}: {decided} of {scenarios} scenarios decided{said}{}{left}", open(&course.open))
+    format!(
+        "{at}: {decided} of {scenarios} scenarios decided{results}{}{left}",
+        open(&summary.open)
+    )
 }
 
-/// How many scenarios have a finding of which this holds.
+/// The number of scenarios that have a finding with such a verdict.
 fn count(judgement: &Judgement, is: impl Fn(&Verdict) -> bool) -> usize {
     let mut ids: Vec<&str> = Vec::new();
     for finding in judgement.findings.iter().filter(|finding| is(&finding.verdict)) {
@@ -54,7 +58,7 @@ fn open(open: &[String]) -> String {
     if open.is_empty() {
         return String::new();
     }
-    let named: Vec<String> = open.iter().take(NAMED).map(|id| plain(id)).collect();
+    let named: Vec<String> = open.iter().take(NAMED).map(|id| sanitize(id)).collect();
     let more = if open.len() > NAMED { " \u{2026}" } else { "" };
     format!(", {} open: {}{more}", open.len(), named.join(" "))
 }

@@ -1,9 +1,9 @@
-//! Numbers as people read them, and text that tries to be more than text.
+//! Number formatting, escaping, exports, and the length limits of documents.
 
-use super::text::cell;
+use super::text::escape_markdown;
 use super::*;
-use crate::compare::tests::{Row, record};
-use crate::compare::{Measured, Policy, judge};
+use crate::compare::tests::{ScenarioBlocks, record};
+use crate::compare::{MeasurementTimes, Policy, judge};
 use crate::record::{Absence, AbsenceKind, Record};
 
 const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
@@ -45,10 +45,12 @@ fn numbers_have_four_digits_and_a_unit_beside_them() {
 
 #[test]
 fn markdown_cells_stay_cells() {
-    assert_eq!(cell("a|b"), "a\\|b");
-    assert_eq!(cell("<script>"), "&lt;script&gt;");
-    assert_eq!(cell("one\ntwo"), "one\u{fffd}two");
-    assert_eq!(cell("[x](y) `z` @all"), "\\[x\\](y) \\`z\\` &#64;all");
+    assert_eq!(escape_markdown("a|b"), "a\\|b");
+    assert_eq!(escape_markdown("<script>"), "&lt;script&gt;");
+    assert_eq!(escape_markdown("one\ntwo"), "one\u{fffd}two");
+    assert_eq!(escape_markdown("a ` b ``c``"), "a &#96; b &#96;&#96;c&#96;&#96;");
+    assert_eq!(escape_markdown("run `a|b` now"), "run <code>a\\|b</code> now");
+    assert_eq!(escape_markdown("[x](y) `z` @all"), "\\[x\\](y) `z` &#64;all");
 }
 
 #[test]
@@ -64,8 +66,8 @@ fn plain_text_gives_no_command_and_hides_nothing() {
         ("crate::module", "crate::module"),
         ("a ##[add-mask]b", "a ##\u{fffd}add-mask]b"),
     ] {
-        assert_eq!(plain(text), expected);
-        assert_eq!(plain(expected), expected, "once is enough");
+        assert_eq!(sanitize(text), expected);
+        assert_eq!(sanitize(expected), expected, "once is enough");
     }
 }
 
@@ -83,7 +85,7 @@ fn hostile_names_stay_text_in_every_document() {
         ("text", verdict_text(&judgement, HOSTILE)),
         ("verdict", verdict_markdown(&judgement, HOSTILE)),
         ("warnings", verdict_markdown(&same, HOSTILE)),
-        ("side", side_by_side(&[(HOSTILE.into(), base.clone()), ("b".into(), now)])),
+        ("side", comparison_markdown(&[(HOSTILE.into(), base.clone()), ("b".into(), now)])),
     ] {
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'), "{name}: {text}");
         assert!(!text.contains("\n# <") && !text.contains("\n# &"), "{name}: {text}");
@@ -178,7 +180,7 @@ fn a_page_strikes_out_what_cannot_be_true() {
 #[test]
 fn junit_has_the_time_of_what_was_measured() {
     let now = "2026-11-29T07:00:00Z";
-    let rows: &[Row] = &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
+    let rows: &[ScenarioBlocks] = &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
     let base = record(rows);
     let mut current = record(rows);
     for block in &mut current.scenarios[0].blocks {
@@ -194,7 +196,8 @@ fn junit_has_the_time_of_what_was_measured() {
     let cases: Vec<&str> = text.lines().filter(|line| line.contains("<testcase")).collect();
     assert!(cases[0].contains(&format!("time=\"{seconds:.3}\"")), "{text}");
     assert!(cases[1..].iter().all(|case| !case.contains(" time=")), "{text}");
-    judgement.measured = Measured { started: Some("\"><x".into()), ..Measured::default() };
+    judgement.measured =
+        MeasurementTimes { started: Some("\"><x".into()), ..MeasurementTimes::default() };
     let text = junit(&judgement, now);
     assert!(text.contains("timestamp=\"2026-11-29T07:00:00\""), "{text}");
 }

@@ -1,13 +1,13 @@
-//! Numbers, tables and escaping: the one place in which a value becomes text.
+//! Formatting of numbers and tables, and escaping of text.
 
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::workload::Metric;
 
-/// The most that a Markdown document has: a comment on GitHub is cut at 65,536 characters.
-pub(super) const LONGEST: usize = 60_000;
+/// The maximum length of a Markdown document: GitHub cuts a comment at 65,536 characters.
+pub(super) const MAX_MARKDOWN_CHARS: usize = 60_000;
 
-/// Four significant digits, thousands set apart: `0.01234`, `12.34`, `1,234`, `1,234,567`.
+/// Four significant digits with thousands separators: `0.01234`, `12.34`, `1,234`, `1,234,567`.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "-".into();
@@ -30,8 +30,8 @@ pub fn number(value: f64) -> String {
     format!("{sign}{grouped}{rest}")
 }
 
-/// A share as a signed percentage without its unit: `-7.9`, `+0.0`, `+150`.
-pub(super) fn signed(share: f64) -> String {
+/// A share as a signed percentage without the unit: `-7.9`, `+0.0`, `+150`.
+pub(super) fn signed_percent(share: f64) -> String {
     let percent = 100.0 * share;
     let text =
         if percent.abs() < 99.95 { format!("{percent:+.1}") } else { format!("{percent:+.0}") };
@@ -40,10 +40,10 @@ pub(super) fn signed(share: f64) -> String {
 
 /// A share as a signed percentage: `-7.9 %`.
 pub fn percent(share: f64) -> String {
-    format!("{} %", signed(share))
+    format!("{} %", signed_percent(share))
 }
 
-/// Seconds as people say them: `4.2 s`, `40 s`, `3 min 20 s`, `1 h 5 min`.
+/// Seconds for people: `4.2 s`, `40 s`, `3 min 20 s`, `1 h 5 min`.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match (whole / 3600, whole / 60 % 60, whole % 60) {
@@ -54,13 +54,13 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// A stored value in the unit that people see, without the unit.
-pub fn shown(metric: &Metric, stored: f64) -> String {
+/// A stored value in the metric's display unit, without the unit.
+pub fn metric_value(metric: &Metric, stored: f64) -> String {
     number(stored * metric.scale)
 }
 
 /// A metric's label with its unit.
-pub(super) fn label(metric: &Metric) -> String {
+pub(super) fn metric_label(metric: &Metric) -> String {
     if metric.unit.is_empty() {
         metric.label.into()
     } else {
@@ -68,10 +68,9 @@ pub(super) fn label(metric: &Metric) -> String {
     }
 }
 
-/// Text that moves no cursor, starts no line, turns no writing direction, hides nothing, and gives
-/// a CI runner that reads the output no command: GitHub's begin a line with `::`, or stand behind
-/// `##[` anywhere in it.
-pub fn plain(text: &str) -> String {
+/// Replaces control characters, line ends, bidirectional and invisible characters, and commands to
+/// a CI runner that reads the output: GitHub's begin a line with `::` or follow `##[` anywhere.
+pub fn sanitize(text: &str) -> String {
     let odd = |c: char| {
         c.is_control()
             || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
@@ -86,57 +85,106 @@ pub fn plain(text: &str) -> String {
     }
 }
 
-/// Text that means nothing to Markdown: no cell ends, no tag or link begins, nobody is notified.
-pub(super) fn cell(text: &str) -> String {
+/// Text escaped for Markdown: it ends no cell, opens no tag or link, notifies nobody, strikes
+/// nothing out. Text between single backticks becomes a code span; other backticks are escaped.
+pub(super) fn escape_markdown(text: &str) -> String {
+    let text = sanitize(text);
+    let pieces: Vec<&str> = text.split('`').collect();
+    let inner = pieces.get(1..pieces.len() - 1).unwrap_or_default();
+    if pieces.len() % 2 == 0 || inner.iter().any(|piece| piece.is_empty()) {
+        return escape_literally(&text);
+    }
+    let pieces = pieces.iter().enumerate();
+    pieces
+        .map(|(at, piece)| if at % 2 == 0 { escape_literally(piece) } else { code_span(piece) })
+        .collect()
+}
+
+/// A code span in Markdown. As it has no escapes, some text needs the HTML element.
+pub(super) fn code_span(text: &str) -> String {
+    if text.contains(['`', '|', '<', '\\', '@', '[']) {
+        format!("<code>{}</code>", escape_literally(text))
+    } else {
+        format!("`{text}`")
+    }
+}
+
+fn escape_literally(text: &str) -> String {
     let mut escaped = String::new();
-    for c in plain(text).chars() {
+    for c in text.chars() {
         match c {
             '&' => escaped += "&amp;",
             '<' => escaped += "&lt;",
             '>' => escaped += "&gt;",
             '@' => escaped += "&#64;",
-            '\\' | '|' | '`' | '*' | '[' | ']' => escaped.extend(['\\', c]),
+            '`' => escaped += "&#96;",
+            '\\' | '|' | '*' | '[' | ']' => escaped.extend(['\\', c]),
+            _ => escaped.push(c),
+        }
+    }
+    // Neither automatic links, nor strikethrough, nor emphasis.
+    let escaped = escaped.replace("://", ":\\//").replace("www.", "www\\.");
+    escaped.replace("~~", "\\~\\~").replace("__", "\\_\\_")
+}
+
+/// Text escaped for the content and the attributes of XML and HTML.
+pub(super) fn escape_xml(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in sanitize(text).chars() {
+        match c {
+            '&' => escaped += "&amp;",
+            '<' => escaped += "&lt;",
+            '>' => escaped += "&gt;",
+            '"' => escaped += "&quot;",
+            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'), // Not allowed in XML.
             _ => escaped.push(c),
         }
     }
     escaped
 }
 
-/// Who reads a table.
+/// The output format of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Medium {
+pub(super) enum TextFormat {
     Terminal,
     Markdown,
 }
 
-impl Medium {
-    /// Text made harmless for the medium.
+impl TextFormat {
     pub(super) fn escape(self, text: &str) -> String {
         match self {
-            Medium::Terminal => plain(text),
-            Medium::Markdown => cell(text),
+            TextFormat::Terminal => sanitize(text),
+            TextFormat::Markdown => escape_markdown(text),
         }
     }
 }
 
-/// A table of cells as they came; `right` are the columns of numbers.
+/// A table with escaped cells; `right` are the columns aligned to the right.
 pub(super) fn table(
-    medium: Medium,
+    format: TextFormat,
     header: &[&str],
     rows: &[Vec<String>],
     right: &[usize],
 ) -> String {
+    let rows = rows.iter().map(|row| row.iter().map(|cell| format.escape(cell)).collect());
+    table_of_escaped(format, header, rows.collect(), right)
+}
+
+/// A table of cells that are escaped already.
+pub(super) fn table_of_escaped(
+    format: TextFormat,
+    header: &[&str],
+    rows: Vec<Vec<String>>,
+    right: &[usize],
+) -> String {
     let mut table = Table::new();
-    table.load_style(match medium {
-        Medium::Terminal => presets::NOTHING,
-        Medium::Markdown => presets::ASCII_MARKDOWN,
+    table.load_style(match format {
+        TextFormat::Terminal => presets::NOTHING,
+        TextFormat::Markdown => presets::ASCII_MARKDOWN,
     });
-    let escaped = |cells: &mut dyn Iterator<Item = &str>| {
-        cells.map(|cell| medium.escape(cell)).collect::<Vec<_>>()
-    };
-    table.set_header(escaped(&mut header.iter().copied()));
+    table.set_header(header.iter().map(|cell| format.escape(cell)));
     for row in rows {
-        table.add_row(escaped(&mut row.iter().map(String::as_str)));
+        table.add_row(row);
     }
     for &column in right {
         if let Some(column) = table.column_mut(column) {

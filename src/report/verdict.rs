@@ -1,35 +1,33 @@
-//! What every form of a verdict shares: the order in which a reviewer wants the findings, and their
-//! words and numbers. The forms themselves are in the files below.
+//! Shared by all formats of a verdict: order, wording and numbers of the findings.
 
-use crate::compare::paired::Course;
+use crate::compare::PairSummary;
 use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
 use crate::record::pair::Arm;
-use crate::report::text::{label, percent, shown, signed};
+use crate::report::text::{metric_label, metric_value, percent, signed_percent};
 use crate::workload::{Better, Metric};
 
-mod document;
+mod formats;
 mod github;
 mod remarks;
 mod sentence;
 
-pub use document::{verdict_json, verdict_markdown, verdict_text};
+pub use formats::{verdict_json, verdict_markdown, verdict_text};
 pub use github::annotations;
 pub(super) use remarks::remarks;
 pub use sentence::sentence;
 
-/// Headings of [`cells`].
+/// Headings of [`table_row`].
 pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
-    let now = if judgement.course.is_some() { "candidate" } else { "now" };
-    let (change, could) = ("change [90 %]", "could see");
-    ["scenario", "metric", "base", now, change, "limit", could, "blocks", "verdict"]
+    let now = if judgement.pair.is_some() { "candidate" } else { "now" };
+    ["scenario", "metric", "base", now, "change [90 %]", "limit", "detectable", "blocks", "verdict"]
 }
 
-/// Both builds of a pair: what was asked for, and what it turned out to be.
-pub(super) fn arms(course: &Course) -> String {
-    format!("{} \u{2192} {}", arm(&course.base), arm(&course.candidate))
+/// Both builds of a pair, as requested and as resolved.
+pub(super) fn build_names(summary: &PairSummary) -> String {
+    format!("{} \u{2192} {}", build_name(&summary.base), build_name(&summary.candidate))
 }
 
-fn arm(arm: &Arm) -> String {
+fn build_name(arm: &Arm) -> String {
     let mut about = Vec::new();
     if let Some(commit) = &arm.build.commit {
         about.push(commit.chars().take(12).collect());
@@ -47,13 +45,13 @@ fn arm(arm: &Arm) -> String {
     }
 }
 
-/// How far past its limit a change is, in limits.
+/// The change relative to the limit.
 fn excess(finding: &Finding) -> f64 {
     finding.change.as_ref().map_or(0.0, |change| change.theta / change.margin)
 }
 
-/// A verdict in the words of the gate.
-pub(super) fn words(verdict: &Verdict) -> String {
+/// A verdict in the gate's words.
+pub(super) fn verdict_label(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Pass => "PASS".into(),
         Verdict::SlowerWithin => "PASS (worse, within limit)".into(),
@@ -64,7 +62,7 @@ pub(super) fn words(verdict: &Verdict) -> String {
             (false, true) => "REGRESSED (proven)".into(),
             (false, false) => "REGRESSED".into(),
         },
-        Verdict::Inconclusive(why) => format!("INCONCLUSIVE ({})", reason(*why)),
+        Verdict::Inconclusive(why) => format!("INCONCLUSIVE ({})", why_label(*why)),
         Verdict::New => "NEW".into(),
         Verdict::Missing(why) => format!("MISSING: {why}"),
         Verdict::Removed(why) => format!("REMOVED: {why}"),
@@ -78,15 +76,15 @@ pub(super) fn words(verdict: &Verdict) -> String {
     }
 }
 
-/// Why nothing can be said, in a word or two.
-fn reason(why: Why) -> &'static str {
+/// The reason for an inconclusive verdict, in a few words.
+fn why_label(why: Why) -> &'static str {
     match why {
         Why::Noisy => "noisy",
         Why::Borderline => "borderline",
         Why::TooFewBlocks => "too few blocks",
         Why::Uncalibrated => "uncalibrated",
         Why::Contaminated => "contaminated",
-        Why::Rejected => "rejected blocks decide",
+        Why::Rejected => "depends on rejected blocks",
         Why::Drifted => "the machine drifted",
         Why::OutOfTime => "out of time",
         Why::Interrupted => "interrupted",
@@ -94,7 +92,7 @@ fn reason(why: Why) -> &'static str {
     }
 }
 
-/// The order in which a reviewer wants them.
+/// The order of verdicts in a table, most important first.
 fn rank(verdict: &Verdict) -> usize {
     match verdict {
         Verdict::OutputChanged(_) => 0,
@@ -117,11 +115,11 @@ fn rank(verdict: &Verdict) -> usize {
 
 const UNCHANGED: usize = 9;
 
-/// Change and interval in percent of the metric's own unit, with its own sign.
-pub(super) fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
-    let at = |theta: f64| signed(share(metric.better, theta));
+/// Change and confidence interval in percent, with the metric's own sign.
+pub(super) fn format_change(metric: &Metric, change: &Change, unit: &str) -> String {
+    let at = |theta: f64| signed_percent(share(metric.better, theta));
     let interval = change.evidence.map_or(String::new(), |evidence| {
-        let (one, other) = (at(evidence.single.lo), at(evidence.single.hi));
+        let (one, other) = (at(evidence.ci_90.lo), at(evidence.ci_90.hi));
         match metric.better {
             Better::Higher => format!(" [{other}, {one}]"),
             Better::Lower => format!(" [{one}, {other}]"),
@@ -130,44 +128,56 @@ pub(super) fn moved(metric: &Metric, change: &Change, unit: &str) -> String {
     format!("{}{unit}{interval}", at(change.theta))
 }
 
-/// The limit in percent of the metric's own unit, with its own sign.
-pub(super) fn limit(metric: &Metric, change: &Change) -> String {
+/// The limit in percent, with the metric's own sign.
+pub(super) fn format_limit(metric: &Metric, change: &Change) -> String {
     let sign = if metric.better == Better::Higher { -1.0 } else { 1.0 };
     percent(sign * change.limit)
 }
 
-/// Whether a slowdown as large as the limit would have stayed unseen.
-fn blind(change: &Change) -> bool {
-    change.evidence.is_some_and(|evidence| evidence.smallest > change.margin)
+/// Whether a slowdown as large as the limit could have gone undetected.
+fn is_limit_undetectable(change: &Change) -> bool {
+    change.evidence.is_some_and(|evidence| evidence.smallest_detectable > change.margin)
 }
 
-/// A row of a verdict, in the order of [`header`].
-pub(super) fn cells(finding: &Finding) -> Vec<String> {
+/// The smallest detectable change; marked with the limit if it is larger.
+fn format_detectable(metric: &Metric, change: &Change) -> String {
+    let Some(evidence) = change.evidence else { return "-".into() };
+    let smallest = share(metric.better, evidence.smallest_detectable);
+    if is_limit_undetectable(change) {
+        let limit = 100.0 * change.limit;
+        return format!("\u{2265} {:.1} %, limit {limit:.0} %", 100.0 * smallest.abs());
+    }
+    percent(smallest)
+}
+
+/// A row of the verdict table, in the order of [`header`].
+pub(super) fn table_row(finding: &Finding) -> Vec<String> {
     let blocks = match (finding.base_blocks.len(), finding.current_blocks.len()) {
         (0, 0) => String::new(),
         (base, _) if !finding.changes.is_empty() => base.to_string(),
         (base, now) => format!("{base}/{now}"),
     };
-    let metric = finding.metric.map_or(String::new(), label);
+    let metric = finding.metric.map_or(String::new(), metric_label);
     let mut row = vec![finding.scenario.clone(), metric];
     match finding.metric.zip(finding.change.as_ref()) {
         Some((metric, change)) => {
-            let limit = limit(metric, change);
-            let could = change.evidence.map_or("-".into(), |evidence| {
-                let could = percent(share(metric.better, evidence.smallest));
-                if blind(change) { format!("{could}, not {limit}") } else { could }
-            });
-            let (base, current) = (shown(metric, change.base), shown(metric, change.current));
-            row.extend([base, current, moved(metric, change, " %"), limit, could]);
+            let candidate = change.base * (1.0 + share(metric.better, change.theta));
+            row.extend([
+                metric_value(metric, change.base),
+                metric_value(metric, candidate),
+                format_change(metric, change, " %"),
+                format_limit(metric, change),
+                format_detectable(metric, change),
+            ]);
         }
         None => row.extend(std::iter::repeat_n(String::new(), 5)),
     }
-    row.extend([blocks, words(&finding.verdict)]);
+    row.extend([blocks, verdict_label(&finding.verdict)]);
     row
 }
 
-/// Findings worst first, and where the unchanged ones begin.
-pub(super) fn sorted(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
+/// Findings by importance, split into those that need attention and unchanged ones.
+pub(super) fn by_importance(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
     let mut findings: Vec<&Finding> = judgement.findings.iter().collect();
     findings.sort_by(|a, b| {
         rank(&a.verdict).cmp(&rank(&b.verdict)).then_with(|| match a.verdict {

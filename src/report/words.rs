@@ -1,8 +1,7 @@
-//! The words of documents in each language. Every word is a field, so that one that is missing is
-//! an error of the compiler; a test below checks that all languages fill in the same values. Knows
-//! nothing of what is said where.
+//! The texts of documents in each language. Each text is a field, so a missing translation is a
+//! compile error; a test checks that all languages use the same placeholders.
 //!
-//! In words `{name}` is the place of a value, and what stands between backticks is to be typed.
+//! In a text, `{name}` is a placeholder and text between backticks is code.
 
 use crate::workload::Metric;
 
@@ -25,10 +24,10 @@ pub enum Lang {
 }
 
 impl Lang {
-    /// All of them.
+    /// All languages.
     pub const ALL: [Lang; 3] = [Lang::En, Lang::Fr, Lang::Ko];
 
-    /// As it is asked for, and as HTML names it.
+    /// The language code on the command line and in HTML.
     pub fn code(self) -> &'static str {
         match self {
             Lang::En => "en",
@@ -46,7 +45,7 @@ impl Lang {
     }
 
     /// A metric's name without its unit.
-    pub(crate) fn metric(self, metric: &Metric) -> &'static str {
+    pub(crate) fn metric_name(self, metric: &Metric) -> &'static str {
         match (self, names::metric(metric.name)) {
             (Lang::Fr, Some((french, _))) => french,
             (Lang::Ko, Some((_, korean))) => korean,
@@ -54,7 +53,7 @@ impl Lang {
         }
     }
 
-    /// A unit as this language writes it; most are the same everywhere.
+    /// A unit in this language; most units are the same in all.
     pub(crate) fn unit(self, unit: &str) -> &str {
         match (self, names::unit(unit)) {
             (Lang::Fr, Some((french, _))) => french,
@@ -64,11 +63,10 @@ impl Lang {
     }
 }
 
-/// Declares the struct of words, a struct for each part of a document, and a list of all of them
-/// for the tests.
+/// Declares the struct of all texts, one struct per section, and a list of all texts for the tests.
 macro_rules! words {
     ($($group:ident: $Group:ident { $($name:ident)* })*) => {
-        /// All words of a language.
+        /// All texts of a language.
         #[derive(Debug)]
         pub(crate) struct Words { $(pub(crate) $group: $Group,)* }
         $(
@@ -77,7 +75,6 @@ macro_rules! words {
         )*
         #[cfg(test)]
         impl Words {
-            /// Every word under its name.
             pub(crate) fn all(&self) -> Vec<(&'static str, &'static str)> {
                 vec![$($((concat!(stringify!($group), ".", stringify!($name)), self.$group.$name),)*)*]
             }
@@ -185,7 +182,7 @@ mod tests {
     use super::*;
     use crate::workload::METRICS;
 
-    /// The names of the values of a template, and how many pieces are to be typed.
+    /// The placeholder names of a template, and its number of backticks.
     fn places(template: &str) -> (Vec<&str>, usize) {
         let mut names: Vec<&str> = template
             .split('{')
@@ -236,7 +233,8 @@ mod tests {
             assert!(names::metric(metric.name).is_some(), "{}", metric.name);
         }
         for lang in Lang::ALL {
-            let mut names: Vec<&str> = METRICS.iter().map(|metric| lang.metric(metric)).collect();
+            let mut names: Vec<&str> =
+                METRICS.iter().map(|metric| lang.metric_name(metric)).collect();
             names.sort_unstable();
             names.dedup();
             assert_eq!(names.len(), METRICS.len(), "{lang:?}: two metrics have one name");

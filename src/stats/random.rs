@@ -1,7 +1,6 @@
-//! Numbers that look random and are the same for the same seed, on every machine and for ever.
+//! Pseudorandom numbers that depend on the seed alone, on every machine and in every version.
 
-/// SplitMix64 (Steele, Lea and Flood 2014): good enough to draw suites and to resample, and eight
-/// lines long.
+/// SplitMix64 (Steele, Lea and Flood 2014): good enough for drawing suites and for the bootstrap.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -20,21 +19,21 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// At least 0 and below 1.
+    /// Uniform in [0, 1).
     pub fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// An index below `count`, each as likely as the next to within 2^-53.
+    /// A uniform index below `count`, to within 2^-53.
     ///
     /// # Panics
-    /// When `count` is zero: there is nothing to choose.
+    /// When `count` is zero.
     pub fn below(&mut self, count: usize) -> usize {
         assert!(count > 0, "there is something to choose from");
         ((self.uniform() * count as f64) as usize).min(count - 1)
     }
 
-    /// Mean 0 and standard deviation 1, by Box and Muller (1958).
+    /// Standard normal (Box and Muller 1958).
     pub fn normal(&mut self) -> f64 {
         let (radius, angle) = (1.0 - self.uniform(), self.uniform());
         (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()

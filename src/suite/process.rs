@@ -12,7 +12,7 @@ use crate::machine::memory::Memory;
 use crate::machine::{Meter, memory};
 use crate::measure::pipeline::Means;
 use crate::measure::{MemoryUse, Trial, pipeline};
-use crate::record::{Absence, Case, Model, References, Work};
+use crate::record::{Absence, Case, KernelTimes, Model, Work};
 use crate::settings::Generation;
 use crate::suite::{Answer, HELD, Job};
 use crate::workload::{Input, Scenario};
@@ -28,7 +28,7 @@ pub fn work() -> Result<()> {
     let text = asked()?;
     let job: Job = serde_json::from_str(&text)
         .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
-    let references = || -> Result<Option<References>> {
+    let references = || -> Result<Option<KernelTimes>> {
         let found = job.references.then(|| machine::references(job.setup.threads));
         let found = found.transpose()?.flatten();
         if found.is_some() {

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::machine::memory;
 use crate::model::weights::hex;
-use crate::record::{Block, Case, Model, Outcome, Request, Work};
+use crate::record::{Block, Case, Model, StressOutcome, StressRequest, Work};
 use crate::settings::Setup;
 use crate::suite::process::say;
 use crate::suite::{Answer, Job};
@@ -82,7 +82,7 @@ enum Prompt {
 enum Said {
     Loaded { model: Box<Model>, rss_bytes: Option<u64>, limit: Option<String> },
     Begun { prompt_tokens: usize },
-    Ended(Request),
+    Ended(StressRequest),
 }
 
 /// The prompts of a kind of stress.
@@ -115,7 +115,7 @@ pub(super) fn measure(
     limits: &Stress,
 ) -> Result<Answer> {
     let prompts = prompts(kind, limits.many);
-    let mut all: Vec<Request> = Vec::new();
+    let mut all: Vec<StressRequest> = Vec::new();
     let mut seen = Seen::default();
     let mut workers = 0;
     while all.len() < prompts.len() && workers <= DEATHS {
@@ -129,7 +129,7 @@ pub(super) fn measure(
         };
         let before = all.len();
         answer_some(binary, &requests, limits.request, &mut all, &mut seen)?;
-        let stopped = all.last().is_some_and(|last| last.outcome != Outcome::Answered);
+        let stopped = all.last().is_some_and(|last| last.outcome != StressOutcome::Answered);
         if all.len() == before {
             return Err(Error::Failed("a worker under a memory limit answered nothing".into()));
         }
@@ -155,7 +155,7 @@ fn answer_some(
     binary: &Path,
     requests: &Requests,
     longest: Duration,
-    all: &mut Vec<Request>,
+    all: &mut Vec<StressRequest>,
     seen: &mut Seen,
 ) -> Result<()> {
     let fail = |source| Error::Read { path: binary.into(), source };
@@ -181,7 +181,7 @@ fn answer_some(
                 }
                 Ok(Said::Begun { prompt_tokens }) => begun = Some(prompt_tokens),
                 // It may have been answered, too late, while we were busy.
-                Ok(Said::Ended(Request { seconds: Some(seconds), .. }))
+                Ok(Said::Ended(StressRequest { seconds: Some(seconds), .. }))
                     if begun.is_some() && seconds > longest.as_secs_f64() =>
                 {
                     let _ = child.kill();
@@ -242,19 +242,21 @@ fn fatal(
     longest: Duration,
     status: ExitStatus,
     complaint: &str,
-) -> Request {
+) -> StressRequest {
     let said = complaint.trim().lines().next().unwrap_or_default();
     let own = || format!("{status}: {}", crate::error::shortened(said));
     let (outcome, why) = match end {
-        End::Late => (Outcome::TimedOut, format!("it took longer than {} s", longest.as_secs())),
+        End::Late => {
+            (StressOutcome::TimedOut, format!("it took longer than {} s", longest.as_secs()))
+        }
         End::Garbled(line) => {
             let line = crate::error::shortened(&line);
-            (Outcome::Failed, format!("the worker printed what is no answer: `{line}`"))
+            (StressOutcome::Failed, format!("the worker printed what is no answer: `{line}`"))
         }
-        End::Own if of_memory(status, complaint) => (Outcome::OutOfMemory, own()),
-        End::Own => (Outcome::Failed, own()),
+        End::Own if of_memory(status, complaint) => (StressOutcome::OutOfMemory, own()),
+        End::Own => (StressOutcome::Failed, own()),
     };
-    Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
+    StressRequest { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
 }
 
 /// Whether a process died for want of memory: Rust's own words, the C library's, or a kill from
@@ -277,21 +279,21 @@ fn says_memory(text: &str) -> bool {
 /// What was asked, and what became of it.
 struct Made<'a> {
     planned: &'a [Prompt],
-    requests: Vec<Request>,
+    requests: Vec<StressRequest>,
     workers: usize,
     seen: &'a Seen,
 }
 
 fn case(job: &Job, scenario: &Scenario, made: Made<'_>) -> Case {
     let Made { planned, requests, workers, seen } = made;
-    let share = |wanted: &dyn Fn(Outcome) -> bool| {
+    let share = |wanted: &dyn Fn(StressOutcome) -> bool| {
         let found = requests.iter().filter(|request| wanted(request.outcome)).count();
         Some(found as f64 / requests.len() as f64)
     };
     let mut block = Block { session: job.session.clone(), ..Block::default() };
     let mut set = |name: &str, value: Option<f64>| block.values.insert(name.into(), value);
-    set("error_rate", share(&|outcome| outcome != Outcome::Answered));
-    set("oom_rate", share(&|outcome| outcome == Outcome::OutOfMemory));
+    set("error_rate", share(&|outcome| outcome != StressOutcome::Answered));
+    set("oom_rate", share(&|outcome| outcome == StressOutcome::OutOfMemory));
     set("rss_after_load_bytes", seen.rss_bytes.map(|bytes| bytes as f64));
     let series: Vec<(f64, f64)> = requests
         .iter()
@@ -365,7 +367,7 @@ pub fn work() -> Result<()> {
     for ids in all {
         say(&Said::Begun { prompt_tokens: ids.len() })?;
         let ended = one(&mut engine, ids, &requests);
-        let stopped = ended.outcome != Outcome::Answered;
+        let stopped = ended.outcome != StressOutcome::Answered;
         say(&Said::Ended(ended))?;
         if requests.growing && stopped {
             break;
@@ -381,11 +383,11 @@ fn ids(engine: &Engine, prompt: &Prompt) -> Result<Vec<u32>> {
     }
 }
 
-fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
+fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> StressRequest {
     let prompt_tokens = ids.len();
-    let refused = |error: Error| Request {
+    let refused = |error: Error| StressRequest {
         prompt_tokens,
-        outcome: Outcome::Refused,
+        outcome: StressOutcome::Refused,
         why: Some(error.chain()),
         seconds: None,
         rss_bytes: memory::read().current,
@@ -408,9 +410,9 @@ fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
     let seconds = start.elapsed().as_secs_f64();
     let rss_bytes = memory::read().current;
     match made {
-        Ok(_) => Request {
+        Ok(_) => StressRequest {
             prompt_tokens,
-            outcome: Outcome::Answered,
+            outcome: StressOutcome::Answered,
             why: None,
             seconds: Some(seconds),
             rss_bytes,
@@ -418,8 +420,9 @@ fn one(engine: &mut Engine, ids: Vec<u32>, requests: &Requests) -> Request {
         Err(error) => {
             // A device says so where a process dies.
             let why = error.chain();
-            let outcome = if says_memory(&why) { Outcome::OutOfMemory } else { Outcome::Failed };
-            Request { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
+            let outcome =
+                if says_memory(&why) { StressOutcome::OutOfMemory } else { StressOutcome::Failed };
+            StressRequest { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
         }
     }
 }
@@ -449,11 +452,11 @@ mod tests {
     fn a_death_for_want_of_memory_is_told_from_others() {
         let aborted = ExitStatus::from_raw(6);
         for (status, complaint, expected) in [
-            (aborted, "memory allocation of 1073741824 bytes failed", Outcome::OutOfMemory),
-            (aborted, "assertion failed", Outcome::Failed),
-            (ExitStatus::from_raw(9), "", Outcome::OutOfMemory),
-            (ExitStatus::from_raw(11), "", Outcome::Failed),
-            (ExitStatus::from_raw(1 << 8), "error: out of memory", Outcome::OutOfMemory),
+            (aborted, "memory allocation of 1073741824 bytes failed", StressOutcome::OutOfMemory),
+            (aborted, "assertion failed", StressOutcome::Failed),
+            (ExitStatus::from_raw(9), "", StressOutcome::OutOfMemory),
+            (ExitStatus::from_raw(11), "", StressOutcome::Failed),
+            (ExitStatus::from_raw(1 << 8), "error: out of memory", StressOutcome::OutOfMemory),
         ] {
             let request = fatal(7, End::Own, Duration::from_secs(1), status, complaint);
             assert_eq!(request.outcome, expected, "{status} {complaint}");
@@ -461,9 +464,9 @@ mod tests {
         }
         let killed = ExitStatus::from_raw(9);
         let garbled = fatal(7, End::Garbled("hm".into()), Duration::from_secs(60), killed, "");
-        assert_eq!(garbled.outcome, Outcome::Failed, "our own kill says nothing of memory");
+        assert_eq!(garbled.outcome, StressOutcome::Failed, "our own kill says nothing of memory");
         let late = fatal(7, End::Late, Duration::from_secs(60), killed, "");
-        assert_eq!(late.outcome, Outcome::TimedOut);
+        assert_eq!(late.outcome, StressOutcome::TimedOut);
         assert_eq!(late.why.as_deref(), Some("it took longer than 60 s"));
     }
 

@@ -199,11 +199,13 @@ fn render(source: &str, context: &Value) -> std::result::Result<String, String> 
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(|err| describe(&err))?);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_debug(true); // Errors name the variable, in release builds too.
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(python::method);
     environment.add_filter("tojson", python::tojson);
     environment.add_filter("replace", python::replace);
     environment.add_filter("join", python::join);
+    environment.add_test("iterable", python::is_iterable);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     let source = without_generation_marks(source);
@@ -440,6 +442,11 @@ mod tests {
             ),
             ("{{ [1, {'a': 2}] | tojson(separators=(',', ':')) }}", r#"[1,{"a":2}]"#),
             ("{{ 'a😀'|tojson(ensure_ascii=true) }}", r#""a\ud83d\ude00""#),
+            (
+                "{% for x in [none, 7, 'a', {}, nobody] %}{{ '+' if x is iterable else '-' }}\
+              {% endfor %}{{ '!' if tools is iterable and tools|length > 0 }}",
+                "--+++",
+            ),
             ("{{ nobody }}{% for x in nobody %}{{ x }}{% endfor %}{{ messages[9] }}", ""),
             (
                 "{{ 'a-b-c'.rsplit('-', 1)[0] }} {{ 'abc'.removeprefix('a').removesuffix('c') }}",

@@ -2,7 +2,7 @@
 
 use candlemark::compare::Policy;
 use candlemark::compare::paired::judge;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 
 use crate::golden;
 
@@ -11,7 +11,7 @@ fn a_stored_pair_gives_the_numbers_of_scipy() {
     let expected = std::fs::read_to_string(golden("analysed.json")).unwrap();
     let expected: Vec<serde_json::Value> = serde_json::from_str(&expected).unwrap();
     let judgement =
-        judge(&Paired::load(&golden("pairs/analysed.json")).unwrap(), &Policy::default());
+        judge(&PairRecord::load(&golden("pairs/analysed.json")).unwrap(), &Policy::default());
     assert_eq!(judgement.findings.len(), expected.len());
     for (finding, expected) in judgement.findings.iter().zip(&expected) {
         let change = finding.change.as_ref().unwrap();
@@ -24,14 +24,14 @@ fn a_stored_pair_gives_the_numbers_of_scipy() {
         assert_eq!(expected["verdict"], verdict["is"], "{name}");
         for (what, ours, scipys) in [
             ("theta", change.theta, &expected["theta"]),
-            ("error", evidence.error, &expected["error"]),
+            ("error", evidence.standard_error, &expected["error"]),
             ("freedom", evidence.freedom, &expected["freedom"]),
-            ("single.lo", evidence.single.lo, &expected["single"][0]),
-            ("single.hi", evidence.single.hi, &expected["single"][1]),
-            ("pass", evidence.pass, &expected["pass"]),
-            ("family.lo", evidence.family.lo, &expected["family"][0]),
-            ("family.hi", evidence.family.hi, &expected["family"][1]),
-            ("smallest", evidence.smallest, &expected["smallest"]),
+            ("single.lo", evidence.ci_90.lo, &expected["single"][0]),
+            ("single.hi", evidence.ci_90.hi, &expected["single"][1]),
+            ("pass", evidence.pass_bound, &expected["pass"]),
+            ("family.lo", evidence.ci_familywise.lo, &expected["family"][0]),
+            ("family.hi", evidence.ci_familywise.hi, &expected["family"][1]),
+            ("smallest", evidence.smallest_detectable, &expected["smallest"]),
         ] {
             let scipys = scipys.as_f64().unwrap();
             assert!((ours - scipys).abs() <= 1e-10, "{what} of {name}: {ours} is not {scipys}");

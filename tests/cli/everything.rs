@@ -2,7 +2,7 @@
 //! invalid scenario, and values that are missing with a reason. All measured values differ.
 
 use candlemark::record::{
-    Absence, AbsenceKind, Block, Case, Conditions, Outcome, Record, Request, Work,
+    Absence, AbsenceKind, Block, Case, Conditions, Record, StressOutcome, StressRequest, Work,
 };
 use candlemark::workload::Task;
 
@@ -190,14 +190,14 @@ fn trials(values: &mut Values) -> Vec<Case> {
             .map(|at| {
                 let answered = at < 3;
                 let outcome = match (answered, name) {
-                    (true, _) => Outcome::Answered,
-                    (false, "long") => Outcome::OutOfMemory,
-                    (false, "many") => Outcome::TimedOut,
-                    (false, _) => Outcome::Refused,
+                    (true, _) => StressOutcome::Answered,
+                    (false, "long") => StressOutcome::OutOfMemory,
+                    (false, "many") => StressOutcome::TimedOut,
+                    (false, _) => StressOutcome::Refused,
                 };
                 let why = (!answered).then(|| format!("the {name} one: no more"));
                 let (seconds, rss) = (values.near(0.7), values.near(2.1e9 + 3e7 * f64::from(at)));
-                Request {
+                StressRequest {
                     prompt_tokens: 130 << at,
                     outcome,
                     why,

@@ -145,8 +145,8 @@ fn the_checked_in_calibration_is_up_to_date() {
 #[test]
 fn the_published_schemas_are_current() {
     use candlemark::record::Record;
-    use candlemark::record::pair::Paired;
-    for (form, schema) in [("record", Record::json_schema()), ("pair", Paired::json_schema())] {
+    use candlemark::record::pair::PairRecord;
+    for (form, schema) in [("record", Record::json_schema()), ("pair", PairRecord::json_schema())] {
         same(&schema, &format!("../{form}.schema.json"));
         let output = candlemark(&["schema", form], &golden(""));
         assert_eq!(String::from_utf8(output.stdout).unwrap(), schema);

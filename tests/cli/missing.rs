@@ -74,7 +74,7 @@ fn a_run_of_schema_1_is_judged_and_its_gaps_are_missing() {
     let (status, text) = judged("partial");
     assert_eq!(status, Some(4), "{text}");
     assert!(text.contains("MISSING: it is gone from the run"), "{text}");
-    assert!(text.contains("as records of schema 1 never do"), "{text}");
+    assert!(text.contains("(records of schema 1 never do)"), "{text}");
 }
 
 #[test]

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use candlemark::record::calibration::Spread;
+use candlemark::record::calibration::SdEstimate;
 use candlemark::record::pair::{
-    Arm, Ended, Paired, PairedBlock, PairedCase, PairedKind, PairedTurns, Parting, Quad, SCHEMA,
+    Arm, Divergence, Ended, PairBlock, PairCase, PairKind, PairRecord, PairTurns, Round, SCHEMA,
     Side,
 };
 use candlemark::record::{Absence, AbsenceKind, Work};
@@ -51,7 +51,7 @@ impl Noise {
 }
 
 /// A scenario whose arms differ by the effect.
-pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairedCase {
+pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairCase {
     let mut noise = Noise(id.bytes().map(u64::from).sum());
     let work = Work {
         batch,
@@ -80,7 +80,7 @@ pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairedCase
             };
             noise.value(centre * factor, block_noise, effect.noise)
         };
-        let quads = orders.map(|order| {
+        let rounds = orders.map(|order| {
             let mut values = BTreeMap::new();
             for (metric, centre, factor, sign) in [
                 (decode, rate, 1.0 - effect.decode, -1.0),
@@ -92,30 +92,30 @@ pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairedCase
                 };
                 values.insert(metric.to_owned(), order.chars().map(value).collect());
             }
-            Quad { order: order.into(), values }
+            Round { order: order.into(), values }
         });
         let peak = ['A', 'B'].map(|letter| {
             let factor = if letter == 'B' { 1.0 + effect.memory } else { 1.0 };
             (letter, (3.0e8 * factor + 4096.0 * (noise.next() * 100.0).round()).round())
         });
-        PairedTurns {
+        PairTurns {
             block,
-            quads: quads.into(),
+            rounds: rounds.into(),
             once: [("peak_rss_bytes".to_owned(), peak.into())].into(),
-            ..PairedTurns::default()
+            ..PairTurns::default()
         }
     });
-    PairedCase {
+    PairCase {
         id: id.into(),
         base: side(),
         candidate: side(),
-        parting: None,
+        divergence: None,
         blocks: blocks.collect(),
     }
 }
 
 /// A pair with this number of blocks.
-pub fn pair(blocks: usize, cases: Vec<PairedCase>) -> Paired {
+pub fn pair(blocks: usize, cases: Vec<PairCase>) -> PairRecord {
     let run = records::run(4);
     let mut session = run.sessions[0].clone();
     session.command = ["candlemark", "pair", "--base", "main"].map(String::from).into();
@@ -127,7 +127,7 @@ pub fn pair(blocks: usize, cases: Vec<PairedCase>) -> Paired {
         let (model, settings) = (run.model.clone(), run.settings.clone());
         Arm { asked: asked.into(), injected: None, build, model, settings }
     };
-    let block = |at: usize| PairedBlock {
+    let block = |at: usize| PairBlock {
         load_s: 1.5,
         warm_up_s: 2.0,
         turns_s: 10.0,
@@ -138,9 +138,9 @@ pub fn pair(blocks: usize, cases: Vec<PairedCase>) -> Paired {
         references: None,
         rejected: None,
     };
-    Paired {
+    PairRecord {
         schema: SCHEMA,
-        kind: PairedKind::Pair,
+        kind: PairKind::Pair,
         session,
         seed: 42,
         machine: run.machine.clone(),
@@ -156,31 +156,31 @@ pub fn pair(blocks: usize, cases: Vec<PairedCase>) -> Paired {
 }
 
 /// Two scenarios, the first with the effect.
-fn two_scenarios(blocks: usize, effect: Effect) -> Paired {
+fn two_scenarios(blocks: usize, effect: Effect) -> PairRecord {
     let cases = vec![case("code/b1", 1, blocks, effect), case("long/b4", 4, blocks, SAME)];
     pair(blocks, cases)
 }
 
-fn changed(blocks: usize, effect: Effect, change: impl FnOnce(&mut Paired)) -> Paired {
+fn changed(blocks: usize, effect: Effect, change: impl FnOnce(&mut PairRecord)) -> PairRecord {
     let mut paired = two_scenarios(blocks, effect);
     change(&mut paired);
     paired
 }
 
 /// Rejects a block and makes its candidate slow.
-fn reject(paired: &mut Paired, block: usize) {
+fn reject(paired: &mut PairRecord, block: usize) {
     let why = "a reference kernel moved by 22 %";
     paired.blocks[block].rejected = Some(why.into());
-    for quad in &mut paired.scenarios[0].blocks[block].quads {
-        let values = quad.values.get_mut("decode_tok_s").unwrap();
-        for (letter, value) in quad.order.chars().zip(values) {
+    for round in &mut paired.scenarios[0].blocks[block].rounds {
+        let values = round.values.get_mut("decode_tok_s").unwrap();
+        for (letter, value) in round.order.chars().zip(values) {
             *value *= if letter == 'B' { 0.5 } else { 1.0 };
         }
     }
 }
 
 /// Every pair by file name.
-pub fn all() -> Vec<(&'static str, Paired)> {
+pub fn all() -> Vec<(&'static str, PairRecord)> {
     let slow = Effect { decode: 0.08, ..SAME };
     vec![
         ("pass", two_scenarios(8, SAME)),
@@ -221,7 +221,7 @@ pub fn all() -> Vec<(&'static str, Paired)> {
                 let case = &mut paired.scenarios[1];
                 case.candidate.output_sha256 = Some("ef".repeat(32));
                 let (base, candidate) = (Some(1044), Some(77));
-                case.parting = Some(Parting { sequence: 2, token: 11, base, candidate });
+                case.divergence = Some(Divergence { sequence: 2, token: 11, base, candidate });
             }),
         ),
         (
@@ -272,22 +272,22 @@ pub fn all() -> Vec<(&'static str, Paired)> {
                 let case = &mut paired.scenarios[0];
                 let why = "a turn did not report it".to_owned();
                 case.candidate.no_value = [("decode_tok_s".to_owned(), why)].into();
-                for quad in case.blocks.iter_mut().flat_map(|turns| &mut turns.quads) {
-                    quad.values.get_mut("decode_tok_s").unwrap().truncate(4);
+                for round in case.blocks.iter_mut().flat_map(|turns| &mut turns.rounds) {
+                    round.values.get_mut("decode_tok_s").unwrap().truncate(4);
                 }
             }),
         ),
         (
             "out-of-time",
             changed(8, SAME, |paired| {
-                paired.scenarios[1] = PairedCase { id: "long/b4".into(), ..PairedCase::default() };
+                paired.scenarios[1] = PairCase { id: "long/b4".into(), ..PairCase::default() };
                 paired.ended = Ended::Budget;
             }),
         ),
         (
             "interrupted",
             changed(8, SAME, |paired| {
-                paired.scenarios[1] = PairedCase { id: "long/b4".into(), ..PairedCase::default() };
+                paired.scenarios[1] = PairCase { id: "long/b4".into(), ..PairCase::default() };
                 paired.ended = Ended::Interrupted;
             }),
         ),
@@ -319,10 +319,10 @@ pub fn all() -> Vec<(&'static str, Paired)> {
                 reject(paired, 5);
                 // From three rounds on the block effect is their median.
                 for turns in &mut paired.scenarios[1].blocks {
-                    let (order, values) = (&turns.quads[0].order, &turns.quads[1].values);
-                    turns.quads.push(Quad { order: order.clone(), values: values.clone() });
+                    let (order, values) = (&turns.rounds[0].order, &turns.rounds[1].values);
+                    turns.rounds.push(Round { order: order.clone(), values: values.clone() });
                 }
-                let spread = Spread { sd: 0.0021, freedom: 3.0 };
+                let spread = SdEstimate { sd: 0.0021, freedom: 3.0 };
                 paired.layout = [("decode".to_owned(), spread)].into();
                 paired.ended = Ended::Open;
             }),

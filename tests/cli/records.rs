@@ -3,11 +3,11 @@
 
 use candlemark::machine::SESSION_GAP;
 use candlemark::record::calibration::{
-    Calibration, CalibrationKind, Floor, Place, Sitting, Spread, Weights,
+    Calibration, CalibrationKind, CalibrationSession, MachineId, ModelId, NoiseFloor, SdEstimate,
 };
 use candlemark::record::{
-    Absence, AbsenceKind, Block, Build, Case, Kind, Machine, Model, Record, References, SCHEMA,
-    Session, Settings, Work,
+    Absence, AbsenceKind, Block, Build, Case, KernelTimes, Machine, Model, Record, RecordKind,
+    SCHEMA, Session, Settings, Work,
 };
 
 /// A run of two scenarios in three blocks with small deviations.
@@ -15,7 +15,7 @@ pub fn run(day: usize) -> Record {
     let id = format!("2026070{day}T120000Z-0123456");
     let mut record = Record {
         schema: SCHEMA,
-        kind: Kind::Run,
+        kind: RecordKind::Run,
         sessions: vec![Session {
             id: id.clone(),
             started: format!("2026-07-0{day}T12:00:00Z"),
@@ -114,7 +114,7 @@ fn times_all(record: &mut Record, metric: &str, factor: f64) {
 /// Adds reference kernels to each block; reading memory takes `stream_s`.
 fn with_kernels(mut record: Record, stream_s: f64) -> Record {
     for block in record.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
-        let one = References { compute_s: 0.0013, stream_s, dispatch_s: 0.002 };
+        let one = KernelTimes { compute_s: 0.0013, stream_s, dispatch_s: 0.002 };
         block.references = Some([one; 2]);
     }
     record
@@ -123,12 +123,12 @@ fn with_kernels(mut record: Record, stream_s: f64) -> Record {
 /// The calibration of the machine of the records.
 pub fn calibration() -> Calibration {
     let of = run(3);
-    let spread = |sd| Spread { sd, freedom: 9.0 };
+    let spread = |sd| SdEstimate { sd, freedom: 9.0 };
     let kinds = |sd: [f64; 3]| {
         let kinds = ["decode", "ttft", "memory"].into_iter().zip(sd);
         kinds.map(|(kind, sd)| (kind.to_owned(), spread(sd))).collect()
     };
-    let floor = |metric: &str| Floor {
+    let floor = |metric: &str| NoiseFloor {
         scenario: "code/b1".into(),
         metric: metric.into(),
         within_sd: Some(0.01),
@@ -138,12 +138,12 @@ pub fn calibration() -> Calibration {
     Calibration {
         schema: candlemark::record::calibration::SCHEMA,
         kind: CalibrationKind::Calibration,
-        machine: Place { class: of.machine.class, fields: of.machine.fields },
-        model: Weights { spec: of.model.spec, sha256: of.model.sha256, quant: of.model.quant },
+        machine: MachineId { class: of.machine.class, fields: of.machine.fields },
+        model: ModelId { spec: of.model.spec, sha256: of.model.sha256, quant: of.model.quant },
         commit: of.build.commit,
         sessions: [1, 2, 3]
             .map(|day| run(day).sessions.remove(0))
-            .map(|one| Sitting { id: one.id, started: one.started, ended: one.ended })
+            .map(|one| CalibrationSession { id: one.id, started: one.started, ended: one.ended })
             .into(),
         layout_sd: kinds([0.003, 0.004, 0.0]),
         session_sd: kinds([0.006, 0.008, 0.001]),

@@ -1,7 +1,7 @@
 //! Records before and after a change of a server's configuration, with all data that exports read;
 //! and injection attacks through every export and `compare`.
 
-use candlemark::record::{Absence, AbsenceKind, Block, Case, Outcome, Record, Request};
+use candlemark::record::{Absence, AbsenceKind, Block, Case, Record, StressOutcome, StressRequest};
 use candlemark::workload::Task;
 
 use crate::{candlemark as tool, check, golden, records};
@@ -86,9 +86,13 @@ fn served(day: usize, speed: f64, noise: f64) -> Record {
 
 /// Four requests, of which `without_memory` run out of memory.
 fn stress(session: &str, without_memory: usize) -> Case {
-    let request = |at: usize| Request {
+    let request = |at: usize| StressRequest {
         prompt_tokens: 1024 << at,
-        outcome: if at < 4 - without_memory { Outcome::Answered } else { Outcome::OutOfMemory },
+        outcome: if at < 4 - without_memory {
+            StressOutcome::Answered
+        } else {
+            StressOutcome::OutOfMemory
+        },
         why: None,
         seconds: Some(1.5),
         rss_bytes: Some(400_000_000),

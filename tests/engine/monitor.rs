@@ -12,7 +12,7 @@ fn an_invalid_monitor_fails_at_once() {
     let cannot = format!("cannot listen on `{address}`");
     for (words, says) in [
         (["--listen", &address], [cannot.as_str(), "`--listen`"]),
-        (["--listen", "0.0.0.0:0"], ["other machines can reach", "`--allow-remote`"]),
+        (["--listen", "0.0.0.0:0"], ["reachable from other machines", "`--allow-remote`"]),
         (["--interval", "0s"], ["'--interval <TIME>': give a second or more", ""]),
         (["--window", "1ms"], ["'--window <TIME>': give a second or more", ""]),
         (["--cycles=1", "shrot"], ["no suite or scenario `shrot`", ""]),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use candlemark::record::pair::{Ended, Paired};
+use candlemark::record::pair::{Ended, PairRecord};
 use candlemark::record::{Absence, AbsenceKind, Block, Case, Work};
 use candlemark::suite::turns::{PROTOCOL, Ready, Told};
 
@@ -130,13 +130,13 @@ fn candlemark(folder: &Path) -> Command {
 }
 
 /// Runs a pair of fake workers.
-fn run_pair(base: &FakeWorker, candidate: &FakeWorker, more: &[&str]) -> (Output, Paired) {
+fn run_pair(base: &FakeWorker, candidate: &FakeWorker, more: &[&str]) -> (Output, PairRecord) {
     let folder = tempfile::tempdir().unwrap();
     base.script(&folder.path().join("base"));
     candidate.script(&folder.path().join("candidate"));
     let args = [&["--base", "base", "--candidate", "candidate"], more].concat();
     let output = pair(folder.path(), &args).output().unwrap();
-    let paired = Paired::load(&folder.path().join("pair.json"))
+    let paired = PairRecord::load(&folder.path().join("pair.json"))
         .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)));
     let left: Vec<String> = fs::read_dir(folder.path())
         .unwrap()
@@ -154,7 +154,7 @@ fn check(
     more: &[&str],
     status: i32,
     says: &[&str],
-) -> Paired {
+) -> PairRecord {
     let (output, paired) = run_pair(base, candidate, more);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(status), "{said}{}", text(&output.stderr));
@@ -197,15 +197,15 @@ fn equal_binaries_pass_without_measurement_unless_requested() {
     assert_eq!((paired.ended, paired.blocks.len()), (Ended::Identical, 0));
     let paired = check(&fake, &fake, &["--even-if-identical"], 0, &["PASS"]);
     assert_eq!(paired.blocks.len(), 5);
-    let quads: Vec<&str> = paired.scenarios[0]
+    let rounds: Vec<&str> = paired.scenarios[0]
         .blocks
         .iter()
-        .flat_map(|turns| &turns.quads)
-        .map(|quad| quad.order.as_str())
+        .flat_map(|turns| &turns.rounds)
+        .map(|round| round.order.as_str())
         .collect();
-    assert!(quads.iter().all(|order| order.len() == 6), "the null control takes part: {quads:?}");
-    assert!(quads.iter().any(|order| *order != quads[0]), "orders are drawn: {quads:?}");
-    for order in quads {
+    assert!(rounds.iter().all(|order| order.len() == 6), "the null control takes part: {rounds:?}");
+    assert!(rounds.iter().any(|order| *order != rounds[0]), "orders are drawn: {rounds:?}");
+    for order in rounds {
         assert_eq!(order, order.chars().rev().collect::<String>(), "they read the same backwards");
     }
 }
@@ -228,14 +228,15 @@ fn a_duet_runs_both_builds_at_once_on_half_of_the_cpus() {
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
     assert!(said.contains("-20.0 %") && said.contains("ran at once"), "{said}");
-    let paired = Paired::load(&folder.path().join("pair.json")).unwrap();
+    let paired = PairRecord::load(&folder.path().join("pair.json")).unwrap();
     let masks = fs::read_to_string(folder.path().join("masks")).unwrap();
     let halves: std::collections::BTreeSet<&str> = masks.lines().collect();
     assert_eq!(halves.len(), 2, "each turn is on one half of the CPUs or the other: {halves:?}");
     assert!(paired.duet);
-    for quad in paired.scenarios.iter().flat_map(|case| &case.blocks).flat_map(|turns| &turns.quads)
+    for round in
+        paired.scenarios.iter().flat_map(|case| &case.blocks).flat_map(|turns| &turns.rounds)
     {
-        let order = &quad.order;
+        let order = &round.order;
         assert_eq!(*order, order.chars().rev().collect::<String>(), "they read the same backwards");
         assert!(order.len() == 4 && order.contains('A'), "the base meets one other: {order}");
     }
@@ -388,14 +389,14 @@ fn ctrl_c_gives_the_verdict_so_far_and_a_kill_leaves_complete_blocks() {
             .unwrap();
         let raw = folder.path().join("pair.json");
         let began = Instant::now();
-        while Paired::load(&raw).map_or(0, |paired| paired.blocks.len()) < 2 {
+        while PairRecord::load(&raw).map_or(0, |paired| paired.blocks.len()) < 2 {
             assert!(began.elapsed() < Duration::from_secs(60), "no block was measured");
             std::thread::sleep(Duration::from_millis(20));
         }
         let id = child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
         let output = child.wait_with_output().unwrap();
-        let paired = Paired::load(&raw).unwrap();
+        let paired = PairRecord::load(&raw).unwrap();
         assert!(paired.blocks.len() >= 2);
         if signal == "-INT" {
             assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
@@ -633,7 +634,7 @@ fn a_machine_is_calibrated_in_sessions() {
     let output = calibrate(&[]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(said.contains("in 1 sessions") && said.contains("sees with 8 blocks"), "{said}");
+    assert!(said.contains("in 1 sessions") && said.contains("detectable, 8 blocks"), "{said}");
     let output = calibrate(&["--more"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("in 2 sessions"), "{}", text(&output.stdout));
@@ -664,7 +665,7 @@ fn a_pool_is_recorded_and_too_short_for_a_replay() {
     let letters: String = pool.arms.iter().map(|arm| arm.letter).collect();
     assert_eq!((letters.as_str(), pool.environments.len()), ("AN7ML", 2));
     let turns = &pool.environments[0].blocks[2].scenarios[0];
-    assert_eq!(turns.quads[0].order.len(), 8, "A N 7 L there and back: {}", turns.quads[0].order);
+    assert_eq!(turns.rounds[0].order.len(), 8, "A N 7 L there and back: {}", turns.rounds[0].order);
     assert_eq!(turns.once["peak_rss_bytes"].len(), 4, "{:?}", turns.once);
     let replay =
         candlemark(folder.path()).args(["gate-eval", "replay", "pool.json"]).output().unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use candlemark::engine::{Engine, Request};
 use candlemark::error::Cause;
 use candlemark::measure::{Sharing, of_length};
-use candlemark::record::{Absence, AbsenceKind, Case, Outcome, Record};
+use candlemark::record::{Absence, AbsenceKind, Case, Record, StressOutcome};
 use candlemark::settings::Setup;
 use candlemark::suite::{Done, Events, Plan, Stress};
 use candlemark::{engine, suite, workload};
@@ -168,7 +168,7 @@ fn an_out_of_memory_request_is_a_result_and_the_run_continues() {
     let requests = &long.blocks[0].requests;
     let last = requests.last().unwrap();
     if cfg!(target_os = "linux") {
-        assert_eq!(last.outcome, Outcome::OutOfMemory, "{requests:?}");
+        assert_eq!(last.outcome, StressOutcome::OutOfMemory, "{requests:?}");
         // The allocation of the cache fails, or the worker is killed and cannot report its memory.
         let why = last.why.as_ref().unwrap();
         let told = why.contains("no memory for a cache of");
@@ -180,8 +180,8 @@ fn an_out_of_memory_request_is_a_result_and_the_run_continues() {
     }
     assert_eq!(value(long, "oom_rate"), Some(1.0 / requests.len() as f64));
     let many = record.case("stress/many").unwrap();
-    let outcomes: Vec<Outcome> = many.blocks[0].requests.iter().map(|r| r.outcome).collect();
-    assert_eq!(outcomes, [Outcome::Answered; 4]);
+    let outcomes: Vec<StressOutcome> = many.blocks[0].requests.iter().map(|r| r.outcome).collect();
+    assert_eq!(outcomes, [StressOutcome::Answered; 4]);
     assert_eq!((value(many, "error_rate"), many.work.items), (Some(0.0), 4));
     assert!(value(many, "mem_slope_bytes_per_request").is_some());
 }
@@ -194,8 +194,8 @@ fn a_request_beyond_the_context_is_refused_and_a_slow_one_times_out() {
     edit(&model.join("config.json"), "40960", "1500");
     let (record, _) = run(&plan(&at(&model), &["stress/long"], folder.path()));
     let requests = &record.case("stress/long").unwrap().blocks[0].requests;
-    let outcomes: Vec<Outcome> = requests.iter().map(|request| request.outcome).collect();
-    assert_eq!(outcomes, [Outcome::Answered, Outcome::Refused]);
+    let outcomes: Vec<StressOutcome> = requests.iter().map(|request| request.outcome).collect();
+    assert_eq!(outcomes, [StressOutcome::Answered, StressOutcome::Refused]);
     assert!(requests[1].why.as_ref().unwrap().contains("context of 1500"), "{requests:?}");
 
     let mut late = plan(&nano(), &["stress/many"], folder.path());
@@ -205,7 +205,7 @@ fn a_request_beyond_the_context_is_refused_and_a_slow_one_times_out() {
     assert_eq!(value(case, "error_rate"), Some(1.0), "{:?}", case.blocks[0].requests);
     assert_eq!(value(case, "oom_rate"), Some(0.0));
     let all = case.blocks[0].requests.iter().map(|request| request.outcome);
-    assert_eq!(all.collect::<Vec<_>>(), [Outcome::TimedOut; 2]);
+    assert_eq!(all.collect::<Vec<_>>(), [StressOutcome::TimedOut; 2]);
 }
 
 #[test]

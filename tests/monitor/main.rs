@@ -6,7 +6,9 @@ use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
-use candlemark::monitor::{Audience, Clock, Figures, History, Measured, Pages, Plan, Probe, Said};
+use candlemark::monitor::{
+    Clock, History, Measured, Observer, Pages, Plan, Probe, ScenarioValues, VerdictSummary,
+};
 use candlemark::record::Conditions;
 use candlemark::{Error, Result, monitor};
 use jiff::{SignedDuration, Timestamp};
@@ -57,7 +59,7 @@ impl Probe for Stub {
             return Err(Error::Failed(format!("<b>no</b> device & {}", "why ".repeat(10_000))));
         }
         let decode = f64::from(90 + self.cycle * 7 % 20);
-        let figures = |id: &str, factor: f64| Figures {
+        let figures = |id: &str, factor: f64| ScenarioValues {
             id: id.into(),
             values: [
                 ("decode_tok_s".into(), Some(factor * decode)),
@@ -66,7 +68,7 @@ impl Probe for Stub {
                 ("ttft_s".into(), Some(1.0 / factor / decode)),
             ]
             .into(),
-            ..Figures::default()
+            ..ScenarioValues::default()
         };
         Ok(Measured {
             model: "synthetic:stub".into(),
@@ -79,7 +81,10 @@ impl Probe for Stub {
                 available_bytes: Some(4 << 30),
                 ..Conditions::default()
             }],
-            verdict: Said { outcome: None, text: "no baseline `baselines/stub.json`".into() },
+            verdict: VerdictSummary {
+                outcome: None,
+                text: "no baseline `baselines/stub.json`".into(),
+            },
             ..Measured::default()
         })
     }
@@ -92,14 +97,14 @@ struct Newest {
     largest: usize,
 }
 
-impl Audience for Newest {
+impl Observer for Newest {
     fn publish(&mut self, pages: Pages) {
         let size = pages.html.len() + pages.metrics.len() + pages.history.len();
         self.largest = self.largest.max(size);
         self.pages = pages;
     }
 
-    fn say(&mut self, _: &str) {}
+    fn log(&mut self, _: &str) {}
 }
 
 /// Runs cycles half an hour apart.

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use candlemark::analysis::{Analysis, Targets};
-use candlemark::compare::{Grounds, Judgement, Policy, judge, paired};
+use candlemark::compare::{Judgement, Policy, ReferenceData, judge, paired};
 use candlemark::evaluate::ReplayPlan;
 use candlemark::record::Record;
 use candlemark::record::calibration::Calibration;
-use candlemark::record::pair::Paired;
+use candlemark::record::pair::PairRecord;
 use candlemark::record::pool::Pool;
-use candlemark::report::{Edition, Lang};
+use candlemark::report::{Lang, ReportOptions};
 use candlemark::settings::Config;
 use candlemark::{baseline, evaluate, report};
 
@@ -51,7 +51,7 @@ fn records_are_read_judged_and_promoted() {
         for (baseline, current) in [(&base, record), (record, &base)] {
             let release = Some(baseline);
             let calibration = Some(&calibration);
-            render(&judge(Grounds { baseline, release, calibration }, current, &policy));
+            render(&judge(ReferenceData { baseline, release, calibration }, current, &policy));
         }
         let gap = Duration::from_secs(1);
         let _ = baseline::pool(&[base.clone(), record.clone()]);
@@ -71,11 +71,11 @@ fn records_are_rendered_in_every_format() {
         let _ = report::benchmark_json(record, None);
         report::llama_bench(record);
         report::prometheus(record);
-        report::side_by_side(&[("a".into(), record.clone()), ("b".into(), record.clone())]);
-        report::side_by_side_json(&[("a".into(), record.clone())]);
+        report::comparison_markdown(&[("a".into(), record.clone()), ("b".into(), record.clone())]);
+        report::comparison_json(&[("a".into(), record.clone())]);
         for lang in [Lang::En, Lang::Fr, Lang::Ko] {
-            let edition = Edition { lang, targets: &targets };
-            report::markdown(record, edition, Some("charts"));
+            let options = ReportOptions { lang, targets: &targets };
+            report::markdown(record, options, Some("charts"));
         }
         report::page(record, None).unwrap();
     });
@@ -91,7 +91,7 @@ fn pairs_are_read_and_judged() {
         "schema-1/pair.json",
     ];
     let policy = Policy::default();
-    Reader::of("pair.json", &files, Mutator::json).run(1, Paired::load, |pair| {
+    Reader::of("pair.json", &files, Mutator::json).run(1, PairRecord::load, |pair| {
         let judgement = paired::judge(pair, &policy);
         render(&judgement);
         report::pair_page(pair, &judgement, "candlemark pair").unwrap();

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candlemark::files::Lock;
-use candlemark::pair::build::Built;
+use candlemark::pair::build::Binary;
 use candlemark::pair::pool;
 use candlemark::pair::pool::{Plan, environments};
 use candlemark::settings::{Config, Count};
@@ -96,7 +96,7 @@ pub(crate) fn run(
         environments,
         pause: Duration::ZERO,
         blocks: arguments.blocks,
-        quads: arguments.quads,
+        rounds: arguments.quads,
         arms: arguments.arms.clone(),
         injected: arguments.injected,
         duet: arguments.duet,
@@ -123,11 +123,11 @@ pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
 }
 
 /// The base, and its source in another code layout.
-fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Built, Option<Built>)> {
-    let layout = arguments.layout.as_deref().map(Built::given).transpose();
+fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary, Option<Binary>)> {
+    let layout = arguments.layout.as_deref().map(Binary::given).transpose();
     let layout = layout.map_err(Error::of_named_file)?;
     let base = match arguments.base.as_deref() {
-        None => return Ok((Built::given(&std::env::current_exe()?)?, layout)),
+        None => return Ok((Binary::given(&std::env::current_exe()?)?, layout)),
         Some(base) => base,
     };
     if let Some(built) = existing_binary(base)? {

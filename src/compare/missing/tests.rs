@@ -1,20 +1,20 @@
-//! The rule on every combination of states, in both modes, and the tables of `docs/gate.md` that
-//! say the same.
+//! The rule for missing data on every combination of states, in both modes, and the tables of
+//! `docs/gate.md`, which have to agree with it.
 
 use super::*;
 use crate::compare::tests::record;
 use crate::compare::{Finding, Judgement, Outcome, judge, paired};
 use crate::record::pair::{
-    Arm, Ended, Paired, PairedBlock, PairedCase, PairedKind, PairedTurns, Quad, SCHEMA, Side,
+    Arm, Ended, PairBlock, PairCase, PairKind, PairRecord, PairTurns, Round, SCHEMA, Side,
 };
 use crate::record::{Record, Work};
 
 const DOCS: &str = include_str!("../../../docs/gate.md");
 
-/// The scenario of which something is missing; another one passes beside it.
+/// The scenario with missing data; another one passes beside it.
 const ID: &str = "x/b1";
 
-const WHY: &str = "failed: as a text would have it";
+const WHY: &str = "failed: a text that decides nothing";
 
 /// What a side has of the scenario.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,8 +32,8 @@ use Has::*;
 const KINDS: [AbsenceKind; 6] =
     [Unsupported, Unknown, SkippedTime, SkippedMemory, Failed, NotMeasuredYet];
 
-/// A row of the table of scenarios: its name, what the run or candidate has, and the cells.
-type Row = (&'static str, &'static [Has], [&'static str; 5]);
+/// A line of the table of scenarios: its name, what the run or candidate has, and the cells.
+type TableLine = (&'static str, &'static [Has], [&'static str; 5]);
 
 const CUT: &str = "INCONCLUSIVE (interrupted), 3";
 const F5: &str = "FAILED, 5";
@@ -46,7 +46,7 @@ const NS: &str = "NOT SELECTED, 0";
 const TIME: &str = "INCONCLUSIVE (out of time), 3";
 
 #[rustfmt::skip]
-const SCENARIOS: &[Row] = &[
+const SCENARIOS: &[TableLine] = &[
     ("valid", &[Valid], ["judged", NEW, N4, F5, I5]),
     ("unknown to the build", &[Gone, Absent(Unknown)], [M4, NO, N4, F5, I5]),
     ("unsupported", &[Absent(Unsupported)], [M4, NO, N4, F5, I5]),
@@ -77,22 +77,22 @@ const METRICS: &[(&str, Value, [&str; 3])] = &[
     ("has one that is no positive number", Value::Zero, [I5, I5, I5]),
 ];
 
-/// The rows of the documentation's table that has this column, without its head.
+/// The lines of the documentation's table with this column, without its head.
 fn documented(column: &str) -> Vec<&'static str> {
     let lines = DOCS.lines().skip_while(|line| !(line.starts_with('|') && line.contains(column)));
     lines.skip(2).take_while(|line| line.starts_with('|')).collect()
 }
 
-fn row(name: &str, cells: &[&str]) -> String {
+fn line(name: &str, cells: &[&str]) -> String {
     format!("| {name} | {} |", cells.join(" | "))
 }
 
 #[test]
 fn the_documentation_has_the_same_tables() {
     let scenarios: Vec<String> =
-        SCENARIOS.iter().map(|(name, _, cells)| row(name, cells)).collect();
+        SCENARIOS.iter().map(|(name, _, cells)| line(name, cells)).collect();
     assert_eq!(documented("base failed (`pair`)"), scenarios);
-    let metrics: Vec<String> = METRICS.iter().map(|(name, _, cells)| row(name, cells)).collect();
+    let metrics: Vec<String> = METRICS.iter().map(|(name, _, cells)| line(name, cells)).collect();
     assert_eq!(documented("the base has a value"), metrics);
 }
 
@@ -101,7 +101,7 @@ fn every_combination_of_scenarios_has_its_verdict_and_its_exit_status() {
     let every: Vec<Has> = KINDS.iter().map(|kind| Absent(*kind)).chain([Gone]).collect();
     let in_pair = [Unknown, Unsupported, SkippedMemory, SkippedTime, NotMeasuredYet].map(Absent);
     for (name, candidates, [valid, absent, invalid, failed_in_pair, invalid_in_pair]) in SCENARIOS {
-        let policy = listing(*name == REMOVED);
+        let policy = policy(*name == REMOVED);
         for candidate in *candidates {
             let stored = |base: Has, expected: &str| {
                 let found = cell(&judge(&stored(base), &stored(*candidate), &policy));
@@ -111,7 +111,7 @@ fn every_combination_of_scenarios_has_its_verdict_and_its_exit_status() {
             every.iter().for_each(|base| stored(*base, absent));
             stored(Invalid, invalid);
             if *candidate == NotSelected {
-                continue; // Both builds of a pair get the same words.
+                continue; // Both builds of a pair have the same selection.
             }
             let paired = |base: Has, expected: &str| {
                 let found = cell(&paired::judge(&pair(base, *candidate), &policy));
@@ -132,7 +132,7 @@ fn every_combination_of_metrics_has_its_verdict_and_its_exit_status() {
             let [before, now] = [base, *candidate].map(|value| with_value(stored(Valid), value));
             let found = cell_of(&judge(&before, &now, &Policy::default()), Some("decode_tok_s"));
             assert_eq!(found, *expected, "check, {name}: {base:?}");
-            // A zero makes a whole scenario of a pair INVALID.
+            // In a pair, a zero makes the whole scenario INVALID.
             if base == Value::Zero || *candidate == Value::Zero {
                 continue;
             }
@@ -155,7 +155,7 @@ fn a_missing_metric_quotes_the_note_of_the_null() {
 }
 
 #[test]
-fn a_run_that_was_interrupted_at_once_is_undecided_and_one_that_compared_nothing_is_not() {
+fn an_interrupted_run_is_undecided_and_one_that_compared_nothing_is_not_comparable() {
     let base = stored(Valid);
     let mut now = base.clone();
     for case in &mut now.scenarios {
@@ -167,8 +167,8 @@ fn a_run_that_was_interrupted_at_once_is_undecided_and_one_that_compared_nothing
     assert_eq!(status(&judge(&base, &now, &Policy::default())), 4);
 }
 
-fn listing(listed: bool) -> Policy {
-    let entry = listed.then(|| (ID.to_owned(), "merged".to_owned()));
+fn policy(removed: bool) -> Policy {
+    let entry = removed.then(|| (ID.to_owned(), "merged".to_owned()));
     Policy { removed: entry.into_iter().collect(), ..Policy::default() }
 }
 
@@ -183,12 +183,12 @@ fn status(judgement: &Judgement) -> u8 {
     }
 }
 
-/// What is said of the scenario as a whole, and the exit status.
+/// The verdict on the scenario as a whole, and the exit status.
 fn cell(judgement: &Judgement) -> String {
     cell_of(judgement, None)
 }
 
-/// What is said of the scenario, or of one metric of it.
+/// The verdict on the scenario, or on one metric of it.
 fn cell_of(judgement: &Judgement, metric: Option<&str>) -> String {
     let of_it = |finding: &&Finding| {
         let its = finding.metric.map(|metric| metric.name);
@@ -215,7 +215,7 @@ fn cell_of(judgement: &Judgement, metric: Option<&str>) -> String {
     format!("{word}, {}", status(judgement))
 }
 
-/// A record of two scenarios, of which this side has that much.
+/// A record of two scenarios, with this state of the second.
 fn stored(has: Has) -> Record {
     const STEADY: &[&[f64]] =
         &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
@@ -238,7 +238,7 @@ fn stored(has: Has) -> Record {
     record
 }
 
-/// The record with another value of decoding in the scenario.
+/// The record with another decode rate in the scenario.
 fn with_value(mut record: Record, value: Value) -> Record {
     for block in &mut record.scenarios[1].blocks {
         match value {
@@ -254,28 +254,28 @@ fn with_value(mut record: Record, value: Value) -> Record {
 }
 
 /// A scenario that both builds measured in eight blocks, and that passes.
-fn measured(id: &str) -> PairedCase {
+fn measured(id: &str) -> PairCase {
     let work = Work { batch: 1, prompt_tokens: vec![16], new_tokens: 8, ..Work::default() };
     let values = [("decode_tok_s", 100.0), ("ttft_s", 0.1)];
     let values = values.map(|(metric, value)| (metric.to_owned(), vec![value; 4]));
-    let quads = vec![Quad { order: "ABBA".into(), values: values.into() }];
+    let rounds = vec![Round { order: "ABBA".into(), values: values.into() }];
     let once = [("peak_rss_bytes".to_owned(), [('A', 1e8), ('B', 1e8)].into())].into();
-    let turns = PairedTurns { quads, once, ..PairedTurns::default() };
+    let turns = PairTurns { rounds, once, ..PairTurns::default() };
     let side = Side { work: Some(work), ..Side::default() };
-    PairedCase {
+    PairCase {
         id: id.into(),
         base: side.clone(),
         candidate: side,
-        parting: None,
-        blocks: (0..8).map(|block| PairedTurns { block, ..turns.clone() }).collect(),
+        divergence: None,
+        blocks: (0..8).map(|block| PairTurns { block, ..turns.clone() }).collect(),
     }
 }
 
-fn two_builds(case: PairedCase, ended: Ended) -> Paired {
+fn pair_record(case: PairCase, ended: Ended) -> PairRecord {
     let of = record(&[]);
-    Paired {
+    PairRecord {
         schema: SCHEMA,
-        kind: PairedKind::Pair,
+        kind: PairKind::Pair,
         session: of.sessions.into_iter().next().unwrap(),
         seed: 1,
         machine: of.machine,
@@ -285,14 +285,14 @@ fn two_builds(case: PairedCase, ended: Ended) -> Paired {
         output_change: None,
         layout: Default::default(),
         ended,
-        blocks: vec![PairedBlock::default(); 8],
+        blocks: vec![PairBlock::default(); 8],
         scenarios: vec![measured("y/b1"), case],
     }
 }
 
-/// Two builds, of which the sides have that much. What a candidate skipped for time or was
-/// interrupted before had no turn at all.
-fn pair(base: Has, candidate: Has) -> Paired {
+/// A pair with these states of the two sides. A scenario that was skipped for time or interrupted
+/// had no turn at all.
+fn pair(base: Has, candidate: Has) -> PairRecord {
     let mut case = measured(ID);
     let ended = match candidate {
         Absent(SkippedTime) => Ended::Budget,
@@ -300,31 +300,31 @@ fn pair(base: Has, candidate: Has) -> Paired {
         _ => Ended::Decided,
     };
     if ended != Ended::Decided {
-        case = PairedCase { id: ID.into(), ..PairedCase::default() };
+        case = PairCase { id: ID.into(), ..PairCase::default() };
     }
     let put = |side: &mut Side, has: Has| match has {
         Valid => {}
         Invalid => side.failed.push("too fast".into()),
         Absent(kind) => side.absent = Some(Absence::new(kind, WHY)),
         Gone => side.absent = Some(Absence::new(Unknown, WHY)),
-        NotSelected => unreachable!("no build is asked for less than the other"),
+        NotSelected => unreachable!("both builds have the same selection"),
     };
     put(&mut case.base, base);
     put(&mut case.candidate, if ended == Ended::Decided { candidate } else { Valid });
-    two_builds(case, ended)
+    pair_record(case, ended)
 }
 
-/// Two builds, of which each reports that of decoding.
-fn pair_of_values(base: Value, candidate: Value) -> Paired {
+/// A pair whose sides report these decode rates.
+fn pair_of_values(base: Value, candidate: Value) -> PairRecord {
     let mut case = measured(ID);
     let reported = [base, candidate].iter().filter(|value| **value == Value::Some).count();
     for turns in &mut case.blocks {
-        turns.quads[0].values.insert("decode_tok_s".into(), vec![100.0; 2 * reported]);
+        turns.rounds[0].values.insert("decode_tok_s".into(), vec![100.0; 2 * reported]);
     }
     for (side, value) in [(&mut case.base, base), (&mut case.candidate, candidate)] {
         if value == Value::None {
             side.no_value.insert("decode_tok_s".into(), "no counter".into());
         }
     }
-    two_builds(case, Ended::Decided)
+    pair_record(case, Ended::Decided)
 }

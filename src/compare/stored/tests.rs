@@ -1,10 +1,10 @@
-//! What stands beside a baseline: reference kernels, calibrations and releases, on literal numbers.
+//! Reference kernels, calibrations and releases beside a baseline, on literal numbers.
 
 use super::*;
 use crate::compare::tests::record;
-use crate::compare::{Finding, Grounds, Judgement, Outcome, judge, share};
-use crate::record::calibration::{CalibrationKind, Place, Sitting, Weights};
-use crate::record::{Caveat, References, calibration};
+use crate::compare::{Finding, Judgement, Outcome, ReferenceData, judge, share};
+use crate::record::calibration::{CalibrationKind, CalibrationSession, MachineId, ModelId};
+use crate::record::{Caveat, KernelTimes, calibration};
 use crate::workload::Better;
 
 const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
@@ -19,7 +19,7 @@ fn decode(blocks: &[&[f64]]) -> Record {
 fn with_kernels(mut record: Record, stream_s: &[f64]) -> Record {
     for case in &mut record.scenarios {
         for (block, stream_s) in case.blocks.iter_mut().zip(stream_s.iter().cycle()) {
-            let one = References { compute_s: 0.001, stream_s: *stream_s, dispatch_s: 0.002 };
+            let one = KernelTimes { compute_s: 0.001, stream_s: *stream_s, dispatch_s: 0.002 };
             block.references = Some([one; 2]);
         }
     }
@@ -32,7 +32,7 @@ fn decide(base: &Record, now: &Record) -> (Finding, Judgement) {
 }
 
 #[test]
-fn a_verdict_that_the_machine_may_have_made_is_taken_away() {
+fn a_verdict_that_the_machine_explains_is_withdrawn() {
     let base = with_kernels(decode(STEADY), &[0.005]);
     let drifted = Verdict::Inconclusive(Why::Drifted);
     let regressed = Verdict::Regressed { proven: true, critical: false };
@@ -42,7 +42,7 @@ fn a_verdict_that_the_machine_may_have_made_is_taken_away() {
         (SAME, &[0.005], Verdict::Pass, 0.0),
         (SAME, &[0.0046], drifted.clone(), 0.0834), // Memory is 8 % faster, and decoding is not.
         (SAME, &[0.0053], Verdict::Pass, -0.0583),
-        // Kernels that flutter give no verdict, and take none away on their own.
+        // Noisy kernels withdraw no verdict by their noise alone.
         (SAME, &[0.0046, 0.005, 0.0055], Verdict::Pass, 0.0),
         (SLOW, &[0.0046, 0.005, 0.0055], regressed, 0.0834),
         (SLOW, &[0.0051, 0.0054, 0.0062], drifted, 0.0064),
@@ -58,7 +58,7 @@ fn a_verdict_that_the_machine_may_have_made_is_taken_away() {
 }
 
 #[test]
-fn numbers_are_normalised_only_where_every_block_can_be() {
+fn a_metric_is_normalised_only_if_every_block_has_the_kernels() {
     let (base, now) = (decode(STEADY), decode(SLOW));
     let kernels = |record: &Record| with_kernels(record.clone(), &[0.0054]);
     let mut holed = kernels(&now);
@@ -74,17 +74,17 @@ fn numbers_are_normalised_only_where_every_block_can_be() {
     }
     let memory = |bytes: f64| record(&[("code/b1", &[("peak_rss_bytes", &[&[bytes; 9]])])]);
     let finding = decide(&kernels(&memory(1e9)), &kernels(&memory(1e9))).0;
-    assert_eq!(finding.change.unwrap().normalised, None, "memory moves with no kernel");
+    assert_eq!(finding.change.unwrap().normalised, None, "memory depends on no kernel");
 }
 
 #[test]
-fn a_kernel_that_moved_is_named() {
+fn a_kernel_that_changed_is_noted() {
     let base = with_kernels(decode(STEADY), &[0.005]);
     let notes = |stream_s| decide(&base, &with_kernels(decode(SAME), &[stream_s])).1.notes;
-    let said =
+    let kernel_note =
         |notes: Vec<String>| notes.into_iter().find(|note| note.contains("reference kernel"));
-    assert_eq!(said(notes(0.0054)), None, "8 % are not worth a word");
-    let note = said(notes(0.006)).unwrap();
+    assert_eq!(kernel_note(notes(0.0054)), None, "8 % get no note");
+    let note = kernel_note(notes(0.006)).unwrap();
     assert!(note.contains("reading memory takes 20 % more time"), "{note}");
 }
 
@@ -118,7 +118,7 @@ fn memory_of_a_shared_process_is_not_that_of_a_fresh_one() {
 }
 
 #[test]
-fn what_no_measurement_can_be_never_passes() {
+fn an_impossible_value_never_passes() {
     let base = decode(STEADY);
     for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let (finding, judgement) = decide(&base, &decode(&[&[100.0, value, 100.0]]));
@@ -133,17 +133,17 @@ fn what_no_measurement_can_be_never_passes() {
 fn calibration(sd: f64, freedom: f64) -> Calibration {
     let of = decode(STEADY);
     let spread =
-        || ["decode", "memory"].map(|kind| (kind.to_owned(), Spread { sd, freedom })).into();
+        || ["decode", "memory"].map(|kind| (kind.to_owned(), SdEstimate { sd, freedom })).into();
     Calibration {
         schema: calibration::SCHEMA,
         kind: CalibrationKind::Calibration,
-        machine: Place { class: of.machine.class, fields: of.machine.fields },
-        model: Weights { spec: of.model.spec, sha256: of.model.sha256, quant: of.model.quant },
+        machine: MachineId { class: of.machine.class, fields: of.machine.fields },
+        model: ModelId { spec: of.model.spec, sha256: of.model.sha256, quant: of.model.quant },
         commit: of.build.commit,
         sessions: [1, 2, 3]
-            .map(|day| Sitting {
+            .map(|day| CalibrationSession {
                 started: format!("2026-07-0{day}T00:00:00Z"),
-                ..Sitting::default()
+                ..CalibrationSession::default()
             })
             .into(),
         layout_sd: spread(),
@@ -153,60 +153,61 @@ fn calibration(sd: f64, freedom: f64) -> Calibration {
 }
 
 #[test]
-fn a_calibration_decides_what_the_baseline_alone_cannot() {
-    let said = |base: &[&[f64]], now: &[&[f64]], calibration: Option<&Calibration>| {
+fn a_calibration_decides_where_the_baseline_alone_cannot() {
+    let judged = |base: &[&[f64]], now: &[&[f64]], calibration: Option<&Calibration>| {
         let baseline = decode(base);
-        let grounds = Grounds { baseline: &baseline, release: None, calibration };
-        let judgement = judge(grounds, &decode(now), &Policy::default());
+        let reference = ReferenceData { baseline: &baseline, release: None, calibration };
+        let judgement = judge(reference, &decode(now), &Policy::default());
         (judgement.findings[0].verdict.clone(), judgement.notes)
     };
     // Nine blocks of one session.
     let one: &[&[f64]] = &[&[100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 99.8, 100.2, 100.1]];
     let quiet = calibration(0.005, 10.0);
-    assert_eq!(said(one, &[&[85.0; 3]], None).0, Verdict::Inconclusive(Why::Uncalibrated));
-    let (verdict, notes) = said(one, &[&[85.0; 3]], Some(&quiet));
+    assert_eq!(judged(one, &[&[85.0; 3]], None).0, Verdict::Inconclusive(Why::Uncalibrated));
+    let (verdict, notes) = judged(one, &[&[85.0; 3]], Some(&quiet));
     assert_eq!(verdict, Verdict::Regressed { proven: true, critical: true });
     assert_eq!(notes.last().unwrap(), "calibrated on 2026-07-03 from 3 sessions");
-    // Two degrees of freedom are too few to speak for sessions.
+    // One degree of freedom is too few for sessions.
     let weak = calibration(0.005, 1.0);
-    assert_eq!(said(one, &[&[85.0; 3]], Some(&weak)).0, Verdict::Inconclusive(Why::Uncalibrated));
-    // Restless sessions and layouts take away what three sessions that agreed would have given.
-    assert_eq!(said(STEADY, SAME, None).0, Verdict::Pass);
-    let restless = calibration(0.04, 20.0);
-    assert_eq!(said(STEADY, SAME, Some(&restless)).0, Verdict::Inconclusive(Why::Noisy));
+    assert_eq!(judged(one, &[&[85.0; 3]], Some(&weak)).0, Verdict::Inconclusive(Why::Uncalibrated));
+    // Large variances between sessions and layouts withdraw the pass of three sessions that agreed.
+    assert_eq!(judged(STEADY, SAME, None).0, Verdict::Pass);
+    let noisy = calibration(0.04, 20.0);
+    assert_eq!(judged(STEADY, SAME, Some(&noisy)).0, Verdict::Inconclusive(Why::Noisy));
     // Too few blocks neither pass nor fail, however well sessions are known.
     for now in [100.0, 50.0] {
-        let verdict = said(&[&[100.0, 100.1, 99.9]], &[&[now, now, now]], Some(&restless)).0;
+        let verdict = judged(&[&[100.0, 100.1, 99.9]], &[&[now, now, now]], Some(&noisy)).0;
         assert!(matches!(verdict, Verdict::Inconclusive(_)), "{now}: {verdict:?}");
     }
     let mut foreign = quiet.clone();
     foreign.machine.class = "other".into();
-    let (verdict, notes) = said(one, &[&[85.0; 3]], Some(&foreign));
+    let (verdict, notes) = judged(one, &[&[85.0; 3]], Some(&foreign));
     assert_eq!(verdict, Verdict::Inconclusive(Why::Uncalibrated));
     assert!(
         notes.contains(&"the calibration is of another machine or model and is not used".into())
     );
 }
 
-/// Three sessions of nine blocks at some speed.
+/// Three sessions of three blocks at some speed.
 fn sessions(speed: f64) -> Record {
     let blocks: Vec<Vec<f64>> =
         STEADY.iter().map(|session| session.iter().map(|value| value * speed).collect()).collect();
-    let views: Vec<&[f64]> = blocks.iter().map(Vec::as_slice).collect();
-    let mut record = decode(&views);
+    let sessions: Vec<&[f64]> = blocks.iter().map(Vec::as_slice).collect();
+    let mut record = decode(&sessions);
     record.sessions[0].id = format!("at {speed}");
     record
 }
 
 #[test]
-fn ten_small_steps_that_each_pass_are_told_against_the_release() {
+fn ten_small_steps_that_each_pass_are_reported_as_drift_since_the_release() {
     let release = sessions(1.0);
     let mut rolling = release.clone();
     let mut last = None;
     for step in 1..=10 {
         let now = sessions(0.99_f64.powi(step));
-        let grounds = Grounds { baseline: &rolling, release: Some(&release), calibration: None };
-        let judgement = judge(grounds, &now, &Policy::default());
+        let reference =
+            ReferenceData { baseline: &rolling, release: Some(&release), calibration: None };
+        let judgement = judge(reference, &now, &Policy::default());
         assert_eq!(judgement.outcome, Outcome::Pass, "step {step}");
         assert_eq!(judgement.drift.is_empty(), step <= 5, "step {step}: {:?}", judgement.drift);
         last = judgement.drift.into_iter().next();
@@ -218,30 +219,32 @@ fn ten_small_steps_that_each_pass_are_told_against_the_release() {
     assert!((share(Better::Higher, drift.theta) + 0.0956).abs() < 1e-4, "{drift:?}");
     assert!(!drift.warns, "9.6 % is not beyond twice the limit");
     let now = sessions(0.89);
-    let grounds = Grounds { baseline: &rolling, release: Some(&release), calibration: None };
-    let judgement = judge(grounds, &now, &Policy::default());
+    let reference =
+        ReferenceData { baseline: &rolling, release: Some(&release), calibration: None };
+    let judgement = judge(reference, &now, &Policy::default());
     assert!(judgement.drift[0].warns);
     assert_eq!(judgement.outcome, Outcome::Pass, "a warning decides nothing");
 }
 
 #[test]
-fn a_release_that_cannot_be_compared_is_named_and_one_that_is_the_baseline_says_nothing() {
+fn a_release_that_cannot_be_compared_is_noted_and_one_that_equals_the_baseline_is_not() {
     let (rolling, now) = (sessions(1.0), sessions(0.8));
     let mut release = sessions(1.1);
     release.model.quant = "q8_0".into();
-    let told = |release: &Record| {
-        let grounds = Grounds { baseline: &rolling, release: Some(release), calibration: None };
-        judge(grounds, &now, &Policy::default())
+    let judged = |release: &Record| {
+        let reference =
+            ReferenceData { baseline: &rolling, release: Some(release), calibration: None };
+        judge(reference, &now, &Policy::default())
     };
-    let judgement = told(&release);
+    let judgement = judged(&release);
     assert!(judgement.drift.is_empty());
     let note = "drift since the release is not known: model: quant was `q8_0` and is `f32`";
-    assert!(judgement.notes.iter().any(|said| said == note), "{:?}", judgement.notes);
-    assert!(told(&rolling).drift.is_empty(), "the change itself says it already");
+    assert!(judgement.notes.iter().any(|one| one == note), "{:?}", judgement.notes);
+    assert!(judged(&rolling).drift.is_empty(), "the change itself shows it already");
 }
 
 #[test]
-fn a_scenario_under_a_new_name_is_recognised_by_its_work() {
+fn a_renamed_scenario_is_recognised_by_its_work() {
     let mut base = decode(STEADY);
     base.scenarios[0].work.prompts_sha256 = "ab".repeat(32);
     let mut now = base.clone();

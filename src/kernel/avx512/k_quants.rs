@@ -131,9 +131,9 @@ pub(super) fn gemm_q6_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     });
 }
 
-/// `vpdpbusd`, up to eight rows. Quants are stored with an offset of 32, as 0 to 63; sums start
-/// with what corrects it. Two dot products, each at most 16 x 32 x 127, are still exact in f32 once
-/// they are multiplied with their scales, at most 128, and added.
+/// `vpdpbusd`, up to eight rows. Quants are stored with an offset of 32, as 0 to 63; sums start at
+/// -32 times the sum of the activations, which corrects that. Two dot products, each at most 16 x
+/// 32 x 127, are still exact in f32 once multiplied with their scales (at most 128) and added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn gemm_q6_k_rows<const ROWS: usize>(

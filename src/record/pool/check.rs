@@ -1,15 +1,14 @@
-//! Whether a pool contradicts itself. A pool is read by rules that trust it: what is wrong with it
-//! is said here, by name.
+//! Checks a pool for contradictions, because replayed rules trust it. An error names what is wrong.
 
 use std::collections::BTreeSet;
 
-use crate::record::pair::Quad;
+use crate::record::json::unique;
+use crate::record::pair::Round;
 use crate::record::pool::{Pool, PoolArm, PoolBlock, Role};
-use crate::record::unique;
 use crate::workload::metric;
 
 impl Pool {
-    /// What contradicts itself, if anything does.
+    /// The first contradiction, if there is one.
     pub(super) fn check(&self) -> std::result::Result<(), String> {
         let letters: BTreeSet<char> = self.arms.iter().map(|arm| arm.letter).collect();
         if letters.len() != self.arms.len() {
@@ -50,19 +49,19 @@ impl Pool {
         }
         for (case, turns) in self.scenarios.iter().zip(&block.scenarios) {
             let named = |why: String| format!("`{}`: {why}", case.id);
-            if turns.quads.is_empty() {
+            if turns.rounds.is_empty() {
                 return Err(named("it has no turns".into()));
             }
-            for quad in &turns.quads {
-                check_quad(quad, letters).map_err(named)?;
+            for round in &turns.rounds {
+                check_round(round, letters).map_err(named)?;
             }
             for (name, values) in &turns.once {
-                known(name).map_err(named)?;
+                check_metric(name).map_err(named)?;
                 for (letter, value) in values {
                     if !letters.contains(letter) {
                         return Err(named(format!("no arm has the letter `{letter}`")));
                     }
-                    positive(name, *value).map_err(named)?;
+                    check_value(name, *value).map_err(named)?;
                 }
             }
         }
@@ -70,33 +69,33 @@ impl Pool {
     }
 }
 
-fn check_quad(quad: &Quad, letters: &BTreeSet<char>) -> std::result::Result<(), String> {
-    let order = &quad.order;
+fn check_round(round: &Round, letters: &BTreeSet<char>) -> std::result::Result<(), String> {
+    let order = &round.order;
     if !order.chars().eq(order.chars().rev()) {
-        return Err(format!("the order `{order}` does not read the same backwards"));
+        return Err(format!("the order `{order}` is not a palindrome"));
     }
     if let Some(unknown) = order.chars().find(|letter| !letters.contains(letter)) {
         return Err(format!("no arm has the letter `{unknown}`"));
     }
-    for (name, values) in &quad.values {
-        known(name)?;
+    for (name, values) in &round.values {
+        check_metric(name)?;
         if values.len() != order.chars().count() {
             return Err(format!("`{name}` has {} values for `{order}`", values.len()));
         }
-        values.iter().try_for_each(|value| positive(name, *value))?;
+        values.iter().try_for_each(|value| check_value(name, *value))?;
     }
     Ok(())
 }
 
-fn known(name: &str) -> std::result::Result<(), String> {
-    metric(name).map(|_| ()).ok_or_else(|| format!("no metric is called `{name}`"))
+fn check_metric(name: &str) -> std::result::Result<(), String> {
+    metric(name).map(|_| ()).ok_or_else(|| format!("there is no metric `{name}`"))
 }
 
-fn positive(name: &str, value: f64) -> std::result::Result<(), String> {
+fn check_value(name: &str, value: f64) -> std::result::Result<(), String> {
     if value.is_finite() && value > 0.0 {
         return Ok(());
     }
-    Err(format!("`{name}` is {value}; only what was measured belongs in a pool"))
+    Err(format!("`{name}` is {value}; it must be positive and finite"))
 }
 
 #[cfg(test)]
@@ -108,7 +107,7 @@ mod tests {
     use crate::record::pool::tests::pool;
 
     #[test]
-    fn what_contradicts_itself_is_refused_by_name() {
+    fn contradictions_are_refused_with_the_reason() {
         fn turns(pool: &mut Pool) -> &mut PoolTurns {
             &mut pool.environments[0].blocks[1].scenarios[0]
         }
@@ -120,17 +119,17 @@ mod tests {
             (|p| p.scenarios.push(p.scenarios[0].clone()), "the scenario `short/b1` twice"),
             (|p| p.environments.clear(), "no environment"),
             (|p| p.environments.push(p.environments[0].clone()), "two environments"),
-            (|p| turns(p).quads.clear(), "block 1 of `quiet`: `short/b1`: it has no turns"),
-            (|p| turns(p).quads[0].order = "ANAN".into(), "read the same backwards"),
-            (|p| turns(p).quads[0].order = "AZZA".into(), "the letter `Z`"),
-            (|p| turns(p).quads[0].order = "AA".into(), "4 values for `AA`"),
+            (|p| turns(p).rounds.clear(), "block 1 of `quiet`: `short/b1`: it has no turns"),
+            (|p| turns(p).rounds[0].order = "ANAN".into(), "is not a palindrome"),
+            (|p| turns(p).rounds[0].order = "AZZA".into(), "the letter `Z`"),
+            (|p| turns(p).rounds[0].order = "AA".into(), "4 values for `AA`"),
             (
-                |p| turns(p).quads[0].values.get_mut("decode_tok_s").unwrap()[2] = 0.0,
+                |p| turns(p).rounds[0].values.get_mut("decode_tok_s").unwrap()[2] = 0.0,
                 "`decode_tok_s` is 0",
             ),
             (
                 |p| drop(turns(p).once.insert("speed".into(), BTreeMap::new())),
-                "no metric is called `speed`",
+                "there is no metric `speed`",
             ),
             (|p| p.environments[0].blocks[2].scenarios.clear(), "it has 0 scenarios"),
         ];

@@ -1,5 +1,5 @@
-//! The SVG that plotters draws on. Unlike plotters' own it has fractions of a unit, paints that
-//! follow the page's theme, dashes, and text in the font around it.
+//! The SVG backend of plotters. Unlike plotters' own backend it has fractional units, theme
+//! colours, dashes, and text in the surrounding font.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -13,23 +13,17 @@ use plotters_backend::{
 };
 
 use crate::report::chart::theme;
-use crate::report::text::plain;
+use crate::report::chart::units::{UNIT, WIDTH};
+use crate::report::text::escape_xml;
 
-/// Plotters counts in whole pixels: so many of them are a unit of the view box.
-pub(super) const UNIT: i32 = 10;
-
-/// Width of every chart in units: text of 13 units can be read on a telephone, where a unit is 0.8
-/// pixels.
-pub(super) const WIDTH: i32 = 440;
-
-/// Where charts are drawn, in pixels from the upper left.
+/// A drawing area in pixels from the upper left.
 pub(super) type Canvas<'a> = DrawingArea<Svg<'a>, Shift>;
 
 type Drawn = Result<(), DrawingErrorKind<Infallible>>;
 
-/// An SVG element around what was drawn, `height` units high.
+/// An SVG element around `body`, `height` units high.
 pub(super) fn document(title: &str, alt: &str, height: i32, body: &str) -> String {
-    let (title, alt) = (escaped(title), escaped(alt));
+    let (title, alt) = (escape_xml(title), escape_xml(alt));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"chart\" viewBox=\"0 0 {WIDTH} {height}\" width=\"100%\" \
          font-family=\"sans-serif\" role=\"img\" aria-label=\"{alt}\">\n<title>{title}</title>\n{body}</svg>\n"
@@ -42,14 +36,14 @@ pub(super) fn canvas(body: &mut String, height: i32) -> Canvas<'_> {
     Svg { body, size }.into_drawing_area()
 }
 
-/// Appends elements to text.
+/// Appends SVG elements to a string.
 pub(super) struct Svg<'a> {
     body: &'a mut String,
     size: (u32, u32),
 }
 
 impl Svg<'_> {
-    /// An element with a paint for its line or its inside; what is wholly transparent is left out.
+    /// An element with a fill or stroke; fully transparent elements are omitted.
     fn element(&mut self, shape: &str, style: &impl BackendStyle, filled: bool) {
         let BackendColor { alpha, rgb } = style.color();
         if alpha == 0.0 {
@@ -152,7 +146,7 @@ impl DrawingBackend for Svg<'_> {
             HPos::Center => " text-anchor=\"middle\"",
             HPos::Right => " text-anchor=\"end\"",
         };
-        // Of the size, how far the line on which letters stand is below the anchor.
+        // The baseline of text relative to its anchor, as a share of the font size.
         let below = match style.anchor().v_pos {
             VPos::Top => 0.78,
             VPos::Center => 0.35,
@@ -165,7 +159,7 @@ impl DrawingBackend for Svg<'_> {
             _ => "",
         };
         let (paint, _) = theme::paint(style.color().rgb);
-        let text = escaped(text);
+        let text = escape_xml(text);
         let _ = writeln!(
             self.body,
             "<text x=\"{x}\" y=\"{y}\"{anchor} font-size=\"{size}\"{weight} fill=\"{paint}\">{text}</text>"
@@ -184,21 +178,4 @@ fn points(path: impl IntoIterator<Item = BackendCoord>) -> String {
 fn units(pixels: i32) -> String {
     let text = format!("{:.1}", f64::from(pixels) / f64::from(UNIT));
     text.strip_suffix(".0").map_or_else(|| text.clone(), Into::into)
-}
-
-/// Text that is neither a tag nor the end of an attribute, in characters that XML allows.
-fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in plain(text).chars() {
-        match c {
-            '&' => out += "&amp;",
-            '<' => out += "&lt;",
-            '>' => out += "&gt;",
-            '"' => out += "&quot;",
-            '\'' => out += "&#39;",
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            _ => out.push(c),
-        }
-    }
-    out
 }

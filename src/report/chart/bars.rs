@@ -1,61 +1,64 @@
-//! Bars of named things: panels beside each other, each with its own scale from zero, so that
-//! quantities of different units never share one.
+//! Bar charts: panels side by side, each with its own scale from zero, so that quantities of
+//! different units never share a scale.
 
 use plotters::chart::ChartBuilder;
 use plotters::element::PathElement;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::backend::{Canvas, UNIT, WIDTH, canvas};
-use super::head::{EDGE, Head, Key, Sample, TEXT, bar, px, shortened, style, width};
-use super::lines::ends;
-use super::theme::Ink;
+use super::backend::{Canvas, canvas};
+use super::header::{
+    EDGE, Header, LegendEntry, LegendSymbol, TEXT, draw_bar, shortened, text_style, width,
+};
+use super::lines::value_range;
+use super::theme::ThemeColor;
 use super::ticks::three_digits;
-use super::{Bars, NoChart, Panel, Scale};
+use super::units::{UNIT, WIDTH, px};
+use super::{Bars, ChartError, Panel, Scale};
 
-/// Names above the panels.
+/// Height of the panel labels.
 const ABOVE: i32 = 24;
-/// A bar with the space to the next.
+/// Height of a bar including the gap to the next.
 const BAR: i32 = 17;
-/// Space between categories.
+/// Gap between categories.
 const BETWEEN: i32 = 6;
-/// Space between panels.
+/// Gap between panels.
 const GAP: i32 = 14;
-/// Between the end of a bar and its number.
+/// Gap between a bar and its number.
 const BESIDE: i32 = 4;
 
-/// What the legend says: nothing where all bars are of one kind.
-pub(super) fn keys(bars: &Bars<'_>) -> Vec<Key> {
+/// The legend: empty if there is only one group.
+pub(super) fn legend(bars: &Bars<'_>) -> Vec<LegendEntry> {
     let groups = bars.panels.first().map_or(&[][..], |panel| &panel.groups);
     let named = groups.iter().enumerate().filter(|_| groups.len() > 1);
-    named.map(|(at, group)| (Sample::Box(at), group.name.clone())).collect()
+    named.map(|(at, group)| (LegendSymbol::Box(at), group.name.clone())).collect()
 }
 
-/// Where panels lie.
+/// The geometry of the panels.
 struct Layout {
     top: i32,
     panel: i32,
     row: i32,
 }
 
-/// Draws; returns the height in units.
-pub(super) fn draw(bars: &Bars<'_>, head: &Head, body: &mut String) -> Result<i32, NoChart> {
+/// Draws the chart; returns its height in units.
+pub(super) fn draw(bars: &Bars<'_>, head: &Header, body: &mut String) -> Result<i32, ChartError> {
     check(bars)?;
     let widest = bars.categories.iter().map(|name| width(name, TEXT)).max().unwrap_or(0);
     let names = widest.min(WIDTH * 2 / 5);
-    let panels = i32::try_from(bars.panels.len()).map_err(|_| NoChart::Layout)?;
+    let panels = i32::try_from(bars.panels.len()).map_err(|_| ChartError::Layout)?;
     let panel = (WIDTH - 2 * EDGE - names) / panels - GAP;
     let groups = bars.panels.iter().map(|panel| panel.groups.len()).max().unwrap_or(1);
-    let row = i32::try_from(groups).map_err(|_| NoChart::Layout)? * BAR + BETWEEN;
-    let rows = i32::try_from(bars.categories.len()).map_err(|_| NoChart::Layout)?;
-    // What is left must hold a number and a bar; the height is for plotters' pixels to be counted.
+    let row = i32::try_from(groups).map_err(|_| ChartError::Layout)? * BAR + BETWEEN;
+    let rows = i32::try_from(bars.categories.len()).map_err(|_| ChartError::Layout)?;
+    // A panel needs room for a number and a bar; plotters' pixel counts limit the height.
     if panel < 60 || rows > 10_000 || row > 1000 {
-        return Err(NoChart::Layout);
+        return Err(ChartError::Layout);
     }
     let layout = Layout { top: head.height() + ABOVE, panel, row };
     let height = layout.top + rows * row + EDGE;
     let canvas = canvas(body, height);
     head.draw(&canvas)?;
-    let style = style(Ink::Strong, TEXT, HPos::Right, VPos::Center);
+    let style = text_style(ThemeColor::Strong, TEXT, HPos::Right, VPos::Center);
     for (name, at) in bars.categories.iter().zip(0..) {
         let at = px(EDGE + names, layout.top + at * row + row / 2);
         canvas.draw_text(&shortened(name, names), &style, at)?;
@@ -67,15 +70,15 @@ pub(super) fn draw(bars: &Bars<'_>, head: &Head, body: &mut String) -> Result<i3
     Ok(height)
 }
 
-fn check(bars: &Bars<'_>) -> Result<(), NoChart> {
+fn check(bars: &Bars<'_>) -> Result<(), ChartError> {
     let groups = || bars.panels.iter().flat_map(|panel| &panel.groups);
     if groups().any(|group| group.values.len() != bars.categories.len()) {
-        return Err(NoChart::Uneven);
+        return Err(ChartError::Uneven);
     }
     let values: Vec<f64> =
         groups().flat_map(|group| group.values.iter().flatten().copied()).collect();
-    let (lo, _) = ends(Scale::Zero, &values)?;
-    if lo < 0.0 { Err(NoChart::TooLow) } else { Ok(()) }
+    let (lo, _) = value_range(Scale::Zero, &values)?;
+    if lo < 0.0 { Err(ChartError::TooLow) } else { Ok(()) }
 }
 
 fn draw_panel(
@@ -84,8 +87,8 @@ fn draw_panel(
     left: i32,
     layout: &Layout,
     rows: usize,
-) -> Result<(), NoChart> {
-    let soft = |h| style(Ink::Soft, TEXT, h, VPos::Center);
+) -> Result<(), ChartError> {
+    let soft = |h| text_style(ThemeColor::Soft, TEXT, h, VPos::Center);
     let label = shortened(&panel.label, layout.panel);
     canvas.draw_text(&label, &soft(HPos::Left), px(left, layout.top - ABOVE / 2))?;
     let values = || panel.groups.iter().flat_map(|group| group.values.iter().flatten());
@@ -106,12 +109,12 @@ fn draw_panel(
                 continue;
             };
             let corners = [(0.0, f64::from(top + 1)), (*value, f64::from(top + BAR - 1))];
-            bar(canvas, at, corners.map(|corner| plot.backend_coord(&corner)))?;
+            draw_bar(canvas, at, corners.map(|corner| plot.backend_coord(&corner)))?;
             let end = plot.backend_coord(&(*value, 0.0)).0 + BESIDE * UNIT;
             canvas.draw_text(&text(*value), &soft(HPos::Left), (end, middle * UNIT))?;
         }
     }
     let axis = vec![px(left, layout.top), px(left, layout.top + height)];
-    canvas.draw(&PathElement::new(axis, Ink::Soft.solid(10)))?;
+    canvas.draw(&PathElement::new(axis, ThemeColor::Soft.solid(10)))?;
     Ok(())
 }

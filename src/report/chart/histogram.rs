@@ -1,38 +1,39 @@
-//! How often values occur, with lines at the values that stand for them.
+//! Histograms with named vertical lines.
 
 use plotters::element::{PathElement, Rectangle};
 
-use super::backend::{UNIT, canvas};
-use super::head::{Head, Key, Sample};
-use super::lines::ends;
-use super::theme::Ink;
+use super::backend::canvas;
+use super::header::{Header, LegendEntry, LegendSymbol};
+use super::lines::value_range;
+use super::theme::ThemeColor;
 use super::ticks::position;
-use super::{Histogram, NoChart, lines};
+use super::units::UNIT;
+use super::{ChartError, Histogram, lines};
 use crate::stats;
 
-/// Bins at most; more would be thinner than their borders.
-const MOST: usize = 40;
+/// Maximum number of bins; more would be thinner than their borders.
+const MAX_BINS: usize = 40;
 
-/// What the legend says: the marks, in the order given.
-pub(super) fn keys(histogram: &Histogram<'_>) -> Vec<Key> {
+/// The legend: the marks, in the order given.
+pub(super) fn legend(histogram: &Histogram<'_>) -> Vec<LegendEntry> {
     let marks = histogram.marks.iter().enumerate();
-    marks.map(|(at, mark)| (Sample::Upright(at + 1), mark.name.clone())).collect()
+    marks.map(|(at, mark)| (LegendSymbol::Upright(at + 1), mark.name.clone())).collect()
 }
 
-/// Draws; returns the height in units.
+/// Draws the chart; returns its height in units.
 pub(super) fn draw(
     histogram: &Histogram<'_>,
-    head: &Head,
+    head: &Header,
     body: &mut String,
-) -> Result<i32, NoChart> {
+) -> Result<i32, ChartError> {
     let scale = histogram.x.scale;
     let marks = histogram.marks.iter().map(|mark| mark.at);
-    ends(scale, &histogram.values)?;
+    value_range(scale, &histogram.values)?;
     if histogram.values.len() < 2 {
-        return Err(NoChart::OneValue);
+        return Err(ChartError::OneValue);
     }
     let all: Vec<f64> = histogram.values.iter().copied().chain(marks).collect();
-    let range = ends(scale, &all)?;
+    let range = value_range(scale, &all)?;
     let at: Vec<f64> = histogram.values.iter().map(|value| position(scale, *value)).collect();
     let bins = bins(&at);
     let most = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
@@ -46,18 +47,18 @@ pub(super) fn draw(
         let (right, bottom) = plot.backend_coord(&(bin.to, 0.0));
         let border = UNIT / 2;
         let corners = [(left + border, top), ((right - border).max(left + 2 * border), bottom)];
-        canvas.draw(&Rectangle::new(corners, Ink::Series(0).area(0.75)))?;
+        canvas.draw(&Rectangle::new(corners, ThemeColor::Series(0).area(0.75)))?;
     }
     for (at, mark) in histogram.marks.iter().enumerate() {
         let (x, _) = plot.backend_coord(&(position(scale, mark.at), 0.0));
         let (_, upright) = plot.plotting_area().get_pixel_range();
         let path = vec![(x, upright.end), (x, upright.start)];
-        canvas.draw(&PathElement::new(path, Ink::Series(at + 1).line(20)))?;
+        canvas.draw(&PathElement::new(path, ThemeColor::Series(at + 1).line(20)))?;
     }
     Ok(height)
 }
 
-/// Values from `from` up to `to`; the last bin has its upper end too.
+/// Values from `from` (inclusive) to `to` (exclusive; inclusive in the last bin).
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Bin {
     pub(super) from: f64,
@@ -65,9 +66,8 @@ pub(super) struct Bin {
     pub(super) count: usize,
 }
 
-/// Equally wide bins by the rule of Freedman and Diaconis (1981), twice the interquartile range
-/// over the cube root of the count, but at least as many as Sturges' rule says and at most
-/// [`MOST`].
+/// Bins of equal width by the Freedman–Diaconis rule (1981), twice the interquartile range over the
+/// cube root of the count, but at least as many as Sturges' rule gives and at most [`MAX_BINS`].
 pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
     let lo = values.iter().copied().fold(f64::INFINITY, f64::min);
     let hi = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -79,10 +79,10 @@ pub(super) fn bins(values: &[f64]) -> Vec<Bin> {
     let negated: Vec<f64> = values.iter().map(|value| -value).collect();
     let quartiles = stats::quantile(values, 0.75).zip(stats::quantile(&negated, 0.75));
     let spread = quartiles.map_or(0.0, |(upper, lower)| upper + lower);
-    let wanted = (hi - lo) * count.cbrt() / (2.0 * spread);
+    let bin_count = (hi - lo) * count.cbrt() / (2.0 * spread);
     let sturges = count.log2().ceil() + 1.0;
-    let wanted = if wanted.is_finite() { wanted.ceil().max(sturges) } else { sturges };
-    let number = (wanted as usize).clamp(1, MOST);
+    let bin_count = if bin_count.is_finite() { bin_count.ceil().max(sturges) } else { sturges };
+    let number = (bin_count as usize).clamp(1, MAX_BINS);
     let width = (hi - lo) / number as f64;
     let mut bins: Vec<Bin> = (0..number)
         .map(|i| Bin { from: lo + i as f64 * width, to: lo + (i + 1) as f64 * width, count: 0 })

@@ -1,18 +1,17 @@
-//! Charts as PNG, for places that show no SVG: light, on white. Only in builds with the feature
-//! `png`.
+//! Charts as PNG for places that show no SVG: light colours on white. Needs the feature `png`.
 
 use crate::{Error, Result};
 
-/// Pixels at most along the width; a chart's height follows from its shape.
+/// Maximum width in pixels; the height follows from the aspect ratio.
 #[cfg(feature = "png")]
 const WIDEST: u32 = 8192;
 
-/// An SVG of [`super::svg`] as a PNG `width` pixels wide, in light colours on white. Text is drawn
-/// in the system's sans-serif font, or in any font where there is no such.
+/// Converts an SVG of [`super::svg`] to a PNG `width` pixels wide, in light colours on white. Text
+/// uses the system's sans-serif font, or any other font.
 ///
 /// # Errors
-/// When the system has no font at all, for a chart without its numbers is none; when `width` is
-/// zero or beyond 8192; when the text is no SVG. In a build without the feature `png`, always.
+/// When the system has no font, when `width` is zero or above 8192, when the text is no SVG; always
+/// in a build without the feature `png`.
 #[cfg(feature = "png")]
 pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
     use resvg::tiny_skia::{Color, Pixmap, Transform};
@@ -31,7 +30,8 @@ pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
     let sans = sans(fonts).unwrap_or(any);
     fonts.set_sans_serif_family(sans);
     let no_picture = |why: String| Error::Failed(format!("cannot draw a chart as png: {why}"));
-    let tree = Tree::from_str(&plain(svg), &options).map_err(|err| no_picture(err.to_string()))?;
+    let tree = Tree::from_str(&resolve_css_variables(svg), &options)
+        .map_err(|err| no_picture(err.to_string()))?;
     let scale = width as f32 / tree.size().width();
     let height = (tree.size().height() * scale).ceil() as u32;
     let mut pixels = Pixmap::new(width, height).ok_or_else(|| no_picture("too large".into()))?;
@@ -40,10 +40,10 @@ pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
     pixels.encode_png().map_err(|err| no_picture(err.to_string()))
 }
 
-/// This build writes none.
+/// Not available in this build.
 ///
 /// # Errors
-/// Always: names the feature that is missing.
+/// Always: names the missing feature.
 #[cfg(not(feature = "png"))]
 pub fn png(_svg: &str, _width: u32) -> Result<Vec<u8>> {
     Err(Error::Unsupported(
@@ -51,8 +51,7 @@ pub fn png(_svg: &str, _width: u32) -> Result<Vec<u8>> {
     ))
 }
 
-/// A sans-serif font that the system has; the names that resvg looks for by itself are not on every
-/// system.
+/// An installed sans-serif font; the names that resvg looks for are not on every system.
 #[cfg(feature = "png")]
 fn sans(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
     const KNOWN: [&str; 8] = [
@@ -71,10 +70,10 @@ fn sans(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
     KNOWN.into_iter().find(|name| has(name)).map(Into::into)
 }
 
-/// Custom properties replaced by what stands for them outside of a page: `var(--ink, #1b1f24)` by
-/// `#1b1f24`. Only in attributes; in text, quotes are escaped.
+/// Replaces custom properties by their fallbacks: `var(--ink, #1b1f24)` becomes `#1b1f24`. Only in
+/// attributes; in text, quotes are escaped.
 #[cfg(any(feature = "png", test))]
-pub(super) fn plain(svg: &str) -> String {
+pub(super) fn resolve_css_variables(svg: &str) -> String {
     let mut parts = svg.split("=\"var(");
     let mut out = String::from(parts.next().unwrap_or_default());
     for part in parts {

@@ -1,4 +1,4 @@
-//! Where an axis has its numbers: at round values, as many as fit without touching.
+//! Ticks of an axis: at round values, as many as fit.
 
 use std::ops::Range;
 
@@ -8,13 +8,13 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 
 use super::{Axis, Scale};
 
-/// Of the larger end, how much an axis shows at least: noise that is smaller is not blown up.
+/// The minimum span of an axis as a share of its larger end, so that noise is not magnified.
 const LEAST_SPAN: f64 = 0.02;
 
-/// What an axis shows at least, in its unit: its numbers have at most nine decimals.
+/// The minimum span of an axis in its unit: labels have at most nine decimals.
 const LEAST: f64 = 1e-8;
 
-/// Seconds between the marks of a time axis.
+/// Tick distances of a time axis, in seconds.
 const TIMES: [f64; 21] = [
     1.0,
     2.0,
@@ -39,18 +39,17 @@ const TIMES: [f64; 21] = [
     2_592_000.0,
 ];
 
-/// An axis laid out. Positions are values, but on [`Scale::Doubling`] their logarithms.
+/// An axis with its ticks. Positions are values, or their logarithms on [`Scale::Doubling`].
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ticks {
     /// Both ends.
     pub(super) range: (f64, f64),
-    /// Positions of the numbers.
+    /// Positions of the ticks.
     pub(super) at: Vec<f64>,
-    /// The numbers as text.
+    /// Labels of the ticks.
     pub(super) labels: Vec<String>,
 }
 
-/// An axis of plotters.
 impl Ranged for Ticks {
     type FormatOption = NoDefaultFormatting;
     type ValueType = f64;
@@ -76,24 +75,24 @@ impl ValueFormatter<f64> for Ticks {
     }
 }
 
-/// Where a value lies on an axis.
+/// The position of a value on an axis.
 pub(super) fn position(scale: Scale, value: f64) -> f64 {
     if scale == Scale::Doubling { value.log2() } else { value }
 }
 
-/// The axis for values from `lo` to `hi`, with at most `most` numbers of which `fits` says that
-/// they do not touch. `outward` lets the axis end at numbers.
+/// The axis for values from `lo` to `hi` with at most `most` ticks, fewer if `fits` says that their
+/// labels touch.
 pub(super) fn ticks(
     axis: &Axis<'_>,
     (lo, hi): (f64, f64),
     most: usize,
-    outward: Outward,
+    end: AxisEnd,
     fits: impl Fn(&Ticks) -> bool,
 ) -> Ticks {
-    let range = padded(axis.scale, lo, hi, outward);
+    let range = padded(axis.scale, lo, hi, end);
     let tried = |most: usize| {
         let step = step(axis.scale, range, most);
-        marked(axis, range, step, outward)
+        marked(axis, range, step, end)
     };
     let mut least = tried(most);
     for most in (2..=most).rev() {
@@ -102,22 +101,22 @@ pub(super) fn ticks(
             return least;
         }
     }
-    // Not even a few fit: a single number is better than two that touch.
+    // A single label is better than two that touch.
     least.at.truncate(1);
     least.labels.truncate(1);
     least
 }
 
-/// Whether an axis may end beyond the values, at the next number.
+/// Where an axis ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outward {
-    /// At the next number.
-    ToNumber,
+pub(super) enum AxisEnd {
+    /// At the next tick.
+    AtTick,
     /// A little beyond the last value.
-    Little,
+    Padded,
 }
 
-fn padded(scale: Scale, lo: f64, hi: f64, outward: Outward) -> (f64, f64) {
+fn padded(scale: Scale, lo: f64, hi: f64, end: AxisEnd) -> (f64, f64) {
     let (lo, hi) = (position(scale, lo), position(scale, hi));
     let (lo, hi) = if scale == Scale::Zero { (lo.min(0.0), hi.max(0.0)) } else { (lo, hi) };
     let least = match scale {
@@ -130,16 +129,16 @@ fn padded(scale: Scale, lo: f64, hi: f64, outward: Outward) -> (f64, f64) {
     let missing = (least - (hi - lo)).max(0.0) / 2.0;
     let (lo, hi) =
         if scale == Scale::Zero { (lo, hi + 2.0 * missing) } else { (lo - missing, hi + missing) };
-    match outward {
-        Outward::ToNumber => (lo, hi),
-        Outward::Little => {
+    match end {
+        AxisEnd::AtTick => (lo, hi),
+        AxisEnd::Padded => {
             let edge = 0.03 * (hi - lo);
             (if scale == Scale::Zero && lo == 0.0 { lo } else { lo - edge }, hi + edge)
         }
     }
 }
 
-/// The distance between numbers that leaves at most `most` of them.
+/// The distance between ticks that gives at most `most` of them.
 fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
     let rough = (hi - lo) / most.saturating_sub(1).max(1) as f64;
     if scale == Scale::Time {
@@ -159,22 +158,21 @@ fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
     if scale == Scale::Whole { step.max(1.0).round() } else { step }
 }
 
-fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, outward: Outward) -> Ticks {
+fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, end: AxisEnd) -> Ticks {
     let slack = step * 1e-6;
-    // Doublings are counted from the first of them in the picture, so that a small batch has its
-    // number.
+    // Ticks count from the first doubling in the chart, so that a small batch has a label.
     let origin = if axis.scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };
     let (from, to) = (lo - origin, hi - origin);
-    let (first, last) = match outward {
-        Outward::ToNumber => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
-        Outward::Little => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
+    let (first, last) = match end {
+        AxisEnd::AtTick => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
+        AxisEnd::Padded => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
     };
     let place = |number: f64| origin + number * step;
     let count = (last - first).max(0.0) as usize;
     let at: Vec<f64> = (0..=count).map(|i| place(first + i as f64)).collect();
-    let range = match outward {
-        Outward::ToNumber => (lo.min(place(first)), hi.max(place(last))),
-        Outward::Little => (lo, hi),
+    let range = match end {
+        AxisEnd::AtTick => (lo.min(place(first)), hi.max(place(last))),
+        AxisEnd::Padded => (lo, hi),
     };
     let labels = at.iter().map(|at| text(axis, *at, step)).collect();
     Ticks { range, at, labels }
@@ -192,12 +190,12 @@ fn text(axis: &Axis<'_>, at: f64, step: f64) -> String {
     }
 }
 
-/// Decimals that tell apart the multiples of a step.
+/// Decimals that distinguish multiples of a step.
 fn decimals(step: f64) -> usize {
     (-(step.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize
 }
 
-/// Decimals that show a value with three digits.
+/// Decimals for three significant digits.
 pub(super) fn three_digits(value: f64) -> usize {
     if value == 0.0 { 0 } else { (2.0 - value.abs().log10().floor()).clamp(0.0, 9.0) as usize }
 }

@@ -1,5 +1,5 @@
-//! One scenario as one JSON object of plain sections (platform, device, model, generation,
-//! results), for tables and scripts that know nothing of records.
+//! One scenario as one JSON object (platform, device, model, generation, results), for tables and
+//! scripts that do not read records.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::record::{Case, Record};
 use crate::report::export::{
-    believed, chosen, cpu, decode_rate, device_type, mib, samples, source,
+    cpu, decode_rate, device_type, is_valid, mib, representative_case, samples, source,
 };
-use crate::report::text::plain;
+use crate::report::text::sanitize;
 use crate::stats;
 
-/// The whole object. What is not known is `null`, never left out and never zero.
+/// The whole object. Unknown values are `null`, never omitted and never zero.
 #[derive(Serialize)]
 struct Benchmark {
-    /// When the first session of the record began: UTC, RFC 3339.
+    /// When the first session began: UTC, RFC 3339.
     timestamp: Option<String>,
-    /// Commit of the tree that candlemark was built from.
+    /// Commit that candlemark was built from.
     commit: Option<String>,
     platform: Platform,
     runtime: Runtime,
@@ -26,21 +26,20 @@ struct Benchmark {
     model: Model,
     generation: Generation,
     results: Results,
-    /// A slowdown on purpose: the numbers are not those of the program.
+    /// The injected slowdown, if any: the numbers are not those of the program.
     injected: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Platform {
-    /// The system with its version where that is known.
+    /// Operating system, with its version if known.
     os: Option<String>,
     arch: Option<String>,
-    /// Class of the machine, as baselines are kept by.
+    /// Machine class, the key of baselines.
     machine: String,
     cpu: String,
 }
 
-/// What ran the model.
 #[derive(Serialize)]
 struct Runtime {
     /// Version of candlemark.
@@ -61,7 +60,7 @@ struct Device {
     /// `cpu`, `cuda` or `metal`.
     #[serde(rename = "type")]
     kind: String,
-    /// The CPU's own name; `null` for other devices, whose names records do not hold.
+    /// The CPU's name; `null` for other devices, whose names are not recorded.
     name: Option<String>,
 }
 
@@ -69,13 +68,13 @@ struct Device {
 struct Model {
     /// `synthetic`, `local` or `hf`.
     source: &'static str,
-    /// As it was asked for.
+    /// As requested.
     spec: String,
     /// SHA-256 of the weights.
     sha256: String,
-    /// What the weights are held as.
+    /// Format of the weights in memory.
     quant: String,
-    /// Weights in millions; tied ones count once.
+    /// Parameters in millions; tied weights count once.
     params_m: f64,
     /// Longest sequence in tokens.
     block_size: usize,
@@ -91,9 +90,9 @@ struct Model {
 struct Generation {
     /// Id of the scenario.
     scenario: Option<String>,
-    /// Sequences answered together.
+    /// Sequences generated together.
     batch: Option<usize>,
-    /// Text of the prompt: always `null`, records hold its hash alone.
+    /// Text of the prompt: always `null`, because records contain only its hash.
     prompt: Option<String>,
     /// SHA-256 of the prompts' token ids.
     prompt_sha256: Option<String>,
@@ -105,33 +104,33 @@ struct Generation {
     temperature: f64,
     top_k: Option<usize>,
     top_p: Option<f64>,
-    /// 1 is off.
+    /// 0 is greedy.
     repetition_penalty: f64,
     use_kv_cache: bool,
     seed: u64,
-    /// Greedy, whatever the temperature says.
+    /// Greedy regardless of the temperature.
     deterministic: bool,
-    /// Warm-up generations in each process, which count for nothing.
+    /// Warm-up generations per process, which are not counted.
     warmups: usize,
-    /// How the scenario differs from the settings.
+    /// Differences of the scenario from the settings.
     labels: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
 struct Results {
-    /// Measured generations, of all processes together.
+    /// Measured generations in all processes.
     iters: usize,
-    /// Fresh processes that they were measured in.
+    /// Fresh processes.
     processes: usize,
-    /// Metric of the record that the rate is: of decoding alone, no prefill in it.
+    /// The metric of the rate, which excludes prefill.
     metric: Option<&'static str>,
-    /// Over all measured generations; `null` where nothing was measured or it cannot be true.
+    /// Over all measured generations; `null` if not measured or invalid.
     tokens_per_sec: Option<Rate>,
-    /// Median over processes of the peak of device memory; `null` on a CPU.
+    /// Median over processes of peak device memory; `null` on a CPU.
     vram_peak_mib: Option<f64>,
-    /// Median over processes of the peak of the resident set.
+    /// Median over processes of the peak resident set.
     rss_peak_mib: Option<f64>,
-    /// Whether the numbers can be true; `null` where there is no scenario.
+    /// Whether the numbers are valid; `null` without a scenario.
     valid: Option<bool>,
     /// Why there is no rate.
     why: Option<String>,
@@ -144,42 +143,44 @@ struct Rate {
     max: f64,
 }
 
-/// One scenario of a record as one JSON object: the one of this id, or else the valid one of batch
-/// 1 with the longest answers, where there is one.
-/// `results.tokens_per_sec` is made of the samples of the decode rate: of one sequence, or of the
-/// whole batch where there are several.
+/// One scenario of a record as one JSON object: the one with this id, or else the valid one of
+/// batch 1 with the longest answers, if there is one. `results.tokens_per_sec` comes from the
+/// samples of the decode rate: of one sequence, or of the whole batch if it has several.
 ///
 /// # Errors
 /// When the record has no such scenario.
 pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String> {
-    let case = chosen(record, scenario)?;
+    let case = representative_case(record, scenario)?;
     let (build, model) = (&record.build, &record.model);
-    let field = |name: &str| record.machine.fields.get(name).map(|value| plain(value));
-    let version = record.machine.facts.get("os_version").map(|version| plain(version));
+    let field = |name: &str| record.machine.fields.get(name).map(|value| sanitize(value));
+    let version = record.machine.facts.get("os_version").map(|version| sanitize(version));
     let kind = device_type(record);
     let benchmark = Benchmark {
-        timestamp: record.sessions.first().map(|session| plain(&session.started)),
-        commit: build.commit.as_deref().map(plain),
+        timestamp: record.sessions.first().map(|session| sanitize(&session.started)),
+        commit: build.commit.as_deref().map(sanitize),
         platform: Platform {
             os: version.or_else(|| field("os")),
             arch: field("arch"),
-            machine: plain(&record.machine.class),
-            cpu: plain(cpu(record)),
+            machine: sanitize(&record.machine.class),
+            cpu: sanitize(cpu(record)),
         },
         runtime: Runtime {
-            candlemark: plain(&build.version),
-            engine: plain(&record.settings.engine),
-            rustc: plain(&build.rustc),
-            candle: build.crates.get("candle-core").map(|version| plain(version)),
-            profile: plain(&build.profile),
+            candlemark: sanitize(&build.version),
+            engine: sanitize(&record.settings.engine),
+            rustc: sanitize(&build.rustc),
+            candle: build.crates.get("candle-core").map(|version| sanitize(version)),
+            profile: sanitize(&build.profile),
             threads: record.settings.threads,
         },
-        device: Device { kind: plain(kind), name: (kind == "cpu").then(|| plain(cpu(record))) },
+        device: Device {
+            kind: sanitize(kind),
+            name: (kind == "cpu").then(|| sanitize(cpu(record))),
+        },
         model: Model {
             source: source(model),
-            spec: plain(&model.spec),
-            sha256: plain(&model.sha256),
-            quant: plain(&model.quant),
+            spec: sanitize(&model.spec),
+            sha256: sanitize(&model.sha256),
+            quant: sanitize(&model.quant),
             params_m: model.parameters as f64 / 1e6,
             block_size: model.context,
             n_layer: model.layers,
@@ -188,20 +189,21 @@ pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String>
         },
         generation: generation(record, case),
         results: results(case),
-        injected: record.injected.as_deref().map(plain),
+        injected: record.injected.as_deref().map(sanitize),
     };
     Ok(serde_json::to_string_pretty(&benchmark).expect("plain data is JSON") + "\n")
 }
 
 fn generation(record: &Record, case: Option<&Case>) -> Generation {
     let settings = &record.settings.generation;
-    let labels = case
-        .map(|case| case.labels.iter().map(|(name, value)| (plain(name), plain(value))).collect());
+    let labels = case.map(|case| {
+        case.labels.iter().map(|(name, value)| (sanitize(name), sanitize(value))).collect()
+    });
     Generation {
-        scenario: case.map(|case| plain(&case.id)),
+        scenario: case.map(|case| sanitize(&case.id)),
         batch: case.map(|case| case.work.batch),
         prompt: None,
-        prompt_sha256: case.map(|case| plain(&case.work.prompts_sha256)),
+        prompt_sha256: case.map(|case| sanitize(&case.work.prompts_sha256)),
         prompt_tokens: case.map(|case| case.work.prompt_tokens.clone()),
         gen_tokens: case.map(|case| case.work.new_tokens),
         temperature: settings.temperature,
@@ -230,21 +232,21 @@ fn results(case: Option<&Case>) -> Results {
         };
     };
     let metric = decode_rate(case);
-    let values = if believed(case) { samples(case, metric) } else { Vec::new() };
+    let values = if is_valid(case) { samples(case, metric) } else { Vec::new() };
     let rate = stats::mean(&values).map(|mean| Rate {
         mean,
         min: values.iter().copied().fold(f64::INFINITY, f64::min),
         max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
     });
     let why = match (&case.absent, &rate) {
-        (Some(absent), _) => Some(plain(&absent.to_string())),
+        (Some(absent), _) => Some(sanitize(&absent.to_string())),
         (None, None) if !case.validity.ok() => {
-            Some(plain(&format!("INVALID: {}", case.validity.failed.join("; "))))
+            Some(sanitize(&format!("INVALID: {}", case.validity.failed.join("; "))))
         }
         (None, None) => Some(unmeasured(case, metric)),
         (None, Some(_)) => None,
     };
-    let measured = |bytes: Option<f64>| bytes.filter(|_| believed(case));
+    let measured = |bytes: Option<f64>| bytes.filter(|_| is_valid(case));
     Results {
         iters: values.len(),
         processes: case.blocks.len(),
@@ -257,8 +259,8 @@ fn results(case: Option<&Case>) -> Results {
     }
 }
 
-/// Why a scenario has no value of a metric, as the record says.
+/// Why a scenario lacks a value, as recorded.
 fn unmeasured(case: &Case, metric: &str) -> String {
     let note = case.blocks.iter().find_map(|block| block.notes.get(metric));
-    note.map_or_else(|| format!("`{metric}` was not measured"), |note| plain(note))
+    note.map_or_else(|| format!("`{metric}` was not measured"), |note| sanitize(note))
 }

@@ -1,22 +1,22 @@
-//! A record in Prometheus' text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>), for the textfile
-//! collector of node_exporter: medians over processes in base units, without the time of each
-//! sample, which the collector refuses.
+//! A record in Prometheus' text format
+//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>), for the textfile collector of
+//! node_exporter: medians over processes in base units, without timestamps, which the collector
+//! refuses.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::record::{AbsenceKind, Case, Record};
-use crate::report::export::believed;
-use crate::report::text::plain;
+use crate::report::export::is_valid;
+use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::{METRICS, Metric};
 
 /// The record as series `candlemark_<metric>{scenario, model, quant, machine}`, each the median
 /// over processes.
 ///
-/// A value that was not measured has no sample, nor has one that cannot be true:
-/// `candlemark_scenario_valid` and `candlemark_scenario_absent` say which those are. A record that
-/// was slowed down on purpose says so in a label of its own.
+/// Unmeasured and invalid values have no sample; `candlemark_scenario_valid` and
+/// `candlemark_scenario_absent` list them. A record with an injected slowdown has an extra label.
 pub fn prometheus(record: &Record) -> String {
     let mut text = String::new();
     let whole = labels(record, &[]);
@@ -32,7 +32,7 @@ pub fn prometheus(record: &Record) -> String {
     let at = at.map(|at| (whole, at.as_second() as f64));
     family(&mut text, "record_timestamp_seconds", "When the record was made, as a Unix time.", at);
 
-    // Equal labels twice would make the collector drop the whole file.
+    // The collector drops the whole file if labels repeat.
     let mut seen = BTreeSet::new();
     let cases: Vec<(&Case, String)> = record
         .scenarios
@@ -62,9 +62,9 @@ pub fn prometheus(record: &Record) -> String {
     family(&mut text, "scenario_blocks", "Fresh processes that were measured.", blocks);
 
     for metric in METRICS {
-        let (name, base) = exposed(metric);
+        let (name, base) = prometheus_name(metric);
         let samples =
-            cases.iter().filter(|(case, _)| believed(case)).filter_map(|(case, labels)| {
+            cases.iter().filter(|(case, _)| is_valid(case)).filter_map(|(case, labels)| {
                 Some((labels.clone(), base * stats::median(&case.values(metric.name))?))
             });
         let help = format!("Median over processes: {}.", metric.label);
@@ -73,8 +73,8 @@ pub fn prometheus(record: &Record) -> String {
     text
 }
 
-/// The name of a metric's series without its prefix, and what a stored unit is in its base unit.
-pub(crate) fn exposed(metric: &Metric) -> (String, f64) {
+/// The name of a metric's series without its prefix, and the factor from stored to base unit.
+pub(crate) fn prometheus_name(metric: &Metric) -> (String, f64) {
     let name = metric.name;
     for (ending, base_ending, base) in [
         ("tok_s", "tokens_per_second", 1.0),
@@ -92,7 +92,7 @@ pub(crate) fn exposed(metric: &Metric) -> (String, f64) {
     (if share { format!("{name}_ratio") } else { name.into() }, 1.0)
 }
 
-/// What a record is of, in the labels of one series.
+/// The labels of the info series.
 fn info(record: &Record) -> String {
     let (build, settings) = (&record.build, &record.settings);
     let threads = settings.threads.to_string();
@@ -119,16 +119,16 @@ fn labels(record: &Record, more: &[(&str, &str)]) -> String {
     let injected = record.injected.as_deref().map(|how| ("injected", how));
     let all = more.iter().copied().chain(fixed).chain(injected);
     let all: Vec<String> =
-        all.map(|(name, value)| format!("{name}=\"{}\"", value_of(value))).collect();
+        all.map(|(name, value)| format!("{name}=\"{}\"", escape_label(value))).collect();
     format!("{{{}}}", all.join(","))
 }
 
-/// A label's value, which must not end it.
-fn value_of(text: &str) -> String {
-    plain(text).replace('\\', "\\\\").replace('"', "\\\"")
+/// The escaped value of a label.
+fn escape_label(text: &str) -> String {
+    sanitize(text).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// A family of gauges with its head; nothing where there is no sample.
+/// A family of gauges with its help text; nothing without a sample.
 fn family(
     text: &mut String,
     name: &str,
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn names_end_with_base_units_and_differ() {
-        let name = |name: &str| exposed(crate::workload::metric(name).unwrap());
+        let name = |name: &str| prometheus_name(crate::workload::metric(name).unwrap());
         for (stored, expected, base) in [
             ("decode_tok_s", "decode_tokens_per_second", 1.0),
             ("decode_tok_s_aggregate", "decode_tokens_per_second_aggregate", 1.0),
@@ -165,7 +165,8 @@ mod tests {
         ] {
             assert_eq!(name(stored), (expected.into(), base), "{stored}");
         }
-        let all: BTreeSet<String> = METRICS.iter().map(|metric| exposed(metric).0).collect();
+        let all: BTreeSet<String> =
+            METRICS.iter().map(|metric| prometheus_name(metric).0).collect();
         assert_eq!(all.len(), METRICS.len());
         for name in all {
             let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';

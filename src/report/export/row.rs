@@ -1,21 +1,21 @@
-//! One line for a table of results that people share.
+//! One row for a shared table of results.
 
 use crate::error::Result;
 use crate::record::Record;
-use crate::report::export::{chosen, cpu, decode_rate, mib, samples, source};
-use crate::report::text::{cell, number};
+use crate::report::export::{cpu, decode_rate, mib, representative_case, samples, source};
+use crate::report::text::{escape_markdown, number};
 use crate::stats;
 
-/// The row of the shared results table, under its header: of the scenario asked for, or else of the
-/// valid one of batch 1 with the longest answers, where there is one. The rate is the mean of the
-/// decode rate's samples; the struck-out ones cannot be true, and `N/A` was not measured.
+/// The row of the shared results table, with its header: of the given scenario, or else of the
+/// valid one of batch 1 with the longest answers, if there is one. The rate is the mean of the
+/// decode rate's samples; invalid rates are struck out, and `N/A` means not measured.
 ///
 /// # Errors
 /// When the record has no such scenario.
 pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
     let header = "| Device | Source | Model size (M params) | KV cache | gen_tokens | mean tok/s | peak VRAM MiB |\n\
                   |---|---|---:|---|---:|---:|---:|\n";
-    let Some(case) = chosen(record, scenario)? else {
+    let Some(case) = representative_case(record, scenario)? else {
         return Ok(format!("{header}| the record has no scenario | | | | | | |\n"));
     };
     let device = record.settings.device.as_str();
@@ -42,5 +42,5 @@ pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
         rate,
         vram,
     ];
-    Ok(format!("{header}| {} |\n", cells.map(|text| cell(&text)).join(" | ")))
+    Ok(format!("{header}| {} |\n", cells.map(|text| escape_markdown(&text)).join(" | ")))
 }

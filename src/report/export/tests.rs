@@ -1,4 +1,4 @@
-//! Exports on literal numbers; whole documents are golden files of the command line's tests.
+//! Exports of literal numbers; whole documents are golden files of the command line's tests.
 
 use serde_json::Value;
 
@@ -29,19 +29,19 @@ fn the_longest_valid_answer_of_batch_1_stands_for_a_record() {
     cases[3].work.task = Task::Depth;
     cases[4].validity.failed.push("impossible".into());
     cases[5].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
-    assert_eq!(chosen(&record, None).unwrap().unwrap().id, "first/b1");
-    assert_eq!(chosen(&record, Some("deep/b1")).unwrap().unwrap().id, "deep/b1");
-    let error = chosen(&record, Some("frist/b1")).unwrap_err().to_string();
+    assert_eq!(representative_case(&record, None).unwrap().unwrap().id, "first/b1");
+    assert_eq!(representative_case(&record, Some("deep/b1")).unwrap().unwrap().id, "deep/b1");
+    let error = representative_case(&record, Some("frist/b1")).unwrap_err().to_string();
     assert!(error.contains("did you mean `first/b1`?"), "{error}");
     record.scenarios.clear();
-    assert_eq!(chosen(&record, None).unwrap(), None);
+    assert_eq!(representative_case(&record, None).unwrap(), None);
     let nothing = benchmark(&record, None);
     assert_eq!(nothing["results"]["tokens_per_sec"], Value::Null);
     assert_eq!(nothing["results"]["why"], "the record has no scenario");
     assert_eq!(lines(&record), Vec::<Value>::new());
 }
 
-/// What no plain answer of batch 1 stands for has a row and an object too, with what is not known.
+/// Records without a valid generation scenario of batch 1 still have a row and an object.
 #[test]
 fn a_record_without_a_plain_answer_has_its_best_scenario() {
     let mut record = record(&[
@@ -77,8 +77,8 @@ fn batches_alone_have_the_rate_of_the_batch() {
     assert!(row(&record, None).unwrap().contains("| 51.00 |"));
 }
 
-/// The keys without which the script refuses a line, before and since `use_mmap` became
-/// `load_mode`; <https://github.com/ggml-org/llama.cpp/blob/master/scripts/compare-llama-bench.py>.
+/// The keys without which the script refuses a line, before and after `load_mode` replaced
+/// `use_mmap`; <https://github.com/ggml-org/llama.cpp/blob/master/scripts/compare-llama-bench.py>.
 #[test]
 fn both_scripts_of_llama_cpp_find_their_keys() {
     const BOTH: &str = "cpu_info gpu_info backends n_gpu_layers tensor_buft_overrides \

@@ -1,16 +1,16 @@
-//! What was not measured and why, how values were read, and how the record and this document are
-//! made again.
+//! What was not measured and why, sources of values, and how to recreate the record and this
+//! document.
 
 use crate::error::{command, quoted};
 use crate::record::{Absence, Record};
-use crate::report::full::model::{Block, Cell, Section, Table, Text};
-use crate::report::full::paper::Paper;
-use crate::report::text::plain;
+use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::full::render_context::RenderContext;
+use crate::report::text::sanitize;
 use crate::workload::{SUITES, metric};
 
-/// Suites that have a part of their own in the document, with the heading of that part.
-fn parts<'a>(paper: &'a Paper) -> [(&'static str, &'a str); 9] {
-    let words = paper.words;
+/// Suites that have a section of their own, with its heading.
+fn suite_sections<'a>(ctx: &'a RenderContext) -> [(&'static str, &'a str); 9] {
+    let words = ctx.words;
     [
         ("default", words.categories.heading),
         ("grid", words.grid.heading),
@@ -24,50 +24,50 @@ fn parts<'a>(paper: &'a Paper) -> [(&'static str, &'a str); 9] {
     ]
 }
 
-/// Whether a record has anything of a suite.
-fn has(record: &Record, suite: &str) -> bool {
+/// Whether a record has any scenario of a suite.
+fn has_suite(record: &Record, suite: &str) -> bool {
     let suite = SUITES.iter().find(|one| one.name == suite);
     let scenarios = suite.map_or_else(Vec::new, |suite| (suite.scenarios)());
     scenarios.iter().any(|scenario| record.case(&scenario.id).is_some())
 }
 
-pub(super) fn absent(paper: &Paper) -> Section {
-    let words = &paper.words.absent;
+pub(super) fn absent(ctx: &RenderContext) -> Section {
+    let words = &ctx.words.absent;
     let mut section = Section::new("absent", words.heading);
-    let suites: Vec<Text> = parts(paper)
+    let suites: Vec<Text> = suite_sections(ctx)
         .into_iter()
-        .filter(|(suite, _)| !has(paper.record, suite))
-        .map(|(suite, part)| Text::fill(words.suite, &[("part", part), ("suite", suite)]))
+        .filter(|(suite, _)| !has_suite(ctx.record, suite))
+        .map(|(suite, part)| Text::from_template(words.suite, &[("part", part), ("suite", suite)]))
         .collect();
     if !suites.is_empty() {
-        section.say(words.suites, &[]);
+        section.paragraph(words.suites, &[]);
         section.push(Block::List { items: suites });
     }
-    let mut scenarios = Table::new([paper.words.frame.scenario, words.why], 2);
+    let mut scenarios = Table::new([ctx.words.frame.scenario, words.why], 2);
     scenarios.caption = Some(words.scenarios.into());
-    for case in &paper.record.scenarios {
-        let unsaid = || case.blocks.is_empty().then(|| words.no_reason.to_owned());
-        if let Some(why) = case.absent.as_ref().map(Absence::to_string).or_else(unsaid) {
+    for case in &ctx.record.scenarios {
+        let no_reason = || case.blocks.is_empty().then(|| words.no_reason.to_owned());
+        if let Some(why) = case.absent.as_ref().map(Absence::to_string).or_else(no_reason) {
             scenarios.push([case.id.clone(), why]);
         }
     }
-    let missing = notes(paper, false);
-    let readings = notes(paper, true);
+    let missing = notes(ctx, false);
+    let readings = notes(ctx, true);
     let nothing = section.blocks.is_empty() && scenarios.rows.is_empty() && missing.is_empty();
     if nothing {
-        section.say(words.nothing, &[]);
+        section.paragraph(words.nothing, &[]);
     }
     if !scenarios.rows.is_empty() {
         section.push(scenarios);
     }
-    for (notes, caption, said) in
+    for (notes, caption, heading) in
         [(missing, words.values, words.why), (readings, words.readings, words.how)]
     {
         if !notes.is_empty() {
-            let mut table = Table::new([paper.words.frame.metric, said, words.places], 3);
+            let mut table = Table::new([ctx.words.frame.metric, heading, words.places], 3);
             table.caption = Some(caption.into());
             for note in notes {
-                table.push(note.row(paper));
+                table.push(note.row(ctx));
             }
             section.push(table);
         }
@@ -75,48 +75,48 @@ pub(super) fn absent(paper: &Paper) -> Section {
     section
 }
 
-/// A remark on a metric and the scenarios that have it.
+/// A note on a metric, and the scenarios that have it.
 struct Note {
     metric: String,
-    said: Option<String>,
+    text: Option<String>,
     scenarios: Vec<String>,
 }
 
 impl Note {
-    fn row(self, paper: &Paper) -> [Cell; 3] {
-        let words = &paper.words.absent;
-        let metric = metric(&self.metric).map(|metric| paper.lang.metric(metric));
+    fn row(self, ctx: &RenderContext) -> [Cell; 3] {
+        let words = &ctx.words.absent;
+        let metric = metric(&self.metric).map(|metric| ctx.lang.metric_name(metric));
         let name = metric.map_or_else(|| Text::new(&self.metric), Text::from);
-        let said = self.said.as_deref().unwrap_or(words.no_reason);
+        let text = self.text.as_deref().unwrap_or(words.no_reason);
         let first = self.scenarios.first().map_or("", String::as_str);
         let scenarios = match self.scenarios.len() {
             0 | 1 => first.into(),
             count => {
-                let more = paper.lang.count(count - 1);
-                Text::fill(words.more, &[("first", first), ("count", &more)])
+                let more = ctx.lang.count(count - 1);
+                Text::from_template(words.more, &[("first", first), ("count", &more)])
             }
         };
-        [name.into(), said.into(), scenarios.into()]
+        [name.into(), text.into(), scenarios.into()]
     }
 }
 
-/// What the record says of values that are there, or of those that are not: each remark once.
-fn notes(paper: &Paper, there: bool) -> Vec<Note> {
+/// The notes on present or on missing values, each note once.
+fn notes(ctx: &RenderContext, present: bool) -> Vec<Note> {
     let mut notes: Vec<Note> = Vec::new();
-    for case in &paper.record.scenarios {
+    for case in &ctx.record.scenarios {
         for block in &case.blocks {
             for (metric, value) in &block.values {
-                let said = block.notes.get(metric).cloned();
-                if value.is_some() != there || (there && said.is_none()) {
+                let text = block.notes.get(metric).cloned();
+                if value.is_some() != present || (present && text.is_none()) {
                     continue;
                 }
-                let known = notes.iter_mut().find(|one| one.metric == *metric && one.said == said);
+                let known = notes.iter_mut().find(|one| one.metric == *metric && one.text == text);
                 match known {
                     Some(known) if known.scenarios.contains(&case.id) => {}
                     Some(known) => known.scenarios.push(case.id.clone()),
                     None => notes.push(Note {
                         metric: metric.clone(),
-                        said,
+                        text,
                         scenarios: vec![case.id.clone()],
                     }),
                 }
@@ -126,26 +126,26 @@ fn notes(paper: &Paper, there: bool) -> Vec<Note> {
     notes
 }
 
-pub(super) fn reproduce(paper: &Paper) -> Section {
-    let words = &paper.words.reproduce;
+pub(super) fn reproduce(ctx: &RenderContext) -> Section {
+    let words = &ctx.words.reproduce;
     let mut section = Section::new("reproduce", words.heading);
     let mut lines = Vec::new();
-    if let Some(commit) = &paper.record.build.commit {
-        lines.push(format!("git checkout {}", quoted(plain(commit))));
+    if let Some(commit) = &ctx.record.build.commit {
+        lines.push(format!("git checkout {}", quoted(sanitize(commit))));
     }
-    for session in &paper.record.sessions {
-        let words: Vec<String> = session.command.iter().map(|word| plain(word)).collect();
+    for session in &ctx.record.sessions {
+        let words: Vec<String> = session.command.iter().map(|word| sanitize(word)).collect();
         let command = command(&words);
         if !command.is_empty() && !lines.contains(&command) {
             lines.push(command);
         }
     }
     if !lines.is_empty() {
-        section.say(words.intro, &[]);
+        section.paragraph(words.intro, &[]);
         section.push(Block::Code { lines });
     }
-    section.say(words.report, &[]);
-    let lang = match paper.lang.code() {
+    section.paragraph(words.report, &[]);
+    let lang = match ctx.lang.code() {
         "en" => String::new(),
         code => format!(" --lang {code}"),
     };

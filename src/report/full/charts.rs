@@ -1,21 +1,20 @@
-//! The charts of a record. Each is left out where its scenarios were not measured; invalid
-//! scenarios are not drawn.
+//! The charts of a record. A chart whose scenarios were not measured is omitted; invalid scenarios
+//! are not drawn.
 
 use crate::analysis::{CaseState, Consistency, ContextRow, GridRow, Spread, StressRow};
-use crate::record::Outcome;
+use crate::record::StressOutcome;
 use crate::report::chart::{
-    Axis, Bars, Chart, Data, Group, Histogram, Lines, Look, Mark, Number, Panel, Point, Scale,
-    Series, svg,
+    Axis, Bars, Chart, Data, Group, Histogram, Lines, Mark, Number, Panel, Point, Scale, Series,
+    SeriesStyle, svg,
 };
-use crate::report::full::model;
-use crate::report::full::model::{Block, Section, Text};
-use crate::report::full::paper::{MIB, MS, Paper};
+use crate::report::full::document::{Block, RenderedChart, Section, Text};
+use crate::report::full::render_context::{MIB, MS, RenderContext};
 
-pub(super) fn charts(paper: &Paper) -> Option<Section> {
-    let mut section = Section::new("charts", paper.words.charts.heading);
-    let lang = paper.lang;
+pub(super) fn charts(ctx: &RenderContext) -> Option<Section> {
+    let mut section = Section::new("charts", ctx.words.charts.heading);
+    let lang = ctx.lang;
     let number = move |value: f64, decimals: usize| lang.fixed(value, decimals);
-    let draw = Draw { paper, number: &number };
+    let draw = ReportCharts { ctx, number: &number };
     let charts = [
         draw.first_token(),
         draw.steps(),
@@ -32,51 +31,52 @@ pub(super) fn charts(paper: &Paper) -> Option<Section> {
     (!section.blocks.is_empty()).then_some(section)
 }
 
-struct Draw<'a> {
-    paper: &'a Paper<'a>,
+struct ReportCharts<'a> {
+    ctx: &'a RenderContext<'a>,
     number: Number<'a>,
 }
 
-/// The centre of a valid scenario.
-fn sound(state: &CaseState, spread: Option<Spread>) -> Option<f64> {
+/// The median of a valid scenario.
+fn valid_median(state: &CaseState, spread: Option<Spread>) -> Option<f64> {
     spread.filter(|_| state.is_valid()).map(|spread| spread.median)
 }
 
-impl<'a> Draw<'a> {
+impl<'a> ReportCharts<'a> {
     fn axis(&self, label: &str, scale: Scale) -> Axis<'a> {
         Axis { label: label.into(), scale, number: self.number }
     }
 
-    /// A chart where there is one to draw.
+    /// A rendered chart, if its data can be drawn.
     fn chart(
         &self,
         name: &'static str,
         title: &str,
         about: Text,
         data: Data<'_>,
-    ) -> Option<model::Chart> {
-        let chart = Chart { title: title.into(), alt: about.letters(), data };
-        svg(&chart).ok().map(|svg| model::Chart { name, svg, about })
+    ) -> Option<RenderedChart> {
+        let chart = Chart { title: title.into(), alt: about.plain_text(), data };
+        svg(&chart).ok().map(|svg| RenderedChart { name, svg, about })
     }
 
-    fn first_token(&self) -> Option<model::Chart> {
-        let words = &self.paper.words.charts;
-        let grid = self.paper.analysis.grid.as_ref()?;
+    fn first_token(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words.charts;
+        let grid = self.ctx.analysis.grid.as_ref()?;
         let point = |row: &GridRow| {
-            let seconds = sound(&row.state, row.ttft_s)?;
+            let seconds = valid_median(&row.state, row.ttft_s)?;
             Some(Point::new(row.prompt_tokens? as f64, seconds * MS))
         };
         let mut points: Vec<Point> = grid.rows.iter().filter_map(point).collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
         let (first, last) = (points.first()?.x, points.last()?.x);
-        let mut series = vec![Series { name: words.measured.into(), points, look: Look::Points }];
+        let mut series =
+            vec![Series { name: words.measured.into(), points, style: SeriesStyle::Points }];
         if let Some(fit) = grid.ttft_growth {
             let at = |x: f64| Point::new(x, fit.line.at(x) * MS);
-            // Where the line would be below zero there is no time that it could be.
+            // A time below zero is impossible: the line starts where it crosses zero.
             let zero = -fit.line.intercept / fit.line.slope;
             let from = if fit.line.at(first) < 0.0 { zero } else { first };
             let points = vec![at(from), at(last)];
-            series.push(Series { name: words.fit.into(), points, look: Look::Reference });
+            series.push(Series { name: words.fit.into(), points, style: SeriesStyle::Reference });
         }
         let data = Data::Lines(Lines {
             x: self.axis(words.prompt_axis, Scale::Zero),
@@ -86,31 +86,34 @@ impl<'a> Draw<'a> {
         self.chart("ttft", words.ttft, words.ttft_alt.into(), data)
     }
 
-    fn steps(&self) -> Option<model::Chart> {
-        let words = &self.paper.words.charts;
-        let steps = self.paper.analysis.grid.as_ref()?.steps.as_ref()?;
+    fn steps(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words.charts;
+        let steps = self.ctx.analysis.grid.as_ref()?.steps.as_ref()?;
         let points = steps.points.iter().map(|one| Point::new(one.step as f64, one.tok_s));
-        let series =
-            vec![Series { name: steps.id.clone(), points: points.collect(), look: Look::Line }];
+        let series = vec![Series {
+            name: steps.id.clone(),
+            points: points.collect(),
+            style: SeriesStyle::Line,
+        }];
         let data = Data::Lines(Lines {
             x: self.axis(words.step_axis, Scale::Whole),
             y: self.axis(words.rate_axis, Scale::Zero),
             series,
         });
-        let about = Text::fill(words.steps_alt, &[("scenario", &steps.id)]);
+        let about = Text::from_template(words.steps_alt, &[("scenario", &steps.id)]);
         self.chart("steps", words.steps, about, data)
     }
 
-    fn rates(&self) -> Option<model::Chart> {
-        let words = &self.paper.words;
-        let rows = &self.paper.analysis.grid.as_ref()?.rows;
+    fn rates(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words;
+        let rows = &self.ctx.analysis.grid.as_ref()?.rows;
         let name = |row: &GridRow| row.id.rsplit('/').next().unwrap_or(&row.id).to_owned();
         let panel = |label: &str, of: fn(&GridRow) -> Option<Spread>| Panel {
             label: label.into(),
             number: self.number,
             groups: vec![Group {
                 name: label.into(),
-                values: rows.iter().map(|row| sound(&row.state, of(row))).collect(),
+                values: rows.iter().map(|row| valid_median(&row.state, of(row))).collect(),
             }],
         };
         let panels = vec![
@@ -121,9 +124,9 @@ impl<'a> Draw<'a> {
         self.chart("rates", words.charts.rates, words.charts.rates_alt.into(), data)
     }
 
-    fn batches(&self) -> Option<model::Chart> {
-        let words = &self.paper.words.charts;
-        let categories = &self.paper.analysis.categories;
+    fn batches(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words.charts;
+        let categories = &self.ctx.analysis.categories;
         let series = categories.iter().map(|category| Series {
             name: category.name.clone(),
             points: category
@@ -131,11 +134,11 @@ impl<'a> Draw<'a> {
                 .iter()
                 .map(|row| Point {
                     x: row.batch as f64,
-                    y: sound(&row.state, row.aggregate_tok_s),
+                    y: valid_median(&row.state, row.aggregate_tok_s),
                     interval: None,
                 })
                 .collect(),
-            look: Look::Line,
+            style: SeriesStyle::Line,
         });
         let data = Data::Lines(Lines {
             x: self.axis(words.batch_axis, Scale::Doubling),
@@ -145,12 +148,12 @@ impl<'a> Draw<'a> {
         self.chart("batches", words.batches, words.batches_alt.into(), data)
     }
 
-    fn times(&self) -> Option<model::Chart> {
-        let words = &self.paper.words;
-        let categories = &self.paper.analysis.categories;
+    fn times(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words;
+        let categories = &self.ctx.analysis.categories;
         let single = categories.iter().filter_map(|category| {
             let row = category.batches.iter().find(|row| row.batch == 1)?;
-            Some((category.name.clone(), sound(&row.state, row.e2e_s).map(|e2e| e2e * MS)))
+            Some((category.name.clone(), valid_median(&row.state, row.e2e_s).map(|e2e| e2e * MS)))
         });
         let (names, values): (Vec<String>, Vec<Option<f64>>) = single.unzip();
         let label = words.categories.whole_answer;
@@ -160,17 +163,21 @@ impl<'a> Draw<'a> {
         self.chart("times", words.charts.times, words.charts.times_alt.into(), data)
     }
 
-    fn depths(&self) -> Option<model::Chart> {
-        let words = &self.paper.words.charts;
-        let rows = &self.paper.analysis.context.as_ref()?.rows;
+    fn depths(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words.charts;
+        let rows = &self.ctx.analysis.context.as_ref()?.rows;
         let series = [(false, words.plain), (true, words.yarn)].map(|(extended, name)| {
             let rows = rows.iter().filter(|row| row.extended == extended);
             let point = |row: &ContextRow| Point {
                 x: row.depth as f64,
-                y: sound(&row.state, row.decode_tok_s),
+                y: valid_median(&row.state, row.decode_tok_s),
                 interval: None,
             };
-            Series { name: name.into(), points: rows.map(point).collect(), look: Look::Line }
+            Series {
+                name: name.into(),
+                points: rows.map(point).collect(),
+                style: SeriesStyle::Line,
+            }
         });
         let series = series.into_iter().filter(|one| one.points.iter().any(|p| p.y.is_some()));
         let data = Data::Lines(Lines {
@@ -181,10 +188,10 @@ impl<'a> Draw<'a> {
         self.chart("context", words.depths, words.depths_alt.into(), data)
     }
 
-    fn repeats(&self) -> Option<model::Chart> {
-        let words = &self.paper.words;
-        let sound = |one: &&Consistency| one.state.is_valid() && !one.series_s.is_empty();
-        let one = self.paper.analysis.consistency.iter().find(sound)?;
+    fn repeats(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words;
+        let valid_median = |one: &&Consistency| one.state.is_valid() && !one.series_s.is_empty();
+        let one = self.ctx.analysis.consistency.iter().find(valid_median)?;
         let values: Vec<f64> = one.series_s.iter().flatten().map(|seconds| seconds * MS).collect();
         let of = one.e2e_s?;
         let mut marks = vec![Mark { name: "p50".into(), at: of.median * MS }];
@@ -195,25 +202,25 @@ impl<'a> Draw<'a> {
             values,
             marks,
         });
-        let about = Text::fill(words.charts.repeats_alt, &[("scenario", &one.id)]);
+        let about = Text::from_template(words.charts.repeats_alt, &[("scenario", &one.id)]);
         self.chart("repeats", words.charts.repeats, about, data)
     }
 
-    fn growth(&self) -> Option<model::Chart> {
-        let words = &self.paper.words.charts;
-        let stress = &self.paper.analysis.stress;
+    fn growth(&self) -> Option<RenderedChart> {
+        let words = &self.ctx.words.charts;
+        let stress = &self.ctx.analysis.stress;
         let mut failed = Vec::new();
         let mut series: Vec<Series> = Vec::new();
         for row in stress.iter().filter(|row| row.state.is_valid()) {
             let points = memory(row, &mut failed);
             if points.iter().any(|point| point.y.is_some()) {
-                series.push(Series { name: row.name.clone(), points, look: Look::Line });
+                series.push(Series { name: row.name.clone(), points, style: SeriesStyle::Line });
             }
         }
         if !failed.is_empty() {
             failed.sort_by(|a, b| a.x.total_cmp(&b.x));
             let name = words.unanswered.into();
-            series.push(Series { name, points: failed, look: Look::Failures });
+            series.push(Series { name, points: failed, style: SeriesStyle::Failures });
         }
         let data = Data::Lines(Lines {
             x: self.axis(words.request_axis, Scale::Whole),
@@ -224,12 +231,12 @@ impl<'a> Draw<'a> {
     }
 }
 
-/// Memory after each request of the first process; requests that were not answered are set apart.
+/// Memory after each request of the first process; unanswered requests go to `failed`.
 fn memory(row: &StressRow, failed: &mut Vec<Point>) -> Vec<Point> {
     let requests = row.requests.first().map_or([].as_slice(), Vec::as_slice);
-    let place = |(at, request): (usize, &crate::record::Request)| {
+    let place = |(at, request): (usize, &crate::record::StressRequest)| {
         let x = (at + 1) as f64;
-        if request.outcome != Outcome::Answered {
+        if request.outcome != StressOutcome::Answered {
             failed.push(Point::new(x, 0.0));
         }
         let y = request.rss_bytes.map(|bytes| bytes as f64 * MIB);

@@ -1,79 +1,79 @@
-//! Where, when and how a record was made, and how its figures are to be read.
+//! General information, method, scenarios, and every metric of a record.
 
 use std::collections::BTreeMap;
 
 use crate::record::{Conditions, Machine};
-use crate::report::full::model::{Block, Cell, Section, Table, Text, Tone};
-use crate::report::full::paper::{MIB, Paper};
+use crate::report::full::document::{Block, Cell, Section, Table, Text, Tone};
+use crate::report::full::render_context::{MIB, RenderContext};
 use crate::workload::PromptFormat;
 
-/// Name and value.
-type Row = (&'static str, String);
+type NameValue = (&'static str, String);
 
-pub(super) fn general(paper: &Paper) -> Section {
-    let words = &paper.words.general;
+pub(super) fn general(ctx: &RenderContext) -> Section {
+    let words = &ctx.words.general;
     let mut section = Section::new("general", words.heading);
-    if let Some(what) = &paper.record.injected {
-        let text = Text::fill(words.injected, &[("what", what)]);
+    if let Some(what) = &ctx.record.injected {
+        let text = Text::from_template(words.injected, &[("what", what)]);
         section.push(Block::Note { text, tone: Tone::Bad });
     }
-    if paper.record.build.is_unoptimised() {
-        let text = Text::fill(words.unoptimised, &[("profile", &paper.record.build.profile)]);
+    if ctx.record.build.is_unoptimised() {
+        let text =
+            Text::from_template(words.unoptimised, &[("profile", &ctx.record.build.profile)]);
         section.push(Block::Note { text, tone: Tone::Bad });
     }
-    let mut table = Table::new(["", paper.words.frame.value], 2);
-    let rows = [run(paper), model(paper), settings(paper), machine(paper), build(paper)];
+    let mut table = Table::new(["", ctx.words.frame.value], 2);
+    let rows = [run(ctx), model(ctx), settings(ctx), machine(ctx), build(ctx)];
     for (name, value) in rows.into_iter().flatten().filter(|(_, value)| !value.is_empty()) {
         table.push([Text::from(name), Text::from(value)]);
     }
     section.push(table);
-    if let Some(table) = conditions(paper) {
+    if let Some(table) = conditions(ctx) {
         section.push(table);
     }
-    if paper.lang.code() != "en" {
-        section.say(words.recorded, &[]);
+    if ctx.lang.code() != "en" {
+        section.paragraph(words.recorded, &[]);
     }
     section
 }
 
-/// Names and values in one line.
+/// Names and values on one line.
 fn list(fields: &BTreeMap<String, String>) -> String {
     let fields: Vec<String> =
         fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
     fields.join(", ")
 }
 
-fn run(paper: &Paper) -> Vec<Row> {
-    let words = &paper.words.general;
-    let sessions = &paper.record.sessions;
+fn run(ctx: &RenderContext) -> Vec<NameValue> {
+    let words = &ctx.words.general;
+    let sessions = &ctx.record.sessions;
     let times: Vec<String> = sessions
         .iter()
         .map(|session| {
-            let start = moment(&session.started);
+            let start = readable_time(&session.started);
             match &session.ended {
                 Some(end) => {
-                    let values = [("start", start.as_str()), ("end", &moment(end))];
-                    Text::fill(words.until, &values).letters()
+                    let values = [("start", start.as_str()), ("end", &readable_time(end))];
+                    Text::from_template(words.until, &values).plain_text()
                 }
-                None => Text::fill(words.unfinished, &[("start", &start)]).letters(),
+                None => Text::from_template(words.unfinished, &[("start", &start)]).plain_text(),
             }
         })
         .collect();
-    vec![(words.date, times.join(paper.lang.semicolon()))]
+    vec![(words.date, times.join(ctx.lang.semicolon()))]
 }
 
-/// An instant as records keep it, `2026-07-01T12:00:00Z`, without the letters between its parts.
-fn moment(at: &str) -> String {
+/// A timestamp of a record, `2026-07-01T12:00:00Z`, in readable form.
+fn readable_time(at: &str) -> String {
     match at.strip_suffix('Z').and_then(|at| at.split_once('T')) {
         Some((day, time)) => format!("{day} {} UTC", time.split('.').next().unwrap_or(time)),
         None => at.into(),
     }
 }
 
-fn model(paper: &Paper) -> Vec<Row> {
-    let (words, lang, model) = (&paper.words.general, paper.lang, &paper.record.model);
+fn model(ctx: &RenderContext) -> Vec<NameValue> {
+    let (words, lang, model) = (&ctx.words.general, ctx.lang, &ctx.record.model);
     let count = |count: usize| lang.count(count);
-    let shape = Text::fill(
+    let shape = Text::from_template(
         words.shape,
         &[
             ("layers", &count(model.layers)),
@@ -84,13 +84,15 @@ fn model(paper: &Paper) -> Vec<Row> {
             ("vocab", &count(model.vocab)),
         ],
     );
-    let tokens = |tokens: usize| Text::fill(words.tokens, &[("count", &count(tokens))]).letters();
+    let tokens = |tokens: usize| {
+        Text::from_template(words.tokens, &[("count", &count(tokens))]).plain_text()
+    };
     let rope = model.rope_scaling.as_ref().map(|rope| {
         let (factor, original) =
             (lang.number(rope.factor), count(rope.original_max_position_embeddings));
         let values =
             [("type", rope.rope_type.as_str()), ("factor", &factor), ("original", &original)];
-        Text::fill(words.scaled, &values).letters()
+        Text::from_template(words.scaled, &values).plain_text()
     });
     let weights = lang.with_unit(model.weight_bytes as f64 * MIB, "MiB");
     let known = |known: bool, text: String| if known { text } else { String::new() };
@@ -98,7 +100,7 @@ fn model(paper: &Paper) -> Vec<Row> {
         (words.model, model.spec.clone()),
         (words.model_commit, model.commit.clone().unwrap_or_default()),
         (words.architecture, model.architecture.clone()),
-        (words.form, known(model.layers > 0, shape.letters())),
+        (words.form, known(model.layers > 0, shape.plain_text())),
         (words.parameters, lang.number(model.parameters as f64)),
         (words.weights, format!("{}, {weights}", model.quant)),
         (words.kv, model.kv_dtype.clone()),
@@ -108,27 +110,27 @@ fn model(paper: &Paper) -> Vec<Row> {
     ]
 }
 
-fn settings(paper: &Paper) -> Vec<Row> {
-    let (words, settings) = (&paper.words.general, &paper.record.settings);
+fn settings(ctx: &RenderContext) -> Vec<NameValue> {
+    let (words, settings) = (&ctx.words.general, &ctx.record.settings);
     vec![
         (words.engine, settings.engine.clone()),
         (words.device, settings.device.clone()),
-        (words.threads, paper.lang.count(settings.threads)),
+        (words.threads, ctx.lang.count(settings.threads)),
         (words.quant, settings.quant.clone().unwrap_or_default()),
         (words.variables, list(&settings.environment)),
         (words.labels, list(&settings.labels)),
-        (words.isa, paper.record.model.isa.clone().unwrap_or_default()),
+        (words.isa, ctx.record.model.isa.clone().unwrap_or_default()),
     ]
 }
 
-fn machine(paper: &Paper) -> Vec<Row> {
-    let (words, lang) = (&paper.words.general, paper.lang);
-    let Machine { class, fields, facts, rates } = &paper.record.machine;
+fn machine(ctx: &RenderContext) -> Vec<NameValue> {
+    let (words, lang) = (&ctx.words.general, ctx.lang);
+    let Machine { class, fields, facts, rates } = &ctx.record.machine;
     let rate = |rate: Option<f64>, unit: &str| match rate {
         Some(rate) => lang.with_unit(rate / 1e9, unit),
-        None => paper.words.frame.not_measured.into(),
+        None => ctx.words.frame.not_measured.into(),
     };
-    // Records of before these were measured say nothing of them.
+    // Older records lack these rates.
     let newer = |value: Option<f64>, unit| value.map_or(String::new(), |_| rate(value, unit));
     let cache = rates.last_level_cache_bytes;
     vec![
@@ -149,11 +151,11 @@ fn machine(paper: &Paper) -> Vec<Row> {
     ]
 }
 
-fn build(paper: &Paper) -> Vec<Row> {
-    let (words, build) = (&paper.words.general, &paper.record.build);
+fn build(ctx: &RenderContext) -> Vec<NameValue> {
+    let (words, build) = (&ctx.words.general, &ctx.record.build);
     let commit = build.commit.clone().unwrap_or_default();
     let commit = match build.dirty {
-        Some(true) => Text::fill(words.dirty, &[("commit", &commit)]).letters(),
+        Some(true) => Text::from_template(words.dirty, &[("commit", &commit)]).plain_text(),
         _ => commit,
     };
     let crates: Vec<String> =
@@ -171,18 +173,18 @@ fn build(paper: &Paper) -> Vec<Row> {
 }
 
 /// The machine before and after each session.
-fn conditions(paper: &Paper) -> Option<Table> {
-    let (words, lang) = (&paper.words.general, paper.lang);
+fn conditions(ctx: &RenderContext) -> Option<Table> {
+    let (words, lang) = (&ctx.words.general, ctx.lang);
     let rows: Vec<&Conditions> =
-        paper.record.sessions.iter().flat_map(|session| &session.conditions).collect();
+        ctx.record.sessions.iter().flat_map(|session| &session.conditions).collect();
     let header = [words.at, words.load, words.steal, words.pressure, words.available];
     let mut table = Table::new(header, 1);
     table.caption = Some(words.conditions.into());
-    let unknown = || paper.words.frame.not_measured.to_owned();
+    let unknown = || ctx.words.frame.not_measured.to_owned();
     for one in &rows {
         let share = |share: Option<f64>| share.map_or_else(unknown, |share| lang.share(share));
         table.push([
-            moment(&one.at),
+            readable_time(&one.at),
             one.load_1m.map_or_else(unknown, |load| lang.number(load)),
             share(one.steal),
             share(one.cpu_pressure_10s),
@@ -192,13 +194,14 @@ fn conditions(paper: &Paper) -> Option<Table> {
     (!rows.is_empty()).then_some(table)
 }
 
-/// How the figures came about.
-pub(super) fn method(paper: &Paper) -> Section {
-    let (words, lang) = (&paper.words.method, paper.lang);
-    let generation = &paper.record.settings.generation;
+/// How the figures were measured.
+pub(super) fn method(ctx: &RenderContext) -> Section {
+    let (words, lang) = (&ctx.words.method, ctx.lang);
+    let generation = &ctx.record.settings.generation;
     let seed = generation.seed.to_string();
     let mut items = Vec::new();
-    let mut item = |template, values: &[(&str, &str)]| items.push(Text::fill(template, values));
+    let mut item =
+        |template, values: &[(&str, &str)]| items.push(Text::from_template(template, values));
     if generation.deterministic || generation.temperature == 0.0 {
         item(words.greedy, &[("seed", &seed)]);
     } else {
@@ -222,11 +225,11 @@ pub(super) fn method(paper: &Paper) -> Section {
     section
 }
 
-/// What was run, and what is judged of it.
-pub(super) fn scenarios(paper: &Paper) -> Section {
-    let (words, frame, lang) = (&paper.words.scenarios, &paper.words.frame, paper.lang);
+/// Every scenario with its gated metrics.
+pub(super) fn scenarios(ctx: &RenderContext) -> Section {
+    let (words, frame, lang) = (&ctx.words.scenarios, &ctx.words.frame, ctx.lang);
     let mut section = Section::new("scenarios", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     let header = [
         frame.scenario,
         words.batch,
@@ -240,7 +243,7 @@ pub(super) fn scenarios(paper: &Paper) -> Section {
     ];
     let mut table = Table::new(header, 1);
     table.right.pop();
-    for case in &paper.record.scenarios {
+    for case in &ctx.record.scenarios {
         let work = &case.work;
         let known = |count: usize| if count == 0 { "\u{2013}".into() } else { lang.count(count) };
         let prompt = work.prompt_tokens.iter().min().zip(work.prompt_tokens.iter().max());
@@ -258,25 +261,25 @@ pub(super) fn scenarios(paper: &Paper) -> Section {
             known(work.new_tokens).into(),
             known(case.blocks.len()).into(),
         ];
-        row.extend(paper.judged(case));
-        row.push(paper.validity(case));
+        row.extend(ctx.gated_metrics(case));
+        row.push(ctx.validity(case));
         table.push(row);
     }
     section.push(table);
     section
 }
 
-/// Whatever has a value, scenario by scenario.
-pub(super) fn every(paper: &Paper) -> Section {
-    let (words, frame) = (&paper.words.every, &paper.words.frame);
+/// Every metric with a value, by scenario.
+pub(super) fn all_metrics(ctx: &RenderContext) -> Section {
+    let (words, frame) = (&ctx.words.every, &ctx.words.frame);
     let mut section = Section::new("every", words.heading);
-    for case in &paper.record.scenarios {
-        let header = [frame.metric, words.median, words.spread, paper.words.scenarios.processes];
+    for case in &ctx.record.scenarios {
+        let header = [frame.metric, words.median, words.spread, ctx.words.scenarios.processes];
         let mut table = Table::new(header, 1);
-        for row in paper.metrics(case) {
+        for row in ctx.metrics(case) {
             table.push(row);
         }
-        let Cell { text: state, tone } = paper.validity(case);
+        let Cell { text: state, tone } = ctx.validity(case);
         let summary = case.id.as_str().into();
         section.push(Block::Details { summary, state, tone, table });
     }

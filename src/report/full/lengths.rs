@@ -1,41 +1,41 @@
-//! What lengths cost: the grid of prompt and answer lengths with what follows from it, and contexts
-//! of growing depth.
+//! The cost of length: the grid of prompt and answer lengths with derived figures, and contexts of
+//! growing depth.
 
 use crate::analysis::{CaseState, ContextRow, Grid, KernelProfile, Reading};
-use crate::report::full::model::{Block, Cell, Section, Table, Text};
-use crate::report::full::paper::{MIB, MS, Paper};
-use crate::stats::Fit;
+use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::full::render_context::{MIB, MS, RenderContext};
+use crate::stats::LineFit;
 
-/// Seconds for each token, as microseconds for a thousand tokens.
+/// Seconds per token as microseconds per thousand tokens.
 const US_PER_THOUSAND: f64 = 1e9;
 
-pub(super) fn grid(paper: &Paper) -> Option<Section> {
-    let words = &paper.words.grid;
+pub(super) fn grid(ctx: &RenderContext) -> Option<Section> {
+    let words = &ctx.words.grid;
     let mut section = Section::new("grid", words.heading);
-    if let Some(grid) = &paper.analysis.grid {
-        section.push(results(paper, grid));
-        section.say(words.spread, &[]);
+    if let Some(grid) = &ctx.analysis.grid {
+        section.push(results(ctx, grid));
+        section.paragraph(words.spread, &[]);
     }
-    let shares = paper.analysis.kernels.as_ref().and_then(|kernels| shares(paper, kernels));
-    let derived = derived(paper);
+    let shares = ctx.analysis.kernels.as_ref().and_then(|kernels| shares(ctx, kernels));
+    let derived = derived(ctx);
     if !derived.rows.is_empty() {
         section.push(derived);
     }
     if let Some(shares) = shares {
         section.push(shares);
     }
-    (paper.analysis.grid.is_some() || paper.analysis.kernels.is_some()).then_some(section)
+    (ctx.analysis.grid.is_some() || ctx.analysis.kernels.is_some()).then_some(section)
 }
 
-fn results(paper: &Paper, grid: &Grid) -> Table {
-    let (words, lang) = (&paper.words.grid, paper.lang);
+fn results(ctx: &RenderContext, grid: &Grid) -> Table {
+    let (words, lang) = (&ctx.words.grid, ctx.lang);
     let header = [
-        paper.words.frame.scenario,
-        paper.words.scenarios.prompt,
-        paper.words.scenarios.generated,
+        ctx.words.frame.scenario,
+        ctx.words.scenarios.prompt,
+        ctx.words.scenarios.generated,
         "TTFT (ms)",
-        paper.words.context.decode,
-        paper.words.context.prefill,
+        ctx.words.context.decode,
+        ctx.words.context.prefill,
         words.about,
     ];
     let mut table = Table::new(header, 1);
@@ -53,22 +53,21 @@ fn results(paper: &Paper, grid: &Grid) -> Table {
         };
         table.push([
             name.into(),
-            paper.count(row.prompt_tokens),
+            ctx.count(row.prompt_tokens),
             lang.count(row.new_tokens).into(),
-            paper.spread(&row.state, row.ttft_s, MS),
-            paper.spread(&row.state, row.decode_tok_s, 1.0),
-            paper.spread(&row.state, row.prefill_tok_s, 1.0),
+            ctx.spread(&row.state, row.ttft_s, MS),
+            ctx.spread(&row.state, row.decode_tok_s, 1.0),
+            ctx.spread(&row.state, row.prefill_tok_s, 1.0),
             Cell::from(about),
         ]);
     }
     table
 }
 
-/// Figures that rest on several scenarios, each with how it is to be read; those that were not
-/// measured are left out.
-fn derived(paper: &Paper) -> Table {
-    let words = &paper.words.grid;
-    let header = [paper.words.summary.figure, paper.words.frame.value, words.meaning];
+/// Figures derived from several scenarios, with their interpretation; unmeasured ones are omitted.
+fn derived(ctx: &RenderContext) -> Table {
+    let words = &ctx.words.grid;
+    let header = [ctx.words.summary.figure, ctx.words.frame.value, words.meaning];
     let mut table = Table::new(header, 1);
     table.right.pop();
     table.caption = Some(words.derived.into());
@@ -78,11 +77,11 @@ fn derived(paper: &Paper) -> Table {
         }
     };
     let valid = &CaseState::Valid;
-    if let Some(grid) = &paper.analysis.grid {
-        let growth = |fit: Option<Fit>| Some(paper.slope(&fit?, MS));
+    if let Some(grid) = &ctx.analysis.grid {
+        let growth = |fit: Option<LineFit>| Some(ctx.slope(&fit?, MS));
         push(words.ttft_growth.into(), growth(grid.ttft_growth), words.growth_meaning);
         push(words.prefill_growth.into(), growth(grid.prefill_growth), words.growth_meaning);
-        let cv = grid.decode_cv.map(|cv| paper.share(valid, Some(cv)));
+        let cv = grid.decode_cv.map(|cv| ctx.share(valid, Some(cv)));
         push(words.decode_cv.into(), cv, words.cv_meaning);
         for (name, reading, meaning) in [
             ("load_s", &grid.load_s, words.load_meaning),
@@ -91,13 +90,13 @@ fn derived(paper: &Paper) -> Table {
             ("peak_rss_bytes", &grid.peak_rss_bytes, words.peak_meaning),
             ("peak_device_bytes", &grid.peak_device_bytes, words.peak_meaning),
         ] {
-            let (name, value) = paper.named(name, valid, reading);
+            let (name, value) = ctx.labelled(name, valid, reading);
             push(name, value, meaning);
         }
     }
-    if let Some(kernels) = &paper.analysis.kernels {
-        if paper.analysis.grid.is_none() {
-            let (name, value) = paper.named("pack_s", &kernels.state, &kernels.pack_s);
+    if let Some(kernels) = &ctx.analysis.kernels {
+        if ctx.analysis.grid.is_none() {
+            let (name, value) = ctx.labelled("pack_s", &kernels.state, &kernels.pack_s);
             push(name, value, words.pack_meaning);
         }
         let state = &kernels.state;
@@ -107,29 +106,29 @@ fn derived(paper: &Paper) -> Table {
             ("kernels_per_step", &kernels.kernels_per_step, words.steps_meaning),
             ("region_overhead_s", &kernels.region_overhead_s, words.region_meaning),
         ] {
-            let (name, value) = paper.named(name, state, reading);
+            let (name, value) = ctx.labelled(name, state, reading);
             push(name, value, meaning);
         }
     }
     table
 }
 
-/// Kernels by their share of the traced time.
-fn shares(paper: &Paper, kernels: &KernelProfile) -> Option<Table> {
-    let words = &paper.words.grid;
+/// KernelProfile by their share of the traced time.
+fn shares(ctx: &RenderContext, kernels: &KernelProfile) -> Option<Table> {
+    let words = &ctx.words.grid;
     let mut table = Table::new([words.kernel, words.time_share], 1);
-    table.caption = Some(Text::fill(words.kernels, &[("scenario", &kernels.id)]));
+    table.caption = Some(Text::from_template(words.kernels, &[("scenario", &kernels.id)]));
     for (name, share) in &kernels.shares {
-        table.push([name.as_str().into(), paper.share(&kernels.state, Some(*share))]);
+        table.push([name.as_str().into(), ctx.share(&kernels.state, Some(*share))]);
     }
     (!table.rows.is_empty()).then_some(table)
 }
 
-pub(super) fn context(paper: &Paper) -> Option<Section> {
-    let words = &paper.words.context;
-    let context = paper.analysis.context.as_ref()?;
+pub(super) fn context(ctx: &RenderContext) -> Option<Section> {
+    let words = &ctx.words.context;
+    let context = ctx.analysis.context.as_ref()?;
     let mut section = Section::new("context", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     for (extended, caption) in [(false, words.without), (true, words.with)] {
         let rows: Vec<&ContextRow> =
             context.rows.iter().filter(|row| row.extended == extended).collect();
@@ -150,7 +149,7 @@ pub(super) fn context(paper: &Paper) -> Option<Section> {
         let mut table = Table::new(header, 1);
         table.caption = Some(caption.into());
         for row in rows {
-            table.push(depth(paper, row));
+            table.push(depth(ctx, row));
         }
         section.push(table);
     }
@@ -158,9 +157,9 @@ pub(super) fn context(paper: &Paper) -> Option<Section> {
         (words.growth, context.step_growth),
         (words.growth_extended, context.step_growth_extended),
     ];
-    let mut table = Table::new([paper.words.summary.figure, paper.words.frame.value], 1);
+    let mut table = Table::new([ctx.words.summary.figure, ctx.words.frame.value], 1);
     for (name, fit) in growth.iter().filter_map(|(name, fit)| Some((*name, fit.as_ref()?))) {
-        table.push([name.into(), paper.slope(fit, US_PER_THOUSAND)]);
+        table.push([name.into(), ctx.slope(fit, US_PER_THOUSAND)]);
     }
     if !table.rows.is_empty() {
         section.push(table);
@@ -170,16 +169,16 @@ pub(super) fn context(paper: &Paper) -> Option<Section> {
     Some(section)
 }
 
-fn depth(paper: &Paper, row: &ContextRow) -> Vec<Cell> {
+fn depth(ctx: &RenderContext, row: &ContextRow) -> Vec<Cell> {
     let state = &row.state;
-    let mib = |reading: &Reading| paper.reading(state, reading, MIB);
+    let mib = |reading: &Reading| ctx.reading(state, reading, MIB);
     vec![
-        paper.lang.count(row.depth).into(),
-        paper.spread(state, row.decode_tok_s, 1.0),
-        paper.share(state, row.decode_retention),
-        paper.spread(state, row.tpot_s, MS),
-        paper.spread(state, row.prefill_tok_s, 1.0),
-        paper.share(state, row.prefill_retention),
+        ctx.lang.count(row.depth).into(),
+        ctx.spread(state, row.decode_tok_s, 1.0),
+        ctx.share(state, row.decode_retention),
+        ctx.spread(state, row.tpot_s, MS),
+        ctx.spread(state, row.prefill_tok_s, 1.0),
+        ctx.share(state, row.prefill_retention),
         mib(&row.kv_bytes_expected),
         mib(&row.kv_bytes_held),
         mib(&row.peak_delta_bytes),

@@ -1,16 +1,16 @@
-//! A document as GitHub-flavoured Markdown. What came from a record is no markup: it opens no tag,
-//! link, cell or line.
+//! A document as GitHub-flavoured Markdown. Text from a record is escaped: it opens no tag, link,
+//! cell or line.
 
 use std::fmt::Write as _;
 
-use crate::report::full::model::{Block, Cell, Document, Section, Span, Table, Text, Tone};
-use crate::report::text::cell;
+use crate::report::full::document::{Block, Cell, Document, Section, Span, Table, Text, Tone};
+use crate::report::text::{code_span, escape_markdown, escape_xml};
 use crate::report::words::Lang;
 
-/// The document; charts are linked in `charts`, a folder beside the file, and left out where there
-/// is none. Where the text would be longer than so many characters, the values of the last
-/// scenarios are left out first, then the second halves of the longest tables and lists, over and
-/// over, and what is still too long ends early; the text says how many.
+/// The document. Charts are linked in the folder `charts`, or omitted without a folder. If the text
+/// exceeds `longest` characters, the details of the last scenarios are omitted first, then the
+/// second halves of the longest tables and lists, repeatedly; what is still too long is cut. The
+/// text says how much is omitted.
 pub(super) fn markdown(
     document: &Document,
     charts: Option<&str>,
@@ -20,18 +20,18 @@ pub(super) fn markdown(
     let rows = |section: &Section| section.blocks.iter().map(rows).collect();
     let mut shown: Vec<Vec<usize>> = document.sections.iter().map(rows).collect();
     loop {
-        let text = laid_out(document, charts, lang, &shown);
+        let text = layout(document, charts, lang, &shown);
         let surplus = text.chars().count().saturating_sub(longest);
         if surplus == 0 {
             return text;
         }
-        if !leave_out(document, &mut shown, surplus) {
-            return ended(&text, lang, longest);
+        if !omit_some(document, &mut shown, surplus) {
+            return truncate(&text, lang, longest);
         }
     }
 }
 
-/// How many rows or items of a block can be shown; what has none is shown as a whole.
+/// The number of rows or items that a block can show; other blocks count as one.
 fn rows(block: &Block) -> usize {
     match block {
         Block::Table { table } => table.rows.len(),
@@ -40,8 +40,8 @@ fn rows(block: &Block) -> usize {
     }
 }
 
-/// Shows less of the document; `false` where there is nothing more to leave out.
-fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
+/// Shows less of the document; `false` if nothing more can be omitted.
+fn omit_some(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
     let blocks = || document.sections.iter().flat_map(|section| &section.blocks);
     let length = |block: &Block, shown| self::block(block, None, shown).chars().count();
     let mut places: Vec<(&Block, &mut usize)> =
@@ -69,9 +69,9 @@ fn leave_out(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
     !places.is_empty()
 }
 
-/// The lines that fit, and how many do not.
-fn ended(text: &str, lang: Lang, longest: usize) -> String {
-    const NOTE: usize = 200; // More than the note has, in any language.
+/// The lines that fit, and a count of the others.
+fn truncate(text: &str, lang: Lang, longest: usize) -> String {
+    const NOTE: usize = 200; // More than the note needs in any language.
     let mut left = longest.saturating_sub(NOTE);
     let fits = |line: &&str| {
         let length = line.chars().count();
@@ -81,17 +81,17 @@ fn ended(text: &str, lang: Lang, longest: usize) -> String {
     };
     let shown: Vec<&str> = text.split_inclusive('\n').take_while(fits).collect();
     let out = text.lines().count() - shown.len();
-    shown.concat() + &left_out(lang.words().frame.rows_left_out, lang, out)
+    shown.concat() + &omission_note(lang.words().frame.rows_left_out, lang, out)
 }
 
-/// Says how much is left out here.
-fn left_out(template: &'static str, lang: Lang, out: usize) -> String {
-    let text = Text::fill(template, &[("count", &lang.count(out))]);
+/// The note about omitted rows.
+fn omission_note(template: &'static str, lang: Lang, out: usize) -> String {
+    let text = Text::from_template(template, &[("count", &lang.count(out))]);
     format!("\n**{}**\n", inline(&text))
 }
 
-/// The document with so many rows of each block.
-fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
+/// The document with the given number of rows of each block.
+fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
     let words = &lang.words().frame;
     let mut text = format!("# {}\n", inline(&document.title));
     let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
@@ -108,17 +108,17 @@ fn laid_out(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<
             text.push('\n');
             text += &self::block(block, charts, shown);
             if out > 0 {
-                text += &left_out(words.rows_left_out, lang, out);
+                text += &omission_note(words.rows_left_out, lang, out);
             }
         }
         if folded > 0 {
-            text += &left_out(words.values_left_out, lang, folded);
+            text += &omission_note(words.values_left_out, lang, folded);
         }
     }
     text
 }
 
-/// A block with no more than so many of its rows.
+/// A block with at most `shown` rows.
 fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     match block {
         Block::Paragraph { text } => line(text) + "\n",
@@ -141,7 +141,7 @@ fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
             format!("{fence}sh\n{}\n{fence}\n", lines.join("\n"))
         }
         Block::Details { summary, state, table, .. } => {
-            let (summary, state) = (inline(summary), inline(state));
+            let (summary, state) = (html(summary), html(state));
             format!(
                 "<details><summary><b>{summary}</b> {state}</summary>\n\n{}\n</details>\n",
                 self::table(table, usize::MAX)
@@ -150,7 +150,7 @@ fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     }
 }
 
-/// A name within an address: bytes that could end it are written as numbers.
+/// A folder or file name within a link, percent-encoded.
 fn address(name: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let encode = |byte: u8| match byte {
@@ -188,23 +188,25 @@ fn cell_text(cell: &Cell) -> String {
     }
 }
 
-/// Text in the middle of a line.
+/// Text within a line.
 fn inline(text: &Text) -> String {
     text.0.iter().map(span).collect()
 }
 
 fn span(span: &Span) -> String {
-    if !span.code {
-        return harmless(&span.text);
-    }
-    if span.text.contains(['`', '|', '<', '\\']) {
-        // A code span has no escapes.
-        return format!("<code>{}</code>", harmless(&span.text));
-    }
-    format!("`{}`", span.text)
+    if span.code { code_span(&span.text) } else { escape_markdown(&span.text) }
 }
 
-/// Text that begins a line: it begins no heading, list or rule.
+/// Text within an HTML block, where Markdown has no meaning; nobody is notified.
+fn html(text: &Text) -> String {
+    let span = |span: &Span| {
+        let text = escape_xml(&span.text).replace('@', "&#64;").replace('|', "&#124;");
+        if span.code { format!("<code>{text}</code>") } else { text }
+    };
+    text.0.iter().map(span).collect()
+}
+
+/// Text at the start of a line: it begins no heading, list or rule.
 fn line(text: &Text) -> String {
     let text = inline(text);
     let digits = text.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -214,13 +216,6 @@ fn line(text: &Text) -> String {
         return format!("{}\\{digits}", &text[..at]);
     }
     if text.starts_with(['#', '-', '+', '=', '_', '~']) { format!("\\{text}") } else { text }
-}
-
-/// As [`cell`], and no address becomes a link by itself, no tildes strike out and no underscores
-/// set off words.
-fn harmless(text: &str) -> String {
-    let text = cell(text).replace("://", ":\\//").replace("www.", "www\\.");
-    text.replace("~~", "\\~\\~").replace("__", "\\_\\_")
 }
 
 #[cfg(test)]
@@ -244,8 +239,8 @@ mod tests {
 
     #[test]
     fn code_ends_where_it_should() {
-        let text = Text::fill("type `{what}` now", &[("what", "a`|<b>")]);
-        assert_eq!(inline(&text), "type <code>a\\`\\|&lt;b&gt;</code> now");
+        let text = Text::from_template("type `{what}` now", &[("what", "a`|<b>")]);
+        assert_eq!(inline(&text), "type <code>a&#96;\\|&lt;b&gt;</code> now");
         let lines = vec!["echo ```".to_owned()];
         assert_eq!(block(&Block::Code { lines }, None, 1), "````sh\necho ```\n````\n");
     }

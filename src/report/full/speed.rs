@@ -1,16 +1,15 @@
-//! How fast answers are: percentiles of latencies, kinds of requests, categories at every batch
-//! size.
+//! Speed: latency percentiles, kinds of requests, categories at every batch size.
 
 use crate::analysis::{ApiRow, BatchRow, CaseState, Distribution, Latency};
-use crate::report::full::model::{Cell, Section, Table};
-use crate::report::full::paper::{MIB, MS, Paper};
+use crate::report::full::document::{Cell, Section, Table};
+use crate::report::full::render_context::{MIB, MS, RenderContext};
 
-/// Percentiles of every scenario, a table for each kind of latency.
-pub(super) fn latency(paper: &Paper) -> Option<Section> {
-    let words = &paper.words.latency;
-    let all = &paper.analysis.latencies;
+/// Percentiles of every scenario, one table per kind of latency.
+pub(super) fn latency(ctx: &RenderContext) -> Option<Section> {
+    let words = &ctx.words.latency;
+    let all = &ctx.analysis.latencies;
     let mut section = Section::new("latency", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     type Of = fn(&Latency) -> Option<Distribution>;
     let kinds: [(&str, Of); 3] = [
         (words.ttft, |one| one.ttft_s),
@@ -19,7 +18,7 @@ pub(super) fn latency(paper: &Paper) -> Option<Section> {
     ];
     for (caption, of) in kinds {
         let header = [
-            paper.words.frame.scenario,
+            ctx.words.frame.scenario,
             words.count,
             "p50",
             "p90",
@@ -31,7 +30,7 @@ pub(super) fn latency(paper: &Paper) -> Option<Section> {
         let mut table = Table::new(header, 1);
         table.caption = Some(caption.into());
         for (one, distribution) in all.iter().filter_map(|one| Some((one, of(one)?))) {
-            table.push(row(paper, one, &distribution));
+            table.push(row(ctx, one, &distribution));
         }
         if !table.rows.is_empty() {
             section.push(table);
@@ -40,30 +39,30 @@ pub(super) fn latency(paper: &Paper) -> Option<Section> {
     (!all.is_empty()).then_some(section)
 }
 
-fn row(paper: &Paper, one: &Latency, of: &Distribution) -> Vec<Cell> {
-    let ms = |value: Option<f64>| paper.number(&one.state, value.map(|value| value * MS));
+fn row(ctx: &RenderContext, one: &Latency, of: &Distribution) -> Vec<Cell> {
+    let ms = |value: Option<f64>| ctx.number(&one.state, value.map(|value| value * MS));
     vec![
         one.id.as_str().into(),
-        paper.lang.count(of.count).into(),
+        ctx.lang.count(of.count).into(),
         ms(Some(of.median)),
         ms(of.p90),
         ms(of.p95),
         ms(of.p99),
         ms(Some(of.max)),
-        paper.number(&one.state, of.p95_over_p50()),
+        ctx.number(&one.state, of.p95_over_p50()),
     ]
 }
 
-/// Kinds of requests side by side.
-pub(super) fn api(paper: &Paper) -> Option<Section> {
-    let (words, lang) = (&paper.words.api, paper.lang);
-    let rows = &paper.analysis.api;
+/// Kinds of requests compared.
+pub(super) fn api(ctx: &RenderContext) -> Option<Section> {
+    let (words, lang) = (&ctx.words.api, ctx.lang);
+    let rows = &ctx.analysis.api;
     let mut section = Section::new("api", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     let header = [
         words.request,
         words.tests,
-        paper.words.scenarios.prompt,
+        ctx.words.scenarios.prompt,
         words.tokens,
         words.seconds,
         words.rate,
@@ -76,30 +75,30 @@ pub(super) fn api(paper: &Paper) -> Option<Section> {
         table.push([
             row.name.as_str().into(),
             lang.count(row.requests).into(),
-            paper.count(row.prompt_tokens),
+            ctx.count(row.prompt_tokens),
             match row.mean_generated.filter(|mean| mean.fract() == 0.0) {
-                Some(mean) => lang.round(mean).into(),
-                None => paper.number(state, row.mean_generated),
+                Some(mean) => lang.exact(mean).into(),
+                None => ctx.number(state, row.mean_generated),
             },
-            paper.number(state, row.mean_e2e_s),
-            paper.number(state, row.mean_decode_tok_s),
-            paper.spread(state, row.ttft_s, MS),
-            paper.spread(state, row.tokenize_s, MS),
+            ctx.number(state, row.mean_e2e_s),
+            ctx.number(state, row.mean_decode_tok_s),
+            ctx.spread(state, row.ttft_s, MS),
+            ctx.spread(state, row.tokenize_s, MS),
         ]);
     }
     section.push(table);
     (!rows.is_empty()).then_some(section)
 }
 
-/// A table for each category, a row for each batch size.
-pub(super) fn categories(paper: &Paper) -> Option<Section> {
-    let words = &paper.words.categories;
-    let categories = &paper.analysis.categories;
+/// One table per category, one row per batch size.
+pub(super) fn categories(ctx: &RenderContext) -> Option<Section> {
+    let words = &ctx.words.categories;
+    let categories = &ctx.analysis.categories;
     let mut section = Section::new("categories", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     for category in categories {
         let header = [
-            paper.words.scenarios.batch,
+            ctx.words.scenarios.batch,
             words.whole,
             words.sequence,
             words.efficiency,
@@ -111,23 +110,23 @@ pub(super) fn categories(paper: &Paper) -> Option<Section> {
         let mut table = Table::new(header, 1);
         table.caption = Some(category.name.as_str().into());
         for row in &category.batches {
-            table.push(batch(paper, row));
+            table.push(batch(ctx, row));
         }
         section.push(table);
     }
     (!categories.is_empty()).then_some(section)
 }
 
-fn batch(paper: &Paper, row: &BatchRow) -> Vec<Cell> {
+fn batch(ctx: &RenderContext, row: &BatchRow) -> Vec<Cell> {
     let state: &CaseState = &row.state;
     vec![
-        paper.lang.count(row.batch).into(),
-        paper.spread(state, row.aggregate_tok_s, 1.0),
-        paper.spread(state, row.sequence_tok_s, 1.0),
-        paper.share(state, row.efficiency),
-        paper.spread(state, row.ttft_s, MS),
-        paper.spread(state, row.prefill_tok_s, 1.0),
-        paper.spread(state, row.e2e_s, MS),
-        paper.reading(state, &row.peak_rss_bytes, MIB),
+        ctx.lang.count(row.batch).into(),
+        ctx.spread(state, row.aggregate_tok_s, 1.0),
+        ctx.spread(state, row.sequence_tok_s, 1.0),
+        ctx.share(state, row.efficiency),
+        ctx.spread(state, row.ttft_s, MS),
+        ctx.spread(state, row.prefill_tok_s, 1.0),
+        ctx.spread(state, row.e2e_s, MS),
+        ctx.reading(state, &row.peak_rss_bytes, MIB),
     ]
 }

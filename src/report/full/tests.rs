@@ -1,5 +1,4 @@
-//! Whether every number of a document is the record's, and whether text that tries to be more than
-//! text stays text.
+//! Every number of a document comes from the record, and hostile text stays text.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,23 +10,23 @@ use crate::analysis::{
     MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
 };
 use crate::record::{Absence, AbsenceKind, Record};
-use crate::report::full::model::{Block, Document, Table, Text};
-use crate::report::full::{document, markdown};
+use crate::report::full::document::{Block, Document, Table, Text};
+use crate::report::full::{build_document, markdown};
 use crate::report::page_in;
-use crate::report::text::LONGEST;
+use crate::report::text::MAX_MARKDOWN_CHARS;
 use crate::report::words::Lang;
 use crate::stats;
 
 const MIB: f64 = 1_048_576.0;
 
-/// A record with something for every part of the report.
+/// A record with data for every section.
 fn everything() -> Record {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     Record::load(&folder.join("fixtures/golden/records/everything.json")).unwrap()
 }
 
-/// The numbers in a text: runs of digits with what the language puts between them. Digits of names,
-/// such as those of `f32`, are none.
+/// The numbers in a text: digits with the separators of the language. Digits of names such as `f32`
+/// do not count.
 fn numbers(lang: Lang, text: &str) -> Vec<String> {
     let between = |c: char| match lang {
         Lang::Fr => matches!(c, ',' | '\u{202f}'),
@@ -53,7 +52,7 @@ fn numbers(lang: Lang, text: &str) -> Vec<String> {
     found
 }
 
-/// Everything that stands in a document.
+/// Every text of a document.
 fn texts(document: &Document) -> Vec<String> {
     fn of(table: &Table) -> Vec<&Text> {
         let cells = table.rows.iter().flatten().map(|cell| &cell.text);
@@ -71,20 +70,20 @@ fn texts(document: &Document) -> Vec<String> {
             Block::Chart { chart } => vec![&chart.about],
             Block::Code { .. } => Vec::new(),
         })
-        .map(Text::letters)
+        .map(Text::plain_text)
         .collect()
 }
 
-/// What may stand in a document of a record: its values and what follows from them, in every unit
-/// and form; the digits of its strings and of our own words.
-struct Known {
+/// The numbers that may appear in a report of a record: its values and everything derived from
+/// them, in every unit and format, and the digits of its strings and of our own texts.
+struct ExpectedNumbers {
     lang: Lang,
     texts: BTreeSet<String>,
 }
 
-impl Known {
+impl ExpectedNumbers {
     fn of(record: &Record, lang: Lang) -> Self {
-        let mut known = Self { lang, texts: BTreeSet::new() };
+        let mut expected = Self { lang, texts: BTreeSet::new() };
         let targets = Targets::builtin();
         for value in [
             serde_json::to_value(record),
@@ -92,32 +91,32 @@ impl Known {
             serde_json::to_value(evaluate_targets(record, &targets)),
             serde_json::to_value(&targets),
         ] {
-            known.walk("", &value.unwrap());
+            expected.walk("", &value.unwrap());
         }
         for case in &record.scenarios {
             for metric in crate::workload::METRICS {
                 let values = case.values(metric.name);
                 let samples = case.blocks.first().and_then(|block| block.samples.get(metric.name));
-                known.distribution(&values);
-                known.distribution(samples.map_or(&[], Vec::as_slice));
+                expected.distribution(&values);
+                expected.distribution(samples.map_or(&[], Vec::as_slice));
                 if let Some(spread) = spread(case, metric.name) {
-                    known.value(spread.median);
+                    expected.value(spread.median);
                 }
             }
         }
         for limit in [BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM] {
-            known.value(limit);
-            known.texts.extend([lang.round(limit), lang.round_share(limit)]);
+            expected.value(limit);
+            expected.texts.extend([lang.exact(limit), lang.exact_share(limit)]);
         }
-        known.texts.insert(lang.round(MEMORY_STEP_BYTES as f64 / MIB));
-        // Counts of scenarios, processes and parts, and the best score.
+        expected.texts.insert(lang.exact(MEMORY_STEP_BYTES as f64 / MIB));
+        // Counts of scenarios, processes and score components, and the best score.
         let counts = 0..=record.scenarios.len().max(10).max(MIN_SCORE_PARTS);
-        known.texts.extend(counts.map(|count| lang.count(count)));
-        known.texts.insert(lang.count(targets.rows.len()));
+        expected.texts.extend(counts.map(|count| lang.count(count)));
+        expected.texts.insert(lang.count(targets.rows.len()));
         for (_, words) in lang.words().all() {
-            known.string(words);
+            expected.string(words);
         }
-        known
+        expected
     }
 
     fn walk(&mut self, key: &str, value: &Value) {
@@ -165,7 +164,7 @@ impl Known {
             let shown = lang.number(value * scale);
             self.texts.extend(numbers(lang, &shown));
         }
-        let set = [value, value * 1e-9, value / MIB].map(|value| lang.round(value));
+        let set = [value, value * 1e-9, value / MIB].map(|value| lang.exact(value));
         self.texts.extend(set.iter().flat_map(|text| numbers(lang, text)));
         self.texts.extend(numbers(lang, &lang.share(value)));
         if value >= 0.0 && value.fract() == 0.0 {
@@ -177,8 +176,8 @@ impl Known {
         self.texts.extend(numbers(self.lang, text));
     }
 
-    /// The numbers of a document that are from nowhere.
-    fn strangers(&self, document: &Document) -> Vec<(String, String)> {
+    /// The numbers of a document that have no source.
+    fn unexplained(&self, document: &Document) -> Vec<(String, String)> {
         let all = texts(document).into_iter();
         all.flat_map(|text| {
             let numbers = numbers(self.lang, &text).into_iter();
@@ -193,25 +192,25 @@ impl Known {
 fn every_number_is_the_record_s() {
     let record = everything();
     for lang in Lang::ALL {
-        let known = Known::of(&record, lang);
-        let document = document(&record, lang.into());
+        let expected = ExpectedNumbers::of(&record, lang);
+        let document = build_document(&record, lang.into());
         assert!(texts(&document).len() > 1000, "the record has something for every part");
-        assert_eq!(known.strangers(&document), [], "{lang:?}");
+        assert_eq!(expected.unexplained(&document), [], "{lang:?}");
     }
 }
 
 #[test]
 fn a_number_from_nowhere_is_found() {
     let record = everything();
-    let known = Known::of(&record, Lang::En);
+    let expected = ExpectedNumbers::of(&record, Lang::En);
     for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
-        let mut document = document(&record, Lang::En.into());
+        let mut document = build_document(&record, Lang::En.into());
         let table = document.sections[1].blocks.iter_mut().find_map(|block| match block {
             Block::Table { table } => Some(table),
             _ => None,
         });
         table.unwrap().rows[0][1] = format!("{invented} tok/s").into();
-        assert_eq!(known.strangers(&document).len(), 1, "{invented}");
+        assert_eq!(expected.unexplained(&document).len(), 1, "{invented}");
     }
 }
 
@@ -219,7 +218,7 @@ fn a_number_from_nowhere_is_found() {
 fn every_part_is_there_in_every_language() {
     let record = everything();
     for lang in Lang::ALL {
-        let document = document(&record, lang.into());
+        let document = build_document(&record, lang.into());
         let ids: Vec<&str> = document.sections.iter().map(|section| section.id).collect();
         assert_eq!(
             ids,
@@ -273,7 +272,7 @@ fn what_was_not_run_is_named_with_its_command() {
 
 const HOSTILE: &str = "a|b\n# <script>alert(1)</script> `x` [l](javascript:0) @all \u{202e} ~~s~~ {{ 7919*7907 }} {n} </details> 'q' \"r\"";
 
-/// The record with a text in every place that is text.
+/// The record with a given text in every text field.
 fn with(text: &str) -> Record {
     let mut record = everything();
     record.model.spec = text.into();
@@ -313,7 +312,7 @@ fn with(text: &str) -> Record {
     record
 }
 
-/// The names of the tags of a page, those within pictures left out.
+/// The tag names of a page, except those within SVG.
 fn tags(page: &str) -> Vec<&str> {
     let outside = page.split("<svg").map(|part| part.rsplit("</svg>").next().unwrap());
     outside
@@ -322,7 +321,7 @@ fn tags(page: &str) -> Vec<&str> {
         .collect()
 }
 
-/// A line of Markdown by its beginning and the cells that it has.
+/// The first character and the number of cells of a Markdown line.
 fn shape(line: &str) -> (Option<char>, usize) {
     let bars = line.char_indices().filter(|(at, c)| *c == '|' && !line[..*at].ends_with('\\'));
     (line.chars().next().filter(|c| "#|-<>`!".contains(*c)), bars.count())
@@ -339,7 +338,7 @@ fn hostile_text_breaks_out_of_nothing() {
             assert!(!picture.split("</svg>").next().unwrap().contains("alert(1)</"), "{lang:?}");
         }
         let whole = |record: &Record| {
-            markdown::markdown(&document(record, lang.into()), None, lang, usize::MAX)
+            markdown::markdown(&build_document(record, lang.into()), None, lang, usize::MAX)
         };
         let (text, plain) = (whole(&hostile), whole(&benign));
         assert_eq!(text.lines().count(), plain.lines().count(), "{lang:?}\n{text}");
@@ -368,13 +367,13 @@ fn an_invalid_number_is_struck_out_and_no_chart_shows_it() {
     for case in &mut record.scenarios {
         case.validity.failed.push("a clock ran backwards".into());
     }
-    let document = document(&record, Lang::En.into());
+    let document = build_document(&record, Lang::En.into());
     assert!(document.sections.iter().all(|section| section.id != "charts"));
     let page = page_in(&record, Lang::En).unwrap();
     assert!(page.contains("class=\"n struck\"") && !page.contains("<svg"));
 }
 
-/// The report of a record of so many scenarios, each with all values.
+/// The report of a record with so many scenarios, each with all values.
 fn of_many(scenarios: usize, lang: Lang) -> String {
     let mut record = everything();
     let case = record.case("code/b1").unwrap().clone();
@@ -396,14 +395,17 @@ fn a_report_fits_into_a_comment_and_counts_what_is_left_out() {
     ] {
         let text = of_many(50, lang);
         let length = text.chars().count();
-        assert!((LONGEST / 2..=LONGEST).contains(&length), "{lang:?}: {length}");
-        let said = text.lines().find(|line| line.contains(values)).unwrap();
-        let left_out: String = said.chars().filter(char::is_ascii_digit).collect();
+        assert!(
+            (MAX_MARKDOWN_CHARS / 2..=MAX_MARKDOWN_CHARS).contains(&length),
+            "{lang:?}: {length}"
+        );
+        let note = text.lines().find(|line| line.contains(values)).unwrap();
+        let left_out: String = note.chars().filter(char::is_ascii_digit).collect();
         let shown = text.matches("<details>").count();
-        assert_eq!(left_out.parse::<usize>().unwrap() + shown, 50, "{lang:?}: {said}");
+        assert_eq!(left_out.parse::<usize>().unwrap() + shown, 50, "{lang:?}: {note}");
         assert!(text.contains("code-49/b1") && !text.contains(rows), "{lang:?}: rows stay");
         let text = of_many(400, lang);
-        assert!(text.chars().count() <= LONGEST, "{lang:?}");
+        assert!(text.chars().count() <= MAX_MARKDOWN_CHARS, "{lang:?}");
         assert!(text.contains(rows) && !text.contains("<details>"), "{lang:?}");
     }
     let text = of_many(2, Lang::En);

@@ -1,91 +1,103 @@
-//! What to read beside the table: differences, notes, how sure it is, what to do next.
+//! Remarks beside the verdict table: differences, notes, statistical power, next steps.
 
+use crate::compare::PairSummary;
 use crate::compare::looks::{LOOKS, Levels};
-use crate::compare::paired::Course;
-use crate::compare::{Drift, Finding, Judgement, Verdict, Weight, Why, share};
+use crate::compare::{Drift, Finding, Judgement, Severity, Verdict, Why, share};
 use crate::record::pair::Ended;
 use crate::report::text::{duration, percent};
-use crate::report::verdict::blind;
+use crate::report::verdict::is_limit_undetectable;
 use crate::workload::{Better, METRICS};
 
-/// Everything beside the table; `command` is what made the verdict.
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for one in &judgement.differences {
-        let effect = if one.weight == Weight::Blocks { "differs" } else { "changed" };
+        let effect = if one.severity == Severity::Blocking { "differs" } else { "changed" };
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
-    // The first sentence gives the reason already.
-    let said = usize::from(judgement.reason.is_some());
-    lines.extend(judgement.notes.iter().skip(said).cloned());
-    lines.extend(judgement.course.as_ref().and_then(spent));
-    lines.extend(judgement.findings.iter().filter_map(drifted));
+    // The sentence already gives the reason.
+    let given = usize::from(judgement.reason.is_some());
+    lines.extend(judgement.notes.iter().skip(given).cloned());
+    lines.extend(judgement.pair.as_ref().and_then(cost_summary));
+    lines.extend(judgement.findings.iter().filter_map(reference_conflict));
     lines.extend(judgement.drift.iter().map(since_release));
-    lines.extend(means(judgement));
-    lines.extend(level(judgement));
-    lines.extend(unseen(judgement));
-    lines.extend(next(judgement, command));
-    if let Some(course) = &judgement.course {
-        lines.push(format!("measured by `{}`, seed {}", course.command, course.seed));
+    lines.extend(geometric_means(judgement));
+    lines.extend(candidate_note(judgement));
+    lines.extend(significance_note(judgement));
+    lines.extend(undetectable_note(judgement));
+    lines.extend(next_steps(judgement, command));
+    if let Some(summary) = &judgement.pair {
+        lines.push(format!("measured by `{}`, seed {}", summary.command, summary.seed));
     }
     lines.push(format!("made by `{command}`"));
     lines
 }
 
-/// How many blocks there are, what they cost, and why there are no more.
-fn spent(course: &Course) -> Option<String> {
-    if course.total_s <= 0.0 {
+/// The number of blocks, their cost, and why measuring ended.
+fn cost_summary(summary: &PairSummary) -> Option<String> {
+    if summary.total_s <= 0.0 {
         return None;
     }
-    let share = |seconds: f64| format!("{:.0} %", 100.0 * seconds / course.total_s);
-    let blocks = match course.blocks {
+    let share = |seconds: f64| format!("{:.0} %", 100.0 * seconds / summary.total_s);
+    let blocks = match summary.blocks {
         1 => "1 block".into(),
         count => format!("{count} blocks"),
     };
-    let rejected = match course.rejected.len() {
+    let rejected = match summary.rejected.len() {
         0 => String::new(),
         count => format!(" and {count} rejected"),
     };
-    let ended = match course.ended {
-        Ended::Decided => "; ended because every scenario is decided",
-        Ended::Looks => "; ended because the last planned look was reached",
-        Ended::Rejected => "; ended because too many blocks were rejected",
+    let ended = match summary.ended {
+        Ended::Decided => "; stopped because every scenario is decided",
+        Ended::Looks => "; stopped at the last planned look",
+        Ended::Rejected => "; stopped because too many blocks were rejected",
         _ => "",
     };
-    let null = if course.null.is_empty() { "; no null control was judged" } else { "" };
+    let null = if summary.null.is_empty() { "; no null control was evaluated" } else { "" };
     Some(format!(
-        "{blocks}{rejected} took {}: {} of it measuring, {} warming up, {} starting processes and loading{ended}{null}",
-        duration(course.total_s),
-        share(course.turns_s),
-        share(course.warm_up_s),
-        share(course.load_s),
+        "{blocks}{rejected} took {}: {} measuring, {} warming up, {} starting processes and loading models{ended}{null}",
+        duration(summary.total_s),
+        share(summary.turns_s),
+        share(summary.warm_up_s),
+        share(summary.load_s),
     ))
 }
 
-/// At which level a regression has to hold, and what the columns mean.
-fn level(judgement: &Judgement) -> Option<String> {
+/// How the columns of the table agree.
+fn candidate_note(judgement: &Judgement) -> Option<String> {
+    let now = if judgement.pair.is_some() { "candidate" } else { "now" };
+    let any = judgement.findings.iter().any(|finding| finding.change.is_some());
+    any.then(|| {
+        format!("{now} = base \u{d7} (1 + change); the change is estimated from all blocks")
+    })
+}
+
+/// The significance level of a regression, and the meaning of the columns.
+fn significance_note(judgement: &Judgement) -> Option<String> {
     let (alpha, judged) = (judgement.policy.alpha, judgement.judged);
-    let (looks, levels) = match judgement.course {
-        Some(_) => (LOOKS.len(), Levels::in_turns(alpha, judged)),
+    let (looks, levels) = match judgement.pair {
+        Some(_) => (LOOKS.len(), Levels::for_pair(alpha, judged)),
         None => (judgement.policy.looks, Levels::new(alpha, judged, judgement.policy.looks)),
     };
-    let level = 100.0 * levels.family;
+    let level = 100.0 * levels.familywise;
     let together = match judgement.judged {
         0 => return None,
-        1 => "1 metric was judged".into(),
-        judged => format!("{judged} metrics were judged together"),
+        1 => "1 metric judged".into(),
+        judged => format!("{judged} metrics judged together"),
     };
     let looks = if looks > 1 { format!(" at up to {looks} looks") } else { String::new() };
     Some(format!(
-        "{together}{looks}: intervals hold 90 % each, a regression has to hold at {level:.2} %; \
-         \"could see\" is the smallest change for the worse that this run would have told from none",
+        "{together}{looks}: the intervals are at 90 % confidence, a regression needs {level:.2} %; \
+         \"detectable\" is the smallest slowdown this run could detect (80 % power)",
     ))
 }
 
-/// Where a change as large as the limit would have stayed unseen.
-fn unseen(judgement: &Judgement) -> Option<String> {
+/// Metrics for which a slowdown as large as the limit could have gone undetected.
+fn undetectable_note(judgement: &Judgement) -> Option<String> {
     const NAMED: usize = 5;
-    let unseen = judgement.findings.iter().filter(|one| one.change.as_ref().is_some_and(blind));
+    let unseen = judgement
+        .findings
+        .iter()
+        .filter(|one| one.change.as_ref().is_some_and(is_limit_undetectable));
     let unseen: Vec<&Finding> = unseen.collect();
     let named = unseen.iter().take(NAMED).filter_map(|finding| {
         let limit = 100.0 * finding.change.as_ref()?.limit;
@@ -94,13 +106,13 @@ fn unseen(judgement: &Judgement) -> Option<String> {
     let named: Vec<String> = named.collect();
     let more = match unseen.len().saturating_sub(NAMED) {
         0 => String::new(),
-        count => format!(", nor the limit of {count} more"),
+        count => format!(", nor {count} more"),
     };
-    (!named.is_empty()).then(|| format!("this run could not see {}{more}", named.join(", ")))
+    (!named.is_empty()).then(|| format!("this run could not detect {}{more}", named.join(", ")))
 }
 
-/// What to do about it.
-fn next(judgement: &Judgement, command: &str) -> Vec<String> {
+/// Next steps.
+fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let any = |is: &dyn Fn(&Verdict) -> bool| {
         judgement.findings.iter().any(|finding| is(&finding.verdict))
@@ -108,71 +120,68 @@ fn next(judgement: &Judgement, command: &str) -> Vec<String> {
     let because = |whys: &[Why]| {
         any(&|verdict| matches!(verdict, Verdict::Inconclusive(why) if whys.contains(why)))
     };
-    if judgement.differences.iter().any(|one| one.weight == Weight::Blocks) {
-        let what = "to compare, make a baseline of this machine, model and settings with";
+    if judgement.differences.iter().any(|one| one.severity == Severity::Blocking) {
+        let what = "to compare, promote a baseline for this machine, model and settings with";
         lines.push(format!("{what} `candlemark promote`"));
     }
     if any(&|verdict| matches!(verdict, Verdict::OutputChanged(_))) {
-        let remedy = match judgement.course {
-            Some(_) => "tell `candlemark pair` why with `--output-change`",
+        let remedy = match judgement.pair {
+            Some(_) => "give `candlemark pair` the reason with `--output-change`",
             None => "promote a new baseline",
         };
         lines.push(format!(
-            "greedy output changed: if that is meant, {remedy}; times of different answers are not compared"
+            "greedy output changed: if intended, {remedy}; times of different answers are not compared"
         ));
     }
     if any(&|verdict| matches!(verdict, Verdict::Missing(_))) {
         lines.push(
-            "what is missing was asked for: measure it, or list a scenario that is meant to be gone \
-             under `[gate.removed]`, with the reason"
+            "requested scenarios are missing: measure them, or list removed scenarios with a reason \
+             under `[gate.removed]`"
                 .into(),
         );
     }
     let unmeasured = because(&[Why::OutOfTime, Why::Interrupted]);
     let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks, Why::Drifted]);
-    match &judgement.course {
-        Some(course) => {
+    match &judgement.pair {
+        Some(summary) => {
             if short || unmeasured {
-                lines.push(more_blocks(course));
+                lines.push(more_blocks(summary));
             }
             if because(&[Why::Contaminated, Why::Rejected]) {
                 lines.push(format!(
-                    "the machine was not quiet: measure again when nothing else runs on it, with `{}`",
-                    course.command
+                    "the machine was not idle: measure again when nothing else is running, with `{}`",
+                    summary.command
                 ));
             }
         }
         None if because(&[Why::Uncalibrated]) => lines.push(
-            "to get verdicts, run `candlemark promote` on runs of three sessions with eight blocks"
+            "to get verdicts, run `candlemark promote` on runs from three sessions with eight blocks"
                 .into(),
         ),
         None if short => lines.push(measure_more(judgement, command)),
         None => {}
     }
-    if unmeasured && judgement.course.is_none() {
-        lines.push(
-            "`candlemark run --resume` with the same words measures what the run did not come to"
-                .into(),
-        );
+    if unmeasured && judgement.pair.is_none() {
+        lines.push("`candlemark run --resume` with the same arguments measures the rest".into());
     }
     if any(&|verdict| matches!(verdict, Verdict::Regressed { proven: false, .. })) {
-        let what = "a regression that is not marked proven is worth a second run";
+        let what = "a regression not marked as proven is worth a second run";
         lines.push(format!("{what}, on a second host if there is one"));
     }
     lines
 }
 
-fn more_blocks(course: &Course) -> String {
-    match course.ended {
-        Ended::Rejected => "other guests of the host take too much of its time: measure on a quieter machine".into(),
-        Ended::Looks => "all planned looks are spent, and more of the same would not decide: measure on a quieter \
+fn more_blocks(summary: &PairSummary) -> String {
+    match summary.ended {
+        Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter machine".into(),
+        Ended::Looks => "all planned looks are cost_summary, and more of the same would not decide: measure on a quieter \
                          machine"
             .into(),
-        _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", course.command),
+        _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", summary.command),
     }
 }
 
-/// The commands that decide what a stored baseline could not.
+/// The commands that measure more where a stored baseline was not enough.
 fn measure_more(judgement: &Judgement, command: &str) -> String {
     let check = if command.starts_with("candlemark check") { command } else { "candlemark check" };
     let pair = judgement.baseline_commit.as_ref().map_or(String::new(), |commit| {
@@ -180,21 +189,21 @@ fn measure_more(judgement: &Judgement, command: &str) -> String {
         format!(", or both builds in turns: `candlemark pair --base {commit}`")
     });
     let more = match judgement.policy.looks {
-        1 => "a new run with `candlemark run --blocks 8`, because this was its only look".into(),
+        1 => "a new run with `candlemark run --blocks 8`, as this run allows only one look".into(),
         _ if check.contains(" --measure") => format!("`{check}` with a larger `--budget`"),
         _ => format!("`{check} --measure`"),
     };
     format!("to decide, measure more blocks: {more}{pair}")
 }
 
-/// What the reference kernels have to say where they took a verdict away.
-fn drifted(finding: &Finding) -> Option<String> {
+/// The estimate normalised by the reference kernels, where it overturned a verdict.
+fn reference_conflict(finding: &Finding) -> Option<String> {
     let change = finding.change.as_ref()?;
     let (metric, normalised) = (finding.metric?, change.normalised?);
     (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
         let at = |theta| percent(share(metric.better, theta));
         format!(
-            "the machine drifted: {} of {} {} as measured, {} when what the reference kernels say of the machine is taken \
+            "the machine reference_conflict: {} of {} {} as measured, {} when what the reference kernels say of the machine is taken \
              out; they disagree, so that neither is a verdict",
             metric.label,
             finding.scenario,
@@ -204,11 +213,11 @@ fn drifted(finding: &Finding) -> Option<String> {
     })
 }
 
-/// How far a metric has come since the release.
+/// The drift of a metric since the release.
 pub(super) fn since_release(drift: &Drift) -> String {
     let sign = if drift.metric.better == Better::Higher { -1.0 } else { 1.0 };
     format!(
-        "{} since the release: {} of {} {}, the limit of one change is {}",
+        "{} since the release: {} of {} {}, limit of a single change {}",
         if drift.warns { "WARNING, drift" } else { "drift" },
         drift.metric.label,
         drift.scenario,
@@ -217,14 +226,14 @@ pub(super) fn since_release(drift: &Drift) -> String {
     )
 }
 
-/// Geometric means of what was judged, by metric: information, never a verdict.
-fn means(judgement: &Judgement) -> Option<String> {
+/// Geometric means by metric: informational, never a verdict.
+fn geometric_means(judgement: &Judgement) -> Option<String> {
     let each = METRICS.iter().filter_map(|metric| {
-        let moved = judgement
+        let format_change = judgement
             .findings
             .iter()
-            .filter(|finding| finding.metric.is_some_and(|its| its.name == metric.name));
-        let thetas: Vec<f64> = moved
+            .filter(|finding| finding.metric.is_some_and(|one| one.name == metric.name));
+        let thetas: Vec<f64> = format_change
             .filter_map(|finding| finding.change.as_ref().map(|change| change.theta))
             .collect();
         let mean = crate::stats::mean(&thetas).filter(|_| thetas.len() > 1)?;
@@ -236,5 +245,5 @@ fn means(judgement: &Judgement) -> Option<String> {
         ))
     });
     let each: Vec<String> = each.collect();
-    (!each.is_empty()).then(|| format!("on average, for information only: {}", each.join(", ")))
+    (!each.is_empty()).then(|| format!("geometric mean (informational): {}", each.join(", ")))
 }

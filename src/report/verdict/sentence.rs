@@ -1,8 +1,8 @@
-//! The verdict in one sentence, the one a reviewer needs.
+//! The verdict in one sentence.
 
-use crate::compare::{Finding, Judgement, Outcome, Verdict, Weight};
+use crate::compare::{Finding, Judgement, Outcome, Severity, Verdict};
 use crate::record::pair::Ended;
-use crate::report::verdict::{excess, limit, moved, rank, reason, words};
+use crate::report::verdict::{excess, format_change, format_limit, rank, verdict_label, why_label};
 
 /// The verdict in one sentence.
 pub fn sentence(judgement: &Judgement) -> String {
@@ -14,7 +14,7 @@ pub fn sentence(judgement: &Judgement) -> String {
         };
         return format!("{outcome}: {reason}.");
     }
-    // A scenario that never had a turn is undecided as a whole: which metrics it has is not known.
+    // A scenario that was never measured is undecided as a whole: its metrics are unknown.
     let whole = judgement.findings.iter().filter(|finding| {
         finding.metric.is_none() && matches!(finding.verdict, Verdict::Inconclusive(_))
     });
@@ -33,10 +33,10 @@ pub fn sentence(judgement: &Judgement) -> String {
     let removed = count(|verdict| matches!(verdict, Verdict::Removed(_)));
     let not_selected = count(|verdict| *verdict == Verdict::NotSelected);
 
-    if let Some(Ended::Failed(why)) = judgement.course.as_ref().map(|course| &course.ended) {
+    if let Some(Ended::Failed(why)) = judgement.pair.as_ref().map(|summary| &summary.ended) {
         return format!("FAILED: {why}; {regressed} {of} regressed.");
     }
-    if judgement.course.as_ref().is_some_and(|course| course.ended == Ended::Identical) {
+    if judgement.pair.as_ref().is_some_and(|summary| summary.ended == Ended::Identical) {
         return "PASS: both binaries are equal byte for byte, nothing was measured.".into();
     }
     let mut broken = judgement.findings.iter().filter(|finding| rank(&finding.verdict) < 3);
@@ -45,7 +45,7 @@ pub fn sentence(judgement: &Judgement) -> String {
             0 => String::new(),
             count => format!(" (and {count} more)"),
         };
-        let what = words(&first.verdict);
+        let what = verdict_label(&first.verdict);
         return format!("{} {what}{more}; {regressed} {of} regressed.", first.scenario);
     }
     if regressed > 0 {
@@ -53,7 +53,9 @@ pub fn sentence(judgement: &Judgement) -> String {
         let weight = match judgement.outcome {
             Outcome::Regression => String::new(),
             Outcome::Undecided => format!("; none is critical, but {inconclusive} inconclusive"),
-            Outcome::NotComparable => "; none is critical, but not all could be compared".into(),
+            Outcome::NotComparable => {
+                "; none is critical, but not everything could be compared".into()
+            }
             _ => "; none is critical, so it is a warning only".into(),
         };
         return format!("{regressed} {of} regressed{link}{}{weight}.", worst(judgement));
@@ -61,10 +63,10 @@ pub fn sentence(judgement: &Judgement) -> String {
     match judgement.outcome {
         Outcome::NotComparable => match incomparable(judgement) {
             Some(what) => format!("NOT COMPARABLE: {what}."),
-            None if judgement.course.is_some() => {
-                "NOT COMPARABLE: no scenario is in both builds.".into()
+            None if judgement.pair.is_some() => {
+                "NOT COMPARABLE: the builds have no scenario in common.".into()
             }
-            None => "NOT COMPARABLE: nothing in the run is in the baseline.".into(),
+            None => "NOT COMPARABLE: the run and the baseline have no scenario in common.".into(),
         },
         Outcome::Undecided if judgement.judged == 0 => {
             "CANNOT DECIDE: nothing was measured.".into()
@@ -82,20 +84,20 @@ pub fn sentence(judgement: &Judgement) -> String {
     }
 }
 
-/// Why nothing can be said of what is inconclusive, each reason once.
+/// The reasons of inconclusive findings, each once.
 fn reasons(judgement: &Judgement) -> String {
     let mut reasons: Vec<&str> = Vec::new();
     for finding in &judgement.findings {
         if let Verdict::Inconclusive(why) = finding.verdict
-            && !reasons.contains(&reason(why))
+            && !reasons.contains(&why_label(why))
         {
-            reasons.push(reason(why));
+            reasons.push(why_label(why));
         }
     }
     reasons.join(", ")
 }
 
-/// The regression that is furthest past its limit.
+/// The regression furthest beyond its limit.
 fn worst(judgement: &Judgement) -> String {
     let regressed = judgement.findings.iter().filter_map(|finding| match finding.verdict {
         Verdict::Regressed { .. } => Some((finding, finding.metric?, finding.change.as_ref()?)),
@@ -103,14 +105,15 @@ fn worst(judgement: &Judgement) -> String {
     });
     let worst = regressed.max_by(|(a, ..), (b, ..)| excess(a).total_cmp(&excess(b)));
     worst.map_or(String::new(), |(finding, metric, change)| {
-        let (moved, limit) = (moved(metric, change, " %"), limit(metric, change));
-        format!("{} of {} {moved}, limit {limit}", metric.label, finding.scenario)
+        let (format_change, limit) =
+            (format_change(metric, change, " %"), format_limit(metric, change));
+        format!("{} of {} {format_change}, limit {limit}", metric.label, finding.scenario)
     })
 }
 
-/// The first thing that forbids a comparison.
+/// The first reason that forbids a comparison.
 fn incomparable(judgement: &Judgement) -> Option<String> {
-    let mut fields = judgement.differences.iter().filter(|one| one.weight == Weight::Blocks);
+    let mut fields = judgement.differences.iter().filter(|one| one.severity == Severity::Blocking);
     if let Some(first) = fields.next() {
         let more = match fields.count() {
             0 => String::new(),
@@ -118,7 +121,7 @@ fn incomparable(judgement: &Judgement) -> Option<String> {
         };
         return Some(format!("{} was {} and is {}{more}", first.field, first.old, first.new));
     }
-    let said = |finding: &Finding| {
+    let describe = |finding: &Finding| {
         let of = match finding.metric {
             Some(metric) => format!("{} of {}", metric.label, finding.scenario),
             None => finding.scenario.clone(),
@@ -129,9 +132,9 @@ fn incomparable(judgement: &Judgement) -> Option<String> {
             _ => None,
         }
     };
-    let mut said = judgement.findings.iter().filter_map(said);
-    let first = said.next()?;
-    Some(match said.count() {
+    let mut causes = judgement.findings.iter().filter_map(describe);
+    let first = causes.next()?;
+    Some(match causes.count() {
         0 => first,
         count => format!("{first} (and {count} more)"),
     })

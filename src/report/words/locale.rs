@@ -1,16 +1,15 @@
-//! How each language writes numbers, percentages and units. Rounds exactly as [`number`] does, so
-//! that the same value is the same digits in every language.
+//! How each language writes numbers, percentages and units. Rounds as [`number`] does, so that a
+//! value has the same digits in every language.
 
 use crate::report::text::number;
 use crate::report::words::Lang;
 use crate::workload::Metric;
 
-/// Between the thousands of a French number, and before its percent sign.
+/// Thousands separator of French, also before its percent sign.
 pub(crate) const NARROW: char = '\u{202f}';
 
 impl Lang {
-    /// English digits as this language writes them.
-    fn local(self, digits: &str) -> String {
+    fn localized(self, digits: &str) -> String {
         match self {
             Lang::En | Lang::Ko => digits.into(),
             Lang::Fr => digits
@@ -25,54 +24,54 @@ impl Lang {
         }
     }
 
-    /// Four significant digits, thousands set apart.
+    /// Four significant digits with thousands separators.
     pub(crate) fn number(self, value: f64) -> String {
-        self.local(&number(value))
+        self.localized(&number(value))
     }
 
-    /// A count: every digit.
+    /// An exact count.
     pub(crate) fn count(self, count: usize) -> String {
-        self.local(&grouped(&count.to_string()))
+        self.localized(&grouped(&count.to_string()))
     }
 
-    /// A number as it was set, without digits that only fill up: a limit, a target.
-    pub(crate) fn round(self, value: f64) -> String {
+    /// A configured number (a limit, a target) without trailing zeros.
+    pub(crate) fn exact(self, value: f64) -> String {
         let digits = value.to_string();
         self.fixed(value, digits.find('.').map_or(0, |at| digits.len() - at - 1))
     }
 
-    /// A share as it was set.
-    pub(crate) fn round_share(self, share: f64) -> String {
-        self.per_cent(&((1e6 * share).round() / 1e4).to_string())
+    /// A configured share.
+    pub(crate) fn exact_share(self, share: f64) -> String {
+        self.percent(&((1e6 * share).round() / 1e4).to_string())
     }
 
-    /// A set number with its unit.
-    pub(crate) fn round_unit(self, value: f64, unit: &str) -> String {
-        format!("{}\u{a0}{}", self.round(value), self.unit(unit))
+    /// A configured number with its unit.
+    pub(crate) fn exact_with_unit(self, value: f64, unit: &str) -> String {
+        format!("{}\u{a0}{}", self.exact(value), self.unit(unit))
     }
 
-    /// A number and one that says how sure it is, with as many decimals.
+    /// A value and its standard deviation, with equal decimals.
     pub(crate) fn with_sd(self, value: f64, sd: f64) -> String {
         let digits = number(value);
         let decimals = digits.find('.').map_or(0, |at| digits.len() - at - 1);
-        format!("{}\u{a0}±\u{a0}{}", self.local(&digits), self.fixed(sd, decimals))
+        format!("{}\u{a0}±\u{a0}{}", self.localized(&digits), self.fixed(sd, decimals))
     }
 
-    /// What stands between the items of a list that have commas in them.
+    /// Separator of list items that contain commas.
     pub(crate) fn semicolon(self) -> &'static str {
         if self == Lang::Fr { "\u{202f}; " } else { "; " }
     }
 
-    /// So many decimals, thousands set apart: for marks of axes, which are round already.
+    /// A fixed number of decimals, for axis ticks.
     pub(crate) fn fixed(self, value: f64, decimals: usize) -> String {
         let digits = format!("{value:.decimals$}");
         let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
         let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
-        self.local(&format!("{sign}{}{rest}", grouped(whole)))
+        self.localized(&format!("{sign}{}{rest}", grouped(whole)))
     }
 
-    fn per_cent(self, digits: &str) -> String {
-        let digits = self.local(digits);
+    fn percent(self, digits: &str) -> String {
+        let digits = self.localized(digits);
         match self {
             Lang::En => format!("{digits} %"),
             Lang::Fr => format!("{digits}{NARROW}%"),
@@ -82,31 +81,31 @@ impl Lang {
 
     /// A share as a percentage with one decimal.
     pub(crate) fn share(self, share: f64) -> String {
-        if share.is_finite() { self.per_cent(&format!("{:.1}", 100.0 * share)) } else { "-".into() }
+        if share.is_finite() { self.percent(&format!("{:.1}", 100.0 * share)) } else { "-".into() }
     }
 
-    /// A number and its unit; `%` stands as the language has it.
+    /// A number and its unit; `%` follows the language's rule.
     pub(crate) fn with_unit(self, value: f64, unit: &str) -> String {
         match unit {
             "" => self.number(value),
-            "%" => self.per_cent(&number(value)),
+            "%" => self.percent(&number(value)),
             _ => format!("{}\u{a0}{}", self.number(value), self.unit(unit)),
         }
     }
 
-    /// A stored value of a metric in the unit that people see, without the unit.
-    pub(crate) fn shown(self, metric: &Metric, stored: f64) -> String {
+    /// A stored value of a metric in its display unit, without the unit.
+    pub(crate) fn metric_value(self, metric: &Metric, stored: f64) -> String {
         self.number(stored * metric.scale)
     }
 
-    /// The same with its unit.
-    pub(crate) fn measured(self, metric: &Metric, stored: f64) -> String {
+    /// A stored value of a metric with its display unit.
+    pub(crate) fn metric_value_with_unit(self, metric: &Metric, stored: f64) -> String {
         self.with_unit(stored * metric.scale, metric.unit)
     }
 
-    /// A metric's name and unit, for the head of a row or column.
-    pub(crate) fn label(self, metric: &Metric) -> String {
-        let name = self.metric(metric);
+    /// A metric's name and unit, for a heading.
+    pub(crate) fn metric_label(self, metric: &Metric) -> String {
+        let name = self.metric_name(metric);
         if metric.unit.is_empty() {
             name.into()
         } else {
@@ -115,7 +114,6 @@ impl Lang {
     }
 }
 
-/// Digits with commas between thousands.
 fn grouped(digits: &str) -> String {
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -148,8 +146,8 @@ mod tests {
         assert_eq!(Lang::Fr.fixed(-12345.25, 1), "\u{2212}12\u{202f}345,2");
         assert_eq!(Lang::En.with_sd(1851.2, 93.4), "1,851\u{a0}±\u{a0}93");
         assert_eq!(Lang::Fr.with_sd(0.09538, 0.0077), "0,09538\u{a0}±\u{a0}0,00770");
-        assert_eq!([5.0, 1.2, 1000.0].map(|x| Lang::En.round(x)), ["5", "1.2", "1,000"]);
-        assert_eq!([0.1, 0.5, 0.125].map(|x| Lang::Ko.round_share(x)), ["10%", "50%", "12.5%"]);
+        assert_eq!([5.0, 1.2, 1000.0].map(|x| Lang::En.exact(x)), ["5", "1.2", "1,000"]);
+        assert_eq!([0.1, 0.5, 0.125].map(|x| Lang::Ko.exact_share(x)), ["10%", "50%", "12.5%"]);
         assert_eq!(Lang::Ko.fixed(0.5, 2), "0.50");
         assert_eq!(Lang::Fr.count(12345), "12\u{202f}345");
         assert_eq!(Lang::Fr.with_unit(1234.5, "MiB"), "1\u{202f}234\u{a0}Mio");

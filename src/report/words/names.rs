@@ -1,5 +1,4 @@
-//! Names of metrics and units in French and Korean; the English ones are those of the table of
-//! metrics itself.
+//! French and Korean names of metrics and units; the English names are in the metric table.
 
 /// Metric, French, Korean.
 #[rustfmt::skip]
@@ -51,7 +50,7 @@ const METRICS: &[(&str, &str, &str)] = &[
     ("region_overhead_s", "région parallèle vide", "빈 병렬 구간"),
 ];
 
-/// Units that are not written alike everywhere: as the table of metrics has them, French, Korean.
+/// Units that differ between languages: as in the metric table, French, Korean.
 #[rustfmt::skip]
 const UNITS: &[(&str, &str, &str)] = &[
     ("MiB", "Mio", "MiB"),
@@ -64,12 +63,10 @@ const UNITS: &[(&str, &str, &str)] = &[
     ("words/min", "mots/min", "단어/분"),
 ];
 
-/// The French and the Korean name of a metric.
 pub(super) fn metric(name: &str) -> Option<(&'static str, &'static str)> {
     find(METRICS, name)
 }
 
-/// A unit in French and in Korean, where they differ from English.
 pub(super) fn unit(unit: &str) -> Option<(&'static str, &'static str)> {
     find(UNITS, unit)
 }

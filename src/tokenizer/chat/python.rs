@@ -16,6 +16,11 @@ const MAX_TEXT: usize = 16 << 20;
 /// The deepest indent of JSON, in spaces.
 const MAX_INDENT: usize = 64;
 
+/// Whether Python could iterate over it; Jinja's engine here takes `none` for an empty list.
+pub(super) fn is_iterable(value: Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
 /// A method of Python that Jinja's own values lack.
 pub(super) fn method(
     state: &mut State,

@@ -1,7 +1,7 @@
 //! Rounds of further blocks without a machine, and sessions less than an hour apart.
 
 use super::*;
-use candlemark::compare::{Grounds, Outcome, Policy, judge};
+use candlemark::compare::{Outcome, Policy, ReferenceData, judge};
 use candlemark::record::{Absence, AbsenceKind};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -13,8 +13,8 @@ fn record(name: &str) -> Record {
 
 fn decide(run: &Record) -> Judgement {
     let baseline = record("base");
-    let grounds = Grounds { baseline: &baseline, release: None, calibration: None };
-    judge(grounds, run, &Policy { looks: PLANNED_LOOKS, ..Policy::default() })
+    let reference = ReferenceData { baseline: &baseline, release: None, calibration: None };
+    judge(reference, run, &Policy { looks: PLANNED_LOOKS, ..Policy::default() })
 }
 
 fn measure_uninterrupted(

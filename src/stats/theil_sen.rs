@@ -1,4 +1,4 @@
-//! Lines through points that a few bad points do not move.
+//! Theil–Sen lines: a robust regression that outliers do not move.
 
 use serde::Serialize;
 
@@ -20,42 +20,42 @@ impl Line {
     }
 }
 
-/// A line with what is known of its slope.
+/// A Theil–Sen line with the confidence interval of its slope.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Fit {
-    /// The Theil-Sen line.
+pub struct LineFit {
+    /// The line.
     pub line: Line,
-    /// Between these lies the slope in 90 % of resamplings; `None` below [`FEWEST_FOR_INTERVAL`]
+    /// The 90 % bootstrap confidence interval of the slope; `None` below [`FEWEST_FOR_INTERVAL`]
     /// points.
     pub slope_90: Option<(f64, f64)>,
-    /// How many points it goes through.
+    /// Number of points.
     pub points: usize,
 }
 
-impl Fit {
-    /// Whether the interval of the slope leaves out zero; `None` where there is no interval.
+impl LineFit {
+    /// Whether the confidence interval of the slope excludes zero; `None` without an interval.
     pub fn is_sloped(&self) -> Option<bool> {
         self.slope_90.map(|(low, high)| low > 0.0 || high < 0.0)
     }
 }
 
-/// An interval from fewer points would be one of how few they are.
+/// Fewest points for a confidence interval of the slope.
 pub const FEWEST_FOR_INTERVAL: usize = 5;
 
-/// Resamplings of the bootstrap: its 5 % quantiles then lie beyond 50 of them.
+/// Resamples of the bootstrap: 50 of them lie beyond each 5 % quantile.
 const RESAMPLINGS: usize = 1000;
 
-/// The line whose slope is the median of the slopes between all pairs of points with different x
-/// (Theil 1950, Sen 1968), and whose intercept is the median of y - slope x. Up to 29 % of the
-/// points may be anywhere without moving it far. `None` where no two x differ. Time and memory grow
-/// with the square of the points: for hundreds, not for millions.
+/// The Theil–Sen line: the slope is the median of the slopes between all pairs of points with
+/// different x (Theil 1950, Sen 1968), the intercept the median of y - slope x. Its breakdown point
+/// is 29 % of the points. `None` where no two x differ. Time and memory grow with the square of the
+/// number of points: for hundreds, not for millions.
 pub fn theil_sen(points: &[(f64, f64)]) -> Option<Line> {
     let slope = median_slope(points, &mut Vec::new())?;
-    let rests: Vec<f64> = points.iter().map(|(x, y)| y - slope * x).collect();
-    Some(Line { slope, intercept: median(&rests)? })
+    let intercepts: Vec<f64> = points.iter().map(|(x, y)| y - slope * x).collect();
+    Some(Line { slope, intercept: median(&intercepts)? })
 }
 
-/// The median of the slopes between points, which are collected in `slopes`.
+/// The median of the pairwise slopes, which are collected in the buffer `slopes`.
 fn median_slope(points: &[(f64, f64)], slopes: &mut Vec<f64>) -> Option<f64> {
     slopes.clear();
     for (i, a) in points.iter().enumerate() {
@@ -65,23 +65,23 @@ fn median_slope(points: &[(f64, f64)], slopes: &mut Vec<f64>) -> Option<f64> {
     if slopes.is_empty() {
         return None;
     }
-    // Half sorted is enough, and a bootstrap asks a thousand times.
+    // A selection instead of a sort: the bootstrap runs this a thousand times.
     let count = slopes.len();
     let (below, middle, _) = slopes.select_nth_unstable_by(count / 2, f64::total_cmp);
     let before = below.iter().copied().max_by(f64::total_cmp).filter(|_| count.is_multiple_of(2));
     Some(before.map_or(*middle, |before| before + (*middle - before) / 2.0))
 }
 
-/// The Theil-Sen line with a 90 % interval of its slope: percentiles of the slopes through points
-/// drawn anew with replacement (Efron 1979). Draws in which no two x differ say nothing of a slope
-/// and are drawn again. The same points and seed give the same interval.
+/// The Theil–Sen line with a 90 % confidence interval of its slope by the percentile bootstrap
+/// (Efron 1979). Resamples in which no two x differ have no slope and are drawn again. The same
+/// points and seed give the same interval.
 ///
-/// The interval takes the points as independent: those of one process are, at best, a statement
-/// about that process.
-pub fn fit(points: &[(f64, f64)], seed: u64) -> Option<Fit> {
+/// The bootstrap assumes independent points: an interval from points of one process holds for that
+/// process only.
+pub fn fit_line(points: &[(f64, f64)], seed: u64) -> Option<LineFit> {
     let line = theil_sen(points)?;
     let slope_90 = (points.len() >= FEWEST_FOR_INTERVAL).then(|| interval(points, seed));
-    Some(Fit { line, slope_90, points: points.len() })
+    Some(LineFit { line, slope_90, points: points.len() })
 }
 
 fn interval(points: &[(f64, f64)], seed: u64) -> (f64, f64) {
@@ -109,9 +109,9 @@ mod tests {
             (&[(2.0, 5.0), (2.0, 7.0)], None), // No two x differ.
             (&[(1.0, 5.0), (3.0, 9.0)], Some((2.0, 3.0))),
             (&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0), (3.0, 7.0)], Some((2.0, 1.0))),
-            // Slopes 1, 2 and 3 between three points; rests 0, -1 and 0.
+            // Pairwise slopes 1, 2 and 3; intercepts 0, -1 and 0.
             (&[(0.0, 0.0), (1.0, 1.0), (2.0, 4.0)], Some((2.0, 0.0))),
-            // One x twice: slopes 1 and 3; rests 0, -1 and 1.
+            // One x twice: slopes 1 and 3; intercepts 0, -1 and 1.
             (&[(0.0, 0.0), (1.0, 1.0), (1.0, 3.0)], Some((2.0, 0.0))),
         ] {
             let found = theil_sen(points).map(|line| (line.slope, line.intercept));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_point_does_not_move_it() {
+    fn an_outlier_does_not_move_the_line() {
         let mut points: Vec<(f64, f64)> =
             (0..8).map(|i| (f64::from(i), 10.0 + 0.5 * f64::from(i))).collect();
         points[7].1 = 1000.0;
@@ -130,21 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_needs_five_points_and_is_the_same_again() {
+    fn an_interval_needs_five_points_and_is_reproducible() {
         let points = |n: usize| (0..n).map(|i| (i as f64, 3.0 * i as f64)).collect::<Vec<_>>();
-        assert_eq!(fit(&points(4), 1).unwrap().slope_90, None);
-        assert_eq!(fit(&points(4), 1).unwrap().is_sloped(), None);
-        let exact = fit(&points(5), 1).unwrap();
+        assert_eq!(fit_line(&points(4), 1).unwrap().slope_90, None);
+        assert_eq!(fit_line(&points(4), 1).unwrap().is_sloped(), None);
+        let exact = fit_line(&points(5), 1).unwrap();
         assert_eq!((exact.slope_90, exact.points), (Some((3.0, 3.0)), 5));
         assert_eq!(exact.is_sloped(), Some(true));
         let noisy: Vec<(f64, f64)> =
             points(20).iter().map(|&(x, _)| (x, if x % 2.0 == 0.0 { 1.0 } else { 2.0 })).collect();
-        let first = fit(&noisy, 7).unwrap();
-        assert_eq!(first, fit(&noisy, 7).unwrap());
+        let first = fit_line(&noisy, 7).unwrap();
+        assert_eq!(first, fit_line(&noisy, 7).unwrap());
         let (low, high) = first.slope_90.unwrap();
         assert!(low <= 0.0 && 0.0 <= high, "{low}..{high}");
         assert_eq!(first.is_sloped(), Some(false));
-        assert_eq!(fit(&[(1.0, 1.0); 6], 1), None);
+        assert_eq!(fit_line(&[(1.0, 1.0); 6], 1), None);
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         let within = (0..trials).filter(|trial| {
             let points: Vec<(f64, f64)> =
                 (0..10).map(|i| (f64::from(i), 2.0 * f64::from(i) + random.normal())).collect();
-            let (low, high) = fit(&points, *trial).unwrap().slope_90.unwrap();
+            let (low, high) = fit_line(&points, *trial).unwrap().slope_90.unwrap();
             low <= 2.0 && 2.0 <= high
         });
         let share = within.count() as f64 / trials as f64;

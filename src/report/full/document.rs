@@ -1,38 +1,34 @@
-//! A document without a language and without a form: sections of finished texts, tables and charts.
-//! Whoever builds one has chosen the words and formatted the numbers; whoever renders one only lays
-//! them out.
+//! A document independent of language and format: sections of finished texts, tables and charts.
+//! The builder chooses words and formats numbers; a renderer only lays them out.
 
 use serde::Serialize;
 
-use crate::report::text::plain;
+use crate::report::text::sanitize;
 
-/// A piece of a line: words, or something to type.
+/// A run of plain text or code within a line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Span {
     pub(crate) code: bool,
     pub(crate) text: String,
 }
 
-/// A line of text. Holds no character that ends a line, moves a cursor or turns the writing
-/// direction.
+/// A line of text without control or bidirectional characters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Text(pub(super) Vec<Span>);
 
 impl Text {
-    /// What is known from outside: no part of it is read as anything but letters.
+    /// Plain text, possibly from outside.
     pub(crate) fn new(text: &str) -> Self {
-        Self(vec![Span { code: false, text: plain(text) }])
+        Self(vec![Span { code: false, text: sanitize(text) }])
     }
 
-    /// Something to type.
     pub(crate) fn code(text: &str) -> Self {
-        Self(vec![Span { code: true, text: plain(text) }])
+        Self(vec![Span { code: true, text: sanitize(text) }])
     }
 
-    /// Words of our own with values in their places: `{name}` is a value, and what stands between
-    /// backticks is to be typed. Values are taken as they are: neither braces nor backticks in
-    /// them mean anything.
-    pub(crate) fn fill(template: &'static str, values: &[(&str, &str)]) -> Self {
+    /// A template of ours with its placeholders filled: `{name}` is a placeholder, text between
+    /// backticks is code. Braces and backticks in values have no meaning.
+    pub(crate) fn from_template(template: &'static str, values: &[(&str, &str)]) -> Self {
         let mut spans = Vec::new();
         for (at, part) in template.split('`').enumerate() {
             let mut text = String::new();
@@ -41,7 +37,7 @@ impl Text {
                 let (name, after) = after.split_once('}').expect("words close their braces");
                 let value = values.iter().find(|(known, _)| *known == name);
                 text += before;
-                text += &plain(value.expect("words name only what they are given").1);
+                text += &sanitize(value.expect("words name only what they are given").1);
                 rest = after;
             }
             text += rest;
@@ -52,8 +48,8 @@ impl Text {
         Self(spans)
     }
 
-    /// The letters alone.
-    pub(crate) fn letters(&self) -> String {
+    /// The text without markup.
+    pub(crate) fn plain_text(&self) -> String {
         self.0.iter().map(|span| span.text.as_str()).collect()
     }
 }
@@ -70,23 +66,20 @@ impl From<String> for Text {
     }
 }
 
-/// How something is to be read.
+/// How a cell or note is highlighted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Tone {
     #[default]
     Plain,
-    /// As it should be.
     Good,
-    /// To be taken with care.
+    /// To be read with care.
     Unsure,
-    /// Not as it should be.
     Bad,
-    /// A number that cannot be true.
+    /// An invalid number, struck out.
     Struck,
 }
 
-/// One place of a table.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Cell {
     pub(crate) text: Text,
@@ -105,7 +98,7 @@ impl<T: Into<Text>> From<T> for Cell {
     }
 }
 
-/// Rows under a header, the columns in `right` being numbers.
+/// Rows under a header; the columns in `right` are numbers, aligned right.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct Table {
     pub(crate) caption: Option<Text>,
@@ -115,7 +108,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table whose columns from `first_number` on are numbers.
+    /// A table whose columns are numbers from `first_number` on.
     pub(crate) fn new<T: Into<Text>>(
         header: impl IntoIterator<Item = T>,
         first_number: usize,
@@ -125,24 +118,23 @@ impl Table {
         Self { caption: None, header, rows: Vec::new(), right }
     }
 
-    /// Adds a row.
     pub(crate) fn push<T: Into<Cell>>(&mut self, row: impl IntoIterator<Item = T>) {
         self.rows.push(row.into_iter().map(Into::into).collect());
     }
 }
 
-/// A picture and the same in words.
+/// A rendered chart with a description.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Chart {
-    /// Name of its file, without ending.
+pub(crate) struct RenderedChart {
+    /// File name without extension.
     pub(crate) name: &'static str,
-    /// Finished SVG, in which everything that came from a record is escaped.
+    /// Finished SVG with all text escaped.
     pub(crate) svg: String,
-    /// What is to be seen on it.
+    /// Description of the chart.
     pub(crate) about: Text,
 }
 
-/// What a section is made of.
+/// An element of a section.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Block {
@@ -160,13 +152,13 @@ pub(crate) enum Block {
         table: Table,
     },
     Chart {
-        chart: Chart,
+        chart: RenderedChart,
     },
-    /// Lines to type.
+    /// Commands to type.
     Code {
         lines: Vec<String>,
     },
-    /// A table that is shown when asked for.
+    /// A folded table.
     Details {
         summary: Text,
         state: Text,
@@ -181,10 +173,9 @@ impl From<Table> for Block {
     }
 }
 
-/// A heading and what stands under it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Section {
-    /// What links within the document lead to; ASCII letters and dashes.
+    /// Anchor of links; ASCII letters and dashes.
     pub(crate) id: &'static str,
     pub(crate) heading: Text,
     pub(crate) blocks: Vec<Block>,
@@ -199,16 +190,15 @@ impl Section {
         self.blocks.push(block.into());
     }
 
-    /// A paragraph of our own words.
-    pub(crate) fn say(&mut self, template: &'static str, values: &[(&str, &str)]) {
-        self.push(Block::Paragraph { text: Text::fill(template, values) });
+    /// Adds a paragraph from a template.
+    pub(crate) fn paragraph(&mut self, template: &'static str, values: &[(&str, &str)]) {
+        self.push(Block::Paragraph { text: Text::from_template(template, values) });
     }
 }
 
-/// A whole document.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Document {
-    /// As HTML names the language.
+    /// The `lang` attribute of HTML.
     pub(crate) lang: &'static str,
     pub(crate) title: Text,
     /// Heading of the table of contents.
@@ -222,7 +212,8 @@ mod tests {
 
     #[test]
     fn values_are_letters_wherever_they_stand() {
-        let text = Text::fill("{n} of `run {what}`", &[("n", "`{what}`"), ("what", "a`b\nc")]);
+        let text =
+            Text::from_template("{n} of `run {what}`", &[("n", "`{what}`"), ("what", "a`b\nc")]);
         assert_eq!(
             text.0,
             [

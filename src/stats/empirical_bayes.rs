@@ -1,26 +1,26 @@
-//! What many variances of one kind say of each: empirical Bayes for variances (Smyth 2004, "Linear
-//! models and empirical Bayes methods for assessing differential expression in microarray
-//! experiments", section 6.2).
+//! Moderated variances by empirical Bayes: each of many variance estimates of one kind is shrunk
+//! towards their common prior (Smyth 2004, "Linear models and empirical Bayes methods for assessing
+//! differential expression in microarray experiments", section 6.2).
 
 use statrs::function::gamma::digamma;
 
-/// A scaled inverse chi-squared distribution that variances come from.
+/// The prior of the variances: a scaled inverse chi-squared distribution.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prior {
-    /// Its location, s0².
+pub struct VariancePrior {
+    /// Location, s0².
     pub variance: f64,
-    /// What it is worth beside an estimate, in degrees of freedom, d0.
+    /// Prior degrees of freedom, d0: its weight against an estimate.
     pub freedom: f64,
 }
 
-impl Prior {
-    /// Fits the distribution to estimates, each with its degrees of freedom, by the moments of
-    /// their logarithms; `most` bounds what it may be worth. `None` of fewer than three, which
-    /// say nothing of their spread.
+impl VariancePrior {
+    /// Fits the prior to estimates, each with its degrees of freedom, by the moments of their
+    /// logarithms; d0 is at most `max_freedom`. `None` below three estimates, too few to estimate
+    /// how much they vary.
     ///
-    /// Estimates that differ by no more than their own error allows have one variance, and the
-    /// prior is worth `most`; estimates that differ by much make it worth little.
-    pub fn fit(estimates: &[(f64, f64)], most: f64) -> Option<Self> {
+    /// Estimates that vary no more than their sampling error explains share one variance: d0 is
+    /// `max_freedom`. The more they vary, the smaller d0 is.
+    pub fn fit(estimates: &[(f64, f64)], max_freedom: f64) -> Option<Self> {
         if estimates.len() < 3 {
             return None;
         }
@@ -32,27 +32,23 @@ impl Prior {
             .map(|(variance, freedom)| variance.ln() - expected(*freedom))
             .collect();
         let mean = centred.iter().sum::<f64>() / count;
-        let own = estimates.iter().map(|(_, freedom)| trigamma(freedom / 2.0)).sum::<f64>() / count;
-        let excess = super::squares(&centred) / (count - 1.0) - own;
-        let freedom = 2.0 * inverse_trigamma(excess, most / 2.0);
-        Some(Self { variance: (mean + expected_of_prior(freedom)).exp(), freedom })
+        let sampling =
+            estimates.iter().map(|(_, freedom)| trigamma(freedom / 2.0)).sum::<f64>() / count;
+        let excess = super::sum_of_squares(&centred) / (count - 1.0) - sampling;
+        let freedom = 2.0 * inverse_trigamma(excess, max_freedom / 2.0);
+        Some(Self { variance: (mean + expected(freedom)).exp(), freedom })
     }
 
-    /// An estimate drawn towards the prior, each by its degrees of freedom, and what it is worth
-    /// then.
+    /// The moderated variance, the mean of prior and estimate weighted by degrees of freedom, with
+    /// its own degrees of freedom, d0 + d.
     pub fn moderate(self, variance: f64, freedom: f64) -> (f64, f64) {
         let all = self.freedom + freedom;
         ((self.freedom * self.variance + freedom * variance) / all, all)
     }
 }
 
-/// digamma(d0/2) - ln(d0/2), by which the mean of logarithms lies off that of the prior's location.
-fn expected_of_prior(freedom: f64) -> f64 {
-    digamma(freedom / 2.0) - (freedom / 2.0).ln()
-}
-
-/// The derivative of digamma: its asymptotic series from 12 on, by recurrence below (Abramowitz and
-/// Stegun 6.4.12, 6.4.6).
+/// The derivative of digamma: asymptotic series from 12 on, recurrence below (Abramowitz and Stegun
+/// 6.4.12, 6.4.6).
 fn trigamma(x: f64) -> f64 {
     let (mut x, mut sum) = (x, 0.0);
     while x < 12.0 {
@@ -64,13 +60,12 @@ fn trigamma(x: f64) -> f64 {
     sum + 1.0 / x + inverse / 2.0 + inverse / x * series
 }
 
-/// Where trigamma, which falls, has this value, as long as that is below `most`; `most` otherwise.
-/// By bisection.
-fn inverse_trigamma(value: f64, most: f64) -> f64 {
-    if value <= trigamma(most) {
-        return most;
+/// The inverse of trigamma, a decreasing function, by bisection; at most `max`.
+fn inverse_trigamma(value: f64, max: f64) -> f64 {
+    if value <= trigamma(max) {
+        return max;
     }
-    let (mut low, mut high) = (1e-6, most);
+    let (mut low, mut high) = (1e-6, max);
     while high / low > 1.0 + 4.0 * f64::EPSILON {
         let middle = f64::sqrt(low * high);
         if middle <= low || middle >= high {
@@ -102,21 +97,21 @@ mod tests {
     }
 
     #[test]
-    fn equal_variances_are_worth_the_most_and_unlike_ones_little() {
-        let fit = |variances: &[f64], most| {
+    fn equal_variances_give_a_strong_prior_and_unequal_ones_a_weak_one() {
+        let fit = |variances: &[f64], max_freedom| {
             let estimates: Vec<(f64, f64)> = variances.iter().map(|one| (*one, 5.0)).collect();
-            Prior::fit(&estimates, most)
+            VariancePrior::fit(&estimates, max_freedom)
         };
         assert_eq!(fit(&[1.0, 2.0], 20.0), None);
         let equal = fit(&[4.0; 10], 20.0).unwrap();
         assert_eq!(equal.freedom, 20.0);
         let unlike = fit(&[1e-4, 1.0, 1e4, 1e-4, 1.0, 1e4], 20.0).unwrap();
         assert!(unlike.freedom < 0.3, "{unlike:?}");
-        assert_eq!(Prior { variance: 2.0, freedom: 10.0 }.moderate(8.0, 5.0), (4.0, 15.0));
+        assert_eq!(VariancePrior { variance: 2.0, freedom: 10.0 }.moderate(8.0, 5.0), (4.0, 15.0));
     }
 
     #[test]
-    fn the_distribution_that_variances_were_drawn_from_is_found() {
+    fn the_fit_recovers_the_distribution_that_variances_were_drawn_from() {
         let mut random = Random::new(7);
         let mut chi_squared =
             |freedom: usize| (0..freedom).map(|_| random.normal().powi(2)).sum::<f64>();
@@ -127,7 +122,7 @@ mod tests {
                 (sigma * chi_squared(4) / 4.0, 4.0)
             })
             .collect();
-        let found = Prior::fit(&estimates, 1e6).unwrap();
+        let found = VariancePrior::fit(&estimates, 1e6).unwrap();
         assert!(
             (found.variance - 2.0).abs() < 0.1 && (found.freedom - 8.0).abs() < 0.8,
             "{found:?}"

@@ -1,25 +1,25 @@
-//! What every section of a report is written from, and how a value of a case becomes a cell: with
-//! its unit, struck out where it cannot be true, and said to be missing where it was not measured.
+//! The data that all sections of a report are rendered from, and the conversion of values to cells:
+//! with units, struck out if invalid, a dash if missing.
 
 use crate::analysis::{
     Analysis, CaseState, Reading, Reference, Spread, TargetResult, evaluate_targets,
 };
 use crate::record::{AbsenceKind, Case, Record};
-use crate::report::full::Edition;
-use crate::report::full::model::{Cell, Text, Tone};
+use crate::report::full::ReportOptions;
+use crate::report::full::document::{Cell, Text, Tone};
 use crate::report::words::{Lang, Words};
 use crate::stats;
-use crate::stats::Fit;
+use crate::stats::LineFit;
 use crate::workload::{METRICS, Metric, metric};
 
-/// Bytes as MiB.
+/// Bytes to MiB.
 pub(super) const MIB: f64 = 1.0 / (1024.0 * 1024.0);
 
-/// Seconds as milliseconds.
+/// Seconds to milliseconds.
 pub(super) const MS: f64 = 1e3;
 
-/// What every section is written from.
-pub(super) struct Paper<'a> {
+/// The input of every section.
+pub(super) struct RenderContext<'a> {
     pub(super) record: &'a Record,
     pub(super) analysis: Analysis,
     pub(super) lang: Lang,
@@ -29,20 +29,20 @@ pub(super) struct Paper<'a> {
     pub(super) reference: Option<Reference>,
 }
 
-impl<'a> Paper<'a> {
-    pub(super) fn new(record: &'a Record, edition: Edition<'_>) -> Self {
-        let Edition { lang, targets } = edition;
+impl<'a> RenderContext<'a> {
+    pub(super) fn new(record: &'a Record, options: ReportOptions<'_>) -> Self {
+        let ReportOptions { lang, targets } = options;
         let results = evaluate_targets(record, targets);
         let (analysis, words) = (Analysis::of(record), lang.words());
         Self { record, analysis, lang, words, results, reference: targets.reference.clone() }
     }
 
-    /// Said in place of a number that there is none of.
+    /// The cell of a missing value.
     pub(super) fn missing(&self) -> Cell {
         Cell::new("\u{2013}", Tone::Plain)
     }
 
-    /// A count of what there was to do.
+    /// An exact count.
     pub(super) fn count(&self, count: Option<usize>) -> Cell {
         count.map_or_else(|| self.missing(), |count| self.lang.count(count).into())
     }
@@ -63,7 +63,7 @@ impl<'a> Paper<'a> {
         }
     }
 
-    /// A centre and the standard deviation around it; `scale` is what one stored unit is in that of
+    /// A median and the standard deviation around it; `scale` converts the stored unit to that of
     /// the column.
     pub(super) fn spread(&self, state: &CaseState, value: Option<Spread>, scale: f64) -> Cell {
         let Some(Spread { median, sd, .. }) = value else { return self.missing() };
@@ -80,19 +80,19 @@ impl<'a> Paper<'a> {
     }
 
     /// A metric's name, and a reading of it with its unit if there is one.
-    pub(super) fn named(
+    pub(super) fn labelled(
         &self,
         name: &str,
         state: &CaseState,
         reading: &Reading,
     ) -> (Text, Option<Cell>) {
         let Some(metric) = metric(name) else { return (name.into(), None) };
-        let value = reading.value.map(|value| self.lang.measured(metric, value));
-        (self.lang.metric(metric).into(), value.map(|text| Cell::new(text, tone(state))))
+        let value = reading.value.map(|value| self.lang.metric_value_with_unit(metric, value));
+        (self.lang.metric_name(metric).into(), value.map(|text| Cell::new(text, tone(state))))
     }
 
-    /// A slope and the interval that holds it.
-    pub(super) fn slope(&self, fit: &Fit, scale: f64) -> Cell {
+    /// A slope and its confidence interval.
+    pub(super) fn slope(&self, fit: &LineFit, scale: f64) -> Cell {
         let number = |value: f64| self.lang.number(value * scale);
         let value = number(fit.line.slope);
         match fit.slope_90 {
@@ -104,8 +104,8 @@ impl<'a> Paper<'a> {
         }
     }
 
-    /// What is judged of a scenario at a glance: a rate, a latency and memory.
-    pub(super) fn judged(&self, case: &Case) -> [Cell; 3] {
+    /// The first gated rate, latency and memory metric of a scenario.
+    pub(super) fn gated_metrics(&self, case: &Case) -> [Cell; 3] {
         let state = CaseState::of(case);
         ["/", "ms", "MiB"].map(|unit| {
             let mut judged = METRICS.iter().filter(|metric| metric.gated(&case.work));
@@ -117,16 +117,18 @@ impl<'a> Paper<'a> {
                 metric.and_then(|metric| Some((metric, stats::median(&case.values(metric.name))?)));
             match value {
                 None => self.missing(),
-                // Rates differ in what they count.
+                // Rates differ in their units.
                 Some((metric, value)) if unit == "/" => {
-                    Cell::new(self.lang.measured(metric, value), tone(&state))
+                    Cell::new(self.lang.metric_value_with_unit(metric, value), tone(&state))
                 }
-                Some((metric, value)) => Cell::new(self.lang.shown(metric, value), tone(&state)),
+                Some((metric, value)) => {
+                    Cell::new(self.lang.metric_value(metric, value), tone(&state))
+                }
             }
         })
     }
 
-    /// Whether a scenario's numbers can be true, in words.
+    /// The validity of a scenario.
     pub(super) fn validity(&self, case: &Case) -> Cell {
         let words = &self.words.scenarios;
         match (&case.absent, case.validity.ok(), case.validity.warnings.as_slice()) {
@@ -136,7 +138,7 @@ impl<'a> Paper<'a> {
             }
             (None, false, _) => {
                 let why = case.validity.failed.join(self.lang.semicolon());
-                Cell::new(Text::fill(words.invalid, &[("why", &why)]), Tone::Bad)
+                Cell::new(Text::from_template(words.invalid, &[("why", &why)]), Tone::Bad)
             }
             (None, true, []) if case.blocks.is_empty() => {
                 Cell::new(self.words.frame.not_measured, Tone::Unsure)
@@ -144,7 +146,7 @@ impl<'a> Paper<'a> {
             (None, true, []) => Cell::new(words.valid, Tone::Good),
             (None, true, warnings) => {
                 let what = warnings.join(self.lang.semicolon());
-                Cell::new(Text::fill(words.warned, &[("what", &what)]), Tone::Good)
+                Cell::new(Text::from_template(words.warned, &[("what", &what)]), Tone::Good)
             }
         }
     }
@@ -152,8 +154,8 @@ impl<'a> Paper<'a> {
     /// Every metric of a scenario that has a value: name, median over processes, spread, number of
     /// processes.
     ///
-    /// The spread is the standard deviation as a share of the mean: between processes where there
-    /// are several, otherwise within the one, which says so.
+    /// The spread is the standard deviation divided by the mean: between processes if there are
+    /// several, otherwise within the single process, which is marked.
     pub(super) fn metrics(&self, case: &Case) -> Vec<[Cell; 4]> {
         let state = CaseState::of(case);
         let share = |values: &[f64]| {
@@ -167,12 +169,12 @@ impl<'a> Paper<'a> {
                 let samples = case.blocks.first()?.samples.get(metric.name)?;
                 let values = [("share", share(samples)?)];
                 let values = values.each_ref().map(|(name, share)| (*name, share.as_str()));
-                Some(Text::fill(self.words.every.one_process, &values))
+                Some(Text::from_template(self.words.every.one_process, &values))
             };
             let spread = share(&values).map(Text::from).or_else(within);
             Some([
-                Cell::from(self.lang.label(metric)),
-                Cell::new(self.lang.shown(metric, centre), tone(&state)),
+                Cell::from(self.lang.metric_label(metric)),
+                Cell::new(self.lang.metric_value(metric, centre), tone(&state)),
                 spread.map_or_else(|| self.missing(), Cell::from),
                 self.lang.count(values.len()).into(),
             ])
@@ -181,7 +183,7 @@ impl<'a> Paper<'a> {
     }
 }
 
-/// How the numbers of a scenario in this state are shown.
+/// The tone of a scenario's numbers.
 pub(super) fn tone(state: &CaseState) -> Tone {
     if matches!(state, CaseState::Invalid(_)) { Tone::Struck } else { Tone::Plain }
 }

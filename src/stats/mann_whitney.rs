@@ -1,28 +1,27 @@
-//! The rank test of Mann and Whitney.
+//! The Mann–Whitney U test, a rank test of two independent samples.
 
 use statrs::distribution::{ContinuousCDF as _, Normal};
 
-/// The two-sided probability that two samples of one distribution have ranks at least this far
-/// apart (Mann and Whitney 1947): exact without ties, otherwise the normal approximation with
-/// corrections for ties and continuity, as in R's `wilcox.test` and SciPy's `mannwhitneyu`. 1 where
-/// a sample is empty.
+/// The two-sided p-value of the Mann–Whitney U test (Mann and Whitney 1947): exact without ties,
+/// otherwise the normal approximation with corrections for ties and continuity, as in R's
+/// `wilcox.test` and SciPy's `mannwhitneyu`. 1 where a sample is empty.
 pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     let (n, m) = (a.len(), b.len());
     if n == 0 || m == 0 {
         return 1.0;
     }
-    // Twice U, which is whole even with ties.
-    let twice: usize = a
+    // 2U is an integer even with ties.
+    let twice_u: usize = a
         .iter()
         .flat_map(|x| b.iter().map(move |y| usize::from(x > y) + usize::from(x >= y)))
         .sum();
     let mut all: Vec<f64> = a.iter().chain(b).copied().collect();
     all.sort_by(f64::total_cmp);
     let ties: Vec<f64> = all.chunk_by(|x, y| x == y).map(|tie| tie.len() as f64).collect();
-    let far = twice.max(2 * n * m - twice);
+    let extreme = twice_u.max(2 * n * m - twice_u);
     if ties.len() == n + m {
         let ways = ways(n, m);
-        let beyond: f64 = ways[far / 2..].iter().sum();
+        let beyond: f64 = ways[extreme / 2..].iter().sum();
         return (2.0 * beyond / ways.iter().sum::<f64>()).min(1.0);
     }
     let (nm, all) = ((n * m) as f64, (n + m) as f64);
@@ -31,12 +30,12 @@ pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     if variance <= 0.0 {
         return 1.0; // All values are one value.
     }
-    let z = (far as f64 / 2.0 - nm / 2.0 - 0.5) / variance.sqrt();
+    let z = (extreme as f64 / 2.0 - nm / 2.0 - 0.5) / variance.sqrt();
     (2.0 * Normal::standard().sf(z)).min(1.0)
 }
 
-/// In how many ways `n` of `n + m` ranks give each U from 0 to nm: the coefficients of the Gaussian
-/// binomial.
+/// The number of ways in which `n` of `n + m` ranks give each U from 0 to nm: the coefficients of
+/// the Gaussian binomial.
 fn ways(n: usize, m: usize) -> Vec<f64> {
     let mut ways = vec![0.0; n * m + 1];
     ways[0] = 1.0;

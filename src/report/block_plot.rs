@@ -1,5 +1,5 @@
-//! The block values of a finding as a picture: finished numbers for a template, in units of its
-//! view box. Worse is up, zero is the base, and the limit is a line.
+//! Block values of a finding as a plot: coordinates for a template, in units of its view box. Worse
+//! is up, zero is the base, and the limit is a line.
 
 use std::fmt::Write as _;
 
@@ -10,21 +10,21 @@ use crate::report::text::percent;
 use crate::report::verdict;
 use crate::workload::Metric;
 
-/// Of the picture, 320 by 120 units, the part that points are drawn in.
+/// The area of the points within the plot of 320 by 120 units.
 const LEFT: f64 = 8.0;
 const RIGHT: f64 = 236.0;
 const TOP: f64 = 6.0;
 const BOTTOM: f64 = 102.0;
 
-/// How many limits away a point is still drawn where it is: one disturbed block must not flatten
-/// all others.
+/// Points beyond this many limits are drawn at the edge, so that one disturbed block does not
+/// flatten all others.
 const FURTHEST: f64 = 4.0;
 
-/// The picture of a finding; `None` where there are no numbers.
+/// The plot of a finding; `None` if it has no numbers.
 ///
-/// A pair shows what each of its blocks says of the change, in the order measured. A run against a
-/// baseline shows the blocks of both sides, each as its change from the baseline's centre.
-pub(super) fn plot(finding: &Finding) -> Option<Value> {
+/// A pair shows the change of each block in the order measured. A run against a baseline shows the
+/// blocks of both sides, each as its change from the baseline's centre.
+pub(super) fn block_plot(finding: &Finding) -> Option<Value> {
     let (metric, change) = (finding.metric?, finding.change.as_ref()?);
     let groups = if finding.changes.is_empty() {
         let from_base = |blocks: &[f64]| -> Vec<f64> {
@@ -45,7 +45,7 @@ pub(super) fn plot(finding: &Finding) -> Option<Value> {
 
 fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Value {
     let furthest = FURTHEST * change.margin;
-    let band = change.evidence.map(|evidence| evidence.single);
+    let band = change.evidence.map(|evidence| evidence.ci_90);
     let all = groups.iter().flat_map(|(_, points)| points.iter().copied());
     let all = all.chain(band.into_iter().flat_map(|band| [band.lo, band.hi]));
     let within =
@@ -67,11 +67,11 @@ fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Val
         for (i, theta) in points.iter().enumerate() {
             let x = left + width * (i as f64 + 0.5) / points.len() as f64;
             let path = if (lo..=hi).contains(theta) { &mut inside } else { &mut outside };
-            // A line of no length with round ends is a dot.
+            // A path of zero length with round caps is a dot.
             let _ = write!(path, "M{} {}h0", units(x), units(y(*theta)));
         }
     }
-    // Lines of text are 11 units high; a label that would lie on another is left out.
+    // A line of text is 11 units high; a label that would overlap another is omitted.
     let clear = [0.0, change.margin].iter().all(|at| (y(*at) - y(change.theta)).abs() > 11.0);
     let band = band.map(|band| {
         context! { y => units(y(band.hi)), height => units((y(band.lo) - y(band.hi)).max(1.0)) }
@@ -83,7 +83,7 @@ fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Val
         label => units(RIGHT + 6.0),
         zero => units(y(0.0)),
         limit => units(y(change.margin)),
-        limit_text => verdict::limit(metric, change),
+        limit_text => verdict::format_limit(metric, change),
         middle => units(y(change.theta)),
         middle_text => if clear { percent(share(metric.better, change.theta)) } else { String::new() },
         band => band.unwrap_or(Value::from(())),

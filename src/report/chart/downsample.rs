@@ -1,25 +1,23 @@
-//! Long curves made short: a picture has no room for thousands of points, and a page none for their
-//! text.
+//! Downsampling of long curves: a chart has no room for thousands of points.
 
 use super::Point;
 use crate::stats;
 
-/// Bins that a curve keeps at most.
-pub(super) const MOST: usize = 400;
+/// Maximum number of bins of a curve.
+pub(super) const MAX_POINTS: usize = 400;
 
-/// The points as they are, or of a longer curve one for each of [`MOST`] equally wide bins: the
-/// median of the bin's values, in its middle, and the medians of the ends of its intervals. A bin
-/// whose points have no values stays a gap. Single outliers are therefore not seen; a distribution
-/// shows them.
-pub(super) fn thinned(points: &[Point]) -> Vec<Point> {
+/// The points sorted, or for a longer curve one point per bin of [`MAX_POINTS`] bins of equal
+/// width: the median of the values at the middle of the bin, and the medians of the interval ends.
+/// A bin without values stays a gap. Single outliers disappear; a histogram shows them.
+pub(super) fn downsample(points: &[Point]) -> Vec<Point> {
     let mut sorted = points.to_vec();
     sorted.sort_by(|a, b| a.x.total_cmp(&b.x));
     let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return sorted };
-    if sorted.len() <= MOST {
+    if sorted.len() <= MAX_POINTS {
         return sorted;
     }
-    let (start, width) = (first.x, (last.x - first.x) / MOST as f64);
-    let bin = |point: &Point| (((point.x - start) / width) as usize).min(MOST - 1);
+    let (start, width) = (first.x, (last.x - first.x) / MAX_POINTS as f64);
+    let bin = |point: &Point| (((point.x - start) / width) as usize).min(MAX_POINTS - 1);
     sorted.chunk_by(|a, b| bin(a) == bin(b)).map(middle).collect()
 }
 

@@ -1,11 +1,10 @@
-//! What two records side by side say, on literal numbers; whole documents are golden files of the
-//! command line's tests.
+//! Comparison of literal numbers; whole documents are golden files of the command line's tests.
 
 use super::*;
 use crate::compare::tests::record;
 use crate::record::{Absence, AbsenceKind, Case};
-use crate::report::side::aspects::Kind;
-use crate::report::side::table::Standing;
+use crate::report::comparison::aspects::ChangeKind;
+use crate::report::comparison::table::Status;
 use crate::workload::Task;
 
 type Values<'a> = &'a [(&'a str, &'a [&'a [f64]])];
@@ -14,8 +13,8 @@ fn beside(old: &[(&str, Values)], new: &[(&str, Values)]) -> Vec<(String, Record
     vec![("old".into(), record(old)), ("new".into(), record(new))]
 }
 
-fn of<'a>(side: &'a Side, measure: &str) -> &'a Aspect {
-    side.aspects.iter().find(|line| line.measure == measure).unwrap()
+fn of<'a>(comparison: &'a Comparison, measure: &str) -> &'a Aspect {
+    comparison.aspects.iter().find(|line| line.measure == measure).unwrap()
 }
 
 #[test]
@@ -29,8 +28,8 @@ fn ratios_are_put_together_and_the_spread_between_processes_is_kept_in_mind() {
     let old =
         [("a/b1", steady), ("b/b1", steady), ("c/b1", noisy), ("d/b1", single), ("e/b1", steady)];
     let new = [("a/b1", less), ("b/b1", more), ("c/b1", slightly), ("d/b1", less)];
-    let side = side(&beside(&old, &new));
-    let line = of(&side, "decode_tok_s");
+    let comparison = compare(&beside(&old, &new));
+    let line = of(&comparison, "decode_tok_s");
     assert_eq!((line.better, line.worse, line.within_noise, line.cannot_tell), (1, 1, 1, 1));
     assert_eq!((line.scenarios, line.missing, line.left_out), (4, 1, 0));
     let mean = (0.8_f64 * 1.25 * 1.01 * 0.8).powf(0.25);
@@ -48,16 +47,16 @@ fn ratios_are_put_together_and_the_spread_between_processes_is_kept_in_mind() {
 fn what_is_often_zero_is_told_as_a_difference() {
     let none: Values = &[("error_rate", &[&[0.0, 0.0]]), ("step_cv", &[&[0.0, 0.0]])];
     let some: Values = &[("error_rate", &[&[0.25, 0.25]]), ("step_cv", &[&[0.1, 0.1]])];
-    let side = side(&beside(&[("stress/b1", none)], &[("stress/b1", some)]));
-    let line = of(&side, "error_rate");
+    let comparison = compare(&beside(&[("stress/b1", none)], &[("stress/b1", some)]));
+    let line = of(&comparison, "error_rate");
     assert_eq!(
         (line.change, line.geometric_mean, line.range),
-        (Kind::Difference, None, Some([0.25; 2]))
+        (ChangeKind::Difference, None, Some([0.25; 2]))
     );
     assert_eq!(line.worse, 1);
-    let ratio = of(&side, "step_cv");
+    let ratio = of(&comparison, "step_cv");
     assert_eq!((ratio.scenarios, ratio.left_out), (0, 1), "nothing is a ratio to zero");
-    let row = side.metrics.iter().find(|row| row.metric == "error_rate").unwrap();
+    let row = comparison.metrics.iter().find(|row| row.metric == "error_rate").unwrap();
     assert_eq!((row.values.clone(), row.ratios[1]), (vec![Some(0.0), Some(0.25)], None));
 }
 
@@ -66,12 +65,15 @@ fn a_missing_value_is_no_change_and_no_zero() {
     let one: Values = &[("decode_tok_s", &[&[100.0]])];
     let two: Values = &[("decode_tok_s", &[&[100.0]]), ("ttft_s", &[&[0.1]])];
     let records = beside(&[("a/b1", two), ("b/b1", one)], &[("a/b1", one), ("c/b1", one)]);
-    let side = side(&records);
-    assert_eq!((of(&side, "ttft_s").scenarios, of(&side, "ttft_s").missing), (0, 1));
-    assert_eq!((of(&side, "decode_tok_s").scenarios, of(&side, "decode_tok_s").missing), (1, 2));
-    assert_eq!(side.scenarios[1].standings, [Standing::Measured, Standing::Missing]);
-    assert_eq!(side.scenarios[2].standings, [Standing::Missing, Standing::Measured]);
-    let text = side_by_side(&records);
+    let comparison = compare(&records);
+    assert_eq!((of(&comparison, "ttft_s").scenarios, of(&comparison, "ttft_s").missing), (0, 1));
+    assert_eq!(
+        (of(&comparison, "decode_tok_s").scenarios, of(&comparison, "decode_tok_s").missing),
+        (1, 2)
+    );
+    assert_eq!(comparison.scenarios[1].statuses, [Status::Measured, Status::Missing]);
+    assert_eq!(comparison.scenarios[2].statuses, [Status::Missing, Status::Measured]);
+    let text = comparison_markdown(&records);
     let row = text.lines().find(|line| line.contains("b/b1") && line.contains("decode")).unwrap();
     assert!(row.contains("| missing |") && row.trim_end().ends_with("- |"), "{row}");
 }
@@ -87,21 +89,21 @@ fn other_work_and_impossible_numbers_are_not_compared() {
     cases[2].output_sha256 = Some("ef".repeat(32));
     cases[3].absent = Some(Absence::new(AbsenceKind::Failed, "out of memory"));
     cases[3].blocks.clear();
-    let side = side(&records);
-    let line = of(&side, "decode_tok_s");
+    let comparison = compare(&records);
+    let line = of(&comparison, "decode_tok_s");
     assert_eq!((line.scenarios, line.missing, line.left_out), (1, 1, 2));
-    let standings: Vec<&Standing> =
-        side.scenarios.iter().map(|state| &state.standings[1]).collect();
-    let other = Standing::OtherWork("new_tokens was 16 and is 17".into());
-    let expected = [&other, &Standing::Invalid("impossible".into()), &Standing::Measured];
-    assert_eq!(standings[..3], expected);
-    assert_eq!(*standings[3], Standing::Failed("out of memory".into()));
+    let statuses: Vec<&Status> =
+        comparison.scenarios.iter().map(|state| &state.statuses[1]).collect();
+    let other = Status::OtherWork("new_tokens was 16 and is 17".into());
+    let expected = [&other, &Status::Invalid("impossible".into()), &Status::Measured];
+    assert_eq!(statuses[..3], expected);
+    assert_eq!(*statuses[3], Status::Failed("out of memory".into()));
     let skipped = Absence::new(AbsenceKind::SkippedTime, "no time left");
     let case = Case { absent: Some(skipped), ..Case::default() };
-    assert_eq!(table::standing(None, Some(&case)), Standing::Skipped("no time left".into()));
-    assert_eq!(side.scenarios[2].other_output, [Some(false), Some(true)]);
-    assert!(side.metrics.iter().take(2).all(|row| row.ratios[1].is_none()));
-    assert!(side_by_side(&records).contains("~~100.5~~"));
+    assert_eq!(table::status(None, Some(&case)), Status::Skipped("no time left".into()));
+    assert_eq!(comparison.scenarios[2].other_output, [Some(false), Some(true)]);
+    assert!(comparison.metrics.iter().take(2).all(|row| row.ratios[1].is_none()));
+    assert!(comparison_markdown(&records).contains("~~100.5~~"));
 }
 
 #[test]
@@ -114,14 +116,14 @@ fn tails_are_of_enough_values_only() {
         block.samples.insert("e2e_s".into(), samples(slow, 20));
         block.steps_s = vec![samples(slow, 10)];
     }
-    let side = side(&records);
-    let line = of(&side, "e2e_p95_over_p50");
+    let comparison = compare(&records);
+    let line = of(&comparison, "e2e_p95_over_p50");
     assert!((line.geometric_mean.unwrap() - 2.0).abs() < 1e-12);
     assert!(
-        side.aspects.iter().all(|line| line.measure != "step_p95_over_p50"),
+        comparison.aspects.iter().all(|line| line.measure != "step_p95_over_p50"),
         "of ten steps there is no p95"
     );
-    assert_eq!(of(&side, "e2e_cv").scenarios, 1);
+    assert_eq!(of(&comparison, "e2e_cv").scenarios, 1);
 }
 
 #[test]
@@ -138,13 +140,13 @@ fn unequal_answers_say_nothing_of_stability() {
             case.blocks[0].steps_s = vec![vec![0.1; 20]];
         }
     }
-    let side = side(&records);
+    let comparison = compare(&records);
     for measure in ["step_p95_over_p50", "e2e_p95_over_p50", "e2e_cv"] {
         let changes: Vec<&str> =
-            of(&side, measure).changes.iter().map(|one| one.scenario.as_str()).collect();
+            of(&comparison, measure).changes.iter().map(|one| one.scenario.as_str()).collect();
         assert_eq!(changes, ["deep/b1"], "{measure}");
     }
-    assert_eq!(of(&side, "e2e_s").scenarios, 3, "the times themselves are told");
+    assert_eq!(of(&comparison, "e2e_s").scenarios, 3, "the times themselves are told");
 }
 
 #[test]
@@ -154,8 +156,8 @@ fn what_a_run_has_not_come_to_has_not_failed() {
     let case = &mut records[1].1.scenarios[0];
     case.absent = Some(Absence::not_measured_yet());
     case.blocks.clear();
-    assert_eq!(side(&records).scenarios[0].standings, [Standing::Measured, Standing::Pending]);
-    let text = side_by_side(&records);
+    assert_eq!(compare(&records).scenarios[0].statuses, [Status::Measured, Status::Pending]);
+    let text = comparison_markdown(&records);
     assert!(text.contains("| a/b1     | measured | not measured yet |"), "{text}");
     assert!(!text.contains("FAILED"), "{text}");
 }
@@ -181,10 +183,12 @@ fn labels_of_a_server_stand_first_in_what_was_changed() {
             labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     }
     records[2].1.settings.threads = 4;
-    let found = side(&records).settings;
+    let found = compare(&records).settings;
     let rows: Vec<(&str, &str, Vec<Option<&str>>)> = found
         .iter()
-        .map(|one| (one.of, one.name.as_str(), one.values.iter().map(Option::as_deref).collect()))
+        .map(|one| {
+            (one.group, one.name.as_str(), one.values.iter().map(Option::as_deref).collect())
+        })
         .collect();
     let expected = [
         ("label", "gpu-memory-utilization", vec![Some("0.9999"), Some("0.99"), None]),

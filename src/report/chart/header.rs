@@ -1,57 +1,57 @@
-//! What stands above the drawing: title and legend, which therefore never cover data. Also how wide
-//! text is, which without a font is an estimate.
+//! Title and legend above the plot, where they cannot cover data; and estimated text widths, as no
+//! font is available.
 
 use plotters::element::{Circle, PathElement, Polygon, Rectangle};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color as _, FontStyle, IntoFont as _, TextStyle};
 
-use super::NoChart;
-use super::backend::{Canvas, UNIT, WIDTH};
-use super::theme::Ink;
+use super::ChartError;
+use super::backend::Canvas;
+use super::theme::ThemeColor;
+use super::units::{UNIT, WIDTH, px};
 
-/// Size of text in units.
+/// Font size in units.
 pub(super) const TEXT: i32 = 13;
 const TITLE: i32 = 15;
-/// Free space at the edges.
+/// Margin.
 pub(super) const EDGE: i32 = 8;
 const TITLE_LINE: i32 = 19;
 const LEGEND_LINE: i32 = 18;
 const SAMPLE: i32 = 26;
 
-/// What a legend shows beside a name.
+/// The symbol of a legend entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sample {
-    /// A line and its mark.
+pub(super) enum LegendSymbol {
+    /// A line with its dash and marker.
     Line(usize),
-    /// A line without dashes and its mark.
+    /// A solid line and its marker.
     Curve(usize),
-    /// A mark.
+    /// A marker.
     Mark(usize),
-    /// A line to measure others by.
+    /// A dashed reference line.
     Reference,
     /// A cross.
     Failure,
-    /// A line without a mark.
+    /// A line without a marker.
     Upright(usize),
     /// A filled box.
     Box(usize),
 }
 
 /// A name in the legend.
-pub(super) type Key = (Sample, String);
+pub(super) type LegendEntry = (LegendSymbol, String);
 
 /// Title and legend, broken into lines.
-pub(super) struct Head {
+pub(super) struct Header {
     title: Vec<String>,
-    /// Entries with their distance from the left.
-    legend: Vec<Vec<(i32, Key)>>,
+    /// Entries with their horizontal positions.
+    legend: Vec<Vec<(i32, LegendEntry)>>,
 }
 
-impl Head {
-    /// Breaks both into lines.
-    pub(super) fn new(title: &str, keys: Vec<Key>) -> Self {
+impl Header {
+    pub(super) fn new(title: &str, keys: Vec<LegendEntry>) -> Self {
         let room = WIDTH - 2 * EDGE;
-        let mut legend: Vec<Vec<(i32, Key)>> = Vec::new();
+        let mut legend: Vec<Vec<(i32, LegendEntry)>> = Vec::new();
         let mut at = room;
         for (sample, name) in keys {
             let name = shortened(&name, room - SAMPLE - 6);
@@ -68,17 +68,16 @@ impl Head {
         Self { title: wrapped(title, room), legend }
     }
 
-    /// Units that it takes from the top.
+    /// Height in units.
     pub(super) fn height(&self) -> i32 {
         let lines = |count: usize, line: i32| i32::try_from(count).unwrap_or(0) * line;
         EDGE + lines(self.title.len(), TITLE_LINE) + lines(self.legend.len(), LEGEND_LINE)
     }
 
-    /// Draws both.
-    pub(super) fn draw(&self, canvas: &Canvas<'_>) -> Result<(), NoChart> {
+    pub(super) fn draw(&self, canvas: &Canvas<'_>) -> Result<(), ChartError> {
         let mut y = EDGE;
         for line in &self.title {
-            let style = style(Ink::Strong, TITLE, HPos::Left, VPos::Top);
+            let style = text_style(ThemeColor::Strong, TITLE, HPos::Left, VPos::Top);
             let font = style.font.style(FontStyle::Bold);
             canvas.draw_text(line, &TextStyle { font, ..style }, px(EDGE, y))?;
             y += TITLE_LINE;
@@ -87,7 +86,7 @@ impl Head {
             let middle = y + LEGEND_LINE / 2;
             for (x, (sample, name)) in line {
                 draw_sample(canvas, *sample, *x, middle)?;
-                let style = style(Ink::Soft, TEXT, HPos::Left, VPos::Center);
+                let style = text_style(ThemeColor::Soft, TEXT, HPos::Left, VPos::Center);
                 canvas.draw_text(name, &style, px(x + SAMPLE + 6, middle))?;
             }
             y += LEGEND_LINE;
@@ -96,36 +95,45 @@ impl Head {
     }
 }
 
-fn draw_sample(canvas: &Canvas<'_>, sample: Sample, x: i32, y: i32) -> Result<(), NoChart> {
+fn draw_sample(
+    canvas: &Canvas<'_>,
+    sample: LegendSymbol,
+    x: i32,
+    y: i32,
+) -> Result<(), ChartError> {
     let path = vec![px(x, y), px(x + SAMPLE, y)];
     let centre = px(x + SAMPLE / 2, y);
     match sample {
-        Sample::Line(at) => {
-            canvas.draw(&PathElement::new(path, Ink::Series(at).line(20)))?;
-            mark(canvas, at, centre, 35)
+        LegendSymbol::Line(at) => {
+            canvas.draw(&PathElement::new(path, ThemeColor::Series(at).line(20)))?;
+            draw_marker(canvas, at, centre, 35)
         }
-        Sample::Curve(at) => {
-            canvas.draw(&PathElement::new(path, Ink::Series(at).solid(15)))?;
-            mark(canvas, at, centre, 35)
+        LegendSymbol::Curve(at) => {
+            canvas.draw(&PathElement::new(path, ThemeColor::Series(at).solid(15)))?;
+            draw_marker(canvas, at, centre, 35)
         }
-        Sample::Upright(at) => Ok(canvas.draw(&PathElement::new(path, Ink::Series(at).line(20)))?),
-        Sample::Mark(at) => mark(canvas, at, centre, 40),
-        Sample::Reference => Ok(canvas.draw(&PathElement::new(path, Ink::Soft.dashed(15)))?),
-        Sample::Failure => cross(canvas, centre),
-        Sample::Box(at) => bar(canvas, at, [px(x + 4, y - 5), px(x + 22, y + 5)]),
+        LegendSymbol::Upright(at) => {
+            Ok(canvas.draw(&PathElement::new(path, ThemeColor::Series(at).line(20)))?)
+        }
+        LegendSymbol::Mark(at) => draw_marker(canvas, at, centre, 40),
+        LegendSymbol::Reference => {
+            Ok(canvas.draw(&PathElement::new(path, ThemeColor::Soft.dashed(15)))?)
+        }
+        LegendSymbol::Failure => draw_cross(canvas, centre),
+        LegendSymbol::Box(at) => draw_bar(canvas, at, [px(x + 4, y - 5), px(x + 22, y + 5)]),
     }
 }
 
-/// The mark of a series, told apart by shape; `radius` in tenths of a unit.
-pub(super) fn mark(
+/// The marker of a series, distinguished by shape; `radius` in tenths of a unit.
+pub(super) fn draw_marker(
     canvas: &Canvas<'_>,
     series: usize,
     (x, y): (i32, i32),
     radius: i32,
-) -> Result<(), NoChart> {
+) -> Result<(), ChartError> {
     let r = radius * UNIT / 10;
-    let ink = Ink::Series(series);
-    let filled = ink.area(1.0);
+    let colour = ThemeColor::Series(series);
+    let filled = colour.area(1.0);
     let polygon = |corners: Vec<(i32, i32)>| canvas.draw(&Polygon::new(corners, filled));
     match series % 6 {
         0 => canvas.draw(&Circle::new((x, y), r, filled)),
@@ -137,50 +145,45 @@ pub(super) fn mark(
             (x, y + r + r / 2),
             (x - r - r / 2, y),
         ]),
-        4 => canvas.draw(&Circle::new((x, y), r, ink.solid(15))),
-        _ => canvas.draw(&Rectangle::new([(x - r, y - r), (x + r, y + r)], ink.solid(15))),
+        4 => canvas.draw(&Circle::new((x, y), r, colour.solid(15))),
+        _ => canvas.draw(&Rectangle::new([(x - r, y - r), (x + r, y + r)], colour.solid(15))),
     }?;
     Ok(())
 }
 
-/// The bar of a group: the first is full, others are pale with a border, each with its own colour.
-pub(super) fn bar(
+/// A bar: the first group is opaque, others are pale with a border.
+pub(super) fn draw_bar(
     canvas: &Canvas<'_>,
     group: usize,
     corners: [(i32, i32); 2],
-) -> Result<(), NoChart> {
-    let ink = Ink::Series(group);
+) -> Result<(), ChartError> {
+    let colour = ThemeColor::Series(group);
     let alpha = if group == 0 { 1.0 } else { 0.3 };
-    canvas.draw(&Rectangle::new(corners, ink.area(alpha)))?;
+    canvas.draw(&Rectangle::new(corners, colour.area(alpha)))?;
     if group > 0 {
-        canvas.draw(&Rectangle::new(corners, ink.solid(12)))?;
+        canvas.draw(&Rectangle::new(corners, colour.solid(12)))?;
     }
     Ok(())
 }
 
-/// A cross for what failed.
-pub(super) fn cross(canvas: &Canvas<'_>, (x, y): (i32, i32)) -> Result<(), NoChart> {
+/// The cross of a failure.
+pub(super) fn draw_cross(canvas: &Canvas<'_>, (x, y): (i32, i32)) -> Result<(), ChartError> {
     let r = 4 * UNIT;
     for dy in [-r, r] {
         let path = vec![(x - r, y - dy), (x + r, y + dy)];
-        canvas.draw(&PathElement::new(path, Ink::Bad.solid(20)))?;
+        canvas.draw(&PathElement::new(path, ThemeColor::Bad.solid(20)))?;
     }
     Ok(())
 }
 
-/// Text of a size in units.
-pub(super) fn style(ink: Ink, size: i32, h: HPos, v: VPos) -> TextStyle<'static> {
+/// A text style with a font size in units.
+pub(super) fn text_style(colour: ThemeColor, size: i32, h: HPos, v: VPos) -> TextStyle<'static> {
     let font = ("sans-serif", size * UNIT).into_font();
-    TextStyle { font, color: ink.colour().to_backend_color(), pos: Pos::new(h, v) }
+    TextStyle { font, color: colour.colour().to_backend_color(), pos: Pos::new(h, v) }
 }
 
-/// Units as plotters' pixels.
-pub(super) fn px(x: i32, y: i32) -> (i32, i32) {
-    (x * UNIT, y * UNIT)
-}
-
-/// About how wide text is, in units: by the widths of common sans-serif fonts, rather too wide than
-/// too narrow.
+/// Estimated width of text in units, from the widths of common sans-serif fonts; rather too wide
+/// than too narrow.
 pub(super) fn width(text: &str, size: i32) -> i32 {
     let hundredths: i32 = text
         .chars()
@@ -196,8 +199,7 @@ pub(super) fn width(text: &str, size: i32) -> i32 {
     (hundredths * size + 99) / 100
 }
 
-/// Text that fits, with an ellipsis in its middle where it is too long: names often differ at their
-/// ends.
+/// Text shortened to fit, with an ellipsis in the middle: names often differ at their ends.
 pub(super) fn shortened(text: &str, room: i32) -> String {
     let chars: Vec<char> = text.chars().collect();
     // No line holds 200 characters, and a name may be of any length.
@@ -213,9 +215,9 @@ pub(super) fn shortened(text: &str, room: i32) -> String {
         .unwrap_or_default()
 }
 
-/// At most two lines.
+/// Breaks a title into at most two lines.
 fn wrapped(title: &str, room: i32) -> Vec<String> {
-    // Bold text is a sixth wider than the text that `width` estimates.
+    // Bold text is a sixth wider than `width` estimates.
     let room = room * TEXT * 6 / (TITLE * 7);
     let mut first = String::new();
     let mut words = title.split_whitespace().peekable();

@@ -1,57 +1,57 @@
-//! A verdict as a document: terminal text, Markdown, JSON.
+//! A verdict as terminal text, Markdown or JSON.
 
 use std::fmt::Write as _;
 
 use crate::compare::{Finding, Judgement};
-use crate::report::text::{LONGEST, Medium, cell, plain, table};
-use crate::report::verdict::{arms, cells, header, remarks, sentence, sorted};
+use crate::report::text::{MAX_MARKDOWN_CHARS, TextFormat, escape_markdown, sanitize, table};
+use crate::report::verdict::{build_names, by_importance, header, remarks, sentence, table_row};
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
-/// Of which no more than this may be remarks: a warning for each of hundreds of scenarios must not
-/// push out a finding.
-const LONGEST_REMARKS: usize = 15_000;
+/// The part of [`MAX_MARKDOWN_CHARS`] that remarks may take: a warning for each of hundreds of
+/// scenarios must not push out a finding.
+const MAX_REMARK_CHARS: usize = 15_000;
 
-/// The verdict for a terminal; `command` is what made it.
+/// The verdict for a terminal; `command` is the command that produced it.
 pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
-    let mut text = plain(&sentence(judgement)) + "\n";
-    if let Some(course) = &judgement.course {
-        let _ = writeln!(text, "{}", plain(&arms(course)));
+    let mut text = sanitize(&sentence(judgement)) + "\n";
+    if let Some(summary) = &judgement.pair {
+        let _ = writeln!(text, "{}", sanitize(&build_names(summary)));
     }
-    let (findings, unchanged) = sorted(judgement);
-    let rows: Vec<Vec<String>> = findings.into_iter().chain(unchanged).map(cells).collect();
+    let (findings, unchanged) = by_importance(judgement);
+    let rows: Vec<Vec<String>> = findings.into_iter().chain(unchanged).map(table_row).collect();
     if !rows.is_empty() {
-        let table = table(Medium::Terminal, &header(judgement), &rows, NUMBERS);
+        let table = table(TextFormat::Terminal, &header(judgement), &rows, NUMBERS);
         let _ = write!(text, "\n{table}");
     }
     text.push('\n');
     for line in remarks(judgement, command) {
-        let _ = writeln!(text, "- {}", plain(&line));
+        let _ = writeln!(text, "- {}", sanitize(&line));
     }
     text
 }
 
-/// The verdict for a pull request; `command` is what made it. Unchanged rows are folded. Where the
-/// text would outgrow a comment they are left out first, then the mildest findings, and the text
-/// says how many.
+/// The verdict for a pull request; `command` is the command that produced it. Unchanged rows are
+/// folded. If the text is too long for a comment, unchanged rows are omitted first, then the least
+/// important findings; the text says how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
-    let mut text = format!("**{}**\n", cell(&sentence(judgement)));
-    if let Some(course) = &judgement.course {
-        let _ = write!(text, "\n{}\n", cell(&arms(course)));
+    let mut text = format!("**{}**\n", escape_markdown(&sentence(judgement)));
+    if let Some(summary) = &judgement.pair {
+        let _ = write!(text, "\n{}\n", escape_markdown(&build_names(summary)));
     }
     let mut tail = String::from("\n");
     for line in shortened(remarks(judgement, command)) {
         let _ = writeln!(tail, "- {line}");
     }
-    let (findings, unchanged) = sorted(judgement);
-    let left = |text: &str| LONGEST.saturating_sub(text.len() + tail.len() + MARGIN);
+    let (findings, unchanged) = by_importance(judgement);
+    let left = |text: &str| MAX_MARKDOWN_CHARS.saturating_sub(text.len() + tail.len() + MARGIN);
     if !findings.is_empty() {
         let (table, out) = fitted(judgement, &findings, left(&text));
         let _ = write!(text, "\n{table}");
         if out > 0 {
             let _ = write!(
                 text,
-                "\n**{out} more findings, the mildest, are left out here; the JSON has them.**\n"
+                "\n**{out} more findings, the least important, are left out here; the JSON has them.**\n"
             );
         }
     }
@@ -68,16 +68,16 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
     text + &tail
 }
 
-/// Remarks as Markdown, without those in the middle that would be too many: what to do next and the
-/// commands stand last.
+/// Remarks as Markdown. If there are too many, those in the middle are omitted: next steps and
+/// commands stand at the end.
 fn shortened(lines: Vec<String>) -> Vec<String> {
     const LAST: usize = 10;
-    let mut lines: Vec<String> = lines.iter().map(|line| cell(line)).collect();
+    let mut lines: Vec<String> = lines.iter().map(|line| escape_markdown(line)).collect();
     let last = lines.split_off(lines.len().saturating_sub(LAST));
     let mut length: usize = last.iter().map(String::len).sum();
     let fits = |line: &&String| {
         length += line.len();
-        length <= LONGEST_REMARKS
+        length <= MAX_REMARK_CHARS
     };
     let kept = lines.iter().take_while(fits).count();
     let out = lines.len() - kept;
@@ -88,18 +88,18 @@ fn shortened(lines: Vec<String>) -> Vec<String> {
     lines.into_iter().chain(last).collect()
 }
 
-/// What is written around a table and is not counted with it.
+/// Space for the text around a table.
 const MARGIN: usize = 400;
 
-/// A table of as many findings as fit, from the first, and how many do not.
+/// A table of the first findings that fit, and the number of omitted ones.
 fn fitted(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String, usize) {
-    let mut rows: Vec<Vec<String>> = findings.iter().map(|finding| cells(finding)).collect();
+    let mut rows: Vec<Vec<String>> = findings.iter().map(|finding| table_row(finding)).collect();
     loop {
         let out = findings.len() - rows.len();
         if rows.is_empty() {
             return (String::new(), out);
         }
-        let table = table(Medium::Markdown, &header(judgement), &rows, NUMBERS);
+        let table = table(TextFormat::Markdown, &header(judgement), &rows, NUMBERS);
         if table.len() <= room {
             return (table, out);
         }
@@ -107,7 +107,7 @@ fn fitted(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String,
     }
 }
 
-/// The verdict with everything that went into it.
+/// The verdict with all data behind it.
 pub fn verdict_json(judgement: &Judgement) -> String {
     serde_json::to_string_pretty(judgement).expect("a judgement is plain data") + "\n"
 }

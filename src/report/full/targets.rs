@@ -1,34 +1,34 @@
-//! How a record stands to the targets, as measured and as projected to the machine that they were
-//! set for.
+//! Results against targets, as measured and as projected to the machine that the targets were set
+//! for.
 
 use crate::analysis::{Target, TargetResult, TargetVerdict, Topic, Unmeasurable};
-use crate::report::full::model::{Block, Cell, Section, Table, Text, Tone};
-use crate::report::full::paper::Paper;
+use crate::report::full::document::{Block, Cell, Section, Table, Text, Tone};
+use crate::report::full::render_context::RenderContext;
 use crate::report::words::Words;
 use crate::workload::metric;
 
-/// Whether a target says anything of the record's model, held as it is.
+/// Whether a target applies to the record's model and quantisation.
 pub(super) fn concerns(result: &TargetResult) -> bool {
     let other = [Unmeasurable::OtherModel, Unmeasurable::OtherQuant];
     !other.map(TargetVerdict::NotMeasurable).contains(&result.verdict)
 }
 
-pub(super) fn targets(paper: &Paper) -> Option<Section> {
-    let (words, lang) = (&paper.words.targets, paper.lang);
+pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
+    let (words, lang) = (&ctx.words.targets, ctx.lang);
     let (ours, others): (Vec<&TargetResult>, Vec<_>) =
-        paper.results.iter().partition(|result| concerns(result));
+        ctx.results.iter().partition(|result| concerns(result));
     let mut section = Section::new("targets", words.heading);
     if ours.is_empty() {
-        section.say(words.none, &[("all", &lang.count(others.len()))]);
+        section.paragraph(words.none, &[("all", &lang.count(others.len()))]);
         return Some(section);
     }
-    section.say(words.intro, &[]);
-    if let Some(reference) = &paper.reference {
-        let rate = lang.round_unit(reference.read_bytes_per_s / 1e9, "GB/s");
-        section.say(words.reference, &[("machine", &reference.machine), ("rate", &rate)]);
+    section.paragraph(words.intro, &[]);
+    if let Some(reference) = &ctx.reference {
+        let rate = lang.exact_with_unit(reference.read_bytes_per_s / 1e9, "GB/s");
+        section.paragraph(words.reference, &[("machine", &reference.machine), ("rate", &rate)]);
     }
     let header = [
-        paper.words.general.model,
+        ctx.words.general.model,
         words.what,
         words.target,
         words.raw,
@@ -39,80 +39,88 @@ pub(super) fn targets(paper: &Paper) -> Option<Section> {
     let mut table = Table::new(header, 2);
     table.right.retain(|column| [3, 5].contains(column));
     for result in &ours {
-        table.push(row(paper, result));
+        table.push(row(ctx, result));
     }
     section.push(table);
     for kind in [Unmeasurable::OtherModel, Unmeasurable::OtherQuant] {
-        let alike = others.iter().filter(|one| one.verdict == TargetVerdict::NotMeasurable(kind));
-        let count = alike.count();
+        let same_reason =
+            others.iter().filter(|one| one.verdict == TargetVerdict::NotMeasurable(kind));
+        let count = same_reason.count();
         if count > 0 {
-            let values = [("count", &*lang.count(count)), ("why", reason(paper.words, kind))];
-            section.push(Block::Paragraph { text: Text::fill(words.others, &values) });
+            let values = [("count", &*lang.count(count)), ("why", reason(ctx.words, kind))];
+            section.push(Block::Paragraph { text: Text::from_template(words.others, &values) });
         }
     }
     Some(section)
 }
 
-fn row(paper: &Paper, result: &TargetResult) -> Vec<Cell> {
-    let (words, lang) = (&paper.words.targets, paper.lang);
+fn row(ctx: &RenderContext, result: &TargetResult) -> Vec<Cell> {
+    let (words, lang) = (&ctx.words.targets, ctx.lang);
     let target = &result.target;
     let quant = target.quant.map_or(String::new(), |quant| format!(" {}", quant.name()));
     let model = format!("{}{quant}", target.model);
     let model = match &result.stands_in {
-        Some(shape) => Text::fill(words.stands_in, &[("model", &model), ("shape", shape)]),
+        Some(shape) => Text::from_template(words.stands_in, &[("model", &model), ("shape", shape)]),
         None => model.into(),
     };
     let name = result.metric.as_ref().or(target.metric.first());
     let many = [Topic::UseCase, Topic::Pipeline, Topic::Rag, Topic::Suitability];
-    let name = name.filter(|_| many.contains(&target.topic)); // The other topics say it themselves.
-    let metric = name.and_then(|name| metric(name)).map(|metric| lang.metric(metric));
+    let name = name.filter(|_| many.contains(&target.topic)); // Other topics name their metric.
+    let metric = name.and_then(|name| metric(name)).map(|metric| lang.metric_name(metric));
     let scenario = result.case.as_deref().or(target.scenario.as_deref());
-    let what = [Some(topic(paper.words, target.topic)), metric, scenario];
+    let what = [Some(topic(ctx.words, target.topic)), metric, scenario];
     let what = what.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let value = |value: Option<f64>| match value {
         Some(value) => Cell::from(lang.with_unit(value, target.unit.name())),
-        None => paper.missing(),
+        None => ctx.missing(),
     };
     vec![
         model.into(),
         what.into(),
-        bounds(paper, target).into(),
+        bounds(ctx, target).into(),
         value(result.value),
-        verdict(paper, result.verdict, result.why.as_deref()),
+        verdict(ctx, result.verdict, result.why.as_deref()),
         value(result.scaled),
         match (result.verdict, result.scaled_verdict) {
-            (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => paper.missing(),
-            (_, TargetVerdict::NotMeasurable(why)) => reason(paper.words, why).into(),
-            (_, scaled) => verdict(paper, scaled, None),
+            (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => ctx.missing(),
+            (_, TargetVerdict::NotMeasurable(why)) => reason(ctx.words, why).into(),
+            (_, scaled) => verdict(ctx, scaled, None),
         },
     ]
 }
 
-fn bounds(paper: &Paper, target: &Target) -> Text {
-    let (words, lang) = (&paper.words.targets, paper.lang);
+fn bounds(ctx: &RenderContext, target: &Target) -> Text {
+    let (words, lang) = (&ctx.words.targets, ctx.lang);
     let unit = target.unit.name();
     match (target.min, target.max) {
         (Some(low), Some(high)) => {
-            let (low, high) = (lang.round(low), lang.round(high));
-            Text::fill(words.range, &[("low", &low), ("high", &high), ("unit", lang.unit(unit))])
+            let (low, high) = (lang.exact(low), lang.exact(high));
+            Text::from_template(
+                words.range,
+                &[("low", &low), ("high", &high), ("unit", lang.unit(unit))],
+            )
         }
-        (Some(low), None) => Text::fill(words.at_least, &[("low", &lang.round_unit(low, unit))]),
-        (None, Some(high)) => Text::fill(words.at_most, &[("high", &lang.round_unit(high, unit))]),
+        (Some(low), None) => {
+            Text::from_template(words.at_least, &[("low", &lang.exact_with_unit(low, unit))])
+        }
+        (None, Some(high)) => {
+            Text::from_template(words.at_most, &[("high", &lang.exact_with_unit(high, unit))])
+        }
         (None, None) => "".into(),
     }
 }
 
-/// What became of a target. What could not be measured is no miss, and what was missed is no
-/// regression: neither is alarming.
-fn verdict(paper: &Paper, verdict: TargetVerdict, said: Option<&str>) -> Cell {
-    let words = &paper.words.targets;
+/// The result of a target. Neither an unmeasurable nor a missed target is a regression, so neither
+/// is shown in red.
+fn verdict(ctx: &RenderContext, verdict: TargetVerdict, detail: Option<&str>) -> Cell {
+    let words = &ctx.words.targets;
     match verdict {
         TargetVerdict::Met => Cell::new(words.met, Tone::Good),
         TargetVerdict::NotMet => Cell::new(words.not_met, Tone::Unsure),
         TargetVerdict::NotMeasurable(why) => {
-            let kind = reason(paper.words, why);
-            let why = said.map_or_else(|| kind.into(), |said| format!("{kind} ({said})"));
-            Cell::from(Text::fill(words.not_measurable, &[("why", &why)]))
+            let kind = reason(ctx.words, why);
+            let why = detail.map_or_else(|| kind.into(), |detail| format!("{kind} ({detail})"));
+            Cell::from(Text::from_template(words.not_measurable, &[("why", &why)]))
         }
     }
 }

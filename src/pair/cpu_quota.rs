@@ -1,5 +1,5 @@
-//! A limit of CPU time on workers, as a container has one: the kernel's own where it lets us make a
-//! control group, an imitation by stopping and continuing the processes otherwise.
+//! A CPU quota of the workers, like that of a container: a cgroup where the kernel lets us make one,
+//! otherwise an imitation that stops and continues the processes (SIGSTOP, SIGCONT).
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,82 +11,82 @@ use std::{fs, thread};
 use crate::error::Result;
 use crate::suite;
 
-/// The period of the kernel's CFS bandwidth control by default: what is not used in it is lost.
+/// The default period of the kernel's CFS bandwidth control; unused time expires with it.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// A limit of CPU time that processes are put under; it ends when it is dropped.
-pub(super) enum Quota {
-    /// A control group of the kernel.
-    Group { folder: PathBuf, processes: PathBuf },
-    /// All processes stopped for a part of each period.
-    Signals { held: Arc<Held>, thread: Option<JoinHandle<()>> },
+/// A limit of CPU time on processes; it ends when it is dropped.
+pub(super) enum CpuQuota {
+    /// A cgroup.
+    Cgroup { folder: PathBuf, processes: PathBuf },
+    /// All processes are stopped for a part of each period.
+    Signals { limited: Arc<StoppedProcesses>, thread: Option<JoinHandle<()>> },
 }
 
-/// Processes that are stopped and continued.
+/// Processes that are stopped and continued in each period.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct StoppedProcesses {
     processes: Mutex<Vec<u32>>,
     over: AtomicBool,
 }
 
-impl Quota {
-    /// Limits whatever is put under it to this share of all CPUs.
+impl CpuQuota {
+    /// A limit to this share of all CPUs.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub(super) fn new(share: f64) -> Result<Self> {
-        if let Some(group) = group(share) {
-            return Ok(group);
+        if let Some(cgroup) = cgroup(share) {
+            return Ok(cgroup);
         }
-        let held = Arc::<Held>::default();
-        let inner = held.clone();
+        let limited = Arc::<StoppedProcesses>::default();
+        let inner = limited.clone();
         let thread = suite::thread(move || inner.run(share))?;
-        Ok(Self::Signals { held, thread: Some(thread) })
+        Ok(Self::Signals { limited, thread: Some(thread) })
     }
 
-    /// How it is done, for people.
-    pub(super) fn way(&self) -> &'static str {
+    /// How the limit is enforced, for people.
+    pub(super) fn method(&self) -> &'static str {
         match self {
-            Self::Group { .. } => "by a control group",
+            Self::Cgroup { .. } => "by a control group",
             Self::Signals { .. } => "by stopping and continuing the processes",
         }
     }
 
-    /// Puts a process under the limit.
-    pub(super) fn hold(&self, process: u32) -> std::io::Result<()> {
+    /// Limits a process.
+    pub(super) fn limit(&self, process: u32) -> std::io::Result<()> {
         match self {
-            Self::Group { processes, .. } => fs::write(processes, process.to_string()),
-            Self::Signals { held, .. } => {
-                held.lock().push(process);
+            Self::Cgroup { processes, .. } => fs::write(processes, process.to_string()),
+            Self::Signals { limited, .. } => {
+                limited.lock().push(process);
                 Ok(())
             }
         }
     }
 
-    /// Lets all processes go, before they end: their numbers may be those of others later.
+    /// Releases all processes. Call it before they end, because the system reuses process ids.
     pub(super) fn release(&self) {
-        if let Self::Signals { held, .. } = self {
-            let mut processes = held.lock();
+        if let Self::Signals { limited, .. } = self {
+            let mut processes = limited.lock();
             processes.iter().for_each(|process| signal(*process, Signal::Continue));
             processes.clear();
         }
     }
 }
 
-impl Drop for Quota {
+impl Drop for CpuQuota {
     fn drop(&mut self) {
         self.release();
         match self {
-            Self::Group { folder, .. } => drop(fs::remove_dir(folder)),
-            Self::Signals { held, thread } => {
-                held.over.store(true, Ordering::Relaxed);
+            Self::Cgroup { folder, .. } => drop(fs::remove_dir(folder)),
+            Self::Signals { limited, thread } => {
+                limited.over.store(true, Ordering::Relaxed);
                 let _ = thread.take().map(JoinHandle::join);
             }
         }
     }
 }
 
-impl Held {
+impl StoppedProcesses {
     fn lock(&self) -> MutexGuard<'_, Vec<u32>> {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,14 +101,13 @@ impl Held {
     }
 }
 
-/// A control group with a CPU quota, of version 2 or 1 of the interface; `None` where none can be
-/// made.
-fn group(share: f64) -> Option<Quota> {
+/// A cgroup (version 2 or 1) with a CPU quota; `None` where none can be made.
+fn cgroup(share: f64) -> Option<CpuQuota> {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     let period = PERIOD.as_micros();
     let quota = (share * cpus as f64 * period as f64) as u64;
     let name = format!("candlemark-{}", std::process::id());
-    let made = |parent: &str, limits: &[(&str, String)]| {
+    let create = |parent: &str, limits: &[(&str, String)]| {
         let folder = PathBuf::from(parent).join(&name);
         fs::create_dir(&folder).ok()?;
         let written = limits.iter().all(|(file, value)| {
@@ -120,12 +119,12 @@ fn group(share: f64) -> Option<Quota> {
             return None;
         }
         let processes = folder.join("cgroup.procs");
-        Some(Quota::Group { folder, processes })
+        Some(CpuQuota::Cgroup { folder, processes })
     };
-    made("/sys/fs/cgroup", &[("cpu.max", format!("{quota} {period}"))]).or_else(|| {
+    create("/sys/fs/cgroup", &[("cpu.max", format!("{quota} {period}"))]).or_else(|| {
         let limits =
             [("cpu.cfs_period_us", period.to_string()), ("cpu.cfs_quota_us", quota.to_string())];
-        made("/sys/fs/cgroup/cpu", &limits)
+        create("/sys/fs/cgroup/cpu", &limits)
     })
 }
 
@@ -143,7 +142,7 @@ fn signal(process: u32, signal: Signal) {
         Signal::Continue => rustix::process::Signal::CONT,
     };
     let process = i32::try_from(process).ok().and_then(Pid::from_raw);
-    // A process that has ended by itself is no fault of the limit.
+    // The process may have ended by itself.
     let _ = process.map(|process| rustix::process::kill_process(process, signal));
 }
 
@@ -158,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// CPU time of a process in clock ticks, a hundredth of a second each.
+    /// CPU time of a process in clock ticks of a hundredth of a second.
     fn ticks(process: u32) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -166,13 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_stopped_for_most_of_the_time_does_little_and_is_let_go() {
-        let held = Arc::<Held>::default();
-        let inner = held.clone();
+    fn a_stopped_process_uses_little_cpu_time_and_is_released() {
+        let limited = Arc::<StoppedProcesses>::default();
+        let inner = limited.clone();
         let thread = thread::spawn(move || inner.run(0.1));
-        let quota = Quota::Signals { held, thread: Some(thread) };
+        let quota = CpuQuota::Signals { limited, thread: Some(thread) };
         let mut busy = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
-        quota.hold(busy.id()).unwrap();
+        quota.limit(busy.id()).unwrap();
         let began = Instant::now();
         thread::sleep(Duration::from_millis(1500));
         let share = ticks(busy.id()) as f64 / 100.0 / began.elapsed().as_secs_f64();
@@ -182,17 +181,17 @@ mod tests {
         busy.kill().unwrap();
         busy.wait().unwrap();
         assert!(share < 0.5, "a tenth was allowed, {share:.2} was used");
-        assert!(!stat.contains(") T "), "it is not left stopped: {stat}");
+        assert!(!stat.contains(") T "), "it must not stay stopped: {stat}");
     }
 
     #[test]
-    fn a_control_group_is_removed_where_one_can_be_made() {
-        let Some(quota) = group(0.5) else {
-            let why = "no control group with a CPU quota can be made here";
+    fn the_cgroup_is_removed_with_the_quota() {
+        let Some(quota) = cgroup(0.5) else {
+            let why = "no cgroup with a CPU quota can be made here";
             let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
             return;
         };
-        let Quota::Group { folder, .. } = &quota else { unreachable!("it is a group") };
+        let CpuQuota::Cgroup { folder, .. } = &quota else { unreachable!("it is a cgroup") };
         let folder = folder.clone();
         assert!(folder.exists());
         drop(quota);

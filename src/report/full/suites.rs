@@ -1,29 +1,28 @@
-//! What was tried many times or to its limits: one request over and over, requests until something
-//! gives way, documents in pipelines, texts scored against f32.
+//! Sections on suites other than categories and lengths: consistency, stress, pipelines, quality.
 
 use crate::analysis::{Consistency, Distribution, PipelineRow, Spread, StressRow};
-use crate::record::Outcome;
-use crate::report::full::model::{Block, Cell, Section, Table, Text};
-use crate::report::full::paper::{MS, Paper};
+use crate::record::StressOutcome;
+use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::full::render_context::{MS, RenderContext};
 use crate::report::words::Words;
 
-pub(super) fn consistency(paper: &Paper) -> Option<Section> {
-    let (words, lang) = (&paper.words.consistency, paper.lang);
-    let all = &paper.analysis.consistency;
+pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
+    let (words, lang) = (&ctx.words.consistency, ctx.lang);
+    let all = &ctx.analysis.consistency;
     let mut section = Section::new("consistency", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     for one in all {
-        section.push(times(paper, one));
+        section.push(times(ctx, one));
         let mut items = Vec::new();
         if let Some(fit) = &one.drift {
-            let value = paper.slope(fit, MS).text.letters();
-            items.push(Text::fill(words.drift, &[("value", &value)]));
+            let value = ctx.slope(fit, MS).text.plain_text();
+            items.push(Text::from_template(words.drift, &[("value", &value)]));
         }
         if let Some(stalls) = one.stalls {
             let count = lang.count(stalls as usize);
-            items.push(Text::fill(words.stalls, &[("count", &count)]));
+            items.push(Text::from_template(words.stalls, &[("count", &count)]));
         }
-        let answers = paper.record.case(&one.id).and_then(|case| case.output_sha256.as_ref());
+        let answers = ctx.record.case(&one.id).and_then(|case| case.output_sha256.as_ref());
         if one.state.is_valid() && answers.is_some() {
             items.push(words.same.into());
         }
@@ -34,8 +33,8 @@ pub(super) fn consistency(paper: &Paper) -> Option<Section> {
     (!all.is_empty()).then_some(section)
 }
 
-fn times(paper: &Paper, one: &Consistency) -> Table {
-    let (words, latency) = (&paper.words.consistency, &paper.words.latency);
+fn times(ctx: &RenderContext, one: &Consistency) -> Table {
+    let (words, latency) = (&ctx.words.consistency, &ctx.words.latency);
     let header = [
         words.what,
         latency.count,
@@ -55,33 +54,33 @@ fn times(paper: &Paper, one: &Consistency) -> Table {
     let rows = [(latency.e2e, one.e2e_s), (latency.ttft, one.ttft_s)];
     for (name, of) in rows.into_iter().filter_map(|(name, of)| Some((name, of?))) {
         let Distribution { mean, median, sd, min, max, .. } = of;
-        let ms = |value: Option<f64>| paper.number(&one.state, value.map(|value| value * MS));
+        let ms = |value: Option<f64>| ctx.number(&one.state, value.map(|value| value * MS));
         let variation = sd.filter(|_| mean > 0.0).map(|sd| sd / mean);
         table.push([
             name.into(),
-            paper.lang.count(of.count).into(),
+            ctx.lang.count(of.count).into(),
             ms(Some(mean)),
             ms(sd),
-            paper.share(&one.state, variation),
+            ctx.share(&one.state, variation),
             ms(Some(min)),
             ms(Some(median)),
             ms(of.p90),
             ms(of.p95),
             ms(of.p99),
             ms(Some(max)),
-            paper.number(&one.state, of.p95_over_p50().filter(|_| one.state.is_valid())),
+            ctx.number(&one.state, of.p95_over_p50().filter(|_| one.state.is_valid())),
         ]);
     }
     table
 }
 
-pub(super) fn stress(paper: &Paper) -> Option<Section> {
-    let words = &paper.words.stress;
-    let rows = &paper.analysis.stress;
+pub(super) fn stress(ctx: &RenderContext) -> Option<Section> {
+    let words = &ctx.words.stress;
+    let rows = &ctx.analysis.stress;
     let mut section = Section::new("stress", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     let header = [
-        paper.words.frame.scenario,
+        ctx.words.frame.scenario,
         words.limit,
         words.requests,
         words.answered,
@@ -95,25 +94,25 @@ pub(super) fn stress(paper: &Paper) -> Option<Section> {
     ];
     let mut table = Table::new(header, 1);
     for row in rows {
-        table.push(outcomes(paper, row));
+        table.push(outcomes(ctx, row));
     }
     section.push(table);
-    let reasons = reasons(paper);
+    let reasons = reasons(ctx);
     if !reasons.rows.is_empty() {
         section.push(reasons);
     }
     (!rows.is_empty()).then_some(section)
 }
 
-fn outcomes(paper: &Paper, row: &StressRow) -> Vec<Cell> {
+fn outcomes(ctx: &RenderContext, row: &StressRow) -> Vec<Cell> {
     let of = &row.outcomes;
-    let count = |count: usize| Cell::from(paper.lang.count(count));
-    let known = |tokens: Option<usize>| tokens.map_or_else(|| paper.missing(), count);
-    let growth = paper.reading(&row.state, &row.mem_slope_bytes_per_request, 1.0 / 1024.0);
+    let count = |count: usize| Cell::from(ctx.lang.count(count));
+    let known = |tokens: Option<usize>| tokens.map_or_else(|| ctx.missing(), count);
+    let growth = ctx.reading(&row.state, &row.mem_slope_bytes_per_request, 1.0 / 1024.0);
     let limit = row.memory_limit.as_deref();
     vec![
         row.name.as_str().into(),
-        limit.map_or_else(|| paper.missing(), Cell::from),
+        limit.map_or_else(|| ctx.missing(), Cell::from),
         count(of.total()),
         count(of.answered),
         count(of.refused),
@@ -126,41 +125,43 @@ fn outcomes(paper: &Paper, row: &StressRow) -> Vec<Cell> {
     ]
 }
 
-fn outcome(words: &Words, outcome: Outcome) -> &'static str {
+fn outcome(words: &Words, outcome: StressOutcome) -> &'static str {
     match outcome {
-        Outcome::Answered => words.stress.answered,
-        Outcome::Refused => words.stress.refused,
-        Outcome::OutOfMemory => words.stress.oom,
-        Outcome::TimedOut => words.stress.timed_out,
-        Outcome::Failed => words.stress.failed,
+        StressOutcome::Answered => words.stress.answered,
+        StressOutcome::Refused => words.stress.refused,
+        StressOutcome::OutOfMemory => words.stress.oom,
+        StressOutcome::TimedOut => words.stress.timed_out,
+        StressOutcome::Failed => words.stress.failed,
     }
 }
 
-/// Why requests were not answered, each reason once with the shortest prompt that met it.
-fn reasons(paper: &Paper) -> Table {
-    let words = &paper.words.stress;
-    let header =
-        [words.outcome, paper.words.frame.scenario, paper.words.scenarios.prompt, words.why];
+/// Why requests were not answered: each reason once, with the shortest prompt that met it.
+fn reasons(ctx: &RenderContext) -> Table {
+    let words = &ctx.words.stress;
+    let header = [words.outcome, ctx.words.frame.scenario, ctx.words.scenarios.prompt, words.why];
     let mut table = Table::new(header, 2);
     table.right.pop();
-    for row in &paper.analysis.stress {
-        let mut seen: Vec<(Outcome, &str, usize)> = Vec::new();
+    for row in &ctx.analysis.stress {
+        let mut seen: Vec<(StressOutcome, &str, usize)> = Vec::new();
         for request in row.requests.iter().flatten() {
             let why = request.why.as_deref().unwrap_or("");
-            if request.outcome == Outcome::Answered {
+            if request.outcome == StressOutcome::Answered {
                 continue;
             }
-            match seen.iter_mut().find(|(what, said, _)| (*what, *said) == (request.outcome, why)) {
+            match seen
+                .iter_mut()
+                .find(|(outcome, reason, _)| (*outcome, *reason) == (request.outcome, why))
+            {
                 Some((_, _, tokens)) => *tokens = request.prompt_tokens.min(*tokens),
                 None => seen.push((request.outcome, why, request.prompt_tokens)),
             }
         }
         for (what, why, tokens) in seen {
-            let why = if why.is_empty() { paper.words.absent.no_reason } else { why };
+            let why = if why.is_empty() { ctx.words.absent.no_reason } else { why };
             table.push([
-                outcome(paper.words, what).to_owned(),
+                outcome(ctx.words, what).to_owned(),
                 row.name.clone(),
-                paper.lang.count(tokens),
+                ctx.lang.count(tokens),
                 why.to_owned(),
             ]);
         }
@@ -168,16 +169,16 @@ fn reasons(paper: &Paper) -> Table {
     table
 }
 
-pub(super) fn pipelines(paper: &Paper) -> Option<Section> {
-    let words = &paper.words.pipelines;
-    let rows = &paper.analysis.pipelines;
+pub(super) fn pipelines(ctx: &RenderContext) -> Option<Section> {
+    let words = &ctx.words.pipelines;
+    let rows = &ctx.analysis.pipelines;
     let mut section = Section::new("pipelines", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     let header = [
-        paper.words.frame.scenario,
+        ctx.words.frame.scenario,
         words.items,
-        paper.words.scenarios.batch,
-        paper.words.scenarios.generated,
+        ctx.words.scenarios.batch,
+        ctx.words.scenarios.generated,
         words.per_min,
         words.chunks,
         words.whole,
@@ -186,24 +187,24 @@ pub(super) fn pipelines(paper: &Paper) -> Option<Section> {
     for row in rows {
         table.push([
             row.name.as_str().into(),
-            paper.count(row.items),
-            paper.lang.count(row.batch).into(),
-            paper.lang.count(row.new_tokens).into(),
-            paper.spread(&row.state, row.items_per_min, 1.0),
-            paper.spread(&row.state, row.chunks_per_min, 1.0),
-            paper.spread(&row.state, row.e2e_s, 1.0),
+            ctx.count(row.items),
+            ctx.lang.count(row.batch).into(),
+            ctx.lang.count(row.new_tokens).into(),
+            ctx.spread(&row.state, row.items_per_min, 1.0),
+            ctx.spread(&row.state, row.chunks_per_min, 1.0),
+            ctx.spread(&row.state, row.e2e_s, 1.0),
         ]);
     }
     section.push(table);
     for row in rows.iter().filter(|row| row.search_s.is_some()) {
-        section.push(stages(paper, row));
+        section.push(stages(ctx, row));
     }
     (!rows.is_empty()).then_some(section)
 }
 
-/// From a question to its answer, one stage a row.
-fn stages(paper: &Paper, row: &PipelineRow) -> Table {
-    let words = &paper.words.pipelines;
+/// The stages of retrieval-augmented generation, one per row.
+fn stages(ctx: &RenderContext, row: &PipelineRow) -> Table {
+    let words = &ctx.words.pipelines;
     let mut table = Table::new([words.stage, words.stage_ms], 1);
     table.caption = Some(words.rag.into());
     let stages: [(&str, Option<Spread>); 9] = [
@@ -219,34 +220,34 @@ fn stages(paper: &Paper, row: &PipelineRow) -> Table {
     ];
     for (name, spread) in stages {
         let metric = crate::workload::metric(name).expect("stages are metrics");
-        let value = paper.spread(&row.state, spread, metric.scale);
-        table.push([paper.lang.metric(metric).into(), value]);
+        let value = ctx.spread(&row.state, spread, metric.scale);
+        table.push([ctx.lang.metric_name(metric).into(), value]);
     }
     table
 }
 
-pub(super) fn quality(paper: &Paper) -> Option<Section> {
-    let words = &paper.words.quality;
-    let rows = &paper.analysis.quality;
+pub(super) fn quality(ctx: &RenderContext) -> Option<Section> {
+    let words = &ctx.words.quality;
+    let rows = &ctx.analysis.quality;
     let mut section = Section::new("quality", words.heading);
-    section.say(words.intro, &[]);
+    section.paragraph(words.intro, &[]);
     for row in rows {
-        let mut table = Table::new([paper.words.frame.metric, paper.words.frame.value], 1);
+        let mut table = Table::new([ctx.words.frame.metric, ctx.words.frame.value], 1);
         table.caption = Some(row.id.as_str().into());
         for (name, value) in &row.labels {
             table.push([name.as_str(), value.as_str()]);
         }
-        table.push([words.tokens.into(), paper.count(row.tokens)]);
+        table.push([words.tokens.into(), ctx.count(row.tokens)]);
         for (name, reading) in [
             ("top1_agreement", &row.top1_agreement),
             ("kl_nats", &row.kl_nats),
             ("perplexity", &row.perplexity),
             ("perplexity_f32", &row.perplexity_f32),
         ] {
-            let (name, value) = paper.named(name, &row.state, reading);
-            table.push([name.into(), value.unwrap_or_else(|| paper.missing())]);
+            let (name, value) = ctx.labelled(name, &row.state, reading);
+            table.push([name.into(), value.unwrap_or_else(|| ctx.missing())]);
         }
-        table.push([words.ratio.into(), paper.number(&row.state, row.perplexity_ratio)]);
+        table.push([words.ratio.into(), ctx.number(&row.state, row.perplexity_ratio)]);
         section.push(table);
     }
     (!rows.is_empty()).then_some(section)

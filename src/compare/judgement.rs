@@ -1,0 +1,269 @@
+//! The document that a comparison results in: findings, notes and what they amount to.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::compare::{Difference, Evidence, Interval, Outcome, Policy, Verdict, Why};
+use crate::record::Record;
+use crate::record::pair::{Arm, Ended};
+use crate::workload::Metric;
+
+/// Version of the JSON form of a [`Judgement`].
+pub const SCHEMA: u32 = 1;
+
+/// How a metric changed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Change {
+    /// Centre of the base's blocks, in the metric's stored unit.
+    pub base: f64,
+    /// Centre of the run's blocks, in the metric's stored unit.
+    pub current: f64,
+    /// ln(cost now / cost before).
+    pub theta: f64,
+    /// θ after the change that the reference kernels show of the machine is subtracted; no verdict
+    /// rests on it. `None` where some block lacks them, and for memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalised: Option<f64>,
+    /// The limit, as a share of the metric's own value.
+    pub limit: f64,
+    /// The limit as a change of ln cost.
+    pub margin: f64,
+    /// How precisely θ is known; `None` where the variance between processes cannot be estimated.
+    pub evidence: Option<Evidence>,
+}
+
+/// The verdict on one metric, or on a whole scenario, with its numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// The scenario's id.
+    pub scenario: String,
+    /// The metric; `None` when the verdict is on the whole scenario.
+    #[serde(serialize_with = "optional_metric_name")]
+    pub metric: Option<&'static Metric>,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How the metric changed, where both sides have it.
+    pub change: Option<Change>,
+    /// Block values of the base, in the metric's stored unit.
+    pub base_blocks: Vec<f64>,
+    /// Block values of the run, in the metric's stored unit.
+    pub current_blocks: Vec<f64>,
+    /// Block effects, changes of ln cost; empty for a stored baseline, whose blocks are not paired.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<f64>,
+}
+
+impl Finding {
+    /// A verdict that rests on no numbers.
+    pub(super) fn without_numbers(
+        scenario: &str,
+        metric: Option<&'static Metric>,
+        verdict: Verdict,
+    ) -> Self {
+        Self {
+            scenario: scenario.into(),
+            metric,
+            verdict,
+            change: None,
+            base_blocks: Vec::new(),
+            current_blocks: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+}
+
+fn optional_metric_name<S: serde::Serializer>(
+    metric: &Option<&'static Metric>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    metric.map(|metric| metric.name).serialize(serializer)
+}
+
+/// When the judged numbers were measured, for report formats that have a field for it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MeasurementTimes {
+    /// When the last session began: UTC, RFC 3339; `None` where nothing was measured.
+    pub started: Option<String>,
+    /// Seconds of all measured generations, by scenario; absent without end-to-end times.
+    pub seconds: BTreeMap<String, f64>,
+}
+
+impl MeasurementTimes {
+    /// Of a run.
+    pub(super) fn of_record(record: &Record) -> Self {
+        let mut seconds = BTreeMap::new();
+        for case in &record.scenarios {
+            let samples = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
+            let all: f64 = samples.flatten().sum();
+            if all > 0.0 && all.is_finite() {
+                seconds.insert(case.id.clone(), all);
+            }
+        }
+        Self { started: record.sessions.last().map(|last| last.started.clone()), seconds }
+    }
+}
+
+/// A metric that has changed since the release by more than one change may. Baselines follow what
+/// was accepted, so 4 % per change would pass for ever; the release stays where it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Drift {
+    /// The scenario's id.
+    pub scenario: String,
+    /// The metric.
+    #[serde(serialize_with = "metric_name")]
+    pub metric: &'static Metric,
+    /// ln(cost now / cost at the release).
+    pub theta: f64,
+    /// The limit of one change, as a share of the metric's own value.
+    pub limit: f64,
+    /// The limit of one change, as a change of ln cost.
+    pub margin: f64,
+    /// Beyond twice the limit: a warning rather than a remark.
+    pub warns: bool,
+}
+
+fn metric_name<S: serde::Serializer>(
+    metric: &&'static Metric,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    metric.name.serialize(serializer)
+}
+
+/// What a pair adds to a judgement.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PairSummary {
+    /// The build that the candidate is compared with.
+    pub base: Arm,
+    /// The build that is judged.
+    pub candidate: Arm,
+    /// The command that measured.
+    pub command: String,
+    /// Seed of all random orders.
+    pub seed: u64,
+    /// Number of blocks that count.
+    pub blocks: usize,
+    /// Why blocks were rejected, one entry per rejected block.
+    pub rejected: Vec<String>,
+    /// The base against a copy of itself; empty where no null control was measured.
+    pub null: Vec<NullControl>,
+    /// Why measuring ended.
+    pub ended: Ended,
+    /// Seconds spent starting processes and loading the model.
+    pub load_s: f64,
+    /// Seconds spent warming up.
+    pub warm_up_s: f64,
+    /// Seconds spent in turns.
+    pub turns_s: f64,
+    /// Seconds in all.
+    pub total_s: f64,
+    /// Undecided scenarios, which are measured further.
+    pub open: Vec<String>,
+}
+
+/// The null control: the base against a copy of its own binary. Any change is the machine's doing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NullControl {
+    /// The scenario's id.
+    pub scenario: String,
+    /// The metric's name.
+    pub metric: &'static str,
+    /// ln(cost of the copy / cost of the base).
+    pub theta: f64,
+    /// Its 99 % confidence interval.
+    pub interval: Interval,
+    /// Significant and more than 1 %.
+    pub contaminated: bool,
+}
+
+/// The result of a comparison.
+#[derive(Debug, Clone, Serialize)]
+pub struct Judgement {
+    /// Version of this form, [`SCHEMA`].
+    pub schema: u32,
+    /// What all verdicts amount to.
+    pub outcome: Outcome,
+    /// Why nothing was judged; `None` where something was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many metrics were judged together, the m of Bonferroni's correction.
+    pub judged: usize,
+    /// What differs between the two sides beside the numbers.
+    pub differences: Vec<Difference>,
+    /// What a reader has to know: an injected slowdown, an uncalibrated baseline, drift of the
+    /// machine.
+    pub notes: Vec<String>,
+    /// In the order of the suite.
+    pub findings: Vec<Finding>,
+    /// Metrics that have drifted beyond their limit since the release. Decides nothing.
+    pub drift: Vec<Drift>,
+    /// The limits and levels that were applied.
+    pub policy: Policy,
+    /// The commit that the baseline was built from, with which it can be built again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baseline_commit: Option<String>,
+    /// How two builds were measured in turns; `None` for a record against a baseline.
+    #[serde(rename = "course", skip_serializing_if = "Option::is_none")]
+    pub pair: Option<PairSummary>,
+    /// Not in the JSON form: the records have it.
+    #[serde(skip)]
+    pub measured: MeasurementTimes,
+}
+
+impl Judgement {
+    /// A judgement that judges nothing. The first line of `why` is the reason, all of them are
+    /// notes.
+    pub fn without_findings(outcome: Outcome, why: &str, policy: &Policy) -> Self {
+        let lines = why.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let notes: Vec<String> = lines.map(str::to_owned).collect();
+        Self {
+            schema: SCHEMA,
+            outcome,
+            reason: Some(notes.first().map_or("", |line| line.trim_end_matches(':')).to_owned()),
+            judged: 0,
+            differences: Vec::new(),
+            notes,
+            findings: Vec::new(),
+            drift: Vec::new(),
+            policy: policy.clone(),
+            baseline_commit: None,
+            pair: None,
+            measured: MeasurementTimes::default(),
+        }
+    }
+
+    /// Scenarios that further blocks of the run may decide. More blocks do not help where the
+    /// baseline has too few, nor where sessions vary by so much that the irreducible part of the
+    /// interval alone exceeds the limit.
+    pub fn open(&self) -> Vec<&str> {
+        let mut open: Vec<&str> = Vec::new();
+        for finding in &self.findings {
+            let why = match finding.verdict {
+                Verdict::Inconclusive(Why::Uncalibrated | Why::Implausible) => continue,
+                Verdict::Inconclusive(why) => why,
+                _ => continue,
+            };
+            let hopeless = finding.change.as_ref().is_some_and(|change| {
+                change.evidence.is_some_and(|evidence| {
+                    let half_width = (evidence.pass_bound - change.theta) / evidence.standard_error
+                        * evidence.irreducible_error;
+                    why == Why::Noisy && half_width > change.margin
+                })
+            });
+            if !hopeless && !open.contains(&finding.scenario.as_str()) {
+                open.push(&finding.scenario);
+            }
+        }
+        open
+    }
+}
+
+/// What the findings amount to together.
+pub(super) fn overall_outcome(
+    findings: &[Finding],
+    incomparable: bool,
+    policy: &Policy,
+) -> Outcome {
+    let each = findings.iter().map(|finding| finding.verdict.outcome(policy));
+    each.chain(incomparable.then_some(Outcome::NotComparable)).max().unwrap_or(Outcome::Pass)
+}

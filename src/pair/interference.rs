@@ -1,0 +1,194 @@
+//! Interference: threads that use a CPU or memory bandwidth on a schedule, so that rules can be
+//! tested on a machine as noisy as real ones.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::error::Result;
+use crate::pair::cpu_quota::CpuQuota;
+use crate::record::pool::NoiseLevel;
+
+/// The conditions under which blocks are recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Environment {
+    /// Its name.
+    pub name: String,
+    /// How noisy it makes the machine.
+    pub noise: NoiseLevel,
+    /// A description for people.
+    pub about: &'static str,
+    interference: Option<Interference>,
+}
+
+impl Environment {
+    /// No interference but that of the host itself.
+    pub fn quiet(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            noise: NoiseLevel::Quiet,
+            about: "nothing beside the blocks but what the host itself does",
+            interference: None,
+        }
+    }
+
+    /// The CPU quota of the workers, if the environment has one.
+    pub(super) fn quota(&self) -> Result<Option<CpuQuota>> {
+        match self.interference {
+            Some(Interference::Quota(share)) => CpuQuota::new(share).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Interference {
+    /// Uses one CPU in bursts of 1 to 10 s, for this share of the time.
+    Bursts(Resource, f64),
+    /// Uses a share of one CPU that grows from none to this over the run.
+    Ramp(f64),
+    /// Uses this share of one CPU from the middle of the run on.
+    Step(f64),
+    /// Limits the workers to this share of all CPUs.
+    Quota(f64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Resource {
+    Cpu,
+    Bandwidth,
+}
+
+/// The environments of a pool.
+pub fn environments() -> Vec<Environment> {
+    use NoiseLevel::{Hostile, Typical};
+    let noisy = [
+        (
+            "bursts",
+            Typical,
+            "one CPU is taken in bursts of 1 to 10 s, a tenth of the time",
+            Interference::Bursts(Resource::Cpu, 0.1),
+        ),
+        (
+            "drift",
+            Typical,
+            "a growing share of one CPU is taken, from none to a third",
+            Interference::Ramp(0.33),
+        ),
+        (
+            "step",
+            Typical,
+            "from the middle on, a quarter of one CPU is taken",
+            Interference::Step(0.25),
+        ),
+        (
+            "cpu-hog",
+            Hostile,
+            "one CPU is taken in bursts of 1 to 10 s, half of the time",
+            Interference::Bursts(Resource::Cpu, 0.5),
+        ),
+        (
+            "bandwidth-hog",
+            Hostile,
+            "one CPU streams memory in bursts of 1 to 10 s, half of the time",
+            Interference::Bursts(Resource::Bandwidth, 0.5),
+        ),
+        (
+            "quota",
+            Hostile,
+            "the workers may have three quarters of the CPUs' time, in periods of 0.1 s",
+            Interference::Quota(0.75),
+        ),
+    ];
+    let noisy = noisy.into_iter().map(|(name, noise, about, interference)| Environment {
+        name: name.into(),
+        noise,
+        about,
+        interference: Some(interference),
+    });
+    std::iter::once(Environment::quiet("quiet")).chain(noisy).collect()
+}
+
+/// Runs `work` with the environment's interference beside it. `work` keeps `progress` up to date: the
+/// share of it that is done, in thousandths.
+pub(super) fn run_with_interference<T>(
+    environment: &Environment,
+    seed: u64,
+    progress: &AtomicUsize,
+    work: impl FnOnce() -> T,
+) -> T {
+    /// Ends the interference, also when the work panics.
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let over = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = End(over);
+        let threaded = |one: &Interference| !matches!(one, Interference::Quota(_));
+        if let Some(interference) = environment.interference.filter(threaded) {
+            scope.spawn(move || interference.run(seed, over, progress));
+        }
+        work()
+    })
+}
+
+/// The period over which a share of a CPU is averaged: a scheduler's time slice or two.
+const SLICE: Duration = Duration::from_millis(20);
+
+/// Words of the buffer that the bandwidth interference streams, 256 MiB: larger than any L3 cache.
+const STREAMED_WORDS: u64 = 32 << 20;
+
+/// Words that are streamed between two looks at the clock.
+const CHUNK_WORDS: usize = 1 << 17;
+
+impl Interference {
+    fn run(self, seed: u64, over: &AtomicBool, progress: &AtomicUsize) {
+        let mut random = StdRng::seed_from_u64(seed);
+        let buffer: Vec<u64> = match self {
+            Interference::Bursts(Resource::Bandwidth, _) => (0..STREAMED_WORDS).collect(),
+            _ => Vec::new(),
+        };
+        let busy = |time: Duration| {
+            let start = Instant::now();
+            let mut at = 0;
+            while start.elapsed() < time && !over.load(Ordering::Relaxed) {
+                if buffer.is_empty() {
+                    (0..1000).for_each(|_| std::hint::spin_loop());
+                } else {
+                    let chunk = &buffer[at..at + CHUNK_WORDS];
+                    black_box(chunk.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+                    at = (at + CHUNK_WORDS) % buffer.len();
+                }
+            }
+        };
+        let idle = |time: Duration| {
+            let start = Instant::now();
+            while start.elapsed() < time && !over.load(Ordering::Relaxed) {
+                thread::sleep(time.min(SLICE));
+            }
+        };
+        while !over.load(Ordering::Relaxed) {
+            let done = progress.load(Ordering::Relaxed) as f64 / 1000.0;
+            let share = match self {
+                Interference::Bursts(_, share) => {
+                    let on = random.random_range(1.0..10.0);
+                    busy(Duration::from_secs_f64(on));
+                    idle(Duration::from_secs_f64(on * (1.0 - share) / share));
+                    continue;
+                }
+                Interference::Ramp(most) => most * done,
+                Interference::Step(share) if done >= 0.5 => share,
+                Interference::Step(_) | Interference::Quota(_) => 0.0,
+            };
+            busy(SLICE.mul_f64(share));
+            idle(SLICE.mul_f64(1.0 - share));
+        }
+    }
+}
