@@ -130,7 +130,8 @@ impl BestRates {
         if is_test() {
             return;
         }
-        let now = measure::rates(self.threads).unwrap_or_else(|error| exit(&error));
+        let now = measure::peak_rates(self.threads, measure::ReadBudget::Brief)
+            .unwrap_or_else(|error| exit(&error));
         let best = self.rates.borrow().best_of(&now);
         self.rates.replace(best);
     }

@@ -508,7 +508,7 @@ mod tests {
             ),
             (
                 |r| r[2].sessions[0].started = "yyy".into(),
-                "the start of session 20260703T000000Z-0123456: `yyy` is no time",
+                "the start of session 20260703T000000Z-0123456: `yyy` is not a time",
             ),
             (
                 |r| r[1].sessions[0].ended = Some("2999-01-01T00:00:00Z".into()),

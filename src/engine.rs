@@ -8,9 +8,10 @@ use candle_transformers::generation::{LogitsProcessor, Sampling};
 use sha2::Digest as _;
 
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::model;
 use crate::model::gguf::Gguf;
-use crate::model::weights::{Quant, hex};
+use crate::model::weights::Quant;
 use crate::model::{Decoder, EngineKind, Logits, Opened, Progress, Step, Vocabulary};
 use crate::settings::{Generation, Setup};
 use crate::tokenizer::{Message, Role, Thinking, Tokenizer};

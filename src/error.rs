@@ -7,8 +7,8 @@ use std::path::PathBuf;
 /// A result with the library's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can go wrong, one variant for each thing that a caller or a reader can tell
-/// apart. The cause is the `source`; no message repeats it.
+/// Every error of the library: one variant for each case that a caller or a reader can tell apart.
+/// The cause is the `source`; no message repeats it.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages are the documentation")]
 pub enum Error {
@@ -43,15 +43,15 @@ pub enum Error {
     #[cfg(feature = "engine")]
     #[error("the tensor library failed")]
     Tensor(#[from] candle_core::Error),
-    #[error("a worker ended with {status} and said {said}")]
-    Worker { status: String, code: Option<i32>, said: String },
+    #[error("a worker ended with {status} and printed {stderr}")]
+    Worker { status: String, code: Option<i32>, stderr: String },
     #[error("{0}")]
     Failed(String),
     #[cfg(feature = "hub")]
     #[error("`{spec}` is not a model on the hub: {problem}; write `owner/name[@revision][:file]`")]
     HubSpec { spec: String, problem: &'static str },
     #[cfg(feature = "hub")]
-    #[error("no home folder to keep the hub's cache in; set HF_HOME")]
+    #[error("no home folder for the hub's cache; set HF_HOME")]
     HubNoHome,
     #[cfg(feature = "hub")]
     #[error(
@@ -61,8 +61,8 @@ pub enum Error {
     HubOffline { file: String, repo: String, revision: String, cache: PathBuf },
     #[cfg(feature = "hub")]
     #[error(
-        "the hub refuses `{repo}` (status {status}); check the name, set HF_TOKEN to a token that may \
-         read it, and if it is gated accept its terms on {page}"
+        "the hub refuses `{repo}` (status {status}); check the name, set HF_TOKEN to a token with \
+         access, and if the model is gated, accept its terms on {page}"
     )]
     HubDenied { repo: String, status: u16, page: String },
     #[cfg(feature = "hub")]
@@ -102,7 +102,7 @@ pub enum Error {
     #[error("the answer for `{what}` {problem}; is {endpoint} a Hugging Face hub?")]
     HubAnswer { what: String, problem: &'static str, endpoint: String },
     #[cfg(feature = "hub")]
-    #[error("`{file}` stopped after {got} of {size} bytes; run again to go on from there")]
+    #[error("the download of `{file}` stopped after {got} of {size} bytes; run again to resume it")]
     HubCut { file: String, got: u64, size: u64, source: Option<io::Error> },
     #[cfg(feature = "hub")]
     #[error("`{file}` has the sha256 {actual} instead of {expected} and was deleted; run again")]
@@ -117,31 +117,31 @@ pub enum Error {
     HubCache { path: PathBuf, source: io::Error },
 }
 
-/// What an error means to whoever gave the command; the exit status follows from it.
+/// The class of an error; the exit status follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// What was typed, configured or named cannot be: nothing was measured.
+    /// A wrong command line, configuration or file: nothing was measured.
     Usage,
     /// The data allow no verdict.
     Undecided,
-    /// There is nothing to compare with, or it is foreign.
+    /// There is no baseline, or it belongs to another machine, model or schema.
     NotComparable,
-    /// By the user.
+    /// Stopped by the user.
     Interrupted,
-    /// Something broke.
+    /// Any other failure.
     Failed,
 }
 
 impl Error {
-    /// What it means to whoever gave the command.
+    /// The class of the error.
     pub fn cause(&self) -> Cause {
         match self {
             Error::Usage(_) | Error::Unknown { .. } => Cause::Usage,
-            // Its exit status is one of ours.
+            // The exit status of a worker for a usage error.
             Error::Worker { code: Some(2), .. } => Cause::Usage,
-            // An engine, a build or a model that cannot do what was asked of it.
+            // The engine, the build or the model lacks the requested feature.
             Error::Unsupported(_) | Error::UnsupportedModel(_) => Cause::Usage,
-            // More than the system starts.
+            // More threads than the system allows.
             #[cfg(feature = "engine")]
             Error::Threads { .. } => Cause::Usage,
             #[cfg(feature = "hub")]
@@ -161,25 +161,25 @@ impl Error {
         }
     }
 
-    /// The same error about a file that the user named: one that cannot be read, or is of another
-    /// kind, is a wrong command line, while one that we found ourselves is damaged.
+    /// The same error for a file that the user named: one that cannot be read, or is of another kind,
+    /// is a usage error. A file that candlemark found by itself is damaged instead.
     #[must_use]
     pub fn of_named_file(self) -> Self {
-        let is_no_such_file = match &self {
+        let is_wrong_file = match &self {
             Error::Read { .. } | Error::Invalid { .. } => true,
             Error::Schema { found, .. } => found == "none",
             _ => false,
         };
-        if is_no_such_file { Error::Usage(self.chain()) } else { self }
+        if is_wrong_file { Error::Usage(self.chain()) } else { self }
     }
 
-    /// The message and those of its causes, in one line.
+    /// The message and those of its causes, shortened by [`brief`].
     pub fn chain(&self) -> String {
         let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
         brief(&causes.fold(self.to_string(), |chain, cause| format!("{chain}: {cause}")))
     }
 
-    /// The error for a name that is not one of `known`, with the nearest one as a suggestion.
+    /// The error for a name that is not in `known`, with the nearest one as a suggestion.
     pub fn unknown<'a>(
         kind: &'static str,
         name: &str,
@@ -192,15 +192,14 @@ impl Error {
     }
 }
 
-/// A value from outside, short enough to be repeated in an error.
+/// A value from outside, short enough to be quoted in an error.
 pub fn shortened(text: &str) -> String {
-    const MOST: usize = 400;
-    text.char_indices().nth(MOST).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
+    const MAX_CHARS: usize = 400;
+    text.char_indices().nth(MAX_CHARS).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }
 
-/// A whole message that may repeat what came from outside: words, lines and the number of lines are
-/// cut in their middle where they are longer than anything of ours, because the way out stands
-/// last.
+/// A message that may quote input from outside, with overlong words, lines and numbers of lines cut
+/// in the middle: the remedy is at the end.
 ///
 /// ```
 /// let text = candlemark::error::brief(&format!("no model `{}`; name one", "x".repeat(1_000_000)));
@@ -229,8 +228,7 @@ pub fn brief(text: &str) -> String {
     lines.join("\n")
 }
 
-/// A word of a command line as a POSIX shell reads it back: what means something to a shell stands
-/// in quotes.
+/// A word of a command line, quoted for a POSIX shell where necessary.
 ///
 /// ```
 /// use candlemark::error::quoted;
@@ -247,8 +245,8 @@ pub fn quoted(word: impl AsRef<OsStr>) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A command line as a shell reads it back. The first word is our own, `cargo bench --` for
-/// example.
+/// A command line quoted for a POSIX shell. The first word is the program, such as `cargo bench --`,
+/// and is not quoted.
 ///
 /// ```
 /// let words = ["cargo bench --", "code b4"].map(String::from);
@@ -259,7 +257,7 @@ pub fn command(words: &[String]) -> String {
     words.iter().fold(program.clone(), |line, word| line + " " + &quoted(word))
 }
 
-/// The known name that a misspelt one most likely meant.
+/// The known name nearest to a misspelt one (Damerau–Levenshtein distance), if it is near enough.
 ///
 /// ```
 /// assert_eq!(candlemark::error::nearest("modle", &["model", "suite"]), Some("model"));
@@ -268,7 +266,7 @@ pub fn command(words: &[String]) -> String {
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .filter(|near| name.len() <= 4 * near.len() + 4) // Else far, and long to compute.
+        .filter(|near| name.len() <= 4 * near.len() + 4) // Far anyway, and slow to compute.
         .map(|near| (strsim::damerau_levenshtein(name, near), *near))
         .filter(|(distance, near)| *distance <= 1 + near.len() / 4)
         .min()
@@ -280,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_keeps_its_ends_however_long_what_it_repeats() {
+    fn a_long_message_keeps_its_ends() {
         let (long, lines) = ("ab ".repeat(100_000), "line\n".repeat(10_000));
         for (text, end) in [
             (format!("no `{long}`; write one"), "`; write one"),
@@ -299,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_has_a_cause_and_a_file_that_the_user_named_is_usage() {
+    fn an_error_has_a_class_and_a_named_file_is_a_usage_error() {
         let path = || PathBuf::from("x.json");
         let read = || Error::Read { path: path(), source: io::ErrorKind::NotFound.into() };
         let invalid = || Error::Invalid { path: path(), why: "no JSON".into() };
@@ -309,7 +307,7 @@ mod tests {
             known: 1,
             remedy: "measure again",
         };
-        let worker = |code| Error::Worker { status: "2".into(), code, said: "no".into() };
+        let worker = |code| Error::Worker { status: "2".into(), code, stderr: "no".into() };
         for (error, found, named) in [
             (Error::Usage("no".into()), Cause::Usage, Cause::Usage),
             (Error::unknown("engine", "x", ["native"]), Cause::Usage, Cause::Usage),

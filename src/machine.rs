@@ -1,6 +1,7 @@
-//! The machine: fingerprint, memory of this process, measured rates, load, counters of energy and
-//! use. And the tool as part of it: how it was built. Knows nothing of models and scenarios.
+//! The machine: its fingerprint, memory of this process, caches, load, counters of energy and
+//! utilisation, and the build of this tool. Knows nothing of models and scenarios.
 
+mod caches;
 mod cgroup;
 mod class;
 mod cpu;
@@ -10,8 +11,7 @@ mod gpu;
 mod load;
 pub mod memory;
 mod meter;
-mod rates;
-mod references;
+mod reference_kernels;
 mod stamp;
 mod utilisation;
 
@@ -22,45 +22,46 @@ use std::{fs, thread};
 use sysinfo::System;
 
 use crate::record::{Build, Machine, Rates};
+use crate::settings::parse_cpu_list;
 
+pub use caches::{last_level_cache_bytes, read_buffer_bytes};
 pub use class::class_id;
 pub use load::{conditions, warnings};
-pub use meter::{Figure, Meter, Reading, Spent, store};
-pub use rates::{last_level_cache_bytes, read_buffer_bytes};
-pub use references::{ReferenceKernels, references};
+pub use meter::{Figure, Meter, RegionStart, RegionUsage, store_usage};
+pub use reference_kernels::{ReferenceKernels, measure_reference_kernels};
 pub use stamp::{
-    SESSION_GAP, between, build, check_time, environment, file_sha256, is_one_session, now,
-    refuse_debug, session_id, stamp,
+    SESSION_GAP, between, build, check_time, environment, is_one_session, now, refuse_debug,
+    session_id, stamp,
 };
 
-/// Where this process runs. `threads` and `device` are those of the engine; a device names its
-/// driver, too. The rates that have to be measured are left out.
+/// The machine that this process runs on. `threads` and `device` are those of the engine; a device
+/// includes its driver. Rates that need a measurement are left out.
 pub fn fingerprint(threads: usize, device: &str) -> Machine {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let found = class::Found {
+    let inputs = class::ClassInputs {
         cpu: cpu::Cpu::here(),
         isa: cpu::isa(&cpuinfo),
         cpus_allowed: thread::available_parallelism().ok().map(usize::from),
         numa_nodes: fs::read_to_string("/sys/devices/system/node/online")
             .ok()
-            .and_then(|list| count(&list)),
+            .and_then(|list| Some(parse_cpu_list(&list)?.len())),
         hypervisor: cpu::hypervisor(),
         kernel: System::kernel_version().ok(),
         threads,
         device,
     };
-    let fields = found.fields();
+    let fields = inputs.fields();
     Machine {
-        class: class::class(&fields),
+        class: class::class_name(&fields),
         facts: facts::facts(&cpuinfo),
         fields,
         rates: Rates { last_level_cache_bytes: last_level_cache_bytes(), ..Rates::default() },
     }
 }
 
-/// The machine, its counters ([`Meter::counters`]) and the tool as text, for people.
+/// The machine, its counters ([`Meter::counters`]) and the build as text.
 pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -> String {
-    let unknown = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
+    let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
     let measured = |value: Option<f64>, unit: &str| {
         value.map_or("not measured".into(), |value| format!("{:.1} {unit}", value / 1e9))
     };
@@ -68,8 +69,8 @@ pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -
     let crates: Vec<String> =
         build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
     let commit = match build.dirty {
-        Some(true) => unknown(&build.commit) + " and changes",
-        _ => unknown(&build.commit),
+        Some(true) => known(&build.commit) + " and changes",
+        _ => known(&build.commit),
     };
     let rates = [
         ("read", measured(machine.rates.read_bytes_per_s, "GB/s")),
@@ -78,7 +79,7 @@ pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -
         ("int8", measured(machine.rates.int8_op_per_s, "GOP/s")),
         ("int16", measured(machine.rates.int16_op_per_s, "GOP/s")),
         ("bf16", measured(machine.rates.bf16_flop_per_s, "GFLOP/s")),
-        ("isa", unknown(&machine.rates.isa)),
+        ("isa", known(&machine.rates.isa)),
         (
             "last_level_cache",
             cache.map_or("unknown".into(), |bytes| {
@@ -89,8 +90,8 @@ pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -
     let built = [
         ("version", build.version.clone()),
         ("commit", commit),
-        ("lock_sha256", unknown(&build.lock_sha256)),
-        ("binary_sha256", unknown(&build.binary_sha256)),
+        ("lock_sha256", known(&build.lock_sha256)),
+        ("binary_sha256", known(&build.binary_sha256)),
         ("rustc", build.rustc.clone()),
         ("profile", build.profile.clone()),
         ("target", build.target.clone()),
@@ -103,7 +104,7 @@ pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -
     section(&mut text, "facts: recorded, not compared", pairs(&machine.facts));
     section(&mut text, "rates", rates.iter().map(|(name, value)| (*name, value.as_str())));
     let counters = counters.iter().map(|(name, state)| (*name, state.as_str()));
-    section(&mut text, "counters: read around what is timed", counters);
+    section(&mut text, "counters: read around timed regions", counters);
     section(&mut text, "build", built.iter().map(|(name, value)| (*name, value.as_str())));
     text
 }
@@ -120,45 +121,17 @@ fn pairs(map: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
     map.iter().map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
-/// How many numbers a list of the kernel has: `0-3,8` has 5.
-fn count(list: &str) -> Option<usize> {
-    let mut sum = 0;
-    for range in list.trim().split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        sum += (last.parse::<usize>().ok()? + 1).checked_sub(first.parse().ok()?)?;
-    }
-    Some(sum)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_the_kernel_are_counted() {
-        for (list, expected) in [
-            ("0\n", Some(1)),
-            ("0-3", Some(4)),
-            ("0-3,8,10-11\n", Some(7)),
-            ("", None),
-            ("3-0", None),
-            ("x", None),
-        ] {
-            assert_eq!(count(list), expected, "{list:?}");
-        }
-    }
-
-    #[test]
-    fn this_machine_has_a_class_that_can_name_a_folder() {
+    fn the_class_of_this_machine_is_a_valid_folder_name() {
         let machine = fingerprint(2, "cpu");
         assert!(machine.class.ends_with(&class_id(&machine.fields)[..8]));
-        let plain =
+        let is_plain =
             |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
-        assert!(machine.class.chars().all(plain), "{}", machine.class);
+        assert!(machine.class.chars().all(is_plain), "{}", machine.class);
         assert_eq!(machine.fields["threads"], "2");
         assert_eq!(machine.fields["device"], "cpu");
         assert_eq!(fingerprint(2, "cpu").class, machine.class);
@@ -209,7 +182,7 @@ rates
   isa                    avx2
   last_level_cache       32.0 MiB
 
-counters: read around what is timed
+counters: read around timed regions
   cpu_energy             not readable: a virtual machine
   cpu_time               readable: in steps of 10 ms
 

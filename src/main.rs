@@ -157,11 +157,11 @@ fn work_or_run() -> ExitCode {
     #[cfg(feature = "engine")]
     if let Some(kind) = std::env::var_os(candlemark::suite::WORKER) {
         let done = if kind == candlemark::suite::turns::TURNS {
-            candlemark::suite::turns::work()
+            candlemark::suite::turns::run_turn_worker()
         } else if kind == candlemark::suite::STRESS {
-            candlemark::suite::work_on_requests()
+            candlemark::suite::run_stress_worker()
         } else {
-            candlemark::suite::work()
+            candlemark::suite::run_worker()
         };
         let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);
         return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);

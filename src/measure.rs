@@ -1,81 +1,85 @@
-//! One scenario on one loaded engine: warm-ups, samples, memory, the checks that a number can be
-//! true, and the block that a record keeps of them. The definitions of the metrics are here and
-//! nowhere else.
+//! One scenario on one loaded engine: warm-ups, samples, memory, plausibility checks, and the block
+//! that a record keeps of them. The metrics are defined here and in the modules below.
 
 mod checks;
-mod peaks;
+mod describe;
+mod memory_use;
+mod peak_rates;
 pub mod pipeline;
 pub mod profile;
 pub mod quality;
-mod rates;
-mod shares;
+mod roofline;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use sha2::Digest as _;
 
-use crate::engine::{Engine, Generated, Identity, Injection, Request};
+use crate::engine::{Engine, Generated, Injection, Request};
 use crate::error::{Error, Result};
-use crate::model::weights::hex;
-use crate::record::{Block, Case, Model, Rates, Settings, Work};
-use crate::settings::{Generation, RopeScaling, Setup};
-use crate::workload::{Input, PromptFormat, Scenario, Task};
-use crate::{engine, machine, stats, workload};
+use crate::record::{Block, Case, Rates, Work};
+use crate::settings::Generation;
+use crate::workload::{Input, PromptFormat, Scenario, Task, metric};
+use crate::{engine, files, machine, stats, workload};
 
-pub use peaks::{MemoryUse, Sharing, take_memory};
-pub use rates::{full_rates, patient_rates, rates};
-pub use shares::{exceeds, raise, restate};
+pub use describe::{describe_model, describe_settings};
+pub use memory_use::{MemoryUse, Sharing, copy_memory};
+pub use peak_rates::{ReadBudget, peak_rates};
+pub use roofline::{exceeds_roofline, rescale, update_peak_rates};
 
-use peaks::null_memory;
+use describe::labels;
+use memory_use::store_no_memory;
 
-/// Every metric of one generation.
+/// The metrics of one generation.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// By metric name; a metric that has no value here is left out.
+    /// By metric name; a metric without a value is left out.
     pub values: BTreeMap<&'static str, f64>,
-    /// Each decode step in seconds.
+    /// Time of each decode step in seconds.
     pub steps_s: Vec<f64>,
     /// Time to first token of each sequence in seconds.
     pub ttft_seq_s: Vec<f64>,
-    /// What was generated.
+    /// Generated token ids of each sequence.
     pub ids: Vec<Vec<u32>>,
     finite: bool,
     total: Duration,
-    /// The whole generation by a clock of its own, started before and read after everything.
+    /// The whole generation by a second clock, started before and read after everything.
     around: Duration,
 }
 
 impl Sample {
-    /// The metrics of a generation (metric definitions: `decode_tok_s` is per sequence, (n - 1) /
-    /// (t_n - t_1) with t_1 the instant at which all sequences have their first token;
-    /// `decode_tok_s_aggregate` counts the whole batch).
+    /// Computes the metrics of a generation. `decode_tok_s` is per sequence, (n - 1) / (t_n - t_1)
+    /// with t_1 the instant at which all sequences have their first token;
+    /// `decode_tok_s_aggregate` counts the whole batch.
     fn new(made: &Generated, prompt_tokens: usize, tokenize: Duration, around: Duration) -> Self {
         let seconds = |duration: &Duration| duration.as_secs_f64();
         let ttft_seq_s: Vec<f64> = made.first.iter().map(seconds).collect();
         let steps_s: Vec<f64> = made.steps.iter().map(seconds).collect();
         let mut values = BTreeMap::from([
-            ("ttft_s", ttft_seq_s.iter().sum::<f64>() / ttft_seq_s.len() as f64),
-            ("prefill_s", seconds(&made.prefill)),
-            ("prefill_tok_s", prompt_tokens as f64 / seconds(&made.prefill)),
-            ("e2e_s", seconds(&made.total)),
-            ("tokenize_s", seconds(&tokenize)),
+            (metric::TTFT_S, ttft_seq_s.iter().sum::<f64>() / ttft_seq_s.len() as f64),
+            (metric::PREFILL_S, seconds(&made.prefill)),
+            (metric::PREFILL_TOK_S, prompt_tokens as f64 / seconds(&made.prefill)),
+            (metric::E2E_S, seconds(&made.total)),
+            (metric::TOKENIZE_S, seconds(&tokenize)),
         ]);
         if !steps_s.is_empty() {
             let decode: f64 = steps_s.iter().sum();
             let generated: usize = made.ids.iter().map(|ids| ids.len() - 1).sum();
-            // Sequences that stopped at different lengths were not all there all the time.
+            // With different lengths the batch shrinks on the way, and a rate has no batch size.
             if made.ids.windows(2).all(|pair| pair[0].len() == pair[1].len()) {
-                values.insert("decode_tok_s_aggregate", generated as f64 / decode);
-                values.insert("decode_tok_s", generated as f64 / made.ids.len() as f64 / decode);
+                values.insert(metric::DECODE_TOK_S_AGGREGATE, generated as f64 / decode);
+                values.insert(
+                    metric::DECODE_TOK_S,
+                    generated as f64 / made.ids.len() as f64 / decode,
+                );
             }
-            values.insert("tpot_s", decode / steps_s.len() as f64);
+            values.insert(metric::TPOT_S, decode / steps_s.len() as f64);
             if let Some(typical) = stats::median(&steps_s).filter(|_| steps_s.len() > 1) {
                 let stalls = steps_s.iter().filter(|step| **step > 5.0 * typical).count();
-                values.insert("stalls", stalls as f64);
+                values.insert(metric::STALLS, stalls as f64);
             }
             if let (Some(sd), Some(mean)) = (stats::sd(&steps_s), stats::mean(&steps_s)) {
-                values.insert("step_cv", sd / mean);
+                values.insert(metric::STEP_CV, sd / mean);
             }
         }
         Self {
@@ -89,23 +93,26 @@ impl Sample {
         }
     }
 
-    /// Decode time of the whole batch in seconds; the time to the first token where nothing is
-    /// decoded.
+    /// Decode time of the whole batch in seconds; prefill time where nothing is decoded.
     pub fn primary_s(&self) -> f64 {
-        if self.steps_s.is_empty() { self.values["prefill_s"] } else { self.steps_s.iter().sum() }
+        if self.steps_s.is_empty() {
+            self.values[metric::PREFILL_S]
+        } else {
+            self.steps_s.iter().sum()
+        }
     }
 }
 
-/// A scenario on an engine, ready to be sampled.
+/// A scenario on an engine: warm-ups and samples, then a case.
 pub struct Trial {
     scenario: Scenario,
     prompts: Vec<String>,
     ids: Vec<Vec<u32>>,
     new_tokens: usize,
     generation: Generation,
-    /// Read into the cache, untimed, before anything is measured.
-    filling: Vec<u32>,
-    filled: bool,
+    /// Tokens in the KV cache before the prompt, read untimed.
+    prefix: Vec<u32>,
+    prefix_is_cached: bool,
     injection: Option<Injection>,
     cold: Vec<Sample>,
 }
@@ -126,36 +133,34 @@ impl Trial {
         generation.prompt_format = scenario.format.unwrap_or(generation.prompt_format);
         let prompts = scenario.prompts();
         let encode = |prompt: &String| engine.encode(prompt, generation.prompt_format);
-        let (ids, filling) = match scenario.input {
+        let (ids, prefix) = match scenario.input {
             Input::Category { .. } => {
                 (prompts.iter().map(encode).collect::<Result<Vec<_>>>()?, Vec::new())
             }
             Input::Length { prompt_tokens } => {
-                (vec![of_length(engine, prompt_tokens)?], Vec::new())
+                (vec![text_of_length(engine, prompt_tokens)?], Vec::new())
             }
             Input::Depth { .. } if !generation.use_kv_cache => {
-                return Err(Error::Unsupported(
-                    "a depth is what a KV cache holds; there is none".into(),
-                ));
+                return Err(Error::Unsupported("a depth needs a KV cache, and it is off".into()));
             }
             Input::Depth { depth, read } => {
                 let longest = depth + read + scenario.length(generation.gen_tokens);
                 engine.decoder.check_length(longest)?;
-                has_room(engine, longest)?;
-                let mut ids = of_length(engine, depth + read)?;
-                let read = ids.split_off(depth);
-                (vec![read], ids)
+                check_cache_memory(engine, longest)?;
+                let mut prefix = text_of_length(engine, depth + read)?;
+                let prompt = prefix.split_off(depth);
+                (vec![prompt], prefix)
             }
             Input::Documents(_) | Input::Requests(_) | Input::Texts | Input::Traced => {
                 return Err(Error::Unsupported(format!(
-                    "`{}` is measured by `candlemark run`, not generation by generation",
+                    "`{}` has no single generations; measure it with `candlemark run`",
                     scenario.id
                 )));
             }
         };
         let new_tokens = scenario.length(generation.gen_tokens);
         let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
-        engine.decoder.check_length(filling.len() + longest + new_tokens)?;
+        engine.decoder.check_length(prefix.len() + longest + new_tokens)?;
         Ok(Self {
             scenario: scenario.clone(),
             new_tokens,
@@ -163,38 +168,37 @@ impl Trial {
             cold: Vec::new(),
             prompts,
             ids,
-            filling,
-            filled: false,
+            prefix,
+            prefix_is_cached: false,
             injection,
         })
     }
 
-    /// Tokens that the cache holds before the prompt.
     fn depth(&self) -> usize {
-        self.filling.len()
+        self.prefix.len()
     }
 
-    /// Fills the cache before the first generation; later ones go back to where it was full.
-    fn fill(&mut self, engine: &mut Engine) -> Result<()> {
-        if self.scenario.task() == Task::Depth && !self.filled {
-            engine::fill(engine.decoder.as_mut(), &self.filling)?;
-            self.filled = true;
+    /// Reads the prefix before the first generation; later ones truncate the cache to it.
+    fn cache_prefix(&mut self, engine: &mut Engine) -> Result<()> {
+        if self.scenario.task() == Task::Depth && !self.prefix_is_cached {
+            engine::fill(engine.decoder.as_mut(), &self.prefix)?;
+            self.prefix_is_cached = true;
         }
         Ok(())
     }
 
-    /// From here on, the work is made worse by this on purpose, or no longer.
+    /// Sets the deliberate regression of the generations that follow.
     pub fn inject(&mut self, injection: Option<Injection>) {
         self.injection = injection;
     }
 
-    /// What the last warm-up generated.
+    /// Token ids of the last warm-up.
     pub fn warm_ids(&self) -> Option<&[Vec<u32>]> {
         self.cold.last().map(|sample| sample.ids.as_slice())
     }
 
-    /// A generation that is kept apart, because the first of a shape pays for memory and caches;
-    /// its [`Sample::primary_s`].
+    /// Runs a generation that is no sample, because the first of a shape pays for memory and
+    /// caches. Returns its [`Sample::primary_s`].
     ///
     /// # Errors
     /// When generating fails.
@@ -215,7 +219,7 @@ impl Trial {
     }
 
     fn generate(&mut self, engine: &mut Engine, new_tokens: usize) -> Result<Sample> {
-        self.fill(engine)?;
+        self.cache_prefix(engine)?;
         let start = Instant::now();
         for prompt in &self.prompts {
             std::hint::black_box(engine.encode(prompt, self.generation.prompt_format)?);
@@ -237,20 +241,19 @@ impl Trial {
         let prompt_tokens = self.ids.iter().map(Vec::len).sum();
         let mut sample = Sample::new(&made, prompt_tokens, tokenize, around);
         if self.prompts.is_empty() {
-            sample.values.remove("tokenize_s");
+            sample.values.remove(metric::TOKENIZE_S);
         }
         if self.scenario.task() == Task::Depth {
-            // What fills the cache is part of both, and is not timed.
-            for name in ["ttft_s", "e2e_s"] {
+            // Both include reading the prefix, which is not timed.
+            for name in [metric::TTFT_S, metric::E2E_S] {
                 sample.values.remove(name);
             }
         }
         Ok(sample)
     }
 
-    /// What the samples of one process come to: a case with one block.
-    ///
-    /// `memory` is what was read after the samples; without it, memory is `null`.
+    /// Ends the trial: a case with the samples of this process as its one block. Without `memory`,
+    /// memory metrics are `null`.
     pub fn into_case(
         self,
         engine: &Engine,
@@ -277,53 +280,60 @@ impl Trial {
                 block.cold.entry(name.into()).or_default().push(value);
             }
         }
-        let mut null = |name: &str, why: &str| {
+        let mut set_null = |name: &str, reason: &str| {
             block.values.insert(name.into(), None);
-            block.notes.insert(name.into(), why.into());
+            block.notes.insert(name.into(), reason.into());
         };
         if samples.iter().all(|sample| sample.steps_s.is_empty()) {
-            for name in ["decode_tok_s", "decode_tok_s_aggregate", "tpot_s", "step_cv", "stalls"] {
-                null(name, "nothing is decoded after the first token");
+            for name in [
+                metric::DECODE_TOK_S,
+                metric::DECODE_TOK_S_AGGREGATE,
+                metric::TPOT_S,
+                metric::STEP_CV,
+                metric::STALLS,
+            ] {
+                set_null(name, "nothing is decoded after the first token");
             }
         }
         if self.scenario.task() == Task::Depth {
-            for name in ["ttft_s", "e2e_s", "cold_ttft_s"] {
-                null(name, "the cache was filled untimed");
+            for name in [metric::TTFT_S, metric::E2E_S, metric::COLD_TTFT_S] {
+                set_null(name, "the cache was filled untimed");
             }
         }
         if self.prompts.is_empty() {
-            null("tokenize_s", "the prompt is given as token ids");
+            set_null(metric::TOKENIZE_S, "the prompt is given as token ids");
         }
-        null("peak_device_bytes", "the device is the CPU, or has no counter that is read");
-        block.values.insert("load_s".into(), Some(engine.load.as_secs_f64()));
+        set_null(metric::PEAK_DEVICE_BYTES, "the device is the CPU, or has no supported counter");
+        block.values.insert(metric::LOAD_S.into(), Some(engine.load.as_secs_f64()));
         block.values.insert(
-            "kv_bytes_expected".into(),
+            metric::KV_BYTES_EXPECTED.into(),
             Some(self.kv_bytes(engine, self.new_tokens as f64)),
         );
-        let held = engine.decoder.cache_bytes().map(|bytes| bytes as f64);
-        block.values.insert("kv_bytes_held".into(), held);
-        if held.is_none() {
-            block.notes.insert("kv_bytes_held".into(), "this engine does not tell".into());
+        let allocated = engine.decoder.cache_bytes().map(|bytes| bytes as f64);
+        block.values.insert(metric::KV_BYTES_HELD.into(), allocated);
+        if allocated.is_none() {
+            let note = "this engine does not report it";
+            block.notes.insert(metric::KV_BYTES_HELD.into(), note.into());
         }
         match memory {
             Some(memory) => memory.store(&mut block),
-            None => null_memory(&mut block, "memory was not read in this process"),
+            None => store_no_memory(&mut block, "memory was not read in this process"),
         }
-        let fresh = memory.is_some_and(|memory| memory.shared == Sharing::Fresh);
+        let fresh = memory.is_some_and(|memory| memory.sharing == Sharing::Fresh);
         let cold = self.cold.first().or(samples.first()).filter(|_| fresh);
-        let cold_ttft = cold.and_then(|sample| sample.values.get("ttft_s").copied());
-        block.values.insert("cold_ttft_s".into(), cold_ttft);
+        let cold_ttft = cold.and_then(|sample| sample.values.get(metric::TTFT_S).copied());
+        block.values.insert(metric::COLD_TTFT_S.into(), cold_ttft);
         if !fresh {
-            block.notes.insert("cold_ttft_s".into(), "the process had run before".into());
+            block.notes.insert(metric::COLD_TTFT_S.into(), "the process had run before".into());
         }
-        for (name, share) in [
-            ("roofline_fraction", shares::of_bandwidth(&self, engine, &block, rates)),
-            ("prefill_flop_fraction", shares::of_arithmetic(engine, &block, rates)),
+        for (name, fraction) in [
+            (metric::ROOFLINE_FRACTION, roofline::roofline_fraction(&self, engine, &block, rates)),
+            (metric::PREFILL_FLOP_FRACTION, roofline::prefill_flop_fraction(engine, &block, rates)),
         ] {
-            if let Err(why) = share {
-                block.notes.insert(name.into(), why.into());
+            if let Err(reason) = fraction {
+                block.notes.insert(name.into(), reason.into());
             }
-            block.values.insert(name.into(), share.ok());
+            block.values.insert(name.into(), fraction.ok());
         }
         let validity = checks::validity(&self, samples, &block);
         let output =
@@ -352,14 +362,14 @@ impl Trial {
         self.generation.deterministic || self.generation.temperature == 0.0
     }
 
-    /// Of the caches of all sequences when so many tokens of each answer are there.
-    fn kv_bytes(&self, engine: &Engine, answered: f64) -> f64 {
+    /// Bytes of the KV caches of all sequences after `generated` tokens of each answer.
+    fn kv_bytes(&self, engine: &Engine, generated: f64) -> f64 {
         let read: usize = self.ids.iter().map(|ids| self.depth() + ids.len()).sum();
-        kv_bytes_per_token(engine) as f64 * (read as f64 + answered * self.ids.len() as f64)
+        kv_bytes_per_token(engine) as f64 * (read as f64 + generated * self.ids.len() as f64)
     }
 }
 
-/// SHA-256 of token ids, each sequence with its length in front, as little-endian 32-bit numbers.
+/// SHA-256 of token ids: for each sequence its length, then its ids, as little-endian u32.
 pub fn hash_ids(sequences: &[Vec<u32>]) -> String {
     let mut hash = sha2::Sha256::new();
     for ids in sequences {
@@ -368,32 +378,31 @@ pub fn hash_ids(sequences: &[Vec<u32>]) -> String {
             hash.update(id.to_le_bytes());
         }
     }
-    hex(&hash.finalize())
+    files::hex(&hash.finalize())
 }
 
-/// So many token ids of running text: the prompts of all categories one after the other, over and
-/// over.
+/// Running text of this many tokens: the prompts of all categories one after the other, repeated.
 ///
 /// # Errors
 /// When the text cannot be tokenized.
-pub fn of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
+pub fn text_of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
     let text: Vec<&str> =
         workload::CATEGORIES.iter().flat_map(|category| category.prompts).collect();
     let ids = engine.encode(&text.concat(), PromptFormat::Raw)?;
-    // The token that texts begin with stands once.
-    let (first, rest) = ids.split_at(engine.tokenizer.prefix().len());
-    Ok(first.iter().chain(rest.iter().cycle()).copied().take(tokens).collect())
+    // Begin-of-text tokens are not repeated.
+    let (prefix, rest) = ids.split_at(engine.tokenizer.prefix().len());
+    Ok(prefix.iter().chain(rest.iter().cycle()).copied().take(tokens).collect())
 }
 
-/// 2 layers kv_heads head_dim bytes.
+/// Keys and values: 2 · layers · kv_heads · head_dim · bytes.
 fn kv_bytes_per_token(engine: &Engine) -> usize {
     let config = &engine.opened.config;
     2 * config.layers * config.kv_heads * config.head_dim * engine.decoder.footprint().kv_type_bytes
 }
 
-/// Whether the caches of so many tokens fit into the memory of the CPU's host; while they grow, old
-/// and new are there at once.
-fn has_room(engine: &Engine, tokens: usize) -> Result<()> {
+/// Checks that KV caches of this many tokens fit into host memory, twice: while they grow, the old
+/// and the new buffers exist at once.
+fn check_cache_memory(engine: &Engine, tokens: usize) -> Result<()> {
     let needed = 2 * (kv_bytes_per_token(engine) * tokens) as u64;
     match machine::conditions().available_bytes {
         Some(available) if available < needed => Err(Error::SkippedMemory(format!(
@@ -402,58 +411,5 @@ fn has_room(engine: &Engine, tokens: usize) -> Result<()> {
             available >> 20
         ))),
         _ => Ok(()),
-    }
-}
-
-/// How a scenario is run where that differs from the record's settings.
-fn labels(engine: &Engine, scenario: &Scenario) -> BTreeMap<String, String> {
-    let mut labels = BTreeMap::new();
-    if let Some(scaling) = engine.opened.config.rope_scaling.as_ref().filter(|_| scenario.extended)
-    {
-        let RopeScaling { rope_type, factor, original_max_position_embeddings, .. } = scaling;
-        let text = format!("{rope_type}, factor {factor}, from {original_max_position_embeddings}");
-        labels.insert("rope_scaling".into(), text);
-    }
-    if let Some(format) = scenario.format {
-        labels.insert("prompt_format".into(), format.name().into());
-    }
-    labels
-}
-
-/// What a record says of the model; `identity` is what it is known by, where that is known already.
-pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
-    let config = &engine.opened.config;
-    let footprint = engine.decoder.footprint();
-    Model {
-        spec: engine.opened.spec.clone(),
-        architecture: config.family.name().into(),
-        sha256: identity.map_or(String::new(), |identity| identity.sha256.clone()),
-        commit: engine.opened.commit.clone(),
-        parameters: config.parameters(),
-        weight_bytes: footprint.weight_bytes,
-        quant: footprint.describe(),
-        kv_dtype: if footprint.kv_type_bytes == 4 { "f32" } else { "bf16" }.into(),
-        layers: config.layers,
-        hidden: config.hidden,
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-        vocab: config.vocab,
-        context: config.context,
-        rope_scaling: config.rope_scaling.clone(),
-        isa: engine.decoder.isa().map(Into::into),
-    }
-}
-
-/// What a record says of how it was run.
-pub fn describe_settings(setup: &Setup) -> Settings {
-    Settings {
-        engine: setup.engine.clone(),
-        device: setup.device.clone(),
-        quant: setup.quant.clone(),
-        threads: setup.threads,
-        generation: setup.generation.clone(),
-        environment: crate::machine::environment(),
-        labels: setup.labels.clone(),
     }
 }

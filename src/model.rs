@@ -608,7 +608,7 @@ pub fn load(
     match engine {
         EngineKind::Native if device.is_cpu() => {
             let (config, source) = (&opened.config, opened.source.as_ref());
-            let pool = pool(threads, std::env::var(PIN).ok().as_deref(), settings::cpus())?;
+            let pool = pool(threads, std::env::var(PIN).ok().as_deref(), settings::cpus_by_core())?;
             start_rayon(threads)?;
             Ok(Box::new(cpu::Cpu::load(config, source, quant, Isa::from_env()?, pool)?))
         }
@@ -643,7 +643,7 @@ pub const PIN: &str = "CANDLEMARK_PIN";
 /// When the instructions are unknown or not here, or threads cannot be pinned as asked.
 pub fn check_variables(threads: usize) -> Result<()> {
     Isa::from_env()?;
-    pinned(threads, std::env::var(PIN).ok().as_deref(), settings::cpus()).map(drop)
+    pinned(threads, std::env::var(PIN).ok().as_deref(), settings::cpus_by_core()).map(drop)
 }
 
 /// The threads of the native engine on the CPU; `pin` is what [`PIN`] says, `cpus` are those for as

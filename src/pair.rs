@@ -151,7 +151,7 @@ fn begin(plan: &Plan) -> PairRecord {
             id: machine::session_id(commit.as_deref()),
             started: machine::now(),
             ended: None,
-            command: crate::suite::command("pair"),
+            command: crate::suite::command_line("pair"),
             harness: "pair".into(),
             conditions: vec![machine::conditions()],
         },

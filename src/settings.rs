@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, shortened};
 use crate::workload::PromptFormat;
 
-pub use threads::{cpus, too_many};
+pub(crate) use threads::parse_cpu_list;
+pub use threads::{cpus_by_core, oversubscription};
 pub use variables::variables;
 
 /// The default model: the exact layer of Qwen3-0.6B, 4 layers, the vocabulary of `fixtures/tiny`.

@@ -2,7 +2,6 @@
 //! itself, together with the chat template and the end tokens. Of a model it knows no more than how
 //! many embedding rows it has.
 
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -197,10 +196,7 @@ impl Tokenizer {
         for id in &self.prefix {
             hash.update(format!("\nprefix {id}"));
         }
-        Ok(hash.finalize().iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").expect("writing to a string does not fail");
-            hex
-        }))
+        Ok(crate::files::hex(&hash.finalize()))
     }
 
     fn new(

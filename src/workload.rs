@@ -114,7 +114,7 @@ pub enum Input {
     /// A set of documents.
     Documents(Pipeline),
     /// Requests under a memory limit.
-    Requests(Stress),
+    Requests(StressKind),
     /// Texts whose every token is scored, here and by the f32 definition.
     Texts,
     /// An answer whose kernels are traced.
@@ -140,7 +140,7 @@ pub enum Pipeline {
 
 /// How memory is put under stress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stress {
+pub enum StressKind {
     /// Prompts that double in length until one is refused or does not fit.
     Long,
     /// Many short prompts, one after the other.

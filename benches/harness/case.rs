@@ -107,7 +107,7 @@ impl<'a> CaseRun<'a> {
             text: None,
         };
         let mut case = None;
-        suite::start(&binary()?, &job, &mut |response| {
+        suite::run_job(&binary()?, &job, &mut |response| {
             case = Some(response.case);
             Ok(())
         })?;
@@ -156,17 +156,18 @@ impl<'a> CaseRun<'a> {
         let (session, rates) = (record.sessions[0].id.clone(), record.machine.rates.clone());
         let mut case = trial.into_case(&loaded.engine.borrow(), &session, &counted, None, &rates);
         if let Some(fresh) = self.memory.take().and_then(|case| case.blocks.into_iter().next()) {
-            measure::take_memory(&mut case.blocks[0], &fresh);
+            measure::copy_memory(&mut case.blocks[0], &fresh);
         }
         let after = loaded.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         case.blocks[0].references = loaded.references.replace(after).zip(after).map(<[_; 2]>::from);
         record.settings.generation.iters = counted.len();
-        let exceeds = measure::exceeds(&case);
+        let exceeds = measure::exceeds_roofline(&case);
         replace_case(&mut record, case);
         if exceeds {
-            let rates = measure::patient_rates(record.settings.threads)?;
+            let rates =
+                measure::peak_rates(record.settings.threads, measure::ReadBudget::Extended)?;
             let record = &mut *record;
-            measure::raise(&mut record.machine.rates, &mut record.scenarios, &rates);
+            measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &rates);
         }
         self.samples = counted;
         record.save(&loaded.path)
@@ -178,7 +179,7 @@ impl<'a> CaseRun<'a> {
         {
             let generation = &self.session.setup.generation;
             let mut record = loaded.record.borrow_mut();
-            replace_case(&mut record, suite::absent(self.scenario, generation, error.into()));
+            replace_case(&mut record, suite::absent_case(self.scenario, generation, error.into()));
             if let Err(error) = record.save(&loaded.path) {
                 eprintln!("error: {}", error.chain());
             }

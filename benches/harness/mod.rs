@@ -15,7 +15,7 @@ use std::time::Duration;
 use candlemark::compare::Policy;
 use candlemark::engine::Injection;
 use candlemark::error::{Cause, Error, Result};
-use candlemark::settings::{Config, Generation, Setup, too_many};
+use candlemark::settings::{Config, Generation, Setup, oversubscription};
 use candlemark::tokenizer::Tokenizer;
 use candlemark::workload::{Scenario, select};
 use candlemark::{engine, suite};
@@ -33,7 +33,7 @@ const SAMPLES: usize = 10;
 /// failure. `candlemark check` judges the record.
 pub fn main(words: &[&str]) -> ExitCode {
     if std::env::var_os(suite::WORKER).is_some() {
-        return exit_code(suite::work().map(|()| 0));
+        return exit_code(suite::run_worker().map(|()| 0));
     }
     exit_code(run(words))
 }
@@ -51,7 +51,7 @@ fn run(words: &[&str]) -> Result<u8> {
     if (setup.generation.warmups, setup.generation.iters) != (warmups, iters) {
         eprintln!("warning: warmups and iters have no effect here; use `-- --sample-size N`");
     }
-    if let Some(shared) = too_many(setup.threads) {
+    if let Some(shared) = oversubscription(setup.threads) {
         eprintln!("warning: {shared}");
     }
     setup.generation.warmups = 1;

@@ -81,7 +81,8 @@ impl Session {
         if self.mode == Mode::Bench {
             machine::refuse_debug()?;
         }
-        let mut record = suite::begin(&self.setup, "criterion", self.injection.clone(), &mut ())?;
+        let mut record =
+            suite::new_record(&self.setup, "criterion", self.injection.clone(), &mut ())?;
         let engine = Engine::load(&self.setup, &mut ())?;
         let identity =
             Identity { sha256: record.model.sha256.clone(), commit: record.model.commit.clone() };
@@ -92,7 +93,7 @@ impl Session {
         let pending = self
             .scenarios
             .iter()
-            .map(|scenario| suite::absent(scenario, generation, Absence::not_measured_yet()));
+            .map(|scenario| suite::absent_case(scenario, generation, Absence::not_measured_yet()));
         record.scenarios = pending.collect();
         record.set_not_selected();
         let folder = RunFolder::new(&record.sessions[0].id)?;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use candlemark::settings::{Config, Count, Setup, too_many};
+use candlemark::settings::{Config, Count, Setup, oversubscription};
 use candlemark::{machine, measure};
 
 use crate::cmd::Exit;
@@ -26,14 +26,14 @@ pub(crate) fn run(
     let setup = Setup::new(config);
     let threads = arguments.threads.unwrap_or(setup.threads);
     let mut found = machine::fingerprint(threads, &setup.device);
-    found.rates = measure::full_rates(threads)?;
+    found.rates = measure::peak_rates(threads, measure::ReadBudget::Full)?;
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {
         let counters = machine::Meter::for_device(&setup.device, threads).counters();
         write!(out, "{}", machine::describe(&found, &counters, &machine::build()))?;
     }
-    let shared = too_many(threads).into_iter();
+    let shared = oversubscription(threads).into_iter();
     for warning in shared.chain(machine::warnings(&machine::conditions())) {
         writeln!(std::io::stderr(), "warning: {warning}")?;
     }

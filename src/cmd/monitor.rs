@@ -13,7 +13,7 @@ use candlemark::files::{Lock, build_folder};
 use candlemark::measure::Sharing;
 use candlemark::monitor::{Clock, History, Observer, Pages, Plan, Remote, Server, SuiteProbe};
 use candlemark::settings::{Config, interval};
-use candlemark::suite::Stress;
+use candlemark::suite::StressLimits;
 use candlemark::{Error, machine, monitor, suite, workload};
 use jiff::{SignedDuration, Timestamp};
 
@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit
         resume: None,
         budget: None,
         text: None,
-        stress: Stress::default(),
+        stress: StressLimits::default(),
     };
     let policy = Policy::new(&config.gate).context("invalid `[gate]` in the configuration")?;
     let file = arguments.history.clone();

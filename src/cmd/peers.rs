@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use candlemark::error::Error;
 use candlemark::model;
 use candlemark::model::{EngineKind, weights};
-use candlemark::settings::{Config, Count, Setup, too_many};
+use candlemark::settings::{Config, Count, Setup, oversubscription};
 
 use crate::cmd::{Exit, usage};
 
@@ -97,7 +97,7 @@ pub(crate) fn run(
     let quants: Vec<String> =
         arguments.files.iter().map(|file| quantization(file)).collect::<anyhow::Result<_>>()?;
     check_names(&arguments.only, &quants)?;
-    if let Some(shared) = too_many(threads) {
+    if let Some(shared) = oversubscription(threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
     let mut results = Vec::new();

@@ -11,7 +11,7 @@ use candlemark::files::{Lock, RunFolder};
 use candlemark::measure::Sharing;
 use candlemark::record::{AbsenceKind, Case, Record};
 use candlemark::settings::{Config, Count, Setup, duration};
-use candlemark::suite::{Done, Events, Plan, Stress};
+use candlemark::suite::{Events, Plan, RunProgress, StressLimits};
 use candlemark::{Error, engine, files, machine, report, suite, workload};
 
 use crate::cmd::Exit;
@@ -73,10 +73,10 @@ pub(crate) fn run(
     let injection = injection()?;
     let blocks = arguments.blocks.or(config.suite.blocks).unwrap_or(1);
     let text = arguments.text.as_deref().map(read_text).transpose()?;
-    let stress = Stress {
+    let stress = StressLimits {
         room_bytes: arguments.stress_room << 20,
         request: arguments.stress_request,
-        ..Stress::default()
+        ..StressLimits::default()
     };
     let named = arguments.resume.as_deref().or(arguments.output.as_deref());
     let lock = named.map(Lock::take).transpose()?;
@@ -264,7 +264,7 @@ fn bar() -> indicatif::ProgressBar {
 }
 
 impl Events for Live<'_> {
-    fn start(&mut self, ids: &[String], done: Done) {
+    fn start(&mut self, ids: &[String], done: RunProgress) {
         self.bar.set_length(done.all as u64);
         self.bar.set_position(done.processes as u64);
         let left = match done.share {

@@ -2,7 +2,7 @@
 //! the environment, which overrides the configuration file.
 
 use candlemark::engine::Injection;
-use candlemark::settings::{Config, Count, Setup, temperature, too_many};
+use candlemark::settings::{Config, Count, Setup, oversubscription, temperature};
 use candlemark::workload::PromptFormat;
 use candlemark::{Error, engine, suite, workload};
 
@@ -113,7 +113,7 @@ impl ModelArguments {
         setup.labels.extend(self.labels.iter().cloned());
         setup.threads = self.threads.unwrap_or(setup.threads);
         engine::check(&setup)?;
-        if let Some(shared) = too_many(setup.threads) {
+        if let Some(shared) = oversubscription(setup.threads) {
             say(&format!("warning: {shared}; give fewer with `--threads` or CANDLEMARK_THREADS"));
         }
         Ok(setup)
@@ -123,7 +123,7 @@ impl ModelArguments {
 /// Refuses words that select no scenario, or none that can be measured in turns.
 pub(crate) fn check_words_for_turns(words: &[String]) -> candlemark::Result<()> {
     workload::select(words)?;
-    if suite::turns::selected(words)?.is_empty() {
+    if suite::turns::select(words)?.is_empty() {
         let why = format!("no scenario of `{}` can be measured in turns", words.join(" "));
         return Err(Error::Usage(why));
     }

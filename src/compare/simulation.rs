@@ -3,23 +3,16 @@
 
 use super::tests::{case, record};
 use super::*;
+use crate::stats::Random;
 
 mod looks;
 
-/// Normal numbers as sums of twelve uniform ones from SplitMix64.
-struct Noise(u64);
+/// Normal numbers as sums of twelve uniform ones.
+struct Noise(Random);
 
 impl Noise {
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
     fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+        (0..12).map(|_| self.0.uniform()).sum::<f64>() - 6.0
     }
 }
 
@@ -69,7 +62,7 @@ impl Host {
     /// Shares of decode metrics that regressed, passed and were undecided, and of runs with a
     /// regression.
     fn rates(self, drop: f64, runs: usize) -> [f64; 4] {
-        let mut noise = Noise(20_260_701);
+        let mut noise = Noise(Random::new(20_260_701));
         let (mut regressed, mut passed, mut undecided, mut alarms, mut all) = (0, 0, 0, 0, 0);
         for _ in 0..runs {
             let base = self.measure(&mut noise, self.base, 0.0);

@@ -1,15 +1,15 @@
-//! Control groups of Linux: what the groups of this process, and all above them, leave of memory,
-//! in both versions. A group's limit holds for all groups in it, so the least of all counts.
+//! Memory limits by Linux control groups, versions 1 and 2. A group's limit holds for all groups
+//! below it, so the smallest of all ancestors counts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the system shows its groups.
+/// Where the system mounts its groups.
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
 
-/// The folders of the groups of a process, from its own upwards, for one controller of version 1
-/// and for version 2; `group` is the text of its `/proc/self/cgroup`. A container may show a group
-/// as the root of what it sees, so that its own path is not there: then only that root is.
+/// The folders of a process's groups, from its own upwards, for one controller of version 1 and for
+/// version 2; `group` is the text of `/proc/self/cgroup`. In a container the process's group may be
+/// mounted as the root, so that its path does not exist: then only the root is returned.
 pub(super) fn folders(root: &Path, group: &str, controller: &str) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for line in group.lines() {
@@ -26,7 +26,7 @@ pub(super) fn folders(root: &Path, group: &str, controller: &str) -> Vec<PathBuf
             }
             _ => continue,
         };
-        // A group outside of what this namespace sees begins with `/..`.
+        // The path of a group outside of this namespace begins with `/..`.
         let inside = !path.split('/').any(|part| part == "..");
         let path = path.trim_matches('/').to_owned();
         for root in roots {
@@ -38,13 +38,13 @@ pub(super) fn folders(root: &Path, group: &str, controller: &str) -> Vec<PathBuf
     folders
 }
 
-/// Memory in bytes that the groups leave to this process; `None` where none of them limits it. What
-/// the page cache holds of files counts as free: the system takes it back before it refuses memory.
+/// Free memory within the groups' limits in bytes; `None` if no group has a limit. Page cache counts
+/// as free: the system reclaims it before it refuses memory.
 pub(super) fn free_memory(root: &Path, group: &str) -> Option<u64> {
     folders(root, group, "memory").iter().filter_map(|folder| free_in(folder)).min()
 }
 
-/// The least limit of memory in bytes.
+/// The smallest memory limit in bytes.
 pub(super) fn memory_limit(root: &Path, group: &str) -> Option<u64> {
     folders(root, group, "memory").iter().filter_map(|folder| limit_of(folder)).min()
 }
@@ -64,10 +64,10 @@ fn free_in(folder: &Path) -> Option<u64> {
         let lines = stat.lines().filter_map(|line| line.split_once(' '));
         lines.filter(|(known, _)| *known == name).find_map(|(_, value)| value.parse().ok())
     };
-    // Version 1 has the figures of the groups below under names of their own.
-    let with_below = |name: &str| field(&format!("total_{name}")).or_else(|| field(name));
+    // In version 1, sums over the groups below have names of their own.
+    let with_children = |name: &str| field(&format!("total_{name}")).or_else(|| field(name));
     let files = ["inactive_file", "active_file", "slab_reclaimable"];
-    let reclaimable: u64 = files.iter().filter_map(|name| with_below(name)).sum();
+    let reclaimable: u64 = files.iter().filter_map(|name| with_children(name)).sum();
     Some(limit.saturating_sub(used.saturating_sub(reclaimable)))
 }
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_of_all_groups_above_counts() {
+    fn the_smallest_limit_of_all_ancestors_counts() {
         let (outer, inner) = (texts(300, 200, 50), texts(4096, 100, 10));
         let files = [group("a", &outer), group("a/b", &inner)].concat();
         let root = tree(&files);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_is_read_with_the_groups_below() {
+    fn version_1_includes_the_groups_below() {
         let root = tree(&[
             ("memory", "memory.limit_in_bytes", "9223372036854771712"),
             ("memory", "memory.usage_in_bytes", "1"),
@@ -140,7 +140,7 @@ mod tests {
         let group = "9:cpu,cpuacct:/\n4:memory:/docker/x\n0::/\n";
         assert_eq!(free_memory(root.path(), group), Some(30 * MIB));
         assert_eq!(free_memory(root.path(), "4:memory:/\n"), None);
-        // A container sees its own group as the root, and its path from outside.
+        // A container mounts its group as the root, but sees the path from outside.
         let inside = root.path().join("memory/docker");
         fs::rename(&inside, root.path().join("mounted")).unwrap();
         fs::remove_dir_all(root.path().join("memory")).unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_looked_for_from_the_own_upwards() {
+    fn groups_are_listed_from_the_own_upwards() {
         let root = tree(&[("a/b", "x", ""), ("memory/a", "x", ""), ("cpu,cpuacct/c", "x", "")]);
         let of = |group: &str, controller: &str| -> Vec<String> {
             let names = folders(root.path(), group, controller).into_iter();

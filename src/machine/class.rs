@@ -1,17 +1,19 @@
 //! The class of a machine: the fields that two machines must share to be compared, their hash, and
-//! a name for it. Pure: what the system says comes in as a value.
+//! its name. Pure: reads nothing from the system.
 
 use std::collections::BTreeMap;
 use std::env::consts;
 
 use sha2::{Digest as _, Sha256};
 
-use super::cpu::Cpu;
-use super::{hex, stamp};
+use crate::files::hex;
 
-/// What decides the class and was found on this machine; the rest is known at compile time.
+use super::cpu::Cpu;
+use super::stamp;
+
+/// The fields read from the running machine; the others are known at compile time.
 #[derive(Clone)]
-pub(super) struct Found<'a> {
+pub(super) struct ClassInputs<'a> {
     pub(super) cpu: Cpu,
     pub(super) isa: String,
     pub(super) cpus_allowed: Option<usize>,
@@ -22,10 +24,10 @@ pub(super) struct Found<'a> {
     pub(super) device: &'a str,
 }
 
-impl Found<'_> {
-    /// The fields of the class. What differs between two runs on one machine must not be here: a
-    /// hash over measured MHz split one type of runner in two and made 16 of 17 reported
-    /// regressions (folo-rs/folo#429).
+impl ClassInputs<'_> {
+    /// The fields of the class. A field must not differ between two runs on one machine: a hash over
+    /// measured MHz split one type of runner in two and caused 16 of 17 reported regressions
+    /// (folo-rs/folo#429).
     pub(super) fn fields(&self) -> BTreeMap<String, String> {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
         let number =
@@ -59,15 +61,14 @@ impl Found<'_> {
     }
 }
 
-/// SHA-256 of the fields as JSON with sorted keys and no spaces: two machines of one class are
+/// SHA-256 of the fields as JSON with sorted keys and no spaces. Machines of one class are
 /// comparable.
 pub fn class_id(fields: &BTreeMap<String, String>) -> String {
     hex(&Sha256::digest(serde_json::to_vec(fields).expect("a map of strings is JSON")))
 }
 
-/// A readable name and the first digits of the class id, good as the name of a folder on every
-/// system.
-pub(super) fn class(fields: &BTreeMap<String, String>) -> String {
+/// A readable name and the first digits of the class id: a valid folder name on every system.
+pub(super) fn class_name(fields: &BTreeMap<String, String>) -> String {
     let field = |name: &str| fields.get(name).map_or("unknown", String::as_str);
     let name = match (field("cpu_name"), field("cpu_vendor")) {
         ("unknown", "unknown") => field("arch").to_string(),
@@ -77,12 +78,12 @@ pub(super) fn class(fields: &BTreeMap<String, String>) -> String {
     format!("{}-{}cpu-{}", slug(&name), field("cpus_allowed"), &class_id(fields)[..8])
 }
 
-/// Lower-case letters, digits and hyphens of a name, without what every CPU's name says.
+/// A name as lower-case letters, digits and hyphens, without words that every CPU's name has.
 fn slug(name: &str) -> String {
-    // 40 characters hold every name met so far, and leave room on systems with short paths.
-    const LONGEST: usize = 40;
+    // Enough for every name seen so far, and short enough for systems with short paths.
+    const MAX_LENGTH: usize = 40;
     let name = name.to_lowercase().replace("(r)", " ").replace("(tm)", " ");
-    let name = name.split('@').next().unwrap_or_default(); // What follows is the nominal clock.
+    let name = name.split('@').next().unwrap_or_default(); // The nominal clock follows.
     let words =
         name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let mut slug = String::new();
@@ -92,7 +93,7 @@ fn slug(name: &str) -> String {
         }
         slug.push_str(word);
     }
-    slug.truncate(LONGEST);
+    slug.truncate(MAX_LENGTH);
     slug.trim_end_matches('-').to_string()
 }
 
@@ -108,8 +109,8 @@ mod tests {
     const CPUINFO: &str = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n\
                            model name\t: AMD EPYC\nstepping\t: 1\ncpu MHz\t\t: 2596.118\nbogomips\t: 5192.23\n";
 
-    fn found(cpuinfo: &str) -> Found<'static> {
-        Found {
+    fn inputs(cpuinfo: &str) -> ClassInputs<'static> {
+        ClassInputs {
             cpu: Cpu::parse(cpuinfo),
             isa: "avx2 fma".into(),
             cpus_allowed: Some(2),
@@ -122,15 +123,15 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_between_runs_on_one_machine_does_not_change_the_class() {
-        let base = class(&found(CPUINFO).fields());
+    fn values_that_vary_on_one_machine_do_not_change_the_class() {
+        let base = class_name(&inputs(CPUINFO).fields());
         for (old, new) in [("2596.118", "3100.000"), ("5192.23", "6200.00")] {
-            assert_eq!(class(&found(&CPUINFO.replace(old, new)).fields()), base, "{new}");
+            assert_eq!(class_name(&inputs(&CPUINFO.replace(old, new)).fields()), base, "{new}");
         }
-        let patched = Found { kernel: Some("6.18.45".into()), ..found(CPUINFO) };
-        assert_eq!(class(&patched.fields()), base);
-        // Host name, memory and load have no way in: the fields are these, and no more.
-        let fields = found(CPUINFO).fields();
+        let patched = ClassInputs { kernel: Some("6.18.45".into()), ..inputs(CPUINFO) };
+        assert_eq!(class_name(&patched.fields()), base);
+        // No host name, memory or load.
+        let fields = inputs(CPUINFO).fields();
         let names: Vec<&str> = fields.keys().map(String::as_str).collect();
         assert_eq!(
             names.join(" "),
@@ -140,19 +141,19 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_speed_changes_the_class() {
-        let base = found(CPUINFO);
+    fn hardware_and_software_that_change_speed_change_the_class() {
+        let base = inputs(CPUINFO);
         let kernel = Some("6.19.1".to_string());
         for other in [
-            found(&CPUINFO.replace("model\t\t: 2", "model\t\t: 17")),
-            found(&CPUINFO.replace("stepping\t: 1", "stepping\t: 2")),
-            Found { isa: "avx2 fma avx512f".into(), ..base.clone() },
-            Found { cpus_allowed: Some(4), ..base.clone() },
-            Found { numa_nodes: Some(2), ..base.clone() },
-            Found { hypervisor: Some("none".into()), ..base.clone() },
-            Found { kernel, ..base.clone() },
-            Found { threads: 1, ..base.clone() },
-            Found { device: "cuda:0 NVIDIA H200 driver 570.1", ..base.clone() },
+            inputs(&CPUINFO.replace("model\t\t: 2", "model\t\t: 17")),
+            inputs(&CPUINFO.replace("stepping\t: 1", "stepping\t: 2")),
+            ClassInputs { isa: "avx2 fma avx512f".into(), ..base.clone() },
+            ClassInputs { cpus_allowed: Some(4), ..base.clone() },
+            ClassInputs { numa_nodes: Some(2), ..base.clone() },
+            ClassInputs { hypervisor: Some("none".into()), ..base.clone() },
+            ClassInputs { kernel, ..base.clone() },
+            ClassInputs { threads: 1, ..base.clone() },
+            ClassInputs { device: "cuda:0 NVIDIA H200 driver 570.1", ..base.clone() },
         ] {
             assert_ne!(class_id(&other.fields()), class_id(&base.fields()), "{:?}", other.fields());
         }
@@ -169,18 +170,18 @@ mod tests {
             class_id(&fields),
             "1efca70d6b2b7a85ed3825501dd38b2d9891683fdeba548a7e0bea71d3ba173f"
         );
-        assert_eq!(class(&fields), "x86-64-unknowncpu-1efca70d");
+        assert_eq!(class_name(&fields), "x86-64-unknowncpu-1efca70d");
     }
 
     #[test]
-    fn what_is_unknown_says_so() {
-        let nothing = Found {
+    fn unknown_fields_say_so() {
+        let nothing = ClassInputs {
             cpu: Cpu::default(),
             cpus_allowed: None,
             numa_nodes: None,
             hypervisor: None,
             kernel: None,
-            ..found("")
+            ..inputs("")
         };
         let fields = nothing.fields();
         for name in ["cpu_vendor", "cpu_family", "cpu_model", "cpu_stepping", "cpu_name"] {

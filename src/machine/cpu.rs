@@ -1,12 +1,11 @@
-//! The CPU: what it calls itself, the instruction sets that kernels can choose from, and the
-//! hypervisor below it.
+//! The CPU: its name, the instruction sets that kernels choose from, and the hypervisor.
 
 use std::fs;
 
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
-/// How a CPU calls itself; `None` where the system does not say. MHz are measured and therefore not
-/// here.
+/// The identity of a CPU; `None` where the system does not tell. MHz are measured and therefore left
+/// out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Cpu {
     pub(super) vendor: Option<String>,
@@ -23,8 +22,8 @@ impl Cpu {
             .map_or_else(|_| Cpu::without_proc(), |text| Cpu::parse(&text))
     }
 
-    /// `/proc/cpuinfo` as x86 and Arm write it. Arm has its own words: implementer, architecture,
-    /// part, and a revision `rNpM` in two fields.
+    /// Parses `/proc/cpuinfo` of x86 or Arm. Arm has implementer, architecture, part, and a revision
+    /// `rNpM` in two fields.
     pub(super) fn parse(text: &str) -> Self {
         let revision =
             || Some(format!("{}p{}", field(text, "CPU variant")?, field(text, "CPU revision")?));
@@ -42,16 +41,16 @@ impl Cpu {
             System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()))
                 .ok();
         let cpu = system.as_ref().and_then(|system| system.cpus().first());
-        let said = |text: &str| Some(text.trim().to_string()).filter(|text| !text.is_empty());
+        let non_empty = |text: &str| Some(text.trim().to_string()).filter(|text| !text.is_empty());
         Cpu {
-            vendor: cpu.and_then(|cpu| said(cpu.vendor_id())),
-            name: cpu.and_then(|cpu| said(cpu.brand())),
+            vendor: cpu.and_then(|cpu| non_empty(cpu.vendor_id())),
+            name: cpu.and_then(|cpu| non_empty(cpu.brand())),
             ..Cpu::default()
         }
     }
 }
 
-/// The different values of a field over all CPUs, in order, joined by `+`: chips with two kinds of
+/// The distinct values of a field over all CPUs, in order, joined by `+`: chips with two kinds of
 /// core have two.
 pub(super) fn field(cpuinfo: &str, name: &str) -> Option<String> {
     let mut values: Vec<&str> = Vec::new();
@@ -64,8 +63,8 @@ pub(super) fn field(cpuinfo: &str, name: &str) -> Option<String> {
     (!values.is_empty()).then(|| values.join("+"))
 }
 
-/// The instruction sets that kernels choose from and that this machine has, by the same test that
-/// the kernels use. AMX, which stable Rust cannot test for, is read from `/proc/cpuinfo`.
+/// The instruction sets of this machine that kernels choose from, detected as the kernels do. AMX is
+/// read from `/proc/cpuinfo`, because stable Rust cannot detect it.
 pub(super) fn isa(cpuinfo: &str) -> String {
     let mut found = detected();
     let flags = field(cpuinfo, "flags").unwrap_or_default();
@@ -113,12 +112,12 @@ fn detected() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// `none`, or the hypervisor's name of itself, such as `KVMKVMKVM`; `None` if there is no telling.
+/// `none`, or the hypervisor's vendor string, such as `KVMKVMKVM`.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn hypervisor() -> Option<String> {
     use std::arch::x86_64::__cpuid;
-    // Intel and AMD keep this bit for hypervisors to set, and leave 0x40000000 to them for a vendor
-    // of 12 characters.
+    // Intel and AMD reserve this bit and leaf 0x40000000, with a vendor of 12 characters, for
+    // hypervisors.
     if __cpuid(1).ecx >> 31 == 0 {
         return Some("none".into());
     }
@@ -126,7 +125,7 @@ pub(super) fn hypervisor() -> Option<String> {
     Some(vendor([leaf.ebx, leaf.ecx, leaf.edx]))
 }
 
-/// `none`, or the hypervisor's name of itself, such as `xen`; `None` if there is no telling.
+/// The hypervisor's name, such as `xen`; `None` if the system does not tell.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn hypervisor() -> Option<String> {
     fs::read_to_string("/sys/hypervisor/type").ok().map(|name| name.trim().into())
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn arm_cpus_are_told_apart_by_part_and_revision_and_may_be_of_two_kinds() {
+    fn arm_cpus_are_told_apart_by_part_and_revision() {
         let core = |part: &str| {
             format!(
                 "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x3\n\
@@ -184,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_absent() {
+    fn missing_fields_are_absent() {
         assert_eq!(Cpu::parse(""), Cpu::default());
         assert_eq!(Cpu::parse("model name\t:\nstepping\n"), Cpu::default());
     }
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn a_hypervisor_names_itself() {
+    fn a_hypervisor_has_a_vendor_string() {
         assert_eq!(vendor([1_263_359_563, 1_447_775_574, 77]), "KVMKVMKVM");
         assert_eq!(vendor([0, 0, 0]), "yes, vendor unknown");
     }

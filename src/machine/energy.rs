@@ -1,17 +1,15 @@
-//! Energy of the CPU packages, from the counters that Linux shows under `/sys/class/powercap`
-//! (Intel's RAPL, which AMD has under the same names). Memory, board and power supply are not in
-//! them, and what other programs used is.
+//! Energy of the CPU packages, from the RAPL counters of Intel and AMD in `/sys/class/powercap`.
+//! They include other programs, and exclude memory, board and power supply.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-/// Where Linux shows the counters.
+/// Where Linux exposes the counters.
 pub(super) const POWERCAP: &str = "/sys/class/powercap";
 
-/// More than any package takes. A counter that could have gone round twice at this power tells
-/// nothing.
-const MOST_W: f64 = 600.0;
+/// Upper bound of a package's power. A counter that could wrap around twice at this power is useless.
+const MAX_PACKAGE_W: f64 = 600.0;
 
 /// The energy counters of all CPU packages.
 #[derive(Debug)]
@@ -20,18 +18,18 @@ pub(super) struct Packages(Vec<Package>);
 #[derive(Debug)]
 struct Package {
     counter: PathBuf,
-    /// The counter begins again at zero after this value, in µJ.
+    /// The counter wraps around after this value, in µJ.
     range: u64,
 }
 
 impl Packages {
-    /// The counters under `root`, [`POWERCAP`] or a copy of it, each read once.
+    /// Finds the counters under `root`, [`POWERCAP`] or a copy of it, and reads each once.
     ///
     /// # Errors
-    /// Why there is none, and what would give one.
+    /// Why there is none, and what would help.
     pub(super) fn find(root: &Path) -> Result<Self, String> {
         if root == Path::new(POWERCAP) && !cfg!(target_os = "linux") {
-            return Err(elsewhere().into());
+            return Err(unsupported_system().into());
         }
         let mut zones: Vec<PathBuf> =
             fs::read_dir(root).into_iter().flatten().flatten().map(|zone| zone.path()).collect();
@@ -45,7 +43,7 @@ impl Packages {
             ));
         }
         let packages = zones.into_iter().map(|zone| {
-            let range = number(&zone.join("max_energy_range_uj"))?;
+            let range = read_number(&zone.join("max_energy_range_uj"))?;
             Ok(Package { counter: zone.join("energy_uj"), range })
         });
         let packages = Packages(packages.collect::<Result<_, String>>()?);
@@ -55,10 +53,10 @@ impl Packages {
 
     /// Every counter in µJ.
     pub(super) fn read(&self) -> Result<Vec<u64>, String> {
-        self.0.iter().map(|package| number(&package.counter)).collect()
+        self.0.iter().map(|package| read_number(&package.counter)).collect()
     }
 
-    /// Whose energy this is.
+    /// What is measured.
     pub(super) fn scope(&self) -> String {
         match self.0.len() {
             1 => "1 CPU package".into(),
@@ -66,10 +64,10 @@ impl Packages {
         }
     }
 
-    /// Joules between two readings that lie `elapsed` apart.
+    /// Joules between two readings, `elapsed` apart.
     ///
     /// # Errors
-    /// When a counter stood still, left its range, or could have gone round more than once.
+    /// When a counter did not move, left its range, or may have wrapped around twice.
     pub(super) fn joules(
         &self,
         before: &[u64],
@@ -79,24 +77,24 @@ impl Packages {
         let mut sum = 0.0;
         for ((package, &before), &after) in self.0.iter().zip(before).zip(after) {
             let range_j = package.range as f64 / 1e6;
-            if elapsed.as_secs_f64() * MOST_W > range_j {
+            if elapsed.as_secs_f64() * MAX_PACKAGE_W > range_j {
                 return Err(format!(
-                    "the energy counter goes round every {range_j:.0} J, in {:.0} s it may have done so \
-                     twice; measure a shorter region",
+                    "the energy counter wraps around every {range_j:.0} J, in {:.0} s perhaps twice; \
+                     measure a shorter region",
                     elapsed.as_secs_f64()
                 ));
             }
             let spent = if before <= after {
                 after - before
             } else {
-                let round =
+                let wrapped =
                     package.range.checked_add(after).and_then(|end| end.checked_sub(before));
-                round.ok_or("an energy counter left its range")?
+                wrapped.ok_or("an energy counter left its range")?
             };
             if spent == 0 {
                 return Err(
-                    "an energy counter stands still: a virtual machine shows one that does not \
-                            count; measure on the host itself"
+                    "an energy counter does not move, as in some virtual machines; measure on the \
+                     host itself"
                         .into(),
                 );
             }
@@ -106,9 +104,9 @@ impl Packages {
     }
 }
 
-/// Whether a zone is a whole package: `intel-rapl:0`, named `package-0`. Its parts
-/// (`intel-rapl:0:0`, cores or DRAM) are within it or beside it, `psys` is the whole board, and
-/// `intel-rapl-mmio:0` is the same package again.
+/// Whether a zone is a whole package: `intel-rapl:0`, named `package-0`. Not so its subzones (cores
+/// or DRAM, `intel-rapl:0:0`), the whole board (`psys`), and the second interface to the same package
+/// (`intel-rapl-mmio:0`).
 fn is_package(zone: &Path) -> bool {
     let folder = zone.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let whole = folder.strip_prefix("intel-rapl:").is_some_and(|number| !number.contains(':'));
@@ -116,28 +114,28 @@ fn is_package(zone: &Path) -> bool {
     whole && named().starts_with("package")
 }
 
-fn number(path: &Path) -> Result<u64, String> {
+fn read_number(path: &Path) -> Result<u64, String> {
     let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-    let found = text.trim();
-    found.parse().map_err(|_| format!("{} holds `{found}`, which is no number", path.display()))
+    let value = text.trim();
+    value.parse().map_err(|_| format!("{} contains `{value}`, not a number", path.display()))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {
     let path = path.display();
     match error.kind() {
         // Since CVE-2020-8694: power shows what other users compute.
-        io::ErrorKind::PermissionDenied => format!(
-            "{path} is for root alone; run as root, or give the right to read it (`chmod a+r`)"
-        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("only root may read {path}; run as root, or allow reading it (`chmod a+r`)")
+        }
         _ => format!("cannot read {path}: {error}"),
     }
 }
 
-/// Why there is no counter where there is no Linux.
-fn elsewhere() -> &'static str {
+/// Why there is no counter on a system other than Linux.
+fn unsupported_system() -> &'static str {
     if cfg!(target_os = "macos") {
-        "macOS gives energy only to root, through its powermetrics program, which is not run here; \
-         measure energy on Linux"
+        "macOS reports energy only to root, through powermetrics, which is not supported; measure \
+         energy on Linux"
     } else {
         "energy counters of CPUs are read on Linux only"
     }
@@ -157,7 +155,7 @@ mod tests {
         }
     }
 
-    /// Two packages with what stands beside and below them on a server.
+    /// Two packages with the other zones of a server.
     fn server() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         zone(root.path(), "intel-rapl:0", "package-0", "1000000");
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn packages_are_summed_and_their_parts_left_out() {
+    fn packages_are_summed_without_their_subzones() {
         let root = server();
         let packages = Packages::find(root.path()).unwrap();
         assert_eq!(packages.scope(), "2 CPU packages");
@@ -184,14 +182,14 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_cannot_be_true_gives_no_energy() {
-        let range = 65_532_610_987; // As AMD has it: 109 s at 600 W.
+    fn an_implausible_counter_gives_no_energy() {
+        let range = 65_532_610_987; // AMD's range: 109 s at 600 W.
         let packages = Packages(vec![Package { counter: PathBuf::new(), range }]);
         assert_eq!(packages.scope(), "1 CPU package");
         for (before, after, seconds, expected) in [
-            (5, 5, 1, "stands still"),
+            (5, 5, 1, "does not move"),
             (range + 9, 2, 1, "left its range"),
-            (5, 6, 110, "goes round every 65533 J, in 110 s"),
+            (5, 6, 110, "wraps around every 65533 J, in 110 s"),
         ] {
             let answer = packages.joules(&[before], &[after], Duration::from_secs(seconds));
             assert!(answer.clone().is_err_and(|why| why.contains(expected)), "{answer:?}");
@@ -200,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why() {
+    fn an_unreadable_counter_says_why() {
         let none = tempfile::tempdir().unwrap();
         for root in [none.path(), &none.path().join("missing")] {
             let why = Packages::find(root).unwrap_err();
@@ -211,13 +209,13 @@ mod tests {
         let counter = root.path().join("intel-rapl:1/energy_uj");
         fs::write(&counter, "many").unwrap();
         let why = Packages::find(root.path()).unwrap_err();
-        assert_eq!(why, format!("{} holds `many`, which is no number", counter.display()));
+        assert_eq!(why, format!("{} contains `many`, not a number", counter.display()));
         fs::remove_file(&counter).unwrap();
         let why = Packages::find(root.path()).unwrap_err();
         assert!(why.starts_with(&format!("cannot read {}: ", counter.display())), "{why}");
         assert_eq!(
             unreadable(Path::new("/x/energy_uj"), &io::ErrorKind::PermissionDenied.into()),
-            "/x/energy_uj is for root alone; run as root, or give the right to read it (`chmod a+r`)"
+            "only root may read /x/energy_uj; run as root, or allow reading it (`chmod a+r`)"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! What is recorded of a machine and never compared: its name, memory, clock, and the switches of
-//! the system. A fact that cannot be read is left out.
+//! Facts of a machine that are recorded and never compared: name, memory, clock, system settings. A
+//! fact that cannot be read is left out.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use sysinfo::System;
 
 use super::{cgroup, cpu};
 
-/// Files of Linux that hold one fact each.
+/// Linux files with one fact each.
 const FILES: &[(&str, &str)] = &[
     ("address_randomisation", "/proc/sys/kernel/randomize_va_space"),
     ("boost", "/sys/devices/system/cpu/cpufreq/boost"),
@@ -26,7 +26,7 @@ pub(super) fn facts(cpuinfo: &str) -> BTreeMap<String, String> {
     let mut facts: BTreeMap<&str, Option<String>> =
         FILES.iter().map(|(name, path)| (*name, read(path))).collect();
     let huge_pages = read("/sys/kernel/mm/transparent_hugepage/enabled");
-    facts.insert("huge_pages", huge_pages.and_then(|text| chosen(&text).map(String::from)));
+    facts.insert("huge_pages", huge_pages.and_then(|text| selected(&text).map(String::from)));
     facts.insert("host_name", System::host_name().ok());
     facts.insert("kernel_version", System::kernel_version().ok());
     facts.insert("os_version", System::long_os_version().ok());
@@ -42,26 +42,26 @@ pub(super) fn facts(cpuinfo: &str) -> BTreeMap<String, String> {
         facts.insert("swap_bytes", Some(system.total_swap().to_string()));
     }
     let group = read("/proc/self/cgroup").unwrap_or_default();
-    // Control groups of version 1 write "no limit" as -1.
+    // Version 1 writes "no limit" as -1.
     let version_1 = |path: &str| {
         let limit = read(path)?.parse::<i64>().ok()?;
         (1..i64::MAX / 2).contains(&limit).then(|| limit.to_string())
     };
     let quota = || version_1("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-    facts.insert("container_cpus", limit(&group, "cpu.max").or_else(quota));
+    facts.insert("container_cpus", cpu_limit(&group, "cpu.max").or_else(quota));
     let memory = cgroup::memory_limit(Path::new(cgroup::ROOT), &group);
     facts.insert("container_memory", memory.map(|bytes| bytes.to_string()));
     facts.into_iter().filter_map(|(name, value)| Some((name.into(), value?))).collect()
 }
 
-/// The word in brackets: `madvise` of `always [madvise] never`.
-fn chosen(text: &str) -> Option<&str> {
+/// The selected value, in brackets: `madvise` of `always [madvise] never`.
+fn selected(text: &str) -> Option<&str> {
     text.split_once('[')?.1.split_once(']').map(|(word, _)| word)
 }
 
-/// The nearest limit that is set for the control group of this process, as the file has it (`200000
-/// 100000` are two CPUs).
-fn limit(group: &str, file: &str) -> Option<String> {
+/// The nearest limit of the control groups of this process, as in the file (`200000 100000` means
+/// two CPUs).
+fn cpu_limit(group: &str, file: &str) -> Option<String> {
     cgroup::folders(Path::new(cgroup::ROOT), group, "cpu").iter().find_map(|folder| {
         let text = fs::read_to_string(folder.join(file)).ok()?;
         Some(text.trim().to_string()).filter(|text| !text.starts_with("max"))
@@ -73,10 +73,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chosen_word_stands_in_brackets() {
-        assert_eq!(chosen("always [madvise] never\n"), Some("madvise"));
-        assert_eq!(chosen("always madvise never"), None);
-        assert_eq!(chosen(""), None);
+    fn the_selected_value_is_in_brackets() {
+        assert_eq!(selected("always [madvise] never\n"), Some("madvise"));
+        assert_eq!(selected("always madvise never"), None);
+        assert_eq!(selected(""), None);
     }
 
     #[test]

@@ -1,26 +1,25 @@
-//! What a GPU tells of itself: energy, use, memory, and why it is slowed down. NVIDIA's is read
-//! through NVML, the library of its driver, which is looked for at run time. Knows nothing of what
-//! ran on the GPU; others' work on it counts, too.
+//! Counters of a GPU: energy, utilisation, memory, throttling. NVIDIA's are read through NVML, the
+//! driver's library, loaded at run time. They include other programs' work.
 
 use std::time::Duration;
 
-/// The counters of one GPU; each may be missing by itself, with its reason.
+/// The counters of one GPU. Each may be missing, with a reason.
 pub(super) trait GpuReader {
     /// `GPU 0 (NVIDIA L4)`.
     fn name(&self) -> &str;
     /// Energy of the whole board since the driver was loaded, in mJ.
     fn energy_mj(&self) -> Result<u64, String>;
-    /// The driver's samples of its own that are later than `since`, the time since 1970.
-    fn busy(&self, since: Duration) -> Result<Vec<Busy>, String>;
-    /// Memory in use now.
+    /// The driver's utilisation samples after `since`, a time since 1970.
+    fn utilisation(&self, since: Duration) -> Result<Vec<UtilisationSample>, String>;
+    /// Memory in use.
     fn memory(&self) -> Result<GpuMemory, String>;
-    /// Why it is slower than it could be now; empty if it is not.
-    fn slowed(&self) -> Result<Vec<&'static str>, String>;
+    /// Why it is throttled; empty if it is not.
+    fn throttle_reasons(&self) -> Result<Vec<&'static str>, String>;
 }
 
-/// How much of a sampling period some kernel was running.
+/// The share of a sampling period in which some kernel ran.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Busy {
+pub(super) struct UtilisationSample {
     /// End of the period since 1970.
     pub(super) at: Duration,
     /// From 0 to 1.
@@ -29,39 +28,36 @@ pub(super) struct Busy {
 
 /// Bytes in use on a GPU, and whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(
-    not(any(test, feature = "nvml")),
-    expect(dead_code, reason = "without NVML no GPU tells anything")
-)]
+#[cfg_attr(not(any(test, feature = "nvml")), expect(dead_code, reason = "only NVML reads memory"))]
 pub(super) enum GpuMemory {
     /// Of this process.
     Process(u64),
-    /// Of everyone: the driver did not list this process, as in a container with process ids of its
-    /// own.
+    /// Of all processes: the driver does not list this one, as in a container with its own process
+    /// ids.
     Device(u64),
 }
 
-/// The counters of an engine's device, `cuda:1` or `metal`.
+/// Opens the counters of an engine's device, `cuda:1` or `metal`.
 ///
 /// # Errors
-/// Why there are none, and what would give some.
+/// Why there are none, and what would help.
 pub(super) fn open(device: &str) -> Result<Box<dyn GpuReader>, String> {
     let (kind, number) = device.split_once(':').unwrap_or((device, "0"));
-    let number = number.parse().map_err(|_| format!("`{device}` has no number of a GPU"))?;
+    let number = number.parse().map_err(|_| format!("`{device}` has no GPU number"))?;
     match kind {
         "cuda" => nvidia(number),
-        "metal" => {
-            Err("the counters of Apple's GPUs are read only by root, through the powermetrics \
-                        program, which is not run here"
-                .into())
-        }
+        "metal" => Err(
+            "only root may read the counters of Apple GPUs, through powermetrics, which is not \
+                 supported"
+                .into(),
+        ),
         other => Err(format!("no counters are known for the device `{other}`")),
     }
 }
 
 #[cfg(feature = "nvml")]
 fn nvidia(number: usize) -> Result<Box<dyn GpuReader>, String> {
-    Ok(Box::new(nvml::Gpu::open(number, &Visible::here())?))
+    Ok(Box::new(nvml::Gpu::open(number, &CudaVisibility::from_env())?))
 }
 
 #[cfg(not(feature = "nvml"))]
@@ -69,33 +65,36 @@ fn nvidia(_number: usize) -> Result<Box<dyn GpuReader>, String> {
     Err("built without counters of NVIDIA GPUs; build with `--features nvml`".into())
 }
 
-/// How CUDA was told to number the GPUs.
+/// The environment variables by which CUDA numbers the GPUs.
 #[derive(Debug, Default)]
 #[cfg(any(test, feature = "nvml"))]
-struct Visible {
+struct CudaVisibility {
     devices: Option<String>,
     order: Option<String>,
 }
 
-/// One GPU of the machine, as NVML lists them: by their place on the bus.
+/// A GPU in NVML's list, which is in PCI bus order.
 #[cfg(any(test, feature = "nvml"))]
-struct Listed {
+struct ListedGpu {
     name: String,
     uuid: String,
 }
 
 #[cfg(any(test, feature = "nvml"))]
-impl Visible {
+impl CudaVisibility {
     #[cfg(feature = "nvml")]
-    fn here() -> Self {
+    fn from_env() -> Self {
         let variable = |name| std::env::var(name).ok();
-        Visible { devices: variable("CUDA_VISIBLE_DEVICES"), order: variable("CUDA_DEVICE_ORDER") }
+        CudaVisibility {
+            devices: variable("CUDA_VISIBLE_DEVICES"),
+            order: variable("CUDA_DEVICE_ORDER"),
+        }
     }
 
-    /// Which GPU of the list is CUDA's `number`. CUDA numbers those that are visible, the fastest
-    /// first; where several kinds of GPU make that order a guess, there is no answer rather
-    /// than the counters of another GPU.
-    fn pick(&self, number: usize, listed: &[Listed]) -> Result<usize, String> {
+    /// The index in NVML's list of CUDA's GPU `number`. CUDA numbers the visible GPUs, fastest first.
+    /// With several kinds of GPU that order is unknown, and reading another GPU's counters would be
+    /// worse than none.
+    fn pick(&self, number: usize, listed: &[ListedGpu]) -> Result<usize, String> {
         let entry = match &self.devices {
             None => number.to_string(),
             Some(list) => list.split(',').nth(number).unwrap_or_default().trim().to_string(),
@@ -113,8 +112,8 @@ impl Visible {
         let alike = listed.windows(2).all(|pair| pair[0].name == pair[1].name);
         if !alike && self.order.as_deref() != Some("PCI_BUS_ID") {
             return Err(
-                "several kinds of GPU are installed, and which one CUDA counts first is not \
-                        known; set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+                "several kinds of GPU are installed, and CUDA's order of them is unknown; set \
+                        CUDA_DEVICE_ORDER=PCI_BUS_ID"
                     .into(),
             );
         }
@@ -125,7 +124,7 @@ impl Visible {
     }
 }
 
-/// The one place that knows NVML.
+/// The only module that uses NVML.
 #[cfg(feature = "nvml")]
 mod nvml {
     use std::process;
@@ -137,10 +136,10 @@ mod nvml {
     use nvml_wrapper::error::NvmlError;
     use nvml_wrapper::{Device, Nvml};
 
-    use super::{Busy, GpuMemory, GpuReader, Listed, Visible};
+    use super::{CudaVisibility, GpuMemory, GpuReader, ListedGpu, UtilisationSample};
 
-    /// What slows a GPU down. Being idle is none, and clocks that someone set stay set.
-    const SLOWED: &[(ThrottleReasons, &str)] = &[
+    /// Reasons that count as throttling. Idling and user-set clocks do not.
+    const THROTTLING: &[(ThrottleReasons, &str)] = &[
         (ThrottleReasons::SW_POWER_CAP, "power limit"),
         (ThrottleReasons::HW_SLOWDOWN, "hardware slowdown"),
         (ThrottleReasons::SYNC_BOOST, "sync boost"),
@@ -156,10 +155,10 @@ mod nvml {
     }
 
     impl Gpu {
-        pub(super) fn open(number: usize, visible: &Visible) -> Result<Self, String> {
+        pub(super) fn open(number: usize, visible: &CudaVisibility) -> Result<Self, String> {
             let nvml = Nvml::init().map_err(|error| match error {
                 NvmlError::LibloadingError(_) => {
-                    "no NVML library: no NVIDIA driver is installed, or the container does not show \
+                    "no NVML library: no NVIDIA driver is installed, or the container does not expose \
                      it (docker: `--gpus all`)"
                         .into()
                 }
@@ -167,9 +166,9 @@ mod nvml {
             })?;
             let list = |index| {
                 let gpu = nvml.device_by_index(index)?;
-                Ok(Listed { name: gpu.name()?, uuid: gpu.uuid()? })
+                Ok(ListedGpu { name: gpu.name()?, uuid: gpu.uuid()? })
             };
-            let listed: Result<Vec<Listed>, NvmlError> =
+            let listed: Result<Vec<ListedGpu>, NvmlError> =
                 nvml.device_count().and_then(|count| (0..count).map(list).collect());
             let listed = listed.map_err(|error| format!("NVML does not list GPUs: {error}"))?;
             let index = visible.pick(number, &listed)?;
@@ -177,14 +176,14 @@ mod nvml {
             Ok(Gpu { nvml, index: index as u32, name })
         }
 
-        /// Asks the GPU for `what`.
-        fn ask<T>(
+        /// Queries the GPU for `what`.
+        fn query<T>(
             &self,
             what: &str,
-            question: impl FnOnce(Device) -> Result<T, NvmlError>,
+            query: impl FnOnce(Device) -> Result<T, NvmlError>,
         ) -> Result<T, String> {
-            let answer = self.nvml.device_by_index(self.index).and_then(question);
-            answer.map_err(|error| format!("{} does not tell its {what}: {error}", self.name))
+            let result = self.nvml.device_by_index(self.index).and_then(query);
+            result.map_err(|error| format!("cannot read the {what} of {}: {error}", self.name))
         }
     }
 
@@ -194,46 +193,47 @@ mod nvml {
         }
 
         fn energy_mj(&self) -> Result<u64, String> {
-            self.ask("energy", |gpu| gpu.total_energy_consumption())
+            self.query("energy", |gpu| gpu.total_energy_consumption())
         }
 
-        fn busy(&self, since: Duration) -> Result<Vec<Busy>, String> {
+        fn utilisation(&self, since: Duration) -> Result<Vec<UtilisationSample>, String> {
             let since_us = since.as_micros() as u64;
-            let samples =
-                self.ask("use", |gpu| match gpu.samples(Sampling::GpuUtilization, since_us) {
+            let samples = self.query("utilisation", |gpu| {
+                match gpu.samples(Sampling::GpuUtilization, since_us) {
                     Err(NvmlError::NotFound) => Ok(Vec::new()), // None is later.
                     samples => samples,
-                })?;
+                }
+            })?;
             let percent = |value| match value {
                 SampleValue::F64(value) => value,
                 SampleValue::U32(value) => f64::from(value),
                 SampleValue::U64(value) => value as f64,
                 SampleValue::I64(value) => value as f64,
             };
-            let busy = samples.into_iter().map(|sample| Busy {
+            let samples = samples.into_iter().map(|sample| UtilisationSample {
                 at: Duration::from_micros(sample.timestamp),
                 share: percent(sample.value) / 100.0,
             });
-            Ok(busy.collect())
+            Ok(samples.collect())
         }
 
         fn memory(&self) -> Result<GpuMemory, String> {
-            let processes = self.ask("processes", |gpu| gpu.running_compute_processes());
-            let own = processes.into_iter().flatten().filter(|found| found.pid == process::id());
-            let bytes = own.filter_map(|found| match found.used_gpu_memory {
+            let processes = self.query("processes", |gpu| gpu.running_compute_processes());
+            let own = processes.into_iter().flatten().filter(|other| other.pid == process::id());
+            let bytes = own.filter_map(|own| match own.used_gpu_memory {
                 UsedGpuMemory::Used(bytes) => Some(bytes),
                 UsedGpuMemory::Unavailable => None,
             });
             match bytes.reduce(|sum, bytes| sum + bytes) {
                 Some(bytes) => Ok(GpuMemory::Process(bytes)),
-                None => self.ask("memory", |gpu| Ok(GpuMemory::Device(gpu.memory_info()?.used))),
+                None => self.query("memory", |gpu| Ok(GpuMemory::Device(gpu.memory_info()?.used))),
             }
         }
 
-        fn slowed(&self) -> Result<Vec<&'static str>, String> {
-            let reasons = self.ask("throttle reasons", |gpu| gpu.current_throttle_reasons())?;
-            let found = SLOWED.iter().filter(|(reason, _)| reasons.contains(*reason));
-            Ok(found.map(|(_, name)| *name).collect())
+        fn throttle_reasons(&self) -> Result<Vec<&'static str>, String> {
+            let reasons = self.query("throttle reasons", |gpu| gpu.current_throttle_reasons())?;
+            let active = THROTTLING.iter().filter(|(reason, _)| reasons.contains(*reason));
+            Ok(active.map(|(_, name)| *name).collect())
         }
     }
 }
@@ -242,13 +242,13 @@ mod nvml {
 mod tests {
     use super::*;
 
-    fn listed(gpus: &[(&str, &str)]) -> Vec<Listed> {
-        let gpu = |&(name, uuid): &(&str, &str)| Listed { name: name.into(), uuid: uuid.into() };
+    fn listed(gpus: &[(&str, &str)]) -> Vec<ListedGpu> {
+        let gpu = |&(name, uuid): &(&str, &str)| ListedGpu { name: name.into(), uuid: uuid.into() };
         gpus.iter().map(gpu).collect()
     }
 
     #[test]
-    fn the_gpu_that_cuda_counts_is_found_or_none_is() {
+    fn the_gpu_that_cuda_numbers_is_found_or_none_is() {
         let alike = listed(&[("L4", "GPU-aa11"), ("L4", "GPU-bb22"), ("L4", "GPU-cc33")]);
         let mixed = listed(&[("T4", "GPU-aa11"), ("H100", "GPU-bb22")]);
         for (gpus, devices, order, number, expected) in [
@@ -265,8 +265,10 @@ mod tests {
             (&mixed, None, Some("PCI_BUS_ID"), 1, Ok(1)),
             (&mixed, Some("GPU-bb22"), None, 0, Ok(1)),
         ] {
-            let visible =
-                Visible { devices: devices.map(str::to_string), order: order.map(str::to_string) };
+            let visible = CudaVisibility {
+                devices: devices.map(str::to_string),
+                order: order.map(str::to_string),
+            };
             let answer = visible.pick(number, gpus);
             match (&answer, expected) {
                 (Ok(index), Ok(expected)) => assert_eq!(*index, expected, "{devices:?}"),
@@ -279,8 +281,8 @@ mod tests {
     #[test]
     fn a_device_without_counters_says_why() {
         for (device, expected) in [
-            ("metal", "the counters of Apple's GPUs are read only by root"),
-            ("cuda:x", "`cuda:x` has no number of a GPU"),
+            ("metal", "only root may read the counters of Apple GPUs"),
+            ("cuda:x", "`cuda:x` has no GPU number"),
             ("vulkan", "no counters are known for the device `vulkan`"),
         ] {
             let why = open(device).err().unwrap_or_default();
@@ -288,9 +290,9 @@ mod tests {
         }
     }
 
-    /// On a machine without a driver this is the reason; on one with it, the name of a GPU.
+    /// With a driver, the name of a GPU; without one, the reason.
     #[test]
-    fn asking_for_an_nvidia_gpu_never_fails_to_answer() {
+    fn an_nvidia_gpu_has_a_name_or_a_reason() {
         match open("cuda") {
             Ok(gpu) => assert!(gpu.name().starts_with("GPU "), "{}", gpu.name()),
             Err(why) if cfg!(feature = "nvml") => assert!(!why.is_empty()),

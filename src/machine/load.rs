@@ -1,6 +1,5 @@
-//! What else the machine is doing: load, time stolen by the hypervisor, pressure, free memory.
-//! Stored with every session; a loaded host is reported as such, and whether that spoils a verdict
-//! is decided elsewhere.
+//! The load of the machine: load average, steal time, CPU pressure, free memory. Stored with every
+//! session and reported as warnings; verdicts are decided elsewhere.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -9,29 +8,29 @@ use std::{fs, thread};
 use sysinfo::System;
 
 use crate::record::Conditions;
+use crate::settings::parse_cpu_list;
 
 use super::{cgroup, memory, stamp};
 
-// One host's noise floor was 7.3 % quiet, 10.7 % lightly loaded and 96.5 % in use
-// (samyama-ai/samyama-graph#708), while tokens/s may fall by 5 %. So the limits are set by what the
-// smallest margin can bear.
+// One host's noise floor was 7.3 % when quiet, 10.7 % lightly loaded and 96.5 % in use
+// (samyama-ai/samyama-graph#708), while the smallest limit of a metric is 5 %. The thresholds follow
+// from that limit.
 
-/// Runnable tasks beyond one per CPU. A run keeps every CPU busy by itself; half a task more is
-/// someone else's.
+/// Runnable tasks beyond one per CPU. A run keeps every CPU busy; more belongs to other programs.
 const LOAD_BEYOND_CPUS: f64 = 0.5;
-/// A fifth of the smallest margin: stolen time is lost whole, and the share is an average that
+/// A fifth of the smallest limit: stolen time is lost completely, and the share is an average that
 /// includes idle CPUs.
 const STEAL: f64 = 0.01;
-/// The smallest margin: a parallel step waits for its slowest thread, so at worst all of this time
+/// The smallest limit: a parallel step waits for its slowest thread, so at worst all of this time
 /// is lost.
 const PRESSURE: f64 = 0.05;
 
-/// The state of the machine now. Steal is the share since the previous call, at the first call
-/// since boot.
+/// The load of the machine now. Steal is the share since the previous call; at the first call, since
+/// boot.
 pub fn conditions() -> Conditions {
-    static PREVIOUS: Mutex<Ticks> = Mutex::new(Ticks { stolen: 0, all: 0 });
+    static PREVIOUS: Mutex<CpuTicks> = Mutex::new(CpuTicks { stolen: 0, all: 0 });
     let read = |path: &str| fs::read_to_string(path).ok();
-    let steal = read("/proc/stat").and_then(|stat| Ticks::parse(&stat)).and_then(|ticks| {
+    let steal = read("/proc/stat").and_then(|stat| CpuTicks::parse(&stat)).and_then(|ticks| {
         let mut previous = PREVIOUS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let share = ticks.stolen_since(*previous);
         *previous = ticks;
@@ -47,8 +46,7 @@ pub fn conditions() -> Conditions {
     }
 }
 
-/// Says where the machine looks too busy for small differences to be seen. The thresholds are
-/// constants with their reasons.
+/// Warnings if the machine is too busy to resolve small differences.
 pub fn warnings(conditions: &Conditions) -> Vec<String> {
     warnings_with(conditions, installed_cpus())
 }
@@ -60,7 +58,7 @@ fn warnings_with(conditions: &Conditions, cpus: usize) -> Vec<String> {
     }
     if let Some(steal) = conditions.steal.filter(|steal| *steal > STEAL) {
         let percent = 100.0 * steal;
-        warnings.push(format!("the hypervisor took {percent:.1} % of the CPU time: the host is shared; use one that is not"));
+        warnings.push(format!("the hypervisor took {percent:.1} % of the CPU time: the host is shared; use a dedicated one"));
     }
     if let Some(waiting) = conditions.cpu_pressure_10s.filter(|waiting| *waiting > PRESSURE) {
         let percent = 100.0 * waiting;
@@ -69,8 +67,8 @@ fn warnings_with(conditions: &Conditions, cpus: usize) -> Vec<String> {
     warnings
 }
 
-/// Memory that this process can get without swapping, in bytes: of the machine, or what its control
-/// groups or its limit of address space (`ulimit -v`) leave, if that is less.
+/// Memory available to this process without swapping, in bytes: the least of the machine's, its
+/// control groups' and its address space's (`ulimit -v`).
 pub(super) fn available_bytes() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory();
@@ -81,8 +79,7 @@ pub(super) fn available_bytes() -> Option<u64> {
     [groups, space].into_iter().flatten().chain([machine]).min()
 }
 
-/// Address space that is left, from `/proc/self/limits` and `/proc/self/status`; `None` where there
-/// is no limit.
+/// Address space left, from `/proc/self/limits` and `/proc/self/status`; `None` without a limit.
 fn address_space(limits: &str, status: &str) -> Option<u64> {
     let left = |limit: &str, used: &str| {
         let limit = limits.lines().find_map(|line| line.strip_prefix(limit))?;
@@ -93,34 +90,32 @@ fn address_space(limits: &str, status: &str) -> Option<u64> {
     all.into_iter().chain(left("Max data size", "VmData:")).min()
 }
 
-/// CPUs of the machine, which a load average counts tasks of, whether or not this process may use
-/// them.
+/// CPUs of the machine, allowed to this process or not: the load average covers all of them.
 fn installed_cpus() -> usize {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").ok();
     let allowed = || thread::available_parallelism().map_or(1, usize::from);
-    online.and_then(|list| super::count(&list)).unwrap_or_else(allowed)
+    online.and_then(|list| Some(parse_cpu_list(&list)?.len())).unwrap_or_else(allowed)
 }
 
-/// CPU time since boot, in ticks of the kernel.
+/// CPU time since boot, in kernel ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Ticks {
+struct CpuTicks {
     stolen: u64,
     all: u64,
 }
 
-impl Ticks {
-    /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal, and
-    /// guest times, which are part of user and nice.
+impl CpuTicks {
+    /// Parses the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
+    /// Guest times follow, which user and nice include.
     fn parse(stat: &str) -> Option<Self> {
         let line = stat.lines().next()?.strip_prefix("cpu ")?;
         let ticks: Vec<u64> =
             line.split_whitespace().take(8).map_while(|tick| tick.parse().ok()).collect();
-        Some(Ticks { stolen: *ticks.get(7)?, all: ticks.iter().sum() })
+        Some(CpuTicks { stolen: *ticks.get(7)?, all: ticks.iter().sum() })
     }
 
-    /// The stolen share of the time between two readings; `None` if no time has passed or a counter
-    /// went back.
-    fn stolen_since(self, previous: Ticks) -> Option<f64> {
+    /// The share of steal between two readings; `None` if no time has passed or a counter decreased.
+    fn stolen_since(self, previous: CpuTicks) -> Option<f64> {
         let all = self.all.checked_sub(previous.all).filter(|all| *all > 0)?;
         Some(self.stolen.checked_sub(previous.stolen)? as f64 / all as f64)
     }
@@ -139,20 +134,20 @@ mod tests {
 
     #[test]
     fn steal_is_the_share_since_the_previous_reading() {
-        let boot = Ticks { stolen: 0, all: 0 };
-        let first = Ticks::parse("cpu  700 0 100 150 0 0 0 50 600 0\ncpu0 1 2\n").unwrap();
-        assert_eq!(first, Ticks { stolen: 50, all: 1000 });
+        let boot = CpuTicks { stolen: 0, all: 0 };
+        let first = CpuTicks::parse("cpu  700 0 100 150 0 0 0 50 600 0\ncpu0 1 2\n").unwrap();
+        assert_eq!(first, CpuTicks { stolen: 50, all: 1000 });
         assert_eq!(first.stolen_since(boot), Some(0.05));
-        assert_eq!(Ticks { stolen: 60, all: 1100 }.stolen_since(first), Some(0.1));
+        assert_eq!(CpuTicks { stolen: 60, all: 1100 }.stolen_since(first), Some(0.1));
         assert_eq!(first.stolen_since(first), None);
         assert_eq!(boot.stolen_since(first), None);
         for old in ["", "cpu  1 2 3 4\n", "intr 5\n"] {
-            assert_eq!(Ticks::parse(old), None, "{old:?}");
+            assert_eq!(CpuTicks::parse(old), None, "{old:?}");
         }
     }
 
     #[test]
-    fn limits_of_the_shell_leave_what_is_not_used_of_them() {
+    fn limits_of_the_shell_leave_their_unused_part() {
         let limits = |space: &str, data: &str| {
             format!(
                 "Limit                     Soft Limit           Hard Limit           Units\n\
@@ -199,7 +194,7 @@ mod tests {
             warnings_with(&busy, 2),
             [
                 "load average is 2.92 on 2 CPUs: other programs run; stop them or wait a minute",
-                "the hypervisor took 3.1 % of the CPU time: the host is shared; use one that is not",
+                "the hypervisor took 3.1 % of the CPU time: the host is shared; use a dedicated one",
                 "tasks waited for a CPU 88 % of the last 10 s: stop other programs, or use fewer threads",
             ]
         );
@@ -207,7 +202,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn linux_says_how_loaded_it_is() {
+    fn linux_reports_its_load() {
         let now = conditions();
         assert!(now.load_1m.is_some_and(|load| load >= 0.0), "{now:?}");
         assert!(now.available_bytes.is_some_and(|bytes| bytes > 1 << 20), "{now:?}");

@@ -1,5 +1,5 @@
-//! Memory of this process: the resident set, now and at its highest since the last reset.
-//! System-wide figures and a counting allocator are other kinds of memory and not known here.
+//! Resident memory of this process: current and peak since the last reset. Not system-wide figures,
+//! not a counting allocator.
 
 use std::fs;
 use std::path::Path;
@@ -8,19 +8,18 @@ use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use crate::error::{Error, Result};
 
-/// Resident memory of this process in bytes. What cannot be read is `None`, with the reason.
+/// Resident memory of this process in bytes; `None` where it cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// The highest since the process began or [`reset_peak`].
+    /// Peak since the process started or [`reset_peak`].
     pub peak: Option<u64>,
-    /// Now.
+    /// Resident now.
     pub current: Option<u64>,
-    /// The part of `current` that no file backs: heap and stacks.
+    /// The part of `current` not backed by files: heap and stacks.
     pub anon: Option<u64>,
-    /// The part of `current` that files back: code and mapped weights, as far as the page cache
-    /// holds them.
+    /// The part of `current` backed by files: code and mapped weights in the page cache.
     pub file: Option<u64>,
-    /// How it was read.
+    /// How it was measured.
     pub kind: &'static str,
     /// Why `peak` is `None`.
     pub reason: Option<String>,
@@ -31,7 +30,7 @@ pub fn read() -> Memory {
     fs::read_to_string("/proc/self/status").map_or_else(|_| without_proc(), |status| parse(&status))
 }
 
-/// Lowers the peak to the memory held now. What an allocator keeps of freed memory stays in.
+/// Resets the peak to the current resident set. Freed memory that the allocator keeps is included.
 ///
 /// # Errors
 /// When the system is not Linux, or its `/proc/self/clear_refs` cannot be written.
@@ -44,10 +43,10 @@ pub fn reset_peak() -> Result<()> {
     fs::write(path, "5").map_err(|source| Error::Write { path: path.into(), source })
 }
 
-/// Private writable memory that this process has mapped, in bytes: what RLIMIT_DATA limits.
+/// Private writable memory of this process in bytes, which RLIMIT_DATA limits.
 ///
 /// # Errors
-/// When the system does not say.
+/// When the system does not tell.
 pub fn data_bytes() -> Result<u64> {
     let path = Path::new("/proc/self/status");
     let status =
@@ -56,7 +55,7 @@ pub fn data_bytes() -> Result<u64> {
         .ok_or_else(|| Error::Invalid { path: path.into(), why: "it has no VmData".into() })
 }
 
-/// The fields of `/proc/self/status`.
+/// Parses `/proc/self/status`.
 fn parse(status: &str) -> Memory {
     let peak = kib(status, "VmHWM:");
     Memory {
@@ -69,14 +68,13 @@ fn parse(status: &str) -> Memory {
     }
 }
 
-/// A line such as `VmHWM: 1688 kB`, in bytes.
+/// The value of a line such as `VmHWM: 1688 kB`, in bytes.
 pub(super) fn kib(status: &str, field: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(field))?;
     value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The current resident set where the system gives it. Peaks need a foreign call, and this crate
-/// calls none here.
+/// The current resident set by sysinfo. A peak would need a call to the C library.
 fn without_proc() -> Memory {
     let current = || {
         let pid = sysinfo::get_current_pid().ok()?;
@@ -103,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_of_a_process_is_read_in_bytes() {
+    fn a_status_is_parsed_in_bytes() {
         let status = "Name:\tcat\nVmPeak:\t    3060 kB\nVmHWM:\t    1688 kB\nVmRSS:\t    1600 kB\n\
                       RssAnon:\t     112 kB\nRssFile:\t    1488 kB\nRssShmem:\t       0 kB\n";
         let memory = parse(status);
@@ -115,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_absent_with_a_reason() {
+    fn a_missing_peak_is_absent_with_a_reason() {
         for status in ["", "VmHWM:\t kB\n", "VmHWM:\t12 pages\n", "VmHWM:\t-1 kB\n"] {
             let memory = parse(status);
             assert_eq!((memory.peak, memory.current), (None, None), "{status:?}");
@@ -136,13 +134,11 @@ mod tests {
     fn touched_memory_raises_the_peak_and_a_reset_lowers_it() {
         const MIB: u64 = 1 << 20;
         let peak = || read().peak.unwrap();
-        // Tests that run beside this one free memory, too, which can hide a part of the change: a
-        // few attempts.
+        // Concurrent tests free memory, which can hide a part of the change: a few attempts.
         let attempts = (0..5).map(|_| {
             reset_peak().unwrap();
             let before = peak();
-            // The kernel counts pages per CPU and adds them up late, so figures are off by some
-            // pages: 4 MiB more.
+            // The kernel sums its per-CPU page counts late: 4 MiB more than is checked.
             let touched = std::hint::black_box(vec![1_u8; 68 << 20]);
             let high = peak();
             drop(touched);

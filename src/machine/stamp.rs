@@ -1,61 +1,58 @@
-//! The tool itself: how it was built, in which environment it runs, and the time. `build.rs` makes
-//! the stamps read here.
+//! The build of this tool (stamped by `build.rs`), the environment it runs in, and the time.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use std::{env, io};
 
 use jiff::{SignedDuration, Timestamp};
-use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::record::Build;
 
-/// How this tool was built, and the hash of the running binary.
+/// The build, with the hash of the running binary.
 pub fn build() -> Build {
     Build { binary_sha256: binary_sha256().ok(), ..stamp() }
 }
 
-/// How this tool was built, without the hash, which takes a tenth of a second.
+/// The build without the hash, which takes a tenth of a second.
 pub fn stamp() -> Build {
     Build {
         version: env!("CARGO_PKG_VERSION").into(),
-        commit: given(env!("STAMP_COMMIT")),
+        commit: non_empty(env!("STAMP_COMMIT")),
         dirty: env!("STAMP_DIRTY").parse().ok(),
-        lock_sha256: given(env!("STAMP_LOCK_SHA256")),
+        lock_sha256: non_empty(env!("STAMP_LOCK_SHA256")),
         binary_sha256: None,
         rustc: env!("STAMP_RUSTC").into(),
         profile: format!("{}, opt-level {}", env!("STAMP_PROFILE"), env!("STAMP_OPT_LEVEL")),
         target: env!("STAMP_TARGET").into(),
         target_features: env!("STAMP_TARGET_FEATURES").into(),
-        features: list(env!("STAMP_FEATURES")).map(str::to_string).collect(),
-        crates: list(env!("STAMP_CRATES"))
+        features: split_list(env!("STAMP_FEATURES")).map(str::to_string).collect(),
+        crates: split_list(env!("STAMP_CRATES"))
             .filter_map(|locked| locked.split_once(' '))
             .map(|(name, version)| (name.into(), version.into()))
             .collect(),
     }
 }
 
-/// Refuses to go on in a build whose numbers mean nothing.
+/// Refuses to measure with a debug build.
 ///
 /// # Errors
 /// When the build has debug assertions or is not optimised.
 pub fn refuse_debug() -> Result<()> {
     if cfg!(debug_assertions) || env!("STAMP_OPT_LEVEL") == "0" {
-        let why = "records are not made by a debug build; use cargo bench or cargo run --release";
+        let why = "a debug build makes no records; use cargo bench or cargo run --release";
         return Err(Error::Unsupported(why.into()));
     }
     Ok(())
 }
 
-/// The variables that change speed, as found, and `RUSTFLAGS` as the build had them.
+/// The environment variables that affect speed, and the build's `RUSTFLAGS`.
 pub fn environment() -> BTreeMap<String, String> {
     let mut found = speed_variables(env::vars_os());
-    found.extend(given(env!("STAMP_RUSTFLAGS")).map(|flags| ("RUSTFLAGS".into(), flags)));
+    found.extend(non_empty(env!("STAMP_RUSTFLAGS")).map(|flags| ("RUSTFLAGS".into(), flags)));
     found
 }
 
@@ -64,32 +61,31 @@ pub fn now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// How far two UTC times of records are apart; `None` if one cannot be read.
+/// The time between two UTC times of records; `None` if one cannot be parsed.
 pub fn between(one: &str, other: &str) -> Option<Duration> {
     let time = |text: &str| text.parse::<Timestamp>().ok();
     Some(time(other)?.duration_since(time(one)?).unsigned_abs())
 }
 
-/// Whether a time of a record can be true. More than a day ahead is no clock of another machine
-/// that is merely wrong.
+/// Checks a time of a record. Clocks of other machines may be wrong by up to a day.
 ///
 /// # Errors
-/// When it cannot be read, or lies in the future.
+/// When it cannot be parsed, or lies in the future.
 pub fn check_time(text: &str) -> std::result::Result<(), String> {
     let Ok(time) = text.parse::<Timestamp>() else {
-        return Err(format!("`{text}` is no time such as 2026-11-22T06:15:00Z"));
+        return Err(format!("`{text}` is not a time such as 2026-11-22T06:15:00Z"));
     };
     let ahead = time.duration_since(Timestamp::now());
     let day = SignedDuration::from_hours(24);
     if ahead > day { Err(format!("`{text}` lies in the future")) } else { Ok(()) }
 }
 
-/// Measurements that begin less than this after the one before say nothing of another time: they
-/// are one session.
+/// A measurement that starts less than this after the previous one belongs to the same session: the
+/// state of the machine has hardly changed.
 pub const SESSION_GAP: Duration = Duration::from_secs(3600);
 
-/// Whether what began at `started` is of one session with what ended at `ended`. Times that cannot
-/// be read are of one.
+/// Whether a measurement started at `started` belongs to the session that ended at `ended`. Times
+/// that cannot be parsed do.
 pub fn is_one_session(ended: &str, started: &str, gap: Duration) -> bool {
     between(ended, started).is_none_or(|apart| apart < gap)
 }
@@ -109,12 +105,12 @@ pub(super) fn rustc() -> &'static str {
     env!("STAMP_RUSTC")
 }
 
-/// The features that the compiler was allowed to use everywhere.
+/// The CPU features that the whole build requires.
 pub(super) fn target_features() -> &'static str {
     env!("STAMP_TARGET_FEATURES")
 }
 
-/// The CPU that the compiler scheduled for.
+/// The CPU that the build was tuned for.
 pub(super) fn target_cpu() -> &'static str {
     target_cpu_of(env!("STAMP_RUSTFLAGS"))
 }
@@ -125,39 +121,23 @@ fn target_cpu_of(rustflags: &str) -> &str {
         .map_or("default", |(_, cpu)| cpu.split(' ').next().unwrap_or(cpu))
 }
 
-fn given(stamp: &str) -> Option<String> {
+fn non_empty(stamp: &str) -> Option<String> {
     (!stamp.is_empty()).then(|| stamp.into())
 }
 
-fn list(stamp: &str) -> impl Iterator<Item = &str> {
+fn split_list(stamp: &str) -> impl Iterator<Item = &str> {
     stamp.split(',').filter(|item| !item.is_empty())
 }
 
-/// SHA-256 of the file that this process was started from.
+/// SHA-256 of the running binary.
 fn binary_sha256() -> io::Result<String> {
-    // On Linux this link opens the running binary even when a newer build has taken its place.
+    // On Linux this opens the running binary even if a newer build has replaced it.
     let running = PathBuf::from("/proc/self/exe");
-    file_sha256(&if running.exists() { running } else { env::current_exe()? })
+    files::sha256(&if running.exists() { running } else { env::current_exe()? })
 }
 
-/// SHA-256 of a file, as records have it of their binary.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn file_sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(super::hex(&hash.finalize())),
-            read => hash.update(&buffer[..read]),
-        }
-    }
-}
-
-/// Threads, switches of candle and of the allocator, and our own settings. A name that may hold a
-/// secret is left out.
+/// Settings of threads, candle, the allocator and this tool. Variables that may contain a secret are
+/// left out.
 fn speed_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<String, String> {
@@ -178,7 +158,7 @@ fn speed_variables(
             NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         })
         .filter(|(name, _)| !SECRETS.iter().any(|secret| name.to_uppercase().contains(secret)))
-        .filter(|(_, value)| !(value.contains("://") && value.contains('@'))) // A URL with a password in it.
+        .filter(|(_, value)| !(value.contains("://") && value.contains('@'))) // A URL with a password.
         .collect()
 }
 
@@ -200,12 +180,13 @@ mod tests {
     #[test]
     fn a_debug_build_is_refused_with_the_way_out() {
         let answer = refuse_debug().map_err(|error| error.to_string());
-        let message = "unsupported: records are not made by a debug build; use cargo bench or cargo run --release";
+        let message =
+            "unsupported: a debug build makes no records; use cargo bench or cargo run --release";
         assert_eq!(answer, if cfg!(debug_assertions) { Err(message.into()) } else { Ok(()) });
     }
 
     #[test]
-    fn variables_that_change_speed_are_kept_and_secrets_are_not() {
+    fn variables_that_affect_speed_are_kept_and_secrets_are_not() {
         let found = speed_variables(
             [
                 ("CANDLEMARK_MODEL", "synthetic:mini"),
@@ -246,7 +227,7 @@ mod tests {
             check_time("2999-01-01T00:00:00Z").unwrap_err(),
             "`2999-01-01T00:00:00Z` lies in the future"
         );
-        assert!(check_time("yyy").unwrap_err().starts_with("`yyy` is no time"));
+        assert!(check_time("yyy").unwrap_err().starts_with("`yyy` is not a time"));
     }
 
     #[test]

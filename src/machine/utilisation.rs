@@ -1,38 +1,35 @@
-//! CPU time of this process, all threads together. Waiting in a loop counts as being busy, and what
-//! child processes use does not count.
+//! CPU time of this process, all threads together. Spinning counts; child processes do not.
 
 use std::fs;
 use std::time::Duration;
 
-/// The kernel counts in hundredths of a second, USER_HZ, on every system that this crate is built
-/// for.
+/// The kernel counts in 1/USER_HZ, a hundredth of a second on all supported systems.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Regions shorter than this many ticks have no figure: user and system time are each cut to a tick
-/// at both ends, which is up to a tenth of it for one thread.
-const TICKS: u32 = 20;
+/// Regions shorter than this have no figure: user and system time are each rounded to a tick at both
+/// ends, an error of up to a tenth for one thread.
+const MIN_TICKS: u32 = 20;
 
-/// How finely a share is known, for notes.
+/// The resolution of a share, for notes.
 pub(super) const RESOLUTION: &str = "CPU time of this process in steps of 10 ms";
 
-/// CPU time of this process since it began.
+/// CPU time of this process since its start.
 ///
 /// # Errors
-/// Why the system does not tell.
+/// When the system does not tell.
 pub(super) fn cpu_time() -> Result<Duration, String> {
     match fs::read_to_string("/proc/self/stat") {
-        Ok(stat) => parse(&stat).ok_or_else(|| "/proc/self/stat does not tell the CPU time".into()),
+        Ok(stat) => parse(&stat).ok_or_else(|| "/proc/self/stat has no CPU time".into()),
         Err(_) => without_proc().ok_or_else(|| "the system does not tell the CPU time".into()),
     }
 }
 
-/// CPU time as a share of what `threads` threads could have used; more than 1 where more of them
-/// were busy.
+/// CPU time as a share of the wall time of `threads` threads; above 1 if more threads were busy.
 ///
 /// # Errors
-/// When the region is too short for the steps that CPU time is counted in.
+/// When the region is too short for the resolution of CPU time.
 pub(super) fn share(used: Duration, elapsed: Duration, threads: usize) -> Result<f64, String> {
-    let least = TICK * TICKS;
+    let least = TICK * MIN_TICKS;
     if elapsed < least {
         return Err(format!(
             "CPU time is counted in steps of 10 ms, too coarse for {:.0} ms; measure at least {} ms",
@@ -43,15 +40,15 @@ pub(super) fn share(used: Duration, elapsed: Duration, threads: usize) -> Result
     Ok(used.as_secs_f64() / elapsed.as_secs_f64() / threads.max(1) as f64)
 }
 
-/// User and system time, the 14th and 15th field of `/proc/self/stat`. The second one, the
-/// program's name in parentheses, can hold anything.
+/// User and system time: fields 14 and 15 of `/proc/self/stat`. Field 2, the program's name in
+/// parentheses, may contain anything.
 fn parse(stat: &str) -> Option<Duration> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut times = fields.split_whitespace().skip(11).map_while(|ticks| ticks.parse::<u32>().ok());
     Some(TICK * times.next()?.checked_add(times.next()?)?)
 }
 
-/// What sysinfo tells on other systems, in milliseconds.
+/// CPU time by sysinfo, on other systems.
 fn without_proc() -> Option<Duration> {
     let pid = sysinfo::get_current_pid().ok()?;
     let mut system = sysinfo::System::new().ok()?;
@@ -83,7 +80,7 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(share(ms(3000), ms(2000), 2), Ok(0.75));
         assert_eq!(share(ms(200), ms(200), 1), Ok(1.0));
-        assert_eq!(share(ms(0), ms(1000), 1), Ok(0.0)); // Waiting all the time is a measurement.
+        assert_eq!(share(ms(0), ms(1000), 1), Ok(0.0)); // An idle process has a utilisation of 0.
         let why =
             "CPU time is counted in steps of 10 ms, too coarse for 199 ms; measure at least 200 ms";
         assert_eq!(share(ms(199), ms(199), 1), Err(why.into()));

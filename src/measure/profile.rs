@@ -1,6 +1,6 @@
-//! The share of time in kernels, by tracing spans around each of them: a run of its own, because a
-//! span costs time, too. A kernel here is a leaf of the forward pass (a matrix product, a norm,
-//! attention over one sequence); what is left is what it takes to get from one to the next.
+//! The share of time in kernels, measured by tracing spans around each: a scenario of its own,
+//! because spans cost time. A kernel is a leaf of the forward pass (a GEMM, a norm, attention over
+//! one sequence); the rest is the overhead between kernels.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,58 +17,60 @@ use crate::kernel::{Pool, TRACE_TARGET};
 use crate::measure::hash_ids;
 use crate::record::{Block, Case, Work};
 use crate::settings::Setup;
-use crate::workload::{PromptFormat, Scenario};
+use crate::workload::{PromptFormat, Scenario, metric};
 use crate::{engine, stats, workload};
 
-/// Names of the spans that are counted; `pack` is part of loading, the others of a pass.
-const NAMES: [&str; 6] = ["pack", "embedding", "norm", "product", "rope", "attention"];
+/// The spans that are counted: `pack` belongs to loading, the others to a forward pass.
+const SPAN_NAMES: [&str; 6] = ["pack", "embedding", "norm", "product", "rope", "attention"];
 
-/// Parallel regions that are timed.
+/// Empty parallel regions to time.
 const REGIONS: usize = 1000;
 
-/// What spans came to, by their place in [`NAMES`].
+/// Time in spans and their count since the process started, in the order of [`SPAN_NAMES`].
 #[derive(Debug, Default)]
-struct Profile {
-    nanoseconds: [AtomicU64; NAMES.len()],
-    count: [AtomicU64; NAMES.len()],
+struct SpanCounters {
+    nanoseconds: [AtomicU64; SPAN_NAMES.len()],
+    count: [AtomicU64; SPAN_NAMES.len()],
 }
 
-/// A reading of the profile.
+/// A reading of [`SpanCounters`].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Totals {
-    seconds: [f64; NAMES.len()],
-    count: [u64; NAMES.len()],
+struct SpanTotals {
+    seconds: [f64; SPAN_NAMES.len()],
+    count: [u64; SPAN_NAMES.len()],
 }
 
-static PROFILE: OnceLock<&'static Profile> = OnceLock::new();
+static COUNTERS: OnceLock<&'static SpanCounters> = OnceLock::new();
 
-/// Starts counting in this process. To be called before a model is loaded, and only where nothing
+/// Starts counting spans in this process. Call it before a model is loaded, and only where nothing
 /// else is measured.
 ///
 /// # Errors
-/// When the process has another subscriber already.
+/// When the process already has another subscriber.
 pub fn install() -> Result<()> {
-    let profile: &'static Profile = PROFILE.get_or_init(|| Box::leak(Box::default()));
-    tracing::subscriber::set_global_default(Counter(profile))
-        .map_err(|_| Error::Failed("something else listens to spans in this process".into()))
+    let counters: &'static SpanCounters = COUNTERS.get_or_init(|| Box::leak(Box::default()));
+    tracing::subscriber::set_global_default(SpanSubscriber(counters))
+        .map_err(|_| Error::Failed("this process already has a tracing subscriber".into()))
 }
 
-/// Adds up what is between the entering and the leaving of spans.
-struct Counter(&'static Profile);
+/// Adds up the time from entering to leaving a span.
+struct SpanSubscriber(&'static SpanCounters);
 
 thread_local! {
-    /// When the spans that this thread is in were entered.
+    /// When this thread entered the spans that it is in.
     static ENTERED: RefCell<Vec<Instant>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Subscriber for Counter {
+impl Subscriber for SpanSubscriber {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_span() && metadata.target() == TRACE_TARGET && NAMES.contains(&metadata.name())
+        metadata.is_span()
+            && metadata.target() == TRACE_TARGET
+            && SPAN_NAMES.contains(&metadata.name())
     }
 
-    /// All spans of a name share their number: nothing is kept of a single one.
+    /// All spans of a name share an id: nothing is stored per span.
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        let at = NAMES.iter().position(|name| *name == span.metadata().name()).unwrap_or(0);
+        let at = SPAN_NAMES.iter().position(|name| *name == span.metadata().name()).unwrap_or(0);
         Id::from_u64(at as u64 + 1)
     }
 
@@ -92,10 +94,10 @@ impl Subscriber for Counter {
     }
 }
 
-impl Profile {
-    fn read(&self) -> Totals {
-        let mut totals = Totals::default();
-        for at in 0..NAMES.len() {
+impl SpanCounters {
+    fn read(&self) -> SpanTotals {
+        let mut totals = SpanTotals::default();
+        for at in 0..SPAN_NAMES.len() {
             totals.seconds[at] = self.nanoseconds[at].load(Ordering::Relaxed) as f64 / 1e9;
             totals.count[at] = self.count[at].load(Ordering::Relaxed);
         }
@@ -103,55 +105,50 @@ impl Profile {
     }
 }
 
-/// What was traced of some work: its wall time and its kernels.
+/// Wall time and spans of a traced generation.
 #[derive(Debug, Clone, Copy, Default)]
-struct Traced {
+struct TracedRun {
     wall_s: f64,
-    totals: Totals,
+    totals: SpanTotals,
 }
 
-impl Traced {
-    fn of(profile: &Profile, work: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let (before, start) = (profile.read(), Instant::now());
+impl TracedRun {
+    fn measure(counters: &SpanCounters, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let (before, start) = (counters.read(), Instant::now());
         work()?;
-        let whole = Self { wall_s: start.elapsed().as_secs_f64(), totals: profile.read() };
-        Ok(whole.without(&Self { wall_s: 0.0, totals: before }))
-    }
-
-    fn without(mut self, other: &Self) -> Self {
-        self.wall_s -= other.wall_s;
-        for at in 0..NAMES.len() {
-            self.totals.seconds[at] -= other.totals.seconds[at];
-            self.totals.count[at] = self.totals.count[at].saturating_sub(other.totals.count[at]);
+        let wall_s = start.elapsed().as_secs_f64();
+        let mut totals = counters.read();
+        for at in 0..SPAN_NAMES.len() {
+            totals.seconds[at] -= before.seconds[at];
+            totals.count[at] = totals.count[at].saturating_sub(before.count[at]);
         }
-        self
+        Ok(Self { wall_s, totals })
     }
 
-    /// Metrics of an answer; `reading` is the same prompt read with one token as the answer,
-    /// `steps` what comes after it. Every kernel but packing counts.
-    fn values(&self, reading: &Self, steps: usize) -> BTreeMap<String, f64> {
+    /// The metrics of a generation. `prefill` is a run of the same prompt with one new token, and
+    /// `steps` the decode steps after it. Packing does not count.
+    fn values(&self, prefill: &Self, steps: usize) -> BTreeMap<String, f64> {
         let seconds: f64 = self.totals.seconds[1..].iter().sum();
-        let count = |traced: &Self| traced.totals.count[1..].iter().sum::<u64>() as f64;
+        let count = |run: &Self| run.totals.count[1..].iter().sum::<u64>() as f64;
         let mut values = BTreeMap::from([
-            ("kernel_share".to_string(), seconds / self.wall_s),
-            ("kernel_overhead_s".to_string(), (self.wall_s - seconds).max(0.0) / count(self)),
-            ("kernels_per_step".to_string(), (count(self) - count(reading)) / steps as f64),
+            (metric::KERNEL_SHARE.to_string(), seconds / self.wall_s),
+            (metric::KERNEL_OVERHEAD_S.to_string(), (self.wall_s - seconds).max(0.0) / count(self)),
+            (metric::KERNELS_PER_STEP.to_string(), (count(self) - count(prefill)) / steps as f64),
         ]);
-        for (name, seconds) in NAMES.iter().zip(self.totals.seconds).skip(1) {
+        for (name, seconds) in SPAN_NAMES.iter().zip(self.totals.seconds).skip(1) {
             values.insert(format!("traced_{name}_share"), seconds / self.wall_s);
         }
         values
     }
 }
 
-/// Traces answers of batch 1, each beside a reading of its prompt alone, so that the kernels of its
-/// steps can be counted.
+/// Traces generations of batch 1, each after a run of the prefill alone, so that the kernels of the
+/// decode steps can be counted.
 ///
-/// Beside the metrics, `traced_<kernel>_share` is the share of an answer's time in kernels of one
-/// kind.
+/// Besides the metrics, `traced_<kernel>_share` is the share of time in one kind of kernel.
 ///
 /// # Errors
-/// When nothing counts in this process, or generating fails.
+/// When [`install`] was not called in this process, or generation fails.
 pub fn case(
     engine: &mut Engine,
     scenario: &Scenario,
@@ -160,16 +157,17 @@ pub fn case(
 ) -> Result<Case> {
     if setup.engine != "native" || setup.device != "cpu" {
         return Err(Error::Unsupported(
-            "only the native engine's kernels on the CPU carry spans; on a device they would time launches".into(),
+            "only the native engine's CPU kernels have spans; on a device they would time launches"
+                .into(),
         ));
     }
-    let profile = PROFILE.get().ok_or_else(|| {
-        Error::Failed("kernels are traced in a process that was started for it".into())
+    let counters = COUNTERS.get().ok_or_else(|| {
+        Error::Failed("kernels are traced only in a process started for it".into())
     })?;
-    let packed = profile.read();
+    let packing = counters.read();
     let prompt = workload::category("medium").expect("it is in the table").prompts[0];
     let prompts = [engine.encode(prompt.trim_end(), PromptFormat::Raw)?];
-    let mut answer = |new_tokens: usize| {
+    let mut generate = |new_tokens: usize| {
         let request = Request {
             prompts: &prompts,
             new_tokens,
@@ -181,29 +179,32 @@ pub fn case(
         engine::generate(engine.decoder.as_mut(), &request).map(drop)
     };
     for _ in 0..setup.generation.warmups {
-        answer(scenario.new_tokens)?;
+        generate(scenario.new_tokens)?;
     }
     let mut block = Block { session: session.into(), ..Block::default() };
     for _ in 0..setup.generation.iters {
-        let reading = Traced::of(profile, || answer(1))?;
-        let whole = Traced::of(profile, || answer(scenario.new_tokens))?;
-        for (name, value) in whole.values(&reading, scenario.new_tokens - 1) {
+        let prefill = TracedRun::measure(counters, || generate(1))?;
+        let whole = TracedRun::measure(counters, || generate(scenario.new_tokens))?;
+        for (name, value) in whole.values(&prefill, scenario.new_tokens - 1) {
             block.samples.entry(name).or_default().push(value);
         }
     }
     block.values =
         block.samples.iter().map(|(name, values)| (name.clone(), stats::median(values))).collect();
-    block.values.insert("region_overhead_s".into(), region(&Pool::new(setup.threads)?));
+    let region_s = empty_region_s(&Pool::new(setup.threads)?);
+    block.values.insert(metric::REGION_OVERHEAD_S.into(), region_s);
     let threads = setup.threads.max(1) as f64;
-    let pack_s = (packed.count[0] > 0).then(|| packed.seconds[0] / threads);
-    block.values.insert("pack_s".into(), pack_s);
+    let pack_s = (packing.count[0] > 0).then(|| packing.seconds[0] / threads);
+    block.values.insert(metric::PACK_S.into(), pack_s);
     let note = match pack_s {
-        Some(_) => "time of all threads over their number, of loading",
-        None => "the weights are held as they are stored",
+        Some(_) => "time of all threads while loading, divided by their number",
+        None => "the weights are used as stored",
     };
-    block.notes.insert("pack_s".into(), note.into());
-    block.values.insert("peak_rss_bytes".into(), None);
-    block.notes.insert("peak_rss_bytes".into(), "not read where kernels are traced".into());
+    block.notes.insert(metric::PACK_S.into(), note.into());
+    block.values.insert(metric::PEAK_RSS_BYTES.into(), None);
+    block
+        .notes
+        .insert(metric::PEAK_RSS_BYTES.into(), "not measured while kernels are traced".into());
     Ok(Case {
         id: scenario.id.clone(),
         work: Work {
@@ -220,17 +221,16 @@ pub fn case(
     })
 }
 
-/// Seconds that an empty parallel region takes, the median of many, started the way kernels start
-/// theirs.
-fn region(pool: &Pool) -> Option<f64> {
-    let one = || {
+/// Median time of an empty parallel region, run on the pool as kernels are.
+fn empty_region_s(pool: &Pool) -> Option<f64> {
+    let region = || {
         let start = Instant::now();
         pool.run(pool.threads(), |number, _| {
             std::hint::black_box(number);
         });
         start.elapsed().as_secs_f64()
     };
-    stats::median(&(0..REGIONS).map(|_| one()).collect::<Vec<_>>())
+    stats::median(&(0..REGIONS).map(|_| region()).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -238,15 +238,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_between_kernels_is_shared_out_among_them() {
-        let mut traced = Traced { wall_s: 1.0, ..Traced::default() };
+    fn time_between_kernels_is_divided_by_their_number() {
+        let mut traced = TracedRun { wall_s: 1.0, ..TracedRun::default() };
         traced.totals.seconds[3] = 0.6;
         traced.totals.seconds[2] = 0.2;
-        traced.totals.seconds[0] = 9.0; // Packing is no part of a step.
+        traced.totals.seconds[0] = 9.0; // Packing does not count.
         traced.totals.count = [1, 0, 24, 24, 0, 0];
-        let mut reading = Traced::default();
-        reading.totals.count = [0, 0, 4, 4, 0, 0];
-        let values = traced.values(&reading, 10);
+        let mut prefill = TracedRun::default();
+        prefill.totals.count = [0, 0, 4, 4, 0, 0];
+        let values = traced.values(&prefill, 10);
         assert!((values["kernel_share"] - 0.8).abs() < 1e-12);
         assert!((values["kernel_overhead_s"] - 0.2 / 48.0).abs() < 1e-12);
         assert_eq!(values["kernels_per_step"], 4.0);
@@ -255,14 +255,14 @@ mod tests {
 
     #[test]
     fn spans_are_counted_by_their_names_and_others_are_not() {
-        let profile: &'static Profile = Box::leak(Box::default());
-        tracing::subscriber::with_default(Counter(profile), || {
+        let counters: &'static SpanCounters = Box::leak(Box::default());
+        tracing::subscriber::with_default(SpanSubscriber(counters), || {
             for _ in 0..3 {
                 let _span = tracing::trace_span!(target: TRACE_TARGET, "norm").entered();
             }
             let _other = tracing::trace_span!("norm").entered();
             let _unknown = tracing::trace_span!(target: TRACE_TARGET, "lunch").entered();
         });
-        assert_eq!(profile.read().count, [0, 0, 3, 0, 0, 0]);
+        assert_eq!(counters.read().count, [0, 0, 3, 0, 0, 0]);
     }
 }

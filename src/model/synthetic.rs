@@ -9,8 +9,10 @@ use rayon::prelude::*;
 use sha2::Digest as _;
 
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::model::config::Config;
-use crate::model::weights::{Info, Rows, Source, hex};
+use crate::model::weights::{Info, Rows, Source};
+use crate::stats::Random;
 
 /// Half the width of the uniform distribution: a standard deviation of 0.02, that of Qwen's
 /// `initializer_range`.
@@ -99,12 +101,9 @@ fn fill(key: u64, start: usize, values: &mut [f32]) {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014) at one place of its sequence.
-fn hash(key: u64, place: usize) -> u64 {
-    let mut z = key.wrapping_add((place as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// One number of SplitMix64's sequence.
+fn hash(key: u64, index: usize) -> u64 {
+    Random::at(key, index as u64).bits()
 }
 
 /// Uniform in ±[`AMPLITUDE`]. 24 bits are exact in an f32, so the product is the one rounding and

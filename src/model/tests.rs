@@ -530,7 +530,7 @@ fn threads_are_pinned_where_there_is_a_cpu_for_each() {
     for pin in [None, Some(""), Some("0")] {
         assert_eq!(pool(3, pin, None).unwrap().threads(), 3);
     }
-    let Some(cpus) = settings::cpus() else {
+    let Some(cpus) = settings::cpus_by_core() else {
         return skipped("no thread was pinned: this system does not say which CPUs share a core");
     };
     let threads = cpus.len();

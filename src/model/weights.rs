@@ -5,13 +5,13 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io;
-use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernel::{GgmlMatrix, RowData, ggml_matrix};
 use crate::model::config::Config;
 
@@ -207,24 +207,11 @@ fn read_at(file: &File, mut buffer: &mut [u8], mut at: u64) -> io::Result<()> {
 pub fn hash_files(paths: &[PathBuf]) -> Result<String> {
     use sha2::Digest as _;
     let mut hash = sha2::Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
     for path in paths {
-        let read = |source| Error::Read { path: path.into(), source };
-        let mut file = File::open(path).map_err(read)?;
-        loop {
-            let n = file.read(&mut buffer).map_err(read)?;
-            if n == 0 {
-                break;
-            }
-            hash.update(&buffer[..n]);
-        }
+        let fail = |source| Error::Read { path: path.into(), source };
+        files::hash_file(&mut hash, path).map_err(fail)?;
     }
-    Ok(hex(&hash.finalize()))
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(files::hex(&hash.finalize()))
 }
 
 /// What `--quant` asks for. It applies to what is not quantised yet; `f32` also expands what is.

@@ -68,7 +68,7 @@ struct Quiet<'a> {
 }
 
 impl suite::Events for Quiet<'_> {
-    fn start(&mut self, _: &[String], _: suite::Done) {}
+    fn start(&mut self, _: &[String], _: suite::RunProgress) {}
 
     fn measured(&mut self, _: &Case) {}
 

@@ -18,7 +18,7 @@ use crate::pair::worker::Worker;
 use crate::pair::{Events, PairRun};
 use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Round, Side};
 use crate::record::{Absence, AbsenceKind};
-use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
+use crate::suite::turns::{Hello, PROTOCOL, Request, Response};
 use crate::{baseline, machine};
 
 type Workers = BTreeMap<char, Worker>;
@@ -76,7 +76,7 @@ impl PairRun<'_> {
     }
 
     fn start(&self, arm: char, session: &str) -> Result<Worker> {
-        let opening = Opening {
+        let opening = Hello {
             protocol: PROTOCOL,
             setup: self.plan.setup.clone(),
             words: self.plan.words.clone(),
@@ -209,7 +209,7 @@ impl PairRun<'_> {
         turns: &mut PairTurns,
     ) -> std::result::Result<bool, Box<(char, Error)>> {
         let stop = self.stop;
-        let ask = |workers: &mut Workers, arm: char, ask: &Ask| {
+        let ask = |workers: &mut Workers, arm: char, ask: &Request| {
             let worker = workers.get_mut(&arm).expect("only arms with a worker take part");
             worker.ask(ask, &stop).map_err(|error| Box::new((arm, error)))
         };
@@ -217,9 +217,9 @@ impl PairRun<'_> {
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
         let mut reported: BTreeMap<char, ReportedMetrics> = BTreeMap::new();
         for &arm in letters {
-            match ask(workers, arm, &Ask::WarmUp { scenario: case.id.clone() })? {
-                Told::Warm { ids } => drop(outputs.insert(arm, ids)),
-                Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
+            match ask(workers, arm, &Request::WarmUp { scenario: case.id.clone() })? {
+                Response::Warm { ids } => drop(outputs.insert(arm, ids)),
+                Response::Cannot { absent } => return Ok(cannot(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }
@@ -238,17 +238,17 @@ impl PairRun<'_> {
             for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
                 let mut round = Round { order: order.iter().collect(), ..Round::default() };
-                let ask = || Ask::Turn { generations: 1, injection: None };
+                let ask = || Request::Turn { generations: 1, injection: None };
                 let asked = order.iter().map(|arm| Turn { arm: *arm, process: *arm, ask: ask() });
                 let asked: Vec<Turn> = asked.collect();
                 let told = run_turns(&asked, self.duet.as_ref(), workers, &self.stop)?;
                 for (arm, told) in order.into_iter().zip(told) {
                     match told {
-                        Told::Values { values } => {
+                        Response::Values { values } => {
                             reported.entry(arm).or_default().add(&values);
                             keep(&mut round, values);
                         }
-                        Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
+                        Response::Cannot { absent } => return Ok(cannot(case, arm, absent)),
                         other => return Err(Box::new((arm, unexpected_response(&other)))),
                     }
                 }
@@ -257,12 +257,12 @@ impl PairRun<'_> {
         }
         block.turns_s += began.elapsed().as_secs_f64();
         for &arm in letters {
-            match ask(workers, arm, &Ask::Finish { injection: None })? {
-                Told::Case { case: done } => {
+            match ask(workers, arm, &Request::Finish { injection: None })? {
+                Response::Case { case: done } => {
                     let reported = reported.entry(arm).or_default();
                     end(case, turns, arm, *done, reported, parted);
                 }
-                Told::Cannot { absent } => return Ok(cannot(case, arm, absent)),
+                Response::Cannot { absent } => return Ok(cannot(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }

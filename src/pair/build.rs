@@ -13,10 +13,9 @@ use std::{fs, io};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result, command, quoted};
-use crate::files::Lock;
-use crate::machine;
-use crate::model::weights::hex;
+use crate::files::{Lock, hex};
 use crate::record::Build;
+use crate::{files, machine};
 
 /// Tells `build.rs` to leave the commit out.
 const PLAIN: &str = "CANDLEMARK_PLAIN_STAMP";
@@ -48,8 +47,8 @@ impl Binary {
     /// # Errors
     /// When it cannot be read.
     pub fn given(path: &Path) -> Result<Self> {
-        let sha256 = machine::file_sha256(path)
-            .map_err(|source| Error::Read { path: path.into(), source })?;
+        let sha256 =
+            files::sha256(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let asked = path.display().to_string();
         Ok(Self { asked, path: path.into(), sha256, commit: None, dirty: None })
     }

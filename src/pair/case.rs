@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::Error;
 use crate::record::pair::{Divergence, PairCase, PairTurns, Round, Side};
 use crate::record::{Absence, Case};
-use crate::suite::turns::Told;
+use crate::suite::turns::Response;
 use crate::workload;
 use crate::workload::{METRICS, Metric};
 
 /// An answer of another kind than was asked for.
-pub(super) fn unexpected_response(told: &Told) -> Error {
+pub(super) fn unexpected_response(told: &Response) -> Error {
     let text = serde_json::to_string(told).expect("plain data");
     Error::Failed(format!("a worker answered something else: `{}`", crate::error::shortened(&text)))
 }

@@ -40,7 +40,7 @@ impl CpuQuota {
         }
         let limited = Arc::<StoppedProcesses>::default();
         let inner = limited.clone();
-        let thread = suite::thread(move || inner.run(share))?;
+        let thread = suite::spawn_thread(move || inner.run(share))?;
         Ok(Self::Signals { limited, thread: Some(thread) })
     }
 

@@ -12,7 +12,7 @@ use rand::seq::SliceRandom as _;
 use crate::error::{Error, Result};
 use crate::pair::worker::{Deadline, Worker};
 use crate::settings;
-use crate::suite::turns::{Ask, Told};
+use crate::suite::turns::{Request, Response};
 
 /// A turn to run.
 pub(super) struct Turn {
@@ -21,7 +21,7 @@ pub(super) struct Turn {
     /// The letter of the process that runs it.
     pub(super) process: char,
     /// The request to the process.
-    pub(super) ask: Ask,
+    pub(super) ask: Request,
 }
 
 /// The two halves of the CPUs that this process may use.
@@ -33,7 +33,7 @@ impl Duet {
     /// # Errors
     /// When there are fewer than two CPUs, or the system does not list them.
     pub(super) fn new() -> Result<Self> {
-        let cpus = settings::cpus().filter(|cpus| cpus.len() > 1).ok_or_else(|| {
+        let cpus = settings::cpus_by_core().filter(|cpus| cpus.len() > 1).ok_or_else(|| {
             Error::Usage("a duet needs two CPUs that the system lists; leave out `--duet`".into())
         })?;
         let (one, other) = cpus.split_at(cpus.len() / 2);
@@ -63,7 +63,7 @@ pub(super) fn run_turns(
     duet: Option<&Duet>,
     workers: &mut BTreeMap<char, Worker>,
     deadline: &Deadline<'_>,
-) -> std::result::Result<Vec<Told>, Box<(char, Error)>> {
+) -> std::result::Result<Vec<Response>, Box<(char, Error)>> {
     let mut told = Vec::new();
     for at_once in turns.chunks(if duet.is_some() { 2 } else { 1 }) {
         for (turn, half) in at_once.iter().zip(0..) {

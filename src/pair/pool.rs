@@ -26,7 +26,7 @@ use crate::record::pool::{
     Pool, PoolArm, PoolBlock, PoolCase, PoolEnvironment, PoolKind, PoolTurns, Role, SCHEMA, arms,
 };
 use crate::settings::Setup;
-use crate::suite::turns::{Ask, Opening, PROTOCOL, Told};
+use crate::suite::turns::{Hello, PROTOCOL, Request, Response};
 use crate::{files, machine};
 
 pub use crate::pair::interference::{Environment, environments};
@@ -274,7 +274,7 @@ impl<'a> Recorder<'a> {
     }
 
     fn start(&self, process: char) -> Result<Worker> {
-        let opening = Opening {
+        let opening = Hello {
             protocol: PROTOCOL,
             setup: self.plan.setup.clone(),
             words: self.plan.words.clone(),
@@ -380,9 +380,9 @@ impl<'a> Recorder<'a> {
         let processes: Vec<char> = self.binaries.keys().copied().collect();
         let began = Instant::now();
         for &process in &processes {
-            let warm_up = Ask::WarmUp { scenario: case.id.clone() };
+            let warm_up = Request::WarmUp { scenario: case.id.clone() };
             match worker(workers, process).ask(&warm_up, &deadline)? {
-                Told::Warm { .. } => {}
+                Response::Warm { .. } => {}
                 other => return Err(wrong(&other)),
             }
         }
@@ -411,12 +411,12 @@ impl<'a> Recorder<'a> {
                 ('B', None) => continue,
                 (process, _) => (process, None),
             };
-            match worker(workers, process).ask(&Ask::Finish { injection }, &deadline)? {
-                Told::Case { case: done } if !done.validity.ok() => {
+            match worker(workers, process).ask(&Request::Finish { injection }, &deadline)? {
+                Response::Case { case: done } if !done.validity.ok() => {
                     let why = done.validity.failed.join("; ");
                     return Err(Error::Failed(format!("`{}` is INVALID: {why}", case.id)));
                 }
-                Told::Case { case: done } => {
+                Response::Case { case: done } => {
                     if let Some(block) = done.blocks.first()
                         && let Some(bytes) = block.value("peak_rss_bytes")
                     {
@@ -437,7 +437,7 @@ impl<'a> Recorder<'a> {
     fn turn(&self, letter: char) -> Turn {
         let arm = self.arms.iter().find(|arm| arm.letter == letter);
         let arm = arm.expect("letters are those of arms");
-        let ask = Ask::Turn { generations: 1, injection: arm.injected.clone() };
+        let ask = Request::Turn { generations: 1, injection: arm.injected.clone() };
         Turn { arm: letter, process: process(arm), ask }
     }
 }
@@ -446,16 +446,16 @@ fn worker(workers: &mut BTreeMap<char, Worker>, process: char) -> &mut Worker {
     workers.get_mut(&process).expect("every process has a worker")
 }
 
-fn values(told: Told) -> Result<BTreeMap<String, f64>> {
+fn values(told: Response) -> Result<BTreeMap<String, f64>> {
     match told {
-        Told::Values { values } => Ok(values),
+        Response::Values { values } => Ok(values),
         other => Err(wrong(&other)),
     }
 }
 
-fn wrong(told: &Told) -> Error {
+fn wrong(told: &Response) -> Error {
     match told {
-        Told::Cannot { absent } => Error::Failed(absent.to_string()),
+        Response::Cannot { absent } => Error::Failed(absent.to_string()),
         other => unexpected_response(other),
     }
 }

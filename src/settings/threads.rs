@@ -1,54 +1,49 @@
-//! How many threads an engine has unless it is told, and on which CPUs they are kept if that is
-//! wanted: one for each physical core that the process may use. Two threads of one core share what
-//! multiplies, and take each other's caches.
+//! The default number of engine threads, and the CPUs to pin them to: one per physical core that the
+//! process may use. Two threads of one core share its multipliers and caches.
 
 use std::fs;
 use std::path::Path;
 
-/// Physical cores that the process may use; where the system does not tell cores from threads, the
-/// CPUs that it may use.
+/// Physical cores that the process may use, or logical CPUs where the system does not tell cores.
 pub(super) fn default_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     cores().map_or(cpus, |cores| cores.len().min(cpus)).max(1)
 }
 
-/// The CPUs that the process may use, one of each core before a second of any; `None` where the
+/// The CPUs that the process may use, one of each core before the second of any; `None` where the
 /// system does not tell.
-pub fn cpus() -> Option<Vec<usize>> {
-    cores().map(|cores| in_order(&cores))
+pub fn cpus_by_core() -> Option<Vec<usize>> {
+    cores().map(|cores| interleaved(&cores))
 }
 
-/// What to say where so many threads share the CPUs that the process may use: they wait for one
-/// another, and their numbers are no machine's that has a CPU for each.
-pub fn too_many(threads: usize) -> Option<String> {
+/// A warning if there are more threads than CPUs that the process may use: threads then wait for one
+/// another.
+pub fn oversubscription(threads: usize) -> Option<String> {
     let allowed = || std::thread::available_parallelism().map_or(1, usize::from);
-    shared(threads, cpus().map_or_else(allowed, |cpus| cpus.len()))
+    oversubscribed(threads, cpus_by_core().map_or_else(allowed, |cpus| cpus.len()))
 }
 
-fn shared(threads: usize, cpus: usize) -> Option<String> {
+fn oversubscribed(threads: usize, cpus: usize) -> Option<String> {
     let plural = if cpus == 1 { "" } else { "s" };
     (threads > cpus).then(|| format!("{threads} threads share {cpus} CPU{plural}"))
 }
 
-fn in_order(cores: &[Vec<usize>]) -> Vec<usize> {
+fn interleaved(cores: &[Vec<usize>]) -> Vec<usize> {
     let most = cores.iter().map(Vec::len).max().unwrap_or(0);
-    (0..most)
-        .flat_map(|turn| cores.iter().filter_map(move |core| core.get(turn)))
-        .copied()
-        .collect()
+    (0..most).flat_map(|at| cores.iter().filter_map(move |core| core.get(at))).copied().collect()
 }
 
 fn cores() -> Option<Vec<Vec<usize>>> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    by_core(&status, Path::new("/sys/devices/system/cpu"))
+    group_by_core(&status, Path::new("/sys/devices/system/cpu"))
 }
 
-/// The allowed CPUs of a `/proc/self/status`, those of a core together, by the lists of siblings
-/// under `/sys/devices/system/cpu`.
-fn by_core(status: &str, cpus: &Path) -> Option<Vec<Vec<usize>>> {
+/// The allowed CPUs of a `/proc/self/status`, grouped by core according to the sibling lists under
+/// `/sys/devices/system/cpu`.
+fn group_by_core(status: &str, cpus: &Path) -> Option<Vec<Vec<usize>>> {
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let mut cores: Vec<(String, Vec<usize>)> = Vec::new();
-    for cpu in numbers(allowed)? {
+    for cpu in parse_cpu_list(allowed)? {
         let file = cpus.join(format!("cpu{cpu}/topology/thread_siblings_list"));
         let siblings = fs::read_to_string(file).ok()?.trim().to_string();
         match cores.iter_mut().find(|(core, _)| *core == siblings) {
@@ -60,14 +55,15 @@ fn by_core(status: &str, cpus: &Path) -> Option<Vec<Vec<usize>>> {
         .filter(|cores: &Vec<_>| !cores.is_empty())
 }
 
-/// The numbers of a list such as `0-3,8`.
-fn numbers(list: &str) -> Option<Vec<usize>> {
-    let mut all = Vec::new();
-    for part in list.trim().split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        all.extend(first.trim().parse().ok()?..=last.trim().parse::<usize>().ok()?);
+/// The CPUs of a list as the kernel writes it, such as `0-3,8`.
+pub(crate) fn parse_cpu_list(list: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for range in list.trim().split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse::<usize>().ok()?);
+        cpus.extend((first <= last).then_some(first..=last)?);
     }
-    Some(all)
+    Some(cpus)
 }
 
 #[cfg(test)]
@@ -75,11 +71,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_that_share_cpus_are_told_of() {
-        assert_eq!(shared(64, 2).as_deref(), Some("64 threads share 2 CPUs"));
-        assert_eq!(shared(2, 1).as_deref(), Some("2 threads share 1 CPU"));
-        assert_eq!(shared(2, 2), None);
-        assert_eq!(too_many(1), None);
+    fn more_threads_than_cpus_give_a_warning() {
+        assert_eq!(oversubscribed(64, 2).as_deref(), Some("64 threads share 2 CPUs"));
+        assert_eq!(oversubscribed(2, 1).as_deref(), Some("2 threads share 1 CPU"));
+        assert_eq!(oversubscribed(2, 2), None);
+        assert_eq!(oversubscription(1), None);
+    }
+
+    #[test]
+    fn lists_of_the_kernel_are_parsed() {
+        for (list, expected) in [
+            ("0\n", Some(vec![0])),
+            ("0-3", Some(vec![0, 1, 2, 3])),
+            ("0-1,8,10-11\n", Some(vec![0, 1, 8, 10, 11])),
+            ("", None),
+            ("3-0", None),
+            ("x", None),
+        ] {
+            assert_eq!(parse_cpu_list(list), expected, "{list:?}");
+        }
     }
 
     #[test]
@@ -98,11 +108,11 @@ mod tests {
             ("what", None, vec![]),
         ] {
             let status = format!("Name:\tx\nCpus_allowed_list:\t{allowed}\nother:\t1\n");
-            let found = by_core(&status, folder.path());
+            let found = group_by_core(&status, folder.path());
             assert_eq!(found.as_ref().map(Vec::len), cores, "{allowed}");
-            assert_eq!(in_order(&found.unwrap_or_default()), cpus, "{allowed}");
+            assert_eq!(interleaved(&found.unwrap_or_default()), cpus, "{allowed}");
         }
-        assert_eq!(by_core("", folder.path()), None);
+        assert_eq!(group_by_core("", folder.path()), None);
         assert!(default_threads() >= 1);
     }
 }

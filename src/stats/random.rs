@@ -4,15 +4,25 @@
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
+/// The step of the state: 2^64 divided by the golden ratio, odd.
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
 impl Random {
     /// The sequence of this seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
+    /// The sequence of this seed from its number `index` on.
+    #[inline]
+    pub fn at(seed: u64, index: u64) -> Self {
+        Self(seed.wrapping_add(index.wrapping_mul(GAMMA)))
+    }
+
     /// The next 64 bits.
+    #[inline]
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.0 = self.0.wrapping_add(GAMMA);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -51,6 +61,7 @@ mod tests {
         let published =
             [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!(bits, published);
+        assert_eq!(Random::at(1_234_567, 2).bits(), published[2]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A worker that takes turns: it loads once, stays, and measures a few generations each time it is
-//! asked to. One line of JSON in, one line out, so that nothing runs while it is another's turn.
+//! The turn protocol: a worker loads the model once and measures a few generations per request. One
+//! line of JSON in, one line out, so that a worker is idle during the other arm's turn.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,103 +14,104 @@ use crate::machine::memory::Memory;
 use crate::measure::{MemoryUse, Sample, Sharing, Trial};
 use crate::record::{Absence, Build, Case, Model, Rates, Settings};
 use crate::settings::Setup;
-use crate::suite::process::say;
+use crate::suite::process::respond;
 use crate::workload::{Scenario, Task};
 use crate::{machine, measure, stats, workload};
 
-/// The value of [`crate::suite::WORKER`] for a worker that takes turns.
+/// The value of [`WORKER`](crate::suite::WORKER) for a worker that speaks the turn protocol.
 pub const TURNS: &str = "turns";
 
-/// Version of the messages below. The two builds of a pair have to speak the same.
+/// Version of the messages below. Both builds of a pair must speak the same one.
 pub const PROTOCOL: u32 = 2;
 
-/// The first line that a worker reads.
+/// The first request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Opening {
-    /// [`PROTOCOL`] of who asks.
+pub struct Hello {
+    /// [`PROTOCOL`] of the host.
     pub protocol: u32,
     /// How to load and run the model.
     pub setup: Setup,
-    /// Words that select scenarios, as on the command line; each build knows its own.
+    /// Words that select scenarios, as on the command line; each build knows its own scenarios.
     pub words: Vec<String>,
     /// The session that blocks belong to.
     pub session: String,
-    /// A deliberate change for the worse, in all turns.
+    /// A deliberate regression in all turns.
     pub injection: Option<String>,
 }
 
-/// What a worker answers to its opening, once the model is loaded.
+/// The response to [`Hello`], once the model is loaded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Ready {
+pub struct HelloResponse {
     /// [`PROTOCOL`] of the worker.
     pub protocol: u32,
-    /// How it was built.
+    /// The worker's build.
     pub build: Build,
-    /// The model as it was loaded, without the hash of its weights.
+    /// The loaded model, without the hash of its weights.
     pub model: Model,
-    /// How it will be run.
+    /// How the model is run.
     pub settings: Settings,
-    /// Ids of the scenarios that the words select here.
+    /// Ids of the scenarios that the words select in this build.
     pub scenarios: Vec<String>,
-    /// Why the engine cannot run this model at all.
+    /// Why the engine cannot run this model.
     pub unsupported: Option<String>,
 }
 
-/// What a worker is asked for.
+/// A request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum Ask {
-    /// Begin a scenario: its warm-ups.
+pub enum Request {
+    /// Start a scenario and run its warm-ups.
     WarmUp {
         /// The scenario's id.
         scenario: String,
     },
-    /// Measure.
+    /// Measure a turn.
     Turn {
         /// How many generations.
         generations: usize,
-        /// A change for the worse in this turn only, in place of that of the opening.
+        /// A deliberate regression in this turn only, in place of that of [`Hello`].
         injection: Option<String>,
     },
     /// End the scenario.
     Finish {
-        /// A change for the worse of memory, in place of that of the opening.
+        /// A deliberate regression of memory, in place of that of [`Hello`].
         injection: Option<String>,
     },
 }
 
-/// What a worker answers.
+/// The response to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum Told {
-    /// To a warm-up.
+pub enum Response {
+    /// To [`Request::WarmUp`].
     Warm {
-        /// Token ids per sequence, of the last warm-up.
+        /// Token ids of the last warm-up, per sequence.
         ids: Vec<Vec<u32>>,
     },
-    /// To a turn: the median of its generations, by metric name.
+    /// To [`Request::Turn`].
     Values {
-        /// By metric name.
+        /// The median over the turn's generations, by metric name.
         values: BTreeMap<String, f64>,
     },
-    /// To the end: the scenario with one block, which holds memory, cold values and the checks.
+    /// To [`Request::Finish`].
     Case {
-        /// The scenario.
+        /// The scenario with one block, which holds memory, cold values and the checks.
         case: Box<Case>,
     },
-    /// The scenario cannot be done. It is over.
+    /// To any request: the scenario cannot be measured, and is over.
     Cannot {
-        /// Why.
+        /// The reason.
         absent: Absence,
     },
 }
 
-/// Takes turns until standard input ends. For `main`, when [`crate::suite::WORKER`] is [`TURNS`].
+/// Serves requests until standard input ends. For `main`, when
+/// [`WORKER`](crate::suite::WORKER) is [`TURNS`].
 ///
 /// # Errors
-/// When the opening cannot be read, the model cannot be loaded, or an answer cannot be written.
-/// What happens to a single scenario is part of an answer.
-pub fn work() -> Result<()> {
+/// When [`Hello`] cannot be read, the model cannot be loaded, or a response cannot be written. The
+/// failure of a single scenario is a response.
+pub fn run_turn_worker() -> Result<()> {
     let mut lines = io::stdin().lock().lines();
     let mut next = || {
         lines
@@ -118,119 +119,120 @@ pub fn work() -> Result<()> {
             .transpose()
             .map_err(|source| Error::Read { path: "standard input".into(), source })
     };
-    let opening: Opening = understood(&next()?.unwrap_or_default())?;
-    if opening.protocol != PROTOCOL {
-        let asked = opening.protocol;
+    let hello: Hello = parse_request(&next()?.unwrap_or_default())?;
+    if hello.protocol != PROTOCOL {
+        let theirs = hello.protocol;
         return Err(Error::Failed(format!(
-            "this build takes turns by protocol {PROTOCOL}, not {asked}"
+            "this build uses turn protocol {PROTOCOL}, not {theirs}"
         )));
     }
-    let scenarios = selected(&opening.words)?;
-    let ready = |model, unsupported| Ready {
+    let scenarios = select(&hello.words)?;
+    let response = |model, unsupported| HelloResponse {
         protocol: PROTOCOL,
-        build: machine::stamp(), // Who asked knows the hash.
+        build: machine::stamp(), // The host knows the binary's hash.
         model,
-        settings: measure::describe_settings(&opening.setup),
+        settings: measure::describe_settings(&hello.setup),
         scenarios: scenarios.iter().map(|scenario| scenario.id.clone()).collect(),
         unsupported,
     };
-    let mut engine = match Engine::load(&opening.setup, &mut ()) {
+    let mut engine = match Engine::load(&hello.setup, &mut ()) {
         Ok(engine) => engine,
-        Err(Error::Unsupported(why)) => return say(&ready(Model::default(), Some(why))),
+        Err(Error::Unsupported(why)) => return respond(&response(Model::default(), Some(why))),
         Err(error) => return Err(error),
     };
-    say(&ready(measure::describe_model(&engine, None), None))?;
-    let injection = opening.injection.as_deref().map(Injection::parse).transpose()?;
+    respond(&response(measure::describe_model(&engine, None), None))?;
+    let injection = hello.injection.as_deref().map(Injection::parse).transpose()?;
     let after_load = memory::read();
-    let mut open: Option<Open> = None;
+    let mut active: Option<ActiveScenario> = None;
     while let Some(line) = next()? {
-        let told = match understood(&line)? {
-            Ask::WarmUp { scenario } => {
-                let found = scenarios.iter().find(|known| known.id == scenario);
-                let begun = found
-                    .ok_or_else(|| Error::Unsupported(format!("no scenario `{scenario}`")))
-                    .and_then(|found| {
-                        Open::begin(&mut engine, found, &opening, injection, &after_load)
-                    });
-                begun.map(|(begun, ids)| {
-                    open = Some(begun);
-                    Told::Warm { ids }
+        let response = match parse_request(&line)? {
+            Request::WarmUp { scenario } => scenarios
+                .iter()
+                .find(|known| known.id == scenario)
+                .ok_or_else(|| Error::Unsupported(format!("no scenario `{scenario}`")))
+                .and_then(|scenario| {
+                    let (started, ids) = ActiveScenario::start(
+                        &mut engine,
+                        scenario,
+                        &hello,
+                        injection,
+                        &after_load,
+                    )?;
+                    active = Some(started);
+                    Ok(Response::Warm { ids })
+                }),
+            Request::Turn { generations, injection: own } => {
+                active.as_mut().ok_or_else(no_warm_up).and_then(|scenario| {
+                    let own = own.as_deref().map(Injection::parse).transpose()?;
+                    scenario.turn(&mut engine, generations, own.or(injection))
                 })
             }
-            Ask::Turn { generations, injection: only } => {
-                let scenario = open.as_mut().ok_or_else(not_begun);
-                scenario.and_then(|open| {
-                    let only = only.as_deref().map(Injection::parse).transpose()?;
-                    open.turn(&mut engine, generations, only.or(injection))
-                })
-            }
-            Ask::Finish { injection: only } => {
-                let scenario = open.take().ok_or_else(not_begun);
-                scenario.and_then(|open| {
-                    let only = only.as_deref().map(Injection::parse).transpose()?;
-                    Ok(open.finish(&engine, &opening.session, only.or(injection)))
+            Request::Finish { injection: own } => {
+                active.take().ok_or_else(no_warm_up).and_then(|scenario| {
+                    let own = own.as_deref().map(Injection::parse).transpose()?;
+                    Ok(scenario.finish(&engine, &hello.session, own.or(injection)))
                 })
             }
         };
-        let told = told.unwrap_or_else(|error| {
-            open = None;
-            Told::Cannot { absent: (&error).into() }
+        let response = response.unwrap_or_else(|error| {
+            active = None;
+            Response::Cannot { absent: (&error).into() }
         });
-        say(&told)?;
+        respond(&response)?;
     }
     Ok(())
 }
 
-/// The scenarios that this build knows by these words; a word that it does not know selects none
-/// here, and may well select some in the other build.
+/// The scenarios that these words select in this build. An unknown word selects none: the other
+/// build of a pair may know it. Without words, the default suite.
 ///
 /// # Errors
-/// As [`workload::select`], which knows a suite for no words.
-pub fn selected(words: &[String]) -> Result<Vec<Scenario>> {
+/// As [`workload::select`] without words.
+pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
     if words.is_empty() {
         return workload::select(words);
     }
-    let takes_turns = |scenario: &Scenario| {
-        // Others are whole runs of their own, or want a model that is loaded in another way.
+    let has_turns = |scenario: &Scenario| {
+        // The others are whole runs of their own, or load the model in another way.
         matches!(scenario.task(), Task::Generate | Task::Depth) && !scenario.extended
     };
     let mut found: Vec<Scenario> = Vec::new();
     for scenario in
         words.iter().filter_map(|word| workload::select(std::slice::from_ref(word)).ok()).flatten()
     {
-        if takes_turns(&scenario) && !found.contains(&scenario) {
+        if has_turns(&scenario) && !found.contains(&scenario) {
             found.push(scenario);
         }
     }
     Ok(found)
 }
 
-fn not_begun() -> Error {
-    Error::Failed("a turn without a warm-up before it".into())
+fn no_warm_up() -> Error {
+    Error::Failed("a turn was requested before a warm-up".into())
 }
 
-fn understood<T: for<'a> Deserialize<'a>>(line: &str) -> Result<T> {
+fn parse_request<T: for<'a> Deserialize<'a>>(line: &str) -> Result<T> {
     serde_json::from_str(line)
-        .map_err(|error| Error::Failed(format!("not understood on standard input: {error}")))
+        .map_err(|error| Error::Failed(format!("invalid request on standard input: {error}")))
 }
 
 /// A scenario between its warm-ups and its end.
-struct Open {
+struct ActiveScenario {
     trial: Trial,
     samples: Vec<Sample>,
     memory: MemoryUse,
 }
 
-impl Open {
-    fn begin(
+impl ActiveScenario {
+    fn start(
         engine: &mut Engine,
         scenario: &Scenario,
-        opening: &Opening,
+        hello: &Hello,
         injection: Option<Injection>,
         after_load: &Memory,
     ) -> Result<(Self, Vec<Vec<u32>>)> {
         let memory = MemoryUse::begin(after_load, Sharing::Shared);
-        let generation = &opening.setup.generation;
+        let generation = &hello.setup.generation;
         let mut trial = Trial::new(engine, scenario, generation, injection)?;
         for _ in 0..generation.warmups.max(1) {
             trial.warm_up(engine)?;
@@ -244,7 +246,7 @@ impl Open {
         engine: &mut Engine,
         generations: usize,
         injection: Option<Injection>,
-    ) -> Result<Told> {
+    ) -> Result<Response> {
         self.trial.inject(injection);
         let samples =
             (0..generations).map(|_| self.trial.sample(engine)).collect::<Result<Vec<_>>>()?;
@@ -254,20 +256,20 @@ impl Open {
         }
         let median = |(name, values): (String, Vec<f64>)| Some((name, stats::median(&values)?));
         self.samples.extend(samples);
-        Ok(Told::Values { values: each.into_iter().filter_map(median).collect() })
+        Ok(Response::Values { values: each.into_iter().filter_map(median).collect() })
     }
 
-    fn finish(mut self, engine: &Engine, session: &str, injection: Option<Injection>) -> Told {
+    fn finish(mut self, engine: &Engine, session: &str, injection: Option<Injection>) -> Response {
         self.memory.end(injection);
-        // Rates are not measured in every block: their checks belong to records.
+        // Peak rates are not measured in every block; only a run's record is checked against them.
         let rates = Rates::default();
         let mut case =
             self.trial.into_case(engine, session, &self.samples, Some(&self.memory), &rates);
         for block in &mut case.blocks {
-            block.samples.clear(); // The turns have told them.
+            block.samples.clear(); // Sent with the turns.
             block.steps_s.clear();
             block.ttft_seq_s.clear();
         }
-        Told::Case { case: Box::new(case) }
+        Response::Case { case: Box::new(case) }
     }
 }

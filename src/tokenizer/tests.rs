@@ -172,7 +172,7 @@ fn training_gives_the_same_file_whatever_the_order_of_texts() {
     assert_eq!(train(&texts, 3072).unwrap().as_bytes(), TINY);
     texts.reverse();
     assert_eq!(train(&texts, 3072).unwrap().as_bytes(), TINY);
-    let sha256: String = Sha256::digest(TINY).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = crate::files::hex(&Sha256::digest(TINY));
     assert_eq!(sha256, "531a968cac7a6bf2322fa8f6ad7c8609fa4c2f5940b55b3a1b9c778c5baab5e2");
     assert_eq!(
         Tokenizer::tiny().unwrap().sha256().unwrap(),

@@ -65,54 +65,109 @@ pub struct Metric {
 
 const MIB: f64 = 1.0 / (1024.0 * 1024.0);
 
+/// Names of metrics, as records store them.
+#[expect(missing_docs, reason = "METRICS describes each")]
+#[rustfmt::skip]
+pub mod metric {
+    pub const DECODE_TOK_S: &str = "decode_tok_s";
+    pub const DECODE_TOK_S_AGGREGATE: &str = "decode_tok_s_aggregate";
+    pub const TTFT_S: &str = "ttft_s";
+    pub const PREFILL_TOK_S: &str = "prefill_tok_s";
+    pub const PEAK_RSS_BYTES: &str = "peak_rss_bytes";
+    pub const PREFILL_S: &str = "prefill_s";
+    pub const TPOT_S: &str = "tpot_s";
+    pub const E2E_S: &str = "e2e_s";
+    pub const TOKENIZE_S: &str = "tokenize_s";
+    pub const STEP_CV: &str = "step_cv";
+    pub const STALLS: &str = "stalls";
+    pub const LOAD_S: &str = "load_s";
+    pub const COLD_TTFT_S: &str = "cold_ttft_s";
+    pub const RSS_AFTER_LOAD_BYTES: &str = "rss_after_load_bytes";
+    pub const PEAK_DELTA_BYTES: &str = "peak_delta_bytes";
+    pub const PEAK_DEVICE_BYTES: &str = "peak_device_bytes";
+    pub const KV_BYTES_EXPECTED: &str = "kv_bytes_expected";
+    pub const ROOFLINE_FRACTION: &str = "roofline_fraction";
+    pub const PREFILL_FLOP_FRACTION: &str = "prefill_flop_fraction";
+    pub const KV_BYTES_HELD: &str = "kv_bytes_held";
+    pub const PACK_S: &str = "pack_s";
+    pub const CPU_UTILISATION: &str = "cpu_utilisation";
+    pub const GPU_UTILISATION: &str = "gpu_utilisation";
+    pub const POWER_W: &str = "power_w";
+    pub const ENERGY_J_PER_TOKEN: &str = "energy_j_per_token";
+    pub const ITEMS_PER_MIN: &str = "items_per_min";
+    pub const CHUNKS_PER_MIN: &str = "chunks_per_min";
+    pub const EMBED_S: &str = "embed_s";
+    pub const INDEX_S: &str = "index_s";
+    pub const SEARCH_S: &str = "search_s";
+    pub const ASSEMBLE_S: &str = "assemble_s";
+    pub const ANSWER_S: &str = "answer_s";
+    pub const E2E_SIMPLE_S: &str = "e2e_simple_s";
+    pub const E2E_COMPLEX_S: &str = "e2e_complex_s";
+    pub const ERROR_RATE: &str = "error_rate";
+    pub const OOM_RATE: &str = "oom_rate";
+    pub const MEM_SLOPE_BYTES_PER_REQUEST: &str = "mem_slope_bytes_per_request";
+    pub const TOP1_AGREEMENT: &str = "top1_agreement";
+    pub const KL_NATS: &str = "kl_nats";
+    pub const PERPLEXITY: &str = "perplexity";
+    pub const PERPLEXITY_F32: &str = "perplexity_f32";
+    pub const KERNEL_SHARE: &str = "kernel_share";
+    pub const KERNEL_OVERHEAD_S: &str = "kernel_overhead_s";
+    pub const KERNELS_PER_STEP: &str = "kernels_per_step";
+    pub const REGION_OVERHEAD_S: &str = "region_overhead_s";
+
+    // Stored beside the metrics, without a row in the table.
+    pub const RSS_ANON_BYTES: &str = "rss_anon_bytes";
+    pub const RSS_FILE_BYTES: &str = "rss_file_bytes";
+}
+
 /// Every metric. The limits are the specification's: rates -5 %, time to first token +10 %, memory +15 %.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: "decode_tok_s", label: "decode", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Single },
-    Metric { name: "decode_tok_s_aggregate", label: "decode, whole batch", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Batched },
-    Metric { name: "ttft_s", label: "TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: Some(0.10), gate: Gate::Decodes },
-    Metric { name: "prefill_tok_s", label: "prefill", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::PrefillOnly },
-    Metric { name: "peak_rss_bytes", label: "peak memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: Some(0.15), gate: Gate::Always },
-    Metric { name: "prefill_s", label: "prefill time", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "tpot_s", label: "time per output token", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "e2e_s", label: "end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "tokenize_s", label: "tokenizing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "step_cv", label: "step variation", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "stalls", label: "stalled steps", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "load_s", label: "load", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "cold_ttft_s", label: "cold TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "rss_after_load_bytes", label: "memory after load", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "peak_delta_bytes", label: "memory of the run", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "peak_device_bytes", label: "peak device memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "kv_bytes_expected", label: "KV cache, expected", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "roofline_fraction", label: "share of read bandwidth", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: "prefill_flop_fraction", label: "share of arithmetic peak", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: "kv_bytes_held", label: "KV cache, held", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "pack_s", label: "quantising and packing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "cpu_utilisation", label: "CPU utilisation", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: "gpu_utilisation", label: "GPU utilisation", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: "power_w", label: "power", unit: "W", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "energy_j_per_token", label: "energy per token", unit: "J", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "items_per_min", label: "items", unit: "items/min", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Items },
-    Metric { name: "chunks_per_min", label: "chunks embedded", unit: "chunks/min", scale: 1.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: "embed_s", label: "embedding the question", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "index_s", label: "building the index", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "search_s", label: "vector search", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "assemble_s", label: "assembling the context", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "answer_s", label: "answering", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "e2e_simple_s", label: "simple question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "e2e_complex_s", label: "complex question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "error_rate", label: "failed requests", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "oom_rate", label: "requests out of memory", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "mem_slope_bytes_per_request", label: "memory growth per request", unit: "KiB", scale: 1.0 / 1024.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "top1_agreement", label: "same likeliest token as f32", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: "kl_nats", label: "KL divergence from f32", unit: "nats", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "perplexity", label: "perplexity", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "perplexity_f32", label: "perplexity of f32", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "kernel_share", label: "time in kernels", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: "kernel_overhead_s", label: "time between kernels, each", unit: "µs", scale: 1e6, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "kernels_per_step", label: "kernels per step", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: "region_overhead_s", label: "an empty parallel region", unit: "µs", scale: 1e6, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::DECODE_TOK_S, label: "decode", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Single },
+    Metric { name: metric::DECODE_TOK_S_AGGREGATE, label: "decode, whole batch", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Batched },
+    Metric { name: metric::TTFT_S, label: "TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: Some(0.10), gate: Gate::Decodes },
+    Metric { name: metric::PREFILL_TOK_S, label: "prefill", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::PrefillOnly },
+    Metric { name: metric::PEAK_RSS_BYTES, label: "peak memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: Some(0.15), gate: Gate::Always },
+    Metric { name: metric::PREFILL_S, label: "prefill time", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::TPOT_S, label: "time per output token", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::E2E_S, label: "end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::TOKENIZE_S, label: "tokenizing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::STEP_CV, label: "step variation", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::STALLS, label: "stalled steps", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::LOAD_S, label: "load", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::COLD_TTFT_S, label: "cold TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::RSS_AFTER_LOAD_BYTES, label: "memory after load", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::PEAK_DELTA_BYTES, label: "memory of the run", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::PEAK_DEVICE_BYTES, label: "peak device memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::KV_BYTES_EXPECTED, label: "KV cache, expected", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::ROOFLINE_FRACTION, label: "share of read bandwidth", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::PREFILL_FLOP_FRACTION, label: "share of arithmetic peak", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::KV_BYTES_HELD, label: "KV cache, held", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::PACK_S, label: "quantising and packing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::CPU_UTILISATION, label: "CPU utilisation", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::GPU_UTILISATION, label: "GPU utilisation", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::POWER_W, label: "power", unit: "W", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::ENERGY_J_PER_TOKEN, label: "energy per token", unit: "J", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::ITEMS_PER_MIN, label: "items", unit: "items/min", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Items },
+    Metric { name: metric::CHUNKS_PER_MIN, label: "chunks embedded", unit: "chunks/min", scale: 1.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::EMBED_S, label: "embedding the question", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::INDEX_S, label: "building the index", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::SEARCH_S, label: "vector search", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::ASSEMBLE_S, label: "assembling the context", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::ANSWER_S, label: "answering", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::E2E_SIMPLE_S, label: "simple question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::E2E_COMPLEX_S, label: "complex question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::ERROR_RATE, label: "failed requests", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::OOM_RATE, label: "requests out of memory", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::MEM_SLOPE_BYTES_PER_REQUEST, label: "memory growth per request", unit: "KiB", scale: 1.0 / 1024.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::TOP1_AGREEMENT, label: "same likeliest token as f32", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::KL_NATS, label: "KL divergence from f32", unit: "nats", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::PERPLEXITY, label: "perplexity", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::PERPLEXITY_F32, label: "perplexity of f32", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::KERNEL_SHARE, label: "time in kernels", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::KERNEL_OVERHEAD_S, label: "time between kernels, each", unit: "µs", scale: 1e6, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::KERNELS_PER_STEP, label: "kernels per step", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::REGION_OVERHEAD_S, label: "an empty parallel region", unit: "µs", scale: 1e6, better: Better::Lower, limit: None, gate: Gate::Never },
 ];
 
 /// The metric of this name, if there is one.

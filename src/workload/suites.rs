@@ -1,6 +1,6 @@
 //! The suites: named lists of scenarios.
 
-use crate::workload::{BATCHES, CATEGORIES, Input, Pipeline, PromptFormat, Scenario, Stress};
+use crate::workload::{BATCHES, CATEGORIES, Input, Pipeline, PromptFormat, Scenario, StressKind};
 
 /// A named list of scenarios.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ fn consistency() -> Vec<Scenario> {
 }
 
 fn stress() -> Vec<Scenario> {
-    [("long", Stress::Long), ("many", Stress::Many), ("repeated", Stress::Repeated)]
+    [("long", StressKind::Long), ("many", StressKind::Many), ("repeated", StressKind::Repeated)]
         .map(|(name, kind)| Scenario::new(format!("stress/{name}"), Input::Requests(kind), 1, 4))
         .into()
 }

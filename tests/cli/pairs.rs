@@ -10,6 +10,7 @@ use candlemark::record::pair::{
     Side,
 };
 use candlemark::record::{Absence, AbsenceKind, Work};
+use candlemark::stats::Random;
 
 use crate::records;
 
@@ -30,16 +31,12 @@ pub struct Effect {
 
 pub const SAME: Effect = Effect { decode: 0.0, ttft: 0.0, memory: 0.0, noise: 0.01, null: 0.0 };
 
-/// Numbers in -1..1 from splitmix64.
-struct Noise(u64);
+/// Numbers in -1..1.
+struct Noise(Random);
 
 impl Noise {
     fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        2.0 * self.0.uniform() - 1.0
     }
 
     /// A value with the deviations of its block and its turn, with four digits.
@@ -52,7 +49,7 @@ impl Noise {
 
 /// A scenario whose arms differ by the effect.
 pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairCase {
-    let mut noise = Noise(id.bytes().map(u64::from).sum());
+    let mut noise = Noise(Random::new(id.bytes().map(u64::from).sum()));
     let work = Work {
         batch,
         prompt_tokens: vec![64; batch],

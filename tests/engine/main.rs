@@ -12,7 +12,7 @@ use candlemark::measure::Sharing;
 use candlemark::record::{Case, Rates};
 use candlemark::settings::{Config, Generation, Setup};
 use candlemark::suite;
-use candlemark::suite::{Answer, Job};
+use candlemark::suite::{Job, ScenarioResult};
 
 mod damaged;
 mod generation;
@@ -126,7 +126,7 @@ fn worker(mut command: Command, job: &Job) -> Output {
 fn work(job: &Job) -> Vec<Case> {
     let output = worker(Command::new(BINARY), job);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let answer = |line: &str| serde_json::from_str::<Answer>(line).unwrap().case;
+    let answer = |line: &str| serde_json::from_str::<ScenarioResult>(line).unwrap().case;
     text(&output.stdout).lines().map(answer).collect()
 }
 

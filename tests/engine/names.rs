@@ -65,6 +65,6 @@ fn a_device_that_is_not_built_in_never_falls_back() {
 fn a_debug_build_records_nothing() {
     let here = tempfile::tempdir().unwrap();
     let args = ["run", "short/b1", "--model", "synthetic:nano", "-o", "record.json"];
-    fails(&args, here.path(), 2, &["records are not made by a debug build; use cargo bench"]);
+    fails(&args, here.path(), 2, &["a debug build makes no records; use cargo bench"]);
     assert!(names(here.path()).is_empty());
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use candlemark::record::pair::{Ended, PairRecord};
 use candlemark::record::{Absence, AbsenceKind, Block, Case, Work};
-use candlemark::suite::turns::{PROTOCOL, Ready, Told};
+use candlemark::suite::turns::{HelloResponse, PROTOCOL, Response};
 
 use crate::{BINARY, text};
 
@@ -51,7 +51,7 @@ impl Default for FakeWorker {
 
 impl FakeWorker {
     fn ready(&self) -> String {
-        let mut ready = Ready {
+        let mut ready = HelloResponse {
             protocol: self.protocol,
             build: Default::default(),
             model: Default::default(),
@@ -67,13 +67,13 @@ impl FakeWorker {
         let values = [("decode_tok_s", self.decode_tok_s), ("ttft_s", 0.01)].into_iter();
         let has = values.filter(|(name, _)| self.metrics.contains(name));
         let values = has.map(|(name, value)| (name.to_owned(), value)).collect();
-        serde_json::to_string(&Told::Values { values }).unwrap()
+        serde_json::to_string(&Response::Values { values }).unwrap()
     }
 
     fn warm(&self) -> String {
         let told = match self.cannot.clone() {
-            Some(absent) => Told::Cannot { absent },
-            None => Told::Warm { ids: vec![self.ids.clone()] },
+            Some(absent) => Response::Cannot { absent },
+            None => Response::Warm { ids: vec![self.ids.clone()] },
         };
         serde_json::to_string(&told).unwrap()
     }
@@ -88,7 +88,7 @@ impl FakeWorker {
             blocks: vec![Block { values, ..Block::default() }],
             ..Case::default()
         };
-        serde_json::to_string(&Told::Case { case: Box::new(case) }).unwrap()
+        serde_json::to_string(&Response::Case { case: Box::new(case) }).unwrap()
     }
 
     /// Writes the worker as a shell script.
@@ -213,7 +213,7 @@ fn equal_binaries_pass_without_measurement_unless_requested() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_duet_runs_both_builds_at_once_on_half_of_the_cpus() {
-    let cpus = candlemark::settings::cpus().unwrap_or_default().len();
+    let cpus = candlemark::settings::cpus_by_core().unwrap_or_default().len();
     if cpus < 2 {
         return crate::skipped("turns at once need two CPUs");
     }
@@ -293,7 +293,7 @@ fn a_broken_worker_is_a_failure_with_its_arm_and_reason() {
         &["short/b1 FAILED: candidate: a worker ended with signal: 9"],
     );
     let garbage = with(|fake| fake.turn = "echo Segmentation fault");
-    let says = ["FAILED: candidate: a worker printed what is no answer: `Segmentation fault`"];
+    let says = ["FAILED: candidate: a worker sent an invalid response: `Segmentation fault`"];
     check(&FakeWorker::default(), &garbage, &[], 5, &says);
     check(&killed, &FakeWorker::default(), &[], 5, &["FAILED: base: a worker ended"]);
     let never = with(|fake| fake.start = "echo no such model >&2; exit 5");
@@ -310,8 +310,8 @@ fn a_base_without_the_turn_protocol_is_not_comparable() {
             with(|fake| fake.start = "echo 'no job on standard input' >&2; exit 5"),
             "no job on standard input",
         ),
-        (with(|fake| fake.protocol = 7), "takes turns by protocol 7"),
-        (with(|fake| fake.start = "echo hello"), "no answer: `hello`"),
+        (with(|fake| fake.protocol = 7), "uses turn protocol 7"),
+        (with(|fake| fake.start = "echo hello"), "invalid response: `hello`"),
     ] {
         let (output, _) = run_pair(&base, &FakeWorker::default(), &[]);
         let talk = text(&output.stderr);

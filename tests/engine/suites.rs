@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use candlemark::engine::{Engine, Request};
 use candlemark::error::Cause;
-use candlemark::measure::{Sharing, of_length};
+use candlemark::measure::{Sharing, text_of_length};
 use candlemark::record::{Absence, AbsenceKind, Case, Record, StressOutcome};
 use candlemark::settings::Setup;
-use candlemark::suite::{Done, Events, Plan, Stress};
+use candlemark::suite::{Events, Plan, RunProgress, StressLimits};
 use candlemark::{engine, suite, workload};
 
 use crate::{BINARY, at, edit, job, measured, nano, skipped, synth, with, work};
@@ -37,7 +37,7 @@ fn a_depth_is_prefilled_untimed_and_gives_the_same_tokens() {
     let held = value(&case, "kv_bytes_held").unwrap();
     assert!(held >= expected - per_token as f64 && held < 1.25 * expected, "{held} {expected}");
 
-    let ids = of_length(&engine, 512 + 64).unwrap();
+    let ids = text_of_length(&engine, 512 + 64).unwrap();
     let generation = nano().generation;
     let mut answer = |prompt: &[u32], kept: Option<usize>| {
         let request = Request {
@@ -121,7 +121,7 @@ fn kernels_are_traced_in_a_process_of_their_own() {
 struct StartedScenarios(Vec<String>);
 
 impl Events for StartedScenarios {
-    fn start(&mut self, ids: &[String], _: Done) {
+    fn start(&mut self, ids: &[String], _: RunProgress) {
         self.0.extend(ids.iter().cloned());
     }
 
@@ -142,7 +142,7 @@ fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
         resume: None,
         budget: None,
         text: None,
-        stress: Stress { many: 4, ..Stress::default() },
+        stress: StressLimits { many: 4, ..StressLimits::default() },
     }
 }
 
@@ -199,7 +199,7 @@ fn a_request_beyond_the_context_is_refused_and_a_slow_one_times_out() {
     assert!(requests[1].why.as_ref().unwrap().contains("context of 1500"), "{requests:?}");
 
     let mut late = plan(&nano(), &["stress/many"], folder.path());
-    late.stress = Stress { many: 2, request: Duration::ZERO, ..Stress::default() };
+    late.stress = StressLimits { many: 2, request: Duration::ZERO, ..StressLimits::default() };
     let (record, _) = run(&late);
     let case = record.case("stress/many").unwrap();
     assert_eq!(value(case, "error_rate"), Some(1.0), "{:?}", case.blocks[0].requests);
@@ -257,7 +257,7 @@ fn with_a_budget_scenarios_keep_the_requested_order() {
 struct StopAfterFirst(usize);
 
 impl Events for StopAfterFirst {
-    fn start(&mut self, _: &[String], _: Done) {
+    fn start(&mut self, _: &[String], _: RunProgress) {
         self.0 += 1;
     }
 

@@ -100,6 +100,6 @@ fn an_invalid_job_is_an_error() {
 #[test]
 fn the_stderr_of_a_dying_worker_reaches_its_parent() {
     let job = job(&setup("nowhere.gguf"), &["short/b1"]);
-    let error = suite::start(Path::new(BINARY), &job, &mut |_| Ok(())).unwrap_err().to_string();
-    assert!(error.contains("exit status: 2 and said `no model `nowhere.gguf`"), "{error}");
+    let error = suite::run_job(Path::new(BINARY), &job, &mut |_| Ok(())).unwrap_err().to_string();
+    assert!(error.contains("exit status: 2 and printed `no model `nowhere.gguf`"), "{error}");
 }

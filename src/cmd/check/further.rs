@@ -13,7 +13,7 @@ use candlemark::files::Lock;
 use candlemark::measure::Sharing;
 use candlemark::record::{Case, Model, Record};
 use candlemark::settings::Setup;
-use candlemark::suite::{Done, Events, Plan, Stress};
+use candlemark::suite::{Events, Plan, RunProgress, StressLimits};
 use candlemark::workload::Scenario;
 use candlemark::{Error, baseline, files, machine, suite, workload};
 use indicatif::HumanDuration;
@@ -201,7 +201,8 @@ impl FurtherRecord {
             generation: settings.generation.clone(),
             labels: settings.labels.clone(),
         };
-        let mut record = suite::begin(&setup, "run", injection()?, &mut ProgressBars::default())?;
+        let mut record =
+            suite::new_record(&setup, "run", injection()?, &mut ProgressBars::default())?;
         let binary = match find_same_binary(first)? {
             Some(binary) => {
                 record.build.clone_from(&first.build);
@@ -235,7 +236,7 @@ impl FurtherRecord {
             resume: Some(self.record.clone()),
             budget: None,
             text: None,
-            stress: Stress::default(),
+            stress: StressLimits::default(),
         };
         match suite::run(&plan, &mut ProgressBars::default(), &mut Quiet { stop: self.stop }) {
             // The finished blocks are on disk, if there are any.
@@ -265,7 +266,7 @@ fn find_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with("generate-") && path.extension().is_none_or(|end| end == "exe")
     });
-    let is_it = |path: &PathBuf| machine::file_sha256(path).is_ok_and(|found| found == *wanted);
+    let is_it = |path: &PathBuf| files::sha256(path).is_ok_and(|found| found == *wanted);
     Ok(std::iter::once(this).chain(benches).find(is_it))
 }
 
@@ -275,7 +276,7 @@ struct Quiet {
 }
 
 impl Events for Quiet {
-    fn start(&mut self, _: &[String], _: Done) {}
+    fn start(&mut self, _: &[String], _: RunProgress) {}
     fn measured(&mut self, _: &Case) {}
 
     fn stopped(&self) -> bool {

@@ -23,7 +23,7 @@ const ALPHA: f64 = 0.15;
 /// levels corrected for this many looks.
 fn alarms(looks: usize, runs: usize) -> f64 {
     let policy = Policy { looks, alpha: ALPHA, ..Policy::default() };
-    let mut noise = Noise(20_260_702);
+    let mut noise = Noise(crate::stats::Random::new(20_260_702));
     let mut alarms = 0;
     for _ in 0..runs {
         let base = NOISY_PROCESSES.measure(&mut noise, NOISY_PROCESSES.base, 0.0);

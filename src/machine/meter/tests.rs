@@ -1,15 +1,15 @@
-//! Tests with counters that say what they are told to.
+//! Tests with a fake GPU.
 
 use super::*;
-use crate::machine::gpu::Busy;
+use crate::machine::gpu::UtilisationSample;
 use crate::workload;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 
 /// A GPU whose answers are fields.
 struct Fake {
-    busy: Result<Vec<Busy>, String>,
-    slowed: Result<Vec<&'static str>, String>,
+    utilisation: Result<Vec<UtilisationSample>, String>,
+    throttling: Result<Vec<&'static str>, String>,
 }
 
 impl GpuReader for Fake {
@@ -21,32 +21,36 @@ impl GpuReader for Fake {
         Err("this GPU has no energy counter".into())
     }
 
-    fn busy(&self, _since: Duration) -> Result<Vec<Busy>, String> {
-        self.busy.clone()
+    fn utilisation(&self, _since: Duration) -> Result<Vec<UtilisationSample>, String> {
+        self.utilisation.clone()
     }
 
     fn memory(&self) -> Result<GpuMemory, String> {
         Ok(GpuMemory::Process(7))
     }
 
-    fn slowed(&self) -> Result<Vec<&'static str>, String> {
-        self.slowed.clone()
+    fn throttle_reasons(&self) -> Result<Vec<&'static str>, String> {
+        self.throttling.clone()
     }
 }
 
-fn on_gpu(busy: Result<&[(f64, f64)], &str>, slowed: Result<&[&'static str], &str>) -> Meter {
-    let sample = |&(at, share): &(f64, f64)| Busy { at: Duration::from_secs_f64(at), share };
-    let busy = busy.map(|all| all.iter().map(sample).collect()).map_err(str::to_string);
-    let slowed = slowed.map(<[_]>::to_vec).map_err(str::to_string);
-    Meter { threads: 2, counters: Counters::Gpu(Ok(Box::new(Fake { busy, slowed }))) }
+fn on_gpu(
+    samples: Result<&[(f64, f64)], &str>,
+    throttling: Result<&[&'static str], &str>,
+) -> Meter {
+    let sample =
+        |&(at, share): &(f64, f64)| UtilisationSample { at: Duration::from_secs_f64(at), share };
+    let utilisation = samples.map(|all| all.iter().map(sample).collect()).map_err(str::to_string);
+    let throttling = throttling.map(<[_]>::to_vec).map_err(str::to_string);
+    Meter { threads: 2, counters: Counters::Gpu(Ok(Box::new(Fake { utilisation, throttling }))) }
 }
 
 fn on_cpu(why: &str) -> Meter {
     Meter { threads: 2, counters: Counters::Cpu(Err(why.into())) }
 }
 
-fn counts(at: u64, cpu_s: u64, energy: u64, memory: GpuMemory) -> Counts {
-    Counts { at: S(at), cpu_time: Ok(S(cpu_s)), energy: Ok(vec![energy]), memory: Ok(memory) }
+fn readings(at: u64, cpu_s: u64, energy: u64, memory: GpuMemory) -> Readings {
+    Readings { at: S(at), cpu_time: Ok(S(cpu_s)), energy: Ok(vec![energy]), memory: Ok(memory) }
 }
 
 fn known(value: f64, scope: &str) -> Figure {
@@ -58,100 +62,100 @@ fn unknown(why: &str) -> Figure {
 }
 
 #[test]
-fn a_gpu_tells_energy_use_memory_and_what_slows_it() {
+fn a_gpu_has_energy_utilisation_memory_and_throttling() {
     // The samples at 100 s and 104.5 s belong to what ran before and after.
     let samples = [(100.0, 0.1), (101.0, 0.5), (102.0, 0.75), (104.0, 1.0), (104.5, 0.0)];
     let meter = on_gpu(Ok(&samples), Ok(&["power limit", "heat (driver)"]));
-    let before = counts(100, 10, 5_000, GpuMemory::Process(900));
-    let after = counts(104, 16, 1_205_000, GpuMemory::Process(800));
+    let before = readings(100, 10, 5_000, GpuMemory::Process(900));
+    let after = readings(104, 16, 1_205_000, GpuMemory::Process(800));
     let scope = "GPU 1 (Fake), whole board, with other programs";
-    let expected = Spent {
+    let expected = RegionUsage {
         seconds: 4.0,
         energy_j: known(1200.0, scope),
         power_w: known(300.0, scope),
         cpu_utilisation: known(0.75, "CPU time of this process in steps of 10 ms, of 2 threads"),
         gpu_utilisation: known(
             0.75,
-            "GPU 1 (Fake), with other programs, mean of 3 samples of the driver in the last 3.0 s of 4.0 s",
+            "GPU 1 (Fake), with other programs, mean of 3 driver samples in the last 3.0 s of 4.0 s",
         ),
         gpu_memory_bytes: known(
             900.0,
             "this process, the larger of two samples, before and after the region: a lower bound of the peak",
         ),
-        throttle: "slowed down at the end of the region: power limit, heat (driver)".into(),
+        throttle: "throttled at the end of the region: power limit, heat (driver)".into(),
     };
-    assert_eq!(meter.spent(&before, &after, S(4)), expected);
+    assert_eq!(meter.usage(&before, &after, S(4)), expected);
 }
 
 #[test]
-fn what_a_gpu_does_not_tell_is_unknown_each_with_its_reason() {
-    let before = counts(100, 10, 5_000, GpuMemory::Device(1));
-    let stood = counts(102, 10, 5_000, GpuMemory::Device(640));
+fn missing_counters_are_unknown_each_with_its_reason() {
+    let before = readings(100, 10, 5_000, GpuMemory::Device(1));
+    let stood = readings(102, 10, 5_000, GpuMemory::Device(640));
     let meter = on_gpu(Err("no samples here"), Err("no reasons here"));
-    let spent = meter.spent(&before, &stood, S(2));
-    assert_eq!(spent.energy_j, unknown("the energy counter of the GPU did not move"));
-    assert_eq!(spent.power_w, spent.energy_j);
-    assert_eq!(spent.gpu_utilisation, unknown("no samples here"));
-    assert_eq!(spent.throttle, "unknown whether it was slowed down: no reasons here");
-    let why = spent.gpu_memory_bytes.note().to_string();
-    assert!(why.ends_with("all programs together held 640 bytes after the region"), "{why}");
-    assert_eq!(spent.gpu_memory_bytes.value(), None);
+    let usage = meter.usage(&before, &stood, S(2));
+    assert_eq!(usage.energy_j, unknown("the energy counter of the GPU did not move"));
+    assert_eq!(usage.power_w, usage.energy_j);
+    assert_eq!(usage.gpu_utilisation, unknown("no samples here"));
+    assert_eq!(usage.throttle, "throttling unknown: no reasons here");
+    let why = usage.gpu_memory_bytes.note().to_string();
+    assert!(why.ends_with("all programs together used 640 bytes after the region"), "{why}");
+    assert_eq!(usage.gpu_memory_bytes.value(), None);
 
     let few = on_gpu(Ok(&[(101.0, 1.0)]), Ok(&[]));
-    let reset = counts(102, 10, 4_000, GpuMemory::Process(640));
-    let spent = few.spent(&before, &reset, S(2));
-    assert_eq!(spent.energy_j.value(), None);
+    let reset = readings(102, 10, 4_000, GpuMemory::Process(640));
+    let usage = few.usage(&before, &reset, S(2));
+    assert_eq!(usage.energy_j.value(), None);
     assert_eq!(
-        spent.gpu_utilisation,
-        unknown("the driver took fewer than two samples of GPU use in the region")
+        usage.gpu_utilisation,
+        unknown("the driver took fewer than two utilisation samples in the region")
     );
     let scope = "this process, one sample, after the region: a lower bound of the peak";
-    assert_eq!(spent.gpu_memory_bytes, known(640.0, scope));
-    assert_eq!(spent.throttle, "not slowed down at the end of the region");
+    assert_eq!(usage.gpu_memory_bytes, known(640.0, scope));
+    assert_eq!(usage.throttle, "not throttled at the end of the region");
 }
 
 #[test]
-fn a_short_region_has_only_what_can_be_told_of_it() {
+fn a_short_region_has_only_the_figures_that_it_is_long_enough_for() {
     let meter = on_gpu(Ok(&[(100.1, 1.0), (100.2, 1.0)]), Ok(&[]));
-    let before = counts(100, 10, 5_000, GpuMemory::Process(1));
-    let after = counts(101, 11, 9_000, GpuMemory::Process(1));
+    let before = readings(100, 10, 5_000, GpuMemory::Process(1));
+    let after = readings(101, 11, 9_000, GpuMemory::Process(1));
     let values = |elapsed| {
-        let spent = meter.spent(&before, &after, Duration::from_millis(elapsed));
-        [&spent.energy_j, &spent.gpu_utilisation, &spent.cpu_utilisation]
+        let usage = meter.usage(&before, &after, Duration::from_millis(elapsed));
+        [&usage.energy_j, &usage.gpu_utilisation, &usage.cpu_utilisation]
             .map(|figure| figure.value().is_some())
     };
     assert_eq!(values(2000), [true, true, true]);
     assert_eq!(values(1999), [false, true, true]);
     assert_eq!(values(999), [false, false, true]);
     assert_eq!(values(199), [false, false, false]);
-    let spent = meter.spent(&before, &after, Duration::from_millis(999));
+    let usage = meter.usage(&before, &after, Duration::from_millis(999));
     assert_eq!(
-        spent.gpu_utilisation.note(),
-        "the counter of GPU use moves in steps too coarse for 999 ms; measure at least 1000 ms"
+        usage.gpu_utilisation.note(),
+        "the GPU utilisation counter is too coarse for 999 ms; measure at least 1000 ms"
     );
 }
 
 #[test]
 fn a_reading_that_fails_leaves_the_others() {
     let meter = on_gpu(Ok(&[]), Ok(&[]));
-    let before = counts(100, 10, 5_000, GpuMemory::Process(1));
-    let mut after = counts(104, 11, 9_000, GpuMemory::Process(2));
+    let before = readings(100, 10, 5_000, GpuMemory::Process(1));
+    let mut after = readings(104, 11, 9_000, GpuMemory::Process(2));
     after.energy = Err("the GPU has fallen off the bus".into());
     after.cpu_time = Err("no time".into());
-    let spent = meter.spent(&before, &after, S(4));
-    assert_eq!(spent.energy_j, unknown("the GPU has fallen off the bus"));
-    assert_eq!(spent.power_w, spent.energy_j);
-    assert_eq!(spent.cpu_utilisation, unknown("no time"));
-    assert_eq!(spent.gpu_memory_bytes.value(), Some(2.0));
+    let usage = meter.usage(&before, &after, S(4));
+    assert_eq!(usage.energy_j, unknown("the GPU has fallen off the bus"));
+    assert_eq!(usage.power_w, usage.energy_j);
+    assert_eq!(usage.cpu_utilisation, unknown("no time"));
+    assert_eq!(usage.gpu_memory_bytes.value(), Some(2.0));
 }
 
 #[test]
 fn a_block_takes_values_scopes_and_reasons() {
     let mut block = Block::default();
-    let before = counts(100, 10, 5_000, GpuMemory::Process(900));
-    let after = counts(104, 16, 1_205_000, GpuMemory::Process(800));
-    let spent = on_gpu(Err("no samples"), Ok(&["power limit"])).spent(&before, &after, S(4));
-    store(&spent, 480.0, &mut block);
+    let before = readings(100, 10, 5_000, GpuMemory::Process(900));
+    let after = readings(104, 16, 1_205_000, GpuMemory::Process(800));
+    let usage = on_gpu(Err("no samples"), Ok(&["power limit"])).usage(&before, &after, S(4));
+    store_usage(&usage, 480.0, &mut block);
     let values: Vec<(&str, Option<f64>)> =
         block.values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     assert_eq!(
@@ -169,14 +173,14 @@ fn a_block_takes_values_scopes_and_reasons() {
     assert_eq!(note("energy_j_per_token"), "GPU 1 (Fake), whole board, with other programs");
     assert_eq!(
         note("power_w"),
-        "GPU 1 (Fake), whole board, with other programs; slowed down at the end of the region: power limit"
+        "GPU 1 (Fake), whole board, with other programs; throttled at the end of the region: power limit"
     );
     for name in block.values.keys() {
         assert!(workload::metric(name).is_some(), "{name}");
         assert!(block.notes.contains_key(name), "{name}");
     }
     assert_eq!(block.caveats, [("peak_device_bytes".into(), Caveat::LowerBound)].into());
-    store(&spent, 0.0, &mut block);
+    store_usage(&usage, 0.0, &mut block);
     assert_eq!(block.values["energy_j_per_token"], None);
     assert_eq!(block.notes["energy_j_per_token"], "nothing was generated");
 }
@@ -186,9 +190,9 @@ fn on_a_cpu_without_counters_all_but_cpu_time_is_null_with_reasons() {
     let meter = on_cpu("a virtual machine");
     let mut block = Block::default();
     let none = || Err("the device is the CPU".to_string());
-    let before = Counts { at: S(1), cpu_time: Ok(S(0)), energy: meter.energy(), memory: none() };
-    let after = Counts { at: S(3), cpu_time: Ok(S(4)), energy: meter.energy(), memory: none() };
-    store(&meter.spent(&before, &after, S(2)), 16.0, &mut block);
+    let before = Readings { at: S(1), cpu_time: Ok(S(0)), energy: meter.energy(), memory: none() };
+    let after = Readings { at: S(3), cpu_time: Ok(S(4)), energy: meter.energy(), memory: none() };
+    store_usage(&meter.usage(&before, &after, S(2)), 16.0, &mut block);
     for (name, value, note) in [
         ("cpu_utilisation", Some(1.0), "CPU time of this process in steps of 10 ms, of 2 threads"),
         ("energy_j_per_token", None, "a virtual machine"),
@@ -214,17 +218,17 @@ fn packages_of_a_real_tree_are_read_through_the_meter() {
     let counters = Counters::Cpu(Packages::find(root.path()));
     let meter = Meter { threads: 1, counters };
     assert_eq!(meter.counters()[1], ("cpu_energy", "readable: 1 CPU package".into()));
-    let reading = meter.begin();
+    let start = meter.begin();
     std::fs::write(zone.join("energy_uj"), "9000000").unwrap();
-    let after = Counts {
+    let after = Readings {
         at: S(0),
         cpu_time: Ok(S(0)),
         energy: meter.energy(),
         memory: Ok(GpuMemory::Device(0)),
     };
     let scope = "1 CPU package, without memory, with other programs";
-    assert_eq!(meter.spent(&reading.counts, &after, S(2)).power_w, known(4.0, scope));
-    let short = meter.spent(&reading.counts, &after, Duration::from_millis(49));
+    assert_eq!(meter.usage(&start.readings, &after, S(2)).power_w, known(4.0, scope));
+    let short = meter.usage(&start.readings, &after, Duration::from_millis(49));
     assert_eq!(short.energy_j.value(), None);
 }
 
@@ -232,10 +236,10 @@ fn packages_of_a_real_tree_are_read_through_the_meter() {
 fn this_machine_is_metered_without_failing() {
     for device in ["cpu", "cuda", "metal", "cuda:99"] {
         let meter = Meter::for_device(device, 1);
-        let spent = meter.end(meter.begin());
-        assert!(spent.seconds >= 0.0);
+        let usage = meter.end(meter.begin());
+        assert!(usage.seconds >= 0.0);
         let mut block = Block::default();
-        store(&spent, 1.0, &mut block);
+        store_usage(&usage, 1.0, &mut block);
         assert!(block.notes.values().all(|note| !note.is_empty()), "{:?}", block.notes);
         let rows = meter.counters();
         assert_eq!(rows[0], ("cpu_time", format!("readable: {}", utilisation::RESOLUTION)));

@@ -1,69 +1,63 @@
-//! The vector index of the pipelines: a graph of near neighbours (HNSW, Malkov and Yashunin 2018)
-//! from the crate `instant-distance`. The only place that knows the crate.
+//! The vector index of the pipelines: HNSW (Malkov and Yashunin 2018) from the crate
+//! `instant-distance`, which only this module uses.
 
 use instant_distance::{Builder, HnswMap, Point, Search};
 
 use crate::error::{Error, Result};
 
-/// Candidates that are kept in view while a vector is inserted, and while one is searched for.
-const CANDIDATES: usize = 100;
+/// Candidate list of insertion (`ef_construction`) and of search (`ef_search`).
+const EF: usize = 100;
 
-/// Draws the order of insertion.
+/// Seed of the insertion order.
 const SEED: u64 = 42;
 
-/// Vectors of length 1, with the number of each.
+/// Unit vectors, each with its number.
 pub struct Index {
-    graph: HnswMap<Unit, u32>,
+    graph: HnswMap<UnitVector, u32>,
     search: Search,
 }
 
-/// A vector of length 1.
 #[derive(Clone)]
-struct Unit(Vec<f32>);
+struct UnitVector(Vec<f32>);
 
-impl Point for Unit {
-    /// The square of the Euclidean distance, 2 - 2 cos: the order of cosines, without their loss of
-    /// digits near 1.
+impl Point for UnitVector {
+    /// Squared Euclidean distance, 2 - 2 cos: orders like the cosine, without its loss of precision
+    /// near 1.
     fn distance(&self, other: &Self) -> f32 {
         squared_distance(&self.0, &other.0)
     }
 }
 
 impl Index {
-    /// Inserts vectors, each under its place in the list.
+    /// Inserts vectors, numbered by their place in the list.
     ///
     /// # Errors
-    /// When there is no thread to do it on.
+    /// When the system refuses a thread.
     pub fn build(vectors: Vec<Vec<f32>>) -> Result<Self> {
         let numbers = (0..vectors.len() as u32).collect();
-        let points = vectors.into_iter().map(Unit).collect();
-        // Several threads would insert in an order of their own, and the graph would differ from
-        // run to run.
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .build()
-            .map_err(|error| Error::Failed(format!("no thread to build the index on: {error}")))?;
-        let builder =
-            Builder::default().ef_construction(CANDIDATES).ef_search(CANDIDATES).seed(SEED);
+        let points = vectors.into_iter().map(UnitVector).collect();
+        // With several threads the insertion order, and so the graph, would differ between runs.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().map_err(|error| {
+            Error::Failed(format!("cannot start a thread to build the index: {error}"))
+        })?;
+        let builder = Builder::default().ef_construction(EF).ef_search(EF).seed(SEED);
         let graph = pool.install(|| builder.build(points, numbers));
         Ok(Self { graph, search: Search::default() })
     }
 
-    /// The numbers of the `count` vectors nearest to this one, the nearest first; fewer if there
-    /// are no more.
+    /// The numbers of the `count` nearest vectors (or fewer, if there are no more), nearest first.
     pub fn nearest(&mut self, vector: &[f32], count: usize) -> Vec<u32> {
-        let found = self.graph.search(&Unit(vector.to_vec()), &mut self.search);
+        let found = self.graph.search(&UnitVector(vector.to_vec()), &mut self.search);
         found.take(count).map(|item| *item.value).collect()
     }
 }
 
-/// The sum of the squares of the differences.
+/// Squared Euclidean distance.
 pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
-/// The vector of length 1 in the same direction; `None` where there is no direction, or a number is
-/// not finite.
+/// The unit vector of the same direction; `None` for a zero vector or one that is not finite.
 pub fn normalised(mut vector: Vec<f32>) -> Option<Vec<f32>> {
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if !(length > 0.0 && length.is_finite()) {
@@ -85,8 +79,8 @@ mod tests {
         (0..count).map(|_| normalised(vector()).unwrap()).collect()
     }
 
-    /// The definition: every vector is looked at.
-    fn exactly(vectors: &[Vec<f32>], vector: &[f32], count: usize) -> Vec<u32> {
+    /// The definition: an exhaustive search.
+    fn exhaustive(vectors: &[Vec<f32>], vector: &[f32], count: usize) -> Vec<u32> {
         let mut all: Vec<u32> = (0..vectors.len() as u32).collect();
         let distance = |i: &u32| squared_distance(&vectors[*i as usize], vector);
         all.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
@@ -95,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn a_set_smaller_than_the_view_is_searched_exactly() {
+    fn a_set_smaller_than_the_candidate_list_is_searched_exactly() {
         let vectors = random(36, 256, 1);
         let mut index = Index::build(vectors.clone()).unwrap();
         for question in random(50, 256, 2) {
-            assert_eq!(index.nearest(&question, 3), exactly(&vectors, &question, 3));
+            assert_eq!(index.nearest(&question, 3), exhaustive(&vectors, &question, 3));
         }
     }
 
@@ -110,7 +104,7 @@ mod tests {
         let questions = random(50, 12, 4);
         let found = questions
             .iter()
-            .filter(|question| index.nearest(question, 1) == exactly(&vectors, question, 1))
+            .filter(|question| index.nearest(question, 1) == exhaustive(&vectors, question, 1))
             .count();
         assert!(found >= 49, "{found} of 50");
         for (i, vector) in vectors.iter().enumerate().step_by(25) {

@@ -1,59 +1,58 @@
-//! Embedding and retrieval: vectors of chunks, an index of them, and questions that are answered
-//! from the chunks found for them. A vector is the mean of a text's final hidden states, made one
-//! long; texts are embedded as they are, without a chat template. Whether what is found fits the
-//! question is not judged: that says something of real weights alone.
+//! Embedding and retrieval-augmented answers. The vector of a text is the normalised mean of its
+//! final hidden states; texts are embedded without a chat template. Retrieval quality is not judged:
+//! it would depend on real weights.
 //!
-//! * `chunks_per_min`: chunks by the time of embedding all of them, in batches, with tokenising.
-//! * `index_s`: embedding all chunks and inserting their vectors into the index. Done once, before
-//!   the first question.
-//! * `embed_s`, `search_s`, `assemble_s`, `answer_s`: the parts of one question. It is tokenised
-//!   and embedded; the three nearest chunks are searched for; the prompt of them and the question
-//!   is put together and tokenised; it is read, and the answer generated and turned into text.
-//!   `e2e_s` is the whole of a question, not of the set.
+//! * `chunks_per_min`: chunks per minute of embedding all of them, in batches, tokenization
+//!   included.
+//! * `index_s`: embedding all chunks and inserting their vectors into the index, once, before the
+//!   first question.
+//! * `embed_s`, `search_s`, `assemble_s`, `answer_s`: the stages of one question: tokenize and
+//!   embed it; search the three nearest chunks; assemble and tokenize the prompt; prefill it,
+//!   generate the answer and detokenize it. `e2e_s` is the whole question, not the set.
 
 use std::time::{Duration, Instant};
 
 use crate::engine::Injection;
 use crate::error::{Error, Result};
 use crate::measure::pipeline::index::{Index, normalised, squared_distance};
-use crate::measure::pipeline::{Measured, Outcome, Stage, per_minute};
+use crate::measure::pipeline::{ItemResult, PipelineSamples, Runner, per_minute};
 use crate::model::Step;
 use crate::workload::documents::{Chunk, Complexity, Question};
-use crate::workload::{PromptFormat, documents};
+use crate::workload::{PromptFormat, documents, metric};
 
-/// Chunks that are embedded in one pass while the index is built.
-const TOGETHER: usize = 4;
+/// Batch size of embedding while the index is built.
+const INDEX_BATCH: usize = 4;
 
-/// Chunks that a question is answered from.
-const FOUND: usize = 3;
+/// Chunks retrieved for a question.
+const TOP_K: usize = 3;
 
-/// Passes over the chunks: one vector each. What it gives for the output's hash is each chunk's
-/// nearest other one.
-pub fn embedding(stage: &mut Stage<'_>) -> Result<Measured> {
+/// Passes over the chunks, one vector each. The output that is hashed is each chunk's nearest
+/// neighbour.
+pub fn embed_chunks(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
     let texts: Vec<&str> = documents::chunks().iter().map(|chunk| chunk.text).collect();
-    let inputs = texts.iter().map(|text| stage.encode_plain(text)).collect::<Result<_>>()?;
-    let mut measured = Measured::new(inputs, texts.len());
-    let batch = stage.scenario.batch;
-    if stage.generation.warmups > 0 {
+    let inputs = texts.iter().map(|text| runner.encode_raw(text)).collect::<Result<_>>()?;
+    let mut samples = PipelineSamples::new(inputs, texts.len());
+    let batch = runner.scenario.batch;
+    if runner.generation.warmups > 0 {
         let first = &texts[..batch.min(texts.len())];
         let start = Instant::now();
-        stage.embed(first, batch)?;
-        measured.cold = Some(per_minute(first.len(), start.elapsed()));
+        runner.embed(first, batch)?;
+        samples.cold = Some(per_minute(first.len(), start.elapsed()));
     }
-    stage.repeat(&mut measured, |stage, measured| {
+    runner.run_passes(&mut samples, |runner, samples| {
         let start = Instant::now();
-        let vectors = stage.embed(&texts, batch)?;
-        let spent = start.elapsed();
-        measured.sample("e2e_s", spent.as_secs_f64());
+        let vectors = runner.embed(&texts, batch)?;
+        let elapsed = start.elapsed();
+        samples.add(metric::E2E_S, elapsed.as_secs_f64());
         let embedded = vectors.iter().filter(|vector| vector.is_ok()).count();
-        measured.sample("chunks_per_min", per_minute(embedded, spent));
-        measured.pass(nearest_others(&vectors), spent)
+        samples.add(metric::CHUNKS_PER_MIN, per_minute(embedded, elapsed));
+        samples.add_pass(nearest_neighbours(&vectors), elapsed)
     })?;
-    Ok(measured)
+    Ok(samples)
 }
 
-/// For every vector the number of the nearest other one, by looking at all.
-fn nearest_others(vectors: &[Outcome<Vec<f32>>]) -> Vec<Outcome<Vec<u32>>> {
+/// The number of each vector's nearest neighbour, by exhaustive search.
+fn nearest_neighbours(vectors: &[ItemResult<Vec<f32>>]) -> Vec<ItemResult<Vec<u32>>> {
     let nearest = |i: usize, vector: &Vec<f32>| {
         let others = vectors.iter().enumerate().filter(|(j, _)| *j != i);
         let distances = others.filter_map(|(j, other)| {
@@ -67,116 +66,117 @@ fn nearest_others(vectors: &[Outcome<Vec<f32>>]) -> Vec<Outcome<Vec<u32>>> {
         .collect()
 }
 
-/// Builds the index, then answers all questions pass by pass, one after the other.
-pub fn questions(stage: &mut Stage<'_>) -> Result<Measured> {
+/// Builds the index, then answers the questions one after the other, in passes.
+pub fn answer_questions(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
     let (chunks, questions) = (documents::chunks(), documents::questions());
     let given: Vec<&str> =
         chunks.iter().map(|chunk| chunk.text).chain(questions.iter().map(|q| q.text)).collect();
-    let inputs = given.iter().map(|text| stage.encode_plain(text)).collect::<Result<_>>()?;
-    let mut measured = Measured::new(inputs, questions.len());
+    let inputs = given.iter().map(|text| runner.encode_raw(text)).collect::<Result<_>>()?;
+    let mut samples = PipelineSamples::new(inputs, questions.len());
     let texts = &given[..chunks.len()];
-    if stage.generation.warmups > 0 {
-        stage.embed(&texts[..TOGETHER], TOGETHER)?;
+    if runner.generation.warmups > 0 {
+        runner.embed(&texts[..INDEX_BATCH], INDEX_BATCH)?;
     }
     let start = Instant::now();
-    let vectors = stage.embed(texts, TOGETHER)?;
+    let vectors = runner.embed(texts, INDEX_BATCH)?;
     let embedded = start.elapsed();
-    let vectors: Outcome<Vec<Vec<f32>>> = vectors.into_iter().collect();
+    let vectors: ItemResult<Vec<Vec<f32>>> = vectors.into_iter().collect();
     let mut index = Index::build(vectors.map_err(Error::Failed)?)?;
-    measured.sample("index_s", start.elapsed().as_secs_f64());
-    measured.sample("chunks_per_min", per_minute(chunks.len(), embedded));
-    if stage.generation.warmups > 0 {
-        let answered = stage.question(&mut index, &chunks, &questions[0])?;
-        measured.cold = answered.ok().map(|answered| 60.0 / answered.whole_s());
+    samples.add(metric::INDEX_S, start.elapsed().as_secs_f64());
+    samples.add(metric::CHUNKS_PER_MIN, per_minute(chunks.len(), embedded));
+    if runner.generation.warmups > 0 {
+        let answer = runner.answer_question(&mut index, &chunks, &questions[0])?;
+        samples.cold = answer.ok().map(|answer| 60.0 / answer.e2e_s());
     }
-    stage.repeat(&mut measured, |stage, measured| {
-        let mut outcomes = Vec::with_capacity(questions.len());
+    runner.run_passes(&mut samples, |runner, samples| {
+        let mut results = Vec::with_capacity(questions.len());
         let start = Instant::now();
         for question in &questions {
-            let answered = stage.question(&mut index, &chunks, question)?;
-            if let Ok(answered) = &answered {
-                for (name, time) in PARTS.iter().zip(answered.times) {
-                    measured.sample(name, time.as_secs_f64());
+            let result = runner.answer_question(&mut index, &chunks, question)?;
+            if let Ok(answer) = &result {
+                for (name, time) in STAGES.iter().zip(answer.times) {
+                    samples.add(name, time.as_secs_f64());
                 }
                 let name = match question.kind {
-                    Complexity::Simple => "e2e_simple_s",
-                    Complexity::Complex => "e2e_complex_s",
+                    Complexity::Simple => metric::E2E_SIMPLE_S,
+                    Complexity::Complex => metric::E2E_COMPLEX_S,
                 };
-                measured.sample(name, answered.whole_s());
+                samples.add(name, answer.e2e_s());
             }
-            outcomes.push(answered.map(|answered| answered.output));
+            results.push(result.map(|answer| answer.output));
         }
-        let spent = start.elapsed();
-        measured.pass(outcomes, spent)
+        let elapsed = start.elapsed();
+        samples.add_pass(results, elapsed)
     })?;
-    note(&mut measured, chunks.len());
-    Ok(measured)
+    add_notes(&mut samples, chunks.len());
+    Ok(samples)
 }
 
-/// Says what the numbers are of.
-fn note(measured: &mut Measured, chunks: usize) {
-    let built = format!("{chunks} chunks embedded in batches of {TOGETHER}, inserted into HNSW");
-    measured.notes.insert("index_s", format!("once a process: {built}"));
-    measured.notes.insert("chunks_per_min", "while the index was built, once a process".into());
-    for part in PARTS.iter().chain(&["e2e_simple_s", "e2e_complex_s"]) {
-        measured.notes.insert(part, "a value a question, all passes".into());
+/// Notes how often and on what each metric was measured.
+fn add_notes(samples: &mut PipelineSamples, chunks: usize) {
+    let built = format!("{chunks} chunks embedded in batches of {INDEX_BATCH}, inserted into HNSW");
+    samples.notes.insert(metric::INDEX_S, format!("once per process: {built}"));
+    samples
+        .notes
+        .insert(metric::CHUNKS_PER_MIN, "while the index was built, once per process".into());
+    for name in STAGES.iter().chain(&[metric::E2E_SIMPLE_S, metric::E2E_COMPLEX_S]) {
+        samples.notes.insert(name, "one value per question, all passes".into());
     }
 }
 
-/// What the time of a question is made of; the last is all of it.
-const PARTS: [&str; 5] = ["embed_s", "search_s", "assemble_s", "answer_s", "e2e_s"];
+/// The stages of a question, and last the whole.
+const STAGES: [&str; 5] =
+    [metric::EMBED_S, metric::SEARCH_S, metric::ASSEMBLE_S, metric::ANSWER_S, metric::E2E_S];
 
-/// A question that was answered.
-struct Answered {
-    /// As [`PARTS`].
-    times: [Duration; PARTS.len()],
-    /// Numbers of the chunks that were found, then the answer's token ids.
+/// The answer to a question.
+struct Answer {
+    /// In the order of [`STAGES`].
+    times: [Duration; STAGES.len()],
+    /// Numbers of the retrieved chunks, then the answer's token ids.
     output: Vec<u32>,
 }
 
-impl Answered {
-    /// All of it.
-    fn whole_s(&self) -> f64 {
-        self.times[PARTS.len() - 1].as_secs_f64()
+impl Answer {
+    fn e2e_s(&self) -> f64 {
+        self.times[STAGES.len() - 1].as_secs_f64()
     }
 }
 
-impl Stage<'_> {
-    fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+impl Runner<'_> {
+    fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
         self.engine.encode(text, PromptFormat::Raw)
     }
 
-    /// A vector of length 1 for each text, some texts a pass. A text that cannot be read, or is
-    /// longer than the context, fails alone; one that breaks the model takes its batch along.
+    /// The unit vector of each text. A text that cannot be tokenized, or is longer than the context,
+    /// fails alone; a failed forward pass fails its batch.
     ///
     /// # Errors
-    /// When the engine shows no hidden states ([`Error::Unsupported`]).
-    fn embed(&mut self, texts: &[&str], batch: usize) -> Result<Vec<Outcome<Vec<f32>>>> {
+    /// When the engine gives no hidden states ([`Error::Unsupported`]).
+    fn embed(&mut self, texts: &[&str], batch: usize) -> Result<Vec<ItemResult<Vec<f32>>>> {
         let mut all = Vec::with_capacity(texts.len());
         for texts in texts.chunks(batch) {
-            let read = |text: &&str| {
-                let ids = self.encode_plain(text).map_err(|error| error.chain())?;
+            let tokenize = |text: &&str| {
+                let ids = self.encode_raw(text).map_err(|error| error.chain())?;
                 let fits = self.engine.decoder.check_length(ids.len());
                 fits.map(|()| ids).map_err(|error| error.chain())
             };
-            let read: Vec<Outcome<Vec<u32>>> = texts.iter().map(read).collect();
-            let ids: Vec<&[u32]> = read.iter().flatten().map(Vec::as_slice).collect();
-            let mut vectors = match self.hidden(&ids) {
-                Ok(vectors) => vectors.into_iter().map(unit).collect(),
+            let tokens: Vec<ItemResult<Vec<u32>>> = texts.iter().map(tokenize).collect();
+            let ids: Vec<&[u32]> = tokens.iter().flatten().map(Vec::as_slice).collect();
+            let mut vectors = match self.mean_hidden_states(&ids) {
+                Ok(vectors) => vectors.into_iter().map(unit_vector).collect(),
                 Err(error @ Error::Unsupported(_)) => return Err(error),
                 Err(error) => vec![Err(error.chain()); ids.len()],
             }
             .into_iter();
-            let vector = |read: Outcome<Vec<u32>>| {
-                read.and_then(|_| vectors.next().expect("there is a vector for each text"))
-            };
-            all.extend(read.into_iter().map(vector));
+            all.extend(tokens.into_iter().map(|tokens| {
+                tokens.and_then(|_| vectors.next().expect("there is a vector for each text"))
+            }));
         }
         Ok(all)
     }
 
     /// The mean of the final hidden states of each sequence.
-    fn hidden(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+    fn mean_hidden_states(&mut self, ids: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -191,19 +191,19 @@ impl Stage<'_> {
     }
 
     /// Answers a question from the chunks nearest to it.
-    fn question(
+    fn answer_question(
         &mut self,
         index: &mut Index,
         chunks: &[Chunk],
         question: &Question,
-    ) -> Result<Outcome<Answered>> {
+    ) -> Result<ItemResult<Answer>> {
         let start = Instant::now();
         let vector = match self.embed(&[question.text], 1)?.remove(0) {
             Ok(vector) => vector,
             Err(why) => return Ok(Err(why)),
         };
         let embedded = start.elapsed();
-        let found = index.nearest(&vector, FOUND);
+        let found = index.nearest(&vector, TOP_K);
         let searched = start.elapsed();
         let texts: Vec<&str> = found.iter().map(|&chunk| chunks[chunk as usize].text).collect();
         let prompt = self.encode(&documents::prompt_with_context(question.text, &texts));
@@ -220,10 +220,10 @@ impl Stage<'_> {
         };
         let end = start.elapsed();
         let times = [embedded, searched - embedded, assembled - searched, end - assembled, end];
-        Ok(Ok(Answered { times, output: [found, ids].concat() }))
+        Ok(Ok(Answer { times, output: [found, ids].concat() }))
     }
 }
 
-fn unit(vector: Vec<f32>) -> Outcome<Vec<f32>> {
+fn unit_vector(vector: Vec<f32>) -> ItemResult<Vec<f32>> {
     normalised(vector).ok_or_else(|| "a vector is zero or not finite".into())
 }

@@ -5,7 +5,6 @@
 //! its name in one step and in full. Knows nothing of the network.
 
 use std::fs::File;
-use std::io::Read;
 use std::iter::repeat_n;
 #[cfg(unix)]
 use std::os::unix::fs::symlink;
@@ -14,8 +13,6 @@ use std::os::windows::fs::symlink_file as symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io, process};
-
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
@@ -95,7 +92,7 @@ impl Folder {
         let part = self.part(etag)?;
         // Small files are named by git's own hash.
         if etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let actual = sha256(&part)?;
+            let actual = crate::files::sha256(&part).map_err(at(&part))?;
             if actual != etag.to_lowercase() {
                 fs::remove_file(&part).map_err(at(&part))?;
                 return Err(Error::HubHash { file: file.into(), expected: etag.into(), actual });
@@ -160,16 +157,4 @@ fn place(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> 
 
 fn make_parent(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all).map_err(at(path))
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(at(path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match file.read(&mut buffer).map_err(at(path))? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
-        }
-    }
 }

@@ -3,7 +3,6 @@
 //! It keeps a log of what was asked, and misbehaves when told to. It ends with its value, and by
 //! itself after a bounded number of requests.
 
-use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -116,10 +115,7 @@ impl Drop for Fake {
 
 /// The sha256 in hex.
 pub fn sha256(content: &[u8]) -> String {
-    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
+    crate::files::hex(&Sha256::digest(content))
 }
 
 /// Answers one request; whether there was one.

@@ -505,7 +505,7 @@ fn a_refusal_names_the_way_in_and_not_the_token() {
             told(fetch(&client(&fake, &cache), REPO)),
             format!(
                 "the hub refuses `owner/name` (status {status}); check the name, set HF_TOKEN to a \
-                 token that may read it, and if it is gated accept its terms on {}/owner/name",
+                 token with access, and if the model is gated, accept its terms on {}/owner/name",
                 fake.endpoint
             )
         );
@@ -576,8 +576,14 @@ fn a_model_without_weights_or_tokenizer_is_told_before_anything_is_downloaded() 
 #[test]
 fn a_short_or_long_answer_never_becomes_a_file() {
     for (body, expected) in [
-        (&b"short"[..], "`config.json` stopped after 5 of 22 bytes; run again to go on from there"),
-        (&b""[..], "`config.json` stopped after 0 of 22 bytes; run again to go on from there"),
+        (
+            &b"short"[..],
+            "the download of `config.json` stopped after 5 of 22 bytes; run again to resume it",
+        ),
+        (
+            &b""[..],
+            "the download of `config.json` stopped after 0 of 22 bytes; run again to resume it",
+        ),
         (
             &b"longer than the twenty-two bytes"[..],
             "the answer for `config.json` is longer than announced; is ENDPOINT a Hugging Face hub?",

@@ -1,25 +1,24 @@
-//! How much memory has to be read for its rate to be known: beyond the caches, and never so much
-//! that the machine swaps.
+//! Sizes of the last-level caches, and how large a buffer must be to measure memory bandwidth beyond
+//! them without swapping.
 
 use std::fs;
 
 use super::load;
 
-/// Times the last-level cache, so that a part of the buffer that stays cached from pass to pass
-/// weighs little.
-const BEYOND_CACHE: u64 = 4;
-/// A part of the available memory that a buffer may take. There are two of them, one of each kind
-/// of pages.
-const OF_AVAILABLE: u64 = 8;
+/// Buffer size in last-level caches: the part that stays cached between passes must weigh little.
+const CACHE_MULTIPLE: u64 = 4;
+/// A buffer takes at most this fraction of the available memory. There are two buffers, one per page
+/// size.
+const MEMORY_DIVISOR: u64 = 8;
 
-/// How large a buffer must be to be read from memory, `least` bytes where there is room for so
-/// many; `None` if one beyond the caches cannot be taken.
+/// The size of a buffer that is read from memory rather than caches: at least `least` bytes if there
+/// is room; `None` if no buffer beyond the caches fits.
 pub fn read_buffer_bytes(least: u64) -> Option<usize> {
     buffer_bytes(last_level_cache_bytes(), load::available_bytes(), least)
 }
 
-/// Size of all last-level caches of the machine in bytes, as the system reports it. A chip can have
-/// several, and threads that split a buffer use them all.
+/// Bytes of all last-level caches of the machine. A chip can have several, and threads that share a
+/// buffer use all of them.
 pub fn last_level_cache_bytes() -> Option<u64> {
     let mut caches = Vec::new();
     for cpu in fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
@@ -27,21 +26,21 @@ pub fn last_level_cache_bytes() -> Option<u64> {
             let read = |name: &str| {
                 Some(fs::read_to_string(index.path().join(name)).ok()?.trim().to_string())
             };
-            caches.extend(cache(read));
+            caches.extend(parse_cache(read));
         }
     }
     last_level(caches)
 }
 
 fn buffer_bytes(cache: Option<u64>, available: Option<u64>, least: u64) -> Option<usize> {
-    // Where the system does not tell its caches, `least` is larger than nearly all of them.
-    let beyond = cache.map_or(least, |cache| cache.saturating_mul(BEYOND_CACHE));
-    let most = available.map_or(least, |available| available / OF_AVAILABLE);
+    // Without a known cache size, `least` exceeds nearly all caches.
+    let beyond = cache.map_or(least, |cache| cache.saturating_mul(CACHE_MULTIPLE));
+    let most = available.map_or(least, |available| available / MEMORY_DIVISOR);
     let bytes = beyond.max(least).min(most);
     usize::try_from(bytes).ok().filter(|_| bytes >= beyond)
 }
 
-/// One cache as one CPU sees it.
+/// A cache of one CPU.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cache {
     level: u32,
@@ -49,9 +48,9 @@ struct Cache {
     bytes: u64,
 }
 
-/// A folder `cache/index*`, by the contents of its files; `None` for a cache that holds no data.
-fn cache(read: impl Fn(&str) -> Option<String>) -> Option<Cache> {
-    let size = read("size").filter(|_| read("type").is_none_or(|holds| holds != "Instruction"))?;
+/// Parses the files of a folder `cache/index*`; `None` for an instruction cache.
+fn parse_cache(read: impl Fn(&str) -> Option<String>) -> Option<Cache> {
+    let size = read("size").filter(|_| read("type").is_none_or(|kind| kind != "Instruction"))?;
     let bytes = match (size.strip_suffix('K'), size.strip_suffix('M')) {
         (Some(kib), _) => kib.parse::<u64>().ok()?.checked_mul(1 << 10)?,
         (_, Some(mib)) => mib.parse::<u64>().ok()?.checked_mul(1 << 20)?,
@@ -60,7 +59,7 @@ fn cache(read: impl Fn(&str) -> Option<String>) -> Option<Cache> {
     Some(Cache { level: read("level")?.parse().ok()?, shared_by: read("shared_cpu_list")?, bytes })
 }
 
-/// The sum of the caches of the highest level, each counted once however many CPUs share it.
+/// The sum of the caches of the highest level; a cache shared by several CPUs counts once.
 fn last_level(mut caches: Vec<Cache>) -> Option<u64> {
     let level = caches.iter().map(|cache| cache.level).max()?;
     caches.retain(|cache| cache.level == level);
@@ -76,12 +75,12 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn the_buffer_lies_beyond_the_cache_or_is_not_read() {
+    fn a_buffer_exceeds_the_cache_or_is_refused() {
         for (cache, available, least, bytes) in [
             (Some(32 * MIB), Some(16384 * MIB), 256 * MIB, Some(256 * MIB)),
             (Some(32 * MIB), Some(16384 * MIB), 1024 * MIB, Some(1024 * MIB)),
             (Some(512 * MIB), Some(16384 * MIB), 256 * MIB, Some(2048 * MIB)),
-            // Less, and still 6 times the cache.
+            // Less than `least`, but still 6 times the cache.
             (Some(32 * MIB), Some(1600 * MIB), 256 * MIB, Some(200 * MIB)),
             (Some(32 * MIB), Some(800 * MIB), 256 * MIB, None),
             (None, Some(16384 * MIB), 256 * MIB, Some(256 * MIB)),
@@ -97,22 +96,22 @@ mod tests {
     }
 
     #[test]
-    fn caches_of_the_highest_level_are_added_up_once_each() {
-        let seen = |level, shared_by: &str, kib: u64| Cache {
+    fn caches_of_the_highest_level_are_summed_once_each() {
+        let cache = |level, shared_by: &str, kib: u64| Cache {
             level,
             shared_by: shared_by.into(),
             bytes: kib << 10,
         };
-        let chips = ["0-1", "0-1", "2-3", "2-3"].map(|shared_by| seen(3, shared_by, 32768));
-        let mut caches = vec![seen(1, "0", 48), seen(2, "0", 1024)];
+        let chips = ["0-1", "0-1", "2-3", "2-3"].map(|shared_by| cache(3, shared_by, 32768));
+        let mut caches = vec![cache(1, "0", 48), cache(2, "0", 1024)];
         caches.extend(chips);
         assert_eq!(last_level(caches), Some(64 * MIB));
-        assert_eq!(last_level(vec![seen(1, "0", 48)]), Some(48 << 10));
+        assert_eq!(last_level(vec![cache(1, "0", 48)]), Some(48 << 10));
         assert_eq!(last_level(Vec::new()), None);
     }
 
     #[test]
-    fn a_cache_is_read_from_its_files() {
+    fn a_cache_is_parsed_from_its_files() {
         let files = |size: &'static str, holds: &'static str| {
             move |name: &str| match name {
                 "size" => Some(size.to_string()),
@@ -124,13 +123,13 @@ mod tests {
         };
         for (size, bytes) in [("32768K", 32 * MIB), ("36M", 36 * MIB), ("65536", 65536)] {
             assert_eq!(
-                cache(files(size, "Unified")),
+                parse_cache(files(size, "Unified")),
                 Some(Cache { level: 3, shared_by: "0-1".into(), bytes })
             );
         }
-        assert_eq!(cache(files("32K", "Instruction")), None);
-        assert_eq!(cache(files("none", "Data")), None);
-        assert_eq!(cache(files("17592186044416M", "Data")), None);
-        assert_eq!(cache(|_| None), None);
+        assert_eq!(parse_cache(files("32K", "Instruction")), None);
+        assert_eq!(parse_cache(files("none", "Data")), None);
+        assert_eq!(parse_cache(files("17592186044416M", "Data")), None);
+        assert_eq!(parse_cache(|_| None), None);
     }
 }

@@ -1,10 +1,8 @@
-//! Reference kernels: three frozen pieces of work that have nothing to do with models. What they
-//! take tells a machine that changed from a program that changed. They detect and never correct: a
-//! number is never divided by one of theirs for a verdict to pass, because a machine slows
-//! different programs differently.
+//! Reference kernels: three fixed workloads, independent of models. Their times tell a changed
+//! machine from a changed program. They detect and never correct: no metric is divided by them,
+//! because a machine slows different programs differently.
 //!
-//! Their source is part of every baseline. Whoever changes it makes all stored references
-//! meaningless.
+//! Do not change the kernels: all stored references would lose their meaning.
 
 use std::hint::black_box;
 use std::sync::{Barrier, OnceLock};
@@ -15,67 +13,65 @@ use crate::error::{Error, Result};
 use crate::record::KernelTimes;
 use crate::stats;
 
-use super::{load, rates};
+use super::{caches, load};
 
-/// Repetitions of each kernel that count, after one that does not. Their median is kept: a minimum
-/// would hide a machine that is disturbed half of the time.
+/// Repetitions of each kernel after a warm-up. Their median is kept: the minimum would hide a
+/// machine that is disturbed half of the time.
 const REPEATS: usize = 5;
 
-/// Parallel regions in one repetition of the dispatch kernel: so many that one takes milliseconds.
+/// Parallel regions per repetition of the dispatch kernel, so that one takes milliseconds.
 const REGIONS: usize = 100;
 
-/// Products of one repetition of the compute kernel: so many that one takes milliseconds.
+/// Matrix products per repetition of the compute kernel, so that one takes milliseconds.
 const PRODUCTS: usize = 200;
 
-/// Read where the system does not tell its caches: larger than nearly all of them.
-const BUFFER: u64 = 128 << 20;
+/// Buffer size if the cache size is unknown: exceeds nearly all caches.
+const DEFAULT_BUFFER: u64 = 128 << 20;
 
-/// Never less, so that it is given back to the system as a whole when it is dropped.
-const SMALLEST: u64 = 64 << 20;
+/// Large enough that the allocator returns the buffer to the system when it is freed.
+const MIN_BUFFER: u64 = 64 << 20;
 
-/// Times the last-level cache. More would be further beyond it, and filling it takes longer than
-/// all kernels together.
-const BEYOND_CACHE: u64 = 2;
+/// Buffer size in last-level caches. A larger one would take longer to fill than all kernels run.
+const CACHE_MULTIPLE: u64 = 2;
 
-/// A part of the available memory that may be taken, so that measuring never makes the machine
+/// The buffer takes at most this fraction of the available memory, so that the machine does not
 /// swap.
-const OF_AVAILABLE: u64 = 4;
+const MEMORY_DIVISOR: u64 = 4;
 
-/// The kernels with the memory that one of them reads; made once, measured as often as needed.
+/// The kernels, with the buffer that the streaming kernel reads.
 pub struct ReferenceKernels {
     threads: usize,
     buffer: Vec<u64>,
 }
 
-/// Work that all threads do at once, in so many parallel regions one after the other.
+/// Work that all threads run at once, in consecutive parallel regions.
 struct Kernel {
     regions: usize,
     work: fn(&[u64]),
 }
 
-/// The order of [`KernelTimes`]' fields.
+/// In the order of [`KernelTimes`]' fields.
 const KERNELS: [Kernel; 3] = [
-    // Prefill is arithmetic: this moves with the clock and with a neighbour on the same core.
+    // Like prefill, bound by arithmetic: sensitive to the clock and to a neighbour on the same core.
     Kernel { regions: 1, work: multiply_add },
-    // Decoding reads every weight for each token: this moves with the bandwidth that other guests
-    // leave.
+    // Like decode, bound by memory bandwidth, which other guests of the host take.
     Kernel { regions: 1, work: read },
-    // A layer is a dozen parallel regions: this moves with how fast the system wakes threads.
-    Kernel { regions: REGIONS, work: nothing_much },
+    // Like a layer's dozen parallel regions, bound by thread wake-up latency.
+    Kernel { regions: REGIONS, work: small_read },
 ];
 
-/// [`ReferenceKernels`] measured once; `None` where there is no memory for them, or the build is
-/// not optimised.
+/// Measures [`ReferenceKernels`] once; `None` without memory for the buffer, or in an unoptimised
+/// build.
 ///
 /// # Errors
 /// When the system refuses a thread.
-pub fn references(threads: usize) -> Result<Option<KernelTimes>> {
+pub fn measure_reference_kernels(threads: usize) -> Result<Option<KernelTimes>> {
     ReferenceKernels::new(threads)?.map(|kernels| kernels.measure()).transpose()
 }
 
 impl ReferenceKernels {
-    /// Takes and fills the memory. `None` where a buffer beyond the caches would be more than a
-    /// quarter of what is available, and in a build whose numbers mean nothing.
+    /// Allocates and fills the buffer. `None` if a buffer beyond the caches would take more than a
+    /// quarter of the available memory, and in an unoptimised build.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -83,21 +79,21 @@ impl ReferenceKernels {
         if cfg!(debug_assertions) {
             return Ok(None);
         }
-        let bytes = buffer_bytes(rates::last_level_cache_bytes(), load::available_bytes());
+        let bytes = buffer_bytes(caches::last_level_cache_bytes(), load::available_bytes());
         bytes.map_or(Ok(None), |bytes| Self::with_buffer(threads, bytes))
     }
 
-    /// `None` where the system has no room for the buffer after all.
+    /// `None` if the allocation fails.
     fn with_buffer(threads: usize, bytes: usize) -> Result<Option<Self>> {
         let threads = threads.max(1);
         let refused = |source| Error::Threads { threads, source };
         let part = bytes / size_of::<u64>() / threads;
         if part == 0 {
-            // No word for each: no system starts so many.
+            // Fewer words than threads: no system starts so many.
             return Err(refused(io::ErrorKind::OutOfMemory.into()));
         }
-        // One piece, however many threads: freeing smaller ones would teach the allocator of the
-        // measured program another threshold for what it gives back to the system.
+        // One allocation, however many threads: freeing smaller ones would change the allocator's
+        // mmap threshold in the measured process.
         let mut buffer = Vec::new();
         if buffer.try_reserve_exact(part * threads).is_err() {
             return Ok(None);
@@ -105,8 +101,8 @@ impl ReferenceKernels {
         buffer.resize(part * threads, 0_u64);
         let filled = thread::scope(|scope| {
             buffer.chunks_mut(part).try_for_each(|part| {
-                // Filled by a thread of its own, so that its pages lie near one. Pages never
-                // written would all be one.
+                // Filled by a thread of its own, so that its pages are local to one. Unwritten pages
+                // would all map to the zero page.
                 let fill = move || part.iter_mut().zip(0..).for_each(|(word, i)| *word = i);
                 thread::Builder::new().spawn_scoped(scope, fill).map(drop)
             })
@@ -115,15 +111,15 @@ impl ReferenceKernels {
         Ok(Some(Self { threads, buffer }))
     }
 
-    /// Seconds of each kernel, each the median of a few repetitions.
+    /// The median time of each kernel.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub fn measure(&self) -> Result<KernelTimes> {
-        // One more than the threads: this one lets them go and waits for all, as a program does
-        // that has parallel regions.
+        // This thread starts each region and waits for all others, as the caller of a parallel
+        // region does.
         let barrier = Barrier::new(self.threads + 1);
-        // Whether all threads are there: a barrier that one is missing from opens for none.
+        // Whether all threads were started: a barrier never opens if one is missing.
         let complete = &OnceLock::<bool>::new();
         let part = self.buffer.len() / self.threads;
         let region = |work: &dyn Fn()| {
@@ -146,7 +142,7 @@ impl ReferenceKernels {
                 };
                 thread::Builder::new().spawn_scoped(scope, work).map(drop)
             });
-            complete.set(started.is_ok()).expect("nobody else says so");
+            complete.set(started.is_ok()).expect("it is set once");
             started?;
             Ok::<_, io::Error>(KERNELS.each_ref().map(|kernel| {
                 let time = |_| {
@@ -164,19 +160,19 @@ impl ReferenceKernels {
     }
 }
 
-/// As much as lies beyond the caches; `None` if that cannot be taken.
+/// A size beyond the caches; `None` if that is too much of the memory.
 fn buffer_bytes(cache: Option<u64>, available: Option<u64>) -> Option<usize> {
-    let bytes = cache.map_or(BUFFER, |cache| cache.saturating_mul(BEYOND_CACHE).max(SMALLEST));
-    let most = available.map_or(BUFFER, |available| available / OF_AVAILABLE);
+    let bytes =
+        cache.map_or(DEFAULT_BUFFER, |cache| cache.saturating_mul(CACHE_MULTIPLE).max(MIN_BUFFER));
+    let most = available.map_or(DEFAULT_BUFFER, |available| available / MEMORY_DIVISOR);
     usize::try_from(bytes).ok().filter(|_| bytes <= most)
 }
 
 const ROWS: usize = 16;
 const WIDTH: usize = 64;
 
-/// Products of two matrices of 4 and 16 KiB, which stay in the first-level cache with their result.
-/// The innermost loop adds a multiple of one row to another, which compilers turn into vector
-/// instructions by themselves.
+/// Products of two matrices of 4 and 16 KiB, which fit into L1 with their result. Compilers vectorise
+/// the innermost loop, which adds a multiple of one row to another.
 fn multiply_add(_: &[u64]) {
     let a = black_box([[1e-3_f32; WIDTH]; ROWS]);
     let b = black_box([[1e-3_f32; WIDTH]; WIDTH]);
@@ -193,13 +189,13 @@ fn multiply_add(_: &[u64]) {
     black_box(&sum);
 }
 
-/// Reads every word once.
+/// Reads every word once: bound by memory bandwidth.
 fn read(part: &[u64]) {
     black_box(black_box(part).iter().fold(0_u64, |sum, word| sum.wrapping_add(*word)));
 }
 
-/// A microsecond's work, so that waking is what takes the time.
-fn nothing_much(part: &[u64]) {
+/// About a microsecond of work: thread wake-up dominates.
+fn small_read(part: &[u64]) {
     read(&part[..part.len().min(1 << 10)]);
 }
 
@@ -210,7 +206,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn the_buffer_lies_beyond_the_caches_and_leaves_most_memory_alone() {
+    fn the_buffer_exceeds_the_caches_and_leaves_most_memory_free() {
         for (cache, available, bytes) in [
             (Some(8 * MIB), Some(16384 * MIB), Some(64 * MIB)),
             (Some(48 * MIB), Some(16384 * MIB), Some(96 * MIB)),
@@ -236,11 +232,11 @@ mod tests {
         }
     }
 
-    /// How much the references of a quiet machine repeat, and what they cost.
+    /// Repeatability and cost of the references on a quiet machine.
     #[test]
-    #[ignore = "a table for people; of an optimised build"]
-    #[expect(clippy::print_stdout, reason = "it is the point")]
-    fn what_references_cost() {
+    #[ignore = "prints a table; needs an optimised build"]
+    #[expect(clippy::print_stdout, reason = "the test prints a table")]
+    fn print_cost_of_references() {
         for threads in [1, 2] {
             for _ in 0..8 {
                 let start = Instant::now();

@@ -1,0 +1,123 @@
+//! The record of a run: how it begins, and how results are merged into it.
+
+use crate::engine::Injection;
+use crate::error::Result;
+use crate::model::Progress;
+use crate::record::{Case, Model, Record, RecordKind, SCHEMA, Session};
+use crate::settings::Setup;
+use crate::{engine, machine, measure};
+
+/// A record with everything but scenarios. Opens the model to hash it and measures the machine.
+///
+/// # Errors
+/// When the model cannot be found or read.
+pub fn new_record(
+    setup: &Setup,
+    harness: &str,
+    injected: Option<String>,
+    progress: &mut dyn Progress,
+) -> Result<Record> {
+    injected.as_deref().map(Injection::parse).transpose()?;
+    let identity = engine::identify(setup, progress)?;
+    let build = machine::build();
+    let mut machine = machine::fingerprint(setup.threads, &setup.device);
+    // Only the CPU's peak rates can be measured.
+    if setup.device == "cpu" {
+        machine.rates = measure::peak_rates(setup.threads, measure::ReadBudget::Brief)?;
+    }
+    let session = Session {
+        id: machine::session_id(build.commit.as_deref()),
+        started: machine::now(),
+        ended: None,
+        command: command_line(harness),
+        harness: harness.into(),
+        conditions: vec![machine::conditions()],
+    };
+    Ok(Record {
+        schema: SCHEMA,
+        kind: RecordKind::Run,
+        sessions: vec![session],
+        build,
+        machine,
+        model: Model {
+            spec: setup.model.clone(),
+            sha256: identity.sha256,
+            commit: identity.commit,
+            ..Model::default()
+        },
+        settings: measure::describe_settings(setup),
+        injected,
+        scenarios: Vec::new(),
+        not_selected: Vec::new(),
+    })
+}
+
+/// The command line for the record. The program's name replaces its path, which differs between
+/// machines.
+pub(crate) fn command_line(harness: &str) -> Vec<String> {
+    let name = if harness == "criterion" { "cargo bench --" } else { "candlemark" };
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words = words.filter(|word| word != "--bench");
+    std::iter::once(name.to_owned()).chain(words).collect()
+}
+
+/// Begins another session if the last one ended more than an hour ago: the state of the machine
+/// may have changed.
+pub(super) fn resume_session(sessions: &mut Vec<Session>) {
+    let now = machine::now();
+    let Some(last) = sessions.last() else { return };
+    let ended = last.ended.as_ref().unwrap_or(&last.started);
+    if !machine::is_one_session(ended, &now, machine::SESSION_GAP) {
+        let commit = machine::stamp().commit;
+        sessions.push(Session {
+            id: machine::session_id(commit.as_deref()),
+            started: now,
+            ended: None,
+            conditions: vec![machine::conditions()],
+            ..last.clone()
+        });
+    }
+}
+
+/// Takes over a worker's description of the model, but keeps the hash and the commit, which only
+/// the host knows. The description of a model loaded with an extended context counts only while
+/// there is no other.
+pub(super) fn merge_model(known: &mut Model, loaded: Model, extended: bool) {
+    if extended && known.layers > 0 {
+        return;
+    }
+    let (sha256, commit) = (std::mem::take(&mut known.sha256), known.commit.take());
+    let rope_scaling = loaded.rope_scaling.clone().filter(|_| !extended);
+    *known = Model { sha256, commit, rope_scaling, ..loaded };
+}
+
+/// Adds a case's block to the record's case of the same id. Greedy output that differs between
+/// processes makes the case INVALID.
+pub(super) fn merge_case(record: &mut Record, case: Case) {
+    let Some(old) = record.scenarios.iter_mut().find(|old| old.id == case.id) else {
+        record.scenarios.push(case);
+        return;
+    };
+    if old.blocks.is_empty() {
+        *old = case;
+        return;
+    }
+    if let Some(absent) = case.absent {
+        old.validity.failed.push(format!("a later process: {absent}"));
+        return;
+    }
+    if case.output_sha256 != old.output_sha256 {
+        old.validity.failed.push("greedy output differs between processes".into());
+    }
+    for (known, more) in [
+        (&mut old.validity.failed, case.validity.failed),
+        (&mut old.validity.warnings, case.validity.warnings),
+    ] {
+        for finding in more {
+            if !known.contains(&finding) {
+                known.push(finding);
+            }
+        }
+    }
+    old.blocks.extend(case.blocks);
+}

@@ -1,0 +1,226 @@
+//! The host's end of a worker process: spawn it, send and receive lines of JSON, collect its
+//! standard error, end it. Knows nothing of what the lines mean.
+
+use std::io;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result, shortened};
+
+/// A child process that answers lines of JSON with lines of JSON. Dropping it kills it.
+pub struct WorkerProcess {
+    program: PathBuf,
+    child: Child,
+    /// Open until the worker is ended: a worker exits at the end of its input.
+    stdin: Option<ChildStdin>,
+    lines: Receiver<io::Result<String>>,
+    reader: Option<JoinHandle<()>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+/// Why no line was received.
+#[derive(Debug)]
+pub enum NoLine {
+    /// The deadline passed.
+    TimedOut,
+    /// The worker closed its standard output.
+    Closed,
+    /// The worker's output cannot be read, or is not UTF-8.
+    Unreadable(Error),
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub struct WorkerExit {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it printed to standard error, if that was piped.
+    pub stderr: String,
+}
+
+impl WorkerExit {
+    /// The error for a worker that ended before it had sent every response.
+    pub fn error(&self) -> Error {
+        worker_failed(&self.status.to_string(), self.status.code(), &self.stderr)
+    }
+}
+
+impl WorkerProcess {
+    /// Spawns `command` with this number of engine threads. Standard input and output are piped;
+    /// standard error is collected if `command` pipes it.
+    ///
+    /// # Errors
+    /// When the program cannot be started, or the system refuses a thread to read its output.
+    pub fn spawn(command: &mut Command, threads: usize) -> Result<Self> {
+        let threads = threads.to_string();
+        let program = PathBuf::from(command.get_program());
+        let mut child = command
+            .env("RAYON_NUM_THREADS", &threads)
+            .env("CANDLE_NUM_THREADS", &threads)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|source| Error::Read { path: program.clone(), source })?;
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = mpsc::channel();
+        // If a thread is refused, the child's streams are dropped and it exits.
+        let reader = spawn_thread(move || {
+            let _ = stdout.lines().try_for_each(|line| sender.send(line));
+        })?;
+        let collect = |mut stderr: std::process::ChildStderr| {
+            spawn_thread(move || {
+                let mut text = Vec::new();
+                let _ = stderr.read_to_end(&mut text);
+                String::from_utf8_lossy(&text).into_owned()
+            })
+        };
+        let stderr = child.stderr.take().map(collect).transpose()?;
+        Ok(Self { program, child, stdin, lines, reader: Some(reader), stderr })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends one line of JSON.
+    ///
+    /// # Errors
+    /// When the worker no longer reads; [`WorkerProcess::wait`] tells why.
+    pub fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let line = serde_json::to_string(message).expect("plain data") + "\n";
+        let stdin = self.stdin.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        stdin.write_all(line.as_bytes())?;
+        stdin.flush()
+    }
+
+    /// Waits for one line; without a deadline for as long as the worker runs.
+    ///
+    /// # Errors
+    /// Why there is no line.
+    pub fn receive(&self, deadline: Option<Instant>) -> std::result::Result<String, NoLine> {
+        let line = match deadline {
+            Some(at) => self.lines.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => self.lines.recv().map_err(RecvTimeoutError::from),
+        };
+        match line {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(source)) => {
+                Err(NoLine::Unreadable(Error::Read { path: self.program.clone(), source }))
+            }
+            Err(RecvTimeoutError::Timeout) => Err(NoLine::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => Err(NoLine::Closed),
+        }
+    }
+
+    /// Kills the worker; [`WorkerProcess::wait`] must follow.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+    }
+
+    /// Closes the worker's input and waits until it has ended.
+    ///
+    /// # Errors
+    /// When the system does not tell the exit status.
+    pub fn wait(&mut self) -> Result<WorkerExit> {
+        drop(self.stdin.take());
+        let status = self.child.wait();
+        let status = status.map_err(|source| Error::Read { path: self.program.clone(), source })?;
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        Ok(WorkerExit { status, stderr })
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a response.
+///
+/// # Errors
+/// When the line is not a `T`; the message quotes it.
+pub fn parse_response<T: DeserializeOwned>(line: &str) -> Result<T> {
+    serde_json::from_str(line).map_err(|_| {
+        Error::Failed(format!("a worker sent an invalid response: `{}`", shortened(line)))
+    })
+}
+
+/// The error for a worker that ended too early; `code` is its exit status.
+pub(crate) fn worker_failed(status: &str, code: Option<i32>, stderr: &str) -> Error {
+    let message = stderr.trim().trim_start_matches("error: ");
+    let stderr =
+        if message.is_empty() { "nothing".into() } else { format!("`{}`", shortened(message)) };
+    Error::Worker { status: status.into(), code, stderr }
+}
+
+/// Puts a worker into a process group of its own. Ctrl-C then reaches this process alone, which
+/// ends its workers in order; a worker that died of it would look like a failed scenario.
+pub(crate) fn own_process_group(command: &mut Command) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt as _;
+        command.process_group(0);
+    }
+    #[cfg(not(unix))]
+    let _ = command;
+}
+
+/// Spawns a thread that reads, waits or listens.
+pub(crate) fn spawn_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    std::thread::Builder::new().spawn(work).map_err(|source| {
+        Error::Failed(format!("cannot start another thread ({source}); raise `ulimit -u`"))
+    })
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shell(script: &str) -> WorkerProcess {
+        let mut command = Command::new("/bin/sh");
+        WorkerProcess::spawn(command.args(["-c", script]).stderr(Stdio::piped()), 1).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_answered_by_a_line() {
+        let mut worker = shell("read line; echo \"$line\"; echo why >&2; exit 3");
+        worker.send(&[1, 2]).unwrap();
+        let line = worker.receive(Some(Instant::now() + Duration::from_secs(60))).unwrap();
+        assert_eq!(parse_response::<Vec<u32>>(&line).unwrap(), [1, 2]);
+        assert!(matches!(worker.receive(None), Err(NoLine::Closed)));
+        let exit = worker.wait().unwrap();
+        assert_eq!((exit.status.code(), exit.stderr.as_str()), (Some(3), "why\n"));
+        assert!(exit.error().to_string().contains("`why`"));
+        assert!(parse_response::<u32>("x").unwrap_err().to_string().ends_with("response: `x`"));
+    }
+
+    #[test]
+    fn a_worker_that_hangs_or_prints_bytes_is_told_apart() {
+        let mut hangs = shell("read line");
+        assert!(matches!(hangs.receive(Some(Instant::now())), Err(NoLine::TimedOut)));
+        hangs.kill();
+        assert!(!hangs.wait().unwrap().status.success());
+        let prints = shell("printf '\\377\\n'; read line");
+        assert!(matches!(prints.receive(None), Err(NoLine::Unreadable(_))));
+    }
+}
