@@ -1,6 +1,6 @@
-//! Two builds measured in turns: fresh processes for every block, palindromes of turns within it,
-//! more blocks only for what is undecided, until everything is decided or time is up. Measures and
-//! writes down; what it means is said by [`crate::compare::paired`].
+//! Measures two builds in turns: fresh processes for every block, rounds of counterbalanced turns
+//! (ABBA, BAAB) within it, more blocks only for undecided scenarios, until everything is decided or
+//! the time budget is used up. [`crate::compare::paired`] gives the verdicts.
 
 mod arms;
 mod block;
@@ -37,31 +37,32 @@ use crate::record::pair::{Arm, Ended, PairCase, PairKind, PairRecord, SCHEMA};
 use crate::settings::Setup;
 use crate::{files, machine, workload};
 
-/// What is to be compared, and for how long.
+/// What to compare, and for how long.
 pub struct Plan {
-    /// What the candidate is compared with.
+    /// The build that the candidate is compared with.
     pub base: Binary,
-    /// What is judged.
+    /// The build that is judged.
     pub candidate: Binary,
     /// How to run the model.
     pub setup: Setup,
-    /// Words that select scenarios.
+    /// Arguments that select scenarios.
     pub words: Vec<String>,
-    /// A deliberate change for the worse of the candidate.
+    /// A slowdown on purpose of the candidate.
     pub injection: Option<String>,
-    /// Why the candidate's output is another one, if that is meant.
+    /// The reason of an intended change of the output.
     pub output_change: Option<String>,
     /// What to do with binaries that are equal byte for byte.
     pub identical: Identical,
-    /// Whether both builds run at once, each on half of the CPUs, in place of one after the other.
+    /// Duet: whether both builds run at the same time, each on half of the CPUs, instead of one after
+    /// the other.
     pub duet: bool,
-    /// Wall-clock time after which nothing new is begun.
+    /// Wall-clock time after which no new block is started.
     pub budget: Duration,
-    /// All orders are drawn from it.
+    /// Seed of all random orders.
     pub seed: u64,
-    /// Folder of baselines, where a calibration of this machine may lie.
+    /// Folder of baselines, which may have a calibration of this machine.
     pub baselines: PathBuf,
-    /// By which rules.
+    /// Limits and levels of the verdicts.
     pub policy: Policy,
     /// Where the file is written after every block.
     pub path: PathBuf,
@@ -70,36 +71,36 @@ pub struct Plan {
 /// What to do with binaries that are equal byte for byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identical {
-    /// They pass; nothing is measured.
+    /// Pass without measuring.
     Pass,
-    /// Measure them: what is seen is the noise of the machine.
+    /// Measure them: the result shows the noise of the machine.
     Measure,
 }
 
-/// Hears how it goes.
+/// Receives progress.
 pub trait Events {
-    /// A block is about to start: its number from 1, and what it will measure.
+    /// A block starts: its number from 1, and its scenarios.
     fn block(&mut self, number: usize, scenarios: &[String]);
-    /// A look was taken; `left` is how long reaching the last look takes if what is open stays so.
+    /// A look was taken; `left` is the time to the last look if no more scenarios are decided.
     fn look(&mut self, judgement: &Judgement, left: Duration);
 }
 
-/// An answer may take this long, however small the budget is: a model has to be loaded.
+/// Least timeout of a response, however small the budget is: a model has to be loaded.
 const MIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Rejected blocks are measured again, but not for ever.
+/// Most rejected blocks beyond the number that count; measuring ends after that.
 const MAX_REJECTED: usize = 16;
 
 /// Measures two builds in turns.
 ///
 /// # Errors
-/// When the base's build cannot take turns with this one, or the file cannot be written. Whatever
-/// goes wrong with the candidate or while measuring is in what is returned.
+/// When the base's build has no matching turn protocol, or the file cannot be written. Failures of
+/// the candidate or while measuring are in the returned record.
 pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<PairRecord> {
     let began = Instant::now();
-    let same = plan.base.sha256 == plan.candidate.sha256;
+    let identical = plan.base.sha256 == plan.candidate.sha256;
     let mut paired = begin(plan);
-    if same && plan.injection.is_none() && plan.identical == Identical::Pass {
+    if identical && plan.injection.is_none() && plan.identical == Identical::Pass {
         paired.ended = Ended::Identical;
         paired.scenarios = workload::select(&plan.words)?
             .into_iter()
@@ -109,13 +110,13 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         return Ok(paired);
     }
     let duet = plan.duet.then(Duet::new).transpose()?;
-    keep(&paired, plan)?;
-    let (kept, folder) = arms_folder(&plan.path)?;
+    save_progress(&paired, plan)?;
+    let (arms_guard, folder) = arms_folder(&plan.path)?;
     let arms = [('A', &plan.base), ('B', &plan.candidate), ('N', &plan.base)];
     let outcome = copy_binaries(&arms, &folder).and_then(|binaries| {
         let mut run = PairRun {
             plan,
-            stop: Deadline { stop, timeout: plan.budget.max(MIN_TIMEOUT) },
+            deadline: Deadline { stop, timeout: plan.budget.max(MIN_TIMEOUT) },
             binaries,
             random: StdRng::seed_from_u64(plan.seed),
             duet,
@@ -125,11 +126,11 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         };
         run.measure(&mut paired, began, events)
     });
-    drop(kept);
+    drop(arms_guard);
     match outcome {
         Ok(ended) => paired.ended = ended,
         Err(Error::Interrupted) => paired.ended = Ended::Interrupted,
-        // Before the first block nothing is known; later, what was measured is judged all the same.
+        // Before the first block there is nothing to judge; later, the blocks so far are judged.
         Err(error @ Error::NotComparable(_)) if paired.blocks.is_empty() => return Err(error),
         Err(error) => paired.ended = Ended::Failed(error.chain()),
     }
@@ -139,9 +140,9 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
 
 fn begin(plan: &Plan) -> PairRecord {
     let commit = plan.candidate.commit.clone();
-    let arm = |built: &Binary, injected: Option<String>| {
-        let mut arm = Arm { asked: built.asked.clone(), injected, ..Arm::default() };
-        built.stamp(&mut arm.build);
+    let arm = |binary: &Binary, injected: Option<String>| {
+        let mut arm = Arm { asked: binary.asked.clone(), injected, ..Arm::default() };
+        binary.stamp(&mut arm.build);
         arm
     };
     PairRecord {
@@ -168,8 +169,8 @@ fn begin(plan: &Plan) -> PairRecord {
     }
 }
 
-/// Writes the turns so far, unless they go where they can be written once only.
-fn keep(paired: &PairRecord, plan: &Plan) -> Result<()> {
+/// Writes the blocks so far, unless the output is a stream, which can be written only once.
+fn save_progress(paired: &PairRecord, plan: &Plan) -> Result<()> {
     if files::is_stream(&plan.path) { Ok(()) } else { paired.save(&plan.path) }
 }
 
@@ -179,20 +180,19 @@ fn finish(paired: &mut PairRecord, plan: &Plan) -> Result<()> {
     paired.save(&plan.path)
 }
 
-/// A measuring under way.
+/// A pair that is being measured.
 struct PairRun<'a> {
     plan: &'a Plan,
-    stop: Deadline<'a>,
+    deadline: Deadline<'a>,
     binaries: BTreeMap<char, PathBuf>,
     random: StdRng,
-    /// Where both builds run at once.
+    /// Set if both builds run at the same time.
     duet: Option<Duet>,
-    /// Scenarios that the null control takes part in, in every block.
+    /// Scenarios in which the null control takes part, in every block.
     null_control_scenarios: Vec<String>,
-    /// How much of each scenario is measured in a block.
+    /// Rounds per block, by scenario.
     round_budgets: BTreeMap<String, RoundBudget>,
-    /// Measured around every block and written down, for whoever wonders about a verdict; `None`
-    /// where there is no memory for them.
+    /// The reference kernels, measured around every block; `None` where there is no memory for them.
     kernels: Option<ReferenceKernels>,
 }
 
@@ -204,18 +204,18 @@ impl PairRun<'_> {
         events: &mut dyn Events,
     ) -> Result<Ended> {
         let mut open: Option<Vec<String>> = None;
-        let mut looked = 0;
+        let mut last_look = 0;
         loop {
             let spent = began.elapsed();
             let longest = paired.blocks.iter().map(|block| block.total_s).fold(0.0, f64::max);
-            // A block that would end past the budget is not begun: the budget is a promise.
+            // A block that would exceed the budget is not started.
             if spent + Duration::from_secs_f64(longest) > self.plan.budget {
                 return Ok(Ended::Budget);
             }
             self.block(paired, open.as_deref(), events)?;
-            keep(paired, self.plan)?;
+            save_progress(paired, self.plan)?;
             if paired.blocks.len() == budget::PILOT {
-                self.settle(paired);
+                self.optimise_rounds(paired);
             }
             let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();
             let counted = paired.blocks.len() - rejected;
@@ -223,17 +223,17 @@ impl PairRun<'_> {
                 return Ok(Ended::Rejected);
             }
             if !LOOKS.contains(&counted) {
-                // Scenarios that can never be decided (all failed, other output) need no look.
-                let declared = paired.output_change.as_deref();
-                if !paired.scenarios.iter().any(|case| can_be_measured(case, declared)) {
+                // If no scenario can be measured (all failed, output changed), no look is needed.
+                let output_change = paired.output_change.as_deref();
+                if !paired.scenarios.iter().any(|case| can_be_measured(case, output_change)) {
                     return Ok(Ended::Decided);
                 }
                 continue;
             }
-            if counted == looked {
+            if counted == last_look {
                 continue; // The block was rejected.
             }
-            looked = counted;
+            last_look = counted;
             let judgement = judge(paired, &self.plan.policy);
             let still =
                 judgement.pair.as_ref().map(|summary| summary.open.clone()).unwrap_or_default();
@@ -251,8 +251,8 @@ impl PairRun<'_> {
         }
     }
 
-    /// After the pilot: as many rounds of every scenario as its noise is worth.
-    fn settle(&mut self, paired: &PairRecord) {
+    /// After the pilot: chooses the number of rounds of every scenario from its noise.
+    fn optimise_rounds(&mut self, paired: &PairRecord) {
         let load_s = paired.blocks.iter().map(|block| block.load_s).sum::<f64>();
         let load_s = load_s / (paired.blocks.len() * paired.scenarios.len()) as f64;
         for case in &paired.scenarios {

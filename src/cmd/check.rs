@@ -191,7 +191,7 @@ fn judge_run(
 ) -> anyhow::Result<(Judgement, Record)> {
     let load_run = |path: &PathBuf| Record::load(path).map_err(|error| arguments.of_record(error));
     let runs = paths.iter().map(load_run).collect::<candlemark::Result<Vec<_>>>()?;
-    let record = baseline::pool(&runs)?;
+    let record = baseline::combine(&runs)?;
     let stored = load(&record, arguments, policy)?;
     let reference = ReferenceData {
         baseline: &stored.baseline,

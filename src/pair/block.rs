@@ -1,5 +1,5 @@
-//! One block of a pair: a fresh process per arm, and in it every open scenario in palindromes of
-//! turns.
+//! Measures one block of a pair: a fresh process per arm, which measure every open scenario in rounds
+//! of counterbalanced turns (ABBA, BAAB).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
 use crate::pair::budget::RoundBudget;
 use crate::pair::case::{
-    ReportedMetrics, can_be_measured, cannot, divergence, end, keep, null_control_scenarios,
-    unexpected_response,
+    ReportedMetrics, add_turn, can_be_measured, finish_arm, first_divergence, mark_absent,
+    null_control_scenarios, unexpected_response,
 };
 use crate::pair::duet::{Turn, draw_orders, run_turns};
 use crate::pair::worker::Worker;
@@ -24,8 +24,8 @@ use crate::{baseline, machine};
 type Workers = BTreeMap<char, Worker>;
 
 impl PairRun<'_> {
-    /// One block: a fresh process per arm, every scenario that is open and the null_control_scenarios, in an
-    /// order of its own.
+    /// One block: a fresh process per arm, the open scenarios and those of the null control, in random
+    /// order.
     pub(super) fn block(
         &mut self,
         paired: &mut PairRecord,
@@ -33,7 +33,7 @@ impl PairRun<'_> {
         events: &mut dyn Events,
     ) -> Result<()> {
         let began = Instant::now();
-        machine::conditions(); // Steal is counted from here.
+        machine::conditions(); // Stolen time is counted from here.
         let before = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         let mut block = PairBlock::default();
         let mut arms = ['A', 'B', 'N'];
@@ -70,13 +70,13 @@ impl PairRun<'_> {
         block.steal = after.steal;
         block.cpu_pressure_10s = after.cpu_pressure_10s;
         block.total_s = began.elapsed().as_secs_f64();
-        block.rejected = rejected(&block);
+        block.rejected = rejection(&block);
         paired.blocks.push(block);
         Ok(())
     }
 
     fn start(&self, arm: char, session: &str) -> Result<Worker> {
-        let opening = Hello {
+        let hello = Hello {
             protocol: PROTOCOL,
             setup: self.plan.setup.clone(),
             words: self.plan.words.clone(),
@@ -84,8 +84,8 @@ impl PairRun<'_> {
             injection: self.plan.injection.clone().filter(|_| arm == 'B'),
         };
         let started =
-            Worker::start(&self.binaries[&arm], &opening, &self.stop).and_then(|worker| {
-                let build = &worker.ready.build;
+            Worker::start(&self.binaries[&arm], &hello, &self.deadline).and_then(|worker| {
+                let build = &worker.hello.build;
                 if build.is_unoptimised() {
                     let why = format!("it is an unoptimised build (profile `{}`)", build.profile);
                     return Err(Error::Failed(why));
@@ -94,7 +94,7 @@ impl PairRun<'_> {
             });
         started.map_err(|error| match error {
             Error::Interrupted => error,
-            // A base that cannot do its part is no reason to blame the candidate.
+            // A base that cannot take turns is not the candidate's failure.
             error if arm != 'B' => Error::NotComparable(format!(
                 "the base `{}` cannot take turns: {}",
                 self.plan.base.asked,
@@ -108,39 +108,39 @@ impl PairRun<'_> {
         })
     }
 
-    /// Writes down what the two builds are and which scenarios each of them has.
+    /// Records the two builds and which scenarios each of them has.
     fn record_arms(&mut self, paired: &mut PairRecord, workers: &Workers) -> Result<()> {
         let arms = [
             ('A', &mut paired.base, &self.plan.base),
             ('B', &mut paired.candidate, &self.plan.candidate),
         ];
-        for (letter, arm, built) in arms {
-            let ready = &workers[&letter].ready;
-            arm.build = ready.build.clone();
-            built.stamp(&mut arm.build);
-            arm.model = ready.model.clone();
-            arm.settings = ready.settings.clone();
+        for (letter, arm, binary) in arms {
+            let hello = &workers[&letter].hello;
+            arm.build = hello.build.clone();
+            binary.stamp(&mut arm.build);
+            arm.model = hello.model.clone();
+            arm.settings = hello.settings.clone();
         }
         let (class, base) = (&paired.machine.class, &paired.base);
         let found =
             baseline::calibration_of(&self.plan.baselines, class, &base.model, &base.settings)?;
-        let own = found
+        let calibration = found
             .filter(|found| found.machine.class == *class && found.model.quant == base.model.quant);
-        paired.layout = own.map(|calibration| calibration.layout_sd).unwrap_or_default();
+        paired.layout = calibration.map(|calibration| calibration.layout_sd).unwrap_or_default();
         let side = |letter: char, id: &String| {
-            let ready = &workers[&letter].ready;
-            let unknown = !ready.scenarios.contains(id);
+            let hello = &workers[&letter].hello;
+            let unknown = !hello.scenarios.contains(id);
             let unknown = unknown
                 .then(|| Absence::new(AbsenceKind::Unknown, "the build has no such scenario"));
-            let unsupported = ready.unsupported.as_ref();
+            let unsupported = hello.unsupported.as_ref();
             let unsupported =
                 unsupported.map(|why| Absence::new(AbsenceKind::Unsupported, why.clone()));
             Side { absent: unsupported.or(unknown), ..Side::default() }
         };
-        let mut ids = workers[&'B'].ready.scenarios.clone();
+        let mut ids = workers[&'B'].hello.scenarios.clone();
         ids.extend(
             workers[&'A']
-                .ready
+                .hello
                 .scenarios
                 .iter()
                 .filter(|id| !ids.contains(id))
@@ -158,8 +158,8 @@ impl PairRun<'_> {
         Ok(())
     }
 
-    /// One scenario in one block. What a worker cannot do is written into its side of the case; a
-    /// worker that breaks takes its whole block with it, and the case is over.
+    /// One scenario in one block. If a worker does not support it, its side of the case is marked
+    /// absent. If a worker fails, the case has failed and the arm is out of the rest of the block.
     fn scenario(
         &mut self,
         paired: &mut PairRecord,
@@ -178,15 +178,15 @@ impl PairRun<'_> {
             .filter(|arm| workers.contains_key(arm))
             .collect();
         if !(letters.contains(&'A') && letters.contains(&'B')) {
-            return Ok(()); // A worker broke earlier in this block; the next one has new workers.
+            return Ok(()); // A worker failed earlier in this block; the next block has new ones.
         }
         let mut turns = PairTurns { block: number, ..PairTurns::default() };
         let measured = self.turns(case, workers, block, &letters, &mut turns);
         match measured {
             Ok(true) => case.blocks.push(turns),
             Ok(false) => {}
-            Err(broken) => {
-                let (arm, error) = *broken;
+            Err(failure) => {
+                let (arm, error) = *failure;
                 if matches!(error, Error::Interrupted) {
                     return Err(error);
                 }
@@ -198,8 +198,8 @@ impl PairRun<'_> {
         Ok(())
     }
 
-    /// Warm-ups, rounds and the end of one scenario. False if a side cannot do it or the outputs
-    /// part; errors name the arm.
+    /// Warm-ups, rounds and the final request of one scenario. False if a side does not support it or
+    /// the outputs differ; errors have the arm's letter.
     fn turns(
         &mut self,
         case: &mut PairCase,
@@ -208,25 +208,26 @@ impl PairRun<'_> {
         letters: &[char],
         turns: &mut PairTurns,
     ) -> std::result::Result<bool, Box<(char, Error)>> {
-        let stop = self.stop;
-        let ask = |workers: &mut Workers, arm: char, ask: &Request| {
+        let deadline = self.deadline;
+        let send = |workers: &mut Workers, arm: char, request: &Request| {
             let worker = workers.get_mut(&arm).expect("only arms with a worker take part");
-            worker.ask(ask, &stop).map_err(|error| Box::new((arm, error)))
+            worker.request(request, &deadline).map_err(|error| Box::new((arm, error)))
         };
         let began = Instant::now();
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
         let mut reported: BTreeMap<char, ReportedMetrics> = BTreeMap::new();
         for &arm in letters {
-            match ask(workers, arm, &Request::WarmUp { scenario: case.id.clone() })? {
+            match send(workers, arm, &Request::WarmUp { scenario: case.id.clone() })? {
                 Response::Warm { ids } => drop(outputs.insert(arm, ids)),
-                Response::Cannot { absent } => return Ok(cannot(case, arm, absent)),
+                Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }
         let warm = began.elapsed();
         block.warm_up_s += warm.as_secs_f64();
-        case.divergence = divergence(&outputs[&'A'], &outputs[&'B']).or(case.divergence.take());
-        let parted = case.divergence.is_some() && self.plan.output_change.is_none();
+        case.divergence =
+            first_divergence(&outputs[&'A'], &outputs[&'B']).or(case.divergence.take());
+        let diverged = case.divergence.is_some() && self.plan.output_change.is_none();
         let generation = warm / (letters.len() * self.plan.setup.generation.warmups.max(1)) as u32;
         let rounds = self
             .round_budgets
@@ -234,21 +235,22 @@ impl PairRun<'_> {
             .or_insert_with(|| RoundBudget::new(generation))
             .rounds;
         let began = Instant::now();
-        for _ in 0..if parted { 0 } else { rounds } {
+        for _ in 0..if diverged { 0 } else { rounds } {
             for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
                 let mut round = Round { order: order.iter().collect(), ..Round::default() };
-                let ask = || Request::Turn { generations: 1, injection: None };
-                let asked = order.iter().map(|arm| Turn { arm: *arm, process: *arm, ask: ask() });
-                let asked: Vec<Turn> = asked.collect();
-                let told = run_turns(&asked, self.duet.as_ref(), workers, &self.stop)?;
-                for (arm, told) in order.into_iter().zip(told) {
-                    match told {
+                let request = || Request::Turn { generations: 1, injection: None };
+                let requests =
+                    order.iter().map(|arm| Turn { arm: *arm, process: *arm, request: request() });
+                let requests: Vec<Turn> = requests.collect();
+                let responses = run_turns(&requests, self.duet.as_ref(), workers, &self.deadline)?;
+                for (arm, response) in order.into_iter().zip(responses) {
+                    match response {
                         Response::Values { values } => {
                             reported.entry(arm).or_default().add(&values);
-                            keep(&mut round, values);
+                            add_turn(&mut round, values);
                         }
-                        Response::Cannot { absent } => return Ok(cannot(case, arm, absent)),
+                        Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
                         other => return Err(Box::new((arm, unexpected_response(&other)))),
                     }
                 }
@@ -257,28 +259,27 @@ impl PairRun<'_> {
         }
         block.turns_s += began.elapsed().as_secs_f64();
         for &arm in letters {
-            match ask(workers, arm, &Request::Finish { injection: None })? {
+            match send(workers, arm, &Request::Finish { injection: None })? {
                 Response::Case { case: done } => {
                     let reported = reported.entry(arm).or_default();
-                    end(case, turns, arm, *done, reported, parted);
+                    finish_arm(case, turns, arm, *done, reported, diverged);
                 }
-                Response::Cannot { absent } => return Ok(cannot(case, arm, absent)),
+                Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
                 other => return Err(Box::new((arm, unexpected_response(&other)))),
             }
         }
-        Ok(!parted)
+        Ok(!diverged)
     }
 }
 
-/// The rule by which a block is rejected: never by its outcome. Reference kernels reject nothing:
-/// on a shared host they move by more than any limit within most blocks, while what the turns say
-/// of the two builds hardly does.
-pub(super) fn rejected(block: &PairBlock) -> Option<String> {
-    const STOLEN: f64 = 0.05;
-    // The system counts in hundredths of a second: of less than a second one of them would be too
-    // much.
-    const COUNTABLE_S: f64 = 1.0;
-    let steal = block.steal.filter(|steal| *steal > STOLEN && block.total_s >= COUNTABLE_S)?;
+/// The rule by which a block is rejected, which never depends on its result. Reference kernels reject
+/// nothing: on a shared host they change by more than any limit within most blocks, while block
+/// effects hardly do.
+pub(super) fn rejection(block: &PairBlock) -> Option<String> {
+    const MAX_STEAL: f64 = 0.05;
+    // The system counts in hundredths of a second, too coarse for less than a second.
+    const MIN_TOTAL_S: f64 = 1.0;
+    let steal = block.steal.filter(|steal| *steal > MAX_STEAL && block.total_s >= MIN_TOTAL_S)?;
     Some(format!("other guests took {:.0} % of the CPU time", 100.0 * steal))
 }
 
@@ -287,12 +288,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_is_rejected_for_stolen_time_only_where_that_can_be_counted() {
+    fn a_short_block_is_not_rejected_for_stolen_time() {
         let block = |steal, total_s| PairBlock { steal, total_s, ..PairBlock::default() };
-        assert_eq!(rejected(&block(None, 10.0)), None);
-        assert_eq!(rejected(&block(Some(0.04), 10.0)), None);
-        assert_eq!(rejected(&block(Some(0.5), 0.3)), None);
-        let why = rejected(&block(Some(0.061), 10.0)).unwrap();
+        assert_eq!(rejection(&block(None, 10.0)), None);
+        assert_eq!(rejection(&block(Some(0.04), 10.0)), None);
+        assert_eq!(rejection(&block(Some(0.5), 0.3)), None);
+        let why = rejection(&block(Some(0.061), 10.0)).unwrap();
         assert_eq!(why, "other guests took 6 % of the CPU time");
     }
 }

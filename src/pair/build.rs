@@ -1,7 +1,6 @@
-//! Binaries to compare, from git refs, the working tree or files. Both arms are checked out into
-//! one folder and built there one after the other, with one toolchain, one set of flags and without
-//! a commit stamped in: then equal sources give equal binaries, byte for byte, and paths in them
-//! are no difference.
+//! Builds the binaries to compare, from git refs, the working tree or files. Both arms are checked out
+//! into one folder and built there one after the other with the same toolchain and flags and without
+//! the commit, so that equal sources give equal binaries byte for byte, paths included.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -18,31 +17,31 @@ use crate::record::Build;
 use crate::{files, machine};
 
 /// Tells `build.rs` to leave the commit out.
-const PLAIN: &str = "CANDLEMARK_PLAIN_STAMP";
+const OMIT_COMMIT: &str = "CANDLEMARK_PLAIN_STAMP";
 
-/// Binaries that are kept, so that a base that was built before need not be built again.
-const KEPT: usize = 12;
+/// Most binaries in the cache, which saves building the same base again.
+const MAX_CACHED: usize = 12;
 
-/// Lines of a failed build that are shown: the last ones name the error.
-const TOLD: usize = 30;
+/// Last lines of a failed build that are shown; they have the error.
+const ERROR_LINES: usize = 30;
 
-/// A binary with where it came from.
+/// A binary and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binary {
-    /// As it was asked for.
+    /// As requested.
     pub asked: String,
-    /// Where it is.
+    /// Its file.
     pub path: PathBuf,
     /// SHA-256 of the binary.
     pub sha256: String,
-    /// Commit that it was built from; `None` for a binary that was given.
+    /// The commit that it was built from; `None` for a given file.
     pub commit: Option<String>,
-    /// Whether the tree had changes beside that commit.
+    /// Whether the tree had uncommitted changes.
     pub dirty: Option<bool>,
 }
 
 impl Binary {
-    /// A binary that exists already.
+    /// A given file.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -53,8 +52,7 @@ impl Binary {
         Ok(Self { asked, path: path.into(), sha256, commit: None, dirty: None })
     }
 
-    /// Writes what is known here over what the binary says of itself: its commit was left out on
-    /// purpose.
+    /// Adds the hash and the commit, which is left out of the binary on purpose.
     pub fn stamp(&self, build: &mut Build) {
         build.binary_sha256 = Some(self.sha256.clone());
         if self.commit.is_some() {
@@ -70,17 +68,17 @@ pub struct Builder<'a> {
     target: PathBuf,
     /// The package within the repository, as `git rev-parse --show-prefix` gives it.
     prefix: String,
-    talk: &'a mut dyn FnMut(&str),
+    progress: &'a mut dyn FnMut(&str),
     _lock: Option<Lock>,
 }
 
 impl<'a> Builder<'a> {
-    /// Keeps its checkout and its binaries under `folder`, and Cargo's own files under `target`.
-    /// `talk` hears what goes on.
+    /// Keeps the checkout and the binaries under `folder`, and Cargo's files under `target`. `progress`
+    /// receives lines of output.
     ///
     /// # Errors
     /// When this is no git repository, or another process builds there.
-    pub fn new(folder: &Path, target: &Path, talk: &'a mut dyn FnMut(&str)) -> Result<Self> {
+    pub fn new(folder: &Path, target: &Path, progress: &'a mut dyn FnMut(&str)) -> Result<Self> {
         let at = |path: &Path| {
             let path = PathBuf::from(path);
             move |source| Error::Write { path, source }
@@ -89,15 +87,15 @@ impl<'a> Builder<'a> {
         fs::create_dir_all(target).map_err(at(target))?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(at(path));
         let lock = Lock::take(&folder.join("build"))?;
-        // Of a git that was killed in the middle of it: by our lock, none runs now.
+        // Left by a git that was killed; we hold the lock, so none is running now.
         let _ = fs::remove_file(folder.join("index.lock"));
         let prefix = git(Path::new("."), &["rev-parse", "--show-prefix"], &[])?;
         let (folder, target) = (absolute(folder)?, absolute(target)?);
-        Ok(Self { folder, target, prefix, talk, _lock: lock })
+        Ok(Self { folder, target, prefix, progress, _lock: lock })
     }
 
-    /// The commit that a branch, a tag or an abbreviation names; of a branch that is there only as
-    /// `origin` has it, as in a CI job's checkout, that one.
+    /// The commit of a branch, a tag or an abbreviated hash. A branch that exists only at `origin`, as in
+    /// a CI job's checkout, is resolved there.
     ///
     /// # Errors
     /// When there is none.
@@ -113,7 +111,7 @@ impl<'a> Builder<'a> {
         let branch = reference.strip_prefix("origin/").unwrap_or(reference);
         let remote = format!("origin/{branch}");
         if let Ok(found) = commit(&format!("refs/remotes/{remote}")) {
-            (self.talk)(&format!("`{reference}` is no branch here: taking `{remote}`"));
+            (self.progress)(&format!("there is no local branch `{reference}`: using `{remote}`"));
             return Ok(found);
         }
         let is_hash = reference.len() >= 7 && reference.chars().all(|c| c.is_ascii_hexdigit());
@@ -146,8 +144,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Builds the working tree as it is, with what is not committed and with new files that git
-    /// does not ignore.
+    /// Builds the working tree with uncommitted changes and new files that git does not ignore.
     ///
     /// # Errors
     /// When git fails, or it does not build.
@@ -171,7 +168,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Links a tree's binary anew with its functions in another order: the same program in another
+    /// Links a tree's binary with its functions in another order: the same program in another code
     /// layout.
     ///
     /// # Errors
@@ -180,22 +177,22 @@ impl<'a> Builder<'a> {
         let mut built = self.commit(reference)?;
         let commit = built.commit.clone().unwrap_or_default();
         let tree = git(Path::new("."), &["rev-parse", &format!("{commit}^{{tree}}")], &[])?;
-        let kept = format!("{}-layout-{seed}", key(&tree));
-        if let Some((path, sha256)) = self.again(&kept)? {
+        let key = format!("{}-layout-{seed}", cache_key(&tree));
+        if let Some((path, sha256)) = self.cached(&key)? {
             built.asked = format!("{reference}, layout {seed}");
             return Ok(Binary { path, sha256, ..built });
         }
         self.check_out(&commit)?;
         let link = format!("-Clink-arg=-Wl,--shuffle-sections=.text*={seed}");
         let flags = ["--", "-Clink-arg=-fuse-ld=lld", &link];
-        (self.talk)(&format!("linking {reference} in another order (seed {seed})"));
+        (self.progress)(&format!("linking {reference} in another order (seed {seed})"));
         let cargo = self.cargo("rustc", &flags)?;
         cargo.map_err(|lines| {
             Error::Failed(format!(
                 "the linker cannot put functions in another order, which needs lld:\n{lines}"
             ))
         })?;
-        let (path, sha256) = self.keep(&kept)?;
+        let (path, sha256) = self.cache(&key)?;
         built.asked = format!("{reference}, layout {seed}");
         (built.path, built.sha256) = (path, sha256);
         Ok(built)
@@ -203,21 +200,21 @@ impl<'a> Builder<'a> {
 
     fn build(&mut self, tree: &str, name: &str) -> Result<(PathBuf, String)> {
         let id = git(Path::new("."), &["rev-parse", &format!("{tree}^{{tree}}")], &[])?;
-        let key = key(&id);
-        if let Some(known) = self.again(&key)? {
-            (self.talk)(&format!("{name}: built before"));
-            return Ok(known);
+        let key = cache_key(&id);
+        if let Some(cached) = self.cached(&key)? {
+            (self.progress)(&format!("{name}: built before"));
+            return Ok(cached);
         }
-        (self.talk)(&format!("building {name}"));
+        (self.progress)(&format!("building {name}"));
         self.check_out(tree)?;
         self.cargo("build", &[])?.map_err(|lines| {
             let why = format!("{name} does not build:\n{lines}");
             if name == "the working tree" { Error::Failed(why) } else { Error::NotComparable(why) }
         })?;
-        self.keep(&key)
+        self.cache(&key)
     }
 
-    /// Puts the files of a tree into the one folder that everything is built in.
+    /// Checks out a tree into the folder in which everything is built.
     fn check_out(&self, tree: &str) -> Result<()> {
         let tree_folder = self.folder.join("tree");
         if !tree_folder.join(".git").exists() {
@@ -232,16 +229,16 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Where Cargo puts the binary.
-    fn fresh(&self) -> PathBuf {
+    /// Cargo's output.
+    fn cargo_output(&self) -> PathBuf {
         let name = format!("candlemark{}", std::env::consts::EXE_SUFFIX);
         self.target.join("release").join(name)
     }
 
-    /// Runs Cargo in the checkout; the inner error is the last lines that it said.
+    /// Runs Cargo in the checkout; the inner error has the last lines of its output.
     fn cargo(&mut self, command: &str, more: &[&str]) -> Result<std::result::Result<(), String>> {
-        // An old binary must not be taken for the new one, should Cargo put that elsewhere.
-        let _ = fs::remove_file(self.fresh());
+        // If Cargo puts the binary elsewhere, an old one must not be mistaken for it.
+        let _ = fs::remove_file(self.cargo_output());
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(&cargo)
             .current_dir(self.folder.join("tree").join(&self.prefix))
@@ -257,7 +254,7 @@ impl<'a> Builder<'a> {
             .arg("--target-dir")
             .arg(&self.target)
             .args(more)
-            .env(PLAIN, "1")
+            .env(OMIT_COMMIT, "1")
             .env_remove("CARGO_TARGET_DIR")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -269,8 +266,8 @@ impl<'a> Builder<'a> {
             .lines()
             .map_while(io::Result::ok)
         {
-            (self.talk)(&line);
-            if last.len() == TOLD {
+            (self.progress)(&line);
+            if last.len() == ERROR_LINES {
                 last.pop_front();
             }
             last.push_back(line);
@@ -279,38 +276,40 @@ impl<'a> Builder<'a> {
         Ok(if status.success() { Ok(()) } else { Err(Vec::from(last).join("\n")) })
     }
 
-    fn kept(&self, key: &str) -> PathBuf {
+    fn cache_path(&self, key: &str) -> PathBuf {
         self.folder.join("binaries").join(key)
     }
 
-    /// A binary that was kept, with its hash; it counts as new from now on.
-    fn again(&self, key: &str) -> Result<Option<(PathBuf, String)>> {
-        let known = self.kept(key);
-        if !known.exists() {
+    /// A cached binary with its hash; its age is reset.
+    fn cached(&self, key: &str) -> Result<Option<(PathBuf, String)>> {
+        let cached = self.cache_path(key);
+        if !cached.exists() {
             return Ok(None);
         }
-        let touch = File::options().append(true).open(&known);
+        let touch = File::options().append(true).open(&cached);
         let _ = touch.and_then(|file| file.set_modified(std::time::SystemTime::now()));
-        let built = Binary::given(&known)?;
-        Ok(Some((known, built.sha256)))
+        let binary = Binary::given(&cached)?;
+        Ok(Some((cached, binary.sha256)))
     }
 
-    /// Copies the fresh binary to where it is kept, and forgets the oldest.
-    fn keep(&self, key: &str) -> Result<(PathBuf, String)> {
-        let fresh = self.fresh();
-        if !fresh.exists() {
+    /// Copies Cargo's output into the cache, and removes the oldest entries.
+    fn cache(&self, key: &str) -> Result<(PathBuf, String)> {
+        let output = self.cargo_output();
+        if !output.exists() {
             let why = format!(
                 "Cargo built, but not `{}`; is CARGO_BUILD_TARGET or `build.target` set?",
-                fresh.display()
+                output.display()
             );
             return Err(Error::Failed(why));
         }
-        let kept = self.kept(key);
+        let cached = self.cache_path(key);
         let folder = self.folder.join("binaries");
-        let write = |source| Error::Write { path: kept.clone(), source };
+        let write = |source| Error::Write { path: cached.clone(), source };
         fs::create_dir_all(&folder).map_err(write)?;
         let temporary = folder.join("new");
-        fs::copy(&fresh, &temporary).and_then(|_| fs::rename(&temporary, &kept)).map_err(write)?;
+        fs::copy(&output, &temporary)
+            .and_then(|_| fs::rename(&temporary, &cached))
+            .map_err(write)?;
         let age = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
         let mut all: Vec<PathBuf> = fs::read_dir(&folder)
             .into_iter()
@@ -319,26 +318,26 @@ impl<'a> Builder<'a> {
             .map(|entry| entry.path())
             .collect();
         all.sort_by_key(age);
-        for old in all.iter().rev().skip(KEPT) {
+        for old in all.iter().rev().skip(MAX_CACHED) {
             let _ = fs::remove_file(old);
         }
-        let built = Binary::given(&kept)?;
-        Ok((kept, built.sha256))
+        let binary = Binary::given(&cached)?;
+        Ok((cached, binary.sha256))
     }
 }
 
-/// The features of this build that a worker has a use for. Others may be newer than the base, which
-/// would not build for them.
+/// The features of this build that a worker needs. A base may be older than the others and would not
+/// build with them.
 fn features() -> Vec<String> {
-    const BESIDE: [&str; 4] = ["default", "monitor", "nvml", "png"];
+    const UNUSED: [&str; 4] = ["default", "monitor", "nvml", "png"];
     let mut features = machine::stamp().features;
-    features.retain(|feature| !BESIDE.contains(&feature.as_str()));
+    features.retain(|feature| !UNUSED.contains(&feature.as_str()));
     features
 }
 
-/// What a build depends on beside its tree: compiler, features, and whatever Cargo takes from the
-/// environment.
-fn key(tree: &str) -> String {
+/// Hash of all that a build depends on: tree, compiler, features, and the environment variables and
+/// configuration files of Cargo.
+fn cache_key(tree: &str) -> String {
     let mut text = format!("{tree}\n{:?}\n", features());
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     if let Ok(output) = Command::new(rustc).arg("-vV").output() {
@@ -374,7 +373,7 @@ fn key(tree: &str) -> String {
     hex(&Sha256::digest(text))[..24].to_owned()
 }
 
-const OWN: [&str; 7] = [
+const GIT_VARIABLES: [&str; 7] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
@@ -384,12 +383,12 @@ const OWN: [&str; 7] = [
     "GIT_PREFIX",
 ];
 
-/// What git prints, without the line end.
+/// Runs git and returns its output, trimmed.
 fn git(folder: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result<String> {
     let mut git = Command::new("git");
-    // In a hook git sets these to the user's own repository and index, which must be left alone.
-    for own in OWN {
-        git.env_remove(own);
+    // In a hook, these name the user's repository and index, which must not be used.
+    for variable in GIT_VARIABLES {
+        git.env_remove(variable);
     }
     let output = git
         .current_dir(folder)
@@ -399,10 +398,10 @@ fn git(folder: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result
         .output()
         .map_err(|source| Error::Read { path: "git".into(), source })?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let words: Vec<String> =
             ["git"].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
-        return Err(Error::Failed(format!("`{}` failed: {said}", command(&words))));
+        return Err(Error::Failed(format!("`{}` failed: {stderr}", command(&words))));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

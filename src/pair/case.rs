@@ -1,5 +1,5 @@
-//! One scenario of a pair: what its two sides answered, where their outputs part, and whether more
-//! blocks can say anything.
+//! One scenario of a pair: collects the responses of its two sides and finds where their outputs
+//! differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,37 +10,41 @@ use crate::suite::turns::Response;
 use crate::workload;
 use crate::workload::{METRICS, Metric};
 
-/// An answer of another kind than was asked for.
-pub(super) fn unexpected_response(told: &Response) -> Error {
-    let text = serde_json::to_string(told).expect("plain data");
-    Error::Failed(format!("a worker answered something else: `{}`", crate::error::shortened(&text)))
+/// The error of a response of the wrong kind.
+pub(super) fn unexpected_response(response: &Response) -> Error {
+    let text = serde_json::to_string(response).expect("plain data");
+    Error::Failed(format!(
+        "a worker sent an unexpected response: `{}`",
+        crate::error::shortened(&text)
+    ))
 }
 
-/// Writes down that an arm cannot do a scenario.
-pub(super) fn cannot(case: &mut PairCase, arm: char, absent: Absence) -> bool {
+/// Marks a scenario as absent for an arm.
+pub(super) fn mark_absent(case: &mut PairCase, arm: char, absent: Absence) -> bool {
     let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
     side.absent = Some(absent);
     false
 }
 
-/// What the turns of one arm reported in one block.
+/// The metrics that the turns of one arm reported in one block.
 #[derive(Default)]
 pub(super) struct ReportedMetrics {
     /// The metrics that every turn reported; `None` before the first.
     metrics: Option<BTreeSet<String>>,
-    /// Whether a value was no positive number.
+    /// Whether a value was not a positive number.
     impossible: bool,
 }
 
 impl ReportedMetrics {
-    /// Takes the values of a turn.
+    /// Adds the values of a turn.
     pub(super) fn add(&mut self, values: &BTreeMap<String, f64>) {
         let reported: BTreeSet<String> = values.keys().cloned().collect();
         self.metrics = Some(match self.metrics.take() {
             Some(before) => before.intersection(&reported).cloned().collect(),
             None => reported,
         });
-        self.impossible |= values.iter().any(|(name, value)| is_kept(name) && !is_possible(*value));
+        self.impossible |=
+            values.iter().any(|(name, value)| is_stored(name) && !is_possible(*value));
     }
 
     /// Whether some turn did not report a metric.
@@ -54,29 +58,29 @@ fn is_possible(value: f64) -> bool {
     value.is_finite() && value > 0.0
 }
 
-/// Adds the values of a turn, of the metrics that are judged and the length of the whole.
-pub(super) fn keep(round: &mut Round, mut values: BTreeMap<String, f64>) {
-    values.retain(|name, _| is_kept(name));
+/// Adds the values of a turn to its round.
+pub(super) fn add_turn(round: &mut Round, mut values: BTreeMap<String, f64>) {
+    values.retain(|name, _| is_stored(name));
     for (name, value) in values {
         round.values.entry(name).or_default().push(value);
     }
 }
 
-/// What an arm said at the end of a scenario, after what its turns reported. What it has no value
-/// of is said with why: whether that matters is not decided here.
-pub(super) fn end(
+/// Adds the final response of an arm on a scenario. Notes why a metric has no value; whether that
+/// matters is decided by the verdict.
+pub(super) fn finish_arm(
     case: &mut PairCase,
     turns: &mut PairTurns,
     arm: char,
     done: Case,
     reported: &ReportedMetrics,
-    parted: bool,
+    diverged: bool,
 ) {
     let mut no_value: BTreeMap<String, String> = BTreeMap::new();
     let mut impossible = reported.impossible;
     for block in done.blocks {
-        let why = |metric: &str, otherwise: &str| {
-            block.notes.get(metric).cloned().unwrap_or_else(|| otherwise.to_owned())
+        let why = |metric: &str, default: &str| {
+            block.notes.get(metric).cloned().unwrap_or_else(|| default.to_owned())
         };
         match block.value(PEAK) {
             Some(bytes) => {
@@ -103,18 +107,18 @@ pub(super) fn end(
         _ => return,
     };
     side.no_value.extend(no_value);
-    let mut fail = |what: String| {
-        if !side.failed.contains(&what) {
-            side.failed.push(what);
+    let mut fail = |check: String| {
+        if !side.failed.contains(&check) {
+            side.failed.push(check);
         }
     };
     if impossible {
         fail(
-            "a turn has a value that is not a positive number: the clock is broken, or the worker"
+            "a turn has a value that is not a positive number: the clock or the worker is broken"
                 .into(),
         );
     }
-    if !parted {
+    if !diverged {
         done.validity.failed.into_iter().for_each(&mut fail);
     }
     if side.output_sha256.is_some()
@@ -127,20 +131,20 @@ pub(super) fn end(
     side.work = Some(done.work);
 }
 
-/// Read once a process, and not by turns.
+/// Read once per process, not per turn.
 const PEAK: &str = "peak_rss_bytes";
 
 fn is_judged(name: &str) -> bool {
     workload::metric(name).is_some_and(|metric| metric.limit.is_some())
 }
 
-/// What is judged, and the length of the whole.
-fn is_kept(name: &str) -> bool {
+/// Judged metrics, and the end-to-end time.
+fn is_stored(name: &str) -> bool {
     is_judged(name) || name == "e2e_s"
 }
 
-/// Where two outputs part.
-pub(super) fn divergence(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Option<Divergence> {
+/// The first token that differs between two outputs.
+pub(super) fn first_divergence(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Option<Divergence> {
     (0..base.len().max(candidate.len())).find_map(|sequence| {
         let of = |side: &[Vec<u32>], token: usize| side.get(sequence)?.get(token).copied();
         let length = |side: &[Vec<u32>]| side.get(sequence).map_or(0, Vec::len);
@@ -151,8 +155,8 @@ pub(super) fn divergence(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Option<Di
     })
 }
 
-/// Whether more blocks of a case can say anything; an output that changed by intention is no
-/// hindrance.
+/// Whether more blocks of a case can be measured. A changed output prevents that unless the change is
+/// intended.
 pub(super) fn can_be_measured(case: &PairCase, output_change: Option<&str>) -> bool {
     let fine = |side: &Side| side.absent.is_none() && side.failed.is_empty();
     fine(&case.base)
@@ -160,7 +164,7 @@ pub(super) fn can_be_measured(case: &PairCase, output_change: Option<&str>) -> b
         && (case.divergence.is_none() || output_change.is_some())
 }
 
-/// The two cheapest scenarios that both builds have: the null control costs as little as it can.
+/// The scenarios of the null control: the two cheapest that both builds have.
 pub(super) fn null_control_scenarios(cases: &[PairCase]) -> Vec<String> {
     let known = workload::select(&[]).unwrap_or_default();
     let mut both: Vec<(usize, &str)> = cases

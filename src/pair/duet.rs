@@ -21,7 +21,7 @@ pub(super) struct Turn {
     /// The letter of the process that runs it.
     pub(super) process: char,
     /// The request to the process.
-    pub(super) ask: Request,
+    pub(super) request: Request,
 }
 
 /// The two halves of the CPUs that this process may use.
@@ -44,9 +44,9 @@ impl Duet {
 /// Draws the order of the arms for each round: all arms in one round, or in a duet one round of the
 /// base with each other arm. The turns of a round are this order there and back, so that a linear
 /// drift cancels.
-pub(super) fn draw_orders(arms: &[char], at_once: bool, random: &mut StdRng) -> Vec<Vec<char>> {
+pub(super) fn draw_orders(arms: &[char], duet: bool, random: &mut StdRng) -> Vec<Vec<char>> {
     let others = || arms.iter().copied().filter(|arm| *arm != 'A');
-    let mut rounds: Vec<Vec<char>> = match at_once {
+    let mut rounds: Vec<Vec<char>> = match duet {
         true => others().map(|other| vec!['A', other]).collect(),
         false => vec![arms.to_vec()],
     };
@@ -64,23 +64,25 @@ pub(super) fn run_turns(
     workers: &mut BTreeMap<char, Worker>,
     deadline: &Deadline<'_>,
 ) -> std::result::Result<Vec<Response>, Box<(char, Error)>> {
-    let mut told = Vec::new();
-    for at_once in turns.chunks(if duet.is_some() { 2 } else { 1 }) {
-        for (turn, half) in at_once.iter().zip(0..) {
+    let mut responses = Vec::new();
+    for simultaneous in turns.chunks(if duet.is_some() { 2 } else { 1 }) {
+        for (turn, half) in simultaneous.iter().zip(0..) {
             let failed = |error| Box::new((turn.arm, error));
             if let Some(duet) = duet {
                 pin_to_cpus(worker(workers, turn).process(), &duet.halves[half]).map_err(failed)?;
             }
         }
-        for turn in at_once {
-            worker(workers, turn).send(&turn.ask).map_err(|error| Box::new((turn.arm, error)))?;
+        for turn in simultaneous {
+            worker(workers, turn)
+                .send(&turn.request)
+                .map_err(|error| Box::new((turn.arm, error)))?;
         }
-        for turn in at_once {
-            let answer = worker(workers, turn).receive(deadline);
-            told.push(answer.map_err(|error| Box::new((turn.arm, error)))?);
+        for turn in simultaneous {
+            let response = worker(workers, turn).receive(deadline);
+            responses.push(response.map_err(|error| Box::new((turn.arm, error)))?);
         }
     }
-    Ok(told)
+    Ok(responses)
 }
 
 fn worker<'a>(workers: &'a mut BTreeMap<char, Worker>, turn: &Turn) -> &'a mut Worker {
@@ -120,8 +122,8 @@ mod tests {
     #[test]
     fn a_round_has_all_arms_or_the_base_with_one_other() {
         let mut random = StdRng::seed_from_u64(1);
-        let mut sorted = |at_once| {
-            let mut rounds = draw_orders(&['B', 'A', 'N'], at_once, &mut random);
+        let mut sorted = |duet| {
+            let mut rounds = draw_orders(&['B', 'A', 'N'], duet, &mut random);
             rounds.iter_mut().for_each(|arms| arms.sort_unstable());
             rounds.sort_unstable();
             rounds

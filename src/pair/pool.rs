@@ -1,6 +1,6 @@
-//! Records a pool: blocks of many arms in several environments, on which rules for telling
-//! regressions are replayed. An arm that is made worse on purpose is a turn of one more process of
-//! the base's binary, so that a block of all arms costs four processes.
+//! Records a pool: blocks of many arms in several environments, on which detection rules are
+//! replayed. All arms that are slowed down on purpose share one more process of the base's binary, so
+//! a block of all arms costs four processes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ use rand::seq::SliceRandom as _;
 use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
 use crate::pair::arms::{arms_folder, copy_binaries};
-use crate::pair::block::rejected;
+use crate::pair::block::rejection;
 use crate::pair::build::Binary;
-use crate::pair::case::{keep, unexpected_response};
+use crate::pair::case::{add_turn, unexpected_response};
 use crate::pair::cpu_quota::CpuQuota;
 use crate::pair::duet::{Duet, Turn, draw_orders, run_turns};
 use crate::pair::interference;
@@ -31,17 +31,17 @@ use crate::{files, machine};
 
 pub use crate::pair::interference::{Environment, environments};
 
-/// What is to be recorded.
+/// What to record.
 pub struct Plan {
-    /// The base, a copy of which is every arm but `layout`.
+    /// The base; every arm except the layouts runs a copy of it.
     pub base: Binary,
     /// The base's source in other code layouts, by letter.
     pub layouts: Vec<(char, Binary)>,
     /// How to run the model.
     pub setup: Setup,
-    /// Words that select scenarios.
+    /// Arguments that select scenarios.
     pub words: Vec<String>,
-    /// What goes on beside the blocks.
+    /// The environments, one after another.
     pub environments: Vec<Environment>,
     /// How long to wait between environments.
     pub pause: Duration,
@@ -49,14 +49,14 @@ pub struct Plan {
     pub blocks: usize,
     /// Rounds per block and scenario.
     pub rounds: usize,
-    /// Letters of the arms that are worse on purpose.
+    /// Letters of the arms that are slowed down on purpose.
     pub arms: Vec<char>,
-    /// How many of those have turns in each block; they take them block by block.
+    /// How many of those have turns in each block; they rotate from block to block.
     pub injected: usize,
-    /// Whether turns of both arms run at once, each on half of the CPUs ("duet": Bulej et al.
+    /// Duet: whether turns of two arms run at the same time, each on half of the CPUs (Bulej et al.
     /// 2020).
     pub duet: bool,
-    /// All orders are drawn from it.
+    /// Seed of all random orders.
     pub seed: u64,
     /// Where the pool is written after every environment.
     pub path: PathBuf,
@@ -64,7 +64,7 @@ pub struct Plan {
     pub earlier: Option<Pool>,
 }
 
-/// The process that does an arm's turns: one for all that are worse on purpose, its own for the
+/// The process that runs an arm's turns: one for all that are slowed down on purpose, its own for the
 /// others.
 fn process(arm: &PoolArm) -> char {
     match arm.role {
@@ -73,22 +73,22 @@ fn process(arm: &PoolArm) -> char {
     }
 }
 
-/// Records a pool. `told` hears of every block: environment, number from 1, seconds so far.
+/// Records a pool. `on_block` is called for every block: environment, number from 1, seconds so far.
 ///
 /// # Errors
-/// When an arm is unknown, a worker fails, the file cannot be written, or `stop` is set; what was
-/// recorded of whole environments is on disk then.
+/// When an arm is unknown, a worker fails, the file cannot be written, or `stop` is set. Complete
+/// environments are on disk then.
 pub fn record(
     plan: &Plan,
     stop: &AtomicBool,
-    told: &mut dyn FnMut(&str, usize, f64),
+    on_block: &mut dyn FnMut(&str, usize, f64),
 ) -> Result<Pool> {
     check_arms(&plan.arms)?;
-    let (_kept, folder) = arms_folder(&plan.path)?;
-    recorded(plan, &folder, stop, told)
+    let (_guard, folder) = arms_folder(&plan.path)?;
+    record_in(plan, &folder, stop, on_block)
 }
 
-/// Whether there are arms of these letters.
+/// Checks that there are arms with these letters.
 ///
 /// # Errors
 /// When one of them is unknown.
@@ -101,11 +101,11 @@ pub fn check_arms(letters: &[char]) -> Result<()> {
     }
 }
 
-fn recorded(
+fn record_in(
     plan: &Plan,
     folder: &Path,
     stop: &AtomicBool,
-    told: &mut dyn FnMut(&str, usize, f64),
+    on_block: &mut dyn FnMut(&str, usize, f64),
 ) -> Result<Pool> {
     let mut binaries = vec![('A', &plan.base), ('N', &plan.base)];
     if !plan.arms.is_empty() {
@@ -121,7 +121,7 @@ fn recorded(
     };
     let layouts = plan.layouts.iter().map(|(letter, built)| PoolArm {
         letter: *letter,
-        // Of a file that was given, its folder says nothing.
+        // Only the file name of a binary that was given.
         about: format!("another layout: {}", built.asked.rsplit('/').next().unwrap_or_default()),
         role: Role::Layout,
         injected: None,
@@ -151,17 +151,16 @@ fn recorded(
     };
     let mut pool = recorder.begin()?;
     if let Some(earlier) = &plan.earlier {
-        together(&mut pool, earlier)?;
+        take_over(&mut pool, earlier)?;
     }
-    let outcome = recorder.environments(&mut pool, told);
-    let written_once = files::is_stream(&plan.path);
-    if written_once && !pool.environments.is_empty() {
+    let outcome = recorder.environments(&mut pool, on_block);
+    if files::is_stream(&plan.path) && !pool.environments.is_empty() {
         pool.save(&plan.path)?;
     }
     outcome.map(|()| pool)
 }
 
-/// Waits, unless nobody wants that any more.
+/// Waits, unless `stop` is set.
 fn wait(time: Duration, stop: &AtomicBool) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < time {
@@ -173,8 +172,8 @@ fn wait(time: Duration, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Takes over the environments of an earlier pool.
-fn together(pool: &mut Pool, earlier: &Pool) -> Result<()> {
+/// Takes over the environments of an earlier pool of the same arms.
+fn take_over(pool: &mut Pool, earlier: &Pool) -> Result<()> {
     let scenarios = |pool: &Pool| {
         pool.scenarios.iter().map(|case| case.id.clone()).collect::<Vec<_>>().join(" ")
     };
@@ -196,7 +195,7 @@ fn together(pool: &mut Pool, earlier: &Pool) -> Result<()> {
     ] {
         if old != new {
             return Err(Error::NotComparable(format!(
-                "the {what} of the earlier sessions: `{old}`, now: `{new}`; leave out `--more` to begin anew, or give \
+                "the {what} of the earlier sessions: `{old}`, now: `{new}`; leave out `--more` to start a new pool, or give \
                  `--base` that commit"
             )));
         }
@@ -218,21 +217,20 @@ struct Recorder<'a> {
     random: StdRng,
     /// Which of the injected arms is next.
     next: usize,
-    /// Where turns of two arms run at once.
+    /// Set if turns of two arms run at the same time.
     duet: Option<Duet>,
-    /// What the workers' CPU time is limited by.
+    /// The CPU quota of the workers.
     quota: Option<CpuQuota>,
-    /// What tells a machine that changed within a block.
+    /// The reference kernels; `None` where there is no memory for them.
     kernels: Option<ReferenceKernels>,
 }
 
 impl<'a> Recorder<'a> {
-    /// Records the environments, and writes the pool after each, unless that can be written once
-    /// only.
+    /// Records the environments, and writes the pool after each unless the output is a stream.
     fn environments(
         &mut self,
         pool: &mut Pool,
-        told: &mut dyn FnMut(&str, usize, f64),
+        on_block: &mut dyn FnMut(&str, usize, f64),
     ) -> Result<()> {
         let (plan, stop) = (self.plan, self.stop);
         let began = Instant::now();
@@ -243,13 +241,13 @@ impl<'a> Recorder<'a> {
             let started = Some(machine::now());
             let progress = AtomicUsize::new(0);
             self.quota = environment.quota()?;
-            let way = self.quota.as_ref().map(|quota| format!(", {}", quota.method()));
+            let method = self.quota.as_ref().map(|quota| format!(", {}", quota.method()));
             let blocks =
                 interference::run_with_interference(environment, plan.seed, &progress, || {
                     (0..plan.blocks)
                         .map(|number| {
                             progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
-                            told(&environment.name, number + 1, began.elapsed().as_secs_f64());
+                            on_block(&environment.name, number + 1, began.elapsed().as_secs_f64());
                             self.block(&mut pool.scenarios)
                         })
                         .collect::<Result<Vec<_>>>()
@@ -257,7 +255,7 @@ impl<'a> Recorder<'a> {
             pool.environments.push(PoolEnvironment {
                 name: environment.name.clone(),
                 noise: environment.noise,
-                about: environment.about.to_owned() + &way.unwrap_or_default(),
+                about: environment.about.to_owned() + &method.unwrap_or_default(),
                 started,
                 ended: Some(machine::now()),
                 blocks,
@@ -274,14 +272,14 @@ impl<'a> Recorder<'a> {
     }
 
     fn start(&self, process: char) -> Result<Worker> {
-        let opening = Hello {
+        let hello = Hello {
             protocol: PROTOCOL,
             setup: self.plan.setup.clone(),
             words: self.plan.words.clone(),
             session: self.session.clone(),
             injection: None,
         };
-        let worker = Worker::start(&self.binaries[&process], &opening, &self.deadline())?;
+        let worker = Worker::start(&self.binaries[&process], &hello, &self.deadline())?;
         if let Some(quota) = &self.quota {
             let what = PathBuf::from("the control group of the workers");
             quota.limit(worker.process()).map_err(|source| Error::Write { path: what, source })?;
@@ -289,17 +287,17 @@ impl<'a> Recorder<'a> {
         Ok(worker)
     }
 
-    /// Everything but the blocks.
+    /// A pool without blocks.
     fn begin(&mut self) -> Result<Pool> {
-        let mut ready = self.start('A')?.ready.clone();
-        if let Some(why) = ready.unsupported {
+        let mut hello = self.start('A')?.hello.clone();
+        if let Some(why) = hello.unsupported {
             return Err(Error::Unsupported(why));
         }
-        if ready.build.is_unoptimised() {
+        if hello.build.is_unoptimised() {
             return Err(Error::Failed("the base is an unoptimised build".into()));
         }
-        ready.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
-        let mut build = ready.build;
+        hello.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
+        let mut build = hello.build;
         self.plan.base.stamp(&mut build);
         let case = |id: String| PoolCase { id, ..PoolCase::default() };
         Ok(Pool {
@@ -309,11 +307,11 @@ impl<'a> Recorder<'a> {
             seed: self.plan.seed,
             machine: machine::fingerprint(self.plan.setup.threads, &self.plan.setup.device),
             build,
-            model: ready.model,
-            settings: ready.settings,
+            model: hello.model,
+            settings: hello.settings,
             duet: self.plan.duet,
             arms: self.arms.clone(),
-            scenarios: ready.scenarios.into_iter().map(case).collect(),
+            scenarios: hello.scenarios.into_iter().map(case).collect(),
             environments: Vec::new(),
         })
     }
@@ -323,10 +321,10 @@ impl<'a> Recorder<'a> {
         let of = |is: fn(&Role) -> bool| -> Vec<char> {
             self.arms.iter().filter(|arm| is(&arm.role)).map(|arm| arm.letter).collect()
         };
-        let worse = of(|role| matches!(role, Role::Decode(_) | Role::Ttft(_)));
+        let injected = of(|role| matches!(role, Role::Decode(_) | Role::Ttft(_)));
         let mut letters = of(|role| matches!(role, Role::Base | Role::Copy | Role::Layout));
-        for _ in 0..self.plan.injected.min(worse.len()) {
-            letters.push(worse[self.next % worse.len()]);
+        for _ in 0..self.plan.injected.min(injected.len()) {
+            letters.push(injected[self.next % injected.len()]);
             self.next += 1;
         }
         letters
@@ -334,7 +332,7 @@ impl<'a> Recorder<'a> {
 
     fn block(&mut self, cases: &mut [PoolCase]) -> Result<PoolBlock> {
         let began = Instant::now();
-        machine::conditions(); // Steal is counted from here.
+        machine::conditions(); // Stolen time is counted from here.
         let before = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
         let mut processes: Vec<char> = self.binaries.keys().copied().collect();
         processes.shuffle(&mut self.random);
@@ -359,7 +357,7 @@ impl<'a> Recorder<'a> {
         let steal = machine::conditions().steal;
         let total_s = began.elapsed().as_secs_f64();
         let mut block = PairBlock { references, steal, total_s, ..PairBlock::default() };
-        block.rejected = rejected(&block);
+        block.rejected = rejection(&block);
         Ok(PoolBlock {
             load_s,
             steal: block.steal,
@@ -381,9 +379,9 @@ impl<'a> Recorder<'a> {
         let began = Instant::now();
         for &process in &processes {
             let warm_up = Request::WarmUp { scenario: case.id.clone() };
-            match worker(workers, process).ask(&warm_up, &deadline)? {
+            match worker(workers, process).request(&warm_up, &deadline)? {
                 Response::Warm { .. } => {}
-                other => return Err(wrong(&other)),
+                other => return Err(response_error(&other)),
             }
         }
         turns.warm_up_s = began.elapsed().as_secs_f64();
@@ -392,10 +390,10 @@ impl<'a> Recorder<'a> {
             for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
                 let mut round = Round { order: order.iter().collect(), ..Round::default() };
-                let asked: Vec<Turn> = order.iter().map(|letter| self.turn(*letter)).collect();
-                let told = run_turns(&asked, self.duet.as_ref(), workers, &deadline);
-                for told in told.map_err(|failed| failed.1)? {
-                    keep(&mut round, values(told)?);
+                let requests: Vec<Turn> = order.iter().map(|letter| self.turn(*letter)).collect();
+                let responses = run_turns(&requests, self.duet.as_ref(), workers, &deadline);
+                for response in responses.map_err(|failed| failed.1)? {
+                    add_turn(&mut round, values(response)?);
                 }
                 round.values.remove("e2e_s");
                 turns.rounds.push(round);
@@ -404,14 +402,14 @@ impl<'a> Recorder<'a> {
         turns.turns_s = began.elapsed().as_secs_f64();
         let memory = self.arms.iter().find(|arm| matches!(arm.role, Role::Memory(_)));
         for &process in &processes {
-            // Memory is read once a process, so the process that has the injected turns stands for
-            // its memory arm.
+            // Memory is read once per process, so the process of the injected turns is also the
+            // memory arm.
             let (letter, injection) = match (process, memory) {
                 ('B', Some(arm)) => (arm.letter, arm.injected.clone()),
                 ('B', None) => continue,
                 (process, _) => (process, None),
             };
-            match worker(workers, process).ask(&Request::Finish { injection }, &deadline)? {
+            match worker(workers, process).request(&Request::Finish { injection }, &deadline)? {
                 Response::Case { case: done } if !done.validity.ok() => {
                     let why = done.validity.failed.join("; ");
                     return Err(Error::Failed(format!("`{}` is INVALID: {why}", case.id)));
@@ -428,7 +426,7 @@ impl<'a> Recorder<'a> {
                     }
                     case.work = done.work;
                 }
-                other => return Err(wrong(&other)),
+                other => return Err(response_error(&other)),
             }
         }
         Ok(turns)
@@ -437,8 +435,8 @@ impl<'a> Recorder<'a> {
     fn turn(&self, letter: char) -> Turn {
         let arm = self.arms.iter().find(|arm| arm.letter == letter);
         let arm = arm.expect("letters are those of arms");
-        let ask = Request::Turn { generations: 1, injection: arm.injected.clone() };
-        Turn { arm: letter, process: process(arm), ask }
+        let request = Request::Turn { generations: 1, injection: arm.injected.clone() };
+        Turn { arm: letter, process: process(arm), request }
     }
 }
 
@@ -446,15 +444,15 @@ fn worker(workers: &mut BTreeMap<char, Worker>, process: char) -> &mut Worker {
     workers.get_mut(&process).expect("every process has a worker")
 }
 
-fn values(told: Response) -> Result<BTreeMap<String, f64>> {
-    match told {
+fn values(response: Response) -> Result<BTreeMap<String, f64>> {
+    match response {
         Response::Values { values } => Ok(values),
-        other => Err(wrong(&other)),
+        other => Err(response_error(&other)),
     }
 }
 
-fn wrong(told: &Response) -> Error {
-    match told {
+fn response_error(response: &Response) -> Error {
+    match response {
         Response::Cannot { absent } => Error::Failed(absent.to_string()),
         other => unexpected_response(other),
     }

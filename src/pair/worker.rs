@@ -30,7 +30,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct Worker {
     process: WorkerProcess,
     /// Its response to [`Hello`].
-    pub ready: HelloResponse,
+    pub hello: HelloResponse,
 }
 
 impl Worker {
@@ -39,20 +39,20 @@ impl Worker {
     /// # Errors
     /// When it cannot be started, does not load the model or uses another protocol, or the wait is
     /// cancelled.
-    pub fn start(binary: &Path, hello: &Hello, deadline: &Deadline<'_>) -> Result<Self> {
+    pub fn start(binary: &Path, request: &Hello, deadline: &Deadline<'_>) -> Result<Self> {
         let mut command = Command::new(binary);
         command.env(suite::WORKER, TURNS).env_remove(suite::INJECT).stderr(Stdio::piped());
         suite::own_process_group(&mut command);
-        let mut process = WorkerProcess::spawn(&mut command, hello.setup.threads)?;
-        send(&mut process, hello)?;
-        let ready: HelloResponse = receive(&mut process, deadline)?;
-        if ready.protocol != PROTOCOL {
+        let mut process = WorkerProcess::spawn(&mut command, request.setup.threads)?;
+        send(&mut process, request)?;
+        let hello: HelloResponse = receive(&mut process, deadline)?;
+        if hello.protocol != PROTOCOL {
             return Err(Error::NotComparable(format!(
                 "the build uses turn protocol {}, this one {PROTOCOL}",
-                ready.protocol
+                hello.protocol
             )));
         }
-        Ok(Self { process, ready })
+        Ok(Self { process, hello })
     }
 
     /// Its process id.
@@ -64,7 +64,7 @@ impl Worker {
     ///
     /// # Errors
     /// When the worker dies, hangs or sends an invalid response, or the wait is cancelled.
-    pub fn ask(&mut self, request: &Request, deadline: &Deadline<'_>) -> Result<Response> {
+    pub fn request(&mut self, request: &Request, deadline: &Deadline<'_>) -> Result<Response> {
         self.send(request)?;
         self.receive(deadline)
     }
@@ -80,7 +80,7 @@ impl Worker {
     /// Waits for the response to a request.
     ///
     /// # Errors
-    /// As [`Worker::ask`].
+    /// As [`Worker::request`].
     pub fn receive(&mut self, deadline: &Deadline<'_>) -> Result<Response> {
         receive(&mut self.process, deadline)
     }

@@ -505,7 +505,7 @@ fn two_refs_are_built_and_compared() {
     repository.git(&["update-ref", "refs/remotes/origin/main", "main"]);
     repository.git(&["checkout", "-q", "--detach"]);
     repository.git(&["branch", "-q", "-D", "main"]);
-    let says = ["`main` is no branch here: taking `origin/main`"];
+    let says = ["there is no local branch `main`: using `origin/main`"];
     repository.check(&["--base", "main", "--candidate", "HEAD~1"], 0, &says);
 }
 

@@ -54,7 +54,7 @@ fn records_are_read_judged_and_promoted() {
             render(&judge(ReferenceData { baseline, release, calibration }, current, &policy));
         }
         let gap = Duration::from_secs(1);
-        let _ = baseline::pool(&[base.clone(), record.clone()]);
+        let _ = baseline::combine(&[base.clone(), record.clone()]);
         let _ = baseline::promote(&[base.clone(), record.clone()], gap);
         assert!(!record.to_json().is_empty());
     });

@@ -173,7 +173,7 @@ fn merge(first: &Record, more: &Record) -> anyhow::Result<Record> {
         let why = case.absent.as_ref().map(ToString::to_string).unwrap_or_default();
         anyhow::bail!("cannot measure `{}` ({why})", case.id);
     }
-    Ok(baseline::pool(&[first.clone(), more.clone()])?)
+    Ok(baseline::combine(&[first.clone(), more.clone()])?)
 }
 
 /// The record of the further blocks.
@@ -214,7 +214,7 @@ impl FurtherRecord {
         let (sha256, commit) = (record.model.sha256.clone(), record.model.commit.clone());
         let expected = Model { sha256, commit, ..model.clone() };
         let begun = Record { model: expected, ..record };
-        baseline::pool(&[first.clone(), begun.clone()]).context(
+        baseline::combine(&[first.clone(), begun.clone()]).context(
             "this build cannot continue that run; start a new one with `candlemark run` or \
                  `cargo bench`",
         )?;
