@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use sha2::Digest as _;
 
-use crate::engine::{Engine, Generated, Injection, Request};
+use crate::engine::{Engine, GenerationOutput, GenerationRequest, Injection};
 use crate::error::{Error, Result};
 use crate::record::{Block, Case, Rates, Work};
 use crate::settings::Generation;
@@ -51,9 +51,14 @@ impl Sample {
     /// Computes the metrics of a generation. `decode_tok_s` is per sequence, (n - 1) / (t_n - t_1)
     /// with t_1 the instant at which all sequences have their first token;
     /// `decode_tok_s_aggregate` counts the whole batch.
-    fn new(made: &Generated, prompt_tokens: usize, tokenize: Duration, around: Duration) -> Self {
+    fn new(
+        made: &GenerationOutput,
+        prompt_tokens: usize,
+        tokenize: Duration,
+        around: Duration,
+    ) -> Self {
         let seconds = |duration: &Duration| duration.as_secs_f64();
-        let ttft_seq_s: Vec<f64> = made.first.iter().map(seconds).collect();
+        let ttft_seq_s: Vec<f64> = made.ttft.iter().map(seconds).collect();
         let steps_s: Vec<f64> = made.steps.iter().map(seconds).collect();
         let mut values = BTreeMap::from([
             (metric::TTFT_S, ttft_seq_s.iter().sum::<f64>() / ttft_seq_s.len() as f64),
@@ -87,7 +92,7 @@ impl Sample {
             steps_s,
             ttft_seq_s,
             ids: made.ids.clone(),
-            finite: made.finite,
+            finite: made.is_finite,
             total: made.total,
             around,
         }
@@ -181,7 +186,7 @@ impl Trial {
     /// Reads the prefix before the first generation; later ones truncate the cache to it.
     fn cache_prefix(&mut self, engine: &mut Engine) -> Result<()> {
         if self.scenario.task() == Task::Depth && !self.prefix_is_cached {
-            engine::fill(engine.decoder.as_mut(), &self.prefix)?;
+            engine::prefill(engine.decoder.as_mut(), &self.prefix)?;
             self.prefix_is_cached = true;
         }
         Ok(())
@@ -225,14 +230,14 @@ impl Trial {
             std::hint::black_box(engine.encode(prompt, self.generation.prompt_format)?);
         }
         let tokenize = start.elapsed();
-        let stops: &[u32] =
+        let stop_tokens: &[u32] =
             if self.generation.natural_stop { engine.tokenizer.end_tokens() } else { &[] };
-        let request = Request {
+        let request = GenerationRequest {
             prompts: &self.ids,
             new_tokens,
-            stops,
+            stop_tokens,
             sampling: &self.generation,
-            kept: (self.scenario.task() == Task::Depth).then(|| self.depth()),
+            cached_tokens: (self.scenario.task() == Task::Depth).then(|| self.depth()),
             injection: self.injection,
         };
         let start = Instant::now();
@@ -309,7 +314,7 @@ impl Trial {
             metric::KV_BYTES_EXPECTED.into(),
             Some(self.kv_bytes(engine, self.new_tokens as f64)),
         );
-        let allocated = engine.decoder.cache_bytes().map(|bytes| bytes as f64);
+        let allocated = engine.decoder.kv_cache_bytes().map(|bytes| bytes as f64);
         block.values.insert(metric::KV_BYTES_HELD.into(), allocated);
         if allocated.is_none() {
             let note = "this engine does not report it";
@@ -396,8 +401,11 @@ pub fn text_of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
 
 /// Keys and values: 2 · layers · kv_heads · head_dim · bytes.
 fn kv_bytes_per_token(engine: &Engine) -> usize {
-    let config = &engine.opened.config;
-    2 * config.layers * config.kv_heads * config.head_dim * engine.decoder.footprint().kv_type_bytes
+    let config = &engine.source.config;
+    2 * config.layers
+        * config.kv_heads
+        * config.head_dim
+        * engine.decoder.footprint().kv_dtype_bytes
 }
 
 /// Checks that KV caches of this many tokens fit into host memory, twice: while they grow, the old

@@ -10,7 +10,7 @@ use std::{io, thread};
 use anyhow::Context as _;
 use candlemark::error::Error;
 use candlemark::model;
-use candlemark::model::{EngineKind, weights};
+use candlemark::model::EngineKind;
 use candlemark::settings::{Config, Count, Setup, oversubscription};
 
 use crate::cmd::{Exit, usage};
@@ -133,10 +133,10 @@ fn quantization(file: &Path) -> anyhow::Result<String> {
     let opened = model::open(&file.display().to_string(), 0, None, &mut ())?;
     let matrices = opened.config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
     let types: Vec<_> = matrices
-        .filter_map(|(name, shape)| Some((opened.source.info(&name)?.dtype, shape)))
+        .filter_map(|(name, shape)| Some((opened.weights.info(&name)?.dtype, shape)))
         .map(|(dtype, shape)| (dtype, shape.iter().product::<usize>() as u64))
         .collect();
-    Ok(weights::describe(&types))
+    Ok(model::mix_name(&types))
 }
 
 /// The key of a case in the JSON line.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use candlemark::files::Temporary;
-use candlemark::model::weights::Quant;
+use candlemark::model::Quant;
 use candlemark::model::{gguf, safetensors};
 use candlemark::tokenizer::Tokenizer;
 use candlemark::{files, model};
@@ -52,8 +52,9 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     if is_gguf {
         let mut metadata = gguf::shape_metadata(&opened.config, &spec);
         metadata
-            .extend(gguf::vocabulary_metadata(&Tokenizer::tiny()?.to_gguf(opened.config.vocab)?));
-        let tensors = gguf::tensors(&opened.config, opened.source.as_ref(), Some(quant))?;
+            .extend(gguf::tokenizer_metadata(&Tokenizer::tiny()?.to_gguf(opened.config.vocab)?));
+        let tensors =
+            gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), Some(quant))?;
         gguf::write(path, &metadata, &tensors)?;
     } else {
         write_folder(path, &opened, arguments.shard_mib)?;
@@ -63,7 +64,11 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
 }
 
 /// Writes a temporary folder and renames it, so that a folder of this name is complete.
-fn write_folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> anyhow::Result<()> {
+fn write_folder(
+    path: &Path,
+    opened: &model::ModelSource,
+    shard_mib: Option<u64>,
+) -> anyhow::Result<()> {
     let written = || -> anyhow::Result<()> {
         let temporary = Temporary::folder(files::folder_of(path))?;
         let folder = temporary.path();
@@ -72,7 +77,7 @@ fn write_folder(path: &Path, opened: &model::Opened, shard_mib: Option<u64>) -> 
         write("tokenizer.json", Tokenizer::TINY_JSON)?;
         write("tokenizer_config.json", Tokenizer::TINY_CONFIG)?;
         let shard = shard_mib.map(|mib| mib << 20);
-        safetensors::write(folder, opened.source.as_ref(), &opened.config.tensors(), shard)?;
+        safetensors::write(folder, opened.weights.as_ref(), &opened.config.tensors(), shard)?;
         // safetensors creates files that only their owner can read.
         let usual = std::fs::metadata(folder.join("config.json"))?.permissions();
         for entry in std::fs::read_dir(folder)? {

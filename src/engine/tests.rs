@@ -1,17 +1,20 @@
-//! The loops around a model, with a model that only counts.
+//! The generation loop and injections, with a decoder that counts.
 
+use super::injection::Stage;
 use super::*;
-use crate::model::Footprint;
+use crate::error::Error;
+use crate::model::{Footprint, Logits, Step};
+use crate::settings::Generation;
 
-/// Counts up from the last token: enough to test every loop around a model, in no time.
+/// Its next token is the last one plus 1.
 struct Counting {
-    shown: Vec<Vec<u32>>,
+    tokens: Vec<Vec<u32>>,
     passes: Vec<usize>,
 }
 
 impl Counting {
     fn new() -> Self {
-        Self { shown: Vec::new(), passes: Vec::new() }
+        Self { tokens: Vec::new(), passes: Vec::new() }
     }
 }
 
@@ -20,14 +23,14 @@ impl Decoder for Counting {
         self.passes.push(steps.iter().map(|step| step.tokens.len()).sum());
         let mut values = Vec::new();
         for step in steps {
-            self.shown[step.sequence].extend(step.tokens);
+            self.tokens[step.sequence].extend(step.tokens);
             let next = (step.tokens.last().unwrap() + 1) % 100;
             values.extend((0..100).map(|id| if id == next { 1.0 } else { 0.5 }));
         }
         Ok(Logits { vocab: 100, values })
     }
     fn reset(&mut self, sequences: usize) -> Result<()> {
-        self.shown = vec![Vec::new(); sequences];
+        self.tokens = vec![Vec::new(); sequences];
         Ok(())
     }
     fn check_length(&self, length: usize) -> Result<()> {
@@ -38,8 +41,8 @@ impl Decoder for Counting {
             types: Vec::new(),
             weight_bytes: 0,
             step_bytes: 0,
-            kv_type_bytes: 4,
-            expanded: Vec::new(),
+            kv_dtype_bytes: 4,
+            dequantized: Vec::new(),
         }
     }
 }
@@ -47,56 +50,60 @@ impl Decoder for Counting {
 fn request<'a>(
     prompts: &'a [Vec<u32>],
     new_tokens: usize,
-    stops: &'a [u32],
+    stop_tokens: &'a [u32],
     sampling: &'a Generation,
-) -> Request<'a> {
-    Request { prompts, new_tokens, stops, sampling, kept: None, injection: None }
+) -> GenerationRequest<'a> {
+    let (cached_tokens, injection) = (None, None);
+    GenerationRequest { prompts, new_tokens, stop_tokens, sampling, cached_tokens, injection }
 }
 
 #[test]
 fn ragged_sequences_each_get_their_tokens_and_times() {
     let prompts = [vec![1, 2, 3], vec![10], vec![7; 5]];
     let mut decoder = Counting::new();
-    let made = generate(&mut decoder, &request(&prompts, 3, &[], &Generation::default())).unwrap();
-    assert_eq!(made.ids, [[4, 5, 6], [11, 12, 13], [8, 9, 10]]);
-    assert_eq!(made.steps.len(), 2);
-    assert_eq!(decoder.passes, [9, 3, 3], "prompts together, then a row a sequence");
-    assert_eq!(decoder.shown[1], [10, 11, 12], "the last token is never shown");
-    let sum: Duration = made.steps.iter().sum();
-    assert_eq!(made.all_first() + sum, made.total, "steps and first token make up the whole");
-    assert!(made.finite && made.prefill <= made.all_first());
+    let output =
+        generate(&mut decoder, &request(&prompts, 3, &[], &Generation::default())).unwrap();
+    assert_eq!(output.ids, [[4, 5, 6], [11, 12, 13], [8, 9, 10]]);
+    assert_eq!(output.steps.len(), 2);
+    assert_eq!(decoder.passes, [9, 3, 3], "prompts together, then one row per sequence");
+    assert_eq!(decoder.tokens[1], [10, 11, 12], "the last token is not decoded");
+    let sum: Duration = output.steps.iter().sum();
+    assert_eq!(output.max_ttft() + sum, output.total, "TTFT and steps add up to the total");
+    assert!(output.is_finite && output.prefill <= output.max_ttft());
 }
 
 #[test]
 fn a_stop_token_ends_its_sequence_alone() {
     let prompts = [vec![1], vec![50]];
-    let made = generate(&mut Counting::new(), &request(&prompts, 4, &[3], &Generation::default()))
-        .unwrap();
-    assert_eq!(made.ids, [vec![2, 3], vec![51, 52, 53, 54]]);
+    let output =
+        generate(&mut Counting::new(), &request(&prompts, 4, &[3], &Generation::default()))
+            .unwrap();
+    assert_eq!(output.ids, [vec![2, 3], vec![51, 52, 53, 54]]);
 }
 
 #[test]
-fn long_prompts_are_read_in_passes_and_first_tokens_come_in_turn() {
+fn long_prompts_are_prefilled_in_chunks_in_order() {
     let prompts = [vec![1; 700], vec![2; 400], vec![3; 100]];
     let mut decoder = Counting::new();
-    let made = generate(&mut decoder, &request(&prompts, 1, &[], &Generation::default())).unwrap();
+    let output =
+        generate(&mut decoder, &request(&prompts, 1, &[], &Generation::default())).unwrap();
     assert_eq!(decoder.passes, [512, 512, 176]);
-    assert!(made.first[0] < made.first[1] && made.first[1] < made.first[2]);
-    assert_eq!(made.ids, [[2], [3], [4]]);
+    assert!(output.ttft[0] < output.ttft[1] && output.ttft[1] < output.ttft[2]);
+    assert_eq!(output.ids, [[2], [3], [4]]);
 }
 
 #[test]
-fn without_a_cache_every_step_reads_everything() {
+fn without_a_kv_cache_every_step_recomputes_everything() {
     let prompts = [vec![1, 2]];
     let sampling = Generation { use_kv_cache: false, ..Generation::default() };
     let mut decoder = Counting::new();
-    let made = generate(&mut decoder, &request(&prompts, 3, &[], &sampling)).unwrap();
-    assert_eq!(made.ids, [[3, 4, 5]]);
+    let output = generate(&mut decoder, &request(&prompts, 3, &[], &sampling)).unwrap();
+    assert_eq!(output.ids, [[3, 4, 5]]);
     assert_eq!(decoder.passes, [2, 3, 4]);
 }
 
 #[test]
-fn sampling_repeats_with_its_seed_and_varies_without() {
+fn sampling_is_reproducible_with_its_seed() {
     let prompts = [vec![1], vec![1]];
     let hot = |seed, deterministic| Generation {
         seed,
@@ -117,17 +124,17 @@ fn sampling_repeats_with_its_seed_and_varies_without() {
 }
 
 #[test]
-fn a_repetition_penalty_turns_away_from_what_was_seen() {
+fn a_repetition_penalty_avoids_tokens_of_the_prompt() {
     let prompts = [vec![2, 1]];
     let sampling = Generation { repetition_penalty: 1e9, ..Generation::default() };
-    let made = generate(&mut Counting::new(), &request(&prompts, 1, &[], &sampling)).unwrap();
-    assert_ne!(made.ids, [[2]], "the likeliest token was in the prompt");
+    let output = generate(&mut Counting::new(), &request(&prompts, 1, &[], &sampling)).unwrap();
+    assert_ne!(output.ids, [[2]], "the most likely token was in the prompt");
 }
 
 #[test]
-fn nonsense_is_refused_before_anything_runs() {
+fn invalid_requests_are_refused_before_anything_runs() {
     let cold = Generation::default();
-    for (prompts, new_tokens, sampling, says) in [
+    for (prompts, new_tokens, sampling, expected) in [
         (vec![], 1, &cold, "the prompt is empty"),
         (vec![vec![1], vec![]], 1, &cold, "the prompt is empty"),
         (vec![vec![1]], 0, &cold, "at least 1"),
@@ -137,13 +144,13 @@ fn nonsense_is_refused_before_anything_runs() {
         let mut decoder = Counting::new();
         let error =
             generate(&mut decoder, &request(&prompts, new_tokens, &[], sampling)).unwrap_err();
-        assert!(error.to_string().contains(says), "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
         assert!(decoder.passes.is_empty());
     }
 }
 
 #[test]
-fn an_injection_is_a_stage_and_a_share() {
+fn an_injection_is_a_stage_and_a_percentage() {
     assert_eq!(
         Injection::parse("decode:25%").unwrap(),
         Injection { stage: Stage::Decode, share: 0.25 }

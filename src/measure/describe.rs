@@ -11,7 +11,7 @@ use crate::workload::Scenario;
 /// Labels for what a scenario overrides in the record's settings.
 pub(super) fn labels(engine: &Engine, scenario: &Scenario) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
-    if let Some(scaling) = engine.opened.config.rope_scaling.as_ref().filter(|_| scenario.extended)
+    if let Some(scaling) = engine.source.config.rope_scaling.as_ref().filter(|_| scenario.extended)
     {
         let RopeScaling { rope_type, factor, original_max_position_embeddings, .. } = scaling;
         let text = format!("{rope_type}, factor {factor}, from {original_max_position_embeddings}");
@@ -25,17 +25,17 @@ pub(super) fn labels(engine: &Engine, scenario: &Scenario) -> BTreeMap<String, S
 
 /// The model as a record describes it; the hash comes from `identity`, if that is known.
 pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
-    let config = &engine.opened.config;
+    let config = &engine.source.config;
     let footprint = engine.decoder.footprint();
     Model {
-        spec: engine.opened.spec.clone(),
+        spec: engine.source.spec.clone(),
         architecture: config.family.name().into(),
         sha256: identity.map_or(String::new(), |identity| identity.sha256.clone()),
-        commit: engine.opened.commit.clone(),
+        commit: engine.source.commit.clone(),
         parameters: config.parameters(),
         weight_bytes: footprint.weight_bytes,
-        quant: footprint.describe(),
-        kv_dtype: if footprint.kv_type_bytes == 4 { "f32" } else { "bf16" }.into(),
+        quant: footprint.quant_name(),
+        kv_dtype: if footprint.kv_dtype_bytes == 4 { "f32" } else { "bf16" }.into(),
         layers: config.layers,
         hidden: config.hidden,
         heads: config.heads,

@@ -20,7 +20,7 @@ mod retrieval;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, Injection, Request};
+use crate::engine::{Engine, GenerationRequest, Injection};
 use crate::error::{Error, Result};
 use crate::machine::{Meter, RegionUsage};
 use crate::measure::describe::labels;
@@ -134,16 +134,16 @@ impl Runner<'_> {
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
-        let request = Request {
+        let request = GenerationRequest {
             prompts,
             new_tokens: self.scenario.new_tokens,
-            stops: &[],
+            stop_tokens: &[],
             sampling: self.generation,
-            kept: None,
+            cached_tokens: None,
             injection: self.injection,
         };
         let made = engine::generate(self.engine.decoder.as_mut(), &request)?;
-        if !made.finite {
+        if !made.is_finite {
             return Err(Error::Failed("a logit of a first token is not finite".into()));
         }
         for ids in &made.ids {

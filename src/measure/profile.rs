@@ -11,7 +11,7 @@ use std::time::Instant;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::engine::{Engine, Request};
+use crate::engine::{Engine, GenerationRequest};
 use crate::error::{Error, Result};
 use crate::kernel::{Pool, TRACE_TARGET};
 use crate::measure::hash_ids;
@@ -168,12 +168,12 @@ pub fn case(
     let prompt = workload::category("medium").expect("it is in the table").prompts[0];
     let prompts = [engine.encode(prompt.trim_end(), PromptFormat::Raw)?];
     let mut generate = |new_tokens: usize| {
-        let request = Request {
+        let request = GenerationRequest {
             prompts: &prompts,
             new_tokens,
-            stops: &[],
+            stop_tokens: &[],
             sampling: &setup.generation,
-            kept: None,
+            cached_tokens: None,
             injection: None,
         };
         engine::generate(engine.decoder.as_mut(), &request).map(drop)

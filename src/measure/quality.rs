@@ -54,7 +54,7 @@ pub fn case(
     for window in &windows {
         let logits = score(engine, window)?;
         let expected = reference.as_mut().map(|other| score(other, window)).transpose()?;
-        let finite = expected.iter().chain([&logits]).all(Logits::finite);
+        let finite = expected.iter().chain([&logits]).all(Logits::is_finite);
         if !finite && validity.ok() {
             validity.failed.push("a logit is not finite".into());
         }
@@ -102,7 +102,7 @@ pub fn case(
 }
 
 fn reference_label(engine: &Engine) -> &'static str {
-    let info = engine.opened.source.info("model.layers.0.mlp.up_proj.weight");
+    let info = engine.source.weights.info("model.layers.0.mlp.up_proj.weight");
     let unquantized = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
     match info {
         Some(info) if !unquantized.contains(&info.dtype) => {
@@ -122,7 +122,7 @@ fn load_reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
     if is_f32 && setup.engine == "native" && setup.device == "cpu" {
         return Ok(None);
     }
-    let needed = 4 * engine.opened.config.parameters() + RESERVED_BYTES;
+    let needed = 4 * engine.source.config.parameters() + RESERVED_BYTES;
     let available = machine::conditions().available_bytes;
     if let Some(available) = available.filter(|available| *available < needed) {
         let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
@@ -145,7 +145,7 @@ fn load_reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
 fn score(engine: &mut Engine, window: &[u32]) -> Result<Logits> {
     engine.decoder.check_length(window.len())?;
     engine.decoder.reset(1)?;
-    engine.decoder.scores(Step { sequence: 0, tokens: window })
+    engine.decoder.forward_all(Step { sequence: 0, tokens: window })
 }
 
 /// Sums over tokens, in nats.

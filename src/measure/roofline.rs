@@ -103,7 +103,7 @@ pub(super) fn prefill_flop_fraction(
 /// Two operations for each weight of the layers. Attention and the output matrix are left out, so
 /// that the fraction is a lower bound.
 fn flops_per_token(engine: &Engine) -> f64 {
-    let config = &engine.opened.config;
+    let config = &engine.source.config;
     let layers = config
         .tensors()
         .into_iter()

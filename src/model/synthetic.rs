@@ -1,5 +1,5 @@
-//! Seeded random weights of any shape: the speed of the real model without a download. A weight is
-//! a function of the seed, the tensor's name and its place in it, so the bits are the same on every
+//! Seeded random weights of any shape: the speed of the real model without a download. A weight
+//! depends only on the seed, the tensor's name and its index, so the bits are the same on every
 //! machine and for any number of threads.
 
 use std::ops::Range;
@@ -11,42 +11,42 @@ use sha2::Digest as _;
 use crate::error::{Error, Result};
 use crate::files::hex;
 use crate::model::config::Config;
-use crate::model::weights::{Info, Rows, Source};
+use crate::model::weights::{StoredRows, TensorInfo, WeightSource};
 use crate::stats::Random;
 
-/// Half the width of the uniform distribution: a standard deviation of 0.02, that of Qwen's
-/// `initializer_range`.
+/// Weights are uniform in ± this: a standard deviation of 0.02, Qwen's `initializer_range`.
 const AMPLITUDE: f32 = 0.034_641_016;
 
-/// The embedding is smaller by this factor, a power of two. Where it is the output matrix, too, a
-/// residual stream full of the last token's own row would only ever repeat that token; so the
-/// layers dominate, and greedy output depends on all of the model.
-const EMBEDDING: f32 = 0.125;
+/// Factor on the embedding, a power of two. With tied embeddings, a residual stream dominated by the
+/// last token's own row would only repeat that token. Scaled down, the layers dominate, and greedy
+/// output depends on the whole model.
+const EMBEDDING_SCALE: f32 = 0.125;
 
-/// Raised when the values change, because then old outputs and new ones are of different models.
+/// Part of the model's hash; raised when the values change.
 const VERSION: u32 = 1;
 
 /// A model of random weights.
-pub struct Synthetic {
+pub(super) struct SyntheticWeights {
     config: Config,
     seed: u64,
     shapes: std::collections::HashMap<String, Vec<usize>>,
 }
 
-impl Synthetic {
-    /// The model of this shape and seed.
-    pub fn new(config: Config, seed: u64) -> Self {
+impl SyntheticWeights {
+    pub(super) fn new(config: Config, seed: u64) -> Self {
         let shapes = config.tensors().into_iter().collect();
         Self { config, seed, shapes }
     }
 }
 
-impl Source for Synthetic {
-    fn info(&self, name: &str) -> Option<Info> {
-        self.shapes.get(name).map(|shape| Info { shape: shape.clone(), dtype: GgmlDType::F32 })
+impl WeightSource for SyntheticWeights {
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.shapes
+            .get(name)
+            .map(|shape| TensorInfo { shape: shape.clone(), dtype: GgmlDType::F32 })
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>) -> Result<Rows> {
+    fn rows(&self, name: &str, rows: Range<usize>) -> Result<StoredRows> {
         let shape = self
             .shapes
             .get(name)
@@ -54,23 +54,23 @@ impl Source for Synthetic {
         let columns = *shape.last().expect("tensors have a dimension");
         let (start, count) = (rows.start * columns, rows.len() * columns);
         if name.ends_with("norm.weight") {
-            return Ok(Rows::F32(vec![1.0; count]));
+            return Ok(StoredRows::F32(vec![1.0; count]));
         }
-        let key = key(self.seed, name);
+        let key = tensor_seed(self.seed, name);
         let mut values = vec![0f32; count];
         values
             .par_chunks_mut(1 << 16)
             .enumerate()
             .for_each(|(chunk, values)| fill(key, start + (chunk << 16), values));
         if name.contains("embed_tokens") {
-            values.par_iter_mut().for_each(|value| *value *= EMBEDDING);
+            values.par_iter_mut().for_each(|value| *value *= EMBEDDING_SCALE);
         }
-        Ok(Rows::F32(values))
+        Ok(StoredRows::F32(values))
     }
 
-    fn beyond(&self, known: &[(String, Vec<usize>)]) -> Vec<String> {
-        let known = |name: &&String| known.iter().any(|(known, _)| known == *name);
-        self.shapes.keys().filter(|name| !known(name)).cloned().collect()
+    fn unused(&self, used: &[(String, Vec<usize>)]) -> Vec<String> {
+        let is_used = |name: &&String| used.iter().any(|(used, _)| used == *name);
+        self.shapes.keys().filter(|name| !is_used(name)).cloned().collect()
     }
 
     fn sha256(&self) -> Result<String> {
@@ -79,36 +79,31 @@ impl Source for Synthetic {
     }
 }
 
-fn key(seed: u64, name: &str) -> u64 {
+fn tensor_seed(seed: u64, name: &str) -> u64 {
     let digest = sha2::Sha256::digest(format!("{seed}/{name}"));
     u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-/// The values from place `start` on. Two share one 64-bit hash, so an odd start begins with the
-/// second of a pair.
+/// The values from index `start` on. Two values share one 64-bit hash, so an odd start begins with
+/// the second half of one.
 fn fill(key: u64, start: usize, values: &mut [f32]) {
     let (head, rest) = values.split_at_mut((start % 2).min(values.len()));
     if let [first] = head {
-        *first = value((hash(key, start / 2) >> 32) as u32);
+        *first = uniform((Random::at(key, start as u64 / 2).bits() >> 32) as u32);
     }
     let first = start.div_ceil(2);
     for (i, pair) in rest.chunks_mut(2).enumerate() {
-        let bits = hash(key, first + i);
-        pair[0] = value(bits as u32);
+        let bits = Random::at(key, (first + i) as u64).bits();
+        pair[0] = uniform(bits as u32);
         if let Some(second) = pair.get_mut(1) {
-            *second = value((bits >> 32) as u32);
+            *second = uniform((bits >> 32) as u32);
         }
     }
 }
 
-/// One number of SplitMix64's sequence.
-fn hash(key: u64, index: usize) -> u64 {
-    Random::at(key, index as u64).bits()
-}
-
-/// Uniform in ±[`AMPLITUDE`]. 24 bits are exact in an f32, so the product is the one rounding and
-/// the same everywhere.
-fn value(bits: u32) -> f32 {
+/// Uniform in ±[`AMPLITUDE`]. 24 bits are exact in an f32, so the product is the only rounding, and
+/// the same on every machine.
+fn uniform(bits: u32) -> f32 {
     ((bits >> 8) as i32 - (1 << 23)) as f32 * (AMPLITUDE / (1 << 23) as f32)
 }
 
@@ -117,7 +112,7 @@ mod tests {
     use super::*;
 
     fn values(name: &str, rows: Range<usize>) -> Vec<f32> {
-        let source = Synthetic::new(Config::named("nano").unwrap(), 42);
+        let source = SyntheticWeights::new(Config::named("nano").unwrap(), 42);
         let columns = *source.info(name).unwrap().shape.last().unwrap();
         source.rows(name, rows).unwrap().into_f32(columns)
     }
@@ -131,17 +126,17 @@ mod tests {
     const PINNED: [u32; 4] = [3119348937, 996076353, 994763724, 3144750227];
 
     #[test]
-    fn rows_are_the_same_alone_and_together() {
+    fn rows_read_alone_equal_rows_read_together() {
         let name = "model.layers.1.mlp.up_proj.weight";
         let all = values(name, 0..512);
         assert_eq!(values(name, 300..512), all[300 * 256..]);
         let mut odd = vec![0.0; 7];
-        fill(key(42, name), 3, &mut odd);
+        fill(tensor_seed(42, name), 3, &mut odd);
         assert_eq!(odd, all[3..10]);
     }
 
     #[test]
-    fn weights_are_spread_evenly_about_zero() {
+    fn weights_are_uniform_around_zero() {
         let all = values("model.layers.0.mlp.up_proj.weight", 0..512);
         let n = all.len() as f64;
         let mean = all.iter().map(|&v| f64::from(v)).sum::<f64>() / n;

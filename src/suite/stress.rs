@@ -381,12 +381,12 @@ fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> Stre
     let start = Instant::now();
     let made = engine::generate(
         engine.decoder.as_mut(),
-        &engine::Request {
+        &engine::GenerationRequest {
             prompts: &[ids],
             new_tokens: requests.new_tokens,
-            stops: &[],
+            stop_tokens: &[],
             sampling: &requests.setup.generation,
-            kept: None,
+            cached_tokens: None,
             injection: None,
         },
     );

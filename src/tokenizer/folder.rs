@@ -1,4 +1,4 @@
-//! The files of a Hugging Face model folder that concern text. Only `tokenizer.json` must be there.
+//! The tokenizer of a Hugging Face model folder. Only `tokenizer.json` is required.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,56 +8,69 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Template, Tokenizer, invalid, parse};
+use super::Tokenizer;
+use super::chat::ChatTemplate;
+use super::parse::{invalid, parse};
 use crate::error::{Error, Result};
 
-pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
-    let path = dir.join("tokenizer.json");
-    let json = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-    let inner = parse(&json, &path)?;
+impl Tokenizer {
+    /// The tokenizer of a model folder. The vocabulary is that of `tokenizer.json`; the chat template
+    /// that of `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`, else a
+    /// built-in one; the end tokens are those of `generation_config.json`, `config.json` and
+    /// `tokenizer_config.json`, and Qwen's.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is malformed, or names a token that the vocabulary lacks; when
+    /// the tokenizer is not byte-level BPE.
+    pub fn from_folder(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let json = fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let inner = parse(&json, &path)?;
 
-    // transformers asks the files in this order, the tokenizer last.
-    let mut ends = Vec::new();
-    for file in ["generation_config.json", "config.json"] {
-        let config: GenerationConfig = read_json(&dir.join(file))?;
-        match config.eos_token_id {
-            None => {}
-            Some(Ids::One(id)) => ends.push(id),
-            Some(Ids::Many(ids)) => ends.extend(ids),
+        // The order of transformers, the tokenizer last.
+        let mut ends = Vec::new();
+        for file in ["generation_config.json", "config.json"] {
+            let config: GenerationConfig = read_json(&dir.join(file))?;
+            match config.eos_token_id {
+                None => {}
+                Some(Ids::One(id)) => ends.push(id),
+                Some(Ids::Many(ids)) => ends.extend(ids),
+            }
         }
-    }
-    let path = dir.join("tokenizer_config.json");
-    let config: TokenizerConfig = read_json(&path)?;
-    if let Some(name) = config.token("eos_token") {
-        let id = inner.token_to_id(name).ok_or_else(|| {
-            invalid(&path, format!("its `eos_token` `{name}` is not in `tokenizer.json`"))
-        })?;
-        ends.push(id);
-    }
-
-    let prefix = match (config.add_bos_token, config.token("bos_token")) {
-        (Some(true), Some(name)) => vec![inner.token_to_id(name).ok_or_else(|| {
-            invalid(&path, format!("its `bos_token` `{name}` is not in `tokenizer.json`"))
-        })?],
-        (Some(true), None) => {
-            return Err(invalid(&path, "`add_bos_token` is true, and there is no `bos_token`"));
+        let path = dir.join("tokenizer_config.json");
+        let config: TokenizerConfig = read_json(&path)?;
+        if let Some(name) = config.token("eos_token") {
+            let id = inner.token_to_id(name).ok_or_else(|| {
+                invalid(&path, format!("its `eos_token` `{name}` is not in `tokenizer.json`"))
+            })?;
+            ends.push(id);
         }
-        _ => Vec::new(),
-    };
 
-    let template = template(dir, &config)?.map(|(origin, source)| Template {
-        origin: origin.display().to_string(),
-        source,
-        tokens: config.tokens(),
-    });
-    Tokenizer::new(inner, template, &ends)?.with_prefix(prefix)
+        let prefix = match (config.add_bos_token, config.token("bos_token")) {
+            (Some(true), Some(name)) => vec![inner.token_to_id(name).ok_or_else(|| {
+                invalid(&path, format!("its `bos_token` `{name}` is not in `tokenizer.json`"))
+            })?],
+            (Some(true), None) => {
+                return Err(invalid(&path, "`add_bos_token` is true, but there is no `bos_token`"));
+            }
+            _ => Vec::new(),
+        };
+
+        let template = template(dir, &config)?.map(|(origin, source)| ChatTemplate {
+            origin: origin.display().to_string(),
+            source,
+            tokens: config.tokens(),
+        });
+        Tokenizer::new(inner, template, &ends)?.with_prefix(prefix)
+    }
 }
 
-type Source = std::result::Result<String, String>;
+/// A template, or why it cannot be used.
+type TemplateText = std::result::Result<String, String>;
 
-/// The file that holds the chat template, and the template or why it is of no use. As in
-/// transformers, a file of its own goes before the configuration.
-fn template(dir: &Path, config: &TokenizerConfig) -> Result<Option<(PathBuf, Source)>> {
+/// The file of the chat template, and the template. As in transformers, a separate file goes before
+/// the configuration.
+fn template(dir: &Path, config: &TokenizerConfig) -> Result<Option<(PathBuf, TemplateText)>> {
     let path = dir.join("chat_template.jinja");
     if let Some(source) = read(&path)? {
         return Ok(Some((path, Ok(source))));
@@ -75,8 +88,8 @@ fn template(dir: &Path, config: &TokenizerConfig) -> Result<Option<(PathBuf, Sou
     Ok(Some((path, source)))
 }
 
-/// Some models have several templates; the one for conversations is called `default`.
-fn default_template(templates: &Value) -> Source {
+/// Some models have several templates; the one for chats is called `default`.
+fn default_template(templates: &Value) -> TemplateText {
     if let Value::String(source) = templates {
         return Ok(source.clone());
     }
@@ -85,7 +98,7 @@ fn default_template(templates: &Value) -> Source {
     let names: Vec<&str> = several.iter().map(|template| template.name.as_str()).collect();
     match several.iter().find(|template| template.name == "default") {
         Some(template) => Ok(template.template.clone()),
-        None => Err(Template::no_default(&names)),
+        None => Err(ChatTemplate::no_default(&names)),
     }
 }
 
@@ -110,13 +123,13 @@ struct TokenizerConfig {
 }
 
 impl TokenizerConfig {
-    /// A special token; written as a text or as an object with its content.
+    /// A special token: a string, or an object with its content.
     fn token(&self, name: &str) -> Option<&str> {
         let token = self.rest.get(name)?;
         token.as_str().or_else(|| token.get("content")?.as_str())
     }
 
-    /// The special tokens, as transformers names them for templates.
+    /// The special tokens by their names in templates, as in transformers.
     fn tokens(&self) -> Vec<(String, String)> {
         let names = self.rest.keys().filter(|name| name.ends_with("_token"));
         names.filter_map(|name| Some((name.clone(), self.token(name)?.into()))).collect()
@@ -129,7 +142,7 @@ struct NamedTemplate {
     template: String,
 }
 
-/// The value in a file; the default if there is no such file.
+/// Parses a file; the default if there is no such file.
 fn read_json<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
     match read(path)? {
         Some(text) => serde_json::from_str(&text).map_err(|err| invalid(path, err.to_string())),
@@ -148,12 +161,12 @@ fn read(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::{Message, Role, TINY, Thinking};
+    use crate::tokenizer::{Message, Role, Thinking};
 
-    /// The tiny tokenizer in a folder of its own, with these files beside it.
+    /// The tiny tokenizer in a folder with these files.
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Tokenizer>) {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tokenizer.json"), TINY).unwrap();
+        fs::write(dir.path().join("tokenizer.json"), Tokenizer::TINY_JSON).unwrap();
         for (name, text) in files {
             fs::write(dir.path().join(name), text).unwrap();
         }
@@ -246,7 +259,7 @@ mod tests {
             (
                 "tokenizer_config.json",
                 r#"{"add_bos_token": true, "bos_token": null}"#,
-                "`add_bos_token` is true, and there is no `bos_token`",
+                "`add_bos_token` is true, but there is no `bos_token`",
             ),
             (
                 "tokenizer_config.json",
@@ -261,9 +274,8 @@ mod tests {
         assert_eq!(err.to_string(), "cannot read `nowhere/tokenizer.json`");
     }
 
-    /// Raw prompts need no template.
     #[test]
-    fn a_template_of_no_use_is_told_when_a_chat_is_asked_for() {
+    fn an_unusable_template_is_an_error_only_for_chats() {
         for (name, text, expected) in [
             ("chat_template.jinja", "a\n{% if %}", "chat_template.jinja`, line 2: syntax error"),
             ("chat_template.json", "{}", "chat_template.json`: it has no `chat_template`"),
@@ -284,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_prompt_begins_with_the_token_that_the_folder_asks_for() {
+    fn a_raw_prompt_begins_with_the_bos_token_if_the_folder_asks_for_it() {
         let config = |add: bool| {
             format!(r#"{{"add_bos_token": {add}, "bos_token": {{"content": "<|im_start|>"}}}}"#)
         };

@@ -1,9 +1,13 @@
-//! Whole tokenizers: round trips over our corpus and over hostile strings, streams, GGUF there and
-//! back.
+//! Whole tokenizers: round trips over our corpus and hostile strings, streams, GGUF.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use tokenizers::normalizers::unicode::NFC;
+
+use super::parse::parse;
 use super::*;
 
 fn fixtures(folder: &str) -> Vec<PathBuf> {
@@ -18,7 +22,7 @@ fn texts(folder: &str) -> Vec<String> {
     fixtures(folder).iter().map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
-/// Texts in NFC, which therefore must come back as they are.
+/// Texts in NFC, which must survive a round trip unchanged.
 fn hostile() -> Vec<String> {
     let mut texts: Vec<String> = [
         "",
@@ -74,7 +78,7 @@ fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 }
 
 #[test]
-fn every_text_comes_back_whole_or_streamed() {
+fn every_text_survives_a_round_trip() {
     let tiny = Tokenizer::tiny().unwrap();
     for text in texts("corpus").into_iter().chain(texts("prompts")).chain(hostile()) {
         let ids = tiny.encode(&text).unwrap();
@@ -85,7 +89,7 @@ fn every_text_comes_back_whole_or_streamed() {
 }
 
 #[test]
-fn a_text_that_is_not_composed_comes_back_composed() {
+fn decoding_gives_the_text_in_nfc() {
     let tiny = Tokenizer::tiny().unwrap();
     for (text, expected) in [("e\u{301}", "é"), ("\u{212b}", "Å"), ("각", "각")] {
         assert_eq!(tiny.decode(&tiny.encode(text).unwrap()), expected);
@@ -93,9 +97,9 @@ fn a_text_that_is_not_composed_comes_back_composed() {
 }
 
 #[test]
-fn a_stream_gives_what_whole_decoding_gives_for_any_ids() {
+fn a_stream_equals_whole_decoding_for_any_ids() {
     let tiny = Tokenizer::tiny().unwrap();
-    // Ids as a model with random weights chooses them: mostly broken characters, and padding rows.
+    // Random ids, as of a model with random weights: mostly broken characters, and padding rows.
     let mut state = 1u64;
     for length in 0..200 {
         let ids: Vec<u32> = (0..length)
@@ -124,7 +128,7 @@ fn an_added_token_is_one_id() {
 }
 
 #[test]
-fn the_embedded_tokenizer_is_the_folders() {
+fn the_embedded_tokenizer_equals_that_of_the_folder() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny");
     let folder = Tokenizer::from_folder(&dir).unwrap();
     let tiny = Tokenizer::tiny().unwrap();
@@ -133,7 +137,7 @@ fn the_embedded_tokenizer_is_the_folders() {
 }
 
 #[test]
-fn a_gguf_file_carries_the_whole_tokenizer() {
+fn a_tokenizer_survives_gguf() {
     let tiny = Tokenizer::tiny().unwrap();
     let vocabulary = tiny.to_gguf(3136).unwrap();
     assert_eq!(vocabulary.tokens[3048], "<|im_end|>");
@@ -155,7 +159,7 @@ fn a_gguf_file_carries_the_whole_tokenizer() {
 }
 
 #[test]
-fn a_model_needs_a_row_for_every_token() {
+fn a_model_needs_an_embedding_row_for_every_token() {
     let tiny = Tokenizer::tiny().unwrap();
     for rows in [3072, 151_936] {
         tiny.check_rows(rows).unwrap();
@@ -165,14 +169,14 @@ fn a_model_needs_a_row_for_every_token() {
     assert_eq!(tiny.to_gguf(3071).unwrap_err().to_string(), expected);
 }
 
-/// The whole of `fixtures/tiny/tokenizer.json` again, and the hash that records carry.
+/// Reproduces `fixtures/tiny/tokenizer.json` and the hash that records store.
 #[test]
 fn training_gives_the_same_file_whatever_the_order_of_texts() {
     let mut texts = texts("corpus");
-    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), TINY);
+    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), Tokenizer::TINY_JSON);
     texts.reverse();
-    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), TINY);
-    let sha256 = crate::files::hex(&Sha256::digest(TINY));
+    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), Tokenizer::TINY_JSON);
+    let sha256 = crate::files::hex(&Sha256::digest(Tokenizer::TINY_JSON));
     assert_eq!(sha256, "531a968cac7a6bf2322fa8f6ad7c8609fa4c2f5940b55b3a1b9c778c5baab5e2");
     assert_eq!(
         Tokenizer::tiny().unwrap().sha256().unwrap(),
@@ -181,9 +185,9 @@ fn training_gives_the_same_file_whatever_the_order_of_texts() {
 }
 
 #[test]
-fn training_says_what_vocabulary_is_possible() {
+fn training_names_the_possible_sizes() {
     for (texts, size, expected) in [
-        (&["ab ab ab"][..], 281, "a vocabulary of 281 is too small; 282 is the least"),
+        (&["ab ab ab"][..], 281, "a vocabulary of 281 is too small; the minimum is 282"),
         (
             &["ab ab ab"][..],
             290,
@@ -195,9 +199,9 @@ fn training_says_what_vocabulary_is_possible() {
     }
 }
 
-/// These two parts of Qwen's `tokenizer.json`, as Qwen publishes them.
+/// Normalizer and pre-tokenizer as in Qwen's published `tokenizer.json`.
 #[test]
-fn the_pipeline_is_the_published_one() {
+fn normalizer_and_pre_tokenizer_are_the_published_ones() {
     let expected = concat!(
         r#"[{"type":"NFC"},{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":""#,
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*",
@@ -205,14 +209,14 @@ fn the_pipeline_is_the_published_one() {
         r#""},"behavior":"Isolated","invert":false},"#,
         r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false,"use_regex":false}]}]"#,
     );
-    assert_eq!(Tokenizer::tiny().unwrap().pipeline().unwrap(), expected);
+    assert_eq!(Tokenizer::tiny().unwrap().pipeline_json().unwrap(), expected);
 }
 
 #[test]
-fn the_built_in_template_follows_the_tokens() {
+fn the_built_in_template_depends_on_the_tokens() {
     let hello = [Message::new(Role::User, "Hello")];
     let chat = |old: &str, new: &str| {
-        let json = std::str::from_utf8(TINY).unwrap().replace(old, new);
+        let json = std::str::from_utf8(Tokenizer::TINY_JSON).unwrap().replace(old, new);
         Tokenizer::new(parse(json.as_bytes(), Path::new("x")).unwrap(), None, &[])
             .unwrap()
             .chat(&hello, Thinking::Off)
@@ -233,9 +237,9 @@ fn the_built_in_template_follows_the_tokens() {
     );
 }
 
-/// A file of these parts, the model's among them.
-fn parts(parts: &str) -> String {
-    let json = format!(r#"{{"version":"1.0","added_tokens":[],{parts}}}"#);
+/// The result of encoding with a `tokenizer.json` of these components.
+fn encode_with(components: &str) -> String {
+    let json = format!(r#"{{"version":"1.0","added_tokens":[],{components}}}"#);
     let tokenizer = parse(json.as_bytes(), Path::new("x.json"));
     let encoded = tokenizer.and_then(|inner| Tokenizer::new(inner, None, &[])?.encode("a"));
     encoded.map_or_else(|error| error.to_string(), |ids| format!("{ids:?}"))
@@ -245,14 +249,14 @@ fn parts(parts: &str) -> String {
 fn only_byte_level_tokenizers_load() {
     let model = r#""model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}"#;
     let decoder = r#""decoder":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":false}"#;
-    let with = |part: &str| parts(&format!("{part},{decoder},{model}"));
+    let with = |component: &str| encode_with(&format!("{component},{decoder},{model}"));
     let unsupported = "unsupported model: `x.json` has the ";
-    for (told, expected) in [
+    for (result, expected) in [
         (
-            parts(r#""model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}"#),
-            format!("{unsupported}model `WordLevel`; byte-level BPE, as Qwen's, has BPE"),
+            encode_with(r#""model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"a"}"#),
+            format!("{unsupported}model `WordLevel`; supported for byte-level BPE: BPE"),
         ),
-        (parts(model), "unsupported model: a tokenizer without a byte-level decoder".into()),
+        (encode_with(model), "unsupported model: a tokenizer without a byte-level decoder".into()),
         (
             with(r#""normalizer":{"type":"Precompiled","precompiled_charsmap":"AAA="}"#),
             format!("{unsupported}normalizer `Precompiled`; "),
@@ -270,13 +274,13 @@ fn only_byte_level_tokenizers_load() {
         ),
         (with(r#""pre_tokenizer":7"#), format!("{unsupported}pre-tokenizer ``; ")),
         (
-            parts(&format!(
+            encode_with(&format!(
                 r#"{decoder},"model":{{"type":"BPE","dropout":0.5,"vocab":{{"a":0}},"merges":[]}}"#
             )),
             "`x.json` is not valid: its `dropout` is not 0".into(),
         ),
         (
-            parts(&format!(
+            encode_with(&format!(
                 r#"{decoder},"model":{{"type":"BPE","continuing_subword_prefix":"pre",
                 "vocab":{{"a":0,"b":1}},"merges":[["a","b"]]}}"#
             )),
@@ -289,19 +293,21 @@ fn only_byte_level_tokenizers_load() {
                 "direction":"Right","pad_to_multiple_of":null,"pad_id":0,"pad_type_id":0,
                 "pad_token":"a"}"#,
             ),
-            "[0]".into(), // A prompt has the length that it has.
+            "[0]".into(), // Truncation and padding are turned off.
         ),
     ] {
-        assert!(told.starts_with(&expected), "{told}");
+        assert!(result.starts_with(&expected), "{result}");
     }
 }
 
-/// Qwen3's own files, to the ids and the texts that Python gives: `fixtures/tokenizer.py`.
+/// Qwen3's own files against the ids and texts of Python, from `fixtures/tokenizer.py`.
 #[test]
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn a_published_tokenizer_gives_what_python_gives() {
+fn a_published_tokenizer_agrees_with_python() {
     let Some(folder) = std::env::var_os("CANDLEMARK_TEST_TOKENIZER") else {
-        eprintln!("SKIPPED: CANDLEMARK_TEST_TOKENIZER names no folder with Qwen3's tokenizer");
+        eprintln!(
+            "SKIPPED: CANDLEMARK_TEST_TOKENIZER is not set to a folder with Qwen3's tokenizer"
+        );
         return;
     };
     #[derive(Deserialize)]

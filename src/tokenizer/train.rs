@@ -1,16 +1,16 @@
-//! Trains the tokenizer of the synthetic models: Qwen's kind, small, from our own texts. The same
-//! texts give the same file, byte by byte, which a test checks.
+//! Trains the small tokenizer of the synthetic models. The same texts give the same bytes, which a
+//! test checks.
 
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::gguf::{CONTROL, USER_DEFINED};
-use super::{added, failed, qwen};
+use super::bpe::{CONTROL, USER_DEFINED, added_token, qwen_tokenizer};
+use super::parse::tokenizers_error;
 use crate::error::{Error, Result};
 
 /// Qwen3's added tokens in the order of their ids.
-const ADDED: &[(&str, u32)] = &[
+const ADDED_TOKENS: &[(&str, u32)] = &[
     ("<|endoftext|>", CONTROL),
     ("<|im_start|>", CONTROL),
     ("<|im_end|>", CONTROL),
@@ -39,40 +39,40 @@ const ADDED: &[(&str, u32)] = &[
     ("</think>", USER_DEFINED),
 ];
 
-/// One token for each byte.
-const BYTES: usize = 256;
+/// The initial alphabet.
+const BYTE_TOKENS: usize = 256;
 
-/// The `tokenizer.json` of a tokenizer with exactly `vocab_size` tokens, Qwen's added ones
-/// included, that suits the texts. Their order does not matter.
+/// Trains a tokenizer with exactly `vocab_size` tokens, Qwen's added tokens included, and returns its
+/// `tokenizer.json`. The order of the texts does not matter.
 ///
 /// # Errors
-/// When `vocab_size` has no room for bytes and added tokens, or is more than the texts yield: a
-/// merge must be seen twice.
+/// When `vocab_size` is too small for bytes and added tokens, or larger than the texts yield: a pair
+/// must occur twice to be merged.
 pub fn train<T: AsRef<str> + Sync>(texts: &[T], vocab_size: usize) -> Result<String> {
-    let smallest = BYTES + ADDED.len();
+    let smallest = BYTE_TOKENS + ADDED_TOKENS.len();
     if vocab_size < smallest {
         return Err(Error::Usage(format!(
-            "a vocabulary of {vocab_size} is too small; {smallest} is the least"
+            "a vocabulary of {vocab_size} is too small; the minimum is {smallest}"
         )));
     }
     let trainer = BpeTrainer::builder()
-        .vocab_size(vocab_size - ADDED.len())
+        .vocab_size(vocab_size - ADDED_TOKENS.len())
         .min_frequency(2)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .show_progress(false)
         .build();
-    let mut tokenizer = qwen(BPE::default())?;
+    let mut tokenizer = qwen_tokenizer(BPE::default())?;
     tokenizer
         .train(&mut TrainerWrapper::from(trainer), texts.iter().map(AsRef::as_ref))
-        .map_err(failed("train the tokenizer"))?;
+        .map_err(tokenizers_error("train the tokenizer"))?;
     tokenizer
-        .add_tokens(ADDED.iter().map(|(token, kind)| added(token, *kind)))
-        .map_err(failed("add tokens"))?;
-    let most = tokenizer.get_vocab_size(true);
-    if most < vocab_size {
+        .add_tokens(ADDED_TOKENS.iter().map(|(token, kind)| added_token(token, *kind)))
+        .map_err(tokenizers_error("add tokens"))?;
+    let max = tokenizer.get_vocab_size(true);
+    if max < vocab_size {
         return Err(Error::Usage(format!(
-            "the texts yield {most} tokens, not {vocab_size}; ask for at most {most}, or add texts"
+            "the texts yield {max} tokens, not {vocab_size}; ask for at most {max}, or add texts"
         )));
     }
-    tokenizer.to_string(false).map_err(failed("write the tokenizer"))
+    tokenizer.to_string(false).map_err(tokenizers_error("write the tokenizer"))
 }

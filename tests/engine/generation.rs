@@ -1,7 +1,7 @@
 //! Prompts, and how tokens are chosen.
 
 use candlemark::engine;
-use candlemark::engine::{Engine, Request};
+use candlemark::engine::{Engine, GenerationRequest};
 use candlemark::record::{Absence, AbsenceKind, Case};
 use candlemark::settings::{Generation, Setup};
 use candlemark::workload::PromptFormat;
@@ -14,12 +14,12 @@ fn an_empty_prompt_is_refused() {
     let prompts = [engine.encode("", PromptFormat::Raw).unwrap()];
     assert!(prompts[0].is_empty());
     let sampling = Generation::default();
-    let request = Request {
+    let request = GenerationRequest {
         prompts: &prompts,
         new_tokens: 4,
-        stops: &[],
+        stop_tokens: &[],
         sampling: &sampling,
-        kept: None,
+        cached_tokens: None,
         injection: None,
     };
     let error = engine::generate(engine.decoder.as_mut(), &request).unwrap_err();
@@ -66,12 +66,12 @@ fn sampling_repeats_with_its_seed() {
         let sampling =
             Generation { seed, temperature, deterministic: false, ..Generation::default() };
         let (new_tokens, sampling) = (8, &sampling);
-        let request = Request {
+        let request = GenerationRequest {
             prompts: &prompts,
             new_tokens,
-            stops: &[],
+            stop_tokens: &[],
             sampling,
-            kept: None,
+            cached_tokens: None,
             injection: None,
         };
         engine::generate(engine.decoder.as_mut(), &request).unwrap().ids

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use candlemark::engine::{Engine, Request};
+use candlemark::engine::{Engine, GenerationRequest};
 use candlemark::error::Cause;
 use candlemark::measure::{Sharing, text_of_length};
 use candlemark::record::{Absence, AbsenceKind, Case, Record, StressOutcome};
@@ -29,7 +29,7 @@ fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
     }
     assert!(value(&case, "prefill_tok_s").unwrap() > 0.0);
     let mut engine = Engine::load(&nano(), &mut ()).unwrap();
-    let config = engine.opened.config.clone();
+    let config = engine.source.config.clone();
     let per_token = 2 * config.layers * config.kv_heads * config.head_dim * 4;
     let expected = (per_token * (512 + 64 + 16)) as f64;
     assert_eq!(value(&case, "kv_bytes_expected"), Some(expected));
@@ -39,13 +39,13 @@ fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
 
     let ids = text_of_length(&engine, 512 + 64).unwrap();
     let generation = nano().generation;
-    let mut answer = |prompt: &[u32], kept: Option<usize>| {
-        let request = Request {
+    let mut answer = |prompt: &[u32], cached_tokens: Option<usize>| {
+        let request = GenerationRequest {
             prompts: &[prompt.to_vec()],
             new_tokens: 16,
-            stops: &[],
+            stop_tokens: &[],
             sampling: &generation,
-            kept,
+            cached_tokens,
             injection: None,
         };
         engine::generate(engine.decoder.as_mut(), &request).unwrap().ids
@@ -110,7 +110,7 @@ fn kernels_are_traced_in_a_process_of_their_own() {
     assert!(share > 0.0 && share <= 1.0, "{share}");
     // One embedding; a layer has two norms, three regions of products, turns, and attention; the
     // last norm and the output follow.
-    let layers = Engine::load(&nano(), &mut ()).unwrap().opened.config.layers as f64;
+    let layers = Engine::load(&nano(), &mut ()).unwrap().source.config.layers as f64;
     assert_eq!(value(&case, "kernels_per_step"), Some(1.0 + 7.0 * layers + 2.0));
     assert!(value(&case, "pack_s").unwrap() > 0.0, "{:?}", case.blocks[0].notes);
     assert!(value(&case, "region_overhead_s").unwrap() > 0.0);

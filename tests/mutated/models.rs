@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use candlemark::model::config::Config;
 use candlemark::model::gguf;
 use candlemark::model::gguf::Gguf;
-use candlemark::model::safetensors::Folder;
+use candlemark::model::safetensors::SafetensorsFolder;
 use candlemark::tokenizer::Tokenizer;
 
 use crate::Reader;
@@ -25,7 +25,7 @@ fn small_gguf() -> Vec<u8> {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny");
     let vocabulary = Tokenizer::from_folder(&tiny).unwrap().to_gguf(config.vocab).unwrap();
     let mut metadata = gguf::shape_metadata(&config, "nano");
-    metadata.extend(gguf::vocabulary_metadata(&vocabulary));
+    metadata.extend(gguf::tokenizer_metadata(&vocabulary));
     let tensors = [("token_embd.weight", 8), ("output_norm.weight", 1)].map(|(name, rows)| {
         let values = Tensor::zeros((rows, 256), candle_core::DType::F32, &Device::Cpu).unwrap();
         (name.into(), QTensor::quantize(&values, GgmlDType::Q8_0).unwrap())
@@ -41,7 +41,7 @@ fn gguf_files_are_opened() {
     reader("model.gguf", small_gguf(), Mutator::bytes).run(4, Gguf::open, |gguf| {
         let mut notes = Vec::new();
         let _ = gguf.config(&mut notes);
-        let _ = gguf.vocabulary().and_then(Tokenizer::from_gguf);
+        let _ = gguf.tokenizer().and_then(Tokenizer::from_gguf);
     });
 }
 
@@ -51,7 +51,7 @@ fn safetensors_files_are_opened() {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.bytes());
     bytes.extend([0; 38]);
-    let open = |path: &Path| Folder::open(path.parent().unwrap(), &mut Vec::new());
+    let open = |path: &Path| SafetensorsFolder::open(path.parent().unwrap(), &mut Vec::new());
     reader("model.safetensors", bytes, Mutator::bytes).run(1, open, |_| {});
 }
 

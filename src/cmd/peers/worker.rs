@@ -24,7 +24,7 @@ pub(super) fn work(setup: &Setup) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     };
     send(&Hello::Loaded(engine.decoder.describe().unwrap_or_default()))?;
-    let vocab = engine.opened.config.vocab;
+    let vocab = engine.source.config.vocab;
     let mut cache = None;
     for line in io::stdin().lock().lines() {
         let request: Request =
@@ -122,7 +122,7 @@ impl Turn {
         decoder: &mut dyn Decoder,
         prompts: &[Vec<u32>],
     ) -> candlemark::Result<GreedyTokens> {
-        let rows = decoder.pass_rows().unwrap_or(PASS_ROWS);
+        let rows = decoder.prefill_chunk().unwrap_or(PASS_ROWS);
         let mut all = GreedyTokens { ids: Vec::new(), margins: Vec::new() };
         for (sequence, prompt) in prompts.iter().enumerate() {
             let mut last = None;

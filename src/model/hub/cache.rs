@@ -1,8 +1,8 @@
 //! A repository's folder in the hub's cache, laid out as Python's `huggingface_hub` does.
 //!
-//! `blobs/<etag>` holds content, `snapshots/<commit>/<file>` links to it, `refs/<revision>` holds a
-//! commit, `.no_exist/<commit>/<file>` stands for a file the commit lacks. Everything appears under
-//! its name in one step and in full. Knows nothing of the network.
+//! `blobs/<etag>` has content, `snapshots/<commit>/<file>` links to it, `refs/<revision>` has a
+//! commit, `.no_exist/<commit>/<file>` marks a file that the commit lacks. Every file is written
+//! atomically. Knows nothing of the network.
 
 use std::fs::File;
 use std::iter::repeat_n;
@@ -15,22 +15,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, io, process};
 
 use crate::error::{Error, Result};
+use crate::files;
 
-/// One repository's part of the cache.
-pub struct Folder {
-    /// The whole cache.
+/// One repository's folder in the cache.
+pub struct RepoCache {
+    /// The folder of the whole cache.
     pub cache: PathBuf,
     /// `models--owner--name`.
     pub name: String,
 }
 
-impl Folder {
+impl RepoCache {
     /// The folder of a commit's files.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.path("snapshots", commit)
     }
 
-    /// The commit a revision was when it was last fetched; a full commit is itself.
+    /// The commit of a revision when it was last fetched; a full commit is its own.
     pub fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.into());
@@ -39,74 +40,74 @@ impl Folder {
         Some(text.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    /// Notes which commit a revision is.
+    /// Stores the commit of a revision.
     pub fn set_commit(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) {
             return Ok(());
         }
-        place(&self.path("refs", revision), |temporary| fs::write(temporary, commit))
+        create_atomically(&self.path("refs", revision), |temporary| fs::write(temporary, commit))
     }
 
-    /// Whether the commit is known not to have the file.
+    /// Whether the commit is known to lack the file.
     pub fn is_absent(&self, commit: &str, file: &str) -> bool {
         self.path(".no_exist", commit).join(file).is_file()
     }
 
-    /// Notes that the commit does not have the file.
+    /// Stores that the commit lacks the file.
     pub fn set_absent(&self, commit: &str, file: &str) -> Result<()> {
         let path = self.path(".no_exist", commit).join(file);
-        place(&path, |temporary| File::create(temporary).map(drop))
+        create_atomically(&path, |temporary| File::create(temporary).map(drop))
     }
 
-    /// The commit's files that are here, named as on the hub.
+    /// The commit's cached files, by their names on the hub.
     pub fn files(&self, commit: &str) -> Vec<String> {
         files_below(&self.snapshot(commit))
     }
 
-    /// Waits for whoever downloads the same content; the lock ends with the value.
+    /// Locks content against other processes that download it, until the value is dropped.
     pub fn lock(&self, etag: &str) -> Result<File> {
         let path = self.cache.join(".locks").join(&self.name).join(format!("{etag}.lock"));
         make_parent(&path)?;
         let file = File::create(&path).map_err(at(&path))?;
         match file.lock() {
-            // Some network file systems have no locks; sizes and hashes are checked all the same.
+            // Some network file systems lack locks; sizes and hashes are checked anyway.
             Err(err) if err.kind() != io::ErrorKind::Unsupported => Err(at(&path)(err)),
             _ => Ok(file),
         }
     }
 
-    /// Where content grows. Every version of Python's client knows the ending as unfinished.
-    pub fn part(&self, etag: &str) -> Result<PathBuf> {
+    /// The file of an unfinished download, named as Python's client names it.
+    pub fn incomplete(&self, etag: &str) -> Result<PathBuf> {
         let path = self.path("blobs", &format!("{etag}.incomplete"));
         make_parent(&path)?;
         Ok(path)
     }
 
-    /// Whether the content is here in full.
+    /// Whether the content is complete.
     pub fn has(&self, etag: &str) -> bool {
         self.path("blobs", etag).is_file()
     }
 
-    /// Gives complete content its name. A name of 64 hex digits is its sha256 and has to be true.
-    pub fn keep(&self, etag: &str, file: &str) -> Result<()> {
-        let part = self.part(etag)?;
-        // Small files are named by git's own hash.
+    /// Renames a finished download. An etag of 64 hex digits is the content's SHA-256 and is checked.
+    pub fn complete(&self, etag: &str, file: &str) -> Result<()> {
+        let incomplete = self.incomplete(etag)?;
+        // The etag of a small file is git's own hash.
         if etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let actual = crate::files::sha256(&part).map_err(at(&part))?;
+            let actual = files::sha256(&incomplete).map_err(at(&incomplete))?;
             if actual != etag.to_lowercase() {
-                fs::remove_file(&part).map_err(at(&part))?;
+                fs::remove_file(&incomplete).map_err(at(&incomplete))?;
                 return Err(Error::HubHash { file: file.into(), expected: etag.into(), actual });
             }
         }
         let blob = self.path("blobs", etag);
-        fs::rename(&part, &blob).map_err(at(&blob))
+        fs::rename(&incomplete, &blob).map_err(at(&blob))
     }
 
-    /// Puts content into a snapshot: a relative link, or a copy where there are no links.
+    /// Links content into a snapshot with a relative link; copies it where links are not possible.
     pub fn link(&self, etag: &str, commit: &str, file: &str) -> Result<()> {
-        let up = file.split('/').count() + 1; // The file's own folders, the commit's, `snapshots`.
+        let up = file.split('/').count() + 1; // The folders of the file, the commit, `snapshots`.
         let target: PathBuf = repeat_n("..", up).chain(["blobs", etag]).collect();
-        place(&self.snapshot(commit).join(file), |temporary| {
+        create_atomically(&self.snapshot(commit).join(file), |temporary| {
             symlink(&target, temporary)
                 .or_else(|_| fs::copy(self.path("blobs", etag), temporary).map(drop))
         })
@@ -117,18 +118,18 @@ impl Folder {
     }
 }
 
-/// Whether the revision is a full commit, whose content never changes.
+/// Whether the revision is a full commit hash, whose content never changes.
 pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether joining the name to a folder stays inside that folder, on any system.
+/// Whether the name, joined to a folder, stays inside it on every system.
 pub fn is_inside(name: &str) -> bool {
     let parts_are_names = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
     parts_are_names && !name.contains(['\\', ':', '\0'])
 }
 
-/// Says which path an error is about.
+/// Adds the path to an error.
 pub fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     |source| Error::HubCache { path: path.into(), source }
 }
@@ -140,14 +141,14 @@ fn files_below(dir: &Path) -> Vec<String> {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             files.extend(files_below(&entry.path()).iter().map(|file| format!("{name}/{file}")));
         } else if entry.path().is_file() {
-            files.push(name); // A link whose blob was deleted is no file.
+            files.push(name); // A link whose blob was deleted is not a file.
         }
     }
     files
 }
 
-/// Makes a file under a passing name, then renames it, so that nobody meets half of it.
-fn place(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
+/// Creates a file atomically: under a temporary name that is then renamed.
+fn create_atomically(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> Result<()> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     make_parent(path)?;
     let count = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,7 @@
-//! A hub for tests: one model at one commit, spoken to over real connections to this machine.
+//! A hub for tests: one model at one commit, served over real connections on this machine.
 //!
-//! It keeps a log of what was asked, and misbehaves when told to. It ends with its value, and by
-//! itself after a bounded number of requests.
+//! It logs requests and injects faults. It ends when it is dropped, and after a bounded number of
+//! requests.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,68 +16,64 @@ use sha2::{Digest, Sha256};
 pub const REPO: &str = "owner/name";
 /// Its only commit.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-/// The only token that opens it, where one is needed.
+/// The only valid token.
 pub const TOKEN: &str = "hf_secretsecretsecret";
 
 /// More requests than any test makes.
-const REQUESTS: usize = 100;
+const MAX_REQUESTS: usize = 100;
 
-/// How the real hub answers for a file.
+/// How the hub serves a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// At once.
+pub enum Serving {
+    /// Directly.
     Small,
-    /// From another path of the same server.
+    /// With a redirect to another path of the same server.
     Moved,
-    /// From another server, under the sha256 of the content.
+    /// With a redirect to another server; the etag is the content's SHA-256.
     Large,
 }
 
-/// What goes wrong once, for the first request that begins as told.
+/// A fault that happens once, at the first request that begins with the given text.
 pub enum Fault {
-    /// Another answer: its status and a header.
+    /// Another status with a header.
     Status(u16, &'static str),
     /// The connection ends after so many bytes of the body.
     Cut(usize),
-    /// The range that was asked for is ignored.
+    /// The requested range is ignored.
     NoRange,
     /// Another body.
     Body(&'static [u8]),
-    /// So many bytes of the body, then nothing until the client gives up.
+    /// So many bytes of the body, then nothing until the client times out.
     Stall(usize),
-    /// No answer until the client gives up.
+    /// No response until the client times out.
     Silence,
 }
 
-/// What the hub holds.
+/// The model on the hub.
 pub struct Model {
-    /// Names, contents, and how they are sent.
-    pub files: Vec<(&'static str, Vec<u8>, Kind)>,
-    /// What will go wrong, and for which request.
+    pub files: Vec<(&'static str, Vec<u8>, Serving)>,
+    /// Each with the start of its request.
     pub faults: Vec<(&'static str, Fault)>,
-    /// Whether only the token's bearer may read the files.
-    pub gated: Gate,
+    pub access: Access,
 }
 
-/// Who may read.
 #[derive(PartialEq, Eq)]
-pub enum Gate {
-    /// Everyone.
-    Open,
-    /// The bearer of `TOKEN`.
-    Closed,
+pub enum Access {
+    Public,
+    /// Needs `TOKEN`.
+    Gated,
 }
 
 /// A running hub.
-pub struct Fake {
+pub struct FakeHub {
     /// `http://127.0.0.1:port`.
     pub endpoint: String,
     log: Arc<Mutex<Vec<String>>>,
     servers: Vec<(SocketAddr, JoinHandle<()>)>,
 }
 
-impl Fake {
-    /// Serves the model, its large files from a second port.
+impl FakeHub {
+    /// Serves the model; large files from a second port.
     pub fn start(model: Model) -> Self {
         let model = Arc::new(Mutex::new(model));
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -87,7 +83,7 @@ impl Fake {
             let address = listener.local_addr().unwrap();
             let (model, log) = (Arc::clone(&model), Arc::clone(&log));
             let serve = move || {
-                for stream in listener.incoming().take(REQUESTS) {
+                for stream in listener.incoming().take(MAX_REQUESTS) {
                     if !answer(stream.unwrap(), &model, &log, store) {
                         return;
                     }
@@ -98,16 +94,16 @@ impl Fake {
         Self { endpoint: format!("http://{home}"), log, servers: servers.into() }
     }
 
-    /// What was asked since the last time: `METHOD path [range] [token]`.
-    pub fn asked(&self) -> Vec<String> {
+    /// The requests since the last call: `METHOD path [range] [token]`.
+    pub fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.log.lock().unwrap())
     }
 }
 
-impl Drop for Fake {
+impl Drop for FakeHub {
     fn drop(&mut self) {
         for (address, server) in self.servers.drain(..) {
-            drop(TcpStream::connect(address)); // A connection that asks nothing ends the server.
+            drop(TcpStream::connect(address)); // A connection without a request ends the server.
             drop(server.join());
         }
     }
@@ -118,7 +114,7 @@ pub fn sha256(content: &[u8]) -> String {
     crate::files::hex(&Sha256::digest(content))
 }
 
-/// Answers one request; whether there was one.
+/// Answers one request; returns whether there was one.
 fn answer(
     mut stream: TcpStream,
     model: &Mutex<Model>,
@@ -147,7 +143,7 @@ fn answer(
     log.lock().unwrap().push(entry);
     if let Some(Fault::Silence) = fault {
         drop(model);
-        wait_for_end(stream);
+        wait_for_disconnect(stream);
         return true;
     }
     if let Some(Fault::Status(status, header)) = fault {
@@ -170,19 +166,19 @@ fn answer(
         (place, _) if place.starts_with("/api/models/owner/name/") => {
             reply(&mut stream, 404, "x-error-code: RevisionNotFound", b"", method);
         }
-        ("/owner/name/resolve", Some(_)) if model.gated == Gate::Closed && !is_known => {
+        ("/owner/name/resolve", Some(_)) if model.access == Access::Gated && !is_known => {
             reply(&mut stream, 401, "x-error-code: GatedRepo", b"", method);
         }
         (place @ ("/owner/name/resolve" | "/moved" | "/store"), Some(name)) => {
             let name = name.split('?').next().unwrap();
-            let Some((_, content, kind)) = model.files.iter().find(|file| file.0 == name) else {
+            let Some((_, content, serving)) = model.files.iter().find(|file| file.0 == name) else {
                 reply(&mut stream, 404, "x-error-code: EntryNotFound", b"", method);
                 return true;
             };
             let hash = sha256(content);
             let commit = format!("x-repo-commit: {COMMIT}\r\n");
-            match kind {
-                Kind::Large if place == "/owner/name/resolve" => {
+            match serving {
+                Serving::Large if place == "/owner/name/resolve" => {
                     let size = content.len();
                     let headers = format!(
                         "{commit}x-linked-etag: \"{hash}\"\r\nx-linked-size: {size}\r\n\
@@ -190,12 +186,12 @@ fn answer(
                     );
                     reply(&mut stream, 302, &headers, b"Found", method);
                 }
-                Kind::Moved if place == "/owner/name/resolve" => {
+                Serving::Moved if place == "/owner/name/resolve" => {
                     let headers = format!("{commit}location: /moved/{COMMIT}/{name}");
                     reply(&mut stream, 307, &headers, b"Moved", method);
                 }
                 _ => {
-                    // As at the real hub: not the content's hash, and no name we want to meet.
+                    // As on the real hub, not the content's SHA-256: it must not become a name.
                     let etag = if place == "/store" { "store-etag" } else { &hash[..40] };
                     let headers = format!("{commit}etag: \"{etag}\"");
                     send(&mut stream, &headers, content, method, range, fault);
@@ -207,7 +203,7 @@ fn answer(
     true
 }
 
-/// Sends content, or the asked part of it, with what is to go wrong.
+/// Sends content or the requested range of it, with a fault.
 fn send(
     stream: &mut TcpStream,
     headers: &str,
@@ -225,7 +221,7 @@ fn send(
                 .unwrap();
             stream.write_all(&content[..bytes]).unwrap();
             if let Fault::Stall(_) = fault {
-                wait_for_end(stream);
+                wait_for_disconnect(stream);
             }
         }
         (Some(Fault::Body(body)), _) => reply(stream, 200, headers, body, method),
@@ -238,8 +234,8 @@ fn send(
     }
 }
 
-/// Until the client hangs up, or the time limit of the connection.
-fn wait_for_end(mut stream: impl Read) {
+/// Waits until the client disconnects, or for the connection's timeout.
+fn wait_for_disconnect(mut stream: impl Read) {
     drop(stream.read(&mut [0]));
 }
 
@@ -250,5 +246,5 @@ fn reply(stream: &mut TcpStream, status: u16, headers: &str, body: &[u8], method
     if method != "HEAD" {
         answer.extend(body);
     }
-    drop(stream.write_all(&answer)); // A client that has hung up is no error.
+    drop(stream.write_all(&answer)); // A client that disconnected is not an error.
 }

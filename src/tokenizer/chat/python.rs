@@ -1,5 +1,5 @@
-//! What templates use of Python: methods of strings, lists and dictionaries, and `json.dumps` as
-//! transformers calls it. A text that one call would blow up is refused.
+//! Python for templates: methods of strings, lists and dictionaries, and `json.dumps` as transformers
+//! calls it. A call whose result would be too large is an error.
 
 use std::io;
 
@@ -11,17 +11,17 @@ use serde_json::ser::Formatter;
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// The longest text that one call makes, in bytes.
+/// The longest result of one call in bytes.
 const MAX_TEXT: usize = 16 << 20;
 /// The deepest indent of JSON, in spaces.
 const MAX_INDENT: usize = 64;
 
-/// Whether Python could iterate over it; Jinja's engine here takes `none` for an empty list.
+/// Whether Python could iterate over the value; minijinja treats `none` as an empty list.
 pub(super) fn is_iterable(value: Value) -> bool {
     !value.is_none() && value.try_iter().is_ok()
 }
 
-/// A method of Python that Jinja's own values lack.
+/// Python methods that minijinja lacks.
 pub(super) fn method(
     state: &mut State,
     value: &Value,
@@ -57,10 +57,10 @@ pub(super) fn method(
                 return Ok(Tuple::from([before, mark, after].map(Value::from)).into());
             }
             ("rsplit", Some(mark)) if !mark.is_empty() => {
-                let most = args.get(1).and_then(Value::as_i64);
-                let most = most.and_then(|most| usize::try_from(most).ok());
-                let mut parts: Vec<&str> = match most {
-                    Some(most) => this.rsplitn(most.saturating_add(1), mark).collect(),
+                let limit = args.get(1).and_then(Value::as_i64);
+                let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+                let mut parts: Vec<&str> = match limit {
+                    Some(limit) => this.rsplitn(limit.saturating_add(1), mark).collect(),
                     None => this.rsplit(mark).collect(),
                 };
                 parts.reverse();
@@ -70,18 +70,18 @@ pub(super) fn method(
         }
     }
     if name == "copy" && matches!(value.kind(), ValueKind::Map | ValueKind::Seq) {
-        return Ok(value.clone()); // Values never change.
+        return Ok(value.clone()); // Values are immutable.
     }
     unknown_method_callback(state, value, name, args)
 }
 
-/// The filter of that name.
+/// The filter `replace`.
 pub(super) fn replace(value: String, old: &str, new: &str) -> Result<String> {
     check_replace(&value, old, new)?;
     Ok(value.replace(old, new))
 }
 
-/// The filter of that name.
+/// The filter `join`.
 pub(super) fn join(
     state: &mut State,
     items: Value,
@@ -112,7 +112,7 @@ fn check_replace(text: &str, old: &str, new: &str) -> Result<()> {
         return Ok(());
     }
     Err(invalid(format!(
-        "the text of `replace` would have {size} bytes; at most {MAX_TEXT} may be"
+        "the result of `replace` would have {size} bytes; the limit is {MAX_TEXT}"
     )))
 }
 
@@ -122,14 +122,14 @@ fn check_join(items: &Value, mark: &str) -> Result<()> {
         size += mark.len() + item.as_str().map_or(1, str::len);
         if size > MAX_TEXT {
             return Err(invalid(format!(
-                "the text of `join` would have more than {MAX_TEXT} bytes"
+                "the result of `join` would have more than {MAX_TEXT} bytes"
             )));
         }
     }
     Ok(())
 }
 
-/// Widths of more than five digits.
+/// Refuses widths of more than five digits.
 fn check_format(text: &str) -> Result<()> {
     let digits = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
     if digits.is_none_or(|digits| digits < 6) {
@@ -138,8 +138,7 @@ fn check_format(text: &str) -> Result<()> {
     Err(invalid("a width of more than five digits".into()))
 }
 
-/// `json.dumps` with the defaults that transformers gives it: keys in their order, nothing escaped
-/// that JSON does not need escaped.
+/// `json.dumps` with the defaults of transformers: keys in their order, only necessary escapes.
 pub(super) fn tojson(value: Value, options: Kwargs) -> Result<String> {
     let indent: Option<usize> = options.get("indent")?;
     let ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
@@ -147,17 +146,24 @@ pub(super) fn tojson(value: Value, options: Kwargs) -> Result<String> {
     let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
     if let Some(indent) = indent.filter(|indent| *indent > MAX_INDENT) {
-        return Err(invalid(format!("an indent of {indent}; at most {MAX_INDENT} may be")));
+        return Err(invalid(format!("an indent of {indent}; the limit is {MAX_INDENT}")));
     }
-    let (item, key) = match separators.as_deref() {
+    let (item_separator, key_separator) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
-        Some(_) => return Err(invalid("separators are two texts".into())),
+        Some(_) => return Err(invalid("`separators` needs two strings".into())),
         None if indent.is_some() => (",".into(), ": ".into()),
         None => (", ".into(), ": ".into()),
     };
     let ensure_ascii = ensure_ascii == Some(true);
     let mut json = Vec::new();
-    let formatter = Python { indent, item, key, ensure_ascii, depth: 0, is_empty: true };
+    let formatter = PythonFormatter {
+        indent,
+        item_separator,
+        key_separator,
+        ensure_ascii,
+        depth: 0,
+        is_empty: true,
+    };
     let mut serializer = serde_json::Serializer::with_formatter(&mut json, formatter);
     let written = if sort_keys == Some(true) {
         // serde_json's own maps are sorted.
@@ -165,21 +171,21 @@ pub(super) fn tojson(value: Value, options: Kwargs) -> Result<String> {
     } else {
         value.serialize(&mut serializer)
     };
-    written.map_err(|err| invalid(format!("no JSON: {err}")))?;
-    String::from_utf8(json).map_err(|err| invalid(format!("no JSON: {err}")))
+    written.map_err(|err| invalid(format!("not JSON: {err}")))?;
+    String::from_utf8(json).map_err(|err| invalid(format!("not JSON: {err}")))
 }
 
-/// How Python lays JSON out.
-struct Python {
+/// Python's JSON layout.
+struct PythonFormatter {
     indent: Option<usize>,
-    item: String,
-    key: String,
+    item_separator: String,
+    key_separator: String,
     ensure_ascii: bool,
     depth: usize,
     is_empty: bool,
 }
 
-impl Python {
+impl PythonFormatter {
     fn begin<W: ?Sized + io::Write>(&mut self, out: &mut W, mark: &[u8]) -> io::Result<()> {
         self.depth += 1;
         self.is_empty = true;
@@ -197,7 +203,7 @@ impl Python {
 
     fn next<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
         if !first {
-            out.write_all(self.item.as_bytes())?;
+            out.write_all(self.item_separator.as_bytes())?;
         }
         self.is_empty = false;
         self.line(out)
@@ -211,7 +217,7 @@ impl Python {
     }
 }
 
-impl Formatter for Python {
+impl Formatter for PythonFormatter {
     fn begin_array<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
         self.begin(out, b"[")
     }
@@ -250,7 +256,7 @@ impl Formatter for Python {
     }
 
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(self.key.as_bytes())
+        out.write_all(self.key_separator.as_bytes())
     }
 
     fn write_string_fragment<W: ?Sized + io::Write>(

@@ -1,4 +1,4 @@
-//! Panics of the crates that read what others wrote, as errors.
+//! Turns panics of the parsers that we depend on into errors.
 
 use std::cell::Cell;
 use std::panic;
@@ -9,8 +9,8 @@ thread_local! {
     static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `run` gives, or the message of its panic, which nobody else gets to see.
-pub(super) fn catch<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+/// The result of `run`, or the message of its panic, which is not printed.
+pub(super) fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let others = panic::take_hook();

@@ -1,5 +1,5 @@
-//! The `candle` engine: candle-transformers' Qwen models behind our trait, as published, to compare
-//! with. What they cannot do is an [`Error::Unsupported`] with its reason, never a number.
+//! The `candle` engine: candle-transformers' Qwen models as published, as a reference to compare
+//! with. What they do not support is an [`Error::Unsupported`] with its reason, never a number.
 
 use std::collections::HashMap;
 use std::io::{Cursor, Read, Seek};
@@ -11,16 +11,18 @@ use candle_transformers::models::{quantized_qwen2, quantized_qwen3, qwen2, qwen3
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Family};
+use crate::model::decoder::check_length;
 use crate::model::gguf::Gguf;
-use crate::model::matrix::check_shape;
-use crate::model::weights::Quant;
-use crate::model::{Decoder, Footprint, Logits, Opened, Step, Vocabulary, gguf};
+use crate::model::quant::Quant;
+use crate::model::weights::check_shape;
+use crate::model::{Decoder, Footprint, Logits, ModelSource, Step, TokenizerSource, gguf};
 
-/// Longest context that it is let make RoPE tables for: 256 MiB of them.
-const LONGEST: usize = 1 << 19;
+/// The longest supported context: candle-transformers makes RoPE tables for all of it at once, here
+/// 256 MiB.
+const MAX_CONTEXT: usize = 1 << 19;
 
 /// A model of candle-transformers.
-pub struct Reference {
+pub(super) struct CandleDecoder {
     model: Model,
     config: Config,
     device: Device,
@@ -36,36 +38,40 @@ enum Model {
     QuantizedQwen2(quantized_qwen2::ModelWeights),
 }
 
-impl Reference {
-    /// Loads a model: the quantised variants for GGUF files and quantisations, the plain ones in
-    /// f32 otherwise.
+impl CandleDecoder {
+    /// Loads a model: candle's quantized models for GGUF files and quantizations, the dense ones
+    /// otherwise.
     ///
     /// # Errors
-    /// When the model scales RoPE, which candle-transformers ignores, and when loading fails.
-    pub fn load(opened: &Opened, quant: Option<Quant>, device: &Device) -> Result<Self> {
-        let config = &opened.config;
+    /// When the model scales RoPE, which candle-transformers ignores, or loading fails.
+    pub(super) fn load(
+        source: &ModelSource,
+        quant: Option<Quant>,
+        device: &Device,
+    ) -> Result<Self> {
+        let config = &source.config;
         if config.rope_scaling.is_some() {
             return Err(unsupported("RoPE scaling: its Qwen models ignore it"));
         }
-        if config.context > LONGEST {
+        if config.context > MAX_CONTEXT {
             return Err(unsupported(&format!(
-                "a context of {}: it makes tables for all of it at once",
+                "a context of {}: it makes RoPE tables for all of it at once",
                 config.context
             )));
         }
-        let from_file = match &opened.vocabulary {
-            Vocabulary::Gguf(path) if quant.is_none() => Some(path),
+        let from_file = match &source.tokenizer {
+            TokenizerSource::Gguf(path) if quant.is_none() => Some(path),
             _ => None,
         };
         let (model, types) = match (from_file, quant) {
             (Some(path), _) => {
                 let gguf = Gguf::open(path)?;
-                quantized(config, gguf.content(config), &mut gguf.bytes(), device)?
+                load_quantized(config, gguf.content(config), &mut gguf.reader(), device)?
             }
             (None, Some(Quant::Q8_0 | Quant::Q4KM)) => {
-                let tensors = gguf::tensors(config, opened.source.as_ref(), quant)?;
+                let tensors = gguf::quantized_tensors(config, source.weights.as_ref(), quant)?;
                 let mut file = Cursor::new(Vec::new());
-                let metadata = gguf::shape_metadata(config, &opened.spec);
+                let metadata = gguf::shape_metadata(config, &source.spec);
                 let metadata: Vec<_> =
                     metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
                 let tensors: Vec<_> =
@@ -73,18 +79,18 @@ impl Reference {
                 gguf_file::write(&mut file, &metadata, &tensors)?;
                 file.set_position(0);
                 let content = gguf_file::Content::read(&mut file)?;
-                quantized(config, content, &mut file, device)?
+                load_quantized(config, content, &mut file, device)?
             }
-            (None, Some(Quant::Bf16)) => plain(opened, DType::BF16, device)?,
-            (None, Some(Quant::F32) | None) => plain(opened, DType::F32, device)?,
+            (None, Some(Quant::Bf16)) => load_dense(source, DType::BF16, device)?,
+            (None, Some(Quant::F32) | None) => load_dense(source, DType::F32, device)?,
         };
         let weight_bytes = types.iter().map(|(_, bytes)| bytes).sum();
         let footprint = Footprint {
             types,
             weight_bytes,
             step_bytes: weight_bytes,
-            kv_type_bytes: 4,
-            expanded: Vec::new(),
+            kv_dtype_bytes: 4,
+            dequantized: Vec::new(),
         };
         Ok(Self {
             model,
@@ -101,9 +107,9 @@ impl Reference {
     }
 }
 
-/// `content` has the keys of [`gguf::shape_metadata`]: those that candle asks for, and the one
-/// without which it forms RoPE angles in f16, which is wrong from some hundred positions on.
-fn quantized(
+/// `content` has the keys of [`gguf::shape_metadata`]: those that candle reads, and `general.dtype`,
+/// without which it computes RoPE angles in f16, which is wrong after a few hundred positions.
+fn load_quantized(
     config: &Config,
     content: gguf_file::Content,
     file: &mut (impl Read + Seek),
@@ -126,14 +132,18 @@ fn quantized(
     Ok((model, types))
 }
 
-fn plain(opened: &Opened, dtype: DType, device: &Device) -> Result<(Model, Vec<(GgmlDType, u64)>)> {
-    let config = &opened.config;
+fn load_dense(
+    source: &ModelSource,
+    dtype: DType,
+    device: &Device,
+) -> Result<(Model, Vec<(GgmlDType, u64)>)> {
+    let config = &source.config;
     let mut tensors = HashMap::new();
     for (name, shape) in config.tensors() {
         let rows = if shape.len() < 2 { 1 } else { shape[0] };
-        check_shape(opened.source.as_ref(), &name, &shape)?;
+        check_shape(source.weights.as_ref(), &name, &shape)?;
         let columns = *shape.last().expect("tensors have a dimension");
-        let values = opened.source.rows(&name, 0..rows)?.into_f32(columns);
+        let values = source.weights.rows(&name, 0..rows)?.into_f32(columns);
         tensors.insert(
             name,
             Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?,
@@ -187,25 +197,23 @@ fn plain(opened: &Opened, dtype: DType, device: &Device) -> Result<(Model, Vec<(
     Ok((model, vec![(stored, bytes)]))
 }
 
-impl Decoder for Reference {
+impl Decoder for CandleDecoder {
     fn forward(&mut self, steps: &[Step<'_>]) -> Result<Logits> {
         let rows = steps.first().map_or(0, |step| step.tokens.len());
         if steps.len() != self.sequences
             || steps.iter().enumerate().any(|(i, step)| step.sequence != i)
         {
-            return Err(unsupported(
-                "steps of some of the sequences: it has one position for the whole batch",
-            ));
+            return Err(unsupported("steps of some of the sequences: its batch has one position"));
         }
         if rows == 0 || steps.iter().any(|step| step.tokens.len() != rows) {
-            return Err(unsupported("ragged batches: it has one position for the whole batch"));
+            return Err(unsupported("ragged batches: its batch has one position"));
         }
         if self.is_quantized() && self.past > 0 && rows > 1 {
             return Err(unsupported(
-                "prefill in parts or after decode with quantised weights: it reads a stale cache",
+                "chunked prefill or prefill after decode with quantized weights: it reads a stale cache",
             ));
         }
-        super::check_length(self.past + rows, &self.config)?;
+        check_length(self.past + rows, &self.config)?;
         let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
         let ids = Tensor::from_vec(ids, (steps.len(), rows), &self.device)?;
         let logits = match &mut self.model {
@@ -222,7 +230,7 @@ impl Decoder for Reference {
     fn reset(&mut self, sequences: usize) -> Result<()> {
         if self.is_quantized() && sequences > 1 {
             return Err(unsupported(
-                "batches of quantised weights: its models hold one sequence on the CPU",
+                "batches with quantized weights: its quantized models have one sequence",
             ));
         }
         match &mut self.model {
@@ -236,11 +244,11 @@ impl Decoder for Reference {
     }
 
     fn check_length(&self, length: usize) -> Result<()> {
-        super::check_length(length, &self.config)
+        check_length(length, &self.config)
     }
 
-    fn pass_rows(&self) -> Option<usize> {
-        Some(usize::MAX) // It has to be shown all sequences at once.
+    fn prefill_chunk(&self) -> Option<usize> {
+        Some(usize::MAX) // All sequences have to be in one pass.
     }
 
     fn footprint(&self) -> Footprint {
@@ -249,5 +257,5 @@ impl Decoder for Reference {
 }
 
 fn unsupported(what: &str) -> Error {
-    Error::Unsupported(format!("candle-transformers does not do {what}"))
+    Error::Unsupported(format!("candle-transformers does not support {what}"))
 }

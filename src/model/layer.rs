@@ -1,0 +1,119 @@
+//! The tensors of a model as both native engines load them: one list of names and shapes, for
+//! matrices and vectors of any representation.
+
+use crate::error::Result;
+use crate::model::config::{Config, Family};
+
+/// Loads single tensors by their names in safetensors.
+pub(super) trait TensorLoader {
+    type Matrix;
+    type Vector;
+
+    /// A matrix `[out, in]`.
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Self::Matrix>;
+
+    /// A norm or a bias.
+    fn vector(&mut self, name: &str, length: usize) -> Result<Self::Vector>;
+}
+
+/// All tensors of a model.
+pub(super) struct Weights<M, V> {
+    pub(super) embedding: M,
+    pub(super) layers: Vec<Layer<M, V>>,
+    pub(super) norm: V,
+    /// `None` if the embedding is the output matrix too.
+    pub(super) lm_head: Option<M>,
+}
+
+/// The tensors of a transformer layer.
+pub(super) struct Layer<M, V> {
+    pub(super) attention_norm: V,
+    pub(super) q: Linear<M, V>,
+    pub(super) k: Linear<M, V>,
+    pub(super) v: Linear<M, V>,
+    /// QK-norm: RMSNorm of every head of q and k (Qwen3).
+    pub(super) qk_norm: Option<(V, V)>,
+    pub(super) o: M,
+    pub(super) mlp_norm: V,
+    pub(super) gate: M,
+    pub(super) up: M,
+    pub(super) down: M,
+}
+
+/// A projection with its bias (Qwen2).
+pub(super) struct Linear<M, V> {
+    pub(super) weight: M,
+    pub(super) bias: Option<V>,
+}
+
+impl<M, V> Weights<M, V> {
+    pub(super) fn load(
+        config: &Config,
+        loader: &mut impl TensorLoader<Matrix = M, Vector = V>,
+    ) -> Result<Self> {
+        let layers = (0..config.layers).map(|index| Layer::load(config, index, loader));
+        let layers = layers.collect::<Result<_>>()?;
+        let shape = [config.vocab, config.hidden];
+        let embedding = loader.matrix("model.embed_tokens.weight", shape)?;
+        let lm_head =
+            if config.tied { None } else { Some(loader.matrix("lm_head.weight", shape)?) };
+        let norm = loader.vector("model.norm.weight", config.hidden)?;
+        Ok(Self { embedding, layers, norm, lm_head })
+    }
+
+    /// The matrix that turns hidden states into logits.
+    pub(super) fn output(&self) -> &M {
+        self.lm_head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Every matrix, the embedding first.
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &M> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let Layer { q, k, v, o, gate, up, down, .. } = layer;
+            [&q.weight, &k.weight, &v.weight, o, gate, up, down]
+        });
+        std::iter::once(&self.embedding).chain(&self.lm_head).chain(layers)
+    }
+}
+
+impl<M, V> Layer<M, V> {
+    fn load(
+        config: &Config,
+        index: usize,
+        loader: &mut impl TensorLoader<Matrix = M, Vector = V>,
+    ) -> Result<Self> {
+        let &Config { hidden, intermediate, head_dim, family, heads, kv_heads, .. } = config;
+        let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+        let name = |tensor: &str| format!("model.layers.{index}.{tensor}");
+        let mut linear = |projection: &str, rows: usize| -> Result<Linear<M, V>> {
+            let weight = loader.matrix(&name(&format!("{projection}.weight")), [rows, hidden])?;
+            let bias = match family {
+                Family::Qwen2 => Some(loader.vector(&name(&format!("{projection}.bias")), rows)?),
+                Family::Qwen3 => None,
+            };
+            Ok(Linear { weight, bias })
+        };
+        let q = linear("self_attn.q_proj", q_width)?;
+        let k = linear("self_attn.k_proj", kv_width)?;
+        let v = linear("self_attn.v_proj", kv_width)?;
+        let qk_norm = match family {
+            Family::Qwen3 => Some((
+                loader.vector(&name("self_attn.q_norm.weight"), head_dim)?,
+                loader.vector(&name("self_attn.k_norm.weight"), head_dim)?,
+            )),
+            Family::Qwen2 => None,
+        };
+        Ok(Self {
+            attention_norm: loader.vector(&name("input_layernorm.weight"), hidden)?,
+            q,
+            k,
+            v,
+            qk_norm,
+            o: loader.matrix(&name("self_attn.o_proj.weight"), [hidden, q_width])?,
+            mlp_norm: loader.vector(&name("post_attention_layernorm.weight"), hidden)?,
+            gate: loader.matrix(&name("mlp.gate_proj.weight"), [intermediate, hidden])?,
+            up: loader.matrix(&name("mlp.up_proj.weight"), [intermediate, hidden])?,
+            down: loader.matrix(&name("mlp.down_proj.weight"), [hidden, intermediate])?,
+        })
+    }
+}
