@@ -72,7 +72,7 @@ fn agreement_is_with_the_same_weights_in_f32() {
     let by = |setup: &Setup| work(&job(setup, &["quality/text"])).remove(0);
     let definition = by(&nano());
     assert_eq!(definition.absent, None);
-    let why = "the weights are held as f32: this is the definition";
+    let why = "the model is the f32 reference itself";
     for name in ["top1_agreement", "kl_nats", "perplexity_f32"] {
         assert_eq!(value(&definition, name), None, "{name}");
         assert_eq!(definition.blocks[0].notes[name], why);
