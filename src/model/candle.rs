@@ -107,8 +107,9 @@ impl CandleDecoder {
     }
 }
 
-/// `content` has the keys of [`gguf::shape_metadata`]: those that candle reads, and `general.dtype`,
-/// without which it computes RoPE angles in f16, which is wrong after a few hundred positions.
+/// `content` has the keys of [`gguf::shape_metadata`]: those that candle reads, and
+/// `general.dtype`, without which it computes RoPE angles in f16, which is wrong after a few
+/// hundred positions.
 fn load_quantized(
     config: &Config,
     content: gguf_file::Content,
@@ -210,7 +211,8 @@ impl Decoder for CandleDecoder {
         }
         if self.is_quantized() && self.past > 0 && rows > 1 {
             return Err(unsupported(
-                "chunked prefill or prefill after decode with quantized weights: it reads a stale cache",
+                "chunked prefill or prefill after decode with quantized weights: it reads a stale \
+                 cache",
             ));
         }
         check_length(self.past + rows, &self.config)?;

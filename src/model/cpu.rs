@@ -71,8 +71,8 @@ impl CpuDecoder {
         if !config.head_dim.is_multiple_of(PANEL_ROWS) {
             let width = config.head_dim;
             return Err(Error::Unsupported(format!(
-                "heads of width {width}: the CPU engine needs a multiple of {PANEL_ROWS}; use `--engine \
-                 candle`"
+                "heads of width {width}: the CPU engine needs a multiple of {PANEL_ROWS}; use \
+                 `--engine candle`"
             )));
         }
         let mut loader = Loader::new(config, source, quant)?;

@@ -332,8 +332,8 @@ fn attend(
     Ok(if blocks.len() == 1 { blocks.remove(0) } else { Tensor::cat(&blocks, 0)? })
 }
 
-/// The causal mask `[rows, columns]`: row `i`, at position `first + i`, has 0 up to that position and
-/// -inf after it.
+/// The causal mask `[rows, columns]`: row `i`, at position `first + i`, has 0 up to that position
+/// and -inf after it.
 fn causal_mask(first: usize, rows: usize, columns: usize, device: &Device) -> Result<Tensor> {
     let values: Vec<f32> = (0..rows)
         .flat_map(|row| {

@@ -90,8 +90,8 @@ impl DeviceRope {
 ///
 /// Without scaling, pair `i` of a head of width `d` rotates by `theta^(-2i/d)` per position. YaRN
 /// divides the frequencies of pairs with fewer than `beta_slow` rotations over the original context
-/// by `factor`, keeps those with more than `beta_fast`, and blends between; it scales cos and sin by
-/// `0.1 ln(factor) + 1`.
+/// by `factor`, keeps those with more than `beta_fast`, and blends between; it scales cos and sin
+/// by `0.1 ln(factor) + 1`.
 fn frequencies(head_dim: usize, theta: f64, scaling: Option<&RopeScaling>) -> (Vec<f64>, f64) {
     let d = head_dim as f64;
     let unscaled = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d));

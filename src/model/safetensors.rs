@@ -94,8 +94,8 @@ impl SafetensorsFolder {
         Ok(folder)
     }
 
-    /// Whether the tensors are those of a bare model without a head, as embedding models are stored:
-    /// their names lack the prefix `model.`.
+    /// Whether the tensors are those of a bare model without a head, as embedding models are
+    /// stored: their names lack the prefix `model.`.
     pub(super) fn is_bare(&self) -> bool {
         self.is_bare
     }
