@@ -11,11 +11,12 @@ use candle_transformers::models::{quantized_qwen2, quantized_qwen3, qwen2, qwen3
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Family};
-use crate::model::decoder::check_length;
+use crate::model::decoder::{Decoder, Footprint, Logits, Step, check_length};
+use crate::model::gguf;
 use crate::model::gguf::Gguf;
 use crate::model::quant::Quant;
+use crate::model::source::{ModelSource, TokenizerSource};
 use crate::model::weights::check_shape;
-use crate::model::{Decoder, Footprint, Logits, ModelSource, Step, TokenizerSource, gguf};
 
 /// The longest supported context: candle-transformers makes RoPE tables for all of it at once, here
 /// 256 MiB.

@@ -18,11 +18,13 @@ use llama_cpp_2::token::LlamaToken;
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::model::config::Config;
-use crate::model::decoder::{LogitsFor, argmax, cannot_truncate, check_length, no_sequence};
+use crate::model::decoder::{
+    Decoder, Footprint, Logits, LogitsFor, Step, argmax, cannot_truncate, check_length, no_sequence,
+};
 use crate::model::gguf::Gguf;
 use crate::model::quant::{Quant, weight_dtype};
+use crate::model::source::{ModelSource, TokenizerSource};
 use crate::model::weights::row_bytes;
-use crate::model::{Decoder, Footprint, Logits, ModelSource, Step, TokenizerSource};
 
 mod logs;
 mod options;

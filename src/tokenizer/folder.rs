@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Tokenizer;
+use super::bpe::Tokenizer;
 use super::chat::ChatTemplate;
 use super::parse::{invalid, parse};
 use crate::error::{Error, Result};
