@@ -5,7 +5,7 @@ use crate::compare::looks::{LOOKS, Levels};
 use crate::compare::{Drift, Finding, Judgement, Severity, Verdict, Why, share};
 use crate::record::pair::Ended;
 use crate::report::text::{duration, percent};
-use crate::report::verdict::is_limit_undetectable;
+use crate::report::verdict::{is_limit_undetectable, limit_percent};
 use crate::workload::{Better, METRICS};
 
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
@@ -94,17 +94,15 @@ fn significance_note(judgement: &Judgement) -> Option<String> {
 /// Metrics for which a slowdown as large as the limit could have gone undetected.
 fn undetectable_note(judgement: &Judgement) -> Option<String> {
     const NAMED: usize = 5;
-    let unseen = judgement
-        .findings
-        .iter()
-        .filter(|one| one.change.as_ref().is_some_and(is_limit_undetectable));
-    let unseen: Vec<&Finding> = unseen.collect();
-    let named = unseen.iter().take(NAMED).filter_map(|finding| {
-        let limit = 100.0 * finding.change.as_ref()?.limit;
-        Some(format!("{limit:.0} % in {} of {}", finding.metric?.label, finding.scenario))
+    let findings = judgement.findings.iter();
+    let undetectable: Vec<&Finding> =
+        findings.filter(|one| one.change.as_ref().is_some_and(is_limit_undetectable)).collect();
+    let named = undetectable.iter().take(NAMED).filter_map(|finding| {
+        let limit = limit_percent(finding.change.as_ref()?);
+        Some(format!("{limit} % in {} of {}", finding.metric?.label, finding.scenario))
     });
     let named: Vec<String> = named.collect();
-    let more = match unseen.len().saturating_sub(NAMED) {
+    let more = match undetectable.len().saturating_sub(NAMED) {
         0 => String::new(),
         count => format!(", nor {count} more"),
     };
