@@ -181,8 +181,8 @@ pub(super) fn table_row(finding: &Finding) -> Vec<String> {
     row
 }
 
-/// Findings that need attention, most important first, and unchanged ones; otherwise in the order of
-/// the suite.
+/// Findings that need attention, most important first, and unchanged ones; otherwise in suite
+/// order.
 pub(super) fn by_importance(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
     let findings = judgement.findings.iter();
     let (mut findings, unchanged): (Vec<&Finding>, Vec<&Finding>) =

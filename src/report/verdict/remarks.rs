@@ -172,8 +172,7 @@ fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
 fn more_blocks(summary: &PairSummary) -> String {
     match summary.ended {
         Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter machine".into(),
-        Ended::Looks => "all planned looks are cost_summary, and more of the same would not decide: measure on a quieter \
-                         machine"
+        Ended::Looks => "all planned looks are used up; more blocks would not decide: measure on a quieter machine"
             .into(),
         _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", summary.command),
     }
@@ -201,8 +200,8 @@ fn reference_conflict(finding: &Finding) -> Option<String> {
     (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
         let at = |theta| percent(share(metric.better, theta));
         format!(
-            "the machine reference_conflict: {} of {} {} as measured, {} when what the reference kernels say of the machine is taken \
-             out; they disagree, so that neither is a verdict",
+            "the machine drifted: {} of {} {} as measured, {} normalised by the reference kernels; \
+             they disagree, so there is no verdict",
             metric.label,
             finding.scenario,
             at(change.theta),
