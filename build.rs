@@ -1,6 +1,5 @@
-//! Stamps the build with what is known only now: commit, compiler, flags, features, lock file.
-//! Whatever cannot be told is stamped as the empty string; a missing git or lock file never stops a
-//! build. `src/machine/stamp.rs` reads the stamps.
+//! Stamps the build with commit, compiler, flags, features and lock file. Unknown values are empty
+//! strings; a missing git or lock file never fails a build. `src/machine/stamp.rs` reads the stamps.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,34 +8,34 @@ use std::{env, fs};
 
 use sha2::{Digest as _, Sha256};
 
-/// What a binary or a bench is made from. Only these make a build dirty, and a change to any of
-/// them stamps anew, so the flag is never stale; what a run writes (records, baselines, reports)
-/// leaves it alone.
+/// The inputs of a build. Only changes to these make it dirty, and each reruns this script, so that
+/// the flag is never stale. Records, baselines and reports are no inputs.
 const SOURCES: &[&str] =
     &[".cargo", "Cargo.lock", "Cargo.toml", "benches", "build.rs", "crates", "fixtures", "src"];
 
-/// Set by `candlemark pair` when it builds.
-const PLAIN: &str = "CANDLEMARK_PLAIN_STAMP";
+/// Set by `candlemark pair` when it builds: leaves the commit out.
+const NO_COMMIT: &str = "CANDLEMARK_PLAIN_STAMP";
 
 fn main() {
-    // Cargo stamps anew on every build if it is told to watch a path that does not exist.
+    // Cargo reruns this script on every build if a watched path does not exist.
     for source in SOURCES.iter().filter(|source| Path::new(source).exists()) {
         println!("cargo::rerun-if-changed={source}");
     }
-    // Two builds that are to be compared byte for byte must not differ by the commit that is
-    // stamped in.
-    println!("cargo::rerun-if-env-changed={PLAIN}");
-    let plain = env::var_os(PLAIN).is_some();
-    // A checkout may have turned the ends of its lines; the hash is of what git has.
+    // Builds that `pair` compares byte for byte must not differ by a stamped commit.
+    println!("cargo::rerun-if-env-changed={NO_COMMIT}");
+    let no_commit = env::var_os(NO_COMMIT).is_some();
+    // A checkout may have CRLF line ends; the hash is that of git's content.
     let lock = fs::read_to_string("Cargo.lock").unwrap_or_default().replace("\r\n", "\n");
-    let tree = if plain { Tree::default() } else { packaged().unwrap_or_else(checked_out) };
+    let tree = if no_commit { Tree::default() } else { packaged_tree().unwrap_or_else(git_tree) };
     stamp("COMMIT", &tree.commit);
     stamp("DIRTY", &tree.dirty);
-    // `cargo install` resolves anew unless `--locked` is given, so a package's lock file may not be
-    // the one in use.
+    // `cargo install` without `--locked` ignores a package's lock file.
     let lock_is_used = !tree.packaged && !lock.is_empty();
     stamp("LOCK_SHA256", &if lock_is_used { sha256(lock.as_bytes()) } else { String::new() });
-    stamp("CRATES", &["candle-core", "criterion"].map(|name| locked(&lock, name)).join(","));
+    stamp(
+        "CRATES",
+        &["candle-core", "criterion"].map(|name| locked_version(&lock, name)).join(","),
+    );
     stamp("RUSTC", &output(&variable("RUSTC"), &["--version"]).unwrap_or_else(|| "unknown".into()));
     stamp("RUSTFLAGS", &variable("CARGO_ENCODED_RUSTFLAGS").replace('\x1f', " "));
     stamp("PROFILE", &variable("PROFILE"));
@@ -45,19 +44,20 @@ fn main() {
     stamp("TARGET_FEATURES", &variable("CARGO_CFG_TARGET_FEATURE"));
     stamp("FEATURES", &features().join(","));
     if env::var_os("CARGO_FEATURE_LLAMA_CPP").is_some() {
-        link_clangs_openmp();
+        link_clang_openmp();
     }
 }
 
-/// llama-cpp-sys-2 links gcc's OpenMP whatever compiled ggml, but clang's code wants clang's, which
-/// also answers by the other's name. Both in one program would count threads each for itself. With
-/// gcc, or without libomp, there is nothing to do.
-fn link_clangs_openmp() {
+/// Links clang's OpenMP under the name of gcc's. llama-cpp-sys-2 links gcc's `libgomp` whatever
+/// compiled ggml, but clang's code needs `libomp`, which also exports gcc's symbols. With both in one
+/// program, each would have a thread pool. With gcc, or without libomp, there is nothing to do.
+fn link_clang_openmp() {
     println!("cargo::rerun-if-env-changed=CC");
     let clang = variable("CC");
-    let found = clang.contains("clang").then(|| output(&clang, &["-print-resource-dir"])).flatten();
-    let library = found.and_then(|folder| {
-        // `lib/clang/16` holds the headers, `lib` the libraries.
+    let resources =
+        clang.contains("clang").then(|| output(&clang, &["-print-resource-dir"])).flatten();
+    let library = resources.and_then(|folder| {
+        // Headers are in `lib/clang/16`, libraries in `lib`.
         let library = Path::new(&folder).ancestors().nth(2)?.join("libomp.so");
         library.exists().then_some(library)
     });
@@ -72,13 +72,13 @@ fn link_clangs_openmp() {
     }
 }
 
-/// Hands a value to `env!`. The prefix is not `CANDLEMARK_`, because Cargo sets these for the
-/// programs it runs, too, and they would look like settings of the user.
+/// Sets a variable for `env!`. The prefix is not `CANDLEMARK_`: Cargo also sets these variables for
+/// programs that it runs, where they would look like settings.
 fn stamp(name: &str, value: &str) {
     println!("cargo::rustc-env=STAMP_{name}={value}");
 }
 
-/// The tree that is built.
+/// The source tree of the build.
 #[derive(Default)]
 struct Tree {
     commit: String,
@@ -86,25 +86,23 @@ struct Tree {
     packaged: bool,
 }
 
-/// The tree as `cargo package` recorded it. The folder may lie in someone else's repository, so git
-/// is not asked.
-fn packaged() -> Option<Tree> {
+/// The tree as `cargo package` recorded it. The folder may be inside another repository, so git is
+/// not asked.
+fn packaged_tree() -> Option<Tree> {
     let text = fs::read_to_string(".cargo_vcs_info.json").ok()?;
     let commit = text.split_once("\"sha1\": \"")?.1.split('"').next()?.to_string();
     Some(Tree { commit, dirty: text.contains("\"dirty\": true").to_string(), packaged: true })
 }
 
-/// The tree as git knows it; nothing when there is no git or it does not track this package.
-fn checked_out() -> Tree {
+/// The tree according to git; empty without git, or if it does not track this package.
+fn git_tree() -> Tree {
     if git(&["ls-files", "--error-unmatch", "Cargo.toml"]).is_none() {
         return Tree::default();
     }
-    // Any of these changes with the commit, depending on whether a branch is checked out, packed or
-    // logged.
+    // Which of these changes with the commit depends on the repository's state and format.
     let branch = git(&["rev-parse", "--symbolic-full-name", "HEAD"]).unwrap_or_default();
     for name in ["HEAD", "logs/HEAD", "packed-refs", "reftable/tables.list", &branch] {
-        // In a worktree `.git` is a file, and some of these lie beside HEAD and some in the main
-        // repository.
+        // In a worktree, some of these are beside HEAD and some in the main repository.
         if let Some(path) =
             git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists())
         {
@@ -119,7 +117,7 @@ fn checked_out() -> Tree {
     }
 }
 
-/// What git answers about the folder of this package, even inside a hook of another repository.
+/// Output of git for this package's folder, even inside a hook of another repository.
 fn git(args: &[&str]) -> Option<String> {
     output("git", &[&["--no-optional-locks"], args].concat())
 }
@@ -133,21 +131,21 @@ fn output(program: &str, args: &[&str]) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
-/// `name version` as the lock file has it; empty if it does not.
-fn locked(lock: &str, name: &str) -> String {
+/// `name version` from the lock file; empty if it is missing.
+fn locked_version(lock: &str, name: &str) -> String {
     let entry = lock.split_once(&format!("name = \"{name}\"\nversion = \"")).map(|(_, rest)| rest);
     entry
         .and_then(|rest| rest.split('"').next())
         .map_or(String::new(), |version| format!("{name} {version}"))
 }
 
-/// The Cargo features that are on.
+/// The enabled Cargo features.
 fn features() -> Vec<String> {
-    // A variable of somebody else need not be text.
-    let on = |(name, _): (OsString, OsString)| {
+    // Other variables may not be UTF-8.
+    let enabled = |(name, _): (OsString, OsString)| {
         Some(name.to_str()?.strip_prefix("CARGO_FEATURE_")?.to_lowercase().replace('_', "-"))
     };
-    let mut features: Vec<String> = env::vars_os().filter_map(on).collect();
+    let mut features: Vec<String> = env::vars_os().filter_map(enabled).collect();
     features.sort();
     features
 }

@@ -1,6 +1,6 @@
-//! `cargo bench`: every prompt category at every batch size. Each case has a page for decoding, one
-//! for the time to the first token and one for prefill, all from the same generations; the record,
-//! the verdict and a page with every metric follow.
+//! `cargo bench`: every prompt category at every batch size. Each scenario has a Criterion
+//! benchmark for decode, TTFT and prefill, all from the same generations. The record, the verdict
+//! and a page of all metrics follow.
 
 mod harness;
 

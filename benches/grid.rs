@@ -1,6 +1,6 @@
-//! `cargo bench --bench grid`: prompt lengths against answer lengths, S1 to S6, and reading and
-//! decoding at depths of up to 8192 tokens. Takes longer than the main bench, so that it runs only
-//! when it is asked for.
+//! `cargo bench --bench grid`: prompt lengths against answer lengths, S1 to S6, and prefill and
+//! decode at context depths of up to 8192 tokens. Takes longer than the main bench, so it runs only
+//! on request.
 
 mod harness;
 

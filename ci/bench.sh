@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures the sessions that a stored baseline is made of, and promotes them. Run it on a quiet machine at a clean commit.
+# Measures sessions and promotes them to a stored baseline. Run it on a quiet machine at a clean
+# commit.
 # Usage: ci/bench.sh [SESSIONS] [BLOCKS] [PAUSE_S]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,32 +1,35 @@
 #!/usr/bin/env bash
-# Everything that has to hold before a change lands: format, lints, tests, documentation, and the gate on a real bench.
-# Usage: ci/check.sh        (about 20 minutes from nothing on 2 cores; needs Rust and a C compiler)
+# All checks before a change lands: format, lints, tests, documentation, and the gate on a real
+# bench. Takes about 20 minutes on 2 cores without a cache; needs Rust and a C compiler.
+# Usage: ci/check.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s (%ss)\n' "$1" "$SECONDS"; }
 
-install() { # package, for the program
+install() { # PACKAGES PROGRAM: installs the packages if the program is missing
     if ! command -v "$2" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         step "install $1"
-        apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $1
+        apt-get update -q
+        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $1
     fi
 }
 install "gcc libc6-dev" cc
-install chromium chromium || echo "no browser: its test is skipped, and says so"
+install chromium chromium || echo "no browser: the browser test will be skipped"
 
 step "format"
 cargo fmt --check
 
-step "lints: the judging half alone, with what is optional there, then everything"
+step "lints: without the engine, without it but with its optional features, then everything"
 cargo clippy --locked --no-default-features --all-targets -- -D warnings
 cargo clippy --locked --no-default-features --features monitor,nvml,png --all-targets -- -D warnings
-# `--all-targets` leaves out the benches that a plain `cargo bench` leaves out.
-cargo clippy --locked --lib --bins --tests --bench generate --bench grid --bench kernels -- -D warnings
+# `--all-targets` skips benches with `bench = false`.
+cargo clippy --locked --lib --bins --tests --bench generate --bench grid --bench kernels -- \
+    -D warnings
 
-# Tests of kernels run the tiers that the program finds. One that this CPU has and the program does not find must not be
-# left out in silence: what the CPU has is asked of Linux, by the rules of src/kernel/isa.rs. AMX is emulated where all of
-# it is there but the unit.
+# Kernel tests run the tiers that the program detects. A tier that this CPU has but the program does
+# not detect must fail, so the expected tiers come from Linux, by the rules of src/kernel/isa.rs.
+# AMX is emulated where only the unit itself is missing.
 flags=" $(grep -m1 '^flags' /proc/cpuinfo 2>/dev/null || true) "
 has() { for flag in "$@"; do [[ $flags == *" $flag "* ]] || return 1; done; }
 tiers=""
@@ -38,7 +41,7 @@ if has avx2 fma f16c; then
     fi
 fi
 
-step "tests, with the kernel tiers ${tiers:-of every CPU}"
+step "tests, requiring the kernel tiers: ${tiers:-none}"
 CANDLEMARK_REQUIRE_TIERS="$tiers" cargo test --locked
 
 step "documentation"
@@ -48,10 +51,10 @@ step "a short real bench, and a gate that can fail"
 cargo build --locked --release --bin candlemark
 ci/gate.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"
 
-step "every suite, killed and gone on with, and every form of a report"
+step "every suite, killed and resumed, and every format of a report"
 ci/suites.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"
 
-step "cargo bench: lists without a model, measures one case"
+step "cargo bench: list without a model, measure one case"
 cargo bench --locked --bench generate -- --list
 cargo bench --locked --bench grid -- --list
 cargo bench --locked --bench generate -- short/b1 --noplot

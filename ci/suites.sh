@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every suite on a tiny model, killed and interrupted in the middle and gone on with: nothing that was measured is lost, and nothing is measured
-# twice. Then every form that a record can be shown in. Usage: ci/suites.sh path/to/candlemark
+# Runs every suite on a tiny model, killed, interrupted and resumed: no measurement may be lost or
+# repeated. Then writes the record in every format.
+# Usage: ci/suites.sh path/to/candlemark
 set -euo pipefail
 binary=$1
 work=$(mktemp -d)
@@ -8,8 +9,9 @@ trap 'rm -rf "$work"' EXIT
 record="$work/record.json"
 flags="all --model synthetic:nano --quant q8_0 --iters 2 --warmups 1"
 
-measured() { # the lines of values, without those of what was not measured yet, and shares of rates that rise when the machine does better
-    "$binary" report "$record" --format csv | grep -v "not measured yet\|roofline_fraction\|prefill_flop_fraction"
+measured() { # The values so far, without shares of peak rates, which change when the peak rises.
+    "$binary" report "$record" --format csv |
+        grep -v "not measured yet\|roofline_fraction\|prefill_flop_fraction"
 }
 
 for seconds in 4 8; do
@@ -21,24 +23,25 @@ for seconds in 4 8; do
     run=$!
     for _ in $(seq 600); do [ -f "$record" ] && break; sleep 0.1; done
     sleep "$seconds"
-    kill -9 "$run" 2>/dev/null || { echo "it ended before it could be killed" && exit 1; }
+    kill -9 "$run" 2>/dev/null || { echo "the run ended before it was killed" && exit 1; }
     wait "$run" 2>/dev/null || true
     measured >"$work/after-$seconds"
     echo "$(($(wc -l <"$work/after-$seconds") - 1)) values so far"
 done
-[ "$(wc -l <"$work/after-8")" -gt "$(wc -l <"$work/after-4")" ] || { echo "it did not go on" && exit 1; }
+[ "$(wc -l <"$work/after-8")" -gt "$(wc -l <"$work/after-4")" ] ||
+    { echo "the run was not resumed" && exit 1; }
 
 echo "-- Ctrl-C"
 # shellcheck disable=SC2086
 "$binary" run $flags --resume "$record" >"$work/live" 2>"$work/talk" &
 run=$!
 sleep 2
-kill -INT "$run" 2>/dev/null || { echo "it ended before it could be interrupted" && exit 1; }
+kill -INT "$run" 2>/dev/null || { echo "the run ended before it was interrupted" && exit 1; }
 status=0
 wait "$run" || status=$?
-[ "$status" = 130 ] || { echo "interrupted, it ended with $status instead of 130" && exit 1; }
+[ "$status" = 130 ] || { echo "interrupted: exit status $status instead of 130" && exit 1; }
 grep -q "the measurements are kept in .*; to continue: .candlemark run" "$work/talk" ||
-    { echo "it does not say how to continue:" && cat "$work/talk" && exit 1; }
+    { echo "no command to continue:" && cat "$work/talk" && exit 1; }
 
 echo "-- to the end"
 # shellcheck disable=SC2086
@@ -46,13 +49,13 @@ echo "-- to the end"
 measured >"$work/whole"
 for seconds in 4 8; do
     lost=$(grep -vxcFf "$work/whole" "$work/after-$seconds" || true)
-    [ "$lost" = 0 ] || { echo "$lost values of the part killed after $seconds s are lost or measured anew" && exit 1; }
+    [ "$lost" = 0 ] || { echo "$lost values before the kill at $seconds s are lost" && exit 1; }
 done
 twice=$(tail -n +2 "$work/whole" | cut -d, -f1,2,3 | sort | uniq -d | wc -l)
 blocks=$(tail -n +2 "$work/whole" | cut -d, -f3 | sort -u | tr -d '\n')
-[ "$twice" = 0 ] && [ "$blocks" = 0 ] || { echo "something was measured twice: blocks $blocks" && exit 1; }
+[ "$twice" = 0 ] && [ "$blocks" = 0 ] || { echo "measured twice: blocks $blocks" && exit 1; }
 
-echo "-- every form of a report"
+echo "-- every format of a report"
 for lang in en fr ko; do
     for format in md html; do
         "$binary" report "$record" --format "$format" --lang "$lang" -o "$work/report.$lang.$format"
@@ -64,4 +67,4 @@ for format in json csv row benchmark-json llama-bench prometheus; do
     [ -s "$work/export.$format" ]
 done
 "$binary" compare "$record" "$record" >"$work/compare.md"
-echo "all suites ran, and all reports were written"
+echo "all suites ran, all reports were written"

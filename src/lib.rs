@@ -1,35 +1,103 @@
-//! candlemark measures LLM inference and says honestly whether it got slower.
+//! Measures LLM inference with Criterion and judges regressions.
 //!
-//! `cargo bench` runs a small inference library (candle) over prompt categories and batch sizes,
-//! every run becomes a [`record::Record`], and [`compare`] judges a record against a checked-in
-//! baseline.
+//! A *scenario* is a prompt category at a batch size, such as `code/b4`. Measuring it yields a
+//! record: samples of every metric, peak memory of a fresh process, a hash of the generated tokens,
+//! the machine and the build. The crate has three uses; the binary `candlemark` and the benches are
+//! built on them.
 //!
-//! The modules stand in reading order; a module uses only modules above it, and a test below checks
-//! that.
+//! # Measure an engine
+//!
+//! [`measure::Trial`] runs one scenario on a loaded engine. [`suite::run`] runs a whole suite in
+//! worker processes and returns a [`record::Record`].
+//!
+//! ```no_run
+//! # #[cfg(feature = "engine")]
+//! # fn main() -> candlemark::Result<()> {
+//! use candlemark::engine::Engine;
+//! use candlemark::measure::Trial;
+//! use candlemark::settings::{Config, Setup};
+//! use candlemark::workload::{metric, select};
+//!
+//! let setup = Setup::new(&Config::default());
+//! let mut engine = Engine::load(&setup, &mut ())?;
+//! let scenario = &select(&["code/b1".into()])?[0];
+//! let mut trial = Trial::new(&engine, scenario, &setup.generation, None)?;
+//! trial.warm_up(&mut engine)?;
+//! let sample = trial.sample(&mut engine)?;
+//! println!("{:.1} tok/s", sample.values[metric::DECODE_TOK_S]);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "engine"))]
+//! # fn main() {}
+//! ```
+//!
+//! # Judge records
+//!
+//! [`compare::judge`] compares a record with a baseline: pure, so that the same two records always
+//! give the same verdicts. A regression must be both significant and larger than the metric's limit.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use candlemark::compare::{Policy, judge};
+//! use candlemark::record::Record;
+//!
+//! # fn main() -> candlemark::Result<()> {
+//! let baseline = Record::load(Path::new("baseline.json"))?;
+//! let current = Record::load(Path::new("record.json"))?;
+//! let judgement = judge(&baseline, &current, &Policy::default());
+//! println!("{:?}", judgement.outcome);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Compare two builds
+//!
+//! [`pair::run`] measures two binaries in counterbalanced turns of fresh processes until every
+//! scenario is decided or the time budget is used up; `candlemark pair --base main` builds both
+//! first. The stored pair is judged again at any time:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use candlemark::compare::{Policy, paired};
+//! use candlemark::record::pair::PairRecord;
+//!
+//! # fn main() -> candlemark::Result<()> {
+//! let pair = PairRecord::load(Path::new("pair.json"))?;
+//! let judgement = paired::judge(&pair, &Policy::default());
+//! println!("{:?}", judgement.outcome);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Modules
+//!
+//! The modules are listed in reading order. A module uses only modules above it; a test checks that.
 
-/// The one error type of the library, and how it maps to an exit status.
+/// The error type of the library, and the classes that exit statuses follow from.
 pub mod error;
 pub use error::{Error, Result};
 
 /// Medians, percentiles, trimmed means and Student t, with tests of literal values.
 pub mod stats;
 
-/// What is run: categories, prompts, scenarios, metrics.
+/// Workloads and metrics: categories, prompts, scenarios, suites.
 pub mod workload;
 
-/// The configuration file and the settings that a run was made with.
+/// The configuration file, environment variables, and the settings of a run.
 pub mod settings;
 
-/// Where files lie, how they are written, and locks on them.
+/// Folders, atomic writes, locks and hashes of files.
 pub mod files;
 
-/// The stored form of a run and of a baseline.
+/// Records, baselines and pairs as they are stored.
 pub mod record;
 
-/// The machine: fingerprint, memory of this process, measured rates, load.
+/// The machine: fingerprint, memory of this process, load, energy, reference kernels.
 pub mod machine;
 
-/// Text to token ids and back, chat templates, and the training of the tiny vocabulary.
+/// Tokenization, chat templates, and the training of the tiny vocabulary.
 #[cfg(feature = "engine")]
 pub mod tokenizer;
 
@@ -40,39 +108,38 @@ pub use candlemark_kernel as kernel;
 #[cfg(feature = "engine")]
 pub mod model;
 
-/// From prompts to tokens, with the instant of each.
+/// Generation: from prompts to tokens, with the time of each.
 #[cfg(feature = "engine")]
 pub mod engine;
 
-/// One scenario on one engine: samples, memory, checks.
+/// One scenario on one engine: samples, memory, plausibility checks.
 #[cfg(feature = "engine")]
 pub mod measure;
 
-/// Scenarios in worker processes, and the record of them.
+/// Suites of scenarios in worker processes, and their record.
 #[cfg(feature = "engine")]
 pub mod suite;
 
 /// Judges a record against a baseline: pure.
 pub mod compare;
 
-/// What follows from one record beyond single values: curves, ratios, advice, a score, targets:
-/// pure.
+/// Analysis of one record: curves, ratios, advice, a score, targets: pure.
 pub mod analysis;
 
-/// Replays rules for telling regressions on a recorded pool of blocks: pure.
+/// Replays rules for detecting regressions on a recorded pool of blocks: pure.
 pub mod evaluate;
 
 /// Baselines: promoted from runs, stored by machine and model, found for a run.
 pub mod baseline;
 
-/// Two builds in turns, fresh processes, until judged or out of time.
+/// Two builds in counterbalanced turns, until judged or out of time.
 #[cfg(feature = "engine")]
 pub mod pair;
 
 /// Records and verdicts as documents.
 pub mod report;
 
-/// Quick runs on an interval, their history, and a live page of it.
+/// Quick runs at an interval, their history, and a live page of it.
 pub mod monitor;
 
 #[cfg(test)]
@@ -107,7 +174,7 @@ mod tests {
         assert!(order.len() > 5, "{order:?}");
         for (at, module) in order.iter().enumerate() {
             for other in order.iter().filter(|other| *other != module) {
-                let mixed = "the search below would mix them up";
+                let mixed = "the search below would confuse them";
                 assert!(!other.starts_with(module), "`{other}` begins with `{module}`: {mixed}");
             }
             for file in files(module) {

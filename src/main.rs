@@ -95,7 +95,7 @@ fn config(path: Option<PathBuf>) -> candlemark::Result<Config> {
 /// them whole.
 fn arguments() -> Result<Arguments, ExitCode> {
     Arguments::try_parse().map_err(|mut error| {
-        suggest_command(&mut error, std::env::args());
+        suggest_command(&mut error, std::env::args_os().filter_map(|word| word.into_string().ok()));
         let text = error.to_string();
         let short = brief(&text);
         if error.use_stderr() && short.len() < text.len() / 2 {

@@ -53,9 +53,9 @@ pub struct Record {
     pub injected: Option<String>,
     /// The cases, in the order of the suite.
     pub scenarios: Vec<Case>,
-    /// Ids of the scenarios that the build knows and that were not requested from the run. The build
-    /// does not know any that is neither here nor among the cases. Absent in records of schema 1 and
-    /// in baselines.
+    /// Ids of the scenarios that the build knows and that were not requested from the run. The
+    /// build does not know any that is neither here nor among the cases. Absent in records of
+    /// schema 1 and in baselines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_selected: Vec<String>,
 }
@@ -273,6 +273,12 @@ pub struct KernelTimes {
 }
 
 impl Block {
+    /// Stores that a metric has no value, and why.
+    pub(crate) fn set_missing(&mut self, metric: &str, reason: &str) {
+        self.values.insert(metric.into(), None);
+        self.notes.insert(metric.into(), reason.into());
+    }
+
     /// The value of a metric, by name; `None` where it is `null` or was not measured.
     pub fn value(&self, metric: &str) -> Option<f64> {
         self.values.get(metric).copied().flatten()

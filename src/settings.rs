@@ -1,6 +1,6 @@
-//! `candlemark.toml` and the settings that a run was made with. Every key is optional; an unknown
-//! one is an error that suggests the right one. Precedence (flag, environment, file, default) is
-//! settled by the binary. Does not know what a setting does.
+//! The configuration: `candlemark.toml`, environment variables, and the settings of a run. Every key
+//! is optional; an unknown one is an error that suggests the nearest. A flag overrides a variable,
+//! which overrides the file. Does not know what a setting does.
 
 mod threads;
 mod variables;
@@ -20,23 +20,23 @@ pub(crate) use threads::parse_cpu_list;
 pub use threads::{cpus_by_core, oversubscription};
 pub use variables::variables;
 
-/// The default model: the exact layer of Qwen3-0.6B, 4 layers, the vocabulary of `fixtures/tiny`.
+/// The default model: 4 layers of Qwen3-0.6B's shape, with the vocabulary of `fixtures/tiny`.
 pub const DEFAULT_MODEL: &str = "synthetic:mini";
 
-/// The configuration file, as it is written.
+/// The configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What is run.
+    /// The model and its engine.
     pub model: ModelConfig,
-    /// How tokens are chosen and how often.
+    /// Sampling and repetitions.
     pub generation: Generation,
-    /// Which scenarios.
+    /// Which scenarios to measure.
     pub suite: SuiteConfig,
-    /// When a change counts.
+    /// When a change is a regression.
     pub gate: GateConfig,
-    /// What is to be said of a run, `name = "value"`: flags of a server, for example. Kept in the
-    /// record, shown by `candlemark compare`, ignored by verdicts.
+    /// Labels of a run, `name = "value"`: flags of a server, for example. Kept in the record, shown by
+    /// `candlemark compare`, ignored by verdicts.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -46,13 +46,13 @@ pub struct Config {
 pub struct ModelConfig {
     /// `synthetic:SHAPE`, a `.gguf` file, a folder, or `owner/name[@revision][:file]`.
     pub spec: Option<String>,
-    /// `f32`, `bf16`, `q8_0` or `q4_k_m`: quantise at load what is not quantised yet.
+    /// `f32`, `bf16`, `q8_0` or `q4_k_m`: quantize unquantized weights at load.
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: Option<String>,
     /// `native`, `candle` or `llama-cpp`.
     pub engine: Option<String>,
-    /// Threads of the CPU engines; default: physical cores allowed to the process.
+    /// Threads of the CPU engines; default: physical cores that the process may use.
     pub threads: Option<usize>,
     /// Replaces the model's own RoPE scaling, for example `{ rope_type = "yarn", factor = 4.0,
     /// original_max_position_embeddings = 32768 }`.
@@ -66,9 +66,9 @@ pub struct RopeScaling {
     /// Only `yarn` is known.
     #[serde(alias = "type")]
     pub rope_type: String,
-    /// How many times the original context.
+    /// Context length as a multiple of the original one.
     pub factor: f64,
-    /// Context that the model was trained with.
+    /// Context length of the training.
     pub original_max_position_embeddings: usize,
     /// Scale of cos and sin; default 0.1 ln(factor) + 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,26 +81,25 @@ pub struct RopeScaling {
     pub beta_slow: Option<f64>,
 }
 
-/// `[generation]`: how tokens are chosen, and how often a generation is repeated.
+/// `[generation]`: sampling, and how often a generation is repeated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Generation {
     /// Seed of the sampler and of synthetic weights.
     pub seed: u64,
-    /// Greedy, whatever the temperature says, and an error if two repetitions differ.
+    /// Greedy at any temperature; repetitions that differ make the case INVALID.
     pub deterministic: bool,
     /// 0 is greedy.
     pub temperature: f64,
-    /// Only the k likeliest tokens.
+    /// Sample from the k most likely tokens.
     pub top_k: Option<usize>,
-    /// Only the likeliest tokens that together have this probability.
+    /// Sample from the most likely tokens with this total probability.
     pub top_p: Option<f64>,
     /// Divides the logits of tokens already seen; 1 is off.
     pub repetition_penalty: f64,
-    /// Off: every step computes the whole sequence again.
+    /// If off, every step recomputes the whole sequence.
     pub use_kv_cache: bool,
-    /// Tokens generated in a warm-up; default: as many as are measured, because a warm-up has the
-    /// shape of the case.
+    /// Tokens generated in a warm-up; default: as many as in a measured generation.
     pub warmup_tokens: Option<usize>,
     /// Tokens generated per sequence; default: the category's.
     pub gen_tokens: Option<usize>,
@@ -134,12 +133,12 @@ impl Default for Generation {
     }
 }
 
-/// Everything that has to be known to run a model: flags, environment, file and defaults, resolved.
+/// How to run a model: flags, environment, file and defaults, resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    /// Name of the model, see `Spec` of the inference library.
+    /// The model; see [`ModelConfig::spec`].
     pub model: String,
-    /// Quantisation at load, if any.
+    /// Quantization at load, if any.
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: String,
@@ -151,13 +150,13 @@ pub struct Setup {
     pub rope_scaling: Option<RopeScaling>,
     /// Sampler and repetitions.
     pub generation: Generation,
-    /// What the user says of the run, for records.
+    /// The user's labels, for records.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
 impl Setup {
-    /// What a configuration asks for, with the defaults for the rest.
+    /// The configuration, with defaults for what it leaves out.
     pub fn new(config: &Config) -> Self {
         let model = &config.model;
         Self {
@@ -173,43 +172,43 @@ impl Setup {
     }
 }
 
-/// The whole numbers that a setting may be, the same for its flag, its variable and its key.
+/// The range of an integer setting, for its flag, its variable and its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
-    /// The least.
-    pub least: usize,
-    /// The most.
-    pub most: usize,
+    /// The smallest value.
+    pub min: usize,
+    /// The largest value.
+    pub max: usize,
 }
 
 impl Count {
-    /// Threads: as many as Linux knows CPUs.
-    pub const THREADS: Self = Self { least: 1, most: 8192 };
-    /// Processes per scenario, and others that are repeated as whole processes.
-    pub const BLOCKS: Self = Self { least: 1, most: 10_000 };
-    /// Measured generations of a process, whose samples are kept in memory.
-    pub const ITERS: Self = Self { least: 1, most: 10_000 };
-    /// Warm-ups, of which there may be none.
-    pub const WARMUPS: Self = Self { least: 0, most: 1000 };
-    /// Quads of a block, and rounds of turns.
-    pub const ROUNDS: Self = Self { least: 1, most: 1000 };
-    /// Tokens of a sequence or a vocabulary: more than today's models have.
-    pub const TOKENS: Self = Self { least: 1, most: 1 << 20 };
+    /// Threads: as many as CPUs that Linux supports.
+    pub const THREADS: Self = Self { min: 1, max: 8192 };
+    /// Processes per scenario, and other repetitions of whole processes.
+    pub const BLOCKS: Self = Self { min: 1, max: 10_000 };
+    /// Measured generations per process; their samples are kept in memory.
+    pub const ITERS: Self = Self { min: 1, max: 10_000 };
+    /// Warm-ups.
+    pub const WARMUPS: Self = Self { min: 0, max: 1000 };
+    /// Rounds of turns.
+    pub const ROUNDS: Self = Self { min: 1, max: 1000 };
+    /// Tokens of a sequence or a vocabulary: beyond today's models.
+    pub const TOKENS: Self = Self { min: 1, max: 1 << 20 };
 
-    fn has(self, count: usize) -> bool {
-        (self.least..=self.most).contains(&count)
+    fn contains(self, count: usize) -> bool {
+        (self.min..=self.max).contains(&count)
     }
 
-    /// Reads what was typed.
+    /// Parses a value.
     ///
     /// # Errors
-    /// When it is no whole number, or beyond the range.
+    /// When it is not an integer in the range.
     pub fn parse(self, text: &str) -> Result<usize> {
-        let count = text.parse().ok().filter(|count| self.has(*count));
+        let count = text.parse().ok().filter(|count| self.contains(*count));
         count.ok_or_else(|| Error::Usage(format!("give a whole number, {self}")))
     }
 
-    /// [`Count::parse`] for a flag.
+    /// [`Count::parse`] as a flag's parser.
     pub fn parser(self) -> impl Fn(&str) -> Result<usize> + Clone + Send + Sync + 'static {
         move |text| self.parse(text)
     }
@@ -217,14 +216,14 @@ impl Count {
 
 impl std::fmt::Display for Count {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} to {}", self.least, self.most)
+        write!(f, "{} to {}", self.min, self.max)
     }
 }
 
-/// A temperature of the sampler. Beyond the most, f32 scores no longer differ.
+/// Parses a sampling temperature. Above 1000, f32 scores no longer differ.
 ///
 /// # Errors
-/// When it is no number, or beyond the range.
+/// When it is not a number in the range.
 pub fn temperature(text: &str) -> Result<f64> {
     let number = text.parse().ok().filter(|temperature| is_temperature(*temperature));
     number.ok_or_else(|| Error::Usage(format!("give a number {TEMPERATURES}")))
@@ -236,30 +235,30 @@ fn is_temperature(number: f64) -> bool {
 
 const TEMPERATURES: &str = "from 0 to 1000; 0 is greedy";
 
-/// Sums of times stay far from where they overflow.
-const LONGEST: Duration = Duration::from_secs(8760 * 3600);
+/// A year; sums of times must not overflow.
+const MAX_DURATION: Duration = Duration::from_secs(8760 * 3600);
 
-/// A time as people write it: `90s`, `10m`, `1h 30m`.
+/// Parses a duration: `90s`, `10m`, `1h 30m`.
 ///
 /// # Errors
-/// When it is of another form, negative, or longer than a year.
+/// When it has another form, is negative, or is longer than a year.
 pub fn duration(text: &str) -> Result<Duration> {
     let parsed =
         text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
     let parsed = parsed.ok_or_else(|| {
         let text = shortened(text);
-        Error::Usage(format!("`{text}` is not a time; write `90s`, `10m` or `1h 30m`"))
+        Error::Usage(format!("`{text}` is not a duration; write `90s`, `10m` or `1h 30m`"))
     })?;
-    if parsed > LONGEST {
+    if parsed > MAX_DURATION {
         return Err(Error::Usage("give no more than a year, `8760h`".into()));
     }
     Ok(parsed)
 }
 
-/// A time between things that happen again and again.
+/// Parses an interval of repeated runs.
 ///
 /// # Errors
-/// When it is no time, or less than a second.
+/// When it is not a duration, or less than a second.
 pub fn interval(text: &str) -> Result<Duration> {
     let time = duration(text)?;
     if time < Duration::from_secs(1) {
@@ -284,21 +283,21 @@ pub struct SuiteConfig {
 pub struct GateConfig {
     /// Limits by metric name, as shares (`decode_tok_s = 0.05`).
     pub limits: BTreeMap<String, f64>,
-    /// `regression` (default) or `critical`: what makes the exit status 1.
+    /// `regression` (default) or `critical`: the verdict from which the exit status is 1.
     pub fail_on: Option<String>,
-    /// Baselines by machine class that may stand in for another class, `this = "that"`.
+    /// Machine classes whose baselines are accepted for another class, `this = "that"`.
     pub allow_class: BTreeMap<String, String>,
-    /// Scenarios of the base that are meant to be gone, and why, `"code/b16" = "merged into
-    /// code/b8"`. Any other one that is gone makes the exit status 4.
+    /// Scenarios of the base that were removed on purpose, with the reason: `"code/b16" = "merged into
+    /// code/b8"`. Any other missing scenario makes the exit status 4.
     pub removed: BTreeMap<String, String>,
 }
 
 impl Config {
-    /// Reads a configuration file, and over it what the environment's variables say.
+    /// Reads a configuration file, overridden by environment variables.
     ///
     /// # Errors
-    /// When the file cannot be read, is not TOML, or it or a variable has a key that is not known
-    /// (the message suggests one that is), or a value out of its range.
+    /// When the file cannot be read or is not TOML, or the file or a variable has an unknown key (the
+    /// message suggests the nearest) or a value out of its range.
     pub fn read(
         path: Option<&Path>,
         variables: impl Iterator<Item = (OsString, OsString)>,
@@ -307,17 +306,17 @@ impl Config {
         if let Some(path) = path {
             let text = std::fs::read_to_string(path)
                 .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())?;
-            let wrong = |why| Error::Invalid { path: path.into(), why }.of_named_file();
-            Self::parse(&text).map_err(wrong)?; // By itself, so that errors show its lines.
-            table = toml::from_str(&text).expect("it was read before");
+            let invalid = |why| Error::Invalid { path: path.into(), why }.of_named_file();
+            Self::parse(&text).map_err(invalid)?; // Without variables: errors quote the file's lines.
+            table = toml::from_str(&text).expect("it was parsed before");
         }
         variables::overlay(&mut table, variables)?;
-        Self::of(table).map_err(Error::Usage)
+        Self::from_table(table).map_err(Error::Usage)
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| {
-            let message = in_words(&error.to_string());
+            let message = without_rust_types(&error.to_string());
             match suggestion(error.message()) {
                 Some(near) => format!("{message}did you mean `{near}`?"),
                 None => message,
@@ -327,14 +326,15 @@ impl Config {
         Ok(config)
     }
 
-    fn of(table: toml::Table) -> std::result::Result<Self, String> {
-        let config: Self =
-            table.try_into().map_err(|error: toml::de::Error| in_words(error.message()))?;
+    fn from_table(table: toml::Table) -> std::result::Result<Self, String> {
+        let config: Self = table
+            .try_into()
+            .map_err(|error: toml::de::Error| without_rust_types(error.message()))?;
         config.check()?;
         Ok(config)
     }
 
-    /// The first value that is out of its range, with the range.
+    /// Checks ranges; the error names the first value out of its range, and the range.
     fn check(&self) -> std::result::Result<(), String> {
         let Generation { temperature, top_k, top_p, repetition_penalty, .. } = self.generation;
         let Generation { warmup_tokens, gen_tokens, iters, warmups, .. } = self.generation;
@@ -346,11 +346,11 @@ impl Config {
             (gen_tokens, "generation.gen_tokens", Count::TOKENS),
             (warmup_tokens, "generation.warmup_tokens", Count::TOKENS),
         ] {
-            if count.is_some_and(|count| !range.has(count)) {
+            if count.is_some_and(|count| !range.contains(count)) {
                 return Err(format!("`{key}` is out of its range: {range}"));
             }
         }
-        for (is_sound, key, range) in [
+        for (is_in_range, key, range) in [
             (top_k != Some(0), "generation.top_k", "1 or more"),
             (is_temperature(temperature), "generation.temperature", TEMPERATURES),
             (
@@ -364,7 +364,7 @@ impl Config {
                 "above 0",
             ),
         ] {
-            if !is_sound {
+            if !is_in_range {
                 return Err(format!("`{key}` is out of its range: {range}"));
             }
         }
@@ -372,14 +372,14 @@ impl Config {
     }
 }
 
-/// A message of serde's without the names of Rust's types.
-fn in_words(message: &str) -> String {
+/// A serde message without names of Rust types.
+fn without_rust_types(message: &str) -> String {
     ["usize", "u64"].iter().fold(message.to_owned(), |message, name| {
         message.replace(&format!("expected {name}"), "expected a whole number")
     })
 }
 
-/// Finds the nearest known key in serde's own message: unknown field `x`, expected one of `a`, `b`.
+/// The nearest known key in serde's message "unknown field `x`, expected one of `a`, `b`".
 fn suggestion(message: &str) -> Option<&str> {
     let rest = message.strip_prefix("unknown field ")?;
     let mut quoted = rest.split('`').skip(1).step_by(2);
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_has_a_unit() {
+    fn a_duration_has_a_unit() {
         for (text, seconds) in [("90s", 90), ("10m", 600), ("1h", 3600), ("1h 30m", 5400)] {
             assert_eq!(duration(text).unwrap().as_secs(), seconds, "{text}");
         }
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_typed_is_held_to_its_range() {
+    fn a_flag_out_of_its_range_is_an_error() {
         for (text, expected) in [
             ("1", Some(1)),
             ("8192", Some(8192)),

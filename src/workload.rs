@@ -1,6 +1,5 @@
-//! What is run and what is measured: categories with their prompts, scenarios and their ids,
-//! suites, and the one table of metrics. Knows nothing of models: prompts are text until an
-//! engine's tokenizer has seen them.
+//! Workloads and metrics: prompt categories, scenarios and their ids, suites, and the table of
+//! metrics. Knows nothing of models: prompts are text until an engine tokenizes them.
 
 pub mod documents;
 mod metrics;
@@ -14,19 +13,19 @@ use crate::error::{Error, Result, nearest, shortened};
 pub use metrics::{Better, Gate, METRICS, Metric, metric};
 pub use suites::{SUITES, Suite};
 
-/// A prompt category: its prompts and how many tokens each answer has.
+/// A prompt category: its prompts and the length of their answers.
 #[derive(Debug)]
 pub struct Category {
-    /// The first part of a scenario's id.
+    /// The first segment of a scenario's id.
     pub name: &'static str,
     /// Three prompts of different lengths, so that batches are ragged.
     pub prompts: [&'static str; 3],
-    /// Tokens generated per sequence; end-of-text is ignored, so that the length is exact.
+    /// Tokens generated per sequence; end-of-text is ignored.
     pub new_tokens: usize,
 }
 
-/// A fixture with the line ends that git has, also where a checkout has CRLF: prompts, their hashes
-/// and numbers of tokens must not depend on it.
+/// A fixture with LF line ends even in a checkout with CRLF: prompts, their hashes and token counts
+/// must not depend on the checkout.
 macro_rules! unix_lines {
     ($text:expr) => {{
         const TEXT: &str = $text;
@@ -39,7 +38,7 @@ macro_rules! unix_lines {
 }
 pub(crate) use unix_lines;
 
-/// Bytes of a text once each CRLF is LF.
+/// Length of a text with LF for each CRLF.
 pub(crate) const fn unix_length(text: &str) -> usize {
     let (bytes, mut at, mut length) = (text.as_bytes(), 0, 0);
     while at < bytes.len() {
@@ -86,96 +85,96 @@ pub const CATEGORIES: &[Category] = &[
     Category { name: "extraction", prompts: prompts!("extraction"), new_tokens: 8 },
 ];
 
-/// Batch sizes that every category is run with.
+/// Batch sizes of every category.
 pub const BATCHES: &[usize] = &[1, 4, 8, 16];
 
-/// What a scenario is given.
+/// The input of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// Prompts of a category, one a sequence.
+    /// Prompts of a category, one per sequence.
     Category {
-        /// Its name.
+        /// The category's name.
         name: &'static str,
-        /// Which of its prompts the first sequence has; the others follow in turn.
+        /// Index of the first sequence's prompt; the others follow cyclically.
         first: usize,
     },
-    /// A text of exactly so many tokens.
+    /// Running text of an exact length.
     Length {
-        /// Tokens.
+        /// Its tokens.
         prompt_tokens: usize,
     },
-    /// Tokens that are read after others that the cache holds already, and were read untimed.
+    /// A prompt after a prefix in the KV cache, which is read untimed.
     Depth {
-        /// Tokens in the cache.
+        /// Tokens of the prefix.
         depth: usize,
-        /// Tokens read after them, timed.
+        /// Tokens of the prompt, timed.
         read: usize,
     },
     /// A set of documents.
     Documents(Pipeline),
     /// Requests under a memory limit.
     Requests(StressKind),
-    /// Texts whose every token is scored, here and by the f32 definition.
+    /// Texts whose every token is scored, by the model and by the f32 reference.
     Texts,
-    /// An answer whose kernels are traced.
+    /// A generation whose kernels are traced.
     Traced,
 }
 
-/// What is done with documents.
+/// A document pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pipeline {
-    /// A label each.
+    /// A label per document.
     Classification,
-    /// A few sentences each.
+    /// A few sentences per document.
     Summarisation,
-    /// Fields each.
+    /// Fields of each document.
     Extraction,
-    /// A function for each description.
+    /// A function per description.
     Code,
-    /// A vector for each chunk.
+    /// A vector per chunk.
     Embedding,
-    /// Questions that are answered from the chunks nearest to them.
+    /// Questions, each answered from the nearest chunks.
     Rag,
 }
 
-/// How memory is put under stress.
+/// A memory stress test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StressKind {
-    /// Prompts that double in length until one is refused or does not fit.
+    /// Prompts of doubling length until one is refused or does not fit.
     Long,
     /// Many short prompts, one after the other.
     Many,
-    /// One phrase many times over.
+    /// A phrase repeated many times.
     Repeated,
 }
 
-/// What a scenario does, as records keep it.
+/// What a scenario does, as stored in records.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// Prompts are answered.
     #[default]
     Generate,
-    /// A prompt is answered after tokens that the cache holds already.
+    /// A prompt is answered after a prefix in the KV cache.
     Depth,
     /// Documents go through a pipeline.
     Items,
-    /// Requests are made until something gives way.
+    /// Requests are made until memory runs out.
     Stress,
-    /// Scores are compared with those of the f32 definition.
+    /// Logits are compared with those of the f32 reference.
     Quality,
-    /// Kernels are traced; its times are not those of other scenarios.
+    /// Kernels are traced; the times are not comparable with those of other scenarios.
     Profile,
 }
 
 impl Task {
-    /// Whether it is the usual one, which records leave out.
+    /// Whether this is the default, which records leave out.
     pub fn is_generate(&self) -> bool {
         *self == Task::Generate
     }
 }
 
-/// The exact work of a scenario. Two cases of one id are comparable only when this is equal.
+/// The exact work of a scenario. Two cases of one id are comparable only if it is equal.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Work {
     /// What is done.
@@ -183,9 +182,9 @@ pub struct Work {
     pub task: Task,
     /// Sequences.
     pub batch: usize,
-    /// Token ids fed per sequence.
+    /// Prompt tokens of each sequence.
     pub prompt_tokens: Vec<usize>,
-    /// Tokens in the cache before the prompt, which were read untimed.
+    /// Tokens in the KV cache before the prompt, read untimed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: usize,
     /// Documents, chunks or requests.
@@ -203,21 +202,21 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// What is done to a prompt before it is tokenized.
+/// How a prompt is formatted before tokenization.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptFormat {
-    /// Nothing: plain continuation.
+    /// As it is: plain completion.
     #[default]
     Raw,
-    /// A user's message in the model's chat template, thinking off.
+    /// As a user's message in the model's chat template, thinking off.
     Chat,
     /// The same with thinking on.
     ChatThinking,
 }
 
 impl PromptFormat {
-    /// As it is written.
+    /// The name in settings and records.
     pub fn name(self) -> &'static str {
         match self {
             PromptFormat::Raw => "raw",
@@ -227,33 +226,33 @@ impl PromptFormat {
     }
 }
 
-/// One measured case. Its id is the same string in Criterion, in records and in reports.
+/// One measured case. Its id is the same in Criterion, records and reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
     /// For example `code/b4`.
     pub id: String,
-    /// What it is given.
+    /// Its input.
     pub input: Input,
     /// Sequences answered together.
     pub batch: usize,
     /// Tokens generated per sequence.
     pub new_tokens: usize,
-    /// In place of the format that the settings ask for.
+    /// Overrides the prompt format of the settings.
     pub format: Option<PromptFormat>,
-    /// At least so many repetitions, whatever the settings ask for.
+    /// The minimum of repetitions, whatever the settings.
     pub repetitions: Option<usize>,
-    /// With YaRN, four times the context.
+    /// With YaRN at four times the context length.
     pub extended: bool,
 }
 
 impl Scenario {
-    /// A scenario that leaves the rest to the settings.
+    /// A scenario with the settings' format and repetitions.
     pub fn new(id: impl Into<String>, input: Input, batch: usize, new_tokens: usize) -> Self {
         let id = id.into();
         Self { id, input, batch, new_tokens, format: None, repetitions: None, extended: false }
     }
 
-    /// What it does.
+    /// Its task.
     pub fn task(&self) -> Task {
         match self.input {
             Input::Category { .. } | Input::Length { .. } => Task::Generate,
@@ -265,27 +264,25 @@ impl Scenario {
         }
     }
 
-    /// Tokens generated per sequence where the settings may ask for another length: that of
-    /// categories only.
-    pub fn length(&self, asked: Option<usize>) -> usize {
+    /// Tokens generated per sequence. The settings override only the length of categories.
+    pub fn length(&self, from_settings: Option<usize>) -> usize {
         match self.input {
-            Input::Category { .. } => asked.unwrap_or(self.new_tokens),
+            Input::Category { .. } => from_settings.unwrap_or(self.new_tokens),
             _ => self.new_tokens,
         }
     }
 
-    /// Whether it can be measured in one process with others: not where it has another model, or
-    /// wants memory for itself.
+    /// Whether it can be measured in one process with others. It cannot if it loads the model in
+    /// another way, or measures memory.
     pub fn shares_process(&self) -> bool {
         !self.extended && matches!(self.task(), Task::Generate | Task::Depth | Task::Items)
     }
 
-    /// The prompts of a category's batch, one a sequence, all distinct and distinct from their
-    /// first token on; none for scenarios that are given something else.
+    /// The prompts of a category's batch, one per sequence, distinct from the first token on; none for
+    /// other inputs.
     ///
-    /// Sequence 0 has a prompt of the category as it is written; the others take the next ones in
-    /// turn and carry their number in front, because equal sequences would share caches and
-    /// give every expert the same load.
+    /// Sequence 0 has a prompt as it is. The others are prefixed with their number: equal sequences
+    /// would share caches, and route to the same experts.
     pub fn prompts(&self) -> Vec<String> {
         let Input::Category { name, first } = self.input else { return Vec::new() };
         let category = category(name).expect("scenarios are made from the table of categories");
@@ -307,7 +304,7 @@ pub fn category(name: &str) -> Option<&'static Category> {
     CATEGORIES.iter().find(|category| category.name == name)
 }
 
-/// The ids of every scenario that this build knows, each once, in the order of the suites.
+/// The ids of all scenarios, each once, in the order of the suites.
 pub fn ids() -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     for scenario in SUITES.iter().flat_map(|suite| (suite.scenarios)()) {
@@ -318,11 +315,10 @@ pub fn ids() -> Vec<String> {
     ids
 }
 
-/// The scenarios that the words select: suite names, or parts of scenario ids (`code`, `code/b4`,
-/// `b16`). No words means the default suite.
+/// Selects scenarios by suite names or parts of scenario ids (`code`, `code/b4`, `b16`); without
+/// words, the default suite.
 ///
-/// A word equal to an id or to whole segments of one takes just those; otherwise any id that
-/// contains it.
+/// A word that equals whole segments of ids selects those; otherwise every id that contains it.
 ///
 /// # Errors
 /// When a word selects nothing.
@@ -355,7 +351,7 @@ pub fn select(words: &[String]) -> Result<Vec<Scenario>> {
     Ok(chosen)
 }
 
-/// The nearest of all names is suggested, but only those of suites and categories are listed.
+/// Suggests the nearest of all names, but lists only suites and categories.
 fn unknown(word: &str, all: &[Scenario]) -> Error {
     let categories = CATEGORIES.iter().map(|category| category.name);
     let short: Vec<&str> = SUITES.iter().map(|suite| suite.name).chain(categories).collect();
@@ -385,8 +381,8 @@ mod tests {
 
     #[test]
     fn fixtures_have_the_same_lines_in_every_checkout() {
-        const TURNED: &str = unix_lines!("a\r\nb\rc\n\r\n");
-        assert_eq!(TURNED, "a\nb\rc\n\n");
+        const UNIX: &str = unix_lines!("a\r\nb\rc\n\r\n");
+        assert_eq!(UNIX, "a\nb\rc\n\n");
     }
 
     #[test]

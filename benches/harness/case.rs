@@ -1,5 +1,5 @@
-//! One scenario on its way through Criterion: measured on its first page, replayed on the others,
-//! then kept in the record.
+//! One scenario in Criterion: measured for its first benchmark, replayed for the others, then
+//! stored in the record.
 
 use candlemark::engine::Injection;
 use candlemark::error::{Error, Result};
@@ -10,50 +10,50 @@ use candlemark::suite::Job;
 use candlemark::workload::{Scenario, Task};
 use candlemark::{measure, suite};
 
-use super::sampled::{Counted, take_counted};
-use super::session::{Loaded, Mode, Session, put};
+use super::measurement::{SampledTime, take_counted};
+use super::session::{Loaded, Mode, Session, replace_case};
 use super::{SAMPLES, binary};
 
-/// A page of a case: what is read off a sample, and whether a rate is shown beside the time.
-pub(super) struct Page {
-    /// Added to the group's name.
+/// One Criterion benchmark of a scenario: which time of a sample it shows, and whether with a rate.
+pub(super) struct Phase {
+    /// Suffix of the group's name.
     pub(super) suffix: &'static str,
     seconds: fn(&Sample) -> f64,
     pub(super) tokens: fn(&Scenario, usize, &[usize]) -> Option<usize>,
 }
 
-impl Page {
-    /// Whether a scenario has this page: after a depth there is no first token to wait for.
-    pub(super) fn fits(&self, scenario: &Scenario) -> bool {
+impl Phase {
+    /// Whether a scenario has this phase: at a context depth there is no TTFT.
+    pub(super) fn applies_to(&self, scenario: &Scenario) -> bool {
         self.suffix != "-ttft" || scenario.task() != Task::Depth
     }
 }
 
-/// The first page is measured, the others show the same samples.
-pub(super) const PAGES: &[Page] = &[
-    Page {
+/// The first phase is measured, the others replay its samples.
+pub(super) const PHASES: &[Phase] = &[
+    Phase {
         suffix: "",
         seconds: Sample::primary_s,
         tokens: |scenario, new, _| Some(scenario.batch * (new - 1)).filter(|tokens| *tokens > 0),
     },
-    Page { suffix: "-ttft", seconds: |sample| sample.values["ttft_s"], tokens: |_, _, _| None },
-    Page {
+    Phase { suffix: "-ttft", seconds: |sample| sample.values["ttft_s"], tokens: |_, _, _| None },
+    Phase {
         suffix: "-prefill",
         seconds: |sample| sample.values["prefill_s"],
         tokens: |_, _, prompts| Some(prompts.iter().sum()),
     },
 ];
 
-/// One scenario on its way through its pages.
+/// One scenario and its samples.
 pub(super) struct CaseRun<'a> {
     session: &'a Session,
     scenario: &'a Scenario,
     trial: Option<Trial>,
     /// Peak memory of a fresh process.
     memory: Option<Case>,
-    warmed: bool,
+    warmed_up: bool,
     pub(super) samples: Vec<Sample>,
-    /// Which sample a replayed page shows next.
+    /// Index of the next chunk of samples to replay.
     next: usize,
 }
 
@@ -64,13 +64,13 @@ impl<'a> CaseRun<'a> {
             scenario,
             trial: None,
             memory: None,
-            warmed: false,
+            warmed_up: false,
             samples: Vec::new(),
             next: 0,
         }
     }
 
-    /// Loads and measures memory, outside what Criterion takes for the work.
+    /// Loads the model and measures memory, outside the time that Criterion plans with.
     pub(super) fn prepare(&mut self) {
         if self.trial.is_some() || !self.samples.is_empty() {
             return;
@@ -91,7 +91,7 @@ impl<'a> CaseRun<'a> {
         };
     }
 
-    /// Runs the scenario once in a process of its own.
+    /// Runs the scenario once in a fresh process.
     fn memory(&self, loaded: &Loaded) -> Result<Case> {
         let mut setup = self.session.setup.clone();
         (setup.generation.warmups, setup.generation.iters) = (0, 1);
@@ -103,46 +103,49 @@ impl<'a> CaseRun<'a> {
             sharing: Sharing::Fresh,
             rates: record.machine.rates.clone(),
             injection: None,
-            references: false, // They are measured around the samples, here.
+            references: false, // This process measures them around the samples.
             text: None,
         };
-        let mut answer = None;
-        suite::run_job(&binary()?, &job, &mut |got| {
-            answer = Some(got.case);
+        let mut case = None;
+        suite::run_job(&binary()?, &job, &mut |response| {
+            case = Some(response.case);
             Ok(())
         })?;
-        answer.ok_or_else(|| Error::Failed("the worker for memory gave no answer".into()))
+        case.ok_or_else(|| Error::Failed("the worker for memory sent no response".into()))
     }
 
-    /// So many iterations, measured or replayed.
-    pub(super) fn count(&mut self, page: &Page, iterations: u64) -> Counted {
+    /// Measures or replays iterations.
+    pub(super) fn run(&mut self, phase: &Phase, iterations: u64) -> SampledTime {
         if !self.samples.is_empty() {
-            // Criterion's samples may each have been several generations.
+            // A sample of Criterion may be several generations.
             let each = self.samples.len().div_ceil(SAMPLES).max(1);
             let chunks = self.samples.len().div_ceil(each);
             let start = self.next % chunks * each;
             let chunk = &self.samples[start..(start + each).min(self.samples.len())];
-            self.next += usize::from(self.warmed);
-            self.warmed = true;
-            let mean = chunk.iter().map(page.seconds).sum::<f64>() / chunk.len() as f64;
-            return Counted { seconds: mean * iterations as f64, samples: Vec::new() };
+            self.next += usize::from(self.warmed_up);
+            self.warmed_up = true;
+            let mean = chunk.iter().map(phase.seconds).sum::<f64>() / chunk.len() as f64;
+            return SampledTime { seconds: mean * iterations as f64, samples: Vec::new() };
         }
-        let mut measured = || -> Result<Counted> {
+        let mut measured = || -> Result<SampledTime> {
             let mut engine = self.session.loaded()?.engine.borrow_mut();
             let trial = self.trial.as_mut().expect("prepared before");
-            if !std::mem::replace(&mut self.warmed, true) && self.session.mode != Mode::Test {
-                return Ok(Counted { seconds: trial.warm_up(&mut engine)?, samples: Vec::new() });
+            if !std::mem::replace(&mut self.warmed_up, true) && self.session.mode != Mode::Test {
+                return Ok(SampledTime {
+                    seconds: trial.warm_up(&mut engine)?,
+                    samples: Vec::new(),
+                });
             }
             let samples =
                 (0..iterations).map(|_| trial.sample(&mut engine)).collect::<Result<Vec<_>>>()?;
-            Ok(Counted { seconds: samples.iter().map(page.seconds).sum(), samples })
+            Ok(SampledTime { seconds: samples.iter().map(phase.seconds).sum(), samples })
         };
         measured().unwrap_or_else(|error| self.fail(&error))
     }
 
-    /// Takes what Criterion has counted into the record.
-    pub(super) fn keep(&mut self) -> Result<()> {
-        (self.next, self.warmed) = (0, false);
+    /// Stores the samples that Criterion has counted in the record.
+    pub(super) fn store(&mut self) -> Result<()> {
+        (self.next, self.warmed_up) = (0, false);
         let counted = take_counted();
         let Some(trial) = self.trial.take() else { return Ok(()) };
         if counted.is_empty() || self.session.mode != Mode::Bench {
@@ -159,7 +162,7 @@ impl<'a> CaseRun<'a> {
         case.blocks[0].references = loaded.references.replace(after).zip(after).map(<[_; 2]>::from);
         record.settings.generation.iters = counted.len();
         let exceeds = measure::exceeds_roofline(&case);
-        put(&mut record, case);
+        replace_case(&mut record, case);
         if exceeds {
             let rates =
                 measure::peak_rates(record.settings.threads, measure::ReadBudget::Extended)?;
@@ -170,13 +173,13 @@ impl<'a> CaseRun<'a> {
         record.save(&loaded.path)
     }
 
-    /// Criterion has no way to say that a case failed: the record does, and the bench ends.
+    /// Stores the failure in the record and ends the bench: Criterion cannot report a failed case.
     fn fail(&self, error: &Error) -> ! {
         if let Some(loaded) = self.session.loaded.get().filter(|_| self.session.mode == Mode::Bench)
         {
             let generation = &self.session.setup.generation;
             let mut record = loaded.record.borrow_mut();
-            put(&mut record, suite::absent_case(self.scenario, generation, error.into()));
+            replace_case(&mut record, suite::absent_case(self.scenario, generation, error.into()));
             if let Err(error) = record.save(&loaded.path) {
                 eprintln!("error: {}", error.chain());
             }

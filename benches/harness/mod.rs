@@ -1,10 +1,10 @@
-//! What the benches share: scenarios in Criterion groups, the record of them, the verdict and the
+//! Shared code of the benches: scenarios in Criterion groups, their record, the verdict and the
 //! page.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench talks to the terminal")]
 
 mod case;
-mod sampled;
+mod measurement;
 mod session;
 
 use std::cell::{OnceCell, RefCell};
@@ -19,24 +19,23 @@ use candlemark::settings::{Config, Generation, Setup, oversubscription};
 use candlemark::tokenizer::Tokenizer;
 use candlemark::workload::{Scenario, select};
 use candlemark::{engine, suite};
-use case::{CaseRun, PAGES};
+use case::{CaseRun, PHASES};
 use criterion::{BenchmarkId, Criterion, PlottingBackend, SamplingMode, Throughput};
-use sampled::Sampled;
+use measurement::SampleTime;
 use session::{Mode, Session};
 
-/// Fewest samples that Criterion takes.
+/// Minimum number of samples in Criterion.
 const SAMPLES: usize = 10;
 
-/// Measures scenarios in groups, named by the first part of their ids; the words select them as on
-/// the command line.
+/// Measures the scenarios selected by `words`, grouped by the first part of their ids.
 ///
-/// Ends with 0 when it ran, however slow it was, with 2 when it was configured in a way that cannot
-/// be, and with 5 when something broke: to judge is `candlemark check`'s.
+/// The exit status is 0 after a run, however slow, 2 for an invalid configuration, and 5 for a
+/// failure. `candlemark check` judges the record.
 pub fn main(words: &[&str]) -> ExitCode {
     if std::env::var_os(suite::WORKER).is_some() {
-        return done(suite::run_worker().map(|()| 0));
+        return exit_code(suite::run_worker().map(|()| 0));
     }
-    done(run(words))
+    exit_code(run(words))
 }
 
 fn run(words: &[&str]) -> Result<u8> {
@@ -45,12 +44,12 @@ fn run(words: &[&str]) -> Result<u8> {
     let mode = Mode::from_args();
     let mut setup = Setup::new(&config);
     if mode == Mode::Test && std::env::var_os("CANDLEMARK_MODEL").is_none_or(|set| set.is_empty()) {
-        setup.model = "synthetic:nano".into(); // To see that a case runs takes no real layer.
+        setup.model = "synthetic:nano".into(); // A smoke test needs no real layer.
     }
-    // Criterion warms up once, and takes as many samples as it was told to.
+    // Criterion decides on warm-ups and samples.
     let Generation { warmups, iters, .. } = Generation::default();
     if (setup.generation.warmups, setup.generation.iters) != (warmups, iters) {
-        eprintln!("warning: warmups and iters are Criterion's here; give `-- --sample-size N`");
+        eprintln!("warning: warmups and iters have no effect here; use `-- --sample-size N`");
     }
     if let Some(shared) = oversubscription(setup.threads) {
         eprintln!("warning: {shared}");
@@ -60,7 +59,7 @@ fn run(words: &[&str]) -> Result<u8> {
     let policy = Policy::new(&config.gate)?;
     let injection = std::env::var(suite::INJECT).ok();
     injection.as_deref().map(Injection::parse).transpose()?;
-    if let Some(status) = with_threads(setup.threads)? {
+    if let Some(status) = restart_with_threads(setup.threads)? {
         return Ok(status);
     }
     let groups = groups(words)?;
@@ -76,9 +75,9 @@ fn run(words: &[&str]) -> Result<u8> {
     Ok(0)
 }
 
-/// Pools of threads take their size from the environment before they start, so the bench starts
-/// itself again with it.
-fn with_threads(threads: usize) -> Result<Option<u8>> {
+/// Restarts the bench with the number of threads in the environment, from which thread pools take
+/// their size.
+fn restart_with_threads(threads: usize) -> Result<Option<u8>> {
     let threads = threads.to_string();
     if std::env::var("RAYON_NUM_THREADS").is_ok_and(|set| set == threads) {
         return Ok(None);
@@ -97,8 +96,7 @@ fn binary() -> Result<PathBuf> {
     std::env::current_exe().map_err(|source| Error::Read { path: "this binary".into(), source })
 }
 
-/// The exit status, of an error by its cause.
-fn done(outcome: Result<u8>) -> ExitCode {
+fn exit_code(outcome: Result<u8>) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -108,8 +106,8 @@ fn done(outcome: Result<u8>) -> ExitCode {
     }
 }
 
-/// Scenarios by the first part of their ids, in their order. A bench has one model, so those that
-/// extend its context are left out.
+/// Groups scenarios by the first part of their ids, in order. Without scenarios of an extended
+/// context, because a bench has one model.
 fn groups(words: &[&str]) -> Result<Vec<(String, Vec<Scenario>)>> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let mut groups: Vec<(String, Vec<Scenario>)> = Vec::new();
@@ -124,9 +122,9 @@ fn groups(words: &[&str]) -> Result<Vec<(String, Vec<Scenario>)>> {
 }
 
 fn bench(session: &Session, groups: &[(String, Vec<Scenario>)]) -> Result<()> {
-    // Whatever plotting program is installed, pages look alike.
+    // Not gnuplot: pages must look the same on every machine.
     let mut criterion = Criterion::default()
-        .with_measurement(Sampled)
+        .with_measurement(SampleTime)
         .plotting_backend(PlottingBackend::Plotters)
         .sample_size(SAMPLES)
         .nresamples(2_000)
@@ -138,12 +136,13 @@ fn bench(session: &Session, groups: &[(String, Vec<Scenario>)]) -> Result<()> {
             .iter()
             .map(|scenario| RefCell::new(CaseRun::new(session, scenario)))
             .collect();
-        for page in PAGES {
-            let mut group = criterion.benchmark_group(format!("{name}{}", page.suffix));
+        for phase in PHASES {
+            let mut group = criterion.benchmark_group(format!("{name}{}", phase.suffix));
             group.sampling_mode(SamplingMode::Flat);
-            let shown = scenarios.iter().zip(&runs).filter(|(scenario, _)| page.fits(scenario));
+            let shown =
+                scenarios.iter().zip(&runs).filter(|(scenario, _)| phase.applies_to(scenario));
             for (scenario, run) in shown {
-                // Replaying takes no time, and Criterion plans by the clock.
+                // Criterion plans by the clock, and replaying takes no time.
                 let replays = !run.borrow().samples.is_empty();
                 group.measurement_time(if replays {
                     Duration::from_micros(100)
@@ -152,16 +151,16 @@ fn bench(session: &Session, groups: &[(String, Vec<Scenario>)]) -> Result<()> {
                 });
                 let new_tokens = scenario.length(session.setup.generation.gen_tokens);
                 let prompts = session.prompt_tokens(scenario, &tokenizer)?;
-                if let Some(tokens) = (page.tokens)(scenario, new_tokens, &prompts) {
+                if let Some(tokens) = (phase.tokens)(scenario, new_tokens, &prompts) {
                     group.throughput(Throughput::Elements(tokens as u64));
                 }
                 let parameter = scenario.id.split_once('/').map_or("", |(_, rest)| rest);
                 group.bench_function(BenchmarkId::from_parameter(parameter), |b| {
                     let mut run = run.borrow_mut();
                     run.prepare();
-                    b.iter_custom(|iterations| run.count(page, iterations));
+                    b.iter_custom(|iterations| run.run(phase, iterations));
                 });
-                run.borrow_mut().keep()?;
+                run.borrow_mut().store()?;
             }
             group.finish();
         }

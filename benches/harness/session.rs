@@ -1,4 +1,4 @@
-//! What a bench loads once, and the record, verdict and page that it ends with.
+//! The model and record of a bench, and its verdict and page at the end.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use candlemark::tokenizer::Tokenizer;
 use candlemark::workload::{Input, Scenario};
 use candlemark::{baseline, compare, files, machine, measure, report, suite};
 
-/// What Criterion was asked for.
+/// Mode of Criterion, from its arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Measure and record.
     Bench,
-    /// Measure, but not as a record needs it (`--quick`, `--profile-time`).
+    /// Measure without a record (`--quick`, `--profile-time`).
     Unrecorded,
-    /// Run each case once, to see that it runs.
+    /// Run each scenario once as a smoke test.
     Test,
 }
 
@@ -43,20 +43,21 @@ impl Mode {
     }
 }
 
-/// Puts a case in the place that a record keeps for it.
-pub(super) fn put(record: &mut Record, case: Case) {
+/// Replaces the case of the same id, or appends it.
+pub(super) fn replace_case(record: &mut Record, case: Case) {
     match record.scenarios.iter_mut().find(|known| known.id == case.id) {
         Some(known) => *known = case,
         None => record.scenarios.push(case),
     }
 }
 
-/// What is loaded once, on the first case that runs: `--list` runs none.
+/// The session of a bench. The model is loaded for the first scenario that runs: `--list` runs
+/// none.
 pub(super) struct Session {
     pub(super) setup: Setup,
     pub(super) mode: Mode,
     pub(super) injection: Option<String>,
-    /// What is measured unless Criterion's filter leaves it out.
+    /// All scenarios, before Criterion's filter.
     pub(super) scenarios: Vec<Scenario>,
     pub(super) loaded: OnceCell<Loaded>,
 }
@@ -66,9 +67,9 @@ pub(super) struct Loaded {
     pub(super) record: RefCell<Record>,
     pub(super) path: PathBuf,
     _folder: RunFolder,
-    /// Filled once: nobody reads the memory of this process.
+    /// Allocated once: the peak memory of this process is not measured.
     pub(super) kernels: Option<ReferenceKernels>,
-    /// The reference kernels after the case before, which is before the next one.
+    /// The reference kernels after the last scenario, which are those before the next one.
     pub(super) references: Cell<Option<KernelTimes>>,
 }
 
@@ -86,8 +87,8 @@ impl Session {
         let identity =
             Identity { sha256: record.model.sha256.clone(), commit: record.model.commit.clone() };
         record.model = measure::describe_model(&engine, Some(&identity));
-        // A bench that is interrupted has not come to some of them; which ones the filter leaves
-        // out is known at the end.
+        // An interrupted bench leaves pending cases; which ones the filter excludes is known at the
+        // end.
         let generation = &self.setup.generation;
         let pending = self
             .scenarios
@@ -112,8 +113,8 @@ impl Session {
         }))
     }
 
-    /// Tokens of a scenario's prompts, for the rate beside a time; those of the tiny vocabulary
-    /// until a model is loaded, which is only when nothing is measured.
+    /// Prompt tokens of a scenario, for the rate. Until a model is loaded, those of the tiny
+    /// vocabulary.
     pub(super) fn prompt_tokens(
         &self,
         scenario: &Scenario,
@@ -136,8 +137,8 @@ impl Session {
         prompts.iter().map(count).collect()
     }
 
-    /// Ends the record, prints the verdict and writes the page that Criterion's index then links
-    /// to.
+    /// Completes the record, prints the verdict and writes the page, with a link in Criterion's
+    /// index.
     pub(super) fn conclude(&self, policy: &Policy) -> Result<()> {
         let Some(loaded) = self.loaded.get().filter(|_| self.mode == Mode::Bench) else {
             return Ok(());

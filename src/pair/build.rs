@@ -1,6 +1,6 @@
-//! Builds the binaries to compare, from git refs, the working tree or files. Both arms are checked out
-//! into one folder and built there one after the other with the same toolchain and flags and without
-//! the commit, so that equal sources give equal binaries byte for byte, paths included.
+//! Builds the binaries to compare, from git refs, the working tree or files. Both arms are checked
+//! out into one folder and built there one after the other with the same toolchain and flags and
+//! without the commit, so that equal sources give equal binaries byte for byte, paths included.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -45,7 +45,7 @@ impl Binary {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn given(path: &Path) -> Result<Self> {
+    pub fn from_file(path: &Path) -> Result<Self> {
         let sha256 =
             files::sha256(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let asked = path.display().to_string();
@@ -73,8 +73,8 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// Keeps the checkout and the binaries under `folder`, and Cargo's files under `target`. `progress`
-    /// receives lines of output.
+    /// Keeps the checkout and the binaries under `folder`, and Cargo's files under `target`.
+    /// `progress` receives lines of output.
     ///
     /// # Errors
     /// When this is no git repository, or another process builds there.
@@ -94,8 +94,8 @@ impl<'a> Builder<'a> {
         Ok(Self { folder, target, prefix, progress, _lock: lock })
     }
 
-    /// The commit of a branch, a tag or an abbreviated hash. A branch that exists only at `origin`, as in
-    /// a CI job's checkout, is resolved there.
+    /// The commit of a branch, a tag or an abbreviated hash. A branch that exists only at `origin`,
+    /// as in a CI job's checkout, is resolved there.
     ///
     /// # Errors
     /// When there is none.
@@ -288,7 +288,7 @@ impl<'a> Builder<'a> {
         }
         let touch = File::options().append(true).open(&cached);
         let _ = touch.and_then(|file| file.set_modified(std::time::SystemTime::now()));
-        let binary = Binary::given(&cached)?;
+        let binary = Binary::from_file(&cached)?;
         Ok(Some((cached, binary.sha256)))
     }
 
@@ -321,13 +321,13 @@ impl<'a> Builder<'a> {
         for old in all.iter().rev().skip(MAX_CACHED) {
             let _ = fs::remove_file(old);
         }
-        let binary = Binary::given(&cached)?;
+        let binary = Binary::from_file(&cached)?;
         Ok((cached, binary.sha256))
     }
 }
 
-/// The features of this build that a worker needs. A base may be older than the others and would not
-/// build with them.
+/// The features of this build that a worker needs. A base may be older than the others and would
+/// not build with them.
 fn features() -> Vec<String> {
     const UNUSED: [&str; 4] = ["default", "monitor", "nvml", "png"];
     let mut features = machine::stamp().features;

@@ -1,6 +1,6 @@
 //! Records a pool: blocks of many arms in several environments, on which detection rules are
-//! replayed. All arms that are slowed down on purpose share one more process of the base's binary, so
-//! a block of all arms costs four processes.
+//! replayed. All arms that are slowed down on purpose share one more process of the base's binary,
+//! so a block of all arms costs four processes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::pair::build::Binary;
 use crate::pair::case::{add_turn, unexpected_response};
 use crate::pair::cpu_quota::CpuQuota;
 use crate::pair::duet::{Duet, Turn, draw_orders, run_turns};
-use crate::pair::interference;
+use crate::pair::interference::run_with_interference;
 use crate::pair::worker::{Deadline, Worker};
 use crate::record::pair::{PairBlock, Round};
 use crate::record::pool::{
@@ -64,8 +64,8 @@ pub struct Plan {
     pub earlier: Option<Pool>,
 }
 
-/// The process that runs an arm's turns: one for all that are slowed down on purpose, its own for the
-/// others.
+/// The process that runs an arm's turns: one for all that are slowed down on purpose, its own for
+/// the others.
 fn process(arm: &PoolArm) -> char {
     match arm.role {
         Role::Base | Role::Copy | Role::Layout => arm.letter,
@@ -73,7 +73,8 @@ fn process(arm: &PoolArm) -> char {
     }
 }
 
-/// Records a pool. `on_block` is called for every block: environment, number from 1, seconds so far.
+/// Records a pool. `on_block` is called for every block: environment, number from 1, seconds so
+/// far.
 ///
 /// # Errors
 /// When an arm is unknown, a worker fails, the file cannot be written, or `stop` is set. Complete
@@ -242,16 +243,15 @@ impl<'a> Recorder<'a> {
             let progress = AtomicUsize::new(0);
             self.quota = environment.quota()?;
             let method = self.quota.as_ref().map(|quota| format!(", {}", quota.method()));
-            let blocks =
-                interference::run_with_interference(environment, plan.seed, &progress, || {
-                    (0..plan.blocks)
-                        .map(|number| {
-                            progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
-                            on_block(&environment.name, number + 1, began.elapsed().as_secs_f64());
-                            self.block(&mut pool.scenarios)
-                        })
-                        .collect::<Result<Vec<_>>>()
-                })?;
+            let blocks = run_with_interference(environment, plan.seed, &progress, || {
+                (0..plan.blocks)
+                    .map(|number| {
+                        progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
+                        on_block(&environment.name, number + 1, began.elapsed().as_secs_f64());
+                        self.block(&mut pool.scenarios)
+                    })
+                    .collect::<Result<Vec<_>>>()
+            })?;
             pool.environments.push(PoolEnvironment {
                 name: environment.name.clone(),
                 noise: environment.noise,

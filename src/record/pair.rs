@@ -1,6 +1,6 @@
-//! The stored form of a pair: two builds measured in turns. `candlemark pair` writes it. It holds raw
-//! turns, rejected blocks and the seed of every random order, so that the verdicts can be computed
-//! again without measuring.
+//! The stored form of a pair: two builds measured in turns. `candlemark pair` writes it. It holds
+//! raw turns, rejected blocks and the seed of every random order, so that the verdicts can be
+//! computed again without measuring.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::record::{
     Absence, Build, KernelTimes, Machine, Model, Session, Settings, Work, json, schema1,
 };
 
-/// Version of the format. Raised when an older reader would misread a newer file.
+/// Version of the format; incremented when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 2;
 
 /// Two builds measured in turns.
@@ -36,8 +36,8 @@ pub struct PairRecord {
     pub base: Arm,
     /// The build that is judged.
     pub candidate: Arm,
-    /// Duet: whether both builds ran at the same time, each on half of the CPUs, instead of one after
-    /// the other.
+    /// Duet: whether both builds ran at the same time, each on half of the CPUs, instead of one
+    /// after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub duet: bool,
     /// The reason of an intended change of the output.
@@ -68,7 +68,7 @@ pub enum PairKind {
 pub struct Arm {
     /// As requested: a git ref, or a binary.
     pub asked: String,
-    /// A deliberate slowdown, as `CANDLEMARK_INJECT` gave it.
+    /// A slowdown on purpose, as `CANDLEMARK_INJECT` gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injected: Option<String>,
     /// The tool and how it was built, as the binary reports it.
@@ -156,8 +156,8 @@ pub struct Side {
     /// Checks that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
-    /// Why it has no value of a metric, by metric name: a turn did not report it, or peak memory was
-    /// not read.
+    /// Why it has no value of a metric, by metric name: a turn did not report it, or peak memory
+    /// was not read.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub no_value: BTreeMap<String, String>,
 }
@@ -195,8 +195,8 @@ pub struct PairTurns {
 /// drift of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Round {
-    /// One letter per turn: `A` is the base, `B` the candidate, `N` a copy of the base's binary (the
-    /// null control).
+    /// One letter per turn: `A` is the base, `B` the candidate, `N` a copy of the base's binary
+    /// (the null control).
     pub order: String,
     /// The values of the turns in that order, by metric name, each the median of the turn's
     /// generations.
@@ -204,8 +204,8 @@ pub struct Round {
 }
 
 impl Round {
-    /// The mean of ln cost over the turns of one arm; `cost` converts a value. `None` if the arm had
-    /// no turn or a value is not a positive number.
+    /// The mean of ln cost over the turns of one arm; `cost` converts a value. `None` if the arm
+    /// had no turn or a value is not a positive number.
     pub fn mean_ln(&self, metric: &str, arm: char, cost: impl Fn(f64) -> f64) -> Option<f64> {
         let values = self.values.get(metric)?;
         if values.len() != self.order.chars().count() {
@@ -228,8 +228,7 @@ impl PairRecord {
     /// Reads a file of `candlemark pair`.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a pair, or has a schema that this build does
-    /// not know.
+    /// When the file cannot be read, is not JSON of a pair, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;

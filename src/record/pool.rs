@@ -1,6 +1,6 @@
-//! The stored form of a pool: raw blocks of many arms with known effects, measured once, on which any
-//! detection rule can be replayed. `candlemark gate-eval record` writes it, `gate-eval replay` reads
-//! it. Knows no rule and no verdict.
+//! The stored form of a pool: raw blocks of many arms with known effects, measured once, on which
+//! any detection rule can be replayed. `candlemark gate-eval record` writes it, `gate-eval replay`
+//! reads it. Knows no rule and no verdict.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,8 +38,8 @@ pub struct Pool {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
-    /// Duet: whether the base and another arm ran at the same time, each on half of the CPUs, instead
-    /// of one after the other.
+    /// Duet: whether the base and another arm ran at the same time, each on half of the CPUs,
+    /// instead of one after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub duet: bool,
     /// The arms; the first is the base, `A`.
@@ -211,8 +211,8 @@ pub struct PoolTurns {
     pub warm_up_s: f64,
     /// All turns of all arms, in seconds.
     pub turns_s: f64,
-    /// The rounds of counterbalanced turns; every order is a palindrome. An arm that is only measured
-    /// once per process may have none.
+    /// The rounds of counterbalanced turns; every order is a palindrome. An arm that is only
+    /// measured once per process may have none.
     #[serde(rename = "quads")]
     pub rounds: Vec<Round>,
     /// What is measured once per process, by metric name and letter of the arm: peak memory.
@@ -266,15 +266,6 @@ impl Pool {
         files::write(path, self.to_json().as_bytes())
     }
 
-    /// The pool with only the first `blocks` of every environment, small enough for the repository.
-    pub fn reduce(&self, blocks: usize) -> Self {
-        let mut pool = self.clone();
-        for environment in &mut pool.environments {
-            environment.blocks.truncate(blocks);
-        }
-        pool
-    }
-
     /// The arm of this letter, if there is one.
     pub fn arm(&self, letter: char) -> Option<&PoolArm> {
         self.arms.iter().find(|arm| arm.letter == letter)
@@ -323,7 +314,8 @@ impl PoolBlock {
     }
 }
 
-/// Rounds to six significant digits, far below the repeatability of any machine: half the file size.
+/// Rounds to six significant digits, far below the repeatability of any machine: half the file
+/// size.
 fn round_numbers(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Number(number) => {
@@ -391,7 +383,6 @@ pub(super) mod tests {
         assert!(text.contains("81.2346,80,81,82.5") && text.contains(":292346000,"), "{text}");
         rounded.save(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "writing it again changes nothing");
-        assert_eq!(pool().reduce(2).environments[0].blocks.len(), 2);
     }
 
     #[test]

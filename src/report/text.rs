@@ -1,5 +1,7 @@
 //! Formatting of numbers and tables, and escaping of text.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::workload::Metric;
@@ -20,14 +22,26 @@ pub fn number(value: f64) -> String {
     let digits = if value == 0.0 { "0".into() } else { digits };
     let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
     let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
+    format!("{sign}{}{rest}", group_thousands(whole))
+}
+
+/// Names and values on one line: `a 1, b 2`.
+pub(super) fn name_value_list(fields: &BTreeMap<String, String>) -> String {
+    let fields: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    fields.join(", ")
+}
+
+/// Digits with commas between thousands.
+pub(super) fn group_thousands(digits: &str) -> String {
     let mut grouped = String::new();
-    for (i, digit) in whole.chars().enumerate() {
-        if i > 0 && (whole.len() - i) % 3 == 0 {
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
     }
-    format!("{sign}{grouped}{rest}")
+    grouped
 }
 
 /// A share as a signed percentage without the unit: `-7.9`, `+0.0`, `+150`.
@@ -60,7 +74,7 @@ pub fn metric_value(metric: &Metric, stored: f64) -> String {
 }
 
 /// A metric's label with its unit.
-pub(super) fn metric_label(metric: &Metric) -> String {
+pub(crate) fn metric_label(metric: &Metric) -> String {
     if metric.unit.is_empty() {
         metric.label.into()
     } else {
@@ -85,18 +99,24 @@ pub fn sanitize(text: &str) -> String {
     }
 }
 
+/// Splits text at single backticks into plain pieces and code (`true`). Text with other backticks
+/// is a single plain piece.
+pub(super) fn split_code(text: &str) -> Vec<(bool, &str)> {
+    let pieces: Vec<&str> = text.split('`').collect();
+    let inner = pieces.get(1..pieces.len() - 1).unwrap_or_default();
+    if pieces.len() % 2 == 0 || inner.iter().any(|piece| piece.is_empty()) {
+        return vec![(false, text)];
+    }
+    pieces.into_iter().enumerate().map(|(at, piece)| (at % 2 == 1, piece)).collect()
+}
+
 /// Text escaped for Markdown: it ends no cell, opens no tag or link, notifies nobody, strikes
 /// nothing out. Text between single backticks becomes a code span; other backticks are escaped.
 pub(super) fn escape_markdown(text: &str) -> String {
     let text = sanitize(text);
-    let pieces: Vec<&str> = text.split('`').collect();
-    let inner = pieces.get(1..pieces.len() - 1).unwrap_or_default();
-    if pieces.len() % 2 == 0 || inner.iter().any(|piece| piece.is_empty()) {
-        return escape_literally(&text);
-    }
-    let pieces = pieces.iter().enumerate();
+    let pieces = split_code(&text).into_iter();
     pieces
-        .map(|(at, piece)| if at % 2 == 0 { escape_literally(piece) } else { code_span(piece) })
+        .map(|(is_code, piece)| if is_code { code_span(piece) } else { escape_literally(piece) })
         .collect()
 }
 

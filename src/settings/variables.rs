@@ -1,5 +1,5 @@
-//! Settings as environment variables: each key of `candlemark.toml` has one, which comes before
-//! the file. Does not know which flag comes before it.
+//! Environment variables: each key of `candlemark.toml` has one, which overrides the file. Flags,
+//! which override variables, are handled elsewhere.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,48 +9,48 @@ use toml::{Table, Value};
 use crate::error::{Error, Result, shortened};
 use crate::settings::Config;
 
-/// How a variable's text becomes a value of the file.
+/// How a variable's text is parsed.
 #[derive(Clone, Copy)]
-enum Kind {
-    /// As it stands.
+enum Syntax {
+    /// Verbatim.
     Text,
-    /// Words with spaces between them.
+    /// Words separated by spaces.
     Words,
-    /// As TOML writes it: a number, `true`, `{ name = "value" }`.
+    /// A TOML value: a number, `true`, `{ name = "value" }`.
     Toml,
 }
 
-/// The variables of settings, with the section and the key that each stands for.
-const SETTINGS: &[(&str, &str, &str, Kind)] = &[
-    ("CANDLEMARK_MODEL", "model", "spec", Kind::Text),
-    ("CANDLEMARK_QUANT", "model", "quant", Kind::Text),
-    ("CANDLEMARK_DEVICE", "model", "device", Kind::Text),
-    ("CANDLEMARK_ENGINE", "model", "engine", Kind::Text),
-    ("CANDLEMARK_THREADS", "model", "threads", Kind::Toml),
-    ("CANDLEMARK_ROPE_SCALING", "model", "rope_scaling", Kind::Toml),
-    ("CANDLEMARK_SEED", "generation", "seed", Kind::Toml),
-    ("CANDLEMARK_DETERMINISTIC", "generation", "deterministic", Kind::Toml),
-    ("CANDLEMARK_TEMPERATURE", "generation", "temperature", Kind::Toml),
-    ("CANDLEMARK_TOP_K", "generation", "top_k", Kind::Toml),
-    ("CANDLEMARK_TOP_P", "generation", "top_p", Kind::Toml),
-    ("CANDLEMARK_REPETITION_PENALTY", "generation", "repetition_penalty", Kind::Toml),
-    ("CANDLEMARK_USE_KV_CACHE", "generation", "use_kv_cache", Kind::Toml),
-    ("CANDLEMARK_WARMUP_TOKENS", "generation", "warmup_tokens", Kind::Toml),
-    ("CANDLEMARK_GEN_TOKENS", "generation", "gen_tokens", Kind::Toml),
-    ("CANDLEMARK_WARMUPS", "generation", "warmups", Kind::Toml),
-    ("CANDLEMARK_ITERS", "generation", "iters", Kind::Toml),
-    ("CANDLEMARK_PROMPT_FORMAT", "generation", "prompt_format", Kind::Text),
-    ("CANDLEMARK_NATURAL_STOP", "generation", "natural_stop", Kind::Toml),
-    ("CANDLEMARK_SCENARIOS", "suite", "scenarios", Kind::Words),
-    ("CANDLEMARK_BLOCKS", "suite", "blocks", Kind::Toml),
-    ("CANDLEMARK_LIMITS", "gate", "limits", Kind::Toml),
-    ("CANDLEMARK_FAIL_ON", "gate", "fail_on", Kind::Text),
-    ("CANDLEMARK_ALLOW_CLASS", "gate", "allow_class", Kind::Toml),
-    ("CANDLEMARK_REMOVED", "gate", "removed", Kind::Toml),
-    ("CANDLEMARK_LABELS", "", "labels", Kind::Toml),
+/// Variable, section, key and syntax of each setting.
+const SETTINGS: &[(&str, &str, &str, Syntax)] = &[
+    ("CANDLEMARK_MODEL", "model", "spec", Syntax::Text),
+    ("CANDLEMARK_QUANT", "model", "quant", Syntax::Text),
+    ("CANDLEMARK_DEVICE", "model", "device", Syntax::Text),
+    ("CANDLEMARK_ENGINE", "model", "engine", Syntax::Text),
+    ("CANDLEMARK_THREADS", "model", "threads", Syntax::Toml),
+    ("CANDLEMARK_ROPE_SCALING", "model", "rope_scaling", Syntax::Toml),
+    ("CANDLEMARK_SEED", "generation", "seed", Syntax::Toml),
+    ("CANDLEMARK_DETERMINISTIC", "generation", "deterministic", Syntax::Toml),
+    ("CANDLEMARK_TEMPERATURE", "generation", "temperature", Syntax::Toml),
+    ("CANDLEMARK_TOP_K", "generation", "top_k", Syntax::Toml),
+    ("CANDLEMARK_TOP_P", "generation", "top_p", Syntax::Toml),
+    ("CANDLEMARK_REPETITION_PENALTY", "generation", "repetition_penalty", Syntax::Toml),
+    ("CANDLEMARK_USE_KV_CACHE", "generation", "use_kv_cache", Syntax::Toml),
+    ("CANDLEMARK_WARMUP_TOKENS", "generation", "warmup_tokens", Syntax::Toml),
+    ("CANDLEMARK_GEN_TOKENS", "generation", "gen_tokens", Syntax::Toml),
+    ("CANDLEMARK_WARMUPS", "generation", "warmups", Syntax::Toml),
+    ("CANDLEMARK_ITERS", "generation", "iters", Syntax::Toml),
+    ("CANDLEMARK_PROMPT_FORMAT", "generation", "prompt_format", Syntax::Text),
+    ("CANDLEMARK_NATURAL_STOP", "generation", "natural_stop", Syntax::Toml),
+    ("CANDLEMARK_SCENARIOS", "suite", "scenarios", Syntax::Words),
+    ("CANDLEMARK_BLOCKS", "suite", "blocks", Syntax::Toml),
+    ("CANDLEMARK_LIMITS", "gate", "limits", Syntax::Toml),
+    ("CANDLEMARK_FAIL_ON", "gate", "fail_on", Syntax::Text),
+    ("CANDLEMARK_ALLOW_CLASS", "gate", "allow_class", Syntax::Toml),
+    ("CANDLEMARK_REMOVED", "gate", "removed", Syntax::Toml),
+    ("CANDLEMARK_LABELS", "", "labels", Syntax::Toml),
 ];
 
-/// Variables that are no key of the file: who reads each is said where it is declared.
+/// Variables without a key in the file; each is documented where it is read.
 const OTHERS: &[&str] = &[
     "CANDLEMARK_BUDGET",
     "CANDLEMARK_HELD",
@@ -67,13 +67,18 @@ const OTHERS: &[&str] = &[
 
 const PREFIX: &str = "CANDLEMARK_";
 
-/// The names of all variables of settings, for help texts.
+/// The variables of all settings, for help texts.
 pub fn variables() -> impl Iterator<Item = &'static str> {
     SETTINGS.iter().map(|(name, ..)| *name)
 }
 
-/// The variables that begin as ours do, all known and all text; an empty one counts as unset.
-fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMap<String, String>> {
+/// The variables with candlemark's prefix; an empty one counts as unset.
+///
+/// # Errors
+/// When one is unknown or not UTF-8.
+fn own_variables(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy();
@@ -84,8 +89,9 @@ fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMa
         if !known().any(|known| known == name) {
             return Err(Error::unknown("variable", &name, known()));
         }
-        let no_text = |_| Error::Usage(format!("{name} is no UTF-8: write it anew, or unset it"));
-        let value = value.into_string().map_err(no_text)?;
+        let not_utf8 =
+            |_| Error::Usage(format!("{name} is not UTF-8; set it to text, or unset it"));
+        let value = value.into_string().map_err(not_utf8)?;
         if !value.trim().is_empty() {
             found.insert(name.into_owned(), value);
         }
@@ -93,25 +99,30 @@ fn ours(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<BTreeMa
     Ok(found)
 }
 
-/// What a variable says, as a value of the file that is of the right type and in its range.
-fn value(section: &str, key: &str, kind: Kind, text: &str) -> std::result::Result<Value, String> {
-    let value = match kind {
-        Kind::Text => Value::from(text),
-        Kind::Words => text.split_whitespace().map(String::from).collect::<Vec<_>>().into(),
-        Kind::Toml => {
-            // A line of its own could hold another key.
+/// Parses a variable's text, and checks type and range.
+fn parse_value(
+    section: &str,
+    key: &str,
+    syntax: Syntax,
+    text: &str,
+) -> std::result::Result<Value, String> {
+    let value = match syntax {
+        Syntax::Text => Value::from(text),
+        Syntax::Words => text.split_whitespace().map(String::from).collect::<Vec<_>>().into(),
+        Syntax::Toml => {
+            // Another line could contain another key.
             let parsed = toml::from_str::<Table>(&format!("x = {}", text.trim())).ok();
             let one = parsed.filter(|table| table.len() == 1 && !text.contains('\n'));
             one.and_then(|mut table| table.remove("x")).unwrap_or_else(|| Value::from(text))
         }
     };
     let mut alone = Table::new();
-    put(&mut alone, section, key, value.clone());
-    Config::of(alone)?;
+    insert(&mut alone, section, key, value.clone());
+    Config::from_table(alone)?;
     Ok(value)
 }
 
-fn put(table: &mut Table, section: &str, key: &str, value: Value) {
+fn insert(table: &mut Table, section: &str, key: &str, value: Value) {
     if section.is_empty() {
         table.insert(key.into(), value);
         return;
@@ -122,25 +133,25 @@ fn put(table: &mut Table, section: &str, key: &str, value: Value) {
     }
 }
 
-/// Puts what variables say over the values of a file.
+/// Overrides the values of a file by those of variables.
 ///
 /// # Errors
-/// When one is not known, is no text, or says what its key cannot be.
+/// When a variable is unknown, is not UTF-8, or has an invalid value.
 pub(super) fn overlay(
     table: &mut Table,
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<()> {
-    let found = ours(variables)?;
-    for (name, section, key, kind) in SETTINGS {
+    let found = own_variables(variables)?;
+    for (name, section, key, syntax) in SETTINGS {
         let Some(text) = found.get(*name) else { continue };
-        let value = value(section, key, *kind, text)
+        let value = parse_value(section, key, *syntax, text)
             .map_err(|why| Error::Usage(format!("{name} is `{}`: {why}", shortened(text))))?;
-        // As the flag: who asks for a temperature wants it to count.
+        // As for the flag, a temperature turns greedy sampling off.
         if *key == "temperature" && !found.contains_key("CANDLEMARK_DETERMINISTIC") {
             let is_greedy = value.as_float() == Some(0.0) || value.as_integer() == Some(0);
-            put(table, section, "deterministic", is_greedy.into());
+            insert(table, section, "deterministic", is_greedy.into());
         }
-        put(table, section, key, value);
+        insert(table, section, key, value);
     }
     Ok(())
 }
@@ -163,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_the_file_has_a_variable_that_comes_before_it() {
+    fn a_variable_overrides_its_key_in_the_file() {
         let file = "[model]\nthreads = 2\n[generation]\niters = 7\nseed = 1\n";
         let config = read(
             file,
@@ -189,7 +200,7 @@ mod tests {
         assert_eq!(config.generation.seed, 1, "an empty variable is none");
     }
 
-    /// The list of keys is what serde itself knows.
+    /// Compares with the keys that serde lists.
     #[test]
     fn no_key_of_the_file_is_without_a_variable() {
         for section in ["model", "generation", "suite", "gate"] {
@@ -203,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temperature_counts_unless_the_output_is_to_be_deterministic() {
+    fn a_temperature_turns_deterministic_output_off_unless_it_is_set() {
         let of = |variables: &[_]| read("", variables).unwrap().generation.deterministic;
         assert!(!of(&[("CANDLEMARK_TEMPERATURE", "0.7")]));
         assert!(of(&[("CANDLEMARK_TEMPERATURE", "0")]));
@@ -221,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_is_held_to_the_range_of_its_key() {
+    fn a_variable_has_the_range_of_its_key() {
         for (name, text, says) in [
             ("ITERS", "0", "`generation.iters` is out of its range: 1 to 10000"),
             ("ITERS", "x", "invalid type: string \"x\", expected a whole number"),
@@ -240,12 +251,12 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_is_no_text_is_an_error_only_where_it_is_ours() {
+    fn invalid_utf8_is_an_error_only_in_our_variables() {
         use std::os::unix::ffi::OsStringExt as _;
         let no_text = || OsString::from_vec(vec![0xff]);
         let one = |name: &str| Config::read(None, std::iter::once((name.into(), no_text())));
         let error = one("CANDLEMARK_MODEL").unwrap_err().to_string();
-        assert_eq!(error, "CANDLEMARK_MODEL is no UTF-8: write it anew, or unset it");
+        assert_eq!(error, "CANDLEMARK_MODEL is not UTF-8; set it to text, or unset it");
         assert_eq!(one("OTHER").unwrap(), Config::default());
         let name = std::iter::once((no_text(), no_text()));
         assert_eq!(Config::read(None, name).unwrap(), Config::default());

@@ -1,6 +1,5 @@
-//! The documents of the suite `pipelines`: texts of our own, the instruction each set is given
-//! with, the articles cut into chunks, and the questions that are asked of them. Knows nothing of
-//! models: lengths here are words.
+//! The documents of the suite `pipelines`: texts, the prompts around them, chunks of articles, and
+//! questions about them. Knows nothing of models: lengths are in words.
 
 use std::ops::Range;
 
@@ -9,33 +8,33 @@ use crate::workload::{Pipeline, unix_lines};
 /// One text of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Document {
-    /// Its name in the file.
+    /// Its id in the fixture.
     pub id: &'static str,
-    /// What it says.
+    /// Its text.
     pub text: &'static str,
 }
 
 /// A part of an article.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
-    /// The article's name.
+    /// The article's id.
     pub article: &'static str,
     /// Whole words of it.
     pub text: &'static str,
 }
 
-/// What is asked of the articles.
+/// A question about the articles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question {
-    /// The article that answers it.
+    /// Id of the article that answers it.
     pub article: &'static str,
-    /// The question itself.
+    /// Its text.
     pub text: &'static str,
-    /// How much it asks for.
+    /// Its complexity.
     pub kind: Complexity,
 }
 
-/// How much a question asks for.
+/// The complexity of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Complexity {
     /// One fact.
@@ -54,8 +53,7 @@ const QUESTIONS: &str = unix_lines!(include_str!("../../fixtures/documents/quest
 const CHUNK: usize = 60;
 const OVERLAP: usize = 20;
 
-/// The texts that a pipeline is given: those of its own set; the articles where chunks are made of
-/// them.
+/// The documents of a pipeline; the articles, if it works on chunks.
 pub fn documents(pipeline: Pipeline) -> Vec<Document> {
     let file = match pipeline {
         Pipeline::Classification => TICKETS,
@@ -63,13 +61,12 @@ pub fn documents(pipeline: Pipeline) -> Vec<Document> {
         Pipeline::Code => FUNCTIONS,
         Pipeline::Summarisation | Pipeline::Embedding | Pipeline::Rag => ARTICLES,
     };
-    parts(file).map(|(id, text)| Document { id, text }).collect()
+    sections(file).map(|(id, text)| Document { id, text }).collect()
 }
 
-/// The articles in parts of at most 60 words, of which 20 are those that end the part before; no
-/// part spans two articles.
+/// The articles in chunks of at most 60 words that overlap by 20; no chunk spans two articles.
 pub fn chunks() -> Vec<Chunk> {
-    let articles = parts(ARTICLES);
+    let articles = sections(ARTICLES);
     articles
         .flat_map(|(article, text)| {
             windows(text, CHUNK, OVERLAP).into_iter().map(move |text| Chunk { article, text })
@@ -77,9 +74,9 @@ pub fn chunks() -> Vec<Chunk> {
         .collect()
 }
 
-/// The questions: first those that ask for one fact.
+/// The questions, simple ones first.
 pub fn questions() -> Vec<Question> {
-    let questions = parts(QUESTIONS).map(|(head, text)| {
+    let questions = sections(QUESTIONS).map(|(head, text)| {
         let (article, kind) = head.split_once(' ').unwrap_or((head, ""));
         let kind = if kind == "complex" { Complexity::Complex } else { Complexity::Simple };
         Question { article, text, kind }
@@ -87,8 +84,7 @@ pub fn questions() -> Vec<Question> {
     questions.collect()
 }
 
-/// What a model is told to do with a text. All prompts of a set begin alike, as those of real
-/// pipelines do.
+/// The prompt for a document. All prompts of a pipeline share a prefix, as in practice.
 pub fn prompt(pipeline: Pipeline, text: &str) -> String {
     let (before, after) = match pipeline {
         Pipeline::Classification => (
@@ -107,26 +103,26 @@ pub fn prompt(pipeline: Pipeline, text: &str) -> String {
     format!("{before}{text}{after}")
 }
 
-/// What a model is told when a question comes with what was found for it, the nearest first.
-pub fn prompt_with_context(question: &str, found: &[&str]) -> String {
+/// The prompt for a question with its retrieved chunks, nearest first.
+pub fn prompt_with_context(question: &str, chunks: &[&str]) -> String {
     let mut prompt = String::from("Answer in one or two sentences, from these notes alone.\n\n");
-    for (i, note) in found.iter().enumerate() {
+    for (i, note) in chunks.iter().enumerate() {
         prompt += &format!("Note {}: {note}\n\n", i + 1);
     }
     prompt + &self::prompt(Pipeline::Rag, question)
 }
 
-/// The texts of a file, each under a line `== head`.
-fn parts(file: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
-    let parts = file.split("== ").filter(|part| !part.trim().is_empty());
-    parts.map(|part| {
-        let (head, text) = part.split_once('\n').unwrap_or((part, ""));
+/// The sections of a file, each below a line `== head`.
+fn sections(file: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let sections = file.split("== ").filter(|section| !section.trim().is_empty());
+    sections.map(|section| {
+        let (head, text) = section.split_once('\n').unwrap_or((section, ""));
         (head.trim(), text.trim())
     })
 }
 
-/// Cuts a text into parts of at most `length` words, each of which begins with the last `overlap`
-/// words of the one before.
+/// Splits a text into windows of at most `length` words, each beginning with the last `overlap`
+/// words of the previous one.
 fn windows(text: &str, length: usize, overlap: usize) -> Vec<&str> {
     let words: Vec<Range<usize>> = text
         .split_whitespace()
@@ -155,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_set_has_its_documents_and_no_two_are_alike() {
+    fn documents_of_a_set_are_distinct_and_of_similar_length() {
         for (pipeline, count, words) in [
             (Pipeline::Classification, 24, 10..40),
             (Pipeline::Summarisation, 12, 100..200),
@@ -219,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_stands_before_the_question() {
+    fn retrieved_chunks_come_before_the_question() {
         let text = prompt_with_context("Why?", &["First.", "Second."]);
         assert!(text.ends_with("Note 1: First.\n\nNote 2: Second.\n\nQuestion: Why?\nAnswer:"));
         assert!(prompt(Pipeline::Code, "Adds.").ends_with("Adds.\n\n```rust\n"));

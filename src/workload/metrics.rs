@@ -1,11 +1,10 @@
-//! The one table of metrics: unit, direction and limit of each, and in which scenarios it is
-//! judged.
+//! The table of metrics: unit, direction and limit of each, and the scenarios in which it is judged.
 
 use serde::{Deserialize, Serialize};
 
 use crate::workload::{Task, Work};
 
-/// Which direction is good news.
+/// The better direction of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Better {
     /// Rates.
@@ -15,8 +14,8 @@ pub enum Better {
 }
 
 impl Better {
-    /// What a value costs: the value itself where lower is better, its inverse for a rate.
-    /// Every comparison is made on costs, so that a positive change is always bad news.
+    /// The cost of a value: the value itself if lower is better, its inverse for a rate. Comparisons
+    /// use costs, so that a positive change is always a change for the worse.
     pub fn cost(self, value: f64) -> f64 {
         match self {
             Better::Higher => 1.0 / value,
@@ -32,32 +31,32 @@ pub enum Gate {
     Never,
     /// Everywhere.
     Always,
-    /// Batch 1.
+    /// At batch 1.
     Single,
-    /// Batches of two and more.
+    /// At larger batches.
     Batched,
-    /// Where something is generated after the first token.
+    /// Where tokens are decoded after the first one.
     Decodes,
-    /// Where the first token is all that is generated.
+    /// Where only the first token is generated.
     PrefillOnly,
     /// Where items go through a pipeline.
     Items,
 }
 
-/// One thing that is measured; values are stored under its name in the unit of its name.
+/// A metric; values are stored under its name, in the unit that the name ends with.
 #[derive(Debug)]
 pub struct Metric {
-    /// Key in records; ends with the unit.
+    /// The key in records, one of [`metric`](mod@metric).
     pub name: &'static str,
-    /// For people.
+    /// The name in reports.
     pub label: &'static str,
-    /// For people, beside a number: `tok/s`, `ms`, `MiB`, ...
+    /// The unit in reports: `tok/s`, `ms`, `MiB`, ...
     pub unit: &'static str,
-    /// What one stored unit is in the unit shown: 1e3 for seconds shown as milliseconds.
+    /// Factor from the stored unit to that of reports: 1e3 from seconds to milliseconds.
     pub scale: f64,
-    /// Which direction is good.
+    /// The better direction.
     pub better: Better,
-    /// The change for the worse, as a share of the baseline, beyond which it is a regression.
+    /// The change for the worse, as a fraction of the baseline, beyond which it is a regression.
     pub limit: Option<f64>,
     /// Where it is judged.
     pub gate: Gate,
@@ -120,7 +119,7 @@ pub mod metric {
     pub const RSS_FILE_BYTES: &str = "rss_file_bytes";
 }
 
-/// Every metric. The limits are the specification's: rates -5 %, time to first token +10 %, memory +15 %.
+/// Every metric. Limits: rates -5 %, time to first token +10 %, memory +15 %.
 #[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
     Metric { name: metric::DECODE_TOK_S, label: "decode", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Single },
@@ -176,8 +175,7 @@ pub fn metric(name: &str) -> Option<&'static Metric> {
 }
 
 impl Metric {
-    /// What is calibrated together: rates of decoding, times to the first token, rates of prefill,
-    /// memory.
+    /// The group of metrics that are calibrated together.
     pub fn kind(&self) -> &'static str {
         match self.gate {
             Gate::Single | Gate::Batched => "decode",
@@ -189,17 +187,17 @@ impl Metric {
         }
     }
 
-    /// Whether the metric is judged in a scenario of this work.
+    /// Whether the metric is judged in a scenario with this work.
     pub fn gated(&self, work: &Work) -> bool {
         let generates = matches!(work.task, Task::Generate | Task::Depth);
         let decodes = generates && work.new_tokens > 1;
         self.limit.is_some()
             && match self.gate {
                 Gate::Never => false,
-                Gate::Always => work.task != Task::Stress, // Stress fills memory on purpose.
+                Gate::Always => work.task != Task::Stress, // A stress test fills memory on purpose.
                 Gate::Single => decodes && work.batch == 1,
                 Gate::Batched => decodes && work.batch > 1,
-                // After a depth the first token says nothing of a prompt.
+                // After a cached prefix, TTFT is not that of a prompt.
                 Gate::Decodes => decodes && work.task == Task::Generate,
                 Gate::PrefillOnly => generates && work.new_tokens == 1,
                 Gate::Items => work.task == Task::Items,

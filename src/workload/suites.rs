@@ -5,15 +5,15 @@ use crate::workload::{BATCHES, CATEGORIES, Input, Pipeline, PromptFormat, Scenar
 /// A named list of scenarios.
 #[derive(Debug)]
 pub struct Suite {
-    /// What to type.
+    /// Its name on the command line.
     pub name: &'static str,
-    /// What it is for, in one line.
+    /// Its purpose, in one line.
     pub about: &'static str,
-    /// The scenarios, in the order in which they are listed.
+    /// Its scenarios, in order.
     pub scenarios: fn() -> Vec<Scenario>,
 }
 
-/// The suites. `default` is what `cargo bench` and a plain `candlemark run` measure.
+/// The suites. `cargo bench` and `candlemark run` measure `default` unless told otherwise.
 #[rustfmt::skip]
 pub const SUITES: &[Suite] = &[
     Suite { name: "default", about: "every category at every batch size", scenarios: by_batch },
@@ -25,7 +25,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "consistency", about: "one request 20 times", scenarios: consistency },
     Suite { name: "stress", about: "very long and very many prompts under a memory limit", scenarios: stress },
     Suite { name: "pipelines", about: "document sets, embedding, retrieval with answers", scenarios: pipelines },
-    Suite { name: "quality", about: "agreement with the f32 definition", scenarios: quality },
+    Suite { name: "quality", about: "agreement with the f32 reference", scenarios: quality },
     Suite { name: "profile", about: "share of time in kernels, traced", scenarios: profile },
     Suite { name: "quick", about: "two scenarios, for monitoring", scenarios: quick },
     Suite { name: "all", about: "everything but `prompts` and `context-long`", scenarios: all },
@@ -56,7 +56,7 @@ fn by_prompt() -> Vec<Scenario> {
         .collect()
 }
 
-/// Prompt and answer tokens of S1 to S6, from least work to longest answer.
+/// Prompt and answer tokens of S1 to S6.
 const GRID: [(usize, usize); 6] =
     [(16, 32), (64, 64), (256, 128), (512, 256), (1024, 128), (64, 512)];
 
@@ -74,7 +74,7 @@ fn grid() -> Vec<Scenario> {
         .collect()
 }
 
-/// Tokens read, and generated, at each depth.
+/// Prompt and answer tokens at each depth.
 const AT_DEPTH: (usize, usize) = (64, 16);
 
 fn at_depth(depth: usize, extended: bool) -> Scenario {
@@ -91,11 +91,11 @@ fn context() -> Vec<Scenario> {
 
 fn context_long() -> Vec<Scenario> {
     let plain = [16384, 32768].map(|depth| at_depth(depth, false));
-    // Beyond what Qwen3 was trained with, where YaRN is for.
+    // Beyond Qwen3's training context, for which YaRN is made.
     plain.into_iter().chain([32768, 65536].map(|depth| at_depth(depth, true))).collect()
 }
 
-/// The one prompt that `api` and `consistency` ask, and how long the answer is.
+/// The prompt of `api` and `consistency`, and the length of its answer.
 const QUESTION: (Input, usize) = (Input::Category { name: "medium", first: 0 }, 32);
 
 fn api() -> Vec<Scenario> {

@@ -1,5 +1,4 @@
-//! The numbers behind a stored pair's verdicts, against those that `fixtures/analyse.py` found with
-//! scipy.
+//! The statistics of a stored pair against those that `fixtures/analyse.py` computed with scipy.
 
 use candlemark::compare::Policy;
 use candlemark::compare::paired::judge;
@@ -8,7 +7,7 @@ use candlemark::record::pair::PairRecord;
 use crate::golden;
 
 #[test]
-fn a_stored_pair_is_analysed_as_scipy_does() {
+fn a_stored_pair_gives_the_numbers_of_scipy() {
     let expected = std::fs::read_to_string(golden("analysed.json")).unwrap();
     let expected: Vec<serde_json::Value> = serde_json::from_str(&expected).unwrap();
     let judgement =

@@ -1,6 +1,5 @@
-//! A record that has something for every part of a report: each suite, a scenario that failed, one
-//! that is not supported, one that cannot be true, values that are missing with a reason. No two of
-//! its measured values are alike.
+//! A record with data for every part of a report: each suite, a failed, an unsupported and an
+//! invalid scenario, and values that are missing with a reason. All measured values differ.
 
 use candlemark::record::{
     Absence, AbsenceKind, Block, Case, Conditions, Record, StressOutcome, StressRequest, Work,
@@ -9,16 +8,16 @@ use candlemark::workload::Task;
 
 use crate::records;
 
-/// Seconds, rates and bytes near to what was asked for, each time a little off it.
+/// Generates values with a small deviation from the requested one.
 struct Values(u64);
 
 impl Values {
     fn near(&mut self, value: f64) -> f64 {
-        // Knuth's generator: repeatable, and no two values in a row are alike.
+        // Knuth's linear congruential generator.
         self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let off = (self.0 >> 40) as f64 / (1u64 << 24) as f64;
         let value = value * (0.97 + 0.06 * off);
-        // Six digits are enough, and keep the file small.
+        // Six digits keep the file small.
         format!("{value:.5e}").parse().unwrap()
     }
 
@@ -36,7 +35,7 @@ impl Values {
         block
     }
 
-    /// One process of a scenario that generates.
+    /// One block of a scenario that generates.
     fn answers(&mut self, ttft: f64, rate: f64, batch: usize, tokens: usize) -> Block {
         let each = rate / batch as f64;
         let e2e = ttft + (tokens - 1) as f64 / each;
@@ -84,7 +83,6 @@ fn case(id: &str, task: Task, batch: usize, prompt: usize, new_tokens: usize) ->
     Case { id: id.into(), work, output_sha256: Some("cd".repeat(32)), ..Case::default() }
 }
 
-/// The record.
 pub fn everything() -> Record {
     let mut record = records::run(4);
     let mut values = Values(42);

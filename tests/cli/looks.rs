@@ -1,5 +1,5 @@
-//! A run may be looked at, then measured further and looked at again: the first verdict pays for
-//! all that may follow.
+//! Interim looks at a run that may be measured further: Bonferroni's correction divides the level
+//! of the first look by the number of planned looks.
 
 use crate::{candlemark, checked, golden};
 
@@ -16,8 +16,8 @@ fn lower_end(judgement: &serde_json::Value) -> f64 {
 }
 
 #[test]
-fn the_first_look_is_held_to_the_level_of_all_that_may_follow() {
-    // What is decided is not measured further, so that both look at the same blocks.
+fn the_first_look_has_the_level_of_all_planned_looks() {
+    // Decided scenarios are not measured further, so both looks see the same blocks.
     let plain = judged("critical", &[]);
     assert_eq!(plain["policy"]["looks"], 6);
     if cfg!(feature = "engine") {
@@ -29,7 +29,7 @@ fn the_first_look_is_held_to_the_level_of_all_that_may_follow() {
 }
 
 #[test]
-fn after_a_single_look_nothing_is_measured_further() {
+fn a_single_look_excludes_further_measurement() {
     let args = checked("noisy");
     let args: Vec<&str> = args.iter().map(String::as_str).chain(["--single-look"]).collect();
     let output = candlemark(&args, &golden(""));

@@ -9,10 +9,10 @@ use std::sync::Once;
 use assert_cmd::Command;
 
 mod analysis;
-mod answers;
 mod everything;
 mod looks;
 mod missing;
+mod no_verdict;
 mod pair;
 mod pairs;
 mod records;
@@ -22,7 +22,7 @@ mod statuses;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
 
-/// Where `check --baselines stored` looks for the calibration of the records' machine and model.
+/// The calibration that `check --baselines stored` finds for the machine and model of the records.
 const CALIBRATION: &str = "stored/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.calibration.json";
 
 fn golden(name: &str) -> PathBuf {
@@ -35,7 +35,7 @@ fn blessing() -> bool {
 
 fn candlemark(args: &[&str], folder: &Path) -> Output {
     if blessing() {
-        // Tests run at once, and all of them read the records.
+        // Tests run in parallel, and all of them read the records.
         static RECORDS: Once = Once::new();
         RECORDS.call_once(|| {
             for (name, record) in records::all().into_iter().chain(served::all()) {
@@ -55,8 +55,8 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
     command.current_dir(folder).args(args).output().unwrap()
 }
 
-/// Compares what a command says and answers with a file: stdout, then stderr under a line of its
-/// own.
+/// Compares stdout, stderr after a separator line, and the exit status of a command with a golden
+/// file.
 fn check(args: &[&str], file: &str, status: i32) {
     let output = candlemark(args, &golden(""));
     let mut text = String::from_utf8(output.stdout).unwrap();
@@ -68,7 +68,7 @@ fn check(args: &[&str], file: &str, status: i32) {
     assert_eq!(output.status.code(), Some(status), "{args:?}\n{text}");
 }
 
-/// The time of a document about nothing measured is that of the test.
+/// Removes the current time from a document without a record.
 fn without_now(text: &str) -> String {
     let now = |stamp: &str| {
         let time = format!("{stamp}Z").parse::<jiff::Timestamp>();
@@ -98,7 +98,7 @@ fn expected(file: &str) -> String {
 
 #[test]
 #[should_panic(expected = "BLESS=1 writes it")]
-fn a_golden_file_that_is_missing_is_not_an_empty_one() {
+fn a_missing_golden_file_is_not_an_empty_one() {
     expected("no-such-file.txt");
 }
 
@@ -114,7 +114,7 @@ fn check_record(record: &str, more: &[&str], file: &str, status: i32) {
 }
 
 #[test]
-fn the_records_are_what_they_are_made_from() {
+fn the_checked_in_records_are_up_to_date() {
     for (name, record) in records::all().into_iter().chain(served::all()) {
         same(&record.to_json(), &format!("records/{name}.json"));
         assert_eq!(
@@ -125,7 +125,7 @@ fn the_records_are_what_they_are_made_from() {
 }
 
 #[test]
-fn the_calibration_is_what_it_is_made_from() {
+fn the_checked_in_calibration_is_up_to_date() {
     same(&records::calibration().to_json(), CALIBRATION);
     let stored = golden(CALIBRATION);
     let (folder, record) = (golden("stored"), records::run(4));
@@ -155,7 +155,7 @@ fn the_published_schemas_are_current() {
     assert_eq!(String::from_utf8(plain.stdout).unwrap(), Record::json_schema());
 }
 
-/// Virtual suites of the pool, by the rules that the golden files show.
+/// Replays two rules on the pool.
 fn check_replay(more: &[&str], file: &str) {
     let args = ["gate-eval", "replay", "pool.json", "--runs", "50"];
     check(&[&args, more].concat(), file, 0);
@@ -179,7 +179,7 @@ fn the_last_line_of_a_replay_is_json() {
 }
 
 #[test]
-fn a_pool_that_is_none_is_refused() {
+fn an_invalid_pool_is_refused() {
     for (pool, more, file) in [
         ("no-pool.json", None, "no-pool.txt"),
         ("garbage.json", None, "garbage-pool.txt"),
@@ -234,7 +234,7 @@ fn noise_cannot_be_decided() {
 }
 
 #[test]
-fn what_is_undecided_names_the_command_that_goes_on() {
+fn an_undecided_verdict_names_the_command_that_continues() {
     let folder = tempfile::tempdir().unwrap();
     let run = "target/candlemark/runs/20260704T120000Z-0123456";
     fs::create_dir_all(folder.path().join(run)).unwrap();
@@ -250,7 +250,7 @@ fn what_is_undecided_names_the_command_that_goes_on() {
 
 #[cfg(feature = "engine")]
 #[test]
-fn measuring_further_needs_something_undecided_an_optimised_build_and_a_time() {
+fn measuring_further_needs_open_scenarios_a_release_build_and_a_budget() {
     let status = |args: &[&str]| {
         let args: Vec<&str> = CHECK.iter().chain(args).copied().collect();
         let output = candlemark(&args, &golden(""));
@@ -273,7 +273,7 @@ fn measuring_further_needs_something_undecided_an_optimised_build_and_a_time() {
 
 #[cfg(feature = "engine")]
 #[test]
-fn more_mebibytes_than_have_a_number_of_bytes_are_a_usage_error() {
+fn too_many_mebibytes_are_a_usage_error() {
     let folder = tempfile::tempdir().unwrap();
     let synth = ["synth", "--shape", "nano", "-o", "x", "--shard-mib"];
     for args in [&["run", "short", "--stress-room"][..], &synth] {
@@ -286,7 +286,7 @@ fn more_mebibytes_than_have_a_number_of_bytes_are_a_usage_error() {
 }
 
 #[test]
-fn a_machine_that_drifted_decides_nothing() {
+fn a_drifted_machine_is_inconclusive() {
     let args = ["check", "--baseline", "records/kernels.json", "--record", "records/drifted.json"];
     check(&args, "drifted.txt", 3);
     let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &golden(""));
@@ -298,7 +298,7 @@ fn a_machine_that_drifted_decides_nothing() {
 }
 
 #[test]
-fn drift_since_the_release_is_told_and_decides_nothing() {
+fn drift_since_the_release_is_reported_without_a_verdict() {
     let args = ["check", "--baseline", "records/rolling.json", "--record", "records/same.json"];
     check(&args, "release-drift.txt", 0);
     for (format, file) in [("md", "release-drift.md"), ("github", "release-drift.github.txt")] {
@@ -315,12 +315,12 @@ fn drift_since_the_release_is_told_and_decides_nothing() {
 }
 
 #[test]
-fn a_calibration_beside_the_baselines_is_used() {
+fn a_calibration_in_the_folder_of_baselines_is_used() {
     check_record("same", &["--baselines", "stored"], "calibrated.txt", 0);
 }
 
 #[test]
-fn a_baseline_of_one_session_decides_nothing() {
+fn a_baseline_of_one_session_is_inconclusive() {
     let args =
         ["check", "--baseline", "records/session-1.json", "--record", "records/critical.json"];
     check(&args, "uncalibrated.txt", 3);
@@ -333,7 +333,7 @@ fn another_machine_or_model_is_not_compared() {
 }
 
 #[test]
-fn another_machine_is_compared_where_the_configuration_allows_it() {
+fn another_machine_is_compared_if_the_configuration_allows_it() {
     check_record("other-machine", &["--config", "alias.toml"], "other-machine-allowed.txt", 0);
 }
 
@@ -362,14 +362,14 @@ fn a_baseline_of_another_schema_is_named() {
 }
 
 #[test]
-fn changed_output_failed_runs_and_impossible_numbers_fail() {
+fn changed_output_failed_runs_and_invalid_numbers_fail() {
     check_record("output-changed", &[], "output-changed.txt", 5);
     check_record("failed", &[], "failed.txt", 5);
     check_record("invalid", &[], "invalid.txt", 5);
 }
 
 #[test]
-fn files_that_are_named_and_are_none_are_a_wrong_command_line() {
+fn invalid_named_files_are_usage_errors() {
     let args = ["check", "--baseline", "records/base.json", "--record", "garbage.json"];
     check(&args, "garbage.txt", 2);
     check_record("same", &["--config", "misspelt.toml"], "misspelt.txt", 2);
@@ -461,7 +461,7 @@ fn a_verdict_is_json() {
 }
 
 #[test]
-fn records_stand_side_by_side() {
+fn records_are_compared_side_by_side() {
     check(&["compare", "records/base.json", "records/slower.json"], "compare.md", 0);
     let three =
         ["compare", "records/base.json", "records/other-machine.json", "records/injected.json"];
@@ -477,7 +477,7 @@ fn scenarios_are_listed() {
 }
 
 #[test]
-fn a_reader_that_leaves_takes_no_answer_with_it() {
+fn a_closed_pipe_keeps_the_exit_status() {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_candlemark"))
         .args(checked("slower"))
         .current_dir(golden(""))
@@ -492,7 +492,7 @@ fn a_reader_that_leaves_takes_no_answer_with_it() {
 }
 
 #[test]
-fn a_shell_is_completed() {
+fn completions_are_printed() {
     let output = candlemark(&["completions", "bash"], &golden(""));
     assert!(String::from_utf8(output.stdout).unwrap().contains("_candlemark"));
 }

@@ -1,4 +1,4 @@
-//! What is missing, on the real binary: in a run against a stored baseline, and in two builds.
+//! Missing data in a run against a stored baseline and in a pair, on the real binary.
 
 use std::fs;
 
@@ -12,13 +12,13 @@ fn check_pair(pair: &str, more: &[&str], file: &str, status: i32) {
 }
 
 #[test]
-fn a_deleted_scenario_is_no_pass() {
+fn a_deleted_scenario_does_not_pass() {
     check_record("partial", &[], "partial.txt", 4);
     check_pair("new-and-missing", &[], "pair-new-and-missing.txt", 4);
 }
 
 #[test]
-fn a_scenario_that_is_removed_with_a_reason_is_one() {
+fn a_scenario_removed_with_a_reason_passes() {
     let config = ["--config", "removed.toml"];
     check_record("partial", &config, "partial-removed.txt", 0);
     check_record(
@@ -28,24 +28,24 @@ fn a_scenario_that_is_removed_with_a_reason_is_one() {
         0,
     );
     check_pair("new-and-missing", &config, "pair-removed.txt", 0);
-    // The entry stays when the scenario does.
+    // The entry in the configuration may stay while the scenario still exists.
     check_record("same", &config, "removed-but-measured.txt", 0);
     check_record("same", &["--config", "removed-without-reason.toml"], "no-reason.txt", 2);
 }
 
 #[test]
-fn a_scenario_that_the_run_was_not_asked_for_is_listed() {
+fn a_scenario_outside_the_selection_is_listed() {
     check_record("not-selected", &[], "not-selected.txt", 0);
 }
 
 #[test]
-fn a_metric_that_lost_its_value_is_no_pass() {
+fn a_metric_without_its_value_does_not_pass() {
     check_record("no-value", &[], "no-value.txt", 4);
     check_pair("no-value", &[], "pair-no-value.txt", 4);
 }
 
 #[test]
-fn what_a_run_did_not_come_to_is_undecided() {
+fn scenarios_skipped_for_time_are_undecided() {
     check_record("out-of-time", &[], "out-of-time.txt", 3);
     check_record("interrupted", &[], "interrupted.txt", 3);
     check_record("interrupted-at-once", &[], "interrupted-at-once.txt", 3);
@@ -54,7 +54,7 @@ fn what_a_run_did_not_come_to_is_undecided() {
 }
 
 #[test]
-fn a_run_of_schema_1_is_judged_and_what_it_lacks_is_missing() {
+fn a_run_of_schema_1_is_judged_and_its_gaps_are_missing() {
     let folder = tempfile::tempdir().unwrap();
     let of_schema_1 = |name: &str| {
         let text = fs::read_to_string(golden(&format!("records/{name}.json"))).unwrap();
@@ -78,7 +78,7 @@ fn a_run_of_schema_1_is_judged_and_what_it_lacks_is_missing() {
 }
 
 #[test]
-fn there_is_no_flag_that_lets_missing_data_pass() {
+fn no_flag_lets_missing_data_pass() {
     let args = ["check", "--baseline", "records/base.json", "--record", "records/partial.json"];
     let output = candlemark(&[&args[..], &["--strict"]].concat(), &golden(""));
     assert_eq!(output.status.code(), Some(2), "to fail closed is the rule, not a flag");

@@ -1,4 +1,4 @@
-//! Verdicts of pairs, had again from what was stored.
+//! Verdicts of stored pairs.
 
 use candlemark::compare::Policy;
 use candlemark::compare::paired::judge;
@@ -7,7 +7,7 @@ use candlemark::report;
 
 use crate::{candlemark, check, golden, pairs, same};
 
-/// Judges a checked-in pair and compares what is said with a file.
+/// Judges a checked-in pair and compares the output with a golden file.
 fn check_pair(pair: &str, more: &[&str], file: &str, status: i32) {
     let record = format!("pairs/{pair}.json");
     let args: Vec<&str> =
@@ -16,7 +16,7 @@ fn check_pair(pair: &str, more: &[&str], file: &str, status: i32) {
 }
 
 #[test]
-fn the_pairs_are_what_they_are_made_from() {
+fn the_checked_in_pairs_are_up_to_date() {
     let folder = tempfile::tempdir().unwrap();
     for (name, pair) in pairs::all() {
         let path = folder.path().join("pair.json");
@@ -60,7 +60,7 @@ fn a_pair_is_judged_from_its_file_alone() {
 }
 
 #[test]
-fn a_pair_has_every_form_of_a_verdict() {
+fn a_pair_has_every_format_of_a_verdict() {
     for (format, file) in [
         ("md", "pair-regressed.md"),
         ("html", "pair-regressed.html"),
@@ -89,7 +89,7 @@ fn a_pair_is_judged_alone() {
 }
 
 #[test]
-fn hostile_names_stay_text_in_every_form_of_a_pair() {
+fn hostile_names_stay_text_in_every_format_of_a_pair() {
     for format in ["human", "md", "html", "github", "junit", "bmf", "smaller-is-better"] {
         let args = ["check", "--record", "pairs/hostile.json", "--format", format];
         let output = candlemark(&args, &golden(""));
@@ -113,7 +113,7 @@ fn hostile_names_stay_text_in_every_form_of_a_pair() {
 }
 
 #[test]
-fn a_page_needs_nothing_from_outside() {
+fn a_page_has_no_external_resources() {
     for (name, pair) in pairs::all() {
         let judgement = judge(&pair, &Policy::default());
         let page = report::pair_page(&pair, &judgement, "candlemark check").unwrap();
@@ -124,7 +124,7 @@ fn a_page_needs_nothing_from_outside() {
     }
 }
 
-/// A suite of so many scenarios, of which the first lose a tenth of their speed.
+/// A suite whose first `slow` scenarios lose a tenth of their speed.
 fn suite(scenarios: usize, slow: usize) -> PairRecord {
     let effect = |at: usize| if at < slow { 0.1 } else { 0.0 };
     let case = |at: usize| {
@@ -134,7 +134,7 @@ fn suite(scenarios: usize, slow: usize) -> PairRecord {
 }
 
 #[test]
-fn markdown_fits_a_comment_and_counts_what_it_leaves_out() {
+fn markdown_fits_a_comment_and_counts_the_omitted_rows() {
     for (slow, shown, says) in [
         (20, 20..=20, "1180 unchanged"),
         (400, 100..=399, "more findings, the least important, are left out here"),
@@ -164,7 +164,7 @@ fn a_warning_hides_nothing_that_is_undecided() {
 }
 
 #[test]
-fn many_remarks_push_out_no_finding_and_no_command() {
+fn many_notes_hide_no_finding_and_no_command() {
     let mut judgement = judge(&suite(400, 20), &Policy::default());
     judgement.notes =
         (0..1000).map(|i| format!("scenario {i} looks odd but can be true")).collect();
@@ -176,7 +176,7 @@ fn many_remarks_push_out_no_finding_and_no_command() {
 }
 
 #[test]
-fn progress_says_what_is_decided_and_what_is_open() {
+fn progress_shows_decided_and_open_scenarios() {
     let said =
         |pair: &PairRecord, left| report::pair_progress(&judge(pair, &Policy::default()), left);
     let mut pair = suite(5, 1);

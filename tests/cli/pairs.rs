@@ -1,6 +1,6 @@
-//! The pairs that the command line is tried on, checked in under `fixtures/golden/pairs`, where
-//! `BLESS=1` writes them. Every number is drawn from a fixed sequence and rounded, so that the
-//! files are small and the same everywhere.
+//! The pairs of the command-line tests, checked in under `fixtures/golden/pairs`, where `BLESS=1`
+//! writes them. Every number is pseudorandom and rounded, so that the files are small and the same
+//! everywhere.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +14,18 @@ use candlemark::stats::Random;
 
 use crate::records;
 
-/// What the candidate does to the base's values, and how quiet the machine is.
+/// The effect of the candidate, and the noise of the machine.
 #[derive(Clone, Copy)]
 pub struct Effect {
-    /// Share of the decode rate that is lost.
+    /// Relative loss of the decode rate.
     pub decode: f64,
-    /// Share by which the time to the first token rises.
+    /// Relative increase of TTFT.
     pub ttft: f64,
-    /// Share by which peak memory rises.
+    /// Relative increase of peak memory.
     pub memory: f64,
-    /// Largest share by which a turn is off.
+    /// Largest relative deviation of a turn.
     pub noise: f64,
-    /// Share by which the copy of the base is slower; only a machine does that.
+    /// Relative slowdown of the null control, which only the machine can cause.
     pub null: f64,
 }
 
@@ -39,15 +39,15 @@ impl Noise {
         2.0 * self.0.uniform() - 1.0
     }
 
-    /// A value that is off by a block's mood and a turn's, with four digits.
-    fn value(&mut self, centre: f64, mood: f64, noise: f64) -> f64 {
-        let value = centre * (1.0 + noise * (mood + self.next()) / 2.0);
+    /// A value with the deviations of its block and its turn, with four digits.
+    fn value(&mut self, centre: f64, block_noise: f64, noise: f64) -> f64 {
+        let value = centre * (1.0 + noise * (block_noise + self.next()) / 2.0);
         let digits = 10f64.powf(3.0 - value.log10().floor());
         (value * digits).round() / digits
     }
 }
 
-/// A scenario of so many blocks, its sides alike but for the effect.
+/// A scenario whose arms differ by the effect.
 pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairCase {
     let mut noise = Noise(Random::new(id.bytes().map(u64::from).sum()));
     let work = Work {
@@ -65,17 +65,17 @@ pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairCase {
     };
     let (decode, rate) =
         if batch == 1 { ("decode_tok_s", 40.0) } else { ("decode_tok_s_aggregate", 90.0) };
-    // The copy of the base takes part in the scenarios of one sequence.
+    // The null control takes part in scenarios of batch 1.
     let orders = if batch == 1 { ["ANBBNA", "BNAANB"] } else { ["ABBA", "BAAB"] };
     let blocks = (0..blocks).map(|block| {
         let moods = [noise.next(), noise.next(), noise.next()];
         let mut turn = |letter: char, centre: f64, factor: f64| {
-            let (mood, factor) = match letter {
+            let (block_noise, factor) = match letter {
                 'A' => (moods[0], 1.0),
                 'B' => (moods[1], factor),
                 _ => (moods[2], 1.0 + effect.null * (factor - 1.0).signum()),
             };
-            noise.value(centre * factor, mood, effect.noise)
+            noise.value(centre * factor, block_noise, effect.noise)
         };
         let rounds = orders.map(|order| {
             let mut values = BTreeMap::new();
@@ -111,7 +111,7 @@ pub fn case(id: &str, batch: usize, blocks: usize, effect: Effect) -> PairCase {
     }
 }
 
-/// Two builds, measured in so many blocks.
+/// A pair with this number of blocks.
 pub fn pair(blocks: usize, cases: Vec<PairCase>) -> PairRecord {
     let run = records::run(4);
     let mut session = run.sessions[0].clone();
@@ -152,19 +152,19 @@ pub fn pair(blocks: usize, cases: Vec<PairCase>) -> PairRecord {
     }
 }
 
-/// Two scenarios, of which the effect is in the first.
-fn two(blocks: usize, effect: Effect) -> PairRecord {
+/// Two scenarios, the first with the effect.
+fn two_scenarios(blocks: usize, effect: Effect) -> PairRecord {
     let cases = vec![case("code/b1", 1, blocks, effect), case("long/b4", 4, blocks, SAME)];
     pair(blocks, cases)
 }
 
 fn changed(blocks: usize, effect: Effect, change: impl FnOnce(&mut PairRecord)) -> PairRecord {
-    let mut paired = two(blocks, effect);
+    let mut paired = two_scenarios(blocks, effect);
     change(&mut paired);
     paired
 }
 
-/// Rejects a block in which the candidate was made to look slow.
+/// Rejects a block and makes its candidate slow.
 fn reject(paired: &mut PairRecord, block: usize) {
     let why = "a reference kernel moved by 22 %";
     paired.blocks[block].rejected = Some(why.into());
@@ -176,15 +176,15 @@ fn reject(paired: &mut PairRecord, block: usize) {
     }
 }
 
-/// Every pair by file name, with one thing about it that matters.
+/// Every pair by file name.
 pub fn all() -> Vec<(&'static str, PairRecord)> {
     let slow = Effect { decode: 0.08, ..SAME };
     vec![
-        ("pass", two(8, SAME)),
-        ("improved", two(8, Effect { decode: -0.1, ..SAME })),
-        ("regressed", two(8, slow)),
-        ("critical", two(8, Effect { decode: 0.2, ..SAME })),
-        ("memory", two(8, Effect { memory: 0.25, ..SAME })),
+        ("pass", two_scenarios(8, SAME)),
+        ("improved", two_scenarios(8, Effect { decode: -0.1, ..SAME })),
+        ("regressed", two_scenarios(8, slow)),
+        ("critical", two_scenarios(8, Effect { decode: 0.2, ..SAME })),
+        ("memory", two_scenarios(8, Effect { memory: 0.25, ..SAME })),
         (
             "borderline",
             changed(32, Effect { decode: 0.048, ..SAME }, |paired| paired.ended = Ended::Looks),
@@ -310,11 +310,11 @@ pub fn all() -> Vec<(&'static str, PairRecord)> {
         (
             "analysed",
             changed(23, Effect { decode: 0.042, ttft: 0.02, noise: 0.08, ..SAME }, |paired| {
-                // Three of a kind say what their variances have in common.
+                // Variances are moderated from three metrics of a kind on.
                 let noisy = Effect { decode: 0.01, noise: 0.05, ..SAME };
                 paired.scenarios.push(case("short/b1", 1, 23, noisy));
                 reject(paired, 5);
-                // From three rounds on a block's value is their median.
+                // From three rounds on the block effect is their median.
                 for turns in &mut paired.scenarios[1].blocks {
                     let (order, values) = (&turns.rounds[0].order, &turns.rounds[1].values);
                     turns.rounds.push(Round { order: order.clone(), values: values.clone() });

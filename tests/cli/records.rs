@@ -1,5 +1,5 @@
-//! The records that the command line is tried on: small, made of literal numbers, and checked in
-//! under `fixtures/golden/records`, where `BLESS=1` writes them.
+//! The records of the command-line tests: small, of literal numbers, checked in under
+//! `fixtures/golden/records`, where `BLESS=1` writes them.
 
 use candlemark::machine::SESSION_GAP;
 use candlemark::record::calibration::{
@@ -10,7 +10,7 @@ use candlemark::record::{
     SCHEMA, Session, Settings, Work,
 };
 
-/// A run of two scenarios in three processes, each a little off in turn.
+/// A run of two scenarios in three blocks with small deviations.
 pub fn run(day: usize) -> Record {
     let id = format!("2026070{day}T120000Z-0123456");
     let mut record = Record {
@@ -111,7 +111,7 @@ fn times_all(record: &mut Record, metric: &str, factor: f64) {
     }
 }
 
-/// Gives each block the reference kernels; reading memory takes so many seconds.
+/// Adds reference kernels to each block; reading memory takes `stream_s`.
 fn with_kernels(mut record: Record, stream_s: f64) -> Record {
     for block in record.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
         let one = KernelTimes { compute_s: 0.0013, stream_s, dispatch_s: 0.002 };
@@ -120,7 +120,7 @@ fn with_kernels(mut record: Record, stream_s: f64) -> Record {
     record
 }
 
-/// What the machine of the records is known to differ by.
+/// The calibration of the machine of the records.
 pub fn calibration() -> Calibration {
     let of = run(3);
     let spread = |sd| SdEstimate { sd, freedom: 9.0 };
@@ -157,13 +157,13 @@ fn changed(change: impl FnOnce(&mut Record)) -> Record {
     record
 }
 
-/// Takes away what was measured of a scenario.
+/// Replaces the blocks of a scenario by a reason for their absence.
 fn absent(record: &mut Record, at: usize, kind: AbsenceKind, why: &str) {
     record.scenarios[at].absent = Some(Absence::new(kind, why));
     record.scenarios[at].blocks.clear();
 }
 
-/// Every record by file name, with one thing about it that matters.
+/// Every record by file name.
 pub fn all() -> Vec<(&'static str, Record)> {
     let sessions = [run(1), run(2), run(3)];
     let base = candlemark::baseline::promote(&sessions, SESSION_GAP).unwrap();

@@ -1,4 +1,4 @@
-//! `candlemark report` in every language, on paper and on disk.
+//! `candlemark report` in every language, to stdout and to files.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::{blessing, candlemark, check, golden};
 const RECORD: &str = "records/everything.json";
 
 #[test]
-fn a_record_of_everything_is_a_report_in_every_language() {
+fn the_full_record_is_a_report_in_every_language() {
     for lang in ["en", "fr", "ko"] {
         let file = format!("report-everything.{lang}.md");
         check(&["report", RECORD, "--lang", lang], &file, 0);
@@ -18,7 +18,7 @@ fn a_record_of_everything_is_a_report_in_every_language() {
 }
 
 #[test]
-fn charts_are_files_beside_a_file_and_nowhere_else() {
+fn charts_are_written_only_next_to_a_report_file() {
     let folder = tempfile::tempdir().unwrap();
     let (record, file) = (golden(RECORD), folder.path().join("my report.md"));
     let (record, path) = (record.to_str().unwrap(), file.to_str().unwrap());
@@ -46,7 +46,7 @@ fn charts_are_files_beside_a_file_and_nowhere_else() {
 }
 
 #[test]
-fn example_reports_are_whole_and_of_their_records() {
+fn example_reports_are_complete_and_up_to_date() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("baselines/examples");
     let mut seen = 0;
     for entry in fs::read_dir(examples).unwrap() {
@@ -84,7 +84,7 @@ fn an_unknown_language_names_the_known_ones() {
 }
 
 #[test]
-fn targets_of_the_user_are_met_or_not_beside_the_others() {
+fn targets_of_the_user_are_added_to_the_builtin_ones() {
     let folder = tempfile::tempdir().unwrap();
     let own = folder.path().join("own.toml");
     let line = |id: &str, scenario: &str, max: f64| {

@@ -1,15 +1,14 @@
-//! Records of a server's configuration before and after, with labels, samples and all that exports
-//! read; and text that tries to be more than text, through every export and `compare`.
+//! Records before and after a change of a server's configuration, with all data that exports read;
+//! and injection attacks through every export and `compare`.
 
 use candlemark::record::{Absence, AbsenceKind, Block, Case, Record, StressOutcome, StressRequest};
 use candlemark::workload::Task;
 
 use crate::{candlemark as tool, check, golden, records};
 
-/// A run of a server's model: batch 1 and 4, a depth, stress, one scenario that cannot be true, one
-/// that failed, and one that the engine does not do. `speed` multiplies every rate; `wobble` is how
-/// far processes lie apart.
-fn served(day: usize, speed: f64, wobble: f64) -> Record {
+/// A run of a server's model: batch 1 and 4, a depth, stress, and an invalid, a failed and an
+/// unsupported scenario. `speed` multiplies every rate; `noise` is the deviation between processes.
+fn served(day: usize, speed: f64, noise: f64) -> Record {
     let mut record = records::run(day);
     let session = record.sessions[0].id.clone();
     record.machine.fields.insert("cpu_name".into(), "AMD EPYC".into());
@@ -25,7 +24,7 @@ fn served(day: usize, speed: f64, wobble: f64) -> Record {
     (record.model.kv_heads, record.model.head_dim) = (8, 128);
     (record.model.vocab, record.model.context) = (151_936, 40_960);
     let block = |decode: f64, prefill: f64, batch: usize, process: usize| {
-        let off = speed * (1.0 + wobble * (process as f64 - 1.0));
+        let off = speed * (1.0 + noise * (process as f64 - 1.0));
         let rate = if batch == 1 { "decode_tok_s" } else { "decode_tok_s_aggregate" };
         let mut block = Block { session: session.clone(), ..Block::default() };
         for (metric, value) in [
@@ -33,8 +32,8 @@ fn served(day: usize, speed: f64, wobble: f64) -> Record {
             ("prefill_tok_s", prefill * off),
             ("ttft_s", 64.0 / prefill / off),
             ("e2e_s", (64.0 / prefill + 31.0 / decode) / off),
-            ("step_cv", wobble),
-            ("stalls", if wobble > 0.05 { 2.0 } else { 0.0 }),
+            ("step_cv", noise),
+            ("stalls", if noise > 0.05 { 2.0 } else { 0.0 }),
             ("peak_rss_bytes", 3e8 * (2.0 - speed)),
         ] {
             block.values.insert(metric.into(), Some(value));
@@ -45,7 +44,7 @@ fn served(day: usize, speed: f64, wobble: f64) -> Record {
         block.values.insert("peak_device_bytes".into(), None);
         block.notes.insert("peak_device_bytes".into(), "the device is the CPU".into());
         let step = 1.0 / decode / off;
-        block.steps_s = vec![[&[step; 29][..], &[step * (1.0 + wobble); 2]].concat(); 3];
+        block.steps_s = vec![[&[step; 29][..], &[step * (1.0 + noise); 2]].concat(); 3];
         block
     };
     let pattern = record.scenarios[0].clone();
@@ -85,7 +84,7 @@ fn served(day: usize, speed: f64, wobble: f64) -> Record {
     record
 }
 
-/// Four requests, of which some find no memory.
+/// Four requests, of which `without_memory` run out of memory.
 fn stress(session: &str, without_memory: usize) -> Case {
     let request = |at: usize| StressRequest {
         prompt_tokens: 1024 << at,
@@ -118,8 +117,8 @@ fn labelled(mut record: Record, labels: &[(&str, &str)]) -> Record {
     record
 }
 
-/// Text that tries to be more: of HTML, Markdown, a workflow command, a label, a terminal, a
-/// spreadsheet, another direction.
+/// Injections: HTML, Markdown, workflow commands, Prometheus labels, terminal escapes, spreadsheet
+/// formulas, bidirectional text.
 pub const HOSTILE: [&str; 4] = [
     "::error::a|b <script>alert(1)</script> `x` \"q\" 'r' \\ \n# y\n::stop-commands::z\n##[add-mask]w",
     "=cmd()|'c'!A1,\u{0}\u{1b}[31m\u{1b}]0;t\u{7}\r\n\u{202e}gnp.exe\u{2066}\u{200b}\u{feff}",
@@ -153,7 +152,7 @@ fn hostile() -> Record {
     record
 }
 
-/// Every record of this file by name.
+/// Every record by file name.
 pub fn all() -> Vec<(&'static str, Record)> {
     let mut after = labelled(
         served(5, 1.06, 0.01),
@@ -223,7 +222,7 @@ fn a_configuration_before_and_after_is_compared() {
     check(&[&pair[..], &["records/failed.json"]].concat(), "compare-three.md", 0);
 }
 
-/// Everything that one of the documents says, by what made it.
+/// The text of every document, with the command that made it.
 fn documents() -> Vec<(String, String)> {
     let formats = ["md", "html", "json"].into_iter().chain(FORMATS.map(|(format, _)| format));
     let reports =
@@ -254,8 +253,7 @@ fn documents() -> Vec<(String, String)> {
 #[test]
 fn text_stays_text_in_every_document() {
     for (made_by, text) in documents() {
-        // What stands in a block of code is to be typed as it is, and is nothing else to whoever
-        // renders it.
+        // Fenced code is rendered literally.
         let fences = if made_by.ends_with("md") { "\n```" } else { "\u{0}" };
         let text: String = text.split(fences).step_by(2).collect();
         let stored = made_by.ends_with("served.json --format json");
@@ -294,7 +292,7 @@ fn text_stays_text_in_every_document() {
 }
 
 #[test]
-fn machines_still_read_hostile_documents() {
+fn hostile_documents_still_parse() {
     let text =
         |format: &str| documents().into_iter().find(|(by, _)| by.ends_with(format)).unwrap().1;
     let _: serde_json::Value = serde_json::from_str(&text("benchmark-json")).unwrap();
@@ -321,7 +319,7 @@ fn machines_still_read_hostile_documents() {
 #[cfg(feature = "engine")]
 #[test]
 fn a_label_has_a_name() {
-    // No model has the name below, so that nothing is measured.
+    // There is no such model, so nothing is measured.
     let (no_name, no_model) = ("the name before `=` is empty", "no shape `none`");
     for (label, says) in [
         ("a", "write NAME=VALUE"),

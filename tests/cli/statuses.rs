@@ -1,16 +1,15 @@
-//! Exit statuses by cause: command lines with the status that each has to end with, and the places
-//! where statuses are listed.
+//! Exit statuses: command lines with their expected status, and the lists of statuses.
 
 use std::fs;
 use std::path::Path;
 
 use crate::{candlemark, golden};
 
-/// What `CHECK` stands for below.
+/// Replaces `CHECK` in command lines.
 const CHECK: &str = "check --baseline records/base.json --record";
 
-/// What a command ended with, on stdout and on stderr.
-fn ended(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
+/// Exit status, stdout and stderr of a command.
+fn run(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
     let output = candlemark(args, folder);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
@@ -18,7 +17,7 @@ fn ended(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_small_stack_ends_nothing() {
+fn a_small_stack_is_enough() {
     for kib in ["64", "256", "8192"] {
         let line = format!("ulimit -s {kib}; exec \"$0\" list quick");
         let output = std::process::Command::new("sh")
@@ -31,7 +30,7 @@ fn a_small_stack_ends_nothing() {
 }
 
 #[test]
-fn what_is_typed_wrong_ends_with_2_says_why_and_answers_nothing() {
+fn a_wrong_command_line_ends_with_2_a_reason_and_no_output() {
     for (line, says) in [
         ("", "Usage:"),
         ("chekc", "unrecognized subcommand 'chekc'"),
@@ -60,14 +59,14 @@ fn what_is_typed_wrong_ends_with_2_says_why_and_answers_nothing() {
     ] {
         let line = line.replace("CHECK", CHECK);
         let args: Vec<&str> = line.split_whitespace().collect();
-        let (status, text, talk) = ended(&args, &golden(""));
+        let (status, text, talk) = run(&args, &golden(""));
         assert_eq!((status, text.as_str()), (Some(2), ""), "{line}: {talk}");
         assert!(talk.contains(says) && !talk.contains("panicked"), "{line}: {talk}");
     }
 }
 
 #[test]
-fn what_is_configured_wrong_ends_with_2_and_names_the_range() {
+fn a_wrong_configuration_ends_with_2_and_the_valid_range() {
     let folder = tempfile::tempdir().unwrap();
     for (config, says) in [
         ("[generation]\niters = 0", "`generation.iters` is out of its range: 1 to 10000"),
@@ -81,7 +80,7 @@ fn what_is_configured_wrong_ends_with_2_and_names_the_range() {
         ("[generation", "TOML parse error"),
     ] {
         fs::write(folder.path().join("candlemark.toml"), config).unwrap();
-        let (status, text, talk) = ended(&["list"], folder.path());
+        let (status, text, talk) = run(&["list"], folder.path());
         assert_eq!((status, text.as_str()), (Some(2), ""), "{config}: {talk}");
         assert!(talk.contains(says), "{config}: {talk}");
     }
@@ -91,7 +90,7 @@ fn what_is_configured_wrong_ends_with_2_and_names_the_range() {
         ("fail_on = \"never\"", "no fail_on `never`"),
     ] {
         fs::write(folder.path().join("candlemark.toml"), format!("[gate]\n{gate}")).unwrap();
-        let (status, text, talk) = ended(&["check"], folder.path());
+        let (status, text, talk) = run(&["check"], folder.path());
         assert_eq!((status, text.as_str()), (Some(2), ""), "{gate}: {talk}");
         assert!(talk.contains(says), "{gate}: {talk}");
     }
@@ -123,14 +122,14 @@ fn every_other_status_has_its_cause() {
     ] {
         let line = line.replace("CHECK", CHECK);
         let args: Vec<&str> = line.split_whitespace().collect();
-        let (found, _, talk) = ended(&args, &golden(""));
+        let (found, _, talk) = run(&args, &golden(""));
         assert_eq!(found, Some(status), "{line}: {talk}");
     }
 }
 
-/// Statuses with their meanings, as the help of a command lists them; a line may be wrapped.
-fn of_help(command: &[&str]) -> Vec<(String, String)> {
-    let (_, text, _) = ended(&[command, &["--help"]].concat(), &golden(""));
+/// The statuses and meanings in the help of a command, whose lines may be wrapped.
+fn statuses_in_help(command: &[&str]) -> Vec<(String, String)> {
+    let (_, text, _) = run(&[command, &["--help"]].concat(), &golden(""));
     let listed = text.split_once("Exit status:\n").unwrap_or_else(|| panic!("{text}")).1;
     let mut found: Vec<(String, String)> = Vec::new();
     for line in listed.lines() {
@@ -158,9 +157,9 @@ fn the_readme_and_the_help_list_the_same_statuses() {
     let rows: Vec<(String, String)> = rows.map(cells).collect();
     let statuses: Vec<&str> = rows.iter().map(|(status, _)| status.as_str()).collect();
     assert_eq!(statuses, ["0", "1", "2", "3", "4", "5", "130"]);
-    assert_eq!(of_help(&[]), rows);
-    assert_eq!(of_help(&["check"]), rows);
+    assert_eq!(statuses_in_help(&[]), rows);
+    assert_eq!(statuses_in_help(&["check"]), rows);
     if cfg!(feature = "engine") {
-        assert_eq!(of_help(&["pair"]), rows);
+        assert_eq!(statuses_in_help(&["pair"]), rows);
     }
 }

@@ -1,5 +1,5 @@
-//! Models that are cut off, garbage, hostile or of another shape: each an error that names the
-//! file, and none that takes memory first.
+//! Truncated, garbage, hostile and mismatched models: each is an error that names the file, before
+//! memory is allocated.
 
 use std::fs;
 use std::path::Path;
@@ -7,29 +7,29 @@ use std::path::Path;
 use assert_cmd::Command;
 use candlemark::settings::Setup;
 
-use crate::{BINARY, at, cut, edit, job, no_engine, refused, skipped, synth, worker};
+use crate::{BINARY, at, edit, job, refused, skipped, synth, truncate, worker, worker_refuses};
 
 #[test]
-fn a_gguf_that_is_cut_off_or_garbage_is_named() {
+fn a_truncated_or_garbage_gguf_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
     let whole = ["-o", "model.gguf"];
     for (bytes, status, says) in [
-        (5_000_000, 5, "the file is cut off: tensor `"),
+        (5_000_000, 5, "the file is truncated: tensor `"),
         (100_000, 5, "the file has 100000; download it again"),
-        (20, 5, "its header goes on after byte 16, the file ends at 20; download it again"),
+        (20, 5, "its header continues after byte 16, the file ends at 20; download it again"),
     ] {
         synth(folder.path(), &whole);
-        cut(&file, bytes);
-        no_engine(&at(&file), status, &["model.gguf` is not valid: ", says]);
+        truncate(&file, bytes);
+        worker_refuses(&at(&file), status, &["model.gguf` is not valid: ", says]);
     }
-    cut(&file, 0); // Nothing says that it is a model.
-    no_engine(&at(&file), 2, &["model.gguf` is no model: it does not begin with `GGUF`"]);
+    truncate(&file, 0); // Nothing says that it is a model.
+    worker_refuses(&at(&file), 2, &["model.gguf` is not a model: it does not begin with `GGUF`"]);
     fs::write(&file, "<!DOCTYPE html><title>Not Found</title>").unwrap();
-    no_engine(&at(&file), 2, &["model.gguf` is no model: it is a web page, and no download"]);
+    worker_refuses(&at(&file), 2, &["model.gguf` is not a model: it is a web page instead of"]);
 }
 
-/// A GGUF file's header: its magic, version 3, and how many tensors and keys it claims.
+/// A GGUF header: magic, version 3, and the numbers of tensors and keys.
 fn header(tensors: u64, keys: u64) -> Vec<u8> {
     [b"GGUF", &3u32.to_le_bytes()[..], &tensors.to_le_bytes(), &keys.to_le_bytes()].concat()
 }
@@ -50,7 +50,7 @@ fn number(key: &str, value: u32) -> Vec<u8> {
 }
 
 #[test]
-fn absurd_sizes_are_refused_before_memory_is_taken() {
+fn absurd_sizes_are_refused_before_memory_is_allocated() {
     let (array, string, texts) = (9u32.to_le_bytes(), 8u32.to_le_bytes(), (1u64 << 29));
     let huge_array = [&gguf_text("x")[..], &array, &string, &texts.to_le_bytes()].concat();
     let huge_text = [&gguf_text("x")[..], &string, &(1u64 << 40).to_le_bytes()].concat();
@@ -70,12 +70,12 @@ fn absurd_sizes_are_refused_before_memory_is_taken() {
     let file = folder.path().join("model.gguf");
     for (bytes, says) in [
         (header(1 << 62, 1 << 62), "claims 4611686018427387904 tensors and"),
-        (header(1 << 30, 1 << 30), "claims 1073741824 tensors and 1073741824 keys, in 0"),
-        ([header(0, 1), huge_array].concat(), "`x` is said to have 536870912 elements, in 0"),
-        ([header(0, 1), huge_text].concat(), "`x` is said to have 1099511627776 bytes, 0"),
+        (header(1 << 30, 1 << 30), "claims 1073741824 tensors and 1073741824 keys in 0"),
+        ([header(0, 1), huge_array].concat(), "`x` claims 536870912 elements in 0"),
+        ([header(0, 1), huge_text].concat(), "`x` claims 1099511627776 bytes, 0"),
         ([header(1, 0), embedding(1 << 32, 1 << 31)].concat(), "has the impossible shape"),
-        ([header(1, 0), embedding(256, 1 << 50)].concat(), "needs 1152921504606846976 bytes"),
-        (layers, "layers is 4000000000, which is not between 1 and 1024"),
+        ([header(1, 0), embedding(256, 1 << 50)].concat(), "has 1152921504606846976 bytes"),
+        (layers, "layers is 4000000000; it must be between 1 and 1024"),
     ] {
         fs::write(&file, bytes).unwrap();
         let output = worker(within_2_gb(), &job(&at(&file), &["short/b1"]));
@@ -83,7 +83,7 @@ fn absurd_sizes_are_refused_before_memory_is_taken() {
     }
 }
 
-/// The binary with little address space, where the system can limit it: what asks for more aborts.
+/// The binary with an address space of 2 GB, where the system can limit it.
 pub(crate) fn within_2_gb() -> Command {
     if !cfg!(target_os = "linux") {
         skipped("what files ask for was not limited: this system has no `ulimit -v`");
@@ -95,7 +95,7 @@ pub(crate) fn within_2_gb() -> Command {
 }
 
 #[test]
-fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
+fn a_damaged_folder_is_an_error_with_the_file_and_the_remedy() {
     type Damage = fn(&Path);
     let cases: &[(Damage, i32, &[&str])] = &[
         (
@@ -104,9 +104,9 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
             &["1 of 7 shards are missing: model-00003-of-00007.safetensors; download them again"],
         ),
         (
-            |dir| cut(&dir.join("model-00001-of-00007.safetensors"), 1_000_000),
+            |dir| truncate(&dir.join("model-00001-of-00007.safetensors"), 1_000_000),
             5,
-            &["model-00001-of-00007.safetensors` is not valid: the file is cut off", "again"],
+            &["model-00001-of-00007.safetensors` is not valid: the file is truncated", "again"],
         ),
         (
             |dir| {
@@ -134,7 +134,7 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
         (
             |dir| fs::remove_file(dir.join("config.json")).unwrap(),
             2,
-            &["/model` is no model: it has no `config.json`"],
+            &["/model` is not a model: it has no `config.json`"],
         ),
         (
             |dir| edit(&dir.join("config.json"), "3072", "3000"),
@@ -162,7 +162,7 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
         (
             |dir| edit(&dir.join("config.json"), "\"qwen3\"", "\"llama\""),
             2,
-            &["unsupported model: architecture `llama`; known are qwen3 and qwen2"],
+            &["unsupported model: architecture `llama`; supported: qwen3 and qwen2"],
         ),
     ];
     for (damage, status, says) in cases {
@@ -170,7 +170,7 @@ fn a_damaged_folder_is_an_error_that_names_the_file_and_the_way_out() {
         synth(folder.path(), &["-o", "model", "--shard-mib", "1"]);
         let model = folder.path().join("model");
         damage(&model);
-        no_engine(&at(&model), *status, says);
+        worker_refuses(&at(&model), *status, says);
     }
 }
 
@@ -181,11 +181,11 @@ fn the_candle_engine_refuses_weights_of_another_shape() {
     let model = folder.path().join("model");
     edit(&model.join("config.json"), "3072", "4000");
     let setup = Setup { engine: "candle".into(), ..at(&model) };
-    no_engine(&setup, 5, &["[3072, 256]", "[4000, 256]"]);
+    worker_refuses(&setup, 5, &["[3072, 256]", "[4000, 256]"]);
 }
 
 #[test]
-fn hostile_shapes_and_keys_end_no_engine_in_a_panic() {
+fn hostile_shapes_and_keys_do_not_panic() {
     let shape = |name: &str, dims: &[u64]| {
         let count = (dims.len() as u32).to_le_bytes();
         let dims: Vec<u8> = dims.iter().flat_map(|dim| dim.to_le_bytes()).collect();
@@ -205,13 +205,13 @@ fn hostile_shapes_and_keys_end_no_engine_in_a_panic() {
         ),
         (
             [header(0, 2), number("x", 1), alignment].concat(),
-            "`general.alignment` is 0, which is no power of two",
+            "`general.alignment` is 0, not a power of two",
         ),
     ] {
         fs::write(&file, [bytes, vec![0; 4096]].concat()).unwrap();
         for engine in ["native", "candle"] {
             let setup = Setup { engine: engine.into(), ..at(&file) };
-            no_engine(&setup, 5, &["model.gguf` is not valid: ", says]);
+            worker_refuses(&setup, 5, &["model.gguf` is not valid: ", says]);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Prompts, and how tokens are chosen.
+//! Prompts and sampling.
 
 use candlemark::engine;
 use candlemark::engine::{Engine, GenerationRequest};
@@ -27,7 +27,7 @@ fn an_empty_prompt_is_refused() {
 }
 
 #[test]
-fn a_prompt_beyond_the_context_costs_only_its_own_scenario() {
+fn a_prompt_beyond_the_context_fails_only_its_scenario() {
     let folder = tempfile::tempdir().unwrap();
     synth(folder.path(), &["-o", "model"]);
     let model = folder.path().join("model");
@@ -45,7 +45,7 @@ fn a_prompt_beyond_the_context_costs_only_its_own_scenario() {
 }
 
 #[test]
-fn a_length_and_a_depth_beyond_the_context_are_unsupported_alike() {
+fn a_length_or_a_depth_beyond_the_context_is_unsupported() {
     let folder = tempfile::tempdir().unwrap();
     synth(folder.path(), &["-o", "model"]);
     let model = folder.path().join("model");
@@ -95,7 +95,7 @@ fn sampled_output_has_no_hash() {
 }
 
 #[test]
-fn settings_of_a_generation_show_in_its_case() {
+fn the_generation_settings_are_stored_in_the_case() {
     let plain = measured(&nano(), "short/b1");
     let format = |format| with(nano(), |generation| generation.prompt_format = format);
     let chat = measured(&format(PromptFormat::Chat), "short/b1");
@@ -109,7 +109,7 @@ fn settings_of_a_generation_show_in_its_case() {
 }
 
 #[test]
-fn without_a_cache_the_output_is_the_same() {
+fn the_output_is_the_same_without_a_kv_cache() {
     for cached in [nano(), setup("synthetic:nano-qwen2")] {
         let output = output_of(&cached);
         let uncached = with(cached, |generation| generation.use_kv_cache = false);

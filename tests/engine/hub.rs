@@ -1,4 +1,4 @@
-//! Models of the hub, without one.
+//! Models of the hub, without a network.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use crate::{BINARY, clean, job, refused, setup, text};
 
 const TOKEN: &str = "hf_tokenOfNobody";
 
-/// A worker on a model of the hub, with an empty cache.
+/// Runs a worker on a model of the hub with an empty cache.
 fn on_hub(name: &str, value: &str, says: &[&str]) {
     on_hub_with(&[(name, value)], 2, says);
 }
@@ -30,7 +30,7 @@ fn on_hub_with(variables: &[(&str, &str)], status: i32, says: &[&str]) {
 }
 
 #[test]
-fn offline_names_what_is_missing_and_what_to_do() {
+fn an_offline_error_names_the_missing_file_and_the_remedy() {
     let says = [
         "`config.json` of `owner/name` at `main` is not in",
         "fetch it once with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset",
@@ -55,11 +55,11 @@ fn a_token_is_sent_and_never_shown() {
     assert!(asked.join().unwrap().contains(TOKEN));
 }
 
-/// A hub behind TLS, with a certificate of a company's own CA. Its answer is no hub's, so whoever
-/// gets to complain of that has trusted it.
+/// A server with a certificate of a private CA. It answers like no hub, so an error about its
+/// answer shows that the certificate was trusted.
 #[test]
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
-fn the_ca_of_a_company_is_trusted_where_the_system_trusts_it() {
+fn a_ca_that_the_system_trusts_is_trusted() {
     let dir = tempfile::tempdir().unwrap();
     let openssl = |line: &str| {
         let mut command = std::process::Command::new("openssl");

@@ -1,6 +1,5 @@
-//! Models, the worker and the commands that need the inference library, on the real binary. A debug
-//! build records nothing, so what a run does to a model is asked of a worker: this binary, with a
-//! job on its standard input.
+//! Models, the worker and the commands of the engine, on the real binary. A debug build makes no
+//! records, so measurements are tested on a worker: the binary with a job on stdin.
 #![cfg(feature = "engine")]
 
 use std::fs;
@@ -34,7 +33,7 @@ mod worker;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_candlemark");
 
-/// Nothing of whoever runs the tests decides what they see.
+/// Removes environment variables that change the behaviour.
 fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -51,14 +50,14 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
     command.current_dir(folder).args(args).output().unwrap()
 }
 
-/// Runs a command that must succeed; what it printed.
-fn done(args: &[&str], folder: &Path) -> String {
+/// Runs a command that must succeed; its stdout.
+fn succeeds(args: &[&str], folder: &Path) -> String {
     let output = candlemark(args, folder);
     assert_eq!(output.status.code(), Some(0), "{args:?}\n{}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// Runs a command that must end with this status, print no data, and say all of this.
+/// Runs a command that must end with this status, these texts on stderr, and an empty stdout.
 fn fails(args: &[&str], folder: &Path, status: i32, says: &[&str]) {
     refused(&candlemark(args, folder), status, says);
 }
@@ -73,7 +72,8 @@ fn refused(output: &Output, status: i32, says: &[&str]) {
     }
 }
 
-/// Says what a test leaves out, and why, past the harness: it keeps what passing tests print.
+/// Prints what a test skips and why, past the test harness, which captures the output of passing
+/// tests.
 fn skipped(what: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
@@ -82,7 +82,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A model with few tokens and repetitions, because a debug build is slow.
+/// A setup with few tokens and repetitions, because a debug build is slow.
 fn setup(model: &str) -> Setup {
     let generation =
         Generation { gen_tokens: Some(4), warmups: 0, iters: 1, ..Generation::default() };
@@ -130,8 +130,7 @@ fn work(job: &Job) -> Vec<Case> {
     text(&output.stdout).lines().map(answer).collect()
 }
 
-/// The only case of a scenario that must be measured without a complaint, but for the one about the
-/// build.
+/// The case of a scenario whose only failed check is that of the debug build.
 fn measured(setup: &Setup, scenario: &str) -> Case {
     let mut cases = work(&job(setup, &[scenario]));
     let case = cases.pop().unwrap();
@@ -146,13 +145,13 @@ fn output_of(setup: &Setup) -> String {
     measured(setup, "short/b1").output_sha256.unwrap()
 }
 
-/// A model that cannot be run: the worker says so and answers nothing.
-fn no_engine(setup: &Setup, status: i32, says: &[&str]) {
+/// Runs a worker on a model that it must refuse.
+fn worker_refuses(setup: &Setup, status: i32, says: &[&str]) {
     refused(&worker(Command::new(BINARY), &job(setup, &["short/b1"])), status, says);
 }
 
 fn synth(folder: &Path, args: &[&str]) {
-    done(&[&["synth", "--shape", "nano"], args].concat(), folder);
+    succeeds(&[&["synth", "--shape", "nano"], args].concat(), folder);
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -164,7 +163,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Replaces a text that must be in a file.
+/// Replaces a text in a file.
 fn edit(file: &Path, old: &str, new: &str) {
     let text = fs::read_to_string(file).unwrap();
     assert!(text.contains(old), "{text}");
@@ -172,15 +171,15 @@ fn edit(file: &Path, old: &str, new: &str) {
 }
 
 /// Keeps only the first bytes of a file.
-fn cut(file: &Path, bytes: u64) {
+fn truncate(file: &Path, bytes: u64) {
     fs::File::options().write(true).open(file).unwrap().set_len(bytes).unwrap();
 }
 
 #[test]
 fn a_machine_has_a_class() {
     let here = tempfile::tempdir().unwrap();
-    let text = done(&["machine", "--threads", "2"], here.path());
-    let json = done(&["machine", "--threads", "2", "--json"], here.path());
+    let text = succeeds(&["machine", "--threads", "2"], here.path());
+    let json = succeeds(&["machine", "--threads", "2", "--json"], here.path());
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let class = json["class"].as_str().unwrap();
     assert_eq!(text.lines().next(), Some(class));
@@ -199,19 +198,19 @@ fn a_machine_has_a_class() {
 }
 
 #[test]
-fn the_tiny_tokenizer_can_be_made_again() {
+fn the_tiny_tokenizer_is_reproducible() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let corpus = fixtures.join("corpus");
     let corpus = corpus.to_str().unwrap();
     let here = tempfile::tempdir().unwrap();
     let train = ["train-tokenizer", corpus, "-o", "tokenizer.json", "--vocab"];
-    done(&[&train[..], &["3072"]].concat(), here.path());
+    succeeds(&[&train[..], &["3072"]].concat(), here.path());
     let made = fs::read(here.path().join("tokenizer.json")).unwrap();
     assert!(made == fs::read(fixtures.join("tiny/tokenizer.json")).unwrap(), "they differ");
 
     let empty = tempfile::tempdir().unwrap();
     for (args, says) in [
-        ([&train[..], &["10"]].concat(), "a vocabulary of 10 is too small; 282 is the least"),
+        ([&train[..], &["10"]].concat(), "a vocabulary of 10 is too small; the minimum is 282"),
         ([&train[..], &["100000"]].concat(), "or add texts"),
         (vec!["train-tokenizer", ".", "-o", "x"], "no .txt file in `.`"),
         (vec!["train-tokenizer", "nowhere", "-o", "x"], "cannot read the folder `nowhere`"),
@@ -224,7 +223,7 @@ fn the_tiny_tokenizer_can_be_made_again() {
 #[test]
 fn scenarios_are_listed() {
     let here = tempfile::tempdir().unwrap();
-    assert_eq!(done(&["list"], here.path()).lines().count(), 20);
-    let one = done(&["list", "short/b4"], here.path());
+    assert_eq!(succeeds(&["list"], here.path()).lines().count(), 20);
+    let one = succeeds(&["list", "short/b4"], here.path());
     assert!(one.starts_with("short/b4  ") && one.lines().count() == 1, "{one}");
 }

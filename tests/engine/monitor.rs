@@ -1,11 +1,11 @@
-//! What a monitor refuses before it measures anything.
+//! Errors of `candlemark monitor` before it measures anything.
 
 use std::net::TcpListener;
 
 use crate::fails;
 
 #[test]
-fn a_monitor_that_cannot_work_says_so_at_once() {
+fn an_invalid_monitor_fails_at_once() {
     let here = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -1,11 +1,11 @@
-//! Names that are not known or not built in.
+//! Names that are unknown or not built in.
 
 use std::fs;
 
 use assert_cmd::Command;
 use candlemark::settings::Setup;
 
-use crate::{BINARY, done, fails, job, names, nano, no_engine, refused, setup, worker};
+use crate::{BINARY, fails, job, names, nano, refused, setup, succeeds, worker, worker_refuses};
 
 #[test]
 fn an_unknown_name_is_an_error_that_suggests_the_right_one() {
@@ -14,16 +14,16 @@ fn an_unknown_name_is_an_error_that_suggests_the_right_one() {
     let device = |name: &str| Setup { device: name.into(), ..nano() };
     for (setup, says) in [
         (setup("synthetic:nan"), "no shape `nan` (did you mean `nano`?); known are mini, "),
-        (quant("q4_km"), "no quantisation `q4_km` (did you mean `q4_k_m`?); known are f32, "),
+        (quant("q4_km"), "no quantization `q4_km` (did you mean `q4_k_m`?); known are f32, "),
         (
             engine("nativ"),
             "no engine `nativ` (did you mean `native`?); known are native, candle, llama-cpp",
         ),
         (device("cuba"), "no device `cuba` (did you mean `cuda`?); known are cpu, cuda, metal"),
         (device("cuda:x"), "`x` in device `cuda:x` is not a number"),
-        (setup("nowhere.gguf"), "no model `nowhere.gguf`: it is no file or folder here"),
+        (setup("nowhere.gguf"), "no model `nowhere.gguf`: there is no such file or folder"),
     ] {
-        no_engine(&setup, 2, &[says]);
+        worker_refuses(&setup, 2, &[says]);
     }
     let output = worker(Command::new(BINARY), &job(&nano(), &["short/b1", "shrot/b1"]));
     refused(&output, 2, &["no suite or scenario `shrot/b1`"]);
@@ -44,7 +44,7 @@ fn an_unknown_key_is_an_error_that_suggests_the_right_one() {
         }
     }
     fs::write(here.path().join("other.toml"), "").unwrap();
-    done(&["list", "--config", "other.toml"], here.path());
+    succeeds(&["list", "--config", "other.toml"], here.path());
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn a_device_that_is_not_built_in_never_falls_back() {
         ("metal", cfg!(feature = "metal")),
     ] {
         if !built_in {
-            no_engine(&Setup { device: device.into(), ..nano() }, 2, &[&device[..4]]);
+            worker_refuses(&Setup { device: device.into(), ..nano() }, 2, &[&device[..4]]);
         }
     }
 }

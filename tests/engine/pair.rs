@@ -1,5 +1,5 @@
-//! `candlemark pair` with workers that do as they are told: shell scripts that speak the protocol,
-//! and a crate in a git repository of its own that is built from its refs.
+//! `candlemark pair` with fake workers: shell scripts that speak the protocol, and a crate in a git
+//! repository that is built from its refs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,9 +13,9 @@ use candlemark::suite::turns::{HelloResponse, PROTOCOL, Response};
 
 use crate::{BINARY, text};
 
-/// What a worker answers, always the same.
+/// A worker with fixed responses.
 #[derive(Clone)]
-struct Fake {
+struct FakeWorker {
     protocol: u32,
     profile: &'static str,
     scenarios: Vec<String>,
@@ -24,15 +24,15 @@ struct Fake {
     ids: Vec<u32>,
     /// Metrics of a turn.
     metrics: &'static [&'static str],
-    /// What it answers to a warm-up, instead of warming up.
+    /// Its response to a warm-up.
     cannot: Option<Absence>,
-    /// Shell code that runs before a turn is answered.
+    /// Shell code before the response to a turn.
     turn: &'static str,
-    /// Shell code that runs before anything is read.
+    /// Shell code before the first request is read.
     start: &'static str,
 }
 
-impl Default for Fake {
+impl Default for FakeWorker {
     fn default() -> Self {
         Self {
             protocol: PROTOCOL,
@@ -49,7 +49,7 @@ impl Default for Fake {
     }
 }
 
-impl Fake {
+impl FakeWorker {
     fn ready(&self) -> String {
         let mut ready = HelloResponse {
             protocol: self.protocol,
@@ -78,7 +78,7 @@ impl Fake {
         serde_json::to_string(&told).unwrap()
     }
 
-    /// A scenario that had no turn has no output, as with a real worker.
+    /// Like a real worker, a scenario without a turn has no output.
     fn case(&self, output_sha256: Option<String>) -> String {
         let values = [("peak_rss_bytes".to_owned(), Some(self.peak_bytes))].into();
         let case = Case {
@@ -91,7 +91,7 @@ impl Fake {
         serde_json::to_string(&Response::Case { case: Box::new(case) }).unwrap()
     }
 
-    /// The worker as a program.
+    /// Writes the worker as a shell script.
     fn script(&self, path: &Path) -> PathBuf {
         let Self { start, turn, .. } = self;
         let (ready, values) = (self.ready(), self.values());
@@ -129,8 +129,8 @@ fn candlemark(folder: &Path) -> Command {
     command
 }
 
-/// Runs two fakes in turns, with more arguments.
-fn fakes(base: &Fake, candidate: &Fake, more: &[&str]) -> (Output, PairRecord) {
+/// Runs a pair of fake workers.
+fn run_pair(base: &FakeWorker, candidate: &FakeWorker, more: &[&str]) -> (Output, PairRecord) {
     let folder = tempfile::tempdir().unwrap();
     base.script(&folder.path().join("base"));
     candidate.script(&folder.path().join("candidate"));
@@ -147,9 +147,15 @@ fn fakes(base: &Fake, candidate: &Fake, more: &[&str]) -> (Output, PairRecord) {
     (output, paired)
 }
 
-/// The fakes' verdict: its status, and what it has to say.
-fn check(base: &Fake, candidate: &Fake, more: &[&str], status: i32, says: &[&str]) -> PairRecord {
-    let (output, paired) = fakes(base, candidate, more);
+/// Checks the exit status and the text of the verdict on a pair of fake workers.
+fn check(
+    base: &FakeWorker,
+    candidate: &FakeWorker,
+    more: &[&str],
+    status: i32,
+    says: &[&str],
+) -> PairRecord {
+    let (output, paired) = run_pair(base, candidate, more);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(status), "{said}{}", text(&output.stderr));
     for part in says {
@@ -158,8 +164,8 @@ fn check(base: &Fake, candidate: &Fake, more: &[&str], status: i32, says: &[&str
     paired
 }
 
-fn with(change: impl FnOnce(&mut Fake)) -> Fake {
-    let mut fake = Fake::default();
+fn with(change: impl FnOnce(&mut FakeWorker)) -> FakeWorker {
+    let mut fake = FakeWorker::default();
     change(&mut fake);
     fake
 }
@@ -167,19 +173,26 @@ fn with(change: impl FnOnce(&mut Fake)) -> Fake {
 #[test]
 fn equal_builds_pass_a_slower_one_regresses_and_a_faster_one_improved() {
     let other = with(|fake| fake.turn = "true");
-    let paired = check(&Fake::default(), &other, &[], 0, &["PASS: none of 3 metrics regressed"]);
+    let paired =
+        check(&FakeWorker::default(), &other, &[], 0, &["PASS: none of 3 metrics regressed"]);
     assert_eq!((paired.ended, paired.blocks.len()), (Ended::Decided, 5));
     let slower = with(|fake| fake.decode_tok_s = 80.0);
-    check(&Fake::default(), &slower, &[], 1, &["1 of 3 metrics regressed: decode", "-20.0 %"]);
+    check(
+        &FakeWorker::default(),
+        &slower,
+        &[],
+        1,
+        &["1 of 3 metrics regressed: decode", "-20.0 %"],
+    );
     let faster = with(|fake| fake.decode_tok_s = 120.0);
-    check(&Fake::default(), &faster, &[], 0, &["1 improved"]);
+    check(&FakeWorker::default(), &faster, &[], 0, &["1 improved"]);
     let larger = with(|fake| fake.peak_bytes = 1.2e8);
-    check(&Fake::default(), &larger, &[], 1, &["peak memory of short/b1 +20.0 %"]);
+    check(&FakeWorker::default(), &larger, &[], 1, &["peak memory of short/b1 +20.0 %"]);
 }
 
 #[test]
-fn equal_binaries_pass_without_measuring_unless_noise_is_asked_for() {
-    let fake = Fake::default();
+fn equal_binaries_pass_without_measurement_unless_requested() {
+    let fake = FakeWorker::default();
     let paired = check(&fake, &fake, &[], 0, &["both binaries are equal byte for byte"]);
     assert_eq!((paired.ended, paired.blocks.len()), (Ended::Identical, 0));
     let paired = check(&fake, &fake, &["--even-if-identical"], 0, &["PASS"]);
@@ -193,13 +206,13 @@ fn equal_binaries_pass_without_measuring_unless_noise_is_asked_for() {
     assert!(rounds.iter().all(|order| order.len() == 6), "the null control takes part: {rounds:?}");
     assert!(rounds.iter().any(|order| *order != rounds[0]), "orders are drawn: {rounds:?}");
     for order in rounds {
-        assert_eq!(order, order.chars().rev().collect::<String>(), "they read the same backwards");
+        assert_eq!(order, order.chars().rev().collect::<String>(), "every order is a palindrome");
     }
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn builds_that_run_at_once_meet_in_pairs_each_on_half_of_the_cpus() {
+fn a_duet_runs_both_builds_at_once_on_half_of_the_cpus() {
     let cpus = candlemark::settings::cpus_by_core().unwrap_or_default().len();
     if cpus < 2 {
         return crate::skipped("turns at once need two CPUs");
@@ -214,7 +227,7 @@ fn builds_that_run_at_once_meet_in_pairs_each_on_half_of_the_cpus() {
     let output = pair(folder.path(), &args).output().unwrap();
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
-    assert!(said.contains("-20.0 %") && said.contains("ran at once"), "{said}");
+    assert!(said.contains("-20.0 %") && said.contains("ran at the same time"), "{said}");
     let paired = PairRecord::load(&folder.path().join("pair.json")).unwrap();
     let masks = fs::read_to_string(folder.path().join("masks")).unwrap();
     let halves: std::collections::BTreeSet<&str> = masks.lines().collect();
@@ -224,43 +237,56 @@ fn builds_that_run_at_once_meet_in_pairs_each_on_half_of_the_cpus() {
         paired.scenarios.iter().flat_map(|case| &case.blocks).flat_map(|turns| &turns.rounds)
     {
         let order = &round.order;
-        assert_eq!(*order, order.chars().rev().collect::<String>(), "they read the same backwards");
+        assert_eq!(*order, order.chars().rev().collect::<String>(), "every order is a palindrome");
         assert!(order.len() == 4 && order.contains('A'), "the base meets one other: {order}");
     }
 }
 
 #[test]
-fn no_budget_decides_nothing() {
+fn without_a_budget_nothing_is_decided() {
     let slower = with(|fake| fake.decode_tok_s = 50.0);
     let says = ["CANNOT DECIDE: nothing was measured"];
-    let paired = check(&Fake::default(), &slower, &["--budget", "0s"], 3, &says);
+    let paired = check(&FakeWorker::default(), &slower, &["--budget", "0s"], 3, &says);
     assert_eq!(paired.ended, Ended::Budget);
     let slow_turns = with(|fake| {
         fake.decode_tok_s = 50.0;
         fake.turn = "sleep 0.2";
     });
-    // A few blocks fit, fewer than a verdict needs: neither a pass nor a regression.
-    let paired = check(&Fake::default(), &slow_turns, &["--budget", "5s"], 3, &["too few blocks"]);
+    // Fewer blocks than a verdict needs.
+    let paired =
+        check(&FakeWorker::default(), &slow_turns, &["--budget", "5s"], 3, &["too few blocks"]);
     assert!((1..8).contains(&paired.blocks.len()), "{} blocks", paired.blocks.len());
 }
 
 #[test]
-fn another_output_fails_with_its_first_token_unless_it_is_declared() {
+fn changed_output_fails_with_its_first_token_unless_declared() {
     let other = with(|fake| fake.ids = vec![3, 7, 4]);
     let place = "short/b1 OUTPUT CHANGED: token 2 of sequence 1 was 1 and is 7";
-    let paired = check(&Fake::default(), &other, &[], 5, &[place]);
+    let paired = check(&FakeWorker::default(), &other, &[], 5, &[place]);
     assert!(paired.scenarios[0].blocks.is_empty(), "times of different answers are not taken");
     let declared = ["--output-change", "a better sampler"];
-    check(&Fake::default(), &other, &declared, 0, &["PASS", "meant to change: a better sampler"]);
+    check(
+        &FakeWorker::default(),
+        &other,
+        &declared,
+        0,
+        &["PASS", "meant to change: a better sampler"],
+    );
     let shorter = with(|fake| fake.ids = vec![3]);
-    check(&Fake::default(), &shorter, &[], 5, &["token 2 of sequence 1 was 1 and is the end"]);
+    check(
+        &FakeWorker::default(),
+        &shorter,
+        &[],
+        5,
+        &["token 2 of sequence 1 was 1 and is the end"],
+    );
 }
 
 #[test]
-fn a_worker_that_breaks_is_a_failure_that_says_whose_and_how() {
+fn a_broken_worker_is_a_failure_with_its_arm_and_reason() {
     let killed = with(|fake| fake.turn = "kill -9 $$");
     check(
-        &Fake::default(),
+        &FakeWorker::default(),
         &killed,
         &[],
         5,
@@ -268,17 +294,17 @@ fn a_worker_that_breaks_is_a_failure_that_says_whose_and_how() {
     );
     let garbage = with(|fake| fake.turn = "echo Segmentation fault");
     let says = ["FAILED: candidate: a worker sent an invalid response: `Segmentation fault`"];
-    check(&Fake::default(), &garbage, &[], 5, &says);
-    check(&killed, &Fake::default(), &[], 5, &["FAILED: base: a worker ended"]);
+    check(&FakeWorker::default(), &garbage, &[], 5, &says);
+    check(&killed, &FakeWorker::default(), &[], 5, &["FAILED: base: a worker ended"]);
     let never = with(|fake| fake.start = "echo no such model >&2; exit 5");
     let says = ["the candidate `candidate` cannot take turns", "no such model"];
-    check(&Fake::default(), &never, &[], 5, &says);
+    check(&FakeWorker::default(), &never, &[], 5, &says);
     let debug = with(|fake| fake.profile = "dev, opt-level 0");
-    check(&Fake::default(), &debug, &[], 5, &["unoptimised build"]);
+    check(&FakeWorker::default(), &debug, &[], 5, &["unoptimised build"]);
 }
 
 #[test]
-fn a_base_that_cannot_take_turns_is_not_comparable() {
+fn a_base_without_the_turn_protocol_is_not_comparable() {
     for (base, says) in [
         (
             with(|fake| fake.start = "echo 'no job on standard input' >&2; exit 5"),
@@ -287,7 +313,7 @@ fn a_base_that_cannot_take_turns_is_not_comparable() {
         (with(|fake| fake.protocol = 7), "uses turn protocol 7"),
         (with(|fake| fake.start = "echo hello"), "invalid response: `hello`"),
     ] {
-        let (output, _) = fakes(&base, &Fake::default(), &[]);
+        let (output, _) = run_pair(&base, &FakeWorker::default(), &[]);
         let talk = text(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{talk}");
         assert!(
@@ -298,43 +324,49 @@ fn a_base_that_cannot_take_turns_is_not_comparable() {
 }
 
 #[test]
-fn a_clock_that_stands_still_is_no_pass() {
+fn a_stopped_clock_does_not_pass() {
     let stuck = with(|fake| fake.decode_tok_s = 0.0);
     check(
-        &Fake::default(),
+        &FakeWorker::default(),
         &stuck,
         &[],
         5,
         &["INVALID: a turn has a value that is not a positive number"],
     );
-    check(&stuck, &Fake::default(), &[], 5, &["INVALID: the base: a turn has a value"]);
+    check(&stuck, &FakeWorker::default(), &[], 5, &["INVALID: the base: a turn has a value"]);
 }
 
 #[test]
 fn a_metric_that_is_no_longer_reported_is_missing() {
     let silent = with(|fake| fake.metrics = &["ttft_s"]);
     let says = ["decode of short/b1 is missing: a turn did not report it", "TTFT", "PASS"];
-    let paired = check(&Fake::default(), &silent, &[], 4, &says);
+    let paired = check(&FakeWorker::default(), &silent, &[], 4, &says);
     assert_eq!((paired.ended, paired.blocks.len()), (Ended::Decided, 5), "the rest is judged");
-    check(&silent, &Fake::default(), &[], 0, &["NEW"]);
+    check(&silent, &FakeWorker::default(), &[], 0, &["NEW"]);
     let says = ["PASS: none of 2 metrics", "decode_tok_s has no value: a turn did not report it"];
     check(&silent, &silent, &["--even-if-identical"], 0, &says);
 }
 
 #[test]
-fn a_scenario_that_the_candidate_cannot_do_is_missing_and_one_that_neither_can_is_nothing() {
+fn a_scenario_unsupported_by_the_candidate_is_missing_and_by_both_ignored() {
     let cannot = |kind| with(|fake| fake.cannot = Some(Absence::new(kind, "failed: a text")));
     let unsupported = cannot(AbsenceKind::Unsupported);
     let says = ["short/b1 is missing: unsupported: failed: a text"];
-    check(&Fake::default(), &unsupported, &[], 4, &says);
-    check(&Fake::default(), &cannot(AbsenceKind::SkippedMemory), &[], 4, &["MISSING: skipped"]);
+    check(&FakeWorker::default(), &unsupported, &[], 4, &says);
+    check(
+        &FakeWorker::default(),
+        &cannot(AbsenceKind::SkippedMemory),
+        &[],
+        4,
+        &["MISSING: skipped"],
+    );
     let failed = ["FAILED: candidate: failed: a text"];
-    check(&Fake::default(), &cannot(AbsenceKind::Failed), &[], 5, &failed);
-    check(&unsupported, &Fake::default(), &[], 4, &["NEW"]);
+    check(&FakeWorker::default(), &cannot(AbsenceKind::Failed), &[], 5, &failed);
+    check(&unsupported, &FakeWorker::default(), &[], 4, &["NEW"]);
 }
 
 #[test]
-fn scenarios_of_one_side_are_new_or_missing() {
+fn scenarios_of_one_arm_are_new_or_missing() {
     let scenarios = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
     let old = with(|fake| fake.scenarios = scenarios(&["short/b1", "old/b1"]));
     let new = with(|fake| fake.scenarios = scenarios(&["short/b1", "new/b1"]));
@@ -343,7 +375,7 @@ fn scenarios_of_one_side_are_new_or_missing() {
 }
 
 #[test]
-fn ctrl_c_gives_the_verdict_so_far_and_a_kill_leaves_whole_blocks() {
+fn ctrl_c_gives_the_verdict_so_far_and_a_kill_leaves_complete_blocks() {
     for signal in ["-INT", "-KILL"] {
         let folder = tempfile::tempdir().unwrap();
         let slow = with(|fake| fake.turn = "sleep 0.02");
@@ -378,7 +410,7 @@ fn ctrl_c_gives_the_verdict_so_far_and_a_kill_leaves_whole_blocks() {
     }
 }
 
-/// A crate that is a worker, in a git repository; `speed` is in its source.
+/// A git repository with a crate that is a worker; its decode rate is in its source.
 struct Repository {
     folder: tempfile::TempDir,
 }
@@ -408,9 +440,9 @@ impl Repository {
         fs::write(path, text).unwrap();
     }
 
-    /// A worker that decodes this fast.
+    /// Writes the source of a worker with this decode rate.
     fn source(&self, speed: &str) {
-        let fake = Fake::default();
+        let fake = FakeWorker::default();
         let values = fake.values().replace("100.0", "SPEED");
         let source = format!(
             "fn main() {{\n    let mut line = String::new();\n    while std::io::stdin().read_line(&mut line).unwrap() > 0 {{\n        \
@@ -469,7 +501,7 @@ fn two_refs_are_built_and_compared() {
     repository.check(&["--base", "main", "--candidate", "main~1"], 0, &says[1..]);
     let index = fs::read_to_string(repository.folder.path().join(".git/HEAD")).unwrap();
     assert_eq!(index, "ref: refs/heads/main\n", "the repository is left as it was");
-    // A CI job's checkout is of a commit and has no branch of its own.
+    // A CI job checks out a commit without a branch.
     repository.git(&["update-ref", "refs/remotes/origin/main", "main"]);
     repository.git(&["checkout", "-q", "--detach"]);
     repository.git(&["branch", "-q", "-D", "main"]);
@@ -478,7 +510,7 @@ fn two_refs_are_built_and_compared() {
 }
 
 #[test]
-fn what_does_not_build_is_said_with_the_compilers_words() {
+fn a_failed_build_shows_the_errors_of_the_compiler() {
     let repository = Repository::new();
     repository.write("src/main.rs", "fn main() { let x: u32 = \"text\"; }\n");
     repository.check(
@@ -496,7 +528,7 @@ fn what_does_not_build_is_said_with_the_compilers_words() {
         "`git fetch origin no-such-ref:refs/remotes/origin/no-such-ref`",
     ];
     repository.check(&["--base", "no-such-ref"], 2, &refused);
-    // It is refused before the base is built.
+    // An unknown ref is an error before the base is built.
     repository.write("README.md", "words\n");
     repository.commit("unbuilt");
     let output =
@@ -508,7 +540,7 @@ fn what_does_not_build_is_said_with_the_compilers_words() {
 }
 
 #[test]
-fn a_base_that_does_not_build_is_told_in_every_form() {
+fn a_base_that_does_not_build_is_reported_in_every_format() {
     let repository = Repository::new();
     repository.write("src/main.rs", "fn main() { let x: u32 = \"text\"; }\n");
     repository.commit("broken");
@@ -532,9 +564,9 @@ fn a_base_that_does_not_build_is_told_in_every_form() {
 }
 
 #[test]
-fn outside_a_repository_two_binaries_are_asked_for() {
+fn outside_a_repository_two_binaries_are_required() {
     let folder = tempfile::tempdir().unwrap();
-    Fake::default().script(&folder.path().join("base"));
+    FakeWorker::default().script(&folder.path().join("base"));
     let none = "error: not in a git repository; ";
     for (args, says) in [
         (&["pair", "--base", "main"][..], "give two binaries with `--base` and `--candidate`"),
@@ -549,7 +581,7 @@ fn outside_a_repository_two_binaries_are_asked_for() {
     assert_eq!(crate::names(folder.path()), ["base"], "nothing was written");
 }
 
-/// Sends a signal to a command as soon as it says this on stderr; what it ended with.
+/// Sends SIGINT to a command once it prints `at` on stderr; its exit status and output.
 #[track_caller]
 fn interrupted(mut command: Command, at: &str) -> (Option<i32>, String) {
     use std::io::{BufRead as _, Read as _};
@@ -612,7 +644,7 @@ fn a_machine_is_calibrated_in_sessions() {
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("the commit of the earlier sessions"));
     assert_eq!(calibrate(&["--blocks", "7"]).status.code(), Some(2), "too few to say anything");
-    // What was found is used by the next pair: how much layouts differ was not measured here.
+    // The next pair uses the calibration, which has no variance between layouts.
     repository.source("99.0");
     repository.check(&["--base", "main"], 0, &["PASS", "0.5 % is assumed"]);
 }
@@ -620,7 +652,7 @@ fn a_machine_is_calibrated_in_sessions() {
 #[test]
 fn a_pool_is_recorded_and_too_short_for_a_replay() {
     let folder = tempfile::tempdir().unwrap();
-    Fake::default().script(&folder.path().join("base"));
+    FakeWorker::default().script(&folder.path().join("base"));
     let record = |more: &[&str]| {
         let args = ["gate-eval", "record", "short/b1", "--base", "base", "--layout", "base"];
         let args =

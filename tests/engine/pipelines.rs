@@ -1,4 +1,4 @@
-//! Document pipelines on a tiny model: every set comes to a case, the same every time.
+//! Document pipelines on a tiny model.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ const ALL: [&str; 6] = [
     "pipelines/rag",
 ];
 
-/// Every pipeline, one pass.
+/// One pass of every pipeline.
 static ONCE: LazyLock<Vec<Case>> = LazyLock::new(|| work(&job(&nano(), &ALL)));
 
 fn once(id: &str) -> &'static Case {
@@ -29,7 +29,7 @@ fn value(case: &Case, name: &str) -> f64 {
 }
 
 #[test]
-fn every_pipeline_comes_to_a_case() {
+fn every_pipeline_gives_a_case() {
     for (case, (items, texts, new_tokens)) in ONCE.iter().zip([
         (24, 24, 4),
         (12, 12, 24),
@@ -93,7 +93,7 @@ fn the_parts_of_retrieval_add_up() {
 }
 
 #[test]
-fn output_is_the_same_every_time_and_another_for_another_model() {
+fn output_is_deterministic_and_depends_on_the_model() {
     let id = "pipelines/classification";
     let first = once(id);
     let again = with(nano(), |generation| (generation.warmups, generation.iters) = (5, 5));
@@ -113,13 +113,13 @@ fn output_is_the_same_every_time_and_another_for_another_model() {
 }
 
 #[test]
-fn vectors_are_the_same_every_time() {
+fn embeddings_are_deterministic() {
     let id = "pipelines/embedding";
     assert_eq!(measured(&nano(), id).output_sha256, once(id).output_sha256);
 }
 
 #[test]
-fn candle_says_what_it_cannot_do() {
+fn candle_reports_what_it_does_not_support() {
     let candle = Setup { engine: "candle".into(), ..nano() };
     for case in work(&job(&candle, &["pipelines/embedding", "pipelines/rag", "pipelines/code"])) {
         assert!(case.is_unsupported(), "{}: {:?}", case.id, case.absent);

@@ -1,5 +1,4 @@
-//! What is typed wrong, on the commands that need the inference library: refused at once, and
-//! nothing is written.
+//! Wrong command lines of the engine's commands: refused at once, and nothing is written.
 
 use std::path::Path;
 
@@ -8,7 +7,7 @@ use assert_cmd::Command;
 use crate::{BINARY, clean, fails, names, refused};
 
 #[test]
-fn a_wrong_name_or_number_is_refused_before_anything_is_measured_hashed_or_built() {
+fn a_wrong_name_or_number_is_refused_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
     let threads = "give a whole number, 1 to 8192";
     let repeated = "give a whole number, 1 to 10000";
@@ -19,9 +18,9 @@ fn a_wrong_name_or_number_is_refused_before_anything_is_measured_hashed_or_built
         ("shrot", "no suite or scenario `shrot` (did you mean `short`?)"),
         ("--model synthetic:nan", "no shape `nan` (did you mean `nano`?)"),
         ("--model nowhere.gguf", "no model `nowhere.gguf`"),
-        ("--model .", "`.` is no model: it "),
+        ("--model .", "`.` is not a model: it "),
         ("--model a/b/c", "no model `a/b/c`"),
-        ("--quant q4_km", "no quantisation `q4_km` (did you mean `q4_k_m`?)"),
+        ("--quant q4_km", "no quantization `q4_km` (did you mean `q4_k_m`?)"),
         ("--engine nativ", "no engine `nativ` (did you mean `native`?)"),
         ("--device cuba", "no device `cuba` (did you mean `cuda`?)"),
         ("--threads 0", threads),
@@ -74,7 +73,7 @@ fn a_wrong_name_or_number_is_refused_before_anything_is_measured_hashed_or_built
 }
 
 #[test]
-fn what_is_wrong_is_repeated_in_part_however_long_it_is() {
+fn long_wrong_values_are_shortened_in_errors() {
     let folder = tempfile::tempdir().unwrap();
     let long = "x".repeat(100_000); // The system takes 128 KiB in one argument.
     std::fs::write(folder.path().join("long.toml"), format!("[model]\n{long} = 1\n")).unwrap();
@@ -110,7 +109,7 @@ fn what_is_wrong_is_repeated_in_part_however_long_it_is() {
 }
 
 #[test]
-fn more_threads_than_cpus_are_told_of() {
+fn more_threads_than_cpus_give_a_warning() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(BINARY);
     clean(&mut command);
@@ -126,10 +125,10 @@ fn more_threads_than_cpus_are_told_of() {
     assert!(talk.contains("give fewer with `--threads`"), "{talk}");
 }
 
-/// Somebody else's variable, and an argument, need not be text.
+/// Other programs' variables, and arguments, need not be UTF-8.
 #[cfg(unix)]
 #[test]
-fn what_is_no_text_ends_nothing_unless_it_is_ours() {
+fn variables_that_are_not_utf8_matter_only_if_they_are_ours() {
     use std::os::unix::ffi::OsStrExt as _;
     let folder = tempfile::tempdir().unwrap();
     let no_text = std::ffi::OsStr::from_bytes(b"\xff");
@@ -159,7 +158,7 @@ fn with_variable(name: &str, value: &str, folder: &Path) -> std::process::Output
 }
 
 #[test]
-fn a_variable_is_held_to_the_range_of_its_flag() {
+fn a_variable_has_the_range_of_its_flag() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value, says) in [
         (

@@ -1,5 +1,5 @@
-//! Scenarios beyond prompts of a category, and runs of them: depths, formats, requests under a
-//! memory limit, agreement with f32, traces, budgets, and going on after an end.
+//! Suites beyond the prompt categories: context depths, prompt formats, requests under a memory
+//! limit, agreement with f32, traces; and budgets and resumed runs.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn value(case: &Case, name: &str) -> Option<f64> {
 }
 
 #[test]
-fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
+fn a_depth_is_prefilled_untimed_and_gives_the_same_tokens() {
     let case = measured(&nano(), "context/512");
     assert_eq!((case.work.depth, case.work.new_tokens), (512, 16));
     assert_eq!(case.work.prompt_tokens, [64]);
@@ -33,7 +33,7 @@ fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
     let per_token = 2 * config.layers * config.kv_heads * config.head_dim * 4;
     let expected = (per_token * (512 + 64 + 16)) as f64;
     assert_eq!(value(&case, "kv_bytes_expected"), Some(expected));
-    // The last token is never shown, and caches grow in steps.
+    // The last token is never an input, and KV caches grow in steps.
     let held = value(&case, "kv_bytes_held").unwrap();
     assert!(held >= expected - per_token as f64 && held < 1.25 * expected, "{held} {expected}");
 
@@ -57,7 +57,7 @@ fn a_depth_is_read_untimed_and_answers_as_if_all_had_been_read_at_once() {
 }
 
 #[test]
-fn formats_of_a_request_are_told_apart() {
+fn prompt_formats_differ() {
     let short = with(nano(), |generation| generation.gen_tokens = Some(2));
     let cases = work(&job(&short, &["api/completion", "api/chat", "api/chat-thinking"]));
     let formats: Vec<&str> =
@@ -72,7 +72,7 @@ fn agreement_is_with_the_same_weights_in_f32() {
     let by = |setup: &Setup| work(&job(setup, &["quality/text"])).remove(0);
     let definition = by(&nano());
     assert_eq!(definition.absent, None);
-    let why = "the weights are held as f32: this is the definition";
+    let why = "the model is the f32 reference itself";
     for name in ["top1_agreement", "kl_nats", "perplexity_f32"] {
         assert_eq!(value(&definition, name), None, "{name}");
         assert_eq!(definition.blocks[0].notes[name], why);
@@ -89,7 +89,7 @@ fn agreement_is_with_the_same_weights_in_f32() {
 }
 
 #[test]
-fn quality_is_measured_on_a_text_of_the_user_if_there_is_one() {
+fn quality_uses_the_text_of_the_user_if_given() {
     let mut job = job(&nano(), &["quality/text"]);
     job.text = Some("The lamp turns once in ten seconds. ".repeat(20));
     let case = work(&job).remove(0);
@@ -116,11 +116,11 @@ fn kernels_are_traced_in_a_process_of_their_own() {
     assert!(value(&case, "region_overhead_s").unwrap() > 0.0);
 }
 
-/// Hears which scenarios were started.
+/// Collects the ids of the scenarios that were started.
 #[derive(Default)]
-struct Heard(Vec<String>);
+struct StartedScenarios(Vec<String>);
 
-impl Events for Heard {
+impl Events for StartedScenarios {
     fn start(&mut self, ids: &[String], _: RunProgress) {
         self.0.extend(ids.iter().cloned());
     }
@@ -147,7 +147,7 @@ fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
 }
 
 fn run(plan: &Plan) -> (Record, Vec<String>) {
-    let mut heard = Heard::default();
+    let mut heard = StartedScenarios::default();
     let record = suite::run(plan, &mut (), &mut heard).unwrap();
     assert_eq!(
         Record::load(plan.path.as_deref().unwrap()).unwrap(),
@@ -158,7 +158,7 @@ fn run(plan: &Plan) -> (Record, Vec<String>) {
 }
 
 #[test]
-fn a_request_that_does_not_fit_is_a_result_and_the_run_goes_on() {
+fn an_out_of_memory_request_is_a_result_and_the_run_continues() {
     let folder = tempfile::tempdir().unwrap();
     let mut plan = plan(&nano(), &["stress/long", "stress/many"], folder.path());
     plan.stress.room_bytes = 12 << 20;
@@ -169,8 +169,7 @@ fn a_request_that_does_not_fit_is_a_result_and_the_run_goes_on() {
     let last = requests.last().unwrap();
     if cfg!(target_os = "linux") {
         assert_eq!(last.outcome, StressOutcome::OutOfMemory, "{requests:?}");
-        // The worker is told that there is no memory for its cache, or dies of an allocation and
-        // cannot say what it had.
+        // The allocation of the cache fails, or the worker is killed and cannot report its memory.
         let why = last.why.as_ref().unwrap();
         let told = why.contains("no memory for a cache of");
         assert!(told || why.contains("memory allocation of"), "{last:?}");
@@ -188,7 +187,7 @@ fn a_request_that_does_not_fit_is_a_result_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_request_beyond_the_context_is_refused_and_one_that_takes_too_long_is_ended() {
+fn a_request_beyond_the_context_is_refused_and_a_slow_one_times_out() {
     let folder = tempfile::tempdir().unwrap();
     synth(folder.path(), &["-o", "model"]);
     let model = folder.path().join("model");
@@ -210,7 +209,7 @@ fn a_request_beyond_the_context_is_refused_and_one_that_takes_too_long_is_ended(
 }
 
 #[test]
-fn a_run_goes_on_with_what_is_missing_and_measures_nothing_twice() {
+fn a_resumed_run_measures_the_missing_scenarios_and_nothing_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = plan(&nano(), &["short/b1", "short/b4", "profile"], folder.path());
     first.budget = Some(Duration::from_nanos(1));
@@ -241,7 +240,7 @@ fn a_run_goes_on_with_what_is_missing_and_measures_nothing_twice() {
 }
 
 #[test]
-fn with_a_budget_what_was_asked_for_first_is_measured_first() {
+fn with_a_budget_scenarios_keep_the_requested_order() {
     let folder = tempfile::tempdir().unwrap();
     let words = ["short/b4", "short/b1", "api/chat", "code/b1"];
     let mut plan = plan(&nano(), &words, folder.path());
@@ -253,11 +252,11 @@ fn with_a_budget_what_was_asked_for_first_is_measured_first() {
     assert!(!is_shared("code/b1"), "a group of one shares with none");
 }
 
-/// Wants no process after the first.
+/// Stops after the first process.
 #[derive(Default)]
-struct Impatient(usize);
+struct StopAfterFirst(usize);
 
-impl Events for Impatient {
+impl Events for StopAfterFirst {
     fn start(&mut self, _: &[String], _: RunProgress) {
         self.0 += 1;
     }
@@ -270,10 +269,10 @@ impl Events for Impatient {
 }
 
 #[test]
-fn a_run_that_is_stopped_starts_no_further_process_and_one_without_a_file_writes_none() {
+fn a_stopped_run_starts_no_process_and_writes_only_to_its_file() {
     let here = tempfile::tempdir().unwrap();
     let plan = Plan { path: None, ..plan(&nano(), &["quick"], here.path()) };
-    let mut events = Impatient::default();
+    let mut events = StopAfterFirst::default();
     let error = suite::run(&plan, &mut (), &mut events).unwrap_err();
     assert!(matches!(error, candlemark::Error::Interrupted), "{error}");
     assert_eq!(events.0, 1);
@@ -282,7 +281,7 @@ fn a_run_that_is_stopped_starts_no_further_process_and_one_without_a_file_writes
 
 #[test]
 #[cfg(unix)]
-fn what_can_begin_nothing_is_one_error_and_no_scenario_fails_of_it() {
+fn a_run_that_cannot_begin_is_one_error_without_failed_scenarios() {
     use std::os::unix::fs::PermissionsExt as _;
     let here = tempfile::tempdir().unwrap();
     let binary = here.path().join("worker");
@@ -291,7 +290,7 @@ fn what_can_begin_nothing_is_one_error_and_no_scenario_fails_of_it() {
             .unwrap();
         std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
         let plan = plan(&nano(), &["short/b1", "short/b4"], here.path());
-        let mut heard = Heard::default();
+        let mut heard = StartedScenarios::default();
         let outcome = suite::run(&Plan { binary: binary.clone(), ..plan }, &mut (), &mut heard);
         (outcome, heard.0.len())
     };
@@ -302,22 +301,22 @@ fn what_can_begin_nothing_is_one_error_and_no_scenario_fails_of_it() {
         assert_eq!(started, 1);
         assert!(!here.path().join("record.json").exists());
     }
-    // A worker that broke, instead, says nothing of the next.
+    // A broken worker does not imply that the next one fails.
     let (outcome, started) = end_with(101);
     assert!(outcome.unwrap().scenarios.iter().all(|case| case.absent.is_some()));
     assert_eq!(started, 2);
 }
 
 #[test]
-fn a_device_that_is_not_there_is_found_before_the_model_is_hashed() {
+fn a_missing_device_is_reported_before_the_model_is_hashed() {
     let here = tempfile::tempdir().unwrap();
     if cfg!(feature = "cuda") {
         return skipped("this build has the device whose absence is tested");
     }
-    // There is no such model either, and nobody has looked for it yet.
+    // The model does not exist either, but it is opened later.
     let setup = Setup { device: "cuda".into(), ..crate::setup("nowhere.gguf") };
     let plan = plan(&setup, &["short/b1", "short/b4"], here.path());
-    let mut heard = Heard::default();
+    let mut heard = StartedScenarios::default();
     let error = suite::run(&plan, &mut (), &mut heard).unwrap_err();
     assert!(error.to_string().starts_with("no device `cuda` ("), "{error}");
     assert_eq!((error.cause(), heard.0.len()), (Cause::Usage, 0));

@@ -1,4 +1,4 @@
-//! What `candlemark synth` writes is the synthetic model, in every form.
+//! `candlemark synth` writes the synthetic model in every format.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use candlemark::settings::Setup;
 use crate::{at, candlemark, fails, names, nano, output_of, synth, with};
 
 #[test]
-fn every_form_of_a_model_answers_alike() {
+fn every_format_of_a_model_gives_the_same_tokens() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     synth(dir, &["-o", "model.gguf"]);
@@ -34,15 +34,15 @@ fn every_form_of_a_model_answers_alike() {
     assert_eq!(output_of(&at(&dir.join("other.gguf"))), output_of(&other));
 }
 
-/// Scores after a few tokens: they tell apart what a greedy choice does not.
-fn scores(model: &Setup) -> Vec<f32> {
+/// The logits after a few tokens, which differ even if the greedy tokens do not.
+fn logits(model: &Setup) -> Vec<f32> {
     let mut decoder = Engine::load(model, &mut ()).unwrap().decoder;
     decoder.reset(1).unwrap();
     decoder.forward(&[Step { sequence: 0, tokens: &[11, 222, 333, 44] }]).unwrap().values
 }
 
 #[test]
-fn a_quantised_file_is_what_quantising_at_load_gives() {
+fn a_quantized_file_equals_quantizing_at_load() {
     let folder = tempfile::tempdir().unwrap();
     let mut all = Vec::new();
     for quant in ["f32", "bf16", "q8_0", "q4_k_m"] {
@@ -51,16 +51,16 @@ fn a_quantised_file_is_what_quantising_at_load_gives() {
         let file = at(&folder.path().join(&name));
         let at_load = Setup { quant: Some(quant.into()), ..nano() };
         assert_eq!(output_of(&file), output_of(&at_load), "{quant}");
-        let values = scores(&file);
+        let values = logits(&file);
         assert_eq!(values.len(), 3072);
-        assert!(values == scores(&at_load), "{quant}: the scores differ");
+        assert!(values == logits(&at_load), "{quant}: the scores differ");
         assert!(!all.contains(&values), "{quant} is not like another");
         all.push(values);
     }
 }
 
 #[test]
-fn a_model_is_written_whole_or_not_at_all() {
+fn a_model_is_written_completely_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     fs::write(dir.join("file"), "").unwrap();
@@ -87,7 +87,7 @@ fn a_model_that_cannot_be_written_leaves_nothing() {
 }
 
 #[test]
-fn a_folder_is_not_written_over_another_and_a_file_is_the_new_one() {
+fn an_existing_folder_is_kept_and_an_existing_file_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let again =
         |name: &str| ["synth", "--shape", "nano", "--seed", "7", "-o", name].map(String::from);

@@ -1,4 +1,4 @@
-//! More threads than the system starts, where address space is short and stacks are large.
+//! More threads than the system can start with a small address space and large stacks.
 
 use assert_cmd::Command;
 use candlemark::settings::Setup;
@@ -11,24 +11,24 @@ const SAYS: [&str; 2] = [
     "Resource temporarily unavailable",
 ];
 
-/// Stacks so large that small things still fit where another one does not.
-fn short_of_space() -> Command {
+/// The binary with stacks so large that allocations still succeed when a stack does not.
+fn with_large_stacks() -> Command {
     let mut command = within_2_gb();
     command.env("RUST_MIN_STACK", (64 << 20).to_string());
     command
 }
 
 #[test]
-fn more_threads_than_the_system_starts_are_an_error_that_names_the_flag() {
-    let mut command = short_of_space();
+fn too_many_threads_are_an_error_that_names_the_flag() {
+    let mut command = with_large_stacks();
     clean(&mut command);
     refused(&command.args(["machine", "--threads", "8192"]).output().unwrap(), 2, &SAYS);
     for engine in ["native", "candle"] {
         let many = Setup { engine: engine.into(), threads: 8192, ..nano() };
-        refused(&worker(short_of_space(), &job(&many, &["short/b1"])), 2, &SAYS);
-        // As a run has it, rayon is told as many; it alone, where the setup says less.
+        refused(&worker(with_large_stacks(), &job(&many, &["short/b1"])), 2, &SAYS);
+        // Rayon gets as many threads as the setup, or alone too many.
         for setup in [&many, &Setup { threads: 2, ..many.clone() }] {
-            let mut command = short_of_space();
+            let mut command = with_large_stacks();
             command.env("RAYON_NUM_THREADS", "8192").env("CANDLE_NUM_THREADS", "8192");
             refused(&worker(command, &job(setup, &["short/b1"])), 2, &SAYS);
         }

@@ -1,4 +1,4 @@
-//! A worker: one line a scenario, whatever becomes of it.
+//! A worker: one line per scenario, measured or not.
 
 use std::path::Path;
 
@@ -41,8 +41,8 @@ fn a_worker_answers_each_scenario_in_turn() {
 }
 
 #[test]
-fn candle_agrees_where_it_can_and_says_where_it_cannot() {
-    // The output of nano-qwen2, whose output matrix is its own, varies more from token to token.
+fn candle_agrees_or_reports_unsupported_scenarios() {
+    // nano-qwen2 has untied embeddings, so its output varies more from token to token.
     for native in [nano(), setup("synthetic:nano-qwen2")] {
         let candle = Setup { engine: "candle".into(), ..native.clone() };
         let cases = work(&job(&candle, &["short/b1", "short/b4", "short/b1"]));
@@ -51,14 +51,14 @@ fn candle_agrees_where_it_can_and_says_where_it_cannot() {
         assert_eq!(last.output_sha256, first.output_sha256);
         let absent = batch.absent.as_ref().unwrap();
         assert!(batch.is_unsupported(), "{absent}");
-        let says = "candle-transformers does not do ragged batches";
+        let says = "candle-transformers does not support ragged batches";
         assert!(absent.why.starts_with(says), "{absent}");
         assert!(batch.blocks.is_empty() && batch.output_sha256.is_none(), "never a zero");
     }
 }
 
 #[test]
-fn prefill_is_held_against_the_largest_peak() {
+fn prefill_is_compared_with_the_largest_peak() {
     let with = |f32, int8| {
         let rates = Rates { f32_flop_per_s: Some(f32), int8_op_per_s: int8, ..Rates::default() };
         work(&Job { rates, ..job(&nano(), &["short/b1"]) }).remove(0)
@@ -68,7 +68,7 @@ fn prefill_is_held_against_the_largest_peak() {
         |case: &Case| case.validity.failed.iter().any(|why| why.contains("prefill did"));
     let sound = with(1.0, Some(1e18));
     assert!(share(&sound) > 0.0 && share(&sound) < 1e-3 && !impossible(&sound), "{sound:?}");
-    // More than the machine was said to do: it is measured again.
+    // A rate above the known peak: the peak is measured again.
     let exceeded = with(1.0, None);
     assert!(share(&exceeded) < 1.0 && !impossible(&exceeded), "{exceeded:?}");
     let unknown = work(&job(&nano(), &["short/b1"])).remove(0);
@@ -89,7 +89,7 @@ fn a_wrong_injection_is_an_error() {
 }
 
 #[test]
-fn a_job_that_is_no_job_is_an_error() {
+fn an_invalid_job_is_an_error() {
     for job in ["", "{}", "not json"] {
         let mut command = Command::new(BINARY);
         let output = command.env(suite::WORKER, "1").write_stdin(job).output().unwrap();
@@ -98,7 +98,7 @@ fn a_job_that_is_no_job_is_an_error() {
 }
 
 #[test]
-fn what_a_dying_worker_says_reaches_whoever_started_it() {
+fn the_stderr_of_a_dying_worker_reaches_its_parent() {
     let job = job(&setup("nowhere.gguf"), &["short/b1"]);
     let error = suite::run_job(Path::new(BINARY), &job, &mut |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("exit status: 2 and printed `no model `nowhere.gguf`"), "{error}");

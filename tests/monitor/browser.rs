@@ -1,4 +1,4 @@
-//! The page in a real browser: Chromium without a window, if it is installed.
+//! The page in headless Chromium, if it is installed.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,7 +9,7 @@ use candlemark::monitor::{Remote, Server};
 
 use crate::{Stub, cycles};
 
-/// Runs Chromium on an address; `None`, and loudly, where there is none.
+/// Runs Chromium on an address; without Chromium prints a notice and returns `None`.
 fn chromium(folder: &Path, options: &[&str], address: &str) -> Option<Output> {
     let home = folder.join("home");
     fs::create_dir_all(&home).unwrap();
@@ -21,12 +21,12 @@ fn chromium(folder: &Path, options: &[&str], address: &str) -> Option<Output> {
     match command.output() {
         Ok(output) => Some(output),
         Err(error) => {
-            // Not captured by the harness, so that it is seen in every run.
-            let said = writeln!(
+            // Past the test harness, so that the notice is visible in every run.
+            let written = writeln!(
                 std::io::stderr(),
-                "SKIPPED: the page was not looked at: no `chromium` to run ({error})"
+                "SKIPPED: the page was not tested: cannot run `chromium` ({error})"
             );
-            said.unwrap();
+            written.unwrap();
             None
         }
     }
@@ -51,17 +51,17 @@ fn a_browser_shows_the_figures_the_charts_and_the_errors() {
     assert!(output.status.success(), "{complaint}");
     let page = String::from_utf8(output.stdout).unwrap();
     for shown in [
-        // The rate of cycle 12, the median of those before it but the tenth, and the change.
+        // The rate of cycle 12, the median of earlier cycles without the failed tenth, the change.
         "<td>short/b1</td><td>decode tok/s</td><td>94.00</td><td>-4.6 %</td><td>98.50</td>",
         "<h1>candlemark: monitor of quick on synthetic:stub</h1>",
         "There is no verdict without a baseline",
         "&lt;b&gt;no&lt;/b&gt; device &amp; why",
-        "Failed in the window: 1;",
+        "1 failed in the window;",
     ] {
         assert!(page.contains(shown), "{shown}\n{page}");
     }
-    // Four metrics and the machine's memory over time; three timed metrics of two scenarios each as
-    // distributions.
+    // Four metrics and the machine's memory over time; distributions of three timed metrics of two
+    // scenarios.
     assert_eq!(page.matches("<svg").count(), 5 + 6);
     for width in [1200, 390] {
         let window = format!("--window-size={width},3000");
@@ -71,7 +71,7 @@ fn a_browser_shows_the_figures_the_charts_and_the_errors() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let png = fs::read(&picture).unwrap();
         assert_eq!(size(&png), (width, 3000));
-        // An empty page of this size takes some 10 KB.
+        // An empty page of this size is about 10 KB.
         assert!(png.len() > 40_000, "{width}: {} bytes", png.len());
     }
 }

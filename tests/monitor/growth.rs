@@ -1,4 +1,4 @@
-//! A thousand cycles, in a process of their own: tests that run beside it hold memory, too.
+//! A thousand cycles in a process of their own, because other tests use memory, too.
 
 use std::cell::RefCell;
 use std::fs;
@@ -10,7 +10,7 @@ use candlemark::machine::memory;
 use crate::{Stub, cycles};
 
 #[test]
-fn a_thousand_cycles_fill_neither_memory_nor_the_disk() {
+fn memory_and_disk_stay_bounded_over_a_thousand_cycles() {
     let binary = std::env::current_exe().unwrap();
     let output = Command::new(binary)
         .args(["--exact", "growth::a_thousand_cycles_alone", "--ignored", "--test-threads", "1"])
@@ -28,7 +28,7 @@ fn a_thousand_cycles_alone() {
     let resident = Rc::new(RefCell::new(Vec::new()));
     let seen = Rc::clone(&resident);
     let hook = move |cycle| {
-        // A window is full after a day, which is 48 cycles; what is grown later is grown for ever.
+        // The window is full after 48 cycles; memory must not grow after that.
         if cycle == 200 || cycle == 1000 {
             seen.borrow_mut().extend(memory::read().current);
         }
@@ -36,14 +36,14 @@ fn a_thousand_cycles_alone() {
     let mut probe = Stub { hook: Some(Box::new(hook)), ..Stub::default() };
     let (history, newest) = cycles(1000, &mut probe, &file);
     assert_eq!(probe.cycle, 1000);
-    // A day of one every half hour, and those that were tried again.
+    // One every half hour for a day, plus retries.
     let kept = history.entries().count();
     assert!((48..60).contains(&kept), "{kept}");
     assert_eq!(history.pending(), 0);
     let lines = fs::read_to_string(&file).unwrap().lines().count();
     assert!(lines < 2 * kept + 64, "{lines} lines of {kept} entries");
     assert!(newest.largest < 1 << 20, "{}", newest.largest);
-    // Every error is 40 KiB, every page some 100: one of either kept a cycle would be 80 MiB.
+    // An error is 40 KiB, a page about 100 KiB: a leak of one per cycle would be 80 MiB.
     if let [early, late] = resident.borrow()[..] {
         assert!(late < early + (8 << 20), "from {early} to {late} bytes");
     }

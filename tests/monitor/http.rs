@@ -1,4 +1,4 @@
-//! Requests as they come over a socket, good ones and bad ones.
+//! Valid and invalid requests over a socket.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -17,8 +17,8 @@ fn served() -> Server {
     server
 }
 
-/// Sends these bytes; the head and the body of what comes back.
-fn ask(to: SocketAddr, request: &[u8]) -> (String, String) {
+/// Sends a request; the head and body of the response.
+fn send(to: SocketAddr, request: &[u8]) -> (String, String) {
     let mut stream = TcpStream::connect(to).unwrap();
     // A server that has refused may close before it has read everything.
     let _ = stream.write_all(request);
@@ -30,7 +30,7 @@ fn ask(to: SocketAddr, request: &[u8]) -> (String, String) {
 }
 
 fn get(to: SocketAddr, path: &str) -> (String, String) {
-    ask(to, format!("GET {path} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes())
+    send(to, format!("GET {path} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes())
 }
 
 #[test]
@@ -66,10 +66,10 @@ fn a_new_page_replaces_the_old_one() {
 }
 
 #[test]
-fn what_is_not_there_or_not_allowed_is_refused() {
+fn unknown_paths_and_methods_are_refused() {
     let server = served();
     let to = server.address();
-    let request = |line: &str| ask(to, format!("{line}\r\nHost: localhost\r\n\r\n").as_bytes());
+    let request = |line: &str| send(to, format!("{line}\r\nHost: localhost\r\n\r\n").as_bytes());
     for (line, status) in [
         ("GET /nothing HTTP/1.1", "404"),
         ("GET /../../etc/passwd HTTP/1.1", "404"),
@@ -88,7 +88,7 @@ fn what_is_not_there_or_not_allowed_is_refused() {
 }
 
 #[test]
-fn too_much_is_refused_and_the_next_request_is_answered() {
+fn an_oversized_request_is_refused_and_the_next_is_answered() {
     let server = served();
     let long = "x".repeat(1 << 20);
     for request in [
@@ -96,33 +96,33 @@ fn too_much_is_refused_and_the_next_request_is_answered() {
         format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {long}\r\n\r\n"),
         long.clone(),
     ] {
-        let (head, _) = ask(server.address(), request.as_bytes());
+        let (head, _) = send(server.address(), request.as_bytes());
         let refused = head.is_empty() || head.starts_with("http/1.1 4");
         assert!(refused, "{head}");
     }
-    // One that says nothing holds up nobody.
+    // A silent connection blocks nobody.
     let silent = TcpStream::connect(server.address()).unwrap();
     assert!(get(server.address(), "/").0.starts_with("http/1.1 200 "));
     drop(silent);
 }
 
 #[test]
-fn many_silent_connections_keep_nobody_from_the_page() {
+fn many_silent_connections_do_not_block_the_page() {
     let server = served();
     let silent: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     assert!(get(server.address(), "/healthz").0.starts_with("http/1.1 200 "));
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    // 200 of them are ours, and at most 64 the server's.
+    // 200 belong to this test, at most 64 to the server.
     assert!(files < 200 + 64 + 50, "{files} open files");
     drop(silent);
 }
 
 #[test]
-fn a_site_that_took_this_machine_s_name_reads_nothing() {
+fn dns_rebinding_reads_nothing() {
     let server = served();
     let asked = |host: &str| {
-        ask(server.address(), format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())
+        send(server.address(), format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())
     };
     for host in ["localhost", "LOCALHOST:8642", "127.0.0.1", "127.0.0.1:1", "[::1]:8642", "[::1]"] {
         assert!(asked(host).0.starts_with("http/1.1 200 "), "{host}");
@@ -134,7 +134,7 @@ fn a_site_that_took_this_machine_s_name_reads_nothing() {
 }
 
 #[test]
-fn an_address_that_is_taken_or_reachable_is_an_error_that_names_the_way_out() {
+fn a_used_or_reachable_address_is_an_error_with_the_remedy() {
     let taken = TcpListener::bind(ANYWHERE).unwrap();
     let address = taken.local_addr().unwrap();
     let error = Server::start(address, Remote::Refused).unwrap_err().to_string();
@@ -148,7 +148,7 @@ fn an_address_that_is_taken_or_reachable_is_an_error_that_names_the_way_out() {
 }
 
 #[test]
-fn a_server_that_is_dropped_leaves_its_address() {
+fn a_dropped_server_frees_its_address() {
     let server = served();
     let address = server.address();
     let open = TcpStream::connect(address).unwrap();

@@ -1,5 +1,5 @@
-//! The monitor as a whole, with a stub in the place of measuring: pages over a real socket, in a
-//! real browser where one is installed, and a thousand cycles in a process of their own.
+//! The whole monitor with a stub instead of measurements: pages over a real socket, in a real
+//! browser if there is one, and a thousand cycles in a process of their own.
 #![cfg(feature = "monitor")]
 
 use std::cell::Cell;
@@ -19,7 +19,7 @@ mod http;
 
 const START: &str = "2026-11-23T10:00:00Z";
 
-/// A clock that passes only when it is waited for.
+/// A clock that advances only in `wait`.
 #[derive(Default)]
 struct Fake(Cell<SignedDuration>);
 
@@ -41,11 +41,11 @@ impl Clock for Fake {
     }
 }
 
-/// Rates that rise and fall a little; every tenth cycle fails.
+/// Rates that vary a little; every tenth cycle fails.
 #[derive(Default)]
 struct Stub {
     cycle: u32,
-    /// Hears of every cycle.
+    /// Called in every cycle.
     hook: Option<Box<dyn FnMut(u32)>>,
 }
 
@@ -90,7 +90,7 @@ impl Probe for Stub {
     }
 }
 
-/// Keeps the newest pages, and the largest size of all.
+/// Keeps the newest pages and the largest total size.
 #[derive(Default)]
 struct Newest {
     pages: Pages,
@@ -107,7 +107,7 @@ impl Observer for Newest {
     fn log(&mut self, _: &str) {}
 }
 
-/// So many cycles, half an hour apart.
+/// Runs cycles half an hour apart.
 fn cycles(count: u64, probe: &mut Stub, file: &Path) -> (History, Newest) {
     let clock = Fake::default();
     let day = SignedDuration::from_hours(24);

@@ -17,8 +17,8 @@ use candlemark::{baseline, evaluate, report};
 use crate::Reader;
 use crate::mutator::Mutator;
 
-/// A verdict in every form but a page's.
-fn told(judgement: &Judgement) {
+/// Renders a verdict in every format except the page.
+fn render(judgement: &Judgement) {
     let command = "candlemark check";
     report::verdict_text(judgement, command);
     report::verdict_markdown(judgement, command);
@@ -51,7 +51,7 @@ fn records_are_read_judged_and_promoted() {
         for (baseline, current) in [(&base, record), (record, &base)] {
             let release = Some(baseline);
             let calibration = Some(&calibration);
-            told(&judge(ReferenceData { baseline, release, calibration }, current, &policy));
+            render(&judge(ReferenceData { baseline, release, calibration }, current, &policy));
         }
         let gap = Duration::from_secs(1);
         let _ = baseline::combine(&[base.clone(), record.clone()]);
@@ -61,7 +61,7 @@ fn records_are_read_judged_and_promoted() {
 }
 
 #[test]
-fn records_are_shown_in_every_form() {
+fn records_are_rendered_in_every_format() {
     let files = ["golden/records/everything.json", "golden/records/after.json"];
     let targets = Targets::builtin();
     Reader::of("shown.json", &files, Mutator::json).run(20, Record::load, |record| {
@@ -93,7 +93,7 @@ fn pairs_are_read_and_judged() {
     let policy = Policy::default();
     Reader::of("pair.json", &files, Mutator::json).run(1, PairRecord::load, |pair| {
         let judgement = paired::judge(pair, &policy);
-        told(&judgement);
+        render(&judgement);
         report::pair_page(pair, &judgement, "candlemark pair").unwrap();
     });
 }

@@ -1,9 +1,8 @@
-//! Files that went wrong by chance or on purpose: whatever stands in them, reading ends in a value
-//! or in an error, never in a panic, and takes memory in proportion to the file. What could be read
-//! is then judged and shown in every form.
+//! Mutated files: reading one returns a value or an error, never panics, and uses memory in
+//! proportion to the file. A value is then judged and rendered in every format.
 //!
-//! Each reader gets `CANDLEMARK_TEST_INPUTS` inputs, a few thousand by default. An input that fails
-//! is kept in the folder that the message names.
+//! Each reader gets `CANDLEMARK_TEST_INPUTS` inputs, a few thousand by default. A failing input is
+//! kept in the folder that the message names.
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
@@ -26,20 +25,20 @@ mod tokenizers;
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// Inputs per reader unless the environment says otherwise.
+/// Default number of inputs per reader.
 const INPUTS: u64 = 2_000;
 
-/// What reading may take for every byte of the file: a list of one-digit numbers is two bytes each
-/// in the file, 32 as a parsed value, and twice that while the list grows.
+/// Limit of memory per byte of the file: a number in a list takes two bytes in the file, 32 as a
+/// parsed value, and twice that while the list grows.
 const PER_BYTE: usize = 64;
-/// And once: tables that a parser sets up however small the file is.
+/// Limit of memory independent of the file, for tables of the parser.
 const ONCE: usize = 1 << 20;
 
-/// One reader: what it reads, and valid files to begin with.
+/// A reader with its valid seed files.
 struct Reader<'a> {
     name: &'a str,
     seeds: Vec<(PathBuf, Vec<u8>)>,
-    /// How to change one; bytes where there is no better form.
+    /// The mutation of one file.
     change: fn(&mut Mutator, &[u8]) -> Vec<u8>,
 }
 
@@ -47,8 +46,8 @@ thread_local! {
     static SAID: RefCell<String> = RefCell::default();
 }
 
-/// The peak is one for the whole process: tests take turns.
-fn turn() -> MutexGuard<'static, ()> {
+/// Serializes tests, because the peak of allocations is that of the whole process.
+fn exclusive() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -60,7 +59,7 @@ fn size(folder: &Path) -> usize {
 }
 
 impl<'a> Reader<'a> {
-    /// Begins with checked-in files.
+    /// Uses checked-in files as seeds.
     fn of(name: &'a str, files: &[&str], change: fn(&mut Mutator, &[u8]) -> Vec<u8>) -> Self {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
         let seeds = files.iter().map(|file| fixtures.join(file));
@@ -68,15 +67,15 @@ impl<'a> Reader<'a> {
         Self { name, seeds: seeds.collect(), change }
     }
 
-    /// Reads as many mutated files as are asked for, and uses what could be read. `one_in` divides
-    /// the number of inputs of readers that are slow.
+    /// Reads mutated files and uses each value that could be read. `one_in` divides the number of
+    /// inputs for slow readers.
     fn run<T, E: std::fmt::Display>(
         &self,
         one_in: u64,
         read: impl Fn(&Path) -> Result<T, E>,
         go_on: impl Fn(&T),
     ) {
-        let turn = turn();
+        let guard = exclusive();
         let inputs: u64 = std::env::var("CANDLEMARK_TEST_INPUTS")
             .map_or(INPUTS, |text| text.parse().expect("a number of inputs"));
         let folder = tempfile::tempdir().unwrap();
@@ -111,7 +110,7 @@ impl<'a> Reader<'a> {
             }
         }
         panic::set_hook(before);
-        drop(turn);
+        drop(guard);
         if let Some((number, fault, bytes)) = bad {
             let kept =
                 Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{number}-{}", self.name));

@@ -1,5 +1,5 @@
-//! The files of a model. `src/model/fuzz.rs` tries many more of their headers in memory; here they
-//! are whole files, and what reading them takes is bounded.
+//! The files of a model, with bounded memory. `src/model/fuzz.rs` tests many more headers in
+//! memory.
 
 use std::fs;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn reader(file: &str, bytes: Vec<u8>, change: fn(&mut Mutator, &[u8]) -> Vec<u8>
     Reader { name: file, seeds: vec![(file.into(), bytes)], change }
 }
 
-/// Keys of a model, a whole vocabulary, and two tensors.
+/// A GGUF file with the keys of a model, a whole vocabulary and two tensors.
 fn small_gguf() -> Vec<u8> {
     let config = Config::named("nano").unwrap();
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny");

@@ -1,10 +1,10 @@
-//! Changes valid files the way that damage, other programs and attackers do.
+//! Mutates valid files like damage, other programs and attackers.
 
 use serde_json::{Map, Value};
 
 use super::Random;
 
-/// Numbers at the edges of types and of sense, as JSON writes them.
+/// JSON numbers at the limits of types and beyond.
 const NUMBERS: &[&str] = &[
     "0",
     "-1",
@@ -26,7 +26,7 @@ const NUMBERS: &[&str] = &[
     "18446744073709551616",
 ];
 
-/// Text that has a meaning somewhere: names, times, marks of Markdown and HTML, and none at all.
+/// Texts with a special meaning: names, times, Markdown, HTML, the empty text.
 const TEXTS: &[&str] = &[
     "",
     " ",
@@ -51,19 +51,18 @@ const TEXTS: &[&str] = &[
     "short/b1",
 ];
 
-/// Makes one input from a valid one.
+/// Mutates a valid input.
 pub struct Mutator {
     random: Random,
 }
 
 impl Mutator {
-    /// Everything follows from the random numbers.
     pub fn new(random: Random) -> Self {
         Self { random }
     }
 
-    /// One to eight changes of bytes anywhere: flips, 32- and 64-bit numbers at an edge, parts that
-    /// are cut out, doubled, moved, an end that is cut off, and other digits for a number in text.
+    /// Applies one to eight changes of bytes: bit flips, 32- and 64-bit limits, parts removed,
+    /// duplicated or moved, truncation, and other digits of a number.
     pub fn bytes(&mut self, seed: &[u8]) -> Vec<u8> {
         let mut bytes = seed.to_vec();
         for _ in 0..=self.random.below(8) {
@@ -104,8 +103,8 @@ impl Mutator {
         bytes
     }
 
-    /// One to four changes of a JSON document that stays JSON. Text that is none is changed as
-    /// bytes, and so is one in eight of the others.
+    /// Applies one to four changes to a JSON document that keep it valid JSON. Invalid JSON and one
+    /// in eight documents are mutated as bytes.
     pub fn json(&mut self, seed: &[u8]) -> Vec<u8> {
         let Ok(mut value) = serde_json::from_slice::<Value>(seed) else { return self.bytes(seed) };
         if self.random.below(8) == 0 {
@@ -125,7 +124,7 @@ impl Mutator {
         text.into_bytes()
     }
 
-    /// Most often something of the same type, so that reading goes on.
+    /// Mostly keeps the type, so that parsing continues.
     fn change(&mut self, target: &mut Value, donor: Value) {
         if self.random.below(6) == 0 {
             *target = match self.random.below(6) {
@@ -180,7 +179,7 @@ impl Mutator {
         serde_json::from_str(text).expect("a number")
     }
 
-    /// Anywhere, and half of the time near the beginning, where headers are.
+    /// A random position, half of the time near the beginning, where headers are.
     fn place(&mut self, length: usize) -> usize {
         let within = if self.random.below(2) == 0 { length.min(4096) } else { length };
         self.random.below(within)
@@ -210,7 +209,7 @@ fn nodes(value: &Value) -> usize {
     }
 }
 
-/// The node of this number, counted from the root on.
+/// The node of this number in preorder.
 fn node<'a>(value: &'a mut Value, number: &mut usize) -> Option<&'a mut Value> {
     if *number == 0 {
         return Some(value);

@@ -1,4 +1,4 @@
-//! The files of a tokenizer's folder.
+//! The files of a tokenizer.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use candlemark::tokenizer::{Message, Role, Thinking, Tokenizer};
 use crate::Reader;
 use crate::mutator::Mutator;
 
-/// The tokenizer of the folder that a file lies in, which gets what it lacks.
-fn beside(path: &Path) -> Result<Tokenizer> {
+/// Loads the tokenizer in the folder of a file, after adding the other files.
+fn load(path: &Path) -> Result<Tokenizer> {
     let folder = path.parent().unwrap();
     let whole = folder.join("tokenizer.json");
     if !whole.exists() {
@@ -20,7 +20,7 @@ fn beside(path: &Path) -> Result<Tokenizer> {
     Tokenizer::from_folder(folder)
 }
 
-fn used(tokenizer: &Tokenizer) {
+fn exercise(tokenizer: &Tokenizer) {
     if let Ok(ids) = tokenizer.encode("Über 1234 tokens,\n\tif x: 💥 한국어") {
         tokenizer.decode(&ids);
     }
@@ -32,13 +32,13 @@ fn used(tokenizer: &Tokenizer) {
 #[test]
 fn tokenizers_are_read_and_used() {
     let reader = Reader::of("tokenizer.json", &["tiny/tokenizer.json"], Mutator::json);
-    reader.run(20, beside, used);
+    reader.run(20, load, exercise);
 }
 
 #[test]
 fn configurations_of_tokenizers_are_read() {
     let seed = ["tiny/tokenizer_config.json"];
-    Reader::of("tokenizer_config.json", &seed, Mutator::json).run(20, beside, used);
+    Reader::of("tokenizer_config.json", &seed, Mutator::json).run(20, load, exercise);
 }
 
 #[test]
@@ -46,5 +46,5 @@ fn chat_templates_are_compiled_and_rendered() {
     let seed = ["../src/tokenizer/qwen3.jinja", "../src/tokenizer/qwen2.jinja"];
     let mut reader = Reader::of("chat_template.jinja", &seed, Mutator::bytes);
     reader.seeds.iter_mut().for_each(|(path, _)| path.set_file_name("chat_template.jinja"));
-    reader.run(10, beside, used);
+    reader.run(10, load, exercise);
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use candlemark::machine;
 use candlemark::suite::worker::{NoLine, WorkerProcess};
 use serde::de::DeserializeOwned;
 
@@ -80,11 +81,6 @@ impl EngineProcess {
 
     /// Seconds of CPU that the process has used, where the system reports it.
     pub fn cpu_s(&self) -> Option<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.worker.id())).ok()?;
-        // After the name, which may contain anything: user and system time are the 12th and 13th
-        // fields, in hundredths of a second.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
-        Some((ticks(11)? + ticks(12)?) / 100.0)
+        Some(machine::process_cpu_time(self.worker.id())?.as_secs_f64())
     }
 }

@@ -1,5 +1,4 @@
-//! A measurement that carries whole samples through Criterion, so that it counts what was measured
-//! and there is no second clock.
+//! A Criterion measurement that carries whole samples, so that Criterion needs no clock of its own.
 
 use std::sync::Mutex;
 
@@ -7,49 +6,48 @@ use candlemark::measure::Sample;
 use criterion::Throughput;
 use criterion::measurement::{Measurement, ValueFormatter};
 
-/// The samples that Criterion has counted since they were last taken, in its order.
+/// The samples counted by Criterion since the last [`take_counted`], in order.
 static COUNTED: Mutex<Vec<Sample>> = Mutex::new(Vec::new());
 
-/// Takes the samples that Criterion has counted.
-pub fn take_counted() -> Vec<Sample> {
+pub(super) fn take_counted() -> Vec<Sample> {
     std::mem::take(&mut COUNTED.lock().expect("nobody panics while holding it"))
 }
 
-/// Time in seconds, read off samples instead of a clock.
-pub struct Sampled;
+/// Time taken from samples instead of a clock.
+pub(super) struct SampleTime;
 
-/// The time of some iterations, and what it was read off.
+/// The time of some iterations, with their samples.
 #[derive(Default)]
-pub struct Counted {
-    /// Their sum.
-    pub seconds: f64,
-    /// Samples that are to be kept once Criterion has counted them; none for replayed values.
-    pub samples: Vec<Sample>,
+pub(super) struct SampledTime {
+    /// Sum over the iterations.
+    pub(super) seconds: f64,
+    /// Samples to store once Criterion has counted them; none for replayed values.
+    pub(super) samples: Vec<Sample>,
 }
 
-impl Measurement for Sampled {
+impl Measurement for SampleTime {
     type Intermediate = ();
-    type Value = Counted;
+    type Value = SampledTime;
 
     fn start(&self) {
-        unreachable!("benches hand in what they measured");
+        unreachable!("benches pass their samples");
     }
 
-    fn end(&self, (): ()) -> Counted {
-        unreachable!("benches hand in what they measured");
+    fn end(&self, (): ()) -> SampledTime {
+        unreachable!("benches pass their samples");
     }
 
-    fn add(&self, a: &Counted, b: &Counted) -> Counted {
+    fn add(&self, a: &SampledTime, b: &SampledTime) -> SampledTime {
         let samples = a.samples.iter().chain(&b.samples).cloned().collect();
-        Counted { seconds: a.seconds + b.seconds, samples }
+        SampledTime { seconds: a.seconds + b.seconds, samples }
     }
 
-    fn zero(&self) -> Counted {
-        Counted::default()
+    fn zero(&self) -> SampledTime {
+        SampledTime::default()
     }
 
     /// Called exactly once for a sample that counts, and never while warming up.
-    fn to_f64(&self, value: &Counted) -> f64 {
+    fn to_f64(&self, value: &SampledTime) -> f64 {
         COUNTED
             .lock()
             .expect("nobody panics while holding it")
@@ -58,12 +56,12 @@ impl Measurement for Sampled {
     }
 
     fn formatter(&self) -> &dyn ValueFormatter {
-        &Sampled
+        &SampleTime
     }
 }
 
 /// Nanoseconds as times, and elements as tokens.
-impl ValueFormatter for Sampled {
+impl ValueFormatter for SampleTime {
     fn scale_values(&self, typical: f64, values: &mut [f64]) -> &'static str {
         let (factor, unit) = match typical {
             ns if ns < 1e3 => (1.0, "ns"),

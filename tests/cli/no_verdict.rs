@@ -1,4 +1,4 @@
-//! Where there is no verdict, every form of one says why.
+//! Without a verdict, every format gives the reason.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ const NO_BASELINE: [&str; 5] =
     ["check", "--baseline", "none.json", "--record", "records/same.json"];
 
 #[test]
-fn without_a_baseline_every_form_says_so() {
+fn without_a_baseline_every_format_says_so() {
     for (format, file) in FORMATS {
         let output = candlemark(&[&NO_BASELINE[..], &["--format", format]].concat(), &golden(""));
         assert_eq!(output.status.code(), Some(4), "{format}");
@@ -30,7 +30,7 @@ fn without_a_baseline_every_form_says_so() {
 }
 
 #[test]
-fn the_answer_goes_to_the_file_that_was_asked_for() {
+fn the_document_is_written_to_the_named_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("verdict.txt");
     let written = ["-o", file.to_str().unwrap()];
