@@ -1,9 +1,9 @@
 //! Judges a record against a baseline: records in, verdicts out. No file, no clock, no model: the
 //! same two records always give the same verdict.
 //!
-//! Every metric is a cost, and a change is θ = ln(cost now / cost before): positive is always worse,
-//! whatever the metric's own direction. The unit of statistics is the block, one fresh process.
-//! `docs/gate.md` describes the design.
+//! Every metric is a cost, and a change is θ = ln(cost now / cost before): positive is always
+//! worse, whatever the metric's own direction. The unit of statistics is the block, one fresh
+//! process. `docs/gate.md` describes the design.
 
 use crate::record::Record;
 use crate::record::calibration::Calibration;
@@ -30,19 +30,13 @@ pub use interval::{Evidence, Interval};
 pub use judgement::{
     Change, Drift, Finding, Judgement, MeasurementTimes, NullControl, PairSummary, SCHEMA,
 };
-pub use policy::{FailOn, PLANNED_LOOKS, Policy};
+pub use policy::{BLOCKS_NEEDED, FailOn, PLANNED_LOOKS, Policy, SESSIONS_NEEDED};
 pub(crate) use verdict::margin;
 pub use verdict::{Outcome, Verdict, Why, share};
 
 use judgement::overall_outcome;
 use stored::{Entry, RecordJudge};
 use verdict::judge_change;
-
-/// Fewest sessions from which the variance between sessions is estimated.
-pub const SESSIONS_NEEDED: usize = 3;
-
-/// Fewest blocks from which the variance between processes is estimated.
-pub const BLOCKS_NEEDED: usize = 8;
 
 /// What a run is compared with.
 #[derive(Debug, Clone, Copy)]
@@ -88,8 +82,7 @@ pub fn judge<'a>(
     let judge = RecordJudge::new(&entries, calibration, same_binary, policy);
     let judged = judge.judged;
     let mut findings: Vec<Finding> = entries.iter().map(|entry| judge.finding(entry)).collect();
-    let mut notes =
-        notes::record_notes(&ReferenceData { calibration, ..reference }, current, &findings);
+    let mut notes = notes::record_notes(baseline, calibration, current, &findings);
     notes.extend(stored::missing_notes(current, &findings, policy));
     if reference.calibration.is_some() && calibration.is_none() {
         notes.push("the calibration is of another machine or model and is not used".into());

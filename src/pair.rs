@@ -53,8 +53,8 @@ pub struct Plan {
     pub output_change: Option<String>,
     /// What to do with binaries that are equal byte for byte.
     pub identical: Identical,
-    /// Duet: whether both builds run at the same time, each on half of the CPUs, instead of one after
-    /// the other.
+    /// Duet: whether both builds run at the same time, each on half of the CPUs, instead of one
+    /// after the other.
     pub duet: bool,
     /// Wall-clock time after which no new block is started.
     pub budget: Duration,
@@ -192,7 +192,8 @@ struct PairRun<'a> {
     null_control_scenarios: Vec<String>,
     /// Rounds per block, by scenario.
     round_budgets: BTreeMap<String, RoundBudget>,
-    /// The reference kernels, measured around every block; `None` where there is no memory for them.
+    /// The reference kernels, measured around every block; `None` where there is no memory for
+    /// them.
     kernels: Option<ReferenceKernels>,
 }
 

@@ -53,9 +53,9 @@ pub struct Record {
     pub injected: Option<String>,
     /// The cases, in the order of the suite.
     pub scenarios: Vec<Case>,
-    /// Ids of the scenarios that the build knows and that were not requested from the run. The build
-    /// does not know any that is neither here nor among the cases. Absent in records of schema 1 and
-    /// in baselines.
+    /// Ids of the scenarios that the build knows and that were not requested from the run. The
+    /// build does not know any that is neither here nor among the cases. Absent in records of
+    /// schema 1 and in baselines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_selected: Vec<String>,
 }

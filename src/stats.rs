@@ -1,6 +1,6 @@
-//! Statistics on plain slices: median and quantiles, trimmed mean with winsorized variance,
-//! Student t, Welch–Satterthwaite degrees of freedom, Clopper–Pearson intervals, moderated
-//! variances (empirical Bayes), Theil–Sen lines and the Mann–Whitney test. Knows nothing of what was
+//! Statistics on plain slices: median and quantiles, trimmed mean with winsorized variance, Student
+//! t, Welch–Satterthwaite degrees of freedom, Clopper–Pearson intervals, moderated variances
+//! (empirical Bayes), Theil–Sen lines and the Mann–Whitney test. Knows nothing of what was
 //! measured. A statistic that needs more values than there are is `None`, never zero.
 
 use std::cell::RefCell;
@@ -98,8 +98,8 @@ fn trimmed_per_side(count: usize) -> usize {
     if count < 3 { 0 } else { (count / 10).max(1) }
 }
 
-/// Variance of [`trimmed_mean`] relative to that of the arithmetic mean, for normal values: what its
-/// robustness costs in efficiency. From the variances of normal order statistics; above eight
+/// Variance of [`trimmed_mean`] relative to that of the arithmetic mean, for normal values: what
+/// its robustness costs in efficiency. From the variances of normal order statistics; above eight
 /// values, that of a tenth trimmed.
 pub fn trimmed_mean_variance_ratio(count: usize) -> f64 {
     match count {
@@ -161,16 +161,16 @@ fn upper_tail_quantile(probability: f64, freedom: f64) -> f64 {
 }
 
 /// Welch–Satterthwaite: the effective degrees of freedom of a sum of variances, each with its own
-/// (Welch 1947, Satterthwaite 1946). A variance that is assumed rather than estimated has infinitely
-/// many. The result is at least one.
+/// (Welch 1947, Satterthwaite 1946). A variance that is assumed rather than estimated has
+/// infinitely many. The result is at least one.
 pub fn welch_satterthwaite(terms: &[(f64, f64)]) -> f64 {
     let total: f64 = terms.iter().map(|(variance, _)| variance).sum();
     let spread: f64 = terms.iter().map(|(variance, freedom)| variance * variance / freedom).sum();
     if spread > 0.0 { (total * total / spread).max(1.0) } else { f64::INFINITY }
 }
 
-/// The exact 95 % confidence interval of a probability, from `hits` in `trials` (Clopper and Pearson
-/// 1934); each end errs with 2.5 % at most. Without trials it is 0 to 1.
+/// The exact 95 % confidence interval of a probability, from `hits` in `trials` (Clopper and
+/// Pearson 1934); each end errs with 2.5 % at most. Without trials it is 0 to 1.
 pub fn clopper_pearson(hits: usize, trials: usize) -> (f64, f64) {
     assert!(hits <= trials, "{hits} of {trials}");
     const TAIL: f64 = 0.025;

@@ -80,7 +80,7 @@ fn check_compatible(first: &Record, record: &Record) -> Result<()> {
         return differ(difference.to_string());
     }
     if first.injected != record.injected {
-        return differ("they were not slowed down on purpose alike".into());
+        return differ("they were slowed down on purpose differently".into());
     }
     let (before, now) = (&first.build, &record.build);
     if before.commit != now.commit {

@@ -1,4 +1,4 @@
-//! Drift since the release, reported beside the verdicts. It decides nothing: many small steps that
+//! Drift since the release, reported in addition to the verdicts. It decides nothing: many small steps that
 //! were each accepted are no mistake by themselves.
 
 use std::collections::BTreeMap;

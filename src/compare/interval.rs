@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// A confidence interval of a change of ln cost; positive is worse.
+/// A confidence interval (Neyman 1937) of a change of ln cost; positive is worse.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Interval {
     /// Lower end.

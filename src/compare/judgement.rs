@@ -105,7 +105,7 @@ impl MeasurementTimes {
 }
 
 /// A metric that has changed since the release by more than one change may. Baselines follow what
-/// was accepted, so 4 % per change would pass for ever; the release stays where it is.
+/// was accepted, so 4 % per change would always pass; the release stays where it is.
 #[derive(Debug, Clone, Serialize)]
 pub struct Drift {
     /// The scenario's id.

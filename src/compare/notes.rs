@@ -1,10 +1,8 @@
-//! Notes that stand beside the verdicts: what a reader has to know of how the numbers came about.
+//! Notes for readers of the verdicts: conditions under which the numbers were measured.
 
 use std::collections::BTreeSet;
 
-use crate::compare::{
-    BLOCKS_NEEDED, Finding, PairSummary, ReferenceData, SESSIONS_NEEDED, Verdict, normalised,
-};
+use crate::compare::{BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, normalised};
 use crate::record::Record;
 use crate::record::calibration::Calibration;
 use crate::record::pair::{Ended, PairRecord};
@@ -12,11 +10,11 @@ use crate::workload;
 
 /// Notes on a run against a stored baseline.
 pub(super) fn record_notes(
-    reference: &ReferenceData,
+    baseline: &Record,
+    calibration: Option<&Calibration>,
     current: &Record,
     findings: &[Finding],
 ) -> Vec<String> {
-    let ReferenceData { baseline, calibration, .. } = *reference;
     let mut notes = Vec::new();
     if let Some(injected) = &current.injected {
         notes.push(format!("this run was slowed down on purpose: {injected}"));

@@ -128,8 +128,9 @@ impl RateRatios {
     /// From the measured rates or the reference kernels, whichever changed more.
     fn between(baseline: &Record, current: &Record) -> Self {
         let (before, now) = (&baseline.machine.rates, &current.machine.rates);
-        let alike = before.read_huge_bytes_per_s.is_some() == now.read_huge_bytes_per_s.is_some();
-        let read = if alike {
+        let same_rates =
+            before.read_huge_bytes_per_s.is_some() == now.read_huge_bytes_per_s.is_some();
+        let read = if same_rates {
             ratio(now.best_read_bytes_per_s(), before.best_read_bytes_per_s())
         } else {
             ratio(now.read_bytes_per_s, before.read_bytes_per_s)
@@ -230,7 +231,8 @@ mod tests {
             (1.31, Verdict::Improved, -0.2, Some(Implausible::MachineChanged)),
             (0.69, Verdict::Pass, 0.0, Some(Implausible::MachineChanged)),
             (0.71, Verdict::Pass, 0.0, None),
-            (0.50, REGRESSED, 0.70, Some(Implausible::MachineChanged)), // The machine explains ln 2 of it.
+            // The machine explains ln 2 of it.
+            (0.50, REGRESSED, 0.70, Some(Implausible::MachineChanged)),
             (0.50, REGRESSED, 0.75, None), // More than the machine explains.
             // A change of 20 % is still the same machine.
             (0.80, REGRESSED, 0.20, None),

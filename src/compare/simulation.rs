@@ -16,7 +16,8 @@ impl Noise {
     }
 }
 
-/// A machine: standard deviations between processes and sessions, and how many of each are measured.
+/// A machine: standard deviations between processes and sessions, and how many of each are
+/// measured.
 #[derive(Clone, Copy)]
 struct Host {
     scenarios: usize,

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_medians_of_what_is_judged_and_missing_ones_are_null() {
+    fn values_are_medians_of_gated_metrics_and_missing_ones_are_null() {
         let figures = ScenarioValues::new(&case("short/b1"));
         let expected = [
             ("decode_tok_s".to_string(), Some(20.0)),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scenario_that_failed_fails_the_cycle_and_leaves_the_numbers_of_the_others() {
+    fn a_failed_scenario_fails_the_cycle_but_keeps_other_values() {
         let absent = |kind, why| Some(Absence::new(kind, why));
         let failed = Case { absent: absent(AbsenceKind::Failed, "no memory"), ..case("code/b1") };
         let unsupported =
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_cannot_be_true_are_no_values() {
+    fn invalid_values_are_ignored() {
         let validity =
             Validity { failed: vec!["a clock ran backwards".into()], ..Validity::default() };
         let figures = ScenarioValues::new(&Case { validity, ..case("short/b1") });
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_quotes_a_file_is_cut() {
+    fn a_long_error_is_truncated() {
         let error = Error::Failed("ü ".repeat(10_000));
         let entry = Entry::new("2026-11-23T10:00:00Z".into(), 0.0, Err(error));
         assert_eq!(entry.error.unwrap().chars().count(), 602);

@@ -58,7 +58,7 @@ impl MetricRow {
         };
         [
             self.scenario.clone(),
-            label(self.metric),
+            report::metric_label(self.metric),
             shown(self.newest),
             self.change().map_or("-".into(), report::percent),
             shown(self.median()),
@@ -117,7 +117,7 @@ fn trend(
     metric: &'static Metric,
 ) -> MonitorChart {
     let Some(last) = cycles.iter().rev().find(|(_, entry)| entry.measured.is_some()) else {
-        return MonitorChart { title: label(metric), svg: Err("no values".into()) };
+        return MonitorChart { title: report::metric_label(metric), svg: Err("no values".into()) };
     };
     let of_metric: Vec<&MetricRow> =
         rows.iter().filter(|row| row.metric.name == metric.name).collect();
@@ -141,11 +141,11 @@ fn trend(
             style: SeriesStyle::Failures,
         });
     }
-    let mut title = label(metric);
+    let mut title = report::metric_label(metric);
     if of_metric.len() > MAX_SERIES {
         title += &format!(", {MAX_SERIES} of {} scenarios", of_metric.len());
     }
-    over_time(title, label(metric), series)
+    over_time(title, report::metric_label(metric), series)
 }
 
 /// Available memory of the machine over the window.
@@ -167,7 +167,7 @@ fn over_time(title: String, label: String, series: Vec<Series>) -> MonitorChart 
     let x = Axis { label: "time, UTC".into(), scale: Scale::Time, number: &decimal };
     let y = Axis { label, scale: Scale::Around, number: &decimal };
     let alt = format!("{title} over time");
-    drawn(&Chart { title, alt, data: Data::Lines(Lines { x, y, series }) })
+    render_chart(&Chart { title, alt, data: Data::Lines(Lines { x, y, series }) })
 }
 
 /// Histograms of the values in the window, for comparable cycles only.
@@ -182,25 +182,24 @@ pub(super) fn distributions(rows: &[MetricRow]) -> Vec<MonitorChart> {
         };
         let marks = [mark("newest", row.newest), mark("median", row.median())];
         let title = format!("{} of {}", row.metric.label, row.scenario);
-        let x = Axis { label: label(row.metric), scale: Scale::Around, number: &decimal };
+        let x = Axis {
+            label: report::metric_label(row.metric),
+            scale: Scale::Around,
+            number: &decimal,
+        };
         let y = Axis { label: "cycles".into(), scale: Scale::Whole, number: &decimal };
         let marks = marks.into_iter().flatten().collect();
         let alt = format!("distribution of {title}");
         let data = Data::Histogram(Histogram { x, y, values, marks });
-        drawn(&Chart { title, alt, data })
+        render_chart(&Chart { title, alt, data })
     };
     timed.take(MAX_HISTOGRAMS).map(picture).collect()
 }
 
-fn drawn(chart: &Chart<'_>) -> MonitorChart {
+fn render_chart(chart: &Chart<'_>) -> MonitorChart {
     MonitorChart { title: chart.title.clone(), svg: svg(chart).map_err(|why| why.to_string()) }
 }
 
 fn decimal(value: f64, decimals: usize) -> String {
     format!("{value:.decimals$}")
-}
-
-/// A metric's label with its unit.
-fn label(metric: &Metric) -> String {
-    format!("{} {}", metric.label, metric.unit).trim_end().into()
 }

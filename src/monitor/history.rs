@@ -156,11 +156,11 @@ impl History {
 
     /// Adds a cycle that ended at `elapsed`, and writes pending entries.
     pub fn add(&mut self, entry: Entry, elapsed: SignedDuration) {
-        self.keep(entry, elapsed);
+        self.push(entry, elapsed);
         self.flush();
     }
 
-    pub(super) fn keep(&mut self, entry: Entry, elapsed: SignedDuration) {
+    pub(super) fn push(&mut self, entry: Entry, elapsed: SignedDuration) {
         let line = Line::Parsed(Box::new(entry));
         self.kept.push(StoredEntry { ended_at: elapsed, written: false, line });
         self.drop_expired(elapsed);

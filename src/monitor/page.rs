@@ -38,7 +38,7 @@ pub(super) fn line(entry: &Entry) -> String {
         (Some(error), _) => format!("failed: {error}"),
         (None, Some(measured)) => match measured.verdict.outcome {
             Some(_) => measured.verdict.text.clone(),
-            None => format!("{}; no verdict", rates(entry, measured)),
+            None => format!("{}; no verdict", rate_summary(entry, measured)),
         },
         (None, None) => "nothing measured".into(),
     };
@@ -46,7 +46,7 @@ pub(super) fn line(entry: &Entry) -> String {
 }
 
 /// The first metric of each scenario, which is its rate.
-fn rates(entry: &Entry, measured: &Measured) -> String {
+fn rate_summary(entry: &Entry, measured: &Measured) -> String {
     let rate = |one: &ScenarioValues| {
         let found =
             METRICS.iter().find_map(|metric| Some((metric, entry.value(&one.id, metric.name)?)));
@@ -110,13 +110,13 @@ impl PageInput<'_> {
             next => self.next(),
             notes => texts(&self.notes()),
             why => newest.and_then(no_verdict_reason).map(sanitize),
-            grounds => newest.map(grounds).map(|text| sanitize(&text)),
+            grounds => newest.map(table_note).map(|text| sanitize(&text)),
             rows => rows.iter().map(|row| texts(&row.cells())).collect::<Vec<Value>>(),
             trends => pictures(&trends),
             distributions => pictures(&figures::distributions(&rows)),
             errors => errors.take(MAX_ERRORS).collect::<Vec<Value>>(),
             failures => cycles.iter().filter(|(_, entry)| entry.error.is_some()).count(),
-            machine => newest.map(machine_state).unwrap_or_default(),
+            machine => newest.map(machine_rows).unwrap_or_default(),
             about => self.about(cycles, newest),
         }
     }
@@ -215,7 +215,7 @@ fn no_verdict_reason(measured: &Measured) -> Option<&str> {
 }
 
 /// The meaning of the changes in the table.
-fn grounds(measured: &Measured) -> String {
+fn table_note(measured: &Measured) -> String {
     let verdict = match measured.verdict.outcome {
         Some(_) => "The verdict above is against the baseline.",
         None => "There is no verdict without a baseline.",
@@ -226,7 +226,7 @@ fn grounds(measured: &Measured) -> String {
 }
 
 /// The machine after the newest cycle with measurements, with warnings.
-fn machine_state(measured: &Measured) -> Vec<Value> {
+fn machine_rows(measured: &Measured) -> Vec<Value> {
     let Some(now) = measured.conditions.last() else { return Vec::new() };
     let share = |value: f64| format!("{:.1} %", 100.0 * value);
     let unknown = || "unknown".to_string();

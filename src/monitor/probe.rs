@@ -31,13 +31,13 @@ impl Probe for SuiteProbe<'_> {
         if let Err(error) = record.save(&self.newest) {
             (self.say)(&format!("record: {}", error.chain()));
         }
-        let verdict = judged(&self.baselines, &record, &self.policy);
+        let verdict = judge_record(&self.baselines, &record, &self.policy);
         Ok(Measured::new(&record, verdict))
     }
 }
 
 /// The verdict against the stored baseline, or why there is none.
-fn judged(folder: &Path, record: &Record, policy: &Policy) -> VerdictSummary {
+fn judge_record(folder: &Path, record: &Record, policy: &Policy) -> VerdictSummary {
     let judge = || -> Result<VerdictSummary> {
         let (path, base) = baseline::find(folder, record, &policy.allow_class)?;
         let release = baseline::find_release(&path)?;
@@ -50,12 +50,11 @@ fn judged(folder: &Path, record: &Record, policy: &Policy) -> VerdictSummary {
         let judgement = compare::judge(reference, record, policy);
         Ok(VerdictSummary { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
     };
-    judge()
-        .unwrap_or_else(|error| VerdictSummary { outcome: None, text: no_verdict_reason(&error) })
+    judge().unwrap_or_else(|error| VerdictSummary { outcome: None, text: error_reason(&error) })
 }
 
 /// The reason alone, without advice on baselines.
-fn no_verdict_reason(error: &Error) -> String {
+fn error_reason(error: &Error) -> String {
     match error {
         Error::NotComparable(why) => why.clone(),
         error => error.chain(),

@@ -88,14 +88,13 @@ fn head(text: &mut String, name: &str, kind: &str, help: &str) {
 }
 
 fn figures(text: &mut String, entry: &Entry, measured: &Measured) {
-    let [model, quant, machine] =
-        [&measured.model, &measured.quant, &measured.machine].map(|text| escaped(text));
+    let [model, quant, machine] = [&measured.model, &measured.quant, &measured.machine]
+        .map(|text| report::escape_label(text));
     let whole = format!("model=\"{model}\",quant=\"{quant}\",machine=\"{machine}\"");
     for metric in METRICS {
-        let values = measured
-            .scenarios
-            .iter()
-            .filter_map(|one| Some((escaped(&one.id), entry.value(&one.id, metric.name)?)));
+        let values = measured.scenarios.iter().filter_map(|one| {
+            Some((report::escape_label(&one.id), entry.value(&one.id, metric.name)?))
+        });
         let mut values = values.peekable();
         let (name, base) = report::prometheus_name(metric);
         if values.peek().is_some() {
@@ -109,7 +108,7 @@ fn figures(text: &mut String, entry: &Entry, measured: &Measured) {
     if let Some(outcome) = measured.verdict.outcome {
         head(text, "verdict", "gauge", "The verdict against the baseline, in its label");
         let name = serde_json::to_value(outcome).expect("plain data");
-        let name = escaped(name.as_str().unwrap_or_default());
+        let name = report::escape_label(name.as_str().unwrap_or_default());
         let _ = writeln!(text, "candlemark_verdict{{outcome=\"{name}\",{whole}}} 1");
     }
 }
@@ -135,9 +134,4 @@ fn machine(text: &mut String, measured: &Measured) {
             let _ = writeln!(text, "candlemark_{name} {value}");
         }
     }
-}
-
-/// The escaped value of a label.
-fn escaped(text: &str) -> String {
-    report::sanitize(text).replace('\\', "\\\\").replace('"', "\\\"")
 }

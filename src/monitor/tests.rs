@@ -143,7 +143,7 @@ fn count(path: &Path) -> usize {
 }
 
 #[test]
-fn a_failed_cycle_is_an_entry_and_is_tried_again_after_a_minute() {
+fn a_failed_cycle_is_an_entry_and_is_retried_after_a_minute() {
     let folder = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
     let mut script: VecDeque<Result<Measured>> =
@@ -168,7 +168,7 @@ fn a_failed_cycle_is_an_entry_and_is_tried_again_after_a_minute() {
 }
 
 #[test]
-fn a_retry_never_delays_a_regular_cycle_and_missed_ones_are_left_out() {
+fn a_retry_never_delays_a_regular_cycle_and_missed_ones_are_skipped() {
     let zero = SignedDuration::ZERO;
     for (elapsed, failed, next) in [
         (0, false, 1800),
@@ -205,7 +205,7 @@ fn a_panic_is_a_failed_cycle() {
 }
 
 #[test]
-fn what_is_interrupted_is_no_failure_and_what_was_finished_is_kept() {
+fn an_interrupted_cycle_is_no_failure_and_completed_ones_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
     let mut left = 3;
@@ -227,7 +227,7 @@ fn what_is_interrupted_is_no_failure_and_what_was_finished_is_kept() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_loses_nothing_and_is_said_on_the_page() {
+fn a_full_disk_loses_nothing_and_is_reported_on_the_page() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
@@ -255,7 +255,7 @@ fn a_full_disk_loses_nothing_and_is_said_on_the_page() {
 }
 
 #[test]
-fn a_monitor_goes_on_with_the_history_of_another() {
+fn a_monitor_continues_the_history_of_another() {
     let folder = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
     let (first, ..) = cycles(3, &file(&folder), &clock, || Ok(measured(10.0)));
@@ -265,7 +265,7 @@ fn a_monitor_goes_on_with_the_history_of_another() {
 }
 
 #[test]
-fn a_clock_set_anew_neither_drops_entries_nor_keeps_them_for_ever() {
+fn a_clock_adjustment_neither_drops_entries_nor_keeps_them_forever() {
     for days in [10, -10] {
         let folder = tempfile::tempdir().unwrap();
         let path = file(&folder);
@@ -292,7 +292,7 @@ fn a_clock_set_anew_neither_drops_entries_nor_keeps_them_for_ever() {
 }
 
 #[test]
-fn torn_damaged_foreign_and_repeated_lines_are_survived() {
+fn torn_damaged_unknown_and_repeated_lines_are_tolerated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
     let clock = FakeClock::new();
@@ -343,7 +343,7 @@ fn lines_of_version_1_are_read() {
 }
 
 #[test]
-fn a_file_of_something_else_is_refused_and_left_as_it_is() {
+fn a_file_that_is_no_history_is_refused_and_left_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.txt");
     let open = || History::open(&path, DAY, SignedDuration::ZERO, FakeClock::new().now());
@@ -359,14 +359,14 @@ fn a_file_of_something_else_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn more_entries_than_can_be_kept_push_out_the_oldest() {
+fn too_many_entries_push_out_the_oldest() {
     let folder = tempfile::tempdir().unwrap();
     let (mut history, _) = open(&folder.path().join("full"), &FakeClock::new());
     fs::create_dir(folder.path().join("full")).unwrap(); // Cannot be written: all stay in memory.
     for second in 0..i64::try_from(MAX_ENTRIES).unwrap() + 10 {
         let entry = Entry::new(START.into(), second as f64, fail("x"));
         // Flushing this often in vain takes time; only the last flush matters.
-        history.keep(entry, SignedDuration::from_secs(second));
+        history.push(entry, SignedDuration::from_secs(second));
     }
     history.flush();
     assert_eq!((history.entries().count(), history.pending()), (MAX_ENTRIES, MAX_ENTRIES));
@@ -419,7 +419,7 @@ fn hostile_text_stays_text() {
 }
 
 #[test]
-fn the_newest_figures_stand_beside_the_median_of_the_earlier_ones() {
+fn the_newest_values_are_compared_with_the_median_of_earlier_ones() {
     let folder = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
     let mut rates = VecDeque::from([10.0, 12.0, 11.0, 22.0]);
@@ -437,7 +437,7 @@ fn the_newest_figures_stand_beside_the_median_of_the_earlier_ones() {
 }
 
 #[test]
-fn another_model_is_not_compared_with() {
+fn another_model_is_not_compared() {
     let folder = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
     let mut step = 0;
@@ -452,7 +452,7 @@ fn another_model_is_not_compared_with() {
 }
 
 #[test]
-fn prometheus_reads_the_newest_cycle_and_nothing_older() {
+fn prometheus_gets_only_the_newest_cycle() {
     let folder = tempfile::tempdir().unwrap();
     let clock = FakeClock::new();
     let mut script = VecDeque::from([Ok(measured(10.0)), fail("no device")]);

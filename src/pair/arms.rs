@@ -11,11 +11,11 @@ use crate::pair::build::Binary;
 /// A folder for the copies: beside the output file, where there is room, or the system's temporary
 /// folder if the output is a stream.
 pub(super) fn arms_folder(path: &Path) -> Result<(Temporary, PathBuf)> {
-    let beside = match files::is_stream(path) {
+    let parent = match files::is_stream(path) {
         true => std::env::temp_dir(),
         false => files::folder_of(path).to_owned(),
     };
-    let folder = Temporary::folder(&beside)?;
+    let folder = Temporary::folder(&parent)?;
     let absolute = std::path::absolute(folder.path());
     let absolute = absolute.map_err(|source| Error::Read { path: folder.path().into(), source })?;
     Ok((folder, absolute))

@@ -1,5 +1,5 @@
-//! Measures one block of a pair: a fresh process per arm, which measure every open scenario in rounds
-//! of counterbalanced turns (ABBA, BAAB).
+//! Measures one block of a pair: a fresh process per arm, which measure every open scenario in
+//! rounds of counterbalanced turns (ABBA, BAAB).
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -24,8 +24,8 @@ use crate::{baseline, machine};
 type Workers = BTreeMap<char, Worker>;
 
 impl PairRun<'_> {
-    /// One block: a fresh process per arm, the open scenarios and those of the null control, in random
-    /// order.
+    /// One block: a fresh process per arm, the open scenarios and those of the null control, in
+    /// random order.
     pub(super) fn block(
         &mut self,
         paired: &mut PairRecord,
@@ -198,8 +198,8 @@ impl PairRun<'_> {
         Ok(())
     }
 
-    /// Warm-ups, rounds and the final request of one scenario. False if a side does not support it or
-    /// the outputs differ; errors have the arm's letter.
+    /// Warm-ups, rounds and the final request of one scenario. False if a side does not support it
+    /// or the outputs differ; errors have the arm's letter.
     fn turns(
         &mut self,
         case: &mut PairCase,
@@ -272,9 +272,9 @@ impl PairRun<'_> {
     }
 }
 
-/// The rule by which a block is rejected, which never depends on its result. Reference kernels reject
-/// nothing: on a shared host they change by more than any limit within most blocks, while block
-/// effects hardly do.
+/// The rule by which a block is rejected, which never depends on its result. Reference kernels
+/// reject nothing: on a shared host they change by more than any limit within most blocks, while
+/// block effects hardly do.
 pub(super) fn rejection(block: &PairBlock) -> Option<String> {
     const MAX_STEAL: f64 = 0.05;
     // The system counts in hundredths of a second, too coarse for less than a second.

@@ -13,8 +13,8 @@ use crate::workload::{METRICS, Metric};
 pub(super) const PILOT: usize = 3;
 
 /// Time for the turns of one scenario in a pilot block. Short scenarios get several rounds, because
-/// one interruption distorts a short turn. On a quiet machine the pilot is most of what is measured,
-/// so it is no longer than this.
+/// one interruption distorts a short turn. On a quiet machine the pilot is most of what is
+/// measured, so it is no longer than this.
 const PILOT_TIME: Duration = Duration::from_millis(500);
 
 /// Most rounds per block.
@@ -60,8 +60,8 @@ impl RoundBudget {
     }
 }
 
-/// Standard deviation of round effects within blocks; that of block effects where each block has one
-/// round.
+/// Standard deviation of round effects within blocks; that of block effects where each block has
+/// one round.
 fn within_sd(case: &PairCase, metric: &Metric) -> Option<f64> {
     let effects = case.blocks.iter().filter_map(|turns| round_effects(turns, metric, 'B'));
     let variances: Vec<f64> =

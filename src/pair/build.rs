@@ -1,6 +1,6 @@
-//! Builds the binaries to compare, from git refs, the working tree or files. Both arms are checked out
-//! into one folder and built there one after the other with the same toolchain and flags and without
-//! the commit, so that equal sources give equal binaries byte for byte, paths included.
+//! Builds the binaries to compare, from git refs, the working tree or files. Both arms are checked
+//! out into one folder and built there one after the other with the same toolchain and flags and
+//! without the commit, so that equal sources give equal binaries byte for byte, paths included.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -73,8 +73,8 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// Keeps the checkout and the binaries under `folder`, and Cargo's files under `target`. `progress`
-    /// receives lines of output.
+    /// Keeps the checkout and the binaries under `folder`, and Cargo's files under `target`.
+    /// `progress` receives lines of output.
     ///
     /// # Errors
     /// When this is no git repository, or another process builds there.
@@ -94,8 +94,8 @@ impl<'a> Builder<'a> {
         Ok(Self { folder, target, prefix, progress, _lock: lock })
     }
 
-    /// The commit of a branch, a tag or an abbreviated hash. A branch that exists only at `origin`, as in
-    /// a CI job's checkout, is resolved there.
+    /// The commit of a branch, a tag or an abbreviated hash. A branch that exists only at `origin`,
+    /// as in a CI job's checkout, is resolved there.
     ///
     /// # Errors
     /// When there is none.
@@ -326,8 +326,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The features of this build that a worker needs. A base may be older than the others and would not
-/// build with them.
+/// The features of this build that a worker needs. A base may be older than the others and would
+/// not build with them.
 fn features() -> Vec<String> {
     const UNUSED: [&str; 4] = ["default", "monitor", "nvml", "png"];
     let mut features = machine::stamp().features;

@@ -155,8 +155,8 @@ pub(super) fn first_divergence(base: &[Vec<u32>], candidate: &[Vec<u32>]) -> Opt
     })
 }
 
-/// Whether more blocks of a case can be measured. A changed output prevents that unless the change is
-/// intended.
+/// Whether more blocks of a case can be measured. A changed output prevents that unless the change
+/// is intended.
 pub(super) fn can_be_measured(case: &PairCase, output_change: Option<&str>) -> bool {
     let fine = |side: &Side| side.absent.is_none() && side.failed.is_empty();
     fine(&case.base)

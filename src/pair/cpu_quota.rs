@@ -1,5 +1,5 @@
-//! A CPU quota of the workers, like that of a container: a cgroup where the kernel lets us make one,
-//! otherwise an imitation that stops and continues the processes (SIGSTOP, SIGCONT).
+//! A CPU quota of the workers, like that of a container: a cgroup where the kernel lets us make
+//! one, otherwise an imitation that stops and continues the processes (SIGSTOP, SIGCONT).
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

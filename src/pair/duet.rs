@@ -55,9 +55,9 @@ pub(super) fn draw_orders(arms: &[char], duet: bool, random: &mut StdRng) -> Vec
     rounds
 }
 
-/// Runs turns in their order, one after the other; in a duet, the first and second at the same time,
-/// then the third and fourth, and so on, so that the arms of a round swap their halves of the CPUs.
-/// Returns the responses, or the arm that failed.
+/// Runs turns in their order, one after the other; in a duet, the first and second at the same
+/// time, then the third and fourth, and so on, so that the arms of a round swap their halves of the
+/// CPUs. Returns the responses, or the arm that failed.
 pub(super) fn run_turns(
     turns: &[Turn],
     duet: Option<&Duet>,

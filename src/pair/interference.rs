@@ -113,8 +113,8 @@ pub fn environments() -> Vec<Environment> {
     std::iter::once(Environment::quiet("quiet")).chain(noisy).collect()
 }
 
-/// Runs `work` with the environment's interference beside it. `work` keeps `progress` up to date: the
-/// share of it that is done, in thousandths.
+/// Runs `work` with the environment's interference beside it. `work` keeps `progress` up to date:
+/// the share of it that is done, in thousandths.
 pub(super) fn run_with_interference<T>(
     environment: &Environment,
     seed: u64,

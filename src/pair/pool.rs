@@ -1,6 +1,6 @@
 //! Records a pool: blocks of many arms in several environments, on which detection rules are
-//! replayed. All arms that are slowed down on purpose share one more process of the base's binary, so
-//! a block of all arms costs four processes.
+//! replayed. All arms that are slowed down on purpose share one more process of the base's binary,
+//! so a block of all arms costs four processes.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,8 +64,8 @@ pub struct Plan {
     pub earlier: Option<Pool>,
 }
 
-/// The process that runs an arm's turns: one for all that are slowed down on purpose, its own for the
-/// others.
+/// The process that runs an arm's turns: one for all that are slowed down on purpose, its own for
+/// the others.
 fn process(arm: &PoolArm) -> char {
     match arm.role {
         Role::Base | Role::Copy | Role::Layout => arm.letter,
@@ -73,7 +73,8 @@ fn process(arm: &PoolArm) -> char {
     }
 }
 
-/// Records a pool. `on_block` is called for every block: environment, number from 1, seconds so far.
+/// Records a pool. `on_block` is called for every block: environment, number from 1, seconds so
+/// far.
 ///
 /// # Errors
 /// When an arm is unknown, a worker fails, the file cannot be written, or `stop` is set. Complete

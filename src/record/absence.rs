@@ -1,5 +1,5 @@
-//! Why a measurement is absent, and the limitations of a value. Enums decide; the text beside them is
-//! for people, and rewording it changes no verdict.
+//! Why a measurement is absent, and the limitations of a value. Enums decide; the text beside them
+//! is for people, and rewording it changes no verdict.
 
 use std::fmt;
 
@@ -84,7 +84,8 @@ impl fmt::Display for Absence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Caveat {
-    /// Peak memory of a process in which other scenarios were measured, too; the peak may be theirs.
+    /// Peak memory of a process in which other scenarios were measured, too; the peak may be
+    /// theirs.
     SharedProcess,
     /// The largest of a few samples; the true peak may lie between them.
     LowerBound,

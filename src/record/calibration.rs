@@ -34,8 +34,8 @@ pub struct Calibration {
     /// Standard deviation between two builds of one source, by kind of metric: `decode`, `ttft`,
     /// `prefill`, `memory`.
     pub layout_sd: BTreeMap<String, SdEstimate>,
-    /// Standard deviation between sessions of one build, beyond what their processes explain, by kind
-    /// of metric.
+    /// Standard deviation between sessions of one build, beyond what their processes explain, by
+    /// kind of metric.
     pub session_sd: BTreeMap<String, SdEstimate>,
     /// The noise floor of each metric of each scenario.
     pub floors: Vec<NoiseFloor>,
@@ -217,12 +217,12 @@ mod tests {
             refused("{\"schema\": 1, \"kind\": \"run\"}")
                 .contains("is what `candlemark calibrate` writes")
         );
-        for (good, bad, said) in [
+        for (good, bad, message) in [
             ("\"freedom\":9.0", "\"freedom\":0.0", "sd 0.02 of 0 degrees of freedom"),
             ("\"sd\":0.004", "\"sd\":-0.004", "sd -0.004 of 3 degrees of freedom"),
         ] {
             let error = refused(&calibration().to_json().replace(good, bad));
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(message), "{error}");
         }
         assert!(matches!(Calibration::load(folder.path()), Err(Error::Read { .. })));
     }

@@ -12,7 +12,7 @@ pub struct Build {
     pub version: String,
     /// Commit of the tree it was built from; `null` outside git.
     pub commit: Option<String>,
-    /// Whether the tree had changes beside that commit; `null` outside git.
+    /// Whether the tree had uncommitted changes; `null` outside git.
     pub dirty: Option<bool>,
     /// SHA-256 of Cargo.lock.
     pub lock_sha256: Option<String>,
@@ -44,8 +44,8 @@ impl Build {
 pub struct Machine {
     /// Readable name and the first digits of the class hash: `amd-epyc-2cpu-1f3a90c2`.
     pub class: String,
-    /// The fields whose SHA-256 is the class hash: CPU, instruction sets, CPUs allowed, OS, compiler,
-    /// threads, device.
+    /// The fields whose SHA-256 is the class hash: CPU, instruction sets, CPUs allowed, OS,
+    /// compiler, threads, device.
     pub fields: BTreeMap<String, String>,
     /// Facts that are not part of the class: host name, memory, MHz, governor, container limits.
     pub facts: BTreeMap<String, String>,

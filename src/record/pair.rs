@@ -1,6 +1,6 @@
-//! The stored form of a pair: two builds measured in turns. `candlemark pair` writes it. It holds raw
-//! turns, rejected blocks and the seed of every random order, so that the verdicts can be computed
-//! again without measuring.
+//! The stored form of a pair: two builds measured in turns. `candlemark pair` writes it. It holds
+//! raw turns, rejected blocks and the seed of every random order, so that the verdicts can be
+//! computed again without measuring.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,8 +36,8 @@ pub struct PairRecord {
     pub base: Arm,
     /// The build that is judged.
     pub candidate: Arm,
-    /// Duet: whether both builds ran at the same time, each on half of the CPUs, instead of one after
-    /// the other.
+    /// Duet: whether both builds ran at the same time, each on half of the CPUs, instead of one
+    /// after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub duet: bool,
     /// The reason of an intended change of the output.
@@ -156,8 +156,8 @@ pub struct Side {
     /// Checks that failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
-    /// Why it has no value of a metric, by metric name: a turn did not report it, or peak memory was
-    /// not read.
+    /// Why it has no value of a metric, by metric name: a turn did not report it, or peak memory
+    /// was not read.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub no_value: BTreeMap<String, String>,
 }
@@ -195,8 +195,8 @@ pub struct PairTurns {
 /// drift of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Round {
-    /// One letter per turn: `A` is the base, `B` the candidate, `N` a copy of the base's binary (the
-    /// null control).
+    /// One letter per turn: `A` is the base, `B` the candidate, `N` a copy of the base's binary
+    /// (the null control).
     pub order: String,
     /// The values of the turns in that order, by metric name, each the median of the turn's
     /// generations.
@@ -204,8 +204,8 @@ pub struct Round {
 }
 
 impl Round {
-    /// The mean of ln cost over the turns of one arm; `cost` converts a value. `None` if the arm had
-    /// no turn or a value is not a positive number.
+    /// The mean of ln cost over the turns of one arm; `cost` converts a value. `None` if the arm
+    /// had no turn or a value is not a positive number.
     pub fn mean_ln(&self, metric: &str, arm: char, cost: impl Fn(f64) -> f64) -> Option<f64> {
         let values = self.values.get(metric)?;
         if values.len() != self.order.chars().count() {

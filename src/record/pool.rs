@@ -1,6 +1,6 @@
-//! The stored form of a pool: raw blocks of many arms with known effects, measured once, on which any
-//! detection rule can be replayed. `candlemark gate-eval record` writes it, `gate-eval replay` reads
-//! it. Knows no rule and no verdict.
+//! The stored form of a pool: raw blocks of many arms with known effects, measured once, on which
+//! any detection rule can be replayed. `candlemark gate-eval record` writes it, `gate-eval replay`
+//! reads it. Knows no rule and no verdict.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,8 +38,8 @@ pub struct Pool {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
-    /// Duet: whether the base and another arm ran at the same time, each on half of the CPUs, instead
-    /// of one after the other.
+    /// Duet: whether the base and another arm ran at the same time, each on half of the CPUs,
+    /// instead of one after the other.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub duet: bool,
     /// The arms; the first is the base, `A`.
@@ -211,8 +211,8 @@ pub struct PoolTurns {
     pub warm_up_s: f64,
     /// All turns of all arms, in seconds.
     pub turns_s: f64,
-    /// The rounds of counterbalanced turns; every order is a palindrome. An arm that is only measured
-    /// once per process may have none.
+    /// The rounds of counterbalanced turns; every order is a palindrome. An arm that is only
+    /// measured once per process may have none.
     #[serde(rename = "quads")]
     pub rounds: Vec<Round>,
     /// What is measured once per process, by metric name and letter of the arm: peak memory.
@@ -323,7 +323,8 @@ impl PoolBlock {
     }
 }
 
-/// Rounds to six significant digits, far below the repeatability of any machine: half the file size.
+/// Rounds to six significant digits, far below the repeatability of any machine: half the file
+/// size.
 fn round_numbers(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Number(number) => {

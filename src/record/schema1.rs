@@ -78,12 +78,13 @@ fn absence(text: &str) -> Absence {
 /// Derives the caveats of a block's values from its notes.
 fn upgrade_notes(block: &mut Value) {
     let mut caveats = BTreeMap::new();
-    for (metric, says, caveat) in [
+    for (metric, phrases, caveat) in [
         ("peak_rss_bytes", ["shared_process", "shared_process"], Caveat::SharedProcess),
         ("peak_device_bytes", ["sample", "lower bound"], Caveat::LowerBound),
     ] {
         let note = block["notes"][metric].as_str().unwrap_or_default();
-        if block["values"][metric].is_number() && says.iter().any(|says| note.contains(says)) {
+        if block["values"][metric].is_number() && phrases.iter().any(|phrase| note.contains(phrase))
+        {
             caveats.insert(metric, caveat);
         }
     }

@@ -40,10 +40,10 @@ pub(super) fn block_plot(finding: &Finding) -> Option<Value> {
         };
         vec![(blocks, finding.changes.clone())]
     };
-    Some(drawn(metric, change, &groups))
+    Some(plot_data(metric, change, &groups))
 }
 
-fn drawn(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Value {
+fn plot_data(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Value {
     let furthest = FURTHEST * change.margin;
     let band = change.evidence.map(|evidence| evidence.ci_90);
     let all = groups.iter().flat_map(|(_, points)| points.iter().copied());

@@ -97,16 +97,5 @@ fn warnings(records: &[(String, Record)]) -> Vec<String> {
     warnings
 }
 
-/// The ids of all scenarios, in the order of the first record that has them.
-fn ids(records: &[(String, Record)]) -> Vec<&str> {
-    let mut ids: Vec<&str> = Vec::new();
-    for case in records.iter().flat_map(|(_, record)| &record.scenarios) {
-        if !ids.contains(&case.id.as_str()) {
-            ids.push(&case.id);
-        }
-    }
-    ids
-}
-
 #[cfg(test)]
 mod tests;

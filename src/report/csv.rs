@@ -22,13 +22,13 @@ pub fn csv(record: &Record) -> String {
                     &case.validity.ok().to_string(),
                     note,
                 ];
-                let fields: Vec<String> = fields.into_iter().map(quoted).collect();
+                let fields: Vec<String> = fields.into_iter().map(quote_field).collect();
                 text += &(fields.join(",") + "\n");
             }
         }
         if let Some(absent) = &case.absent {
-            let why = quoted(&absent.to_string());
-            let _ = writeln!(text, "{},,,,,,{why}", quoted(&case.id));
+            let why = quote_field(&absent.to_string());
+            let _ = writeln!(text, "{},,,,,,{why}", quote_field(&case.id));
         }
     }
     text
@@ -36,7 +36,7 @@ pub fn csv(record: &Record) -> String {
 
 /// Quotes a CSV field. A field that a spreadsheet would take for a formula (it begins with one of
 /// `=+-@` and is no number) gets an apostrophe in front.
-fn quoted(field: &str) -> String {
+fn quote_field(field: &str) -> String {
     let field = sanitize(field);
     let formula = field.starts_with(['=', '+', '-', '@']) && field.parse::<f64>().is_err();
     let field = if formula { format!("'{field}") } else { field };

@@ -60,7 +60,7 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
         names.dedup();
         if !names.is_empty() {
             let rows = evaluation.rules.iter().filter_map(|rule| {
-                Some(row(rule, evaluation.columns.get(rule)?.get(column.name())?))
+                Some(figures_row(rule, evaluation.columns.get(rule)?.get(column.name())?))
             });
             text += &title(&format!("{} ({})", column.name(), format.escape(&names.join(", "))));
             text += &figures("rule", rows.collect(), format);
@@ -71,8 +71,9 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
             let of =
                 |column: NoiseLevel| Some((column, pool.columns.get("ours")?.get(column.name())?));
             let columns = NoiseLevel::ALL.into_iter().filter_map(of);
-            columns
-                .map(|(column, figures)| row(&format!("{}, {}", pool.cpu, column.name()), figures))
+            columns.map(|(column, figures)| {
+                figures_row(&format!("{}, {}", pool.cpu, column.name()), figures)
+            })
         });
         text += &title("Rule ours by machine");
         text += &figures("machine", columns.collect(), format);
@@ -83,7 +84,7 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
             1 => place.name.clone(),
             _ => format!("{}, {}", evaluation.pools[place.pool].cpu, place.name),
         };
-        let rows = rows.map(|place| row(&name(place), &place.figures["ours"])).collect();
+        let rows = rows.map(|place| figures_row(&name(place), &place.figures["ours"])).collect();
         text += &title("Rule ours by environment");
         text += &figures("environment", rows, format);
     }
@@ -161,7 +162,7 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
         .map(|place| {
             let [blocks, rejected] = [place.blocks, place.rejected].map(|n| n.to_string());
             let (name, about) = (place.name.clone(), place.about.clone());
-            let spread = shown(FigureUnit::Effect, place.spread);
+            let spread = format_figure(FigureUnit::Effect, place.spread);
             let neighbours =
                 place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"));
             let column = place.column.name().into();
@@ -191,16 +192,20 @@ fn targets(evaluation: &Evaluation, format: TextFormat) -> String {
             GateTargetStatus::NotShown => "unproven",
             GateTargetStatus::Missed => "MISSED",
         };
-        let rests = met.proportion.map_or(String::new(), |proportion| {
+        let interval = met.proportion.map_or(String::new(), |proportion| {
             let (low, high) = proportion.confidence_interval();
             format!(
                 " [{}, {}] of {}",
-                shown(unit, Some(low)),
-                shown(unit, Some(high)),
+                format_figure(unit, Some(low)),
+                format_figure(unit, Some(high)),
                 proportion.cases
             )
         });
-        format!("{}{rests} ({}) {status}", shown(unit, met.value), bound(met.bound, unit))
+        format!(
+            "{}{interval} ({}) {status}",
+            format_figure(unit, met.value),
+            format_bound(met.bound, unit)
+        )
     };
     let rows: Vec<Vec<String>> = GATE_TARGETS
         .iter()
@@ -221,8 +226,8 @@ fn figures(first: &str, rows: Vec<Vec<String>>, format: TextFormat) -> String {
     table(format, &header, &rows, &right)
 }
 
-fn row(name: &str, figures: &Figures) -> Vec<String> {
-    let values = SHOWN.map(|name| shown(figure(name).unit, figures.get(name)));
+fn figures_row(name: &str, figures: &Figures) -> Vec<String> {
+    let values = SHOWN.map(|name| format_figure(figure(name).unit, figures.get(name)));
     std::iter::once(name.to_owned()).chain(values).collect()
 }
 
@@ -231,7 +236,7 @@ fn figure(name: &str) -> &'static Figure {
 }
 
 /// Shares and changes in percent; `-` if there is no value.
-fn shown(unit: FigureUnit, value: Option<f64>) -> String {
+fn format_figure(unit: FigureUnit, value: Option<f64>) -> String {
     let Some(value) = value else { return "-".into() };
     match unit {
         FigureUnit::Share | FigureUnit::Effect => {
@@ -250,7 +255,7 @@ fn shown(unit: FigureUnit, value: Option<f64>) -> String {
     }
 }
 
-fn bound(bound: Bound, unit: FigureUnit) -> String {
+fn format_bound(bound: Bound, unit: FigureUnit) -> String {
     let of = |value: f64| match unit {
         FigureUnit::Share | FigureUnit::Effect => format!("{}", (1e4 * value).round() / 100.0),
         FigureUnit::Count | FigureUnit::Seconds => format!("{value}"),
@@ -278,12 +283,12 @@ mod tests {
             (1.0, "100"),
             (-0.004, "-0.40"),
         ] {
-            assert_eq!(shown(FigureUnit::Share, Some(value)), expected);
+            assert_eq!(format_figure(FigureUnit::Share, Some(value)), expected);
         }
-        assert_eq!(shown(FigureUnit::Seconds, Some(179.6)), "180");
-        assert_eq!(shown(FigureUnit::Count, None), "-");
-        assert_eq!(bound(Bound::AtLeast(0.999), FigureUnit::Share), "at least 99.9");
-        assert_eq!(bound(Bound::AtMost(0.005), FigureUnit::Share), "at most 0.5");
-        assert_eq!(bound(Bound::Between(0.93, 0.97), FigureUnit::Share), "93 to 97");
+        assert_eq!(format_figure(FigureUnit::Seconds, Some(179.6)), "180");
+        assert_eq!(format_figure(FigureUnit::Count, None), "-");
+        assert_eq!(format_bound(Bound::AtLeast(0.999), FigureUnit::Share), "at least 99.9");
+        assert_eq!(format_bound(Bound::AtMost(0.005), FigureUnit::Share), "at most 0.5");
+        assert_eq!(format_bound(Bound::Between(0.93, 0.97), FigureUnit::Share), "93 to 97");
     }
 }

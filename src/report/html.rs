@@ -1,8 +1,6 @@
 //! Self-contained HTML pages: a record with its verdict, or a pair with its verdict. No script, no
 //! network.
 
-use std::collections::BTreeMap;
-
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
@@ -14,7 +12,7 @@ use crate::record::{Machine, Record};
 use crate::report::block_plot::block_plot;
 use crate::report::full::ReportOptions;
 use crate::report::full::document::Document;
-use crate::report::text::{duration, number, percent, sanitize};
+use crate::report::text::{duration, name_value_list, number, percent, sanitize};
 use crate::report::words::Lang;
 use crate::report::{chart, full, verdict};
 use crate::workload;
@@ -144,7 +142,7 @@ fn pair_data(paired: &PairRecord, judgement: &Judgement, command: &str) -> Value
         arms => arms,
         null => null,
         blocks => blocks,
-        environment => named(session.into_iter().chain(machine_rows(&paired.machine))),
+        environment => name_value_rows(session.into_iter().chain(machine_rows(&paired.machine))),
     }
 }
 
@@ -158,8 +156,6 @@ fn build_rows(arm: &Arm) -> Vec<(&'static str, String)> {
         Some(false) => "no",
         None => "",
     };
-    let crates: Vec<String> =
-        build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
     vec![
         ("requested", asked.clone()),
         ("slowed down on purpose", text(injected)),
@@ -170,7 +166,7 @@ fn build_rows(arm: &Arm) -> Vec<(&'static str, String)> {
         ("profile", build.profile.clone()),
         ("CPU features", build.target_features.clone()),
         ("features", build.features.join(", ")),
-        ("crates", crates.join(", ")),
+        ("crates", name_value_list(&build.crates)),
         ("Cargo.lock sha256", short(&text(&build.lock_sha256))),
         ("binary sha256", short(&text(&build.binary_sha256))),
         ("model sha256", short(&model.sha256)),
@@ -184,19 +180,14 @@ fn build_rows(arm: &Arm) -> Vec<(&'static str, String)> {
 
 /// The machine, as names and values.
 fn machine_rows(machine: &Machine) -> Vec<(&'static str, String)> {
-    let list = |fields: &BTreeMap<String, String>| {
-        let fields: Vec<String> =
-            fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        fields.join(", ")
-    };
     let rate = |value: Option<f64>, unit: &str| {
         value.map_or("not measured".into(), |value| format!("{} {unit}", number(value / 1e9)))
     };
     let rates = &machine.rates;
     let mut rows = vec![
         ("machine class", machine.class.clone()),
-        ("machine", list(&machine.fields)),
-        ("host", list(&machine.facts)),
+        ("machine", name_value_list(&machine.fields)),
+        ("host", name_value_list(&machine.facts)),
         ("memory read rate", rate(rates.read_bytes_per_s, "GB/s")),
         ("f32 rate", rate(rates.f32_flop_per_s, "GFLOP/s")),
     ];
@@ -252,7 +243,7 @@ fn verdict_data(judgement: &Judgement, command: &str) -> Value {
 }
 
 /// Rows of name and value; rows without a value are omitted.
-fn named(rows: impl IntoIterator<Item = (&'static str, String)>) -> Vec<Value> {
+fn name_value_rows(rows: impl IntoIterator<Item = (&'static str, String)>) -> Vec<Value> {
     let rows = rows.into_iter().filter(|(_, value)| !value.is_empty());
     rows.map(|(name, value)| texts([name, &value])).collect()
 }

@@ -89,7 +89,7 @@ mod tests {
     use crate::record::{Absence, AbsenceKind, Block, Work};
 
     #[test]
-    fn a_row_has_the_header_s_columns_and_says_what_is_wrong() {
+    fn a_row_has_the_header_s_columns_and_failed_checks() {
         let mut case = Case {
             id: "code/b4".into(),
             work: Work {

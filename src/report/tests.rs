@@ -20,7 +20,7 @@ fn hostile() -> Record {
 }
 
 #[test]
-fn numbers_have_four_digits_and_a_unit_beside_them() {
+fn numbers_have_four_significant_digits() {
     for (value, expected) in [
         (0.0, "0"),
         (0.012345, "0.01235"),
@@ -54,7 +54,7 @@ fn markdown_cells_stay_cells() {
 }
 
 #[test]
-fn plain_text_gives_no_command_and_hides_nothing() {
+fn sanitized_text_has_no_command_or_hidden_character() {
     for (text, expected) in [
         ("a\u{0}b\u{1b}[31m\n", "a\u{fffd}b\u{fffd}[31m\u{fffd}"),
         (
@@ -167,7 +167,7 @@ fn csv_has_a_line_per_block_and_quotes_what_needs_it() {
 }
 
 #[test]
-fn a_page_strikes_out_what_cannot_be_true() {
+fn a_page_strikes_out_invalid_numbers() {
     let mut record = record(&[("code/b1", &[("decode_tok_s", STEADY)])]);
     assert!(page(&record, None).unwrap().contains("<td class=\"good whole\">valid</td>"));
     record.scenarios[0].validity.failed.push("faster than memory".into());
@@ -178,7 +178,7 @@ fn a_page_strikes_out_what_cannot_be_true() {
 }
 
 #[test]
-fn junit_has_the_time_of_what_was_measured() {
+fn junit_contains_the_measured_time() {
     let now = "2026-11-29T07:00:00Z";
     let rows: &[ScenarioBlocks] = &[("code/b1", &[("decode_tok_s", STEADY), ("ttft_s", STEADY)])];
     let base = record(rows);

@@ -1,5 +1,7 @@
 //! Formatting of numbers and tables, and escaping of text.
 
+use std::collections::BTreeMap;
+
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::workload::Metric;
@@ -20,14 +22,26 @@ pub fn number(value: f64) -> String {
     let digits = if value == 0.0 { "0".into() } else { digits };
     let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
     let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
+    format!("{sign}{}{rest}", group_thousands(whole))
+}
+
+/// Names and values on one line: `a 1, b 2`.
+pub(super) fn name_value_list(fields: &BTreeMap<String, String>) -> String {
+    let fields: Vec<String> =
+        fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    fields.join(", ")
+}
+
+/// Digits with commas between thousands.
+pub(super) fn group_thousands(digits: &str) -> String {
     let mut grouped = String::new();
-    for (i, digit) in whole.chars().enumerate() {
-        if i > 0 && (whole.len() - i) % 3 == 0 {
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);
     }
-    format!("{sign}{grouped}{rest}")
+    grouped
 }
 
 /// A share as a signed percentage without the unit: `-7.9`, `+0.0`, `+150`.
@@ -60,7 +74,7 @@ pub fn metric_value(metric: &Metric, stored: f64) -> String {
 }
 
 /// A metric's label with its unit.
-pub(super) fn metric_label(metric: &Metric) -> String {
+pub(crate) fn metric_label(metric: &Metric) -> String {
     if metric.unit.is_empty() {
         metric.label.into()
     } else {

@@ -104,12 +104,12 @@ fn rank(verdict: &Verdict) -> usize {
         Verdict::Missing(_) => 6,
         Verdict::Inconclusive(_) => 7,
         Verdict::Improved => 8,
-        Verdict::SlowerWithin => UNCHANGED,
-        Verdict::Pass => UNCHANGED + 1,
-        Verdict::New => UNCHANGED + 2,
-        Verdict::Removed(_) => UNCHANGED + 3,
-        Verdict::NotSelected => UNCHANGED + 4,
-        Verdict::Identical => UNCHANGED + 5,
+        Verdict::SlowerWithin
+        | Verdict::Pass
+        | Verdict::New
+        | Verdict::Removed(_)
+        | Verdict::NotSelected
+        | Verdict::Identical => UNCHANGED,
     }
 }
 
@@ -176,14 +176,17 @@ pub(super) fn table_row(finding: &Finding) -> Vec<String> {
     row
 }
 
-/// Findings by importance, split into those that need attention and unchanged ones.
+/// Findings that need attention, most important first, and unchanged ones; otherwise in the order of
+/// the suite.
 pub(super) fn by_importance(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
-    let mut findings: Vec<&Finding> = judgement.findings.iter().collect();
+    let findings = judgement.findings.iter();
+    let (mut findings, unchanged): (Vec<&Finding>, Vec<&Finding>) =
+        findings.partition(|finding| rank(&finding.verdict) < UNCHANGED);
     findings.sort_by(|a, b| {
         rank(&a.verdict).cmp(&rank(&b.verdict)).then_with(|| match a.verdict {
             Verdict::Regressed { .. } => excess(b).total_cmp(&excess(a)),
             _ => std::cmp::Ordering::Equal,
         })
     });
-    findings.into_iter().partition(|finding| rank(&finding.verdict) < UNCHANGED)
+    (findings, unchanged)
 }

@@ -87,7 +87,7 @@ words! {
         title contents not_measured value metric scenario rows_left_out values_left_out
     }
     general: General {
-        heading injected unoptimised model architecture shape form model_commit parameters weights
+        heading injected unoptimised model architecture shape dimensions model_commit parameters weights
         kv context tokens rope scaled sha256 date until unfinished version commit dirty profile
         compiler crates features target target_features class machine host read_rate read_huge_rate
         flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device threads quant variables labels isa conditions at load steal pressure
@@ -111,7 +111,7 @@ words! {
         heading intro ttft e2e step count max tail
     }
     api: Api {
-        heading intro request tests seconds tokens tokenize rate
+        heading intro request requests seconds tokens tokenize rate
     }
     categories: Categories {
         heading intro whole sequence efficiency prefill whole_answer memory
@@ -151,11 +151,11 @@ words! {
         no_depths no_peak none
     }
     conclusion: Conclusion {
-        heading valid targets score no_score formula part rests roofline efficiency retention
+        heading valid targets score no_score formula part scenario_count roofline efficiency retention
         consistency success closing
     }
     absent: Absent {
-        heading suites suite profile scenarios values readings why how places more no_reason
+        heading suites suite profile scenarios values readings why how scenario_list more no_reason
         nothing
     }
     reproduce: Reproduce {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn every_language_says_every_thing_with_the_same_values() {
+    fn every_language_uses_the_same_placeholders() {
         let english = Lang::En.words().all();
         for lang in Lang::ALL {
             for ((name, ours), (other, english)) in lang.words().all().iter().zip(&english) {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_of_their_language() {
+    fn texts_are_in_their_language() {
         let hangul = |text: &str| text.chars().any(|c| ('\u{ac00}'..='\u{d7a3}').contains(&c));
         for (name, text) in Lang::En.words().all() {
             assert!(

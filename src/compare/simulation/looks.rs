@@ -6,7 +6,8 @@ use crate::compare::{PLANNED_LOOKS, Policy, judge};
 /// Blocks at each planned look: one process as it came, and after 2, 4, 8, 16 and 32 further ones.
 const BLOCKS: [usize; PLANNED_LOOKS] = [1, 3, 5, 9, 17, 33];
 
-/// Much variance between processes and none between sessions: each look has its own chance of error.
+/// Much variance between processes and none between sessions: each look has its own chance of
+/// error.
 const NOISY_PROCESSES: Host = Host {
     scenarios: 1,
     process: 0.05,

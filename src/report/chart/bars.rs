@@ -7,7 +7,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use super::backend::{Canvas, canvas};
 use super::header::{
-    EDGE, Header, LegendEntry, LegendSymbol, TEXT, draw_bar, shortened, text_style, width,
+    EDGE, Header, LegendEntry, LegendSymbol, TEXT, draw_bar, shorten, text_style, width,
 };
 use super::lines::value_range;
 use super::theme::ThemeColor;
@@ -61,7 +61,7 @@ pub(super) fn draw(bars: &Bars<'_>, head: &Header, body: &mut String) -> Result<
     let style = text_style(ThemeColor::Strong, TEXT, HPos::Right, VPos::Center);
     for (name, at) in bars.categories.iter().zip(0..) {
         let at = px(EDGE + names, layout.top + at * row + row / 2);
-        canvas.draw_text(&shortened(name, names), &style, at)?;
+        canvas.draw_text(&shorten(name, names), &style, at)?;
     }
     for (panel, at) in bars.panels.iter().zip(0..) {
         let left = EDGE + names + GAP + at * (layout.panel + GAP);
@@ -89,7 +89,7 @@ fn draw_panel(
     rows: usize,
 ) -> Result<(), ChartError> {
     let soft = |h| text_style(ThemeColor::Soft, TEXT, h, VPos::Center);
-    let label = shortened(&panel.label, layout.panel);
+    let label = shorten(&panel.label, layout.panel);
     canvas.draw_text(&label, &soft(HPos::Left), px(left, layout.top - ABOVE / 2))?;
     let values = || panel.groups.iter().flat_map(|group| group.values.iter().flatten());
     let text = |value: f64| (panel.number)(value, three_digits(value));

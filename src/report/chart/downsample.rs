@@ -18,10 +18,10 @@ pub(super) fn downsample(points: &[Point]) -> Vec<Point> {
     }
     let (start, width) = (first.x, (last.x - first.x) / MAX_POINTS as f64);
     let bin = |point: &Point| (((point.x - start) / width) as usize).min(MAX_POINTS - 1);
-    sorted.chunk_by(|a, b| bin(a) == bin(b)).map(middle).collect()
+    sorted.chunk_by(|a, b| bin(a) == bin(b)).map(bin_median).collect()
 }
 
-fn middle(points: &[Point]) -> Point {
+fn bin_median(points: &[Point]) -> Point {
     let of = |part: &dyn Fn(&Point) -> Option<f64>| {
         stats::median(&points.iter().filter_map(part).collect::<Vec<_>>())
     };

@@ -54,7 +54,7 @@ impl Header {
         let mut legend: Vec<Vec<(i32, LegendEntry)>> = Vec::new();
         let mut at = room;
         for (sample, name) in keys {
-            let name = shortened(&name, room - SAMPLE - 6);
+            let name = shorten(&name, room - SAMPLE - 6);
             let wide = SAMPLE + 6 + width(&name, TEXT);
             if at + wide > room {
                 legend.push(Vec::new());
@@ -65,7 +65,7 @@ impl Header {
             }
             at += wide + 16;
         }
-        Self { title: wrapped(title, room), legend }
+        Self { title: wrap_title(title, room), legend }
     }
 
     /// Height in units.
@@ -85,7 +85,7 @@ impl Header {
         for line in &self.legend {
             let middle = y + LEGEND_LINE / 2;
             for (x, (sample, name)) in line {
-                draw_sample(canvas, *sample, *x, middle)?;
+                draw_legend_symbol(canvas, *sample, *x, middle)?;
                 let style = text_style(ThemeColor::Soft, TEXT, HPos::Left, VPos::Center);
                 canvas.draw_text(name, &style, px(x + SAMPLE + 6, middle))?;
             }
@@ -95,7 +95,7 @@ impl Header {
     }
 }
 
-fn draw_sample(
+fn draw_legend_symbol(
     canvas: &Canvas<'_>,
     sample: LegendSymbol,
     x: i32,
@@ -199,8 +199,8 @@ pub(super) fn width(text: &str, size: i32) -> i32 {
     (hundredths * size + 99) / 100
 }
 
-/// Text shortened to fit, with an ellipsis in the middle: names often differ at their ends.
-pub(super) fn shortened(text: &str, room: i32) -> String {
+/// Text shorten to fit, with an ellipsis in the middle: names often differ at their ends.
+pub(super) fn shorten(text: &str, room: i32) -> String {
     let chars: Vec<char> = text.chars().collect();
     // No line holds 200 characters, and a name may be of any length.
     (chars.len().saturating_sub(200)..=chars.len())
@@ -216,7 +216,7 @@ pub(super) fn shortened(text: &str, room: i32) -> String {
 }
 
 /// Breaks a title into at most two lines.
-fn wrapped(title: &str, room: i32) -> Vec<String> {
+fn wrap_title(title: &str, room: i32) -> Vec<String> {
     // Bold text is a sixth wider than `width` estimates.
     let room = room * TEXT * 6 / (TITLE * 7);
     let mut first = String::new();
@@ -230,6 +230,6 @@ fn wrapped(title: &str, room: i32) -> Vec<String> {
         words.next();
     }
     let rest = words.collect::<Vec<_>>().join(" ");
-    let lines = [first, shortened(&rest, room)];
+    let lines = [first, shorten(&rest, room)];
     lines.into_iter().filter(|line| !line.is_empty()).collect()
 }

@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, VPos};
 use super::backend::{Canvas, Svg, canvas};
 use super::downsample::downsample;
 use super::header::{
-    EDGE, Header, LegendEntry, LegendSymbol, TEXT, draw_cross, draw_marker, shortened, text_style,
+    EDGE, Header, LegendEntry, LegendSymbol, TEXT, draw_cross, draw_marker, shorten, text_style,
     width,
 };
 use super::theme::ThemeColor;
@@ -43,11 +43,11 @@ pub(super) type ValueRange = (f64, f64);
 pub(super) fn legend(lines: &Lines<'_>) -> Vec<LegendEntry> {
     let drawn = lines.series.iter().enumerate().filter(|(_, series)| !series.points.is_empty());
     let keys: Vec<LegendEntry> =
-        drawn.map(|(at, series)| (sample(series, at), series.name.clone())).collect();
+        drawn.map(|(at, series)| (legend_symbol(series, at), series.name.clone())).collect();
     if keys.len() > 1 { keys } else { Vec::new() }
 }
 
-fn sample(series: &Series, at: usize) -> LegendSymbol {
+fn legend_symbol(series: &Series, at: usize) -> LegendSymbol {
     match series.style {
         SeriesStyle::Line if series.points.len() > MAX_MARKERS => LegendSymbol::Curve(at),
         SeriesStyle::Line => LegendSymbol::Line(at),
@@ -164,10 +164,10 @@ pub(super) fn axes<'a, 'b>(
         .draw()?;
     let label = text_style(ThemeColor::Soft, TEXT, HPos::Left, VPos::Center);
     let room = WIDTH - 2 * EDGE;
-    let above = shortened(&y_axis.label, room);
+    let above = shorten(&y_axis.label, room);
     canvas.draw_text(&above, &label, px(EDGE, head.height() + 10))?;
     let below = text_style(ThemeColor::Soft, TEXT, HPos::Center, VPos::Center);
-    let name = shortened(&x_axis.label, WIDTH - left - RIGHT);
+    let name = shorten(&x_axis.label, WIDTH - left - RIGHT);
     canvas.draw_text(&name, &below, px((left + WIDTH - RIGHT) / 2, height(head) - 12))?;
     Ok(plot)
 }

@@ -18,18 +18,20 @@ pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
     use resvg::usvg::{Options, Tree};
 
     if !(1..=WIDEST).contains(&width) {
-        return Err(Error::Unsupported(format!("a png {width} pixels wide; 1 to {WIDEST} is")));
+        return Err(Error::Unsupported(format!(
+            "a PNG {width} pixels wide; the width must be 1 to {WIDEST}"
+        )));
     }
     let mut options = Options::default();
     let fonts = options.fontdb_mut();
     fonts.load_system_fonts();
     let Some(any) = fonts.faces().find_map(|face| Some(face.families.first()?.0.clone())) else {
-        let text = "charts as png on a system without fonts; install one (such as `fonts-dejavu-core`), or use svg";
+        let text = "charts as PNG on a system without fonts; install one, for example `fonts-dejavu-core`, or use SVG";
         return Err(Error::Unsupported(text.into()));
     };
-    let sans = sans(fonts).unwrap_or(any);
+    let sans = sans_serif_font(fonts).unwrap_or(any);
     fonts.set_sans_serif_family(sans);
-    let no_picture = |why: String| Error::Failed(format!("cannot draw a chart as png: {why}"));
+    let no_picture = |why: String| Error::Failed(format!("cannot draw a chart as PNG: {why}"));
     let tree = Tree::from_str(&resolve_css_variables(svg), &options)
         .map_err(|err| no_picture(err.to_string()))?;
     let scale = width as f32 / tree.size().width();
@@ -47,13 +49,13 @@ pub fn png(svg: &str, width: u32) -> Result<Vec<u8>> {
 #[cfg(not(feature = "png"))]
 pub fn png(_svg: &str, _width: u32) -> Result<Vec<u8>> {
     Err(Error::Unsupported(
-        "charts as png in this build; build with `--features png`, or use svg".into(),
+        "charts as PNG in this build; build with `--features png`, or use SVG".into(),
     ))
 }
 
 /// An installed sans-serif font; the names that resvg looks for are not on every system.
 #[cfg(feature = "png")]
-fn sans(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
+fn sans_serif_font(fonts: &resvg::usvg::fontdb::Database) -> Option<String> {
     const KNOWN: [&str; 8] = [
         "DejaVu Sans",
         "Noto Sans",

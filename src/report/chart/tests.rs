@@ -228,7 +228,7 @@ fn axes_have_round_numbers() {
 }
 
 #[test]
-fn numbers_that_would_touch_are_fewer() {
+fn labels_that_would_touch_are_dropped() {
     let axis = Axis { label: String::new(), scale: Scale::Whole, number: &number };
     let fits = |most: usize| {
         ticks(&axis, (0.0, 100.0), 8, AxisEnd::Padded, |ticks| ticks.at.len() <= most).labels
@@ -260,7 +260,7 @@ fn counts_have_whole_numbers() {
 }
 
 #[test]
-fn ends_are_those_of_the_values() {
+fn the_value_range_spans_the_values() {
     assert_eq!(value_range(Scale::Zero, &[3.0, 1.0, 2.0]), Ok((1.0, 3.0)));
     assert_eq!(value_range(Scale::Doubling, &[0.0]), Err(ChartError::TooLow));
     // Milliseconds since 1970 are no seconds.
@@ -269,9 +269,9 @@ fn ends_are_those_of_the_values() {
 
 #[test]
 fn long_names_keep_both_ends() {
-    assert_eq!(header::shortened("short", 100), "short");
+    assert_eq!(header::shorten("short", 100), "short");
     let name = format!("start-{}-end", "x".repeat(5000));
-    let short = header::shortened(&name, 120);
+    let short = header::shorten(&name, 120);
     assert!(
         short.starts_with("start-") && short.ends_with("-end") && short.contains('…'),
         "{short}"
@@ -280,7 +280,7 @@ fn long_names_keep_both_ends() {
 }
 
 #[test]
-fn text_without_a_page_has_plain_colours() {
+fn css_variables_are_replaced_outside_a_page() {
     let svg = "<text fill=\"var(--ink, #1b1f24)\">var(--ink, x)</text>";
     assert_eq!(png::resolve_css_variables(svg), "<text fill=\"#1b1f24\">var(--ink, x)</text>");
     for chart in all() {

@@ -92,7 +92,7 @@ pub(super) fn ticks(
     let range = padded(axis.scale, lo, hi, end);
     let tried = |most: usize| {
         let step = step(axis.scale, range, most);
-        marked(axis, range, step, end)
+        place_ticks(axis, range, step, end)
     };
     let mut least = tried(most);
     for most in (2..=most).rev() {
@@ -158,7 +158,7 @@ fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
     if scale == Scale::Whole { step.max(1.0).round() } else { step }
 }
 
-fn marked(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, end: AxisEnd) -> Ticks {
+fn place_ticks(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, end: AxisEnd) -> Ticks {
     let slack = step * 1e-6;
     // Ticks count from the first doubling in the chart, so that a small batch has a label.
     let origin = if axis.scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };

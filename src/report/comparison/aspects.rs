@@ -5,8 +5,7 @@
 use serde::Serialize;
 
 use crate::record::{Block, Case, Record};
-use crate::report::comparison::ids;
-use crate::report::comparison::table::{Status, status};
+use crate::report::comparison::table::{Status, ids, status};
 use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::{Better, Task, metric};
@@ -150,7 +149,7 @@ impl Measure {
 
     /// The change of a scenario, and whether it is larger than the spread between processes, if
     /// known.
-    fn moved(&self, old: &[f64], new: &[f64]) -> Option<(f64, Option<bool>)> {
+    fn change(&self, old: &[f64], new: &[f64]) -> Option<(f64, Option<bool>)> {
         let scale = |values: &[f64]| -> Option<Vec<f64>> {
             match self.kind {
                 ChangeKind::Difference => Some(values.to_vec()),
@@ -227,7 +226,7 @@ fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspe
             line.missing += 1;
             continue;
         }
-        let Some((change, exceeds_spread)) = measure.moved(&values[0], &values[1]) else {
+        let Some((change, exceeds_spread)) = measure.change(&values[0], &values[1]) else {
             line.left_out += 1; // A ratio to or from zero.
             continue;
         };

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::compare::{Severity, record_differences};
 use crate::record::Record;
-use crate::report::comparison::ids;
+use crate::report::comparison::table::ids;
 use crate::report::text::sanitize;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

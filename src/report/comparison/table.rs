@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use crate::compare::work_difference;
 use crate::record::{Absence, AbsenceKind, Case, Record};
-use crate::report::comparison::ids;
 use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::METRICS;
@@ -127,4 +126,15 @@ pub(super) fn metric_rows(records: &[(String, Record)]) -> Vec<MetricRow> {
         }
     }
     rows
+}
+
+/// The ids of all scenarios, in the order of the first record that has them.
+pub(super) fn ids(records: &[(String, Record)]) -> Vec<&str> {
+    let mut ids: Vec<&str> = Vec::new();
+    for case in records.iter().flat_map(|(_, record)| &record.scenarios) {
+        if !ids.contains(&case.id.as_str()) {
+            ids.push(&case.id);
+        }
+    }
+    ids
 }

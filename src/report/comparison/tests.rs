@@ -18,7 +18,7 @@ fn of<'a>(comparison: &'a Comparison, measure: &str) -> &'a Aspect {
 }
 
 #[test]
-fn ratios_are_put_together_and_the_spread_between_processes_is_kept_in_mind() {
+fn ratios_are_combined_and_compared_with_the_spread() {
     let noisy: Values = &[("decode_tok_s", &[&[100.0, 110.0, 90.0]])];
     let steady: Values = &[("decode_tok_s", &[&[100.0, 101.0, 99.0]])];
     let single: Values = &[("decode_tok_s", &[&[100.0]])];
@@ -44,7 +44,7 @@ fn ratios_are_put_together_and_the_spread_between_processes_is_kept_in_mind() {
 }
 
 #[test]
-fn what_is_often_zero_is_told_as_a_difference() {
+fn metrics_that_are_often_zero_have_differences() {
     let none: Values = &[("error_rate", &[&[0.0, 0.0]]), ("step_cv", &[&[0.0, 0.0]])];
     let some: Values = &[("error_rate", &[&[0.25, 0.25]]), ("step_cv", &[&[0.1, 0.1]])];
     let comparison = compare(&beside(&[("stress/b1", none)], &[("stress/b1", some)]));
@@ -55,7 +55,7 @@ fn what_is_often_zero_is_told_as_a_difference() {
     );
     assert_eq!(line.worse, 1);
     let ratio = of(&comparison, "step_cv");
-    assert_eq!((ratio.scenarios, ratio.left_out), (0, 1), "nothing is a ratio to zero");
+    assert_eq!((ratio.scenarios, ratio.left_out), (0, 1), "there is no ratio to zero");
     let row = comparison.metrics.iter().find(|row| row.metric == "error_rate").unwrap();
     assert_eq!((row.values.clone(), row.ratios[1]), (vec![Some(0.0), Some(0.25)], None));
 }
@@ -79,7 +79,7 @@ fn a_missing_value_is_no_change_and_no_zero() {
 }
 
 #[test]
-fn other_work_and_impossible_numbers_are_not_compared() {
+fn different_work_and_invalid_numbers_are_not_compared() {
     let rates: Values = &[("decode_tok_s", &[&[100.0, 101.0]])];
     let rows = [("work/b1", rates), ("false/b1", rates), ("output/b1", rates), ("none/b1", rates)];
     let mut records = beside(&rows, &rows);
@@ -107,7 +107,7 @@ fn other_work_and_impossible_numbers_are_not_compared() {
 }
 
 #[test]
-fn tails_are_of_enough_values_only() {
+fn tails_need_enough_values() {
     let rates: Values = &[("e2e_s", &[&[1.0]])];
     let mut records = beside(&[("a/b1", rates)], &[("a/b1", rates)]);
     let samples = |slow: f64, count: usize| [vec![1.0; count - 2], vec![slow; 2]].concat();
@@ -127,7 +127,7 @@ fn tails_are_of_enough_values_only() {
 }
 
 #[test]
-fn unequal_answers_say_nothing_of_stability() {
+fn unequal_answers_have_no_stability() {
     let rates: Values = &[("e2e_s", &[&[1.0]])];
     let rows = [("stress/b1", rates), ("pipelines/b1", rates), ("deep/b1", rates)];
     let mut records = beside(&rows, &rows);
@@ -146,11 +146,11 @@ fn unequal_answers_say_nothing_of_stability() {
             of(&comparison, measure).changes.iter().map(|one| one.scenario.as_str()).collect();
         assert_eq!(changes, ["deep/b1"], "{measure}");
     }
-    assert_eq!(of(&comparison, "e2e_s").scenarios, 3, "the times themselves are told");
+    assert_eq!(of(&comparison, "e2e_s").scenarios, 3, "the latencies themselves are compared");
 }
 
 #[test]
-fn what_a_run_has_not_come_to_has_not_failed() {
+fn a_pending_scenario_has_not_failed() {
     let rates: Values = &[("decode_tok_s", &[&[100.0]])];
     let mut records = beside(&[("a/b1", rates)], &[("a/b1", rates)]);
     let case = &mut records[1].1.scenarios[0];
@@ -163,7 +163,7 @@ fn what_a_run_has_not_come_to_has_not_failed() {
 }
 
 #[test]
-fn labels_of_a_server_stand_first_in_what_was_changed() {
+fn user_labels_come_first_in_changed_settings() {
     let mut records = beside(&[], &[]);
     records.push(("third".into(), record(&[])));
     let yarn = r#"{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32768}"#;

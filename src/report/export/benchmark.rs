@@ -243,7 +243,7 @@ fn results(case: Option<&Case>) -> Results {
         (None, None) if !case.validity.ok() => {
             Some(sanitize(&format!("INVALID: {}", case.validity.failed.join("; "))))
         }
-        (None, None) => Some(unmeasured(case, metric)),
+        (None, None) => Some(why_unmeasured(case, metric)),
         (None, Some(_)) => None,
     };
     let measured = |bytes: Option<f64>| bytes.filter(|_| is_valid(case));
@@ -260,7 +260,7 @@ fn results(case: Option<&Case>) -> Results {
 }
 
 /// Why a scenario lacks a value, as recorded.
-fn unmeasured(case: &Case, metric: &str) -> String {
+fn why_unmeasured(case: &Case, metric: &str) -> String {
     let note = case.blocks.iter().find_map(|block| block.notes.get(metric));
     note.map_or_else(|| format!("`{metric}` was not measured"), |note| sanitize(note))
 }

@@ -124,7 +124,7 @@ fn labels(record: &Record, more: &[(&str, &str)]) -> String {
 }
 
 /// The escaped value of a label.
-fn escape_label(text: &str) -> String {
+pub(crate) fn escape_label(text: &str) -> String {
     sanitize(text).replace('\\', "\\\\").replace('"', "\\\"")
 }
 

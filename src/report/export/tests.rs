@@ -17,7 +17,7 @@ fn benchmark(record: &Record, scenario: Option<&str>) -> Value {
 }
 
 #[test]
-fn the_longest_valid_answer_of_batch_1_stands_for_a_record() {
+fn the_longest_valid_answer_of_batch_1_represents_a_record() {
     let rates: &[(&str, &[&[f64]])] = &[("decode_tok_s", ONE)];
     let ids = ["first/b1", "equal/b1", "batched/b4", "deep/b1", "invalid/b1", "failed/b1"];
     let rows: Vec<(&str, &[_])> = ids.iter().map(|id| (*id, rates)).collect();
@@ -71,7 +71,7 @@ fn a_record_without_a_plain_answer_has_its_best_scenario() {
 }
 
 #[test]
-fn batches_alone_have_the_rate_of_the_batch() {
+fn a_record_of_batches_has_the_batch_rate() {
     let record = record(&[("code/b4", &[("decode_tok_s_aggregate", ONE)])]);
     assert_eq!(benchmark(&record, None)["results"]["metric"], "decode_tok_s_aggregate");
     assert!(row(&record, None).unwrap().contains("| 51.00 |"));
@@ -98,7 +98,7 @@ fn both_scripts_of_llama_cpp_find_their_keys() {
 }
 
 #[test]
-fn a_rate_is_of_samples_of_decoding_alone() {
+fn a_rate_excludes_prefill() {
     let mut record =
         record(&[("code/b1", &[("decode_tok_s", ONE), ("prefill_tok_s", &[&[900.0; 2]])])]);
     let samples = [[40.0, 60.0], [50.0, 54.0]];
@@ -147,7 +147,7 @@ fn steps_after_the_first_token_are_a_test_at_the_prompts_depth() {
 }
 
 #[test]
-fn answers_of_unknown_or_unequal_length_are_no_test_of_generating() {
+fn answers_of_unknown_or_unequal_length_have_no_generation_test() {
     let mut record = record(&[("code/b1", &[("decode_tok_s", ONE)])]);
     record.scenarios[0].work.stop = "natural".into();
     assert_eq!(lines(&record).len(), 0, "a baseline of natural stops keeps no lengths");
@@ -158,7 +158,7 @@ fn answers_of_unknown_or_unequal_length_are_no_test_of_generating() {
 }
 
 #[test]
-fn what_changes_the_numbers_is_not_joined_with_what_does_not() {
+fn labels_that_change_the_numbers_are_part_of_the_model_type() {
     let mut record = record(&[("code/b1", &[("decode_tok_s", ONE)])]);
     let label = |record: &Record| lines(record)[0]["model_type"].as_str().unwrap().to_owned();
     let plain = label(&record);
@@ -174,7 +174,7 @@ fn what_changes_the_numbers_is_not_joined_with_what_does_not() {
 }
 
 #[test]
-fn a_gpu_is_no_cpu_and_no_commit_is_unknown() {
+fn a_gpu_and_a_missing_commit_are_reported() {
     let mut record =
         record(&[("code/b1", &[("decode_tok_s", ONE), ("peak_device_bytes", &[&[2e9; 2]])])]);
     record.settings.device = "cuda:1".into();
@@ -193,7 +193,7 @@ fn a_gpu_is_no_cpu_and_no_commit_is_unknown() {
 }
 
 #[test]
-fn weights_came_from_where_the_record_knows_them_from() {
+fn the_source_of_weights_follows_from_the_record() {
     let commit = Some("0123456789abcdef0123456789abcdef01234567".to_owned());
     for (spec, commit, expected) in [
         ("synthetic:mini", None, "synthetic"),
@@ -209,7 +209,7 @@ fn weights_came_from_where_the_record_knows_them_from() {
 }
 
 #[test]
-fn a_series_stands_once_and_only_for_what_was_measured() {
+fn a_series_exists_once_and_only_if_measured() {
     let rates: &[(&str, &[&[f64]])] = &[("decode_tok_s", ONE)];
     let ids = ["a/b1", "a/b1", "b/b1", "c/b1", "d/b1", "e/b1"];
     let mut record = record(&ids.map(|id| (id, rates)));

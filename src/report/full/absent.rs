@@ -64,7 +64,7 @@ pub(super) fn absent(ctx: &RenderContext) -> Section {
         [(missing, words.values, words.why), (readings, words.readings, words.how)]
     {
         if !notes.is_empty() {
-            let mut table = Table::new([ctx.words.frame.metric, heading, words.places], 3);
+            let mut table = Table::new([ctx.words.frame.metric, heading, words.scenario_list], 3);
             table.caption = Some(caption.into());
             for note in notes {
                 table.push(note.row(ctx));

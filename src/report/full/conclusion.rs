@@ -24,16 +24,17 @@ fn recommendations(ctx: &RenderContext) -> Vec<Recommendation> {
     let (words, summary) = (&ctx.words.advice, &ctx.words.summary);
     let advice = &ctx.analysis.advice;
     let without_value = |why: &NoAdvice| (None, vec![no_advice(ctx, *why)]);
-    let batch = advice.batch.as_ref().map_or_else(without_value, |one| batch(ctx, one));
-    let context = advice.context.as_ref().map_or_else(without_value, |one| context(ctx, one));
-    let host = advice.memory.as_ref().map_or_else(without_value, |one| memory(ctx, one));
+    let batch = advice.batch.as_ref().map_or_else(without_value, |one| batch_advice(ctx, one));
+    let context =
+        advice.context.as_ref().map_or_else(without_value, |one| context_advice(ctx, one));
+    let host = advice.memory.as_ref().map_or_else(without_value, |one| memory_advice(ctx, one));
     let mut recommendations = vec![
         (summary.batch, words.batch, batch),
         (summary.context, words.context, context),
         (summary.memory, words.memory, host),
     ];
     if let Ok(one) = &advice.device_memory {
-        recommendations.push((words.device_memory, words.device_memory, memory(ctx, one)));
+        recommendations.push((words.device_memory, words.device_memory, memory_advice(ctx, one)));
     }
     recommendations
         .into_iter()
@@ -43,7 +44,7 @@ fn recommendations(ctx: &RenderContext) -> Vec<Recommendation> {
 
 type ValueAndRules = (Option<String>, Vec<Text>);
 
-fn batch(ctx: &RenderContext, advice: &BatchAdvice) -> ValueAndRules {
+fn batch_advice(ctx: &RenderContext, advice: &BatchAdvice) -> ValueAndRules {
     let lang = ctx.lang;
     let grounds: Vec<String> = advice
         .categories
@@ -60,7 +61,7 @@ fn batch(ctx: &RenderContext, advice: &BatchAdvice) -> ValueAndRules {
     (Some(lang.count(advice.batch)), vec![rule])
 }
 
-fn context(ctx: &RenderContext, advice: &ContextAdvice) -> ValueAndRules {
+fn context_advice(ctx: &RenderContext, advice: &ContextAdvice) -> ValueAndRules {
     let (words, lang) = (&ctx.words.advice, ctx.lang);
     let (share, kept) = (lang.exact_share(CONTEXT_RETENTION), lang.share(advice.retention));
     let rule = Text::from_template(words.context_rule, &[("share", &share), ("kept", &kept)]);
@@ -79,7 +80,7 @@ fn context(ctx: &RenderContext, advice: &ContextAdvice) -> ValueAndRules {
     (Some(tokens.plain_text()), vec![rule, end])
 }
 
-fn memory(ctx: &RenderContext, advice: &MemoryAdvice) -> ValueAndRules {
+fn memory_advice(ctx: &RenderContext, advice: &MemoryAdvice) -> ValueAndRules {
     let lang = ctx.lang;
     let mib = |bytes: f64| lang.with_unit(bytes * MIB, "MiB");
     let step = lang.exact_with_unit(MEMORY_STEP_BYTES as f64 * MIB, "MiB");
@@ -179,11 +180,11 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
         None => section.push(Block::Paragraph { text: no_score(ctx) }),
     }
     section.paragraph(words.formula, &[]);
-    let mut table = Table::new([words.part, ctx.words.frame.value, words.rests], 1);
+    let mut table = Table::new([words.part, ctx.words.frame.value, words.scenario_count], 1);
     for part in &ctx.analysis.score.parts {
         let missing = || ctx.words.frame.not_measured.to_owned();
         let value = part.value.map_or_else(missing, |value| lang.number(value));
-        let name = kind(ctx.words, part.kind);
+        let name = part_name(ctx.words, part.kind);
         table.push([name.to_owned(), value, lang.count(part.scenarios)]);
     }
     section.push(table);
@@ -191,7 +192,7 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
     section
 }
 
-fn kind(words: &Words, kind: ScorePartKind) -> &'static str {
+fn part_name(words: &Words, kind: ScorePartKind) -> &'static str {
     let words = &words.conclusion;
     match kind {
         ScorePartKind::Roofline => words.roofline,

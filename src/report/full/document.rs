@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_letters_wherever_they_stand() {
+    fn placeholders_are_filled_literally() {
         let text =
             Text::from_template("{n} of `run {what}`", &[("n", "`{what}`"), ("what", "a`b\nc")]);
         assert_eq!(

@@ -1,10 +1,9 @@
 //! General information, method, scenarios, and every metric of a record.
 
-use std::collections::BTreeMap;
-
 use crate::record::{Conditions, Machine};
 use crate::report::full::document::{Block, Cell, Section, Table, Text, Tone};
 use crate::report::full::render_context::{MIB, RenderContext};
+use crate::report::text::name_value_list;
 use crate::workload::PromptFormat;
 
 type NameValue = (&'static str, String);
@@ -22,12 +21,13 @@ pub(super) fn general(ctx: &RenderContext) -> Section {
         section.push(Block::Note { text, tone: Tone::Bad });
     }
     let mut table = Table::new(["", ctx.words.frame.value], 2);
-    let rows = [run(ctx), model(ctx), settings(ctx), machine(ctx), build(ctx)];
+    let rows =
+        [run_rows(ctx), model_rows(ctx), settings_rows(ctx), machine_rows(ctx), build_rows(ctx)];
     for (name, value) in rows.into_iter().flatten().filter(|(_, value)| !value.is_empty()) {
         table.push([Text::from(name), Text::from(value)]);
     }
     section.push(table);
-    if let Some(table) = conditions(ctx) {
+    if let Some(table) = conditions_table(ctx) {
         section.push(table);
     }
     if ctx.lang.code() != "en" {
@@ -36,14 +36,7 @@ pub(super) fn general(ctx: &RenderContext) -> Section {
     section
 }
 
-/// Names and values on one line.
-fn list(fields: &BTreeMap<String, String>) -> String {
-    let fields: Vec<String> =
-        fields.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    fields.join(", ")
-}
-
-fn run(ctx: &RenderContext) -> Vec<NameValue> {
+fn run_rows(ctx: &RenderContext) -> Vec<NameValue> {
     let words = &ctx.words.general;
     let sessions = &ctx.record.sessions;
     let times: Vec<String> = sessions
@@ -70,7 +63,7 @@ fn readable_time(at: &str) -> String {
     }
 }
 
-fn model(ctx: &RenderContext) -> Vec<NameValue> {
+fn model_rows(ctx: &RenderContext) -> Vec<NameValue> {
     let (words, lang, model) = (&ctx.words.general, ctx.lang, &ctx.record.model);
     let count = |count: usize| lang.count(count);
     let shape = Text::from_template(
@@ -100,7 +93,7 @@ fn model(ctx: &RenderContext) -> Vec<NameValue> {
         (words.model, model.spec.clone()),
         (words.model_commit, model.commit.clone().unwrap_or_default()),
         (words.architecture, model.architecture.clone()),
-        (words.form, known(model.layers > 0, shape.plain_text())),
+        (words.dimensions, known(model.layers > 0, shape.plain_text())),
         (words.parameters, lang.number(model.parameters as f64)),
         (words.weights, format!("{}, {weights}", model.quant)),
         (words.kv, model.kv_dtype.clone()),
@@ -110,20 +103,20 @@ fn model(ctx: &RenderContext) -> Vec<NameValue> {
     ]
 }
 
-fn settings(ctx: &RenderContext) -> Vec<NameValue> {
+fn settings_rows(ctx: &RenderContext) -> Vec<NameValue> {
     let (words, settings) = (&ctx.words.general, &ctx.record.settings);
     vec![
         (words.engine, settings.engine.clone()),
         (words.device, settings.device.clone()),
         (words.threads, ctx.lang.count(settings.threads)),
         (words.quant, settings.quant.clone().unwrap_or_default()),
-        (words.variables, list(&settings.environment)),
-        (words.labels, list(&settings.labels)),
+        (words.variables, name_value_list(&settings.environment)),
+        (words.labels, name_value_list(&settings.labels)),
         (words.isa, ctx.record.model.isa.clone().unwrap_or_default()),
     ]
 }
 
-fn machine(ctx: &RenderContext) -> Vec<NameValue> {
+fn machine_rows(ctx: &RenderContext) -> Vec<NameValue> {
     let (words, lang) = (&ctx.words.general, ctx.lang);
     let Machine { class, fields, facts, rates } = &ctx.record.machine;
     let rate = |rate: Option<f64>, unit: &str| match rate {
@@ -135,8 +128,8 @@ fn machine(ctx: &RenderContext) -> Vec<NameValue> {
     let cache = rates.last_level_cache_bytes;
     vec![
         (words.class, class.clone()),
-        (words.machine, list(fields)),
-        (words.host, list(facts)),
+        (words.machine, name_value_list(fields)),
+        (words.host, name_value_list(facts)),
         (words.read_rate, rate(rates.read_bytes_per_s, "GB/s")),
         (words.read_huge_rate, newer(rates.read_huge_bytes_per_s, "GB/s")),
         (words.flop_rate, rate(rates.f32_flop_per_s, "GFLOP/s")),
@@ -151,15 +144,13 @@ fn machine(ctx: &RenderContext) -> Vec<NameValue> {
     ]
 }
 
-fn build(ctx: &RenderContext) -> Vec<NameValue> {
+fn build_rows(ctx: &RenderContext) -> Vec<NameValue> {
     let (words, build) = (&ctx.words.general, &ctx.record.build);
     let commit = build.commit.clone().unwrap_or_default();
     let commit = match build.dirty {
         Some(true) => Text::from_template(words.dirty, &[("commit", &commit)]).plain_text(),
         _ => commit,
     };
-    let crates: Vec<String> =
-        build.crates.iter().map(|(name, version)| format!("{name} {version}")).collect();
     vec![
         (words.version, build.version.clone()),
         (words.commit, commit),
@@ -168,12 +159,12 @@ fn build(ctx: &RenderContext) -> Vec<NameValue> {
         (words.target, build.target.clone()),
         (words.target_features, build.target_features.clone()),
         (words.features, build.features.join(", ")),
-        (words.crates, crates.join(", ")),
+        (words.crates, name_value_list(&build.crates)),
     ]
 }
 
 /// The machine before and after each session.
-fn conditions(ctx: &RenderContext) -> Option<Table> {
+fn conditions_table(ctx: &RenderContext) -> Option<Table> {
     let (words, lang) = (&ctx.words.general, ctx.lang);
     let rows: Vec<&Conditions> =
         ctx.record.sessions.iter().flat_map(|session| &session.conditions).collect();

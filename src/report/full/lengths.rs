@@ -13,11 +13,11 @@ pub(super) fn grid(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.grid;
     let mut section = Section::new("grid", words.heading);
     if let Some(grid) = &ctx.analysis.grid {
-        section.push(results(ctx, grid));
+        section.push(grid_table(ctx, grid));
         section.paragraph(words.spread, &[]);
     }
-    let shares = ctx.analysis.kernels.as_ref().and_then(|kernels| shares(ctx, kernels));
-    let derived = derived(ctx);
+    let shares = ctx.analysis.kernels.as_ref().and_then(|kernels| kernel_table(ctx, kernels));
+    let derived = derived_table(ctx);
     if !derived.rows.is_empty() {
         section.push(derived);
     }
@@ -27,7 +27,7 @@ pub(super) fn grid(ctx: &RenderContext) -> Option<Section> {
     (ctx.analysis.grid.is_some() || ctx.analysis.kernels.is_some()).then_some(section)
 }
 
-fn results(ctx: &RenderContext, grid: &Grid) -> Table {
+fn grid_table(ctx: &RenderContext, grid: &Grid) -> Table {
     let (words, lang) = (&ctx.words.grid, ctx.lang);
     let header = [
         ctx.words.frame.scenario,
@@ -65,7 +65,7 @@ fn results(ctx: &RenderContext, grid: &Grid) -> Table {
 }
 
 /// Figures derived from several scenarios, with their interpretation; unmeasured ones are omitted.
-fn derived(ctx: &RenderContext) -> Table {
+fn derived_table(ctx: &RenderContext) -> Table {
     let words = &ctx.words.grid;
     let header = [ctx.words.summary.figure, ctx.words.frame.value, words.meaning];
     let mut table = Table::new(header, 1);
@@ -114,7 +114,7 @@ fn derived(ctx: &RenderContext) -> Table {
 }
 
 /// KernelProfile by their share of the traced time.
-fn shares(ctx: &RenderContext, kernels: &KernelProfile) -> Option<Table> {
+fn kernel_table(ctx: &RenderContext, kernels: &KernelProfile) -> Option<Table> {
     let words = &ctx.words.grid;
     let mut table = Table::new([words.kernel, words.time_share], 1);
     table.caption = Some(Text::from_template(words.kernels, &[("scenario", &kernels.id)]));
@@ -149,7 +149,7 @@ pub(super) fn context(ctx: &RenderContext) -> Option<Section> {
         let mut table = Table::new(header, 1);
         table.caption = Some(caption.into());
         for row in rows {
-            table.push(depth(ctx, row));
+            table.push(depth_row(ctx, row));
         }
         section.push(table);
     }
@@ -169,7 +169,7 @@ pub(super) fn context(ctx: &RenderContext) -> Option<Section> {
     Some(section)
 }
 
-fn depth(ctx: &RenderContext, row: &ContextRow) -> Vec<Cell> {
+fn depth_row(ctx: &RenderContext, row: &ContextRow) -> Vec<Cell> {
     let state = &row.state;
     let mib = |reading: &Reading| ctx.reading(state, reading, MIB);
     vec![

@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_text_begins_nothing() {
+    fn a_line_of_text_starts_no_block() {
         for (text, expected) in [
             ("# a", "\\# a"),
             ("12. a", "12\\. a"),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn code_ends_where_it_should() {
+    fn code_spans_and_fences_end_correctly() {
         let text = Text::from_template("type `{what}` now", &[("what", "a`|<b>")]);
         assert_eq!(inline(&text), "type <code>a&#96;\\|&lt;b&gt;</code> now");
         let lines = vec!["echo ```".to_owned()];

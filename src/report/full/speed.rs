@@ -30,7 +30,7 @@ pub(super) fn latency(ctx: &RenderContext) -> Option<Section> {
         let mut table = Table::new(header, 1);
         table.caption = Some(caption.into());
         for (one, distribution) in all.iter().filter_map(|one| Some((one, of(one)?))) {
-            table.push(row(ctx, one, &distribution));
+            table.push(latency_row(ctx, one, &distribution));
         }
         if !table.rows.is_empty() {
             section.push(table);
@@ -39,7 +39,7 @@ pub(super) fn latency(ctx: &RenderContext) -> Option<Section> {
     (!all.is_empty()).then_some(section)
 }
 
-fn row(ctx: &RenderContext, one: &Latency, of: &Distribution) -> Vec<Cell> {
+fn latency_row(ctx: &RenderContext, one: &Latency, of: &Distribution) -> Vec<Cell> {
     let ms = |value: Option<f64>| ctx.number(&one.state, value.map(|value| value * MS));
     vec![
         one.id.as_str().into(),
@@ -61,7 +61,7 @@ pub(super) fn api(ctx: &RenderContext) -> Option<Section> {
     section.paragraph(words.intro, &[]);
     let header = [
         words.request,
-        words.tests,
+        words.requests,
         ctx.words.scenarios.prompt,
         words.tokens,
         words.seconds,
@@ -110,14 +110,14 @@ pub(super) fn categories(ctx: &RenderContext) -> Option<Section> {
         let mut table = Table::new(header, 1);
         table.caption = Some(category.name.as_str().into());
         for row in &category.batches {
-            table.push(batch(ctx, row));
+            table.push(batch_row(ctx, row));
         }
         section.push(table);
     }
     (!categories.is_empty()).then_some(section)
 }
 
-fn batch(ctx: &RenderContext, row: &BatchRow) -> Vec<Cell> {
+fn batch_row(ctx: &RenderContext, row: &BatchRow) -> Vec<Cell> {
     let state: &CaseState = &row.state;
     vec![
         ctx.lang.count(row.batch).into(),

@@ -12,7 +12,7 @@ pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
     let mut section = Section::new("consistency", words.heading);
     section.paragraph(words.intro, &[]);
     for one in all {
-        section.push(times(ctx, one));
+        section.push(consistency_table(ctx, one));
         let mut items = Vec::new();
         if let Some(fit) = &one.drift {
             let value = ctx.slope(fit, MS).text.plain_text();
@@ -33,7 +33,7 @@ pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
     (!all.is_empty()).then_some(section)
 }
 
-fn times(ctx: &RenderContext, one: &Consistency) -> Table {
+fn consistency_table(ctx: &RenderContext, one: &Consistency) -> Table {
     let (words, latency) = (&ctx.words.consistency, &ctx.words.latency);
     let header = [
         words.what,
@@ -94,17 +94,17 @@ pub(super) fn stress(ctx: &RenderContext) -> Option<Section> {
     ];
     let mut table = Table::new(header, 1);
     for row in rows {
-        table.push(outcomes(ctx, row));
+        table.push(stress_row(ctx, row));
     }
     section.push(table);
-    let reasons = reasons(ctx);
+    let reasons = reasons_table(ctx);
     if !reasons.rows.is_empty() {
         section.push(reasons);
     }
     (!rows.is_empty()).then_some(section)
 }
 
-fn outcomes(ctx: &RenderContext, row: &StressRow) -> Vec<Cell> {
+fn stress_row(ctx: &RenderContext, row: &StressRow) -> Vec<Cell> {
     let of = &row.outcomes;
     let count = |count: usize| Cell::from(ctx.lang.count(count));
     let known = |tokens: Option<usize>| tokens.map_or_else(|| ctx.missing(), count);
@@ -125,7 +125,7 @@ fn outcomes(ctx: &RenderContext, row: &StressRow) -> Vec<Cell> {
     ]
 }
 
-fn outcome(words: &Words, outcome: StressOutcome) -> &'static str {
+fn outcome_name(words: &Words, outcome: StressOutcome) -> &'static str {
     match outcome {
         StressOutcome::Answered => words.stress.answered,
         StressOutcome::Refused => words.stress.refused,
@@ -136,7 +136,7 @@ fn outcome(words: &Words, outcome: StressOutcome) -> &'static str {
 }
 
 /// Why requests were not answered: each reason once, with the shortest prompt that met it.
-fn reasons(ctx: &RenderContext) -> Table {
+fn reasons_table(ctx: &RenderContext) -> Table {
     let words = &ctx.words.stress;
     let header = [words.outcome, ctx.words.frame.scenario, ctx.words.scenarios.prompt, words.why];
     let mut table = Table::new(header, 2);
@@ -159,7 +159,7 @@ fn reasons(ctx: &RenderContext) -> Table {
         for (what, why, tokens) in seen {
             let why = if why.is_empty() { ctx.words.absent.no_reason } else { why };
             table.push([
-                outcome(ctx.words, what).to_owned(),
+                outcome_name(ctx.words, what).to_owned(),
                 row.name.clone(),
                 ctx.lang.count(tokens),
                 why.to_owned(),
@@ -197,13 +197,13 @@ pub(super) fn pipelines(ctx: &RenderContext) -> Option<Section> {
     }
     section.push(table);
     for row in rows.iter().filter(|row| row.search_s.is_some()) {
-        section.push(stages(ctx, row));
+        section.push(stages_table(ctx, row));
     }
     (!rows.is_empty()).then_some(section)
 }
 
 /// The stages of retrieval-augmented generation, one per row.
-fn stages(ctx: &RenderContext, row: &PipelineRow) -> Table {
+fn stages_table(ctx: &RenderContext, row: &PipelineRow) -> Table {
     let words = &ctx.words.pipelines;
     let mut table = Table::new([words.stage, words.stage_ms], 1);
     table.caption = Some(words.rag.into());

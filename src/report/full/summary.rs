@@ -21,9 +21,9 @@ pub(super) fn summary(ctx: &RenderContext) -> Section {
     let mut push = |name: &'static str, (value, basis): Figure| {
         table.push([name.into(), value, basis]);
     };
-    push(words.decode, single(ctx, "decode_tok_s"));
+    push(words.decode, single_sequence(ctx, "decode_tok_s"));
     push(words.throughput, throughput(ctx));
-    push(words.ttft, single(ctx, "ttft_s"));
+    push(words.ttft, single_sequence(ctx, "ttft_s"));
     for (name, figure) in latencies(ctx) {
         push(name, figure);
     }
@@ -33,18 +33,18 @@ pub(super) fn summary(ctx: &RenderContext) -> Section {
     }
     push(words.score, score(ctx));
     section.push(table);
-    section.push(resources(ctx));
+    section.push(resources_table(ctx));
     section
 }
 
 /// A missing value of a suite that was not run.
-fn needs(ctx: &RenderContext, suite: &str) -> Figure {
+fn suite_missing(ctx: &RenderContext, suite: &str) -> Figure {
     let basis = Text::from_template(ctx.words.summary.needs, &[("suite", suite)]);
     (ctx.missing(), basis.into())
 }
 
 /// The valid scenario of one sequence with the longest answer, the source of the first figures.
-fn longest<'a>(ctx: &RenderContext<'a>) -> Option<&'a Case> {
+fn longest_answer<'a>(ctx: &RenderContext<'a>) -> Option<&'a Case> {
     let cases = ctx.record.scenarios.iter();
     let single = cases.filter(|case| {
         let work = &case.work;
@@ -55,14 +55,14 @@ fn longest<'a>(ctx: &RenderContext<'a>) -> Option<&'a Case> {
     decoded.rev().max_by_key(|case| case.work.new_tokens)
 }
 
-fn single(ctx: &RenderContext, name: &str) -> Figure {
-    let of = longest(ctx).zip(metric(name));
+fn single_sequence(ctx: &RenderContext, name: &str) -> Figure {
+    let of = longest_answer(ctx).zip(metric(name));
     let value = of.and_then(|(case, metric)| {
         Some((case, ctx.lang.metric_value_with_unit(metric, stats::median(&case.values(name))?)))
     });
     match value {
         Some((case, value)) => (value.into(), Text::code(&case.id).into()),
-        None => needs(ctx, "default"),
+        None => suite_missing(ctx, "default"),
     }
 }
 
@@ -72,7 +72,7 @@ fn throughput(ctx: &RenderContext) -> Figure {
     let rates = valid.filter_map(|row| Some((row.aggregate_tok_s?.median, row)));
     match rates.max_by(|a, b| a.0.total_cmp(&b.0)) {
         Some((rate, row)) => (ctx.lang.with_unit(rate, "tok/s").into(), Text::code(&row.id).into()),
-        None => needs(ctx, "default"),
+        None => suite_missing(ctx, "default"),
     }
 }
 
@@ -84,7 +84,7 @@ fn latencies(ctx: &RenderContext) -> Vec<(&'static str, Figure)> {
     let count = |one: &&Latency| one.e2e_s.map_or(0, |e2e| e2e.count);
     let found = single.rev().max_by_key(count).and_then(|one| Some((one, one.e2e_s?)));
     let Some((one, e2e)) = found else {
-        return vec![(words.latency_p50, needs(ctx, "consistency"))];
+        return vec![(words.latency_p50, suite_missing(ctx, "consistency"))];
     };
     let kinds = [
         (words.latency_p50, Some(e2e.median)),
@@ -119,12 +119,12 @@ fn accuracy(ctx: &RenderContext) -> Figure {
             let state = || ctx.record.case(&row.id).map(|case| ctx.validity(case));
             (ctx.missing(), why.or_else(state).unwrap_or_default())
         }
-        (None, None) => needs(ctx, "quality"),
+        (None, None) => suite_missing(ctx, "quality"),
     }
 }
 
 /// A reading of the whole record with its unit, or the reason why it is missing.
-fn overall(ctx: &RenderContext, name: &str, reading: &Reading) -> [Cell; 3] {
+fn resource_row(ctx: &RenderContext, name: &str, reading: &Reading) -> [Cell; 3] {
     let (name, value) = ctx.labelled(name, &CaseState::Valid, reading);
     let why = reading.why.as_deref();
     let none = || Cell::from(why.unwrap_or(ctx.words.absent.no_reason));
@@ -134,7 +134,7 @@ fn overall(ctx: &RenderContext, name: &str, reading: &Reading) -> [Cell; 3] {
     }
 }
 
-fn resources(ctx: &RenderContext) -> Table {
+fn resources_table(ctx: &RenderContext) -> Table {
     let words = &ctx.words.summary;
     let of = &ctx.analysis.resources;
     let header = [words.resource, ctx.words.frame.value, words.remark];
@@ -149,7 +149,7 @@ fn resources(ctx: &RenderContext) -> Table {
         ("power_w", &of.power_w),
         ("energy_j_per_token", &of.energy_j_per_token),
     ] {
-        table.push(overall(ctx, name, reading));
+        table.push(resource_row(ctx, name, reading));
     }
     table
 }
@@ -178,7 +178,7 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
         if there.iter().any(|(name, _)| *name == "prefill_flop_fraction") {
             section.paragraph(words.arithmetic, &[]);
         }
-        section.push(by_scenario(ctx, &there));
+        section.push(utilisation_table(ctx, &there));
     }
     let reason = |(name, of): &Column| {
         // Reasons of invalid scenarios are not reasons for the metric.
@@ -195,7 +195,7 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     (!rows.is_empty()).then_some(section)
 }
 
-fn by_scenario(ctx: &RenderContext, columns: &[Column]) -> Table {
+fn utilisation_table(ctx: &RenderContext, columns: &[Column]) -> Table {
     let metrics = || columns.iter().filter_map(|(name, of)| Some((metric(name)?, of)));
     let mut header = vec![ctx.words.frame.scenario.to_owned()];
     header.extend(metrics().map(|(metric, _)| ctx.lang.metric_label(metric)));

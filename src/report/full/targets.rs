@@ -8,7 +8,7 @@ use crate::report::words::Words;
 use crate::workload::metric;
 
 /// Whether a target applies to the record's model and quantisation.
-pub(super) fn concerns(result: &TargetResult) -> bool {
+fn applies(result: &TargetResult) -> bool {
     let other = [Unmeasurable::OtherModel, Unmeasurable::OtherQuant];
     !other.map(TargetVerdict::NotMeasurable).contains(&result.verdict)
 }
@@ -16,7 +16,7 @@ pub(super) fn concerns(result: &TargetResult) -> bool {
 pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
     let (words, lang) = (&ctx.words.targets, ctx.lang);
     let (ours, others): (Vec<&TargetResult>, Vec<_>) =
-        ctx.results.iter().partition(|result| concerns(result));
+        ctx.results.iter().partition(|result| applies(result));
     let mut section = Section::new("targets", words.heading);
     if ours.is_empty() {
         section.paragraph(words.none, &[("all", &lang.count(others.len()))]);
@@ -39,7 +39,7 @@ pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
     let mut table = Table::new(header, 2);
     table.right.retain(|column| [3, 5].contains(column));
     for result in &ours {
-        table.push(row(ctx, result));
+        table.push(target_row(ctx, result));
     }
     section.push(table);
     for kind in [Unmeasurable::OtherModel, Unmeasurable::OtherQuant] {
@@ -47,14 +47,14 @@ pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
             others.iter().filter(|one| one.verdict == TargetVerdict::NotMeasurable(kind));
         let count = same_reason.count();
         if count > 0 {
-            let values = [("count", &*lang.count(count)), ("why", reason(ctx.words, kind))];
+            let values = [("count", &*lang.count(count)), ("why", reason_text(ctx.words, kind))];
             section.push(Block::Paragraph { text: Text::from_template(words.others, &values) });
         }
     }
     Some(section)
 }
 
-fn row(ctx: &RenderContext, result: &TargetResult) -> Vec<Cell> {
+fn target_row(ctx: &RenderContext, result: &TargetResult) -> Vec<Cell> {
     let (words, lang) = (&ctx.words.targets, ctx.lang);
     let target = &result.target;
     let quant = target.quant.map_or(String::new(), |quant| format!(" {}", quant.name()));
@@ -68,7 +68,7 @@ fn row(ctx: &RenderContext, result: &TargetResult) -> Vec<Cell> {
     let name = name.filter(|_| many.contains(&target.topic)); // Other topics name their metric.
     let metric = name.and_then(|name| metric(name)).map(|metric| lang.metric_name(metric));
     let scenario = result.case.as_deref().or(target.scenario.as_deref());
-    let what = [Some(topic(ctx.words, target.topic)), metric, scenario];
+    let what = [Some(topic_name(ctx.words, target.topic)), metric, scenario];
     let what = what.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let value = |value: Option<f64>| match value {
         Some(value) => Cell::from(lang.with_unit(value, target.unit.name())),
@@ -79,12 +79,12 @@ fn row(ctx: &RenderContext, result: &TargetResult) -> Vec<Cell> {
         what.into(),
         bounds(ctx, target).into(),
         value(result.value),
-        verdict(ctx, result.verdict, result.why.as_deref()),
+        verdict_cell(ctx, result.verdict, result.why.as_deref()),
         value(result.scaled),
         match (result.verdict, result.scaled_verdict) {
             (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => ctx.missing(),
-            (_, TargetVerdict::NotMeasurable(why)) => reason(ctx.words, why).into(),
-            (_, scaled) => verdict(ctx, scaled, None),
+            (_, TargetVerdict::NotMeasurable(why)) => reason_text(ctx.words, why).into(),
+            (_, scaled) => verdict_cell(ctx, scaled, None),
         },
     ]
 }
@@ -112,20 +112,20 @@ fn bounds(ctx: &RenderContext, target: &Target) -> Text {
 
 /// The result of a target. Neither an unmeasurable nor a missed target is a regression, so neither
 /// is shown in red.
-fn verdict(ctx: &RenderContext, verdict: TargetVerdict, detail: Option<&str>) -> Cell {
+fn verdict_cell(ctx: &RenderContext, verdict: TargetVerdict, detail: Option<&str>) -> Cell {
     let words = &ctx.words.targets;
     match verdict {
         TargetVerdict::Met => Cell::new(words.met, Tone::Good),
         TargetVerdict::NotMet => Cell::new(words.not_met, Tone::Unsure),
         TargetVerdict::NotMeasurable(why) => {
-            let kind = reason(ctx.words, why);
+            let kind = reason_text(ctx.words, why);
             let why = detail.map_or_else(|| kind.into(), |detail| format!("{kind} ({detail})"));
             Cell::from(Text::from_template(words.not_measurable, &[("why", &why)]))
         }
     }
 }
 
-fn topic(words: &Words, topic: Topic) -> &'static str {
+fn topic_name(words: &Words, topic: Topic) -> &'static str {
     let words = &words.topics;
     match topic {
         Topic::SingleRate => words.single_rate,
@@ -141,7 +141,7 @@ fn topic(words: &Words, topic: Topic) -> &'static str {
     }
 }
 
-fn reason(words: &Words, why: Unmeasurable) -> &'static str {
+fn reason_text(words: &Words, why: Unmeasurable) -> &'static str {
     let words = &words.unmeasurable;
     match why {
         Unmeasurable::OtherModel => words.other_model,

@@ -189,7 +189,7 @@ impl ExpectedNumbers {
 }
 
 #[test]
-fn every_number_is_the_record_s() {
+fn every_number_comes_from_the_record() {
     let record = everything();
     for lang in Lang::ALL {
         let expected = ExpectedNumbers::of(&record, lang);
@@ -200,7 +200,7 @@ fn every_number_is_the_record_s() {
 }
 
 #[test]
-fn a_number_from_nowhere_is_found() {
+fn an_invented_number_is_found() {
     let record = everything();
     let expected = ExpectedNumbers::of(&record, Lang::En);
     for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
@@ -215,7 +215,7 @@ fn a_number_from_nowhere_is_found() {
 }
 
 #[test]
-fn every_part_is_there_in_every_language() {
+fn every_section_exists_in_every_language() {
     let record = everything();
     for lang in Lang::ALL {
         let document = build_document(&record, lang.into());
@@ -255,7 +255,7 @@ fn every_part_is_there_in_every_language() {
 }
 
 #[test]
-fn what_was_not_run_is_named_with_its_command() {
+fn unmeasured_suites_are_listed_with_their_command() {
     let mut record = everything();
     record.scenarios.retain(|case| !case.id.starts_with("grid/") && !case.id.starts_with("api/"));
     let text = markdown(&record, Lang::En, None);
@@ -328,7 +328,7 @@ fn shape(line: &str) -> (Option<char>, usize) {
 }
 
 #[test]
-fn hostile_text_breaks_out_of_nothing() {
+fn hostile_text_stays_text() {
     let (hostile, benign) = (with(HOSTILE), with("an ordinary name of some length"));
     for lang in Lang::ALL {
         let (page, plain) = (page_in(&hostile, lang).unwrap(), page_in(&benign, lang).unwrap());

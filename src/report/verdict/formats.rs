@@ -40,13 +40,13 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
         let _ = write!(text, "\n{}\n", escape_markdown(&build_names(summary)));
     }
     let mut tail = String::from("\n");
-    for line in shortened(remarks(judgement, command)) {
+    for line in limit_remarks(remarks(judgement, command)) {
         let _ = writeln!(tail, "- {line}");
     }
     let (findings, unchanged) = by_importance(judgement);
     let left = |text: &str| MAX_MARKDOWN_CHARS.saturating_sub(text.len() + tail.len() + MARGIN);
     if !findings.is_empty() {
-        let (table, out) = fitted(judgement, &findings, left(&text));
+        let (table, out) = fitting_table(judgement, &findings, left(&text));
         let _ = write!(text, "\n{table}");
         if out > 0 {
             let _ = write!(
@@ -56,7 +56,7 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
         }
     }
     if !unchanged.is_empty() {
-        let (table, out) = fitted(judgement, &unchanged, left(&text));
+        let (table, out) = fitting_table(judgement, &unchanged, left(&text));
         let count = unchanged.len();
         let _ = write!(text, "\n<details><summary>{count} unchanged</summary>\n\n{table}");
         if out > 0 {
@@ -70,7 +70,7 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
 
 /// Remarks as Markdown. If there are too many, those in the middle are omitted: next steps and
 /// commands stand at the end.
-fn shortened(lines: Vec<String>) -> Vec<String> {
+fn limit_remarks(lines: Vec<String>) -> Vec<String> {
     const LAST: usize = 10;
     let mut lines: Vec<String> = lines.iter().map(|line| escape_markdown(line)).collect();
     let last = lines.split_off(lines.len().saturating_sub(LAST));
@@ -92,7 +92,7 @@ fn shortened(lines: Vec<String>) -> Vec<String> {
 const MARGIN: usize = 400;
 
 /// A table of the first findings that fit, and the number of omitted ones.
-fn fitted(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String, usize) {
+fn fitting_table(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String, usize) {
     let mut rows: Vec<Vec<String>> = findings.iter().map(|finding| table_row(finding)).collect();
     loop {
         let out = findings.len() - rows.len();

@@ -58,10 +58,10 @@ pub fn sentence(judgement: &Judgement) -> String {
             }
             _ => "; none is critical, so it is a warning only".into(),
         };
-        return format!("{regressed} {of} regressed{link}{}{weight}.", worst(judgement));
+        return format!("{regressed} {of} regressed{link}{}{weight}.", worst_regression(judgement));
     }
     match judgement.outcome {
-        Outcome::NotComparable => match incomparable(judgement) {
+        Outcome::NotComparable => match why_not_comparable(judgement) {
             Some(what) => format!("NOT COMPARABLE: {what}."),
             None if judgement.pair.is_some() => {
                 "NOT COMPARABLE: the builds have no scenario in common.".into()
@@ -72,7 +72,7 @@ pub fn sentence(judgement: &Judgement) -> String {
             "CANNOT DECIDE: nothing was measured.".into()
         }
         Outcome::Undecided => {
-            let reasons = reasons(judgement);
+            let reasons = inconclusive_reasons(judgement);
             format!("CANNOT DECIDE: {inconclusive} {of} inconclusive ({reasons}), none regressed.")
         }
         _ => {
@@ -85,7 +85,7 @@ pub fn sentence(judgement: &Judgement) -> String {
 }
 
 /// The reasons of inconclusive findings, each once.
-fn reasons(judgement: &Judgement) -> String {
+fn inconclusive_reasons(judgement: &Judgement) -> String {
     let mut reasons: Vec<&str> = Vec::new();
     for finding in &judgement.findings {
         if let Verdict::Inconclusive(why) = finding.verdict
@@ -98,7 +98,7 @@ fn reasons(judgement: &Judgement) -> String {
 }
 
 /// The regression furthest beyond its limit.
-fn worst(judgement: &Judgement) -> String {
+fn worst_regression(judgement: &Judgement) -> String {
     let regressed = judgement.findings.iter().filter_map(|finding| match finding.verdict {
         Verdict::Regressed { .. } => Some((finding, finding.metric?, finding.change.as_ref()?)),
         _ => None,
@@ -112,7 +112,7 @@ fn worst(judgement: &Judgement) -> String {
 }
 
 /// The first reason that forbids a comparison.
-fn incomparable(judgement: &Judgement) -> Option<String> {
+fn why_not_comparable(judgement: &Judgement) -> Option<String> {
     let mut fields = judgement.differences.iter().filter(|one| one.severity == Severity::Blocking);
     if let Some(first) = fields.next() {
         let more = match fields.count() {

@@ -1,7 +1,7 @@
 //! How each language writes numbers, percentages and units. Rounds as [`number`] does, so that a
 //! value has the same digits in every language.
 
-use crate::report::text::number;
+use crate::report::text::{group_thousands, number};
 use crate::report::words::Lang;
 use crate::workload::Metric;
 
@@ -31,7 +31,7 @@ impl Lang {
 
     /// An exact count.
     pub(crate) fn count(self, count: usize) -> String {
-        self.localized(&grouped(&count.to_string()))
+        self.localized(&group_thousands(&count.to_string()))
     }
 
     /// A configured number (a limit, a target) without trailing zeros.
@@ -67,7 +67,7 @@ impl Lang {
         let digits = format!("{value:.decimals$}");
         let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
         let (sign, whole) = whole.split_at(usize::from(whole.starts_with('-')));
-        self.localized(&format!("{sign}{}{rest}", grouped(whole)))
+        self.localized(&format!("{sign}{}{rest}", group_thousands(whole)))
     }
 
     fn percent(self, digits: &str) -> String {
@@ -112,17 +112,6 @@ impl Lang {
             format!("{name} ({})", self.unit(metric.unit))
         }
     }
-}
-
-fn grouped(digits: &str) -> String {
-    let mut grouped = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 #[cfg(test)]
