@@ -24,25 +24,25 @@ use serde::Serialize;
 use crate::record::Record;
 
 pub(crate) use advice::{
-    Advice, BATCH_GAIN, BATCH_TOK_S, BatchAdvice, BatchStep, CONTEXT_RETENTION, CategoryBatch,
-    ContextAdvice, ContextEnd, MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice,
+    Advice, BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, ContextAdvice, ContextEnd,
+    MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice,
 };
 pub(crate) use batches::{BatchRow, Category};
 pub(crate) use context::{Context, ContextRow};
-pub(crate) use grid::{Grid, GridRow, KernelProfile, StepCurve, StepPoint};
+pub(crate) use grid::{Grid, GridRow, KernelProfile};
 pub(crate) use pipelines::{PipelineRow, QualityRow};
 pub(crate) use requests::{ApiRow, Consistency, Latency};
 pub(crate) use resources::{ResourceRow, Resources};
-pub(crate) use score::{MIN_SCORE_PARTS, Score, ScorePart, ScorePartKind};
-pub(crate) use stress::{RequestCounts, StressRow};
+pub(crate) use score::{MIN_SCORE_PARTS, Score, ScorePartKind};
+pub(crate) use stress::StressRow;
 pub(crate) use target_results::{
-    TargetResult, TargetSummary, TargetVerdict, Unmeasurable, evaluate_targets, summarise,
+    TargetResult, TargetVerdict, Unmeasurable, evaluate_targets, summarise,
 };
 pub use targets::Targets;
-pub(crate) use targets::{Expected, QuantClass, Reference, Target, TargetUnit, Topic};
-pub(crate) use values::{
-    CaseState, Distribution, Reading, Spread, SpreadOver, pooled, reading, spread,
-};
+pub(crate) use targets::{Reference, Target, Topic};
+#[cfg(test)]
+pub(crate) use values::spread;
+pub(crate) use values::{CaseState, Distribution, Reading, Spread};
 
 /// All derived data of one record. Parts whose scenarios are not in the record are `None` or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]

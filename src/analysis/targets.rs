@@ -7,7 +7,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::batches;
 use crate::error::{Error, Result};
 use crate::workload::{Better, METRICS, Metric, metric};
 
@@ -237,11 +236,6 @@ impl TargetUnit {
 }
 
 impl Target {
-    /// The batch size of its scenario, if the id has one.
-    pub(crate) fn batch(&self) -> Option<usize> {
-        batches::category_and_batch(self.scenario.as_deref()?).map(|(_, batch)| batch)
-    }
-
     /// The better direction, by its unit.
     pub(crate) fn better(&self) -> Better {
         if self.unit.bandwidth_scaling() == BandwidthScaling::Proportional {
