@@ -35,7 +35,7 @@ pub(crate) use verdict::margin;
 pub use verdict::{Outcome, Verdict, Why, share};
 
 use judgement::overall_outcome;
-use stored::{Entry, RecordJudge};
+use stored::{RecordEntry, RecordJudge};
 use verdict::judge_change;
 
 /// What a run is compared with.
@@ -71,10 +71,10 @@ pub fn judge<'a>(
     if blocked {
         // A run that failed has failed on any machine.
         entries.retain(|entry| match entry {
-            Entry::Finding(one) => {
+            RecordEntry::Finding(one) => {
                 matches!(one.verdict, Verdict::Failed(_) | Verdict::Invalid(_))
             }
-            Entry::Comparison(_) => false,
+            RecordEntry::Comparison(_) => false,
         });
     }
     let binary = |record: &Record| record.build.binary_sha256.clone();

@@ -33,6 +33,7 @@ pub use stamp::{
     SESSION_GAP, between, build, check_time, environment, is_one_session, now, refuse_debug,
     session_id, stamp,
 };
+pub use utilisation::process_cpu_time;
 
 /// The machine that this process runs on. `threads` and `device` are those of the engine; a device
 /// includes its driver. Rates that need a measurement are left out.

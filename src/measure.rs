@@ -267,6 +267,38 @@ impl Trial {
         memory: Option<&MemoryUse>,
         rates: &Rates,
     ) -> Case {
+        let block = self.block(engine, session, samples, memory, rates);
+        let validity = checks::validity(&self, samples, &block);
+        let output =
+            samples.first().filter(|_| self.is_greedy()).map(|sample| hash_ids(&sample.ids));
+        Case {
+            id: self.scenario.id.clone(),
+            work: Work {
+                task: self.scenario.task(),
+                batch: self.scenario.batch,
+                prompt_tokens: self.ids.iter().map(Vec::len).collect(),
+                depth: self.depth(),
+                items: 0,
+                new_tokens: self.new_tokens,
+                prompts_sha256: hash_ids(&self.ids),
+                stop: if self.generation.natural_stop { "natural" } else { "length" }.into(),
+            },
+            output_sha256: output,
+            validity,
+            labels: labels(engine, &self.scenario),
+            blocks: vec![block],
+            ..Case::default()
+        }
+    }
+
+    fn block(
+        &self,
+        engine: &Engine,
+        session: &str,
+        samples: &[Sample],
+        memory: Option<&MemoryUse>,
+        rates: &Rates,
+    ) -> Block {
         let mut block = Block { session: session.into(), ..Block::default() };
         for sample in samples {
             for (&name, &value) in &sample.values {
@@ -285,10 +317,6 @@ impl Trial {
                 block.cold.entry(name.into()).or_default().push(value);
             }
         }
-        let mut set_null = |name: &str, reason: &str| {
-            block.values.insert(name.into(), None);
-            block.notes.insert(name.into(), reason.into());
-        };
         if samples.iter().all(|sample| sample.steps_s.is_empty()) {
             for name in [
                 metric::DECODE_TOK_S,
@@ -297,18 +325,21 @@ impl Trial {
                 metric::STEP_CV,
                 metric::STALLS,
             ] {
-                set_null(name, "nothing is decoded after the first token");
+                block.set_missing(name, "nothing is decoded after the first token");
             }
         }
         if self.scenario.task() == Task::Depth {
             for name in [metric::TTFT_S, metric::E2E_S, metric::COLD_TTFT_S] {
-                set_null(name, "the cache was filled untimed");
+                block.set_missing(name, "the cache was filled untimed");
             }
         }
         if self.prompts.is_empty() {
-            set_null(metric::TOKENIZE_S, "the prompt is given as token ids");
+            block.set_missing(metric::TOKENIZE_S, "the prompt is given as token ids");
         }
-        set_null(metric::PEAK_DEVICE_BYTES, "the device is the CPU, or has no supported counter");
+        block.set_missing(
+            metric::PEAK_DEVICE_BYTES,
+            "the device is the CPU, or has no supported counter",
+        );
         block.values.insert(metric::LOAD_S.into(), Some(engine.load.as_secs_f64()));
         block.values.insert(
             metric::KV_BYTES_EXPECTED.into(),
@@ -332,7 +363,7 @@ impl Trial {
             block.notes.insert(metric::COLD_TTFT_S.into(), "the process had run before".into());
         }
         for (name, fraction) in [
-            (metric::ROOFLINE_FRACTION, roofline::roofline_fraction(&self, engine, &block, rates)),
+            (metric::ROOFLINE_FRACTION, roofline::roofline_fraction(self, engine, &block, rates)),
             (metric::PREFILL_FLOP_FRACTION, roofline::prefill_flop_fraction(engine, &block, rates)),
         ] {
             if let Err(reason) = fraction {
@@ -340,27 +371,7 @@ impl Trial {
             }
             block.values.insert(name.into(), fraction.ok());
         }
-        let validity = checks::validity(&self, samples, &block);
-        let output =
-            samples.first().filter(|_| self.is_greedy()).map(|sample| hash_ids(&sample.ids));
-        Case {
-            id: self.scenario.id.clone(),
-            work: Work {
-                task: self.scenario.task(),
-                batch: self.scenario.batch,
-                prompt_tokens: self.ids.iter().map(Vec::len).collect(),
-                depth: self.depth(),
-                items: 0,
-                new_tokens: self.new_tokens,
-                prompts_sha256: hash_ids(&self.ids),
-                stop: if self.generation.natural_stop { "natural" } else { "length" }.into(),
-            },
-            output_sha256: output,
-            validity,
-            labels: labels(engine, &self.scenario),
-            blocks: vec![block],
-            ..Case::default()
-        }
+        block
     }
 
     fn is_greedy(&self) -> bool {

@@ -273,6 +273,12 @@ pub struct KernelTimes {
 }
 
 impl Block {
+    /// Stores that a metric has no value, and why.
+    pub(crate) fn set_missing(&mut self, metric: &str, reason: &str) {
+        self.values.insert(metric.into(), None);
+        self.notes.insert(metric.into(), reason.into());
+    }
+
     /// The value of a metric, by name; `None` where it is `null` or was not measured.
     pub fn value(&self, metric: &str) -> Option<f64> {
         self.values.get(metric).copied().flatten()

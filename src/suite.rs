@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::measure::{ReadBudget, Sharing};
 use crate::model::Progress;
-use crate::record::{Absence, Case, Model, Rates, Record};
+use crate::record::{Absence, Case, Rates, Record};
 use crate::settings::Setup;
 use crate::workload::{Input, Scenario};
 use crate::{files, machine, measure};
@@ -33,7 +33,7 @@ pub(crate) use worker::{own_process_group, spawn_thread, worker_failed};
 
 use budget::BudgetTracker;
 use job::{check_device, is_orderly_exit, run_job_until, startup_error};
-use record::{merge_case, merge_model, resume_session};
+use record::{add_result, merge_case, resume_session};
 
 /// What to run and where to write the record.
 pub struct Plan {
@@ -111,76 +111,20 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     } else if let (Some(id), [session]) = (&plan.session, &mut record.sessions[..]) {
         session.id.clone_from(id);
     }
-    let absent = |scenario: &Scenario, reason: Absence| {
-        absent_case(scenario, &plan.setup.generation, reason)
-    };
-    for scenario in &plan.scenarios {
-        if record.case(&scenario.id).is_none() {
-            record.scenarios.push(absent(scenario, Absence::not_measured_yet()));
-        }
-    }
-    record.set_not_selected();
-    let session = record.sessions.last().expect("a run has one").id.clone();
-    let mut queue = VecDeque::from(order::jobs(plan, &record));
-    let mut budget = BudgetTracker::new(queue.iter(), &plan.setup.generation);
-    while let Some(scenarios) = queue.pop_front() {
+    let mut run = RunState::new(plan, record);
+    while let Some(scenarios) = run.queue.pop_front() {
         if events.stopped() {
             if plan.path.as_deref().is_some_and(files::is_stream) {
-                plan.save(&record)?;
+                plan.save(&run.record)?;
             }
             return Err(Error::Interrupted);
         }
-        if let Some(reason) = budget.exceeded_by(plan.budget, &scenarios) {
-            budget.skip(&scenarios);
-            for scenario in &scenarios {
-                if record.case(&scenario.id).is_none_or(|case| case.blocks.is_empty()) {
-                    merge_case(&mut record, absent(scenario, (&reason).into()));
-                }
-            }
-            continue;
-        }
-        events.start(&order::ids(&scenarios), budget.progress());
-        let mut arrived = 0;
-        let rates = record.machine.rates.clone();
-        let end = plan.budget.map(|limit| budget.end(limit));
-        let outcome = measure_job(plan, &scenarios, &session, &rates, end, &mut |result| {
-            let scenario = &scenarios[arrived];
-            arrived += 1;
-            if result.model != Model::default() {
-                merge_model(&mut record.model, result.model, scenario.extended);
-            }
-            if let Some(rates) = result.rates {
-                measure::update_peak_rates(
-                    &mut record.machine.rates,
-                    &mut record.scenarios,
-                    &rates,
-                );
-            }
-            merge_case(&mut record, result.case);
-            events.measured(record.case(&scenario.id).expect("it was just merged"));
-            plan.save_progress(&record)
-        });
-        if let (Err(error), Some(scenario)) = (outcome, scenarios.get(arrived)) {
-            let measured = record.scenarios.iter().any(|case| !case.blocks.is_empty());
-            if !measured && arrived == 0 && !scenario.extended && is_orderly_exit(&error) {
-                return Err(startup_error(error));
-            }
-            // This scenario killed the process; the rest of the job gets another one.
-            merge_case(&mut record, absent(scenario, (&error).into()));
-            events.measured(record.case(&scenario.id).expect("it was just merged"));
-            plan.save_progress(&record)?;
-            let rest = scenarios[arrived + 1..].to_vec();
-            budget.measured(&scenarios[..=arrived]);
-            if !rest.is_empty() {
-                budget.add_process();
-                queue.push_front(rest);
-            }
-        } else {
-            // An error after the last result may have come from writing the record: try again.
-            plan.save_progress(&record)?;
-            budget.measured(&scenarios);
+        match run.budget.exceeded_by(plan.budget, &scenarios) {
+            Some(reason) => run.skip(&scenarios, &reason),
+            None => run.measure(&scenarios, events)?,
         }
     }
+    let mut record = run.record;
     if plan.setup.device == "cpu" && !record.build.is_unoptimised() {
         let measured = measure::peak_rates(plan.setup.threads, ReadBudget::Brief)?;
         measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &measured);
@@ -190,6 +134,84 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     last.conditions.push(machine::conditions());
     plan.save(&record)?;
     Ok(record)
+}
+
+/// A run in progress.
+struct RunState<'a> {
+    plan: &'a Plan,
+    record: Record,
+    session: String,
+    /// Scenarios of the processes still to be started.
+    queue: VecDeque<Vec<Scenario>>,
+    budget: BudgetTracker,
+}
+
+impl<'a> RunState<'a> {
+    fn new(plan: &'a Plan, mut record: Record) -> Self {
+        for scenario in &plan.scenarios {
+            if record.case(&scenario.id).is_none() {
+                let pending = Absence::not_measured_yet();
+                record.scenarios.push(absent_case(scenario, &plan.setup.generation, pending));
+            }
+        }
+        record.set_not_selected();
+        let session = record.sessions.last().expect("a run has one").id.clone();
+        let queue = VecDeque::from(order::jobs(plan, &record));
+        let budget = BudgetTracker::new(queue.iter(), &plan.setup.generation);
+        Self { plan, record, session, queue, budget }
+    }
+
+    /// Skips the scenarios of one process. Those with a block keep it.
+    fn skip(&mut self, scenarios: &[Scenario], reason: &Error) {
+        self.budget.skip(scenarios);
+        for scenario in scenarios {
+            if self.record.case(&scenario.id).is_none_or(|case| case.blocks.is_empty()) {
+                self.set_absent(scenario, reason);
+            }
+        }
+    }
+
+    fn set_absent(&mut self, scenario: &Scenario, reason: &Error) {
+        let case = absent_case(scenario, &self.plan.setup.generation, reason.into());
+        merge_case(&mut self.record, case);
+    }
+
+    /// Measures the scenarios of one process. If it dies of one, the rest gets another process.
+    fn measure(&mut self, scenarios: &[Scenario], events: &mut dyn Events) -> Result<()> {
+        events.start(&order::ids(scenarios), self.budget.progress());
+        let plan = self.plan;
+        let rates = self.record.machine.rates.clone();
+        let end = plan.budget.map(|limit| self.budget.end(limit));
+        let record = &mut self.record;
+        let mut arrived = 0;
+        let outcome = measure_job(plan, scenarios, &self.session, &rates, end, &mut |result| {
+            let scenario = &scenarios[arrived];
+            arrived += 1;
+            add_result(record, scenario, result);
+            events.measured(record.case(&scenario.id).expect("it was just merged"));
+            plan.save_progress(record)
+        });
+        let (Err(error), Some(scenario)) = (outcome, scenarios.get(arrived)) else {
+            // An error after the last result may have come from writing the record: try again.
+            plan.save_progress(&self.record)?;
+            self.budget.measured(scenarios);
+            return Ok(());
+        };
+        let measured = self.record.scenarios.iter().any(|case| !case.blocks.is_empty());
+        if !measured && arrived == 0 && !scenario.extended && is_orderly_exit(&error) {
+            return Err(startup_error(error));
+        }
+        self.set_absent(scenario, &error);
+        events.measured(self.record.case(&scenario.id).expect("it was just merged"));
+        plan.save_progress(&self.record)?;
+        self.budget.measured(&scenarios[..=arrived]);
+        let rest = scenarios[arrived + 1..].to_vec();
+        if !rest.is_empty() {
+            self.budget.add_process();
+            self.queue.push_front(rest);
+        }
+        Ok(())
+    }
 }
 
 /// Measures the scenarios of one process.

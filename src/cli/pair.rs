@@ -190,7 +190,7 @@ fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary,
 /// The binary at this path, if there is one.
 pub(crate) fn existing_binary(name: &str) -> crate::Result<Option<Binary>> {
     let path = Path::new(name);
-    path.is_file().then(|| Binary::given(path)).transpose().map_err(Error::of_named_file)
+    path.is_file().then(|| Binary::from_file(path)).transpose().map_err(Error::of_named_file)
 }
 
 /// Builds in the target folder, with progress on stderr. `instead` is the advice where there is no

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::compare::stored::Entry;
+use crate::compare::stored::RecordEntry;
 use crate::compare::{Drift, Policy, Severity, differences, margin, stored};
 use crate::record::Record;
 
@@ -20,8 +20,8 @@ pub(super) fn since_release(
     }
     let comparisons =
         stored::entries(release, current, policy).into_iter().filter_map(|entry| match entry {
-            Entry::Comparison(comparison) => Some(comparison),
-            Entry::Finding(_) => None,
+            RecordEntry::Comparison(comparison) => Some(comparison),
+            RecordEntry::Finding(_) => None,
         });
     let drifted = comparisons.filter_map(|comparison| {
         let limit = policy.limit(comparison.metric);

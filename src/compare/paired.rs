@@ -28,14 +28,14 @@ use judge::{PairJudge, null_controls};
 /// Judges two builds that were measured in turns.
 pub fn judge(paired: &PairRecord, policy: &Policy) -> Judgement {
     let entries = entries(paired, policy);
-    let judged = entries.iter().filter(|entry| matches!(entry, Entry::Comparison(..))).count();
+    let judged = entries.iter().filter(|entry| matches!(entry, PairEntry::Comparison(..))).count();
     let null = null_controls(paired);
     let judge = PairJudge::new(paired, judged, &null, policy);
     let comparisons: Vec<(&PairCase, &'static Metric)> = entries
         .iter()
         .filter_map(|entry| match entry {
-            Entry::Comparison(case, metric) => Some((*case, *metric)),
-            Entry::Finding(_) => None,
+            PairEntry::Comparison(case, metric) => Some((*case, *metric)),
+            PairEntry::Finding(_) => None,
         })
         .collect();
     let mut decisions = judge.decisions(&comparisons).into_iter();
@@ -43,8 +43,8 @@ pub fn judge(paired: &PairRecord, policy: &Policy) -> Judgement {
     let mut findings: Vec<Finding> = entries
         .into_iter()
         .map(|entry| match entry {
-            Entry::Finding(finding) => finding,
-            Entry::Comparison(case, metric) => judge.finding(case, metric, next()),
+            PairEntry::Finding(finding) => finding,
+            PairEntry::Comparison(case, metric) => judge.finding(case, metric, next()),
         })
         .collect();
     let implausible = plausible::withdraw_implausible_of_pair(&mut findings);
@@ -132,7 +132,7 @@ fn measurement_times(paired: &PairRecord) -> MeasurementTimes {
 }
 
 /// One metric or scenario of the comparison.
-enum Entry<'a> {
+enum PairEntry<'a> {
     /// Both builds have numbers, which are to be judged.
     Comparison(&'a PairCase, &'static Metric),
     /// A verdict without numbers.
@@ -140,11 +140,12 @@ enum Entry<'a> {
 }
 
 /// Every metric of every scenario, in the order of the suite.
-fn entries<'a>(paired: &'a PairRecord, policy: &Policy) -> Vec<Entry<'a>> {
+fn entries<'a>(paired: &'a PairRecord, policy: &Policy) -> Vec<PairEntry<'a>> {
     let mut entries = Vec::new();
     for case in &paired.scenarios {
         let removed = policy.removed.get(&case.id).map(String::as_str);
-        let finding = |verdict| Entry::Finding(Finding::without_numbers(&case.id, None, verdict));
+        let finding =
+            |verdict| PairEntry::Finding(Finding::without_numbers(&case.id, None, verdict));
         let (base, candidate) = side_states(case, paired);
         match resolve(Mode::Paired, base, candidate, removed) {
             _ if paired.ended == Ended::Identical => entries.push(finding(Verdict::Identical)),
@@ -221,7 +222,7 @@ fn describe(divergence: &Divergence) -> String {
 }
 
 /// The metrics of two valid sides.
-fn metric_entries(case: &PairCase) -> impl Iterator<Item = Entry<'_>> {
+fn metric_entries(case: &PairCase) -> impl Iterator<Item = PairEntry<'_>> {
     gated_metrics(case).filter_map(move |metric| {
         let has_effect =
             || case.blocks.iter().any(|turns| block_effect(turns, metric, 'B').is_some());
@@ -233,9 +234,9 @@ fn metric_entries(case: &PairCase) -> impl Iterator<Item = Entry<'_>> {
         match resolve(Mode::Paired, base, value_state(&case.candidate, metric), None) {
             Resolution::Omit => None,
             Resolution::Verdict(verdict) => {
-                Some(Entry::Finding(Finding::without_numbers(&case.id, Some(metric), verdict)))
+                Some(PairEntry::Finding(Finding::without_numbers(&case.id, Some(metric), verdict)))
             }
-            Resolution::Compare => Some(Entry::Comparison(case, metric)),
+            Resolution::Compare => Some(PairEntry::Comparison(case, metric)),
         }
     })
 }

@@ -7,13 +7,9 @@ use crate::stats::Random;
 
 mod looks;
 
-/// Normal numbers as sums of twelve uniform ones.
-struct Noise(Random);
-
-impl Noise {
-    fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.0.uniform()).sum::<f64>() - 6.0
-    }
+/// A normal number as the sum of twelve uniform ones.
+fn normal(random: &mut Random) -> f64 {
+    (0..12).map(|_| random.uniform()).sum::<f64>() - 6.0
 }
 
 /// A machine: standard deviations between processes and sessions, and how many of each are
@@ -30,14 +26,14 @@ struct Host {
 }
 
 impl Host {
-    fn measure(self, noise: &mut Noise, (sessions, blocks): (usize, usize), drop: f64) -> Record {
-        let offsets: Vec<f64> = (0..sessions).map(|_| noise.normal()).collect();
+    fn measure(self, random: &mut Random, (sessions, blocks): (usize, usize), drop: f64) -> Record {
+        let offsets: Vec<f64> = (0..sessions).map(|_| normal(random)).collect();
         let mut series = |centre: f64| -> Vec<Vec<f64>> {
             let session = |offset: &f64| {
-                let offset = if self.shared { *offset } else { noise.normal() };
+                let offset = if self.shared { *offset } else { normal(random) };
                 let block =
-                    |noise: &mut Noise| offset * self.session + noise.normal() * self.process;
-                (0..blocks).map(|_| centre * block(noise).exp()).collect()
+                    |random: &mut Random| offset * self.session + normal(random) * self.process;
+                (0..blocks).map(|_| centre * block(random).exp()).collect()
             };
             offsets.iter().map(session).collect()
         };
@@ -63,11 +59,11 @@ impl Host {
     /// Shares of decode metrics that regressed, passed and were undecided, and of runs with a
     /// regression.
     fn rates(self, drop: f64, runs: usize) -> [f64; 4] {
-        let mut noise = Noise(Random::new(20_260_701));
+        let mut random = Random::new(20_260_701);
         let (mut regressed, mut passed, mut undecided, mut alarms, mut all) = (0, 0, 0, 0, 0);
         for _ in 0..runs {
-            let base = self.measure(&mut noise, self.base, 0.0);
-            let now = self.measure(&mut noise, self.current, drop);
+            let base = self.measure(&mut random, self.base, 0.0);
+            let now = self.measure(&mut random, self.current, drop);
             let judgement = judge(&base, &now, &Policy::default());
             alarms += usize::from(judgement.outcome == Outcome::Regression);
             for finding in

@@ -17,7 +17,7 @@ use crate::record::{AbsenceKind, Block, Case, Record};
 use crate::workload::{METRICS, Metric};
 
 /// One metric or scenario of the comparison.
-pub(super) enum Entry {
+pub(super) enum RecordEntry {
     /// Both sides have numbers, which are to be judged.
     Comparison(Comparison),
     /// A verdict without numbers.
@@ -55,15 +55,15 @@ static NONE: BTreeMap<String, SdEstimate> = BTreeMap::new();
 
 impl<'a> RecordJudge<'a> {
     pub(super) fn new(
-        entries: &[Entry],
+        entries: &[RecordEntry],
         calibration: Option<&'a Calibration>,
         same_binary: bool,
         policy: &'a Policy,
     ) -> Self {
         let comparisons = || {
             entries.iter().filter_map(|entry| match entry {
-                Entry::Comparison(comparison) => Some(comparison),
-                Entry::Finding(_) => None,
+                RecordEntry::Comparison(comparison) => Some(comparison),
+                RecordEntry::Finding(_) => None,
             })
         };
         let judged = comparisons().count();
@@ -84,10 +84,10 @@ impl<'a> RecordJudge<'a> {
         }
     }
 
-    pub(super) fn finding(&self, entry: &Entry) -> Finding {
+    pub(super) fn finding(&self, entry: &RecordEntry) -> Finding {
         match entry {
-            Entry::Finding(finding) => finding.clone(),
-            Entry::Comparison(comparison) => self.judge(comparison),
+            RecordEntry::Finding(finding) => finding.clone(),
+            RecordEntry::Comparison(comparison) => self.judge(comparison),
         }
     }
 
@@ -160,14 +160,14 @@ impl<'a> RecordJudge<'a> {
 }
 
 /// Every metric of every scenario of either side, in the order of the suite.
-pub(super) fn entries(baseline: &Record, current: &Record, policy: &Policy) -> Vec<Entry> {
+pub(super) fn entries(baseline: &Record, current: &Record, policy: &Policy) -> Vec<RecordEntry> {
     let now = current.scenarios.iter().map(|case| (baseline.case(&case.id), Some(case)));
     let gone = baseline.scenarios.iter().filter(|case| current.case(&case.id).is_none());
     let mut entries = Vec::new();
     for (base, case) in now.chain(gone.map(|case| (Some(case), None))) {
         let id = base.or(case).map_or("", |case| case.id.as_str());
         let removed = policy.removed.get(id).map(String::as_str);
-        let finding = |verdict| Entry::Finding(Finding::without_numbers(id, None, verdict));
+        let finding = |verdict| RecordEntry::Finding(Finding::without_numbers(id, None, verdict));
         let states = (case_state(base, baseline, id), case_state(case, current, id));
         match (resolve(Mode::Stored, states.0, states.1, removed), base, case) {
             (Resolution::Verdict(verdict), ..) => entries.push(finding(verdict)),
@@ -207,10 +207,10 @@ fn other_work(base: &Case, case: &Case) -> Option<Verdict> {
 }
 
 /// The metrics of two valid cases of the same work.
-fn metric_entries<'a>(base: &'a Case, case: &'a Case) -> impl Iterator<Item = Entry> + 'a {
+fn metric_entries<'a>(base: &'a Case, case: &'a Case) -> impl Iterator<Item = RecordEntry> + 'a {
     let entry = move |metric: &'static Metric| {
         let finding = |verdict| {
-            Some(Entry::Finding(Finding::without_numbers(&case.id, Some(metric), verdict)))
+            Some(RecordEntry::Finding(Finding::without_numbers(&case.id, Some(metric), verdict)))
         };
         if let Some(verdict) = impossible_value(base, case, metric) {
             return finding(verdict);
@@ -230,7 +230,7 @@ fn metric_entries<'a>(base: &'a Case, case: &'a Case) -> impl Iterator<Item = En
             Resolution::Compare => {
                 let normalised = normalised::series(base, case, metric);
                 let scenario = case.id.clone();
-                Some(Entry::Comparison(Comparison { scenario, metric, raw, normalised }))
+                Some(RecordEntry::Comparison(Comparison { scenario, metric, raw, normalised }))
             }
         }
     };

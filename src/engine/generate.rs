@@ -1,4 +1,5 @@
-//! The generation loop: chunked prefill, then decode steps of the whole batch, with the time of each.
+//! The generation loop: chunked prefill, then decode steps of the whole batch, with the time of
+//! each.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};

@@ -24,6 +24,11 @@ pub(super) fn cpu_time() -> Result<Duration, String> {
     }
 }
 
+/// CPU time of another process, on Linux.
+pub fn process_cpu_time(id: u32) -> Option<Duration> {
+    parse(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
+}
+
 /// CPU time as a share of the wall time of `threads` threads; above 1 if more threads were busy.
 ///
 /// # Errors

@@ -80,8 +80,7 @@ const MEMORY: [&str; 3] =
 /// Stores why there are no memory metrics.
 pub(super) fn store_no_memory(block: &mut Block, reason: &str) {
     for name in MEMORY {
-        block.values.insert(name.into(), None);
-        block.notes.insert(name.into(), reason.into());
+        block.set_missing(name, reason);
     }
 }
 

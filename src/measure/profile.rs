@@ -201,10 +201,7 @@ pub fn case(
         None => "the weights are used as stored",
     };
     block.notes.insert(metric::PACK_S.into(), note.into());
-    block.values.insert(metric::PEAK_RSS_BYTES.into(), None);
-    block
-        .notes
-        .insert(metric::PEAK_RSS_BYTES.into(), "not measured while kernels are traced".into());
+    block.set_missing(metric::PEAK_RSS_BYTES, "not measured while kernels are traced");
     Ok(Case {
         id: scenario.id.clone(),
         work: Work {

@@ -74,11 +74,9 @@ pub fn case(
     set(metric::PERPLEXITY_F32, compared.map(ScoreSums::reference_perplexity));
     set(metric::TOP1_AGREEMENT, compared.map(ScoreSums::top1_agreement));
     set(metric::KL_NATS, compared.map(ScoreSums::kl_divergence));
-    block.values.insert(metric::PEAK_RSS_BYTES.into(), None);
-    block.notes.insert(metric::PEAK_RSS_BYTES.into(), "two models share the process".into());
+    block.set_missing(metric::PEAK_RSS_BYTES, "two models share the process");
     for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILISATION] {
-        block.values.insert(name.into(), None);
-        block.notes.insert(name.into(), "two models share the time".into());
+        block.set_missing(name, "two models share the time");
     }
     Ok(Case {
         id: scenario.id.clone(),

@@ -11,11 +11,12 @@ use candle_transformers::models::{quantized_qwen2, quantized_qwen3, qwen2, qwen3
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Family};
-use crate::model::decoder::check_length;
+use crate::model::decoder::{Decoder, Footprint, Logits, Step, check_length};
+use crate::model::gguf;
 use crate::model::gguf::Gguf;
 use crate::model::quant::Quant;
+use crate::model::source::{ModelSource, TokenizerSource};
 use crate::model::weights::check_shape;
-use crate::model::{Decoder, Footprint, Logits, ModelSource, Step, TokenizerSource, gguf};
 
 /// The longest supported context: candle-transformers makes RoPE tables for all of it at once, here
 /// 256 MiB.
@@ -107,8 +108,9 @@ impl CandleDecoder {
     }
 }
 
-/// `content` has the keys of [`gguf::shape_metadata`]: those that candle reads, and `general.dtype`,
-/// without which it computes RoPE angles in f16, which is wrong after a few hundred positions.
+/// `content` has the keys of [`gguf::shape_metadata`]: those that candle reads, and
+/// `general.dtype`, without which it computes RoPE angles in f16, which is wrong after a few
+/// hundred positions.
 fn load_quantized(
     config: &Config,
     content: gguf_file::Content,
@@ -210,7 +212,8 @@ impl Decoder for CandleDecoder {
         }
         if self.is_quantized() && self.past > 0 && rows > 1 {
             return Err(unsupported(
-                "chunked prefill or prefill after decode with quantized weights: it reads a stale cache",
+                "chunked prefill or prefill after decode with quantized weights: it reads a stale \
+                 cache",
             ));
         }
         check_length(self.past + rows, &self.config)?;

@@ -13,16 +13,15 @@ use crate::kernel::{
     Span, TRACE_TARGET, WeightFormat, argmax, attention, gemm, gemm_swiglu, qk_norm_rope, rms_norm,
 };
 use crate::model::config::Config;
-use crate::model::decoder::{self, LogitsFor};
+use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
 use crate::model::layer::{Linear, Weights};
 use crate::model::quant::Quant;
 use crate::model::rope::RopeTables;
 use crate::model::weights::WeightSource;
-use crate::model::{Decoder, Footprint, Logits, Step};
 
 mod loader;
 
-use loader::{ArenaMatrix, Loader};
+use loader::{ArenaMatrix, CpuLoader};
 
 /// A loaded model with the KV cache of its sequences.
 pub(super) struct CpuDecoder {
@@ -71,11 +70,11 @@ impl CpuDecoder {
         if !config.head_dim.is_multiple_of(PANEL_ROWS) {
             let width = config.head_dim;
             return Err(Error::Unsupported(format!(
-                "heads of width {width}: the CPU engine needs a multiple of {PANEL_ROWS}; use `--engine \
-                 candle`"
+                "heads of width {width}: the CPU engine needs a multiple of {PANEL_ROWS}; use \
+                 `--engine candle`"
             )));
         }
-        let mut loader = Loader::new(config, source, quant)?;
+        let mut loader = CpuLoader::new(config, source, quant)?;
         let weights = Weights::load(config, &mut loader)?;
         // An f32 model is the reference that its quantized forms are compared with, so its KV cache
         // is f32 too.

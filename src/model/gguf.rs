@@ -111,8 +111,8 @@ impl Gguf {
         &self.shards[0].path
     }
 
-    /// The header for candle's models; offsets are those of [`Gguf::reader`]. The metadata are those
-    /// of the shape alone, with the value types that candle expects.
+    /// The header for candle's models; offsets are those of [`Gguf::reader`]. The metadata are
+    /// those of the shape alone, with the value types that candle expects.
     pub(super) fn content(&self, config: &Config) -> gguf_file::Content {
         let before = |shard: usize| -> u64 {
             self.shards[..shard].iter().map(|shard| shard.file.size).sum()

@@ -11,12 +11,11 @@ use candle_core::{D, DType, Device, Tensor};
 use crate::error::Result;
 use crate::kernel::{Span, TRACE_TARGET};
 use crate::model::config::Config;
-use crate::model::decoder::{self, LogitsFor};
+use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
 use crate::model::layer::{Layer, Linear, TensorLoader, Weights};
 use crate::model::quant::{Quant, weight_dtype};
 use crate::model::rope::DeviceRope;
 use crate::model::weights::{WeightSource, check_shape};
-use crate::model::{Decoder, Footprint, Logits, Step};
 
 mod matrix;
 
@@ -58,7 +57,7 @@ impl GpuDecoder {
         quant: Option<Quant>,
         device: &Device,
     ) -> Result<Self> {
-        let weights = Weights::load(config, &mut Loader { config, source, quant, device })?;
+        let weights = Weights::load(config, &mut GpuLoader { config, source, quant, device })?;
         let dtype = match weights.embedding.dtype() {
             GgmlDType::BF16 if !device.is_cpu() => DType::BF16,
             _ => DType::F32,
@@ -201,14 +200,14 @@ impl Decoder for GpuDecoder {
     }
 }
 
-struct Loader<'a> {
+struct GpuLoader<'a> {
     config: &'a Config,
     source: &'a dyn WeightSource,
     quant: Option<Quant>,
     device: &'a Device,
 }
 
-impl TensorLoader for Loader<'_> {
+impl TensorLoader for GpuLoader<'_> {
     type Matrix = Matrix;
     type Vector = Tensor;
 
@@ -332,8 +331,8 @@ fn attend(
     Ok(if blocks.len() == 1 { blocks.remove(0) } else { Tensor::cat(&blocks, 0)? })
 }
 
-/// The causal mask `[rows, columns]`: row `i`, at position `first + i`, has 0 up to that position and
-/// -inf after it.
+/// The causal mask `[rows, columns]`: row `i`, at position `first + i`, has 0 up to that position
+/// and -inf after it.
 fn causal_mask(first: usize, rows: usize, columns: usize, device: &Device) -> Result<Tensor> {
     let values: Vec<f32> = (0..rows)
         .flat_map(|row| {

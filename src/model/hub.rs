@@ -85,9 +85,9 @@ impl Hub {
     /// A cached full commit needs no request; a branch or tag is resolved each time.
     ///
     /// # Errors
-    /// When the hub cannot be reached, denies access, or lacks the model, the revision or a required
-    /// file; when a file is truncated, has another hash, or a name that leads out of the cache; when
-    /// offline and a file is not cached.
+    /// When the hub cannot be reached, denies access, or lacks the model, the revision or a
+    /// required file; when a file is truncated, has another hash, or a name that leads out of the
+    /// cache; when offline and a file is not cached.
     pub fn fetch(&self, spec: &HubSpec, progress: &mut dyn Progress) -> Result<Snapshot> {
         spec.check().map_err(|problem| Error::HubSpec { spec: spec.repo.clone(), problem })?;
         let name = Repo::model(spec.repo.clone()).folder_name();

@@ -18,11 +18,13 @@ use llama_cpp_2::token::LlamaToken;
 use crate::error::{Error, Result};
 use crate::kernel;
 use crate::model::config::Config;
-use crate::model::decoder::{LogitsFor, argmax, cannot_truncate, check_length, no_sequence};
+use crate::model::decoder::{
+    Decoder, Footprint, Logits, LogitsFor, Step, argmax, cannot_truncate, check_length, no_sequence,
+};
 use crate::model::gguf::Gguf;
 use crate::model::quant::{Quant, weight_dtype};
+use crate::model::source::{ModelSource, TokenizerSource};
 use crate::model::weights::row_bytes;
-use crate::model::{Decoder, Footprint, Logits, ModelSource, Step, TokenizerSource};
 
 mod logs;
 mod options;
@@ -30,9 +32,9 @@ mod options;
 use logs::{backend, with_logs};
 use options::{LlamaOptions, MAX_BATCH};
 
-/// Steps of at least this many tokens have a call of their own. llama.cpp splits a call with several
-/// sequences into pieces of equal length per sequence, so ragged prompts would end in passes of a
-/// few rows, each of which reads all weights.
+/// Steps of at least this many tokens have a call of their own. llama.cpp splits a call with
+/// several sequences into pieces of equal length per sequence, so ragged prompts would end in
+/// passes of a few rows, each of which reads all weights.
 const MIN_OWN_CALL: usize = 64;
 
 /// Tokens per call if the logits of all are needed: 40 MB for a vocabulary of 150,000.
@@ -92,8 +94,8 @@ impl LlamaCppDecoder {
         let config = &source.config;
         if let Some(quant) = quant.filter(|quant| !has_quant(source, *quant)) {
             return Err(unsupported(&format!(
-                "--quant {}: it runs a file as it is; write a file with this quantization, for example \
-                 with `candlemark synth`",
+                "--quant {}: it runs a file as it is; write a file with this quantization, for \
+                 example with `candlemark synth`",
                 quant.name()
             )));
         }
@@ -144,8 +146,8 @@ impl LlamaCppDecoder {
         if !missing.is_empty() {
             let _ = writeln!(
                 err,
-                "warning: llama.cpp was compiled without {}, which this CPU has; docs/peers.md says \
-                 how to build it for this CPU",
+                "warning: llama.cpp was compiled without {}, which this CPU has; docs/peers.md \
+                 says how to build it for this CPU",
                 missing.join(", ")
             );
         }
@@ -191,8 +193,8 @@ impl LlamaCppDecoder {
         Ok(())
     }
 
-    /// Ensures that sequences of `length` tokens fit. A larger context decodes all tokens again, which
-    /// is slow; [`Decoder::check_length`] tells the length before the clock starts.
+    /// Ensures that sequences of `length` tokens fit. A larger context decodes all tokens again,
+    /// which is slow; [`Decoder::check_length`] tells the length before the clock starts.
     fn ensure_capacity(&mut self, length: usize) -> Result<()> {
         if length <= self.capacity {
             return Ok(());

@@ -90,8 +90,8 @@ impl DeviceRope {
 ///
 /// Without scaling, pair `i` of a head of width `d` rotates by `theta^(-2i/d)` per position. YaRN
 /// divides the frequencies of pairs with fewer than `beta_slow` rotations over the original context
-/// by `factor`, keeps those with more than `beta_fast`, and blends between; it scales cos and sin by
-/// `0.1 ln(factor) + 1`.
+/// by `factor`, keeps those with more than `beta_fast`, and blends between; it scales cos and sin
+/// by `0.1 ln(factor) + 1`.
 fn frequencies(head_dim: usize, theta: f64, scaling: Option<&RopeScaling>) -> (Vec<f64>, f64) {
     let d = head_dim as f64;
     let unscaled = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d));
@@ -129,23 +129,23 @@ mod tests {
     #[test]
     fn yarn_blends_between_the_published_pairs() {
         // For d = 128, theta = 1e6 and 32768 positions the blend runs from pair 23 to pair 40.
-        let (plain, one) = frequencies(128, 1e6, None);
+        let (unscaled, one) = frequencies(128, 1e6, None);
         let (scaled, scale) = frequencies(128, 1e6, Some(&yarn(4.0)));
         assert_eq!(one, 1.0);
         assert!((scale - 1.138_629_436_111_989).abs() < 1e-15);
         for i in 0..=23 {
-            assert_eq!(scaled[i], plain[i], "pair {i} is unchanged");
+            assert_eq!(scaled[i], unscaled[i], "pair {i} is unchanged");
         }
         for i in 40..64 {
             assert!(
-                (scaled[i] * 4.0 / plain[i] - 1.0).abs() < 1e-15,
+                (scaled[i] * 4.0 / unscaled[i] - 1.0).abs() < 1e-15,
                 "pair {i} is divided by the factor"
             );
         }
         // Pair 30 is 7/17 of the way: 1 - (7/17) (1 - 1/4).
-        assert!((scaled[30] / plain[30] - (1.0 - 7.0 / 17.0 * 0.75)).abs() < 1e-15);
+        assert!((scaled[30] / unscaled[30] - (1.0 - 7.0 / 17.0 * 0.75)).abs() < 1e-15);
         // A factor of one changes nothing.
-        assert_eq!(frequencies(128, 1e6, Some(&yarn(1.0))), (plain, 1.0));
+        assert_eq!(frequencies(128, 1e6, Some(&yarn(1.0))), (unscaled, 1.0));
     }
 
     #[test]

@@ -60,11 +60,13 @@ impl<'de> Deserialize<'de> for TensorNames {
     }
 }
 
+/// `model.safetensors.index.json`.
 #[derive(Serialize, Deserialize)]
-struct Index {
+pub(super) struct ShardIndex {
     #[serde(default)]
     metadata: serde_json::Value,
-    weight_map: BTreeMap<String, String>,
+    /// By tensor name, the file.
+    pub(super) weight_map: BTreeMap<String, String>,
 }
 
 impl SafetensorsFolder {
@@ -79,7 +81,7 @@ impl SafetensorsFolder {
             folder.add(path)?;
         }
         if dir.join(SINGLE).exists()
-            && let Ok(shards) = indexed_shards(dir)
+            && let Ok(shards) = shard_names(dir)
             && shards.iter().any(|name| name != SINGLE)
         {
             let index = dir.join(INDEX);
@@ -94,8 +96,8 @@ impl SafetensorsFolder {
         Ok(folder)
     }
 
-    /// Whether the tensors are those of a bare model without a head, as embedding models are stored:
-    /// their names lack the prefix `model.`.
+    /// Whether the tensors are those of a bare model without a head, as embedding models are
+    /// stored: their names lack the prefix `model.`.
     pub(super) fn is_bare(&self) -> bool {
         self.is_bare
     }
@@ -176,12 +178,12 @@ fn parse_header(path: &Path, header: &[u8], size: u64) -> Result<Vec<(String, Te
 }
 
 /// The weight files that the index of a folder names.
-fn indexed_shards(dir: &Path) -> Result<BTreeSet<String>> {
+fn shard_names(dir: &Path) -> Result<BTreeSet<String>> {
     let index = dir.join(INDEX);
     refuse_lfs_pointer(&index)?;
     let text = std::fs::read_to_string(&index)
         .map_err(|source| Error::Read { path: index.clone(), source })?;
-    let parsed: Index = serde_json::from_str(&text)
+    let parsed: ShardIndex = serde_json::from_str(&text)
         .map_err(|error| Error::Invalid { path: index, why: error.to_string() })?;
     Ok(parsed.weight_map.into_values().collect())
 }
@@ -204,7 +206,7 @@ pub(super) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         let why = format!("it has neither `{SINGLE}` nor `{INDEX}`{advice}");
         return Err(Error::Invalid { path: dir.into(), why });
     }
-    let names = indexed_shards(dir)?;
+    let names = shard_names(dir)?;
     if let Some(path) =
         names.iter().find(|name| name.contains(['/', '\\']) || name.starts_with('.'))
     {
@@ -316,7 +318,7 @@ pub fn write(
             shape,
         });
     }
-    let mut index = Index { metadata: serde_json::Value::Null, weight_map: BTreeMap::new() };
+    let mut index = ShardIndex { metadata: serde_json::Value::Null, weight_map: BTreeMap::new() };
     let count = shards.len();
     for (i, shard) in shards.iter().enumerate() {
         let file = if count == 1 {

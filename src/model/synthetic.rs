@@ -17,9 +17,9 @@ use crate::stats::Random;
 /// Weights are uniform in ± this: a standard deviation of 0.02, Qwen's `initializer_range`.
 const AMPLITUDE: f32 = 0.034_641_016;
 
-/// Factor on the embedding, a power of two. With tied embeddings, a residual stream dominated by the
-/// last token's own row would only repeat that token. Scaled down, the layers dominate, and greedy
-/// output depends on the whole model.
+/// Factor on the embedding, a power of two. With tied embeddings, a residual stream dominated by
+/// the last token's own row would only repeat that token. Scaled down, the layers dominate, and
+/// greedy output depends on the whole model.
 const EMBEDDING_SCALE: f32 = 0.125;
 
 /// Part of the model's hash; raised when the values change.

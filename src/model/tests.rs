@@ -30,18 +30,18 @@ fn native(spec: &str) -> Box<dyn Decoder> {
 }
 
 /// Pseudorandom token ids, the same on every machine.
-fn ids(count: usize, salt: u32) -> Vec<u32> {
+pub(super) fn ids(count: usize, salt: u32) -> Vec<u32> {
     (0..count as u32)
         .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(salt * 97) >> 7) % 3000)
         .collect()
 }
 
-fn step(sequence: usize, tokens: &[u32]) -> Step<'_> {
+pub(super) fn step(sequence: usize, tokens: &[u32]) -> Step<'_> {
     Step { sequence, tokens }
 }
 
 /// The relative distance ‖a − b‖ / ‖b‖.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn distance(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     square(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)))

@@ -1,5 +1,5 @@
-//! Sources of weights: the trait that GGUF, safetensors and synthetic models share. Knows nothing of
-//! a forward pass.
+//! Sources of weights: the trait that GGUF, safetensors and synthetic models share. Knows nothing
+//! of a forward pass.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -79,8 +79,8 @@ impl StoredRows {
     }
 }
 
-/// A whole matrix of a source, quantized to a block format unless it is stored so. Read in parallel,
-/// some rows at a time.
+/// A whole matrix of a source, quantized to a block format unless it is stored so. Read in
+/// parallel, some rows at a time.
 ///
 /// # Errors
 /// When the source cannot be read.

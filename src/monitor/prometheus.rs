@@ -44,7 +44,7 @@ pub(super) fn text(about: &MonitorStats, newest: Option<&Entry>) -> String {
         "Time between regular cycles",
         about.interval_s,
     );
-    let pending = "Entries that are not in the history's file yet";
+    let pending = "History entries not yet on disk";
     monitor_metric(&mut text, "history_pending", "gauge", pending, about.pending as f64);
     let Some((entry, at)) = newest.zip(about.newest) else { return text };
     let failed = if entry.error.is_some() { 1.0 } else { 0.0 };

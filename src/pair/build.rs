@@ -45,7 +45,7 @@ impl Binary {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn given(path: &Path) -> Result<Self> {
+    pub fn from_file(path: &Path) -> Result<Self> {
         let sha256 =
             files::sha256(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let asked = path.display().to_string();
@@ -288,7 +288,7 @@ impl<'a> Builder<'a> {
         }
         let touch = File::options().append(true).open(&cached);
         let _ = touch.and_then(|file| file.set_modified(std::time::SystemTime::now()));
-        let binary = Binary::given(&cached)?;
+        let binary = Binary::from_file(&cached)?;
         Ok(Some((cached, binary.sha256)))
     }
 
@@ -321,7 +321,7 @@ impl<'a> Builder<'a> {
         for old in all.iter().rev().skip(MAX_CACHED) {
             let _ = fs::remove_file(old);
         }
-        let binary = Binary::given(&cached)?;
+        let binary = Binary::from_file(&cached)?;
         Ok((cached, binary.sha256))
     }
 }

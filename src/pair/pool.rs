@@ -19,7 +19,7 @@ use crate::pair::build::Binary;
 use crate::pair::case::{add_turn, unexpected_response};
 use crate::pair::cpu_quota::CpuQuota;
 use crate::pair::duet::{Duet, Turn, draw_orders, run_turns};
-use crate::pair::interference;
+use crate::pair::interference::run_with_interference;
 use crate::pair::worker::{Deadline, Worker};
 use crate::record::pair::{PairBlock, Round};
 use crate::record::pool::{
@@ -243,16 +243,15 @@ impl<'a> Recorder<'a> {
             let progress = AtomicUsize::new(0);
             self.quota = environment.quota()?;
             let method = self.quota.as_ref().map(|quota| format!(", {}", quota.method()));
-            let blocks =
-                interference::run_with_interference(environment, plan.seed, &progress, || {
-                    (0..plan.blocks)
-                        .map(|number| {
-                            progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
-                            on_block(&environment.name, number + 1, began.elapsed().as_secs_f64());
-                            self.block(&mut pool.scenarios)
-                        })
-                        .collect::<Result<Vec<_>>>()
-                })?;
+            let blocks = run_with_interference(environment, plan.seed, &progress, || {
+                (0..plan.blocks)
+                    .map(|number| {
+                        progress.store(1000 * number / plan.blocks, Ordering::Relaxed);
+                        on_block(&environment.name, number + 1, began.elapsed().as_secs_f64());
+                        self.block(&mut pool.scenarios)
+                    })
+                    .collect::<Result<Vec<_>>>()
+            })?;
             pool.environments.push(PoolEnvironment {
                 name: environment.name.clone(),
                 noise: environment.noise,

@@ -16,7 +16,7 @@ use crate::record::{
     Absence, Build, KernelTimes, Machine, Model, Session, Settings, Work, json, schema1,
 };
 
-/// Version of the format. Raised when an older reader would misread a newer file.
+/// Version of the format; incremented when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 2;
 
 /// Two builds measured in turns.
@@ -68,7 +68,7 @@ pub enum PairKind {
 pub struct Arm {
     /// As requested: a git ref, or a binary.
     pub asked: String,
-    /// A deliberate slowdown, as `CANDLEMARK_INJECT` gave it.
+    /// A slowdown on purpose, as `CANDLEMARK_INJECT` gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injected: Option<String>,
     /// The tool and how it was built, as the binary reports it.
@@ -228,8 +228,7 @@ impl PairRecord {
     /// Reads a file of `candlemark pair`.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a pair, or has a schema that this build does
-    /// not know.
+    /// When the file cannot be read, is not JSON of a pair, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;

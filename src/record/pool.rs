@@ -266,15 +266,6 @@ impl Pool {
         files::write(path, self.to_json().as_bytes())
     }
 
-    /// The pool with only the first `blocks` of every environment, small enough for the repository.
-    pub fn reduce(&self, blocks: usize) -> Self {
-        let mut pool = self.clone();
-        for environment in &mut pool.environments {
-            environment.blocks.truncate(blocks);
-        }
-        pool
-    }
-
     /// The arm of this letter, if there is one.
     pub fn arm(&self, letter: char) -> Option<&PoolArm> {
         self.arms.iter().find(|arm| arm.letter == letter)
@@ -392,7 +383,6 @@ pub(super) mod tests {
         assert!(text.contains("81.2346,80,81,82.5") && text.contains(":292346000,"), "{text}");
         rounded.save(&path).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text, "writing it again changes nothing");
-        assert_eq!(pool().reduce(2).environments[0].blocks.len(), 2);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::record::{Machine, Record};
 use crate::report::block_plot::block_plot;
 use crate::report::full::ReportOptions;
 use crate::report::full::document::Document;
-use crate::report::text::{duration, name_value_list, number, percent, sanitize};
+use crate::report::text::{duration, name_value_list, number, percent, sanitize, split_code};
 use crate::report::words::Lang;
 use crate::report::{chart, full, verdict};
 use crate::workload;
@@ -238,7 +238,7 @@ fn verdict_data(judgement: &Judgement, command: &str) -> Value {
         header => texts(verdict::header(judgement)),
         findings => rows(findings),
         unchanged => rows(unchanged),
-        remarks => texts(verdict::remarks(judgement, command).iter().map(String::as_str)),
+        remarks => verdict::remarks(judgement, command).iter().map(|line| spans(line)).collect::<Vec<Value>>(),
     }
 }
 
@@ -250,6 +250,14 @@ fn name_value_rows(rows: impl IntoIterator<Item = (&'static str, String)>) -> Ve
 
 fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Value {
     Value::from(texts.into_iter().map(|text| Value::from(sanitize(text))).collect::<Vec<Value>>())
+}
+
+/// Plain text and code within a line.
+fn spans(text: &str) -> Value {
+    let text = sanitize(text);
+    let pieces = split_code(&text).into_iter();
+    let spans = pieces.map(|(is_code, piece)| context! { code => is_code, text => piece });
+    Value::from(spans.collect::<Vec<Value>>())
 }
 
 /// A row of the verdict table with two pictures: the interval of the change and the block values.

@@ -99,18 +99,24 @@ pub fn sanitize(text: &str) -> String {
     }
 }
 
+/// Splits text at single backticks into plain pieces and code (`true`). Text with other backticks
+/// is a single plain piece.
+pub(super) fn split_code(text: &str) -> Vec<(bool, &str)> {
+    let pieces: Vec<&str> = text.split('`').collect();
+    let inner = pieces.get(1..pieces.len() - 1).unwrap_or_default();
+    if pieces.len() % 2 == 0 || inner.iter().any(|piece| piece.is_empty()) {
+        return vec![(false, text)];
+    }
+    pieces.into_iter().enumerate().map(|(at, piece)| (at % 2 == 1, piece)).collect()
+}
+
 /// Text escaped for Markdown: it ends no cell, opens no tag or link, notifies nobody, strikes
 /// nothing out. Text between single backticks becomes a code span; other backticks are escaped.
 pub(super) fn escape_markdown(text: &str) -> String {
     let text = sanitize(text);
-    let pieces: Vec<&str> = text.split('`').collect();
-    let inner = pieces.get(1..pieces.len() - 1).unwrap_or_default();
-    if pieces.len() % 2 == 0 || inner.iter().any(|piece| piece.is_empty()) {
-        return escape_literally(&text);
-    }
-    let pieces = pieces.iter().enumerate();
+    let pieces = split_code(&text).into_iter();
     pieces
-        .map(|(at, piece)| if at % 2 == 0 { escape_literally(piece) } else { code_span(piece) })
+        .map(|(is_code, piece)| if is_code { code_span(piece) } else { escape_literally(piece) })
         .collect()
 }
 

@@ -134,6 +134,11 @@ pub(super) fn format_limit(metric: &Metric, change: &Change) -> String {
     percent(sign * change.limit)
 }
 
+/// The limit in percent without sign and unit: `5`, `7.5`.
+fn limit_percent(change: &Change) -> f64 {
+    (1e3 * change.limit).round() / 10.0
+}
+
 /// Whether a slowdown as large as the limit could have gone undetected.
 fn is_limit_undetectable(change: &Change) -> bool {
     change.evidence.is_some_and(|evidence| evidence.smallest_detectable > change.margin)
@@ -144,8 +149,8 @@ fn format_detectable(metric: &Metric, change: &Change) -> String {
     let Some(evidence) = change.evidence else { return "-".into() };
     let smallest = share(metric.better, evidence.smallest_detectable);
     if is_limit_undetectable(change) {
-        let limit = 100.0 * change.limit;
-        return format!("\u{2265} {:.1} %, limit {limit:.0} %", 100.0 * smallest.abs());
+        let limit = limit_percent(change);
+        return format!("\u{2265} {:.1} %, limit {limit} %", 100.0 * smallest.abs());
     }
     percent(smallest)
 }
@@ -176,8 +181,8 @@ pub(super) fn table_row(finding: &Finding) -> Vec<String> {
     row
 }
 
-/// Findings that need attention, most important first, and unchanged ones; otherwise in the order of
-/// the suite.
+/// Findings that need attention, most important first, and unchanged ones; otherwise in suite
+/// order.
 pub(super) fn by_importance(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
     let findings = judgement.findings.iter();
     let (mut findings, unchanged): (Vec<&Finding>, Vec<&Finding>) =

@@ -87,11 +87,11 @@ words! {
         title contents not_measured value metric scenario rows_left_out values_left_out
     }
     general: General {
-        heading injected unoptimised model architecture shape dimensions model_commit parameters weights
-        kv context tokens rope scaled sha256 date until unfinished version commit dirty profile
-        compiler crates features target target_features class machine host read_rate read_huge_rate
-        flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device threads quant variables labels isa conditions at load steal pressure
-        available recorded
+        heading injected unoptimised model architecture shape dimensions model_commit parameters
+        weights kv context tokens rope scaled sha256 date until unfinished version commit dirty
+        profile compiler crates features target target_features class machine host read_rate
+        read_huge_rate flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device
+        threads quant variables labels isa conditions at load steal pressure available recorded
     }
     method: Method {
         heading greedy sampled repetitions median percentiles missing exact natural uncached chat
@@ -104,8 +104,7 @@ words! {
     }
     summary: Summary {
         heading figures figure basis decode throughput ttft latency_p50 latency_p90 latency_p99
-        latency_max accuracy batch context memory score resources resource remark repeated few
-        needs
+        latency_max accuracy batch context memory score resources resource remark repeated few needs
     }
     latency: Latencies {
         heading intro ttft e2e step count max tail
@@ -118,8 +117,8 @@ words! {
     }
     grid: GridWords {
         heading about s1 s2 s3 s4 s5 s6 spread derived ttft_growth prefill_growth decode_cv kernel
-        time_share kernels meaning growth_meaning cv_meaning load_meaning pack_meaning
-        cold_meaning peak_meaning share_meaning overhead_meaning region_meaning steps_meaning
+        time_share kernels meaning growth_meaning cv_meaning load_meaning pack_meaning cold_meaning
+        peak_meaning share_meaning overhead_meaning region_meaning steps_meaning
     }
     context: ContextWords {
         heading intro depth kept prefill_kept step decode prefill expected held growth_memory
@@ -151,8 +150,8 @@ words! {
         no_depths no_peak none
     }
     conclusion: Conclusion {
-        heading valid targets score no_score formula part scenario_count roofline efficiency retention
-        consistency success closing
+        heading valid targets score no_score formula part scenario_count roofline efficiency
+        retention consistency success closing
     }
     absent: Absent {
         heading suites suite profile scenarios values readings why how scenario_list more no_reason
@@ -163,13 +162,11 @@ words! {
     }
     charts: Charts {
         heading ttft ttft_alt fit prompt_axis measured steps steps_alt step_axis rate_axis rates
-        rates_alt batches batches_alt batch_axis times times_alt depths depths_alt depth_axis
-        plain yarn repeats repeats_alt count_axis growth growth_alt request_axis memory_axis
-        unanswered
+        rates_alt batches batches_alt batch_axis times times_alt depths depths_alt depth_axis plain
+        yarn repeats repeats_alt count_axis growth growth_alt request_axis memory_axis unanswered
     }
     topics: Topics {
-        single_rate best_rate batch_rate first_token memory power use_case pipeline rag
-        suitability
+        single_rate best_rate batch_rate first_token memory power use_case pipeline rag suitability
     }
     unmeasurable: UnmeasurableWords {
         other_model other_quant no_scenario not_run unsupported failed invalid no_value lower_bound

@@ -5,6 +5,8 @@ use crate::error::Result;
 use crate::model::Progress;
 use crate::record::{Case, Model, Record, RecordKind, SCHEMA, Session};
 use crate::settings::Setup;
+use crate::suite::job::ScenarioResult;
+use crate::workload::Scenario;
 use crate::{engine, machine, measure};
 
 /// A record with everything but scenarios. Opens the model to hash it and measures the machine.
@@ -79,10 +81,21 @@ pub(super) fn resume_session(sessions: &mut Vec<Session>) {
     }
 }
 
+/// Adds a worker's result to the record.
+pub(super) fn add_result(record: &mut Record, scenario: &Scenario, result: ScenarioResult) {
+    if result.model != Model::default() {
+        merge_model(&mut record.model, result.model, scenario.extended);
+    }
+    if let Some(rates) = result.rates {
+        measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &rates);
+    }
+    merge_case(record, result.case);
+}
+
 /// Takes over a worker's description of the model, but keeps the hash and the commit, which only
 /// the host knows. The description of a model loaded with an extended context counts only while
 /// there is no other.
-pub(super) fn merge_model(known: &mut Model, loaded: Model, extended: bool) {
+fn merge_model(known: &mut Model, loaded: Model, extended: bool) {
     if extended && known.layers > 0 {
         return;
     }

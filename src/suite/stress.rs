@@ -298,8 +298,7 @@ fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
     block.samples.insert(metric::E2E_S.into(), requests.iter().filter_map(|r| r.seconds).collect());
     for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILISATION] {
         let note = "not read around requests that may kill their process";
-        block.values.insert(name.into(), None);
-        block.notes.insert(name.into(), note.into());
+        block.set_missing(name, note);
     }
     // The work is what was planned, whatever the outcomes.
     let text = serde_json::to_string(planned).expect("plain data");

@@ -31,8 +31,8 @@ const QWEN_PRE_TOKENIZER: &str = concat!(
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// Qwen's end tokens, end tokens of every tokenizer that has them, as in llama.cpp: a chat model may
-/// generate either.
+/// Qwen's end tokens, end tokens of every tokenizer that has them, as in llama.cpp: a chat model
+/// may generate either.
 const QWEN_END_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
 
 /// A byte-level BPE tokenizer.
@@ -47,8 +47,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// The `tokenizer.json` of the tiny tokenizer for synthetic models; [`train`](super::train) makes
-    /// it from `fixtures/corpus`.
+    /// The `tokenizer.json` of the tiny tokenizer for synthetic models; [`train`](super::train)
+    /// makes it from `fixtures/corpus`.
     pub const TINY_JSON: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer.json");
     /// Its `tokenizer_config.json`.
     pub const TINY_CONFIG: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer_config.json");
@@ -128,8 +128,8 @@ impl Tokenizer {
             return Ok(());
         }
         Err(Error::Failed(format!(
-            "the tokenizer has {} tokens and the model {rows} embedding rows; use the tokenizer that \
-             belongs to the model",
+            "the tokenizer has {} tokens and the model {rows} embedding rows; use the tokenizer \
+             that belongs to the model",
             self.vocab_size
         )))
     }
@@ -212,7 +212,8 @@ impl Tokenizer {
     /// The bytes of a token; none if there is no such token.
     pub(super) fn token_bytes(&self, id: u32) -> Vec<u8> {
         let token = self.inner.id_to_token(id).unwrap_or_default();
-        // An added token may be ordinary text: then its own bytes count, as in the tokenizers crate.
+        // An added token may be ordinary text: then its own bytes count, as in the tokenizers
+        // crate.
         token.chars().map(byte_of_char).collect::<Option<_>>().unwrap_or_else(|| token.into_bytes())
     }
 

@@ -29,8 +29,8 @@ const QWEN2: &str = unix_lines!(include_str!("qwen2.jinja"));
 
 /// The longest template in bytes; published ones have up to about 30 kB.
 const MAX_SOURCE: usize = 128 << 10;
-/// The stack of the rendering thread in bytes: twice the need of the worst template of [`MAX_SOURCE`],
-/// which recurses once per operator. The system commits it page by page.
+/// The stack of the rendering thread in bytes: twice the need of the worst template of
+/// [`MAX_SOURCE`], which recurses once per operator. The system commits it page by page.
 const STACK: usize = 128 << 20;
 /// The instruction limit of a rendering; Qwen3's template takes about a hundred per message.
 const FUEL: u64 = 10_000_000;
@@ -160,8 +160,8 @@ impl ChatTemplate {
     }
 }
 
-/// Runs a rendering on a thread with a known stack. If it exceeds the limits, the thread is abandoned:
-/// it runs until the process ends, which the error soon causes.
+/// Runs a rendering on a thread with a known stack. If it exceeds the limits, the thread is
+/// abandoned: it runs until the process ends, which the error soon causes.
 fn within_limits(
     rendering: impl FnOnce() -> std::result::Result<String, String> + Send + 'static,
 ) -> std::result::Result<String, String> {
@@ -193,8 +193,8 @@ fn resident() -> u64 {
     pages.unwrap_or(0_u64) * 4096
 }
 
-/// Compiles and renders with the Jinja options and functions of transformers; undefined values print
-/// as nothing.
+/// Compiles and renders with the Jinja options and functions of transformers; undefined values
+/// print as nothing.
 fn render(source: &str, context: &Value) -> std::result::Result<String, String> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();

@@ -8,15 +8,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Tokenizer;
+use super::bpe::Tokenizer;
 use super::chat::ChatTemplate;
 use super::parse::{invalid, parse};
 use crate::error::{Error, Result};
 
 impl Tokenizer {
-    /// The tokenizer of a model folder. The vocabulary is that of `tokenizer.json`; the chat template
-    /// that of `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`, else a
-    /// built-in one; the end tokens are those of `generation_config.json`, `config.json` and
+    /// The tokenizer of a model folder. The vocabulary is that of `tokenizer.json`; the chat
+    /// template that of `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json`,
+    /// else a built-in one; the end tokens are those of `generation_config.json`, `config.json` and
     /// `tokenizer_config.json`, and Qwen's.
     ///
     /// # Errors

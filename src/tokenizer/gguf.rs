@@ -1,5 +1,5 @@
-//! The tokenizer in GGUF metadata, read and written. Knows the meaning of the values, not how a file
-//! stores them.
+//! The tokenizer in GGUF metadata, read and written. Knows the meaning of the values, not how a
+//! file stores them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -52,8 +52,8 @@ impl Tokenizer {
         load(metadata)
     }
 
-    /// This tokenizer for a GGUF file with that many embedding rows. Rows without a token get a name
-    /// and the type "unused".
+    /// This tokenizer for a GGUF file with that many embedding rows. Rows without a token get a
+    /// name and the type "unused".
     ///
     /// # Errors
     /// When there are more tokens than rows, or the tokenizer is not Qwen's kind.
@@ -101,7 +101,8 @@ fn load(metadata: GgufTokenizer) -> Result<Tokenizer> {
             UNUSED => (), // Padding up to the rows of the embedding.
             _ => {
                 let why = format!(
-                    "token {id} has type {kind}; supported: 1 normal, 3 control, 4 user-defined, 5 unused"
+                    "token {id} has type {kind}; supported: 1 normal, 3 control, 4 user-defined, \
+                     5 unused"
                 );
                 return Err(invalid("tokenizer.ggml.token_type", why));
             }
@@ -214,7 +215,8 @@ fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufTokenizer> {
     })
 }
 
-/// A GGUF file only names the pre-tokenizer, so normalizer and pre-tokenizer must be exactly Qwen's.
+/// A GGUF file only names the pre-tokenizer, so normalizer and pre-tokenizer must be exactly
+/// Qwen's.
 fn check_qwen(tokenizer: &Tokenizer, model: &BpeModel) -> Result<()> {
     let qwen = Tokenizer::new(qwen_tokenizer(BPE::default())?, None, &[])?;
     let unsupported = |what: &str| {

@@ -1,6 +1,6 @@
 //! Streaming decoding. A character may span several tokens, so its bytes wait until it is complete.
 
-use super::Tokenizer;
+use super::bpe::Tokenizer;
 
 /// Decodes one sequence token by token. Its pieces together equal [`Tokenizer::decode`] of all ids.
 #[derive(Debug)]

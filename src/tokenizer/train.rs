@@ -42,12 +42,12 @@ const ADDED_TOKENS: &[(&str, u32)] = &[
 /// The initial alphabet.
 const BYTE_TOKENS: usize = 256;
 
-/// Trains a tokenizer with exactly `vocab_size` tokens, Qwen's added tokens included, and returns its
-/// `tokenizer.json`. The order of the texts does not matter.
+/// Trains a tokenizer with exactly `vocab_size` tokens, Qwen's added tokens included, and returns
+/// its `tokenizer.json`. The order of the texts does not matter.
 ///
 /// # Errors
-/// When `vocab_size` is too small for bytes and added tokens, or larger than the texts yield: a pair
-/// must occur twice to be merged.
+/// When `vocab_size` is too small for bytes and added tokens, or larger than the texts yield: a
+/// pair must occur twice to be merged.
 pub fn train<T: AsRef<str> + Sync>(texts: &[T], vocab_size: usize) -> Result<String> {
     let smallest = BYTE_TOKENS + ADDED_TOKENS.len();
     if vocab_size < smallest {

@@ -15,18 +15,18 @@ fn a_truncated_or_garbage_gguf_is_named() {
     let file = folder.path().join("model.gguf");
     let whole = ["-o", "model.gguf"];
     for (bytes, status, says) in [
-        (5_000_000, 5, "the file is cut off: tensor `"),
+        (5_000_000, 5, "the file is truncated: tensor `"),
         (100_000, 5, "the file has 100000; download it again"),
-        (20, 5, "its header goes on after byte 16, the file ends at 20; download it again"),
+        (20, 5, "its header continues after byte 16, the file ends at 20; download it again"),
     ] {
         synth(folder.path(), &whole);
         truncate(&file, bytes);
         worker_refuses(&at(&file), status, &["model.gguf` is not valid: ", says]);
     }
     truncate(&file, 0); // Nothing says that it is a model.
-    worker_refuses(&at(&file), 2, &["model.gguf` is no model: it does not begin with `GGUF`"]);
+    worker_refuses(&at(&file), 2, &["model.gguf` is not a model: it does not begin with `GGUF`"]);
     fs::write(&file, "<!DOCTYPE html><title>Not Found</title>").unwrap();
-    worker_refuses(&at(&file), 2, &["model.gguf` is no model: it is a web page, and no download"]);
+    worker_refuses(&at(&file), 2, &["model.gguf` is not a model: it is a web page instead of"]);
 }
 
 /// A GGUF header: magic, version 3, and the numbers of tensors and keys.
@@ -70,12 +70,12 @@ fn absurd_sizes_are_refused_before_memory_is_allocated() {
     let file = folder.path().join("model.gguf");
     for (bytes, says) in [
         (header(1 << 62, 1 << 62), "claims 4611686018427387904 tensors and"),
-        (header(1 << 30, 1 << 30), "claims 1073741824 tensors and 1073741824 keys, in 0"),
-        ([header(0, 1), huge_array].concat(), "`x` is said to have 536870912 elements, in 0"),
-        ([header(0, 1), huge_text].concat(), "`x` is said to have 1099511627776 bytes, 0"),
+        (header(1 << 30, 1 << 30), "claims 1073741824 tensors and 1073741824 keys in 0"),
+        ([header(0, 1), huge_array].concat(), "`x` claims 536870912 elements in 0"),
+        ([header(0, 1), huge_text].concat(), "`x` claims 1099511627776 bytes, 0"),
         ([header(1, 0), embedding(1 << 32, 1 << 31)].concat(), "has the impossible shape"),
-        ([header(1, 0), embedding(256, 1 << 50)].concat(), "needs 1152921504606846976 bytes"),
-        (layers, "layers is 4000000000, which is not between 1 and 1024"),
+        ([header(1, 0), embedding(256, 1 << 50)].concat(), "has 1152921504606846976 bytes"),
+        (layers, "layers is 4000000000; it must be between 1 and 1024"),
     ] {
         fs::write(&file, bytes).unwrap();
         let output = worker(within_2_gb(), &job(&at(&file), &["short/b1"]));
@@ -106,7 +106,7 @@ fn a_damaged_folder_is_an_error_with_the_file_and_the_remedy() {
         (
             |dir| truncate(&dir.join("model-00001-of-00007.safetensors"), 1_000_000),
             5,
-            &["model-00001-of-00007.safetensors` is not valid: the file is cut off", "again"],
+            &["model-00001-of-00007.safetensors` is not valid: the file is truncated", "again"],
         ),
         (
             |dir| {
@@ -134,7 +134,7 @@ fn a_damaged_folder_is_an_error_with_the_file_and_the_remedy() {
         (
             |dir| fs::remove_file(dir.join("config.json")).unwrap(),
             2,
-            &["/model` is no model: it has no `config.json`"],
+            &["/model` is not a model: it has no `config.json`"],
         ),
         (
             |dir| edit(&dir.join("config.json"), "3072", "3000"),
@@ -162,7 +162,7 @@ fn a_damaged_folder_is_an_error_with_the_file_and_the_remedy() {
         (
             |dir| edit(&dir.join("config.json"), "\"qwen3\"", "\"llama\""),
             2,
-            &["unsupported model: architecture `llama`; known are qwen3 and qwen2"],
+            &["unsupported model: architecture `llama`; supported: qwen3 and qwen2"],
         ),
     ];
     for (damage, status, says) in cases {
@@ -205,7 +205,7 @@ fn hostile_shapes_and_keys_do_not_panic() {
         ),
         (
             [header(0, 2), number("x", 1), alignment].concat(),
-            "`general.alignment` is 0, which is no power of two",
+            "`general.alignment` is 0, not a power of two",
         ),
     ] {
         fs::write(&file, [bytes, vec![0; 4096]].concat()).unwrap();

@@ -210,7 +210,7 @@ fn the_tiny_tokenizer_is_reproducible() {
 
     let empty = tempfile::tempdir().unwrap();
     for (args, says) in [
-        ([&train[..], &["10"]].concat(), "a vocabulary of 10 is too small; 282 is the least"),
+        ([&train[..], &["10"]].concat(), "a vocabulary of 10 is too small; the minimum is 282"),
         ([&train[..], &["100000"]].concat(), "or add texts"),
         (vec!["train-tokenizer", ".", "-o", "x"], "no .txt file in `.`"),
         (vec!["train-tokenizer", "nowhere", "-o", "x"], "cannot read the folder `nowhere`"),

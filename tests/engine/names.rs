@@ -14,14 +14,14 @@ fn an_unknown_name_is_an_error_that_suggests_the_right_one() {
     let device = |name: &str| Setup { device: name.into(), ..nano() };
     for (setup, says) in [
         (setup("synthetic:nan"), "no shape `nan` (did you mean `nano`?); known are mini, "),
-        (quant("q4_km"), "no quantisation `q4_km` (did you mean `q4_k_m`?); known are f32, "),
+        (quant("q4_km"), "no quantization `q4_km` (did you mean `q4_k_m`?); known are f32, "),
         (
             engine("nativ"),
             "no engine `nativ` (did you mean `native`?); known are native, candle, llama-cpp",
         ),
         (device("cuba"), "no device `cuba` (did you mean `cuda`?); known are cpu, cuda, metal"),
         (device("cuda:x"), "`x` in device `cuda:x` is not a number"),
-        (setup("nowhere.gguf"), "no model `nowhere.gguf`: it is no file or folder here"),
+        (setup("nowhere.gguf"), "no model `nowhere.gguf`: there is no such file or folder"),
     ] {
         worker_refuses(&setup, 2, &[says]);
     }

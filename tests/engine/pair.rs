@@ -206,7 +206,7 @@ fn equal_binaries_pass_without_measurement_unless_requested() {
     assert!(rounds.iter().all(|order| order.len() == 6), "the null control takes part: {rounds:?}");
     assert!(rounds.iter().any(|order| *order != rounds[0]), "orders are drawn: {rounds:?}");
     for order in rounds {
-        assert_eq!(order, order.chars().rev().collect::<String>(), "they read the same backwards");
+        assert_eq!(order, order.chars().rev().collect::<String>(), "every order is a palindrome");
     }
 }
 
@@ -227,7 +227,7 @@ fn a_duet_runs_both_builds_at_once_on_half_of_the_cpus() {
     let output = pair(folder.path(), &args).output().unwrap();
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}{}", text(&output.stderr));
-    assert!(said.contains("-20.0 %") && said.contains("ran at once"), "{said}");
+    assert!(said.contains("-20.0 %") && said.contains("ran at the same time"), "{said}");
     let paired = PairRecord::load(&folder.path().join("pair.json")).unwrap();
     let masks = fs::read_to_string(folder.path().join("masks")).unwrap();
     let halves: std::collections::BTreeSet<&str> = masks.lines().collect();
@@ -237,7 +237,7 @@ fn a_duet_runs_both_builds_at_once_on_half_of_the_cpus() {
         paired.scenarios.iter().flat_map(|case| &case.blocks).flat_map(|turns| &turns.rounds)
     {
         let order = &round.order;
-        assert_eq!(*order, order.chars().rev().collect::<String>(), "they read the same backwards");
+        assert_eq!(*order, order.chars().rev().collect::<String>(), "every order is a palindrome");
         assert!(order.len() == 4 && order.contains('A'), "the base meets one other: {order}");
     }
 }

@@ -51,7 +51,7 @@ fn candle_agrees_or_reports_unsupported_scenarios() {
         assert_eq!(last.output_sha256, first.output_sha256);
         let absent = batch.absent.as_ref().unwrap();
         assert!(batch.is_unsupported(), "{absent}");
-        let says = "candle-transformers does not do ragged batches";
+        let says = "candle-transformers does not support ragged batches";
         assert!(absent.why.starts_with(says), "{absent}");
         assert!(batch.blocks.is_empty() && batch.output_sha256.is_none(), "never a zero");
     }

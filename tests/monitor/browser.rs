@@ -56,7 +56,7 @@ fn a_browser_shows_the_figures_the_charts_and_the_errors() {
         "<h1>candlemark: monitor of quick on synthetic:stub</h1>",
         "There is no verdict without a baseline",
         "&lt;b&gt;no&lt;/b&gt; device &amp; why",
-        "Failed in the window: 1;",
+        "1 failed in the window;",
     ] {
         assert!(page.contains(shown), "{shown}\n{page}");
     }

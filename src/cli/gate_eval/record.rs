@@ -123,10 +123,10 @@ pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
 
 /// The base, and its source in another code layout.
 fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary, Option<Binary>)> {
-    let layout = arguments.layout.as_deref().map(Binary::given).transpose();
+    let layout = arguments.layout.as_deref().map(Binary::from_file).transpose();
     let layout = layout.map_err(Error::of_named_file)?;
     let base = match arguments.base.as_deref() {
-        None => return Ok((Binary::given(&std::env::current_exe()?)?, layout)),
+        None => return Ok((Binary::from_file(&std::env::current_exe()?)?, layout)),
         Some(base) => base,
     };
     if let Some(built) = existing_binary(base)? {

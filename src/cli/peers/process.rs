@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 
+use crate::machine;
 use crate::suite::worker::{NoLine, WorkerProcess};
 
 use super::cases::PeerCase;
@@ -81,11 +82,6 @@ impl EngineProcess {
 
     /// Seconds of CPU that the process has used, where the system reports it.
     pub fn cpu_s(&self) -> Option<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.worker.id())).ok()?;
-        // After the name, which may contain anything: user and system time are the 12th and 13th
-        // fields, in hundredths of a second.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
-        Some((ticks(11)? + ticks(12)?) / 100.0)
+        Some(machine::process_cpu_time(self.worker.id())?.as_secs_f64())
     }
 }

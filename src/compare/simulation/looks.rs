@@ -1,7 +1,8 @@
 //! False alarm rate of repeated looks at a run that is measured further between them.
 
-use super::{Host, Noise};
+use super::Host;
 use crate::compare::{PLANNED_LOOKS, Policy, judge};
+use crate::stats::Random;
 
 /// Blocks at each planned look: one process as it came, and after 2, 4, 8, 16 and 32 further ones.
 const BLOCKS: [usize; PLANNED_LOOKS] = [1, 3, 5, 9, 17, 33];
@@ -24,11 +25,11 @@ const ALPHA: f64 = 0.15;
 /// levels corrected for this many looks.
 fn alarms(looks: usize, runs: usize) -> f64 {
     let policy = Policy { looks, alpha: ALPHA, ..Policy::default() };
-    let mut noise = Noise(crate::stats::Random::new(20_260_702));
+    let mut random = Random::new(20_260_702);
     let mut alarms = 0;
     for _ in 0..runs {
-        let base = NOISY_PROCESSES.measure(&mut noise, NOISY_PROCESSES.base, 0.0);
-        let whole = NOISY_PROCESSES.measure(&mut noise, NOISY_PROCESSES.current, 0.0);
+        let base = NOISY_PROCESSES.measure(&mut random, NOISY_PROCESSES.base, 0.0);
+        let whole = NOISY_PROCESSES.measure(&mut random, NOISY_PROCESSES.current, 0.0);
         let is_slower = |blocks: &usize| {
             let mut run = whole.clone();
             run.scenarios.iter_mut().for_each(|case| case.blocks.truncate(*blocks));

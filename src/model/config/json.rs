@@ -19,7 +19,7 @@ enum Required {
     True,
 }
 
-/// Keys that change the computation, with the value for which they do not.
+/// ConfigJson that change the computation, with the value for which they do not.
 const REQUIRED_VALUES: &[(&str, Required)] = &[
     ("audio_config", Required::Off),
     ("attn_logit_softcapping", Required::Off),
@@ -44,7 +44,7 @@ const REQUIRED_VALUES: &[(&str, Required)] = &[
     ("vision_config", Required::Off),
 ];
 
-/// Keys that are read, or do not change the computation.
+/// ConfigJson that are read, or do not change the computation.
 #[rustfmt::skip]
 const KNOWN_KEYS: &[&str] = &[
     "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "architectures",
@@ -87,7 +87,7 @@ impl Config {
         notes.extend(rope.notes.iter().map(|note| format!("{}: {note}", path.display())));
         // As in transformers: without the key, 128 for Qwen3; null means hidden size / heads.
         let divide = value.contains_key("head_dim") || family == Family::Qwen2;
-        let json: Keys = serde_json::from_value(Json::Object(value))
+        let json: ConfigJson = serde_json::from_value(Json::Object(value))
             .map_err(|error| invalid(error.to_string()))?;
         let quotient = json.hidden_size / json.num_attention_heads.max(1);
         let head_dim = json.head_dim.unwrap_or(if divide { quotient } else { 128 });
@@ -288,7 +288,7 @@ impl RopeKeys {
 
 /// The keys of sizes and constants.
 #[derive(Deserialize)]
-struct Keys {
+struct ConfigJson {
     num_hidden_layers: usize,
     hidden_size: usize,
     intermediate_size: usize,

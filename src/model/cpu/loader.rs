@@ -29,7 +29,7 @@ impl ArenaMatrix {
 }
 
 /// Reads tensors of a source; matrices go into one arena.
-pub(super) struct Loader<'a> {
+pub(super) struct CpuLoader<'a> {
     config: &'a Config,
     source: &'a dyn WeightSource,
     quant: Option<Quant>,
@@ -40,7 +40,7 @@ pub(super) struct Loader<'a> {
     pub(super) dequantized: Vec<GgmlDType>,
 }
 
-impl<'a> Loader<'a> {
+impl<'a> CpuLoader<'a> {
     /// Allocates the arena for all matrices of a model.
     pub(super) fn new(
         config: &'a Config,
@@ -73,7 +73,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-impl TensorLoader for Loader<'_> {
+impl TensorLoader for CpuLoader<'_> {
     type Matrix = ArenaMatrix;
     type Vector = Vec<f32>;
 

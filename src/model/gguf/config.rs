@@ -22,7 +22,7 @@ const MUST_BE_ZERO: &[&str] = &[
     "rope.dimension_sections", "rope.scaling.yarn_log_multiplier",
 ];
 
-/// Keys that are read, or do not change the computation; without the architecture.
+/// ModelKeys that are read, or do not change the computation; without the architecture.
 #[rustfmt::skip]
 const KNOWN_KEYS: &[&str] = &[
     "attention.head_count", "attention.head_count_kv", "attention.key_length",
@@ -35,13 +35,13 @@ const KNOWN_KEYS: &[&str] = &[
 ];
 
 /// The keys of one architecture.
-struct Keys<'a> {
+struct ModelKeys<'a> {
     path: &'a Path,
     metadata: &'a Metadata,
     architecture: &'a str,
 }
 
-impl Keys<'_> {
+impl ModelKeys<'_> {
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
     }
@@ -89,7 +89,7 @@ pub(super) fn read(
         Some(Value::String(name)) => name.as_str(),
         _ => "",
     };
-    let keys = Keys { path, metadata, architecture };
+    let keys = ModelKeys { path, metadata, architecture };
     match metadata.get("general.type") {
         None => {}
         Some(Value::String(kind)) if kind == "model" => {}
@@ -144,7 +144,7 @@ pub(super) fn read(
 
 /// Refuses keys of the architecture that change the computation; notes unknown ones.
 fn check_keys(
-    keys: &Keys<'_>,
+    keys: &ModelKeys<'_>,
     context: usize,
     head_dim: usize,
     notes: &mut Vec<String>,
@@ -202,7 +202,7 @@ fn check_keys(
 
 /// YaRN, if the metadata ask for it.
 fn rope_scaling(
-    keys: &Keys<'_>,
+    keys: &ModelKeys<'_>,
     context: usize,
     notes: &mut Vec<String>,
 ) -> Result<Option<RopeScaling>> {

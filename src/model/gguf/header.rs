@@ -324,8 +324,8 @@ impl<R: Read> Reader<R> {
             let known = TYPES.get(number as usize);
             let what = known.map_or(format!("number {number}"), |name| format!("`{name}`"));
             return Err(HeaderError::Unsupported(format!(
-                "tensor `{name}` of type {what}; supported: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, \
-                 q8_0 and q2_k to q6_k; use such a quantization of the model"
+                "tensor `{name}` of type {what}; supported: f32, f16, bf16, q4_0, q4_1, q5_0, \
+                 q5_1, q8_0 and q2_k to q6_k; use such a quantization of the model"
             )));
         };
         let columns = *shape.last().expect("it has a dimension");

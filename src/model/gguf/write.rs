@@ -16,7 +16,8 @@ use crate::model::quant::{Quant, weight_dtype};
 use crate::model::weights::{WeightSource, check_shape, read_blocks};
 use crate::tokenizer::GgufTokenizer;
 
-/// The metadata of a tokenizer. Where llama.cpp and candle spell a key differently, both are written.
+/// The metadata of a tokenizer. Where llama.cpp and candle spell a key differently, both are
+/// written.
 pub fn tokenizer_metadata(tokenizer: &GgufTokenizer) -> Vec<(String, Value)> {
     let texts = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
     let types = tokenizer.token_types.iter().map(|&kind| Value::I32(kind as i32)).collect();

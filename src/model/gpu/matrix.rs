@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn every_type_is_close_to_f32_for_few_rows_and_many() {
         let f32 = matrix(GgmlDType::F32);
-        let Matrix::Dense(definition) = &f32 else { panic!("f32 is dense") };
+        let Matrix::Dense(reference) = &f32 else { panic!("f32 is dense") };
         for (dtype, bound) in [
             (GgmlDType::F32, 1e-6),
             (GgmlDType::F16, 1e-3),
@@ -128,7 +128,7 @@ mod tests {
         ] {
             for rows in [1, 3, 65] {
                 let x = Tensor::randn(0f32, 1f32, (rows, 256), &Device::Cpu).unwrap();
-                let exact = x.matmul(&definition.t().unwrap()).unwrap();
+                let exact = x.matmul(&reference.t().unwrap()).unwrap();
                 let error = distance(&matrix(dtype).forward(&x).unwrap(), &exact);
                 assert!(error < bound, "{dtype:?} with {rows} rows: {error}");
             }

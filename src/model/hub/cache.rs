@@ -88,7 +88,8 @@ impl RepoCache {
         self.path("blobs", etag).is_file()
     }
 
-    /// Renames a finished download. An etag of 64 hex digits is the content's SHA-256 and is checked.
+    /// Renames a finished download. An etag of 64 hex digits is the content's SHA-256 and is
+    /// checked.
     pub fn complete(&self, etag: &str, file: &str) -> Result<()> {
         let incomplete = self.incomplete(etag)?;
         // The etag of a small file is git's own hash.

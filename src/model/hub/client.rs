@@ -1,7 +1,7 @@
 //! The hub's HTTP API: the commit of a revision, the metadata of a file, and its content.
 //!
-//! Every request has a timeout, and the token goes to the endpoint only. Knows nothing of the cache,
-//! except the path of an unfinished download.
+//! Every request has a timeout, and the token goes to the endpoint only. Knows nothing of the
+//! cache, except the path of an unfinished download.
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -199,8 +199,8 @@ impl HubClient {
         out.sync_all().map_err(at(incomplete))
     }
 
-    /// Requests the content from byte `start` on. Follows redirects itself: ureq hides their headers
-    /// and sends the token to every port of the same host.
+    /// Requests the content from byte `start` on. Follows redirects itself: ureq hides their
+    /// headers and sends the token to every port of the same host.
     fn send(&self, method: Method, request: &HubRequest, start: u64) -> Result<Response<Body>> {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {

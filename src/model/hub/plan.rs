@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-
 use super::cache::{at, is_inside};
 use super::spec::{HubSpec, quoted};
 use crate::error::{Error, Result};
 use crate::model::gguf::{parse_shard_name, shard_name};
+use crate::model::safetensors::ShardIndex;
 
 pub(super) const REQUIRED_FILES: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL_FILES: [&str; 4] = [
@@ -130,11 +129,6 @@ fn has_quant(name: &str, quant: &str) -> bool {
     })
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
 /// The shards of the safetensors index among `files`, if there is one.
 pub(super) fn indexed_shards(
     spec: &HubSpec,
@@ -146,7 +140,7 @@ pub(super) fn indexed_shards(
         return Ok(BTreeSet::new());
     };
     let text = fs::read_to_string(path).map_err(at(path))?;
-    let index: Index = serde_json::from_str(&text)
+    let index: ShardIndex = serde_json::from_str(&text)
         .map_err(|source| Error::HubIndex { file: path.display().to_string(), source })?;
     let shards: BTreeSet<String> = index.weight_map.into_values().collect();
     for shard in &shards {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::options::FlashAttention;
 use super::*;
+use crate::model::tests::{distance, ids, step};
 use crate::model::{EngineKind, gguf, load, open};
 use crate::tokenizer::Tokenizer;
 
@@ -28,24 +29,6 @@ fn decoder(shape: &str, quant: Quant) -> (Box<dyn Decoder>, ModelSource, tempfil
     let folder = tempfile::tempdir().unwrap();
     let opened = write_model(folder.path(), shape, quant);
     (load(&opened, EngineKind::LlamaCpp, None, &Device::Cpu, 2).unwrap(), opened, folder)
-}
-
-fn ids(count: usize, salt: u32) -> Vec<u32> {
-    (0..count as u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(salt * 97) >> 7) % 3000)
-        .collect()
-}
-
-fn step(sequence: usize, tokens: &[u32]) -> Step<'_> {
-    Step { sequence, tokens }
-}
-
-/// The relative distance ‖a − b‖ / ‖b‖.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    square(&mut a.iter().zip(b).map(|(a, b)| f64::from(a - b)))
-        / square(&mut b.iter().map(|&b| f64::from(b)))
 }
 
 /// Greedy tokens after a prompt.

@@ -99,7 +99,8 @@ fn embeddings_are_tied_only_if_the_folder_says_so() {
     for tie in ["\"tie_word_embeddings\": false", "\"tie_word_embeddings\": null"] {
         let untie = |config: String| config.replace("\"tie_word_embeddings\": true", tie);
         let error = opened(folder(same, untie, |_| true).path()).0.err().unwrap().to_string();
-        let expected = "config.json` is not valid: the weights have no output matrix `lm_head.weight`, \
+        let expected = "config.json` is not valid: the weights have no output matrix \
+                    `lm_head.weight`, \
                     and `tie_word_embeddings` is not true";
         assert!(error.contains(expected), "{error}");
     }

@@ -23,14 +23,14 @@ pub fn prometheus(record: &Record) -> String {
     family(
         &mut text,
         "record_info",
-        "What was measured, and by what; always 1.",
+        "Model, build and settings of the record; always 1.",
         [(info(record), 1.0)],
     );
     let ended =
         record.sessions.last().map(|session| session.ended.as_ref().unwrap_or(&session.started));
     let at = ended.and_then(|at| at.parse::<jiff::Timestamp>().ok());
     let at = at.map(|at| (whole, at.as_second() as f64));
-    family(&mut text, "record_timestamp_seconds", "When the record was made, as a Unix time.", at);
+    family(&mut text, "record_timestamp_seconds", "Unix time at which the record was made.", at);
 
     // The collector drops the whole file if labels repeat.
     let mut seen = BTreeSet::new();
@@ -41,11 +41,11 @@ pub fn prometheus(record: &Record) -> String {
         .filter(|(_, labels)| seen.insert(labels.clone()))
         .collect();
     if cases.len() < record.scenarios.len() {
-        let _ = writeln!(text, "# Scenarios whose id stands before are left out.");
+        let _ = writeln!(text, "# Scenarios with a repeated id are omitted.");
     }
     let measured = cases.iter().filter(|(case, _)| case.absent.is_none());
     let valid = measured.map(|(case, labels)| (labels.clone(), f64::from(case.validity.ok())));
-    family(&mut text, "scenario_valid", "Whether the numbers can be true (1) or not (0).", valid);
+    family(&mut text, "scenario_valid", "Whether the numbers are valid (1) or not (0).", valid);
     let absent = cases.iter().flat_map(|(case, _)| {
         let reasons = [
             ("failed", case.absence() == Some(AbsenceKind::Failed)),
@@ -57,9 +57,14 @@ pub fn prometheus(record: &Record) -> String {
             (labels(record, &[("scenario", &case.id), ("why", why)]), f64::from(is))
         })
     });
-    family(&mut text, "scenario_absent", "Whether there are no numbers (1), by reason.", absent);
+    family(
+        &mut text,
+        "scenario_absent",
+        "Whether the scenario has no numbers (1), by reason.",
+        absent,
+    );
     let blocks = cases.iter().map(|(case, labels)| (labels.clone(), case.blocks.len() as f64));
-    family(&mut text, "scenario_blocks", "Fresh processes that were measured.", blocks);
+    family(&mut text, "scenario_blocks", "Fresh processes measured.", blocks);
 
     for metric in METRICS {
         let (name, base) = prometheus_name(metric);

@@ -226,7 +226,7 @@ fn a_series_exists_once_and_only_if_measured() {
     };
     assert_eq!(samples("decode_tokens_per_second"), ["51"]);
     assert_eq!(samples("ttft_seconds"), Vec::<&str>::new());
-    assert_eq!(samples("scenario_valid"), ["1", "0"], "what is absent is neither");
+    assert_eq!(samples("scenario_valid"), ["1", "0"], "an absent scenario is neither");
     let absent = samples("scenario_absent").concat();
     let expected = ["0000", "0000", "0001", "0010", "0100"].concat();
     assert_eq!(absent, expected, "failed, pending, skipped, unsupported");

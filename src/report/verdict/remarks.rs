@@ -5,7 +5,7 @@ use crate::compare::looks::{LOOKS, Levels};
 use crate::compare::{Drift, Finding, Judgement, Severity, Verdict, Why, share};
 use crate::record::pair::Ended;
 use crate::report::text::{duration, percent};
-use crate::report::verdict::is_limit_undetectable;
+use crate::report::verdict::{is_limit_undetectable, limit_percent};
 use crate::workload::{Better, METRICS};
 
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
@@ -94,17 +94,15 @@ fn significance_note(judgement: &Judgement) -> Option<String> {
 /// Metrics for which a slowdown as large as the limit could have gone undetected.
 fn undetectable_note(judgement: &Judgement) -> Option<String> {
     const NAMED: usize = 5;
-    let unseen = judgement
-        .findings
-        .iter()
-        .filter(|one| one.change.as_ref().is_some_and(is_limit_undetectable));
-    let unseen: Vec<&Finding> = unseen.collect();
-    let named = unseen.iter().take(NAMED).filter_map(|finding| {
-        let limit = 100.0 * finding.change.as_ref()?.limit;
-        Some(format!("{limit:.0} % in {} of {}", finding.metric?.label, finding.scenario))
+    let findings = judgement.findings.iter();
+    let undetectable: Vec<&Finding> =
+        findings.filter(|one| one.change.as_ref().is_some_and(is_limit_undetectable)).collect();
+    let named = undetectable.iter().take(NAMED).filter_map(|finding| {
+        let limit = limit_percent(finding.change.as_ref()?);
+        Some(format!("{limit} % in {} of {}", finding.metric?.label, finding.scenario))
     });
     let named: Vec<String> = named.collect();
-    let more = match unseen.len().saturating_sub(NAMED) {
+    let more = match undetectable.len().saturating_sub(NAMED) {
         0 => String::new(),
         count => format!(", nor {count} more"),
     };
@@ -174,8 +172,7 @@ fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
 fn more_blocks(summary: &PairSummary) -> String {
     match summary.ended {
         Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter machine".into(),
-        Ended::Looks => "all planned looks are cost_summary, and more of the same would not decide: measure on a quieter \
-                         machine"
+        Ended::Looks => "all planned looks are used up; more blocks would not decide: measure on a quieter machine"
             .into(),
         _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", summary.command),
     }
@@ -203,8 +200,8 @@ fn reference_conflict(finding: &Finding) -> Option<String> {
     (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
         let at = |theta| percent(share(metric.better, theta));
         format!(
-            "the machine reference_conflict: {} of {} {} as measured, {} when what the reference kernels say of the machine is taken \
-             out; they disagree, so that neither is a verdict",
+            "the machine drifted: {} of {} {} as measured, {} normalised by the reference kernels; \
+             they disagree, so there is no verdict",
             metric.label,
             finding.scenario,
             at(change.theta),

@@ -105,9 +105,8 @@ fn worst_regression(judgement: &Judgement) -> String {
     });
     let worst = regressed.max_by(|(a, ..), (b, ..)| excess(a).total_cmp(&excess(b)));
     worst.map_or(String::new(), |(finding, metric, change)| {
-        let (format_change, limit) =
-            (format_change(metric, change, " %"), format_limit(metric, change));
-        format!("{} of {} {format_change}, limit {limit}", metric.label, finding.scenario)
+        let (moved, limit) = (format_change(metric, change, " %"), format_limit(metric, change));
+        format!("{} of {} {moved}, limit {limit}", metric.label, finding.scenario)
     })
 }
 

@@ -1,5 +1,5 @@
-//! Python for templates: methods of strings, lists and dictionaries, and `json.dumps` as transformers
-//! calls it. A call whose result would be too large is an error.
+//! Python for templates: methods of strings, lists and dictionaries, and `json.dumps` as
+//! transformers calls it. A call whose result would be too large is an error.
 
 use std::io;
 

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// The `nano` shape of Qwen3 as GGUF metadata with these keys replaced, or removed where `None`; and
-/// the notes.
+/// The `nano` shape of Qwen3 as GGUF metadata with these keys replaced, or removed where `None`;
+/// and the notes.
 fn nano(keys: &[(&str, Option<Value>)]) -> (Result<Config>, Vec<String>) {
     let config = Config::named("nano").unwrap();
     let mut metadata: Metadata =
