@@ -263,7 +263,10 @@ fn request_amx() -> bool {
 /// with the registers of each. The function takes an [`Isa`] as first argument and dispatches on
 /// it.
 macro_rules! multiversion {
-    ($(#[$doc:meta])* $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+    (
+        $(#[$doc:meta])*
+        $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block
+    ) => {
         $(#[$doc])*
         $visible fn $name(isa: $crate::kernel::isa::Isa, $($arg: $type),*) $(-> $out)? {
             #[inline(always)]

@@ -128,7 +128,11 @@ pub(super) fn no_kernel(format: WeightFormat) -> ! {
 /// registers hold sums for, then once for the rest. Each row count is compiled on its own.
 #[cfg(target_arch = "x86_64")]
 macro_rules! for_row_blocks {
-    ($out:expr, [$most:literal $($fewer:literal)*], |$first:ident, $block:ident: $rows:ident| $call:expr) => {{
+    (
+        $out:expr,
+        [$most:literal $($fewer:literal)*],
+        |$first:ident, $block:ident: $rows:ident| $call:expr
+    ) => {{
         let out: &mut [F32x16] = $out;
         let (blocks, rest) = out.as_chunks_mut::<$most>();
         let whole = blocks.len() * $most;
