@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 /// The inputs of a build. Only changes to these make it dirty, and each reruns this script, so that
 /// the flag is never stale. Records, baselines and reports are no inputs.
 const SOURCES: &[&str] =
-    &[".cargo", "Cargo.lock", "Cargo.toml", "benches", "build.rs", "fixtures", "src"];
+    &[".cargo", "Cargo.lock", "Cargo.toml", "benches", "build.rs", "crates", "fixtures", "src"];
 
 /// Set by `candlemark pair` when it builds: leaves the commit out.
 const NO_COMMIT: &str = "CANDLEMARK_PLAIN_STAMP";

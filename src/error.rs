@@ -132,6 +132,19 @@ pub enum Cause {
     Failed,
 }
 
+#[cfg(feature = "engine")]
+impl From<candlemark_kernel::Error> for Error {
+    fn from(error: candlemark_kernel::Error) -> Self {
+        use candlemark_kernel::Error as Kernel;
+        match error {
+            Kernel::Threads { threads, source } => Error::Threads { threads, source },
+            Kernel::UnknownIsa { name, known } => Error::unknown("instruction set", &name, known),
+            Kernel::UnsupportedIsa { .. } => Error::Usage(error.to_string()),
+            Kernel::Pin(source) => Error::Failed(format!("cannot pin threads to CPUs ({source})")),
+        }
+    }
+}
+
 impl Error {
     /// The class of the error.
     pub fn cause(&self) -> Cause {

@@ -101,9 +101,8 @@ pub mod machine;
 #[cfg(feature = "engine")]
 pub mod tokenizer;
 
-/// CPU kernels, each with its definition.
 #[cfg(feature = "engine")]
-pub mod kernel;
+pub use candlemark_kernel as kernel;
 
 /// The inference library: configuration, weights, forward passes.
 #[cfg(feature = "engine")]

@@ -146,8 +146,10 @@ pub fn check_variables(threads: usize) -> Result<()> {
 /// The thread pool of the native engine on the CPU. `pin` is the value of [`PIN`]; `cpus` are
 /// those of the process, one of each core first, if the system tells.
 fn thread_pool(threads: usize, pin: Option<&str>, cpus: Option<Vec<usize>>) -> Result<Pool> {
-    let Some(cpus) = cpus_to_pin(threads, pin, cpus)? else { return Pool::new(threads) };
-    Pool::pinned(threads, &cpus).map_err(|error| match error {
+    let Some(cpus) = cpus_to_pin(threads, pin, cpus)? else {
+        return Ok(Pool::new(threads)?);
+    };
+    Pool::pinned(threads, &cpus).map_err(|error| match Error::from(error) {
         Error::Failed(why) => Error::Failed(format!("{PIN}: {why}")),
         error => error,
     })

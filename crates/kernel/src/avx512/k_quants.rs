@@ -5,10 +5,10 @@ use std::arch::x86_64::*;
 use super::{
     PREFETCH_MIN_ROWS, add_to, block_at, broadcast_i8x4, load, load_f16, load_u8x16, prefetch, rows,
 };
-use crate::kernel::operands::{F32x16, Q8Rows, for_row_blocks};
-use crate::kernel::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
+use crate::operands::{F32x16, Q8Rows, for_row_blocks};
+use crate::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
 
-/// See [`crate::kernel::portable::gemm_q4_k`].
+/// See [`crate::portable::gemm_q4_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_q4_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
@@ -85,7 +85,7 @@ fn gemm_q4_k_rows<const ROWS: usize>(
 /// lane.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
+pub(crate) fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
     let [even, odd, high] = block[Q4K::LOW..Q4K::NIBBLES].as_chunks::<64>().0 else {
         unreachable!("three lines")
     };
@@ -111,19 +111,19 @@ pub(in crate::kernel) fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 6
 /// Sixteen bytes as f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn load_u8_as_f32(bytes: &[u8; PANEL_ROWS]) -> __m512 {
+pub(crate) fn load_u8_as_f32(bytes: &[u8; PANEL_ROWS]) -> __m512 {
     _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_u8x16(bytes)))
 }
 
 /// The scale of a super-block, and that of its minima.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m512) {
+pub(crate) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m512) {
     let scales = block[..Q4K::LOW].as_chunks::<32>().0;
     (load_f16(&scales[0]), load_f16(&scales[1]))
 }
 
-/// See [`crate::kernel::portable::gemm_q6_k`].
+/// See [`crate::portable::gemm_q6_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_q6_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
@@ -186,7 +186,7 @@ fn gemm_q6_k_rows<const ROWS: usize>(
 /// Unpacks the quants of a sub-block of 16 columns: four registers of four columns each, 0 to 63.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn unpack_q6([high, a, b]: &[[u8; 64]; 3]) -> [__m512i; 4] {
+pub(crate) fn unpack_q6([high, a, b]: &[[u8; 64]; 3]) -> [__m512i; 4] {
     let (low_bits, high_bits) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
     let (high, a, b) = (load(high), load(a), load(b));
     let join = |low: __m512i, high: __m512i| {

@@ -93,11 +93,7 @@ fn an_access_to_the_guard_page_ends_the_process() {
         unreachable!("{beyond} was read");
     }
     let status = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "kernel::guard::an_access_to_the_guard_page_ends_the_process",
-            "--nocapture",
-        ])
+        .args(["--exact", "guard::an_access_to_the_guard_page_ends_the_process", "--nocapture"])
         .env(VARIABLE, "1")
         .status()
         .unwrap();

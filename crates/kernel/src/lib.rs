@@ -2,7 +2,7 @@
 //! thread pool that runs them. One set of kernels per tier of SIMD instructions (AVX2, AVX-512
 //! VNNI, AMX); the `portable` tier is the definition that every other tier must agree with.
 //!
-//! All `unsafe` code of the crate lives here: functions compiled with `#[target_feature]`, which
+//! All `unsafe` code of the project lives here: functions compiled with `#[target_feature]`, which
 //! are called only after CPU detection, output slices that tasks write in parallel, and blocks
 //! viewed as bytes.
 //!
@@ -29,6 +29,7 @@ mod avx512;
 mod avx512bf16;
 mod dispatch;
 mod elementwise;
+mod error;
 mod gemm;
 mod ggml;
 mod isa;
@@ -46,6 +47,7 @@ pub use activations::{ActivationFormat, Activations};
 pub use arena::{Arena, HUGE_PAGE};
 pub use attention::{attention, attention_format};
 pub use elementwise::{argmax, qk_norm_rope, rms_norm};
+pub use error::{Error, Result};
 pub use gemm::{Epilogue, GemmOutput, activation_format, gemm, gemm_swiglu};
 pub use ggml::{GgmlMatrix, RowData, ggml_matrix};
 pub use isa::Isa;
@@ -61,13 +63,13 @@ pub const TRACE_TARGET: &str = "candlemark::kernel";
 
 /// Reports a skipped test on stderr, bypassing the test harness, which hides the output of tests
 /// that pass.
-#[cfg(test)]
-pub(crate) fn skipped(what: &str) {
+#[cfg(any(test, feature = "emulator"))]
+pub fn skipped(what: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}");
 }
 
-#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(any(test, feature = "emulator"), target_arch = "x86_64", target_os = "linux"))]
 mod emulator;
 #[cfg(all(test, unix))]
 mod guard;

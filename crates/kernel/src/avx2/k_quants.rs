@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{add_to, broadcast_i8x4, load, load_f16, load_u8x8, prefetch, rows};
-use crate::kernel::operands::{F32x16, Q8Block, Q8Rows, for_row_blocks};
-use crate::kernel::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
+use crate::operands::{F32x16, Q8Block, Q8Rows, for_row_blocks};
+use crate::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
 
 /// The eight activation blocks of super-block `i` of each row, bounds-checked once.
 #[inline]
@@ -16,7 +16,7 @@ fn super_block_of_rows<'a, const ROWS: usize>(
     rows.map(|row| row[i * 8..(i + 1) * 8].as_array().expect("eight blocks"))
 }
 
-/// See [`crate::kernel::portable::q4_k`].
+/// See [`crate::portable::q4_k`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn gemm_q4_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     // One or two rows (decode) leave registers for all sixteen lanes at once; more take eight.
@@ -150,7 +150,7 @@ fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
     all
 }
 
-/// See [`crate::kernel::portable::q6_k`].
+/// See [`crate::portable::q6_k`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn gemm_q6_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
     for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {

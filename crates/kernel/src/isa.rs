@@ -54,9 +54,9 @@ impl Isa {
     ///
     /// # Panics
     /// When `CANDLEMARK_REQUIRE_TIERS` (for example `avx2,avx512`) names a missing or unknown tier.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "emulator"))]
     #[track_caller]
-    pub(crate) fn for_tests() -> Vec<Self> {
+    pub fn for_tests() -> Vec<Self> {
         use std::io::Write as _;
         let emulated = Self::emulated();
         let tiers: Vec<Self> = Self::available().into_iter().chain(emulated).collect();
@@ -87,7 +87,7 @@ impl Isa {
 
     /// AMX on a CPU that has everything else of the tier: installs the emulator of its
     /// instructions. The only way to a value of a tier that the CPU does not support.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "emulator"))]
     fn emulated() -> Option<Self> {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if Self::best() == Self(Tier::Avx512) && super::emulator::install() {
@@ -119,18 +119,13 @@ impl Isa {
     /// When it is unknown or not supported by this CPU.
     pub fn from_name(name: &str) -> Result<Self> {
         let Some(tier) = Self::ALL.iter().find(|tier| tier.name() == name) else {
-            return Err(Error::unknown(
-                "instruction set",
-                name,
-                Self::ALL.iter().map(|tier| tier.name()),
-            ));
+            let known = Self::ALL.iter().map(|tier| tier.name()).collect();
+            return Err(Error::UnknownIsa { name: name.into(), known });
         };
         if !tier.is_supported() {
             let best = Self::best().name();
-            return Err(Error::Usage(format!(
-                "{} asks for `{name}`, which this CPU does not support; its best is `{best}`",
-                Self::ENV_VARIABLE
-            )));
+            let variable = Self::ENV_VARIABLE;
+            return Err(Error::UnsupportedIsa { variable, name: name.into(), best });
         }
         Ok(Self(*tier))
     }
@@ -268,7 +263,7 @@ macro_rules! multiversion {
         $visible:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block
     ) => {
         $(#[$doc])*
-        $visible fn $name(isa: $crate::kernel::isa::Isa, $($arg: $type),*) $(-> $out)? {
+        $visible fn $name(isa: $crate::isa::Isa, $($arg: $type),*) $(-> $out)? {
             #[inline(always)]
             fn portable($($arg: $type),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
@@ -282,13 +277,13 @@ macro_rules! multiversion {
                 portable($($arg),*)
             }
             match isa.tier() {
-                $crate::kernel::isa::Tier::Portable => portable($($arg),*),
+                $crate::isa::Tier::Portable => portable($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a value of `Isa` of this tier is only made on a CPU that has it.
-                $crate::kernel::isa::Tier::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Tier::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::kernel::isa::Tier::Avx512 | $crate::kernel::isa::Tier::Amx => unsafe {
+                $crate::isa::Tier::Avx512 | $crate::isa::Tier::Amx => unsafe {
                     avx512($($arg),*)
                 },
             }
@@ -298,7 +293,7 @@ macro_rules! multiversion {
 pub(super) use multiversion;
 
 /// Checks that all tiers of a list such as `avx2,avx512` are among those that a test runs.
-#[cfg(test)]
+#[cfg(any(test, feature = "emulator"))]
 fn check_required(required: &str, runs: &[&str]) -> std::result::Result<(), String> {
     for name in required.split(',').filter(|name| !name.is_empty()) {
         if !Isa::ALL.iter().any(|tier| tier.name() == name) {
