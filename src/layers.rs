@@ -78,6 +78,10 @@ fn used(text: &str) -> Vec<String> {
     let text = lines.collect::<Vec<_>>().join("\n");
     let mut paths = Vec::new();
     for (at, _) in text.match_indices("use ") {
+        let before = text[..at].rsplit('\n').next().unwrap().trim();
+        if !(before.is_empty() || before.starts_with("pub") && !before.contains(' ')) {
+            continue; // Within a text.
+        }
         paths.extend(text[at + 4..].split_once(';').map_or(Vec::new(), |(tree, _)| expand(tree)));
     }
     for start in ["crate::", "super::"] {
