@@ -142,6 +142,9 @@ pub mod report;
 /// Quick runs at an interval, their history, and a live page of it.
 pub mod monitor;
 
+/// The command line: what the binary runs.
+pub mod cli;
+
 #[cfg(test)]
 mod tests {
     use std::fs;
