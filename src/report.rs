@@ -30,7 +30,7 @@ pub use full::{ReportOptions, chart_files, markdown};
 pub(crate) use html::render;
 pub use html::{page, page_in, pair_page, verdict_page};
 pub use link::{link, link_into};
-pub use live::{live_header, live_row};
+pub use live::{live_header, live_notes, live_row, live_summary};
 pub use progress::pair_progress;
 pub use subject::subject_line;
 pub(crate) use text::{duration, metric_label};
