@@ -117,7 +117,7 @@ pub(crate) fn run(
         stress,
     };
     let stop = interruptible("waiting for the worker that measures now")?;
-    introduce(&plan);
+    let warned = introduce(&plan);
     let mut live = Live::new(stop);
     let outcome = suite::run(&plan, &mut ProgressBars::default(), &mut live);
     live.finish();
@@ -138,14 +138,14 @@ pub(crate) fn run(
     }
     let record = outcome?;
     write_table(&record, out)?;
-    Ok(conclude(&record, &path, || {
+    Ok(conclude(&record, &path, &warned, || {
         let scenarios: Vec<String> = plan.scenarios.iter().map(|one| one.id.clone()).collect();
         next::next_step(&record, &path, &words, &scenarios, &config.gate.allow_class)
     }))
 }
 
-/// What is about to be measured, and warnings if the machine is busy.
-fn introduce(plan: &Plan) {
+/// Says what is about to be measured, and whether the machine is busy; the warnings.
+fn introduce(plan: &Plan) -> Vec<String> {
     let Setup { model, quant, engine, device, generation, .. } = &plan.setup;
     let stored = if model.starts_with("synthetic:") { "f32" } else { "the stored format" };
     let isa = (engine == "native" && device == "cpu").then(Isa::from_env).and_then(|isa| isa.ok());
@@ -169,14 +169,14 @@ fn introduce(plan: &Plan) {
         blocks => format!("{blocks} processes"),
     };
     say(&format!(
-        "{}, {processes} each, {} and {} per process",
+        "{}: {processes} each, {} and {} per process",
         count(plan.scenarios.len(), "scenario"),
         count(generation.warmups, "warm-up"),
         count(generation.iters, "generation"),
     ));
-    for warning in machine::busy() {
-        say(&format!("warning: {warning}"));
-    }
+    let warnings = machine::busy();
+    warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    warnings
 }
 
 /// Writes the scenarios measured so far in the order of the suite; their number.
@@ -192,9 +192,18 @@ fn write_table(record: &Record, out: &mut dyn Write) -> std::io::Result<usize> {
 }
 
 /// Says where the record is, what is missing from it, and what comes next.
-fn conclude(record: &Record, path: &Path, next: impl FnOnce() -> String) -> Exit {
+fn conclude(
+    record: &Record,
+    path: &Path,
+    warned: &[String],
+    next: impl FnOnce() -> String,
+) -> Exit {
     let last = record.sessions.last().and_then(|session| session.conditions.last());
+    let kind = |warning: &str| warning.chars().take(5).collect::<String>();
     for warning in last.map(machine::warnings).unwrap_or_default() {
+        if warned.iter().any(|earlier| kind(earlier) == kind(&warning)) {
+            continue; // Of the same kind: the load or the waiting tasks.
+        }
         say(&format!("warning: {warning}"));
     }
     let is_stream = files::is_stream(path);

@@ -272,7 +272,8 @@ mod tests {
         read(&edited.join("\n"), &[]).unwrap();
         let table: Table = toml::from_str(&edited.join("\n")).unwrap();
         for (_, section, key, _) in SETTINGS {
-            let inner = if section.is_empty() { &table } else { table[*section].as_table().unwrap() };
+            let inner =
+                if section.is_empty() { &table } else { table[*section].as_table().unwrap() };
             assert!(inner.contains_key(*key), "[{section}] {key}");
         }
     }

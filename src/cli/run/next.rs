@@ -32,8 +32,7 @@ pub(super) fn words() -> Vec<String> {
 
 /// The command that continues a record, from the words of the one that began it.
 pub(super) fn resume_command(words: &[String], record: &Path) -> String {
-    let kept = [vec!["candlemark".to_owned()], without(words, FILES)].concat();
-    format!("{} --resume {}", command(&kept), quoted(record))
+    format!("{} --resume {}", candlemark(&without(words, FILES)), quoted(record))
 }
 
 /// The next step after a complete run: a verdict where there is a baseline; where there is none, a
@@ -48,17 +47,21 @@ pub(super) fn next_step(
     if baseline::find(Path::new("baselines"), record, allow_class).is_ok() {
         return format!("`candlemark check --record {}` judges it", quoted(path));
     }
+    let blocks = BLOCKS_NEEDED.div_ceil(SESSIONS_NEEDED).to_string();
+    let run = [without(words, ONLY_RUN), vec!["--blocks".into(), blocks]].concat();
     let promote = format!(
-        "`candlemark promote` makes a baseline of {SESSIONS_NEEDED} sessions with {BLOCKS_NEEDED} \
-         processes per scenario (`--blocks`)"
+        "for a baseline, `{}` in {SESSIONS_NEEDED} sessions, then `candlemark promote` their records",
+        candlemark(&run)
     );
     if is_repository() && check_words_for_turns(scenarios).is_ok() {
-        return format!(
-            "`{}` compares the working tree with the last commit; {promote}",
-            pair_command(words)
-        );
+        let pair = pair_command(words);
+        return format!("`{pair}` compares the working tree with the last commit; {promote}");
     }
     promote
+}
+
+fn candlemark(words: &[String]) -> String {
+    command(&[&["candlemark".to_owned()], words].concat())
 }
 
 /// The pair of the same scenarios, model and settings.
@@ -67,7 +70,7 @@ fn pair_command(words: &[String]) -> String {
     if let Some(run) = kept.iter().position(|word| word == "run") {
         kept.splice(run..=run, ["pair", "--base", "HEAD"].map(String::from));
     }
-    command(&[vec!["candlemark".to_owned()], kept].concat())
+    candlemark(&kept)
 }
 
 /// Whether this folder is in a repository that `pair` can build: that of candlemark.
