@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use crate::compare::{Finding, Judgement};
 use crate::report::subject_line;
 use crate::report::text::{MAX_MARKDOWN_CHARS, TextFormat, escape_markdown, sanitize, table};
-use crate::report::verdict::remarks::{commands, details, is_identical, next_steps};
+use crate::report::verdict::remarks::{commands, details, error_output, is_identical, next_steps};
 use crate::report::verdict::sentence::{outcome_word, statement};
-use crate::report::verdict::{build_names, by_importance, header, remarks, sentence, table_row};
+use crate::report::verdict::{build_names, by_importance, header, sentence, table_row};
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
@@ -31,7 +31,11 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
         let _ = write!(text, "\n{table}");
     }
     text.push('\n');
-    for line in remarks(judgement, command) {
+    for line in error_output(judgement) {
+        let _ = writeln!(text, "    {}", sanitize(line));
+    }
+    let lines = details(judgement).into_iter().chain(next_steps(judgement, command));
+    for line in lines.chain(commands(judgement, command)) {
         let _ = writeln!(text, "- {}", sanitize(&line));
     }
     text
@@ -89,7 +93,7 @@ fn tabulated(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
 
 /// Folded details, next steps and commands.
 fn markdown_tail(judgement: &Judgement, command: &str) -> String {
-    let mut tail = String::new();
+    let mut tail = fenced(error_output(judgement));
     let details = limit_remarks(details(judgement));
     if !details.is_empty() {
         let lines: String = details.iter().map(|line| format!("- {line}\n")).collect();
@@ -105,6 +109,23 @@ fn markdown_tail(judgement: &Judgement, command: &str) -> String {
     let commands = commands(judgement, command).join("; ");
     let _ = write!(tail, "\n{}\n", escape_markdown(&commands));
     tail
+}
+
+/// Lines of output as they are, in a code block that they cannot end.
+fn fenced(lines: &[String]) -> String {
+    let mut length = 0;
+    let fits = |line: &&String| {
+        length += line.len();
+        length <= MAX_REMARK_CHARS
+    };
+    let lines: Vec<String> = lines.iter().take_while(fits).map(|line| sanitize(line)).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let text = lines.join("\n");
+    let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(3.max(ticks + 1));
+    format!("\n<details><summary>Output</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>\n")
 }
 
 /// Remarks as Markdown. If there are too many, those in the middle are omitted: next steps and

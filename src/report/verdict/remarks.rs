@@ -10,8 +10,17 @@ use crate::workload::{Better, METRICS};
 
 /// Everything beside the table: details, next steps and commands.
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
-    let lines = details(judgement).into_iter().chain(next_steps(judgement, command));
+    let lines = error_output(judgement).iter().cloned().chain(details(judgement));
+    let lines = lines.chain(next_steps(judgement, command));
     lines.chain(commands(judgement, command)).collect()
+}
+
+/// The lines after the reason why nothing was judged, the output of a compiler for example.
+pub(super) fn error_output(judgement: &Judgement) -> &[String] {
+    match judgement.reason {
+        Some(_) => judgement.notes.get(1..).unwrap_or_default(),
+        None => &[],
+    }
 }
 
 /// Differences, notes and statistics; none where equal binaries were not measured.
@@ -24,9 +33,9 @@ pub(super) fn details(judgement: &Judgement) -> Vec<String> {
         let effect = if one.severity == Severity::Blocking { "differs" } else { "changed" };
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
-    // The sentence already gives the reason.
-    let given = usize::from(judgement.reason.is_some());
-    lines.extend(judgement.notes.iter().skip(given).cloned());
+    if judgement.reason.is_none() {
+        lines.extend(judgement.notes.iter().cloned());
+    }
     lines.extend(judgement.pair.as_ref().and_then(cost_summary));
     lines.extend(judgement.findings.iter().filter_map(reference_conflict));
     lines.extend(judgement.drift.iter().map(since_release));
