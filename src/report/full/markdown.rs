@@ -142,7 +142,8 @@ fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
         }
         Block::Details { summary, state, table, .. } => {
             // GitHub takes no Markdown here; others might.
-            let literal = |text| html(text).replace('[', "&#91;").replace('`', "&#96;");
+            let literal =
+                |text| html(text).replace('[', "&#91;").replace(']', "&#93;").replace('`', "&#96;");
             let (summary, state) = (literal(summary), literal(state));
             format!(
                 "<details><summary><b>{summary}</b> {state}</summary>\n\n{}\n</details>\n",
