@@ -61,7 +61,7 @@ fn texts(document: &Document) -> Vec<String> {
     let blocks = document.sections.iter().flat_map(|section| &section.blocks);
     blocks
         .flat_map(|block| match block {
-            Block::Paragraph { text } | Block::Note { text, .. } => vec![text],
+            Block::Paragraph { text } => vec![text],
             Block::List { items } => items.iter().collect(),
             Block::Table { table } => of(table),
             Block::Details { summary, state, table, .. } => {

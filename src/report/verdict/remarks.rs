@@ -109,6 +109,11 @@ fn undetectable_note(judgement: &Judgement) -> Option<String> {
     (!named.is_empty()).then(|| format!("this run could not detect {}{more}", named.join(", ")))
 }
 
+/// The next step towards a verdict.
+pub(in crate::report) fn first_step(judgement: &Judgement, command: &str) -> Option<String> {
+    next_steps(judgement, command).into_iter().next()
+}
+
 /// Next steps.
 fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
