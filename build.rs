@@ -1,5 +1,6 @@
 //! Stamps the build with commit, compiler, flags, features and lock file. Unknown values are empty
-//! strings; a missing git or lock file never fails a build. `src/machine/stamp.rs` reads the stamps.
+//! strings; a missing git or lock file never fails a build. `src/machine/stamp.rs` reads the
+//! stamps.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -49,8 +50,8 @@ fn main() {
 }
 
 /// Links clang's OpenMP under the name of gcc's. llama-cpp-sys-2 links gcc's `libgomp` whatever
-/// compiled ggml, but clang's code needs `libomp`, which also exports gcc's symbols. With both in one
-/// program, each would have a thread pool. With gcc, or without libomp, there is nothing to do.
+/// compiled ggml, but clang's code needs `libomp`, which also exports gcc's symbols. With both in
+/// one program, each would have a thread pool. With gcc, or without libomp, there is nothing to do.
 fn link_clang_openmp() {
     println!("cargo::rerun-if-env-changed=CC");
     let clang = variable("CC");

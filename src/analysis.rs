@@ -23,53 +23,56 @@ use serde::Serialize;
 
 use crate::record::Record;
 
-pub use advice::{
-    Advice, BATCH_GAIN, BATCH_TOK_S, BatchAdvice, BatchStep, CONTEXT_RETENTION, CategoryBatch,
-    ContextAdvice, ContextEnd, MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice,
+pub(crate) use advice::{
+    Advice, BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, ContextAdvice, ContextEnd,
+    MEMORY_HEADROOM, MEMORY_STEP_BYTES, MemoryAdvice, NoAdvice,
 };
-pub use batches::{BatchRow, Category};
-pub use context::{Context, ContextRow};
-pub use grid::{Grid, GridRow, KernelProfile, StepCurve, StepPoint};
-pub use pipelines::{PipelineRow, QualityRow};
-pub use requests::{ApiRow, Consistency, Latency};
-pub use resources::{ResourceRow, Resources};
-pub use score::{MIN_SCORE_PARTS, Score, ScorePart, ScorePartKind};
-pub use stress::{RequestCounts, StressRow};
-pub use target_results::{
-    TargetResult, TargetSummary, TargetVerdict, Unmeasurable, evaluate_targets, summarise,
+pub(crate) use batches::{BatchRow, Category};
+pub(crate) use context::{Context, ContextRow};
+pub(crate) use grid::{Grid, GridRow, KernelProfile};
+pub(crate) use pipelines::{PipelineRow, QualityRow};
+pub(crate) use requests::{ApiRow, Consistency, Latency};
+pub(crate) use resources::{ResourceRow, Resources};
+pub(crate) use score::{MIN_SCORE_PARTS, Score, ScorePartKind};
+pub(crate) use stress::StressRow;
+pub(crate) use target_results::{
+    TargetResult, TargetVerdict, Unmeasurable, evaluate_targets, summarise,
 };
-pub use targets::{Expected, QuantClass, Reference, Target, TargetUnit, Targets, Topic};
-pub use values::{CaseState, Distribution, Reading, Spread, SpreadOver, pooled, reading, spread};
+pub use targets::Targets;
+pub(crate) use targets::{Reference, Target, Topic};
+#[cfg(test)]
+pub(crate) use values::spread;
+pub(crate) use values::{CaseState, Distribution, Reading, Spread};
 
 /// All derived data of one record. Parts whose scenarios are not in the record are `None` or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Analysis {
     /// Prompt and answer lengths, `grid/S1` to `grid/S6`.
-    pub grid: Option<Grid>,
+    pub(crate) grid: Option<Grid>,
     /// Time per kernel, `profile/answer`.
-    pub kernels: Option<KernelProfile>,
+    pub(crate) kernels: Option<KernelProfile>,
     /// Context depths, `context/<depth>`.
-    pub context: Option<Context>,
+    pub(crate) context: Option<Context>,
     /// Batch sizes, `<category>/b<size>`.
-    pub categories: Vec<Category>,
+    pub(crate) categories: Vec<Category>,
     /// Latency percentiles of every scenario that generates.
-    pub latencies: Vec<Latency>,
+    pub(crate) latencies: Vec<Latency>,
     /// Kinds of requests, `api/*`.
-    pub api: Vec<ApiRow>,
+    pub(crate) api: Vec<ApiRow>,
     /// One request many times, `consistency/*`.
-    pub consistency: Vec<Consistency>,
+    pub(crate) consistency: Vec<Consistency>,
     /// Requests under a memory limit, `stress/*`.
-    pub stress: Vec<StressRow>,
+    pub(crate) stress: Vec<StressRow>,
     /// Document sets, `pipelines/*`.
-    pub pipelines: Vec<PipelineRow>,
+    pub(crate) pipelines: Vec<PipelineRow>,
     /// Agreement with the f32 definition, `quality/*`.
-    pub quality: Vec<QualityRow>,
+    pub(crate) quality: Vec<QualityRow>,
     /// Utilization, power, memory and roofline fraction of every scenario.
-    pub resources: Resources,
+    pub(crate) resources: Resources,
     /// Recommended batch size, context and memory.
-    pub advice: Advice,
+    pub(crate) advice: Advice,
     /// One number from 0 to 10.
-    pub score: Score,
+    pub(crate) score: Score,
 }
 
 impl Analysis {

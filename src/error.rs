@@ -174,8 +174,8 @@ impl Error {
         }
     }
 
-    /// The same error for a file that the user named: one that cannot be read, or is of another kind,
-    /// is a usage error. A file that candlemark found by itself is damaged instead.
+    /// The same error for a file that the user named: one that cannot be read, or is of another
+    /// kind, is a usage error. A file that candlemark found by itself is damaged instead.
     #[must_use]
     pub fn of_named_file(self) -> Self {
         let is_wrong_file = match &self {
@@ -258,8 +258,8 @@ pub fn quoted(word: impl AsRef<OsStr>) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A command line quoted for a POSIX shell. The first word is the program, such as `cargo bench --`,
-/// and is not quoted.
+/// A command line quoted for a POSIX shell. The first word is the program and is not quoted: it may
+/// be `cargo bench --`.
 ///
 /// ```
 /// let words = ["cargo bench --", "code b4"].map(String::from);

@@ -13,12 +13,14 @@ mod rule;
 mod rules;
 
 pub use calibrate::{NoiseEstimates, calibrate};
-pub use evaluation::{Columns, EnvironmentResult, Evaluation, PoolResult, ReplayPlan, evaluate};
-pub use figures::{
-    Bound, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS, GateTarget, GateTargetResult,
-    GateTargetStatus, Proportion, SUITE_SCENARIOS,
+pub(crate) use evaluation::EnvironmentResult;
+pub use evaluation::{Evaluation, ReplayPlan, evaluate};
+pub(crate) use figures::{
+    Bound, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS, GateTargetResult, GateTargetStatus,
+    Proportion, SUITE_SCENARIOS,
 };
-pub use rules::{RULES, Rule, rules};
+pub(crate) use rules::RULES;
+pub use rules::{Rule, rules};
 
 #[cfg(test)]
 mod simulated;

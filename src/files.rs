@@ -24,8 +24,8 @@ pub use write::{Draft, check, folder_of, is_stdout, is_stream, write, write_with
 
 use temporary::remove_leftovers;
 
-/// The build folder, where runs and pages are stored. Chosen as Criterion does, so that both use the
-/// same one: `CARGO_TARGET_DIR`, the folder that `cargo metadata` names, or `target`.
+/// The build folder, where runs and pages are stored. Chosen as Criterion does, so that both use
+/// the same one: `CARGO_TARGET_DIR`, the folder that `cargo metadata` names, or `target`.
 pub fn build_folder() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = || match std::env::var_os("CARGO_TARGET_DIR") {

@@ -34,7 +34,8 @@
 //! # Judge records
 //!
 //! [`compare::judge`] compares a record with a baseline: pure, so that the same two records always
-//! give the same verdicts. A regression must be both significant and larger than the metric's limit.
+//! give the same verdicts. A regression must be both significant and larger than the metric's
+//! limit.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -73,7 +74,8 @@
 //!
 //! # Modules
 //!
-//! The modules are listed in reading order. A module uses only modules above it; a test checks that.
+//! The modules are listed in reading order. A module uses only modules above it; a test checks
+//! that.
 
 /// The error type of the library, and the classes that exit statuses follow from.
 pub mod error;
@@ -141,6 +143,9 @@ pub mod report;
 
 /// Quick runs at an interval, their history, and a live page of it.
 pub mod monitor;
+
+/// The command line: what the binary runs.
+pub mod cli;
 
 #[cfg(test)]
 mod tests {

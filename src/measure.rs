@@ -52,30 +52,30 @@ impl Sample {
     /// with t_1 the instant at which all sequences have their first token;
     /// `decode_tok_s_aggregate` counts the whole batch.
     fn new(
-        made: &GenerationOutput,
+        output: &GenerationOutput,
         prompt_tokens: usize,
         tokenize: Duration,
         around: Duration,
     ) -> Self {
         let seconds = |duration: &Duration| duration.as_secs_f64();
-        let ttft_seq_s: Vec<f64> = made.ttft.iter().map(seconds).collect();
-        let steps_s: Vec<f64> = made.steps.iter().map(seconds).collect();
+        let ttft_seq_s: Vec<f64> = output.ttft.iter().map(seconds).collect();
+        let steps_s: Vec<f64> = output.steps.iter().map(seconds).collect();
         let mut values = BTreeMap::from([
             (metric::TTFT_S, ttft_seq_s.iter().sum::<f64>() / ttft_seq_s.len() as f64),
-            (metric::PREFILL_S, seconds(&made.prefill)),
-            (metric::PREFILL_TOK_S, prompt_tokens as f64 / seconds(&made.prefill)),
-            (metric::E2E_S, seconds(&made.total)),
+            (metric::PREFILL_S, seconds(&output.prefill)),
+            (metric::PREFILL_TOK_S, prompt_tokens as f64 / seconds(&output.prefill)),
+            (metric::E2E_S, seconds(&output.total)),
             (metric::TOKENIZE_S, seconds(&tokenize)),
         ]);
         if !steps_s.is_empty() {
             let decode: f64 = steps_s.iter().sum();
-            let generated: usize = made.ids.iter().map(|ids| ids.len() - 1).sum();
+            let generated: usize = output.ids.iter().map(|ids| ids.len() - 1).sum();
             // With different lengths the batch shrinks on the way, and a rate has no batch size.
-            if made.ids.windows(2).all(|pair| pair[0].len() == pair[1].len()) {
+            if output.ids.windows(2).all(|pair| pair[0].len() == pair[1].len()) {
                 values.insert(metric::DECODE_TOK_S_AGGREGATE, generated as f64 / decode);
                 values.insert(
                     metric::DECODE_TOK_S,
-                    generated as f64 / made.ids.len() as f64 / decode,
+                    generated as f64 / output.ids.len() as f64 / decode,
                 );
             }
             values.insert(metric::TPOT_S, decode / steps_s.len() as f64);
@@ -91,9 +91,9 @@ impl Sample {
             values,
             steps_s,
             ttft_seq_s,
-            ids: made.ids.clone(),
-            finite: made.is_finite,
-            total: made.total,
+            ids: output.ids.clone(),
+            finite: output.is_finite,
+            total: output.total,
             around,
         }
     }
@@ -241,10 +241,10 @@ impl Trial {
             injection: self.injection,
         };
         let start = Instant::now();
-        let made = engine::generate(engine.decoder.as_mut(), &request)?;
+        let output = engine::generate(engine.decoder.as_mut(), &request)?;
         let around = start.elapsed();
         let prompt_tokens = self.ids.iter().map(Vec::len).sum();
-        let mut sample = Sample::new(&made, prompt_tokens, tokenize, around);
+        let mut sample = Sample::new(&output, prompt_tokens, tokenize, around);
         if self.prompts.is_empty() {
             sample.values.remove(metric::TOKENIZE_S);
         }

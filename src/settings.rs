@@ -1,6 +1,6 @@
-//! The configuration: `candlemark.toml`, environment variables, and the settings of a run. Every key
-//! is optional; an unknown one is an error that suggests the nearest. A flag overrides a variable,
-//! which overrides the file. Does not know what a setting does.
+//! The configuration: `candlemark.toml`, environment variables, and the settings of a run. Every
+//! key is optional; an unknown one is an error that suggests the nearest. A flag overrides a
+//! variable, which overrides the file. Does not know what a setting does.
 
 mod threads;
 mod variables;
@@ -35,8 +35,8 @@ pub struct Config {
     pub suite: SuiteConfig,
     /// When a change is a regression.
     pub gate: GateConfig,
-    /// Labels of a run, `name = "value"`: flags of a server, for example. Kept in the record, shown by
-    /// `candlemark compare`, ignored by verdicts.
+    /// Labels of a run, `name = "value"`: flags of a server, for example. Kept in the record, shown
+    /// by `candlemark compare`, ignored by verdicts.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -287,8 +287,8 @@ pub struct GateConfig {
     pub fail_on: Option<String>,
     /// Machine classes whose baselines are accepted for another class, `this = "that"`.
     pub allow_class: BTreeMap<String, String>,
-    /// Scenarios of the base that were removed on purpose, with the reason: `"code/b16" = "merged into
-    /// code/b8"`. Any other missing scenario makes the exit status 4.
+    /// Scenarios of the base that were removed on purpose, with the reason: `"code/b16" = "merged
+    /// into code/b8"`. Any other missing scenario makes the exit status 4.
     pub removed: BTreeMap<String, String>,
 }
 
@@ -296,8 +296,8 @@ impl Config {
     /// Reads a configuration file, overridden by environment variables.
     ///
     /// # Errors
-    /// When the file cannot be read or is not TOML, or the file or a variable has an unknown key (the
-    /// message suggests the nearest) or a value out of its range.
+    /// When the file cannot be read or is not TOML, or the file or a variable has an unknown key
+    /// (the message suggests the nearest) or a value out of its range.
     pub fn read(
         path: Option<&Path>,
         variables: impl Iterator<Item = (OsString, OsString)>,
@@ -307,7 +307,8 @@ impl Config {
             let text = std::fs::read_to_string(path)
                 .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())?;
             let invalid = |why| Error::Invalid { path: path.into(), why }.of_named_file();
-            Self::parse(&text).map_err(invalid)?; // Without variables: errors quote the file's lines.
+            // Without variables, so that errors quote the file's lines.
+            Self::parse(&text).map_err(invalid)?;
             table = toml::from_str(&text).expect("it was parsed before");
         }
         variables::overlay(&mut table, variables)?;

@@ -278,8 +278,8 @@ impl Scenario {
         !self.extended && matches!(self.task(), Task::Generate | Task::Depth | Task::Items)
     }
 
-    /// The prompts of a category's batch, one per sequence, distinct from the first token on; none for
-    /// other inputs.
+    /// The prompts of a category's batch, one per sequence, distinct from the first token on; none
+    /// for other inputs.
     ///
     /// Sequence 0 has a prompt as it is. The others are prefixed with their number: equal sequences
     /// would share caches, and route to the same experts.

@@ -11,37 +11,36 @@ use super::values::{CaseState, valid_median};
 use crate::record::Record;
 
 /// Smallest gain of the aggregate rate, as a share, for which a larger batch is recommended.
-pub const BATCH_GAIN: f64 = 0.10;
+pub(crate) const BATCH_GAIN: f64 = 0.10;
 
 /// Tokens per second that each sequence must keep: about human reading speed.
-pub const BATCH_TOK_S: f64 = 5.0;
+pub(crate) const BATCH_TOK_S: f64 = 5.0;
 
 /// The share of the decode rate at depth 0 that a context must keep.
-pub const CONTEXT_RETENTION: f64 = 0.5;
+pub(crate) const CONTEXT_RETENTION: f64 = 0.5;
 
 /// Recommended memory as a multiple of the largest measured peak.
-pub const MEMORY_HEADROOM: f64 = 1.2;
+pub(crate) const MEMORY_HEADROOM: f64 = 1.2;
 
 /// Memory is rounded up to multiples of this: 256 MiB.
-pub const MEMORY_STEP_BYTES: u64 = 256 << 20;
+pub(crate) const MEMORY_STEP_BYTES: u64 = 256 << 20;
 
 /// The recommendations of a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Advice {
-    /// Sequences per batch.
-    pub batch: Result<BatchAdvice, NoAdvice>,
+pub(crate) struct Advice {
+    pub(crate) batch: Result<BatchAdvice, NoAdvice>,
     /// Tokens of context.
-    pub context: Result<ContextAdvice, NoAdvice>,
+    pub(crate) context: Result<ContextAdvice, NoAdvice>,
     /// Memory of the process.
-    pub memory: Result<MemoryAdvice, NoAdvice>,
+    pub(crate) memory: Result<MemoryAdvice, NoAdvice>,
     /// Memory of the device.
-    pub device_memory: Result<MemoryAdvice, NoAdvice>,
+    pub(crate) device_memory: Result<MemoryAdvice, NoAdvice>,
 }
 
 /// Why there is no advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NoAdvice {
+pub(crate) enum NoAdvice {
     /// No category has valid rates at two batch sizes.
     NoBatches,
     /// Even a single sequence is slower than [`BATCH_TOK_S`].
@@ -60,58 +59,54 @@ pub enum NoAdvice {
 /// batches by at least [`BATCH_GAIN`] and in which each sequence still decodes [`BATCH_TOK_S`]; if
 /// there is none, the smallest batch measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BatchAdvice {
-    /// Sequences per batch.
-    pub batch: usize,
+pub(crate) struct BatchAdvice {
+    pub(crate) batch: usize,
     /// The supporting rates.
-    pub categories: Vec<CategoryBatch>,
+    pub(crate) categories: Vec<CategoryBatch>,
 }
 
 /// The recommended batch size of one category.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct CategoryBatch {
-    /// Its name.
-    pub category: String,
-    /// Sequences per batch.
-    pub batch: usize,
+pub(crate) struct CategoryBatch {
+    pub(crate) category: String,
+    pub(crate) batch: usize,
     /// The valid batch sizes, in ascending order.
-    pub steps: Vec<BatchStep>,
+    pub(crate) steps: Vec<BatchStep>,
 }
 
 /// One batch size.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct BatchStep {
-    /// Sequences.
-    pub batch: usize,
+pub(crate) struct BatchStep {
+    pub(crate) batch: usize,
     /// Tokens per second of the whole batch.
-    pub aggregate_tok_s: f64,
+    pub(crate) aggregate_tok_s: f64,
     /// Tokens per second of each sequence.
-    pub sequence_tok_s: f64,
+    pub(crate) sequence_tok_s: f64,
     /// Gain of the aggregate rate over the best of all smaller batches, as a share; `None` for the
     /// smallest.
-    pub gain: Option<f64>,
+    pub(crate) gain: Option<f64>,
     /// Whether it meets both conditions.
-    pub worth_it: bool,
+    pub(crate) worth_it: bool,
 }
 
 /// The largest depth at which decoding, here and at every smaller measured depth, keeps
 /// [`CONTEXT_RETENTION`] of its rate at depth 0. Without depths with YaRN, which changes the model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ContextAdvice {
+pub(crate) struct ContextAdvice {
     /// Tokens.
-    pub depth: usize,
+    pub(crate) depth: usize,
     /// Decode rate as a share of that at depth 0.
-    pub retention: f64,
+    pub(crate) retention: f64,
     /// Tokens per second there.
-    pub decode_tok_s: f64,
+    pub(crate) decode_tok_s: f64,
     /// What limits it.
-    pub end: ContextEnd,
+    pub(crate) end: ContextEnd,
 }
 
 /// What limits the recommended context.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ContextEnd {
+pub(crate) enum ContextEnd {
     /// The largest measured depth; a deeper one may be fine.
     NotMeasured,
     /// The next depth keeps too little.
@@ -134,18 +129,18 @@ pub enum ContextEnd {
 /// [`MEMORY_STEP_BYTES`]. Without stress, which fills memory on purpose, and without quality and
 /// traces, which hold more than the model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct MemoryAdvice {
+pub(crate) struct MemoryAdvice {
     /// Recommended memory.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The largest peak.
-    pub peak_bytes: f64,
+    pub(crate) peak_bytes: f64,
     /// Its scenario.
-    pub id: String,
+    pub(crate) id: String,
 }
 
 impl Advice {
     /// The advice of a record.
-    pub fn of(record: &Record) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         Self {
             batch: batch(&batches::categories(record)),
             context: context(Context::of(record).as_ref()),

@@ -7,39 +7,33 @@ use crate::record::{Case, Record};
 
 /// A category and its batch sizes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Category {
-    /// Its name.
-    pub name: String,
+pub(crate) struct Category {
+    pub(crate) name: String,
     /// In ascending order of batch size.
-    pub batches: Vec<BatchRow>,
+    pub(crate) batches: Vec<BatchRow>,
 }
 
 /// One batch size of a category.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BatchRow {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
-    /// Sequences.
-    pub batch: usize,
+pub(crate) struct BatchRow {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
+    pub(crate) batch: usize,
     /// Tokens generated per sequence.
-    pub new_tokens: usize,
+    pub(crate) new_tokens: usize,
     /// Tokens per second of the whole batch.
-    pub aggregate_tok_s: Option<Spread>,
+    pub(crate) aggregate_tok_s: Option<Spread>,
     /// Tokens per second of each sequence.
-    pub sequence_tok_s: Option<Spread>,
+    pub(crate) sequence_tok_s: Option<Spread>,
     /// The aggregate rate as a share of batch size times the rate of batch 1: 1 is linear scaling.
     /// `None` where either rate was not measured or is invalid.
-    pub efficiency: Option<f64>,
+    pub(crate) efficiency: Option<f64>,
     /// Seconds to the first token, the mean over sequences.
-    pub ttft_s: Option<Spread>,
-    /// Prompt tokens per second.
-    pub prefill_tok_s: Option<Spread>,
-    /// Seconds to the last token.
-    pub e2e_s: Option<Spread>,
+    pub(crate) ttft_s: Option<Spread>,
+    pub(crate) prefill_tok_s: Option<Spread>,
+    pub(crate) e2e_s: Option<Spread>,
     /// High-water mark.
-    pub peak_rss_bytes: Reading,
+    pub(crate) peak_rss_bytes: Reading,
 }
 
 impl BatchRow {

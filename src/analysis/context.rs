@@ -12,53 +12,51 @@ use crate::stats::LineFit;
 
 /// The scenarios `context/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Context {
+pub(crate) struct Context {
     /// By depth, first without YaRN, then with it.
-    pub rows: Vec<ContextRow>,
+    pub(crate) rows: Vec<ContextRow>,
     /// Slope of the step time over depth, in seconds per token of depth; one point per process and
     /// depth.
-    pub step_growth: Option<LineFit>,
+    pub(crate) step_growth: Option<LineFit>,
     /// The same with YaRN.
-    pub step_growth_extended: Option<LineFit>,
+    pub(crate) step_growth_extended: Option<LineFit>,
 }
 
 /// One depth.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ContextRow {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
+pub(crate) struct ContextRow {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
     /// Tokens in the cache before the prompt.
-    pub depth: usize,
+    pub(crate) depth: usize,
     /// With YaRN.
-    pub extended: bool,
+    pub(crate) extended: bool,
     /// Tokens prefilled at this depth.
-    pub prompt_tokens: Option<usize>,
+    pub(crate) prompt_tokens: Option<usize>,
     /// Tokens generated at this depth.
-    pub new_tokens: usize,
+    pub(crate) new_tokens: usize,
     /// Decode rate at this depth.
-    pub decode_tok_s: Option<Spread>,
+    pub(crate) decode_tok_s: Option<Spread>,
     /// Prefill rate at this depth.
-    pub prefill_tok_s: Option<Spread>,
+    pub(crate) prefill_tok_s: Option<Spread>,
     /// Seconds of one step at this depth.
-    pub tpot_s: Option<Spread>,
+    pub(crate) tpot_s: Option<Spread>,
     /// The decode rate as a share of that at depth 0 of the same kind; `None` unless both are
     /// valid.
-    pub decode_retention: Option<f64>,
+    pub(crate) decode_retention: Option<f64>,
     /// The same for prefill.
-    pub prefill_retention: Option<f64>,
+    pub(crate) prefill_retention: Option<f64>,
     /// Bytes of the KV cache computed from its shape.
-    pub kv_bytes_expected: Reading,
+    pub(crate) kv_bytes_expected: Reading,
     /// Bytes of the KV cache that the engine allocated.
-    pub kv_bytes_held: Reading,
+    pub(crate) kv_bytes_held: Reading,
     /// Peak memory of the process minus its memory after loading.
-    pub peak_delta_bytes: Reading,
+    pub(crate) peak_delta_bytes: Reading,
 }
 
 impl Context {
     /// The depths of a record; `None` where it has no such scenario.
-    pub fn of(record: &Record) -> Option<Self> {
+    pub(crate) fn of(record: &Record) -> Option<Self> {
         let mut cases: Vec<Depth> = in_group(record, "context").filter_map(Depth::of).collect();
         cases.sort_by_key(|depth| (depth.extended, depth.depth));
         (!cases.is_empty()).then(|| Self {

@@ -15,82 +15,75 @@ use crate::stats::LineFit;
 
 /// The scenarios `grid/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Grid {
+pub(crate) struct Grid {
     /// In the order of the record.
-    pub rows: Vec<GridRow>,
+    pub(crate) rows: Vec<GridRow>,
     /// Slope of TTFT over prompt length, in seconds per prompt token; one point per process and
     /// scenario.
-    pub ttft_growth: Option<LineFit>,
+    pub(crate) ttft_growth: Option<LineFit>,
     /// The same for the prefill time.
-    pub prefill_growth: Option<LineFit>,
+    pub(crate) prefill_growth: Option<LineFit>,
     /// Coefficient of variation of the scenarios' decode rates; `None` below two scenarios.
-    pub decode_cv: Option<f64>,
+    pub(crate) decode_cv: Option<f64>,
     /// Step times of the longest answer.
-    pub steps: Option<StepCurve>,
+    pub(crate) steps: Option<StepCurve>,
     /// Seconds to load the model: median over the valid scenarios of the grid.
-    pub load_s: Reading,
+    pub(crate) load_s: Reading,
     /// Seconds of quantizing and packing: median over all valid scenarios that traced it.
-    pub pack_s: Reading,
+    pub(crate) pack_s: Reading,
     /// First request of a fresh process, of the scenario with the shortest prompt, in seconds.
-    pub cold_ttft_s: Reading,
+    pub(crate) cold_ttft_s: Reading,
     /// Largest of the valid scenarios.
-    pub peak_rss_bytes: Reading,
+    pub(crate) peak_rss_bytes: Reading,
     /// Largest of the valid scenarios.
-    pub peak_device_bytes: Reading,
+    pub(crate) peak_device_bytes: Reading,
 }
 
 /// One scenario of the grid.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct GridRow {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
-    /// Tokens read.
-    pub prompt_tokens: Option<usize>,
-    /// Tokens generated.
-    pub new_tokens: usize,
-    /// Seconds to the first token.
-    pub ttft_s: Option<Spread>,
+pub(crate) struct GridRow {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
+    pub(crate) prompt_tokens: Option<usize>,
+    pub(crate) new_tokens: usize,
+    pub(crate) ttft_s: Option<Spread>,
     /// Tokens per second after it.
-    pub decode_tok_s: Option<Spread>,
-    /// Prompt tokens per second.
-    pub prefill_tok_s: Option<Spread>,
+    pub(crate) decode_tok_s: Option<Spread>,
+    pub(crate) prefill_tok_s: Option<Spread>,
     /// Seconds of prefill.
-    pub prefill_s: Option<Spread>,
+    pub(crate) prefill_s: Option<Spread>,
     /// First request of a fresh process, in seconds.
-    pub cold_ttft_s: Reading,
+    pub(crate) cold_ttft_s: Reading,
     /// High-water mark.
-    pub peak_rss_bytes: Reading,
+    pub(crate) peak_rss_bytes: Reading,
 }
 
 /// Times of the decode steps of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StepCurve {
-    /// The scenario.
-    pub id: String,
+pub(crate) struct StepCurve {
+    pub(crate) id: String,
     /// Prompt tokens: step 1 is at the position after them.
-    pub prompt_tokens: usize,
+    pub(crate) prompt_tokens: usize,
     /// Number of answers in the median.
-    pub samples: usize,
+    pub(crate) samples: usize,
     /// In the order of steps.
-    pub points: Vec<StepPoint>,
+    pub(crate) points: Vec<StepPoint>,
 }
 
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct StepPoint {
+pub(crate) struct StepPoint {
     /// Step 1 generates the second token.
-    pub step: usize,
+    pub(crate) step: usize,
     /// Median over answers.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// Its inverse: tokens per second of one sequence.
-    pub tok_s: f64,
+    pub(crate) tok_s: f64,
 }
 
 impl Grid {
     /// The grid of a record; `None` where it has no such scenario.
-    pub fn of(record: &Record) -> Option<Self> {
+    pub(crate) fn of(record: &Record) -> Option<Self> {
         let cases: Vec<&Case> = in_group(record, "grid").map(|(case, _)| case).collect();
         let grid = || cases.iter().copied();
         let first = *cases.first()?;
@@ -151,7 +144,7 @@ impl StepCurve {
 
     /// For each step the median over the case's answers; late steps have fewer answers if answers
     /// may end early. `None` where no steps are stored.
-    pub fn of(case: &Case) -> Option<Self> {
+    pub(crate) fn of(case: &Case) -> Option<Self> {
         let answers: Vec<&Vec<f64>> = case.blocks.iter().flat_map(|block| &block.steps_s).collect();
         let longest = answers.iter().map(|steps| steps.len()).max().filter(|steps| *steps > 0)?;
         let point = |i: usize| {
@@ -168,28 +161,26 @@ impl StepCurve {
 
 /// Where the time of an answer goes, reading its prompt included, traced: `profile/answer`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct KernelProfile {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
+pub(crate) struct KernelProfile {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
     /// Share of the time that is spent in kernels.
-    pub kernel_share: Reading,
+    pub(crate) kernel_share: Reading,
     /// Seconds between kernels, for each.
-    pub kernel_overhead_s: Reading,
+    pub(crate) kernel_overhead_s: Reading,
     /// Kernels in a step.
-    pub kernels_per_step: Reading,
+    pub(crate) kernels_per_step: Reading,
     /// Seconds of an empty parallel region.
-    pub region_overhead_s: Reading,
+    pub(crate) region_overhead_s: Reading,
     /// Seconds of quantising and packing.
-    pub pack_s: Reading,
+    pub(crate) pack_s: Reading,
     /// Kernels by name with their share of the time, from the largest on.
-    pub shares: Vec<(String, f64)>,
+    pub(crate) shares: Vec<(String, f64)>,
 }
 
 impl KernelProfile {
     /// Of a record; `None` where nothing was traced.
-    pub fn of(record: &Record) -> Option<Self> {
+    pub(crate) fn of(record: &Record) -> Option<Self> {
         let case = record.case("profile/answer")?;
         Some(Self {
             id: case.id.clone(),

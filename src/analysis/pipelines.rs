@@ -11,41 +11,37 @@ use crate::record::{Case, Record};
 
 /// One pipeline, `pipelines/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PipelineRow {
-    /// The scenario.
-    pub id: String,
+pub(crate) struct PipelineRow {
+    pub(crate) id: String,
     /// The id without its first segment: `classification`, `rag`, ...
-    pub name: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
+    pub(crate) name: String,
+    pub(crate) state: CaseState,
     /// Documents, chunks or questions per pass.
-    pub items: Option<usize>,
-    /// Sequences per batch.
-    pub batch: usize,
+    pub(crate) items: Option<usize>,
+    pub(crate) batch: usize,
     /// Tokens generated per item.
-    pub new_tokens: usize,
+    pub(crate) new_tokens: usize,
     /// Items per minute.
-    pub items_per_min: Option<Spread>,
+    pub(crate) items_per_min: Option<Spread>,
     /// Chunks embedded per minute.
-    pub chunks_per_min: Option<Spread>,
+    pub(crate) chunks_per_min: Option<Spread>,
     /// Seconds to build the index.
-    pub index_s: Option<Spread>,
+    pub(crate) index_s: Option<Spread>,
     /// Seconds to embed the question.
-    pub embed_s: Option<Spread>,
+    pub(crate) embed_s: Option<Spread>,
     /// Seconds to search.
-    pub search_s: Option<Spread>,
+    pub(crate) search_s: Option<Spread>,
     /// Seconds to assemble the context.
-    pub assemble_s: Option<Spread>,
-    /// Seconds to the first token.
-    pub ttft_s: Option<Spread>,
+    pub(crate) assemble_s: Option<Spread>,
+    pub(crate) ttft_s: Option<Spread>,
     /// Seconds to answer.
-    pub answer_s: Option<Spread>,
+    pub(crate) answer_s: Option<Spread>,
     /// Seconds from the question, or the first item, to the last token.
-    pub e2e_s: Option<Spread>,
+    pub(crate) e2e_s: Option<Spread>,
     /// `e2e_s` of simple questions, which one passage answers.
-    pub e2e_simple_s: Option<Spread>,
+    pub(crate) e2e_simple_s: Option<Spread>,
     /// `e2e_s` of complex questions.
-    pub e2e_complex_s: Option<Spread>,
+    pub(crate) e2e_complex_s: Option<Spread>,
 }
 
 /// The pipelines of a record.
@@ -74,26 +70,24 @@ pub(super) fn pipelines(record: &Record) -> Vec<PipelineRow> {
 
 /// One set of texts, `quality/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct QualityRow {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
+pub(crate) struct QualityRow {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
     /// Labels of the case; `reference` is what it is compared with.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Tokens scored.
-    pub tokens: Option<usize>,
+    pub(crate) tokens: Option<usize>,
     /// Share of positions at which the most likely token equals that of f32.
-    pub top1_agreement: Reading,
+    pub(crate) top1_agreement: Reading,
     /// Kullback-Leibler divergence from f32, in nats per token.
-    pub kl_nats: Reading,
+    pub(crate) kl_nats: Reading,
     /// Perplexity of the model as stored.
-    pub perplexity: Reading,
+    pub(crate) perplexity: Reading,
     /// Perplexity of the f32 reference.
-    pub perplexity_f32: Reading,
+    pub(crate) perplexity_f32: Reading,
     /// `perplexity` divided by `perplexity_f32`: 1 is no loss. `None` where either was not measured
     /// or the case is invalid.
-    pub perplexity_ratio: Option<f64>,
+    pub(crate) perplexity_ratio: Option<f64>,
 }
 
 /// The quality scenarios of a record.

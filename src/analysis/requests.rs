@@ -13,19 +13,15 @@ use crate::workload::Task;
 /// Latencies of one scenario over every sequence, step and answer of all processes. Scenarios are
 /// not pooled, because their prompt lengths differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Latency {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
-    /// Sequences per batch.
-    pub batch: usize,
+pub(crate) struct Latency {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
+    pub(crate) batch: usize,
     /// Seconds to the first token of each sequence; of each sample where sequences are not stored.
-    pub ttft_s: Option<Distribution>,
+    pub(crate) ttft_s: Option<Distribution>,
     /// Inter-token latency in seconds.
-    pub step_s: Option<Distribution>,
-    /// Seconds to the last token.
-    pub e2e_s: Option<Distribution>,
+    pub(crate) step_s: Option<Distribution>,
+    pub(crate) e2e_s: Option<Distribution>,
 }
 
 /// The latencies of every scenario that answers prompts and has samples.
@@ -63,32 +59,28 @@ fn latency(case: &Case) -> Latency {
 
 /// One kind of request, `api/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ApiRow {
-    /// The scenario.
-    pub id: String,
+pub(crate) struct ApiRow {
+    pub(crate) id: String,
     /// The id without its first segment: `completion`, `chat`, ...
-    pub name: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
+    pub(crate) name: String,
+    pub(crate) state: CaseState,
     /// Prompt tokens, including those of the template.
-    pub prompt_tokens: Option<usize>,
+    pub(crate) prompt_tokens: Option<usize>,
     /// Measured requests.
-    pub requests: usize,
+    pub(crate) requests: usize,
     /// Seconds from the start to the last token, the mean over requests, which are all alike.
     /// `None` for a case that is not valid; so are the other means.
-    pub mean_e2e_s: Option<f64>,
+    pub(crate) mean_e2e_s: Option<f64>,
     /// Tokens generated, the mean over requests.
-    pub mean_generated: Option<f64>,
+    pub(crate) mean_generated: Option<f64>,
     /// Decode rate, the mean over requests; without the prefill.
-    pub mean_decode_tok_s: Option<f64>,
-    /// Seconds to the first token.
-    pub ttft_s: Option<Spread>,
+    pub(crate) mean_decode_tok_s: Option<f64>,
+    pub(crate) ttft_s: Option<Spread>,
     /// Decode rate.
-    pub decode_tok_s: Option<Spread>,
-    /// Seconds to the last token.
-    pub e2e_s: Option<Spread>,
+    pub(crate) decode_tok_s: Option<Spread>,
+    pub(crate) e2e_s: Option<Spread>,
     /// Seconds to render the template and tokenize.
-    pub tokenize_s: Option<Spread>,
+    pub(crate) tokenize_s: Option<Spread>,
 }
 
 /// The kinds of requests of a record.
@@ -126,26 +118,22 @@ fn mean_generated(case: &Case) -> Option<f64> {
 
 /// One repeated request, `consistency/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Consistency {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
-    /// Seconds to the last token.
-    pub e2e_s: Option<Distribution>,
-    /// Seconds to the first token.
-    pub ttft_s: Option<Distribution>,
+pub(crate) struct Consistency {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
+    pub(crate) e2e_s: Option<Distribution>,
+    pub(crate) ttft_s: Option<Distribution>,
     /// Ratio of the 95th percentile to the median of `e2e_s`; `None` below 20 requests, and for a
     /// case that is not valid.
-    pub p95_over_p50: Option<f64>,
+    pub(crate) p95_over_p50: Option<f64>,
     /// Number of steps longer than five times the median step of their answer; `None` for a case
     /// that is not valid.
-    pub stalls: Option<f64>,
+    pub(crate) stalls: Option<f64>,
     /// Slope of `e2e_s` over the request's number in its process, in seconds per request. The drift
     /// is significant if the interval excludes zero, [`Fit::is_sloped`].
-    pub drift: Option<LineFit>,
+    pub(crate) drift: Option<LineFit>,
     /// Seconds to the last token of each request, a list per process.
-    pub series_s: Vec<Vec<f64>>,
+    pub(crate) series_s: Vec<Vec<f64>>,
 }
 
 /// The repeated requests of a record.

@@ -10,58 +10,54 @@ use crate::workload::Task;
 
 /// Resources of every scenario, and over all of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Resources {
+pub(crate) struct Resources {
     /// In the order of the record.
-    pub rows: Vec<ResourceRow>,
+    pub(crate) rows: Vec<ResourceRow>,
     /// CPU utilization: median over the valid scenarios that generate.
-    pub cpu_utilisation: Reading,
+    pub(crate) cpu_utilisation: Reading,
     /// GPU utilization, likewise.
-    pub gpu_utilisation: Reading,
+    pub(crate) gpu_utilisation: Reading,
     /// Watts, likewise.
-    pub power_w: Reading,
+    pub(crate) power_w: Reading,
     /// Joules per token, likewise.
-    pub energy_j_per_token: Reading,
+    pub(crate) energy_j_per_token: Reading,
     /// Peak memory of the process: maximum over the valid scenarios without stress, quality and
     /// traces.
-    pub peak_rss_bytes: Reading,
+    pub(crate) peak_rss_bytes: Reading,
     /// Peak memory of the device, likewise.
-    pub peak_device_bytes: Reading,
+    pub(crate) peak_device_bytes: Reading,
     /// Share of the measured read bandwidth that decode reaches: median over the valid scenarios of
     /// batch 1.
-    pub roofline_fraction: Reading,
+    pub(crate) roofline_fraction: Reading,
     /// Share of the measured arithmetic peak that prefill reaches: median over the valid scenarios
     /// that generate.
-    pub prefill_flop_fraction: Reading,
+    pub(crate) prefill_flop_fraction: Reading,
 }
 
 /// Resources of one scenario.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ResourceRow {
-    /// The scenario.
-    pub id: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
+pub(crate) struct ResourceRow {
+    pub(crate) id: String,
+    pub(crate) state: CaseState,
     /// CPU utilization.
-    pub cpu_utilisation: Reading,
+    pub(crate) cpu_utilisation: Reading,
     /// GPU utilization.
-    pub gpu_utilisation: Reading,
-    /// Watts.
-    pub power_w: Reading,
-    /// Joules per token.
-    pub energy_j_per_token: Reading,
+    pub(crate) gpu_utilisation: Reading,
+    pub(crate) power_w: Reading,
+    pub(crate) energy_j_per_token: Reading,
     /// Peak memory of the process.
-    pub peak_rss_bytes: Reading,
+    pub(crate) peak_rss_bytes: Reading,
     /// Peak memory of the device.
-    pub peak_device_bytes: Reading,
+    pub(crate) peak_device_bytes: Reading,
     /// Share of the measured read bandwidth that decode reaches.
-    pub roofline_fraction: Reading,
+    pub(crate) roofline_fraction: Reading,
     /// Share of the measured arithmetic peak that prefill reaches.
-    pub prefill_flop_fraction: Reading,
+    pub(crate) prefill_flop_fraction: Reading,
 }
 
 impl Resources {
     /// The resources of a record.
-    pub fn of(record: &Record) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         Self {
             rows: record.scenarios.iter().map(row).collect(),
             cpu_utilisation: typical(record, "cpu_utilisation", generates),

@@ -11,12 +11,12 @@ use crate::stats;
 use crate::workload::Task;
 
 /// Fewest measured parts of a score.
-pub const MIN_SCORE_PARTS: usize = 3;
+pub(crate) const MIN_SCORE_PARTS: usize = 3;
 
 /// The parts of a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ScorePartKind {
+pub(crate) enum ScorePartKind {
     /// Share of the measured read bandwidth that decode reaches: median over the valid scenarios of
     /// batch 1.
     Roofline,
@@ -35,15 +35,14 @@ pub enum ScorePartKind {
 
 /// One part of a score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ScorePart {
-    /// Which part.
-    pub kind: ScorePartKind,
+pub(crate) struct ScorePart {
+    pub(crate) kind: ScorePartKind,
     /// From 0 to 1; `None` where it was not measured.
-    pub value: Option<f64>,
+    pub(crate) value: Option<f64>,
     /// Number of scenarios in it.
-    pub scenarios: usize,
+    pub(crate) scenarios: usize,
     /// Why it is `None`, where the record says.
-    pub why: Option<String>,
+    pub(crate) why: Option<String>,
 }
 
 /// The score: 10 times the geometric mean of the parts that were measured, each clamped to 0..1.
@@ -52,16 +51,16 @@ pub struct ScorePart {
 /// [`MIN_SCORE_PARTS`]. The geometric mean, so that other parts cannot compensate for one near
 /// zero. Scores of different sets of parts or of different machines are not comparable.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Score {
+pub(crate) struct Score {
     /// From 0 to 10; `None` with fewer than [`MIN_SCORE_PARTS`] parts.
-    pub value: Option<f64>,
+    pub(crate) value: Option<f64>,
     /// Every part, measured or not.
-    pub parts: Vec<ScorePart>,
+    pub(crate) parts: Vec<ScorePart>,
 }
 
 impl Score {
     /// The score of a record.
-    pub fn of(record: &Record) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         let parts = vec![
             roofline(record),
             batch_efficiency(record),

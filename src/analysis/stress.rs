@@ -7,49 +7,47 @@ use crate::record::{Case, Record, StressOutcome, StressRequest};
 
 /// One kind of stress, `stress/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct StressRow {
-    /// The scenario.
-    pub id: String,
+pub(crate) struct StressRow {
+    pub(crate) id: String,
     /// The id without its first segment: `long`, `many`, ...
-    pub name: String,
-    /// Whether its numbers can be true.
-    pub state: CaseState,
+    pub(crate) name: String,
+    pub(crate) state: CaseState,
     /// The memory limit, as the record has it.
-    pub memory_limit: Option<String>,
+    pub(crate) memory_limit: Option<String>,
     /// Requests by outcome.
-    pub outcomes: RequestCounts,
+    pub(crate) outcomes: RequestCounts,
     /// Share of requests that failed.
-    pub error_rate: Reading,
+    pub(crate) error_rate: Reading,
     /// Share of requests for which there was no memory.
-    pub oom_rate: Reading,
+    pub(crate) oom_rate: Reading,
     /// Prompt tokens of the longest answered request.
-    pub largest_answered: Option<usize>,
+    pub(crate) largest_answered: Option<usize>,
     /// Prompt tokens of the shortest request that was not answered.
-    pub smallest_unanswered: Option<usize>,
+    pub(crate) smallest_unanswered: Option<usize>,
     /// Slope of memory over requests, in bytes per request.
-    pub mem_slope_bytes_per_request: Reading,
+    pub(crate) mem_slope_bytes_per_request: Reading,
     /// Every request in order, one list per process.
-    pub requests: Vec<Vec<StressRequest>>,
+    pub(crate) requests: Vec<Vec<StressRequest>>,
 }
 
 /// Requests by outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct RequestCounts {
+pub(crate) struct RequestCounts {
     /// Every token was generated.
-    pub answered: usize,
+    pub(crate) answered: usize,
     /// Refused before it began.
-    pub refused: usize,
+    pub(crate) refused: usize,
     /// Out of memory.
-    pub out_of_memory: usize,
+    pub(crate) out_of_memory: usize,
     /// Longer than a request may take.
-    pub timed_out: usize,
+    pub(crate) timed_out: usize,
     /// Anything else.
-    pub failed: usize,
+    pub(crate) failed: usize,
 }
 
 impl RequestCounts {
     /// All of them.
-    pub fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.answered + self.refused + self.out_of_memory + self.timed_out + self.failed
     }
 

@@ -9,34 +9,33 @@ use crate::workload::{Better, SUITES};
 
 /// One target and the status of a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TargetResult {
-    /// The target.
-    pub target: Target,
+pub(crate) struct TargetResult {
+    pub(crate) target: Target,
     /// The record's model, if it stands in for the target's model.
-    pub stands_in: Option<String>,
+    pub(crate) stands_in: Option<String>,
     /// The scenario that measures it.
-    pub case: Option<String>,
+    pub(crate) case: Option<String>,
     /// The metric that measures it.
-    pub metric: Option<String>,
+    pub(crate) metric: Option<String>,
     /// As measured, in the target's unit.
-    pub value: Option<f64>,
+    pub(crate) value: Option<f64>,
     /// Status of the measured value.
-    pub verdict: TargetVerdict,
+    pub(crate) verdict: TargetVerdict,
     /// A projection to the reference machine, in the target's unit: rates are multiplied by the
     /// ratio of its read bandwidth to the measured one, times are divided by it. Accurate for
     /// decode, which reads all weights for each token; not for compute-bound work.
-    pub scaled: Option<f64>,
+    pub(crate) scaled: Option<f64>,
     /// Status of the scaled value.
-    pub scaled_verdict: TargetVerdict,
+    pub(crate) scaled_verdict: TargetVerdict,
     /// The record's note on a value that is missing or cannot decide; for the best of several
     /// scenarios those that are unmeasured.
-    pub why: Option<String>,
+    pub(crate) why: Option<String>,
 }
 
 /// Status of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TargetVerdict {
+pub(crate) enum TargetVerdict {
     /// The value is on the good side of the bound.
     Met,
     /// The value is on the bad side of the bound.
@@ -48,7 +47,7 @@ pub enum TargetVerdict {
 /// Why a target has no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Unmeasurable {
+pub(crate) enum Unmeasurable {
     /// The record is of another model.
     OtherModel,
     /// The record is of another quantization.
@@ -75,21 +74,21 @@ pub enum Unmeasurable {
 
 /// Number of targets by status.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct TargetSummary {
+pub(crate) struct TargetSummary {
     /// Met as measured.
-    pub met: usize,
+    pub(crate) met: usize,
     /// Not met as measured.
-    pub not_met: usize,
+    pub(crate) not_met: usize,
     /// Met when scaled.
-    pub scaled_met: usize,
+    pub(crate) scaled_met: usize,
     /// Not met when scaled.
-    pub scaled_not_met: usize,
+    pub(crate) scaled_not_met: usize,
     /// Not measurable, by reason.
-    pub not_measurable: Vec<(Unmeasurable, usize)>,
+    pub(crate) not_measurable: Vec<(Unmeasurable, usize)>,
 }
 
 /// Counts results.
-pub fn summarise(results: &[TargetResult]) -> TargetSummary {
+pub(crate) fn summarise(results: &[TargetResult]) -> TargetSummary {
     let mut summary = TargetSummary::default();
     for result in results {
         match result.verdict {
@@ -113,7 +112,7 @@ pub fn summarise(results: &[TargetResult]) -> TargetSummary {
 }
 
 /// The status of every target, in order.
-pub fn evaluate_targets(record: &Record, targets: &Targets) -> Vec<TargetResult> {
+pub(crate) fn evaluate_targets(record: &Record, targets: &Targets) -> Vec<TargetResult> {
     let names = ModelNames::of(&record.model, targets);
     targets.rows.iter().map(|target| judge(record, targets, target, &names)).collect()
 }

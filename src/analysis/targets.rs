@@ -7,7 +7,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::batches;
 use crate::error::{Error, Result};
 use crate::workload::{Better, METRICS, Metric, metric};
 
@@ -16,64 +15,63 @@ use crate::workload::{Better, METRICS, Metric, metric};
 #[serde(deny_unknown_fields)]
 pub struct Targets {
     /// The reference machine; without it nothing is scaled.
-    pub reference: Option<Reference>,
+    pub(crate) reference: Option<Reference>,
     /// Models that stand in for others, for example because no model of that name exists.
     #[serde(default)]
-    pub aliases: BTreeMap<String, Vec<String>>,
+    pub(crate) aliases: BTreeMap<String, Vec<String>>,
     /// In the order in which they are shown.
     #[serde(default, rename = "target")]
-    pub rows: Vec<Target>,
+    pub(crate) rows: Vec<Target>,
 }
 
 /// The machine for which the targets were set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reference {
-    /// Its name.
-    pub machine: String,
+pub(crate) struct Reference {
+    pub(crate) machine: String,
     /// Read bandwidth of its memory in bytes per second.
-    pub read_bytes_per_s: f64,
+    pub(crate) read_bytes_per_s: f64,
 }
 
 /// One target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Target {
+pub(crate) struct Target {
     /// Unique; a target of a later file with the same id replaces it.
-    pub id: String,
+    pub(crate) id: String,
     /// Name of a shape, `qwen3-1.7b`; `qwen3-*` is every name with this prefix, `*` every model.
-    pub model: String,
+    pub(crate) model: String,
     /// Without it, any quantization.
     #[serde(default)]
-    pub quant: Option<QuantClass>,
+    pub(crate) quant: Option<QuantClass>,
     /// Group of the target.
-    pub topic: Topic,
+    pub(crate) topic: Topic,
     /// Scenario that measures it; `short/*` is the best of those. Without it, the target cannot be
     /// measured.
     #[serde(default)]
-    pub scenario: Option<String>,
+    pub(crate) scenario: Option<String>,
     /// Metrics that measure it: the first with a value counts.
     #[serde(default)]
-    pub metric: Vec<String>,
+    pub(crate) metric: Vec<String>,
     /// The unit of the bounds.
-    pub unit: TargetUnit,
+    pub(crate) unit: TargetUnit,
     /// Lower end of the range; decides for rates.
     #[serde(default)]
-    pub min: Option<f64>,
+    pub(crate) min: Option<f64>,
     /// Upper end of the range; decides for times, bytes and watts.
     #[serde(default)]
-    pub max: Option<f64>,
+    pub(crate) max: Option<f64>,
     /// The expected result, if given.
     #[serde(default)]
-    pub expected: Option<Expected>,
+    pub(crate) expected: Option<Expected>,
     /// Free text: the original wording of a converted bound, for example.
     #[serde(default)]
-    pub note: Option<String>,
+    pub(crate) note: Option<String>,
 }
 
 /// Bits per weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum QuantClass {
+pub(crate) enum QuantClass {
     /// `q4_*`.
     #[serde(rename = "4bit")]
     FourBit,
@@ -88,7 +86,7 @@ pub enum QuantClass {
 impl QuantClass {
     /// The class of a record's quantization; of a mix that of the first format, which has most
     /// bytes.
-    pub fn of(quant: &str) -> Option<Self> {
+    pub(crate) fn of(quant: &str) -> Option<Self> {
         let first = quant.split('+').next().unwrap_or(quant);
         match first {
             "bf16" | "f16" => Some(QuantClass::SixteenBit),
@@ -99,7 +97,7 @@ impl QuantClass {
     }
 
     /// As it is written in files.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             QuantClass::FourBit => "4bit",
             QuantClass::EightBit => "8bit",
@@ -111,7 +109,7 @@ impl QuantClass {
 /// Group of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Topic {
+pub(crate) enum Topic {
     /// Tokens per second of one sequence.
     SingleRate,
     /// Tokens per second of the best batch.
@@ -120,9 +118,7 @@ pub enum Topic {
     BatchRate,
     /// Time to the first token.
     FirstToken,
-    /// Memory.
     Memory,
-    /// Power.
     Power,
     /// A use case.
     UseCase,
@@ -137,19 +133,16 @@ pub enum Topic {
 /// The expected result of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Expected {
-    /// Met.
+pub(crate) enum Expected {
     Achievable,
     /// Met or missed by little.
     Marginal,
-    /// Missed.
     Unsuitable,
 }
 
 /// The unit of a target's bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "units are their names")]
-pub enum TargetUnit {
+pub(crate) enum TargetUnit {
     #[serde(rename = "tok/s")]
     TokS,
     #[serde(rename = "s")]
@@ -186,7 +179,7 @@ pub(super) enum BandwidthScaling {
 
 impl TargetUnit {
     /// As it is written in files.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             TargetUnit::TokS => "tok/s",
             TargetUnit::S => "s",
@@ -203,7 +196,7 @@ impl TargetUnit {
     }
 
     /// Converts a stored value to this unit.
-    pub fn convert(self, stored: f64) -> f64 {
+    pub(crate) fn convert(self, stored: f64) -> f64 {
         match self {
             TargetUnit::Ms => stored * 1e3,
             TargetUnit::Gb => stored / 1e9,
@@ -243,13 +236,8 @@ impl TargetUnit {
 }
 
 impl Target {
-    /// The batch size of its scenario, if the id has one.
-    pub fn batch(&self) -> Option<usize> {
-        batches::category_and_batch(self.scenario.as_deref()?).map(|(_, batch)| batch)
-    }
-
     /// The better direction, by its unit.
-    pub fn better(&self) -> Better {
+    pub(crate) fn better(&self) -> Better {
         if self.unit.bandwidth_scaling() == BandwidthScaling::Proportional {
             Better::Higher
         } else {
@@ -258,7 +246,7 @@ impl Target {
     }
 
     /// The bound that decides, in its unit: the lower end for rates, otherwise the upper end.
-    pub fn bound(&self) -> Option<f64> {
+    pub(crate) fn bound(&self) -> Option<f64> {
         match self.better() {
             Better::Higher => self.min,
             Better::Lower => self.max,
@@ -325,7 +313,7 @@ impl Targets {
 
     /// Merges both: targets of `later` with a known id replace the old ones, others are appended;
     /// its reference machine and aliases take precedence.
-    pub fn merge(mut self, later: Self) -> Self {
+    pub(crate) fn merge(mut self, later: Self) -> Self {
         self.reference = later.reference.or(self.reference);
         self.aliases.extend(later.aliases);
         for target in later.rows {

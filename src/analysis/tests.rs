@@ -3,6 +3,8 @@
 mod advice;
 mod targets;
 
+use super::stress::RequestCounts;
+use super::values::{SpreadOver, pooled, reading};
 use super::*;
 use crate::record::{
     Absence, AbsenceKind, Block, Build, Case, Machine, Model, RecordKind, SCHEMA, Settings,

@@ -11,7 +11,7 @@ pub(super) const BOOTSTRAP_SEED: u64 = 0x0ca4_d1e5;
 /// Whether a case has valid numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CaseState {
+pub(crate) enum CaseState {
     /// Measured, and all checks passed.
     Valid,
     /// Failed these checks: its numbers are shown struck out, and nothing is computed from them.
@@ -28,7 +28,7 @@ pub enum CaseState {
 
 impl CaseState {
     /// The state of a case.
-    pub fn of(case: &Case) -> Self {
+    pub(crate) fn of(case: &Case) -> Self {
         match &case.absent {
             Some(Absence { kind, why }) => match kind {
                 AbsenceKind::Unsupported | AbsenceKind::Unknown => {
@@ -47,7 +47,7 @@ impl CaseState {
     }
 
     /// Whether numbers may be derived from it.
-    pub fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         *self == CaseState::Valid
     }
 }
@@ -55,7 +55,7 @@ impl CaseState {
 /// What a spread is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum SpreadOver {
+pub(crate) enum SpreadOver {
     /// Samples of one process, without the variance between processes.
     Samples,
     /// Values of blocks, one per process.
@@ -64,27 +64,25 @@ pub enum SpreadOver {
 
 /// Median and standard deviation of values, in the unit of the metric's name.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
-    /// Median.
-    pub median: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
     /// Sample standard deviation; `None` for one value.
-    pub sd: Option<f64>,
-    /// Number of values.
-    pub count: usize,
+    pub(crate) sd: Option<f64>,
+    pub(crate) count: usize,
     /// What the values are.
-    pub over: SpreadOver,
+    pub(crate) over: SpreadOver,
 }
 
 impl Spread {
     /// `None` without values.
-    pub fn of(values: &[f64], over: SpreadOver) -> Option<Self> {
+    pub(crate) fn of(values: &[f64], over: SpreadOver) -> Option<Self> {
         let median = stats::median(values)?;
         Some(Self { median, sd: stats::sd(values), count: values.len(), over })
     }
 }
 
 /// The spread of a metric: over the samples if there is one block, otherwise over the blocks.
-pub fn spread(case: &Case, metric: &str) -> Option<Spread> {
+pub(crate) fn spread(case: &Case, metric: &str) -> Option<Spread> {
     if let [block] = case.blocks.as_slice()
         && let Some(samples) = block.samples.get(metric)
         && !samples.is_empty()
@@ -96,30 +94,25 @@ pub fn spread(case: &Case, metric: &str) -> Option<Spread> {
 
 /// Summary statistics of values, in their unit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Distribution {
-    /// Number of values.
-    pub count: usize,
-    /// Arithmetic mean.
-    pub mean: f64,
-    /// Median.
-    pub median: f64,
+pub(crate) struct Distribution {
+    pub(crate) count: usize,
+    pub(crate) mean: f64,
+    pub(crate) median: f64,
     /// Sample standard deviation; `None` for one value.
-    pub sd: Option<f64>,
-    /// Smallest.
-    pub min: f64,
-    /// Largest.
-    pub max: f64,
+    pub(crate) sd: Option<f64>,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
     /// 90th percentile; `None` below 10 values.
-    pub p90: Option<f64>,
+    pub(crate) p90: Option<f64>,
     /// 95th percentile; `None` below 20 values.
-    pub p95: Option<f64>,
+    pub(crate) p95: Option<f64>,
     /// 99th percentile; `None` below 100 values.
-    pub p99: Option<f64>,
+    pub(crate) p99: Option<f64>,
 }
 
 impl Distribution {
     /// `None` without values.
-    pub fn of(values: &[f64]) -> Option<Self> {
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
         Some(Self {
             count: values.len(),
             mean: stats::mean(values)?,
@@ -135,27 +128,27 @@ impl Distribution {
 
     /// 95th percentile divided by the median; `None` if there is no 95th percentile or the median
     /// is zero.
-    pub fn p95_over_p50(&self) -> Option<f64> {
+    pub(crate) fn p95_over_p50(&self) -> Option<f64> {
         self.p95.filter(|_| self.median > 0.0).map(|p95| p95 / self.median)
     }
 }
 
 /// All samples of a metric, of all processes, in order.
-pub fn pooled(case: &Case, metric: &str) -> Vec<f64> {
+pub(crate) fn pooled(case: &Case, metric: &str) -> Vec<f64> {
     case.blocks.iter().filter_map(|block| block.samples.get(metric)).flatten().copied().collect()
 }
 
 /// A value, or why there is none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// In the unit of the metric's name; the median over processes.
-    pub value: Option<f64>,
+    pub(crate) value: Option<f64>,
     /// The record's note: why there is no value, or how it was read.
-    pub why: Option<String>,
+    pub(crate) why: Option<String>,
 }
 
 /// The value of a metric of a case, with the record's note.
-pub fn reading(case: &Case, metric: &str) -> Reading {
+pub(crate) fn reading(case: &Case, metric: &str) -> Reading {
     let value = stats::median(&case.values(metric));
     Reading { value, why: note(case, metric).or_else(|| absent(case)) }
 }

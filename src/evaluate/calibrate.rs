@@ -18,12 +18,12 @@ use crate::workload::{METRICS, Metric};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NoiseEstimates {
     /// Standard deviation of ln cost between two layouts of one source, by kind of metric.
-    pub layout_sd: BTreeMap<String, SdEstimate>,
+    pub(crate) layout_sd: BTreeMap<String, SdEstimate>,
     /// Standard deviation of ln cost between sessions, beyond the variance of their processes, by
     /// kind of metric.
-    pub session_sd: BTreeMap<String, SdEstimate>,
+    pub(crate) session_sd: BTreeMap<String, SdEstimate>,
     /// The smallest detectable change of each metric of each scenario.
-    pub floors: Vec<NoiseFloor>,
+    pub(crate) floors: Vec<NoiseFloor>,
 }
 
 /// Estimates the noise from a pool's blocks. `alpha` is the gate's significance level, on which the

@@ -29,68 +29,63 @@ pub struct ReplayPlan {
 /// How often rules were right.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Version of this form.
-    pub schema: u32,
+    pub(crate) schema: u32,
     /// Virtual suites per environment and arm.
-    pub runs: usize,
+    pub(crate) runs: usize,
     /// Seed from which all suites were drawn.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// The pools, in the order given.
-    pub pools: Vec<PoolResult>,
+    pub(crate) pools: Vec<PoolResult>,
     /// How many metrics a virtual suite judges together.
-    pub judged: usize,
+    pub(crate) judged: usize,
     /// Names of the rules, in the order of their table.
-    pub rules: Vec<&'static str>,
+    pub(crate) rules: Vec<&'static str>,
     /// By rule and column: the mean over its environments in all pools.
-    pub columns: Columns,
+    pub(crate) columns: Columns,
     /// The environments, each with figures by rule.
-    pub environments: Vec<EnvironmentResult>,
+    pub(crate) environments: Vec<EnvironmentResult>,
     /// The targets of this gate and their status; empty when its rule was not replayed.
-    pub targets: Vec<GateTargetResult>,
+    pub(crate) targets: Vec<GateTargetResult>,
 }
 
 /// By rule and column.
-pub type Columns = BTreeMap<&'static str, BTreeMap<&'static str, Figures>>;
+pub(crate) type Columns = BTreeMap<&'static str, BTreeMap<&'static str, Figures>>;
 
 /// Where a pool was recorded, and its own figures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PoolResult {
+pub(crate) struct PoolResult {
     /// The machine's class.
-    pub machine: String,
+    pub(crate) machine: String,
     /// Vendor, family and model of the CPU, which tell generations apart.
-    pub cpu: String,
-    /// The model.
-    pub model: String,
-    /// Ids of the scenarios.
-    pub scenarios: Vec<String>,
+    pub(crate) cpu: String,
+    pub(crate) model: String,
+    pub(crate) scenarios: Vec<String>,
     /// By rule and column: the mean over this pool's environments.
-    pub columns: Columns,
+    pub(crate) columns: Columns,
 }
 
 /// One environment and its figures.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EnvironmentResult {
+pub(crate) struct EnvironmentResult {
     /// Index of its pool.
-    pub pool: usize,
-    /// Its name.
-    pub name: String,
+    pub(crate) pool: usize,
+    pub(crate) name: String,
     /// The column that reports it.
-    pub column: NoiseLevel,
+    pub(crate) column: NoiseLevel,
     /// What else ran.
-    pub about: String,
+    pub(crate) about: String,
     /// Blocks measured. Suites are drawn from these: more blocks are more evidence, more virtual
     /// suites are not.
-    pub blocks: usize,
+    pub(crate) blocks: usize,
     /// Blocks among them that were rejected.
-    pub rejected: usize,
+    pub(crate) rejected: usize,
     /// Robust standard deviation of the decode block effects of an unchanged program; `null`
     /// without a copy.
-    pub spread: Option<f64>,
+    pub(crate) spread: Option<f64>,
     /// Lag-1 autocorrelation of these block effects; the rules assume independent blocks, for which
     /// it is 0.
-    pub autocorrelation: Option<f64>,
-    /// By rule.
-    pub figures: BTreeMap<&'static str, Figures>,
+    pub(crate) autocorrelation: Option<f64>,
+    pub(crate) figures: BTreeMap<&'static str, Figures>,
 }
 
 /// Replays rules on pools. Suites are drawn from one seed, the same for every rule and arm, so that

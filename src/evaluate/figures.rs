@@ -8,24 +8,21 @@ use serde::{Serialize, Serializer};
 use crate::record::pool::NoiseLevel;
 
 /// Scenarios of a virtual suite: as many as the default suite has.
-pub const SUITE_SCENARIOS: usize = 20;
+pub(crate) const SUITE_SCENARIOS: usize = 20;
 
 /// One figure of a rule in one environment or column.
 #[derive(Debug)]
-pub struct Figure {
-    /// Its key.
-    pub name: &'static str,
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
     /// For people, short enough for the head of a column.
-    pub label: &'static str,
-    /// Its unit.
-    pub unit: FigureUnit,
-    /// Its definition.
-    pub about: &'static str,
+    pub(crate) label: &'static str,
+    pub(crate) unit: FigureUnit,
+    pub(crate) about: &'static str,
 }
 
 /// The unit of a figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FigureUnit {
+pub(crate) enum FigureUnit {
     /// A fraction of cases.
     Share,
     /// A change: a difference of ln cost, or a share of the metric's value.
@@ -38,7 +35,7 @@ pub enum FigureUnit {
 
 /// Every figure, in the order in which it is shown.
 #[rustfmt::skip]
-pub const FIGURES: &[Figure] = &[
+pub(crate) const FIGURES: &[Figure] = &[
     Figure { name: "false_alarm", label: "alarm", unit: FigureUnit::Share, about: "metrics of an unchanged program that are called regressed" },
     Figure { name: "suite_false_alarm", label: "alarm/suite", unit: FigureUnit::Share, about: "suites of an unchanged program with any metric called regressed" },
     Figure { name: "false_alarm_layout", label: "layout", unit: FigureUnit::Share, about: "the same per metric with another code layout" },
@@ -65,7 +62,7 @@ pub const FIGURES: &[Figure] = &[
 
 /// Figures by name; absent where the pool has no data for them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Figures {
+pub(crate) struct Figures {
     values: BTreeMap<&'static str, f64>,
     proportions: BTreeMap<&'static str, Proportion>,
 }
@@ -73,28 +70,28 @@ pub struct Figures {
 /// A binomial proportion among cases that share no block. Virtual suites reuse the same blocks, so
 /// only disjoint cases give the confidence interval of a share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Proportion {
+pub(crate) struct Proportion {
     /// Cases that count.
-    pub hits: usize,
+    pub(crate) hits: usize,
     /// All cases.
-    pub cases: usize,
+    pub(crate) cases: usize,
 }
 
 impl Proportion {
     /// The 95 % confidence interval of the share (Clopper–Pearson).
-    pub fn confidence_interval(self) -> (f64, f64) {
+    pub(crate) fn confidence_interval(self) -> (f64, f64) {
         crate::stats::clopper_pearson(self.hits, self.cases)
     }
 }
 
 impl Figures {
     /// The figure of this name.
-    pub fn get(&self, name: &str) -> Option<f64> {
+    pub(crate) fn get(&self, name: &str) -> Option<f64> {
         self.values.get(name).copied()
     }
 
     /// The disjoint cases of a share; `None` for other figures.
-    pub fn proportion(&self, name: &str) -> Option<Proportion> {
+    pub(crate) fn proportion(&self, name: &str) -> Option<Proportion> {
         // Cases of a suite's figure are scenarios. Which alarms fell into one suite is unknown, so
         // each counts as a suite of its own.
         let suites = |Proportion { hits, cases }: Proportion| {
@@ -174,17 +171,17 @@ impl Serialize for Figures {
 
 /// A target of this gate.
 #[derive(Debug)]
-pub struct GateTarget {
+pub(crate) struct GateTarget {
     /// The figure's name.
-    pub figure: &'static str,
+    pub(crate) figure: &'static str,
     /// For quiet, typical and hostile environments.
-    pub bounds: [Bound; 3],
+    pub(crate) bounds: [Bound; 3],
 }
 
 /// The range in which a figure must lie.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Bound {
+pub(crate) enum Bound {
     /// This or less.
     AtMost(f64),
     /// This or more.
@@ -207,7 +204,7 @@ use Bound::{AtLeast, AtMost, Between};
 
 /// The targets of this gate: `gate.md`, section 7.
 #[rustfmt::skip]
-pub const GATE_TARGETS: &[GateTarget] = &[
+pub(crate) const GATE_TARGETS: &[GateTarget] = &[
     GateTarget { figure: "suite_false_alarm", bounds: [AtMost(0.005), AtMost(0.01), AtMost(0.05)] },
     GateTarget { figure: "suite_false_alarm_layout", bounds: [AtMost(0.01), AtMost(0.02), AtMost(0.05)] },
     GateTarget { figure: "detect_3", bounds: [AtMost(0.005), AtMost(0.01), AtMost(0.10)] },
@@ -221,27 +218,27 @@ pub const GATE_TARGETS: &[GateTarget] = &[
 
 /// A target and the figure's value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct GateTargetResult {
+pub(crate) struct GateTargetResult {
     /// The figure's name.
-    pub figure: &'static str,
+    pub(crate) figure: &'static str,
     /// Its column.
-    pub column: NoiseLevel,
+    pub(crate) column: NoiseLevel,
     /// The range in which it must lie.
-    pub bound: Bound,
+    pub(crate) bound: Bound,
     /// The figure's value; `null` where the pool has no data for it.
     #[serde(rename = "found")]
-    pub value: Option<f64>,
+    pub(crate) value: Option<f64>,
     /// The disjoint cases of a share.
     #[serde(rename = "evidence")]
-    pub proportion: Option<Proportion>,
+    pub(crate) proportion: Option<Proportion>,
     /// Whether it is met.
-    pub status: GateTargetStatus,
+    pub(crate) status: GateTargetStatus,
 }
 
 /// Whether a target is met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum GateTargetStatus {
+pub(crate) enum GateTargetStatus {
     /// The whole 95 % confidence interval lies in the range; for figures that are no share, the
     /// value does.
     Met,

@@ -9,9 +9,9 @@ use crate::evaluate::{gate_rule, other_rules};
 #[derive(Debug)]
 pub struct Rule {
     /// Its name on the command line, and its key in the figures.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// How it decides, in one line.
-    pub about: &'static str,
+    pub(crate) about: &'static str,
     pub(super) kind: RuleKind,
 }
 
@@ -28,7 +28,7 @@ use RuleKind::{Joint, PerMetric};
 /// Every rule. Rules of other tools see a fresh process of each arm whose turns alternate, which
 /// favours them: they are usually given all runs of one arm, then all runs of the other.
 #[rustfmt::skip]
-pub const RULES: &[Rule] = &[
+pub(crate) const RULES: &[Rule] = &[
     Rule { name: "ours", about: "this gate: trimmed t over blocks with variances moderated over the suite, six looks, both real and large", kind: Joint(gate_rule::WHOLE) },
     Rule { name: "ours_alone", about: "ours with each metric's own variance alone", kind: Joint(gate_rule::OWN_VARIANCE) },
     Rule { name: "ours_from_8", about: "ours with the first look at 8 blocks in place of 5", kind: Joint(gate_rule::FROM_EIGHT) },

@@ -104,9 +104,9 @@ pub fn check(path: &Path) -> Result<()> {
     })
 }
 
-/// Writes a file atomically: a regular file is replaced only when the new one is complete, and keeps
-/// its mode. Where it cannot be replaced (a read-only folder, a mounted file), it is written in
-/// place. Symbolic links are followed; devices, pipes and `/dev/stdout` are written through.
+/// Writes a file atomically: a regular file is replaced only when the new one is complete, and
+/// keeps its mode. Where it cannot be replaced (a read-only folder, a mounted file), it is written
+/// in place. Symbolic links are followed; devices, pipes and `/dev/stdout` are written through.
 ///
 /// # Errors
 /// When the folder or the file cannot be written.

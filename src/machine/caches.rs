@@ -1,5 +1,5 @@
-//! Sizes of the last-level caches, and how large a buffer must be to measure memory bandwidth beyond
-//! them without swapping.
+//! Sizes of the last-level caches, and how large a buffer must be to measure memory bandwidth
+//! beyond them without swapping.
 
 use std::fs;
 
@@ -7,12 +7,12 @@ use super::load;
 
 /// Buffer size in last-level caches: the part that stays cached between passes must weigh little.
 const CACHE_MULTIPLE: u64 = 4;
-/// A buffer takes at most this fraction of the available memory. There are two buffers, one per page
-/// size.
+/// A buffer takes at most this fraction of the available memory. There are two buffers, one per
+/// page size.
 const MEMORY_DIVISOR: u64 = 8;
 
-/// The size of a buffer that is read from memory rather than caches: at least `least` bytes if there
-/// is room; `None` if no buffer beyond the caches fits.
+/// The size of a buffer that is read from memory rather than caches: at least `least` bytes if
+/// there is room; `None` if no buffer beyond the caches fits.
 pub fn read_buffer_bytes(least: u64) -> Option<usize> {
     buffer_bytes(last_level_cache_bytes(), load::available_bytes(), least)
 }

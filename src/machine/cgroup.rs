@@ -38,8 +38,8 @@ pub(super) fn folders(root: &Path, group: &str, controller: &str) -> Vec<PathBuf
     folders
 }
 
-/// Free memory within the groups' limits in bytes; `None` if no group has a limit. Page cache counts
-/// as free: the system reclaims it before it refuses memory.
+/// Free memory within the groups' limits in bytes; `None` if no group has a limit. Page cache
+/// counts as free: the system reclaims it before it refuses memory.
 pub(super) fn free_memory(root: &Path, group: &str) -> Option<u64> {
     folders(root, group, "memory").iter().filter_map(|folder| free_in(folder)).min()
 }

@@ -25,8 +25,8 @@ pub(super) struct ClassInputs<'a> {
 }
 
 impl ClassInputs<'_> {
-    /// The fields of the class. A field must not differ between two runs on one machine: a hash over
-    /// measured MHz split one type of runner in two and caused 16 of 17 reported regressions
+    /// The fields of the class. A field must not differ between two runs on one machine: a hash
+    /// over measured MHz split one type of runner in two and caused 16 of 17 reported regressions
     /// (folo-rs/folo#429).
     pub(super) fn fields(&self) -> BTreeMap<String, String> {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());

@@ -4,8 +4,8 @@ use std::fs;
 
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
-/// The identity of a CPU; `None` where the system does not tell. MHz are measured and therefore left
-/// out.
+/// The identity of a CPU; `None` where the system does not tell. MHz are measured and therefore
+/// left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Cpu {
     pub(super) vendor: Option<String>,
@@ -22,8 +22,8 @@ impl Cpu {
             .map_or_else(|_| Cpu::without_proc(), |text| Cpu::parse(&text))
     }
 
-    /// Parses `/proc/cpuinfo` of x86 or Arm. Arm has implementer, architecture, part, and a revision
-    /// `rNpM` in two fields.
+    /// Parses `/proc/cpuinfo` of x86 or Arm. Arm has implementer, architecture, part, and a
+    /// revision `rNpM` in two fields.
     pub(super) fn parse(text: &str) -> Self {
         let revision =
             || Some(format!("{}p{}", field(text, "CPU variant")?, field(text, "CPU revision")?));
@@ -63,8 +63,8 @@ pub(super) fn field(cpuinfo: &str, name: &str) -> Option<String> {
     (!values.is_empty()).then(|| values.join("+"))
 }
 
-/// The instruction sets of this machine that kernels choose from, detected as the kernels do. AMX is
-/// read from `/proc/cpuinfo`, because stable Rust cannot detect it.
+/// The instruction sets of this machine that kernels choose from, detected as the kernels do. AMX
+/// is read from `/proc/cpuinfo`, because stable Rust cannot detect it.
 pub(super) fn isa(cpuinfo: &str) -> String {
     let mut found = detected();
     let flags = field(cpuinfo, "flags").unwrap_or_default();

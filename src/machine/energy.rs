@@ -8,7 +8,8 @@ use std::{fs, io};
 /// Where Linux exposes the counters.
 pub(super) const POWERCAP: &str = "/sys/class/powercap";
 
-/// Upper bound of a package's power. A counter that could wrap around twice at this power is useless.
+/// Upper bound of a package's power. A counter that could wrap around twice at this power is
+/// useless.
 const MAX_PACKAGE_W: f64 = 600.0;
 
 /// The energy counters of all CPU packages.
@@ -105,8 +106,8 @@ impl Packages {
 }
 
 /// Whether a zone is a whole package: `intel-rapl:0`, named `package-0`. Not so its subzones (cores
-/// or DRAM, `intel-rapl:0:0`), the whole board (`psys`), and the second interface to the same package
-/// (`intel-rapl-mmio:0`).
+/// or DRAM, `intel-rapl:0:0`), the whole board (`psys`), and the second interface to the same
+/// package (`intel-rapl-mmio:0`).
 fn is_package(zone: &Path) -> bool {
     let folder = zone.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let whole = folder.strip_prefix("intel-rapl:").is_some_and(|number| !number.contains(':'));

@@ -91,9 +91,9 @@ impl CudaVisibility {
         }
     }
 
-    /// The index in NVML's list of CUDA's GPU `number`. CUDA numbers the visible GPUs, fastest first.
-    /// With several kinds of GPU that order is unknown, and reading another GPU's counters would be
-    /// worse than none.
+    /// The index in NVML's list of CUDA's GPU `number`. CUDA numbers the visible GPUs, fastest
+    /// first. With several kinds of GPU that order is unknown, and reading another GPU's counters
+    /// would be worse than none.
     fn pick(&self, number: usize, listed: &[ListedGpu]) -> Result<usize, String> {
         let entry = match &self.devices {
             None => number.to_string(),

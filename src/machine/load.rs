@@ -13,8 +13,8 @@ use crate::settings::parse_cpu_list;
 use super::{cgroup, memory, stamp};
 
 // One host's noise floor was 7.3 % when quiet, 10.7 % lightly loaded and 96.5 % in use
-// (samyama-ai/samyama-graph#708), while the smallest limit of a metric is 5 %. The thresholds follow
-// from that limit.
+// (samyama-ai/samyama-graph#708), while the smallest limit of a metric is 5 %. The thresholds
+// follow from that limit.
 
 /// Runnable tasks beyond one per CPU. A run keeps every CPU busy; more belongs to other programs.
 const LOAD_BEYOND_CPUS: f64 = 0.5;
@@ -25,8 +25,8 @@ const STEAL: f64 = 0.01;
 /// is lost.
 const PRESSURE: f64 = 0.05;
 
-/// The load of the machine now. Steal is the share since the previous call; at the first call, since
-/// boot.
+/// The load of the machine now. Steal is the share since the previous call; at the first call,
+/// since boot.
 pub fn conditions() -> Conditions {
     static PREVIOUS: Mutex<CpuTicks> = Mutex::new(CpuTicks { stolen: 0, all: 0 });
     let read = |path: &str| fs::read_to_string(path).ok();
@@ -108,8 +108,8 @@ struct CpuTicks {
 }
 
 impl CpuTicks {
-    /// Parses the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.
-    /// Guest times follow, which user and nice include.
+    /// Parses the first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq,
+    /// steal. Guest times follow, which user and nice include.
     fn parse(stat: &str) -> Option<Self> {
         let line = stat.lines().next()?.strip_prefix("cpu ")?;
         let ticks: Vec<u64> =
@@ -117,7 +117,8 @@ impl CpuTicks {
         Some(CpuTicks { stolen: *ticks.get(7)?, all: ticks.iter().sum() })
     }
 
-    /// The share of steal between two readings; `None` if no time has passed or a counter decreased.
+    /// The share of steal between two readings; `None` if no time has passed or a counter
+    /// decreased.
     fn stolen_since(self, previous: CpuTicks) -> Option<f64> {
         let all = self.all.checked_sub(previous.all).filter(|all| *all > 0)?;
         Some(self.stolen.checked_sub(previous.stolen)? as f64 / all as f64)

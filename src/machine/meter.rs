@@ -1,5 +1,5 @@
-//! Energy, CPU and GPU utilisation of a timed region. Counters are read before and after it; nothing
-//! runs concurrently. Knows nothing of the region's work.
+//! Energy, CPU and GPU utilisation of a timed region. Counters are read before and after it;
+//! nothing runs concurrently. Knows nothing of the region's work.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -112,8 +112,8 @@ pub struct RegionUsage {
     pub cpu_utilisation: Figure,
     /// Share of time in which some kernel ran on the GPU, of any program.
     pub gpu_utilisation: Figure,
-    /// GPU memory of this process: the larger of two samples, before and after the region, so a lower
-    /// bound of its peak.
+    /// GPU memory of this process: the larger of two samples, before and after the region, so a
+    /// lower bound of its peak.
     pub gpu_memory_bytes: Figure,
     /// Whether the GPU was throttled at the end of the region, and why; empty without a GPU.
     pub throttle: String,

@@ -52,7 +52,8 @@ struct Kernel {
 
 /// In the order of [`KernelTimes`]' fields.
 const KERNELS: [Kernel; 3] = [
-    // Like prefill, bound by arithmetic: sensitive to the clock and to a neighbour on the same core.
+    // Like prefill, bound by arithmetic: sensitive to the clock and to a neighbour on the same
+    // core.
     Kernel { regions: 1, work: multiply_add },
     // Like decode, bound by memory bandwidth, which other guests of the host take.
     Kernel { regions: 1, work: read },
@@ -101,8 +102,8 @@ impl ReferenceKernels {
         buffer.resize(part * threads, 0_u64);
         let filled = thread::scope(|scope| {
             buffer.chunks_mut(part).try_for_each(|part| {
-                // Filled by a thread of its own, so that its pages are local to one. Unwritten pages
-                // would all map to the zero page.
+                // Filled by a thread of its own, so that its pages are local to one. Unwritten
+                // pages would all map to the zero page.
                 let fill = move || part.iter_mut().zip(0..).for_each(|(word, i)| *word = i);
                 thread::Builder::new().spawn_scoped(scope, fill).map(drop)
             })
@@ -171,8 +172,8 @@ fn buffer_bytes(cache: Option<u64>, available: Option<u64>) -> Option<usize> {
 const ROWS: usize = 16;
 const WIDTH: usize = 64;
 
-/// Products of two matrices of 4 and 16 KiB, which fit into L1 with their result. Compilers vectorise
-/// the innermost loop, which adds a multiple of one row to another.
+/// Products of two matrices of 4 and 16 KiB, which fit into L1 with their result. Compilers
+/// vectorise the innermost loop, which adds a multiple of one row to another.
 fn multiply_add(_: &[u64]) {
     let a = black_box([[1e-3_f32; WIDTH]; ROWS]);
     let b = black_box([[1e-3_f32; WIDTH]; WIDTH]);

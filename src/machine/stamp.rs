@@ -136,8 +136,8 @@ fn binary_sha256() -> io::Result<String> {
     files::sha256(&if running.exists() { running } else { env::current_exe()? })
 }
 
-/// Settings of threads, candle, the allocator and this tool. Variables that may contain a secret are
-/// left out.
+/// Settings of threads, candle, the allocator and this tool. Variables that may contain a secret
+/// are left out.
 fn speed_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> BTreeMap<String, String> {
@@ -158,7 +158,8 @@ fn speed_variables(
             NAMES.contains(&name.as_str()) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         })
         .filter(|(name, _)| !SECRETS.iter().any(|secret| name.to_uppercase().contains(secret)))
-        .filter(|(_, value)| !(value.contains("://") && value.contains('@'))) // A URL with a password.
+        // A URL with a password.
+        .filter(|(_, value)| !(value.contains("://") && value.contains('@')))
         .collect()
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 /// The kernel counts in 1/USER_HZ, a hundredth of a second on all supported systems.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Regions shorter than this have no figure: user and system time are each rounded to a tick at both
-/// ends, an error of up to a tenth for one thread.
+/// Regions shorter than this have no figure: user and system time are each rounded to a tick at
+/// both ends, an error of up to a tenth for one thread.
 const MIN_TICKS: u32 = 20;
 
 /// The resolution of a share, for notes.

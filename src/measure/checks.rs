@@ -70,9 +70,9 @@ pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
     validity
 }
 
-/// Where the parts of generations contradict a second clock around each. `times` holds seconds: first
-/// token and steps together, and the whole generation. An interruption may fall between the parts of
-/// one generation, but not of all.
+/// Where the parts of generations contradict a second clock around each. `times` holds seconds:
+/// first token and steps together, and the whole generation. An interruption may fall between the
+/// parts of one generation, but not of all.
 fn clock_contradiction(times: &[(f64, f64)]) -> Option<String> {
     let (share, time) = UNEXPLAINED;
     if let Some((parts, whole)) =

@@ -64,8 +64,8 @@ pub fn peak_rates(threads: usize, budget: ReadBudget) -> Result<Rates> {
     })
 }
 
-/// FLOP/s of a large f32 GEMM by Accelerate or MKL, the best of eight. These libraries may use units
-/// that the kernels here do not.
+/// FLOP/s of a large f32 GEMM by Accelerate or MKL, the best of eight. These libraries may use
+/// units that the kernels here do not.
 fn blas_f32_rate() -> Option<f64> {
     const SIZE: usize = 1024;
     if !cfg!(any(feature = "accelerate", feature = "mkl")) {

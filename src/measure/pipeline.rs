@@ -106,8 +106,9 @@ impl Runner<'_> {
         self.engine.decoder.check_length(prompt.len() + self.scenario.new_tokens)
     }
 
-    /// Answers a batch of prompts, tokenization and detokenization included. A prompt that cannot be
-    /// tokenized or does not fit into the context fails alone; a failed generation fails its batch.
+    /// Answers a batch of prompts, tokenization and detokenization included. A prompt that cannot
+    /// be tokenized or does not fit into the context fails alone; a failed generation fails its
+    /// batch.
     ///
     /// # Errors
     /// When the engine does not support such a batch ([`Error::Unsupported`]).
@@ -142,14 +143,14 @@ impl Runner<'_> {
             cached_tokens: None,
             injection: self.injection,
         };
-        let made = engine::generate(self.engine.decoder.as_mut(), &request)?;
-        if !made.is_finite {
+        let output = engine::generate(self.engine.decoder.as_mut(), &request)?;
+        if !output.is_finite {
             return Err(Error::Failed("a logit of a first token is not finite".into()));
         }
-        for ids in &made.ids {
+        for ids in &output.ids {
             std::hint::black_box(self.engine.tokenizer.decode(ids));
         }
-        Ok(made.ids)
+        Ok(output.ids)
     }
 }
 

@@ -28,8 +28,8 @@ const RESERVED_BYTES: u64 = 1 << 30;
 /// Scores a text by the model, and by the f32 reference where that is another one.
 ///
 /// # Errors
-/// When there is no memory for the f32 weights ([`Error::SkippedMemory`]), the text is too short, or
-/// a model fails.
+/// When there is no memory for the f32 weights ([`Error::SkippedMemory`]), the text is too short,
+/// or a model fails.
 pub fn case(
     engine: &mut Engine,
     scenario: &Scenario,
@@ -194,7 +194,8 @@ impl ScoreSums {
         self.same_top1 as f64 / self.compared as f64
     }
 
-    /// Mean Kullback–Leibler divergence of the model q from the reference p: sum of p (ln p - ln q).
+    /// Mean Kullback–Leibler divergence of the model q from the reference p: sum of p (ln p - ln
+    /// q).
     fn kl_divergence(&self) -> f64 {
         // Rounding may leave it slightly below zero.
         (self.kl / self.compared as f64).max(0.0)

@@ -160,7 +160,7 @@ impl Config {
     }
 
     /// Sets the RoPE scaling, if given, and extends the context to factor x original context.
-    pub fn scaled(mut self, scaling: Option<RopeScaling>) -> Self {
+    pub(super) fn with_rope_scaling(mut self, scaling: Option<RopeScaling>) -> Self {
         if let Some(scaling) = scaling {
             let scaled_context =
                 (scaling.factor * scaling.original_max_position_embeddings as f64).round() as usize;
@@ -212,7 +212,7 @@ impl Config {
     ///
     /// # Errors
     /// When one is out of range; the text says which.
-    pub fn checked(self) -> std::result::Result<Self, String> {
+    pub(super) fn validate(self) -> std::result::Result<Self, String> {
         // First, because the context depends on it.
         if let Some(scaling) = &self.rope_scaling {
             check_scaling(scaling)?;

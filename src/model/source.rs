@@ -85,7 +85,7 @@ pub fn open(
     if let Some(scaling) = &scaling {
         config::check_scaling(scaling).map_err(Error::Usage)?;
     }
-    model.config = model.config.scaled(scaling).checked().map_err(Error::Usage)?;
+    model.config = model.config.with_rope_scaling(scaling).validate().map_err(Error::Usage)?;
     Ok(model)
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::model::config::Config;
 use crate::model::file::{read_start, refuse_lfs_pointer};
 use crate::model::safetensors;
 
@@ -43,8 +44,12 @@ impl ModelSpec {
         if looks_like_hub && (!text.ends_with(".gguf") || text.contains(':')) {
             return Ok(ModelSpec::Hub(text.into()));
         }
+        let hint = match Config::named(text) {
+            Ok(_) => format!(" (did you mean `synthetic:{text}`?)"),
+            Err(_) => String::new(),
+        };
         Err(Error::Usage(format!(
-            "no model `{text}`: there is no such file or folder; other forms are \
+            "no model `{text}`{hint}: there is no such file or folder; other forms are \
              `synthetic:SHAPE` and `owner/name[@revision][:file]`"
         )))
     }

@@ -51,21 +51,22 @@ pub(super) fn distance(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn logits_agree_with_candle_transformers() {
     for spec in ["synthetic:nano", "synthetic:nano-qwen2"] {
-        let (mut ours, mut theirs) = (native(spec), decoder(spec, EngineKind::Candle, Quant::F32));
+        let (mut native, mut reference) =
+            (native(spec), decoder(spec, EngineKind::Candle, Quant::F32));
         for length in [1, 17, 300] {
             let prompt = ids(length, 1);
-            ours.reset(1).unwrap();
-            theirs.reset(1).unwrap();
-            let mut shown = prompt.as_slice();
+            native.reset(1).unwrap();
+            reference.reset(1).unwrap();
+            let mut tokens = prompt.as_slice();
             let next = ids(3, 2);
             for round in 0..3 {
                 let (a, b) = (
-                    ours.forward(&[step(0, shown)]).unwrap(),
-                    theirs.forward(&[step(0, shown)]).unwrap(),
+                    native.forward(&[step(0, tokens)]).unwrap(),
+                    reference.forward(&[step(0, tokens)]).unwrap(),
                 );
                 let error = distance(&a.values, &b.values);
                 assert!(error < 1e-4, "{spec}, prompt {length}, round {round}: {error}");
-                shown = &next[round..=round];
+                tokens = &next[round..=round];
             }
         }
     }
@@ -74,14 +75,15 @@ fn logits_agree_with_candle_transformers() {
 #[test]
 fn logits_agree_with_candle_transformers_past_position_2048() {
     for spec in ["synthetic:nano", "synthetic:nano-qwen2"] {
-        let (mut ours, mut theirs) = (native(spec), decoder(spec, EngineKind::Candle, Quant::F32));
-        ours.reset(1).unwrap();
-        theirs.reset(1).unwrap();
+        let (mut native, mut reference) =
+            (native(spec), decoder(spec, EngineKind::Candle, Quant::F32));
+        native.reset(1).unwrap();
+        reference.reset(1).unwrap();
         let (prompt, next) = (ids(2500, 1), [5]);
-        for shown in [prompt.as_slice(), &next] {
+        for tokens in [prompt.as_slice(), &next] {
             let (a, b) = (
-                ours.forward(&[step(0, shown)]).unwrap(),
-                theirs.forward(&[step(0, shown)]).unwrap(),
+                native.forward(&[step(0, tokens)]).unwrap(),
+                reference.forward(&[step(0, tokens)]).unwrap(),
             );
             let error = distance(&a.values, &b.values);
             assert!(error < 1e-4, "{spec}: {error}");
@@ -97,15 +99,15 @@ fn quantized_logits_are_close_to_candle_transformers() {
         ("synthetic:nano", Quant::Q4KM),
         ("synthetic:nano-qwen2", Quant::Q8_0),
     ] {
-        let (mut ours, mut theirs) =
+        let (mut native, mut reference) =
             (decoder(spec, EngineKind::Native, quant), decoder(spec, EngineKind::Candle, quant));
         for length in [5, 60] {
             let prompt = ids(length, 1);
-            ours.reset(1).unwrap();
-            theirs.reset(1).unwrap();
+            native.reset(1).unwrap();
+            reference.reset(1).unwrap();
             let (a, b) = (
-                ours.forward(&[step(0, &prompt)]).unwrap(),
-                theirs.forward(&[step(0, &prompt)]).unwrap(),
+                native.forward(&[step(0, &prompt)]).unwrap(),
+                reference.forward(&[step(0, &prompt)]).unwrap(),
             );
             let error = distance(&a.values, &b.values);
             assert!(error < 0.05, "{spec} {quant:?}: {error}");
@@ -321,18 +323,18 @@ fn every_tier_is_close_to_f32() {
             let (mut model, mut reference) = with_f32_reference(quant, isa);
             let text = ids(200, 4);
             let mut exact = Vec::new();
-            let mut ours = [Vec::new(), Vec::new()];
-            for (all, model) in [(&mut exact, &mut reference), (&mut ours[0], &mut model)] {
+            let mut native = [Vec::new(), Vec::new()];
+            for (all, model) in [(&mut exact, &mut reference), (&mut native[0], &mut model)] {
                 model.reset(1).unwrap();
                 all.extend(model.forward_all(step(0, &text)).unwrap().values);
             }
             model.reset(1).unwrap();
             for token in text.chunks(1) {
-                ours[1].extend(model.forward(&[step(0, token)]).unwrap().values);
+                native[1].extend(model.forward(&[step(0, token)]).unwrap().values);
             }
             let vocab = reference.forward(&[step(0, &[1])]).unwrap().vocab;
-            for (how, ours) in ["prefill", "token by token"].into_iter().zip(&ours) {
-                let pairs = || exact.chunks(vocab).zip(ours.chunks(vocab));
+            for (how, native) in ["prefill", "token by token"].into_iter().zip(&native) {
+                let pairs = || exact.chunks(vocab).zip(native.chunks(vocab));
                 let kl = pairs().map(|(p, q)| kl_divergence(p, q)).sum::<f64>() / text.len() as f64;
                 let top = |values: &[f32]| Logits { vocab, values: values.to_vec() }.argmax()[0];
                 let same = pairs().filter(|(p, q)| top(p) == top(q)).count();
@@ -375,23 +377,23 @@ fn the_gpu_engine_agrees_with_the_cpu_engine() {
         let source = opened.weights.as_ref();
         let mut device =
             gpu::GpuDecoder::load(&opened.config, source, quant, &Device::Cpu).unwrap();
-        let mut ours = native(spec);
+        let mut native = native(spec);
         let prompts = [ids(50, 1), ids(3, 2)];
-        for shown in [[prompts[0].as_slice(), &prompts[1]], [&[7], &[9]]] {
-            let steps = [step(0, shown[0]), step(1, shown[1])];
-            if shown[0].len() > 1 {
+        for tokens in [[prompts[0].as_slice(), &prompts[1]], [&[7], &[9]]] {
+            let steps = [step(0, tokens[0]), step(1, tokens[1])];
+            if tokens[0].len() > 1 {
                 device.reset(2).unwrap();
-                ours.reset(2).unwrap();
+                native.reset(2).unwrap();
             }
-            let (a, b) = (device.forward(&steps).unwrap(), ours.forward(&steps).unwrap());
+            let (a, b) = (device.forward(&steps).unwrap(), native.forward(&steps).unwrap());
             assert!(distance(&a.values, &b.values) < 1e-4, "{spec}");
         }
-        ours.truncate(0, 20).unwrap();
+        native.truncate(0, 20).unwrap();
         device.truncate(0, 20).unwrap();
         let after = [step(0, &[3, 4])];
-        let (a, b) = (device.forward(&after).unwrap(), ours.forward(&after).unwrap());
+        let (a, b) = (device.forward(&after).unwrap(), native.forward(&after).unwrap());
         assert!(distance(&a.values, &b.values) < 1e-4, "{spec} after truncating");
-        let (a, b) = (device.embed(&after).unwrap(), ours.embed(&after).unwrap());
+        let (a, b) = (device.embed(&after).unwrap(), native.embed(&after).unwrap());
         assert!(distance(&a[0], &b[0]) < 1e-4, "{spec} hidden states");
     }
 }

@@ -1,5 +1,5 @@
-//! The default number of engine threads, and the CPUs to pin them to: one per physical core that the
-//! process may use. Two threads of one core share its multipliers and caches.
+//! The default number of engine threads, and the CPUs to pin them to: one per physical core that
+//! the process may use. Two threads of one core share its multipliers and caches.
 
 use std::fs;
 use std::path::Path;
@@ -16,8 +16,8 @@ pub fn cpus_by_core() -> Option<Vec<usize>> {
     cores().map(|cores| interleaved(&cores))
 }
 
-/// A warning if there are more threads than CPUs that the process may use: threads then wait for one
-/// another.
+/// A warning if there are more threads than CPUs that the process may use: threads then wait for
+/// one another.
 pub fn oversubscription(threads: usize) -> Option<String> {
     let allowed = || std::thread::available_parallelism().map_or(1, usize::from);
     oversubscribed(threads, cpus_by_core().map_or_else(allowed, |cpus| cpus.len()))

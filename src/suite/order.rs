@@ -9,8 +9,8 @@ use crate::workload::Scenario;
 /// The scenarios of each process still to be started.
 ///
 /// Without a budget, the order within a block is drawn from the seed. With one, it is the order of
-/// the plan, so that the scenarios listed last are skipped first, and a shared process measures only
-/// one group, so that the budget is checked between groups.
+/// the plan, so that the scenarios listed last are skipped first, and a shared process measures
+/// only one group, so that the budget is checked between groups.
 pub(super) fn jobs(plan: &Plan, record: &Record) -> Vec<Vec<Scenario>> {
     let mut jobs = Vec::new();
     for block in 0..plan.blocks {

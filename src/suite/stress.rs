@@ -378,7 +378,7 @@ fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> Stre
         return refused(error);
     }
     let start = Instant::now();
-    let made = engine::generate(
+    let output = engine::generate(
         engine.decoder.as_mut(),
         &engine::GenerationRequest {
             prompts: &[ids],
@@ -391,7 +391,7 @@ fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> Stre
     );
     let seconds = start.elapsed().as_secs_f64();
     let rss_bytes = memory::read().current;
-    match made {
+    match output {
         Ok(_) => StressRequest {
             prompt_tokens,
             outcome: StressOutcome::Answered,

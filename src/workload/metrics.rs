@@ -1,4 +1,5 @@
-//! The table of metrics: unit, direction and limit of each, and the scenarios in which it is judged.
+//! The table of metrics: unit, direction and limit of each, and the scenarios in which it is
+//! judged.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,8 +15,8 @@ pub enum Better {
 }
 
 impl Better {
-    /// The cost of a value: the value itself if lower is better, its inverse for a rate. Comparisons
-    /// use costs, so that a positive change is always a change for the worse.
+    /// The cost of a value: the value itself if lower is better, its inverse for a rate.
+    /// Comparisons use costs, so that a positive change is always a change for the worse.
     pub fn cost(self, value: f64) -> f64 {
         match self {
             Better::Higher => 1.0 / value,

@@ -20,6 +20,7 @@ fn a_wrong_name_or_number_is_refused_before_any_work() {
         ("--model nowhere.gguf", "no model `nowhere.gguf`"),
         ("--model .", "`.` is not a model: it "),
         ("--model a/b/c", "no model `a/b/c`"),
+        ("--model qwen3-0.6b", "(did you mean `synthetic:qwen3-0.6b`?)"),
         ("--quant q4_km", "no quantization `q4_km` (did you mean `q4_k_m`?)"),
         ("--engine nativ", "no engine `nativ` (did you mean `native`?)"),
         ("--device cuba", "no device `cuba` (did you mean `cuda`?)"),

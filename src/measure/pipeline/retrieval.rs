@@ -1,6 +1,6 @@
 //! Embedding and retrieval-augmented answers. The vector of a text is the normalised mean of its
-//! final hidden states; texts are embedded without a chat template. Retrieval quality is not judged:
-//! it would depend on real weights.
+//! final hidden states; texts are embedded without a chat template. Retrieval quality is not
+//! judged: it would depend on real weights.
 //!
 //! * `chunks_per_min`: chunks per minute of embedding all of them, in batches, tokenization
 //!   included.
@@ -147,8 +147,8 @@ impl Runner<'_> {
         self.engine.encode(text, PromptFormat::Raw)
     }
 
-    /// The unit vector of each text. A text that cannot be tokenized, or is longer than the context,
-    /// fails alone; a failed forward pass fails its batch.
+    /// The unit vector of each text. A text that cannot be tokenized, or is longer than the
+    /// context, fails alone; a failed forward pass fails its batch.
     ///
     /// # Errors
     /// When the engine gives no hidden states ([`Error::Unsupported`]).

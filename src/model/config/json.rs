@@ -106,8 +106,8 @@ impl Config {
             tied: json.tie_word_embeddings.unwrap_or(false),
             rope_scaling: None,
         }
-        .scaled(rope.scaling)
-        .checked()
+        .with_rope_scaling(rope.scaling)
+        .validate()
         .map_err(invalid)
     }
 }

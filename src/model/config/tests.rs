@@ -39,7 +39,7 @@ fn a_config_survives_writing_and_reading() {
         beta_fast: None,
         beta_slow: None,
     };
-    let config = Config::named("mini").unwrap().scaled(Some(yarn));
+    let config = Config::named("mini").unwrap().with_rope_scaling(Some(yarn));
     assert_eq!(config.context, 131072);
     assert_eq!(read_back(&config), config);
 }

@@ -137,8 +137,8 @@ pub(super) fn read(
         tied,
         rope_scaling: None,
     }
-    .scaled(scaling)
-    .checked()
+    .with_rope_scaling(scaling)
+    .validate()
     .map_err(|why| keys.invalid(why))
 }
 

@@ -57,24 +57,24 @@ fn gap(decoder: &mut dyn Decoder, text: &[u32], token: u32) -> f64 {
 #[test]
 fn greedy_tokens_equal_those_of_the_native_engine() {
     for shape in ["nano", "nano-qwen2"] {
-        let (mut theirs, opened, _folder) = decoder(shape, Quant::F32);
-        let mut ours = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+        let (mut llama, opened, _folder) = decoder(shape, Quant::F32);
+        let mut native = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         for length in [1, 17, 100] {
             let prompt = ids(length, 1);
             let (a, b) = (
-                generate_greedily(theirs.as_mut(), &prompt, 16),
-                generate_greedily(ours.as_mut(), &prompt, 16),
+                generate_greedily(llama.as_mut(), &prompt, 16),
+                generate_greedily(native.as_mut(), &prompt, 16),
             );
             if let Some(at) = (0..16).find(|&at| a[at] != b[at]) {
                 let read = [&prompt, &a[..at]].concat();
-                let gap = gap(ours.as_mut(), &read, a[at]);
+                let gap = gap(native.as_mut(), &read, a[at]);
                 assert!(gap < TOLERANCE, "{shape}, prompt {length}, token {at}: {gap}");
             }
-            ours.reset(1).unwrap();
-            theirs.reset(1).unwrap();
+            native.reset(1).unwrap();
+            llama.reset(1).unwrap();
             let (a, b) = (
-                theirs.forward(&[step(0, &prompt)]).unwrap(),
-                ours.forward(&[step(0, &prompt)]).unwrap(),
+                llama.forward(&[step(0, &prompt)]).unwrap(),
+                native.forward(&[step(0, &prompt)]).unwrap(),
             );
             let far = distance(&a.values, &b.values);
             assert!(far < TOLERANCE, "{shape}, prompt {length}: {far}");
@@ -85,18 +85,18 @@ fn greedy_tokens_equal_those_of_the_native_engine() {
 #[test]
 fn quantized_files_run_as_they_are() {
     for quant in [Quant::Q8_0, Quant::Q4KM, Quant::Bf16] {
-        let (mut theirs, opened, _folder) = decoder("nano", quant);
-        let mut ours = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+        let (mut llama, opened, _folder) = decoder("nano", quant);
+        let mut native = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         let prompt = ids(60, 1);
-        ours.reset(1).unwrap();
-        theirs.reset(1).unwrap();
+        native.reset(1).unwrap();
+        llama.reset(1).unwrap();
         let (a, b) = (
-            theirs.forward(&[step(0, &prompt)]).unwrap(),
-            ours.forward(&[step(0, &prompt)]).unwrap(),
+            llama.forward(&[step(0, &prompt)]).unwrap(),
+            native.forward(&[step(0, &prompt)]).unwrap(),
         );
         let far = distance(&a.values, &b.values);
         assert!(far < 0.05, "{quant:?}: {far}");
-        let (a, b) = (theirs.footprint(), ours.footprint());
+        let (a, b) = (llama.footprint(), native.footprint());
         // Our packed panels are padded to whole cache lines.
         let ratio = a.weight_bytes as f64 / b.weight_bytes as f64;
         assert!((0.99..1.01).contains(&ratio), "{quant:?}: {ratio}");

@@ -1,0 +1,262 @@
+//! The command line: one file per command, each a function from arguments to text and an exit
+//! status. Data goes to stdout, everything else to stderr, and the exit status is the answer.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::error::{brief, nearest};
+use crate::settings::Config;
+
+#[cfg(feature = "engine")]
+mod calibrate;
+mod check;
+mod compare;
+mod completions;
+mod document;
+#[cfg(feature = "engine")]
+mod download;
+mod exit;
+mod gate_eval;
+#[cfg(feature = "engine")]
+mod interrupt;
+mod list;
+#[cfg(feature = "engine")]
+mod machine;
+#[cfg(all(feature = "engine", feature = "monitor"))]
+mod monitor;
+mod output;
+#[cfg(feature = "engine")]
+mod pair;
+#[cfg(feature = "engine")]
+mod peers;
+mod promote;
+mod report;
+#[cfg(feature = "engine")]
+mod run;
+mod schema;
+#[cfg(feature = "engine")]
+mod setup;
+#[cfg(feature = "engine")]
+mod synth;
+#[cfg(feature = "engine")]
+mod train_tokenizer;
+
+use exit::Exit;
+use output::IgnoreBrokenPipe;
+
+/// Measures LLM inference in Rust and says honestly whether it got slower
+#[derive(Parser)]
+#[command(name = "candlemark", version, after_long_help = about())]
+struct Arguments {
+    /// Configuration file [default: candlemark.toml if it exists]
+    ///
+    /// Environment variables override the file, and flags override both
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[cfg(feature = "engine")]
+    Run(Box<run::Arguments>),
+    Check(check::Arguments),
+    #[cfg(feature = "engine")]
+    Pair(Box<pair::Arguments>),
+    Compare(compare::Arguments),
+    Report(report::Arguments),
+    List(list::Arguments),
+    Promote(promote::Arguments),
+    #[cfg(feature = "engine")]
+    Calibrate(Box<calibrate::Arguments>),
+    #[cfg(all(feature = "engine", feature = "monitor"))]
+    Monitor(Box<monitor::Arguments>),
+    #[cfg(feature = "engine")]
+    Machine(machine::Arguments),
+    #[cfg(feature = "engine")]
+    Peers(peers::Arguments),
+    GateEval(gate_eval::Arguments),
+    #[cfg(feature = "engine")]
+    Synth(synth::Arguments),
+    #[cfg(feature = "engine")]
+    TrainTokenizer(train_tokenizer::Arguments),
+    Schema(schema::Arguments),
+    Completions(completions::Arguments),
+}
+
+fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+    let config = config(arguments.config)?;
+    match arguments.command {
+        #[cfg(feature = "engine")]
+        Command::Run(arguments) => run::run(&arguments, &config, out),
+        Command::Check(arguments) => check::run(&arguments, &config, out),
+        #[cfg(feature = "engine")]
+        Command::Pair(arguments) => pair::run(&arguments, &config, out),
+        Command::Compare(arguments) => compare::run(&arguments, out),
+        Command::Report(arguments) => report::run(&arguments, out),
+        Command::List(arguments) => list::run(&arguments, &config, out),
+        Command::Promote(arguments) => promote::run(&arguments, out),
+        #[cfg(feature = "engine")]
+        Command::Calibrate(arguments) => calibrate::run(&arguments, &config, out),
+        #[cfg(all(feature = "engine", feature = "monitor"))]
+        Command::Monitor(arguments) => monitor::run(&arguments, &config),
+        #[cfg(feature = "engine")]
+        Command::Machine(arguments) => machine::run(&arguments, &config, out),
+        #[cfg(feature = "engine")]
+        Command::Peers(arguments) => peers::run(&arguments, &config, out),
+        Command::GateEval(arguments) => gate_eval::run(&arguments, &config, out),
+        #[cfg(feature = "engine")]
+        Command::Synth(arguments) => synth::run(&arguments, out),
+        #[cfg(feature = "engine")]
+        Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments, out),
+        Command::Schema(arguments) => schema::run(&arguments, out),
+        Command::Completions(arguments) => {
+            completions::run(&arguments, &mut Arguments::command(), out)
+        }
+    }
+}
+
+fn config(path: Option<PathBuf>) -> crate::Result<Config> {
+    let default = || Some(PathBuf::from("candlemark.toml")).filter(|default| default.exists());
+    Config::read(path.or_else(default).as_deref(), std::env::vars_os())
+}
+
+/// The arguments, or the exit status of help and errors. Long values are shortened: clap repeats
+/// them whole.
+fn arguments() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|mut error| {
+        suggest_command(&mut error, std::env::args_os().filter_map(|word| word.into_string().ok()));
+        let text = error.to_string();
+        let short = brief(&text);
+        if error.use_stderr() && short.len() < text.len() / 2 {
+            let _ = writeln!(std::io::stderr(), "{}", printable(&short));
+        } else {
+            let _ = error.print();
+        }
+        ExitCode::from(error.exit_code() as u8)
+    })
+}
+
+/// Replaces clap's suggestions for a misspelt command, which prefer long names: to `rn` it suggests
+/// `train-tokenizer`.
+fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>) {
+    let Some(ContextValue::String(misspelt)) = error.get(ContextKind::InvalidSubcommand) else {
+        return;
+    };
+    let mut root = Arguments::command();
+    root.build();
+    let group = words.skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(&root);
+    let known: Vec<&str> = group.get_subcommands().map(clap::Command::get_name).collect();
+    let suggestion = nearest(misspelt, &known).map(String::from);
+    error.remove(ContextKind::SuggestedSubcommand);
+    if let Some(name) = suggestion {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::String(name));
+    }
+}
+
+/// Runs the command line of this process, or a worker process if the environment says so.
+pub fn main() -> ExitCode {
+    if !has_small_stack() {
+        return work_or_run();
+    }
+    match std::thread::Builder::new().stack_size(STACK).spawn(work_or_run) {
+        // The panic has printed its message.
+        Ok(thread) => thread.join().unwrap_or(ExitCode::from(101)),
+        Err(source) => {
+            let _ = writeln!(
+                std::io::stderr(),
+                "error: cannot get a stack ({source}); raise `ulimit -s`"
+            );
+            ExitCode::from(Exit::Usage as u8)
+        }
+    }
+}
+
+/// Usual stack size of the main thread.
+const STACK: usize = 8 << 20;
+
+/// Whether `ulimit -s` is so small that parsing a command line may overflow the stack. Otherwise
+/// the main thread does the work, because threads allocate memory differently, which changes the
+/// peak.
+fn has_small_stack() -> bool {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max stack size"));
+    let soft = limit.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+    soft.is_some_and(|soft| soft < STACK / 4)
+}
+
+/// Runs as a worker process where the environment says so, otherwise a command.
+fn work_or_run() -> ExitCode {
+    #[cfg(feature = "engine")]
+    if let Some(kind) = std::env::var_os(crate::suite::WORKER) {
+        let done = if kind == crate::suite::turns::TURNS {
+            crate::suite::turns::run_turn_worker()
+        } else if kind == crate::suite::STRESS {
+            crate::suite::run_stress_worker()
+        } else {
+            crate::suite::run_worker()
+        };
+        let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);
+        return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);
+    }
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    let mut out = IgnoreBrokenPipe(std::io::stdout().lock());
+    let result = run(arguments, &mut out).and_then(|exit| Ok(out.flush().map(|()| exit)?));
+    ExitCode::from(result.unwrap_or_else(|error| failed(&error)) as u8)
+}
+
+/// Prints an error with its causes; the exit status.
+fn failed(error: &anyhow::Error) -> Exit {
+    let text = brief(&format!("{error:#}"));
+    // A closed stderr does not change the exit status.
+    let _ = writeln!(std::io::stderr(), "error: {}", printable(&text));
+    exit::cause(error).into()
+}
+
+fn printable(text: &str) -> String {
+    text.lines().map(crate::report::sanitize).collect::<Vec<_>>().join("\n")
+}
+
+/// The environment variables and exit statuses, for `--help`.
+fn about() -> String {
+    let names: Vec<&str> = crate::settings::variables().collect();
+    let lines: Vec<String> =
+        names.chunks(3).map(|names| format!("  {}", names.join(", "))).collect();
+    format!(
+        "Environment variables, one per key of candlemark.toml:\n{}\n\n{}",
+        lines.join("\n"),
+        exit::statuses()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_command_gets_the_nearest_name() {
+        for (line, expected) in [
+            #[cfg(feature = "engine")]
+            ("candlemark rn", Some("run")),
+            ("candlemark cmpare", Some("compare")),
+            ("candlemark chekc", Some("check")),
+            ("candlemark gate-eval replya", Some("replay")),
+            ("candlemark qwerty", None),
+        ] {
+            let mut error = Arguments::try_parse_from(line.split(' ')).err().unwrap();
+            suggest_command(&mut error, line.split(' ').map(String::from));
+            let text = error.to_string();
+            let tip = expected.map(|name| format!("a similar subcommand exists: '{name}'"));
+            assert!(tip.is_none_or(|tip| text.contains(&tip)), "{text}");
+            assert_eq!(text.contains("tip:"), expected.is_some(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `candlemark check`: judges a record against its baseline, or a stored pair, which needs none.
+
+#[cfg(feature = "engine")]
+mod further;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+#[cfg(feature = "engine")]
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::cli::document::Document;
+use crate::cli::exit::{Exit, statuses};
+use crate::cli::output::{command_line, newest, usage};
+use crate::compare::{FailOn, Judgement, Outcome, Policy, ReferenceData, judge, paired};
+use crate::error::quoted;
+use crate::record::Record;
+use crate::record::calibration::Calibration;
+use crate::record::pair::PairRecord;
+use crate::settings::Config;
+#[cfg(feature = "engine")]
+use crate::settings::duration;
+use crate::{Error, baseline, report};
+
+/// Judge a record against a baseline, or judge a stored pair again
+#[derive(clap::Args)]
+#[command(after_long_help = statuses())]
+pub(crate) struct Arguments {
+    /// Record or pair to judge; several records of one commit are judged together
+    /// [default: the newest run under target/candlemark/runs]
+    #[arg(long, value_name = "FILE")]
+    record: Vec<PathBuf>,
+    /// Baseline to judge against [default: that of this machine and model in the folder of
+    /// baselines]
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Folder of baselines
+    #[arg(long, value_name = "FOLDER", default_value = "baselines")]
+    baselines: PathBuf,
+    #[command(flatten)]
+    document: Document,
+    #[command(flatten)]
+    rules: Rules,
+    /// Judge at full significance as the only look; `--measure` may not follow
+    #[arg(long)]
+    single_look: bool,
+    /// Measure further blocks of undecided scenarios, and judge again after each round
+    #[cfg(feature = "engine")]
+    #[arg(long, conflicts_with = "single_look")]
+    measure: bool,
+    /// Longest time for `--measure`
+    #[cfg(feature = "engine")]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, requires = "measure")]
+    budget: Duration,
+}
+
+impl Arguments {
+    fn measures(&self) -> bool {
+        #[cfg(feature = "engine")]
+        return self.measure;
+        #[cfg(not(feature = "engine"))]
+        false
+    }
+
+    /// The error about one of the records, which the user may have named.
+    fn of_record(&self, error: Error) -> Error {
+        if self.record.is_empty() { error } else { error.of_named_file() }
+    }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Rules {
+    /// Findings that end with exit status 1 [default: regression]
+    #[arg(long, value_enum)]
+    fail_on: Option<Severity>,
+}
+
+impl Rules {
+    /// The configuration's policy, overridden by the flags.
+    pub(crate) fn policy(&self, config: &Config) -> anyhow::Result<Policy> {
+        let mut policy =
+            Policy::new(&config.gate).context("invalid `[gate]` in the configuration")?;
+        match self.fail_on {
+            Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
+            Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
+            None => {}
+        }
+        Ok(policy)
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Severity {
+    /// Any regression
+    Regression,
+    /// A regression beyond twice its limit
+    Critical,
+}
+
+enum Judged {
+    Pair(Box<PairRecord>),
+    Run(Box<Record>),
+}
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let mut policy = arguments.rules.policy(config)?;
+    arguments.document.check()?;
+    if arguments.single_look {
+        policy.looks = 1;
+    }
+    let command = command_line();
+    let paths = match arguments.record.as_slice() {
+        [] => newest().map(|path| vec![path]),
+        named => Ok(named.to_vec()),
+    };
+    let verdict = paths.map_err(anyhow::Error::from).and_then(|paths| {
+        let (judgement, judged) = verdict(&paths, arguments, &policy)?;
+        Ok((paths, judgement, judged))
+    });
+    let (paths, judgement, judged) = match verdict {
+        Ok(verdict) => verdict,
+        Err(error) => return Err(arguments.document.write_error(error, &policy, &command, out)),
+    };
+    let page = || match &judged {
+        Judged::Pair(paired) => report::pair_page(paired, &judgement, &command),
+        Judged::Run(record) => report::page(record, Some((&judgement, &command))),
+    };
+    arguments.document.write(&judgement, &command, page, out)?;
+    let may_continue =
+        matches!(judged, Judged::Run(_)) && !arguments.measures() && policy.looks > 1;
+    if may_continue && judgement.outcome == Outcome::Undecided && !judgement.open().is_empty() {
+        let files = if arguments.record.is_empty() { paths.as_slice() } else { &[] };
+        writeln!(std::io::stderr(), "to decide: `{}`", with_measure(&command, files))?;
+    }
+    Ok(judgement.outcome.into())
+}
+
+fn verdict(
+    paths: &[PathBuf],
+    arguments: &Arguments,
+    policy: &Policy,
+) -> anyhow::Result<(Judgement, Judged)> {
+    let Some(paired) = pair(paths, arguments)? else {
+        let (judgement, record) = judge_run(paths, arguments, policy)?;
+        return Ok((judgement, Judged::Run(Box::new(record))));
+    };
+    if arguments.measures() {
+        return Err(usage(
+            "`--measure` continues a run; to decide a pair, measure it again by `candlemark pair` \
+             with a larger `--budget`",
+        ));
+    }
+    Ok((paired::judge(&paired, policy), Judged::Pair(Box::new(paired))))
+}
+
+/// The pair, if the file is one; `None` for records.
+fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<PairRecord>> {
+    for path in paths {
+        let text = fs::read_to_string(path)
+            .map_err(|source| arguments.of_record(Error::Read { path: path.into(), source }))?;
+        if !PairRecord::is(&text) {
+            continue;
+        }
+        let name = path.display();
+        if paths.len() > 1 {
+            return Err(usage(format!(
+                "`{name}` is a pair, which is judged alone; give no other `--record`"
+            )));
+        }
+        if arguments.baseline.is_some() {
+            return Err(usage(format!(
+                "`{name}` is a pair, which contains its base; give no `--baseline`"
+            )));
+        }
+        let paired = PairRecord::parse(&text, path);
+        return Ok(Some(paired.map_err(|error| arguments.of_record(error))?));
+    }
+    Ok(None)
+}
+
+/// Judges a run against its baseline; the verdict and the run with everything measured.
+fn judge_run(
+    paths: &[PathBuf],
+    arguments: &Arguments,
+    policy: &Policy,
+) -> anyhow::Result<(Judgement, Record)> {
+    let load_run = |path: &PathBuf| Record::load(path).map_err(|error| arguments.of_record(error));
+    let runs = paths.iter().map(load_run).collect::<crate::Result<Vec<_>>>()?;
+    let record = baseline::combine(&runs)?;
+    let stored = load(&record, arguments, policy)?;
+    let reference = ReferenceData {
+        baseline: &stored.baseline,
+        release: stored.release.as_ref(),
+        calibration: stored.calibration.as_ref(),
+    };
+    #[cfg(feature = "engine")]
+    if arguments.measure {
+        let path = paths.last().context("a run has a record")?;
+        let decide = |run: &Record| judge(reference, run, policy);
+        return further::judge(record, path, arguments.budget, &decide);
+    }
+    Ok((judge(reference, &record, policy), record))
+}
+
+/// The stored files for a run's machine and model.
+struct Stored {
+    baseline: Record,
+    release: Option<Record>,
+    calibration: Option<Calibration>,
+}
+
+fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> crate::Result<Stored> {
+    let (path, baseline) = match &arguments.baseline {
+        Some(path) if !path.exists() => {
+            let why =
+                format!("no baseline `{}`; make one with `candlemark promote`", path.display());
+            return Err(Error::NotComparable(why));
+        }
+        Some(path) => (path.clone(), Record::load(path).map_err(Error::of_named_file)?),
+        None => {
+            let found = baseline::find(&arguments.baselines, record, &policy.allow_class);
+            found.map_err(unusable)?
+        }
+    };
+    let release = baseline::find_release(&path).map_err(unusable)?;
+    let calibration = baseline::find_calibration(&arguments.baselines, record);
+    Ok(Stored { baseline, release, calibration: calibration.map_err(unusable)? })
+}
+
+/// An unreadable file in the folder of baselines makes a run not comparable.
+fn unusable(error: Error) -> Error {
+    match error {
+        Error::Read { .. } | Error::Invalid { .. } => Error::NotComparable(error.chain()),
+        error => error,
+    }
+}
+
+/// The command that continues where this one could not decide. `files` are records that were not
+/// named on the command line: another run may be the newest by then.
+fn with_measure(command: &str, files: &[PathBuf]) -> String {
+    let records: String = files.iter().map(|file| format!(" --record {}", quoted(file))).collect();
+    format!("{command}{records} --measure")
+}

@@ -1,0 +1,104 @@
+//! The document of a verdict: its format, its file, and its text if there is no verdict.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use crate::cli::exit::cause;
+use crate::cli::output::write;
+use crate::compare::{Judgement, Outcome, Policy};
+use crate::error::{Cause, brief};
+use crate::{Error, files, report};
+
+#[derive(clap::Args)]
+pub(crate) struct Document {
+    /// Format of the verdict
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Output file of the verdict [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default, clap::ValueEnum)]
+enum Format {
+    /// Text for a terminal
+    #[default]
+    Human,
+    /// Markdown for a pull request
+    Md,
+    /// JSON with all data of the verdict
+    Json,
+    /// Self-contained HTML page
+    Html,
+    /// Annotations for GitHub Actions
+    Github,
+    /// JUnit XML
+    Junit,
+    /// Bencher Metric Format (JSON)
+    Bmf,
+    /// JSON for github-action-benchmark
+    SmallerIsBetter,
+}
+
+impl Document {
+    /// Refuses an unwritable file before anything is measured.
+    pub(crate) fn check(&self) -> crate::Result<()> {
+        self.output.as_deref().map_or(Ok(()), files::check)
+    }
+
+    /// Writes a verdict. The caller renders the HTML page, which shows more than the verdict.
+    pub(crate) fn write(
+        &self,
+        judgement: &Judgement,
+        command: &str,
+        page: impl FnOnce() -> crate::Result<String>,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<()> {
+        let text = match self.format {
+            Format::Human => report::verdict_text(judgement, command),
+            Format::Md => report::verdict_markdown(judgement, command),
+            Format::Json => report::verdict_json(judgement),
+            Format::Html => page()?,
+            Format::Github => report::annotations(judgement),
+            Format::Junit => report::junit(judgement, &crate::machine::now()),
+            Format::Bmf => report::bmf(judgement),
+            Format::SmallerIsBetter => report::smaller_is_better(judgement),
+        };
+        write(&text, self.output.as_deref(), out)
+    }
+
+    /// Writes a document for an error in place of the verdict, and returns the error for stderr and
+    /// the exit status. Usage errors have no document, as those of clap.
+    pub(crate) fn write_error(
+        &self,
+        error: anyhow::Error,
+        policy: &Policy,
+        command: &str,
+        out: &mut dyn Write,
+    ) -> anyhow::Error {
+        let outcome = match cause(&error) {
+            Cause::Usage => return error,
+            Cause::NotComparable => Outcome::NotComparable,
+            Cause::Undecided | Cause::Interrupted => Outcome::Undecided,
+            Cause::Failed => Outcome::Failed,
+        };
+        let judgement = Judgement::without_findings(outcome, &reason(&error), policy);
+        let page = || report::verdict_page(&judgement, command);
+        match self.write(&judgement, command, page, out) {
+            Ok(()) => error,
+            // The first error sets the exit status.
+            Err(second) => error.context(format!("{second:#}")),
+        }
+    }
+}
+
+/// The error without the words that repeat the outcome.
+fn reason(error: &anyhow::Error) -> String {
+    if matches!(error.downcast_ref(), Some(Error::Interrupted)) {
+        return "interrupted before anything was measured".into();
+    }
+    let text = brief(&format!("{error:#}"));
+    let prefixes = ["not comparable: ", "cannot decide: "];
+    let rest = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+    rest.unwrap_or(&text).to_owned()
+}

@@ -1,0 +1,277 @@
+//! `candlemark peers`: engines on the same GGUF files, with the same tokens in the same passes.
+//! Each engine has a process of its own, because two thread pools in one process compete for its
+//! cores. The processes stay alive, take turns, and sleep between them.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{io, thread};
+
+use anyhow::Context as _;
+
+use crate::cli::exit::Exit;
+use crate::cli::output::usage;
+use crate::error::Error;
+use crate::model;
+use crate::model::EngineKind;
+use crate::settings::{Config, Count, Setup, oversubscription};
+
+mod cases;
+mod process;
+mod protocol;
+mod results;
+mod worker;
+
+use cases::{CASES, PeerCase};
+use process::EngineProcess;
+use protocol::{Response, TurnKind};
+use results::{CaseResult, EngineTurns};
+
+/// Compare engines on the same GGUF files
+///
+/// Measures prefill, decode, a ragged batch, and decode after a long context. The last line is
+/// JSON: native divided by llama-cpp for every case. llama-cpp runs with flash attention on and
+/// off, and the faster one counts. Engines that this build does not include are skipped.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// GGUF files; `candlemark synth` writes synthetic ones
+    #[arg(required = true, value_name = "FILE.gguf")]
+    files: Vec<PathBuf>,
+    /// Skip the cases with 4096 prompt tokens
+    #[arg(long)]
+    quick: bool,
+    /// Measure only this case: prefill_512, decode_b1, decode_b16, prefill_4096 or
+    /// decode_depth_4096, preceded by a quantization and `_` for one file; repeatable
+    /// [default: all]
+    #[arg(long, value_name = "KEY")]
+    only: Vec<String>,
+    /// Engines to measure
+    #[arg(long, value_name = "ENGINE", value_delimiter = ',', default_values_t = EngineKind::NAMES.map(String::from))]
+    engines: Vec<String>,
+    /// Turns of each engine per case
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = Count::ROUNDS.parser())]
+    rounds: usize,
+    /// Seconds after which an engine gets no further turn at a case
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    seconds: u64,
+    /// Threads of the engines [default: physical cores allowed to the process]
+    #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
+    threads: Option<usize>,
+    /// Run as the worker process of this engine
+    #[arg(long, value_name = "ENGINE", hide = true)]
+    worker: Option<String>,
+}
+
+/// Pause between turns in which the last engine's threads go to sleep: those of OpenMP spin for
+/// 200 ms.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// Configurations of an engine whose pilot reached this share of the fastest one's rate take turns.
+const PILOT_THRESHOLD: f64 = 0.95;
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    config: &Config,
+    out: &mut dyn Write,
+) -> anyhow::Result<Exit> {
+    let setup = Setup::new(&Config::default());
+    let threads = arguments.threads.or(config.model.threads).unwrap_or(setup.threads);
+    if let (Some(engine), [file]) = (&arguments.worker, arguments.files.as_slice()) {
+        let setup = Setup {
+            model: file.display().to_string(),
+            engine: engine.clone(),
+            quant: None,
+            device: "cpu".into(),
+            threads,
+            ..setup
+        };
+        worker::work(&setup)?;
+        return Ok(Exit::Pass);
+    }
+    let unknown = arguments.engines.iter().find_map(|engine| match EngineKind::parse(engine) {
+        Err(error @ Error::Unknown { .. }) => Some(error),
+        _ => None,
+    });
+    if let Some(error) = unknown {
+        return Err(error.into());
+    }
+    let quants: Vec<String> =
+        arguments.files.iter().map(|file| quantization(file)).collect::<anyhow::Result<_>>()?;
+    check_names(&arguments.only, &quants)?;
+    if let Some(shared) = oversubscription(threads) {
+        writeln!(io::stderr(), "warning: {shared}")?;
+    }
+    let mut results = Vec::new();
+    for (file, quant) in arguments.files.iter().zip(&quants) {
+        let selected: Vec<&PeerCase> =
+            CASES.iter().filter(|case| is_selected(case, quant, arguments)).collect();
+        if selected.is_empty() {
+            continue;
+        }
+        let mut processes = start_processes(file, threads, &arguments.engines)?;
+        if processes.is_empty() {
+            return Err(Error::Failed(format!("no engine runs `{}`", file.display())).into());
+        }
+        for case in selected {
+            results.push(measure(quant, case, &mut processes, arguments)?);
+        }
+    }
+    if results.is_empty() {
+        return Err(usage("`--quick` skips every case of `--only`; drop one of the two"));
+    }
+    write!(out, "{}", results::table(&results))?;
+    for result in &results {
+        for difference in &result.differences {
+            writeln!(out, "{}: {difference}", result.key)?;
+        }
+    }
+    writeln!(out, "{}", results::ratios(&results))?;
+    Ok(Exit::Pass)
+}
+
+/// The format of a file's matrices, in a word.
+fn quantization(file: &Path) -> anyhow::Result<String> {
+    let opened = model::open(&file.display().to_string(), 0, None, &mut ())?;
+    let matrices = opened.config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
+    let types: Vec<_> = matrices
+        .filter_map(|(name, shape)| Some((opened.weights.info(&name)?.dtype, shape)))
+        .map(|(dtype, shape)| (dtype, shape.iter().product::<usize>() as u64))
+        .collect();
+    Ok(model::mix_name(&types))
+}
+
+/// The key of a case in the JSON line.
+fn key(quant: &str, case: &PeerCase) -> String {
+    format!("{quant}_{}", case.name)
+}
+
+/// Refuses unknown names before anything is measured.
+fn check_names(only: &[String], quants: &[String]) -> Result<(), Error> {
+    let mut known: Vec<String> = CASES.iter().map(|case| case.name.into()).collect();
+    for quant in quants {
+        known.extend(CASES.iter().map(|case| key(quant, case)));
+    }
+    match only.iter().find(|only| !known.contains(only)) {
+        Some(other) => {
+            let known = known.iter().map(String::as_str);
+            Err(Error::unknown("case", other, known))
+        }
+        None => Ok(()),
+    }
+}
+
+fn is_selected(case: &PeerCase, quant: &str, arguments: &Arguments) -> bool {
+    let named = |only: &String| only == case.name || *only == key(quant, case);
+    (arguments.only.is_empty() || arguments.only.iter().any(named))
+        && !(arguments.quick && case.tokens > 512)
+}
+
+/// Starts a process for each engine, and one for each configuration of llama.cpp.
+fn start_processes(
+    file: &Path,
+    threads: usize,
+    engines: &[String],
+) -> anyhow::Result<Vec<EngineProcess>> {
+    let binary = std::env::current_exe().context("cannot find this binary to start it again")?;
+    let mut err = io::stderr();
+    let mut processes = Vec::new();
+    for engine in engines {
+        let configurations: &[&[(&str, &str)]] = match EngineKind::parse(engine) {
+            Ok(EngineKind::LlamaCpp) => {
+                &[&[("CANDLEMARK_LLAMA_FA", "on")], &[("CANDLEMARK_LLAMA_FA", "off")]]
+            }
+            Ok(_) => &[&[]],
+            Err(error) => {
+                writeln!(err, "skipped: {error}")?;
+                continue;
+            }
+        };
+        for variables in configurations {
+            match EngineProcess::start(&binary, file, engine, threads, variables) {
+                Ok(process) => {
+                    writeln!(err, "{engine} on {}: {}", file.display(), process.setup)?;
+                    processes.push(process);
+                }
+                Err(error) => writeln!(err, "{engine} on {}: {error}", file.display())?,
+            }
+        }
+    }
+    Ok(processes)
+}
+
+/// Measures one case on all engines: a pilot each, then timed turns.
+fn measure(
+    quant: &str,
+    case: &PeerCase,
+    processes: &mut [EngineProcess],
+    arguments: &Arguments,
+) -> anyhow::Result<CaseResult> {
+    let key = key(quant, case);
+    let mut all: Vec<EngineTurns> = Vec::new();
+    for at in 0..processes.len() {
+        let response = take_turn(&key, case, TurnKind::Pilot, at, processes)?;
+        all.push(EngineTurns::new(&processes[at].engine, &processes[at].setup, response));
+    }
+    results::keep_fastest(&mut all, PILOT_THRESHOLD);
+    for round in 0..arguments.rounds {
+        let mut order: Vec<usize> = (0..processes.len()).collect();
+        if round % 2 == 1 {
+            order.reverse(); // So that no engine always follows the same one.
+        }
+        for at in order {
+            if all[at].takes_turn(arguments.seconds as f64) {
+                all[at].add(take_turn(&key, case, TurnKind::Timed, at, processes)?);
+            }
+        }
+    }
+    Ok(CaseResult::new(key, all))
+}
+
+/// Requests a turn of one engine while the others sleep, and warns if they do not.
+fn take_turn(
+    key: &str,
+    case: &PeerCase,
+    kind: TurnKind,
+    at: usize,
+    processes: &mut [EngineProcess],
+) -> anyhow::Result<Response> {
+    thread::sleep(PAUSE);
+    let before: Vec<_> = processes.iter().map(EngineProcess::cpu_s).collect();
+    let response = processes[at].request(case, kind)?;
+    let mut err = io::stderr();
+    let name = processes[at].name();
+    match &response {
+        Response::Measured { rate, seconds, .. } => {
+            let what = if kind == TurnKind::Pilot { " (pilot)" } else { "" };
+            writeln!(err, "{key} {name}{what}: {rate:.2} tok/s in {seconds:.1} s")?;
+            let others = processes.iter().zip(before).filter(|(other, _)| other.name() != name);
+            for (other, before) in others {
+                let used = other.cpu_s().zip(before).map_or(0.0, |(now, before)| now - before);
+                if used > 0.05 * seconds + 0.05 {
+                    let other = other.name();
+                    writeln!(err, "warning: {other} used {used:.2} s of CPU during that turn")?;
+                }
+            }
+        }
+        Response::Failed { absent } => writeln!(err, "{key} {name}: {absent}")?,
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_case_is_refused_with_the_nearest_name() {
+        let quants = ["q8_0".to_owned(), "bf16".into()];
+        let check = |only: &str| check_names(&["decode_b1".into(), only.into()], &quants);
+        for name in ["prefill_512", "q8_0_decode_b16", "bf16_decode_depth_4096"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
+        let error = check("q8_0_prefill_51").unwrap_err().to_string();
+        assert!(error.contains("did you mean `q8_0_prefill_512`?"), "{error}");
+        let error = check("q4_k_m_decode_b1").unwrap_err().to_string();
+        assert!(error.contains("no case `q4_k_m_decode_b1`"), "{error}");
+    }
+}

@@ -1,0 +1,314 @@
+//! Medians of turns, their ratios, and differences between the tokens of engines.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::record::Absence;
+use crate::{report, stats};
+
+use super::protocol::Response;
+
+/// The turns of one case on one engine in one configuration.
+pub(super) struct EngineTurns {
+    engine: String,
+    setup: String,
+    /// Its pilot, or why there is none.
+    pilot: Result<Pilot, Absence>,
+    /// Tokens per second of its turns.
+    rates: Vec<f64>,
+    /// Seconds of all its turns.
+    seconds: f64,
+    /// Whether it takes further turns.
+    active: bool,
+    /// Whether the tokens of a turn differ from those of the pilot.
+    unstable: bool,
+}
+
+struct Pilot {
+    rate: f64,
+    ids: Vec<Vec<u32>>,
+    margins: Vec<Vec<f64>>,
+}
+
+impl EngineTurns {
+    pub fn new(engine: &str, setup: &str, response: Response) -> Self {
+        let (pilot, seconds) = match response {
+            Response::Measured { rate, seconds, ids, margins } => {
+                (Ok(Pilot { rate, ids, margins }), seconds)
+            }
+            Response::Failed { absent } => (Err(absent), 0.0),
+        };
+        Self {
+            engine: engine.into(),
+            setup: setup.into(),
+            active: pilot.is_ok(),
+            pilot,
+            rates: Vec::new(),
+            seconds,
+            unstable: false,
+        }
+    }
+
+    /// Whether it takes a further turn: always a first one, then until it has used `seconds`.
+    pub fn takes_turn(&self, seconds: f64) -> bool {
+        self.active && (self.rates.is_empty() || self.seconds < seconds)
+    }
+
+    pub fn add(&mut self, response: Response) {
+        match response {
+            Response::Measured { rate, seconds, ids, .. } => {
+                self.rates.push(rate);
+                self.seconds += seconds;
+                self.unstable |= self.pilot.as_ref().is_ok_and(|pilot| pilot.ids != ids);
+            }
+            Response::Failed { absent } => (self.active, self.pilot) = (false, Err(absent)),
+        }
+    }
+
+    fn median(&self) -> Option<f64> {
+        stats::median(&self.rates).filter(|_| self.pilot.is_ok())
+    }
+}
+
+/// Of an engine's configurations, keeps those whose pilot reached at least the share `threshold` of
+/// the best one's rate.
+pub(super) fn keep_fastest(all: &mut [EngineTurns], threshold: f64) {
+    let mut best: BTreeMap<String, f64> = BTreeMap::new();
+    for turns in all.iter() {
+        if let Ok(pilot) = &turns.pilot {
+            let best = best.entry(turns.engine.clone()).or_default();
+            *best = best.max(pilot.rate);
+        }
+    }
+    for turns in all {
+        let (Ok(pilot), Some(best)) = (&turns.pilot, best.get(&turns.engine)) else { continue };
+        turns.active &= pilot.rate >= threshold * best;
+    }
+}
+
+/// One case on all engines.
+pub(super) struct CaseResult {
+    pub key: String,
+    /// How the tokens of engines differ, in sentences.
+    pub differences: Vec<String>,
+    /// By engine: the median of its fastest configuration and that configuration, or why there is
+    /// none.
+    engines: BTreeMap<String, Result<(f64, String), Absence>>,
+}
+
+impl CaseResult {
+    pub fn new(key: String, all: Vec<EngineTurns>) -> Self {
+        let mut engines: BTreeMap<String, Result<(f64, String), Absence>> = BTreeMap::new();
+        for turns in &all {
+            let new = match (&turns.pilot, turns.median()) {
+                (Err(absent), _) => Err(absent.clone()),
+                (_, Some(median)) => Ok((median, turns.setup.clone())),
+                (_, None) => continue, // Another configuration was faster.
+            };
+            let rate =
+                |cell: &Result<(f64, String), Absence>| cell.as_ref().map_or(0.0, |(r, _)| *r);
+            let better = engines.get(&turns.engine).is_none_or(|old| rate(&new) > rate(old));
+            if better {
+                engines.insert(turns.engine.clone(), new);
+            }
+        }
+        Self { key, differences: differences(&all), engines }
+    }
+
+    fn rate(&self, engine: &str) -> Option<f64> {
+        let (rate, _) = self.engines.get(engine)?.as_ref().ok()?;
+        Some(*rate)
+    }
+
+    fn ratio(&self, engine: &str, other: &str) -> Option<f64> {
+        let other = self.rate(other).filter(|rate| *rate > 0.0)?;
+        Some(self.rate(engine)? / other)
+    }
+}
+
+/// Where the tokens of engines differ from those of the first one, and which engines are unstable.
+fn differences(all: &[EngineTurns]) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let mut first: Option<(&str, &Pilot)> = None;
+    for turns in all {
+        let (engine, Ok(pilot)) = (turns.engine.as_str(), &turns.pilot) else { continue };
+        if turns.unstable {
+            sentences
+                .push(format!("the tokens of {engine} differ between its turns and its pilot"));
+        }
+        let Some((reference, expected)) = first else {
+            first = Some((engine, pilot));
+            continue;
+        };
+        let divergences: Vec<(usize, usize)> = (expected.ids.iter().zip(&pilot.ids).enumerate())
+            .filter_map(|(sequence, (a, b))| {
+                Some((a.iter().zip(b).position(|(a, b)| a != b)?, sequence))
+            })
+            .collect();
+        let Some(&(token, sequence)) = divergences.iter().min() else { continue };
+        let margin = |pilot: &Pilot| {
+            let margin = pilot.margins.get(sequence).and_then(|margins| margins.get(token));
+            margin.map_or("?".into(), |margin| format!("{margin:.4}"))
+        };
+        sentences.push(format!(
+            "the tokens of {engine} ({}) and {reference} differ in {} of {} sequences, first at \
+             token {} of sequence {sequence}, where the top-2 margin is {} standard deviations in \
+             {engine} and {} in {reference}",
+            turns.setup.split([';', ',']).next().unwrap_or_default(),
+            divergences.len(),
+            expected.ids.len(),
+            token + 1,
+            margin(pilot),
+            margin(expected),
+        ));
+    }
+    sentences
+}
+
+/// A table of medians in tokens per second, and their ratios.
+pub(super) fn table(rows: &[CaseResult]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "tok/s",
+        "native",
+        "candle",
+        "llama-cpp",
+        "native / llama-cpp",
+        "native / candle",
+        "llama-cpp with",
+    ]);
+    for row in rows {
+        let rate = |engine| match row.engines.get(engine) {
+            Some(Ok((rate, _))) => report::number(*rate),
+            Some(Err(absent)) => absent.kind.word().into(),
+            None => "-".into(),
+        };
+        let ratio = |other| row.ratio("native", other).map_or("-".into(), |x| format!("{x:.2}"));
+        let setup = match row.engines.get("llama-cpp") {
+            Some(Ok((_, setup))) => setup.split(';').next().unwrap_or_default(),
+            _ => "-",
+        };
+        table.add_row([
+            row.key.clone(),
+            rate("native"),
+            rate("candle"),
+            rate("llama-cpp"),
+            ratio("llama-cpp"),
+            ratio("candle"),
+            setup.into(),
+        ]);
+    }
+    for column in 1..=5 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// JSON: native divided by llama-cpp, by key; without cases that one of them did not measure.
+pub(super) fn ratios(rows: &[CaseResult]) -> String {
+    let rounded = |ratio: f64| (ratio * 1000.0).round() / 1000.0;
+    let all: BTreeMap<&str, f64> = rows
+        .iter()
+        .filter_map(|row| Some((row.key.as_str(), rounded(row.ratio("native", "llama-cpp")?))))
+        .collect();
+    serde_json::to_string(&all).expect("plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::AbsenceKind;
+
+    fn measured(rate: f64, ids: &[u32]) -> Response {
+        let margins = vec![ids.iter().map(|id| f64::from(*id) / 8.0).collect()];
+        Response::Measured { rate, seconds: 1.0, ids: vec![ids.to_vec()], margins }
+    }
+
+    fn turns(engine: &str, setup: &str, pilot: f64, rates: &[f64]) -> EngineTurns {
+        let mut turns = EngineTurns::new(engine, setup, measured(pilot, &[1, 2, 3]));
+        rates.iter().for_each(|rate| turns.add(measured(*rate, &[1, 2, 3])));
+        turns
+    }
+
+    fn result(all: Vec<EngineTurns>) -> CaseResult {
+        CaseResult::new("q8_0_decode_b1".into(), all)
+    }
+
+    #[test]
+    fn a_ratio_is_that_of_medians() {
+        let result = result(vec![
+            turns("native", "", 1.0, &[30.0, 50.0, 40.0]),
+            turns("candle", "", 1.0, &[10.0]),
+            turns("llama-cpp", "flash attention on; AVX2", 1.0, &[20.0, 30.0]),
+        ]);
+        assert_eq!(result.ratio("native", "llama-cpp"), Some(1.6));
+        assert_eq!(result.ratio("native", "candle"), Some(4.0));
+        assert_eq!(ratios(&[result]), r#"{"q8_0_decode_b1":1.6}"#);
+    }
+
+    #[test]
+    fn the_fastest_configuration_of_an_engine_counts() {
+        let mut all = vec![
+            turns("native", "", 1.0, &[]),
+            turns("llama-cpp", "on", 100.0, &[]),
+            turns("llama-cpp", "off", 96.0, &[]),
+            turns("llama-cpp", "worse", 94.0, &[]),
+        ];
+        keep_fastest(&mut all, 0.95);
+        let active: Vec<bool> = all.iter().map(|turns| turns.takes_turn(60.0)).collect();
+        assert_eq!(active, [true, true, true, false], "within 5 % of the best");
+        for (turns, rate) in all.iter_mut().zip([200.0, 100.0, 110.0]) {
+            turns.add(measured(rate, &[1, 2, 3]));
+        }
+        let result = result(all);
+        assert_eq!(result.engines["llama-cpp"], Ok((110.0, "off".into())));
+        let table = table(&[result]);
+        assert!(table.contains("110.0") && table.contains("off"), "{table}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_absent() {
+        let failed = Response::Failed { absent: Absence::new(AbsenceKind::Unsupported, "batches") };
+        let result =
+            result(vec![turns("native", "", 1.0, &[40.0]), EngineTurns::new("candle", "", failed)]);
+        assert_eq!(result.ratio("native", "llama-cpp"), None);
+        assert_eq!(result.ratio("native", "candle"), None);
+        let text = table(std::slice::from_ref(&result));
+        assert!(text.contains("unsupported"), "{text}");
+        assert_eq!(ratios(&[result]), "{}");
+    }
+
+    #[test]
+    fn an_engine_takes_turns_until_its_time_is_used() {
+        let mut turns = turns("native", "", 1.0, &[]);
+        assert!(turns.takes_turn(0.5), "the first turn is taken in any case");
+        turns.add(measured(1.0, &[1, 2, 3]));
+        assert!(turns.takes_turn(2.5));
+        assert!(!turns.takes_turn(2.0));
+    }
+
+    #[test]
+    fn different_tokens_are_reported_with_their_margins() {
+        let mut other =
+            EngineTurns::new("llama-cpp", "flash attention on, ubatch 512", measured(1.0, &[1, 4]));
+        other.add(measured(1.0, &[1, 5]));
+        let sentences = differences(&[turns("native", "", 1.0, &[]), other]);
+        assert_eq!(sentences.len(), 2, "{sentences:?}");
+        assert!(sentences[0].contains("between its turns and its pilot"), "{}", sentences[0]);
+        assert!(
+            sentences[1].contains("(flash attention on) and native differ in 1 of 1"),
+            "{}",
+            sentences[1]
+        );
+        assert!(sentences[1].contains("token 2 of sequence 0"), "{}", sentences[1]);
+        assert!(
+            sentences[1].contains("0.5000 standard deviations in llama-cpp and 0.2500 in native"),
+            "{}",
+            sentences[1]
+        );
+    }
+}

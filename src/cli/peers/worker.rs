@@ -1,0 +1,201 @@
+//! The process of one engine: loads the model once, then answers requests until stdin closes.
+
+use std::io;
+use std::io::{BufRead as _, Write as _};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::Error;
+use crate::engine::Engine;
+use crate::model::{Decoder, Logits, Step};
+use crate::settings::Setup;
+
+use super::cases::{CASES, PeerCase};
+use super::protocol::{Hello, Request, Response, TurnKind};
+
+/// Tokens per prefill pass, where the engine has no preference.
+const PASS_ROWS: usize = 512;
+
+pub(super) fn work(setup: &Setup) -> anyhow::Result<()> {
+    let mut engine = match Engine::load(setup, &mut ()) {
+        Ok(engine) => engine,
+        Err(error @ Error::Unsupported(_)) => return send(&Hello::Unsupported(error.chain())),
+        Err(error) => return Err(error.into()),
+    };
+    send(&Hello::Loaded(engine.decoder.describe().unwrap_or_default()))?;
+    let vocab = engine.source.config.vocab;
+    let mut cache = None;
+    for line in io::stdin().lock().lines() {
+        let request: Request =
+            serde_json::from_str(&line?).context("invalid request on standard input")?;
+        let case = CASES.iter().find(|case| case.name == request.case).context("no such case")?;
+        let start = Instant::now();
+        let turn = Turn { case, kind: request.kind };
+        let response = match turn.run(engine.decoder.as_mut(), vocab, &mut cache) {
+            Ok((rate, ids, margins)) => {
+                Response::Measured { rate, seconds: start.elapsed().as_secs_f64(), ids, margins }
+            }
+            Err(error) => {
+                cache = None;
+                Response::Failed { absent: (&error).into() }
+            }
+        };
+        send(&response)?;
+    }
+    Ok(())
+}
+
+fn send<T: Serialize>(message: &T) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", serde_json::to_string(message)?)?;
+    Ok(out.flush()?)
+}
+
+/// The case whose prompts are in the KV cache, and the first token after each prompt.
+type PromptCache = Option<(&'static str, GreedyTokens)>;
+
+/// The next token of each sequence, with its top-2 margin in a pilot.
+#[derive(Clone)]
+struct GreedyTokens {
+    ids: Vec<u32>,
+    margins: Vec<f64>,
+}
+
+/// Rate, tokens and margins.
+type Measured = (f64, Vec<Vec<u32>>, Vec<Vec<f64>>);
+
+struct Turn {
+    case: &'static PeerCase,
+    kind: TurnKind,
+}
+
+impl Turn {
+    fn run(
+        &self,
+        decoder: &mut dyn Decoder,
+        vocab: usize,
+        cache: &mut PromptCache,
+    ) -> crate::Result<Measured> {
+        let prompts = self.case.prompts(vocab);
+        for prompt in &prompts {
+            decoder.check_length(prompt.len() + self.case.steps)?;
+        }
+        if self.case.steps == 0 {
+            *cache = None;
+            decoder.reset(prompts.len())?;
+            let start = Instant::now();
+            let first = self.prefill(decoder, &prompts)?;
+            let tokens: usize = prompts.iter().map(Vec::len).sum();
+            let rate = tokens as f64 / start.elapsed().as_secs_f64();
+            return Ok((rate, transpose(&[first.ids]), transpose(&[first.margins])));
+        }
+        let first = match cache.take().filter(|(name, _)| *name == self.case.name) {
+            Some((_, first)) if truncate_to_prompts(decoder, &prompts) => first,
+            _ => {
+                decoder.reset(prompts.len())?;
+                self.prefill(decoder, &prompts)?
+            }
+        };
+        let mut all = vec![first.clone()];
+        let start = Instant::now();
+        for _ in 0..self.case.steps {
+            let last = &all.last().expect("there is the first").ids;
+            let steps: Vec<Step<'_>> = last
+                .chunks(1)
+                .enumerate()
+                .map(|(sequence, tokens)| Step { sequence, tokens })
+                .collect();
+            let next = self.step(decoder, &steps)?;
+            all.push(next);
+        }
+        let rate = (self.case.steps * prompts.len()) as f64 / start.elapsed().as_secs_f64();
+        *cache = Some((self.case.name, first));
+        let (ids, margins): (Vec<_>, Vec<_>) =
+            all.into_iter().map(|tokens| (tokens.ids, tokens.margins)).unzip();
+        Ok((rate, transpose(&ids), transpose(&margins)))
+    }
+
+    /// Prefills the prompts, sequence by sequence, in passes of the engine's preferred length.
+    fn prefill(
+        &self,
+        decoder: &mut dyn Decoder,
+        prompts: &[Vec<u32>],
+    ) -> crate::Result<GreedyTokens> {
+        let rows = decoder.prefill_chunk().unwrap_or(PASS_ROWS);
+        let mut all = GreedyTokens { ids: Vec::new(), margins: Vec::new() };
+        for (sequence, prompt) in prompts.iter().enumerate() {
+            let mut last = None;
+            for tokens in prompt.chunks(rows) {
+                last = Some(self.step(decoder, &[Step { sequence, tokens }])?);
+            }
+            let last = last.expect("prompts have tokens");
+            all.ids.extend(last.ids);
+            all.margins.extend(last.margins);
+        }
+        Ok(all)
+    }
+
+    fn step(&self, decoder: &mut dyn Decoder, steps: &[Step<'_>]) -> crate::Result<GreedyTokens> {
+        if self.kind == TurnKind::Timed {
+            return Ok(GreedyTokens { ids: decoder.greedy(steps)?, margins: Vec::new() });
+        }
+        let logits = decoder.forward(steps)?;
+        Ok(GreedyTokens { ids: logits.argmax(), margins: margins(&logits) })
+    }
+}
+
+/// Truncates the KV cache to the prompts; false if the engine cannot.
+fn truncate_to_prompts(decoder: &mut dyn Decoder, prompts: &[Vec<u32>]) -> bool {
+    prompts
+        .iter()
+        .enumerate()
+        .all(|(sequence, prompt)| decoder.truncate(sequence, prompt.len()).is_ok())
+}
+
+/// Top-2 margin of each row of logits, in standard deviations of the row.
+fn margins(logits: &Logits) -> Vec<f64> {
+    let margin = |row: &[f32]| {
+        let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for &logit in row {
+            (best, second) = (best.max(logit), second.max(logit.min(best)));
+            sum += f64::from(logit);
+            squares += f64::from(logit) * f64::from(logit);
+        }
+        let mean = sum / row.len() as f64;
+        f64::from(best - second) / (squares / row.len() as f64 - mean * mean).sqrt()
+    };
+    logits.rows().map(margin).collect()
+}
+
+/// From one list per step to one list per sequence.
+fn transpose<T: Copy>(steps: &[Vec<T>]) -> Vec<Vec<T>> {
+    let sequences = steps.first().map_or(0, Vec::len);
+    (0..sequences)
+        .map(|sequence| steps.iter().filter_map(|step| step.get(sequence).copied()).collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn margins_are_in_standard_deviations() {
+        let logits = Logits { vocab: 4, values: vec![1.0, -1.0, 1.0, -1.0, 3.0, 0.0, 0.0, -3.0] };
+        let margins = margins(&logits);
+        assert_eq!(margins[0], 0.0, "the best two are equal");
+        assert!((margins[1] - 3.0 / 4.5f64.sqrt()).abs() < 1e-12, "{}", margins[1]);
+    }
+
+    #[test]
+    fn steps_become_sequences() {
+        assert_eq!(
+            transpose(&[vec![1, 2], vec![3, 4], vec![5, 6]]),
+            [vec![1, 3, 5], vec![2, 4, 6]]
+        );
+        assert_eq!(transpose::<u32>(&[vec![], vec![]]), Vec::<Vec<u32>>::new());
+    }
+}

@@ -1,0 +1,165 @@
+//! Flags for the model and its settings, shared by the commands that run a model. A flag overrides
+//! the environment, which overrides the configuration file.
+
+use crate::cli::interrupt::say;
+use crate::engine::Injection;
+use crate::settings::{Config, Count, Setup, oversubscription, temperature};
+use crate::workload::PromptFormat;
+use crate::{Error, engine, suite, workload};
+
+#[derive(clap::Args)]
+pub(crate) struct ModelArguments {
+    /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]` on the Hugging
+    /// Face hub [default: synthetic:mini]
+    #[arg(long, value_name = "MODEL")]
+    model: Option<String>,
+    /// Quantize at load: f32, bf16, q8_0 or q4_k_m [default: as stored]
+    #[arg(long, value_name = "QUANT")]
+    quant: Option<String>,
+    /// native, candle, or llama-cpp if it is built in (configured by CANDLEMARK_LLAMA_FA, _UBATCH
+    /// and _MMAP) [default: native]
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// cpu, cuda[:N] or metal [default: cpu]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
+    /// Threads of the CPU engines [default: physical cores allowed to the process]
+    #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
+    threads: Option<usize>,
+    /// Seed of the sampler and of synthetic weights [default: 42]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Tokens generated per sequence [default: the category's]
+    #[arg(long, value_name = "N", value_parser = Count::TOKENS.parser())]
+    gen_tokens: Option<usize>,
+    /// Measured generations per scenario and process [default: 5]
+    #[arg(long, value_name = "N", value_parser = Count::ITERS.parser())]
+    iters: Option<usize>,
+    /// Warm-up generations per scenario and process [default: 3; in pairs 1]
+    #[arg(long, value_name = "N", value_parser = Count::WARMUPS.parser())]
+    warmups: Option<usize>,
+    /// Sampling temperature; 0 is greedy, above 0 the seed makes sampling repeatable [default: 0]
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    temperature: Option<f64>,
+    /// Recompute the whole sequence at every step
+    #[arg(long)]
+    no_kv_cache: bool,
+    /// Stop at the model's end-of-text tokens instead of an exact length
+    #[arg(long)]
+    natural_stop: bool,
+    /// Format of prompts before they are tokenized [default: raw]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    prompt_format: Option<Format>,
+    /// Label stored in the record, a server's flag for example; repeatable, the last value of a
+    /// name counts
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+}
+
+/// Parses a label: the name ends at the first `=`, and the value may be empty.
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    match name.trim() {
+        "" => Err("the name before `=` is empty".into()),
+        name => Ok((name.into(), value.into())),
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// The text as it is
+    Raw,
+    /// The model's chat template, thinking off
+    Chat,
+    /// The model's chat template, thinking on
+    ChatThinking,
+}
+
+impl ModelArguments {
+    /// The setup for workers that take turns: one warm-up by default, because blocks are what
+    /// repeats.
+    pub(crate) fn setup_for_turns(&self, config: &Config) -> crate::Result<Setup> {
+        let mut setup = self.setup(config)?;
+        setup.generation.warmups = self.warmups.unwrap_or(1);
+        Ok(setup)
+    }
+
+    /// The setup from the flags and the configuration, with its names checked.
+    pub(crate) fn setup(&self, config: &Config) -> crate::Result<Setup> {
+        let mut setup = Setup::new(config);
+        let generation = &mut setup.generation;
+        generation.seed = self.seed.unwrap_or(generation.seed);
+        generation.gen_tokens = self.gen_tokens.or(generation.gen_tokens);
+        generation.iters = self.iters.unwrap_or(generation.iters);
+        generation.warmups = self.warmups.unwrap_or(generation.warmups);
+        if let Some(temperature) = self.temperature {
+            generation.temperature = temperature;
+            generation.deterministic = temperature == 0.0;
+        }
+        generation.use_kv_cache &= !self.no_kv_cache;
+        generation.natural_stop |= self.natural_stop;
+        generation.prompt_format = match self.prompt_format {
+            Some(Format::Raw) => PromptFormat::Raw,
+            Some(Format::Chat) => PromptFormat::Chat,
+            Some(Format::ChatThinking) => PromptFormat::ChatThinking,
+            None => generation.prompt_format,
+        };
+        let or = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
+        setup.model = or(&self.model, setup.model);
+        setup.engine = or(&self.engine, setup.engine);
+        setup.device = or(&self.device, setup.device);
+        setup.quant = self.quant.clone().or(setup.quant);
+        setup.labels.extend(self.labels.iter().cloned());
+        setup.threads = self.threads.unwrap_or(setup.threads);
+        engine::check(&setup)?;
+        if let Some(shared) = oversubscription(setup.threads) {
+            say(&format!("warning: {shared}; give fewer with `--threads` or CANDLEMARK_THREADS"));
+        }
+        Ok(setup)
+    }
+}
+
+/// Refuses words that select no scenario, or none that can be measured in turns.
+pub(crate) fn check_words_for_turns(words: &[String]) -> crate::Result<()> {
+    workload::select(words)?;
+    if suite::turns::select(words)?.is_empty() {
+        let why = format!("no scenario of `{}` can be measured in turns", words.join(" "));
+        return Err(Error::Usage(why));
+    }
+    Ok(())
+}
+
+/// The slowdown to inject, from the environment.
+pub(crate) fn injection() -> crate::Result<Option<String>> {
+    let injection = std::env::var(suite::INJECT).ok();
+    injection.as_deref().map(Injection::parse).transpose()?;
+    Ok(injection)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command};
+
+    use super::*;
+
+    #[test]
+    fn the_help_prints_the_defaults() {
+        let setup = Setup::new(&Config::default());
+        let generation = &setup.generation;
+        let help = ModelArguments::augment_args(Command::new("run")).render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (flag, default) in [
+            ("--model", setup.model.clone()),
+            ("--engine", setup.engine.clone()),
+            ("--device", setup.device.clone()),
+            ("--seed", generation.seed.to_string()),
+            ("--iters", generation.iters.to_string()),
+            ("--warmups", format!("{}; in pairs 1", generation.warmups)),
+            ("--temperature", generation.temperature.to_string()),
+        ] {
+            let (_, text) = help.split_once(&format!("{flag} <")).unwrap();
+            let text = text.split(" --").next().unwrap();
+            assert!(text.contains(&format!("[default: {default}]")), "{flag}: {text}");
+        }
+    }
+}
