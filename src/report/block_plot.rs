@@ -11,7 +11,7 @@ use crate::report::text::percent;
 use crate::report::verdict;
 use crate::workload::{Better, Metric};
 
-/// The area of the points within the plot of 320 by 120 units.
+/// The area of the points within the plot of 336 by 120 units.
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 238.0;
 const TOP: f64 = 6.0;
@@ -76,7 +76,11 @@ fn plot_data(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) ->
     }
     let sign = if metric.better == Better::Higher { -1.0 } else { 1.0 };
     let ticks = round_values(lo - edge, hi + edge, 4).into_iter();
-    let ticks = ticks.map(|value| context! { y => units(y(value)), text => tick(sign * value) });
+    let ticks = ticks.map(|value| {
+        let text = tick(sign * value);
+        let plus = if sign * value > 1e-9 { "+" } else { "" };
+        context! { y => units(y(value)), text => format!("{plus}{text}") }
+    });
     // A line of text is 12 units high; a label that would overlap another is omitted.
     let clear = (y(limit) - y(middle)).abs() > 12.0;
     let band = band

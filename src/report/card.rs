@@ -126,8 +126,10 @@ impl Card {
         self.sentence = with_code(rest.unwrap_or(&sentence));
         self.decide = match judgement.outcome {
             Outcome::Undecided => verdict::first_step(judgement, command).map(|step| {
-                let step = step.strip_prefix("to decide, ").unwrap_or(&step);
-                with_code(&format!("To decide: {step}"))
+                with_code(&match step.strip_prefix("to decide") {
+                    Some(rest) => format!("To decide{rest}"),
+                    None => format!("To decide: {step}"),
+                })
             }),
             Outcome::NotComparable if judgement.pair.is_none() => {
                 let base = judgement.baseline_commit.as_deref().map(short).unwrap_or("REF".into());

@@ -42,8 +42,10 @@ fn by_batch(ctx: &RenderContext, (name, of, label, value): Headline<'_>) -> Opti
     let panels = vec![Panel { label: label.into(), number: &number, groups }];
     let metric = metric(of).map_or(of, |metric| ctx.lang.metric_name(metric));
     let title = Text::from_template(words.by_batch, &[("metric", metric)]).plain_text();
-    let about = Text::from(words.by_batch_alt);
-    let alt = format!("{title}. {}", about.plain_text());
-    let chart = Chart { title, alt, data: Data::Bars(Bars { categories, panels }) };
+    let first: String = title.chars().take(1).flat_map(char::to_uppercase).collect();
+    let title = first + &title.chars().skip(1).collect::<String>();
+    let about = Text::from_template(words.by_batch_alt, &[("chart", &title)]);
+    let chart =
+        Chart { title, alt: about.plain_text(), data: Data::Bars(Bars { categories, panels }) };
     svg(&chart).ok().map(|svg| RenderedChart { name, svg, about })
 }

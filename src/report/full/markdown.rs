@@ -148,7 +148,7 @@ fn card(card: &Card) -> String {
     }
     let facts = card.facts.iter();
     let facts = facts.map(|(name, value)| format!("{}: {}", inline(name), inline(value)));
-    let facts = card.scenario.iter().map(inline).chain(facts).collect::<Vec<_>>().join(" · ");
+    let facts = facts.chain(card.scenario.iter().map(inline)).collect::<Vec<_>>().join(" · ");
     if !facts.is_empty() {
         let _ = write!(text, "\n{facts}\n");
     }

@@ -26,8 +26,8 @@ pub(super) const WORDS: Words = Words {
         cpu: "CPU",
         failed: "{count} of {all} scenarios failed or have implausible numbers.",
         headline: "Rates, latency and memory",
-        by_batch: "Category and batch: {metric}",
-        by_batch_alt: "Median of each valid scenario.",
+        by_batch: "{metric} by category and batch",
+        by_batch_alt: "{chart}: median of each valid scenario.",
     },
     general: General {
         heading: "General information",

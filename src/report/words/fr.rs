@@ -27,8 +27,8 @@ pub(super) const WORDS: Words = Words {
         cpu: "processeur",
         failed: "{count} scénarios sur {all} ont échoué ou donnent des valeurs invraisemblables.",
         headline: "Débits, latence et mémoire",
-        by_batch: "Catégorie et lot\u{a0}: {metric}",
-        by_batch_alt: "Médiane de chaque scénario valide.",
+        by_batch: "{metric} par catégorie et lot",
+        by_batch_alt: "{chart}\u{a0}: médiane de chaque scénario valide.",
     },
     general: General {
         heading: "Informations générales",

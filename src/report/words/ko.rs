@@ -27,7 +27,7 @@ pub(super) const WORDS: Words = Words {
         failed: "시나리오 {all}개 중 {count}개가 실패했거나 수치가 타당하지 않습니다.",
         headline: "속도, 지연 시간, 메모리",
         by_batch: "범주와 배치별 {metric}",
-        by_batch_alt: "유효한 시나리오마다 중앙값입니다.",
+        by_batch_alt: "{chart}: 유효한 시나리오의 중앙값입니다.",
     },
     general: General {
         heading: "기본 정보",
