@@ -133,7 +133,7 @@ fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<us
 
 /// The head of the document: verdict, figures, what was measured, warnings.
 fn card(card: &Card) -> String {
-    let mut text = format!("**{}**: {}", inline(&card.word), inline(&card.sentence));
+    let mut text = format!("**{}** – {}", inline(&card.word), inline(&card.sentence));
     if let Some(decide) = &card.decide {
         let _ = write!(text, ". {}", inline(decide));
     }
