@@ -21,7 +21,10 @@ mod verdict;
 mod words;
 
 pub use calibration::calibration_text;
-pub(crate) use card::{Card, CardFigure, HEADLINE, HEADLINE_SCENARIO, named_facts, outcome_word};
+pub(crate) use card::{
+    Card, CardFigure, HEADLINE, HEADLINE_SCENARIO, named_facts, outcome_word, with_code,
+    without_outcome,
+};
 pub use ci::{bmf, junit, smaller_is_better};
 pub use comparison::{comparison_json, comparison_markdown};
 pub use csv::csv;

@@ -10,7 +10,7 @@ use crate::monitor::entry::{Entry, Measured, ScenarioValues};
 use crate::monitor::figures::{AgedEntry, MetricRow, MonitorChart};
 use crate::monitor::history::{History, MAX_ENTRIES};
 use crate::monitor::{Ended, Pages, Phase, Plan, figures, format_time, prometheus};
-use crate::report::{Card, CardFigure, Text, Tone, sanitize};
+use crate::report::{Card, CardFigure, Lang, Text, Tone, sanitize};
 use crate::workload::METRICS;
 use crate::{machine, report};
 
@@ -190,30 +190,29 @@ impl PageInput<'_> {
 
 /// The newest cycle: its verdict, its first scenario, and the machine before it.
 fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
-    let mut card = Card::default();
-    let mut set = |word: &str, tone, text: &str| {
-        (card.word, card.tone, card.sentence) = (word.into(), tone, text.into());
+    let verdict = |word: &str, tone, sentence: &str| Card {
+        word: word.into(),
+        tone,
+        sentence: report::with_code(sentence),
+        ..Card::default()
     };
+    let no_verdict = |why: &str| Card::no_verdict(Lang::En, report::with_code(why));
     let newest = cycles.last().map(|(_, entry)| *entry);
-    match newest.map(|entry| (&entry.error, &entry.measured)) {
-        None => set("NO VERDICT", Tone::Unsure, "nothing has been measured yet"),
-        Some((Some(error), _)) => {
-            set("FAILED", Tone::Bad, &format!("the newest cycle failed: {error}"));
+    let mut card = match newest.map(|entry| (&entry.error, &entry.measured)) {
+        None => no_verdict("nothing has been measured yet"),
+        Some((Some(why), _)) => {
+            verdict("FAILED", Tone::Bad, &format!("the newest cycle failed: {why}"))
         }
-        Some((None, None)) => set("FAILED", Tone::Bad, "the newest cycle measured nothing"),
-        Some((None, Some(measured))) => match (measured.verdict.outcome, &measured.verdict.text) {
+        Some((None, None)) => verdict("FAILED", Tone::Bad, "the newest cycle measured nothing"),
+        Some((None, Some(measured))) => match (measured.verdict.outcome, &*measured.verdict.text) {
             (Some(outcome), text) => {
                 let (word, tone) = report::outcome_word(outcome);
-                let prefix = format!("{word}: ");
-                let text = text.strip_prefix(&prefix).or(text.strip_prefix("CANNOT DECIDE: "));
-                set(word, tone, text.unwrap_or(&measured.verdict.text));
+                verdict(word, tone, report::without_outcome(text))
             }
-            (None, text) if text.is_empty() => {
-                set("NO VERDICT", Tone::Plain, "there is no baseline to compare with");
-            }
-            (None, text) => set("NO VERDICT", Tone::Plain, text),
+            (None, "") => no_verdict("there is no baseline to compare with"),
+            (None, why) => no_verdict(why),
         },
-    }
+    };
     let Some((_, measured)) = figures::newest(cycles) else { return card };
     let commit = measured.commit.as_ref().map(|commit| commit.chars().take(12).collect());
     card.facts = report::named_facts([

@@ -67,14 +67,21 @@ impl Card {
         };
         let metrics = HEADLINE.into_iter().filter_map(metric);
         Self {
-            word: words.card.no_verdict.into(),
-            tone: Tone::Plain,
-            sentence: words.card.alone.into(),
-            decide: Some(pair_command(words, "REF")),
             facts: facts(record, lang),
             figures: metrics.filter_map(|metric| Some(figure((case?, metric)))).collect(),
             scenario: case.map(|case| Text::code(&case.id)),
             warnings: record_warnings(record, lang),
+            ..Self::no_verdict(lang, words.card.alone.into())
+        }
+    }
+
+    /// A card that says why there is no verdict, and the command that gives one.
+    pub(crate) fn no_verdict(lang: Lang, why: Text) -> Self {
+        Self {
+            word: lang.words().card.no_verdict.into(),
+            sentence: why,
+            decide: Some(pair_command(lang.words(), "REF")),
+            ..Self::default()
         }
     }
 
@@ -118,12 +125,9 @@ impl Card {
     pub(super) fn set_verdict(&mut self, judgement: &Judgement, command: &str) {
         let (word, tone) = outcome_word(judgement.outcome);
         let sentence = verdict::sentence(judgement);
-        let rest = ["PASS: ", "CANNOT DECIDE: ", "NOT COMPARABLE: ", "FAILED: "]
-            .iter()
-            .find_map(|prefix| sentence.strip_prefix(prefix));
         self.word = word.into();
         self.tone = tone;
-        self.sentence = with_code(rest.unwrap_or(&sentence));
+        self.sentence = with_code(without_outcome(&sentence));
         self.decide = match judgement.outcome {
             Outcome::Undecided => verdict::first_step(judgement, command).map(|step| {
                 with_code(&match step.strip_prefix("to decide") {
@@ -159,6 +163,12 @@ pub(crate) fn outcome_word(outcome: Outcome) -> (&'static str, Tone) {
         Outcome::NotComparable => ("NOT COMPARABLE", Tone::Unsure),
         Outcome::Failed => ("FAILED", Tone::Bad),
     }
+}
+
+/// A verdict's sentence without the leading word of the outcome.
+pub(crate) fn without_outcome(sentence: &str) -> &str {
+    let prefixes = ["PASS: ", "CANNOT DECIDE: ", "NOT COMPARABLE: ", "FAILED: "];
+    prefixes.iter().find_map(|prefix| sentence.strip_prefix(prefix)).unwrap_or(sentence)
 }
 
 fn pair_command(words: &Words, base: &str) -> Text {

@@ -239,6 +239,7 @@ fn span(span: &Span) -> String {
 fn html(text: &Text) -> String {
     let span = |span: &Span| {
         let text = escape_xml(&span.text).replace('@', "&#64;").replace('|', "&#124;");
+        let text = text.replace('[', "&#91;").replace(']', "&#93;");
         if span.code { format!("<code>{text}</code>") } else { text }
     };
     text.0.iter().map(span).collect()
