@@ -14,6 +14,7 @@ use crate::settings::Config;
 #[cfg(feature = "engine")]
 mod calibrate;
 mod check;
+mod colour;
 mod compare;
 mod completions;
 mod document;
@@ -217,7 +218,8 @@ fn work_or_run() -> ExitCode {
 fn failed(error: &anyhow::Error) -> Exit {
     let text = brief(&format!("{error:#}"));
     // A closed stderr does not change the exit status.
-    let _ = writeln!(std::io::stderr(), "error: {}", printable(&text));
+    let _ =
+        writeln!(std::io::stderr(), "{}", colour::message(&format!("error: {}", printable(&text))));
     exit::cause(error).into()
 }
 

@@ -28,7 +28,7 @@ pub(crate) use difference::work_difference;
 pub use difference::{Difference, Severity, differences, record_differences};
 pub use interval::{Evidence, Interval};
 pub use judgement::{
-    Change, Drift, Finding, Judgement, MeasurementTimes, NullControl, PairSummary, SCHEMA,
+    Change, Drift, Finding, Judgement, MeasurementTimes, NullControl, PairSummary, SCHEMA, Subject,
 };
 pub use policy::{BLOCKS_NEEDED, FailOn, PLANNED_LOOKS, Policy, SESSIONS_NEEDED};
 pub(crate) use verdict::margin;
@@ -111,6 +111,7 @@ pub fn judge<'a>(
         baseline_commit: baseline.build.commit.clone(),
         pair: None,
         measured: MeasurementTimes::of_record(current),
+        subject: Some(Box::new(Subject::from(current))),
     }
 }
 

@@ -131,7 +131,9 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         Ok(ended) => paired.ended = ended,
         Err(Error::Interrupted) => paired.ended = Ended::Interrupted,
         // Before the first block there is nothing to judge; later, the blocks so far are judged.
-        Err(error @ Error::NotComparable(_)) if paired.blocks.is_empty() => return Err(error),
+        Err(error @ (Error::NotComparable(_) | Error::Usage(_))) if paired.blocks.is_empty() => {
+            return Err(error);
+        }
         Err(error) => paired.ended = Ended::Failed(error.chain()),
     }
     finish(&mut paired, plan)?;
@@ -209,8 +211,11 @@ impl PairRun<'_> {
         loop {
             let spent = began.elapsed();
             let longest = paired.blocks.iter().map(|block| block.total_s).fold(0.0, f64::max);
-            // A block that would exceed the budget is not started.
-            if spent + Duration::from_secs_f64(longest) > self.plan.budget {
+            // A block that would exceed the budget is not started. The first one shows whether the
+            // budget is long enough for a look.
+            if !paired.blocks.is_empty()
+                && spent + Duration::from_secs_f64(longest) > self.plan.budget
+            {
                 return Ok(Ended::Budget);
             }
             self.block(paired, open.as_deref(), events)?;

@@ -3,7 +3,7 @@
 
 use candlemark::engine::Injection;
 use candlemark::error::{Error, Result};
-use candlemark::machine::ReferenceKernels;
+use candlemark::machine::{ReferenceKernels, RegionStart, RegionUsage, store_usage};
 use candlemark::measure::{Sample, Sharing, Trial};
 use candlemark::record::Case;
 use candlemark::suite::Job;
@@ -52,6 +52,8 @@ pub(super) struct CaseRun<'a> {
     /// Peak memory of a fresh process.
     memory: Option<Case>,
     warmed_up: bool,
+    /// The region of the measured generations: its start, its usage so far, its tokens.
+    region: Option<(RegionStart, RegionUsage, usize)>,
     pub(super) samples: Vec<Sample>,
     /// Index of the next chunk of samples to replay.
     next: usize,
@@ -65,6 +67,7 @@ impl<'a> CaseRun<'a> {
             trial: None,
             memory: None,
             warmed_up: false,
+            region: None,
             samples: Vec::new(),
             next: 0,
         }
@@ -128,7 +131,8 @@ impl<'a> CaseRun<'a> {
             return SampledTime { seconds: mean * iterations as f64, samples: Vec::new() };
         }
         let mut measured = || -> Result<SampledTime> {
-            let mut engine = self.session.loaded()?.engine.borrow_mut();
+            let loaded = self.session.loaded()?;
+            let mut engine = loaded.engine.borrow_mut();
             let trial = self.trial.as_mut().expect("prepared before");
             if !std::mem::replace(&mut self.warmed_up, true) && self.session.mode != Mode::Test {
                 return Ok(SampledTime {
@@ -136,8 +140,15 @@ impl<'a> CaseRun<'a> {
                     samples: Vec::new(),
                 });
             }
+            let (start, before) = match self.region.take() {
+                Some((start, _, tokens)) => (start, tokens),
+                None => (loaded.meter.begin(), 0),
+            };
             let samples =
                 (0..iterations).map(|_| trial.sample(&mut engine)).collect::<Result<Vec<_>>>()?;
+            let usage = loaded.meter.end(start.clone());
+            let tokens: usize = samples.iter().flat_map(|sample| &sample.ids).map(Vec::len).sum();
+            self.region = Some((start, usage, before + tokens));
             Ok(SampledTime { seconds: samples.iter().map(phase.seconds).sum(), samples })
         };
         measured().unwrap_or_else(|error| self.fail(&error))
@@ -155,6 +166,9 @@ impl<'a> CaseRun<'a> {
         let mut record = loaded.record.borrow_mut();
         let (session, rates) = (record.sessions[0].id.clone(), record.machine.rates.clone());
         let mut case = trial.into_case(&loaded.engine.borrow(), &session, &counted, None, &rates);
+        if let Some((_, usage, tokens)) = self.region.take() {
+            store_usage(&usage, tokens as f64, &mut case.blocks[0]);
+        }
         if let Some(fresh) = self.memory.take().and_then(|case| case.blocks.into_iter().next()) {
             measure::copy_memory(&mut case.blocks[0], &fresh);
         }

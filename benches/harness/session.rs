@@ -7,7 +7,7 @@ use candlemark::compare::{Policy, ReferenceData};
 use candlemark::engine::{Engine, Identity};
 use candlemark::error::{Result, quoted};
 use candlemark::files::RunFolder;
-use candlemark::machine::ReferenceKernels;
+use candlemark::machine::{Meter, ReferenceKernels};
 use candlemark::record::{Absence, Case, KernelTimes, Record};
 use candlemark::settings::Setup;
 use candlemark::tokenizer::Tokenizer;
@@ -67,6 +67,8 @@ pub(super) struct Loaded {
     pub(super) record: RefCell<Record>,
     pub(super) path: PathBuf,
     _folder: RunFolder,
+    /// CPU time and energy of the measured generations.
+    pub(super) meter: Meter,
     /// Allocated once: the peak memory of this process is not measured.
     pub(super) kernels: Option<ReferenceKernels>,
     /// The reference kernels after the last scenario, which are those before the next one.
@@ -108,6 +110,7 @@ impl Session {
             record: RefCell::new(record),
             path,
             _folder: folder,
+            meter: Meter::for_device(&self.setup.device, self.setup.threads),
             kernels,
             references,
         }))
@@ -155,6 +158,10 @@ impl Session {
         for case in &record.scenarios {
             println!("{}", report::live_row(case).trim_end());
         }
+        for note in report::live_notes(&record.scenarios) {
+            println!("{note}");
+        }
+        println!("Criterion's lines above show means");
         println!("\nrecord: {}", loaded.path.display());
         for warning in warnings {
             println!("warning: {warning}");

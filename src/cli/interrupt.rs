@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
+use crate::cli::colour;
 use crate::cli::exit::Exit;
 use crate::{Error, report};
 
@@ -48,5 +49,5 @@ pub(crate) fn unless_interrupted<T>(
 
 /// Prints a line on stderr, which may be closed.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", report::sanitize(line));
+    let _ = writeln!(std::io::stderr(), "{}", colour::message(&report::sanitize(line)));
 }

@@ -222,7 +222,9 @@ impl Events for Live {
     fn block(&mut self, number: usize, scenarios: &[String]) {
         let spent = self.began.elapsed().as_secs();
         let budget = self.budget.as_secs();
-        say(&format!("block {number}: {} scenarios, {spent} of {budget} s", scenarios.len()));
+        let count = scenarios.len();
+        let plural = if count == 1 { "" } else { "s" };
+        say(&format!("block {number}: {count} scenario{plural}, {spent} of {budget} s"));
     }
 
     fn look(&mut self, judgement: &Judgement, left: Duration) {

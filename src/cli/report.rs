@@ -94,6 +94,12 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     if scenario.is_some() && !matches!(arguments.format, Format::Row | Format::BenchmarkJson) {
         return Err(usage("`--scenario` is for `--format row` and `--format benchmark-json`"));
     }
+    if !matches!(arguments.lang, Lang::En) && !matches!(arguments.format, Format::Md | Format::Html)
+    {
+        return Err(usage(
+            "`--lang` is for `--format md` and `--format html`; other formats are data",
+        ));
+    }
     arguments.output.as_deref().map_or(Ok(()), files::check)?;
     let of_named = |error: Error| match arguments.record {
         Some(_) => error.of_named_file(),

@@ -1,22 +1,27 @@
 //! `candlemark run`: measures scenarios and writes a record.
 
-use std::io::{IsTerminal as _, Write};
+mod next;
+mod progress;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 
 use crate::cli::download::ProgressBars;
 use crate::cli::exit::Exit;
 use crate::cli::interrupt::{interruptible, say};
+use crate::cli::run::progress::Live;
 use crate::cli::setup::{ModelArguments, injection};
+use crate::compare::Subject;
 use crate::error::quoted;
 use crate::files::{Lock, RunFolder};
+use crate::kernel::Isa;
 use crate::measure::Sharing;
-use crate::record::{AbsenceKind, Case, Record};
+use crate::record::{AbsenceKind, Case, Model, Record};
 use crate::settings::{Config, Count, Setup, duration};
-use crate::suite::{Events, Plan, RunProgress, StressLimits};
+use crate::suite::{Plan, StressLimits};
 use crate::{Error, engine, files, machine, report, suite, workload};
 
 /// Measure scenarios in fresh processes and write a record
@@ -112,73 +117,124 @@ pub(crate) fn run(
         stress,
     };
     let stop = interruptible("waiting for the worker that measures now")?;
-    let now = Instant::now();
-    // A record on stdout must not be mixed with the live table.
+    let warned = introduce(&plan);
+    let mut live = Live::new(stop);
+    let outcome = suite::run(&plan, &mut ProgressBars::default(), &mut live);
+    live.finish();
+    let words = next::words();
+    // A record on stdout must not be mixed with the table.
     let mut talk = std::io::stderr();
     let out: &mut dyn Write = if files::is_stdout(&path) { &mut talk } else { out };
-    let mut live = Live { out, bar: bar(), started: now, last_report: now, measured: 0, stop };
-    let outcome = suite::run(&plan, &mut ProgressBars::default(), &mut live);
-    live.bar.finish_and_clear();
     if matches!(outcome, Err(Error::Interrupted)) {
-        let kept = (live.measured > 0 || arguments.resume.is_some()) && !files::is_stream(&path);
-        say(&interrupted(kept.then_some(path.as_path())));
+        let kept = (live.measured > 0 || plan.resume.is_some()) && !files::is_stream(&path);
+        if !kept {
+            say("interrupted before anything was measured");
+            return Ok(Exit::Interrupted);
+        }
+        let measured = write_table(&Record::load(&path)?, out)?;
+        say(&format!("interrupted: {measured} scenarios are kept in `{}`", path.display()));
+        say(&format!("next: `{}`", next::resume_command(&words, &path)));
         return Ok(Exit::Interrupted);
     }
     let record = outcome?;
-    let failed = record.scenarios.iter().filter(|case| is_failed(case)).count();
+    write_table(&record, out)?;
+    Ok(conclude(&record, &path, &warned, || {
+        let scenarios: Vec<String> = plan.scenarios.iter().map(|one| one.id.clone()).collect();
+        next::next_step(&record, &path, &words, &scenarios, &config.gate.allow_class)
+    }))
+}
+
+/// Says what is about to be measured, and whether the machine is busy; the warnings.
+fn introduce(plan: &Plan) -> Vec<String> {
+    let Setup { model, quant, engine, device, generation, .. } = &plan.setup;
+    let stored = if model.starts_with("synthetic:") { "f32" } else { "the stored format" };
+    let isa = (engine == "native" && device == "cpu").then(Isa::from_env).and_then(|isa| isa.ok());
+    let subject = Subject {
+        model: Model {
+            spec: model.clone(),
+            quant: quant.as_deref().unwrap_or(stored).into(),
+            isa: isa.map(|isa| isa.name().into()),
+            ..Model::default()
+        },
+        settings: crate::measure::describe_settings(&plan.setup),
+        machine: machine::fingerprint(plan.setup.threads, device),
+    };
+    say(&format!("measures {}", report::subject_line(&subject)));
+    let count = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    let processes = match plan.blocks {
+        1 => "1 process".into(),
+        blocks => format!("{blocks} processes"),
+    };
+    say(&format!(
+        "{}: {processes} each, {} and {} per process",
+        count(plan.scenarios.len(), "scenario"),
+        count(generation.warmups, "warm-up"),
+        count(generation.iters, "generation"),
+    ));
+    let warnings = machine::busy();
+    warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    warnings
+}
+
+/// Writes the scenarios measured so far in the order of the suite; their number.
+fn write_table(record: &Record, out: &mut dyn Write) -> std::io::Result<usize> {
+    let cases: Vec<Case> =
+        record.scenarios.iter().filter(|case| !case.is_pending()).cloned().collect();
+    let rows: String = cases.iter().map(report::live_row).collect();
+    let notes = report::live_notes(&cases);
+    let notes: String = notes.iter().map(|note| format!("{note}\n")).collect();
+    write!(out, "{}{rows}{notes}", report::live_header())?;
+    out.flush()?;
+    Ok(cases.iter().filter(|case| case.absent.is_none()).count())
+}
+
+/// Says where the record is, what is missing from it, and what comes next.
+fn conclude(
+    record: &Record,
+    path: &Path,
+    warned: &[String],
+    next: impl FnOnce() -> String,
+) -> Exit {
+    let last = record.sessions.last().and_then(|session| session.conditions.last());
+    let kind = |warning: &str| warning.chars().take(5).collect::<String>();
+    for warning in last.map(machine::warnings).unwrap_or_default() {
+        if warned.iter().any(|earlier| kind(earlier) == kind(&warning)) {
+            continue; // Of the same kind: the load or the waiting tasks.
+        }
+        say(&format!("warning: {warning}"));
+    }
+    let is_stream = files::is_stream(path);
+    say(&match is_stream {
+        true => format!("record: written to {}", path.display()),
+        false => format!("record: {}", path.display()),
+    });
     let out_of_time = |case: &&Case| case.absence() == Some(AbsenceKind::SkippedTime);
     let skipped = record.scenarios.iter().filter(out_of_time).count();
-    if files::is_stream(&path) {
-        writeln!(talk, "record: written to {}", path.display())?;
-    } else {
-        writeln!(talk, "record: {}", path.display())?;
-        writeln!(talk, "next: `candlemark check --record {}`", quoted(&path))?;
-    }
     if skipped > 0 {
-        let path = quoted(&path);
-        writeln!(
-            talk,
+        say(&format!(
             "{skipped} scenarios skipped for lack of time; to measure them: \
-             `candlemark run --resume {path}` with the same scenarios"
-        )?;
+             `candlemark run --resume {}` with the same scenarios",
+            quoted(path)
+        ));
     }
     let short =
         record.scenarios.iter().filter(|case| case.absence() == Some(AbsenceKind::SkippedMemory));
     if let Some(why) = short.clone().find_map(|case| case.absent.as_ref()) {
         let count = short.count();
-        writeln!(talk, "{count} scenarios skipped for lack of memory, the first: {}", why.why)?;
+        say(&format!("{count} scenarios skipped for lack of memory, the first: {}", why.why));
     }
+    let failed = record.scenarios.iter().filter(|case| is_failed(case)).count();
     if failed > 0 {
-        writeln!(talk, "{failed} of {} scenarios failed or are INVALID", record.scenarios.len())?;
-        return Ok(Exit::Failed);
+        say(&format!("{failed} of {} scenarios failed or are INVALID", record.scenarios.len()));
+        return Exit::Failed;
     }
-    Ok(Exit::Pass)
-}
-
-/// The message after Ctrl-C, with the command that continues the run.
-fn interrupted(record: Option<&Path>) -> String {
-    let Some(path) = record else { return "interrupted before anything was measured".into() };
-    let words: Vec<String> =
-        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-    format!(
-        "interrupted: the measurements are kept in `{}`; to continue: `{}`",
-        path.display(),
-        resume_command(&words, path)
-    )
-}
-
-/// The command that continues a record, from the words of the one that began it.
-fn resume_command(words: &[String], record: &Path) -> String {
-    let mut kept = vec!["candlemark".to_owned()];
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        if ["-o", "--output", "--resume"].contains(&word.as_str()) {
-            words.next(); // The file.
-        } else if !["-o", "--output=", "--resume="].iter().any(|flag| word.starts_with(flag)) {
-            kept.push(quoted(word));
-        }
+    if !is_stream {
+        say(&format!("next: {}", next()));
     }
-    format!("{} --resume {}", kept.join(" "), quoted(record))
+    Exit::Pass
 }
 
 fn read_text(path: &Path) -> crate::Result<String> {
@@ -240,66 +296,6 @@ fn require_same_run(
     Ok(())
 }
 
-struct Live<'a> {
-    out: &'a mut dyn Write,
-    bar: indicatif::ProgressBar,
-    started: Instant,
-    /// When progress was last printed as a line, for a stderr without a bar.
-    last_report: Instant,
-    /// Scenarios measured; the record is on disk from the first one on.
-    measured: usize,
-    stop: &'static AtomicBool,
-}
-
-/// Time between progress lines where stderr is no terminal.
-const REPORT_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Without a steady tick: nothing is drawn while a worker measures.
-fn bar() -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return indicatif::ProgressBar::hidden();
-    }
-    let style = indicatif::ProgressStyle::with_template("{pos}/{len} {wide_bar} {msg}");
-    indicatif::ProgressBar::new(0).with_style(style.expect("the template is a literal"))
-}
-
-impl Events for Live<'_> {
-    fn start(&mut self, ids: &[String], done: RunProgress) {
-        self.bar.set_length(done.all as u64);
-        self.bar.set_position(done.processes as u64);
-        let left = match done.share {
-            share if share > 0.0 => {
-                let left = self.started.elapsed().mul_f64((1.0 - share) / share);
-                format!(", about {} left", indicatif::HumanDuration(left))
-            }
-            _ => String::new(),
-        };
-        self.bar.set_message(format!("{}{left}", ids.join(" ")));
-        if self.bar.is_hidden() && self.last_report.elapsed() >= REPORT_INTERVAL {
-            self.last_report = Instant::now();
-            let _ =
-                writeln!(std::io::stderr(), "{} of {} processes{left}", done.processes, done.all);
-        }
-        if done.processes == 0 {
-            // A closed stdout does not end the run.
-            let _ = self.out.write_all(report::live_header().as_bytes());
-        }
-    }
-
-    fn measured(&mut self, case: &Case) {
-        self.measured += 1;
-        let line = report::live_row(case);
-        let out = &mut self.out;
-        self.bar.suspend(|| {
-            let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-        });
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,19 +322,5 @@ mod tests {
         assert_eq!(error, format!("cannot resume: {expected}"));
         let error = require_same("SHA-256 of the model", "ab", "cd").unwrap_err().to_string();
         assert!(error.contains("the SHA-256 of the model was `ab` and is `cd`"), "{error}");
-    }
-
-    #[test]
-    fn the_resume_command_names_the_record_and_no_other_file() {
-        for (words, command) in [
-            ("run", "candlemark run --resume r.json"),
-            ("run code/b4 --iters 2", "candlemark run code/b4 --iters 2 --resume r.json"),
-            ("run -o r.json code", "candlemark run code --resume r.json"),
-            ("run --output=r.json code", "candlemark run code --resume r.json"),
-            ("run --resume r.json code", "candlemark run code --resume r.json"),
-        ] {
-            let words: Vec<String> = words.split(' ').map(String::from).collect();
-            assert_eq!(resume_command(&words, Path::new("r.json")), command);
-        }
     }
 }

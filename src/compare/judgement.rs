@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::compare::{Difference, Evidence, Interval, Outcome, Policy, Verdict, Why};
-use crate::record::Record;
-use crate::record::pair::{Arm, Ended};
+use crate::record::pair::{Arm, Ended, PairRecord};
+use crate::record::{Machine, Model, Record, Settings};
 use crate::workload::Metric;
 
 /// Version of the JSON form of a [`Judgement`].
@@ -101,6 +101,37 @@ impl MeasurementTimes {
             }
         }
         Self { started: record.sessions.last().map(|last| last.started.clone()), seconds }
+    }
+}
+
+/// What was measured, and where.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Subject {
+    /// The model.
+    pub model: Model,
+    /// How it was run.
+    pub settings: Settings,
+    /// Where.
+    pub machine: Machine,
+}
+
+impl From<&Record> for Subject {
+    fn from(record: &Record) -> Self {
+        let Record { model, settings, machine, .. } = record.clone();
+        Self { model, settings, machine }
+    }
+}
+
+impl From<&PairRecord> for Subject {
+    /// The candidate; a build that did not start has no model.
+    fn from(paired: &PairRecord) -> Self {
+        let arms = [&paired.candidate, &paired.base];
+        let arm = arms.into_iter().find(|arm| !arm.model.spec.is_empty()).unwrap_or(&paired.base);
+        Self {
+            model: arm.model.clone(),
+            settings: arm.settings.clone(),
+            machine: paired.machine.clone(),
+        }
     }
 }
 
@@ -208,6 +239,9 @@ pub struct Judgement {
     /// Not in the JSON form: the records have it.
     #[serde(skip)]
     pub measured: MeasurementTimes,
+    /// Not in the JSON form either; `None` where nothing was judged.
+    #[serde(skip)]
+    pub subject: Option<Box<Subject>>,
 }
 
 impl Judgement {
@@ -229,6 +263,7 @@ impl Judgement {
             baseline_commit: None,
             pair: None,
             measured: MeasurementTimes::default(),
+            subject: None,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::compare::judgement::overall_outcome;
 use crate::compare::missing::{DataState, Mode, Resolution, resolve, still_measured_notes};
 use crate::compare::{
     Finding, Judgement, MeasurementTimes, NullControl, Outcome, PairSummary, Policy, SCHEMA,
-    Verdict, Why, notes, plausible,
+    Subject, Verdict, Why, notes, plausible,
 };
 use crate::error::command;
 use crate::record::AbsenceKind;
@@ -68,6 +68,7 @@ pub fn judge(paired: &PairRecord, policy: &Policy) -> Judgement {
         baseline_commit: None,
         pair: Some(summary),
         measured: measurement_times(paired),
+        subject: Some(Box::new(Subject::from(paired))),
     }
 }
 

@@ -36,14 +36,23 @@ pub fn conditions() -> Conditions {
         *previous = ticks;
         share
     });
+    Conditions { at: stamp::now(), steal, available_bytes: available_bytes(), ..load_now() }
+}
+
+fn load_now() -> Conditions {
+    let read = |path: &str| fs::read_to_string(path).ok();
     Conditions {
-        at: stamp::now(),
         // On Windows sysinfo reports zeros.
         load_1m: System::load_average().ok().filter(|_| !cfg!(windows)).map(|load| load.one),
-        steal,
         cpu_pressure_10s: read("/proc/pressure/cpu").and_then(|text| pressure(&text)),
-        available_bytes: available_bytes(),
+        ..Conditions::default()
     }
+}
+
+/// [`warnings`] about the load now. Steal is left out: reading it here would shorten the time that
+/// the first [`conditions`] of a record cover.
+pub fn busy() -> Vec<String> {
+    warnings(&load_now())
 }
 
 /// Warnings if the machine is too busy to resolve small differences.

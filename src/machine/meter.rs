@@ -82,14 +82,14 @@ enum Counters {
 }
 
 /// The start of a region.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RegionStart {
     readings: Readings,
     start: Instant,
 }
 
 /// The counters at one instant.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Readings {
     /// Since 1970.
     at: Duration,
@@ -152,14 +152,15 @@ impl Meter {
         let share = zip_readings(&before.cpu_time, &after.cpu_time).and_then(|(before, after)| {
             utilisation::share(after.saturating_sub(*before), elapsed, self.threads)
         });
+        let mut scope = format!("{}, of {} threads", utilisation::RESOLUTION, self.threads);
+        if share.as_ref().is_ok_and(|share| *share > 1.0) {
+            scope += "; above 100 %, as further threads of the process were busy";
+        }
         RegionUsage {
             seconds: elapsed.as_secs_f64(),
             power_w: energy_j.divided_by(elapsed.as_secs_f64()),
             energy_j,
-            cpu_utilisation: Figure::new(
-                share,
-                format!("{}, of {} threads", utilisation::RESOLUTION, self.threads),
-            ),
+            cpu_utilisation: Figure::new(share, scope),
             gpu_utilisation: self.gpu_utilisation(before.at, after.at, elapsed),
             gpu_memory_bytes: zip_readings(&before.memory, &after.memory)
                 .map_or_else(Figure::Unknown, |(before, after)| gpu_memory(*before, *after)),

@@ -2,10 +2,11 @@
 //! rounds of counterbalanced turns (ABBA, BAAB).
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::seq::SliceRandom as _;
 
+use crate::compare::looks::LOOKS;
 use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
 use crate::pair::budget::RoundBudget;
@@ -60,8 +61,14 @@ impl PairRun<'_> {
             .collect();
         events.block(number + 1, &ids);
         ids.shuffle(&mut self.random);
-        for id in ids {
-            self.scenario(paired, &mut workers, &mut block, &id, number)?;
+        for (measured, id) in ids.iter().enumerate() {
+            if number == 0 {
+                check_budget(self.plan.budget, began.elapsed(), measured, ids.len())?;
+            }
+            self.scenario(paired, &mut workers, &mut block, id, number)?;
+        }
+        if number == 0 {
+            check_budget(self.plan.budget, began.elapsed(), ids.len(), ids.len())?;
         }
         drop(workers);
         let after = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
@@ -272,6 +279,24 @@ impl PairRun<'_> {
     }
 }
 
+/// Refuses a budget that ends before the first look, as soon as the first block shows it: it has
+/// taken `elapsed` for so many of all scenarios.
+fn check_budget(budget: Duration, elapsed: Duration, measured: usize, all: usize) -> Result<()> {
+    let fewest = LOOKS[0] as u32;
+    // Later blocks may be faster: the first one reads files that are not cached yet.
+    if elapsed * (fewest - 1) <= budget {
+        return Ok(());
+    }
+    let block = elapsed.mul_f64(all.max(1) as f64 / measured.max(1) as f64);
+    let least = (block * fewest).as_secs() + 1;
+    let least = if least < 120 { format!("{least}s") } else { format!("{}m", least.div_ceil(60)) };
+    Err(Error::Usage(format!(
+        "a budget of {budget:?} cannot decide anything: a verdict needs {fewest} blocks, and one of \
+         {all} scenarios takes about {:.1} s here; give `--budget {least}` or more, or fewer scenarios",
+        block.as_secs_f64()
+    )))
+}
+
 /// The rule by which a block is rejected, which never depends on its result. Reference kernels
 /// reject nothing: on a shared host they change by more than any limit within most blocks, while
 /// block effects hardly do.
@@ -286,6 +311,23 @@ pub(super) fn rejection(block: &PairBlock) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_that_ends_before_the_first_look_is_refused_with_the_least() {
+        let check = |budget, elapsed, measured| {
+            let at = Duration::from_secs_f64;
+            check_budget(at(budget), at(elapsed), measured, 4).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(720.0, 2.0, 1), Ok(()));
+        assert_eq!(check(8.0, 2.0, 4), Ok(()), "later blocks may take less");
+        let error = check(7.9, 2.0, 4).unwrap_err();
+        assert_eq!(
+            error,
+            "a budget of 7.9s cannot decide anything: a verdict needs 5 blocks, and one of 4 \
+             scenarios takes about 2.0 s here; give `--budget 11s` or more, or fewer scenarios"
+        );
+        assert!(check(0.0, 6.0, 1).unwrap_err().contains("`--budget 3m`"), "of all scenarios");
+    }
 
     #[test]
     fn a_short_block_is_not_rejected_for_stolen_time() {

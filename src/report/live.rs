@@ -1,9 +1,16 @@
-//! One line per scenario while a run is in progress, in fixed-width columns.
+//! The table of a run in fixed-width columns, and one line per scenario while it is in progress.
 
 use crate::record::Case;
 use crate::report::text;
-use crate::workload::Task;
+use crate::workload::{METRICS, Task};
 use crate::{stats, workload};
+
+/// The metrics of the columns.
+const COLUMNS: [&str; 5] =
+    ["ttft_s", "prefill_tok_s", "decode_tok_s", "decode_tok_s_aggregate", "peak_rss_bytes"];
+
+/// The metrics of the columns that show a spread.
+const SPREAD: [&str; 2] = ["ttft_s", "decode_tok_s"];
 
 /// The column headings.
 pub fn live_header() -> String {
@@ -29,35 +36,99 @@ pub fn live_row(case: &Case) -> String {
     if let Some(absent) = &case.absent {
         return format!("{id:<16} {}\n", text::sanitize(&absent.to_string()));
     }
-    let median = |name: &str| {
-        let metric = workload::metric(name);
-        let value = metric.and_then(|metric| Some((metric, stats::median(&case.values(name))?)));
-        value.map_or("-".into(), |(metric, value)| text::metric_value(metric, value))
-    };
-    if let Some(names) = metrics_as_text(case.work.task) {
-        let values = names.iter().filter_map(|name| {
-            let metric = workload::metric(name)?;
-            let value = stats::median(&case.values(name))?;
-            Some(format!("{} {} {}", metric.label, text::metric_value(metric, value), metric.unit))
-        });
-        let values: Vec<String> = values.map(|text| text.trim_end().to_owned()).collect();
-        return format!("{id:<16} {}  {}", values.join(", "), failed_checks(case))
-            .trim_end()
-            .to_owned()
-            + "\n";
+    if metrics_as_text(case.work.task).is_some() {
+        let text = format!("{id:<16} {}  {}", metrics_text(case), failed_checks(case));
+        return text.trim_end().to_owned() + "\n";
     }
     let tokens: usize = case.work.prompt_tokens.iter().sum();
-    let values = [
-        id,
-        tokens.to_string(),
-        (case.work.batch * case.work.new_tokens).to_string(),
-        median("ttft_s"),
-        median("prefill_tok_s"),
-        median("decode_tok_s"),
-        median("decode_tok_s_aggregate"),
-        median("peak_rss_bytes"),
-    ];
-    row(values, &failed_checks(case))
+    let [ttft, prefill, decode, whole, memory] = COLUMNS.map(|name| {
+        let spread = SPREAD.contains(&name).then(|| spread(case, name)).flatten();
+        value(case, name).map_or("-".into(), |value| value + &spread.unwrap_or_default())
+    });
+    let new = (case.work.batch * case.work.new_tokens).to_string();
+    row([id, tokens.to_string(), new, ttft, prefill, decode, whole, memory], &failed_checks(case))
+}
+
+/// The latest figures of a scenario in a few words: `short/b1: decode 202.0 tok/s, TTFT 16.85 ms`.
+pub fn live_summary(case: &Case) -> String {
+    let id = text::sanitize(&case.id);
+    let what = match &case.absent {
+        Some(absent) => text::sanitize(&absent.to_string()),
+        None => metrics_text(case),
+    };
+    format!("{id}: {what}  {}", failed_checks(case)).trim_end().to_owned()
+}
+
+/// What the table does not say by itself: what its values are, and why some are missing.
+pub fn live_notes(cases: &[Case]) -> Vec<String> {
+    let in_table =
+        |case: &&Case| case.absent.is_none() && metrics_as_text(case.work.task).is_none();
+    let measured: Vec<&Case> = cases.iter().filter(in_table).collect();
+    if measured.is_empty() {
+        return Vec::new();
+    }
+    let processes = measured.iter().map(|case| case.blocks.len()).max().unwrap_or(0);
+    let has_spread = |case: &&&Case| SPREAD.iter().any(|name| spread(case, name).is_some());
+    let of = match processes {
+        _ if !measured.iter().any(|case| has_spread(&case)) => "medians".to_owned(),
+        1 => "medians and standard deviations (\u{b1}) of the generations of one process; \
+              processes may differ by more"
+            .to_owned(),
+        _ => "medians and standard deviations (\u{b1}) of the processes of a scenario".to_owned(),
+    };
+    std::iter::once(of).chain(missing_notes(&measured)).collect()
+}
+
+/// The reasons of missing values, each once, with the scenarios.
+fn missing_notes(cases: &[&Case]) -> Vec<String> {
+    let mut notes: Vec<(String, Vec<&str>)> = Vec::new();
+    for name in COLUMNS {
+        let label = workload::metric(name).map_or(name, |metric| metric.label);
+        for case in cases.iter().filter(|case| value(case, name).is_none()) {
+            let why = case.blocks.iter().find_map(|block| block.notes.get(name));
+            let why = why.map_or("not measured", String::as_str);
+            let line = format!("no {label}: {}", text::sanitize(why));
+            match notes.iter_mut().find(|(known, _)| *known == line) {
+                Some((_, ids)) => ids.push(&case.id),
+                None => notes.push((line, vec![&case.id])),
+            }
+        }
+    }
+    let named = |(line, ids): (String, Vec<&str>)| {
+        let first: Vec<String> = ids.iter().take(3).map(|id| text::sanitize(id)).collect();
+        let more = if ids.len() > 3 { ", \u{2026}" } else { "" };
+        format!("{line} ({}{more})", first.join(", "))
+    };
+    notes.into_iter().map(named).collect()
+}
+
+fn value(case: &Case, name: &str) -> Option<String> {
+    Some(text::metric_value(workload::metric(name)?, stats::median(&case.values(name))?))
+}
+
+/// The relative standard deviation over processes; of a single process, over its generations.
+fn spread(case: &Case, name: &str) -> Option<String> {
+    let values = match case.blocks.as_slice() {
+        [block] => block.samples.get(name)?.clone(),
+        _ => case.values(name),
+    };
+    let share = stats::sd(&values)? / stats::mean(&values)?;
+    let decimals = usize::from(share < 0.0995);
+    share.is_finite().then(|| format!(" \u{b1}{:.decimals$} %", 100.0 * share))
+}
+
+/// The metrics of the scenario's task as text.
+fn metrics_text(case: &Case) -> String {
+    let names = metrics_as_text(case.work.task).unwrap_or(match case.work.batch {
+        0 | 1 => &["decode_tok_s", "ttft_s"],
+        _ => &["decode_tok_s_aggregate", "ttft_s"],
+    });
+    let values = names.iter().filter_map(|name| {
+        let metric = METRICS.iter().find(|metric| metric.name == *name)?;
+        let text = format!("{} {} {}", metric.label, value(case, name)?, metric.unit);
+        Some(text.trim_end().to_owned())
+    });
+    values.collect::<Vec<_>>().join(", ")
 }
 
 fn failed_checks(case: &Case) -> String {
@@ -78,7 +149,7 @@ fn metrics_as_text(task: Task) -> Option<&'static [&'static str]> {
 
 fn row([id, prompt, new, ttft, prefill, decode, whole, memory]: [String; 8], mark: &str) -> String {
     let line = format!(
-        "{id:<16} {prompt:>9} {new:>5} {ttft:>12} {prefill:>13} {decode:>13} {whole:>13} {memory:>12}  {mark}"
+        "{id:<16} {prompt:>9} {new:>5} {ttft:>14} {prefill:>13} {decode:>14} {whole:>12} {memory:>9}  {mark}"
     );
     line.trim_end().to_owned() + "\n"
 }
@@ -88,9 +159,17 @@ mod tests {
     use super::*;
     use crate::record::{Absence, AbsenceKind, Block, Work};
 
-    #[test]
-    fn a_row_has_the_header_s_columns_and_failed_checks() {
-        let mut case = Case {
+    fn case(blocks: &[&[f64]]) -> Case {
+        let block = |ttft_s: &&[f64]| {
+            let mut block = Block {
+                values: [("ttft_s".to_string(), stats::median(ttft_s))].into(),
+                samples: [("ttft_s".to_string(), ttft_s.to_vec())].into(),
+                ..Block::default()
+            };
+            block.set_missing("decode_tok_s", "nothing is decoded");
+            block
+        };
+        Case {
             id: "code/b4".into(),
             work: Work {
                 batch: 4,
@@ -98,15 +177,17 @@ mod tests {
                 new_tokens: 8,
                 ..Work::default()
             },
-            blocks: vec![Block {
-                values: [("ttft_s".to_string(), Some(0.0125))].into(),
-                ..Block::default()
-            }],
+            blocks: blocks.iter().map(block).collect(),
             ..Case::default()
-        };
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_header_s_columns_and_failed_checks() {
+        let mut case = case(&[&[0.0125]]);
         assert_eq!(
             live_row(&case),
-            "code/b4                100    32        12.50             -             -             -            -\n"
+            "code/b4                100    32          12.50             -              -            -         -\n"
         );
         case.validity.failed.push("a clock ran\u{1b}backwards".into());
         assert!(
@@ -119,7 +200,36 @@ mod tests {
         case.blocks[0].values =
             [("error_rate".to_string(), Some(0.25)), ("oom_rate".to_string(), None)].into();
         assert_eq!(live_row(&case), "code/b4          failed requests 25.00 %\n");
+        assert_eq!(live_summary(&case), "code/b4: failed requests 25.00 %");
         case.absent = Some(Absence::new(AbsenceKind::Unsupported, "ragged batches"));
         assert_eq!(live_row(&case), "code/b4          unsupported: ragged batches\n");
+        assert_eq!(live_summary(&case), "code/b4: unsupported: ragged batches");
+    }
+
+    #[test]
+    fn repetitions_have_a_spread_and_the_notes_say_of_what() {
+        let missing = [
+            "no prefill: not measured (code/b4)",
+            "no decode: nothing is decoded (code/b4)",
+            "no decode, whole batch: not measured (code/b4)",
+            "no peak memory: not measured (code/b4)",
+        ];
+        for (blocks, ttft, of) in [
+            (&[&[0.01][..]][..], " 10.00 ", "medians"),
+            (&[&[0.01, 0.01, 0.01]], " 10.00 \u{b1}0.0 % ", "of the generations of one process;"),
+            (&[&[0.01, 0.03]], " 20.00 \u{b1}71 % ", "of the generations of one process;"),
+            (&[&[0.01], &[0.01]], " 10.00 \u{b1}0.0 % ", "of the processes of a scenario"),
+        ] {
+            let case = case(blocks);
+            assert!(live_row(&case).contains(ttft), "{}", live_row(&case));
+            let notes = live_notes(std::slice::from_ref(&case));
+            assert!(notes[0].contains(of), "{notes:?}");
+            assert_eq!(notes[1..], missing);
+            assert_eq!(
+                live_summary(&case),
+                "code/b4: TTFT ".to_owned() + ttft.split(' ').nth(1).unwrap() + " ms"
+            );
+        }
+        assert_eq!(live_notes(&[]), Vec::<String>::new());
     }
 }

@@ -35,7 +35,8 @@ pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
     let results =
         if results.is_empty() { String::new() } else { format!(" ({})", results.join(", ")) };
     let decided = scenarios - summary.open.len();
-    let left = left_s.map_or(String::new(), |left| format!("; about {} left", duration(left)));
+    let left = left_s.filter(|_| !summary.open.is_empty());
+    let left = left.map_or(String::new(), |left| format!("; about {} left", duration(left)));
     format!(
         "{at}: {decided} of {scenarios} scenarios decided{results}{}{left}",
         open(&summary.open)

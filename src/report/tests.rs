@@ -3,7 +3,7 @@
 use super::text::escape_markdown;
 use super::*;
 use crate::compare::tests::{ScenarioBlocks, record};
-use crate::compare::{MeasurementTimes, Policy, judge};
+use crate::compare::{Judgement, MeasurementTimes, Outcome, Policy, judge};
 use crate::record::{Absence, AbsenceKind, Record};
 
 const STEADY: &[&[f64]] = &[&[100.0, 101.0, 99.0], &[100.5, 99.5, 100.0], &[99.8, 100.2, 100.1]];
@@ -97,6 +97,23 @@ fn hostile_names_stay_text_in_every_document() {
         }
     }
     assert!(annotations(&judgement).lines().all(|line| line.starts_with("::")));
+}
+
+#[test]
+fn the_output_of_a_failed_build_stays_as_it_is() {
+    let why = "HEAD does not build:\nerror: `b` and ``` in `x\n  | <b>  ^";
+    let judgement = Judgement::without_findings(Outcome::NotComparable, why, &Policy::default());
+    assert_eq!(
+        verdict_markdown(&judgement, "candlemark check"),
+        "**NOT COMPARABLE**: HEAD does not build.\n\n<details><summary>Output</summary>\n\n\
+         ````text\nerror: `b` and ``` in `x\n  | <b>  ^\n````\n\n</details>\n\n\
+         made by `candlemark check`\n"
+    );
+    assert_eq!(
+        verdict_text(&judgement, "candlemark check"),
+        "NOT COMPARABLE: HEAD does not build.\n\n    error: `b` and ``` in `x\n      | <b>  ^\n\
+         - made by `candlemark check`\n"
+    );
 }
 
 #[test]

@@ -261,4 +261,22 @@ mod tests {
         let name = std::iter::once((no_text(), no_text()));
         assert_eq!(Config::read(None, name).unwrap(), Config::default());
     }
+
+    #[test]
+    fn the_example_file_has_every_key_and_changes_nothing_until_edited() {
+        let example = include_str!("../../docs/candlemark.toml");
+        assert_eq!(read(example, &[]).unwrap(), Config::default());
+        let uncommented = example.lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest,
+            _ => line,
+        });
+        let edited: Vec<&str> = uncommented.collect();
+        read(&edited.join("\n"), &[]).unwrap();
+        let table: Table = toml::from_str(&edited.join("\n")).unwrap();
+        for (_, section, key, _) in SETTINGS {
+            let inner =
+                if section.is_empty() { &table } else { table[*section].as_table().unwrap() };
+            assert!(inner.contains_key(*key), "[{section}] {key}");
+        }
+    }
 }

@@ -36,6 +36,7 @@ fn a_wrong_command_line_ends_with_2_a_reason_and_no_output() {
         ("chekc", "unrecognized subcommand 'chekc'"),
         ("check --format pdf", "invalid value 'pdf'"),
         ("compare one.json", "2 values required"),
+        ("report records/same.json --format csv --lang fr", "`--lang` is for `--format md`"),
         ("list cdoe", "no suite or scenario `cdoe` (did you mean `code`?)"),
         ("list --config none.toml", "cannot read `none.toml`: No such file"),
         ("list --config misspelt.toml", "did you mean `fail_on`?"),
@@ -93,6 +94,24 @@ fn a_wrong_configuration_ends_with_2_and_the_valid_range() {
         let (status, text, talk) = run(&["check"], folder.path());
         assert_eq!((status, text.as_str()), (Some(2), ""), "{gate}: {talk}");
         assert!(talk.contains(says), "{gate}: {talk}");
+    }
+}
+
+#[test]
+fn the_example_configuration_is_valid_in_every_part() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/candlemark.toml");
+    let text = fs::read_to_string(example).unwrap();
+    let edited = text.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') => rest,
+        _ => line,
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), edited.collect::<Vec<_>>().join("\n")).unwrap();
+    let config = file.path().to_str().unwrap();
+    for line in ["list".to_owned(), format!("{CHECK} records/same.json")] {
+        let words: Vec<&str> = ["--config", config].into_iter().chain(line.split(' ')).collect();
+        let (status, _, talk) = run(&words, &golden(""));
+        assert_eq!(status, Some(0), "{talk}");
     }
 }
 

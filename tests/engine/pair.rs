@@ -243,19 +243,23 @@ fn a_duet_runs_both_builds_at_once_on_half_of_the_cpus() {
 }
 
 #[test]
-fn without_a_budget_nothing_is_decided() {
-    let slower = with(|fake| fake.decode_tok_s = 50.0);
-    let says = ["CANNOT DECIDE: nothing was measured"];
-    let paired = check(&FakeWorker::default(), &slower, &["--budget", "0s"], 3, &says);
-    assert_eq!(paired.ended, Ended::Budget);
-    let slow_turns = with(|fake| {
+fn a_budget_that_cannot_decide_anything_is_refused() {
+    let slower = with(|fake| {
         fake.decode_tok_s = 50.0;
         fake.turn = "sleep 0.2";
     });
-    // Fewer blocks than a verdict needs.
-    let paired =
-        check(&FakeWorker::default(), &slow_turns, &["--budget", "5s"], 3, &["too few blocks"]);
-    assert!((1..8).contains(&paired.blocks.len()), "{} blocks", paired.blocks.len());
+    for budget in ["0s", "5s"] {
+        let (output, paired) = run_pair(&FakeWorker::default(), &slower, &["--budget", budget]);
+        let said = text(&output.stderr);
+        assert_eq!(
+            (output.status.code(), text(&output.stdout)),
+            (Some(2), String::new()),
+            "{said}"
+        );
+        assert!(said.contains("cannot decide anything: a verdict needs 5 blocks"), "{said}");
+        assert!(said.contains("; give `--budget "), "{said}");
+        assert_eq!(paired.blocks, []);
+    }
 }
 
 #[test]
@@ -610,7 +614,7 @@ fn ctrl_c_before_anything_is_measured_ends_with_130() {
     let building = pair(repository.folder.path(), &["--base", "main"]);
     let (status, said) = interrupted(building, "building main");
     assert_eq!(status, Some(130), "{said}");
-    let reason = "CANNOT DECIDE: interrupted before anything was measured.\n";
+    let reason = "UNDECIDED: interrupted before anything was measured.\n";
     assert!(said.starts_with(reason) && said.contains("again to end at once"), "{said}");
 
     let folder = tempfile::tempdir().unwrap();

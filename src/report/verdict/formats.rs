@@ -3,8 +3,11 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Finding, Judgement};
+use crate::report::subject_line;
 use crate::report::text::{MAX_MARKDOWN_CHARS, TextFormat, escape_markdown, sanitize, table};
-use crate::report::verdict::{build_names, by_importance, header, remarks, sentence, table_row};
+use crate::report::verdict::remarks::{commands, details, error_output, is_identical, next_steps};
+use crate::report::verdict::sentence::{outcome_word, statement};
+use crate::report::verdict::{build_names, by_importance, header, sentence, table_row};
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
@@ -18,32 +21,41 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     if let Some(summary) = &judgement.pair {
         let _ = writeln!(text, "{}", sanitize(&build_names(summary)));
     }
-    let (findings, unchanged) = by_importance(judgement);
+    if let Some(subject) = subject(judgement) {
+        let _ = writeln!(text, "{}", sanitize(&subject));
+    }
+    let (findings, unchanged) = tabulated(judgement);
     let rows: Vec<Vec<String>> = findings.into_iter().chain(unchanged).map(table_row).collect();
     if !rows.is_empty() {
         let table = table(TextFormat::Terminal, &header(judgement), &rows, NUMBERS);
         let _ = write!(text, "\n{table}");
     }
     text.push('\n');
-    for line in remarks(judgement, command) {
+    for line in error_output(judgement) {
+        let _ = writeln!(text, "    {}", sanitize(line));
+    }
+    let lines = details(judgement).into_iter().chain(next_steps(judgement, command));
+    for line in lines.chain(commands(judgement, command)) {
         let _ = writeln!(text, "- {}", sanitize(&line));
     }
     text
 }
 
-/// The verdict for a pull request; `command` is the command that produced it. Unchanged rows are
-/// folded. If the text is too long for a comment, unchanged rows are omitted first, then the least
-/// important findings; the text says how many.
+/// The verdict for a pull request: the sentence, what was measured, the rows that need attention,
+/// next steps, and the command. Unchanged rows and details are folded. If the text is too long for
+/// a comment, unchanged rows are omitted first, then the least important findings; the text says
+/// how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
-    let mut text = format!("**{}**\n", escape_markdown(&sentence(judgement)));
-    if let Some(summary) = &judgement.pair {
-        let _ = write!(text, "\n{}\n", escape_markdown(&build_names(summary)));
+    let word = outcome_word(judgement.outcome);
+    let mut text = format!("**{word}**: {}\n", escape_markdown(&statement(judgement)));
+    let builds = judgement.pair.as_ref().map(build_names);
+    let about: Vec<String> =
+        builds.into_iter().chain(subject(judgement)).map(|line| escape_markdown(&line)).collect();
+    if !about.is_empty() {
+        let _ = write!(text, "\n{}\n", about.join("<br>\n"));
     }
-    let mut tail = String::from("\n");
-    for line in limit_remarks(remarks(judgement, command)) {
-        let _ = writeln!(tail, "- {line}");
-    }
-    let (findings, unchanged) = by_importance(judgement);
+    let tail = markdown_tail(judgement, command);
+    let (findings, unchanged) = tabulated(judgement);
     let left = |text: &str| MAX_MARKDOWN_CHARS.saturating_sub(text.len() + tail.len() + MARGIN);
     if !findings.is_empty() {
         let (table, out) = fitting_table(judgement, &findings, left(&text));
@@ -66,6 +78,54 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
         text += "\n</details>\n";
     }
     text + &tail
+}
+
+/// What was measured, and where; not where nothing was.
+fn subject(judgement: &Judgement) -> Option<String> {
+    let subject = judgement.subject.as_ref().filter(|subject| !subject.model.spec.is_empty());
+    subject.map(|subject| subject_line(subject))
+}
+
+/// The rows of the table: none for equal binaries, which the sentence describes.
+fn tabulated(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
+    if is_identical(judgement) { (Vec::new(), Vec::new()) } else { by_importance(judgement) }
+}
+
+/// Folded details, next steps and commands.
+fn markdown_tail(judgement: &Judgement, command: &str) -> String {
+    let mut tail = fenced(error_output(judgement));
+    let details = limit_remarks(details(judgement));
+    if !details.is_empty() {
+        let lines: String = details.iter().map(|line| format!("- {line}\n")).collect();
+        let _ = write!(tail, "\n<details><summary>Details</summary>\n\n{lines}\n</details>\n");
+    }
+    let next = next_steps(judgement, command);
+    if !next.is_empty() {
+        tail.push('\n');
+    }
+    for step in next {
+        let _ = writeln!(tail, "- {}", escape_markdown(&step));
+    }
+    let commands = commands(judgement, command).join("; ");
+    let _ = write!(tail, "\n{}\n", escape_markdown(&commands));
+    tail
+}
+
+/// Lines of output as they are, in a code block that they cannot end.
+fn fenced(lines: &[String]) -> String {
+    let mut length = 0;
+    let fits = |line: &&String| {
+        length += line.len();
+        length <= MAX_REMARK_CHARS
+    };
+    let lines: Vec<String> = lines.iter().take_while(fits).map(|line| sanitize(line)).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let text = lines.join("\n");
+    let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(3.max(ticks + 1));
+    format!("\n<details><summary>Output</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>\n")
 }
 
 /// Remarks as Markdown. If there are too many, those in the middle are omitted: next steps and

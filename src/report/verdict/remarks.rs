@@ -8,15 +8,34 @@ use crate::report::text::{duration, percent};
 use crate::report::verdict::{is_limit_undetectable, limit_percent};
 use crate::workload::{Better, METRICS};
 
+/// Everything beside the table: details, next steps and commands.
 pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
+    let lines = error_output(judgement).iter().cloned().chain(details(judgement));
+    let lines = lines.chain(next_steps(judgement, command));
+    lines.chain(commands(judgement, command)).collect()
+}
+
+/// The lines after the reason why nothing was judged, the output of a compiler for example.
+pub(super) fn error_output(judgement: &Judgement) -> &[String] {
+    match judgement.reason {
+        Some(_) => judgement.notes.get(1..).unwrap_or_default(),
+        None => &[],
+    }
+}
+
+/// Differences, notes and statistics; none where equal binaries were not measured.
+pub(super) fn details(judgement: &Judgement) -> Vec<String> {
+    if is_identical(judgement) {
+        return Vec::new();
+    }
     let mut lines = Vec::new();
     for one in &judgement.differences {
         let effect = if one.severity == Severity::Blocking { "differs" } else { "changed" };
         lines.push(format!("{effect}: {} was {} and is {}", one.field, one.old, one.new));
     }
-    // The sentence already gives the reason.
-    let given = usize::from(judgement.reason.is_some());
-    lines.extend(judgement.notes.iter().skip(given).cloned());
+    if judgement.reason.is_none() {
+        lines.extend(judgement.notes.iter().cloned());
+    }
     lines.extend(judgement.pair.as_ref().and_then(cost_summary));
     lines.extend(judgement.findings.iter().filter_map(reference_conflict));
     lines.extend(judgement.drift.iter().map(since_release));
@@ -24,12 +43,26 @@ pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<St
     lines.extend(candidate_note(judgement));
     lines.extend(significance_note(judgement));
     lines.extend(undetectable_note(judgement));
-    lines.extend(next_steps(judgement, command));
-    if let Some(summary) = &judgement.pair {
-        lines.push(format!("measured by `{}`, seed {}", summary.command, summary.seed));
-    }
-    lines.push(format!("made by `{command}`"));
     lines
+}
+
+/// The commands that measured and judged, each once.
+pub(super) fn commands(judgement: &Judgement, command: &str) -> Vec<String> {
+    match &judgement.pair {
+        Some(summary) if summary.command == command => {
+            vec![format!("made by `{command}`, seed {}", summary.seed)]
+        }
+        Some(summary) => vec![
+            format!("measured by `{}`, seed {}", summary.command, summary.seed),
+            format!("made by `{command}`"),
+        ],
+        None => vec![format!("made by `{command}`")],
+    }
+}
+
+/// Whether the binaries were equal byte for byte, so that nothing was measured.
+pub(super) fn is_identical(judgement: &Judgement) -> bool {
+    judgement.pair.as_ref().is_some_and(|summary| summary.ended == Ended::Identical)
 }
 
 /// The number of blocks, their cost, and why measuring ended.
@@ -115,7 +148,7 @@ pub(in crate::report) fn first_step(judgement: &Judgement, command: &str) -> Opt
 }
 
 /// Next steps.
-fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
+pub(super) fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let any = |is: &dyn Fn(&Verdict) -> bool| {
         judgement.findings.iter().any(|finding| is(&finding.verdict))
@@ -151,10 +184,9 @@ fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
                 lines.push(more_blocks(summary));
             }
             if because(&[Why::Contaminated, Why::Rejected]) {
-                lines.push(format!(
-                    "the machine was not idle: measure again when nothing else is running, with `{}`",
-                    summary.command
-                ));
+                lines.push(
+                    "the machine was not idle: measure again when nothing else is running".into(),
+                );
             }
         }
         None if because(&[Why::Uncalibrated]) => lines.push(
@@ -179,7 +211,8 @@ fn more_blocks(summary: &PairSummary) -> String {
         Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter machine".into(),
         Ended::Looks => "all planned looks are used up; more blocks would not decide: measure on a quieter machine"
             .into(),
-        _ => format!("to decide, measure more blocks: `{}` with a larger `--budget`", summary.command),
+        _ => "to decide, measure more blocks: the same `candlemark pair` with a larger `--budget`"
+            .into(),
     }
 }
 

@@ -4,15 +4,26 @@ use crate::compare::{Finding, Judgement, Outcome, Severity, Verdict};
 use crate::record::pair::Ended;
 use crate::report::verdict::{excess, format_change, format_limit, rank, verdict_label, why_label};
 
-/// The verdict in one sentence.
+/// The verdict in one sentence, which begins with [`outcome_word`].
 pub fn sentence(judgement: &Judgement) -> String {
+    format!("{}: {}", outcome_word(judgement.outcome), statement(judgement))
+}
+
+/// The leading word of a verdict.
+pub(super) fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Pass => "PASS",
+        Outcome::Regression => "REGRESSION",
+        Outcome::Undecided => "UNDECIDED",
+        Outcome::NotComparable => "NOT COMPARABLE",
+        Outcome::Failed => "FAILED",
+    }
+}
+
+/// The sentence after the leading word.
+pub(super) fn statement(judgement: &Judgement) -> String {
     if let Some(reason) = &judgement.reason {
-        let outcome = match judgement.outcome {
-            Outcome::NotComparable => "NOT COMPARABLE",
-            Outcome::Undecided => "CANNOT DECIDE",
-            _ => "FAILED",
-        };
-        return format!("{outcome}: {reason}.");
+        return format!("{reason}.");
     }
     // A scenario that was never measured is undecided as a whole: its metrics are unknown.
     let whole = judgement.findings.iter().filter(|finding| {
@@ -34,10 +45,10 @@ pub fn sentence(judgement: &Judgement) -> String {
     let not_selected = count(|verdict| *verdict == Verdict::NotSelected);
 
     if let Some(Ended::Failed(why)) = judgement.pair.as_ref().map(|summary| &summary.ended) {
-        return format!("FAILED: {why}; {regressed} {of} regressed.");
+        return format!("{why}; {regressed} {of} regressed.");
     }
     if judgement.pair.as_ref().is_some_and(|summary| summary.ended == Ended::Identical) {
-        return "PASS: both binaries are equal byte for byte, nothing was measured.".into();
+        return "both binaries are equal byte for byte, nothing was measured.".into();
     }
     let mut broken = judgement.findings.iter().filter(|finding| rank(&finding.verdict) < 3);
     if let Some(first) = broken.next() {
@@ -62,24 +73,20 @@ pub fn sentence(judgement: &Judgement) -> String {
     }
     match judgement.outcome {
         Outcome::NotComparable => match why_not_comparable(judgement) {
-            Some(what) => format!("NOT COMPARABLE: {what}."),
-            None if judgement.pair.is_some() => {
-                "NOT COMPARABLE: the builds have no scenario in common.".into()
-            }
-            None => "NOT COMPARABLE: the run and the baseline have no scenario in common.".into(),
+            Some(what) => format!("{what}."),
+            None if judgement.pair.is_some() => "the builds have no scenario in common.".into(),
+            None => "the run and the baseline have no scenario in common.".into(),
         },
-        Outcome::Undecided if judgement.judged == 0 => {
-            "CANNOT DECIDE: nothing was measured.".into()
-        }
+        Outcome::Undecided if judgement.judged == 0 => "nothing was measured.".into(),
         Outcome::Undecided => {
             let reasons = inconclusive_reasons(judgement);
-            format!("CANNOT DECIDE: {inconclusive} {of} inconclusive ({reasons}), none regressed.")
+            format!("{inconclusive} {of} inconclusive ({reasons}), none regressed.")
         }
         _ => {
             let others = [(new, "new"), (removed, "removed"), (not_selected, "not selected")];
             let others = others.into_iter().filter(|(count, _)| *count > 0);
             let others: String = others.map(|(count, what)| format!(", {count} {what}")).collect();
-            format!("PASS: none {of} regressed, {improved} improved{others}.")
+            format!("none {of} regressed, {improved} improved{others}.")
         }
     }
 }

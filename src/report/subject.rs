@@ -1,0 +1,45 @@
+//! What was measured and where, on one line.
+
+use crate::compare::Subject;
+
+/// Model, quantization, engine, threads, kernel tier and machine: `` `synthetic:mini` in f32,
+/// native engine, 2 threads, avx512 kernels, machine `amd-epyc-2cpu-1f3a90c2` ``. Not escaped.
+pub fn subject_line(subject: &Subject) -> String {
+    let Subject { model, settings, machine } = subject;
+    let code = |text: &str| format!("`{}`", text.replace('`', "'"));
+    let mut parts = vec![match model.quant.as_str() {
+        "" => code(&model.spec),
+        quant => format!("{} in {quant}", code(&model.spec)),
+    }];
+    let device = Some(settings.device.as_str()).filter(|device| !["", "cpu"].contains(device));
+    let device = device.map_or(String::new(), |device| format!(" on {device}"));
+    parts.push(format!("{} engine{device}", settings.engine));
+    parts.push(match settings.threads {
+        1 => "1 thread".into(),
+        count => format!("{count} threads"),
+    });
+    parts.extend(model.isa.as_ref().map(|isa| format!("{isa} kernels")));
+    if !machine.class.is_empty() {
+        parts.push(format!("machine {}", code(&machine.class)));
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unknown_is_left_out() {
+        let mut subject = Subject::default();
+        subject.model.spec = "m`.gguf".into();
+        (subject.settings.engine, subject.settings.threads) = ("native".into(), 1);
+        assert_eq!(subject_line(&subject), "`m'.gguf`, native engine, 1 thread");
+        (subject.model.quant, subject.model.isa) = ("q8_0".into(), Some("avx512".into()));
+        (subject.settings.device, subject.machine.class) = ("cuda:0".into(), "a-1".into());
+        assert_eq!(
+            subject_line(&subject),
+            "`m'.gguf` in q8_0, native engine on cuda:0, 1 thread, avx512 kernels, machine `a-1`"
+        );
+    }
+}
