@@ -124,10 +124,9 @@ impl Card {
     /// Replaces the missing verdict by one.
     pub(super) fn set_verdict(&mut self, judgement: &Judgement, command: &str) {
         let (word, tone) = outcome_word(judgement.outcome);
-        let sentence = verdict::sentence(judgement);
         self.word = word.into();
         self.tone = tone;
-        self.sentence = with_code(without_outcome(&sentence));
+        self.sentence = with_code(&verdict::statement(judgement));
         self.decide = match judgement.outcome {
             Outcome::Undecided => verdict::first_step(judgement, command).map(|step| {
                 with_code(&match step.strip_prefix("to decide") {
@@ -154,21 +153,21 @@ impl Card {
     }
 }
 
-/// The leading word of an outcome.
+/// The leading word of an outcome, and how it is highlighted.
 pub(crate) fn outcome_word(outcome: Outcome) -> (&'static str, Tone) {
-    match outcome {
-        Outcome::Pass => ("PASS", Tone::Good),
-        Outcome::Regression => ("REGRESSION", Tone::Bad),
-        Outcome::Undecided => ("UNDECIDED", Tone::Unsure),
-        Outcome::NotComparable => ("NOT COMPARABLE", Tone::Unsure),
-        Outcome::Failed => ("FAILED", Tone::Bad),
-    }
+    let tone = match outcome {
+        Outcome::Pass => Tone::Good,
+        Outcome::Undecided | Outcome::NotComparable => Tone::Unsure,
+        Outcome::Regression | Outcome::Failed => Tone::Bad,
+    };
+    (verdict::outcome_word(outcome), tone)
 }
 
-/// A verdict's sentence without the leading word of the outcome.
+/// A stored sentence without its leading word, which was another in older records.
 pub(crate) fn without_outcome(sentence: &str) -> &str {
-    let prefixes = ["PASS: ", "CANNOT DECIDE: ", "NOT COMPARABLE: ", "FAILED: "];
-    prefixes.iter().find_map(|prefix| sentence.strip_prefix(prefix)).unwrap_or(sentence)
+    let words = ["PASS", "REGRESSION", "UNDECIDED", "CANNOT DECIDE", "NOT COMPARABLE", "FAILED"];
+    let rest = sentence.split_once(": ").filter(|(word, _)| words.contains(word));
+    rest.map_or(sentence, |(_, rest)| rest)
 }
 
 fn pair_command(words: &Words, base: &str) -> Text {

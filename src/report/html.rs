@@ -257,12 +257,16 @@ fn verdict_data(judgement: &Judgement, command: &str) -> Value {
     let (findings, unchanged) = verdict::by_importance(judgement);
     let rows =
         |findings: Vec<&Finding>| findings.into_iter().map(finding_data).collect::<Vec<Value>>();
+    let lines = |lines: Vec<String>| lines.iter().map(|line| spans(line)).collect::<Vec<Value>>();
+    let remarks = verdict::next_steps(judgement, command).into_iter();
     context! {
         changes => changes(judgement).unwrap_or(Value::from(())),
         header => texts(verdict::header(judgement)),
         findings => rows(findings),
         unchanged => rows(unchanged),
-        remarks => verdict::remarks(judgement, command).iter().map(|line| spans(line)).collect::<Vec<Value>>(),
+        output => verdict::error_output(judgement).iter().map(|line| sanitize(line)).collect::<Vec<_>>(),
+        details => lines(verdict::details(judgement)),
+        remarks => lines(remarks.chain(verdict::commands(judgement, command)).collect()),
     }
 }
 

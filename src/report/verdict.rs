@@ -14,8 +14,9 @@ mod sentence;
 
 pub use formats::{verdict_json, verdict_markdown, verdict_text};
 pub use github::annotations;
-pub(super) use remarks::{first_step, remarks};
+pub(super) use remarks::{commands, details, error_output, first_step, next_steps};
 pub use sentence::sentence;
+pub(super) use sentence::{outcome_word, statement};
 
 /// Headings of [`table_row`].
 pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
