@@ -148,48 +148,4 @@ pub mod monitor;
 pub mod cli;
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::{Path, PathBuf};
-
-    /// `src/<module>.rs` and everything in `src/<module>/`.
-    fn files(module: &str) -> Vec<PathBuf> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        let mut files = vec![source.join(format!("{module}.rs"))];
-        let mut folders = vec![source.join(module)];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).into_iter().flatten() {
-                let path = entry.unwrap().path();
-                match path.extension() {
-                    _ if path.is_dir() => folders.push(path),
-                    Some(extension) if extension == "rs" => files.push(path),
-                    _ => {}
-                }
-            }
-        }
-        files
-    }
-
-    #[test]
-    fn modules_use_only_modules_above_them() {
-        let text = include_str!("lib.rs");
-        let names =
-            text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
-        let order: Vec<&str> = names.collect();
-        assert!(order.len() > 5, "{order:?}");
-        for (at, module) in order.iter().enumerate() {
-            for other in order.iter().filter(|other| *other != module) {
-                let mixed = "the search below would confuse them";
-                assert!(!other.starts_with(module), "`{other}` begins with `{module}`: {mixed}");
-            }
-            for file in files(module) {
-                let text = fs::read_to_string(&file).unwrap();
-                assert!(text.starts_with("//!"), "{}: say what it is for", file.display());
-                for below in &order[at + 1..] {
-                    let used = text.contains(&format!("crate::{below}"));
-                    assert!(!used, "{} uses {below}", file.display());
-                }
-            }
-        }
-    }
-}
+mod layers;

@@ -9,7 +9,6 @@ mod downsample;
 mod header;
 mod histogram;
 mod lines;
-mod png;
 mod theme;
 mod ticks;
 mod units;
@@ -18,7 +17,6 @@ use std::convert::Infallible;
 
 use plotters::drawing::DrawingAreaErrorKind;
 
-pub use png::png;
 pub use theme::CSS;
 
 /// Formats a number with so many decimals, in the language of the report: `12.5`, `12,5`.

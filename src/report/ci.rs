@@ -135,7 +135,7 @@ pub fn smaller_is_better(judgement: &Judgement) -> String {
         name: String,
         unit: &'static str,
         value: f64,
-        min_max: String,
+        range: String,
         extra: String,
     }
     let entry = |(finding, metric, change): (&Finding, &'static Metric, &Change)| {
@@ -151,7 +151,7 @@ pub fn smaller_is_better(judgement: &Judgement) -> String {
             name: sanitize(&format!("{} {}", finding.scenario, metric.label)),
             unit,
             value: cost(change.current),
-            min_max: format!("{}..{}", number(least), number(most)),
+            range: format!("{}..{}", number(least), number(most)),
             extra: sanitize(&format!("{}: {}", verdict_label(&finding.verdict), row[4])),
         }
     };

@@ -143,7 +143,7 @@ fn variables_that_are_not_utf8_matter_only_if_they_are_ours() {
     refused(
         &list("CANDLEMARK_PIN"),
         2,
-        &["CANDLEMARK_PIN is no UTF-8: write it anew, or unset it"],
+        &["CANDLEMARK_PIN is not UTF-8; set it to text, or unset it"],
     );
     let mut command = Command::new(BINARY);
     clean(&mut command);

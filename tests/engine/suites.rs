@@ -97,7 +97,7 @@ fn quality_uses_the_text_of_the_user_if_given() {
     assert!(value(&case, "perplexity").unwrap() > 1.0);
     job.text = Some(String::new());
     let absent = work(&job).remove(0).absent.unwrap();
-    let why = "a text of 0 tokens has none to be told from the others";
+    let why = "a text of 0 tokens is too short; give 2 or more";
     assert_eq!(absent, Absence::new(AbsenceKind::Failed, why));
 }
 

@@ -66,7 +66,7 @@ fn a_model_is_written_completely_or_not_at_all() {
     fs::write(dir.join("file"), "").unwrap();
     let synth = ["synth", "--shape", "nano", "-o"];
     for (more, status, says) in [
-        (["folder", "--quant", "q8_0"].as_slice(), 2, "for q8_0 write a file ending in .gguf"),
+        (["folder", "--quant", "q8_0"].as_slice(), 2, "for q8_0 name a file that ends in .gguf"),
         (&["x.gguf", "--quant", "q4_km"], 2, "did you mean `q4_k_m`?"),
         (&["folder", "--shard-mib", "0"], 2, "'--shard-mib <MIB>': 0 is not in 1..=17592186044415"),
         (&["file/x.gguf"], 2, "cannot write `file/x.gguf`: Not a directory"),

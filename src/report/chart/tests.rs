@@ -278,34 +278,3 @@ fn long_names_keep_both_ends() {
     );
     assert!(header::width(&short, header::TEXT) <= 120);
 }
-
-#[test]
-fn css_variables_are_replaced_outside_a_page() {
-    let svg = "<text fill=\"var(--ink, #1b1f24)\">var(--ink, x)</text>";
-    assert_eq!(png::resolve_css_variables(svg), "<text fill=\"#1b1f24\">var(--ink, x)</text>");
-    for chart in all() {
-        assert!(!png::resolve_css_variables(&super::svg(&chart).unwrap()).contains("=\"var("));
-    }
-}
-
-#[cfg(feature = "png")]
-#[test]
-fn a_png_is_as_wide_as_asked() {
-    let svg = svg(&all()[0]).unwrap();
-    match png(&svg, 880) {
-        Ok(bytes) => {
-            assert_eq!(&bytes[..8], b"\x89PNG\r\n\x1a\n");
-            assert_eq!(&bytes[16..20], &880u32.to_be_bytes());
-        }
-        // A system without fonts says so.
-        Err(err) => assert!(err.to_string().contains("without fonts"), "{err}"),
-    }
-    assert!(png(&svg, 0).is_err());
-    assert!(png("no svg", 880).is_err());
-}
-
-#[cfg(not(feature = "png"))]
-#[test]
-fn a_build_without_png_names_the_feature() {
-    assert!(png("", 880).unwrap_err().to_string().contains("--features png"));
-}

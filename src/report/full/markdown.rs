@@ -141,7 +141,9 @@ fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
             format!("{fence}sh\n{}\n{fence}\n", lines.join("\n"))
         }
         Block::Details { summary, state, table, .. } => {
-            let (summary, state) = (html(summary), html(state));
+            // GitHub takes no Markdown here; others might.
+            let literal = |text| html(text).replace('[', "&#91;").replace('`', "&#96;");
+            let (summary, state) = (literal(summary), literal(state));
             format!(
                 "<details><summary><b>{summary}</b> {state}</summary>\n\n{}\n</details>\n",
                 self::table(table, usize::MAX)
