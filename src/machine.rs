@@ -26,7 +26,7 @@ use crate::settings::parse_cpu_list;
 
 pub use caches::{last_level_cache_bytes, read_buffer_bytes};
 pub use class::class_id;
-pub use load::{busy, conditions, warnings};
+pub use load::{busy, conditions, warnings, warnings_on};
 pub use meter::{Figure, Meter, RegionStart, RegionUsage, store_usage};
 pub use reference_kernels::{ReferenceKernels, measure_reference_kernels};
 pub use stamp::{

@@ -3,6 +3,8 @@
 
 mod block_plot;
 mod calibration;
+mod card;
+mod changes;
 pub mod chart;
 mod ci;
 mod comparison;
@@ -20,15 +22,20 @@ mod verdict;
 mod words;
 
 pub use calibration::calibration_text;
+pub(crate) use card::{
+    Card, CardFigure, HEADLINE, HEADLINE_SCENARIO, named_facts, outcome_word, with_code,
+    without_outcome,
+};
 pub use ci::{bmf, junit, smaller_is_better};
 pub use comparison::{comparison_json, comparison_markdown};
 pub use csv::csv;
 pub use evaluation::{evaluation_json, evaluation_markdown, evaluation_text};
 pub use export::{benchmark_json, llama_bench, prometheus, row};
 pub(crate) use export::{escape_label, prometheus_name};
+pub(crate) use full::document::{Text, Tone};
 pub use full::{ReportOptions, chart_files, markdown};
 pub(crate) use html::render;
-pub use html::{page, page_in, pair_page, verdict_page};
+pub use html::{bench_page, page, page_in, pair_page, verdict_page};
 pub use link::{link, link_into};
 pub use live::{live_header, live_notes, live_row, live_summary};
 pub use progress::pair_progress;

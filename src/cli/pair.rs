@@ -152,7 +152,7 @@ fn write_pages(page: &str, raw: &Path) -> crate::Result<Option<PathBuf>> {
     let index = criterion.join("index.html");
     if index.exists() {
         files::write(&criterion.join("gate.html"), page.as_bytes())?;
-        report::link_into(&index, "gate.html", "the verdict of two builds in turns")?;
+        report::link_into(&index, "gate.html", "verdict on two builds measured in turns")?;
     }
     Ok(path)
 }

@@ -57,12 +57,15 @@ pub fn busy() -> Vec<String> {
 
 /// Warnings if the machine is too busy to resolve small differences.
 pub fn warnings(conditions: &Conditions) -> Vec<String> {
-    warnings_with(conditions, installed_cpus())
+    warnings_on(conditions, Some(installed_cpus()))
 }
 
-fn warnings_with(conditions: &Conditions, cpus: usize) -> Vec<String> {
+/// Warnings about a machine with so many CPUs; if unknown, the load average is not judged.
+pub fn warnings_on(conditions: &Conditions, cpus: Option<usize>) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(load) = conditions.load_1m.filter(|load| *load > cpus as f64 + LOAD_BEYOND_CPUS) {
+    if let Some((load, cpus)) = conditions.load_1m.zip(cpus)
+        && load > cpus as f64 + LOAD_BEYOND_CPUS
+    {
         warnings.push(format!("load average is {load:.2} on {cpus} CPUs: other programs run; stop them or wait a minute"));
     }
     if let Some(steal) = conditions.steal.filter(|steal| *steal > STEAL) {
@@ -198,10 +201,10 @@ mod tests {
             cpu_pressure_10s: Some(0.885),
             ..Conditions::default()
         };
-        assert_eq!(warnings_with(&Conditions::default(), 2), [""; 0]);
-        assert_eq!(warnings_with(&quiet, 2), [""; 0]);
+        assert_eq!(warnings_on(&Conditions::default(), Some(2)), [""; 0]);
+        assert_eq!(warnings_on(&quiet, Some(2)), [""; 0]);
         assert_eq!(
-            warnings_with(&busy, 2),
+            warnings_on(&busy, Some(2)),
             [
                 "load average is 2.92 on 2 CPUs: other programs run; stop them or wait a minute",
                 "the hypervisor took 3.1 % of the CPU time: the host is shared; use a dedicated one",

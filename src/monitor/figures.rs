@@ -141,11 +141,11 @@ fn trend(
             style: SeriesStyle::Failures,
         });
     }
-    let mut title = report::metric_label(metric);
+    let mut title = metric.label.to_owned();
     if of_metric.len() > MAX_SERIES {
         title += &format!(", {MAX_SERIES} of {} scenarios", of_metric.len());
     }
-    over_time(title, report::metric_label(metric), series)
+    over_time(title, metric.unit.into(), series)
 }
 
 /// Available memory of the machine over the window.
@@ -160,7 +160,7 @@ pub(super) fn available(cycles: &[AgedEntry<'_>], now: f64) -> MonitorChart {
     });
     let series =
         Series { name: "available".into(), points: points.collect(), style: SeriesStyle::Line };
-    over_time("available memory".into(), "available memory MiB".into(), vec![series])
+    over_time("available memory".into(), "MiB".into(), vec![series])
 }
 
 fn over_time(title: String, label: String, series: Vec<Series>) -> MonitorChart {
@@ -182,11 +182,7 @@ pub(super) fn distributions(rows: &[MetricRow]) -> Vec<MonitorChart> {
         };
         let marks = [mark("newest", row.newest), mark("median", row.median())];
         let title = format!("{} of {}", row.metric.label, row.scenario);
-        let x = Axis {
-            label: report::metric_label(row.metric),
-            scale: Scale::Around,
-            number: &decimal,
-        };
+        let x = Axis { label: row.metric.unit.into(), scale: Scale::Around, number: &decimal };
         let y = Axis { label: "cycles".into(), scale: Scale::Whole, number: &decimal };
         let marks = marks.into_iter().flatten().collect();
         let alt = format!("distribution of {title}");

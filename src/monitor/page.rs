@@ -2,15 +2,15 @@
 //! template escapes all text from measurements and files.
 
 use jiff::{SignedDuration, Timestamp};
+use minijinja::value::Serde;
 use minijinja::{Value, context};
 
-use crate::compare::Outcome;
 use crate::error::Result;
 use crate::monitor::entry::{Entry, Measured, ScenarioValues};
-use crate::monitor::figures::{AgedEntry, MonitorChart};
+use crate::monitor::figures::{AgedEntry, MetricRow, MonitorChart};
 use crate::monitor::history::{History, MAX_ENTRIES};
 use crate::monitor::{Ended, Pages, Phase, Plan, figures, format_time, prometheus};
-use crate::report::sanitize;
+use crate::report::{Card, CardFigure, Lang, Text, Tone, sanitize};
 use crate::workload::METRICS;
 use crate::{machine, report};
 
@@ -94,7 +94,8 @@ impl PageInput<'_> {
         let rows = figures::rows(cycles);
         let now = self.now.as_millisecond() as f64 / 1e3;
         let newest = figures::newest(cycles).map(|(_, measured)| measured);
-        let (sentence, state) = sentence(cycles);
+        let mut card = card(cycles, &rows);
+        card.warnings.splice(0..0, self.notes().into_iter().map(Into::into));
         let mut trends = figures::trends(cycles, &rows, now);
         trends.push(figures::available(cycles, now));
         let errors = cycles.iter().rev().filter_map(|(age, entry)| {
@@ -105,11 +106,8 @@ impl PageInput<'_> {
             title => sanitize(&format!("candlemark: monitor of {}", self.plan.about)),
             refresh => REFRESH_S,
             made => format_time(self.now),
-            sentence => sanitize(&sentence),
-            state => state,
+            card => Value::from(Serde(card)),
             next => self.next(),
-            notes => texts(&self.notes()),
-            why => newest.and_then(no_verdict_reason).map(sanitize),
             grounds => newest.map(table_note).map(|text| sanitize(&text)),
             rows => rows.iter().map(|row| texts(&row.cells())).collect::<Vec<Value>>(),
             trends => pictures(&trends),
@@ -190,28 +188,64 @@ impl PageInput<'_> {
     }
 }
 
-/// The result of the newest cycle and its severity.
-fn sentence(cycles: &[AgedEntry<'_>]) -> (String, &'static str) {
-    let Some((_, entry)) = cycles.last() else {
-        return ("Nothing has been measured yet.".into(), "unsure");
+/// The newest cycle: its verdict, its first scenario, and the machine before it.
+fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
+    let verdict = |word: &str, tone, sentence: &str| Card {
+        word: word.into(),
+        tone,
+        sentence: report::with_code(sentence),
+        ..Card::default()
     };
-    let verdict = entry.measured.as_ref().map(|measured| &measured.verdict);
-    match (&entry.error, verdict) {
-        (Some(error), _) => (format!("The newest cycle failed: {error}"), "bad"),
-        (None, Some(verdict)) => match verdict.outcome {
-            Some(Outcome::Pass) => (verdict.text.clone(), "good"),
-            Some(Outcome::Regression | Outcome::Failed) => (verdict.text.clone(), "bad"),
-            Some(Outcome::Undecided | Outcome::NotComparable) => (verdict.text.clone(), "unsure"),
-            None => ("Measured; no verdict.".into(), "unsure"),
+    let no_verdict = |why: &str| Card::no_verdict(Lang::En, report::with_code(why));
+    let newest = cycles.last().map(|(_, entry)| *entry);
+    let mut card = match newest.map(|entry| (&entry.error, &entry.measured)) {
+        None => no_verdict("nothing has been measured yet"),
+        Some((Some(why), _)) => {
+            verdict("FAILED", Tone::Bad, &format!("the newest cycle failed: {why}"))
+        }
+        Some((None, None)) => verdict("FAILED", Tone::Bad, "the newest cycle measured nothing"),
+        Some((None, Some(measured))) => match (measured.verdict.outcome, &*measured.verdict.text) {
+            (Some(outcome), text) => {
+                let (word, tone) = report::outcome_word(outcome);
+                verdict(word, tone, report::without_outcome(text))
+            }
+            (None, "") => no_verdict("there is no baseline to compare with"),
+            (None, why) => no_verdict(why),
         },
-        (None, None) => ("The newest cycle measured nothing.".into(), "bad"),
-    }
+    };
+    let Some((_, measured)) = figures::newest(cycles) else { return card };
+    let commit = measured.commit.as_ref().map(|commit| commit.chars().take(12).collect());
+    card.facts = report::named_facts([
+        ("model", measured.model.clone()),
+        ("quantisation", measured.quant.clone()),
+        ("engine", measured.settings.clone()),
+        ("machine", measured.machine.clone()),
+        ("commit", commit.unwrap_or_default()),
+    ]);
+    // A cycle itself loads the machine: other load is visible before it.
+    let before = measured.conditions.first().map(machine::warnings).unwrap_or_default();
+    card.warnings = before.into_iter().map(Into::into).collect();
+    let named = rows.iter().find(|row| row.scenario == report::HEADLINE_SCENARIO);
+    let Some(first) = named.or(rows.first()) else { return card };
+    card.scenario = Some(Text::code(&first.scenario));
+    let headline = rows.iter().filter(|row| {
+        row.scenario == first.scenario && report::HEADLINE.contains(&row.metric.name)
+    });
+    card.figures = headline.map(figure).collect();
+    card
 }
 
-/// Why there is no verdict.
-fn no_verdict_reason(measured: &Measured) -> Option<&str> {
-    let verdict = &measured.verdict;
-    Some(verdict.text.as_str()).filter(|text| verdict.outcome.is_none() && !text.is_empty())
+fn figure(row: &MetricRow) -> CardFigure {
+    let value = row.newest.map(|value| {
+        format!("{}\u{a0}{}", report::metric_value(row.metric, value), row.metric.unit)
+    });
+    let change = row.change().map(|change| format!("{} from the median", report::percent(change)));
+    CardFigure {
+        name: row.metric.label.into(),
+        value: value.unwrap_or_else(|| "not measured".into()).into(),
+        change: change.unwrap_or_default().into(),
+        tone: Tone::Plain,
+    }
 }
 
 /// The meaning of the changes in the table.
@@ -230,7 +264,7 @@ fn machine_rows(measured: &Measured) -> Vec<Value> {
     let Some(now) = measured.conditions.last() else { return Vec::new() };
     let share = |value: f64| format!("{:.1} %", 100.0 * value);
     let unknown = || "unknown".to_string();
-    let mut rows = vec![
+    let rows = [
         ("at", now.at.clone()),
         ("load, 1 min", now.load_1m.map_or_else(unknown, |load| format!("{load:.2}"))),
         ("stolen CPU time", now.steal.map_or_else(unknown, share)),
@@ -242,9 +276,6 @@ fn machine_rows(measured: &Measured) -> Vec<Value> {
             }),
         ),
     ];
-    // A cycle itself loads the machine: other load is visible before it.
-    let before = measured.conditions.first();
-    rows.extend(before.iter().flat_map(|one| machine::warnings(one)).map(|text| ("warning", text)));
     rows.into_iter().map(|(name, value)| texts(&[name.into(), value])).collect()
 }
 

@@ -415,7 +415,7 @@ fn hostile_text_stays_text() {
         );
     }
     assert_eq!(history.lines().count(), 5);
-    assert!(html.contains("class=\"sentence bad\""));
+    assert!(html.contains("class=\"card bad\""));
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn the_newest_values_are_compared_with_the_median_of_earlier_ones() {
     assert!(page(7).contains(row), "{}", page(7));
     let row = "<tr><td>short&#x2f;b1</td><td>TTFT ms</td><td>-</td><td>-</td><td>-</td><td>-</td><td>0</td></tr>";
     assert!(page(7).contains(row), "an unmeasured value is not zero\n{}", page(7));
-    assert!(page(7).contains("No verdict: no baseline `b.json`"), "{}", page(7));
+    assert!(page(7).contains("<b>NO VERDICT</b> – no baseline <code>b.json</code>"), "{}", page(7));
     assert!(page(7).contains("There is no verdict without a baseline"));
     let early = "<td>decode tok&#x2f;s</td><td>11.00</td><td>-</td><td>-</td>";
     assert!(page(5).contains(early), "two earlier ones have no middle\n{}", page(5));

@@ -6,6 +6,7 @@ mod charts;
 mod conclusion;
 pub(super) mod document;
 mod general;
+mod headline;
 mod lengths;
 mod markdown;
 mod render_context;
@@ -18,7 +19,8 @@ use std::sync::LazyLock;
 
 use crate::analysis::Targets;
 use crate::record::Record;
-use crate::report::full::document::{Block, Document, Text};
+use crate::report::card::Card;
+use crate::report::full::document::{Block, Document, Section, Text};
 use crate::report::full::render_context::RenderContext;
 use crate::report::text::MAX_MARKDOWN_CHARS;
 use crate::report::words::Lang;
@@ -43,11 +45,17 @@ impl From<Lang> for ReportOptions<'static> {
 pub(super) fn build_document(record: &Record, options: ReportOptions<'_>) -> Document {
     let lang = options.lang;
     let ctx = RenderContext::new(record, options);
-    let sections = [
-        Some(general::general(&ctx)),
+    // What most readers look for; the rest is folded.
+    let open = [
+        headline::headline(&ctx),
         Some(summary::summary(&ctx)),
-        Some(general::method(&ctx)),
         Some(general::scenarios(&ctx)),
+        charts::charts(&ctx),
+    ];
+    let folded = [
+        targets::targets(&ctx),
+        Some(conclusion::advice(&ctx)),
+        Some(conclusion::conclusion(&ctx)),
         speed::latency(&ctx),
         speed::api(&ctx),
         speed::categories(&ctx),
@@ -58,21 +66,21 @@ pub(super) fn build_document(record: &Record, options: ReportOptions<'_>) -> Doc
         suites::pipelines(&ctx),
         suites::quality(&ctx),
         summary::energy(&ctx),
-        targets::targets(&ctx),
-        charts::charts(&ctx),
-        Some(conclusion::advice(&ctx)),
-        Some(conclusion::conclusion(&ctx)),
         Some(absent::absent(&ctx)),
-        Some(absent::reproduce(&ctx)),
         Some(general::all_metrics(&ctx)),
+        Some(general::method(&ctx)),
+        Some(general::general(&ctx)),
+        Some(absent::reproduce(&ctx)),
     ];
+    let folded = folded.into_iter().flatten().map(|section| Section { folded: true, ..section });
     let words = &ctx.words.frame;
     let model = if record.model.spec.is_empty() { "?" } else { &record.model.spec };
     Document {
         lang: lang.code(),
         title: Text::from_template(words.title, &[("model", model)]),
         contents: words.contents.into(),
-        sections: sections.into_iter().flatten().collect(),
+        card: Card::of_record(record, lang),
+        sections: open.into_iter().flatten().chain(folded).collect(),
     }
 }
 

@@ -5,16 +5,18 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 
-use crate::compare::{Finding, Judgement, Outcome, Verdict};
+use crate::compare::{Finding, Judgement};
 use crate::error::{Error, Result};
 use crate::record::pair::{Arm, PairBlock, PairRecord};
 use crate::record::{Machine, Record};
 use crate::report::block_plot::block_plot;
+use crate::report::card::Card;
+use crate::report::changes::changes;
 use crate::report::full::ReportOptions;
 use crate::report::full::document::Document;
 use crate::report::text::{duration, name_value_list, number, percent, sanitize, split_code};
 use crate::report::words::Lang;
-use crate::report::{chart, full, verdict};
+use crate::report::{chart, full, link, verdict};
 use crate::workload;
 
 /// The English page of a record, with a verdict and the command that produced it, if given.
@@ -22,8 +24,24 @@ use crate::workload;
 /// # Errors
 /// When the template does not fit the data; tests render every template.
 pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<String> {
+    bench_page(record, judgement, "")
+}
+
+/// [`page`] with links to Criterion's pages, taken from the text of Criterion's index beside it.
+///
+/// # Errors
+/// When the template does not fit the data; tests render every template.
+pub fn bench_page(
+    record: &Record,
+    judgement: Option<(&Judgement, &str)>,
+    index: &str,
+) -> Result<String> {
+    let mut document = full::build_document(record, Lang::En.into());
+    if let Some((judgement, command)) = judgement {
+        document.card.set_verdict(judgement, command);
+    }
     let verdict = judgement.map(|(judgement, command)| verdict_data(judgement, command));
-    document_page(&full::build_document(record, Lang::En.into()), verdict)
+    document_page(&document, verdict, link::criterion_links(index))
 }
 
 /// The page of a record in a language.
@@ -31,15 +49,23 @@ pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<St
 /// # Errors
 /// When the template does not fit the data; tests render every template.
 pub fn page_in<'a>(record: &Record, options: impl Into<ReportOptions<'a>>) -> Result<String> {
-    document_page(&full::build_document(record, options.into()), None)
+    document_page(&full::build_document(record, options.into()), None, Vec::new())
 }
 
-fn document_page(document: &Document, verdict: Option<Value>) -> Result<String> {
+fn document_page(
+    document: &Document,
+    verdict: Option<Value>,
+    criterion: Vec<(String, String)>,
+) -> Result<String> {
+    let headline = document.sections.first().is_some_and(|section| section.id == "headline");
     let data = context! {
         lang => document.lang,
         title => document.title.plain_text(),
         document => Value::from(Serde(document)),
         verdict => verdict.unwrap_or(Value::from(())),
+        // The table of the verdict follows the headline charts.
+        table_at => usize::from(headline),
+        criterion => criterion,
     };
     render("page.html", data)
 }
@@ -61,6 +87,7 @@ pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
     let data = context! {
         lang => Lang::En.code(),
         title => "candlemark",
+        card => Value::from(Serde(Card::of_verdict(judgement, command))),
         verdict => verdict_data(judgement, command),
     };
     render("verdict-only.html", data)
@@ -76,6 +103,7 @@ pub(crate) fn render(name: &str, data: Value) -> Result<String> {
     for (name, source) in [
         ("chart.css", chart::CSS),
         ("style.css", include_str!("templates/style.css")),
+        ("card.html", include_str!("templates/card.html")),
         ("base.html", include_str!("templates/base.html")),
         ("verdict.html", include_str!("templates/verdict.html")),
         ("page.html", include_str!("templates/page.html")),
@@ -138,6 +166,7 @@ fn pair_data(paired: &PairRecord, judgement: &Judgement, command: &str) -> Value
     context! {
         lang => Lang::En.code(),
         title => sanitize(&format!("candlemark: {title}")),
+        card => Value::from(Serde(Card::of_pair(paired, judgement, command))),
         verdict => verdict_data(judgement, command),
         arms => arms,
         null => null,
@@ -228,17 +257,16 @@ fn verdict_data(judgement: &Judgement, command: &str) -> Value {
     let (findings, unchanged) = verdict::by_importance(judgement);
     let rows =
         |findings: Vec<&Finding>| findings.into_iter().map(finding_data).collect::<Vec<Value>>();
+    let lines = |lines: Vec<String>| lines.iter().map(|line| spans(line)).collect::<Vec<Value>>();
+    let remarks = verdict::next_steps(judgement, command).into_iter();
     context! {
-        sentence => sanitize(&verdict::sentence(judgement)),
-        state => match judgement.outcome {
-            Outcome::Pass => "good",
-            Outcome::Undecided | Outcome::NotComparable => "unsure",
-            Outcome::Regression | Outcome::Failed => "bad",
-        },
+        changes => changes(judgement).unwrap_or(Value::from(())),
         header => texts(verdict::header(judgement)),
         findings => rows(findings),
         unchanged => rows(unchanged),
-        remarks => verdict::remarks(judgement, command).iter().map(|line| spans(line)).collect::<Vec<Value>>(),
+        output => verdict::error_output(judgement).iter().map(|line| sanitize(line)).collect::<Vec<_>>(),
+        details => lines(verdict::details(judgement)),
+        remarks => lines(remarks.chain(verdict::commands(judgement, command)).collect()),
     }
 }
 
@@ -260,35 +288,11 @@ fn spans(text: &str) -> Value {
     Value::from(spans.collect::<Vec<Value>>())
 }
 
-/// A row of the verdict table with two pictures: the interval of the change and the block values.
+/// A row of the verdict table with a plot of the block values.
 fn finding_data(finding: &Finding) -> Value {
-    let state = match finding.verdict {
-        Verdict::Regressed { .. }
-        | Verdict::OutputChanged(_)
-        | Verdict::Invalid(_)
-        | Verdict::Failed(_) => "bad",
-        Verdict::Inconclusive(_)
-        | Verdict::NotComparable(_)
-        | Verdict::Missing(_)
-        | Verdict::Removed(_)
-        | Verdict::NotSelected => "unsure",
-        _ => "good",
-    };
-    let bar =
-        finding.change.as_ref().zip(finding.change.as_ref().and_then(|change| change.evidence));
-    let bar = bar.map(|(change, evidence)| {
-        // The picture is 120 units wide and shows three limits to either side; worse is to the
-        // right.
-        let x = |theta: f64| 60.0 + (theta / change.margin).clamp(-3.0, 3.0) * 20.0;
-        let (lo, mid, hi) = (x(evidence.ci_90.lo), x(change.theta), x(evidence.ci_90.hi));
-        let units = |x: f64| format!("{x:.1}");
-        context! { lo => units(lo), mid => units(mid), width => units((hi - lo).max(1.0)) }
-    });
-    let cells = verdict::table_row(finding);
     context! {
-        cells => texts(cells.iter().map(String::as_str)),
-        state => state,
-        bar => bar.unwrap_or(Value::from(())),
+        cells => texts(verdict::table_row(finding).iter().map(String::as_str)),
+        state => Value::from(Serde(verdict::tone(&finding.verdict))),
         plot => block_plot(finding).unwrap_or(Value::from(())),
     }
 }

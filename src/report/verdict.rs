@@ -3,6 +3,7 @@
 use crate::compare::PairSummary;
 use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
 use crate::record::pair::Arm;
+use crate::report::full::document::Tone;
 use crate::report::text::{metric_label, metric_value, percent, signed_percent};
 use crate::workload::{Better, Metric};
 
@@ -13,8 +14,9 @@ mod sentence;
 
 pub use formats::{verdict_json, verdict_markdown, verdict_text};
 pub use github::annotations;
-pub(super) use remarks::remarks;
+pub(super) use remarks::{commands, details, error_output, first_step, next_steps};
 pub use sentence::sentence;
+pub(super) use sentence::{outcome_word, statement};
 
 /// Headings of [`table_row`].
 pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
@@ -73,6 +75,22 @@ pub(super) fn verdict_label(verdict: &Verdict) -> String {
         Verdict::OutputChanged(Some(place)) => format!("OUTPUT CHANGED: {place}"),
         Verdict::Identical => "IDENTICAL".into(),
         Verdict::Failed(why) => format!("FAILED: {why}"),
+    }
+}
+
+/// How a verdict is highlighted.
+pub(super) fn tone(verdict: &Verdict) -> Tone {
+    match verdict {
+        Verdict::Regressed { .. }
+        | Verdict::OutputChanged(_)
+        | Verdict::Invalid(_)
+        | Verdict::Failed(_) => Tone::Bad,
+        Verdict::Inconclusive(_)
+        | Verdict::NotComparable(_)
+        | Verdict::Missing(_)
+        | Verdict::Removed(_)
+        | Verdict::NotSelected => Tone::Unsure,
+        _ => Tone::Good,
     }
 }
 

@@ -86,6 +86,9 @@ words! {
     frame: Frame {
         title contents not_measured value metric scenario rows_left_out values_left_out
     }
+    card: CardWords {
+        no_verdict alone decides quant cpu failed headline by_batch by_batch_alt
+    }
     general: General {
         heading injected unoptimised model architecture shape dimensions model_commit parameters
         weights kv context tokens rope scaled sha256 date until unfinished version commit dirty

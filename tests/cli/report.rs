@@ -33,7 +33,7 @@ fn charts_are_written_only_next_to_a_report_file() {
         charts.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     charts.sort_unstable();
     assert_eq!(names, charts);
-    assert_eq!(charts.len(), 8);
+    assert_eq!(charts.len(), 12);
     for chart in charts {
         let text = fs::read_to_string(folder.path().join("my report_charts").join(chart)).unwrap();
         assert!(text.starts_with("<svg xmlns=") && text.ends_with("</svg>\n"), "{text}");
@@ -69,7 +69,7 @@ fn example_reports_are_complete_and_up_to_date() {
         }
         let record = fs::read_to_string(&record).unwrap();
         assert!(!record.contains("\"skipped"), "{} leaves something out", example.display());
-        assert!(text.contains("## Targets"), "{}", example.display());
+        assert!(text.contains("<b>Targets</b>"), "{}", example.display());
         seen += 1;
     }
     assert_eq!(seen, 4, "two shapes in two quantisations");

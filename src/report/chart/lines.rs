@@ -41,7 +41,11 @@ pub(super) type ValueRange = (f64, f64);
 
 /// The legend: empty for a single series.
 pub(super) fn legend(lines: &Lines<'_>) -> Vec<LegendEntry> {
-    let drawn = lines.series.iter().enumerate().filter(|(_, series)| !series.points.is_empty());
+    let is_drawn = |series: &Series| match series.style {
+        SeriesStyle::Failures => !series.points.is_empty(),
+        _ => series.points.iter().any(|point| point.y.is_some()),
+    };
+    let drawn = lines.series.iter().enumerate().filter(|(_, series)| is_drawn(series));
     let keys: Vec<LegendEntry> =
         drawn.map(|(at, series)| (legend_symbol(series, at), series.name.clone())).collect();
     if keys.len() > 1 { keys } else { Vec::new() }
@@ -146,9 +150,10 @@ pub(super) fn axes<'a, 'b>(
     let left = (EDGE + numbers + 6).min(WIDTH / 3);
     let along =
         ticks(x_axis, x, 8, AxisEnd::Padded, |ticks| labels_fit(ticks, WIDTH - left - RIGHT));
+    let right = right_margin(&along, left);
     let mut plot = ChartBuilder::on(canvas)
         .margin_top((head.height() + ABOVE) * UNIT)
-        .margin_right(RIGHT * UNIT)
+        .margin_right(right * UNIT)
         .margin_bottom((BELOW - 22) * UNIT)
         .y_label_area_size(left * UNIT)
         .x_label_area_size(22 * UNIT)
@@ -167,9 +172,17 @@ pub(super) fn axes<'a, 'b>(
     let above = shorten(&y_axis.label, room);
     canvas.draw_text(&above, &label, px(EDGE, head.height() + 10))?;
     let below = text_style(ThemeColor::Soft, TEXT, HPos::Center, VPos::Center);
-    let name = shorten(&x_axis.label, WIDTH - left - RIGHT);
-    canvas.draw_text(&name, &below, px((left + WIDTH - RIGHT) / 2, height(head) - 12))?;
+    let name = shorten(&x_axis.label, WIDTH - left - right);
+    canvas.draw_text(&name, &below, px((left + WIDTH - right) / 2, height(head) - 12))?;
     Ok(plot)
+}
+
+/// The right margin that keeps the last label of a horizontal axis whole.
+fn right_margin(along: &Ticks, left: i32) -> i32 {
+    let Some((at, label)) = along.at.last().zip(along.labels.last()) else { return RIGHT };
+    let (lo, hi) = along.range;
+    let beyond = (hi - at) / (hi - lo) * f64::from(WIDTH - left - RIGHT);
+    RIGHT.max(width(label, TEXT) / 2 + 4 - beyond as i32)
 }
 
 /// Whether the labels of a horizontal axis do not touch.

@@ -1,7 +1,7 @@
 //! The charts of a record. A chart whose scenarios were not measured is omitted; invalid scenarios
 //! are not drawn.
 
-use crate::analysis::{CaseState, Consistency, ContextRow, GridRow, Spread, StressRow};
+use crate::analysis::{CaseState, Category, Consistency, ContextRow, GridRow, Spread, StressRow};
 use crate::record::StressOutcome;
 use crate::report::chart::{
     Axis, Bars, Chart, Data, Group, Histogram, Lines, Mark, Number, Panel, Point, Scale, Series,
@@ -127,7 +127,12 @@ impl<'a> ReportCharts<'a> {
     fn batches(&self) -> Option<RenderedChart> {
         let words = &self.ctx.words.charts;
         let categories = &self.ctx.analysis.categories;
-        let series = categories.iter().map(|category| Series {
+        // A category of a single batch size is a point, not a line.
+        let measured = |category: &&Category| {
+            let rows = category.batches.iter();
+            rows.filter(|row| valid_median(&row.state, row.aggregate_tok_s).is_some()).count() > 1
+        };
+        let series = categories.iter().filter(measured).map(|category| Series {
             name: category.name.clone(),
             points: category
                 .batches

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use crate::report::card::Card;
 use crate::report::text::sanitize;
 
 /// A run of plain text or code within a line.
@@ -46,6 +47,11 @@ impl Text {
             }
         }
         Self(spans)
+    }
+
+    /// Several texts in a row.
+    pub(crate) fn join(texts: impl IntoIterator<Item = Text>) -> Self {
+        Self(texts.into_iter().flat_map(|text| text.0).collect())
     }
 
     /// The text without markup.
@@ -141,10 +147,6 @@ pub(crate) enum Block {
     Paragraph {
         text: Text,
     },
-    Note {
-        text: Text,
-        tone: Tone,
-    },
     List {
         items: Vec<Text>,
     },
@@ -179,11 +181,13 @@ pub(crate) struct Section {
     pub(crate) id: &'static str,
     pub(crate) heading: Text,
     pub(crate) blocks: Vec<Block>,
+    /// Whether it is closed until the reader opens it.
+    pub(crate) folded: bool,
 }
 
 impl Section {
     pub(crate) fn new(id: &'static str, heading: &'static str) -> Self {
-        Self { id, heading: heading.into(), blocks: Vec::new() }
+        Self { id, heading: heading.into(), blocks: Vec::new(), folded: false }
     }
 
     pub(crate) fn push(&mut self, block: impl Into<Block>) {
@@ -201,6 +205,7 @@ pub(crate) struct Document {
     /// The `lang` attribute of HTML.
     pub(crate) lang: &'static str,
     pub(crate) title: Text,
+    pub(crate) card: Card,
     /// Heading of the table of contents.
     pub(crate) contents: Text,
     pub(crate) sections: Vec<Section>,

@@ -1,7 +1,7 @@
 //! General information, method, scenarios, and every metric of a record.
 
 use crate::record::{Conditions, Machine};
-use crate::report::full::document::{Block, Cell, Section, Table, Text, Tone};
+use crate::report::full::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
 use crate::report::text::name_value_list;
 use crate::workload::PromptFormat;
@@ -11,15 +11,6 @@ type NameValue = (&'static str, String);
 pub(super) fn general(ctx: &RenderContext) -> Section {
     let words = &ctx.words.general;
     let mut section = Section::new("general", words.heading);
-    if let Some(what) = &ctx.record.injected {
-        let text = Text::from_template(words.injected, &[("what", what)]);
-        section.push(Block::Note { text, tone: Tone::Bad });
-    }
-    if ctx.record.build.is_unoptimised() {
-        let text =
-            Text::from_template(words.unoptimised, &[("profile", &ctx.record.build.profile)]);
-        section.push(Block::Note { text, tone: Tone::Bad });
-    }
     let mut table = Table::new(["", ctx.words.frame.value], 2);
     let rows =
         [run_rows(ctx), model_rows(ctx), settings_rows(ctx), machine_rows(ctx), build_rows(ctx)];

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::report::card::{Card, CardFigure};
 use crate::report::full::document::{Block, Cell, Document, Section, Span, Table, Text, Tone};
 use crate::report::text::{code_span, escape_markdown, escape_xml};
 use crate::report::words::Lang;
@@ -81,7 +82,11 @@ fn truncate(text: &str, lang: Lang, longest: usize) -> String {
     };
     let shown: Vec<&str> = text.split_inclusive('\n').take_while(fits).collect();
     let out = text.lines().count() - shown.len();
-    shown.concat() + &omission_note(lang.words().frame.rows_left_out, lang, out)
+    let shown = shown.concat();
+    let open =
+        shown.matches("<details>").count().saturating_sub(shown.matches("</details>").count());
+    let note = omission_note(lang.words().frame.rows_left_out, lang, out);
+    shown + &"\n</details>\n".repeat(open) + &note
 }
 
 /// The note about omitted rows.
@@ -93,11 +98,16 @@ fn omission_note(template: &'static str, lang: Lang, out: usize) -> String {
 /// The document with the given number of rows of each block.
 fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
     let words = &lang.words().frame;
-    let mut text = format!("# {}\n", inline(&document.title));
+    let mut text = format!("# {}\n\n{}", inline(&document.title), card(&document.card));
     let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
     let sections = document.sections.iter().zip(shown);
     for (section, shown) in sections.filter(|(section, _)| section.blocks.iter().any(drawn)) {
-        let _ = write!(text, "\n## {}\n", inline(&section.heading));
+        if section.folded {
+            let heading = html(&section.heading);
+            let _ = write!(text, "\n<details><summary><b>{heading}</b></summary>\n");
+        } else {
+            let _ = write!(text, "\n## {}\n", inline(&section.heading));
+        }
         let mut folded = 0;
         for (block, &shown) in section.blocks.iter().zip(shown).filter(|(block, _)| drawn(block)) {
             let out = rows(block) - shown;
@@ -114,6 +124,36 @@ fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<us
         if folded > 0 {
             text += &omission_note(words.values_left_out, lang, folded);
         }
+        if section.folded {
+            text += "\n</details>\n";
+        }
+    }
+    text
+}
+
+/// The head of the document: verdict, figures, what was measured, warnings.
+fn card(card: &Card) -> String {
+    let mut text = format!("**{}** – {}", inline(&card.word), inline(&card.sentence));
+    if let Some(decide) = &card.decide {
+        let _ = write!(text, ". {}", inline(decide));
+    }
+    text.push('\n');
+    if !card.figures.is_empty() {
+        let cells = |of: fn(&CardFigure) -> &Text| {
+            let cells = card.figures.iter().map(|figure| inline(of(figure)));
+            format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+        };
+        let rule = "| ---: ".repeat(card.figures.len());
+        let _ = write!(text, "\n{}{rule}|\n{}", cells(|one| &one.name), cells(|one| &one.value));
+    }
+    let facts = card.facts.iter();
+    let facts = facts.map(|(name, value)| format!("{}: {}", inline(name), inline(value)));
+    let facts = facts.chain(card.scenario.iter().map(inline)).collect::<Vec<_>>().join(" · ");
+    if !facts.is_empty() {
+        let _ = write!(text, "\n{facts}\n");
+    }
+    for warning in &card.warnings {
+        let _ = write!(text, "\n> [!WARNING]\n> {}\n", line(warning));
     }
     text
 }
@@ -122,8 +162,6 @@ fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<us
 fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     match block {
         Block::Paragraph { text } => line(text) + "\n",
-        Block::Note { text, tone: Tone::Bad } => format!("> [!WARNING]\n> {}\n", line(text)),
-        Block::Note { text, .. } => format!("> [!NOTE]\n> {}\n", line(text)),
         Block::List { items } => {
             items.iter().take(shown).map(|item| format!("- {}\n", line(item))).collect()
         }
@@ -203,6 +241,7 @@ fn span(span: &Span) -> String {
 fn html(text: &Text) -> String {
     let span = |span: &Span| {
         let text = escape_xml(&span.text).replace('@', "&#64;").replace('|', "&#124;");
+        let text = text.replace('[', "&#91;").replace(']', "&#93;");
         if span.code { format!("<code>{text}</code>") } else { text }
     };
     text.0.iter().map(span).collect()

@@ -8,15 +8,8 @@ use crate::report::text::{duration, percent};
 use crate::report::verdict::{is_limit_undetectable, limit_percent};
 use crate::workload::{Better, METRICS};
 
-/// Everything beside the table: details, next steps and commands.
-pub(in crate::report) fn remarks(judgement: &Judgement, command: &str) -> Vec<String> {
-    let lines = error_output(judgement).iter().cloned().chain(details(judgement));
-    let lines = lines.chain(next_steps(judgement, command));
-    lines.chain(commands(judgement, command)).collect()
-}
-
 /// The lines after the reason why nothing was judged, the output of a compiler for example.
-pub(super) fn error_output(judgement: &Judgement) -> &[String] {
+pub(in crate::report) fn error_output(judgement: &Judgement) -> &[String] {
     match judgement.reason {
         Some(_) => judgement.notes.get(1..).unwrap_or_default(),
         None => &[],
@@ -24,7 +17,7 @@ pub(super) fn error_output(judgement: &Judgement) -> &[String] {
 }
 
 /// Differences, notes and statistics; none where equal binaries were not measured.
-pub(super) fn details(judgement: &Judgement) -> Vec<String> {
+pub(in crate::report) fn details(judgement: &Judgement) -> Vec<String> {
     if is_identical(judgement) {
         return Vec::new();
     }
@@ -47,7 +40,7 @@ pub(super) fn details(judgement: &Judgement) -> Vec<String> {
 }
 
 /// The commands that measured and judged, each once.
-pub(super) fn commands(judgement: &Judgement, command: &str) -> Vec<String> {
+pub(in crate::report) fn commands(judgement: &Judgement, command: &str) -> Vec<String> {
     match &judgement.pair {
         Some(summary) if summary.command == command => {
             vec![format!("made by `{command}`, seed {}", summary.seed)]
@@ -142,8 +135,13 @@ fn undetectable_note(judgement: &Judgement) -> Option<String> {
     (!named.is_empty()).then(|| format!("this run could not detect {}{more}", named.join(", ")))
 }
 
+/// The next step towards a verdict.
+pub(in crate::report) fn first_step(judgement: &Judgement, command: &str) -> Option<String> {
+    next_steps(judgement, command).into_iter().next()
+}
+
 /// Next steps.
-pub(super) fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
+pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let any = |is: &dyn Fn(&Verdict) -> bool| {
         judgement.findings.iter().any(|finding| is(&finding.verdict))

@@ -10,7 +10,7 @@ pub fn sentence(judgement: &Judgement) -> String {
 }
 
 /// The leading word of a verdict.
-pub(super) fn outcome_word(outcome: Outcome) -> &'static str {
+pub(in crate::report) fn outcome_word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Pass => "PASS",
         Outcome::Regression => "REGRESSION",
@@ -21,7 +21,7 @@ pub(super) fn outcome_word(outcome: Outcome) -> &'static str {
 }
 
 /// The sentence after the leading word.
-pub(super) fn statement(judgement: &Judgement) -> String {
+pub(in crate::report) fn statement(judgement: &Judgement) -> String {
     if let Some(reason) = &judgement.reason {
         return format!("{reason}.");
     }

@@ -1,9 +1,10 @@
 //! English words.
 
 use crate::report::words::{
-    Absent, AdviceWords, Api, Categories, Charts, Conclusion, ConsistencyWords, ContextWords,
-    Energy, Every, Frame, General, GridWords, Latencies, Method, PipelinesWords, QualityWords,
-    Reproduce, Scenarios, StressWords, Summary, TargetsWords, Topics, UnmeasurableWords, Words,
+    Absent, AdviceWords, Api, CardWords, Categories, Charts, Conclusion, ConsistencyWords,
+    ContextWords, Energy, Every, Frame, General, GridWords, Latencies, Method, PipelinesWords,
+    QualityWords, Reproduce, Scenarios, StressWords, Summary, TargetsWords, Topics,
+    UnmeasurableWords, Words,
 };
 
 pub(super) const WORDS: Words = Words {
@@ -16,6 +17,17 @@ pub(super) const WORDS: Words = Words {
         scenario: "scenario",
         rows_left_out: "{count} more rows are left out here; `candlemark report --format json` has them",
         values_left_out: "the values of {count} more scenarios are left out here; `candlemark report --format json` has them",
+    },
+    card: CardWords {
+        no_verdict: "NO VERDICT",
+        alone: "this run was not compared with another",
+        decides: "This decides, without a baseline: `{command}`",
+        quant: "quantisation",
+        cpu: "CPU",
+        failed: "{count} of {all} scenarios failed or have implausible numbers.",
+        headline: "Rates, latency and memory",
+        by_batch: "{metric} by category and batch",
+        by_batch_alt: "{chart}: median of each valid scenario.",
     },
     general: General {
         heading: "General information",

@@ -2,9 +2,10 @@
 //! `;` and `?`.
 
 use crate::report::words::{
-    Absent, AdviceWords, Api, Categories, Charts, Conclusion, ConsistencyWords, ContextWords,
-    Energy, Every, Frame, General, GridWords, Latencies, Method, PipelinesWords, QualityWords,
-    Reproduce, Scenarios, StressWords, Summary, TargetsWords, Topics, UnmeasurableWords, Words,
+    Absent, AdviceWords, Api, CardWords, Categories, Charts, Conclusion, ConsistencyWords,
+    ContextWords, Energy, Every, Frame, General, GridWords, Latencies, Method, PipelinesWords,
+    QualityWords, Reproduce, Scenarios, StressWords, Summary, TargetsWords, Topics,
+    UnmeasurableWords, Words,
 };
 
 pub(super) const WORDS: Words = Words {
@@ -17,6 +18,17 @@ pub(super) const WORDS: Words = Words {
         scenario: "scénario",
         rows_left_out: "{count} lignes de plus sont omises ici\u{202f}; `candlemark report --format json` les contient",
         values_left_out: "les valeurs de {count} scénarios de plus sont omises ici\u{202f}; `candlemark report --format json` les contient",
+    },
+    card: CardWords {
+        no_verdict: "PAS DE VERDICT",
+        alone: "cette exécution n’a été comparée à aucune autre",
+        decides: "Pour trancher sans référence\u{a0}: `{command}`",
+        quant: "quantification",
+        cpu: "processeur",
+        failed: "{count} scénarios sur {all} ont échoué ou donnent des valeurs invraisemblables.",
+        headline: "Débits, latence et mémoire",
+        by_batch: "{metric} par catégorie et lot",
+        by_batch_alt: "{chart}\u{a0}: médiane de chaque scénario valide.",
     },
     general: General {
         heading: "Informations générales",

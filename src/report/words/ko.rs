@@ -1,9 +1,10 @@
 //! Korean words.
 
 use crate::report::words::{
-    Absent, AdviceWords, Api, Categories, Charts, Conclusion, ConsistencyWords, ContextWords,
-    Energy, Every, Frame, General, GridWords, Latencies, Method, PipelinesWords, QualityWords,
-    Reproduce, Scenarios, StressWords, Summary, TargetsWords, Topics, UnmeasurableWords, Words,
+    Absent, AdviceWords, Api, CardWords, Categories, Charts, Conclusion, ConsistencyWords,
+    ContextWords, Energy, Every, Frame, General, GridWords, Latencies, Method, PipelinesWords,
+    QualityWords, Reproduce, Scenarios, StressWords, Summary, TargetsWords, Topics,
+    UnmeasurableWords, Words,
 };
 
 pub(super) const WORDS: Words = Words {
@@ -16,6 +17,17 @@ pub(super) const WORDS: Words = Words {
         scenario: "시나리오",
         rows_left_out: "나머지 {count}개 행은 여기에서 생략했습니다. `candlemark report --format json`에 모두 있습니다",
         values_left_out: "나머지 시나리오 {count}개의 값은 여기에서 생략했습니다. `candlemark report --format json`에 모두 있습니다",
+    },
+    card: CardWords {
+        no_verdict: "판정 없음",
+        alone: "이 실행은 다른 실행과 비교하지 않았습니다",
+        decides: "기준 없이 판정하는 명령: `{command}`",
+        quant: "양자화",
+        cpu: "프로세서",
+        failed: "시나리오 {all}개 중 {count}개가 실패했거나 수치가 타당하지 않습니다.",
+        headline: "속도, 지연 시간, 메모리",
+        by_batch: "범주와 배치별 {metric}",
+        by_batch_alt: "{chart}: 유효한 시나리오의 중앙값입니다.",
     },
     general: General {
         heading: "기본 정보",
