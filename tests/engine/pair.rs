@@ -551,7 +551,7 @@ fn a_base_that_does_not_build_is_reported_in_every_format() {
     repository.source("100.0");
     for (format, says) in [
         ("human", "NOT COMPARABLE: main does not build.\n"),
-        ("md", "**NOT COMPARABLE: main does not build.**\n"),
+        ("md", "**NOT COMPARABLE**: main does not build.\n"),
         ("json", "\"outcome\": \"not_comparable\""),
         ("html", "NOT COMPARABLE: main does not build."),
         ("github", "::error title=candlemark::NOT COMPARABLE: main does not build.\n"),
