@@ -87,7 +87,7 @@ struct Timed {
 fn main() {
     let config = Config::read(None, std::env::vars_os()).unwrap_or_else(|error| exit(&error));
     let threads = Setup::new(&config).threads;
-    let pool = Pool::new(threads).unwrap_or_else(|error| exit(&error));
+    let pool = Pool::new(threads).unwrap_or_else(|error| exit(&error.into()));
     let peaks = BestRates { threads, rates: RefCell::default() };
     let mut criterion = Criterion::default()
         .sample_size(10)

@@ -274,6 +274,7 @@ pub struct KernelTimes {
 
 impl Block {
     /// Stores that a metric has no value, and why.
+    #[cfg(any(test, feature = "engine"))]
     pub(crate) fn set_missing(&mut self, metric: &str, reason: &str) {
         self.values.insert(metric.into(), None);
         self.notes.insert(metric.into(), reason.into());

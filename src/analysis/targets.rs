@@ -74,13 +74,13 @@ pub(crate) struct Target {
 pub(crate) enum QuantClass {
     /// `q4_*`.
     #[serde(rename = "4bit")]
-    FourBit,
+    Four,
     /// `q8_*`.
     #[serde(rename = "8bit")]
-    EightBit,
+    Eight,
     /// `bf16` and `f16`.
     #[serde(rename = "16bit")]
-    SixteenBit,
+    Sixteen,
 }
 
 impl QuantClass {
@@ -89,9 +89,9 @@ impl QuantClass {
     pub(crate) fn of(quant: &str) -> Option<Self> {
         let first = quant.split('+').next().unwrap_or(quant);
         match first {
-            "bf16" | "f16" => Some(QuantClass::SixteenBit),
-            _ if first.starts_with("q4_") => Some(QuantClass::FourBit),
-            _ if first.starts_with("q8_") => Some(QuantClass::EightBit),
+            "bf16" | "f16" => Some(QuantClass::Sixteen),
+            _ if first.starts_with("q4_") => Some(QuantClass::Four),
+            _ if first.starts_with("q8_") => Some(QuantClass::Eight),
             _ => None,
         }
     }
@@ -99,9 +99,9 @@ impl QuantClass {
     /// As it is written in files.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            QuantClass::FourBit => "4bit",
-            QuantClass::EightBit => "8bit",
-            QuantClass::SixteenBit => "16bit",
+            QuantClass::Four => "4bit",
+            QuantClass::Eight => "8bit",
+            QuantClass::Sixteen => "16bit",
         }
     }
 }

@@ -43,7 +43,7 @@ pub fn judge(paired: &PairRecord, policy: &Policy) -> Judgement {
     let mut findings: Vec<Finding> = entries
         .into_iter()
         .map(|entry| match entry {
-            PairEntry::Finding(finding) => finding,
+            PairEntry::Finding(finding) => *finding,
             PairEntry::Comparison(case, metric) => judge.finding(case, metric, next()),
         })
         .collect();
@@ -137,7 +137,7 @@ enum PairEntry<'a> {
     /// Both builds have numbers, which are to be judged.
     Comparison(&'a PairCase, &'static Metric),
     /// A verdict without numbers.
-    Finding(Finding),
+    Finding(Box<Finding>),
 }
 
 /// Every metric of every scenario, in the order of the suite.
@@ -146,7 +146,7 @@ fn entries<'a>(paired: &'a PairRecord, policy: &Policy) -> Vec<PairEntry<'a>> {
     for case in &paired.scenarios {
         let removed = policy.removed.get(&case.id).map(String::as_str);
         let finding =
-            |verdict| PairEntry::Finding(Finding::without_numbers(&case.id, None, verdict));
+            |verdict| PairEntry::Finding(Finding::without_numbers(&case.id, None, verdict).into());
         let (base, candidate) = side_states(case, paired);
         match resolve(Mode::Paired, base, candidate, removed) {
             _ if paired.ended == Ended::Identical => entries.push(finding(Verdict::Identical)),
@@ -234,9 +234,9 @@ fn metric_entries(case: &PairCase) -> impl Iterator<Item = PairEntry<'_>> {
         };
         match resolve(Mode::Paired, base, value_state(&case.candidate, metric), None) {
             Resolution::Omit => None,
-            Resolution::Verdict(verdict) => {
-                Some(PairEntry::Finding(Finding::without_numbers(&case.id, Some(metric), verdict)))
-            }
+            Resolution::Verdict(verdict) => Some(PairEntry::Finding(
+                Finding::without_numbers(&case.id, Some(metric), verdict).into(),
+            )),
             Resolution::Compare => Some(PairEntry::Comparison(case, metric)),
         }
     })

@@ -7,7 +7,7 @@ use crate::compare::{Finding, Judgement, Outcome};
 use crate::machine;
 use crate::record::pair::{Arm, PairRecord};
 use crate::record::{AbsenceKind, Build, Case, Conditions, Machine, Record, Session, Settings};
-use crate::report::full::document::{Text, Tone};
+use crate::report::document::{Text, Tone};
 use crate::report::text::{metric_value, split_code};
 use crate::report::verdict;
 use crate::report::words::{Lang, Words};

@@ -4,7 +4,6 @@
 mod absent;
 mod charts;
 mod conclusion;
-pub(super) mod document;
 mod general;
 mod headline;
 mod lengths;
@@ -17,10 +16,12 @@ mod targets;
 
 use std::sync::LazyLock;
 
+use serde::Serialize;
+
 use crate::analysis::Targets;
 use crate::record::Record;
 use crate::report::card::Card;
-use crate::report::full::document::{Block, Document, Section, Text};
+use crate::report::document::{Block, Section, Text};
 use crate::report::full::render_context::RenderContext;
 use crate::report::text::MAX_MARKDOWN_CHARS;
 use crate::report::words::Lang;
@@ -40,6 +41,18 @@ impl From<Lang> for ReportOptions<'static> {
         static BUILTIN: LazyLock<Targets> = LazyLock::new(Targets::builtin);
         Self { lang, targets: &BUILTIN }
     }
+}
+
+/// A report, before its layout.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Document {
+    /// The `lang` attribute of HTML.
+    pub(crate) lang: &'static str,
+    pub(crate) title: Text,
+    pub(crate) card: Card,
+    /// Heading of the table of contents.
+    pub(crate) contents: Text,
+    pub(crate) sections: Vec<Section>,
 }
 
 pub(super) fn build_document(record: &Record, options: ReportOptions<'_>) -> Document {

@@ -104,7 +104,7 @@ pub fn sanitize(text: &str) -> String {
 pub(super) fn split_code(text: &str) -> Vec<(bool, &str)> {
     let pieces: Vec<&str> = text.split('`').collect();
     let inner = pieces.get(1..pieces.len() - 1).unwrap_or_default();
-    if pieces.len() % 2 == 0 || inner.iter().any(|piece| piece.is_empty()) {
+    if pieces.len().is_multiple_of(2) || inner.iter().any(|piece| piece.is_empty()) {
         return vec![(false, text)];
     }
     pieces.into_iter().enumerate().map(|(at, piece)| (at % 2 == 1, piece)).collect()

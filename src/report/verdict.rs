@@ -3,7 +3,7 @@
 use crate::compare::PairSummary;
 use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
 use crate::record::pair::Arm;
-use crate::report::full::document::Tone;
+use crate::report::document::Tone;
 use crate::report::text::{metric_label, metric_value, percent, signed_percent};
 use crate::workload::{Better, Metric};
 

@@ -172,7 +172,7 @@ fn many_notes_hide_no_finding_and_no_command() {
     assert!(text.len() <= 60_000, "{}", text.len());
     assert_eq!(text.matches("REGRESSED").count(), 20);
     assert!(text.contains("more remarks are left out here"), "{text}");
-    assert!(text.ends_with("made by `candlemark check`\n"), "{text}");
+    assert!(text.ends_with("; made by `candlemark check`\n"), "{text}");
 }
 
 #[test]

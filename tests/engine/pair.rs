@@ -551,9 +551,9 @@ fn a_base_that_does_not_build_is_reported_in_every_format() {
     repository.source("100.0");
     for (format, says) in [
         ("human", "NOT COMPARABLE: main does not build.\n"),
-        ("md", "**NOT COMPARABLE: main does not build.**\n"),
+        ("md", "**NOT COMPARABLE**: main does not build.\n"),
         ("json", "\"outcome\": \"not_comparable\""),
-        ("html", "NOT COMPARABLE: main does not build."),
+        ("html", "<b>NOT COMPARABLE</b> – main does not build."),
         ("github", "::error title=candlemark::NOT COMPARABLE: main does not build.\n"),
         ("junit", "errors=\"1\""),
         ("bmf", "{}\n"),
@@ -576,7 +576,7 @@ fn outside_a_repository_two_binaries_are_required() {
         (&["pair", "--base", "main"][..], "give two binaries with `--base` and `--candidate`"),
         (&["pair", "--base", "base"], "give two binaries with `--base` and `--candidate`"),
         (&["gate-eval", "record", "--base", "main"], "give a binary with `--base`"),
-        (&["calibrate"], "run it where the commit of `--base` is, to build it"),
+        (&["calibrate"], "run this in the repository that has the commit of `--base`"),
     ] {
         let output = candlemark(folder.path()).args(args).output().unwrap();
         let found = (output.status.code(), text(&output.stdout), text(&output.stderr));
@@ -638,10 +638,10 @@ fn a_machine_is_calibrated_in_sessions() {
     let output = calibrate(&[]);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(said.contains("in 1 sessions") && said.contains("detectable, 8 blocks"), "{said}");
+    assert!(said.contains(", 1 sessions;") && said.contains("detectable, 8 blocks"), "{said}");
     let output = calibrate(&["--more"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("in 2 sessions"), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains(", 2 sessions;"), "{}", text(&output.stdout));
     repository.write("README.md", "words\n");
     repository.commit("another commit");
     let output = calibrate(&["--more"]);

@@ -12,6 +12,7 @@ pub(super) type Peak = unsafe fn(iterations: usize) -> usize;
 
 /// The kernels of a tier; [`super::portable`] defines what each computes. Callers ensure that the
 /// CPU has the instructions of the tier: see [`super::dispatch`].
+#[expect(clippy::type_complexity, reason = "a field is the signature of a kernel, told once")]
 pub(super) struct Kernels {
     /// `(lines, step, columns, x, stride, out)`
     pub gemm_f32: unsafe fn(&[f32], usize, usize, &[f32], usize, &mut [F32x16]),

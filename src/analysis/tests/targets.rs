@@ -259,12 +259,12 @@ fn models_are_recognized_by_their_dimensions() {
     let two = Model { architecture: "qwen2".into(), ..model(28, 2048, "q4_k_m") };
     assert_eq!(asked("model.gguf", two), other);
     for (quant, class) in [
-        ("q4_k_m", Some(QuantClass::FourBit)),
-        ("q4_0", Some(QuantClass::FourBit)),
-        ("q8_0", Some(QuantClass::EightBit)),
-        ("q8_0+f32", Some(QuantClass::EightBit)),
-        ("bf16", Some(QuantClass::SixteenBit)),
-        ("f16", Some(QuantClass::SixteenBit)),
+        ("q4_k_m", Some(QuantClass::Four)),
+        ("q4_0", Some(QuantClass::Four)),
+        ("q8_0", Some(QuantClass::Eight)),
+        ("q8_0+f32", Some(QuantClass::Eight)),
+        ("bf16", Some(QuantClass::Sixteen)),
+        ("f16", Some(QuantClass::Sixteen)),
         ("f32", None),
         ("q6_k", None),
         ("", None),

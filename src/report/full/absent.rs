@@ -3,7 +3,7 @@
 
 use crate::error::{command, quoted};
 use crate::record::{Absence, Record};
-use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::RenderContext;
 use crate::report::text::sanitize;
 use crate::workload::{SUITES, metric};

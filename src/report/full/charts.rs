@@ -7,7 +7,7 @@ use crate::report::chart::{
     Axis, Bars, Chart, Data, Group, Histogram, Lines, Mark, Number, Panel, Point, Scale, Series,
     SeriesStyle, svg,
 };
-use crate::report::full::document::{Block, RenderedChart, Section, Text};
+use crate::report::document::{Block, RenderedChart, Section, Text};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 
 pub(super) fn charts(ctx: &RenderContext) -> Option<Section> {

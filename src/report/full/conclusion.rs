@@ -5,7 +5,7 @@ use crate::analysis::{
     MEMORY_HEADROOM, MEMORY_STEP_BYTES, MIN_SCORE_PARTS, MemoryAdvice, NoAdvice, ScorePartKind,
     summarise,
 };
-use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
 use crate::report::words::Words;
 

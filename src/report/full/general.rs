@@ -1,7 +1,7 @@
 //! General information, method, scenarios, and every metric of a record.
 
 use crate::record::{Conditions, Machine};
-use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
 use crate::report::text::name_value_list;
 use crate::workload::PromptFormat;

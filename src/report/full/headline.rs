@@ -2,7 +2,7 @@
 
 use crate::analysis::BatchRow;
 use crate::report::chart::{Bars, Chart, Data, Group, Panel, svg};
-use crate::report::full::document::{Block, RenderedChart, Section, Text};
+use crate::report::document::{Block, RenderedChart, Section, Text};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 use crate::workload::metric;
 

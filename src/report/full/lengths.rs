@@ -2,7 +2,7 @@
 //! growing depth.
 
 use crate::analysis::{CaseState, ContextRow, Grid, KernelProfile, Reading};
-use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 use crate::stats::LineFit;
 

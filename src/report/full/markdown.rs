@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 
 use crate::report::card::{Card, CardFigure};
-use crate::report::full::document::{Block, Cell, Document, Section, Span, Table, Text, Tone};
+use crate::report::document::{Block, Cell, Section, Span, Table, Text, Tone};
+use crate::report::full::Document;
 use crate::report::text::{code_span, escape_markdown, escape_xml};
 use crate::report::words::Lang;
 

@@ -5,8 +5,8 @@ use crate::analysis::{
     Analysis, CaseState, Reading, Reference, Spread, TargetResult, evaluate_targets,
 };
 use crate::record::{AbsenceKind, Case, Record};
+use crate::report::document::{Cell, Text, Tone};
 use crate::report::full::ReportOptions;
-use crate::report::full::document::{Cell, Text, Tone};
 use crate::report::words::{Lang, Words};
 use crate::stats;
 use crate::stats::LineFit;

@@ -1,7 +1,7 @@
 //! Speed: latency percentiles, kinds of requests, categories at every batch size.
 
 use crate::analysis::{ApiRow, BatchRow, CaseState, Distribution, Latency};
-use crate::report::full::document::{Cell, Section, Table};
+use crate::report::document::{Cell, Section, Table};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 
 /// Percentiles of every scenario, one table per kind of latency.

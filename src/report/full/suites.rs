@@ -2,7 +2,7 @@
 
 use crate::analysis::{Consistency, Distribution, PipelineRow, Spread, StressRow};
 use crate::record::StressOutcome;
-use crate::report::full::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MS, RenderContext};
 use crate::report::words::Words;
 

@@ -2,8 +2,8 @@
 
 use crate::analysis::{CaseState, Latency, Reading, ResourceRow};
 use crate::record::Case;
+use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::conclusion::{recommendation_rows, score};
-use crate::report::full::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MS, RenderContext};
 use crate::stats;
 use crate::workload::{Task, metric};

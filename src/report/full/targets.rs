@@ -2,7 +2,7 @@
 //! for.
 
 use crate::analysis::{Target, TargetResult, TargetVerdict, Topic, Unmeasurable};
-use crate::report::full::document::{Block, Cell, Section, Table, Text, Tone};
+use crate::report::document::{Block, Cell, Section, Table, Text, Tone};
 use crate::report::full::render_context::RenderContext;
 use crate::report::words::Words;
 use crate::workload::metric;

@@ -31,7 +31,7 @@ pub(in crate::report) fn details(judgement: &Judgement) -> Vec<String> {
     }
     lines.extend(judgement.pair.as_ref().and_then(cost_summary));
     lines.extend(judgement.findings.iter().filter_map(reference_conflict));
-    lines.extend(judgement.drift.iter().map(since_release));
+    lines.extend(judgement.drift.iter().filter(|drift| !drift.warns).map(since_release));
     lines.extend(geometric_means(judgement));
     lines.extend(candidate_note(judgement));
     lines.extend(significance_note(judgement));
@@ -140,9 +140,11 @@ pub(in crate::report) fn first_step(judgement: &Judgement, command: &str) -> Opt
     next_steps(judgement, command).into_iter().next()
 }
 
-/// Next steps.
+/// Warnings and next steps.
 pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
+    // A warning must not be folded with the details.
+    let mut lines: Vec<String> =
+        judgement.drift.iter().filter(|drift| drift.warns).map(since_release).collect();
     let any = |is: &dyn Fn(&Verdict) -> bool| {
         judgement.findings.iter().any(|finding| is(&finding.verdict))
     };

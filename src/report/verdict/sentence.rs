@@ -4,7 +4,7 @@ use crate::compare::{Finding, Judgement, Outcome, Severity, Verdict};
 use crate::record::pair::Ended;
 use crate::report::verdict::{excess, format_change, format_limit, rank, verdict_label, why_label};
 
-/// The verdict in one sentence, which begins with [`outcome_word`].
+/// The verdict in one sentence, which begins with `outcome_word`.
 pub fn sentence(judgement: &Judgement) -> String {
     format!("{}: {}", outcome_word(judgement.outcome), statement(judgement))
 }

@@ -3,7 +3,6 @@
 
 use serde::Serialize;
 
-use crate::report::card::Card;
 use crate::report::text::sanitize;
 
 /// A run of plain text or code within a line.
@@ -198,17 +197,6 @@ impl Section {
     pub(crate) fn paragraph(&mut self, template: &'static str, values: &[(&str, &str)]) {
         self.push(Block::Paragraph { text: Text::from_template(template, values) });
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Document {
-    /// The `lang` attribute of HTML.
-    pub(crate) lang: &'static str,
-    pub(crate) title: Text,
-    pub(crate) card: Card,
-    /// Heading of the table of contents.
-    pub(crate) contents: Text,
-    pub(crate) sections: Vec<Section>,
 }
 
 #[cfg(test)]
