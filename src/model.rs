@@ -1,4 +1,4 @@
-//! The inference library: `open` finds and checks a model, `load` makes a [`Decoder`] of it.
+//! The inference library: `open` finds and checks a model, `load` makes a `Decoder` of it.
 //!
 //! Reading order: `decoder` (the interface of engines), `config` (shapes), `weights` and `quant`
 //! (tensors and their types), the sources of weights (`safetensors`, `gguf`, `synthetic`, `hub`),
