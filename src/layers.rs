@@ -155,3 +155,26 @@ fn the_files_of_a_folder_do_not_use_one_another_in_a_circle() {
     }
     assert!(seen > 50, "only {seen} imports were found");
 }
+
+/// Files that the documentation names in back-ticks exist.
+#[test]
+fn the_documentation_names_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages =
+        ["README.md", "CONTRIBUTING.md", "fixtures/README.md"].map(PathBuf::from).to_vec();
+    pages.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut seen = 0;
+    for page in pages {
+        let text = fs::read_to_string(root.join(&page)).unwrap();
+        for name in text.split('`').skip(1).step_by(2) {
+            let folders = ["src/", "crates/", "tests/", "ci/", "fixtures/", "benches/", "docs/"];
+            let is_path = folders.iter().any(|folder| name.starts_with(folder))
+                && !name.contains(|c: char| c.is_whitespace() || "<{*…".contains(c));
+            if is_path {
+                assert!(root.join(name).exists(), "{}: no `{name}`", page.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} paths were found");
+}
