@@ -5,7 +5,7 @@
 # Usage: ci/gate.sh path/to/candlemark
 set -euo pipefail
 binary=$1
-scenarios="short/b1 code/b1"
+scenarios="short/b1 code/b4"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
