@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The Rust files of a folder and below, and the file beside it that has its name.
@@ -38,7 +38,7 @@ fn modules_use_only_modules_above_them() {
             let mixed = "the search below would confuse them";
             assert!(!other.starts_with(module), "`{other}` begins with `{module}`: {mixed}");
         }
-        for file in files(&source().join(module)) {
+        for file in files(&root().join("src").join(module)) {
             let text = fs::read_to_string(&file).unwrap();
             assert!(text.starts_with("//!"), "{}: say what it is for", file.display());
             for below in &order[at + 1..] {
@@ -94,15 +94,19 @@ fn used(text: &str) -> Vec<String> {
 }
 
 /// Which of its files each file of a folder uses, by the file that defines a name.
-fn edges(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
+fn edges(folder: &Path, source: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let stem = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let children: BTreeSet<String> =
         entries.filter(|path| path.is_file()).map(|path| stem(&path)).collect();
-    let inside = folder.strip_prefix(source()).unwrap();
-    let parent = format!("crate::{}::", inside.to_str().unwrap().replace('/', "::"));
+    let inside = folder.strip_prefix(source).unwrap();
+    let parent: String =
+        inside.iter().map(|name| format!("{}::", name.to_str().unwrap())).collect();
+    let parent = format!("crate::{parent}");
+    let of_parent =
+        if folder == source { source.join("lib.rs") } else { folder.with_extension("rs") };
     // Names that the parent exports again, with the file that has them.
-    let exported = used(&fs::read_to_string(folder.with_extension("rs")).unwrap_or_default());
+    let exported = used(&fs::read_to_string(of_parent).unwrap());
     let exported: BTreeMap<&str, &str> = exported
         .iter()
         .filter_map(|path| path.strip_prefix("self::").unwrap_or(path).split_once("::"))
@@ -133,15 +137,17 @@ fn edges(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn the_files_of_a_folder_do_not_use_one_another_in_a_circle() {
-    let mut folders = vec![source()];
+    let sources = ["src", "crates/kernel/src"].map(|source| root().join(source));
+    let mut folders = sources.to_vec();
     let mut seen = 0;
     while let Some(folder) = folders.pop() {
+        let source = sources.iter().find(|source| folder.starts_with(source)).unwrap();
         let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
         folders.extend(entries.filter(|path| path.is_dir() && path.with_extension("rs").exists()));
-        if folder == source() {
+        if folder == sources[0] {
             continue; // The order in `lib.rs` says it for these.
         }
-        let mut edges = edges(&folder);
+        let mut edges = edges(&folder, source);
         seen += edges.values().map(BTreeSet::len).sum::<usize>();
         // Files that use none of those left are in no circle.
         loop {
@@ -159,19 +165,18 @@ fn the_files_of_a_folder_do_not_use_one_another_in_a_circle() {
 /// Files that the documentation names in back-ticks exist.
 #[test]
 fn the_documentation_names_files_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut pages =
         ["README.md", "CONTRIBUTING.md", "fixtures/README.md"].map(PathBuf::from).to_vec();
-    pages.extend(fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    pages.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
     let mut seen = 0;
     for page in pages {
-        let text = fs::read_to_string(root.join(&page)).unwrap();
+        let text = fs::read_to_string(root().join(&page)).unwrap();
         for name in text.split('`').skip(1).step_by(2) {
             let folders = ["src/", "crates/", "tests/", "ci/", "fixtures/", "benches/", "docs/"];
             let is_path = folders.iter().any(|folder| name.starts_with(folder))
                 && !name.contains(|c: char| c.is_whitespace() || "<{*…".contains(c));
             if is_path {
-                assert!(root.join(name).exists(), "{}: no `{name}`", page.display());
+                assert!(root().join(name).exists(), "{}: no `{name}`", page.display());
                 seen += 1;
             }
         }

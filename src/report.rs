@@ -41,7 +41,7 @@ pub use link::{link, link_into};
 pub use live::{live_header, live_notes, live_row, live_summary};
 pub use progress::pair_progress;
 pub use subject::subject_line;
-pub(crate) use text::{duration, metric_label};
+pub(crate) use text::{duration, metric_label, short_commit};
 pub use text::{metric_value, number, percent, sanitize};
 pub use verdict::{annotations, sentence, verdict_json, verdict_markdown, verdict_text};
 pub use words::Lang;

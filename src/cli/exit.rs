@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
-/// The meaning of every exit status, for `--help`. README and docs/gate.md have the same table.
+/// The meaning of every exit status, for `--help`. README has the same table.
 const STATUSES: [(Exit, &str); 7] = [
     (Exit::Pass, "pass or improved (also: equal binaries)"),
     (Exit::Regression, "regression"),

@@ -8,8 +8,7 @@ use anyhow::Context as _;
 use crate::cli::exit::Exit;
 use crate::cli::output::usage;
 use crate::files::Temporary;
-use crate::model::Quant;
-use crate::model::{gguf, safetensors};
+use crate::model::{Quant, gguf, safetensors};
 use crate::tokenizer::Tokenizer;
 use crate::{files, model};
 

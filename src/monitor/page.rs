@@ -214,7 +214,7 @@ fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
         },
     };
     let Some((_, measured)) = figures::newest(cycles) else { return card };
-    let commit = measured.commit.as_ref().map(|commit| commit.chars().take(12).collect());
+    let commit = measured.commit.as_deref().map(report::short_commit);
     card.facts = report::named_facts([
         ("model", measured.model.clone()),
         ("quantisation", measured.quant.clone()),
@@ -241,6 +241,7 @@ fn figure(row: &MetricRow) -> CardFigure {
     });
     let change = row.change().map(|change| format!("{} from the median", report::percent(change)));
     CardFigure {
+        metric: row.metric.name,
         name: row.metric.label.into(),
         value: value.unwrap_or_else(|| "not measured".into()).into(),
         change: change.unwrap_or_default().into(),

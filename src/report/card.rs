@@ -4,16 +4,15 @@ use serde::Serialize;
 
 use crate::analysis::CaseState;
 use crate::compare::{Finding, Judgement, Outcome};
-use crate::machine;
 use crate::record::pair::{Arm, PairRecord};
 use crate::record::{AbsenceKind, Build, Case, Conditions, Machine, Record, Session, Settings};
 use crate::report::document::{Text, Tone};
-use crate::report::text::{metric_value, split_code};
+use crate::report::text::{metric_value, short_commit, split_code};
 use crate::report::verdict;
 use crate::report::words::{Lang, Words};
-use crate::stats;
 use crate::workload::metric::{DECODE_TOK_S, PEAK_RSS_BYTES, TTFT_S};
 use crate::workload::{METRICS, Metric, metric};
+use crate::{machine, stats};
 
 /// The metrics of the headline figures.
 pub(crate) const HEADLINE: [&str; 3] = [DECODE_TOK_S, TTFT_S, PEAK_RSS_BYTES];
@@ -41,6 +40,9 @@ pub(crate) struct Card {
 /// A headline figure.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct CardFigure {
+    /// The metric's name in records.
+    #[serde(skip)]
+    pub(crate) metric: &'static str,
     pub(crate) name: Text,
     /// With its unit; a dash if not measured.
     pub(crate) value: Text,
@@ -57,6 +59,7 @@ impl Card {
         let figure = |(case, metric): (&Case, &'static Metric)| {
             let value = stats::median(&case.values(metric.name));
             CardFigure {
+                metric: metric.name,
                 name: lang.metric_name(metric).into(),
                 value: value.map_or_else(
                     || words.frame.not_measured.into(),
@@ -135,17 +138,15 @@ impl Card {
                 })
             }),
             Outcome::NotComparable if judgement.pair.is_none() => {
-                let base = judgement.baseline_commit.as_deref().map(short).unwrap_or("REF".into());
+                let base =
+                    judgement.baseline_commit.as_deref().map(short_commit).unwrap_or("REF".into());
                 Some(pair_command(Lang::En.words(), &base))
             }
             _ => None,
         };
         for figure in &mut self.figures {
             let scenario = self.scenario.as_ref().map(Text::plain_text);
-            let finding = judgement.findings.iter().find(|one| {
-                let metric = one.metric.map(|metric| Text::from(metric.label));
-                Some(&one.scenario) == scenario.as_ref() && metric.as_ref() == Some(&figure.name)
-            });
+            let finding = scenario.and_then(|id| find(judgement, &id, figure.metric));
             if let Some((change, tone)) = finding.and_then(change_text) {
                 (figure.change, figure.tone) = (change, tone);
             }
@@ -165,8 +166,10 @@ pub(crate) fn outcome_word(outcome: Outcome) -> (&'static str, Tone) {
 
 /// A stored sentence without its leading word, which was another in older records.
 pub(crate) fn without_outcome(sentence: &str) -> &str {
-    let words = ["PASS", "REGRESSION", "UNDECIDED", "CANNOT DECIDE", "NOT COMPARABLE", "FAILED"];
-    let rest = sentence.split_once(": ").filter(|(word, _)| words.contains(word));
+    use Outcome::{Failed, NotComparable, Pass, Regression, Undecided};
+    let words = [Pass, Regression, Undecided, NotComparable, Failed].map(verdict::outcome_word);
+    let is_outcome = |word: &str| words.contains(&word) || word == "CANNOT DECIDE";
+    let rest = sentence.split_once(": ").filter(|(word, _)| is_outcome(word));
     rest.map_or(sentence, |(_, rest)| rest)
 }
 
@@ -195,14 +198,13 @@ fn headline_case(cases: &[Case]) -> Option<&Case> {
 /// Base, candidate and change of the headline metrics of a scenario.
 fn change_figures(judgement: &Judgement, scenario: &str) -> Vec<CardFigure> {
     let of = |metric: &Metric| {
-        let finding = judgement.findings.iter().find(|one| {
-            one.scenario == scenario && one.metric.is_some_and(|known| known.name == metric.name)
-        })?;
+        let finding = find(judgement, scenario, metric.name)?;
         let change = finding.change.as_ref()?;
-        let now = change.base * (1.0 + crate::compare::share(metric.better, change.theta));
+        let now = verdict::estimated_value(metric, change);
         let (base, now) = (metric_value(metric, change.base), metric_value(metric, now));
         let (text, tone) = change_text(finding)?;
         Some(CardFigure {
+            metric: metric.name,
             name: metric.label.into(),
             value: format!("{base} \u{2192} {now}\u{a0}{}", metric.unit).into(),
             change: text,
@@ -210,6 +212,12 @@ fn change_figures(judgement: &Judgement, scenario: &str) -> Vec<CardFigure> {
         })
     };
     METRICS.iter().filter(|metric| HEADLINE.contains(&metric.name)).filter_map(of).collect()
+}
+
+/// The finding of a metric of a scenario.
+fn find<'a>(judgement: &'a Judgement, scenario: &str, metric: &str) -> Option<&'a Finding> {
+    let is_metric = |one: &&Finding| one.metric.is_some_and(|known| known.name == metric);
+    judgement.findings.iter().filter(|one| one.scenario == scenario).find(is_metric)
 }
 
 fn change_text(finding: &Finding) -> Option<(Text, Tone)> {
@@ -252,18 +260,13 @@ fn cpu(machine: &Machine) -> String {
 
 fn commit(build: &Build, lang: Lang) -> String {
     let Some(commit) = &build.commit else { return String::new() };
-    let commit = short(commit);
+    let commit = short_commit(commit);
     match build.dirty {
         Some(true) => {
             Text::from_template(lang.words().general.dirty, &[("commit", &commit)]).plain_text()
         }
         _ => commit,
     }
-}
-
-/// A commit as git abbreviates it.
-fn short(commit: &str) -> String {
-    commit.chars().take(12).collect()
 }
 
 fn record_warnings(record: &Record, lang: Lang) -> Vec<Text> {

@@ -213,3 +213,8 @@ pub(super) fn table_of_escaped(
     }
     table.trim_fmt() + "\n"
 }
+
+/// A commit, abbreviated to 12 digits.
+pub(crate) fn short_commit(commit: &str) -> String {
+    commit.chars().take(12).collect()
+}

@@ -1,10 +1,9 @@
 //! Shared by all formats of a verdict: order, wording and numbers of the findings.
 
-use crate::compare::PairSummary;
-use crate::compare::{Change, Finding, Judgement, Verdict, Why, share};
+use crate::compare::{Change, Finding, Judgement, PairSummary, Verdict, Why, share};
 use crate::record::pair::Arm;
 use crate::report::document::Tone;
-use crate::report::text::{metric_label, metric_value, percent, signed_percent};
+use crate::report::text::{metric_label, metric_value, percent, short_commit, signed_percent};
 use crate::workload::{Better, Metric};
 
 mod formats;
@@ -32,7 +31,7 @@ pub(super) fn build_names(summary: &PairSummary) -> String {
 fn build_name(arm: &Arm) -> String {
     let mut about = Vec::new();
     if let Some(commit) = &arm.build.commit {
-        about.push(commit.chars().take(12).collect());
+        about.push(short_commit(commit));
     }
     if arm.build.dirty == Some(true) {
         about.push("with uncommitted changes".to_owned());
@@ -173,6 +172,11 @@ fn format_detectable(metric: &Metric, change: &Change) -> String {
     percent(smallest)
 }
 
+/// The value after a change: base × (1 + change).
+pub(super) fn estimated_value(metric: &Metric, change: &Change) -> f64 {
+    change.base * (1.0 + share(metric.better, change.theta))
+}
+
 /// A row of the verdict table, in the order of [`header`].
 pub(super) fn table_row(finding: &Finding) -> Vec<String> {
     let blocks = match (finding.base_blocks.len(), finding.current_blocks.len()) {
@@ -184,7 +188,7 @@ pub(super) fn table_row(finding: &Finding) -> Vec<String> {
     let mut row = vec![finding.scenario.clone(), metric];
     match finding.metric.zip(finding.change.as_ref()) {
         Some((metric, change)) => {
-            let candidate = change.base * (1.0 + share(metric.better, change.theta));
+            let candidate = estimated_value(metric, change);
             row.extend([
                 metric_value(metric, change.base),
                 metric_value(metric, candidate),

@@ -108,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_that_a_pair_lacks_is_left_out() {
+        use clap::Args as _;
+        let flags = |command: clap::Command| {
+            let long = command.get_arguments().filter_map(|one| one.get_long());
+            long.map(|name| format!("--{name}")).collect::<Vec<_>>()
+        };
+        let pair = flags(crate::cli::pair::Arguments::augment_args(clap::Command::new("pair")));
+        let run = flags(crate::cli::run::Arguments::augment_args(clap::Command::new("run")));
+        assert!(run.len() > 10, "{run:?}");
+        for flag in run.iter().filter(|flag| !pair.contains(flag)) {
+            assert!(ONLY_RUN.iter().any(|(known, _)| known == flag), "{flag}");
+        }
+    }
+
+    #[test]
     fn the_resume_command_names_the_record_and_no_other_file() {
         for (line, expected) in [
             ("run", "candlemark run --resume r.json"),

@@ -1,8 +1,7 @@
 //! Pairs with missing data.
 
 use super::*;
-use crate::record::pair::{Arm, Divergence, PairBlock, PairKind};
-use crate::record::pair::{PairTurns, Round};
+use crate::record::pair::{Arm, Divergence, PairBlock, PairKind, PairTurns, Round};
 
 fn paired(cases: Vec<PairCase>, blocks: usize) -> PairRecord {
     let arm = Arm::default;

@@ -12,8 +12,7 @@ use crate::analysis::{
 use crate::record::{Absence, AbsenceKind, Record};
 use crate::report::card::Card;
 use crate::report::document::{Block, Table, Text};
-use crate::report::full::Document;
-use crate::report::full::{build_document, markdown};
+use crate::report::full::{Document, build_document, markdown};
 use crate::report::page_in;
 use crate::report::text::MAX_MARKDOWN_CHARS;
 use crate::report::words::Lang;

@@ -1,10 +1,9 @@
 //! Remarks beside the verdict table: differences, notes, statistical power, next steps.
 
-use crate::compare::PairSummary;
 use crate::compare::looks::{LOOKS, Levels};
-use crate::compare::{Drift, Finding, Judgement, Severity, Verdict, Why, share};
+use crate::compare::{Drift, Finding, Judgement, PairSummary, Severity, Verdict, Why, share};
 use crate::record::pair::Ended;
-use crate::report::text::{duration, percent};
+use crate::report::text::{duration, percent, short_commit};
 use crate::report::verdict::{is_limit_undetectable, limit_percent};
 use crate::workload::{Better, METRICS};
 
@@ -215,8 +214,7 @@ fn more_blocks(summary: &PairSummary) -> String {
 fn measure_more(judgement: &Judgement, command: &str) -> String {
     let check = if command.starts_with("candlemark check") { command } else { "candlemark check" };
     let pair = judgement.baseline_commit.as_ref().map_or(String::new(), |commit| {
-        let commit: String = commit.chars().take(12).collect();
-        format!(", or both builds in turns: `candlemark pair --base {commit}`")
+        format!(", or both builds in turns: `candlemark pair --base {}`", short_commit(commit))
     });
     let more = match judgement.policy.looks {
         1 => "a new run with `candlemark run --blocks 8`, as this run allows only one look".into(),
