@@ -38,8 +38,9 @@ pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
     if sessions < SESSIONS_NEEDED {
         let minutes = gap.as_secs() / 60;
         return Err(Error::Undecided(format!(
-            "{sessions} of {SESSIONS_NEEDED} sessions (those less than {minutes} min apart count as one); measure {} more at \
-             another time with `candlemark run`, then `candlemark promote` all of them together",
+            "{sessions} of {SESSIONS_NEEDED} sessions (those less than {minutes} min apart count \
+             as one); measure {} more at another time with `candlemark run`, then `candlemark \
+             promote` all of them together",
             SESSIONS_NEEDED - sessions
         )));
     }
@@ -47,8 +48,8 @@ pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
         let sessions = session_count(case);
         if case.blocks.len() < BLOCKS_NEEDED || sessions < SESSIONS_NEEDED {
             return Err(Error::Undecided(format!(
-                "`{}` has {} blocks in {sessions} sessions, a verdict needs {BLOCKS_NEEDED} in {SESSIONS_NEEDED}; measure \
-                 more with `candlemark run {}`",
+                "`{}` has {} blocks in {sessions} sessions, a verdict needs {BLOCKS_NEEDED} in \
+                 {SESSIONS_NEEDED}; measure more with `candlemark run {}`",
                 case.id,
                 case.blocks.len(),
                 quoted(&case.id)
@@ -104,7 +105,8 @@ fn check_promotable(record: &Record) -> Result<()> {
     }
     if record.build.commit.is_none() {
         return refuse(
-            "its commit is unknown; build in a git checkout, so that the baseline can be built again"
+            "its commit is unknown; build in a git checkout, so that the baseline can be built \
+             again"
                 .into(),
         );
     }

@@ -39,7 +39,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     sessions: u16,
     /// Pause between sessions; sessions less than an hour apart count as one
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::settings::duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h",
+        value_parser = crate::settings::duration)]
     pause: Duration,
     /// Blocks per session
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(8..))]

@@ -36,7 +36,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Longest time to measure, without the builds: `90s`, `10m`, `1h`
-    #[arg(long, value_name = "TIME", default_value = "12m", value_parser = crate::settings::duration, env = "CANDLEMARK_BUDGET")]
+    #[arg(long, value_name = "TIME", default_value = "12m", env = "CANDLEMARK_BUDGET",
+        value_parser = crate::settings::duration)]
     budget: Duration,
     /// Run both builds at the same time, each on half of the CPUs with half of the threads, for
     /// hosts with noisy neighbours

@@ -21,7 +21,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     release: bool,
     /// Runs that begin less than this after the end of the previous one count as the same session
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = crate::settings::duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h",
+        value_parser = crate::settings::duration)]
     session_gap: Duration,
 }
 

@@ -93,9 +93,9 @@ fn measure(
         if closed > 0 {
             writeln!(
                 talk,
-                "measure: {closed} skipped, which no number of blocks decides: the baseline has too \
-                 few blocks, its sessions differ too much, or the machine changed; make a baseline \
-                 of more sessions, or use a quieter machine"
+                "measure: {closed} skipped, which no number of blocks decides: the baseline has \
+                 too few blocks, its sessions differ too much, or the machine changed; make a \
+                 baseline of more sessions, or use a quieter machine"
             )?;
         }
         if open.is_empty() {
