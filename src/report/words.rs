@@ -1,15 +1,16 @@
-//! The texts of documents in each language. Each text is a field, so a missing translation is a
-//! compile error; a test checks that all languages use the same placeholders.
+//! The texts of documents: one file per language in `words/`, and here the list of texts that each
+//! must have. A test checks that all languages use the same placeholders.
 //!
 //! In a text, `{name}` is a placeholder and text between backticks is code.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Deserializer};
+
 use crate::workload::Metric;
 
-mod en;
-mod fr;
-mod ko;
 mod locale;
-mod names;
 
 /// The language of a document.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,42 +37,63 @@ impl Lang {
         }
     }
 
-    pub(crate) fn words(self) -> &'static Words {
+    fn file(self) -> &'static str {
         match self {
-            Lang::En => &en::WORDS,
-            Lang::Fr => &fr::WORDS,
-            Lang::Ko => &ko::WORDS,
+            Lang::En => include_str!("words/en.toml"),
+            Lang::Fr => include_str!("words/fr.toml"),
+            Lang::Ko => include_str!("words/ko.toml"),
         }
+    }
+
+    pub(crate) fn words(self) -> &'static Words {
+        static WORDS: [OnceLock<Words>; Lang::ALL.len()] =
+            [const { OnceLock::new() }; Lang::ALL.len()];
+        WORDS[self as usize]
+            .get_or_init(|| toml::from_str(self.file()).expect("tests parse each language's file"))
     }
 
     /// A metric's name without its unit.
     pub(crate) fn metric_name(self, metric: &Metric) -> &'static str {
-        match (self, names::metric(metric.name)) {
-            (Lang::Fr, Some((french, _))) => french,
-            (Lang::Ko, Some((_, korean))) => korean,
-            _ => metric.label,
-        }
+        self.words().metrics.get(metric.name).map_or(metric.label, String::as_str)
     }
 
     /// A unit in this language; most units are the same in all.
     pub(crate) fn unit(self, unit: &str) -> &str {
-        match (self, names::unit(unit)) {
-            (Lang::Fr, Some((french, _))) => french,
-            (Lang::Ko, Some((_, korean))) => korean,
-            _ => unit,
-        }
+        self.words().units.get(unit).map_or(unit, String::as_str)
     }
+}
+
+/// A text, kept for as long as the program runs. An alias, because serde would take a field of type
+/// `&str` for a borrowed one.
+type StaticStr = &'static str;
+
+fn leak<'de, D: Deserializer<'de>>(deserializer: D) -> Result<StaticStr, D::Error> {
+    String::deserialize(deserializer).map(|text| &*text.leak())
 }
 
 /// Declares the struct of all texts, one struct per section, and a list of all texts for the tests.
 macro_rules! words {
-    ($($group:ident: $Group:ident { $($name:ident)* })*) => {
+    ($($group:ident { $($name:ident)* })*) => {
         /// All texts of a language.
-        #[derive(Debug)]
-        pub(crate) struct Words { $(pub(crate) $group: $Group,)* }
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct Words {
+            $(pub(crate) $group: $group::Section,)*
+            /// Names of metrics; English has them in the table of metrics.
+            #[serde(default)]
+            metrics: BTreeMap<String, String>,
+            /// Units that some language writes in its own way.
+            #[serde(default)]
+            units: BTreeMap<String, String>,
+        }
         $(
-            #[derive(Debug)]
-            pub(crate) struct $Group { $(pub(crate) $name: &'static str,)* }
+            mod $group {
+                #[derive(Debug, serde::Deserialize)]
+                #[serde(deny_unknown_fields)]
+                pub(crate) struct Section {
+                    $(#[serde(deserialize_with = "super::leak")] pub(crate) $name: super::StaticStr,)*
+                }
+            }
         )*
         #[cfg(test)]
         impl Words {
@@ -83,95 +105,95 @@ macro_rules! words {
 }
 
 words! {
-    frame: Frame {
+    frame {
         title contents not_measured value metric scenario rows_left_out values_left_out
     }
-    card: CardWords {
+    card {
         no_verdict alone decides quant cpu failed headline by_batch by_batch_alt
     }
-    general: General {
+    general {
         heading injected unoptimised model architecture shape dimensions model_commit parameters
         weights kv context tokens rope scaled sha256 date until unfinished version commit dirty
         profile compiler crates features target target_features class machine host read_rate
         read_huge_rate flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device
         threads quant variables labels isa conditions at load steal pressure available recorded
     }
-    method: Method {
+    method {
         heading greedy sampled repetitions median percentiles missing exact natural uncached chat
     }
-    scenarios: Scenarios {
+    scenarios {
         heading intro batch prompt generated processes rate memory validity valid invalid warned
     }
-    every: Every {
+    every {
         heading median spread one_process
     }
-    summary: Summary {
+    summary {
         heading figures figure basis decode throughput ttft latency_p50 latency_p90 latency_p99
         latency_max accuracy batch context memory score resources resource remark repeated few needs
     }
-    latency: Latencies {
+    latency {
         heading intro ttft e2e step count max tail
     }
-    api: Api {
+    api {
         heading intro request requests seconds tokens tokenize rate
     }
-    categories: Categories {
+    categories {
         heading intro whole sequence efficiency prefill whole_answer memory
     }
-    grid: GridWords {
+    grid {
         heading about s1 s2 s3 s4 s5 s6 spread derived ttft_growth prefill_growth decode_cv kernel
         time_share kernels meaning growth_meaning cv_meaning load_meaning pack_meaning cold_meaning
         peak_meaning share_meaning overhead_meaning region_meaning steps_meaning
     }
-    context: ContextWords {
+    context {
         heading intro depth kept prefill_kept step decode prefill expected held growth_memory
         without with growth growth_meaning growth_extended
     }
-    consistency: ConsistencyWords {
+    consistency {
         heading intro what mean sd min variation drift stalls same
     }
-    stress: StressWords {
+    stress {
         heading intro requests answered refused oom timed_out failed longest shortest_unanswered
         growth outcome limit why
     }
-    pipelines: PipelinesWords {
+    pipelines {
         heading intro items per_min chunks whole stage stage_ms rag
     }
-    quality: QualityWords {
+    quality {
         heading ratio tokens intro
     }
-    energy: Energy {
+    energy {
         heading roofline arithmetic missing reason
     }
-    targets: TargetsWords {
+    targets {
         heading intro reference target what raw verdict scaled scaled_verdict met not_met
         not_measurable at_least at_most range stands_in others none
     }
-    advice: AdviceWords {
+    advice {
         heading intro what rule batch context memory device_memory batch_rule context_rule
         end_not_measured end_slow end_no_rate memory_rule no_batches too_slow no_depth_zero
         no_depths no_peak none
     }
-    conclusion: Conclusion {
+    conclusion {
         heading valid targets score no_score formula part scenario_count roofline efficiency
         retention consistency success closing
     }
-    absent: Absent {
+    absent {
         heading suites suite profile scenarios values readings why how scenario_list more no_reason
         nothing
     }
-    reproduce: Reproduce {
+    reproduce {
         heading intro report record
     }
-    charts: Charts {
+    charts {
         heading ttft ttft_alt fit prompt_axis measured steps steps_alt step_axis rate_axis rates
         rates_alt batches batches_alt batch_axis times times_alt depths depths_alt depth_axis plain
         yarn repeats repeats_alt count_axis growth growth_alt request_axis memory_axis unanswered
     }
-    topics: Topics {
+    topics {
         single_rate best_rate batch_rate first_token memory power use_case pipeline rag suitability
     }
-    unmeasurable: UnmeasurableWords {
+    unmeasurable {
         other_model other_quant no_scenario not_run unsupported failed invalid no_value lower_bound
         not_scaled no_bandwidth
     }
@@ -179,6 +201,8 @@ words! {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::workload::METRICS;
 
@@ -197,12 +221,30 @@ mod tests {
     fn every_language_uses_the_same_placeholders() {
         let english = Lang::En.words().all();
         for lang in Lang::ALL {
-            for ((name, ours), (other, english)) in lang.words().all().iter().zip(&english) {
-                assert_eq!(name, other);
+            for ((name, ours), (_, english)) in lang.words().all().iter().zip(&english) {
                 assert!(!ours.is_empty(), "{lang:?} {name}");
                 assert_eq!(places(ours), places(english), "{lang:?} {name}: {ours}");
                 let open = ours.chars().any(|c| c.is_control());
                 assert!(!open && ours.trim() == *ours, "{lang:?} {name}: {ours}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_has_every_text_once_and_any_line_ends() {
+        let parse = |file: &str| toml::from_str::<Words>(file);
+        for lang in Lang::ALL {
+            let unix = lang.file().replace("\r\n", "\n");
+            let words = parse(&unix.replace('\n', "\r\n")).unwrap();
+            assert_eq!(words.all(), lang.words().all());
+            let line = unix.lines().find(|line| line.starts_with("contents = ")).unwrap();
+            for (other, problem) in [
+                ("", "missing field `contents`"),
+                ("contents = ''\nnew = ''", "unknown field `new`"),
+                ("contents = ''\ncontents = ''", "duplicate key"),
+            ] {
+                let error = parse(&unix.replacen(line, other, 1)).unwrap_err().to_string();
+                assert!(error.contains(problem), "{error}");
             }
         }
     }
@@ -228,15 +270,20 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_has_a_name_in_every_language() {
-        for metric in METRICS {
-            assert!(names::metric(metric.name).is_some(), "{}", metric.name);
+    fn metrics_and_units_have_names_in_every_language() {
+        let keys = |names: &BTreeMap<String, String>| names.keys().cloned().collect();
+        let metrics: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.into()).collect();
+        let units: BTreeSet<String> = keys(&Lang::Fr.words().units);
+        for lang in Lang::ALL.into_iter().filter(|lang| *lang != Lang::En) {
+            let words = lang.words();
+            for (known, named) in [(&metrics, keys(&words.metrics)), (&units, keys(&words.units))] {
+                let differing: Vec<&String> = known.symmetric_difference(&named).collect();
+                assert!(differing.is_empty(), "{lang:?}: missing or unknown: {differing:?}");
+            }
         }
         for lang in Lang::ALL {
-            let mut names: Vec<&str> =
+            let names: BTreeSet<&str> =
                 METRICS.iter().map(|metric| lang.metric_name(metric)).collect();
-            names.sort_unstable();
-            names.dedup();
             assert_eq!(names.len(), METRICS.len(), "{lang:?}: two metrics have one name");
         }
     }
