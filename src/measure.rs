@@ -397,14 +397,12 @@ pub fn hash_ids(sequences: &[Vec<u32>]) -> String {
     files::hex(&hash.finalize())
 }
 
-/// Running text of this many tokens: the prompts of all categories one after the other, repeated.
+/// This many tokens of [`workload::RUNNING_TEXT`], repeated.
 ///
 /// # Errors
 /// When the text cannot be tokenized.
 pub fn text_of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
-    let text: Vec<&str> =
-        workload::CATEGORIES.iter().flat_map(|category| category.prompts).collect();
-    let ids = engine.encode(&text.concat(), PromptFormat::Raw)?;
+    let ids = engine.encode(workload::RUNNING_TEXT, PromptFormat::Raw)?;
     // Begin-of-text tokens are not repeated.
     let (prefix, rest) = ids.split_at(engine.tokenizer.prefix().len());
     Ok(prefix.iter().chain(rest.iter().cycle()).copied().take(tokens).collect())

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::record::pool::NoiseLevel;
 
-/// Scenarios of a virtual suite: as many as the default suite has.
+/// Scenarios of a virtual suite. Fixed, so that figures stay comparable when a category is added.
 pub(crate) const SUITE_SCENARIOS: usize = 20;
 
 /// One figure of a rule in one environment or column.

@@ -7,6 +7,7 @@ use std::process::Output;
 use std::sync::Once;
 
 use assert_cmd::Command;
+use candlemark::workload::SUITES;
 
 mod analysis;
 mod everything;
@@ -470,10 +471,24 @@ fn records_are_compared_side_by_side() {
 
 #[test]
 fn scenarios_are_listed() {
-    check(&["list", "code"], "list.txt", 0);
-    check(&["list", "all"], "list-all.txt", 0);
-    check(&["list", "--suites"], "list-suites.txt", 0);
-    check(&["list", "cdoe"], "list-unknown.txt", 2);
+    let suites = ["grid", "context", "api", "consistency", "stress", "pipelines", "quality"];
+    check(&[&["list", "code"], &suites[..], &["profile"]].concat(), "list.txt", 0);
+
+    let output = candlemark(&["list", "--suites"], &golden(""));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), SUITES.len());
+    for (line, suite) in text.lines().zip(SUITES) {
+        let count = (suite.scenarios)().len();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[..3], [suite.name, &count.to_string(), "scenarios:"]);
+        assert!(line.ends_with(&format!(": {}", suite.about)), "{line}");
+    }
+
+    let output = candlemark(&["list", "cdoe"], &golden(""));
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    let says = "error: no suite or scenario `cdoe` (did you mean `code`?); known are default, ";
+    assert!(text.starts_with(says) && text.contains(", short, "), "{text}");
 }
 
 #[test]
