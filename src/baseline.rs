@@ -8,6 +8,7 @@ use crate::compare::{BLOCKS_NEEDED, SESSIONS_NEEDED};
 use crate::error::{Error, Result, quoted};
 use crate::machine;
 use crate::record::{Block, Case, Record, RecordKind};
+use crate::workload::metric;
 
 mod combine;
 mod store;
@@ -73,7 +74,7 @@ fn remove_shared_peak(block: &mut Block) {
     if !block.has_shared_peak() {
         return;
     }
-    for name in ["peak_rss_bytes", "peak_delta_bytes"] {
+    for name in [metric::PEAK_RSS_BYTES, metric::PEAK_DELTA_BYTES] {
         if block.values.contains_key(name) {
             block.values.insert(name.into(), None);
             block.notes.insert(name.into(), NOT_KEPT.into());

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::workload::METRICS;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -160,6 +162,25 @@ fn the_files_of_a_folder_do_not_use_one_another_in_a_circle() {
         assert!(edges.is_empty(), "{}: a circle among {edges:?}", folder.display());
     }
     assert!(seen > 50, "only {seen} imports were found");
+}
+
+/// Names of metrics are constants of `workload::metric`, except in tests.
+#[test]
+fn no_literal_is_the_name_of_a_metric() {
+    for file in files(&root().join("src")) {
+        let path = file.strip_prefix(root()).unwrap().to_str().unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let literal = |line: &str, name| line.contains(&format!("\"{name}\""));
+        let is_comment = |line: &str| line.trim_start().starts_with("//");
+        for line in code.lines().filter(|line| !is_comment(line)) {
+            let known = METRICS.iter().map(|metric| metric.name).find(|name| literal(line, name));
+            let is_counter = path.ends_with("meter.rs") && known == Some("gpu_utilisation");
+            let allowed = is_counter
+                || ["metrics.rs", "test", "simulat"].iter().any(|part| path.contains(part));
+            assert!(known.is_none() || allowed, "{path}: a constant for {line}");
+        }
+    }
 }
 
 /// Files that the documentation names in back-ticks exist.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::settings::{Generation, RopeScaling};
+use crate::workload::metric;
 use crate::{files, workload};
 
 pub use crate::workload::Work;
@@ -287,8 +288,8 @@ impl Block {
 
     /// Whether its peak memory is that of a process shared with other scenarios.
     pub fn has_shared_peak(&self) -> bool {
-        let caveat = self.caveats.get("peak_rss_bytes");
-        self.value("peak_rss_bytes").is_some() && caveat == Some(&Caveat::SharedProcess)
+        let caveat = self.caveats.get(metric::PEAK_RSS_BYTES);
+        self.value(metric::PEAK_RSS_BYTES).is_some() && caveat == Some(&Caveat::SharedProcess)
     }
 }
 

@@ -7,7 +7,7 @@ use candlemark::machine::{ReferenceKernels, RegionStart, RegionUsage, store_usag
 use candlemark::measure::{Sample, Sharing, Trial};
 use candlemark::record::Case;
 use candlemark::suite::Job;
-use candlemark::workload::{Scenario, Task};
+use candlemark::workload::{Scenario, Task, metric};
 use candlemark::{measure, suite};
 
 use super::measurement::{SampledTime, take_counted};
@@ -36,10 +36,14 @@ pub(super) const PHASES: &[Phase] = &[
         seconds: Sample::primary_s,
         tokens: |scenario, new, _| Some(scenario.batch * (new - 1)).filter(|tokens| *tokens > 0),
     },
-    Phase { suffix: "-ttft", seconds: |sample| sample.values["ttft_s"], tokens: |_, _, _| None },
+    Phase {
+        suffix: "-ttft",
+        seconds: |sample| sample.values[metric::TTFT_S],
+        tokens: |_, _, _| None,
+    },
     Phase {
         suffix: "-prefill",
-        seconds: |sample| sample.values["prefill_s"],
+        seconds: |sample| sample.values[metric::PREFILL_S],
         tokens: |_, _, prompts| Some(prompts.iter().sum()),
     },
 ];

@@ -9,6 +9,7 @@ use super::context::{Context, ContextRow};
 use super::resources::serves;
 use super::values::{CaseState, valid_median};
 use crate::record::Record;
+use crate::workload::metric;
 
 /// Smallest gain of the aggregate rate, as a share, for which a larger batch is recommended.
 pub(crate) const BATCH_GAIN: f64 = 0.10;
@@ -144,8 +145,8 @@ impl Advice {
         Self {
             batch: batch(&batches::categories(record)),
             context: context(Context::of(record).as_ref()),
-            memory: memory(record, "peak_rss_bytes"),
-            device_memory: memory(record, "peak_device_bytes"),
+            memory: memory(record, metric::PEAK_RSS_BYTES),
+            device_memory: memory(record, metric::PEAK_DEVICE_BYTES),
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::values::{CaseState, Reading, Spread, reading, spread, valid_median};
 use crate::record::{Case, Record};
+use crate::workload::metric;
 
 /// A category and its batch sizes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -45,8 +46,8 @@ impl BatchRow {
 
 /// The metric of the aggregate rate. Records of batch 1 may have only the rate per sequence.
 pub(super) fn aggregate(case: &Case) -> &'static str {
-    let whole = "decode_tok_s_aggregate";
-    if case.work.batch == 1 && case.values(whole).is_empty() { "decode_tok_s" } else { whole }
+    let whole = metric::DECODE_TOK_S_AGGREGATE;
+    if case.work.batch == 1 && case.values(whole).is_empty() { metric::DECODE_TOK_S } else { whole }
 }
 
 /// The category and batch size in an id such as `code/b4`.
@@ -84,11 +85,11 @@ fn row(case: &Case, batch: usize, single: Option<&Case>) -> BatchRow {
         batch,
         new_tokens: case.work.new_tokens,
         aggregate_tok_s: spread(case, aggregate(case)),
-        sequence_tok_s: spread(case, "decode_tok_s"),
+        sequence_tok_s: spread(case, metric::DECODE_TOK_S),
         efficiency,
-        ttft_s: spread(case, "ttft_s"),
-        prefill_tok_s: spread(case, "prefill_tok_s"),
-        e2e_s: spread(case, "e2e_s"),
-        peak_rss_bytes: reading(case, "peak_rss_bytes"),
+        ttft_s: spread(case, metric::TTFT_S),
+        prefill_tok_s: spread(case, metric::PREFILL_TOK_S),
+        e2e_s: spread(case, metric::E2E_S),
+        peak_rss_bytes: reading(case, metric::PEAK_RSS_BYTES),
     }
 }

@@ -9,6 +9,7 @@ use super::values::{
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::LineFit;
+use crate::workload::metric;
 
 /// The scenarios `context/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -95,14 +96,14 @@ impl<'a> Depth<'a> {
             extended: self.extended,
             prompt_tokens: prompt_tokens(case),
             new_tokens: case.work.new_tokens,
-            decode_tok_s: spread(case, "decode_tok_s"),
-            prefill_tok_s: spread(case, "prefill_tok_s"),
-            tpot_s: spread(case, "tpot_s"),
-            decode_retention: retention("decode_tok_s"),
-            prefill_retention: retention("prefill_tok_s"),
-            kv_bytes_expected: reading(case, "kv_bytes_expected"),
-            kv_bytes_held: reading(case, "kv_bytes_held"),
-            peak_delta_bytes: reading(case, "peak_delta_bytes"),
+            decode_tok_s: spread(case, metric::DECODE_TOK_S),
+            prefill_tok_s: spread(case, metric::PREFILL_TOK_S),
+            tpot_s: spread(case, metric::TPOT_S),
+            decode_retention: retention(metric::DECODE_TOK_S),
+            prefill_retention: retention(metric::PREFILL_TOK_S),
+            kv_bytes_expected: reading(case, metric::KV_BYTES_EXPECTED),
+            kv_bytes_held: reading(case, metric::KV_BYTES_HELD),
+            peak_delta_bytes: reading(case, metric::PEAK_DELTA_BYTES),
         }
     }
 }
@@ -113,7 +114,7 @@ fn step_growth(all: &[Depth], extended: bool) -> Option<LineFit> {
         .filter(|depth| CaseState::of(depth.case).is_valid())
         .flat_map(|depth| {
             let x = depth.depth as f64;
-            depth.case.values("tpot_s").into_iter().map(move |y| (x, y))
+            depth.case.values(metric::TPOT_S).into_iter().map(move |y| (x, y))
         })
         .collect();
     stats::fit_line(&points, BOOTSTRAP_SEED)

@@ -12,6 +12,7 @@ use super::values::{
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::LineFit;
+use crate::workload::metric;
 
 /// The scenarios `grid/*` together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -87,22 +88,23 @@ impl Grid {
         let cases: Vec<&Case> = in_group(record, "grid").map(|(case, _)| case).collect();
         let grid = || cases.iter().copied();
         let first = *cases.first()?;
-        let measured = cases.iter().filter(|case| valid_median(case, "cold_ttft_s").is_some());
+        let measured =
+            cases.iter().filter(|case| valid_median(case, metric::COLD_TTFT_S).is_some());
         let shortest = measured.min_by_key(|case| prompt_tokens(case)).copied().unwrap_or(first);
         let rates: Vec<f64> =
-            cases.iter().filter_map(|case| valid_median(case, "decode_tok_s")).collect();
+            cases.iter().filter_map(|case| valid_median(case, metric::DECODE_TOK_S)).collect();
         let mean = stats::mean(&rates).filter(|mean| *mean > 0.0);
         Some(Self {
             rows: cases.iter().map(|case| GridRow::of(case)).collect(),
-            ttft_growth: growth(&cases, "ttft_s"),
-            prefill_growth: growth(&cases, "prefill_s"),
+            ttft_growth: growth(&cases, metric::TTFT_S),
+            prefill_growth: growth(&cases, metric::PREFILL_S),
             decode_cv: stats::sd(&rates).zip(mean).map(|(sd, mean)| sd / mean),
             steps: StepCurve::longest(&cases),
-            load_s: over_valid(grid(), "load_s", stats::median),
-            pack_s: over_valid(record.scenarios.iter(), "pack_s", stats::median),
-            cold_ttft_s: reading(shortest, "cold_ttft_s"),
-            peak_rss_bytes: over_valid(grid(), "peak_rss_bytes", max),
-            peak_device_bytes: over_valid(grid(), "peak_device_bytes", max),
+            load_s: over_valid(grid(), metric::LOAD_S, stats::median),
+            pack_s: over_valid(record.scenarios.iter(), metric::PACK_S, stats::median),
+            cold_ttft_s: reading(shortest, metric::COLD_TTFT_S),
+            peak_rss_bytes: over_valid(grid(), metric::PEAK_RSS_BYTES, max),
+            peak_device_bytes: over_valid(grid(), metric::PEAK_DEVICE_BYTES, max),
         })
     }
 }
@@ -124,12 +126,12 @@ impl GridRow {
             state: CaseState::of(case),
             prompt_tokens: prompt_tokens(case),
             new_tokens: case.work.new_tokens,
-            ttft_s: spread(case, "ttft_s"),
-            decode_tok_s: spread(case, "decode_tok_s"),
-            prefill_tok_s: spread(case, "prefill_tok_s"),
-            prefill_s: spread(case, "prefill_s"),
-            cold_ttft_s: reading(case, "cold_ttft_s"),
-            peak_rss_bytes: reading(case, "peak_rss_bytes"),
+            ttft_s: spread(case, metric::TTFT_S),
+            decode_tok_s: spread(case, metric::DECODE_TOK_S),
+            prefill_tok_s: spread(case, metric::PREFILL_TOK_S),
+            prefill_s: spread(case, metric::PREFILL_S),
+            cold_ttft_s: reading(case, metric::COLD_TTFT_S),
+            peak_rss_bytes: reading(case, metric::PEAK_RSS_BYTES),
         }
     }
 }
@@ -185,11 +187,11 @@ impl KernelProfile {
         Some(Self {
             id: case.id.clone(),
             state: CaseState::of(case),
-            kernel_share: reading(case, "kernel_share"),
-            kernel_overhead_s: reading(case, "kernel_overhead_s"),
-            kernels_per_step: reading(case, "kernels_per_step"),
-            region_overhead_s: reading(case, "region_overhead_s"),
-            pack_s: reading(case, "pack_s"),
+            kernel_share: reading(case, metric::KERNEL_SHARE),
+            kernel_overhead_s: reading(case, metric::KERNEL_OVERHEAD_S),
+            kernels_per_step: reading(case, metric::KERNELS_PER_STEP),
+            region_overhead_s: reading(case, metric::REGION_OVERHEAD_S),
+            pack_s: reading(case, metric::PACK_S),
             shares: shares(case),
         })
     }

@@ -8,6 +8,7 @@ use super::values::{
     CaseState, Reading, Spread, in_group, prompt_tokens, reading, spread, valid_median,
 };
 use crate::record::{Case, Record};
+use crate::workload::metric;
 
 /// One pipeline, `pipelines/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -53,17 +54,17 @@ pub(super) fn pipelines(record: &Record) -> Vec<PipelineRow> {
         items: (case.work.items > 0).then_some(case.work.items),
         batch: case.work.batch,
         new_tokens: case.work.new_tokens,
-        items_per_min: spread(case, "items_per_min"),
-        chunks_per_min: spread(case, "chunks_per_min"),
-        index_s: spread(case, "index_s"),
-        embed_s: spread(case, "embed_s"),
-        search_s: spread(case, "search_s"),
-        assemble_s: spread(case, "assemble_s"),
-        ttft_s: spread(case, "ttft_s"),
-        answer_s: spread(case, "answer_s"),
-        e2e_s: spread(case, "e2e_s"),
-        e2e_simple_s: spread(case, "e2e_simple_s"),
-        e2e_complex_s: spread(case, "e2e_complex_s"),
+        items_per_min: spread(case, metric::ITEMS_PER_MIN),
+        chunks_per_min: spread(case, metric::CHUNKS_PER_MIN),
+        index_s: spread(case, metric::INDEX_S),
+        embed_s: spread(case, metric::EMBED_S),
+        search_s: spread(case, metric::SEARCH_S),
+        assemble_s: spread(case, metric::ASSEMBLE_S),
+        ttft_s: spread(case, metric::TTFT_S),
+        answer_s: spread(case, metric::ANSWER_S),
+        e2e_s: spread(case, metric::E2E_S),
+        e2e_simple_s: spread(case, metric::E2E_SIMPLE_S),
+        e2e_complex_s: spread(case, metric::E2E_COMPLEX_S),
     };
     in_group(record, "pipelines").map(row).collect()
 }
@@ -93,18 +94,19 @@ pub(crate) struct QualityRow {
 /// The quality scenarios of a record.
 pub(super) fn quality(record: &Record) -> Vec<QualityRow> {
     let row = |(case, _): (&Case, &str)| {
-        let reference = valid_median(case, "perplexity_f32").filter(|perplexity| *perplexity > 0.0);
+        let reference =
+            valid_median(case, metric::PERPLEXITY_F32).filter(|perplexity| *perplexity > 0.0);
         let ratio =
-            valid_median(case, "perplexity").zip(reference).map(|(stored, f32)| stored / f32);
+            valid_median(case, metric::PERPLEXITY).zip(reference).map(|(stored, f32)| stored / f32);
         QualityRow {
             id: case.id.clone(),
             state: CaseState::of(case),
             labels: case.labels.clone(),
             tokens: prompt_tokens(case),
-            top1_agreement: reading(case, "top1_agreement"),
-            kl_nats: reading(case, "kl_nats"),
-            perplexity: reading(case, "perplexity"),
-            perplexity_f32: reading(case, "perplexity_f32"),
+            top1_agreement: reading(case, metric::TOP1_AGREEMENT),
+            kl_nats: reading(case, metric::KL_NATS),
+            perplexity: reading(case, metric::PERPLEXITY),
+            perplexity_f32: reading(case, metric::PERPLEXITY_F32),
             perplexity_ratio: ratio,
         }
     };

@@ -8,7 +8,7 @@ use super::values::{
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::LineFit;
-use crate::workload::Task;
+use crate::workload::{Task, metric};
 
 /// Latencies of one scenario over every sequence, step and answer of all processes. Scenarios are
 /// not pooled, because their prompt lengths differ.
@@ -43,7 +43,7 @@ fn latency(case: &Case) -> Latency {
     let first = if case.work.task == Task::Depth {
         Vec::new() // Filling the cache to the depth is not timed, so there is no TTFT.
     } else if first.is_empty() {
-        pooled(case, "ttft_s")
+        pooled(case, metric::TTFT_S)
     } else {
         first
     };
@@ -53,7 +53,7 @@ fn latency(case: &Case) -> Latency {
         batch: case.work.batch,
         ttft_s: Distribution::of(&first),
         step_s: Distribution::of(&steps),
-        e2e_s: Distribution::of(&pooled(case, "e2e_s")),
+        e2e_s: Distribution::of(&pooled(case, metric::E2E_S)),
     }
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct ApiRow {
 /// The kinds of requests of a record.
 pub(super) fn api(record: &Record) -> Vec<ApiRow> {
     let row = |(case, name): (&Case, &str)| {
-        let e2e = pooled(case, "e2e_s");
+        let e2e = pooled(case, metric::E2E_S);
         let valid = CaseState::of(case).is_valid();
         let mean = |values: &[f64]| if valid { stats::mean(values) } else { None };
         ApiRow {
@@ -97,11 +97,11 @@ pub(super) fn api(record: &Record) -> Vec<ApiRow> {
             requests: e2e.len(),
             mean_e2e_s: mean(&e2e),
             mean_generated: if valid { mean_generated(case) } else { None },
-            mean_decode_tok_s: mean(&pooled(case, "decode_tok_s")),
-            ttft_s: spread(case, "ttft_s"),
-            decode_tok_s: spread(case, "decode_tok_s"),
-            e2e_s: spread(case, "e2e_s"),
-            tokenize_s: spread(case, "tokenize_s"),
+            mean_decode_tok_s: mean(&pooled(case, metric::DECODE_TOK_S)),
+            ttft_s: spread(case, metric::TTFT_S),
+            decode_tok_s: spread(case, metric::DECODE_TOK_S),
+            e2e_s: spread(case, metric::E2E_S),
+            tokenize_s: spread(case, metric::TOKENIZE_S),
         }
     };
     in_group(record, "api").map(row).collect()
@@ -142,20 +142,20 @@ pub(super) fn consistency(record: &Record) -> Vec<Consistency> {
 }
 
 fn repeated(case: &Case) -> Consistency {
-    let series = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
+    let series = case.blocks.iter().filter_map(|block| block.samples.get(metric::E2E_S));
     let series_s: Vec<Vec<f64>> = series.cloned().collect();
     let points: Vec<(f64, f64)> = series_s
         .iter()
         .flat_map(|series| series.iter().enumerate().map(|(i, &seconds)| (i as f64, seconds)))
         .collect();
     let state = CaseState::of(case);
-    let e2e_s = Distribution::of(&pooled(case, "e2e_s"));
-    let stalls = pooled(case, "stalls");
+    let e2e_s = Distribution::of(&pooled(case, metric::E2E_S));
+    let stalls = pooled(case, metric::STALLS);
     let valid = state.is_valid();
     Consistency {
         id: case.id.clone(),
         e2e_s,
-        ttft_s: Distribution::of(&pooled(case, "ttft_s")),
+        ttft_s: Distribution::of(&pooled(case, metric::TTFT_S)),
         p95_over_p50: e2e_s.filter(|_| valid).and_then(|e2e| e2e.p95_over_p50()),
         stalls: (valid && !stalls.is_empty()).then(|| stalls.iter().sum()),
         drift: if valid { stats::fit_line(&points, BOOTSTRAP_SEED) } else { None },

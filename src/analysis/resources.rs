@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::values::{CaseState, Reading, max, over_valid, reading, valid_median};
 use crate::record::{Case, Record};
 use crate::stats;
-use crate::workload::Task;
+use crate::workload::{Task, metric};
 
 /// Resources of every scenario, and over all of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -60,14 +60,14 @@ impl Resources {
     pub(crate) fn of(record: &Record) -> Self {
         Self {
             rows: record.scenarios.iter().map(row).collect(),
-            cpu_utilisation: typical(record, "cpu_utilisation", generates),
-            gpu_utilisation: typical(record, "gpu_utilisation", generates),
-            power_w: typical(record, "power_w", generates),
-            energy_j_per_token: typical(record, "energy_j_per_token", generates),
-            peak_rss_bytes: over(record, "peak_rss_bytes", serves, max),
-            peak_device_bytes: over(record, "peak_device_bytes", serves, max),
-            roofline_fraction: typical(record, "roofline_fraction", is_single_sequence),
-            prefill_flop_fraction: typical(record, "prefill_flop_fraction", generates),
+            cpu_utilisation: typical(record, metric::CPU_UTILISATION, generates),
+            gpu_utilisation: typical(record, metric::GPU_UTILISATION, generates),
+            power_w: typical(record, metric::POWER_W, generates),
+            energy_j_per_token: typical(record, metric::ENERGY_J_PER_TOKEN, generates),
+            peak_rss_bytes: over(record, metric::PEAK_RSS_BYTES, serves, max),
+            peak_device_bytes: over(record, metric::PEAK_DEVICE_BYTES, serves, max),
+            roofline_fraction: typical(record, metric::ROOFLINE_FRACTION, is_single_sequence),
+            prefill_flop_fraction: typical(record, metric::PREFILL_FLOP_FRACTION, generates),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Resources {
 /// Number of scenarios in the overall roofline fraction.
 pub(super) fn count_with_roofline(record: &Record) -> usize {
     let cases = record.scenarios.iter().filter(|case| is_single_sequence(case));
-    cases.filter_map(|case| valid_median(case, "roofline_fraction")).count()
+    cases.filter_map(|case| valid_median(case, metric::ROOFLINE_FRACTION)).count()
 }
 
 fn is_single_sequence(case: &Case) -> bool {
@@ -109,13 +109,13 @@ fn row(case: &Case) -> ResourceRow {
     ResourceRow {
         id: case.id.clone(),
         state: CaseState::of(case),
-        cpu_utilisation: reading(case, "cpu_utilisation"),
-        gpu_utilisation: reading(case, "gpu_utilisation"),
-        power_w: reading(case, "power_w"),
-        energy_j_per_token: reading(case, "energy_j_per_token"),
-        peak_rss_bytes: reading(case, "peak_rss_bytes"),
-        peak_device_bytes: reading(case, "peak_device_bytes"),
-        roofline_fraction: reading(case, "roofline_fraction"),
-        prefill_flop_fraction: reading(case, "prefill_flop_fraction"),
+        cpu_utilisation: reading(case, metric::CPU_UTILISATION),
+        gpu_utilisation: reading(case, metric::GPU_UTILISATION),
+        power_w: reading(case, metric::POWER_W),
+        energy_j_per_token: reading(case, metric::ENERGY_J_PER_TOKEN),
+        peak_rss_bytes: reading(case, metric::PEAK_RSS_BYTES),
+        peak_device_bytes: reading(case, metric::PEAK_DEVICE_BYTES),
+        roofline_fraction: reading(case, metric::ROOFLINE_FRACTION),
+        prefill_flop_fraction: reading(case, metric::PREFILL_FLOP_FRACTION),
     }
 }

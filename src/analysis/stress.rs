@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::values::{CaseState, Reading, in_group, reading};
 use crate::record::{Case, Record, StressOutcome, StressRequest};
+use crate::workload::metric;
 
 /// One kind of stress, `stress/*`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -84,11 +85,11 @@ fn row(case: &Case, name: &str) -> StressRow {
         state: CaseState::of(case),
         memory_limit: case.labels.get("memory_limit").cloned(),
         outcomes: RequestCounts::count(all()),
-        error_rate: reading(case, "error_rate"),
-        oom_rate: reading(case, "oom_rate"),
+        error_rate: reading(case, metric::ERROR_RATE),
+        oom_rate: reading(case, metric::OOM_RATE),
         largest_answered: tokens(true).max(),
         smallest_unanswered: tokens(false).min(),
-        mem_slope_bytes_per_request: reading(case, "mem_slope_bytes_per_request"),
+        mem_slope_bytes_per_request: reading(case, metric::MEM_SLOPE_BYTES_PER_REQUEST),
         requests: case.blocks.iter().map(|block| block.requests.clone()).collect(),
     }
 }

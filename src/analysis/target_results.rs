@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::targets::{BandwidthScaling, QuantClass, Target, Targets};
 use super::values::{CaseState, reading, valid_median};
 use crate::record::{Block, Case, Caveat, Model, Record};
-use crate::workload::{Better, SUITES};
+use crate::workload::{Better, SUITES, metric};
 
 /// One target and the status of a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -172,7 +172,7 @@ struct Uncertainty {
 
 impl Uncertainty {
     fn of(record: &Record, target: &Target, found: &Measurement) -> Self {
-        if found.metric == DEVICE_MEMORY
+        if found.metric == metric::PEAK_DEVICE_BYTES
             && let Some(note) = lower_bound(found.case, found.metric)
         {
             let not_met = Some(Unmeasurable::LowerBound);
@@ -193,12 +193,6 @@ impl Uncertainty {
         reason.map_or(verdict, TargetVerdict::NotMeasurable)
     }
 }
-
-/// Memory of the device, as its driver reports it.
-const DEVICE_MEMORY: &str = "peak_device_bytes";
-
-/// Memory of the process on the host; the model's only if the host computes.
-const HOST_MEMORY: &str = "peak_rss_bytes";
 
 /// The note of the first value that is a lower bound, if any.
 fn lower_bound<'a>(case: &'a Case, metric: &str) -> Option<&'a str> {
@@ -315,9 +309,10 @@ fn case_value<'a>(
         CaseState::Failed(why) => return missing(Unmeasurable::Failed, Some(why)),
         CaseState::Empty => return missing(Unmeasurable::NotRun, None),
     }
-    let elsewhere =
-        record.settings.device != "cpu" && target.metric.iter().any(|one| one == DEVICE_MEMORY);
-    let metrics = target.metric.iter().filter(|one| !(elsewhere && *one == HOST_MEMORY));
+    // On another device, the host's memory is not the model's.
+    let elsewhere = record.settings.device != "cpu"
+        && target.metric.iter().any(|one| one == metric::PEAK_DEVICE_BYTES);
+    let metrics = target.metric.iter().filter(|one| !(elsewhere && *one == metric::PEAK_RSS_BYTES));
     match metrics.clone().find_map(|metric| Some((metric, valid_median(case, metric)?))) {
         Some((metric, stored)) => Ok(Measurement { case, metric, stored }),
         None => {

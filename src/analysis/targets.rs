@@ -214,9 +214,9 @@ impl TargetUnit {
             TargetUnit::S | TargetUnit::Ms => !rate && metric.ends_with("_s"),
             TargetUnit::Gb | TargetUnit::Gib | TargetUnit::Mib => metric.ends_with("_bytes"),
             TargetUnit::W => metric.ends_with("_w"),
-            TargetUnit::J => metric == "energy_j_per_token",
-            TargetUnit::ItemsMin => metric == "items_per_min",
-            TargetUnit::ChunksMin => metric == "chunks_per_min",
+            TargetUnit::J => metric == metric::ENERGY_J_PER_TOKEN,
+            TargetUnit::ItemsMin => metric == metric::ITEMS_PER_MIN,
+            TargetUnit::ChunksMin => metric == metric::CHUNKS_PER_MIN,
             TargetUnit::WordsMin => false,
         }
     }

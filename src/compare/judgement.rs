@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::compare::{Difference, Evidence, Interval, Outcome, Policy, Verdict, Why};
 use crate::record::pair::{Arm, Ended, PairRecord};
 use crate::record::{Machine, Model, Record, Settings};
-use crate::workload::Metric;
+use crate::workload::{Metric, metric};
 
 /// Version of the JSON form of a [`Judgement`].
 pub const SCHEMA: u32 = 1;
@@ -94,7 +94,7 @@ impl MeasurementTimes {
     pub(super) fn of_record(record: &Record) -> Self {
         let mut seconds = BTreeMap::new();
         for case in &record.scenarios {
-            let samples = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
+            let samples = case.blocks.iter().filter_map(|block| block.samples.get(metric::E2E_S));
             let all: f64 = samples.flatten().sum();
             if all > 0.0 && all.is_finite() {
                 seconds.insert(case.id.clone(), all);

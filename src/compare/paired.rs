@@ -14,7 +14,7 @@ use crate::compare::{
 use crate::error::command;
 use crate::record::AbsenceKind;
 use crate::record::pair::{Divergence, Ended, PairBlock, PairCase, PairRecord, Side};
-use crate::workload::Metric;
+use crate::workload::{Metric, metric};
 
 mod effects;
 mod judge;
@@ -123,7 +123,7 @@ fn summary(paired: &PairRecord, null: Vec<NullControl>, findings: &[Finding]) ->
 fn measurement_times(paired: &PairRecord) -> MeasurementTimes {
     let seconds = |case: &PairCase| {
         let rounds = case.blocks.iter().flat_map(|turns| &turns.rounds);
-        let all: f64 = rounds.filter_map(|round| round.values.get("e2e_s")).flatten().sum();
+        let all: f64 = rounds.filter_map(|round| round.values.get(metric::E2E_S)).flatten().sum();
         (all > 0.0 && all.is_finite()).then(|| (case.id.clone(), all))
     };
     MeasurementTimes {

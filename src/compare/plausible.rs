@@ -6,6 +6,7 @@
 use crate::compare::{Finding, Verdict, Why};
 use crate::record::{KernelTimes, Record};
 use crate::stats;
+use crate::workload::metric;
 
 /// A machine whose rates changed by more than this share counts as another machine.
 const OTHER_MACHINE: f64 = 0.30;
@@ -26,8 +27,8 @@ pub(super) fn withdraw_implausible(
 ) -> Vec<String> {
     let roofline_fraction = |finding: &Finding| {
         let metric = match finding.metric?.kind() {
-            "decode" => "roofline_fraction",
-            "ttft" | "prefill" => "prefill_flop_fraction",
+            "decode" => metric::ROOFLINE_FRACTION,
+            "ttft" | "prefill" => metric::PREFILL_FLOP_FRACTION,
             _ => return None,
         };
         stats::median(&baseline.case(&finding.scenario)?.values(metric))

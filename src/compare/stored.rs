@@ -14,7 +14,7 @@ use crate::compare::{
 };
 use crate::record::calibration::{Calibration, SdEstimate};
 use crate::record::{AbsenceKind, Block, Case, Record};
-use crate::workload::{METRICS, Metric};
+use crate::workload::{METRICS, Metric, metric};
 
 /// One metric or scenario of the comparison.
 pub(super) enum RecordEntry {
@@ -223,7 +223,8 @@ fn metric_entries<'a>(base: &'a Case, case: &'a Case) -> impl Iterator<Item = Re
             Resolution::Omit => None,
             Resolution::Verdict(verdict) => finding(verdict),
             Resolution::Compare
-                if metric.name == "peak_rss_bytes" && has_shared(base) != has_shared(case) =>
+                if metric.name == metric::PEAK_RSS_BYTES
+                    && has_shared(base) != has_shared(case) =>
             {
                 finding(Verdict::NotComparable(SHARED.into()))
             }

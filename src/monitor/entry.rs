@@ -10,13 +10,13 @@ use crate::error::Error;
 use crate::record::{Absence, AbsenceKind, Case, Conditions, Record};
 use crate::settings::Generation;
 use crate::stats;
-use crate::workload::METRICS;
+use crate::workload::{METRICS, metric};
 
 /// Version of a line. Incremented when an older reader would misread a newer line.
 pub const SCHEMA: u32 = 2;
 
 /// Shown beside the gated metrics: the end-to-end latency.
-const EXTRA_METRIC: &str = "e2e_s";
+const EXTRA_METRIC: &str = metric::E2E_S;
 
 /// Maximum length of a text in characters: an error may quote a whole file.
 const MAX_TEXT_CHARS: usize = 600;

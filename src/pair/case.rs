@@ -8,7 +8,7 @@ use crate::record::pair::{Divergence, PairCase, PairTurns, Round, Side};
 use crate::record::{Absence, Case};
 use crate::suite::turns::Response;
 use crate::workload;
-use crate::workload::{METRICS, Metric};
+use crate::workload::{METRICS, Metric, metric};
 
 /// The error of a response of the wrong kind.
 pub(super) fn unexpected_response(response: &Response) -> Error {
@@ -132,7 +132,7 @@ pub(super) fn finish_arm(
 }
 
 /// Read once per process, not per turn.
-const PEAK: &str = "peak_rss_bytes";
+const PEAK: &str = metric::PEAK_RSS_BYTES;
 
 fn is_judged(name: &str) -> bool {
     workload::metric(name).is_some_and(|metric| metric.limit.is_some())
@@ -140,7 +140,7 @@ fn is_judged(name: &str) -> bool {
 
 /// Judged metrics, and the end-to-end time.
 fn is_stored(name: &str) -> bool {
-    is_judged(name) || name == "e2e_s"
+    is_judged(name) || name == metric::E2E_S
 }
 
 /// The first token that differs between two outputs.

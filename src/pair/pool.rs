@@ -27,6 +27,7 @@ use crate::record::pool::{
 };
 use crate::settings::Setup;
 use crate::suite::turns::{Hello, PROTOCOL, Request, Response};
+use crate::workload::metric;
 use crate::{files, machine};
 
 pub use crate::pair::interference::{Environment, environments};
@@ -395,7 +396,7 @@ impl<'a> Recorder<'a> {
                 for response in responses.map_err(|failed| failed.1)? {
                     add_turn(&mut round, values(response)?);
                 }
-                round.values.remove("e2e_s");
+                round.values.remove(metric::E2E_S);
                 turns.rounds.push(round);
             }
         }
@@ -416,11 +417,11 @@ impl<'a> Recorder<'a> {
                 }
                 Response::Case { case: done } => {
                     if let Some(block) = done.blocks.first()
-                        && let Some(bytes) = block.value("peak_rss_bytes")
+                        && let Some(bytes) = block.value(metric::PEAK_RSS_BYTES)
                     {
                         turns
                             .once
-                            .entry("peak_rss_bytes".into())
+                            .entry(metric::PEAK_RSS_BYTES.into())
                             .or_default()
                             .insert(letter, bytes);
                     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::record::{Absence, AbsenceKind, Caveat};
+use crate::workload::metric;
 
 /// The schema that is upgraded to.
 const UPGRADED: u32 = 2;
@@ -79,8 +80,8 @@ fn absence(text: &str) -> Absence {
 fn upgrade_notes(block: &mut Value) {
     let mut caveats = BTreeMap::new();
     for (metric, phrases, caveat) in [
-        ("peak_rss_bytes", ["shared_process", "shared_process"], Caveat::SharedProcess),
-        ("peak_device_bytes", ["sample", "lower bound"], Caveat::LowerBound),
+        (metric::PEAK_RSS_BYTES, ["shared_process", "shared_process"], Caveat::SharedProcess),
+        (metric::PEAK_DEVICE_BYTES, ["sample", "lower bound"], Caveat::LowerBound),
     ] {
         let note = block["notes"][metric].as_str().unwrap_or_default();
         if block["values"][metric].is_number() && phrases.iter().any(|phrase| note.contains(phrase))

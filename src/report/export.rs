@@ -16,7 +16,7 @@ pub use row::row;
 use crate::error::{Error, Result};
 use crate::record::{Case, Model, Record};
 use crate::stats;
-use crate::workload::Task;
+use crate::workload::{Task, metric};
 
 /// The scenario that represents a record: the one with this id, or else the best by these criteria,
 /// in order: it has a decode rate, is valid, generates with batch 1, has the longest answers. A
@@ -49,7 +49,7 @@ fn is_valid(case: &Case) -> bool {
 
 /// The rate of generation after the first token, without prefill.
 fn decode_rate(case: &Case) -> &'static str {
-    if case.work.batch > 1 { "decode_tok_s_aggregate" } else { "decode_tok_s" }
+    if case.work.batch > 1 { metric::DECODE_TOK_S_AGGREGATE } else { metric::DECODE_TOK_S }
 }
 
 /// Every sample of a metric in all processes; for a baseline, which keeps no samples, the median of

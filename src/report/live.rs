@@ -2,15 +2,20 @@
 
 use crate::record::Case;
 use crate::report::text;
-use crate::workload::{METRICS, Task};
+use crate::workload::{METRICS, Task, metric};
 use crate::{stats, workload};
 
 /// The metrics of the columns.
-const COLUMNS: [&str; 5] =
-    ["ttft_s", "prefill_tok_s", "decode_tok_s", "decode_tok_s_aggregate", "peak_rss_bytes"];
+const COLUMNS: [&str; 5] = [
+    metric::TTFT_S,
+    metric::PREFILL_TOK_S,
+    metric::DECODE_TOK_S,
+    metric::DECODE_TOK_S_AGGREGATE,
+    metric::PEAK_RSS_BYTES,
+];
 
 /// The metrics of the columns that show a spread.
-const SPREAD: [&str; 2] = ["ttft_s", "decode_tok_s"];
+const SPREAD: [&str; 2] = [metric::TTFT_S, metric::DECODE_TOK_S];
 
 /// The column headings.
 pub fn live_header() -> String {
@@ -120,8 +125,8 @@ fn spread(case: &Case, name: &str) -> Option<String> {
 /// The metrics of the scenario's task as text.
 fn metrics_text(case: &Case) -> String {
     let names = metrics_as_text(case.work.task).unwrap_or(match case.work.batch {
-        0 | 1 => &["decode_tok_s", "ttft_s"],
-        _ => &["decode_tok_s_aggregate", "ttft_s"],
+        0 | 1 => &[metric::DECODE_TOK_S, metric::TTFT_S],
+        _ => &[metric::DECODE_TOK_S_AGGREGATE, metric::TTFT_S],
     });
     let values = names.iter().filter_map(|name| {
         let metric = METRICS.iter().find(|metric| metric.name == *name)?;
@@ -140,10 +145,19 @@ fn failed_checks(case: &Case) -> String {
 fn metrics_as_text(task: Task) -> Option<&'static [&'static str]> {
     match task {
         Task::Generate | Task::Depth => None,
-        Task::Items => Some(&["items_per_min", "chunks_per_min", "answer_s", "error_rate"]),
-        Task::Stress => Some(&["error_rate", "oom_rate", "mem_slope_bytes_per_request"]),
-        Task::Quality => Some(&["top1_agreement", "kl_nats", "perplexity"]),
-        Task::Profile => Some(&["kernel_share", "kernel_overhead_s", "kernels_per_step"]),
+        Task::Items => Some(&[
+            metric::ITEMS_PER_MIN,
+            metric::CHUNKS_PER_MIN,
+            metric::ANSWER_S,
+            metric::ERROR_RATE,
+        ]),
+        Task::Stress => {
+            Some(&[metric::ERROR_RATE, metric::OOM_RATE, metric::MEM_SLOPE_BYTES_PER_REQUEST])
+        }
+        Task::Quality => Some(&[metric::TOP1_AGREEMENT, metric::KL_NATS, metric::PERPLEXITY]),
+        Task::Profile => {
+            Some(&[metric::KERNEL_SHARE, metric::KERNEL_OVERHEAD_S, metric::KERNELS_PER_STEP])
+        }
     }
 }
 

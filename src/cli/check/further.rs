@@ -19,7 +19,7 @@ use crate::measure::Sharing;
 use crate::record::{Case, Model, Record};
 use crate::settings::Setup;
 use crate::suite::{Events, Plan, RunProgress, StressLimits};
-use crate::workload::Scenario;
+use crate::workload::{Scenario, metric};
 use crate::{Error, baseline, files, machine, suite, workload};
 
 /// Total further blocks of each open scenario after each round. Every round is a look, for which
@@ -163,7 +163,7 @@ fn block_s(case: &Case, record: &Record) -> f64 {
     let typical = |metric: &str| crate::stats::median(&case.values(metric)).unwrap_or(0.0);
     let generation = &record.settings.generation;
     let generations = (generation.warmups + generation.iters) as f64;
-    PROCESS_S + typical("load_s") + generations * typical("e2e_s")
+    PROCESS_S + typical(metric::LOAD_S) + generations * typical(metric::E2E_S)
 }
 
 /// Merges both records into one run.

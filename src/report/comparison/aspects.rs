@@ -79,22 +79,22 @@ enum Source {
 /// All measures, in display order.
 #[rustfmt::skip]
 pub(super) const MEASURES: &[Measure] = &[
-    Measure { aspect: "latency", name: "ttft_s", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "latency", name: "e2e_s", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "rates", name: "decode_tok_s", kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch == 1) },
-    Measure { aspect: "rates", name: "decode_tok_s_aggregate", kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch > 1) },
-    Measure { aspect: "rates", name: "prefill_tok_s", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "rates", name: "items_per_min", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "stability", name: "step_cv", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "latency", name: metric::TTFT_S, kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "latency", name: metric::E2E_S, kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "rates", name: metric::DECODE_TOK_S, kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch == 1) },
+    Measure { aspect: "rates", name: metric::DECODE_TOK_S_AGGREGATE, kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch > 1) },
+    Measure { aspect: "rates", name: metric::PREFILL_TOK_S, kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "rates", name: metric::ITEMS_PER_MIN, kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "stability", name: metric::STEP_CV, kind: ChangeKind::Ratio, source: Source::Metric },
     Measure { aspect: "stability", name: "step_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("step p95 / p50", step_tail) },
     Measure { aspect: "stability", name: "e2e_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("end to end p95 / p50", answer_tail) },
     Measure { aspect: "stability", name: "e2e_cv", kind: ChangeKind::Ratio, source: Source::Derived("CV of equal answers", answer_cv) },
-    Measure { aspect: "stability", name: "stalls", kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "failures", name: "error_rate", kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "failures", name: "oom_rate", kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "memory", name: "peak_rss_bytes", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "memory", name: "peak_device_bytes", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "memory", name: "kv_bytes_held", kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "stability", name: metric::STALLS, kind: ChangeKind::Difference, source: Source::Metric },
+    Measure { aspect: "failures", name: metric::ERROR_RATE, kind: ChangeKind::Difference, source: Source::Metric },
+    Measure { aspect: "failures", name: metric::OOM_RATE, kind: ChangeKind::Difference, source: Source::Metric },
+    Measure { aspect: "memory", name: metric::PEAK_RSS_BYTES, kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "memory", name: metric::PEAK_DEVICE_BYTES, kind: ChangeKind::Ratio, source: Source::Metric },
+    Measure { aspect: "memory", name: metric::KV_BYTES_HELD, kind: ChangeKind::Ratio, source: Source::Metric },
 ];
 
 /// The minimum number of answers for a variation.
@@ -115,7 +115,7 @@ fn answer_tail(block: &Block) -> Option<f64> {
 
 /// Latencies of repetitions of the same request: only generation tasks have steps.
 fn equal_answers(block: &Block) -> Option<&Vec<f64>> {
-    block.samples.get("e2e_s").filter(|_| !block.steps_s.is_empty())
+    block.samples.get(metric::E2E_S).filter(|_| !block.steps_s.is_empty())
 }
 
 fn answer_cv(block: &Block) -> Option<f64> {

@@ -12,6 +12,7 @@ use crate::report::export::{
 };
 use crate::report::text::sanitize;
 use crate::stats;
+use crate::workload::metric;
 
 /// The whole object. Unknown values are `null`, never omitted and never zero.
 #[derive(Serialize)]
@@ -252,8 +253,8 @@ fn results(case: Option<&Case>) -> Results {
         processes: case.blocks.len(),
         metric: Some(metric),
         tokens_per_sec: rate,
-        vram_peak_mib: measured(mib(case, "peak_device_bytes")),
-        rss_peak_mib: measured(mib(case, "peak_rss_bytes")),
+        vram_peak_mib: measured(mib(case, metric::PEAK_DEVICE_BYTES)),
+        rss_peak_mib: measured(mib(case, metric::PEAK_RSS_BYTES)),
         valid: case.absent.is_none().then(|| case.validity.ok()),
         why,
     }

@@ -8,7 +8,7 @@ use crate::record::{Case, Record};
 use crate::report::export::{cpu, device_type, is_valid, samples};
 use crate::report::text::sanitize;
 use crate::stats;
-use crate::workload::Task;
+use crate::workload::{Task, metric};
 
 /// The value of a llama.cpp setting without a counterpart here. The script joins tests on equal
 /// settings, and `null` equals nothing.
@@ -124,13 +124,17 @@ fn shapes(case: &Case) -> Vec<TestShape> {
         let rates = samples(case, metric).into_iter();
         rates.filter(|rate| rate.is_finite() && *rate > 0.0).collect()
     };
-    let read =
-        TestShape { n_prompt: prompt, n_gen: 0, n_depth: depth, rates: rates("prefill_tok_s") };
+    let read = TestShape {
+        n_prompt: prompt,
+        n_gen: 0,
+        n_depth: depth,
+        rates: rates(metric::PREFILL_TOK_S),
+    };
     let generated = steps(case).map(|n_gen| TestShape {
         n_prompt: 0,
         n_gen,
         n_depth: depth + prompt,
-        rates: rates("decode_tok_s"),
+        rates: rates(metric::DECODE_TOK_S),
     });
     std::iter::once(read).chain(generated).collect()
 }

@@ -5,6 +5,7 @@ use crate::record::Record;
 use crate::report::export::{cpu, decode_rate, mib, representative_case, samples, source};
 use crate::report::text::{escape_markdown, number};
 use crate::stats;
+use crate::workload::metric;
 
 /// The row of the shared results table, with its header: of the given scenario, or else of the
 /// valid one of batch 1 with the longest answers, if there is one. The rate is the mean of the
@@ -20,7 +21,7 @@ pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
     };
     let device = record.settings.device.as_str();
     let device = if device == "cpu" { format!("cpu ({})", cpu(record)) } else { device.to_owned() };
-    let vram = match (mib(case, "peak_device_bytes"), mib(case, "peak_rss_bytes")) {
+    let vram = match (mib(case, metric::PEAK_DEVICE_BYTES), mib(case, metric::PEAK_RSS_BYTES)) {
         (Some(vram), _) => number(vram),
         (None, Some(ram)) if record.settings.device == "cpu" => {
             format!("N/A (CPU; {} MiB of RAM)", number(ram))

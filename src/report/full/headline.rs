@@ -11,12 +11,12 @@ type Headline<'a> = (&'static str, &'static str, &'a str, fn(&BatchRow) -> Optio
 
 pub(super) fn headline(ctx: &RenderContext) -> Option<Section> {
     let charts: [Headline<'_>; 4] = [
-        ("decode", "decode_tok_s", ctx.words.categories.whole, |row| {
+        ("decode", metric::DECODE_TOK_S, ctx.words.categories.whole, |row| {
             Some(row.aggregate_tok_s?.median)
         }),
-        ("first-token", "ttft_s", "ms", |row| Some(row.ttft_s?.median * MS)),
-        ("prefill", "prefill_tok_s", "tok/s", |row| Some(row.prefill_tok_s?.median)),
-        ("peak-memory", "peak_rss_bytes", ctx.lang.unit("MiB"), |row| {
+        ("first-token", metric::TTFT_S, "ms", |row| Some(row.ttft_s?.median * MS)),
+        ("prefill", metric::PREFILL_TOK_S, "tok/s", |row| Some(row.prefill_tok_s?.median)),
+        ("peak-memory", metric::PEAK_RSS_BYTES, ctx.lang.unit("MiB"), |row| {
             Some(row.peak_rss_bytes.value? * MIB)
         }),
     ];

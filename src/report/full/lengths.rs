@@ -5,6 +5,7 @@ use crate::analysis::{CaseState, ContextRow, Grid, KernelProfile, Reading};
 use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 use crate::stats::LineFit;
+use crate::workload::metric;
 
 /// Seconds per token as microseconds per thousand tokens.
 const US_PER_THOUSAND: f64 = 1e9;
@@ -84,11 +85,11 @@ fn derived_table(ctx: &RenderContext) -> Table {
         let cv = grid.decode_cv.map(|cv| ctx.share(valid, Some(cv)));
         push(words.decode_cv.into(), cv, words.cv_meaning);
         for (name, reading, meaning) in [
-            ("load_s", &grid.load_s, words.load_meaning),
-            ("pack_s", &grid.pack_s, words.pack_meaning),
-            ("cold_ttft_s", &grid.cold_ttft_s, words.cold_meaning),
-            ("peak_rss_bytes", &grid.peak_rss_bytes, words.peak_meaning),
-            ("peak_device_bytes", &grid.peak_device_bytes, words.peak_meaning),
+            (metric::LOAD_S, &grid.load_s, words.load_meaning),
+            (metric::PACK_S, &grid.pack_s, words.pack_meaning),
+            (metric::COLD_TTFT_S, &grid.cold_ttft_s, words.cold_meaning),
+            (metric::PEAK_RSS_BYTES, &grid.peak_rss_bytes, words.peak_meaning),
+            (metric::PEAK_DEVICE_BYTES, &grid.peak_device_bytes, words.peak_meaning),
         ] {
             let (name, value) = ctx.labelled(name, valid, reading);
             push(name, value, meaning);
@@ -96,15 +97,15 @@ fn derived_table(ctx: &RenderContext) -> Table {
     }
     if let Some(kernels) = &ctx.analysis.kernels {
         if ctx.analysis.grid.is_none() {
-            let (name, value) = ctx.labelled("pack_s", &kernels.state, &kernels.pack_s);
+            let (name, value) = ctx.labelled(metric::PACK_S, &kernels.state, &kernels.pack_s);
             push(name, value, words.pack_meaning);
         }
         let state = &kernels.state;
         for (name, reading, meaning) in [
-            ("kernel_share", &kernels.kernel_share, words.share_meaning),
-            ("kernel_overhead_s", &kernels.kernel_overhead_s, words.overhead_meaning),
-            ("kernels_per_step", &kernels.kernels_per_step, words.steps_meaning),
-            ("region_overhead_s", &kernels.region_overhead_s, words.region_meaning),
+            (metric::KERNEL_SHARE, &kernels.kernel_share, words.share_meaning),
+            (metric::KERNEL_OVERHEAD_S, &kernels.kernel_overhead_s, words.overhead_meaning),
+            (metric::KERNELS_PER_STEP, &kernels.kernels_per_step, words.steps_meaning),
+            (metric::REGION_OVERHEAD_S, &kernels.region_overhead_s, words.region_meaning),
         ] {
             let (name, value) = ctx.labelled(name, state, reading);
             push(name, value, meaning);

@@ -5,6 +5,7 @@ use crate::record::StressOutcome;
 use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MS, RenderContext};
 use crate::report::words::Words;
+use crate::workload::metric;
 
 pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
     let (words, lang) = (&ctx.words.consistency, ctx.lang);
@@ -208,15 +209,15 @@ fn stages_table(ctx: &RenderContext, row: &PipelineRow) -> Table {
     let mut table = Table::new([words.stage, words.stage_ms], 1);
     table.caption = Some(words.rag.into());
     let stages: [(&str, Option<Spread>); 9] = [
-        ("index_s", row.index_s),
-        ("embed_s", row.embed_s),
-        ("search_s", row.search_s),
-        ("assemble_s", row.assemble_s),
-        ("ttft_s", row.ttft_s),
-        ("answer_s", row.answer_s),
-        ("e2e_s", row.e2e_s),
-        ("e2e_simple_s", row.e2e_simple_s),
-        ("e2e_complex_s", row.e2e_complex_s),
+        (metric::INDEX_S, row.index_s),
+        (metric::EMBED_S, row.embed_s),
+        (metric::SEARCH_S, row.search_s),
+        (metric::ASSEMBLE_S, row.assemble_s),
+        (metric::TTFT_S, row.ttft_s),
+        (metric::ANSWER_S, row.answer_s),
+        (metric::E2E_S, row.e2e_s),
+        (metric::E2E_SIMPLE_S, row.e2e_simple_s),
+        (metric::E2E_COMPLEX_S, row.e2e_complex_s),
     ];
     for (name, spread) in stages {
         let metric = crate::workload::metric(name).expect("stages are metrics");
@@ -239,10 +240,10 @@ pub(super) fn quality(ctx: &RenderContext) -> Option<Section> {
         }
         table.push([words.tokens.into(), ctx.count(row.tokens)]);
         for (name, reading) in [
-            ("top1_agreement", &row.top1_agreement),
-            ("kl_nats", &row.kl_nats),
-            ("perplexity", &row.perplexity),
-            ("perplexity_f32", &row.perplexity_f32),
+            (metric::TOP1_AGREEMENT, &row.top1_agreement),
+            (metric::KL_NATS, &row.kl_nats),
+            (metric::PERPLEXITY, &row.perplexity),
+            (metric::PERPLEXITY_F32, &row.perplexity_f32),
         ] {
             let (name, value) = ctx.labelled(name, &row.state, reading);
             table.push([name.into(), value.unwrap_or_else(|| ctx.missing())]);

@@ -21,9 +21,9 @@ pub(super) fn summary(ctx: &RenderContext) -> Section {
     let mut push = |name: &'static str, (value, basis): Figure| {
         table.push([name.into(), value, basis]);
     };
-    push(words.decode, single_sequence(ctx, "decode_tok_s"));
+    push(words.decode, single_sequence(ctx, metric::DECODE_TOK_S));
     push(words.throughput, throughput(ctx));
-    push(words.ttft, single_sequence(ctx, "ttft_s"));
+    push(words.ttft, single_sequence(ctx, metric::TTFT_S));
     for (name, figure) in latencies(ctx) {
         push(name, figure);
     }
@@ -50,7 +50,7 @@ fn longest_answer<'a>(ctx: &RenderContext<'a>) -> Option<&'a Case> {
         let work = &case.work;
         work.task == Task::Generate && work.batch == 1 && CaseState::of(case).is_valid()
     });
-    let decoded = single.filter(|case| !case.values("decode_tok_s").is_empty());
+    let decoded = single.filter(|case| !case.values(metric::DECODE_TOK_S).is_empty());
     // The first of equals: `max_by_key` alone would take the last.
     decoded.rev().max_by_key(|case| case.work.new_tokens)
 }
@@ -142,12 +142,12 @@ fn resources_table(ctx: &RenderContext) -> Table {
     table.right.pop();
     table.caption = Some(words.resources.into());
     for (name, reading) in [
-        ("cpu_utilisation", &of.cpu_utilisation),
-        ("gpu_utilisation", &of.gpu_utilisation),
-        ("peak_rss_bytes", &of.peak_rss_bytes),
-        ("peak_device_bytes", &of.peak_device_bytes),
-        ("power_w", &of.power_w),
-        ("energy_j_per_token", &of.energy_j_per_token),
+        (metric::CPU_UTILISATION, &of.cpu_utilisation),
+        (metric::GPU_UTILISATION, &of.gpu_utilisation),
+        (metric::PEAK_RSS_BYTES, &of.peak_rss_bytes),
+        (metric::PEAK_DEVICE_BYTES, &of.peak_device_bytes),
+        (metric::POWER_W, &of.power_w),
+        (metric::ENERGY_J_PER_TOKEN, &of.energy_j_per_token),
     ] {
         table.push(resource_row(ctx, name, reading));
     }
@@ -158,12 +158,12 @@ fn resources_table(ctx: &RenderContext) -> Table {
 type Column = (&'static str, fn(&ResourceRow) -> &Reading);
 
 const COLUMNS: [Column; 6] = [
-    ("cpu_utilisation", |row| &row.cpu_utilisation),
-    ("gpu_utilisation", |row| &row.gpu_utilisation),
-    ("power_w", |row| &row.power_w),
-    ("energy_j_per_token", |row| &row.energy_j_per_token),
-    ("roofline_fraction", |row| &row.roofline_fraction),
-    ("prefill_flop_fraction", |row| &row.prefill_flop_fraction),
+    (metric::CPU_UTILISATION, |row| &row.cpu_utilisation),
+    (metric::GPU_UTILISATION, |row| &row.gpu_utilisation),
+    (metric::POWER_W, |row| &row.power_w),
+    (metric::ENERGY_J_PER_TOKEN, |row| &row.energy_j_per_token),
+    (metric::ROOFLINE_FRACTION, |row| &row.roofline_fraction),
+    (metric::PREFILL_FLOP_FRACTION, |row| &row.prefill_flop_fraction),
 ];
 
 /// Utilisation, power and bandwidth by scenario; below the table the reasons for missing columns.
@@ -175,7 +175,7 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     let (there, missing): (Vec<Column>, Vec<Column>) = COLUMNS.into_iter().partition(has);
     if !there.is_empty() {
         section.paragraph(words.roofline, &[]);
-        if there.iter().any(|(name, _)| *name == "prefill_flop_fraction") {
+        if there.iter().any(|(name, _)| *name == metric::PREFILL_FLOP_FRACTION) {
             section.paragraph(words.arithmetic, &[]);
         }
         section.push(utilisation_table(ctx, &there));
