@@ -18,6 +18,8 @@ pub enum Family {
 }
 
 impl Family {
+    const ALL: [Family; 2] = [Family::Qwen3, Family::Qwen2];
+
     /// The name in `config.json` and in GGUF metadata.
     pub fn name(self) -> &'static str {
         match self {
@@ -26,14 +28,37 @@ impl Family {
         }
     }
 
-    pub(super) fn parse(name: &str) -> Result<Self> {
-        match name {
-            "qwen3" => Ok(Family::Qwen3),
-            "qwen2" => Ok(Family::Qwen2),
-            other => Err(Error::UnsupportedModel(format!(
-                "architecture `{other}`; supported: qwen3 and qwen2"
-            ))),
+    /// The class in transformers, without `ForCausalLM` or `Model`.
+    fn class(self) -> &'static str {
+        match self {
+            Family::Qwen3 => "Qwen3",
+            Family::Qwen2 => "Qwen2",
         }
+    }
+
+    /// The context length of published models.
+    fn context(self) -> usize {
+        match self {
+            Family::Qwen3 => 40960,
+            Family::Qwen2 => 32768,
+        }
+    }
+
+    /// Whether the projections to queries, keys and values have biases.
+    pub(super) fn has_qkv_bias(self) -> bool {
+        self == Family::Qwen2
+    }
+
+    /// Whether RMSNorm is applied to every head of queries and keys.
+    pub(super) fn has_qk_norm(self) -> bool {
+        self == Family::Qwen3
+    }
+
+    pub(super) fn parse(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(" and ");
+            Error::UnsupportedModel(format!("architecture `{name}`; supported: {known}"))
+        })
     }
 }
 
@@ -119,7 +144,7 @@ impl Config {
             kv_heads: *kv_heads,
             head_dim: *head_dim,
             vocab: *vocab,
-            context: if *family == Family::Qwen3 { 40960 } else { 32768 },
+            context: family.context(),
             rope_theta: 1e6,
             rms_eps: 1e-6,
             tied: *tied,
@@ -129,13 +154,9 @@ impl Config {
 
     /// The `config.json` that [`Config::from_json`] reads back.
     pub fn to_json(&self) -> String {
-        let architecture = match self.family {
-            Family::Qwen3 => "Qwen3ForCausalLM",
-            Family::Qwen2 => "Qwen2ForCausalLM",
-        };
         let mut json = serde_json::json!({
             "model_type": self.family.name(),
-            "architectures": [architecture],
+            "architectures": [format!("{}ForCausalLM", self.family.class())],
             "num_hidden_layers": self.layers,
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,
@@ -187,11 +208,11 @@ impl Config {
             add("input_layernorm.weight", &[hidden]);
             for (name, rows) in [("q", q), ("k", kv), ("v", kv)] {
                 add(&format!("self_attn.{name}_proj.weight"), &[rows, hidden]);
-                if self.family == Family::Qwen2 {
+                if self.family.has_qkv_bias() {
                     add(&format!("self_attn.{name}_proj.bias"), &[rows]);
                 }
             }
-            if self.family == Family::Qwen3 {
+            if self.family.has_qk_norm() {
                 add("self_attn.q_norm.weight", &[self.head_dim]);
                 add("self_attn.k_norm.weight", &[self.head_dim]);
             }

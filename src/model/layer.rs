@@ -2,7 +2,7 @@
 //! matrices and vectors of any representation.
 
 use crate::error::Result;
-use crate::model::config::{Config, Family};
+use crate::model::config::Config;
 
 /// Loads single tensors by their names in safetensors.
 pub(super) trait TensorLoader {
@@ -31,7 +31,7 @@ pub(super) struct Layer<M, V> {
     pub(super) q: Linear<M, V>,
     pub(super) k: Linear<M, V>,
     pub(super) v: Linear<M, V>,
-    /// QK-norm: RMSNorm of every head of q and k (Qwen3).
+    /// QK-norm: RMSNorm of every head of q and k.
     pub(super) qk_norm: Option<(V, V)>,
     pub(super) o: M,
     pub(super) mlp_norm: V,
@@ -40,7 +40,7 @@ pub(super) struct Layer<M, V> {
     pub(super) down: M,
 }
 
-/// A projection with its bias (Qwen2).
+/// A projection with its bias, if the family has one.
 pub(super) struct Linear<M, V> {
     pub(super) weight: M,
     pub(super) bias: Option<V>,
@@ -87,21 +87,23 @@ impl<M, V> Layer<M, V> {
         let name = |tensor: &str| format!("model.layers.{index}.{tensor}");
         let mut linear = |projection: &str, rows: usize| -> Result<Linear<M, V>> {
             let weight = loader.matrix(&name(&format!("{projection}.weight")), [rows, hidden])?;
-            let bias = match family {
-                Family::Qwen2 => Some(loader.vector(&name(&format!("{projection}.bias")), rows)?),
-                Family::Qwen3 => None,
+            let bias = if family.has_qkv_bias() {
+                Some(loader.vector(&name(&format!("{projection}.bias")), rows)?)
+            } else {
+                None
             };
             Ok(Linear { weight, bias })
         };
         let q = linear("self_attn.q_proj", q_width)?;
         let k = linear("self_attn.k_proj", kv_width)?;
         let v = linear("self_attn.v_proj", kv_width)?;
-        let qk_norm = match family {
-            Family::Qwen3 => Some((
+        let qk_norm = if family.has_qk_norm() {
+            Some((
                 loader.vector(&name("self_attn.q_norm.weight"), head_dim)?,
                 loader.vector(&name("self_attn.k_norm.weight"), head_dim)?,
-            )),
-            Family::Qwen2 => None,
+            ))
+        } else {
+            None
         };
         Ok(Self {
             attention_norm: loader.vector(&name("input_layernorm.weight"), hidden)?,

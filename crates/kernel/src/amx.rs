@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use super::avx512::{
     block_scales, load, load_f16, load_u8_as_f32, load_u8x16, scales_and_minima, unpack_q6,
 };
-use super::operands::{AmxTile, F32x16};
+use super::operands::{AmxTile, F32x16, no_kernel};
 use super::packed::{BLOCK, PANEL_ROWS, Q4K, Q6K, Q8_0_BYTES, WeightFormat, paired_block};
 
 const TILE_BYTES: usize = size_of::<AmxTile>();
@@ -91,14 +91,7 @@ pub(super) unsafe fn gemm(
         let dequantized: &[u8] = bytemuck::cast_slice(weights);
         let bytes = |number: usize| match panels[number] {
             (WeightFormat::Bf16, panel) => &panel[..row_tiles * TILE_BYTES],
-            (
-                WeightFormat::F32
-                | WeightFormat::F16
-                | WeightFormat::Q8_0
-                | WeightFormat::Q4K
-                | WeightFormat::Q6K,
-                _,
-            ) => &dequantized[number * row_tiles * TILE_BYTES..][..row_tiles * TILE_BYTES],
+            _ => &dequantized[number * row_tiles * TILE_BYTES..][..row_tiles * TILE_BYTES],
         };
         spare.resize(x.len() / row_tiles * PANEL_ROWS, [0.0; PANEL_ROWS]);
         // SAFETY: as the caller promises.
@@ -288,7 +281,6 @@ pub(super) unsafe fn peak_bf16(iterations: usize) -> usize {
 fn dequantize_to_bf16(format: WeightFormat, panel: &[u8], tiles: &mut [AmxTile]) {
     let order = interleave_order();
     match format {
-        WeightFormat::F32 | WeightFormat::Bf16 => unreachable!("not dequantized"),
         WeightFormat::F16 => {
             let columns = panel.as_chunks::<32>().0.as_chunks::<2>().0.as_chunks::<PANEL_ROWS>().0;
             for (tile, lines) in tiles.iter_mut().zip(columns) {
@@ -362,6 +354,7 @@ fn dequantize_to_bf16(format: WeightFormat, panel: &[u8], tiles: &mut [AmxTile])
                 }
             }
         }
+        other => no_kernel(other),
     }
 }
 

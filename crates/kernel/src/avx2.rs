@@ -10,6 +10,7 @@ use super::operands::{
     F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Block, Q8Rows, for_row_blocks, no_kernel,
 };
 use super::packed::{BLOCK, PANEL_ROWS, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, paired_block};
+use super::portable;
 
 mod k_quants;
 mod peak;
@@ -24,16 +25,14 @@ pub(super) static KERNELS: Kernels = Kernels {
     gemm_q4_k,
     gemm_q6_k,
     gemm_int16,
-    gemm_f16_bf16: None,
     widen_to_f32,
     widen_bf16_pairs,
     f32_to_int16,
     q8_0_to_int16,
-    quantize_q8: None,
-    sum_streams: None,
     peak_f32,
     peak_int8,
     peak_int16,
+    ..portable::KERNELS
 };
 
 #[inline]
@@ -183,9 +182,7 @@ fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F
                 }
             }
         }
-        WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => {
-            no_kernel(format)
-        }
+        other => no_kernel(other),
     }
 }
 
@@ -262,7 +259,7 @@ fn rows<const ROWS: usize>(x: Q8Rows<'_>, first: usize) -> [&[Q8Block]; ROWS] {
 
 /// See [`super::portable::q8_0_to_int16`]. `vpmulhrsw` multiplies 16-bit fractions and rounds.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Block) {
+fn q8_0_to_int16(panel: &[u8], columns: usize, number: usize, out: &mut Int16Block) {
     let blocks = (SUPER_BLOCK / BLOCK).min(columns / BLOCK - number * SUPER_BLOCK / BLOCK);
     let block = |i: usize| {
         let (scales, quants) = paired_block::<Q8_0_BYTES>(panel, number * SUPER_BLOCK / BLOCK + i);
@@ -379,7 +376,7 @@ fn gemm_int16_rows<const ROWS: usize>(
 
 /// Widens lines of `width` pairs of bf16, a multiple of eight, to two lines of f32 each.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn widen_bf16_pairs(pairs: &[[u16; 2]], width: usize, lines: &mut [f32]) {
+fn widen_bf16_pairs(pairs: &[[u16; 2]], width: usize, lines: &mut [f32]) {
     for (pairs, lines) in pairs.chunks_exact(width).zip(lines.chunks_exact_mut(2 * width)) {
         let (even, odd) = lines.split_at_mut(width);
         let vectors = pairs.as_chunks::<8>().0.iter();

@@ -30,14 +30,13 @@ pub(super) static KERNELS: Kernels = Kernels {
     gemm_int16,
     gemm_f16_bf16: Some(gemm_f16_bf16),
     widen_to_f32,
-    widen_bf16_pairs: avx2::widen_bf16_pairs,
     f32_to_int16,
-    q8_0_to_int16: avx2::q8_0_to_int16,
     quantize_q8: Some(quantize_q8),
     sum_streams: Some(sum_streams),
     peak_f32,
     peak_int8,
     peak_int16,
+    ..avx2::KERNELS
 };
 
 #[inline]
@@ -187,9 +186,7 @@ fn widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F
                 store_ps(odd, b);
             }
         }
-        WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => {
-            no_kernel(format)
-        }
+        other => no_kernel(other),
     }
 }
 
@@ -224,9 +221,7 @@ fn gemm_f16_bf16(
                 WeightFormat::Bf16 => {
                     gemm_f16_bf16_rows::<ROWS, false>(lines, step, columns, x, stride, block)
                 }
-                WeightFormat::F32 | WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => {
-                    no_kernel(format)
-                }
+                other => no_kernel(other),
             }
         }
     });

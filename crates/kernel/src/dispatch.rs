@@ -49,7 +49,7 @@ pub(super) fn gemm_int8(
         WeightFormat::Q8_0 => kernels.gemm_q8_0,
         WeightFormat::Q4K => kernels.gemm_q4_k,
         WeightFormat::Q6K => kernels.gemm_q6_k,
-        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => no_kernel(format),
+        other => no_kernel(other),
     };
     // SAFETY: see the head of this file.
     unsafe { kernel(panel, x, out) }

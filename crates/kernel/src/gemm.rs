@@ -296,7 +296,7 @@ fn gemm_panel(
             WeightFormat::F16 | WeightFormat::Bf16 => {
                 gemm_f16_bf16(isa, format, panel, columns, x.f32(), sums);
             }
-            WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K => no_kernel(format),
+            other => no_kernel(other),
         },
         ActivationFormat::Int8 => gemm_int8(isa, format, panel, x.q8(), sums),
         ActivationFormat::Int16 => match format {
@@ -317,7 +317,7 @@ fn gemm_panel(
                     gemm_int16(isa, &int16, x.int16(block), sums);
                 }
             }
-            WeightFormat::F32 | WeightFormat::Q4K | WeightFormat::Q6K => no_kernel(format),
+            other => no_kernel(other),
         },
         #[cfg(target_arch = "x86_64")]
         ActivationFormat::Bf16 if isa.has_amx() => {

@@ -10,7 +10,8 @@ pub(super) type GemmQ8 = unsafe fn(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x1
 /// A loop of independent multiply-adds, of which it returns the operations per iteration.
 pub(super) type Peak = unsafe fn(iterations: usize) -> usize;
 
-/// The kernels of a tier; [`super::portable`] defines what each computes. Callers ensure that the
+/// The kernels of a tier; [`super::portable`] defines what each computes, and a tier has those of
+/// the tier below where it has none of its own. Callers ensure that the
 /// CPU has the instructions of the tier: see [`super::dispatch`].
 #[expect(clippy::type_complexity, reason = "a field is the signature of a kernel, told once")]
 pub(super) struct Kernels {

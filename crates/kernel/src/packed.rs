@@ -114,10 +114,13 @@ fn paired_block_offsets(bytes: usize, number: usize) -> [usize; 2] {
 }
 
 impl WeightFormat {
+    /// All formats; the tests of every tier run over them.
+    pub(super) const ALL: [Self; 6] =
+        [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4K, Self::Q6K];
+
     /// The format that stores a GGML type without loss, if kernels have one.
     pub fn from_dtype(dtype: GgmlDType) -> Option<Self> {
-        use WeightFormat::{Bf16, F16, F32, Q4K, Q6K, Q8_0};
-        [F32, F16, Bf16, Q8_0, Q4K, Q6K].into_iter().find(|format| format.dtype() == dtype)
+        Self::ALL.into_iter().find(|format| format.dtype() == dtype)
     }
 
     /// The GGML type of the weights.

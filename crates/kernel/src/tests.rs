@@ -65,15 +65,6 @@ fn distance(a: &[f32], b: &[f64]) -> f64 {
         / norm(&mut b.iter().copied()).max(1e-30)
 }
 
-const FORMATS: [WeightFormat; 6] = [
-    WeightFormat::F32,
-    WeightFormat::F16,
-    WeightFormat::Bf16,
-    WeightFormat::Q8_0,
-    WeightFormat::Q4K,
-    WeightFormat::Q6K,
-];
-
 pub(super) fn activations(pool: &Pool, x: &[f32], columns: usize) -> Activations {
     let mut x_rows = Activations::default();
     x_rows.fill(pool, x.len() / columns, columns, |row, out| {
@@ -92,7 +83,7 @@ fn gemm_alone(pool: &Pool, isa: Isa, weights: PackedMatrix<'_>, x: &[f32]) -> Ve
 
 #[test]
 fn packed_weights_are_those_of_the_file() {
-    for format in FORMATS {
+    for format in WeightFormat::ALL {
         for outputs in [1, 16, 35] {
             let matrix = RandomMatrix::new(format, [outputs, 512], 3);
             let mut row = vec![0.0; 512];
@@ -134,7 +125,7 @@ fn bound(isa: Isa, format: WeightFormat, rows: usize) -> f64 {
 fn every_tier_multiplies_as_the_definition_does() {
     let tiers = Isa::for_tests();
     let pools = [1, 3].map(|threads| Pool::new(threads).unwrap());
-    for format in FORMATS {
+    for format in WeightFormat::ALL {
         let step = format.dtype().block_size();
         for (outputs, columns) in
             [(1, 256), (16, 512), (37, 768), (130, 1280), (24, step * 7), (9, 11 * step)]
@@ -165,7 +156,7 @@ fn every_tier_multiplies_as_the_definition_does() {
 fn tiers_with_the_same_activation_format_differ_only_by_summation_order() {
     let tiers = Isa::for_tests();
     let pool = Pool::new(1).unwrap();
-    for format in FORMATS {
+    for format in WeightFormat::ALL {
         let matrix = RandomMatrix::new(format, [48, 1024], 5);
         for rows in [1, 7, 40] {
             let x = numbers(rows * 1024, 4);
@@ -187,7 +178,7 @@ fn tiers_with_the_same_activation_format_differ_only_by_summation_order() {
 fn a_row_does_not_depend_on_the_other_rows() {
     let tiers = Isa::for_tests();
     let pool = Pool::new(2).unwrap();
-    for format in FORMATS {
+    for format in WeightFormat::ALL {
         let matrix = RandomMatrix::new(format, [40, 512], 8);
         for &isa in &tiers {
             for rows in [3, 16, 17, 29] {
@@ -242,7 +233,7 @@ fn extremes_do_not_overflow() {
     let tiers = Isa::for_tests();
     // Weights and activations as large as their blocks can hold, all of one sign.
     let pool = Pool::new(1).unwrap();
-    for format in FORMATS {
+    for format in WeightFormat::ALL {
         let columns = 512;
         let fill = |rows: std::ops::Range<usize>| {
             Ok::<_, ()>(RowData::F32(vec![-1.0; rows.len() * columns]))

@@ -114,13 +114,10 @@ impl Config {
 
 /// Refuses keys that change the computation; the error is the rest of a sentence.
 fn check_keys(json: &Map<String, Json>, family: Family) -> std::result::Result<(), String> {
-    let models: [&str; 2] = match family {
-        Family::Qwen3 => ["Qwen3ForCausalLM", "Qwen3Model"],
-        Family::Qwen2 => ["Qwen2ForCausalLM", "Qwen2Model"],
-    };
+    let models = ["ForCausalLM", "Model"].map(|head| format!("{}{head}", family.class()));
     let names = json.get("architectures").and_then(Json::as_array).into_iter().flatten();
     for name in names {
-        if !name.as_str().is_some_and(|name| models.contains(&name)) {
+        if !name.as_str().is_some_and(|name| models.iter().any(|model| model == name)) {
             let what = if name.as_str().is_some_and(|name| name.contains("Classification")) {
                 " (a classifier or reranker)"
             } else {
@@ -149,8 +146,8 @@ fn check_keys(json: &Map<String, Json>, family: Family) -> std::result::Result<(
     {
         return Err(format!("`hidden_act` {}; supported: `silu`", display(act)));
     }
-    if family == Family::Qwen3 && json.get("attention_bias").is_some_and(|bias| !is_off(bias)) {
-        return Err("`attention_bias`, which is not supported for qwen3".into());
+    if !family.has_qkv_bias() && json.get("attention_bias").is_some_and(|bias| !is_off(bias)) {
+        return Err(format!("`attention_bias`, which is not supported for {}", family.name()));
     }
     let layers = json.get("layer_types").filter(|layers| !layers.is_null());
     let Some(layers) = layers else { return Ok(()) };
