@@ -4,13 +4,15 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValue;
+
 use crate::analysis::Targets;
 use crate::cli::exit::Exit;
 use crate::cli::output::{newest, usage, write};
 use crate::error::quoted;
 use crate::record::Record;
 use crate::record::pair::PairRecord;
-use crate::report::ReportOptions;
+use crate::report::{Lang, ReportOptions};
 use crate::{Error, files, report};
 
 /// Print a record as a document
@@ -60,24 +62,13 @@ enum Format {
     Prometheus,
 }
 
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum Lang {
-    /// English
-    #[default]
-    En,
-    /// French
-    Fr,
-    /// Korean
-    Ko,
-}
+impl clap::ValueEnum for Lang {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Lang::ALL
+    }
 
-impl From<Lang> for report::Lang {
-    fn from(lang: Lang) -> Self {
-        match lang {
-            Lang::En => report::Lang::En,
-            Lang::Fr => report::Lang::Fr,
-            Lang::Ko => report::Lang::Ko,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.code()).help(self.name()))
     }
 }
 
@@ -94,8 +85,7 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
     if scenario.is_some() && !matches!(arguments.format, Format::Row | Format::BenchmarkJson) {
         return Err(usage("`--scenario` is for `--format row` and `--format benchmark-json`"));
     }
-    if !matches!(arguments.lang, Lang::En) && !matches!(arguments.format, Format::Md | Format::Html)
-    {
+    if arguments.lang != Lang::En && !matches!(arguments.format, Format::Md | Format::Html) {
         return Err(usage(
             "`--lang` is for `--format md` and `--format html`; other formats are data",
         ));
@@ -110,7 +100,7 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<
         Ok::<_, Error>(all.merge(Targets::load(path).map_err(Error::of_named_file)?))
     };
     let targets = arguments.targets.iter().try_fold(Targets::builtin(), load)?;
-    let options = ReportOptions { lang: arguments.lang.into(), targets: &targets };
+    let options = ReportOptions { lang: arguments.lang, targets: &targets };
     let text = match arguments.format {
         Format::Md => {
             let charts = arguments

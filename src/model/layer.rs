@@ -87,11 +87,8 @@ impl<M, V> Layer<M, V> {
         let name = |tensor: &str| format!("model.layers.{index}.{tensor}");
         let mut linear = |projection: &str, rows: usize| -> Result<Linear<M, V>> {
             let weight = loader.matrix(&name(&format!("{projection}.weight")), [rows, hidden])?;
-            let bias = if family.has_qkv_bias() {
-                Some(loader.vector(&name(&format!("{projection}.bias")), rows)?)
-            } else {
-                None
-            };
+            let bias = name(&format!("{projection}.bias"));
+            let bias = family.has_qkv_bias().then(|| loader.vector(&bias, rows)).transpose()?;
             Ok(Linear { weight, bias })
         };
         let q = linear("self_attn.q_proj", q_width)?;

@@ -37,6 +37,15 @@ impl Lang {
         }
     }
 
+    /// The English name, for the command line's help.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Lang::En => "English",
+            Lang::Fr => "French",
+            Lang::Ko => "Korean",
+        }
+    }
+
     fn file(self) -> &'static str {
         match self {
             Lang::En => include_str!("words/en.toml"),
