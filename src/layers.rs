@@ -171,7 +171,7 @@ fn no_literal_is_the_name_of_a_metric() {
         let path = file.strip_prefix(root()).unwrap().to_str().unwrap();
         let text = fs::read_to_string(&file).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
-        let literal = |line: &str, name| line.contains(&format!("\"{name}\""));
+        let literal = |line: &str, name: &str| line.contains(&format!("\"{name}\""));
         let is_comment = |line: &str| line.trim_start().starts_with("//");
         for line in code.lines().filter(|line| !is_comment(line)) {
             let known = METRICS.iter().map(|metric| metric.name).find(|name| literal(line, name));
