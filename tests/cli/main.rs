@@ -11,6 +11,8 @@ use candlemark::record::Record;
 use candlemark::record::pair::PairRecord;
 
 mod analysis;
+#[cfg(all(feature = "engine", feature = "monitor"))]
+mod docs;
 mod gate_eval;
 #[path = "../inputs/mod.rs"]
 mod inputs;
