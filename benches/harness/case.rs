@@ -179,7 +179,7 @@ impl<'a> CaseRun<'a> {
         replace_case(&mut record, case);
         if exceeds {
             let rates =
-                measure::peak_rates(record.settings.threads, measure::ReadBudget::Extended)?;
+                measure::peak_rates(record.settings.threads, measure::ReadBudget::EXTENDED)?;
             let record = &mut *record;
             measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &rates);
         }

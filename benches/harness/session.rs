@@ -3,7 +3,8 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
-use candlemark::compare::{Policy, ReferenceData};
+use candlemark::baseline::Stored;
+use candlemark::compare::Policy;
 use candlemark::engine::{Engine, Identity};
 use candlemark::error::{Result, quoted};
 use candlemark::files::RunFolder;
@@ -12,7 +13,7 @@ use candlemark::record::{Absence, Case, KernelTimes, Record};
 use candlemark::settings::Setup;
 use candlemark::tokenizer::Tokenizer;
 use candlemark::workload::{Input, Scenario};
-use candlemark::{baseline, compare, files, machine, measure, report, suite};
+use candlemark::{compare, files, machine, measure, report, suite};
 
 /// Mode of Criterion, from its arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,17 +168,10 @@ impl Session {
             println!("warning: {warning}");
         }
         let folder = Path::new("baselines");
-        let judgement = match baseline::find(folder, &record, &policy.allow_class) {
-            Ok((path, base)) => {
-                println!("baseline: {}\n", path.display());
-                let release = baseline::find_release(&path)?;
-                let calibration = baseline::find_calibration(folder, &record)?;
-                let reference = ReferenceData {
-                    baseline: &base,
-                    release: release.as_ref(),
-                    calibration: calibration.as_ref(),
-                };
-                let judgement = compare::judge(reference, &record, policy);
+        let judgement = match Stored::find(folder, &record, &policy.allow_class) {
+            Ok(stored) => {
+                println!("baseline: {}\n", stored.path.display());
+                let judgement = compare::judge(&stored, &record, policy);
                 println!("{}", report::verdict_text(&judgement, "cargo bench"));
                 if !judgement.open().is_empty() {
                     println!(

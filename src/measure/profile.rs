@@ -14,8 +14,8 @@ use tracing::{Event, Metadata, Subscriber};
 use crate::engine::{Engine, GenerationRequest};
 use crate::error::{Error, Result};
 use crate::kernel::{Pool, TRACE_TARGET};
-use crate::measure::hash_ids;
-use crate::record::{Block, Case, Work};
+use crate::measure::work;
+use crate::record::{Block, Case};
 use crate::settings::Setup;
 use crate::workload::{PromptFormat, Scenario, metric};
 use crate::{engine, stats, workload};
@@ -168,14 +168,7 @@ pub fn case(
     let prompt = workload::category("medium").expect("it is in the table").prompts[0];
     let prompts = [engine.encode(prompt.trim_end(), PromptFormat::Raw)?];
     let mut generate = |new_tokens: usize| {
-        let request = GenerationRequest {
-            prompts: &prompts,
-            new_tokens,
-            stop_tokens: &[],
-            sampling: &setup.generation,
-            cached_tokens: None,
-            injection: None,
-        };
+        let request = GenerationRequest::new(&prompts, new_tokens, &setup.generation);
         engine::generate(engine.decoder.as_mut(), &request).map(drop)
     };
     for _ in 0..setup.generation.warmups {
@@ -186,11 +179,10 @@ pub fn case(
         let prefill = TracedRun::measure(counters, || generate(1))?;
         let whole = TracedRun::measure(counters, || generate(scenario.new_tokens))?;
         for (name, value) in whole.values(&prefill, scenario.new_tokens - 1) {
-            block.samples.entry(name).or_default().push(value);
+            block.add_sample(&name, value);
         }
     }
-    block.values =
-        block.samples.iter().map(|(name, values)| (name.clone(), stats::median(values))).collect();
+    block.set_medians();
     let region_s = empty_region_s(&Pool::new(setup.threads)?);
     block.values.insert(metric::REGION_OVERHEAD_S.into(), region_s);
     let threads = setup.threads.max(1) as f64;
@@ -204,15 +196,7 @@ pub fn case(
     block.set_missing(metric::PEAK_RSS_BYTES, "not measured while kernels are traced");
     Ok(Case {
         id: scenario.id.clone(),
-        work: Work {
-            task: scenario.task(),
-            batch: 1,
-            prompt_tokens: prompts.iter().map(Vec::len).collect(),
-            new_tokens: scenario.new_tokens,
-            prompts_sha256: hash_ids(&prompts),
-            stop: "length".into(),
-            ..Work::default()
-        },
+        work: work(scenario, &prompts, scenario.new_tokens),
         blocks: vec![block],
         ..Case::default()
     })
