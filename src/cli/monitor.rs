@@ -4,15 +4,13 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cli::exit::{CommandResult, Exit};
-use crate::cli::interrupt::{interruptible_with, say};
+use crate::cli::interrupt::{interruptible, say};
 use crate::cli::setup::{ModelArguments, injection};
 use crate::compare::Policy;
 use crate::files::Lock;
@@ -113,17 +111,13 @@ impl Observer for Live {
 struct SystemClock {
     began: Instant,
     stop: &'static AtomicBool,
-    woken: Receiver<()>,
 }
 
 impl SystemClock {
     /// Installs the handler of Ctrl-C and SIGTERM.
     fn start() -> anyhow::Result<Self> {
-        let (wake, woken) = mpsc::channel();
-        let stop = interruptible_with("waiting for the worker that measures now", move || {
-            let _ = wake.send(());
-        })?;
-        Ok(Self { began: Instant::now(), stop, woken })
+        let stop = interruptible("waiting for the worker that measures now")?;
+        Ok(Self { began: Instant::now(), stop })
     }
 }
 
@@ -137,9 +131,9 @@ impl Clock for SystemClock {
     }
 
     fn wait(&self, until: SignedDuration) {
-        let left = Duration::try_from(until - self.elapsed()).unwrap_or(Duration::ZERO);
-        // No polling: a signal or the timeout ends the wait.
-        let _ = self.woken.recv_timeout(left);
+        while self.elapsed() < until && !self.stopped() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn stopped(&self) -> bool {
