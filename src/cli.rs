@@ -99,6 +99,11 @@ commands! {
     Completions completions;
 }
 
+/// The parser of the command line. Completions and tests of documented commands read it.
+pub fn parser() -> clap::Command {
+    Arguments::command()
+}
+
 fn config(path: Option<PathBuf>) -> crate::Result<Config> {
     let default = || Some(PathBuf::from("candlemark.toml")).filter(|default| default.exists());
     Config::read(path.or_else(default).as_deref(), std::env::vars_os())
@@ -126,7 +131,7 @@ fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>)
     let Some(ContextValue::String(misspelt)) = error.get(ContextKind::InvalidSubcommand) else {
         return;
     };
-    let mut root = Arguments::command();
+    let mut root = parser();
     root.build();
     let group = words.skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(&root);
     let known: Vec<&str> = group.get_subcommands().map(clap::Command::get_name).collect();

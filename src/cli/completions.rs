@@ -2,8 +2,6 @@
 
 use std::io::Write;
 
-use clap::CommandFactory as _;
-
 use crate::cli::exit::{CommandResult, Exit};
 use crate::settings::Config;
 
@@ -16,7 +14,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
-    let mut command = super::Arguments::command();
+    let mut command = super::parser();
     // clap_complete panics on a write error; writing to a buffer cannot fail.
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut command, "candlemark", &mut text);
