@@ -74,7 +74,8 @@ macro_rules! commands {
         fn run(arguments: Arguments, out: &mut dyn Write) -> CommandResult {
             let config = config(arguments.config)?;
             match arguments.command {
-                $($(#[$feature])* Command::$name(arguments) => $module::run(&arguments, &config, out),)*
+                $($(#[$feature])*
+                Command::$name(arguments) => $module::run(&arguments, &config, out),)*
             }
         }
     };
