@@ -22,11 +22,13 @@ mod document;
 mod download;
 mod exit;
 mod gate_eval;
+mod init;
 #[cfg(feature = "engine")]
 mod interrupt;
 mod list;
 #[cfg(feature = "engine")]
 mod machine;
+mod merge;
 #[cfg(all(feature = "engine", feature = "monitor"))]
 mod monitor;
 mod output;
@@ -97,6 +99,8 @@ commands! {
     #[cfg(feature = "engine")] Synth synth;
     #[cfg(feature = "engine")] TrainTokenizer train_tokenizer;
     Schema schema;
+    Merge merge;
+    Init init;
     Completions completions;
 }
 
@@ -146,13 +150,7 @@ fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>)
 /// Runs the command line of this process, or a worker process if the environment says so.
 pub fn main() -> ExitCode {
     #[cfg(feature = "engine")]
-    if let Some(kind) = std::env::var_os(crate::suite::WORKER) {
-        let done = match kind.to_str() {
-            Some(crate::suite::turns::TURNS) => crate::suite::turns::run_turn_worker(),
-            Some(crate::suite::STRESS) => crate::suite::run_stress_worker(),
-            Some(peers::PEERS) => peers::work(),
-            _ => crate::suite::run_worker(),
-        };
+    if let Some(done) = peers::work().or_else(crate::suite::work) {
         let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);
         return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);
     }

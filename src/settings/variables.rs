@@ -10,7 +10,7 @@ use crate::error::{Error, Result, shortened};
 use crate::settings::Config;
 
 /// The keys of each section. [`variable`] is the name of the variable of a key.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
     ("model", "spec quant device engine threads rope_scaling"),
     (
         "generation",
@@ -19,13 +19,18 @@ const SETTINGS: [(&str, &str); 5] = [
     ),
     ("suite", "scenarios blocks"),
     ("gate", "limits fail_on allow_class removed"),
+    ("build", "package bench binary features"),
     ("", "labels"),
 ];
 
-/// The variable of a key: `CANDLEMARK_MODEL` of `model.spec`, `CANDLEMARK_TOP_K` of
-/// `generation.top_k`.
-fn variable(key: &str) -> String {
-    let name = if key == "spec" { "model" } else { key };
+/// The variable of a key: `CANDLEMARK_TOP_K` of `generation.top_k`, `CANDLEMARK_BUILD_BENCH` of
+/// `build.bench`, and `CANDLEMARK_MODEL` of `model.spec`.
+fn variable(section: &str, key: &str) -> String {
+    let name = match (section, key) {
+        ("model", "spec") => "model".to_owned(),
+        ("build", key) => format!("build_{key}"),
+        (_, key) => key.to_owned(),
+    };
     PREFIX.to_owned() + &name.to_uppercase()
 }
 
@@ -53,7 +58,7 @@ const PREFIX: &str = "CANDLEMARK_";
 
 /// The variables of all settings, for help texts.
 pub fn variables() -> Vec<String> {
-    settings().map(|(_, key)| variable(key)).collect()
+    settings().map(|(section, key)| variable(section, key)).collect()
 }
 
 /// The variables with candlemark's prefix; an empty one counts as unset.
@@ -124,7 +129,7 @@ pub(super) fn overlay(
 ) -> Result<()> {
     let found = own_variables(variables)?;
     for (section, key) in settings() {
-        let name = variable(key);
+        let name = variable(section, key);
         let Some(text) = found.get(&name) else { continue };
         let value = parse_value(section, key, text)
             .map_err(|why| Error::Usage(format!("{name} is `{}`: {why}", shortened(text))))?;

@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     let path = arguments.output.clone().unwrap_or_else(|| files::default_path("pool.json"));
     let _lock = Lock::take(&path)?;
     let stop = interruptible("complete environments are kept")?;
-    let (base, layout) = binaries(arguments, stop)?;
+    let (base, layout) = binaries(arguments, config, stop)?;
     let plan = Plan {
         base,
         layouts: layout.into_iter().map(|layout| ('L', layout)).collect(),
@@ -117,7 +117,11 @@ pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
 }
 
 /// The base, and its source in another code layout.
-fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary, Option<Binary>)> {
+fn binaries(
+    arguments: &Arguments,
+    config: &Config,
+    stop: &AtomicBool,
+) -> anyhow::Result<(Binary, Option<Binary>)> {
     let layout = arguments.layout.as_deref().map(Binary::from_file).transpose();
     let layout = layout.map_err(Error::of_named_file)?;
     let base = match arguments.base.as_deref() {
@@ -127,11 +131,17 @@ fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary,
     if let Some(built) = existing_binary(base)? {
         return Ok((built, layout));
     }
-    build(arguments.target_dir.as_deref(), "give a binary with `--base`", stop, |builder| {
-        let layout = match layout {
-            Some(layout) => layout,
-            None => builder.shuffled(base, 1)?,
-        };
-        Ok((builder.commit(base)?, Some(layout)))
-    })
+    build(
+        &config.build,
+        arguments.target_dir.as_deref(),
+        "give a binary with `--base`",
+        stop,
+        |builder| {
+            let layout = match layout {
+                Some(layout) => layout,
+                None => builder.shuffled(base, 1)?,
+            };
+            Ok((builder.commit(base)?, Some(layout)))
+        },
+    )
 }

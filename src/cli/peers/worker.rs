@@ -6,16 +6,21 @@ use crate::engine::Engine;
 use crate::model::{Decoder, Logits, Step};
 use crate::settings::Setup;
 use crate::suite::worker::{first_request, next_request, respond};
-use crate::{Error, Result};
+use crate::{Error, Result, suite};
 
+use super::PEERS;
 use super::cases::{CASES, PeerCase};
 use super::process::{Loaded, Request, Response, Turn, TurnKind};
 
 /// Tokens per prefill pass, where the engine has no preference.
 const PASS_ROWS: usize = 512;
 
-/// Runs as the worker process of an engine.
-pub(crate) fn work() -> Result<()> {
+/// Runs as the worker process of an engine if the environment says so ([`suite::WORKER`]).
+pub(crate) fn work() -> Option<Result<()>> {
+    (std::env::var_os(suite::WORKER)? == PEERS).then(serve)
+}
+
+fn serve() -> Result<()> {
     let setup: Setup = first_request()?;
     let mut engine = match Engine::load(&setup, &mut ()) {
         Ok(engine) => engine,
