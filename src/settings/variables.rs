@@ -41,8 +41,9 @@ fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Variables without a key in the file; each is documented where it is read.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "CANDLEMARK_BUDGET",
+    "CANDLEMARK_HELD",
     "CANDLEMARK_INJECT",
     "CANDLEMARK_ISA",
     "CANDLEMARK_LLAMA_FA",

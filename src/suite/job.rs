@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::measure::Sharing;
 use crate::record::{Case, Model, Rates};
 use crate::settings::Setup;
-use crate::suite::worker::{NoResponse, WorkerProcess, own_process_group};
+use crate::suite::worker::{NoResponse, STDIN_STAYS_OPEN, WorkerProcess, own_process_group};
 
 /// Set for a worker process, to the kind of its work: `1` for a [`Job`],
 /// [`TURNS`](crate::suite::turns::TURNS) or [`STRESS`](crate::suite::STRESS).
@@ -57,7 +57,7 @@ pub struct ScenarioResult {
 /// This binary as a worker of a kind ([`WORKER`]).
 pub(super) fn worker_command(binary: &Path, kind: &str) -> Command {
     let mut command = Command::new(binary);
-    command.env(WORKER, kind).stderr(Stdio::piped());
+    command.env(WORKER, kind).env(STDIN_STAYS_OPEN, "1").stderr(Stdio::piped());
     own_process_group(&mut command);
     command
 }

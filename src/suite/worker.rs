@@ -194,12 +194,18 @@ pub fn respond(response: &impl Serialize) -> Result<()> {
         .map_err(|source| Error::Write { path: "standard output".into(), source })
 }
 
+/// Set for a worker of one request whose host keeps its standard input open.
+pub(super) const STDIN_STAYS_OPEN: &str = "CANDLEMARK_HELD";
+
 /// In a worker of one request: ends the process once the host has closed standard input, because an
 /// orphaned worker would disturb the next measurement.
 ///
 /// # Errors
 /// When the system refuses a thread.
 pub(super) fn exit_with_host() -> Result<()> {
+    if std::env::var_os(STDIN_STAYS_OPEN).is_none() {
+        return Ok(());
+    }
     spawn_thread(|| {
         // Blocked until then: it takes no CPU time.
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
