@@ -21,8 +21,9 @@ use crate::{machine, measure, settings, workload};
 /// When the job cannot be read, the model cannot be loaded, or a result cannot be written. The
 /// failure of a single scenario is part of its result.
 pub fn run_worker() -> Result<()> {
-    let job: Job = first_request()?;
+    let mut job: Job = first_request()?;
     exit_with_host()?;
+    job.setup = job.setup.received();
     let references = || -> Result<Option<KernelTimes>> {
         let measure = || machine::measure_reference_kernels(job.setup.threads);
         let times = job.references.then(measure).transpose()?.flatten();

@@ -109,7 +109,8 @@ pub enum Response {
 /// When [`Hello`] cannot be read, the model cannot be loaded, or a response cannot be written. The
 /// failure of a single scenario is a response.
 pub fn run_turn_worker() -> Result<()> {
-    let hello: Hello = first_request()?;
+    let mut hello: Hello = first_request()?;
+    hello.setup = hello.setup.received();
     if hello.protocol != PROTOCOL {
         let theirs = hello.protocol;
         return Err(Error::Failed(format!(
