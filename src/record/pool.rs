@@ -238,6 +238,14 @@ impl Pool {
     /// When the file cannot be read, is not JSON of a pool, has a schema that this build does not
     /// know, or contradicts itself.
     pub fn load(path: &Path) -> Result<Self> {
+        Self::parse(&files::read(path)?, path)
+    }
+
+    /// [`Pool::load`] of text that was read from `path`.
+    ///
+    /// # Errors
+    /// As of [`Pool::load`], but for reading.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let form = json::Form {
             schema: SCHEMA,
             kinds: &["pool"],
@@ -245,7 +253,7 @@ impl Pool {
             remedy: "record another one",
             upgrade: |_| {},
         };
-        form.parse(&files::read(path)?, path, Self::check)
+        form.parse(text, path, Self::check)
     }
 
     /// Writes the pool atomically, one line per block, values with six significant digits.
