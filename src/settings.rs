@@ -158,8 +158,12 @@ pub struct Setup {
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: String,
-    /// `native`, `candle` or `llama-cpp`.
+    /// `native`, `candle`, `llama-cpp`, or a registered engine.
     pub engine: String,
+    /// Whether `engine` is the default of the binary that made this setup. A worker of another
+    /// binary then runs its own default.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub engine_is_default: bool,
     /// Threads of the CPU engines.
     pub threads: usize,
     /// Replaces the model's own RoPE scaling.
@@ -180,11 +184,23 @@ impl Setup {
             quant: model.quant.clone(),
             device: model.device.clone().unwrap_or_else(|| "cpu".into()),
             engine: model.engine.clone().unwrap_or_else(|| default_engine().into()),
+            engine_is_default: model.engine.is_none(),
             threads: model.threads.unwrap_or_else(threads::default_threads),
             rope_scaling: model.rope_scaling.clone(),
             generation: config.generation.clone(),
             labels: config.labels.clone(),
         }
+    }
+}
+
+#[cfg(feature = "engine")]
+impl Setup {
+    /// The setup as a worker runs it that received it from another binary.
+    pub(crate) fn received(mut self) -> Self {
+        if self.engine_is_default && REGISTERED_ENGINE.get().is_some() {
+            self.engine = default_engine().into();
+        }
+        self
     }
 }
 
