@@ -4,13 +4,12 @@
 //! of verdicts.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::settings::{Generation, RopeScaling};
 use crate::workload::metric;
 use crate::{files, workload};
@@ -192,6 +191,26 @@ impl Validity {
     pub fn ok(&self) -> bool {
         self.failed.is_empty()
     }
+
+    /// Adds a check that failed, once.
+    #[cfg(feature = "engine")]
+    pub(crate) fn fail(&mut self, finding: impl Into<String>) {
+        self.merge(Self { failed: vec![finding.into()], warnings: Vec::new() });
+    }
+
+    /// Adds the findings of other checks, each once.
+    #[cfg(feature = "engine")]
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (known, more) in
+            [(&mut self.failed, other.failed), (&mut self.warnings, other.warnings)]
+        {
+            for finding in more {
+                if !known.contains(&finding) {
+                    known.push(finding);
+                }
+            }
+        }
+    }
 }
 
 /// The samples of one scenario in one process: the unit of statistics.
@@ -281,6 +300,29 @@ impl Block {
         self.notes.insert(metric.into(), reason.into());
     }
 
+    /// Stores the value of a metric, or why there is none.
+    #[cfg(feature = "engine")]
+    pub(crate) fn set(&mut self, metric: &str, value: Option<f64>, why_none: &str) {
+        match value {
+            Some(value) => drop(self.values.insert(metric.into(), Some(value))),
+            None => self.set_missing(metric, why_none),
+        }
+    }
+
+    /// Adds a sample of a metric.
+    #[cfg(feature = "engine")]
+    pub(crate) fn add_sample(&mut self, metric: &str, value: f64) {
+        self.samples.entry(metric.into()).or_default().push(value);
+    }
+
+    /// Stores the median of the samples of each metric as its value.
+    #[cfg(feature = "engine")]
+    pub(crate) fn set_medians(&mut self) {
+        let median =
+            |(name, values): (&String, &Vec<f64>)| (name.clone(), crate::stats::median(values));
+        self.values = self.samples.iter().map(median).collect();
+    }
+
     /// The value of a metric, by name; `None` where it is `null` or was not measured.
     pub fn value(&self, metric: &str) -> Option<f64> {
         self.values.get(metric).copied().flatten()
@@ -337,35 +379,14 @@ impl Record {
     /// # Errors
     /// When the file cannot be read, is not JSON of a record, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let invalid = |error: serde_json::Error| Error::Invalid {
-            path: path.into(),
-            why: format!(
-                "{error}; a record is what `candlemark run` or `candlemark promote` writes"
-            ),
+        let form = json::Form {
+            schema: SCHEMA,
+            kinds: &["run", "baseline"],
+            about: "a record is what `candlemark run` or `candlemark promote` writes",
+            remedy: "make a new one with `candlemark run` and `candlemark promote`",
+            upgrade: schema1::upgrade_record,
         };
-        let mut value: serde_json::Value = serde_json::from_str(&text).map_err(invalid)?;
-        match value.get("schema").and_then(serde_json::Value::as_u64) {
-            Some(schema) if schema == u64::from(SCHEMA) => {}
-            Some(1) => schema1::upgrade_record(&mut value),
-            other => {
-                let (found, remedy) = match (value.get("schema"), other) {
-                    (_, Some(newer)) if newer > u64::from(SCHEMA) => {
-                        (newer.to_string(), "update candlemark to the version that wrote it")
-                    }
-                    (Some(found), _) => (
-                        found.to_string(),
-                        "make a new one with `candlemark run` and `candlemark promote`",
-                    ),
-                    (None, _) => ("none".into(), "is this a record of candlemark?"),
-                };
-                return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
-            }
-        }
-        let record: Self = serde_json::from_value(value).map_err(invalid)?;
-        record.check().map_err(|why| Error::Invalid { path: path.into(), why })?;
-        Ok(record)
+        form.parse(&files::read(path)?, path, Self::check)
     }
 
     /// Checks that ids are unique.

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::builder::PossibleValue;
 
 use crate::analysis::Targets;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::{newest, usage, write};
 use crate::error::quoted;
 use crate::record::Record;
 use crate::record::pair::PairRecord;
-use crate::report::{Lang, ReportOptions};
+use crate::report::ReportOptions;
+use crate::settings::Config;
 use crate::{Error, files, report};
 
 /// Print a record as a document
@@ -72,7 +73,7 @@ impl clap::ValueEnum for Lang {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
     if fs::read_to_string(&path).is_ok_and(|text| PairRecord::is(&text)) {
         return Err(usage(format!(
