@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::values::{in_group, prompt_tokens, row, short_name, valid_median};
 use crate::record::{Case, Record};
-use crate::workload::metric;
 
 row! {
     /// One pipeline, `pipelines/*`, with the seconds of its stages. `e2e_s` is from the question, or

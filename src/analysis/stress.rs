@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::values::{in_group, row, short_name};
 use crate::record::{Case, Record, StressOutcome, StressRequest};
-use crate::workload::metric;
 
 row! {
     /// One kind of stress, `stress/*`.

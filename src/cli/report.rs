@@ -12,7 +12,7 @@ use crate::cli::output::{newest, usage, write};
 use crate::error::quoted;
 use crate::record::Record;
 use crate::record::pair::PairRecord;
-use crate::report::ReportOptions;
+use crate::report::{Lang, ReportOptions};
 use crate::settings::Config;
 use crate::{Error, files, report};
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::compare::{Difference, Evidence, Interval, Outcome, Policy, Verdict, Why};
 use crate::record::pair::{Arm, Ended, KernelProfile, PairRecord};
 use crate::record::{Machine, Model, Record, Settings};
-use crate::workload::{Metric, metric};
+use crate::workload::Metric;
 
 /// Version of the JSON form of a [`Judgement`].
 pub const SCHEMA: u32 = 1;

@@ -14,7 +14,7 @@ use crate::compare::{
 use crate::error::command;
 use crate::record::AbsenceKind;
 use crate::record::pair::{Divergence, Ended, PairBlock, PairCase, PairRecord, Side};
-use crate::workload::{Metric, metric};
+use crate::workload::Metric;
 
 mod effects;
 mod judge;

@@ -14,7 +14,7 @@ use crate::compare::{
 };
 use crate::record::calibration::{Calibration, SdEstimate};
 use crate::record::{AbsenceKind, Block, Case, Record};
-use crate::workload::{METRICS, Metric, metric};
+use crate::workload::{METRICS, Metric};
 
 /// Both sides of one metric of one scenario.
 pub(super) struct Comparison {

@@ -18,7 +18,7 @@ use crate::files::Lock;
 use crate::record::{Case, Model, Record};
 use crate::settings::Setup;
 use crate::suite::Plan;
-use crate::workload::Scenario;
+use crate::workload::{Scenario, metric};
 use crate::{Error, baseline, files, machine, suite, workload};
 
 /// Total further blocks of each open scenario after each round. Every round is a look, for which
