@@ -149,6 +149,37 @@ fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>)
 
 /// Runs the command line of this process, or a worker process if the environment says so.
 pub fn main() -> ExitCode {
+    if !has_small_stack() {
+        return work_or_run();
+    }
+    match std::thread::Builder::new().stack_size(STACK).spawn(work_or_run) {
+        // The panic has printed its message.
+        Ok(thread) => thread.join().unwrap_or(ExitCode::from(101)),
+        Err(source) => {
+            let _ = writeln!(
+                std::io::stderr(),
+                "error: cannot get a stack ({source}); raise `ulimit -s`"
+            );
+            ExitCode::from(Exit::Usage as u8)
+        }
+    }
+}
+
+/// Usual stack size of the main thread.
+const STACK: usize = 8 << 20;
+
+/// Whether `ulimit -s` is so small that parsing a command line may overflow the stack. Otherwise
+/// the main thread does the work, because threads allocate memory differently, which changes the
+/// peak.
+fn has_small_stack() -> bool {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max stack size"));
+    let soft = limit.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+    soft.is_some_and(|soft| soft < STACK / 4)
+}
+
+/// Runs as a worker process where the environment says so, otherwise a command.
+fn work_or_run() -> ExitCode {
     #[cfg(feature = "engine")]
     if let Some(done) = peers::work().or_else(crate::suite::work) {
         let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);

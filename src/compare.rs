@@ -7,6 +7,7 @@
 
 use crate::record::Record;
 use crate::record::calibration::Calibration;
+use crate::workload::metric;
 
 mod difference;
 mod drift;
@@ -101,7 +102,7 @@ pub fn judge<'a>(
         Vec::new()
     });
     let seconds = current.scenarios.iter().map(|case| {
-        let samples = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
+        let samples = case.blocks.iter().filter_map(|block| block.samples.get(metric::E2E_S));
         (&case.id, samples.flatten().sum())
     });
     let started = current.sessions.last().map(|last| &last.started);

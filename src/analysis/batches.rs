@@ -21,7 +21,7 @@ row! {
         /// Tokens per second of the whole batch.
         aggregate_tok_s: Option<Spread> = spread(case, aggregate(case)),
         /// Tokens per second of each sequence.
-        sequence_tok_s: Option<Spread> = spread(case, "decode_tok_s"),
+        sequence_tok_s: Option<Spread> = spread(case, metric::DECODE_TOK_S),
         /// The aggregate rate as a share of batch size times the rate of batch 1: 1 is linear
         /// scaling. `None` where either rate was not measured or is invalid.
         efficiency: Option<f64> = None,

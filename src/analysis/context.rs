@@ -75,8 +75,8 @@ impl<'a> Depth<'a> {
         ContextRow {
             depth: self.depth,
             extended: self.extended,
-            decode_retention: retention("decode_tok_s"),
-            prefill_retention: retention("prefill_tok_s"),
+            decode_retention: retention(metric::DECODE_TOK_S),
+            prefill_retention: retention(metric::PREFILL_TOK_S),
             ..ContextRow::of(case)
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::values::{in_group, prompt_tokens, row, short_name, valid_median};
 use crate::record::{Case, Record};
+use crate::workload::metric;
 
 row! {
     /// One pipeline, `pipelines/*`, with the seconds of its stages. `e2e_s` is from the question, or
@@ -44,8 +45,9 @@ row! {
 }
 
 fn perplexity_ratio(case: &Case) -> Option<f64> {
-    let reference = valid_median(case, "perplexity_f32").filter(|perplexity| *perplexity > 0.0)?;
-    Some(valid_median(case, "perplexity")? / reference)
+    let reference =
+        valid_median(case, metric::PERPLEXITY_F32).filter(|perplexity| *perplexity > 0.0)?;
+    Some(valid_median(case, metric::PERPLEXITY)? / reference)
 }
 
 /// The quality scenarios of a record.

@@ -64,13 +64,13 @@ row! {
         /// Prompt tokens, including those of the template.
         prompt_tokens: Option<usize> = prompt_tokens(case),
         /// Measured requests.
-        requests: usize = pooled(case, "e2e_s").len(),
+        requests: usize = pooled(case, metric::E2E_S).len(),
         /// Seconds from the start to the last token, the mean over requests, which are all alike.
-        mean_e2e_s: Option<f64> = valid_mean(case, "e2e_s"),
+        mean_e2e_s: Option<f64> = valid_mean(case, metric::E2E_S),
         /// Tokens generated, the mean over requests.
         mean_generated: Option<f64> = mean_generated(case),
         /// Decode rate, the mean over requests; without the prefill.
-        mean_decode_tok_s: Option<f64> = valid_mean(case, "decode_tok_s"),
+        mean_decode_tok_s: Option<f64> = valid_mean(case, metric::DECODE_TOK_S),
     }
     spreads { ttft_s, decode_tok_s, e2e_s, tokenize_s }
     readings {}

@@ -49,14 +49,14 @@ impl Resources {
     pub(crate) fn of(record: &Record) -> Self {
         Self {
             rows: record.scenarios.iter().map(ResourceRow::of).collect(),
-            cpu_utilisation: typical(record, "cpu_utilisation", generates),
-            gpu_utilisation: typical(record, "gpu_utilisation", generates),
-            power_w: typical(record, "power_w", generates),
-            energy_j_per_token: typical(record, "energy_j_per_token", generates),
-            peak_rss_bytes: over(record, "peak_rss_bytes", serves, max),
-            peak_device_bytes: over(record, "peak_device_bytes", serves, max),
-            roofline_fraction: typical(record, "roofline_fraction", is_single_sequence),
-            prefill_flop_fraction: typical(record, "prefill_flop_fraction", generates),
+            cpu_utilisation: typical(record, metric::CPU_UTILISATION, generates),
+            gpu_utilisation: typical(record, metric::GPU_UTILISATION, generates),
+            power_w: typical(record, metric::POWER_W, generates),
+            energy_j_per_token: typical(record, metric::ENERGY_J_PER_TOKEN, generates),
+            peak_rss_bytes: over(record, metric::PEAK_RSS_BYTES, serves, max),
+            peak_device_bytes: over(record, metric::PEAK_DEVICE_BYTES, serves, max),
+            roofline_fraction: typical(record, metric::ROOFLINE_FRACTION, is_single_sequence),
+            prefill_flop_fraction: typical(record, metric::PREFILL_FLOP_FRACTION, generates),
         }
     }
 }

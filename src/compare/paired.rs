@@ -14,7 +14,7 @@ use crate::compare::{
 use crate::error::command;
 use crate::record::AbsenceKind;
 use crate::record::pair::{Divergence, Ended, PairBlock, PairCase, PairRecord, Side};
-use crate::workload::Metric;
+use crate::workload::{Metric, metric};
 
 mod effects;
 mod judge;
@@ -54,7 +54,7 @@ pub fn judge(paired: &PairRecord, policy: &Policy) -> Judgement {
     let outcome = outcome(paired, &findings, policy);
     let seconds = paired.scenarios.iter().map(|case| {
         let rounds = case.blocks.iter().flat_map(|turns| &turns.rounds);
-        (&case.id, rounds.filter_map(|round| round.values.get("e2e_s")).flatten().sum())
+        (&case.id, rounds.filter_map(|round| round.values.get(metric::E2E_S)).flatten().sum())
     });
     Judgement {
         judged,

@@ -14,7 +14,7 @@ use crate::compare::{
 };
 use crate::record::calibration::{Calibration, SdEstimate};
 use crate::record::{AbsenceKind, Block, Case, Record};
-use crate::workload::{METRICS, Metric};
+use crate::workload::{METRICS, Metric, metric};
 
 /// Both sides of one metric of one scenario.
 pub(super) struct Comparison {
@@ -172,7 +172,7 @@ fn metric_entries(base: &Case, case: &Case) -> Vec<Entry<Comparison>> {
         let states =
             (value_state(base, metric, &raw.base), value_state(case, metric, &raw.current));
         resolve(Mode::Stored, states.0, states.1, None).entries(&case.id, Some(metric), || {
-            if metric.name == "peak_rss_bytes" && has_shared(base) != has_shared(case) {
+            if metric.name == metric::PEAK_RSS_BYTES && has_shared(base) != has_shared(case) {
                 return verdict(Verdict::NotComparable(SHARED.into()));
             }
             let normalised = normalised::series(base, case, metric);

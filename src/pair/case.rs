@@ -114,7 +114,7 @@ fn is_judged(name: &str) -> bool {
 
 /// Judged metrics, and the end-to-end time.
 pub(super) fn is_stored(name: &str) -> bool {
-    is_judged(name) || name == "e2e_s"
+    is_judged(name) || name == metric::E2E_S
 }
 
 /// The first token that differs between two outputs.

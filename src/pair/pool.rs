@@ -26,6 +26,7 @@ use crate::record::pool::{
 };
 use crate::settings::Setup;
 use crate::suite::turns::{Hello, PROTOCOL};
+use crate::workload::metric;
 use crate::{files, machine};
 
 pub use crate::pair::interference::{Environment, environments};
@@ -365,7 +366,7 @@ impl Recorder<'_> {
         for _ in 0..self.plan.rounds {
             for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
                 let mut round = workers.round(&arms, |letter| self.turn(letter), |_, _| {})?;
-                round.values.remove("e2e_s");
+                round.values.remove(metric::E2E_S);
                 turns.rounds.push(round);
             }
         }
@@ -384,9 +385,9 @@ impl Recorder<'_> {
                 let why = format!("`{}` is INVALID: {}", case.id, done.validity.failed.join("; "));
                 return Err(Box::new(NoTurns::Failed(letter, Error::Failed(why))));
             }
-            let peak = done.blocks.first().and_then(|block| block.value("peak_rss_bytes"));
+            let peak = done.blocks.first().and_then(|block| block.value(metric::PEAK_RSS_BYTES));
             if let Some(bytes) = peak {
-                let peaks = turns.once.entry("peak_rss_bytes".into()).or_default();
+                let peaks = turns.once.entry(metric::PEAK_RSS_BYTES.into()).or_default();
                 peaks.insert(letter, bytes);
             }
             case.work = done.work;
