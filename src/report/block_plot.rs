@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 
 use minijinja::{Value, context};
 
-use crate::compare::{Change, Finding, share};
+use crate::compare::{Finding, share};
 use crate::report::changes::{round_values, tick, worsening};
 use crate::report::text::percent;
 use crate::report::verdict;
-use crate::workload::{Better, Metric};
+use crate::workload::Better;
 
 /// The area of the points within the plot of 336 by 120 units.
 const LEFT: f64 = 46.0;
@@ -23,31 +23,23 @@ const BOTTOM: f64 = 102.0;
 /// blocks of both sides, each as its change from the baseline's centre.
 pub(super) fn block_plot(finding: &Finding) -> Option<Value> {
     let (metric, change) = (finding.metric?, finding.change.as_ref()?);
-    let groups = if finding.changes.is_empty() {
-        let from_base = |blocks: &[f64]| -> Vec<f64> {
+    let worse = |theta: f64| worsening(metric, theta);
+    let groups: Vec<(String, Vec<f64>)> = if finding.changes.is_empty() {
+        let group = |name: &str, blocks: &[f64]| {
             let cost = |value: f64| metric.better.cost(value).ln();
-            blocks.iter().map(|value| cost(*value) - cost(change.base)).collect()
+            let from_base = blocks.iter().map(|value| worse(cost(*value) - cost(change.base)));
+            (format!("{name}, {}", blocks.len()), from_base.collect())
         };
-        let (base, now) = (from_base(&finding.base_blocks), from_base(&finding.current_blocks));
-        vec![(format!("base, {}", base.len()), base), (format!("now, {}", now.len()), now)]
+        vec![group("base", &finding.base_blocks), group("now", &finding.current_blocks)]
     } else {
-        let blocks = match finding.changes.len() {
+        let label = match finding.changes.len() {
             1 => "block 1".into(),
             last => format!("blocks 1 to {last}"),
         };
-        vec![(blocks, finding.changes.clone())]
+        vec![(label, finding.changes.iter().map(|theta| worse(*theta)).collect())]
     };
-    Some(plot_data(metric, change, &groups))
-}
-
-fn plot_data(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) -> Value {
-    let worse = |theta: f64| worsening(metric, theta);
     let (middle, limit) = (worse(change.theta), change.limit);
     let band = change.evidence.map(|evidence| (worse(evidence.ci_90.lo), worse(evidence.ci_90.hi)));
-    let groups: Vec<(&str, Vec<f64>)> = groups
-        .iter()
-        .map(|(label, thetas)| (label.as_str(), thetas.iter().map(|one| worse(*one)).collect()))
-        .collect();
     let ends = band.into_iter().flat_map(|(lo, hi)| [lo, hi]).chain([0.0, limit, middle]);
     let (mut lo, mut hi) = range(ends);
     // One disturbed block must not flatten all others.
@@ -66,12 +58,12 @@ fn plot_data(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) ->
     let mut labels = Vec::new();
     for (at, (label, points)) in groups.iter().enumerate() {
         let left = LEFT + width * at as f64;
-        labels.push(context! { x => units(left + width / 2.0), text => *label });
+        labels.push(context! { x => left + width / 2.0, text => label });
         for (i, point) in points.iter().enumerate() {
             let x = left + width * (i as f64 + 0.5) / points.len() as f64;
             let path = if (lo..=hi).contains(point) { &mut inside } else { &mut outside };
             // A path of zero length with round caps is a dot.
-            let _ = write!(path, "M{} {}h0", units(x), units(y(*point)));
+            let _ = write!(path, "M{x:.1} {:.1}h0", y(*point));
         }
     }
     let sign = if metric.better == Better::Higher { -1.0 } else { 1.0 };
@@ -79,38 +71,33 @@ fn plot_data(metric: &Metric, change: &Change, groups: &[(String, Vec<f64>)]) ->
     let ticks = ticks.map(|value| {
         let text = tick(sign * value);
         let plus = if sign * value > 1e-9 { "+" } else { "" };
-        context! { y => units(y(value)), text => format!("{plus}{text}") }
+        context! { y => y(value), text => format!("{plus}{text}") }
     });
     // A line of text is 12 units high; a label that would overlap another is omitted.
     let clear = (y(limit) - y(middle)).abs() > 12.0;
-    let band = band
-        .map(|(lo, hi)| context! { y => units(y(hi)), height => units((y(lo) - y(hi)).max(1.0)) });
-    context! {
-        left => units(LEFT),
-        right => units(RIGHT),
-        width => units(RIGHT - LEFT),
-        label => units(RIGHT + 6.0),
-        scale => units(LEFT - 5.0),
+    let band = band.map(|(lo, hi)| context! { y => y(hi), height => (y(lo) - y(hi)).max(1.0) });
+    Some(context! {
+        left => LEFT,
+        right => RIGHT,
+        width => RIGHT - LEFT,
+        label => RIGHT + 6.0,
+        scale => LEFT - 5.0,
         ticks => ticks.collect::<Vec<_>>(),
-        zero => units(y(0.0)),
-        limit => units(y(limit)),
+        zero => y(0.0),
+        limit => y(limit),
         limit_text => verdict::format_limit(metric, change),
-        middle => units(y(middle)),
-        middle_text => if clear { percent(share(metric.better, change.theta)) } else { String::new() },
-        band => band.unwrap_or(Value::from(())),
+        middle => y(middle),
+        middle_text => clear.then(|| percent(share(metric.better, change.theta))),
+        band => band,
         inside => inside,
         outside => outside,
-        split => if groups.len() > 1 { Value::from(units(LEFT + width)) } else { Value::from(()) },
+        split => (groups.len() > 1).then_some(LEFT + width),
         labels => labels,
-    }
+    })
 }
 
 /// The smallest and the largest finite value.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let finite = values.filter(|value| value.is_finite());
     finite.fold((0.0, 0.0), |(lo, hi), value| (f64::min(lo, value), f64::max(hi, value)))
-}
-
-fn units(x: f64) -> String {
-    format!("{x:.1}")
 }

@@ -5,7 +5,6 @@ use minijinja::value::Serde;
 use minijinja::{Value, context};
 
 use crate::compare::{Finding, Judgement, share};
-use crate::report::text::sanitize;
 use crate::report::verdict;
 use crate::workload::{Better, Metric};
 
@@ -70,37 +69,32 @@ pub(super) fn changes(judgement: &Judgement) -> Option<Value> {
     let hi = ends().map(|(_, end)| end.min(hi + room)).fold(hi, f64::max) + 0.03 * room;
     let x = |value: f64| (value.clamp(lo, hi) - lo) / (hi - lo) * 100.0;
     let span = |from: f64, to: f64| {
-        context! { left => percent(x(from)), width => percent((x(to) - x(from)).max(0.3)) }
+        context! { left => x(from), width => (x(to) - x(from)).max(0.3) }
     };
     let bar = |row: &Row<'_>| {
         let Row { finding, metric, change, interval, limit } = *row;
         let cells = verdict::table_row(finding);
-        let bounds = interval.map(|(from, to)| span(from, to));
         context! {
             metric => metric.label,
-            scenario => sanitize(&finding.scenario),
-            change => sanitize(&cells[4]),
-            limit => cells[5].as_str(),
-            verdict => sanitize(&cells[8]),
+            scenario => finding.scenario,
+            change => cells[4],
+            limit => cells[5],
+            verdict => cells[8],
             tone => Value::from(Serde(verdict::tone(&finding.verdict))),
             within => span(-limit, limit),
-            edge => percent(x(limit)),
+            edge => x(limit),
             bar => span(change.min(0.0), change.max(0.0)),
-            interval => bounds.unwrap_or(Value::from(())),
+            interval => interval.map(|(from, to)| span(from, to)),
         }
     };
     let ticks = round_values(lo, hi, 6).into_iter();
-    let ticks = ticks.map(|value| context! { at => percent(x(value)), text => tick(value) });
+    let ticks = ticks.map(|value| context! { at => x(value), text => tick(value) });
     Some(context! {
         rows => rows.iter().map(bar).collect::<Vec<_>>(),
         ticks => ticks.collect::<Vec<_>>(),
-        zero => percent(x(0.0)),
+        zero => x(0.0),
         more => more,
     })
-}
-
-fn percent(x: f64) -> String {
-    format!("{x:.1}%")
 }
 
 #[cfg(test)]

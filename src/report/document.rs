@@ -1,9 +1,12 @@
 //! A document independent of language and format: sections of finished texts, tables and charts.
 //! The builder chooses words and formats numbers; a renderer only lays them out.
 
+use std::ops::RangeBounds;
+
+use comfy_table::{CellAlignment, presets};
 use serde::Serialize;
 
-use crate::report::text::sanitize;
+use crate::report::text::{TextFormat, sanitize};
 
 /// A run of plain text or code within a line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -112,19 +115,62 @@ pub(crate) struct Table {
     pub(crate) right: Vec<usize>,
 }
 
+/// A column of a table of items: its heading, and the cell of an item.
+pub(crate) type Column<'a, T> = (&'a str, &'a dyn Fn(&T) -> Cell);
+
 impl Table {
-    /// A table whose columns are numbers from `first_number` on.
+    /// A table without rows; the columns in `numbers` are numbers.
     pub(crate) fn new<T: Into<Text>>(
         header: impl IntoIterator<Item = T>,
-        first_number: usize,
+        numbers: impl RangeBounds<usize>,
     ) -> Self {
         let header: Vec<Text> = header.into_iter().map(Into::into).collect();
-        let right = (first_number..header.len()).collect();
+        let right = (0..header.len()).filter(|at| numbers.contains(at)).collect();
         Self { caption: None, header, rows: Vec::new(), right }
+    }
+
+    /// A table with a row for each item.
+    pub(crate) fn of<T>(
+        items: impl IntoIterator<Item = T>,
+        numbers: impl RangeBounds<usize>,
+        columns: &[Column<'_, T>],
+    ) -> Self {
+        let mut table = Self::new(columns.iter().map(|(heading, _)| *heading), numbers);
+        for item in items {
+            table.push(columns.iter().map(|(_, cell)| cell(&item)));
+        }
+        table
+    }
+
+    pub(crate) fn with_caption(self, caption: impl Into<Text>) -> Self {
+        Self { caption: Some(caption.into()), ..self }
     }
 
     pub(crate) fn push<T: Into<Cell>>(&mut self, row: impl IntoIterator<Item = T>) {
         self.rows.push(row.into_iter().map(Into::into).collect());
+    }
+
+    /// The table as text with aligned columns.
+    pub(crate) fn text(&self, format: TextFormat) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(match format {
+            TextFormat::Terminal => presets::NOTHING,
+            TextFormat::Markdown => presets::ASCII_MARKDOWN,
+        });
+        let escape = |text: &Text| format.escape(&text.plain_text());
+        table.set_header(self.header.iter().map(escape));
+        for row in &self.rows {
+            table.add_row(row.iter().map(|cell| match cell.tone {
+                Tone::Struck => format!("~~{}~~", escape(&cell.text)),
+                _ => escape(&cell.text),
+            }));
+        }
+        for &column in &self.right {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.trim_fmt() + "\n"
     }
 }
 
@@ -141,37 +187,23 @@ pub(crate) struct RenderedChart {
 
 /// An element of a section.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", content = "of", rename_all = "snake_case")]
 pub(crate) enum Block {
-    Paragraph {
-        text: Text,
-    },
-    List {
-        items: Vec<Text>,
-    },
-    Table {
-        table: Table,
-    },
-    Chart {
-        chart: RenderedChart,
-    },
+    Paragraph(Text),
+    List(Vec<Text>),
+    Table(Table),
+    Chart(RenderedChart),
     /// Commands to type.
-    Code {
-        lines: Vec<String>,
-    },
-    /// A folded table.
-    Details {
-        summary: Text,
-        state: Text,
-        tone: Tone,
-        table: Table,
-    },
+    Code(Vec<String>),
+    Details(Details),
 }
 
-impl From<Table> for Block {
-    fn from(table: Table) -> Self {
-        Block::Table { table }
-    }
+/// A folded table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Details {
+    pub(crate) summary: Text,
+    pub(crate) state: Cell,
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -189,13 +221,24 @@ impl Section {
         Self { id, heading: heading.into(), blocks: Vec::new(), folded: false }
     }
 
-    pub(crate) fn push(&mut self, block: impl Into<Block>) {
-        self.blocks.push(block.into());
+    /// Adds a table, or nothing if it has no rows.
+    pub(crate) fn table(&mut self, table: Table) {
+        self.blocks.extend((!table.rows.is_empty()).then_some(Block::Table(table)));
+    }
+
+    /// Adds a list, or nothing if it has no items.
+    pub(crate) fn list(&mut self, items: Vec<Text>) {
+        self.blocks.extend((!items.is_empty()).then_some(Block::List(items)));
+    }
+
+    /// Adds commands, or nothing if there are none.
+    pub(crate) fn code(&mut self, lines: Vec<String>) {
+        self.blocks.extend((!lines.is_empty()).then_some(Block::Code(lines)));
     }
 
     /// Adds a paragraph from a template.
     pub(crate) fn paragraph(&mut self, template: &'static str, values: &[(&str, &str)]) {
-        self.push(Block::Paragraph { text: Text::from_template(template, values) });
+        self.blocks.push(Block::Paragraph(Text::from_template(template, values)));
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use crate::workload::Metric;
 
 /// The maximum length of a Markdown document: GitHub cuts a comment at 65,536 characters.
@@ -129,6 +127,14 @@ pub(super) fn code_span(text: &str) -> String {
     }
 }
 
+/// Lines as a block of code in Markdown, which they cannot end.
+pub(super) fn code_block(language: &str, lines: &[String]) -> String {
+    let text = lines.join("\n");
+    let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(3.max(ticks + 1));
+    format!("{fence}{language}\n{text}\n{fence}\n")
+}
+
 fn escape_literally(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -177,41 +183,6 @@ impl TextFormat {
             TextFormat::Markdown => escape_markdown(text),
         }
     }
-}
-
-/// A table with escaped cells; `right` are the columns aligned to the right.
-pub(super) fn table(
-    format: TextFormat,
-    header: &[&str],
-    rows: &[Vec<String>],
-    right: &[usize],
-) -> String {
-    let rows = rows.iter().map(|row| row.iter().map(|cell| format.escape(cell)).collect());
-    table_of_escaped(format, header, rows.collect(), right)
-}
-
-/// A table of cells that are escaped already.
-pub(super) fn table_of_escaped(
-    format: TextFormat,
-    header: &[&str],
-    rows: Vec<Vec<String>>,
-    right: &[usize],
-) -> String {
-    let mut table = Table::new();
-    table.load_style(match format {
-        TextFormat::Terminal => presets::NOTHING,
-        TextFormat::Markdown => presets::ASCII_MARKDOWN,
-    });
-    table.set_header(header.iter().map(|cell| format.escape(cell)));
-    for row in rows {
-        table.add_row(row);
-    }
-    for &column in right {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.trim_fmt() + "\n"
 }
 
 /// A commit, abbreviated to 12 digits.

@@ -11,7 +11,7 @@ use crate::stats;
 use crate::workload::{Better, Task, metric};
 
 /// The change of one measure from the first record to another, over all scenarios.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Aspect {
     /// `latency`, `rates`, `stability`, `failures` or `memory`.
     pub(super) aspect: &'static str,
@@ -53,9 +53,10 @@ pub(super) struct ScenarioChange {
     pub(super) beyond_spread: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ChangeKind {
+    #[default]
     Ratio,
     Difference,
 }
@@ -76,25 +77,32 @@ enum Source {
     Derived(&'static str, fn(&Block) -> Option<f64>),
 }
 
+const fn ratio(aspect: &'static str, name: &'static str, source: Source) -> Measure {
+    Measure { aspect, name, kind: ChangeKind::Ratio, source }
+}
+
+const fn difference(aspect: &'static str, name: &'static str) -> Measure {
+    Measure { aspect, name, kind: ChangeKind::Difference, source: Source::Metric }
+}
+
 /// All measures, in display order.
-#[rustfmt::skip]
 pub(super) const MEASURES: &[Measure] = &[
-    Measure { aspect: "latency", name: "ttft_s", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "latency", name: "e2e_s", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "rates", name: "decode_tok_s", kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch == 1) },
-    Measure { aspect: "rates", name: "decode_tok_s_aggregate", kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch > 1) },
-    Measure { aspect: "rates", name: "prefill_tok_s", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "rates", name: "items_per_min", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "stability", name: "step_cv", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "stability", name: "step_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("step p95 / p50", step_tail) },
-    Measure { aspect: "stability", name: "e2e_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("end to end p95 / p50", answer_tail) },
-    Measure { aspect: "stability", name: "e2e_cv", kind: ChangeKind::Ratio, source: Source::Derived("CV of equal answers", answer_cv) },
-    Measure { aspect: "stability", name: "stalls", kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "failures", name: "error_rate", kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "failures", name: "oom_rate", kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "memory", name: "peak_rss_bytes", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "memory", name: "peak_device_bytes", kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "memory", name: "kv_bytes_held", kind: ChangeKind::Ratio, source: Source::Metric },
+    ratio("latency", "ttft_s", Source::Metric),
+    ratio("latency", "e2e_s", Source::Metric),
+    ratio("rates", "decode_tok_s", Source::Batches(|batch| batch == 1)),
+    ratio("rates", "decode_tok_s_aggregate", Source::Batches(|batch| batch > 1)),
+    ratio("rates", "prefill_tok_s", Source::Metric),
+    ratio("rates", "items_per_min", Source::Metric),
+    ratio("stability", "step_cv", Source::Metric),
+    ratio("stability", "step_p95_over_p50", Source::Derived("step p95 / p50", step_tail)),
+    ratio("stability", "e2e_p95_over_p50", Source::Derived("end to end p95 / p50", answer_tail)),
+    ratio("stability", "e2e_cv", Source::Derived("CV of equal answers", answer_cv)),
+    difference("stability", "stalls"),
+    difference("failures", "error_rate"),
+    difference("failures", "oom_rate"),
+    ratio("memory", "peak_rss_bytes", Source::Metric),
+    ratio("memory", "peak_device_bytes", Source::Metric),
+    ratio("memory", "kv_bytes_held", Source::Metric),
 ];
 
 /// The minimum number of answers for a variation.
@@ -197,16 +205,7 @@ fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspe
         measure: name,
         record: at,
         change: kind,
-        scenarios: 0,
-        geometric_mean: None,
-        range: None,
-        better: 0,
-        worse: 0,
-        within_noise: 0,
-        cannot_tell: 0,
-        missing: 0,
-        left_out: 0,
-        changes: Vec::new(),
+        ..Aspect::default()
     };
     let displayed = |change: f64| if kind == ChangeKind::Ratio { change.exp() } else { change };
     let mut changes = Vec::new();
@@ -246,9 +245,8 @@ fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspe
         });
     }
     line.scenarios = changes.len();
-    let ends =
-        changes.iter().copied().reduce(f64::min).zip(changes.iter().copied().reduce(f64::max));
-    line.range = ends.map(|(least, most)| [displayed(least), displayed(most)]);
+    let ends = [f64::min, f64::max].map(|end| changes.iter().copied().reduce(end));
+    line.range = ends[0].zip(ends[1]).map(|(least, most)| [displayed(least), displayed(most)]);
     line.geometric_mean = stats::mean(&changes).filter(|_| kind == ChangeKind::Ratio).map(f64::exp);
     line
 }

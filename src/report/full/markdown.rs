@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use crate::report::card::{Card, CardFigure};
-use crate::report::document::{Block, Cell, Section, Span, Table, Text, Tone};
+use crate::report::document::{Block, Cell, Details, Section, Span, Table, Text, Tone};
 use crate::report::full::Document;
-use crate::report::text::{code_span, escape_markdown, escape_xml};
+use crate::report::text::{code_block, code_span, escape_markdown, escape_xml};
 use crate::report::words::Lang;
 
 /// The document. Charts are linked in the folder `charts`, or omitted without a folder. If the text
@@ -36,8 +36,8 @@ pub(super) fn markdown(
 /// The number of rows or items that a block can show; other blocks count as one.
 fn rows(block: &Block) -> usize {
     match block {
-        Block::Table { table } => table.rows.len(),
-        Block::List { items } => items.len(),
+        Block::Table(table) => table.rows.len(),
+        Block::List(items) => items.len(),
         _ => 1,
     }
 }
@@ -48,7 +48,7 @@ fn omit_some(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
     let length = |block: &Block, shown| self::block(block, None, shown).chars().count();
     let mut places: Vec<(&Block, &mut usize)> =
         blocks().zip(shown.iter_mut().flatten()).filter(|(_, shown)| **shown > 0).collect();
-    let details = |(block, _): &&mut (&Block, &mut usize)| matches!(block, Block::Details { .. });
+    let details = |(block, _): &&mut (&Block, &mut usize)| matches!(block, Block::Details(_));
     let mut is_less = false;
     for (block, shown) in places.iter_mut().rev().filter(details) {
         if surplus == 0 {
@@ -60,7 +60,7 @@ fn omit_some(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) 
     if is_less {
         return true;
     }
-    places.retain(|(block, _)| matches!(block, Block::Table { .. } | Block::List { .. }));
+    places.retain(|(block, _)| matches!(block, Block::Table(_) | Block::List(_)));
     let lengths: Vec<usize> = places.iter().map(|(block, shown)| length(block, **shown)).collect();
     let longest = lengths.iter().max().copied().unwrap_or(0);
     for ((_, shown), length) in places.iter_mut().zip(lengths) {
@@ -100,7 +100,7 @@ fn omission_note(template: &'static str, lang: Lang, out: usize) -> String {
 fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
     let words = &lang.words().frame;
     let mut text = format!("# {}\n\n{}", inline(&document.title), card(&document.card));
-    let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
+    let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart(_));
     let sections = document.sections.iter().zip(shown);
     for (section, shown) in sections.filter(|(section, _)| section.blocks.iter().any(drawn)) {
         if section.folded {
@@ -112,7 +112,7 @@ fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<us
         let mut folded = 0;
         for (block, &shown) in section.blocks.iter().zip(shown).filter(|(block, _)| drawn(block)) {
             let out = rows(block) - shown;
-            if matches!(block, Block::Details { .. }) && out > 0 {
+            if matches!(block, Block::Details(_)) && out > 0 {
                 folded += out;
                 continue;
             }
@@ -162,48 +162,35 @@ fn card(card: &Card) -> String {
 /// A block with at most `shown` rows.
 fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     match block {
-        Block::Paragraph { text } => line(text) + "\n",
-        Block::List { items } => {
+        Block::Paragraph(text) => line(text) + "\n",
+        Block::List(items) => {
             items.iter().take(shown).map(|item| format!("- {}\n", line(item))).collect()
         }
-        Block::Table { table } => self::table(table, shown),
-        Block::Chart { chart } => match charts {
+        Block::Table(table) => self::table(table, shown),
+        Block::Chart(chart) => match charts {
             Some(folder) => {
                 let (about, name) = (inline(&chart.about), chart.name);
                 format!("![{about}]({}/{name}.svg)\n\n{about}\n", address(folder))
             }
             None => String::new(),
         },
-        Block::Code { lines } => {
-            let longest = lines.iter().map(|line| longest_run(line)).max().unwrap_or(0);
-            let fence = "`".repeat((longest + 1).max(3));
-            format!("{fence}sh\n{}\n{fence}\n", lines.join("\n"))
-        }
-        Block::Details { summary, state, table, .. } => {
-            // GitHub takes no Markdown here; others might.
-            let literal =
-                |text| html(text).replace('[', "&#91;").replace(']', "&#93;").replace('`', "&#96;");
-            let (summary, state) = (literal(summary), literal(state));
-            format!(
-                "<details><summary><b>{summary}</b> {state}</summary>\n\n{}\n</details>\n",
-                self::table(table, usize::MAX)
-            )
+        Block::Code(lines) => code_block("sh", lines),
+        Block::Details(Details { summary, state, table }) => {
+            let (summary, state, table) =
+                (html(summary), html(&state.text), self::table(table, usize::MAX));
+            format!("<details><summary><b>{summary}</b> {state}</summary>\n\n{table}\n</details>\n")
         }
     }
 }
 
 /// A folder or file name within a link, percent-encoded.
 fn address(name: &str) -> String {
-    let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let encode = |byte: u8| match byte {
-        byte if bare(byte) => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
+        b'-' | b'_' | b'.' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
     };
     name.bytes().map(encode).collect()
-}
-
-fn longest_run(line: &str) -> usize {
-    line.split(|c| c != '`').map(str::len).max().unwrap_or(0)
 }
 
 fn table(table: &Table, shown: usize) -> String {
@@ -239,11 +226,13 @@ fn span(span: &Span) -> String {
     if span.code { code_span(&span.text) } else { escape_markdown(&span.text) }
 }
 
-/// Text within an HTML block, where Markdown has no meaning; nobody is notified.
+/// Text within an HTML block, where GitHub takes no Markdown; others might. Nobody is notified.
 fn html(text: &Text) -> String {
     let span = |span: &Span| {
-        let text = escape_xml(&span.text).replace('@', "&#64;").replace('|', "&#124;");
-        let text = text.replace('[', "&#91;").replace(']', "&#93;");
+        let mut text = escape_xml(&span.text);
+        for c in ['@', '|', '[', ']', '`'] {
+            text = text.replace(c, &format!("&#{};", c as u32));
+        }
         if span.code { format!("<code>{text}</code>") } else { text }
     };
     text.0.iter().map(span).collect()
@@ -285,6 +274,6 @@ mod tests {
         let text = Text::from_template("type `{what}` now", &[("what", "a`|<b>")]);
         assert_eq!(inline(&text), "type <code>a&#96;\\|&lt;b&gt;</code> now");
         let lines = vec!["echo ```".to_owned()];
-        assert_eq!(block(&Block::Code { lines }, None, 1), "````sh\necho ```\n````\n");
+        assert_eq!(block(&Block::Code(lines), None, 1), "````sh\necho ```\n````\n");
     }
 }

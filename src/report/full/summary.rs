@@ -2,11 +2,11 @@
 
 use crate::analysis::{CaseState, Latency, Reading, ResourceRow};
 use crate::record::Case;
-use crate::report::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Cell, Section, Table, Text};
 use crate::report::full::conclusion::{recommendation_rows, score};
 use crate::report::full::render_context::{MS, RenderContext};
 use crate::stats;
-use crate::workload::{Task, metric};
+use crate::workload::{Metric, Task, metric};
 
 /// A value, and its source or the reason why it is missing.
 type Figure = (Cell, Cell);
@@ -15,9 +15,7 @@ pub(super) fn summary(ctx: &RenderContext) -> Section {
     let words = &ctx.words.summary;
     let mut section = Section::new("summary", words.heading);
     let header = [words.figure, ctx.words.frame.value, words.basis];
-    let mut table = Table::new(header, 1);
-    table.right.pop();
-    table.caption = Some(words.figures.into());
+    let mut table = Table::new(header, 1..2).with_caption(words.figures);
     let mut push = |name: &'static str, (value, basis): Figure| {
         table.push([name.into(), value, basis]);
     };
@@ -32,8 +30,8 @@ pub(super) fn summary(ctx: &RenderContext) -> Section {
         push(name, figure);
     }
     push(words.score, score(ctx));
-    section.push(table);
-    section.push(resources_table(ctx));
+    section.table(table);
+    section.table(resources_table(ctx));
     section
 }
 
@@ -81,8 +79,8 @@ fn latencies(ctx: &RenderContext) -> Vec<(&'static str, Figure)> {
     let words = &ctx.words.summary;
     let valid = ctx.analysis.latencies.iter().filter(|one| one.state.is_valid());
     let single = valid.filter(|one| one.batch == 1 && one.e2e_s.is_some());
-    let count = |one: &&Latency| one.e2e_s.map_or(0, |e2e| e2e.count);
-    let found = single.rev().max_by_key(count).and_then(|one| Some((one, one.e2e_s?)));
+    let repeated = |one: &&Latency| one.e2e_s.map_or(0, |e2e| e2e.count);
+    let found = single.rev().max_by_key(repeated).and_then(|one| Some((one, one.e2e_s?)));
     let Some((one, e2e)) = found else {
         return vec![(words.latency_p50, suite_missing(ctx, "consistency"))];
     };
@@ -92,18 +90,14 @@ fn latencies(ctx: &RenderContext) -> Vec<(&'static str, Figure)> {
         (words.latency_p99, e2e.p99),
         (words.latency_max, Some(e2e.max)),
     ];
+    let count = &*ctx.lang.count(e2e.count);
     let figure = |value: Option<f64>| match value {
-        Some(seconds) => (
-            ctx.lang.with_unit(seconds * MS, "ms").into(),
-            Cell::from(Text::from_template(
-                words.repeated,
-                &[("scenario", &one.id), ("count", &ctx.lang.count(e2e.count))],
-            )),
-        ),
-        None => {
-            let count = ctx.lang.count(e2e.count);
-            (ctx.missing(), Text::from_template(words.few, &[("count", &count)]).into())
+        Some(seconds) => {
+            let values = [("scenario", &*one.id), ("count", count)];
+            let value = ctx.lang.with_unit(seconds * MS, "ms");
+            (value.into(), Text::from_template(words.repeated, &values).into())
         }
+        None => (ctx.missing(), Text::from_template(words.few, &[("count", count)]).into()),
     };
     kinds.into_iter().map(|(name, value)| (name, figure(value))).collect()
 }
@@ -138,9 +132,7 @@ fn resources_table(ctx: &RenderContext) -> Table {
     let words = &ctx.words.summary;
     let of = &ctx.analysis.resources;
     let header = [words.resource, ctx.words.frame.value, words.remark];
-    let mut table = Table::new(header, 1);
-    table.right.pop();
-    table.caption = Some(words.resources.into());
+    let mut table = Table::new(header, 1..2).with_caption(words.resources);
     for (name, reading) in [
         ("cpu_utilisation", &of.cpu_utilisation),
         ("gpu_utilisation", &of.gpu_utilisation),
@@ -155,9 +147,9 @@ fn resources_table(ctx: &RenderContext) -> Table {
 }
 
 /// The metrics of [`energy`] with accessors.
-type Column = (&'static str, fn(&ResourceRow) -> &Reading);
+type Of = fn(&ResourceRow) -> &Reading;
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [(&str, Of); 6] = [
     ("cpu_utilisation", |row| &row.cpu_utilisation),
     ("gpu_utilisation", |row| &row.gpu_utilisation),
     ("power_w", |row| &row.power_w),
@@ -171,41 +163,35 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.energy;
     let rows = &ctx.analysis.resources.rows;
     let mut section = Section::new("energy", words.heading);
-    let has = |column: &Column| rows.iter().any(|row| column.1(row).value.is_some());
-    let (there, missing): (Vec<Column>, Vec<Column>) = COLUMNS.into_iter().partition(has);
+    let columns = COLUMNS.map(|(name, of)| (metric(name).expect("columns are metrics"), of));
+    let has = |(_, of): &(_, Of)| rows.iter().any(|row| of(row).value.is_some());
+    let (there, missing): (Vec<_>, Vec<_>) = columns.into_iter().partition(has);
     if !there.is_empty() {
         section.paragraph(words.roofline, &[]);
-        if there.iter().any(|(name, _)| *name == "prefill_flop_fraction") {
+        if there.iter().any(|(metric, _)| metric.name == "prefill_flop_fraction") {
             section.paragraph(words.arithmetic, &[]);
         }
-        section.push(utilisation_table(ctx, &there));
+        let header = there.iter().map(|(metric, _)| ctx.lang.metric_label(metric));
+        let header = std::iter::once(ctx.words.frame.scenario.to_owned()).chain(header);
+        let mut table = Table::new(header, 1..);
+        for row in rows.iter().filter(|row| there.iter().any(|(_, of)| of(row).value.is_some())) {
+            let value =
+                |(metric, of): &(&Metric, Of)| ctx.scaled(&row.state, of(row).value, metric.scale);
+            table.push(std::iter::once(Cell::from(row.id.as_str())).chain(there.iter().map(value)));
+        }
+        section.table(table);
     }
-    let reason = |(name, of): &Column| {
+    let reason = |(metric, of): &(&Metric, Of)| {
         // Reasons of invalid scenarios are not reasons for the metric.
         let valid = rows.iter().filter(|row| row.state.is_valid());
         let why = valid.filter_map(|row| of(row).why.as_deref()).next();
         let why = why.unwrap_or(ctx.words.absent.no_reason);
-        let name = metric(name).map_or(*name, |metric| ctx.lang.metric_name(metric));
-        Text::from_template(words.reason, &[("metric", name), ("why", why)])
+        let values = [("metric", ctx.lang.metric_name(metric)), ("why", why)];
+        Text::from_template(words.reason, &values)
     };
     if !missing.is_empty() {
         section.paragraph(words.missing, &[]);
-        section.push(Block::List { items: missing.iter().map(reason).collect() });
+        section.list(missing.iter().map(reason).collect());
     }
     (!rows.is_empty()).then_some(section)
-}
-
-fn utilisation_table(ctx: &RenderContext, columns: &[Column]) -> Table {
-    let metrics = || columns.iter().filter_map(|(name, of)| Some((metric(name)?, of)));
-    let mut header = vec![ctx.words.frame.scenario.to_owned()];
-    header.extend(metrics().map(|(metric, _)| ctx.lang.metric_label(metric)));
-    let mut table = Table::new(header, 1);
-    for row in &ctx.analysis.resources.rows {
-        if columns.iter().any(|(_, of)| of(row).value.is_some()) {
-            let values =
-                metrics().map(|(metric, of)| ctx.reading(&row.state, of(row), metric.scale));
-            table.push(std::iter::once(Cell::from(row.id.as_str())).chain(values));
-        }
-    }
-    table
 }

@@ -11,7 +11,7 @@ use crate::analysis::{
 };
 use crate::record::{Absence, AbsenceKind, Record};
 use crate::report::card::Card;
-use crate::report::document::{Block, Table, Text};
+use crate::report::document::{Block, Details, Table, Text};
 use crate::report::full::{Document, build_document, markdown};
 use crate::report::page_in;
 use crate::report::text::MAX_MARKDOWN_CHARS;
@@ -66,14 +66,14 @@ fn texts(document: &Document) -> Vec<String> {
     let card = card.chain(scenario).chain(warnings);
     let blocks = document.sections.iter().flat_map(|section| &section.blocks);
     let blocks = blocks.flat_map(|block| match block {
-        Block::Paragraph { text } => vec![text],
-        Block::List { items } => items.iter().collect(),
-        Block::Table { table } => of(table),
-        Block::Details { summary, state, table, .. } => {
-            [summary, state].into_iter().chain(of(table)).collect()
+        Block::Paragraph(text) => vec![text],
+        Block::List(items) => items.iter().collect(),
+        Block::Table(table) => of(table),
+        Block::Details(Details { summary, state, table }) => {
+            [summary, &state.text].into_iter().chain(of(table)).collect()
         }
-        Block::Chart { chart } => vec![&chart.about],
-        Block::Code { .. } => Vec::new(),
+        Block::Chart(chart) => vec![&chart.about],
+        Block::Code(_) => Vec::new(),
     });
     card.chain(blocks).map(Text::plain_text).collect()
 }
@@ -210,7 +210,7 @@ fn an_invented_number_is_found() {
     for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
         let mut document = build_document(&record, Lang::En.into());
         let table = document.sections[1].blocks.iter_mut().find_map(|block| match block {
-            Block::Table { table } => Some(table),
+            Block::Table(table) => Some(table),
             _ => None,
         });
         table.unwrap().rows[0][1] = format!("{invented} tok/s").into();

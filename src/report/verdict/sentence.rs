@@ -2,21 +2,22 @@
 
 use crate::compare::{Finding, Judgement, Outcome, Severity, Verdict};
 use crate::record::pair::Ended;
+use crate::report::document::Tone;
 use crate::report::verdict::{excess, format_change, format_limit, rank, verdict_label, why_label};
 
 /// The verdict in one sentence, which begins with `outcome_word`.
 pub fn sentence(judgement: &Judgement) -> String {
-    format!("{}: {}", outcome_word(judgement.outcome), statement(judgement))
+    format!("{}: {}", outcome_word(judgement.outcome).0, statement(judgement))
 }
 
-/// The leading word of a verdict.
-pub(in crate::report) fn outcome_word(outcome: Outcome) -> &'static str {
+/// The leading word of a verdict, and how it is highlighted.
+pub(crate) fn outcome_word(outcome: Outcome) -> (&'static str, Tone) {
     match outcome {
-        Outcome::Pass => "PASS",
-        Outcome::Regression => "REGRESSION",
-        Outcome::Undecided => "UNDECIDED",
-        Outcome::NotComparable => "NOT COMPARABLE",
-        Outcome::Failed => "FAILED",
+        Outcome::Pass => ("PASS", Tone::Good),
+        Outcome::Regression => ("REGRESSION", Tone::Bad),
+        Outcome::Undecided => ("UNDECIDED", Tone::Unsure),
+        Outcome::NotComparable => ("NOT COMPARABLE", Tone::Unsure),
+        Outcome::Failed => ("FAILED", Tone::Bad),
     }
 }
 
