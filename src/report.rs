@@ -1,7 +1,6 @@
 //! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit, Prometheus.
 //! Every text from a file is escaped for its output format. Prints nothing and decides nothing.
 
-mod block_plot;
 mod calibration;
 mod card;
 mod changes;

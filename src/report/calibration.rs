@@ -17,15 +17,10 @@ pub fn calibration_text(calibration: &Calibration) -> String {
     };
     let Calibration { layout_sd, session_sd, floors, .. } = calibration;
     let kinds: BTreeSet<&String> = layout_sd.keys().chain(session_sd.keys()).collect();
-    let spreads = Table::of::<&String>(
-        kinds,
-        1..,
-        &[
-            ("metrics", &|kind| kind.as_str().into()),
-            ("SD between layouts", &|kind| spread(layout_sd.get(*kind))),
-            ("SD between sessions", &|kind| spread(session_sd.get(*kind))),
-        ],
-    );
+    let spreads = Table::of(kinds)
+        .text("metrics", |kind| kind.as_str())
+        .number("SD between layouts", |kind| spread(layout_sd.get(*kind)))
+        .number("SD between sessions", |kind| spread(session_sd.get(*kind)));
     let header = ["scenario", "metric", "limit", "SD of rounds", "SD of blocks"];
     let sizes = floors.first().into_iter().flat_map(|floor| floor.smallest_at.keys());
     let sizes = sizes.map(|blocks| format!("detectable, {blocks} blocks"));
@@ -50,8 +45,8 @@ pub fn calibration_text(calibration: &Calibration) -> String {
         sanitize(&calibration.machine.class),
         sanitize(&calibration.model.spec),
         calibration.sessions.len(),
-        spreads.text(TextFormat::Terminal),
-        detectable.text(TextFormat::Terminal)
+        spreads.render(TextFormat::Terminal),
+        detectable.render(TextFormat::Terminal)
     )
 }
 

@@ -115,9 +115,6 @@ pub(crate) struct Table {
     pub(crate) right: Vec<usize>,
 }
 
-/// A column of a table of items: its heading, and the cell of an item.
-pub(crate) type Column<'a, T> = (&'a str, &'a dyn Fn(&T) -> Cell);
-
 impl Table {
     /// A table without rows; the columns in `numbers` are numbers.
     pub(crate) fn new<T: Into<Text>>(
@@ -129,17 +126,11 @@ impl Table {
         Self { caption: None, header, rows: Vec::new(), right }
     }
 
-    /// A table with a row for each item.
-    pub(crate) fn of<T>(
-        items: impl IntoIterator<Item = T>,
-        numbers: impl RangeBounds<usize>,
-        columns: &[Column<'_, T>],
-    ) -> Self {
-        let mut table = Self::new(columns.iter().map(|(heading, _)| *heading), numbers);
-        for item in items {
-            table.push(columns.iter().map(|(_, cell)| cell(&item)));
-        }
-        table
+    /// A table with a row for each item, to which columns are added.
+    pub(crate) fn of<T>(items: impl IntoIterator<Item = T>) -> Columns<T> {
+        let items: Vec<T> = items.into_iter().collect();
+        let table = Self { rows: vec![Vec::new(); items.len()], ..Self::default() };
+        Columns { items, table }
     }
 
     pub(crate) fn with_caption(self, caption: impl Into<Text>) -> Self {
@@ -151,7 +142,7 @@ impl Table {
     }
 
     /// The table as text with aligned columns.
-    pub(crate) fn text(&self, format: TextFormat) -> String {
+    pub(crate) fn render(&self, format: TextFormat) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(match format {
             TextFormat::Terminal => presets::NOTHING,
@@ -171,6 +162,51 @@ impl Table {
             }
         }
         table.trim_fmt() + "\n"
+    }
+}
+
+/// A table that is built column by column.
+pub(crate) struct Columns<T> {
+    items: Vec<T>,
+    table: Table,
+}
+
+impl<T> Columns<T> {
+    /// Adds a column.
+    pub(crate) fn text<C: Into<Cell>>(
+        mut self,
+        heading: impl Into<Text>,
+        cell: impl Fn(&T) -> C,
+    ) -> Self {
+        self.table.header.push(heading.into());
+        for (row, item) in self.table.rows.iter_mut().zip(&self.items) {
+            row.push(cell(item).into());
+        }
+        self
+    }
+
+    /// Adds a column of numbers.
+    pub(crate) fn number<C: Into<Cell>>(
+        mut self,
+        heading: impl Into<Text>,
+        cell: impl Fn(&T) -> C,
+    ) -> Self {
+        self.table.right.push(self.table.header.len());
+        self.text(heading, cell)
+    }
+
+    pub(crate) fn with_caption(self, caption: impl Into<Text>) -> Table {
+        self.table.with_caption(caption)
+    }
+
+    pub(crate) fn render(self, format: TextFormat) -> String {
+        self.table.render(format)
+    }
+}
+
+impl<T> From<Columns<T>> for Table {
+    fn from(columns: Columns<T>) -> Self {
+        columns.table
     }
 }
 
@@ -222,7 +258,8 @@ impl Section {
     }
 
     /// Adds a table, or nothing if it has no rows.
-    pub(crate) fn table(&mut self, table: Table) {
+    pub(crate) fn table(&mut self, table: impl Into<Table>) {
+        let table = table.into();
         self.blocks.extend((!table.rows.is_empty()).then_some(Block::Table(table)));
     }
 

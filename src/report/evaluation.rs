@@ -9,7 +9,7 @@ use crate::evaluate::{
     GateTargetResult, GateTargetStatus, RULES, SUITE_SCENARIOS,
 };
 use crate::record::pool::NoiseLevel;
-use crate::report::document::{Cell, Column, Table};
+use crate::report::document::{Cell, Table};
 use crate::report::text::TextFormat;
 
 /// Figures shown in the tables; the JSON has all.
@@ -54,7 +54,7 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
     let mut text = format!("{}\n\n{}", sentence(&evaluation.targets), about(evaluation, format));
     if !evaluation.targets.is_empty() {
         text += &title("Targets of rule ours");
-        text += &targets(evaluation).text(format);
+        text += &targets(evaluation).render(format);
     }
     for column in NoiseLevel::ALL {
         let places = evaluation.environments.iter().filter(|place| place.column == column);
@@ -65,7 +65,7 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
                 Some((*rule, evaluation.columns.get(rule)?.get(column.name())?))
             });
             text += &title(&format!("{} ({})", column.name(), format.escape(&names)));
-            text += &figures("rule", rows).text(format);
+            text += &figures("rule", rows).render(format);
         }
     }
     let ours = evaluation.rules.contains(&"ours");
@@ -77,7 +77,7 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
             })
         });
         text += &title("Rule ours by machine");
-        text += &figures("machine", rows).text(format);
+        text += &figures("machine", rows).render(format);
     }
     if ours {
         let rows = evaluation.environments.iter().map(|place| {
@@ -88,24 +88,22 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
             (name, &place.figures["ours"])
         });
         text += &title("Rule ours by environment");
-        text += &figures("environment", rows).text(format);
+        text += &figures("environment", rows).render(format);
     }
     text += &title("Rules");
     let rules = RULES.iter().filter(|rule| evaluation.rules.contains(&rule.name));
-    let columns: [Column<'_, &Rule>; 2] =
-        [("rule", &|rule| rule.name.into()), ("decision", &|rule| rule.about.into())];
-    text += &Table::of(rules, ..0, &columns).text(format);
+    let rules = Table::of(rules).text("rule", |rule| rule.name).text("decision", |rule| rule.about);
+    text += &rules.render(format);
     text += &title("Figures");
     let legend = SHOWN.map(figure);
     let unit = |one: &Figure| match one.unit {
         FigureUnit::Share | FigureUnit::Effect => " (%)",
         FigureUnit::Count | FigureUnit::Seconds => "",
     };
-    let columns: [Column<'_, &Figure>; 2] = [
-        ("figure", &|one| one.label.into()),
-        ("meaning", &|one| format!("{}{}", one.about, unit(one)).into()),
-    ];
-    text += &Table::of(legend, ..0, &columns).text(format);
+    let legend = Table::of(legend)
+        .text("figure", |one| one.label)
+        .text("meaning", |one| format!("{}{}", one.about, unit(one)));
+    text += &legend.render(format);
     let made = match format {
         TextFormat::Terminal => command.to_owned(),
         TextFormat::Markdown => format!("Made with `{command}`."),
@@ -161,23 +159,18 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
          The rules assume independent blocks: the lag-1 autocorrelation should be near 0.\n\n",
         pools.join("\n"),
     );
-    let table = Table::of::<&EnvironmentResult>(
-        environments,
-        3..7,
-        &[
-            ("machine", &|place| evaluation.pools[place.pool].cpu.as_str().into()),
-            ("environment", &|place| place.name.as_str().into()),
-            ("column", &|place| place.column.name().into()),
-            ("blocks", &|place| place.blocks.to_string().into()),
-            ("rejected", &|place| place.rejected.to_string().into()),
-            ("SD of decode %", &|place| format_figure(FigureUnit::Effect, place.spread).into()),
-            ("lag-1 autocorrelation", &|place| {
-                place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}")).into()
-            }),
-            ("conditions", &|place| place.about.as_str().into()),
-        ],
-    );
-    text + &table.text(format)
+    let table = Table::of(environments)
+        .text("machine", |place| evaluation.pools[place.pool].cpu.as_str())
+        .text("environment", |place| place.name.as_str())
+        .text("column", |place| place.column.name())
+        .number("blocks", |place| place.blocks.to_string())
+        .number("rejected", |place| place.rejected.to_string())
+        .number("SD of decode %", |place| format_figure(FigureUnit::Effect, place.spread))
+        .number("lag-1 autocorrelation", |place| {
+            place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}")).into()
+        })
+        .text("conditions", |place| place.about.as_str());
+    text + &table.render(format)
 }
 
 fn targets(evaluation: &Evaluation) -> Table {

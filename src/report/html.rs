@@ -11,7 +11,6 @@ use crate::compare::{Finding, Judgement};
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::record::pair::PairRecord;
-use crate::report::block_plot::block_plot;
 use crate::report::card::{Card, with_code};
 use crate::report::changes::changes;
 use crate::report::full::{Document, ReportOptions, build_document};
@@ -128,11 +127,8 @@ fn verdict_data(judgement: &Judgement, command: &str) -> Value {
     }
 }
 
-/// A row of the verdict table with a plot of the block values.
+/// A row of the verdict table.
 fn finding_data(finding: &Finding) -> Value {
-    context! {
-        cells => verdict::table_row(finding),
-        state => Value::from(Serde(verdict::tone(&finding.verdict))),
-        plot => block_plot(finding),
-    }
+    let tone = Value::from(Serde(verdict::tone(&finding.verdict)));
+    context! { cells => verdict::table_row(finding), state => tone }
 }

@@ -61,23 +61,20 @@ fn arm_rows(arm: &Arm) -> Vec<NameValue> {
 fn blocks(blocks: &[PairBlock]) -> Section {
     let share = |value: Option<f64>| value.map_or("-".into(), |value| Lang::En.share(value));
     let mut section = Section::new("blocks", "Blocks");
-    section.table(Table::of::<(usize, &PairBlock)>(
-        (1..).zip(blocks),
-        2..8,
-        &[
-            ("block", &|(number, _)| number.to_string().into()),
-            ("started", &|(_, block)| block.started.as_str().into()),
-            ("load s", &|(_, block)| number(block.load_s).into()),
-            ("warm-up s", &|(_, block)| number(block.warm_up_s).into()),
-            ("turns s", &|(_, block)| number(block.turns_s).into()),
-            ("total", &|(_, block)| duration(block.total_s).into()),
-            ("steal", &|(_, block)| share(block.steal).into()),
-            ("CPU pressure", &|(_, block)| share(block.cpu_pressure_10s).into()),
-            ("", &|(_, block)| match &block.rejected {
+    section.table(
+        Table::of((1..).zip(blocks))
+            .text("block", |(number, _)| number.to_string())
+            .text("started", |(_, block)| block.started.as_str())
+            .number("load s", |(_, block)| number(block.load_s))
+            .number("warm-up s", |(_, block)| number(block.warm_up_s))
+            .number("turns s", |(_, block)| number(block.turns_s))
+            .number("total", |(_, block)| duration(block.total_s))
+            .number("steal", |(_, block)| share(block.steal))
+            .number("CPU pressure", |(_, block)| share(block.cpu_pressure_10s))
+            .text("", |(_, block)| match &block.rejected {
                 Some(why) => Cell::new(format!("rejected: {why}"), Tone::Unsure),
                 None => "counts".into(),
             }),
-        ],
-    ));
+    );
     section
 }

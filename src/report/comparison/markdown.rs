@@ -6,7 +6,7 @@ use crate::record::AbsenceKind;
 use crate::report::comparison::Comparison;
 use crate::report::comparison::aspects::{Aspect, ChangeKind, MEASURES};
 use crate::report::comparison::table::{MetricRow, Status};
-use crate::report::document::{Cell, Column, Table, Tone};
+use crate::report::document::{Cell, Table, Tone};
 use crate::report::text::{
     TextFormat, escape_markdown, metric_label, metric_value, number, percent,
 };
@@ -48,7 +48,7 @@ fn settings(comparison: &Comparison) -> String {
         let effect = if setting.forbids_verdict { "not comparable" } else { "" };
         table.push([setting.group, &setting.name].into_iter().chain(values).chain([effect]));
     }
-    table.text(TextFormat::Markdown)
+    table.render(TextFormat::Markdown)
 }
 
 fn aspects(comparison: &Comparison) -> String {
@@ -59,39 +59,37 @@ fn aspects(comparison: &Comparison) -> String {
         let measure = MEASURES.iter().find(|measure| measure.name == line.measure);
         measure.map_or(line.measure, |measure| measure.label())
     };
-    let mut columns: Vec<Column<'_, &Aspect>> = vec![
-        ("aspect", &|line| line.aspect.into()),
-        ("measure", &|line| label(line).into()),
-        ("record", &|line| comparison.records[line.record].name.as_str().into()),
-        ("scenarios", &|line| line.scenarios.to_string().into()),
-        ("geometric mean", &|line| {
-            line.geometric_mean.map_or("-".into(), |mean| format_change(line, mean)).into()
-        }),
-        ("range", &|line| match line.range {
+    let mut table = Table::of(&comparison.aspects)
+        .text("aspect", |line| line.aspect)
+        .text("measure", |line| label(line));
+    if comparison.records.len() > 2 {
+        table = table.text("record", |line| comparison.records[line.record].name.as_str());
+    }
+    let table = table
+        .number("scenarios", |line| line.scenarios.to_string())
+        .number("geometric mean", |line| {
+            line.geometric_mean.map_or("-".into(), |mean| format_change(line, mean))
+        })
+        .number("range", |line| match line.range {
             None => "-".into(),
-            Some([least, most]) if least == most => format_change(line, least).into(),
+            Some([least, most]) if least == most => format_change(line, least),
             Some([least, most]) => {
-                format!("{} to {}", format_change(line, least), format_change(line, most)).into()
+                format!("{} to {}", format_change(line, least), format_change(line, most))
             }
-        }),
-        ("beyond spread", &|line| match (line.better, line.worse) {
+        })
+        .number("beyond spread", |line| match (line.better, line.worse) {
             _ if line.scenarios == 0 => "-".into(),
             _ if line.scenarios == line.cannot_tell => "unknown".into(),
             (0, 0) => "0".into(),
-            (better, 0) => format!("{better} better").into(),
-            (0, worse) => format!("{worse} worse").into(),
-            (better, worse) => format!("{better} better, {worse} worse").into(),
-        }),
-        ("within noise", &|line| line.within_noise.to_string().into()),
-        ("unknown", &|line| line.cannot_tell.to_string().into()),
-        ("missing", &|line| line.missing.to_string().into()),
-        ("excluded", &|line| line.left_out.to_string().into()),
-    ];
-    if comparison.records.len() == 2 {
-        columns.remove(2);
-    }
-    let table = Table::of(&comparison.aspects, columns.len() - 8.., &columns);
-    table.text(TextFormat::Markdown)
+            (better, 0) => format!("{better} better"),
+            (0, worse) => format!("{worse} worse"),
+            (better, worse) => format!("{better} better, {worse} worse"),
+        })
+        .number("within noise", |line| line.within_noise.to_string())
+        .number("unknown", |line| line.cannot_tell.to_string())
+        .number("missing", |line| line.missing.to_string())
+        .number("excluded", |line| line.left_out.to_string());
+    table.render(TextFormat::Markdown)
         + "\nInformational, not a verdict. Changes are of medians over processes, in the measure's own \
            sign; a geometric mean hides single scenarios. Beyond spread: by more than twice the \
            spread between processes; unknown with a single process on either side. Missing: one \
@@ -123,30 +121,25 @@ fn status_text(status: &Status) -> String {
 
 /// Counts of scenarios by status, per record.
 fn counts(comparison: &Comparison) -> String {
-    let count = |at: usize, is: fn(&Status) -> bool| -> Cell {
+    let count = |at: usize, is: fn(&Status) -> bool| {
         let statuses = comparison.scenarios.iter().map(|state| &state.statuses[at]);
-        statuses.filter(|one| is(one)).count().to_string().into()
+        statuses.filter(|one| is(one)).count().to_string()
     };
     let others = |at: usize| {
         comparison.scenarios.iter().filter(|state| state.other_output[at] == Some(true)).count()
     };
-    let table = Table::of::<usize>(
-        0..comparison.records.len(),
-        1..,
-        &[
-            ("record", &|at| comparison.records[*at].name.as_str().into()),
-            ("measured", &|at| count(*at, |one| *one == Status::Measured)),
-            ("failed", &|at| count(*at, |one| matches!(one, Status::Failed(_)))),
-            ("unsupported", &|at| count(*at, |one| matches!(one, Status::Unsupported(_)))),
-            ("skipped", &|at| count(*at, |one| matches!(one, Status::Skipped(_)))),
-            (AbsenceKind::NotMeasuredYet.word(), &|at| count(*at, |one| *one == Status::Pending)),
-            ("INVALID", &|at| count(*at, |one| matches!(one, Status::Invalid(_)))),
-            ("missing", &|at| count(*at, |one| *one == Status::Missing)),
-            ("work differs", &|at| count(*at, |one| matches!(one, Status::OtherWork(_)))),
-            ("output differs", &|at| others(*at).to_string().into()),
-        ],
-    );
-    table.text(TextFormat::Markdown)
+    let table = Table::of(0..comparison.records.len())
+        .text("record", |at| comparison.records[*at].name.as_str())
+        .number("measured", |at| count(*at, |one| *one == Status::Measured))
+        .number("failed", |at| count(*at, |one| matches!(one, Status::Failed(_))))
+        .number("unsupported", |at| count(*at, |one| matches!(one, Status::Unsupported(_))))
+        .number("skipped", |at| count(*at, |one| matches!(one, Status::Skipped(_))))
+        .number(AbsenceKind::NotMeasuredYet.word(), |at| count(*at, |one| *one == Status::Pending))
+        .number("INVALID", |at| count(*at, |one| matches!(one, Status::Invalid(_))))
+        .number("missing", |at| count(*at, |one| *one == Status::Missing))
+        .number("work differs", |at| count(*at, |one| matches!(one, Status::OtherWork(_))))
+        .number("output differs", |at| others(*at).to_string());
+    table.render(TextFormat::Markdown)
 }
 
 /// The scenarios that are not measured in every record, or whose answers differ.
@@ -165,7 +158,7 @@ fn scenario_statuses(comparison: &Comparison) -> String {
     if table.rows.is_empty() {
         return String::new();
     }
-    format!("\n{}", table.text(TextFormat::Markdown))
+    format!("\n{}", table.render(TextFormat::Markdown))
 }
 
 fn metrics(comparison: &Comparison) -> String {
@@ -176,7 +169,7 @@ fn metrics(comparison: &Comparison) -> String {
     }
     let mut table = Table::new(header, 2..);
     comparison.metrics.iter().filter_map(metric_cells).for_each(|row| table.push(row));
-    table.text(TextFormat::Markdown)
+    table.render(TextFormat::Markdown)
 }
 
 fn metric_cells(row: &MetricRow) -> Option<Vec<Cell>> {

@@ -92,25 +92,20 @@ fn notes_table(
     heading: &'static str,
 ) -> Table {
     let words = &ctx.words.absent;
-    let table = Table::of::<Note<'_>>(
-        notes(ctx.record, present),
-        3..,
-        &[
-            (ctx.words.frame.metric, &|(name, ..)| {
-                metric(name).map_or(*name, |metric| ctx.lang.metric_name(metric)).into()
-            }),
-            (heading, &|(_, note, _)| note.unwrap_or(words.no_reason).into()),
-            (words.scenario_list, &|(.., ids)| match ids[..] {
-                [first] => first.into(),
-                _ => {
-                    let more = ctx.lang.count(ids.len() - 1);
-                    let values = [("first", ids[0]), ("count", &*more)];
-                    Text::from_template(words.more, &values).into()
-                }
-            }),
-        ],
-    );
-    table.with_caption(caption)
+    Table::of(notes(ctx.record, present))
+        .text(ctx.words.frame.metric, |(name, ..)| {
+            metric(name).map_or(*name, |metric| ctx.lang.metric_name(metric)).into()
+        })
+        .text(heading, |(_, note, _)| note.unwrap_or(words.no_reason))
+        .text(words.scenario_list, |(.., ids)| match ids[..] {
+            [first] => first.into(),
+            _ => {
+                let more = ctx.lang.count(ids.len() - 1);
+                let values = [("first", ids[0]), ("count", &*more)];
+                Text::from_template(words.more, &values).into()
+            }
+        })
+        .with_caption(caption)
 }
 
 pub(super) fn reproduce(ctx: &RenderContext) -> Section {

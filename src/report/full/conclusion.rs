@@ -174,17 +174,14 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
     }
     section.paragraph(words.formula, &[]);
     let missing = || ctx.words.frame.not_measured.into();
-    section.table(Table::of::<&ScorePart>(
-        &ctx.analysis.score.parts,
-        1..,
-        &[
-            (words.part, &|part| part_name(ctx.words, part.kind).into()),
-            (ctx.words.frame.value, &|part| {
+    section.table(
+        Table::of(&ctx.analysis.score.parts)
+            .text(words.part, |part| part_name(ctx.words, part.kind))
+            .number(ctx.words.frame.value, |part| {
                 part.value.map_or_else(missing, |value| lang.number(value).into())
-            }),
-            (words.scenario_count, &|part| ctx.count(Some(part.scenarios))),
-        ],
-    ));
+            })
+            .number(words.scenario_count, |part| ctx.count(part.scenarios)),
+    );
     section.paragraph(words.closing, &[]);
     section
 }

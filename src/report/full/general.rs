@@ -173,18 +173,13 @@ fn conditions_table(ctx: &RenderContext) -> Table {
     };
     let share = |share: Option<f64>| known(share.map(|share| lang.share(share)));
     let number = |value: Option<f64>| known(value.map(|value| lang.number(value)));
-    let table = Table::of::<&Conditions>(
-        ctx.record.sessions.iter().flat_map(|session| &session.conditions),
-        1..,
-        &[
-            (words.at, &|one| readable_time(&one.at).into()),
-            (words.load, &|one| number(one.load_1m)),
-            (words.steal, &|one| share(one.steal)),
-            (words.pressure, &|one| share(one.cpu_pressure_10s)),
-            (words.available, &|one| number(one.available_bytes.map(|bytes| bytes as f64 * MIB))),
-        ],
-    );
-    table.with_caption(words.conditions)
+    Table::of(ctx.record.sessions.iter().flat_map(|session| &session.conditions))
+        .text(words.at, |one| readable_time(&one.at))
+        .number(words.load, |one| number(one.load_1m))
+        .number(words.steal, |one| share(one.steal))
+        .number(words.pressure, |one| share(one.cpu_pressure_10s))
+        .number(words.available, |one| number(one.available_bytes.map(|bytes| bytes as f64 * MIB)))
+        .with_caption(words.conditions)
 }
 
 /// How the figures were measured.
@@ -233,21 +228,18 @@ pub(super) fn scenarios(ctx: &RenderContext) -> Section {
             range => ctx.count(range.map(|(_, most)| *most)),
         }
     };
-    section.table(Table::of::<&Case>(
-        &ctx.record.scenarios,
-        1..8,
-        &[
-            (frame.scenario, &|case| case.id.as_str().into()),
-            (words.batch, &|case| known(case.work.batch)),
-            (words.prompt, &|case| prompt(case)),
-            (words.generated, &|case| known(case.work.new_tokens)),
-            (words.processes, &|case| known(case.blocks.len())),
-            (words.rate, &|case| ctx.gated_metrics(case)[0].clone()),
-            ("TTFT (ms)", &|case| ctx.gated_metrics(case)[1].clone()),
-            (words.memory, &|case| ctx.gated_metrics(case)[2].clone()),
-            (words.validity, &|case| ctx.validity(case)),
-        ],
-    ));
+    section.table(
+        Table::of(&ctx.record.scenarios)
+            .text(frame.scenario, |case| case.id.as_str())
+            .number(words.batch, |case| known(case.work.batch))
+            .number(words.prompt, |case| prompt(case))
+            .number(words.generated, |case| known(case.work.new_tokens))
+            .number(words.processes, |case| known(case.blocks.len()))
+            .number(words.rate, |case| ctx.gated_metrics(case)[0].clone())
+            .number("TTFT (ms)", |case| ctx.gated_metrics(case)[1].clone())
+            .number(words.memory, |case| ctx.gated_metrics(case)[2].clone())
+            .text(words.validity, |case| ctx.validity(case)),
+    );
     section
 }
 
@@ -258,18 +250,13 @@ pub(super) fn all_metrics(ctx: &RenderContext) -> Section {
     for case in &ctx.record.scenarios {
         let state = CaseState::of(case);
         let median = |metric: &Metric| stats::median(&case.values(metric.name));
-        let table = Table::of::<&Metric>(
-            METRICS.iter().filter(|metric| median(metric).is_some()),
-            1..,
-            &[
-                (frame.metric, &|metric| ctx.lang.metric_label(metric).into()),
-                (words.median, &|metric| ctx.scaled(&state, median(metric), metric.scale)),
-                (words.spread, &|metric| ctx.relative_sd(case, metric)),
-                (ctx.words.scenarios.processes, &|metric| {
-                    ctx.count(Some(case.values(metric.name).len()))
-                }),
-            ],
-        );
+        let table = Table::of(METRICS.iter().filter(|metric| median(metric).is_some()))
+            .text(frame.metric, |metric| ctx.lang.metric_label(metric))
+            .number(words.median, |metric| ctx.scaled(&state, median(metric), metric.scale))
+            .number(words.spread, |metric| ctx.relative_sd(case, metric))
+            .number(ctx.words.scenarios.processes, |metric| {
+                ctx.count(Some(case.values(metric.name).len()))
+            });
         let (summary, state) = (case.id.as_str().into(), ctx.validity(case));
         section.blocks.push(Block::Details(Details { summary, state, table }));
     }

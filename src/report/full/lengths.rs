@@ -19,14 +19,9 @@ pub(super) fn grid(ctx: &RenderContext) -> Option<Section> {
     section.table(derived_table(ctx));
     if let Some(kernels) = &ctx.analysis.kernels {
         // By their share of the traced time.
-        let table = Table::of::<&(String, f64)>(
-            &kernels.shares,
-            1..,
-            &[
-                (words.kernel, &|(name, _)| name.as_str().into()),
-                (words.time_share, &|(_, share)| ctx.share(&kernels.state, Some(*share))),
-            ],
-        );
+        let table = Table::of(&kernels.shares)
+            .text(words.kernel, |(name, _)| name.as_str())
+            .number(words.time_share, |(_, share)| ctx.share(&kernels.state, Some(*share)));
         let caption = Text::from_template(words.kernels, &[("scenario", &kernels.id)]);
         section.table(table.with_caption(caption));
     }
@@ -41,19 +36,14 @@ fn grid_table(ctx: &RenderContext, rows: &[GridRow]) -> Table {
         let number = name(row).strip_prefix('S').and_then(|number| number.parse::<usize>().ok());
         number.and_then(|number| about.get(number.checked_sub(1)?)).copied().unwrap_or_default()
     };
-    Table::of::<&GridRow>(
-        rows,
-        1..6,
-        &[
-            (ctx.words.frame.scenario, &|row| name(row).into()),
-            (ctx.words.scenarios.prompt, &|row| ctx.count(row.prompt_tokens)),
-            (ctx.words.scenarios.generated, &|row| ctx.count(Some(row.new_tokens))),
-            ("TTFT (ms)", &|row| ctx.spread(&row.state, row.ttft_s, MS)),
-            (ctx.words.context.decode, &|row| ctx.spread(&row.state, row.decode_tok_s, 1.0)),
-            (ctx.words.context.prefill, &|row| ctx.spread(&row.state, row.prefill_tok_s, 1.0)),
-            (words.about, &|row| about(row).into()),
-        ],
-    )
+    Table::of(rows)
+        .text(ctx.words.frame.scenario, |row| name(row))
+        .number(ctx.words.scenarios.prompt, |row| ctx.count(row.prompt_tokens))
+        .number(ctx.words.scenarios.generated, |row| ctx.count(row.new_tokens))
+        .number("TTFT (ms)", |row| ctx.spread(&row.state, row.ttft_s, MS))
+        .number(ctx.words.context.decode, |row| ctx.spread(&row.state, row.decode_tok_s, 1.0))
+        .number(ctx.words.context.prefill, |row| ctx.spread(&row.state, row.prefill_tok_s, 1.0))
+        .text(words.about, |row| about(row))
 }
 
 /// Figures derived from several scenarios, with their interpretation; unmeasured ones are omitted.
@@ -106,21 +96,16 @@ pub(super) fn context(ctx: &RenderContext) -> Option<Section> {
     section.paragraph(words.intro, &[]);
     for (extended, caption) in [(false, words.without), (true, words.with)] {
         let mib = |row: &ContextRow, bytes: Option<f64>| ctx.scaled(&row.state, bytes, MIB);
-        let table = Table::of::<&ContextRow>(
-            context.rows.iter().filter(|row| row.extended == extended),
-            1..,
-            &[
-                (words.depth, &|row| ctx.count(Some(row.depth))),
-                (words.decode, &|row| ctx.spread(&row.state, row.decode_tok_s, 1.0)),
-                (words.kept, &|row| ctx.share(&row.state, row.decode_retention)),
-                (words.step, &|row| ctx.spread(&row.state, row.tpot_s, MS)),
-                (words.prefill, &|row| ctx.spread(&row.state, row.prefill_tok_s, 1.0)),
-                (words.prefill_kept, &|row| ctx.share(&row.state, row.prefill_retention)),
-                (words.expected, &|row| mib(row, row.kv_bytes_expected.value)),
-                (words.held, &|row| mib(row, row.kv_bytes_held.value)),
-                (words.growth_memory, &|row| mib(row, row.peak_delta_bytes.value)),
-            ],
-        );
+        let table = Table::of(context.rows.iter().filter(|row| row.extended == extended))
+            .text(words.depth, |row| ctx.count(row.depth))
+            .number(words.decode, |row| ctx.spread(&row.state, row.decode_tok_s, 1.0))
+            .number(words.kept, |row| ctx.share(&row.state, row.decode_retention))
+            .number(words.step, |row| ctx.spread(&row.state, row.tpot_s, MS))
+            .number(words.prefill, |row| ctx.spread(&row.state, row.prefill_tok_s, 1.0))
+            .number(words.prefill_kept, |row| ctx.share(&row.state, row.prefill_retention))
+            .number(words.expected, |row| mib(row, row.kv_bytes_expected.value))
+            .number(words.held, |row| mib(row, row.kv_bytes_held.value))
+            .number(words.growth_memory, |row| mib(row, row.peak_delta_bytes.value));
         section.table(table.with_caption(caption));
     }
     let mut growth = Table::new([ctx.words.summary.figure, ctx.words.frame.value], 1..);

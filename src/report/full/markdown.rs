@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::report::card::{Card, CardFigure};
-use crate::report::document::{Block, Cell, Details, Section, Span, Table, Text, Tone};
+use crate::report::document::{Block, Cell, Details, Span, Table, Text, Tone};
 use crate::report::full::Document;
 use crate::report::text::{code_block, code_span, escape_markdown, escape_xml};
 use crate::report::words::Lang;
@@ -19,15 +19,15 @@ pub(super) fn markdown(
     lang: Lang,
     longest: usize,
 ) -> String {
-    let rows = |section: &Section| section.blocks.iter().map(rows).collect();
-    let mut shown: Vec<Vec<usize>> = document.sections.iter().map(rows).collect();
+    let blocks: Vec<&Block> = document.sections.iter().flat_map(|one| &one.blocks).collect();
+    let mut shown: Vec<usize> = blocks.iter().map(|block| rows(block)).collect();
     loop {
         let text = layout(document, charts, lang, &shown);
         let surplus = text.chars().count().saturating_sub(longest);
         if surplus == 0 {
             return text;
         }
-        if !omit_some(document, &mut shown, surplus) {
+        if !omit_some(&blocks, &mut shown, surplus) {
             return truncate(&text, lang, longest);
         }
     }
@@ -42,33 +42,31 @@ fn rows(block: &Block) -> usize {
     }
 }
 
-/// Shows less of the document; `false` if nothing more can be omitted.
-fn omit_some(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
-    let blocks = || document.sections.iter().flat_map(|section| &section.blocks);
-    let length = |block: &Block, shown| self::block(block, None, shown).chars().count();
-    let mut places: Vec<(&Block, &mut usize)> =
-        blocks().zip(shown.iter_mut().flatten()).filter(|(_, shown)| **shown > 0).collect();
-    let details = |(block, _): &&mut (&Block, &mut usize)| matches!(block, Block::Details(_));
-    let mut is_less = false;
-    for (block, shown) in places.iter_mut().rev().filter(details) {
-        if surplus == 0 {
-            break;
+/// Shows less of the blocks; `false` if nothing more can be omitted.
+fn omit_some(blocks: &[&Block], shown: &mut [usize], mut surplus: usize) -> bool {
+    let length = |at: usize, shown: usize| block(blocks[at], None, shown).chars().count();
+    let is_details = |at: &usize| matches!(blocks[*at], Block::Details(_));
+    let is_rows = |at: &usize| matches!(blocks[*at], Block::Table(_) | Block::List(_));
+    let left: Vec<usize> = (0..blocks.len()).filter(|at| shown[*at] > 0).collect();
+    let details: Vec<usize> = left.iter().copied().rev().filter(is_details).collect();
+    for at in &details {
+        if surplus > 0 {
+            surplus = surplus.saturating_sub(length(*at, 1));
+            shown[*at] = 0;
         }
-        surplus = surplus.saturating_sub(length(block, 1));
-        (**shown, is_less) = (0, true);
     }
-    if is_less {
+    if !details.is_empty() {
         return true;
     }
-    places.retain(|(block, _)| matches!(block, Block::Table(_) | Block::List(_)));
-    let lengths: Vec<usize> = places.iter().map(|(block, shown)| length(block, **shown)).collect();
-    let longest = lengths.iter().max().copied().unwrap_or(0);
-    for ((_, shown), length) in places.iter_mut().zip(lengths) {
+    let rows = left.into_iter().filter(is_rows).map(|at| (at, length(at, shown[at])));
+    let rows: Vec<(usize, usize)> = rows.collect();
+    let longest = rows.iter().map(|(_, length)| *length).max().unwrap_or(0);
+    for (at, length) in &rows {
         if 2 * length >= longest {
-            **shown /= 2;
+            shown[*at] /= 2;
         }
     }
-    !places.is_empty()
+    !rows.is_empty()
 }
 
 /// The lines that fit, and a count of the others.
@@ -90,27 +88,36 @@ fn truncate(text: &str, lang: Lang, longest: usize) -> String {
     shown + &"\n</details>\n".repeat(open) + &note
 }
 
-/// The note about omitted rows.
+/// The note about omitted rows, if there are any.
 fn omission_note(template: &'static str, lang: Lang, out: usize) -> String {
+    if out == 0 {
+        return String::new();
+    }
     let text = Text::from_template(template, &[("count", &lang.count(out))]);
     format!("\n**{}**\n", inline(&text))
 }
 
 /// The document with the given number of rows of each block.
-fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
+fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[usize]) -> String {
     let words = &lang.words().frame;
     let mut text = format!("# {}\n\n{}", inline(&document.title), card(&document.card));
-    let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart(_));
-    let sections = document.sections.iter().zip(shown);
-    for (section, shown) in sections.filter(|(section, _)| section.blocks.iter().any(drawn)) {
-        if section.folded {
-            let heading = html(&section.heading);
-            let _ = write!(text, "\n<details><summary><b>{heading}</b></summary>\n");
-        } else {
-            let _ = write!(text, "\n## {}\n", inline(&section.heading));
+    let mut shown = shown.iter().copied();
+    for section in &document.sections {
+        let blocks = section.blocks.iter().zip(shown.by_ref());
+        let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart(_));
+        let blocks: Vec<(&Block, usize)> = blocks.filter(|(block, _)| drawn(block)).collect();
+        if blocks.is_empty() {
+            continue;
         }
+        let _ = match section.folded {
+            true => {
+                let heading = html(&section.heading);
+                write!(text, "\n<details><summary><b>{heading}</b></summary>\n")
+            }
+            false => write!(text, "\n## {}\n", inline(&section.heading)),
+        };
         let mut folded = 0;
-        for (block, &shown) in section.blocks.iter().zip(shown).filter(|(block, _)| drawn(block)) {
+        for (block, shown) in blocks {
             let out = rows(block) - shown;
             if matches!(block, Block::Details(_)) && out > 0 {
                 folded += out;
@@ -118,16 +125,10 @@ fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<us
             }
             text.push('\n');
             text += &self::block(block, charts, shown);
-            if out > 0 {
-                text += &omission_note(words.rows_left_out, lang, out);
-            }
+            text += &omission_note(words.rows_left_out, lang, out);
         }
-        if folded > 0 {
-            text += &omission_note(words.values_left_out, lang, folded);
-        }
-        if section.folded {
-            text += "\n</details>\n";
-        }
+        text += &omission_note(words.values_left_out, lang, folded);
+        text += if section.folded { "\n</details>\n" } else { "" };
     }
     text
 }

@@ -43,8 +43,8 @@ impl<'a> RenderContext<'a> {
     }
 
     /// An exact count.
-    pub(super) fn count(&self, count: Option<usize>) -> Cell {
-        count.map_or_else(|| self.missing(), |count| self.lang.count(count).into())
+    pub(super) fn count(&self, count: impl Into<Option<usize>>) -> Cell {
+        count.into().map_or_else(|| self.missing(), |count| self.lang.count(count).into())
     }
 
     /// A text about a scenario's number, struck out if the number is invalid.

@@ -5,6 +5,7 @@ use crate::record::StressOutcome;
 use crate::report::document::{Section, Table, Text};
 use crate::report::full::render_context::{MS, RenderContext};
 use crate::report::words::Words;
+use crate::workload::metric;
 
 pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
     let (words, lang) = (&ctx.words.consistency, ctx.lang);
@@ -33,31 +34,25 @@ pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
 
 fn consistency_table(ctx: &RenderContext, one: &Consistency) -> Table {
     let (words, latency) = (&ctx.words.consistency, &ctx.words.latency);
-    type Row<'a> = (&'a str, Distribution);
     let rows = [(latency.e2e, one.e2e_s), (latency.ttft, one.ttft_s)];
     let rows = rows.into_iter().filter_map(|(name, of)| Some((name, of?)));
     let ms = |value: Option<f64>| ctx.scaled(&one.state, value, MS);
     let variation = |of: &Distribution| of.sd.filter(|_| of.mean > 0.0).map(|sd| sd / of.mean);
     let tail = |of: &Distribution| of.p95_over_p50().filter(|_| one.state.is_valid());
-    let table = Table::of::<Row<'_>>(
-        rows,
-        1..,
-        &[
-            (words.what, &|(name, _)| (*name).into()),
-            (latency.count, &|(_, of)| ctx.count(Some(of.count))),
-            (words.mean, &|(_, of)| ms(Some(of.mean))),
-            (words.sd, &|(_, of)| ms(of.sd)),
-            (words.variation, &|(_, of)| ctx.share(&one.state, variation(of))),
-            (words.min, &|(_, of)| ms(Some(of.min))),
-            ("p50", &|(_, of)| ms(Some(of.median))),
-            ("p90", &|(_, of)| ms(of.p90)),
-            ("p95", &|(_, of)| ms(of.p95)),
-            ("p99", &|(_, of)| ms(of.p99)),
-            (latency.max, &|(_, of)| ms(Some(of.max))),
-            (latency.tail, &|(_, of)| ctx.number(&one.state, tail(of))),
-        ],
-    );
-    table.with_caption(one.id.as_str())
+    Table::of(rows)
+        .text(words.what, |(name, _)| *name)
+        .number(latency.count, |(_, of)| ctx.count(of.count))
+        .number(words.mean, |(_, of)| ms(Some(of.mean)))
+        .number(words.sd, |(_, of)| ms(of.sd))
+        .number(words.variation, |(_, of)| ctx.share(&one.state, variation(of)))
+        .number(words.min, |(_, of)| ms(Some(of.min)))
+        .number("p50", |(_, of)| ms(Some(of.median)))
+        .number("p90", |(_, of)| ms(of.p90))
+        .number("p95", |(_, of)| ms(of.p95))
+        .number("p99", |(_, of)| ms(of.p99))
+        .number(latency.max, |(_, of)| ms(Some(of.max)))
+        .number(latency.tail, |(_, of)| ctx.number(&one.state, tail(of)))
+        .with_caption(one.id.as_str())
 }
 
 pub(super) fn stress(ctx: &RenderContext) -> Option<Section> {
@@ -65,28 +60,25 @@ pub(super) fn stress(ctx: &RenderContext) -> Option<Section> {
     let rows = &ctx.analysis.stress;
     let mut section = Section::new("stress", words.heading);
     section.paragraph(words.intro, &[]);
-    let count = |count: usize| ctx.count(Some(count));
+    let count = |count: usize| ctx.count(count);
     let growth = |row: &StressRow| row.mem_slope_bytes_per_request.value;
-    section.table(Table::of::<&StressRow>(
-        rows,
-        1..,
-        &[
-            (ctx.words.frame.scenario, &|row| row.name.as_str().into()),
-            (words.limit, &|row| match row.memory_limit.as_deref() {
+    section.table(
+        Table::of(rows)
+            .text(ctx.words.frame.scenario, |row| row.name.as_str())
+            .number(words.limit, |row| match row.memory_limit.as_deref() {
                 Some(limit) => limit.into(),
                 None => ctx.missing(),
-            }),
-            (words.requests, &|row| count(row.outcomes.total())),
-            (words.answered, &|row| count(row.outcomes.answered)),
-            (words.refused, &|row| count(row.outcomes.refused)),
-            (words.oom, &|row| count(row.outcomes.out_of_memory)),
-            (words.timed_out, &|row| count(row.outcomes.timed_out)),
-            (words.failed, &|row| count(row.outcomes.failed)),
-            (words.longest, &|row| ctx.count(row.largest_answered)),
-            (words.shortest_unanswered, &|row| ctx.count(row.smallest_unanswered)),
-            (words.growth, &|row| ctx.scaled(&row.state, growth(row), 1.0 / 1024.0)),
-        ],
-    ));
+            })
+            .number(words.requests, |row| count(row.outcomes.total()))
+            .number(words.answered, |row| count(row.outcomes.answered))
+            .number(words.refused, |row| count(row.outcomes.refused))
+            .number(words.oom, |row| count(row.outcomes.out_of_memory))
+            .number(words.timed_out, |row| count(row.outcomes.timed_out))
+            .number(words.failed, |row| count(row.outcomes.failed))
+            .number(words.longest, |row| ctx.count(row.largest_answered))
+            .number(words.shortest_unanswered, |row| ctx.count(row.smallest_unanswered))
+            .number(words.growth, |row| ctx.scaled(&row.state, growth(row), 1.0 / 1024.0)),
+    );
     section.table(reasons_table(ctx));
     (!rows.is_empty()).then_some(section)
 }
@@ -130,19 +122,16 @@ pub(super) fn pipelines(ctx: &RenderContext) -> Option<Section> {
     let rows = &ctx.analysis.pipelines;
     let mut section = Section::new("pipelines", words.heading);
     section.paragraph(words.intro, &[]);
-    section.table(Table::of::<&PipelineRow>(
-        rows,
-        1..,
-        &[
-            (ctx.words.frame.scenario, &|row| row.name.as_str().into()),
-            (words.items, &|row| ctx.count(row.items)),
-            (ctx.words.scenarios.batch, &|row| ctx.count(Some(row.batch))),
-            (ctx.words.scenarios.generated, &|row| ctx.count(Some(row.new_tokens))),
-            (words.per_min, &|row| ctx.spread(&row.state, row.items_per_min, 1.0)),
-            (words.chunks, &|row| ctx.spread(&row.state, row.chunks_per_min, 1.0)),
-            (words.whole, &|row| ctx.spread(&row.state, row.e2e_s, 1.0)),
-        ],
-    ));
+    section.table(
+        Table::of(rows)
+            .text(ctx.words.frame.scenario, |row| row.name.as_str())
+            .number(words.items, |row| ctx.count(row.items))
+            .number(ctx.words.scenarios.batch, |row| ctx.count(row.batch))
+            .number(ctx.words.scenarios.generated, |row| ctx.count(row.new_tokens))
+            .number(words.per_min, |row| ctx.spread(&row.state, row.items_per_min, 1.0))
+            .number(words.chunks, |row| ctx.spread(&row.state, row.chunks_per_min, 1.0))
+            .number(words.whole, |row| ctx.spread(&row.state, row.e2e_s, 1.0)),
+    );
     for row in rows.iter().filter(|row| row.search_s.is_some()) {
         section.table(stages_table(ctx, row));
     }
@@ -152,8 +141,7 @@ pub(super) fn pipelines(ctx: &RenderContext) -> Option<Section> {
 /// The stages of retrieval-augmented generation, one per row.
 fn stages_table(ctx: &RenderContext, row: &PipelineRow) -> Table {
     let words = &ctx.words.pipelines;
-    let mut table = Table::new([words.stage, words.stage_ms], 1..).with_caption(words.rag);
-    for (name, spread) in [
+    let stages = [
         ("index_s", row.index_s),
         ("embed_s", row.embed_s),
         ("search_s", row.search_s),
@@ -163,12 +151,11 @@ fn stages_table(ctx: &RenderContext, row: &PipelineRow) -> Table {
         ("e2e_s", row.e2e_s),
         ("e2e_simple_s", row.e2e_simple_s),
         ("e2e_complex_s", row.e2e_complex_s),
-    ] {
-        let metric = crate::workload::metric(name).expect("stages are metrics");
-        let value = ctx.spread(&row.state, spread, metric.scale);
-        table.push([ctx.lang.metric_name(metric).into(), value]);
-    }
-    table
+    ];
+    Table::of(stages.map(|(name, spread)| (metric(name).expect("stages are metrics"), spread)))
+        .text(words.stage, |(metric, _)| ctx.lang.metric_name(metric))
+        .number(words.stage_ms, |(metric, spread)| ctx.spread(&row.state, *spread, metric.scale))
+        .with_caption(words.rag)
 }
 
 pub(super) fn quality(ctx: &RenderContext) -> Option<Section> {

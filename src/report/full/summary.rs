@@ -14,23 +14,20 @@ type Figure = (Cell, Cell);
 pub(super) fn summary(ctx: &RenderContext) -> Section {
     let words = &ctx.words.summary;
     let mut section = Section::new("summary", words.heading);
-    let header = [words.figure, ctx.words.frame.value, words.basis];
-    let mut table = Table::new(header, 1..2).with_caption(words.figures);
-    let mut push = |name: &'static str, (value, basis): Figure| {
-        table.push([name.into(), value, basis]);
-    };
-    push(words.decode, single_sequence(ctx, "decode_tok_s"));
-    push(words.throughput, throughput(ctx));
-    push(words.ttft, single_sequence(ctx, "ttft_s"));
-    for (name, figure) in latencies(ctx) {
-        push(name, figure);
-    }
-    push(words.accuracy, accuracy(ctx));
-    for (name, figure) in recommendation_rows(ctx) {
-        push(name, figure);
-    }
-    push(words.score, score(ctx));
-    section.table(table);
+    let mut figures = vec![
+        (words.decode, single_sequence(ctx, "decode_tok_s")),
+        (words.throughput, throughput(ctx)),
+        (words.ttft, single_sequence(ctx, "ttft_s")),
+    ];
+    figures.extend(latencies(ctx));
+    figures.push((words.accuracy, accuracy(ctx)));
+    figures.extend(recommendation_rows(ctx));
+    figures.push((words.score, score(ctx)));
+    let figures = Table::of(figures)
+        .text(words.figure, |(name, _)| *name)
+        .number(ctx.words.frame.value, |(_, (value, _))| value.clone())
+        .text(words.basis, |(_, (_, basis))| basis.clone());
+    section.table(figures.with_caption(words.figures));
     section.table(resources_table(ctx));
     section
 }
@@ -117,33 +114,30 @@ fn accuracy(ctx: &RenderContext) -> Figure {
     }
 }
 
-/// A reading of the whole record with its unit, or the reason why it is missing.
-fn resource_row(ctx: &RenderContext, name: &str, reading: &Reading) -> [Cell; 3] {
-    let (name, value) = ctx.labelled(name, &CaseState::Valid, reading);
-    let why = reading.why.as_deref();
-    let none = || Cell::from(why.unwrap_or(ctx.words.absent.no_reason));
-    match value {
-        Some(value) => [name.into(), value, why.map_or_else(|| "".into(), Cell::from)],
-        None => [name.into(), ctx.words.frame.not_measured.into(), none()],
-    }
-}
-
+/// Readings of the whole record, with their sources or the reasons why they are missing.
 fn resources_table(ctx: &RenderContext) -> Table {
     let words = &ctx.words.summary;
     let of = &ctx.analysis.resources;
-    let header = [words.resource, ctx.words.frame.value, words.remark];
-    let mut table = Table::new(header, 1..2).with_caption(words.resources);
-    for (name, reading) in [
+    let readings = [
         ("cpu_utilisation", &of.cpu_utilisation),
         ("gpu_utilisation", &of.gpu_utilisation),
         ("peak_rss_bytes", &of.peak_rss_bytes),
         ("peak_device_bytes", &of.peak_device_bytes),
         ("power_w", &of.power_w),
         ("energy_j_per_token", &of.energy_j_per_token),
-    ] {
-        table.push(resource_row(ctx, name, reading));
-    }
-    table
+    ];
+    let labelled = |(name, reading)| (ctx.labelled(name, &CaseState::Valid, reading), reading);
+    Table::of(readings.map(labelled))
+        .text(words.resource, |((name, _), _)| name.clone())
+        .number(ctx.words.frame.value, |((_, value), _)| {
+            value.clone().unwrap_or_else(|| ctx.words.frame.not_measured.into())
+        })
+        .text(words.remark, |((_, value), reading)| match (value, &reading.why) {
+            (_, Some(why)) => why.as_str(),
+            (Some(_), None) => "",
+            (None, None) => ctx.words.absent.no_reason,
+        })
+        .with_caption(words.resources)
 }
 
 /// The metrics of [`energy`] with accessors.

@@ -27,23 +27,18 @@ pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
         let rate = lang.exact_with_unit(reference.read_bytes_per_s / 1e9, "GB/s");
         section.paragraph(words.reference, &[("machine", &reference.machine), ("rate", &rate)]);
     }
-    let table = Table::of::<&TargetResult>(
-        ours,
-        2..,
-        &[
-            (ctx.words.general.model, &|of| model_cell(ctx, of)),
-            (words.what, &|of| scope(ctx, of).into()),
-            (words.target, &|of| bounds(ctx, &of.target).into()),
-            (words.raw, &|of| value_cell(ctx, of, of.value)),
-            (words.verdict, &|of| verdict_cell(ctx, of.verdict, of.why.as_deref())),
-            (words.scaled, &|of| value_cell(ctx, of, of.scaled)),
-            (words.scaled_verdict, &|of| match (of.verdict, of.scaled_verdict) {
-                (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => ctx.missing(),
-                (_, TargetVerdict::NotMeasurable(why)) => reason_text(ctx.words, why).into(),
-                (_, scaled) => verdict_cell(ctx, scaled, None),
-            }),
-        ],
-    );
+    let table = Table::of(ours)
+        .text(ctx.words.general.model, |of| model_cell(ctx, of))
+        .text(words.what, |of| scope(ctx, of))
+        .number(words.target, |of| bounds(ctx, &of.target))
+        .number(words.raw, |of| value_cell(ctx, of, of.value))
+        .number(words.verdict, |of| verdict_cell(ctx, of.verdict, of.why.as_deref()))
+        .number(words.scaled, |of| value_cell(ctx, of, of.scaled))
+        .number(words.scaled_verdict, |of| match (of.verdict, of.scaled_verdict) {
+            (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => ctx.missing(),
+            (_, TargetVerdict::NotMeasurable(why)) => reason_text(ctx.words, why).into(),
+            (_, scaled) => verdict_cell(ctx, scaled, None),
+        });
     section.table(Table { right: vec![3, 5], ..table });
     for kind in [Unmeasurable::OtherModel, Unmeasurable::OtherQuant] {
         let verdict = TargetVerdict::NotMeasurable(kind);

@@ -26,7 +26,7 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
     let (findings, unchanged) = tabulated(judgement);
     let table = table(judgement, findings.into_iter().chain(unchanged));
     if !table.rows.is_empty() {
-        let _ = write!(text, "\n{}", table.text(TextFormat::Terminal));
+        let _ = write!(text, "\n{}", table.render(TextFormat::Terminal));
     }
     text.push('\n');
     for line in error_output(judgement) {
@@ -153,7 +153,7 @@ fn fitting_table(judgement: &Judgement, findings: &[&Finding], room: usize) -> (
         if shown == 0 {
             return (String::new(), out);
         }
-        let text = table.text(TextFormat::Markdown);
+        let text = table.render(TextFormat::Markdown);
         if text.len() <= room {
             return (text, out);
         }
