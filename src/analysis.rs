@@ -33,7 +33,7 @@ pub(crate) use grid::{Grid, GridRow, KernelProfile};
 pub(crate) use pipelines::{PipelineRow, QualityRow};
 pub(crate) use requests::{ApiRow, Consistency, Latency};
 pub(crate) use resources::{ResourceRow, Resources};
-pub(crate) use score::{MIN_SCORE_PARTS, Score, ScorePart, ScorePartKind};
+pub(crate) use score::{MIN_SCORE_PARTS, Score, ScorePartKind};
 pub(crate) use stress::StressRow;
 pub(crate) use target_results::{
     TargetResult, TargetVerdict, Unmeasurable, evaluate_targets, summarise,

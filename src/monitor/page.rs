@@ -285,9 +285,9 @@ fn pictures(pictures: &[MonitorChart]) -> Vec<Value> {
     let picture = |one: &MonitorChart| match &one.svg {
         // The chart escapes its own text.
         Ok(svg) => {
-            context! { title => one.title, svg => Value::from_safe_string(svg.clone()) }
+            context! { title => one.title.as_str(), svg => Value::from_safe_string(svg.clone()) }
         }
-        Err(why) => context! { title => one.title, why => why, svg => () },
+        Err(why) => context! { title => one.title.as_str(), why => why.as_str(), svg => () },
     };
     pictures.iter().map(picture).collect()
 }

@@ -84,10 +84,10 @@ pub(super) fn changes(judgement: &Judgement) -> Option<Value> {
         let cells = verdict::table_row(finding);
         context! {
             metric => metric.label,
-            scenario => finding.scenario,
-            change => cells[4],
-            limit => cells[5],
-            verdict => cells[8],
+            scenario => finding.scenario.as_str(),
+            change => cells[4].as_str(),
+            limit => cells[5].as_str(),
+            verdict => cells[8].as_str(),
             tone => Value::from(Serde(verdict::tone(&finding.verdict))),
             within => span(-limit, limit),
             edge => x(limit),

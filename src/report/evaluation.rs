@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use crate::evaluate::{
-    Bound, EnvironmentResult, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS,
-    GateTargetResult, GateTargetStatus, RULES, SUITE_SCENARIOS,
+    Bound, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS, GateTargetResult,
+    GateTargetStatus, RULES, SUITE_SCENARIOS,
 };
 use crate::record::pool::NoiseLevel;
 use crate::report::document::{Cell, Table};
@@ -167,7 +167,7 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
         .number("rejected", |place| place.rejected.to_string())
         .number("SD of decode %", |place| format_figure(FigureUnit::Effect, place.spread))
         .number("lag-1 autocorrelation", |place| {
-            place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}")).into()
+            place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"))
         })
         .text("conditions", |place| place.about.as_str());
     text + &table.render(format)

@@ -2,18 +2,18 @@
 //! omitted or `null` in all of them. `export/fields.md` describes every field. Knows nothing of
 //! verdicts.
 
-/// A JSON object whose fields keep their order; `export/fields.md` describes them.
+/// A JSON object whose fields keep their order; `export/fields.md` describes them. The type of a
+/// field has its name.
 macro_rules! object {
     ($($name:ident: $value:expr),* $(,)?) => {{
         #[derive(serde::Serialize)]
-        #[expect(non_camel_case_types, reason = "the type of a field has its name")]
         struct Object<$($name),*> { $($name: $name),* }
         Object { $($name: $value),* }
     }};
 }
-use object;
-
+#[expect(non_camel_case_types, reason = "fields of `object!`")]
 mod benchmark;
+#[expect(non_camel_case_types, reason = "fields of `object!`")]
 mod llama_bench;
 mod prometheus;
 mod row;

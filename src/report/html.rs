@@ -1,8 +1,6 @@
 //! Self-contained HTML pages: a record with its verdict, a pair with its verdict, or a verdict
 //! alone. No script, no network.
 
-use std::fmt::Write as _;
-
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context, escape_formatter};

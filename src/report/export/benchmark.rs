@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::record::{Case, Record};
 use crate::report::export::{
-    cpu, decode_rate, device_type, is_valid, mib, object, representative_case, samples, source,
+    cpu, decode_rate, device_type, is_valid, mib, representative_case, samples, source,
 };
 use crate::report::text::sanitize;
 use crate::stats;

@@ -3,7 +3,7 @@
 //! `load_mode` replaced `use_mmap` both work: each ignores unknown fields.
 
 use crate::record::{Case, Record};
-use crate::report::export::{cpu, device_type, is_valid, object, samples};
+use crate::report::export::{cpu, device_type, is_valid, samples};
 use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::Task;

@@ -3,7 +3,7 @@
 
 use crate::error::{command, quoted};
 use crate::record::{Absence, Record};
-use crate::report::document::{Section, Table, Text};
+use crate::report::document::{Cell, Section, Table, Text};
 use crate::report::full::render_context::RenderContext;
 use crate::report::text::sanitize;
 use crate::workload::{SUITES, metric};
@@ -94,11 +94,11 @@ fn notes_table(
     let words = &ctx.words.absent;
     Table::of(notes(ctx.record, present))
         .text(ctx.words.frame.metric, |(name, ..)| {
-            metric(name).map_or(*name, |metric| ctx.lang.metric_name(metric)).into()
+            metric(name).map_or(*name, |metric| ctx.lang.metric_name(metric))
         })
         .text(heading, |(_, note, _)| note.unwrap_or(words.no_reason))
         .text(words.scenario_list, |(.., ids)| match ids[..] {
-            [first] => first.into(),
+            [first] => Cell::from(first),
             _ => {
                 let more = ctx.lang.count(ids.len() - 1);
                 let values = [("first", ids[0]), ("count", &*more)];

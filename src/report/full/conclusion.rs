@@ -2,8 +2,8 @@
 
 use crate::analysis::{
     BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, CaseState, ContextAdvice, ContextEnd,
-    MEMORY_HEADROOM, MEMORY_STEP_BYTES, MIN_SCORE_PARTS, MemoryAdvice, NoAdvice, ScorePart,
-    ScorePartKind, summarise,
+    MEMORY_HEADROOM, MEMORY_STEP_BYTES, MIN_SCORE_PARTS, MemoryAdvice, NoAdvice, ScorePartKind,
+    summarise,
 };
 use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
@@ -173,7 +173,7 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
         None => section.blocks.push(Block::Paragraph(no_score(ctx))),
     }
     section.paragraph(words.formula, &[]);
-    let missing = || ctx.words.frame.not_measured.into();
+    let missing = || Cell::from(ctx.words.frame.not_measured);
     section.table(
         Table::of(&ctx.analysis.score.parts)
             .text(words.part, |part| part_name(ctx.words, part.kind))

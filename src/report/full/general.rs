@@ -1,7 +1,7 @@
 //! General information, method, scenarios, and every metric of a record.
 
 use crate::analysis::CaseState;
-use crate::record::{Build, Case, Conditions, Machine, Record, Session};
+use crate::record::{Build, Case, Machine, Record, Session};
 use crate::report::document::{Block, Cell, Details, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
 use crate::report::text::name_value_list;
@@ -258,7 +258,7 @@ pub(super) fn all_metrics(ctx: &RenderContext) -> Section {
                 ctx.count(Some(case.values(metric.name).len()))
             });
         let (summary, state) = (case.id.as_str().into(), ctx.validity(case));
-        section.blocks.push(Block::Details(Details { summary, state, table }));
+        section.blocks.push(Block::Details(Details { summary, state, table: table.into() }));
     }
     section
 }

@@ -44,6 +44,7 @@ fn grid_table(ctx: &RenderContext, rows: &[GridRow]) -> Table {
         .number(ctx.words.context.decode, |row| ctx.spread(&row.state, row.decode_tok_s, 1.0))
         .number(ctx.words.context.prefill, |row| ctx.spread(&row.state, row.prefill_tok_s, 1.0))
         .text(words.about, |row| about(row))
+        .into()
 }
 
 /// Figures derived from several scenarios, with their interpretation; unmeasured ones are omitted.

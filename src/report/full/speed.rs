@@ -1,6 +1,6 @@
 //! Speed: latency percentiles, kinds of requests, categories at every batch size.
 
-use crate::analysis::{ApiRow, BatchRow, Distribution, Latency};
+use crate::analysis::{Distribution, Latency};
 use crate::report::document::{Section, Table};
 use crate::report::full::render_context::{MIB, MS, RenderContext};
 

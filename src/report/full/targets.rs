@@ -30,16 +30,16 @@ pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
     let table = Table::of(ours)
         .text(ctx.words.general.model, |of| model_cell(ctx, of))
         .text(words.what, |of| scope(ctx, of))
-        .number(words.target, |of| bounds(ctx, &of.target))
+        .text(words.target, |of| bounds(ctx, &of.target))
         .number(words.raw, |of| value_cell(ctx, of, of.value))
-        .number(words.verdict, |of| verdict_cell(ctx, of.verdict, of.why.as_deref()))
+        .text(words.verdict, |of| verdict_cell(ctx, of.verdict, of.why.as_deref()))
         .number(words.scaled, |of| value_cell(ctx, of, of.scaled))
-        .number(words.scaled_verdict, |of| match (of.verdict, of.scaled_verdict) {
+        .text(words.scaled_verdict, |of| match (of.verdict, of.scaled_verdict) {
             (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => ctx.missing(),
             (_, TargetVerdict::NotMeasurable(why)) => reason_text(ctx.words, why).into(),
             (_, scaled) => verdict_cell(ctx, scaled, None),
         });
-    section.table(Table { right: vec![3, 5], ..table });
+    section.table(table);
     for kind in [Unmeasurable::OtherModel, Unmeasurable::OtherQuant] {
         let verdict = TargetVerdict::NotMeasurable(kind);
         let count = others.iter().filter(|one| one.verdict == verdict).count();
