@@ -1,10 +1,20 @@
 //! Records and verdicts as documents: terminal text, Markdown, HTML, CSV, JSON, JUnit, Prometheus.
 //! Every text from a file is escaped for its output format. Prints nothing and decides nothing.
 
+/// A JSON object whose fields keep their order. The type of a field has its name.
+macro_rules! object {
+    ($($name:ident: $value:expr),* $(,)?) => {{
+        #[derive(serde::Serialize)]
+        struct Object<$($name),*> { $($name: $name),* }
+        Object { $($name: $value),* }
+    }};
+}
+
 mod calibration;
 mod card;
 mod changes;
 pub mod chart;
+#[expect(non_camel_case_types, reason = "fields of `object!`")]
 mod ci;
 mod comparison;
 mod csv;
@@ -23,7 +33,7 @@ mod verdict;
 mod words;
 
 pub use calibration::calibration_text;
-pub(crate) use card::{Card, CardFigure, HEADLINE, HEADLINE_SCENARIO, named_facts, with_code};
+pub(crate) use card::{Card, CardFigure, HEADLINE, HEADLINE_SCENARIO, named_facts};
 pub use ci::{bmf, junit, smaller_is_better};
 pub use comparison::{comparison_json, comparison_markdown};
 pub use csv::csv;

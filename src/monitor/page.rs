@@ -193,10 +193,10 @@ fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
     let verdict = |word: &str, tone, sentence: &str| Card {
         word: word.into(),
         tone,
-        sentence: report::with_code(sentence),
+        sentence: Text::with_code(sentence),
         ..Card::default()
     };
-    let no_verdict = |why: &str| Card::no_verdict(Lang::En, report::with_code(why));
+    let no_verdict = |why: &str| Card::no_verdict(Lang::En, Text::with_code(why));
     let newest = cycles.last().map(|(_, entry)| *entry);
     let mut card = match newest.map(|entry| (&entry.error, &entry.measured)) {
         None => no_verdict("nothing has been measured yet"),
@@ -242,7 +242,6 @@ fn figure(row: &MetricRow) -> CardFigure {
     });
     let change = row.change().map(|change| format!("{} from the median", report::percent(change)));
     CardFigure {
-        metric: row.metric.name,
         name: row.metric.label.into(),
         value: value.unwrap_or_else(|| "not measured".into()).into(),
         change: change.unwrap_or_default().into(),

@@ -3,17 +3,17 @@
 use serde::Serialize;
 
 use crate::analysis::CaseState;
-use crate::compare::{Finding, Judgement, Outcome};
+use crate::compare::{Judgement, Outcome};
 use crate::record::pair::{Arm, PairRecord};
 use crate::record::{
     AbsenceKind, Build, Case, Conditions, Machine, Model, Record, Session, Settings,
 };
 use crate::report::document::{Text, Tone};
-use crate::report::text::{metric_value, short_commit, split_code};
+use crate::report::text::{metric_value, short_commit};
 use crate::report::verdict;
 use crate::report::words::{Lang, Words};
 use crate::workload::metric::{DECODE_TOK_S, PEAK_RSS_BYTES, TTFT_S};
-use crate::workload::{METRICS, Metric, metric};
+use crate::workload::{Metric, metric};
 use crate::{machine, stats};
 
 /// The metrics of the headline figures.
@@ -42,9 +42,6 @@ pub(crate) struct Card {
 /// A headline figure.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct CardFigure {
-    /// The metric's name in records.
-    #[serde(skip)]
-    pub(crate) metric: &'static str,
     pub(crate) name: Text,
     /// With its unit; a dash if not measured.
     pub(crate) value: Text,
@@ -58,11 +55,10 @@ impl Card {
     pub(super) fn of_record(record: &Record, lang: Lang) -> Self {
         let words = lang.words();
         let case = headline_case(&record.scenarios);
-        let figure = |metric: &'static Metric| {
+        let figure = |metric: &Metric| {
             let value = stats::median(&case?.values(metric.name));
             let value = value.map(|value| lang.metric_value_with_unit(metric, value));
             Some(CardFigure {
-                metric: metric.name,
                 name: lang.metric_name(metric).into(),
                 value: value.map_or_else(|| words.frame.not_measured.into(), Text::from),
                 ..CardFigure::default()
@@ -99,19 +95,6 @@ impl Card {
             ..Self::default()
         };
         card.set_verdict(judgement, command);
-        let of: Vec<&str> = judgement.findings.iter().map(|one| one.scenario.as_str()).collect();
-        let scenario = of.iter().find(|id| **id == HEADLINE_SCENARIO).or(of.first());
-        if let Some(scenario) = scenario {
-            card.figures = change_figures(judgement, scenario);
-            card.scenario = Some(Text::code(scenario)).filter(|_| !card.figures.is_empty());
-        }
-        card
-    }
-
-    /// The card of a verdict without measurements.
-    pub(super) fn of_verdict(judgement: &Judgement, command: &str) -> Self {
-        let mut card = Self::default();
-        card.set_verdict(judgement, command);
         card
     }
 
@@ -119,12 +102,12 @@ impl Card {
     pub(super) fn set_verdict(&mut self, judgement: &Judgement, command: &str) {
         let (word, tone) = verdict::outcome_word(judgement.outcome);
         (self.word, self.tone) = (word.into(), tone);
-        self.sentence = with_code(&verdict::statement(judgement));
+        self.sentence = Text::with_code(&verdict::statement(judgement));
         self.decide = match judgement.outcome {
             Outcome::Undecided => verdict::first_step(judgement, command).map(|step| {
                 let step =
                     step.strip_prefix("to decide").unwrap_or(&format!(": {step}")).to_owned();
-                with_code(&format!("To decide{step}"))
+                Text::with_code(&format!("To decide{step}"))
             }),
             Outcome::NotComparable if judgement.pair.is_none() => {
                 let base = judgement.baseline_commit.as_deref().map(short_commit);
@@ -132,11 +115,12 @@ impl Card {
             }
             _ => None,
         };
-        for figure in &mut self.figures {
-            let scenario = self.scenario.as_ref().map(Text::plain_text);
-            let finding = scenario.and_then(|id| find(judgement, &id, figure.metric));
-            if let Some((change, tone)) = finding.and_then(change_text) {
-                (figure.change, figure.tone) = (change, tone);
+        let named = self.scenario.as_ref().map_or(HEADLINE_SCENARIO.into(), Text::plain_text);
+        let ids = || judgement.findings.iter().map(|one| one.scenario.as_str());
+        if let Some(scenario) = ids().find(|id| *id == named).or(ids().next()) {
+            let figures = change_figures(judgement, scenario);
+            if !figures.is_empty() {
+                (self.figures, self.scenario) = (figures, Some(Text::code(scenario)));
             }
         }
     }
@@ -145,12 +129,6 @@ impl Card {
 fn pair_command(words: &Words, base: &str) -> Text {
     let command = format!("candlemark pair --base {base}");
     Text::from_template(words.card.decides, &[("command", &command)])
-}
-
-/// Text with code between backticks.
-pub(crate) fn with_code(text: &str) -> Text {
-    let spans = split_code(text).into_iter();
-    Text::join(spans.map(|(code, text)| if code { Text::code(text) } else { Text::new(text) }))
 }
 
 /// The valid scenario of the headline figures.
@@ -166,33 +144,22 @@ fn headline_case(cases: &[Case]) -> Option<&Case> {
 
 /// Base, candidate and change of the headline metrics of a scenario.
 fn change_figures(judgement: &Judgement, scenario: &str) -> Vec<CardFigure> {
-    let of = |metric: &Metric| {
-        let finding = find(judgement, scenario, metric.name)?;
+    let figure = |name: &str| {
+        let findings = judgement.findings.iter().filter(|one| one.scenario == scenario);
+        let (finding, metric) = findings
+            .filter_map(|one| Some((one, one.metric?)))
+            .find(|(_, metric)| metric.name == name)?;
         let change = finding.change.as_ref()?;
         let now = verdict::estimated_value(metric, change);
         let (base, now) = (metric_value(metric, change.base), metric_value(metric, now));
-        let (text, tone) = change_text(finding)?;
         Some(CardFigure {
-            metric: metric.name,
             name: metric.label.into(),
             value: format!("{base} \u{2192} {now}\u{a0}{}", metric.unit).into(),
-            change: text,
-            tone,
+            change: verdict::format_change(metric, change, " %").into(),
+            tone: verdict::tone(&finding.verdict),
         })
     };
-    METRICS.iter().filter(|metric| HEADLINE.contains(&metric.name)).filter_map(of).collect()
-}
-
-/// The finding of a metric of a scenario.
-fn find<'a>(judgement: &'a Judgement, scenario: &str, metric: &str) -> Option<&'a Finding> {
-    let is_metric = |one: &&Finding| one.metric.is_some_and(|known| known.name == metric);
-    judgement.findings.iter().filter(|one| one.scenario == scenario).find(is_metric)
-}
-
-fn change_text(finding: &Finding) -> Option<(Text, Tone)> {
-    let (metric, change) = (finding.metric?, finding.change.as_ref()?);
-    let text = verdict::format_change(metric, change, " %");
-    Some((text.into(), verdict::tone(&finding.verdict)))
+    HEADLINE.into_iter().filter_map(figure).collect()
 }
 
 fn facts(
@@ -265,7 +232,7 @@ fn load_warnings(sessions: &[Session], of: &Machine) -> impl Iterator<Item = Tex
     };
     let count = |name: &str| of.fields.get(name).or(of.facts.get(name))?.parse().ok();
     let cpus = ["cpus_allowed", "cpus", "cores"].into_iter().filter_map(count).max();
-    machine::warnings_on(&worst, cpus).into_iter().map(|warning| with_code(&warning))
+    machine::warnings_on(&worst, cpus).into_iter().map(|warning| Text::with_code(&warning))
 }
 
 fn pair_warnings(paired: &PairRecord) -> Vec<Text> {

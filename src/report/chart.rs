@@ -67,8 +67,6 @@ pub enum Scale {
     Around,
     /// Linear around the values, with ticks at integers only.
     Whole,
-    /// Logarithmic to base 2, for positive values.
-    Doubling,
     /// Seconds since 1970-01-01 00:00 UTC, with dates and times in UTC.
     Time,
 }
@@ -139,7 +137,7 @@ pub enum ChartError {
     /// An infinite or undefined value, or one above 10¹⁵.
     #[error("a value is infinite, not a number or far too large")]
     Unusable,
-    /// A value at or below zero on a logarithmic axis, or a negative bar.
+    /// A negative bar.
     #[error("a value lies below what can be drawn")]
     TooLow,
 }

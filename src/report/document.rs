@@ -6,7 +6,7 @@ use std::ops::RangeBounds;
 use comfy_table::{CellAlignment, presets};
 use serde::Serialize;
 
-use crate::report::text::{TextFormat, sanitize};
+use crate::report::text::{TextFormat, sanitize, split_code};
 
 /// A run of plain text or code within a line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,9 +51,10 @@ impl Text {
         Self(spans)
     }
 
-    /// Several texts in a row.
-    pub(crate) fn join(texts: impl IntoIterator<Item = Text>) -> Self {
-        Self(texts.into_iter().flat_map(|text| text.0).collect())
+    /// Text, possibly from outside, with code between single backticks.
+    pub(crate) fn with_code(text: &str) -> Self {
+        let pieces = split_code(text).into_iter();
+        Self(pieces.map(|(code, text)| Span { code, text: sanitize(text) }).collect())
     }
 
     /// The text without markup.
@@ -255,6 +256,13 @@ pub(crate) struct Section {
 impl Section {
     pub(crate) fn new(id: &'static str, heading: &'static str) -> Self {
         Self { id, heading: heading.into(), blocks: Vec::new(), folded: false }
+    }
+
+    /// A section that begins with a paragraph from a template.
+    pub(crate) fn with_intro(id: &'static str, heading: &'static str, intro: &'static str) -> Self {
+        let mut section = Self::new(id, heading);
+        section.paragraph(intro, &[]);
+        section
     }
 
     /// Adds a table, or nothing if it has no rows.

@@ -2,15 +2,6 @@
 //! omitted or `null` in all of them. `export/fields.md` describes every field. Knows nothing of
 //! verdicts.
 
-/// A JSON object whose fields keep their order; `export/fields.md` describes them. The type of a
-/// field has its name.
-macro_rules! object {
-    ($($name:ident: $value:expr),* $(,)?) => {{
-        #[derive(serde::Serialize)]
-        struct Object<$($name),*> { $($name: $name),* }
-        Object { $($name: $value),* }
-    }};
-}
 #[expect(non_camel_case_types, reason = "fields of `object!`")]
 mod benchmark;
 #[expect(non_camel_case_types, reason = "fields of `object!`")]

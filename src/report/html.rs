@@ -9,8 +9,9 @@ use crate::compare::{Finding, Judgement};
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::record::pair::PairRecord;
-use crate::report::card::{Card, with_code};
+use crate::report::card::Card;
 use crate::report::changes::changes;
+use crate::report::document::Text;
 use crate::report::full::{Document, ReportOptions, build_document};
 use crate::report::pair::pair_sections;
 use crate::report::text::sanitize;
@@ -55,8 +56,8 @@ pub fn pair_page(paired: &PairRecord, judgement: &Judgement, command: &str) -> R
 /// # Errors
 /// When the template does not fit the data; tests render every template.
 pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
-    let card = Card::of_verdict(judgement, command);
-    let document = Document::english("candlemark".into(), card, Vec::new());
+    let mut document = Document::english("candlemark".into(), Card::default(), Vec::new());
+    document.card.set_verdict(judgement, command);
     document_page(&document, Some((judgement, command)))
 }
 
@@ -111,7 +112,8 @@ pub(crate) fn render(name: &str, data: Value) -> Result<String> {
 fn verdict_data(judgement: &Judgement, command: &str) -> Value {
     let (findings, unchanged) = verdict::by_importance(judgement);
     let rows = |findings: Vec<&Finding>| findings.into_iter().map(finding_data).collect::<Vec<_>>();
-    let lines = |lines: Vec<String>| lines.iter().map(|line| with_code(line)).collect::<Vec<_>>();
+    let lines =
+        |lines: Vec<String>| lines.iter().map(|line| Text::with_code(line)).collect::<Vec<_>>();
     let remarks = verdict::next_steps(judgement, command).into_iter();
     let remarks = remarks.chain(verdict::commands(judgement, command)).collect();
     context! {

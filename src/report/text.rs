@@ -32,14 +32,10 @@ pub(super) fn name_value_list(fields: &BTreeMap<String, String>) -> String {
 
 /// Digits with commas between thousands.
 pub(super) fn group_thousands(digits: &str) -> String {
-    let mut grouped = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    let (first, rest) = digits.split_at(digits.len() % 3);
+    let groups = rest.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group));
+    let first = (!first.is_empty()).then(|| first.into());
+    first.into_iter().chain(groups).collect::<Vec<_>>().join(",")
 }
 
 /// A share as a signed percentage without the unit: `-7.9`, `+0.0`, `+150`.

@@ -30,21 +30,13 @@ pub(super) fn build_names(summary: &PairSummary) -> String {
 }
 
 fn build_name(arm: &Arm) -> String {
-    let mut about = Vec::new();
-    if let Some(commit) = &arm.build.commit {
-        about.push(short_commit(commit));
-    }
-    if arm.build.dirty == Some(true) {
-        about.push("with uncommitted changes".to_owned());
-    }
-    if let Some(injected) = &arm.injected {
-        about.push(format!("slowed down on purpose: {injected}"));
-    }
-    if about.is_empty() {
-        arm.asked.clone()
-    } else {
-        format!("{} ({})", arm.asked, about.join(", "))
-    }
+    let about = [
+        arm.build.commit.as_deref().map(short_commit),
+        (arm.build.dirty == Some(true)).then(|| "with uncommitted changes".into()),
+        arm.injected.as_ref().map(|how| format!("slowed down on purpose: {how}")),
+    ];
+    let about = about.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    if about.is_empty() { arm.asked.clone() } else { format!("{} ({about})", arm.asked) }
 }
 
 /// The change relative to the limit.

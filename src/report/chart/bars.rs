@@ -64,7 +64,7 @@ fn draw_panel(
     for value in &panel.values {
         let mut end = left;
         if let Some(value) = value {
-            end += (longest * value / most / STEP).round() * STEP;
+            end += ((longest / STEP).round() * value / most).round() * STEP;
             let corners = [(left, row + BAR.0), (end, row + BAR.1)];
             svg.rectangle(corners, &Paint::Series(0).fill());
         }

@@ -4,14 +4,11 @@ use super::header::LegendEntry;
 use super::plot::{Plot, ValueRange, value_range};
 use super::svg::{Marker, Paint, Position, Svg};
 use super::{ChartError, Lines, Number, Point, Series, SeriesStyle};
-use crate::stats;
 
 /// Up to this many points have markers.
 const MAX_MARKERS: usize = 24;
 /// Number of markers on a longer line.
 const SPARSE_MARKERS: usize = 7;
-/// Maximum number of points of a curve: a chart has no room for thousands.
-pub(super) const MAX_POINTS: usize = 400;
 
 /// The legend: empty for a single series.
 pub(super) fn legend(lines: &Lines) -> Vec<LegendEntry> {
@@ -49,7 +46,7 @@ pub(super) fn draw(
     let plot = Plot::new(header, (&lines.x, x), (&lines.y, y), number);
     let height = plot.draw(svg, &lines.x.label, &lines.y.label);
     for (at, series) in lines.series.iter().enumerate().rev() {
-        draw_series(svg, &plot, series.style, at, &downsample(&series.points));
+        draw_series(svg, &plot, series.style, at, &series.points);
     }
     Ok(height)
 }
@@ -108,23 +105,4 @@ fn draw_series(svg: &mut Svg, plot: &Plot, style: SeriesStyle, at: usize, points
             }
         }
     }
-}
-
-/// The points sorted, or for a longer curve one point per bin of [`MAX_POINTS`] bins of equal
-/// width: the median of the values at the middle of the bin. A bin without values stays a gap.
-/// Single outliers disappear; a histogram shows them.
-pub(super) fn downsample(points: &[Point]) -> Vec<Point> {
-    let mut sorted = points.to_vec();
-    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return sorted };
-    if sorted.len() <= MAX_POINTS {
-        return sorted;
-    }
-    let (start, width) = (first.0, (last.0 - first.0) / MAX_POINTS as f64);
-    let bin = |point: &Point| (((point.0 - start) / width) as usize).min(MAX_POINTS - 1);
-    let median = |points: &[Point]| {
-        let values: Vec<f64> = points.iter().filter_map(|(_, y)| *y).collect();
-        ((points[0].0 + points[points.len() - 1].0) / 2.0, stats::median(&values))
-    };
-    sorted.chunk_by(|a, b| bin(a) == bin(b)).map(median).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::header::{EDGE, shorten, width};
 use super::svg::{Align, Paint, Position, Svg, WIDTH};
-use super::ticks::{AxisEnd, Ticks, position, ticks};
+use super::ticks::{AxisEnd, Ticks, ticks};
 use super::{Axis, ChartError, Number, Scale};
 
 /// Height of the plot alone.
@@ -29,9 +29,6 @@ pub(super) fn value_range(scale: Scale, values: &[f64]) -> Result<ValueRange, Ch
     if values.iter().any(|value| !value.is_finite() || value.abs() > most) {
         return Err(ChartError::Unusable);
     }
-    if scale == Scale::Doubling && values.iter().any(|value| *value <= 0.0) {
-        return Err(ChartError::TooLow);
-    }
     let lo = values.iter().copied().reduce(f64::min).ok_or(ChartError::Empty)?;
     let hi = values.iter().copied().reduce(f64::max).ok_or(ChartError::Empty)?;
     Ok((lo, hi))
@@ -39,16 +36,16 @@ pub(super) fn value_range(scale: Scale, values: &[f64]) -> Result<ValueRange, Ch
 
 /// An axis with its ticks, and where it starts and ends in the picture.
 struct Side {
-    scale: Scale,
     ticks: Ticks,
     ends: (f64, f64),
 }
 
 impl Side {
-    fn at(&self, tick: f64) -> f64 {
+    fn at(&self, value: f64) -> f64 {
         let (lo, hi) = self.ticks.range;
         let (from, to) = self.ends;
-        from + ((to - from) * (tick - lo) / (hi - lo) / STEP).round() * STEP
+        let steps = ((to - from) / STEP).round();
+        from + (steps * (value - lo) / (hi - lo)).round() * STEP
     }
 
     fn labels(&self) -> impl Iterator<Item = (f64, &str)> {
@@ -82,8 +79,8 @@ impl Plot {
         let along = ticks(x_axis.scale, x, 8, AxisEnd::Padded, number, fits);
         let right = WIDTH - right_margin(&along, room);
         Self {
-            x: Side { scale: x_axis.scale, ticks: along, ends: (left, right - STEP) },
-            y: Side { scale: y_axis.scale, ticks: up, ends: (bottom - STEP, top) },
+            x: Side { ticks: along, ends: (left, right - STEP) },
+            y: Side { ticks: up, ends: (bottom - STEP, top) },
             top,
             bottom,
         }
@@ -91,7 +88,6 @@ impl Plot {
 
     /// The position of a value.
     pub(super) fn at(&self, x: f64, y: f64) -> Position {
-        let (x, y) = (position(self.x.scale, x), position(self.y.scale, y));
         (self.x.at(x), self.y.at(y))
     }
 

@@ -17,20 +17,15 @@ const TIMES: [u32; 21] = [
     172_800, 604_800, 2_592_000,
 ];
 
-/// An axis with its ticks. Positions are values, or their logarithms on [`Scale::Doubling`].
+/// An axis with its ticks.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ticks {
     /// Both ends.
     pub(super) range: (f64, f64),
-    /// Positions of the ticks.
+    /// Values of the ticks.
     pub(super) at: Vec<f64>,
     /// Labels of the ticks.
     pub(super) labels: Vec<String>,
-}
-
-/// The position of a value on an axis.
-pub(super) fn position(scale: Scale, value: f64) -> f64 {
-    if scale == Scale::Doubling { value.log2() } else { value }
 }
 
 /// The axis for values from `lo` to `hi` with at most `most` ticks, fewer if `fits` says that their
@@ -65,13 +60,12 @@ pub(super) enum AxisEnd {
 }
 
 fn padded(scale: Scale, lo: f64, hi: f64, end: AxisEnd) -> (f64, f64) {
-    let (lo, hi) = (position(scale, lo), position(scale, hi));
     let (lo, hi) = if scale == Scale::Zero { (lo.min(0.0), hi.max(0.0)) } else { (lo, hi) };
     let least = match scale {
         Scale::Zero if lo == hi => 1.0,
         Scale::Zero => LEAST,
         Scale::Around => (LEAST_SPAN * lo.abs().max(hi.abs())).max(LEAST),
-        Scale::Whole | Scale::Doubling => 1.0,
+        Scale::Whole => 1.0,
         Scale::Time => 10.0,
     };
     let missing = (least - (hi - lo)).max(0.0) / 2.0;
@@ -94,9 +88,6 @@ fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
         let fitting = TIMES.into_iter().map(f64::from).find(|step| *step >= rough);
         return fitting.unwrap_or((rough / longest).ceil() * longest);
     }
-    if scale == Scale::Doubling {
-        return rough.ceil().max(1.0);
-    }
     let power = 10f64.powf(rough.log10().floor());
     let round =
         [1.0, 2.0, 5.0, 10.0].into_iter().find(|times| times * power >= rough * (1.0 - 1e-9));
@@ -112,18 +103,14 @@ fn place_ticks(
     number: Number<'_>,
 ) -> Ticks {
     let slack = step * 1e-6;
-    // Ticks count from the first doubling in the chart, so that a small batch has a label.
-    let origin = if scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };
-    let (from, to) = (lo - origin, hi - origin);
     let (first, last) = match end {
-        AxisEnd::AtTick => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
-        AxisEnd::Padded => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
+        AxisEnd::AtTick => (((lo + slack) / step).floor(), ((hi - slack) / step).ceil()),
+        AxisEnd::Padded => (((lo - slack) / step).ceil(), ((hi + slack) / step).floor()),
     };
-    let place = |number: f64| origin + number * step;
     let count = (last - first).max(0.0) as usize;
-    let at: Vec<f64> = (0..=count).map(|i| place(first + i as f64)).collect();
+    let at: Vec<f64> = (0..=count).map(|i| (first + i as f64) * step).collect();
     let range = match end {
-        AxisEnd::AtTick => (lo.min(place(first)), hi.max(place(last))),
+        AxisEnd::AtTick => (lo.min(first * step), hi.max(last * step)),
         AxisEnd::Padded => (lo, hi),
     };
     let labels = at.iter().map(|at| text(scale, *at, step, number)).collect();
@@ -133,7 +120,6 @@ fn place_ticks(
 fn text(scale: Scale, at: f64, step: f64, number: Number<'_>) -> String {
     match scale {
         Scale::Time => time(at, step),
-        Scale::Doubling => number(at.exp2(), decimals(at.exp2())),
         Scale::Whole => number(at, 0),
         Scale::Zero | Scale::Around => number(at, decimals(step)),
     }

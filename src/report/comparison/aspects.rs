@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::record::{Block, Case, Record};
-use crate::report::comparison::table::{Status, ids, status};
+use crate::report::comparison::table::{Status, StatusKind, ids, status};
 use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::{Better, Task, metric};
@@ -216,7 +216,7 @@ fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspe
             continue;
         }
         let statuses = cases.map(|case| status(cases[0], case));
-        let odd = |one: &Status| matches!(one, Status::Invalid(_) | Status::OtherWork(_));
+        let odd = |one: &Status| matches!(one.kind, StatusKind::Invalid | StatusKind::OtherWork);
         if statuses.iter().any(odd) {
             line.left_out += 1;
             continue;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::record::AbsenceKind;
 use crate::report::comparison::Comparison;
 use crate::report::comparison::aspects::{Aspect, ChangeKind, MEASURES};
-use crate::report::comparison::table::{MetricRow, Status};
+use crate::report::comparison::table::{MetricRow, StatusKind};
 use crate::report::document::{Cell, Table, Tone};
 use crate::report::text::{
     TextFormat, escape_markdown, metric_label, metric_value, number, percent,
@@ -106,39 +106,37 @@ fn format_change(line: &Aspect, value: f64) -> String {
     format!("{}{}{unit}", if value < 0.0 { "" } else { "+" }, number(value * scale))
 }
 
-fn status_text(status: &Status) -> String {
-    match status {
-        Status::Measured => "measured".into(),
-        Status::Missing => MISSING.into(),
-        Status::Unsupported(why) => format!("unsupported: {why}"),
-        Status::Skipped(why) => format!("skipped: {why}"),
-        Status::Pending => AbsenceKind::NotMeasuredYet.word().into(),
-        Status::Failed(why) => format!("FAILED: {why}"),
-        Status::Invalid(why) => format!("INVALID: {why}"),
-        Status::OtherWork(how) => format!("work differs: {how}"),
+fn word(kind: StatusKind) -> &'static str {
+    match kind {
+        StatusKind::Measured => "measured",
+        StatusKind::Missing => MISSING,
+        StatusKind::Unsupported => "unsupported",
+        StatusKind::Skipped => "skipped",
+        StatusKind::Pending => AbsenceKind::NotMeasuredYet.word(),
+        StatusKind::Failed => "FAILED",
+        StatusKind::Invalid => "INVALID",
+        StatusKind::OtherWork => "work differs",
     }
 }
 
 /// Counts of scenarios by status, per record.
 fn counts(comparison: &Comparison) -> String {
-    let count = |at: usize, is: fn(&Status) -> bool| {
-        let statuses = comparison.scenarios.iter().map(|state| &state.statuses[at]);
-        statuses.filter(|one| is(one)).count().to_string()
+    use StatusKind::{
+        Failed, Invalid, Measured, Missing, OtherWork, Pending, Skipped, Unsupported,
     };
-    let others = |at: usize| {
-        comparison.scenarios.iter().filter(|state| state.other_output[at] == Some(true)).count()
-    };
-    let table = Table::of(0..comparison.records.len())
-        .text("record", |at| comparison.records[*at].name.as_str())
-        .number("measured", |at| count(*at, |one| *one == Status::Measured))
-        .number("failed", |at| count(*at, |one| matches!(one, Status::Failed(_))))
-        .number("unsupported", |at| count(*at, |one| matches!(one, Status::Unsupported(_))))
-        .number("skipped", |at| count(*at, |one| matches!(one, Status::Skipped(_))))
-        .number(AbsenceKind::NotMeasuredYet.word(), |at| count(*at, |one| *one == Status::Pending))
-        .number("INVALID", |at| count(*at, |one| matches!(one, Status::Invalid(_))))
-        .number("missing", |at| count(*at, |one| *one == Status::Missing))
-        .number("work differs", |at| count(*at, |one| matches!(one, Status::OtherWork(_))))
-        .number("output differs", |at| others(*at).to_string());
+    let records = comparison.records.iter().enumerate();
+    let mut table = Table::of(records).text("record", |(_, record)| record.name.as_str());
+    for kind in [Measured, Failed, Unsupported, Skipped, Pending, Invalid, Missing, OtherWork] {
+        let heading = if kind == Failed { "failed" } else { word(kind) };
+        table = table.number(heading, |(at, _)| {
+            let such = comparison.scenarios.iter().filter(|one| one.statuses[*at].kind == kind);
+            such.count().to_string()
+        });
+    }
+    let table = table.number("output differs", |(at, _)| {
+        let others = comparison.scenarios.iter().filter(|one| one.other_output[*at] == Some(true));
+        others.count().to_string()
+    });
     table.render(TextFormat::Markdown)
 }
 
@@ -147,7 +145,8 @@ fn scenario_statuses(comparison: &Comparison) -> String {
     let mut table = Table::new(header(comparison, &["scenario"], &[]), ..0);
     for state in &comparison.scenarios {
         let cells = state.statuses.iter().zip(&state.other_output).map(|(status, other)| {
-            let text = status_text(status);
+            let why = status.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+            let text = format!("{}{why}", word(status.kind));
             if *other == Some(true) { format!("{text}, greedy output differs") } else { text }
         });
         let cells: Vec<String> = cells.collect();

@@ -31,7 +31,6 @@ pub(super) fn charts(ctx: &RenderContext) -> Option<Section> {
         first_token(ctx),
         steps(ctx),
         rates(ctx),
-        batches(ctx),
         times(ctx),
         depths(ctx),
         repeats(ctx),
@@ -150,18 +149,6 @@ fn rates(ctx: &RenderContext) -> Option<RenderedChart> {
     ];
     let data = Data::Bars(Bars { categories: rows.iter().map(name).collect(), panels });
     chart(ctx, "rates", words.charts.rates, words.charts.rates_alt, data)
-}
-
-fn batches(ctx: &RenderContext) -> Option<RenderedChart> {
-    let words = &ctx.words.charts;
-    let series = ctx.analysis.categories.iter().map(|category| {
-        let rate = |row: &BatchRow| valid_median(&row.state, row.aggregate_tok_s);
-        curve(&category.name, category.batches.iter().map(|row| (row.batch as f64, rate(row))))
-    });
-    // A category of a single batch size is a point, not a line.
-    let series = series.filter(|one| one.points.iter().filter(|(_, y)| y.is_some()).count() > 1);
-    let (x, y) = ((words.batch_axis, Scale::Doubling), (words.rate_axis, Scale::Zero));
-    chart(ctx, "batches", words.batches, words.batches_alt, lines(x, y, series.collect()))
 }
 
 fn times(ctx: &RenderContext) -> Option<RenderedChart> {

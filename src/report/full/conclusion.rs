@@ -118,8 +118,7 @@ pub(super) fn recommendation_rows(ctx: &RenderContext) -> Vec<(&'static str, (Ce
 
 pub(super) fn advice(ctx: &RenderContext) -> Section {
     let words = &ctx.words.advice;
-    let mut section = Section::new("advice", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("advice", words.heading, words.intro);
     let mut table = Table::new([words.what, ctx.words.frame.value, words.rule], 1..2);
     for one in recommendations(ctx) {
         let value = one.value.map_or_else(|| Cell::from(words.none), Cell::from);

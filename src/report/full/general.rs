@@ -119,14 +119,10 @@ fn settings_rows(ctx: &RenderContext) -> Vec<NameValue> {
 
 /// The machine, in names and values of a language.
 pub(in crate::report) fn machine_rows(machine: &Machine, lang: Lang) -> Vec<NameValue> {
-    let (words, frame) = (&lang.words().general, &lang.words().frame);
+    let words = &lang.words().general;
     let Machine { class, fields, facts, rates } = machine;
-    let newer = |rate: Option<f64>, unit: &str| {
+    let rate = |rate: Option<f64>, unit: &str| {
         rate.map_or(String::new(), |rate| lang.with_unit(rate / 1e9, unit))
-    };
-    let rate = |rate: Option<f64>, unit: &str| match rate {
-        Some(_) => newer(rate, unit),
-        None => frame.not_measured.into(),
     };
     let cache = rates.last_level_cache_bytes.map(|bytes| bytes as f64 * MIB);
     vec![
@@ -134,12 +130,11 @@ pub(in crate::report) fn machine_rows(machine: &Machine, lang: Lang) -> Vec<Name
         (words.machine, name_value_list(fields)),
         (words.host, name_value_list(facts)),
         (words.read_rate, rate(rates.read_bytes_per_s, "GB/s")),
-        // Older records lack the newer rates.
-        (words.read_huge_rate, newer(rates.read_huge_bytes_per_s, "GB/s")),
+        (words.read_huge_rate, rate(rates.read_huge_bytes_per_s, "GB/s")),
         (words.flop_rate, rate(rates.f32_flop_per_s, "GFLOP/s")),
-        (words.int8_rate, newer(rates.int8_op_per_s, "GOP/s")),
-        (words.int16_rate, newer(rates.int16_op_per_s, "GOP/s")),
-        (words.bf16_rate, newer(rates.bf16_flop_per_s, "GFLOP/s")),
+        (words.int8_rate, rate(rates.int8_op_per_s, "GOP/s")),
+        (words.int16_rate, rate(rates.int16_op_per_s, "GOP/s")),
+        (words.bf16_rate, rate(rates.bf16_flop_per_s, "GFLOP/s")),
         (words.rate_isa, rates.isa.clone().unwrap_or_default()),
         (words.last_level, cache.map_or(String::new(), |mib| lang.with_unit(mib, "MiB"))),
     ]
@@ -216,8 +211,7 @@ pub(super) fn method(ctx: &RenderContext) -> Section {
 /// Every scenario with its gated metrics.
 pub(super) fn scenarios(ctx: &RenderContext) -> Section {
     let (words, frame, lang) = (&ctx.words.scenarios, &ctx.words.frame, ctx.lang);
-    let mut section = Section::new("scenarios", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("scenarios", words.heading, words.intro);
     let known = |count: usize| ctx.count(Some(count).filter(|count| *count > 0));
     let prompt = |case: &Case| {
         let tokens = &case.work.prompt_tokens;

@@ -93,8 +93,7 @@ fn derived_table(ctx: &RenderContext) -> Table {
 pub(super) fn context(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.context;
     let context = ctx.analysis.context.as_ref()?;
-    let mut section = Section::new("context", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("context", words.heading, words.intro);
     for (extended, caption) in [(false, words.without), (true, words.with)] {
         let mib = |row: &ContextRow, bytes: Option<f64>| ctx.scaled(&row.state, bytes, MIB);
         let table = Table::of(context.rows.iter().filter(|row| row.extended == extended))

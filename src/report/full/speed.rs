@@ -8,8 +8,7 @@ use crate::report::full::render_context::{MIB, MS, RenderContext};
 pub(super) fn latency(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.latency;
     let all = &ctx.analysis.latencies;
-    let mut section = Section::new("latency", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("latency", words.heading, words.intro);
     let kinds: [(&str, fn(&Latency) -> Option<Distribution>); 3] = [
         (words.ttft, |one| one.ttft_s),
         (words.e2e, |one| one.e2e_s),
@@ -36,8 +35,7 @@ pub(super) fn latency(ctx: &RenderContext) -> Option<Section> {
 pub(super) fn api(ctx: &RenderContext) -> Option<Section> {
     let (words, lang) = (&ctx.words.api, ctx.lang);
     let rows = &ctx.analysis.api;
-    let mut section = Section::new("api", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("api", words.heading, words.intro);
     section.table(
         Table::of(rows)
             .text(words.request, |row| row.name.as_str())
@@ -61,8 +59,7 @@ pub(super) fn api(ctx: &RenderContext) -> Option<Section> {
 pub(super) fn categories(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.categories;
     let categories = &ctx.analysis.categories;
-    let mut section = Section::new("categories", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("categories", words.heading, words.intro);
     for category in categories {
         let table = Table::of(&category.batches)
             .text(ctx.words.scenarios.batch, |row| ctx.lang.count(row.batch))

@@ -10,8 +10,7 @@ use crate::workload::metric;
 pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
     let (words, lang) = (&ctx.words.consistency, ctx.lang);
     let all = &ctx.analysis.consistency;
-    let mut section = Section::new("consistency", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("consistency", words.heading, words.intro);
     for one in all {
         section.table(consistency_table(ctx, one));
         let mut items = Vec::new();
@@ -58,8 +57,7 @@ fn consistency_table(ctx: &RenderContext, one: &Consistency) -> Table {
 pub(super) fn stress(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.stress;
     let rows = &ctx.analysis.stress;
-    let mut section = Section::new("stress", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("stress", words.heading, words.intro);
     let count = |count: usize| ctx.count(count);
     let growth = |row: &StressRow| row.mem_slope_bytes_per_request.value;
     section.table(
@@ -120,8 +118,7 @@ fn reasons_table(ctx: &RenderContext) -> Table {
 pub(super) fn pipelines(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.pipelines;
     let rows = &ctx.analysis.pipelines;
-    let mut section = Section::new("pipelines", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("pipelines", words.heading, words.intro);
     section.table(
         Table::of(rows)
             .text(ctx.words.frame.scenario, |row| row.name.as_str())
@@ -161,8 +158,7 @@ fn stages_table(ctx: &RenderContext, row: &PipelineRow) -> Table {
 pub(super) fn quality(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.quality;
     let rows = &ctx.analysis.quality;
-    let mut section = Section::new("quality", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("quality", words.heading, words.intro);
     for row in rows {
         let header = [ctx.words.frame.metric, ctx.words.frame.value];
         let mut table = Table::new(header, 1..).with_caption(row.id.as_str());

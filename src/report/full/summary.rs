@@ -1,6 +1,6 @@
 //! The summary of a record, and its use of the machine.
 
-use crate::analysis::{CaseState, Latency, Reading, ResourceRow};
+use crate::analysis::{CaseState, Latency, reading};
 use crate::record::Case;
 use crate::report::document::{Cell, Section, Table, Text};
 use crate::report::full::conclusion::{recommendation_rows, score};
@@ -28,7 +28,6 @@ pub(super) fn summary(ctx: &RenderContext) -> Section {
         .number(ctx.words.frame.value, |(_, (value, _))| value.clone())
         .text(words.basis, |(_, (_, basis))| basis.clone());
     section.table(figures.with_caption(words.figures));
-    section.table(resources_table(ctx));
     section
 }
 
@@ -114,72 +113,48 @@ fn accuracy(ctx: &RenderContext) -> Figure {
     }
 }
 
-/// Readings of the whole record, with their sources or the reasons why they are missing.
-fn resources_table(ctx: &RenderContext) -> Table {
-    let words = &ctx.words.summary;
-    let of = &ctx.analysis.resources;
-    let readings = [
-        ("cpu_utilisation", &of.cpu_utilisation),
-        ("gpu_utilisation", &of.gpu_utilisation),
-        ("peak_rss_bytes", &of.peak_rss_bytes),
-        ("peak_device_bytes", &of.peak_device_bytes),
-        ("power_w", &of.power_w),
-        ("energy_j_per_token", &of.energy_j_per_token),
-    ];
-    let labelled = |(name, reading)| (ctx.labelled(name, &CaseState::Valid, reading), reading);
-    Table::of(readings.map(labelled))
-        .text(words.resource, |((name, _), _)| name.clone())
-        .number(ctx.words.frame.value, |((_, value), _)| {
-            value.clone().unwrap_or_else(|| ctx.words.frame.not_measured.into())
-        })
-        .text(words.remark, |((_, value), reading)| match (value, &reading.why) {
-            (_, Some(why)) => why.as_str(),
-            (Some(_), None) => "",
-            (None, None) => ctx.words.absent.no_reason,
-        })
-        .with_caption(words.resources)
-}
-
-/// The metrics of [`energy`] with accessors.
-type Of = fn(&ResourceRow) -> &Reading;
-
-const COLUMNS: [(&str, Of); 6] = [
-    ("cpu_utilisation", |row| &row.cpu_utilisation),
-    ("gpu_utilisation", |row| &row.gpu_utilisation),
-    ("power_w", |row| &row.power_w),
-    ("energy_j_per_token", |row| &row.energy_j_per_token),
-    ("roofline_fraction", |row| &row.roofline_fraction),
-    ("prefill_flop_fraction", |row| &row.prefill_flop_fraction),
+/// The metrics of [`energy`].
+const COLUMNS: [&str; 8] = [
+    "cpu_utilisation",
+    "gpu_utilisation",
+    "peak_rss_bytes",
+    "peak_device_bytes",
+    "power_w",
+    "energy_j_per_token",
+    "roofline_fraction",
+    "prefill_flop_fraction",
 ];
 
-/// Utilisation, power and bandwidth by scenario; below the table the reasons for missing columns.
+/// Utilisation, memory, power and bandwidth by scenario; below the table the reasons for missing
+/// columns.
 pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.energy;
-    let rows = &ctx.analysis.resources.rows;
+    let cases = &ctx.record.scenarios;
+    let value = |case: &Case, metric: &Metric| reading(case, metric.name).value;
     let mut section = Section::new("energy", words.heading);
-    let columns = COLUMNS.map(|(name, of)| (metric(name).expect("columns are metrics"), of));
-    let has = |(_, of): &(_, Of)| rows.iter().any(|row| of(row).value.is_some());
+    let columns = COLUMNS.map(|name| metric(name).expect("columns are metrics"));
+    let has = |metric: &&Metric| cases.iter().any(|case| value(case, metric).is_some());
     let (there, missing): (Vec<_>, Vec<_>) = columns.into_iter().partition(has);
     if !there.is_empty() {
         section.paragraph(words.roofline, &[]);
-        if there.iter().any(|(metric, _)| metric.name == "prefill_flop_fraction") {
+        if there.iter().any(|metric| metric.name == "prefill_flop_fraction") {
             section.paragraph(words.arithmetic, &[]);
         }
-        let header = there.iter().map(|(metric, _)| ctx.lang.metric_label(metric));
-        let header = std::iter::once(ctx.words.frame.scenario.to_owned()).chain(header);
-        let mut table = Table::new(header, 1..);
-        for row in rows.iter().filter(|row| there.iter().any(|(_, of)| of(row).value.is_some())) {
-            let value =
-                |(metric, of): &(&Metric, Of)| ctx.scaled(&row.state, of(row).value, metric.scale);
-            table.push(std::iter::once(Cell::from(row.id.as_str())).chain(there.iter().map(value)));
+        let measured = |case: &&Case| there.iter().any(|metric| value(case, metric).is_some());
+        let mut table = Table::of(cases.iter().filter(measured))
+            .text(ctx.words.frame.scenario, |case| case.id.as_str());
+        for metric in &there {
+            table = table.number(ctx.lang.metric_label(metric), |case| {
+                ctx.scaled(&CaseState::of(case), value(case, metric), metric.scale)
+            });
         }
         section.table(table);
     }
-    let reason = |(metric, of): &(&Metric, Of)| {
+    let reason = |metric: &&Metric| {
         // Reasons of invalid scenarios are not reasons for the metric.
-        let valid = rows.iter().filter(|row| row.state.is_valid());
-        let why = valid.filter_map(|row| of(row).why.as_deref()).next();
-        let why = why.unwrap_or(ctx.words.absent.no_reason);
+        let valid = cases.iter().filter(|case| CaseState::of(case).is_valid());
+        let why = valid.filter_map(|case| reading(case, metric.name).why).next();
+        let why = why.as_deref().unwrap_or(ctx.words.absent.no_reason);
         let values = [("metric", ctx.lang.metric_name(metric)), ("why", why)];
         Text::from_template(words.reason, &values)
     };
@@ -187,5 +162,5 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
         section.paragraph(words.missing, &[]);
         section.list(missing.iter().map(reason).collect());
     }
-    (!rows.is_empty()).then_some(section)
+    (!cases.is_empty()).then_some(section)
 }

@@ -252,7 +252,7 @@ fn every_section_exists_in_every_language() {
             ]
         );
         let charts = [0, 3].map(|at| document.sections[at].blocks.len());
-        assert_eq!(charts, [4, 8], "{lang:?}: a chart is missing");
+        assert_eq!(charts, [4, 7], "{lang:?}: a chart is missing");
         for text in texts(&document) {
             assert!(!text.contains(['{', '}']), "{lang:?}: {text}");
         }

@@ -5,7 +5,8 @@ use crate::compare::{Drift, Finding, Judgement, PairSummary, Severity, Verdict, 
 use crate::record::pair::Ended;
 use crate::report::text::{duration, percent, short_commit};
 use crate::report::verdict::{is_limit_undetectable, limit_percent};
-use crate::workload::{Better, METRICS};
+use crate::stats;
+use crate::workload::{Better, METRICS, Metric};
 
 /// The lines after the reason why nothing was judged, the output of a compiler for example.
 pub(in crate::report) fn error_output(judgement: &Judgement) -> &[String] {
@@ -261,21 +262,16 @@ pub(super) fn since_release(drift: &Drift) -> String {
 /// Geometric means by metric: informational, never a verdict.
 fn geometric_means(judgement: &Judgement) -> Option<String> {
     let each = METRICS.iter().filter_map(|metric| {
-        let format_change = judgement
-            .findings
-            .iter()
-            .filter(|finding| finding.metric.is_some_and(|one| one.name == metric.name));
-        let thetas: Vec<f64> = format_change
-            .filter_map(|finding| finding.change.as_ref().map(|change| change.theta))
-            .collect();
-        let mean = crate::stats::mean(&thetas).filter(|_| thetas.len() > 1)?;
-        Some(format!(
-            "{} {} ({} scenarios)",
-            metric.label,
-            percent(share(metric.better, mean)),
-            thetas.len()
-        ))
+        let is_metric = |one: &&Metric| one.name == metric.name;
+        let thetas = judgement.findings.iter().filter_map(|finding| {
+            finding.metric.as_ref().filter(is_metric)?;
+            Some(finding.change.as_ref()?.theta)
+        });
+        let thetas: Vec<f64> = thetas.collect();
+        let mean = stats::mean(&thetas).filter(|_| thetas.len() > 1)?;
+        let change = percent(share(metric.better, mean));
+        Some(format!("{} {change} ({} scenarios)", metric.label, thetas.len()))
     });
-    let each: Vec<String> = each.collect();
-    (!each.is_empty()).then(|| format!("geometric mean (informational): {}", each.join(", ")))
+    let each = each.collect::<Vec<_>>().join(", ");
+    (!each.is_empty()).then(|| format!("geometric mean (informational): {each}"))
 }

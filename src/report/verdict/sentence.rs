@@ -41,9 +41,6 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
     let regressed = count(|verdict| matches!(verdict, Verdict::Regressed { .. }));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let improved = count(|verdict| *verdict == Verdict::Improved);
-    let new = count(|verdict| *verdict == Verdict::New);
-    let removed = count(|verdict| matches!(verdict, Verdict::Removed(_)));
-    let not_selected = count(|verdict| *verdict == Verdict::NotSelected);
 
     if let Some(Ended::Failed(why)) = judgement.pair.as_ref().map(|summary| &summary.ended) {
         return format!("{why}; {regressed} {of} regressed.");
@@ -84,7 +81,11 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
             format!("{inconclusive} {of} inconclusive ({reasons}), none regressed.")
         }
         _ => {
-            let others = [(new, "new"), (removed, "removed"), (not_selected, "not selected")];
+            let others = [
+                (count(|verdict| *verdict == Verdict::New), "new"),
+                (count(|verdict| matches!(verdict, Verdict::Removed(_))), "removed"),
+                (count(|verdict| *verdict == Verdict::NotSelected), "not selected"),
+            ];
             let others = others.into_iter().filter(|(count, _)| *count > 0);
             let others: String = others.map(|(count, what)| format!(", {count} {what}")).collect();
             format!("none {of} regressed, {improved} improved{others}.")
