@@ -22,6 +22,4 @@ pub(crate) use rules::RULES;
 pub use rules::{Rule, rules};
 
 #[cfg(test)]
-mod simulated;
-#[cfg(test)]
 mod tests;
