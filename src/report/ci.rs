@@ -22,7 +22,7 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
         Some(_) => Some("error"),
         None => junit_state(judgement.outcome),
     };
-    let case = |finding: &Finding| {
+    let cases = judgement.findings.iter().map(|finding| {
         let row = table_row(finding);
         let name = finding.metric.map_or("scenario", |metric| metric.label);
         let message = match &finding.change {
@@ -37,8 +37,8 @@ pub fn junit(judgement: &Judgement, now: &str) -> String {
             _ => state,
         };
         (finding.scenario.as_str(), name, state, message)
-    };
-    let mut cases: Vec<_> = judgement.findings.iter().map(case).collect();
+    });
+    let mut cases: Vec<_> = cases.collect();
     if cases.iter().all(|(.., state, _)| *state != overall) {
         cases.push(("candlemark", "verdict", overall, sentence(judgement)));
     }

@@ -6,7 +6,7 @@ use crate::record::pair::Ended;
 use crate::report::text::{duration, percent, short_commit};
 use crate::report::verdict::{is_limit_undetectable, limit_percent};
 use crate::stats;
-use crate::workload::{Better, METRICS, Metric};
+use crate::workload::{Better, METRICS};
 
 /// The lines after the reason why nothing was judged, the output of a compiler for example.
 pub(in crate::report) fn error_output(judgement: &Judgement) -> &[String] {
@@ -262,11 +262,11 @@ pub(super) fn since_release(drift: &Drift) -> String {
 /// Geometric means by metric: informational, never a verdict.
 fn geometric_means(judgement: &Judgement) -> Option<String> {
     let each = METRICS.iter().filter_map(|metric| {
-        let is_metric = |one: &&Metric| one.name == metric.name;
-        let thetas = judgement.findings.iter().filter_map(|finding| {
-            finding.metric.as_ref().filter(is_metric)?;
-            Some(finding.change.as_ref()?.theta)
-        });
+        let of_metric = judgement
+            .findings
+            .iter()
+            .filter(|finding| finding.metric.is_some_and(|known| known.name == metric.name));
+        let thetas = of_metric.filter_map(|finding| Some(finding.change.as_ref()?.theta));
         let thetas: Vec<f64> = thetas.collect();
         let mean = stats::mean(&thetas).filter(|_| thetas.len() > 1)?;
         let change = percent(share(metric.better, mean));
