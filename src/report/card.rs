@@ -202,21 +202,28 @@ fn commit(build: &Build, lang: Lang) -> String {
 }
 
 fn record_warnings(record: &Record, lang: Lang) -> Vec<Text> {
-    let (general, card) = (&lang.words().general, &lang.words().card);
-    let injected = record.injected.as_deref().map(|what| (general.injected, vec![("what", what)]));
-    let profile = vec![("profile", &*record.build.profile)];
-    let unoptimised = record.build.is_unoptimised().then_some((general.unoptimised, profile));
+    let mut warnings = build_warnings(&record.injected, &record.build, lang);
     let failed = record.scenarios.iter().filter(|case| match &case.absent {
         Some(absent) => absent.kind == AbsenceKind::Failed,
         None => !case.validity.ok(),
     });
-    let (failed, all) = (failed.count(), lang.count(record.scenarios.len()));
-    let count = lang.count(failed);
-    let counts = vec![("count", &*count), ("all", &all)];
-    let failed = (failed > 0).then_some((card.failed, counts));
-    let known = [injected, unoptimised, failed].into_iter().flatten();
-    let known = known.map(|(template, values)| Text::from_template(template, &values));
-    known.chain(load_warnings(&record.sessions, &record.machine)).collect()
+    let (failed, all) = (failed.count(), record.scenarios.len());
+    if failed > 0 {
+        let values = [("count", &*lang.count(failed)), ("all", &lang.count(all))];
+        warnings.push(Text::from_template(lang.words().card.failed, &values));
+    }
+    warnings.extend(load_warnings(&record.sessions, &record.machine));
+    warnings
+}
+
+/// Warnings about a build whose times are not those of the program.
+fn build_warnings(injected: &Option<String>, build: &Build, lang: Lang) -> Vec<Text> {
+    let words = &lang.words().general;
+    let injected = injected.as_deref().map(|what| (words.injected, ("what", what)));
+    let profile = ("profile", &*build.profile);
+    let unoptimised = build.is_unoptimised().then_some((words.unoptimised, profile));
+    let warnings = injected.into_iter().chain(unoptimised);
+    warnings.map(|(template, value)| Text::from_template(template, &[value])).collect()
 }
 
 /// Warnings about the load of the machine, from the worst readings of all sessions.
@@ -236,21 +243,17 @@ fn load_warnings(sessions: &[Session], of: &Machine) -> impl Iterator<Item = Tex
 }
 
 fn pair_warnings(paired: &PairRecord) -> Vec<Text> {
-    let mut warnings: Vec<Text> = Vec::new();
-    for (name, arm) in [("base", &paired.base), ("candidate", &paired.candidate)] {
-        let injected = arm.injected.as_ref();
-        let profile = arm.build.is_unoptimised().then_some(&arm.build.profile);
-        warnings.extend(
-            injected.map(|how| format!("The {name} was slowed down on purpose: {how}").into()),
-        );
-        warnings.extend(profile.map(|profile| {
-            format!("The {name} is an unoptimised build (profile {profile}).").into()
-        }));
-    }
+    let arms = [("base", &paired.base), ("candidate", &paired.candidate)];
+    let builds = arms.into_iter().flat_map(|(name, arm)| {
+        let warnings = build_warnings(&arm.injected, &arm.build, Lang::En).into_iter();
+        warnings.map(move |text| format!("{name}: {}", text.plain_text()).into())
+    });
+    let mut warnings: Vec<Text> = builds.collect();
     let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();
-    let all = paired.blocks.len();
-    let blocks = (rejected > 0).then(|| format!("{rejected} of {all} blocks were rejected."));
-    warnings.extend(blocks.map(Text::from));
+    if rejected > 0 {
+        let all = paired.blocks.len();
+        warnings.push(format!("{rejected} of {all} blocks were rejected.").into());
+    }
     warnings.extend(load_warnings(std::slice::from_ref(&paired.session), &paired.machine));
     warnings
 }

@@ -53,10 +53,11 @@ fn row(finding: &Finding) -> Option<Row<'_>> {
     let interval = change.evidence.map(|evidence| (at(evidence.ci_90.lo), at(evidence.ci_90.hi)));
     let cost = |value: f64| metric.better.cost(value).ln();
     let from_base = |value: &f64| at(cost(*value) - cost(change.base));
-    let blocks = match finding.changes.as_slice() {
+    let mut blocks: Vec<f64> = match finding.changes.as_slice() {
         [] => finding.current_blocks.iter().map(from_base).collect(),
         changes => changes.iter().map(|theta| at(*theta)).collect(),
     };
+    blocks.retain(|block| block.is_finite());
     let (change, limit) = (at(change.theta), change.limit);
     change.is_finite().then_some(Row { finding, metric, change, interval, blocks, limit })
 }

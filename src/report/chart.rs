@@ -147,19 +147,14 @@ pub enum ChartError {
 /// # Errors
 /// When the data cannot be drawn; the reason can be shown instead.
 pub fn svg(chart: &Chart<'_>) -> Result<String, ChartError> {
-    let legend = match &chart.data {
-        Data::Lines(data) => lines::legend(data),
-        Data::Bars(_) => Vec::new(),
-        Data::Histogram(data) => histogram::legend(data),
-    };
+    let (title, number) = (&*chart.title, chart.number);
     let mut svg = Svg::default();
-    let header = header::draw(&mut svg, &chart.title, &legend);
     let height = match &chart.data {
-        Data::Lines(data) => lines::draw(&mut svg, header, data, chart.number),
-        Data::Bars(data) => bars::draw(&mut svg, header, data, chart.number),
-        Data::Histogram(data) => histogram::draw(&mut svg, header, data, chart.number),
+        Data::Lines(data) => lines::draw(&mut svg, title, data, number),
+        Data::Bars(data) => bars::draw(&mut svg, title, data, number),
+        Data::Histogram(data) => histogram::draw(&mut svg, title, data, number),
     }?;
-    Ok(svg.document(&chart.title, &chart.alt, height))
+    Ok(svg.document(title, &chart.alt, height))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Bar charts: panels side by side, each with its own scale from zero, so that quantities of
 //! different units never share a scale.
 
-use super::header::{EDGE, shorten, width};
+use super::header::{self, EDGE, shorten, width};
 use super::plot::{STEP, value_range};
 use super::svg::{Align, Paint, Svg, WIDTH};
 use super::ticks::three_digits;
@@ -19,10 +19,10 @@ const GAP: f64 = 14.0;
 /// Gap between a bar and its number.
 const BESIDE: f64 = 4.0;
 
-/// Draws the chart below its header; returns its height.
+/// Draws the chart; returns its height.
 pub(super) fn draw(
     svg: &mut Svg,
-    header: f64,
+    title: &str,
     bars: &Bars,
     number: Number<'_>,
 ) -> Result<f64, ChartError> {
@@ -33,7 +33,7 @@ pub(super) fn draw(
     }
     let widest = bars.categories.iter().map(|name| width(name)).fold(0.0, f64::max);
     let names = widest.min(WIDTH * 2.0 / 5.0);
-    let top = header + ABOVE;
+    let top = header::draw(svg, title, &[]) + ABOVE;
     for (at, name) in bars.categories.iter().enumerate() {
         let place = (EDGE + names, top + at as f64 * ROW + MIDDLE);
         svg.text(&shorten(name, names), place, Align::End, Paint::Strong);

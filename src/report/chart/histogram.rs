@@ -1,6 +1,6 @@
 //! Histograms with named vertical lines.
 
-use super::header::LegendEntry;
+use super::header::{self, LegendEntry};
 use super::plot::{Plot, value_range};
 use super::svg::{Paint, Svg};
 use super::{Axis, ChartError, Histogram, Number, Scale};
@@ -10,8 +10,8 @@ use crate::stats;
 const MAX_BINS: usize = 40;
 
 /// The legend: the marks, in the order given.
-pub(super) fn legend(histogram: &Histogram) -> Vec<LegendEntry> {
-    let marks = histogram.marks.iter().zip(1..);
+fn legend(marks: &[(String, f64)]) -> Vec<LegendEntry> {
+    let marks = marks.iter().zip(1..);
     let entry = |(mark, at): (&(String, f64), usize)| {
         let line = Some(Paint::Series(at).dashed(2.0));
         LegendEntry { name: mark.0.clone(), line, marker: None }
@@ -19,10 +19,10 @@ pub(super) fn legend(histogram: &Histogram) -> Vec<LegendEntry> {
     marks.map(entry).collect()
 }
 
-/// Draws the chart below its header; returns its height.
+/// Draws the chart; returns its height.
 pub(super) fn draw(
     svg: &mut Svg,
-    header: f64,
+    title: &str,
     histogram: &Histogram,
     number: Number<'_>,
 ) -> Result<f64, ChartError> {
@@ -38,6 +38,7 @@ pub(super) fn draw(
     let most = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
     let x_axis = Axis { label: x.clone(), scale: Scale::Around };
     let y_axis = Axis { label: y.clone(), scale: Scale::Whole };
+    let header = header::draw(svg, title, &legend(marks));
     let plot = Plot::new(header, (&x_axis, range), (&y_axis, (0.0, most as f64)), number);
     let height = plot.draw(svg, x, y);
     for bin in bins.iter().filter(|bin| bin.count > 0) {

@@ -1,6 +1,6 @@
 //! Curves, points and reference lines over a quantity or over time.
 
-use super::header::LegendEntry;
+use super::header::{self, LegendEntry};
 use super::plot::{Plot, ValueRange, value_range};
 use super::svg::{Marker, Paint, Position, Svg};
 use super::{ChartError, Lines, Number, Point, Series, SeriesStyle};
@@ -11,7 +11,7 @@ const MAX_MARKERS: usize = 24;
 const SPARSE_MARKERS: usize = 7;
 
 /// The legend: empty for a single series.
-pub(super) fn legend(lines: &Lines) -> Vec<LegendEntry> {
+fn legend(lines: &Lines) -> Vec<LegendEntry> {
     let is_drawn = |series: &Series| match series.style {
         SeriesStyle::Failures => !series.points.is_empty(),
         _ => series.points.iter().any(|(_, y)| y.is_some()),
@@ -35,14 +35,15 @@ fn legend_entry(series: &Series, at: usize) -> LegendEntry {
     LegendEntry { name: series.name.clone(), line, marker }
 }
 
-/// Draws the chart below its header; returns its height.
+/// Draws the chart; returns its height.
 pub(super) fn draw(
     svg: &mut Svg,
-    header: f64,
+    title: &str,
     lines: &Lines,
     number: Number<'_>,
 ) -> Result<f64, ChartError> {
     let (x, y) = ranges(lines)?;
+    let header = header::draw(svg, title, &legend(lines));
     let plot = Plot::new(header, (&lines.x, x), (&lines.y, y), number);
     let height = plot.draw(svg, &lines.x.label, &lines.y.label);
     for (at, series) in lines.series.iter().enumerate().rev() {

@@ -114,10 +114,9 @@ fn accuracy(ctx: &RenderContext) -> Figure {
 }
 
 /// The metrics of [`energy`].
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 7] = [
     "cpu_utilisation",
     "gpu_utilisation",
-    "peak_rss_bytes",
     "peak_device_bytes",
     "power_w",
     "energy_j_per_token",
@@ -131,6 +130,7 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.energy;
     let cases = &ctx.record.scenarios;
     let value = |case: &Case, metric: &Metric| reading(case, metric.name).value;
+    let valid = || cases.iter().filter(|case| CaseState::of(case).is_valid());
     let mut section = Section::new("energy", words.heading);
     let columns = COLUMNS.map(|name| metric(name).expect("columns are metrics"));
     let has = |metric: &&Metric| cases.iter().any(|case| value(case, metric).is_some());
@@ -141,19 +141,23 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
             section.paragraph(words.arithmetic, &[]);
         }
         let measured = |case: &&Case| there.iter().any(|metric| value(case, metric).is_some());
-        let mut table = Table::of(cases.iter().filter(measured))
-            .text(ctx.words.frame.scenario, |case| case.id.as_str());
+        // The last row is the median of the valid scenarios.
+        let rows = cases.iter().filter(measured).map(Some).chain([None]);
+        let mut table = Table::of(rows).text(ctx.words.frame.scenario, |case: &Option<&Case>| {
+            case.map_or(ctx.words.every.median, |case| case.id.as_str())
+        });
         for metric in &there {
-            table = table.number(ctx.lang.metric_label(metric), |case| {
-                ctx.scaled(&CaseState::of(case), value(case, metric), metric.scale)
+            let values = valid().filter_map(|case| value(case, metric)).collect::<Vec<_>>();
+            table = table.number(ctx.lang.metric_label(metric), |case| match case {
+                Some(case) => ctx.scaled(&CaseState::of(case), value(case, metric), metric.scale),
+                None => ctx.scaled(&CaseState::Valid, stats::median(&values), metric.scale),
             });
         }
         section.table(table);
     }
     let reason = |metric: &&Metric| {
         // Reasons of invalid scenarios are not reasons for the metric.
-        let valid = cases.iter().filter(|case| CaseState::of(case).is_valid());
-        let why = valid.filter_map(|case| reading(case, metric.name).why).next();
+        let why = valid().filter_map(|case| reading(case, metric.name).why).next();
         let why = why.as_deref().unwrap_or(ctx.words.absent.no_reason);
         let values = [("metric", ctx.lang.metric_name(metric)), ("why", why)];
         Text::from_template(words.reason, &values)

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::analysis::{
-    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM, MEMORY_STEP_BYTES,
-    MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
+    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, CaseState, MEMORY_HEADROOM,
+    MEMORY_STEP_BYTES, MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
 };
 use crate::inputs::everything::everything;
 use crate::record::{Absence, AbsenceKind, Record};
@@ -101,6 +101,11 @@ impl ExpectedNumbers {
                     expected.value(spread.median);
                 }
             }
+        }
+        for metric in crate::workload::METRICS {
+            let valid = record.scenarios.iter().filter(|case| CaseState::of(case).is_valid());
+            let medians = valid.filter_map(|case| stats::median(&case.values(metric.name)));
+            expected.distribution(&medians.collect::<Vec<_>>());
         }
         for limit in [BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM] {
             expected.value(limit);
