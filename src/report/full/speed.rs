@@ -9,7 +9,8 @@ pub(super) fn latency(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.latency;
     let all = &ctx.analysis.latencies;
     let mut section = Section::with_intro("latency", words.heading, words.intro);
-    let kinds: [(&str, fn(&Latency) -> Option<Distribution>); 3] = [
+    type Of = fn(&Latency) -> Option<Distribution>;
+    let kinds: [(&str, Of); 3] = [
         (words.ttft, |one| one.ttft_s),
         (words.e2e, |one| one.e2e_s),
         (words.step, |one| one.step_s),
