@@ -32,7 +32,6 @@ pub(crate) use context::{Context, ContextRow};
 pub(crate) use grid::{Grid, GridRow, KernelProfile};
 pub(crate) use pipelines::{PipelineRow, QualityRow};
 pub(crate) use requests::{ApiRow, Consistency, Latency};
-pub(crate) use resources::{ResourceRow, Resources};
 pub(crate) use score::{MIN_SCORE_PARTS, Score, ScorePartKind};
 pub(crate) use stress::StressRow;
 pub(crate) use target_results::{
@@ -42,7 +41,7 @@ pub use targets::Targets;
 pub(crate) use targets::{Reference, Target, Topic};
 #[cfg(test)]
 pub(crate) use values::spread;
-pub(crate) use values::{CaseState, Distribution, Reading, Spread};
+pub(crate) use values::{CaseState, Distribution, Reading, Spread, reading};
 
 /// All derived data of one record. Parts whose scenarios are not in the record are `None` or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -67,8 +66,6 @@ pub struct Analysis {
     pub(crate) pipelines: Vec<PipelineRow>,
     /// Agreement with the f32 definition, `quality/*`.
     pub(crate) quality: Vec<QualityRow>,
-    /// Utilization, power, memory and roofline fraction of every scenario.
-    pub(crate) resources: Resources,
     /// Recommended batch size, context and memory.
     pub(crate) advice: Advice,
     /// One number from 0 to 10.
@@ -89,7 +86,6 @@ impl Analysis {
             stress: stress::stress(record),
             pipelines: pipelines::pipelines(record),
             quality: pipelines::quality(record),
-            resources: Resources::of(record),
             advice: Advice::of(record),
             score: Score::of(record),
         }

@@ -13,7 +13,6 @@ mod rule;
 mod rules;
 
 pub use calibrate::{NoiseEstimates, calibrate};
-pub(crate) use evaluation::EnvironmentResult;
 pub use evaluation::{Evaluation, ReplayPlan, evaluate};
 pub(crate) use figures::{
     Bound, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS, GateTargetResult, GateTargetStatus,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::context::Context;
-use super::resources::{Resources, count_with_roofline};
+use super::resources::{self, count_with_roofline};
 use super::values::CaseState;
 use super::{batches, requests};
 use crate::record::Record;
@@ -79,7 +79,7 @@ fn part(kind: ScorePartKind, value: Option<f64>, scenarios: usize) -> ScorePart 
 }
 
 fn roofline(record: &Record) -> ScorePart {
-    let reading = Resources::of(record).roofline_fraction;
+    let reading = resources::roofline(record);
     let scenarios = count_with_roofline(record);
     let why = if reading.value.is_none() { reading.why } else { None };
     ScorePart { why, ..part(ScorePartKind::Roofline, reading.value, scenarios) }

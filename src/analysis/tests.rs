@@ -107,8 +107,7 @@ fn a_record_without_scenarios_has_nothing_and_no_score() {
     assert!(analysis.categories.is_empty() && analysis.latencies.is_empty());
     assert!(analysis.api.is_empty() && analysis.consistency.is_empty());
     assert!(analysis.stress.is_empty() && analysis.pipelines.is_empty());
-    assert!(analysis.quality.is_empty() && analysis.resources.rows.is_empty());
-    assert_eq!(analysis.resources.power_w, Reading::default());
+    assert!(analysis.quality.is_empty());
     assert_eq!(analysis.advice.batch, Err(NoAdvice::NoBatches));
     assert_eq!(analysis.advice.context, Err(NoAdvice::NoDepthZero));
     assert_eq!(analysis.advice.memory, Err(NoAdvice::NoPeak));

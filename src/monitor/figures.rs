@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 
 use crate::monitor::entry::{Entry, Measured};
 use crate::report::chart::{
-    Axis, Chart, Data, Histogram, Lines, Mark, Point, Scale, Series, SeriesStyle, svg,
+    Axis, Chart, Data, Histogram, Lines, Point, Scale, Series, SeriesStyle, svg,
 };
 use crate::workload::{METRICS, Metric};
 use crate::{report, stats};
@@ -123,17 +123,15 @@ fn trend(
         rows.iter().filter(|row| row.metric.name == metric.name).collect();
     let alike = |entry: &Entry| entry.measured.is_none() || entry.is_like(last.1);
     let line = |row: &&MetricRow| {
-        let points = cycles.iter().filter(|(_, entry)| alike(entry)).map(|(age, entry)| Point {
-            x: now - age.as_secs_f64(),
-            y: entry.value(&row.scenario, metric.name).map(|value| value * metric.scale),
-            interval: None,
+        let points = cycles.iter().filter(|(_, entry)| alike(entry)).map(|(age, entry)| {
+            let value = entry.value(&row.scenario, metric.name);
+            (now - age.as_secs_f64(), value.map(|value| value * metric.scale))
         });
         Series { name: row.scenario.clone(), points: points.collect(), style: SeriesStyle::Line }
     };
     let mut series: Vec<Series> = of_metric.iter().take(MAX_SERIES).map(line).collect();
     let failed = cycles.iter().filter(|(_, entry)| entry.error.is_some());
-    let failed: Vec<Point> =
-        failed.map(|(age, _)| Point::missing(now - age.as_secs_f64())).collect();
+    let failed: Vec<Point> = failed.map(|(age, _)| (now - age.as_secs_f64(), None)).collect();
     if !failed.is_empty() {
         series.push(Series {
             name: "failed cycle".into(),
@@ -151,12 +149,8 @@ fn trend(
 /// Available memory of the machine over the window.
 pub(super) fn available(cycles: &[AgedEntry<'_>], now: f64) -> MonitorChart {
     let points = cycles.iter().filter_map(|(age, entry)| {
-        let last = entry.measured.as_ref()?.conditions.last()?;
-        Some(Point {
-            x: now - age.as_secs_f64(),
-            y: last.available_bytes.map(|bytes| bytes as f64 / (1 << 20) as f64),
-            interval: None,
-        })
+        let bytes = entry.measured.as_ref()?.conditions.last()?.available_bytes;
+        Some((now - age.as_secs_f64(), bytes.map(|bytes| bytes as f64 / (1 << 20) as f64)))
     });
     let series =
         Series { name: "available".into(), points: points.collect(), style: SeriesStyle::Line };
@@ -164,10 +158,10 @@ pub(super) fn available(cycles: &[AgedEntry<'_>], now: f64) -> MonitorChart {
 }
 
 fn over_time(title: String, label: String, series: Vec<Series>) -> MonitorChart {
-    let x = Axis { label: "time, UTC".into(), scale: Scale::Time, number: &decimal };
-    let y = Axis { label, scale: Scale::Around, number: &decimal };
+    let x = Axis { label: "time, UTC".into(), scale: Scale::Time };
+    let y = Axis { label, scale: Scale::Around };
     let alt = format!("{title} over time");
-    render_chart(&Chart { title, alt, data: Data::Lines(Lines { x, y, series }) })
+    render_chart(title, alt, Data::Lines(Lines { x, y, series }))
 }
 
 /// Histograms of the values in the window, for comparable cycles only.
@@ -178,22 +172,25 @@ pub(super) fn distributions(rows: &[MetricRow]) -> Vec<MonitorChart> {
             row.earlier.iter().copied().chain(row.newest).map(|v| v * row.metric.scale).collect();
         let mark = |name: &str, value: Option<f64>| {
             let name = |value| format!("{name} {}", report::metric_value(row.metric, value));
-            value.map(|value| Mark { name: name(value), at: value * row.metric.scale })
+            value.map(|value| (name(value), value * row.metric.scale))
         };
         let marks = [mark("newest", row.newest), mark("median", row.median())];
         let title = format!("{} of {}", row.metric.label, row.scenario);
-        let x = Axis { label: row.metric.unit.into(), scale: Scale::Around, number: &decimal };
-        let y = Axis { label: "cycles".into(), scale: Scale::Whole, number: &decimal };
-        let marks = marks.into_iter().flatten().collect();
         let alt = format!("distribution of {title}");
-        let data = Data::Histogram(Histogram { x, y, values, marks });
-        render_chart(&Chart { title, alt, data })
+        let data = Data::Histogram(Histogram {
+            x: row.metric.unit.into(),
+            y: "cycles".into(),
+            values,
+            marks: marks.into_iter().flatten().collect(),
+        });
+        render_chart(title, alt, data)
     };
     timed.take(MAX_HISTOGRAMS).map(picture).collect()
 }
 
-fn render_chart(chart: &Chart<'_>) -> MonitorChart {
-    MonitorChart { title: chart.title.clone(), svg: svg(chart).map_err(|why| why.to_string()) }
+fn render_chart(title: String, alt: String, data: Data) -> MonitorChart {
+    let svg = svg(&Chart { title: title.clone(), alt, number: &decimal, data });
+    MonitorChart { title, svg: svg.map_err(|why| why.to_string()) }
 }
 
 fn decimal(value: f64, decimals: usize) -> String {

@@ -10,7 +10,7 @@ use crate::monitor::entry::{Entry, Measured, ScenarioValues};
 use crate::monitor::figures::{AgedEntry, MetricRow, MonitorChart};
 use crate::monitor::history::{History, MAX_ENTRIES};
 use crate::monitor::{Ended, Pages, Phase, Plan, figures, format_time, prometheus};
-use crate::report::{Card, CardFigure, Lang, Text, Tone, sanitize};
+use crate::report::{Card, CardFigure, Lang, Text, Tone};
 use crate::workload::METRICS;
 use crate::{machine, report};
 
@@ -99,17 +99,17 @@ impl PageInput<'_> {
         let mut trends = figures::trends(cycles, &rows, now);
         trends.push(figures::available(cycles, now));
         let errors = cycles.iter().rev().filter_map(|(age, entry)| {
-            Some(texts(&[format_time(self.ago(*age)), entry.error.clone()?]))
+            Some(Value::from(vec![format_time(self.ago(*age)), entry.error.clone()?]))
         });
         context! {
             lang => "en",
-            title => sanitize(&format!("candlemark: monitor of {}", self.plan.about)),
+            title => format!("candlemark: monitor of {}", self.plan.about),
             refresh => REFRESH_S,
             made => format_time(self.now),
             card => Value::from(Serde(card)),
             next => self.next(),
-            grounds => newest.map(table_note).map(|text| sanitize(&text)),
-            rows => rows.iter().map(|row| texts(&row.cells())).collect::<Vec<Value>>(),
+            grounds => newest.map(table_note),
+            rows => rows.iter().map(|row| Value::from(row.cells().to_vec())).collect::<Vec<Value>>(),
             trends => pictures(&trends),
             distributions => pictures(&figures::distributions(&rows)),
             errors => errors.take(MAX_ERRORS).collect::<Vec<Value>>(),
@@ -182,7 +182,7 @@ impl PageInput<'_> {
         ]
         .into_iter()
         .filter_map(|(name, value)| {
-            Some(texts(&[name.into(), value.filter(|value| !value.is_empty())?]))
+            Some(Value::from(vec![name.into(), value.filter(|value| !value.is_empty())?]))
         })
         .collect()
     }
@@ -193,10 +193,10 @@ fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
     let verdict = |word: &str, tone, sentence: &str| Card {
         word: word.into(),
         tone,
-        sentence: report::with_code(sentence),
+        sentence: Text::with_code(sentence),
         ..Card::default()
     };
-    let no_verdict = |why: &str| Card::no_verdict(Lang::En, report::with_code(why));
+    let no_verdict = |why: &str| Card::no_verdict(Lang::En, Text::with_code(why));
     let newest = cycles.last().map(|(_, entry)| *entry);
     let mut card = match newest.map(|entry| (&entry.error, &entry.measured)) {
         None => no_verdict("nothing has been measured yet"),
@@ -207,7 +207,8 @@ fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
         Some((None, Some(measured))) => match (measured.verdict.outcome, &*measured.verdict.text) {
             (Some(outcome), text) => {
                 let (word, tone) = report::outcome_word(outcome);
-                verdict(word, tone, report::without_outcome(text))
+                let rest = text.strip_prefix(word).and_then(|rest| rest.strip_prefix(": "));
+                verdict(word, tone, rest.unwrap_or(text))
             }
             (None, "") => no_verdict("there is no baseline to compare with"),
             (None, why) => no_verdict(why),
@@ -241,7 +242,6 @@ fn figure(row: &MetricRow) -> CardFigure {
     });
     let change = row.change().map(|change| format!("{} from the median", report::percent(change)));
     CardFigure {
-        metric: row.metric.name,
         name: row.metric.label.into(),
         value: value.unwrap_or_else(|| "not measured".into()).into(),
         change: change.unwrap_or_default().into(),
@@ -277,20 +277,16 @@ fn machine_rows(measured: &Measured) -> Vec<Value> {
             }),
         ),
     ];
-    rows.into_iter().map(|(name, value)| texts(&[name.into(), value])).collect()
+    rows.into_iter().map(|(name, value)| Value::from(vec![name.into(), value])).collect()
 }
 
 fn pictures(pictures: &[MonitorChart]) -> Vec<Value> {
     let picture = |one: &MonitorChart| match &one.svg {
         // The chart escapes its own text.
         Ok(svg) => {
-            context! { title => sanitize(&one.title), svg => Value::from_safe_string(svg.clone()) }
+            context! { title => one.title.as_str(), svg => Value::from_safe_string(svg.clone()) }
         }
-        Err(why) => context! { title => sanitize(&one.title), why => sanitize(why), svg => () },
+        Err(why) => context! { title => one.title.as_str(), why => why.as_str(), svg => () },
     };
     pictures.iter().map(picture).collect()
-}
-
-fn texts(texts: &[String]) -> Value {
-    Value::from(texts.iter().map(|text| Value::from(sanitize(text))).collect::<Vec<Value>>())
 }

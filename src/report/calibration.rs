@@ -1,67 +1,53 @@
 //! The calibration of a machine as text.
 
+use std::collections::BTreeSet;
+
 use crate::record::calibration::{Calibration, SdEstimate};
-use crate::report::text::{TextFormat, percent, sanitize, table};
+use crate::report::document::{Cell, Table};
+use crate::report::text::{TextFormat, percent, sanitize};
 use crate::workload::metric;
 
 /// A calibration for a terminal: standard deviations by kind of metric, and the smallest detectable
 /// change per scenario.
 pub fn calibration_text(calibration: &Calibration) -> String {
-    let spread = |spread: Option<&SdEstimate>| {
+    let spread = |spread: Option<&SdEstimate>| -> Cell {
         spread.map_or("not measured".into(), |spread| {
-            format!("{:.2} % ({:.0} df)", 100.0 * spread.sd, spread.freedom)
+            format!("{:.2} % ({:.0} df)", 100.0 * spread.sd, spread.freedom).into()
         })
     };
-    let mut kinds: Vec<&String> =
-        calibration.layout_sd.keys().chain(calibration.session_sd.keys()).collect();
-    kinds.sort();
-    kinds.dedup();
-    let rows: Vec<Vec<String>> = kinds
-        .into_iter()
-        .map(|kind| {
-            let (layout, session) =
-                (calibration.layout_sd.get(kind), calibration.session_sd.get(kind));
-            vec![kind.clone(), spread(layout), spread(session)]
-        })
-        .collect();
-    let header = ["metrics", "SD between layouts", "SD between sessions"];
-    let mut text = format!(
-        "{} with {}, {} sessions; standard deviations (SD) of ln cost\n\n{}",
+    let Calibration { layout_sd, session_sd, floors, .. } = calibration;
+    let kinds: BTreeSet<&String> = layout_sd.keys().chain(session_sd.keys()).collect();
+    let spreads = Table::of(kinds)
+        .text("metrics", |kind| kind.as_str())
+        .number("SD between layouts", |kind| spread(layout_sd.get(*kind)))
+        .number("SD between sessions", |kind| spread(session_sd.get(*kind)));
+    let header = ["scenario", "metric", "limit", "SD of rounds", "SD of blocks"];
+    let sizes = floors.first().into_iter().flat_map(|floor| floor.smallest_at.keys());
+    let sizes = sizes.map(|blocks| format!("detectable, {blocks} blocks"));
+    let mut detectable = Table::new(header.map(String::from).into_iter().chain(sizes), 2..);
+    for floor in floors {
+        let limit = metric(&floor.metric).and_then(|metric| metric.limit);
+        let cells = [
+            floor.scenario.clone(),
+            floor.metric.clone(),
+            limit.map_or("-".into(), percent),
+            floor.within_sd.map_or("-".into(), |sd| format!("{:.2} %", 100.0 * sd)),
+            format!("{:.2} %", 100.0 * floor.block_sd),
+        ];
+        let smallest = floor.smallest_at.values().map(|share| {
+            let above = limit.is_some_and(|limit| *share > limit);
+            format!("{:.1} %{}", 100.0 * share, if above { ", above limit" } else { "" })
+        });
+        detectable.push(cells.into_iter().chain(smallest));
+    }
+    format!(
+        "{} with {}, {} sessions; standard deviations (SD) of ln cost\n\n{}\n{}",
         sanitize(&calibration.machine.class),
         sanitize(&calibration.model.spec),
         calibration.sessions.len(),
-        table(TextFormat::Terminal, &header, &rows, &[1, 2])
-    );
-    let sizes: Vec<usize> = calibration
-        .floors
-        .first()
-        .map_or(Vec::new(), |floor| floor.smallest_at.keys().copied().collect());
-    let detectable: Vec<String> =
-        sizes.iter().map(|blocks| format!("detectable, {blocks} blocks")).collect();
-    let mut header = vec!["scenario", "metric", "limit", "SD of rounds", "SD of blocks"];
-    header.extend(detectable.iter().map(String::as_str));
-    let rows: Vec<Vec<String>> = calibration
-        .floors
-        .iter()
-        .map(|floor| {
-            let limit = metric(&floor.metric).and_then(|metric| metric.limit);
-            let mut row = vec![
-                sanitize(&floor.scenario),
-                sanitize(&floor.metric),
-                limit.map_or("-".into(), percent),
-                floor.within_sd.map_or("-".into(), |sd| format!("{:.2} %", 100.0 * sd)),
-                format!("{:.2} %", 100.0 * floor.block_sd),
-            ];
-            row.extend(floor.smallest_at.values().map(|share| {
-                let above = limit.is_some_and(|limit| *share > limit);
-                format!("{:.1} %{}", 100.0 * share, if above { ", above limit" } else { "" })
-            }));
-            row
-        })
-        .collect();
-    let numbers: Vec<usize> = (2..header.len()).collect();
-    text += &format!("\n{}", table(TextFormat::Terminal, &header, &rows, &numbers));
-    text
+        spreads.render(TextFormat::Terminal),
+        detectable.render(TextFormat::Terminal)
+    )
 }
 
 #[cfg(test)]

@@ -3,15 +3,17 @@
 use serde::Serialize;
 
 use crate::analysis::CaseState;
-use crate::compare::{Finding, Judgement, Outcome};
+use crate::compare::{Judgement, Outcome};
 use crate::record::pair::{Arm, PairRecord};
-use crate::record::{AbsenceKind, Build, Case, Conditions, Machine, Record, Session, Settings};
+use crate::record::{
+    AbsenceKind, Build, Case, Conditions, Machine, Model, Record, Session, Settings,
+};
 use crate::report::document::{Text, Tone};
-use crate::report::text::{metric_value, short_commit, split_code};
+use crate::report::text::{metric_value, short_commit};
 use crate::report::verdict;
 use crate::report::words::{Lang, Words};
 use crate::workload::metric::{DECODE_TOK_S, PEAK_RSS_BYTES, TTFT_S};
-use crate::workload::{METRICS, Metric, metric};
+use crate::workload::{Metric, metric};
 use crate::{machine, stats};
 
 /// The metrics of the headline figures.
@@ -40,9 +42,6 @@ pub(crate) struct Card {
 /// A headline figure.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(crate) struct CardFigure {
-    /// The metric's name in records.
-    #[serde(skip)]
-    pub(crate) metric: &'static str,
     pub(crate) name: Text,
     /// With its unit; a dash if not measured.
     pub(crate) value: Text,
@@ -56,22 +55,19 @@ impl Card {
     pub(super) fn of_record(record: &Record, lang: Lang) -> Self {
         let words = lang.words();
         let case = headline_case(&record.scenarios);
-        let figure = |(case, metric): (&Case, &'static Metric)| {
-            let value = stats::median(&case.values(metric.name));
-            CardFigure {
-                metric: metric.name,
+        let figure = |metric: &Metric| {
+            let value = stats::median(&case?.values(metric.name));
+            let value = value.map(|value| lang.metric_value_with_unit(metric, value));
+            Some(CardFigure {
                 name: lang.metric_name(metric).into(),
-                value: value.map_or_else(
-                    || words.frame.not_measured.into(),
-                    |value| lang.metric_value_with_unit(metric, value).into(),
-                ),
+                value: value.map_or_else(|| words.frame.not_measured.into(), Text::from),
                 ..CardFigure::default()
-            }
+            })
         };
-        let metrics = HEADLINE.into_iter().filter_map(metric);
+        let commit = vec![(words.general.commit, commit(&record.build, lang))];
         Self {
-            facts: facts(record, lang),
-            figures: metrics.filter_map(|metric| Some(figure((case?, metric)))).collect(),
+            facts: facts(lang, &record.model, &record.settings, &record.machine, commit),
+            figures: HEADLINE.into_iter().filter_map(metric).filter_map(figure).collect(),
             scenario: case.map(|case| Text::code(&case.id)),
             warnings: record_warnings(record, lang),
             ..Self::no_verdict(lang, words.card.alone.into())
@@ -90,98 +86,49 @@ impl Card {
 
     /// The card of a pair of builds.
     pub(super) fn of_pair(paired: &PairRecord, judgement: &Judgement, command: &str) -> Self {
-        let lang = Lang::En;
-        let general = &lang.words().general;
         let Arm { model, settings, .. } = &paired.candidate;
-        let commits = [&paired.base, &paired.candidate].map(|arm| commit(&arm.build, lang));
+        let build = |arm: &Arm| format!("{} {}", arm.asked, commit(&arm.build, Lang::En));
+        let builds = [("base", build(&paired.base)), ("candidate", build(&paired.candidate))];
         let mut card = Self {
-            facts: named_facts([
-                (general.model, model.spec.clone()),
-                (lang.words().card.quant, model.quant.clone()),
-                (general.engine, engine(settings)),
-                (lang.words().card.cpu, cpu(&paired.machine)),
-                (general.threads, lang.count(settings.threads)),
-                ("base", format!("{} {}", paired.base.asked, commits[0])),
-                ("candidate", format!("{} {}", paired.candidate.asked, commits[1])),
-            ]),
+            facts: facts(Lang::En, model, settings, &paired.machine, builds.into()),
             warnings: pair_warnings(paired),
             ..Self::default()
         };
-        card.set_verdict(judgement, command);
-        let of: Vec<&str> = judgement.findings.iter().map(|one| one.scenario.as_str()).collect();
-        let scenario = of.iter().find(|id| **id == HEADLINE_SCENARIO).or(of.first());
-        if let Some(scenario) = scenario {
-            card.figures = change_figures(judgement, scenario);
-            card.scenario = Some(Text::code(scenario)).filter(|_| !card.figures.is_empty());
-        }
-        card
-    }
-
-    /// The card of a verdict without measurements.
-    pub(super) fn of_verdict(judgement: &Judgement, command: &str) -> Self {
-        let mut card = Self::default();
         card.set_verdict(judgement, command);
         card
     }
 
     /// Replaces the missing verdict by one.
     pub(super) fn set_verdict(&mut self, judgement: &Judgement, command: &str) {
-        let (word, tone) = outcome_word(judgement.outcome);
-        self.word = word.into();
-        self.tone = tone;
-        self.sentence = with_code(&verdict::statement(judgement));
+        let (word, tone) = verdict::outcome_word(judgement.outcome);
+        (self.word, self.tone) = (word.into(), tone);
+        self.sentence = Text::with_code(&verdict::statement(judgement));
         self.decide = match judgement.outcome {
             Outcome::Undecided => verdict::first_step(judgement, command).map(|step| {
-                with_code(&match step.strip_prefix("to decide") {
-                    Some(rest) => format!("To decide{rest}"),
-                    None => format!("To decide: {step}"),
-                })
+                let step =
+                    step.strip_prefix("to decide").unwrap_or(&format!(": {step}")).to_owned();
+                Text::with_code(&format!("To decide{step}"))
             }),
             Outcome::NotComparable if judgement.pair.is_none() => {
-                let base =
-                    judgement.baseline_commit.as_deref().map(short_commit).unwrap_or("REF".into());
-                Some(pair_command(Lang::En.words(), &base))
+                let base = judgement.baseline_commit.as_deref().map(short_commit);
+                Some(pair_command(Lang::En.words(), base.as_deref().unwrap_or("REF")))
             }
             _ => None,
         };
-        for figure in &mut self.figures {
-            let scenario = self.scenario.as_ref().map(Text::plain_text);
-            let finding = scenario.and_then(|id| find(judgement, &id, figure.metric));
-            if let Some((change, tone)) = finding.and_then(change_text) {
-                (figure.change, figure.tone) = (change, tone);
+        let named = self.scenario.as_ref().map_or(HEADLINE_SCENARIO.into(), Text::plain_text);
+        let ids = || judgement.findings.iter().map(|one| one.scenario.as_str());
+        if let Some(scenario) = ids().find(|id| *id == named).or(ids().next()) {
+            let figures = change_figures(judgement, scenario);
+            if !figures.is_empty() {
+                (self.figures, self.scenario) = (figures, Some(Text::code(scenario)));
             }
         }
     }
 }
 
-/// The leading word of an outcome, and how it is highlighted.
-pub(crate) fn outcome_word(outcome: Outcome) -> (&'static str, Tone) {
-    let tone = match outcome {
-        Outcome::Pass => Tone::Good,
-        Outcome::Undecided | Outcome::NotComparable => Tone::Unsure,
-        Outcome::Regression | Outcome::Failed => Tone::Bad,
-    };
-    (verdict::outcome_word(outcome), tone)
-}
-
-/// A stored sentence without its leading word, which was another in older records.
-pub(crate) fn without_outcome(sentence: &str) -> &str {
-    use Outcome::{Failed, NotComparable, Pass, Regression, Undecided};
-    let words = [Pass, Regression, Undecided, NotComparable, Failed].map(verdict::outcome_word);
-    let is_outcome = |word: &str| words.contains(&word) || word == "CANNOT DECIDE";
-    let rest = sentence.split_once(": ").filter(|(word, _)| is_outcome(word));
-    rest.map_or(sentence, |(_, rest)| rest)
-}
-
 fn pair_command(words: &Words, base: &str) -> Text {
     let command = format!("candlemark pair --base {base}");
     Text::from_template(words.card.decides, &[("command", &command)])
-}
-
-/// Text with code between backticks.
-pub(crate) fn with_code(text: &str) -> Text {
-    let spans = split_code(text).into_iter();
-    Text::join(spans.map(|(code, text)| if code { Text::code(text) } else { Text::new(text) }))
 }
 
 /// The valid scenario of the headline figures.
@@ -197,45 +144,42 @@ fn headline_case(cases: &[Case]) -> Option<&Case> {
 
 /// Base, candidate and change of the headline metrics of a scenario.
 fn change_figures(judgement: &Judgement, scenario: &str) -> Vec<CardFigure> {
-    let of = |metric: &Metric| {
-        let finding = find(judgement, scenario, metric.name)?;
+    let figure = |name: &str| {
+        let findings = judgement.findings.iter().filter(|one| one.scenario == scenario);
+        let (finding, metric) = findings
+            .filter_map(|one| Some((one, one.metric?)))
+            .find(|(_, metric)| metric.name == name)?;
         let change = finding.change.as_ref()?;
         let now = verdict::estimated_value(metric, change);
         let (base, now) = (metric_value(metric, change.base), metric_value(metric, now));
-        let (text, tone) = change_text(finding)?;
         Some(CardFigure {
-            metric: metric.name,
             name: metric.label.into(),
             value: format!("{base} \u{2192} {now}\u{a0}{}", metric.unit).into(),
-            change: text,
-            tone,
+            change: verdict::format_change(metric, change, " %").into(),
+            tone: verdict::tone(&finding.verdict),
         })
     };
-    METRICS.iter().filter(|metric| HEADLINE.contains(&metric.name)).filter_map(of).collect()
+    HEADLINE.into_iter().filter_map(figure).collect()
 }
 
-/// The finding of a metric of a scenario.
-fn find<'a>(judgement: &'a Judgement, scenario: &str, metric: &str) -> Option<&'a Finding> {
-    let is_metric = |one: &&Finding| one.metric.is_some_and(|known| known.name == metric);
-    judgement.findings.iter().filter(|one| one.scenario == scenario).find(is_metric)
-}
-
-fn change_text(finding: &Finding) -> Option<(Text, Tone)> {
-    let (metric, change) = (finding.metric?, finding.change.as_ref()?);
-    let text = verdict::format_change(metric, change, " %");
-    Some((text.into(), verdict::tone(&finding.verdict)))
-}
-
-fn facts(record: &Record, lang: Lang) -> Vec<(Text, Text)> {
+fn facts(
+    lang: Lang,
+    model: &Model,
+    settings: &Settings,
+    machine: &Machine,
+    builds: Vec<(&'static str, String)>,
+) -> Vec<(Text, Text)> {
     let (general, card) = (&lang.words().general, &lang.words().card);
-    named_facts([
-        (general.model, record.model.spec.clone()),
-        (card.quant, record.model.quant.clone()),
-        (general.engine, engine(&record.settings)),
-        (card.cpu, cpu(&record.machine)),
-        (general.threads, lang.count(record.settings.threads)),
-        (general.commit, commit(&record.build, lang)),
-    ])
+    let name = ["cpu_name", "cpu"].iter().find_map(|name| machine.fields.get(*name));
+    let class = &machine.class;
+    let measured = [
+        (general.model, model.spec.clone()),
+        (card.quant, model.quant.clone()),
+        (general.engine, format!("{} ({})", settings.engine, settings.device)),
+        (card.cpu, name.map_or(class.clone(), |name| format!("{name} ({class})"))),
+        (general.threads, lang.count(settings.threads)),
+    ];
+    named_facts(measured.into_iter().chain(builds))
 }
 
 /// Names and values; those without a value are omitted.
@@ -244,18 +188,6 @@ pub(crate) fn named_facts(
 ) -> Vec<(Text, Text)> {
     let facts = facts.into_iter().filter(|(_, value)| !value.trim().is_empty());
     facts.map(|(name, value)| (name.into(), value.trim().into())).collect()
-}
-
-fn engine(settings: &Settings) -> String {
-    format!("{} ({})", settings.engine, settings.device)
-}
-
-fn cpu(machine: &Machine) -> String {
-    let name = ["cpu_name", "cpu"].iter().find_map(|name| machine.fields.get(*name));
-    match name {
-        Some(name) => format!("{name} ({})", machine.class),
-        None => machine.class.clone(),
-    }
 }
 
 fn commit(build: &Build, lang: Lang) -> String {
@@ -270,15 +202,7 @@ fn commit(build: &Build, lang: Lang) -> String {
 }
 
 fn record_warnings(record: &Record, lang: Lang) -> Vec<Text> {
-    let (general, card) = (&lang.words().general, &lang.words().card);
-    let mut warnings = Vec::new();
-    if let Some(what) = &record.injected {
-        warnings.push(Text::from_template(general.injected, &[("what", what)]));
-    }
-    if record.build.is_unoptimised() {
-        let values = [("profile", record.build.profile.as_str())];
-        warnings.push(Text::from_template(general.unoptimised, &values));
-    }
+    let mut warnings = build_warnings(&record.injected, &record.build, lang);
     let failed = record.scenarios.iter().filter(|case| match &case.absent {
         Some(absent) => absent.kind == AbsenceKind::Failed,
         None => !case.validity.ok(),
@@ -286,14 +210,24 @@ fn record_warnings(record: &Record, lang: Lang) -> Vec<Text> {
     let (failed, all) = (failed.count(), record.scenarios.len());
     if failed > 0 {
         let values = [("count", &*lang.count(failed)), ("all", &lang.count(all))];
-        warnings.push(Text::from_template(card.failed, &values));
+        warnings.push(Text::from_template(lang.words().card.failed, &values));
     }
-    warnings.extend(load_warnings(&record.sessions, &record.machine).iter().map(|w| with_code(w)));
+    warnings.extend(load_warnings(&record.sessions, &record.machine));
     warnings
 }
 
+/// Warnings about a build whose times are not those of the program.
+fn build_warnings(injected: &Option<String>, build: &Build, lang: Lang) -> Vec<Text> {
+    let words = &lang.words().general;
+    let injected = injected.as_deref().map(|what| (words.injected, ("what", what)));
+    let profile = ("profile", &*build.profile);
+    let unoptimised = build.is_unoptimised().then_some((words.unoptimised, profile));
+    let warnings = injected.into_iter().chain(unoptimised);
+    warnings.map(|(template, value)| Text::from_template(template, &[value])).collect()
+}
+
 /// Warnings about the load of the machine, from the worst readings of all sessions.
-fn load_warnings(sessions: &[Session], of: &Machine) -> Vec<String> {
+fn load_warnings(sessions: &[Session], of: &Machine) -> impl Iterator<Item = Text> {
     let all = sessions.iter().flat_map(|session| &session.conditions);
     let most =
         |value: fn(&Conditions) -> Option<f64>| all.clone().filter_map(value).reduce(f64::max);
@@ -305,27 +239,21 @@ fn load_warnings(sessions: &[Session], of: &Machine) -> Vec<String> {
     };
     let count = |name: &str| of.fields.get(name).or(of.facts.get(name))?.parse().ok();
     let cpus = ["cpus_allowed", "cpus", "cores"].into_iter().filter_map(count).max();
-    machine::warnings_on(&worst, cpus)
+    machine::warnings_on(&worst, cpus).into_iter().map(|warning| Text::with_code(&warning))
 }
 
 fn pair_warnings(paired: &PairRecord) -> Vec<Text> {
-    let mut warnings = Vec::new();
-    for (name, arm) in [("base", &paired.base), ("candidate", &paired.candidate)] {
-        if let Some(injected) = &arm.injected {
-            warnings.push(format!("The {name} was slowed down on purpose: {injected}").into());
-        }
-        if arm.build.is_unoptimised() {
-            let profile = &arm.build.profile;
-            warnings
-                .push(format!("The {name} is an unoptimised build (profile {profile}).").into());
-        }
-    }
+    let arms = [("base", &paired.base), ("candidate", &paired.candidate)];
+    let builds = arms.into_iter().flat_map(|(name, arm)| {
+        let warnings = build_warnings(&arm.injected, &arm.build, Lang::En).into_iter();
+        warnings.map(move |text| format!("{name}: {}", text.plain_text()).into())
+    });
+    let mut warnings: Vec<Text> = builds.collect();
     let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();
     if rejected > 0 {
         let all = paired.blocks.len();
         warnings.push(format!("{rejected} of {all} blocks were rejected.").into());
     }
-    let sessions = std::slice::from_ref(&paired.session);
-    warnings.extend(load_warnings(sessions, &paired.machine).iter().map(|w| with_code(w)));
+    warnings.extend(load_warnings(std::slice::from_ref(&paired.session), &paired.machine));
     warnings
 }

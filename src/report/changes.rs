@@ -1,11 +1,10 @@
-//! Changes as bars on one axis: how much worse each metric is, its interval and its limit, as
-//! percentages of the axis for a template.
+//! Changes as bars on one axis: how much worse each metric is in all, its interval, each of its
+//! blocks, and its limit, as percentages of the axis for a template.
 
 use minijinja::value::Serde;
 use minijinja::{Value, context};
 
 use crate::compare::{Finding, Judgement, share};
-use crate::report::text::sanitize;
 use crate::report::verdict;
 use crate::workload::{Better, Metric};
 
@@ -13,7 +12,7 @@ use crate::workload::{Better, Metric};
 const MAX_ROWS: usize = 30;
 
 /// How much worse, as a share of the base; negative if better.
-pub(super) fn worsening(metric: &Metric, theta: f64) -> f64 {
+fn worsening(metric: &Metric, theta: f64) -> f64 {
     match metric.better {
         Better::Higher => -share(metric.better, theta),
         Better::Lower => share(metric.better, theta),
@@ -21,7 +20,7 @@ pub(super) fn worsening(metric: &Metric, theta: f64) -> f64 {
 }
 
 /// Round values from `lo` to `hi`, at most `most`.
-pub(super) fn round_values(lo: f64, hi: f64, most: usize) -> Vec<f64> {
+fn round_values(lo: f64, hi: f64, most: usize) -> Vec<f64> {
     let rough = (hi - lo) / most as f64;
     let power = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
@@ -32,7 +31,7 @@ pub(super) fn round_values(lo: f64, hi: f64, most: usize) -> Vec<f64> {
 }
 
 /// A share as a tick: `0 %`, `-5 %`, `0.2 %`.
-pub(super) fn tick(share: f64) -> String {
+fn tick(share: f64) -> String {
     let text = ((1e6 * share).round() / 1e4).to_string();
     format!("{} %", if text == "-0" { "0" } else { &text })
 }
@@ -43,6 +42,8 @@ struct Row<'a> {
     metric: &'static Metric,
     change: f64,
     interval: Option<(f64, f64)>,
+    /// Of a pair each block's own change; otherwise that of each new block from the baseline.
+    blocks: Vec<f64>,
     limit: f64,
 }
 
@@ -50,8 +51,15 @@ fn row(finding: &Finding) -> Option<Row<'_>> {
     let (metric, change) = (finding.metric?, finding.change.as_ref()?);
     let at = |theta| worsening(metric, theta);
     let interval = change.evidence.map(|evidence| (at(evidence.ci_90.lo), at(evidence.ci_90.hi)));
+    let cost = |value: f64| metric.better.cost(value).ln();
+    let from_base = |value: &f64| at(cost(*value) - cost(change.base));
+    let mut blocks: Vec<f64> = match finding.changes.as_slice() {
+        [] => finding.current_blocks.iter().map(from_base).collect(),
+        changes => changes.iter().map(|theta| at(*theta)).collect(),
+    };
+    blocks.retain(|block| block.is_finite());
     let (change, limit) = (at(change.theta), change.limit);
-    change.is_finite().then_some(Row { finding, metric, change, interval, limit })
+    change.is_finite().then_some(Row { finding, metric, change, interval, blocks, limit })
 }
 
 /// The bars of a verdict, most important first; `None` if nothing has numbers.
@@ -70,37 +78,33 @@ pub(super) fn changes(judgement: &Judgement) -> Option<Value> {
     let hi = ends().map(|(_, end)| end.min(hi + room)).fold(hi, f64::max) + 0.03 * room;
     let x = |value: f64| (value.clamp(lo, hi) - lo) / (hi - lo) * 100.0;
     let span = |from: f64, to: f64| {
-        context! { left => percent(x(from)), width => percent((x(to) - x(from)).max(0.3)) }
+        context! { left => x(from), width => (x(to) - x(from)).max(0.3) }
     };
     let bar = |row: &Row<'_>| {
-        let Row { finding, metric, change, interval, limit } = *row;
+        let Row { finding, metric, change, interval, limit, .. } = *row;
         let cells = verdict::table_row(finding);
-        let bounds = interval.map(|(from, to)| span(from, to));
         context! {
             metric => metric.label,
-            scenario => sanitize(&finding.scenario),
-            change => sanitize(&cells[4]),
+            scenario => finding.scenario.as_str(),
+            change => cells[4].as_str(),
             limit => cells[5].as_str(),
-            verdict => sanitize(&cells[8]),
+            verdict => cells[8].as_str(),
             tone => Value::from(Serde(verdict::tone(&finding.verdict))),
             within => span(-limit, limit),
-            edge => percent(x(limit)),
+            edge => x(limit),
             bar => span(change.min(0.0), change.max(0.0)),
-            interval => bounds.unwrap_or(Value::from(())),
+            blocks => row.blocks.iter().map(|block| x(*block)).collect::<Vec<_>>(),
+            interval => interval.map(|(from, to)| span(from, to)),
         }
     };
     let ticks = round_values(lo, hi, 6).into_iter();
-    let ticks = ticks.map(|value| context! { at => percent(x(value)), text => tick(value) });
+    let ticks = ticks.map(|value| context! { at => x(value), text => tick(value) });
     Some(context! {
         rows => rows.iter().map(bar).collect::<Vec<_>>(),
         ticks => ticks.collect::<Vec<_>>(),
-        zero => percent(x(0.0)),
+        zero => x(0.0),
         more => more,
     })
-}
-
-fn percent(x: f64) -> String {
-    format!("{x:.1}%")
 }
 
 #[cfg(test)]

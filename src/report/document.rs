@@ -1,9 +1,12 @@
 //! A document independent of language and format: sections of finished texts, tables and charts.
 //! The builder chooses words and formats numbers; a renderer only lays them out.
 
+use std::ops::RangeBounds;
+
+use comfy_table::{CellAlignment, presets};
 use serde::Serialize;
 
-use crate::report::text::sanitize;
+use crate::report::text::{TextFormat, sanitize, split_code};
 
 /// A run of plain text or code within a line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -48,9 +51,10 @@ impl Text {
         Self(spans)
     }
 
-    /// Several texts in a row.
-    pub(crate) fn join(texts: impl IntoIterator<Item = Text>) -> Self {
-        Self(texts.into_iter().flat_map(|text| text.0).collect())
+    /// Text, possibly from outside, with code between single backticks.
+    pub(crate) fn with_code(text: &str) -> Self {
+        let pieces = split_code(text).into_iter();
+        Self(pieces.map(|(code, text)| Span { code, text: sanitize(text) }).collect())
     }
 
     /// The text without markup.
@@ -113,18 +117,97 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table whose columns are numbers from `first_number` on.
+    /// A table without rows; the columns in `numbers` are numbers.
     pub(crate) fn new<T: Into<Text>>(
         header: impl IntoIterator<Item = T>,
-        first_number: usize,
+        numbers: impl RangeBounds<usize>,
     ) -> Self {
         let header: Vec<Text> = header.into_iter().map(Into::into).collect();
-        let right = (first_number..header.len()).collect();
+        let right = (0..header.len()).filter(|at| numbers.contains(at)).collect();
         Self { caption: None, header, rows: Vec::new(), right }
+    }
+
+    /// A table with a row for each item, to which columns are added.
+    pub(crate) fn of<T>(items: impl IntoIterator<Item = T>) -> Columns<T> {
+        let items: Vec<T> = items.into_iter().collect();
+        let table = Self { rows: vec![Vec::new(); items.len()], ..Self::default() };
+        Columns { items, table }
+    }
+
+    pub(crate) fn with_caption(self, caption: impl Into<Text>) -> Self {
+        Self { caption: Some(caption.into()), ..self }
     }
 
     pub(crate) fn push<T: Into<Cell>>(&mut self, row: impl IntoIterator<Item = T>) {
         self.rows.push(row.into_iter().map(Into::into).collect());
+    }
+
+    /// The table as text with aligned columns.
+    pub(crate) fn render(&self, format: TextFormat) -> String {
+        let mut table = comfy_table::Table::new();
+        table.load_style(match format {
+            TextFormat::Terminal => presets::NOTHING,
+            TextFormat::Markdown => presets::ASCII_MARKDOWN,
+        });
+        let escape = |text: &Text| format.escape(&text.plain_text());
+        table.set_header(self.header.iter().map(escape));
+        for row in &self.rows {
+            table.add_row(row.iter().map(|cell| match cell.tone {
+                Tone::Struck => format!("~~{}~~", escape(&cell.text)),
+                _ => escape(&cell.text),
+            }));
+        }
+        for &column in &self.right {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.trim_fmt() + "\n"
+    }
+}
+
+/// A table that is built column by column.
+pub(crate) struct Columns<T> {
+    items: Vec<T>,
+    table: Table,
+}
+
+impl<T> Columns<T> {
+    /// Adds a column.
+    pub(crate) fn text<C: Into<Cell>>(
+        mut self,
+        heading: impl Into<Text>,
+        cell: impl Fn(&T) -> C,
+    ) -> Self {
+        self.table.header.push(heading.into());
+        for (row, item) in self.table.rows.iter_mut().zip(&self.items) {
+            row.push(cell(item).into());
+        }
+        self
+    }
+
+    /// Adds a column of numbers.
+    pub(crate) fn number<C: Into<Cell>>(
+        mut self,
+        heading: impl Into<Text>,
+        cell: impl Fn(&T) -> C,
+    ) -> Self {
+        self.table.right.push(self.table.header.len());
+        self.text(heading, cell)
+    }
+
+    pub(crate) fn with_caption(self, caption: impl Into<Text>) -> Table {
+        self.table.with_caption(caption)
+    }
+
+    pub(crate) fn render(self, format: TextFormat) -> String {
+        self.table.render(format)
+    }
+}
+
+impl<T> From<Columns<T>> for Table {
+    fn from(columns: Columns<T>) -> Self {
+        columns.table
     }
 }
 
@@ -141,37 +224,23 @@ pub(crate) struct RenderedChart {
 
 /// An element of a section.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", content = "of", rename_all = "snake_case")]
 pub(crate) enum Block {
-    Paragraph {
-        text: Text,
-    },
-    List {
-        items: Vec<Text>,
-    },
-    Table {
-        table: Table,
-    },
-    Chart {
-        chart: RenderedChart,
-    },
+    Paragraph(Text),
+    List(Vec<Text>),
+    Table(Table),
+    Chart(RenderedChart),
     /// Commands to type.
-    Code {
-        lines: Vec<String>,
-    },
-    /// A folded table.
-    Details {
-        summary: Text,
-        state: Text,
-        tone: Tone,
-        table: Table,
-    },
+    Code(Vec<String>),
+    Details(Details),
 }
 
-impl From<Table> for Block {
-    fn from(table: Table) -> Self {
-        Block::Table { table }
-    }
+/// A folded table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Details {
+    pub(crate) summary: Text,
+    pub(crate) state: Cell,
+    pub(crate) table: Table,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -189,13 +258,32 @@ impl Section {
         Self { id, heading: heading.into(), blocks: Vec::new(), folded: false }
     }
 
-    pub(crate) fn push(&mut self, block: impl Into<Block>) {
-        self.blocks.push(block.into());
+    /// A section that begins with a paragraph from a template.
+    pub(crate) fn with_intro(id: &'static str, heading: &'static str, intro: &'static str) -> Self {
+        let mut section = Self::new(id, heading);
+        section.paragraph(intro, &[]);
+        section
+    }
+
+    /// Adds a table, or nothing if it has no rows.
+    pub(crate) fn table(&mut self, table: impl Into<Table>) {
+        let table = table.into();
+        self.blocks.extend((!table.rows.is_empty()).then_some(Block::Table(table)));
+    }
+
+    /// Adds a list, or nothing if it has no items.
+    pub(crate) fn list(&mut self, items: Vec<Text>) {
+        self.blocks.extend((!items.is_empty()).then_some(Block::List(items)));
+    }
+
+    /// Adds commands, or nothing if there are none.
+    pub(crate) fn code(&mut self, lines: Vec<String>) {
+        self.blocks.extend((!lines.is_empty()).then_some(Block::Code(lines)));
     }
 
     /// Adds a paragraph from a template.
     pub(crate) fn paragraph(&mut self, template: &'static str, values: &[(&str, &str)]) {
-        self.push(Block::Paragraph { text: Text::from_template(template, values) });
+        self.blocks.push(Block::Paragraph(Text::from_template(template, values)));
     }
 }
 

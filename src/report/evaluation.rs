@@ -2,12 +2,15 @@
 //! default rule against its targets and in every environment, and all figures again as JSON in the
 //! last line.
 
+use std::collections::BTreeSet;
+
 use crate::evaluate::{
-    Bound, EnvironmentResult, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS,
-    GateTargetResult, GateTargetStatus, RULES, SUITE_SCENARIOS,
+    Bound, Evaluation, FIGURES, Figure, FigureUnit, Figures, GATE_TARGETS, GateTargetResult,
+    GateTargetStatus, RULES, SUITE_SCENARIOS,
 };
 use crate::record::pool::NoiseLevel;
-use crate::report::text::{TextFormat, table};
+use crate::report::document::{Cell, Table};
+use crate::report::text::TextFormat;
 
 /// Figures shown in the tables; the JSON has all.
 const SHOWN: [&str; 15] = [
@@ -51,62 +54,61 @@ fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> Strin
     let mut text = format!("{}\n\n{}", sentence(&evaluation.targets), about(evaluation, format));
     if !evaluation.targets.is_empty() {
         text += &title("Targets of rule ours");
-        text += &targets(evaluation, format);
+        text += &targets(evaluation).render(format);
     }
     for column in NoiseLevel::ALL {
         let places = evaluation.environments.iter().filter(|place| place.column == column);
-        let mut names: Vec<&str> = places.map(|place| place.name.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
+        let names: BTreeSet<&str> = places.map(|place| place.name.as_str()).collect();
         if !names.is_empty() {
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
             let rows = evaluation.rules.iter().filter_map(|rule| {
-                Some(figures_row(rule, evaluation.columns.get(rule)?.get(column.name())?))
+                Some((*rule, evaluation.columns.get(rule)?.get(column.name())?))
             });
-            text += &title(&format!("{} ({})", column.name(), format.escape(&names.join(", "))));
-            text += &figures("rule", rows.collect(), format);
+            text += &title(&format!("{} ({})", column.name(), format.escape(&names)));
+            text += &figures("rule", rows).render(format);
         }
     }
-    if evaluation.rules.contains(&"ours") && evaluation.pools.len() > 1 {
-        let columns = evaluation.pools.iter().flat_map(|pool| {
-            let of =
-                |column: NoiseLevel| Some((column, pool.columns.get("ours")?.get(column.name())?));
-            let columns = NoiseLevel::ALL.into_iter().filter_map(of);
-            columns.map(|(column, figures)| {
-                figures_row(&format!("{}, {}", pool.cpu, column.name()), figures)
+    let ours = evaluation.rules.contains(&"ours");
+    if ours && evaluation.pools.len() > 1 {
+        let rows = evaluation.pools.iter().flat_map(|pool| {
+            NoiseLevel::ALL.into_iter().filter_map(|column| {
+                let figures = pool.columns.get("ours")?.get(column.name())?;
+                Some((format!("{}, {}", pool.cpu, column.name()), figures))
             })
         });
         text += &title("Rule ours by machine");
-        text += &figures("machine", columns.collect(), format);
+        text += &figures("machine", rows).render(format);
     }
-    if evaluation.rules.contains(&"ours") {
-        let rows = evaluation.environments.iter();
-        let name = |place: &EnvironmentResult| match evaluation.pools.len() {
-            1 => place.name.clone(),
-            _ => format!("{}, {}", evaluation.pools[place.pool].cpu, place.name),
-        };
-        let rows = rows.map(|place| figures_row(&name(place), &place.figures["ours"])).collect();
+    if ours {
+        let rows = evaluation.environments.iter().map(|place| {
+            let name = match evaluation.pools.len() {
+                1 => place.name.clone(),
+                _ => format!("{}, {}", evaluation.pools[place.pool].cpu, place.name),
+            };
+            (name, &place.figures["ours"])
+        });
         text += &title("Rule ours by environment");
-        text += &figures("environment", rows, format);
+        text += &figures("environment", rows).render(format);
     }
     text += &title("Rules");
     let rules = RULES.iter().filter(|rule| evaluation.rules.contains(&rule.name));
-    let rules: Vec<Vec<String>> =
-        rules.map(|rule| vec![rule.name.into(), rule.about.into()]).collect();
-    text += &table(format, &["rule", "decision"], &rules, &[]);
+    let rules = Table::of(rules).text("rule", |rule| rule.name).text("decision", |rule| rule.about);
+    text += &rules.render(format);
     text += &title("Figures");
-    let legend = SHOWN.map(|name| {
-        let one = figure(name);
-        let unit =
-            if matches!(one.unit, FigureUnit::Share | FigureUnit::Effect) { " (%)" } else { "" };
-        vec![one.label.to_owned(), format!("{}{unit}", one.about)]
-    });
-    text += &table(format, &["figure", "meaning"], &legend, &[]);
-    text += &match format {
-        TextFormat::Terminal => format!("\n{}\n\n", format.escape(command)),
-        TextFormat::Markdown => {
-            format!("\n{}\n\n", format.escape(&format!("Made with `{command}`.")))
-        }
+    let legend = SHOWN.map(figure);
+    let unit = |one: &Figure| match one.unit {
+        FigureUnit::Share | FigureUnit::Effect => " (%)",
+        FigureUnit::Count | FigureUnit::Seconds => "",
     };
+    let legend = Table::of(legend)
+        .text("figure", |one| one.label)
+        .text("meaning", |one| format!("{}{}", one.about, unit(one)));
+    text += &legend.render(format);
+    let made = match format {
+        TextFormat::Terminal => command.to_owned(),
+        TextFormat::Markdown => format!("Made with `{command}`."),
+    };
+    text += &format!("\n{}\n\n", format.escape(&made));
     let last = serde_json::to_string(&evaluation.columns).expect("figures are plain data");
     text + &last + "\n"
 }
@@ -157,34 +159,22 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
          The rules assume independent blocks: the lag-1 autocorrelation should be near 0.\n\n",
         pools.join("\n"),
     );
-    let rows: Vec<Vec<String>> = environments
-        .iter()
-        .map(|place| {
-            let [blocks, rejected] = [place.blocks, place.rejected].map(|n| n.to_string());
-            let (name, about) = (place.name.clone(), place.about.clone());
-            let spread = format_figure(FigureUnit::Effect, place.spread);
-            let neighbours =
-                place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"));
-            let column = place.column.name().into();
-            let cpu = evaluation.pools[place.pool].cpu.clone();
-            vec![cpu, name, column, blocks, rejected, spread, neighbours, about]
+    let table = Table::of(environments)
+        .text("machine", |place| evaluation.pools[place.pool].cpu.as_str())
+        .text("environment", |place| place.name.as_str())
+        .text("column", |place| place.column.name())
+        .number("blocks", |place| place.blocks.to_string())
+        .number("rejected", |place| place.rejected.to_string())
+        .number("SD of decode %", |place| format_figure(FigureUnit::Effect, place.spread))
+        .number("lag-1 autocorrelation", |place| {
+            place.autocorrelation.map_or("-".into(), |value| format!("{value:.2}"))
         })
-        .collect();
-    let header = [
-        "machine",
-        "environment",
-        "column",
-        "blocks",
-        "rejected",
-        "SD of decode %",
-        "lag-1 autocorrelation",
-        "conditions",
-    ];
-    text + &table(format, &header, &rows, &[3, 4, 5, 6])
+        .text("conditions", |place| place.about.as_str());
+    text + &table.render(format)
 }
 
-fn targets(evaluation: &Evaluation, format: TextFormat) -> String {
-    let cell = |met: &GateTargetResult| {
+fn targets(evaluation: &Evaluation) -> Table {
+    let cell = |met: &GateTargetResult| -> Cell {
         let unit = figure(met.figure).unit;
         let status = match met.status {
             GateTargetStatus::NotMeasured => "not measured",
@@ -192,43 +182,36 @@ fn targets(evaluation: &Evaluation, format: TextFormat) -> String {
             GateTargetStatus::NotShown => "unproven",
             GateTargetStatus::Missed => "MISSED",
         };
+        let value = |value: Option<f64>| format_figure(unit, value);
         let interval = met.proportion.map_or(String::new(), |proportion| {
             let (low, high) = proportion.confidence_interval();
-            format!(
-                " [{}, {}] of {}",
-                format_figure(unit, Some(low)),
-                format_figure(unit, Some(high)),
-                proportion.cases
-            )
+            format!(" [{}, {}] of {}", value(Some(low)), value(Some(high)), proportion.cases)
         });
-        format!(
-            "{}{interval} ({}) {status}",
-            format_figure(unit, met.value),
-            format_bound(met.bound, unit)
-        )
+        let bound = format_bound(met.bound, unit);
+        format!("{}{interval} ({bound}) {status}", value(met.value)).into()
     };
-    let rows: Vec<Vec<String>> = GATE_TARGETS
-        .iter()
-        .map(|target| {
-            let met = evaluation.targets.iter().filter(|met| met.figure == target.figure);
-            std::iter::once(figure(target.figure).label.to_owned()).chain(met.map(cell)).collect()
-        })
-        .collect();
-    let header: Vec<&str> =
-        std::iter::once("target").chain(NoiseLevel::ALL.map(NoiseLevel::name)).collect();
-    table(format, &header, &rows, &[])
+    let header = std::iter::once("target").chain(NoiseLevel::ALL.map(NoiseLevel::name));
+    let mut table = Table::new(header, ..0);
+    for target in GATE_TARGETS {
+        let met = evaluation.targets.iter().filter(|met| met.figure == target.figure);
+        let label = Cell::from(figure(target.figure).label);
+        table.push(std::iter::once(label).chain(met.map(cell)));
+    }
+    table
 }
 
-fn figures(first: &str, rows: Vec<Vec<String>>, format: TextFormat) -> String {
+/// A row of figures for each name, under `first`.
+fn figures<'a, T: Into<Cell>>(
+    first: &str,
+    rows: impl IntoIterator<Item = (T, &'a Figures)>,
+) -> Table {
     let labels = SHOWN.map(|name| figure(name).label);
-    let header: Vec<&str> = std::iter::once(first).chain(labels).collect();
-    let right: Vec<usize> = (1..header.len()).collect();
-    table(format, &header, &rows, &right)
-}
-
-fn figures_row(name: &str, figures: &Figures) -> Vec<String> {
-    let values = SHOWN.map(|name| format_figure(figure(name).unit, figures.get(name)));
-    std::iter::once(name.to_owned()).chain(values).collect()
+    let mut table = Table::new(std::iter::once(first).chain(labels), 1..);
+    for (name, figures) in rows {
+        let value = |name| format_figure(figure(name).unit, figures.get(name)).into();
+        table.push(std::iter::once(name.into()).chain(SHOWN.map(value)));
+    }
+    table
 }
 
 fn figure(name: &str) -> &'static Figure {

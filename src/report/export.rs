@@ -2,7 +2,9 @@
 //! omitted or `null` in all of them. `export/fields.md` describes every field. Knows nothing of
 //! verdicts.
 
+#[expect(non_camel_case_types, reason = "fields of `object!`")]
 mod benchmark;
+#[expect(non_camel_case_types, reason = "fields of `object!`")]
 mod llama_bench;
 mod prometheus;
 mod row;

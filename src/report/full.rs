@@ -5,7 +5,6 @@ mod absent;
 mod charts;
 mod conclusion;
 mod general;
-mod headline;
 mod lengths;
 mod markdown;
 mod render_context;
@@ -13,6 +12,8 @@ mod speed;
 mod suites;
 mod summary;
 mod targets;
+
+pub(super) use general::{NameValue, build_rows, machine_rows, name_value_table};
 
 use std::sync::LazyLock;
 
@@ -55,12 +56,20 @@ pub(crate) struct Document {
     pub(crate) sections: Vec<Section>,
 }
 
+impl Document {
+    /// An English document of finished parts.
+    pub(super) fn english(title: Text, card: Card, sections: Vec<Section>) -> Self {
+        let contents = Lang::En.words().frame.contents.into();
+        Self { lang: Lang::En.code(), title, card, contents, sections }
+    }
+}
+
 pub(super) fn build_document(record: &Record, options: ReportOptions<'_>) -> Document {
     let lang = options.lang;
     let ctx = RenderContext::new(record, options);
     // What most readers look for; the rest is folded.
     let open = [
-        headline::headline(&ctx),
+        charts::headline(&ctx),
         Some(summary::summary(&ctx)),
         Some(general::scenarios(&ctx)),
         charts::charts(&ctx),
@@ -118,7 +127,7 @@ pub fn chart_files<'a>(
     let sections = build_document(record, options.into()).sections;
     let blocks = sections.into_iter().flat_map(|section| section.blocks);
     let charts = blocks.filter_map(|block| match block {
-        Block::Chart { chart } => Some(chart),
+        Block::Chart(chart) => Some(chart),
         _ => None,
     });
     let white = "</title>\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>";

@@ -5,34 +5,18 @@ use crate::report::text;
 use crate::workload::{METRICS, Task, metric};
 use crate::{stats, workload};
 
-/// The metrics of the columns.
-const COLUMNS: [&str; 5] = [
-    metric::TTFT_S,
-    metric::PREFILL_TOK_S,
-    metric::DECODE_TOK_S,
-    metric::DECODE_TOK_S_AGGREGATE,
-    metric::PEAK_RSS_BYTES,
+/// The columns of metrics: heading, width, metric, and whether it has a spread.
+const COLUMNS: [(&str, usize, &str, bool); 5] = [
+    ("TTFT ms", 14, metric::TTFT_S, true),
+    ("prefill tok/s", 13, metric::PREFILL_TOK_S, false),
+    ("decode tok/s", 14, metric::DECODE_TOK_S, true),
+    ("batch tok/s", 12, metric::DECODE_TOK_S_AGGREGATE, false),
+    ("peak MiB", 9, metric::PEAK_RSS_BYTES, false),
 ];
-
-/// The metrics of the columns that show a spread.
-const SPREAD: [&str; 2] = [metric::TTFT_S, metric::DECODE_TOK_S];
 
 /// The column headings.
 pub fn live_header() -> String {
-    row(
-        [
-            "scenario",
-            "tokens in",
-            "out",
-            "TTFT ms",
-            "prefill tok/s",
-            "decode tok/s",
-            "batch tok/s",
-            "peak MiB",
-        ]
-        .map(String::from),
-        "",
-    )
+    row(["scenario", "tokens in", "out"], COLUMNS.map(|(heading, ..)| heading.into()), "")
 }
 
 /// A scenario so far: medians over its processes, and failed checks.
@@ -46,12 +30,12 @@ pub fn live_row(case: &Case) -> String {
         return text.trim_end().to_owned() + "\n";
     }
     let tokens: usize = case.work.prompt_tokens.iter().sum();
-    let [ttft, prefill, decode, whole, memory] = COLUMNS.map(|name| {
-        let spread = SPREAD.contains(&name).then(|| spread(case, name)).flatten();
-        value(case, name).map_or("-".into(), |value| value + &spread.unwrap_or_default())
+    let values = COLUMNS.map(|(_, _, name, has_spread)| {
+        let spread = spread(case, name).filter(|_| has_spread).unwrap_or_default();
+        value(case, name).map_or("-".into(), |value| value + &spread)
     });
-    let new = (case.work.batch * case.work.new_tokens).to_string();
-    row([id, tokens.to_string(), new, ttft, prefill, decode, whole, memory], &failed_checks(case))
+    let new = case.work.batch * case.work.new_tokens;
+    row([&id, &tokens.to_string(), &new.to_string()], values, &failed_checks(case))
 }
 
 /// The latest figures of a scenario in a few words: `short/b1: decode 202.0 tok/s, TTFT 16.85 ms`.
@@ -73,9 +57,11 @@ pub fn live_notes(cases: &[Case]) -> Vec<String> {
         return Vec::new();
     }
     let processes = measured.iter().map(|case| case.blocks.len()).max().unwrap_or(0);
-    let has_spread = |case: &&&Case| SPREAD.iter().any(|name| spread(case, name).is_some());
+    let has_spread = |case: &&Case| {
+        COLUMNS.iter().any(|(_, _, name, has_spread)| *has_spread && spread(case, name).is_some())
+    };
     let of = match processes {
-        _ if !measured.iter().any(|case| has_spread(&case)) => "medians".to_owned(),
+        _ if !measured.iter().any(has_spread) => "medians".to_owned(),
         1 => "medians and standard deviations (\u{b1}) of the generations of one process; \
               processes may differ by more"
             .to_owned(),
@@ -87,7 +73,7 @@ pub fn live_notes(cases: &[Case]) -> Vec<String> {
 /// The reasons of missing values, each once, with the scenarios.
 fn missing_notes(cases: &[&Case]) -> Vec<String> {
     let mut notes: Vec<(String, Vec<&str>)> = Vec::new();
-    for name in COLUMNS {
+    for (_, _, name, _) in COLUMNS {
         let label = workload::metric(name).map_or(name, |metric| metric.label);
         for case in cases.iter().filter(|case| value(case, name).is_none()) {
             let why = case.blocks.iter().find_map(|block| block.notes.get(name));
@@ -161,10 +147,11 @@ fn metrics_as_text(task: Task) -> Option<&'static [&'static str]> {
     }
 }
 
-fn row([id, prompt, new, ttft, prefill, decode, whole, memory]: [String; 8], mark: &str) -> String {
-    let line = format!(
-        "{id:<16} {prompt:>9} {new:>5} {ttft:>14} {prefill:>13} {decode:>14} {whole:>12} {memory:>9}  {mark}"
-    );
+fn row([id, tokens, new]: [&str; 3], values: [String; 5], mark: &str) -> String {
+    let values = COLUMNS.iter().zip(values);
+    let values: String =
+        values.map(|((_, width, ..), value)| format!(" {value:>width$}")).collect();
+    let line = format!("{id:<16} {tokens:>9} {new:>5}{values}  {mark}");
     line.trim_end().to_owned() + "\n"
 }
 

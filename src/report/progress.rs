@@ -1,5 +1,7 @@
 //! One line after each interim look of a pair: progress, decided scenarios, undecided scenarios.
 
+use std::collections::BTreeSet;
+
 use crate::compare::looks::LOOKS;
 use crate::compare::{Judgement, Verdict};
 use crate::report::text::{duration, sanitize};
@@ -45,13 +47,8 @@ pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
 
 /// The number of scenarios that have a finding with such a verdict.
 fn count(judgement: &Judgement, is: impl Fn(&Verdict) -> bool) -> usize {
-    let mut ids: Vec<&str> = Vec::new();
-    for finding in judgement.findings.iter().filter(|finding| is(&finding.verdict)) {
-        if !ids.contains(&finding.scenario.as_str()) {
-            ids.push(&finding.scenario);
-        }
-    }
-    ids.len()
+    let findings = judgement.findings.iter().filter(|finding| is(&finding.verdict));
+    findings.map(|finding| finding.scenario.as_str()).collect::<BTreeSet<_>>().len()
 }
 
 fn open(open: &[String]) -> String {

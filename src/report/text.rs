@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use crate::workload::Metric;
 
 /// The maximum length of a Markdown document: GitHub cuts a comment at 65,536 characters.
@@ -34,14 +32,10 @@ pub(super) fn name_value_list(fields: &BTreeMap<String, String>) -> String {
 
 /// Digits with commas between thousands.
 pub(super) fn group_thousands(digits: &str) -> String {
-    let mut grouped = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    let (first, rest) = digits.split_at(digits.len() % 3);
+    let groups = rest.as_bytes().chunks(3).map(|group| String::from_utf8_lossy(group));
+    let first = (!first.is_empty()).then(|| first.into());
+    first.into_iter().chain(groups).collect::<Vec<_>>().join(",")
 }
 
 /// A share as a signed percentage without the unit: `-7.9`, `+0.0`, `+150`.
@@ -129,6 +123,14 @@ pub(super) fn code_span(text: &str) -> String {
     }
 }
 
+/// Lines as a block of code in Markdown, which they cannot end.
+pub(super) fn code_block(language: &str, lines: &[String]) -> String {
+    let text = lines.join("\n");
+    let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(3.max(ticks + 1));
+    format!("{fence}{language}\n{text}\n{fence}\n")
+}
+
 fn escape_literally(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -177,41 +179,6 @@ impl TextFormat {
             TextFormat::Markdown => escape_markdown(text),
         }
     }
-}
-
-/// A table with escaped cells; `right` are the columns aligned to the right.
-pub(super) fn table(
-    format: TextFormat,
-    header: &[&str],
-    rows: &[Vec<String>],
-    right: &[usize],
-) -> String {
-    let rows = rows.iter().map(|row| row.iter().map(|cell| format.escape(cell)).collect());
-    table_of_escaped(format, header, rows.collect(), right)
-}
-
-/// A table of cells that are escaped already.
-pub(super) fn table_of_escaped(
-    format: TextFormat,
-    header: &[&str],
-    rows: Vec<Vec<String>>,
-    right: &[usize],
-) -> String {
-    let mut table = Table::new();
-    table.load_style(match format {
-        TextFormat::Terminal => presets::NOTHING,
-        TextFormat::Markdown => presets::ASCII_MARKDOWN,
-    });
-    table.set_header(header.iter().map(|cell| format.escape(cell)));
-    for row in rows {
-        table.add_row(row);
-    }
-    for &column in right {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.trim_fmt() + "\n"
 }
 
 /// A commit, abbreviated to 12 digits.

@@ -15,8 +15,9 @@ pub(crate) use formats::verdict_cells;
 pub use formats::{verdict_json, verdict_markdown, verdict_text};
 pub use github::annotations;
 pub(super) use remarks::{commands, details, error_output, first_step, next_steps};
+pub(crate) use sentence::outcome_word;
 pub use sentence::sentence;
-pub(super) use sentence::{outcome_word, statement};
+pub(super) use sentence::statement;
 
 /// Headings of [`table_row`].
 pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
@@ -30,21 +31,13 @@ pub(super) fn build_names(summary: &PairSummary) -> String {
 }
 
 fn build_name(arm: &Arm) -> String {
-    let mut about = Vec::new();
-    if let Some(commit) = &arm.build.commit {
-        about.push(short_commit(commit));
-    }
-    if arm.build.dirty == Some(true) {
-        about.push("with uncommitted changes".to_owned());
-    }
-    if let Some(injected) = &arm.injected {
-        about.push(format!("slowed down on purpose: {injected}"));
-    }
-    if about.is_empty() {
-        arm.asked.clone()
-    } else {
-        format!("{} ({})", arm.asked, about.join(", "))
-    }
+    let about = [
+        arm.build.commit.as_deref().map(short_commit),
+        (arm.build.dirty == Some(true)).then(|| "with uncommitted changes".into()),
+        arm.injected.as_ref().map(|how| format!("slowed down on purpose: {how}")),
+    ];
+    let about = about.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    if about.is_empty() { arm.asked.clone() } else { format!("{} ({about})", arm.asked) }
 }
 
 /// The change relative to the limit.
@@ -78,22 +71,6 @@ pub(super) fn verdict_label(verdict: &Verdict) -> String {
     }
 }
 
-/// How a verdict is highlighted.
-pub(super) fn tone(verdict: &Verdict) -> Tone {
-    match verdict {
-        Verdict::Regressed { .. }
-        | Verdict::OutputChanged(_)
-        | Verdict::Invalid(_)
-        | Verdict::Failed(_) => Tone::Bad,
-        Verdict::Inconclusive(_)
-        | Verdict::NotComparable(_)
-        | Verdict::Missing(_)
-        | Verdict::Removed(_)
-        | Verdict::NotSelected => Tone::Unsure,
-        _ => Tone::Good,
-    }
-}
-
 /// The reason for an inconclusive verdict, in a few words.
 fn why_label(why: Why) -> &'static str {
     match why {
@@ -110,28 +87,35 @@ fn why_label(why: Why) -> &'static str {
     }
 }
 
-/// The order of verdicts in a table, most important first.
-fn rank(verdict: &Verdict) -> usize {
+/// The place of verdicts in a table, most important first, and how they are highlighted.
+fn importance(verdict: &Verdict) -> (usize, Tone) {
     match verdict {
-        Verdict::OutputChanged(_) => 0,
-        Verdict::Failed(_) => 1,
-        Verdict::Invalid(_) => 2,
-        Verdict::Regressed { critical: true, .. } => 3,
-        Verdict::Regressed { .. } => 4,
-        Verdict::NotComparable(_) => 5,
-        Verdict::Missing(_) => 6,
-        Verdict::Inconclusive(_) => 7,
-        Verdict::Improved => 8,
-        Verdict::SlowerWithin
-        | Verdict::Pass
-        | Verdict::New
-        | Verdict::Removed(_)
-        | Verdict::NotSelected
-        | Verdict::Identical => UNCHANGED,
+        Verdict::OutputChanged(_) => (0, Tone::Bad),
+        Verdict::Failed(_) => (1, Tone::Bad),
+        Verdict::Invalid(_) => (2, Tone::Bad),
+        Verdict::Regressed { critical: true, .. } => (3, Tone::Bad),
+        Verdict::Regressed { .. } => (4, Tone::Bad),
+        Verdict::NotComparable(_) => (5, Tone::Unsure),
+        Verdict::Missing(_) => (6, Tone::Unsure),
+        Verdict::Inconclusive(_) => (7, Tone::Unsure),
+        Verdict::Improved => (8, Tone::Good),
+        Verdict::Removed(_) | Verdict::NotSelected => (UNCHANGED, Tone::Unsure),
+        Verdict::SlowerWithin | Verdict::Pass | Verdict::New | Verdict::Identical => {
+            (UNCHANGED, Tone::Good)
+        }
     }
 }
 
 const UNCHANGED: usize = 9;
+
+fn rank(verdict: &Verdict) -> usize {
+    importance(verdict).0
+}
+
+/// How a verdict is highlighted.
+pub(super) fn tone(verdict: &Verdict) -> Tone {
+    importance(verdict).1
+}
 
 /// Change and confidence interval in percent, with the metric's own sign.
 pub(super) fn format_change(metric: &Metric, change: &Change, unit: &str) -> String {

@@ -138,7 +138,7 @@ words! {
     }
     summary {
         heading figures figure basis decode throughput ttft latency_p50 latency_p90 latency_p99
-        latency_max accuracy batch context memory score resources resource remark repeated few needs
+        latency_max accuracy batch context memory score repeated few needs
     }
     latency {
         heading intro ttft e2e step count max tail
@@ -196,7 +196,7 @@ words! {
     }
     charts {
         heading ttft ttft_alt fit prompt_axis measured steps steps_alt step_axis rate_axis rates
-        rates_alt batches batches_alt batch_axis times times_alt depths depths_alt depth_axis plain
+        rates_alt times times_alt depths depths_alt depth_axis plain
         yarn repeats repeats_alt count_axis growth growth_alt request_axis memory_axis unanswered
     }
     topics {

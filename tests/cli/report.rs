@@ -34,7 +34,7 @@ fn sections(page: &str, ids: &[&str]) -> String {
 #[test]
 fn a_page_has_the_charts_and_tables_of_the_full_record() {
     let page = stdout(&["report", RECORD, "--format", "html", "--lang", "fr"]);
-    assert_eq!(page.matches("<svg ").count(), 12);
+    assert_eq!(page.matches("<svg ").count(), 11);
     let (_, chart) = page.split_once("<figure>").unwrap();
     let (chart, _) = chart.split_once("</figure>").unwrap();
     let tables = sections(&page, &["stress", "absent"]);
@@ -91,7 +91,7 @@ fn charts_are_written_only_next_to_a_report_file() {
         charts.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     charts.sort_unstable();
     assert_eq!(names, charts);
-    assert_eq!(charts.len(), 12);
+    assert_eq!(charts.len(), 11);
     for chart in charts {
         let text = fs::read_to_string(folder.path().join("my report_charts").join(chart)).unwrap();
         assert!(text.starts_with("<svg xmlns=") && text.ends_with("</svg>\n"), "{text}");

@@ -1,4 +1,4 @@
-//! Resources, advice and the score.
+//! Advice, the score, and what they are made of.
 
 use super::*;
 
@@ -9,31 +9,21 @@ fn peak(id: &str, task: Task, bytes: f64) -> Case {
 }
 
 #[test]
-fn resources_over_all_are_typical_rates_and_the_largest_peak() {
+fn the_roofline_fraction_is_typical_of_one_sequence_and_memory_of_serving() {
     let with = |id: &str, values: &[(&str, f64)]| case(id, vec![block(values)]);
-    let mut four = with(
-        "short/b4",
-        &[("cpu_utilisation", 0.9), ("roofline_fraction", 0.1), ("prefill_flop_fraction", 0.4)],
-    );
+    let mut four = with("short/b4", &[("roofline_fraction", 0.1)]);
     four.work.batch = 4;
-    let cases = vec![
-        with("short/b1", &[("cpu_utilisation", 0.5), ("roofline_fraction", 0.6)]),
-        with("code/b1", &[("cpu_utilisation", 0.6), ("roofline_fraction", 0.8)]),
+    let record = record(vec![
+        with("short/b1", &[("roofline_fraction", 0.6)]),
+        with("code/b1", &[("roofline_fraction", 0.8)]),
         four,
-        invalid(with("long/b1", &[("cpu_utilisation", 7.0), ("roofline_fraction", 7.0)])),
-        case("long/b4", vec![null("power_w", "no counter")]),
+        invalid(with("long/b1", &[("roofline_fraction", 7.0)])),
         peak("pipelines/rag", Task::Items, 300.0),
         peak("stress/long", Task::Stress, 900.0),
         peak("quality/text", Task::Quality, 800.0),
-    ];
-    let resources = Resources::of(&record(cases));
-    assert_eq!(resources.cpu_utilisation.value, Some(0.6));
-    near(resources.roofline_fraction.value.unwrap(), 0.7);
-    assert_eq!(resources.prefill_flop_fraction.value, Some(0.4), "of any batch");
-    assert_eq!(resources.peak_rss_bytes.value, Some(300.0));
-    assert_eq!(resources.power_w, Reading { value: None, why: Some("no counter".into()) });
-    assert_eq!(resources.rows.len(), 8);
-    assert_eq!(resources.rows[3].cpu_utilisation.value, Some(7.0), "shown, though invalid");
+    ]);
+    near(crate::analysis::resources::roofline(&record).value.unwrap(), 0.7);
+    assert_eq!(Advice::of(&record).memory.unwrap().peak_bytes, 300.0);
 }
 
 fn batch_of(rates: &[(&str, usize, f64)]) -> Result<BatchAdvice, NoAdvice> {

@@ -1,59 +1,56 @@
 //! Histograms with named vertical lines.
 
-use plotters::element::{PathElement, Rectangle};
-
-use super::backend::canvas;
-use super::header::{Header, LegendEntry, LegendSymbol};
-use super::lines::value_range;
-use super::theme::ThemeColor;
-use super::ticks::position;
-use super::units::UNIT;
-use super::{ChartError, Histogram, lines};
+use super::header::{self, LegendEntry};
+use super::plot::{Plot, value_range};
+use super::svg::{Paint, Svg};
+use super::{Axis, ChartError, Histogram, Number, Scale};
 use crate::stats;
 
 /// Maximum number of bins; more would be thinner than their borders.
 const MAX_BINS: usize = 40;
 
 /// The legend: the marks, in the order given.
-pub(super) fn legend(histogram: &Histogram<'_>) -> Vec<LegendEntry> {
-    let marks = histogram.marks.iter().enumerate();
-    marks.map(|(at, mark)| (LegendSymbol::Upright(at + 1), mark.name.clone())).collect()
+fn legend(marks: &[(String, f64)]) -> Vec<LegendEntry> {
+    let marks = marks.iter().zip(1..);
+    let entry = |(mark, at): (&(String, f64), usize)| {
+        let line = Some(Paint::Series(at).dashed(2.0));
+        LegendEntry { name: mark.0.clone(), line, marker: None }
+    };
+    marks.map(entry).collect()
 }
 
-/// Draws the chart; returns its height in units.
+/// Draws the chart; returns its height.
 pub(super) fn draw(
-    histogram: &Histogram<'_>,
-    head: &Header,
-    body: &mut String,
-) -> Result<i32, ChartError> {
-    let scale = histogram.x.scale;
-    let marks = histogram.marks.iter().map(|mark| mark.at);
-    value_range(scale, &histogram.values)?;
-    if histogram.values.len() < 2 {
+    svg: &mut Svg,
+    title: &str,
+    histogram: &Histogram,
+    number: Number<'_>,
+) -> Result<f64, ChartError> {
+    let Histogram { x, y, values, marks } = histogram;
+    value_range(Scale::Around, values)?;
+    if values.len() < 2 {
         return Err(ChartError::OneValue);
     }
-    let all: Vec<f64> = histogram.values.iter().copied().chain(marks).collect();
-    let range = value_range(scale, &all)?;
-    let at: Vec<f64> = histogram.values.iter().map(|value| position(scale, *value)).collect();
-    let bins = bins(&at);
+    let marked = marks.iter().map(|(_, at)| *at);
+    let all: Vec<f64> = values.iter().copied().chain(marked).collect();
+    let range = value_range(Scale::Around, &all)?;
+    let bins = bins(values);
     let most = bins.iter().map(|bin| bin.count).max().unwrap_or(0);
-    let height = lines::height(head);
-    let canvas = canvas(body, height);
-    head.draw(&canvas)?;
-    let plot =
-        lines::axes(&canvas, head, (&histogram.x, range), (&histogram.y, (0.0, most as f64)))?;
+    let x_axis = Axis { label: x.clone(), scale: Scale::Around };
+    let y_axis = Axis { label: y.clone(), scale: Scale::Whole };
+    let header = header::draw(svg, title, &legend(marks));
+    let plot = Plot::new(header, (&x_axis, range), (&y_axis, (0.0, most as f64)), number);
+    let height = plot.draw(svg, x, y);
     for bin in bins.iter().filter(|bin| bin.count > 0) {
-        let (left, top) = plot.backend_coord(&(bin.from, bin.count as f64));
-        let (right, bottom) = plot.backend_coord(&(bin.to, 0.0));
-        let border = UNIT / 2;
-        let corners = [(left + border, top), ((right - border).max(left + 2 * border), bottom)];
-        canvas.draw(&Rectangle::new(corners, ThemeColor::Series(0).area(0.75)))?;
+        let (left, top) = plot.at(bin.from, bin.count as f64);
+        let (right, bottom) = plot.at(bin.to, 0.0);
+        let corners = [(left + 0.5, top), ((right - 0.5).max(left + 1.0), bottom)];
+        svg.rectangle(corners, &format!("{} opacity=\"0.75\"", Paint::Series(0).fill()));
     }
-    for (at, mark) in histogram.marks.iter().enumerate() {
-        let (x, _) = plot.backend_coord(&(position(scale, mark.at), 0.0));
-        let (_, upright) = plot.plotting_area().get_pixel_range();
-        let path = vec![(x, upright.end), (x, upright.start)];
-        canvas.draw(&PathElement::new(path, ThemeColor::Series(at + 1).line(20)))?;
+    for ((_, at), series) in marks.iter().zip(1..) {
+        let (x, _) = plot.at(*at, 0.0);
+        let path = [(x, plot.bottom), (x, plot.top)];
+        svg.line(&path, &Paint::Series(series).dashed(2.0));
     }
     Ok(height)
 }

@@ -1,12 +1,9 @@
 //! Ticks of an axis: at round values, as many as fit.
 
-use std::ops::Range;
-
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 
-use super::{Axis, Scale};
+use super::{Number, Scale};
 
 /// The minimum span of an axis as a share of its larger end, so that noise is not magnified.
 const LEAST_SPAN: f64 = 0.02;
@@ -15,93 +12,39 @@ const LEAST_SPAN: f64 = 0.02;
 const LEAST: f64 = 1e-8;
 
 /// Tick distances of a time axis, in seconds.
-const TIMES: [f64; 21] = [
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    15.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-    600.0,
-    900.0,
-    1800.0,
-    3600.0,
-    7200.0,
-    10800.0,
-    21600.0,
-    43200.0,
-    86400.0,
-    172_800.0,
-    604_800.0,
-    2_592_000.0,
+const TIMES: [u32; 21] = [
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400,
+    172_800, 604_800, 2_592_000,
 ];
 
-/// An axis with its ticks. Positions are values, or their logarithms on [`Scale::Doubling`].
+/// An axis with its ticks.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ticks {
     /// Both ends.
     pub(super) range: (f64, f64),
-    /// Positions of the ticks.
+    /// Values of the ticks.
     pub(super) at: Vec<f64>,
     /// Labels of the ticks.
     pub(super) labels: Vec<String>,
 }
 
-impl Ranged for Ticks {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        let share = (value - self.range.0) / (self.range.1 - self.range.0);
-        from + (f64::from(to - from) * share).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.at.clone()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.range.0..self.range.1
-    }
-}
-
-impl ValueFormatter<f64> for Ticks {
-    fn format_ext(&self, at: &f64) -> String {
-        let found = self.at.iter().position(|tick| tick == at);
-        found.map_or_else(String::new, |i| self.labels[i].clone())
-    }
-}
-
-/// The position of a value on an axis.
-pub(super) fn position(scale: Scale, value: f64) -> f64 {
-    if scale == Scale::Doubling { value.log2() } else { value }
-}
-
 /// The axis for values from `lo` to `hi` with at most `most` ticks, fewer if `fits` says that their
 /// labels touch.
 pub(super) fn ticks(
-    axis: &Axis<'_>,
+    scale: Scale,
     (lo, hi): (f64, f64),
     most: usize,
     end: AxisEnd,
+    number: Number<'_>,
     fits: impl Fn(&Ticks) -> bool,
 ) -> Ticks {
-    let range = padded(axis.scale, lo, hi, end);
-    let tried = |most: usize| {
-        let step = step(axis.scale, range, most);
-        place_ticks(axis, range, step, end)
-    };
-    let mut least = tried(most);
-    for most in (2..=most).rev() {
-        least = tried(most);
-        if fits(&least) {
-            return least;
-        }
+    let range = padded(scale, lo, hi, end);
+    let tried = |most: usize| place_ticks(scale, range, step(scale, range, most), end, number);
+    if let Some(ticks) = (2..=most).rev().map(tried).find(|ticks| fits(ticks)) {
+        return ticks;
     }
     // A single label is better than two that touch.
+    let mut least = tried(2);
     least.at.truncate(1);
     least.labels.truncate(1);
     least
@@ -117,13 +60,12 @@ pub(super) enum AxisEnd {
 }
 
 fn padded(scale: Scale, lo: f64, hi: f64, end: AxisEnd) -> (f64, f64) {
-    let (lo, hi) = (position(scale, lo), position(scale, hi));
     let (lo, hi) = if scale == Scale::Zero { (lo.min(0.0), hi.max(0.0)) } else { (lo, hi) };
     let least = match scale {
         Scale::Zero if lo == hi => 1.0,
         Scale::Zero => LEAST,
         Scale::Around => (LEAST_SPAN * lo.abs().max(hi.abs())).max(LEAST),
-        Scale::Whole | Scale::Doubling => 1.0,
+        Scale::Whole => 1.0,
         Scale::Time => 10.0,
     };
     let missing = (least - (hi - lo)).max(0.0) / 2.0;
@@ -142,14 +84,9 @@ fn padded(scale: Scale, lo: f64, hi: f64, end: AxisEnd) -> (f64, f64) {
 fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
     let rough = (hi - lo) / most.saturating_sub(1).max(1) as f64;
     if scale == Scale::Time {
-        let longest = TIMES[TIMES.len() - 1];
-        return TIMES
-            .into_iter()
-            .find(|step| *step >= rough)
-            .unwrap_or((rough / longest).ceil() * longest);
-    }
-    if scale == Scale::Doubling {
-        return rough.ceil().max(1.0);
+        let longest = f64::from(TIMES[TIMES.len() - 1]);
+        let fitting = TIMES.into_iter().map(f64::from).find(|step| *step >= rough);
+        return fitting.unwrap_or((rough / longest).ceil() * longest);
     }
     let power = 10f64.powf(rough.log10().floor());
     let round =
@@ -158,35 +95,33 @@ fn step(scale: Scale, (lo, hi): (f64, f64), most: usize) -> f64 {
     if scale == Scale::Whole { step.max(1.0).round() } else { step }
 }
 
-fn place_ticks(axis: &Axis<'_>, (lo, hi): (f64, f64), step: f64, end: AxisEnd) -> Ticks {
+fn place_ticks(
+    scale: Scale,
+    (lo, hi): (f64, f64),
+    step: f64,
+    end: AxisEnd,
+    number: Number<'_>,
+) -> Ticks {
     let slack = step * 1e-6;
-    // Ticks count from the first doubling in the chart, so that a small batch has a label.
-    let origin = if axis.scale == Scale::Doubling { (lo - slack).ceil() } else { 0.0 };
-    let (from, to) = (lo - origin, hi - origin);
     let (first, last) = match end {
-        AxisEnd::AtTick => (((from + slack) / step).floor(), ((to - slack) / step).ceil()),
-        AxisEnd::Padded => (((from - slack) / step).ceil(), ((to + slack) / step).floor()),
+        AxisEnd::AtTick => (((lo + slack) / step).floor(), ((hi - slack) / step).ceil()),
+        AxisEnd::Padded => (((lo - slack) / step).ceil(), ((hi + slack) / step).floor()),
     };
-    let place = |number: f64| origin + number * step;
     let count = (last - first).max(0.0) as usize;
-    let at: Vec<f64> = (0..=count).map(|i| place(first + i as f64)).collect();
+    let at: Vec<f64> = (0..=count).map(|i| (first + i as f64) * step).collect();
     let range = match end {
-        AxisEnd::AtTick => (lo.min(place(first)), hi.max(place(last))),
+        AxisEnd::AtTick => (lo.min(first * step), hi.max(last * step)),
         AxisEnd::Padded => (lo, hi),
     };
-    let labels = at.iter().map(|at| text(axis, *at, step)).collect();
+    let labels = at.iter().map(|at| text(scale, *at, step, number)).collect();
     Ticks { range, at, labels }
 }
 
-fn text(axis: &Axis<'_>, at: f64, step: f64) -> String {
-    match axis.scale {
+fn text(scale: Scale, at: f64, step: f64, number: Number<'_>) -> String {
+    match scale {
         Scale::Time => time(at, step),
-        Scale::Doubling => {
-            let value = at.exp2();
-            (axis.number)(value, decimals(value))
-        }
-        Scale::Whole => (axis.number)(at, 0),
-        Scale::Zero | Scale::Around => (axis.number)(at, decimals(step)),
+        Scale::Whole => number(at, 0),
+        Scale::Zero | Scale::Around => number(at, decimals(step)),
     }
 }
 

@@ -5,13 +5,13 @@
 use serde::Serialize;
 
 use crate::record::{Block, Case, Record};
-use crate::report::comparison::table::{Status, ids, status};
+use crate::report::comparison::table::{Status, StatusKind, ids, status};
 use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::{Better, Task, metric};
 
 /// The change of one measure from the first record to another, over all scenarios.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize)]
 pub(super) struct Aspect {
     /// `latency`, `rates`, `stability`, `failures` or `memory`.
     pub(super) aspect: &'static str,
@@ -53,9 +53,10 @@ pub(super) struct ScenarioChange {
     pub(super) beyond_spread: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ChangeKind {
+    #[default]
     Ratio,
     Difference,
 }
@@ -76,25 +77,32 @@ enum Source {
     Derived(&'static str, fn(&Block) -> Option<f64>),
 }
 
+const fn ratio(aspect: &'static str, name: &'static str, source: Source) -> Measure {
+    Measure { aspect, name, kind: ChangeKind::Ratio, source }
+}
+
+const fn difference(aspect: &'static str, name: &'static str) -> Measure {
+    Measure { aspect, name, kind: ChangeKind::Difference, source: Source::Metric }
+}
+
 /// All measures, in display order.
-#[rustfmt::skip]
 pub(super) const MEASURES: &[Measure] = &[
-    Measure { aspect: "latency", name: metric::TTFT_S, kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "latency", name: metric::E2E_S, kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "rates", name: metric::DECODE_TOK_S, kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch == 1) },
-    Measure { aspect: "rates", name: metric::DECODE_TOK_S_AGGREGATE, kind: ChangeKind::Ratio, source: Source::Batches(|batch| batch > 1) },
-    Measure { aspect: "rates", name: metric::PREFILL_TOK_S, kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "rates", name: metric::ITEMS_PER_MIN, kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "stability", name: metric::STEP_CV, kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "stability", name: "step_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("step p95 / p50", step_tail) },
-    Measure { aspect: "stability", name: "e2e_p95_over_p50", kind: ChangeKind::Ratio, source: Source::Derived("end to end p95 / p50", answer_tail) },
-    Measure { aspect: "stability", name: "e2e_cv", kind: ChangeKind::Ratio, source: Source::Derived("CV of equal answers", answer_cv) },
-    Measure { aspect: "stability", name: metric::STALLS, kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "failures", name: metric::ERROR_RATE, kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "failures", name: metric::OOM_RATE, kind: ChangeKind::Difference, source: Source::Metric },
-    Measure { aspect: "memory", name: metric::PEAK_RSS_BYTES, kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "memory", name: metric::PEAK_DEVICE_BYTES, kind: ChangeKind::Ratio, source: Source::Metric },
-    Measure { aspect: "memory", name: metric::KV_BYTES_HELD, kind: ChangeKind::Ratio, source: Source::Metric },
+    ratio("latency", metric::TTFT_S, Source::Metric),
+    ratio("latency", metric::E2E_S, Source::Metric),
+    ratio("rates", metric::DECODE_TOK_S, Source::Batches(|batch| batch == 1)),
+    ratio("rates", metric::DECODE_TOK_S_AGGREGATE, Source::Batches(|batch| batch > 1)),
+    ratio("rates", metric::PREFILL_TOK_S, Source::Metric),
+    ratio("rates", metric::ITEMS_PER_MIN, Source::Metric),
+    ratio("stability", metric::STEP_CV, Source::Metric),
+    ratio("stability", "step_p95_over_p50", Source::Derived("step p95 / p50", step_tail)),
+    ratio("stability", "e2e_p95_over_p50", Source::Derived("end to end p95 / p50", answer_tail)),
+    ratio("stability", "e2e_cv", Source::Derived("CV of equal answers", answer_cv)),
+    difference("stability", metric::STALLS),
+    difference("failures", metric::ERROR_RATE),
+    difference("failures", metric::OOM_RATE),
+    ratio("memory", metric::PEAK_RSS_BYTES, Source::Metric),
+    ratio("memory", metric::PEAK_DEVICE_BYTES, Source::Metric),
+    ratio("memory", metric::KV_BYTES_HELD, Source::Metric),
 ];
 
 /// The minimum number of answers for a variation.
@@ -197,16 +205,7 @@ fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspe
         measure: name,
         record: at,
         change: kind,
-        scenarios: 0,
-        geometric_mean: None,
-        range: None,
-        better: 0,
-        worse: 0,
-        within_noise: 0,
-        cannot_tell: 0,
-        missing: 0,
-        left_out: 0,
-        changes: Vec::new(),
+        ..Aspect::default()
     };
     let displayed = |change: f64| if kind == ChangeKind::Ratio { change.exp() } else { change };
     let mut changes = Vec::new();
@@ -217,7 +216,7 @@ fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspe
             continue;
         }
         let statuses = cases.map(|case| status(cases[0], case));
-        let odd = |one: &Status| matches!(one, Status::Invalid(_) | Status::OtherWork(_));
+        let odd = |one: &Status| matches!(one.kind, StatusKind::Invalid | StatusKind::OtherWork);
         if statuses.iter().any(odd) {
             line.left_out += 1;
             continue;
@@ -246,9 +245,8 @@ fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspe
         });
     }
     line.scenarios = changes.len();
-    let ends =
-        changes.iter().copied().reduce(f64::min).zip(changes.iter().copied().reduce(f64::max));
-    line.range = ends.map(|(least, most)| [displayed(least), displayed(most)]);
+    let ends = [f64::min, f64::max].map(|end| changes.iter().copied().reduce(end));
+    line.range = ends[0].zip(ends[1]).map(|(least, most)| [displayed(least), displayed(most)]);
     line.geometric_mean = stats::mean(&changes).filter(|_| kind == ChangeKind::Ratio).map(f64::exp);
     line
 }

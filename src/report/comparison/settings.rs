@@ -22,38 +22,35 @@ pub(super) struct Setting {
     pub(super) forbids_verdict: bool,
 }
 
-/// Facts of the host that differ record_differences two readings of one machine.
+/// The groups of settings in display order.
+const GROUPS: [&str; 8] =
+    ["label", "scenario", "model", "settings", "environment", "machine", "host", "build"];
+
+/// Facts of the host that differ between two readings of one machine.
 const UNSTEADY: &[&str] = &["mhz"];
 
 /// Every setting that differs: user labels, then the program's settings, then the machine.
 pub(super) fn settings(records: &[(String, Record)]) -> Vec<Setting> {
-    let labels = |record: &Record| record.settings.labels.clone();
-    let facts = |record: &Record| {
-        let mut facts = record.machine.facts.clone();
+    let maps = |of: &dyn Fn(&Record) -> BTreeMap<String, String>| {
+        records.iter().map(|(_, record)| of(record)).collect::<Vec<_>>()
+    };
+    let mut settings = differing_entries("label", &maps(&|one| one.settings.labels.clone()));
+    let facts = maps(&|one| {
+        let mut facts = one.machine.facts.clone();
         facts.retain(|name, _| !UNSTEADY.contains(&name.as_str()));
         facts
-    };
-    let mut settings =
-        differing_entries("label", &records.iter().map(|(_, one)| labels(one)).collect::<Vec<_>>());
+    });
+    settings.extend(differing_entries("host", &facts));
     for id in ids(records) {
-        let of_case = |record: &Record| record.case(id).map(|case| case.labels.clone());
-        let maps_of_case: Vec<_> = records.iter().map(|(_, one)| of_case(one)).collect();
+        let cases = records.iter().map(|(_, record)| Some(record.case(id)?.labels.clone()));
         // A record without the scenario says nothing about its labels.
-        if let Some(all) = maps_of_case.into_iter().collect::<Option<Vec<_>>>() {
-            settings.extend(differing_entries("scenario", &all).into_iter().map(|setting| {
-                Setting { name: sanitize(&format!("{id}: {}", setting.name)), ..setting }
-            }));
-        }
+        let labels = cases.collect::<Option<Vec<_>>>().unwrap_or_default();
+        settings.extend(differing_entries("scenario", &labels).into_iter().map(|setting| {
+            Setting { name: sanitize(&format!("{id}: {}", setting.name)), ..setting }
+        }));
     }
-    let checked = verdict_differences(records);
-    for of in ["model", "settings", "environment", "machine"] {
-        settings.extend(checked.iter().filter(|(its, _)| *its == of).map(|(_, one)| one.clone()));
-    }
-    settings.extend(differing_entries(
-        "host",
-        &records.iter().map(|(_, one)| facts(one)).collect::<Vec<_>>(),
-    ));
-    settings.extend(checked.iter().filter(|(of, _)| *of == "build").map(|(_, one)| one.clone()));
+    settings.extend(verdict_differences(records));
+    settings.sort_by_key(|one| GROUPS.iter().position(|group| *group == one.group));
     settings
 }
 
@@ -72,22 +69,21 @@ fn differing_entries(group: &'static str, maps: &[BTreeMap<String, String>]) -> 
 }
 
 /// The differences that verdicts check, merged by name.
-fn verdict_differences(records: &[(String, Record)]) -> Vec<(&'static str, Setting)> {
+fn verdict_differences(records: &[(String, Record)]) -> Vec<Setting> {
     let Some(((_, first), others)) = records.split_first() else { return Vec::new() };
-    let mut found: Vec<(&'static str, Setting)> = Vec::new();
+    let mut found: Vec<Setting> = Vec::new();
     for (at, (_, record)) in others.iter().enumerate() {
         for one in record_differences(first, record, &BTreeMap::new()) {
-            let (of, name) = group_and_name(&one.field);
+            let (group, name) = group_and_name(&one.field);
             let value = |text: &str| (!["null", "absent"].contains(&text)).then(|| sanitize(text));
-            let same = |(its, setting): &(&str, Setting)| *its == of && setting.name == name;
+            let same = |known: &Setting| known.group == group && known.name == name;
             let row = found.iter().position(same).unwrap_or_else(|| {
                 let values = vec![value(&one.old); records.len()];
-                found.push((of, Setting { group: of, name, values, forbids_verdict: false }));
+                found.push(Setting { group, name, values, forbids_verdict: false });
                 found.len() - 1
             });
-            let setting = &mut found[row].1;
-            setting.values[at + 1] = value(&one.new);
-            setting.forbids_verdict |= one.severity == Severity::Blocking;
+            found[row].values[at + 1] = value(&one.new);
+            found[row].forbids_verdict |= one.severity == Severity::Blocking;
         }
     }
     found
@@ -95,16 +91,17 @@ fn verdict_differences(records: &[(String, Record)]) -> Vec<(&'static str, Setti
 
 /// The group of a difference's field, and its name in that group.
 fn group_and_name(field: &str) -> (&'static str, String) {
-    for (prefix, of) in [("model: ", "model"), ("settings: ", "settings"), ("build: ", "build")] {
-        if let Some(name) = field.strip_prefix(prefix) {
-            return (of, sanitize(name));
-        }
-    }
-    if field.starts_with("crate ") {
-        ("build", sanitize(field))
-    } else if let Some(name) = field.strip_prefix("machine") {
-        ("machine", sanitize(name.trim_start_matches([':', ' '])))
-    } else {
-        ("environment", sanitize(field))
+    let prefixes = [
+        ("model: ", "model"),
+        ("settings: ", "settings"),
+        ("build: ", "build"),
+        ("machine", "machine"),
+    ];
+    let of =
+        prefixes.iter().find_map(|(prefix, group)| Some((*group, field.strip_prefix(prefix)?)));
+    match of {
+        Some((group, name)) => (group, sanitize(name.trim_start_matches([':', ' ']))),
+        None if field.starts_with("crate ") => ("build", sanitize(field)),
+        None => ("environment", sanitize(field)),
     }
 }

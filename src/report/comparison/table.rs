@@ -9,25 +9,33 @@ use crate::stats;
 use crate::workload::METRICS;
 
 /// The status of a scenario in a record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "is", content = "why", rename_all = "snake_case")]
-pub(super) enum Status {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StatusKind {
     /// Valid numbers of the first record's work.
     Measured,
     /// The record lacks it.
     Missing,
     /// The engine does not support it.
-    Unsupported(String),
+    Unsupported,
     /// Skipped for lack of time or memory.
-    Skipped(String),
+    Skipped,
     /// Not measured yet.
     Pending,
     /// It failed.
-    Failed(String),
+    Failed,
     /// The numbers are implausible.
-    Invalid(String),
+    Invalid,
     /// The work differs from the first record's.
-    OtherWork(String),
+    OtherWork,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Status {
+    #[serde(rename = "is")]
+    pub(super) kind: StatusKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) why: Option<String>,
 }
 
 /// A scenario in each record.
@@ -57,23 +65,28 @@ pub(super) struct MetricRow {
 
 /// The status of a scenario, relative to the first record.
 pub(super) fn status(first: Option<&Case>, case: Option<&Case>) -> Status {
-    let Some(case) = case else { return Status::Missing };
+    let because = |kind, why: &str| Status { kind, why: Some(sanitize(why)) };
+    let plain = |kind| Status { kind, why: None };
+    let Some(case) = case else { return plain(StatusKind::Missing) };
     if let Some(Absence { kind, why }) = &case.absent {
-        let why = sanitize(why);
         return match kind {
-            AbsenceKind::Unsupported | AbsenceKind::Unknown => Status::Unsupported(why),
-            AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => Status::Skipped(why),
-            AbsenceKind::NotMeasuredYet => Status::Pending,
-            AbsenceKind::Failed => Status::Failed(why),
+            AbsenceKind::Unsupported | AbsenceKind::Unknown => {
+                because(StatusKind::Unsupported, why)
+            }
+            AbsenceKind::SkippedTime | AbsenceKind::SkippedMemory => {
+                because(StatusKind::Skipped, why)
+            }
+            AbsenceKind::NotMeasuredYet => plain(StatusKind::Pending),
+            AbsenceKind::Failed => because(StatusKind::Failed, why),
         };
     }
     if !case.validity.ok() {
-        return Status::Invalid(sanitize(&case.validity.failed.join("; ")));
+        return because(StatusKind::Invalid, &case.validity.failed.join("; "));
     }
     let first = first.filter(|first| first.absent.is_none());
     match first.and_then(|first| work_difference(&first.work, &case.work)) {
-        Some(how) => Status::OtherWork(sanitize(&how)),
-        None => Status::Measured,
+        Some(how) => because(StatusKind::OtherWork, &how),
+        None => plain(StatusKind::Measured),
     }
 }
 
@@ -102,7 +115,8 @@ pub(super) fn metric_rows(records: &[(String, Record)]) -> Vec<MetricRow> {
     for id in ids(records) {
         let cases: Vec<Option<&Case>> = records.iter().map(|(_, record)| record.case(id)).collect();
         let statuses: Vec<Status> = cases.iter().map(|case| status(cases[0], *case)).collect();
-        let comparable = |at: usize| [0, at].into_iter().all(|at| statuses[at] == Status::Measured);
+        let comparable =
+            |at: usize| [0, at].into_iter().all(|at| statuses[at].kind == StatusKind::Measured);
         for metric in METRICS {
             let value = |case: &Option<&Case>| stats::median(&case.as_ref()?.values(metric.name));
             let values: Vec<Option<f64>> = cases.iter().map(value).collect();

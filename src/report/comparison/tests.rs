@@ -4,13 +4,21 @@ use super::*;
 use crate::compare::tests::record;
 use crate::record::{Absence, AbsenceKind, Case};
 use crate::report::comparison::aspects::ChangeKind;
-use crate::report::comparison::table::Status;
+use crate::report::comparison::table::{Status, StatusKind};
 use crate::workload::Task;
 
 type Values<'a> = &'a [(&'a str, &'a [&'a [f64]])];
 
 fn beside(old: &[(&str, Values)], new: &[(&str, Values)]) -> Vec<(String, Record)> {
     vec![("old".into(), record(old)), ("new".into(), record(new))]
+}
+
+fn is(kind: StatusKind) -> Status {
+    Status { kind, why: None }
+}
+
+fn because(kind: StatusKind, why: &str) -> Status {
+    Status { kind, why: Some(why.into()) }
 }
 
 fn of<'a>(comparison: &'a Comparison, measure: &str) -> &'a Aspect {
@@ -71,8 +79,14 @@ fn a_missing_value_is_no_change_and_no_zero() {
         (of(&comparison, "decode_tok_s").scenarios, of(&comparison, "decode_tok_s").missing),
         (1, 2)
     );
-    assert_eq!(comparison.scenarios[1].statuses, [Status::Measured, Status::Missing]);
-    assert_eq!(comparison.scenarios[2].statuses, [Status::Missing, Status::Measured]);
+    assert_eq!(
+        comparison.scenarios[1].statuses,
+        [is(StatusKind::Measured), is(StatusKind::Missing)]
+    );
+    assert_eq!(
+        comparison.scenarios[2].statuses,
+        [is(StatusKind::Missing), is(StatusKind::Measured)]
+    );
     let text = comparison_markdown(&records);
     let row = text.lines().find(|line| line.contains("b/b1") && line.contains("decode")).unwrap();
     assert!(row.contains("| missing |") && row.trim_end().ends_with("- |"), "{row}");
@@ -94,13 +108,13 @@ fn different_work_and_invalid_numbers_are_not_compared() {
     assert_eq!((line.scenarios, line.missing, line.left_out), (1, 1, 2));
     let statuses: Vec<&Status> =
         comparison.scenarios.iter().map(|state| &state.statuses[1]).collect();
-    let other = Status::OtherWork("new_tokens was 16 and is 17".into());
-    let expected = [&other, &Status::Invalid("impossible".into()), &Status::Measured];
+    let other = because(StatusKind::OtherWork, "new_tokens was 16 and is 17");
+    let expected = [&other, &because(StatusKind::Invalid, "impossible"), &is(StatusKind::Measured)];
     assert_eq!(statuses[..3], expected);
-    assert_eq!(*statuses[3], Status::Failed("out of memory".into()));
+    assert_eq!(*statuses[3], because(StatusKind::Failed, "out of memory"));
     let skipped = Absence::new(AbsenceKind::SkippedTime, "no time left");
     let case = Case { absent: Some(skipped), ..Case::default() };
-    assert_eq!(table::status(None, Some(&case)), Status::Skipped("no time left".into()));
+    assert_eq!(table::status(None, Some(&case)), because(StatusKind::Skipped, "no time left"));
     assert_eq!(comparison.scenarios[2].other_output, [Some(false), Some(true)]);
     assert!(comparison.metrics.iter().take(2).all(|row| row.ratios[1].is_none()));
     assert!(comparison_markdown(&records).contains("~~100.5~~"));
@@ -156,7 +170,10 @@ fn a_pending_scenario_has_not_failed() {
     let case = &mut records[1].1.scenarios[0];
     case.absent = Some(Absence::not_measured_yet());
     case.blocks.clear();
-    assert_eq!(compare(&records).scenarios[0].statuses, [Status::Measured, Status::Pending]);
+    assert_eq!(
+        compare(&records).scenarios[0].statuses,
+        [is(StatusKind::Measured), is(StatusKind::Pending)]
+    );
     let text = comparison_markdown(&records);
     assert!(text.contains("| a/b1     | measured | not measured yet |"), "{text}");
     assert!(!text.contains("FAILED"), "{text}");

@@ -14,170 +14,41 @@ use crate::report::text::sanitize;
 use crate::stats;
 use crate::workload::metric;
 
-/// The whole object. Unknown values are `null`, never omitted and never zero.
-#[derive(Serialize)]
-struct Benchmark {
-    /// When the first session began: UTC, RFC 3339.
-    timestamp: Option<String>,
-    /// Commit that candlemark was built from.
-    commit: Option<String>,
-    platform: Platform,
-    runtime: Runtime,
-    device: Device,
-    model: Model,
-    generation: Generation,
-    results: Results,
-    /// The injected slowdown, if any: the numbers are not those of the program.
-    injected: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Platform {
-    /// Operating system, with its version if known.
-    os: Option<String>,
-    arch: Option<String>,
-    /// Machine class, the key of baselines.
-    machine: String,
-    cpu: String,
-}
-
-#[derive(Serialize)]
-struct Runtime {
-    /// Version of candlemark.
-    candlemark: String,
-    /// `native` or `candle`.
-    engine: String,
-    /// `rustc --version`.
-    rustc: String,
-    /// Version of candle-core; `null` where the record does not say.
-    candle: Option<String>,
-    /// Cargo profile.
-    profile: String,
-    threads: usize,
-}
-
-#[derive(Serialize)]
-struct Device {
-    /// `cpu`, `cuda` or `metal`.
-    #[serde(rename = "type")]
-    kind: String,
-    /// The CPU's name; `null` for other devices, whose names are not recorded.
-    name: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Model {
-    /// `synthetic`, `local` or `hf`.
-    source: &'static str,
-    /// As requested.
-    spec: String,
-    /// SHA-256 of the weights.
-    sha256: String,
-    /// Format of the weights in memory.
-    quant: String,
-    /// Parameters in millions; tied weights count once.
-    params_m: f64,
-    /// Longest sequence in tokens.
-    block_size: usize,
-    /// Layers.
-    n_layer: usize,
-    /// Query heads.
-    n_head: usize,
-    /// Width of the residual stream.
-    n_embd: usize,
-}
-
-#[derive(Serialize)]
-struct Generation {
-    /// Id of the scenario.
-    scenario: Option<String>,
-    /// Sequences generated together.
-    batch: Option<usize>,
-    /// Text of the prompt: always `null`, because records contain only its hash.
-    prompt: Option<String>,
-    /// SHA-256 of the prompts' token ids.
-    prompt_sha256: Option<String>,
-    /// Token ids of each prompt.
-    prompt_tokens: Option<Vec<usize>>,
-    /// Tokens generated per sequence.
-    gen_tokens: Option<usize>,
-    /// 0 is greedy.
-    temperature: f64,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
-    /// 0 is greedy.
-    repetition_penalty: f64,
-    use_kv_cache: bool,
-    seed: u64,
-    /// Greedy regardless of the temperature.
-    deterministic: bool,
-    /// Warm-up generations per process, which are not counted.
-    warmups: usize,
-    /// Differences of the scenario from the settings.
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-struct Results {
-    /// Measured generations in all processes.
-    iters: usize,
-    /// Fresh processes.
-    processes: usize,
-    /// The metric of the rate, which excludes prefill.
-    metric: Option<&'static str>,
-    /// Over all measured generations; `null` if not measured or invalid.
-    tokens_per_sec: Option<Rate>,
-    /// Median over processes of peak device memory; `null` on a CPU.
-    vram_peak_mib: Option<f64>,
-    /// Median over processes of the peak resident set.
-    rss_peak_mib: Option<f64>,
-    /// Whether the numbers are valid; `null` without a scenario.
-    valid: Option<bool>,
-    /// Why there is no rate.
-    why: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Rate {
-    mean: f64,
-    min: f64,
-    max: f64,
-}
-
 /// One scenario of a record as one JSON object: the one with this id, or else the valid one of
 /// batch 1 with the longest answers, if there is one. `results.tokens_per_sec` comes from the
-/// samples of the decode rate: of one sequence, or of the whole batch if it has several.
+/// samples of the decode rate: of one sequence, or of the whole batch if it has several. Unknown
+/// values are `null`, never omitted and never zero.
 ///
 /// # Errors
 /// When the record has no such scenario.
 pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String> {
     let case = representative_case(record, scenario)?;
-    let (build, model) = (&record.build, &record.model);
-    let field = |name: &str| record.machine.fields.get(name).map(|value| sanitize(value));
-    let version = record.machine.facts.get("os_version").map(|version| sanitize(version));
+    let Record { build, machine, model, settings, .. } = record;
+    let text = |text: &String| sanitize(text);
+    let version = machine.facts.get("os_version").or_else(|| machine.fields.get("os"));
     let kind = device_type(record);
-    let benchmark = Benchmark {
+    let benchmark = object! {
         timestamp: record.sessions.first().map(|session| sanitize(&session.started)),
-        commit: build.commit.as_deref().map(sanitize),
-        platform: Platform {
-            os: version.or_else(|| field("os")),
-            arch: field("arch"),
-            machine: sanitize(&record.machine.class),
+        commit: build.commit.as_ref().map(text),
+        platform: object! {
+            os: version.map(text),
+            arch: machine.fields.get("arch").map(text),
+            machine: sanitize(&machine.class),
             cpu: sanitize(cpu(record)),
         },
-        runtime: Runtime {
+        runtime: object! {
             candlemark: sanitize(&build.version),
-            engine: sanitize(&record.settings.engine),
+            engine: sanitize(&settings.engine),
             rustc: sanitize(&build.rustc),
-            candle: build.crates.get("candle-core").map(|version| sanitize(version)),
+            candle: build.crates.get("candle-core").map(text),
             profile: sanitize(&build.profile),
-            threads: record.settings.threads,
+            threads: settings.threads,
         },
-        device: Device {
-            kind: sanitize(kind),
+        device: object! {
+            r#type: sanitize(kind),
             name: (kind == "cpu").then(|| sanitize(cpu(record))),
         },
-        model: Model {
+        model: object! {
             source: source(model),
             spec: sanitize(&model.spec),
             sha256: sanitize(&model.sha256),
@@ -190,20 +61,19 @@ pub fn benchmark_json(record: &Record, scenario: Option<&str>) -> Result<String>
         },
         generation: generation(record, case),
         results: results(case),
-        injected: record.injected.as_deref().map(sanitize),
+        injected: record.injected.as_ref().map(text),
     };
     Ok(serde_json::to_string_pretty(&benchmark).expect("plain data is JSON") + "\n")
 }
 
-fn generation(record: &Record, case: Option<&Case>) -> Generation {
+fn generation(record: &Record, case: Option<&Case>) -> impl Serialize {
     let settings = &record.settings.generation;
-    let labels = case.map(|case| {
-        case.labels.iter().map(|(name, value)| (sanitize(name), sanitize(value))).collect()
-    });
-    Generation {
+    let labels = case.into_iter().flat_map(|case| &case.labels);
+    let labels = labels.map(|(name, value)| (sanitize(name), sanitize(value)));
+    object! {
         scenario: case.map(|case| sanitize(&case.id)),
         batch: case.map(|case| case.work.batch),
-        prompt: None,
+        prompt: None::<String>, // Records contain only its hash.
         prompt_sha256: case.map(|case| sanitize(&case.work.prompts_sha256)),
         prompt_tokens: case.map(|case| case.work.prompt_tokens.clone()),
         gen_tokens: case.map(|case| case.work.new_tokens),
@@ -215,53 +85,46 @@ fn generation(record: &Record, case: Option<&Case>) -> Generation {
         seed: settings.seed,
         deterministic: settings.deterministic,
         warmups: settings.warmups,
-        labels: labels.unwrap_or_default(),
+        labels: labels.collect::<BTreeMap<String, String>>(),
     }
 }
 
-fn results(case: Option<&Case>) -> Results {
-    let Some(case) = case else {
-        return Results {
-            iters: 0,
-            processes: 0,
-            metric: None,
-            tokens_per_sec: None,
-            vram_peak_mib: None,
-            rss_peak_mib: None,
-            valid: None,
-            why: Some("the record has no scenario".into()),
-        };
-    };
-    let metric = decode_rate(case);
-    let values = if is_valid(case) { samples(case, metric) } else { Vec::new() };
-    let rate = stats::mean(&values).map(|mean| Rate {
-        mean,
-        min: values.iter().copied().fold(f64::INFINITY, f64::min),
-        max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-    });
-    let why = match (&case.absent, &rate) {
-        (Some(absent), _) => Some(sanitize(&absent.to_string())),
-        (None, None) if !case.validity.ok() => {
-            Some(sanitize(&format!("INVALID: {}", case.validity.failed.join("; "))))
+fn results(case: Option<&Case>) -> impl Serialize {
+    let valid = case.filter(|case| is_valid(case));
+    let values = valid.map_or_else(Vec::new, |case| samples(case, decode_rate(case)));
+    let rate = stats::mean(&values).map(|mean| {
+        object! {
+            mean: mean,
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
         }
-        (None, None) => Some(why_unmeasured(case, metric)),
-        (None, Some(_)) => None,
+    });
+    let why = match case {
+        None => Some("the record has no scenario".into()),
+        Some(case) if rate.is_none() => Some(why_unmeasured(case)),
+        Some(_) => None,
     };
-    let measured = |bytes: Option<f64>| bytes.filter(|_| is_valid(case));
-    Results {
+    let measured = case.filter(|case| case.absent.is_none());
+    object! {
         iters: values.len(),
-        processes: case.blocks.len(),
-        metric: Some(metric),
+        processes: case.map_or(0, |case| case.blocks.len()),
+        metric: case.map(decode_rate),
         tokens_per_sec: rate,
-        vram_peak_mib: measured(mib(case, metric::PEAK_DEVICE_BYTES)),
-        rss_peak_mib: measured(mib(case, metric::PEAK_RSS_BYTES)),
-        valid: case.absent.is_none().then(|| case.validity.ok()),
-        why,
+        vram_peak_mib: valid.and_then(|case| mib(case, metric::PEAK_DEVICE_BYTES)),
+        rss_peak_mib: valid.and_then(|case| mib(case, metric::PEAK_RSS_BYTES)),
+        valid: measured.map(|case| case.validity.ok()),
+        why: why,
     }
 }
 
-/// Why a scenario lacks a value, as recorded.
-fn why_unmeasured(case: &Case, metric: &str) -> String {
+/// Why a scenario lacks a rate, as recorded.
+fn why_unmeasured(case: &Case) -> String {
+    let metric = decode_rate(case);
     let note = case.blocks.iter().find_map(|block| block.notes.get(metric));
-    note.map_or_else(|| format!("`{metric}` was not measured"), |note| sanitize(note))
+    sanitize(&match (&case.absent, note) {
+        (Some(absent), _) => absent.to_string(),
+        _ if !case.validity.ok() => format!("INVALID: {}", case.validity.failed.join("; ")),
+        (None, Some(note)) => note.clone(),
+        (None, None) => format!("`{metric}` was not measured"),
+    })
 }

@@ -3,7 +3,7 @@
 
 use crate::error::{command, quoted};
 use crate::record::{Absence, Record};
-use crate::report::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Cell, Section, Table, Text};
 use crate::report::full::render_context::RenderContext;
 use crate::report::text::sanitize;
 use crate::workload::{SUITES, metric};
@@ -41,89 +41,71 @@ pub(super) fn absent(ctx: &RenderContext) -> Section {
         .collect();
     if !suites.is_empty() {
         section.paragraph(words.suites, &[]);
-        section.push(Block::List { items: suites });
+        section.list(suites);
     }
-    let mut scenarios = Table::new([ctx.words.frame.scenario, words.why], 2);
-    scenarios.caption = Some(words.scenarios.into());
+    let header = [ctx.words.frame.scenario, words.why];
+    let mut scenarios = Table::new(header, 2..).with_caption(words.scenarios);
     for case in &ctx.record.scenarios {
         let no_reason = || case.blocks.is_empty().then(|| words.no_reason.to_owned());
         if let Some(why) = case.absent.as_ref().map(Absence::to_string).or_else(no_reason) {
             scenarios.push([case.id.clone(), why]);
         }
     }
-    let missing = notes(ctx, false);
-    let readings = notes(ctx, true);
-    let nothing = section.blocks.is_empty() && scenarios.rows.is_empty() && missing.is_empty();
-    if nothing {
+    let missing = notes_table(ctx, false, words.values, words.why);
+    if section.blocks.is_empty() && scenarios.rows.is_empty() && missing.rows.is_empty() {
         section.paragraph(words.nothing, &[]);
     }
-    if !scenarios.rows.is_empty() {
-        section.push(scenarios);
-    }
-    for (notes, caption, heading) in
-        [(missing, words.values, words.why), (readings, words.readings, words.how)]
-    {
-        if !notes.is_empty() {
-            let mut table = Table::new([ctx.words.frame.metric, heading, words.scenario_list], 3);
-            table.caption = Some(caption.into());
-            for note in notes {
-                table.push(note.row(ctx));
-            }
-            section.push(table);
-        }
+    for table in [scenarios, missing, notes_table(ctx, true, words.readings, words.how)] {
+        section.table(table);
     }
     section
 }
 
-/// A note on a metric, and the scenarios that have it.
-struct Note {
-    metric: String,
-    text: Option<String>,
-    scenarios: Vec<String>,
-}
-
-impl Note {
-    fn row(self, ctx: &RenderContext) -> [Cell; 3] {
-        let words = &ctx.words.absent;
-        let metric = metric(&self.metric).map(|metric| ctx.lang.metric_name(metric));
-        let name = metric.map_or_else(|| Text::new(&self.metric), Text::from);
-        let text = self.text.as_deref().unwrap_or(words.no_reason);
-        let first = self.scenarios.first().map_or("", String::as_str);
-        let scenarios = match self.scenarios.len() {
-            0 | 1 => first.into(),
-            count => {
-                let more = ctx.lang.count(count - 1);
-                Text::from_template(words.more, &[("first", first), ("count", &more)])
-            }
-        };
-        [name.into(), text.into(), scenarios.into()]
-    }
-}
+/// A metric, a note on it, and the scenarios that have it.
+type Note<'a> = (&'a str, Option<&'a str>, Vec<&'a str>);
 
 /// The notes on present or on missing values, each note once.
-fn notes(ctx: &RenderContext, present: bool) -> Vec<Note> {
-    let mut notes: Vec<Note> = Vec::new();
-    for case in &ctx.record.scenarios {
-        for block in &case.blocks {
-            for (metric, value) in &block.values {
-                let text = block.notes.get(metric).cloned();
-                if value.is_some() != present || (present && text.is_none()) {
-                    continue;
-                }
-                let known = notes.iter_mut().find(|one| one.metric == *metric && one.text == text);
-                match known {
-                    Some(known) if known.scenarios.contains(&case.id) => {}
-                    Some(known) => known.scenarios.push(case.id.clone()),
-                    None => notes.push(Note {
-                        metric: metric.clone(),
-                        text,
-                        scenarios: vec![case.id.clone()],
-                    }),
-                }
+fn notes(record: &Record, present: bool) -> Vec<Note<'_>> {
+    let mut notes: Vec<Note<'_>> = Vec::new();
+    for case in &record.scenarios {
+        let blocks = case.blocks.iter();
+        let values = blocks.flat_map(|block| block.values.iter().map(move |one| (block, one)));
+        for (block, (metric, value)) in values {
+            let note = block.notes.get(metric).map(String::as_str);
+            if value.is_some() != present || (present && note.is_none()) {
+                continue;
+            }
+            match notes.iter_mut().find(|(of, text, _)| of == metric && *text == note) {
+                Some((.., ids)) if ids.contains(&case.id.as_str()) => {}
+                Some((.., ids)) => ids.push(&case.id),
+                None => notes.push((metric, note, vec![&case.id])),
             }
         }
     }
     notes
+}
+
+fn notes_table(
+    ctx: &RenderContext,
+    present: bool,
+    caption: &'static str,
+    heading: &'static str,
+) -> Table {
+    let words = &ctx.words.absent;
+    Table::of(notes(ctx.record, present))
+        .text(ctx.words.frame.metric, |(name, ..)| {
+            metric(name).map_or(*name, |metric| ctx.lang.metric_name(metric))
+        })
+        .text(heading, |(_, note, _)| note.unwrap_or(words.no_reason))
+        .text(words.scenario_list, |(.., ids)| match ids[..] {
+            [first] => Cell::from(first),
+            _ => {
+                let more = ctx.lang.count(ids.len() - 1);
+                let values = [("first", ids[0]), ("count", &*more)];
+                Text::from_template(words.more, &values).into()
+            }
+        })
+        .with_caption(caption)
 }
 
 pub(super) fn reproduce(ctx: &RenderContext) -> Section {
@@ -142,7 +124,7 @@ pub(super) fn reproduce(ctx: &RenderContext) -> Section {
     }
     if !lines.is_empty() {
         section.paragraph(words.intro, &[]);
-        section.push(Block::Code { lines });
+        section.code(lines);
     }
     section.paragraph(words.report, &[]);
     let lang = match ctx.lang.code() {
@@ -150,6 +132,6 @@ pub(super) fn reproduce(ctx: &RenderContext) -> Section {
         code => format!(" --lang {code}"),
     };
     let line = format!("candlemark report {} --format html{lang} -o report.html", words.record);
-    section.push(Block::Code { lines: vec![line] });
+    section.code(vec![line]);
     section
 }

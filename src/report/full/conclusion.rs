@@ -23,40 +23,37 @@ struct Recommendation {
 fn recommendations(ctx: &RenderContext) -> Vec<Recommendation> {
     let (words, summary) = (&ctx.words.advice, &ctx.words.summary);
     let advice = &ctx.analysis.advice;
-    let without_value = |why: &NoAdvice| (None, vec![no_advice(ctx, *why)]);
-    let batch = advice.batch.as_ref().map_or_else(without_value, |one| batch_advice(ctx, one));
-    let context =
-        advice.context.as_ref().map_or_else(without_value, |one| context_advice(ctx, one));
-    let host = advice.memory.as_ref().map_or_else(without_value, |one| memory_advice(ctx, one));
+    let row = |short, name, advice: Result<ValueAndRules, &NoAdvice>| {
+        let (value, rule) = advice.unwrap_or_else(|why| (None, vec![no_advice(ctx, *why)]));
+        Recommendation { short, name, value, rule }
+    };
+    let batch = advice.batch.as_ref().map(|one| batch_advice(ctx, one));
+    let context = advice.context.as_ref().map(|one| context_advice(ctx, one));
+    let host = advice.memory.as_ref().map(|one| memory_advice(ctx, one));
+    let device = advice.device_memory.as_ref().map(|one| memory_advice(ctx, one));
     let mut recommendations = vec![
-        (summary.batch, words.batch, batch),
-        (summary.context, words.context, context),
-        (summary.memory, words.memory, host),
+        row(summary.batch, words.batch, batch),
+        row(summary.context, words.context, context),
+        row(summary.memory, words.memory, host),
     ];
-    if let Ok(one) = &advice.device_memory {
-        recommendations.push((words.device_memory, words.device_memory, memory_advice(ctx, one)));
+    if device.is_ok() {
+        recommendations.push(row(words.device_memory, words.device_memory, device));
     }
     recommendations
-        .into_iter()
-        .map(|(short, name, (value, rule))| Recommendation { short, name, value, rule })
-        .collect()
 }
 
 type ValueAndRules = (Option<String>, Vec<Text>);
 
 fn batch_advice(ctx: &RenderContext, advice: &BatchAdvice) -> ValueAndRules {
     let lang = ctx.lang;
-    let grounds: Vec<String> = advice
-        .categories
-        .iter()
-        .map(|one| format!("{} {}", one.category, lang.count(one.batch)))
-        .collect();
+    let grounds = advice.categories.iter();
+    let grounds: Vec<String> =
+        grounds.map(|one| format!("{} {}", one.category, lang.count(one.batch))).collect();
     let values = [
-        ("gain", lang.exact_share(BATCH_GAIN)),
-        ("rate", lang.exact(BATCH_TOK_S)),
-        ("grounds", grounds.join(", ")),
+        ("gain", &*lang.exact_share(BATCH_GAIN)),
+        ("rate", &lang.exact(BATCH_TOK_S)),
+        ("grounds", &grounds.join(", ")),
     ];
-    let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
     let rule = Text::from_template(ctx.words.advice.batch_rule, &values);
     (Some(lang.count(advice.batch)), vec![rule])
 }
@@ -82,15 +79,12 @@ fn context_advice(ctx: &RenderContext, advice: &ContextAdvice) -> ValueAndRules 
 
 fn memory_advice(ctx: &RenderContext, advice: &MemoryAdvice) -> ValueAndRules {
     let lang = ctx.lang;
-    let mib = |bytes: f64| lang.with_unit(bytes * MIB, "MiB");
-    let step = lang.exact_with_unit(MEMORY_STEP_BYTES as f64 * MIB, "MiB");
     let values = [
-        ("factor", lang.exact(MEMORY_HEADROOM)),
-        ("peak", mib(advice.peak_bytes)),
-        ("scenario", advice.id.clone()),
-        ("step", step),
+        ("factor", &*lang.exact(MEMORY_HEADROOM)),
+        ("peak", &lang.with_unit(advice.peak_bytes * MIB, "MiB")),
+        ("scenario", &advice.id),
+        ("step", &lang.exact_with_unit(MEMORY_STEP_BYTES as f64 * MIB, "MiB")),
     ];
-    let values = values.each_ref().map(|(name, value)| (*name, value.as_str()));
     let rule = Text::from_template(ctx.words.advice.memory_rule, &values);
     (Some(lang.exact_with_unit(advice.bytes as f64 * MIB, "MiB")), vec![rule])
 }
@@ -124,10 +118,8 @@ pub(super) fn recommendation_rows(ctx: &RenderContext) -> Vec<(&'static str, (Ce
 
 pub(super) fn advice(ctx: &RenderContext) -> Section {
     let words = &ctx.words.advice;
-    let mut section = Section::new("advice", words.heading);
-    section.paragraph(words.intro, &[]);
-    let mut table = Table::new([words.what, ctx.words.frame.value, words.rule], 1);
-    table.right.pop();
+    let mut section = Section::with_intro("advice", words.heading, words.intro);
+    let mut table = Table::new([words.what, ctx.words.frame.value, words.rule], 1..2);
     for one in recommendations(ctx) {
         let value = one.value.map_or_else(|| Cell::from(words.none), Cell::from);
         let mut rule = one.rule.into_iter();
@@ -136,7 +128,7 @@ pub(super) fn advice(ctx: &RenderContext) -> Section {
             table.push([Cell::from(""), Cell::from(""), more.into()]);
         }
     }
-    section.push(table);
+    section.table(table);
     section
 }
 
@@ -177,17 +169,18 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
             let (score, best) = (lang.number(value), lang.count(BEST as usize));
             section.paragraph(words.score, &[("score", &score), ("best", &best)]);
         }
-        None => section.push(Block::Paragraph { text: no_score(ctx) }),
+        None => section.blocks.push(Block::Paragraph(no_score(ctx))),
     }
     section.paragraph(words.formula, &[]);
-    let mut table = Table::new([words.part, ctx.words.frame.value, words.scenario_count], 1);
-    for part in &ctx.analysis.score.parts {
-        let missing = || ctx.words.frame.not_measured.to_owned();
-        let value = part.value.map_or_else(missing, |value| lang.number(value));
-        let name = part_name(ctx.words, part.kind);
-        table.push([name.to_owned(), value, lang.count(part.scenarios)]);
-    }
-    section.push(table);
+    let missing = || Cell::from(ctx.words.frame.not_measured);
+    section.table(
+        Table::of(&ctx.analysis.score.parts)
+            .text(words.part, |part| part_name(ctx.words, part.kind))
+            .number(ctx.words.frame.value, |part| {
+                part.value.map_or_else(missing, |value| lang.number(value).into())
+            })
+            .number(words.scenario_count, |part| ctx.count(part.scenarios)),
+    );
     section.paragraph(words.closing, &[]);
     section
 }

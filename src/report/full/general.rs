@@ -1,26 +1,41 @@
 //! General information, method, scenarios, and every metric of a record.
 
-use crate::record::{Conditions, Machine};
-use crate::report::document::{Block, Cell, Section, Table, Text};
+use crate::analysis::CaseState;
+use crate::record::{Build, Case, Machine, Record, Session};
+use crate::report::document::{Block, Cell, Details, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
 use crate::report::text::name_value_list;
-use crate::workload::PromptFormat;
+use crate::report::words::Lang;
+use crate::stats;
+use crate::workload::{METRICS, Metric, PromptFormat};
 
-type NameValue = (&'static str, String);
+pub(in crate::report) type NameValue = (&'static str, String);
+
+/// A table of names and values; those without a value are omitted.
+pub(in crate::report) fn name_value_table(
+    heading: &'static str,
+    rows: impl IntoIterator<Item = NameValue>,
+) -> Table {
+    let mut table = Table::new(["", heading], 2..);
+    for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
+        table.push([Text::from(name), Text::from(value)]);
+    }
+    table
+}
 
 pub(super) fn general(ctx: &RenderContext) -> Section {
     let words = &ctx.words.general;
     let mut section = Section::new("general", words.heading);
-    let mut table = Table::new(["", ctx.words.frame.value], 2);
-    let rows =
-        [run_rows(ctx), model_rows(ctx), settings_rows(ctx), machine_rows(ctx), build_rows(ctx)];
-    for (name, value) in rows.into_iter().flatten().filter(|(_, value)| !value.is_empty()) {
-        table.push([Text::from(name), Text::from(value)]);
-    }
-    section.push(table);
-    if let Some(table) = conditions_table(ctx) {
-        section.push(table);
-    }
+    let Record { machine, build, .. } = ctx.record;
+    let rows = [
+        run_rows(ctx),
+        model_rows(ctx),
+        settings_rows(ctx),
+        machine_rows(machine, ctx.lang),
+        build_rows(build, ctx.lang),
+    ];
+    section.table(name_value_table(ctx.words.frame.value, rows.into_iter().flatten()));
+    section.table(conditions_table(ctx));
     if ctx.lang.code() != "en" {
         section.paragraph(words.recorded, &[]);
     }
@@ -30,19 +45,14 @@ pub(super) fn general(ctx: &RenderContext) -> Section {
 fn run_rows(ctx: &RenderContext) -> Vec<NameValue> {
     let words = &ctx.words.general;
     let sessions = &ctx.record.sessions;
-    let times: Vec<String> = sessions
-        .iter()
-        .map(|session| {
-            let start = readable_time(&session.started);
-            match &session.ended {
-                Some(end) => {
-                    let values = [("start", start.as_str()), ("end", &readable_time(end))];
-                    Text::from_template(words.until, &values).plain_text()
-                }
-                None => Text::from_template(words.unfinished, &[("start", &start)]).plain_text(),
-            }
-        })
-        .collect();
+    let time = |session: &Session| {
+        let start = ("start", &*readable_time(&session.started));
+        match &session.ended {
+            Some(end) => Text::from_template(words.until, &[start, ("end", &readable_time(end))]),
+            None => Text::from_template(words.unfinished, &[start]),
+        }
+    };
+    let times: Vec<String> = sessions.iter().map(|session| time(session).plain_text()).collect();
     vec![(words.date, times.join(ctx.lang.semicolon()))]
 }
 
@@ -107,36 +117,32 @@ fn settings_rows(ctx: &RenderContext) -> Vec<NameValue> {
     ]
 }
 
-fn machine_rows(ctx: &RenderContext) -> Vec<NameValue> {
-    let (words, lang) = (&ctx.words.general, ctx.lang);
-    let Machine { class, fields, facts, rates } = &ctx.record.machine;
-    let rate = |rate: Option<f64>, unit: &str| match rate {
-        Some(rate) => lang.with_unit(rate / 1e9, unit),
-        None => ctx.words.frame.not_measured.into(),
+/// The machine, in names and values of a language.
+pub(in crate::report) fn machine_rows(machine: &Machine, lang: Lang) -> Vec<NameValue> {
+    let words = &lang.words().general;
+    let Machine { class, fields, facts, rates } = machine;
+    let rate = |rate: Option<f64>, unit: &str| {
+        rate.map_or(String::new(), |rate| lang.with_unit(rate / 1e9, unit))
     };
-    // Older records lack these rates.
-    let newer = |value: Option<f64>, unit| value.map_or(String::new(), |_| rate(value, unit));
-    let cache = rates.last_level_cache_bytes;
+    let cache = rates.last_level_cache_bytes.map(|bytes| bytes as f64 * MIB);
     vec![
         (words.class, class.clone()),
         (words.machine, name_value_list(fields)),
         (words.host, name_value_list(facts)),
         (words.read_rate, rate(rates.read_bytes_per_s, "GB/s")),
-        (words.read_huge_rate, newer(rates.read_huge_bytes_per_s, "GB/s")),
+        (words.read_huge_rate, rate(rates.read_huge_bytes_per_s, "GB/s")),
         (words.flop_rate, rate(rates.f32_flop_per_s, "GFLOP/s")),
-        (words.int8_rate, newer(rates.int8_op_per_s, "GOP/s")),
-        (words.int16_rate, newer(rates.int16_op_per_s, "GOP/s")),
-        (words.bf16_rate, newer(rates.bf16_flop_per_s, "GFLOP/s")),
+        (words.int8_rate, rate(rates.int8_op_per_s, "GOP/s")),
+        (words.int16_rate, rate(rates.int16_op_per_s, "GOP/s")),
+        (words.bf16_rate, rate(rates.bf16_flop_per_s, "GFLOP/s")),
         (words.rate_isa, rates.isa.clone().unwrap_or_default()),
-        (
-            words.last_level,
-            cache.map_or(String::new(), |bytes| lang.with_unit(bytes as f64 * MIB, "MiB")),
-        ),
+        (words.last_level, cache.map_or(String::new(), |mib| lang.with_unit(mib, "MiB"))),
     ]
 }
 
-fn build_rows(ctx: &RenderContext) -> Vec<NameValue> {
-    let (words, build) = (&ctx.words.general, &ctx.record.build);
+/// A build, in names and values of a language.
+pub(in crate::report) fn build_rows(build: &Build, lang: Lang) -> Vec<NameValue> {
+    let words = &lang.words().general;
     let commit = build.commit.clone().unwrap_or_default();
     let commit = match build.dirty {
         Some(true) => Text::from_template(words.dirty, &[("commit", &commit)]).plain_text(),
@@ -155,25 +161,20 @@ fn build_rows(ctx: &RenderContext) -> Vec<NameValue> {
 }
 
 /// The machine before and after each session.
-fn conditions_table(ctx: &RenderContext) -> Option<Table> {
+fn conditions_table(ctx: &RenderContext) -> Table {
     let (words, lang) = (&ctx.words.general, ctx.lang);
-    let rows: Vec<&Conditions> =
-        ctx.record.sessions.iter().flat_map(|session| &session.conditions).collect();
-    let header = [words.at, words.load, words.steal, words.pressure, words.available];
-    let mut table = Table::new(header, 1);
-    table.caption = Some(words.conditions.into());
-    let unknown = || ctx.words.frame.not_measured.to_owned();
-    for one in &rows {
-        let share = |share: Option<f64>| share.map_or_else(unknown, |share| lang.share(share));
-        table.push([
-            readable_time(&one.at),
-            one.load_1m.map_or_else(unknown, |load| lang.number(load)),
-            share(one.steal),
-            share(one.cpu_pressure_10s),
-            one.available_bytes.map_or_else(unknown, |bytes| lang.number(bytes as f64 * MIB)),
-        ]);
-    }
-    (!rows.is_empty()).then_some(table)
+    let known = |text: Option<String>| -> Cell {
+        text.map_or_else(|| ctx.words.frame.not_measured.into(), Cell::from)
+    };
+    let share = |share: Option<f64>| known(share.map(|share| lang.share(share)));
+    let number = |value: Option<f64>| known(value.map(|value| lang.number(value)));
+    Table::of(ctx.record.sessions.iter().flat_map(|session| &session.conditions))
+        .text(words.at, |one| readable_time(&one.at))
+        .number(words.load, |one| number(one.load_1m))
+        .number(words.steal, |one| share(one.steal))
+        .number(words.pressure, |one| share(one.cpu_pressure_10s))
+        .number(words.available, |one| number(one.available_bytes.map(|bytes| bytes as f64 * MIB)))
+        .with_caption(words.conditions)
 }
 
 /// How the figures were measured.
@@ -203,51 +204,36 @@ pub(super) fn method(ctx: &RenderContext) -> Section {
         item(template, &[]);
     }
     let mut section = Section::new("method", words.heading);
-    section.push(Block::List { items });
+    section.list(items);
     section
 }
 
 /// Every scenario with its gated metrics.
 pub(super) fn scenarios(ctx: &RenderContext) -> Section {
     let (words, frame, lang) = (&ctx.words.scenarios, &ctx.words.frame, ctx.lang);
-    let mut section = Section::new("scenarios", words.heading);
-    section.paragraph(words.intro, &[]);
-    let header = [
-        frame.scenario,
-        words.batch,
-        words.prompt,
-        words.generated,
-        words.processes,
-        words.rate,
-        "TTFT (ms)",
-        words.memory,
-        words.validity,
-    ];
-    let mut table = Table::new(header, 1);
-    table.right.pop();
-    for case in &ctx.record.scenarios {
-        let work = &case.work;
-        let known = |count: usize| if count == 0 { "\u{2013}".into() } else { lang.count(count) };
-        let prompt = work.prompt_tokens.iter().min().zip(work.prompt_tokens.iter().max());
-        let prompt = match prompt {
+    let mut section = Section::with_intro("scenarios", words.heading, words.intro);
+    let known = |count: usize| ctx.count(Some(count).filter(|count| *count > 0));
+    let prompt = |case: &Case| {
+        let tokens = &case.work.prompt_tokens;
+        match tokens.iter().min().zip(tokens.iter().max()) {
             Some((least, most)) if least < most => {
-                format!("{}\u{2013}{}", lang.count(*least), lang.count(*most))
+                format!("{}\u{2013}{}", lang.count(*least), lang.count(*most)).into()
             }
-            Some((_, most)) => lang.count(*most),
-            None => "\u{2013}".into(),
-        };
-        let mut row = vec![
-            Cell::from(case.id.as_str()),
-            known(work.batch).into(),
-            prompt.into(),
-            known(work.new_tokens).into(),
-            known(case.blocks.len()).into(),
-        ];
-        row.extend(ctx.gated_metrics(case));
-        row.push(ctx.validity(case));
-        table.push(row);
-    }
-    section.push(table);
+            range => ctx.count(range.map(|(_, most)| *most)),
+        }
+    };
+    section.table(
+        Table::of(&ctx.record.scenarios)
+            .text(frame.scenario, |case| case.id.as_str())
+            .number(words.batch, |case| known(case.work.batch))
+            .number(words.prompt, |case| prompt(case))
+            .number(words.generated, |case| known(case.work.new_tokens))
+            .number(words.processes, |case| known(case.blocks.len()))
+            .number(words.rate, |case| ctx.gated_metrics(case)[0].clone())
+            .number("TTFT (ms)", |case| ctx.gated_metrics(case)[1].clone())
+            .number(words.memory, |case| ctx.gated_metrics(case)[2].clone())
+            .text(words.validity, |case| ctx.validity(case)),
+    );
     section
 }
 
@@ -256,14 +242,17 @@ pub(super) fn all_metrics(ctx: &RenderContext) -> Section {
     let (words, frame) = (&ctx.words.every, &ctx.words.frame);
     let mut section = Section::new("every", words.heading);
     for case in &ctx.record.scenarios {
-        let header = [frame.metric, words.median, words.spread, ctx.words.scenarios.processes];
-        let mut table = Table::new(header, 1);
-        for row in ctx.metrics(case) {
-            table.push(row);
-        }
-        let Cell { text: state, tone } = ctx.validity(case);
-        let summary = case.id.as_str().into();
-        section.push(Block::Details { summary, state, tone, table });
+        let state = CaseState::of(case);
+        let median = |metric: &Metric| stats::median(&case.values(metric.name));
+        let table = Table::of(METRICS.iter().filter(|metric| median(metric).is_some()))
+            .text(frame.metric, |metric| ctx.lang.metric_label(metric))
+            .number(words.median, |metric| ctx.scaled(&state, median(metric), metric.scale))
+            .number(words.spread, |metric| ctx.relative_sd(case, metric))
+            .number(ctx.words.scenarios.processes, |metric| {
+                ctx.count(Some(case.values(metric.name).len()))
+            });
+        let (summary, state) = (case.id.as_str().into(), ctx.validity(case));
+        section.blocks.push(Block::Details(Details { summary, state, table: table.into() }));
     }
     section
 }

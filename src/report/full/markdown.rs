@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 
 use crate::report::card::{Card, CardFigure};
-use crate::report::document::{Block, Cell, Section, Span, Table, Text, Tone};
+use crate::report::document::{Block, Cell, Details, Span, Table, Text, Tone};
 use crate::report::full::Document;
-use crate::report::text::{code_span, escape_markdown, escape_xml};
+use crate::report::text::{code_block, code_span, escape_markdown, escape_xml};
 use crate::report::words::Lang;
 
 /// The document. Charts are linked in the folder `charts`, or omitted without a folder. If the text
@@ -19,15 +19,15 @@ pub(super) fn markdown(
     lang: Lang,
     longest: usize,
 ) -> String {
-    let rows = |section: &Section| section.blocks.iter().map(rows).collect();
-    let mut shown: Vec<Vec<usize>> = document.sections.iter().map(rows).collect();
+    let blocks: Vec<&Block> = document.sections.iter().flat_map(|one| &one.blocks).collect();
+    let mut shown: Vec<usize> = blocks.iter().map(|block| rows(block)).collect();
     loop {
         let text = layout(document, charts, lang, &shown);
         let surplus = text.chars().count().saturating_sub(longest);
         if surplus == 0 {
             return text;
         }
-        if !omit_some(document, &mut shown, surplus) {
+        if !omit_some(&blocks, &mut shown, surplus) {
             return truncate(&text, lang, longest);
         }
     }
@@ -36,39 +36,37 @@ pub(super) fn markdown(
 /// The number of rows or items that a block can show; other blocks count as one.
 fn rows(block: &Block) -> usize {
     match block {
-        Block::Table { table } => table.rows.len(),
-        Block::List { items } => items.len(),
+        Block::Table(table) => table.rows.len(),
+        Block::List(items) => items.len(),
         _ => 1,
     }
 }
 
-/// Shows less of the document; `false` if nothing more can be omitted.
-fn omit_some(document: &Document, shown: &mut [Vec<usize>], mut surplus: usize) -> bool {
-    let blocks = || document.sections.iter().flat_map(|section| &section.blocks);
-    let length = |block: &Block, shown| self::block(block, None, shown).chars().count();
-    let mut places: Vec<(&Block, &mut usize)> =
-        blocks().zip(shown.iter_mut().flatten()).filter(|(_, shown)| **shown > 0).collect();
-    let details = |(block, _): &&mut (&Block, &mut usize)| matches!(block, Block::Details { .. });
-    let mut is_less = false;
-    for (block, shown) in places.iter_mut().rev().filter(details) {
-        if surplus == 0 {
-            break;
+/// Shows less of the blocks; `false` if nothing more can be omitted.
+fn omit_some(blocks: &[&Block], shown: &mut [usize], mut surplus: usize) -> bool {
+    let length = |at: usize, shown: usize| block(blocks[at], None, shown).chars().count();
+    let is_details = |at: &usize| matches!(blocks[*at], Block::Details(_));
+    let is_rows = |at: &usize| matches!(blocks[*at], Block::Table(_) | Block::List(_));
+    let left: Vec<usize> = (0..blocks.len()).filter(|at| shown[*at] > 0).collect();
+    let details: Vec<usize> = left.iter().copied().rev().filter(is_details).collect();
+    for at in &details {
+        if surplus > 0 {
+            surplus = surplus.saturating_sub(length(*at, 1));
+            shown[*at] = 0;
         }
-        surplus = surplus.saturating_sub(length(block, 1));
-        (**shown, is_less) = (0, true);
     }
-    if is_less {
+    if !details.is_empty() {
         return true;
     }
-    places.retain(|(block, _)| matches!(block, Block::Table { .. } | Block::List { .. }));
-    let lengths: Vec<usize> = places.iter().map(|(block, shown)| length(block, **shown)).collect();
-    let longest = lengths.iter().max().copied().unwrap_or(0);
-    for ((_, shown), length) in places.iter_mut().zip(lengths) {
+    let rows = left.into_iter().filter(is_rows).map(|at| (at, length(at, shown[at])));
+    let rows: Vec<(usize, usize)> = rows.collect();
+    let longest = rows.iter().map(|(_, length)| *length).max().unwrap_or(0);
+    for (at, length) in &rows {
         if 2 * length >= longest {
-            **shown /= 2;
+            shown[*at] /= 2;
         }
     }
-    !places.is_empty()
+    !rows.is_empty()
 }
 
 /// The lines that fit, and a count of the others.
@@ -90,44 +88,47 @@ fn truncate(text: &str, lang: Lang, longest: usize) -> String {
     shown + &"\n</details>\n".repeat(open) + &note
 }
 
-/// The note about omitted rows.
+/// The note about omitted rows, if there are any.
 fn omission_note(template: &'static str, lang: Lang, out: usize) -> String {
+    if out == 0 {
+        return String::new();
+    }
     let text = Text::from_template(template, &[("count", &lang.count(out))]);
     format!("\n**{}**\n", inline(&text))
 }
 
 /// The document with the given number of rows of each block.
-fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[Vec<usize>]) -> String {
+fn layout(document: &Document, charts: Option<&str>, lang: Lang, shown: &[usize]) -> String {
     let words = &lang.words().frame;
     let mut text = format!("# {}\n\n{}", inline(&document.title), card(&document.card));
-    let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart { .. });
-    let sections = document.sections.iter().zip(shown);
-    for (section, shown) in sections.filter(|(section, _)| section.blocks.iter().any(drawn)) {
-        if section.folded {
-            let heading = html(&section.heading);
-            let _ = write!(text, "\n<details><summary><b>{heading}</b></summary>\n");
-        } else {
-            let _ = write!(text, "\n## {}\n", inline(&section.heading));
+    let mut shown = shown.iter().copied();
+    for section in &document.sections {
+        let blocks = section.blocks.iter().zip(shown.by_ref());
+        let drawn = |block: &Block| charts.is_some() || !matches!(block, Block::Chart(_));
+        let blocks: Vec<(&Block, usize)> = blocks.filter(|(block, _)| drawn(block)).collect();
+        if blocks.is_empty() {
+            continue;
         }
+        let _ = match section.folded {
+            true => {
+                let heading = html(&section.heading);
+                write!(text, "\n<details><summary><b>{heading}</b></summary>\n")
+            }
+            false => write!(text, "\n## {}\n", inline(&section.heading)),
+        };
         let mut folded = 0;
-        for (block, &shown) in section.blocks.iter().zip(shown).filter(|(block, _)| drawn(block)) {
+        for (block, shown) in blocks {
             let out = rows(block) - shown;
-            if matches!(block, Block::Details { .. }) && out > 0 {
+            if matches!(block, Block::Details(_)) && out > 0 {
                 folded += out;
                 continue;
             }
             text.push('\n');
             text += &self::block(block, charts, shown);
-            if out > 0 {
-                text += &omission_note(words.rows_left_out, lang, out);
-            }
+            text += &omission_note(words.rows_left_out, lang, out);
         }
-        if folded > 0 {
-            text += &omission_note(words.values_left_out, lang, folded);
-        }
-        if section.folded {
-            text += "\n</details>\n";
-        }
+        text += &omission_note(words.values_left_out, lang, folded);
+        text += if section.folded { "\n</details>\n" } else { "" };
     }
     text
 }
@@ -162,48 +163,35 @@ fn card(card: &Card) -> String {
 /// A block with at most `shown` rows.
 fn block(block: &Block, charts: Option<&str>, shown: usize) -> String {
     match block {
-        Block::Paragraph { text } => line(text) + "\n",
-        Block::List { items } => {
+        Block::Paragraph(text) => line(text) + "\n",
+        Block::List(items) => {
             items.iter().take(shown).map(|item| format!("- {}\n", line(item))).collect()
         }
-        Block::Table { table } => self::table(table, shown),
-        Block::Chart { chart } => match charts {
+        Block::Table(table) => self::table(table, shown),
+        Block::Chart(chart) => match charts {
             Some(folder) => {
                 let (about, name) = (inline(&chart.about), chart.name);
                 format!("![{about}]({}/{name}.svg)\n\n{about}\n", address(folder))
             }
             None => String::new(),
         },
-        Block::Code { lines } => {
-            let longest = lines.iter().map(|line| longest_run(line)).max().unwrap_or(0);
-            let fence = "`".repeat((longest + 1).max(3));
-            format!("{fence}sh\n{}\n{fence}\n", lines.join("\n"))
-        }
-        Block::Details { summary, state, table, .. } => {
-            // GitHub takes no Markdown here; others might.
-            let literal =
-                |text| html(text).replace('[', "&#91;").replace(']', "&#93;").replace('`', "&#96;");
-            let (summary, state) = (literal(summary), literal(state));
-            format!(
-                "<details><summary><b>{summary}</b> {state}</summary>\n\n{}\n</details>\n",
-                self::table(table, usize::MAX)
-            )
+        Block::Code(lines) => code_block("sh", lines),
+        Block::Details(Details { summary, state, table }) => {
+            let (summary, state, table) =
+                (html(summary), html(&state.text), self::table(table, usize::MAX));
+            format!("<details><summary><b>{summary}</b> {state}</summary>\n\n{table}\n</details>\n")
         }
     }
 }
 
 /// A folder or file name within a link, percent-encoded.
 fn address(name: &str) -> String {
-    let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let encode = |byte: u8| match byte {
-        byte if bare(byte) => char::from(byte).to_string(),
-        byte => format!("%{byte:02X}"),
+        b'-' | b'_' | b'.' => char::from(byte).to_string(),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
     };
     name.bytes().map(encode).collect()
-}
-
-fn longest_run(line: &str) -> usize {
-    line.split(|c| c != '`').map(str::len).max().unwrap_or(0)
 }
 
 fn table(table: &Table, shown: usize) -> String {
@@ -239,11 +227,13 @@ fn span(span: &Span) -> String {
     if span.code { code_span(&span.text) } else { escape_markdown(&span.text) }
 }
 
-/// Text within an HTML block, where Markdown has no meaning; nobody is notified.
+/// Text within an HTML block, where GitHub takes no Markdown; others might. Nobody is notified.
 fn html(text: &Text) -> String {
     let span = |span: &Span| {
-        let text = escape_xml(&span.text).replace('@', "&#64;").replace('|', "&#124;");
-        let text = text.replace('[', "&#91;").replace(']', "&#93;");
+        let mut text = escape_xml(&span.text);
+        for c in ['@', '|', '[', ']', '`'] {
+            text = text.replace(c, &format!("&#{};", c as u32));
+        }
         if span.code { format!("<code>{text}</code>") } else { text }
     };
     text.0.iter().map(span).collect()
@@ -285,6 +275,6 @@ mod tests {
         let text = Text::from_template("type `{what}` now", &[("what", "a`|<b>")]);
         assert_eq!(inline(&text), "type <code>a&#96;\\|&lt;b&gt;</code> now");
         let lines = vec!["echo ```".to_owned()];
-        assert_eq!(block(&Block::Code { lines }, None, 1), "````sh\necho ```\n````\n");
+        assert_eq!(block(&Block::Code(lines), None, 1), "````sh\necho ```\n````\n");
     }
 }

@@ -43,40 +43,38 @@ impl<'a> RenderContext<'a> {
     }
 
     /// An exact count.
-    pub(super) fn count(&self, count: Option<usize>) -> Cell {
-        count.map_or_else(|| self.missing(), |count| self.lang.count(count).into())
+    pub(super) fn count(&self, count: impl Into<Option<usize>>) -> Cell {
+        count.into().map_or_else(|| self.missing(), |count| self.lang.count(count).into())
+    }
+
+    /// A text about a scenario's number, struck out if the number is invalid.
+    fn of(&self, state: &CaseState, text: Option<String>) -> Cell {
+        text.map_or_else(|| self.missing(), |text| Cell::new(text, tone(state)))
     }
 
     /// A number of a scenario, in the unit of its column.
     pub(super) fn number(&self, state: &CaseState, value: Option<f64>) -> Cell {
-        match value {
-            Some(value) => Cell::new(self.lang.number(value), tone(state)),
-            None => self.missing(),
-        }
+        self.of(state, value.map(|value| self.lang.number(value)))
+    }
+
+    /// A stored number of a scenario; `scale` converts its unit to that of the column.
+    pub(super) fn scaled(&self, state: &CaseState, value: Option<f64>, scale: f64) -> Cell {
+        self.number(state, value.map(|value| value * scale))
     }
 
     /// A share of a scenario as a percentage.
     pub(super) fn share(&self, state: &CaseState, value: Option<f64>) -> Cell {
-        match value {
-            Some(value) => Cell::new(self.lang.share(value), tone(state)),
-            None => self.missing(),
-        }
+        self.of(state, value.map(|value| self.lang.share(value)))
     }
 
     /// A median and the standard deviation around it; `scale` converts the stored unit to that of
     /// the column.
     pub(super) fn spread(&self, state: &CaseState, value: Option<Spread>, scale: f64) -> Cell {
-        let Some(Spread { median, sd, .. }) = value else { return self.missing() };
-        let text = match sd {
+        let text = |Spread { median, sd, .. }: Spread| match sd {
             Some(sd) => self.lang.with_sd(median * scale, sd * scale),
             None => self.lang.number(median * scale),
         };
-        Cell::new(text, tone(state))
-    }
-
-    /// A reading of a scenario.
-    pub(super) fn reading(&self, state: &CaseState, reading: &Reading, scale: f64) -> Cell {
-        self.number(state, reading.value.map(|value| value * scale))
+        self.of(state, value.map(text))
     }
 
     /// A metric's name, and a reading of it with its unit if there is one.
@@ -107,25 +105,17 @@ impl<'a> RenderContext<'a> {
     /// The first gated rate, latency and memory metric of a scenario.
     pub(super) fn gated_metrics(&self, case: &Case) -> [Cell; 3] {
         let state = CaseState::of(case);
-        ["/", "ms", "MiB"].map(|unit| {
-            let mut judged = METRICS.iter().filter(|metric| metric.gated(&case.work));
-            let metric = judged.find(|metric| match unit {
-                "/" => metric.unit.contains(unit),
-                _ => metric.unit == unit,
-            });
-            let value =
-                metric.and_then(|metric| Some((metric, stats::median(&case.values(metric.name))?)));
-            match value {
-                None => self.missing(),
-                // Rates differ in their units.
-                Some((metric, value)) if unit == "/" => {
-                    Cell::new(self.lang.metric_value_with_unit(metric, value), tone(&state))
-                }
-                Some((metric, value)) => {
-                    Cell::new(self.lang.metric_value(metric, value), tone(&state))
-                }
-            }
-        })
+        let first = |is: fn(&Metric) -> bool| {
+            let metric = METRICS.iter().find(|metric| metric.gated(&case.work) && is(metric))?;
+            Some((metric, stats::median(&case.values(metric.name))?))
+        };
+        // Rates differ in their units.
+        let rate = first(|metric| metric.unit.contains('/'));
+        let rate = rate.map(|(metric, value)| self.lang.metric_value_with_unit(metric, value));
+        let others = [first(|metric| metric.unit == "ms"), first(|metric| metric.unit == "MiB")];
+        let [latency, memory] =
+            others.map(|of| of.map(|(metric, value)| self.lang.metric_value(metric, value)));
+        [rate, latency, memory].map(|text| self.of(&state, text))
     }
 
     /// The validity of a scenario.
@@ -151,35 +141,19 @@ impl<'a> RenderContext<'a> {
         }
     }
 
-    /// Every metric of a scenario that has a value: name, median over processes, spread, number of
-    /// processes.
-    ///
-    /// The spread is the standard deviation divided by the mean: between processes if there are
-    /// several, otherwise within the single process, which is marked.
-    pub(super) fn metrics(&self, case: &Case) -> Vec<[Cell; 4]> {
-        let state = CaseState::of(case);
+    /// The spread of a metric: the standard deviation divided by the mean, between processes if
+    /// there are several, otherwise within the single process, which is marked.
+    pub(super) fn relative_sd(&self, case: &Case, metric: &Metric) -> Cell {
         let share = |values: &[f64]| {
             let mean = stats::mean(values).filter(|mean| *mean != 0.0)?;
             Some(self.lang.share(stats::sd(values)? / mean))
         };
-        let row = |metric: &'static Metric| {
-            let values = case.values(metric.name);
-            let centre = stats::median(&values)?;
-            let within = || {
-                let samples = case.blocks.first()?.samples.get(metric.name)?;
-                let values = [("share", share(samples)?)];
-                let values = values.each_ref().map(|(name, share)| (*name, share.as_str()));
-                Some(Text::from_template(self.words.every.one_process, &values))
-            };
-            let spread = share(&values).map(Text::from).or_else(within);
-            Some([
-                Cell::from(self.lang.metric_label(metric)),
-                Cell::new(self.lang.metric_value(metric, centre), tone(&state)),
-                spread.map_or_else(|| self.missing(), Cell::from),
-                self.lang.count(values.len()).into(),
-            ])
+        let within = || {
+            let share = share(case.blocks.first()?.samples.get(metric.name)?)?;
+            Some(Text::from_template(self.words.every.one_process, &[("share", &share)]))
         };
-        METRICS.iter().filter_map(row).collect()
+        let spread = share(&case.values(metric.name)).map(Text::from).or_else(within);
+        spread.map_or_else(|| self.missing(), Cell::from)
     }
 }
 

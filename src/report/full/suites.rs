@@ -1,8 +1,8 @@
 //! Sections on suites other than categories and lengths: consistency, stress, pipelines, quality.
 
-use crate::analysis::{Consistency, Distribution, PipelineRow, Spread, StressRow};
+use crate::analysis::{Consistency, Distribution, PipelineRow, StressRow};
 use crate::record::StressOutcome;
-use crate::report::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Section, Table, Text};
 use crate::report::full::render_context::{MS, RenderContext};
 use crate::report::words::Words;
 use crate::workload::metric;
@@ -10,10 +10,9 @@ use crate::workload::metric;
 pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
     let (words, lang) = (&ctx.words.consistency, ctx.lang);
     let all = &ctx.analysis.consistency;
-    let mut section = Section::new("consistency", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("consistency", words.heading, words.intro);
     for one in all {
-        section.push(consistency_table(ctx, one));
+        section.table(consistency_table(ctx, one));
         let mut items = Vec::new();
         if let Some(fit) = &one.drift {
             let value = ctx.slope(fit, MS).text.plain_text();
@@ -27,103 +26,59 @@ pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
         if one.state.is_valid() && answers.is_some() {
             items.push(words.same.into());
         }
-        if !items.is_empty() {
-            section.push(Block::List { items });
-        }
+        section.list(items);
     }
     (!all.is_empty()).then_some(section)
 }
 
 fn consistency_table(ctx: &RenderContext, one: &Consistency) -> Table {
     let (words, latency) = (&ctx.words.consistency, &ctx.words.latency);
-    let header = [
-        words.what,
-        latency.count,
-        words.mean,
-        words.sd,
-        words.variation,
-        words.min,
-        "p50",
-        "p90",
-        "p95",
-        "p99",
-        latency.max,
-        latency.tail,
-    ];
-    let mut table = Table::new(header, 1);
-    table.caption = Some(one.id.as_str().into());
     let rows = [(latency.e2e, one.e2e_s), (latency.ttft, one.ttft_s)];
-    for (name, of) in rows.into_iter().filter_map(|(name, of)| Some((name, of?))) {
-        let Distribution { mean, median, sd, min, max, .. } = of;
-        let ms = |value: Option<f64>| ctx.number(&one.state, value.map(|value| value * MS));
-        let variation = sd.filter(|_| mean > 0.0).map(|sd| sd / mean);
-        table.push([
-            name.into(),
-            ctx.lang.count(of.count).into(),
-            ms(Some(mean)),
-            ms(sd),
-            ctx.share(&one.state, variation),
-            ms(Some(min)),
-            ms(Some(median)),
-            ms(of.p90),
-            ms(of.p95),
-            ms(of.p99),
-            ms(Some(max)),
-            ctx.number(&one.state, of.p95_over_p50().filter(|_| one.state.is_valid())),
-        ]);
-    }
-    table
+    let rows = rows.into_iter().filter_map(|(name, of)| Some((name, of?)));
+    let ms = |value: Option<f64>| ctx.scaled(&one.state, value, MS);
+    let variation = |of: &Distribution| of.sd.filter(|_| of.mean > 0.0).map(|sd| sd / of.mean);
+    let tail = |of: &Distribution| of.p95_over_p50().filter(|_| one.state.is_valid());
+    Table::of(rows)
+        .text(words.what, |(name, _)| *name)
+        .number(latency.count, |(_, of)| ctx.count(of.count))
+        .number(words.mean, |(_, of)| ms(Some(of.mean)))
+        .number(words.sd, |(_, of)| ms(of.sd))
+        .number(words.variation, |(_, of)| ctx.share(&one.state, variation(of)))
+        .number(words.min, |(_, of)| ms(Some(of.min)))
+        .number("p50", |(_, of)| ms(Some(of.median)))
+        .number("p90", |(_, of)| ms(of.p90))
+        .number("p95", |(_, of)| ms(of.p95))
+        .number("p99", |(_, of)| ms(of.p99))
+        .number(latency.max, |(_, of)| ms(Some(of.max)))
+        .number(latency.tail, |(_, of)| ctx.number(&one.state, tail(of)))
+        .with_caption(one.id.as_str())
 }
 
 pub(super) fn stress(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.stress;
     let rows = &ctx.analysis.stress;
-    let mut section = Section::new("stress", words.heading);
-    section.paragraph(words.intro, &[]);
-    let header = [
-        ctx.words.frame.scenario,
-        words.limit,
-        words.requests,
-        words.answered,
-        words.refused,
-        words.oom,
-        words.timed_out,
-        words.failed,
-        words.longest,
-        words.shortest_unanswered,
-        words.growth,
-    ];
-    let mut table = Table::new(header, 1);
-    for row in rows {
-        table.push(stress_row(ctx, row));
-    }
-    section.push(table);
-    let reasons = reasons_table(ctx);
-    if !reasons.rows.is_empty() {
-        section.push(reasons);
-    }
+    let mut section = Section::with_intro("stress", words.heading, words.intro);
+    let count = |count: usize| ctx.count(count);
+    let growth = |row: &StressRow| row.mem_slope_bytes_per_request.value;
+    section.table(
+        Table::of(rows)
+            .text(ctx.words.frame.scenario, |row| row.name.as_str())
+            .number(words.limit, |row| match row.memory_limit.as_deref() {
+                Some(limit) => limit.into(),
+                None => ctx.missing(),
+            })
+            .number(words.requests, |row| count(row.outcomes.total()))
+            .number(words.answered, |row| count(row.outcomes.answered))
+            .number(words.refused, |row| count(row.outcomes.refused))
+            .number(words.oom, |row| count(row.outcomes.out_of_memory))
+            .number(words.timed_out, |row| count(row.outcomes.timed_out))
+            .number(words.failed, |row| count(row.outcomes.failed))
+            .number(words.longest, |row| ctx.count(row.largest_answered))
+            .number(words.shortest_unanswered, |row| ctx.count(row.smallest_unanswered))
+            .number(words.growth, |row| ctx.scaled(&row.state, growth(row), 1.0 / 1024.0)),
+    );
+    section.table(reasons_table(ctx));
     (!rows.is_empty()).then_some(section)
-}
-
-fn stress_row(ctx: &RenderContext, row: &StressRow) -> Vec<Cell> {
-    let of = &row.outcomes;
-    let count = |count: usize| Cell::from(ctx.lang.count(count));
-    let known = |tokens: Option<usize>| tokens.map_or_else(|| ctx.missing(), count);
-    let growth = ctx.reading(&row.state, &row.mem_slope_bytes_per_request, 1.0 / 1024.0);
-    let limit = row.memory_limit.as_deref();
-    vec![
-        row.name.as_str().into(),
-        limit.map_or_else(|| ctx.missing(), Cell::from),
-        count(of.total()),
-        count(of.answered),
-        count(of.refused),
-        count(of.out_of_memory),
-        count(of.timed_out),
-        count(of.failed),
-        known(row.largest_answered),
-        known(row.smallest_unanswered),
-        growth,
-    ]
 }
 
 fn outcome_name(words: &Words, outcome: StressOutcome) -> &'static str {
@@ -140,31 +95,21 @@ fn outcome_name(words: &Words, outcome: StressOutcome) -> &'static str {
 fn reasons_table(ctx: &RenderContext) -> Table {
     let words = &ctx.words.stress;
     let header = [words.outcome, ctx.words.frame.scenario, ctx.words.scenarios.prompt, words.why];
-    let mut table = Table::new(header, 2);
-    table.right.pop();
+    let mut table = Table::new(header, 2..3);
     for row in &ctx.analysis.stress {
-        let mut seen: Vec<(StressOutcome, &str, usize)> = Vec::new();
-        for request in row.requests.iter().flatten() {
-            let why = request.why.as_deref().unwrap_or("");
-            if request.outcome == StressOutcome::Answered {
-                continue;
-            }
-            match seen
-                .iter_mut()
-                .find(|(outcome, reason, _)| (*outcome, *reason) == (request.outcome, why))
-            {
-                Some((_, _, tokens)) => *tokens = request.prompt_tokens.min(*tokens),
-                None => seen.push((request.outcome, why, request.prompt_tokens)),
+        let mut seen: Vec<((StressOutcome, &str), usize)> = Vec::new();
+        let requests = row.requests.iter().flatten();
+        for request in requests.filter(|one| one.outcome != StressOutcome::Answered) {
+            let why = request.why.as_deref().filter(|why| !why.is_empty());
+            let reason = (request.outcome, why.unwrap_or(ctx.words.absent.no_reason));
+            match seen.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, tokens)) => *tokens = request.prompt_tokens.min(*tokens),
+                None => seen.push((reason, request.prompt_tokens)),
             }
         }
-        for (what, why, tokens) in seen {
-            let why = if why.is_empty() { ctx.words.absent.no_reason } else { why };
-            table.push([
-                outcome_name(ctx.words, what).to_owned(),
-                row.name.clone(),
-                ctx.lang.count(tokens),
-                why.to_owned(),
-            ]);
+        for ((outcome, why), tokens) in seen {
+            let tokens = ctx.lang.count(tokens);
+            table.push([outcome_name(ctx.words, outcome), &row.name, &tokens, why]);
         }
     }
     table
@@ -173,32 +118,19 @@ fn reasons_table(ctx: &RenderContext) -> Table {
 pub(super) fn pipelines(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.pipelines;
     let rows = &ctx.analysis.pipelines;
-    let mut section = Section::new("pipelines", words.heading);
-    section.paragraph(words.intro, &[]);
-    let header = [
-        ctx.words.frame.scenario,
-        words.items,
-        ctx.words.scenarios.batch,
-        ctx.words.scenarios.generated,
-        words.per_min,
-        words.chunks,
-        words.whole,
-    ];
-    let mut table = Table::new(header, 1);
-    for row in rows {
-        table.push([
-            row.name.as_str().into(),
-            ctx.count(row.items),
-            ctx.lang.count(row.batch).into(),
-            ctx.lang.count(row.new_tokens).into(),
-            ctx.spread(&row.state, row.items_per_min, 1.0),
-            ctx.spread(&row.state, row.chunks_per_min, 1.0),
-            ctx.spread(&row.state, row.e2e_s, 1.0),
-        ]);
-    }
-    section.push(table);
+    let mut section = Section::with_intro("pipelines", words.heading, words.intro);
+    section.table(
+        Table::of(rows)
+            .text(ctx.words.frame.scenario, |row| row.name.as_str())
+            .number(words.items, |row| ctx.count(row.items))
+            .number(ctx.words.scenarios.batch, |row| ctx.count(row.batch))
+            .number(ctx.words.scenarios.generated, |row| ctx.count(row.new_tokens))
+            .number(words.per_min, |row| ctx.spread(&row.state, row.items_per_min, 1.0))
+            .number(words.chunks, |row| ctx.spread(&row.state, row.chunks_per_min, 1.0))
+            .number(words.whole, |row| ctx.spread(&row.state, row.e2e_s, 1.0)),
+    );
     for row in rows.iter().filter(|row| row.search_s.is_some()) {
-        section.push(stages_table(ctx, row));
+        section.table(stages_table(ctx, row));
     }
     (!rows.is_empty()).then_some(section)
 }
@@ -206,9 +138,7 @@ pub(super) fn pipelines(ctx: &RenderContext) -> Option<Section> {
 /// The stages of retrieval-augmented generation, one per row.
 fn stages_table(ctx: &RenderContext, row: &PipelineRow) -> Table {
     let words = &ctx.words.pipelines;
-    let mut table = Table::new([words.stage, words.stage_ms], 1);
-    table.caption = Some(words.rag.into());
-    let stages: [(&str, Option<Spread>); 9] = [
+    let stages = [
         (metric::INDEX_S, row.index_s),
         (metric::EMBED_S, row.embed_s),
         (metric::SEARCH_S, row.search_s),
@@ -219,22 +149,19 @@ fn stages_table(ctx: &RenderContext, row: &PipelineRow) -> Table {
         (metric::E2E_SIMPLE_S, row.e2e_simple_s),
         (metric::E2E_COMPLEX_S, row.e2e_complex_s),
     ];
-    for (name, spread) in stages {
-        let metric = crate::workload::metric(name).expect("stages are metrics");
-        let value = ctx.spread(&row.state, spread, metric.scale);
-        table.push([ctx.lang.metric_name(metric).into(), value]);
-    }
-    table
+    Table::of(stages.map(|(name, spread)| (metric(name).expect("stages are metrics"), spread)))
+        .text(words.stage, |(metric, _)| ctx.lang.metric_name(metric))
+        .number(words.stage_ms, |(metric, spread)| ctx.spread(&row.state, *spread, metric.scale))
+        .with_caption(words.rag)
 }
 
 pub(super) fn quality(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.quality;
     let rows = &ctx.analysis.quality;
-    let mut section = Section::new("quality", words.heading);
-    section.paragraph(words.intro, &[]);
+    let mut section = Section::with_intro("quality", words.heading, words.intro);
     for row in rows {
-        let mut table = Table::new([ctx.words.frame.metric, ctx.words.frame.value], 1);
-        table.caption = Some(row.id.as_str().into());
+        let header = [ctx.words.frame.metric, ctx.words.frame.value];
+        let mut table = Table::new(header, 1..).with_caption(row.id.as_str());
         for (name, value) in &row.labels {
             table.push([name.as_str(), value.as_str()]);
         }
@@ -249,7 +176,7 @@ pub(super) fn quality(ctx: &RenderContext) -> Option<Section> {
             table.push([name.into(), value.unwrap_or_else(|| ctx.missing())]);
         }
         table.push([words.ratio.into(), ctx.number(&row.state, row.perplexity_ratio)]);
-        section.push(table);
+        section.table(table);
     }
     (!rows.is_empty()).then_some(section)
 }

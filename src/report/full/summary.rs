@@ -1,12 +1,12 @@
 //! The summary of a record, and its use of the machine.
 
-use crate::analysis::{CaseState, Latency, Reading, ResourceRow};
+use crate::analysis::{CaseState, Latency, reading};
 use crate::record::Case;
-use crate::report::document::{Block, Cell, Section, Table, Text};
+use crate::report::document::{Cell, Section, Table, Text};
 use crate::report::full::conclusion::{recommendation_rows, score};
 use crate::report::full::render_context::{MS, RenderContext};
 use crate::stats;
-use crate::workload::{Task, metric};
+use crate::workload::{Metric, Task, metric};
 
 /// A value, and its source or the reason why it is missing.
 type Figure = (Cell, Cell);
@@ -14,26 +14,20 @@ type Figure = (Cell, Cell);
 pub(super) fn summary(ctx: &RenderContext) -> Section {
     let words = &ctx.words.summary;
     let mut section = Section::new("summary", words.heading);
-    let header = [words.figure, ctx.words.frame.value, words.basis];
-    let mut table = Table::new(header, 1);
-    table.right.pop();
-    table.caption = Some(words.figures.into());
-    let mut push = |name: &'static str, (value, basis): Figure| {
-        table.push([name.into(), value, basis]);
-    };
-    push(words.decode, single_sequence(ctx, metric::DECODE_TOK_S));
-    push(words.throughput, throughput(ctx));
-    push(words.ttft, single_sequence(ctx, metric::TTFT_S));
-    for (name, figure) in latencies(ctx) {
-        push(name, figure);
-    }
-    push(words.accuracy, accuracy(ctx));
-    for (name, figure) in recommendation_rows(ctx) {
-        push(name, figure);
-    }
-    push(words.score, score(ctx));
-    section.push(table);
-    section.push(resources_table(ctx));
+    let mut figures = vec![
+        (words.decode, single_sequence(ctx, metric::DECODE_TOK_S)),
+        (words.throughput, throughput(ctx)),
+        (words.ttft, single_sequence(ctx, metric::TTFT_S)),
+    ];
+    figures.extend(latencies(ctx));
+    figures.push((words.accuracy, accuracy(ctx)));
+    figures.extend(recommendation_rows(ctx));
+    figures.push((words.score, score(ctx)));
+    let figures = Table::of(figures)
+        .text(words.figure, |(name, _)| *name)
+        .number(ctx.words.frame.value, |(_, (value, _))| value.clone())
+        .text(words.basis, |(_, (_, basis))| basis.clone());
+    section.table(figures.with_caption(words.figures));
     section
 }
 
@@ -81,8 +75,8 @@ fn latencies(ctx: &RenderContext) -> Vec<(&'static str, Figure)> {
     let words = &ctx.words.summary;
     let valid = ctx.analysis.latencies.iter().filter(|one| one.state.is_valid());
     let single = valid.filter(|one| one.batch == 1 && one.e2e_s.is_some());
-    let count = |one: &&Latency| one.e2e_s.map_or(0, |e2e| e2e.count);
-    let found = single.rev().max_by_key(count).and_then(|one| Some((one, one.e2e_s?)));
+    let repeated = |one: &&Latency| one.e2e_s.map_or(0, |e2e| e2e.count);
+    let found = single.rev().max_by_key(repeated).and_then(|one| Some((one, one.e2e_s?)));
     let Some((one, e2e)) = found else {
         return vec![(words.latency_p50, suite_missing(ctx, "consistency"))];
     };
@@ -92,18 +86,14 @@ fn latencies(ctx: &RenderContext) -> Vec<(&'static str, Figure)> {
         (words.latency_p99, e2e.p99),
         (words.latency_max, Some(e2e.max)),
     ];
+    let count = &*ctx.lang.count(e2e.count);
     let figure = |value: Option<f64>| match value {
-        Some(seconds) => (
-            ctx.lang.with_unit(seconds * MS, "ms").into(),
-            Cell::from(Text::from_template(
-                words.repeated,
-                &[("scenario", &one.id), ("count", &ctx.lang.count(e2e.count))],
-            )),
-        ),
-        None => {
-            let count = ctx.lang.count(e2e.count);
-            (ctx.missing(), Text::from_template(words.few, &[("count", &count)]).into())
+        Some(seconds) => {
+            let values = [("scenario", &*one.id), ("count", count)];
+            let value = ctx.lang.with_unit(seconds * MS, "ms");
+            (value.into(), Text::from_template(words.repeated, &values).into())
         }
+        None => (ctx.missing(), Text::from_template(words.few, &[("count", count)]).into()),
     };
     kinds.into_iter().map(|(name, value)| (name, figure(value))).collect()
 }
@@ -123,89 +113,58 @@ fn accuracy(ctx: &RenderContext) -> Figure {
     }
 }
 
-/// A reading of the whole record with its unit, or the reason why it is missing.
-fn resource_row(ctx: &RenderContext, name: &str, reading: &Reading) -> [Cell; 3] {
-    let (name, value) = ctx.labelled(name, &CaseState::Valid, reading);
-    let why = reading.why.as_deref();
-    let none = || Cell::from(why.unwrap_or(ctx.words.absent.no_reason));
-    match value {
-        Some(value) => [name.into(), value, why.map_or_else(|| "".into(), Cell::from)],
-        None => [name.into(), ctx.words.frame.not_measured.into(), none()],
-    }
-}
-
-fn resources_table(ctx: &RenderContext) -> Table {
-    let words = &ctx.words.summary;
-    let of = &ctx.analysis.resources;
-    let header = [words.resource, ctx.words.frame.value, words.remark];
-    let mut table = Table::new(header, 1);
-    table.right.pop();
-    table.caption = Some(words.resources.into());
-    for (name, reading) in [
-        (metric::CPU_UTILISATION, &of.cpu_utilisation),
-        (metric::GPU_UTILISATION, &of.gpu_utilisation),
-        (metric::PEAK_RSS_BYTES, &of.peak_rss_bytes),
-        (metric::PEAK_DEVICE_BYTES, &of.peak_device_bytes),
-        (metric::POWER_W, &of.power_w),
-        (metric::ENERGY_J_PER_TOKEN, &of.energy_j_per_token),
-    ] {
-        table.push(resource_row(ctx, name, reading));
-    }
-    table
-}
-
-/// The metrics of [`energy`] with accessors.
-type Column = (&'static str, fn(&ResourceRow) -> &Reading);
-
-const COLUMNS: [Column; 6] = [
-    (metric::CPU_UTILISATION, |row| &row.cpu_utilisation),
-    (metric::GPU_UTILISATION, |row| &row.gpu_utilisation),
-    (metric::POWER_W, |row| &row.power_w),
-    (metric::ENERGY_J_PER_TOKEN, |row| &row.energy_j_per_token),
-    (metric::ROOFLINE_FRACTION, |row| &row.roofline_fraction),
-    (metric::PREFILL_FLOP_FRACTION, |row| &row.prefill_flop_fraction),
+/// The metrics of [`energy`].
+const COLUMNS: [&str; 7] = [
+    metric::CPU_UTILISATION,
+    metric::GPU_UTILISATION,
+    metric::PEAK_DEVICE_BYTES,
+    metric::POWER_W,
+    metric::ENERGY_J_PER_TOKEN,
+    metric::ROOFLINE_FRACTION,
+    metric::PREFILL_FLOP_FRACTION,
 ];
 
-/// Utilisation, power and bandwidth by scenario; below the table the reasons for missing columns.
+/// Utilisation, memory, power and bandwidth by scenario; below the table the reasons for missing
+/// columns.
 pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.energy;
-    let rows = &ctx.analysis.resources.rows;
+    let cases = &ctx.record.scenarios;
+    let value = |case: &Case, metric: &Metric| reading(case, metric.name).value;
+    let valid = || cases.iter().filter(|case| CaseState::of(case).is_valid());
     let mut section = Section::new("energy", words.heading);
-    let has = |column: &Column| rows.iter().any(|row| column.1(row).value.is_some());
-    let (there, missing): (Vec<Column>, Vec<Column>) = COLUMNS.into_iter().partition(has);
+    let columns = COLUMNS.map(|name| metric(name).expect("columns are metrics"));
+    let has = |metric: &&Metric| cases.iter().any(|case| value(case, metric).is_some());
+    let (there, missing): (Vec<_>, Vec<_>) = columns.into_iter().partition(has);
     if !there.is_empty() {
         section.paragraph(words.roofline, &[]);
-        if there.iter().any(|(name, _)| *name == metric::PREFILL_FLOP_FRACTION) {
+        if there.iter().any(|metric| metric.name == metric::PREFILL_FLOP_FRACTION) {
             section.paragraph(words.arithmetic, &[]);
         }
-        section.push(utilisation_table(ctx, &there));
+        let measured = |case: &&Case| there.iter().any(|metric| value(case, metric).is_some());
+        // The last row is the median of the valid scenarios.
+        let rows = cases.iter().filter(measured).map(Some).chain([None]);
+        let mut table = Table::of(rows).text(ctx.words.frame.scenario, |case: &Option<&Case>| {
+            case.map_or(ctx.words.every.median, |case| case.id.as_str())
+        });
+        for metric in &there {
+            let values = valid().filter_map(|case| value(case, metric)).collect::<Vec<_>>();
+            table = table.number(ctx.lang.metric_label(metric), |case| match case {
+                Some(case) => ctx.scaled(&CaseState::of(case), value(case, metric), metric.scale),
+                None => ctx.scaled(&CaseState::Valid, stats::median(&values), metric.scale),
+            });
+        }
+        section.table(table);
     }
-    let reason = |(name, of): &Column| {
+    let reason = |metric: &&Metric| {
         // Reasons of invalid scenarios are not reasons for the metric.
-        let valid = rows.iter().filter(|row| row.state.is_valid());
-        let why = valid.filter_map(|row| of(row).why.as_deref()).next();
-        let why = why.unwrap_or(ctx.words.absent.no_reason);
-        let name = metric(name).map_or(*name, |metric| ctx.lang.metric_name(metric));
-        Text::from_template(words.reason, &[("metric", name), ("why", why)])
+        let why = valid().filter_map(|case| reading(case, metric.name).why).next();
+        let why = why.as_deref().unwrap_or(ctx.words.absent.no_reason);
+        let values = [("metric", ctx.lang.metric_name(metric)), ("why", why)];
+        Text::from_template(words.reason, &values)
     };
     if !missing.is_empty() {
         section.paragraph(words.missing, &[]);
-        section.push(Block::List { items: missing.iter().map(reason).collect() });
+        section.list(missing.iter().map(reason).collect());
     }
-    (!rows.is_empty()).then_some(section)
-}
-
-fn utilisation_table(ctx: &RenderContext, columns: &[Column]) -> Table {
-    let metrics = || columns.iter().filter_map(|(name, of)| Some((metric(name)?, of)));
-    let mut header = vec![ctx.words.frame.scenario.to_owned()];
-    header.extend(metrics().map(|(metric, _)| ctx.lang.metric_label(metric)));
-    let mut table = Table::new(header, 1);
-    for row in &ctx.analysis.resources.rows {
-        if columns.iter().any(|(_, of)| of(row).value.is_some()) {
-            let values =
-                metrics().map(|(metric, of)| ctx.reading(&row.state, of(row), metric.scale));
-            table.push(std::iter::once(Cell::from(row.id.as_str())).chain(values));
-        }
-    }
-    table
+    (!cases.is_empty()).then_some(section)
 }

@@ -2,7 +2,7 @@
 //! for.
 
 use crate::analysis::{Target, TargetResult, TargetVerdict, Topic, Unmeasurable};
-use crate::report::document::{Block, Cell, Section, Table, Text, Tone};
+use crate::report::document::{Cell, Section, Table, Text, Tone};
 use crate::report::full::render_context::RenderContext;
 use crate::report::words::Words;
 use crate::workload::metric;
@@ -27,66 +27,54 @@ pub(super) fn targets(ctx: &RenderContext) -> Option<Section> {
         let rate = lang.exact_with_unit(reference.read_bytes_per_s / 1e9, "GB/s");
         section.paragraph(words.reference, &[("machine", &reference.machine), ("rate", &rate)]);
     }
-    let header = [
-        ctx.words.general.model,
-        words.what,
-        words.target,
-        words.raw,
-        words.verdict,
-        words.scaled,
-        words.scaled_verdict,
-    ];
-    let mut table = Table::new(header, 2);
-    table.right.retain(|column| [3, 5].contains(column));
-    for result in &ours {
-        table.push(target_row(ctx, result));
-    }
-    section.push(table);
+    let table = Table::of(ours)
+        .text(ctx.words.general.model, |of| model_cell(ctx, of))
+        .text(words.what, |of| scope(ctx, of))
+        .text(words.target, |of| bounds(ctx, &of.target))
+        .number(words.raw, |of| value_cell(ctx, of, of.value))
+        .text(words.verdict, |of| verdict_cell(ctx, of.verdict, of.why.as_deref()))
+        .number(words.scaled, |of| value_cell(ctx, of, of.scaled))
+        .text(words.scaled_verdict, |of| match (of.verdict, of.scaled_verdict) {
+            (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => ctx.missing(),
+            (_, TargetVerdict::NotMeasurable(why)) => reason_text(ctx.words, why).into(),
+            (_, scaled) => verdict_cell(ctx, scaled, None),
+        });
+    section.table(table);
     for kind in [Unmeasurable::OtherModel, Unmeasurable::OtherQuant] {
-        let same_reason =
-            others.iter().filter(|one| one.verdict == TargetVerdict::NotMeasurable(kind));
-        let count = same_reason.count();
+        let verdict = TargetVerdict::NotMeasurable(kind);
+        let count = others.iter().filter(|one| one.verdict == verdict).count();
         if count > 0 {
             let values = [("count", &*lang.count(count)), ("why", reason_text(ctx.words, kind))];
-            section.push(Block::Paragraph { text: Text::from_template(words.others, &values) });
+            section.paragraph(words.others, &values);
         }
     }
     Some(section)
 }
 
-fn target_row(ctx: &RenderContext, result: &TargetResult) -> Vec<Cell> {
-    let (words, lang) = (&ctx.words.targets, ctx.lang);
+fn model_cell(ctx: &RenderContext, result: &TargetResult) -> Cell {
     let target = &result.target;
     let quant = target.quant.map_or(String::new(), |quant| format!(" {}", quant.name()));
     let model = format!("{}{quant}", target.model);
-    let model = match &result.stands_in {
-        Some(shape) => Text::from_template(words.stands_in, &[("model", &model), ("shape", shape)]),
-        None => model.into(),
-    };
+    let Some(shape) = &result.stands_in else { return model.into() };
+    let values = [("model", &*model), ("shape", shape)];
+    Text::from_template(ctx.words.targets.stands_in, &values).into()
+}
+
+/// The topic, the metric unless the topic names it, and the scenario.
+fn scope(ctx: &RenderContext, result: &TargetResult) -> String {
+    let target = &result.target;
     let name = result.metric.as_ref().or(target.metric.first());
     let many = [Topic::UseCase, Topic::Pipeline, Topic::Rag, Topic::Suitability];
-    let name = name.filter(|_| many.contains(&target.topic)); // Other topics name their metric.
-    let metric = name.and_then(|name| metric(name)).map(|metric| lang.metric_name(metric));
+    let name = name.filter(|_| many.contains(&target.topic));
+    let metric = name.and_then(|name| metric(name)).map(|metric| ctx.lang.metric_name(metric));
     let scenario = result.case.as_deref().or(target.scenario.as_deref());
     let what = [Some(topic_name(ctx.words, target.topic)), metric, scenario];
-    let what = what.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    let value = |value: Option<f64>| match value {
-        Some(value) => Cell::from(lang.with_unit(value, target.unit.name())),
-        None => ctx.missing(),
-    };
-    vec![
-        model.into(),
-        what.into(),
-        bounds(ctx, target).into(),
-        value(result.value),
-        verdict_cell(ctx, result.verdict, result.why.as_deref()),
-        value(result.scaled),
-        match (result.verdict, result.scaled_verdict) {
-            (TargetVerdict::NotMeasurable(_), TargetVerdict::NotMeasurable(_)) => ctx.missing(),
-            (_, TargetVerdict::NotMeasurable(why)) => reason_text(ctx.words, why).into(),
-            (_, scaled) => verdict_cell(ctx, scaled, None),
-        },
-    ]
+    what.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn value_cell(ctx: &RenderContext, result: &TargetResult, value: Option<f64>) -> Cell {
+    let unit = result.target.unit.name();
+    value.map_or_else(|| ctx.missing(), |value| ctx.lang.with_unit(value, unit).into())
 }
 
 fn bounds(ctx: &RenderContext, target: &Target) -> Text {

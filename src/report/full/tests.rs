@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::analysis::{
-    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM, MEMORY_STEP_BYTES,
-    MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
+    Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, CaseState, MEMORY_HEADROOM,
+    MEMORY_STEP_BYTES, MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
 };
 use crate::inputs::everything::everything;
 use crate::record::{Absence, AbsenceKind, Record};
 use crate::report::card::Card;
-use crate::report::document::{Block, Table, Text};
+use crate::report::document::{Block, Details, Table, Text};
 use crate::report::full::{Document, build_document, markdown};
 use crate::report::page_in;
 use crate::report::text::MAX_MARKDOWN_CHARS;
@@ -60,14 +60,14 @@ fn texts(document: &Document) -> Vec<String> {
     let card = card.chain(scenario).chain(warnings);
     let blocks = document.sections.iter().flat_map(|section| &section.blocks);
     let blocks = blocks.flat_map(|block| match block {
-        Block::Paragraph { text } => vec![text],
-        Block::List { items } => items.iter().collect(),
-        Block::Table { table } => of(table),
-        Block::Details { summary, state, table, .. } => {
-            [summary, state].into_iter().chain(of(table)).collect()
+        Block::Paragraph(text) => vec![text],
+        Block::List(items) => items.iter().collect(),
+        Block::Table(table) => of(table),
+        Block::Details(Details { summary, state, table }) => {
+            [summary, &state.text].into_iter().chain(of(table)).collect()
         }
-        Block::Chart { chart } => vec![&chart.about],
-        Block::Code { .. } => Vec::new(),
+        Block::Chart(chart) => vec![&chart.about],
+        Block::Code(_) => Vec::new(),
     });
     card.chain(blocks).map(Text::plain_text).collect()
 }
@@ -101,6 +101,11 @@ impl ExpectedNumbers {
                     expected.value(spread.median);
                 }
             }
+        }
+        for metric in crate::workload::METRICS {
+            let valid = record.scenarios.iter().filter(|case| CaseState::of(case).is_valid());
+            let medians = valid.filter_map(|case| stats::median(&case.values(metric.name)));
+            expected.distribution(&medians.collect::<Vec<_>>());
         }
         for limit in [BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM] {
             expected.value(limit);
@@ -204,7 +209,7 @@ fn an_invented_number_is_found() {
     for invented in ["150.75", "0.953", "8.55", "16384", "1,001.3", "95.35 %"] {
         let mut document = build_document(&record, Lang::En.into());
         let table = document.sections[1].blocks.iter_mut().find_map(|block| match block {
-            Block::Table { table } => Some(table),
+            Block::Table(table) => Some(table),
             _ => None,
         });
         table.unwrap().rows[0][1] = format!("{invented} tok/s").into();
@@ -246,7 +251,7 @@ fn every_section_exists_in_every_language() {
             ]
         );
         let charts = [0, 3].map(|at| document.sections[at].blocks.len());
-        assert_eq!(charts, [4, 8], "{lang:?}: a chart is missing");
+        assert_eq!(charts, [4, 7], "{lang:?}: a chart is missing");
         for text in texts(&document) {
             assert!(!text.contains(['{', '}']), "{lang:?}: {text}");
         }

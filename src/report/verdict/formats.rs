@@ -3,16 +3,14 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Finding, Judgement};
-use crate::report::document::Tone;
+use crate::report::document::{Table, Tone};
 use crate::report::subject_line;
-use crate::report::text::{MAX_MARKDOWN_CHARS, TextFormat, escape_markdown, sanitize, table};
+use crate::report::text::{MAX_MARKDOWN_CHARS, TextFormat, code_block, escape_markdown, sanitize};
 use crate::report::verdict::remarks::{commands, details, error_output, is_identical, next_steps};
 use crate::report::verdict::sentence::{outcome_word, statement};
 use crate::report::verdict::{
     build_names, by_importance, header, sentence, table_row, tone, verdict_label,
 };
-
-const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
 /// The part of [`MAX_MARKDOWN_CHARS`] that remarks may take: a warning for each of hundreds of
 /// scenarios must not push out a finding.
@@ -28,10 +26,9 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
         let _ = writeln!(text, "{}", sanitize(&subject));
     }
     let (findings, unchanged) = tabulated(judgement);
-    let rows: Vec<Vec<String>> = findings.into_iter().chain(unchanged).map(table_row).collect();
-    if !rows.is_empty() {
-        let table = table(TextFormat::Terminal, &header(judgement), &rows, NUMBERS);
-        let _ = write!(text, "\n{table}");
+    let table = table(judgement, findings.into_iter().chain(unchanged));
+    if !table.rows.is_empty() {
+        let _ = write!(text, "\n{}", table.render(TextFormat::Terminal));
     }
     text.push('\n');
     for line in error_output(judgement) {
@@ -49,7 +46,7 @@ pub fn verdict_text(judgement: &Judgement, command: &str) -> String {
 /// a comment, unchanged rows are omitted first, then the least important findings; the text says
 /// how many.
 pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
-    let word = outcome_word(judgement.outcome);
+    let (word, _) = outcome_word(judgement.outcome);
     let mut text = format!("**{word}**: {}\n", escape_markdown(&statement(judgement)));
     let builds = judgement.pair.as_ref().map(build_names);
     let about: Vec<String> =
@@ -103,53 +100,43 @@ pub(crate) fn verdict_cells(judgement: &Judgement) -> Vec<(String, Tone)> {
 
 /// Folded details, next steps and commands.
 fn markdown_tail(judgement: &Judgement, command: &str) -> String {
-    let mut tail = fenced(error_output(judgement));
-    let details = limit_remarks(details(judgement));
+    let mut tail = String::new();
+    // As it is, in a code block that it cannot end.
+    let output = error_output(judgement);
+    let output: Vec<String> =
+        output[..count_fitting(output, 0)].iter().map(|line| sanitize(line)).collect();
+    if !output.is_empty() {
+        let code = code_block("text", &output);
+        let _ = write!(tail, "\n<details><summary>Output</summary>\n\n{code}\n</details>\n");
+    }
+    let list = |lines: Vec<String>| -> String {
+        lines.iter().map(|line| format!("- {}\n", escape_markdown(line))).collect()
+    };
+    let details = list(limit_remarks(details(judgement)));
     if !details.is_empty() {
-        let lines: String = details.iter().map(|line| format!("- {line}\n")).collect();
-        let _ = write!(tail, "\n<details><summary>Details</summary>\n\n{lines}\n</details>\n");
+        let _ = write!(tail, "\n<details><summary>Details</summary>\n\n{details}\n</details>\n");
     }
-    let next = next_steps(judgement, command);
-    if !next.is_empty() {
-        tail.push('\n');
-    }
-    for step in next {
-        let _ = writeln!(tail, "- {}", escape_markdown(&step));
-    }
-    let commands = commands(judgement, command).join("; ");
-    let _ = write!(tail, "\n{}\n", escape_markdown(&commands));
+    let next = list(next_steps(judgement, command));
+    let commands = escape_markdown(&commands(judgement, command).join("; "));
+    let _ = write!(tail, "{}{next}\n{commands}\n", if next.is_empty() { "" } else { "\n" });
     tail
 }
 
-/// Lines of output as they are, in a code block that they cannot end.
-fn fenced(lines: &[String]) -> String {
-    let mut length = 0;
+/// How many of the first lines fit into [`MAX_REMARK_CHARS`], of which some are used.
+fn count_fitting(lines: &[String], mut used: usize) -> usize {
     let fits = |line: &&String| {
-        length += line.len();
-        length <= MAX_REMARK_CHARS
+        used += escape_markdown(line).len();
+        used <= MAX_REMARK_CHARS
     };
-    let lines: Vec<String> = lines.iter().take_while(fits).map(|line| sanitize(line)).collect();
-    if lines.is_empty() {
-        return String::new();
-    }
-    let text = lines.join("\n");
-    let ticks = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
-    let fence = "`".repeat(3.max(ticks + 1));
-    format!("\n<details><summary>Output</summary>\n\n{fence}text\n{text}\n{fence}\n\n</details>\n")
+    lines.iter().take_while(fits).count()
 }
 
-/// Remarks as Markdown. If there are too many, those in the middle are omitted: next steps and
-/// commands stand at the end.
-fn limit_remarks(lines: Vec<String>) -> Vec<String> {
+/// If there are too many remarks, those in the middle are omitted: next steps and commands stand at
+/// the end.
+fn limit_remarks(mut lines: Vec<String>) -> Vec<String> {
     const LAST: usize = 10;
-    let mut lines: Vec<String> = lines.iter().map(|line| escape_markdown(line)).collect();
     let last = lines.split_off(lines.len().saturating_sub(LAST));
-    let mut length: usize = last.iter().map(String::len).sum();
-    let fits = |line: &&String| {
-        length += line.len();
-        length <= MAX_REMARK_CHARS
-    };
-    let kept = lines.iter().take_while(fits).count();
+    let kept = count_fitting(&lines, last.iter().map(|line| escape_markdown(line).len()).sum());
     let out = lines.len() - kept;
     lines.truncate(kept);
     if out > 0 {
@@ -161,19 +148,25 @@ fn limit_remarks(lines: Vec<String>) -> Vec<String> {
 /// Space for the text around a table.
 const MARGIN: usize = 400;
 
+fn table<'a>(judgement: &Judgement, findings: impl IntoIterator<Item = &'a Finding>) -> Table {
+    let mut table = Table::new(header(judgement), 2..8);
+    findings.into_iter().for_each(|finding| table.push(table_row(finding)));
+    table
+}
+
 /// A table of the first findings that fit, and the number of omitted ones.
 fn fitting_table(judgement: &Judgement, findings: &[&Finding], room: usize) -> (String, usize) {
-    let mut rows: Vec<Vec<String>> = findings.iter().map(|finding| table_row(finding)).collect();
+    let mut table = table(judgement, findings.iter().copied());
     loop {
-        let out = findings.len() - rows.len();
-        if rows.is_empty() {
+        let (shown, out) = (table.rows.len(), findings.len() - table.rows.len());
+        if shown == 0 {
             return (String::new(), out);
         }
-        let table = table(TextFormat::Markdown, &header(judgement), &rows, NUMBERS);
-        if table.len() <= room {
-            return (table, out);
+        let text = table.render(TextFormat::Markdown);
+        if text.len() <= room {
+            return (text, out);
         }
-        rows.truncate((rows.len() * room / table.len()).min(rows.len() - 1));
+        table.rows.truncate((shown * room / text.len()).min(shown - 1));
     }
 }
 

@@ -5,6 +5,7 @@ use crate::compare::{Drift, Finding, Judgement, PairSummary, Severity, Verdict, 
 use crate::record::pair::{Ended, KernelProfile};
 use crate::report::text::{duration, percent, short_commit};
 use crate::report::verdict::{is_limit_undetectable, limit_percent};
+use crate::stats;
 use crate::workload::{Better, METRICS};
 
 /// The least difference to name, as a share of the base's traced generation.
@@ -173,63 +174,67 @@ pub(in crate::report) fn first_step(judgement: &Judgement, command: &str) -> Opt
 
 /// Warnings and next steps.
 pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec<String> {
-    // A warning must not be folded with the details.
-    let mut lines: Vec<String> =
-        judgement.drift.iter().filter(|drift| drift.warns).map(since_release).collect();
     let any = |is: &dyn Fn(&Verdict) -> bool| {
         judgement.findings.iter().any(|finding| is(&finding.verdict))
     };
     let because = |whys: &[Why]| {
         any(&|verdict| matches!(verdict, Verdict::Inconclusive(why) if whys.contains(why)))
     };
-    if judgement.differences.iter().any(|one| one.severity == Severity::Blocking) {
-        let what = "to compare, promote a baseline for this machine, model and settings with";
-        lines.push(format!("{what} `candlemark promote`"));
-    }
-    if any(&|verdict| matches!(verdict, Verdict::OutputChanged(_))) {
-        let remedy = match judgement.pair {
-            Some(_) => "give `candlemark pair` the reason with `--output-change`",
-            None => "promote a new baseline",
-        };
-        lines.push(format!(
-            "greedy output changed: if intended, {remedy}; times of different answers are not compared"
-        ));
-    }
-    if any(&|verdict| matches!(verdict, Verdict::Missing(_))) {
-        lines.push(
+    let blocking = judgement.differences.iter().any(|one| one.severity == Severity::Blocking);
+    let unmeasured = because(&[Why::OutOfTime, Why::Interrupted]);
+    let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks, Why::Drifted]);
+    let uncalibrated = because(&[Why::Uncalibrated]);
+    let pair = judgement.pair.as_ref();
+    let remedy = match pair {
+        Some(_) => "give `candlemark pair` the reason with `--output-change`",
+        None => "promote a new baseline",
+    };
+    let steps = [
+        (
+            blocking,
+            "to compare, promote a baseline for this machine, model and settings with \
+             `candlemark promote`"
+                .into(),
+        ),
+        (
+            any(&|verdict| matches!(verdict, Verdict::OutputChanged(_))),
+            format!(
+                "greedy output changed: if intended, {remedy}; times of different answers are not \
+                 compared"
+            ),
+        ),
+        (
+            any(&|verdict| matches!(verdict, Verdict::Missing(_))),
             "requested scenarios are missing: measure them, or list removed scenarios with a reason \
              under `[gate.removed]`"
                 .into(),
-        );
-    }
-    let unmeasured = because(&[Why::OutOfTime, Why::Interrupted]);
-    let short = because(&[Why::Noisy, Why::Borderline, Why::TooFewBlocks, Why::Drifted]);
-    match &judgement.pair {
-        Some(summary) => {
-            if short || unmeasured {
-                lines.push(more_blocks(summary));
-            }
-            if because(&[Why::Contaminated, Why::Rejected]) {
-                lines.push(
-                    "the machine was not idle: measure again when nothing else is running".into(),
-                );
-            }
-        }
-        None if because(&[Why::Uncalibrated]) => lines.push(
+        ),
+        (short || unmeasured, pair.map_or(String::new(), more_blocks)),
+        (
+            pair.is_some() && because(&[Why::Contaminated, Why::Rejected]),
+            "the machine was not idle: measure again when nothing else is running".into(),
+        ),
+        (
+            pair.is_none() && uncalibrated,
             "to get verdicts, run `candlemark promote` on runs from three sessions with eight blocks"
                 .into(),
         ),
-        None if short => lines.push(measure_more(judgement, command)),
-        None => {}
-    }
-    if unmeasured && judgement.pair.is_none() {
-        lines.push("`candlemark run --resume` with the same arguments measures the rest".into());
-    }
-    if any(&|verdict| matches!(verdict, Verdict::Regressed { proven: false, .. })) {
-        let what = "a regression not marked as proven is worth a second run";
-        lines.push(format!("{what}, on a second host if there is one"));
-    }
-    lines
+        (pair.is_none() && short && !uncalibrated, measure_more(judgement, command)),
+        (
+            pair.is_none() && unmeasured,
+            "`candlemark run --resume` with the same arguments measures the rest".into(),
+        ),
+        (
+            any(&|verdict| matches!(verdict, Verdict::Regressed { proven: false, .. })),
+            "a regression not marked as proven is worth a second run, on a second host if there is \
+             one"
+                .into(),
+        ),
+    ];
+    // A warning must not be folded with the details.
+    let drift = judgement.drift.iter().filter(|drift| drift.warns).map(since_release);
+    let steps = steps.into_iter().filter(|(applies, step)| *applies && !step.is_empty());
+    drift.chain(steps.map(|(_, step)| step)).collect()
 }
 
 fn more_blocks(summary: &PairSummary) -> String {
@@ -289,21 +294,16 @@ pub(super) fn since_release(drift: &Drift) -> String {
 /// Geometric means by metric: informational, never a verdict.
 fn geometric_means(judgement: &Judgement) -> Option<String> {
     let each = METRICS.iter().filter_map(|metric| {
-        let format_change = judgement
+        let of_metric = judgement
             .findings
             .iter()
-            .filter(|finding| finding.metric.is_some_and(|one| one.name == metric.name));
-        let thetas: Vec<f64> = format_change
-            .filter_map(|finding| finding.change.as_ref().map(|change| change.theta))
-            .collect();
-        let mean = crate::stats::mean(&thetas).filter(|_| thetas.len() > 1)?;
-        Some(format!(
-            "{} {} ({} scenarios)",
-            metric.label,
-            percent(share(metric.better, mean)),
-            thetas.len()
-        ))
+            .filter(|finding| finding.metric.is_some_and(|known| known.name == metric.name));
+        let thetas = of_metric.filter_map(|finding| Some(finding.change.as_ref()?.theta));
+        let thetas: Vec<f64> = thetas.collect();
+        let mean = stats::mean(&thetas).filter(|_| thetas.len() > 1)?;
+        let change = percent(share(metric.better, mean));
+        Some(format!("{} {change} ({} scenarios)", metric.label, thetas.len()))
     });
-    let each: Vec<String> = each.collect();
-    (!each.is_empty()).then(|| format!("geometric mean (informational): {}", each.join(", ")))
+    let each = each.collect::<Vec<_>>().join(", ");
+    (!each.is_empty()).then(|| format!("geometric mean (informational): {each}"))
 }

@@ -2,21 +2,22 @@
 
 use crate::compare::{Finding, Judgement, Outcome, Severity, Verdict};
 use crate::record::pair::Ended;
+use crate::report::document::Tone;
 use crate::report::verdict::{excess, format_change, format_limit, rank, verdict_label, why_label};
 
 /// The verdict in one sentence, which begins with `outcome_word`.
 pub fn sentence(judgement: &Judgement) -> String {
-    format!("{}: {}", outcome_word(judgement.outcome), statement(judgement))
+    format!("{}: {}", outcome_word(judgement.outcome).0, statement(judgement))
 }
 
-/// The leading word of a verdict.
-pub(in crate::report) fn outcome_word(outcome: Outcome) -> &'static str {
+/// The leading word of a verdict, and how it is highlighted.
+pub(crate) fn outcome_word(outcome: Outcome) -> (&'static str, Tone) {
     match outcome {
-        Outcome::Pass => "PASS",
-        Outcome::Regression => "REGRESSION",
-        Outcome::Undecided => "UNDECIDED",
-        Outcome::NotComparable => "NOT COMPARABLE",
-        Outcome::Failed => "FAILED",
+        Outcome::Pass => ("PASS", Tone::Good),
+        Outcome::Regression => ("REGRESSION", Tone::Bad),
+        Outcome::Undecided => ("UNDECIDED", Tone::Unsure),
+        Outcome::NotComparable => ("NOT COMPARABLE", Tone::Unsure),
+        Outcome::Failed => ("FAILED", Tone::Bad),
     }
 }
 
@@ -40,9 +41,6 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
     let regressed = count(|verdict| matches!(verdict, Verdict::Regressed { .. }));
     let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
     let improved = count(|verdict| *verdict == Verdict::Improved);
-    let new = count(|verdict| *verdict == Verdict::New);
-    let removed = count(|verdict| matches!(verdict, Verdict::Removed(_)));
-    let not_selected = count(|verdict| *verdict == Verdict::NotSelected);
 
     if let Some(Ended::Failed(why)) = judgement.pair.as_ref().map(|summary| &summary.ended) {
         return format!("{why}; {regressed} {of} regressed.");
@@ -83,7 +81,11 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
             format!("{inconclusive} {of} inconclusive ({reasons}), none regressed.")
         }
         _ => {
-            let others = [(new, "new"), (removed, "removed"), (not_selected, "not selected")];
+            let others = [
+                (count(|verdict| *verdict == Verdict::New), "new"),
+                (count(|verdict| matches!(verdict, Verdict::Removed(_))), "removed"),
+                (count(|verdict| *verdict == Verdict::NotSelected), "not selected"),
+            ];
             let others = others.into_iter().filter(|(count, _)| *count > 0);
             let others: String = others.map(|(count, what)| format!(", {count} {what}")).collect();
             format!("none {of} regressed, {improved} improved{others}.")
