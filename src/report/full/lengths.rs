@@ -64,7 +64,10 @@ fn derived_table(ctx: &RenderContext) -> Table {
             (ctx.labelled(metric::PACK_S, valid, &grid.pack_s), words.pack_meaning),
             (ctx.labelled(metric::COLD_TTFT_S, valid, &grid.cold_ttft_s), words.cold_meaning),
             (ctx.labelled(metric::PEAK_RSS_BYTES, valid, &grid.peak_rss_bytes), words.peak_meaning),
-            (ctx.labelled(metric::PEAK_DEVICE_BYTES, valid, &grid.peak_device_bytes), words.peak_meaning),
+            (
+                ctx.labelled(metric::PEAK_DEVICE_BYTES, valid, &grid.peak_device_bytes),
+                words.peak_meaning,
+            ),
         ]);
     } else if let Some(kernels) = kernels {
         let pack = ctx.labelled(metric::PACK_S, &kernels.state, &kernels.pack_s);
