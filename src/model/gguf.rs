@@ -20,7 +20,7 @@ use candle_core::quantized::gguf_file::Value;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::file::{PositionedFile, hash_files, refuse_lfs_pointer};
-use crate::model::weights::{StoredRows, TensorInfo, WeightSource, row_bytes};
+use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix, row_bytes};
 use crate::tokenizer::GgufTokenizer;
 
 use header::{Header, HeaderError, TensorEntry};
@@ -29,6 +29,7 @@ use shards::{ConcatReader, Shard, file_name};
 use value::{Metadata, token_id, unsigned};
 
 pub(super) use shards::{parse_shard_name, shard_name, shard_paths};
+pub(super) use write::write_to;
 pub use write::{quantized_tensors, shape_metadata, tokenizer_metadata, write};
 
 /// An opened GGUF model: one file, or all its shards.
@@ -219,7 +220,7 @@ impl WeightSource for Gguf {
             path: self.path().into(),
             why: format!("no tensor `{}`", gguf_name(name)),
         })?;
-        let columns = *entry.shape.last().expect("tensors have a dimension");
+        let [_, columns] = as_matrix(&entry.shape);
         let row = row_bytes(entry.dtype, columns).expect("checked when the file was opened");
         let offset = entry.offset + (rows.start * row) as u64;
         let bytes = self.shards[*shard].file.read(offset, rows.len() * row)?;

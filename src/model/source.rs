@@ -13,7 +13,7 @@ use crate::model::progress::Progress;
 use crate::model::safetensors::SafetensorsFolder;
 use crate::model::spec::ModelSpec;
 use crate::model::synthetic::SyntheticWeights;
-use crate::model::weights::{WeightSource, check_shape};
+use crate::model::weights::{WeightSource, tensor_info};
 use crate::settings::RopeScaling;
 
 /// Where a model's tokenizer comes from.
@@ -155,7 +155,12 @@ fn not_a_model(dir: &Path) -> Error {
 fn check_tensors(config: &Config, weights: &dyn WeightSource) -> Result<()> {
     let tensors = config.tensors();
     for (name, shape) in &tensors {
-        check_shape(weights, name, shape)?;
+        let found = tensor_info(weights, name)?.shape;
+        if found != *shape {
+            return Err(Error::Failed(format!(
+                "tensor `{name}` has shape {found:?}, the configuration asks for {shape:?}"
+            )));
+        }
     }
     let mut unused = weights.unused(&tensors);
     // Redundant copies are allowed: RoPE frequencies, and the output matrix of tied embeddings.
