@@ -12,7 +12,7 @@ use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::model::file::{PositionedFile, hash_files, refuse_lfs_pointer};
+use crate::model::file::{PositionedFile, check_shards, hash_files, refuse_lfs_pointer};
 use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix, row_bytes};
 
 const SINGLE: &str = "model.safetensors";
@@ -75,7 +75,7 @@ impl SafetensorsFolder {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
-        let invalid = |why: String| Error::Invalid { path: path.clone(), why };
+        let invalid = |why: String| Error::invalid(&path, why);
         let file = PositionedFile::open(&path)?;
         refuse_lfs_pointer(&path)?;
         if file.size < 8 {
@@ -105,7 +105,7 @@ impl SafetensorsFolder {
 /// # Errors
 /// When the header is inconsistent or does not fit the file, or a type is not supported.
 fn parse_header(path: &Path, header: &[u8], size: u64) -> Result<Vec<(String, TensorInfo, u64)>> {
-    let invalid = |why: String| Error::Invalid { path: path.into(), why };
+    let invalid = |why: String| Error::invalid(path, why);
     // This checks offsets against shapes, and that no two tensors overlap.
     let metadata: Metadata = serde_json::from_slice(header)
         .map_err(|error| invalid(format!("not a safetensors header: {error}")))?;
@@ -150,8 +150,8 @@ fn shard_names(dir: &Path) -> Result<BTreeSet<String>> {
     refuse_lfs_pointer(&index)?;
     let text = std::fs::read_to_string(&index)
         .map_err(|source| Error::Read { path: index.clone(), source })?;
-    let parsed: ShardIndex = serde_json::from_str(&text)
-        .map_err(|error| Error::Invalid { path: index, why: error.to_string() })?;
+    let parsed: ShardIndex =
+        serde_json::from_str(&text).map_err(|error| Error::invalid(index, error.to_string()))?;
     Ok(parsed.weight_map.into_values().collect())
 }
 
@@ -171,29 +171,17 @@ pub(super) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         let advice =
             if pytorch { "; PyTorch's own format is not supported: convert it" } else { "" };
         let why = format!("it has neither `{SINGLE}` nor `{INDEX}`{advice}");
-        return Err(Error::Invalid { path: dir.into(), why });
+        return Err(Error::invalid(dir, why));
     }
     let names = shard_names(dir)?;
     if let Some(path) =
         names.iter().find(|name| name.contains(['/', '\\']) || name.starts_with('.'))
     {
-        return Err(Error::Invalid {
-            path: index,
-            why: format!("shard `{path}` is not a plain file name"),
-        });
+        return Err(Error::invalid(index, format!("shard `{path}` is not a plain file name")));
     }
-    let missing: Vec<&str> =
-        names.iter().filter(|name| !dir.join(name).exists()).map(|name| name.as_str()).collect();
-    if !missing.is_empty() {
-        let why = format!(
-            "{} of {} shards are missing: {}; download them again",
-            missing.len(),
-            names.len(),
-            missing.join(", ")
-        );
-        return Err(Error::Invalid { path: index, why });
-    }
-    Ok(names.iter().map(|name| dir.join(name)).collect())
+    let paths: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
+    check_shards(&index, &paths)?;
+    Ok(paths)
 }
 
 impl WeightSource for SafetensorsFolder {

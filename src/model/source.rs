@@ -121,7 +121,7 @@ fn open_folder(spec: &str, dir: &Path, notes: &mut Vec<String>) -> Result<ModelS
     if lacks_output && folder.info("model.embed_tokens.weight").is_some() {
         let why = "the weights have no output matrix `lm_head.weight`, and `tie_word_embeddings` \
                    is not true; set it to true if the embedding is the output matrix too";
-        return Err(Error::Invalid { path, why: why.into() });
+        return Err(Error::invalid(path, why));
     }
     if folder.is_bare() {
         notes.push(config::embedding_model_note(dir));
@@ -150,11 +150,9 @@ fn not_a_model(dir: &Path) -> Error {
     Error::Usage(format!("`{}` is not a model: {what}", dir.display()))
 }
 
-/// Refuses weights that lack a tensor of the model, have one of another shape, or have tensors that
-/// the model does not use: leaving one out computes another model.
-fn check_tensors(config: &Config, weights: &dyn WeightSource) -> Result<()> {
-    let tensors = config.tensors();
-    for (name, shape) in &tensors {
+/// Refuses weights that lack a tensor of the model or have one of another shape.
+pub(super) fn check_shapes(config: &Config, weights: &dyn WeightSource) -> Result<()> {
+    for (name, shape) in &config.tensors() {
         let found = tensor_info(weights, name)?.shape;
         if found != *shape {
             return Err(Error::Failed(format!(
@@ -162,7 +160,14 @@ fn check_tensors(config: &Config, weights: &dyn WeightSource) -> Result<()> {
             )));
         }
     }
-    let mut unused = weights.unused(&tensors);
+    Ok(())
+}
+
+/// Refuses weights that lack a tensor of the model, have one of another shape, or have tensors that
+/// the model does not use: leaving one out computes another model.
+fn check_tensors(config: &Config, weights: &dyn WeightSource) -> Result<()> {
+    check_shapes(config, weights)?;
+    let mut unused = weights.unused(&config.tensors());
     // Redundant copies are allowed: RoPE frequencies, and the output matrix of tied embeddings.
     unused.retain(|name| {
         let is_output = ["lm_head.weight", "output.weight"].contains(&name.as_str());

@@ -8,7 +8,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::bpe::{CONTROL, NORMAL, Tokenizer, UNUSED, USER_DEFINED, added_token, qwen_tokenizer};
 use super::chat::ChatTemplate;
-use super::parse::{invalid, tokenizers_error};
+use super::parse::tokenizers_error;
 use crate::error::{Error, Result};
 
 /// GGUF's name of byte-level BPE.
@@ -95,7 +95,7 @@ fn load(metadata: GgufTokenizer) -> Result<Tokenizer> {
     check_kind(&model, pre.as_deref())?;
     if tokens.len() != token_types.len() {
         let why = format!("{} types for {} tokens", token_types.len(), tokens.len());
-        return Err(invalid("tokenizer.ggml.token_type", why));
+        return Err(Error::invalid("tokenizer.ggml.token_type", why));
     }
 
     let mut vocab = Vocab::with_capacity(tokens.len());
@@ -103,10 +103,10 @@ fn load(metadata: GgufTokenizer) -> Result<Tokenizer> {
     let mut seen: HashMap<&str, u32> = HashMap::with_capacity(tokens.len());
     for ((id, token), kind) in (0..).zip(&tokens).zip(token_types) {
         if token.is_empty() {
-            return Err(invalid("tokenizer.ggml.tokens", format!("token {id} is empty")));
+            return Err(Error::invalid("tokenizer.ggml.tokens", format!("token {id} is empty")));
         }
         if let Some(first) = seen.insert(token, id) {
-            return Err(invalid(
+            return Err(Error::invalid(
                 "tokenizer.ggml.tokens",
                 format!("tokens {first} and {id} are both `{token}`"),
             ));
@@ -122,7 +122,7 @@ fn load(metadata: GgufTokenizer) -> Result<Tokenizer> {
                     "token {id} has type {kind}; supported: 1 normal, 3 control, 4 user-defined, \
                      5 unused"
                 );
-                return Err(invalid("tokenizer.ggml.token_type", why));
+                return Err(Error::invalid("tokenizer.ggml.token_type", why));
             }
         }
     }
@@ -130,7 +130,7 @@ fn load(metadata: GgufTokenizer) -> Result<Tokenizer> {
     if let Some(missing) =
         ByteLevel::alphabet().iter().filter(|c| !vocab.contains_key(&c.to_string())).min()
     {
-        return Err(invalid(
+        return Err(Error::invalid(
             "tokenizer.ggml.tokens",
             format!("no token for a single byte, `{missing}`"),
         ));
@@ -185,7 +185,7 @@ fn check_kind(model: &str, pre: Option<&str>) -> Result<()> {
 /// The merges as pairs of tokens; each must give a token.
 fn merge_pairs(merges: &[String], vocab: &Vocab) -> Result<Vec<(String, String)>> {
     let bad = |at: usize, why: String| {
-        invalid("tokenizer.ggml.merges", format!("merge {at} `{}` {why}", merges[at]))
+        Error::invalid("tokenizer.ggml.merges", format!("merge {at} `{}` {why}", merges[at]))
     };
     let mut seen = HashSet::with_capacity(merges.len());
     let mut pairs = Vec::with_capacity(merges.len());

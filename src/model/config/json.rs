@@ -67,7 +67,7 @@ impl Config {
     /// # Errors
     /// When it is not JSON, lacks a key, or needs something that is not supported.
     pub fn from_json(path: &Path, text: &str, notes: &mut Vec<String>) -> Result<Self> {
-        let invalid = |why: String| Error::Invalid { path: path.into(), why };
+        let invalid = |why: String| Error::invalid(path, why);
         // The architecture first: for a foreign model that is the error, not some missing key.
         let value: Map<String, Json> =
             serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;

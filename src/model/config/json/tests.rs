@@ -169,7 +169,7 @@ fn rope_keys_are_read_under_all_their_names() {
         ),
         (
             r#""rope_parameters": {"rope_theta": 5e6}"#,
-            "`rope_theta` 1000000 and that of `rope_parameters`, 5000000.0, differ",
+            "`rope_theta` 1000000.0 and that of `rope_parameters`, 5000000.0, differ",
         ),
         (
             r#""rope_scaling": {"type": "yarn", "factor": 4,
