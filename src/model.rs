@@ -96,7 +96,6 @@ pub fn load(
     threads: usize,
 ) -> Result<Box<dyn Decoder>> {
     let (config, weights) = (&source.config, source.weights.as_ref());
-    source::check_shapes(config, weights)?;
     match engine {
         EngineKind::Native if device.is_cpu() => {
             let pool = thread_pool(threads, pin_variable().as_deref(), settings::cpus_by_core())?;

@@ -15,7 +15,7 @@ use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
 use crate::model::layer::{Layer, Linear, TensorLoader, Weights};
 use crate::model::quant::{Quant, weight_dtype};
 use crate::model::rope::DeviceRope;
-use crate::model::weights::{TRACE_TARGET, WeightSource, tensor_info};
+use crate::model::weights::{TRACE_TARGET, WeightSource, check_shapes, tensor_info};
 
 mod matrix;
 
@@ -56,6 +56,7 @@ impl GpuDecoder {
         quant: Option<Quant>,
         device: &Device,
     ) -> Result<Self> {
+        check_shapes(config, source)?;
         let weights = Weights::load(config, &mut GpuLoader { config, source, quant, device })?;
         let dtype = match weights.embedding.dtype() {
             GgmlDType::BF16 if !device.is_cpu() => DType::BF16,

@@ -13,7 +13,7 @@ use crate::model::progress::Progress;
 use crate::model::safetensors::SafetensorsFolder;
 use crate::model::spec::ModelSpec;
 use crate::model::synthetic::SyntheticWeights;
-use crate::model::weights::{WeightSource, tensor_info};
+use crate::model::weights::{WeightSource, check_shapes};
 use crate::settings::RopeScaling;
 
 /// Where a model's tokenizer comes from.
@@ -148,19 +148,6 @@ fn not_a_model(dir: &Path) -> Error {
         "it has no `config.json`".into()
     };
     Error::Usage(format!("`{}` is not a model: {what}", dir.display()))
-}
-
-/// Refuses weights that lack a tensor of the model or have one of another shape.
-pub(super) fn check_shapes(config: &Config, weights: &dyn WeightSource) -> Result<()> {
-    for (name, shape) in &config.tensors() {
-        let found = tensor_info(weights, name)?.shape;
-        if found != *shape {
-            return Err(Error::Failed(format!(
-                "tensor `{name}` has shape {found:?}, the configuration asks for {shape:?}"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Refuses weights that lack a tensor of the model, have one of another shape, or have tensors that

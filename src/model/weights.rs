@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::kernel::{dequantize, quantize};
+use crate::model::config::Config;
 
 /// Target of the tracing spans around kernels; only the profiler subscribes to it.
 pub const TRACE_TARGET: &str = "candlemark::kernel";
@@ -140,4 +141,17 @@ pub(super) fn tensor_info(source: &dyn WeightSource, name: &str) -> Result<Tenso
     source.info(name).ok_or_else(|| {
         Error::Failed(format!("the weights lack the tensor `{name}`; is the download complete?"))
     })
+}
+
+/// Refuses weights that lack a tensor of the model or have one of another shape.
+pub(super) fn check_shapes(config: &Config, weights: &dyn WeightSource) -> Result<()> {
+    for (name, shape) in &config.tensors() {
+        let found = tensor_info(weights, name)?.shape;
+        if found != *shape {
+            return Err(Error::Failed(format!(
+                "tensor `{name}` has shape {found:?}, the configuration asks for {shape:?}"
+            )));
+        }
+    }
+    Ok(())
 }

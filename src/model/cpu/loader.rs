@@ -10,7 +10,9 @@ use crate::kernel::{Arena, PANEL_ROWS, PackedMatrix, WeightFormat, pack};
 use crate::model::config::Config;
 use crate::model::layer::TensorLoader;
 use crate::model::quant::{Quant, weight_dtype};
-use crate::model::weights::{TRACE_TARGET, WeightSource, as_matrix, read_rows_as, tensor_info};
+use crate::model::weights::{
+    TRACE_TARGET, WeightSource, as_matrix, check_shapes, read_rows_as, tensor_info,
+};
 
 /// Panels that are read and packed at a time: about 4 MiB of f32 for the widest matrices.
 const PANELS_PER_READ: usize = 16;
@@ -47,6 +49,7 @@ impl<'a> CpuLoader<'a> {
         source: &'a dyn WeightSource,
         quant: Option<Quant>,
     ) -> Result<Self> {
+        check_shapes(config, source)?;
         let arena = Arena::new(0).map_err(no_memory)?;
         let mut loader = Self { config, source, quant, arena, used: 0, dequantized: Vec::new() };
         let mut bytes = 0;
