@@ -45,11 +45,9 @@ verdict=0
 "$binary" check --record "$work/pair.json" >/dev/null || verdict=$?
 [ "$verdict" = 1 ] || { echo "stored pair: exit status $verdict instead of 1" && exit 1; }
 
-if [ -d fixtures/gate ]; then
-    echo "-- rules on recorded blocks of known changes"
-    "$binary" gate-eval replay --runs 20 --rules ours,naive_5 | tail -1 | grep -q '"ours"' ||
-        { echo "no figures" && exit 1; }
-fi
+echo "-- rules on recorded blocks of known changes"
+"$binary" gate-eval replay --runs 20 --rules ours,naive_5 | tail -1 | grep -q '"ours"' ||
+    { echo "no figures" && exit 1; }
 
 for session in 1 2 3 4 5 6; do
     echo "-- session $session of the baseline"

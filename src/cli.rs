@@ -116,10 +116,13 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         #[cfg(feature = "engine")]
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments, out),
         Command::Schema(arguments) => schema::run(&arguments, out),
-        Command::Completions(arguments) => {
-            completions::run(&arguments, &mut Arguments::command(), out)
-        }
+        Command::Completions(arguments) => completions::run(&arguments, &mut parser(), out),
     }
+}
+
+/// The parser of the command line. Completions and tests of documented commands read it.
+pub fn parser() -> clap::Command {
+    Arguments::command()
 }
 
 fn config(path: Option<PathBuf>) -> crate::Result<Config> {
@@ -149,7 +152,7 @@ fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>)
     let Some(ContextValue::String(misspelt)) = error.get(ContextKind::InvalidSubcommand) else {
         return;
     };
-    let mut root = Arguments::command();
+    let mut root = parser();
     root.build();
     let group = words.skip(1).find_map(|word| root.find_subcommand(word)).unwrap_or(&root);
     let known: Vec<&str> = group.get_subcommands().map(clap::Command::get_name).collect();

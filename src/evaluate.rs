@@ -23,6 +23,4 @@ pub(crate) use rules::RULES;
 pub use rules::{Rule, rules};
 
 #[cfg(test)]
-mod simulated;
-#[cfg(test)]
 mod tests;

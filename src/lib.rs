@@ -149,3 +149,10 @@ pub mod cli;
 
 #[cfg(test)]
 mod layers;
+
+// The inputs of tests name the library as the tests of the binary do.
+#[cfg(test)]
+extern crate self as candlemark;
+#[cfg(test)]
+#[path = "../tests/inputs/mod.rs"]
+mod inputs;

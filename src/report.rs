@@ -43,6 +43,7 @@ pub use progress::pair_progress;
 pub use subject::subject_line;
 pub(crate) use text::{duration, metric_label, short_commit};
 pub use text::{metric_value, number, percent, sanitize};
+pub(crate) use verdict::verdict_cells;
 pub use verdict::{annotations, sentence, verdict_json, verdict_markdown, verdict_text};
 pub use words::Lang;
 

@@ -5,29 +5,8 @@ use std::io::IsTerminal;
 
 use clap::builder::styling::{AnsiColor, Style};
 
-/// What a word tells.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Tone {
-    Good,
-    Caution,
-    Bad,
-    Heading,
-}
-
-/// Verdict words of a sentence and of a table's last column.
-const WORDS: &[(&str, Tone)] = &[
-    ("REGRESSION", Tone::Bad),
-    ("REGRESSED", Tone::Bad),
-    ("FAILED", Tone::Bad),
-    ("INVALID", Tone::Bad),
-    ("OUTPUT CHANGED", Tone::Bad),
-    ("UNDECIDED", Tone::Caution),
-    ("INCONCLUSIVE", Tone::Caution),
-    ("NOT COMPARABLE", Tone::Caution),
-    ("MISSING", Tone::Caution),
-    ("IMPROVED", Tone::Good),
-    ("PASS", Tone::Good),
-];
+use crate::compare::Judgement;
+use crate::report::{self, Tone};
 
 /// Whether a stream shows colour.
 pub(super) fn is_on(stream: &impl IsTerminal) -> bool {
@@ -36,20 +15,20 @@ pub(super) fn is_on(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !no_color && !dumb
 }
 
-/// The text in a colour.
-pub(super) fn paint(text: &str, tone: Tone) -> String {
+/// The text in a colour; headings are bold.
+fn paint(text: &str, tone: Tone) -> String {
     let style = match tone {
         Tone::Good => AnsiColor::Green.on_default(),
-        Tone::Caution => AnsiColor::Yellow.on_default(),
+        Tone::Unsure => AnsiColor::Yellow.on_default(),
         Tone::Bad => AnsiColor::Red.on_default().bold(),
-        Tone::Heading => Style::new().bold(),
+        Tone::Plain | Tone::Struck => Style::new().bold(),
     };
     format!("{style}{text}{style:#}")
 }
 
 /// A message whose `error:` or `warning:` is in colour if stderr shows it.
 pub(super) fn message(line: &str) -> String {
-    let labels = [("error:", Tone::Bad), ("warning:", Tone::Caution), ("next:", Tone::Heading)];
+    let labels = [("error:", Tone::Bad), ("warning:", Tone::Unsure), ("next:", Tone::Plain)];
     let found =
         labels.iter().find_map(|(label, tone)| Some((label, tone, line.strip_prefix(label)?)));
     match found.filter(|_| is_on(&std::io::stderr())) {
@@ -58,55 +37,63 @@ pub(super) fn message(line: &str) -> String {
     }
 }
 
-/// The verdict of a terminal with its verdict words in colour.
-pub(super) fn verdict(text: &str) -> String {
-    let mut lines: Vec<String> = text.lines().map(row).collect();
-    if let Some(first) = lines.first_mut()
-        && let Some((word, tone)) = WORDS.iter().find(|(word, _)| first.starts_with(word))
-    {
-        *first = paint(word, *tone) + &first[word.len()..];
+/// The text of a verdict with its first word, the heading of its table and the verdicts of the rows
+/// in colour.
+pub(super) fn verdict(text: &str, judgement: &Judgement) -> String {
+    let (word, tone) = report::outcome_word(judgement.outcome);
+    let mut cells = report::verdict_cells(judgement).into_iter();
+    let mut in_table = false;
+    let mut coloured = String::new();
+    for (at, line) in text.lines().enumerate() {
+        coloured += &match line {
+            first if at == 0 => first.replacen(word, &paint(word, tone), 1),
+            heading if !in_table && heading.starts_with(" scenario ") => {
+                in_table = true;
+                paint(heading, Tone::Plain)
+            }
+            row if in_table => match cells.next() {
+                Some((cell, tone)) => {
+                    let rest = row.strip_suffix(&cell).expect("the verdict is the last column");
+                    rest.to_owned() + &paint(&cell, tone)
+                }
+                None => row.to_owned(),
+            },
+            line => line.to_owned(),
+        };
+        coloured.push('\n');
     }
-    lines.join("\n") + "\n"
-}
-
-/// A row of a table, which begins with a space: its heading, or its last column in colour.
-fn row(line: &str) -> String {
-    if !line.starts_with(' ') {
-        return line.to_owned();
-    }
-    if line.starts_with(" scenario ") {
-        return paint(line, Tone::Heading);
-    }
-    let last = WORDS
-        .iter()
-        .filter_map(|(word, tone)| Some((line.rfind(&format!("  {word}"))? + 2, *tone)));
-    match last.max_by_key(|(at, _)| *at) {
-        Some((at, tone)) => line[..at].to_owned() + &paint(&line[at..], tone),
-        None => line.to_owned(),
-    }
+    coloured
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::{Policy, paired};
+    use crate::inputs;
 
     #[test]
     fn verdict_words_are_coloured_and_no_text_changes() {
-        let text = "REGRESSION: 1 of 2 metrics regressed.\n\n scenario  verdict\n code/b1   REGRESSED\n \
-                    code/b4   PASS (worse, within limit)\n\n- a remark  PASS\n";
-        let coloured = verdict(text);
-        let plain: String = coloured
-            .split('\u{1b}')
-            .enumerate()
-            .map(|(at, part)| if at == 0 { part } else { part.split_once('m').unwrap().1 })
-            .collect();
-        assert_eq!(plain, text);
-        assert!(
-            coloured.starts_with('\u{1b}') && coloured.contains("mREGRESSED\u{1b}"),
-            "{coloured:?}"
-        );
-        assert!(coloured.contains("mPASS (worse, within limit)\u{1b}"), "{coloured:?}");
-        assert!(coloured.ends_with("\n- a remark  PASS\n"), "{coloured:?}");
+        for (pair, word, cells) in [
+            ("regressed", "REGRESSION", 6),
+            ("new-and-missing", "NOT COMPARABLE", 8),
+            ("hostile", "REGRESSION", 6),
+            ("identical", "PASS", 0),
+        ] {
+            let judgement = paired::judge(&inputs::pair(pair), &Policy::default());
+            let text = report::verdict_text(&judgement, "candlemark check");
+            let coloured = verdict(&text, &judgement);
+            let mut plain = String::new();
+            for (at, part) in coloured.split('\u{1b}').enumerate() {
+                plain += if at == 0 { part } else { part.split_once('m').unwrap().1 };
+            }
+            assert_eq!(plain, text);
+            let first = coloured.lines().next().unwrap();
+            assert!(first.starts_with('\u{1b}') && first.contains(&format!("m{word}\u{1b}")));
+            assert_eq!(report::verdict_cells(&judgement).len(), cells, "{text}");
+            for (cell, _) in report::verdict_cells(&judgement) {
+                assert!(coloured.contains(&format!("m{cell}\u{1b}")), "{coloured:?}");
+            }
+        }
         assert!(!is_on(&std::fs::File::open("/dev/null").unwrap()));
     }
 }

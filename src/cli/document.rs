@@ -59,7 +59,7 @@ impl Document {
             Format::Human => {
                 let text = report::verdict_text(judgement, command);
                 let to_terminal = self.output.is_none() && colour::is_on(&std::io::stdout());
-                if to_terminal { colour::verdict(&text) } else { text }
+                if to_terminal { colour::verdict(&text, judgement) } else { text }
             }
             Format::Md => report::verdict_markdown(judgement, command) + &workflow_run(variable),
             Format::Json => report::verdict_json(judgement),

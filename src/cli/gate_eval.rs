@@ -13,6 +13,12 @@ use crate::{Error, evaluate, files, report};
 #[cfg(feature = "engine")]
 pub(crate) mod record;
 
+/// The pools that are replayed by default. An installed binary has no repository at hand.
+const POOLS: [(&str, &str); 2] = [
+    ("fixtures/gate/zen3.json", include_str!("../../fixtures/gate/zen3.json")),
+    ("fixtures/gate/zen5.json", include_str!("../../fixtures/gate/zen5.json")),
+];
+
 /// Measure the error rates of the gate
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -41,7 +47,7 @@ struct Bounds {
 #[derive(clap::Args)]
 struct Replay {
     /// Pools of recorded blocks; each has figures of its own, and all together
-    /// [default: those of fixtures/gate]
+    /// [default: those of fixtures/gate, which the binary contains]
     #[arg(value_name = "POOL")]
     pools: Vec<PathBuf>,
     /// Virtual suites per environment and arm
@@ -99,7 +105,6 @@ pub(crate) fn run(
 fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
     let rules = evaluate::rules(&arguments.rules)?;
     arguments.output.as_deref().map_or(Ok(()), files::check)?;
-    let paths = if arguments.pools.is_empty() { stored_pools()? } else { arguments.pools.clone() };
     let load = |path: &PathBuf| match path.exists() {
         true => Pool::load(path).map_err(Error::of_named_file),
         false => Err(Error::Usage(format!(
@@ -107,7 +112,11 @@ fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
             path.display()
         ))),
     };
-    let pools = paths.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let pools = if arguments.pools.is_empty() {
+        POOLS.iter().map(|(name, text)| Pool::parse(text, name.as_ref())).collect()
+    } else {
+        arguments.pools.iter().map(load).collect::<Result<Vec<_>, _>>()
+    }?;
     let plan = ReplayPlan { runs: arguments.runs as usize, seed: arguments.seed, rules };
     let evaluation = evaluate::evaluate(&pools, &plan)?;
     let text = match arguments.format {
@@ -117,20 +126,4 @@ fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
     };
     write(&text, arguments.output.as_deref(), out)?;
     Ok(Exit::Pass)
-}
-
-/// The pools of the repository.
-fn stored_pools() -> Result<Vec<PathBuf>, Error> {
-    const FOLDER: &str = "fixtures/gate";
-    let entries = std::fs::read_dir(FOLDER).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|end| end == "json"));
-    paths.sort();
-    if paths.is_empty() {
-        let why = format!(
-            "no pool in `{FOLDER}`; name a file, or record one with `candlemark gate-eval record`"
-        );
-        return Err(Error::Usage(why));
-    }
-    Ok(paths)
 }

@@ -1,12 +1,9 @@
 //! Rules on simulated pools, where the true change is known.
 
-use std::fs;
-use std::path::Path;
-
 use super::rule::{PairedBlock, RuleInput, RuleVerdict};
 use super::rules::RuleKind;
-use super::simulated::*;
 use super::*;
+use crate::inputs::pools::*;
 use crate::record::pool::Pool;
 
 fn replay(pool: &Pool, runs: usize, names: &[&str]) -> Evaluation {
@@ -18,8 +15,6 @@ fn replay(pool: &Pool, runs: usize, names: &[&str]) -> Evaluation {
 fn figure(evaluation: &Evaluation, rule: &str, column: &str, name: &str) -> f64 {
     evaluation.columns[rule][column].get(name).unwrap_or_else(|| panic!("no {name} of {rule}"))
 }
-
-const ALL: &str = "NL357TXFM";
 
 #[test]
 fn without_noise_every_change_is_detected_and_no_alarm_is_false() {
@@ -185,25 +180,6 @@ fn a_verdict_that_rejected_blocks_contradict_is_withdrawn() {
     assert_eq!(judge(&slow, "ours"), (RuleVerdict::Regressed, 16));
     assert_eq!(judge(&fast, "ours"), (RuleVerdict::Undecided, 16));
     assert_eq!(judge(&fast, "ours_no_rejection"), (RuleVerdict::Pass, 5));
-}
-
-/// The pool that the golden files of the command are made from; `BLESS=1` rewrites it.
-#[test]
-fn the_pool_of_the_golden_files_is_up_to_date() {
-    let layout = 0.004;
-    let quiet = Host { name: "quiet", turn: 0.01, layout, ..QUIET };
-    let typical = Host { name: "cpu-hog", turn: 0.02, layout, rejected: 0.06, ..TYPICAL };
-    let size = Size { scenarios: 1, blocks: 36, rounds: 2 };
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("pool.json");
-    pool(&[quiet, typical], size, ALL).save(&path).unwrap();
-    let text = fs::read_to_string(&path).unwrap();
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/pool.json");
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(&golden, &text).unwrap();
-    }
-    let same = fs::read_to_string(&golden).is_ok_and(|stored| stored == text);
-    assert!(same, "pool.json differs; BLESS=1 accepts the new one");
 }
 
 /// Prints the figures of every rule on the machines of section 8.

@@ -241,11 +241,19 @@ impl Pool {
     pub fn load(path: &Path) -> Result<Self> {
         let text =
             fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// [`Pool::load`] of text that was read from `path`.
+    ///
+    /// # Errors
+    /// As of [`Pool::load`], but for reading.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let invalid = |why: String| Error::Invalid { path: path.into(), why };
         let made = |error: serde_json::Error| {
             invalid(format!("{error}; a pool is what `candlemark gate-eval record` writes"))
         };
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(made)?;
+        let value: serde_json::Value = serde_json::from_str(text).map_err(made)?;
         let schema = value.get("schema").cloned().unwrap_or_default();
         if schema != SCHEMA && value["kind"] == "pool" {
             return Err(invalid(format!(

@@ -11,6 +11,7 @@ mod github;
 mod remarks;
 mod sentence;
 
+pub(crate) use formats::verdict_cells;
 pub use formats::{verdict_json, verdict_markdown, verdict_text};
 pub use github::annotations;
 pub(super) use remarks::{commands, details, error_output, first_step, next_steps};

@@ -2,16 +2,14 @@
 
 use candlemark::compare::Policy;
 use candlemark::compare::paired::judge;
-use candlemark::record::pair::PairRecord;
 
-use crate::golden;
+use crate::{golden, inputs};
 
 #[test]
 fn a_stored_pair_gives_the_numbers_of_scipy() {
     let expected = std::fs::read_to_string(golden("analysed.json")).unwrap();
     let expected: Vec<serde_json::Value> = serde_json::from_str(&expected).unwrap();
-    let judgement =
-        judge(&PairRecord::load(&golden("pairs/analysed.json")).unwrap(), &Policy::default());
+    let judgement = judge(&inputs::pair("analysed"), &Policy::default());
     assert_eq!(judgement.findings.len(), expected.len());
     for (finding, expected) in judgement.findings.iter().zip(&expected) {
         let change = finding.change.as_ref().unwrap();

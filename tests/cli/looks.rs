@@ -1,13 +1,13 @@
 //! Interim looks at a run that may be measured further: Bonferroni's correction divides the level
 //! of the first look by the number of planned looks.
 
-use crate::{candlemark, checked, golden};
+use crate::{candlemark, checked, input};
 
 fn judged(record: &str, more: &[&str]) -> serde_json::Value {
     let args = checked(record);
     let args = args.iter().map(String::as_str).chain(["--format", "json"]);
     let args: Vec<&str> = args.chain(more.iter().copied()).collect();
-    let output = candlemark(&args, &golden(""));
+    let output = candlemark(&args, &input(""));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -32,11 +32,11 @@ fn the_first_look_has_the_level_of_all_planned_looks() {
 fn a_single_look_excludes_further_measurement() {
     let args = checked("noisy");
     let args: Vec<&str> = args.iter().map(String::as_str).chain(["--single-look"]).collect();
-    let output = candlemark(&args, &golden(""));
+    let output = candlemark(&args, &input(""));
     assert_eq!(output.status.code(), Some(3));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("as this run allows only one look"), "{text}");
     assert!(!text.contains("--measure") && output.stderr.is_empty(), "{text}");
-    let output = candlemark(&[&args[..], &["--measure"]].concat(), &golden(""));
+    let output = candlemark(&[&args[..], &["--measure"]].concat(), &input(""));
     assert_eq!(output.status.code(), Some(2));
 }

@@ -1,32 +1,38 @@
-//! The real binary on checked-in records: text and exit status. `BLESS=1 cargo test` rewrites the
-//! files under `fixtures/golden`; review that diff like code.
+//! The real binary on records that the test makes: text and exit status. `BLESS=1 cargo test`
+//! rewrites the files under `fixtures/golden`; review that diff like code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::Once;
 
 use assert_cmd::Command;
+use candlemark::baseline;
+use candlemark::record::Record;
+use candlemark::record::pair::PairRecord;
 
 mod analysis;
-mod everything;
+#[cfg(all(feature = "engine", feature = "monitor"))]
+mod docs;
+mod gate_eval;
+#[path = "../inputs/mod.rs"]
+mod inputs;
 mod looks;
 mod missing;
 mod no_verdict;
 mod pair;
-mod pairs;
-mod records;
 mod report;
 mod served;
 mod statuses;
 
 const CHECK: [&str; 3] = ["check", "--baseline", "records/base.json"];
 
-/// The calibration that `check --baselines stored` finds for the machine and model of the records.
-const CALIBRATION: &str = "stored/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.calibration.json";
-
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(name)
+}
+
+/// A file of the folder of inputs, in which commands run.
+fn input(name: &str) -> PathBuf {
+    inputs::folder(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
 fn blessing() -> bool {
@@ -34,19 +40,6 @@ fn blessing() -> bool {
 }
 
 fn candlemark(args: &[&str], folder: &Path) -> Output {
-    if blessing() {
-        // Tests run in parallel, and all of them read the records.
-        static RECORDS: Once = Once::new();
-        RECORDS.call_once(|| {
-            for (name, record) in records::all().into_iter().chain(served::all()) {
-                record.save(&golden(&format!("records/{name}.json"))).unwrap();
-            }
-            records::calibration().save(&golden(CALIBRATION)).unwrap();
-            for (name, pair) in pairs::all() {
-                pair.save(&golden(&format!("pairs/{name}.json"))).unwrap();
-            }
-        });
-    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_candlemark"));
     command.env("CARGO_TARGET_DIR", "target"); // That of this package may hold records.
     for name in ["RUST_BACKTRACE", "RUST_LIB_BACKTRACE", "GITHUB_RUN_ID"] {
@@ -58,7 +51,7 @@ fn candlemark(args: &[&str], folder: &Path) -> Output {
 /// Compares stdout, stderr after a separator line, and the exit status of a command with a golden
 /// file.
 fn check(args: &[&str], file: &str, status: i32) {
-    let output = candlemark(args, &golden(""));
+    let output = candlemark(args, &input(""));
     let mut text = String::from_utf8(output.stdout).unwrap();
     let talk = String::from_utf8(output.stderr).unwrap();
     if !talk.is_empty() {
@@ -83,8 +76,24 @@ fn without_now(text: &str) -> String {
     parts.join("\"")
 }
 
+/// The text that a command prints.
+fn stdout(args: &[&str]) -> String {
+    String::from_utf8(candlemark(args, &input("")).stdout).unwrap()
+}
+
+/// Replaces the style sheet of a page, which has a golden file of its own.
+fn without_style(page: &str) -> String {
+    let (before, rest) = page.split_once("<style>\n").unwrap();
+    let (style, after) = rest.split_once("</style>").unwrap();
+    same(style, "page.css");
+    format!("{before}<style>see page.css</style>{after}")
+}
+
 fn same(text: &str, file: &str) {
-    let text = without_now(text);
+    let mut text = without_now(text);
+    if text.starts_with("<!doctype html>") {
+        text = without_style(&text);
+    }
     if blessing() {
         fs::write(golden(file), &text).unwrap();
     }
@@ -114,32 +123,30 @@ fn check_record(record: &str, more: &[&str], file: &str, status: i32) {
 }
 
 #[test]
-fn the_checked_in_records_are_up_to_date() {
-    for (name, record) in records::all().into_iter().chain(served::all()) {
-        same(&record.to_json(), &format!("records/{name}.json"));
-        assert_eq!(
-            candlemark::record::Record::load(&golden(&format!("records/{name}.json"))).unwrap(),
-            record
-        );
+fn inputs_are_read_as_they_were_written() {
+    for (name, record) in inputs::all_records() {
+        assert_eq!(Record::load(&input(&format!("records/{name}.json"))).unwrap(), record);
     }
+    for (name, pair) in inputs::pairs::all() {
+        let path = input(&format!("pairs/{name}.json"));
+        assert_eq!(PairRecord::load(&path).unwrap(), pair, "{name}");
+    }
+    let (folder, of) = (input("stored"), inputs::record("same"));
+    let path = baseline::calibration_path(&folder, &of.machine.class, &of.model, &of.settings);
+    assert_eq!(path, input(inputs::CALIBRATION));
+    let found = baseline::find_calibration(&folder, &of).unwrap();
+    assert_eq!(found, Some(inputs::records::calibration()));
 }
 
 #[test]
-fn the_checked_in_calibration_is_up_to_date() {
-    same(&records::calibration().to_json(), CALIBRATION);
-    let stored = golden(CALIBRATION);
-    let (folder, record) = (golden("stored"), records::run(4));
-    assert_eq!(
-        candlemark::baseline::calibration_path(
-            &folder,
-            &record.machine.class,
-            &record.model,
-            &record.settings,
-        ),
-        stored
-    );
-    let found = candlemark::baseline::find_calibration(&folder, &record).unwrap();
-    assert_eq!(found, Some(records::calibration()));
+fn the_stored_formats_change_only_on_purpose() {
+    for (stored, file) in [
+        ("records/kernels.json", "record.json"),
+        ("pairs/few.json", "pair.json"),
+        (inputs::CALIBRATION, "calibration.json"),
+    ] {
+        same(&fs::read_to_string(input(stored)).unwrap(), file);
+    }
 }
 
 #[test]
@@ -148,47 +155,11 @@ fn the_published_schemas_are_current() {
     use candlemark::record::pair::PairRecord;
     for (form, schema) in [("record", Record::json_schema()), ("pair", PairRecord::json_schema())] {
         same(&schema, &format!("../{form}.schema.json"));
-        let output = candlemark(&["schema", form], &golden(""));
+        let output = candlemark(&["schema", form], &input(""));
         assert_eq!(String::from_utf8(output.stdout).unwrap(), schema);
     }
-    let plain = candlemark(&["schema"], &golden(""));
+    let plain = candlemark(&["schema"], &input(""));
     assert_eq!(String::from_utf8(plain.stdout).unwrap(), Record::json_schema());
-}
-
-/// Replays two rules on the pool.
-fn check_replay(more: &[&str], file: &str) {
-    let args = ["gate-eval", "replay", "pool.json", "--runs", "50"];
-    check(&[&args, more].concat(), file, 0);
-}
-
-#[test]
-fn rules_are_replayed_on_a_pool() {
-    check_replay(&[], "gate-eval.txt");
-    check_replay(&["--format", "md"], "gate-eval.md");
-    check_replay(&["--rules", "ours,naive_5", "--format", "json"], "gate-eval.json");
-}
-
-#[test]
-fn the_last_line_of_a_replay_is_json() {
-    let args = ["gate-eval", "replay", "pool.json", "--runs", "5", "--rules", "naive_5"];
-    let output = candlemark(&args, &golden(""));
-    let text = String::from_utf8(output.stdout).unwrap();
-    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    assert!(last["naive_5"]["quiet"]["suite_false_alarm"].is_number(), "{last}");
-    assert!(last["naive_5"]["typical"]["coverage"].is_null(), "a ratio has no interval");
-}
-
-#[test]
-fn an_invalid_pool_is_refused() {
-    for (pool, more, file) in [
-        ("no-pool.json", None, "no-pool.txt"),
-        ("garbage.json", None, "garbage-pool.txt"),
-        ("records/base.json", None, "record-pool.txt"),
-        ("pool.json", Some("our"), "unknown-rule.txt"),
-    ] {
-        let rules: Vec<&str> = more.iter().flat_map(|rule| ["--rules", rule]).collect();
-        check(&[&["gate-eval", "replay", pool], rules.as_slice()].concat(), file, 2);
-    }
 }
 
 #[test]
@@ -238,8 +209,8 @@ fn an_undecided_verdict_names_the_command_that_continues() {
     let folder = tempfile::tempdir().unwrap();
     let run = "target/candlemark/runs/20260704T120000Z-0123456";
     fs::create_dir_all(folder.path().join(run)).unwrap();
-    fs::copy(golden("records/noisy.json"), folder.path().join(run).join("record.json")).unwrap();
-    let base = golden("records/base.json").display().to_string();
+    fs::copy(input("records/noisy.json"), folder.path().join(run).join("record.json")).unwrap();
+    let base = input("records/base.json").display().to_string();
     let output = candlemark(&["check", "--baseline", &base], folder.path());
     assert_eq!(output.status.code(), Some(3));
     let talk = String::from_utf8(output.stderr).unwrap();
@@ -253,7 +224,7 @@ fn an_undecided_verdict_names_the_command_that_continues() {
 fn measuring_further_needs_open_scenarios_a_release_build_and_a_budget() {
     let status = |args: &[&str]| {
         let args: Vec<&str> = CHECK.iter().chain(args).copied().collect();
-        let output = candlemark(&args, &golden(""));
+        let output = candlemark(&args, &input(""));
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     for (record, code) in [("records/same.json", 0), ("records/slower.json", 1)] {
@@ -262,7 +233,7 @@ fn measuring_further_needs_open_scenarios_a_release_build_and_a_budget() {
     }
     assert_eq!(status(&["--record", "records/noisy.json", "--budget", "5m"]).0, 2);
     assert_eq!(status(&["--record", "records/noisy.json", "--measure", "--budget", "5"]).0, 2);
-    let pair = candlemark(&["check", "--record", "pairs/analysed.json", "--measure"], &golden(""));
+    let pair = candlemark(&["check", "--record", "pairs/analysed.json", "--measure"], &input(""));
     assert_eq!(pair.status.code(), Some(2), "a pair is measured by `candlemark pair`");
     if cfg!(debug_assertions) {
         let (code, talk) = status(&["--record", "records/noisy.json", "--measure"]);
@@ -289,7 +260,7 @@ fn too_many_mebibytes_are_a_usage_error() {
 fn a_drifted_machine_is_inconclusive() {
     let args = ["check", "--baseline", "records/kernels.json", "--record", "records/drifted.json"];
     check(&args, "drifted.txt", 3);
-    let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &golden(""));
+    let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &input(""));
     let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(verdict["findings"][0]["verdict"]["detail"], "drifted");
     let change = &verdict["findings"][0]["change"];
@@ -304,12 +275,12 @@ fn drift_since_the_release_is_reported_without_a_verdict() {
     for (format, file) in [("md", "release-drift.md"), ("github", "release-drift.github.txt")] {
         check(&[&args[..], &["--format", format]].concat(), file, 0);
     }
-    let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &golden(""));
+    let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &input(""));
     let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(verdict["drift"][0]["metric"], "decode_tok_s");
     assert_eq!(verdict["drift"][0]["warns"], false);
     assert_eq!(verdict["drift"][1]["warns"], true);
-    let output = candlemark(&[&args[..], &["--format", "html"]].concat(), &golden(""));
+    let output = candlemark(&[&args[..], &["--format", "html"]].concat(), &input(""));
     let page = String::from_utf8(output.stdout).unwrap();
     assert!(page.contains("WARNING, drift since the release"));
 }
@@ -385,7 +356,7 @@ fn runs_of_one_commit_are_judged_together() {
 #[test]
 fn three_sessions_make_a_baseline_that_is_found_again() {
     let folder = tempfile::tempdir().unwrap();
-    let record = |name: &str| golden(&format!("records/{name}.json")).display().to_string();
+    let record = |name: &str| input(&format!("records/{name}.json")).display().to_string();
     let sessions = ["session-1", "session-2", "session-3"].map(record);
     let mut args = vec!["promote"];
     args.extend(sessions.iter().map(String::as_str));
@@ -396,7 +367,7 @@ fn three_sessions_make_a_baseline_that_is_found_again() {
     let release = "baselines/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.release.json";
     assert_eq!(said, format!("{rolling}\n{release}\n"), "the first one is the release");
     let read = |path: &str| fs::read_to_string(folder.path().join(path)).unwrap();
-    assert_eq!(read(rolling), fs::read_to_string(golden("records/base.json")).unwrap());
+    assert_eq!(read(rolling), fs::read_to_string(input("records/base.json")).unwrap());
     assert_eq!(read(release), read(rolling));
     fs::write(folder.path().join(release), "as it was").unwrap();
     let output = candlemark(&args, folder.path());
@@ -408,10 +379,10 @@ fn three_sessions_make_a_baseline_that_is_found_again() {
 
     let newest = folder.path().join("target/candlemark/runs/20260704T120000Z-0123456");
     fs::create_dir_all(&newest).unwrap();
-    fs::copy(golden("records/slower.json"), newest.join("record.json")).unwrap();
+    fs::copy(input("records/slower.json"), newest.join("record.json")).unwrap();
     let older = folder.path().join("target/candlemark/runs/20260703T120000Z-0123456");
     fs::create_dir_all(&older).unwrap();
-    fs::copy(golden("records/same.json"), older.join("record.json")).unwrap();
+    fs::copy(input("records/same.json"), older.join("record.json")).unwrap();
     assert_eq!(candlemark(&["check"], folder.path()).status.code(), Some(1));
 }
 
@@ -423,35 +394,17 @@ fn too_few_sessions_make_no_baseline() {
         ["session-1", "session-2", "session-3"].map(|name| format!("records/{name}.json"));
     let args = ["promote", &sessions[0], &sessions[1], &sessions[2], "-o", "-", "--release"];
     assert_eq!(
-        candlemark(&args, &golden("")).status.code(),
+        candlemark(&args, &input("")).status.code(),
         Some(2),
         "stdout is no place for a release"
     );
 }
 
 #[test]
-fn a_record_is_a_document() {
-    for format in ["md", "csv", "row"] {
-        check(&["report", "records/same.json", "--format", format], &format!("report.{format}"), 0);
-    }
-    check(&["report", "records/hostile.json"], "report-hostile.md", 0);
-    check(&["report", "records/invalid.json"], "report-invalid.md", 0);
-    check(&["report", "records/same.json", "--format", "html"], "report.html", 0);
-    check_record("slower", &["--format", "html"], "slower.html", 1);
-    check_record("slower", &["--format", "junit"], "slower.junit.xml", 1);
-    check_record("slower", &["--format", "bmf"], "slower.bmf.json", 1);
-    check_record("slower", &["--format", "smaller-is-better"], "slower.smaller.json", 1);
-    check_record("other-model", &["--format", "github"], "other-model.github.txt", 4);
-    check_record("other-model", &["--format", "junit"], "other-model.junit.xml", 4);
-    let output = candlemark(&["report", "records/same.json", "--format", "json"], &golden(""));
-    assert_eq!(output.stdout, fs::read(golden("records/same.json")).unwrap());
-}
-
-#[test]
 fn a_verdict_is_json() {
     let args = checked("slower");
     let args: Vec<&str> = args.iter().map(String::as_str).chain(["--format", "json"]).collect();
-    let output = candlemark(&args, &golden(""));
+    let output = candlemark(&args, &input(""));
     let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(verdict["outcome"], "regression");
     assert_eq!(verdict["judged"], 6);
@@ -480,7 +433,7 @@ fn scenarios_are_listed() {
 fn a_closed_pipe_keeps_the_exit_status() {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_candlemark"))
         .args(checked("slower"))
-        .current_dir(golden(""))
+        .current_dir(input(""))
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -493,6 +446,6 @@ fn a_closed_pipe_keeps_the_exit_status() {
 
 #[test]
 fn completions_are_printed() {
-    let output = candlemark(&["completions", "bash"], &golden(""));
+    let output = candlemark(&["completions", "bash"], &input(""));
     assert!(String::from_utf8(output.stdout).unwrap().contains("_candlemark"));
 }

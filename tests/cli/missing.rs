@@ -4,7 +4,7 @@ use std::fs;
 
 use candlemark::record::Record;
 
-use crate::{candlemark, check, check_record, golden};
+use crate::{candlemark, check, check_record, input};
 
 fn check_pair(pair: &str, more: &[&str], file: &str, status: i32) {
     let record = format!("pairs/{pair}.json");
@@ -57,7 +57,7 @@ fn scenarios_skipped_for_time_are_undecided() {
 fn a_run_of_schema_1_is_judged_and_its_gaps_are_missing() {
     let folder = tempfile::tempdir().unwrap();
     let of_schema_1 = |name: &str| {
-        let text = fs::read_to_string(golden(&format!("records/{name}.json"))).unwrap();
+        let text = fs::read_to_string(input(&format!("records/{name}.json"))).unwrap();
         let text = text.replace("\"schema\": 2", "\"schema\": 1");
         let path = folder.path().join("record.json");
         fs::write(&path, text.replace("  \"not_selected\": [\"grid/S1\"],\n", "")).unwrap();
@@ -67,7 +67,7 @@ fn a_run_of_schema_1_is_judged_and_its_gaps_are_missing() {
     let judged = |name: &str| {
         let path = of_schema_1(name);
         assert_eq!(Record::load(path.as_ref()).unwrap().not_selected, [""; 0]);
-        let output = candlemark(&[&base[..], &[&path]].concat(), &golden(""));
+        let output = candlemark(&[&base[..], &[&path]].concat(), &input(""));
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
     assert_eq!(judged("same").0, Some(0));
@@ -80,6 +80,6 @@ fn a_run_of_schema_1_is_judged_and_its_gaps_are_missing() {
 #[test]
 fn no_flag_lets_missing_data_pass() {
     let args = ["check", "--baseline", "records/base.json", "--record", "records/partial.json"];
-    let output = candlemark(&[&args[..], &["--strict"]].concat(), &golden(""));
+    let output = candlemark(&[&args[..], &["--strict"]].concat(), &input(""));
     assert_eq!(output.status.code(), Some(2), "to fail closed is the rule, not a flag");
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{candlemark, golden, same};
+use crate::{candlemark, input, same};
 
 const FORMATS: [(&str, &str); 8] = [
     ("human", "no-verdict.txt"),
@@ -21,7 +21,7 @@ const NO_BASELINE: [&str; 5] =
 #[test]
 fn without_a_baseline_every_format_says_so() {
     for (format, file) in FORMATS {
-        let output = candlemark(&[&NO_BASELINE[..], &["--format", format]].concat(), &golden(""));
+        let output = candlemark(&[&NO_BASELINE[..], &["--format", format]].concat(), &input(""));
         assert_eq!(output.status.code(), Some(4), "{format}");
         same(&String::from_utf8(output.stdout).unwrap(), file);
         let talk = String::from_utf8(output.stderr).unwrap();
@@ -34,13 +34,13 @@ fn the_document_is_written_to_the_named_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("verdict.txt");
     let written = ["-o", file.to_str().unwrap()];
-    let output = candlemark(&[&NO_BASELINE[..], &written].concat(), &golden(""));
+    let output = candlemark(&[&NO_BASELINE[..], &written].concat(), &input(""));
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(4), &b""[..]));
     let text = fs::read_to_string(&file).unwrap();
     assert!(text.starts_with("NOT COMPARABLE: no baseline `none.json`"), "{text}");
     fs::remove_file(&file).unwrap();
     let wrong = ["check", "--record", "none.json"];
-    let output = candlemark(&[&wrong[..], &written].concat(), &golden(""));
+    let output = candlemark(&[&wrong[..], &written].concat(), &input(""));
     assert_eq!(output.status.code(), Some(2));
     assert!(!file.exists(), "a wrong command line has no verdict");
 }
@@ -50,7 +50,7 @@ fn every_reason_is_in_the_first_line() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("target/candlemark/runs/20260704T120000Z-0123456");
     let stored = folder.path().join("baselines/amd-epyc-2cpu-1f3a90c2");
-    let read = |path: &str| golden(path).display().to_string();
+    let read = |path: &str| input(path).display().to_string();
     let (record, old) = (read("records/same.json"), read("schema-99.json"));
     let check = |args: &[&str]| {
         let output = candlemark(&[&["check"], args].concat(), folder.path());

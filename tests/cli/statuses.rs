@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{candlemark, golden};
+use crate::{candlemark, input};
 
 /// Replaces `CHECK` in command lines.
 const CHECK: &str = "check --baseline records/base.json --record";
@@ -60,7 +60,7 @@ fn a_wrong_command_line_ends_with_2_a_reason_and_no_output() {
     ] {
         let line = line.replace("CHECK", CHECK);
         let args: Vec<&str> = line.split_whitespace().collect();
-        let (status, text, talk) = run(&args, &golden(""));
+        let (status, text, talk) = run(&args, &input(""));
         assert_eq!((status, text.as_str()), (Some(2), ""), "{line}: {talk}");
         assert!(talk.contains(says) && !talk.contains("panicked"), "{line}: {talk}");
     }
@@ -110,7 +110,7 @@ fn the_example_configuration_is_valid_in_every_part() {
     let config = file.path().to_str().unwrap();
     for line in ["list".to_owned(), format!("{CHECK} records/same.json")] {
         let words: Vec<&str> = ["--config", config].into_iter().chain(line.split(' ')).collect();
-        let (status, _, talk) = run(&words, &golden(""));
+        let (status, _, talk) = run(&words, &input(""));
         assert_eq!(status, Some(0), "{talk}");
     }
 }
@@ -141,14 +141,14 @@ fn every_other_status_has_its_cause() {
     ] {
         let line = line.replace("CHECK", CHECK);
         let args: Vec<&str> = line.split_whitespace().collect();
-        let (found, _, talk) = run(&args, &golden(""));
+        let (found, _, talk) = run(&args, &input(""));
         assert_eq!(found, Some(status), "{line}: {talk}");
     }
 }
 
 /// The statuses and meanings in the help of a command, whose lines may be wrapped.
 fn statuses_in_help(command: &[&str]) -> Vec<(String, String)> {
-    let (_, text, _) = run(&[command, &["--help"]].concat(), &golden(""));
+    let (_, text, _) = run(&[command, &["--help"]].concat(), &input(""));
     let listed = text.split_once("Exit status:\n").unwrap_or_else(|| panic!("{text}")).1;
     let mut found: Vec<(String, String)> = Vec::new();
     for line in listed.lines() {

@@ -14,8 +14,8 @@ use candlemark::report::{Lang, ReportOptions};
 use candlemark::settings::Config;
 use candlemark::{baseline, evaluate, report};
 
-use crate::Reader;
 use crate::mutator::Mutator;
+use crate::{Reader, exclusive, inputs};
 
 /// Renders a verdict in every format except the page.
 fn render(judgement: &Judgement) {
@@ -29,23 +29,19 @@ fn render(judgement: &Judgement) {
     report::smaller_is_better(judgement);
 }
 
-fn fixture(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(name)
-}
-
 #[test]
 fn records_are_read_judged_and_promoted() {
     let files = [
-        "golden/records/after.json",
-        "golden/records/base.json",
-        "golden/records/hostile.json",
-        "golden/records/rolling.json",
-        "golden/records/no-value.json",
-        "schema-1/record.json",
+        "inputs/records/after.json",
+        "inputs/records/base.json",
+        "inputs/records/hostile.json",
+        "inputs/records/rolling.json",
+        "inputs/records/no-value.json",
+        "fixtures/schema-1/record.json",
     ];
-    let base = Record::load(&fixture("records/base.json")).unwrap();
-    let calibration = fixture("stored/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.calibration.json");
-    let calibration = Calibration::load(&calibration).unwrap();
+    let guard = exclusive();
+    let (base, calibration) = (inputs::record("base"), inputs::records::calibration());
+    drop(guard);
     let policy = Policy::default();
     Reader::of("record.json", &files, Mutator::json).run(1, Record::load, |record| {
         for (baseline, current) in [(&base, record), (record, &base)] {
@@ -62,7 +58,7 @@ fn records_are_read_judged_and_promoted() {
 
 #[test]
 fn records_are_rendered_in_every_format() {
-    let files = ["golden/records/everything.json", "golden/records/after.json"];
+    let files = ["inputs/records/everything.json", "inputs/records/after.json"];
     let targets = Targets::builtin();
     Reader::of("shown.json", &files, Mutator::json).run(20, Record::load, |record| {
         let _ = Analysis::of(record);
@@ -84,11 +80,11 @@ fn records_are_rendered_in_every_format() {
 #[test]
 fn pairs_are_read_and_judged() {
     let files = [
-        "golden/pairs/regressed.json",
-        "golden/pairs/rejected.json",
-        "golden/pairs/new-and-missing.json",
-        "golden/pairs/interrupted.json",
-        "schema-1/pair.json",
+        "inputs/pairs/regressed.json",
+        "inputs/pairs/rejected.json",
+        "inputs/pairs/new-and-missing.json",
+        "inputs/pairs/interrupted.json",
+        "fixtures/schema-1/pair.json",
     ];
     let policy = Policy::default();
     Reader::of("pair.json", &files, Mutator::json).run(1, PairRecord::load, |pair| {
@@ -102,7 +98,7 @@ fn pairs_are_read_and_judged() {
 fn pools_are_read_and_replayed() {
     let rules = evaluate::rules(&["ours".into()]).unwrap();
     let plan = ReplayPlan { runs: 1, seed: 1, rules };
-    Reader::of("pool.json", &["golden/pool.json"], Mutator::json).run(20, Pool::load, |pool| {
+    Reader::of("pool.json", &["inputs/pool.json"], Mutator::json).run(20, Pool::load, |pool| {
         let _ = evaluate::evaluate(std::slice::from_ref(pool), &plan);
         let _ = evaluate::calibrate(pool, 0.05);
     });
@@ -110,7 +106,7 @@ fn pools_are_read_and_replayed() {
 
 #[test]
 fn calibrations_are_read() {
-    let file = "golden/stored/amd-epyc-2cpu-1f3a90c2/synthetic-mini-f32.calibration.json";
+    let file = &format!("inputs/{}", inputs::CALIBRATION);
     Reader::of("calibration.json", &[file], Mutator::json).run(1, Calibration::load, |one| {
         report::calibration_text(one);
     });
@@ -119,10 +115,10 @@ fn calibrations_are_read() {
 #[test]
 fn settings_and_targets_are_read() {
     let read = |path: &Path| Config::read(Some(path), std::iter::empty());
-    let config = ["golden/removed.toml", "golden/critical.toml"];
+    let config = ["inputs/removed.toml", "inputs/critical.toml"];
     Reader::of("candlemark.toml", &config, Mutator::bytes).run(1, read, |config| {
         let _ = Policy::new(&config.gate);
     });
-    let targets = ["targets.toml"];
+    let targets = ["fixtures/targets.toml"];
     Reader::of("targets.toml", &targets, Mutator::bytes).run(1, Targets::load, |_| {});
 }

@@ -16,6 +16,8 @@ use peak_alloc::PeakAlloc;
 use crate::mutator::Mutator;
 
 mod documents;
+#[path = "../inputs/mod.rs"]
+mod inputs;
 #[cfg(feature = "engine")]
 mod models;
 mod mutator;
@@ -59,10 +61,14 @@ fn size(folder: &Path) -> usize {
 }
 
 impl<'a> Reader<'a> {
-    /// Uses checked-in files as seeds.
+    /// Uses files of the repository and of `inputs` as seeds.
     fn of(name: &'a str, files: &[&str], change: fn(&mut Mutator, &[u8]) -> Vec<u8>) -> Self {
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        let seeds = files.iter().map(|file| fixtures.join(file));
+        let _guard = exclusive();
+        let made = inputs::folder(env!("CARGO_TARGET_TMPDIR"));
+        let seeds = files.iter().map(|file| match file.strip_prefix("inputs/") {
+            Some(name) => made.join(name),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join(file),
+        });
         let seeds = seeds.map(|path| (path.clone(), fs::read(&path).unwrap()));
         Self { name, seeds: seeds.collect(), change }
     }

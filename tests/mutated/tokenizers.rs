@@ -30,19 +30,19 @@ fn exercise(tokenizer: &Tokenizer) {
 
 #[test]
 fn tokenizers_are_read_and_used() {
-    let reader = Reader::of("tokenizer.json", &["tiny/tokenizer.json"], Mutator::json);
+    let reader = Reader::of("tokenizer.json", &["fixtures/tiny/tokenizer.json"], Mutator::json);
     reader.run(20, load, exercise);
 }
 
 #[test]
 fn configurations_of_tokenizers_are_read() {
-    let seed = ["tiny/tokenizer_config.json"];
+    let seed = ["fixtures/tiny/tokenizer_config.json"];
     Reader::of("tokenizer_config.json", &seed, Mutator::json).run(20, load, exercise);
 }
 
 #[test]
 fn chat_templates_are_compiled_and_rendered() {
-    let seed = ["../src/tokenizer/qwen3.jinja", "../src/tokenizer/qwen2.jinja"];
+    let seed = ["src/tokenizer/qwen3.jinja", "src/tokenizer/qwen2.jinja"];
     let mut reader = Reader::of("chat_template.jinja", &seed, Mutator::bytes);
     reader.seeds.iter_mut().for_each(|(path, _)| path.set_file_name("chat_template.jinja"));
     reader.run(10, load, exercise);

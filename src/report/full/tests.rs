@@ -1,7 +1,6 @@
 //! Every number of a document comes from the record, and hostile text stays text.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde_json::Value;
 
@@ -9,6 +8,7 @@ use crate::analysis::{
     Analysis, BATCH_GAIN, BATCH_TOK_S, CONTEXT_RETENTION, MEMORY_HEADROOM, MEMORY_STEP_BYTES,
     MIN_SCORE_PARTS, Targets, evaluate_targets, spread,
 };
+use crate::inputs::everything::everything;
 use crate::record::{Absence, AbsenceKind, Record};
 use crate::report::card::Card;
 use crate::report::document::{Block, Table, Text};
@@ -19,12 +19,6 @@ use crate::report::words::Lang;
 use crate::stats;
 
 const MIB: f64 = 1_048_576.0;
-
-/// A record with data for every section.
-fn everything() -> Record {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Record::load(&folder.join("fixtures/golden/records/everything.json")).unwrap()
-}
 
 /// The numbers in a text: digits with the separators of the language. Digits of names such as `f32`
 /// do not count.

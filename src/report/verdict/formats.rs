@@ -3,11 +3,14 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Finding, Judgement};
+use crate::report::document::Tone;
 use crate::report::subject_line;
 use crate::report::text::{MAX_MARKDOWN_CHARS, TextFormat, escape_markdown, sanitize, table};
 use crate::report::verdict::remarks::{commands, details, error_output, is_identical, next_steps};
 use crate::report::verdict::sentence::{outcome_word, statement};
-use crate::report::verdict::{build_names, by_importance, header, sentence, table_row};
+use crate::report::verdict::{
+    build_names, by_importance, header, sentence, table_row, tone, verdict_label,
+};
 
 const NUMBERS: &[usize] = &[2, 3, 4, 5, 6, 7];
 
@@ -89,6 +92,13 @@ fn subject(judgement: &Judgement) -> Option<String> {
 /// The rows of the table: none for equal binaries, which the sentence describes.
 fn tabulated(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Finding>) {
     if is_identical(judgement) { (Vec::new(), Vec::new()) } else { by_importance(judgement) }
+}
+
+/// The last column of the table of [`verdict_text`], with the tone of each cell.
+pub(crate) fn verdict_cells(judgement: &Judgement) -> Vec<(String, Tone)> {
+    let (findings, unchanged) = tabulated(judgement);
+    let verdicts = findings.into_iter().chain(unchanged).map(|finding| &finding.verdict);
+    verdicts.map(|verdict| (sanitize(&verdict_label(verdict)), tone(verdict))).collect()
 }
 
 /// Folded details, next steps and commands.

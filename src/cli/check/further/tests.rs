@@ -1,16 +1,12 @@
 //! Rounds of further blocks without a machine, and sessions less than an hour apart.
 
 use crate::compare::{Outcome, Policy, ReferenceData, judge};
+use crate::inputs::record;
 use crate::record::{Absence, AbsenceKind};
 
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn record(name: &str) -> Record {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/records");
-    Record::load(&folder.join(format!("{name}.json"))).unwrap()
-}
 
 fn decide(run: &Record) -> Judgement {
     let baseline = record("base");

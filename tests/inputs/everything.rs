@@ -6,7 +6,7 @@ use candlemark::record::{
 };
 use candlemark::workload::Task;
 
-use crate::records;
+use super::records;
 
 /// Generates values with a small deviation from the requested one.
 struct Values(u64);

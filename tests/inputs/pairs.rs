@@ -1,5 +1,4 @@
-//! The pairs of the command-line tests, checked in under `fixtures/golden/pairs`, where `BLESS=1`
-//! writes them. Every number is pseudorandom and rounded, so that the files are small and the same
+//! Pairs. Every number is pseudorandom and rounded, so that the files are small and the same
 //! everywhere.
 
 use std::collections::BTreeMap;
@@ -12,7 +11,7 @@ use candlemark::record::pair::{
 use candlemark::record::{Absence, AbsenceKind, Work};
 use candlemark::stats::Random;
 
-use crate::records;
+use super::records;
 
 /// The effect of the candidate, and the noise of the machine.
 #[derive(Clone, Copy)]

@@ -1,5 +1,4 @@
-//! The records of the command-line tests: small, of literal numbers, checked in under
-//! `fixtures/golden/records`, where `BLESS=1` writes them.
+//! Small records of literal numbers: a run, its changes, a baseline and a calibration.
 
 use candlemark::machine::SESSION_GAP;
 use candlemark::record::calibration::{
@@ -174,7 +173,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
     times_all(&mut release, "decode_tok_s_aggregate", 1.2);
     let [one, two, three] = sessions;
     vec![
-        ("everything", crate::everything::everything()),
+        ("everything", super::everything::everything()),
         ("rolling", base.clone()),
         ("rolling.release", release),
         ("kernels", candlemark::baseline::promote(&kernels, SESSION_GAP).unwrap()),

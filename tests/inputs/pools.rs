@@ -1,32 +1,32 @@
 //! Pools of simulated machines: normal block effects with outliers, as in `gate.md`, section 8.
 
-use crate::record::pair::Round;
-use crate::record::pool::{
+use candlemark::record::pair::Round;
+use candlemark::record::pool::{
     NoiseLevel, Pool, PoolBlock, PoolCase, PoolEnvironment, PoolKind, PoolTurns,
 };
-use crate::record::{Build, Machine, Model, Settings, Work, pool};
-use crate::stats::Random;
+use candlemark::record::{Build, Machine, Model, Settings, Work, pool};
+use candlemark::stats::Random;
 
 /// A simulated machine, with standard deviations of ln cost.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Host {
-    pub(super) name: &'static str,
-    pub(super) column: NoiseLevel,
+pub struct Host {
+    pub name: &'static str,
+    pub column: NoiseLevel,
     /// Of a block effect, which has two processes.
-    pub(super) process: f64,
+    pub process: f64,
     /// Share of blocks with an outlier of the other arm, and its size.
-    pub(super) outliers: (f64, f64),
+    pub outliers: (f64, f64),
     /// Of one turn.
-    pub(super) turn: f64,
+    pub turn: f64,
     /// Of another code layout; constant per scenario.
-    pub(super) layout: f64,
+    pub layout: f64,
     /// How much slower every turn is than the one before.
-    pub(super) drift: f64,
+    pub drift: f64,
     /// Share of rejected blocks, whose turns are far off.
-    pub(super) rejected: f64,
+    pub rejected: f64,
 }
 
-pub(super) const NOISELESS: Host = Host {
+pub const NOISELESS: Host = Host {
     name: "noiseless",
     column: NoiseLevel::Quiet,
     process: 0.0,
@@ -36,15 +36,15 @@ pub(super) const NOISELESS: Host = Host {
     drift: 0.0,
     rejected: 0.0,
 };
-pub(super) const QUIET: Host = Host { name: "quiet", process: 0.008, ..NOISELESS };
-pub(super) const TYPICAL: Host = Host {
+pub const QUIET: Host = Host { name: "quiet", process: 0.008, ..NOISELESS };
+pub const TYPICAL: Host = Host {
     name: "typical",
     column: NoiseLevel::Typical,
     process: 0.02,
     outliers: (0.05, 0.08),
     ..NOISELESS
 };
-pub(super) const BAD: Host = Host {
+pub const BAD: Host = Host {
     name: "bad",
     column: NoiseLevel::Hostile,
     process: 0.05,
@@ -53,14 +53,17 @@ pub(super) const BAD: Host = Host {
 };
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Size {
-    pub(super) scenarios: usize,
-    pub(super) blocks: usize,
-    pub(super) rounds: usize,
+pub struct Size {
+    pub scenarios: usize,
+    pub blocks: usize,
+    pub rounds: usize,
 }
 
+/// The letters of all arms besides the base.
+pub const ALL: &str = "NL357TXFM";
+
 /// A pool of these hosts with the base and the arms of these letters.
-pub(super) fn pool(hosts: &[Host], size: Size, letters: &str) -> Pool {
+pub fn pool(hosts: &[Host], size: Size, letters: &str) -> Pool {
     const IDS: [&str; 4] = ["short/b1", "code/b1", "long/b1", "medium/b1"];
     let mut random = Random::new(20_260_701);
     let mut pool = Pool {
@@ -166,4 +169,12 @@ fn turns(
         rounds,
         once: [("peak_rss_bytes".into(), memory)].into(),
     }
+}
+
+/// The pool of the command-line tests: a quiet machine, and one of typical noise under a load.
+pub fn two_machines() -> Pool {
+    let layout = 0.004;
+    let quiet = Host { name: "quiet", turn: 0.01, layout, ..QUIET };
+    let loaded = Host { name: "cpu-hog", turn: 0.02, layout, rejected: 0.06, ..TYPICAL };
+    pool(&[quiet, loaded], Size { scenarios: 1, blocks: 36, rounds: 2 }, ALL)
 }
