@@ -18,12 +18,32 @@ pub struct Rule {
 #[derive(Debug)]
 pub(super) enum RuleKind {
     /// Judges each metric by itself.
-    PerMetric(fn(&RuleInput) -> RuleOutput),
+    PerMetric(fn(&RuleInput, f64) -> RuleOutput, Threshold),
     /// Judges the metrics of a kind together.
     Joint(GateRule),
 }
 
+/// How large a change has to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Threshold {
+    /// As large as the metric's limit.
+    Limit,
+    /// This ratio of costs.
+    Ratio(f64),
+}
+
+impl Threshold {
+    /// As a change of ln cost.
+    pub(super) fn of(self, input: &RuleInput) -> f64 {
+        match self {
+            Threshold::Limit => input.limits().0,
+            Threshold::Ratio(ratio) => ratio.ln(),
+        }
+    }
+}
+
 use RuleKind::{Joint, PerMetric};
+use Threshold::{Limit, Ratio};
 
 /// Every rule. Rules of other tools see a fresh process of each arm whose turns alternate, which
 /// favours them: they are usually given all runs of one arm, then all runs of the other.
@@ -38,20 +58,14 @@ pub(crate) const RULES: &[Rule] = &[
     Rule { name: "ours_no_abba", about: "ours with the first turn of each arm only", kind: Joint(gate_rule::NO_ABBA) },
     Rule { name: "ours_no_layout", about: "ours without the term for code layout", kind: Joint(gate_rule::NO_LAYOUT) },
     Rule { name: "ours_no_family", about: "ours as if one metric were judged", kind: Joint(gate_rule::NO_FAMILY) },
-    Rule { name: "ours_no_rejection", about: "ours with rejected blocks counted", kind: Joint(gate_rule::NO_REJECTION) },
-    Rule { name: "naive_5", about: "medians of one process each, 5 % of rates, 10 % of TTFT, 15 % of memory", kind: PerMetric(other_rules::naive) },
-    Rule { name: "naive_10", about: "medians of one process each, 10 % of anything", kind: PerMetric(other_rules::naive_10) },
-    Rule { name: "naive_15", about: "medians of one process each, 15 % of anything", kind: PerMetric(other_rules::naive_15) },
-    Rule { name: "criterion", about: "bootstrap of the means of one process each, 95 %, noise threshold 1 %", kind: PerMetric(other_rules::criterion) },
-    Rule { name: "criterion_margin", about: "the same with the limit as noise threshold", kind: PerMetric(other_rules::criterion_margin) },
-    Rule { name: "critcmp_5", about: "ratio of the means of one process each above 1.05", kind: PerMetric(other_rules::critcmp) },
-    Rule { name: "github_105", about: "github-action-benchmark, alert threshold 105 %", kind: PerMetric(other_rules::github_105) },
-    Rule { name: "github_200", about: "github-action-benchmark, alert threshold 200 %, its default", kind: PerMetric(other_rules::github_200) },
-    Rule { name: "mann_whitney", about: "benchstat: U test of ten processes each, p < 0.05", kind: PerMetric(other_rules::mann_whitney) },
-    Rule { name: "mann_whitney_margin", about: "the same, and medians differ by more than the limit", kind: PerMetric(other_rules::mann_whitney_margin) },
-    Rule { name: "tango", about: "|z| of paired turns of one process each at least 2.6, and more than 1 %", kind: PerMetric(other_rules::tango) },
-    Rule { name: "perfgate", about: "ten pairs of processes, 2.0 population standard errors, more than 20 %", kind: PerMetric(other_rules::perfgate) },
-    Rule { name: "perfgate_5", about: "the same, more than the limit", kind: PerMetric(other_rules::perfgate_margin) },
+    Rule { name: "naive_5", about: "medians of one process each, 5 % of rates, 10 % of TTFT, 15 % of memory", kind: PerMetric(other_rules::medians, Limit) },
+    Rule { name: "criterion", about: "bootstrap of the means of one process each, 95 %, noise threshold 1 %", kind: PerMetric(other_rules::bootstrap, Ratio(1.01)) },
+    Rule { name: "criterion_margin", about: "the same with the limit as noise threshold", kind: PerMetric(other_rules::bootstrap, Limit) },
+    Rule { name: "github_105", about: "github-action-benchmark, alert threshold 105 %", kind: PerMetric(other_rules::medians, Ratio(1.05)) },
+    Rule { name: "github_200", about: "github-action-benchmark, alert threshold 200 %, its default", kind: PerMetric(other_rules::medians, Ratio(2.0)) },
+    Rule { name: "mann_whitney", about: "benchstat: U test of ten processes each, p < 0.05", kind: PerMetric(other_rules::u_test, Ratio(1.0)) },
+    Rule { name: "mann_whitney_margin", about: "the same, and medians differ by more than the limit", kind: PerMetric(other_rules::u_test, Limit) },
+    Rule { name: "tango", about: "|z| of paired turns of one process each at least 2.6, and more than 1 %", kind: PerMetric(other_rules::tango, Ratio(1.01)) },
 ];
 
 /// The rules of these names, in the order of the table; all rules if there are no names.
