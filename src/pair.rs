@@ -7,6 +7,7 @@ mod block;
 mod budget;
 pub mod build;
 mod case;
+mod cpu_quota;
 mod interference;
 pub mod pool;
 mod profile;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::error::Result;
+use crate::pair::cpu_quota::CpuQuota;
 use crate::record::pool::NoiseLevel;
 use crate::record::pool::NoiseLevel::{Hostile, Typical};
 
@@ -34,6 +36,14 @@ impl Environment {
             interference: None,
         }
     }
+
+    /// The CPU quota of the workers, if the environment has one.
+    pub(super) fn quota(&self) -> Result<Option<CpuQuota>> {
+        match self.interference {
+            Some(Quota(share)) => CpuQuota::new(share).map(Some),
+            _ => Ok(None),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +54,8 @@ enum Interference {
     Ramp(f64),
     /// Uses this share of one CPU from the middle of the run on.
     Step(f64),
+    /// Limits the workers to this share of all CPUs.
+    Quota(f64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,7 +64,7 @@ enum Resource {
     Bandwidth,
 }
 
-use Interference::{Bursts, Ramp, Step};
+use Interference::{Bursts, Quota, Ramp, Step};
 use Resource::{Bandwidth, Cpu};
 
 #[rustfmt::skip]
@@ -62,6 +74,7 @@ const NOISY: &[(&str, NoiseLevel, Interference, &str)] = &[
     ("step", Typical, Step(0.25), "from the middle on, a quarter of one CPU is taken"),
     ("cpu-hog", Hostile, Bursts(Cpu, 0.5), "one CPU is taken in bursts of 1 to 10 s, half of the time"),
     ("bandwidth-hog", Hostile, Bursts(Bandwidth, 0.5), "one CPU streams memory in bursts of 1 to 10 s, half of the time"),
+    ("quota", Hostile, Quota(0.75), "the workers may have three quarters of the CPUs' time, in periods of 0.1 s"),
 ];
 
 /// The environments of a pool.
@@ -93,7 +106,8 @@ pub(super) fn run_with_interference<T>(
     let over = &AtomicBool::new(false);
     thread::scope(|scope| {
         let _end = End(over);
-        if let Some(interference) = environment.interference {
+        let threaded = |one: &Interference| !matches!(one, Quota(_));
+        if let Some(interference) = environment.interference.filter(threaded) {
             scope.spawn(move || interference.run(seed, over, progress));
         }
         work()
@@ -146,7 +160,7 @@ impl Interference {
                 }
                 Ramp(most) => most * done,
                 Step(share) if done >= 0.5 => share,
-                Step(_) => 0.0,
+                Step(_) | Quota(_) => 0.0,
             };
             busy(SLICE.mul_f64(share));
             idle(SLICE.mul_f64(1.0 - share));

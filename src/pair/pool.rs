@@ -16,6 +16,7 @@ use crate::machine::ReferenceKernels;
 use crate::pair::arms::{arms_folder, copy_binaries};
 use crate::pair::block::BlockMeter;
 use crate::pair::build::Binary;
+use crate::pair::cpu_quota::CpuQuota;
 use crate::pair::interference::run_with_interference;
 use crate::pair::turns::{Duet, NoTurns, Turn, Workers, draw_orders};
 use crate::pair::worker::{Deadline, Worker};
@@ -122,6 +123,7 @@ pub fn record(
         random: StdRng::seed_from_u64(plan.seed),
         next: 0,
         duet: duet.as_ref(),
+        quota: None,
         kernels: ReferenceKernels::new(plan.setup.threads)?,
     };
     let mut pool = recorder.begin()?;
@@ -210,6 +212,8 @@ struct Recorder<'a> {
     next: usize,
     /// Set if turns of two arms run at the same time.
     duet: Option<&'a Duet>,
+    /// The CPU quota of the workers.
+    quota: Option<CpuQuota>,
     /// The reference kernels; `None` where there is no memory for them.
     kernels: Option<ReferenceKernels>,
 }
@@ -229,6 +233,8 @@ impl Recorder<'_> {
             }
             let started = Some(machine::now());
             let progress = AtomicUsize::new(0);
+            self.quota = environment.quota()?;
+            let method = self.quota.as_ref().map(|quota| format!(", {}", quota.method()));
             let blocks = run_with_interference(environment, plan.seed, &progress, || {
                 (0..plan.blocks)
                     .map(|number| {
@@ -241,7 +247,7 @@ impl Recorder<'_> {
             pool.environments.push(PoolEnvironment {
                 name: environment.name.clone(),
                 noise: environment.noise,
-                about: environment.about.into(),
+                about: environment.about.to_owned() + &method.unwrap_or_default(),
                 started,
                 ended: Some(machine::now()),
                 blocks,
@@ -261,7 +267,12 @@ impl Recorder<'_> {
             session: self.session.clone(),
             injection: None,
         };
-        Worker::start(&self.binaries[&process], &hello, &self.deadline)
+        let worker = Worker::start(&self.binaries[&process], &hello, &self.deadline)?;
+        if let Some(quota) = &self.quota {
+            let what = PathBuf::from("the control group of the workers");
+            quota.limit(worker.process()).map_err(|source| Error::Write { path: what, source })?;
+        }
+        Ok(worker)
     }
 
     /// A pool without blocks.
@@ -327,6 +338,9 @@ impl Recorder<'_> {
                 NoTurns::Cannot(_, absent) => Error::Failed(absent.to_string()),
                 NoTurns::Failed(_, error) => error,
             })?;
+        }
+        if let Some(quota) = &self.quota {
+            quota.release();
         }
         drop(workers);
         let PairBlock { steal, references, rejected, .. } =
