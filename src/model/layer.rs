@@ -2,7 +2,7 @@
 //! vectors of any representation.
 
 use crate::error::Result;
-use crate::model::config::Config;
+use crate::model::config::{Config, Family};
 
 /// Loads single tensors by their names in safetensors.
 pub(super) trait TensorLoader {
@@ -84,20 +84,12 @@ impl<M, V> Layer<M, V> {
         let mut linear = |projection: &str| -> Result<Linear<M, V>> {
             let weight = loader.matrix(&name(&format!("self_attn.{projection}_proj.weight")))?;
             let bias = name(&format!("self_attn.{projection}_proj.bias"));
-            let bias = match family {
-                Family::Qwen2 => Some(loader.vector(&bias)?),
-                Family::Qwen3 => None,
-            };
+            let bias = family.has_qkv_bias().then(|| loader.vector(&bias)).transpose()?;
             Ok(Linear { weight, bias })
         };
         let (q, k, v) = (linear("q")?, linear("k")?, linear("v")?);
-        let qk_norm = match family {
-            Family::Qwen3 => Some((
-                loader.vector(&name("self_attn.q_norm.weight"))?,
-                loader.vector(&name("self_attn.k_norm.weight"))?,
-            )),
-            Family::Qwen2 => None,
-        };
+        let mut norm = |of: &str| loader.vector(&name(&format!("self_attn.{of}_norm.weight")));
+        let qk_norm = if family.has_qk_norm() { Some((norm("q")?, norm("k")?)) } else { None };
         Ok(Self {
             attention_norm: loader.vector(&name("input_layernorm.weight"))?,
             q,
