@@ -25,7 +25,7 @@ use combine::{combine_with_gap, name};
 ///
 /// # Errors
 /// When the runs differ in machine, model, settings, work, output or commit, when one of them is
-/// slowed down on purpose, invalid, failed, of an unoptimised build or of an unknown commit, or
+/// slowed down on purpose, invalid, failed, of an unoptimized build or of an unknown commit, or
 /// when together they have too few sessions or blocks for a verdict. Sessions less than `gap` apart
 /// count as one.
 pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
@@ -90,9 +90,9 @@ fn check_promotable(record: &Record) -> Result<()> {
     if let Some(injected) = &record.injected {
         return refuse(format!("it was slowed down on purpose ({injected})"));
     }
-    if record.build.is_unoptimised() {
+    if record.build.is_unoptimized() {
         return refuse(format!(
-            "it is of an unoptimised build (profile `{}`)",
+            "it is of an unoptimized build (profile `{}`)",
             record.build.profile
         ));
     }

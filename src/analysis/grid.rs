@@ -172,7 +172,7 @@ pub(crate) struct KernelProfile {
     pub(crate) kernels_per_step: Reading,
     /// Seconds of an empty parallel region.
     pub(crate) region_overhead_s: Reading,
-    /// Seconds of quantising and packing.
+    /// Seconds of quantizing and packing.
     pub(crate) pack_s: Reading,
     /// Kernels by name with their share of the time, from the largest on.
     pub(crate) shares: Vec<(String, f64)>,

@@ -14,9 +14,9 @@ pub(crate) struct Resources {
     /// In the order of the record.
     pub(crate) rows: Vec<ResourceRow>,
     /// CPU utilization: median over the valid scenarios that generate.
-    pub(crate) cpu_utilisation: Reading,
+    pub(crate) cpu_utilization: Reading,
     /// GPU utilization, likewise.
-    pub(crate) gpu_utilisation: Reading,
+    pub(crate) gpu_utilization: Reading,
     /// Watts, likewise.
     pub(crate) power_w: Reading,
     /// Joules per token, likewise.
@@ -40,9 +40,9 @@ pub(crate) struct ResourceRow {
     pub(crate) id: String,
     pub(crate) state: CaseState,
     /// CPU utilization.
-    pub(crate) cpu_utilisation: Reading,
+    pub(crate) cpu_utilization: Reading,
     /// GPU utilization.
-    pub(crate) gpu_utilisation: Reading,
+    pub(crate) gpu_utilization: Reading,
     pub(crate) power_w: Reading,
     pub(crate) energy_j_per_token: Reading,
     /// Peak memory of the process.
@@ -60,8 +60,8 @@ impl Resources {
     pub(crate) fn of(record: &Record) -> Self {
         Self {
             rows: record.scenarios.iter().map(row).collect(),
-            cpu_utilisation: typical(record, "cpu_utilisation", generates),
-            gpu_utilisation: typical(record, "gpu_utilisation", generates),
+            cpu_utilization: typical(record, "cpu_utilisation", generates),
+            gpu_utilization: typical(record, "gpu_utilisation", generates),
             power_w: typical(record, "power_w", generates),
             energy_j_per_token: typical(record, "energy_j_per_token", generates),
             peak_rss_bytes: over(record, "peak_rss_bytes", serves, max),
@@ -109,8 +109,8 @@ fn row(case: &Case) -> ResourceRow {
     ResourceRow {
         id: case.id.clone(),
         state: CaseState::of(case),
-        cpu_utilisation: reading(case, "cpu_utilisation"),
-        gpu_utilisation: reading(case, "gpu_utilisation"),
+        cpu_utilization: reading(case, "cpu_utilisation"),
+        gpu_utilization: reading(case, "gpu_utilisation"),
         power_w: reading(case, "power_w"),
         energy_j_per_token: reading(case, "energy_j_per_token"),
         peak_rss_bytes: reading(case, "peak_rss_bytes"),

@@ -88,7 +88,7 @@ pub(crate) struct TargetSummary {
 }
 
 /// Counts results.
-pub(crate) fn summarise(results: &[TargetResult]) -> TargetSummary {
+pub(crate) fn summarize(results: &[TargetResult]) -> TargetSummary {
     let mut summary = TargetSummary::default();
     for result in results {
         match result.verdict {

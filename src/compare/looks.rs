@@ -53,7 +53,7 @@ impl Levels {
     }
 }
 
-/// The block effects of a metric, summarised by their trimmed mean with winsorized variance (Tukey
+/// The block effects of a metric, summarized by their trimmed mean with winsorized variance (Tukey
 /// and McLaughlin 1963).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockSummary {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::compare::{BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, normalised};
+use crate::compare::{BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, normalized};
 use crate::record::Record;
 use crate::record::calibration::Calibration;
 use crate::record::pair::{Ended, PairRecord};
@@ -39,7 +39,7 @@ pub(super) fn record_notes(
     }
     notes.extend(calibration_notes(baseline, calibration, findings));
     notes.extend(rename_notes(baseline, current, findings));
-    notes.extend(normalised::notes(baseline, current));
+    notes.extend(normalized::notes(baseline, current));
     let (before, now) = (&baseline.machine.rates, &current.machine.rates);
     // Rates that were measured with different instructions cannot be compared.
     let f32_before = before.f32_flop_per_s.filter(|_| before.isa == now.isa);
@@ -56,9 +56,9 @@ pub(super) fn record_notes(
             ));
         }
     }
-    if current.build.is_unoptimised() {
+    if current.build.is_unoptimized() {
         notes.push(format!(
-            "this run is of an unoptimised build (profile `{}`)",
+            "this run is of an unoptimized build (profile `{}`)",
             current.build.profile
         ));
     }

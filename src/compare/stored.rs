@@ -10,7 +10,7 @@ use crate::compare::missing::{DataState, Mode, Resolution, resolve, still_measur
 use crate::compare::series::{Series, SeriesPair};
 use crate::compare::{
     BLOCKS_NEEDED, Change, Evidence, Finding, Policy, SESSIONS_NEEDED, Verdict, Why, judge_change,
-    margin, normalised,
+    margin, normalized,
 };
 use crate::record::calibration::{Calibration, SdEstimate};
 use crate::record::{AbsenceKind, Block, Case, Record};
@@ -29,7 +29,7 @@ pub(super) struct Comparison {
     pub(super) scenario: String,
     pub(super) metric: &'static Metric,
     pub(super) raw: SeriesPair,
-    normalised: Option<SeriesPair>,
+    normalized: Option<SeriesPair>,
 }
 
 /// Gives the verdicts on all metrics of a record.
@@ -37,7 +37,7 @@ pub(super) struct RecordJudge<'a> {
     /// How many metrics are judged together.
     pub(super) judged: usize,
     sessions: SessionVariances<'a>,
-    normalised_sessions: SessionVariances<'a>,
+    normalized_sessions: SessionVariances<'a>,
     layout_sd: &'a BTreeMap<String, SdEstimate>,
     same_binary: bool,
     levels: Levels,
@@ -71,12 +71,12 @@ impl<'a> RecordJudge<'a> {
             (&calibration.session_sd, &calibration.layout_sd)
         });
         let raw = comparisons().map(|one| (one.metric, &one.raw.base));
-        let normalised =
-            comparisons().filter_map(|one| Some((one.metric, &one.normalised.as_ref()?.base)));
+        let normalized =
+            comparisons().filter_map(|one| Some((one.metric, &one.normalized.as_ref()?.base)));
         Self {
             judged,
             sessions: SessionVariances::new(raw, session_sd),
-            normalised_sessions: SessionVariances::new(normalised, session_sd),
+            normalized_sessions: SessionVariances::new(normalized, session_sd),
             layout_sd,
             same_binary,
             levels: Levels::new(policy.alpha, judged, policy.looks),
@@ -91,23 +91,23 @@ impl<'a> RecordJudge<'a> {
         }
     }
 
-    /// The raw numbers decide. The normalised ones can only withdraw the verdict.
+    /// The raw numbers decide. The normalized ones can only withdraw the verdict.
     fn judge(&self, comparison: &Comparison) -> Finding {
-        let Comparison { scenario, metric, raw: series, normalised } = comparison;
+        let Comparison { scenario, metric, raw: series, normalized } = comparison;
         let limit = self.policy.limit(metric);
         let margin = margin(metric.better, limit);
         let raw = self.assess(metric, series, &self.sessions);
-        let normalised =
-            normalised.as_ref().map(|one| self.assess(metric, one, &self.normalised_sessions));
-        let contradicted = normalised.as_ref().is_some_and(|other| {
-            normalised::contradicts(&raw.verdict, &other.verdict, other.theta, margin)
+        let normalized =
+            normalized.as_ref().map(|one| self.assess(metric, one, &self.normalized_sessions));
+        let contradicted = normalized.as_ref().is_some_and(|other| {
+            normalized::contradicts(&raw.verdict, &other.verdict, other.theta, margin)
         });
         let value = |series: &Series| metric.better.cost(series.centre().exp());
         let change = Change {
             base: value(&series.base),
             current: value(&series.current),
             theta: raw.theta,
-            normalised: normalised.map(|other| other.theta),
+            normalized: normalized.map(|other| other.theta),
             limit,
             margin,
             evidence: raw.evidence,
@@ -228,9 +228,9 @@ fn metric_entries<'a>(base: &'a Case, case: &'a Case) -> impl Iterator<Item = Re
                 finding(Verdict::NotComparable(SHARED.into()))
             }
             Resolution::Compare => {
-                let normalised = normalised::series(base, case, metric);
+                let normalized = normalized::series(base, case, metric);
                 let scenario = case.id.clone();
-                Some(RecordEntry::Comparison(Comparison { scenario, metric, raw, normalised }))
+                Some(RecordEntry::Comparison(Comparison { scenario, metric, raw, normalized }))
             }
         }
     };

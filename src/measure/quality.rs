@@ -75,7 +75,7 @@ pub fn case(
     set(metric::TOP1_AGREEMENT, compared.map(ScoreSums::top1_agreement));
     set(metric::KL_NATS, compared.map(ScoreSums::kl_divergence));
     block.set_missing(metric::PEAK_RSS_BYTES, "two models share the process");
-    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILISATION] {
+    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILIZATION] {
         block.set_missing(name, "two models share the time");
     }
     Ok(Case {

@@ -217,7 +217,7 @@ fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
     let commit = measured.commit.as_deref().map(report::short_commit);
     card.facts = report::named_facts([
         ("model", measured.model.clone()),
-        ("quantisation", measured.quant.clone()),
+        ("quantization", measured.quant.clone()),
         ("engine", measured.settings.clone()),
         ("machine", measured.machine.clone()),
         ("commit", commit.unwrap_or_default()),

@@ -93,8 +93,8 @@ impl PairRun<'_> {
         let started =
             Worker::start(&self.binaries[&arm], &hello, &self.deadline).and_then(|worker| {
                 let build = &worker.hello.build;
-                if build.is_unoptimised() {
-                    let why = format!("it is an unoptimised build (profile `{}`)", build.profile);
+                if build.is_unoptimized() {
+                    let why = format!("it is an unoptimized build (profile `{}`)", build.profile);
                     return Err(Error::Failed(why));
                 }
                 Ok(worker)

@@ -293,8 +293,8 @@ impl<'a> Recorder<'a> {
         if let Some(why) = hello.unsupported {
             return Err(Error::Unsupported(why));
         }
-        if hello.build.is_unoptimised() {
-            return Err(Error::Failed("the base is an unoptimised build".into()));
+        if hello.build.is_unoptimized() {
+            return Err(Error::Failed("the base is an unoptimized build".into()));
         }
         hello.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
         let mut build = hello.build;

@@ -275,9 +275,9 @@ fn record_warnings(record: &Record, lang: Lang) -> Vec<Text> {
     if let Some(what) = &record.injected {
         warnings.push(Text::from_template(general.injected, &[("what", what)]));
     }
-    if record.build.is_unoptimised() {
+    if record.build.is_unoptimized() {
         let values = [("profile", record.build.profile.as_str())];
-        warnings.push(Text::from_template(general.unoptimised, &values));
+        warnings.push(Text::from_template(general.unoptimized, &values));
     }
     let failed = record.scenarios.iter().filter(|case| match &case.absent {
         Some(absent) => absent.kind == AbsenceKind::Failed,
@@ -314,10 +314,10 @@ fn pair_warnings(paired: &PairRecord) -> Vec<Text> {
         if let Some(injected) = &arm.injected {
             warnings.push(format!("The {name} was slowed down on purpose: {injected}").into());
         }
-        if arm.build.is_unoptimised() {
+        if arm.build.is_unoptimized() {
             let profile = &arm.build.profile;
             warnings
-                .push(format!("The {name} is an unoptimised build (profile {profile}).").into());
+                .push(format!("The {name} is an unoptimized build (profile {profile}).").into());
         }
     }
     let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();

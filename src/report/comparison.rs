@@ -90,8 +90,8 @@ fn warnings(records: &[(String, Record)]) -> Vec<String> {
         if let Some(injected) = &record.injected {
             warnings.push(sanitize(&format!("{name} was slowed down on purpose: {injected}")));
         }
-        if record.build.is_unoptimised() {
-            warnings.push(sanitize(&format!("{name} is from an unoptimised build.")));
+        if record.build.is_unoptimized() {
+            warnings.push(sanitize(&format!("{name} is from an unoptimized build.")));
         }
     }
     warnings

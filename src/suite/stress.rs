@@ -296,7 +296,7 @@ fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
         block.notes.insert(metric::MEM_SLOPE_BYTES_PER_REQUEST.into(), why.into());
     }
     block.samples.insert(metric::E2E_S.into(), requests.iter().filter_map(|r| r.seconds).collect());
-    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILISATION] {
+    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILIZATION] {
         let note = "not read around requests that may kill their process";
         block.set_missing(name, note);
     }

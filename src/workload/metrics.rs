@@ -90,8 +90,8 @@ pub mod metric {
     pub const PREFILL_FLOP_FRACTION: &str = "prefill_flop_fraction";
     pub const KV_BYTES_HELD: &str = "kv_bytes_held";
     pub const PACK_S: &str = "pack_s";
-    pub const CPU_UTILISATION: &str = "cpu_utilisation";
-    pub const GPU_UTILISATION: &str = "gpu_utilisation";
+    pub const CPU_UTILIZATION: &str = "cpu_utilisation";
+    pub const GPU_UTILIZATION: &str = "gpu_utilisation";
     pub const POWER_W: &str = "power_w";
     pub const ENERGY_J_PER_TOKEN: &str = "energy_j_per_token";
     pub const ITEMS_PER_MIN: &str = "items_per_min";
@@ -143,9 +143,9 @@ pub const METRICS: &[Metric] = &[
     Metric { name: metric::ROOFLINE_FRACTION, label: "share of read bandwidth", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
     Metric { name: metric::PREFILL_FLOP_FRACTION, label: "share of arithmetic peak", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
     Metric { name: metric::KV_BYTES_HELD, label: "KV cache, held", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::PACK_S, label: "quantising and packing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::CPU_UTILISATION, label: "CPU utilisation", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::GPU_UTILISATION, label: "GPU utilisation", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::PACK_S, label: "quantizing and packing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
+    Metric { name: metric::CPU_UTILIZATION, label: "CPU utilization", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
+    Metric { name: metric::GPU_UTILIZATION, label: "GPU utilization", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
     Metric { name: metric::POWER_W, label: "power", unit: "W", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: metric::ENERGY_J_PER_TOKEN, label: "energy per token", unit: "J", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
     Metric { name: metric::ITEMS_PER_MIN, label: "items", unit: "items/min", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Items },

@@ -126,7 +126,7 @@ fn stress() -> Vec<Scenario> {
 fn pipelines() -> Vec<Scenario> {
     [
         ("classification", Pipeline::Classification, 4, 4),
-        ("summarisation", Pipeline::Summarisation, 4, 24),
+        ("summarisation", Pipeline::Summarization, 4, 24),
         ("extraction", Pipeline::Extraction, 4, 16),
         ("code", Pipeline::Code, 4, 32),
         ("embedding", Pipeline::Embedding, 4, 0),

@@ -26,7 +26,7 @@ pub fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The unit vector of the same direction; `None` for a zero vector or one that is not finite.
-pub fn normalised(mut vector: Vec<f32>) -> Option<Vec<f32>> {
+pub fn normalized(mut vector: Vec<f32>) -> Option<Vec<f32>> {
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if !(length > 0.0 && length.is_finite()) {
         return None;
@@ -49,9 +49,9 @@ mod tests {
 
     #[test]
     fn a_direction_has_length_one() {
-        assert_eq!(normalised(vec![3.0, 4.0]), Some(vec![0.6, 0.8]));
-        assert_eq!(normalised(vec![0.0, 0.0]), None);
-        assert_eq!(normalised(vec![f32::NAN, 1.0]), None);
-        assert_eq!(normalised(vec![f32::INFINITY, 1.0]), None);
+        assert_eq!(normalized(vec![3.0, 4.0]), Some(vec![0.6, 0.8]));
+        assert_eq!(normalized(vec![0.0, 0.0]), None);
+        assert_eq!(normalized(vec![f32::NAN, 1.0]), None);
+        assert_eq!(normalized(vec![f32::INFINITY, 1.0]), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Embedding and retrieval-augmented answers. The vector of a text is the normalised mean of its
+//! Embedding and retrieval-augmented answers. The vector of a text is the normalized mean of its
 //! final hidden states; texts are embedded without a chat template. Retrieval quality is not
 //! judged: it would depend on real weights.
 //!
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Injection;
 use crate::error::{Error, Result};
-use crate::measure::pipeline::index::{Index, normalised, squared_distance};
+use crate::measure::pipeline::index::{Index, normalized, squared_distance};
 use crate::measure::pipeline::{ItemResult, PipelineSamples, Runner, per_minute};
 use crate::model::Step;
 use crate::workload::documents::{Chunk, Complexity, Question};
@@ -225,5 +225,5 @@ impl Runner<'_> {
 }
 
 fn unit_vector(vector: Vec<f32>) -> ItemResult<Vec<f32>> {
-    normalised(vector).ok_or_else(|| "a vector is zero or not finite".into())
+    normalized(vector).ok_or_else(|| "a vector is zero or not finite".into())
 }

@@ -29,7 +29,7 @@ struct Test<'a> {
     /// Device and engine.
     backends: &'a str,
     model_filename: &'a str,
-    /// Architecture, parameters in billions or millions, quantisation; then everything else that
+    /// Architecture, parameters in billions or millions, quantization; then everything else that
     /// changes the numbers but is no setting of llama.cpp: the scenario's labels and an injected
     /// slowdown.
     model_type: &'a str,

@@ -142,8 +142,8 @@ fn resources_table(ctx: &RenderContext) -> Table {
     table.right.pop();
     table.caption = Some(words.resources.into());
     for (name, reading) in [
-        ("cpu_utilisation", &of.cpu_utilisation),
-        ("gpu_utilisation", &of.gpu_utilisation),
+        ("cpu_utilisation", &of.cpu_utilization),
+        ("gpu_utilisation", &of.gpu_utilization),
         ("peak_rss_bytes", &of.peak_rss_bytes),
         ("peak_device_bytes", &of.peak_device_bytes),
         ("power_w", &of.power_w),
@@ -158,15 +158,15 @@ fn resources_table(ctx: &RenderContext) -> Table {
 type Column = (&'static str, fn(&ResourceRow) -> &Reading);
 
 const COLUMNS: [Column; 6] = [
-    ("cpu_utilisation", |row| &row.cpu_utilisation),
-    ("gpu_utilisation", |row| &row.gpu_utilisation),
+    ("cpu_utilisation", |row| &row.cpu_utilization),
+    ("gpu_utilisation", |row| &row.gpu_utilization),
     ("power_w", |row| &row.power_w),
     ("energy_j_per_token", |row| &row.energy_j_per_token),
     ("roofline_fraction", |row| &row.roofline_fraction),
     ("prefill_flop_fraction", |row| &row.prefill_flop_fraction),
 ];
 
-/// Utilisation, power and bandwidth by scenario; below the table the reasons for missing columns.
+/// Utilization, power and bandwidth by scenario; below the table the reasons for missing columns.
 pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.energy;
     let rows = &ctx.analysis.resources.rows;
@@ -178,7 +178,7 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
         if there.iter().any(|(name, _)| *name == "prefill_flop_fraction") {
             section.paragraph(words.arithmetic, &[]);
         }
-        section.push(utilisation_table(ctx, &there));
+        section.push(utilization_table(ctx, &there));
     }
     let reason = |(name, of): &Column| {
         // Reasons of invalid scenarios are not reasons for the metric.
@@ -195,7 +195,7 @@ pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     (!rows.is_empty()).then_some(section)
 }
 
-fn utilisation_table(ctx: &RenderContext, columns: &[Column]) -> Table {
+fn utilization_table(ctx: &RenderContext, columns: &[Column]) -> Table {
     let metrics = || columns.iter().filter_map(|(name, of)| Some((metric(name)?, of)));
     let mut header = vec![ctx.words.frame.scenario.to_owned()];
     header.extend(metrics().map(|(metric, _)| ctx.lang.metric_label(metric)));

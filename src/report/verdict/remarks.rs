@@ -224,19 +224,19 @@ fn measure_more(judgement: &Judgement, command: &str) -> String {
     format!("to decide, measure more blocks: {more}{pair}")
 }
 
-/// The estimate normalised by the reference kernels, where it overturned a verdict.
+/// The estimate normalized by the reference kernels, where it overturned a verdict.
 fn reference_conflict(finding: &Finding) -> Option<String> {
     let change = finding.change.as_ref()?;
-    let (metric, normalised) = (finding.metric?, change.normalised?);
+    let (metric, normalized) = (finding.metric?, change.normalized?);
     (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
         let at = |theta| percent(share(metric.better, theta));
         format!(
-            "the machine drifted: {} of {} {} as measured, {} normalised by the reference kernels; \
+            "the machine drifted: {} of {} {} as measured, {} normalized by the reference kernels; \
              they disagree, so there is no verdict",
             metric.label,
             finding.scenario,
             at(change.theta),
-            at(normalised)
+            at(normalized)
         )
     })
 }

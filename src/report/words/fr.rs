@@ -33,7 +33,7 @@ pub(super) const WORDS: Words = Words {
     general: General {
         heading: "Informations générales",
         injected: "Cette exécution a été ralentie volontairement\u{a0}: {what}",
-        unoptimised: "Compilation sans optimisation (profil {profile})\u{a0}: ses durées ne veulent rien dire.",
+        unoptimized: "Compilation sans optimisation (profil {profile})\u{a0}: ses durées ne veulent rien dire.",
         model: "modèle",
         architecture: "architecture",
         shape: "{layers} couches, largeur {hidden}, {heads} têtes de requête et {kv_heads} têtes clé/valeur de largeur {head_dim}, vocabulaire de {vocab}",

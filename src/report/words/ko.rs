@@ -32,7 +32,7 @@ pub(super) const WORDS: Words = Words {
     general: General {
         heading: "기본 정보",
         injected: "이 실행은 일부러 느리게 만든 것입니다: {what}",
-        unoptimised: "최적화하지 않은 빌드입니다(프로필 {profile}). 측정 시간은 의미가 없습니다.",
+        unoptimized: "최적화하지 않은 빌드입니다(프로필 {profile}). 측정 시간은 의미가 없습니다.",
         model: "모델",
         architecture: "아키텍처",
         shape: "레이어 {layers}개, 은닉 크기 {hidden}, 쿼리 헤드 {heads}개, 키/값 헤드 {kv_heads}개(헤드 크기 {head_dim}), 어휘 {vocab}개",
