@@ -67,7 +67,8 @@ pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
 }
 
 /// The note on a peak that a baseline does not keep.
-const NOT_KEPT: &str = "not kept: other scenarios were measured in the same process, and baselines have peaks of fresh ones";
+const NOT_KEPT: &str = "not kept: other scenarios were measured in the same process, and baselines \
+                        have peaks of fresh ones";
 
 fn remove_shared_peak(block: &mut Block) {
     if !block.has_shared_peak() {

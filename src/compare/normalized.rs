@@ -77,8 +77,8 @@ pub(super) fn notes(baseline: &Record, current: &Record) -> Vec<String> {
         (share.abs() > NOTABLE).then(|| {
             let more = if share > 0.0 { "more" } else { "less" };
             format!(
-                "reference kernel: {name} takes {:.0} % {more} time than for the baseline, without any model; the \
-                 machine changed or was busy, and no number is corrected for it",
+                "reference kernel: {name} takes {:.0} % {more} time than for the baseline, without \
+                 any model; the machine changed or was busy, and no number is corrected for it",
                 100.0 * share.abs()
             )
         })

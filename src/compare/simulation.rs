@@ -136,7 +136,8 @@ fn operating_characteristics() {
             for drop in [0.0, 0.05, 0.075, 0.10, 0.15, 0.25] {
                 let [regressed, passed, undecided, alarms] = host.rates(drop, 400);
                 println!(
-                    "{:3.1} {:3.1} | {base:?} {current:?} | {:4.1}: {regressed:.3} {passed:.3} {undecided:.3}, {alarms:.3}",
+                    "{:3.1} {:3.1} | {base:?} {current:?} | {:4.1}: {regressed:.3} {passed:.3} \
+                     {undecided:.3}, {alarms:.3}",
                     100.0 * process,
                     100.0 * session,
                     100.0 * drop

@@ -259,8 +259,8 @@ pub(super) fn missing_notes(
     });
     if gone && current.not_selected.is_empty() {
         notes.push(
-            "the run does not say which scenarios were not selected (records of schema 1 never do), so every \
-             scenario that it lacks is missing"
+            "the run does not say which scenarios were not selected (records of schema 1 never \
+             do), so every scenario that it lacks is missing"
                 .into(),
         );
     }
@@ -268,7 +268,8 @@ pub(super) fn missing_notes(
 }
 
 /// Why peak memory of a shared process is not compared with that of a fresh one.
-const SHARED: &str = "one side's memory is that of a process shared with other scenarios; measure both in fresh ones";
+const SHARED: &str = "one side's memory is that of a process shared with other scenarios; measure \
+                      both in fresh ones";
 
 fn has_shared(case: &Case) -> bool {
     case.blocks.iter().any(Block::has_shared_peak)

@@ -158,8 +158,8 @@ mod nvml {
         pub(super) fn open(number: usize, visible: &CudaVisibility) -> Result<Self, String> {
             let nvml = Nvml::init().map_err(|error| match error {
                 NvmlError::LibloadingError(_) => {
-                    "no NVML library: no NVIDIA driver is installed, or the container does not expose \
-                     it (docker: `--gpus all`)"
+                    "no NVML library: no NVIDIA driver is installed, or the container does not \
+                     expose it (docker: `--gpus all`)"
                         .into()
                 }
                 other => format!("NVML does not start: {other}; does nvidia-smi work?"),

@@ -37,7 +37,8 @@ pub(super) fn share(used: Duration, elapsed: Duration, threads: usize) -> Result
     let least = TICK * MIN_TICKS;
     if elapsed < least {
         return Err(format!(
-            "CPU time is counted in steps of 10 ms, too coarse for {:.0} ms; measure at least {} ms",
+            "CPU time is counted in steps of 10 ms, too coarse for {:.0} ms; measure at least {} \
+             ms",
             elapsed.as_secs_f64() * 1e3,
             least.as_millis()
         ));

@@ -291,8 +291,9 @@ fn check_budget(budget: Duration, elapsed: Duration, measured: usize, all: usize
     let least = (block * fewest).as_secs() + 1;
     let least = if least < 120 { format!("{least}s") } else { format!("{}m", least.div_ceil(60)) };
     Err(Error::Usage(format!(
-        "a budget of {budget:?} cannot decide anything: a verdict needs {fewest} blocks, and one of \
-         {all} scenarios takes about {:.1} s here; give `--budget {least}` or more, or fewer scenarios",
+        "a budget of {budget:?} cannot decide anything: a verdict needs {fewest} blocks, and one \
+         of {all} scenarios takes about {:.1} s here; give `--budget {least}` or more, or fewer \
+         scenarios",
         block.as_secs_f64()
     )))
 }

@@ -123,8 +123,8 @@ impl<'a> Builder<'a> {
         };
         Err(Error::Usage(format!(
             "`{reference}` is neither a file nor a commit of this repository, which has no \
-             `{remote}` either; name a branch, a tag, a commit or a binary (a CI job's checkout has \
-             few: `{fetch}`)"
+             `{remote}` either; name a branch, a tag, a commit or a binary (a CI job's checkout \
+             has few: `{fetch}`)"
         )))
     }
 

@@ -196,8 +196,8 @@ fn take_over(pool: &mut Pool, earlier: &Pool) -> Result<()> {
     ] {
         if old != new {
             return Err(Error::NotComparable(format!(
-                "the {what} of the earlier sessions: `{old}`, now: `{new}`; leave out `--more` to start a new pool, or give \
-                 `--base` that commit"
+                "the {what} of the earlier sessions: `{old}`, now: `{new}`; leave out `--more` to \
+                 start a new pool, or give `--base` that commit"
             )));
         }
     }

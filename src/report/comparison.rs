@@ -82,7 +82,8 @@ fn warnings(records: &[(String, Record)]) -> Vec<String> {
     for (name, record) in others {
         if first.machine.class != record.machine.class {
             warnings.push(sanitize(&format!(
-                "{first_name} and {name} are from different machines: differences reflect the machines, not the code."
+                "{first_name} and {name} are from different machines: differences reflect the \
+                 machines, not the code."
             )));
         }
     }

@@ -88,12 +88,14 @@ pub fn questions() -> Vec<Question> {
 pub fn prompt(pipeline: Pipeline, text: &str) -> String {
     let (before, after) = match pipeline {
         Pipeline::Classification => (
-            "Sort the message into one of: fault, billing, delivery, wish, other. Answer with that word alone.\n\nMessage: ",
+            "Sort the message into one of: fault, billing, delivery, wish, other. Answer with that \
+             word alone.\n\nMessage: ",
             "\n\nKind:",
         ),
         Pipeline::Summarization => ("Summarise the article in two sentences.\n\n", "\n\nSummary:"),
         Pipeline::Extraction => (
-            "Return the names, dates, amounts and units of the record as JSON, null for what it does not say.\n\n",
+            "Return the names, dates, amounts and units of the record as JSON, null for what it \
+             does not say.\n\n",
             "\n\nJSON:",
         ),
         Pipeline::Code => ("Write a Rust function, without explanation.\n\n", "\n\n```rust\n"),

@@ -120,54 +120,71 @@ pub mod metric {
     pub const RSS_FILE_BYTES: &str = "rss_file_bytes";
 }
 
+/// A metric of which more is better, without a verdict.
+const fn higher(name: &'static str, label: &'static str, unit: &'static str, scale: f64) -> Metric {
+    Metric { name, label, unit, scale, better: Better::Higher, limit: None, gate: Gate::Never }
+}
+
+/// A metric of which less is better, without a verdict.
+const fn lower(name: &'static str, label: &'static str, unit: &'static str, scale: f64) -> Metric {
+    Metric { better: Better::Lower, ..higher(name, label, unit, scale) }
+}
+
+impl Metric {
+    /// The metric with the limit of its verdict, and the scenarios that have one.
+    const fn with_limit(self, limit: f64, gate: Gate) -> Self {
+        Self { limit: Some(limit), gate, ..self }
+    }
+}
+
 /// Every metric. Limits: rates -5 %, time to first token +10 %, memory +15 %.
-#[rustfmt::skip]
 pub const METRICS: &[Metric] = &[
-    Metric { name: metric::DECODE_TOK_S, label: "decode", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Single },
-    Metric { name: metric::DECODE_TOK_S_AGGREGATE, label: "decode, whole batch", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Batched },
-    Metric { name: metric::TTFT_S, label: "TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: Some(0.10), gate: Gate::Decodes },
-    Metric { name: metric::PREFILL_TOK_S, label: "prefill", unit: "tok/s", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::PrefillOnly },
-    Metric { name: metric::PEAK_RSS_BYTES, label: "peak memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: Some(0.15), gate: Gate::Always },
-    Metric { name: metric::PREFILL_S, label: "prefill time", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::TPOT_S, label: "time per output token", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::E2E_S, label: "end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::TOKENIZE_S, label: "tokenizing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::STEP_CV, label: "step variation", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::STALLS, label: "stalled steps", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::LOAD_S, label: "load", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::COLD_TTFT_S, label: "cold TTFT", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::RSS_AFTER_LOAD_BYTES, label: "memory after load", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::PEAK_DELTA_BYTES, label: "memory of the run", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::PEAK_DEVICE_BYTES, label: "peak device memory", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::KV_BYTES_EXPECTED, label: "KV cache, expected", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::ROOFLINE_FRACTION, label: "share of read bandwidth", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::PREFILL_FLOP_FRACTION, label: "share of arithmetic peak", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::KV_BYTES_HELD, label: "KV cache, held", unit: "MiB", scale: MIB, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::PACK_S, label: "quantizing and packing", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::CPU_UTILIZATION, label: "CPU utilization", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::GPU_UTILIZATION, label: "GPU utilization", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::POWER_W, label: "power", unit: "W", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::ENERGY_J_PER_TOKEN, label: "energy per token", unit: "J", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::ITEMS_PER_MIN, label: "items", unit: "items/min", scale: 1.0, better: Better::Higher, limit: Some(0.05), gate: Gate::Items },
-    Metric { name: metric::CHUNKS_PER_MIN, label: "chunks embedded", unit: "chunks/min", scale: 1.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::EMBED_S, label: "embedding the question", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::INDEX_S, label: "building the index", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::SEARCH_S, label: "vector search", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::ASSEMBLE_S, label: "assembling the context", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::ANSWER_S, label: "answering", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::E2E_SIMPLE_S, label: "simple question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::E2E_COMPLEX_S, label: "complex question, end to end", unit: "ms", scale: 1e3, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::ERROR_RATE, label: "failed requests", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::OOM_RATE, label: "requests out of memory", unit: "%", scale: 100.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::MEM_SLOPE_BYTES_PER_REQUEST, label: "memory growth per request", unit: "KiB", scale: 1.0 / 1024.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::TOP1_AGREEMENT, label: "same likeliest token as f32", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::KL_NATS, label: "KL divergence from f32", unit: "nats", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::PERPLEXITY, label: "perplexity", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::PERPLEXITY_F32, label: "perplexity of f32", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::KERNEL_SHARE, label: "time in kernels", unit: "%", scale: 100.0, better: Better::Higher, limit: None, gate: Gate::Never },
-    Metric { name: metric::KERNEL_OVERHEAD_S, label: "time between kernels, each", unit: "µs", scale: 1e6, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::KERNELS_PER_STEP, label: "kernels per step", unit: "", scale: 1.0, better: Better::Lower, limit: None, gate: Gate::Never },
-    Metric { name: metric::REGION_OVERHEAD_S, label: "an empty parallel region", unit: "µs", scale: 1e6, better: Better::Lower, limit: None, gate: Gate::Never },
+    higher(metric::DECODE_TOK_S, "decode", "tok/s", 1.0).with_limit(0.05, Gate::Single),
+    higher(metric::DECODE_TOK_S_AGGREGATE, "decode, whole batch", "tok/s", 1.0)
+        .with_limit(0.05, Gate::Batched),
+    lower(metric::TTFT_S, "TTFT", "ms", 1e3).with_limit(0.10, Gate::Decodes),
+    higher(metric::PREFILL_TOK_S, "prefill", "tok/s", 1.0).with_limit(0.05, Gate::PrefillOnly),
+    lower(metric::PEAK_RSS_BYTES, "peak memory", "MiB", MIB).with_limit(0.15, Gate::Always),
+    lower(metric::PREFILL_S, "prefill time", "ms", 1e3),
+    lower(metric::TPOT_S, "time per output token", "ms", 1e3),
+    lower(metric::E2E_S, "end to end", "ms", 1e3),
+    lower(metric::TOKENIZE_S, "tokenizing", "ms", 1e3),
+    lower(metric::STEP_CV, "step variation", "", 1.0),
+    lower(metric::STALLS, "stalled steps", "", 1.0),
+    lower(metric::LOAD_S, "load", "ms", 1e3),
+    lower(metric::COLD_TTFT_S, "cold TTFT", "ms", 1e3),
+    lower(metric::RSS_AFTER_LOAD_BYTES, "memory after load", "MiB", MIB),
+    lower(metric::PEAK_DELTA_BYTES, "memory of the run", "MiB", MIB),
+    lower(metric::PEAK_DEVICE_BYTES, "peak device memory", "MiB", MIB),
+    lower(metric::KV_BYTES_EXPECTED, "KV cache, expected", "MiB", MIB),
+    higher(metric::ROOFLINE_FRACTION, "share of read bandwidth", "%", 100.0),
+    higher(metric::PREFILL_FLOP_FRACTION, "share of arithmetic peak", "%", 100.0),
+    lower(metric::KV_BYTES_HELD, "KV cache, held", "MiB", MIB),
+    lower(metric::PACK_S, "quantizing and packing", "ms", 1e3),
+    higher(metric::CPU_UTILIZATION, "CPU utilization", "%", 100.0),
+    higher(metric::GPU_UTILIZATION, "GPU utilization", "%", 100.0),
+    lower(metric::POWER_W, "power", "W", 1.0),
+    lower(metric::ENERGY_J_PER_TOKEN, "energy per token", "J", 1.0),
+    higher(metric::ITEMS_PER_MIN, "items", "items/min", 1.0).with_limit(0.05, Gate::Items),
+    higher(metric::CHUNKS_PER_MIN, "chunks embedded", "chunks/min", 1.0),
+    lower(metric::EMBED_S, "embedding the question", "ms", 1e3),
+    lower(metric::INDEX_S, "building the index", "ms", 1e3),
+    lower(metric::SEARCH_S, "vector search", "ms", 1e3),
+    lower(metric::ASSEMBLE_S, "assembling the context", "ms", 1e3),
+    lower(metric::ANSWER_S, "answering", "ms", 1e3),
+    lower(metric::E2E_SIMPLE_S, "simple question, end to end", "ms", 1e3),
+    lower(metric::E2E_COMPLEX_S, "complex question, end to end", "ms", 1e3),
+    lower(metric::ERROR_RATE, "failed requests", "%", 100.0),
+    lower(metric::OOM_RATE, "requests out of memory", "%", 100.0),
+    lower(metric::MEM_SLOPE_BYTES_PER_REQUEST, "memory growth per request", "KiB", 1.0 / 1024.0),
+    higher(metric::TOP1_AGREEMENT, "same likeliest token as f32", "%", 100.0),
+    lower(metric::KL_NATS, "KL divergence from f32", "nats", 1.0),
+    lower(metric::PERPLEXITY, "perplexity", "", 1.0),
+    lower(metric::PERPLEXITY_F32, "perplexity of f32", "", 1.0),
+    higher(metric::KERNEL_SHARE, "time in kernels", "%", 100.0),
+    lower(metric::KERNEL_OVERHEAD_S, "time between kernels, each", "µs", 1e6),
+    lower(metric::KERNELS_PER_STEP, "kernels per step", "", 1.0),
+    lower(metric::REGION_OVERHEAD_S, "an empty parallel region", "µs", 1e6),
 ];
 
 /// The metric of this name, if there is one.

@@ -90,10 +90,11 @@ fn aspects(comparison: &Comparison) -> String {
         .collect();
     let numbers: Vec<usize> = (header.len() - 8..header.len()).collect();
     let mut text = table(TextFormat::Markdown, &header, &rows, &numbers);
-    text += "\nInformational, not a verdict. Changes are of medians over processes, in the measure's own \
-             sign; a geometric mean hides single scenarios. Beyond spread: by more than twice the \
-             spread between processes; unknown with a single process on either side. Missing: one \
-             record has no value. Excluded: implausible numbers, different work, or a ratio to zero.\n";
+    text += "\nInformational, not a verdict. Changes are of medians over processes, in the \
+             measure's own sign; a geometric mean hides single scenarios. Beyond spread: by more \
+             than twice the spread between processes; unknown with a single process on either \
+             side. Missing: one record has no value. Excluded: implausible numbers, different \
+             work, or a ratio to zero.\n";
     text
 }
 

@@ -79,7 +79,8 @@ fn cost_summary(summary: &PairSummary) -> Option<String> {
     };
     let null = if summary.null.is_empty() { "; no null control was evaluated" } else { "" };
     Some(format!(
-        "{blocks}{rejected} took {}: {} measuring, {} warming up, {} starting processes and loading models{ended}{null}",
+        "{blocks}{rejected} took {}: {} measuring, {} warming up, {} starting processes and \
+         loading models{ended}{null}",
         duration(summary.total_s),
         share(summary.turns_s),
         share(summary.warm_up_s),
@@ -160,13 +161,14 @@ pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec
             None => "promote a new baseline",
         };
         lines.push(format!(
-            "greedy output changed: if intended, {remedy}; times of different answers are not compared"
+            "greedy output changed: if intended, {remedy}; times of different answers are not \
+             compared"
         ));
     }
     if any(&|verdict| matches!(verdict, Verdict::Missing(_))) {
         lines.push(
-            "requested scenarios are missing: measure them, or list removed scenarios with a reason \
-             under `[gate.removed]`"
+            "requested scenarios are missing: measure them, or list removed scenarios with a \
+             reason under `[gate.removed]`"
                 .into(),
         );
     }
@@ -184,7 +186,8 @@ pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec
             }
         }
         None if because(&[Why::Uncalibrated]) => lines.push(
-            "to get verdicts, run `candlemark promote` on runs from three sessions with eight blocks"
+            "to get verdicts, run `candlemark promote` on runs from three sessions with eight \
+             blocks"
                 .into(),
         ),
         None if short => lines.push(measure_more(judgement, command)),
@@ -202,9 +205,14 @@ pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec
 
 fn more_blocks(summary: &PairSummary) -> String {
     match summary.ended {
-        Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter machine".into(),
-        Ended::Looks => "all planned looks are used up; more blocks would not decide: measure on a quieter machine"
+        Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter \
+                            machine"
             .into(),
+        Ended::Looks => {
+            "all planned looks are used up; more blocks would not decide: measure on a \
+                         quieter machine"
+                .into()
+        }
         _ => "to decide, measure more blocks: the same `candlemark pair` with a larger `--budget`"
             .into(),
     }

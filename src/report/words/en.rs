@@ -15,8 +15,10 @@ pub(super) const WORDS: Words = Words {
         value: "value",
         metric: "metric",
         scenario: "scenario",
-        rows_left_out: "{count} more rows are left out here; `candlemark report --format json` has them",
-        values_left_out: "the values of {count} more scenarios are left out here; `candlemark report --format json` has them",
+        rows_left_out: "{count} more rows are left out here; `candlemark report --format json` has \
+                        them",
+        values_left_out: "the values of {count} more scenarios are left out here; `candlemark \
+                          report --format json` has them",
     },
     card: CardWords {
         no_verdict: "NO VERDICT",
@@ -32,10 +34,12 @@ pub(super) const WORDS: Words = Words {
     general: General {
         heading: "General information",
         injected: "This run was slowed down on purpose: {what}",
-        unoptimized: "This is a build without optimization (profile {profile}): its times are meaningless.",
+        unoptimized: "This is a build without optimization (profile {profile}): its times are \
+                      meaningless.",
         model: "model",
         architecture: "architecture",
-        shape: "{layers} layers, width {hidden}, {heads} query heads and {kv_heads} key/value heads of width {head_dim}, vocabulary of {vocab}",
+        shape: "{layers} layers, width {hidden}, {heads} query heads and {kv_heads} key/value \
+                heads of width {head_dim}, vocabulary of {vocab}",
         dimensions: "shape",
         model_commit: "model revision",
         parameters: "parameters",
@@ -86,20 +90,29 @@ pub(super) const WORDS: Words = Words {
     },
     method: Method {
         heading: "Method",
-        greedy: "Greedy generation, seed {seed}: the same prompt always gives the same answer; answers are compared by a hash of their tokens.",
+        greedy: "Greedy generation, seed {seed}: the same prompt always gives the same answer; \
+                 answers are compared by a hash of their tokens.",
         sampled: "Sampled generation, temperature {temperature}, seed {seed}.",
-        repetitions: "Warm-ups: {warmups}; repetitions: {iters}, per scenario and process. Only the cold-start figures include warm-ups.",
-        median: "Each figure is the median over processes of the per-process medians. Spread is the standard deviation divided by the mean: between processes if there are several, otherwise within the single process.",
-        percentiles: "A percentile is given only if at least one value lies beyond it: p90 needs 10 values, p95 needs 20, p99 needs 100. With fewer values only the maximum is given.",
-        missing: "A value that was not measured is marked as such, never shown as zero. A struck-out number failed a plausibility check and is not compared with anything.",
-        exact: "Answers have exactly the requested length; generation continues past an end-of-text token.",
+        repetitions: "Warm-ups: {warmups}; repetitions: {iters}, per scenario and process. Only \
+                      the cold-start figures include warm-ups.",
+        median: "Each figure is the median over processes of the per-process medians. Spread is \
+                 the standard deviation divided by the mean: between processes if there are \
+                 several, otherwise within the single process.",
+        percentiles: "A percentile is given only if at least one value lies beyond it: p90 needs \
+                      10 values, p95 needs 20, p99 needs 100. With fewer values only the maximum \
+                      is given.",
+        missing: "A value that was not measured is marked as such, never shown as zero. A \
+                  struck-out number failed a plausibility check and is not compared with anything.",
+        exact: "Answers have exactly the requested length; generation continues past an \
+                end-of-text token.",
         natural: "Answers end at the model's own end-of-text token.",
         uncached: "The KV cache was off: every step recomputes the whole sequence.",
         chat: "Prompts were wrapped in the model's chat template.",
     },
     scenarios: Scenarios {
         heading: "Scenarios and results",
-        intro: "One line per scenario: the work, then the metrics that the gate judges. The rate of a batch is that of the whole batch.",
+        intro: "One line per scenario: the work, then the metrics that the gate judges. The rate \
+                of a batch is that of the whole batch.",
         batch: "batch",
         prompt: "prompt tokens",
         generated: "generated tokens",
@@ -153,7 +166,8 @@ pub(super) const WORDS: Words = Words {
     },
     api: Api {
         heading: "Results by kind of request",
-        intro: "The same question as a plain completion and in the chat template, with and without thinking.",
+        intro: "The same question as a plain completion and in the chat template, with and without \
+                thinking.",
         request: "request",
         requests: "requests",
         seconds: "mean time (s)",
@@ -163,7 +177,8 @@ pub(super) const WORDS: Words = Words {
     },
     categories: Categories {
         heading: "Categories and batch sizes",
-        intro: "Batch efficiency is the rate of the whole batch divided by the batch size times the rate of one sequence: 100 % if sequences do not slow each other down.",
+        intro: "Batch efficiency is the rate of the whole batch divided by the batch size times \
+                the rate of one sequence: 100 % if sequences do not slow each other down.",
         whole: "whole batch (tok/s)",
         sequence: "per sequence (tok/s)",
         efficiency: "batch efficiency",
@@ -180,7 +195,8 @@ pub(super) const WORDS: Words = Words {
         s4: "a long context",
         s5: "a long document, short answer: mostly prefill",
         s6: "a short question, long answer: mostly decode",
-        spread: "± is the standard deviation between processes if there are several, otherwise between repetitions.",
+        spread: "± is the standard deviation between processes if there are several, otherwise \
+                 between repetitions.",
         derived: "Derived figures",
         ttft_growth: "growth of TTFT per prompt token (ms)",
         prefill_growth: "growth of prefill time per prompt token (ms)",
@@ -189,7 +205,8 @@ pub(super) const WORDS: Words = Words {
         time_share: "share of time",
         kernels: "Traced kernels of one request, prefill included: `{scenario}`",
         meaning: "interpretation",
-        growth_meaning: "constant if time grows linearly with length; in brackets the 90 % confidence interval",
+        growth_meaning: "constant if time grows linearly with length; in brackets the 90 % \
+                         confidence interval",
         cv_meaning: "near 0 if context length does not matter",
         load_meaning: "read weights from disk into memory",
         pack_meaning: "part of the load time",
@@ -202,7 +219,8 @@ pub(super) const WORDS: Words = Words {
     },
     context: ContextWords {
         heading: "Impact of context length",
-        intro: "Prefill and decode at a given depth, that is with so many tokens already in the KV cache. Retention is the rate relative to an empty cache.",
+        intro: "Prefill and decode at a given depth, that is with so many tokens already in the KV \
+                cache. Retention is the rate relative to an empty cache.",
         depth: "tokens in the cache",
         kept: "decode retention",
         prefill_kept: "prefill retention",
@@ -220,7 +238,8 @@ pub(super) const WORDS: Words = Words {
     },
     consistency: ConsistencyWords {
         heading: "Consistency",
-        intro: "One request repeated many times, in milliseconds. The coefficient of variation (CV) is the standard deviation divided by the mean.",
+        intro: "One request repeated many times, in milliseconds. The coefficient of variation \
+                (CV) is the standard deviation divided by the mean.",
         what: "latency",
         mean: "mean",
         sd: "standard deviation",
@@ -232,7 +251,8 @@ pub(super) const WORDS: Words = Words {
     },
     stress: StressWords {
         heading: "Stress tests",
-        intro: "Requests under a memory limit. An unanswered request is a result, not a failed run.",
+        intro: "Requests under a memory limit. An unanswered request is a result, not a failed \
+                run.",
         requests: "requests",
         answered: "answered",
         refused: "refused",
@@ -248,7 +268,8 @@ pub(super) const WORDS: Words = Words {
     },
     pipelines: PipelinesWords {
         heading: "Document pipelines",
-        intro: "Documents go through the model in batches, one batch after another; the documents are part of this project.",
+        intro: "Documents go through the model in batches, one batch after another; the documents \
+                are part of this project.",
         items: "documents or questions",
         per_min: "items/min",
         chunks: "chunks embedded/min",
@@ -261,19 +282,30 @@ pub(super) const WORDS: Words = Words {
         heading: "Quality",
         ratio: "perplexity relative to f32",
         tokens: "tokens scored",
-        intro: "Every token of a text corpus is scored with the weights in use and again in f32 arithmetic. Accuracy is top-1 agreement: the share of positions at which both give the same most likely token. It measures the cost of quantization, not the quality of the model.",
+        intro: "Every token of a text corpus is scored with the weights in use and again in f32 \
+                arithmetic. Accuracy is top-1 agreement: the share of positions at which both give \
+                the same most likely token. It measures the cost of quantization, not the quality \
+                of the model.",
     },
     energy: Energy {
         heading: "Utilization, energy, GPU and bandwidth",
-        roofline: "Decoding one sequence reads every weight once per token. The roofline fraction divides the bytes read per second by the measured memory bandwidth of this machine; 100 % is the bandwidth limit.",
-        arithmetic: "Prefill multiplies every weight by every prompt token. The share of peak arithmetic divides these operations per second by the highest rate that this machine reaches for any number format without memory traffic; attention and the output matrix are not counted.",
+        roofline: "Decoding one sequence reads every weight once per token. The roofline fraction \
+                   divides the bytes read per second by the measured memory bandwidth of this \
+                   machine; 100 % is the bandwidth limit.",
+        arithmetic: "Prefill multiplies every weight by every prompt token. The share of peak \
+                     arithmetic divides these operations per second by the highest rate that this \
+                     machine reaches for any number format without memory traffic; attention and \
+                     the output matrix are not counted.",
         missing: "Not measured in any scenario:",
         reason: "{metric}: {why}",
     },
     targets: TargetsWords {
         heading: "Targets",
         intro: "Each result is compared with its target as measured.",
-        reference: "The targets were set for the machine {machine}, with a memory bandwidth of {rate}. The projected value is the measured value times the ratio of that bandwidth to the bandwidth measured here (times are divided by it). This estimate suits decode, which is bandwidth-bound, not compute-bound work.",
+        reference: "The targets were set for the machine {machine}, with a memory bandwidth of \
+                    {rate}. The projected value is the measured value times the ratio of that \
+                    bandwidth to the bandwidth measured here (times are divided by it). This \
+                    estimate suits decode, which is bandwidth-bound, not compute-bound work.",
         target: "target",
         what: "scope",
         raw: "measured",
@@ -288,7 +320,8 @@ pub(super) const WORDS: Words = Words {
         range: "{low} to {high} {unit}",
         stands_in: "{model}, measured on {shape}",
         others: "Targets not shown: {count} ({why}).",
-        none: "There are no targets for this model and quantization. Targets for other models or quantizations: {all}.",
+        none: "There are no targets for this model and quantization. Targets for other models or \
+               quantizations: {all}.",
     },
     advice: AdviceWords {
         heading: "Recommendations",
@@ -299,12 +332,16 @@ pub(super) const WORDS: Words = Words {
         context: "context length",
         memory: "memory",
         device_memory: "accelerator memory",
-        batch_rule: "The largest batch that is at least {gain} faster than any smaller one while each sequence keeps {rate} tok/s; the smallest such batch over all categories. By category: {grounds}",
-        context_rule: "The deepest context at which decode keeps at least {share} of its rate with an empty cache, as at every smaller depth. Retention here: {kept}.",
+        batch_rule: "The largest batch that is at least {gain} faster than any smaller one while \
+                     each sequence keeps {rate} tok/s; the smallest such batch over all \
+                     categories. By category: {grounds}",
+        context_rule: "The deepest context at which decode keeps at least {share} of its rate with \
+                       an empty cache, as at every smaller depth. Retention here: {kept}.",
         end_not_measured: "No greater depth was measured; a longer context may be possible.",
         end_slow: "At {depth} tokens retention is only {kept}.",
         end_no_rate: "At {depth} tokens there is no valid rate.",
-        memory_rule: "{factor} times the largest peak ({peak} in `{scenario}`), rounded up to a multiple of {step}.",
+        memory_rule: "{factor} times the largest peak ({peak} in `{scenario}`), rounded up to a \
+                      multiple of {step}.",
         no_batches: "No category has valid rates at two or more batch sizes.",
         too_slow: "Even a single sequence is slower than {rate} tok/s.",
         no_depth_zero: "No valid rate with an empty cache.",
@@ -317,8 +354,11 @@ pub(super) const WORDS: Words = Words {
         valid: "Valid scenarios: {valid} of {all}.",
         targets: "Targets met: {met} of {all} that could be measured here.",
         score: "Overall score: {score} out of {best}",
-        no_score: "No overall score: at least {least} components are needed, {parts} were measured.",
-        formula: "Ten times the geometric mean of the measured components, each between 0 and 1. The score is informational and decides nothing; it cannot be compared between machines or between different sets of components.",
+        no_score: "No overall score: at least {least} components are needed, {parts} were \
+                   measured.",
+        formula: "Ten times the geometric mean of the measured components, each between 0 and 1. \
+                  The score is informational and decides nothing; it cannot be compared between \
+                  machines or between different sets of components.",
         part: "component",
         scenario_count: "scenarios",
         roofline: "roofline fraction of decode",
@@ -326,7 +366,8 @@ pub(super) const WORDS: Words = Words {
         retention: "decode retention at the deepest context",
         consistency: "consistency: p50 / p95 of a repeated request",
         success: "success: valid share of attempted scenarios",
-        closing: "These figures hold for this model on this machine, as described above; `candlemark check` tells whether a later run is slower.",
+        closing: "These figures hold for this model on this machine, as described above; \
+                  `candlemark check` tells whether a later run is slower.",
     },
     absent: Absent {
         heading: "What was not measured",
@@ -357,7 +398,8 @@ pub(super) const WORDS: Words = Words {
         prompt_axis: "prompt tokens",
         measured: "measured",
         steps: "Decode rate by step",
-        steps_alt: "Every step of the longest answer, `{scenario}`; a flat line means constant speed.",
+        steps_alt: "Every step of the longest answer, `{scenario}`; a flat line means constant \
+                    speed.",
         step_axis: "step",
         rate_axis: "tok/s",
         rates: "Rates by scenario",
@@ -376,7 +418,8 @@ pub(super) const WORDS: Words = Words {
         repeats_alt: "Histogram of request latencies, `{scenario}`.",
         count_axis: "requests",
         growth: "Memory after each request",
-        growth_alt: "Resident memory of the process after each request; a cross marks an unanswered request.",
+        growth_alt: "Resident memory of the process after each request; a cross marks an \
+                     unanswered request.",
         request_axis: "request",
         memory_axis: "MiB",
         unanswered: "not answered",

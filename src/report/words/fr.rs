@@ -16,8 +16,10 @@ pub(super) const WORDS: Words = Words {
         value: "valeur",
         metric: "métrique",
         scenario: "scénario",
-        rows_left_out: "{count} lignes de plus sont omises ici\u{202f}; `candlemark report --format json` les contient",
-        values_left_out: "les valeurs de {count} scénarios de plus sont omises ici\u{202f}; `candlemark report --format json` les contient",
+        rows_left_out: "{count} lignes de plus sont omises ici\u{202f}; `candlemark report \
+                        --format json` les contient",
+        values_left_out: "les valeurs de {count} scénarios de plus sont omises ici\u{202f}; \
+                          `candlemark report --format json` les contient",
     },
     card: CardWords {
         no_verdict: "PAS DE VERDICT",
@@ -33,10 +35,12 @@ pub(super) const WORDS: Words = Words {
     general: General {
         heading: "Informations générales",
         injected: "Cette exécution a été ralentie volontairement\u{a0}: {what}",
-        unoptimized: "Compilation sans optimisation (profil {profile})\u{a0}: ses durées ne veulent rien dire.",
+        unoptimized: "Compilation sans optimisation (profil {profile})\u{a0}: ses durées ne \
+                      veulent rien dire.",
         model: "modèle",
         architecture: "architecture",
-        shape: "{layers} couches, largeur {hidden}, {heads} têtes de requête et {kv_heads} têtes clé/valeur de largeur {head_dim}, vocabulaire de {vocab}",
+        shape: "{layers} couches, largeur {hidden}, {heads} têtes de requête et {kv_heads} têtes \
+                clé/valeur de largeur {head_dim}, vocabulaire de {vocab}",
         dimensions: "structure",
         model_commit: "révision du modèle",
         parameters: "paramètres",
@@ -83,24 +87,35 @@ pub(super) const WORDS: Words = Words {
         steal: "temps CPU volé",
         pressure: "pression CPU sur 10 s",
         available: "mémoire disponible (Mio)",
-        recorded: "Motifs, avertissements et noms sont repris tels que l’enregistrement les contient.",
+        recorded: "Motifs, avertissements et noms sont repris tels que l’enregistrement les \
+                   contient.",
     },
     method: Method {
         heading: "Méthode de mesure",
-        greedy: "Génération gloutonne, graine {seed}\u{a0}: une même invite donne toujours la même réponse, dont les tokens sont comparés par leur empreinte.",
+        greedy: "Génération gloutonne, graine {seed}\u{a0}: une même invite donne toujours la même \
+                 réponse, dont les tokens sont comparés par leur empreinte.",
         sampled: "Génération par échantillonnage, température {temperature}, graine {seed}.",
-        repetitions: "Par scénario et par processus, exécutions de chauffe\u{a0}: {warmups}\u{202f}; répétitions\u{a0}: {iters}. Les chauffes n’entrent dans aucun chiffre, hormis ceux à froid.",
-        median: "Un chiffre est la médiane, sur les processus, des médianes de chacun. La dispersion est l’écart type rapporté à la moyenne\u{a0}: entre processus s’il y en a plusieurs, sinon à l’intérieur du seul.",
-        percentiles: "Un percentile n’est donné que si au moins une valeur se situe au-delà\u{a0}: p90 à partir de 10 valeurs, p95 à partir de 20, p99 à partir de 100. En deçà, le maximum est indiqué comme tel.",
-        missing: "Ce qui n’a pas été mesuré est signalé comme tel, jamais par un zéro. Un nombre barré ne peut pas être vrai et n’est comparé à rien.",
-        exact: "Les réponses ont exactement la longueur demandée\u{202f}; un token de fin de texte ne les interrompt pas.",
+        repetitions: "Par scénario et par processus, exécutions de chauffe\u{a0}: \
+                      {warmups}\u{202f}; répétitions\u{a0}: {iters}. Les chauffes n’entrent dans \
+                      aucun chiffre, hormis ceux à froid.",
+        median: "Un chiffre est la médiane, sur les processus, des médianes de chacun. La \
+                 dispersion est l’écart type rapporté à la moyenne\u{a0}: entre processus s’il y \
+                 en a plusieurs, sinon à l’intérieur du seul.",
+        percentiles: "Un percentile n’est donné que si au moins une valeur se situe au-delà\u{a0}: \
+                      p90 à partir de 10 valeurs, p95 à partir de 20, p99 à partir de 100. En \
+                      deçà, le maximum est indiqué comme tel.",
+        missing: "Ce qui n’a pas été mesuré est signalé comme tel, jamais par un zéro. Un nombre \
+                  barré ne peut pas être vrai et n’est comparé à rien.",
+        exact: "Les réponses ont exactement la longueur demandée\u{202f}; un token de fin de texte \
+                ne les interrompt pas.",
         natural: "Les réponses s’arrêtent au token de fin de texte du modèle.",
         uncached: "Le cache KV était désactivé\u{a0}: chaque pas recalcule toute la séquence.",
         chat: "Les invites ont été mises dans le gabarit de conversation du modèle.",
     },
     scenarios: Scenarios {
         heading: "Scénarios et résultats",
-        intro: "Une ligne par scénario\u{a0}: le travail, puis ce qui en est jugé. Le débit d’un lot est celui du lot entier.",
+        intro: "Une ligne par scénario\u{a0}: le travail, puis ce qui en est jugé. Le débit d’un \
+                lot est celui du lot entier.",
         batch: "lot",
         prompt: "tokens d’invite",
         generated: "tokens générés",
@@ -154,7 +169,8 @@ pub(super) const WORDS: Words = Words {
     },
     api: Api {
         heading: "Résultats par type de requête",
-        intro: "La même question posée de plusieurs façons\u{a0}: comme texte à continuer, puis dans le gabarit de conversation, avec ou sans réflexion préalable.",
+        intro: "La même question posée de plusieurs façons\u{a0}: comme texte à continuer, puis \
+                dans le gabarit de conversation, avec ou sans réflexion préalable.",
         request: "requête",
         requests: "requêtes",
         seconds: "temps moyen (s)",
@@ -164,7 +180,8 @@ pub(super) const WORDS: Words = Words {
     },
     categories: Categories {
         heading: "Catégories et lots",
-        intro: "L’efficacité rapporte le débit du lot entier à autant de fois celui d’une séquence seule\u{a0}: 100\u{202f}% si les séquences ne se ralentissent pas entre elles.",
+        intro: "L’efficacité rapporte le débit du lot entier à autant de fois celui d’une séquence \
+                seule\u{a0}: 100\u{202f}% si les séquences ne se ralentissent pas entre elles.",
         whole: "lot entier (tok/s)",
         sequence: "par séquence (tok/s)",
         efficiency: "efficacité",
@@ -181,7 +198,8 @@ pub(super) const WORDS: Words = Words {
         s4: "un contexte long",
         s5: "un long document, une réponse courte\u{a0}: surtout du préremplissage",
         s6: "une question courte, une longue réponse\u{a0}: surtout du décodage",
-        spread: "Le nombre après ± est l’écart type entre répétitions, ou entre processus s’il y en a plusieurs.",
+        spread: "Le nombre après ± est l’écart type entre répétitions, ou entre processus s’il y \
+                 en a plusieurs.",
         derived: "Grandeurs déduites de la grille",
         ttft_growth: "croissance du TTFT par token d’invite (ms)",
         prefill_growth: "croissance du préremplissage par token d’invite (ms)",
@@ -190,7 +208,8 @@ pub(super) const WORDS: Words = Words {
         time_share: "part du temps",
         kernels: "Noyaux d’une réponse, lecture de l’invite comprise\u{a0}: `{scenario}`, tracés",
         meaning: "lecture",
-        growth_meaning: "constante si la durée croît en ligne droite avec la longueur\u{202f}; entre crochets, l’intervalle de confiance à 90\u{202f}%",
+        growth_meaning: "constante si la durée croît en ligne droite avec la longueur\u{202f}; \
+                         entre crochets, l’intervalle de confiance à 90\u{202f}%",
         cv_meaning: "proche de 0 si la longueur du contexte n’influe pas",
         load_meaning: "lecture des poids du disque vers la mémoire",
         pack_meaning: "fait partie du chargement",
@@ -203,7 +222,8 @@ pub(super) const WORDS: Words = Words {
     },
     context: ContextWords {
         heading: "Impact de la longueur de contexte",
-        intro: "Des tokens sont lus et générés après ceux que le cache contient déjà. La part conservée se compare au cache vide.",
+        intro: "Des tokens sont lus et générés après ceux que le cache contient déjà. La part \
+                conservée se compare au cache vide.",
         depth: "tokens dans le cache",
         kept: "décodage conservé",
         prefill_kept: "préremplissage conservé",
@@ -216,24 +236,28 @@ pub(super) const WORDS: Words = Words {
         without: "Modèle tel qu’entraîné",
         with: "Avec YaRN, contexte quadruplé",
         growth: "allongement du TPOT par millier de tokens en cache (µs)",
-        growth_meaning: "Entre crochets, l’intervalle de confiance à 90\u{202f}% de la pente (Theil–Sen).",
+        growth_meaning: "Entre crochets, l’intervalle de confiance à 90\u{202f}% de la pente \
+                         (Theil–Sen).",
         growth_extended: "idem avec YaRN (µs)",
     },
     consistency: ConsistencyWords {
         heading: "Régularité",
-        intro: "Une même requête répétée, en millisecondes. Le coefficient de variation (CV) est l’écart type rapporté à la moyenne.",
+        intro: "Une même requête répétée, en millisecondes. Le coefficient de variation (CV) est \
+                l’écart type rapporté à la moyenne.",
         what: "latence",
         mean: "moyenne",
         sd: "écart type",
         min: "minimum",
         variation: "CV",
-        drift: "Dérive d’une requête à l’autre, avec son intervalle à 90\u{202f}%\u{a0}: {value} ms.",
+        drift: "Dérive d’une requête à l’autre, avec son intervalle à 90\u{202f}%\u{a0}: {value} \
+                ms.",
         stalls: "Pas bloqués\u{a0}: {count}.",
         same: "Toutes les réponses étaient identiques, token pour token.",
     },
     stress: StressWords {
         heading: "Tests de résistance",
-        intro: "Requêtes sous une limite de mémoire. Une requête restée sans réponse est un résultat, non un échec de la mesure.",
+        intro: "Requêtes sous une limite de mémoire. Une requête restée sans réponse est un \
+                résultat, non un échec de la mesure.",
         requests: "requêtes",
         answered: "servies",
         refused: "refusées",
@@ -249,7 +273,8 @@ pub(super) const WORDS: Words = Words {
     },
     pipelines: PipelinesWords {
         heading: "Chaînes de traitement",
-        intro: "Les documents passent par le modèle lot après lot\u{202f}; ils sont propres au projet.",
+        intro: "Les documents passent par le modèle lot après lot\u{202f}; ils sont propres au \
+                projet.",
         items: "documents ou questions",
         per_min: "éléments/min",
         chunks: "segments vectorisés par minute",
@@ -262,19 +287,30 @@ pub(super) const WORDS: Words = Words {
         heading: "Qualité",
         ratio: "perplexité rapportée à celle de f32",
         tokens: "tokens évalués",
-        intro: "Chaque token d’un jeu de textes est évalué avec les poids tels qu’ils sont exécutés, puis en arithmétique f32, qui sert de définition. L’exactitude est ici la part des positions où les deux jugent le même token le plus probable\u{a0}: elle dit ce que coûte la quantification, non l’intelligence du modèle.",
+        intro: "Chaque token d’un jeu de textes est évalué avec les poids tels qu’ils sont \
+                exécutés, puis en arithmétique f32, qui sert de définition. L’exactitude est ici \
+                la part des positions où les deux jugent le même token le plus probable\u{a0}: \
+                elle dit ce que coûte la quantification, non l’intelligence du modèle.",
     },
     energy: Energy {
         heading: "Utilisation, énergie, GPU et bande passante",
-        roofline: "Le décodage d’une séquence lit chaque poids à chaque token. La part de la bande passante compare les octets lus au débit mesuré sur cette machine\u{a0}: 100\u{202f}% est le maximum atteignable ici par ce calcul.",
-        arithmetic: "Le préremplissage multiplie chaque poids par chaque token de l’invite. La part de la puissance de calcul maximale compare ces opérations au maximum que cette machine atteint, tous types de nombres confondus, mesuré sans accès à la mémoire\u{202f}; l’attention et la matrice de sortie ne sont pas comptées.",
+        roofline: "Le décodage d’une séquence lit chaque poids à chaque token. La part de la bande \
+                   passante compare les octets lus au débit mesuré sur cette machine\u{a0}: \
+                   100\u{202f}% est le maximum atteignable ici par ce calcul.",
+        arithmetic: "Le préremplissage multiplie chaque poids par chaque token de l’invite. La \
+                     part de la puissance de calcul maximale compare ces opérations au maximum que \
+                     cette machine atteint, tous types de nombres confondus, mesuré sans accès à \
+                     la mémoire\u{202f}; l’attention et la matrice de sortie ne sont pas comptées.",
         missing: "Non mesuré, dans aucun scénario\u{a0}:",
         reason: "{metric}\u{a0}: {why}",
     },
     targets: TargetsWords {
         heading: "Objectifs",
         intro: "Chaque résultat est comparé tel quel à son objectif.",
-        reference: "Les objectifs ont été fixés pour la machine {machine}, qui lit {rate} en mémoire. La valeur projetée est la valeur mesurée, multipliée par le rapport de ce débit à celui mesuré ici (divisée pour les durées)\u{a0}: une estimation qui convient au décodage, non à ce que le calcul limite.",
+        reference: "Les objectifs ont été fixés pour la machine {machine}, qui lit {rate} en \
+                    mémoire. La valeur projetée est la valeur mesurée, multipliée par le rapport \
+                    de ce débit à celui mesuré ici (divisée pour les durées)\u{a0}: une estimation \
+                    qui convient au décodage, non à ce que le calcul limite.",
         target: "objectif",
         what: "portée",
         raw: "mesuré",
@@ -289,7 +325,8 @@ pub(super) const WORDS: Words = Words {
         range: "de {low} à {high} {unit}",
         stands_in: "{model}, mesuré sur {shape}",
         others: "Objectifs non affichés\u{a0}: {count} ({why}).",
-        none: "Aucun objectif ne porte sur ce modèle et cette quantification. Objectifs visant d’autres modèles ou quantifications\u{a0}: {all}.",
+        none: "Aucun objectif ne porte sur ce modèle et cette quantification. Objectifs visant \
+               d’autres modèles ou quantifications\u{a0}: {all}.",
     },
     advice: AdviceWords {
         heading: "Recommandations",
@@ -300,12 +337,17 @@ pub(super) const WORDS: Words = Words {
         context: "longueur de contexte",
         memory: "mémoire",
         device_memory: "mémoire de l’accélérateur",
-        batch_rule: "Le plus grand lot qui apporte au moins {gain} de plus que tout lot plus petit, chaque séquence gardant {rate} tok/s\u{202f}; la plus petite valeur parmi les catégories. Par catégorie\u{a0}: {grounds}",
-        context_rule: "Le contexte le plus profond où le décodage garde au moins {share} de son débit à cache vide, comme à toute profondeur moindre. Il en garde ici {kept}.",
+        batch_rule: "Le plus grand lot qui apporte au moins {gain} de plus que tout lot plus \
+                     petit, chaque séquence gardant {rate} tok/s\u{202f}; la plus petite valeur \
+                     parmi les catégories. Par catégorie\u{a0}: {grounds}",
+        context_rule: "Le contexte le plus profond où le décodage garde au moins {share} de son \
+                       débit à cache vide, comme à toute profondeur moindre. Il en garde ici \
+                       {kept}.",
         end_not_measured: "Rien n’a été mesuré au-delà\u{a0}: davantage est peut-être possible.",
         end_slow: "À {depth} tokens, il n’en garde que {kept}.",
         end_no_rate: "À {depth} tokens, il n’y a pas de débit valide.",
-        memory_rule: "{factor} fois le plus haut pic, {peak} dans `{scenario}`, arrondi au multiple supérieur de {step}.",
+        memory_rule: "{factor} fois le plus haut pic, {peak} dans `{scenario}`, arrondi au \
+                      multiple supérieur de {step}.",
         no_batches: "Aucune catégorie n’a de débit valide pour deux tailles de lot.",
         too_slow: "Une séquence seule est déjà plus lente que {rate} tok/s.",
         no_depth_zero: "Il n’y a pas de débit valide à cache vide auquel comparer.",
@@ -318,8 +360,11 @@ pub(super) const WORDS: Words = Words {
         valid: "Scénarios mesurés et valides\u{a0}: {valid} sur {all}.",
         targets: "Objectifs atteints\u{a0}: {met} sur les {all} mesurables ici.",
         score: "Score global\u{a0}: {score} sur {best}",
-        no_score: "Pas de score global\u{a0}: il faut {least} composantes\u{202f}; mesurées\u{a0}: {parts}.",
-        formula: "Dix fois la moyenne géométrique des composantes mesurées, chacune entre 0 et 1. Ce score informe sans jamais rien juger\u{202f}; ceux d’autres machines ou d’autres ensembles de composantes ne lui sont pas comparables.",
+        no_score: "Pas de score global\u{a0}: il faut {least} composantes\u{202f}; mesurées\u{a0}: \
+                   {parts}.",
+        formula: "Dix fois la moyenne géométrique des composantes mesurées, chacune entre 0 et 1. \
+                  Ce score informe sans jamais rien juger\u{202f}; ceux d’autres machines ou \
+                  d’autres ensembles de composantes ne lui sont pas comparables.",
         part: "composante",
         scenario_count: "scénarios",
         roofline: "part de la bande passante mesurée atteinte au décodage",
@@ -327,7 +372,9 @@ pub(super) const WORDS: Words = Words {
         retention: "débit de décodage conservé au contexte le plus profond",
         consistency: "régularité\u{a0}: p50 / p95 d’une requête répétée",
         success: "scénarios tentés et valides",
-        closing: "Ces chiffres valent pour ce modèle sur cette machine, dans les conditions décrites plus haut\u{202f}; `candlemark check` dira si une exécution ultérieure est plus lente.",
+        closing: "Ces chiffres valent pour ce modèle sur cette machine, dans les conditions \
+                  décrites plus haut\u{202f}; `candlemark check` dira si une exécution ultérieure \
+                  est plus lente.",
     },
     absent: Absent {
         heading: "Ce qui n’a pas été mesuré",
@@ -353,16 +400,19 @@ pub(super) const WORDS: Words = Words {
     charts: Charts {
         heading: "Visualisations",
         ttft: "Délai du premier token selon la longueur de l’invite",
-        ttft_alt: "Chaque point est un scénario de la grille\u{202f}; la ligne tiretée est un ajustement linéaire.",
+        ttft_alt: "Chaque point est un scénario de la grille\u{202f}; la ligne tiretée est un \
+                   ajustement linéaire.",
         fit: "droite ajustée",
         prompt_axis: "tokens d’invite",
         measured: "mesuré",
         steps: "Débit de décodage pas à pas",
-        steps_alt: "Chaque pas de la plus longue réponse, `{scenario}`\u{202f}; une ligne plate garde sa vitesse.",
+        steps_alt: "Chaque pas de la plus longue réponse, `{scenario}`\u{202f}; une ligne plate \
+                    garde sa vitesse.",
         step_axis: "pas",
         rate_axis: "tok/s",
         rates: "Débits par scénario",
-        rates_alt: "Préremplissage et décodage de chaque scénario de la grille, chacun à son échelle.",
+        rates_alt: "Préremplissage et décodage de chaque scénario de la grille, chacun à son \
+                    échelle.",
         batches: "Débit du lot entier selon sa taille",
         batches_alt: "Tokens par seconde de toutes les séquences réunies, une ligne par catégorie.",
         batch_axis: "séquences par lot",
@@ -377,7 +427,8 @@ pub(super) const WORDS: Words = Words {
         repeats_alt: "Fréquence de chaque durée, `{scenario}`.",
         count_axis: "requêtes",
         growth: "Mémoire après chaque requête",
-        growth_alt: "Mémoire résidente du processus, requête par requête\u{202f}; une croix marque une requête non servie.",
+        growth_alt: "Mémoire résidente du processus, requête par requête\u{202f}; une croix marque \
+                     une requête non servie.",
         request_axis: "requête",
         memory_axis: "Mio",
         unanswered: "non servies",

@@ -15,8 +15,10 @@ pub(super) const WORDS: Words = Words {
         value: "값",
         metric: "지표",
         scenario: "시나리오",
-        rows_left_out: "나머지 {count}개 행은 여기에서 생략했습니다. `candlemark report --format json`에 모두 있습니다",
-        values_left_out: "나머지 시나리오 {count}개의 값은 여기에서 생략했습니다. `candlemark report --format json`에 모두 있습니다",
+        rows_left_out: "나머지 {count}개 행은 여기에서 생략했습니다. `candlemark report --format \
+                        json`에 모두 있습니다",
+        values_left_out: "나머지 시나리오 {count}개의 값은 여기에서 생략했습니다. `candlemark \
+                          report --format json`에 모두 있습니다",
     },
     card: CardWords {
         no_verdict: "판정 없음",
@@ -35,7 +37,8 @@ pub(super) const WORDS: Words = Words {
         unoptimized: "최적화하지 않은 빌드입니다(프로필 {profile}). 측정 시간은 의미가 없습니다.",
         model: "모델",
         architecture: "아키텍처",
-        shape: "레이어 {layers}개, 은닉 크기 {hidden}, 쿼리 헤드 {heads}개, 키/값 헤드 {kv_heads}개(헤드 크기 {head_dim}), 어휘 {vocab}개",
+        shape: "레이어 {layers}개, 은닉 크기 {hidden}, 쿼리 헤드 {heads}개, 키/값 헤드 \
+                {kv_heads}개(헤드 크기 {head_dim}), 어휘 {vocab}개",
         dimensions: "구조",
         model_commit: "모델 리비전",
         parameters: "파라미터 수",
@@ -86,20 +89,27 @@ pub(super) const WORDS: Words = Words {
     },
     method: Method {
         heading: "측정 방법",
-        greedy: "탐욕적 생성(시드 {seed}): 같은 프롬프트에는 늘 같은 답이 나오며, 답의 토큰을 해시로 비교합니다.",
+        greedy: "탐욕적 생성(시드 {seed}): 같은 프롬프트에는 늘 같은 답이 나오며, 답의 토큰을 \
+                 해시로 비교합니다.",
         sampled: "샘플링 생성: 온도 {temperature}, 시드 {seed}.",
-        repetitions: "시나리오와 프로세스마다 워밍업 {warmups}회 후 {iters}회 반복합니다. 워밍업은 콜드 수치 외에는 어떤 수치에도 들어가지 않습니다.",
-        median: "각 수치는 프로세스별 중앙값들의 중앙값입니다. 산포는 평균에 대한 표준편차의 비율로, 프로세스가 여럿이면 프로세스 사이에서, 하나뿐이면 그 안에서 구합니다.",
-        percentiles: "백분위수는 그 너머에 값이 하나 이상 있을 때만 제시합니다. p90은 10개, p95는 20개, p99는 100개부터이며, 모자라면 최댓값을 최댓값으로 표시합니다.",
-        missing: "측정하지 않은 값은 0이 아니라 측정하지 않았다고 표시합니다. 취소선이 그어진 수치는 참일 수 없으므로 어떤 비교에도 쓰지 않습니다.",
-        exact: "답변 길이는 요청한 토큰 수와 정확히 같으며, 텍스트 끝 토큰이 나와도 멈추지 않습니다.",
+        repetitions: "시나리오와 프로세스마다 워밍업 {warmups}회 후 {iters}회 반복합니다. 워밍업은 \
+                      콜드 수치 외에는 어떤 수치에도 들어가지 않습니다.",
+        median: "각 수치는 프로세스별 중앙값들의 중앙값입니다. 산포는 평균에 대한 표준편차의 \
+                 비율로, 프로세스가 여럿이면 프로세스 사이에서, 하나뿐이면 그 안에서 구합니다.",
+        percentiles: "백분위수는 그 너머에 값이 하나 이상 있을 때만 제시합니다. p90은 10개, p95는 \
+                      20개, p99는 100개부터이며, 모자라면 최댓값을 최댓값으로 표시합니다.",
+        missing: "측정하지 않은 값은 0이 아니라 측정하지 않았다고 표시합니다. 취소선이 그어진 \
+                  수치는 참일 수 없으므로 어떤 비교에도 쓰지 않습니다.",
+        exact: "답변 길이는 요청한 토큰 수와 정확히 같으며, 텍스트 끝 토큰이 나와도 멈추지 \
+                않습니다.",
         natural: "답변은 모델의 텍스트 끝 토큰에서 끝납니다.",
         uncached: "KV 캐시를 껐으므로 매 스텝마다 전체 시퀀스를 다시 계산합니다.",
         chat: "프롬프트를 모델의 채팅 템플릿에 넣었습니다.",
     },
     scenarios: Scenarios {
         heading: "시나리오와 결과",
-        intro: "시나리오마다 한 줄로, 작업 내용과 판정 대상 수치를 적었습니다. 배치의 속도는 배치 전체의 속도입니다.",
+        intro: "시나리오마다 한 줄로, 작업 내용과 판정 대상 수치를 적었습니다. 배치의 속도는 배치 \
+                전체의 속도입니다.",
         batch: "배치",
         prompt: "프롬프트 토큰",
         generated: "생성 토큰",
@@ -153,7 +163,8 @@ pub(super) const WORDS: Words = Words {
     },
     api: Api {
         heading: "요청 종류별 결과",
-        intro: "같은 질문을 이어 쓸 텍스트로, 그리고 채팅 템플릿에 넣어(사고 모드 사용 여부별로) 요청했습니다.",
+        intro: "같은 질문을 이어 쓸 텍스트로, 그리고 채팅 템플릿에 넣어(사고 모드 사용 여부별로) \
+                요청했습니다.",
         request: "요청",
         requests: "요청 수",
         seconds: "평균 시간(s)",
@@ -163,7 +174,8 @@ pub(super) const WORDS: Words = Words {
     },
     categories: Categories {
         heading: "범주와 배치",
-        intro: "효율은 배치 전체의 속도를 시퀀스 하나의 속도와 배치 크기의 곱으로 나눈 값입니다. 시퀀스끼리 서로 늦추지 않으면 100%입니다.",
+        intro: "효율은 배치 전체의 속도를 시퀀스 하나의 속도와 배치 크기의 곱으로 나눈 값입니다. \
+                시퀀스끼리 서로 늦추지 않으면 100%입니다.",
         whole: "배치 전체(tok/s)",
         sequence: "시퀀스당(tok/s)",
         efficiency: "효율",
@@ -180,7 +192,8 @@ pub(super) const WORDS: Words = Words {
         s4: "긴 컨텍스트",
         s5: "긴 문서와 짧은 답: 프리필 위주",
         s6: "짧은 질문과 긴 답: 디코드 위주",
-        spread: "± 뒤의 수는 반복 사이의 표준편차이며, 프로세스가 여럿이면 프로세스 사이의 표준편차입니다.",
+        spread: "± 뒤의 수는 반복 사이의 표준편차이며, 프로세스가 여럿이면 프로세스 사이의 \
+                 표준편차입니다.",
         derived: "분석 지표",
         ttft_growth: "프롬프트 토큰당 TTFT 증가(ms)",
         prefill_growth: "프롬프트 토큰당 프리필 시간 증가(ms)",
@@ -189,7 +202,8 @@ pub(super) const WORDS: Words = Words {
         time_share: "시간 비율",
         kernels: "답변 하나의 커널(프롬프트 읽기 포함): `{scenario}`, 추적",
         meaning: "해석",
-        growth_meaning: "시간이 길이에 비례해 직선으로 늘면 일정합니다. 대괄호 안은 90% 신뢰구간입니다.",
+        growth_meaning: "시간이 길이에 비례해 직선으로 늘면 일정합니다. 대괄호 안은 90% \
+                         신뢰구간입니다.",
         cv_meaning: "컨텍스트 길이에 좌우되지 않으면 0에 가깝습니다.",
         load_meaning: "가중치를 디스크에서 메모리로 읽는 시간",
         pack_meaning: "로딩 시간에 포함",
@@ -202,7 +216,8 @@ pub(super) const WORDS: Words = Words {
     },
     context: ContextWords {
         heading: "컨텍스트 길이의 영향",
-        intro: "캐시에 이미 들어 있는 토큰 뒤에서 토큰을 읽고 생성합니다. 유지율은 빈 캐시일 때와 비교한 값입니다.",
+        intro: "캐시에 이미 들어 있는 토큰 뒤에서 토큰을 읽고 생성합니다. 유지율은 빈 캐시일 때와 \
+                비교한 값입니다.",
         depth: "캐시에 있는 토큰",
         kept: "디코드 유지율",
         prefill_kept: "프리필 유지율",
@@ -220,7 +235,8 @@ pub(super) const WORDS: Words = Words {
     },
     consistency: ConsistencyWords {
         heading: "일관성",
-        intro: "같은 요청을 여러 번 반복한 결과이며 단위는 밀리초입니다. 변동 계수는 평균에 대한 표준편차의 비율입니다.",
+        intro: "같은 요청을 여러 번 반복한 결과이며 단위는 밀리초입니다. 변동 계수는 평균에 대한 \
+                표준편차의 비율입니다.",
         what: "지연 시간",
         mean: "평균",
         sd: "표준편차",
@@ -232,7 +248,8 @@ pub(super) const WORDS: Words = Words {
     },
     stress: StressWords {
         heading: "스트레스 시험",
-        intro: "메모리 한도를 두고 보낸 요청입니다. 답하지 못한 요청도 결과이며, 측정 실패가 아닙니다.",
+        intro: "메모리 한도를 두고 보낸 요청입니다. 답하지 못한 요청도 결과이며, 측정 실패가 \
+                아닙니다.",
         requests: "요청",
         answered: "응답",
         refused: "거부",
@@ -261,19 +278,27 @@ pub(super) const WORDS: Words = Words {
         heading: "품질",
         ratio: "f32 대비 퍼플렉시티 비율",
         tokens: "채점한 토큰",
-        intro: "텍스트의 모든 토큰을 실행에 쓰는 가중치로 한 번, 기준이 되는 f32 연산으로 한 번 더 채점합니다. 여기서 정확도는 두 계산이 같은 토큰을 1순위로 꼽은 위치의 비율로, 모델의 지능이 아니라 양자화의 손실을 보여 줍니다.",
+        intro: "텍스트의 모든 토큰을 실행에 쓰는 가중치로 한 번, 기준이 되는 f32 연산으로 한 번 더 \
+                채점합니다. 여기서 정확도는 두 계산이 같은 토큰을 1순위로 꼽은 위치의 비율로, \
+                모델의 지능이 아니라 양자화의 손실을 보여 줍니다.",
     },
     energy: Energy {
         heading: "사용률, 에너지, GPU, 대역폭",
-        roofline: "시퀀스 하나를 디코드하면 토큰마다 모든 가중치를 읽습니다. 대역폭 대비 비율은 읽은 바이트를 이 머신에서 측정한 대역폭과 비교한 것이며, 100%가 이 머신에서 도달할 수 있는 한계입니다.",
-        arithmetic: "프리필은 프롬프트의 모든 토큰에 모든 가중치를 곱합니다. 최대 연산 속도 대비 비율은 이 연산을 이 머신이 어떤 수 형식에서든 메모리 접근 없이 낸 가장 빠른 측정값과 비교한 것이며, 어텐션과 출력 행렬은 세지 않습니다.",
+        roofline: "시퀀스 하나를 디코드하면 토큰마다 모든 가중치를 읽습니다. 대역폭 대비 비율은 \
+                   읽은 바이트를 이 머신에서 측정한 대역폭과 비교한 것이며, 100%가 이 머신에서 \
+                   도달할 수 있는 한계입니다.",
+        arithmetic: "프리필은 프롬프트의 모든 토큰에 모든 가중치를 곱합니다. 최대 연산 속도 대비 \
+                     비율은 이 연산을 이 머신이 어떤 수 형식에서든 메모리 접근 없이 낸 가장 빠른 \
+                     측정값과 비교한 것이며, 어텐션과 출력 행렬은 세지 않습니다.",
         missing: "어느 시나리오에서도 측정하지 못한 값:",
         reason: "{metric}: {why}",
     },
     targets: TargetsWords {
         heading: "목표 대비 결과",
         intro: "결과를 측정한 그대로 목표와 비교합니다.",
-        reference: "목표는 메모리를 {rate}로 읽는 {machine} 기준입니다. 환산값은 측정값에 그 대역폭과 여기서 측정한 대역폭의 비율을 곱한 것으로(시간은 나눔), 디코드에는 맞지만 연산 위주의 작업에는 맞지 않는 추정치입니다.",
+        reference: "목표는 메모리를 {rate}로 읽는 {machine} 기준입니다. 환산값은 측정값에 그 \
+                    대역폭과 여기서 측정한 대역폭의 비율을 곱한 것으로(시간은 나눔), 디코드에는 \
+                    맞지만 연산 위주의 작업에는 맞지 않는 추정치입니다.",
         target: "목표",
         what: "대상",
         raw: "측정값",
@@ -288,7 +313,8 @@ pub(super) const WORDS: Words = Words {
         range: "{low} – {high} {unit}",
         stands_in: "{model}({shape}로 측정)",
         others: "목표 {count}개는 표시하지 않았습니다: {why}.",
-        none: "이 모델과 양자화에 해당하는 목표가 없습니다. 목표 {all}개는 모두 다른 모델이나 다른 양자화에 대한 것입니다.",
+        none: "이 모델과 양자화에 해당하는 목표가 없습니다. 목표 {all}개는 모두 다른 모델이나 다른 \
+               양자화에 대한 것입니다.",
     },
     advice: AdviceWords {
         heading: "권장 설정",
@@ -299,12 +325,15 @@ pub(super) const WORDS: Words = Words {
         context: "컨텍스트 길이",
         memory: "메모리",
         device_memory: "가속기 메모리",
-        batch_rule: "더 작은 배치보다 {gain} 이상 빠르면서 시퀀스마다 {rate} tok/s를 유지하는 가장 큰 배치이며, 범주 중 가장 작은 값을 택합니다. 범주별: {grounds}",
-        context_rule: "디코드 속도를 빈 캐시일 때의 {share} 이상으로, 그보다 얕은 깊이에서도 줄곧 유지하는 가장 깊은 컨텍스트입니다. 여기서는 {kept}를 유지합니다.",
+        batch_rule: "더 작은 배치보다 {gain} 이상 빠르면서 시퀀스마다 {rate} tok/s를 유지하는 가장 \
+                     큰 배치이며, 범주 중 가장 작은 값을 택합니다. 범주별: {grounds}",
+        context_rule: "디코드 속도를 빈 캐시일 때의 {share} 이상으로, 그보다 얕은 깊이에서도 줄곧 \
+                       유지하는 가장 깊은 컨텍스트입니다. 여기서는 {kept}를 유지합니다.",
         end_not_measured: "더 깊은 곳은 측정하지 않았으므로 더 길어도 될 수 있습니다.",
         end_slow: "{depth}토큰에서는 {kept}만 유지합니다.",
         end_no_rate: "{depth}토큰에서는 유효한 속도가 없습니다.",
-        memory_rule: "최대 메모리({peak}, `{scenario}`)의 {factor}배를 {step} 단위로 올림한 값입니다.",
+        memory_rule: "최대 메모리({peak}, `{scenario}`)의 {factor}배를 {step} 단위로 올림한 \
+                      값입니다.",
         no_batches: "배치 크기 두 가지 이상에서 유효한 속도를 잰 범주가 없습니다.",
         too_slow: "시퀀스 하나만으로도 이미 {rate} tok/s보다 느립니다.",
         no_depth_zero: "비교할 빈 캐시의 유효한 속도가 없습니다.",
@@ -317,8 +346,11 @@ pub(super) const WORDS: Words = Words {
         valid: "시나리오 {all}개 가운데 {valid}개가 측정되었고 유효합니다.",
         targets: "여기서 측정할 수 있는 목표 {all}개 가운데 {met}개를 달성했습니다.",
         score: "종합 점수: {best}점 만점에 {score}점",
-        no_score: "종합 점수를 낼 수 없습니다. 구성 요소 {least}개가 필요하지만 {parts}개만 측정했습니다.",
-        formula: "측정한 구성 요소(각각 0과 1 사이)의 기하평균에 10을 곱한 값입니다. 참고용일 뿐 판정에 쓰이지 않으며, 다른 머신이나 구성 요소가 다른 점수와는 비교할 수 없습니다.",
+        no_score: "종합 점수를 낼 수 없습니다. 구성 요소 {least}개가 필요하지만 {parts}개만 \
+                   측정했습니다.",
+        formula: "측정한 구성 요소(각각 0과 1 사이)의 기하평균에 10을 곱한 값입니다. 참고용일 뿐 \
+                  판정에 쓰이지 않으며, 다른 머신이나 구성 요소가 다른 점수와는 비교할 수 \
+                  없습니다.",
         part: "구성 요소",
         scenario_count: "시나리오 수",
         roofline: "디코드가 도달한 측정 대역폭의 비율",
@@ -326,7 +358,8 @@ pub(super) const WORDS: Words = Words {
         retention: "가장 깊은 컨텍스트의 디코드 유지율",
         consistency: "일관성: 반복 요청의 p50 / p95",
         success: "시도한 시나리오 중 유효한 비율",
-        closing: "이 수치는 위에 적은 조건에서 이 머신과 이 모델에만 해당합니다. 이후 실행이 느려졌는지는 `candlemark check`로 판정합니다.",
+        closing: "이 수치는 위에 적은 조건에서 이 머신과 이 모델에만 해당합니다. 이후 실행이 \
+                  느려졌는지는 `candlemark check`로 판정합니다.",
     },
     absent: Absent {
         heading: "측정하지 않은 것",
@@ -357,7 +390,8 @@ pub(super) const WORDS: Words = Words {
         prompt_axis: "프롬프트 토큰",
         measured: "측정값",
         steps: "스텝별 디코드 속도",
-        steps_alt: "가장 긴 답변(`{scenario}`)의 모든 스텝입니다. 선이 평평하면 속도가 유지된 것입니다.",
+        steps_alt: "가장 긴 답변(`{scenario}`)의 모든 스텝입니다. 선이 평평하면 속도가 유지된 \
+                    것입니다.",
         step_axis: "스텝",
         rate_axis: "tok/s",
         rates: "시나리오별 속도",
@@ -368,7 +402,8 @@ pub(super) const WORDS: Words = Words {
         times: "범주별 전체 답변 시간",
         times_alt: "요청부터 마지막 토큰까지의 중앙값(시퀀스 하나)입니다.",
         depths: "컨텍스트 길이별 디코드 속도",
-        depths_alt: "캐시에 든 토큰 수에 따른 초당 토큰 수이며, YaRN 미적용과 적용을 함께 보입니다.",
+        depths_alt: "캐시에 든 토큰 수에 따른 초당 토큰 수이며, YaRN 미적용과 적용을 함께 \
+                     보입니다.",
         depth_axis: "캐시에 있는 토큰",
         plain: "YaRN 미적용",
         yarn: "YaRN 적용",
