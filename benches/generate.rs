@@ -2,10 +2,8 @@
 //! benchmark for decode, TTFT and prefill, all from the same generations. The record, the verdict
 //! and a page of all metrics follow.
 
-mod harness;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::main(&["default"])
+    candlemark::bench::main(&["default"])
 }

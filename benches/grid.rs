@@ -2,10 +2,8 @@
 //! decode at context depths of up to 8192 tokens. Takes longer than the main bench, so it runs only
 //! on request.
 
-mod harness;
-
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::main(&["grid", "context"])
+    candlemark::bench::main(&["grid", "context"])
 }

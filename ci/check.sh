@@ -48,10 +48,18 @@ RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 step "build the benches, and with them the binary"
 # One build: what the benches need as well would otherwise compile the crates that both use twice.
-cargo bench --locked --no-run --bench generate --bench grid
+engine=$(cargo bench --locked --workspace --no-run --bench generate --bench grid \
+    --message-format=json-render-diagnostics |
+    sed -n '/example-engine\/Cargo.toml/s/.*"executable":"\([^"]*\)".*/\1/p')
 
 step "a short real bench, and a gate that can fail"
 ci/gate.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"
+
+step "an engine of another crate: its bench is a worker, and the gate fails on it"
+status=0
+CANDLEMARK_INJECT=decode:50% "${CARGO_TARGET_DIR:-target}/release/candlemark" pair \
+    --base "$engine" --candidate "$engine" short/b1 --budget 2m || status=$?
+[ "$status" = 1 ] || { echo "slowed: exit status $status instead of 1" && exit 1; }
 
 step "every suite, killed and resumed, and every format of a report"
 ci/suites.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"

@@ -22,11 +22,13 @@ mod document;
 mod download;
 mod exit;
 mod gate_eval;
+mod init;
 #[cfg(feature = "engine")]
 mod interrupt;
 mod list;
 #[cfg(feature = "engine")]
 mod machine;
+mod merge;
 #[cfg(all(feature = "engine", feature = "monitor"))]
 mod monitor;
 mod output;
@@ -87,6 +89,8 @@ enum Command {
     #[cfg(feature = "engine")]
     TrainTokenizer(train_tokenizer::Arguments),
     Schema(schema::Arguments),
+    Merge(merge::Arguments),
+    Init(init::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -115,6 +119,8 @@ fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
         Command::Synth(arguments) => synth::run(&arguments, out),
         #[cfg(feature = "engine")]
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments, out),
+        Command::Merge(arguments) => merge::run(&arguments, out),
+        Command::Init(arguments) => init::run(&arguments, out),
         Command::Schema(arguments) => schema::run(&arguments, out),
         Command::Completions(arguments) => completions::run(&arguments, &mut parser(), out),
     }
@@ -197,14 +203,7 @@ fn has_small_stack() -> bool {
 /// Runs as a worker process where the environment says so, otherwise a command.
 fn work_or_run() -> ExitCode {
     #[cfg(feature = "engine")]
-    if let Some(kind) = std::env::var_os(crate::suite::WORKER) {
-        let done = if kind == crate::suite::turns::TURNS {
-            crate::suite::turns::run_turn_worker()
-        } else if kind == crate::suite::STRESS {
-            crate::suite::run_stress_worker()
-        } else {
-            crate::suite::run_worker()
-        };
+    if let Some(done) = crate::suite::work() {
         let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);
         return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);
     }

@@ -14,10 +14,13 @@ use crate::settings::Setup;
 use crate::tokenizer::{Message, Role, Thinking, Tokenizer};
 use crate::workload::PromptFormat;
 
+mod custom;
 mod generate;
 mod injection;
 mod sampler;
 
+pub(crate) use custom::is_custom;
+pub use custom::{CustomEngine, register, register_engine};
 pub use generate::{GenerationOutput, GenerationRequest, generate, prefill};
 pub use injection::Injection;
 
@@ -40,6 +43,12 @@ impl Engine {
     /// When a name in the setup is unknown, the model is missing or damaged, its tokenizer has more
     /// tokens than its embedding has rows, or the device is absent.
     pub fn load(setup: &Setup, progress: &mut dyn Progress) -> Result<Self> {
+        if let Some(custom) = custom::custom(&setup.engine) {
+            let (source, tokenizer) = (custom.open)(setup, progress)?;
+            let start = Instant::now();
+            let decoder = (custom.load)(&source, setup)?;
+            return Ok(Self { decoder, tokenizer, source, load: start.elapsed() });
+        }
         let quant = setup.quant.as_deref().map(Quant::parse).transpose()?;
         let kind = EngineKind::parse(&setup.engine)?;
         let device = model::device(&setup.device)?;
@@ -63,8 +72,13 @@ impl Engine {
     }
 }
 
-/// Finds a model and its tokenizer, and checks that they fit.
-fn open(setup: &Setup, progress: &mut dyn Progress) -> Result<(ModelSource, Tokenizer)> {
+/// Finds the model of a setup and its tokenizer, as the built-in engines do, and checks that they
+/// fit.
+///
+/// # Errors
+/// When the model is missing or damaged, or its tokenizer has more tokens than its embedding has
+/// rows.
+pub fn open(setup: &Setup, progress: &mut dyn Progress) -> Result<(ModelSource, Tokenizer)> {
     let source =
         model::open(&setup.model, setup.generation.seed, setup.rope_scaling.clone(), progress)?;
     let tokenizer = match &source.tokenizer {
@@ -82,6 +96,9 @@ fn open(setup: &Setup, progress: &mut dyn Progress) -> Result<(ModelSource, Toke
 /// When a name is unknown or not built in, the model is missing or damaged, or a variable of the
 /// native engine is invalid.
 pub fn check(setup: &Setup) -> Result<()> {
+    if let Some(custom) = custom::custom(&setup.engine) {
+        return (custom.open)(setup, &mut ()).map(drop);
+    }
     setup.quant.as_deref().map(Quant::parse).transpose()?;
     let kind = EngineKind::parse(&setup.engine)?;
     model::check_device(&setup.device)?;
@@ -105,9 +122,14 @@ pub struct Identity {
 /// # Errors
 /// As [`Engine::load`], but for the device.
 pub fn identify(setup: &Setup, progress: &mut dyn Progress) -> Result<Identity> {
-    setup.quant.as_deref().map(Quant::parse).transpose()?;
-    EngineKind::parse(&setup.engine)?;
-    let (source, tokenizer) = open(setup, progress)?;
+    let (source, tokenizer) = match custom::custom(&setup.engine) {
+        Some(custom) => (custom.open)(setup, progress)?,
+        None => {
+            setup.quant.as_deref().map(Quant::parse).transpose()?;
+            EngineKind::parse(&setup.engine)?;
+            open(setup, progress)?
+        }
+    };
     let text = format!(
         "{}\n{}\n{}",
         source.weights.sha256()?,

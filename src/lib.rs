@@ -141,6 +141,10 @@ pub mod pair;
 /// Records and verdicts as documents.
 pub mod report;
 
+/// The Criterion harness of `cargo bench`.
+#[cfg(feature = "bench")]
+pub mod bench;
+
 /// Quick runs at an interval, their history, and a live page of it.
 pub mod monitor;
 

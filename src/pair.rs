@@ -11,6 +11,7 @@ mod cpu_quota;
 mod duet;
 mod interference;
 pub mod pool;
+mod profile;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use rand::rngs::StdRng;
 
 use crate::compare::looks::LOOKS;
 use crate::compare::paired::judge;
-use crate::compare::{Judgement, Policy};
+use crate::compare::{Judgement, Outcome, Policy};
 use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
 use crate::pair::arms::{arms_folder, copy_binaries};
@@ -126,9 +127,14 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         };
         run.measure(&mut paired, began, events)
     });
+    let outcome = outcome.map(|ended| paired.ended = ended);
+    if outcome.is_ok() && judge(&paired, &plan.policy).outcome == Outcome::Regression {
+        let traced = profile::trace(plan, &folder.join("A"), &folder.join("B"));
+        paired.kernels = traced.ok(); // The verdict stands without it.
+    }
     drop(arms_guard);
     match outcome {
-        Ok(ended) => paired.ended = ended,
+        Ok(()) => {}
         Err(Error::Interrupted) => paired.ended = Ended::Interrupted,
         // Before the first block there is nothing to judge; later, the blocks so far are judged.
         Err(error @ (Error::NotComparable(_) | Error::Usage(_))) if paired.blocks.is_empty() => {
@@ -165,6 +171,7 @@ fn begin(plan: &Plan) -> PairRecord {
         duet: plan.duet,
         output_change: plan.output_change.clone(),
         layout: BTreeMap::new(),
+        kernels: None,
         ended: Ended::Open,
         blocks: Vec::new(),
         scenarios: Vec::new(),

@@ -8,6 +8,7 @@ mod variables;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -23,6 +24,19 @@ pub use variables::variables;
 /// The default model: 4 layers of Qwen3-0.6B's shape, with the vocabulary of `fixtures/tiny`.
 pub const DEFAULT_MODEL: &str = "synthetic:mini";
 
+static REGISTERED_ENGINE: OnceLock<&str> = OnceLock::new();
+
+/// Makes a registered engine the default.
+#[cfg(feature = "engine")]
+pub(crate) fn set_default_engine(name: &'static str) {
+    let _ = REGISTERED_ENGINE.set(name);
+}
+
+/// The engine without a setting: the registered one, or `native`.
+fn default_engine() -> &'static str {
+    REGISTERED_ENGINE.get().copied().unwrap_or("native")
+}
+
 /// The configuration file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,6 +49,8 @@ pub struct Config {
     pub suite: SuiteConfig,
     /// When a change is a regression.
     pub gate: GateConfig,
+    /// What `candlemark pair` builds.
+    pub build: BuildConfig,
     /// Labels of a run, `name = "value"`: flags of a server, for example. Kept in the record, shown
     /// by `candlemark compare`, ignored by verdicts.
     pub labels: BTreeMap<String, String>,
@@ -142,8 +158,12 @@ pub struct Setup {
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: String,
-    /// `native`, `candle` or `llama-cpp`.
+    /// `native`, `candle`, `llama-cpp`, or a registered engine.
     pub engine: String,
+    /// Whether `engine` is the default of the binary that made this setup. A worker of another
+    /// binary then runs its own default.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub engine_is_default: bool,
     /// Threads of the CPU engines.
     pub threads: usize,
     /// Replaces the model's own RoPE scaling.
@@ -163,12 +183,24 @@ impl Setup {
             model: model.spec.clone().unwrap_or_else(|| DEFAULT_MODEL.into()),
             quant: model.quant.clone(),
             device: model.device.clone().unwrap_or_else(|| "cpu".into()),
-            engine: model.engine.clone().unwrap_or_else(|| "native".into()),
+            engine: model.engine.clone().unwrap_or_else(|| default_engine().into()),
+            engine_is_default: model.engine.is_none(),
             threads: model.threads.unwrap_or_else(threads::default_threads),
             rope_scaling: model.rope_scaling.clone(),
             generation: config.generation.clone(),
             labels: config.labels.clone(),
         }
+    }
+}
+
+#[cfg(feature = "engine")]
+impl Setup {
+    /// The setup as a worker runs it that received it from another binary.
+    pub(crate) fn received(mut self) -> Self {
+        if self.engine_is_default && REGISTERED_ENGINE.get().is_some() {
+            self.engine = default_engine().into();
+        }
+        self
     }
 }
 
@@ -275,6 +307,21 @@ pub struct SuiteConfig {
     pub scenarios: Vec<String>,
     /// Fresh processes per scenario.
     pub blocks: Option<usize>,
+}
+
+/// `[build]`: what `candlemark pair` builds at both commits: a bench whose `main` calls
+/// `candlemark::bench::main`, or a binary whose `main` calls `candlemark::cli::main`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BuildConfig {
+    /// The package; default: that of the current folder.
+    pub package: Option<String>,
+    /// The bench, if it is one.
+    pub bench: Option<String>,
+    /// The binary; default: the one that runs.
+    pub binary: Option<String>,
+    /// Its Cargo features, beside its default ones.
+    pub features: Vec<String>,
 }
 
 /// `[gate]`

@@ -35,6 +35,20 @@ use budget::BudgetTracker;
 use job::{check_device, is_orderly_exit, run_job_until, startup_error};
 use record::{add_result, merge_case, resume_session};
 
+/// Runs as a worker process if the environment says so ([`WORKER`]). Every `main` of a binary that
+/// is measured calls it first.
+///
+/// # Errors
+/// When the request cannot be read, the model cannot be loaded, or a response cannot be written.
+pub fn work() -> Option<Result<()>> {
+    let kind = std::env::var_os(WORKER)?;
+    Some(match kind.to_str() {
+        Some(turns::TURNS) => turns::run_turn_worker(),
+        Some(STRESS) => run_stress_worker(),
+        _ => run_worker(),
+    })
+}
+
 /// What to run and where to write the record.
 pub struct Plan {
     /// The worker's binary: usually this one.

@@ -3,6 +3,7 @@
 
 pub mod documents;
 mod metrics;
+mod partition;
 mod suites;
 
 use schemars::JsonSchema;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, nearest, shortened};
 
 pub use metrics::{Better, Gate, METRICS, Metric, metric};
+pub use partition::Partition;
 pub use suites::{SUITES, Suite};
 
 /// A prompt category: its prompts and the length of their answers.

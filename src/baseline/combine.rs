@@ -26,11 +26,7 @@ pub(super) fn combine_with_gap(records: &[Record], gap: Duration) -> Result<Reco
     let mut combined = first.clone();
     for record in others {
         check_compatible(first, record)?;
-        for session in &record.sessions {
-            if combined.sessions.iter().any(|known| known.id == session.id) {
-                return Err(Error::NotComparable(format!("session {} is given twice", session.id)));
-            }
-        }
+        let record = &with_ids_of_its_own(&combined, record)?;
         combined.sessions.extend(record.sessions.iter().cloned());
         combined.not_selected.retain(|id| record.not_selected.contains(id));
         if combined.build.binary_sha256 != record.build.binary_sha256 {
@@ -45,6 +41,35 @@ pub(super) fn combine_with_gap(records: &[Record], gap: Duration) -> Result<Reco
     }
     join_sessions(&mut combined, gap);
     Ok(combined)
+}
+
+/// A record whose sessions have other ids than those of `known`. Shards that began in one second
+/// share an id and no scenario; a record that is given twice shares both.
+fn with_ids_of_its_own(known: &Record, record: &Record) -> Result<Record> {
+    let mut renamed = record.clone();
+    for session in &mut renamed.sessions {
+        if !known.sessions.iter().any(|other| other.id == session.id) {
+            continue;
+        }
+        let measured = |record: &Record, id: &str| {
+            let case = record.scenarios.iter().find(|case| case.id == id);
+            case.is_some_and(|case| case.blocks.iter().any(|block| block.session == session.id))
+        };
+        let ids = record.scenarios.iter().map(|case| &case.id);
+        if ids.clone().all(|id| !measured(record, id))
+            || ids.clone().any(|id| measured(record, id) && measured(known, id))
+        {
+            return Err(Error::NotComparable(format!("session {} is given twice", session.id)));
+        }
+        let number = known.sessions.len() + 1;
+        let id = format!("{}-{number}", session.id);
+        let blocks = renamed.scenarios.iter_mut().flat_map(|case| &mut case.blocks);
+        blocks.filter(|block| block.session == session.id).for_each(|block| {
+            block.session.clone_from(&id);
+        });
+        session.id = id;
+    }
+    Ok(renamed)
 }
 
 /// Joins sessions that began less than `gap` after the previous one ended. Their processes differ,

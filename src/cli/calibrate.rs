@@ -88,7 +88,7 @@ pub(crate) fn run(
     let earlier = earlier.map_err(Error::of_named_file)?;
     let setup = arguments.model.setup_for_turns(config)?;
     let stop = interruptible("complete sessions are kept, `--more` continues")?;
-    let (base, layouts) = binaries(arguments, stop)?;
+    let (base, layouts) = binaries(arguments, config, stop)?;
     let known = earlier.as_ref().map_or(0, |pool| pool.environments.len());
     let plan = Plan {
         base,
@@ -126,10 +126,11 @@ pub(crate) fn run(
 
 fn binaries(
     arguments: &Arguments,
+    config: &Config,
     stop: &AtomicBool,
 ) -> anyhow::Result<(Binary, Vec<(char, Binary)>)> {
     let instead = "run this in the repository that has the commit of `--base`";
-    build(arguments.target_dir.as_deref(), instead, stop, |builder| {
+    build(&config.build, arguments.target_dir.as_deref(), instead, stop, |builder| {
         let base = builder.commit(&arguments.base)?;
         let letters = LAYOUT_LETTERS.chars().take(arguments.layouts.into()).zip(1..);
         let layouts = letters

@@ -14,10 +14,11 @@ use crate::cli::setup::{ModelArguments, check_words_for_turns, injection};
 use crate::compare::Judgement;
 use crate::compare::paired::judge;
 use crate::files::{Lock, RunFolder};
-use crate::pair::build::{Binary, Builder};
+use crate::pair::build::{Binary, Builder, Target};
 use crate::pair::{Events, Identical, Plan};
 use crate::record::pair::PairRecord;
-use crate::settings::Config;
+use crate::settings::{BuildConfig, Config};
+use crate::workload::Partition;
 use crate::{Error, files, pair, report};
 
 /// Compare two builds in alternating turns until there is a verdict or the budget is spent
@@ -33,6 +34,9 @@ pub(crate) struct Arguments {
     /// Suites or parts of scenario ids [default: the suite `default`, every category at every batch
     /// size]
     scenarios: Vec<String>,
+    /// Compare one shard of the scenarios, for example 1/3, with both builds in it
+    #[arg(long, value_name = "K/N")]
+    partition: Option<Partition>,
     #[command(flatten)]
     model: ModelArguments,
     /// Longest time to measure, without the builds: `90s`, `10m`, `1h`
@@ -77,6 +81,10 @@ pub(crate) fn run(
     let policy = arguments.rules.policy(config)?;
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
+    let words = &match arguments.partition {
+        Some(shard) => shard.select(words)?.into_iter().map(|scenario| scenario.id).collect(),
+        None => words.clone(),
+    };
     check_words_for_turns(words)?;
     let mut setup = arguments.model.setup_for_turns(config)?;
     if arguments.duet {
@@ -105,7 +113,7 @@ pub(crate) fn run(
         policy: policy.clone(),
         path,
     };
-    let measured = binaries(arguments, stop).and_then(|built| {
+    let measured = binaries(arguments, config, stop).and_then(|built| {
         let folder = || {
             let id = crate::machine::session_id(built.1.commit.as_deref());
             RunFolder::new(&id)
@@ -159,14 +167,18 @@ fn write_pages(page: &str, raw: &Path) -> crate::Result<Option<PathBuf>> {
 }
 
 /// Both binaries; refs and the working tree are built.
-fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary, Binary)> {
+fn binaries(
+    arguments: &Arguments,
+    config: &Config,
+    stop: &AtomicBool,
+) -> anyhow::Result<(Binary, Binary)> {
     let base = existing_binary(&arguments.base)?;
     let candidate = arguments.candidate.as_deref().map(existing_binary).transpose()?.flatten();
     if let (Some(base), Some(candidate)) = (&base, &candidate) {
         return Ok((base.clone(), candidate.clone()));
     }
     let instead = "give two binaries with `--base` and `--candidate`";
-    build(arguments.target_dir.as_deref(), instead, stop, |builder| {
+    build(&config.build, arguments.target_dir.as_deref(), instead, stop, |builder| {
         if let (None, Some(reference)) = (&candidate, &arguments.candidate) {
             builder.resolve(reference)?; // An unknown ref is an error before the base is built.
         }
@@ -198,6 +210,7 @@ pub(crate) fn existing_binary(name: &str) -> crate::Result<Option<Binary>> {
 /// repository. Ctrl-C reaches Cargo, too, so that a build that fails after it counts as
 /// interrupted.
 pub(crate) fn build<T>(
+    config: &BuildConfig,
     target: Option<&Path>,
     instead: &str,
     stop: &AtomicBool,
@@ -209,7 +222,7 @@ pub(crate) fn build<T>(
     }
     let folder = files::build_folder().join("candlemark").join("pair");
     let target = target.map_or_else(|| folder.join("target"), PathBuf::from);
-    let built = work(&mut Builder::new(&folder, &target, &mut say)?);
+    let built = work(&mut Builder::new(Target::new(config)?, &folder, &target, &mut say)?);
     unless_interrupted(built, stop)
 }
 

@@ -22,6 +22,7 @@ use crate::measure::Sharing;
 use crate::record::{AbsenceKind, Case, Model, Record};
 use crate::settings::{Config, Count, Setup, duration};
 use crate::suite::{Plan, StressLimits};
+use crate::workload::Partition;
 use crate::{Error, engine, files, machine, report, suite, workload};
 
 /// Measure scenarios in fresh processes and write a record
@@ -57,6 +58,9 @@ pub(crate) struct Arguments {
     /// Text for the agreement and perplexity of the suite `quality` [default: the built-in text]
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
+    /// Measure one shard of the scenarios, for example 1/3; `candlemark merge` joins the records
+    #[arg(long, value_name = "K/N")]
+    partition: Option<Partition>,
     /// Memory in MiB that requests of the suite `stress` may use beyond the loaded model
     #[arg(long, value_name = "MIB", default_value_t = 512,
         value_parser = clap::value_parser!(u64).range(..=u64::MAX >> 20))]
@@ -73,7 +77,10 @@ pub(crate) fn run(
 ) -> anyhow::Result<Exit> {
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
-    let scenarios = workload::select(words)?;
+    let scenarios = match arguments.partition {
+        Some(partition) => partition.select(words)?,
+        None => workload::select(words)?,
+    };
     let setup = arguments.model.setup(config)?;
     let injection = injection()?;
     let blocks = arguments.blocks.or(config.suite.blocks).unwrap_or(1);

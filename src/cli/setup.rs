@@ -106,6 +106,7 @@ impl ModelArguments {
         };
         let or = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
         setup.model = or(&self.model, setup.model);
+        setup.engine_is_default &= self.engine.is_none();
         setup.engine = or(&self.engine, setup.engine);
         setup.device = or(&self.device, setup.device);
         setup.quant = self.quant.clone().or(setup.quant);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::compare::{Difference, Evidence, Interval, Outcome, Policy, Verdict, Why};
-use crate::record::pair::{Arm, Ended, PairRecord};
+use crate::record::pair::{Arm, Ended, KernelProfile, PairRecord};
 use crate::record::{Machine, Model, Record, Settings};
 use crate::workload::Metric;
 
@@ -178,6 +178,9 @@ pub struct PairSummary {
     pub rejected: Vec<String>,
     /// The base against a copy of itself; empty where no null control was measured.
     pub null: Vec<NullControl>,
+    /// Seconds of both builds in each kind of kernel, traced after a regression.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelProfile>,
     /// Why measuring ended.
     pub ended: Ended,
     /// Seconds spent starting processes and loading the model.

@@ -110,6 +110,7 @@ fn summary(paired: &PairRecord, null: Vec<NullControl>, findings: &[Finding]) ->
         blocks: counted.len(),
         rejected: rejected.into_iter().filter_map(|block| block.rejected.clone()).collect(),
         null,
+        kernels: paired.kernels.clone(),
         ended: paired.ended.clone(),
         load_s: seconds(|block| block.load_s),
         warm_up_s: seconds(|block| block.warm_up_s),

@@ -23,6 +23,9 @@ use crate::{engine, stats, workload};
 /// The spans that are counted: `pack` belongs to loading, the others to a forward pass.
 const SPAN_NAMES: [&str; 6] = ["pack", "embedding", "norm", "product", "rope", "attention"];
 
+/// The value of a block with the seconds of a traced generation.
+pub(crate) const TRACED_S: &str = "traced_s";
+
 /// Empty parallel regions to time.
 const REGIONS: usize = 1000;
 
@@ -131,6 +134,7 @@ impl TracedRun {
         let seconds: f64 = self.totals.seconds[1..].iter().sum();
         let count = |run: &Self| run.totals.count[1..].iter().sum::<u64>() as f64;
         let mut values = BTreeMap::from([
+            (TRACED_S.to_string(), self.wall_s),
             (metric::KERNEL_SHARE.to_string(), seconds / self.wall_s),
             (metric::KERNEL_OVERHEAD_S.to_string(), (self.wall_s - seconds).max(0.0) / count(self)),
             (metric::KERNELS_PER_STEP.to_string(), (count(self) - count(prefill)) / steps as f64),

@@ -11,7 +11,7 @@ use candle_transformers::models::{quantized_qwen2, quantized_qwen3, qwen2, qwen3
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, Family};
-use crate::model::decoder::{Decoder, Footprint, Logits, Step, check_length};
+use crate::model::decoder::{Decoder, Footprint, Logits, Step};
 use crate::model::gguf;
 use crate::model::gguf::Gguf;
 use crate::model::quant::Quant;
@@ -216,7 +216,7 @@ impl Decoder for CandleDecoder {
                  cache",
             ));
         }
-        check_length(self.past + rows, &self.config)?;
+        self.config.check_length(self.past + rows)?;
         let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens).copied().collect();
         let ids = Tensor::from_vec(ids, (steps.len(), rows), &self.device)?;
         let logits = match &mut self.model {
@@ -247,7 +247,7 @@ impl Decoder for CandleDecoder {
     }
 
     fn check_length(&self, length: usize) -> Result<()> {
-        check_length(length, &self.config)
+        self.config.check_length(length)
     }
 
     fn prefill_chunk(&self) -> Option<usize> {

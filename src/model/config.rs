@@ -208,6 +208,20 @@ impl Config {
         all
     }
 
+    /// Refuses a sequence longer than the context, in every engine.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with both lengths.
+    pub fn check_length(&self, length: usize) -> Result<()> {
+        if length > self.context {
+            return Err(Error::Unsupported(format!(
+                "a sequence of {length} tokens is beyond the model's context of {}",
+                self.context
+            )));
+        }
+        Ok(())
+    }
+
     /// Checks all sizes and constants.
     ///
     /// # Errors

@@ -355,7 +355,7 @@ impl Decoder for CpuDecoder {
     }
 
     fn check_length(&self, length: usize) -> Result<()> {
-        decoder::check_length(length, &self.config)
+        self.config.check_length(length)
     }
 
     fn footprint(&self) -> Footprint {

@@ -185,6 +185,17 @@ impl Footprint {
         Footprint { types, weight_bytes, step_bytes, kv_dtype_bytes, dequantized }
     }
 
+    /// The footprint of an engine that keeps all weights in f32 and reads all of them in a step.
+    pub fn of_f32(weight_bytes: u64) -> Self {
+        Footprint {
+            types: vec![(GgmlDType::F32, weight_bytes)],
+            weight_bytes,
+            step_bytes: weight_bytes,
+            kv_dtype_bytes: 4,
+            dequantized: Vec::new(),
+        }
+    }
+
     /// The types of the matrices in one word: `q8_0`, `q4_k_m`, `bf16+q8_0-from-q5_0`.
     pub fn quant_name(&self) -> String {
         let types = mix_name(&self.types);
@@ -212,22 +223,11 @@ pub(super) fn spans(
             )));
         }
         let rows = tokens.len();
-        check_length(past + rows, config)?;
+        config.check_length(past + rows)?;
         spans.push(Span { sequence, start, rows, past });
         start += rows;
     }
     Ok(spans)
-}
-
-/// Refuses a sequence longer than the context with [`Error::Unsupported`], in every engine.
-pub(super) fn check_length(length: usize, config: &Config) -> Result<()> {
-    if length > config.context {
-        return Err(Error::Unsupported(format!(
-            "a sequence of {length} tokens is beyond the model's context of {}",
-            config.context
-        )));
-    }
-    Ok(())
 }
 
 pub(super) fn no_sequence(sequence: usize) -> Error {

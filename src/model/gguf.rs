@@ -28,7 +28,9 @@ use names::gguf_name;
 use shards::{ConcatReader, Shard, file_name};
 use value::{Metadata, token_id, unsigned};
 
-pub(super) use shards::{parse_shard_name, shard_name, shard_paths};
+pub(super) use shards::shard_paths;
+#[cfg(feature = "hub")]
+pub(super) use shards::{parse_shard_name, shard_name};
 pub use write::{quantized_tensors, shape_metadata, tokenizer_metadata, write};
 
 /// An opened GGUF model: one file, or all its shards.

@@ -190,7 +190,7 @@ impl Decoder for GpuDecoder {
     }
 
     fn check_length(&self, length: usize) -> Result<()> {
-        decoder::check_length(length, &self.config)
+        self.config.check_length(length)
     }
 
     fn footprint(&self) -> Footprint {

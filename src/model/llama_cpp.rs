@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::kernel;
 use crate::model::config::Config;
 use crate::model::decoder::{
-    Decoder, Footprint, Logits, LogitsFor, Step, argmax, cannot_truncate, check_length, no_sequence,
+    Decoder, Footprint, Logits, LogitsFor, Step, argmax, cannot_truncate, no_sequence,
 };
 use crate::model::gguf::Gguf;
 use crate::model::quant::{Quant, weight_dtype};
@@ -228,7 +228,7 @@ impl LlamaCppDecoder {
             }
             longest = longest.max(history.len() + step.tokens.len());
         }
-        check_length(longest, &self.config)?;
+        self.config.check_length(longest)?;
         self.ensure_capacity(longest)?;
         let numbered = steps.iter().copied().enumerate();
         let (alone, together): (Vec<_>, Vec<_>) =
@@ -358,7 +358,7 @@ impl Decoder for LlamaCppDecoder {
     }
 
     fn check_length(&self, length: usize) -> Result<()> {
-        check_length(length, &self.config)?;
+        self.config.check_length(length)?;
         self.expected_length.set(self.expected_length.get().max(length));
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! without the commit, so that equal sources give equal binaries byte for byte, paths included.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,9 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result, command, quoted};
 use crate::files::{Lock, hex};
 use crate::record::Build;
-use crate::{files, machine};
+use crate::settings::BuildConfig;
+use crate::suite::spawn_thread;
+use crate::{engine, files, machine};
 
 /// Tells `build.rs` to leave the commit out.
 const OMIT_COMMIT: &str = "CANDLEMARK_PLAIN_STAMP";
@@ -62,8 +65,80 @@ impl Binary {
     }
 }
 
+/// What to build: a worker that speaks the turn protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its name in Cargo.
+    name: String,
+    /// Cargo's arguments that select it, its package and features.
+    selection: Vec<String>,
+}
+
+impl Target {
+    /// This project's own binary, with the features of this build that a worker needs. A base may
+    /// be older than the others and would not build with them.
+    fn own() -> Self {
+        const UNUSED: [&str; 4] = ["bench", "default", "monitor", "nvml"];
+        let mut features = machine::stamp().features;
+        features.retain(|feature| !UNUSED.contains(&feature.as_str()));
+        let features = features.join(",");
+        let selection = ["--bin", OWN, "--no-default-features", "--features", &features];
+        Self { name: OWN.into(), selection: selection.map(String::from).into() }
+    }
+
+    /// What the configuration says; without it, the binary that runs.
+    ///
+    /// # Errors
+    /// When the package of the current folder is another one and nothing says what to build.
+    pub fn new(config: &BuildConfig) -> Result<Self> {
+        let runs = std::env::current_exe().ok();
+        let runs = runs.as_deref().and_then(Path::file_stem).and_then(OsStr::to_str);
+        let (kind, name) = match (&config.bench, &config.binary) {
+            (Some(bench), None) => ("--bench", bench.as_str()),
+            (None, Some(binary)) => ("--bin", binary.as_str()),
+            (Some(_), Some(_)) => {
+                return Err(Error::Usage("give `bench` or `binary` in `[build]`, not both".into()));
+            }
+            (None, None) => match runs.filter(|_| engine::is_custom()) {
+                Some(binary) => ("--bin", binary),
+                None => return Self::of_folder(),
+            },
+        };
+        let mut selection = vec![kind.to_owned(), name.to_owned()];
+        if let Some(package) = &config.package {
+            selection.extend(["--package".to_owned(), package.clone()]);
+        }
+        if !config.features.is_empty() {
+            selection.extend(["--features".to_owned(), config.features.join(",")]);
+        }
+        Ok(Self { name: name.into(), selection })
+    }
+
+    /// Without a configuration: only this project's own package can be built.
+    fn of_folder() -> Result<Self> {
+        match package_name(Path::new("Cargo.toml")) {
+            Some(name) if name != OWN => Err(Error::Usage(format!(
+                "the package here is `{name}`, and nothing says what to build of it; write into \
+                 candlemark.toml\n\n    [build]\n    bench = \"generate\"\n\nif \
+                 benches/generate.rs calls `candlemark::bench::main` (`candlemark init` writes both)"
+            ))),
+            _ => Ok(Self::own()),
+        }
+    }
+}
+
+/// The name of this project's package and of its binary.
+const OWN: &str = "candlemark";
+
+/// The name of the package of a manifest; `None` for a workspace's.
+fn package_name(manifest: &Path) -> Option<String> {
+    let manifest: toml::Table = fs::read_to_string(manifest).ok()?.parse().ok()?;
+    Some(manifest.get("package")?.get("name")?.as_str()?.to_owned())
+}
+
 /// Builds trees of the git repository around the current folder.
 pub struct Builder<'a> {
+    built: Target,
     folder: PathBuf,
     target: PathBuf,
     /// The package within the repository, as `git rev-parse --show-prefix` gives it.
@@ -78,7 +153,12 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When this is no git repository, or another process builds there.
-    pub fn new(folder: &Path, target: &Path, progress: &'a mut dyn FnMut(&str)) -> Result<Self> {
+    pub fn new(
+        built: Target,
+        folder: &Path,
+        target: &Path,
+        progress: &'a mut dyn FnMut(&str),
+    ) -> Result<Self> {
         let at = |path: &Path| {
             let path = PathBuf::from(path);
             move |source| Error::Write { path, source }
@@ -91,7 +171,7 @@ impl<'a> Builder<'a> {
         let _ = fs::remove_file(folder.join("index.lock"));
         let prefix = git(Path::new("."), &["rev-parse", "--show-prefix"], &[])?;
         let (folder, target) = (absolute(folder)?, absolute(target)?);
-        Ok(Self { folder, target, prefix, progress, _lock: lock })
+        Ok(Self { built, folder, target, prefix, progress, _lock: lock })
     }
 
     /// The commit of a branch, a tag or an abbreviated hash. A branch that exists only at `origin`,
@@ -177,7 +257,7 @@ impl<'a> Builder<'a> {
         let mut built = self.commit(reference)?;
         let commit = built.commit.clone().unwrap_or_default();
         let tree = git(Path::new("."), &["rev-parse", &format!("{commit}^{{tree}}")], &[])?;
-        let key = format!("{}-layout-{seed}", cache_key(&tree));
+        let key = format!("{}-layout-{seed}", cache_key(&tree, &self.built));
         if let Some((path, sha256)) = self.cached(&key)? {
             built.asked = format!("{reference}, layout {seed}");
             return Ok(Binary { path, sha256, ..built });
@@ -186,13 +266,12 @@ impl<'a> Builder<'a> {
         let link = format!("-Clink-arg=-Wl,--shuffle-sections=.text*={seed}");
         let flags = ["--", "-Clink-arg=-fuse-ld=lld", &link];
         (self.progress)(&format!("linking {reference} in another order (seed {seed})"));
-        let cargo = self.cargo("rustc", &flags)?;
-        cargo.map_err(|lines| {
+        let built_file = self.cargo("rustc", &flags)?.map_err(|lines| {
             Error::Failed(format!(
                 "the linker cannot put functions in another order, which needs lld:\n{lines}"
             ))
         })?;
-        let (path, sha256) = self.cache(&key)?;
+        let (path, sha256) = self.cache(&key, &built_file)?;
         built.asked = format!("{reference}, layout {seed}");
         (built.path, built.sha256) = (path, sha256);
         Ok(built)
@@ -200,18 +279,18 @@ impl<'a> Builder<'a> {
 
     fn build(&mut self, tree: &str, name: &str) -> Result<(PathBuf, String)> {
         let id = git(Path::new("."), &["rev-parse", &format!("{tree}^{{tree}}")], &[])?;
-        let key = cache_key(&id);
+        let key = cache_key(&id, &self.built);
         if let Some(cached) = self.cached(&key)? {
             (self.progress)(&format!("{name}: built before"));
             return Ok(cached);
         }
         (self.progress)(&format!("building {name}"));
         self.check_out(tree)?;
-        self.cargo("build", &[])?.map_err(|lines| {
+        let file = self.cargo("build", &[])?.map_err(|lines| {
             let why = format!("{name} does not build:\n{lines}");
             if name == "the working tree" { Error::Failed(why) } else { Error::NotComparable(why) }
         })?;
-        self.cache(&key)
+        self.cache(&key, &file)
     }
 
     /// Checks out a tree into the folder in which everything is built.
@@ -229,38 +308,33 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Cargo's output.
-    fn cargo_output(&self) -> PathBuf {
-        let name = format!("candlemark{}", std::env::consts::EXE_SUFFIX);
-        self.target.join("release").join(name)
-    }
-
-    /// Runs Cargo in the checkout; the inner error has the last lines of its output.
-    fn cargo(&mut self, command: &str, more: &[&str]) -> Result<std::result::Result<(), String>> {
-        // If Cargo puts the binary elsewhere, an old one must not be mistaken for it.
-        let _ = fs::remove_file(self.cargo_output());
+    /// Runs Cargo in the checkout; the path of the built file, or the last lines of Cargo's output.
+    fn cargo(
+        &mut self,
+        command: &str,
+        more: &[&str],
+    ) -> Result<std::result::Result<PathBuf, String>> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(&cargo)
             .current_dir(self.folder.join("tree").join(&self.prefix))
-            .args([
-                command,
-                "--locked",
-                "--release",
-                "--bin",
-                "candlemark",
-                "--no-default-features",
-            ])
-            .args(["--features", &features().join(",")])
+            .args([command, "--locked", "--release", "--message-format=json-render-diagnostics"])
+            .args(&self.built.selection)
             .arg("--target-dir")
             .arg(&self.target)
             .args(more)
             .env(OMIT_COMMIT, "1")
             .env_remove("CARGO_TARGET_DIR")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|source| Error::Read { path: cargo.into(), source })?;
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let name = self.built.name.clone();
+        let built = spawn_thread(move || {
+            let messages = stdout.lines().map_while(io::Result::ok);
+            messages.filter_map(|line| executable(&line, &name)).last()
+        })?;
         let mut last = VecDeque::new();
         for line in BufReader::new(child.stderr.take().expect("it is piped"))
             .lines()
@@ -273,7 +347,11 @@ impl<'a> Builder<'a> {
             last.push_back(line);
         }
         let status = child.wait().map_err(|source| Error::Read { path: "cargo".into(), source })?;
-        Ok(if status.success() { Ok(()) } else { Err(Vec::from(last).join("\n")) })
+        if !status.success() {
+            return Ok(Err(Vec::from(last).join("\n")));
+        }
+        let built = built.join().ok().flatten();
+        built.map(Ok).ok_or_else(|| Error::Failed("Cargo built, but names no executable".into()))
     }
 
     fn cache_path(&self, key: &str) -> PathBuf {
@@ -292,24 +370,14 @@ impl<'a> Builder<'a> {
         Ok(Some((cached, binary.sha256)))
     }
 
-    /// Copies Cargo's output into the cache, and removes the oldest entries.
-    fn cache(&self, key: &str) -> Result<(PathBuf, String)> {
-        let output = self.cargo_output();
-        if !output.exists() {
-            let why = format!(
-                "Cargo built, but not `{}`; is CARGO_BUILD_TARGET or `build.target` set?",
-                output.display()
-            );
-            return Err(Error::Failed(why));
-        }
+    /// Copies a built file into the cache, and removes the oldest entries.
+    fn cache(&self, key: &str, file: &Path) -> Result<(PathBuf, String)> {
         let cached = self.cache_path(key);
         let folder = self.folder.join("binaries");
         let write = |source| Error::Write { path: cached.clone(), source };
         fs::create_dir_all(&folder).map_err(write)?;
         let temporary = folder.join("new");
-        fs::copy(&output, &temporary)
-            .and_then(|_| fs::rename(&temporary, &cached))
-            .map_err(write)?;
+        fs::copy(file, &temporary).and_then(|_| fs::rename(&temporary, &cached)).map_err(write)?;
         let age = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
         let mut all: Vec<PathBuf> = fs::read_dir(&folder)
             .into_iter()
@@ -326,19 +394,17 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The features of this build that a worker needs. A base may be older than the others and would
-/// not build with them.
-fn features() -> Vec<String> {
-    const UNUSED: [&str; 4] = ["default", "monitor", "nvml", "png"];
-    let mut features = machine::stamp().features;
-    features.retain(|feature| !UNUSED.contains(&feature.as_str()));
-    features
+/// The executable that a message of Cargo names, if it is that of the target.
+fn executable(message: &str, name: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let is_target = message["target"]["name"] == name;
+    message["executable"].as_str().filter(|_| is_target).map(PathBuf::from)
 }
 
-/// Hash of all that a build depends on: tree, compiler, features, and the environment variables and
+/// Hash of all that a build depends on: tree, binary, compiler, features, and the environment variables and
 /// configuration files of Cargo.
-fn cache_key(tree: &str) -> String {
-    let mut text = format!("{tree}\n{:?}\n", features());
+fn cache_key(tree: &str, built: &Target) -> String {
+    let mut text = format!("{tree}\n{built:?}\n");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     if let Ok(output) = Command::new(rustc).arg("-vV").output() {
         text += &String::from_utf8_lossy(&output.stdout);

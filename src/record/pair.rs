@@ -47,6 +47,9 @@ pub struct PairRecord {
     /// `calibrate` measured it on this class of machine. Empty: not measured.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub layout: BTreeMap<String, SdEstimate>,
+    /// Where the time of both builds goes, traced after a regression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<KernelProfile>,
     /// Why measuring ended.
     pub ended: Ended,
     /// The blocks, in the order measured, rejected ones among them.
@@ -77,6 +80,15 @@ pub struct Arm {
     pub model: Model,
     /// How it was run.
     pub settings: Settings,
+}
+
+/// Seconds of a traced generation in each kind of kernel, and between kernels (`rest`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct KernelProfile {
+    /// The base.
+    pub base: BTreeMap<String, f64>,
+    /// The candidate.
+    pub candidate: BTreeMap<String, f64>,
 }
 
 /// Why measuring ended.

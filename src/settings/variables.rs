@@ -47,6 +47,10 @@ const SETTINGS: &[(&str, &str, &str, Syntax)] = &[
     ("CANDLEMARK_FAIL_ON", "gate", "fail_on", Syntax::Text),
     ("CANDLEMARK_ALLOW_CLASS", "gate", "allow_class", Syntax::Toml),
     ("CANDLEMARK_REMOVED", "gate", "removed", Syntax::Toml),
+    ("CANDLEMARK_BUILD_PACKAGE", "build", "package", Syntax::Text),
+    ("CANDLEMARK_BUILD_BENCH", "build", "bench", Syntax::Text),
+    ("CANDLEMARK_BUILD_BINARY", "build", "binary", Syntax::Text),
+    ("CANDLEMARK_BUILD_FEATURES", "build", "features", Syntax::Words),
     ("CANDLEMARK_LABELS", "", "labels", Syntax::Toml),
 ];
 

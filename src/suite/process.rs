@@ -26,8 +26,9 @@ use crate::{machine, measure, settings, suite, workload};
 /// failure of a single scenario is part of its result.
 pub fn run_worker() -> Result<()> {
     let text = read_request()?;
-    let job: Job = serde_json::from_str(&text)
+    let mut job: Job = serde_json::from_str(&text)
         .map_err(|error| Error::Failed(format!("no job on standard input: {error}")))?;
+    job.setup = job.setup.received();
     let references = || -> Result<Option<KernelTimes>> {
         let measure = || machine::measure_reference_kernels(job.setup.threads);
         let times = job.references.then(measure).transpose()?.flatten();

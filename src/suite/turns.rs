@@ -119,7 +119,8 @@ pub fn run_turn_worker() -> Result<()> {
             .transpose()
             .map_err(|source| Error::Read { path: "standard input".into(), source })
     };
-    let hello: Hello = parse_request(&next()?.unwrap_or_default())?;
+    let mut hello: Hello = parse_request(&next()?.unwrap_or_default())?;
+    hello.setup = hello.setup.received();
     if hello.protocol != PROTOCOL {
         let theirs = hello.protocol;
         return Err(Error::Failed(format!(

@@ -21,6 +21,7 @@ mod missing;
 mod no_verdict;
 mod pair;
 mod report;
+mod repository;
 mod served;
 mod statuses;
 

@@ -414,3 +414,32 @@ fn ctrl_c_gives_the_verdict_so_far_and_a_kill_leaves_complete_blocks() {
         assert_eq!(check.status.code(), Some(3), "{}", text(&check.stderr));
     }
 }
+
+/// `fixtures/worker.py`: an engine in another language.
+#[test]
+fn a_worker_in_python_is_judged_like_any_other() {
+    let python = Command::new("python3").arg("--version").output();
+    if !python.is_ok_and(|output| output.status.success()) {
+        crate::skipped("there is no python3");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/worker.py");
+    let arm = |name: &str, slower: &str| {
+        let path = folder.path().join(name);
+        let script = format!("#!/bin/sh\nSLOWER={slower} exec python3 '{}'\n", worker.display());
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    };
+    let (base, slower) = (arm("base", "1"), arm("slower", "3"));
+    let pair = ["pair", "--base", &base, "--candidate", &slower, "short/b1", "--budget", "30s"];
+    let output = crate::candlemark(&[&pair[..], &["--raw", "pair.json"]].concat(), folder.path());
+    // On a busy machine, half a minute need not be enough for a verdict.
+    assert!(matches!(output.status.code(), Some(1 | 3)), "{}", text(&output.stderr));
+    let pair = PairRecord::load(&folder.path().join("pair.json")).unwrap();
+    let case = &pair.scenarios[0];
+    assert_eq!((case.id.as_str(), &case.divergence), ("short/b1", &None));
+    let rate = |arm| case.blocks[0].rounds[0].mean_ln("decode_tok_s", arm, |rate| rate).unwrap();
+    assert!(rate('A') > 0.5 + rate('B'), "{} and {}", rate('A'), rate('B'));
+}

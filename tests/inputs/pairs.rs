@@ -145,6 +145,7 @@ pub fn pair(blocks: usize, cases: Vec<PairCase>) -> PairRecord {
         duet: false,
         output_change: None,
         layout: BTreeMap::new(),
+        kernels: None,
         ended: Ended::Decided,
         blocks: (0..blocks).map(block).collect(),
         scenarios: cases,

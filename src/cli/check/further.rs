@@ -196,6 +196,7 @@ impl FurtherRecord {
             quant: settings.quant.clone(),
             device: settings.device.clone(),
             engine: settings.engine.clone(),
+            engine_is_default: false,
             threads: settings.threads,
             rope_scaling: model.rope_scaling.clone(),
             generation: settings.generation.clone(),

@@ -86,7 +86,7 @@ pub(crate) fn run(
     let path = arguments.output.clone().unwrap_or_else(default);
     let _lock = Lock::take(&path)?;
     let stop = interruptible("complete environments are kept")?;
-    let (base, layout) = binaries(arguments, stop)?;
+    let (base, layout) = binaries(arguments, config, stop)?;
     let plan = Plan {
         base,
         layouts: layout.into_iter().map(|layout| ('L', layout)).collect(),
@@ -122,7 +122,11 @@ pub(crate) fn progress(plan: &Plan) -> impl FnMut(&str, usize, f64) {
 }
 
 /// The base, and its source in another code layout.
-fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary, Option<Binary>)> {
+fn binaries(
+    arguments: &Arguments,
+    config: &Config,
+    stop: &AtomicBool,
+) -> anyhow::Result<(Binary, Option<Binary>)> {
     let layout = arguments.layout.as_deref().map(Binary::from_file).transpose();
     let layout = layout.map_err(Error::of_named_file)?;
     let base = match arguments.base.as_deref() {
@@ -132,11 +136,17 @@ fn binaries(arguments: &Arguments, stop: &AtomicBool) -> anyhow::Result<(Binary,
     if let Some(built) = existing_binary(base)? {
         return Ok((built, layout));
     }
-    build(arguments.target_dir.as_deref(), "give a binary with `--base`", stop, |builder| {
-        let layout = match layout {
-            Some(layout) => layout,
-            None => builder.shuffled(base, 1)?,
-        };
-        Ok((builder.commit(base)?, Some(layout)))
-    })
+    build(
+        &config.build,
+        arguments.target_dir.as_deref(),
+        "give a binary with `--base`",
+        stop,
+        |builder| {
+            let layout = match layout {
+                Some(layout) => layout,
+                None => builder.shuffled(base, 1)?,
+            };
+            Ok((builder.commit(base)?, Some(layout)))
+        },
+    )
 }

@@ -284,6 +284,7 @@ fn pair_record(case: PairCase, ended: Ended) -> PairRecord {
         duet: false,
         output_change: None,
         layout: Default::default(),
+        kernels: None,
         ended,
         blocks: vec![PairBlock::default(); 8],
         scenarios: vec![measured("y/b1"), case],

@@ -17,6 +17,7 @@ fn paired(cases: Vec<PairCase>, blocks: usize) -> PairRecord {
         duet: false,
         output_change: None,
         layout: Default::default(),
+        kernels: None,
         ended: Ended::Budget,
         blocks: vec![PairBlock::default(); blocks],
         scenarios: cases,

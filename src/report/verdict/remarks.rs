@@ -2,10 +2,13 @@
 
 use crate::compare::looks::{LOOKS, Levels};
 use crate::compare::{Drift, Finding, Judgement, PairSummary, Severity, Verdict, Why, share};
-use crate::record::pair::Ended;
+use crate::record::pair::{Ended, KernelProfile};
 use crate::report::text::{duration, percent, short_commit};
 use crate::report::verdict::{is_limit_undetectable, limit_percent};
 use crate::workload::{Better, METRICS};
+
+/// The least difference to name, as a share of the base's traced generation.
+const SMALLEST_SHARE: f64 = 0.01;
 
 /// The lines after the reason why nothing was judged, the output of a compiler for example.
 pub(in crate::report) fn error_output(judgement: &Judgement) -> &[String] {
@@ -28,6 +31,7 @@ pub(in crate::report) fn details(judgement: &Judgement) -> Vec<String> {
     if judgement.reason.is_none() {
         lines.extend(judgement.notes.iter().cloned());
     }
+    lines.extend(judgement.pair.as_ref().and_then(kernel_changes));
     lines.extend(judgement.pair.as_ref().and_then(cost_summary));
     lines.extend(judgement.findings.iter().filter_map(reference_conflict));
     lines.extend(judgement.drift.iter().filter(|drift| !drift.warns).map(since_release));
@@ -55,6 +59,34 @@ pub(in crate::report) fn commands(judgement: &Judgement, command: &str) -> Vec<S
 /// Whether the binaries were equal byte for byte, so that nothing was measured.
 pub(super) fn is_identical(judgement: &Judgement) -> bool {
     judgement.pair.as_ref().is_some_and(|summary| summary.ended == Ended::Identical)
+}
+
+/// The kernels that take longer, the largest difference first.
+fn kernel_changes(summary: &PairSummary) -> Option<String> {
+    let KernelProfile { base, candidate } = summary.kernels.as_ref()?;
+    let total = base.values().sum::<f64>();
+    let mut slower: Vec<(&str, f64, f64)> = candidate
+        .iter()
+        .map(|(name, now)| (name.as_str(), base.get(name).copied().unwrap_or(0.0), *now))
+        .filter(|(_, was, now)| now - was > SMALLEST_SHARE * total)
+        .collect();
+    slower.sort_by(|a, b| (b.2 - b.1).total_cmp(&(a.2 - a.1)));
+    let describe = |(name, was, now): &(&str, f64, f64)| {
+        let name = match *name {
+            "product" => "GEMM",
+            "rest" => "between kernels",
+            name => name,
+        };
+        format!("{name} {:.3} → {:.3} ms", 1e3 * was, 1e3 * now)
+    };
+    Some(match slower.as_slice() {
+        [] => "where: no kind of kernel takes longer in a traced generation".into(),
+        slower => format!(
+            "where, in one traced generation of {:.3} ms: {}",
+            1e3 * total,
+            slower.iter().map(describe).collect::<Vec<_>>().join(", ")
+        ),
+    })
 }
 
 /// The number of blocks, their cost, and why measuring ended.

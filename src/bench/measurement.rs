@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use candlemark::measure::Sample;
+use crate::measure::Sample;
 use criterion::Throughput;
 use criterion::measurement::{Measurement, ValueFormatter};
 

@@ -3,16 +3,16 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
-use candlemark::compare::{Policy, ReferenceData};
-use candlemark::engine::{Engine, Identity};
-use candlemark::error::{Result, quoted};
-use candlemark::files::RunFolder;
-use candlemark::machine::{Meter, ReferenceKernels};
-use candlemark::record::{Absence, Case, KernelTimes, Record};
-use candlemark::settings::Setup;
-use candlemark::tokenizer::Tokenizer;
-use candlemark::workload::{Input, Scenario};
-use candlemark::{baseline, compare, files, machine, measure, report, suite};
+use crate::compare::{Policy, ReferenceData};
+use crate::engine::{Engine, Identity};
+use crate::error::{Result, quoted};
+use crate::files::RunFolder;
+use crate::machine::{Meter, ReferenceKernels};
+use crate::record::{Absence, Case, KernelTimes, Record};
+use crate::settings::Setup;
+use crate::tokenizer::Tokenizer;
+use crate::workload::{Input, Scenario};
+use crate::{baseline, compare, files, machine, measure, report, suite};
 
 /// Mode of Criterion, from its arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]

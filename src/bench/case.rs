@@ -1,18 +1,18 @@
 //! One scenario in Criterion: measured for its first benchmark, replayed for the others, then
 //! stored in the record.
 
-use candlemark::engine::Injection;
-use candlemark::error::{Error, Result};
-use candlemark::machine::{ReferenceKernels, RegionStart, RegionUsage, store_usage};
-use candlemark::measure::{Sample, Sharing, Trial};
-use candlemark::record::Case;
-use candlemark::suite::Job;
-use candlemark::workload::{Scenario, Task};
-use candlemark::{measure, suite};
+use crate::engine::Injection;
+use crate::error::{Error, Result};
+use crate::machine::{ReferenceKernels, RegionStart, RegionUsage, store_usage};
+use crate::measure::{Sample, Sharing, Trial};
+use crate::record::Case;
+use crate::suite::Job;
+use crate::workload::{Scenario, Task};
+use crate::{measure, suite};
 
-use super::measurement::{SampledTime, take_counted};
-use super::session::{Loaded, Mode, Session, replace_case};
-use super::{SAMPLES, binary};
+use crate::bench::measurement::{SampledTime, take_counted};
+use crate::bench::session::{Loaded, Mode, Session, replace_case};
+use crate::bench::{SAMPLES, binary};
 
 /// One Criterion benchmark of a scenario: which time of a sample it shows, and whether with a rate.
 pub(super) struct Phase {

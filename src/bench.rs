@@ -1,5 +1,15 @@
-//! Shared code of the benches: scenarios in Criterion groups, their record, the verdict and the
-//! page.
+//! The Criterion harness: scenarios in Criterion groups, their record, the verdict and the page. A
+//! bench is one call:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//!
+//! fn main() -> ExitCode {
+//!     candlemark::bench::main(&["short", "code/b1"])
+//! }
+//! ```
+//!
+//! It stands in `benches/NAME.rs`, with `harness = false` under `[[bench]]` in Cargo.toml.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench talks to the terminal")]
 
@@ -12,28 +22,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use candlemark::compare::Policy;
-use candlemark::engine::Injection;
-use candlemark::error::{Cause, Error, Result};
-use candlemark::settings::{Config, Generation, Setup, oversubscription};
-use candlemark::tokenizer::Tokenizer;
-use candlemark::workload::{Scenario, select};
-use candlemark::{engine, suite};
-use case::{CaseRun, PHASES};
+use crate::bench::case::{CaseRun, PHASES};
+use crate::bench::measurement::SampleTime;
+use crate::bench::session::{Mode, Session};
+use crate::compare::Policy;
+use crate::engine::Injection;
+use crate::error::{Cause, Error, Result};
+use crate::settings::{Config, Generation, Setup, oversubscription};
+use crate::tokenizer::Tokenizer;
+use crate::workload::{Scenario, select};
+use crate::{engine, suite};
 use criterion::{BenchmarkId, Criterion, PlottingBackend, SamplingMode, Throughput};
-use measurement::SampleTime;
-use session::{Mode, Session};
 
 /// Minimum number of samples in Criterion.
 const SAMPLES: usize = 10;
 
-/// Measures the scenarios selected by `words`, grouped by the first part of their ids.
+/// Measures the scenarios that `words` select (suites, categories, ids or their prefixes), grouped
+/// by the first part of their ids. The settings come from `candlemark.toml` and the environment,
+/// Criterion's options from the command line.
 ///
 /// The exit status is 0 after a run, however slow, 2 for an invalid configuration, and 5 for a
-/// failure. `candlemark check` judges the record.
+/// failure. `candlemark check` judges the record. The same binary is also the worker that measures
+/// memory in a fresh process, and that `candlemark pair` builds at two commits and runs in turns.
 pub fn main(words: &[&str]) -> ExitCode {
-    if std::env::var_os(suite::WORKER).is_some() {
-        return exit_code(suite::run_worker().map(|()| 0));
+    if let Some(done) = suite::work() {
+        return exit_code(done.map(|()| 0));
     }
     exit_code(run(words))
 }

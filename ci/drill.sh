@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Plays a pull request through, with the workflows' own commands, in a scratch repository that has an
+# engine of its own: a slower commit, one that changes documentation only, odd checkouts. Takes about
+# 15 minutes: it builds the example engine from nothing.
+# Usage: ci/drill.sh path/to/candlemark
+set -euo pipefail
+tool=$(realpath "$1")
+root=$(realpath "$(dirname "$0")/..")
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work" 2>/dev/null; rm -rf "$work"' EXIT
+repo="$work/a repository" # With a space: paths are quoted everywhere.
+words=(short/b1 --budget 3m --target-dir "$work/target")
+
+step() { printf '\n-- %s (%ss)\n' "$1" "$SECONDS"; }
+fail() { echo "FAILED: $1" && exit 1; }
+is() { [ "$2" = "$3" ] || fail "$1: \`$2\` instead of \`$3\`"; }
+
+# GitHub's comments, as files.
+mkdir -p "$work/bin" "$work/comments"
+cat >"$work/bin/gh" <<'GH'
+#!/usr/bin/env bash
+set -euo pipefail
+cd "$COMMENTS"
+body() { for word in "$@"; do case $word in body=*) printf '%s' "${word#body=}" ;; esac; done; }
+case "$*" in
+"api --paginate "*) ls ;;
+"api --method PATCH "*) body "$@" >"${4##*/}" && echo edited >>../log ;;
+*"--jq .body") cat "${2##*/}" ;;
+*) body "$@" >7 && echo made >>../log ;;
+esac
+GH
+chmod +x "$work/bin/gh"
+export COMMENTS="$work/comments" PATH="$work/bin:$PATH"
+
+step "a repository with an engine of its own"
+mkdir -p "$repo"
+cp -r "$root/crates/example-engine/." "$repo"
+cd "$repo"
+git init -q -b main
+git config user.name drill
+git config user.email drill@example.com
+printf '/target\n' >.gitignore
+sed -e "s|path = \"../..\"|path = \"$root\"|" -e 's/\.workspace = true$/ = "2024"/' \
+    -e 's/^version = .*/version = "0.1.0"/' -e '/^rust-version\|^license/d' \
+    -e '/^\[lints\]/,$d' -i Cargo.toml
+cp "$root/Cargo.lock" .
+cargo update --workspace --offline --quiet
+git add -A && git commit -qm "the engine"
+
+step "a slower commit"
+git switch -qc slower
+sed -i 's|let product = row.iter()|let _ = std::hint::black_box(row.iter().zip(\&*sum).map(\|(a, b)\| a * b).sum::<f32>());\n                let product = row.iter()|' src/lib.rs
+git diff --quiet && fail "nothing changed"
+git commit -qam "slower"
+summary="$work/summary" && : >"$summary"
+GITHUB_STEP_SUMMARY=$summary GITHUB_OUTPUT="$work/output" \
+    "$root/ci/pull_request.sh" "$tool" main "$work/slower" "${words[@]}" | tee "$work/annotations"
+is "status" "$(cat "$work/slower/status")" 1
+is "output" "$(cat "$work/output")" "status=1"
+grep -q REGRESSION "$summary" || fail "no regression in the summary"
+grep -q '^::error' "$work/annotations" || fail "no annotation"
+[ "$(grep -c '^::' "$work/annotations")" -le 20 ] || fail "too many annotations"
+for file in comment.md page.html junit.xml bmf.json pair.json; do
+    [ -s "$work/slower/$file" ] || fail "no $file"
+done
+grep -q '<failure' "$work/slower/junit.xml" || fail "no failure in junit.xml"
+is "comment" "$("$root/ci/comment.sh" o/n 1 "$work/slower/comment.md")" "commented"
+is "the same again" "$("$root/ci/comment.sh" o/n 1 "$work/slower/comment.md")" "nothing new"
+
+step "documentation only"
+git switch -q main && git switch -qc docs
+echo "Words." >README.md && git add -A && git commit -qm "words"
+"$root/ci/pull_request.sh" "$tool" main "$work/docs" "${words[@]}"
+is "status" "$(cat "$work/docs/status")" 0
+is "comment" "$("$root/ci/comment.sh" o/n 1 "$work/docs/comment.md")" "edited"
+is "the same again" "$("$root/ci/comment.sh" o/n 1 "$work/docs/comment.md")" "nothing new"
+rm "$COMMENTS"/*
+is "without a comment" "$("$root/ci/comment.sh" o/n 1 "$work/docs/comment.md")" \
+    "pass: no comment needed"
+
+step "no such base; a base that does not build"
+status=0
+"$root/ci/pull_request.sh" "$tool" nowhere "$work/none" "${words[@]}" || status=$?
+is "no such base" "$status" 2
+git switch -q main && echo 'fn' >>src/lib.rs && git commit -qam "broken" && git switch -qc mended
+git revert --no-edit HEAD >/dev/null
+"$root/ci/pull_request.sh" "$tool" main "$work/broken" "${words[@]}"
+is "status" "$(cat "$work/broken/status")" 4
+[ -s "$work/broken/comment.md" ] || fail "no comment"
+
+step "odd checkouts: shallow, detached, without HOME, in another locale, read-only"
+git clone -q --depth 1 --branch slower "file://$repo" "$work/shallow"
+(cd "$work/shallow" && status=0 && "$tool" pair --base main 2>"$work/said" || status=$?
+    is "shallow" "$status" 2
+    grep -q 'git fetch origin main' "$work/said" || fail "no way out: $(cat "$work/said")")
+git clone -q "$repo" "$work/detached"
+cp "$work/slower/pair.json" "$work/detached"
+(cd "$work/detached" && git checkout -q --detach && status=0
+    env -u HOME LC_ALL=tr_TR.UTF-8 "$tool" check --record pair.json >/dev/null || status=$?
+    is "no HOME, another locale" "$status" 1)
+if [ "$(id -u)" != 0 ]; then
+    chmod a-w "$work/detached"
+    (cd "$work/detached" && status=0 && "$tool" pair --base main 2>"$work/said" || status=$?
+        is "read-only" "$status" 2)
+fi
+mkdir "$work/no git"
+(cd "$work/no git" && status=0 && "$tool" pair --base main 2>"$work/said" || status=$?
+    is "no git" "$status" 2
+    grep -q 'not in a git repository' "$work/said" || fail "$(cat "$work/said")")
+
+cd "$root"
+printf '\nthe drill passed in %ss\n' "$SECONDS"

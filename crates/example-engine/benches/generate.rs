@@ -1,0 +1,8 @@
+//! `cargo bench`: every scenario on this crate's engine. `candlemark pair` builds it at two commits.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    candlemark::engine::register("bag-of-words", example_engine::load);
+    candlemark::bench::main(&["short", "code"])
+}
