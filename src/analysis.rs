@@ -80,7 +80,7 @@ impl Analysis {
     pub fn of(record: &Record) -> Self {
         Self {
             grid: Grid::of(record),
-            kernels: KernelProfile::of(record),
+            kernels: record.case("profile/answer").map(KernelProfile::of),
             context: Context::of(record),
             categories: batches::categories(record),
             latencies: requests::latencies(record),

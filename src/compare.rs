@@ -26,16 +26,18 @@ mod verdict;
 
 pub(crate) use difference::work_difference;
 pub use difference::{Difference, Severity, differences, record_differences};
+pub(crate) use estimate::pool_by_kind;
 pub use interval::{Evidence, Interval};
 pub use judgement::{
     Change, Drift, Finding, Judgement, MeasurementTimes, NullControl, PairSummary, SCHEMA, Subject,
 };
+pub(crate) use policy::margin;
 pub use policy::{BLOCKS_NEEDED, FailOn, PLANNED_LOOKS, Policy, SESSIONS_NEEDED};
-pub(crate) use verdict::margin;
 pub use verdict::{Outcome, Verdict, Why, share};
 
 use judgement::overall_outcome;
-use stored::{RecordEntry, RecordJudge};
+use missing::Entry;
+use stored::{Comparison, RecordJudge};
 use verdict::judge_change;
 
 /// What a run is compared with.
@@ -71,17 +73,20 @@ pub fn judge<'a>(
     if blocked {
         // A run that failed has failed on any machine.
         entries.retain(|entry| match entry {
-            RecordEntry::Finding(one) => {
-                matches!(one.verdict, Verdict::Failed(_) | Verdict::Invalid(_))
-            }
-            RecordEntry::Comparison(_) => false,
+            Entry::Finding(one) => matches!(one.verdict, Verdict::Failed(_) | Verdict::Invalid(_)),
+            Entry::Comparison(_) => false,
         });
     }
     let binary = |record: &Record| record.build.binary_sha256.clone();
     let same_binary = binary(baseline).is_some() && binary(baseline) == binary(current);
-    let judge = RecordJudge::new(&entries, calibration, same_binary, policy);
-    let judged = judge.judged;
-    let mut findings: Vec<Finding> = entries.iter().map(|entry| judge.finding(entry)).collect();
+    let comparisons: Vec<&Comparison> = entries.iter().filter_map(Entry::comparison).collect();
+    let judge = RecordJudge::new(&comparisons, calibration, same_binary, policy);
+    let judged = comparisons.len();
+    let findings = entries.iter().map(|entry| match entry {
+        Entry::Finding(finding) => (**finding).clone(),
+        Entry::Comparison(comparison) => judge.finding(comparison),
+    });
+    let mut findings: Vec<Finding> = findings.collect();
     let mut notes = notes::record_notes(baseline, calibration, current, &findings);
     notes.extend(stored::missing_notes(current, &findings, policy));
     if reference.calibration.is_some() && calibration.is_none() {
@@ -95,27 +100,26 @@ pub fn judge<'a>(
         notes.push(format!("drift since the release is not known: {why}"));
         Vec::new()
     });
+    let seconds = current.scenarios.iter().map(|case| {
+        let samples = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
+        (&case.id, samples.flatten().sum())
+    });
+    let started = current.sessions.last().map(|last| &last.started);
     // An undecided metric needs more measuring, not another baseline.
     let undecided = findings.iter().any(|one| matches!(one.verdict, Verdict::Inconclusive(_)));
     let outcome = overall_outcome(&findings, blocked || (judged == 0 && !undecided), policy);
     Judgement {
-        schema: SCHEMA,
-        outcome,
-        reason: None,
         judged,
         differences,
         notes,
         findings,
         drift,
-        policy: policy.clone(),
         baseline_commit: baseline.build.commit.clone(),
-        pair: None,
-        measured: MeasurementTimes::of_record(current),
+        measured: MeasurementTimes::new(started, seconds),
         subject: Some(Box::new(Subject::from(current))),
+        ..Judgement::new(outcome, policy)
     }
 }
 
-#[cfg(test)]
-mod simulation;
 #[cfg(test)]
 pub(crate) mod tests;

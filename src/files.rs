@@ -20,7 +20,7 @@ pub(crate) use hash::hash_file;
 pub use hash::{hex, sha256};
 pub use lock::Lock;
 pub use temporary::Temporary;
-pub use write::{Draft, check, folder_of, is_stdout, is_stream, write, write_with};
+pub use write::{Draft, check, folder_of, is_stdout, is_stream, read, write, write_with};
 
 use temporary::remove_leftovers;
 

@@ -8,10 +8,10 @@ mod budget;
 pub mod build;
 mod case;
 mod cpu_quota;
-mod duet;
 mod interference;
 pub mod pool;
 mod profile;
+mod turns;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ use crate::pair::arms::{arms_folder, copy_binaries};
 use crate::pair::budget::RoundBudget;
 use crate::pair::build::Binary;
 use crate::pair::case::can_be_measured;
-use crate::pair::duet::Duet;
+use crate::pair::turns::Duet;
 use crate::pair::worker::Deadline;
 use crate::record::Session;
 use crate::record::pair::{Arm, Ended, PairCase, PairKind, PairRecord, SCHEMA};
@@ -120,7 +120,7 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
             deadline: Deadline { stop, timeout: plan.budget.max(MIN_TIMEOUT) },
             binaries,
             random: StdRng::seed_from_u64(plan.seed),
-            duet,
+            duet: duet.as_ref(),
             null_control_scenarios: Vec::new(),
             round_budgets: BTreeMap::new(),
             kernels: ReferenceKernels::new(plan.setup.threads)?,
@@ -196,7 +196,7 @@ struct PairRun<'a> {
     binaries: BTreeMap<char, PathBuf>,
     random: StdRng,
     /// Set if both builds run at the same time.
-    duet: Option<Duet>,
+    duet: Option<&'a Duet>,
     /// Scenarios in which the null control takes part, in every block.
     null_control_scenarios: Vec<String>,
     /// Rounds per block, by scenario.

@@ -4,13 +4,12 @@
 //! of verdicts.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::settings::{Generation, RopeScaling};
 use crate::{files, workload};
 
@@ -336,35 +335,14 @@ impl Record {
     /// # Errors
     /// When the file cannot be read, is not JSON of a record, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let invalid = |error: serde_json::Error| Error::Invalid {
-            path: path.into(),
-            why: format!(
-                "{error}; a record is what `candlemark run` or `candlemark promote` writes"
-            ),
+        let form = json::Form {
+            schema: SCHEMA,
+            kinds: &["run", "baseline"],
+            about: "a record is what `candlemark run` or `candlemark promote` writes",
+            remedy: "make a new one with `candlemark run` and `candlemark promote`",
+            upgrade: schema1::upgrade_record,
         };
-        let mut value: serde_json::Value = serde_json::from_str(&text).map_err(invalid)?;
-        match value.get("schema").and_then(serde_json::Value::as_u64) {
-            Some(schema) if schema == u64::from(SCHEMA) => {}
-            Some(1) => schema1::upgrade_record(&mut value),
-            other => {
-                let (found, remedy) = match (value.get("schema"), other) {
-                    (_, Some(newer)) if newer > u64::from(SCHEMA) => {
-                        (newer.to_string(), "update candlemark to the version that wrote it")
-                    }
-                    (Some(found), _) => (
-                        found.to_string(),
-                        "make a new one with `candlemark run` and `candlemark promote`",
-                    ),
-                    (None, _) => ("none".into(), "is this a record of candlemark?"),
-                };
-                return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
-            }
-        }
-        let record: Self = serde_json::from_value(value).map_err(invalid)?;
-        record.check().map_err(|why| Error::Invalid { path: path.into(), why })?;
-        Ok(record)
+        form.parse(&files::read(path)?, path, Self::check)
     }
 
     /// Checks that ids are unique.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::values::{CaseState, Reading, Spread, reading, spread, valid_median};
+use super::values::{Spread, row, spread, valid_median};
 use crate::record::{Case, Record};
 
 /// A category and its batch sizes.
@@ -13,27 +13,20 @@ pub(crate) struct Category {
     pub(crate) batches: Vec<BatchRow>,
 }
 
-/// One batch size of a category.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct BatchRow {
-    pub(crate) id: String,
-    pub(crate) state: CaseState,
-    pub(crate) batch: usize,
-    /// Tokens generated per sequence.
-    pub(crate) new_tokens: usize,
-    /// Tokens per second of the whole batch.
-    pub(crate) aggregate_tok_s: Option<Spread>,
-    /// Tokens per second of each sequence.
-    pub(crate) sequence_tok_s: Option<Spread>,
-    /// The aggregate rate as a share of batch size times the rate of batch 1: 1 is linear scaling.
-    /// `None` where either rate was not measured or is invalid.
-    pub(crate) efficiency: Option<f64>,
-    /// Seconds to the first token, the mean over sequences.
-    pub(crate) ttft_s: Option<Spread>,
-    pub(crate) prefill_tok_s: Option<Spread>,
-    pub(crate) e2e_s: Option<Spread>,
-    /// High-water mark.
-    pub(crate) peak_rss_bytes: Reading,
+row! {
+    /// One batch size of a category.
+    BatchRow(case) {
+        batch: usize = case.work.batch,
+        /// Tokens per second of the whole batch.
+        aggregate_tok_s: Option<Spread> = spread(case, aggregate(case)),
+        /// Tokens per second of each sequence.
+        sequence_tok_s: Option<Spread> = spread(case, "decode_tok_s"),
+        /// The aggregate rate as a share of batch size times the rate of batch 1: 1 is linear
+        /// scaling. `None` where either rate was not measured or is invalid.
+        efficiency: Option<f64> = None,
+    }
+    spreads { ttft_s, prefill_tok_s, e2e_s }
+    readings { peak_rss_bytes }
 }
 
 impl BatchRow {
@@ -61,7 +54,7 @@ pub(super) fn categories(record: &Record) -> Vec<Category> {
     for case in &record.scenarios {
         let Some((name, batch)) = category_and_batch(&case.id) else { continue };
         let single = record.case(&format!("{name}/b1"));
-        let row = row(case, batch, single);
+        let row = batch_row(case, batch, single);
         match categories.iter_mut().find(|category| category.name == name) {
             Some(category) => category.batches.push(row),
             None => categories.push(Category { name: name.into(), batches: vec![row] }),
@@ -73,22 +66,10 @@ pub(super) fn categories(record: &Record) -> Vec<Category> {
     categories
 }
 
-fn row(case: &Case, batch: usize, single: Option<&Case>) -> BatchRow {
+fn batch_row(case: &Case, batch: usize, single: Option<&Case>) -> BatchRow {
     let alone = single.and_then(|single| valid_median(single, aggregate(single)));
     let efficiency = valid_median(case, aggregate(case))
         .zip(alone.filter(|alone| *alone > 0.0))
         .map(|(rate, alone)| rate / (batch as f64 * alone));
-    BatchRow {
-        id: case.id.clone(),
-        state: CaseState::of(case),
-        batch,
-        new_tokens: case.work.new_tokens,
-        aggregate_tok_s: spread(case, aggregate(case)),
-        sequence_tok_s: spread(case, "decode_tok_s"),
-        efficiency,
-        ttft_s: spread(case, "ttft_s"),
-        prefill_tok_s: spread(case, "prefill_tok_s"),
-        e2e_s: spread(case, "e2e_s"),
-        peak_rss_bytes: reading(case, "peak_rss_bytes"),
-    }
+    BatchRow { batch, efficiency, ..BatchRow::of(case) }
 }

@@ -2,10 +2,7 @@
 
 use serde::Serialize;
 
-use super::values::{
-    BOOTSTRAP_SEED, CaseState, Reading, Spread, in_group, prompt_tokens, reading, spread,
-    valid_median,
-};
+use super::values::{BOOTSTRAP_SEED, CaseState, in_group, row, short_name, valid_median};
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::stats::LineFit;
@@ -22,36 +19,21 @@ pub(crate) struct Context {
     pub(crate) step_growth_extended: Option<LineFit>,
 }
 
-/// One depth.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct ContextRow {
-    pub(crate) id: String,
-    pub(crate) state: CaseState,
-    /// Tokens in the cache before the prompt.
-    pub(crate) depth: usize,
-    /// With YaRN.
-    pub(crate) extended: bool,
-    /// Tokens prefilled at this depth.
-    pub(crate) prompt_tokens: Option<usize>,
-    /// Tokens generated at this depth.
-    pub(crate) new_tokens: usize,
-    /// Decode rate at this depth.
-    pub(crate) decode_tok_s: Option<Spread>,
-    /// Prefill rate at this depth.
-    pub(crate) prefill_tok_s: Option<Spread>,
-    /// Seconds of one step at this depth.
-    pub(crate) tpot_s: Option<Spread>,
-    /// The decode rate as a share of that at depth 0 of the same kind; `None` unless both are
-    /// valid.
-    pub(crate) decode_retention: Option<f64>,
-    /// The same for prefill.
-    pub(crate) prefill_retention: Option<f64>,
-    /// Bytes of the KV cache computed from its shape.
-    pub(crate) kv_bytes_expected: Reading,
-    /// Bytes of the KV cache that the engine allocated.
-    pub(crate) kv_bytes_held: Reading,
-    /// Peak memory of the process minus its memory after loading.
-    pub(crate) peak_delta_bytes: Reading,
+row! {
+    /// One depth.
+    ContextRow(case) {
+        /// Tokens in the cache before the prompt.
+        depth: usize = 0,
+        /// With YaRN.
+        extended: bool = false,
+        /// The decode rate as a share of that at depth 0 of the same kind; `None` unless both are
+        /// valid.
+        decode_retention: Option<f64> = None,
+        /// The same for prefill.
+        prefill_retention: Option<f64> = None,
+    }
+    spreads { decode_tok_s, prefill_tok_s, tpot_s }
+    readings { kv_bytes_expected, kv_bytes_held, peak_delta_bytes }
 }
 
 impl Context {
@@ -75,9 +57,10 @@ struct Depth<'a> {
 
 impl<'a> Depth<'a> {
     /// The depth is taken from the id, because a failed case has no work.
-    fn of((case, rest): (&'a Case, &'a str)) -> Option<Self> {
-        let plain = rest.strip_suffix("-yarn");
-        let depth = plain.unwrap_or(rest).parse().ok()?;
+    fn of(case: &'a Case) -> Option<Self> {
+        let name = short_name(case);
+        let plain = name.strip_suffix("-yarn");
+        let depth = plain.unwrap_or(name).parse().ok()?;
         Some(Self { case, depth, extended: plain.is_some() })
     }
 
@@ -89,20 +72,11 @@ impl<'a> Depth<'a> {
             (there > 0.0).then(|| here / there)
         };
         ContextRow {
-            id: case.id.clone(),
-            state: CaseState::of(case),
             depth: self.depth,
             extended: self.extended,
-            prompt_tokens: prompt_tokens(case),
-            new_tokens: case.work.new_tokens,
-            decode_tok_s: spread(case, "decode_tok_s"),
-            prefill_tok_s: spread(case, "prefill_tok_s"),
-            tpot_s: spread(case, "tpot_s"),
             decode_retention: retention("decode_tok_s"),
             prefill_retention: retention("prefill_tok_s"),
-            kv_bytes_expected: reading(case, "kv_bytes_expected"),
-            kv_bytes_held: reading(case, "kv_bytes_held"),
-            peak_delta_bytes: reading(case, "peak_delta_bytes"),
+            ..ContextRow::of(case)
         }
     }
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::values::{
-    BOOTSTRAP_SEED, CaseState, Reading, Spread, in_group, max, over_valid, prompt_tokens, reading,
-    spread, valid_median,
+    BOOTSTRAP_SEED, CaseState, Reading, in_group, max, over_valid, prompt_tokens, reading, row,
+    valid_median,
 };
 use crate::record::{Case, Record};
 use crate::stats;
@@ -39,23 +39,14 @@ pub(crate) struct Grid {
     pub(crate) peak_device_bytes: Reading,
 }
 
-/// One scenario of the grid.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct GridRow {
-    pub(crate) id: String,
-    pub(crate) state: CaseState,
-    pub(crate) prompt_tokens: Option<usize>,
-    pub(crate) new_tokens: usize,
-    pub(crate) ttft_s: Option<Spread>,
-    /// Tokens per second after it.
-    pub(crate) decode_tok_s: Option<Spread>,
-    pub(crate) prefill_tok_s: Option<Spread>,
-    /// Seconds of prefill.
-    pub(crate) prefill_s: Option<Spread>,
-    /// First request of a fresh process, in seconds.
-    pub(crate) cold_ttft_s: Reading,
-    /// High-water mark.
-    pub(crate) peak_rss_bytes: Reading,
+row! {
+    /// One scenario of the grid.
+    GridRow(case) {
+        prompt_tokens: Option<usize> = prompt_tokens(case),
+        new_tokens: usize = case.work.new_tokens,
+    }
+    spreads { ttft_s, decode_tok_s, prefill_tok_s, prefill_s }
+    readings { cold_ttft_s, peak_rss_bytes }
 }
 
 /// Times of the decode steps of an answer.
@@ -84,7 +75,7 @@ pub(crate) struct StepPoint {
 impl Grid {
     /// The grid of a record; `None` where it has no such scenario.
     pub(crate) fn of(record: &Record) -> Option<Self> {
-        let cases: Vec<&Case> = in_group(record, "grid").map(|(case, _)| case).collect();
+        let cases: Vec<&Case> = in_group(record, "grid").collect();
         let grid = || cases.iter().copied();
         let first = *cases.first()?;
         let measured = cases.iter().filter(|case| valid_median(case, "cold_ttft_s").is_some());
@@ -117,23 +108,6 @@ fn growth(cases: &[&Case], metric: &str) -> Option<LineFit> {
     stats::fit_line(&points, BOOTSTRAP_SEED)
 }
 
-impl GridRow {
-    fn of(case: &Case) -> Self {
-        Self {
-            id: case.id.clone(),
-            state: CaseState::of(case),
-            prompt_tokens: prompt_tokens(case),
-            new_tokens: case.work.new_tokens,
-            ttft_s: spread(case, "ttft_s"),
-            decode_tok_s: spread(case, "decode_tok_s"),
-            prefill_tok_s: spread(case, "prefill_tok_s"),
-            prefill_s: spread(case, "prefill_s"),
-            cold_ttft_s: reading(case, "cold_ttft_s"),
-            peak_rss_bytes: reading(case, "peak_rss_bytes"),
-        }
-    }
-}
-
 impl StepCurve {
     /// Of the valid case with the longest answer whose steps are stored.
     fn longest(cases: &[&Case]) -> Option<Self> {
@@ -159,40 +133,14 @@ impl StepCurve {
     }
 }
 
-/// Where the time of an answer goes, reading its prompt included, traced: `profile/answer`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct KernelProfile {
-    pub(crate) id: String,
-    pub(crate) state: CaseState,
-    /// Share of the time that is spent in kernels.
-    pub(crate) kernel_share: Reading,
-    /// Seconds between kernels, for each.
-    pub(crate) kernel_overhead_s: Reading,
-    /// Kernels in a step.
-    pub(crate) kernels_per_step: Reading,
-    /// Seconds of an empty parallel region.
-    pub(crate) region_overhead_s: Reading,
-    /// Seconds of quantizing and packing.
-    pub(crate) pack_s: Reading,
-    /// Kernels by name with their share of the time, from the largest on.
-    pub(crate) shares: Vec<(String, f64)>,
-}
-
-impl KernelProfile {
-    /// Of a record; `None` where nothing was traced.
-    pub(crate) fn of(record: &Record) -> Option<Self> {
-        let case = record.case("profile/answer")?;
-        Some(Self {
-            id: case.id.clone(),
-            state: CaseState::of(case),
-            kernel_share: reading(case, "kernel_share"),
-            kernel_overhead_s: reading(case, "kernel_overhead_s"),
-            kernels_per_step: reading(case, "kernels_per_step"),
-            region_overhead_s: reading(case, "region_overhead_s"),
-            pack_s: reading(case, "pack_s"),
-            shares: shares(case),
-        })
+row! {
+    /// Where the time of an answer goes, reading its prompt included, traced: `profile/answer`.
+    KernelProfile(case) {
+        /// Kernels by name with their share of the time, from the largest on.
+        shares: Vec<(String, f64)> = shares(case),
     }
+    spreads {}
+    readings { kernel_share, kernel_overhead_s, kernels_per_step, region_overhead_s, pack_s }
 }
 
 /// The values `traced_<kernel>_share`.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::values::{
-    BOOTSTRAP_SEED, CaseState, Distribution, Spread, in_group, pooled, prompt_tokens, spread,
+    BOOTSTRAP_SEED, CaseState, Distribution, in_group, pooled, prompt_tokens, row, short_name,
 };
 use crate::record::{Case, Record};
 use crate::stats;
@@ -57,54 +57,32 @@ fn latency(case: &Case) -> Latency {
     }
 }
 
-/// One kind of request, `api/*`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct ApiRow {
-    pub(crate) id: String,
-    /// The id without its first segment: `completion`, `chat`, ...
-    pub(crate) name: String,
-    pub(crate) state: CaseState,
-    /// Prompt tokens, including those of the template.
-    pub(crate) prompt_tokens: Option<usize>,
-    /// Measured requests.
-    pub(crate) requests: usize,
-    /// Seconds from the start to the last token, the mean over requests, which are all alike.
-    /// `None` for a case that is not valid; so are the other means.
-    pub(crate) mean_e2e_s: Option<f64>,
-    /// Tokens generated, the mean over requests.
-    pub(crate) mean_generated: Option<f64>,
-    /// Decode rate, the mean over requests; without the prefill.
-    pub(crate) mean_decode_tok_s: Option<f64>,
-    pub(crate) ttft_s: Option<Spread>,
-    /// Decode rate.
-    pub(crate) decode_tok_s: Option<Spread>,
-    pub(crate) e2e_s: Option<Spread>,
-    /// Seconds to render the template and tokenize.
-    pub(crate) tokenize_s: Option<Spread>,
+row! {
+    /// One kind of request, `api/*`. A case that is not valid has no means.
+    ApiRow(case) {
+        name: String = short_name(case).into(),
+        /// Prompt tokens, including those of the template.
+        prompt_tokens: Option<usize> = prompt_tokens(case),
+        /// Measured requests.
+        requests: usize = pooled(case, "e2e_s").len(),
+        /// Seconds from the start to the last token, the mean over requests, which are all alike.
+        mean_e2e_s: Option<f64> = valid_mean(case, "e2e_s"),
+        /// Tokens generated, the mean over requests.
+        mean_generated: Option<f64> = mean_generated(case),
+        /// Decode rate, the mean over requests; without the prefill.
+        mean_decode_tok_s: Option<f64> = valid_mean(case, "decode_tok_s"),
+    }
+    spreads { ttft_s, decode_tok_s, e2e_s, tokenize_s }
+    readings {}
 }
 
 /// The kinds of requests of a record.
 pub(super) fn api(record: &Record) -> Vec<ApiRow> {
-    let row = |(case, name): (&Case, &str)| {
-        let e2e = pooled(case, "e2e_s");
-        let valid = CaseState::of(case).is_valid();
-        let mean = |values: &[f64]| if valid { stats::mean(values) } else { None };
-        ApiRow {
-            id: case.id.clone(),
-            name: name.into(),
-            state: CaseState::of(case),
-            prompt_tokens: prompt_tokens(case),
-            requests: e2e.len(),
-            mean_e2e_s: mean(&e2e),
-            mean_generated: if valid { mean_generated(case) } else { None },
-            mean_decode_tok_s: mean(&pooled(case, "decode_tok_s")),
-            ttft_s: spread(case, "ttft_s"),
-            decode_tok_s: spread(case, "decode_tok_s"),
-            e2e_s: spread(case, "e2e_s"),
-            tokenize_s: spread(case, "tokenize_s"),
-        }
-    };
-    in_group(record, "api").map(row).collect()
+    in_group(record, "api").map(ApiRow::of).collect()
+}
+
+fn valid_mean(case: &Case, metric: &str) -> Option<f64> {
+    stats::mean(&pooled(case, metric)).filter(|_| CaseState::of(case).is_valid())
 }
 
 /// One token more than steps. Without stored steps the requested number, unless answers may stop
@@ -113,7 +91,9 @@ fn mean_generated(case: &Case) -> Option<f64> {
     let answers = case.blocks.iter().flat_map(|block| &block.steps_s);
     let counts: Vec<f64> = answers.map(|steps| (steps.len() + 1) as f64).collect();
     let requested = || case.work.stop == "length" && !case.blocks.is_empty();
-    stats::mean(&counts).or_else(|| requested().then_some(case.work.new_tokens as f64))
+    let mean = stats::mean(&counts);
+    let mean = mean.or_else(|| requested().then_some(case.work.new_tokens as f64));
+    mean.filter(|_| CaseState::of(case).is_valid())
 }
 
 /// One repeated request, `consistency/*`.
@@ -138,7 +118,7 @@ pub(crate) struct Consistency {
 
 /// The repeated requests of a record.
 pub(super) fn consistency(record: &Record) -> Vec<Consistency> {
-    in_group(record, "consistency").map(|(case, _)| repeated(case)).collect()
+    in_group(record, "consistency").map(repeated).collect()
 }
 
 fn repeated(case: &Case) -> Consistency {

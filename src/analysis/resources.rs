@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::values::{CaseState, Reading, max, over_valid, reading, valid_median};
+use super::values::{Reading, max, over_valid, row, valid_median};
 use crate::record::{Case, Record};
 use crate::stats;
 use crate::workload::Task;
@@ -14,9 +14,9 @@ pub(crate) struct Resources {
     /// In the order of the record.
     pub(crate) rows: Vec<ResourceRow>,
     /// CPU utilization: median over the valid scenarios that generate.
-    pub(crate) cpu_utilization: Reading,
+    pub(crate) cpu_utilisation: Reading,
     /// GPU utilization, likewise.
-    pub(crate) gpu_utilization: Reading,
+    pub(crate) gpu_utilisation: Reading,
     /// Watts, likewise.
     pub(crate) power_w: Reading,
     /// Joules per token, likewise.
@@ -34,34 +34,23 @@ pub(crate) struct Resources {
     pub(crate) prefill_flop_fraction: Reading,
 }
 
-/// Resources of one scenario.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct ResourceRow {
-    pub(crate) id: String,
-    pub(crate) state: CaseState,
-    /// CPU utilization.
-    pub(crate) cpu_utilization: Reading,
-    /// GPU utilization.
-    pub(crate) gpu_utilization: Reading,
-    pub(crate) power_w: Reading,
-    pub(crate) energy_j_per_token: Reading,
-    /// Peak memory of the process.
-    pub(crate) peak_rss_bytes: Reading,
-    /// Peak memory of the device.
-    pub(crate) peak_device_bytes: Reading,
-    /// Share of the measured read bandwidth that decode reaches.
-    pub(crate) roofline_fraction: Reading,
-    /// Share of the measured arithmetic peak that prefill reaches.
-    pub(crate) prefill_flop_fraction: Reading,
+row! {
+    /// Resources of one scenario.
+    ResourceRow(case) {}
+    spreads {}
+    readings {
+        cpu_utilisation, gpu_utilisation, power_w, energy_j_per_token, peak_rss_bytes,
+        peak_device_bytes, roofline_fraction, prefill_flop_fraction,
+    }
 }
 
 impl Resources {
     /// The resources of a record.
     pub(crate) fn of(record: &Record) -> Self {
         Self {
-            rows: record.scenarios.iter().map(row).collect(),
-            cpu_utilization: typical(record, "cpu_utilisation", generates),
-            gpu_utilization: typical(record, "gpu_utilisation", generates),
+            rows: record.scenarios.iter().map(ResourceRow::of).collect(),
+            cpu_utilisation: typical(record, "cpu_utilisation", generates),
+            gpu_utilisation: typical(record, "gpu_utilisation", generates),
             power_w: typical(record, "power_w", generates),
             energy_j_per_token: typical(record, "energy_j_per_token", generates),
             peak_rss_bytes: over(record, "peak_rss_bytes", serves, max),
@@ -103,19 +92,4 @@ fn over(
     centre: fn(&[f64]) -> Option<f64>,
 ) -> Reading {
     over_valid(record.scenarios.iter().filter(|case| which(case)), metric, centre)
-}
-
-fn row(case: &Case) -> ResourceRow {
-    ResourceRow {
-        id: case.id.clone(),
-        state: CaseState::of(case),
-        cpu_utilization: reading(case, "cpu_utilisation"),
-        gpu_utilization: reading(case, "gpu_utilisation"),
-        power_w: reading(case, "power_w"),
-        energy_j_per_token: reading(case, "energy_j_per_token"),
-        peak_rss_bytes: reading(case, "peak_rss_bytes"),
-        peak_device_bytes: reading(case, "peak_device_bytes"),
-        roofline_fraction: reading(case, "roofline_fraction"),
-        prefill_flop_fraction: reading(case, "prefill_flop_fraction"),
-    }
 }

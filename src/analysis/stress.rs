@@ -2,32 +2,27 @@
 
 use serde::Serialize;
 
-use super::values::{CaseState, Reading, in_group, reading};
+use super::values::{in_group, row, short_name};
 use crate::record::{Case, Record, StressOutcome, StressRequest};
 
-/// One kind of stress, `stress/*`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct StressRow {
-    pub(crate) id: String,
-    /// The id without its first segment: `long`, `many`, ...
-    pub(crate) name: String,
-    pub(crate) state: CaseState,
-    /// The memory limit, as the record has it.
-    pub(crate) memory_limit: Option<String>,
-    /// Requests by outcome.
-    pub(crate) outcomes: RequestCounts,
-    /// Share of requests that failed.
-    pub(crate) error_rate: Reading,
-    /// Share of requests for which there was no memory.
-    pub(crate) oom_rate: Reading,
-    /// Prompt tokens of the longest answered request.
-    pub(crate) largest_answered: Option<usize>,
-    /// Prompt tokens of the shortest request that was not answered.
-    pub(crate) smallest_unanswered: Option<usize>,
-    /// Slope of memory over requests, in bytes per request.
-    pub(crate) mem_slope_bytes_per_request: Reading,
-    /// Every request in order, one list per process.
-    pub(crate) requests: Vec<Vec<StressRequest>>,
+row! {
+    /// One kind of stress, `stress/*`.
+    StressRow(case) {
+        name: String = short_name(case).into(),
+        /// The memory limit, as the record has it.
+        memory_limit: Option<String> = case.labels.get("memory_limit").cloned(),
+        /// Requests by outcome.
+        outcomes: RequestCounts = RequestCounts::of(case),
+        /// Prompt tokens of the longest answered request.
+        largest_answered: Option<usize> = prompt_lengths(case, true).max(),
+        /// Prompt tokens of the shortest request that was not answered.
+        smallest_unanswered: Option<usize> = prompt_lengths(case, false).min(),
+        /// Every request in order, one list per process.
+        requests: Vec<Vec<StressRequest>> =
+            case.blocks.iter().map(|block| block.requests.clone()).collect(),
+    }
+    spreads {}
+    readings { error_rate, oom_rate, mem_slope_bytes_per_request }
 }
 
 /// Requests by outcome.
@@ -51,9 +46,9 @@ impl RequestCounts {
         self.answered + self.refused + self.out_of_memory + self.timed_out + self.failed
     }
 
-    fn count<'a>(requests: impl Iterator<Item = &'a StressRequest>) -> Self {
+    fn of(case: &Case) -> Self {
         let mut outcomes = Self::default();
-        for request in requests {
+        for request in case.blocks.iter().flat_map(|block| &block.requests) {
             *match request.outcome {
                 StressOutcome::Answered => &mut outcomes.answered,
                 StressOutcome::Refused => &mut outcomes.refused,
@@ -66,29 +61,14 @@ impl RequestCounts {
     }
 }
 
-/// The stress scenarios of a record.
-pub(super) fn stress(record: &Record) -> Vec<StressRow> {
-    in_group(record, "stress").map(|(case, name)| row(case, name)).collect()
+fn prompt_lengths(case: &Case, answered: bool) -> impl Iterator<Item = usize> {
+    let requests = case.blocks.iter().flat_map(|block| &block.requests);
+    let wanted =
+        requests.filter(move |request| (request.outcome == StressOutcome::Answered) == answered);
+    wanted.map(|request| request.prompt_tokens)
 }
 
-fn row(case: &Case, name: &str) -> StressRow {
-    let all = || case.blocks.iter().flat_map(|block| &block.requests);
-    let tokens = |answered: bool| {
-        all()
-            .filter(move |request| (request.outcome == StressOutcome::Answered) == answered)
-            .map(|request| request.prompt_tokens)
-    };
-    StressRow {
-        id: case.id.clone(),
-        name: name.into(),
-        state: CaseState::of(case),
-        memory_limit: case.labels.get("memory_limit").cloned(),
-        outcomes: RequestCounts::count(all()),
-        error_rate: reading(case, "error_rate"),
-        oom_rate: reading(case, "oom_rate"),
-        largest_answered: tokens(true).max(),
-        smallest_unanswered: tokens(false).min(),
-        mem_slope_bytes_per_request: reading(case, "mem_slope_bytes_per_request"),
-        requests: case.blocks.iter().map(|block| block.requests.clone()).collect(),
-    }
+/// The stress scenarios of a record.
+pub(super) fn stress(record: &Record) -> Vec<StressRow> {
+    in_group(record, "stress").map(StressRow::of).collect()
 }

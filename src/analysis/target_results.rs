@@ -1,5 +1,7 @@
 //! Status of targets: as measured, and scaled to the memory bandwidth of the reference machine.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::targets::{BandwidthScaling, QuantClass, Target, Targets};
@@ -89,26 +91,22 @@ pub(crate) struct TargetSummary {
 
 /// Counts results.
 pub(crate) fn summarize(results: &[TargetResult]) -> TargetSummary {
-    let mut summary = TargetSummary::default();
+    let mut not_measurable: BTreeMap<Unmeasurable, usize> = BTreeMap::new();
     for result in results {
-        match result.verdict {
-            TargetVerdict::Met => summary.met += 1,
-            TargetVerdict::NotMet => summary.not_met += 1,
-            TargetVerdict::NotMeasurable(why) => {
-                match summary.not_measurable.iter_mut().find(|(known, _)| *known == why) {
-                    Some((_, count)) => *count += 1,
-                    None => summary.not_measurable.push((why, 1)),
-                }
-            }
-        }
-        match result.scaled_verdict {
-            TargetVerdict::Met => summary.scaled_met += 1,
-            TargetVerdict::NotMet => summary.scaled_not_met += 1,
-            TargetVerdict::NotMeasurable(_) => {}
+        if let TargetVerdict::NotMeasurable(why) = result.verdict {
+            *not_measurable.entry(why).or_default() += 1;
         }
     }
-    summary.not_measurable.sort();
-    summary
+    let count = |of: fn(&TargetResult) -> TargetVerdict, verdict| {
+        results.iter().filter(|result| of(result) == verdict).count()
+    };
+    TargetSummary {
+        met: count(|one| one.verdict, TargetVerdict::Met),
+        not_met: count(|one| one.verdict, TargetVerdict::NotMet),
+        scaled_met: count(|one| one.scaled_verdict, TargetVerdict::Met),
+        scaled_not_met: count(|one| one.scaled_verdict, TargetVerdict::NotMet),
+        not_measurable: not_measurable.into_iter().collect(),
+    }
 }
 
 /// The status of every target, in order.
@@ -249,13 +247,14 @@ fn scale(
         let here = record.machine.rates.best_read_bytes_per_s().filter(|rate| *rate > 0.0)?;
         Some(there / here)
     };
-    match target.unit.bandwidth_scaling() {
+    match target.unit.scaling {
         BandwidthScaling::Proportional => Ok(value * ratio().ok_or(Unmeasurable::NoBandwidth)?),
         BandwidthScaling::Inverse => Ok(value / ratio().ok_or(Unmeasurable::NoBandwidth)?),
         BandwidthScaling::Independent => Err(Unmeasurable::NotScaled),
     }
 }
 
+#[derive(Clone, Copy)]
 struct Measurement<'a> {
     case: &'a Case,
     metric: &'a str,
@@ -285,16 +284,11 @@ fn find_value<'a>(
     let results: Vec<_> = cases.map(|case| case_value(record, case, target)).collect();
     let values = results.iter().filter_map(|result| result.as_ref().ok());
     let cost = |found: &Measurement| target.better().cost(found.stored);
-    let best = values.min_by(|a, b| cost(a).total_cmp(&cost(b)));
-    match best {
-        Some(Measurement { case, metric, stored }) => {
-            Ok(Measurement { case, metric, stored: *stored })
-        }
-        None => Err(results
-            .into_iter()
-            .find_map(Result::err)
-            .unwrap_or_else(|| missing(Unmeasurable::NotRun))),
-    }
+    let best = values.min_by(|a, b| cost(a).total_cmp(&cost(b))).copied();
+    best.map_or_else(
+        || Err(results.into_iter().find_map(Result::err).unwrap_or(missing(Unmeasurable::NotRun))),
+        Ok,
+    )
 }
 
 /// The first of the target's metrics that the case has. Memory of the host does not replace that of

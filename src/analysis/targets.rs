@@ -2,12 +2,12 @@
 //! record.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::workload::{Better, METRICS, Metric, metric};
 
 /// Targets and their reference machine.
@@ -54,7 +54,8 @@ pub(crate) struct Target {
     #[serde(default)]
     pub(crate) metric: Vec<String>,
     /// The unit of the bounds.
-    pub(crate) unit: TargetUnit,
+    #[serde(skip_serializing, deserialize_with = "unit")]
+    pub(crate) unit: &'static TargetUnit,
     /// Lower end of the range; decides for rates.
     #[serde(default)]
     pub(crate) min: Option<f64>,
@@ -141,32 +142,15 @@ pub(crate) enum Expected {
 }
 
 /// The unit of a target's bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum TargetUnit {
-    #[serde(rename = "tok/s")]
-    TokS,
-    #[serde(rename = "s")]
-    S,
-    #[serde(rename = "ms")]
-    Ms,
-    /// 10^9 bytes.
-    #[serde(rename = "GB")]
-    Gb,
-    #[serde(rename = "GiB")]
-    Gib,
-    #[serde(rename = "MiB")]
-    Mib,
-    #[serde(rename = "W")]
-    W,
-    #[serde(rename = "J")]
-    J,
-    #[serde(rename = "items/min")]
-    ItemsMin,
-    #[serde(rename = "chunks/min")]
-    ChunksMin,
-    /// No metric counts words.
-    #[serde(rename = "words/min")]
-    WordsMin,
+#[derive(Debug, PartialEq)]
+pub(crate) struct TargetUnit {
+    /// As it is written in files.
+    name: &'static str,
+    /// The units, in reports, of the metrics whose values can be given in it.
+    metrics: &'static [&'static str],
+    /// What a stored value is multiplied and divided by.
+    scale: (f64, f64),
+    pub(super) scaling: BandwidthScaling,
 }
 
 /// How a value scales with memory bandwidth.
@@ -177,72 +161,48 @@ pub(super) enum BandwidthScaling {
     Independent,
 }
 
+use BandwidthScaling::{Independent, Inverse, Proportional};
+
+/// Every unit. No metric counts words.
+#[rustfmt::skip]
+const UNITS: &[TargetUnit] = &[
+    TargetUnit { name: "tok/s", metrics: &["tok/s"], scale: (1.0, 1.0), scaling: Proportional },
+    TargetUnit { name: "s", metrics: &["ms", "µs"], scale: (1.0, 1.0), scaling: Inverse },
+    TargetUnit { name: "ms", metrics: &["ms", "µs"], scale: (1e3, 1.0), scaling: Inverse },
+    TargetUnit { name: "GB", metrics: &["MiB"], scale: (1.0, 1e9), scaling: Independent },
+    TargetUnit { name: "GiB", metrics: &["MiB"], scale: (1.0, (1u64 << 30) as f64), scaling: Independent },
+    TargetUnit { name: "MiB", metrics: &["MiB"], scale: (1.0, (1u64 << 20) as f64), scaling: Independent },
+    TargetUnit { name: "W", metrics: &["W"], scale: (1.0, 1.0), scaling: Independent },
+    TargetUnit { name: "J", metrics: &["J"], scale: (1.0, 1.0), scaling: Independent },
+    TargetUnit { name: "items/min", metrics: &["items/min"], scale: (1.0, 1.0), scaling: Proportional },
+    TargetUnit { name: "chunks/min", metrics: &["chunks/min"], scale: (1.0, 1.0), scaling: Proportional },
+    TargetUnit { name: "words/min", metrics: &[], scale: (1.0, 1.0), scaling: Proportional },
+];
+
+/// The unit of this name.
+fn unit<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<&'static TargetUnit, D::Error> {
+    let name = String::deserialize(from)?;
+    let known = || UNITS.iter().map(|unit| unit.name);
+    let found = UNITS.iter().find(|unit| unit.name == name);
+    found.ok_or_else(|| de::Error::custom(Error::unknown("unit", &name, known())))
+}
+
 impl TargetUnit {
     /// As it is written in files.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            TargetUnit::TokS => "tok/s",
-            TargetUnit::S => "s",
-            TargetUnit::Ms => "ms",
-            TargetUnit::Gb => "GB",
-            TargetUnit::Gib => "GiB",
-            TargetUnit::Mib => "MiB",
-            TargetUnit::W => "W",
-            TargetUnit::J => "J",
-            TargetUnit::ItemsMin => "items/min",
-            TargetUnit::ChunksMin => "chunks/min",
-            TargetUnit::WordsMin => "words/min",
-        }
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Converts a stored value to this unit.
-    pub(crate) fn convert(self, stored: f64) -> f64 {
-        match self {
-            TargetUnit::Ms => stored * 1e3,
-            TargetUnit::Gb => stored / 1e9,
-            TargetUnit::Gib => stored / (1u64 << 30) as f64,
-            TargetUnit::Mib => stored / (1u64 << 20) as f64,
-            _ => stored,
-        }
-    }
-
-    /// Whether values of a metric can be given in this unit.
-    fn fits(self, metric: &str) -> bool {
-        let rate = metric.contains("tok_s");
-        match self {
-            TargetUnit::TokS => rate,
-            TargetUnit::S | TargetUnit::Ms => !rate && metric.ends_with("_s"),
-            TargetUnit::Gb | TargetUnit::Gib | TargetUnit::Mib => metric.ends_with("_bytes"),
-            TargetUnit::W => metric.ends_with("_w"),
-            TargetUnit::J => metric == "energy_j_per_token",
-            TargetUnit::ItemsMin => metric == "items_per_min",
-            TargetUnit::ChunksMin => metric == "chunks_per_min",
-            TargetUnit::WordsMin => false,
-        }
-    }
-
-    pub(super) fn bandwidth_scaling(self) -> BandwidthScaling {
-        match self {
-            TargetUnit::TokS
-            | TargetUnit::ItemsMin
-            | TargetUnit::ChunksMin
-            | TargetUnit::WordsMin => BandwidthScaling::Proportional,
-            TargetUnit::S | TargetUnit::Ms => BandwidthScaling::Inverse,
-            TargetUnit::Gb | TargetUnit::Gib | TargetUnit::Mib | TargetUnit::W | TargetUnit::J => {
-                BandwidthScaling::Independent
-            }
-        }
+    pub(crate) fn convert(&self, stored: f64) -> f64 {
+        stored * self.scale.0 / self.scale.1
     }
 }
 
 impl Target {
     /// The better direction, by its unit.
     pub(crate) fn better(&self) -> Better {
-        if self.unit.bandwidth_scaling() == BandwidthScaling::Proportional {
-            Better::Higher
-        } else {
-            Better::Lower
-        }
+        if self.unit.scaling == Proportional { Better::Higher } else { Better::Lower }
     }
 
     /// The bound that decides, in its unit: the lower end for rates, otherwise the upper end.
@@ -272,7 +232,8 @@ impl Target {
             let known = || METRICS.iter().map(|metric| metric.name);
             let found: &Metric =
                 metric(name).ok_or_else(|| Error::unknown("metric", name, known()).to_string())?;
-            if !self.unit.fits(name) || found.better != self.better() {
+            let fits = self.unit.metrics.contains(&found.unit);
+            if !fits || found.better != self.better() {
                 return Err(format!("cannot have `{name}` in {}", self.unit.name()));
             }
         }
@@ -291,9 +252,7 @@ impl Targets {
     /// # Errors
     /// When the file cannot be read or is invalid.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        Self::parse(&text).map_err(|why| Error::Invalid { path: path.into(), why })
+        Self::parse(&files::read(path)?).map_err(|why| Error::Invalid { path: path.into(), why })
     }
 
     fn parse(text: &str) -> std::result::Result<Self, String> {

@@ -260,8 +260,8 @@ fn traced_kernels_are_read_where_they_were_traced() {
         ("traced_product_share", 0.7),
         ("pack_s", 0.5),
     ];
-    let kernels =
-        KernelProfile::of(&record(vec![case("profile/answer", vec![block(&values)])])).unwrap();
+    let profile = case("profile/answer", vec![block(&values)]);
+    let kernels = Analysis::of(&record(vec![profile])).kernels.unwrap();
     assert_eq!(
         (kernels.kernel_share.value, kernels.kernels_per_step.value),
         (Some(0.9), Some(170.0))

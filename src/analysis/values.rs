@@ -183,17 +183,55 @@ fn absent(case: &Case) -> Option<String> {
     case.absent.as_ref().map(Absence::to_string)
 }
 
+/// Declares a row of a table from its case: fields with their values, then metrics by name.
+macro_rules! row {
+    (
+        $(#[$doc:meta])*
+        $name:ident($case:ident) { $($(#[$note:meta])* $own:ident: $type:ty = $value:expr,)* }
+        spreads { $($spread:ident),* $(,)? }
+        readings { $($reading:ident),* $(,)? }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+        pub(crate) struct $name {
+            pub(crate) id: String,
+            pub(crate) state: $crate::analysis::values::CaseState,
+            $($(#[$note])* pub(crate) $own: $type,)*
+            $(pub(crate) $spread: Option<$crate::analysis::values::Spread>,)*
+            $(pub(crate) $reading: $crate::analysis::values::Reading,)*
+        }
+
+        impl $name {
+            pub(super) fn of($case: &$crate::record::Case) -> Self {
+                Self {
+                    id: $case.id.clone(),
+                    state: $crate::analysis::values::CaseState::of($case),
+                    $($own: $value,)*
+                    $($spread: $crate::analysis::values::spread($case, stringify!($spread)),)*
+                    $($reading: $crate::analysis::values::reading($case, stringify!($reading)),)*
+                }
+            }
+        }
+    };
+}
+pub(super) use row;
+
 /// Prompt tokens of all sequences; `None` where no process has tokenized them.
 pub(super) fn prompt_tokens(case: &Case) -> Option<usize> {
     let tokens = &case.work.prompt_tokens;
     (!tokens.is_empty()).then(|| tokens.iter().sum())
 }
 
-/// The cases whose ids begin with `group/`, with the rest of their ids.
+/// The id of a case without its first segment: `classification`, `rag`, ...
+pub(super) fn short_name(case: &Case) -> &str {
+    case.id.split_once('/').map_or(&case.id, |(_, name)| name)
+}
+
+/// The cases whose ids begin with `group/`.
 pub(super) fn in_group<'a>(
     record: &'a Record,
     group: &'static str,
-) -> impl Iterator<Item = (&'a Case, &'a str)> {
-    let rest = move |id: &'a str| id.strip_prefix(group)?.strip_prefix('/');
-    record.scenarios.iter().filter_map(move |case| Some((case, rest(&case.id)?)))
+) -> impl Iterator<Item = &'a Case> {
+    let cases = record.scenarios.iter();
+    cases.filter(move |case| case.id.strip_prefix(group).is_some_and(|id| id.starts_with('/')))
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::record::pair::Arm;
-use crate::record::{Record, Work};
+use crate::record::{Build, Model, Record, Settings, Work};
 
 /// A field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,9 +42,6 @@ pub enum Severity {
 
 use Severity::{Blocking, Informative};
 
-/// Settings that change how often something is measured, not what.
-const REPETITION_SETTINGS: &[&str] = &["iters", "warmup_tokens", "warmups"];
-
 /// All differences between a baseline and a run. A baseline must not have been slowed down on
 /// purpose.
 pub fn differences(
@@ -51,13 +49,13 @@ pub fn differences(
     new: &Record,
     allow_class: &BTreeMap<String, String>,
 ) -> Vec<Difference> {
-    let injected = old.injected.as_ref().map(|injected| Difference {
-        field: "slowdown on purpose, which a baseline must not have,".into(),
-        old: injected.clone(),
-        new: "none".into(),
-        severity: Blocking,
-    });
-    injected.into_iter().chain(record_differences(old, new, allow_class)).collect()
+    let mut found = Differences::default();
+    if let Some(injected) = &old.injected {
+        let field = "slowdown on purpose, which a baseline must not have,";
+        found.add(Blocking, field, injected, "none");
+    }
+    found.0.extend(record_differences(old, new, allow_class));
+    found.0
 }
 
 /// All differences between two records, slowdowns on purpose aside. Machines differ when their
@@ -68,122 +66,109 @@ pub fn record_differences(
     new: &Record,
     allow_class: &BTreeMap<String, String>,
 ) -> Vec<Difference> {
-    let mut found = Vec::new();
-    let mut field = |severity: Severity, field: &str, old: &str, new: &str| {
-        if old != new {
-            let (field, old, new) = (field.into(), old.into(), new.into());
-            found.push(Difference { field, old, new, severity });
-        }
-    };
-
+    let mut found = Differences::default();
     let (before, now) = (&old.machine, &new.machine);
     let allowed = allow_class.get(&now.class) == Some(&before.class);
     let machine = if allowed { Informative } else { Blocking };
-    field(machine, "machine class", &before.class, &now.class);
+    found.add(machine, "machine class", &before.class, &now.class);
     if before.class != now.class {
-        let names: BTreeSet<&String> = before.fields.keys().chain(now.fields.keys()).collect();
-        for name in names {
-            let value = |fields: &BTreeMap<String, String>| {
-                fields.get(name).cloned().unwrap_or_else(|| "absent".into())
-            };
-            field(
-                machine,
-                &format!("machine: {name}"),
-                &value(&before.fields),
-                &value(&now.fields),
-            );
-        }
+        found.fields("machine: ", &before.fields, &now.fields, "absent", |_| Some(machine));
     }
     let (before, now) = (&old.model, &new.model);
-    field(Blocking, "model: sha256", short_hash(&before.sha256), short_hash(&now.sha256));
-    field(Blocking, "model: quant", &before.quant, &now.quant);
-    field(Blocking, "model: kv_dtype", &before.kv_dtype, &now.kv_dtype);
-    field(Blocking, "model: rope_scaling", &json(&before.rope_scaling), &json(&now.rope_scaling));
-    field(Informative, "model: spec", &before.spec, &now.spec);
+    found.add(Blocking, "model: sha256", &before.sha256, &now.sha256);
+    found.add(Blocking, "model: quant", &before.quant, &now.quant);
+    found.add(Blocking, "model: kv_dtype", &before.kv_dtype, &now.kv_dtype);
+    let rope_scaling =
+        |model: &Model| serde_json::to_string(&model.rope_scaling).expect("plain data");
+    found.add(Blocking, "model: rope_scaling", &rope_scaling(before), &rope_scaling(now));
+    found.add(Informative, "model: spec", &before.spec, &now.spec);
     if let (Some(before), Some(now)) = (&before.isa, &now.isa) {
-        field(Informative, "model: isa", before, now);
+        found.add(Informative, "model: isa", before, now);
     }
     let (before, now) = (&old.settings, &new.settings);
-    field(Blocking, "settings: engine", &before.engine, &now.engine);
-    field(Blocking, "settings: device", &before.device, &now.device);
-    field(Blocking, "settings: threads", &before.threads.to_string(), &now.threads.to_string());
-    for_each_field(&before.generation, &now.generation, |name, old, new| {
-        let severity = if REPETITION_SETTINGS.contains(&name) { Informative } else { Blocking };
-        field(severity, &format!("settings: {name}"), old, new);
+    found.add(Blocking, "settings: engine", &before.engine, &now.engine);
+    found.add(Blocking, "settings: device", &before.device, &now.device);
+    let threads = |settings: &Settings| settings.threads.to_string();
+    found.add(Blocking, "settings: threads", &threads(before), &threads(now));
+    found.fields("settings: ", &before.generation, &now.generation, NULL, |name| {
+        // How often something is measured, not what.
+        let repetition = ["iters", "warmup_tokens", "warmups"].contains(&name);
+        Some(if repetition { Informative } else { Blocking })
     });
-    for_each_field(&before.environment, &now.environment, |name, old, new| {
-        field(Informative, name, old, new);
-    });
-    for_each_field(&old.build, &new.build, |name, old, new| {
-        if name != "crates" && name != "binary_sha256" {
-            field(Informative, &format!("build: {name}"), short_hash(old), short_hash(new));
-        }
-    });
-    for_each_field(&old.build.crates, &new.build.crates, |name, old, new| {
-        field(Informative, &format!("crate {name}"), old, new);
-    });
-    found
+    let inform = |_: &str| Some(Informative);
+    found.fields("", &before.environment, &now.environment, NULL, inform);
+    found.build(&old.build, &new.build, &["crates", "binary_sha256"]);
+    found.0
 }
 
 /// All differences between the two builds of a pair. Their trees and compilers may differ: that is
 /// what is judged.
 pub(super) fn arm_differences(base: &Arm, candidate: &Arm) -> Vec<Difference> {
-    const EXPECTED: [&str; 3] = ["binary_sha256", "crates", "lock_sha256"];
-    let mut found = Vec::new();
-    let mut field = |field: &str, old: &str, new: &str| {
-        if old != new {
-            let (field, old, new) = (field.into(), short_hash(old).into(), short_hash(new).into());
-            found.push(Difference { field, old, new, severity: Informative });
-        }
-    };
-    for_each_field(&base.build, &candidate.build, |name, old, new| {
-        if !EXPECTED.contains(&name) {
-            field(&format!("build: {name}"), old, new);
-        }
-    });
-    for_each_field(&base.build.crates, &candidate.build.crates, |name, old, new| {
-        field(&format!("crate {name}"), old, new);
-    });
-    for_each_field(&base.model, &candidate.model, |name, old, new| {
-        field(&format!("model: {name}"), old, new);
-    });
-    for_each_field(&base.settings, &candidate.settings, |name, old, new| {
-        field(&format!("settings: {name}"), old, new);
-    });
-    found
+    let mut found = Differences::default();
+    let inform = |_: &str| Some(Informative);
+    found.build(&base.build, &candidate.build, &["binary_sha256", "crates", "lock_sha256"]);
+    found.fields("model: ", &base.model, &candidate.model, NULL, inform);
+    found.fields("settings: ", &base.settings, &candidate.settings, NULL, inform);
+    found.0
 }
 
 /// What differs in the exact work of a scenario.
 pub(crate) fn work_difference(old: &Work, new: &Work) -> Option<String> {
-    let mut fields = Vec::new();
-    for_each_field(old, new, |name, old, new| {
-        if old != new {
-            fields.push(format!("{name} was {} and is {}", short_hash(old), short_hash(new)));
-        }
-    });
+    let mut found = Differences::default();
+    found.fields("", old, new, NULL, |_| Some(Blocking));
+    let field =
+        |Difference { field, old, new, .. }: &Difference| format!("{field} was {old} and is {new}");
+    let fields: Vec<String> = found.0.iter().map(field).collect();
     (!fields.is_empty()).then(|| fields.join(", "))
 }
 
-/// Calls `visit` for each field of either value, as text; a missing field is `null`.
-fn for_each_field<T: Serialize>(old: &T, new: &T, mut visit: impl FnMut(&str, &str, &str)) {
-    let fields = |value: &T| match serde_json::to_value(value) {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        _ => unreachable!("a struct or map of plain data is an object"),
-    };
-    let (old, new) = (fields(old), fields(new));
-    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let text = |value: Option<&serde_json::Value>| match value {
-        None => "null".to_owned(),
-        Some(serde_json::Value::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
-    };
-    for name in names {
-        visit(name, &text(old.get(name)), &text(new.get(name)));
+/// A missing field.
+const NULL: &str = "null";
+
+#[derive(Default)]
+struct Differences(Vec<Difference>);
+
+impl Differences {
+    fn add(&mut self, severity: Severity, field: &str, old: &str, new: &str) {
+        if old != new {
+            let (old, new) = (short_hash(old).to_owned(), short_hash(new).to_owned());
+            self.0.push(Difference { field: field.to_owned(), old, new, severity });
+        }
+    }
+
+    /// Compares each field of either value, as text, to which `severity` gives one; a field that
+    /// one of them lacks is `absent`.
+    fn fields<T: Serialize>(
+        &mut self,
+        prefix: &str,
+        old: &T,
+        new: &T,
+        absent: &str,
+        severity: impl Fn(&str) -> Option<Severity>,
+    ) {
+        let fields = |value: &T| match serde_json::to_value(value) {
+            Ok(Value::Object(fields)) => fields,
+            _ => unreachable!("a struct or map of plain data is an object"),
+        };
+        let (old, new) = (fields(old), fields(new));
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let of = |value: Option<&Value>| value.map_or_else(|| absent.to_owned(), text);
+        for (name, severity) in names.into_iter().filter_map(|name| Some((name, severity(name)?))) {
+            self.add(severity, &format!("{prefix}{name}"), &of(old.get(name)), &of(new.get(name)));
+        }
+    }
+
+    /// Compares two builds and their crates, without the fields that are expected to differ.
+    fn build(&mut self, old: &Build, new: &Build, expected: &[&str]) {
+        let severity = |name: &str| (!expected.contains(&name)).then_some(Informative);
+        self.fields("build: ", old, new, NULL, severity);
+        self.fields("crate ", &old.crates, &new.crates, NULL, |_| Some(Informative));
     }
 }
 
-fn json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("plain data")
+/// A string without its quotes, any other value as JSON.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The first digits of a hash; any other text unchanged.

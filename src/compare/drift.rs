@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::compare::stored::RecordEntry;
-use crate::compare::{Drift, Policy, Severity, differences, margin, stored};
+use crate::compare::missing::Entry;
+use crate::compare::{Drift, Policy, Severity, differences, stored};
 use crate::record::Record;
 
 /// The metrics that have drifted beyond their limit. The error says why the release cannot be
@@ -18,20 +18,15 @@ pub(super) fn since_release(
     if let Some(one) = differences.iter().find(|one| one.severity == Severity::Blocking) {
         return Err(one.to_string());
     }
-    let comparisons =
-        stored::entries(release, current, policy).into_iter().filter_map(|entry| match entry {
-            RecordEntry::Comparison(comparison) => Some(comparison),
-            RecordEntry::Finding(_) => None,
-        });
-    let drifted = comparisons.filter_map(|comparison| {
-        let limit = policy.limit(comparison.metric);
-        let margin = margin(comparison.metric.better, limit);
-        let theta = comparison.raw.current.centre() - comparison.raw.base.centre();
-        (theta > margin).then_some(Drift {
-            scenario: comparison.scenario,
+    let entries = stored::entries(release, current, policy);
+    let drifted = entries.iter().filter_map(Entry::comparison).filter_map(|comparison| {
+        let (margin, _) = policy.margins(comparison.metric);
+        let theta = comparison.raw.theta();
+        (theta > margin).then(|| Drift {
+            scenario: comparison.scenario.clone(),
             metric: comparison.metric,
             theta,
-            limit,
+            limit: policy.limit(comparison.metric),
             margin,
             warns: theta > 2.0 * margin,
         })

@@ -5,41 +5,47 @@
 use std::collections::BTreeMap;
 
 use crate::compare::looks::{BLOCK_FLOOR, Levels};
-use crate::compare::series::Series;
-use crate::compare::{BLOCKS_NEEDED, Evidence, Interval, SESSIONS_NEEDED};
+use crate::compare::series::{Series, SeriesPair};
+use crate::compare::{BLOCKS_NEEDED, Evidence, SESSIONS_NEEDED};
 use crate::record::calibration::SdEstimate;
 use crate::stats;
 use crate::workload::Metric;
 
 /// A variance with its degrees of freedom; infinite where it is assumed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Variance {
-    value: f64,
-    freedom: f64,
+pub(super) type Variance = (f64, f64);
+
+/// The variance of an estimated standard deviation.
+fn variance(estimate: &SdEstimate) -> Variance {
+    (estimate.sd * estimate.sd, estimate.freedom)
 }
 
-impl Variance {
-    /// From an assumed standard deviation.
-    pub(super) fn assumed(sd: f64) -> Self {
-        Self { value: sd * sd, freedom: f64::INFINITY }
-    }
+/// The pooled variance: two estimates of the same variance, weighted by degrees of freedom, which
+/// has the least variance for normal values.
+fn pooled(one: Variance, other: Variance) -> Variance {
+    let freedom = one.1 + other.1;
+    ((one.0 * one.1 + other.0 * other.1) / freedom, freedom)
+}
 
-    /// From an estimated standard deviation.
-    pub(super) fn estimated(estimate: &SdEstimate) -> Self {
-        Self { value: estimate.sd * estimate.sd, freedom: estimate.freedom }
+/// Pools variances over the metrics of a kind: their mean, with the smallest of their degrees of
+/// freedom. Scenarios share their sessions and code layouts, so that more scenarios are not more
+/// evidence.
+pub(crate) fn pool_by_kind(
+    variances: impl Iterator<Item = (&'static Metric, Variance)>,
+) -> BTreeMap<&'static str, Variance> {
+    let mut kinds: BTreeMap<&'static str, Vec<Variance>> = BTreeMap::new();
+    for (metric, variance) in variances {
+        kinds.entry(metric.kind()).or_default().push(variance);
     }
-
-    /// The pooled variance: two estimates of the same variance, weighted by degrees of freedom,
-    /// which has the least variance for normal values.
-    fn pooled(self, other: Self) -> Self {
-        let freedom = self.freedom + other.freedom;
-        let value = (self.value * self.freedom + other.value * other.freedom) / freedom;
-        Self { value, freedom }
-    }
+    let pool = |(kind, variances): (&'static str, Vec<Variance>)| {
+        let sum: f64 = variances.iter().map(|(variance, _)| variance).sum();
+        let freedom = variances.iter().map(|(_, freedom)| *freedom).fold(f64::INFINITY, f64::min);
+        (kind, ((sum / variances.len() as f64).max(0.0), freedom))
+    };
+    kinds.into_iter().map(pool).collect()
 }
 
 /// Assumed between sessions when the baseline has too few of them: 3 %.
-pub(super) const UNCALIBRATED: Variance = Variance { value: 0.03 * 0.03, freedom: f64::INFINITY };
+pub(super) const UNCALIBRATED: Variance = (0.03 * 0.03, f64::INFINITY);
 
 /// Smallest standard deviation between sessions, even where three of them happened to agree: 0.5 %.
 const SESSION_FLOOR: f64 = 0.005;
@@ -52,8 +58,7 @@ pub(super) struct SessionVariances<'a> {
 
 impl<'a> SessionVariances<'a> {
     /// Averages over the metrics of one kind, because three sessions alone estimate a variance
-    /// badly. The degrees of freedom stay those of the sessions: a machine that is slow today is
-    /// slow in every scenario, so the scenarios are not independent.
+    /// badly. A machine that is slow today is slow in every scenario.
     ///
     /// The estimate of a calibration is pooled with it: both estimate how much this machine varies
     /// from one session to another.
@@ -61,22 +66,12 @@ impl<'a> SessionVariances<'a> {
         series: impl Iterator<Item = (&'static Metric, &'b Series)>,
         calibrated: &'a BTreeMap<String, SdEstimate>,
     ) -> Self {
-        let mut kinds: BTreeMap<&'static str, Vec<(f64, usize)>> = BTreeMap::new();
-        for (metric, series) in series {
+        let between = series.filter_map(|(metric, series)| {
             let sessions = series.sessions.len();
-            let between = series.between_sessions().filter(|_| sessions >= SESSIONS_NEEDED);
-            if let Some(between) = between {
-                kinds.entry(metric.kind()).or_default().push((between, sessions));
-            }
-        }
-        let pooled = kinds.into_iter().map(|(kind, between)| {
-            let mean =
-                between.iter().map(|(between, _)| between).sum::<f64>() / between.len() as f64;
-            let fewest =
-                between.iter().map(|(_, sessions)| *sessions).min().unwrap_or(SESSIONS_NEEDED);
-            (kind, Variance { value: mean.max(0.0), freedom: (fewest - 1) as f64 })
+            let between = series.between_sessions().filter(|_| sessions >= SESSIONS_NEEDED)?;
+            Some((metric, (between, (sessions - 1) as f64)))
         });
-        Self { of_baseline: pooled.collect(), calibrated }
+        Self { of_baseline: pool_by_kind(between), calibrated }
     }
 
     /// Whether a calibration knows the variance as well as three sessions would.
@@ -87,14 +82,14 @@ impl<'a> SessionVariances<'a> {
 
     /// The variance between sessions of a metric.
     pub(super) fn of(&self, metric: &Metric) -> Variance {
-        let floor = Variance::assumed(SESSION_FLOOR);
         let own = self.of_baseline.get(metric.kind()).copied();
-        let calibrated = self.calibrated.get(metric.kind()).map(Variance::estimated);
+        let calibrated = self.calibrated.get(metric.kind()).map(variance);
         let variance = match (own, calibrated) {
-            (Some(own), Some(calibrated)) => Some(own.pooled(calibrated)),
+            (Some(own), Some(calibrated)) => Some(pooled(own, calibrated)),
             (own, calibrated) => own.or(calibrated),
         };
-        variance.filter(|variance| variance.value > floor.value).unwrap_or(floor)
+        let floor = (SESSION_FLOOR * SESSION_FLOOR, f64::INFINITY);
+        variance.filter(|variance| variance.0 > floor.0).unwrap_or(floor)
     }
 }
 
@@ -104,40 +99,22 @@ impl<'a> SessionVariances<'a> {
 /// With fewer than eight current blocks, that variance is taken from the baseline's sessions; a
 /// current run that is noisier can widen the interval, never narrow it.
 pub(super) fn evidence(
-    base: &Series,
-    current: &Series,
+    series: &SeriesPair,
     session: Variance,
-    layout: Variance,
+    layout: SdEstimate,
     levels: Levels,
 ) -> Option<Evidence> {
+    let SeriesPair { base, current } = series;
     let process = process_variances(base, current)?;
     let sessions = 1.0 / base.sessions.len() as f64 + 1.0 / current.sessions.len() as f64;
-    let others = [(session.value * sessions, session.freedom), (layout.value, layout.freedom)];
-    let sum = |terms: &[(f64, f64)]| terms.iter().map(|(variance, _)| variance).sum::<f64>();
-    let irreducible_error = (base.centre_variance() + sum(&others)).sqrt();
+    let others = [(session.0 * sessions, session.1), variance(&layout)];
+    let irreducible = base.centre_variance() + (others[0].0 + others[1].0);
     let terms = [process, others.into()].concat();
-    let standard_error = sum(&terms).sqrt();
-    let freedom = stats::welch_satterthwaite(&terms);
-
-    let theta = current.centre() - base.centre();
-    let interval = |level: f64| {
-        Interval::around(theta, stats::student_t_quantile(level, freedom) * standard_error)
-    };
-    let ci_familywise = interval(levels.familywise);
-    Some(Evidence {
-        standard_error,
-        freedom,
-        ci_90: interval(0.95),
-        pass_bound: interval(levels.pass).hi,
-        ci_familywise,
-        irreducible_error,
-        smallest_detectable: ci_familywise.hi - theta
-            + stats::student_t_quantile(0.8, freedom) * standard_error,
-    })
+    Some(levels.evidence(series.theta(), &terms, irreducible.sqrt()))
 }
 
 /// The variances of both centres that are due to the variation between processes.
-fn process_variances(base: &Series, current: &Series) -> Option<Vec<(f64, f64)>> {
+fn process_variances(base: &Series, current: &Series) -> Option<Vec<Variance>> {
     let (before, now) = (base.count(), current.count());
     let per_block = |count: usize| stats::trimmed_mean_variance_ratio(count) / count as f64;
     let floor = BLOCK_FLOOR * BLOCK_FLOOR * (1.0 / before as f64 + 1.0 / now as f64);
@@ -150,22 +127,14 @@ fn process_variances(base: &Series, current: &Series) -> Option<Vec<(f64, f64)>>
     if freedom + more_freedom == 0.0 {
         return None;
     }
-    let pooled = Variance {
-        value: (squares + more_squares) / (freedom + more_freedom),
-        freedom: freedom + more_freedom,
-    };
-    let own = Variance { value: squares / freedom, freedom };
-    let per_process = if freedom > 0.0 && own.value >= pooled.value { own } else { pooled };
+    let pooled = ((squares + more_squares) / (freedom + more_freedom), freedom + more_freedom);
+    let own = (squares / freedom, freedom);
+    let (variance, freedom) = if freedom > 0.0 && own.0 >= pooled.0 { own } else { pooled };
     let terms = match stats::trimmed_mean(&current.sessions.concat())?.error {
         Some((error, its_freedom)) if now >= BLOCKS_NEEDED => {
-            vec![
-                (per_process.value * per_block(before), per_process.freedom),
-                (error * error, its_freedom),
-            ]
+            vec![(variance * per_block(before), freedom), (error * error, its_freedom)]
         }
-        _ => {
-            vec![(per_process.value * (per_block(before) + per_block(now)), per_process.freedom)]
-        }
+        _ => vec![(variance * (per_block(before) + per_block(now)), freedom)],
     };
     let total: f64 = terms.iter().map(|(variance, _)| variance).sum();
     Some(if total >= floor { terms } else { vec![(floor, f64::INFINITY)] })
@@ -177,10 +146,10 @@ mod tests {
 
     #[test]
     fn two_estimates_are_pooled_by_their_degrees_of_freedom() {
-        let own = Variance { value: 0.0001, freedom: 2.0 };
-        let pooled = own.pooled(Variance::estimated(&SdEstimate { sd: 0.02, freedom: 8.0 }));
-        assert!((pooled.value - 0.00034).abs() < 1e-12, "{pooled:?}");
-        assert_eq!(pooled.freedom, 10.0);
+        let calibrated = variance(&SdEstimate { sd: 0.02, freedom: 8.0 });
+        let (value, freedom) = pooled((0.0001, 2.0), calibrated);
+        assert!((value - 0.00034).abs() < 1e-12, "{value}");
+        assert_eq!(freedom, 10.0);
     }
 
     #[test]
@@ -203,9 +172,9 @@ mod tests {
             (&one, &none, 0.000025, f64::INFINITY),
         ] {
             let sessions = SessionVariances::new([(metric, series)].into_iter(), estimates);
-            let variance = sessions.of(metric);
-            assert!((variance.value - value).abs() < 1e-12, "{variance:?} is not {value}");
-            assert_eq!(variance.freedom, freedom);
+            let found = sessions.of(metric);
+            assert!((found.0 - value).abs() < 1e-12, "{found:?} is not {value}");
+            assert_eq!(found.1, freedom);
         }
         for (freedom, known) in [(1.0, false), (2.0, true)] {
             let estimates = calibrated(0.01, freedom);

@@ -39,7 +39,6 @@ pub struct Finding {
     /// The scenario's id.
     pub scenario: String,
     /// The metric; `None` when the verdict is on the whole scenario.
-    #[serde(serialize_with = "optional_metric_name")]
     pub metric: Option<&'static Metric>,
     /// The verdict.
     pub verdict: Verdict,
@@ -73,13 +72,6 @@ impl Finding {
     }
 }
 
-fn optional_metric_name<S: serde::Serializer>(
-    metric: &Option<&'static Metric>,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    metric.map(|metric| metric.name).serialize(serializer)
-}
-
 /// When the judged numbers were measured, for report formats that have a field for it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MeasurementTimes {
@@ -90,17 +82,14 @@ pub struct MeasurementTimes {
 }
 
 impl MeasurementTimes {
-    /// Of a run.
-    pub(super) fn of_record(record: &Record) -> Self {
-        let mut seconds = BTreeMap::new();
-        for case in &record.scenarios {
-            let samples = case.blocks.iter().filter_map(|block| block.samples.get("e2e_s"));
-            let all: f64 = samples.flatten().sum();
-            if all > 0.0 && all.is_finite() {
-                seconds.insert(case.id.clone(), all);
-            }
-        }
-        Self { started: record.sessions.last().map(|last| last.started.clone()), seconds }
+    /// From the seconds of the generations of each scenario.
+    pub(super) fn new<'a>(
+        started: Option<&String>,
+        seconds: impl Iterator<Item = (&'a String, f64)>,
+    ) -> Self {
+        let measured = seconds.filter(|(_, all)| *all > 0.0 && all.is_finite());
+        let seconds = measured.map(|(id, all)| (id.clone(), all)).collect();
+        Self { started: started.cloned(), seconds }
     }
 }
 
@@ -142,7 +131,6 @@ pub struct Drift {
     /// The scenario's id.
     pub scenario: String,
     /// The metric.
-    #[serde(serialize_with = "metric_name")]
     pub metric: &'static Metric,
     /// ln(cost now / cost at the release).
     pub theta: f64,
@@ -152,13 +140,6 @@ pub struct Drift {
     pub margin: f64,
     /// Beyond twice the limit: a warning rather than a remark.
     pub warns: bool,
-}
-
-fn metric_name<S: serde::Serializer>(
-    metric: &&'static Metric,
-    serializer: S,
-) -> std::result::Result<S::Ok, S::Error> {
-    metric.name.serialize(serializer)
 }
 
 /// What a pair adds to a judgement.
@@ -248,18 +229,15 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// A judgement that judges nothing. The first line of `why` is the reason, all of them are
-    /// notes.
-    pub fn without_findings(outcome: Outcome, why: &str, policy: &Policy) -> Self {
-        let lines = why.lines().map(str::trim_end).filter(|line| !line.is_empty());
-        let notes: Vec<String> = lines.map(str::to_owned).collect();
+    /// Without anything that was judged.
+    pub(super) fn new(outcome: Outcome, policy: &Policy) -> Self {
         Self {
             schema: SCHEMA,
             outcome,
-            reason: Some(notes.first().map_or("", |line| line.trim_end_matches(':')).to_owned()),
+            reason: None,
             judged: 0,
             differences: Vec::new(),
-            notes,
+            notes: Vec::new(),
             findings: Vec::new(),
             drift: Vec::new(),
             policy: policy.clone(),
@@ -270,30 +248,53 @@ impl Judgement {
         }
     }
 
+    /// A judgement that judges nothing. The first line of `why` is the reason, all of them are
+    /// notes.
+    pub fn without_findings(outcome: Outcome, why: &str, policy: &Policy) -> Self {
+        let lines = why.lines().map(str::trim_end).filter(|line| !line.is_empty());
+        let notes: Vec<String> = lines.map(str::to_owned).collect();
+        let reason = notes.first().map_or("", |line| line.trim_end_matches(':')).to_owned();
+        Self { reason: Some(reason), notes, ..Self::new(outcome, policy) }
+    }
+
     /// Scenarios that further blocks of the run may decide. More blocks do not help where the
     /// baseline has too few, nor where sessions vary by so much that the irreducible part of the
     /// interval alone exceeds the limit.
     pub fn open(&self) -> Vec<&str> {
-        let mut open: Vec<&str> = Vec::new();
-        for finding in &self.findings {
-            let why = match finding.verdict {
-                Verdict::Inconclusive(Why::Uncalibrated | Why::Implausible) => continue,
-                Verdict::Inconclusive(why) => why,
-                _ => continue,
-            };
-            let hopeless = finding.change.as_ref().is_some_and(|change| {
-                change.evidence.is_some_and(|evidence| {
-                    let half_width = (evidence.pass_bound - change.theta) / evidence.standard_error
-                        * evidence.irreducible_error;
-                    why == Why::Noisy && half_width > change.margin
-                })
-            });
-            if !hopeless && !open.contains(&finding.scenario.as_str()) {
-                open.push(&finding.scenario);
-            }
-        }
-        open
+        let is_hopeless = |finding: &Finding| {
+            let change = finding.change.as_ref();
+            let evidence = change.and_then(|change| Some((change, change.evidence?)));
+            evidence.is_some_and(|(change, evidence)| {
+                let half_width = (evidence.pass_bound - change.theta) / evidence.standard_error
+                    * evidence.irreducible_error;
+                half_width > change.margin
+            })
+        };
+        undecided(&self.findings, |finding, why| match why {
+            Why::Uncalibrated => false,
+            Why::Noisy => !is_hopeless(finding),
+            _ => true,
+        })
     }
+}
+
+/// The scenarios with an undecided metric that more blocks `may_decide`. They make no implausible
+/// change plausible.
+pub(super) fn undecided(
+    findings: &[Finding],
+    may_decide: impl Fn(&Finding, Why) -> bool,
+) -> Vec<&str> {
+    let mut undecided: Vec<&str> = Vec::new();
+    for finding in findings {
+        let open = match finding.verdict {
+            Verdict::Inconclusive(why) => why != Why::Implausible && may_decide(finding, why),
+            _ => false,
+        };
+        if open && !undecided.contains(&finding.scenario.as_str()) {
+            undecided.push(&finding.scenario);
+        }
+    }
+    undecided
 }
 
 /// What the findings amount to together.

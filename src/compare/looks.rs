@@ -51,6 +51,28 @@ impl Levels {
         let Self { familywise, .. } = Self::new(alpha, metrics, regression_looks);
         Self { familywise, ..Self::new(alpha, metrics, LOOKS.len()) }
     }
+
+    /// How precisely a change is known whose variance is the sum of these, each with its degrees of
+    /// freedom (Welch–Satterthwaite).
+    pub(super) fn evidence(
+        self,
+        theta: f64,
+        variances: &[(f64, f64)],
+        irreducible_error: f64,
+    ) -> Evidence {
+        let standard_error = variances.iter().map(|(variance, _)| variance).sum::<f64>().sqrt();
+        let freedom = stats::welch_satterthwaite(variances);
+        let half_width = |level: f64| stats::student_t_quantile(level, freedom) * standard_error;
+        Evidence {
+            standard_error,
+            freedom,
+            ci_90: Interval::around(theta, half_width(0.95)),
+            pass_bound: theta + half_width(self.pass),
+            ci_familywise: Interval::around(theta, half_width(self.familywise)),
+            irreducible_error,
+            smallest_detectable: half_width(self.familywise) + half_width(0.8),
+        }
+    }
 }
 
 /// The block effects of a metric, summarized by their trimmed mean with winsorized variance (Tukey
@@ -73,16 +95,55 @@ impl BlockSummary {
         let (error, freedom) = mean.error.expect("looks are at five blocks or more");
         Self { theta: mean.value, variance: error * error * effects.len() as f64, freedom }
     }
+
+    /// The variance of `used` blocks, moderated by the prior, combined with that of the layout.
+    pub(super) fn evidence(
+        &self,
+        used: usize,
+        prior: Option<VariancePrior>,
+        layout: SdEstimate,
+        levels: Levels,
+    ) -> Evidence {
+        let variance = self.variance.max(BLOCK_FLOOR * BLOCK_FLOOR);
+        let (variance, freedom) =
+            prior.map_or((variance, self.freedom), |prior| prior.moderate(variance, self.freedom));
+        let terms = [(variance / used as f64, freedom), (layout.sd * layout.sd, layout.freedom)];
+        levels.evidence(self.theta, &terms, layout.sd)
+    }
 }
 
 /// The block effects of one metric, in the order measured.
-pub trait EffectSeries {
-    /// Number of blocks.
-    fn count(&self) -> usize;
-    /// The summary of the first `blocks` of them, five or more.
-    fn summary(&self, blocks: usize) -> BlockSummary;
+#[derive(Debug, Clone)]
+pub struct EffectSeries {
+    effects: Vec<f64>,
     /// The limit and the critical limit, as changes of ln cost.
-    fn margins(&self) -> (f64, f64);
+    margins: (f64, f64),
+    /// The summary of the first so many effects, at every planned look.
+    summaries: Vec<(usize, BlockSummary)>,
+}
+
+impl EffectSeries {
+    /// Summarizes the effects at the planned looks.
+    pub fn new(
+        effects: Vec<f64>,
+        margins: (f64, f64),
+        looks: &[usize],
+        summarize: impl Fn(&[f64]) -> BlockSummary,
+    ) -> Self {
+        let reached = looks.iter().filter(|look| **look <= effects.len());
+        let summaries = reached.map(|look| (*look, summarize(&effects[..*look]))).collect();
+        Self { effects, margins, summaries }
+    }
+
+    /// Number of blocks.
+    fn count(&self) -> usize {
+        self.effects.len()
+    }
+
+    fn summary(&self, blocks: usize) -> BlockSummary {
+        let known = self.summaries.iter().find(|(look, _)| *look == blocks);
+        known.map_or_else(|| BlockSummary::new(&self.effects[..blocks]), |(_, summary)| *summary)
+    }
 }
 
 /// The group-sequential design by which the metrics of one kind are decided.
@@ -90,8 +151,6 @@ pub trait EffectSeries {
 pub struct SequentialDesign<'a> {
     /// Numbers of blocks at which verdicts are given.
     pub looks: &'a [usize],
-    /// Fewest blocks from which a regression is called.
-    pub min_blocks_for_regression: usize,
     /// Confidence levels.
     pub levels: Levels,
     /// Standard deviation between two builds of one source in this kind of metric.
@@ -121,6 +180,13 @@ impl Decision {
     pub fn is_final(&self) -> bool {
         !matches!(self.verdict, Verdict::Inconclusive(_))
     }
+
+    /// Whether the decision with rejected blocks counted turns a regression into a pass, or a pass
+    /// into a regression.
+    pub fn is_contradicted_by(&self, with_rejected: &Self) -> bool {
+        let regressed = |one: &Self| matches!(one.verdict, Verdict::Regressed { .. });
+        self.is_final() && with_rejected.is_final() && regressed(self) != regressed(with_rejected)
+    }
 }
 
 /// Decides metrics of one kind; of each, the first decisive look stands.
@@ -128,8 +194,8 @@ impl Decision {
 /// A look uses the first so many blocks of every open metric, and of a metric that was decided
 /// earlier the blocks that decided it. So the same file gives the same verdicts whenever it is
 /// judged.
-pub fn decide<T: EffectSeries>(metrics: &[T], design: &SequentialDesign) -> Vec<Decision> {
-    let undecided = |metric: &T| Decision {
+pub fn decide(metrics: &[&EffectSeries], design: &SequentialDesign) -> Vec<Decision> {
+    let undecided = |metric: &&EffectSeries| Decision {
         verdict: Verdict::Inconclusive(Why::TooFewBlocks),
         theta: None,
         evidence: None,
@@ -158,9 +224,9 @@ pub fn decide<T: EffectSeries>(metrics: &[T], design: &SequentialDesign) -> Vec<
 
 impl SequentialDesign<'_> {
     /// The prior of the variances of all metrics at a look.
-    fn prior<T: EffectSeries>(
+    fn prior(
         &self,
-        metrics: &[T],
+        metrics: &[&EffectSeries],
         decisions: &[Decision],
         blocks: usize,
     ) -> Option<VariancePrior> {
@@ -177,50 +243,17 @@ impl SequentialDesign<'_> {
         VariancePrior::fit(&variances.collect::<Vec<_>>(), self.max_prior_freedom)
     }
 
-    fn look(
-        &self,
-        metric: &impl EffectSeries,
-        used: usize,
-        prior: Option<VariancePrior>,
-    ) -> Decision {
+    fn look(&self, metric: &EffectSeries, used: usize, prior: Option<VariancePrior>) -> Decision {
         let summary = metric.summary(used);
-        let evidence = self.evidence(&summary, used, prior);
-        let (margin, critical) = metric.margins();
+        let evidence = summary.evidence(used, prior, self.layout, self.levels);
+        let (margin, critical) = metric.margins;
         let verdict = match judge_change(summary.theta, &evidence, margin, critical) {
-            Verdict::Regressed { .. } if used < self.min_blocks_for_regression => {
+            Verdict::Regressed { .. } if used < BLOCKS_NEEDED => {
                 Verdict::Inconclusive(Why::TooFewBlocks)
             }
             verdict => verdict,
         };
         Decision { verdict, theta: Some(summary.theta), evidence: Some(evidence), used }
-    }
-
-    /// The variance of the blocks, moderated, and that of the code layout, combined by
-    /// Welch–Satterthwaite.
-    pub(super) fn evidence(
-        &self,
-        summary: &BlockSummary,
-        used: usize,
-        prior: Option<VariancePrior>,
-    ) -> Evidence {
-        let BlockSummary { theta, variance, freedom } = *summary;
-        let variance = variance.max(BLOCK_FLOOR * BLOCK_FLOOR);
-        let (variance, freedom) =
-            prior.map_or((variance, freedom), |prior| prior.moderate(variance, freedom));
-        let layout = self.layout.sd * self.layout.sd;
-        let terms = [(variance / used as f64, freedom), (layout, self.layout.freedom)];
-        let standard_error = (terms[0].0 + layout).sqrt();
-        let freedom = stats::welch_satterthwaite(&terms);
-        let half_width = |level: f64| stats::student_t_quantile(level, freedom) * standard_error;
-        Evidence {
-            standard_error,
-            freedom,
-            ci_90: Interval::around(theta, half_width(0.95)),
-            pass_bound: theta + half_width(self.levels.pass),
-            ci_familywise: Interval::around(theta, half_width(self.levels.familywise)),
-            irreducible_error: self.layout.sd,
-            smallest_detectable: half_width(self.levels.familywise) + half_width(0.8),
-        }
     }
 }
 
@@ -230,26 +263,17 @@ mod tests {
     use crate::stats::Random;
 
     /// A metric whose limits are 5 and 10 % of cost.
-    struct Blocks(Vec<f64>);
+    fn series(effects: Vec<f64>) -> EffectSeries {
+        EffectSeries::new(effects, (0.05, 0.10), &LOOKS, BlockSummary::new)
+    }
 
-    impl EffectSeries for Blocks {
-        fn count(&self) -> usize {
-            self.0.len()
-        }
-
-        fn summary(&self, blocks: usize) -> BlockSummary {
-            BlockSummary::new(&self.0[..blocks])
-        }
-
-        fn margins(&self) -> (f64, f64) {
-            (0.05, 0.10)
-        }
+    fn decide(all: &[EffectSeries], design: &SequentialDesign) -> Vec<Decision> {
+        super::decide(&all.iter().collect::<Vec<_>>(), design)
     }
 
     fn design(metrics: usize, layout: SdEstimate) -> SequentialDesign<'static> {
         SequentialDesign {
             looks: &LOOKS,
-            min_blocks_for_regression: BLOCKS_NEEDED,
             levels: Levels::for_pair(0.05, metrics),
             layout,
             max_prior_freedom: PRIOR_FREEDOM,
@@ -260,8 +284,8 @@ mod tests {
     const NONE: SdEstimate = SdEstimate { sd: 0.0, freedom: f64::INFINITY };
 
     /// Effects that alternate around this mean.
-    fn blocks(mean: f64, deviation: f64, count: usize) -> Blocks {
-        Blocks((0..count).map(|at| mean + deviation * [1.0, -1.0][at % 2]).collect())
+    fn blocks(mean: f64, deviation: f64, count: usize) -> EffectSeries {
+        series((0..count).map(|at| mean + deviation * [1.0, -1.0][at % 2]).collect())
     }
 
     #[test]
@@ -275,7 +299,7 @@ mod tests {
             (0.2, 32, Verdict::Regressed { proven: true, critical: true }, 8),
             (0.0, 4, Verdict::Inconclusive(Why::TooFewBlocks), 4),
         ] {
-            let all: Vec<Blocks> = (0..10).map(|_| blocks(mean, 0.004, count)).collect();
+            let all: Vec<EffectSeries> = (0..10).map(|_| blocks(mean, 0.004, count)).collect();
             let decision = &decide(&all, &design(30, NONE))[3];
             assert_eq!((&decision.verdict, decision.used), (&verdict, used), "{mean} {count}");
         }
@@ -297,8 +321,8 @@ mod tests {
     #[test]
     fn moderated_variances_decide_more_metrics() {
         let mut random = Random::new(3);
-        let all: Vec<Blocks> =
-            (0..20).map(|_| Blocks((0..8).map(|_| 0.045 * random.normal()).collect())).collect();
+        let all: Vec<EffectSeries> =
+            (0..20).map(|_| series((0..8).map(|_| 0.045 * random.normal()).collect())).collect();
         let alone = SequentialDesign { max_prior_freedom: 0.0, ..design(60, NONE) };
         let passed = |design: &SequentialDesign| {
             let decisions = decide(&all, design);
@@ -313,7 +337,7 @@ mod tests {
         let mut random = Random::new(20_260_701);
         let (runs, mut alarms) = (400, 0);
         for _ in 0..runs {
-            let all: Vec<Blocks> = (0..20)
+            let all: Vec<EffectSeries> = (0..20)
                 .map(|_| {
                     let deviation = 0.06 * (0.4 * random.normal()).exp();
                     let mut block = || {
@@ -321,7 +345,7 @@ mod tests {
                             if random.uniform() < 0.05 { 0.2 * random.normal() } else { 0.0 };
                         deviation * random.normal() + outlier
                     };
-                    Blocks((0..32).map(|_| block()).collect())
+                    series((0..32).map(|_| block()).collect())
                 })
                 .collect();
             let decisions = decide(&all, &design(20, NONE));
@@ -334,16 +358,16 @@ mod tests {
     #[test]
     fn a_later_judgement_of_the_same_blocks_is_the_same() {
         let mut random = Random::new(11);
-        let mut all: Vec<Blocks> = (0..12)
+        let mut all: Vec<EffectSeries> = (0..12)
             .map(|at| {
                 let noise = 0.01 * (1 + at) as f64;
-                Blocks((0..32).map(|_| noise * random.normal()).collect())
+                series((0..32).map(|_| noise * random.normal()).collect())
             })
             .collect();
         let whole = decide(&all, &design(36, NONE));
         // As if scenarios had not been measured further once they were decided.
         for (metric, decision) in all.iter_mut().zip(&whole) {
-            metric.0.truncate(decision.used);
+            *metric = series(metric.effects[..decision.used].to_vec());
         }
         assert_eq!(decide(&all, &design(36, NONE)), whole);
     }

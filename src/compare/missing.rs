@@ -2,8 +2,9 @@
 //! metrics. It fails closed: what was requested and is missing does not pass. `docs/gate.md` has
 //! the rule as a table, and a test compares the two.
 
-use crate::compare::{Policy, Verdict, Why};
+use crate::compare::{Finding, Policy, Verdict, Why};
 use crate::record::{Absence, AbsenceKind};
+use crate::workload::Metric;
 
 /// How the base was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,44 @@ pub(super) enum Resolution {
     Verdict(Verdict),
     /// No entry: neither side has it.
     Omit,
+}
+
+/// One metric or scenario of a comparison.
+pub(super) enum Entry<C> {
+    /// Both sides have numbers, which are to be judged.
+    Comparison(C),
+    /// A verdict without numbers.
+    Finding(Box<Finding>),
+}
+
+impl<C> Entry<C> {
+    /// A verdict without numbers on a metric, or on the whole scenario.
+    pub(super) fn verdict(id: &str, metric: Option<&'static Metric>, verdict: Verdict) -> Self {
+        Entry::Finding(Finding::without_numbers(id, metric, verdict).into())
+    }
+
+    pub(super) fn comparison(&self) -> Option<&C> {
+        match self {
+            Entry::Comparison(comparison) => Some(comparison),
+            Entry::Finding(_) => None,
+        }
+    }
+}
+
+impl Resolution {
+    /// The entries of a metric, or of a scenario: those of `compare` where both sides have numbers.
+    pub(super) fn entries<C>(
+        self,
+        id: &str,
+        metric: Option<&'static Metric>,
+        compare: impl FnOnce() -> Vec<Entry<C>>,
+    ) -> Vec<Entry<C>> {
+        match self {
+            Resolution::Compare => compare(),
+            Resolution::Verdict(verdict) => vec![Entry::verdict(id, metric, verdict)],
+            Resolution::Omit => Vec::new(),
+        }
+    }
 }
 
 /// Applies the rule. `removed` is the reason that the configuration gives for a removed scenario.

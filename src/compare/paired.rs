@@ -5,11 +5,11 @@
 //! Verdicts are given at planned looks only, see [`crate::compare::looks`].
 
 use crate::compare::difference::{arm_differences, work_difference};
-use crate::compare::judgement::overall_outcome;
-use crate::compare::missing::{DataState, Mode, Resolution, resolve, still_measured_notes};
+use crate::compare::judgement::{overall_outcome, undecided};
+use crate::compare::missing::{DataState, Entry, Mode, resolve, still_measured_notes};
 use crate::compare::{
-    Finding, Judgement, MeasurementTimes, NullControl, Outcome, PairSummary, Policy, SCHEMA,
-    Subject, Verdict, Why, notes, plausible,
+    Finding, Judgement, MeasurementTimes, NullControl, Outcome, PairSummary, Policy, Subject,
+    Verdict, Why, notes, plausible,
 };
 use crate::error::command;
 use crate::record::AbsenceKind;
@@ -20,33 +20,29 @@ mod effects;
 mod judge;
 
 pub use effects::block_effect;
-pub(crate) use effects::{arm_value, round_effects};
+pub(crate) use effects::{arm_value, round_effects, round_sd};
 
 use effects::gated_metrics;
 use judge::{PairJudge, null_controls};
 
+/// Both builds have numbers of this metric of this scenario.
+type Comparison<'a> = (&'a PairCase, &'static Metric);
+
 /// Judges two builds that were measured in turns.
 pub fn judge(paired: &PairRecord, policy: &Policy) -> Judgement {
     let entries = entries(paired, policy);
-    let judged = entries.iter().filter(|entry| matches!(entry, PairEntry::Comparison(..))).count();
+    let comparisons: Vec<Comparison> =
+        entries.iter().filter_map(Entry::comparison).copied().collect();
+    let judged = comparisons.len();
     let null = null_controls(paired);
     let judge = PairJudge::new(paired, judged, &null, policy);
-    let comparisons: Vec<(&PairCase, &'static Metric)> = entries
-        .iter()
-        .filter_map(|entry| match entry {
-            PairEntry::Comparison(case, metric) => Some((*case, *metric)),
-            PairEntry::Finding(_) => None,
-        })
-        .collect();
     let mut decisions = judge.decisions(&comparisons).into_iter();
     let mut next = || decisions.next().expect("every judged metric has its decision");
-    let mut findings: Vec<Finding> = entries
-        .into_iter()
-        .map(|entry| match entry {
-            PairEntry::Finding(finding) => *finding,
-            PairEntry::Comparison(case, metric) => judge.finding(case, metric, next()),
-        })
-        .collect();
+    let findings = entries.into_iter().map(|entry| match entry {
+        Entry::Finding(finding) => *finding,
+        Entry::Comparison((case, metric)) => judge.finding(case, metric, next()),
+    });
+    let mut findings: Vec<Finding> = findings.collect();
     let implausible = plausible::withdraw_implausible_of_pair(&mut findings);
     let summary = summary(paired, null, &findings);
     let mut notes = notes::pair_notes(paired, &summary);
@@ -55,20 +51,20 @@ pub fn judge(paired: &PairRecord, policy: &Policy) -> Judgement {
         case.is_some_and(|case| case.candidate.absent.is_none())
     }));
     notes.extend(implausible);
+    let outcome = outcome(paired, &findings, policy);
+    let seconds = paired.scenarios.iter().map(|case| {
+        let rounds = case.blocks.iter().flat_map(|turns| &turns.rounds);
+        (&case.id, rounds.filter_map(|round| round.values.get("e2e_s")).flatten().sum())
+    });
     Judgement {
-        schema: SCHEMA,
-        outcome: outcome(paired, &findings, policy),
-        reason: None,
         judged,
         differences: arm_differences(&paired.base, &paired.candidate),
         notes,
-        findings,
-        drift: Vec::new(),
-        policy: policy.clone(),
-        baseline_commit: None,
         pair: Some(summary),
-        measured: measurement_times(paired),
+        measured: MeasurementTimes::new(Some(&paired.session.started), seconds),
         subject: Some(Box::new(Subject::from(paired))),
+        findings,
+        ..Judgement::new(outcome, policy)
     }
 }
 
@@ -88,17 +84,6 @@ fn outcome(paired: &PairRecord, findings: &[Finding], policy: &Policy) -> Outcom
 }
 
 fn summary(paired: &PairRecord, null: Vec<NullControl>, findings: &[Finding]) -> PairSummary {
-    // More blocks make no change plausible.
-    let undecided = |finding: &&Finding| match finding.verdict {
-        Verdict::Inconclusive(why) => why != Why::Implausible,
-        _ => false,
-    };
-    let mut open: Vec<String> = Vec::new();
-    for finding in findings.iter().filter(undecided) {
-        if !open.contains(&finding.scenario) {
-            open.push(finding.scenario.clone());
-        }
-    }
     let (rejected, counted): (Vec<_>, Vec<_>) =
         paired.blocks.iter().partition(|block| block.rejected.is_some());
     let seconds = |of: fn(&PairBlock) -> f64| paired.blocks.iter().map(of).sum();
@@ -116,50 +101,24 @@ fn summary(paired: &PairRecord, null: Vec<NullControl>, findings: &[Finding]) ->
         warm_up_s: seconds(|block| block.warm_up_s),
         turns_s: seconds(|block| block.turns_s),
         total_s: seconds(|block| block.total_s),
-        open,
+        open: undecided(findings, |_, _| true).into_iter().map(str::to_owned).collect(),
     }
-}
-
-/// The turns of both builds.
-fn measurement_times(paired: &PairRecord) -> MeasurementTimes {
-    let seconds = |case: &PairCase| {
-        let rounds = case.blocks.iter().flat_map(|turns| &turns.rounds);
-        let all: f64 = rounds.filter_map(|round| round.values.get("e2e_s")).flatten().sum();
-        (all > 0.0 && all.is_finite()).then(|| (case.id.clone(), all))
-    };
-    MeasurementTimes {
-        started: Some(paired.session.started.clone()),
-        seconds: paired.scenarios.iter().filter_map(seconds).collect(),
-    }
-}
-
-/// One metric or scenario of the comparison.
-enum PairEntry<'a> {
-    /// Both builds have numbers, which are to be judged.
-    Comparison(&'a PairCase, &'static Metric),
-    /// A verdict without numbers.
-    Finding(Box<Finding>),
 }
 
 /// Every metric of every scenario, in the order of the suite.
-fn entries<'a>(paired: &'a PairRecord, policy: &Policy) -> Vec<PairEntry<'a>> {
-    let mut entries = Vec::new();
-    for case in &paired.scenarios {
-        let removed = policy.removed.get(&case.id).map(String::as_str);
-        let finding =
-            |verdict| PairEntry::Finding(Finding::without_numbers(&case.id, None, verdict).into());
-        let (base, candidate) = side_states(case, paired);
-        match resolve(Mode::Paired, base, candidate, removed) {
-            _ if paired.ended == Ended::Identical => entries.push(finding(Verdict::Identical)),
-            Resolution::Omit => {}
-            Resolution::Verdict(verdict) => entries.push(finding(verdict)),
-            Resolution::Compare => match other_work(case, paired) {
-                Some(verdict) => entries.push(finding(verdict)),
-                None => entries.extend(metric_entries(case)),
-            },
+fn entries<'a>(paired: &'a PairRecord, policy: &Policy) -> Vec<Entry<Comparison<'a>>> {
+    let entries = |case: &'a PairCase| {
+        let verdict = |verdict| vec![Entry::verdict(&case.id, None, verdict)];
+        if paired.ended == Ended::Identical {
+            return verdict(Verdict::Identical);
         }
-    }
-    entries
+        let removed = policy.removed.get(&case.id).map(String::as_str);
+        let (base, candidate) = side_states(case, paired);
+        resolve(Mode::Paired, base, candidate, removed).entries(&case.id, None, || {
+            other_work(case, paired).map_or_else(|| metric_entries(case), verdict)
+        })
+    };
+    paired.scenarios.iter().flat_map(entries).collect()
 }
 
 /// What the two sides have of a scenario.
@@ -224,8 +183,8 @@ fn describe(divergence: &Divergence) -> String {
 }
 
 /// The metrics of two valid sides.
-fn metric_entries(case: &PairCase) -> impl Iterator<Item = PairEntry<'_>> {
-    gated_metrics(case).filter_map(move |metric| {
+fn metric_entries(case: &PairCase) -> Vec<Entry<Comparison<'_>>> {
+    let entries = |metric: &'static Metric| {
         let has_effect =
             || case.blocks.iter().any(|turns| block_effect(turns, metric, 'B').is_some());
         let base = match value_state(&case.base, metric) {
@@ -233,14 +192,13 @@ fn metric_entries(case: &PairCase) -> impl Iterator<Item = PairEntry<'_>> {
             DataState::NoValue(_) if has_effect() => DataState::Valid,
             base => base,
         };
-        match resolve(Mode::Paired, base, value_state(&case.candidate, metric), None) {
-            Resolution::Omit => None,
-            Resolution::Verdict(verdict) => Some(PairEntry::Finding(
-                Finding::without_numbers(&case.id, Some(metric), verdict).into(),
-            )),
-            Resolution::Compare => Some(PairEntry::Comparison(case, metric)),
-        }
-    })
+        resolve(Mode::Paired, base, value_state(&case.candidate, metric), None).entries(
+            &case.id,
+            Some(metric),
+            || vec![Entry::Comparison((case, metric))],
+        )
+    };
+    gated_metrics(case).flat_map(entries).collect()
 }
 
 /// What a side has of a metric.

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::record::calibration::SdEstimate;
 use crate::settings::GateConfig;
-use crate::workload::{METRICS, Metric};
+use crate::workload::{Better, METRICS, Metric};
 
 /// Limits, levels and exceptions of the gate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -109,11 +110,36 @@ impl Policy {
         })
     }
 
+    /// The standard deviation between two builds of one source: measured, or assumed. That of one
+    /// binary is 0.
+    pub(super) fn layout(&self, measured: Option<&SdEstimate>, same_binary: bool) -> SdEstimate {
+        let assumed = |sd| SdEstimate { sd, freedom: f64::INFINITY };
+        match measured {
+            _ if same_binary => assumed(0.0),
+            Some(measured) => *measured,
+            None => assumed(self.layout_sd),
+        }
+    }
+
+    /// The limit and the critical limit of a metric, as changes of ln cost.
+    pub(super) fn margins(&self, metric: &Metric) -> (f64, f64) {
+        let limit = self.limit(metric);
+        (margin(metric.better, limit), margin(metric.better, 2.0 * limit))
+    }
+
     pub(super) fn limit(&self, metric: &Metric) -> f64 {
         self.limits
             .get(metric.name)
             .copied()
             .or(metric.limit)
             .expect("only metrics with a limit are judged")
+    }
+}
+
+/// A limit, a share of the metric's own value, as a change of ln cost.
+pub(crate) fn margin(better: Better, limit: f64) -> f64 {
+    match better {
+        Better::Higher => -(-limit.min(0.99)).ln_1p(),
+        Better::Lower => limit.ln_1p(),
     }
 }

@@ -16,6 +16,13 @@ pub(super) struct SeriesPair {
     pub(super) current: Series,
 }
 
+impl SeriesPair {
+    /// The change of ln cost.
+    pub(super) fn theta(&self) -> f64 {
+        self.current.centre() - self.base.centre()
+    }
+}
+
 impl Series {
     /// Leaves out blocks without a value, and values that are not positive: no change is computed
     /// from a zero.

@@ -4,25 +4,17 @@
 use std::collections::BTreeMap;
 
 use crate::compare::difference::work_difference;
-use crate::compare::estimate::{SessionVariances, UNCALIBRATED, Variance, evidence};
+use crate::compare::estimate::{SessionVariances, UNCALIBRATED, evidence};
 use crate::compare::looks::Levels;
-use crate::compare::missing::{DataState, Mode, Resolution, resolve, still_measured_notes};
+use crate::compare::missing::{DataState, Entry, Mode, resolve, still_measured_notes};
 use crate::compare::series::{Series, SeriesPair};
 use crate::compare::{
     BLOCKS_NEEDED, Change, Evidence, Finding, Policy, SESSIONS_NEEDED, Verdict, Why, judge_change,
-    margin, normalized,
+    normalized,
 };
 use crate::record::calibration::{Calibration, SdEstimate};
 use crate::record::{AbsenceKind, Block, Case, Record};
 use crate::workload::{METRICS, Metric};
-
-/// One metric or scenario of the comparison.
-pub(super) enum RecordEntry {
-    /// Both sides have numbers, which are to be judged.
-    Comparison(Comparison),
-    /// A verdict without numbers.
-    Finding(Finding),
-}
 
 /// Both sides of one metric of one scenario.
 pub(super) struct Comparison {
@@ -34,8 +26,6 @@ pub(super) struct Comparison {
 
 /// Gives the verdicts on all metrics of a record.
 pub(super) struct RecordJudge<'a> {
-    /// How many metrics are judged together.
-    pub(super) judged: usize,
     sessions: SessionVariances<'a>,
     normalized_sessions: SessionVariances<'a>,
     layout_sd: &'a BTreeMap<String, SdEstimate>,
@@ -44,78 +34,55 @@ pub(super) struct RecordJudge<'a> {
     policy: &'a Policy,
 }
 
-/// A change with its verdict.
-struct Assessment {
-    theta: f64,
-    evidence: Option<Evidence>,
-    verdict: Verdict,
-}
-
 static NONE: BTreeMap<String, SdEstimate> = BTreeMap::new();
 
 impl<'a> RecordJudge<'a> {
     pub(super) fn new(
-        entries: &[RecordEntry],
+        comparisons: &[&Comparison],
         calibration: Option<&'a Calibration>,
         same_binary: bool,
         policy: &'a Policy,
     ) -> Self {
-        let comparisons = || {
-            entries.iter().filter_map(|entry| match entry {
-                RecordEntry::Comparison(comparison) => Some(comparison),
-                RecordEntry::Finding(_) => None,
-            })
-        };
-        let judged = comparisons().count();
-        let (session_sd, layout_sd) = calibration.map_or((&NONE, &NONE), |calibration| {
-            (&calibration.session_sd, &calibration.layout_sd)
-        });
-        let raw = comparisons().map(|one| (one.metric, &one.raw.base));
+        let (session_sd, layout_sd) =
+            calibration.map_or((&NONE, &NONE), |found| (&found.session_sd, &found.layout_sd));
+        let raw = comparisons.iter().map(|one| (one.metric, &one.raw.base));
         let normalized =
-            comparisons().filter_map(|one| Some((one.metric, &one.normalized.as_ref()?.base)));
+            comparisons.iter().filter_map(|one| Some((one.metric, &one.normalized.as_ref()?.base)));
         Self {
-            judged,
             sessions: SessionVariances::new(raw, session_sd),
             normalized_sessions: SessionVariances::new(normalized, session_sd),
             layout_sd,
             same_binary,
-            levels: Levels::new(policy.alpha, judged, policy.looks),
+            levels: Levels::new(policy.alpha, comparisons.len(), policy.looks),
             policy,
         }
     }
 
-    pub(super) fn finding(&self, entry: &RecordEntry) -> Finding {
-        match entry {
-            RecordEntry::Finding(finding) => finding.clone(),
-            RecordEntry::Comparison(comparison) => self.judge(comparison),
-        }
-    }
-
     /// The raw numbers decide. The normalized ones can only withdraw the verdict.
-    fn judge(&self, comparison: &Comparison) -> Finding {
+    pub(super) fn finding(&self, comparison: &Comparison) -> Finding {
         let Comparison { scenario, metric, raw: series, normalized } = comparison;
-        let limit = self.policy.limit(metric);
-        let margin = margin(metric.better, limit);
-        let raw = self.assess(metric, series, &self.sessions);
-        let normalized =
-            normalized.as_ref().map(|one| self.assess(metric, one, &self.normalized_sessions));
-        let contradicted = normalized.as_ref().is_some_and(|other| {
-            normalized::contradicts(&raw.verdict, &other.verdict, other.theta, margin)
-        });
+        let (margin, _) = self.policy.margins(metric);
+        let (evidence, mut verdict) = self.assess(metric, series, &self.sessions);
+        if let Some(normalized) = normalized {
+            let (_, other) = self.assess(metric, normalized, &self.normalized_sessions);
+            if normalized::contradicts(&verdict, &other, normalized.theta(), margin) {
+                verdict = Verdict::Inconclusive(Why::Drifted);
+            }
+        }
         let value = |series: &Series| metric.better.cost(series.centre().exp());
         let change = Change {
             base: value(&series.base),
             current: value(&series.current),
-            theta: raw.theta,
-            normalized: normalized.map(|other| other.theta),
-            limit,
+            theta: series.theta(),
+            normalized: normalized.as_ref().map(SeriesPair::theta),
+            limit: self.policy.limit(metric),
             margin,
-            evidence: raw.evidence,
+            evidence,
         };
         Finding {
             scenario: scenario.clone(),
             metric: Some(*metric),
-            verdict: if contradicted { Verdict::Inconclusive(Why::Drifted) } else { raw.verdict },
+            verdict,
             change: Some(change),
             base_blocks: series.base.values(metric.better),
             current_blocks: series.current.values(metric.better),
@@ -128,57 +95,47 @@ impl<'a> RecordJudge<'a> {
         metric: &Metric,
         series: &SeriesPair,
         sessions: &SessionVariances,
-    ) -> Assessment {
-        let SeriesPair { base, current } = series;
-        let limit = self.policy.limit(metric);
+    ) -> (Option<Evidence>, Verdict) {
+        let base = &series.base;
         let enough = base.sessions.len() >= SESSIONS_NEEDED || sessions.is_calibrated(metric);
         let calibrated = enough && base.count() >= BLOCKS_NEEDED;
         let session = if calibrated { sessions.of(metric) } else { UNCALIBRATED };
-        let evidence = evidence(base, current, session, self.layout(metric), self.levels);
-        let theta = current.centre() - base.centre();
-        let (margin, critical) = (margin(metric.better, limit), margin(metric.better, 2.0 * limit));
-        let verdict = match &evidence {
-            None => Verdict::Inconclusive(Why::TooFewBlocks),
-            Some(evidence) => judge_change(theta, evidence, margin, critical),
+        let layout = self.policy.layout(self.layout_sd.get(metric.kind()), self.same_binary);
+        let Some(evidence) = evidence(series, session, layout, self.levels) else {
+            return (None, Verdict::Inconclusive(Why::TooFewBlocks));
         };
-        let undecided = matches!(verdict, Verdict::Regressed { .. } | Verdict::Inconclusive(_));
-        let verdict = match (&evidence, calibrated) {
-            (Some(_), false) if undecided => Verdict::Inconclusive(Why::Uncalibrated),
-            _ => verdict,
+        let (margin, critical) = self.policy.margins(metric);
+        let verdict = match judge_change(series.theta(), &evidence, margin, critical) {
+            Verdict::Regressed { .. } | Verdict::Inconclusive(_) if !calibrated => {
+                Verdict::Inconclusive(Why::Uncalibrated)
+            }
+            verdict => verdict,
         };
-        Assessment { theta, evidence, verdict }
-    }
-
-    /// The variance between two builds of one source.
-    fn layout(&self, metric: &Metric) -> Variance {
-        match self.layout_sd.get(metric.kind()) {
-            _ if self.same_binary => Variance::assumed(0.0),
-            Some(measured) => Variance::estimated(measured),
-            None => Variance::assumed(self.policy.layout_sd),
-        }
+        (Some(evidence), verdict)
     }
 }
 
 /// Every metric of every scenario of either side, in the order of the suite.
-pub(super) fn entries(baseline: &Record, current: &Record, policy: &Policy) -> Vec<RecordEntry> {
+pub(super) fn entries(
+    baseline: &Record,
+    current: &Record,
+    policy: &Policy,
+) -> Vec<Entry<Comparison>> {
     let now = current.scenarios.iter().map(|case| (baseline.case(&case.id), Some(case)));
     let gone = baseline.scenarios.iter().filter(|case| current.case(&case.id).is_none());
-    let mut entries = Vec::new();
-    for (base, case) in now.chain(gone.map(|case| (Some(case), None))) {
+    let entries = |(base, case): (Option<&Case>, Option<&Case>)| {
         let id = base.or(case).map_or("", |case| case.id.as_str());
         let removed = policy.removed.get(id).map(String::as_str);
-        let finding = |verdict| RecordEntry::Finding(Finding::without_numbers(id, None, verdict));
         let states = (case_state(base, baseline, id), case_state(case, current, id));
-        match (resolve(Mode::Stored, states.0, states.1, removed), base, case) {
-            (Resolution::Verdict(verdict), ..) => entries.push(finding(verdict)),
-            (Resolution::Compare, Some(base), Some(case)) => match other_work(base, case) {
-                Some(verdict) => entries.push(finding(verdict)),
-                None => entries.extend(metric_entries(base, case)),
-            },
-            _ => {} // Neither side has it.
-        }
-    }
-    entries
+        resolve(Mode::Stored, states.0, states.1, removed).entries(id, None, || {
+            let (base, case) = base.zip(case).expect("both sides have numbers");
+            match other_work(base, case) {
+                Some(verdict) => vec![Entry::verdict(id, None, verdict)],
+                None => metric_entries(base, case),
+            }
+        })
+    };
+    now.chain(gone.map(|case| (Some(case), None))).flat_map(entries).collect()
 }
 
 /// What a record has of a scenario.
@@ -197,44 +154,33 @@ const GONE: &str = "it is gone from the run";
 
 /// The verdict on two valid cases that did different work.
 fn other_work(base: &Case, case: &Case) -> Option<Verdict> {
-    if let Some(difference) = work_difference(&base.work, &case.work) {
-        return Some(Verdict::NotComparable(difference));
-    }
-    match (&base.output_sha256, &case.output_sha256) {
-        (Some(before), Some(now)) if before != now => Some(Verdict::OutputChanged(None)),
-        _ => None,
-    }
+    let outputs = base.output_sha256.as_ref().zip(case.output_sha256.as_ref());
+    let changed = outputs.filter(|(before, now)| before != now);
+    let difference = work_difference(&base.work, &case.work).map(Verdict::NotComparable);
+    difference.or(changed.map(|_| Verdict::OutputChanged(None)))
 }
 
 /// The metrics of two valid cases of the same work.
-fn metric_entries<'a>(base: &'a Case, case: &'a Case) -> impl Iterator<Item = RecordEntry> + 'a {
-    let entry = move |metric: &'static Metric| {
-        let finding = |verdict| {
-            Some(RecordEntry::Finding(Finding::without_numbers(&case.id, Some(metric), verdict)))
-        };
-        if let Some(verdict) = impossible_value(base, case, metric) {
-            return finding(verdict);
+fn metric_entries(base: &Case, case: &Case) -> Vec<Entry<Comparison>> {
+    let entries = |metric: &'static Metric| {
+        let verdict = |verdict| vec![Entry::verdict(&case.id, Some(metric), verdict)];
+        if let Some(impossible) = impossible_value(base, case, metric) {
+            return verdict(impossible);
         }
         let raw =
             SeriesPair { base: Series::new(base, metric), current: Series::new(case, metric) };
         let states =
             (value_state(base, metric, &raw.base), value_state(case, metric, &raw.current));
-        match resolve(Mode::Stored, states.0, states.1, None) {
-            Resolution::Omit => None,
-            Resolution::Verdict(verdict) => finding(verdict),
-            Resolution::Compare
-                if metric.name == "peak_rss_bytes" && has_shared(base) != has_shared(case) =>
-            {
-                finding(Verdict::NotComparable(SHARED.into()))
+        resolve(Mode::Stored, states.0, states.1, None).entries(&case.id, Some(metric), || {
+            if metric.name == "peak_rss_bytes" && has_shared(base) != has_shared(case) {
+                return verdict(Verdict::NotComparable(SHARED.into()));
             }
-            Resolution::Compare => {
-                let normalized = normalized::series(base, case, metric);
-                let scenario = case.id.clone();
-                Some(RecordEntry::Comparison(Comparison { scenario, metric, raw, normalized }))
-            }
-        }
+            let normalized = normalized::series(base, case, metric);
+            let scenario = case.id.clone();
+            vec![Entry::Comparison(Comparison { scenario, metric, raw, normalized })]
+        })
     };
-    METRICS.iter().filter(move |metric| metric.gated(&case.work)).filter_map(entry)
+    METRICS.iter().filter(|metric| metric.gated(&case.work)).flat_map(entries).collect()
 }
 
 /// What a case has of a metric.

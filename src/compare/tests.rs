@@ -8,6 +8,8 @@ use crate::record::{
 use crate::settings::GateConfig;
 use crate::workload::Better;
 
+mod simulation;
+
 /// A scenario's id and, by metric, the block values of each session.
 pub(crate) type ScenarioBlocks<'a> = (&'a str, &'a [(&'a str, &'a [&'a [f64]])]);
 

@@ -131,14 +131,6 @@ impl Verdict {
     }
 }
 
-/// A limit, a share of the metric's own value, as a change of ln cost.
-pub(crate) fn margin(better: Better, limit: f64) -> f64 {
-    match better {
-        Better::Higher => -(-limit.min(0.99)).ln_1p(),
-        Better::Lower => limit.ln_1p(),
-    }
-}
-
 /// A change of ln cost as a share of the metric's own value, with the metric's own sign.
 pub fn share(better: Better, theta: f64) -> f64 {
     match better {

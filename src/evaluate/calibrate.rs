@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 
 use crate::compare::looks::{BLOCK_FLOOR, LOOKS, Levels};
-use crate::compare::paired::{arm_value, block_effect, round_effects};
-use crate::compare::share;
+use crate::compare::paired::{arm_value, block_effect, round_sd};
+use crate::compare::{pool_by_kind, share};
 use crate::machine::{SESSION_GAP, is_one_session};
 use crate::record::calibration::{NoiseFloor, SdEstimate};
 use crate::record::pair::PairTurns;
 use crate::record::pool::{Pool, PoolEnvironment, Role};
 use crate::stats;
+use crate::stats::VariancePrior;
 use crate::workload::{METRICS, Metric};
 
 /// The noise of a machine.
@@ -37,12 +38,14 @@ pub fn calibrate(pool: &Pool, alpha: f64) -> NoiseEstimates {
         })
         .collect();
     let levels = Levels::for_pair(alpha, SUITE_METRICS);
-    let layout_sd = shrink(by_kind(&cases, MetricBlocks::layout_variance));
+    let layout_sd = by_kind(&cases, MetricBlocks::layout_variance, |variance| {
+        PRIOR_LAYOUT.moderate(variance.0, variance.1)
+    });
     let sd_of = |blocks: &MetricBlocks| {
         layout_sd.get(blocks.metric.kind()).map_or(PRIOR_LAYOUT_SD, |spread| spread.sd)
     };
     NoiseEstimates {
-        session_sd: by_kind(&cases, MetricBlocks::session_variance),
+        session_sd: by_kind(&cases, MetricBlocks::session_variance, |variance| variance),
         floors: cases.iter().filter_map(|blocks| blocks.floor(levels, sd_of(blocks))).collect(),
         layout_sd,
     }
@@ -51,43 +54,25 @@ pub fn calibrate(pool: &Pool, alpha: f64) -> NoiseEstimates {
 /// Metrics of the default suite, over which Bonferroni's correction divides the level.
 const SUITE_METRICS: usize = 60;
 
-/// The prior of the layout's standard deviation, and its degrees of freedom. Three layouts alone
-/// estimate zero half of the time when the true value is small, and zero would be certainty.
+/// The prior of the layout's variance. Three layouts alone estimate zero half of the time when the
+/// true value is small, and zero would be certainty.
+const PRIOR_LAYOUT: VariancePrior =
+    VariancePrior { variance: PRIOR_LAYOUT_SD * PRIOR_LAYOUT_SD, freedom: 3.0 };
 const PRIOR_LAYOUT_SD: f64 = 0.005;
-const PRIOR_LAYOUT_FREEDOM: f64 = 3.0;
 
-/// Shrinks measured variances towards the prior, weighted by degrees of freedom (a scaled inverse
-/// chi-squared prior).
-fn shrink(measured: BTreeMap<String, SdEstimate>) -> BTreeMap<String, SdEstimate> {
-    let shrunk = |(kind, SdEstimate { sd, freedom }): (String, SdEstimate)| {
-        let all = freedom + PRIOR_LAYOUT_FREEDOM;
-        let prior = PRIOR_LAYOUT_FREEDOM * PRIOR_LAYOUT_SD * PRIOR_LAYOUT_SD;
-        let variance = (freedom * sd * sd + prior) / all;
-        (kind, SdEstimate { sd: variance.sqrt(), freedom: all })
-    };
-    measured.into_iter().map(shrunk).collect()
-}
-
-/// Pools variances, with their degrees of freedom, over the metrics of a kind. The pooled degrees
-/// of freedom are the smallest, not the sum: scenarios share their layouts and sessions, so that
-/// more scenarios are not more evidence.
+/// The standard deviations of the kinds of metrics, from variances that are pooled over the metrics
+/// of a kind, then `moderated`.
 fn by_kind<'a>(
     cases: &[MetricBlocks<'a>],
     variance: impl Fn(&MetricBlocks<'a>) -> Option<(f64, f64)>,
+    moderated: impl Fn((f64, f64)) -> (f64, f64),
 ) -> BTreeMap<String, SdEstimate> {
-    let mut kinds: BTreeMap<&'static str, Vec<(f64, f64)>> = BTreeMap::new();
-    for blocks in cases {
-        if let Some(estimate) = variance(blocks) {
-            kinds.entry(blocks.metric.kind()).or_default().push(estimate);
-        }
-    }
-    let pooled = kinds.into_iter().map(|(kind, estimates)| {
-        let sum: f64 = estimates.iter().map(|(variance, _)| variance).sum();
-        let mean = sum / estimates.len() as f64;
-        let freedom = estimates.iter().map(|(_, freedom)| *freedom).fold(f64::INFINITY, f64::min);
-        (kind.to_owned(), SdEstimate { sd: mean.max(0.0).sqrt(), freedom })
-    });
-    pooled.collect()
+    let variances = cases.iter().filter_map(|blocks| Some((blocks.metric, variance(blocks)?)));
+    let estimate = |(kind, pooled): (&str, (f64, f64))| {
+        let (variance, freedom) = moderated(pooled);
+        (kind.to_owned(), SdEstimate { sd: variance.sqrt(), freedom })
+    };
+    pool_by_kind(variances).into_iter().map(estimate).collect()
 }
 
 /// One metric of one scenario of a pool.
@@ -150,10 +135,8 @@ impl MetricBlocks<'_> {
     fn floor(&self, levels: Levels, layout_sd: f64) -> Option<NoiseFloor> {
         let copy = self.letters(Role::Copy).next()?;
         let block_sd = stats::sd(&self.effects(copy))?;
-        let all = self.pool.environments.iter().flat_map(|session| self.turns(session));
-        let effects = all.filter_map(|turns| round_effects(&turns, self.metric, copy));
-        let within: Vec<f64> =
-            effects.filter_map(|effects| stats::sd(&effects)).map(|sd| sd * sd).collect();
+        let turns: Vec<PairTurns> =
+            self.pool.environments.iter().flat_map(|session| self.turns(session)).collect();
         let smallest = |blocks: usize| {
             let count = blocks as f64;
             let error = block_sd * (stats::trimmed_mean_variance_ratio(blocks) / count).sqrt();
@@ -167,7 +150,7 @@ impl MetricBlocks<'_> {
         Some(NoiseFloor {
             scenario: self.pool.scenarios[self.at].id.clone(),
             metric: self.metric.name.into(),
-            within_sd: stats::mean(&within).map(f64::sqrt),
+            within_sd: round_sd(turns.iter(), self.metric, copy),
             block_sd,
             smallest_at: [LOOKS[1], LOOKS[3], LOOKS[5]].map(smallest).into(),
         })

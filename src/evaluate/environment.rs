@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::figures::SUITE_SCENARIOS;
 use crate::evaluate::rule::{PairedBlock, RuleInput};
 use crate::record::pair::Round;
+use crate::record::pool;
 use crate::record::pool::{Pool, PoolEnvironment, PoolTurns, Role};
 use crate::stats;
 use crate::stats::Random;
@@ -22,7 +23,8 @@ pub(super) struct EnvironmentData<'a> {
     pub(super) pool: usize,
     pub(super) recorded: &'a PoolEnvironment,
     pub(super) arms: Vec<(char, Role)>,
-    /// Letters of the arms that were not recorded but computed from the copy's turns.
+    /// Letters of the slowed arms that were not recorded but computed: the copy's turns, each made
+    /// longer by exactly that share.
     pub(super) derived: Vec<char>,
     pub(super) cases: Vec<CaseData>,
     /// Seconds to start the processes of a pair, a mean over the blocks.
@@ -54,9 +56,11 @@ impl<'a> EnvironmentData<'a> {
         let recorded_arms = pool.arms.iter().skip(1).map(|arm| (arm.letter, arm.role));
         let mut arms: Vec<(char, Role)> = recorded_arms.collect();
         let copy = arms.iter().find(|(_, role)| *role == Role::Copy).map(|(letter, _)| *letter);
-        let derived: Vec<(char, Role)> = DERIVED_ARMS
-            .into_iter()
-            .filter(|(_, role)| copy.is_some() && arms.iter().all(|(_, known)| known != role))
+        let derived: Vec<(char, Role)> = pool::arms()
+            .iter()
+            .filter(|arm| matches!(arm.role, Role::Decode(_) | Role::Ttft(_)))
+            .filter(|arm| copy.is_some() && arms.iter().all(|(_, known)| *known != arm.role))
+            .map(|arm| (arm.letter, arm.role))
             .collect();
         arms.extend(&derived);
         let cases = (0..pool.scenarios.len())
@@ -121,16 +125,6 @@ impl<'a> EnvironmentData<'a> {
         self.recorded.blocks.len()
     }
 }
-
-/// Slowdowns that need not be recorded: the copy's turns, each made longer by exactly this share.
-const DERIVED_ARMS: [(char, Role); 6] = [
-    ('a', Role::Decode(0.03)),
-    ('b', Role::Decode(0.05)),
-    ('c', Role::Decode(0.075)),
-    ('d', Role::Decode(0.10)),
-    ('e', Role::Decode(0.20)),
-    ('f', Role::Ttft(0.20)),
-];
 
 /// Fewest accepted blocks of an arm; with fewer, a rule would read the same few blocks again and
 /// again.

@@ -8,48 +8,15 @@ use crate::stats::Random;
 /// Processes per arm for rules that use several, as benchstat recommends.
 const PROCESSES: usize = 10;
 
-pub(super) fn naive(input: &RuleInput) -> RuleOutput {
-    medians(input, input.limits().0)
-}
-
-pub(super) fn naive_10(input: &RuleInput) -> RuleOutput {
-    medians(input, input.limit(0.10))
-}
-
-pub(super) fn naive_15(input: &RuleInput) -> RuleOutput {
-    medians(input, input.limit(0.15))
-}
-
-/// github-action-benchmark compares medians and alerts when their ratio is above a threshold.
-pub(super) fn github_105(input: &RuleInput) -> RuleOutput {
-    medians(input, 1.05f64.ln())
-}
-
-pub(super) fn github_200(input: &RuleInput) -> RuleOutput {
-    medians(input, 2f64.ln())
-}
-
-fn medians(input: &RuleInput, limit: f64) -> RuleOutput {
+/// One process each. github-action-benchmark alerts when the ratio of medians is above a threshold.
+pub(super) fn medians(input: &RuleInput, limit: f64) -> RuleOutput {
     let (base, other) = process(input.blocks[0]);
     two_way((other / base).ln(), limit, true, 1)
 }
 
-pub(super) fn critcmp(input: &RuleInput) -> RuleOutput {
-    let first = input.blocks[0];
-    two_way((mean(&first.other) / mean(&first.base)).ln(), 1.05f64.ln(), true, 1)
-}
-
 /// Criterion 0.8: a regression when the whole 95 % bootstrap interval of the change of the mean
 /// lies above the noise threshold. Its additional test, p < 0.05, then holds as well.
-pub(super) fn criterion(input: &RuleInput) -> RuleOutput {
-    bootstrap(input, 1.01f64.ln())
-}
-
-pub(super) fn criterion_margin(input: &RuleInput) -> RuleOutput {
-    bootstrap(input, input.limits().0)
-}
-
-fn bootstrap(input: &RuleInput, noise: f64) -> RuleOutput {
+pub(super) fn bootstrap(input: &RuleInput, noise: f64) -> RuleOutput {
     let first = input.blocks[0];
     let interval = mean_ratio_interval(&first.base, &first.other);
     let theta = (mean(&first.other) / mean(&first.base)).ln();
@@ -74,48 +41,25 @@ fn mean_ratio_interval(base: &[f64], other: &[f64]) -> Interval {
     Interval { lo: ratios[RESAMPLES / 40], hi: ratios[RESAMPLES - 1 - RESAMPLES / 40] }
 }
 
-pub(super) fn mann_whitney(input: &RuleInput) -> RuleOutput {
-    u_test(input, 0.0)
-}
-
-pub(super) fn mann_whitney_margin(input: &RuleInput) -> RuleOutput {
-    u_test(input, input.limits().0)
-}
-
-fn u_test(input: &RuleInput, limit: f64) -> RuleOutput {
-    let (base, other) = processes(input);
+/// benchstat: the Mann–Whitney U test of ten processes each.
+pub(super) fn u_test(input: &RuleInput, limit: f64) -> RuleOutput {
+    let processes = input.blocks.iter().take(PROCESSES).map(|block| process(block));
+    let (base, other): (Vec<f64>, Vec<f64>) = processes.unzip();
     let theta = (median(&other) / median(&base)).ln();
     two_way(theta, limit, stats::mann_whitney(&base, &other) < 0.05, base.len())
 }
 
-/// tango: the mean difference of paired turns is at least 2.6 standard errors and more than 1 % of
-/// the base.
-pub(super) fn tango(input: &RuleInput) -> RuleOutput {
+/// tango: the mean difference of paired turns is at least 2.6 standard errors and more than a share
+/// of the base.
+pub(super) fn tango(input: &RuleInput, limit: f64) -> RuleOutput {
     let first = input.blocks[0];
-    let differences = differences(&first.base, &first.other);
+    let pairs = first.base.iter().zip(&first.other);
+    let differences: Vec<f64> = pairs.map(|(base, other)| other - base).collect();
     let error = stats::sd(&differences).unwrap_or(0.0) / (differences.len() as f64).sqrt();
-    let (difference, base) = (mean(&differences), mean(&first.base));
-    two_way(relative_theta(difference, base), 1.01f64.ln(), difference >= 2.6 * error, 1)
-}
-
-pub(super) fn perfgate(input: &RuleInput) -> RuleOutput {
-    paired(input, 1.20f64.ln())
-}
-
-pub(super) fn perfgate_margin(input: &RuleInput) -> RuleOutput {
-    paired(input, input.limits().0)
-}
-
-/// perfgate's paired mode: the mean difference is more than 2.0 standard errors, computed with the
-/// population's standard deviation, and more than a share of the base's median.
-fn paired(input: &RuleInput, limit: f64) -> RuleOutput {
-    let (base, other) = processes(input);
-    let differences = differences(&base, &other);
-    let count = differences.len() as f64;
-    let error = (stats::sum_of_squares(&differences) / count).sqrt() / count.sqrt();
     let difference = mean(&differences);
-    let theta = relative_theta(difference, median(&base));
-    two_way(theta, limit, difference > 2.0 * error, base.len())
+    // Clamped, because it may be larger than the cost of the base.
+    let theta = (difference / mean(&first.base)).max(-0.99).ln_1p();
+    two_way(theta, limit, difference >= 2.6 * error, 1)
 }
 
 /// Regressed when θ is above the limit and significant, otherwise pass: these rules are never
@@ -127,23 +71,9 @@ fn two_way(theta: f64, limit: f64, significant: bool, blocks: usize) -> RuleOutp
     RuleOutput { verdict, theta: Some(theta), interval: None, blocks }
 }
 
-/// A difference of costs as θ. A mean difference may exceed the median cost, so it is clamped to
-/// -99 %.
-fn relative_theta(difference: f64, base: f64) -> f64 {
-    (difference / base).max(-0.99).ln_1p()
-}
-
 /// The median turn of each arm's process.
 fn process(block: &PairedBlock) -> (f64, f64) {
     (median(&block.base), median(&block.other))
-}
-
-fn processes(input: &RuleInput) -> (Vec<f64>, Vec<f64>) {
-    input.blocks.iter().take(PROCESSES).map(|block| process(block)).unzip()
-}
-
-fn differences(base: &[f64], other: &[f64]) -> Vec<f64> {
-    base.iter().zip(other).map(|(base, other)| other - base).collect()
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::evaluate::environment::{EnvironmentData, PairedSeries, VirtualSuite, inputs};
 use crate::evaluate::figures::{Figures, SUITE_SCENARIOS};
 use crate::evaluate::gate_rule::GateInput;
-use crate::evaluate::rule::{RuleOutput, RuleVerdict};
+use crate::evaluate::rule::{RuleInput, RuleOutput, RuleVerdict};
 use crate::evaluate::rules::{Rule, RuleKind};
 use crate::record::pool::Role;
 use crate::stats::Random;
@@ -45,39 +45,33 @@ pub(super) fn replay(
             continue;
         }
         let disjoint = prepared.judge_disjoint_blocks(seed);
-        let share = |count: usize| Some(count as f64 / tally.metrics as f64);
-        let suite = |count: usize| Some(count as f64 / suites.len() as f64);
-        let mut rate = |name, count: Count| {
-            figures.set(name, share(count(&tally)));
-            figures.add_proportion(name, count(&disjoint), disjoint.metrics);
+        let share = |count: usize, all: usize| Some(count as f64 / all as f64);
+        let mut rate = |name, hits: Count, of: Count| {
+            figures.set(name, share(hits(&tally), of(&tally)));
+            figures.add_proportion(name, hits(&disjoint), of(&disjoint));
         };
+        let (metrics, suites): (Count, Count) = (|tally| tally.metrics, |tally| tally.suites);
         let (regressed, passed): (Count, Count) = (|tally| tally.regressed, |tally| tally.passed);
         match *role {
             Role::Base => {}
             Role::Copy => {
-                rate("false_alarm", regressed);
-                rate("pass_unchanged", passed);
-                rate("inconclusive", |tally| tally.undecided);
-                figures.set("suite_false_alarm", suite(tally.alarms));
-                figures.add_proportion("suite_false_alarm", disjoint.alarms, disjoint.scenarios);
-                figures.set("suite_pass_unchanged", suite(tally.clean));
-                figures.set("blocks", share(tally.blocks));
-                figures.set("seconds", Some(tally.seconds / suites.len() as f64));
+                rate("false_alarm", regressed, metrics);
+                rate("suite_false_alarm", |tally| tally.alarms, suites);
+                rate("pass_unchanged", passed, metrics);
+                rate("inconclusive", |tally| tally.undecided, metrics);
+                figures.set("suite_pass_unchanged", share(tally.clean, tally.suites));
+                figures.set("blocks", share(tally.blocks, tally.metrics));
+                figures.set("seconds", Some(tally.seconds / tally.suites as f64));
             }
             Role::Layout => {
-                rate("false_alarm_layout", regressed);
-                figures.set("suite_false_alarm_layout", suite(tally.alarms));
-                figures.add_proportion(
-                    "suite_false_alarm_layout",
-                    disjoint.alarms,
-                    disjoint.scenarios,
-                );
+                rate("false_alarm_layout", regressed, metrics);
+                rate("suite_false_alarm_layout", |tally| tally.alarms, suites);
             }
             Role::Decode(_) | Role::Ttft(_) | Role::Memory(_) => {
                 let slowed = SLOWED_ARMS.iter().find(|(slowed, ..)| slowed == role);
                 if let Some((_, detect, pass)) = slowed {
-                    rate(detect, regressed);
-                    pass.iter().for_each(|pass| rate(pass, passed));
+                    rate(detect, regressed, metrics);
+                    pass.iter().for_each(|pass| rate(pass, passed, metrics));
                 }
             }
         }
@@ -130,8 +124,9 @@ impl<'a> PreparedRule<'a> {
         let prepare = |(metric, arms): &'a (&'static Metric, BTreeMap<char, PairedSeries>)| {
             let inputs = inputs(arms.get(&arm)?, metric);
             let starts = match &rule.kind {
-                RuleKind::PerMetric(decide) => {
-                    Starts::Outputs(inputs.map(|input| decide(&input)).collect())
+                RuleKind::PerMetric(decide, threshold) => {
+                    let output = |input: RuleInput| decide(&input, threshold.of(&input));
+                    Starts::Outputs(inputs.map(output).collect())
                 }
                 RuleKind::Joint(gate) => {
                     Starts::Inputs(inputs.map(|input| gate.prepare(input)).collect())
@@ -150,19 +145,16 @@ impl<'a> PreparedRule<'a> {
     fn judge_suites(&self, suites: &[VirtualSuite]) -> Tally {
         let mut tally = Tally::default();
         for suite in suites {
-            let mut one = Tally::default();
-            let mut longest = 0;
-            for ((case, start), outputs) in suite.iter().zip(self.judge(suite)) {
-                outputs.iter().for_each(|(theta, output)| one.count(output, *theta));
-                let blocks = outputs.iter().map(|(_, output)| output.blocks).max().unwrap_or(0);
+            let judged = self.judge(suite);
+            let (mut seconds, mut longest) = (0.0, 0);
+            for ((case, start), outputs) in suite.iter().zip(&judged) {
+                let blocks = most_blocks(outputs);
                 let elapsed_s = &self.environment.cases[*case].elapsed_s;
-                one.seconds += elapsed_s[start + blocks] - elapsed_s[*start];
+                seconds += elapsed_s[start + blocks] - elapsed_s[*start];
                 longest = longest.max(blocks);
             }
-            one.seconds += self.environment.load_s * longest as f64;
-            one.alarms = usize::from(one.regressed > 0);
-            one.clean = usize::from(one.passed == one.metrics);
-            tally.add(&one);
+            tally.seconds += seconds + self.environment.load_s * longest as f64;
+            tally.add(&Tally::of(judged.iter().flatten()));
         }
         tally
     }
@@ -182,16 +174,11 @@ impl<'a> PreparedRule<'a> {
             let outputs = self.judge(&suite);
             let mut left = next.split_off(own);
             for ((case, start), outputs) in next.into_iter().zip(&outputs) {
-                let blocks = outputs.iter().map(|(_, output)| output.blocks).max().unwrap_or(0);
+                let blocks = most_blocks(outputs);
                 if blocks == 0 || start + blocks > environment.blocks() {
                     continue;
                 }
-                let mut one = Tally::default();
-                outputs.iter().for_each(|(theta, output)| one.count(output, *theta));
-                one.alarms = usize::from(one.regressed > 0);
-                one.clean = usize::from(one.passed == one.metrics);
-                tally.add(&one);
-                tally.scenarios += 1;
+                tally.add(&Tally::of(outputs.iter()));
                 left.push((case, start + blocks));
             }
             next = left.into_iter().filter(|(_, start)| *start < environment.blocks()).collect();
@@ -228,6 +215,10 @@ impl<'a> PreparedRule<'a> {
     }
 }
 
+fn most_blocks(outputs: &[(f64, RuleOutput)]) -> usize {
+    outputs.iter().map(|(_, output)| output.blocks).max().unwrap_or(0)
+}
+
 /// Counts of verdicts.
 #[derive(Debug, Clone, Default)]
 struct Tally {
@@ -239,7 +230,8 @@ struct Tally {
     alarms: usize,
     /// Suites, or scenarios, whose metrics all pass.
     clean: usize,
-    scenarios: usize,
+    /// Suites, or scenarios.
+    suites: usize,
     intervals: usize,
     covered: usize,
     estimates: usize,
@@ -250,22 +242,29 @@ struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, output: &RuleOutput, theta: f64) {
-        self.metrics += 1;
-        match output.verdict {
-            RuleVerdict::Regressed => self.regressed += 1,
-            RuleVerdict::Pass => self.passed += 1,
-            RuleVerdict::Undecided => self.undecided += 1,
+    /// Of one suite or scenario: true changes and outputs.
+    fn of<'a>(outputs: impl Iterator<Item = &'a (f64, RuleOutput)>) -> Self {
+        let mut one = Self { suites: 1, ..Self::default() };
+        for (theta, output) in outputs {
+            one.metrics += 1;
+            match output.verdict {
+                RuleVerdict::Regressed => one.regressed += 1,
+                RuleVerdict::Pass => one.passed += 1,
+                RuleVerdict::Undecided => one.undecided += 1,
+            }
+            if let Some(interval) = output.interval {
+                one.intervals += 1;
+                one.covered += usize::from(interval.lo <= *theta && *theta <= interval.hi);
+            }
+            if let Some(estimate) = output.theta {
+                one.estimates += 1;
+                one.error += estimate - theta;
+            }
+            one.blocks += output.blocks;
         }
-        if let Some(interval) = output.interval {
-            self.intervals += 1;
-            self.covered += usize::from(interval.lo <= theta && theta <= interval.hi);
-        }
-        if let Some(estimate) = output.theta {
-            self.estimates += 1;
-            self.error += estimate - theta;
-        }
-        self.blocks += output.blocks;
+        one.alarms = usize::from(one.regressed > 0);
+        one.clean = usize::from(one.passed == one.metrics);
+        one
     }
 
     fn add(&mut self, other: &Self) {
@@ -275,8 +274,8 @@ impl Tally {
         self.undecided += other.undecided;
         self.alarms += other.alarms;
         self.clean += other.clean;
+        self.suites += other.suites;
         self.blocks += other.blocks;
-        self.seconds += other.seconds;
         self.add_estimates(other);
     }
 

@@ -1,6 +1,6 @@
 //! What a rule reads and what it returns.
 
-use crate::compare::paired::block_effect;
+use crate::compare::paired::{block_effect, round_effects};
 use crate::compare::{Interval, margin};
 use crate::record::pair::{PairTurns, Round};
 use crate::workload::Metric;
@@ -37,8 +37,6 @@ impl PairedBlock {
             let (first_turns, rounds) = (effect, vec![effect]);
             return Some(Self { effect, first_turns, rounds, base, other, rejected });
         }
-        let alone =
-            |round: &Round| PairTurns { rounds: vec![round.clone()], ..PairTurns::default() };
         let first_half = |round: &Round| {
             let count = round.order.chars().count().div_ceil(2);
             let values = round.values.iter();
@@ -59,9 +57,7 @@ impl PairedBlock {
         Some(Self {
             effect,
             first_turns: block_effect(&halves, metric, arm)?,
-            rounds: rounds()
-                .map(|round| block_effect(&alone(round), metric, arm))
-                .collect::<Option<_>>()?,
+            rounds: round_effects(turns, metric, arm)?,
             base: costs('A'),
             other: costs(arm),
             rejected,

@@ -18,12 +18,32 @@ pub struct Rule {
 #[derive(Debug)]
 pub(super) enum RuleKind {
     /// Judges each metric by itself.
-    PerMetric(fn(&RuleInput) -> RuleOutput),
+    PerMetric(fn(&RuleInput, f64) -> RuleOutput, Threshold),
     /// Judges the metrics of a kind together.
     Joint(GateRule),
 }
 
+/// How large a change has to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Threshold {
+    /// As large as the metric's limit.
+    Limit,
+    /// This ratio of costs.
+    Ratio(f64),
+}
+
+impl Threshold {
+    /// As a change of ln cost.
+    pub(super) fn of(self, input: &RuleInput) -> f64 {
+        match self {
+            Threshold::Limit => input.limits().0,
+            Threshold::Ratio(ratio) => ratio.ln(),
+        }
+    }
+}
+
 use RuleKind::{Joint, PerMetric};
+use Threshold::{Limit, Ratio};
 
 /// Every rule. Rules of other tools see a fresh process of each arm whose turns alternate, which
 /// favours them: they are usually given all runs of one arm, then all runs of the other.
@@ -48,34 +68,22 @@ pub(crate) const RULES: &[Rule] = &[
         about: "ours without the term for code layout" },
     Rule { name: "ours_no_family", kind: Joint(gate_rule::NO_FAMILY),
         about: "ours as if one metric were judged" },
-    Rule { name: "ours_no_rejection", kind: Joint(gate_rule::NO_REJECTION),
-        about: "ours with rejected blocks counted" },
-    Rule { name: "naive_5", kind: PerMetric(other_rules::naive),
+    Rule { name: "naive_5", kind: PerMetric(other_rules::medians, Limit),
         about: "medians of one process each, 5 % of rates, 10 % of TTFT, 15 % of memory" },
-    Rule { name: "naive_10", kind: PerMetric(other_rules::naive_10),
-        about: "medians of one process each, 10 % of anything" },
-    Rule { name: "naive_15", kind: PerMetric(other_rules::naive_15),
-        about: "medians of one process each, 15 % of anything" },
-    Rule { name: "criterion", kind: PerMetric(other_rules::criterion),
+    Rule { name: "criterion", kind: PerMetric(other_rules::bootstrap, Ratio(1.01)),
         about: "bootstrap of the means of one process each, 95 %, noise threshold 1 %" },
-    Rule { name: "criterion_margin", kind: PerMetric(other_rules::criterion_margin),
+    Rule { name: "criterion_margin", kind: PerMetric(other_rules::bootstrap, Limit),
         about: "the same with the limit as noise threshold" },
-    Rule { name: "critcmp_5", kind: PerMetric(other_rules::critcmp),
-        about: "ratio of the means of one process each above 1.05" },
-    Rule { name: "github_105", kind: PerMetric(other_rules::github_105),
+    Rule { name: "github_105", kind: PerMetric(other_rules::medians, Ratio(1.05)),
         about: "github-action-benchmark, alert threshold 105 %" },
-    Rule { name: "github_200", kind: PerMetric(other_rules::github_200),
+    Rule { name: "github_200", kind: PerMetric(other_rules::medians, Ratio(2.0)),
         about: "github-action-benchmark, alert threshold 200 %, its default" },
-    Rule { name: "mann_whitney", kind: PerMetric(other_rules::mann_whitney),
+    Rule { name: "mann_whitney", kind: PerMetric(other_rules::u_test, Ratio(1.0)),
         about: "benchstat: U test of ten processes each, p < 0.05" },
-    Rule { name: "mann_whitney_margin", kind: PerMetric(other_rules::mann_whitney_margin),
+    Rule { name: "mann_whitney_margin", kind: PerMetric(other_rules::u_test, Limit),
         about: "the same, and medians differ by more than the limit" },
-    Rule { name: "tango", kind: PerMetric(other_rules::tango),
+    Rule { name: "tango", kind: PerMetric(other_rules::tango, Ratio(1.01)),
         about: "|z| of paired turns of one process each at least 2.6, and more than 1 %" },
-    Rule { name: "perfgate", kind: PerMetric(other_rules::perfgate),
-        about: "ten pairs of processes, 2.0 population standard errors, more than 20 %" },
-    Rule { name: "perfgate_5", kind: PerMetric(other_rules::perfgate_margin),
-        about: "the same, more than the limit" },
 ];
 
 /// The rules of these names, in the order of the table; all rules if there are no names.

@@ -65,6 +65,14 @@ fn descriptor(path: &Path) -> Option<u32> {
     path.file_name()?.to_str()?.parse().ok().filter(|_| is_known)
 }
 
+/// Reads a text file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })
+}
+
 /// Whether a path names no regular file: it can be written only once, and no file can be created
 /// beside it.
 pub fn is_stream(path: &Path) -> bool {

@@ -11,18 +11,15 @@ use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
 use crate::pair::budget::RoundBudget;
 use crate::pair::case::{
-    ReportedMetrics, add_turn, can_be_measured, finish_arm, first_divergence, mark_absent,
-    null_control_scenarios, unexpected_response,
+    ReportedMetrics, can_be_measured, finish_arm, first_divergence, null_control_scenarios,
 };
-use crate::pair::duet::{Turn, draw_orders, run_turns};
+use crate::pair::turns::{NoTurns, Turn, Workers, draw_orders};
 use crate::pair::worker::Worker;
 use crate::pair::{Events, PairRun};
-use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Round, Side};
-use crate::record::{Absence, AbsenceKind};
-use crate::suite::turns::{Hello, PROTOCOL, Request, Response};
+use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Side};
+use crate::record::{Absence, AbsenceKind, KernelTimes};
+use crate::suite::turns::{Hello, PROTOCOL};
 use crate::{baseline, machine};
-
-type Workers = BTreeMap<char, Worker>;
 
 impl PairRun<'_> {
     /// One block: a fresh process per arm, the open scenarios and those of the null control, in
@@ -33,21 +30,20 @@ impl PairRun<'_> {
         open: Option<&[String]>,
         events: &mut dyn Events,
     ) -> Result<()> {
-        let began = Instant::now();
-        machine::conditions(); // Stolen time is counted from here.
-        let before = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
+        let meter = BlockMeter::begin(self.kernels.as_ref())?;
         let mut block = PairBlock::default();
         let mut arms = ['A', 'B', 'N'];
         arms.shuffle(&mut self.random);
         block.started = arms.iter().collect();
-        let mut workers = Workers::new();
+        let mut processes = BTreeMap::new();
         for arm in arms {
-            workers.insert(arm, self.start(arm, &paired.session.id)?);
+            processes.insert(arm, self.start(arm, &paired.session.id)?);
         }
-        block.load_s = began.elapsed().as_secs_f64();
+        block.load_s = meter.seconds();
         if paired.scenarios.is_empty() {
-            self.record_arms(paired, &workers)?;
+            self.record_arms(paired, &processes)?;
         }
+        let mut workers = Workers { processes, deadline: self.deadline, duet: self.duet };
         let number = paired.blocks.len();
         let mut ids: Vec<String> = paired
             .scenarios
@@ -63,22 +59,15 @@ impl PairRun<'_> {
         ids.shuffle(&mut self.random);
         for (measured, id) in ids.iter().enumerate() {
             if number == 0 {
-                check_budget(self.plan.budget, began.elapsed(), measured, ids.len())?;
+                check_budget(self.plan.budget, meter.began.elapsed(), measured, ids.len())?;
             }
             self.scenario(paired, &mut workers, &mut block, id, number)?;
         }
         if number == 0 {
-            check_budget(self.plan.budget, began.elapsed(), ids.len(), ids.len())?;
+            check_budget(self.plan.budget, meter.began.elapsed(), ids.len(), ids.len())?;
         }
         drop(workers);
-        let after = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
-        block.references = before.zip(after).map(<[_; 2]>::from);
-        let after = machine::conditions();
-        block.steal = after.steal;
-        block.cpu_pressure_10s = after.cpu_pressure_10s;
-        block.total_s = began.elapsed().as_secs_f64();
-        block.rejected = rejection(&block);
-        paired.blocks.push(block);
+        paired.blocks.push(meter.end(self.kernels.as_ref(), block)?);
         Ok(())
     }
 
@@ -116,7 +105,11 @@ impl PairRun<'_> {
     }
 
     /// Records the two builds and which scenarios each of them has.
-    fn record_arms(&mut self, paired: &mut PairRecord, workers: &Workers) -> Result<()> {
+    fn record_arms(
+        &mut self,
+        paired: &mut PairRecord,
+        workers: &BTreeMap<char, Worker>,
+    ) -> Result<()> {
         let arms = [
             ('A', &mut paired.base, &self.plan.base),
             ('B', &mut paired.candidate, &self.plan.candidate),
@@ -176,37 +169,34 @@ impl PairRun<'_> {
         number: usize,
     ) -> Result<()> {
         let case = paired.scenarios.iter_mut().find(|case| case.id == id).expect("it was listed");
-        let letters: Vec<char> = block
-            .started
-            .chars()
-            .filter(|arm| {
-                *arm != 'N' || self.null_control_scenarios.iter().any(|other| other == id)
-            })
-            .filter(|arm| workers.contains_key(arm))
-            .collect();
+        let has_null_control = self.null_control_scenarios.iter().any(|other| other == id);
+        let started = block.started.chars().filter(|arm| workers.processes.contains_key(arm));
+        let letters: Vec<char> = started.filter(|arm| *arm != 'N' || has_null_control).collect();
         if !(letters.contains(&'A') && letters.contains(&'B')) {
             return Ok(()); // A worker failed earlier in this block; the next block has new ones.
         }
         let mut turns = PairTurns { block: number, ..PairTurns::default() };
-        let measured = self.turns(case, workers, block, &letters, &mut turns);
-        match measured {
-            Ok(true) => case.blocks.push(turns),
-            Ok(false) => {}
-            Err(failure) => {
-                let (arm, error) = *failure;
-                if matches!(error, Error::Interrupted) {
-                    return Err(error);
-                }
-                workers.remove(&arm);
-                let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
-                side.absent = Some(Absence::new(AbsenceKind::Failed, error.chain()));
+        let (arm, absent) = match self.turns(case, workers, block, &letters, &mut turns) {
+            Ok(same_output) => {
+                case.blocks.extend(same_output.then_some(turns));
+                return Ok(());
             }
-        }
+            Err(why) => match *why {
+                NoTurns::Failed(_, error @ Error::Interrupted) => return Err(error),
+                NoTurns::Failed(arm, error) => {
+                    workers.processes.remove(&arm);
+                    (arm, Absence::new(AbsenceKind::Failed, error.chain()))
+                }
+                NoTurns::Cannot(arm, absent) => (arm, absent),
+            },
+        };
+        let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
+        side.absent = Some(absent);
         Ok(())
     }
 
-    /// Warm-ups, rounds and the final request of one scenario. False if a side does not support it
-    /// or the outputs differ; errors have the arm's letter.
+    /// Warm-ups, rounds and the final request of one scenario. False if the outputs differ and
+    /// should not, so that nothing is timed.
     fn turns(
         &mut self,
         case: &mut PairCase,
@@ -214,21 +204,11 @@ impl PairRun<'_> {
         block: &mut PairBlock,
         letters: &[char],
         turns: &mut PairTurns,
-    ) -> std::result::Result<bool, Box<(char, Error)>> {
-        let deadline = self.deadline;
-        let send = |workers: &mut Workers, arm: char, request: &Request| {
-            let worker = workers.get_mut(&arm).expect("only arms with a worker take part");
-            worker.request(request, &deadline).map_err(|error| Box::new((arm, error)))
-        };
+    ) -> std::result::Result<bool, Box<NoTurns>> {
         let began = Instant::now();
         let mut outputs: BTreeMap<char, Vec<Vec<u32>>> = BTreeMap::new();
-        let mut reported: BTreeMap<char, ReportedMetrics> = BTreeMap::new();
         for &arm in letters {
-            match send(workers, arm, &Request::WarmUp { scenario: case.id.clone() })? {
-                Response::Warm { ids } => drop(outputs.insert(arm, ids)),
-                Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
-                other => return Err(Box::new((arm, unexpected_response(&other)))),
-            }
+            outputs.insert(arm, workers.warm_up(arm, &case.id)?);
         }
         let warm = began.elapsed();
         block.warm_up_s += warm.as_secs_f64();
@@ -236,46 +216,62 @@ impl PairRun<'_> {
             first_divergence(&outputs[&'A'], &outputs[&'B']).or(case.divergence.take());
         let diverged = case.divergence.is_some() && self.plan.output_change.is_none();
         let generation = warm / (letters.len() * self.plan.setup.generation.warmups.max(1)) as u32;
-        let rounds = self
-            .round_budgets
-            .entry(case.id.clone())
-            .or_insert_with(|| RoundBudget::new(generation))
-            .rounds;
+        let budget = self.round_budgets.entry(case.id.clone());
+        let rounds = budget.or_insert_with(|| RoundBudget::new(generation)).rounds;
         let began = Instant::now();
+        let mut reported: BTreeMap<char, ReportedMetrics> = BTreeMap::new();
         for _ in 0..if diverged { 0 } else { rounds } {
-            for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
-                let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
-                let mut round = Round { order: order.iter().collect(), ..Round::default() };
-                let request = || Request::Turn { generations: 1, injection: None };
-                let requests =
-                    order.iter().map(|arm| Turn { arm: *arm, process: *arm, request: request() });
-                let requests: Vec<Turn> = requests.collect();
-                let responses = run_turns(&requests, self.duet.as_ref(), workers, &self.deadline)?;
-                for (arm, response) in order.into_iter().zip(responses) {
-                    match response {
-                        Response::Values { values } => {
-                            reported.entry(arm).or_default().add(&values);
-                            add_turn(&mut round, values);
-                        }
-                        Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
-                        other => return Err(Box::new((arm, unexpected_response(&other)))),
-                    }
-                }
+            for arms in draw_orders(letters, workers.duet.is_some(), &mut self.random) {
+                let turn = |arm| Turn { arm, process: arm, injection: None };
+                let round = workers.round(&arms, turn, |arm, values| {
+                    reported.entry(arm).or_default().add(values);
+                })?;
                 turns.rounds.push(round);
             }
         }
         block.turns_s += began.elapsed().as_secs_f64();
         for &arm in letters {
-            match send(workers, arm, &Request::Finish { injection: None })? {
-                Response::Case { case: done } => {
-                    let reported = reported.entry(arm).or_default();
-                    finish_arm(case, turns, arm, *done, reported, diverged);
-                }
-                Response::Cannot { absent } => return Ok(mark_absent(case, arm, absent)),
-                other => return Err(Box::new((arm, unexpected_response(&other)))),
-            }
+            let done = workers.finish(arm, None)?;
+            finish_arm(case, turns, arm, done, reported.entry(arm).or_default(), diverged);
         }
         Ok(!diverged)
+    }
+}
+
+/// Measures the machine before and after a block.
+pub(super) struct BlockMeter {
+    began: Instant,
+    before: Option<KernelTimes>,
+}
+
+impl BlockMeter {
+    /// Begins a block.
+    pub(super) fn begin(kernels: Option<&ReferenceKernels>) -> Result<Self> {
+        let began = Instant::now();
+        machine::conditions(); // Stolen time is counted from here.
+        let before = kernels.map(ReferenceKernels::measure).transpose()?;
+        Ok(Self { began, before })
+    }
+
+    /// Seconds since it began.
+    pub(super) fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// Ends a block, and says whether it counts.
+    pub(super) fn end(
+        &self,
+        kernels: Option<&ReferenceKernels>,
+        mut block: PairBlock,
+    ) -> Result<PairBlock> {
+        let after = kernels.map(ReferenceKernels::measure).transpose()?;
+        block.references = self.before.zip(after).map(<[_; 2]>::from);
+        let after = machine::conditions();
+        block.steal = after.steal;
+        block.cpu_pressure_10s = after.cpu_pressure_10s;
+        block.total_s = self.seconds();
+        block.rejected = rejection(&block);
+        Ok(block)
     }
 }
 
@@ -301,7 +297,7 @@ fn check_budget(budget: Duration, elapsed: Duration, measured: usize, all: usize
 /// The rule by which a block is rejected, which never depends on its result. Reference kernels
 /// reject nothing: on a shared host they change by more than any limit within most blocks, while
 /// block effects hardly do.
-pub(super) fn rejection(block: &PairBlock) -> Option<String> {
+fn rejection(block: &PairBlock) -> Option<String> {
     const MAX_STEAL: f64 = 0.05;
     // The system counts in hundredths of a second, too coarse for less than a second.
     const MIN_TOTAL_S: f64 = 1.0;

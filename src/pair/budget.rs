@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::compare::paired::{block_effect, round_effects};
+use crate::compare::paired::{block_effect, round_sd};
 use crate::record::pair::PairCase;
 use crate::stats;
 use crate::workload::{METRICS, Metric};
@@ -63,15 +63,11 @@ impl RoundBudget {
 /// Standard deviation of round effects within blocks; that of block effects where each block has
 /// one round.
 fn within_sd(case: &PairCase, metric: &Metric) -> Option<f64> {
-    let effects = case.blocks.iter().filter_map(|turns| round_effects(turns, metric, 'B'));
-    let variances: Vec<f64> =
-        effects.filter_map(|effects| stats::sd(&effects)).map(|sd| sd * sd).collect();
-    if let Some(variance) = stats::mean(&variances) {
-        return Some(variance.sqrt());
-    }
-    let single = case.blocks.iter().filter(|turns| turns.rounds.len() == 1);
-    let values: Vec<f64> = single.filter_map(|turns| block_effect(turns, metric, 'B')).collect();
-    stats::sd(&values)
+    round_sd(case.blocks.iter(), metric, 'B').or_else(|| {
+        let single = case.blocks.iter().filter(|turns| turns.rounds.len() == 1);
+        let effects = single.filter_map(|turns| block_effect(turns, metric, 'B'));
+        stats::sd(&effects.collect::<Vec<_>>())
+    })
 }
 
 #[cfg(test)]

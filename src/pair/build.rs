@@ -120,7 +120,8 @@ impl Target {
             Some(name) if name != OWN => Err(Error::Usage(format!(
                 "the package here is `{name}`, and nothing says what to build of it; write into \
                  candlemark.toml\n\n    [build]\n    bench = \"generate\"\n\nif \
-                 benches/generate.rs calls `candlemark::bench::main` (`candlemark init` writes both)"
+                 benches/generate.rs calls `candlemark::bench::main` (`candlemark init` writes \
+                 both)"
             ))),
             _ => Ok(Self::own()),
         }

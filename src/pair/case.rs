@@ -3,28 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::Error;
-use crate::record::pair::{Divergence, PairCase, PairTurns, Round, Side};
-use crate::record::{Absence, Case};
-use crate::suite::turns::Response;
+use crate::record::Case;
+use crate::record::pair::{Divergence, PairCase, PairTurns, Side};
 use crate::workload;
 use crate::workload::{METRICS, Metric};
-
-/// The error of a response of the wrong kind.
-pub(super) fn unexpected_response(response: &Response) -> Error {
-    let text = serde_json::to_string(response).expect("plain data");
-    Error::Failed(format!(
-        "a worker sent an unexpected response: `{}`",
-        crate::error::shortened(&text)
-    ))
-}
-
-/// Marks a scenario as absent for an arm.
-pub(super) fn mark_absent(case: &mut PairCase, arm: char, absent: Absence) -> bool {
-    let side = if arm == 'B' { &mut case.candidate } else { &mut case.base };
-    side.absent = Some(absent);
-    false
-}
 
 /// The metrics that the turns of one arm reported in one block.
 #[derive(Default)]
@@ -56,14 +38,6 @@ impl ReportedMetrics {
 /// Every time, rate and size is a positive number.
 fn is_possible(value: f64) -> bool {
     value.is_finite() && value > 0.0
-}
-
-/// Adds the values of a turn to its round.
-pub(super) fn add_turn(round: &mut Round, mut values: BTreeMap<String, f64>) {
-    values.retain(|name, _| is_stored(name));
-    for (name, value) in values {
-        round.values.entry(name).or_default().push(value);
-    }
 }
 
 /// Adds the final response of an arm on a scenario. Notes why a metric has no value; whether that
@@ -139,7 +113,7 @@ fn is_judged(name: &str) -> bool {
 }
 
 /// Judged metrics, and the end-to-end time.
-fn is_stored(name: &str) -> bool {
+pub(super) fn is_stored(name: &str) -> bool {
     is_judged(name) || name == "e2e_s"
 }
 

@@ -12,6 +12,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::error::Result;
 use crate::pair::cpu_quota::CpuQuota;
 use crate::record::pool::NoiseLevel;
+use crate::record::pool::NoiseLevel::{Hostile, Typical};
 
 /// The conditions under which blocks are recorded.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +40,7 @@ impl Environment {
     /// The CPU quota of the workers, if the environment has one.
     pub(super) fn quota(&self) -> Result<Option<CpuQuota>> {
         match self.interference {
-            Some(Interference::Quota(share)) => CpuQuota::new(share).map(Some),
+            Some(Quota(share)) => CpuQuota::new(share).map(Some),
             _ => Ok(None),
         }
     }
@@ -63,48 +64,26 @@ enum Resource {
     Bandwidth,
 }
 
+use Interference::{Bursts, Quota, Ramp, Step};
+use Resource::{Bandwidth, Cpu};
+
+#[rustfmt::skip]
+const NOISY: &[(&str, NoiseLevel, Interference, &str)] = &[
+    ("bursts", Typical, Bursts(Cpu, 0.1), "one CPU is taken in bursts of 1 to 10 s, a tenth of the \
+                                           time"),
+    ("drift", Typical, Ramp(0.33), "a growing share of one CPU is taken, from none to a third"),
+    ("step", Typical, Step(0.25), "from the middle on, a quarter of one CPU is taken"),
+    ("cpu-hog", Hostile, Bursts(Cpu, 0.5), "one CPU is taken in bursts of 1 to 10 s, half of the \
+                                            time"),
+    ("bandwidth-hog", Hostile, Bursts(Bandwidth, 0.5), "one CPU streams memory in bursts of 1 to \
+                                                        10 s, half of the time"),
+    ("quota", Hostile, Quota(0.75), "the workers may have three quarters of the CPUs' time, in \
+                                     periods of 0.1 s"),
+];
+
 /// The environments of a pool.
 pub fn environments() -> Vec<Environment> {
-    use NoiseLevel::{Hostile, Typical};
-    let noisy = [
-        (
-            "bursts",
-            Typical,
-            "one CPU is taken in bursts of 1 to 10 s, a tenth of the time",
-            Interference::Bursts(Resource::Cpu, 0.1),
-        ),
-        (
-            "drift",
-            Typical,
-            "a growing share of one CPU is taken, from none to a third",
-            Interference::Ramp(0.33),
-        ),
-        (
-            "step",
-            Typical,
-            "from the middle on, a quarter of one CPU is taken",
-            Interference::Step(0.25),
-        ),
-        (
-            "cpu-hog",
-            Hostile,
-            "one CPU is taken in bursts of 1 to 10 s, half of the time",
-            Interference::Bursts(Resource::Cpu, 0.5),
-        ),
-        (
-            "bandwidth-hog",
-            Hostile,
-            "one CPU streams memory in bursts of 1 to 10 s, half of the time",
-            Interference::Bursts(Resource::Bandwidth, 0.5),
-        ),
-        (
-            "quota",
-            Hostile,
-            "the workers may have three quarters of the CPUs' time, in periods of 0.1 s",
-            Interference::Quota(0.75),
-        ),
-    ];
-    let noisy = noisy.into_iter().map(|(name, noise, about, interference)| Environment {
+    let noisy = NOISY.iter().map(|&(name, noise, interference, about)| Environment {
         name: name.into(),
         noise,
         about,
@@ -131,7 +110,7 @@ pub(super) fn run_with_interference<T>(
     let over = &AtomicBool::new(false);
     thread::scope(|scope| {
         let _end = End(over);
-        let threaded = |one: &Interference| !matches!(one, Interference::Quota(_));
+        let threaded = |one: &Interference| !matches!(one, Quota(_));
         if let Some(interference) = environment.interference.filter(threaded) {
             scope.spawn(move || interference.run(seed, over, progress));
         }
@@ -152,7 +131,7 @@ impl Interference {
     fn run(self, seed: u64, over: &AtomicBool, progress: &AtomicUsize) {
         let mut random = StdRng::seed_from_u64(seed);
         let buffer: Vec<u64> = match self {
-            Interference::Bursts(Resource::Bandwidth, _) => (0..STREAMED_WORDS).collect(),
+            Bursts(Bandwidth, _) => (0..STREAMED_WORDS).collect(),
             _ => Vec::new(),
         };
         let busy = |time: Duration| {
@@ -177,15 +156,15 @@ impl Interference {
         while !over.load(Ordering::Relaxed) {
             let done = progress.load(Ordering::Relaxed) as f64 / 1000.0;
             let share = match self {
-                Interference::Bursts(_, share) => {
+                Bursts(_, share) => {
                     let on = random.random_range(1.0..10.0);
                     busy(Duration::from_secs_f64(on));
                     idle(Duration::from_secs_f64(on * (1.0 - share) / share));
                     continue;
                 }
-                Interference::Ramp(most) => most * done,
-                Interference::Step(share) if done >= 0.5 => share,
-                Interference::Step(_) | Interference::Quota(_) => 0.0,
+                Ramp(most) => most * done,
+                Step(share) if done >= 0.5 => share,
+                Step(_) | Quota(_) => 0.0,
             };
             busy(SLICE.mul_f64(share));
             idle(SLICE.mul_f64(1.0 - share));

@@ -3,7 +3,7 @@
 //! so a block of all arms costs four processes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,19 +14,18 @@ use rand::seq::SliceRandom as _;
 use crate::error::{Error, Result};
 use crate::machine::ReferenceKernels;
 use crate::pair::arms::{arms_folder, copy_binaries};
-use crate::pair::block::rejection;
+use crate::pair::block::BlockMeter;
 use crate::pair::build::Binary;
-use crate::pair::case::{add_turn, unexpected_response};
 use crate::pair::cpu_quota::CpuQuota;
-use crate::pair::duet::{Duet, Turn, draw_orders, run_turns};
 use crate::pair::interference::run_with_interference;
+use crate::pair::turns::{Duet, NoTurns, Turn, Workers, draw_orders};
 use crate::pair::worker::{Deadline, Worker};
-use crate::record::pair::{PairBlock, Round};
+use crate::record::pair::PairBlock;
 use crate::record::pool::{
     Pool, PoolArm, PoolBlock, PoolCase, PoolEnvironment, PoolKind, PoolTurns, Role, SCHEMA, arms,
 };
 use crate::settings::Setup;
-use crate::suite::turns::{Hello, PROTOCOL, Request, Response};
+use crate::suite::turns::{Hello, PROTOCOL};
 use crate::{files, machine};
 
 pub use crate::pair::interference::{Environment, environments};
@@ -64,12 +63,13 @@ pub struct Plan {
     pub earlier: Option<Pool>,
 }
 
-/// The process that runs an arm's turns: one for all that are slowed down on purpose, its own for
-/// the others.
-fn process(arm: &PoolArm) -> char {
-    match arm.role {
-        Role::Base | Role::Copy | Role::Layout => arm.letter,
-        Role::Decode(_) | Role::Ttft(_) | Role::Memory(_) => 'B',
+/// The metric that an arm is slowed down in, and by how much.
+fn slowdown(role: Role) -> Option<(&'static str, f64)> {
+    match role {
+        Role::Base | Role::Copy | Role::Layout => None,
+        Role::Decode(share) => Some(("decode", share)),
+        Role::Ttft(share) => Some(("ttft", share)),
+        Role::Memory(share) => Some(("memory", share)),
     }
 }
 
@@ -86,39 +86,15 @@ pub fn record(
 ) -> Result<Pool> {
     check_arms(&plan.arms)?;
     let (_guard, folder) = arms_folder(&plan.path)?;
-    record_in(plan, &folder, stop, on_block)
-}
-
-/// Checks that there are arms with these letters.
-///
-/// # Errors
-/// When one of them is unknown.
-pub fn check_arms(letters: &[char]) -> Result<()> {
-    let known: Vec<String> = arms().iter().map(|arm| arm.letter.to_string()).collect();
-    let mut letters = letters.iter().map(char::to_string);
-    match letters.find(|letter| !known.contains(letter)) {
-        Some(letter) => Err(Error::unknown("arm", &letter, known.iter().map(String::as_str))),
-        None => Ok(()),
-    }
-}
-
-fn record_in(
-    plan: &Plan,
-    folder: &Path,
-    stop: &AtomicBool,
-    on_block: &mut dyn FnMut(&str, usize, f64),
-) -> Result<Pool> {
     let mut binaries = vec![('A', &plan.base), ('N', &plan.base)];
     if !plan.arms.is_empty() {
-        binaries.push(('B', &plan.base));
+        binaries.push((SLOWED, &plan.base));
     }
     binaries.extend(plan.layouts.iter().map(|(letter, built)| (*letter, built)));
-    let binaries = copy_binaries(&binaries, folder)?;
-    let injection = |role: Role| match role {
-        Role::Decode(share) => Some(format!("decode:{}%", (share * 1000.0).round() / 10.0)),
-        Role::Ttft(share) => Some(format!("ttft:{}%", (share * 1000.0).round() / 10.0)),
-        Role::Memory(share) => Some(format!("memory:{}%", (share * 1000.0).round() / 10.0)),
-        Role::Base | Role::Copy | Role::Layout => None,
+    let binaries = copy_binaries(&binaries, &folder)?;
+    let injection = |role: Role| {
+        let (metric, share) = slowdown(role)?;
+        Some(format!("{metric}:{}%", (share * 1000.0).round() / 10.0))
     };
     let layouts = plan.layouts.iter().map(|(letter, built)| PoolArm {
         letter: *letter,
@@ -137,16 +113,16 @@ fn record_in(
         .map(|arm| PoolArm { injected: injection(arm.role), ..arm })
         .chain(layouts)
         .collect();
-    let session = machine::session_id(plan.base.commit.as_deref());
+    let duet = plan.duet.then(Duet::new).transpose()?;
     let mut recorder = Recorder {
         plan,
-        stop,
+        deadline: Deadline { stop, timeout: Duration::from_secs(3600) },
         binaries,
         arms,
-        session,
+        session: machine::session_id(plan.base.commit.as_deref()),
         random: StdRng::seed_from_u64(plan.seed),
         next: 0,
-        duet: plan.duet.then(Duet::new).transpose()?,
+        duet: duet.as_ref(),
         quota: None,
         kernels: ReferenceKernels::new(plan.setup.threads)?,
     };
@@ -159,6 +135,19 @@ fn record_in(
         pool.save(&plan.path)?;
     }
     outcome.map(|()| pool)
+}
+
+/// Checks that there are arms with these letters.
+///
+/// # Errors
+/// When one of them is unknown.
+pub fn check_arms(letters: &[char]) -> Result<()> {
+    let known: Vec<String> = arms().iter().map(|arm| arm.letter.to_string()).collect();
+    let mut letters = letters.iter().map(char::to_string);
+    match letters.find(|letter| !known.contains(letter)) {
+        Some(letter) => Err(Error::unknown("arm", &letter, known.iter().map(String::as_str))),
+        None => Ok(()),
+    }
 }
 
 /// Waits, unless `stop` is set.
@@ -209,9 +198,12 @@ fn take_over(pool: &mut Pool, earlier: &Pool) -> Result<()> {
     Ok(())
 }
 
+/// The process of all arms that are slowed down on purpose.
+const SLOWED: char = 'B';
+
 struct Recorder<'a> {
     plan: &'a Plan,
-    stop: &'a AtomicBool,
+    deadline: Deadline<'a>,
     binaries: BTreeMap<char, PathBuf>,
     arms: Vec<PoolArm>,
     session: String,
@@ -219,25 +211,25 @@ struct Recorder<'a> {
     /// Which of the injected arms is next.
     next: usize,
     /// Set if turns of two arms run at the same time.
-    duet: Option<Duet>,
+    duet: Option<&'a Duet>,
     /// The CPU quota of the workers.
     quota: Option<CpuQuota>,
     /// The reference kernels; `None` where there is no memory for them.
     kernels: Option<ReferenceKernels>,
 }
 
-impl<'a> Recorder<'a> {
+impl Recorder<'_> {
     /// Records the environments, and writes the pool after each unless the output is a stream.
     fn environments(
         &mut self,
         pool: &mut Pool,
         on_block: &mut dyn FnMut(&str, usize, f64),
     ) -> Result<()> {
-        let (plan, stop) = (self.plan, self.stop);
+        let plan = self.plan;
         let began = Instant::now();
         for (at, environment) in plan.environments.iter().enumerate() {
             if at > 0 {
-                wait(plan.pause, stop)?;
+                wait(plan.pause, self.deadline.stop)?;
             }
             let started = Some(machine::now());
             let progress = AtomicUsize::new(0);
@@ -267,10 +259,6 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    fn deadline(&self) -> Deadline<'a> {
-        Deadline { stop: self.stop, timeout: Duration::from_secs(3600) }
-    }
-
     fn start(&self, process: char) -> Result<Worker> {
         let hello = Hello {
             protocol: PROTOCOL,
@@ -279,7 +267,7 @@ impl<'a> Recorder<'a> {
             session: self.session.clone(),
             injection: None,
         };
-        let worker = Worker::start(&self.binaries[&process], &hello, &self.deadline())?;
+        let worker = Worker::start(&self.binaries[&process], &hello, &self.deadline)?;
         if let Some(quota) = &self.quota {
             let what = PathBuf::from("the control group of the workers");
             quota.limit(worker.process()).map_err(|source| Error::Write { path: what, source })?;
@@ -331,70 +319,52 @@ impl<'a> Recorder<'a> {
     }
 
     fn block(&mut self, cases: &mut [PoolCase]) -> Result<PoolBlock> {
-        let began = Instant::now();
-        machine::conditions(); // Stolen time is counted from here.
-        let before = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
-        let mut processes: Vec<char> = self.binaries.keys().copied().collect();
-        processes.shuffle(&mut self.random);
-        let mut workers = BTreeMap::new();
-        for process in processes {
-            workers.insert(process, self.start(process)?);
+        let meter = BlockMeter::begin(self.kernels.as_ref())?;
+        let mut letters: Vec<char> = self.binaries.keys().copied().collect();
+        letters.shuffle(&mut self.random);
+        let mut processes = BTreeMap::new();
+        for process in letters {
+            processes.insert(process, self.start(process)?);
         }
-        let load_s = began.elapsed().as_secs_f64();
+        let mut workers = Workers { processes, deadline: self.deadline, duet: self.duet };
+        let load_s = meter.seconds();
         let letters = self.letters();
         let mut order: Vec<usize> = (0..cases.len()).collect();
         order.shuffle(&mut self.random);
         let mut scenarios = vec![PoolTurns::default(); cases.len()];
         for at in order {
-            scenarios[at] = self.turns(&mut cases[at], &letters, &mut workers)?;
+            let turns = self.turns(&mut cases[at], &letters, &mut workers);
+            scenarios[at] = turns.map_err(|why| match *why {
+                NoTurns::Cannot(_, absent) => Error::Failed(absent.to_string()),
+                NoTurns::Failed(_, error) => error,
+            })?;
         }
         if let Some(quota) = &self.quota {
             quota.release();
         }
         drop(workers);
-        let after = self.kernels.as_ref().map(ReferenceKernels::measure).transpose()?;
-        let references = before.zip(after).map(<[_; 2]>::from);
-        let steal = machine::conditions().steal;
-        let total_s = began.elapsed().as_secs_f64();
-        let mut block = PairBlock { references, steal, total_s, ..PairBlock::default() };
-        block.rejected = rejection(&block);
-        Ok(PoolBlock {
-            load_s,
-            steal: block.steal,
-            references: block.references,
-            rejected: block.rejected,
-            scenarios,
-        })
+        let PairBlock { steal, references, rejected, .. } =
+            meter.end(self.kernels.as_ref(), PairBlock::default())?;
+        Ok(PoolBlock { load_s, steal, references, rejected, scenarios })
     }
 
     fn turns(
         &mut self,
         case: &mut PoolCase,
         letters: &[char],
-        workers: &mut BTreeMap<char, Worker>,
-    ) -> Result<PoolTurns> {
-        let deadline = self.deadline();
+        workers: &mut Workers,
+    ) -> std::result::Result<PoolTurns, Box<NoTurns>> {
         let mut turns = PoolTurns::default();
         let processes: Vec<char> = self.binaries.keys().copied().collect();
         let began = Instant::now();
         for &process in &processes {
-            let warm_up = Request::WarmUp { scenario: case.id.clone() };
-            match worker(workers, process).request(&warm_up, &deadline)? {
-                Response::Warm { .. } => {}
-                other => return Err(response_error(&other)),
-            }
+            workers.warm_up(process, &case.id)?;
         }
         turns.warm_up_s = began.elapsed().as_secs_f64();
         let began = Instant::now();
         for _ in 0..self.plan.rounds {
             for arms in draw_orders(letters, self.duet.is_some(), &mut self.random) {
-                let order: Vec<char> = arms.iter().chain(arms.iter().rev()).copied().collect();
-                let mut round = Round { order: order.iter().collect(), ..Round::default() };
-                let requests: Vec<Turn> = order.iter().map(|letter| self.turn(*letter)).collect();
-                let responses = run_turns(&requests, self.duet.as_ref(), workers, &deadline);
-                for response in responses.map_err(|failed| failed.1)? {
-                    add_turn(&mut round, values(response)?);
-                }
+                let mut round = workers.round(&arms, |letter| self.turn(letter), |_, _| {})?;
                 round.values.remove("e2e_s");
                 turns.rounds.push(round);
             }
@@ -402,32 +372,24 @@ impl<'a> Recorder<'a> {
         turns.turns_s = began.elapsed().as_secs_f64();
         let memory = self.arms.iter().find(|arm| matches!(arm.role, Role::Memory(_)));
         for &process in &processes {
-            // Memory is read once per process, so the process of the injected turns is also the
+            // Memory is read once per process, so the process of the slowed turns is also the
             // memory arm.
             let (letter, injection) = match (process, memory) {
-                ('B', Some(arm)) => (arm.letter, arm.injected.clone()),
-                ('B', None) => continue,
+                (SLOWED, Some(arm)) => (arm.letter, arm.injected.clone()),
+                (SLOWED, None) => continue,
                 (process, _) => (process, None),
             };
-            match worker(workers, process).request(&Request::Finish { injection }, &deadline)? {
-                Response::Case { case: done } if !done.validity.ok() => {
-                    let why = done.validity.failed.join("; ");
-                    return Err(Error::Failed(format!("`{}` is INVALID: {why}", case.id)));
-                }
-                Response::Case { case: done } => {
-                    if let Some(block) = done.blocks.first()
-                        && let Some(bytes) = block.value("peak_rss_bytes")
-                    {
-                        turns
-                            .once
-                            .entry("peak_rss_bytes".into())
-                            .or_default()
-                            .insert(letter, bytes);
-                    }
-                    case.work = done.work;
-                }
-                other => return Err(response_error(&other)),
+            let done = workers.finish(process, injection)?;
+            if !done.validity.ok() {
+                let why = format!("`{}` is INVALID: {}", case.id, done.validity.failed.join("; "));
+                return Err(Box::new(NoTurns::Failed(letter, Error::Failed(why))));
             }
+            let peak = done.blocks.first().and_then(|block| block.value("peak_rss_bytes"));
+            if let Some(bytes) = peak {
+                let peaks = turns.once.entry("peak_rss_bytes".into()).or_default();
+                peaks.insert(letter, bytes);
+            }
+            case.work = done.work;
         }
         Ok(turns)
     }
@@ -435,25 +397,7 @@ impl<'a> Recorder<'a> {
     fn turn(&self, letter: char) -> Turn {
         let arm = self.arms.iter().find(|arm| arm.letter == letter);
         let arm = arm.expect("letters are those of arms");
-        let request = Request::Turn { generations: 1, injection: arm.injected.clone() };
-        Turn { arm: letter, process: process(arm), request }
-    }
-}
-
-fn worker(workers: &mut BTreeMap<char, Worker>, process: char) -> &mut Worker {
-    workers.get_mut(&process).expect("every process has a worker")
-}
-
-fn values(response: Response) -> Result<BTreeMap<String, f64>> {
-    match response {
-        Response::Values { values } => Ok(values),
-        other => Err(response_error(&other)),
-    }
-}
-
-fn response_error(response: &Response) -> Error {
-    match response {
-        Response::Cannot { absent } => Error::Failed(absent.to_string()),
-        other => unexpected_response(other),
+        let process = if slowdown(arm.role).is_some() { SLOWED } else { letter };
+        Turn { arm: letter, process, injection: arm.injected.clone() }
     }
 }

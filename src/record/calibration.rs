@@ -3,15 +3,14 @@
 //! calibrate` measures it and stores it beside the baseline; verdicts use it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files;
-use crate::record::Record;
+use crate::record::{Record, json};
 
 /// Version of the format; incremented when an older reader would misread a newer file.
 pub const SCHEMA: u32 = 1;
@@ -112,32 +111,24 @@ impl Calibration {
     /// # Errors
     /// When the file cannot be read, is not JSON of a calibration, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        let invalid = |why: String| Error::Invalid {
-            path: path.into(),
-            why: format!("{why}; a calibration is what `candlemark calibrate` writes"),
+        let form = json::Form {
+            schema: SCHEMA,
+            kinds: &["calibration"],
+            about: "a calibration is what `candlemark calibrate` writes",
+            remedy: "calibrate again with `candlemark calibrate`",
+            upgrade: |_| {},
         };
-        let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-        let schema = value.get("schema").cloned().unwrap_or_default();
-        if schema != SCHEMA {
-            let remedy = "calibrate again with `candlemark calibrate`";
-            let found = schema.to_string();
-            return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
-        }
-        let calibration: Self =
-            serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
-        let estimates = calibration.layout_sd.iter().chain(&calibration.session_sd);
-        for (kind, SdEstimate { sd, freedom }) in estimates {
+        form.parse(&files::read(path)?, path, Self::check)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        for (kind, SdEstimate { sd, freedom }) in self.layout_sd.iter().chain(&self.session_sd) {
             // JSON has no infinities: only these values would be taken as certain.
             if !(*sd >= 0.0 && *freedom > 0.0) {
-                return Err(invalid(format!(
-                    "`{kind}` has sd {sd} of {freedom} degrees of freedom"
-                )));
+                return Err(format!("`{kind}` has sd {sd} of {freedom} degrees of freedom"));
             }
         }
-        Ok(calibration)
+        Ok(())
     }
 
     /// Writes the file atomically.
@@ -150,7 +141,7 @@ impl Calibration {
 
     /// The calibration as JSON, one line per field, session and floor.
     pub fn to_json(&self) -> String {
-        crate::record::json::to_lines(self, &["sessions", "floors"])
+        json::to_lines(self, &["sessions", "floors"])
     }
 
     /// Whether it is of the machine class and the model of a record.
@@ -163,7 +154,10 @@ impl Calibration {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::error::Error;
 
     fn calibration() -> Calibration {
         let estimate =
@@ -211,8 +205,9 @@ mod tests {
             fs::write(&path, text).unwrap();
             Calibration::load(&path).unwrap_err().to_string()
         };
-        assert!(refused("{}").contains("schema null"), "{}", refused("{}"));
-        assert!(refused("{\"schema\": 2}").contains("calibrate again"));
+        assert!(refused("{}").contains("schema none"), "{}", refused("{}"));
+        assert!(refused("{\"schema\": 0}").contains("calibrate again"));
+        assert!(refused("{\"schema\": 2}").contains("update candlemark"));
         assert!(
             refused("{\"schema\": 1, \"kind\": \"run\"}")
                 .contains("is what `candlemark calibrate` writes")

@@ -1,9 +1,62 @@
 //! JSON that can be reviewed line by line, and what all stored forms check.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// How a stored form is read.
+pub(super) struct Form {
+    /// The schema that this build reads.
+    pub(super) schema: u32,
+    /// Its `kind`s, which tell it from other forms.
+    pub(super) kinds: &'static [&'static str],
+    /// What writes it, for messages.
+    pub(super) about: &'static str,
+    /// How to make a new file.
+    pub(super) remedy: &'static str,
+    /// Upgrades a file of schema 1.
+    pub(super) upgrade: fn(&mut Value),
+}
+
+impl Form {
+    /// Reads JSON of this or an older schema, and checks it.
+    pub(super) fn parse<T: DeserializeOwned>(
+        &self,
+        text: &str,
+        path: &Path,
+        check: impl Fn(&T) -> std::result::Result<(), String>,
+    ) -> Result<T> {
+        let invalid = |why: String| Error::Invalid { path: path.into(), why };
+        let malformed = |error: serde_json::Error| invalid(format!("{error}; {}", self.about));
+        let mut value: Value = serde_json::from_str(text).map_err(malformed)?;
+        let is_other = value["kind"].as_str().is_some_and(|kind| !self.kinds.contains(&kind));
+        match value["schema"].as_u64() {
+            _ if is_other => {} // Its kind is refused below.
+            Some(schema) if schema == u64::from(self.schema) => {}
+            Some(1) => (self.upgrade)(&mut value),
+            schema => {
+                let found = value.get("schema").map_or_else(|| "none".into(), Value::to_string);
+                let remedy = match schema {
+                    Some(newer) if newer > u64::from(self.schema) => {
+                        "update candlemark to the version that wrote it"
+                    }
+                    _ => self.remedy,
+                };
+                let known = self.schema;
+                return Err(Error::Schema { path: path.into(), found, known, remedy });
+            }
+        }
+        let parsed = serde_json::from_value(value).map_err(malformed)?;
+        check(&parsed).map_err(invalid)?;
+        Ok(parsed)
+    }
+}
 
 /// The JSON Schema of a stored form.
 pub(super) fn schema<T: JsonSchema>() -> String {
@@ -13,15 +66,13 @@ pub(super) fn schema<T: JsonSchema>() -> String {
 
 /// A struct as JSON with one line per field, and one per item of the fields named in `lists`.
 pub(super) fn to_lines<T: Serialize>(value: &T, lists: &[&str]) -> String {
-    let serde_json::Value::Object(fields) = serde_json::to_value(value).expect("plain data") else {
+    let Value::Object(fields) = serde_json::to_value(value).expect("plain data") else {
         unreachable!("a struct is an object")
     };
     let mut text = Vec::new();
     for (key, value) in &fields {
         match value {
-            serde_json::Value::Array(items)
-                if lists.contains(&key.as_str()) && !items.is_empty() =>
-            {
+            Value::Array(items) if lists.contains(&key.as_str()) && !items.is_empty() => {
                 let items: Vec<String> = items.iter().map(|item| format!("    {item}")).collect();
                 text.push(format!("  \"{key}\": [\n{}\n  ]", items.join(",\n")));
             }

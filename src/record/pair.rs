@@ -3,13 +3,12 @@
 //! computed again without measuring.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files;
 use crate::record::calibration::SdEstimate;
 use crate::record::{
@@ -242,9 +241,7 @@ impl PairRecord {
     /// # Errors
     /// When the file cannot be read, is not JSON of a pair, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        Self::parse(&text, path)
+        Self::parse(&files::read(path)?, path)
     }
 
     /// [`PairRecord::load`] of text that was read from `path`.
@@ -252,26 +249,17 @@ impl PairRecord {
     /// # Errors
     /// When it is not JSON of a pair, or has a schema that this build does not know.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let invalid = |error: serde_json::Error| Error::Invalid {
-            path: path.into(),
-            why: format!("{error}; a pair is what `candlemark pair` writes"),
+        let form = json::Form {
+            schema: SCHEMA,
+            kinds: &["pair"],
+            about: "a pair is what `candlemark pair` writes",
+            remedy: "measure again with `candlemark pair`",
+            upgrade: schema1::upgrade_pair,
         };
-        let mut value: serde_json::Value = serde_json::from_str(text).map_err(invalid)?;
-        let schema = value.get("schema").cloned().unwrap_or_default();
-        if schema == 1 {
-            schema1::upgrade_pair(&mut value);
-        } else if schema != SCHEMA {
-            let remedy = "measure again with `candlemark pair`";
-            let found = schema.to_string();
-            return Err(Error::Schema { path: path.into(), found, known: SCHEMA, remedy });
-        }
-        let paired: Self = serde_json::from_value(value).map_err(invalid)?;
-        let ids = paired.scenarios.iter().map(|case| case.id.as_str());
-        json::unique(ids).map_err(|id| Error::Invalid {
-            path: path.into(),
-            why: format!("it has the scenario `{id}` twice"),
-        })?;
-        Ok(paired)
+        form.parse(text, path, |paired: &Self| {
+            let ids = paired.scenarios.iter().map(|case| case.id.as_str());
+            json::unique(ids).map_err(|id| format!("it has the scenario `{id}` twice"))
+        })
     }
 
     /// Writes the file atomically.

@@ -3,7 +3,6 @@
 //! reads it. Knows no rule and no verdict.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::record::pair::{PairTurns, Round};
-use crate::record::{Build, KernelTimes, Machine, Model, Settings, Work};
+use crate::record::{Build, KernelTimes, Machine, Model, Settings, Work, json};
 
 mod check;
 
@@ -239,9 +238,7 @@ impl Pool {
     /// When the file cannot be read, is not JSON of a pool, has a schema that this build does not
     /// know, or contradicts itself.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-        Self::parse(&text, path)
+        Self::parse(&files::read(path)?, path)
     }
 
     /// [`Pool::load`] of text that was read from `path`.
@@ -249,20 +246,14 @@ impl Pool {
     /// # Errors
     /// As of [`Pool::load`], but for reading.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        let invalid = |why: String| Error::Invalid { path: path.into(), why };
-        let made = |error: serde_json::Error| {
-            invalid(format!("{error}; a pool is what `candlemark gate-eval record` writes"))
+        let form = json::Form {
+            schema: SCHEMA,
+            kinds: &["pool"],
+            about: "a pool is what `candlemark gate-eval record` writes",
+            remedy: "record another one",
+            upgrade: |_| {},
         };
-        let value: serde_json::Value = serde_json::from_str(text).map_err(made)?;
-        let schema = value.get("schema").cloned().unwrap_or_default();
-        if schema != SCHEMA && value["kind"] == "pool" {
-            return Err(invalid(format!(
-                "it has pool schema {schema}, this build reads {SCHEMA}; record another one"
-            )));
-        }
-        let pool: Self = serde_json::from_value(value).map_err(made)?;
-        pool.check().map_err(invalid)?;
-        Ok(pool)
+        form.parse(text, path, Self::check)
     }
 
     /// Writes the pool atomically, one line per block, values with six significant digits.
@@ -343,6 +334,8 @@ fn round_numbers(value: &mut serde_json::Value) {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::fs;
+
     use super::*;
 
     pub(super) fn pool() -> Pool {

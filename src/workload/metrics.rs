@@ -1,7 +1,7 @@
 //! The table of metrics: unit, direction and limit of each, and the scenarios in which it is
 //! judged.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::workload::{Task, Work};
 
@@ -61,6 +61,13 @@ pub struct Metric {
     pub limit: Option<f64>,
     /// Where it is judged.
     pub gate: Gate,
+}
+
+/// By its name.
+impl Serialize for Metric {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
 }
 
 const MIB: f64 = 1.0 / (1024.0 * 1024.0);

@@ -27,13 +27,13 @@ fn resources_over_all_are_typical_rates_and_the_largest_peak() {
         peak("quality/text", Task::Quality, 800.0),
     ];
     let resources = Resources::of(&record(cases));
-    assert_eq!(resources.cpu_utilization.value, Some(0.6));
+    assert_eq!(resources.cpu_utilisation.value, Some(0.6));
     near(resources.roofline_fraction.value.unwrap(), 0.7);
     assert_eq!(resources.prefill_flop_fraction.value, Some(0.4), "of any batch");
     assert_eq!(resources.peak_rss_bytes.value, Some(300.0));
     assert_eq!(resources.power_w, Reading { value: None, why: Some("no counter".into()) });
     assert_eq!(resources.rows.len(), 8);
-    assert_eq!(resources.rows[3].cpu_utilization.value, Some(7.0), "shown, though invalid");
+    assert_eq!(resources.rows[3].cpu_utilisation.value, Some(7.0), "shown, though invalid");
 }
 
 fn batch_of(rates: &[(&str, usize, f64)]) -> Result<BatchAdvice, NoAdvice> {

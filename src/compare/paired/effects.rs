@@ -39,6 +39,18 @@ pub fn block_effect(turns: &PairTurns, metric: &Metric, arm: char) -> Option<f64
     if effects.len() >= 3 { stats::median(&effects) } else { stats::mean(&effects) }
 }
 
+/// The standard deviation of round effects within blocks, pooled over the blocks; `None` where each
+/// has one round.
+pub(crate) fn round_sd<'a>(
+    blocks: impl Iterator<Item = &'a PairTurns>,
+    metric: &Metric,
+    arm: char,
+) -> Option<f64> {
+    let effects = blocks.filter_map(|turns| round_effects(turns, metric, arm));
+    let variances = effects.filter_map(|effects| stats::sd(&effects)).map(|sd| sd * sd);
+    stats::mean(&variances.collect::<Vec<_>>()).map(f64::sqrt)
+}
+
 /// The value of one arm in one block, in the metric's stored unit.
 pub(crate) fn arm_value(turns: &PairTurns, metric: &Metric, arm: char) -> Option<f64> {
     if let Some(values) = turns.once.get(metric.name) {

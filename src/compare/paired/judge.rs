@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::Comparison;
 use super::effects::{arm_value, block_effect, gated_metrics};
 use crate::compare::looks::{
     BlockSummary, Decision, EffectSeries, LOOKS, Levels, PRIOR_FREEDOM, SequentialDesign, decide,
 };
-use crate::compare::{BLOCKS_NEEDED, Change, Finding, NullControl, Policy, Verdict, Why, margin};
+use crate::compare::{Change, Finding, NullControl, Policy, Verdict, Why};
 use crate::record::calibration::SdEstimate;
 use crate::record::pair::{Arm, Ended, PairCase, PairRecord, PairTurns};
 use crate::stats;
@@ -53,14 +54,12 @@ impl<'a> PairJudge<'a> {
     }
 
     /// The decision on each metric, in their order.
-    pub(super) fn decisions(&self, metrics: &[(&PairCase, &'static Metric)]) -> Vec<Decision> {
+    pub(super) fn decisions(&self, metrics: &[Comparison]) -> Vec<Decision> {
         let mut decisions = self.decide(metrics, Rejected::LeftOut);
         if self.paired.blocks.iter().any(|block| block.rejected.is_some()) {
             let all = self.decide(metrics, Rejected::Counted);
-            for (decision, with) in decisions.iter_mut().zip(all) {
-                let regressed = |one: &Decision| matches!(one.verdict, Verdict::Regressed { .. });
-                let both = decision.is_final() && with.is_final();
-                if both && regressed(decision) != regressed(&with) {
+            for (decision, with_rejected) in decisions.iter_mut().zip(&all) {
+                if decision.is_contradicted_by(with_rejected) {
                     decision.verdict = Verdict::Inconclusive(Why::Rejected);
                 }
             }
@@ -68,88 +67,64 @@ impl<'a> PairJudge<'a> {
         decisions
     }
 
-    fn decide(
-        &self,
-        metrics: &[(&PairCase, &'static Metric)],
-        rejected: Rejected,
-    ) -> Vec<Decision> {
+    fn decide(&self, metrics: &[Comparison], rejected: Rejected) -> Vec<Decision> {
         let mut kinds: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (at, (_, metric)) in metrics.iter().enumerate() {
             kinds.entry(metric.kind()).or_default().push(at);
         }
         let mut decisions = vec![None; metrics.len()];
-        for members in kinds.into_values() {
+        for (kind, members) in kinds {
             let design = SequentialDesign {
                 looks: &LOOKS,
-                min_blocks_for_regression: BLOCKS_NEEDED,
                 levels: self.levels,
-                layout: self.layout(metrics[members[0]].1),
+                layout: self.policy.layout(self.paired.layout.get(kind), self.same_binary),
                 max_prior_freedom: PRIOR_FREEDOM,
                 ended: self.paired.ended != Ended::Open,
             };
             let series = |at: &usize| {
                 let (case, metric) = metrics[*at];
-                MetricEffects {
-                    effects: self.effects(case, metric, rejected),
-                    margins: self.margins(metric),
-                }
+                let effects = effects(self.paired, case, metric, 'B', rejected);
+                let margins = self.policy.margins(metric);
+                EffectSeries::new(effects, margins, &LOOKS, BlockSummary::new)
             };
-            let series: Vec<MetricEffects> = members.iter().map(series).collect();
-            for (at, decision) in members.into_iter().zip(decide(&series, &design)) {
+            let series: Vec<EffectSeries> = members.iter().map(series).collect();
+            let decided = decide(&series.iter().collect::<Vec<_>>(), &design);
+            for (at, decision) in members.into_iter().zip(decided) {
                 decisions[at] = Some(decision);
             }
         }
         decisions.into_iter().map(|one| one.expect("every metric has a kind")).collect()
     }
 
-    /// The limit and the critical limit, as changes of ln cost.
-    fn margins(&self, metric: &Metric) -> (f64, f64) {
-        let limit = self.policy.limit(metric);
-        (margin(metric.better, limit), margin(metric.better, 2.0 * limit))
-    }
-
-    fn counts(&self, turns: &PairTurns) -> bool {
-        self.paired.blocks.get(turns.block).is_none_or(|block| block.rejected.is_none())
-    }
-
-    /// The block effects of a metric.
-    fn effects(&self, case: &PairCase, metric: &Metric, rejected: Rejected) -> Vec<f64> {
-        let counted =
-            case.blocks.iter().filter(|turns| rejected == Rejected::Counted || self.counts(turns));
-        counted.filter_map(|turns| block_effect(turns, metric, 'B')).collect()
-    }
-
     pub(super) fn finding(
         &self,
         case: &PairCase,
         metric: &'static Metric,
-        mut decision: Decision,
+        decision: Decision,
     ) -> Finding {
-        let (margin, _) = self.margins(metric);
-        let mut changes = self.effects(case, metric, Rejected::LeftOut);
+        let Decision { mut verdict, theta, evidence, used } = decision;
+        let (margin, _) = self.policy.margins(metric);
+        let mut changes = effects(self.paired, case, metric, 'B', Rejected::LeftOut);
         // Below the first look there is no verdict, but the centre is reported.
-        decision.theta =
-            decision.theta.or_else(|| stats::trimmed_mean(&changes).map(|mean| mean.value));
-        let timed = metric.kind() != "memory";
-        if matches!(decision.verdict, Verdict::Regressed { .. })
-            && timed
-            && decision.theta.is_some_and(|theta| self.bias > 0.0 && theta - self.bias < margin)
+        let theta = theta.or_else(|| stats::trimmed_mean(&changes).map(|mean| mean.value));
+        if matches!(verdict, Verdict::Regressed { .. })
+            && metric.kind() != "memory"
+            && theta.is_some_and(|theta| self.bias > 0.0 && theta - self.bias < margin)
         {
-            decision.verdict = Verdict::Inconclusive(Why::Contaminated);
+            verdict = Verdict::Inconclusive(Why::Contaminated);
         }
         // Only blocks that have an effect, so that the lists match `changes` entry by entry.
-        let counts =
-            |turns: &&PairTurns| self.counts(turns) && block_effect(turns, metric, 'B').is_some();
         let values = |arm: char| -> Vec<f64> {
-            let counted = case.blocks.iter().filter(counts).take(decision.used);
-            counted.filter_map(|turns| arm_value(turns, metric, arm)).collect()
+            let counted = counted(self.paired, case, Rejected::LeftOut)
+                .filter(|turns| block_effect(turns, metric, 'B').is_some());
+            counted.take(used).filter_map(|turns| arm_value(turns, metric, arm)).collect()
         };
         let (base_blocks, current_blocks) = (values('A'), values('B'));
         let centre = |values: &[f64]| {
             let ln: Vec<f64> = values.iter().map(|value| value.ln()).collect();
             stats::trimmed_mean(&ln).map(|mean| mean.value.exp())
         };
-        let sides = centre(&base_blocks).zip(centre(&current_blocks)).zip(decision.theta);
+        let sides = centre(&base_blocks).zip(centre(&current_blocks)).zip(theta);
         let change = sides.map(|((base, current), theta)| Change {
             base,
             current,
@@ -157,86 +132,66 @@ impl<'a> PairJudge<'a> {
             normalized: None, // Both builds ran on the same machine at the same time.
             limit: self.policy.limit(metric),
             margin,
-            evidence: decision.evidence,
+            evidence,
         });
-        changes.truncate(decision.used);
+        changes.truncate(used);
         Finding {
             scenario: case.id.clone(),
             metric: Some(metric),
-            verdict: decision.verdict,
+            verdict,
             change,
             base_blocks,
             current_blocks,
             changes,
         }
     }
-
-    /// The standard deviation between two builds of one source: calibrated, or assumed.
-    fn layout(&self, metric: &Metric) -> SdEstimate {
-        let assumed = |sd| SdEstimate { sd, freedom: f64::INFINITY };
-        match self.paired.layout.get(metric.kind()) {
-            _ if self.same_binary => assumed(0.0),
-            Some(measured) => *measured,
-            None => assumed(self.policy.layout_sd),
-        }
-    }
 }
 
-/// The block effects of one metric.
-struct MetricEffects {
-    effects: Vec<f64>,
-    margins: (f64, f64),
+/// The blocks of a scenario that count.
+fn counted<'a>(
+    paired: &PairRecord,
+    case: &'a PairCase,
+    rejected: Rejected,
+) -> impl Iterator<Item = &'a PairTurns> {
+    let counts = move |turns: &&PairTurns| {
+        rejected == Rejected::Counted
+            || paired.blocks.get(turns.block).is_none_or(|block| block.rejected.is_none())
+    };
+    case.blocks.iter().filter(counts)
 }
 
-impl EffectSeries for MetricEffects {
-    fn count(&self) -> usize {
-        self.effects.len()
-    }
-
-    fn summary(&self, blocks: usize) -> BlockSummary {
-        BlockSummary::new(&self.effects[..blocks])
-    }
-
-    fn margins(&self) -> (f64, f64) {
-        self.margins
-    }
+/// The block effects of an arm on a metric.
+fn effects(
+    paired: &PairRecord,
+    case: &PairCase,
+    metric: &Metric,
+    arm: char,
+    rejected: Rejected,
+) -> Vec<f64> {
+    let counted = counted(paired, case, rejected);
+    counted.filter_map(|turns| block_effect(turns, metric, arm)).collect()
 }
 
 /// The null control in every scenario and time metric in which the copy had turns.
 pub(super) fn null_controls(paired: &PairRecord) -> Vec<NullControl> {
     const SMALLEST: f64 = 0.01;
-    let design = SequentialDesign {
-        looks: &LOOKS,
-        min_blocks_for_regression: BLOCKS_NEEDED,
-        levels: Levels { familywise: 0.995, pass: 0.995 },
-        layout: SdEstimate { sd: 0.0, freedom: f64::INFINITY },
-        max_prior_freedom: 0.0,
-        ended: true,
-    };
-    let mut found = Vec::new();
-    for case in &paired.scenarios {
-        for metric in gated_metrics(case).filter(|metric| metric.kind() != "memory") {
-            let counted = case.blocks.iter().filter(|turns| {
-                paired.blocks.get(turns.block).is_some_and(|block| block.rejected.is_none())
-            });
-            let effects: Vec<f64> =
-                counted.filter_map(|turns| block_effect(turns, metric, 'N')).collect();
-            if effects.len() < LOOKS[0] {
-                continue;
-            }
-            let summary = BlockSummary::new(&effects);
-            let theta = summary.theta;
-            let interval = design.evidence(&summary, effects.len(), None).ci_familywise;
-            let contaminated = theta.abs() > SMALLEST && (interval.lo > 0.0 || interval.hi < 0.0);
-            let scenario = case.id.clone();
-            found.push(NullControl {
-                scenario,
-                metric: metric.name,
-                theta,
-                interval,
-                contaminated,
-            });
+    const LEVELS: Levels = Levels { familywise: 0.995, pass: 0.995 };
+    const NO_LAYOUT: SdEstimate = SdEstimate { sd: 0.0, freedom: f64::INFINITY };
+    let null_control = |case: &PairCase, metric: &'static Metric| {
+        let effects = effects(paired, case, metric, 'N', Rejected::LeftOut);
+        if effects.len() < LOOKS[0] {
+            return None;
         }
-    }
-    found
+        let summary = BlockSummary::new(&effects);
+        let theta = summary.theta;
+        let interval = summary.evidence(effects.len(), None, NO_LAYOUT, LEVELS).ci_familywise;
+        let contaminated = theta.abs() > SMALLEST && (interval.lo > 0.0 || interval.hi < 0.0);
+        let scenario = case.id.clone();
+        Some(NullControl { scenario, metric: metric.name, theta, interval, contaminated })
+    };
+    let of_case = |case| {
+        let timed = gated_metrics(case).filter(|metric| metric.kind() != "memory");
+        timed.filter_map(move |metric| null_control(case, metric))
+    };
+    paired.scenarios.iter().flat_map(of_case).collect()
 }

@@ -1,19 +1,17 @@
 //! Checks a pool for contradictions, because replayed rules trust it. An error names what is wrong.
 
-use std::collections::BTreeSet;
-
 use crate::record::json::unique;
 use crate::record::pair::Round;
 use crate::record::pool::{Pool, PoolArm, PoolBlock, Role};
 use crate::workload::metric;
 
+type Checked = std::result::Result<(), String>;
+
 impl Pool {
     /// The first contradiction, if there is one.
-    pub(super) fn check(&self) -> std::result::Result<(), String> {
-        let letters: BTreeSet<char> = self.arms.iter().map(|arm| arm.letter).collect();
-        if letters.len() != self.arms.len() {
-            return Err("two arms have one letter".into());
-        }
+    pub(super) fn check(&self) -> Checked {
+        let letters: Vec<String> = self.arms.iter().map(|arm| arm.letter.to_string()).collect();
+        unique(letters.iter().map(String::as_str)).map_err(|_| "two arms have one letter")?;
         if !matches!(self.arms.first(), Some(PoolArm { letter: 'A', role: Role::Base, .. })) {
             return Err("the first arm has to be `A`, the base".into());
         }
@@ -25,24 +23,18 @@ impl Pool {
         if self.environments.is_empty() {
             return Err("it has no environment".into());
         }
-        let names: BTreeSet<&str> = self.environments.iter().map(|e| e.name.as_str()).collect();
-        if names.len() != self.environments.len() {
-            return Err("two environments have one name".into());
-        }
+        let names = self.environments.iter().map(|environment| environment.name.as_str());
+        unique(names).map_err(|_| "two environments have one name")?;
         for environment in &self.environments {
             for (at, block) in environment.blocks.iter().enumerate() {
-                self.check_block(block, &letters)
+                self.check_block(block)
                     .map_err(|why| format!("block {at} of `{}`: {why}", environment.name))?;
             }
         }
         Ok(())
     }
 
-    fn check_block(
-        &self,
-        block: &PoolBlock,
-        letters: &BTreeSet<char>,
-    ) -> std::result::Result<(), String> {
+    fn check_block(&self, block: &PoolBlock) -> Checked {
         let (has, needs) = (block.scenarios.len(), self.scenarios.len());
         if has != needs {
             return Err(format!("it has {has} scenarios, the pool has {needs}"));
@@ -52,50 +44,41 @@ impl Pool {
             if turns.rounds.is_empty() {
                 return Err(named("it has no turns".into()));
             }
-            for round in &turns.rounds {
-                check_round(round, letters).map_err(named)?;
-            }
+            turns.rounds.iter().try_for_each(|round| self.check_round(round)).map_err(named)?;
             for (name, values) in &turns.once {
-                check_metric(name).map_err(named)?;
-                for (letter, value) in values {
-                    if !letters.contains(letter) {
-                        return Err(named(format!("no arm has the letter `{letter}`")));
-                    }
-                    check_value(name, *value).map_err(named)?;
-                }
+                values.keys().try_for_each(|letter| self.check_letter(*letter)).map_err(named)?;
+                check_values(name, values.values()).map_err(named)?;
             }
         }
         Ok(())
     }
-}
 
-fn check_round(round: &Round, letters: &BTreeSet<char>) -> std::result::Result<(), String> {
-    let order = &round.order;
-    if !order.chars().eq(order.chars().rev()) {
-        return Err(format!("the order `{order}` is not a palindrome"));
-    }
-    if let Some(unknown) = order.chars().find(|letter| !letters.contains(letter)) {
-        return Err(format!("no arm has the letter `{unknown}`"));
-    }
-    for (name, values) in &round.values {
-        check_metric(name)?;
-        if values.len() != order.chars().count() {
-            return Err(format!("`{name}` has {} values for `{order}`", values.len()));
+    fn check_round(&self, round: &Round) -> Checked {
+        let order = &round.order;
+        if !order.chars().eq(order.chars().rev()) {
+            return Err(format!("the order `{order}` is not a palindrome"));
         }
-        values.iter().try_for_each(|value| check_value(name, *value))?;
+        order.chars().try_for_each(|letter| self.check_letter(letter))?;
+        for (name, values) in &round.values {
+            check_values(name, values)?;
+            if values.len() != order.chars().count() {
+                return Err(format!("`{name}` has {} values for `{order}`", values.len()));
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn check_letter(&self, letter: char) -> Checked {
+        self.arm(letter).map(|_| ()).ok_or_else(|| format!("no arm has the letter `{letter}`"))
+    }
 }
 
-fn check_metric(name: &str) -> std::result::Result<(), String> {
-    metric(name).map(|_| ()).ok_or_else(|| format!("there is no metric `{name}`"))
-}
-
-fn check_value(name: &str, value: f64) -> std::result::Result<(), String> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(());
+fn check_values<'a>(name: &str, values: impl IntoIterator<Item = &'a f64>) -> Checked {
+    metric(name).ok_or_else(|| format!("there is no metric `{name}`"))?;
+    match values.into_iter().find(|value| !(value.is_finite() && **value > 0.0)) {
+        Some(value) => Err(format!("`{name}` is {value}; it must be positive and finite")),
+        None => Ok(()),
     }
-    Err(format!("`{name}` is {value}; it must be positive and finite"))
 }
 
 #[cfg(test)]

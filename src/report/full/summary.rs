@@ -142,8 +142,8 @@ fn resources_table(ctx: &RenderContext) -> Table {
     table.right.pop();
     table.caption = Some(words.resources.into());
     for (name, reading) in [
-        ("cpu_utilisation", &of.cpu_utilization),
-        ("gpu_utilisation", &of.gpu_utilization),
+        ("cpu_utilisation", &of.cpu_utilisation),
+        ("gpu_utilisation", &of.gpu_utilisation),
         ("peak_rss_bytes", &of.peak_rss_bytes),
         ("peak_device_bytes", &of.peak_device_bytes),
         ("power_w", &of.power_w),
@@ -158,8 +158,8 @@ fn resources_table(ctx: &RenderContext) -> Table {
 type Column = (&'static str, fn(&ResourceRow) -> &Reading);
 
 const COLUMNS: [Column; 6] = [
-    ("cpu_utilisation", |row| &row.cpu_utilization),
-    ("gpu_utilisation", |row| &row.gpu_utilization),
+    ("cpu_utilisation", |row| &row.cpu_utilisation),
+    ("gpu_utilisation", |row| &row.gpu_utilisation),
     ("power_w", |row| &row.power_w),
     ("energy_j_per_token", |row| &row.energy_j_per_token),
     ("roofline_fraction", |row| &row.roofline_fraction),

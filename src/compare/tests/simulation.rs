@@ -1,11 +1,8 @@
 //! Error rates and power on simulated machines with normal variation between processes and
 //! sessions.
 
-use super::tests::{case, record};
 use super::*;
 use crate::stats::Random;
-
-mod looks;
 
 /// A normal number as the sum of twelve uniform ones.
 fn normal(random: &mut Random) -> f64 {
@@ -115,34 +112,49 @@ fn a_machine_that_is_slow_today_rarely_raises_an_alarm() {
     assert!(alarms <= 0.05, "{alarms} of unchanged runs");
 }
 
-/// Prints power and false alarm rates for slowdowns of decode.
-#[test]
-#[ignore = "a table for people"]
-#[expect(clippy::print_stdout, reason = "it is the point")]
-fn operating_characteristics() {
-    let noises = [(0.01, 0.005), (0.015, 0.01), (0.005, 0.03), (0.03, 0.03)];
-    let plans = [
-        ((3, 3), (1, 1)),
-        ((3, 3), (1, 3)),
-        ((5, 3), (1, 3)),
-        ((8, 3), (1, 3)),
-        ((8, 3), (2, 4)),
-        ((8, 1), (1, 1)),
-    ];
-    println!("process session | base now | drop: regressed passed undecided, runs with an alarm");
-    for (process, session) in noises {
-        for (base, current) in plans {
-            let host = Host { process, session, base, current, ..QUIET };
-            for drop in [0.0, 0.05, 0.075, 0.10, 0.15, 0.25] {
-                let [regressed, passed, undecided, alarms] = host.rates(drop, 400);
-                println!(
-                    "{:3.1} {:3.1} | {base:?} {current:?} | {:4.1}: {regressed:.3} {passed:.3} \
-                     {undecided:.3}, {alarms:.3}",
-                    100.0 * process,
-                    100.0 * session,
-                    100.0 * drop
-                );
-            }
-        }
+/// Blocks at each planned look: one process as it came, and after 2, 4, 8, 16 and 32 further ones.
+const BLOCKS: [usize; PLANNED_LOOKS] = [1, 3, 5, 9, 17, 33];
+
+/// Much variance between processes and none between sessions: each look has its own chance of
+/// error.
+const NOISY_PROCESSES: Host = Host {
+    scenarios: 1,
+    process: 0.05,
+    session: 0.0,
+    base: (3, 3),
+    current: (1, 33),
+    shared: true,
+};
+
+/// 5 % for each of the three metrics, so that a few hundred runs show the effect of repeated looks.
+const ALPHA: f64 = 0.15;
+
+/// The share of unchanged runs in which some metric is significantly slower at some look, with
+/// levels corrected for this many looks.
+fn alarms(looks: usize, runs: usize) -> f64 {
+    let policy = Policy { looks, alpha: ALPHA, ..Policy::default() };
+    let mut random = Random::new(20_260_702);
+    let mut alarms = 0;
+    for _ in 0..runs {
+        let base = NOISY_PROCESSES.measure(&mut random, NOISY_PROCESSES.base, 0.0);
+        let whole = NOISY_PROCESSES.measure(&mut random, NOISY_PROCESSES.current, 0.0);
+        let is_slower = |blocks: &usize| {
+            let mut run = whole.clone();
+            run.scenarios.iter_mut().for_each(|case| case.blocks.truncate(*blocks));
+            judge(&base, &run, &policy).findings.iter().any(|finding| {
+                let evidence = finding.change.as_ref().and_then(|change| change.evidence);
+                evidence.is_some_and(|evidence| evidence.ci_familywise.lo > 0.0)
+            })
+        };
+        alarms += usize::from(BLOCKS.iter().any(is_slower));
     }
+    alarms as f64 / runs as f64
+}
+
+#[test]
+fn repeated_looks_keep_the_level_if_all_are_corrected_for() {
+    let level = ALPHA * 2.0 / 3.0; // Memory does not vary.
+    let (corrected, uncorrected) = (alarms(PLANNED_LOOKS, 400), alarms(1, 400));
+    assert!(corrected <= level, "{corrected} of unchanged runs look slower");
+    assert!(uncorrected > level, "{uncorrected}: the correction is needed");
 }
