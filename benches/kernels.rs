@@ -130,7 +130,7 @@ impl BestRates {
         if is_test() {
             return;
         }
-        let now = measure::peak_rates(self.threads, measure::ReadBudget::Brief)
+        let now = measure::peak_rates(self.threads, measure::ReadBudget::BRIEF)
             .unwrap_or_else(|error| exit(&error));
         let best = self.rates.borrow().best_of(&now);
         self.rates.replace(best);

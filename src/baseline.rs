@@ -14,7 +14,8 @@ mod store;
 
 pub use combine::combine;
 pub use store::{
-    calibration_of, calibration_path, find, find_calibration, find_release, path, release_path,
+    Stored, calibration_of, calibration_path, find, find_calibration, find_release, path,
+    release_path,
 };
 
 use combine::{combine_with_gap, name};

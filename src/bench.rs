@@ -71,7 +71,7 @@ fn run(words: &[&str]) -> Result<u8> {
     engine::check(&setup)?;
     let policy = Policy::new(&config.gate)?;
     let injection = std::env::var(suite::INJECT).ok();
-    injection.as_deref().map(Injection::parse).transpose()?;
+    Injection::parse_if_any(&injection)?;
     if let Some(status) = restart_with_threads(setup.threads)? {
         return Ok(status);
     }

@@ -48,7 +48,7 @@ mod synth;
 #[cfg(feature = "engine")]
 mod train_tokenizer;
 
-use exit::Exit;
+use exit::{CommandResult, Exit};
 use output::IgnoreBrokenPipe;
 
 /// Measures LLM inference in Rust and says honestly whether it got slower
@@ -64,66 +64,44 @@ struct Arguments {
     command: Command,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    #[cfg(feature = "engine")]
-    Run(Box<run::Arguments>),
-    Check(check::Arguments),
-    #[cfg(feature = "engine")]
-    Pair(Box<pair::Arguments>),
-    Compare(compare::Arguments),
-    Report(report::Arguments),
-    List(list::Arguments),
-    Promote(promote::Arguments),
-    #[cfg(feature = "engine")]
-    Calibrate(Box<calibrate::Arguments>),
-    #[cfg(all(feature = "engine", feature = "monitor"))]
-    Monitor(Box<monitor::Arguments>),
-    #[cfg(feature = "engine")]
-    Machine(machine::Arguments),
-    #[cfg(feature = "engine")]
-    Peers(peers::Arguments),
-    GateEval(gate_eval::Arguments),
-    #[cfg(feature = "engine")]
-    Synth(synth::Arguments),
-    #[cfg(feature = "engine")]
-    TrainTokenizer(train_tokenizer::Arguments),
-    Schema(schema::Arguments),
-    Merge(merge::Arguments),
-    Init(init::Arguments),
-    Completions(completions::Arguments),
+/// Makes the commands of a table, in the order of `--help`: each is a file with its `Arguments` and
+/// the function that runs it.
+macro_rules! commands {
+    ($($(#[$feature:meta])* $name:ident $module:ident;)*) => {
+        #[derive(Subcommand)]
+        enum Command {
+            $($(#[$feature])* $name(Box<$module::Arguments>),)*
+        }
+
+        fn run(arguments: Arguments, out: &mut dyn Write) -> CommandResult {
+            let config = config(arguments.config)?;
+            match arguments.command {
+                $($(#[$feature])*
+                Command::$name(arguments) => $module::run(&arguments, &config, out),)*
+            }
+        }
+    };
 }
 
-fn run(arguments: Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
-    let config = config(arguments.config)?;
-    match arguments.command {
-        #[cfg(feature = "engine")]
-        Command::Run(arguments) => run::run(&arguments, &config, out),
-        Command::Check(arguments) => check::run(&arguments, &config, out),
-        #[cfg(feature = "engine")]
-        Command::Pair(arguments) => pair::run(&arguments, &config, out),
-        Command::Compare(arguments) => compare::run(&arguments, out),
-        Command::Report(arguments) => report::run(&arguments, out),
-        Command::List(arguments) => list::run(&arguments, &config, out),
-        Command::Promote(arguments) => promote::run(&arguments, out),
-        #[cfg(feature = "engine")]
-        Command::Calibrate(arguments) => calibrate::run(&arguments, &config, out),
-        #[cfg(all(feature = "engine", feature = "monitor"))]
-        Command::Monitor(arguments) => monitor::run(&arguments, &config),
-        #[cfg(feature = "engine")]
-        Command::Machine(arguments) => machine::run(&arguments, &config, out),
-        #[cfg(feature = "engine")]
-        Command::Peers(arguments) => peers::run(&arguments, &config, out),
-        Command::GateEval(arguments) => gate_eval::run(&arguments, &config, out),
-        #[cfg(feature = "engine")]
-        Command::Synth(arguments) => synth::run(&arguments, out),
-        #[cfg(feature = "engine")]
-        Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments, out),
-        Command::Merge(arguments) => merge::run(&arguments, out),
-        Command::Init(arguments) => init::run(&arguments, out),
-        Command::Schema(arguments) => schema::run(&arguments, out),
-        Command::Completions(arguments) => completions::run(&arguments, &mut parser(), out),
-    }
+commands! {
+    #[cfg(feature = "engine")] Run run;
+    Check check;
+    #[cfg(feature = "engine")] Pair pair;
+    Compare compare;
+    Report report;
+    List list;
+    Promote promote;
+    #[cfg(feature = "engine")] Calibrate calibrate;
+    #[cfg(all(feature = "engine", feature = "monitor"))] Monitor monitor;
+    #[cfg(feature = "engine")] Machine machine;
+    #[cfg(feature = "engine")] Peers peers;
+    GateEval gate_eval;
+    #[cfg(feature = "engine")] Synth synth;
+    #[cfg(feature = "engine")] TrainTokenizer train_tokenizer;
+    Schema schema;
+    Merge merge;
+    Init init;
+    Completions completions;
 }
 
 /// The parser of the command line. Completions and tests of documented commands read it.
@@ -171,39 +149,8 @@ fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>)
 
 /// Runs the command line of this process, or a worker process if the environment says so.
 pub fn main() -> ExitCode {
-    if !has_small_stack() {
-        return work_or_run();
-    }
-    match std::thread::Builder::new().stack_size(STACK).spawn(work_or_run) {
-        // The panic has printed its message.
-        Ok(thread) => thread.join().unwrap_or(ExitCode::from(101)),
-        Err(source) => {
-            let _ = writeln!(
-                std::io::stderr(),
-                "error: cannot get a stack ({source}); raise `ulimit -s`"
-            );
-            ExitCode::from(Exit::Usage as u8)
-        }
-    }
-}
-
-/// Usual stack size of the main thread.
-const STACK: usize = 8 << 20;
-
-/// Whether `ulimit -s` is so small that parsing a command line may overflow the stack. Otherwise
-/// the main thread does the work, because threads allocate memory differently, which changes the
-/// peak.
-fn has_small_stack() -> bool {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let limit = limits.lines().find_map(|line| line.strip_prefix("Max stack size"));
-    let soft = limit.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
-    soft.is_some_and(|soft| soft < STACK / 4)
-}
-
-/// Runs as a worker process where the environment says so, otherwise a command.
-fn work_or_run() -> ExitCode {
     #[cfg(feature = "engine")]
-    if let Some(done) = crate::suite::work() {
+    if let Some(done) = peers::work().or_else(crate::suite::work) {
         let done = done.map(|()| Exit::Pass).map_err(anyhow::Error::from);
         return ExitCode::from(done.unwrap_or_else(|error| failed(&error)) as u8);
     }
@@ -231,13 +178,13 @@ fn printable(text: &str) -> String {
 
 /// The environment variables and exit statuses, for `--help`.
 fn about() -> String {
-    let names: Vec<&str> = crate::settings::variables().collect();
+    let names = crate::settings::variables();
     let lines: Vec<String> =
         names.chunks(3).map(|names| format!("  {}", names.join(", "))).collect();
     format!(
         "Environment variables, one per key of candlemark.toml:\n{}\n\n{}",
         lines.join("\n"),
-        exit::statuses()
+        exit::STATUSES
     )
 }
 

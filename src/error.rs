@@ -47,39 +47,30 @@ pub enum Error {
     Worker { status: String, code: Option<i32>, stderr: String },
     #[error("{0}")]
     Failed(String),
-    #[cfg(feature = "hub")]
     #[error("`{spec}` is not a model on the hub: {problem}; write `owner/name[@revision][:file]`")]
     HubSpec { spec: String, problem: &'static str },
-    #[cfg(feature = "hub")]
     #[error("no home folder for the hub's cache; set HF_HOME")]
     HubNoHome,
-    #[cfg(feature = "hub")]
     #[error(
         "`{file}` of `{repo}` at `{revision}` is not in {cache}, and the hub is offline; \
          fetch it once with HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE unset"
     )]
     HubOffline { file: String, repo: String, revision: String, cache: PathBuf },
-    #[cfg(feature = "hub")]
     #[error(
         "the hub refuses `{repo}` (status {status}); check the name, set HF_TOKEN to a token with \
          access, and if the model is gated, accept its terms on {page}"
     )]
     HubDenied { repo: String, status: u16, page: String },
-    #[cfg(feature = "hub")]
     #[error("no model `{repo}` on {endpoint}; check the name, or set HF_TOKEN if it is private")]
     HubMissingRepo { repo: String, endpoint: String },
-    #[cfg(feature = "hub")]
     #[error("`{repo}` has no revision `{revision}`; name a branch, a tag or a full commit")]
     HubMissingRevision { repo: String, revision: String },
-    #[cfg(feature = "hub")]
     #[error("no `{file}` in `{repo}` at `{revision}`; {near}")]
     HubMissingFile { file: String, repo: String, revision: String, near: String },
-    #[cfg(feature = "hub")]
     #[error(
         "`{repo}` holds several gguf files; pick one, as in `{repo}:{first}`; they are {files}"
     )]
     HubSeveralGguf { repo: String, first: String, files: String },
-    #[cfg(feature = "hub")]
     #[error(
         "`{repo}` names a file `{name}`, which could leave the cache folder; do not use this model"
     )]
@@ -96,22 +87,16 @@ pub enum Error {
          system's store, or name a PEM file that holds it in SSL_CERT_FILE"
     )]
     HubCertificate { what: String, host: String, source: Box<ureq::Error> },
-    #[cfg(feature = "hub")]
     #[error("{host} answers `{what}` with status {status}; try again later")]
     HubStatus { what: String, host: String, status: u16, wait_s: Option<u64> },
-    #[cfg(feature = "hub")]
     #[error("the answer for `{what}` {problem}; is {endpoint} a Hugging Face hub?")]
     HubAnswer { what: String, problem: &'static str, endpoint: String },
-    #[cfg(feature = "hub")]
     #[error("the download of `{file}` stopped after {got} of {size} bytes; run again to resume it")]
     HubCut { file: String, got: u64, size: u64, source: Option<io::Error> },
-    #[cfg(feature = "hub")]
     #[error("`{file}` has the sha256 {actual} instead of {expected} and was deleted; run again")]
     HubHash { file: String, expected: String, actual: String },
-    #[cfg(feature = "hub")]
     #[error("`{file}` is not an index of safetensors")]
     HubIndex { file: String, source: serde_json::Error },
-    #[cfg(feature = "hub")]
     #[error(
         "cannot use {path} in the hub's cache; set HF_HUB_CACHE to a folder that can be written"
     )]
@@ -150,24 +135,25 @@ impl Error {
     /// The class of the error.
     pub fn cause(&self) -> Cause {
         match self {
-            Error::Usage(_) | Error::Unknown { .. } => Cause::Usage,
+            Error::Usage(_)
+            | Error::Unknown { .. }
             // The exit status of a worker for a usage error.
-            Error::Worker { code: Some(2), .. } => Cause::Usage,
+            | Error::Worker { code: Some(2), .. }
             // The engine, the build or the model lacks the requested feature.
-            Error::Unsupported(_) | Error::UnsupportedModel(_) => Cause::Usage,
+            | Error::Unsupported(_)
+            | Error::UnsupportedModel(_)
             // More threads than the system allows.
-            #[cfg(feature = "engine")]
-            Error::Threads { .. } => Cause::Usage,
-            #[cfg(feature = "hub")]
-            Error::HubSpec { .. }
+            | Error::Threads { .. }
+            | Error::HubSpec { .. }
             | Error::HubNoHome
             | Error::HubOffline { .. }
             | Error::HubDenied { .. }
             | Error::HubMissingRepo { .. }
             | Error::HubMissingRevision { .. }
             | Error::HubMissingFile { .. }
-            | Error::HubCertificate { .. }
             | Error::HubSeveralGguf { .. } => Cause::Usage,
+            #[cfg(feature = "hub")]
+            Error::HubCertificate { .. } => Cause::Usage,
             Error::Undecided(_) => Cause::Undecided,
             Error::NotComparable(_) | Error::Schema { .. } => Cause::NotComparable,
             Error::Interrupted => Cause::Interrupted,
@@ -200,8 +186,17 @@ impl Error {
         known: impl IntoIterator<Item = &'a str>,
     ) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        let hint = nearest(name, &known)
-            .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+        Self::unknown_but_near(kind, name, nearest(name, &known), &known)
+    }
+
+    /// The error for an unknown name; `near` is suggested.
+    pub(crate) fn unknown_but_near(
+        kind: &'static str,
+        name: &str,
+        near: Option<&str>,
+        known: &[&str],
+    ) -> Self {
+        let hint = near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
         Error::Unknown { kind, name: shortened(name), hint, known: known.join(", ") }
     }
 }
@@ -257,6 +252,11 @@ pub fn quoted(word: impl AsRef<OsStr>) -> String {
         return word.into_owned();
     }
     format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The words of this process's command line, after the program's name.
+pub(crate) fn command_words() -> Vec<String> {
+    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// A command line quoted for a POSIX shell. The first word is the program and is not quoted: it may

@@ -61,9 +61,14 @@ pub fn criterion_folder() -> PathBuf {
         .map_or_else(|| build_folder().join("criterion"), PathBuf::from)
 }
 
+/// A file or folder of candlemark in the build folder.
+pub fn default_path(name: &str) -> PathBuf {
+    build_folder().join("candlemark").join(name)
+}
+
 /// The folder of runs, with one folder per session.
 pub fn runs() -> PathBuf {
-    build_folder().join("candlemark").join("runs")
+    default_path("runs")
 }
 
 /// The folder of one run, removed on drop if it is empty.
@@ -120,6 +125,39 @@ impl RunFolder {
 impl Drop for RunFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.path); // Fails unless it is empty.
+    }
+}
+
+/// The file of a run: the one that the user named, or one in a folder of its own. Locked until it is
+/// dropped.
+#[derive(Debug)]
+pub struct RunFile {
+    /// Its path.
+    pub path: PathBuf,
+    _lock: Option<Lock>, // Dropped before the folder, which then is empty unless a file was written.
+    /// The folder, unless the file was named.
+    pub folder: Option<RunFolder>,
+}
+
+impl RunFile {
+    /// Checks before a run that the file can be written.
+    ///
+    /// # Errors
+    /// When it cannot; `remedy` ends the message about a folder.
+    pub fn check(named: Option<&Path>, remedy: &str) -> Result<()> {
+        named.map_or_else(|| RunFolder::check(remedy), check)
+    }
+
+    /// Locks the named file, or one of this name in a new folder of the session.
+    ///
+    /// # Errors
+    /// When another process holds the lock, or the file or folder cannot be created.
+    pub fn new(named: Option<&Path>, name: &str, session: &str) -> Result<Self> {
+        let folder = named.is_none().then(|| RunFolder::new(session)).transpose()?;
+        let default = folder.as_ref().map(|folder| folder.path.join(name));
+        let path = default.or(named.map(Path::to_owned)).expect("one of them is there");
+        let lock = Lock::take(&path)?;
+        Ok(Self { path, _lock: lock, folder })
     }
 }
 

@@ -249,8 +249,7 @@ impl Trial {
             sample.values.remove(metric::TOKENIZE_S);
         }
         if self.scenario.task() == Task::Depth {
-            // Both include reading the prefix, which is not timed.
-            for name in [metric::TTFT_S, metric::E2E_S] {
+            for name in FROM_START {
                 sample.values.remove(name);
             }
         }
@@ -269,21 +268,16 @@ impl Trial {
     ) -> Case {
         let block = self.block(engine, session, samples, memory, rates);
         let validity = checks::validity(&self, samples, &block);
-        let output =
-            samples.first().filter(|_| self.is_greedy()).map(|sample| hash_ids(&sample.ids));
+        let greedy = self.generation.is_greedy();
+        let stop = if self.generation.natural_stop { "natural" } else { "length" }.into();
         Case {
             id: self.scenario.id.clone(),
             work: Work {
-                task: self.scenario.task(),
-                batch: self.scenario.batch,
-                prompt_tokens: self.ids.iter().map(Vec::len).collect(),
                 depth: self.depth(),
-                items: 0,
-                new_tokens: self.new_tokens,
-                prompts_sha256: hash_ids(&self.ids),
-                stop: if self.generation.natural_stop { "natural" } else { "length" }.into(),
+                stop,
+                ..work(&self.scenario, &self.ids, self.new_tokens)
             },
-            output_sha256: output,
+            output_sha256: samples.first().filter(|_| greedy).map(|sample| hash_ids(&sample.ids)),
             validity,
             labels: labels(engine, &self.scenario),
             blocks: vec![block],
@@ -300,88 +294,87 @@ impl Trial {
         rates: &Rates,
     ) -> Block {
         let mut block = Block { session: session.into(), ..Block::default() };
-        for sample in samples {
-            for (&name, &value) in &sample.values {
-                block.samples.entry(name.into()).or_default().push(value);
-            }
+        for (name, value) in samples.iter().flat_map(|sample| &sample.values) {
+            block.add_sample(name, *value);
         }
-        block.values = block
-            .samples
-            .iter()
-            .map(|(name, values)| (name.clone(), stats::median(values)))
-            .collect();
+        block.set_medians();
         block.steps_s = samples.iter().map(|sample| sample.steps_s.clone()).collect();
         block.ttft_seq_s = samples.iter().map(|sample| sample.ttft_seq_s.clone()).collect();
-        for sample in &self.cold {
-            for (&name, &value) in &sample.values {
-                block.cold.entry(name.into()).or_default().push(value);
+        for (name, value) in self.cold.iter().flat_map(|sample| &sample.values) {
+            block.cold.entry((*name).into()).or_default().push(*value);
+        }
+        let decodes = samples.iter().any(|sample| !sample.steps_s.is_empty());
+        for (is_missing, names, reason) in [
+            (!decodes, DECODING.as_slice(), "nothing is decoded after the first token"),
+            (self.scenario.task() == Task::Depth, &FROM_START, "the cache was filled untimed"),
+            (self.prompts.is_empty(), &[metric::TOKENIZE_S], "the prompt is given as token ids"),
+            (
+                true,
+                &[metric::PEAK_DEVICE_BYTES],
+                "the device is the CPU, or has no supported counter",
+            ),
+        ] {
+            for name in names.iter().filter(|_| is_missing) {
+                block.set_missing(name, reason);
             }
         }
-        if samples.iter().all(|sample| sample.steps_s.is_empty()) {
-            for name in [
-                metric::DECODE_TOK_S,
-                metric::DECODE_TOK_S_AGGREGATE,
-                metric::TPOT_S,
-                metric::STEP_CV,
-                metric::STALLS,
-            ] {
-                block.set_missing(name, "nothing is decoded after the first token");
-            }
+        let kv_bytes = self.kv_bytes(engine, self.new_tokens as f64);
+        for (name, value) in
+            [(metric::LOAD_S, engine.load.as_secs_f64()), (metric::KV_BYTES_EXPECTED, kv_bytes)]
+        {
+            block.values.insert(name.into(), Some(value));
         }
-        if self.scenario.task() == Task::Depth {
-            for name in [metric::TTFT_S, metric::E2E_S, metric::COLD_TTFT_S] {
-                block.set_missing(name, "the cache was filled untimed");
-            }
-        }
-        if self.prompts.is_empty() {
-            block.set_missing(metric::TOKENIZE_S, "the prompt is given as token ids");
-        }
-        block.set_missing(
-            metric::PEAK_DEVICE_BYTES,
-            "the device is the CPU, or has no supported counter",
-        );
-        block.values.insert(metric::LOAD_S.into(), Some(engine.load.as_secs_f64()));
-        block.values.insert(
-            metric::KV_BYTES_EXPECTED.into(),
-            Some(self.kv_bytes(engine, self.new_tokens as f64)),
-        );
         let allocated = engine.decoder.kv_cache_bytes().map(|bytes| bytes as f64);
-        block.values.insert(metric::KV_BYTES_HELD.into(), allocated);
-        if allocated.is_none() {
-            let note = "this engine does not report it";
-            block.notes.insert(metric::KV_BYTES_HELD.into(), note.into());
-        }
+        block.set(metric::KV_BYTES_HELD, allocated, "this engine does not report it");
         match memory {
             Some(memory) => memory.store(&mut block),
             None => store_no_memory(&mut block, "memory was not read in this process"),
         }
-        let fresh = memory.is_some_and(|memory| memory.sharing == Sharing::Fresh);
-        let cold = self.cold.first().or(samples.first()).filter(|_| fresh);
-        let cold_ttft = cold.and_then(|sample| sample.values.get(metric::TTFT_S).copied());
-        block.values.insert(metric::COLD_TTFT_S.into(), cold_ttft);
-        if !fresh {
-            block.notes.insert(metric::COLD_TTFT_S.into(), "the process had run before".into());
+        if memory.is_some_and(|memory| memory.sharing == Sharing::Fresh) {
+            let cold = self.cold.first().or(samples.first());
+            let cold_ttft = cold.and_then(|sample| sample.values.get(metric::TTFT_S).copied());
+            block.values.insert(metric::COLD_TTFT_S.into(), cold_ttft);
+        } else {
+            block.set_missing(metric::COLD_TTFT_S, "the process had run before");
         }
         for (name, fraction) in [
             (metric::ROOFLINE_FRACTION, roofline::roofline_fraction(self, engine, &block, rates)),
             (metric::PREFILL_FLOP_FRACTION, roofline::prefill_flop_fraction(engine, &block, rates)),
         ] {
-            if let Err(reason) = fraction {
-                block.notes.insert(name.into(), reason.into());
-            }
-            block.values.insert(name.into(), fraction.ok());
+            block.set(name, fraction.ok(), fraction.err().unwrap_or_default());
         }
         block
-    }
-
-    fn is_greedy(&self) -> bool {
-        self.generation.deterministic || self.generation.temperature == 0.0
     }
 
     /// Bytes of the KV caches of all sequences after `generated` tokens of each answer.
     fn kv_bytes(&self, engine: &Engine, generated: f64) -> f64 {
         let read: usize = self.ids.iter().map(|ids| self.depth() + ids.len()).sum();
         kv_bytes_per_token(engine) as f64 * (read as f64 + generated * self.ids.len() as f64)
+    }
+}
+
+/// Metrics of decode steps.
+const DECODING: [&str; 5] = [
+    metric::DECODE_TOK_S,
+    metric::DECODE_TOK_S_AGGREGATE,
+    metric::TPOT_S,
+    metric::STEP_CV,
+    metric::STALLS,
+];
+
+/// Metrics that include reading what is in the cache before the prompt.
+const FROM_START: [&str; 3] = [metric::TTFT_S, metric::E2E_S, metric::COLD_TTFT_S];
+
+/// The work of a scenario on prompts of these token ids.
+fn work(scenario: &Scenario, prompts: &[Vec<u32>], new_tokens: usize) -> Work {
+    Work {
+        task: scenario.task(),
+        batch: scenario.batch,
+        prompt_tokens: prompts.iter().map(Vec::len).collect(),
+        new_tokens,
+        prompts_sha256: hash_ids(prompts),
+        stop: "length".into(),
+        ..Work::default()
     }
 }
 

@@ -190,6 +190,26 @@ impl Validity {
     pub fn ok(&self) -> bool {
         self.failed.is_empty()
     }
+
+    /// Adds a check that failed, once.
+    #[cfg(feature = "engine")]
+    pub(crate) fn fail(&mut self, finding: impl Into<String>) {
+        self.merge(Self { failed: vec![finding.into()], warnings: Vec::new() });
+    }
+
+    /// Adds the findings of other checks, each once.
+    #[cfg(feature = "engine")]
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (known, more) in
+            [(&mut self.failed, other.failed), (&mut self.warnings, other.warnings)]
+        {
+            for finding in more {
+                if !known.contains(&finding) {
+                    known.push(finding);
+                }
+            }
+        }
+    }
 }
 
 /// The samples of one scenario in one process: the unit of statistics.
@@ -277,6 +297,29 @@ impl Block {
     pub(crate) fn set_missing(&mut self, metric: &str, reason: &str) {
         self.values.insert(metric.into(), None);
         self.notes.insert(metric.into(), reason.into());
+    }
+
+    /// Stores the value of a metric, or why there is none.
+    #[cfg(feature = "engine")]
+    pub(crate) fn set(&mut self, metric: &str, value: Option<f64>, why_none: &str) {
+        match value {
+            Some(value) => drop(self.values.insert(metric.into(), Some(value))),
+            None => self.set_missing(metric, why_none),
+        }
+    }
+
+    /// Adds a sample of a metric.
+    #[cfg(feature = "engine")]
+    pub(crate) fn add_sample(&mut self, metric: &str, value: f64) {
+        self.samples.entry(metric.into()).or_default().push(value);
+    }
+
+    /// Stores the median of the samples of each metric as its value.
+    #[cfg(feature = "engine")]
+    pub(crate) fn set_medians(&mut self) {
+        let median =
+            |(name, values): (&String, &Vec<f64>)| (name.clone(), crate::stats::median(values));
+        self.values = self.samples.iter().map(median).collect();
     }
 
     /// The value of a metric, by name; `None` where it is `null` or was not measured.

@@ -129,6 +129,13 @@ pub struct Generation {
     pub natural_stop: bool,
 }
 
+impl Generation {
+    /// Whether the likeliest token is taken, so that output repeats.
+    pub fn is_greedy(&self) -> bool {
+        self.deterministic || self.temperature == 0.0
+    }
+}
+
 impl Default for Generation {
     fn default() -> Self {
         Self {
@@ -173,6 +180,12 @@ pub struct Setup {
     /// The user's labels, for records.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new(&Config::default())
+    }
 }
 
 impl Setup {

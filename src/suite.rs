@@ -79,6 +79,32 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// One block of each scenario in fresh workers of this binary, kept in memory.
+    ///
+    /// # Errors
+    /// When the system does not tell where this binary is.
+    pub fn new(setup: Setup, scenarios: Vec<Scenario>) -> Result<Self> {
+        let binary = std::env::current_exe();
+        let binary = binary.map_err(|source| Error::Read {
+            path: "this binary, to start it again".into(),
+            source,
+        })?;
+        Ok(Self {
+            binary,
+            setup,
+            scenarios,
+            blocks: 1,
+            sharing: Sharing::Fresh,
+            injection: None,
+            session: None,
+            path: None,
+            resume: None,
+            budget: None,
+            text: None,
+            stress: StressLimits::default(),
+        })
+    }
+
     fn save(&self, record: &Record) -> Result<()> {
         self.path.as_deref().map_or(Ok(()), |path| record.save(path))
     }
@@ -95,12 +121,19 @@ impl Plan {
 /// Receives the events of a run.
 pub trait Events {
     /// A process is about to start.
-    fn start(&mut self, ids: &[String], progress: RunProgress);
+    fn start(&mut self, _ids: &[String], _progress: RunProgress) {}
     /// A scenario has one more block.
-    fn measured(&mut self, case: &Case);
+    fn measured(&mut self, _case: &Case) {}
     /// Whether to start no further process.
     fn stopped(&self) -> bool {
         false
+    }
+}
+
+/// A run that shows no progress, and may be stopped.
+impl<F: Fn() -> bool> Events for F {
+    fn stopped(&self) -> bool {
+        self()
     }
 }
 
@@ -116,7 +149,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     let mut record = match &plan.resume {
         Some(interrupted) => interrupted.clone(),
         None => {
-            check_device(&plan.binary, &plan.setup, plan.sharing)?;
+            check_device(&plan.binary, &plan.setup)?;
             new_record(&plan.setup, "run", plan.injection.clone(), progress)?
         }
     };
@@ -140,7 +173,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
     }
     let mut record = run.record;
     if plan.setup.device == "cpu" && !record.build.is_unoptimized() {
-        let measured = measure::peak_rates(plan.setup.threads, ReadBudget::Brief)?;
+        let measured = measure::peak_rates(plan.setup.threads, ReadBudget::BRIEF)?;
         measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &measured);
     }
     let last = record.sessions.last_mut().expect("a run has one");

@@ -9,7 +9,7 @@ mod suites;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, nearest, shortened};
+use crate::error::{Error, Result, nearest};
 
 pub use metrics::{Better, Gate, METRICS, Metric, metric};
 pub use partition::Partition;
@@ -205,7 +205,9 @@ fn is_zero(count: &usize) -> bool {
 }
 
 /// How a prompt is formatted before tokenization.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum PromptFormat {
     /// As it is: plain completion.
@@ -306,6 +308,11 @@ pub fn category(name: &str) -> Option<&'static Category> {
     CATEGORIES.iter().find(|category| category.name == name)
 }
 
+/// The scenario of this id, if there is one.
+pub fn scenario(id: &str) -> Option<Scenario> {
+    SUITES.iter().flat_map(|suite| (suite.scenarios)()).find(|scenario| scenario.id == id)
+}
+
 /// The ids of all scenarios, each once, in the order of the suites.
 pub fn ids() -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
@@ -359,13 +366,7 @@ fn unknown(word: &str, all: &[Scenario]) -> Error {
     let short: Vec<&str> = SUITES.iter().map(|suite| suite.name).chain(categories).collect();
     let ids = all.iter().map(|scenario| scenario.id.as_str());
     let near = nearest(word, &short.iter().copied().chain(ids).collect::<Vec<_>>());
-    let hint = near.map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
-    Error::Unknown {
-        kind: "suite or scenario",
-        name: shortened(word),
-        hint,
-        known: short.join(", "),
-    }
+    Error::unknown_but_near("suite or scenario", word, near, &short)
 }
 
 fn has_segments(id: &str, word: &str) -> bool {

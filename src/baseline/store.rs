@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::compare::{Difference, Severity, differences};
+use crate::compare::{Difference, ReferenceData, Severity, differences};
 use crate::error::{Error, Result};
 use crate::record::calibration::Calibration;
 use crate::record::{Model, Record, Settings};
@@ -58,6 +58,50 @@ pub fn calibration_of(
 pub fn find_release(baseline: &Path) -> Result<Option<Record>> {
     let path = release_path(baseline);
     path.exists().then(|| Record::load(&path)).transpose()
+}
+
+/// What a run is judged against.
+#[derive(Debug)]
+pub struct Stored {
+    /// The baseline's file.
+    pub path: PathBuf,
+    baseline: Record,
+    release: Option<Record>,
+    calibration: Option<Calibration>,
+}
+
+impl Stored {
+    /// The baseline that [`find`] finds, with its release and the run's calibration.
+    ///
+    /// # Errors
+    /// When there is no baseline, or a file cannot be read.
+    pub fn find(
+        folder: &Path,
+        record: &Record,
+        allow_class: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        Self::new(find(folder, record, allow_class)?, folder, record)
+    }
+
+    /// A baseline, with the release beside it and the calibration of the run's machine and model.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub fn new(
+        (path, baseline): (PathBuf, Record),
+        folder: &Path,
+        record: &Record,
+    ) -> Result<Self> {
+        let (release, calibration) = (find_release(&path)?, find_calibration(folder, record)?);
+        Ok(Self { path, baseline, release, calibration })
+    }
+}
+
+impl<'a> From<&'a Stored> for ReferenceData<'a> {
+    fn from(stored: &'a Stored) -> Self {
+        let Stored { baseline, release, calibration, .. } = stored;
+        Self { baseline, release: release.as_ref(), calibration: calibration.as_ref() }
+    }
 }
 
 /// Model, weight format and, unless it is ours, engine: the subject of one baseline file.

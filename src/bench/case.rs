@@ -80,7 +80,7 @@ impl<'a> CaseRun<'a> {
         }
         let prepared = || -> Result<(Trial, Option<Case>)> {
             let loaded = self.session.loaded()?;
-            let injection = self.session.injection.as_deref().map(Injection::parse).transpose()?;
+            let injection = Injection::parse_if_any(&self.session.injection)?;
             let engine = loaded.engine.borrow();
             let trial =
                 Trial::new(&engine, self.scenario, &self.session.setup.generation, injection)?;
@@ -179,7 +179,7 @@ impl<'a> CaseRun<'a> {
         replace_case(&mut record, case);
         if exceeds {
             let rates =
-                measure::peak_rates(record.settings.threads, measure::ReadBudget::Extended)?;
+                measure::peak_rates(record.settings.threads, measure::ReadBudget::EXTENDED)?;
             let record = &mut *record;
             measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &rates);
         }

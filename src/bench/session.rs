@@ -3,7 +3,8 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 
-use crate::compare::{Policy, ReferenceData};
+use crate::baseline::Stored;
+use crate::compare::Policy;
 use crate::engine::{Engine, Identity};
 use crate::error::{Result, quoted};
 use crate::files::RunFolder;
@@ -12,7 +13,7 @@ use crate::record::{Absence, Case, KernelTimes, Record};
 use crate::settings::Setup;
 use crate::tokenizer::Tokenizer;
 use crate::workload::{Input, Scenario};
-use crate::{baseline, compare, files, machine, measure, report, suite};
+use crate::{compare, files, machine, measure, report, suite};
 
 /// Mode of Criterion, from its arguments.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,17 +168,10 @@ impl Session {
             println!("warning: {warning}");
         }
         let folder = Path::new("baselines");
-        let judgement = match baseline::find(folder, &record, &policy.allow_class) {
-            Ok((path, base)) => {
-                println!("baseline: {}\n", path.display());
-                let release = baseline::find_release(&path)?;
-                let calibration = baseline::find_calibration(folder, &record)?;
-                let reference = ReferenceData {
-                    baseline: &base,
-                    release: release.as_ref(),
-                    calibration: calibration.as_ref(),
-                };
-                let judgement = compare::judge(reference, &record, policy);
+        let judgement = match Stored::find(folder, &record, &policy.allow_class) {
+            Ok(stored) => {
+                println!("baseline: {}\n", stored.path.display());
+                let judgement = compare::judge(&stored, &record, policy);
                 println!("{}", report::verdict_text(&judgement, "cargo bench"));
                 if !judgement.open().is_empty() {
                     println!(

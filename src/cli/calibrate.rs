@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::gate_eval::record::progress;
 use crate::cli::interrupt::interruptible;
 use crate::cli::pair::build;
@@ -72,13 +72,8 @@ pub(crate) struct Arguments {
 /// Letters of layouts; other arms use none of them.
 const LAYOUT_LETTERS: &str = "LPQRSUVWYZ";
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
-    let default = || files::build_folder().join("candlemark").join("calibration.json");
-    let raw = arguments.raw.clone().unwrap_or_else(default);
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
+    let raw = arguments.raw.clone().unwrap_or_else(|| files::default_path("calibration.json"));
     let policy = Policy::new(&config.gate)?;
     check_words_for_turns(&arguments.scenarios)?;
     let _lock = Lock::take(&raw)?;

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
+use crate::baseline::Stored;
 use crate::cli::document::Document;
-use crate::cli::exit::{Exit, statuses};
+use crate::cli::exit::{CommandResult, STATUSES};
 use crate::cli::output::{command_line, newest, usage};
-use crate::compare::{FailOn, Judgement, Outcome, Policy, ReferenceData, judge, paired};
+use crate::compare::{FailOn, Judgement, Outcome, Policy, judge, paired};
 use crate::error::quoted;
 use crate::record::Record;
-use crate::record::calibration::Calibration;
 use crate::record::pair::PairRecord;
 use crate::settings::Config;
 #[cfg(feature = "engine")]
@@ -26,7 +26,7 @@ use crate::{Error, baseline, report};
 
 /// Judge a record against a baseline, or judge a stored pair again
 #[derive(clap::Args)]
-#[command(after_long_help = statuses())]
+#[command(after_long_help = STATUSES)]
 pub(crate) struct Arguments {
     /// Record or pair to judge; several records of one commit are judged together
     /// [default: the newest run under target/candlemark/runs]
@@ -74,7 +74,7 @@ impl Arguments {
 pub(crate) struct Rules {
     /// Findings that end with exit status 1 [default: regression]
     #[arg(long, value_enum)]
-    fail_on: Option<Severity>,
+    fail_on: Option<FailOn>,
 }
 
 impl Rules {
@@ -82,21 +82,9 @@ impl Rules {
     pub(crate) fn policy(&self, config: &Config) -> anyhow::Result<Policy> {
         let mut policy =
             Policy::new(&config.gate).context("invalid `[gate]` in the configuration")?;
-        match self.fail_on {
-            Some(Severity::Regression) => policy.fail_on = FailOn::Regression,
-            Some(Severity::Critical) => policy.fail_on = FailOn::Critical,
-            None => {}
-        }
+        policy.fail_on = self.fail_on.unwrap_or(policy.fail_on);
         Ok(policy)
     }
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Severity {
-    /// Any regression
-    Regression,
-    /// A regression beyond twice its limit
-    Critical,
 }
 
 enum Judged {
@@ -104,11 +92,7 @@ enum Judged {
     Run(Box<Record>),
 }
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
     let mut policy = arguments.rules.policy(config)?;
     arguments.document.check()?;
     if arguments.single_look {
@@ -146,17 +130,11 @@ fn verdict(
     arguments: &Arguments,
     policy: &Policy,
 ) -> anyhow::Result<(Judgement, Judged)> {
-    let Some(paired) = pair(paths, arguments)? else {
-        let (judgement, record) = judge_run(paths, arguments, policy)?;
-        return Ok((judgement, Judged::Run(Box::new(record))));
-    };
-    if arguments.measures() {
-        return Err(usage(
-            "`--measure` continues a run; to decide a pair, measure it again by `candlemark pair` \
-             with a larger `--budget`",
-        ));
+    if let Some(paired) = pair(paths, arguments)? {
+        return Ok((paired::judge(&paired, policy), Judged::Pair(Box::new(paired))));
     }
-    Ok((paired::judge(&paired, policy), Judged::Pair(Box::new(paired))))
+    let (judgement, record) = judge_run(paths, arguments, policy)?;
+    Ok((judgement, Judged::Run(Box::new(record))))
 }
 
 /// The pair, if the file is one; `None` for records.
@@ -167,16 +145,18 @@ fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<PairR
         if !PairRecord::is(&text) {
             continue;
         }
-        let name = path.display();
-        if paths.len() > 1 {
-            return Err(usage(format!(
-                "`{name}` is a pair, which is judged alone; give no other `--record`"
-            )));
-        }
-        if arguments.baseline.is_some() {
-            return Err(usage(format!(
-                "`{name}` is a pair, which contains its base; give no `--baseline`"
-            )));
+        for (is_wrong, why) in [
+            (paths.len() > 1, "is judged alone; give no other `--record`"),
+            (arguments.baseline.is_some(), "contains its base; give no `--baseline`"),
+            (
+                arguments.measures(),
+                "`--measure` cannot continue; to decide it, measure it again by `candlemark pair` \
+                 with a larger `--budget`",
+            ),
+        ] {
+            if is_wrong {
+                return Err(usage(format!("`{}` is a pair, which {why}", path.display())));
+            }
         }
         let paired = PairRecord::parse(&text, path);
         return Ok(Some(paired.map_err(|error| arguments.of_record(error))?));
@@ -193,44 +173,29 @@ fn judge_run(
     let load_run = |path: &PathBuf| Record::load(path).map_err(|error| arguments.of_record(error));
     let runs = paths.iter().map(load_run).collect::<crate::Result<Vec<_>>>()?;
     let record = baseline::combine(&runs)?;
-    let stored = load(&record, arguments, policy)?;
-    let reference = ReferenceData {
-        baseline: &stored.baseline,
-        release: stored.release.as_ref(),
-        calibration: stored.calibration.as_ref(),
-    };
+    let stored = stored(&record, arguments, policy)?;
     #[cfg(feature = "engine")]
     if arguments.measure {
         let path = paths.last().context("a run has a record")?;
-        let decide = |run: &Record| judge(reference, run, policy);
+        let decide = |run: &Record| judge(&stored, run, policy);
         return further::judge(record, path, arguments.budget, &decide);
     }
-    Ok((judge(reference, &record, policy), record))
+    Ok((judge(&stored, &record, policy), record))
 }
 
 /// The stored files for a run's machine and model.
-struct Stored {
-    baseline: Record,
-    release: Option<Record>,
-    calibration: Option<Calibration>,
-}
-
-fn load(record: &Record, arguments: &Arguments, policy: &Policy) -> crate::Result<Stored> {
-    let (path, baseline) = match &arguments.baseline {
+fn stored(record: &Record, arguments: &Arguments, policy: &Policy) -> crate::Result<Stored> {
+    let folder = &arguments.baselines;
+    let found = match &arguments.baseline {
         Some(path) if !path.exists() => {
             let why =
                 format!("no baseline `{}`; make one with `candlemark promote`", path.display());
             return Err(Error::NotComparable(why));
         }
         Some(path) => (path.clone(), Record::load(path).map_err(Error::of_named_file)?),
-        None => {
-            let found = baseline::find(&arguments.baselines, record, &policy.allow_class);
-            found.map_err(unusable)?
-        }
+        None => baseline::find(folder, record, &policy.allow_class).map_err(unusable)?,
     };
-    let release = baseline::find_release(&path).map_err(unusable)?;
-    let calibration = baseline::find_calibration(&arguments.baselines, record);
-    Ok(Stored { baseline, release, calibration: calibration.map_err(unusable)? })
+    Stored::new(found, folder, record).map_err(unusable)
 }
 
 /// An unreadable file in the folder of baselines makes a run not comparable.

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::{records, write};
 use crate::record::Record;
 use crate::report;
+use crate::settings::Config;
 
 /// Print records side by side, without a verdict: changed settings, their effect, every metric
 #[derive(clap::Args)]
@@ -31,7 +32,7 @@ enum Format {
     Json,
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let names = arguments.records.iter().map(|path| path.display().to_string());
     let records: Vec<(String, Record)> = names.zip(records(&arguments.records)?).collect();
     let text = match arguments.format {

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
+use crate::settings::Config;
 
 /// Print shell completions
 #[derive(clap::Args)]
@@ -12,15 +13,11 @@ pub(crate) struct Arguments {
     shell: clap_complete::Shell,
 }
 
-/// `command` is the whole command line.
-pub(crate) fn run(
-    arguments: &Arguments,
-    command: &mut clap::Command,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
+    let mut command = super::parser();
     // clap_complete panics on a write error; writing to a buffer cannot fail.
     let mut text = Vec::new();
-    clap_complete::generate(arguments.shell, command, "candlemark", &mut text);
+    clap_complete::generate(arguments.shell, &mut command, "candlemark", &mut text);
     out.write_all(&text)?;
     Ok(Exit::Pass)
 }

@@ -61,7 +61,7 @@ impl Document {
                 let to_terminal = self.output.is_none() && colour::is_on(&std::io::stdout());
                 if to_terminal { colour::verdict(&text, judgement) } else { text }
             }
-            Format::Md => report::verdict_markdown(judgement, command) + &workflow_run(variable),
+            Format::Md => report::verdict_markdown(judgement, command),
             Format::Json => report::verdict_json(judgement),
             Format::Html => page()?,
             Format::Github => report::annotations(judgement),
@@ -97,27 +97,6 @@ impl Document {
     }
 }
 
-/// A link to the run of GitHub Actions that this is part of, whose artifacts hold the files; empty
-/// elsewhere.
-fn workflow_run(variable: impl Fn(&str) -> Option<String>) -> String {
-    let plain = |text: &String| {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
-        !text.is_empty() && text.chars().all(is_plain)
-    };
-    let names = ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID"];
-    let [server, repository, run] = names.map(|name| variable(name).filter(plain));
-    match (server.filter(|server| server.starts_with("https://")), repository, run) {
-        (Some(server), Some(repository), Some(run)) => {
-            format!("\n[log and artifacts]({server}/{repository}/actions/runs/{run})\n")
-        }
-        _ => String::new(),
-    }
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// The error without the words that repeat the outcome.
 fn reason(error: &anyhow::Error) -> String {
     if matches!(error.downcast_ref(), Some(Error::Interrupted)) {
@@ -127,32 +106,4 @@ fn reason(error: &anyhow::Error) -> String {
     let prefixes = ["not comparable: ", "cannot decide: "];
     let rest = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
     rest.unwrap_or(&text).to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_comment_links_to_its_workflow_run() {
-        let on = |server: &'static str, run: &'static str| {
-            workflow_run(move |name| match name {
-                "GITHUB_SERVER_URL" => Some(server.to_owned()),
-                "GITHUB_REPOSITORY" => Some("us/app".to_owned()),
-                _ => Some(run.to_owned()).filter(|run| !run.is_empty()),
-            })
-        };
-        assert_eq!(
-            on("https://github.com", "17"),
-            "\n[log and artifacts](https://github.com/us/app/actions/runs/17)\n"
-        );
-        for (server, run) in [
-            ("https://github.com", ""),
-            ("https://github.com", "1) [x](y"),
-            ("javascript:x", "17"),
-            ("", "17"),
-        ] {
-            assert_eq!(on(server, run), "", "{server} {run}");
-        }
-    }
 }

@@ -15,43 +15,22 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
-/// The meaning of every exit status, for `--help`. README has the same table.
-const STATUSES: [(Exit, &str); 7] = [
-    (Exit::Pass, "pass or improved (also: equal binaries)"),
-    (Exit::Regression, "regression"),
-    (Exit::Usage, "wrong command line, configuration, or file named in them; nothing was measured"),
-    (
-        Exit::Undecided,
-        "cannot decide: too noisy, too few blocks, not calibrated, machine changed, out of time, \
-         interrupted",
-    ),
-    (
-        Exit::NotComparable,
-        "not comparable: other machine, model, settings or prompts, no baseline, base does not \
-         build; or what was asked for is missing",
-    ),
-    (Exit::Failed, "the run failed, or greedy output changed"),
-    (Exit::Interrupted, "interrupted: what was measured is kept; `--resume`"),
-];
+/// The answer of a command, or the error that stopped it.
+pub(crate) type CommandResult = anyhow::Result<Exit>;
 
-/// The table of exit statuses, for `--help`.
-pub(crate) fn statuses() -> String {
-    let mut text = "Exit status:".to_owned();
-    for (exit, meaning) in STATUSES {
-        text += &format!("\n  {:<3} ", exit as u8);
-        let mut column = 0;
-        for word in meaning.split(' ') {
-            if column + word.len() > 70 {
-                text += "\n      ";
-                column = 0;
-            }
-            text += " ";
-            text += word;
-            column += word.len() + 1;
-        }
-    }
-    text
-}
+/// The meaning of every exit status, for `--help`. README has the same table.
+pub(crate) const STATUSES: &str = "\
+Exit status:
+  0    pass or improved (also: equal binaries)
+  1    regression
+  2    wrong command line, configuration, or file named in them; nothing was
+       measured
+  3    cannot decide: too noisy, too few blocks, not calibrated, machine
+       changed, out of time, interrupted
+  4    not comparable: other machine, model, settings or prompts, no
+       baseline, base does not build; or what was asked for is missing
+  5    the run failed, or greedy output changed
+  130  interrupted: what was measured is kept; `--resume`";
 
 impl From<Cause> for Exit {
     fn from(cause: Cause) -> Self {

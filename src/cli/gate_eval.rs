@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::{command_line, usage, write};
 use crate::evaluate::{Proportion, ReplayPlan};
 use crate::record::pool::Pool;
@@ -79,11 +79,7 @@ enum Format {
 }
 
 #[cfg_attr(not(feature = "engine"), expect(unused_variables, reason = "only `record` reads it"))]
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
     match &arguments.command {
         #[cfg(feature = "engine")]
         Command::Record(arguments) => record::run(arguments, config, out),
@@ -102,7 +98,7 @@ pub(crate) fn run(
     }
 }
 
-fn replay(arguments: &Replay, out: &mut dyn Write) -> anyhow::Result<Exit> {
+fn replay(arguments: &Replay, out: &mut dyn Write) -> CommandResult {
     let rules = evaluate::rules(&arguments.rules)?;
     arguments.output.as_deref().map_or(Ok(()), files::check)?;
     let load = |path: &PathBuf| match path.exists() {

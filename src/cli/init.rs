@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::usage;
+use crate::settings::Config;
 use crate::{Error, files};
 
 /// Write the files to measure your own engine: a bench, candlemark.toml and a GitHub workflow
@@ -24,7 +25,7 @@ const FILES: &[(&str, &str)] = &[
     (".github/workflows/candlemark.yml", include_str!("init/candlemark.yml")),
 ];
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let name = library_name(&arguments.folder)?;
     for (path, text) in FILES {
         let path = arguments.folder.join(path);

@@ -3,8 +3,7 @@
 //!
 //! `run` keeps its record and exits with 130. `check --measure` and `pair` judge what was measured
 //! and exit with the status of that verdict; `pair` exits with 130 while it builds. `calibrate` and
-//! `gate-eval record` keep complete sessions or environments and exit with 130. `monitor` exits
-//! with
+//! `gate-eval record` keep complete sessions or environments and exit with 130. `monitor` exits with
 //! 0. `peers` installs no handler: the first signal ends it.
 
 use std::io::Write as _;
@@ -18,21 +17,12 @@ use crate::{Error, report};
 
 /// A flag set by the first signal; `then` tells the user what happens to the measurements.
 pub(crate) fn interruptible(then: &'static str) -> anyhow::Result<&'static AtomicBool> {
-    interruptible_with(then, || {})
-}
-
-/// [`interruptible`], with a callback for the first signal.
-pub(crate) fn interruptible_with(
-    then: &'static str,
-    first: impl Fn() + Send + 'static,
-) -> anyhow::Result<&'static AtomicBool> {
     static STOP: AtomicBool = AtomicBool::new(false);
     ctrlc::set_handler(move || {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(Exit::Interrupted as i32);
         }
         say(&format!("stopping: {then}; press Ctrl-C again to end at once"));
-        first();
     })
     .context("cannot handle Ctrl-C")?;
     Ok(&STOP)

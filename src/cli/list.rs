@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::settings::Config;
 use crate::workload;
 use crate::workload::{Input, SUITES, Scenario};
@@ -17,11 +17,7 @@ pub(crate) struct Arguments {
     words: Vec<String>,
 }
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
     let words = if arguments.words.is_empty() { &config.suite.scenarios } else { &arguments.words };
     if arguments.suites {
         for suite in SUITES {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::settings::{Config, Count, Setup, oversubscription};
 use crate::{machine, measure};
 
@@ -17,15 +17,11 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
     let setup = Setup::new(config);
     let threads = arguments.threads.unwrap_or(setup.threads);
     let mut found = machine::fingerprint(threads, &setup.device);
-    found.rates = measure::peak_rates(threads, measure::ReadBudget::Full)?;
+    found.rates = measure::peak_rates(threads, measure::ReadBudget::FULL)?;
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::{records, write};
+use crate::settings::Config;
 use crate::{baseline, files, workload};
 
 /// Merge records of one commit into one, for example the shards of `run --partition`
@@ -18,7 +19,7 @@ pub(crate) struct Arguments {
     output: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let mut merged = baseline::combine(&records(&arguments.records)?)?;
     let order = workload::ids();
     let place = |id: &str| order.iter().position(|known| known == id).unwrap_or(order.len());

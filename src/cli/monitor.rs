@@ -1,25 +1,22 @@
 //! `candlemark monitor`: periodic runs, with a page of the last day.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::cli::exit::Exit;
-use crate::cli::interrupt::{interruptible_with, say};
+use crate::cli::exit::{CommandResult, Exit};
+use crate::cli::interrupt::{interruptible, say};
 use crate::cli::setup::{ModelArguments, injection};
 use crate::compare::Policy;
-use crate::files::{Lock, build_folder};
-use crate::measure::Sharing;
+use crate::files::Lock;
 use crate::monitor::{Clock, History, Observer, Pages, Plan, Remote, Server, SuiteProbe};
 use crate::settings::{Config, interval};
-use crate::suite::StressLimits;
-use crate::{Error, machine, monitor, suite, workload};
+use crate::{Error, files, machine, monitor, suite, workload};
 
 /// Measure a suite periodically and serve a page of the last day
 ///
@@ -56,29 +53,15 @@ pub(crate) struct Arguments {
     baselines: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, _: &mut dyn Write) -> CommandResult {
     let quick = ["quick".to_owned()];
     let words = if arguments.scenarios.is_empty() { &quick[..] } else { &arguments.scenarios };
     let scenarios = workload::select(words)?;
     let setup = arguments.model.setup(config)?;
     let about = format!("{} on {}", words.join(" "), setup.model);
-    let plan = suite::Plan {
-        binary: std::env::current_exe().context("cannot find this binary to start it again")?,
-        setup,
-        scenarios,
-        blocks: 1,
-        sharing: Sharing::Fresh,
-        injection: injection()?,
-        session: None,
-        path: None,
-        resume: None,
-        budget: None,
-        text: None,
-        stress: StressLimits::default(),
-    };
+    let plan = suite::Plan { injection: injection()?, ..suite::Plan::new(setup, scenarios)? };
     let policy = Policy::new(&config.gate).context("invalid `[gate]` in the configuration")?;
-    let file = arguments.history.clone();
-    let file = file.unwrap_or_else(|| build_folder().join("candlemark").join("history.jsonl"));
+    let file = arguments.history.clone().unwrap_or_else(|| files::default_path("history.jsonl"));
     let _lock = Lock::take(&file)?;
     let remote = if arguments.allow_remote { Remote::Allowed } else { Remote::Refused };
     let server = Server::start(arguments.listen, remote)?;
@@ -128,17 +111,13 @@ impl Observer for Live {
 struct SystemClock {
     began: Instant,
     stop: &'static AtomicBool,
-    woken: Receiver<()>,
 }
 
 impl SystemClock {
     /// Installs the handler of Ctrl-C and SIGTERM.
     fn start() -> anyhow::Result<Self> {
-        let (wake, woken) = mpsc::channel();
-        let stop = interruptible_with("waiting for the worker that measures now", move || {
-            let _ = wake.send(());
-        })?;
-        Ok(Self { began: Instant::now(), stop, woken })
+        let stop = interruptible("waiting for the worker that measures now")?;
+        Ok(Self { began: Instant::now(), stop })
     }
 }
 
@@ -152,9 +131,9 @@ impl Clock for SystemClock {
     }
 
     fn wait(&self, until: SignedDuration) {
-        let left = Duration::try_from(until - self.elapsed()).unwrap_or(Duration::ZERO);
-        // No polling: a signal or the timeout ends the wait.
-        let _ = self.woken.recv_timeout(left);
+        while self.elapsed() < until && !self.stopped() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     fn stopped(&self) -> bool {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::error::{Error, command};
+use crate::error::{Error, command, command_words};
 use crate::files;
 use crate::record::Record;
 
@@ -24,9 +24,7 @@ pub(super) fn write(text: &str, file: Option<&Path>, out: &mut dyn Write) -> any
 
 /// The command line as it was typed, for reports, without the folder of the binary.
 pub(super) fn command_line() -> String {
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let words: Vec<String> = std::iter::once("candlemark".to_owned()).chain(words).collect();
-    command(&words)
+    command(&[vec!["candlemark".to_owned()], command_words()].concat())
 }
 
 /// Loads the records that the user named.

@@ -7,23 +7,22 @@ use std::time::{Duration, Instant};
 
 use crate::cli::check::Rules;
 use crate::cli::document::Document;
-use crate::cli::exit::{Exit, statuses};
+use crate::cli::exit::{CommandResult, STATUSES};
 use crate::cli::interrupt::{interruptible, say, unless_interrupted};
 use crate::cli::output::{command_line, usage};
 use crate::cli::setup::{ModelArguments, check_words_for_turns, injection};
 use crate::compare::Judgement;
 use crate::compare::paired::judge;
-use crate::files::{Lock, RunFolder};
+use crate::files::RunFile;
 use crate::pair::build::{Binary, Builder, Target};
 use crate::pair::{Events, Identical, Plan};
-use crate::record::pair::PairRecord;
 use crate::settings::{BuildConfig, Config};
 use crate::workload::Partition;
-use crate::{Error, files, pair, report};
+use crate::{Error, files, machine, pair, report};
 
 /// Compare two builds in alternating turns until there is a verdict or the budget is spent
 #[derive(clap::Args)]
-#[command(after_long_help = statuses())]
+#[command(after_long_help = STATUSES)]
 pub(crate) struct Arguments {
     /// Base of the comparison: a branch, tag or commit, which is built, or a binary
     #[arg(long, value_name = "REF|BINARY")]
@@ -73,11 +72,7 @@ pub(crate) struct Arguments {
     rules: Rules,
 }
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
     let policy = arguments.rules.policy(config)?;
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
@@ -94,10 +89,8 @@ pub(crate) fn run(
     arguments.document.check()?;
     let stop = interruptible("the blocks so far are judged")?;
     let command = command_line();
-    match &arguments.raw {
-        Some(path) => files::check(path)?,
-        None => RunFolder::check("name a file with `--raw`")?,
-    }
+    let raw = arguments.raw.as_deref();
+    RunFile::check(raw, "name a file with `--raw`")?;
     let plan = |(base, candidate): (Binary, Binary), path: PathBuf| Plan {
         base,
         candidate,
@@ -114,15 +107,11 @@ pub(crate) fn run(
         path,
     };
     let measured = binaries(arguments, config, stop).and_then(|built| {
-        let folder = || {
-            let id = crate::machine::session_id(built.1.commit.as_deref());
-            RunFolder::new(&id)
-        };
-        let folder = arguments.raw.is_none().then(folder).transpose()?;
-        let default = folder.as_ref().map(|folder| folder.path.join("pair.json"));
-        let path = arguments.raw.clone().or(default).expect("one of them is there");
-        let _lock = Lock::take(&path)?;
-        measure(&plan(built, path), stop)
+        let session = machine::session_id(built.1.commit.as_deref());
+        let file = RunFile::new(raw, "pair.json", &session)?;
+        let mut live = Live { began: Instant::now(), budget: arguments.budget };
+        let paired = pair::run(&plan(built, file.path.clone()), stop, &mut live)?;
+        Ok((paired, file.path.clone()))
     });
     let (paired, path) = match measured {
         Ok(measured) => measured,
@@ -132,22 +121,11 @@ pub(crate) fn run(
     let page = report::pair_page(&paired, &judgement, &command)?;
     let pages = write_pages(&page, &path)?;
     arguments.document.write(&judgement, &command, || Ok(page), out)?;
-    let mut talk = std::io::stderr();
-    writeln!(
-        talk,
-        "raw turns: {} (`candlemark check --record` judges them again)",
-        path.display()
-    )?;
+    say(&format!("raw turns: {} (`candlemark check --record` judges them again)", path.display()));
     if let Some(page) = pages {
-        writeln!(talk, "page: {}", page.display())?;
+        say(&format!("page: {}", page.display()));
     }
     Ok(judgement.outcome.into())
-}
-
-/// Measures the pair; its turns and their file.
-fn measure(plan: &Plan, stop: &AtomicBool) -> anyhow::Result<(PairRecord, PathBuf)> {
-    let mut live = Live { began: Instant::now(), budget: plan.budget };
-    Ok((pair::run(plan, stop, &mut live)?, plan.path.clone()))
 }
 
 /// Writes the page next to the raw turns, unless they go to a pipe or a device. If Criterion has an
@@ -220,7 +198,7 @@ pub(crate) fn build<T>(
     if !here.ancestors().any(|folder| folder.join(".git").exists()) {
         return Err(usage(format!("not in a git repository; {instead}")));
     }
-    let folder = files::build_folder().join("candlemark").join("pair");
+    let folder = files::default_path("pair");
     let target = target.map_or_else(|| folder.join("target"), PathBuf::from);
     let built = work(&mut Builder::new(Target::new(config)?, &folder, &target, &mut say)?);
     unless_interrupted(built, stop)

@@ -9,7 +9,7 @@ use std::{io, thread};
 
 use anyhow::Context as _;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::usage;
 use crate::error::Error;
 use crate::model;
@@ -18,13 +18,13 @@ use crate::settings::{Config, Count, Setup, oversubscription};
 
 mod cases;
 mod process;
-mod protocol;
 mod results;
 mod worker;
 
+pub(super) use worker::work;
+
 use cases::{CASES, PeerCase};
-use process::EngineProcess;
-use protocol::{Response, TurnKind};
+use process::{EngineProcess, Response, Turn, TurnKind};
 use results::{CaseResult, EngineTurns};
 
 /// Compare engines on the same GGUF files
@@ -57,10 +57,10 @@ pub(crate) struct Arguments {
     /// Threads of the engines [default: physical cores allowed to the process]
     #[arg(long, value_name = "N", value_parser = Count::THREADS.parser())]
     threads: Option<usize>,
-    /// Run as the worker process of this engine
-    #[arg(long, value_name = "ENGINE", hide = true)]
-    worker: Option<String>,
 }
+
+/// The value of [`suite::WORKER`](crate::suite::WORKER) for the process of an engine.
+pub(super) const PEERS: &str = "peers";
 
 /// Pause between turns in which the last engine's threads go to sleep: those of OpenMP spin for
 /// 200 ms.
@@ -69,36 +69,18 @@ const PAUSE: Duration = Duration::from_millis(400);
 /// Configurations of an engine whose pilot reached this share of the fastest one's rate take turns.
 const PILOT_THRESHOLD: f64 = 0.95;
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
-    let setup = Setup::new(&Config::default());
-    let threads = arguments.threads.or(config.model.threads).unwrap_or(setup.threads);
-    if let (Some(engine), [file]) = (&arguments.worker, arguments.files.as_slice()) {
-        let setup = Setup {
-            model: file.display().to_string(),
-            engine: engine.clone(),
-            quant: None,
-            device: "cpu".into(),
-            threads,
-            ..setup
-        };
-        worker::work(&setup)?;
-        return Ok(Exit::Pass);
-    }
-    let unknown = arguments.engines.iter().find_map(|engine| match EngineKind::parse(engine) {
-        Err(error @ Error::Unknown { .. }) => Some(error),
-        _ => None,
-    });
-    if let Some(error) = unknown {
-        return Err(error.into());
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
+    let mut setup = Setup::default();
+    setup.threads = arguments.threads.or(config.model.threads).unwrap_or(setup.threads);
+    for engine in &arguments.engines {
+        if let Err(error @ Error::Unknown { .. }) = EngineKind::parse(engine) {
+            return Err(error.into());
+        }
     }
     let quants: Vec<String> =
         arguments.files.iter().map(|file| quantization(file)).collect::<anyhow::Result<_>>()?;
     check_names(&arguments.only, &quants)?;
-    if let Some(shared) = oversubscription(threads) {
+    if let Some(shared) = oversubscription(setup.threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
     let mut results = Vec::new();
@@ -108,9 +90,10 @@ pub(crate) fn run(
         if selected.is_empty() {
             continue;
         }
-        let mut processes = start_processes(file, threads, &arguments.engines)?;
+        setup.model = file.display().to_string();
+        let mut processes = start_processes(&setup, &arguments.engines)?;
         if processes.is_empty() {
-            return Err(Error::Failed(format!("no engine runs `{}`", file.display())).into());
+            return Err(Error::Failed(format!("no engine runs `{}`", setup.model)).into());
         }
         for case in selected {
             results.push(measure(quant, case, &mut processes, arguments)?);
@@ -167,11 +150,8 @@ fn is_selected(case: &PeerCase, quant: &str, arguments: &Arguments) -> bool {
 }
 
 /// Starts a process for each engine, and one for each configuration of llama.cpp.
-fn start_processes(
-    file: &Path,
-    threads: usize,
-    engines: &[String],
-) -> anyhow::Result<Vec<EngineProcess>> {
+fn start_processes(setup: &Setup, engines: &[String]) -> anyhow::Result<Vec<EngineProcess>> {
+    let file = &setup.model;
     let binary = std::env::current_exe().context("cannot find this binary to start it again")?;
     let mut err = io::stderr();
     let mut processes = Vec::new();
@@ -186,13 +166,14 @@ fn start_processes(
                 continue;
             }
         };
+        let setup = Setup { engine: engine.clone(), ..setup.clone() };
         for variables in configurations {
-            match EngineProcess::start(&binary, file, engine, threads, variables) {
+            match EngineProcess::start(&binary, &setup, variables) {
                 Ok(process) => {
-                    writeln!(err, "{engine} on {}: {}", file.display(), process.setup)?;
+                    writeln!(err, "{engine} on {file}: {}", process.setup)?;
                     processes.push(process);
                 }
-                Err(error) => writeln!(err, "{engine} on {}: {error}", file.display())?,
+                Err(error) => writeln!(err, "{engine} on {file}: {error}")?,
             }
         }
     }
@@ -241,7 +222,7 @@ fn take_turn(
     let mut err = io::stderr();
     let name = processes[at].name();
     match &response {
-        Response::Measured { rate, seconds, .. } => {
+        Ok(Turn { rate, seconds, .. }) => {
             let what = if kind == TurnKind::Pilot { " (pilot)" } else { "" };
             writeln!(err, "{key} {name}{what}: {rate:.2} tok/s in {seconds:.1} s")?;
             let others = processes.iter().zip(before).filter(|(other, _)| other.name() != name);
@@ -253,7 +234,7 @@ fn take_turn(
                 }
             }
         }
-        Response::Failed { absent } => writeln!(err, "{key} {name}: {absent}")?,
+        Err(absent) => writeln!(err, "{key} {name}: {absent}")?,
     }
     Ok(response)
 }

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::{records, usage, write};
+use crate::settings::Config;
 use crate::{baseline, files};
 
 /// Make a baseline from runs of one commit in three or more sessions
@@ -26,7 +27,7 @@ pub(crate) struct Arguments {
     session_gap: Duration,
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let stream = arguments.output.as_deref().is_some_and(files::is_stream);
     if arguments.release && stream {
         return Err(usage(

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::analysis::Targets;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::{newest, usage, write};
 use crate::error::quoted;
 use crate::record::Record;
 use crate::record::pair::PairRecord;
 use crate::report::ReportOptions;
+use crate::settings::Config;
 use crate::{Error, files, report};
 
 /// Print a record as a document
@@ -81,7 +82,7 @@ impl From<Lang> for report::Lang {
     }
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let path = arguments.record.clone().map_or_else(newest, Ok)?;
     if fs::read_to_string(&path).is_ok_and(|text| PairRecord::is(&text)) {
         return Err(usage(format!(

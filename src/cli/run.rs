@@ -7,20 +7,20 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use serde::Serialize;
 
 use crate::cli::download::ProgressBars;
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::interrupt::{interruptible, say};
 use crate::cli::run::progress::Live;
 use crate::cli::setup::{ModelArguments, injection};
 use crate::compare::Subject;
-use crate::error::quoted;
-use crate::files::{Lock, RunFolder};
+use crate::error::{command_words, quoted};
+use crate::files::RunFile;
 use crate::kernel::Isa;
 use crate::measure::Sharing;
 use crate::record::{AbsenceKind, Case, Model, Record};
-use crate::settings::{Config, Count, Setup, duration};
+use crate::settings::{Config, Count, Generation, Setup, duration};
 use crate::suite::{Plan, StressLimits};
 use crate::workload::Partition;
 use crate::{Error, engine, files, machine, report, suite, workload};
@@ -70,11 +70,7 @@ pub(crate) struct Arguments {
     stress_request: Duration,
 }
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
     let words =
         if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
     let scenarios = match arguments.partition {
@@ -91,7 +87,10 @@ pub(crate) fn run(
         ..StressLimits::default()
     };
     let named = arguments.resume.as_deref().or(arguments.output.as_deref());
-    let lock = named.map(Lock::take).transpose()?;
+    RunFile::check(named, "name a file with `-o`")?;
+    let session = machine::session_id(machine::stamp().commit.as_deref());
+    let file = RunFile::new(named, "record.json", &session)?;
+    let path = &file.path;
     let resume = arguments.resume.as_deref().map(Record::load).transpose();
     let resume = resume.map_err(Error::of_named_file)?;
     machine::refuse_debug()?;
@@ -101,53 +100,43 @@ pub(crate) fn run(
         let identity = engine::identify(&setup, &mut ProgressBars::default())?;
         require_same("SHA-256 of the model", &record.model.sha256, &identity.sha256)?;
     }
-    let folder = || {
-        RunFolder::check("name a file with `-o`")?;
-        RunFolder::new(&machine::session_id(machine::stamp().commit.as_deref()))
-    };
-    let folder = named.is_none().then(folder).transpose()?;
-    let default = folder.as_ref().map(|folder| folder.path.join("record.json"));
-    let path = named.map(Path::to_owned).or(default).expect("one of them is there");
-    let _lock = lock.map_or_else(|| Lock::take(&path), Ok)?;
     let plan = Plan {
-        binary: std::env::current_exe().context("cannot find this binary to start it again")?,
-        setup,
-        scenarios,
         blocks,
         sharing: if arguments.shared_process { Sharing::Shared } else { Sharing::Fresh },
         injection,
-        session: folder.as_ref().map(|folder| folder.id.clone()),
+        session: file.folder.as_ref().map(|folder| folder.id.clone()),
         path: Some(path.clone()),
         resume,
         budget: arguments.budget,
         text,
         stress,
+        ..Plan::new(setup, scenarios)?
     };
     let stop = interruptible("waiting for the worker that measures now")?;
     let warned = introduce(&plan);
     let mut live = Live::new(stop);
     let outcome = suite::run(&plan, &mut ProgressBars::default(), &mut live);
     live.finish();
-    let words = next::words();
+    let words = command_words();
     // A record on stdout must not be mixed with the table.
     let mut talk = std::io::stderr();
-    let out: &mut dyn Write = if files::is_stdout(&path) { &mut talk } else { out };
+    let out: &mut dyn Write = if files::is_stdout(path) { &mut talk } else { out };
     if matches!(outcome, Err(Error::Interrupted)) {
-        let kept = (live.measured > 0 || plan.resume.is_some()) && !files::is_stream(&path);
+        let kept = (live.measured > 0 || plan.resume.is_some()) && !files::is_stream(path);
         if !kept {
             say("interrupted before anything was measured");
             return Ok(Exit::Interrupted);
         }
-        let measured = write_table(&Record::load(&path)?, out)?;
+        let measured = write_table(&Record::load(path)?, out)?;
         say(&format!("interrupted: {measured} scenarios are kept in `{}`", path.display()));
-        say(&format!("next: `{}`", next::resume_command(&words, &path)));
+        say(&format!("next: `{}`", next::resume_command(&words, path)));
         return Ok(Exit::Interrupted);
     }
     let record = outcome?;
     write_table(&record, out)?;
-    Ok(conclude(&record, &path, &warned, || {
+    Ok(conclude(&record, path, &warned, || {
         let scenarios: Vec<String> = plan.scenarios.iter().map(|one| one.id.clone()).collect();
-        next::next_step(&record, &path, &words, &scenarios, &config.gate.allow_class)
+        next::next_step(&record, path, &words, &scenarios, &config.gate.allow_class)
     }))
 }
 
@@ -167,19 +156,16 @@ fn introduce(plan: &Plan) -> Vec<String> {
         machine: machine::fingerprint(plan.setup.threads, device),
     };
     say(&format!("measures {}", report::subject_line(&subject)));
-    let count = |count: usize, what: &str| match count {
+    let count = |count: usize, what: &str, plural: &str| match count {
         1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
-    };
-    let processes = match plan.blocks {
-        1 => "1 process".into(),
-        blocks => format!("{blocks} processes"),
+        count => format!("{count} {what}{plural}"),
     };
     say(&format!(
-        "{}: {processes} each, {} and {} per process",
-        count(plan.scenarios.len(), "scenario"),
-        count(generation.warmups, "warm-up"),
-        count(generation.iters, "generation"),
+        "{}: {} each, {} and {} per process",
+        count(plan.scenarios.len(), "scenario", "s"),
+        count(plan.blocks, "process", "es"),
+        count(generation.warmups, "warm-up", "s"),
+        count(generation.iters, "generation", "s"),
     ));
     let warnings = machine::busy();
     warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
@@ -206,18 +192,14 @@ fn conclude(
     next: impl FnOnce() -> String,
 ) -> Exit {
     let last = record.sessions.last().and_then(|session| session.conditions.last());
-    let kind = |warning: &str| warning.chars().take(5).collect::<String>();
     for warning in last.map(machine::warnings).unwrap_or_default() {
-        if warned.iter().any(|earlier| kind(earlier) == kind(&warning)) {
-            continue; // Of the same kind: the load or the waiting tasks.
+        // Not twice of one kind: the load or the waiting tasks.
+        if warned.iter().all(|earlier| earlier.get(..5) != warning.get(..5)) {
+            say(&format!("warning: {warning}"));
         }
-        say(&format!("warning: {warning}"));
     }
     let is_stream = files::is_stream(path);
-    say(&match is_stream {
-        true => format!("record: written to {}", path.display()),
-        false => format!("record: {}", path.display()),
-    });
+    say(&format!("record: {}{}", if is_stream { "written to " } else { "" }, path.display()));
     let out_of_time = |case: &&Case| case.absence() == Some(AbsenceKind::SkippedTime);
     let skipped = record.scenarios.iter().filter(out_of_time).count();
     if skipped > 0 {
@@ -254,10 +236,13 @@ fn is_failed(case: &Case) -> bool {
 }
 
 /// Refuses to resume with a different value.
-fn require_same(what: &str, old: &str, new: &str) -> crate::Result<()> {
+fn require_same<T: Serialize + ?Sized>(what: &str, old: &T, new: &T) -> crate::Result<()> {
+    let json = |value: &T| serde_json::to_string(value).expect("plain data");
+    let (old, new) = (json(old), json(new));
     if old == new {
         return Ok(());
     }
+    let (old, new) = (old.trim_matches('"'), new.trim_matches('"'));
     let why = format!("cannot resume: the {what} was `{old}` and is `{new}`; start a new run");
     Err(Error::Usage(why))
 }
@@ -269,36 +254,22 @@ fn require_same_run(
     class: &str,
     injection: Option<&str>,
 ) -> crate::Result<()> {
-    let now = crate::measure::describe_settings(setup);
-    let build = machine::build();
-    let binary = |of: Option<String>| of.unwrap_or_default();
-    for (what, old, new) in [
-        ("machine class", record.machine.class.as_str(), class),
-        ("model", &record.model.spec, &setup.model),
-        ("engine", &record.settings.engine, &now.engine),
-        ("device", &record.settings.device, &now.device),
-        ("binary", &binary(record.build.binary_sha256.clone()), &binary(build.binary_sha256)),
-    ] {
-        require_same(what, old, new)?;
-    }
-    let scaling = &setup.rope_scaling;
-    for (is_same, differs) in [
-        (record.injected.as_deref() == injection, "the injected slowdown differs; start a new run"),
-        (
-            record.settings.quant == now.quant
-                && (scaling.is_none() || *scaling == record.model.rope_scaling),
-            "the quantization or the RoPE scaling differs; start a new run",
-        ),
-        (
-            record.settings.generation == now.generation
-                && record.settings.threads == now.threads
-                && record.settings.labels == now.labels,
-            "the settings differ; start a new run",
-        ),
-    ] {
-        if !is_same {
-            return Err(Error::Usage(format!("cannot resume: {differs}")));
-        }
+    let (old, now) = (&record.settings, crate::measure::describe_settings(setup));
+    require_same("machine class", record.machine.class.as_str(), class)?;
+    require_same("model", &record.model.spec, &setup.model)?;
+    require_same("engine", &old.engine, &now.engine)?;
+    require_same("device", &old.device, &now.device)?;
+    require_same("binary", &record.build.binary_sha256, &machine::build().binary_sha256)?;
+    require_same("injected slowdown", &record.injected.as_deref(), &injection)?;
+    require_same("quantization", &old.quant, &now.quant)?;
+    let scaling = &record.model.rope_scaling;
+    require_same("RoPE scaling", scaling, &setup.rope_scaling.clone().or(scaling.clone()))?;
+    require_same("number of threads", &old.threads, &now.threads)?;
+    require_same("labels", &old.labels, &now.labels)?;
+    let settings = |of: &Generation| serde_json::to_value(of).expect("plain data");
+    let (old, now) = (settings(&old.generation), settings(&now.generation));
+    for (name, value) in old.as_object().into_iter().flatten() {
+        require_same(&format!("setting `{name}`"), value, &now[name])?;
     }
     Ok(())
 }
@@ -327,6 +298,10 @@ mod tests {
         let error = require_same_run(&record, &setup, "there-2", None).unwrap_err().to_string();
         let expected = "the machine class was `here-1` and is `there-2`; start a new run";
         assert_eq!(error, format!("cannot resume: {expected}"));
+        let mut other = setup.clone();
+        other.generation.iters += 1;
+        let error = require_same_run(&record, &other, "here-1", None).unwrap_err().to_string();
+        assert_eq!(error, "cannot resume: the setting `iters` was `5` and is `6`; start a new run");
         let error = require_same("SHA-256 of the model", "ab", "cd").unwrap_err().to_string();
         assert!(error.contains("the SHA-256 of the model was `ab` and is `cd`"), "{error}");
     }

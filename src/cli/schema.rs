@@ -2,9 +2,10 @@
 
 use std::io::Write;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::record::Record;
 use crate::record::pair::PairRecord;
+use crate::settings::Config;
 
 /// Print the JSON Schema of a stored file
 #[derive(clap::Args)]
@@ -23,7 +24,7 @@ enum Form {
     Pair,
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let schema = match arguments.form {
         Form::Record => Record::json_schema(),
         Form::Pair => PairRecord::json_schema(),

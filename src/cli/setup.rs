@@ -49,7 +49,7 @@ pub(crate) struct ModelArguments {
     natural_stop: bool,
     /// Format of prompts before they are tokenized [default: raw]
     #[arg(long, value_enum, value_name = "FORMAT")]
-    prompt_format: Option<Format>,
+    prompt_format: Option<PromptFormat>,
     /// Label stored in the record, a server's flag for example; repeatable, the last value of a
     /// name counts
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
@@ -63,16 +63,6 @@ fn label(text: &str) -> Result<(String, String), String> {
         "" => Err("the name before `=` is empty".into()),
         name => Ok((name.into(), value.into())),
     }
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Format {
-    /// The text as it is
-    Raw,
-    /// The model's chat template, thinking off
-    Chat,
-    /// The model's chat template, thinking on
-    ChatThinking,
 }
 
 impl ModelArguments {
@@ -98,12 +88,7 @@ impl ModelArguments {
         }
         generation.use_kv_cache &= !self.no_kv_cache;
         generation.natural_stop |= self.natural_stop;
-        generation.prompt_format = match self.prompt_format {
-            Some(Format::Raw) => PromptFormat::Raw,
-            Some(Format::Chat) => PromptFormat::Chat,
-            Some(Format::ChatThinking) => PromptFormat::ChatThinking,
-            None => generation.prompt_format,
-        };
+        generation.prompt_format = self.prompt_format.unwrap_or(generation.prompt_format);
         let or = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
         setup.model = or(&self.model, setup.model);
         setup.engine_is_default &= self.engine.is_none();
@@ -133,7 +118,7 @@ pub(crate) fn check_words_for_turns(words: &[String]) -> crate::Result<()> {
 /// The slowdown to inject, from the environment.
 pub(crate) fn injection() -> crate::Result<Option<String>> {
     let injection = std::env::var(suite::INJECT).ok();
-    injection.as_deref().map(Injection::parse).transpose()?;
+    Injection::parse_if_any(&injection)?;
     Ok(injection)
 }
 

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::usage;
 use crate::files::Temporary;
 use crate::model::{Quant, gguf, safetensors};
+use crate::settings::Config;
 use crate::tokenizer::Tokenizer;
 use crate::{files, model};
 
@@ -32,7 +33,7 @@ pub(crate) struct Arguments {
     shard_mib: Option<u64>,
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let quant = Quant::parse(&arguments.quant)?;
     let path = &arguments.output;
     let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");

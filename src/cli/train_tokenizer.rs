@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::usage;
-use crate::settings::Count;
+use crate::settings::{Config, Count};
 use crate::{files, tokenizer};
 
 /// Train a byte-level BPE tokenizer on the .txt files of a folder
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     output: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> CommandResult {
     let unreadable = |what: &str, path: &Path, error: std::io::Error| {
         usage(format!("cannot read {what}`{}`: {error}", path.display()))
     };

@@ -43,7 +43,7 @@ pub const BLOCKS_NEEDED: usize = 8;
 pub const PLANNED_LOOKS: usize = 6;
 
 /// Which regressions make the outcome one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum FailOn {
     /// Any regression.

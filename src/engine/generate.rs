@@ -30,6 +30,14 @@ pub struct GenerationRequest<'a> {
     pub injection: Option<Injection>,
 }
 
+impl<'a> GenerationRequest<'a> {
+    /// Exactly `new_tokens` tokens after each prompt, from an empty KV cache.
+    pub fn new(prompts: &'a [Vec<u32>], new_tokens: usize, sampling: &'a Generation) -> Self {
+        let (stop_tokens, cached_tokens, injection) = (&[], None, None);
+        Self { prompts, new_tokens, stop_tokens, sampling, cached_tokens, injection }
+    }
+}
+
 /// What was generated, with monotonic times. Tokenization is not included.
 #[derive(Debug, Clone)]
 pub struct GenerationOutput {

@@ -51,6 +51,14 @@ impl Injection {
         Ok(Self { stage, share: share / 100.0 })
     }
 
+    /// [`Injection::parse`], if there is one.
+    ///
+    /// # Errors
+    /// As [`Injection::parse`].
+    pub fn parse_if_any(text: &Option<String>) -> Result<Option<Self>> {
+        text.as_deref().map(Self::parse).transpose()
+    }
+
     /// Spins after a decode step for x / (1 - x) of its time, which lowers the rate by exactly x.
     pub(super) fn after_step(injection: Option<Self>, decoder: &dyn Decoder, work: Duration) {
         if let Some(Self { stage: Stage::Decode, share }) = injection {

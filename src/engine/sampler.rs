@@ -29,7 +29,7 @@ impl Sampler {
                     .into(),
             ));
         }
-        let greedy = settings.deterministic || temperature == 0.0;
+        let greedy = settings.is_greedy();
         if greedy && repetition_penalty == 1.0 {
             return Ok(None);
         }

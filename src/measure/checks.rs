@@ -24,49 +24,46 @@ const CLOCK_ERROR: Duration = Duration::from_micros(1);
 /// checking the logits after. The larger of a share of the whole and a time.
 const UNEXPLAINED: (f64, Duration) = (0.05, Duration::from_millis(5));
 
+/// The finding about a build whose numbers mean nothing.
+pub(super) const DEBUG_ASSERTIONS: &str = "the build has debug assertions";
+
 /// Checks the samples of a trial and their block.
-pub fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
+pub(super) fn validity(trial: &Trial, samples: &[Sample], block: &Block) -> Validity {
     let mut validity = Validity::default();
-    let mut fail = |failed: bool, finding: String| {
-        if failed && !validity.failed.contains(&finding) {
-            validity.failed.push(finding);
+    let mut fail = |failed: bool, finding: &str| {
+        if failed {
+            validity.fail(finding);
         }
     };
-    fail(samples.is_empty(), "no sample was taken".into());
-    fail(cfg!(debug_assertions), "the build has debug assertions".into());
+    fail(samples.is_empty(), "no sample was taken");
+    fail(cfg!(debug_assertions), DEBUG_ASSERTIONS);
     for sample in samples {
-        let lengths = sample.ids.iter().map(Vec::len);
         let exact = trial.generation.natural_stop
-            || lengths.clone().all(|length| length == trial.new_tokens);
-        fail(!exact, format!("not every sequence has {} tokens", trial.new_tokens));
-        fail(!sample.finite, "a logit of a first token is not finite".into());
+            || sample.ids.iter().all(|ids| ids.len() == trial.new_tokens);
+        fail(!exact, &format!("not every sequence has {} tokens", trial.new_tokens));
+        fail(!sample.finite, "a logit of a first token is not finite");
         let total = sample.total.as_secs_f64();
         let ordered = sample.ttft_seq_s.iter().all(|&ttft| ttft > 0.0 && ttft <= total);
-        fail(!ordered, "a time to first token is not between 0 and the total".into());
+        fail(!ordered, "a time to first token is not between 0 and the total");
     }
-    let times: Vec<(f64, f64)> = samples
-        .iter()
-        .map(|sample| {
-            let last_first = sample.ttft_seq_s.iter().copied().fold(0.0, f64::max);
-            let parts = last_first + sample.steps_s.iter().sum::<f64>();
-            (parts, sample.around.as_secs_f64())
-        })
-        .collect();
-    if let Some(finding) = clock_contradiction(&times) {
-        fail(true, finding);
+    let times = samples.iter().map(|sample| {
+        let last_first = sample.ttft_seq_s.iter().copied().fold(0.0, f64::max);
+        let parts = last_first + sample.steps_s.iter().sum::<f64>();
+        (parts, sample.around.as_secs_f64())
+    });
+    if let Some(finding) = clock_contradiction(&times.collect::<Vec<_>>()) {
+        fail(true, &finding);
     }
-    if trial.is_greedy() {
-        let differ = samples.windows(2).any(|pair| pair[0].ids != pair[1].ids);
-        fail(differ, "greedy output differs between repetitions".into());
-    }
+    let differ = samples.windows(2).any(|pair| pair[0].ids != pair[1].ids);
+    fail(differ && trial.generation.is_greedy(), "greedy output differs between repetitions");
     let value = |name| block.value(name);
     if let (Some(peak), Some(loaded)) =
         (value(metric::PEAK_RSS_BYTES), value(metric::RSS_AFTER_LOAD_BYTES))
     {
-        fail(peak < loaded, "peak memory is below the memory after loading".into());
+        fail(peak < loaded, "peak memory is below the memory after loading");
     }
-    validity.failed.extend(above_roofline(block));
-    validity.warnings = warnings(trial, block);
+    validity.merge(against_roofline(block));
+    validity.warnings.extend(warnings(trial, block));
     validity
 }
 
@@ -95,30 +92,29 @@ fn clock_contradiction(times: &[(f64, f64)]) -> Option<String> {
     })
 }
 
-/// Rates of a block that exceed the roofline.
-pub(super) fn above_roofline(block: &Block) -> Vec<String> {
-    let percent_above = |name: &str| {
-        block.value(name).filter(|fraction| *fraction > TOLERANCE).map(|fraction| 100.0 * fraction)
-    };
-    let reading = percent_above(metric::ROOFLINE_FRACTION)
-        .map(|percent| format!("decoding read {percent:.0} % of the measured bandwidth"));
-    let arithmetic = percent_above(metric::PREFILL_FLOP_FRACTION)
-        .map(|percent| format!("prefill did {percent:.0} % of the measured arithmetic peak"));
-    reading.into_iter().chain(arithmetic).collect()
-}
-
-/// Rates of a block that are implausibly far below the roofline.
-pub(super) fn below_roofline(block: &Block) -> Vec<String> {
-    let fraction = block.value(metric::ROOFLINE_FRACTION);
-    let low = fraction.filter(|fraction| *fraction < IMPLAUSIBLY_LOW).map(|fraction| {
+/// Rates of a block that exceed the roofline, and warnings of one implausibly far below it.
+pub(super) fn against_roofline(block: &Block) -> Validity {
+    let mut validity = Validity::default();
+    if let Some(fraction) = block.value(metric::ROOFLINE_FRACTION) {
         let percent = 100.0 * fraction;
-        format!("decoding read only {percent:.1} % of the measured bandwidth: intended device?")
-    });
-    low.into_iter().collect()
+        if fraction > TOLERANCE {
+            validity.fail(format!("decoding read {percent:.0} % of the measured bandwidth"));
+        }
+        if fraction < IMPLAUSIBLY_LOW {
+            validity.warnings.push(format!(
+                "decoding read only {percent:.1} % of the measured bandwidth: intended device?"
+            ));
+        }
+    }
+    if let Some(fraction) = block.value(metric::PREFILL_FLOP_FRACTION).filter(|f| *f > TOLERANCE) {
+        let percent = 100.0 * fraction;
+        validity.fail(format!("prefill did {percent:.0} % of the measured arithmetic peak"));
+    }
+    validity
 }
 
 fn warnings(trial: &Trial, block: &Block) -> Vec<String> {
-    let mut all = below_roofline(block);
+    let mut all = Vec::new();
     let value = |name| block.value(name);
     let long = trial.ids.iter().all(|ids| ids.len() >= LONG_PROMPT);
     if let (Some(prefill), Some(decode)) =

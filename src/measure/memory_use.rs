@@ -1,6 +1,8 @@
 //! Memory of the measuring process: resident after loading, and the peaks of loading and of the
 //! run.
 
+use std::collections::BTreeMap;
+
 use crate::engine::Injection;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
@@ -17,10 +19,11 @@ pub struct MemoryUse {
 }
 
 /// Whether a process measured one scenario or several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sharing {
     /// One scenario: peaks are its own.
+    #[default]
     Fresh,
     /// Several: peaks are comparable only between runs of the same order.
     Shared,
@@ -86,18 +89,16 @@ pub(super) fn store_no_memory(block: &mut Block, reason: &str) {
 
 /// Copies the memory metrics of a block that was measured in a fresh process.
 pub fn copy_memory(block: &mut Block, from: &Block) {
+    fn copy<T: Clone>(to: &mut BTreeMap<String, T>, from: &BTreeMap<String, T>, name: &str) {
+        match from.get(name) {
+            Some(one) => to.insert(name.into(), one.clone()),
+            None => to.remove(name),
+        };
+    }
     let more = [metric::RSS_ANON_BYTES, metric::RSS_FILE_BYTES, metric::COLD_TTFT_S];
     for name in MEMORY.into_iter().chain(more) {
-        if let Some(value) = from.values.get(name) {
-            block.values.insert(name.into(), *value);
-        }
-        match from.notes.get(name) {
-            Some(note) => block.notes.insert(name.into(), note.clone()),
-            None => block.notes.remove(name),
-        };
-        match from.caveats.get(name) {
-            Some(caveat) => block.caveats.insert(name.into(), *caveat),
-            None => block.caveats.remove(name),
-        };
+        copy(&mut block.values, &from.values, name);
+        copy(&mut block.notes, &from.notes, name);
+        copy(&mut block.caveats, &from.caveats, name);
     }
 }

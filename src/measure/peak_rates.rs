@@ -12,31 +12,19 @@ use crate::{kernel, machine};
 
 /// How much memory is read to measure bandwidth, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadBudget {
-    /// About a second, filling the buffers included.
-    Brief,
-    /// For a number that exceeds the brief measurement: long enough for a shared host to have an
-    /// undisturbed moment.
-    Extended,
-    /// More memory, which hides fewer disturbances in caches.
-    Full,
+pub struct ReadBudget {
+    least_bytes: u64,
+    time: Duration,
 }
 
 impl ReadBudget {
-    fn least_bytes(self) -> u64 {
-        match self {
-            ReadBudget::Brief | ReadBudget::Extended => 256 << 20,
-            ReadBudget::Full => 1 << 30,
-        }
-    }
-
-    fn time(self) -> Duration {
-        match self {
-            ReadBudget::Brief => Duration::from_millis(350),
-            ReadBudget::Extended => Duration::from_secs(3),
-            ReadBudget::Full => Duration::from_secs(2),
-        }
-    }
+    /// About a second, filling the buffers included.
+    pub const BRIEF: Self = Self { least_bytes: 256 << 20, time: Duration::from_millis(350) };
+    /// For a number that exceeds the brief measurement: long enough for a shared host to have an
+    /// undisturbed moment.
+    pub const EXTENDED: Self = Self { least_bytes: 256 << 20, time: Duration::from_secs(3) };
+    /// More memory, which hides fewer disturbances in caches.
+    pub const FULL: Self = Self { least_bytes: 1 << 30, time: Duration::from_secs(2) };
 }
 
 /// Measures read bandwidth and arithmetic peaks of the CPU.
@@ -49,8 +37,8 @@ pub fn peak_rates(threads: usize, budget: ReadBudget) -> Result<Rates> {
     // choose their own, and the ceiling must not be below what they can reach.
     let isa = Isa::best();
     // Without memory for the buffers, everything but bandwidth can still be measured.
-    let read = machine::read_buffer_bytes(budget.least_bytes())
-        .and_then(|bytes| kernel::read_bandwidth(&pool, isa, bytes, budget.time()).ok());
+    let read = machine::read_buffer_bytes(budget.least_bytes)
+        .and_then(|bytes| kernel::read_bandwidth(&pool, isa, bytes, budget.time).ok());
     let peaks = kernel::peak_rates(&pool, isa);
     Ok(Rates {
         read_bytes_per_s: read.map(|read| read.small_pages_bytes_per_s),

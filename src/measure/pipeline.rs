@@ -14,21 +14,20 @@
 //! * A set is many generations, so at most three passes are run, unless the scenario asks for more
 //!   ([`Scenario::repetitions`]).
 
-mod index;
 mod retrieval;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, GenerationRequest, Injection};
 use crate::error::{Error, Result};
 use crate::machine::{Meter, RegionUsage};
+use crate::measure::checks::DEBUG_ASSERTIONS;
 use crate::measure::describe::labels;
-use crate::measure::{MemoryUse, hash_ids};
+use crate::measure::{MemoryUse, hash_ids, work};
 use crate::record::{Block, Case, Validity, Work};
 use crate::settings::Generation;
-use crate::workload::{Input, Pipeline, Scenario, documents, metric};
-use crate::{engine, machine, stats};
+use crate::workload::{Pipeline, Scenario, documents, metric};
+use crate::{engine, machine};
 
 /// Passes over a set, unless the scenario asks for more.
 const MAX_PASSES: usize = 3;
@@ -50,12 +49,14 @@ pub struct Context<'a> {
 /// Measures a pipeline: a case with one block.
 ///
 /// # Errors
-/// When the scenario has no documents, the engine cannot do what the pipeline needs
-/// ([`Error::Unsupported`]), or every document fails.
-pub fn case(engine: &mut Engine, scenario: &Scenario, context: Context<'_>) -> Result<Case> {
-    let Input::Documents(pipeline) = scenario.input else {
-        return Err(Error::Unsupported(format!("`{}` has no documents", scenario.id)));
-    };
+/// When the engine cannot do what the pipeline needs ([`Error::Unsupported`]), or every document
+/// fails.
+pub fn case(
+    engine: &mut Engine,
+    scenario: &Scenario,
+    pipeline: Pipeline,
+    context: Context<'_>,
+) -> Result<Case> {
     let Context { injection, session, mut memory, meter, .. } = context;
     let mut generation = context.generation.clone();
     generation.prompt_format = scenario.format.unwrap_or(generation.prompt_format);
@@ -97,51 +98,71 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// The token ids of a prompt, if it and its answer fit into the context.
     fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        self.engine.encode(prompt, self.generation.prompt_format)
+        let ids = self.engine.encode(prompt, self.generation.prompt_format)?;
+        self.engine.decoder.check_length(ids.len() + self.scenario.new_tokens)?;
+        Ok(ids)
     }
 
-    /// Checks that a prompt and its answer fit into the context.
-    fn check_length(&self, prompt: &[u32]) -> Result<()> {
-        self.engine.decoder.check_length(prompt.len() + self.scenario.new_tokens)
+    /// Passes over a set of texts in batches, after a warm-up of one batch. `end_pass` adds the
+    /// results of a pass, which took that long, to the samples.
+    fn run_set<S, T>(
+        &mut self,
+        samples: &mut PipelineSamples,
+        texts: &[S],
+        mut work: impl FnMut(&mut Self, &[S]) -> Result<Vec<ItemResult<T>>>,
+        end_pass: impl Fn(&mut PipelineSamples, Vec<ItemResult<T>>, Duration) -> Result<()>,
+    ) -> Result<()> {
+        let batch = self.scenario.batch;
+        if self.generation.warmups > 0 {
+            let first = &texts[..batch.min(texts.len())];
+            let start = Instant::now();
+            work(self, first)?;
+            samples.set_cold(per_minute(first.len(), start.elapsed()));
+        }
+        self.run_passes(samples, |runner, samples| {
+            let start = Instant::now();
+            let mut results = Vec::with_capacity(texts.len());
+            for texts in texts.chunks(batch) {
+                results.extend(work(runner, texts)?);
+            }
+            let elapsed = start.elapsed();
+            samples.block.add_sample(metric::E2E_S, elapsed.as_secs_f64());
+            end_pass(samples, results, elapsed)
+        })
     }
 
-    /// Answers a batch of prompts, tokenization and detokenization included. A prompt that cannot
-    /// be tokenized or does not fit into the context fails alone; a failed generation fails its
-    /// batch.
+    /// Runs `work` on a batch. A text that could not be tokenized fails alone; a failure of `work`
+    /// fails the batch.
     ///
     /// # Errors
     /// When the engine does not support such a batch ([`Error::Unsupported`]).
-    fn answer_batch(&mut self, prompts: &[String]) -> Result<Vec<ItemResult<Vec<u32>>>> {
-        let tokenize = |prompt: &String| {
-            let ids = self.encode(prompt).map_err(|error| error.chain())?;
-            self.check_length(&ids).map(|()| ids).map_err(|error| error.chain())
-        };
-        let mut results: Vec<ItemResult<Vec<u32>>> = prompts.iter().map(tokenize).collect();
-        let ids: Vec<Vec<u32>> = results.iter().flatten().cloned().collect();
-        if ids.is_empty() {
-            return Ok(results);
-        }
-        let mut answers = match self.generate(&ids) {
-            Ok(answers) => answers.into_iter().map(Ok).collect(),
+    fn run_batch<T: Clone>(
+        &mut self,
+        tokens: Vec<Result<Vec<u32>>>,
+        work: impl FnOnce(&mut Self, &[Vec<u32>]) -> Result<Vec<T>>,
+    ) -> Result<Vec<ItemResult<T>>> {
+        let ids: Vec<Vec<u32>> = tokens.iter().flatten().cloned().collect();
+        let results = if ids.is_empty() { Ok(Vec::new()) } else { work(self, &ids) };
+        let mut results = match results {
+            Ok(results) => results.into_iter().map(Ok).collect(),
             Err(error @ Error::Unsupported(_)) => return Err(error),
             Err(error) => vec![Err(error.chain()); ids.len()],
         }
         .into_iter();
-        for result in results.iter_mut().filter(|result| result.is_ok()) {
-            *result = answers.next().expect("there is an answer to each tokenized prompt");
-        }
-        Ok(results)
+        let result = |tokens: Result<Vec<u32>>| match tokens {
+            Ok(_) => results.next().expect("there is a result for each tokenized text"),
+            Err(error) => Err(error.chain()),
+        };
+        Ok(tokens.into_iter().map(result).collect())
     }
 
     fn generate(&mut self, prompts: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
+        let new_tokens = self.scenario.new_tokens;
         let request = GenerationRequest {
-            prompts,
-            new_tokens: self.scenario.new_tokens,
-            stop_tokens: &[],
-            sampling: self.generation,
-            cached_tokens: None,
             injection: self.injection,
+            ..GenerationRequest::new(prompts, new_tokens, self.generation)
         };
         let output = engine::generate(self.engine.decoder.as_mut(), &request)?;
         if !output.is_finite {
@@ -154,34 +175,22 @@ impl Runner<'_> {
     }
 }
 
-/// Passes over a set of documents with one answer each.
+/// Passes over a set of documents with one answer each, tokenization and detokenization included.
 fn answer_documents(runner: &mut Runner<'_>, pipeline: Pipeline) -> Result<PipelineSamples> {
     let documents = documents::documents(pipeline);
     let prompts: Vec<String> =
-        documents.iter().map(|document| documents::prompt(pipeline, document.text)).collect();
-    let inputs = prompts.iter().map(|prompt| runner.encode(prompt)).collect::<Result<Vec<_>>>()?;
+        documents.iter().map(|(_, text)| documents::prompt(pipeline, text)).collect();
+    let encode = |prompt: &String| runner.engine.encode(prompt, runner.generation.prompt_format);
+    let inputs = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
     // If none fits, the scenario is unsupported; no item has failed.
-    if let Some(shortest) = inputs.iter().min_by_key(|ids| ids.len()) {
-        runner.check_length(shortest)?;
-    }
+    let shortest = inputs.iter().map(Vec::len).min().unwrap_or(0);
+    runner.engine.decoder.check_length(shortest + runner.scenario.new_tokens)?;
     let mut samples = PipelineSamples::new(inputs, prompts.len());
-    let batch = runner.scenario.batch;
-    if runner.generation.warmups > 0 {
-        let first = &prompts[..batch.min(prompts.len())];
-        let start = Instant::now();
-        runner.answer_batch(first)?;
-        samples.cold = Some(per_minute(first.len(), start.elapsed()));
-    }
-    runner.run_passes(&mut samples, |runner, samples| {
-        let start = Instant::now();
-        let mut results = Vec::with_capacity(prompts.len());
-        for prompts in prompts.chunks(batch) {
-            results.extend(runner.answer_batch(prompts)?);
-        }
-        let elapsed = start.elapsed();
-        samples.add(metric::E2E_S, elapsed.as_secs_f64());
-        samples.add_pass(results, elapsed)
-    })?;
+    let answer = |runner: &mut Runner<'_>, prompts: &[String]| {
+        let tokens = prompts.iter().map(|prompt| runner.encode(prompt)).collect();
+        runner.run_batch(tokens, Runner::generate)
+    };
+    runner.run_set(&mut samples, &prompts, answer, PipelineSamples::add_pass)?;
     Ok(samples)
 }
 
@@ -190,19 +199,18 @@ fn per_minute(items: usize, elapsed: Duration) -> f64 {
 }
 
 /// The samples of a pipeline's passes.
+#[derive(Default)]
 struct PipelineSamples {
     /// Token ids of every input text, in order.
     inputs: Vec<Vec<u32>>,
     /// Items of a pass.
     items: usize,
-    values: BTreeMap<&'static str, Vec<f64>>,
-    /// Items per minute of the warm-up.
-    cold: Option<f64>,
-    notes: BTreeMap<&'static str, String>,
+    /// Samples and notes so far.
+    block: Block,
+    validity: Validity,
     /// Output of the first pass per item: token ids, or numbers of chunks and token ids. Empty for
     /// a failed item.
     output: Option<Vec<Vec<u32>>>,
-    failed: Vec<String>,
     /// Whether a later pass gave another output than the first.
     differs: bool,
     /// Items of all passes that did not fail.
@@ -213,22 +221,12 @@ struct PipelineSamples {
 
 impl PipelineSamples {
     fn new(inputs: Vec<Vec<u32>>, items: usize) -> Self {
-        Self {
-            inputs,
-            items,
-            values: BTreeMap::new(),
-            cold: None,
-            notes: BTreeMap::new(),
-            output: None,
-            failed: Vec::new(),
-            differs: false,
-            succeeded: 0,
-            usage: None,
-        }
+        Self { inputs, items, ..Self::default() }
     }
 
-    fn add(&mut self, name: &'static str, value: f64) {
-        self.values.entry(name).or_default().push(value);
+    /// Stores the items per minute of the warm-up.
+    fn set_cold(&mut self, rate: f64) {
+        self.block.cold.insert(metric::ITEMS_PER_MIN.into(), vec![rate]);
     }
 
     /// Adds the results of a pass, and its time.
@@ -239,17 +237,17 @@ impl PipelineSamples {
         let all = results.len();
         let failures: Vec<&String> =
             results.iter().filter_map(|result| result.as_ref().err()).collect();
+        let failed = failures.len();
         if let Some(first) = failures.first() {
-            let finding = format!("{} of {all} items failed; the first: {first}", failures.len());
-            if failures.len() == all {
+            let finding = format!("{failed} of {all} items failed; the first: {first}");
+            if failed == all {
                 return Err(Error::Failed(finding));
             }
-            self.fail(finding);
+            self.validity.fail(finding);
         }
-        let failed = failures.len();
         self.succeeded += all - failed;
-        self.add(metric::ERROR_RATE, failed as f64 / all as f64);
-        self.add(metric::ITEMS_PER_MIN, per_minute(all - failed, elapsed));
+        self.block.add_sample(metric::ERROR_RATE, failed as f64 / all as f64);
+        self.block.add_sample(metric::ITEMS_PER_MIN, per_minute(all - failed, elapsed));
         let output: Vec<Vec<u32>> =
             results.into_iter().map(ItemResult::unwrap_or_default).collect();
         match &self.output {
@@ -259,51 +257,30 @@ impl PipelineSamples {
         Ok(())
     }
 
-    fn fail(&mut self, finding: String) {
-        if !self.failed.contains(&finding) {
-            self.failed.push(finding);
-        }
-    }
-
-    fn into_case(mut self, runner: &Runner<'_>, session: &str, memory: &MemoryUse) -> Case {
+    fn into_case(self, runner: &Runner<'_>, session: &str, memory: &MemoryUse) -> Case {
         let Runner { engine, scenario, generation, .. } = runner;
-        let greedy = generation.deterministic || generation.temperature == 0.0;
+        let Self { mut block, mut validity, .. } = self;
+        let greedy = generation.is_greedy();
         if greedy && self.differs {
-            self.fail("output differs between passes".into());
+            validity.fail("output differs between passes");
         }
-        let mut block = Block { session: session.into(), ..Block::default() };
-        block.samples =
-            self.values.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
-        let median = |(name, values): (&String, &Vec<f64>)| (name.clone(), stats::median(values));
-        block.values = block.samples.iter().map(median).collect();
-        block.notes = self.notes.into_iter().map(|(name, note)| (name.to_owned(), note)).collect();
-        if let Some(rate) = self.cold {
-            block.cold.insert(metric::ITEMS_PER_MIN.into(), vec![rate]);
+        if cfg!(debug_assertions) {
+            validity.fail(DEBUG_ASSERTIONS);
         }
+        block.session = session.into();
+        block.set_medians();
         block.values.insert(metric::LOAD_S.into(), Some(engine.load.as_secs_f64()));
         if let Some(usage) = &self.usage {
             let tokens = self.succeeded * scenario.new_tokens;
             machine::store_usage(usage, tokens as f64, &mut block);
         }
         memory.store(&mut block);
-        if cfg!(debug_assertions) {
-            self.failed.push("the build has debug assertions".into());
-        }
         Case {
             id: scenario.id.clone(),
-            work: Work {
-                task: scenario.task(),
-                batch: scenario.batch,
-                prompt_tokens: self.inputs.iter().map(Vec::len).collect(),
-                items: self.items,
-                new_tokens: scenario.new_tokens,
-                prompts_sha256: hash_ids(&self.inputs),
-                stop: "length".into(),
-                ..Work::default()
-            },
+            work: Work { items: self.items, ..work(scenario, &self.inputs, scenario.new_tokens) },
             labels: labels(engine, scenario),
             output_sha256: self.output.filter(|_| greedy).map(|output| hash_ids(&output)),
-            validity: Validity { failed: self.failed, warnings: Vec::new() },
+            validity,
             blocks: vec![block],
             ..Case::default()
         }

@@ -14,8 +14,8 @@ use tracing::{Event, Metadata, Subscriber};
 use crate::engine::{Engine, GenerationRequest};
 use crate::error::{Error, Result};
 use crate::kernel::{Pool, TRACE_TARGET};
-use crate::measure::hash_ids;
-use crate::record::{Block, Case, Work};
+use crate::measure::work;
+use crate::record::{Block, Case};
 use crate::settings::Setup;
 use crate::workload::{PromptFormat, Scenario, metric};
 use crate::{engine, stats, workload};
@@ -29,19 +29,12 @@ pub(crate) const TRACED_S: &str = "traced_s";
 /// Empty parallel regions to time.
 const REGIONS: usize = 1000;
 
-/// Time in spans and their count since the process started, in the order of [`SPAN_NAMES`].
+/// Nanoseconds in spans and their count since the process started, in the order of [`SPAN_NAMES`].
 #[derive(Debug, Default)]
-struct SpanCounters {
-    nanoseconds: [AtomicU64; SPAN_NAMES.len()],
-    count: [AtomicU64; SPAN_NAMES.len()],
-}
+struct SpanCounters([(AtomicU64, AtomicU64); SPAN_NAMES.len()]);
 
-/// A reading of [`SpanCounters`].
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct SpanTotals {
-    seconds: [f64; SPAN_NAMES.len()],
-    count: [u64; SPAN_NAMES.len()],
-}
+/// A reading of [`SpanCounters`]: seconds and count.
+type SpanTotals = [(f64, u64); SPAN_NAMES.len()];
 
 static COUNTERS: OnceLock<&'static SpanCounters> = OnceLock::new();
 
@@ -89,27 +82,22 @@ impl Subscriber for SpanSubscriber {
 
     fn exit(&self, span: &Id) {
         if let Some(since) = ENTERED.with_borrow_mut(Vec::pop) {
-            let at = span.into_u64() as usize - 1;
-            let spent = since.elapsed().as_nanos() as u64;
-            self.0.nanoseconds[at].fetch_add(spent, Ordering::Relaxed);
-            self.0.count[at].fetch_add(1, Ordering::Relaxed);
+            let (nanoseconds, count) = &self.0.0[span.into_u64() as usize - 1];
+            nanoseconds.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            count.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 impl SpanCounters {
     fn read(&self) -> SpanTotals {
-        let mut totals = SpanTotals::default();
-        for at in 0..SPAN_NAMES.len() {
-            totals.seconds[at] = self.nanoseconds[at].load(Ordering::Relaxed) as f64 / 1e9;
-            totals.count[at] = self.count[at].load(Ordering::Relaxed);
-        }
-        totals
+        self.0.each_ref().map(|(nanoseconds, count)| {
+            (nanoseconds.load(Ordering::Relaxed) as f64 / 1e9, count.load(Ordering::Relaxed))
+        })
     }
 }
 
 /// Wall time and spans of a traced generation.
-#[derive(Debug, Clone, Copy, Default)]
 struct TracedRun {
     wall_s: f64,
     totals: SpanTotals,
@@ -121,9 +109,8 @@ impl TracedRun {
         work()?;
         let wall_s = start.elapsed().as_secs_f64();
         let mut totals = counters.read();
-        for at in 0..SPAN_NAMES.len() {
-            totals.seconds[at] -= before.seconds[at];
-            totals.count[at] = totals.count[at].saturating_sub(before.count[at]);
+        for ((seconds, count), before) in totals.iter_mut().zip(before) {
+            (*seconds, *count) = (*seconds - before.0, *count - before.1);
         }
         Ok(Self { wall_s, totals })
     }
@@ -131,15 +118,15 @@ impl TracedRun {
     /// The metrics of a generation. `prefill` is a run of the same prompt with one new token, and
     /// `steps` the decode steps after it. Packing does not count.
     fn values(&self, prefill: &Self, steps: usize) -> BTreeMap<String, f64> {
-        let seconds: f64 = self.totals.seconds[1..].iter().sum();
-        let count = |run: &Self| run.totals.count[1..].iter().sum::<u64>() as f64;
+        let seconds: f64 = self.totals[1..].iter().map(|(seconds, _)| seconds).sum();
+        let count = |run: &Self| run.totals[1..].iter().map(|(_, count)| count).sum::<u64>() as f64;
         let mut values = BTreeMap::from([
             (TRACED_S.to_string(), self.wall_s),
             (metric::KERNEL_SHARE.to_string(), seconds / self.wall_s),
             (metric::KERNEL_OVERHEAD_S.to_string(), (self.wall_s - seconds).max(0.0) / count(self)),
             (metric::KERNELS_PER_STEP.to_string(), (count(self) - count(prefill)) / steps as f64),
         ]);
-        for (name, seconds) in SPAN_NAMES.iter().zip(self.totals.seconds).skip(1) {
+        for (name, (seconds, _)) in SPAN_NAMES.iter().zip(self.totals).skip(1) {
             values.insert(format!("traced_{name}_share"), seconds / self.wall_s);
         }
         values
@@ -172,14 +159,7 @@ pub fn case(
     let prompt = workload::category("medium").expect("it is in the table").prompts[0];
     let prompts = [engine.encode(prompt.trim_end(), PromptFormat::Raw)?];
     let mut generate = |new_tokens: usize| {
-        let request = GenerationRequest {
-            prompts: &prompts,
-            new_tokens,
-            stop_tokens: &[],
-            sampling: &setup.generation,
-            cached_tokens: None,
-            injection: None,
-        };
+        let request = GenerationRequest::new(&prompts, new_tokens, &setup.generation);
         engine::generate(engine.decoder.as_mut(), &request).map(drop)
     };
     for _ in 0..setup.generation.warmups {
@@ -190,15 +170,15 @@ pub fn case(
         let prefill = TracedRun::measure(counters, || generate(1))?;
         let whole = TracedRun::measure(counters, || generate(scenario.new_tokens))?;
         for (name, value) in whole.values(&prefill, scenario.new_tokens - 1) {
-            block.samples.entry(name).or_default().push(value);
+            block.add_sample(&name, value);
         }
     }
-    block.values =
-        block.samples.iter().map(|(name, values)| (name.clone(), stats::median(values))).collect();
+    block.set_medians();
     let region_s = empty_region_s(&Pool::new(setup.threads)?);
     block.values.insert(metric::REGION_OVERHEAD_S.into(), region_s);
     let threads = setup.threads.max(1) as f64;
-    let pack_s = (packing.count[0] > 0).then(|| packing.seconds[0] / threads);
+    let (packing_s, packed) = packing[0];
+    let pack_s = (packed > 0).then(|| packing_s / threads);
     block.values.insert(metric::PACK_S.into(), pack_s);
     let note = match pack_s {
         Some(_) => "time of all threads while loading, divided by their number",
@@ -208,15 +188,7 @@ pub fn case(
     block.set_missing(metric::PEAK_RSS_BYTES, "not measured while kernels are traced");
     Ok(Case {
         id: scenario.id.clone(),
-        work: Work {
-            task: scenario.task(),
-            batch: 1,
-            prompt_tokens: prompts.iter().map(Vec::len).collect(),
-            new_tokens: scenario.new_tokens,
-            prompts_sha256: hash_ids(&prompts),
-            stop: "length".into(),
-            ..Work::default()
-        },
+        work: work(scenario, &prompts, scenario.new_tokens),
         blocks: vec![block],
         ..Case::default()
     })
@@ -240,13 +212,11 @@ mod tests {
 
     #[test]
     fn time_between_kernels_is_divided_by_their_number() {
-        let mut traced = TracedRun { wall_s: 1.0, ..TracedRun::default() };
-        traced.totals.seconds[3] = 0.6;
-        traced.totals.seconds[2] = 0.2;
-        traced.totals.seconds[0] = 9.0; // Packing does not count.
-        traced.totals.count = [1, 0, 24, 24, 0, 0];
-        let mut prefill = TracedRun::default();
-        prefill.totals.count = [0, 0, 4, 4, 0, 0];
+        // Packing does not count.
+        let totals = [(9.0, 1), (0.0, 0), (0.2, 24), (0.6, 24), (0.0, 0), (0.0, 0)];
+        let traced = TracedRun { wall_s: 1.0, totals };
+        let totals = [0, 0, 4, 4, 0, 0].map(|count| (0.0, count));
+        let prefill = TracedRun { wall_s: 0.0, totals };
         let values = traced.values(&prefill, 10);
         assert!((values["kernel_share"] - 0.8).abs() < 1e-12);
         assert!((values["kernel_overhead_s"] - 0.2 / 48.0).abs() < 1e-12);
@@ -264,6 +234,6 @@ mod tests {
             let _other = tracing::trace_span!("norm").entered();
             let _unknown = tracing::trace_span!(target: TRACE_TARGET, "lunch").entered();
         });
-        assert_eq!(counters.read().count, [0, 0, 3, 0, 0, 0]);
+        assert_eq!(counters.read().map(|(_, count)| count), [0, 0, 3, 0, 0, 0]);
     }
 }

@@ -7,7 +7,7 @@ use candle_core::quantized::GgmlDType;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::measure::{hash_ids, text_of_length};
+use crate::measure::{text_of_length, work};
 use crate::model::{Logits, Step};
 use crate::record::{Block, Case, Validity, Work};
 use crate::settings::Setup;
@@ -55,25 +55,22 @@ pub fn case(
         let logits = score(engine, window)?;
         let expected = reference.as_mut().map(|other| score(other, window)).transpose()?;
         let finite = expected.iter().chain([&logits]).all(Logits::is_finite);
-        if !finite && validity.ok() {
-            validity.failed.push("a logit is not finite".into());
+        if !finite {
+            validity.fail("a logit is not finite");
         }
         sums.add(window, &logits, expected.as_ref());
     }
     let mut block = Block { session: session.into(), ..Block::default() };
-    let mut set = |name: &str, value: Option<f64>| {
-        let value = value.filter(|value| value.is_finite());
-        block.values.insert(name.into(), value);
-        if value.is_none() {
-            let note = "the model is the f32 reference itself";
-            block.notes.insert(name.into(), note.into());
-        }
-    };
-    set(metric::PERPLEXITY, Some(sums.perplexity()));
     let compared = reference.is_some().then_some(&sums);
-    set(metric::PERPLEXITY_F32, compared.map(ScoreSums::reference_perplexity));
-    set(metric::TOP1_AGREEMENT, compared.map(ScoreSums::top1_agreement));
-    set(metric::KL_NATS, compared.map(ScoreSums::kl_divergence));
+    for (name, value) in [
+        (metric::PERPLEXITY, Some(sums.perplexity())),
+        (metric::PERPLEXITY_F32, compared.map(ScoreSums::reference_perplexity)),
+        (metric::TOP1_AGREEMENT, compared.map(ScoreSums::top1_agreement)),
+        (metric::KL_NATS, compared.map(ScoreSums::kl_divergence)),
+    ] {
+        let value = value.filter(|value| value.is_finite());
+        block.set(name, value, "the model is the f32 reference itself");
+    }
     block.set_missing(metric::PEAK_RSS_BYTES, "two models share the process");
     for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILIZATION] {
         block.set_missing(name, "two models share the time");
@@ -81,12 +78,9 @@ pub fn case(
     Ok(Case {
         id: scenario.id.clone(),
         work: Work {
-            task: scenario.task(),
-            batch: 1,
-            prompt_tokens: windows.iter().map(Vec::len).collect(),
             items: windows.len(),
-            prompts_sha256: hash_ids(&windows),
-            ..Work::default()
+            stop: String::new(), // Nothing is generated.
+            ..work(scenario, &windows, 0)
         },
         labels: [
             ("text".to_string(), text_label(text).to_string()),

@@ -41,10 +41,10 @@ pub fn update_peak_rates(rates: &mut Rates, cases: &mut [Case], measured: &Rates
 /// checks of them.
 pub fn rescale(case: &mut Case, before: &Rates, now: &Rates) {
     let Case { blocks, validity, .. } = case;
-    for block in &mut *blocks {
-        let (failed, warnings) = (checks::above_roofline(block), checks::below_roofline(block));
-        validity.failed.retain(|finding| !failed.contains(finding));
-        validity.warnings.retain(|finding| !warnings.contains(finding));
+    for block in &*blocks {
+        let old = checks::against_roofline(block);
+        validity.failed.retain(|finding| !old.failed.contains(finding));
+        validity.warnings.retain(|finding| !old.warnings.contains(finding));
     }
     for block in blocks {
         for fraction in &FRACTIONS {
@@ -56,16 +56,7 @@ pub fn rescale(case: &mut Case, before: &Rates, now: &Rates) {
                 *value *= before / now;
             }
         }
-        for (known, again) in [
-            (&mut validity.failed, checks::above_roofline(block)),
-            (&mut validity.warnings, checks::below_roofline(block)),
-        ] {
-            for finding in again {
-                if !known.contains(&finding) {
-                    known.push(finding);
-                }
-            }
-        }
+        validity.merge(checks::against_roofline(block));
     }
 }
 

@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::compare::{Policy, ReferenceData};
+use crate::compare::Policy;
 use crate::error::{Error, Result};
 use crate::monitor::{Measured, Probe, VerdictSummary};
-use crate::record::{Case, Record};
+use crate::record::Record;
 use crate::{baseline, compare, report, suite};
 
 /// Runs a suite in worker processes.
@@ -27,7 +27,8 @@ pub struct SuiteProbe<'a> {
 
 impl Probe for SuiteProbe<'_> {
     fn measure(&mut self) -> Result<Measured> {
-        let record = suite::run(&self.plan, &mut (), &mut Quiet { stopped: self.stopped })?;
+        let mut quiet = self.stopped;
+        let record = suite::run(&self.plan, &mut (), &mut quiet)?;
         if let Err(error) = record.save(&self.newest) {
             (self.say)(&format!("record: {}", error.chain()));
         }
@@ -39,15 +40,8 @@ impl Probe for SuiteProbe<'_> {
 /// The verdict against the stored baseline, or why there is none.
 fn judge_record(folder: &Path, record: &Record, policy: &Policy) -> VerdictSummary {
     let judge = || -> Result<VerdictSummary> {
-        let (path, base) = baseline::find(folder, record, &policy.allow_class)?;
-        let release = baseline::find_release(&path)?;
-        let calibration = baseline::find_calibration(folder, record)?;
-        let reference = ReferenceData {
-            baseline: &base,
-            release: release.as_ref(),
-            calibration: calibration.as_ref(),
-        };
-        let judgement = compare::judge(reference, record, policy);
+        let stored = baseline::Stored::find(folder, record, &policy.allow_class)?;
+        let judgement = compare::judge(&stored, record, policy);
         Ok(VerdictSummary { outcome: Some(judgement.outcome), text: report::sentence(&judgement) })
     };
     judge().unwrap_or_else(|error| VerdictSummary { outcome: None, text: error_reason(&error) })
@@ -58,20 +52,5 @@ fn error_reason(error: &Error) -> String {
     match error {
         Error::NotComparable(why) => why.clone(),
         error => error.chain(),
-    }
-}
-
-/// Prints no progress while a worker measures.
-struct Quiet<'a> {
-    stopped: &'a dyn Fn() -> bool,
-}
-
-impl suite::Events for Quiet<'_> {
-    fn start(&mut self, _: &[String], _: suite::RunProgress) {}
-
-    fn measured(&mut self, _: &Case) {}
-
-    fn stopped(&self) -> bool {
-        (self.stopped)()
     }
 }

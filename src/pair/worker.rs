@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::suite;
 use crate::suite::turns::{Hello, HelloResponse, PROTOCOL, Request, Response, TURNS};
-use crate::suite::worker::{NoLine, WorkerProcess, parse_response};
+use crate::suite::worker::{NoResponse, WorkerProcess};
 
 /// How long to wait for a response.
 #[derive(Clone, Copy)]
@@ -97,13 +97,14 @@ fn receive<T: DeserializeOwned>(process: &mut WorkerProcess, deadline: &Deadline
             return Err(Error::Interrupted);
         }
         match process.receive(Some(Instant::now() + POLL_INTERVAL)) {
-            Ok(line) => return parse_response(&line),
-            Err(NoLine::TimedOut) if start.elapsed() < deadline.timeout => {}
-            Err(NoLine::TimedOut) => {
+            Ok(response) => return Ok(response),
+            Err(NoResponse::TimedOut) if start.elapsed() < deadline.timeout => {}
+            Err(NoResponse::TimedOut) => {
                 let seconds = deadline.timeout.as_secs();
                 return Err(Error::Failed(format!("a worker sent no response for {seconds} s")));
             }
-            Err(NoLine::Closed | NoLine::Unreadable(_)) => return Err(death(process)),
+            Err(NoResponse::Closed) => return Err(death(process)),
+            Err(NoResponse::Invalid(error)) => return Err(error),
         }
     }
 }

@@ -9,53 +9,39 @@ use toml::{Table, Value};
 use crate::error::{Error, Result, shortened};
 use crate::settings::Config;
 
-/// How a variable's text is parsed.
-#[derive(Clone, Copy)]
-enum Syntax {
-    /// Verbatim.
-    Text,
-    /// Words separated by spaces.
-    Words,
-    /// A TOML value: a number, `true`, `{ name = "value" }`.
-    Toml,
-}
-
-/// Variable, section, key and syntax of each setting.
-const SETTINGS: &[(&str, &str, &str, Syntax)] = &[
-    ("CANDLEMARK_MODEL", "model", "spec", Syntax::Text),
-    ("CANDLEMARK_QUANT", "model", "quant", Syntax::Text),
-    ("CANDLEMARK_DEVICE", "model", "device", Syntax::Text),
-    ("CANDLEMARK_ENGINE", "model", "engine", Syntax::Text),
-    ("CANDLEMARK_THREADS", "model", "threads", Syntax::Toml),
-    ("CANDLEMARK_ROPE_SCALING", "model", "rope_scaling", Syntax::Toml),
-    ("CANDLEMARK_SEED", "generation", "seed", Syntax::Toml),
-    ("CANDLEMARK_DETERMINISTIC", "generation", "deterministic", Syntax::Toml),
-    ("CANDLEMARK_TEMPERATURE", "generation", "temperature", Syntax::Toml),
-    ("CANDLEMARK_TOP_K", "generation", "top_k", Syntax::Toml),
-    ("CANDLEMARK_TOP_P", "generation", "top_p", Syntax::Toml),
-    ("CANDLEMARK_REPETITION_PENALTY", "generation", "repetition_penalty", Syntax::Toml),
-    ("CANDLEMARK_USE_KV_CACHE", "generation", "use_kv_cache", Syntax::Toml),
-    ("CANDLEMARK_WARMUP_TOKENS", "generation", "warmup_tokens", Syntax::Toml),
-    ("CANDLEMARK_GEN_TOKENS", "generation", "gen_tokens", Syntax::Toml),
-    ("CANDLEMARK_WARMUPS", "generation", "warmups", Syntax::Toml),
-    ("CANDLEMARK_ITERS", "generation", "iters", Syntax::Toml),
-    ("CANDLEMARK_PROMPT_FORMAT", "generation", "prompt_format", Syntax::Text),
-    ("CANDLEMARK_NATURAL_STOP", "generation", "natural_stop", Syntax::Toml),
-    ("CANDLEMARK_SCENARIOS", "suite", "scenarios", Syntax::Words),
-    ("CANDLEMARK_BLOCKS", "suite", "blocks", Syntax::Toml),
-    ("CANDLEMARK_LIMITS", "gate", "limits", Syntax::Toml),
-    ("CANDLEMARK_FAIL_ON", "gate", "fail_on", Syntax::Text),
-    ("CANDLEMARK_ALLOW_CLASS", "gate", "allow_class", Syntax::Toml),
-    ("CANDLEMARK_REMOVED", "gate", "removed", Syntax::Toml),
-    ("CANDLEMARK_BUILD_PACKAGE", "build", "package", Syntax::Text),
-    ("CANDLEMARK_BUILD_BENCH", "build", "bench", Syntax::Text),
-    ("CANDLEMARK_BUILD_BINARY", "build", "binary", Syntax::Text),
-    ("CANDLEMARK_BUILD_FEATURES", "build", "features", Syntax::Words),
-    ("CANDLEMARK_LABELS", "", "labels", Syntax::Toml),
+/// The keys of each section. [`variable`] is the name of the variable of a key.
+const SETTINGS: [(&str, &str); 6] = [
+    ("model", "spec quant device engine threads rope_scaling"),
+    (
+        "generation",
+        "seed deterministic temperature top_k top_p repetition_penalty use_kv_cache warmup_tokens \
+         gen_tokens warmups iters prompt_format natural_stop",
+    ),
+    ("suite", "scenarios blocks"),
+    ("gate", "limits fail_on allow_class removed"),
+    ("build", "package bench binary features"),
+    ("", "labels"),
 ];
 
+/// The variable of a key: `CANDLEMARK_TOP_K` of `generation.top_k`, `CANDLEMARK_BUILD_BENCH` of
+/// `build.bench`, and `CANDLEMARK_MODEL` of `model.spec`.
+fn variable(section: &str, key: &str) -> String {
+    let name = match (section, key) {
+        ("model", "spec") => "model".to_owned(),
+        ("build", key) => format!("build_{key}"),
+        (_, key) => key.to_owned(),
+    };
+    PREFIX.to_owned() + &name.to_uppercase()
+}
+
+/// Section and key of each setting.
+fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let keys = |(section, keys): (_, &'static str)| keys.split(' ').map(move |key| (section, key));
+    SETTINGS.into_iter().flat_map(keys)
+}
+
 /// Variables without a key in the file; each is documented where it is read.
-const OTHERS: &[&str] = &[
+const OTHERS: [&str; 11] = [
     "CANDLEMARK_BUDGET",
     "CANDLEMARK_HELD",
     "CANDLEMARK_INJECT",
@@ -72,8 +58,8 @@ const OTHERS: &[&str] = &[
 const PREFIX: &str = "CANDLEMARK_";
 
 /// The variables of all settings, for help texts.
-pub fn variables() -> impl Iterator<Item = &'static str> {
-    SETTINGS.iter().map(|(name, ..)| *name)
+pub fn variables() -> Vec<String> {
+    settings().map(|(section, key)| variable(section, key)).collect()
 }
 
 /// The variables with candlemark's prefix; an empty one counts as unset.
@@ -83,15 +69,15 @@ pub fn variables() -> impl Iterator<Item = &'static str> {
 fn own_variables(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<BTreeMap<String, String>> {
+    let known = [self::variables(), OTHERS.map(String::from).to_vec()].concat();
     let mut found = BTreeMap::new();
     for (name, value) in variables {
         let name = name.to_string_lossy();
         if !name.starts_with(PREFIX) {
             continue;
         }
-        let known = || self::variables().chain(OTHERS.iter().copied());
-        if !known().any(|known| known == name) {
-            return Err(Error::unknown("variable", &name, known()));
+        if !known.iter().any(|known| *known == name) {
+            return Err(Error::unknown("variable", &name, known.iter().map(String::as_str)));
         }
         let not_utf8 =
             |_| Error::Usage(format!("{name} is not UTF-8; set it to text, or unset it"));
@@ -103,27 +89,24 @@ fn own_variables(
     Ok(found)
 }
 
-/// Parses a variable's text, and checks type and range.
-fn parse_value(
-    section: &str,
-    key: &str,
-    syntax: Syntax,
-    text: &str,
-) -> std::result::Result<Value, String> {
-    let value = match syntax {
-        Syntax::Text => Value::from(text),
-        Syntax::Words => text.split_whitespace().map(String::from).collect::<Vec<_>>().into(),
-        Syntax::Toml => {
-            // Another line could contain another key.
-            let parsed = toml::from_str::<Table>(&format!("x = {}", text.trim())).ok();
-            let one = parsed.filter(|table| table.len() == 1 && !text.contains('\n'));
-            one.and_then(|mut table| table.remove("x")).unwrap_or_else(|| Value::from(text))
-        }
-    };
-    let mut alone = Table::new();
-    insert(&mut alone, section, key, value.clone());
-    Config::from_table(alone)?;
-    Ok(value)
+/// Parses a variable's text, a TOML value (`2`, `true`, `{ name = "value" }`), plain text, or words
+/// separated by spaces, whichever the key accepts; otherwise the error of the first of these.
+fn parse_value(section: &str, key: &str, text: &str) -> std::result::Result<Value, String> {
+    // Another line could contain another key.
+    let toml = toml::from_str::<Table>(&format!("x = {}", text.trim())).ok();
+    let toml = toml.filter(|table| table.len() == 1 && !text.contains('\n'));
+    let words: Vec<String> = text.split_whitespace().map(String::from).collect();
+    let candidates = [
+        toml.and_then(|mut table| table.remove("x")),
+        Some(Value::from(text)),
+        Some(Value::from(words)),
+    ];
+    let accepted = candidates.into_iter().flatten().map(|value| {
+        let mut alone = Table::new();
+        insert(&mut alone, section, key, value.clone());
+        Config::from_table(alone).map(|_| value)
+    });
+    accepted.reduce(|first, next| first.or_else(|why| next.map_err(|_| why))).expect("two at least")
 }
 
 fn insert(table: &mut Table, section: &str, key: &str, value: Value) {
@@ -146,12 +129,13 @@ pub(super) fn overlay(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<()> {
     let found = own_variables(variables)?;
-    for (name, section, key, syntax) in SETTINGS {
-        let Some(text) = found.get(*name) else { continue };
-        let value = parse_value(section, key, *syntax, text)
+    for (section, key) in settings() {
+        let name = variable(section, key);
+        let Some(text) = found.get(&name) else { continue };
+        let value = parse_value(section, key, text)
             .map_err(|why| Error::Usage(format!("{name} is `{}`: {why}", shortened(text))))?;
         // As for the flag, a temperature turns greedy sampling off.
-        if *key == "temperature" && !found.contains_key("CANDLEMARK_DETERMINISTIC") {
+        if key == "temperature" && !found.contains_key("CANDLEMARK_DETERMINISTIC") {
             let is_greedy = value.as_float() == Some(0.0) || value.as_integer() == Some(0);
             insert(table, section, "deterministic", is_greedy.into());
         }
@@ -212,8 +196,8 @@ mod tests {
             let (_, known) = error.split_once(", expected ").unwrap();
             let known: BTreeSet<&str> =
                 known.lines().next().unwrap().split('`').skip(1).step_by(2).collect();
-            let ours = SETTINGS.iter().filter(|(_, of, ..)| *of == section);
-            assert_eq!(ours.map(|(_, _, key, _)| *key).collect::<BTreeSet<_>>(), known);
+            let ours = settings().filter(|(of, _)| *of == section);
+            assert_eq!(ours.map(|(_, key)| key).collect::<BTreeSet<_>>(), known);
         }
     }
 
@@ -277,10 +261,10 @@ mod tests {
         let edited: Vec<&str> = uncommented.collect();
         read(&edited.join("\n"), &[]).unwrap();
         let table: Table = toml::from_str(&edited.join("\n")).unwrap();
-        for (_, section, key, _) in SETTINGS {
+        for (section, key) in settings() {
             let inner =
-                if section.is_empty() { &table } else { table[*section].as_table().unwrap() };
-            assert!(inner.contains_key(*key), "[{section}] {key}");
+                if section.is_empty() { &table } else { table[section].as_table().unwrap() };
+            assert!(inner.contains_key(key), "[{section}] {key}");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::measure::Sharing;
 use crate::record::{Case, Model, Rates};
 use crate::settings::Setup;
-use crate::suite::worker::{NoLine, WorkerProcess, own_process_group, parse_response};
+use crate::suite::worker::{NoResponse, STDIN_STAYS_OPEN, WorkerProcess, own_process_group};
 
 /// Set for a worker process, to the kind of its work: `1` for a [`Job`],
 /// [`TURNS`](crate::suite::turns::TURNS) or [`STRESS`](crate::suite::STRESS).
@@ -19,11 +19,8 @@ pub const WORKER: &str = "CANDLEMARK_WORKER";
 /// A deliberate regression, `decode:25%`; see [`Injection`](crate::engine::Injection).
 pub const INJECT: &str = "CANDLEMARK_INJECT";
 
-/// Set for a worker whose standard input stays open while its host waits for responses.
-pub(super) const STDIN_STAYS_OPEN: &str = "CANDLEMARK_HELD";
-
 /// What a worker is to measure.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Job {
     /// How to load and run the model.
     pub setup: Setup,
@@ -90,18 +87,15 @@ pub(super) fn run_job_until(
     let deadline = end.as_ref().map(|(at, _)| *at);
     let mut results = 0;
     let outcome = loop {
-        let result = match worker.receive(deadline) {
-            Ok(line) => parse_response(&line),
-            Err(NoLine::Closed) => break Ok(()),
-            Err(NoLine::TimedOut) => break end.map_or(Ok(()), |(_, error)| Err(error)),
-            Err(NoLine::Unreadable(error)) => Err(error),
+        let done = match worker.receive(deadline) {
+            Ok(result) if results < job.scenarios.len() => each(result),
+            Ok(_) => Err(Error::Failed("a worker sent more results than it was asked for".into())),
+            Err(NoResponse::Closed) => break Ok(()),
+            Err(NoResponse::TimedOut) => break end.map_or(Ok(()), |(_, error)| Err(error)),
+            Err(NoResponse::Invalid(error)) => Err(error),
         };
-        let surplus = || Error::Failed("a worker sent more results than it was asked for".into());
-        let expected = result.and_then(|result| {
-            if results < job.scenarios.len() { Ok(result) } else { Err(surplus()) }
-        });
-        if let Err(error) = expected.and_then(&mut *each) {
-            break Err(error);
+        if done.is_err() {
+            break done;
         }
         results += 1;
     };
@@ -135,20 +129,12 @@ pub(super) fn is_orderly_exit(error: &Error) -> bool {
 
 /// Opens the device in a worker, which frees it again: a missing device is reported before the
 /// model is hashed.
-pub(super) fn check_device(binary: &Path, setup: &Setup, sharing: Sharing) -> Result<()> {
+pub(super) fn check_device(binary: &Path, setup: &Setup) -> Result<()> {
     if setup.device == "cpu" {
         return Ok(());
     }
-    let job = Job {
-        setup: Setup { model: "synthetic:nano".into(), rope_scaling: None, ..setup.clone() },
-        scenarios: Vec::new(),
-        session: String::new(),
-        sharing,
-        rates: Rates::default(),
-        injection: None,
-        references: false,
-        text: None,
-    };
+    let setup = Setup { model: "synthetic:nano".into(), rope_scaling: None, ..setup.clone() };
+    let job = Job { setup, ..Job::default() };
     run_job(binary, &job, &mut |_| Ok(())).map_err(startup_error)
 }
 
@@ -157,16 +143,7 @@ mod tests {
     use super::*;
 
     fn job() -> Job {
-        Job {
-            setup: Setup::new(&crate::settings::Config::default()),
-            scenarios: vec!["short/b1".into()],
-            session: "s".into(),
-            sharing: Sharing::Fresh,
-            rates: Rates::default(),
-            injection: None,
-            references: false,
-            text: None,
-        }
+        Job { scenarios: vec!["short/b1".into()], session: "s".into(), ..Job::default() }
     }
 
     #[cfg(unix)]

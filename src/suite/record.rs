@@ -1,7 +1,7 @@
 //! The record of a run: how it begins, and how results are merged into it.
 
 use crate::engine::Injection;
-use crate::error::Result;
+use crate::error::{Result, command_words};
 use crate::model::Progress;
 use crate::record::{Case, Model, Record, RecordKind, SCHEMA, Session};
 use crate::settings::Setup;
@@ -19,13 +19,13 @@ pub fn new_record(
     injected: Option<String>,
     progress: &mut dyn Progress,
 ) -> Result<Record> {
-    injected.as_deref().map(Injection::parse).transpose()?;
+    Injection::parse_if_any(&injected)?;
     let identity = engine::identify(setup, progress)?;
     let build = machine::build();
     let mut machine = machine::fingerprint(setup.threads, &setup.device);
     // Only the CPU's peak rates can be measured.
     if setup.device == "cpu" {
-        machine.rates = measure::peak_rates(setup.threads, measure::ReadBudget::Brief)?;
+        machine.rates = measure::peak_rates(setup.threads, measure::ReadBudget::BRIEF)?;
     }
     let session = Session {
         id: machine::session_id(build.commit.as_deref()),
@@ -58,8 +58,7 @@ pub fn new_record(
 /// machines.
 pub(crate) fn command_line(harness: &str) -> Vec<String> {
     let name = if harness == "criterion" { "cargo bench --" } else { "candlemark" };
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
-    let words = words.filter(|word| word != "--bench");
+    let words = command_words().into_iter().filter(|word| word != "--bench");
     std::iter::once(name.to_owned()).chain(words).collect()
 }
 
@@ -116,21 +115,11 @@ pub(super) fn merge_case(record: &mut Record, case: Case) {
         return;
     }
     if let Some(absent) = case.absent {
-        old.validity.failed.push(format!("a later process: {absent}"));
-        return;
+        return old.validity.fail(format!("a later process: {absent}"));
     }
     if case.output_sha256 != old.output_sha256 {
-        old.validity.failed.push("greedy output differs between processes".into());
+        old.validity.fail("greedy output differs between processes");
     }
-    for (known, more) in [
-        (&mut old.validity.failed, case.validity.failed),
-        (&mut old.validity.warnings, case.validity.warnings),
-    ] {
-        for finding in more {
-            if !known.contains(&finding) {
-                known.push(finding);
-            }
-        }
-    }
+    old.validity.merge(case.validity);
     old.blocks.extend(case.blocks);
 }

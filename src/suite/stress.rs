@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, GenerationRequest};
 use crate::error::{Error, Result, shortened};
 use crate::machine::memory;
 use crate::record::{Block, Case, Model, StressOutcome, StressRequest, Work};
 use crate::settings::Setup;
 use crate::suite::job::{Job, ScenarioResult, worker_command};
-use crate::suite::process::{read_request, respond};
-use crate::suite::worker::{NoLine, WorkerExit, WorkerProcess};
+use crate::suite::worker::{
+    NoResponse, WorkerExit, WorkerProcess, exit_with_host, first_request, respond,
+};
 use crate::workload::{Input, PromptFormat, Scenario, StressKind, metric};
 use crate::{engine, files, measure, stats, workload};
 
@@ -165,12 +166,7 @@ fn run_one_worker(
     let mut loaded = false;
     let end = loop {
         let limit = if started.is_some() { timeout } else { LOAD_TIMEOUT };
-        let line = match worker.receive(Some(Instant::now() + limit)) {
-            Ok(line) => line,
-            Err(NoLine::TimedOut) => break WorkerEnd::TimedOut,
-            Err(NoLine::Closed | NoLine::Unreadable(_)) => break WorkerEnd::Exited,
-        };
-        match serde_json::from_str(&line) {
+        match worker.receive(Some(Instant::now() + limit)) {
             Ok(StressEvent::Loaded { model, rss_bytes, limit }) => {
                 loaded = true;
                 (run.model, run.limit, run.rss_bytes) = (*model, limit, rss_bytes);
@@ -180,16 +176,16 @@ fn run_one_worker(
             Ok(StressEvent::Finished(StressRequest { seconds: Some(seconds), .. }))
                 if started.is_some() && seconds > timeout.as_secs_f64() =>
             {
-                break WorkerEnd::TimedOut;
+                break NoResponse::TimedOut;
             }
             Ok(StressEvent::Finished(request)) => {
                 started = None;
                 run.requests.push(request);
             }
-            Err(_) => break WorkerEnd::InvalidResponse(line),
+            Err(end) => break end,
         }
     };
-    if !matches!(end, WorkerEnd::Exited) {
+    if !matches!(end, NoResponse::Closed) {
         worker.kill();
     }
     let exit = worker.wait()?;
@@ -198,7 +194,7 @@ fn run_one_worker(
             run.requests.push(fatal_request(prompt_tokens, end, timeout, &exit));
             Ok(())
         }
-        None if !loaded && matches!(end, WorkerEnd::TimedOut) => {
+        None if !loaded && matches!(end, NoResponse::TimedOut) => {
             let minutes = LOAD_TIMEOUT.as_secs() / 60;
             Err(Error::Failed(format!("a worker took longer than {minutes} min to load")))
         }
@@ -207,20 +203,10 @@ fn run_one_worker(
     }
 }
 
-/// How a worker ended.
-enum WorkerEnd {
-    /// By itself.
-    Exited,
-    /// Killed, because it took too long.
-    TimedOut,
-    /// Killed, because it sent this.
-    InvalidResponse(String),
-}
-
-/// The request that a worker died of.
+/// The request that a worker died of. One that did not close its output was killed.
 fn fatal_request(
     prompt_tokens: usize,
-    end: WorkerEnd,
+    end: NoResponse,
     timeout: Duration,
     exit: &WorkerExit,
 ) -> StressRequest {
@@ -229,15 +215,12 @@ fn fatal_request(
         format!("{}: {}", exit.status, shortened(first_line))
     };
     let (outcome, why) = match end {
-        WorkerEnd::TimedOut => {
+        NoResponse::TimedOut => {
             (StressOutcome::TimedOut, format!("it took longer than {} s", timeout.as_secs()))
         }
-        WorkerEnd::InvalidResponse(line) => {
-            let line = shortened(&line);
-            (StressOutcome::Failed, format!("the worker sent an invalid response: `{line}`"))
-        }
-        WorkerEnd::Exited if is_out_of_memory(exit) => (StressOutcome::OutOfMemory, exited()),
-        WorkerEnd::Exited => (StressOutcome::Failed, exited()),
+        NoResponse::Invalid(error) => (StressOutcome::Failed, error.chain()),
+        NoResponse::Closed if is_out_of_memory(exit) => (StressOutcome::OutOfMemory, exited()),
+        NoResponse::Closed => (StressOutcome::Failed, exited()),
     };
     StressRequest { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes: None }
 }
@@ -272,10 +255,13 @@ fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
         Some(count as f64 / requests.len() as f64)
     };
     let mut block = Block { session: job.session.clone(), ..Block::default() };
-    let mut set = |name: &str, value: Option<f64>| block.values.insert(name.into(), value);
-    set(metric::ERROR_RATE, share(&|outcome| outcome != StressOutcome::Answered));
-    set(metric::OOM_RATE, share(&|outcome| outcome == StressOutcome::OutOfMemory));
-    set(metric::RSS_AFTER_LOAD_BYTES, rss_bytes.map(|bytes| bytes as f64));
+    for (name, value) in [
+        (metric::ERROR_RATE, share(&|outcome| outcome != StressOutcome::Answered)),
+        (metric::OOM_RATE, share(&|outcome| outcome == StressOutcome::OutOfMemory)),
+        (metric::RSS_AFTER_LOAD_BYTES, rss_bytes.map(|bytes| bytes as f64)),
+    ] {
+        block.values.insert(name.into(), value);
+    }
     let series: Vec<(f64, f64)> = requests
         .iter()
         .enumerate()
@@ -286,19 +272,14 @@ fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
     let slope = (equal && series.len() >= 3 && workers == 1)
         .then(|| stats::theil_sen(&series).map(|line| line.slope))
         .flatten();
-    set(metric::MEM_SLOPE_BYTES_PER_REQUEST, slope);
-    if slope.is_none() {
-        let why = if workers > 1 {
-            "a worker died: no growth across processes"
-        } else {
-            "needs at least 3 equal requests"
-        };
-        block.notes.insert(metric::MEM_SLOPE_BYTES_PER_REQUEST.into(), why.into());
-    }
+    let why_none = match workers {
+        0 | 1 => "needs at least 3 equal requests",
+        _ => "a worker died: no growth across processes",
+    };
+    block.set(metric::MEM_SLOPE_BYTES_PER_REQUEST, slope, why_none);
     block.samples.insert(metric::E2E_S.into(), requests.iter().filter_map(|r| r.seconds).collect());
     for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILIZATION] {
-        let note = "not read around requests that may kill their process";
-        block.set_missing(name, note);
+        block.set_missing(name, "not read around requests that may kill their process");
     }
     // The work is what was planned, whatever the outcomes.
     let text = serde_json::to_string(planned).expect("plain data");
@@ -333,8 +314,8 @@ fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
 /// When the requests cannot be read, the model cannot be loaded, or an event cannot be written. The
 /// failure of a request is its outcome.
 pub fn run_stress_worker() -> Result<()> {
-    let requests: StressJob = serde_json::from_str(&read_request()?)
-        .map_err(|error| Error::Failed(format!("no requests on standard input: {error}")))?;
+    let requests: StressJob = first_request()?;
+    exit_with_host()?;
     let mut engine = Engine::load(&requests.setup, &mut ())?;
     // Tokenized before the limit is set, which is on generation alone.
     let all = requests
@@ -366,50 +347,37 @@ fn token_ids(engine: &Engine, prompt: &Prompt) -> Result<Vec<u32>> {
 }
 
 fn run_request(engine: &mut Engine, ids: Vec<u32>, requests: &StressJob) -> StressRequest {
-    let prompt_tokens = ids.len();
-    let refused = |error: Error| StressRequest {
-        prompt_tokens,
-        outcome: StressOutcome::Refused,
-        why: Some(error.chain()),
+    let mut request = StressRequest {
+        prompt_tokens: ids.len(),
+        outcome: StressOutcome::Answered,
+        why: None,
         seconds: None,
-        rss_bytes: memory::read().current,
+        rss_bytes: None,
     };
-    if let Err(error) = engine.decoder.check_length(prompt_tokens + requests.new_tokens) {
-        return refused(error);
-    }
+    let fits = engine.decoder.check_length(ids.len() + requests.new_tokens);
+    let is_refused = fits.is_err();
+    let (prompts, generation) = ([ids], &requests.setup.generation);
     let start = Instant::now();
-    let output = engine::generate(
-        engine.decoder.as_mut(),
-        &engine::GenerationRequest {
-            prompts: &[ids],
-            new_tokens: requests.new_tokens,
-            stop_tokens: &[],
-            sampling: &requests.setup.generation,
-            cached_tokens: None,
-            injection: None,
-        },
-    );
+    let output = fits.and_then(|()| {
+        let request = GenerationRequest::new(&prompts, requests.new_tokens, generation);
+        engine::generate(engine.decoder.as_mut(), &request)
+    });
     let seconds = start.elapsed().as_secs_f64();
-    let rss_bytes = memory::read().current;
+    request.rss_bytes = memory::read().current;
     match output {
-        Ok(_) => StressRequest {
-            prompt_tokens,
-            outcome: StressOutcome::Answered,
-            why: None,
-            seconds: Some(seconds),
-            rss_bytes,
-        },
+        Ok(_) => request.seconds = Some(seconds),
         Err(error) => {
-            // A device reports an error where the CPU's allocator aborts the process.
             let why = error.chain();
-            let outcome = if mentions_memory(&why) {
-                StressOutcome::OutOfMemory
-            } else {
-                StressOutcome::Failed
+            request.outcome = match is_refused {
+                true => StressOutcome::Refused,
+                // A device reports an error where the CPU's allocator aborts the process.
+                false if mentions_memory(&why) => StressOutcome::OutOfMemory,
+                false => StressOutcome::Failed,
             };
-            StressRequest { prompt_tokens, outcome, why: Some(why), seconds: None, rss_bytes }
+            request.why = Some(why);
         }
     }
+    request
 }
 
 /// Limits this process to `room_bytes` more private memory than it has, and describes the limit;
@@ -444,15 +412,15 @@ mod tests {
             (ExitStatus::from_raw(1 << 8), "error: out of memory", StressOutcome::OutOfMemory),
         ] {
             let exit = WorkerExit { status, stderr: stderr.into() };
-            let request = fatal_request(7, WorkerEnd::Exited, Duration::from_secs(1), &exit);
+            let request = fatal_request(7, NoResponse::Closed, Duration::from_secs(1), &exit);
             assert_eq!(request.outcome, expected, "{status} {stderr}");
             assert_eq!((request.prompt_tokens, request.seconds), (7, None));
         }
         let killed = WorkerExit { status: ExitStatus::from_raw(9), stderr: String::new() };
         let fatal = |end| fatal_request(7, end, Duration::from_secs(60), &killed);
-        let invalid = fatal(WorkerEnd::InvalidResponse("hm".into()));
+        let invalid = fatal(NoResponse::Invalid(Error::Failed("hm".into())));
         assert_eq!(invalid.outcome, StressOutcome::Failed, "a kill of ours is no sign of memory");
-        let late = fatal(WorkerEnd::TimedOut);
+        let late = fatal(NoResponse::TimedOut);
         assert_eq!(late.outcome, StressOutcome::TimedOut);
         assert_eq!(late.why.as_deref(), Some("it took longer than 60 s"));
     }

@@ -2,19 +2,16 @@
 //! line of JSON in, one line out, so that a worker is idle during the other arm's turn.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::io::BufRead as _;
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Engine, Injection};
 use crate::error::{Error, Result};
 use crate::machine::memory;
-use crate::machine::memory::Memory;
 use crate::measure::{MemoryUse, Sample, Sharing, Trial};
 use crate::record::{Absence, Build, Case, Model, Rates, Settings};
 use crate::settings::Setup;
-use crate::suite::process::respond;
+use crate::suite::worker::{first_request, next_request, respond};
 use crate::workload::{Scenario, Task};
 use crate::{machine, measure, stats, workload};
 
@@ -112,14 +109,7 @@ pub enum Response {
 /// When [`Hello`] cannot be read, the model cannot be loaded, or a response cannot be written. The
 /// failure of a single scenario is a response.
 pub fn run_turn_worker() -> Result<()> {
-    let mut lines = io::stdin().lock().lines();
-    let mut next = || {
-        lines
-            .next()
-            .transpose()
-            .map_err(|source| Error::Read { path: "standard input".into(), source })
-    };
-    let mut hello: Hello = parse_request(&next()?.unwrap_or_default())?;
+    let mut hello: Hello = first_request()?;
     hello.setup = hello.setup.received();
     if hello.protocol != PROTOCOL {
         let theirs = hello.protocol;
@@ -142,38 +132,29 @@ pub fn run_turn_worker() -> Result<()> {
         Err(error) => return Err(error),
     };
     respond(&response(measure::describe_model(&engine, None), None))?;
-    let injection = hello.injection.as_deref().map(Injection::parse).transpose()?;
     let after_load = memory::read();
     let mut active: Option<ActiveScenario> = None;
-    while let Some(line) = next()? {
-        let response = match parse_request(&line)? {
+    while let Some(request) = next_request()? {
+        let response = match request {
             Request::WarmUp { scenario } => scenarios
                 .iter()
                 .find(|known| known.id == scenario)
                 .ok_or_else(|| Error::Unsupported(format!("no scenario `{scenario}`")))
                 .and_then(|scenario| {
-                    let (started, ids) = ActiveScenario::start(
-                        &mut engine,
-                        scenario,
-                        &hello,
-                        injection,
-                        &after_load,
-                    )?;
+                    let memory = MemoryUse::begin(&after_load, Sharing::Shared);
+                    let started = ActiveScenario::start(&mut engine, scenario, &hello, memory)?;
+                    let ids = started.trial.warm_ids().unwrap_or_default().to_vec();
                     active = Some(started);
                     Ok(Response::Warm { ids })
                 }),
-            Request::Turn { generations, injection: own } => {
-                active.as_mut().ok_or_else(no_warm_up).and_then(|scenario| {
-                    let own = own.as_deref().map(Injection::parse).transpose()?;
-                    scenario.turn(&mut engine, generations, own.or(injection))
-                })
-            }
-            Request::Finish { injection: own } => {
-                active.take().ok_or_else(no_warm_up).and_then(|scenario| {
-                    let own = own.as_deref().map(Injection::parse).transpose()?;
-                    Ok(scenario.finish(&engine, &hello.session, own.or(injection)))
-                })
-            }
+            Request::Turn { generations, injection } => active
+                .as_mut()
+                .ok_or_else(no_warm_up)
+                .and_then(|scenario| scenario.turn(&mut engine, generations, &injection)),
+            Request::Finish { injection } => active
+                .take()
+                .ok_or_else(no_warm_up)
+                .and_then(|scenario| scenario.finish(&engine, &hello.session, &injection)),
         };
         let response = response.unwrap_or_else(|error| {
             active = None;
@@ -212,16 +193,13 @@ fn no_warm_up() -> Error {
     Error::Failed("a turn was requested before a warm-up".into())
 }
 
-fn parse_request<T: for<'a> Deserialize<'a>>(line: &str) -> Result<T> {
-    serde_json::from_str(line)
-        .map_err(|error| Error::Failed(format!("invalid request on standard input: {error}")))
-}
-
 /// A scenario between its warm-ups and its end.
 struct ActiveScenario {
     trial: Trial,
     samples: Vec<Sample>,
     memory: MemoryUse,
+    /// Of all turns that have none of their own.
+    injection: Option<Injection>,
 }
 
 impl ActiveScenario {
@@ -229,26 +207,24 @@ impl ActiveScenario {
         engine: &mut Engine,
         scenario: &Scenario,
         hello: &Hello,
-        injection: Option<Injection>,
-        after_load: &Memory,
-    ) -> Result<(Self, Vec<Vec<u32>>)> {
-        let memory = MemoryUse::begin(after_load, Sharing::Shared);
+        memory: MemoryUse,
+    ) -> Result<Self> {
+        let injection = Injection::parse_if_any(&hello.injection)?;
         let generation = &hello.setup.generation;
         let mut trial = Trial::new(engine, scenario, generation, injection)?;
         for _ in 0..generation.warmups.max(1) {
             trial.warm_up(engine)?;
         }
-        let ids = trial.warm_ids().unwrap_or_default().to_vec();
-        Ok((Self { trial, samples: Vec::new(), memory }, ids))
+        Ok(Self { trial, samples: Vec::new(), memory, injection })
     }
 
     fn turn(
         &mut self,
         engine: &mut Engine,
         generations: usize,
-        injection: Option<Injection>,
+        injection: &Option<String>,
     ) -> Result<Response> {
-        self.trial.inject(injection);
+        self.trial.inject(Injection::parse_if_any(injection)?.or(self.injection));
         let samples =
             (0..generations).map(|_| self.trial.sample(engine)).collect::<Result<Vec<_>>>()?;
         let mut each: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -260,8 +236,13 @@ impl ActiveScenario {
         Ok(Response::Values { values: each.into_iter().filter_map(median).collect() })
     }
 
-    fn finish(mut self, engine: &Engine, session: &str, injection: Option<Injection>) -> Response {
-        self.memory.end(injection);
+    fn finish(
+        mut self,
+        engine: &Engine,
+        session: &str,
+        injection: &Option<String>,
+    ) -> Result<Response> {
+        self.memory.end(Injection::parse_if_any(injection)?.or(self.injection));
         // Peak rates are not measured in every block; only a run's record is checked against them.
         let rates = Rates::default();
         let mut case =
@@ -271,6 +252,6 @@ impl ActiveScenario {
             block.steps_s.clear();
             block.ttft_seq_s.clear();
         }
-        Response::Case { case: Box::new(case) }
+        Ok(Response::Case { case: Box::new(case) })
     }
 }

@@ -1,5 +1,6 @@
-//! The host's end of a worker process: spawn it, send and receive lines of JSON, collect its
-//! standard error, end it. Knows nothing of what the lines mean.
+//! Both ends of a worker process, which answers lines of JSON with lines of JSON. The host spawns
+//! it, sends requests, receives responses, collects its standard error, and ends it. Knows nothing
+//! of what the lines mean.
 
 use std::io;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -26,15 +27,15 @@ pub struct WorkerProcess {
     stderr: Option<JoinHandle<String>>,
 }
 
-/// Why no line was received.
+/// Why no response was received.
 #[derive(Debug)]
-pub enum NoLine {
+pub enum NoResponse {
     /// The deadline passed.
     TimedOut,
     /// The worker closed its standard output.
     Closed,
-    /// The worker's output cannot be read, or is not UTF-8.
-    Unreadable(Error),
+    /// The worker's output cannot be read, or is not the expected message; the error quotes it.
+    Invalid(Error),
 }
 
 /// How a worker ended.
@@ -103,22 +104,29 @@ impl WorkerProcess {
         stdin.flush()
     }
 
-    /// Waits for one line; without a deadline for as long as the worker runs.
+    /// Waits for one message; without a deadline for as long as the worker runs.
     ///
     /// # Errors
-    /// Why there is no line.
-    pub fn receive(&self, deadline: Option<Instant>) -> std::result::Result<String, NoLine> {
+    /// Why there is no response.
+    pub fn receive<T: DeserializeOwned>(
+        &self,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<T, NoResponse> {
         let line = match deadline {
             Some(at) => self.lines.recv_timeout(at.saturating_duration_since(Instant::now())),
             None => self.lines.recv().map_err(RecvTimeoutError::from),
         };
         match line {
-            Ok(Ok(line)) => Ok(line),
+            Ok(Ok(line)) => serde_json::from_str(&line).map_err(|_| {
+                let line = shortened(&line);
+                let why = format!("a worker sent an invalid response: `{line}`");
+                NoResponse::Invalid(Error::Failed(why))
+            }),
             Ok(Err(source)) => {
-                Err(NoLine::Unreadable(Error::Read { path: self.program.clone(), source }))
+                Err(NoResponse::Invalid(Error::Read { path: self.program.clone(), source }))
             }
-            Err(RecvTimeoutError::Timeout) => Err(NoLine::TimedOut),
-            Err(RecvTimeoutError::Disconnected) => Err(NoLine::Closed),
+            Err(RecvTimeoutError::Timeout) => Err(NoResponse::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => Err(NoResponse::Closed),
         }
     }
 
@@ -151,14 +159,59 @@ impl Drop for WorkerProcess {
     }
 }
 
-/// Reads a response.
+/// In a worker: its first request.
 ///
 /// # Errors
-/// When the line is not a `T`; the message quotes it.
-pub fn parse_response<T: DeserializeOwned>(line: &str) -> Result<T> {
-    serde_json::from_str(line).map_err(|_| {
-        Error::Failed(format!("a worker sent an invalid response: `{}`", shortened(line)))
+/// When there is none, or as [`next_request`].
+pub fn first_request<T: DeserializeOwned>() -> Result<T> {
+    next_request()?.ok_or_else(|| Error::Failed("no request on standard input".into()))
+}
+
+/// In a worker: the next request on standard input; `None` once the host has closed it.
+///
+/// # Errors
+/// When standard input cannot be read, or the line is not a `T`.
+pub fn next_request<T: DeserializeOwned>() -> Result<Option<T>> {
+    let mut line = String::new();
+    let read = io::stdin().read_line(&mut line);
+    match read.map_err(|source| Error::Read { path: "standard input".into(), source })? {
+        0 => Ok(None),
+        _ => serde_json::from_str(&line)
+            .map(Some)
+            .map_err(|error| Error::Failed(format!("invalid request on standard input: {error}"))),
+    }
+}
+
+/// In a worker: writes a response to standard output, and flushes it.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn respond(response: &impl Serialize) -> Result<()> {
+    let line = serde_json::to_string(response).expect("plain data") + "\n";
+    let mut out = io::stdout().lock();
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|source| Error::Write { path: "standard output".into(), source })
+}
+
+/// Set for a worker of one request whose host keeps its standard input open.
+pub(super) const STDIN_STAYS_OPEN: &str = "CANDLEMARK_HELD";
+
+/// In a worker of one request: ends the process once the host has closed standard input, because an
+/// orphaned worker would disturb the next measurement.
+///
+/// # Errors
+/// When the system refuses a thread.
+pub(super) fn exit_with_host() -> Result<()> {
+    if std::env::var_os(STDIN_STAYS_OPEN).is_none() {
+        return Ok(());
+    }
+    spawn_thread(|| {
+        // Blocked until then: it takes no CPU time.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(1);
     })
+    .map(drop)
 }
 
 /// The error for a worker that ended too early; `code` is its exit status.
@@ -205,22 +258,27 @@ mod tests {
     fn a_line_is_answered_by_a_line() {
         let mut worker = shell("read line; echo \"$line\"; echo why >&2; exit 3");
         worker.send(&[1, 2]).unwrap();
-        let line = worker.receive(Some(Instant::now() + Duration::from_secs(60))).unwrap();
-        assert_eq!(parse_response::<Vec<u32>>(&line).unwrap(), [1, 2]);
-        assert!(matches!(worker.receive(None), Err(NoLine::Closed)));
+        let numbers: Vec<u32> =
+            worker.receive(Some(Instant::now() + Duration::from_secs(60))).unwrap();
+        assert_eq!(numbers, [1, 2]);
+        assert!(matches!(worker.receive::<u32>(None), Err(NoResponse::Closed)));
         let exit = worker.wait().unwrap();
         assert_eq!((exit.status.code(), exit.stderr.as_str()), (Some(3), "why\n"));
         assert!(exit.error().to_string().contains("`why`"));
-        assert!(parse_response::<u32>("x").unwrap_err().to_string().ends_with("response: `x`"));
     }
 
     #[test]
     fn a_worker_that_hangs_or_prints_bytes_is_told_apart() {
         let mut hangs = shell("read line");
-        assert!(matches!(hangs.receive(Some(Instant::now())), Err(NoLine::TimedOut)));
+        assert!(matches!(hangs.receive::<u32>(Some(Instant::now())), Err(NoResponse::TimedOut)));
         hangs.kill();
         assert!(!hangs.wait().unwrap().status.success());
-        let prints = shell("printf '\\377\\n'; read line");
-        assert!(matches!(prints.receive(None), Err(NoLine::Unreadable(_))));
+        for (bytes, says) in [("\\377", "cannot read `/bin/sh`"), ("x", "response: `x`")] {
+            let prints = shell(&format!("printf '{bytes}\\n'; read line"));
+            let Err(NoResponse::Invalid(error)) = prints.receive::<u32>(None) else {
+                panic!("{bytes} is no number")
+            };
+            assert!(error.to_string().ends_with(says), "{error}");
+        }
     }
 }

@@ -5,42 +5,13 @@ use std::ops::Range;
 
 use crate::workload::{Pipeline, unix_lines};
 
-/// One text of a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Document {
-    /// Its id in the fixture.
-    pub id: &'static str,
-    /// Its text.
-    pub text: &'static str,
-}
-
-/// A part of an article.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunk {
-    /// The article's id.
-    pub article: &'static str,
-    /// Whole words of it.
-    pub text: &'static str,
-}
-
 /// A question about the articles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question {
-    /// Id of the article that answers it.
-    pub article: &'static str,
     /// Its text.
     pub text: &'static str,
-    /// Its complexity.
-    pub kind: Complexity,
-}
-
-/// The complexity of a question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Complexity {
-    /// One fact.
-    Simple,
-    /// Several facts, or reasons.
-    Complex,
+    /// Whether the answer has several facts or reasons, instead of one fact.
+    pub is_complex: bool,
 }
 
 const TICKETS: &str = unix_lines!(include_str!("../../fixtures/documents/tickets.txt"));
@@ -53,34 +24,27 @@ const QUESTIONS: &str = unix_lines!(include_str!("../../fixtures/documents/quest
 const CHUNK: usize = 60;
 const OVERLAP: usize = 20;
 
-/// The documents of a pipeline; the articles, if it works on chunks.
-pub fn documents(pipeline: Pipeline) -> Vec<Document> {
+/// The documents of a pipeline with their ids; the articles, if it works on chunks.
+pub fn documents(pipeline: Pipeline) -> Vec<(&'static str, &'static str)> {
     let file = match pipeline {
         Pipeline::Classification => TICKETS,
         Pipeline::Extraction => RECORDS,
         Pipeline::Code => FUNCTIONS,
         Pipeline::Summarization | Pipeline::Embedding | Pipeline::Rag => ARTICLES,
     };
-    sections(file).map(|(id, text)| Document { id, text }).collect()
+    sections(file).collect()
 }
 
 /// The articles in chunks of at most 60 words that overlap by 20; no chunk spans two articles.
-pub fn chunks() -> Vec<Chunk> {
-    let articles = sections(ARTICLES);
-    articles
-        .flat_map(|(article, text)| {
-            windows(text, CHUNK, OVERLAP).into_iter().map(move |text| Chunk { article, text })
-        })
-        .collect()
+pub fn chunks() -> Vec<&'static str> {
+    sections(ARTICLES).flat_map(|(_, text)| windows(text, CHUNK, OVERLAP)).collect()
 }
 
-/// The questions, simple ones first.
+/// The questions, simple ones first. The head of each is the id of the article that answers it, and
+/// its complexity.
 pub fn questions() -> Vec<Question> {
-    let questions = sections(QUESTIONS).map(|(head, text)| {
-        let (article, kind) = head.split_once(' ').unwrap_or((head, ""));
-        let kind = if kind == "complex" { Complexity::Complex } else { Complexity::Simple };
-        Question { article, text, kind }
-    });
+    let questions = sections(QUESTIONS)
+        .map(|(head, text)| Question { text, is_complex: head.ends_with(" complex") });
     questions.collect()
 }
 
@@ -161,10 +125,10 @@ mod tests {
             (Pipeline::Code, 12, 10..50),
         ] {
             let all = documents(pipeline);
-            let ids: BTreeSet<&str> = all.iter().map(|document| document.id).collect();
-            let texts: BTreeSet<&str> = all.iter().map(|document| document.text).collect();
+            let ids: BTreeSet<&str> = all.iter().map(|(id, _)| *id).collect();
+            let texts: BTreeSet<&str> = all.iter().map(|(_, text)| *text).collect();
             assert_eq!((all.len(), ids.len(), texts.len()), (count, count, count), "{pipeline:?}");
-            for Document { id, text } in all {
+            for (id, text) in all {
                 let length = text.split_whitespace().count();
                 assert!(words.contains(&length), "{id} has {length} words");
                 assert!(!id.contains(' ') && text.is_ascii() && !text.contains('\n'), "{id}");
@@ -174,15 +138,13 @@ mod tests {
 
     #[test]
     fn every_question_has_its_article() {
-        let articles: BTreeSet<&str> =
-            documents(Pipeline::Rag).iter().map(|article| article.id).collect();
-        let questions = questions();
-        assert_eq!(questions.len(), 8);
-        let simple = |question: &&Question| question.kind == Complexity::Simple;
-        assert_eq!(questions.iter().take_while(simple).count(), 4);
-        assert_eq!(questions.iter().filter(simple).count(), 4);
-        for Question { article, text, .. } in questions {
+        let articles: BTreeSet<&str> = documents(Pipeline::Rag).iter().map(|(id, _)| *id).collect();
+        let complexity: Vec<bool> = questions().iter().map(|one| one.is_complex).collect();
+        assert_eq!(complexity, [false, false, false, false, true, true, true, true]);
+        for (head, text) in sections(QUESTIONS) {
+            let (article, kind) = head.split_once(' ').unwrap();
             assert!(articles.contains(article) && text.len() > 20, "{article}");
+            assert!(["simple", "complex"].contains(&kind), "{head}");
         }
     }
 
@@ -199,19 +161,15 @@ mod tests {
     fn chunks_cover_the_articles() {
         let all = chunks();
         assert_eq!(all.len(), 36);
-        for article in documents(Pipeline::Embedding) {
-            let own: Vec<&str> = all
-                .iter()
-                .filter(|chunk| chunk.article == article.id)
-                .map(|chunk| chunk.text)
-                .collect();
-            assert!(article.text.starts_with(own[0]));
-            assert!(article.text.ends_with(own[own.len() - 1]));
+        for (article, text) in documents(Pipeline::Embedding) {
+            let own: Vec<&str> = all.iter().copied().filter(|chunk| text.contains(chunk)).collect();
+            assert!(text.starts_with(own[0]));
+            assert!(text.ends_with(own[own.len() - 1]));
             for pair in own.windows(2) {
                 let words: Vec<&str> = pair[0].split_whitespace().collect();
                 assert_eq!(words.len(), CHUNK);
                 let shared = words[CHUNK - OVERLAP..].join(" ");
-                assert!(pair[1].starts_with(&shared), "{}", article.id);
+                assert!(pair[1].starts_with(&shared), "{article}");
             }
         }
     }

@@ -70,129 +70,91 @@ impl Serialize for Metric {
     }
 }
 
-const MIB: f64 = 1.0 / (1024.0 * 1024.0);
+const KIB: f64 = 1.0 / 1024.0;
+const MIB: f64 = KIB / 1024.0;
 
-/// Names of metrics, as records store them.
-#[expect(missing_docs, reason = "METRICS describes each")]
-#[rustfmt::skip]
-pub mod metric {
-    pub const DECODE_TOK_S: &str = "decode_tok_s";
-    pub const DECODE_TOK_S_AGGREGATE: &str = "decode_tok_s_aggregate";
-    pub const TTFT_S: &str = "ttft_s";
-    pub const PREFILL_TOK_S: &str = "prefill_tok_s";
-    pub const PEAK_RSS_BYTES: &str = "peak_rss_bytes";
-    pub const PREFILL_S: &str = "prefill_s";
-    pub const TPOT_S: &str = "tpot_s";
-    pub const E2E_S: &str = "e2e_s";
-    pub const TOKENIZE_S: &str = "tokenize_s";
-    pub const STEP_CV: &str = "step_cv";
-    pub const STALLS: &str = "stalls";
-    pub const LOAD_S: &str = "load_s";
-    pub const COLD_TTFT_S: &str = "cold_ttft_s";
-    pub const RSS_AFTER_LOAD_BYTES: &str = "rss_after_load_bytes";
-    pub const PEAK_DELTA_BYTES: &str = "peak_delta_bytes";
-    pub const PEAK_DEVICE_BYTES: &str = "peak_device_bytes";
-    pub const KV_BYTES_EXPECTED: &str = "kv_bytes_expected";
-    pub const ROOFLINE_FRACTION: &str = "roofline_fraction";
-    pub const PREFILL_FLOP_FRACTION: &str = "prefill_flop_fraction";
-    pub const KV_BYTES_HELD: &str = "kv_bytes_held";
-    pub const PACK_S: &str = "pack_s";
-    pub const CPU_UTILIZATION: &str = "cpu_utilisation";
-    pub const GPU_UTILIZATION: &str = "gpu_utilisation";
-    pub const POWER_W: &str = "power_w";
-    pub const ENERGY_J_PER_TOKEN: &str = "energy_j_per_token";
-    pub const ITEMS_PER_MIN: &str = "items_per_min";
-    pub const CHUNKS_PER_MIN: &str = "chunks_per_min";
-    pub const EMBED_S: &str = "embed_s";
-    pub const INDEX_S: &str = "index_s";
-    pub const SEARCH_S: &str = "search_s";
-    pub const ASSEMBLE_S: &str = "assemble_s";
-    pub const ANSWER_S: &str = "answer_s";
-    pub const E2E_SIMPLE_S: &str = "e2e_simple_s";
-    pub const E2E_COMPLEX_S: &str = "e2e_complex_s";
-    pub const ERROR_RATE: &str = "error_rate";
-    pub const OOM_RATE: &str = "oom_rate";
-    pub const MEM_SLOPE_BYTES_PER_REQUEST: &str = "mem_slope_bytes_per_request";
-    pub const TOP1_AGREEMENT: &str = "top1_agreement";
-    pub const KL_NATS: &str = "kl_nats";
-    pub const PERPLEXITY: &str = "perplexity";
-    pub const PERPLEXITY_F32: &str = "perplexity_f32";
-    pub const KERNEL_SHARE: &str = "kernel_share";
-    pub const KERNEL_OVERHEAD_S: &str = "kernel_overhead_s";
-    pub const KERNELS_PER_STEP: &str = "kernels_per_step";
-    pub const REGION_OVERHEAD_S: &str = "region_overhead_s";
+/// Makes the constants of the names and [`METRICS`] of one table.
+macro_rules! metrics {
+    ($($name:ident = $stored:literal, $label:literal, $unit:literal $scale:expr, $better:ident
+        $(, $limit:literal $gate:ident)?;)*) => {
+        /// Names of metrics, as records store them.
+        #[expect(missing_docs, reason = "METRICS describes each")]
+        pub mod metric {
+            $(pub const $name: &str = $stored;)*
 
-    // Stored beside the metrics, without a row in the table.
-    pub const RSS_ANON_BYTES: &str = "rss_anon_bytes";
-    pub const RSS_FILE_BYTES: &str = "rss_file_bytes";
+            // Stored beside the metrics, without a row in the table.
+            pub const RSS_ANON_BYTES: &str = "rss_anon_bytes";
+            pub const RSS_FILE_BYTES: &str = "rss_file_bytes";
+        }
+
+        /// Every metric. Limits: rates -5 %, time to first token +10 %, memory +15 %.
+        pub const METRICS: &[Metric] =
+            &[$(Metric {
+                name: metric::$name,
+                label: $label,
+                unit: $unit,
+                scale: $scale,
+                better: Better::$better,
+                limit: metrics!(@limit $($limit)?),
+                gate: metrics!(@gate $($gate)?),
+            }),*];
+    };
+    (@limit) => { None };
+    (@limit $limit:literal) => { Some($limit) };
+    (@gate) => { Gate::Never };
+    (@gate $gate:ident) => { Gate::$gate };
 }
 
-/// A metric of which more is better, without a verdict.
-const fn higher(name: &'static str, label: &'static str, unit: &'static str, scale: f64) -> Metric {
-    Metric { name, label, unit, scale, better: Better::Higher, limit: None, gate: Gate::Never }
+// Label, unit and factor from the stored unit, better direction; limit, and where it is judged.
+metrics! {
+    DECODE_TOK_S = "decode_tok_s", "decode", "tok/s" 1.0, Higher, 0.05 Single;
+    DECODE_TOK_S_AGGREGATE = "decode_tok_s_aggregate", "decode, whole batch",
+        "tok/s" 1.0, Higher, 0.05 Batched;
+    TTFT_S = "ttft_s", "TTFT", "ms" 1e3, Lower, 0.10 Decodes;
+    PREFILL_TOK_S = "prefill_tok_s", "prefill", "tok/s" 1.0, Higher, 0.05 PrefillOnly;
+    PEAK_RSS_BYTES = "peak_rss_bytes", "peak memory", "MiB" MIB, Lower, 0.15 Always;
+    PREFILL_S = "prefill_s", "prefill time", "ms" 1e3, Lower;
+    TPOT_S = "tpot_s", "time per output token", "ms" 1e3, Lower;
+    E2E_S = "e2e_s", "end to end", "ms" 1e3, Lower;
+    TOKENIZE_S = "tokenize_s", "tokenizing", "ms" 1e3, Lower;
+    STEP_CV = "step_cv", "step variation", "" 1.0, Lower;
+    STALLS = "stalls", "stalled steps", "" 1.0, Lower;
+    LOAD_S = "load_s", "load", "ms" 1e3, Lower;
+    COLD_TTFT_S = "cold_ttft_s", "cold TTFT", "ms" 1e3, Lower;
+    RSS_AFTER_LOAD_BYTES = "rss_after_load_bytes", "memory after load", "MiB" MIB, Lower;
+    PEAK_DELTA_BYTES = "peak_delta_bytes", "memory of the run", "MiB" MIB, Lower;
+    PEAK_DEVICE_BYTES = "peak_device_bytes", "peak device memory", "MiB" MIB, Lower;
+    KV_BYTES_EXPECTED = "kv_bytes_expected", "KV cache, expected", "MiB" MIB, Lower;
+    ROOFLINE_FRACTION = "roofline_fraction", "share of read bandwidth", "%" 100.0, Higher;
+    PREFILL_FLOP_FRACTION = "prefill_flop_fraction", "share of arithmetic peak", "%" 100.0, Higher;
+    KV_BYTES_HELD = "kv_bytes_held", "KV cache, held", "MiB" MIB, Lower;
+    PACK_S = "pack_s", "quantizing and packing", "ms" 1e3, Lower;
+    CPU_UTILIZATION = "cpu_utilisation", "CPU utilization", "%" 100.0, Higher;
+    GPU_UTILIZATION = "gpu_utilisation", "GPU utilization", "%" 100.0, Higher;
+    POWER_W = "power_w", "power", "W" 1.0, Lower;
+    ENERGY_J_PER_TOKEN = "energy_j_per_token", "energy per token", "J" 1.0, Lower;
+    ITEMS_PER_MIN = "items_per_min", "items", "items/min" 1.0, Higher, 0.05 Items;
+    CHUNKS_PER_MIN = "chunks_per_min", "chunks embedded", "chunks/min" 1.0, Higher;
+    EMBED_S = "embed_s", "embedding the question", "ms" 1e3, Lower;
+    INDEX_S = "index_s", "building the index", "ms" 1e3, Lower;
+    SEARCH_S = "search_s", "vector search", "ms" 1e3, Lower;
+    ASSEMBLE_S = "assemble_s", "assembling the context", "ms" 1e3, Lower;
+    ANSWER_S = "answer_s", "answering", "ms" 1e3, Lower;
+    E2E_SIMPLE_S = "e2e_simple_s", "simple question, end to end", "ms" 1e3, Lower;
+    E2E_COMPLEX_S = "e2e_complex_s", "complex question, end to end", "ms" 1e3, Lower;
+    ERROR_RATE = "error_rate", "failed requests", "%" 100.0, Lower;
+    OOM_RATE = "oom_rate", "requests out of memory", "%" 100.0, Lower;
+    MEM_SLOPE_BYTES_PER_REQUEST = "mem_slope_bytes_per_request", "memory growth per request",
+        "KiB" KIB, Lower;
+    TOP1_AGREEMENT = "top1_agreement", "same likeliest token as f32", "%" 100.0, Higher;
+    KL_NATS = "kl_nats", "KL divergence from f32", "nats" 1.0, Lower;
+    PERPLEXITY = "perplexity", "perplexity", "" 1.0, Lower;
+    PERPLEXITY_F32 = "perplexity_f32", "perplexity of f32", "" 1.0, Lower;
+    KERNEL_SHARE = "kernel_share", "time in kernels", "%" 100.0, Higher;
+    KERNEL_OVERHEAD_S = "kernel_overhead_s", "time between kernels, each", "µs" 1e6, Lower;
+    KERNELS_PER_STEP = "kernels_per_step", "kernels per step", "" 1.0, Lower;
+    REGION_OVERHEAD_S = "region_overhead_s", "an empty parallel region", "µs" 1e6, Lower;
 }
-
-/// A metric of which less is better, without a verdict.
-const fn lower(name: &'static str, label: &'static str, unit: &'static str, scale: f64) -> Metric {
-    Metric { better: Better::Lower, ..higher(name, label, unit, scale) }
-}
-
-impl Metric {
-    /// The metric with the limit of its verdict, and the scenarios that have one.
-    const fn with_limit(self, limit: f64, gate: Gate) -> Self {
-        Self { limit: Some(limit), gate, ..self }
-    }
-}
-
-/// Every metric. Limits: rates -5 %, time to first token +10 %, memory +15 %.
-pub const METRICS: &[Metric] = &[
-    higher(metric::DECODE_TOK_S, "decode", "tok/s", 1.0).with_limit(0.05, Gate::Single),
-    higher(metric::DECODE_TOK_S_AGGREGATE, "decode, whole batch", "tok/s", 1.0)
-        .with_limit(0.05, Gate::Batched),
-    lower(metric::TTFT_S, "TTFT", "ms", 1e3).with_limit(0.10, Gate::Decodes),
-    higher(metric::PREFILL_TOK_S, "prefill", "tok/s", 1.0).with_limit(0.05, Gate::PrefillOnly),
-    lower(metric::PEAK_RSS_BYTES, "peak memory", "MiB", MIB).with_limit(0.15, Gate::Always),
-    lower(metric::PREFILL_S, "prefill time", "ms", 1e3),
-    lower(metric::TPOT_S, "time per output token", "ms", 1e3),
-    lower(metric::E2E_S, "end to end", "ms", 1e3),
-    lower(metric::TOKENIZE_S, "tokenizing", "ms", 1e3),
-    lower(metric::STEP_CV, "step variation", "", 1.0),
-    lower(metric::STALLS, "stalled steps", "", 1.0),
-    lower(metric::LOAD_S, "load", "ms", 1e3),
-    lower(metric::COLD_TTFT_S, "cold TTFT", "ms", 1e3),
-    lower(metric::RSS_AFTER_LOAD_BYTES, "memory after load", "MiB", MIB),
-    lower(metric::PEAK_DELTA_BYTES, "memory of the run", "MiB", MIB),
-    lower(metric::PEAK_DEVICE_BYTES, "peak device memory", "MiB", MIB),
-    lower(metric::KV_BYTES_EXPECTED, "KV cache, expected", "MiB", MIB),
-    higher(metric::ROOFLINE_FRACTION, "share of read bandwidth", "%", 100.0),
-    higher(metric::PREFILL_FLOP_FRACTION, "share of arithmetic peak", "%", 100.0),
-    lower(metric::KV_BYTES_HELD, "KV cache, held", "MiB", MIB),
-    lower(metric::PACK_S, "quantizing and packing", "ms", 1e3),
-    higher(metric::CPU_UTILIZATION, "CPU utilization", "%", 100.0),
-    higher(metric::GPU_UTILIZATION, "GPU utilization", "%", 100.0),
-    lower(metric::POWER_W, "power", "W", 1.0),
-    lower(metric::ENERGY_J_PER_TOKEN, "energy per token", "J", 1.0),
-    higher(metric::ITEMS_PER_MIN, "items", "items/min", 1.0).with_limit(0.05, Gate::Items),
-    higher(metric::CHUNKS_PER_MIN, "chunks embedded", "chunks/min", 1.0),
-    lower(metric::EMBED_S, "embedding the question", "ms", 1e3),
-    lower(metric::INDEX_S, "building the index", "ms", 1e3),
-    lower(metric::SEARCH_S, "vector search", "ms", 1e3),
-    lower(metric::ASSEMBLE_S, "assembling the context", "ms", 1e3),
-    lower(metric::ANSWER_S, "answering", "ms", 1e3),
-    lower(metric::E2E_SIMPLE_S, "simple question, end to end", "ms", 1e3),
-    lower(metric::E2E_COMPLEX_S, "complex question, end to end", "ms", 1e3),
-    lower(metric::ERROR_RATE, "failed requests", "%", 100.0),
-    lower(metric::OOM_RATE, "requests out of memory", "%", 100.0),
-    lower(metric::MEM_SLOPE_BYTES_PER_REQUEST, "memory growth per request", "KiB", 1.0 / 1024.0),
-    higher(metric::TOP1_AGREEMENT, "same likeliest token as f32", "%", 100.0),
-    lower(metric::KL_NATS, "KL divergence from f32", "nats", 1.0),
-    lower(metric::PERPLEXITY, "perplexity", "", 1.0),
-    lower(metric::PERPLEXITY_F32, "perplexity of f32", "", 1.0),
-    higher(metric::KERNEL_SHARE, "time in kernels", "%", 100.0),
-    lower(metric::KERNEL_OVERHEAD_S, "time between kernels, each", "µs", 1e6),
-    lower(metric::KERNELS_PER_STEP, "kernels per step", "", 1.0),
-    lower(metric::REGION_OVERHEAD_S, "an empty parallel region", "µs", 1e6),
-];
 
 /// The metric of this name, if there is one.
 pub fn metric(name: &str) -> Option<&'static Metric> {

@@ -15,20 +15,6 @@ fn run(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn a_small_stack_is_enough() {
-    for kib in ["64", "256", "8192"] {
-        let line = format!("ulimit -s {kib}; exec \"$0\" list quick");
-        let output = std::process::Command::new("sh")
-            .args(["-c", &line, env!("CARGO_BIN_EXE_candlemark")])
-            .output()
-            .unwrap();
-        let talk = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!((output.status.code(), talk.as_str()), (Some(0), ""), "{kib}");
-    }
-}
-
 #[test]
 fn a_wrong_command_line_ends_with_2_a_reason_and_no_output() {
     for (line, says) in [

@@ -124,25 +124,15 @@ impl Events for StartedScenarios {
     fn start(&mut self, ids: &[String], _: RunProgress) {
         self.0.extend(ids.iter().cloned());
     }
-
-    fn measured(&mut self, _: &Case) {}
 }
 
 fn plan(setup: &Setup, words: &[&str], folder: &Path) -> Plan {
     let words: Vec<String> = words.iter().map(|word| (*word).into()).collect();
     Plan {
         binary: PathBuf::from(BINARY),
-        setup: setup.clone(),
-        scenarios: workload::select(&words).unwrap(),
-        blocks: 1,
-        sharing: Sharing::Fresh,
-        injection: None,
-        session: None,
         path: Some(folder.join("record.json")),
-        resume: None,
-        budget: None,
-        text: None,
         stress: StressLimits { many: 4, ..StressLimits::default() },
+        ..Plan::new(setup.clone(), workload::select(&words).unwrap()).unwrap()
     }
 }
 

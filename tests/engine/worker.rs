@@ -93,7 +93,7 @@ fn an_invalid_job_is_an_error() {
     for job in ["", "{}", "not json"] {
         let mut command = Command::new(BINARY);
         let output = command.env(suite::WORKER, "1").write_stdin(job).output().unwrap();
-        refused(&output, 5, &["no job on standard input: "]);
+        refused(&output, 5, &["request on standard input"]);
     }
 }
 

@@ -2,7 +2,6 @@
 //! decided or time is up.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,14 +10,14 @@ use anyhow::Context as _;
 use indicatif::HumanDuration;
 
 use crate::cli::download::ProgressBars;
+use crate::cli::interrupt;
 use crate::cli::interrupt::interruptible;
 use crate::cli::setup::injection;
 use crate::compare::{Finding, Judgement, PLANNED_LOOKS, Verdict};
 use crate::files::Lock;
-use crate::measure::Sharing;
 use crate::record::{Case, Model, Record};
 use crate::settings::Setup;
-use crate::suite::{Events, Plan, RunProgress, StressLimits};
+use crate::suite::Plan;
 use crate::workload::Scenario;
 use crate::{Error, baseline, files, machine, suite, workload};
 
@@ -49,7 +48,7 @@ pub(super) fn judge(
     };
     let run = measure(&run, budget, decide, more, stop)?;
     if let Some(further) = further {
-        writeln!(std::io::stderr(), "further record: {}", further.path.display())?;
+        interrupt::say(&format!("further record: {}", further.path.display()));
     }
     let mut judgement = decide(&run);
     if stop.load(Ordering::Relaxed) {
@@ -70,7 +69,7 @@ fn measure(
     more: &mut dyn FnMut(&[Scenario], usize) -> anyhow::Result<Record>,
     stop: &AtomicBool,
 ) -> anyhow::Result<Record> {
-    let mut talk = std::io::stderr();
+    let say = |line: String| interrupt::say(&format!("measure: {line}"));
     let start = Instant::now();
     let mut run = first.clone();
     // Measured over estimated time of a block.
@@ -82,51 +81,41 @@ fn measure(
         let all = judgement.findings.len();
         let undecided: Vec<&Finding> =
             judgement.findings.iter().filter(|finding| is_undecided(finding)).collect();
-        let spare = HumanDuration(left);
-        writeln!(
-            talk,
-            "measure: {} of {all} findings decided; {spare} left",
-            all - undecided.len()
-        )?;
+        let decided = all - undecided.len();
+        say(format!("{decided} of {all} findings decided; {} left", HumanDuration(left)));
         let is_open = |finding: &&&Finding| open.contains(&finding.scenario.as_str());
         let closed = undecided.len() - undecided.iter().filter(is_open).count();
         if closed > 0 {
-            writeln!(
-                talk,
-                "measure: {closed} skipped, which no number of blocks decides: the baseline has \
-                 too few blocks, its sessions differ too much, or the machine changed; make a \
-                 baseline of more sessions, or use a quieter machine"
-            )?;
+            say(format!(
+                "{closed} skipped, which no number of blocks decides: the baseline has too few \
+                 blocks, its sessions differ too much, or the machine changed; make a baseline of \
+                 more sessions, or use a quieter machine"
+            ));
         }
         if open.is_empty() {
             return Ok(run);
         }
         let words: Vec<String> = open.iter().map(|id| (*id).to_owned()).collect();
-        let scenarios = exactly(&words)?;
-        let block_s = slowdown
-            * words
-                .iter()
-                .filter_map(|id| first.case(id))
-                .map(|case| block_s(case, first))
-                .sum::<f64>();
+        let scenario = |id: &String| {
+            let missing = || format!("cannot measure {id}: this build does not have this scenario");
+            workload::scenario(id).with_context(missing)
+        };
+        let scenarios = words.iter().map(scenario).collect::<anyhow::Result<Vec<_>>>()?;
+        let cases = words.iter().filter_map(|id| first.case(id));
+        let block_s = slowdown * cases.map(|case| block_s(case, first)).sum::<f64>();
         let fit = (left.as_secs_f64() / block_s.max(1e-3)) as usize;
         let blocks = target.min(done + fit);
+        let about = |seconds| HumanDuration(Duration::from_secs_f64(seconds));
         if blocks <= done {
-            writeln!(
-                talk,
-                "measure: out of time: one more block of each scenario takes about {}",
-                HumanDuration(Duration::from_secs_f64(block_s))
-            )?;
+            say(format!(
+                "out of time: one more block of each scenario takes about {}",
+                about(block_s)
+            ));
             return Ok(run);
         }
-        let expected = block_s * (blocks - done) as f64;
-        writeln!(
-            talk,
-            "measure: {} more of {}, about {}",
-            blocks - done,
-            words.join(" "),
-            HumanDuration(Duration::from_secs_f64(expected))
-        )?;
+        let more_blocks = blocks - done;
+        let expected = block_s * more_blocks as f64;
+        say(format!("{more_blocks} more of {}, about {}", words.join(" "), about(expected)));
         let began = Instant::now();
         run = merge(first, &more(&scenarios, blocks)?)?;
         if stop.load(Ordering::Relaxed) {
@@ -135,27 +124,12 @@ fn measure(
         slowdown *= began.elapsed().as_secs_f64() / expected;
         done = blocks;
     }
-    writeln!(
-        talk,
-        "measure: stopped after {done} further blocks of each scenario, the planned maximum"
-    )?;
+    say(format!("stopped after {done} further blocks of each scenario, the planned maximum"));
     Ok(run)
 }
 
 fn is_undecided(finding: &Finding) -> bool {
     matches!(finding.verdict, Verdict::Inconclusive(_))
-}
-
-/// The scenarios of these ids.
-fn exactly(ids: &[String]) -> anyhow::Result<Vec<Scenario>> {
-    let mut found = workload::select(ids)?;
-    found.retain(|scenario| ids.contains(&scenario.id));
-    anyhow::ensure!(
-        found.len() == ids.len(),
-        "cannot measure {}: this build does not have all of these scenarios",
-        ids.join(", ")
-    );
-    Ok(found)
 }
 
 /// Estimated seconds of a block, from the case's earlier blocks.
@@ -178,10 +152,9 @@ fn merge(first: &Record, more: &Record) -> anyhow::Result<Record> {
 
 /// The record of the further blocks.
 struct FurtherRecord {
-    binary: PathBuf,
+    plan: Plan,
     path: PathBuf,
     _lock: Option<Lock>,
-    setup: Setup,
     record: Record,
     stop: &'static AtomicBool,
 }
@@ -204,13 +177,11 @@ impl FurtherRecord {
         };
         let mut record =
             suite::new_record(&setup, "run", injection()?, &mut ProgressBars::default())?;
-        let binary = match find_same_binary(first)? {
-            Some(binary) => {
-                record.build.clone_from(&first.build);
-                binary
-            }
-            None => this_binary()?,
-        };
+        let mut plan = Plan::new(setup, Vec::new())?;
+        if let Some(binary) = find_same_binary(&plan.binary, first) {
+            record.build.clone_from(&first.build);
+            plan.binary = binary;
+        }
         // The weights' format is known once they are loaded; their hash is known now.
         let (sha256, commit) = (record.model.sha256.clone(), record.model.commit.clone());
         let expected = Model { sha256, commit, ..model.clone() };
@@ -220,26 +191,19 @@ impl FurtherRecord {
                  `cargo bench`",
         )?;
         let (path, lock) = unused_path(path)?;
-        Ok(Self { binary, path, _lock: lock, setup, record: begun, stop })
+        plan.path = Some(path.clone());
+        plan.injection.clone_from(&begun.injected);
+        Ok(Self { plan, path, _lock: lock, record: begun, stop })
     }
 
     /// Measures until each of the scenarios has `blocks` blocks, or until the first signal.
     fn measure_to(&mut self, scenarios: &[Scenario], blocks: usize) -> anyhow::Result<Record> {
-        let plan = Plan {
-            binary: self.binary.clone(),
-            setup: self.setup.clone(),
-            scenarios: scenarios.to_vec(),
-            blocks,
-            sharing: Sharing::Fresh,
-            injection: self.record.injected.clone(),
-            session: None,
-            path: Some(self.path.clone()),
-            resume: Some(self.record.clone()),
-            budget: None,
-            text: None,
-            stress: StressLimits::default(),
-        };
-        match suite::run(&plan, &mut ProgressBars::default(), &mut Quiet { stop: self.stop }) {
+        self.plan.scenarios = scenarios.to_vec();
+        self.plan.blocks = blocks;
+        self.plan.resume = Some(self.record.clone());
+        // Without progress: `measure` reports whole rounds.
+        let mut events = || self.stop.load(Ordering::Relaxed);
+        match suite::run(&self.plan, &mut ProgressBars::default(), &mut events) {
             // The finished blocks are on disk, if there are any.
             Err(Error::Interrupted) if self.path.exists() => {
                 self.record = Record::load(&self.path)?;
@@ -251,16 +215,11 @@ impl FurtherRecord {
     }
 }
 
-fn this_binary() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("cannot find this binary to start it again")
-}
-
 /// The binary that made a record, if it still exists: this one, or the one that `cargo bench`
 /// built, which can be a worker, too. It allows a working tree with uncommitted changes, and keeps
 /// the code layout.
-fn find_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
-    let Some(wanted) = &record.build.binary_sha256 else { return Ok(None) };
-    let this = this_binary()?;
+fn find_same_binary(this: &Path, record: &Record) -> Option<PathBuf> {
+    let wanted = record.build.binary_sha256.as_ref()?;
     let deps = this.parent().map(|folder| folder.join("deps"));
     let entries = deps.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
     let benches = entries.map(|entry| entry.path()).filter(|path| {
@@ -268,21 +227,7 @@ fn find_same_binary(record: &Record) -> anyhow::Result<Option<PathBuf>> {
         name.starts_with("generate-") && path.extension().is_none_or(|end| end == "exe")
     });
     let is_it = |path: &PathBuf| files::sha256(path).is_ok_and(|found| found == *wanted);
-    Ok(std::iter::once(this).chain(benches).find(is_it))
-}
-
-/// Prints nothing: [`measure`] reports whole rounds.
-struct Quiet {
-    stop: &'static AtomicBool,
-}
-
-impl Events for Quiet {
-    fn start(&mut self, _: &[String], _: RunProgress) {}
-    fn measured(&mut self, _: &Case) {}
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
+    std::iter::once(this.to_owned()).chain(benches).find(is_it)
 }
 
 /// `record.further.json` for `record.json`, or the first of `record.further-2.json` ... that

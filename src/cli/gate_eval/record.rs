@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::interrupt::interruptible;
 use crate::cli::pair::{build, existing_binary};
 use crate::cli::setup::{ModelArguments, check_words_for_turns};
@@ -62,11 +62,7 @@ pub(crate) struct Arguments {
     output: Option<PathBuf>,
 }
 
-pub(crate) fn run(
-    arguments: &Arguments,
-    config: &Config,
-    out: &mut dyn Write,
-) -> anyhow::Result<Exit> {
+pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
     check_words_for_turns(&arguments.scenarios)?;
     let mut environments = environments();
     if !arguments.environments.is_empty() {
@@ -82,8 +78,7 @@ pub(crate) fn run(
     if arguments.duet {
         setup.threads = (setup.threads / 2).max(1);
     }
-    let default = || files::build_folder().join("candlemark").join("pool.json");
-    let path = arguments.output.clone().unwrap_or_else(default);
+    let path = arguments.output.clone().unwrap_or_else(|| files::default_path("pool.json"));
     let _lock = Lock::take(&path)?;
     let stop = interruptible("complete environments are kept")?;
     let (base, layout) = binaries(arguments, config, stop)?;

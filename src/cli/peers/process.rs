@@ -1,4 +1,5 @@
-//! The process of one engine, as `candlemark peers` sees it.
+//! The process of one engine, as `candlemark peers` sees it, and the messages between them: one
+//! line of JSON each.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,15 +7,52 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use crate::machine;
-use crate::suite::worker::{NoLine, WorkerProcess};
+use crate::record::Absence;
+use crate::settings::Setup;
+use crate::suite::worker::{NoResponse, WorkerProcess};
+use crate::{machine, suite};
 
+use super::PEERS;
 use super::cases::PeerCase;
-use super::protocol::{Hello, Request, Response, TurnKind};
 
 /// Enough to load tens of gigabytes from a slow disk, or for the longest turn on a slow machine.
 const TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// The response to a [`Setup`] once the model is loaded: how the engine is configured, or why it
+/// cannot run the model.
+pub(super) type Loaded = Result<String, String>;
+
+/// Asks for one turn.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Request {
+    pub case: String,
+    pub kind: TurnKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum TurnKind {
+    /// Warms up and returns the top-2 margins, for which the logits are copied.
+    Pilot,
+    /// Counts.
+    Timed,
+}
+
+/// The response to a [`Request`].
+pub(super) type Response = Result<Turn, Absence>;
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Turn {
+    /// Tokens per second.
+    pub rate: f64,
+    /// Of the whole turn, including what is not timed.
+    pub seconds: f64,
+    /// Generated tokens of each sequence.
+    pub ids: Vec<Vec<u32>>,
+    /// Top-2 margin at each token, in standard deviations of the logits; empty in timed turns.
+    pub margins: Vec<Vec<f64>>,
+}
 
 pub(super) struct EngineProcess {
     pub engine: String,
@@ -25,25 +63,14 @@ pub(super) struct EngineProcess {
 
 impl EngineProcess {
     /// Starts a process and waits until it has loaded the model.
-    pub fn start(
-        binary: &Path,
-        file: &Path,
-        engine: &str,
-        threads: usize,
-        variables: &[(&str, &str)],
-    ) -> anyhow::Result<Self> {
+    pub fn start(binary: &Path, setup: &Setup, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         let mut command = Command::new(binary);
-        command
-            .args(["peers", "--worker", engine, "--threads", &threads.to_string()])
-            .arg(file)
-            .envs(variables.iter().copied());
-        let worker = WorkerProcess::spawn(&mut command, threads)
+        command.env(suite::WORKER, PEERS).envs(variables.iter().copied());
+        let worker = WorkerProcess::spawn(&mut command, setup.threads)
             .context("cannot start this binary again")?;
-        let mut process = Self { engine: engine.into(), setup: String::new(), worker };
-        match process.receive()? {
-            Hello::Loaded(setup) => process.setup = setup,
-            Hello::Unsupported(why) => anyhow::bail!("{why}"),
-        }
+        let mut process = Self { engine: setup.engine.clone(), setup: String::new(), worker };
+        let loaded: Loaded = process.send_and_receive(setup)?;
+        process.setup = loaded.map_err(anyhow::Error::msg)?;
         Ok(process)
     }
 
@@ -56,28 +83,26 @@ impl EngineProcess {
     }
 
     pub fn request(&mut self, case: &PeerCase, kind: TurnKind) -> anyhow::Result<Response> {
-        let request = Request { case: case.name.into(), kind };
-        // A process that has died reported why on its stderr; reading its response fails below.
-        let _ = self.worker.send(&request);
-        self.receive()
+        self.send_and_receive(&Request { case: case.name.into(), kind })
     }
 
-    fn receive<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
+    fn send_and_receive<T: DeserializeOwned>(
+        &mut self,
+        message: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        // A process that has died reported why on its stderr; reading its response fails below.
+        let _ = self.worker.send(message);
         let engine = &self.engine;
-        let line = match self.worker.receive(Some(Instant::now() + TIMEOUT)) {
-            Ok(line) => line,
-            Err(NoLine::TimedOut) => {
+        self.worker.receive(Some(Instant::now() + TIMEOUT)).map_err(|none| match none {
+            NoResponse::TimedOut => {
                 let seconds = TIMEOUT.as_secs();
-                anyhow::bail!("the process of {engine} sent no response for {seconds} s")
+                anyhow::anyhow!("the process of {engine} sent no response for {seconds} s")
             }
-            Err(NoLine::Closed) => anyhow::bail!("the process of {engine} ended early"),
-            Err(NoLine::Unreadable(error)) => {
-                let message = format!("cannot read from the process of {engine}");
-                return Err(error).context(message);
+            NoResponse::Closed => anyhow::anyhow!("the process of {engine} ended early"),
+            NoResponse::Invalid(error) => {
+                anyhow::anyhow!("the process of {engine}: {}", error.chain())
             }
-        };
-        serde_json::from_str(&line)
-            .with_context(|| format!("the process of {engine} sent an invalid response"))
+        })
     }
 
     /// Seconds of CPU that the process has used, where the system reports it.

@@ -7,14 +7,14 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::record::Absence;
 use crate::{report, stats};
 
-use super::protocol::Response;
+use super::process::{Response, Turn};
 
 /// The turns of one case on one engine in one configuration.
 pub(super) struct EngineTurns {
     engine: String,
     setup: String,
     /// Its pilot, or why there is none.
-    pilot: Result<Pilot, Absence>,
+    pilot: Response,
     /// Tokens per second of its turns.
     rates: Vec<f64>,
     /// Seconds of all its turns.
@@ -25,27 +25,15 @@ pub(super) struct EngineTurns {
     unstable: bool,
 }
 
-struct Pilot {
-    rate: f64,
-    ids: Vec<Vec<u32>>,
-    margins: Vec<Vec<f64>>,
-}
-
 impl EngineTurns {
-    pub fn new(engine: &str, setup: &str, response: Response) -> Self {
-        let (pilot, seconds) = match response {
-            Response::Measured { rate, seconds, ids, margins } => {
-                (Ok(Pilot { rate, ids, margins }), seconds)
-            }
-            Response::Failed { absent } => (Err(absent), 0.0),
-        };
+    pub fn new(engine: &str, setup: &str, pilot: Response) -> Self {
         Self {
             engine: engine.into(),
             setup: setup.into(),
             active: pilot.is_ok(),
+            seconds: pilot.as_ref().map_or(0.0, |turn| turn.seconds),
             pilot,
             rates: Vec::new(),
-            seconds,
             unstable: false,
         }
     }
@@ -57,12 +45,12 @@ impl EngineTurns {
 
     pub fn add(&mut self, response: Response) {
         match response {
-            Response::Measured { rate, seconds, ids, .. } => {
-                self.rates.push(rate);
-                self.seconds += seconds;
-                self.unstable |= self.pilot.as_ref().is_ok_and(|pilot| pilot.ids != ids);
+            Ok(turn) => {
+                self.rates.push(turn.rate);
+                self.seconds += turn.seconds;
+                self.unstable |= self.pilot.as_ref().is_ok_and(|pilot| pilot.ids != turn.ids);
             }
-            Response::Failed { absent } => (self.active, self.pilot) = (false, Err(absent)),
+            Err(absent) => (self.active, self.pilot) = (false, Err(absent)),
         }
     }
 
@@ -130,7 +118,7 @@ impl CaseResult {
 /// Where the tokens of engines differ from those of the first one, and which engines are unstable.
 fn differences(all: &[EngineTurns]) -> Vec<String> {
     let mut sentences = Vec::new();
-    let mut first: Option<(&str, &Pilot)> = None;
+    let mut first: Option<(&str, &Turn)> = None;
     for turns in all {
         let (engine, Ok(pilot)) = (turns.engine.as_str(), &turns.pilot) else { continue };
         if turns.unstable {
@@ -147,7 +135,7 @@ fn differences(all: &[EngineTurns]) -> Vec<String> {
             })
             .collect();
         let Some(&(token, sequence)) = divergences.iter().min() else { continue };
-        let margin = |pilot: &Pilot| {
+        let margin = |pilot: &Turn| {
             let margin = pilot.margins.get(sequence).and_then(|margins| margins.get(token));
             margin.map_or("?".into(), |margin| format!("{margin:.4}"))
         };
@@ -225,7 +213,7 @@ mod tests {
 
     fn measured(rate: f64, ids: &[u32]) -> Response {
         let margins = vec![ids.iter().map(|id| f64::from(*id) / 8.0).collect()];
-        Response::Measured { rate, seconds: 1.0, ids: vec![ids.to_vec()], margins }
+        Ok(Turn { rate, seconds: 1.0, ids: vec![ids.to_vec()], margins })
     }
 
     fn turns(engine: &str, setup: &str, pilot: f64, rates: &[f64]) -> EngineTurns {
@@ -272,7 +260,7 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_absent() {
-        let failed = Response::Failed { absent: Absence::new(AbsenceKind::Unsupported, "batches") };
+        let failed = Err(Absence::new(AbsenceKind::Unsupported, "batches"));
         let result =
             result(vec![turns("native", "", 1.0, &[40.0]), EngineTurns::new("candle", "", failed)]);
         assert_eq!(result.ratio("native", "llama-cpp"), None);

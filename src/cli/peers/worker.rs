@@ -1,56 +1,42 @@
 //! The process of one engine: loads the model once, then answers requests until stdin closes.
 
-use std::io;
-use std::io::{BufRead as _, Write as _};
 use std::time::Instant;
 
-use anyhow::Context as _;
-use serde::Serialize;
-
-use crate::Error;
 use crate::engine::Engine;
 use crate::model::{Decoder, Logits, Step};
 use crate::settings::Setup;
+use crate::suite::worker::{first_request, next_request, respond};
+use crate::{Error, Result, suite};
 
+use super::PEERS;
 use super::cases::{CASES, PeerCase};
-use super::protocol::{Hello, Request, Response, TurnKind};
+use super::process::{Loaded, Request, Response, Turn, TurnKind};
 
 /// Tokens per prefill pass, where the engine has no preference.
 const PASS_ROWS: usize = 512;
 
-pub(super) fn work(setup: &Setup) -> anyhow::Result<()> {
-    let mut engine = match Engine::load(setup, &mut ()) {
-        Ok(engine) => engine,
-        Err(error @ Error::Unsupported(_)) => return send(&Hello::Unsupported(error.chain())),
-        Err(error) => return Err(error.into()),
-    };
-    send(&Hello::Loaded(engine.decoder.describe().unwrap_or_default()))?;
-    let vocab = engine.source.config.vocab;
-    let mut cache = None;
-    for line in io::stdin().lock().lines() {
-        let request: Request =
-            serde_json::from_str(&line?).context("invalid request on standard input")?;
-        let case = CASES.iter().find(|case| case.name == request.case).context("no such case")?;
-        let start = Instant::now();
-        let turn = Turn { case, kind: request.kind };
-        let response = match turn.run(engine.decoder.as_mut(), vocab, &mut cache) {
-            Ok((rate, ids, margins)) => {
-                Response::Measured { rate, seconds: start.elapsed().as_secs_f64(), ids, margins }
-            }
-            Err(error) => {
-                cache = None;
-                Response::Failed { absent: (&error).into() }
-            }
-        };
-        send(&response)?;
-    }
-    Ok(())
+/// Runs as the worker process of an engine if the environment says so ([`suite::WORKER`]).
+pub(crate) fn work() -> Option<Result<()>> {
+    (std::env::var_os(suite::WORKER)? == PEERS).then(serve)
 }
 
-fn send<T: Serialize>(message: &T) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{}", serde_json::to_string(message)?)?;
-    Ok(out.flush()?)
+fn serve() -> Result<()> {
+    let setup: Setup = first_request()?;
+    let mut engine = match Engine::load(&setup, &mut ()) {
+        Ok(engine) => engine,
+        Err(error @ Error::Unsupported(_)) => return respond(&Loaded::Err(error.chain())),
+        Err(error) => return Err(error),
+    };
+    respond(&Loaded::Ok(engine.decoder.describe().unwrap_or_default()))?;
+    let vocab = engine.source.config.vocab;
+    let mut cache = None;
+    while let Some(Request { case, kind }) = next_request()? {
+        let case = CASES.iter().find(|known| known.name == case);
+        let case = case.ok_or_else(|| Error::Failed("no such case".into()))?;
+        let turn = TurnWorker { case, kind }.run(engine.decoder.as_mut(), vocab, &mut cache);
+        respond(&Response::from(turn.map_err(|error| (&error).into())))?;
+    }
+    Ok(())
 }
 
 /// The case whose prompts are in the KV cache, and the first token after each prompt.
@@ -63,66 +49,62 @@ struct GreedyTokens {
     margins: Vec<f64>,
 }
 
-/// Rate, tokens and margins.
-type Measured = (f64, Vec<Vec<u32>>, Vec<Vec<f64>>);
-
-struct Turn {
+struct TurnWorker {
     case: &'static PeerCase,
     kind: TurnKind,
 }
 
-impl Turn {
+impl TurnWorker {
+    /// Prefills the prompts, unless the cache holds them, and decodes. Times the decode steps, or
+    /// the prefill of a case without steps, which always starts from an empty cache.
     fn run(
         &self,
         decoder: &mut dyn Decoder,
         vocab: usize,
         cache: &mut PromptCache,
-    ) -> crate::Result<Measured> {
+    ) -> Result<Turn> {
+        let began = Instant::now();
+        let PeerCase { name, steps, .. } = *self.case;
         let prompts = self.case.prompts(vocab);
         for prompt in &prompts {
-            decoder.check_length(prompt.len() + self.case.steps)?;
+            decoder.check_length(prompt.len() + steps)?;
         }
-        if self.case.steps == 0 {
-            *cache = None;
+        let cached = cache.take().filter(|(cached, _)| {
+            steps > 0 && *cached == name && truncate_to_prompts(decoder, &prompts)
+        });
+        if cached.is_none() {
             decoder.reset(prompts.len())?;
-            let start = Instant::now();
-            let first = self.prefill(decoder, &prompts)?;
-            let tokens: usize = prompts.iter().map(Vec::len).sum();
-            let rate = tokens as f64 / start.elapsed().as_secs_f64();
-            return Ok((rate, transpose(&[first.ids]), transpose(&[first.margins])));
         }
-        let first = match cache.take().filter(|(name, _)| *name == self.case.name) {
-            Some((_, first)) if truncate_to_prompts(decoder, &prompts) => first,
-            _ => {
-                decoder.reset(prompts.len())?;
-                self.prefill(decoder, &prompts)?
-            }
+        let mut start = Instant::now();
+        let first = match cached {
+            Some((_, first)) => first,
+            None => self.prefill(decoder, &prompts)?,
         };
+        let mut timed_tokens = prompts.iter().map(Vec::len).sum();
         let mut all = vec![first.clone()];
-        let start = Instant::now();
-        for _ in 0..self.case.steps {
+        if steps > 0 {
+            (start, timed_tokens) = (Instant::now(), steps * prompts.len());
+        }
+        for _ in 0..steps {
             let last = &all.last().expect("there is the first").ids;
-            let steps: Vec<Step<'_>> = last
+            let last: Vec<Step<'_>> = last
                 .chunks(1)
                 .enumerate()
                 .map(|(sequence, tokens)| Step { sequence, tokens })
                 .collect();
-            let next = self.step(decoder, &steps)?;
+            let next = self.step(decoder, &last)?;
             all.push(next);
         }
-        let rate = (self.case.steps * prompts.len()) as f64 / start.elapsed().as_secs_f64();
-        *cache = Some((self.case.name, first));
+        let rate = timed_tokens as f64 / start.elapsed().as_secs_f64();
+        *cache = Some((name, first));
         let (ids, margins): (Vec<_>, Vec<_>) =
             all.into_iter().map(|tokens| (tokens.ids, tokens.margins)).unzip();
-        Ok((rate, transpose(&ids), transpose(&margins)))
+        let (ids, margins) = (transpose(&ids), transpose(&margins));
+        Ok(Turn { rate, seconds: began.elapsed().as_secs_f64(), ids, margins })
     }
 
     /// Prefills the prompts, sequence by sequence, in passes of the engine's preferred length.
-    fn prefill(
-        &self,
-        decoder: &mut dyn Decoder,
-        prompts: &[Vec<u32>],
-    ) -> crate::Result<GreedyTokens> {
+    fn prefill(&self, decoder: &mut dyn Decoder, prompts: &[Vec<u32>]) -> Result<GreedyTokens> {
         let rows = decoder.prefill_chunk().unwrap_or(PASS_ROWS);
         let mut all = GreedyTokens { ids: Vec::new(), margins: Vec::new() };
         for (sequence, prompt) in prompts.iter().enumerate() {
@@ -137,7 +119,7 @@ impl Turn {
         Ok(all)
     }
 
-    fn step(&self, decoder: &mut dyn Decoder, steps: &[Step<'_>]) -> crate::Result<GreedyTokens> {
+    fn step(&self, decoder: &mut dyn Decoder, steps: &[Step<'_>]) -> Result<GreedyTokens> {
         if self.kind == TurnKind::Timed {
             return Ok(GreedyTokens { ids: decoder.greedy(steps)?, margins: Vec::new() });
         }

@@ -25,11 +25,6 @@ const ONLY_RUN: &[(&str, bool)] = &[
 /// Flags that name the record.
 const FILES: &[(&str, bool)] = &[("-o", true), ("--output", true), ("--resume", true)];
 
-/// The words of this process after the program's name.
-pub(super) fn words() -> Vec<String> {
-    std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
-}
-
 /// The command that continues a record, from the words of the one that began it.
 pub(super) fn resume_command(words: &[String], record: &Path) -> String {
     format!("{} --resume {}", candlemark(&without(words, FILES)), quoted(record))

@@ -184,7 +184,7 @@ pub(super) fn method(ctx: &RenderContext) -> Section {
     let mut items = Vec::new();
     let mut item =
         |template, values: &[(&str, &str)]| items.push(Text::from_template(template, values));
-    if generation.deterministic || generation.temperature == 0.0 {
+    if generation.is_greedy() {
         item(words.greedy, &[("seed", &seed)]);
     } else {
         let temperature = lang.number(generation.temperature);
