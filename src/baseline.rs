@@ -27,7 +27,7 @@ use combine::{combine_with_gap, name};
 ///
 /// # Errors
 /// When the runs differ in machine, model, settings, work, output or commit, when one of them is
-/// slowed down on purpose, invalid, failed, of an unoptimised build or of an unknown commit, or
+/// slowed down on purpose, invalid, failed, of an unoptimized build or of an unknown commit, or
 /// when together they have too few sessions or blocks for a verdict. Sessions less than `gap` apart
 /// count as one.
 pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
@@ -69,7 +69,8 @@ pub fn promote(records: &[Record], gap: Duration) -> Result<Record> {
 }
 
 /// The note on a peak that a baseline does not keep.
-const NOT_KEPT: &str = "not kept: other scenarios were measured in the same process, and baselines have peaks of fresh ones";
+const NOT_KEPT: &str = "not kept: other scenarios were measured in the same process, and baselines \
+                        have peaks of fresh ones";
 
 fn remove_shared_peak(block: &mut Block) {
     if !block.has_shared_peak() {
@@ -92,9 +93,9 @@ fn check_promotable(record: &Record) -> Result<()> {
     if let Some(injected) = &record.injected {
         return refuse(format!("it was slowed down on purpose ({injected})"));
     }
-    if record.build.is_unoptimised() {
+    if record.build.is_unoptimized() {
         return refuse(format!(
-            "it is of an unoptimised build (profile `{}`)",
+            "it is of an unoptimized build (profile `{}`)",
             record.build.profile
         ));
     }

@@ -16,7 +16,7 @@ mod interval;
 mod judgement;
 pub mod looks;
 mod missing;
-mod normalised;
+mod normalized;
 mod notes;
 pub mod paired;
 mod plausible;

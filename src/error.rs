@@ -77,7 +77,8 @@ pub enum Error {
     HubUnsafeName { repo: String, name: String },
     #[cfg(feature = "hub")]
     #[error(
-        "cannot get `{what}` from {host}; check HF_ENDPOINT and the network, or set HF_HUB_OFFLINE=1"
+        "cannot get `{what}` from {host}; check HF_ENDPOINT and the network, or set \
+         HF_HUB_OFFLINE=1"
     )]
     HubConnection { what: String, host: String, source: Box<ureq::Error> },
     #[cfg(feature = "hub")]

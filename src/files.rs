@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_standard_streams_and_open_files_are_recognised() {
+    fn names_of_standard_streams_and_open_files_are_recognized() {
         let own = format!("/proc/{}/fd/2", std::process::id());
         assert!(is_stdout(Path::new("-")) && !is_stdout(Path::new("./-")));
         assert_eq!(destination(Path::new("/dev/fd/1")).unwrap(), Destination::Stdout);

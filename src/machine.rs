@@ -1,5 +1,5 @@
 //! The machine: its fingerprint, memory of this process, caches, load, counters of energy and
-//! utilisation, and the build of this tool. Knows nothing of models and scenarios.
+//! utilization, and the build of this tool. Knows nothing of models and scenarios.
 
 mod caches;
 mod cgroup;
@@ -13,7 +13,7 @@ pub mod memory;
 mod meter;
 mod reference_kernels;
 mod stamp;
-mod utilisation;
+mod utilization;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ pub use stamp::{
     SESSION_GAP, between, build, check_time, environment, is_one_session, now, refuse_debug,
     session_id, stamp,
 };
-pub use utilisation::process_cpu_time;
+pub use utilization::process_cpu_time;
 
 /// The machine that this process runs on. `threads` and `device` are those of the engine; a device
 /// includes its driver. Rates that need a measurement are left out.

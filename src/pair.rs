@@ -228,7 +228,7 @@ impl PairRun<'_> {
             self.block(paired, open.as_deref(), events)?;
             save_progress(paired, self.plan)?;
             if paired.blocks.len() == budget::PILOT {
-                self.optimise_rounds(paired);
+                self.optimize_rounds(paired);
             }
             let rejected = paired.blocks.iter().filter(|block| block.rejected.is_some()).count();
             let counted = paired.blocks.len() - rejected;
@@ -265,12 +265,12 @@ impl PairRun<'_> {
     }
 
     /// After the pilot: chooses the number of rounds of every scenario from its noise.
-    fn optimise_rounds(&mut self, paired: &PairRecord) {
+    fn optimize_rounds(&mut self, paired: &PairRecord) {
         let load_s = paired.blocks.iter().map(|block| block.load_s).sum::<f64>();
         let load_s = load_s / (paired.blocks.len() * paired.scenarios.len()) as f64;
         for case in &paired.scenarios {
             if let Some(budget) = self.round_budgets.get_mut(&case.id) {
-                budget.optimise(case, load_s);
+                budget.optimize(case, load_s);
             }
         }
     }

@@ -172,7 +172,7 @@ pub fn run(plan: &Plan, progress: &mut dyn Progress, events: &mut dyn Events) ->
         }
     }
     let mut record = run.record;
-    if plan.setup.device == "cpu" && !record.build.is_unoptimised() {
+    if plan.setup.device == "cpu" && !record.build.is_unoptimized() {
         let measured = measure::peak_rates(plan.setup.threads, ReadBudget::BRIEF)?;
         measure::update_peak_rates(&mut record.machine.rates, &mut record.scenarios, &measured);
     }

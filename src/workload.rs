@@ -132,7 +132,7 @@ pub enum Pipeline {
     /// A label per document.
     Classification,
     /// A few sentences per document.
-    Summarisation,
+    Summarization,
     /// Fields of each document.
     Extraction,
     /// A function per description.

@@ -90,7 +90,7 @@ pub(crate) struct TargetSummary {
 }
 
 /// Counts results.
-pub(crate) fn summarise(results: &[TargetResult]) -> TargetSummary {
+pub(crate) fn summarize(results: &[TargetResult]) -> TargetSummary {
     let mut not_measurable: BTreeMap<Unmeasurable, usize> = BTreeMap::new();
     for result in results {
         if let TargetVerdict::NotMeasurable(why) = result.verdict {

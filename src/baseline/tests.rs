@@ -78,7 +78,7 @@ fn unsuitable_runs_are_refused_with_the_reason() {
             (|r| r[1].injected = Some("decode:0.1".into())) as fn(&mut [Record; 3]),
             "slowed down on purpose",
         ),
-        (|r| r[1].build.profile = "dev".into(), "unoptimised build"),
+        (|r| r[1].build.profile = "dev".into(), "unoptimized build"),
         (
             |r| r[1].scenarios[0].validity.failed.push("too fast".into()),
             "`code/b1` is INVALID: too fast",

@@ -51,13 +51,13 @@ pub(super) fn verdict(text: &str, judgement: &Judgement) -> String {
                 in_table = true;
                 paint(heading, Tone::Plain)
             }
-            row if in_table => match cells.next() {
-                Some((cell, tone)) => {
-                    let rest = row.strip_suffix(&cell).expect("the verdict is the last column");
-                    rest.to_owned() + &paint(&cell, tone)
-                }
-                None => row.to_owned(),
-            },
+            row if in_table => {
+                let last = cells.next().and_then(|(cell, tone)| {
+                    let cell = cell.trim_end();
+                    Some(row.strip_suffix(cell)?.to_owned() + &paint(cell, tone))
+                });
+                last.unwrap_or_else(|| row.to_owned())
+            }
             line => line.to_owned(),
         };
         coloured.push('\n');

@@ -23,8 +23,8 @@ pub struct Change {
     pub theta: f64,
     /// θ after the change that the reference kernels show of the machine is subtracted; no verdict
     /// rests on it. `None` where some block lacks them, and for memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub normalised: Option<f64>,
+    #[serde(rename = "normalised", skip_serializing_if = "Option::is_none")]
+    pub normalized: Option<f64>,
     /// The limit, as a share of the metric's own value.
     pub limit: f64,
     /// The limit as a change of ln cost.

@@ -75,7 +75,7 @@ impl Levels {
     }
 }
 
-/// The block effects of a metric, summarised by their trimmed mean with winsorized variance (Tukey
+/// The block effects of a metric, summarized by their trimmed mean with winsorized variance (Tukey
 /// and McLaughlin 1963).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockSummary {
@@ -123,15 +123,15 @@ pub struct EffectSeries {
 }
 
 impl EffectSeries {
-    /// Summarises the effects at the planned looks.
+    /// Summarizes the effects at the planned looks.
     pub fn new(
         effects: Vec<f64>,
         margins: (f64, f64),
         looks: &[usize],
-        summarise: impl Fn(&[f64]) -> BlockSummary,
+        summarize: impl Fn(&[f64]) -> BlockSummary,
     ) -> Self {
         let reached = looks.iter().filter(|look| **look <= effects.len());
-        let summaries = reached.map(|look| (*look, summarise(&effects[..*look]))).collect();
+        let summaries = reached.map(|look| (*look, summarize(&effects[..*look]))).collect();
         Self { effects, margins, summaries }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::compare::{BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, normalised};
+use crate::compare::{BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, normalized};
 use crate::record::Record;
 use crate::record::calibration::Calibration;
 use crate::record::pair::{Ended, PairRecord};
@@ -28,8 +28,8 @@ pub(super) fn record_notes(
         && old != new
     {
         notes.push(format!(
-            "the baseline was measured by `{old}` and this run by `{new}`, which warm up and repeat differently: \
-             this may explain a small change"
+            "the baseline was measured by `{old}` and this run by `{new}`, which warm up and \
+             repeat differently: this may explain a small change"
         ));
     }
     let conditions = current.sessions.iter().flat_map(|session| &session.conditions);
@@ -39,7 +39,7 @@ pub(super) fn record_notes(
     }
     notes.extend(calibration_notes(baseline, calibration, findings));
     notes.extend(rename_notes(baseline, current, findings));
-    notes.extend(normalised::notes(baseline, current));
+    notes.extend(normalized::notes(baseline, current));
     let (before, now) = (&baseline.machine.rates, &current.machine.rates);
     // Rates that were measured with different instructions cannot be compared.
     let f32_before = before.f32_flop_per_s.filter(|_| before.isa == now.isa);
@@ -51,14 +51,15 @@ pub(super) fn record_notes(
         let drift = old.zip(new).filter(|(old, _)| *old > 0.0).map(|(old, new)| new / old - 1.0);
         if let Some(drift) = drift.filter(|drift| drift.abs() > 0.10) {
             notes.push(format!(
-                "the machine's {what} changed by {:+.0} % since the baseline: the machine changed, or was busy",
+                "the machine's {what} changed by {:+.0} % since the baseline: the machine changed, \
+                 or was busy",
                 100.0 * drift
             ));
         }
     }
-    if current.build.is_unoptimised() {
+    if current.build.is_unoptimized() {
         notes.push(format!(
-            "this run is of an unoptimised build (profile `{}`)",
+            "this run is of an unoptimized build (profile `{}`)",
             current.build.profile
         ));
     }
@@ -87,9 +88,10 @@ fn calibration_notes(
     let uncertain = (sessions < SESSIONS_NEEDED && calibration.is_none()) || thin > 0;
     if uncertain {
         notes.push(format!(
-            "the baseline is uncalibrated: it has {sessions} session{} and {thin} of {} metrics have fewer than \
-             {BLOCKS_NEEDED} blocks; a verdict needs {SESSIONS_NEEDED} sessions and {BLOCKS_NEEDED} blocks, so \
-             a standard deviation of 3 % between sessions is assumed and no regression is called",
+            "the baseline is uncalibrated: it has {sessions} session{} and {thin} of {} metrics \
+             have fewer than {BLOCKS_NEEDED} blocks; a verdict needs {SESSIONS_NEEDED} sessions \
+             and {BLOCKS_NEEDED} blocks, so a standard deviation of 3 % between sessions is \
+             assumed and no regression is called",
             plural(sessions),
             judged.len(),
         ));
@@ -103,8 +105,9 @@ fn calibration_notes(
         }
         None if uncertain => {}
         None => notes.push(
-            "uncalibrated: a standard deviation of 0.5 % between two builds of one source is assumed, and between \
-             sessions that of the baseline; `candlemark calibrate` measures both"
+            "uncalibrated: a standard deviation of 0.5 % between two builds of one source is \
+             assumed, and between sessions that of the baseline; `candlemark calibrate` measures \
+             both"
                 .into(),
         ),
     }
@@ -150,7 +153,8 @@ pub(super) fn pair_notes(paired: &PairRecord, summary: &PairSummary) -> Vec<Stri
         let threads = paired.candidate.settings.threads;
         let plural = if threads == 1 { "" } else { "s" };
         notes.push(format!(
-            "both builds ran at the same time, each on half of the CPUs with {threads} thread{plural}"
+            "both builds ran at the same time, each on half of the CPUs with {threads} \
+             thread{plural}"
         ));
     }
     match &paired.ended {
@@ -187,8 +191,8 @@ pub(super) fn pair_notes(paired: &PairRecord, summary: &PairSummary) -> Vec<Stri
     }
     if paired.layout.is_empty() && paired.ended != Ended::Identical {
         notes.push(
-            "the effect of code layout was not measured here: a standard deviation of 0.5 % is assumed; \
-             `candlemark calibrate` measures it"
+            "the effect of code layout was not measured here: a standard deviation of 0.5 % is \
+             assumed; `candlemark calibrate` measures it"
                 .into(),
         );
     }

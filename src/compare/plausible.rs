@@ -69,8 +69,8 @@ fn withdraw(
             |what: &str, now: Option<f64>| Some(format!("{what} {:+.0} %", 100.0 * (now? - 1.0)));
         let changed = [rate("reading", rates.reading), rate("computing", rates.computing)];
         notes.push(format!(
-            "check the machine: its rates changed since the baseline ({}), which may explain {} of {} timed \
-             metrics",
+            "check the machine: its rates changed since the baseline ({}), which may explain {} of \
+             {} timed metrics",
             changed.into_iter().flatten().collect::<Vec<_>>().join(", "),
             count(Implausible::MachineChanged),
             all.len(),
@@ -78,8 +78,8 @@ fn withdraw(
     }
     if count(Implausible::MostMoved) > 0 {
         notes.push(format!(
-            "check the machine: more than half of the timed metrics ({} of {}) moved by more than {:.0} % in \
-             one direction, which a program hardly does",
+            "check the machine: more than half of the timed metrics ({} of {}) moved by more than \
+             {:.0} % in one direction, which a program hardly does",
             count(Implausible::MostMoved),
             all.len(),
             100.0 * MAX_COMMON_CHANGE

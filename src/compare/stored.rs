@@ -10,7 +10,7 @@ use crate::compare::missing::{DataState, Entry, Mode, resolve, still_measured_no
 use crate::compare::series::{Series, SeriesPair};
 use crate::compare::{
     BLOCKS_NEEDED, Change, Evidence, Finding, Policy, SESSIONS_NEEDED, Verdict, Why, judge_change,
-    normalised,
+    normalized,
 };
 use crate::record::calibration::{Calibration, SdEstimate};
 use crate::record::{AbsenceKind, Block, Case, Record};
@@ -21,13 +21,13 @@ pub(super) struct Comparison {
     pub(super) scenario: String,
     pub(super) metric: &'static Metric,
     pub(super) raw: SeriesPair,
-    normalised: Option<SeriesPair>,
+    normalized: Option<SeriesPair>,
 }
 
 /// Gives the verdicts on all metrics of a record.
 pub(super) struct RecordJudge<'a> {
     sessions: SessionVariances<'a>,
-    normalised_sessions: SessionVariances<'a>,
+    normalized_sessions: SessionVariances<'a>,
     layout_sd: &'a BTreeMap<String, SdEstimate>,
     same_binary: bool,
     levels: Levels,
@@ -46,11 +46,11 @@ impl<'a> RecordJudge<'a> {
         let (session_sd, layout_sd) =
             calibration.map_or((&NONE, &NONE), |found| (&found.session_sd, &found.layout_sd));
         let raw = comparisons.iter().map(|one| (one.metric, &one.raw.base));
-        let normalised =
-            comparisons.iter().filter_map(|one| Some((one.metric, &one.normalised.as_ref()?.base)));
+        let normalized =
+            comparisons.iter().filter_map(|one| Some((one.metric, &one.normalized.as_ref()?.base)));
         Self {
             sessions: SessionVariances::new(raw, session_sd),
-            normalised_sessions: SessionVariances::new(normalised, session_sd),
+            normalized_sessions: SessionVariances::new(normalized, session_sd),
             layout_sd,
             same_binary,
             levels: Levels::new(policy.alpha, comparisons.len(), policy.looks),
@@ -58,14 +58,14 @@ impl<'a> RecordJudge<'a> {
         }
     }
 
-    /// The raw numbers decide. The normalised ones can only withdraw the verdict.
+    /// The raw numbers decide. The normalized ones can only withdraw the verdict.
     pub(super) fn finding(&self, comparison: &Comparison) -> Finding {
-        let Comparison { scenario, metric, raw: series, normalised } = comparison;
+        let Comparison { scenario, metric, raw: series, normalized } = comparison;
         let (margin, _) = self.policy.margins(metric);
         let (evidence, mut verdict) = self.assess(metric, series, &self.sessions);
-        if let Some(normalised) = normalised {
-            let (_, other) = self.assess(metric, normalised, &self.normalised_sessions);
-            if normalised::contradicts(&verdict, &other, normalised.theta(), margin) {
+        if let Some(normalized) = normalized {
+            let (_, other) = self.assess(metric, normalized, &self.normalized_sessions);
+            if normalized::contradicts(&verdict, &other, normalized.theta(), margin) {
                 verdict = Verdict::Inconclusive(Why::Drifted);
             }
         }
@@ -74,7 +74,7 @@ impl<'a> RecordJudge<'a> {
             base: value(&series.base),
             current: value(&series.current),
             theta: series.theta(),
-            normalised: normalised.as_ref().map(SeriesPair::theta),
+            normalized: normalized.as_ref().map(SeriesPair::theta),
             limit: self.policy.limit(metric),
             margin,
             evidence,
@@ -175,9 +175,9 @@ fn metric_entries(base: &Case, case: &Case) -> Vec<Entry<Comparison>> {
             if metric.name == metric::PEAK_RSS_BYTES && has_shared(base) != has_shared(case) {
                 return verdict(Verdict::NotComparable(SHARED.into()));
             }
-            let normalised = normalised::series(base, case, metric);
+            let normalized = normalized::series(base, case, metric);
             let scenario = case.id.clone();
-            vec![Entry::Comparison(Comparison { scenario, metric, raw, normalised })]
+            vec![Entry::Comparison(Comparison { scenario, metric, raw, normalized })]
         })
     };
     METRICS.iter().filter(|metric| metric.gated(&case.work)).flat_map(entries).collect()
@@ -205,8 +205,8 @@ pub(super) fn missing_notes(
     });
     if gone && current.not_selected.is_empty() {
         notes.push(
-            "the run does not say which scenarios were not selected (records of schema 1 never do), so every \
-             scenario that it lacks is missing"
+            "the run does not say which scenarios were not selected (records of schema 1 never \
+             do), so every scenario that it lacks is missing"
                 .into(),
         );
     }
@@ -214,7 +214,8 @@ pub(super) fn missing_notes(
 }
 
 /// Why peak memory of a shared process is not compared with that of a fresh one.
-const SHARED: &str = "one side's memory is that of a process shared with other scenarios; measure both in fresh ones";
+const SHARED: &str = "one side's memory is that of a process shared with other scenarios; measure \
+                      both in fresh ones";
 
 fn has_shared(case: &Case) -> bool {
     case.blocks.iter().any(Block::has_shared_peak)

@@ -38,8 +38,8 @@ impl Packages {
         zones.sort();
         if zones.is_empty() {
             return Err(format!(
-                "no energy counter of a CPU package in {}: a virtual machine, a container that hides \
-                 it, or a kernel without the intel_rapl driver; measure on the host itself",
+                "no energy counter of a CPU package in {}: a virtual machine, a container that \
+                 hides it, or a kernel without the intel_rapl driver; measure on the host itself",
                 root.display()
             ));
         }
@@ -80,8 +80,8 @@ impl Packages {
             let range_j = package.range as f64 / 1e6;
             if elapsed.as_secs_f64() * MAX_PACKAGE_W > range_j {
                 return Err(format!(
-                    "the energy counter wraps around every {range_j:.0} J, in {:.0} s perhaps twice; \
-                     measure a shorter region",
+                    "the energy counter wraps around every {range_j:.0} J, in {:.0} s perhaps \
+                     twice; measure a shorter region",
                     elapsed.as_secs_f64()
                 ));
             }

@@ -1,4 +1,4 @@
-//! Counters of a GPU: energy, utilisation, memory, throttling. NVIDIA's are read through NVML, the
+//! Counters of a GPU: energy, utilization, memory, throttling. NVIDIA's are read through NVML, the
 //! driver's library, loaded at run time. They include other programs' work.
 
 use std::time::Duration;
@@ -9,8 +9,8 @@ pub(super) trait GpuReader {
     fn name(&self) -> &str;
     /// Energy of the whole board since the driver was loaded, in mJ.
     fn energy_mj(&self) -> Result<u64, String>;
-    /// The driver's utilisation samples after `since`, a time since 1970.
-    fn utilisation(&self, since: Duration) -> Result<Vec<UtilisationSample>, String>;
+    /// The driver's utilization samples after `since`, a time since 1970.
+    fn utilization(&self, since: Duration) -> Result<Vec<UtilizationSample>, String>;
     /// Memory in use.
     fn memory(&self) -> Result<GpuMemory, String>;
     /// Why it is throttled; empty if it is not.
@@ -19,7 +19,7 @@ pub(super) trait GpuReader {
 
 /// The share of a sampling period in which some kernel ran.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct UtilisationSample {
+pub(super) struct UtilizationSample {
     /// End of the period since 1970.
     pub(super) at: Duration,
     /// From 0 to 1.
@@ -136,7 +136,7 @@ mod nvml {
     use nvml_wrapper::error::NvmlError;
     use nvml_wrapper::{Device, Nvml};
 
-    use super::{CudaVisibility, GpuMemory, GpuReader, ListedGpu, UtilisationSample};
+    use super::{CudaVisibility, GpuMemory, GpuReader, ListedGpu, UtilizationSample};
 
     /// Reasons that count as throttling. Idling and user-set clocks do not.
     const THROTTLING: &[(ThrottleReasons, &str)] = &[
@@ -158,8 +158,8 @@ mod nvml {
         pub(super) fn open(number: usize, visible: &CudaVisibility) -> Result<Self, String> {
             let nvml = Nvml::init().map_err(|error| match error {
                 NvmlError::LibloadingError(_) => {
-                    "no NVML library: no NVIDIA driver is installed, or the container does not expose \
-                     it (docker: `--gpus all`)"
+                    "no NVML library: no NVIDIA driver is installed, or the container does not \
+                     expose it (docker: `--gpus all`)"
                         .into()
                 }
                 other => format!("NVML does not start: {other}; does nvidia-smi work?"),
@@ -196,9 +196,9 @@ mod nvml {
             self.query("energy", |gpu| gpu.total_energy_consumption())
         }
 
-        fn utilisation(&self, since: Duration) -> Result<Vec<UtilisationSample>, String> {
+        fn utilization(&self, since: Duration) -> Result<Vec<UtilizationSample>, String> {
             let since_us = since.as_micros() as u64;
-            let samples = self.query("utilisation", |gpu| {
+            let samples = self.query("utilization", |gpu| {
                 match gpu.samples(Sampling::GpuUtilization, since_us) {
                     Err(NvmlError::NotFound) => Ok(Vec::new()), // None is later.
                     samples => samples,
@@ -210,7 +210,7 @@ mod nvml {
                 SampleValue::U64(value) => value as f64,
                 SampleValue::I64(value) => value as f64,
             };
-            let samples = samples.into_iter().map(|sample| UtilisationSample {
+            let samples = samples.into_iter().map(|sample| UtilizationSample {
                 at: Duration::from_micros(sample.timestamp),
                 share: percent(sample.value) / 100.0,
             });

@@ -66,15 +66,24 @@ pub fn warnings_on(conditions: &Conditions, cpus: Option<usize>) -> Vec<String> 
     if let Some((load, cpus)) = conditions.load_1m.zip(cpus)
         && load > cpus as f64 + LOAD_BEYOND_CPUS
     {
-        warnings.push(format!("load average is {load:.2} on {cpus} CPUs: other programs run; stop them or wait a minute"));
+        warnings.push(format!(
+            "load average is {load:.2} on {cpus} CPUs: other programs run; stop \
+                               them or wait a minute"
+        ));
     }
     if let Some(steal) = conditions.steal.filter(|steal| *steal > STEAL) {
         let percent = 100.0 * steal;
-        warnings.push(format!("the hypervisor took {percent:.1} % of the CPU time: the host is shared; use a dedicated one"));
+        warnings.push(format!(
+            "the hypervisor took {percent:.1} % of the CPU time: the host is \
+                               shared; use a dedicated one"
+        ));
     }
     if let Some(waiting) = conditions.cpu_pressure_10s.filter(|waiting| *waiting > PRESSURE) {
         let percent = 100.0 * waiting;
-        warnings.push(format!("tasks waited for a CPU {percent:.0} % of the last 10 s: stop other programs, or use fewer threads"));
+        warnings.push(format!(
+            "tasks waited for a CPU {percent:.0} % of the last 10 s: stop other \
+                               programs, or use fewer threads"
+        ));
     }
     warnings
 }

@@ -1,4 +1,4 @@
-//! Energy, CPU and GPU utilisation of a timed region. Counters are read before and after it;
+//! Energy, CPU and GPU utilization of a timed region. Counters are read before and after it;
 //! nothing runs concurrently. Knows nothing of the region's work.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::workload::metric;
 
 use super::energy::{POWERCAP, Packages};
 use super::gpu::{GpuMemory, GpuReader};
-use super::{gpu, utilisation};
+use super::{gpu, utilization};
 
 /// RAPL updates about every millisecond: a shorter region would be off by more than 2 %.
 const MIN_CPU_ENERGY_TIME: Duration = Duration::from_millis(50);
@@ -18,8 +18,8 @@ const MIN_CPU_ENERGY_TIME: Duration = Duration::from_millis(50);
 /// region would be off by more than 5 %.
 const MIN_GPU_ENERGY_TIME: Duration = Duration::from_secs(2);
 
-/// NVML samples utilisation every 1/6 to 1 second.
-const MIN_GPU_UTILISATION_TIME: Duration = Duration::from_secs(1);
+/// NVML samples utilization every 1/6 to 1 second.
+const MIN_GPU_UTILIZATION_TIME: Duration = Duration::from_secs(1);
 
 /// A number with its scope, or why there is none.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,9 +109,9 @@ pub struct RegionUsage {
     pub power_w: Figure,
     /// CPU time of this process as a share of all threads' wall time; above 1 if more threads were
     /// busy.
-    pub cpu_utilisation: Figure,
+    pub cpu_utilization: Figure,
     /// Share of time in which some kernel ran on the GPU, of any program.
-    pub gpu_utilisation: Figure,
+    pub gpu_utilization: Figure,
     /// GPU memory of this process: the larger of two samples, before and after the region, so a
     /// lower bound of its peak.
     pub gpu_memory_bytes: Figure,
@@ -134,14 +134,14 @@ impl Meter {
     pub fn begin(&self) -> RegionStart {
         let memory = self.memory(); // The slowest reading is farthest from the region.
         let energy = self.energy();
-        let readings = Readings { at: now(), cpu_time: utilisation::cpu_time(), energy, memory };
+        let readings = Readings { at: now(), cpu_time: utilization::cpu_time(), energy, memory };
         RegionStart { readings, start: Instant::now() }
     }
 
-    /// Ends the region and reads the counters again. The GPU must be synchronised before.
+    /// Ends the region and reads the counters again. The GPU must be synchronized before.
     pub fn end(&self, start: RegionStart) -> RegionUsage {
         let elapsed = start.start.elapsed();
-        let cpu_time = utilisation::cpu_time();
+        let cpu_time = utilization::cpu_time();
         let (at, energy) = (now(), self.energy());
         let after = Readings { at, cpu_time, energy, memory: self.memory() };
         self.usage(&start.readings, &after, elapsed)
@@ -150,9 +150,9 @@ impl Meter {
     fn usage(&self, before: &Readings, after: &Readings, elapsed: Duration) -> RegionUsage {
         let energy_j = self.joules(&before.energy, &after.energy, elapsed);
         let share = zip_readings(&before.cpu_time, &after.cpu_time).and_then(|(before, after)| {
-            utilisation::share(after.saturating_sub(*before), elapsed, self.threads)
+            utilization::share(after.saturating_sub(*before), elapsed, self.threads)
         });
-        let mut scope = format!("{}, of {} threads", utilisation::RESOLUTION, self.threads);
+        let mut scope = format!("{}, of {} threads", utilization::RESOLUTION, self.threads);
         if share.as_ref().is_ok_and(|share| *share > 1.0) {
             scope += "; above 100 %, as further threads of the process were busy";
         }
@@ -160,8 +160,8 @@ impl Meter {
             seconds: elapsed.as_secs_f64(),
             power_w: energy_j.divided_by(elapsed.as_secs_f64()),
             energy_j,
-            cpu_utilisation: Figure::new(share, scope),
-            gpu_utilisation: self.gpu_utilisation(before.at, after.at, elapsed),
+            cpu_utilization: Figure::new(share, scope),
+            gpu_utilization: self.gpu_utilization(before.at, after.at, elapsed),
             gpu_memory_bytes: zip_readings(&before.memory, &after.memory)
                 .map_or_else(Figure::Unknown, |(before, after)| gpu_memory(*before, *after)),
             throttle: self.throttle(),
@@ -174,7 +174,7 @@ impl Meter {
             Ok(scope) => format!("readable: {scope}"),
             Err(why) => format!("not readable: {why}"),
         };
-        let cpu = utilisation::cpu_time().map(|_| utilisation::RESOLUTION.to_string());
+        let cpu = utilization::cpu_time().map(|_| utilization::RESOLUTION.to_string());
         let mut rows = vec![("cpu_time", state(cpu))];
         match &self.counters {
             Counters::Cpu(Ok(packages)) => rows.push(("cpu_energy", state(Ok(packages.scope())))),
@@ -185,7 +185,7 @@ impl Meter {
                 rows.push(("gpu_energy", state(gpu.energy_mj().map(|_| name()))));
                 rows.push((
                     "gpu_utilisation",
-                    state(gpu.utilisation(Duration::ZERO).map(|_| name())),
+                    state(gpu.utilization(Duration::ZERO).map(|_| name())),
                 ));
                 rows.push(("gpu_memory", state(gpu.memory().map(|_| name()))));
                 rows.push(("gpu_throttle", state(gpu.throttle_reasons().map(|_| name()))));
@@ -255,15 +255,15 @@ impl Meter {
     }
 
     /// The mean of the driver's samples between two times.
-    fn gpu_utilisation(&self, since: Duration, until: Duration, elapsed: Duration) -> Figure {
+    fn gpu_utilization(&self, since: Duration, until: Duration, elapsed: Duration) -> Figure {
         let samples = self.gpu().and_then(|gpu| {
-            check_region_length("GPU utilisation", elapsed, MIN_GPU_UTILISATION_TIME)?;
-            let mut samples = gpu.utilisation(since)?;
+            check_region_length("GPU utilization", elapsed, MIN_GPU_UTILIZATION_TIME)?;
+            let mut samples = gpu.utilization(since)?;
             samples.retain(|sample| since < sample.at && sample.at <= until);
             match samples.iter().map(|sample| sample.at).min() {
                 // A single sample may lie half outside of the region.
                 Some(first) if samples.len() > 1 => Ok((gpu.name().to_string(), first, samples)),
-                _ => Err("the driver took fewer than two utilisation samples in the region".into()),
+                _ => Err("the driver took fewer than two utilization samples in the region".into()),
             }
         });
         match samples {
@@ -294,8 +294,8 @@ pub fn store_usage(usage: &RegionUsage, generated_tokens: f64, block: &mut Block
     for (name, figure) in [
         (metric::ENERGY_J_PER_TOKEN, &per_token),
         (metric::POWER_W, &usage.power_w),
-        (metric::CPU_UTILISATION, &usage.cpu_utilisation),
-        (metric::GPU_UTILISATION, &usage.gpu_utilisation),
+        (metric::CPU_UTILIZATION, &usage.cpu_utilization),
+        (metric::GPU_UTILIZATION, &usage.gpu_utilization),
         (metric::PEAK_DEVICE_BYTES, &usage.gpu_memory_bytes),
     ] {
         block.values.insert(name.into(), figure.value());

@@ -61,7 +61,7 @@ const KERNELS: [Kernel; 3] = [
     Kernel { regions: REGIONS, work: small_read },
 ];
 
-/// Measures [`ReferenceKernels`] once; `None` without memory for the buffer, or in an unoptimised
+/// Measures [`ReferenceKernels`] once; `None` without memory for the buffer, or in an unoptimized
 /// build.
 ///
 /// # Errors
@@ -72,7 +72,7 @@ pub fn measure_reference_kernels(threads: usize) -> Result<Option<KernelTimes>> 
 
 impl ReferenceKernels {
     /// Allocates and fills the buffer. `None` if a buffer beyond the caches would take more than a
-    /// quarter of the available memory, and in an unoptimised build.
+    /// quarter of the available memory, and in an unoptimized build.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -173,7 +173,7 @@ const ROWS: usize = 16;
 const WIDTH: usize = 64;
 
 /// Products of two matrices of 4 and 16 KiB, which fit into L1 with their result. Compilers
-/// vectorise the innermost loop, which adds a multiple of one row to another.
+/// vectorize the innermost loop, which adds a multiple of one row to another.
 fn multiply_add(_: &[u64]) {
     let a = black_box([[1e-3_f32; WIDTH]; ROWS]);
     let b = black_box([[1e-3_f32; WIDTH]; WIDTH]);
@@ -235,14 +235,14 @@ mod tests {
 
     /// Repeatability and cost of the references on a quiet machine.
     #[test]
-    #[ignore = "prints a table; needs an optimised build"]
+    #[ignore = "prints a table; needs an optimized build"]
     #[expect(clippy::print_stdout, reason = "the test prints a table")]
     fn print_cost_of_references() {
         for threads in [1, 2] {
             for _ in 0..8 {
                 let start = Instant::now();
                 let Some(kernels) = ReferenceKernels::new(threads).unwrap() else {
-                    return println!("SKIPPED: too little memory, or no optimised build");
+                    return println!("SKIPPED: too little memory, or no optimized build");
                 };
                 let filled = start.elapsed();
                 let references = kernels.measure().unwrap();

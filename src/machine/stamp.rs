@@ -40,7 +40,7 @@ pub fn stamp() -> Build {
 /// Refuses to measure with a debug build.
 ///
 /// # Errors
-/// When the build has debug assertions or is not optimised.
+/// When the build has debug assertions or is not optimized.
 pub fn refuse_debug() -> Result<()> {
     if cfg!(debug_assertions) || env!("STAMP_OPT_LEVEL") == "0" {
         let why = "a debug build makes no records; use cargo bench or cargo run --release";

@@ -42,7 +42,7 @@ pub struct Context<'a> {
     pub session: &'a str,
     /// Memory use so far; read again after the last pass.
     pub memory: MemoryUse,
-    /// Measures energy and utilisation of the passes.
+    /// Measures energy and utilization of the passes.
     pub meter: &'a Meter,
 }
 
@@ -215,7 +215,7 @@ struct PipelineSamples {
     differs: bool,
     /// Items of all passes that did not fail.
     succeeded: usize,
-    /// Energy and utilisation of all passes.
+    /// Energy and utilization of all passes.
     usage: Option<RegionUsage>,
 }
 

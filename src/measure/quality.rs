@@ -72,7 +72,7 @@ pub fn case(
         block.set(name, value, "the model is the f32 reference itself");
     }
     block.set_missing(metric::PEAK_RSS_BYTES, "two models share the process");
-    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILISATION] {
+    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILIZATION] {
         block.set_missing(name, "two models share the time");
     }
     Ok(Case {

@@ -139,7 +139,8 @@ impl PageInput<'_> {
         if let Some(write_error) = self.history.write_error() {
             let pending = self.history.pending();
             notes.push(format!(
-                "The history cannot be written: {write_error}. {pending} entries are pending in memory; they are lost if the monitor ends before they can be written."
+                "The history cannot be written: {write_error}. {pending} entries are pending in \
+                 memory; they are lost if the monitor ends before they can be written."
             ));
         }
         if self.history.entries().count() >= MAX_ENTRIES {
@@ -218,7 +219,7 @@ fn card(cycles: &[AgedEntry<'_>], rows: &[MetricRow]) -> Card {
     let commit = measured.commit.as_deref().map(report::short_commit);
     card.facts = report::named_facts([
         ("model", measured.model.clone()),
-        ("quantisation", measured.quant.clone()),
+        ("quantization", measured.quant.clone()),
         ("engine", measured.settings.clone()),
         ("machine", measured.machine.clone()),
         ("commit", commit.unwrap_or_default()),
@@ -256,7 +257,8 @@ fn table_note(measured: &Measured) -> String {
         None => "There is no verdict without a baseline.",
     };
     format!(
-        "{verdict} Changes are relative to the median of at least three earlier comparable cycles in the window; one process per cycle cannot separate noise from change."
+        "{verdict} Changes are relative to the median of at least three earlier comparable cycles \
+         in the window; one process per cycle cannot separate noise from change."
     )
 }
 

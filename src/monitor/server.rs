@@ -26,7 +26,8 @@ pub enum Remote {
 }
 
 /// A page has inline styles and images only: even an escaping bug runs no script.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri \
+                      'none'; form-action 'none'; frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -64,7 +65,8 @@ impl Server {
     pub fn start(listen: SocketAddr, remote: Remote) -> Result<Self> {
         if remote == Remote::Refused && !listen.ip().is_loopback() {
             return Err(Error::Usage(format!(
-                "`{listen}` is reachable from other machines and the page has no password; listen on 127.0.0.1 or add `--allow-remote`"
+                "`{listen}` is reachable from other machines and the page has no password; listen \
+                 on 127.0.0.1 or add `--allow-remote`"
             )));
         }
         let failed = |source: std::io::Error| {

@@ -82,8 +82,8 @@ impl PairRun<'_> {
         let started =
             Worker::start(&self.binaries[&arm], &hello, &self.deadline).and_then(|worker| {
                 let build = &worker.hello.build;
-                if build.is_unoptimised() {
-                    let why = format!("it is an unoptimised build (profile `{}`)", build.profile);
+                if build.is_unoptimized() {
+                    let why = format!("it is an unoptimized build (profile `{}`)", build.profile);
                     return Err(Error::Failed(why));
                 }
                 Ok(worker)
@@ -287,8 +287,9 @@ fn check_budget(budget: Duration, elapsed: Duration, measured: usize, all: usize
     let least = (block * fewest).as_secs() + 1;
     let least = if least < 120 { format!("{least}s") } else { format!("{}m", least.div_ceil(60)) };
     Err(Error::Usage(format!(
-        "a budget of {budget:?} cannot decide anything: a verdict needs {fewest} blocks, and one of \
-         {all} scenarios takes about {:.1} s here; give `--budget {least}` or more, or fewer scenarios",
+        "a budget of {budget:?} cannot decide anything: a verdict needs {fewest} blocks, and one \
+         of {all} scenarios takes about {:.1} s here; give `--budget {least}` or more, or fewer \
+         scenarios",
         block.as_secs_f64()
     )))
 }

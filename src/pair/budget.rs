@@ -41,10 +41,10 @@ impl RoundBudget {
         Self { generation, rounds: rounds.clamp(1, MAX_ROUNDS) }
     }
 
-    /// Chooses the number of rounds that minimises the variance per time (Kalibera and Jones 2013,
+    /// Chooses the number of rounds that minimizes the variance per time (Kalibera and Jones 2013,
     /// equation 9): √(c_block / c_round · σ²_within / σ²_between), for the metric that is noisiest
     /// relative to its limit. `load_s` is this scenario's share of starting and loading.
-    pub(super) fn optimise(&mut self, case: &PairCase, load_s: f64) {
+    pub(super) fn optimize(&mut self, case: &PairCase, load_s: f64) {
         let noise = METRICS
             .iter()
             .filter_map(|metric| Some(within_sd(case, metric)? / metric.limit?))
@@ -106,20 +106,20 @@ mod tests {
 
     #[test]
     fn a_noisy_scenario_gets_more_quads_and_a_quiet_one_fewer() {
-        let optimised = |blocks: &[&[f64]]| {
+        let optimized = |blocks: &[&[f64]]| {
             let mut budget = RoundBudget::new(Duration::from_millis(125));
-            budget.optimise(&case(blocks), 0.25);
+            budget.optimize(&case(blocks), 0.25);
             budget.rounds
         };
         // c_block / c_round = 1: the number is sd / 1 %.
-        assert_eq!(optimised(&[&[0.0, 0.03], &[0.01, 0.04], &[0.0, 0.03]]), 2);
-        assert_eq!(optimised(&[&[0.0, 0.3], &[0.1, 0.4], &[0.0, 0.3]]), MAX_ROUNDS);
-        assert_eq!(optimised(&[&[0.0, 0.001], &[0.0, 0.001]]), 1);
+        assert_eq!(optimized(&[&[0.0, 0.03], &[0.01, 0.04], &[0.0, 0.03]]), 2);
+        assert_eq!(optimized(&[&[0.0, 0.3], &[0.1, 0.4], &[0.0, 0.3]]), MAX_ROUNDS);
+        assert_eq!(optimized(&[&[0.0, 0.001], &[0.0, 0.001]]), 1);
         assert_eq!(
-            optimised(&[&[0.0], &[0.04], &[0.02]]),
+            optimized(&[&[0.0], &[0.04], &[0.02]]),
             2,
             "with single rounds, the sd of block effects"
         );
-        assert_eq!(optimised(&[]), 1, "no data changes nothing");
+        assert_eq!(optimized(&[]), 1, "no data changes nothing");
     }
 }

@@ -120,7 +120,8 @@ impl Target {
             Some(name) if name != OWN => Err(Error::Usage(format!(
                 "the package here is `{name}`, and nothing says what to build of it; write into \
                  candlemark.toml\n\n    [build]\n    bench = \"generate\"\n\nif \
-                 benches/generate.rs calls `candlemark::bench::main` (`candlemark init` writes both)"
+                 benches/generate.rs calls `candlemark::bench::main` (`candlemark init` writes \
+                 both)"
             ))),
             _ => Ok(Self::own()),
         }
@@ -203,8 +204,8 @@ impl<'a> Builder<'a> {
         };
         Err(Error::Usage(format!(
             "`{reference}` is neither a file nor a commit of this repository, which has no \
-             `{remote}` either; name a branch, a tag, a commit or a binary (a CI job's checkout has \
-             few: `{fetch}`)"
+             `{remote}` either; name a branch, a tag, a commit or a binary (a CI job's checkout \
+             has few: `{fetch}`)"
         )))
     }
 

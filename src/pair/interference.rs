@@ -69,12 +69,16 @@ use Resource::{Bandwidth, Cpu};
 
 #[rustfmt::skip]
 const NOISY: &[(&str, NoiseLevel, Interference, &str)] = &[
-    ("bursts", Typical, Bursts(Cpu, 0.1), "one CPU is taken in bursts of 1 to 10 s, a tenth of the time"),
+    ("bursts", Typical, Bursts(Cpu, 0.1), "one CPU is taken in bursts of 1 to 10 s, a tenth of the \
+                                           time"),
     ("drift", Typical, Ramp(0.33), "a growing share of one CPU is taken, from none to a third"),
     ("step", Typical, Step(0.25), "from the middle on, a quarter of one CPU is taken"),
-    ("cpu-hog", Hostile, Bursts(Cpu, 0.5), "one CPU is taken in bursts of 1 to 10 s, half of the time"),
-    ("bandwidth-hog", Hostile, Bursts(Bandwidth, 0.5), "one CPU streams memory in bursts of 1 to 10 s, half of the time"),
-    ("quota", Hostile, Quota(0.75), "the workers may have three quarters of the CPUs' time, in periods of 0.1 s"),
+    ("cpu-hog", Hostile, Bursts(Cpu, 0.5), "one CPU is taken in bursts of 1 to 10 s, half of the \
+                                            time"),
+    ("bandwidth-hog", Hostile, Bursts(Bandwidth, 0.5), "one CPU streams memory in bursts of 1 to \
+                                                        10 s, half of the time"),
+    ("quota", Hostile, Quota(0.75), "the workers may have three quarters of the CPUs' time, in \
+                                     periods of 0.1 s"),
 ];
 
 /// The environments of a pool.

@@ -186,8 +186,8 @@ fn take_over(pool: &mut Pool, earlier: &Pool) -> Result<()> {
     ] {
         if old != new {
             return Err(Error::NotComparable(format!(
-                "the {what} of the earlier sessions: `{old}`, now: `{new}`; leave out `--more` to start a new pool, or give \
-                 `--base` that commit"
+                "the {what} of the earlier sessions: `{old}`, now: `{new}`; leave out `--more` to \
+                 start a new pool, or give `--base` that commit"
             )));
         }
     }
@@ -282,8 +282,8 @@ impl Recorder<'_> {
         if let Some(why) = hello.unsupported {
             return Err(Error::Unsupported(why));
         }
-        if hello.build.is_unoptimised() {
-            return Err(Error::Failed("the base is an unoptimised build".into()));
+        if hello.build.is_unoptimized() {
+            return Err(Error::Failed("the base is an unoptimized build".into()));
         }
         hello.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
         let mut build = hello.build;

@@ -33,8 +33,8 @@ pub struct Build {
 }
 
 impl Build {
-    /// Whether it was compiled without optimisation, so that its times mean nothing.
-    pub fn is_unoptimised(&self) -> bool {
+    /// Whether it was compiled without optimization, so that its times mean nothing.
+    pub fn is_unoptimized(&self) -> bool {
         ["debug", "dev", "test"].iter().any(|name| self.profile.starts_with(name))
     }
 }

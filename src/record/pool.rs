@@ -300,7 +300,8 @@ impl PoolEnvironment {
             .filter_map(|(name, time)| Some(format!("    \"{name}\": {},\n", text(time.as_ref()?))))
             .collect();
         format!(
-            "    {{\n    \"name\": {name},\n    \"column\": {noise},\n    \"about\": {about},\n{times}    \"blocks\": [\n{blocks}\n    ]\n    }}"
+            "    \
+             {{\n    \"name\": {name},\n    \"column\": {noise},\n    \"about\": {about},\n{times}    \"blocks\": [\n{blocks}\n    ]\n    }}"
         )
     }
 }

@@ -221,8 +221,8 @@ fn build_warnings(injected: &Option<String>, build: &Build, lang: Lang) -> Vec<T
     let words = &lang.words().general;
     let injected = injected.as_deref().map(|what| (words.injected, ("what", what)));
     let profile = ("profile", &*build.profile);
-    let unoptimised = build.is_unoptimised().then_some((words.unoptimised, profile));
-    let warnings = injected.into_iter().chain(unoptimised);
+    let unoptimized = build.is_unoptimized().then_some((words.unoptimized, profile));
+    let warnings = injected.into_iter().chain(unoptimized);
     warnings.map(|(template, value)| Text::from_template(template, &[value])).collect()
 }
 

@@ -82,7 +82,8 @@ fn warnings(records: &[(String, Record)]) -> Vec<String> {
     for (name, record) in others {
         if first.machine.class != record.machine.class {
             warnings.push(sanitize(&format!(
-                "{first_name} and {name} are from different machines: differences reflect the machines, not the code."
+                "{first_name} and {name} are from different machines: differences reflect the \
+                 machines, not the code."
             )));
         }
     }
@@ -90,8 +91,8 @@ fn warnings(records: &[(String, Record)]) -> Vec<String> {
         if let Some(injected) = &record.injected {
             warnings.push(sanitize(&format!("{name} was slowed down on purpose: {injected}")));
         }
-        if record.build.is_unoptimised() {
-            warnings.push(sanitize(&format!("{name} is from an unoptimised build.")));
+        if record.build.is_unoptimized() {
+            warnings.push(sanitize(&format!("{name} is from an unoptimized build.")));
         }
     }
     warnings

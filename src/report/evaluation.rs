@@ -152,11 +152,11 @@ fn about(evaluation: &Evaluation, format: TextFormat) -> String {
         })
         .collect();
     let text = format!(
-        "{runs} virtual suites of {SUITE_SCENARIOS} scenarios and {judged} metrics per environment and arm, seed {seed}.\n\
-         {}\n\
-         All suites draw from these blocks, so more suites add no evidence. Verdicts without a common block do: the\n\
-         intervals in brackets are 95 % Clopper–Pearson intervals over them, a suite counting as its scenarios.\n\
-         The rules assume independent blocks: the lag-1 autocorrelation should be near 0.\n\n",
+        "{runs} virtual suites of {SUITE_SCENARIOS} scenarios and {judged} metrics per environment \
+         and arm, seed {seed}.\n{}\nAll suites draw from these blocks, so more suites add no \
+         evidence. Verdicts without a common block do: the\nintervals in brackets are 95 % \
+         Clopper–Pearson intervals over them, a suite counting as its scenarios.\nThe rules assume \
+         independent blocks: the lag-1 autocorrelation should be near 0.\n\n",
         pools.join("\n"),
     );
     let table = Table::of(environments)

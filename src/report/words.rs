@@ -121,7 +121,7 @@ words! {
         no_verdict alone decides quant cpu failed headline by_batch by_batch_alt
     }
     general {
-        heading injected unoptimised model architecture shape dimensions model_commit parameters
+        heading injected unoptimized model architecture shape dimensions model_commit parameters
         weights kv context tokens rope scaled sha256 date until unfinished version commit dirty
         profile compiler crates features target target_features class machine host read_rate
         read_huge_rate flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device

@@ -278,7 +278,7 @@ fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
     };
     block.set(metric::MEM_SLOPE_BYTES_PER_REQUEST, slope, why_none);
     block.samples.insert(metric::E2E_S.into(), requests.iter().filter_map(|r| r.seconds).collect());
-    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILISATION] {
+    for name in [metric::POWER_W, metric::ENERGY_J_PER_TOKEN, metric::CPU_UTILIZATION] {
         block.set_missing(name, "not read around requests that may kill their process");
     }
     // The work is what was planned, whatever the outcomes.

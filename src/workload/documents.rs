@@ -30,7 +30,7 @@ pub fn documents(pipeline: Pipeline) -> Vec<(&'static str, &'static str)> {
         Pipeline::Classification => TICKETS,
         Pipeline::Extraction => RECORDS,
         Pipeline::Code => FUNCTIONS,
-        Pipeline::Summarisation | Pipeline::Embedding | Pipeline::Rag => ARTICLES,
+        Pipeline::Summarization | Pipeline::Embedding | Pipeline::Rag => ARTICLES,
     };
     sections(file).collect()
 }
@@ -52,12 +52,14 @@ pub fn questions() -> Vec<Question> {
 pub fn prompt(pipeline: Pipeline, text: &str) -> String {
     let (before, after) = match pipeline {
         Pipeline::Classification => (
-            "Sort the message into one of: fault, billing, delivery, wish, other. Answer with that word alone.\n\nMessage: ",
+            "Sort the message into one of: fault, billing, delivery, wish, other. Answer with that \
+             word alone.\n\nMessage: ",
             "\n\nKind:",
         ),
-        Pipeline::Summarisation => ("Summarise the article in two sentences.\n\n", "\n\nSummary:"),
+        Pipeline::Summarization => ("Summarise the article in two sentences.\n\n", "\n\nSummary:"),
         Pipeline::Extraction => (
-            "Return the names, dates, amounts and units of the record as JSON, null for what it does not say.\n\n",
+            "Return the names, dates, amounts and units of the record as JSON, null for what it \
+             does not say.\n\n",
             "\n\nJSON:",
         ),
         Pipeline::Code => ("Write a Rust function, without explanation.\n\n", "\n\n```rust\n"),
@@ -118,7 +120,7 @@ mod tests {
     fn documents_of_a_set_are_distinct_and_of_similar_length() {
         for (pipeline, count, words) in [
             (Pipeline::Classification, 24, 10..40),
-            (Pipeline::Summarisation, 12, 100..200),
+            (Pipeline::Summarization, 12, 100..200),
             (Pipeline::Extraction, 12, 30..70),
             (Pipeline::Code, 12, 10..50),
         ] {

@@ -128,9 +128,9 @@ metrics! {
     ROOFLINE_FRACTION = "roofline_fraction", "share of read bandwidth", "%" 100.0, Higher;
     PREFILL_FLOP_FRACTION = "prefill_flop_fraction", "share of arithmetic peak", "%" 100.0, Higher;
     KV_BYTES_HELD = "kv_bytes_held", "KV cache, held", "MiB" MIB, Lower;
-    PACK_S = "pack_s", "quantising and packing", "ms" 1e3, Lower;
-    CPU_UTILISATION = "cpu_utilisation", "CPU utilisation", "%" 100.0, Higher;
-    GPU_UTILISATION = "gpu_utilisation", "GPU utilisation", "%" 100.0, Higher;
+    PACK_S = "pack_s", "quantizing and packing", "ms" 1e3, Lower;
+    CPU_UTILIZATION = "cpu_utilisation", "CPU utilization", "%" 100.0, Higher;
+    GPU_UTILIZATION = "gpu_utilisation", "GPU utilization", "%" 100.0, Higher;
     POWER_W = "power_w", "power", "W" 1.0, Lower;
     ENERGY_J_PER_TOKEN = "energy_j_per_token", "energy per token", "J" 1.0, Lower;
     ITEMS_PER_MIN = "items_per_min", "items", "items/min" 1.0, Higher, 0.05 Items;

@@ -130,7 +130,7 @@ fn example_reports_are_complete_and_up_to_date() {
         assert!(text.contains("<b>Targets</b>"), "{}", example.display());
         seen += 1;
     }
-    assert_eq!(seen, 4, "two shapes in two quantisations");
+    assert_eq!(seen, 4, "two shapes in two quantizations");
 }
 
 #[test]

@@ -305,7 +305,7 @@ fn a_broken_worker_is_a_failure_with_its_arm_and_reason() {
     let says = ["the candidate `candidate` cannot take turns", "no such model"];
     check(&FakeWorker::default(), &never, &[], 5, &says);
     let debug = with(|fake| fake.profile = "dev, opt-level 0");
-    check(&FakeWorker::default(), &debug, &[], 5, &["unoptimised build"]);
+    check(&FakeWorker::default(), &debug, &[], 5, &["unoptimized build"]);
 }
 
 #[test]

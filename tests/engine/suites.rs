@@ -77,12 +77,12 @@ fn agreement_is_with_the_same_weights_in_f32() {
         assert_eq!(value(&definition, name), None, "{name}");
         assert_eq!(definition.blocks[0].notes[name], why);
     }
-    let quantised = by(&Setup { quant: Some("q8_0".into()), ..nano() });
-    let agreement = value(&quantised, "top1_agreement").unwrap();
+    let quantized = by(&Setup { quant: Some("q8_0".into()), ..nano() });
+    let agreement = value(&quantized, "top1_agreement").unwrap();
     assert!((0.9..=1.0).contains(&agreement), "{agreement}");
-    let kl = value(&quantised, "kl_nats").unwrap();
+    let kl = value(&quantized, "kl_nats").unwrap();
     assert!(kl > 0.0 && kl < 1e-4, "{kl}");
-    assert_eq!(value(&quantised, "perplexity_f32"), value(&definition, "perplexity"));
+    assert_eq!(value(&quantized, "perplexity_f32"), value(&definition, "perplexity"));
     let candle = by(&Setup { engine: "candle".into(), ..nano() });
     assert!(value(&candle, "kl_nats").unwrap() < 1e-9, "another engine, the same numbers");
     assert_eq!(value(&candle, "top1_agreement"), Some(1.0));
@@ -103,8 +103,8 @@ fn quality_uses_the_text_of_the_user_if_given() {
 
 #[test]
 fn kernels_are_traced_in_a_process_of_their_own() {
-    let quantised = Setup { quant: Some("q8_0".into()), ..nano() };
-    let case = work(&job(&quantised, &["profile/answer"])).remove(0);
+    let quantized = Setup { quant: Some("q8_0".into()), ..nano() };
+    let case = work(&job(&quantized, &["profile/answer"])).remove(0);
     assert_eq!(case.absent, None);
     let share = value(&case, "kernel_share").unwrap();
     assert!(share > 0.0 && share <= 1.0, "{share}");

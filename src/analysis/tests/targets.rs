@@ -104,7 +104,7 @@ fn a_slow_machine_misses_targets_that_its_bandwidth_would_meet() {
         other(Unmeasurable::NoScenario),
     ];
     assert_eq!(statuses(&record), expected);
-    let summary = summarise(&evaluate_targets(&record, &targets(MATRIX).unwrap()));
+    let summary = summarize(&evaluate_targets(&record, &targets(MATRIX).unwrap()));
     let not_measurable = vec![(Unmeasurable::OtherModel, 1), (Unmeasurable::NoScenario, 1)];
     let expected =
         TargetSummary { met: 0, not_met: 3, scaled_met: 3, scaled_not_met: 0, not_measurable };
@@ -362,5 +362,5 @@ fn the_builtin_targets_are_complete() {
     let record = record_of(mini, Some(40e9), vec![batched("short/b1", 1, 1e6)]);
     let results = evaluate_targets(&record, &targets);
     let expected = vec![(Unmeasurable::OtherModel, targets.rows.len())];
-    assert_eq!(summarise(&results).not_measurable, expected);
+    assert_eq!(summarize(&results).not_measurable, expected);
 }

@@ -1,7 +1,7 @@
 //! The cases of `candlemark peers`.
 
 pub(super) struct PeerCase {
-    /// Follows the quantisation in keys.
+    /// Follows the quantization in keys.
     pub name: &'static str,
     /// Sequences in the batch.
     pub sequences: usize,

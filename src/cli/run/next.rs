@@ -45,7 +45,8 @@ pub(super) fn next_step(
     let blocks = BLOCKS_NEEDED.div_ceil(SESSIONS_NEEDED).to_string();
     let run = [without(words, ONLY_RUN), vec!["--blocks".into(), blocks]].concat();
     let promote = format!(
-        "for a baseline, `{}` in {SESSIONS_NEEDED} sessions, then `candlemark promote` their records",
+        "for a baseline, `{}` in {SESSIONS_NEEDED} sessions, then `candlemark promote` their \
+         records",
         candlemark(&run)
     );
     if is_repository() && check_words_for_turns(scenarios).is_ok() {

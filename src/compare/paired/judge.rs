@@ -129,7 +129,7 @@ impl<'a> PairJudge<'a> {
             base,
             current,
             theta,
-            normalised: None, // Both builds ran on the same machine at the same time.
+            normalized: None, // Both builds ran on the same machine at the same time.
             limit: self.policy.limit(metric),
             margin,
             evidence,

@@ -36,7 +36,7 @@ fn a_verdict_that_the_machine_explains_is_withdrawn() {
     let base = with_kernels(decode(STEADY), &[0.005]);
     let drifted = Verdict::Inconclusive(Why::Drifted);
     let regressed = Verdict::Regressed { proven: true, critical: false };
-    for (now, stream_s, verdict, normalised) in [
+    for (now, stream_s, verdict, normalized) in [
         (SLOW, [0.005].as_slice(), regressed.clone(), 0.0834),
         (SLOW, &[0.0054], drifted.clone(), 0.0064), // Memory is 8 % slower, too.
         (SAME, &[0.005], Verdict::Pass, 0.0),
@@ -50,15 +50,15 @@ fn a_verdict_that_the_machine_explains_is_withdrawn() {
         let (finding, judgement) = decide(&base, &with_kernels(decode(now), stream_s));
         assert_eq!(finding.verdict, verdict, "{now:?} {stream_s:?}");
         let change = finding.change.unwrap();
-        let found = change.normalised.unwrap();
-        assert!((found - normalised).abs() < 0.006, "{stream_s:?}: {found}");
+        let found = change.normalized.unwrap();
+        assert!((found - normalized).abs() < 0.006, "{stream_s:?}: {found}");
         let undecided = matches!(verdict, Verdict::Inconclusive(_));
         assert_eq!(judgement.outcome == Outcome::Undecided, undecided);
     }
 }
 
 #[test]
-fn a_metric_is_normalised_only_if_every_block_has_the_kernels() {
+fn a_metric_is_normalized_only_if_every_block_has_the_kernels() {
     let (base, now) = (decode(STEADY), decode(SLOW));
     let kernels = |record: &Record| with_kernels(record.clone(), &[0.0054]);
     let mut holed = kernels(&now);
@@ -70,11 +70,11 @@ fn a_metric_is_normalised_only_if_every_block_has_the_kernels() {
     {
         let finding = decide(base, now).0;
         assert!(matches!(finding.verdict, Verdict::Regressed { .. }), "{:?}", finding.verdict);
-        assert_eq!(finding.change.unwrap().normalised, None);
+        assert_eq!(finding.change.unwrap().normalized, None);
     }
     let memory = |bytes: f64| record(&[("code/b1", &[("peak_rss_bytes", &[&[bytes; 9]])])]);
     let finding = decide(&kernels(&memory(1e9)), &kernels(&memory(1e9))).0;
-    assert_eq!(finding.change.unwrap().normalised, None, "memory depends on no kernel");
+    assert_eq!(finding.change.unwrap().normalized, None, "memory depends on no kernel");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_release_that_cannot_be_compared_is_noted_and_one_that_equals_the_baseline_i
 }
 
 #[test]
-fn a_renamed_scenario_is_recognised_by_its_work() {
+fn a_renamed_scenario_is_recognized_by_its_work() {
     let mut base = decode(STEADY);
     base.scenarios[0].work.prompts_sha256 = "ab".repeat(32);
     let mut now = base.clone();

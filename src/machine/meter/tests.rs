@@ -1,14 +1,14 @@
 //! Tests with a fake GPU.
 
 use super::*;
-use crate::machine::gpu::UtilisationSample;
+use crate::machine::gpu::UtilizationSample;
 use crate::workload;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 
 /// A GPU whose answers are fields.
 struct Fake {
-    utilisation: Result<Vec<UtilisationSample>, String>,
+    utilization: Result<Vec<UtilizationSample>, String>,
     throttling: Result<Vec<&'static str>, String>,
 }
 
@@ -21,8 +21,8 @@ impl GpuReader for Fake {
         Err("this GPU has no energy counter".into())
     }
 
-    fn utilisation(&self, _since: Duration) -> Result<Vec<UtilisationSample>, String> {
-        self.utilisation.clone()
+    fn utilization(&self, _since: Duration) -> Result<Vec<UtilizationSample>, String> {
+        self.utilization.clone()
     }
 
     fn memory(&self) -> Result<GpuMemory, String> {
@@ -39,10 +39,10 @@ fn on_gpu(
     throttling: Result<&[&'static str], &str>,
 ) -> Meter {
     let sample =
-        |&(at, share): &(f64, f64)| UtilisationSample { at: Duration::from_secs_f64(at), share };
-    let utilisation = samples.map(|all| all.iter().map(sample).collect()).map_err(str::to_string);
+        |&(at, share): &(f64, f64)| UtilizationSample { at: Duration::from_secs_f64(at), share };
+    let utilization = samples.map(|all| all.iter().map(sample).collect()).map_err(str::to_string);
     let throttling = throttling.map(<[_]>::to_vec).map_err(str::to_string);
-    Meter { threads: 2, counters: Counters::Gpu(Ok(Box::new(Fake { utilisation, throttling }))) }
+    Meter { threads: 2, counters: Counters::Gpu(Ok(Box::new(Fake { utilization, throttling }))) }
 }
 
 fn on_cpu(why: &str) -> Meter {
@@ -62,7 +62,7 @@ fn unknown(why: &str) -> Figure {
 }
 
 #[test]
-fn a_gpu_has_energy_utilisation_memory_and_throttling() {
+fn a_gpu_has_energy_utilization_memory_and_throttling() {
     // The samples at 100 s and 104.5 s belong to what ran before and after.
     let samples = [(100.0, 0.1), (101.0, 0.5), (102.0, 0.75), (104.0, 1.0), (104.5, 0.0)];
     let meter = on_gpu(Ok(&samples), Ok(&["power limit", "heat (driver)"]));
@@ -73,8 +73,8 @@ fn a_gpu_has_energy_utilisation_memory_and_throttling() {
         seconds: 4.0,
         energy_j: known(1200.0, scope),
         power_w: known(300.0, scope),
-        cpu_utilisation: known(0.75, "CPU time of this process in steps of 10 ms, of 2 threads"),
-        gpu_utilisation: known(
+        cpu_utilization: known(0.75, "CPU time of this process in steps of 10 ms, of 2 threads"),
+        gpu_utilization: known(
             0.75,
             "GPU 1 (Fake), with other programs, mean of 3 driver samples in the last 3.0 s of 4.0 s",
         ),
@@ -95,7 +95,7 @@ fn missing_counters_are_unknown_each_with_its_reason() {
     let usage = meter.usage(&before, &stood, S(2));
     assert_eq!(usage.energy_j, unknown("the energy counter of the GPU did not move"));
     assert_eq!(usage.power_w, usage.energy_j);
-    assert_eq!(usage.gpu_utilisation, unknown("no samples here"));
+    assert_eq!(usage.gpu_utilization, unknown("no samples here"));
     assert_eq!(usage.throttle, "throttling unknown: no reasons here");
     let why = usage.gpu_memory_bytes.note().to_string();
     assert!(why.ends_with("all programs together used 640 bytes after the region"), "{why}");
@@ -106,8 +106,8 @@ fn missing_counters_are_unknown_each_with_its_reason() {
     let usage = few.usage(&before, &reset, S(2));
     assert_eq!(usage.energy_j.value(), None);
     assert_eq!(
-        usage.gpu_utilisation,
-        unknown("the driver took fewer than two utilisation samples in the region")
+        usage.gpu_utilization,
+        unknown("the driver took fewer than two utilization samples in the region")
     );
     let scope = "this process, one sample, after the region: a lower bound of the peak";
     assert_eq!(usage.gpu_memory_bytes, known(640.0, scope));
@@ -121,7 +121,7 @@ fn a_short_region_has_only_the_figures_that_it_is_long_enough_for() {
     let after = readings(101, 11, 9_000, GpuMemory::Process(1));
     let values = |elapsed| {
         let usage = meter.usage(&before, &after, Duration::from_millis(elapsed));
-        [&usage.energy_j, &usage.gpu_utilisation, &usage.cpu_utilisation]
+        [&usage.energy_j, &usage.gpu_utilization, &usage.cpu_utilization]
             .map(|figure| figure.value().is_some())
     };
     assert_eq!(values(2000), [true, true, true]);
@@ -130,8 +130,8 @@ fn a_short_region_has_only_the_figures_that_it_is_long_enough_for() {
     assert_eq!(values(199), [false, false, false]);
     let usage = meter.usage(&before, &after, Duration::from_millis(999));
     assert_eq!(
-        usage.gpu_utilisation.note(),
-        "the GPU utilisation counter is too coarse for 999 ms; measure at least 1000 ms"
+        usage.gpu_utilization.note(),
+        "the GPU utilization counter is too coarse for 999 ms; measure at least 1000 ms"
     );
 }
 
@@ -145,7 +145,7 @@ fn a_reading_that_fails_leaves_the_others() {
     let usage = meter.usage(&before, &after, S(4));
     assert_eq!(usage.energy_j, unknown("the GPU has fallen off the bus"));
     assert_eq!(usage.power_w, usage.energy_j);
-    assert_eq!(usage.cpu_utilisation, unknown("no time"));
+    assert_eq!(usage.cpu_utilization, unknown("no time"));
     assert_eq!(usage.gpu_memory_bytes.value(), Some(2.0));
 }
 
@@ -242,7 +242,7 @@ fn this_machine_is_metered_without_failing() {
         store_usage(&usage, 1.0, &mut block);
         assert!(block.notes.values().all(|note| !note.is_empty()), "{:?}", block.notes);
         let rows = meter.counters();
-        assert_eq!(rows[0], ("cpu_time", format!("readable: {}", utilisation::RESOLUTION)));
+        assert_eq!(rows[0], ("cpu_time", format!("readable: {}", utilization::RESOLUTION)));
         assert!(rows.len() > 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Embedding and retrieval-augmented answers. The vector of a text is the normalised mean of its
+//! Embedding and retrieval-augmented answers. The vector of a text is the normalized mean of its
 //! final hidden states; texts are embedded without a chat template. Retrieval quality is not
 //! judged: it would depend on real weights.
 //!

@@ -1,5 +1,5 @@
 //! Changes by aspect: latency, rates, stability, failures, memory. Each measure is a number per
-//! scenario, record and process; a line summarises all scenarios and counts those that moved by
+//! scenario, record and process; a line summarizes all scenarios and counts those that moved by
 //! more than the spread between processes.
 
 use serde::Serialize;
@@ -189,7 +189,7 @@ pub(super) fn aspects(records: &[(String, Record)]) -> Vec<Aspect> {
     let mut lines = Vec::new();
     for measure in MEASURES {
         for at in 1..records.len() {
-            let line = summarise(measure, records, at);
+            let line = summarize(measure, records, at);
             if line.scenarios + line.missing + line.left_out > 0 {
                 lines.push(line);
             }
@@ -198,7 +198,7 @@ pub(super) fn aspects(records: &[(String, Record)]) -> Vec<Aspect> {
     lines
 }
 
-fn summarise(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
+fn summarize(measure: &Measure, records: &[(String, Record)], at: usize) -> Aspect {
     let (name, kind) = (measure.name, measure.kind);
     let mut line = Aspect {
         aspect: measure.aspect,

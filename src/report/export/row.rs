@@ -14,8 +14,8 @@ use crate::workload::metric;
 /// # Errors
 /// When the record has no such scenario.
 pub fn row(record: &Record, scenario: Option<&str>) -> Result<String> {
-    let header = "| Device | Source | Model size (M params) | KV cache | gen_tokens | mean tok/s | peak VRAM MiB |\n\
-                  |---|---|---:|---|---:|---:|---:|\n";
+    let header = "| Device | Source | Model size (M params) | KV cache | gen_tokens | mean tok/s | \
+                  peak VRAM MiB |\n|---|---|---:|---|---:|---:|---:|\n";
     let Some(case) = representative_case(record, scenario)? else {
         return Ok(format!("{header}| the record has no scenario | | | | | | |\n"));
     };

@@ -3,7 +3,7 @@
 use crate::analysis::{
     BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, CaseState, ContextAdvice, ContextEnd,
     MEMORY_HEADROOM, MEMORY_STEP_BYTES, MIN_SCORE_PARTS, MemoryAdvice, NoAdvice, ScorePartKind,
-    summarise,
+    summarize,
 };
 use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
@@ -159,7 +159,7 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
         words.valid,
         &[("valid", &lang.count(valid)), ("all", &lang.count(cases.len()))],
     );
-    let summary = summarise(&ctx.results);
+    let summary = summarize(&ctx.results);
     if summary.met + summary.not_met > 0 {
         let (met, all) = (lang.count(summary.met), lang.count(summary.met + summary.not_met));
         section.paragraph(words.targets, &[("met", &met), ("all", &all)]);

@@ -115,8 +115,8 @@ fn accuracy(ctx: &RenderContext) -> Figure {
 
 /// The metrics of [`energy`].
 const COLUMNS: [&str; 7] = [
-    metric::CPU_UTILISATION,
-    metric::GPU_UTILISATION,
+    metric::CPU_UTILIZATION,
+    metric::GPU_UTILIZATION,
     metric::PEAK_DEVICE_BYTES,
     metric::POWER_W,
     metric::ENERGY_J_PER_TOKEN,
@@ -124,7 +124,7 @@ const COLUMNS: [&str; 7] = [
     metric::PREFILL_FLOP_FRACTION,
 ];
 
-/// Utilisation, memory, power and bandwidth by scenario; below the table the reasons for missing
+/// Utilization, memory, power and bandwidth by scenario; below the table the reasons for missing
 /// columns.
 pub(super) fn energy(ctx: &RenderContext) -> Option<Section> {
     let words = &ctx.words.energy;

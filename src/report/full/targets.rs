@@ -7,7 +7,7 @@ use crate::report::full::render_context::RenderContext;
 use crate::report::words::Words;
 use crate::workload::metric;
 
-/// Whether a target applies to the record's model and quantisation.
+/// Whether a target applies to the record's model and quantization.
 fn applies(result: &TargetResult) -> bool {
     let other = [Unmeasurable::OtherModel, Unmeasurable::OtherQuant];
     !other.map(TargetVerdict::NotMeasurable).contains(&result.verdict)

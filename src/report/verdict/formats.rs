@@ -63,7 +63,8 @@ pub fn verdict_markdown(judgement: &Judgement, command: &str) -> String {
         if out > 0 {
             let _ = write!(
                 text,
-                "\n**{out} more findings, the least important, are left out here; the JSON has them.**\n"
+                "\n**{out} more findings, the least important, are left out here; the JSON has \
+                 them.**\n"
             );
         }
     }

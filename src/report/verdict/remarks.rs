@@ -112,7 +112,8 @@ fn cost_summary(summary: &PairSummary) -> Option<String> {
     };
     let null = if summary.null.is_empty() { "; no null control was evaluated" } else { "" };
     Some(format!(
-        "{blocks}{rejected} took {}: {} measuring, {} warming up, {} starting processes and loading models{ended}{null}",
+        "{blocks}{rejected} took {}: {} measuring, {} warming up, {} starting processes and \
+         loading models{ended}{null}",
         duration(summary.total_s),
         share(summary.turns_s),
         share(summary.warm_up_s),
@@ -239,9 +240,14 @@ pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec
 
 fn more_blocks(summary: &PairSummary) -> String {
     match summary.ended {
-        Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter machine".into(),
-        Ended::Looks => "all planned looks are used up; more blocks would not decide: measure on a quieter machine"
+        Ended::Rejected => "other guests of the host take too much CPU time: measure on a quieter \
+                            machine"
             .into(),
+        Ended::Looks => {
+            "all planned looks are used up; more blocks would not decide: measure on a \
+                         quieter machine"
+                .into()
+        }
         _ => "to decide, measure more blocks: the same `candlemark pair` with a larger `--budget`"
             .into(),
     }
@@ -261,19 +267,19 @@ fn measure_more(judgement: &Judgement, command: &str) -> String {
     format!("to decide, measure more blocks: {more}{pair}")
 }
 
-/// The estimate normalised by the reference kernels, where it overturned a verdict.
+/// The estimate normalized by the reference kernels, where it overturned a verdict.
 fn reference_conflict(finding: &Finding) -> Option<String> {
     let change = finding.change.as_ref()?;
-    let (metric, normalised) = (finding.metric?, change.normalised?);
+    let (metric, normalized) = (finding.metric?, change.normalized?);
     (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
         let at = |theta| percent(share(metric.better, theta));
         format!(
-            "the machine drifted: {} of {} {} as measured, {} normalised by the reference kernels; \
+            "the machine drifted: {} of {} {} as measured, {} normalized by the reference kernels; \
              they disagree, so there is no verdict",
             metric.label,
             finding.scenario,
             at(change.theta),
-            at(normalised)
+            at(normalized)
         )
     })
 }

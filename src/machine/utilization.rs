@@ -38,7 +38,8 @@ pub(super) fn share(used: Duration, elapsed: Duration, threads: usize) -> Result
     let least = TICK * MIN_TICKS;
     if elapsed < least {
         return Err(format!(
-            "CPU time is counted in steps of 10 ms, too coarse for {:.0} ms; measure at least {} ms",
+            "CPU time is counted in steps of 10 ms, too coarse for {:.0} ms; measure at least {} \
+             ms",
             elapsed.as_secs_f64() * 1e3,
             least.as_millis()
         ));
@@ -55,7 +56,7 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(share(ms(3000), ms(2000), 2), Ok(0.75));
         assert_eq!(share(ms(200), ms(200), 1), Ok(1.0));
-        assert_eq!(share(ms(0), ms(1000), 1), Ok(0.0)); // An idle process has a utilisation of 0.
+        assert_eq!(share(ms(0), ms(1000), 1), Ok(0.0)); // An idle process has a utilization of 0.
         let why =
             "CPU time is counted in steps of 10 ms, too coarse for 199 ms; measure at least 200 ms";
         assert_eq!(share(ms(199), ms(199), 1), Err(why.into()));

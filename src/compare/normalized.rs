@@ -1,4 +1,4 @@
-//! Changes normalised by the reference kernels: what is left of a change when the change of the
+//! Changes normalized by the reference kernels: what is left of a change when the change of the
 //! machine is subtracted. It can only withdraw a verdict, never give one: a machine does not slow a
 //! model as it slows a kernel, and dividing by one has turned a spread of 4.1 % into 13.2 %
 //! (nooga/paserati#21).
@@ -21,7 +21,7 @@ const WEIGHTS: &[(&str, [f64; 3])] = &[
 /// A change of a reference kernel above this gets a note: twice the tightest limit.
 const NOTABLE: f64 = 0.10;
 
-/// Both sides of a metric, normalised; `None` where some block of either lacks the reference
+/// Both sides of a metric, normalized; `None` where some block of either lacks the reference
 /// kernels.
 pub(super) fn series(base: &Case, current: &Case, metric: &Metric) -> Option<SeriesPair> {
     let (_, weights) = WEIGHTS.iter().find(|(kind, _)| *kind == metric.kind())?;
@@ -47,16 +47,16 @@ fn mean_seconds(block: &Block) -> Option<[f64; 3]> {
     before.iter().chain(&after).all(positive).then_some(mean)
 }
 
-/// Whether the normalised verdict withdraws the raw one. A normalised verdict that is inconclusive
+/// Whether the normalized verdict withdraws the raw one. A normalized verdict that is inconclusive
 /// for noise does so only if its centre lies on the other side of the limit; otherwise noisy
 /// kernels would withdraw every verdict.
-pub(super) fn contradicts(raw: &Verdict, normalised: &Verdict, theta: f64, margin: f64) -> bool {
+pub(super) fn contradicts(raw: &Verdict, normalized: &Verdict, theta: f64, margin: f64) -> bool {
     let regressed = match raw {
         Verdict::Regressed { .. } => true,
         Verdict::Pass | Verdict::SlowerWithin | Verdict::Improved => false,
         _ => return false, // There is no verdict to withdraw.
     };
-    match normalised {
+    match normalized {
         Verdict::Inconclusive(Why::Borderline) => true,
         Verdict::Inconclusive(_) => regressed != (theta >= margin),
         other => regressed != matches!(other, Verdict::Regressed { .. }),
@@ -77,8 +77,8 @@ pub(super) fn notes(baseline: &Record, current: &Record) -> Vec<String> {
         (share.abs() > NOTABLE).then(|| {
             let more = if share > 0.0 { "more" } else { "less" };
             format!(
-                "reference kernel: {name} takes {:.0} % {more} time than for the baseline, without any model; the \
-                 machine changed or was busy, and no number is corrected for it",
+                "reference kernel: {name} takes {:.0} % {more} time than for the baseline, without \
+                 any model; the machine changed or was busy, and no number is corrected for it",
                 100.0 * share.abs()
             )
         })
