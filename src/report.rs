@@ -43,7 +43,7 @@ pub use export::{benchmark_json, llama_bench, prometheus, row};
 pub(crate) use export::{escape_label, prometheus_family, prometheus_name};
 pub use full::{ReportOptions, chart_files, markdown};
 pub(crate) use html::render;
-pub use html::{page, page_in, pair_page, verdict_page};
+pub use html::{bench_page, page, page_in, pair_page, verdict_page};
 pub use link::{link, link_into};
 pub use live::{live_header, live_notes, live_row, live_summary};
 pub use progress::pair_progress;

@@ -190,7 +190,8 @@ impl Session {
         if index.exists() {
             let page = index.with_file_name("candlemark.html");
             let verdict = judgement.as_ref().map(|judgement| (judgement, "cargo bench"));
-            let text = report::page(&record, verdict)?;
+            let cases = std::fs::read_to_string(&index).unwrap_or_default();
+            let text = report::bench_page(&record, verdict, &cases)?;
             files::write(&page, text.as_bytes())?;
             let about = "tokens per second, time to first token, peak memory and the verdict";
             report::link_into(&index, "candlemark.html", about)?;

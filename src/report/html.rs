@@ -13,6 +13,7 @@ use crate::report::card::Card;
 use crate::report::changes::changes;
 use crate::report::document::Text;
 use crate::report::full::{Document, ReportOptions, build_document};
+use crate::report::link::criterion_links;
 use crate::report::pair::pair_sections;
 use crate::report::text::sanitize;
 use crate::report::words::Lang;
@@ -23,11 +24,23 @@ use crate::report::{chart, verdict};
 /// # Errors
 /// When the template does not fit the data; tests render every template.
 pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<String> {
+    bench_page(record, judgement, "")
+}
+
+/// [`page`] with links to Criterion's pages, taken from the text of Criterion's index beside it.
+///
+/// # Errors
+/// When the template does not fit the data; tests render every template.
+pub fn bench_page(
+    record: &Record,
+    judgement: Option<(&Judgement, &str)>,
+    index: &str,
+) -> Result<String> {
     let mut document = build_document(record, Lang::En.into());
     if let Some((judgement, command)) = judgement {
         document.card.set_verdict(judgement, command);
     }
-    document_page(&document, judgement)
+    document_page(&document, judgement, criterion_links(index))
 }
 
 /// The page of a record in a language.
@@ -35,7 +48,7 @@ pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<St
 /// # Errors
 /// When the template does not fit the data; tests render every template.
 pub fn page_in<'a>(record: &Record, options: impl Into<ReportOptions<'a>>) -> Result<String> {
-    document_page(&build_document(record, options.into()), None)
+    document_page(&build_document(record, options.into()), None, Vec::new())
 }
 
 /// The page of a pair and its verdict; `command` is the command that produced the verdict.
@@ -47,7 +60,7 @@ pub fn pair_page(paired: &PairRecord, judgement: &Judgement, command: &str) -> R
     let card = Card::of_pair(paired, judgement, command);
     let title = format!("candlemark: {builds}");
     let document = Document::english(title.into(), card, pair_sections(paired));
-    document_page(&document, Some((judgement, command)))
+    document_page(&document, Some((judgement, command)), Vec::new())
 }
 
 /// The page of a verdict without a record: nothing was judged. `command` is the command that
@@ -58,10 +71,14 @@ pub fn pair_page(paired: &PairRecord, judgement: &Judgement, command: &str) -> R
 pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
     let mut document = Document::english("candlemark".into(), Card::default(), Vec::new());
     document.card.set_verdict(judgement, command);
-    document_page(&document, Some((judgement, command)))
+    document_page(&document, Some((judgement, command)), Vec::new())
 }
 
-fn document_page(document: &Document, judgement: Option<(&Judgement, &str)>) -> Result<String> {
+fn document_page(
+    document: &Document,
+    judgement: Option<(&Judgement, &str)>,
+    criterion: Vec<(String, String)>,
+) -> Result<String> {
     let headline = document.sections.first().is_some_and(|section| section.id == "headline");
     let verdict = judgement.map(|(judgement, command)| verdict_data(judgement, command));
     let data = context! {
@@ -71,6 +88,7 @@ fn document_page(document: &Document, judgement: Option<(&Judgement, &str)>) -> 
         verdict => verdict,
         // The table of the verdict follows the headline charts.
         table_at => usize::from(headline),
+        criterion => criterion,
     };
     render("page.html", data)
 }

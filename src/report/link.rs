@@ -23,6 +23,19 @@ pub fn link(index: &str, href: &str, about: &str) -> Option<String> {
     Some(format!("{before}\n{line}{after}"))
 }
 
+/// Criterion's index and its pages of single cases, as names and addresses relative to it.
+pub(super) fn criterion_links(index: &str) -> Vec<(String, String)> {
+    let links = index.split("<a href=\"").skip(1).filter_map(|rest| {
+        let (href, rest) = rest.split_once('"')?;
+        let name = rest.split_once('>')?.1.split_once("</a>")?.0.trim();
+        let case = href.starts_with("../") && href.ends_with("report/index.html");
+        case.then(|| (name.to_owned(), href.to_owned()))
+    });
+    let links: Vec<(String, String)> = links.collect();
+    let all = (!index.is_empty()).then(|| ("all cases".to_owned(), "index.html".to_owned()));
+    all.into_iter().chain(links).collect()
+}
+
 /// Adds the link to a page on disk, such as `target/criterion/report/index.html`.
 ///
 /// # Errors

@@ -148,6 +148,10 @@ fn a_link_is_put_into_criterions_index_once() {
     assert!(once.contains(">memory</a>"), "{once}");
     let first = link("<body>\n</body>", "x", "y").unwrap();
     assert!(first.starts_with("<body>\n<p>"), "{first}");
+    let case =
+        "<li><a href=\"../a_b/b1/report/index.html\">a/b1</a></li><a href=\"https://x.org\">x</a>";
+    let links = super::link::criterion_links(case);
+    assert_eq!(links.iter().map(|one| one.0.as_str()).collect::<Vec<_>>(), ["all cases", "a/b1"]);
     assert_eq!(link(&once, "../../candlemark/report.html?a=\"b\"", "memory").unwrap(), once);
     let twice = link(&once, "gate.html", "verdict").unwrap();
     assert_eq!(twice.matches("<a ").count(), 2, "two pages have a link each");
