@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use candlemark::error::Cause;
 use candlemark::kernel::{
     ActivationFormat, Activations, Arena, Epilogue, GemmOutput, Isa, KvCache, KvDtype, KvLayout,
-    PANEL_ROWS, PackedMatrix, Pool, RowData, Span, WeightFormat,
+    PANEL_ROWS, PackedMatrix, Pool, Span, WeightFormat,
 };
 use candlemark::record::Rates;
 use candlemark::settings::{Config, Setup};
@@ -148,19 +148,15 @@ impl MatrixCopies {
     fn new(format: WeightFormat) -> Self {
         let [outputs, columns] = SHAPE;
         let values = numbers(outputs * columns, 1);
-        let fill = |rows: std::ops::Range<usize>| {
-            let values = values[rows.start * columns..rows.end * columns].to_vec();
-            Ok::<_, std::convert::Infallible>(RowData::F32(values))
-        };
-        let Ok(blocks) = kernel::ggml_matrix(format.dtype(), SHAPE, fill);
+        let blocks = kernel::quantize(format.dtype(), &values);
         let bytes = format.bytes(outputs, columns);
         let cache = machine::last_level_cache_bytes().unwrap_or(64 << 20) as usize;
         let copies = (LLC_MULTIPLE * cache).div_ceil(bytes);
         let mut arena = Arena::new(copies * bytes).expect("memory for the copies");
         let mut one = vec![0; bytes];
-        let row = blocks.data().len() / outputs;
+        let row = blocks.len() / outputs;
         let panels = one.chunks_mut(format.panel_bytes(columns));
-        for (panel, rows) in panels.zip(blocks.data().chunks(row * PANEL_ROWS)) {
+        for (panel, rows) in panels.zip(blocks.chunks(row * PANEL_ROWS)) {
             kernel::pack(format, columns, rows, panel);
         }
         for copy in arena.get_mut(0..copies * bytes).chunks_exact_mut(bytes) {

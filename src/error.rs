@@ -179,6 +179,11 @@ impl Error {
         brief(&causes.fold(self.to_string(), |chain, cause| format!("{chain}: {cause}")))
     }
 
+    /// The error for a file that is not valid, and why.
+    pub(crate) fn invalid(path: impl Into<PathBuf>, why: impl Into<String>) -> Self {
+        Error::Invalid { path: path.into(), why: why.into() }
+    }
+
     /// The error for a name that is not in `known`, with the nearest one as a suggestion.
     pub fn unknown<'a>(
         kind: &'static str,

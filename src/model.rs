@@ -12,8 +12,6 @@ mod cpu;
 mod decoder;
 mod device;
 mod file;
-#[cfg(test)]
-mod fuzz;
 /// GGUF files.
 pub mod gguf;
 mod gpu;
@@ -45,7 +43,7 @@ pub use device::{check_device, device};
 pub use progress::Progress;
 pub use quant::{Quant, mix_name};
 pub use source::{ModelSource, TokenizerSource, check, open};
-pub use weights::{StoredRows, TensorInfo, WeightSource};
+pub use weights::{StoredRows, TRACE_TARGET, TensorInfo, WeightSource};
 
 /// The implementation that runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

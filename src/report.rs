@@ -33,7 +33,7 @@ pub use csv::csv;
 pub(crate) use document::{Text, Tone};
 pub use evaluation::{evaluation_json, evaluation_markdown, evaluation_text};
 pub use export::{benchmark_json, llama_bench, prometheus, row};
-pub(crate) use export::{escape_label, prometheus_name};
+pub(crate) use export::{escape_label, prometheus_family, prometheus_name};
 pub use full::{ReportOptions, chart_files, markdown};
 pub(crate) use html::render;
 pub use html::{bench_page, page, page_in, pair_page, verdict_page};

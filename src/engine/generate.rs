@@ -55,13 +55,6 @@ pub struct GenerationOutput {
     pub is_finite: bool,
 }
 
-impl GenerationOutput {
-    /// The largest TTFT of the batch.
-    pub fn max_ttft(&self) -> Duration {
-        self.ttft.iter().max().copied().unwrap_or_default()
-    }
-}
-
 /// Generates tokens for a batch of prompts.
 ///
 /// Prefill takes the prompts in order, in chunks of at most 512 tokens, so first tokens come one

@@ -51,8 +51,7 @@ pub fn data_bytes() -> Result<u64> {
     let path = Path::new("/proc/self/status");
     let status =
         fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    kib(&status, "VmData:")
-        .ok_or_else(|| Error::Invalid { path: path.into(), why: "it has no VmData".into() })
+    kib(&status, "VmData:").ok_or_else(|| Error::invalid(path, "it has no VmData"))
 }
 
 /// Parses `/proc/self/status`.

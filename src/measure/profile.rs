@@ -13,8 +13,9 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::engine::{Engine, GenerationRequest};
 use crate::error::{Error, Result};
-use crate::kernel::{Pool, TRACE_TARGET};
+use crate::kernel::Pool;
 use crate::measure::work;
+use crate::model::TRACE_TARGET;
 use crate::record::{Block, Case};
 use crate::settings::Setup;
 use crate::workload::{PromptFormat, Scenario, metric};

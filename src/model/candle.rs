@@ -16,7 +16,7 @@ use crate::model::gguf;
 use crate::model::gguf::Gguf;
 use crate::model::quant::Quant;
 use crate::model::source::{ModelSource, TokenizerSource};
-use crate::model::weights::check_shape;
+use crate::model::weights::as_matrix;
 
 /// The longest supported context: candle-transformers makes RoPE tables for all of it at once, here
 /// 256 MiB.
@@ -72,12 +72,7 @@ impl CandleDecoder {
             (None, Some(Quant::Q8_0 | Quant::Q4KM)) => {
                 let tensors = gguf::quantized_tensors(config, source.weights.as_ref(), quant)?;
                 let mut file = Cursor::new(Vec::new());
-                let metadata = gguf::shape_metadata(config, &source.spec);
-                let metadata: Vec<_> =
-                    metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-                let tensors: Vec<_> =
-                    tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-                gguf_file::write(&mut file, &metadata, &tensors)?;
+                gguf::write_to(&mut file, &gguf::shape_metadata(config, &source.spec), &tensors)?;
                 file.set_position(0);
                 let content = gguf_file::Content::read(&mut file)?;
                 load_quantized(config, content, &mut file, device)?
@@ -142,10 +137,7 @@ fn load_dense(
     let config = &source.config;
     let mut tensors = HashMap::new();
     for (name, shape) in config.tensors() {
-        let rows = if shape.len() < 2 { 1 } else { shape[0] };
-        check_shape(source.weights.as_ref(), &name, &shape)?;
-        let columns = *shape.last().expect("tensors have a dimension");
-        let values = source.weights.rows(&name, 0..rows)?.into_f32(columns);
+        let values = source.weights.rows(&name, 0..as_matrix(&shape)[0])?.into_f32();
         tensors.insert(
             name,
             Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?,

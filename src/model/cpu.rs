@@ -10,14 +10,14 @@ use candle_core::quantized::GgmlDType;
 use crate::error::{Error, Result};
 use crate::kernel::{
     Activations, Arena, Epilogue, GemmOutput, Isa, KvCache, KvDtype, KvLayout, PANEL_ROWS, Pool,
-    Span, TRACE_TARGET, WeightFormat, argmax, attention, gemm, gemm_swiglu, qk_norm_rope, rms_norm,
+    Span, WeightFormat, argmax, attention, gemm, gemm_swiglu, qk_norm_rope, rms_norm,
 };
 use crate::model::config::Config;
 use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
 use crate::model::layer::{Linear, Weights};
 use crate::model::quant::Quant;
 use crate::model::rope::RopeTables;
-use crate::model::weights::WeightSource;
+use crate::model::weights::{TRACE_TARGET, WeightSource};
 
 mod loader;
 
@@ -58,8 +58,7 @@ impl CpuDecoder {
     /// types without a kernel are dequantized to bf16.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape than the configuration, reading fails, memory
-    /// is lacking, or the width of a head is not a multiple of 16.
+    /// When reading fails, memory is lacking, or the width of a head is not a multiple of 16.
     pub(super) fn load(
         config: &Config,
         source: &dyn WeightSource,
@@ -338,12 +337,7 @@ impl Decoder for CpuDecoder {
     }
 
     fn on_all_threads(&self, work: &(dyn Fn() + Sync)) {
-        // One task per thread: the barrier lets none finish before all have begun.
-        let all = std::sync::Barrier::new(self.pool.threads());
-        self.pool.run(self.pool.threads(), |_, _| {
-            all.wait();
-            work();
-        });
+        self.pool.on_each_thread(|_| work());
     }
 
     fn isa(&self) -> Option<&'static str> {

@@ -90,11 +90,28 @@ pub(super) fn read_start(path: &Path) -> Result<Vec<u8>> {
     file.read(0, file.size.min(64) as usize)
 }
 
+/// The name of a file, or nothing if it has none or no UTF-8.
+pub(super) fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+/// Refuses a model that lacks one of its shards; `path` is what names them.
+pub(super) fn check_shards(path: &Path, shards: &[PathBuf]) -> Result<()> {
+    let missing = shards.iter().filter(|shard| !shard.exists());
+    let missing: Vec<&str> = missing.map(|shard| file_name(shard)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let (some, count, names) = (missing.len(), shards.len(), missing.join(", "));
+    let why = format!("{some} of {count} shards are missing: {names}; download them again");
+    Err(Error::invalid(path, why))
+}
+
 /// Refuses a Git LFS pointer.
 pub(super) fn refuse_lfs_pointer(path: &Path) -> Result<()> {
     if !read_start(path)?.starts_with(LFS_POINTER) {
         return Ok(());
     }
     let why = "it is a Git LFS pointer and not the file itself; fetch that with `git lfs pull`";
-    Err(Error::Invalid { path: path.into(), why: why.into() })
+    Err(Error::invalid(path, why))
 }

@@ -19,18 +19,19 @@ use candle_core::quantized::gguf_file::Value;
 
 use crate::error::{Error, Result};
 use crate::model::config::Config;
-use crate::model::file::{PositionedFile, hash_files, refuse_lfs_pointer};
-use crate::model::weights::{StoredRows, TensorInfo, WeightSource, row_bytes};
+use crate::model::file::{PositionedFile, check_shards, hash_files, refuse_lfs_pointer};
+use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix, row_bytes};
 use crate::tokenizer::GgufTokenizer;
 
 use header::{Header, HeaderError, TensorEntry};
 use names::gguf_name;
-use shards::{ConcatReader, Shard, file_name};
+use shards::{ConcatReader, Shard};
 use value::{Metadata, token_id, unsigned};
 
 pub(super) use shards::shard_paths;
 #[cfg(feature = "hub")]
 pub(super) use shards::{parse_shard_name, shard_name};
+pub(super) use write::write_to;
 pub use write::{quantized_tensors, shape_metadata, tokenizer_metadata, write};
 
 /// An opened GGUF model: one file, or all its shards.
@@ -52,37 +53,27 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self> {
         let (shard, header) = open_shard(path)?;
         let Some((index, count)) = shard_position(&header.metadata)
-            .map_err(|why| Error::Invalid { path: path.into(), why })?
+            .map_err(|why| Error::invalid(path, why))?
             .filter(|(_, count)| *count > 1)
         else {
             let tensors = header.tensors.into_iter().map(|(name, entry)| (name, (0, entry)));
             let (metadata, tensors) = (header.metadata, tensors.collect());
             return Ok(Self { shards: vec![shard], metadata, tensors });
         };
-        let invalid = |why: String| Error::Invalid { path: path.into(), why };
         let paths = shard_paths(path).filter(|paths| paths.len() == count).ok_or_else(|| {
-            invalid(format!(
-                "it is shard {} of {count}, but its name does not end in \
-                 `-{:05}-of-{count:05}.gguf`; restore the names of all shards",
-                index + 1,
-                index + 1
-            ))
+            let number = index + 1;
+            let why = format!(
+                "it is shard {number} of {count}, but its name does not end in \
+                 `-{number:05}-of-{count:05}.gguf`; restore the names of all shards"
+            );
+            Error::invalid(path, why)
         })?;
-        let missing: Vec<String> = paths
-            .iter()
-            .filter(|path| !path.exists())
-            .map(|path| file_name(path).to_owned())
-            .collect();
-        if !missing.is_empty() {
-            let (some, missing) = (missing.len(), missing.join(", "));
-            let why = format!("{some} of {count} shards are missing: {missing}; download them");
-            return Err(invalid(why));
-        }
+        check_shards(path, &paths)?;
         let mut all =
             Self { shards: Vec::new(), metadata: HashMap::new(), tensors: HashMap::new() };
         let mut expected = None;
         for (at, path) in paths.iter().enumerate() {
-            let invalid = |why: String| Error::Invalid { path: path.clone(), why };
+            let invalid = |why: String| Error::invalid(path, why);
             let (shard, header) = open_shard(path)?;
             if shard_position(&header.metadata).map_err(invalid)? != Some((at, count)) {
                 let why = format!("its metadata do not say that it is shard {} of {count}", at + 1);
@@ -103,7 +94,7 @@ impl Gguf {
         if let Some(expected) = expected.filter(|expected| *expected != all.tensors.len() as u64) {
             let has = all.tensors.len();
             let why = format!("its shards have {has} tensors, `split.tensors.count` is {expected}");
-            return Err(invalid(why));
+            return Err(Error::invalid(path, why));
         }
         Ok(all)
     }
@@ -151,8 +142,7 @@ impl Gguf {
     /// supported.
     pub fn config(&self, notes: &mut Vec<String>) -> Result<Config> {
         let Some((_, embedding)) = self.tensors.get("token_embd.weight") else {
-            let (path, why) = (self.path().into(), "no tensor `token_embd.weight`".into());
-            return Err(Error::Invalid { path, why });
+            return Err(Error::invalid(self.path(), "no tensor `token_embd.weight`"));
         };
         let tied = !self.tensors.contains_key("output.weight");
         config::read(self.path(), &self.metadata, embedding.shape[0], tied, notes)
@@ -164,10 +154,8 @@ impl Gguf {
     /// When a key is missing or of another type.
     pub fn tokenizer(&self) -> Result<GgufTokenizer> {
         let get = |key: &str| self.metadata.get(&format!("tokenizer.{key}"));
-        let missing = |key: &str| Error::Invalid {
-            path: self.path().into(),
-            why: format!("no usable `tokenizer.{key}`"),
-        };
+        let missing =
+            |key: &str| Error::invalid(self.path(), format!("no usable `tokenizer.{key}`"));
         let text = |key: &str| match get(key) {
             Some(Value::String(text)) => Some(text.clone()),
             _ => None,
@@ -217,11 +205,10 @@ impl WeightSource for Gguf {
     }
 
     fn rows(&self, name: &str, rows: Range<usize>) -> Result<StoredRows> {
-        let (shard, entry) = self.entry(name).ok_or_else(|| Error::Invalid {
-            path: self.path().into(),
-            why: format!("no tensor `{}`", gguf_name(name)),
+        let (shard, entry) = self.entry(name).ok_or_else(|| {
+            Error::invalid(self.path(), format!("no tensor `{}`", gguf_name(name)))
         })?;
-        let columns = *entry.shape.last().expect("tensors have a dimension");
+        let [_, columns] = as_matrix(&entry.shape);
         let row = row_bytes(entry.dtype, columns).expect("checked when the file was opened");
         let offset = entry.offset + (rows.start * row) as u64;
         let bytes = self.shards[*shard].file.read(offset, rows.len() * row)?;
@@ -244,7 +231,7 @@ fn open_shard(path: &Path) -> Result<(Shard, Header)> {
     refuse_lfs_pointer(path)?;
     let reader = File::open(path).map_err(|source| Error::Read { path: path.into(), source })?;
     let header = header::read(BufReader::new(reader), file.size).map_err(|error| match error {
-        HeaderError::Invalid(why) => Error::Invalid { path: path.into(), why },
+        HeaderError::Invalid(why) => Error::invalid(path, why),
         HeaderError::Unsupported(what) => {
             Error::UnsupportedModel(format!("{what} (`{}`)", path.display()))
         }

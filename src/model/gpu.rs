@@ -9,13 +9,13 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::error::Result;
-use crate::kernel::{Span, TRACE_TARGET};
+use crate::kernel::Span;
 use crate::model::config::Config;
 use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
 use crate::model::layer::{Layer, Linear, TensorLoader, Weights};
 use crate::model::quant::{Quant, weight_dtype};
 use crate::model::rope::DeviceRope;
-use crate::model::weights::{WeightSource, check_shape};
+use crate::model::weights::{TRACE_TARGET, WeightSource, check_shapes, tensor_info};
 
 mod matrix;
 
@@ -49,14 +49,14 @@ impl GpuDecoder {
     /// Loads a model. `quant` chooses the types of the matrices, otherwise they stay as stored.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape than the configuration, or reading or the
-    /// device fails.
+    /// When reading or the device fails.
     pub(super) fn load(
         config: &Config,
         source: &dyn WeightSource,
         quant: Option<Quant>,
         device: &Device,
     ) -> Result<Self> {
+        check_shapes(config, source)?;
         let weights = Weights::load(config, &mut GpuLoader { config, source, quant, device })?;
         let dtype = match weights.embedding.dtype() {
             GgmlDType::BF16 if !device.is_cpu() => DType::BF16,
@@ -211,22 +211,20 @@ impl TensorLoader for GpuLoader<'_> {
     type Matrix = Matrix;
     type Vector = Tensor;
 
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Matrix> {
-        check_shape(self.source, name, &shape)?;
-        let info = self.source.info(name).expect("its shape was checked");
+    fn matrix(&mut self, name: &str) -> Result<Matrix> {
+        let info = tensor_info(self.source, name)?;
         let dtype = weight_dtype(name, &info, self.quant, self.config);
-        Matrix::load(self.source, name, shape, dtype, self.device)
+        Matrix::load(self.source, name, &info.shape, dtype, self.device)
     }
 
-    fn vector(&mut self, name: &str, length: usize) -> Result<Tensor> {
-        check_shape(self.source, name, &[length])?;
-        let values = self.source.rows(name, 0..1)?.into_f32(length);
+    fn vector(&mut self, name: &str) -> Result<Tensor> {
+        let values = self.source.rows(name, 0..1)?.into_f32();
         let dtype = if self.quant == Some(Quant::Bf16) && !self.device.is_cpu() {
             DType::BF16
         } else {
             DType::F32
         };
-        Ok(Tensor::from_vec(values, length, self.device)?.to_dtype(dtype)?)
+        Ok(Tensor::new(values, self.device)?.to_dtype(dtype)?)
     }
 }
 

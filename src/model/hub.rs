@@ -19,7 +19,7 @@ mod plan;
 mod spec;
 
 use cache::{RepoCache, is_commit};
-use client::{HubClient, Token};
+use client::HubClient;
 use plan::{REQUIRED_FILES, indexed_shards, plan};
 
 pub use spec::HubSpec;
@@ -36,7 +36,6 @@ pub struct Snapshot {
 }
 
 /// The hub and its cache.
-#[derive(Debug, Clone)]
 pub struct Hub {
     /// The folder with `models--owner--name`.
     pub cache: PathBuf,
@@ -76,7 +75,7 @@ impl Hub {
         Ok(Self {
             cache: cache.unwrap_or_else(|| folder.join("hub")),
             offline: is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE"),
-            client: HubClient::new(&endpoint, token.map(Token)),
+            client: HubClient::new(&endpoint, token),
         })
     }
 
@@ -89,7 +88,6 @@ impl Hub {
     /// required file; when a file is truncated, has another hash, or a name that leads out of the
     /// cache; when offline and a file is not cached.
     pub fn fetch(&self, spec: &HubSpec, progress: &mut dyn Progress) -> Result<Snapshot> {
-        spec.check().map_err(|problem| Error::HubSpec { spec: spec.repo.clone(), problem })?;
         let name = Repo::model(spec.repo.clone()).folder_name();
         let folder = RepoCache { cache: self.cache.clone(), name };
         if self.offline {
@@ -159,7 +157,5 @@ fn find_cached(spec: &HubSpec, folder: &RepoCache) -> Result<(Snapshot, Vec<&'st
     Ok((Snapshot { dir, commit, files }, plan.absent))
 }
 
-#[cfg(test)]
-mod fake;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! The tensors of a model as both native engines load them: one list of names and shapes, for
-//! matrices and vectors of any representation.
+//! The tensors of a model as both native engines load them: one list of names, for matrices and
+//! vectors of any representation.
 
 use crate::error::Result;
 use crate::model::config::{Config, Family};
@@ -10,10 +10,10 @@ pub(super) trait TensorLoader {
     type Vector;
 
     /// A matrix `[out, in]`.
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Self::Matrix>;
+    fn matrix(&mut self, name: &str) -> Result<Self::Matrix>;
 
     /// A norm or a bias.
-    fn vector(&mut self, name: &str, length: usize) -> Result<Self::Vector>;
+    fn vector(&mut self, name: &str) -> Result<Self::Vector>;
 }
 
 /// All tensors of a model.
@@ -51,13 +51,11 @@ impl<M, V> Weights<M, V> {
         config: &Config,
         loader: &mut impl TensorLoader<Matrix = M, Vector = V>,
     ) -> Result<Self> {
-        let layers = (0..config.layers).map(|index| Layer::load(config, index, loader));
+        let layers = (0..config.layers).map(|index| Layer::load(config.family, index, loader));
         let layers = layers.collect::<Result<_>>()?;
-        let shape = [config.vocab, config.hidden];
-        let embedding = loader.matrix("model.embed_tokens.weight", shape)?;
-        let lm_head =
-            if config.tied { None } else { Some(loader.matrix("lm_head.weight", shape)?) };
-        let norm = loader.vector("model.norm.weight", config.hidden)?;
+        let embedding = loader.matrix("model.embed_tokens.weight")?;
+        let lm_head = if config.tied { None } else { Some(loader.matrix("lm_head.weight")?) };
+        let norm = loader.vector("model.norm.weight")?;
         Ok(Self { embedding, layers, norm, lm_head })
     }
 
@@ -78,42 +76,39 @@ impl<M, V> Weights<M, V> {
 
 impl<M, V> Layer<M, V> {
     fn load(
-        config: &Config,
+        family: Family,
         index: usize,
         loader: &mut impl TensorLoader<Matrix = M, Vector = V>,
     ) -> Result<Self> {
-        let &Config { hidden, intermediate, head_dim, family, heads, kv_heads, .. } = config;
-        let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
         let name = |tensor: &str| format!("model.layers.{index}.{tensor}");
-        let mut linear = |projection: &str, rows: usize| -> Result<Linear<M, V>> {
-            let weight = loader.matrix(&name(&format!("{projection}.weight")), [rows, hidden])?;
+        let mut linear = |projection: &str| -> Result<Linear<M, V>> {
+            let weight = loader.matrix(&name(&format!("self_attn.{projection}_proj.weight")))?;
+            let bias = name(&format!("self_attn.{projection}_proj.bias"));
             let bias = match family {
-                Family::Qwen2 => Some(loader.vector(&name(&format!("{projection}.bias")), rows)?),
+                Family::Qwen2 => Some(loader.vector(&bias)?),
                 Family::Qwen3 => None,
             };
             Ok(Linear { weight, bias })
         };
-        let q = linear("self_attn.q_proj", q_width)?;
-        let k = linear("self_attn.k_proj", kv_width)?;
-        let v = linear("self_attn.v_proj", kv_width)?;
+        let (q, k, v) = (linear("q")?, linear("k")?, linear("v")?);
         let qk_norm = match family {
             Family::Qwen3 => Some((
-                loader.vector(&name("self_attn.q_norm.weight"), head_dim)?,
-                loader.vector(&name("self_attn.k_norm.weight"), head_dim)?,
+                loader.vector(&name("self_attn.q_norm.weight"))?,
+                loader.vector(&name("self_attn.k_norm.weight"))?,
             )),
             Family::Qwen2 => None,
         };
         Ok(Self {
-            attention_norm: loader.vector(&name("input_layernorm.weight"), hidden)?,
+            attention_norm: loader.vector(&name("input_layernorm.weight"))?,
             q,
             k,
             v,
             qk_norm,
-            o: loader.matrix(&name("self_attn.o_proj.weight"), [hidden, q_width])?,
-            mlp_norm: loader.vector(&name("post_attention_layernorm.weight"), hidden)?,
-            gate: loader.matrix(&name("mlp.gate_proj.weight"), [intermediate, hidden])?,
-            up: loader.matrix(&name("mlp.up_proj.weight"), [intermediate, hidden])?,
-            down: loader.matrix(&name("mlp.down_proj.weight"), [hidden, intermediate])?,
+            o: loader.matrix(&name("self_attn.o_proj.weight"))?,
+            mlp_norm: loader.vector(&name("post_attention_layernorm.weight"))?,
+            gate: loader.matrix(&name("mlp.gate_proj.weight"))?,
+            up: loader.matrix(&name("mlp.up_proj.weight"))?,
+            down: loader.matrix(&name("mlp.down_proj.weight"))?,
         })
     }
 }

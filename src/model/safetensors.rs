@@ -3,19 +3,17 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt::Formatter;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::model::file::{PositionedFile, hash_files, refuse_lfs_pointer};
-use crate::model::weights::{StoredRows, TensorInfo, WeightSource, row_bytes};
+use crate::model::file::{PositionedFile, check_shards, hash_files, refuse_lfs_pointer};
+use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix, row_bytes};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -33,32 +31,6 @@ pub struct SafetensorsFolder {
 
 /// Prefix of tensor names; the tensors of a bare model (`Qwen3Model`) lack it.
 const PREFIX: &str = "model.";
-
-/// The tensor names of a header, duplicates included: a map would keep only the last.
-struct TensorNames(Vec<String>);
-
-impl<'de> Deserialize<'de> for TensorNames {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct NameVisitor;
-        impl<'de> Visitor<'de> for NameVisitor {
-            type Value = TensorNames;
-            fn expecting(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a map of tensors")
-            }
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<TensorNames, A::Error> {
-                let mut names = Vec::new();
-                while let Some((name, IgnoredAny)) = map.next_entry()? {
-                    names.push(name);
-                }
-                Ok(TensorNames(names))
-            }
-        }
-        deserializer.deserialize_map(NameVisitor)
-    }
-}
 
 /// `model.safetensors.index.json`.
 #[derive(Serialize, Deserialize)]
@@ -103,7 +75,7 @@ impl SafetensorsFolder {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<()> {
-        let invalid = |why: String| Error::Invalid { path: path.clone(), why };
+        let invalid = |why: String| Error::invalid(&path, why);
         let file = PositionedFile::open(&path)?;
         refuse_lfs_pointer(&path)?;
         if file.size < 8 {
@@ -133,15 +105,10 @@ impl SafetensorsFolder {
 /// # Errors
 /// When the header is inconsistent or does not fit the file, or a type is not supported.
 fn parse_header(path: &Path, header: &[u8], size: u64) -> Result<Vec<(String, TensorInfo, u64)>> {
-    let invalid = |why: String| Error::Invalid { path: path.into(), why };
-    let not_a_header = |error| invalid(format!("not a safetensors header: {error}"));
-    let TensorNames(mut names) = serde_json::from_slice(header).map_err(not_a_header)?;
-    names.sort();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(invalid(format!("the tensor `{}` is twice in its header", pair[0])));
-    }
+    let invalid = |why: String| Error::invalid(path, why);
     // This checks offsets against shapes, and that no two tensors overlap.
-    let metadata: Metadata = serde_json::from_slice(header).map_err(not_a_header)?;
+    let metadata: Metadata = serde_json::from_slice(header)
+        .map_err(|error| invalid(format!("not a safetensors header: {error}")))?;
     let data = 8 + header.len() as u64;
     let mut last = data;
     let mut tensors = Vec::new();
@@ -183,8 +150,8 @@ fn shard_names(dir: &Path) -> Result<BTreeSet<String>> {
     refuse_lfs_pointer(&index)?;
     let text = std::fs::read_to_string(&index)
         .map_err(|source| Error::Read { path: index.clone(), source })?;
-    let parsed: ShardIndex = serde_json::from_str(&text)
-        .map_err(|error| Error::Invalid { path: index, why: error.to_string() })?;
+    let parsed: ShardIndex =
+        serde_json::from_str(&text).map_err(|error| Error::invalid(index, error.to_string()))?;
     Ok(parsed.weight_map.into_values().collect())
 }
 
@@ -204,29 +171,17 @@ pub(super) fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         let advice =
             if pytorch { "; PyTorch's own format is not supported: convert it" } else { "" };
         let why = format!("it has neither `{SINGLE}` nor `{INDEX}`{advice}");
-        return Err(Error::Invalid { path: dir.into(), why });
+        return Err(Error::invalid(dir, why));
     }
     let names = shard_names(dir)?;
     if let Some(path) =
         names.iter().find(|name| name.contains(['/', '\\']) || name.starts_with('.'))
     {
-        return Err(Error::Invalid {
-            path: index,
-            why: format!("shard `{path}` is not a plain file name"),
-        });
+        return Err(Error::invalid(index, format!("shard `{path}` is not a plain file name")));
     }
-    let missing: Vec<&str> =
-        names.iter().filter(|name| !dir.join(name).exists()).map(|name| name.as_str()).collect();
-    if !missing.is_empty() {
-        let why = format!(
-            "{} of {} shards are missing: {}; download them again",
-            missing.len(),
-            names.len(),
-            missing.join(", ")
-        );
-        return Err(Error::Invalid { path: index, why });
-    }
-    Ok(names.iter().map(|name| dir.join(name)).collect())
+    let paths: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
+    check_shards(&index, &paths)?;
+    Ok(paths)
 }
 
 impl WeightSource for SafetensorsFolder {
@@ -238,20 +193,11 @@ impl WeightSource for SafetensorsFolder {
         let Some((file, info, offset)) = self.tensors.get(name) else {
             return Err(Error::Failed(format!("no tensor `{name}` in the safetensors files")));
         };
-        let row = row_bytes(info.dtype, info.shape.last().copied().unwrap_or(0))
-            .expect("blocks of one weight fit any row");
-        let count = if info.shape.len() < 2 { 1 } else { info.shape[0] };
-        if rows.end > count {
-            return Err(Error::Failed(format!(
-                "tensor `{name}` has {count} rows, {} were asked for",
-                rows.end
-            )));
-        }
-        let bytes = rows.len() * row;
-        Ok(StoredRows::from_bytes(
-            info.dtype,
-            self.files[*file].1.read(offset + (rows.start * row) as u64, bytes)?,
-        ))
+        let [_, columns] = as_matrix(&info.shape);
+        let row = row_bytes(info.dtype, columns).expect("blocks of one weight fit any row");
+        let at = offset + (rows.start * row) as u64;
+        let bytes = self.files[*file].1.read(at, rows.len() * row)?;
+        Ok(StoredRows::from_bytes(info.dtype, bytes))
     }
 
     fn unused(&self, used: &[(String, Vec<usize>)]) -> Vec<String> {
@@ -279,13 +225,9 @@ impl View for &LazyTensor<'_> {
         self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        let rows = if self.shape.len() < 2 { 1 } else { self.shape[0] };
-        let rows = self
-            .source
-            .rows(self.name, 0..rows)
-            .expect("a source that has the tensor's shape has its values");
-        let values = rows.into_f32(*self.shape.last().expect("tensors have a dimension"));
-        Cow::Owned(values.into_iter().flat_map(f32::to_le_bytes).collect())
+        let rows = self.source.rows(self.name, 0..as_matrix(self.shape)[0]);
+        let rows = rows.expect("a source that has the tensor's shape has its values");
+        Cow::Owned(rows.into_f32().into_iter().flat_map(f32::to_le_bytes).collect())
     }
     fn data_len(&self) -> usize {
         self.shape.iter().product::<usize>() * 4
@@ -349,7 +291,6 @@ pub fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::fuzz;
 
     const GOOD: &str = r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,4],"data_offsets":[0,32]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[32,38]}}"#;
 
@@ -367,7 +308,7 @@ mod tests {
             ("[2,4]", "[4611686018427387904,8]", 38, "not a safetensors header: "),
             ("[2,4]", "[2,5]", 38, "not a safetensors header: "),
             ("[2,4]", "[-2,4]", 38, "not a safetensors header: "),
-            ("\"b\"", "\"a\"", 38, "the tensor `a` is twice in its header"),
+            ("\"b\"", "\"a\"", 38, "not a safetensors header: "),
             ("BF16", "F8_E4M3", 38, "not a safetensors header: "),
             ("BF16", "I16", 38, "tensor `b` of type I16 in `x.safetensors`; supported: F32, F16"),
             ("GOOD", "GOOD", 37, "tensor `b` ends at "),
@@ -376,12 +317,5 @@ mod tests {
             let error = parse(&GOOD.replace(from, to), data).unwrap_err().to_string();
             assert!(error.contains(expected), "{from} {to}: {error}");
         }
-    }
-
-    #[test]
-    fn no_changed_header_panics() {
-        fuzz::try_mutations(GOOD.as_bytes(), fuzz::Mutator::bytes, |header| {
-            let _ = parse_header(Path::new("x"), header, 8 + header.len() as u64 + 38);
-        });
     }
 }

@@ -13,7 +13,7 @@ use crate::model::progress::Progress;
 use crate::model::safetensors::SafetensorsFolder;
 use crate::model::spec::ModelSpec;
 use crate::model::synthetic::SyntheticWeights;
-use crate::model::weights::{WeightSource, check_shape};
+use crate::model::weights::{WeightSource, check_shapes};
 use crate::settings::RopeScaling;
 
 /// Where a model's tokenizer comes from.
@@ -121,7 +121,7 @@ fn open_folder(spec: &str, dir: &Path, notes: &mut Vec<String>) -> Result<ModelS
     if lacks_output && folder.info("model.embed_tokens.weight").is_some() {
         let why = "the weights have no output matrix `lm_head.weight`, and `tie_word_embeddings` \
                    is not true; set it to true if the embedding is the output matrix too";
-        return Err(Error::Invalid { path, why: why.into() });
+        return Err(Error::invalid(path, why));
     }
     if folder.is_bare() {
         notes.push(config::embedding_model_note(dir));
@@ -153,11 +153,8 @@ fn not_a_model(dir: &Path) -> Error {
 /// Refuses weights that lack a tensor of the model, have one of another shape, or have tensors that
 /// the model does not use: leaving one out computes another model.
 fn check_tensors(config: &Config, weights: &dyn WeightSource) -> Result<()> {
-    let tensors = config.tensors();
-    for (name, shape) in &tensors {
-        check_shape(weights, name, shape)?;
-    }
-    let mut unused = weights.unused(&tensors);
+    check_shapes(config, weights)?;
+    let mut unused = weights.unused(&config.tensors());
     // Redundant copies are allowed: RoPE frequencies, and the output matrix of tied embeddings.
     unused.retain(|name| {
         let is_output = ["lm_head.weight", "output.weight"].contains(&name.as_str());

@@ -11,7 +11,7 @@ use sha2::Digest as _;
 use crate::error::{Error, Result};
 use crate::files::hex;
 use crate::model::config::Config;
-use crate::model::weights::{StoredRows, TensorInfo, WeightSource};
+use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix};
 use crate::stats::Random;
 
 /// Weights are uniform in ± this: a standard deviation of 0.02, Qwen's `initializer_range`.
@@ -51,7 +51,7 @@ impl WeightSource for SyntheticWeights {
             .shapes
             .get(name)
             .ok_or_else(|| Error::Failed(format!("no tensor `{name}` in this shape")))?;
-        let columns = *shape.last().expect("tensors have a dimension");
+        let [_, columns] = as_matrix(shape);
         let (start, count) = (rows.start * columns, rows.len() * columns);
         if name.ends_with("norm.weight") {
             return Ok(StoredRows::F32(vec![1.0; count]));
@@ -113,8 +113,7 @@ mod tests {
 
     fn values(name: &str, rows: Range<usize>) -> Vec<f32> {
         let source = SyntheticWeights::new(Config::named("nano").unwrap(), 42);
-        let columns = *source.info(name).unwrap().shape.last().unwrap();
-        source.rows(name, rows).unwrap().into_f32(columns)
+        source.rows(name, rows).unwrap().into_f32()
     }
 
     #[test]

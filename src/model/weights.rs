@@ -1,13 +1,17 @@
 //! Sources of weights: the trait that GGUF, safetensors and synthetic models share. Knows nothing
 //! of a forward pass.
 
-use std::convert::Infallible;
 use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::kernel::{GgmlMatrix, RowData, ggml_matrix};
+use crate::kernel::{dequantize, quantize};
+use crate::model::config::Config;
+
+/// Target of the tracing spans around kernels; only the profiler subscribes to it.
+pub const TRACE_TARGET: &str = "candlemark::kernel";
 
 /// Shape and type of a tensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +20,15 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// The stored type.
     pub dtype: GgmlDType,
+}
+
+/// Rows and columns of a tensor; one of one dimension is a row.
+pub(super) fn as_matrix(shape: &[usize]) -> [usize; 2] {
+    match *shape {
+        [columns] => [1, columns],
+        [rows, columns] => [rows, columns],
+        _ => unreachable!("the shape of a model's tensor was checked"),
+    }
 }
 
 /// The tensors of a model, under their names in safetensors.
@@ -58,42 +71,39 @@ impl StoredRows {
         }
     }
 
-    /// Dequantizes rows of `columns` values.
-    pub fn into_f32(self, columns: usize) -> Vec<f32> {
+    /// Dequantizes the rows.
+    pub fn into_f32(self) -> Vec<f32> {
         match self {
             StoredRows::F32(values) => values,
-            StoredRows::Bytes(dtype, bytes) => {
-                let row = row_bytes(dtype, columns).expect("what was read has whole rows");
-                let rows = bytes.len() / row;
-                let one = |range: Range<usize>| {
-                    Ok::<_, Infallible>(RowData::Bytes(
-                        bytes[range.start * row..range.end * row].to_vec(),
-                    ))
-                };
-                match ggml_matrix(dtype, [rows, columns], one) {
-                    Ok(blocks) => blocks.dequantize(0..rows),
-                    Err(never) => match never {},
-                }
-            }
+            StoredRows::Bytes(dtype, bytes) => dequantize(dtype, &bytes),
         }
     }
 }
 
-/// A whole matrix of a source, quantized to a block format unless it is stored so. Read in
-/// parallel, some rows at a time.
+/// Weights that are read at a time: 16 MiB as f32.
+const WEIGHTS_PER_READ: usize = 1 << 22;
+
+/// The bytes of a whole matrix in a type, read in parallel, some rows at a time.
 ///
 /// # Errors
 /// When the source cannot be read.
-pub(super) fn read_blocks(
+pub(super) fn read_matrix(
     source: &dyn WeightSource,
     name: &str,
-    shape: [usize; 2],
+    shape: &[usize],
     dtype: GgmlDType,
-) -> Result<Box<dyn GgmlMatrix>> {
-    ggml_matrix(dtype, shape, |rows| match source.rows(name, rows)? {
-        StoredRows::Bytes(stored, bytes) if stored == dtype => Ok(RowData::Bytes(bytes)),
-        other => Ok(RowData::F32(other.into_f32(shape[1]))),
-    })
+) -> Result<Vec<u8>> {
+    let [rows, columns] = as_matrix(shape);
+    let row = row_bytes(dtype, columns).expect("blocks divide a row");
+    let height = (WEIGHTS_PER_READ / columns).clamp(1, rows);
+    let mut bytes = vec![0; rows * row];
+    let read = |(i, chunk): (usize, &mut [u8])| -> Result<()> {
+        let rows = i * height..i * height + chunk.len() / row;
+        chunk.copy_from_slice(&read_rows_as(source, name, rows, dtype)?);
+        Ok(())
+    };
+    bytes.par_chunks_mut(height * row).enumerate().try_for_each(read)?;
+    Ok(bytes)
 }
 
 /// The bytes of some rows of a matrix in a type: as stored, or dequantized and quantized again.
@@ -104,26 +114,14 @@ pub(super) fn read_rows_as(
     source: &dyn WeightSource,
     name: &str,
     rows: Range<usize>,
-    columns: usize,
     dtype: GgmlDType,
 ) -> Result<Vec<u8>> {
-    let count = rows.len();
     match source.rows(name, rows)? {
         StoredRows::Bytes(stored, bytes) if stored == dtype => Ok(bytes),
         other => {
-            let values = other.into_f32(columns);
-            if dtype == GgmlDType::F32 {
-                return Ok(bytemuck::cast_slice(&values).to_vec());
-            }
-            let fill = |rows: Range<usize>| {
-                Ok::<_, Infallible>(RowData::F32(
-                    values[rows.start * columns..rows.end * columns].to_vec(),
-                ))
-            };
-            match ggml_matrix(dtype, [count, columns], fill) {
-                Ok(blocks) => Ok(blocks.data().to_vec()),
-                Err(never) => match never {},
-            }
+            let values = other.into_f32();
+            let _span = tracing::trace_span!(target: TRACE_TARGET, "pack").entered();
+            Ok(quantize(dtype, &values))
         }
     }
 }
@@ -135,16 +133,25 @@ pub(super) fn row_bytes(dtype: GgmlDType, columns: usize) -> Option<usize> {
         .then(|| columns / dtype.block_size() * dtype.type_size())
 }
 
-/// Refuses a tensor that is missing or has another shape than the configuration asks for.
-pub(super) fn check_shape(source: &dyn WeightSource, name: &str, shape: &[usize]) -> Result<()> {
-    match source.info(name) {
-        None => Err(Error::Failed(format!(
-            "the weights lack the tensor `{name}`; is the download complete?"
-        ))),
-        Some(info) if info.shape != shape => Err(Error::Failed(format!(
-            "tensor `{name}` has shape {:?}, the configuration asks for {shape:?}",
-            info.shape
-        ))),
-        Some(_) => Ok(()),
+/// Shape and type of a tensor of an opened model.
+///
+/// # Errors
+/// When there is none of this name.
+pub(super) fn tensor_info(source: &dyn WeightSource, name: &str) -> Result<TensorInfo> {
+    source.info(name).ok_or_else(|| {
+        Error::Failed(format!("the weights lack the tensor `{name}`; is the download complete?"))
+    })
+}
+
+/// Refuses weights that lack a tensor of the model or have one of another shape.
+pub(super) fn check_shapes(config: &Config, weights: &dyn WeightSource) -> Result<()> {
+    for (name, shape) in &config.tensors() {
+        let found = tensor_info(weights, name)?.shape;
+        if found != *shape {
+            return Err(Error::Failed(format!(
+                "tensor `{name}` has shape {found:?}, the configuration asks for {shape:?}"
+            )));
+        }
     }
+    Ok(())
 }

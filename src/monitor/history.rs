@@ -110,7 +110,7 @@ impl History {
         let ours = |line: &&str| line.starts_with(LINE_START) || torn(line);
         if !lines.is_empty() && !lines.iter().any(ours) {
             let why = "it is not a history file; choose another with `--history`";
-            return Err(Error::Invalid { path: self.path.clone(), why: why.into() });
+            return Err(Error::invalid(&self.path, why));
         }
         let (mut unreadable, mut unknown, mut seen) = (0, 0, HashSet::new());
         // The time of the next valid line: an entry from the future is at least as old as that.

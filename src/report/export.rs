@@ -10,7 +10,7 @@ mod row;
 pub use benchmark::benchmark_json;
 pub use llama_bench::llama_bench;
 pub use prometheus::prometheus;
-pub(crate) use prometheus::{escape_label, prometheus_name};
+pub(crate) use prometheus::{escape_label, family as prometheus_family, prometheus_name};
 pub use row::row;
 
 use crate::error::{Error, Result};

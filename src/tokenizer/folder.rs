@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::bpe::Tokenizer;
 use super::chat::ChatTemplate;
-use super::parse::{invalid, parse};
+use super::parse::parse;
 use crate::error::{Error, Result};
 
 impl Tokenizer {
@@ -39,23 +39,21 @@ impl Tokenizer {
         }
         let path = dir.join("tokenizer_config.json");
         let config: TokenizerConfig = read_json(&path)?;
-        if let Some(name) = config.token("eos_token") {
-            let id = inner.token_to_id(name).ok_or_else(|| {
-                invalid(&path, format!("its `eos_token` `{name}` is not in `tokenizer.json`"))
-            })?;
-            ends.push(id);
-        }
-
-        let prefix = match (config.add_bos_token, config.token("bos_token")) {
-            (Some(true), Some(name)) => vec![inner.token_to_id(name).ok_or_else(|| {
-                invalid(&path, format!("its `bos_token` `{name}` is not in `tokenizer.json`"))
+        let special = |key: &str| {
+            let id = |name| {
+                let why = || format!("its `{key}` `{name}` is not in `tokenizer.json`");
+                inner.token_to_id(name).ok_or_else(|| Error::invalid(&path, why()))
+            };
+            config.token(key).map(id).transpose()
+        };
+        ends.extend(special("eos_token")?);
+        let prefix = match config.add_bos_token {
+            Some(true) => vec![special("bos_token")?.ok_or_else(|| {
+                let why = "`add_bos_token` is true, but there is no `bos_token`";
+                Error::invalid(&path, why)
             })?],
-            (Some(true), None) => {
-                return Err(invalid(&path, "`add_bos_token` is true, but there is no `bos_token`"));
-            }
             _ => Vec::new(),
         };
-
         let template = template(dir, &config)?.map(|(origin, source)| ChatTemplate {
             origin: origin.display().to_string(),
             source,
@@ -145,7 +143,9 @@ struct NamedTemplate {
 /// Parses a file; the default if there is no such file.
 fn read_json<T: Default + DeserializeOwned>(path: &Path) -> Result<T> {
     match read(path)? {
-        Some(text) => serde_json::from_str(&text).map_err(|err| invalid(path, err.to_string())),
+        Some(text) => {
+            serde_json::from_str(&text).map_err(|err| Error::invalid(path, err.to_string()))
+        }
         None => Ok(T::default()),
     }
 }
@@ -161,7 +161,7 @@ fn read(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::{Message, Role, Thinking};
+    use crate::tokenizer::Thinking;
 
     /// The tiny tokenizer in a folder with these files.
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Tokenizer>) {
@@ -214,7 +214,6 @@ mod tests {
             "tokenizer_config.json",
             r#"{"chat_template": [{"name": "default", "template": "of several"}]}"#,
         );
-        let hello = [Message::new(Role::User, "hello")];
         for (files, expected) in [
             (vec![config], "from config: hello"),
             (vec![config, ("chat_template.jinja", "from file")], "from file"),
@@ -233,7 +232,7 @@ mod tests {
             ),
             (vec![], "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"),
         ] {
-            assert_eq!(folder(&files).1.unwrap().chat(&hello, Thinking::On).unwrap(), expected);
+            assert_eq!(folder(&files).1.unwrap().chat("hello", Thinking::On).unwrap(), expected);
         }
     }
 
@@ -289,8 +288,7 @@ mod tests {
         ] {
             let tokenizer = folder(&[(name, text)]).1.unwrap();
             assert!(!tokenizer.encode("hello").unwrap().is_empty());
-            let hello = [Message::new(Role::User, "hello")];
-            let message = tokenizer.chat(&hello, Thinking::On).unwrap_err().to_string();
+            let message = tokenizer.chat("hello", Thinking::On).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
     }

@@ -1,6 +1,6 @@
 //! Parses `tokenizer.json`; refuses components that are not those of byte-level BPE.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -29,16 +29,9 @@ struct ModelJson {
 
 /// The components that byte-level BPE needs. The tokenizers crate has others that panic, allocate
 /// or loop on parameters that it does not check.
+#[rustfmt::skip]
 const NORMALIZERS: &[&str] = &[
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Lowercase",
-    "Prepend",
-    "Replace",
-    "Sequence",
-    "Strip",
+    "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Sequence", "Strip",
     "StripAccents",
 ];
 const PRE_TOKENIZERS: &[&str] =
@@ -48,17 +41,17 @@ const POST_PROCESSORS: &[&str] = &["ByteLevel", "Sequence", "TemplateProcessing"
 /// Parses a `tokenizer.json`.
 pub(super) fn parse(json: &[u8], path: &Path) -> Result<tokenizers::Tokenizer> {
     let components: TokenizerJson =
-        serde_json::from_slice(json).map_err(|err| invalid(path, err.to_string()))?;
+        serde_json::from_slice(json).map_err(|err| Error::invalid(path, err.to_string()))?;
     check_component("normalizer", &components.normalizer, NORMALIZERS, path)?;
     check_component("pre-tokenizer", &components.pre_tokenizer, PRE_TOKENIZERS, path)?;
     check_component("post-processor", &components.post_processor, POST_PROCESSORS, path)?;
     check_supported("model", components.model.kind.as_deref().unwrap_or("BPE"), &["BPE"], path)?;
     if components.model.dropout.is_some_and(|dropout| dropout != 0.0) {
-        return Err(invalid(path, "its `dropout` is not 0: tokenization would be random"));
+        return Err(Error::invalid(path, "its `dropout` is not 0: tokenization would be random"));
     }
     catch_panic(|| tokenizers::Tokenizer::from_bytes(json))
         .unwrap_or_else(|panic| Err(panic.into()))
-        .map_err(|err| invalid(path, err.to_string()))
+        .map_err(|err| Error::invalid(path, err.to_string()))
 }
 
 /// Checks a component and those inside it.
@@ -70,7 +63,7 @@ fn check_component(what: &str, component: &Value, known: &[&str], path: &Path) -
     check_supported(what, name, known, path)?;
     let pattern = component.get("pattern").and_then(Value::as_object);
     if pattern.is_some_and(|pattern| pattern.values().any(|text| text == "")) {
-        return Err(invalid(path, format!("the pattern of its {what} `{name}` is empty")));
+        return Err(Error::invalid(path, format!("the pattern of its {what} `{name}` is empty")));
     }
     let lists =
         ["normalizers", "pretokenizers", "processors"].iter().filter_map(|key| component.get(key));
@@ -89,10 +82,6 @@ fn check_supported(what: &str, name: &str, known: &[&str], path: &Path) -> Resul
         path.display(),
         known.join(", ")
     )))
-}
-
-pub(super) fn invalid(path: impl Into<PathBuf>, why: impl Into<String>) -> Error {
-    Error::Invalid { path: path.into(), why: why.into() }
 }
 
 /// Wraps an error of the tokenizers crate.

@@ -1,5 +1,4 @@
-//! The files of a model, with bounded memory. `src/model/fuzz.rs` tests many more headers in
-//! memory.
+//! The files of a model, with bounded memory.
 
 use std::fs;
 use std::path::Path;
@@ -10,6 +9,7 @@ use candlemark::model::config::Config;
 use candlemark::model::gguf;
 use candlemark::model::gguf::Gguf;
 use candlemark::model::safetensors::SafetensorsFolder;
+use candlemark::settings::RopeScaling;
 use candlemark::tokenizer::Tokenizer;
 
 use crate::Reader;
@@ -57,7 +57,16 @@ fn safetensors_files_are_opened() {
 
 #[test]
 fn configurations_of_models_are_read() {
-    let json = Config::named("nano-qwen2").unwrap().to_json().into_bytes();
+    let mut config = Config::named("nano-qwen2").unwrap();
+    config.rope_scaling = Some(RopeScaling {
+        rope_type: "yarn".into(),
+        factor: 4.0,
+        original_max_position_embeddings: 32768,
+        attention_factor: Some(1.5),
+        beta_fast: Some(32.0),
+        beta_slow: Some(1.0),
+    });
+    let json = config.to_json().into_bytes();
     let read = |path: &Path| {
         let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
         Config::from_json(path, &text, &mut Vec::new())

@@ -24,7 +24,7 @@ pub struct BagOfWords {
 /// When the weights cannot be read.
 pub fn load(source: &ModelSource, _: &Setup) -> Result<Box<dyn Decoder>> {
     let config = source.config.clone();
-    let embedding = source.weights.rows(EMBEDDING, 0..config.vocab)?.into_f32(config.hidden);
+    let embedding = source.weights.rows(EMBEDDING, 0..config.vocab)?.into_f32();
     Ok(Box::new(BagOfWords { config, embedding, sequences: Vec::new() }))
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use memmap2::MmapMut;
 
 /// Size and alignment of a huge page on x86-64, and on Arm with pages of 4 KiB.
-pub const HUGE_PAGE: usize = 2 << 20;
+pub(super) const HUGE_PAGE: usize = 2 << 20;
 
 /// Zeroed bytes, aligned to a huge page. Pages that were never written take no physical memory.
 pub struct Arena {

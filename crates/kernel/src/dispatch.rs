@@ -14,26 +14,43 @@ use super::portable;
 /// The table of a tier. AMX adds a bf16 GEMM to those of AVX-512.
 pub(super) fn kernels(isa: Isa) -> &'static Kernels {
     match isa.tier() {
-        Tier::Portable => &portable::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => &avx2::KERNELS,
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512 | Tier::Amx => &avx512::KERNELS,
+        _ => &portable::KERNELS,
     }
 }
 
-/// See [`portable::gemm_f32`].
-pub(super) fn gemm_f32(
-    isa: Isa,
-    lines: &[f32],
-    step: usize,
-    columns: usize,
-    x: &[f32],
-    stride: usize,
-    out: &mut [F32x16],
-) {
-    // SAFETY: see the head of this file.
-    unsafe { (kernels(isa).gemm_f32)(lines, step, columns, x, stride, out) }
+/// Functions that call the kernel of their name.
+macro_rules! dispatch {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),* $(,)?);)*) => {$(
+        $(#[$doc])*
+        pub(super) fn $name(isa: Isa, $($arg: $type),*) {
+            // SAFETY: see the head of this file.
+            unsafe { (kernels(isa).$name)($($arg),*) }
+        }
+    )*};
+}
+
+dispatch! {
+    /// See [`portable::gemm_f32`].
+    gemm_f32(
+        lines: &[f32],
+        step: usize,
+        columns: usize,
+        x: &[f32],
+        stride: usize,
+        out: &mut [F32x16],
+    );
+    /// See [`portable::gemm_int16`].
+    gemm_int16(weights: &Int16Block, x: Int16Rows<'_>, out: &mut [F32x16]);
+    /// See [`portable::widen_to_f32`].
+    widen_to_f32(format: WeightFormat, panel: &[u8], first: usize, lines: &mut [F32x16]);
+    /// See [`portable::f32_to_int16`].
+    f32_to_int16(lines: &[F32x16], block: &mut Int16Block);
+    /// See [`portable::q8_0_to_int16`].
+    q8_0_to_int16(panel: &[u8], columns: usize, number: usize, block: &mut Int16Block);
 }
 
 /// Quantized weights with 8-bit activations.
@@ -53,12 +70,6 @@ pub(super) fn gemm_int8(
     };
     // SAFETY: see the head of this file.
     unsafe { kernel(panel, x, out) }
-}
-
-/// See [`portable::gemm_int16`].
-pub(super) fn gemm_int16(isa: Isa, weights: &Int16Block, x: Int16Rows<'_>, out: &mut [F32x16]) {
-    // SAFETY: see the head of this file.
-    unsafe { (kernels(isa).gemm_int16)(weights, x, out) }
 }
 
 /// F16 or BF16 weights with f32 activations, for decode. Without a kernel that widens in registers,
@@ -83,41 +94,11 @@ pub(super) fn gemm_f16_bf16(
     }
 }
 
-/// See [`portable::widen_to_f32`].
-pub(super) fn widen_to_f32(
-    isa: Isa,
-    format: WeightFormat,
-    panel: &[u8],
-    first: usize,
-    lines: &mut [F32x16],
-) {
-    // SAFETY: see the head of this file.
-    unsafe { (kernels(isa).widen_to_f32)(format, panel, first, lines) }
-}
-
 /// See [`portable::widen_bf16_pairs`]; `pairs` may be longer than the lines need.
 pub(super) fn widen_bf16_pairs(isa: Isa, pairs: &[u8], width: usize, lines: &mut [f32]) {
     let pairs: &[[u16; 2]] = &bytemuck::cast_slice(pairs)[..lines.len() / 2];
     // SAFETY: see the head of this file.
     unsafe { (kernels(isa).widen_bf16_pairs)(pairs, width, lines) }
-}
-
-/// See [`portable::f32_to_int16`].
-pub(super) fn f32_to_int16(isa: Isa, lines: &[F32x16], block: &mut Int16Block) {
-    // SAFETY: see the head of this file.
-    unsafe { (kernels(isa).f32_to_int16)(lines, block) }
-}
-
-/// See [`portable::q8_0_to_int16`].
-pub(super) fn q8_0_to_int16(
-    isa: Isa,
-    panel: &[u8],
-    columns: usize,
-    number: usize,
-    block: &mut Int16Block,
-) {
-    // SAFETY: see the head of this file.
-    unsafe { (kernels(isa).q8_0_to_int16)(panel, columns, number, block) }
 }
 
 /// Quantizes activations to 8 bits, where the tier has a kernel for it; else returns false.

@@ -19,17 +19,12 @@ const ROW_BYTES: usize = 64;
 /// A tile register: rows of bytes.
 type Register = [[u8; ROW_BYTES]; ROWS];
 
-/// The AMX state of a thread.
-struct AmxState {
-    /// Rows and bytes per row of each register, once configured.
-    shapes: Option<[(usize, usize); 8]>,
-    registers: [Register; 8],
-}
+/// The AMX state of a thread: its registers, once they are configured.
+type AmxState = Option<[Register; 8]>;
 
 thread_local! {
     // Has no destructor, so a signal handler may access it.
-    static AMX_STATE: RefCell<AmxState> =
-        const { RefCell::new(AmxState { shapes: None, registers: [[[0; ROW_BYTES]; ROWS]; 8] }) };
+    static AMX_STATE: RefCell<AmxState> = const { RefCell::new(None) };
 }
 
 /// Installs the signal handler; returns whether AMX instructions work from now on.
@@ -120,58 +115,37 @@ impl Instruction {
             Self::Configure { from } => {
                 // SAFETY: the instruction reads 64 bytes at this address.
                 let bytes = unsafe { &*(from as *const [u8; 64]) };
-                // Palette 1, start row 0.
-                if bytes[..2] != [1, 0] {
-                    return None;
-                }
-                let shape = |register: usize| {
-                    let row_bytes = [bytes[16 + 2 * register], bytes[17 + 2 * register]];
-                    let shape = (
-                        usize::from(bytes[48 + register]),
-                        usize::from(u16::from_le_bytes(row_bytes)),
-                    );
-                    (shape.0 <= ROWS && shape.1 <= ROW_BYTES).then_some(shape)
-                };
-                let mut shapes = [(0, 0); 8];
-                for (register, to) in shapes.iter_mut().enumerate() {
-                    *to = shape(register)?;
-                }
-                *state = AmxState { shapes: Some(shapes), registers: [[[0; ROW_BYTES]; ROWS]; 8] };
+                // Palette 1, start row 0, and whole registers: kernels configure no others.
+                let rows = bytes[16..32].as_chunks::<2>().0;
+                let whole = rows[..8].iter().all(|bytes| *bytes == [ROW_BYTES as u8, 0])
+                    && bytes[48..56] == [ROWS as u8; 8];
+                *state = (bytes[..2] == [1, 0] && whole).then_some([[[0; ROW_BYTES]; ROWS]; 8]);
+                state.as_ref()?;
             }
-            Self::Release => state.shapes = None,
-            Self::Zero { to } => {
-                state.shapes?;
-                state.registers[to] = [[0; ROW_BYTES]; ROWS];
-            }
+            Self::Release => *state = None,
+            Self::Zero { to } => state.as_mut()?[to] = [[0; ROW_BYTES]; ROWS],
             Self::Load { to, from, stride } => {
-                let (rows, bytes) = state.shapes?[to];
-                let register = &mut state.registers[to];
-                *register = [[0; ROW_BYTES]; ROWS];
-                for (row, to) in register.iter_mut().take(rows).enumerate() {
+                for (row, to) in state.as_mut()?[to].iter_mut().enumerate() {
                     let from = from.wrapping_add_signed(row as isize * stride) as *const u8;
                     // SAFETY: the instruction reads a row of the register at this address.
-                    unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), bytes) };
+                    unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), ROW_BYTES) };
                 }
             }
             Self::Store { from, to, stride } => {
-                let (rows, bytes) = state.shapes?[from];
-                for (row, from) in state.registers[from].iter().take(rows).enumerate() {
+                for (row, from) in state.as_ref()?[from].iter().enumerate() {
                     let to = to.wrapping_add_signed(row as isize * stride) as *mut u8;
                     // SAFETY: the instruction writes a row of the register at this address.
-                    unsafe { to.copy_from_nonoverlapping(from.as_ptr(), bytes) };
+                    unsafe { to.copy_from_nonoverlapping(from.as_ptr(), ROW_BYTES) };
                 }
             }
             Self::DotProduct { to, a, b } => {
-                let shapes = state.shapes?;
-                let ((rows, row_bytes), (a_rows, a_row_bytes), (b_rows, b_row_bytes)) =
-                    (shapes[to], shapes[a], shapes[b]);
-                let fits = rows == a_rows && a_row_bytes == 4 * b_rows && row_bytes == b_row_bytes;
-                if !fits || to == a || to == b || a == b {
+                if to == a || to == b || a == b {
                     return None;
                 }
-                let (a, b) = (state.registers[a], state.registers[b]);
+                let registers = state.as_mut()?;
+                let (a, b) = (registers[a], registers[b]);
                 // SAFETY: `install` detected AVX-512.
-                unsafe { dot_product(&mut state.registers[to], &a, &b, rows, b_rows) };
+                unsafe { dot_product(&mut registers[to], &a, &b) };
             }
         }
         Some(())
@@ -181,23 +155,12 @@ impl Instruction {
 /// Address of a memory operand, row stride (from the SIB index), and length of the instruction.
 fn address(bytes: &[u8; BYTES], registers: &[i64]) -> Option<(usize, isize, usize)> {
     /// In the order of register numbers in encodings.
+    #[rustfmt::skip]
     const NAMES: [c_int; 16] = [
-        libc::REG_RAX,
-        libc::REG_RCX,
-        libc::REG_RDX,
-        libc::REG_RBX,
-        libc::REG_RSP,
-        libc::REG_RBP,
-        libc::REG_RSI,
-        libc::REG_RDI,
-        libc::REG_R8,
-        libc::REG_R9,
-        libc::REG_R10,
-        libc::REG_R11,
-        libc::REG_R12,
-        libc::REG_R13,
-        libc::REG_R14,
-        libc::REG_R15,
+        libc::REG_RAX, libc::REG_RCX, libc::REG_RDX, libc::REG_RBX,
+        libc::REG_RSP, libc::REG_RBP, libc::REG_RSI, libc::REG_RDI,
+        libc::REG_R8, libc::REG_R9, libc::REG_R10, libc::REG_R11,
+        libc::REG_R12, libc::REG_R13, libc::REG_R14, libc::REG_R15,
     ];
     let register = |number: u8| registers[NAMES[usize::from(number)] as usize] as isize;
     let (high, modrm) = (bytes[1], bytes[4]);
@@ -227,7 +190,7 @@ fn address(bytes: &[u8; BYTES], registers: &[i64]) -> Option<(usize, isize, usiz
 /// of pairs have separate sums over the columns. AMX also flushes denormals to zero, which sums of
 /// ordinary numbers do not show.
 #[target_feature(enable = "avx512f")]
-fn dot_product(to: &mut Register, a: &Register, b: &Register, rows: usize, depth: usize) {
+fn dot_product(to: &mut Register, a: &Register, b: &Register) {
     let widen =
         |bytes: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes([bytes[0], bytes[1]])) << 16);
     // Rows of `b`, split into the first and the second numbers of pairs.
@@ -237,9 +200,9 @@ fn dot_product(to: &mut Register, a: &Register, b: &Register, rows: usize, depth
             (to[0][column], to[1][column]) = (widen(pair), widen(&pair[2..]));
         }
     }
-    for (to, a) in to.iter_mut().zip(a).take(rows) {
+    for (to, a) in to.iter_mut().zip(a) {
         let mut sums = [[0f32; ROWS]; 2];
-        for (pair, b) in a.chunks_exact(4).zip(&split_b).take(depth) {
+        for (pair, b) in a.chunks_exact(4).zip(&split_b) {
             for (half, a) in [widen(pair), widen(&pair[2..])].into_iter().enumerate() {
                 for column in 0..ROWS {
                     sums[half][column] = a.mul_add(b[half][column], sums[half][column]);
@@ -301,4 +264,30 @@ fn instructions_are_decoded_as_an_assembler_encodes_them() {
     }
     // ud2, which traps on purpose.
     assert_eq!(Instruction::decode(&[0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0, 0], &registers), None);
+}
+
+#[test]
+fn rows_are_loaded_and_stored_once_registers_are_configured() {
+    let mut config = [0u8; 64];
+    config[0] = 1;
+    (0..8).for_each(|register| config[16 + 2 * register] = ROW_BYTES as u8);
+    config[48..56].fill(ROWS as u8);
+    let (mut state, numbers) = (None, std::array::from_fn::<u8, 2048, _>(|i| (i % 251) as u8));
+    let mut stored = [0u8; 1024];
+    let load = Instruction::Load { to: 5, from: numbers.as_ptr() as usize, stride: 128 };
+    let to = stored.as_mut_ptr() as usize;
+    let store = Instruction::Store { from: 5, to, stride: 64 };
+    assert_eq!(load.execute(&mut state), None, "not configured");
+    Instruction::Configure { from: config.as_ptr() as usize }.execute(&mut state).unwrap();
+    load.execute(&mut state).unwrap();
+    store.execute(&mut state).unwrap();
+    for (row, stored) in stored.chunks(64).enumerate() {
+        assert_eq!(stored, &numbers[row * 128..][..64]);
+    }
+    Instruction::Zero { to: 5 }.execute(&mut state).unwrap();
+    store.execute(&mut state).unwrap();
+    assert_eq!(stored, [0; 1024]);
+    config[48] = 15;
+    let configure = Instruction::Configure { from: config.as_ptr() as usize };
+    assert_eq!(configure.execute(&mut state), None, "a part of a register");
 }

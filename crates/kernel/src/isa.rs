@@ -16,13 +16,10 @@ pub(super) enum Tier {
     /// The target's baseline.
     Portable,
     /// AVX2 with FMA and F16C.
-    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 (F, BW, DQ, VL) with VNNI; AVX512-BF16 where the CPU has it.
-    #[cfg(target_arch = "x86_64")]
     Avx512,
     /// The above with AVX512-BF16, AMX-TILE and AMX-BF16.
-    #[cfg(target_arch = "x86_64")]
     Amx,
 }
 
@@ -30,15 +27,7 @@ impl Isa {
     /// The environment variable that forces a tier.
     pub const ENV_VARIABLE: &str = "CANDLEMARK_ISA";
 
-    const ALL: &[Tier] = &[
-        Tier::Portable,
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2,
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx512,
-        #[cfg(target_arch = "x86_64")]
-        Tier::Amx,
-    ];
+    const ALL: [Tier; 4] = [Tier::Portable, Tier::Avx2, Tier::Avx512, Tier::Amx];
 
     /// Plain Rust, compiled for the target's baseline.
     pub const PORTABLE: Self = Self(Tier::Portable);
@@ -137,10 +126,7 @@ impl Isa {
 
     /// VNNI: `vpdpbusd`, dot products of bytes summed in 32 bits.
     pub(super) fn has_vnni(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.0 >= Tier::Avx512;
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        self.0 >= Tier::Avx512
     }
 
     /// `vdpbf16ps`, dot products of bf16 summed in f32.
@@ -153,10 +139,7 @@ impl Isa {
 
     /// AMX: `tdpbf16ps` on tile registers.
     pub(super) fn has_amx(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.0 == Tier::Amx;
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        self.0 == Tier::Amx
     }
 
     /// The name, for [`Isa::from_name`] and in records.
@@ -169,11 +152,8 @@ impl Tier {
     fn name(self) -> &'static str {
         match self {
             Tier::Portable => "portable",
-            #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
             Tier::Amx => "amx",
         }
     }
@@ -201,6 +181,8 @@ impl Tier {
                 static AMX: OnceLock<bool> = OnceLock::new();
                 Tier::Avx512.is_supported() && *AMX.get_or_init(detect_amx)
             }
+            #[cfg(not(target_arch = "x86_64"))]
+            Tier::Avx2 | Tier::Avx512 | Tier::Amx => false,
         }
     }
 }
@@ -277,7 +259,6 @@ macro_rules! multiversion {
                 portable($($arg),*)
             }
             match isa.tier() {
-                $crate::isa::Tier::Portable => portable($($arg),*),
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a value of `Isa` of this tier is only made on a CPU that has it.
                 $crate::isa::Tier::Avx2 => unsafe { avx2($($arg),*) },
@@ -286,6 +267,7 @@ macro_rules! multiversion {
                 $crate::isa::Tier::Avx512 | $crate::isa::Tier::Amx => unsafe {
                     avx512($($arg),*)
                 },
+                _ => portable($($arg),*),
             }
         }
     };
@@ -314,7 +296,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn a_missing_required_tier_fails_tests() {
         let (two, none) = (["portable", "avx2"], Ok(()));
         assert_eq!(check_required("", &two), none);

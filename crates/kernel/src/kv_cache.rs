@@ -119,11 +119,6 @@ impl KvCache {
         self.sequences.resize_with(sequences, Sequence::default);
     }
 
-    /// Number of sequences.
-    pub fn sequences(&self) -> usize {
-        self.sequences.len()
-    }
-
     /// Positions of a sequence, if it exists.
     pub fn length(&self, sequence: usize) -> Option<usize> {
         self.sequences.get(sequence).map(|sequence| sequence.length)
@@ -300,7 +295,7 @@ mod tests {
     fn pages_are_allocated_and_freed() {
         let mut cache = cache(KvDtype::Bf16);
         cache.reset(2);
-        assert_eq!((cache.sequences(), cache.bytes(), cache.length(2)), (2, 0, None));
+        assert_eq!((cache.sequences.len(), cache.bytes(), cache.length(2)), (2, 0, None));
         cache.grow(0, 33).unwrap();
         cache.grow(1, 1).unwrap();
         let page = 2 * 3 * 2 * 32 * 16 * 2;

@@ -3,8 +3,7 @@
 //! VNNI, AMX); the `portable` tier is the definition that every other tier must agree with.
 //!
 //! All `unsafe` code of the project lives here: functions compiled with `#[target_feature]`, which
-//! are called only after CPU detection, output slices that tasks write in parallel, and blocks
-//! viewed as bytes.
+//! are called only after CPU detection, and output slices that tasks write in parallel.
 //!
 //! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed`
 //! (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
@@ -44,12 +43,12 @@ mod pool;
 mod portable;
 
 pub use activations::{ActivationFormat, Activations};
-pub use arena::{Arena, HUGE_PAGE};
+pub use arena::Arena;
 pub use attention::{attention, attention_format};
 pub use elementwise::{argmax, qk_norm_rope, rms_norm};
 pub use error::{Error, Result};
 pub use gemm::{Epilogue, GemmOutput, activation_format, gemm, gemm_swiglu};
-pub use ggml::{GgmlMatrix, RowData, ggml_matrix};
+pub use ggml::{dequantize, quantize};
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvDtype, KvLayout, Span};
 #[cfg(feature = "llama-cpp")]
@@ -57,9 +56,6 @@ pub use llama_cpp::llama_system_info;
 pub use packed::{PANEL_ROWS, PackedMatrix, WeightFormat, pack};
 pub use peak::{PeakRates, ReadBandwidth, peak_rates, read_bandwidth};
 pub use pool::Pool;
-
-/// Target of the tracing spans around kernels; only the profiler subscribes to it.
-pub const TRACE_TARGET: &str = "candlemark::kernel";
 
 /// Reports a skipped test on stderr, bypassing the test harness, which hides the output of tests
 /// that pass.
@@ -71,7 +67,5 @@ pub fn skipped(what: &str) {
 
 #[cfg(all(any(test, feature = "emulator"), target_arch = "x86_64", target_os = "linux"))]
 mod emulator;
-#[cfg(all(test, unix))]
-mod guard;
 #[cfg(test)]
 mod tests;

@@ -135,7 +135,7 @@ pub fn read_bandwidth(
         [Arena::with_small_pages(part * pool.threads())?, Arena::new(part * pool.threads())?];
     for arena in &mut arenas {
         let all = SharedSlice::new(arena.all_mut());
-        on_each_thread(pool, |thread| {
+        pool.on_each_thread(|thread| {
             // SAFETY: the parts of threads do not overlap, and each thread slices its own once.
             let part = unsafe { all.slice(thread * part, part) };
             // Pages that were never written would all map to the one zero page.
@@ -151,7 +151,7 @@ pub fn read_bandwidth(
     for pass in 1.. {
         for (best, arena) in best.iter_mut().zip(&arenas) {
             let start = Instant::now();
-            on_each_thread(pool, |thread| {
+            pool.on_each_thread(|thread| {
                 black_box(sum_lines(isa, black_box(arena.get(thread * part..(thread + 1) * part))));
             });
             *best = start.elapsed().min(*best);
@@ -199,20 +199,6 @@ multiversion! {
     }
 }
 
-/// Runs `work` once on every thread: as many tasks as threads, with a barrier at their start.
-fn on_each_thread(pool: &Pool, work: impl Fn(usize) + Sync) {
-    let started = AtomicUsize::new(0);
-    pool.run(pool.threads(), |_, thread| {
-        started.fetch_add(1, Ordering::AcqRel);
-        let mut spins = 0u32;
-        while started.load(Ordering::Acquire) < pool.threads() {
-            spins += 1;
-            if spins < 10_000 { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-        work(thread);
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,17 +241,5 @@ mod tests {
         for isa in Isa::for_tests() {
             assert_eq!(sum_lines(isa, bytemuck::cast_slice(&words)), 4656);
         }
-    }
-
-    #[test]
-    fn each_thread_works_once() {
-        let pool = Pool::new(3).unwrap();
-        let seen = [0; 3].map(AtomicUsize::new);
-        for _ in 0..50 {
-            on_each_thread(&pool, |thread| {
-                seen[thread].fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        assert_eq!(seen.map(AtomicUsize::into_inner), [50; 3]);
     }
 }

@@ -154,6 +154,23 @@ impl Pool {
         }
     }
 
+    /// Runs `work(thread)` once on every thread: as many tasks as threads, with a barrier at their
+    /// start.
+    ///
+    /// # Panics
+    /// As [`Pool::run`].
+    pub fn on_each_thread(&self, work: impl Fn(usize) + Sync) {
+        let started = AtomicUsize::new(0);
+        self.run(self.threads(), |_, thread| {
+            started.fetch_add(1, Ordering::AcqRel);
+            let mut spins = 0;
+            while started.load(Ordering::Acquire) < self.threads() {
+                spin(&mut spins);
+            }
+            work(thread);
+        });
+    }
+
     /// As [`Pool::run`], with a chunk of `size` items for each task; the last may be shorter.
     ///
     /// # Panics
@@ -352,6 +369,18 @@ mod tests {
             pool.run_chunks(&mut items, 10, |number, chunk| chunk.fill(number));
             assert!(items.iter().enumerate().all(|(i, &number)| number == i / 10));
         }
+    }
+
+    #[test]
+    fn each_thread_works_once() {
+        let pool = Pool::new(3).unwrap();
+        let seen = [0; 3].map(AtomicUsize::new);
+        for _ in 0..50 {
+            pool.on_each_thread(|thread| {
+                seen[thread].fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(seen.map(AtomicUsize::into_inner), [50; 3]);
     }
 
     #[test]

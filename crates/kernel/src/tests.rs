@@ -6,6 +6,9 @@ use candle_core::quantized::GgmlDType;
 use super::packed::weight;
 use super::*;
 
+#[cfg(unix)]
+mod guard;
+
 /// Pseudorandom numbers in ±1 (xorshift), the same on every machine.
 pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -29,17 +32,15 @@ pub(super) struct RandomMatrix {
 impl RandomMatrix {
     pub(super) fn new(format: WeightFormat, [outputs, columns]: [usize; 2], seed: u64) -> Self {
         let values = numbers(outputs * columns, seed);
-        let rows = |rows: std::ops::Range<usize>| {
-            Ok::<_, ()>(RowData::F32(values[rows.start * columns..rows.end * columns].to_vec()))
-        };
-        let blocks = ggml_matrix(format.dtype(), [outputs, columns], rows).unwrap();
+        let blocks = quantize(format.dtype(), &values);
         let mut arena = Arena::new(format.bytes(outputs, columns)).unwrap();
-        let row = blocks.data().len() / outputs;
+        let row = blocks.len() / outputs;
         let panels = arena.all_mut().chunks_mut(format.panel_bytes(columns));
-        for (panel, rows) in panels.zip(blocks.data().chunks(row * PANEL_ROWS)) {
+        for (panel, rows) in panels.zip(blocks.chunks(row * PANEL_ROWS)) {
             pack(format, columns, rows, panel);
         }
-        Self { format, shape: [outputs, columns], arena, exact: blocks.dequantize(0..outputs) }
+        let exact = dequantize(format.dtype(), &blocks);
+        Self { format, shape: [outputs, columns], arena, exact }
     }
 
     pub(super) fn packed(&self) -> PackedMatrix<'_> {
@@ -244,13 +245,10 @@ fn extremes_do_not_overflow() {
     let pool = Pool::new(1).unwrap();
     for format in FORMATS {
         let columns = 512;
-        let fill = |rows: std::ops::Range<usize>| {
-            Ok::<_, ()>(RowData::F32(vec![-1.0; rows.len() * columns]))
-        };
-        let blocks = ggml_matrix(format.dtype(), [16, columns], fill).unwrap();
+        let blocks = quantize(format.dtype(), &vec![-1.0; 16 * columns]);
         let mut arena = Arena::new(format.bytes(16, columns)).unwrap();
-        pack(format, columns, blocks.data(), arena.all_mut());
-        let exact: f32 = blocks.dequantize(0..1).iter().sum();
+        pack(format, columns, &blocks, arena.all_mut());
+        let exact: f32 = dequantize(format.dtype(), &blocks)[..columns].iter().sum();
         for &isa in &tiers {
             for rows in [1, 4, 20] {
                 for sign in [1.0f32, -1.0] {

@@ -67,7 +67,7 @@ impl Config {
     /// # Errors
     /// When it is not JSON, lacks a key, or needs something that is not supported.
     pub fn from_json(path: &Path, text: &str, notes: &mut Vec<String>) -> Result<Self> {
-        let invalid = |why: String| Error::Invalid { path: path.into(), why };
+        let invalid = |why: String| Error::invalid(path, why);
         // The architecture first: for a foreign model that is the error, not some missing key.
         let value: Map<String, Json> =
             serde_json::from_str(text).map_err(|error| invalid(error.to_string()))?;
@@ -218,22 +218,26 @@ impl RopeKeys {
             (None, None) => ("rope_scaling", Map::new()),
         };
         section.retain(|_, value| !value.is_null());
-        let number = |value: &Json| {
-            value.as_f64().ok_or_else(|| format!("`rope_theta` is {value}, not a number"))
-        };
-        let outer = json.get("rope_theta").filter(|theta| !theta.is_null());
-        let theta = match (outer.map(number).transpose()?, section.remove("rope_theta")) {
-            (Some(outer), Some(inner)) if number(&inner)? != outer => {
-                let which = format!("`rope_theta` {outer} and that of `{name}`, {inner}");
-                return Err(format!("{which}, differ; keep one of them"));
+        // A number of the section or beside it.
+        let number = |key: &str, inner: Option<Json>| {
+            let outer = json.get(key).filter(|outer| !outer.is_null());
+            match (outer, &inner) {
+                (Some(outer), Some(inner)) if outer.as_f64() != inner.as_f64() => Err(format!(
+                    "`{key}` {outer} and that of `{name}`, {inner}, differ; keep one of them"
+                )),
+                _ => match inner.as_ref().or(outer) {
+                    Some(value) if !value.is_number() => {
+                        Err(format!("`{key}` is {value}, not a number"))
+                    }
+                    found => Ok(found.cloned()),
+                },
             }
-            (Some(theta), _) => theta,
-            (None, Some(inner)) => number(&inner)?,
-            (None, None) => {
-                notes.push(format!("no `rope_theta`: using {DEFAULT_ROPE_THETA}"));
-                DEFAULT_ROPE_THETA
-            }
         };
+        let theta = number("rope_theta", section.remove("rope_theta"))?;
+        let theta = theta.and_then(|theta| theta.as_f64()).unwrap_or_else(|| {
+            notes.push(format!("no `rope_theta`: using {DEFAULT_ROPE_THETA}"));
+            DEFAULT_ROPE_THETA
+        });
         type Fits = fn(&Json) -> bool;
         let neutral: [(&str, Fits); 2] = [
             ("partial_rotary_factor", |share| share.as_f64() == Some(1.0)),
@@ -264,21 +268,11 @@ impl RopeKeys {
             }
         }
         const ORIGINAL: &str = "original_max_position_embeddings";
-        let outer = json.get(ORIGINAL).filter(|size| !size.is_null());
-        match (outer, section.get(ORIGINAL)) {
-            (Some(outer), Some(inner)) if outer != inner => {
-                let which = format!("`{ORIGINAL}` {outer} and that of `{name}`, {inner}");
-                return Err(format!("{which}, differ; keep one of them"));
-            }
-            (_, Some(_)) => {}
-            (Some(outer), None) => drop(section.insert(ORIGINAL.into(), outer.clone())),
-            (None, None) => {
-                if let Some(context) = context {
-                    notes.push(yarn_context_note(context));
-                    section.insert(ORIGINAL.into(), context.into());
-                }
-            }
-        }
+        let original = number(ORIGINAL, section.remove(ORIGINAL))?.or_else(|| {
+            notes.push(yarn_context_note(context?));
+            context.map(Json::from)
+        });
+        section.extend(original.map(|original| (ORIGINAL.into(), original)));
         section.insert("rope_type".into(), "yarn".into());
         let scaling = serde_json::from_value(Json::Object(section))
             .map_err(|error| format!("`{name}`: {error}"))?;

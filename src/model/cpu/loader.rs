@@ -6,11 +6,13 @@ use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Arena, PANEL_ROWS, PackedMatrix, TRACE_TARGET, WeightFormat, pack};
+use crate::kernel::{Arena, PANEL_ROWS, PackedMatrix, WeightFormat, pack};
 use crate::model::config::Config;
 use crate::model::layer::TensorLoader;
 use crate::model::quant::{Quant, weight_dtype};
-use crate::model::weights::{WeightSource, check_shape, read_rows_as};
+use crate::model::weights::{
+    TRACE_TARGET, WeightSource, as_matrix, check_shapes, read_rows_as, tensor_info,
+};
 
 /// Panels that are read and packed at a time: about 4 MiB of f32 for the widest matrices.
 const PANELS_PER_READ: usize = 16;
@@ -47,13 +49,13 @@ impl<'a> CpuLoader<'a> {
         source: &'a dyn WeightSource,
         quant: Option<Quant>,
     ) -> Result<Self> {
+        check_shapes(config, source)?;
         let arena = Arena::new(0).map_err(no_memory)?;
         let mut loader = Self { config, source, quant, arena, used: 0, dequantized: Vec::new() };
         let mut bytes = 0;
         for (name, shape) in config.tensors() {
-            check_shape(source, &name, &shape)?;
+            let (format, dtype) = loader.format(&name)?;
             if let [rows, columns] = *shape {
-                let (format, dtype) = loader.format(&name);
                 bytes += format.bytes(rows, columns);
                 if format.dtype() != dtype && !loader.dequantized.contains(&dtype) {
                     loader.dequantized.push(dtype);
@@ -66,10 +68,10 @@ impl<'a> CpuLoader<'a> {
 
     /// The packed format of a matrix, and the type that `quant` or the file gives it. They differ
     /// where the type has no kernel.
-    fn format(&self, name: &str) -> (WeightFormat, GgmlDType) {
-        let info = self.source.info(name).expect("its shape was checked");
+    fn format(&self, name: &str) -> Result<(WeightFormat, GgmlDType)> {
+        let info = tensor_info(self.source, name)?;
         let dtype = weight_dtype(name, &info, self.quant, self.config);
-        (WeightFormat::from_dtype(dtype).unwrap_or(WeightFormat::Bf16), dtype)
+        Ok((WeightFormat::from_dtype(dtype).unwrap_or(WeightFormat::Bf16), dtype))
     }
 }
 
@@ -78,8 +80,9 @@ impl TensorLoader for CpuLoader<'_> {
     type Vector = Vec<f32>;
 
     /// Reads and packs some panels at a time, in parallel.
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<ArenaMatrix> {
-        let (format, _) = self.format(name);
+    fn matrix(&mut self, name: &str) -> Result<ArenaMatrix> {
+        let (format, _) = self.format(name)?;
+        let shape = as_matrix(&tensor_info(self.source, name)?.shape);
         let [rows, columns] = shape;
         let range = self.used..self.used + format.bytes(rows, columns);
         self.used = range.end;
@@ -89,7 +92,7 @@ impl TensorLoader for CpuLoader<'_> {
             let first = i * PANELS_PER_READ * PANEL_ROWS;
             let rows = first..rows.min(first + PANELS_PER_READ * PANEL_ROWS);
             let count = rows.len();
-            let bytes = read_rows_as(source, name, rows, columns, format.dtype())?;
+            let bytes = read_rows_as(source, name, rows, format.dtype())?;
             let _span = tracing::trace_span!(target: TRACE_TARGET, "pack").entered();
             let row = bytes.len() / count;
             for (panel, rows) in panels.chunks_mut(panel_bytes).zip(bytes.chunks(PANEL_ROWS * row))
@@ -106,8 +109,8 @@ impl TensorLoader for CpuLoader<'_> {
         Ok(ArenaMatrix { format, shape, range })
     }
 
-    fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>> {
-        Ok(self.source.rows(name, 0..1)?.into_f32(length))
+    fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.source.rows(name, 0..1)?.into_f32())
     }
 }
 

@@ -47,7 +47,7 @@ impl ModelKeys<'_> {
     }
 
     fn invalid(&self, why: String) -> Error {
-        Error::Invalid { path: self.path.into(), why }
+        Error::invalid(self.path, why)
     }
 
     fn unsupported(&self, key: &str, value: &Value, supported: &str) -> Error {

@@ -4,7 +4,7 @@ use std::io;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use crate::model::file::PositionedFile;
+use crate::model::file::{PositionedFile, file_name};
 
 /// One file of a model.
 pub(super) struct Shard {
@@ -34,10 +34,6 @@ pub(in crate::model) fn parse_shard_name(name: &str) -> Option<(&str, usize, usi
 /// The file name of a shard.
 pub(in crate::model) fn shard_name(model: &str, number: usize, count: usize) -> String {
     format!("{model}-{number:05}-of-{count:05}.gguf")
-}
-
-pub(super) fn file_name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// The concatenated bytes of all shards.

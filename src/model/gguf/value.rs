@@ -9,19 +9,11 @@ pub(super) type Metadata = HashMap<String, Value>;
 /// A value in a message.
 pub(super) fn display(value: &Value) -> String {
     match value {
-        Value::U8(v) => v.to_string(),
-        Value::I8(v) => v.to_string(),
-        Value::U16(v) => v.to_string(),
-        Value::I16(v) => v.to_string(),
-        Value::U32(v) => v.to_string(),
-        Value::I32(v) => v.to_string(),
-        Value::U64(v) => v.to_string(),
-        Value::I64(v) => v.to_string(),
         Value::F32(v) => v.to_string(),
         Value::F64(v) => v.to_string(),
         Value::Bool(v) => v.to_string(),
         Value::String(v) => format!("`{v}`"),
-        Value::Array(_) => "an array".into(),
+        other => integer(other).map_or("an array".into(), |v| v.to_string()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writes GGUF files that llama.cpp and candle load. candle writes the container.
 
 use std::io;
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Seek, Write};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::Value;
@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::files;
 use crate::model::config::Config;
 use crate::model::quant::{Quant, weight_dtype};
-use crate::model::weights::{WeightSource, check_shape, read_blocks};
+use crate::model::weights::{WeightSource, read_matrix, tensor_info};
 use crate::tokenizer::GgufTokenizer;
 
 /// The metadata of a tokenizer. Where llama.cpp and candle spell a key differently, both are
@@ -45,7 +45,7 @@ pub fn tokenizer_metadata(tokenizer: &GgufTokenizer) -> Vec<(String, Value)> {
     all
 }
 
-/// The metadata of a shape, without the tokenizer.
+/// The metadata of a shape without RoPE scaling, without the tokenizer.
 pub fn shape_metadata(config: &Config, name: &str) -> Vec<(String, Value)> {
     let arch = config.family.name();
     let text = |text: &str| Value::String(text.into());
@@ -55,25 +55,21 @@ pub fn shape_metadata(config: &Config, name: &str) -> Vec<(String, Value)> {
         // candle-transformers computes its RoPE tables in this type, and in f16 without the key.
         ("general.dtype".into(), Value::U32(0)),
     ];
-    let mut add = |key: &str, value: Value| all.push((format!("{arch}.{key}"), value));
-    add("context_length", Value::U32(config.context as u32));
-    add("embedding_length", Value::U32(config.hidden as u32));
-    add("block_count", Value::U32(config.layers as u32));
-    add("feed_forward_length", Value::U32(config.intermediate as u32));
-    add("attention.head_count", Value::U32(config.heads as u32));
-    add("attention.head_count_kv", Value::U32(config.kv_heads as u32));
-    add("attention.key_length", Value::U32(config.head_dim as u32));
-    add("attention.value_length", Value::U32(config.head_dim as u32));
-    add("attention.layer_norm_rms_epsilon", Value::F32(config.rms_eps as f32));
-    add("rope.freq_base", Value::F32(config.rope_theta as f32));
-    if let Some(scaling) = &config.rope_scaling {
-        add("rope.scaling.type", text(&scaling.rope_type));
-        add("rope.scaling.factor", Value::F32(scaling.factor as f32));
-        add(
-            "rope.scaling.original_context_length",
-            Value::U32(scaling.original_max_position_embeddings as u32),
-        );
+    for (key, size) in [
+        ("context_length", config.context),
+        ("embedding_length", config.hidden),
+        ("block_count", config.layers),
+        ("feed_forward_length", config.intermediate),
+        ("attention.head_count", config.heads),
+        ("attention.head_count_kv", config.kv_heads),
+        ("attention.key_length", config.head_dim),
+        ("attention.value_length", config.head_dim),
+    ] {
+        all.push((format!("{arch}.{key}"), Value::U32(size as u32)));
     }
+    let eps = Value::F32(config.rms_eps as f32);
+    all.push((format!("{arch}.attention.layer_norm_rms_epsilon"), eps));
+    all.push((format!("{arch}.rope.freq_base"), Value::F32(config.rope_theta as f32)));
     all
 }
 
@@ -87,15 +83,10 @@ pub fn quantized_tensors(
     quant: Option<Quant>,
 ) -> Result<Vec<(String, QTensor)>> {
     let tensor = |(name, shape): (String, Vec<usize>)| {
-        check_shape(source, &name, &shape)?;
-        let info = source.info(&name).expect("its shape was checked");
-        let dtype = weight_dtype(&name, &info, quant, config);
-        let matrix = [
-            if shape.len() < 2 { 1 } else { shape[0] },
-            *shape.last().expect("tensors have a dimension"),
-        ];
-        let blocks = read_blocks(source, &name, matrix, dtype)?.into_candle();
-        Ok((gguf_name(&name), QTensor::new(QStorage::Cpu(blocks), shape)?))
+        let dtype = weight_dtype(&name, &tensor_info(source, &name)?, quant, config);
+        let bytes = read_matrix(source, &name, &shape, dtype)?;
+        let blocks = QStorage::Cpu(dtype.from_data(bytes.into()));
+        Ok((gguf_name(&name), QTensor::new(blocks, shape)?))
     };
     config.tensors().into_par_iter().map(tensor).collect()
 }
@@ -109,16 +100,23 @@ pub fn write(
     metadata: &[(String, Value)],
     tensors: &[(String, QTensor)],
 ) -> Result<()> {
-    let metadata: Vec<(&str, &Value)> =
-        metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-    let tensors: Vec<(&str, &QTensor)> =
-        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     files::write_with(path, |draft| {
         let mut draft = BufWriter::new(draft);
-        gguf_file::write(&mut draft, &metadata, &tensors)
+        write_to(&mut draft, metadata, tensors)
             .map_err(|error| io::Error::other(first_line(&error)))?;
         draft.flush()
     })
+}
+
+/// Writes the container.
+pub(in crate::model) fn write_to(
+    out: &mut (impl Write + Seek),
+    metadata: &[(String, Value)],
+    tensors: &[(String, QTensor)],
+) -> candle_core::Result<()> {
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    gguf_file::write(out, &metadata, &tensors)
 }
 
 /// The message of a candle error, without its backtrace.

@@ -6,11 +6,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module as _, Tensor};
 
 use crate::error::Result;
-use crate::kernel::TRACE_TARGET;
-use crate::model::weights::{WeightSource, read_blocks};
-
-/// Weights that are dequantized at a time: 16 MiB as f32.
-const WEIGHTS_PER_READ: usize = 1 << 22;
+use crate::model::weights::{TRACE_TARGET, WeightSource, read_matrix};
 
 /// A weight matrix `[out, in]`.
 pub(super) enum Matrix {
@@ -24,30 +20,25 @@ pub(super) enum Matrix {
 }
 
 impl Matrix {
-    /// Reads a matrix as `dtype` onto a device. Its shape was checked.
+    /// Reads a matrix as `dtype` onto a device.
     pub(super) fn load(
         source: &dyn WeightSource,
         name: &str,
-        shape: [usize; 2],
+        shape: &[usize],
         dtype: GgmlDType,
         device: &Device,
     ) -> Result<Self> {
-        if dtype == GgmlDType::F32 || (dtype == GgmlDType::BF16 && !device.is_cpu()) {
-            let mut values = Vec::with_capacity(shape[0] * shape[1]);
-            for start in (0..shape[0]).step_by(rows_per_read(shape)) {
-                let rows = start..(start + rows_per_read(shape)).min(shape[0]);
-                values.extend_from_slice(&source.rows(name, rows)?.into_f32(shape[1]));
-            }
-            let tensor = Tensor::from_vec(values, (shape[0], shape[1]), &Device::Cpu)?;
-            let target = if dtype == GgmlDType::F32 { DType::F32 } else { DType::BF16 };
-            return Ok(Matrix::Dense(tensor.to_dtype(target)?.to_device(device)?));
+        let bytes = read_matrix(source, name, shape, dtype)?;
+        let dense = match dtype {
+            GgmlDType::F32 => Some(DType::F32),
+            GgmlDType::BF16 if !device.is_cpu() => Some(DType::BF16),
+            _ => None,
+        };
+        if let Some(dense) = dense {
+            return Ok(Matrix::Dense(Tensor::from_raw_buffer(&bytes, dense, shape, device)?));
         }
-        let blocks = read_blocks(source, name, shape, dtype)?;
-        let host = QTensor::new(QStorage::Cpu(blocks.into_candle()), (shape[0], shape[1]))?;
-        let blocks = Arc::new(QTensor::new(
-            QStorage::from_data(host.data()?, device, dtype)?,
-            (shape[0], shape[1]),
-        )?);
+        let blocks = QStorage::from_data(bytes.into(), device, dtype)?;
+        let blocks = Arc::new(QTensor::new(blocks, shape)?);
         Ok(Matrix::Quantized { product: QMatMul::from_arc(blocks.clone())?, blocks })
     }
 
@@ -87,11 +78,6 @@ impl Matrix {
     }
 }
 
-/// Rows that are read at a time.
-fn rows_per_read([out, columns]: [usize; 2]) -> usize {
-    (WEIGHTS_PER_READ / columns.max(1)).clamp(1, out.max(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +88,7 @@ mod tests {
 
     fn matrix(dtype: GgmlDType) -> Matrix {
         let source = SyntheticWeights::new(Config::named("nano").unwrap(), 1);
-        Matrix::load(&source, NAME, [512, 256], dtype, &Device::Cpu).unwrap()
+        Matrix::load(&source, NAME, &[512, 256], dtype, &Device::Cpu).unwrap()
     }
 
     /// The relative distance of two tensors, ‖a − b‖ / ‖b‖.

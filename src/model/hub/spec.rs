@@ -39,7 +39,7 @@ impl HubSpec {
     }
 
     /// Each part goes into a path and a URL, so each must be what the hub allows.
-    pub(super) fn check(&self) -> std::result::Result<(), &'static str> {
+    fn check(&self) -> std::result::Result<(), &'static str> {
         let consists_of = |text: &str, marks: &str| {
             text.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c))
         };

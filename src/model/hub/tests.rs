@@ -9,10 +9,11 @@ use tempfile::TempDir;
 use ureq::Agent;
 
 use super::client::agent;
-use super::fake::*;
 use super::*;
+use fake::*;
 
 mod errors;
+mod fake;
 mod plan;
 
 const CONFIG: &[u8] = br#"{"model_type":"qwen3"}"#;
@@ -47,7 +48,7 @@ fn weights() -> Vec<u8> {
 
 /// A client without retries and with short timeouts.
 fn client(fake: &FakeHub, cache: &TempDir) -> Hub {
-    let mut client = HubClient::new(&fake.endpoint, Some(Token(TOKEN.into())));
+    let mut client = HubClient::new(&fake.endpoint, Some(TOKEN.into()));
     client.retries = 0;
     client.backoff = Duration::from_millis(1);
     // A proxy would not reach this machine.
@@ -143,9 +144,7 @@ fn environment_variables_are_read_as_in_python() {
         let vars: HashMap<_, _> = vars.iter().copied().collect();
         let hub = Hub::from_vars(|name| vars.get(name).map(ToString::to_string), Some("/h".into()));
         let hub = hub.unwrap();
-        let client = format!("{:?}", hub.client);
-        assert!(!client.contains("hf_"), "{client}");
-        let token = hub.client.token.map_or(String::new(), |token| token.0);
+        let token = hub.client.token.unwrap_or_default();
         (hub.cache.display().to_string(), token, hub.client.endpoint, hub.offline)
     };
     let public = "https://huggingface.co".to_owned();

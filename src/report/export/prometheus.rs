@@ -133,8 +133,8 @@ pub(crate) fn escape_label(text: &str) -> String {
     sanitize(text).replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-/// A family of gauges with its help text; nothing without a sample.
-fn family(
+/// A family of gauges, or of counters if its name ends with `_total`; nothing without a sample.
+pub(crate) fn family(
     text: &mut String,
     name: &str,
     help: &str,
@@ -144,7 +144,8 @@ fn family(
     if samples.is_empty() {
         return;
     }
-    let _ = writeln!(text, "# HELP candlemark_{name} {help}\n# TYPE candlemark_{name} gauge");
+    let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+    let _ = writeln!(text, "# HELP candlemark_{name} {help}\n# TYPE candlemark_{name} {kind}");
     for (labels, value) in samples {
         let _ = writeln!(text, "candlemark_{name}{labels} {value}");
     }
@@ -176,7 +177,7 @@ mod tests {
         for name in all {
             let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             assert!(name.chars().all(allowed), "{name}");
-            assert!(!name.ends_with("_s") && !name.ends_with("_ms"), "{name}");
+            assert!(["_s", "_ms", "_total"].iter().all(|end| !name.ends_with(end)), "{name}");
         }
     }
 }

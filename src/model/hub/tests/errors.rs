@@ -53,9 +53,9 @@ fn a_gated_model_needs_the_token() {
     let mut hub = client(&fake, &cache);
     hub.client.token = None;
     assert!(error_text(fetch(&hub, REPO)).contains("(status 401)"));
-    hub.client.token = Some(Token("hf_wrongsecret".into()));
+    hub.client.token = Some("hf_wrongsecret".into());
     assert!(error_text(fetch(&hub, REPO)).contains("(status 401)"));
-    hub.client.token = Some(Token("hf_secret\nline".into()));
+    hub.client.token = Some("hf_secret\nline".into());
     assert!(error_text(fetch(&hub, REPO)).contains("cannot get `owner/name`"));
     fetch(&client(&fake, &cache), REPO).unwrap();
 }

@@ -8,11 +8,10 @@ use std::process::Command;
 
 use memmap2::{MmapMut, MmapOptions};
 
-use super::dispatch::{gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int16, q8_0_to_int16};
-use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows};
-use super::packed::SUPER_BLOCK;
-use super::tests::{RandomMatrix, activations, numbers};
 use super::*;
+use crate::dispatch::{gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int16, q8_0_to_int16};
+use crate::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows};
+use crate::packed::SUPER_BLOCK;
 
 /// A multiple of every page size.
 const PAGE: usize = 1 << 16;
@@ -93,7 +92,11 @@ fn an_access_to_the_guard_page_ends_the_process() {
         unreachable!("{beyond} was read");
     }
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "guard::an_access_to_the_guard_page_ends_the_process", "--nocapture"])
+        .args([
+            "--exact",
+            "tests::guard::an_access_to_the_guard_page_ends_the_process",
+            "--nocapture",
+        ])
         .env(VARIABLE, "1")
         .status()
         .unwrap();
