@@ -11,7 +11,7 @@ use crate::model;
 use crate::model::gguf::Gguf;
 use crate::model::{Decoder, EngineKind, ModelSource, Progress, Quant, TokenizerSource};
 use crate::settings::Setup;
-use crate::tokenizer::{Thinking, Tokenizer};
+use crate::tokenizer::{Message, Role, Thinking, Tokenizer};
 use crate::workload::PromptFormat;
 
 mod custom;
@@ -63,7 +63,7 @@ impl Engine {
     /// # Errors
     /// When the chat template fails.
     pub fn encode(&self, prompt: &str, format: PromptFormat) -> Result<Vec<u32>> {
-        let chat = |thinking| self.tokenizer.chat(prompt, thinking);
+        let chat = |thinking| self.tokenizer.chat(&[Message::new(Role::User, prompt)], thinking);
         match format {
             PromptFormat::Raw => self.tokenizer.encode_prompt(prompt),
             PromptFormat::Chat => self.tokenizer.encode(&chat(Thinking::Off)?),

@@ -3,16 +3,19 @@
 //! rows.
 
 mod bpe;
+mod byte_level;
 mod chat;
 mod folder;
 mod gguf;
 mod panics;
 mod parse;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod train;
 
 pub use bpe::Tokenizer;
-pub use chat::Thinking;
+pub use chat::{Message, Role, Thinking};
 pub use gguf::GgufTokenizer;
+pub use stream::DecodeStream;
 pub use train::train;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use minijinja::{Value, context};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::bpe::BPE;
@@ -12,7 +12,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
-use super::chat::{ChatTemplate, Thinking};
+use super::byte_level::byte_of_char;
+use super::chat::{ChatTemplate, Message, Thinking};
 use super::panics::catch_panic;
 use super::parse::{parse, tokenizers_error};
 use crate::error::{Error, Result};
@@ -71,12 +72,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        self.process(text, false)
-    }
-
-    /// Token ids of a text, with those that the post-processor adds or without them.
-    fn process(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = catch_panic(|| self.inner.encode_fast(text, add_special_tokens))
+        let encoding = catch_panic(|| self.inner.encode_fast(text, false))
             .unwrap_or_else(|panic| Err(panic.into()))
             .map_err(tokenizers_error("tokenize a text"))?;
         Ok(encoding.get_ids().to_vec())
@@ -93,7 +89,8 @@ impl Tokenizer {
     /// The text of token ids, special tokens included. Invalid UTF-8 becomes U+FFFD; ids without a
     /// token, which models with padding rows may generate, become nothing.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.inner.decode(ids, false).expect("the byte-level decoder takes any token")
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| self.token_bytes(*id)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The ids that end generation, the chat's own first. Empty if the tokenizer names none.
@@ -107,11 +104,11 @@ impl Tokenizer {
         &self.prefix
     }
 
-    /// Renders the chat template: the prompt for the answer to a question.
+    /// Renders the chat template: the prompt for the next answer in a conversation.
     ///
     /// # Errors
-    /// When there is no chat template, or it fails.
-    pub fn chat(&self, question: &str, thinking: Thinking) -> Result<String> {
+    /// When there is no chat template, or it rejects the conversation.
+    pub fn chat(&self, messages: &[Message], thinking: Thinking) -> Result<String> {
         let Some(template) = &self.template else {
             return Err(Error::UnsupportedModel(
                 "this tokenizer has no chat template; put a `chat_template.jinja` beside its \
@@ -119,8 +116,7 @@ impl Tokenizer {
                     .into(),
             ));
         };
-        let message = context! { role => "user", content => question };
-        template.render(Value::from(vec![message]), thinking)
+        template.chat(messages, thinking)
     }
 
     /// Checks that a model's embedding has enough rows for this tokenizer. Models often have more.
@@ -149,7 +145,7 @@ impl Tokenizer {
         for (id, (token, kind)) in self.tokens().iter().enumerate() {
             hash.update(format!("\n{id} {kind} {token}"));
         }
-        for (left, right) in self.merges()? {
+        for (left, right) in &self.bpe_model()?.merges {
             hash.update(format!("\n{left} {right}"));
         }
         for id in &self.prefix {
@@ -206,10 +202,19 @@ impl Tokenizer {
             return Ok(Self { prefix, ..self });
         }
         let text = self.encode("a")?;
-        let mut all = self.process("a", true)?;
-        let at = all.windows(text.len().max(1)).position(|ids| ids == text);
-        all.truncate(at.unwrap_or(0));
-        Ok(Self { prefix: all, ..self })
+        let all = catch_panic(|| self.inner.encode_fast("a", true))
+            .unwrap_or_else(|panic| Err(panic.into()))
+            .map_err(tokenizers_error("tokenize a text"))?;
+        let at = all.get_ids().windows(text.len().max(1)).position(|ids| ids == text);
+        Ok(Self { prefix: all.get_ids()[..at.unwrap_or(0)].to_vec(), ..self })
+    }
+
+    /// The bytes of a token; none if there is no such token.
+    pub(super) fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let token = self.inner.id_to_token(id).unwrap_or_default();
+        // An added token may be ordinary text: then its own bytes count, as in the tokenizers
+        // crate.
+        token.chars().map(byte_of_char).collect::<Option<_>>().unwrap_or_else(|| token.into_bytes())
     }
 
     /// Every id's token and type; ids without a token have an empty, unused one.
@@ -232,13 +237,26 @@ impl Tokenizer {
             .map_err(|err| Error::Failed(format!("cannot describe the tokenizer: {err}")))
     }
 
-    /// The merges. The tokenizers crate exposes them only as JSON.
-    pub(super) fn merges(&self) -> Result<Vec<(String, String)>> {
-        let model = serde_json::to_value(self.inner.get_model());
-        model.and_then(|mut model| serde_json::from_value(model["merges"].take())).map_err(|err| {
-            Error::UnsupportedModel(format!("a tokenizer that is not byte-pair encoding: {err}"))
-        })
+    /// The BPE model's merges and options. The tokenizers crate exposes them only as JSON.
+    pub(super) fn bpe_model(&self) -> Result<BpeModel> {
+        serde_json::to_value(self.inner.get_model()).and_then(serde_json::from_value).map_err(
+            |err| {
+                Error::UnsupportedModel(format!(
+                    "a tokenizer that is not byte-pair encoding: {err}"
+                ))
+            },
+        )
     }
+}
+
+/// Merges and options of a BPE model; an empty prefix or suffix counts as none.
+#[derive(Deserialize)]
+pub(super) struct BpeModel {
+    pub(super) merges: Vec<(String, String)>,
+    pub(super) continuing_subword_prefix: Option<String>,
+    pub(super) end_of_word_suffix: Option<String>,
+    pub(super) byte_fallback: bool,
+    pub(super) ignore_merges: bool,
 }
 
 /// Qwen's tokenizer around a BPE model, without added tokens.

@@ -1,4 +1,4 @@
-//! Chat templates: turn a question into the prompt that the model was trained on.
+//! Chat templates: turn a conversation into the prompt that the model was trained on.
 //!
 //! Templates are Jinja in the dialect of transformers, from Hugging Face models and GGUF files;
 //! Qwen's are built in. A template is untrusted code: it is compiled only for a chat prompt, on a
@@ -7,20 +7,22 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use jiff::civil::{DateTime, date};
 use jiff::fmt::strtime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 
 use super::panics::catch_panic;
 use crate::error::{Error, Result};
-use crate::machine::memory;
 use crate::workload::unix_lines;
 
 mod python;
+mod tags;
+
+use tags::without_generation_tags;
 
 const QWEN3: &str = unix_lines!(include_str!("qwen3.jinja"));
 const QWEN2: &str = unix_lines!(include_str!("qwen2.jinja"));
@@ -39,6 +41,43 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// The date for templates, fixed because a prompt must be the same in every run.
 const TODAY: DateTime = date(2026, 1, 1).at(0, 0, 0, 0);
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who wrote it.
+    pub role: Role,
+    /// Its text.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self { role, content: content.into() }
+    }
+}
+
+/// The author of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Instructions for the whole conversation.
+    System,
+    /// Questions.
+    User,
+    /// The model's answers.
+    Assistant,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
 
 /// Whether a reasoning model may think before it answers; others ignore it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +116,21 @@ impl ChatTemplate {
         format!("none of its templates is called `default`: {names:?}")
     }
 
-    /// Renders a conversation; `messages` are those of transformers' `apply_chat_template`.
-    pub(super) fn render(&self, messages: Value, thinking: Thinking) -> Result<String> {
+    pub(super) fn chat(&self, messages: &[Message], thinking: Thinking) -> Result<String> {
+        let message = |message: &Message| {
+            context! { role => message.role.name(), content => message.content.as_str() }
+        };
+        // Without tools, transformers passes None.
+        self.render(messages.iter().map(message).collect(), Value::from(()), thinking)
+    }
+
+    /// `messages` and `tools` are those of transformers' `apply_chat_template`.
+    pub(super) fn render(
+        &self,
+        messages: Value,
+        tools: Value,
+        thinking: Thinking,
+    ) -> Result<String> {
         let failed = |why: &str| {
             Error::Usage(format!(
                 "the chat template of `{}`{why}; raw prompts (`--prompt-format raw`) need none",
@@ -97,8 +149,7 @@ impl ChatTemplate {
         let context: BTreeMap<String, Value> = tokens
             .chain([
                 ("messages".into(), messages),
-                // Without tools and documents, transformers passes None.
-                ("tools".into(), Value::from(())),
+                ("tools".into(), tools),
                 ("documents".into(), Value::from(())),
                 ("add_generation_prompt".into(), true.into()),
                 ("enable_thinking".into(), (thinking == Thinking::On).into()),
@@ -135,9 +186,11 @@ fn within_limits(
     }
 }
 
-/// The resident memory of the process in bytes; 0 if unknown.
+/// The resident memory of the process in bytes; 0 without `/proc`.
 fn resident() -> u64 {
-    memory::read().current.unwrap_or(0)
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0_u64) * 4096
 }
 
 /// Compiles and renders with the Jinja options and functions of transformers; undefined values
@@ -151,29 +204,14 @@ fn render(source: &str, context: &Value) -> std::result::Result<String, String> 
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(python::method);
     environment.add_filter("tojson", python::tojson);
+    environment.add_filter("replace", python::replace);
+    environment.add_filter("join", python::join);
     environment.add_test("iterable", python::is_iterable);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     let source = without_generation_tags(source);
     let template = environment.template_from_str(&source).map_err(|err| describe(&err))?;
     template.render(context).map_err(|err| describe(&err))
-}
-
-/// Replaces transformers' tags `{% generation %}` and `{% endgeneration %}`, which mark answers for
-/// training and print nothing, by a `with` block, which has the same scope.
-fn without_generation_tags(source: &str) -> String {
-    let mut parts = source.split("{%");
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let (tag, rest) = part.split_at(part.find("%}").unwrap_or(part.len()));
-        let word = tag.trim_matches(|c: char| c.is_whitespace() || "-+".contains(c));
-        let tag = match word {
-            "generation" | "endgeneration" => tag.replace("generation", "with"),
-            _ => tag.into(),
-        };
-        text += &format!("{{%{tag}{rest}");
-    }
-    text
 }
 
 /// The line and the cause, as the rest of a sentence.

@@ -161,7 +161,7 @@ fn read(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokenizer::Thinking;
+    use crate::tokenizer::{Message, Role, Thinking};
 
     /// The tiny tokenizer in a folder with these files.
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Tokenizer>) {
@@ -214,6 +214,7 @@ mod tests {
             "tokenizer_config.json",
             r#"{"chat_template": [{"name": "default", "template": "of several"}]}"#,
         );
+        let hello = [Message::new(Role::User, "hello")];
         for (files, expected) in [
             (vec![config], "from config: hello"),
             (vec![config, ("chat_template.jinja", "from file")], "from file"),
@@ -232,7 +233,7 @@ mod tests {
             ),
             (vec![], "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"),
         ] {
-            assert_eq!(folder(&files).1.unwrap().chat("hello", Thinking::On).unwrap(), expected);
+            assert_eq!(folder(&files).1.unwrap().chat(&hello, Thinking::On).unwrap(), expected);
         }
     }
 
@@ -288,7 +289,8 @@ mod tests {
         ] {
             let tokenizer = folder(&[(name, text)]).1.unwrap();
             assert!(!tokenizer.encode("hello").unwrap().is_empty());
-            let message = tokenizer.chat("hello", Thinking::On).unwrap_err().to_string();
+            let hello = [Message::new(Role::User, "hello")];
+            let message = tokenizer.chat(&hello, Thinking::On).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
     }

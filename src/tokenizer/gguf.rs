@@ -6,7 +6,9 @@ use std::collections::{HashMap, HashSet};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::bpe::{CONTROL, NORMAL, Tokenizer, UNUSED, USER_DEFINED, added_token, qwen_tokenizer};
+use super::bpe::{
+    BpeModel, CONTROL, NORMAL, Tokenizer, UNUSED, USER_DEFINED, added_token, qwen_tokenizer,
+};
 use super::chat::ChatTemplate;
 use super::parse::tokenizers_error;
 use crate::error::{Error, Result};
@@ -50,33 +52,13 @@ impl Tokenizer {
         load(metadata)
     }
 
-    /// This tokenizer, whose pre-tokenizer must be Qwen's, for a GGUF file with that many embedding
-    /// rows. Rows without a token get a name and the type "unused".
+    /// This tokenizer for a GGUF file with that many embedding rows. Rows without a token get a
+    /// name and the type "unused".
     ///
     /// # Errors
-    /// When there are more tokens than rows.
+    /// When there are more tokens than rows, or the tokenizer is not Qwen's kind.
     pub fn to_gguf(&self, rows: usize) -> Result<GgufTokenizer> {
-        self.check_rows(rows)?;
-        let mut tokens = self.tokens();
-        tokens.resize(rows, (String::new(), UNUSED));
-        for (id, (token, _)) in tokens.iter_mut().enumerate() {
-            if token.is_empty() {
-                *token = format!("[PAD{id}]");
-            }
-        }
-        let (tokens, token_types) = tokens.into_iter().unzip();
-        let merges = self.merges()?.into_iter().map(|(left, right)| format!("{left} {right}"));
-        Ok(GgufTokenizer {
-            model: MODEL.into(),
-            pre: Some(PRE_TOKENIZER.into()),
-            tokens,
-            token_types,
-            merges: merges.collect(),
-            ends: self.end_tokens.clone(),
-            bos: self.prefix.first().copied(),
-            chat_template: self.template.as_ref().and_then(|known| known.source.clone().ok()),
-            named_templates: Vec::new(),
-        })
+        describe(self, rows)
     }
 }
 
@@ -206,6 +188,58 @@ fn merge_pairs(merges: &[String], vocab: &Vocab) -> Result<Vec<(String, String)>
     Ok(pairs)
 }
 
+fn describe(tokenizer: &Tokenizer, rows: usize) -> Result<GgufTokenizer> {
+    tokenizer.check_rows(rows)?;
+    let model = tokenizer.bpe_model()?;
+    check_qwen(tokenizer, &model)?;
+    let mut tokens = tokenizer.tokens();
+    tokens.resize(rows, (String::new(), UNUSED));
+    for (id, (token, _)) in tokens.iter_mut().enumerate().filter(|(_, (token, _))| token.is_empty())
+    {
+        *token = format!("[PAD{id}]");
+    }
+    let (tokens, token_types) = tokens.into_iter().unzip();
+    Ok(GgufTokenizer {
+        model: MODEL.into(),
+        pre: Some(PRE_TOKENIZER.into()),
+        tokens,
+        token_types,
+        merges: model.merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect(),
+        ends: tokenizer.end_tokens.clone(),
+        bos: tokenizer.prefix.first().copied(),
+        chat_template: tokenizer
+            .template
+            .as_ref()
+            .and_then(|template| template.source.clone().ok()),
+        named_templates: Vec::new(),
+    })
+}
+
+/// A GGUF file only names the pre-tokenizer, so normalizer and pre-tokenizer must be exactly
+/// Qwen's.
+fn check_qwen(tokenizer: &Tokenizer, model: &BpeModel) -> Result<()> {
+    let qwen = Tokenizer::new(qwen_tokenizer(BPE::default())?, None, &[])?;
+    let unsupported = |what: &str| {
+        Err(Error::UnsupportedModel(format!(
+            "writing a GGUF file with this tokenizer: {what}; supported: Qwen's"
+        )))
+    };
+    if tokenizer.pipeline_json()? != qwen.pipeline_json()? {
+        return unsupported("its normalizer or pre-tokenizer is not Qwen's");
+    }
+    let is_set = |affix: &Option<String>| affix.as_deref().is_some_and(|affix| !affix.is_empty());
+    if is_set(&model.continuing_subword_prefix) || is_set(&model.end_of_word_suffix) {
+        return unsupported("its tokens have a prefix or a suffix");
+    }
+    if tokenizer.prefix.len() > 1 {
+        return unsupported("it begins prompts with several tokens");
+    }
+    if model.byte_fallback || model.ignore_merges {
+        return unsupported("it sets `byte_fallback` or `ignore_merges`");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,7 +340,7 @@ mod tests {
         let chat = |template: &str| {
             let mut vocabulary = Tokenizer::tiny().unwrap().to_gguf(3072).unwrap();
             vocabulary.chat_template = Some(template.into());
-            Tokenizer::from_gguf(vocabulary).unwrap().chat("", crate::tokenizer::Thinking::On)
+            Tokenizer::from_gguf(vocabulary).unwrap().chat(&[], crate::tokenizer::Thinking::On)
         };
         assert_eq!(chat("{{ eos_token }}{{ bos_token }}").unwrap(), "<|im_end|>");
         let message = chat("{% if").unwrap_err().to_string();
@@ -317,7 +351,7 @@ mod tests {
         vocabulary.named_templates = ["tool_use", "rag"].map(String::from).to_vec();
         vocabulary.chat_template = None;
         let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
-        let message = tokenizer.chat("", crate::tokenizer::Thinking::On).unwrap_err().to_string();
+        let message = tokenizer.chat(&[], crate::tokenizer::Thinking::On).unwrap_err().to_string();
         let expected = r#"none of its templates is called `default`: ["rag", "tool_use"]"#;
         assert!(message.contains(expected), "{message}");
     }
@@ -331,5 +365,35 @@ mod tests {
         assert_eq!(tokenizer.encode("<think>a</think>[PAD3071]").unwrap()[..3], [3070, 64, 3079]);
         assert_eq!(tokenizer.vocab_size(), 3080);
         assert_eq!(tokenizer.decode(&[3071, 3079]), "</think>");
+    }
+
+    #[test]
+    fn only_qwens_tokenizer_can_be_written() {
+        for (old, new, expected) in [
+            (
+                r#""normalizer":{"type":"NFC"}"#,
+                r#""normalizer":{"type":"NFKC"}"#,
+                "its normalizer or pre-tokenizer is not Qwen's",
+            ),
+            (
+                r#""end_of_word_suffix":null"#,
+                r#""end_of_word_suffix":"_""#,
+                "its tokens have a prefix or a suffix",
+            ),
+            (
+                r#""ignore_merges":false"#,
+                r#""ignore_merges":true"#,
+                "it sets `byte_fallback` or `ignore_merges`",
+            ),
+        ] {
+            let json = std::str::from_utf8(Tokenizer::TINY_JSON).unwrap();
+            assert!(json.contains(old));
+            let inner =
+                crate::tokenizer::parse::parse(json.replace(old, new).as_bytes(), "x".as_ref())
+                    .unwrap();
+            let err = Tokenizer::new(inner, None, &[]).unwrap().to_gguf(3072).unwrap_err();
+            let start = "unsupported model: writing a GGUF file with this tokenizer";
+            assert_eq!(err.to_string(), format!("{start}: {expected}; supported: Qwen's"));
+        }
     }
 }

@@ -29,9 +29,16 @@ struct ModelJson {
 
 /// The components that byte-level BPE needs. The tokenizers crate has others that panic, allocate
 /// or loop on parameters that it does not check.
-#[rustfmt::skip]
 const NORMALIZERS: &[&str] = &[
-    "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Sequence", "Strip",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "Prepend",
+    "Replace",
+    "Sequence",
+    "Strip",
     "StripAccents",
 ];
 const PRE_TOKENIZERS: &[&str] =

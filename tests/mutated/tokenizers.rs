@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use candlemark::error::Result;
-use candlemark::tokenizer::{Thinking, Tokenizer};
+use candlemark::tokenizer::{Message, Role, Thinking, Tokenizer};
 
 use crate::Reader;
 use crate::mutator::Mutator;
@@ -24,7 +24,8 @@ fn exercise(tokenizer: &Tokenizer) {
     if let Ok(ids) = tokenizer.encode("Über 1234 tokens,\n\tif x: 💥 한국어") {
         tokenizer.decode(&ids);
     }
-    let _ = tokenizer.chat("hello", Thinking::On);
+    let turns = [Message::new(Role::System, "Be brief."), Message::new(Role::User, "hello")];
+    let _ = tokenizer.chat(&turns, Thinking::On);
     let _ = tokenizer.to_gguf(4096);
 }
 

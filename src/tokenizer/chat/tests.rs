@@ -1,7 +1,6 @@
 //! Qwen's templates, what templates may use, and limits.
 
-use minijinja::context;
-
+use super::Role::*;
 use super::*;
 
 fn template(source: &str) -> ChatTemplate {
@@ -10,13 +9,14 @@ fn template(source: &str) -> ChatTemplate {
     ChatTemplate { origin: "test.jinja".into(), source: Ok(source.into()), tokens: tokens.into() }
 }
 
-fn render(source: &str, turns: &[(&str, &str)], thinking: Thinking) -> Result<String> {
-    let message = |(role, content): &(&str, &str)| context! { role => *role, content => *content };
-    template(source).render(turns.iter().map(message).collect(), thinking)
+fn render(source: &str, turns: &[(Role, &str)], thinking: Thinking) -> Result<String> {
+    let messages: Vec<Message> =
+        turns.iter().map(|(role, content)| Message::new(*role, *content)).collect();
+    template(source).chat(&messages, thinking)
 }
 
-const TURNS: &[(&str, &str)] =
-    &[("user", "One?"), ("assistant", "<think>\nHm, one.\n</think>\n\nTwo."), ("user", "Three?")];
+const TURNS: &[(Role, &str)] =
+    &[(User, "One?"), (Assistant, "<think>\nHm, one.\n</think>\n\nTwo."), (User, "Three?")];
 
 #[test]
 fn qwen3_drops_thoughts_and_can_disable_thinking() {
@@ -32,14 +32,14 @@ fn qwen3_drops_thoughts_and_can_disable_thinking() {
 #[test]
 fn qwen3_has_no_default_system_message() {
     for (turns, expected) in [
-        (&[("user", "Hi")][..], "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        (&[(User, "Hi")][..], "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
         (
-            &[("system", "Be brief."), ("user", "Hi")][..],
+            &[(System, "Be brief."), (User, "Hi")][..],
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
         ),
         (
             // An answer after the last question has a thought.
-            &[("user", "Hi"), ("assistant", "Hello")][..],
+            &[(User, "Hi"), (Assistant, "Hello")][..],
             "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nHello<|im_end|>\n\
              <|im_start|>assistant\n",
         ),
@@ -53,8 +53,8 @@ fn qwen2_always_has_a_system_message_and_never_thinks() {
     let qwen = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
     let rest = "<|im_start|>user\n{{Hi}}\n<|im_end|>\n<|im_start|>assistant\n";
     for (system, turns) in [
-        (qwen, &[("user", "{{Hi}}\n")][..]),
-        ("Be brief.", &[("system", "Be brief."), ("user", "{{Hi}}\n")][..]),
+        (qwen, &[(User, "{{Hi}}\n")][..]),
+        ("Be brief.", &[(System, "Be brief."), (User, "{{Hi}}\n")][..]),
     ] {
         let expected = format!("<|im_start|>system\n{system}<|im_end|>\n{rest}");
         assert_eq!(render(QWEN2, turns, Thinking::On).unwrap(), expected);
@@ -116,10 +116,18 @@ fn templates_may_use_the_functions_of_transformers() {
         ("a{% generation %}b{% endgeneration %}c", "abc"),
         ("a\n  {%- generation -%}\n b \n{%- endgeneration +%}\nc", "ab\nc"),
         ("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}", "21"),
+        ("{{ '{% generation %}' }}{# {% generation %} #}", "{% generation %}"),
+        ("{% raw %}{% generation %}{% endraw %}", "{% generation %}"),
         (
             "{{ {'b': '<é>', 'a': [1, 2.5, none, true]} | tojson }}",
             r#"{"b": "<é>", "a": [1, 2.5, null, true]}"#,
         ),
+        (
+            "{{ {'b': '<é>', 'a': []} | tojson(indent=2, ensure_ascii=true, sort_keys=true) }}",
+            "{\n  \"a\": [],\n  \"b\": \"<\\u00e9>\"\n}",
+        ),
+        ("{{ [1, {'a': 2}] | tojson(separators=(',', ':')) }}", r#"[1,{"a":2}]"#),
+        ("{{ 'a😀'|tojson(ensure_ascii=true) }}", r#""a\ud83d\ude00""#),
         (
             "{% for x in [none, 7, 'a', {}, nobody] %}{{ '+' if x is iterable else '-' }}\
               {% endfor %}{{ '!' if tools is iterable and tools|length > 0 }}",
@@ -142,6 +150,7 @@ fn templates_may_use_the_functions_of_transformers() {
 #[test]
 fn a_hostile_template_exceeds_a_limit() {
     let terms = ["1"; 65_000].join("+");
+    let replaces = ".replace('a', 'aaaaaaaaaa')".repeat(12);
     let nested = "[".repeat(60_000);
     let hostile = |source: &str| render(source, TURNS, Thinking::On).unwrap_err().to_string();
     assert_eq!(render(&format!("{{{{ {terms} }}}}"), TURNS, Thinking::On).unwrap(), "65000");
@@ -149,11 +158,18 @@ fn a_hostile_template_exceeds_a_limit() {
         (format!("{{{{ {terms}+{terms} }}}}"), " has 260005 bytes; at most 131072 are read"),
         (format!("{{{{ {nested}"), ", line 1: syntax error: template exceeds maximum recursion"),
         (format!("{{{{ {}1", "-".repeat(130_000)), ", line 1: syntax error: "),
+        (format!("{{{{ 'a'{replaces} }}}}"), "the result of `replace` would have "),
+        (
+            format!("{{{{ 'a'{} }}}}", "|replace('a', 'aaaaaaaaaa')".repeat(12)),
+            "the result of `replace` would have ",
+        ),
+        ("{{ (['a' * 1000000] * 1000)|join }}".into(), "the result of `join` would have more than"),
         (
             "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}".into(),
             "exceeded the limit of 10000000 instructions",
         ),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into(), "recursion limit exceeded"),
+        ("{{ [1]|tojson(indent=1000000000) }}".into(), "an indent of 1000000000"),
     ] {
         let message = hostile(&source);
         assert!(message.contains(expected), "{message}");
