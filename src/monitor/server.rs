@@ -1,17 +1,24 @@
 //! The pages over HTTP, for this machine only by default. Pages are rendered before a request; a
 //! single thread waits for requests, so that a measurement keeps its CPUs.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 
 use crate::error::{Error, Result};
 use crate::monitor::Pages;
@@ -74,15 +81,21 @@ impl Server {
                 "cannot listen on `{listen}`: {source}; choose another address with `--listen`"
             ))
         };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let listener = runtime.block_on(TcpListener::bind(listen)).map_err(failed)?;
+        let listener = TcpListener::bind(listen).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared { remote, prepared: Mutex::default() });
         let (stop, stopped) = oneshot::channel();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).map_err(failed)?
+        };
         let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         let work = move || {
             runtime.block_on(async {
+                let listener = Listener { listener, open: VecDeque::new() };
                 tokio::spawn(std::future::IntoFuture::into_future(axum::serve(listener, app)));
                 // Open connections end with the runtime.
                 let _ = stopped.await;
@@ -106,6 +119,89 @@ impl Server {
             history: pages.history.into(),
         };
         *self.shared.prepared.lock().unwrap_or_else(PoisonError::into_inner) = prepared;
+    }
+}
+
+/// Maximum number of open connections; a further one closes the oldest. A measurement needs file
+/// descriptors, too.
+const MAX_CONNECTIONS: usize = 64;
+
+/// Maximum duration of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Accepts connections of limited duration.
+struct Listener {
+    listener: tokio::net::TcpListener,
+    /// The connections, oldest first; each ends when its sender is dropped.
+    open: VecDeque<oneshot::Sender<()>>,
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
+        self.open.retain(|connection| !connection.is_closed());
+        if self.open.len() >= MAX_CONNECTIONS {
+            self.open.pop_front();
+        }
+        let (open, closed) = oneshot::channel();
+        self.open.push_back(open);
+        let late = Box::pin(tokio::time::sleep(CONNECTION_TIMEOUT));
+        (Connection { stream, closed, late }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that fails on timeout, or when a newer one replaces it.
+struct Connection {
+    stream: TcpStream,
+    closed: oneshot::Receiver<()>,
+    late: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    fn open_stream(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> io::Result<Pin<&mut TcpStream>> {
+        let is_closed = Pin::new(&mut self.closed).poll(context).is_ready();
+        if is_closed || self.late.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(Pin::new(&mut self.get_mut().stream))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.open_stream(context)?.poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.open_stream(context)?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.open_stream(context)?.poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.open_stream(context)?.poll_shutdown(context)
     }
 }
 

@@ -112,6 +112,9 @@ fn many_silent_connections_do_not_block_the_page() {
     let silent: Vec<TcpStream> =
         (0..200).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
     assert!(get(server.address(), "/healthz").0.starts_with("http/1.1 200 "));
+    let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    // 200 belong to this test, at most 64 to the server.
+    assert!(files < 200 + 64 + 50, "{files} open files");
     drop(silent);
 }
 
