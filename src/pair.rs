@@ -128,7 +128,11 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
         run.measure(&mut paired, began, events)
     });
     let outcome = outcome.map(|ended| paired.ended = ended);
-    if outcome.is_ok() && judge(&paired, &plan.policy).outcome == Outcome::Regression {
+    // An injected slowdown is in no kernel.
+    if outcome.is_ok()
+        && plan.injection.is_none()
+        && judge(&paired, &plan.policy).outcome == Outcome::Regression
+    {
         let traced = profile::trace(plan, &folder.join("A"), &folder.join("B"));
         paired.kernels = traced.ok(); // The verdict stands without it.
     }

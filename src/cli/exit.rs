@@ -30,7 +30,7 @@ Exit status:
   4    not comparable: other machine, model, settings or prompts, no
        baseline, base does not build; or what was asked for is missing
   5    the run failed, or greedy output changed
-  130  interrupted: what was measured is kept; `--resume`";
+  130  interrupted: what was measured is kept; `run --resume` continues";
 
 impl From<Cause> for Exit {
     fn from(cause: Cause) -> Self {

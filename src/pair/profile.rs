@@ -21,7 +21,7 @@ const SCENARIO: &str = "profile/answer";
 /// # Errors
 /// When a build cannot trace: another engine, a device, or a build that is too old.
 pub(super) fn trace(plan: &Plan, base: &Path, candidate: &Path) -> Result<KernelProfile> {
-    let trace = |binary: &Path, injection: Option<&String>| {
+    let trace = |binary: &Path| {
         let mut setup = plan.setup.clone();
         (setup.generation.warmups, setup.generation.iters) = (1, 5);
         let job = Job {
@@ -30,7 +30,7 @@ pub(super) fn trace(plan: &Plan, base: &Path, candidate: &Path) -> Result<Kernel
             session: String::new(),
             sharing: Sharing::Fresh,
             rates: Rates::default(),
-            injection: injection.cloned(),
+            injection: None,
             references: false,
             text: None,
         };
@@ -46,10 +46,7 @@ pub(super) fn trace(plan: &Plan, base: &Path, candidate: &Path) -> Result<Kernel
         let values = case.blocks.into_iter().next().map(|block| block.values).unwrap_or_default();
         seconds(&values).ok_or_else(|| Error::Failed("this build does not time kernels".into()))
     };
-    Ok(KernelProfile {
-        base: trace(base, None)?,
-        candidate: trace(candidate, plan.injection.as_ref())?,
-    })
+    Ok(KernelProfile { base: trace(base)?, candidate: trace(candidate)? })
 }
 
 /// Seconds per generation in each kind of kernel, and between kernels.
