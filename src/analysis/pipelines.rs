@@ -7,8 +7,8 @@ use crate::record::{Case, Record};
 use crate::workload::metric;
 
 row! {
-    /// One pipeline, `pipelines/*`, with the seconds of its stages. `e2e_s` is from the question, or
-    /// the first item, to the last token; one passage answers a simple question.
+    /// One pipeline, `pipelines/*`, with the seconds of its stages. `e2e_s` is from the question,
+    /// or the first item, to the last token; one passage answers a simple question.
     PipelineRow(case) {
         name: String = short_name(case).into(),
         /// Documents, chunks or questions per pass.

@@ -29,12 +29,13 @@ static CUSTOM: OnceLock<CustomEngine> = OnceLock::new();
 /// ```no_run
 /// use std::process::ExitCode;
 ///
-/// use candlemark::model::{Decoder, ModelSource};
+/// use candlemark::model::{Decoder, EngineKind, ModelSource};
 /// use candlemark::settings::Setup;
 ///
 /// fn load(source: &ModelSource, setup: &Setup) -> candlemark::Result<Box<dyn Decoder>> {
-///     # let _ = (source, setup);
-///     todo!("an implementation of `Decoder`")
+///     // An implementation of `Decoder` of your own; here the built-in one.
+///     let device = candlemark::model::device("cpu")?;
+///     candlemark::model::load(source, EngineKind::Native, None, &device, setup.threads)
 /// }
 ///
 /// fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! `cargo bench`: every scenario on this crate's engine. `candlemark pair` builds it at two commits.
+//! `cargo bench`: scenarios on this crate's engine. `candlemark pair` builds it at two commits.
 
 use std::process::ExitCode;
 
