@@ -33,7 +33,7 @@ echo "-- a pair of equal builds"
 pair short/b1
 case $verdict in
 0) echo "equal: pass" ;;
-3) echo "equal: cannot decide (the machine is too noisy for a pass)" ;;
+3) echo "equal: undecided (the machine is too noisy for a pass)" ;;
 *) echo "equal: exit status $verdict is wrong" && exit 1 ;;
 esac
 
@@ -66,11 +66,11 @@ for round in 1 2; do
 done
 case $verdict in
 0) echo "unchanged: pass" ;;
-3) echo "unchanged: cannot decide (the machine is too noisy for a pass)" ;;
+3) echo "unchanged: undecided (the machine is too noisy for a pass)" ;;
 *) echo "unchanged: exit status $verdict is wrong" && exit 1 ;;
 esac
 
-# If one run cannot decide, more runs are measured and judged together. On a host that varies by a
+# If one run is undecided, more runs are measured and judged together. On a host that varies by a
 # third between sessions, no number of runs detects 25 %; 90 % must still be detected there.
 for by in 25 90; do
     slowed=()
@@ -82,7 +82,7 @@ for by in 25 90; do
         [ "$verdict" = 3 ] || break 2
         sleep 1
     done
-    echo "slowed: cannot decide about $by % here (the machine is too noisy)"
+    echo "slowed: undecided about $by % here (the machine is too noisy)"
 done
 [ "$verdict" = 1 ] || { echo "slowed: exit status $verdict instead of 1" && exit 1; }
 echo "slowed: regression, as expected"

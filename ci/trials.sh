@@ -34,7 +34,7 @@ done
 
 echo
 printf '%-12s %5s %8s %14s %17s %6s %8s  %s\n' injected pairs 'pass(0)' 'regression(1)' \
-    'cannot decide(3)' other seconds 'regression, 95 %'
+    'undecided(3)' other seconds 'regression, 95 %'
 for injected in none decode:5% decode:7.5% decode:10% ttft:20% memory:20%; do
     rows=$(grep "^$injected," "$table")
     count() { cut -d, -f2 <<<"$rows" | grep -cx "$1" || true; }

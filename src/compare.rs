@@ -107,7 +107,7 @@ pub fn judge<'a>(
     });
     let started = current.sessions.last().map(|last| &last.started);
     // An undecided metric needs more measuring, not another baseline.
-    let undecided = findings.iter().any(|one| matches!(one.verdict, Verdict::Inconclusive(_)));
+    let undecided = findings.iter().any(|one| matches!(one.verdict, Verdict::Undecided(_)));
     let outcome = overall_outcome(&findings, blocked || (judged == 0 && !undecided), policy);
     Judgement {
         judged,

@@ -28,7 +28,7 @@ pub enum Error {
     Schema { path: PathBuf, found: String, known: u32, remedy: &'static str },
     #[error("not comparable: {0}")]
     NotComparable(String),
-    #[error("cannot decide: {0}")]
+    #[error("undecided: {0}")]
     Undecided(String),
     #[error("interrupted")]
     Interrupted,

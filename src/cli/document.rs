@@ -103,7 +103,7 @@ fn reason(error: &anyhow::Error) -> String {
         return "interrupted before anything was measured".into();
     }
     let text = brief(&format!("{error:#}"));
-    let prefixes = ["not comparable: ", "cannot decide: "];
+    let prefixes = ["not comparable: ", "undecided: "];
     let rest = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
     rest.unwrap_or(&text).to_owned()
 }

@@ -25,7 +25,7 @@ Exit status:
   1    regression
   2    wrong command line, configuration, or file named in them; nothing was
        measured
-  3    cannot decide: too noisy, too few blocks, not calibrated, machine
+  3    undecided: too noisy, too few blocks, not calibrated, machine
        changed, out of time, interrupted
   4    not comparable: other machine, model, settings or prompts, no
        baseline, base does not build; or what was asked for is missing

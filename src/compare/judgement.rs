@@ -287,7 +287,7 @@ pub(super) fn undecided(
     let mut undecided: Vec<&str> = Vec::new();
     for finding in findings {
         let open = match finding.verdict {
-            Verdict::Inconclusive(why) => why != Why::Implausible && may_decide(finding, why),
+            Verdict::Undecided(why) => why != Why::Implausible && may_decide(finding, why),
             _ => false,
         };
         if open && !undecided.contains(&finding.scenario.as_str()) {

@@ -178,7 +178,7 @@ pub struct Decision {
 impl Decision {
     /// Whether more blocks would change nothing.
     pub fn is_final(&self) -> bool {
-        !matches!(self.verdict, Verdict::Inconclusive(_))
+        !matches!(self.verdict, Verdict::Undecided(_))
     }
 
     /// Whether the decision with rejected blocks counted turns a regression into a pass, or a pass
@@ -196,7 +196,7 @@ impl Decision {
 /// judged.
 pub fn decide(metrics: &[&EffectSeries], design: &SequentialDesign) -> Vec<Decision> {
     let undecided = |metric: &&EffectSeries| Decision {
-        verdict: Verdict::Inconclusive(Why::TooFewBlocks),
+        verdict: Verdict::Undecided(Why::TooFewBlocks),
         theta: None,
         evidence: None,
         used: metric.count(),
@@ -249,7 +249,7 @@ impl SequentialDesign<'_> {
         let (margin, critical) = metric.margins;
         let verdict = match judge_change(summary.theta, &evidence, margin, critical) {
             Verdict::Regressed { .. } if used < BLOCKS_NEEDED => {
-                Verdict::Inconclusive(Why::TooFewBlocks)
+                Verdict::Undecided(Why::TooFewBlocks)
             }
             verdict => verdict,
         };
@@ -293,11 +293,11 @@ mod tests {
         for (mean, count, verdict, used) in [
             (0.0, 5, Verdict::Pass, 5),
             (0.0, 32, Verdict::Pass, 5),
-            (0.2, 5, Verdict::Inconclusive(Why::TooFewBlocks), 5),
-            (0.2, 7, Verdict::Inconclusive(Why::TooFewBlocks), 7),
+            (0.2, 5, Verdict::Undecided(Why::TooFewBlocks), 5),
+            (0.2, 7, Verdict::Undecided(Why::TooFewBlocks), 7),
             (0.2, 8, Verdict::Regressed { proven: true, critical: true }, 8),
             (0.2, 32, Verdict::Regressed { proven: true, critical: true }, 8),
-            (0.0, 4, Verdict::Inconclusive(Why::TooFewBlocks), 4),
+            (0.0, 4, Verdict::Undecided(Why::TooFewBlocks), 4),
         ] {
             let all: Vec<EffectSeries> = (0..10).map(|_| blocks(mean, 0.004, count)).collect();
             let decision = &decide(&all, &design(30, NONE))[3];

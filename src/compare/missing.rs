@@ -117,8 +117,8 @@ pub(super) fn resolve(
         (DataState::Valid, DataState::Valid) => return Resolution::Compare,
         (DataState::Valid, DataState::NoValue(why)) => Verdict::Missing(why.to_owned()),
         (DataState::Valid, DataState::Absent(kind, why)) => match kind {
-            AbsenceKind::SkippedTime => Verdict::Inconclusive(Why::OutOfTime),
-            AbsenceKind::NotMeasuredYet => Verdict::Inconclusive(Why::Interrupted),
+            AbsenceKind::SkippedTime => Verdict::Undecided(Why::OutOfTime),
+            AbsenceKind::NotMeasuredYet => Verdict::Undecided(Why::Interrupted),
             AbsenceKind::Unknown => missing(why.to_owned()),
             AbsenceKind::Unsupported | AbsenceKind::SkippedMemory | AbsenceKind::Failed => {
                 missing(Absence::new(kind, why).to_string())

@@ -47,7 +47,7 @@ fn mean_seconds(block: &Block) -> Option<[f64; 3]> {
     before.iter().chain(&after).all(positive).then_some(mean)
 }
 
-/// Whether the normalized verdict withdraws the raw one. A normalized verdict that is inconclusive
+/// Whether the normalized verdict withdraws the raw one. A normalized verdict that is undecided
 /// for noise does so only if its centre lies on the other side of the limit; otherwise noisy
 /// kernels would withdraw every verdict.
 pub(super) fn contradicts(raw: &Verdict, normalized: &Verdict, theta: f64, margin: f64) -> bool {
@@ -57,8 +57,8 @@ pub(super) fn contradicts(raw: &Verdict, normalized: &Verdict, theta: f64, margi
         _ => return false, // There is no verdict to withdraw.
     };
     match normalized {
-        Verdict::Inconclusive(Why::Borderline) => true,
-        Verdict::Inconclusive(_) => regressed != (theta >= margin),
+        Verdict::Undecided(Why::Borderline) => true,
+        Verdict::Undecided(_) => regressed != (theta >= margin),
         other => regressed != matches!(other, Verdict::Regressed { .. }),
     }
 }

@@ -72,7 +72,7 @@ fn outcome(paired: &PairRecord, findings: &[Finding], policy: &Policy) -> Outcom
     // An undecided metric needs more time, not another base.
     let was_compared = |finding: &Finding| {
         finding.change.is_some()
-            || matches!(finding.verdict, Verdict::Inconclusive(_) | Verdict::Identical)
+            || matches!(finding.verdict, Verdict::Undecided(_) | Verdict::Identical)
     };
     let nothing = !findings.iter().any(was_compared);
     let stopped = matches!(paired.ended, Ended::Open | Ended::Budget | Ended::Interrupted);
@@ -164,7 +164,7 @@ fn other_work(case: &PairCase, paired: &PairRecord) -> Option<Verdict> {
         }
         // It never had a turn, and its work decides which metrics it has.
         _ if case.base.work.is_none() && case.candidate.work.is_none() => {
-            Some(Verdict::Inconclusive(Why::TooFewBlocks))
+            Some(Verdict::Undecided(Why::TooFewBlocks))
         }
         _ => None,
     }

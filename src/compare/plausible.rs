@@ -87,7 +87,7 @@ fn withdraw(
     }
     for (at, reason) in places.into_iter().zip(reasons).filter(|(_, reason)| reason.is_some()) {
         let finding = &mut findings[at];
-        finding.verdict = Verdict::Inconclusive(Why::Implausible);
+        finding.verdict = Verdict::Undecided(Why::Implausible);
         if let (Some(Implausible::BeyondRoofline), Some(metric)) = (reason, finding.metric) {
             notes.push(format!(
                 "check the machine: {} of {} improved beyond the measured roofline",
@@ -238,7 +238,7 @@ mod tests {
             // A change of 20 % is still the same machine.
             (0.80, REGRESSED, 0.20, None),
             (2.00, REGRESSED, 0.70, None), // It became faster.
-            (0.50, Verdict::Inconclusive(Why::Noisy), 0.0, None),
+            (0.50, Verdict::Undecided(Why::Noisy), 0.0, None),
         ] {
             let machine = RateRatios { reading: Some(reading), computing: None };
             let found = implausible(&[moved(verdict.clone(), theta)], machine);
@@ -298,7 +298,7 @@ mod tests {
             now.machine.rates.read_bytes_per_s = Some(read);
             judge(&base, &now, &Policy::default())
         };
-        let implausible = Verdict::Inconclusive(Why::Implausible);
+        let implausible = Verdict::Undecided(Why::Implausible);
         for (speed, read, verdict, outcome) in [
             (2591.0, 20e9, implausible.clone(), Outcome::Undecided),
             (2591.0, 40e9, implausible.clone(), Outcome::Undecided),

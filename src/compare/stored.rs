@@ -66,7 +66,7 @@ impl<'a> RecordJudge<'a> {
         if let Some(normalized) = normalized {
             let (_, other) = self.assess(metric, normalized, &self.normalized_sessions);
             if normalized::contradicts(&verdict, &other, normalized.theta(), margin) {
-                verdict = Verdict::Inconclusive(Why::Drifted);
+                verdict = Verdict::Undecided(Why::Drifted);
             }
         }
         let value = |series: &Series| metric.better.cost(series.centre().exp());
@@ -102,12 +102,12 @@ impl<'a> RecordJudge<'a> {
         let session = if calibrated { sessions.of(metric) } else { UNCALIBRATED };
         let layout = self.policy.layout(self.layout_sd.get(metric.kind()), self.same_binary);
         let Some(evidence) = evidence(series, session, layout, self.levels) else {
-            return (None, Verdict::Inconclusive(Why::TooFewBlocks));
+            return (None, Verdict::Undecided(Why::TooFewBlocks));
         };
         let (margin, critical) = self.policy.margins(metric);
         let verdict = match judge_change(series.theta(), &evidence, margin, critical) {
-            Verdict::Regressed { .. } | Verdict::Inconclusive(_) if !calibrated => {
-                Verdict::Inconclusive(Why::Uncalibrated)
+            Verdict::Regressed { .. } | Verdict::Undecided(_) if !calibrated => {
+                Verdict::Undecided(Why::Uncalibrated)
             }
             verdict => verdict,
         };

@@ -120,8 +120,8 @@ fn a_regression_is_significant_and_large() {
         ([94.5, 94.0, 95.0], regressed(false, false)),
         ([92.0, 91.0, 91.5], regressed(true, false)),
         ([80.0, 81.0, 79.0], regressed(true, true)),
-        ([95.6, 95.4, 95.8], Verdict::Inconclusive(Why::Borderline)),
-        ([93.0, 80.0, 106.0], Verdict::Inconclusive(Why::Noisy)),
+        ([95.6, 95.4, 95.8], Verdict::Undecided(Why::Borderline)),
+        ([93.0, 80.0, 106.0], Verdict::Undecided(Why::Noisy)),
     ] {
         assert_eq!(verdict_of(STEADY, &[&now]), expected, "{now:?}");
     }
@@ -129,7 +129,7 @@ fn a_regression_is_significant_and_large() {
 
 #[test]
 fn a_baseline_of_few_sessions_never_fails() {
-    let uncalibrated = Verdict::Inconclusive(Why::Uncalibrated);
+    let uncalibrated = Verdict::Undecided(Why::Uncalibrated);
     assert_eq!(verdict_of(&STEADY[..1], &[&[50.0, 50.1, 49.9]]), uncalibrated);
     assert_eq!(
         verdict_of(&STEADY[..2], &[&[100.0, 100.1, 99.9]]),
@@ -137,7 +137,7 @@ fn a_baseline_of_few_sessions_never_fails() {
         "an sd of 3 % cannot exclude a slowdown of 5 %"
     );
     assert_eq!(verdict_of(&STEADY[..1], &[&[150.0, 150.1, 149.9]]), Verdict::Improved);
-    assert_eq!(verdict_of(&[&[100.0]], &[&[50.0]]), Verdict::Inconclusive(Why::TooFewBlocks));
+    assert_eq!(verdict_of(&[&[100.0]], &[&[50.0]]), Verdict::Undecided(Why::TooFewBlocks));
 }
 
 #[test]

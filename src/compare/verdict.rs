@@ -23,7 +23,8 @@ pub enum Verdict {
         critical: bool,
     },
     /// The data allow neither a pass nor a regression.
-    Inconclusive(Why),
+    #[serde(rename = "inconclusive")]
+    Undecided(Why),
     /// Not in the base.
     New,
     /// In the base, requested, and without a valid number in the run; the text says why.
@@ -45,7 +46,7 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// Why a verdict is inconclusive.
+/// Why a verdict is undecided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
@@ -77,7 +78,7 @@ pub enum Why {
 pub enum Outcome {
     /// Passed or improved.
     Pass,
-    /// Cannot decide.
+    /// The data do not decide.
     Undecided,
     /// Not comparable, or nothing was compared.
     NotComparable,
@@ -110,7 +111,7 @@ pub(super) fn judge_change(theta: f64, evidence: &Evidence, margin: f64, critica
             _ => Verdict::Pass,
         }
     } else {
-        Verdict::Inconclusive(if narrow { Why::Borderline } else { Why::Noisy })
+        Verdict::Undecided(if narrow { Why::Borderline } else { Why::Noisy })
     }
 }
 
@@ -125,7 +126,7 @@ impl Verdict {
                 Outcome::Regression
             }
             Verdict::NotComparable(_) | Verdict::Missing(_) => Outcome::NotComparable,
-            Verdict::Inconclusive(_) => Outcome::Undecided,
+            Verdict::Undecided(_) => Outcome::Undecided,
             _ => Outcome::Pass,
         }
     }

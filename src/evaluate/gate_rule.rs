@@ -113,7 +113,7 @@ impl GateRule {
             let with_rejected = decide(&all.collect::<Vec<_>>(), &rule);
             for (at, decision) in decisions.iter_mut().enumerate() {
                 if inputs[at].all.is_some() && decision.is_contradicted_by(&with_rejected[at]) {
-                    decision.verdict = Verdict::Inconclusive(Why::Rejected);
+                    decision.verdict = Verdict::Undecided(Why::Rejected);
                 }
             }
         }
@@ -128,7 +128,7 @@ impl GateRule {
         });
         let verdict = match decision.verdict {
             Verdict::Regressed { .. } => RuleVerdict::Regressed,
-            Verdict::Inconclusive(_) => RuleVerdict::Undecided,
+            Verdict::Undecided(_) => RuleVerdict::Undecided,
             _ => RuleVerdict::Pass,
         };
         // Blocks that had to be measured for so many samples.

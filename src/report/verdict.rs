@@ -57,7 +57,7 @@ pub(super) fn verdict_label(verdict: &Verdict) -> String {
             (false, true) => "REGRESSED (proven)".into(),
             (false, false) => "REGRESSED".into(),
         },
-        Verdict::Inconclusive(why) => format!("INCONCLUSIVE ({})", why_label(*why)),
+        Verdict::Undecided(why) => format!("UNDECIDED ({})", why_label(*why)),
         Verdict::New => "NEW".into(),
         Verdict::Missing(why) => format!("MISSING: {why}"),
         Verdict::Removed(why) => format!("REMOVED: {why}"),
@@ -71,7 +71,7 @@ pub(super) fn verdict_label(verdict: &Verdict) -> String {
     }
 }
 
-/// The reason for an inconclusive verdict, in a few words.
+/// The reason for an undecided verdict, in a few words.
 fn why_label(why: Why) -> &'static str {
     match why {
         Why::Noisy => "noisy",
@@ -97,7 +97,7 @@ fn importance(verdict: &Verdict) -> (usize, Tone) {
         Verdict::Regressed { .. } => (4, Tone::Bad),
         Verdict::NotComparable(_) => (5, Tone::Unsure),
         Verdict::Missing(_) => (6, Tone::Unsure),
-        Verdict::Inconclusive(_) => (7, Tone::Unsure),
+        Verdict::Undecided(_) => (7, Tone::Unsure),
         Verdict::Improved => (8, Tone::Good),
         Verdict::Removed(_) | Verdict::NotSelected => (UNCHANGED, Tone::Unsure),
         Verdict::SlowerWithin | Verdict::Pass | Verdict::New | Verdict::Identical => {

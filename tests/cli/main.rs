@@ -259,7 +259,7 @@ fn too_many_mebibytes_are_a_usage_error() {
 }
 
 #[test]
-fn a_drifted_machine_is_inconclusive() {
+fn a_drifted_machine_is_undecided() {
     let args = ["check", "--baseline", "records/kernels.json", "--record", "records/drifted.json"];
     check(&args, "drifted.txt", 3);
     let output = candlemark(&[&args[..], &["--format", "json"]].concat(), &input(""));
@@ -293,7 +293,7 @@ fn a_calibration_in_the_folder_of_baselines_is_used() {
 }
 
 #[test]
-fn a_baseline_of_one_session_is_inconclusive() {
+fn a_baseline_of_one_session_is_undecided() {
     let args =
         ["check", "--baseline", "records/session-1.json", "--record", "records/critical.json"];
     check(&args, "uncalibrated.txt", 3);

@@ -146,7 +146,7 @@ fn a_warning_hides_nothing_that_is_undecided() {
     assert!(sentence.ends_with("; none is critical, so it is a warning only."), "{sentence}");
     pair.scenarios[1].blocks.truncate(4);
     let sentence = report::sentence(&judge(&pair, &policy));
-    assert!(sentence.ends_with("; none is critical, but 3 inconclusive."), "{sentence}");
+    assert!(sentence.ends_with("; none is critical, but 3 undecided."), "{sentence}");
 }
 
 #[test]

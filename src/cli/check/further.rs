@@ -129,7 +129,7 @@ fn measure(
 }
 
 fn is_undecided(finding: &Finding) -> bool {
-    matches!(finding.verdict, Verdict::Inconclusive(_))
+    matches!(finding.verdict, Verdict::Undecided(_))
 }
 
 /// Estimated seconds of a block, from the case's earlier blocks.

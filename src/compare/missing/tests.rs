@@ -35,7 +35,7 @@ const KINDS: [AbsenceKind; 6] =
 /// A line of the table of scenarios: its name, what the run or candidate has, and the cells.
 type TableLine = (&'static str, &'static [Has], [&'static str; 5]);
 
-const CUT: &str = "INCONCLUSIVE (interrupted), 3";
+const CUT: &str = "UNDECIDED (interrupted), 3";
 const F5: &str = "FAILED, 5";
 const I5: &str = "INVALID, 5";
 const M4: &str = "MISSING, 4";
@@ -43,7 +43,7 @@ const N4: &str = "NOT COMPARABLE, 4";
 const NEW: &str = "NEW, 0";
 const NO: &str = "nothing, 0";
 const NS: &str = "NOT SELECTED, 0";
-const TIME: &str = "INCONCLUSIVE (out of time), 3";
+const TIME: &str = "UNDECIDED (out of time), 3";
 
 #[rustfmt::skip]
 const SCENARIOS: &[TableLine] = &[
@@ -204,8 +204,8 @@ fn cell_of(judgement: &Judgement, metric: Option<&str>) -> String {
         Some(Verdict::Missing(_)) => "MISSING",
         Some(Verdict::Removed(_)) => "REMOVED",
         Some(Verdict::NotSelected) => "NOT SELECTED",
-        Some(Verdict::Inconclusive(Why::OutOfTime)) => "INCONCLUSIVE (out of time)",
-        Some(Verdict::Inconclusive(Why::Interrupted)) => "INCONCLUSIVE (interrupted)",
+        Some(Verdict::Undecided(Why::OutOfTime)) => "UNDECIDED (out of time)",
+        Some(Verdict::Undecided(Why::Interrupted)) => "UNDECIDED (interrupted)",
         Some(Verdict::NotComparable(_)) => "NOT COMPARABLE",
         Some(Verdict::Invalid(_)) => "INVALID",
         Some(Verdict::Failed(_)) => "FAILED",

@@ -60,7 +60,7 @@ impl<'a> PairJudge<'a> {
             let all = self.decide(metrics, Rejected::Counted);
             for (decision, with_rejected) in decisions.iter_mut().zip(&all) {
                 if decision.is_contradicted_by(with_rejected) {
-                    decision.verdict = Verdict::Inconclusive(Why::Rejected);
+                    decision.verdict = Verdict::Undecided(Why::Rejected);
                 }
             }
         }
@@ -111,7 +111,7 @@ impl<'a> PairJudge<'a> {
             && metric.kind() != "memory"
             && theta.is_some_and(|theta| self.bias > 0.0 && theta - self.bias < margin)
         {
-            verdict = Verdict::Inconclusive(Why::Contaminated);
+            verdict = Verdict::Undecided(Why::Contaminated);
         }
         // Only blocks that have an effect, so that the lists match `changes` entry by entry.
         let values = |arm: char| -> Vec<f64> {

@@ -36,7 +36,7 @@ fn a_scenario_without_a_turn_is_undecided_and_has_no_metrics() {
     let judgement = judge(&paired(vec![case], 0), &Policy::default());
     assert_eq!(judgement.findings.len(), 1);
     assert!(judgement.findings[0].metric.is_none());
-    assert_eq!(judgement.findings[0].verdict, Verdict::Inconclusive(Why::OutOfTime));
+    assert_eq!(judgement.findings[0].verdict, Verdict::Undecided(Why::OutOfTime));
     assert_eq!(judgement.outcome, crate::compare::Outcome::Undecided);
     assert_eq!(judgement.pair.unwrap().open, ["code/b1"]);
 }
@@ -86,7 +86,7 @@ fn a_metric_that_the_base_reported_in_some_blocks_has_a_value() {
         let judgement = judge(&paired(vec![case.clone()], 2), &Policy::default());
         judgement.findings[0].verdict.clone()
     };
-    assert_eq!(verdict(&case), Verdict::Inconclusive(Why::TooFewBlocks));
+    assert_eq!(verdict(&case), Verdict::Undecided(Why::TooFewBlocks));
     case.candidate.no_value = unread.into();
     assert_eq!(verdict(&case), Verdict::Missing("a turn did not report it".into()));
     case.blocks.remove(0);

@@ -34,7 +34,7 @@ fn decide(base: &Record, now: &Record) -> (Finding, Judgement) {
 #[test]
 fn a_verdict_that_the_machine_explains_is_withdrawn() {
     let base = with_kernels(decode(STEADY), &[0.005]);
-    let drifted = Verdict::Inconclusive(Why::Drifted);
+    let drifted = Verdict::Undecided(Why::Drifted);
     let regressed = Verdict::Regressed { proven: true, critical: false };
     for (now, stream_s, verdict, normalized) in [
         (SLOW, [0.005].as_slice(), regressed.clone(), 0.0834),
@@ -52,7 +52,7 @@ fn a_verdict_that_the_machine_explains_is_withdrawn() {
         let change = finding.change.unwrap();
         let found = change.normalized.unwrap();
         assert!((found - normalized).abs() < 0.006, "{stream_s:?}: {found}");
-        let undecided = matches!(verdict, Verdict::Inconclusive(_));
+        let undecided = matches!(verdict, Verdict::Undecided(_));
         assert_eq!(judgement.outcome == Outcome::Undecided, undecided);
     }
 }
@@ -163,26 +163,26 @@ fn a_calibration_decides_where_the_baseline_alone_cannot() {
     // Nine blocks of one session.
     let one: &[&[f64]] = &[&[100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 99.8, 100.2, 100.1]];
     let quiet = calibration(0.005, 10.0);
-    assert_eq!(judged(one, &[&[85.0; 3]], None).0, Verdict::Inconclusive(Why::Uncalibrated));
+    assert_eq!(judged(one, &[&[85.0; 3]], None).0, Verdict::Undecided(Why::Uncalibrated));
     let (verdict, notes) = judged(one, &[&[85.0; 3]], Some(&quiet));
     assert_eq!(verdict, Verdict::Regressed { proven: true, critical: true });
     assert_eq!(notes.last().unwrap(), "calibrated on 2026-07-03 from 3 sessions");
     // One degree of freedom is too few for sessions.
     let weak = calibration(0.005, 1.0);
-    assert_eq!(judged(one, &[&[85.0; 3]], Some(&weak)).0, Verdict::Inconclusive(Why::Uncalibrated));
+    assert_eq!(judged(one, &[&[85.0; 3]], Some(&weak)).0, Verdict::Undecided(Why::Uncalibrated));
     // Large variances between sessions and layouts withdraw the pass of three sessions that agreed.
     assert_eq!(judged(STEADY, SAME, None).0, Verdict::Pass);
     let noisy = calibration(0.04, 20.0);
-    assert_eq!(judged(STEADY, SAME, Some(&noisy)).0, Verdict::Inconclusive(Why::Noisy));
+    assert_eq!(judged(STEADY, SAME, Some(&noisy)).0, Verdict::Undecided(Why::Noisy));
     // Too few blocks neither pass nor fail, however well sessions are known.
     for now in [100.0, 50.0] {
         let verdict = judged(&[&[100.0, 100.1, 99.9]], &[&[now, now, now]], Some(&noisy)).0;
-        assert!(matches!(verdict, Verdict::Inconclusive(_)), "{now}: {verdict:?}");
+        assert!(matches!(verdict, Verdict::Undecided(_)), "{now}: {verdict:?}");
     }
     let mut foreign = quiet.clone();
     foreign.machine.class = "other".into();
     let (verdict, notes) = judged(one, &[&[85.0; 3]], Some(&foreign));
-    assert_eq!(verdict, Verdict::Inconclusive(Why::Uncalibrated));
+    assert_eq!(verdict, Verdict::Undecided(Why::Uncalibrated));
     assert!(
         notes.contains(&"the calibration is of another machine or model and is not used".into())
     );

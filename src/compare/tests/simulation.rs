@@ -69,7 +69,7 @@ impl Host {
                 all += 1;
                 match finding.verdict {
                     Verdict::Regressed { .. } => regressed += 1,
-                    Verdict::Inconclusive(_) => undecided += 1,
+                    Verdict::Undecided(_) => undecided += 1,
                     _ => passed += 1,
                 }
             }

@@ -179,7 +179,7 @@ pub(in crate::report) fn next_steps(judgement: &Judgement, command: &str) -> Vec
         judgement.findings.iter().any(|finding| is(&finding.verdict))
     };
     let because = |whys: &[Why]| {
-        any(&|verdict| matches!(verdict, Verdict::Inconclusive(why) if whys.contains(why)))
+        any(&|verdict| matches!(verdict, Verdict::Undecided(why) if whys.contains(why)))
     };
     let blocking = judgement.differences.iter().any(|one| one.severity == Severity::Blocking);
     let unmeasured = because(&[Why::OutOfTime, Why::Interrupted]);
@@ -271,7 +271,7 @@ fn measure_more(judgement: &Judgement, command: &str) -> String {
 fn reference_conflict(finding: &Finding) -> Option<String> {
     let change = finding.change.as_ref()?;
     let (metric, normalized) = (finding.metric?, change.normalized?);
-    (finding.verdict == Verdict::Inconclusive(Why::Drifted)).then(|| {
+    (finding.verdict == Verdict::Undecided(Why::Drifted)).then(|| {
         let at = |theta| percent(share(metric.better, theta));
         format!(
             "the machine drifted: {} of {} {} as measured, {} normalized by the reference kernels; \

@@ -28,7 +28,7 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
     }
     // A scenario that was never measured is undecided as a whole: its metrics are unknown.
     let whole = judgement.findings.iter().filter(|finding| {
-        finding.metric.is_none() && matches!(finding.verdict, Verdict::Inconclusive(_))
+        finding.metric.is_none() && matches!(finding.verdict, Verdict::Undecided(_))
     });
     let of = match (judgement.judged, whole.count()) {
         (1, 0) => "of 1 metric".into(),
@@ -39,7 +39,7 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
         judgement.findings.iter().filter(|finding| is(&finding.verdict)).count()
     };
     let regressed = count(|verdict| matches!(verdict, Verdict::Regressed { .. }));
-    let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive(_)));
+    let undecided = count(|verdict| matches!(verdict, Verdict::Undecided(_)));
     let improved = count(|verdict| *verdict == Verdict::Improved);
 
     if let Some(Ended::Failed(why)) = judgement.pair.as_ref().map(|summary| &summary.ended) {
@@ -61,7 +61,7 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
         let link = if regressed > 1 { "; the worst is " } else { ": " };
         let weight = match judgement.outcome {
             Outcome::Regression => String::new(),
-            Outcome::Undecided => format!("; none is critical, but {inconclusive} inconclusive"),
+            Outcome::Undecided => format!("; none is critical, but {undecided} undecided"),
             Outcome::NotComparable => {
                 "; none is critical, but not everything could be compared".into()
             }
@@ -77,8 +77,8 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
         },
         Outcome::Undecided if judgement.judged == 0 => "nothing was measured.".into(),
         Outcome::Undecided => {
-            let reasons = inconclusive_reasons(judgement);
-            format!("{inconclusive} {of} inconclusive ({reasons}), none regressed.")
+            let reasons = undecided_reasons(judgement);
+            format!("{undecided} {of} undecided ({reasons}), none regressed.")
         }
         _ => {
             let others = [
@@ -93,11 +93,11 @@ pub(in crate::report) fn statement(judgement: &Judgement) -> String {
     }
 }
 
-/// The reasons of inconclusive findings, each once.
-fn inconclusive_reasons(judgement: &Judgement) -> String {
+/// The reasons of undecided findings, each once.
+fn undecided_reasons(judgement: &Judgement) -> String {
     let mut reasons: Vec<&str> = Vec::new();
     for finding in &judgement.findings {
-        if let Verdict::Inconclusive(why) = finding.verdict
+        if let Verdict::Undecided(why) = finding.verdict
             && !reasons.contains(&why_label(why))
         {
             reasons.push(why_label(why));
