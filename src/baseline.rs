@@ -14,10 +14,8 @@ mod combine;
 mod store;
 
 pub use combine::combine;
-pub use store::{
-    Stored, calibration_of, calibration_path, find, find_calibration, find_release, path,
-    release_path,
-};
+pub use store::{Stored, calibration_path, find, find_calibration, path};
+pub(crate) use store::{calibration_of, release_path};
 
 use combine::{combine_with_gap, name};
 

@@ -26,14 +26,16 @@ mod stored;
 mod verdict;
 
 pub(crate) use difference::work_difference;
-pub use difference::{Difference, Severity, differences, record_differences};
+pub use difference::{Difference, Severity};
+pub(crate) use difference::{differences, record_differences};
 pub(crate) use estimate::pool_by_kind;
 pub use interval::{Evidence, Interval};
 pub use judgement::{
     Change, Drift, Finding, Judgement, MeasurementTimes, NullControl, PairSummary, SCHEMA, Subject,
 };
 pub(crate) use policy::margin;
-pub use policy::{BLOCKS_NEEDED, FailOn, PLANNED_LOOKS, Policy, SESSIONS_NEEDED};
+pub(crate) use policy::{BLOCKS_NEEDED, PLANNED_LOOKS, SESSIONS_NEEDED};
+pub use policy::{FailOn, Policy};
 pub use verdict::{Outcome, Verdict, Why, share};
 
 use judgement::overall_outcome;

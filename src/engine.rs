@@ -110,7 +110,7 @@ pub fn check(setup: &Setup) -> Result<()> {
 
 /// The identity of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// SHA-256 over the hashes of weights and tokenizer, and the shape.
     pub sha256: String,
     /// The hub's commit.
@@ -121,7 +121,7 @@ pub struct Identity {
 ///
 /// # Errors
 /// As [`Engine::load`], but for the device.
-pub fn identify(setup: &Setup, progress: &mut dyn Progress) -> Result<Identity> {
+pub(crate) fn identify(setup: &Setup, progress: &mut dyn Progress) -> Result<Identity> {
     let (source, tokenizer) = match custom::custom(&setup.engine) {
         Some(custom) => (custom.open)(setup, progress)?,
         None => {

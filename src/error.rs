@@ -164,7 +164,7 @@ impl Error {
     /// The same error for a file that the user named: one that cannot be read, or is of another
     /// kind, is a usage error. A file that candlemark found by itself is damaged instead.
     #[must_use]
-    pub fn of_named_file(self) -> Self {
+    pub(crate) fn of_named_file(self) -> Self {
         let is_wrong_file = match &self {
             Error::Read { .. } | Error::Invalid { .. } => true,
             Error::Schema { found, .. } => found == "none",
@@ -207,7 +207,7 @@ impl Error {
 }
 
 /// A value from outside, short enough to be quoted in an error.
-pub fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const MAX_CHARS: usize = 400;
     text.char_indices().nth(MAX_CHARS).map_or(text.into(), |(at, _)| format!("{} …", &text[..at]))
 }
@@ -259,6 +259,15 @@ pub fn quoted(word: impl AsRef<OsStr>) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// A number of things in words: `1 process`, `2 scenarios`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with('s') => format!("{count} {noun}es"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// The words of this process's command line, after the program's name.
 pub(crate) fn command_words() -> Vec<String> {
     std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
@@ -282,7 +291,7 @@ pub fn command(words: &[String]) -> String {
 /// assert_eq!(candlemark::error::nearest("modle", &["model", "suite"]), Some("model"));
 /// assert_eq!(candlemark::error::nearest("zzz", &["model", "suite"]), None);
 /// ```
-pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .filter(|near| name.len() <= 4 * near.len() + 4) // Far anyway, and slow to compute.

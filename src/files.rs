@@ -17,16 +17,18 @@ use crate::error::{Error, Result};
 
 #[cfg(feature = "engine")]
 pub(crate) use hash::hash_file;
-pub use hash::{hex, sha256};
+pub(crate) use hash::hex;
+pub use hash::sha256;
 pub use lock::Lock;
 pub use temporary::Temporary;
-pub use write::{Draft, check, folder_of, is_stdout, is_stream, read, write, write_with};
+pub use write::{Draft, check, read, write};
+pub(crate) use write::{folder_of, is_stdout, is_stream, write_with};
 
 use temporary::remove_leftovers;
 
 /// The build folder, where runs and pages are stored. Chosen as Criterion does, so that both use
 /// the same one: `CARGO_TARGET_DIR`, the folder that `cargo metadata` names, or `target`.
-pub fn build_folder() -> PathBuf {
+pub(crate) fn build_folder() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = || match std::env::var_os("CARGO_TARGET_DIR") {
         Some(folder) => folder.into(),
@@ -56,13 +58,13 @@ fn configured_folder() -> Option<PathBuf> {
 }
 
 /// The folder of Criterion's own files.
-pub fn criterion_folder() -> PathBuf {
+pub(crate) fn criterion_folder() -> PathBuf {
     std::env::var_os("CRITERION_HOME")
         .map_or_else(|| build_folder().join("criterion"), PathBuf::from)
 }
 
 /// A file or folder of candlemark in the build folder.
-pub fn default_path(name: &str) -> PathBuf {
+pub(crate) fn default_path(name: &str) -> PathBuf {
     build_folder().join("candlemark").join(name)
 }
 
@@ -73,7 +75,7 @@ pub fn runs() -> PathBuf {
 
 /// The folder of one run, removed on drop if it is empty.
 #[derive(Debug)]
-pub struct RunFolder {
+pub(crate) struct RunFolder {
     /// The session's id, with a number appended if another run has the same.
     pub id: String,
     /// Its path.
@@ -131,7 +133,7 @@ impl Drop for RunFolder {
 /// The file of a run: the one that the user named, or one in a folder of its own. Locked until it is
 /// dropped.
 #[derive(Debug)]
-pub struct RunFile {
+pub(crate) struct RunFile {
     /// Its path.
     pub path: PathBuf,
     _lock: Option<Lock>, // Dropped before the folder, which then is empty unless a file was written.

@@ -77,6 +77,11 @@
 //! The modules are listed in reading order. A module uses only modules above it; a test checks
 //! that.
 
+#![cfg_attr(
+    not(feature = "engine"),
+    expect(dead_code, unused_imports, reason = "some of what judges is shared with what measures")
+)]
+
 /// The error type of the library, and the classes that exit statuses follow from.
 pub mod error;
 pub use error::{Error, Result};

@@ -24,16 +24,17 @@ use sysinfo::System;
 use crate::record::{Build, Machine, Rates};
 use crate::settings::parse_cpu_list;
 
-pub use caches::{last_level_cache_bytes, read_buffer_bytes};
-pub use class::class_id;
-pub use load::{busy, conditions, warnings, warnings_on};
-pub use meter::{Figure, Meter, RegionStart, RegionUsage, store_usage};
-pub use reference_kernels::{ReferenceKernels, measure_reference_kernels};
-pub use stamp::{
-    SESSION_GAP, between, build, check_time, environment, is_one_session, now, refuse_debug,
-    session_id, stamp,
-};
-pub use utilization::process_cpu_time;
+pub use caches::last_level_cache_bytes;
+pub(crate) use caches::read_buffer_bytes;
+pub(crate) use load::warnings_on;
+pub use load::{busy, conditions, warnings};
+pub(crate) use meter::store_usage;
+pub use meter::{Figure, Meter, RegionStart, RegionUsage};
+pub use reference_kernels::ReferenceKernels;
+pub(crate) use reference_kernels::measure_reference_kernels;
+pub use stamp::{SESSION_GAP, between, build, environment, now, stamp};
+pub(crate) use stamp::{check_time, is_one_session, refuse_debug, session_id};
+pub(crate) use utilization::process_cpu_time;
 
 /// The machine that this process runs on. `threads` and `device` are those of the engine; a device
 /// includes its driver. Rates that need a measurement are left out.
@@ -61,7 +62,7 @@ pub fn fingerprint(threads: usize, device: &str) -> Machine {
 }
 
 /// The machine, its counters ([`Meter::counters`]) and the build as text.
-pub fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -> String {
+pub(crate) fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -> String {
     let known = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
     let measured = |value: Option<f64>, unit: &str| {
         value.map_or("not measured".into(), |value| format!("{:.1} {unit}", value / 1e9))
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn the_class_of_this_machine_is_a_valid_folder_name() {
         let machine = fingerprint(2, "cpu");
-        assert!(machine.class.ends_with(&class_id(&machine.fields)[..8]));
+        assert!(machine.class.ends_with(&class::class_id(&machine.fields)[..8]));
         let is_plain =
             |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
         assert!(machine.class.chars().all(is_plain), "{}", machine.class);

@@ -22,10 +22,12 @@ use crate::settings::Generation;
 use crate::workload::{Input, PromptFormat, Scenario, Task, metric};
 use crate::{engine, files, machine, stats, workload};
 
-pub use describe::{describe_model, describe_settings};
-pub use memory_use::{MemoryUse, Sharing, copy_memory};
+pub(crate) use describe::{describe_model, describe_settings};
+#[cfg(feature = "bench")]
+pub(crate) use memory_use::copy_memory;
+pub use memory_use::{MemoryUse, Sharing};
 pub use peak_rates::{ReadBudget, peak_rates};
-pub use roofline::{exceeds_roofline, rescale, update_peak_rates};
+pub(crate) use roofline::{exceeds_roofline, rescale, update_peak_rates};
 
 use describe::labels;
 use memory_use::store_no_memory;
@@ -99,7 +101,7 @@ impl Sample {
     }
 
     /// Decode time of the whole batch in seconds; prefill time where nothing is decoded.
-    pub fn primary_s(&self) -> f64 {
+    pub(crate) fn primary_s(&self) -> f64 {
         if self.steps_s.is_empty() {
             self.values[metric::PREFILL_S]
         } else {
@@ -193,12 +195,12 @@ impl Trial {
     }
 
     /// Sets the deliberate regression of the generations that follow.
-    pub fn inject(&mut self, injection: Option<Injection>) {
+    pub(crate) fn inject(&mut self, injection: Option<Injection>) {
         self.injection = injection;
     }
 
     /// Token ids of the last warm-up.
-    pub fn warm_ids(&self) -> Option<&[Vec<u32>]> {
+    pub(crate) fn warm_ids(&self) -> Option<&[Vec<u32>]> {
         self.cold.last().map(|sample| sample.ids.as_slice())
     }
 
@@ -258,7 +260,7 @@ impl Trial {
 
     /// Ends the trial: a case with the samples of this process as its one block. Without `memory`,
     /// memory metrics are `null`.
-    pub fn into_case(
+    pub(crate) fn into_case(
         self,
         engine: &Engine,
         session: &str,

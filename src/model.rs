@@ -39,11 +39,14 @@ use crate::kernel::{Isa, Pool};
 use crate::settings;
 
 pub use decoder::{Decoder, Footprint, Logits, Step};
-pub use device::{check_device, device};
+pub(crate) use device::check_device;
+pub use device::device;
 pub use progress::Progress;
-pub use quant::{Quant, mix_name};
+pub use quant::Quant;
+pub(crate) use quant::mix_name;
 pub use source::{ModelSource, TokenizerSource, check, open};
-pub use weights::{StoredRows, TRACE_TARGET, TensorInfo, WeightSource};
+pub(crate) use weights::TRACE_TARGET;
+pub use weights::{StoredRows, TensorInfo, WeightSource};
 
 /// The implementation that runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +61,7 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// The names that `--engine` takes.
-    pub const NAMES: [&str; 3] = ["native", "candle", "llama-cpp"];
+    pub(crate) const NAMES: [&str; 3] = ["native", "candle", "llama-cpp"];
 
     /// The engine of this name.
     ///
@@ -136,7 +139,7 @@ fn pin_variable() -> Option<String> {
 ///
 /// # Errors
 /// When the kernel tier is unknown or the CPU lacks it, or threads cannot be pinned.
-pub fn check_variables(threads: usize) -> Result<()> {
+pub(crate) fn check_variables(threads: usize) -> Result<()> {
     Isa::from_env()?;
     cpus_to_pin(threads, pin_variable().as_deref(), settings::cpus_by_core()).map(drop)
 }

@@ -20,7 +20,7 @@ mod prometheus;
 mod server;
 
 pub use entry::{Entry, Measured, SCHEMA, ScenarioValues, VerdictSummary};
-pub use history::{History, MAX_ENTRIES};
+pub use history::History;
 #[cfg(feature = "engine")]
 pub use probe::SuiteProbe;
 #[cfg(feature = "monitor")]

@@ -352,7 +352,7 @@ impl Case {
     }
 
     /// Whether the run has not reached it yet.
-    pub fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         self.absence() == Some(AbsenceKind::NotMeasuredYet)
     }
 
@@ -369,7 +369,7 @@ impl Record {
     }
 
     /// Sets `not_selected` to the scenarios that this build knows and that have no case.
-    pub fn set_not_selected(&mut self) {
+    pub(crate) fn set_not_selected(&mut self) {
         self.not_selected = workload::ids();
         self.not_selected.retain(|id| self.scenarios.iter().all(|case| case.id != *id));
     }

@@ -17,15 +17,17 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::workload::PromptFormat;
 
-pub use ranges::{Count, duration, interval, temperature};
+pub(crate) use ranges::duration;
+pub use ranges::{Count, interval, temperature};
+pub use threads::cpus_by_core;
+pub(crate) use threads::oversubscription;
 pub(crate) use threads::parse_cpu_list;
-pub use threads::{cpus_by_core, oversubscription};
 pub use variables::variables;
 
 use ranges::{TEMPERATURES, is_temperature};
 
 /// The default model: 4 layers of Qwen3-0.6B's shape, with the vocabulary of `fixtures/tiny`.
-pub const DEFAULT_MODEL: &str = "synthetic:mini";
+pub(crate) const DEFAULT_MODEL: &str = "synthetic:mini";
 
 static REGISTERED_ENGINE: OnceLock<&str> = OnceLock::new();
 
@@ -134,7 +136,7 @@ pub struct Generation {
 
 impl Generation {
     /// Whether the likeliest token is taken, so that output repeats.
-    pub fn is_greedy(&self) -> bool {
+    pub(crate) fn is_greedy(&self) -> bool {
         self.deterministic || self.temperature == 0.0
     }
 }

@@ -14,9 +14,10 @@ mod random;
 mod theil_sen;
 
 pub use empirical_bayes::VariancePrior;
-pub use mann_whitney::mann_whitney;
+pub(crate) use mann_whitney::mann_whitney;
 pub use random::Random;
-pub use theil_sen::{FEWEST_FOR_INTERVAL, Line, LineFit, fit_line, theil_sen};
+pub use theil_sen::{Line, LineFit};
+pub(crate) use theil_sen::{fit_line, theil_sen};
 
 /// The middle value; of an even count the mean of the two middle ones.
 pub fn median(values: &[f64]) -> Option<f64> {
@@ -28,7 +29,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
 ///
 /// `None` where fewer than one value is expected above it, n(1-q) < 1: the p99 of 20 values would
 /// just be their maximum.
-pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
+pub(crate) fn quantile(values: &[f64], q: f64) -> Option<f64> {
     // Floating point: 10 * (1 - 0.9) is slightly below 1.
     (values.len() as f64 * (1.0 - q) >= 1.0 - 1e-9).then(|| interpolated(values, q))?
 }
@@ -57,14 +58,14 @@ pub fn sd(values: &[f64]) -> Option<f64> {
 }
 
 /// The sum of squared deviations from the mean.
-pub fn sum_of_squares(values: &[f64]) -> f64 {
+pub(crate) fn sum_of_squares(values: &[f64]) -> f64 {
     let centre = mean(values).unwrap_or(0.0);
     values.iter().map(|value| (value - centre).powi(2)).sum()
 }
 
 /// A trimmed mean with its standard error.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TrimmedMean {
+pub(crate) struct TrimmedMean {
     /// Mean of the values that remain after trimming both ends.
     pub value: f64,
     /// Standard error and its degrees of freedom; `None` below five values.
@@ -78,7 +79,7 @@ pub struct TrimmedMean {
 /// process never moves the mean: of three values the result is the median. One or two values are
 /// averaged. Below five values at most one degree of freedom would remain, too few for an error
 /// estimate: the error is `None` and the caller takes it from elsewhere.
-pub fn trimmed_mean(values: &[f64]) -> Option<TrimmedMean> {
+pub(crate) fn trimmed_mean(values: &[f64]) -> Option<TrimmedMean> {
     let count = values.len();
     let sorted = sorted(values);
     let trim = trimmed_per_side(count);
@@ -101,7 +102,7 @@ fn trimmed_per_side(count: usize) -> usize {
 /// Variance of [`trimmed_mean`] relative to that of the arithmetic mean, for normal values: what
 /// its robustness costs in efficiency. From the variances of normal order statistics; above eight
 /// values, that of a tenth trimmed.
-pub fn trimmed_mean_variance_ratio(count: usize) -> f64 {
+pub(crate) fn trimmed_mean_variance_ratio(count: usize) -> f64 {
     match count {
         0..=2 => 1.0,
         3 => 1.35,
@@ -118,7 +119,7 @@ pub fn trimmed_mean_variance_ratio(count: usize) -> f64 {
 ///
 /// Results are cached: inverting the distribution costs microseconds, and a replay of thousands of
 /// suites asks for the same few quantiles.
-pub fn student_t_quantile(p: f64, freedom: f64) -> f64 {
+pub(crate) fn student_t_quantile(p: f64, freedom: f64) -> f64 {
     thread_local! {
         static CACHE: RefCell<HashMap<[u64; 2], f64>> = RefCell::default();
     }
@@ -163,7 +164,7 @@ fn upper_tail_quantile(probability: f64, freedom: f64) -> f64 {
 /// Welch–Satterthwaite: the effective degrees of freedom of a sum of variances, each with its own
 /// (Welch 1947, Satterthwaite 1946). A variance that is assumed rather than estimated has
 /// infinitely many. The result is at least one.
-pub fn welch_satterthwaite(terms: &[(f64, f64)]) -> f64 {
+pub(crate) fn welch_satterthwaite(terms: &[(f64, f64)]) -> f64 {
     let total: f64 = terms.iter().map(|(variance, _)| variance).sum();
     let spread: f64 = terms.iter().map(|(variance, freedom)| variance * variance / freedom).sum();
     if spread > 0.0 { (total * total / spread).max(1.0) } else { f64::INFINITY }
@@ -171,7 +172,7 @@ pub fn welch_satterthwaite(terms: &[(f64, f64)]) -> f64 {
 
 /// The exact 95 % confidence interval of a probability, from `hits` in `trials` (Clopper and
 /// Pearson 1934); each end errs with 2.5 % at most. Without trials it is 0 to 1.
-pub fn clopper_pearson(hits: usize, trials: usize) -> (f64, f64) {
+pub(crate) fn clopper_pearson(hits: usize, trials: usize) -> (f64, f64) {
     assert!(hits <= trials, "{hits} of {trials}");
     const TAIL: f64 = 0.025;
     let beta = |a: usize, b: usize, p: f64| {

@@ -23,12 +23,14 @@ mod stress;
 pub mod turns;
 pub mod worker;
 
-pub use budget::{GRACE, RunProgress};
-pub use job::{INJECT, Job, ScenarioResult, WORKER, run_job};
-pub use process::{absent_case, run_worker};
+pub use budget::RunProgress;
+pub(crate) use job::INJECT;
+pub use job::{Job, ScenarioResult, WORKER, run_job};
+pub(crate) use process::{absent_case, run_worker};
 pub(crate) use record::command_line;
-pub use record::new_record;
-pub use stress::{STRESS, StressLimits, run_stress_worker};
+pub(crate) use record::new_record;
+pub use stress::StressLimits;
+pub(crate) use stress::{STRESS, run_stress_worker};
 pub(crate) use worker::{own_process_group, spawn_thread, worker_failed};
 
 use budget::BudgetTracker;
@@ -69,7 +71,7 @@ pub struct Plan {
     pub path: Option<PathBuf>,
     /// An interrupted record to resume.
     pub resume: Option<Record>,
-    /// No process is started that would exceed this time, and none runs more than [`GRACE`]
+    /// No process is started that would exceed this time, and none runs more than `budget::GRACE`
     /// beyond it.
     pub budget: Option<Duration>,
     /// The text to measure quality on; default: the prompts of all categories.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, nearest};
 
-pub use metrics::{Better, Gate, METRICS, Metric, metric};
+pub(crate) use metrics::METRICS;
+pub use metrics::{Better, Gate, Metric, metric};
 pub use partition::Partition;
 pub use suites::{SUITES, Suite};
 
@@ -89,7 +90,7 @@ pub const CATEGORIES: &[Category] = &[
 
 /// The text of prompts of an exact length, repeated as needed. No category's prompts: a new category
 /// changes none of the scenarios that read it.
-pub const RUNNING_TEXT: &str = unix_lines!(include_str!("../fixtures/running_text.txt"));
+pub(crate) const RUNNING_TEXT: &str = unix_lines!(include_str!("../fixtures/running_text.txt"));
 
 /// Batch sizes of every category.
 pub const BATCHES: &[usize] = &[1, 4, 8, 16];
@@ -175,7 +176,7 @@ pub enum Task {
 
 impl Task {
     /// Whether this is the default, which records leave out.
-    pub fn is_generate(&self) -> bool {
+    pub(crate) fn is_generate(&self) -> bool {
         *self == Task::Generate
     }
 }
@@ -282,7 +283,7 @@ impl Scenario {
 
     /// Whether it can be measured in one process with others. It cannot if it loads the model in
     /// another way, or measures memory.
-    pub fn shares_process(&self) -> bool {
+    pub(crate) fn shares_process(&self) -> bool {
         !self.extended && matches!(self.task(), Task::Generate | Task::Depth | Task::Items)
     }
 

@@ -8,7 +8,7 @@ use crate::workload::metric;
 
 /// A category and its batch sizes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct Category {
+pub struct Category {
     pub(crate) name: String,
     /// In ascending order of batch size.
     pub(crate) batches: Vec<BatchRow>,

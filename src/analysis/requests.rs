@@ -110,7 +110,7 @@ pub(crate) struct Consistency {
     /// that is not valid.
     pub(crate) stalls: Option<f64>,
     /// Slope of `e2e_s` over the request's number in its process, in seconds per request. The drift
-    /// is significant if the interval excludes zero, [`Fit::is_sloped`].
+    /// is significant if its confidence interval excludes zero.
     pub(crate) drift: Option<LineFit>,
     /// Seconds to the last token of each request, a list per process.
     pub(crate) series_s: Vec<Vec<f64>>,

@@ -19,7 +19,7 @@ fn baseline_file(folder: &Path, class: &str, model: &Model, settings: &Settings)
 }
 
 /// Path of the release baseline, `<model>.release.json`, beside the baseline `<model>.json`.
-pub fn release_path(baseline: &Path) -> PathBuf {
+pub(crate) fn release_path(baseline: &Path) -> PathBuf {
     baseline.with_extension("release.json")
 }
 
@@ -41,7 +41,7 @@ pub fn find_calibration(folder: &Path, record: &Record) -> Result<Option<Calibra
 ///
 /// # Errors
 /// As [`find_calibration`].
-pub fn calibration_of(
+pub(crate) fn calibration_of(
     folder: &Path,
     class: &str,
     model: &Model,
@@ -55,7 +55,7 @@ pub fn calibration_of(
 ///
 /// # Errors
 /// When there is one and it cannot be read.
-pub fn find_release(baseline: &Path) -> Result<Option<Record>> {
+pub(crate) fn find_release(baseline: &Path) -> Result<Option<Record>> {
     let path = release_path(baseline);
     path.exists().then(|| Record::load(&path)).transpose()
 }

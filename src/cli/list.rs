@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::cli::exit::{CommandResult, Exit};
+use crate::error::counted;
 use crate::settings::Config;
 use crate::workload;
 use crate::workload::{Input, SUITES, Scenario};
@@ -11,18 +12,19 @@ use crate::workload::{Input, SUITES, Scenario};
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Print the suites and their purposes instead
-    #[arg(long, conflicts_with = "words")]
+    #[arg(long, conflicts_with = "scenarios")]
     suites: bool,
     /// Suites or parts of scenario ids [default: the suite `default`]
-    words: Vec<String>,
+    scenarios: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -> CommandResult {
-    let words = if arguments.words.is_empty() { &config.suite.scenarios } else { &arguments.words };
+    let words =
+        if arguments.scenarios.is_empty() { &config.suite.scenarios } else { &arguments.scenarios };
     if arguments.suites {
         for suite in SUITES {
-            let count = (suite.scenarios)().len();
-            writeln!(out, "{:<14} {count:>3} scenarios: {}", suite.name, suite.about)?;
+            let count = counted((suite.scenarios)().len(), "scenario");
+            writeln!(out, "{:<14} {count:>13}: {}", suite.name, suite.about)?;
         }
         return Ok(Exit::Pass);
     }

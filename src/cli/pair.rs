@@ -13,6 +13,7 @@ use crate::cli::output::{command_line, usage};
 use crate::cli::setup::{ModelArguments, check_words_for_turns, injection};
 use crate::compare::Judgement;
 use crate::compare::paired::judge;
+use crate::error::counted;
 use crate::files::RunFile;
 use crate::pair::build::{Binary, Builder, Target};
 use crate::pair::{Events, Identical, Plan};
@@ -214,9 +215,8 @@ impl Events for Live {
     fn block(&mut self, number: usize, scenarios: &[String]) {
         let spent = self.began.elapsed().as_secs();
         let budget = self.budget.as_secs();
-        let count = scenarios.len();
-        let plural = if count == 1 { "" } else { "s" };
-        say(&format!("block {number}: {count} scenario{plural}, {spent} of {budget} s"));
+        let count = counted(scenarios.len(), "scenario");
+        say(&format!("block {number}: {count}; {spent} s used of at most {budget} s"));
     }
 
     fn look(&mut self, judgement: &Judgement, left: Duration) {

@@ -15,7 +15,7 @@ use crate::cli::interrupt::{interruptible, say};
 use crate::cli::run::progress::Live;
 use crate::cli::setup::{ModelArguments, injection};
 use crate::compare::Subject;
-use crate::error::{command_words, quoted};
+use crate::error::{command_words, counted, quoted};
 use crate::files::RunFile;
 use crate::kernel::Isa;
 use crate::measure::Sharing;
@@ -128,7 +128,11 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
             return Ok(Exit::Interrupted);
         }
         let measured = write_table(&Record::load(path)?, out)?;
-        say(&format!("interrupted: {measured} scenarios are kept in `{}`", path.display()));
+        say(&format!(
+            "interrupted: the record so far, {}, is in `{}`",
+            counted(measured, "scenario"),
+            path.display()
+        ));
         say(&format!("next: `{}`", next::resume_command(&words, path)));
         return Ok(Exit::Interrupted);
     }
@@ -155,17 +159,13 @@ fn introduce(plan: &Plan) -> Vec<String> {
         settings: crate::measure::describe_settings(&plan.setup),
         machine: machine::fingerprint(plan.setup.threads, device),
     };
-    say(&format!("measures {}", report::subject_line(&subject)));
-    let count = |count: usize, what: &str, plural: &str| match count {
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}{plural}"),
-    };
+    say(&format!("measuring {}", report::subject_line(&subject)));
     say(&format!(
         "{}: {} each, {} and {} per process",
-        count(plan.scenarios.len(), "scenario", "s"),
-        count(plan.blocks, "process", "es"),
-        count(generation.warmups, "warm-up", "s"),
-        count(generation.iters, "generation", "s"),
+        counted(plan.scenarios.len(), "scenario"),
+        counted(plan.blocks, "process"),
+        counted(generation.warmups, "warm-up"),
+        counted(generation.iters, "generation"),
     ));
     let warnings = machine::busy();
     warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
@@ -204,20 +204,24 @@ fn conclude(
     let skipped = record.scenarios.iter().filter(out_of_time).count();
     if skipped > 0 {
         say(&format!(
-            "{skipped} scenarios skipped for lack of time; to measure them: \
+            "{} skipped for lack of time; to measure the rest: \
              `candlemark run --resume {}` with the same scenarios",
+            counted(skipped, "scenario"),
             quoted(path)
         ));
     }
     let short =
         record.scenarios.iter().filter(|case| case.absence() == Some(AbsenceKind::SkippedMemory));
     if let Some(why) = short.clone().find_map(|case| case.absent.as_ref()) {
-        let count = short.count();
-        say(&format!("{count} scenarios skipped for lack of memory, the first: {}", why.why));
+        let count = counted(short.count(), "scenario");
+        say(&format!("{count} skipped for lack of memory, the first: {}", why.why));
     }
     let failed = record.scenarios.iter().filter(|case| is_failed(case)).count();
     if failed > 0 {
-        say(&format!("{failed} of {} scenarios failed or are INVALID", record.scenarios.len()));
+        say(&format!(
+            "{failed} of {} failed or INVALID",
+            counted(record.scenarios.len(), "scenario")
+        ));
         return Exit::Failed;
     }
     if !is_stream {

@@ -44,7 +44,7 @@ use Severity::{Blocking, Informative};
 
 /// All differences between a baseline and a run. A baseline must not have been slowed down on
 /// purpose.
-pub fn differences(
+pub(crate) fn differences(
     old: &Record,
     new: &Record,
     allow_class: &BTreeMap<String, String>,
@@ -61,7 +61,7 @@ pub fn differences(
 /// All differences between two records, slowdowns on purpose aside. Machines differ when their
 /// classes do, unless `allow_class` lets the new one use the baseline of the old one; model, engine
 /// and generation settings must be equal.
-pub fn record_differences(
+pub(crate) fn record_differences(
     old: &Record,
     new: &Record,
     allow_class: &BTreeMap<String, String>,

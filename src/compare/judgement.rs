@@ -250,7 +250,7 @@ impl Judgement {
 
     /// A judgement that judges nothing. The first line of `why` is the reason, all of them are
     /// notes.
-    pub fn without_findings(outcome: Outcome, why: &str, policy: &Policy) -> Self {
+    pub(crate) fn without_findings(outcome: Outcome, why: &str, policy: &Policy) -> Self {
         let lines = why.lines().map(str::trim_end).filter(|line| !line.is_empty());
         let notes: Vec<String> = lines.map(str::to_owned).collect();
         let reason = notes.first().map_or("", |line| line.trim_end_matches(':')).to_owned();

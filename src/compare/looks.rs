@@ -13,7 +13,7 @@ use crate::stats::VariancePrior;
 
 /// Numbers of blocks at which verdicts are given. The first allows a pass only: a regression is
 /// never called from fewer than [`BLOCKS_NEEDED`] blocks.
-pub const LOOKS: [usize; 6] = [5, 8, 12, 16, 24, 32];
+pub(crate) const LOOKS: [usize; 6] = [5, 8, 12, 16, 24, 32];
 
 /// Smallest standard deviation between processes, even where a few happened to agree: 0.4 %.
 pub(crate) const BLOCK_FLOOR: f64 = 0.004;
@@ -46,7 +46,7 @@ impl Levels {
     }
 
     /// For this many metrics of a pair. A regression is corrected for the looks that may call one.
-    pub fn for_pair(alpha: f64, metrics: usize) -> Self {
+    pub(crate) fn for_pair(alpha: f64, metrics: usize) -> Self {
         let regression_looks = LOOKS.iter().filter(|look| **look >= BLOCKS_NEEDED).count();
         let Self { familywise, .. } = Self::new(alpha, metrics, regression_looks);
         Self { familywise, ..Self::new(alpha, metrics, LOOKS.len()) }
@@ -177,13 +177,13 @@ pub struct Decision {
 
 impl Decision {
     /// Whether more blocks would change nothing.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         !matches!(self.verdict, Verdict::Undecided(_))
     }
 
     /// Whether the decision with rejected blocks counted turns a regression into a pass, or a pass
     /// into a regression.
-    pub fn is_contradicted_by(&self, with_rejected: &Self) -> bool {
+    pub(crate) fn is_contradicted_by(&self, with_rejected: &Self) -> bool {
         let regressed = |one: &Self| matches!(one.verdict, Verdict::Regressed { .. });
         self.is_final() && with_rejected.is_final() && regressed(self) != regressed(with_rejected)
     }

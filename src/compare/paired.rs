@@ -19,7 +19,7 @@ use crate::workload::{Metric, metric};
 mod effects;
 mod judge;
 
-pub use effects::block_effect;
+pub(crate) use effects::block_effect;
 pub(crate) use effects::{arm_value, round_effects, round_sd};
 
 use effects::gated_metrics;

@@ -32,15 +32,15 @@ pub struct Policy {
 }
 
 /// Fewest sessions from which the variance between sessions is estimated.
-pub const SESSIONS_NEEDED: usize = 3;
+pub(crate) const SESSIONS_NEEDED: usize = 3;
 
 /// Fewest blocks from which the variance between processes is estimated.
-pub const BLOCKS_NEEDED: usize = 8;
+pub(crate) const BLOCKS_NEEDED: usize = 8;
 
 /// Planned looks at a run against a stored baseline: at the run as recorded, and after each of five
 /// further measurements. The first look is corrected for all six, because its result decides
 /// whether others follow.
-pub const PLANNED_LOOKS: usize = 6;
+pub(crate) const PLANNED_LOOKS: usize = 6;
 
 /// Which regressions make the outcome one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]

@@ -55,7 +55,7 @@ impl Injection {
     ///
     /// # Errors
     /// As [`Injection::parse`].
-    pub fn parse_if_any(text: &Option<String>) -> Result<Option<Self>> {
+    pub(crate) fn parse_if_any(text: &Option<String>) -> Result<Option<Self>> {
         text.as_deref().map(Self::parse).transpose()
     }
 
@@ -79,7 +79,7 @@ impl Injection {
 
     /// Memory that raises the `now` resident bytes to the fraction above the `peak`; written to, so
     /// that it is resident. Empty for other injections.
-    pub fn ballast(self, peak: u64, now: u64) -> Vec<u8> {
+    pub(crate) fn ballast(self, peak: u64, now: u64) -> Vec<u8> {
         let target = (peak as f64 * (1.0 + self.share)) as u64;
         match self.stage {
             Stage::Memory => vec![1; target.saturating_sub(now) as usize],

@@ -12,7 +12,7 @@ pub(crate) const SUITE_SCENARIOS: usize = 20;
 
 /// One figure of a rule in one environment or column.
 #[derive(Debug)]
-pub(crate) struct Figure {
+pub struct Figure {
     pub(crate) name: &'static str,
     /// For people, short enough for the head of a column.
     pub(crate) label: &'static str,

@@ -72,7 +72,7 @@ impl Temporary {
     ///
     /// # Errors
     /// When the system refuses the rename.
-    pub fn rename(mut self, path: &Path) -> io::Result<()> {
+    pub(crate) fn rename(mut self, path: &Path) -> io::Result<()> {
         fs::rename(&self.path, path)?;
         self.path.clear();
         Ok(())

@@ -75,12 +75,12 @@ pub fn read(path: &Path) -> Result<String> {
 
 /// Whether a path names no regular file: it can be written only once, and no file can be created
 /// beside it.
-pub fn is_stream(path: &Path) -> bool {
+pub(crate) fn is_stream(path: &Path) -> bool {
     !matches!(destination(path), Ok(Destination::File(_)) | Err(_))
 }
 
 /// Whether a path names the standard output of this process.
-pub fn is_stdout(path: &Path) -> bool {
+pub(crate) fn is_stdout(path: &Path) -> bool {
     matches!(destination(path), Ok(Destination::Stdout))
 }
 
@@ -131,7 +131,10 @@ impl<T: Write + Seek> Draft for T {}
 ///
 /// # Errors
 /// When `fill` fails, or as [`write`](fn@write).
-pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Draft) -> io::Result<()>) -> Result<()> {
+pub(crate) fn write_with(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Draft) -> io::Result<()>,
+) -> Result<()> {
     let written = || {
         let destination = destination(path)?;
         if let Destination::File(path) = destination {
@@ -228,7 +231,7 @@ fn is_pipe(_: &Path) -> bool {
 }
 
 /// The folder that contains a path.
-pub fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

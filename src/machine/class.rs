@@ -63,7 +63,7 @@ impl ClassInputs<'_> {
 
 /// SHA-256 of the fields as JSON with sorted keys and no spaces. Machines of one class are
 /// comparable.
-pub fn class_id(fields: &BTreeMap<String, String>) -> String {
+pub(crate) fn class_id(fields: &BTreeMap<String, String>) -> String {
     hex(&Sha256::digest(serde_json::to_vec(fields).expect("a map of strings is JSON")))
 }
 

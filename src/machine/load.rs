@@ -61,7 +61,7 @@ pub fn warnings(conditions: &Conditions) -> Vec<String> {
 }
 
 /// Warnings about a machine with so many CPUs; if unknown, the load average is not judged.
-pub fn warnings_on(conditions: &Conditions, cpus: Option<usize>) -> Vec<String> {
+pub(crate) fn warnings_on(conditions: &Conditions, cpus: Option<usize>) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some((load, cpus)) = conditions.load_1m.zip(cpus)
         && load > cpus as f64 + LOAD_BEYOND_CPUS

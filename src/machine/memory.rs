@@ -34,7 +34,7 @@ pub fn read() -> Memory {
 ///
 /// # Errors
 /// When the system is not Linux, or its `/proc/self/clear_refs` cannot be written.
-pub fn reset_peak() -> Result<()> {
+pub(crate) fn reset_peak() -> Result<()> {
     if !cfg!(target_os = "linux") {
         let why = "the memory peak can be reset only on Linux; measure memory in a child process";
         return Err(Error::Unsupported(why.into()));
@@ -47,7 +47,7 @@ pub fn reset_peak() -> Result<()> {
 ///
 /// # Errors
 /// When the system does not tell.
-pub fn data_bytes() -> Result<u64> {
+pub(crate) fn data_bytes() -> Result<u64> {
     let path = Path::new("/proc/self/status");
     let status =
         fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;

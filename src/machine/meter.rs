@@ -122,7 +122,7 @@ pub struct RegionUsage {
 impl Meter {
     /// Opens the counters for an engine's device (`cpu`, `cuda:0`, `metal`) and number of threads.
     /// May load a driver's library and take milliseconds: call it before anything is timed.
-    pub fn for_device(device: &str, threads: usize) -> Self {
+    pub(crate) fn for_device(device: &str, threads: usize) -> Self {
         let counters = match device.split(':').next() {
             Some("cpu") => Counters::Cpu(Packages::find(Path::new(POWERCAP))),
             _ => Counters::Gpu(gpu::open(device)),
@@ -169,7 +169,7 @@ impl Meter {
     }
 
     /// Which counters can be read, and why others cannot, for people.
-    pub fn counters(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn counters(&self) -> Vec<(&'static str, String)> {
         let state = |scope: Result<String, String>| match scope {
             Ok(scope) => format!("readable: {scope}"),
             Err(why) => format!("not readable: {why}"),
@@ -285,7 +285,7 @@ impl Meter {
 
 /// Stores a region's usage in a block as metrics, with scopes and reasons as notes.
 /// `generated_tokens` counts all sequences in the whole region.
-pub fn store_usage(usage: &RegionUsage, generated_tokens: f64, block: &mut Block) {
+pub(crate) fn store_usage(usage: &RegionUsage, generated_tokens: f64, block: &mut Block) {
     let per_token = if generated_tokens > 0.0 {
         usage.energy_j.divided_by(generated_tokens)
     } else {

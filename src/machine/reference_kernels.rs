@@ -66,7 +66,7 @@ const KERNELS: [Kernel; 3] = [
 ///
 /// # Errors
 /// When the system refuses a thread.
-pub fn measure_reference_kernels(threads: usize) -> Result<Option<KernelTimes>> {
+pub(crate) fn measure_reference_kernels(threads: usize) -> Result<Option<KernelTimes>> {
     ReferenceKernels::new(threads)?.map(|kernels| kernels.measure()).transpose()
 }
 

@@ -41,7 +41,7 @@ pub fn stamp() -> Build {
 ///
 /// # Errors
 /// When the build has debug assertions or is not optimized.
-pub fn refuse_debug() -> Result<()> {
+pub(crate) fn refuse_debug() -> Result<()> {
     if cfg!(debug_assertions) || env!("STAMP_OPT_LEVEL") == "0" {
         let why = "a debug build makes no records; use cargo bench or cargo run --release";
         return Err(Error::Unsupported(why.into()));
@@ -71,7 +71,7 @@ pub fn between(one: &str, other: &str) -> Option<Duration> {
 ///
 /// # Errors
 /// When it cannot be parsed, or lies in the future.
-pub fn check_time(text: &str) -> std::result::Result<(), String> {
+pub(crate) fn check_time(text: &str) -> std::result::Result<(), String> {
     let Ok(time) = text.parse::<Timestamp>() else {
         return Err(format!("`{text}` is not a time such as 2026-11-22T06:15:00Z"));
     };
@@ -86,18 +86,18 @@ pub const SESSION_GAP: Duration = Duration::from_secs(3600);
 
 /// Whether a measurement started at `started` belongs to the session that ended at `ended`. Times
 /// that cannot be parsed do.
-pub fn is_one_session(ended: &str, started: &str, gap: Duration) -> bool {
+pub(crate) fn is_one_session(ended: &str, started: &str, gap: Duration) -> bool {
     between(ended, started).is_none_or(|apart| apart < gap)
 }
 
-/// The id of a session that starts now: `20261122T061500Z-abc1234`.
-pub fn session_id(commit: Option<&str>) -> String {
+/// The id of a session that starts now: `20261122T061500Z-abc1234`, without a commit the time.
+pub(crate) fn session_id(commit: Option<&str>) -> String {
     session_id_at(Timestamp::now(), commit)
 }
 
 fn session_id_at(time: Timestamp, commit: Option<&str>) -> String {
-    let commit = commit.map_or("nocommit", |commit| commit.get(..7).unwrap_or(commit));
-    format!("{}-{commit}", time.strftime("%Y%m%dT%H%M%SZ"))
+    let commit = commit.map(|commit| format!("-{}", commit.get(..7).unwrap_or(commit)));
+    format!("{}{}", time.strftime("%Y%m%dT%H%M%SZ"), commit.unwrap_or_default())
 }
 
 /// The compiler, as `rustc --version` names it.
@@ -222,7 +222,7 @@ mod tests {
         let time: Timestamp = "2026-11-22T06:15:00.75Z".parse().unwrap();
         assert_eq!(session_id_at(time, Some("abc1234def")), "20261122T061500Z-abc1234");
         assert_eq!(session_id_at(time, Some("abc")), "20261122T061500Z-abc");
-        assert_eq!(session_id_at(time, None), "20261122T061500Z-nocommit");
+        assert_eq!(session_id_at(time, None), "20261122T061500Z");
         assert_eq!(check_time("2026-11-22T06:15:00Z"), Ok(()));
         assert_eq!(
             check_time("2999-01-01T00:00:00Z").unwrap_err(),

@@ -22,7 +22,7 @@ pub(super) fn cpu_time() -> Result<Duration, String> {
 }
 
 /// CPU time of a process since its start.
-pub fn process_cpu_time(id: u32) -> Option<Duration> {
+pub(crate) fn process_cpu_time(id: u32) -> Option<Duration> {
     let pid = sysinfo::Pid::from_u32(id);
     let mut system = sysinfo::System::new().ok()?;
     let kind = sysinfo::ProcessRefreshKind::nothing().with_cpu();

@@ -24,7 +24,7 @@ pub(super) fn labels(engine: &Engine, scenario: &Scenario) -> BTreeMap<String, S
 }
 
 /// The model as a record describes it; the hash comes from `identity`, if that is known.
-pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
+pub(crate) fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
     let config = &engine.source.config;
     let footprint = engine.decoder.footprint();
     Model {
@@ -49,7 +49,7 @@ pub fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Model {
 }
 
 /// The settings as a record keeps them.
-pub fn describe_settings(setup: &Setup) -> Settings {
+pub(crate) fn describe_settings(setup: &Setup) -> Settings {
     Settings {
         engine: setup.engine.clone(),
         device: setup.device.clone(),

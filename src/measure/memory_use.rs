@@ -1,8 +1,6 @@
 //! Memory of the measuring process: resident after loading, and the peaks of loading and of the
 //! run.
 
-use std::collections::BTreeMap;
-
 use crate::engine::Injection;
 use crate::machine::memory;
 use crate::machine::memory::Memory;
@@ -88,8 +86,10 @@ pub(super) fn store_no_memory(block: &mut Block, reason: &str) {
 }
 
 /// Copies the memory metrics of a block that was measured in a fresh process.
-pub fn copy_memory(block: &mut Block, from: &Block) {
-    fn copy<T: Clone>(to: &mut BTreeMap<String, T>, from: &BTreeMap<String, T>, name: &str) {
+#[cfg(feature = "bench")]
+pub(crate) fn copy_memory(block: &mut Block, from: &Block) {
+    type Named<T> = std::collections::BTreeMap<String, T>;
+    fn copy<T: Clone>(to: &mut Named<T>, from: &Named<T>, name: &str) {
         match from.get(name) {
             Some(one) => to.insert(name.into(), one.clone()),
             None => to.remove(name),

@@ -22,9 +22,9 @@ impl ReadBudget {
     pub const BRIEF: Self = Self { least_bytes: 256 << 20, time: Duration::from_millis(350) };
     /// For a number that exceeds the brief measurement: long enough for a shared host to have an
     /// undisturbed moment.
-    pub const EXTENDED: Self = Self { least_bytes: 256 << 20, time: Duration::from_secs(3) };
+    pub(crate) const EXTENDED: Self = Self { least_bytes: 256 << 20, time: Duration::from_secs(3) };
     /// More memory, which hides fewer disturbances in caches.
-    pub const FULL: Self = Self { least_bytes: 1 << 30, time: Duration::from_secs(2) };
+    pub(crate) const FULL: Self = Self { least_bytes: 1 << 30, time: Duration::from_secs(2) };
 }
 
 /// Measures read bandwidth and arithmetic peaks of the CPU.

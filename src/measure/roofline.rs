@@ -20,7 +20,7 @@ const FRACTIONS: [Fraction; 2] = [
 
 /// Whether a case exceeded a peak rate: one of the two measurements is off, or the machine has
 /// changed between them.
-pub fn exceeds_roofline(case: &Case) -> bool {
+pub(crate) fn exceeds_roofline(case: &Case) -> bool {
     case.blocks.iter().any(|block| {
         let mut values = FRACTIONS.iter().filter_map(|fraction| block.value(fraction.metric));
         values.any(|value| value > 1.0)
@@ -29,7 +29,7 @@ pub fn exceeds_roofline(case: &Case) -> bool {
 
 /// Takes the better of each old and newly measured peak rate, and rescales the fractions of all
 /// cases to it.
-pub fn update_peak_rates(rates: &mut Rates, cases: &mut [Case], measured: &Rates) {
+pub(crate) fn update_peak_rates(rates: &mut Rates, cases: &mut [Case], measured: &Rates) {
     let best = rates.best_of(measured);
     for case in cases {
         rescale(case, rates, &best);
@@ -39,7 +39,7 @@ pub fn update_peak_rates(rates: &mut Rates, cases: &mut [Case], measured: &Rates
 
 /// Rescales the roofline fractions of a case from old peak rates to new ones, and repeats the
 /// checks of them.
-pub fn rescale(case: &mut Case, before: &Rates, now: &Rates) {
+pub(crate) fn rescale(case: &mut Case, before: &Rates, now: &Rates) {
     let Case { blocks, validity, .. } = case;
     for block in &*blocks {
         let old = checks::against_roofline(block);

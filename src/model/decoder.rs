@@ -125,7 +125,7 @@ impl Logits {
     }
 
     /// The token with the largest logit of each row; the first of equals. NaN never wins.
-    pub fn argmax(&self) -> Vec<u32> {
+    pub(crate) fn argmax(&self) -> Vec<u32> {
         self.rows().map(argmax).collect()
     }
 
@@ -197,7 +197,7 @@ impl Footprint {
     }
 
     /// The types of the matrices in one word: `q8_0`, `q4_k_m`, `bf16+q8_0-from-q5_0`.
-    pub fn quant_name(&self) -> String {
+    pub(crate) fn quant_name(&self) -> String {
         let types = mix_name(&self.types);
         if self.dequantized.is_empty() {
             return types;

@@ -21,7 +21,7 @@ pub fn device(name: &str) -> Result<Device> {
 ///
 /// # Errors
 /// When the name is unknown, or the device is not built in.
-pub fn check_device(name: &str) -> Result<()> {
+pub(crate) fn check_device(name: &str) -> Result<()> {
     let (kind, _) = parse(name)?;
     let lacking = (kind == "cuda" && !cfg!(feature = "cuda"))
         || (kind == "metal" && !cfg!(feature = "metal"));

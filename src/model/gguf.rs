@@ -31,8 +31,9 @@ use value::{Metadata, token_id, unsigned};
 pub(super) use shards::shard_paths;
 #[cfg(feature = "hub")]
 pub(super) use shards::{parse_shard_name, shard_name};
+pub(crate) use write::quantized_tensors;
 pub(super) use write::write_to;
-pub use write::{quantized_tensors, shape_metadata, tokenizer_metadata, write};
+pub use write::{shape_metadata, tokenizer_metadata, write};
 
 /// An opened GGUF model: one file, or all its shards.
 pub struct Gguf {

@@ -26,7 +26,7 @@ pub use spec::HubSpec;
 
 /// A commit of a model in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The commit's folder in the cache.
     pub dir: PathBuf,
     /// The full commit.
@@ -36,7 +36,7 @@ pub struct Snapshot {
 }
 
 /// The hub and its cache.
-pub struct Hub {
+pub(crate) struct Hub {
     /// The folder with `models--owner--name`.
     pub cache: PathBuf,
     /// Whether to use the cache only.
@@ -49,7 +49,7 @@ impl Hub {
     ///
     /// # Errors
     /// When neither they nor the system give a folder for the cache.
-    pub fn from_env() -> Result<Self> {
+    pub(crate) fn from_env() -> Result<Self> {
         Self::from_vars(|name| env::var(name).ok(), env::home_dir())
     }
 

@@ -23,7 +23,7 @@ pub enum Quant {
 
 impl Quant {
     /// The names that `--quant` takes.
-    pub const NAMES: [&str; 4] = ["f32", "bf16", "q8_0", "q4_k_m"];
+    pub(crate) const NAMES: [&str; 4] = ["f32", "bf16", "q8_0", "q4_k_m"];
 
     /// The quantization of this name, in upper or lower case.
     ///
@@ -83,7 +83,7 @@ fn gets_more_bits(name: &str, layers: usize) -> bool {
 
 /// The type of a tensor in memory: f32 for vectors, the stored type for quantized matrices,
 /// otherwise as `quant` says.
-pub fn weight_dtype(
+pub(crate) fn weight_dtype(
     name: &str,
     info: &TensorInfo,
     quant: Option<Quant>,
@@ -99,7 +99,7 @@ pub fn weight_dtype(
 
 /// The types of a model's matrices in one word: `q8_0`, `q4_k_m`, or all types joined by `+`, the
 /// one with most bytes first.
-pub fn mix_name(types: &[(GgmlDType, u64)]) -> String {
+pub(crate) fn mix_name(types: &[(GgmlDType, u64)]) -> String {
     let mut sums: Vec<(GgmlDType, u64)> = Vec::new();
     for (dtype, bytes) in types {
         match sums.iter_mut().find(|(known, _)| known == dtype) {
@@ -116,7 +116,7 @@ pub fn mix_name(types: &[(GgmlDType, u64)]) -> String {
 }
 
 /// The name of a type as GGUF tools write it.
-pub fn dtype_name(dtype: GgmlDType) -> String {
+pub(crate) fn dtype_name(dtype: GgmlDType) -> String {
     let debug = format!("{dtype:?}").to_lowercase();
     match debug.strip_suffix('k') {
         Some(bits) => format!("{bits}_k"),

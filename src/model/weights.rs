@@ -11,7 +11,7 @@ use crate::kernel::{dequantize, quantize};
 use crate::model::config::Config;
 
 /// Target of the tracing spans around kernels; only the profiler subscribes to it.
-pub const TRACE_TARGET: &str = "candlemark::kernel";
+pub(crate) const TRACE_TARGET: &str = "candlemark::kernel";
 
 /// Shape and type of a tensor.
 #[derive(Debug, Clone, PartialEq)]

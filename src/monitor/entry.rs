@@ -98,7 +98,7 @@ impl Entry {
     }
 
     /// Whether the entries are comparable: the same work of the same model on the same machine.
-    pub fn is_like(&self, other: &Entry) -> bool {
+    pub(crate) fn is_like(&self, other: &Entry) -> bool {
         self.measured.as_ref().zip(other.measured.as_ref()).is_some_and(|(one, two)| {
             one.generation == two.generation
                 && (&one.model, &one.model_sha256, &one.quant)
@@ -138,7 +138,7 @@ impl Measured {
     }
 
     /// The failed scenarios with reasons. An unsupported scenario has not failed.
-    pub fn failure(&self) -> Option<String> {
+    pub(crate) fn failure(&self) -> Option<String> {
         let failed = self.scenarios.iter().filter_map(|one| {
             let absent = one.absent.as_ref();
             let absent = absent.filter(|absent| absent.kind != AbsenceKind::Unsupported);

@@ -18,7 +18,7 @@ use crate::record::schema1::upgrade_absence;
 
 /// Maximum number of entries, whatever the window: a bound on memory. A day with one cycle every 20
 /// seconds has fewer.
-pub const MAX_ENTRIES: usize = 5_000;
+pub(crate) const MAX_ENTRIES: usize = 5_000;
 
 /// A file is rewritten when it has more expired lines than this, and more expired than current
 /// ones.
@@ -167,7 +167,7 @@ impl History {
     }
 
     /// Writes pending entries; an error is kept in [`write_error`](Self::write_error).
-    pub fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         let rewrite_due = self.stale > MAX_STALE && self.stale > self.kept.len();
         let written = if rewrite_due { self.rewrite() } else { self.append() };
         match written {
@@ -210,7 +210,7 @@ impl History {
     }
 
     /// The error of the last write, if any.
-    pub fn write_error(&self) -> Option<&str> {
+    pub(crate) fn write_error(&self) -> Option<&str> {
         self.write_error.as_deref()
     }
 

@@ -363,13 +363,16 @@ fn too_many_entries_push_out_the_oldest() {
     let folder = tempfile::tempdir().unwrap();
     let (mut history, _) = open(&folder.path().join("full"), &FakeClock::new());
     fs::create_dir(folder.path().join("full")).unwrap(); // Cannot be written: all stay in memory.
-    for second in 0..i64::try_from(MAX_ENTRIES).unwrap() + 10 {
+    for second in 0..i64::try_from(super::history::MAX_ENTRIES).unwrap() + 10 {
         let entry = Entry::new(START.into(), second as f64, fail("x"));
         // Flushing this often in vain takes time; only the last flush matters.
         history.push(entry, SignedDuration::from_secs(second));
     }
     history.flush();
-    assert_eq!((history.entries().count(), history.pending()), (MAX_ENTRIES, MAX_ENTRIES));
+    assert_eq!(
+        (history.entries().count(), history.pending()),
+        (super::history::MAX_ENTRIES, super::history::MAX_ENTRIES)
+    );
     assert_eq!(history.entries().next().unwrap().1.took_s, 10.0);
     assert!(history.write_error().is_some());
 }

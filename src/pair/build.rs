@@ -48,7 +48,7 @@ impl Binary {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn from_file(path: &Path) -> Result<Self> {
+    pub(crate) fn from_file(path: &Path) -> Result<Self> {
         let sha256 =
             files::sha256(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let asked = path.display().to_string();
@@ -67,7 +67,7 @@ impl Binary {
 
 /// What to build: a worker that speaks the turn protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// Its name in Cargo.
     name: String,
     /// Cargo's arguments that select it, its package and features.
@@ -138,7 +138,7 @@ fn package_name(manifest: &Path) -> Option<String> {
 }
 
 /// Builds trees of the git repository around the current folder.
-pub struct Builder<'a> {
+pub(crate) struct Builder<'a> {
     built: Target,
     folder: PathBuf,
     target: PathBuf,
@@ -180,7 +180,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn resolve(&mut self, reference: &str) -> Result<String> {
+    pub(crate) fn resolve(&mut self, reference: &str) -> Result<String> {
         let here = Path::new(".");
         let commit = |reference: &str| {
             let spec = format!("{reference}^{{commit}}");
@@ -229,7 +229,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When git fails, or it does not build.
-    pub fn working_tree(&mut self) -> Result<Binary> {
+    pub(crate) fn working_tree(&mut self) -> Result<Binary> {
         let here = Path::new(".");
         let commit = git(here, &["rev-parse", "--verify", "HEAD"], &[])?;
         let index = self.folder.join("index");
@@ -254,7 +254,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// When it does not build, or the linker cannot shuffle.
-    pub fn shuffled(&mut self, reference: &str, seed: u64) -> Result<Binary> {
+    pub(crate) fn shuffled(&mut self, reference: &str, seed: u64) -> Result<Binary> {
         let mut built = self.commit(reference)?;
         let commit = built.commit.clone().unwrap_or_default();
         let tree = git(Path::new("."), &["rev-parse", &format!("{commit}^{{tree}}")], &[])?;

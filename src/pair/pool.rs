@@ -142,7 +142,7 @@ pub fn record(
 ///
 /// # Errors
 /// When one of them is unknown.
-pub fn check_arms(letters: &[char]) -> Result<()> {
+pub(crate) fn check_arms(letters: &[char]) -> Result<()> {
     let known: Vec<String> = arms().iter().map(|arm| arm.letter.to_string()).collect();
     let mut letters = letters.iter().map(char::to_string);
     match letters.find(|letter| !known.contains(letter)) {

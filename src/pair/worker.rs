@@ -81,7 +81,7 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Worker::request`].
-    pub fn receive(&mut self, deadline: &Deadline<'_>) -> Result<Response> {
+    pub(crate) fn receive(&mut self, deadline: &Deadline<'_>) -> Result<Response> {
         receive(&mut self.process, deadline)
     }
 }

@@ -145,7 +145,7 @@ impl Calibration {
     }
 
     /// Whether it is of the machine class and the model of a record.
-    pub fn is_of(&self, record: &Record) -> bool {
+    pub(crate) fn is_of(&self, record: &Record) -> bool {
         self.machine.class == record.machine.class
             && self.model.sha256 == record.model.sha256
             && self.model.quant == record.model.quant

@@ -34,7 +34,7 @@ pub struct Build {
 
 impl Build {
     /// Whether it was compiled without optimization, so that its times mean nothing.
-    pub fn is_unoptimized(&self) -> bool {
+    pub(crate) fn is_unoptimized(&self) -> bool {
         ["debug", "dev", "test"].iter().any(|name| self.profile.starts_with(name))
     }
 }
@@ -109,7 +109,7 @@ impl Rates {
 
     /// The compute roof of prefill: the largest arithmetic rate, whatever number format an engine
     /// multiplies.
-    pub fn best_op_per_s(&self) -> Option<f64> {
+    pub(crate) fn best_op_per_s(&self) -> Option<f64> {
         largest([
             self.f32_flop_per_s,
             self.int8_op_per_s,

@@ -11,7 +11,7 @@ mod plot;
 mod svg;
 mod ticks;
 
-pub use svg::CSS;
+pub(crate) use svg::CSS;
 
 use svg::Svg;
 
@@ -82,7 +82,7 @@ pub struct Series {
 }
 
 /// A position and the value there; `None` interrupts the line.
-pub type Point = (f64, Option<f64>);
+pub(crate) type Point = (f64, Option<f64>);
 
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,17 +32,17 @@ const SHOWN: [&str; 15] = [
 ];
 
 /// Text for a terminal; the last line is JSON.
-pub fn evaluation_text(evaluation: &Evaluation, command: &str) -> String {
+pub(crate) fn evaluation_text(evaluation: &Evaluation, command: &str) -> String {
     document(evaluation, command, TextFormat::Terminal)
 }
 
 /// Markdown; the last line is JSON.
-pub fn evaluation_markdown(evaluation: &Evaluation, command: &str) -> String {
+pub(crate) fn evaluation_markdown(evaluation: &Evaluation, command: &str) -> String {
     document(evaluation, command, TextFormat::Markdown)
 }
 
 /// The evaluation as JSON.
-pub fn evaluation_json(evaluation: &Evaluation) -> String {
+pub(crate) fn evaluation_json(evaluation: &Evaluation) -> String {
     serde_json::to_string_pretty(evaluation).expect("an evaluation is plain data") + "\n"
 }
 

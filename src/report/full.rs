@@ -120,7 +120,7 @@ pub fn markdown<'a>(
 
 /// The charts of a record as files for [`markdown`]: names and contents, on a white background
 /// whatever the reader's theme.
-pub fn chart_files<'a>(
+pub(crate) fn chart_files<'a>(
     record: &Record,
     options: impl Into<ReportOptions<'a>>,
 ) -> Vec<(String, String)> {

@@ -31,7 +31,7 @@ pub fn page(record: &Record, judgement: Option<(&Judgement, &str)>) -> Result<St
 ///
 /// # Errors
 /// When the template does not fit the data; tests render every template.
-pub fn bench_page(
+pub(crate) fn bench_page(
     record: &Record,
     judgement: Option<(&Judgement, &str)>,
     index: &str,
@@ -47,7 +47,10 @@ pub fn bench_page(
 ///
 /// # Errors
 /// When the template does not fit the data; tests render every template.
-pub fn page_in<'a>(record: &Record, options: impl Into<ReportOptions<'a>>) -> Result<String> {
+pub(crate) fn page_in<'a>(
+    record: &Record,
+    options: impl Into<ReportOptions<'a>>,
+) -> Result<String> {
     document_page(&build_document(record, options.into()), None, Vec::new())
 }
 
@@ -68,7 +71,7 @@ pub fn pair_page(paired: &PairRecord, judgement: &Judgement, command: &str) -> R
 ///
 /// # Errors
 /// When the template does not fit the data; tests render every template.
-pub fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
+pub(crate) fn verdict_page(judgement: &Judgement, command: &str) -> Result<String> {
     let mut document = Document::english("candlemark".into(), Card::default(), Vec::new());
     document.card.set_verdict(judgement, command);
     document_page(&document, Some((judgement, command)), Vec::new())

@@ -40,7 +40,7 @@ pub(super) fn criterion_links(index: &str) -> Vec<(String, String)> {
 ///
 /// # Errors
 /// When the page cannot be read or written, or has no body.
-pub fn link_into(index: &Path, href: &str, about: &str) -> Result<()> {
+pub(crate) fn link_into(index: &Path, href: &str, about: &str) -> Result<()> {
     let read = |source| Error::Read { path: index.into(), source };
     let page = fs::read_to_string(index).map_err(read)?;
     let why = || Error::Invalid { path: index.into(), why: "it has no `<body>`".into() };

@@ -15,12 +15,12 @@ const COLUMNS: [(&str, usize, &str, bool); 5] = [
 ];
 
 /// The column headings.
-pub fn live_header() -> String {
+pub(crate) fn live_header() -> String {
     row(["scenario", "tokens in", "out"], COLUMNS.map(|(heading, ..)| heading.into()), "")
 }
 
 /// A scenario so far: medians over its processes, and failed checks.
-pub fn live_row(case: &Case) -> String {
+pub(crate) fn live_row(case: &Case) -> String {
     let id = text::sanitize(&case.id);
     if let Some(absent) = &case.absent {
         return format!("{id:<16} {}\n", text::sanitize(&absent.to_string()));
@@ -39,7 +39,7 @@ pub fn live_row(case: &Case) -> String {
 }
 
 /// The latest figures of a scenario in a few words: `short/b1: decode 202.0 tok/s, TTFT 16.85 ms`.
-pub fn live_summary(case: &Case) -> String {
+pub(crate) fn live_summary(case: &Case) -> String {
     let id = text::sanitize(&case.id);
     let what = match &case.absent {
         Some(absent) => text::sanitize(&absent.to_string()),
@@ -49,7 +49,7 @@ pub fn live_summary(case: &Case) -> String {
 }
 
 /// What the table does not say by itself: what its values are, and why some are missing.
-pub fn live_notes(cases: &[Case]) -> Vec<String> {
+pub(crate) fn live_notes(cases: &[Case]) -> Vec<String> {
     let in_table =
         |case: &&Case| case.absent.is_none() && metrics_as_text(case.work.task).is_none();
     let measured: Vec<&Case> = cases.iter().filter(in_table).collect();

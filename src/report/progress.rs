@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::compare::looks::LOOKS;
 use crate::compare::{Judgement, Verdict};
+use crate::error::counted;
 use crate::report::text::{duration, sanitize};
 
 /// The state of a pair, with the seconds left of its budget if it has one: `look 2 of 6, block 12:
@@ -37,10 +38,12 @@ pub fn pair_progress(judgement: &Judgement, left_s: Option<f64>) -> String {
     let results =
         if results.is_empty() { String::new() } else { format!(" ({})", results.join(", ")) };
     let decided = scenarios - summary.open.len();
-    let left = left_s.filter(|_| !summary.open.is_empty());
+    // Below a second nothing more is measured, and the verdict follows.
+    let left = left_s.filter(|left| !summary.open.is_empty() && *left >= 1.0);
     let left = left.map_or(String::new(), |left| format!("; about {} left", duration(left)));
     format!(
-        "{at}: {decided} of {scenarios} scenarios decided{results}{}{left}",
+        "{at}: {decided} of {} decided{results}{}{left}",
+        counted(scenarios, "scenario"),
         open(&summary.open)
     )
 }

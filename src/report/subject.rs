@@ -4,7 +4,7 @@ use crate::compare::Subject;
 
 /// Model, quantization, engine, threads, kernel tier and machine: `` `synthetic:mini` in f32,
 /// native engine, 2 threads, avx512 kernels, machine `amd-epyc-2cpu-1f3a90c2` ``. Not escaped.
-pub fn subject_line(subject: &Subject) -> String {
+pub(crate) fn subject_line(subject: &Subject) -> String {
     let Subject { model, settings, machine } = subject;
     let code = |text: &str| format!("`{}`", text.replace('`', "'"));
     let mut parts = vec![match model.quant.as_str() {

@@ -63,7 +63,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// A stored value in the metric's display unit, without the unit.
-pub fn metric_value(metric: &Metric, stored: f64) -> String {
+pub(crate) fn metric_value(metric: &Metric, stored: f64) -> String {
     number(stored * metric.scale)
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn metric_label(metric: &Metric) -> String {
 
 /// Replaces control characters, line ends, bidirectional and invisible characters, and commands to
 /// a CI runner that reads the output: GitHub's begin a line with `::` or follow `##[` anywhere.
-pub fn sanitize(text: &str) -> String {
+pub(crate) fn sanitize(text: &str) -> String {
     let odd = |c: char| {
         c.is_control()
             || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')

@@ -15,17 +15,17 @@ pub struct Count {
 
 impl Count {
     /// Threads: as many as CPUs that Linux supports.
-    pub const THREADS: Self = Self { min: 1, max: 8192 };
+    pub(crate) const THREADS: Self = Self { min: 1, max: 8192 };
     /// Processes per scenario, and other repetitions of whole processes.
-    pub const BLOCKS: Self = Self { min: 1, max: 10_000 };
+    pub(crate) const BLOCKS: Self = Self { min: 1, max: 10_000 };
     /// Measured generations per process; their samples are kept in memory.
-    pub const ITERS: Self = Self { min: 1, max: 10_000 };
+    pub(crate) const ITERS: Self = Self { min: 1, max: 10_000 };
     /// Warm-ups.
-    pub const WARMUPS: Self = Self { min: 0, max: 1000 };
+    pub(crate) const WARMUPS: Self = Self { min: 0, max: 1000 };
     /// Rounds of turns.
-    pub const ROUNDS: Self = Self { min: 1, max: 1000 };
+    pub(crate) const ROUNDS: Self = Self { min: 1, max: 1000 };
     /// Tokens of a sequence or a vocabulary: beyond today's models.
-    pub const TOKENS: Self = Self { min: 1, max: 1 << 20 };
+    pub(crate) const TOKENS: Self = Self { min: 1, max: 1 << 20 };
 
     pub(super) fn contains(self, count: usize) -> bool {
         (self.min..=self.max).contains(&count)
@@ -74,7 +74,7 @@ const MAX_DURATION: Duration = Duration::from_secs(8760 * 3600);
 ///
 /// # Errors
 /// When it has another form, is negative, or is longer than a year.
-pub fn duration(text: &str) -> Result<Duration> {
+pub(crate) fn duration(text: &str) -> Result<Duration> {
     let parsed =
         text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
     let parsed = parsed.ok_or_else(|| {

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::error::counted;
+
 /// Physical cores that the process may use, or logical CPUs where the system does not tell cores.
 pub(super) fn default_threads() -> usize {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -18,14 +20,13 @@ pub fn cpus_by_core() -> Option<Vec<usize>> {
 
 /// A warning if there are more threads than CPUs that the process may use: threads then wait for
 /// one another.
-pub fn oversubscription(threads: usize) -> Option<String> {
+pub(crate) fn oversubscription(threads: usize) -> Option<String> {
     let allowed = || std::thread::available_parallelism().map_or(1, usize::from);
     oversubscribed(threads, cpus_by_core().map_or_else(allowed, |cpus| cpus.len()))
 }
 
 fn oversubscribed(threads: usize, cpus: usize) -> Option<String> {
-    let plural = if cpus == 1 { "" } else { "s" };
-    (threads > cpus).then(|| format!("{threads} threads share {cpus} CPU{plural}"))
+    (threads > cpus).then(|| format!("{threads} threads share {}", counted(cpus, "CPU")))
 }
 
 fn interleaved(cores: &[Vec<usize>]) -> Vec<usize> {

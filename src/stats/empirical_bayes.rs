@@ -41,7 +41,7 @@ impl VariancePrior {
 
     /// The moderated variance, the mean of prior and estimate weighted by degrees of freedom, with
     /// its own degrees of freedom, d0 + d.
-    pub fn moderate(self, variance: f64, freedom: f64) -> (f64, f64) {
+    pub(crate) fn moderate(self, variance: f64, freedom: f64) -> (f64, f64) {
         let all = self.freedom + freedom;
         ((self.freedom * self.variance + freedom * variance) / all, all)
     }

@@ -5,7 +5,7 @@ use statrs::distribution::{ContinuousCDF as _, Normal};
 /// The two-sided p-value of the Mann–Whitney U test (Mann and Whitney 1947): exact without ties,
 /// otherwise the normal approximation with corrections for ties and continuity, as in R's
 /// `wilcox.test` and SciPy's `mannwhitneyu`. 1 where a sample is empty.
-pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     let (n, m) = (a.len(), b.len());
     if n == 0 || m == 0 {
         return 1.0;

@@ -32,15 +32,8 @@ pub struct LineFit {
     pub points: usize,
 }
 
-impl LineFit {
-    /// Whether the confidence interval of the slope excludes zero; `None` without an interval.
-    pub fn is_sloped(&self) -> Option<bool> {
-        self.slope_90.map(|(low, high)| low > 0.0 || high < 0.0)
-    }
-}
-
 /// Fewest points for a confidence interval of the slope.
-pub const FEWEST_FOR_INTERVAL: usize = 5;
+pub(crate) const FEWEST_FOR_INTERVAL: usize = 5;
 
 /// Resamples of the bootstrap: 50 of them lie beyond each 5 % quantile.
 const RESAMPLINGS: usize = 1000;
@@ -49,7 +42,7 @@ const RESAMPLINGS: usize = 1000;
 /// different x (Theil 1950, Sen 1968), the intercept the median of y - slope x. Its breakdown point
 /// is 29 % of the points. `None` where no two x differ. Time and memory grow with the square of the
 /// number of points: for hundreds, not for millions.
-pub fn theil_sen(points: &[(f64, f64)]) -> Option<Line> {
+pub(crate) fn theil_sen(points: &[(f64, f64)]) -> Option<Line> {
     let slope = median_slope(points, &mut Vec::new())?;
     let intercepts: Vec<f64> = points.iter().map(|(x, y)| y - slope * x).collect();
     Some(Line { slope, intercept: median(&intercepts)? })
@@ -78,7 +71,7 @@ fn median_slope(points: &[(f64, f64)], slopes: &mut Vec<f64>) -> Option<f64> {
 ///
 /// The bootstrap assumes independent points: an interval from points of one process holds for that
 /// process only.
-pub fn fit_line(points: &[(f64, f64)], seed: u64) -> Option<LineFit> {
+pub(crate) fn fit_line(points: &[(f64, f64)], seed: u64) -> Option<LineFit> {
     let line = theil_sen(points)?;
     let slope_90 = (points.len() >= FEWEST_FOR_INTERVAL).then(|| interval(points, seed));
     Some(LineFit { line, slope_90, points: points.len() })
@@ -133,17 +126,14 @@ mod tests {
     fn an_interval_needs_five_points_and_is_reproducible() {
         let points = |n: usize| (0..n).map(|i| (i as f64, 3.0 * i as f64)).collect::<Vec<_>>();
         assert_eq!(fit_line(&points(4), 1).unwrap().slope_90, None);
-        assert_eq!(fit_line(&points(4), 1).unwrap().is_sloped(), None);
         let exact = fit_line(&points(5), 1).unwrap();
         assert_eq!((exact.slope_90, exact.points), (Some((3.0, 3.0)), 5));
-        assert_eq!(exact.is_sloped(), Some(true));
         let noisy: Vec<(f64, f64)> =
             points(20).iter().map(|&(x, _)| (x, if x % 2.0 == 0.0 { 1.0 } else { 2.0 })).collect();
         let first = fit_line(&noisy, 7).unwrap();
         assert_eq!(first, fit_line(&noisy, 7).unwrap());
         let (low, high) = first.slope_90.unwrap();
         assert!(low <= 0.0 && 0.0 <= high, "{low}..{high}");
-        assert_eq!(first.is_sloped(), Some(false));
         assert_eq!(fit_line(&[(1.0, 1.0); 6], 1), None);
     }
 

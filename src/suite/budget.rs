@@ -126,7 +126,7 @@ impl BudgetTracker {
 }
 
 /// How long a process may exceed the budget.
-pub const GRACE: Duration = Duration::from_secs(30);
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
 
 fn used_up(budget: Duration) -> Error {
     Error::SkippedTime(format!("the time budget of {budget:?} was used up"))

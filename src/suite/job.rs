@@ -17,7 +17,7 @@ use crate::suite::worker::{NoResponse, STDIN_STAYS_OPEN, WorkerProcess, own_proc
 pub const WORKER: &str = "CANDLEMARK_WORKER";
 
 /// A deliberate regression, `decode:25%`; see [`Injection`](crate::engine::Injection).
-pub const INJECT: &str = "CANDLEMARK_INJECT";
+pub(crate) const INJECT: &str = "CANDLEMARK_INJECT";
 
 /// What a worker is to measure.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

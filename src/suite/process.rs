@@ -20,7 +20,7 @@ use crate::{machine, measure, settings, workload};
 /// # Errors
 /// When the job cannot be read, the model cannot be loaded, or a result cannot be written. The
 /// failure of a single scenario is part of its result.
-pub fn run_worker() -> Result<()> {
+pub(crate) fn run_worker() -> Result<()> {
     let mut job: Job = first_request()?;
     exit_with_host()?;
     job.setup = job.setup.received();
@@ -123,7 +123,7 @@ fn case(
 }
 
 /// A scenario that could not be measured, with the reason in place of numbers.
-pub fn absent_case(scenario: &Scenario, generation: &Generation, reason: Absence) -> Case {
+pub(crate) fn absent_case(scenario: &Scenario, generation: &Generation, reason: Absence) -> Case {
     Case {
         id: scenario.id.clone(),
         work: Work {

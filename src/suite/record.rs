@@ -13,7 +13,7 @@ use crate::{engine, machine, measure};
 ///
 /// # Errors
 /// When the model cannot be found or read.
-pub fn new_record(
+pub(crate) fn new_record(
     setup: &Setup,
     harness: &str,
     injected: Option<String>,

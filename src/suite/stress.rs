@@ -23,7 +23,7 @@ use crate::{engine, files, measure, stats, workload};
 
 /// The value of [`WORKER`](crate::suite::WORKER) for a worker that runs requests under a memory
 /// limit.
-pub const STRESS: &str = "stress";
+pub(crate) const STRESS: &str = "stress";
 
 /// Limits of stress scenarios.
 #[derive(Debug, Clone, PartialEq)]
@@ -313,7 +313,7 @@ fn case(job: &Job, scenario: &Scenario, run: StressRun<'_>) -> Case {
 /// # Errors
 /// When the requests cannot be read, the model cannot be loaded, or an event cannot be written. The
 /// failure of a request is its outcome.
-pub fn run_stress_worker() -> Result<()> {
+pub(crate) fn run_stress_worker() -> Result<()> {
     let requests: StressJob = first_request()?;
     exit_with_host()?;
     let mut engine = Engine::load(&requests.setup, &mut ())?;

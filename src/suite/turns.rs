@@ -16,14 +16,14 @@ use crate::workload::{Scenario, Task};
 use crate::{machine, measure, stats, workload};
 
 /// The value of [`WORKER`](crate::suite::WORKER) for a worker that speaks the turn protocol.
-pub const TURNS: &str = "turns";
+pub(crate) const TURNS: &str = "turns";
 
 /// Version of the messages below. Both builds of a pair must speak the same one.
 pub const PROTOCOL: u32 = 2;
 
 /// The first request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Hello {
+pub(crate) struct Hello {
     /// [`PROTOCOL`] of the host.
     pub protocol: u32,
     /// How to load and run the model.
@@ -56,7 +56,7 @@ pub struct HelloResponse {
 /// A request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub enum Request {
+pub(crate) enum Request {
     /// Start a scenario and run its warm-ups.
     WarmUp {
         /// The scenario's id.
@@ -108,7 +108,7 @@ pub enum Response {
 /// # Errors
 /// When [`Hello`] cannot be read, the model cannot be loaded, or a response cannot be written. The
 /// failure of a single scenario is a response.
-pub fn run_turn_worker() -> Result<()> {
+pub(crate) fn run_turn_worker() -> Result<()> {
     let mut hello: Hello = first_request()?;
     hello.setup = hello.setup.received();
     if hello.protocol != PROTOCOL {

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result, shortened};
 
 /// A child process that answers lines of JSON with lines of JSON. Dropping it kills it.
-pub struct WorkerProcess {
+pub(crate) struct WorkerProcess {
     program: PathBuf,
     child: Child,
     /// Open until the worker is ended: a worker exits at the end of its input.
@@ -29,7 +29,7 @@ pub struct WorkerProcess {
 
 /// Why no response was received.
 #[derive(Debug)]
-pub enum NoResponse {
+pub(crate) enum NoResponse {
     /// The deadline passed.
     TimedOut,
     /// The worker closed its standard output.
@@ -40,7 +40,7 @@ pub enum NoResponse {
 
 /// How a worker ended.
 #[derive(Debug)]
-pub struct WorkerExit {
+pub(crate) struct WorkerExit {
     /// Its exit status.
     pub status: ExitStatus,
     /// What it printed to standard error, if that was piped.
@@ -108,7 +108,7 @@ impl WorkerProcess {
     ///
     /// # Errors
     /// Why there is no response.
-    pub fn receive<T: DeserializeOwned>(
+    pub(crate) fn receive<T: DeserializeOwned>(
         &self,
         deadline: Option<Instant>,
     ) -> std::result::Result<T, NoResponse> {
@@ -163,7 +163,7 @@ impl Drop for WorkerProcess {
 ///
 /// # Errors
 /// When there is none, or as [`next_request`].
-pub fn first_request<T: DeserializeOwned>() -> Result<T> {
+pub(crate) fn first_request<T: DeserializeOwned>() -> Result<T> {
     next_request()?.ok_or_else(|| Error::Failed("no request on standard input".into()))
 }
 
@@ -171,7 +171,7 @@ pub fn first_request<T: DeserializeOwned>() -> Result<T> {
 ///
 /// # Errors
 /// When standard input cannot be read, or the line is not a `T`.
-pub fn next_request<T: DeserializeOwned>() -> Result<Option<T>> {
+pub(crate) fn next_request<T: DeserializeOwned>() -> Result<Option<T>> {
     let mut line = String::new();
     let read = io::stdin().read_line(&mut line);
     match read.map_err(|source| Error::Read { path: "standard input".into(), source })? {
@@ -186,7 +186,7 @@ pub fn next_request<T: DeserializeOwned>() -> Result<Option<T>> {
 ///
 /// # Errors
 /// When standard output cannot be written.
-pub fn respond(response: &impl Serialize) -> Result<()> {
+pub(crate) fn respond(response: &impl Serialize) -> Result<()> {
     let line = serde_json::to_string(response).expect("plain data") + "\n";
     let mut out = io::stdout().lock();
     out.write_all(line.as_bytes())

@@ -49,9 +49,10 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// The `tokenizer.json` of the tiny tokenizer for synthetic models; [`train`](super::train)
     /// makes it from `fixtures/corpus`.
-    pub const TINY_JSON: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer.json");
+    pub(crate) const TINY_JSON: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer.json");
     /// Its `tokenizer_config.json`.
-    pub const TINY_CONFIG: &[u8] = include_bytes!("../../fixtures/tiny/tokenizer_config.json");
+    pub(crate) const TINY_CONFIG: &[u8] =
+        include_bytes!("../../fixtures/tiny/tokenizer_config.json");
 
     /// The tiny tokenizer, for synthetic models and tests.
     ///
@@ -63,7 +64,8 @@ impl Tokenizer {
     }
 
     /// The highest token id plus 1, added tokens included.
-    pub fn vocab_size(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
@@ -82,7 +84,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
-    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+    pub(crate) fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
         Ok([&self.prefix[..], &self.encode(text)?].concat())
     }
 
@@ -94,7 +96,7 @@ impl Tokenizer {
     }
 
     /// The ids that end generation, the chat's own first. Empty if the tokenizer names none.
-    pub fn end_tokens(&self) -> &[u32] {
+    pub(crate) fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
     }
 
@@ -123,7 +125,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When there are more tokens than rows.
-    pub fn check_rows(&self, rows: usize) -> Result<()> {
+    pub(crate) fn check_rows(&self, rows: usize) -> Result<()> {
         if self.vocab_size <= rows {
             return Ok(());
         }

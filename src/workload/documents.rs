@@ -70,7 +70,7 @@ pub fn prompt(pipeline: Pipeline, text: &str) -> String {
 }
 
 /// The prompt for a question with its retrieved chunks, nearest first.
-pub fn prompt_with_context(question: &str, chunks: &[&str]) -> String {
+pub(crate) fn prompt_with_context(question: &str, chunks: &[&str]) -> String {
     let mut prompt = String::from("Answer in one or two sentences, from these notes alone.\n\n");
     for (i, note) in chunks.iter().enumerate() {
         prompt += &format!("Note {}: {note}\n\n", i + 1);

@@ -83,12 +83,12 @@ macro_rules! metrics {
             $(pub const $name: &str = $stored;)*
 
             // Stored beside the metrics, without a row in the table.
-            pub const RSS_ANON_BYTES: &str = "rss_anon_bytes";
-            pub const RSS_FILE_BYTES: &str = "rss_file_bytes";
+            pub(crate) const RSS_ANON_BYTES: &str = "rss_anon_bytes";
+            pub(crate) const RSS_FILE_BYTES: &str = "rss_file_bytes";
         }
 
         /// Every metric. Limits: rates -5 %, time to first token +10 %, memory +15 %.
-        pub const METRICS: &[Metric] =
+        pub(crate) const METRICS: &[Metric] =
             &[$(Metric {
                 name: metric::$name,
                 label: $label,

@@ -106,7 +106,7 @@ impl EngineProcess {
     }
 
     /// Seconds of CPU that the process has used, where the system reports it.
-    pub fn cpu_s(&self) -> Option<f64> {
+    pub(crate) fn cpu_s(&self) -> Option<f64> {
         Some(machine::process_cpu_time(self.worker.id())?.as_secs_f64())
     }
 }

@@ -39,7 +39,7 @@ impl EngineTurns {
     }
 
     /// Whether it takes a further turn: always a first one, then until it has used `seconds`.
-    pub fn takes_turn(&self, seconds: f64) -> bool {
+    pub(crate) fn takes_turn(&self, seconds: f64) -> bool {
         self.active && (self.rates.is_empty() || self.seconds < seconds)
     }
 

@@ -24,7 +24,7 @@ pub(crate) fn round_effects(turns: &PairTurns, metric: &Metric, arm: char) -> Op
 }
 
 /// The effect of a block on a metric: the median of its rounds from three on, their mean below.
-pub fn block_effect(turns: &PairTurns, metric: &Metric, arm: char) -> Option<f64> {
+pub(crate) fn block_effect(turns: &PairTurns, metric: &Metric, arm: char) -> Option<f64> {
     let cost = |value| metric.better.cost(value);
     if let Some(values) = turns.once.get(metric.name) {
         let ln = |arm: char| {

@@ -27,7 +27,7 @@ const TOP_K: usize = 3;
 
 /// Passes over the chunks, one vector each. The output that is hashed is each chunk's nearest
 /// neighbour.
-pub fn embed_chunks(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
+pub(crate) fn embed_chunks(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
     let texts: Vec<&str> = documents::chunks();
     let inputs = texts.iter().map(|text| runner.encode_raw(text)).collect::<Result<_>>()?;
     let mut samples = PipelineSamples::new(inputs, texts.len());
@@ -50,7 +50,7 @@ fn nearest_neighbours(vectors: &[ItemResult<Vec<f32>>]) -> Vec<ItemResult<Vec<u3
 }
 
 /// Builds the index, then answers the questions one after the other, in passes.
-pub fn answer_questions(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
+pub(crate) fn answer_questions(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
     let (chunks, questions) = (documents::chunks(), documents::questions());
     let given: Vec<&str> = chunks.iter().copied().chain(questions.iter().map(|q| q.text)).collect();
     let inputs = given.iter().map(|text| runner.encode_raw(text)).collect::<Result<_>>()?;

@@ -77,7 +77,7 @@ pub fn shape_metadata(config: &Config, name: &str) -> Vec<(String, Value)> {
 ///
 /// # Errors
 /// When the source lacks a tensor or cannot be read.
-pub fn quantized_tensors(
+pub(crate) fn quantized_tensors(
     config: &Config,
     source: &dyn WeightSource,
     quant: Option<Quant>,

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::files;
 
 /// One repository's folder in the cache.
-pub struct RepoCache {
+pub(crate) struct RepoCache {
     /// The folder of the whole cache.
     pub cache: PathBuf,
     /// `models--owner--name`.
@@ -27,7 +27,7 @@ pub struct RepoCache {
 
 impl RepoCache {
     /// The folder of a commit's files.
-    pub fn snapshot(&self, commit: &str) -> PathBuf {
+    pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
         self.path("snapshots", commit)
     }
 
@@ -41,7 +41,7 @@ impl RepoCache {
     }
 
     /// Stores the commit of a revision.
-    pub fn set_commit(&self, revision: &str, commit: &str) -> Result<()> {
+    pub(crate) fn set_commit(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) {
             return Ok(());
         }
@@ -49,12 +49,12 @@ impl RepoCache {
     }
 
     /// Whether the commit is known to lack the file.
-    pub fn is_absent(&self, commit: &str, file: &str) -> bool {
+    pub(crate) fn is_absent(&self, commit: &str, file: &str) -> bool {
         self.path(".no_exist", commit).join(file).is_file()
     }
 
     /// Stores that the commit lacks the file.
-    pub fn set_absent(&self, commit: &str, file: &str) -> Result<()> {
+    pub(crate) fn set_absent(&self, commit: &str, file: &str) -> Result<()> {
         let path = self.path(".no_exist", commit).join(file);
         create_atomically(&path, |temporary| File::create(temporary).map(drop))
     }
@@ -77,7 +77,7 @@ impl RepoCache {
     }
 
     /// The file of an unfinished download, named as Python's client names it.
-    pub fn incomplete(&self, etag: &str) -> Result<PathBuf> {
+    pub(crate) fn incomplete(&self, etag: &str) -> Result<PathBuf> {
         let path = self.path("blobs", &format!("{etag}.incomplete"));
         make_parent(&path)?;
         Ok(path)
@@ -120,12 +120,12 @@ impl RepoCache {
 }
 
 /// Whether the revision is a full commit hash, whose content never changes.
-pub fn is_commit(revision: &str) -> bool {
+pub(crate) fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Whether the name, joined to a folder, stays inside it on every system.
-pub fn is_inside(name: &str) -> bool {
+pub(crate) fn is_inside(name: &str) -> bool {
     let parts_are_names = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
     parts_are_names && !name.contains(['\\', ':', '\0'])
 }

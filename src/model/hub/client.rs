@@ -35,7 +35,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
 
 /// A client of the hub at one endpoint.
-pub struct HubClient {
+pub(crate) struct HubClient {
     pub(super) endpoint: String,
     /// The access token, a secret.
     pub(super) token: Option<String>,
@@ -45,7 +45,7 @@ pub struct HubClient {
 }
 
 /// A request for a file, or for the list of files.
-pub struct HubRequest<'a> {
+pub(crate) struct HubRequest<'a> {
     spec: &'a HubSpec,
     file: Option<&'a str>,
     url: String,
@@ -59,7 +59,7 @@ impl HubRequest<'_> {
 }
 
 /// The metadata of a file on the hub.
-pub struct FileMetadata {
+pub(crate) struct FileMetadata {
     /// The content's name in the cache; for large files its SHA-256.
     pub etag: String,
     /// In bytes.
@@ -284,7 +284,7 @@ fn root_certificates() -> RootCerts {
 }
 
 /// An HTTP agent with timeouts that follows no redirects and does not turn statuses into errors.
-pub fn agent(timeout: Duration) -> ConfigBuilder<AgentScope> {
+pub(crate) fn agent(timeout: Duration) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .tls_config(TlsConfig::builder().root_certs(root_certificates()).build())
         .timeout_resolve(Some(timeout))

@@ -10,7 +10,7 @@ use crate::report::text::escape_xml;
 ///
 /// Series colours are those of Okabe and Ito (2008), distinguishable with any colour vision; those
 /// too pale for white or too dark for black are adjusted.
-pub const CSS: &str = "\
+pub(crate) const CSS: &str = "\
 .chart { display: block; width: 100%; height: auto; font-family: inherit; font-variant-numeric: tabular-nums }
 :root { --c1: #0072b2; --c2: #d55e00; --c3: #007d5b; --c4: #b0578e; --c5: #a36a00; --c6: #3b87b5 }
 @media (prefers-color-scheme: dark) { :root { --c1: #56b4e9; --c2: #ff8a3d; --c3: #2fc79b; --c4: #e39cc4; --c5: #e69f00; --c6: #f0e442 } }

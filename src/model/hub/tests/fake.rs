@@ -13,9 +13,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 /// The model every fake hub has.
-pub const REPO: &str = "owner/name";
+pub(crate) const REPO: &str = "owner/name";
 /// Its only commit.
-pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// The only valid token.
 pub const TOKEN: &str = "hf_secretsecretsecret";
 
@@ -24,7 +24,7 @@ const MAX_REQUESTS: usize = 100;
 
 /// How the hub serves a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Serving {
+pub(crate) enum Serving {
     /// Directly.
     Small,
     /// With a redirect to another path of the same server.
@@ -34,7 +34,7 @@ pub enum Serving {
 }
 
 /// A fault that happens once, at the first request that begins with the given text.
-pub enum Fault {
+pub(crate) enum Fault {
     /// Another status with a header.
     Status(u16, &'static str),
     /// The connection ends after so many bytes of the body.
@@ -58,14 +58,14 @@ pub struct Model {
 }
 
 #[derive(PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     Public,
     /// Needs `TOKEN`.
     Gated,
 }
 
 /// A running hub.
-pub struct FakeHub {
+pub(crate) struct FakeHub {
     /// `http://127.0.0.1:port`.
     pub endpoint: String,
     log: Arc<Mutex<Vec<String>>>,
