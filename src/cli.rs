@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -28,6 +29,7 @@ mod interrupt;
 mod list;
 #[cfg(feature = "engine")]
 mod machine;
+mod man;
 mod merge;
 #[cfg(all(feature = "engine", feature = "monitor"))]
 mod monitor;
@@ -53,7 +55,7 @@ use output::IgnoreBrokenPipe;
 
 /// Measures LLM inference in Rust and says honestly whether it got slower
 #[derive(Parser)]
-#[command(name = "candlemark", version, after_long_help = about())]
+#[command(name = "candlemark", version = VERSION.as_str(), after_long_help = about())]
 struct Arguments {
     /// Configuration file [default: candlemark.toml if it exists]
     ///
@@ -102,6 +104,7 @@ commands! {
     Merge merge;
     Init init;
     Completions completions;
+    Man man;
 }
 
 /// The parser of the command line. Completions and tests of documented commands read it.
@@ -208,6 +211,15 @@ fn printable(text: &str) -> String {
 }
 
 /// The environment variables and exit statuses, for `--help`.
+/// The version with the commit, which builds for a pair lack: `0.1.0 (0123456789ab)`.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let build = crate::machine::stamp();
+    let modified = if build.dirty == Some(true) { ", modified" } else { "" };
+    let commit = build.commit.as_deref().map(crate::report::short_commit);
+    let commit = commit.map_or(String::new(), |commit| format!(" ({commit}{modified})"));
+    format!("{}{commit}", build.version)
+});
+
 /// The variables that are no key of the file.
 const OTHER_VARIABLES: &str = "\
   CANDLEMARK_BUDGET  the default of --budget

@@ -465,3 +465,17 @@ fn completions_are_printed() {
     let output = candlemark(&["completions", "bash"], &input(""));
     assert!(String::from_utf8(output.stdout).unwrap().contains("_candlemark"));
 }
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = candlemark(&["man", "pages"], folder.path());
+    let read =
+        |name: &str| std::fs::read_to_string(folder.path().join("pages").join(name)).unwrap();
+    let named = String::from_utf8(output.stdout).unwrap();
+    for command in candlemark::cli::parser().get_subcommands() {
+        assert!(named.contains(&format!("candlemark-{}.1\n", command.get_name())), "{named}");
+    }
+    assert!(read("candlemark-check.1").contains("candlemark\\-check \\- Judge a record"));
+    assert!(read("candlemark-gate-eval-replay.1").contains(".SH OPTIONS"));
+}
