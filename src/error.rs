@@ -180,7 +180,7 @@ impl Error {
     }
 
     /// The error for a file that is not valid, and why.
-    pub(crate) fn invalid(path: impl Into<PathBuf>, why: impl Into<String>) -> Self {
+    pub fn invalid(path: impl Into<PathBuf>, why: impl Into<String>) -> Self {
         Error::Invalid { path: path.into(), why: why.into() }
     }
 

@@ -36,6 +36,7 @@ use candle_core::Device;
 
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, Pool};
+use crate::model::config::Family;
 use crate::settings;
 
 pub use decoder::{Decoder, Footprint, Logits, Step};
@@ -99,6 +100,9 @@ pub fn load(
     threads: usize,
 ) -> Result<Box<dyn Decoder>> {
     let (config, weights) = (&source.config, source.weights.as_ref());
+    if let Family::Other(name) = config.family {
+        return Err(Family::unsupported(name));
+    }
     match engine {
         EngineKind::Native if device.is_cpu() => {
             let pool = thread_pool(threads, pin_variable().as_deref(), settings::cpus_by_core())?;

@@ -71,6 +71,11 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// The baseline.
+    pub(crate) fn baseline(&self) -> &Record {
+        &self.baseline
+    }
+
     /// The baseline that [`find`] finds, with its release and the run's calibration.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! `candlemark check`: judges a record against its baseline, or a stored pair, which needs none.
 
+mod age;
 #[cfg(feature = "engine")]
 mod further;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 #[cfg(feature = "engine")]
 use std::time::Duration;
 
@@ -174,13 +175,17 @@ fn judge_run(
     let runs = paths.iter().map(load_run).collect::<crate::Result<Vec<_>>>()?;
     let record = baseline::combine(&runs)?;
     let stored = stored(&record, arguments, policy)?;
+    let decide = |run: &Record| {
+        let mut judgement = judge(&stored, run, policy);
+        judgement.notes.extend(age::note(Path::new("."), stored.baseline(), run));
+        judgement
+    };
     #[cfg(feature = "engine")]
     if arguments.measure {
         let path = paths.last().context("a run has a record")?;
-        let decide = |run: &Record| judge(&stored, run, policy);
         return further::judge(record, path, arguments.budget, &decide);
     }
-    Ok((judge(&stored, &record, policy), record))
+    Ok((decide(&record), record))
 }
 
 /// The stored files for a run's machine and model.

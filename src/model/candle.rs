@@ -125,6 +125,7 @@ fn load_quantized(
         Family::Qwen2 => {
             Model::QuantizedQwen2(quantized_qwen2::ModelWeights::from_gguf(content, file, device)?)
         }
+        Family::Other(name) => return Err(Family::unsupported(name)),
     };
     Ok((model, types))
 }
@@ -186,6 +187,7 @@ fn load_dense(
             },
             vb,
         )?),
+        Family::Other(name) => return Err(Family::unsupported(name)),
     };
     let stored = if dtype == DType::F32 { GgmlDType::F32 } else { GgmlDType::BF16 };
     Ok((model, vec![(stored, bytes)]))

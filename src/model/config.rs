@@ -8,13 +8,15 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::settings::RopeScaling;
 
-/// The supported model families.
+/// The model families. [`Family::ALL`] are those of the built-in engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// Dense Qwen3: QK-norm, no biases.
     Qwen3,
     /// Qwen2 and Qwen2.5: biases on q, k and v, no QK-norm.
     Qwen2,
+    /// Any other, for an engine of another crate; the built-in engines refuse it.
+    Other(&'static str),
 }
 
 impl Family {
@@ -25,6 +27,7 @@ impl Family {
         match self {
             Family::Qwen3 => "qwen3",
             Family::Qwen2 => "qwen2",
+            Family::Other(name) => name,
         }
     }
 
@@ -33,6 +36,7 @@ impl Family {
         match self {
             Family::Qwen3 => "Qwen3",
             Family::Qwen2 => "Qwen2",
+            Family::Other(name) => name,
         }
     }
 
@@ -40,7 +44,7 @@ impl Family {
     fn context(self) -> usize {
         match self {
             Family::Qwen3 => 40960,
-            Family::Qwen2 => 32768,
+            Family::Qwen2 | Family::Other(_) => 32768,
         }
     }
 
@@ -55,10 +59,14 @@ impl Family {
     }
 
     pub(super) fn parse(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|family| family.name() == name).ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(" and ");
-            Error::UnsupportedModel(format!("architecture `{name}`; supported: {known}"))
-        })
+        let family = Self::ALL.into_iter().find(|family| family.name() == name);
+        family.ok_or_else(|| Self::unsupported(name))
+    }
+
+    /// The error of the built-in engines about another family.
+    pub(super) fn unsupported(name: &str) -> Error {
+        let known = Self::ALL.map(Self::name).join(" and ");
+        Error::UnsupportedModel(format!("architecture `{name}`; supported: {known}"))
     }
 }
 

@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    candlemark::engine::register("bag-of-words", example_engine::load);
+    candlemark::engine::register("bag-of-words", example_engine::bag_of_words::load);
     candlemark::bench::main(&["short", "code"])
 }
