@@ -13,5 +13,6 @@ cp LICENSE-APACHE LICENSE-MIT README.md CHANGELOG.md "$out/$name"
 for shell in bash zsh fish powershell; do
     "$folder/candlemark" completions "$shell" >"$out/$name/completions.$shell"
 done
+"$folder/candlemark" man "$out/$name/man" >/dev/null
 tar -C "$out" -czf "$out/$name.tar.gz" "$name"
 rm -r "${out:?}/$name"

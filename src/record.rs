@@ -374,7 +374,7 @@ impl Record {
         self.not_selected.retain(|id| self.scenarios.iter().all(|case| case.id != *id));
     }
 
-    /// Reads a record of this or an older schema.
+    /// Reads a record of this or an older schema; of a folder its `record.json`.
     ///
     /// # Errors
     /// When the file cannot be read, is not JSON of a record, or has an unknown schema.
@@ -386,6 +386,8 @@ impl Record {
             remedy: "make a new one with `candlemark run` and `candlemark promote`",
             upgrade: schema1::upgrade_record,
         };
+        let within = path.join("record.json");
+        let path = if path.is_dir() { &within } else { path };
         form.parse(&files::read(path)?, path, Self::check)
     }
 

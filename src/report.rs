@@ -49,6 +49,8 @@ pub use html::{page, pair_page};
 pub(crate) use html::{page_in, render, verdict_page};
 pub use link::link;
 pub(crate) use link::link_into;
+#[cfg(feature = "bench")]
+pub(crate) use live::live_changes;
 pub(crate) use live::{live_header, live_notes, live_row, live_summary};
 pub use progress::pair_progress;
 pub(crate) use subject::subject_line;

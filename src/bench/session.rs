@@ -1,10 +1,11 @@
 //! The model and record of a bench, and its verdict and page at the end.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::baseline::Stored;
-use crate::compare::Policy;
+use crate::compare::{Difference, Policy, Severity};
 use crate::engine::{Engine, Identity};
 use crate::error::{Result, quoted};
 use crate::files::RunFolder;
@@ -183,6 +184,13 @@ impl Session {
             }
             Err(error) => {
                 println!("no verdict: {error}");
+                if let Some(earlier) = earlier(&loaded.path, &record) {
+                    println!("for information, since the run of {}:", earlier.sessions[0].started);
+                    for line in report::live_changes(&earlier, &record) {
+                        println!("  {line}");
+                    }
+                }
+                println!("to decide, without a baseline: `candlemark pair --base main`");
                 None
             }
         };
@@ -199,4 +207,21 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The newest of the last runs here that is comparable with this one and has a scenario of it.
+fn earlier(path: &Path, record: &Record) -> Option<Record> {
+    const LAST: usize = 20;
+    let folders = std::fs::read_dir(files::runs()).ok()?.flatten();
+    let mut paths: Vec<PathBuf> =
+        folders.map(|folder| folder.path().join("record.json")).filter(|one| one != path).collect();
+    // Names of run folders begin with their UTC time.
+    paths.sort();
+    let runs = paths.iter().rev().take(LAST).filter_map(|path| Record::load(path).ok());
+    let mut comparable = runs.filter(|run| {
+        let differences = compare::differences(run, record, &BTreeMap::new());
+        let is_blocking = |one: &Difference| one.severity == Severity::Blocking;
+        !run.sessions.is_empty() && !differences.iter().any(is_blocking)
+    });
+    comparable.find(|run| !report::live_changes(run, record).is_empty())
 }

@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     });
     let (paths, judgement, judged) = match verdict {
         Ok(verdict) => verdict,
-        Err(error) => return Err(arguments.document.write_error(error, &policy, &command, out)),
+        Err(error) => return arguments.document.write_error(error, &policy, &command, out),
     };
     let page = || match &judged {
         Judged::Pair(paired) => report::pair_page(paired, &judgement, &command),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use crate::cli::colour;
-use crate::cli::exit::cause;
+use crate::cli::exit::{CommandResult, cause};
 use crate::cli::output::write;
 use crate::compare::{Judgement, Outcome, Policy};
 use crate::error::{Cause, brief};
@@ -72,17 +72,18 @@ impl Document {
         write(&text, self.output.as_deref(), out)
     }
 
-    /// Writes a document for an error in place of the verdict, and returns the error for stderr and
-    /// the exit status. Usage errors have no document, as those of clap.
+    /// Writes a document for an error in place of the verdict. Returns the error for stderr and the
+    /// exit status; only the status where the text on stdout says the same. Usage errors have no
+    /// document, as those of clap.
     pub(crate) fn write_error(
         &self,
         error: anyhow::Error,
         policy: &Policy,
         command: &str,
         out: &mut dyn Write,
-    ) -> anyhow::Error {
+    ) -> CommandResult {
         let outcome = match cause(&error) {
-            Cause::Usage => return error,
+            Cause::Usage => return Err(error),
             Cause::NotComparable => Outcome::NotComparable,
             Cause::Undecided | Cause::Interrupted => Outcome::Undecided,
             Cause::Failed => Outcome::Failed,
@@ -90,9 +91,12 @@ impl Document {
         let judgement = Judgement::without_findings(outcome, &reason(&error), policy);
         let page = || report::verdict_page(&judgement, command);
         match self.write(&judgement, command, page, out) {
-            Ok(()) => error,
+            Ok(()) if matches!(self.format, Format::Human) && self.output.is_none() => {
+                Ok(cause(&error).into())
+            }
+            Ok(()) => Err(error),
             // The first error sets the exit status.
-            Err(second) => error.context(format!("{second:#}")),
+            Err(second) => Err(error.context(format!("{second:#}"))),
         }
     }
 }

@@ -116,7 +116,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     });
     let (paired, path) = match measured {
         Ok(measured) => measured,
-        Err(error) => return Err(arguments.document.write_error(error, &policy, &command, out)),
+        Err(error) => return arguments.document.write_error(error, &policy, &command, out),
     };
     let judgement = judge(&paired, &policy);
     let page = report::pair_page(&paired, &judgement, &command)?;

@@ -1,7 +1,11 @@
 //! The table of a run in fixed-width columns, and one line per scenario while it is in progress.
 
 use crate::record::Case;
+#[cfg(feature = "bench")]
+use crate::record::Record;
 use crate::report::text;
+#[cfg(feature = "bench")]
+use crate::workload::Metric;
 use crate::workload::{METRICS, Task, metric};
 use crate::{stats, workload};
 
@@ -46,6 +50,25 @@ pub(crate) fn live_summary(case: &Case) -> String {
         None => metrics_text(case),
     };
     format!("{id}: {what}  {}", failed_checks(case)).trim_end().to_owned()
+}
+
+/// The changes of a run's scenarios since an earlier run, for information: `short/b1: TTFT -1.0 %,
+/// decode +2.1 %, peak memory +0.0 %`. Scenarios that one of them lacks are left out.
+#[cfg(feature = "bench")]
+pub(crate) fn live_changes(earlier: &Record, run: &Record) -> Vec<String> {
+    let changes = run.scenarios.iter().filter_map(|case| {
+        let before = earlier.scenarios.iter().find(|before| before.id == case.id)?;
+        let change = |metric: &Metric| {
+            metric.limit?;
+            let median = |case: &Case| stats::median(&case.values(metric.name));
+            let share = median(case)? / median(before)? - 1.0;
+            share.is_finite().then(|| format!("{} {}", metric.label, text::percent(share)))
+        };
+        let changes: Vec<String> = METRICS.iter().filter_map(change).collect();
+        let id = text::sanitize(&case.id);
+        (!changes.is_empty()).then(|| format!("{id}: {}", changes.join(", ")))
+    });
+    changes.collect()
 }
 
 /// What the table does not say by itself: what its values are, and why some are missing.

@@ -434,7 +434,8 @@ fn scenarios_are_listed() {
     for (line, suite) in text.lines().zip(SUITES) {
         let count = (suite.scenarios)().len();
         let words: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(words[..3], [suite.name, &count.to_string(), "scenarios:"]);
+        let noun = if count == 1 { "scenario:" } else { "scenarios:" };
+        assert_eq!(words[..3], [suite.name, &count.to_string(), noun]);
         assert!(line.ends_with(&format!(": {}", suite.about)), "{line}");
     }
 
