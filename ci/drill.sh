@@ -44,7 +44,7 @@ printf '/target\n' >.gitignore
 sed -e "s|path = \"../..\"|path = \"$root\"|" -e 's/\.workspace = true$/ = "2024"/' \
     -e 's/^version = .*/version = "0.1.0"/' -e '/^rust-version\|^license/d' \
     -e '/^\[lints\]/,$d' -i Cargo.toml
-printf '[profile.release]\ndebug = "line-tables-only"\n[profile.release.package]\n"*" = { debug = false }\n' \
+printf '[profile.release]\nlto = "off"\n' \
     >>Cargo.toml
 cp "$root/Cargo.lock" .
 cargo update --workspace --offline --quiet
