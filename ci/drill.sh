@@ -41,18 +41,18 @@ git init -q -b main
 git config user.name drill
 git config user.email drill@example.com
 printf '/target\n' >.gitignore
-sed -e "s|path = \"../..\"|path = \"$root\"|" -e 's/\.workspace = true$/ = "2024"/' \
-    -e 's/^version = .*/version = "0.1.0"/' -e '/^rust-version\|^license/d' \
+sed -e "s|path = \"../..\"|path = \"$root\"|" -e 's/^edition\.workspace.*/edition = "2024"/' \
+    -e 's/^version\.workspace.*/version = "0.1.0"/' \
+    -e 's/^\(candle-[a-z]*\)\.workspace.*/\1 = "=0.11.1"/' -e '/^rust-version\|^license/d' \
     -e '/^\[lints\]/,$d' -i Cargo.toml
-printf '[profile.release]\nlto = "off"\n' \
-    >>Cargo.toml
+printf '[profile.release]\nlto = "off"\n' >>Cargo.toml
 cp "$root/Cargo.lock" .
 cargo update --workspace --offline --quiet
 git add -A && git commit -qm "the engine"
 
 step "a slower commit"
 git switch -qc slower
-sed -i 's|let product = row.iter()|let _ = std::hint::black_box(row.iter().zip(\&*sum).map(\|(a, b)\| a * b).sum::<f32>());\n                let product = row.iter()|' src/lib.rs
+sed -i 's|let product = row.iter()|let _ = std::hint::black_box(row.iter().zip(\&*sum).map(\|(a, b)\| a * b).sum::<f32>());\n                let product = row.iter()|' src/bag_of_words.rs
 git diff --quiet && fail "nothing changed"
 git commit -qam "slower"
 summary="$work/summary" && : >"$summary"
@@ -101,15 +101,51 @@ cp "$work/slower/pair.json" "$work/detached"
 (cd "$work/detached" && git checkout -q --detach && status=0
     env -u HOME LC_ALL=tr_TR.UTF-8 "$tool" check --record pair.json >/dev/null || status=$?
     is "no HOME, another locale" "$status" 1)
-if [ "$(id -u)" != 0 ]; then
-    chmod a-w "$work/detached"
-    (cd "$work/detached" && status=0 && "$tool" pair --base main 2>"$work/said" || status=$?
-        is "read-only" "$status" 2)
+# Root may write everywhere: read-only is a folder of somebody else for it.
+other=()
+if [ "$(id -u)" = 0 ]; then
+    other=(setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/ GIT_CONFIG_COUNT=1
+        GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*')
+    chmod a+rx "$work"
 fi
+cp "$tool" "$work/candlemark"
+chmod a-w "$work/detached"
+(cd "$work/detached" && status=0
+    "${other[@]}" "$work/candlemark" pair --base HEAD~1 2>"$work/said" || status=$?
+    is "read-only" "$status" 2
+    grep -q "cannot write" "$work/said" || fail "read-only: $(cat "$work/said")")
 mkdir "$work/no git"
 (cd "$work/no git" && status=0 && "$tool" pair --base main 2>"$work/said" || status=$?
     is "no git" "$status" 2
     grep -q 'not in a git repository' "$work/said" || fail "$(cat "$work/said")")
+
+step "stored baselines: none, a new one, an old one"
+mkdir "$work/stored" && cd "$work/stored"
+nano=(short/b1 --model synthetic:nano)
+for session in 1 2 3; do
+    "$root/ci/stored.sh" "$tool" "$work/none$session" "${nano[@]}"
+    is "status without a baseline" "$(cat "$work/none$session/status")" "no baseline"
+done
+grep -q "candlemark promote" "$work/none1/verdict.md" || fail "no offer: $(cat "$work/none1/verdict.md")"
+# Sessions at other times: $1 days ago, one an hour.
+records() {
+    for session in 1 2 3; do
+        then=$(date -u -d "$1 days ago $session hours ago" +%FT%H:%M)
+        sed -e "s/\(\"\(started\|ended\|at\)\": *\"\)[-0-9]*T[0-9]*:[0-9]*/\1$then/" \
+            -e 's/"dirty": true/"dirty": false/' "$work/none$session/record.json" >"record-$session.json"
+    done
+}
+records 1
+"$tool" promote record-*.json
+"$root/ci/stored.sh" "$tool" "$work/judged" "${nano[@]}"
+status=$(cat "$work/judged/status")
+case $status in 0 | 1 | 3) ;; *) fail "status $status: $(cat "$work/judged/verdict.md")" ;; esac
+grep -q "older than the run" "$work/judged/verdict.md" && fail "a day is old"
+rm -r baselines && records 100
+"$tool" promote record-*.json
+"$root/ci/stored.sh" "$tool" "$work/old" "${nano[@]}"
+grep -q "the baseline is 100 days.* older than the run" "$work/old/verdict.md" ||
+    fail "not old: $(cat "$work/old/verdict.md")"
 
 cd "$root"
 printf '\nthe drill passed in %ss\n' "$SECONDS"
