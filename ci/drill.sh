@@ -127,11 +127,11 @@ for session in 1 2 3; do
     is "status without a baseline" "$(cat "$work/none$session/status")" "no baseline"
 done
 grep -q "candlemark promote" "$work/none1/verdict.md" || fail "no offer: $(cat "$work/none1/verdict.md")"
-# Sessions at other times: $1 days ago, one an hour.
+# Sessions at other times: $1 days ago, two hours apart.
 records() {
     for session in 1 2 3; do
-        then=$(date -u -d "$1 days ago $session hours ago" +%FT%H:%M)
-        sed -e "s/\(\"\(started\|ended\|at\)\": *\"\)[-0-9]*T[0-9]*:[0-9]*/\1$then/" \
+        then=$(date -u -d "$1 days ago $((2 * session)) hours ago" +%FT%H:%M)
+        sed -e "s/\(\"\(started\|ended\|at\)\": *\"\)[-0-9]*T[0-9]*:[0-9]*/\1$then/g" \
             -e 's/"dirty": true/"dirty": false/' "$work/none$session/record.json" >"record-$session.json"
     done
 }

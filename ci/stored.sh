@@ -14,8 +14,8 @@ status=0
 "$tool" check --record "$out/record.json" --measure --budget 10m --format md -o "$out/verdict.md" ||
     status=$?
 [ -s "$out/verdict.md" ] || { echo "no verdict: exit status $status" >&2 && exit "$status"; }
-"$tool" check --record "$out/record.json" --format junit -o "$out/junit.xml" || true
-"$tool" check --record "$out/record.json" --format github || true
+"$tool" check --record "$out/record.json" --format junit -o "$out/junit.xml" 2>/dev/null || true
+"$tool" check --record "$out/record.json" --format github 2>/dev/null || true
 if [ "$status" = 4 ]; then
     "$tool" check --record "$out/record.json" --format json -o "$out/verdict.json" 2>/dev/null || true
     if grep -q '^  "reason": "no baseline ' "$out/verdict.json"; then
