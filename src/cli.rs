@@ -210,10 +210,11 @@ fn printable(text: &str) -> String {
 /// The environment variables and exit statuses, for `--help`.
 /// The variables that are no key of the file.
 const OTHER_VARIABLES: &str = "\
-  CANDLEMARK_BUDGET  the default of --budget
-  CANDLEMARK_INJECT  slows this program on purpose, to see the gate fail: decode:25%
-  CANDLEMARK_ISA     forces a tier of CPU kernels: portable, avx2, avx512, amx
-  CANDLEMARK_PIN     1 keeps each thread on a CPU of its own";
+  CANDLEMARK_API_KEY  the key to a server
+  CANDLEMARK_BUDGET   the default of --budget
+  CANDLEMARK_INJECT   slows this program on purpose, to see the gate fail: decode:25%
+  CANDLEMARK_ISA      forces a tier of CPU kernels: portable, avx2, avx512, amx
+  CANDLEMARK_PIN      1 keeps each thread on a CPU of its own";
 
 fn about() -> String {
     let names = crate::settings::variables();
