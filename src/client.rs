@@ -23,6 +23,7 @@ mod endpoint;
 mod exchange;
 mod fault;
 mod limits;
+pub mod mock;
 mod probe;
 mod request;
 mod server_metrics;
@@ -424,3 +425,6 @@ pub fn allow_connections(connections: u64) -> crate::Result<()> {
         Err(source) => Err(failed(format!("unknown ({source})"))),
     }
 }
+
+#[cfg(test)]
+mod tests;
