@@ -41,6 +41,8 @@ mod report;
 #[cfg(feature = "engine")]
 mod run;
 mod schema;
+#[cfg(feature = "server")]
+mod selftest;
 #[cfg(feature = "engine")]
 mod setup;
 #[cfg(feature = "engine")]
@@ -95,6 +97,7 @@ commands! {
     #[cfg(all(feature = "engine", feature = "monitor"))] Monitor monitor;
     #[cfg(feature = "engine")] Machine machine;
     #[cfg(feature = "engine")] Peers peers;
+    #[cfg(feature = "server")] Selftest selftest;
     GateEval gate_eval;
     #[cfg(feature = "engine")] Synth synth;
     #[cfg(feature = "engine")] TrainTokenizer train_tokenizer;

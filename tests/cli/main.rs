@@ -12,7 +12,7 @@ use candlemark::record::pair::PairRecord;
 use candlemark::workload::SUITES;
 
 mod analysis;
-#[cfg(all(feature = "engine", feature = "monitor"))]
+#[cfg(all(feature = "engine", feature = "monitor", feature = "server"))]
 mod docs;
 mod gate_eval;
 #[path = "../inputs/mod.rs"]
@@ -23,6 +23,8 @@ mod no_verdict;
 mod pair;
 mod report;
 mod repository;
+#[cfg(feature = "server")]
+mod selftest;
 mod served;
 mod statuses;
 
