@@ -247,3 +247,62 @@ fn tls_connector_of(found: Vec<CertificateDer<'static>>) -> Result<TlsConnector>
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    /// Of 127.0.0.1, signed by itself, valid until 2126; used by this test alone.
+    const CERTIFICATE: &[u8] = include_bytes!("../../fixtures/tls/cert.der");
+    const KEY: &[u8] = include_bytes!("../../fixtures/tls/key.der");
+
+    fn certificate() -> CertificateDer<'static> {
+        CertificateDer::from(CERTIFICATE)
+    }
+
+    /// Answers the TLS handshakes of two connections; returns what a client sends then.
+    async fn serve(listener: TcpListener) -> Vec<u8> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::try_from(KEY).unwrap();
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate()], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut received = Vec::new();
+        for _ in 0..2 {
+            let (stream, _) = listener.accept().await.unwrap();
+            if let Ok(mut stream) = acceptor.accept(stream).await {
+                let _ = stream.write_all(b"x").await;
+                let _ = stream.read_to_end(&mut received).await;
+            }
+        }
+        received
+    }
+
+    #[test]
+    fn a_certificate_is_trusted_or_named_as_the_fault() {
+        crate::client::runtime().unwrap().block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("https://{}", listener.local_addr().unwrap());
+            let server = tokio::spawn(serve(listener));
+            let endpoint = Endpoint::parse(&url).unwrap();
+            let mut connector = Connector::new(endpoint, Duration::from_secs(20)).unwrap();
+            let fault = connector.connect().await.map(|_| ()).unwrap_err();
+            assert_eq!(fault.name(), "certificate");
+            assert!(fault.to_string().contains("SSL_CERT_FILE"), "{fault}");
+            connector.tls = Some(tls_connector_of(vec![certificate()]).unwrap());
+            let connection = connector.connect().await.map_err(|fault| fault.to_string());
+            drop(connection.unwrap());
+            assert_eq!(server.await.unwrap(), b"", "the client sent no request");
+        });
+    }
+}
