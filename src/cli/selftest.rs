@@ -51,14 +51,15 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
 /// The report as text.
 fn text(report: &Report) -> String {
     let mut cases = Table::new();
-    cases.load_preset(presets::NOTHING).set_header(["the server", "expected", "told as", ""]);
+    cases.load_style(presets::NOTHING);
+    cases.set_header(["the server", "expected", "told as", ""]);
     for case in &report.cases {
         let verdict = if case.is_right() { "ok" } else { "WRONG" };
         let told = told(case);
         cases.add_row([case.case.as_str(), &case.expected.name, &told, verdict]);
     }
     let mut times = Table::new();
-    times.load_preset(presets::NOTHING);
+    times.load_style(presets::NOTHING);
     times.set_header(["milliseconds", "median", "p99", "max", "limit"]);
     let Report { sequential, open_loop, streams, .. } = report;
     let median_limit = format!("median {}", number(MAX_MEDIAN_ERROR_MS));
@@ -85,9 +86,9 @@ fn text(report: &Report) -> String {
         Verdict::Invalid => "INVALID",
     };
     let lines = [
-        trimmed(&cases),
+        cases.trim_fmt(),
         String::new(),
-        trimmed(&times),
+        times.trim_fmt(),
         String::new(),
         format!("one after another: {}", ended(sequential.complete, sequential.requests)),
         format!(
@@ -111,20 +112,16 @@ fn told(case: &CaseResult) -> String {
     let Told { name, text, tokens, first_token } = &case.told;
     let mut words = vec![name.clone()];
     if *text != case.expected.text {
-        words.push(format!("text {text:?} instead of {:?}", case.expected.text));
+        words.push(format!("text {text:?}, not {:?}", case.expected.text));
     }
     if *tokens != case.expected.tokens {
-        words.push(format!("{tokens:?} tokens instead of {:?}", case.expected.tokens));
+        let known = |count: Option<u64>| count.map_or("unknown".to_owned(), |n| n.to_string());
+        words.push(format!("tokens {}, not {}", known(*tokens), known(case.expected.tokens)));
     }
     if *first_token != case.expected.first_token {
-        let expected = case.expected.first_token;
-        words.push(format!("first token in chunk {first_token:?} instead of {expected:?}"));
+        let chunk = |at: Option<usize>| at.map_or("none".to_owned(), |at| at.to_string());
+        let (found, expected) = (chunk(*first_token), chunk(case.expected.first_token));
+        words.push(format!("first token in chunk {found}, not {expected}"));
     }
     words.join("; ")
-}
-
-/// A table without the spaces at the ends of its lines.
-fn trimmed(table: &Table) -> String {
-    let text = table.to_string();
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }

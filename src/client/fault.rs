@@ -112,11 +112,11 @@ impl Fault {
     pub(crate) fn of_status(status: u16, retry_after_s: Option<u64>, message: String) -> Self {
         match status {
             429 => Self::TooManyRequests { retry_after_s, message },
-            500.. if is_out_of_memory(&message) => Self::OutOfMemory { message },
+            ..500 => Self::ClientError { status, message },
+            _ if is_out_of_memory(&message) => Self::OutOfMemory { message },
             500 => Self::InternalError { message },
             503 => Self::Unavailable { retry_after_s, message },
-            500.. => Self::ServerError { status, message },
-            _ => Self::ClientError { status, message },
+            _ => Self::ServerError { status, message },
         }
     }
 

@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn events_are_those_of_the_standard() {
         use SseError::{InvalidUtf8, Malformed, TooLarge};
-        let cases: [(&[u8], &[(&str, &str)], Result<(), SseError>); 18] = [
+        type Events = &'static [(&'static str, &'static str)];
+        let cases: [(&[u8], Events, Result<(), SseError>); 18] = [
             (b"", &[], Ok(())),
             (b"data: a\n\n", &[("", "a")], Ok(())),
             (b"data: a\r\n\r\ndata: b\r\rdata: c\n\n", &[("", "a"), ("", "b"), ("", "c")], Ok(())),

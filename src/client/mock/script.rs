@@ -69,13 +69,13 @@ impl Script {
     /// one `gap` later in a chunk of its own, then `usage` and `[DONE]`.
     pub fn generation(ttft: Duration, gap: Duration, tokens: u64) -> Self {
         let role = chat_chunk(&json!({ "role": "assistant", "content": "" }), None);
-        let mut steps = vec![Step::Write(chunked(&event(&role)))];
+        let mut steps = vec![Step::Write(chunked(event(&role)))];
         for number in 0..tokens {
             steps.push(Step::Pause(if number == 0 { ttft } else { gap }));
             let finish = (number + 1 == tokens).then_some("length");
             let content = format!(" {number}");
             let chunk = chat_chunk(&json!({ "content": content }), finish);
-            steps.push(Step::Token(chunked(&event(&chunk))));
+            steps.push(Step::Token(chunked(event(&chunk))));
         }
         let usage = usage_chunk(7, tokens, 0);
         steps.push(Step::Write(chunked(&(event(&usage) + "data: [DONE]\n\n"))));
