@@ -23,9 +23,11 @@ mod download;
 mod exit;
 mod gate_eval;
 mod init;
-#[cfg(feature = "engine")]
+#[cfg(any(feature = "engine", feature = "server"))]
 mod interrupt;
 mod list;
+#[cfg(feature = "server")]
+mod load;
 #[cfg(feature = "engine")]
 mod machine;
 mod merge;
@@ -97,6 +99,7 @@ commands! {
     #[cfg(all(feature = "engine", feature = "monitor"))] Monitor monitor;
     #[cfg(feature = "engine")] Machine machine;
     #[cfg(feature = "engine")] Peers peers;
+    #[cfg(feature = "server")] Load load;
     #[cfg(feature = "server")] Selftest selftest;
     GateEval gate_eval;
     #[cfg(feature = "engine")] Synth synth;

@@ -194,7 +194,7 @@ impl Client {
             AnswerKind::Stream => answer.read_stream(&mut body, exchange).await,
             AnswerKind::Whole => answer.read_answer(&mut body, exchange).await,
             AnswerKind::Json | AnswerKind::Text => {
-                answer.read_document(&mut body, request.answer, exchange).await
+                answer.read_document(&mut body, request, exchange).await
             }
         };
         done.map_err(|fault| match fault {
@@ -320,15 +320,16 @@ impl Answer {
     async fn read_document(
         &mut self,
         body: &mut Incoming,
-        answer: AnswerKind,
+        request: &Request,
         exchange: &mut Exchange,
     ) -> Result<(), Fault> {
         let text = self.read_text(body, exchange).await?;
-        if answer == AnswerKind::Json {
+        if request.answer == AnswerKind::Json {
             let valid = serde_json::from_str::<serde::de::IgnoredAny>(&text);
             valid.map_err(|why| Fault::MalformedJson(why.to_string()))?;
         }
-        if self.limits.text == TextPolicy::Keep {
+        // What is only fetched, models and metrics, is asked for its text.
+        if self.limits.text == TextPolicy::Keep || request.body.is_none() {
             exchange.content = text;
         }
         Ok(())

@@ -108,6 +108,10 @@ pub mod machine;
 #[cfg(feature = "server")]
 pub mod client;
 
+/// Load on a server: closed and open loops, and what came of them.
+#[cfg(feature = "server")]
+pub mod load;
+
 /// Tokenization, chat templates, and the training of the tiny vocabulary.
 #[cfg(feature = "engine")]
 pub mod tokenizer;

@@ -17,6 +17,8 @@ mod docs;
 mod gate_eval;
 #[path = "../inputs/mod.rs"]
 mod inputs;
+#[cfg(feature = "server")]
+mod load;
 mod looks;
 mod missing;
 mod no_verdict;
