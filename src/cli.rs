@@ -24,9 +24,11 @@ mod download;
 mod exit;
 mod gate_eval;
 mod init;
-#[cfg(feature = "engine")]
+#[cfg(any(feature = "engine", feature = "server"))]
 mod interrupt;
 mod list;
+#[cfg(feature = "server")]
+mod load;
 #[cfg(feature = "engine")]
 mod machine;
 mod man;
@@ -43,6 +45,8 @@ mod report;
 #[cfg(feature = "engine")]
 mod run;
 mod schema;
+#[cfg(feature = "server")]
+mod selftest;
 #[cfg(feature = "engine")]
 mod setup;
 #[cfg(feature = "engine")]
@@ -97,6 +101,8 @@ commands! {
     #[cfg(all(feature = "engine", feature = "monitor"))] Monitor monitor;
     #[cfg(feature = "engine")] Machine machine;
     #[cfg(feature = "engine")] Peers peers;
+    #[cfg(feature = "server")] Load load;
+    #[cfg(feature = "server")] Selftest selftest;
     GateEval gate_eval;
     #[cfg(feature = "engine")] Synth synth;
     #[cfg(feature = "engine")] TrainTokenizer train_tokenizer;
@@ -222,10 +228,11 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// The variables that are no key of the file.
 const OTHER_VARIABLES: &str = "\
-  CANDLEMARK_BUDGET  the default of --budget
-  CANDLEMARK_INJECT  slows this program on purpose, to see the gate fail: decode:25%
-  CANDLEMARK_ISA     forces a tier of CPU kernels: portable, avx2, avx512, amx
-  CANDLEMARK_PIN     1 keeps each thread on a CPU of its own";
+  CANDLEMARK_API_KEY  the key to a server
+  CANDLEMARK_BUDGET   the default of --budget
+  CANDLEMARK_INJECT   slows this program on purpose, to see the gate fail: decode:25%
+  CANDLEMARK_ISA      forces a tier of CPU kernels: portable, avx2, avx512, amx
+  CANDLEMARK_PIN      1 keeps each thread on a CPU of its own";
 
 fn about() -> String {
     let names = crate::settings::variables();

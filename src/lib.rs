@@ -104,6 +104,14 @@ pub mod record;
 /// The machine: fingerprint, memory of this process, load, energy, reference kernels.
 pub mod machine;
 
+/// A client of OpenAI-compatible servers that measures them.
+#[cfg(feature = "server")]
+pub mod client;
+
+/// Load on a server: closed and open loops, and what came of them.
+#[cfg(feature = "server")]
+pub mod load;
+
 /// Tokenization, chat templates, and the training of the tiny vocabulary.
 #[cfg(feature = "engine")]
 pub mod tokenizer;

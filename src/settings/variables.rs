@@ -41,7 +41,8 @@ fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Variables without a key in the file; each is documented where it is read.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
+    "CANDLEMARK_API_KEY",
     "CANDLEMARK_BUDGET",
     "CANDLEMARK_HELD",
     "CANDLEMARK_INJECT",

@@ -25,7 +25,7 @@ const RUN: [(&str, i32); 8] = [
 const RECORDS: i32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 /// Commands that do not run in a test, by reason.
-const NOT_RUN: [(&str, &[&str]); 6] = [
+const NOT_RUN: [(&str, &[&str]); 9] = [
     (
         "builds, or runs Cargo within Cargo",
         &[
@@ -60,6 +60,17 @@ const NOT_RUN: [(&str, &[&str]); 6] = [
         ],
     ),
     ("serves a page until it is stopped", &["candlemark monitor"]),
+    ("a test of its own runs it with fewer requests", &["candlemark selftest"]),
+    (
+        "needs a server; tests of its own run it against a mock server",
+        &[
+            "candlemark load --url http://127.0.0.1:8000 --concurrency 4 --duration 60s",
+            "candlemark load --url http://127.0.0.1:8000 --rate 2 --requests 200 --slo \
+             ttft=200ms,tpot=50ms",
+            "candlemark load --url http://127.0.0.1:8000 --concurrency 1,2,4,8,16 --input-tokens \
+             512",
+        ],
+    ),
     (
         "a script that builds and measures for minutes",
         &[

@@ -12,17 +12,21 @@ use candlemark::record::pair::PairRecord;
 use candlemark::workload::SUITES;
 
 mod analysis;
-#[cfg(all(feature = "engine", feature = "monitor"))]
+#[cfg(all(feature = "engine", feature = "monitor", feature = "server"))]
 mod docs;
 mod gate_eval;
 #[path = "../inputs/mod.rs"]
 mod inputs;
+#[cfg(feature = "server")]
+mod load;
 mod looks;
 mod missing;
 mod no_verdict;
 mod pair;
 mod report;
 mod repository;
+#[cfg(feature = "server")]
+mod selftest;
 mod served;
 mod statuses;
 

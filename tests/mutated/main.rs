@@ -21,6 +21,8 @@ mod inputs;
 #[cfg(feature = "engine")]
 mod models;
 mod mutator;
+#[cfg(feature = "server")]
+mod streams;
 #[cfg(feature = "engine")]
 mod tokenizers;
 

@@ -1,0 +1,122 @@
+//! What a server offers, asked once before it is measured: its models, and the optional fields that
+//! it takes.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Client;
+use super::fault::Fault;
+use super::request::{ChatMessage, Delivery, Generation, OptionalField, Prompt, Request};
+use crate::error::{Error, Result};
+
+/// What a server offers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// Its models, by name.
+    pub models: Vec<String>,
+    /// The model that was asked: the given one, or the only one.
+    pub model: String,
+    /// The API that generates.
+    pub api: Api,
+    /// Optional fields that it takes, or ignores without a word.
+    pub accepted: Vec<OptionalField>,
+    /// Optional fields that it refuses, with its message.
+    pub refused: Vec<(OptionalField, String)>,
+    /// Whether a stream says its token counts.
+    pub has_usage: bool,
+}
+
+/// An API that generates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Api {
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/chat/completions`.
+    Chat,
+}
+
+/// Asks for the models, and for one token with every optional field; without those that the server
+/// names in a refusal (400 or 422), until it answers.
+///
+/// # Errors
+/// When the server cannot be reached, has not the model, has several and none is given, or refuses
+/// the request for another reason.
+pub async fn probe(client: &Client, api: Api, model: Option<&str>) -> Result<Capabilities> {
+    let models = models(client).await?;
+    let model = choose(&models, model, client)?;
+    let mut accepted = OptionalField::ALL.to_vec();
+    let mut refused = Vec::new();
+    loop {
+        let generation = Generation {
+            model: model.clone(),
+            max_tokens: 1,
+            min_tokens: Some(1),
+            seed: 0,
+            delivery: Delivery::Stream,
+            schema: None,
+            accepted: accepted.clone(),
+        };
+        let request = match api {
+            Api::Completions => Request::completion(&Prompt::Text("1, 2,".into()), &generation),
+            Api::Chat => {
+                let message = ChatMessage { role: "user", content: "1, 2,".into() };
+                Request::chat(&[message], &generation)
+            }
+        };
+        let exchange = client.send(&request, Instant::now()).await;
+        let Some(fault) = exchange.fault else {
+            let has_usage = exchange.usage.is_some();
+            return Ok(Capabilities { models, model, api, accepted, refused, has_usage });
+        };
+        let refusal = match &fault {
+            Fault::ClientError { status: 400 | 422, message } => {
+                accepted.iter().position(|field| message.contains(field.key())).zip(Some(message))
+            }
+            _ => None,
+        };
+        let Some((at, message)) = refusal else {
+            return Err(unanswered(client, request.path, &fault));
+        };
+        refused.push((accepted.remove(at), message.clone()));
+    }
+}
+
+async fn models(client: &Client) -> Result<Vec<String>> {
+    let request = Request::models();
+    let exchange = client.send(&request, Instant::now()).await;
+    if let Some(fault) = exchange.fault {
+        return Err(unanswered(client, request.path, &fault));
+    }
+    let body: Value = serde_json::from_str(&exchange.content).unwrap_or_default();
+    let models = body.get("data").and_then(Value::as_array).into_iter().flatten();
+    let names = models.filter_map(|model| model.get("id")?.as_str());
+    Ok(names.map(String::from).collect())
+}
+
+fn choose(models: &[String], wanted: Option<&str>, client: &Client) -> Result<String> {
+    match (wanted, models) {
+        // A server that lists nothing may still have it.
+        (Some(wanted), []) => Ok(wanted.into()),
+        (Some(wanted), _) if models.iter().any(|model| model == wanted) => Ok(wanted.into()),
+        (Some(wanted), _) => {
+            Err(Error::unknown("model", wanted, models.iter().map(String::as_str)))
+        }
+        (None, [model]) => Ok(model.clone()),
+        (None, []) => Err(Error::Usage(format!(
+            "{} lists no model; name one with `--served-model-name`",
+            client.endpoint()
+        ))),
+        (None, _) => Err(Error::Usage(format!(
+            "{} has several models; name one with `--served-model-name`: {}",
+            client.endpoint(),
+            models.join(", ")
+        ))),
+    }
+}
+
+fn unanswered(client: &Client, path: &str, fault: &Fault) -> Error {
+    Error::Usage(format!("{} does not answer `{path}`: {fault}", client.endpoint()))
+}

@@ -1,0 +1,69 @@
+//! Load on a server: many requests at once or at a rate, and what came of them.
+//!
+//! A closed loop keeps a number of requests in flight: the next is sent when one ends. An open loop
+//! sends at instants that are drawn before it starts, whatever the answers do, and its latencies
+//! count from those instants: a server that stalls does not hide the queue that it causes
+//! (coordinated omission, Tene 2013).
+
+mod drive;
+mod prompts;
+mod schedule;
+mod summary;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use drive::{Events, Progress, run};
+pub use prompts::Prompts;
+pub use schedule::Arrival;
+pub use summary::{Goal, Latency, LevelResult, Window};
+
+/// The most requests of one level: their rows take about 200 bytes each.
+pub const MAX_REQUESTS: u64 = 1_000_000;
+
+/// How requests follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Pace {
+    /// The next request is sent when one ends.
+    Closed {
+        /// Requests in flight.
+        concurrency: usize,
+    },
+    /// Requests are sent at drawn instants.
+    Open {
+        /// Requests per second.
+        rate: f64,
+        /// The distribution of the time between them.
+        arrival: Arrival,
+    },
+}
+
+/// What is sent at one level.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// How requests follow one another.
+    pub pace: Pace,
+    /// Ends sending after this number of requests.
+    pub requests: Option<u64>,
+    /// Ends sending after this time in seconds.
+    pub duration_s: Option<f64>,
+    /// Requests before the level, one after another, that do not count.
+    pub warmups: u64,
+    /// Time in seconds over which a closed loop starts its requests in flight.
+    pub ramp_s: f64,
+    /// Seed of arrivals, of the order of prompts and of sampling.
+    pub seed: u64,
+    /// What an answer must keep to be good.
+    pub goals: Vec<Goal>,
+    /// Above this client lag (p99, or the largest of few), the level is INVALID.
+    #[serde(rename = "max_lag_s", serialize_with = "seconds")]
+    pub max_lag: Duration,
+    /// Above this share of requests without a complete answer, the level failed.
+    pub max_error_rate: f64,
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
