@@ -41,6 +41,8 @@ mod report;
 #[cfg(feature = "engine")]
 mod run;
 mod schema;
+#[cfg(all(feature = "engine", feature = "server"))]
+mod serve;
 #[cfg(feature = "engine")]
 mod setup;
 #[cfg(feature = "engine")]
@@ -93,6 +95,7 @@ commands! {
     Promote promote;
     #[cfg(feature = "engine")] Calibrate calibrate;
     #[cfg(all(feature = "engine", feature = "monitor"))] Monitor monitor;
+    #[cfg(all(feature = "engine", feature = "server"))] Serve serve;
     #[cfg(feature = "engine")] Machine machine;
     #[cfg(feature = "engine")] Peers peers;
     GateEval gate_eval;

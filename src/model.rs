@@ -38,6 +38,8 @@ use crate::error::{Error, Result};
 use crate::kernel::{Isa, Pool};
 use crate::settings;
 
+#[cfg(feature = "server")]
+pub(crate) use decoder::argmax;
 pub use decoder::{Decoder, Footprint, Logits, Step};
 pub(crate) use device::check_device;
 pub use device::device;

@@ -25,7 +25,7 @@ const RUN: [(&str, i32); 8] = [
 const RECORDS: i32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 /// Commands that do not run in a test, by reason.
-const NOT_RUN: [(&str, &[&str]); 6] = [
+const NOT_RUN: [(&str, &[&str]); 7] = [
     (
         "builds, or runs Cargo within Cargo",
         &[
@@ -60,6 +60,10 @@ const NOT_RUN: [(&str, &[&str]); 6] = [
         ],
     ),
     ("serves a page until it is stopped", &["candlemark monitor"]),
+    (
+        "serves a model until it is stopped; tests of the engine do so",
+        &["candlemark serve --model synthetic:mini --max-batch 4"],
+    ),
     (
         "a script that builds and measures for minutes",
         &[
