@@ -47,6 +47,8 @@ mod run;
 mod schema;
 #[cfg(feature = "server")]
 mod selftest;
+#[cfg(all(feature = "engine", feature = "server"))]
+mod serve;
 #[cfg(feature = "engine")]
 mod setup;
 #[cfg(feature = "engine")]
@@ -99,6 +101,7 @@ commands! {
     Promote promote;
     #[cfg(feature = "engine")] Calibrate calibrate;
     #[cfg(all(feature = "engine", feature = "monitor"))] Monitor monitor;
+    #[cfg(all(feature = "engine", feature = "server"))] Serve serve;
     #[cfg(feature = "engine")] Machine machine;
     #[cfg(feature = "engine")] Peers peers;
     #[cfg(feature = "server")] Load load;

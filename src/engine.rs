@@ -21,8 +21,12 @@ mod sampler;
 
 pub(crate) use custom::is_custom;
 pub use custom::{CustomEngine, register, register_engine};
+#[cfg(feature = "server")]
+pub(crate) use generate::PREFILL_CHUNK;
 pub use generate::{GenerationOutput, GenerationRequest, generate, prefill};
 pub use injection::Injection;
+#[cfg(feature = "server")]
+pub(crate) use sampler::Sampler;
 
 /// A loaded model with its tokenizer.
 pub struct Engine {

@@ -161,6 +161,10 @@ pub mod bench;
 /// Quick runs at an interval, their history, and a live page of it.
 pub mod monitor;
 
+/// The engine behind an OpenAI-compatible API.
+#[cfg(all(feature = "engine", feature = "server"))]
+pub mod serve;
+
 /// The command line: what the binary runs.
 pub mod cli;
 

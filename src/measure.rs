@@ -27,6 +27,8 @@ pub(crate) use describe::{describe_model, describe_settings};
 pub(crate) use memory_use::copy_memory;
 pub use memory_use::{MemoryUse, Sharing};
 pub use peak_rates::{ReadBudget, peak_rates};
+#[cfg(feature = "server")]
+pub(crate) use pipeline::unit_vector;
 pub(crate) use roofline::{exceeds_roofline, rescale, update_peak_rates};
 
 use describe::labels;

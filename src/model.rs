@@ -39,6 +39,8 @@ use crate::kernel::{Isa, Pool};
 use crate::model::config::Family;
 use crate::settings;
 
+#[cfg(feature = "server")]
+pub(crate) use decoder::argmax;
 pub use decoder::{Decoder, Footprint, Logits, Step};
 pub(crate) use device::check_device;
 pub use device::device;

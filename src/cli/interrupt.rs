@@ -3,8 +3,8 @@
 //!
 //! `run` keeps its record and exits with 130. `check --measure` and `pair` judge what was measured
 //! and exit with the status of that verdict; `pair` exits with 130 while it builds. `calibrate` and
-//! `gate-eval record` keep complete sessions or environments and exit with 130. `monitor` exits with
-//! 0. `peers` installs no handler: the first signal ends it.
+//! `gate-eval record` keep complete sessions or environments and exit with 130. `monitor` and
+//! `serve` exit with 0. `peers` installs no handler: the first signal ends it.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};

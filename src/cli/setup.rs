@@ -7,8 +7,9 @@ use crate::settings::{Config, Count, Setup, oversubscription, temperature};
 use crate::workload::PromptFormat;
 use crate::{Error, engine, suite, workload};
 
+/// The model, and the engine that runs it.
 #[derive(clap::Args)]
-pub(crate) struct ModelArguments {
+pub(crate) struct EngineArguments {
     /// `synthetic:SHAPE`, a .gguf file, a folder, or `owner/name[@revision][:file]` on the Hugging
     /// Face hub [default: synthetic:mini]
     #[arg(long, value_name = "MODEL")]
@@ -29,6 +30,12 @@ pub(crate) struct ModelArguments {
     /// Seed of the sampler and of synthetic weights [default: 42]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ModelArguments {
+    #[command(flatten)]
+    engine: EngineArguments,
     /// Tokens generated per sequence [default: the category's]
     #[arg(long, value_name = "N", value_parser = Count::TOKENS.parser())]
     gen_tokens: Option<usize>,
@@ -65,6 +72,30 @@ fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+impl EngineArguments {
+    /// The setup from the flags and the configuration, with its names checked.
+    pub(crate) fn setup(&self, config: &Config) -> crate::Result<Setup> {
+        self.checked(Setup::new(config))
+    }
+
+    /// Applies the flags to a setup, and checks its names.
+    fn checked(&self, mut setup: Setup) -> crate::Result<Setup> {
+        setup.generation.seed = self.seed.unwrap_or(setup.generation.seed);
+        let or = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
+        setup.model = or(&self.model, setup.model);
+        setup.engine_is_default &= self.engine.is_none();
+        setup.engine = or(&self.engine, setup.engine);
+        setup.device = or(&self.device, setup.device);
+        setup.quant = self.quant.clone().or(setup.quant);
+        setup.threads = self.threads.unwrap_or(setup.threads);
+        engine::check(&setup)?;
+        if let Some(shared) = oversubscription(setup.threads) {
+            say(&format!("warning: {shared}; give fewer with `--threads` or CANDLEMARK_THREADS"));
+        }
+        Ok(setup)
+    }
+}
+
 impl ModelArguments {
     /// The setup for workers that take turns: one warm-up by default, because blocks are what
     /// repeats.
@@ -78,7 +109,6 @@ impl ModelArguments {
     pub(crate) fn setup(&self, config: &Config) -> crate::Result<Setup> {
         let mut setup = Setup::new(config);
         let generation = &mut setup.generation;
-        generation.seed = self.seed.unwrap_or(generation.seed);
         generation.gen_tokens = self.gen_tokens.or(generation.gen_tokens);
         generation.iters = self.iters.unwrap_or(generation.iters);
         generation.warmups = self.warmups.unwrap_or(generation.warmups);
@@ -89,19 +119,8 @@ impl ModelArguments {
         generation.use_kv_cache &= !self.no_kv_cache;
         generation.natural_stop |= self.natural_stop;
         generation.prompt_format = self.prompt_format.unwrap_or(generation.prompt_format);
-        let or = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
-        setup.model = or(&self.model, setup.model);
-        setup.engine_is_default &= self.engine.is_none();
-        setup.engine = or(&self.engine, setup.engine);
-        setup.device = or(&self.device, setup.device);
-        setup.quant = self.quant.clone().or(setup.quant);
         setup.labels.extend(self.labels.iter().cloned());
-        setup.threads = self.threads.unwrap_or(setup.threads);
-        engine::check(&setup)?;
-        if let Some(shared) = oversubscription(setup.threads) {
-            say(&format!("warning: {shared}; give fewer with `--threads` or CANDLEMARK_THREADS"));
-        }
-        Ok(setup)
+        self.engine.checked(setup)
     }
 }
 

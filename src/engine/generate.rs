@@ -12,7 +12,7 @@ use crate::settings::Generation;
 
 /// Tokens per prefill pass: enough for efficient GEMMs, few enough to bound the memory of
 /// activations.
-const PREFILL_CHUNK: usize = 512;
+pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// What to generate.
 pub struct GenerationRequest<'a> {

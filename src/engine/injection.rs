@@ -60,7 +60,7 @@ impl Injection {
     }
 
     /// Spins after a decode step for x / (1 - x) of its time, which lowers the rate by exactly x.
-    pub(super) fn after_step(injection: Option<Self>, decoder: &dyn Decoder, work: Duration) {
+    pub(crate) fn after_step(injection: Option<Self>, decoder: &dyn Decoder, work: Duration) {
         if let Some(Self { stage: Stage::Decode, share }) = injection {
             spin(decoder, work.mul_f64(share / (1.0 - share)));
         }

@@ -7,14 +7,14 @@ use crate::error::{Error, Result};
 use crate::settings::Generation;
 
 /// The sampler of one sequence.
-pub(super) struct Sampler {
+pub(crate) struct Sampler {
     processor: LogitsProcessor,
     repetition_penalty: f32,
 }
 
 impl Sampler {
     /// One sampler per sequence; `None` for plain greedy decoding.
-    pub(super) fn for_batch(settings: &Generation, sequences: usize) -> Result<Option<Vec<Self>>> {
+    pub(crate) fn for_batch(settings: &Generation, sequences: usize) -> Result<Option<Vec<Self>>> {
         let &Generation { temperature, repetition_penalty, top_k, top_p, seed, .. } = settings;
         let is_valid = temperature >= 0.0
             && temperature.is_finite()
@@ -49,7 +49,7 @@ impl Sampler {
     }
 
     /// Samples a token; the repetition penalty applies to the tokens of `context`.
-    pub(super) fn sample(&mut self, logits: &[f32], context: &[u32]) -> Result<u32> {
+    pub(crate) fn sample(&mut self, logits: &[f32], context: &[u32]) -> Result<u32> {
         let mut logits = Tensor::new(logits, &Device::Cpu)?;
         if self.repetition_penalty != 1.0 {
             logits = candle_transformers::utils::apply_repeat_penalty(

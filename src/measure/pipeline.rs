@@ -29,6 +29,9 @@ use crate::settings::Generation;
 use crate::workload::{Pipeline, Scenario, documents, metric};
 use crate::{engine, machine};
 
+#[cfg(feature = "server")]
+pub(crate) use retrieval::unit_vector;
+
 /// Passes over a set, unless the scenario asks for more.
 const MAX_PASSES: usize = 3;
 

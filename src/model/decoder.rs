@@ -136,7 +136,7 @@ impl Logits {
 }
 
 /// The token with the largest logit of one row; the first of equals. NaN never wins.
-pub(super) fn argmax(row: &[f32]) -> u32 {
+pub(crate) fn argmax(row: &[f32]) -> u32 {
     let best = row
         .iter()
         .enumerate()

@@ -100,6 +100,13 @@ impl Tokenizer {
         &self.end_tokens
     }
 
+    /// Whether a token is a control token, such as an end of text, which is no part of an answer.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_control(&self, id: u32) -> bool {
+        let token = self.inner.id_to_token(id);
+        token.is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
     /// The ids before every raw prompt (BOS); none for Qwen's models. A chat template writes its
     /// own.
     pub fn prefix(&self) -> &[u32] {

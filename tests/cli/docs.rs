@@ -25,7 +25,7 @@ const RUN: [(&str, i32); 8] = [
 const RECORDS: i32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 /// Commands that do not run in a test, by reason.
-const NOT_RUN: [(&str, &[&str]); 9] = [
+const NOT_RUN: [(&str, &[&str]); 10] = [
     (
         "builds, or runs Cargo within Cargo",
         &[
@@ -70,6 +70,10 @@ const NOT_RUN: [(&str, &[&str]); 9] = [
             "candlemark load --url http://127.0.0.1:8000 --concurrency 1,2,4,8,16 --input-tokens \
              512",
         ],
+    ),
+    (
+        "serves a model until it is stopped; tests of the engine do so",
+        &["candlemark serve --model synthetic:mini --max-batch 4"],
     ),
     (
         "a script that builds and measures for minutes",

@@ -25,6 +25,8 @@ mod names;
 #[cfg(unix)]
 mod pair;
 mod pipelines;
+#[cfg(all(feature = "server", unix))]
+mod serve;
 mod statuses;
 mod suites;
 mod synthetic;

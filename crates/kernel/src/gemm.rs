@@ -24,7 +24,7 @@ use super::avx512bf16;
 
 /// Rows up to which a GEMM counts as decode. More rows (prefill) pay for converting weights to
 /// 16-bit integers or bf16 tiles. An AMX tile has as many rows: with fewer, VNNI is as fast.
-const DECODE_MAX_ROWS: usize = 16;
+pub const DECODE_MAX_ROWS: usize = 16;
 
 /// L2 blocking with AMX: panels per pass over the activation tiles, and the bytes that their bf16
 /// tiles may take, so that they stay in L2.

@@ -47,7 +47,7 @@ pub use arena::Arena;
 pub use attention::{attention, attention_format};
 pub use elementwise::{argmax, qk_norm_rope, rms_norm};
 pub use error::{Error, Result};
-pub use gemm::{Epilogue, GemmOutput, activation_format, gemm, gemm_swiglu};
+pub use gemm::{DECODE_MAX_ROWS, Epilogue, GemmOutput, activation_format, gemm, gemm_swiglu};
 pub use ggml::{dequantize, quantize};
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvDtype, KvLayout, Span};

@@ -202,7 +202,7 @@ fn nearest<'a>(
 }
 
 /// The unit vector of the same direction.
-fn unit_vector(mut vector: Vec<f32>) -> ItemResult<Vec<f32>> {
+pub(crate) fn unit_vector(mut vector: Vec<f32>) -> ItemResult<Vec<f32>> {
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if !(length > 0.0 && length.is_finite()) {
         return Err("a vector is zero or not finite".into());
