@@ -74,6 +74,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 impl EngineArguments {
     /// The setup from the flags and the configuration, with its names checked.
+    #[cfg(feature = "server")]
     pub(crate) fn setup(&self, config: &Config) -> crate::Result<Setup> {
         self.checked(Setup::new(config))
     }

@@ -25,7 +25,7 @@ const RUN: [(&str, i32); 8] = [
 const RECORDS: i32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 /// Commands that do not run in a test, by reason.
-const NOT_RUN: [(&str, &[&str]); 10] = [
+const NOT_RUN: [(&str, &[&str]); 9] = [
     (
         "builds, or runs Cargo within Cargo",
         &[
