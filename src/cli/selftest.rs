@@ -103,8 +103,11 @@ fn text(report: &Report) -> String {
         ),
         String::new(),
     ];
-    let reasons: String = report.reasons.iter().map(|reason| format!(": {reason}")).collect();
-    format!("{}\n{verdict}{reasons}\n", lines.join("\n").trim_end())
+    let mut conclusion = verdict.to_owned();
+    if !report.reasons.is_empty() {
+        conclusion += &format!(": {}", report.reasons.join("; "));
+    }
+    format!("{}\n{conclusion}\n", lines.join("\n"))
 }
 
 /// What a case was told as, with the details that are wrong.
