@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -14,7 +15,7 @@ use crate::cli::output::usage;
 use crate::client::{
     self, Api, ApiKey, Capabilities, Client, Endpoint, Limits, ServerMetric, TextPolicy,
 };
-use crate::error::counted;
+use crate::error::{Error, counted};
 use crate::load::{
     self, Arrival, Events, Goal, LevelResult, MAX_REQUESTS, Pace, Plan, Progress, Prompts, Window,
 };
@@ -155,37 +156,10 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
     let stop = interruptible("no further request is sent; those in flight have 10 s")?;
     let started = machine::now();
     let runtime = client::runtime()?;
-    let api = match arguments.api {
-        ApiName::Completions => Api::Completions,
-        ApiName::Chat => Api::Chat,
-    };
-    let server =
-        runtime.block_on(client::probe(&client, api, arguments.served_model_name.as_deref()))?;
-    say(&format!("measuring {} at {url}: {}", server.model, what(arguments)));
-    for (field, message) in &server.refused {
-        say(&format!("warning: the server refuses `{}`: {message}", field.key()));
-    }
-    let prompts = prompts(arguments);
-    let mut levels: Vec<LevelResult> = Vec::new();
-    for plan in plans(arguments) {
-        let level = runtime.block_on(load::run(
-            (&client, &server),
-            (&prompts, arguments.output_tokens),
-            &plan,
-            stop,
-            &mut Live,
-        ))?;
-        say(&format!("{}: {}", pace(&plan), summary(&level)));
-        let gains = levels.last().is_none_or(|before| is_faster(before, &level));
-        levels.push(level);
-        if stop.load(std::sync::atomic::Ordering::Relaxed) {
-            break;
-        }
-        if !gains {
-            say("this level gains less than 5 % of throughput: the knee is the one before");
-            break;
-        }
-    }
+    let measured = runtime.block_on(measure(arguments, &client, stop));
+    // A name lookup that hangs is not waited for.
+    runtime.shutdown_background();
+    let Measured { server, levels, broken } = measured?;
     let best = levels.iter().filter_map(|level| level.whole.output_tok_s).reduce(f64::max);
     let price = arguments.price_hour.zip(best).map(|(hour, rate)| hour / (3600.0 * rate) * 1e6);
     let machine = machine::fingerprint(1, "cpu");
@@ -204,7 +178,55 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
     let text =
         if arguments.json { serde_json::to_string_pretty(&report)? + "\n" } else { text(&report) };
     crate::cli::output::write(&text, arguments.output.as_deref(), out)?;
-    Ok(conclude(&report, stop.load(std::sync::atomic::Ordering::Relaxed)))
+    if let Some(error) = broken {
+        say(&format!("error: {error}"));
+        return Ok(Exit::Failed);
+    }
+    Ok(conclude(&report, stop.load(Ordering::Relaxed)))
+}
+
+/// The levels, until one gains little or cannot begin.
+struct Measured {
+    server: Capabilities,
+    levels: Vec<LevelResult>,
+    /// Why a level after the first could not begin.
+    broken: Option<Error>,
+}
+
+async fn measure(
+    arguments: &Arguments,
+    client: &Client,
+    stop: &AtomicBool,
+) -> crate::Result<Measured> {
+    let api = match arguments.api {
+        ApiName::Completions => Api::Completions,
+        ApiName::Chat => Api::Chat,
+    };
+    let server = client::probe(client, api, arguments.served_model_name.as_deref()).await?;
+    say(&format!("measuring {} at {}: {}", server.model, client.endpoint(), what(arguments)));
+    for (field, message) in &server.refused {
+        say(&format!("warning: the server refuses `{}`: {message}", field.key()));
+    }
+    let prompts = (&prompts(arguments), arguments.output_tokens);
+    let mut levels: Vec<LevelResult> = Vec::new();
+    for plan in plans(arguments) {
+        let level = match load::run((client, &server), prompts, &plan, stop, &mut Live).await {
+            Ok(level) => level,
+            Err(error) if levels.is_empty() => return Err(error),
+            Err(error) => return Ok(Measured { server, levels, broken: Some(error) }),
+        };
+        say(&format!("{}: {}", pace(&plan), summary(&level)));
+        let gains = levels.last().is_none_or(|before| is_faster(before, &level));
+        levels.push(level);
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        if !gains {
+            say("this level gains less than 5 % of throughput: the knee is the one before");
+            break;
+        }
+    }
+    Ok(Measured { server, levels, broken: None })
 }
 
 /// Says what makes the result wrong; the exit status.
