@@ -313,6 +313,7 @@ impl<'a> Batch<'a> {
                 };
                 self.metrics.add_timings(&timings);
                 let index = sequence.job.index;
+                sequence.job.place = None;
                 let _ = sequence.job.events.send(Event::Vector { index, values, timings });
                 sequence.is_ended = true;
             }

@@ -18,8 +18,9 @@ pub(super) struct Job {
     /// Closed when the client has gone.
     pub(super) events: UnboundedSender<Event>,
     pub(super) submitted: Instant,
-    /// Its place among the running and waiting sequences, free again when the job is dropped.
-    pub(super) _place: OwnedSemaphorePermit,
+    /// Its place among the running and waiting sequences, free again before its last
+    /// event is sent, so that whoever reads that can send the next request at once.
+    pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
 /// What to do with a prompt.

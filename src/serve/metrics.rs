@@ -75,6 +75,23 @@ impl Metrics {
         self.requests[place.expect("every outcome is there")].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Waits for a part of a request before its jobs run. If the client hangs up meanwhile, the
+    /// request counts as cancelled.
+    pub(super) async fn unless_cancelled<T>(&self, part: impl Future<Output = T>) -> T {
+        struct Pending<'a>(Option<&'a Metrics>);
+        impl Drop for Pending<'_> {
+            fn drop(&mut self) {
+                if let Some(metrics) = self.0 {
+                    metrics.end(Outcome::Cancelled);
+                }
+            }
+        }
+        let mut pending = Pending(Some(self));
+        let done = part.await;
+        pending.0 = None;
+        done
+    }
+
     /// Counts the prompt of a sequence when its prefill has ended.
     pub(super) fn add_prompt(&self, tokens: usize) {
         self.prompt_tokens.fetch_add(tokens as u64, Ordering::Relaxed);

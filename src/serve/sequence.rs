@@ -156,6 +156,9 @@ impl<'a> Sequence<'a> {
             End { finish, stop_string, timings }
         });
         self.is_ended = end.is_some();
+        if self.is_ended {
+            self.job.place = None;
+        }
         if self.is_ended || !text.is_empty() {
             let ids = self.ids[mem::replace(&mut self.sent, self.ids.len())..].to_vec();
             let sent = self.job.events.send(Event::Delta(Delta { index, text, ids, end }));
@@ -166,6 +169,7 @@ impl<'a> Sequence<'a> {
     /// Ends the sequence with a failure.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.is_ended = true;
+        self.job.place = None;
         let _ = self.job.events.send(Event::Failed(failure));
     }
 

@@ -119,19 +119,21 @@ impl Service {
             return Err(ending());
         }
         check_json(request.headers())?;
-        let body = read(request.into_body(), self.max_body).await?;
+        let reading = read(request.into_body(), self.max_body);
+        let body = self.metrics.unless_cancelled(reading).await?;
         let service = Arc::clone(self);
         // Not on the thread that answers all requests.
         let prepared = tokio::task::spawn_blocking(move || service.prepare(endpoint, &body));
         let failed = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "tokenization failed");
-        let Prepared { reply, places, tasks } = prepared.await.map_err(failed)??;
+        let prepared = self.metrics.unless_cancelled(prepared).await;
+        let Prepared { reply, places, tasks } = prepared.map_err(failed)??;
         self.metrics.add_tokenization(reply.tokenize.unwrap_or_default());
         let (sender, events) = unbounded_channel();
         let submitted = Instant::now();
         let prompts = reply.prompts.iter().cloned();
         for (((index, prompt), task), place) in prompts.enumerate().zip(tasks).zip(places) {
             let events = sender.clone();
-            let job = Job { index, prompt, task, events, submitted, _place: place };
+            let job = Job { index, prompt, task, events, submitted, place: Some(place) };
             self.metrics.waiting.add();
             let stopped = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, ENGINE_STOPPED);
             self.jobs.send(job).map_err(stopped)?;

@@ -22,7 +22,9 @@ fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
 #[test]
 fn a_client_that_hangs_up_frees_its_place() {
     let server = serve(Options { max_batch: 1, max_waiting: 0, ..options() });
+    let idle = "candlemark_server_running_sequences 0\n";
     for stream in [true, false] {
+        wait_until("it is idle", || get(&server, "/metrics").text.contains(idle));
         let endless = completion(json!({ "max_tokens": 40_000, "stream": stream }));
         let mut client = connect(&server, &request("/v1/completions", &endless.to_string()));
         if stream {
@@ -50,7 +52,6 @@ fn a_client_that_hangs_up_frees_its_place() {
         assert_eq!(ids(&choices(&[answer.unwrap()])), REFERENCE.1);
     }
     let cancelled = "candlemark_server_requests_total{outcome=\"cancelled\"} 2\n";
-    let idle = "candlemark_server_running_sequences 0\n";
     wait_until("all are counted", || {
         let text = get(&server, "/metrics").text;
         text.contains(cancelled) && text.contains(idle)
