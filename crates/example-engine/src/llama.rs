@@ -1,5 +1,5 @@
-//! A model of candle-transformers as people have it wrapped: Llama from a folder with `config.json`,
-//! safetensors and `tokenizer.json`, with a KV cache per sequence.
+//! A model of candle-transformers as people have it wrapped: Llama from a folder with
+//! `config.json`, safetensors and `tokenizer.json`, with a KV cache per sequence.
 
 use std::path::Path;
 
