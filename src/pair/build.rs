@@ -78,7 +78,7 @@ impl Target {
     /// This project's own binary, with the features of this build that a worker needs. A base may
     /// be older than the others and would not build with them.
     fn own() -> Self {
-        const UNUSED: [&str; 4] = ["bench", "default", "monitor", "nvml"];
+        const UNUSED: [&str; 5] = ["bench", "default", "monitor", "nvml", "server"];
         let mut features = machine::stamp().features;
         features.retain(|feature| !UNUSED.contains(&feature.as_str()));
         let features = features.join(",");

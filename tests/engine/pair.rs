@@ -319,7 +319,7 @@ fn a_base_without_the_turn_protocol_is_not_comparable() {
         (with(|fake| fake.start = "echo hello"), "invalid response: `hello`"),
     ] {
         let (output, _) = run_pair(&base, &FakeWorker::default(), &[]);
-        let talk = text(&output.stderr);
+        let talk = text(&output.stdout) + &text(&output.stderr);
         assert_eq!(output.status.code(), Some(4), "{talk}");
         assert!(
             talk.contains(says) && talk.contains("the base `base` cannot take turns"),

@@ -161,7 +161,7 @@ fn an_out_of_memory_request_is_a_result_and_the_run_continues() {
         assert_eq!(last.outcome, StressOutcome::OutOfMemory, "{requests:?}");
         // The allocation of the cache fails, or the worker is killed and cannot report its memory.
         let why = last.why.as_ref().unwrap();
-        let told = why.contains("no memory for a cache of");
+        let told = why.contains("no memory for a KV cache of");
         assert!(told || why.contains("memory allocation of"), "{last:?}");
         assert_eq!((last.seconds, last.rss_bytes.is_some()), (None, told), "not measured is not 0");
         assert!(long.labels["memory_limit"].starts_with("12 MiB of data"));
