@@ -116,7 +116,7 @@ fn a_failed_build_shows_the_errors_of_the_compiler() {
     );
     repository.commit("broken");
     repository.source("100.0");
-    let says = ["not comparable: main does not build", "mismatched types"];
+    let says = ["NOT COMPARABLE: main does not build", "mismatched types"];
     repository.check(&["--base", "main"], 4, &says);
     let refused = [
         "`no-such-ref` is neither a file nor a commit",
