@@ -1,7 +1,7 @@
 //! A client of OpenAI-compatible servers that measures them: what was sent and what came, when.
 //!
-//! [`Client::send`] never fails: whatever happened is in the [`Exchange`]. It knows nothing of
-//! load, of records and of verdicts. One thread holds a thousand streams, see [`selftest`].
+//! `Client::send` never fails: whatever happened is in the `Exchange`. It knows nothing of
+//! load, of records and of verdicts. One thread holds a thousand streams, see `selftest`.
 //!
 //! HTTP/1.1 is hyper's, on connections of our own: their set-up is timed apart, and the bytes of an
 //! answer are stamped when they are read from the socket, before anything parses them.

@@ -286,11 +286,7 @@ pub fn command(words: &[String]) -> String {
 }
 
 /// The known name nearest to a misspelt one (Damerau–Levenshtein distance), if it is near enough.
-///
-/// ```
-/// assert_eq!(candlemark::error::nearest("modle", &["model", "suite"]), Some("model"));
-/// assert_eq!(candlemark::error::nearest("zzz", &["model", "suite"]), None);
-/// ```
+/// To `modle` that is `model`; to `zzz` nothing.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()

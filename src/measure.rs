@@ -207,7 +207,7 @@ impl Trial {
     }
 
     /// Runs a generation that is no sample, because the first of a shape pays for memory and
-    /// caches. Returns its [`Sample::primary_s`].
+    /// caches. Returns its time in seconds, as `Sample::primary_s`.
     ///
     /// # Errors
     /// When generating fails.
@@ -394,7 +394,7 @@ pub fn hash_ids(sequences: &[Vec<u32>]) -> String {
     files::hex(&hash.finalize())
 }
 
-/// This many tokens of [`workload::RUNNING_TEXT`], repeated.
+/// This many tokens of the running text, repeated.
 ///
 /// # Errors
 /// When the text cannot be tokenized.

@@ -11,7 +11,7 @@ use crate::tokenizer::Tokenizer;
 /// An engine of another crate.
 #[derive(Clone, Copy)]
 pub struct CustomEngine {
-    /// The name in `--engine` and in records; none of [`EngineKind::NAMES`].
+    /// The name in `--engine` and in records; not that of a built-in engine.
     pub name: &'static str,
     /// Finds the model of a setup and its tokenizer, without loading weights. [`open`] reads what
     /// the built-in engines read; an engine of another model family or container has its own.

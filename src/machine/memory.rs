@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// Resident memory of this process in bytes; `None` where it cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Peak since the process started or [`reset_peak`].
+    /// Peak since the process started or `reset_peak`.
     pub peak: Option<u64>,
     /// Resident now.
     pub current: Option<u64>,

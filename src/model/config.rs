@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::settings::RopeScaling;
 
-/// The model families. [`Family::ALL`] are those of the built-in engines.
+/// The model families. `Family::ALL` are those of the built-in engines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// Dense Qwen3: QK-norm, no biases.

@@ -25,8 +25,7 @@ impl Line {
 pub struct LineFit {
     /// The line.
     pub line: Line,
-    /// The 90 % bootstrap confidence interval of the slope; `None` below [`FEWEST_FOR_INTERVAL`]
-    /// points.
+    /// The 90 % bootstrap confidence interval of the slope; `None` below 5 points.
     pub slope_90: Option<(f64, f64)>,
     /// Number of points.
     pub points: usize,

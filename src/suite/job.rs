@@ -12,8 +12,7 @@ use crate::record::{Case, Model, Rates};
 use crate::settings::Setup;
 use crate::suite::worker::{NoResponse, STDIN_STAYS_OPEN, WorkerProcess, own_process_group};
 
-/// Set for a worker process, to the kind of its work: `1` for a [`Job`],
-/// [`TURNS`](crate::suite::turns::TURNS) or [`STRESS`](crate::suite::STRESS).
+/// Set for a worker process, to the kind of its work: `1` for a [`Job`], `turns`, or `stress`.
 pub const WORKER: &str = "CANDLEMARK_WORKER";
 
 /// A deliberate regression, `decode:25%`; see [`Injection`](crate::engine::Injection).

@@ -36,7 +36,7 @@ pub(crate) struct Hello {
     pub injection: Option<String>,
 }
 
-/// The response to [`Hello`], once the model is loaded.
+/// The response to `Hello`, once the model is loaded.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HelloResponse {
     /// [`PROTOCOL`] of the worker.
@@ -66,31 +66,31 @@ pub(crate) enum Request {
     Turn {
         /// How many generations.
         generations: usize,
-        /// A deliberate regression in this turn only, in place of that of [`Hello`].
+        /// A deliberate regression in this turn only, in place of that of `Hello`.
         injection: Option<String>,
     },
     /// End the scenario.
     Finish {
-        /// A deliberate regression of memory, in place of that of [`Hello`].
+        /// A deliberate regression of memory, in place of that of `Hello`.
         injection: Option<String>,
     },
 }
 
-/// The response to a [`Request`].
+/// The response to a `Request`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Response {
-    /// To [`Request::WarmUp`].
+    /// To `Request::WarmUp`.
     Warm {
         /// Token ids of the last warm-up, per sequence.
         ids: Vec<Vec<u32>>,
     },
-    /// To [`Request::Turn`].
+    /// To `Request::Turn`.
     Values {
         /// The median over the turn's generations, by metric name.
         values: BTreeMap<String, f64>,
     },
-    /// To [`Request::Finish`].
+    /// To `Request::Finish`.
     Case {
         /// The scenario with one block, which holds memory, cold values and the checks.
         case: Box<Case>,
@@ -106,7 +106,7 @@ pub enum Response {
 /// [`WORKER`](crate::suite::WORKER) is [`TURNS`].
 ///
 /// # Errors
-/// When [`Hello`] cannot be read, the model cannot be loaded, or a response cannot be written. The
+/// When `Hello` cannot be read, the model cannot be loaded, or a response cannot be written. The
 /// failure of a single scenario is a response.
 pub(crate) fn run_turn_worker() -> Result<()> {
     let mut hello: Hello = first_request()?;
