@@ -16,7 +16,8 @@ use candlemark::{Error, Result};
 /// Llama, with the cache and the length of each sequence.
 pub struct Llama {
     model: llama::Llama,
-    config: llama::Config,
+    /// No tokens, but the table of RoPE.
+    empty: llama::Cache,
     shape: Config,
     weight_bytes: u64,
     sequences: Vec<(llama::Cache, usize)>,
@@ -61,13 +62,16 @@ pub fn load(source: &ModelSource, setup: &Setup) -> Result<Box<dyn Decoder>> {
     let config = config(Path::new(&setup.model))?;
     let mut tensors = std::collections::HashMap::new();
     for (name, shape) in source.config.tensors() {
-        let values = source.weights.rows(&name, 0..shape[0])?.into_f32();
+        // A vector is one row.
+        let rows = if shape.len() == 1 { 1 } else { shape[0] };
+        let values = source.weights.rows(&name, 0..rows)?.into_f32();
         tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
     }
     let weight_bytes = 4 * source.config.parameters();
     let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let (model, shape) = (llama::Llama::load(vb, &config)?, source.config.clone());
-    Ok(Box::new(Llama { model, config, shape, weight_bytes, sequences: Vec::new() }))
+    let empty = llama::Cache::new(true, DType::F32, &config, &Device::Cpu)?;
+    Ok(Box::new(Llama { model, empty, shape, weight_bytes, sequences: Vec::new() }))
 }
 
 fn config(folder: &Path) -> Result<llama::Config> {
@@ -95,8 +99,7 @@ impl Decoder for Llama {
     }
 
     fn reset(&mut self, sequences: usize) -> Result<()> {
-        let cache = || llama::Cache::new(true, DType::F32, &self.config, &Device::Cpu);
-        self.sequences = (0..sequences).map(|_| Ok((cache()?, 0))).collect::<Result<_>>()?;
+        self.sequences = vec![(self.empty.clone(), 0); sequences];
         Ok(())
     }
 
