@@ -40,7 +40,7 @@ kill -INT "$run" 2>/dev/null || { echo "the run ended before it was interrupted"
 status=0
 wait "$run" || status=$?
 [ "$status" = 130 ] || { echo "interrupted: exit status $status instead of 130" && exit 1; }
-grep -q "scenarios are kept in" "$work/talk" &&
+grep -q "interrupted: the record so far" "$work/talk" &&
     grep -q "^next: .*candlemark run .*--resume" "$work/talk" ||
     { echo "no command to continue:" && cat "$work/talk" && exit 1; }
 
