@@ -1,5 +1,6 @@
-//! The folders of candlemark's files, atomic writes, temporary files, locks and hashes.
+//! The folders of candlemark's files, atomic writes, temporary files, locks, hashes, and git.
 
+mod git;
 mod hash;
 mod lock;
 mod temporary;
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
+pub(crate) use git::git;
 #[cfg(feature = "engine")]
 pub(crate) use hash::hash_file;
 pub(crate) use hash::hex;
@@ -71,6 +73,15 @@ pub(crate) fn default_path(name: &str) -> PathBuf {
 /// The folder of runs, with one folder per session.
 pub fn runs() -> PathBuf {
     default_path("runs")
+}
+
+/// The records of all runs, oldest first: names of run folders begin with their UTC time.
+pub(crate) fn run_records() -> Vec<PathBuf> {
+    let folders = fs::read_dir(runs()).into_iter().flatten().flatten();
+    let records = folders.map(|folder| folder.path().join("record.json"));
+    let mut records: Vec<PathBuf> = records.filter(|record| record.exists()).collect();
+    records.sort();
+    records
 }
 
 /// The folder of one run, removed on drop if it is empty.

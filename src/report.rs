@@ -37,7 +37,7 @@ pub(crate) use card::{Card, CardFigure, HEADLINE, HEADLINE_SCENARIO, named_facts
 pub use ci::{bmf, junit, smaller_is_better};
 pub use comparison::{comparison_json, comparison_markdown};
 pub use csv::csv;
-pub(crate) use document::{Text, Tone};
+pub(crate) use document::{Table, Text, Tone};
 pub(crate) use evaluation::{evaluation_json, evaluation_markdown, evaluation_text};
 pub use export::{benchmark_json, llama_bench, prometheus, row};
 pub(crate) use export::{escape_label, prometheus_family, prometheus_name};
@@ -54,7 +54,7 @@ pub(crate) use live::live_changes;
 pub(crate) use live::{live_header, live_notes, live_row, live_summary};
 pub use progress::pair_progress;
 pub(crate) use subject::subject_line;
-pub(crate) use text::{duration, metric_label, metric_value, sanitize, short_commit};
+pub(crate) use text::{TextFormat, duration, metric_label, metric_value, sanitize, short_commit};
 pub use text::{number, percent};
 pub use verdict::{annotations, sentence, verdict_json, verdict_markdown, verdict_text};
 pub(crate) use verdict::{outcome_word, verdict_cells};

@@ -212,12 +212,9 @@ impl Session {
 /// The newest of the last runs here that is comparable with this one and has a scenario of it.
 fn earlier(path: &Path, record: &Record) -> Option<Record> {
     const LAST: usize = 20;
-    let folders = std::fs::read_dir(files::runs()).ok()?.flatten();
-    let mut paths: Vec<PathBuf> =
-        folders.map(|folder| folder.path().join("record.json")).filter(|one| one != path).collect();
-    // Names of run folders begin with their UTC time.
-    paths.sort();
-    let runs = paths.iter().rev().take(LAST).filter_map(|path| Record::load(path).ok());
+    let paths = files::run_records();
+    let others = paths.iter().rev().filter(|other| *other != path).take(LAST);
+    let runs = others.filter_map(|path| Record::load(path).ok());
     let mut comparable = runs.filter(|run| {
         let differences = compare::differences(run, record, &BTreeMap::new());
         let is_blocking = |one: &Difference| one.severity == Severity::Blocking;

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::cli::exit::{CommandResult, Exit};
@@ -19,7 +18,7 @@ use crate::error::{Error, counted};
 use crate::load::{
     self, Arrival, Events, Goal, LevelResult, MAX_REQUESTS, Pace, Plan, Progress, Prompts, Window,
 };
-use crate::report::number;
+use crate::report::{Table, TextFormat, number};
 use crate::settings::{Config, duration};
 use crate::workload::CATEGORIES;
 use crate::{files, machine};
@@ -27,9 +26,9 @@ use crate::{files, machine};
 /// Put load on an OpenAI-compatible server, and measure rates and latencies
 ///
 /// A closed loop (`--concurrency`) sends the next request when one ends; an open loop (`--rate`)
-/// sends at instants that are drawn before, and its latencies count from those. Several values, with
-/// commas, are levels one after another; they end at the first level that gains less than 5 % of
-/// throughput. Exit status 0: measured; 5: too many errors, or the client was late (INVALID); 130:
+/// sends at instants that are drawn before, and its latencies count from those. Several values,
+/// with commas, are levels one after another; they end at the first level that gains less than 5 %
+/// of throughput. Exit status 0: measured; 5: too many errors, or the client was late (INVALID); 130:
 /// interrupted, with what there was until then.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -43,8 +42,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// API to ask
-    #[arg(long, value_enum, default_value_t = ApiName::Completions)]
-    api: ApiName,
+    #[arg(long, value_enum, default_value = "completions")]
+    api: Api,
     /// Closed loop: requests in flight
     #[arg(long, value_name = "N,…", value_delimiter = ',', conflicts_with = "rate",
           default_value = "1", value_parser = clap::value_parser!(u16).range(1..=4096))]
@@ -105,14 +104,6 @@ pub(crate) struct Arguments {
     /// Output file of the result [default: stdout]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum ApiName {
-    /// /v1/completions
-    Completions,
-    /// /v1/chat/completions
-    Chat,
 }
 
 fn rate(text: &str) -> std::result::Result<f64, String> {
@@ -198,11 +189,8 @@ async fn measure(
     client: &Client,
     stop: &AtomicBool,
 ) -> crate::Result<Measured> {
-    let api = match arguments.api {
-        ApiName::Completions => Api::Completions,
-        ApiName::Chat => Api::Chat,
-    };
-    let server = client::probe(client, api, arguments.served_model_name.as_deref()).await?;
+    let server =
+        client::probe(client, arguments.api, arguments.served_model_name.as_deref()).await?;
     say(&format!("measuring {} at {}: {}", server.model, client.endpoint(), what(arguments)));
     for (field, message) in &server.refused {
         say(&format!("warning: the server refuses `{}`: {message}", field.key()));
@@ -348,24 +336,27 @@ fn ms(seconds: Option<f64>) -> String {
 /// The result as text: a table of levels, then one of latencies per level.
 fn text(report: &Report) -> String {
     let mut text = format!("{} at {}\n\n", report.server.model, report.url);
-    let mut levels = table(&[
-        "load",
-        "sent",
-        "complete",
-        "failed",
-        "requests/s",
-        "tok/s in",
-        "tok/s out",
-        "goodput",
-        "TTFT p50",
-        "TPOT p50",
-        "client lag p99",
-    ]);
+    let mut levels = Table::new(
+        [
+            "load",
+            "sent",
+            "complete",
+            "failed",
+            "requests/s",
+            "tok/s in",
+            "tok/s out",
+            "goodput",
+            "TTFT p50",
+            "TPOT p50",
+            "client lag p99",
+        ],
+        1..,
+    );
     let or_dash = |value: Option<f64>| value.map_or("-".into(), number);
     for level in &report.levels {
         let Window { requests_per_s, input_tok_s, output_tok_s, ttft, tpot, .. } = &level.whole;
         let good = level.goodput_fraction.map(|share| 100.0 * share);
-        levels.add_row([
+        levels.push([
             pace(&level.plan),
             level.sent.to_string(),
             level.complete.to_string(),
@@ -379,10 +370,10 @@ fn text(report: &Report) -> String {
             ms(level.client_lag.p99.or(level.client_lag.max)),
         ]);
     }
-    text += &finish(levels);
+    text += &levels.render(TextFormat::Terminal);
     for level in &report.levels {
         let mut latencies =
-            table(&[&pace(&level.plan), "n", "mean", "p50", "p90", "p95", "p99", "max"]);
+            Table::new([&pace(&level.plan), "n", "mean", "p50", "p90", "p95", "p99", "max"], 1..);
         let steady = level.steady.as_ref();
         let rows = [
             ("TTFT", Some(&level.whole.ttft)),
@@ -398,9 +389,9 @@ fn text(report: &Report) -> String {
         for (name, latency) in rows {
             let Some(one) = latency.filter(|latency| latency.count > 0) else { continue };
             let values = [one.mean, one.p50, one.p90, one.p95, one.p99, one.max].map(ms);
-            latencies.add_row([vec![name.into(), one.count.to_string()], values.to_vec()].concat());
+            latencies.push([vec![name.into(), one.count.to_string()], values.to_vec()].concat());
         }
-        text += &format!("\n{}", finish(latencies));
+        text += &format!("\n{}", latencies.render(TextFormat::Terminal));
         if let Some(steady) = steady {
             text += &format!(
                 "steady window: {} to {} s, {} requests/s, {} tok/s out\n",
@@ -426,18 +417,4 @@ fn named(server: &BTreeMap<ServerMetric, f64>) -> String {
     let values = json.as_object().into_iter().flatten();
     let named = values.filter_map(|(name, value)| Some((name.replace('_', " "), value.as_f64()?)));
     named.map(|(name, value)| format!("{name} {}", number(value))).collect::<Vec<_>>().join(", ")
-}
-
-fn table(headings: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(headings.to_vec());
-    table
-}
-
-fn finish(mut table: Table) -> String {
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }

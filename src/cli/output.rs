@@ -1,8 +1,8 @@
 //! Output of the commands, and the records that they read.
 
+use std::io;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use crate::error::{Error, command, command_words};
 use crate::files;
@@ -32,13 +32,10 @@ pub(super) fn records(paths: &[PathBuf]) -> Result<Vec<Record>, Error> {
     paths.iter().map(|path| Record::load(path).map_err(Error::of_named_file)).collect()
 }
 
-/// The record of the newest run. Names of run folders begin with their UTC time.
+/// The record of the newest run.
 pub(super) fn newest() -> Result<PathBuf, Error> {
-    let runs = files::runs();
-    let folders = fs::read_dir(&runs).into_iter().flatten().flatten();
-    let records =
-        folders.map(|folder| folder.path().join("record.json")).filter(|record| record.exists());
-    records.max().ok_or_else(|| {
+    files::run_records().pop().ok_or_else(|| {
+        let runs = files::runs();
         let runs = runs.display();
         Error::NotComparable(format!(
             "no record under `{runs}`; make one with `cargo bench` or `candlemark run`"

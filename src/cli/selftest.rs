@@ -2,13 +2,12 @@
 
 use std::io::Write;
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use crate::cli::exit::{CommandResult, Exit};
 use crate::client::selftest::{
-    self, CaseResult, Latencies, MAX_LAG_P99_MS, MAX_MEDIAN_ERROR_MS, Plan, Report, Told, Verdict,
+    self, CaseResult, Latencies, MAX_LAG_P99_MS, MAX_MEDIAN_ERROR_MS, Observation, Plan, Report,
+    Verdict,
 };
-use crate::report::number;
+use crate::report::{Table, TextFormat, number};
 use crate::settings::Config;
 
 /// Test the client for servers against a mock server: its faults, its own error, its lag
@@ -50,17 +49,13 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
 
 /// The report as text.
 fn text(report: &Report) -> String {
-    let mut cases = Table::new();
-    cases.load_style(presets::NOTHING);
-    cases.set_header(["the server", "expected", "told as", ""]);
+    let mut cases = Table::new(["the server", "expected", "told as", ""], 0..0);
     for case in &report.cases {
         let verdict = if case.is_right() { "ok" } else { "WRONG" };
         let told = told(case);
-        cases.add_row([case.case.as_str(), &case.expected.name, &told, verdict]);
+        cases.push([case.case.as_str(), &case.expected.name, &told, verdict]);
     }
-    let mut times = Table::new();
-    times.load_style(presets::NOTHING);
-    times.set_header(["milliseconds", "median", "p99", "max", "limit"]);
+    let mut times = Table::new(["milliseconds", "median", "p99", "max", "limit"], 1..=3);
     let Report { sequential, open_loop, streams, .. } = report;
     let median_limit = format!("median {}", number(MAX_MEDIAN_ERROR_MS));
     let lag_limit = format!("p99 {}", number(MAX_LAG_P99_MS));
@@ -72,12 +67,7 @@ fn text(report: &Report) -> String {
     ] {
         let Latencies { median, p99, max } = latencies;
         let cell = |value: Option<f64>| value.map_or("-".to_owned(), number);
-        times.add_row([name.to_owned(), cell(median), cell(p99), cell(max), limit.to_owned()]);
-    }
-    for column in 1..=3 {
-        if let Some(column) = times.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        times.push([name.to_owned(), cell(median), cell(p99), cell(max), limit.to_owned()]);
     }
     let ended = |complete: u64, requests: u64| format!("{complete} of {requests} ended well");
     let verdict = match report.verdict {
@@ -86,10 +76,8 @@ fn text(report: &Report) -> String {
         Verdict::Invalid => "INVALID",
     };
     let lines = [
-        cases.trim_fmt(),
-        String::new(),
-        times.trim_fmt(),
-        String::new(),
+        cases.render(TextFormat::Terminal),
+        times.render(TextFormat::Terminal),
         format!("one after another: {}", ended(sequential.complete, sequential.requests)),
         format!(
             "open loop at {} requests/s: {}",
@@ -112,7 +100,7 @@ fn text(report: &Report) -> String {
 
 /// What a case was told as, with the details that are wrong.
 fn told(case: &CaseResult) -> String {
-    let Told { name, text, tokens, first_token } = &case.told;
+    let Observation { name, text, tokens, first_token } = &case.told;
     let mut words = vec![name.clone()];
     if *text != case.expected.text {
         words.push(format!("text {text:?}, not {:?}", case.expected.text));

@@ -29,12 +29,12 @@ pub struct Capabilities {
 }
 
 /// An API that generates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Api {
-    /// `/v1/completions`.
+    /// /v1/completions
     Completions,
-    /// `/v1/chat/completions`.
+    /// /v1/chat/completions
     Chat,
 }
 

@@ -14,7 +14,7 @@ mod cases;
 mod scripts;
 mod timing;
 
-pub use cases::{CaseResult, Told};
+pub use cases::{CaseResult, Observation};
 pub use timing::{Latencies, OpenLoop, Sequential, Streams};
 
 /// The most that the median error of TTFT and ITL may be, in milliseconds.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::compare::{BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, normalized};
+use crate::error::counted;
 use crate::record::Record;
 use crate::record::calibration::Calibration;
 use crate::record::pair::{Ended, PairRecord};
@@ -83,16 +84,15 @@ fn calibration_notes(
     }
     let mut notes = Vec::new();
     let sessions = baseline.sessions.len();
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
     let thin = judged.iter().filter(|finding| finding.base_blocks.len() < BLOCKS_NEEDED).count();
     let uncertain = (sessions < SESSIONS_NEEDED && calibration.is_none()) || thin > 0;
     if uncertain {
         notes.push(format!(
-            "the baseline is uncalibrated: it has {sessions} session{} and {thin} of {} metrics \
+            "the baseline is uncalibrated: it has {} and {thin} of {} metrics \
              have fewer than {BLOCKS_NEEDED} blocks; a verdict needs {SESSIONS_NEEDED} sessions \
              and {BLOCKS_NEEDED} blocks, so a standard deviation of 3 % between sessions is \
              assumed and no regression is called",
-            plural(sessions),
+            counted(sessions, "session"),
             judged.len(),
         ));
     }
@@ -101,7 +101,7 @@ fn calibration_notes(
             let last = calibration.sessions.iter().map(|session| session.started.as_str()).max();
             let day = last.and_then(|last| last.get(..10)).unwrap_or("an unknown day");
             let of = calibration.sessions.len();
-            notes.push(format!("calibrated on {day} from {of} session{}", plural(of)));
+            notes.push(format!("calibrated on {day} from {}", counted(of, "session")));
         }
         None if uncertain => {}
         None => notes.push(
@@ -151,10 +151,9 @@ pub(super) fn pair_notes(paired: &PairRecord, summary: &PairSummary) -> Vec<Stri
     }
     if paired.duet {
         let threads = paired.candidate.settings.threads;
-        let plural = if threads == 1 { "" } else { "s" };
         notes.push(format!(
-            "both builds ran at the same time, each on half of the CPUs with {threads} \
-             thread{plural}"
+            "both builds ran at the same time, each on half of the CPUs with {}",
+            counted(threads, "thread")
         ));
     }
     match &paired.ended {

@@ -83,6 +83,8 @@ struct Level<'a> {
     /// The next instant of an open loop.
     next: Option<f64>,
     sent: u64,
+    /// Complete answers among the rows.
+    complete: u64,
     rows: Vec<Row>,
     gaps: Reservoir,
     /// Requests in flight that were given up after a signal.
@@ -99,7 +101,7 @@ impl<'a> Level<'a> {
         let (rows, gaps) = (Vec::new(), Reservoir::new(plan.seed));
         // A moment for the runtime, so that the first request is not late.
         let start = Instant::now() + Duration::from_millis(5);
-        Self { plan, start, instants, next, sent: 0, rows, gaps, unfinished: 0 }
+        Self { plan, start, instants, next, sent: 0, complete: 0, rows, gaps, unfinished: 0 }
     }
 
     /// When the next request is due; `None` once nothing more is sent, or while all places of a
@@ -185,19 +187,20 @@ impl<'a> Level<'a> {
             }
             last = Some(at);
         }
-        self.rows.push(Row::of(exchange, self.start));
+        let row = Row::of(exchange, self.start);
+        self.complete += u64::from(row.is_complete());
+        self.rows.push(row);
     }
 
     fn progress(&self, new: &[Row], in_flight: usize, apart: Duration) -> Progress {
-        let complete = |rows: &[Row]| rows.iter().filter(|row| row.is_complete()).count();
+        let complete = new.iter().filter(|row| row.is_complete()).count();
         let ttft: Vec<f64> = new.iter().filter_map(Row::ttft_s).collect();
-        let all = complete(&self.rows);
         Progress {
             sent: self.sent,
             in_flight,
-            complete: all as u64,
-            failed: (self.rows.len() - all) as u64,
-            rate: complete(new) as f64 / apart.as_secs_f64(),
+            complete: self.complete,
+            failed: self.rows.len() as u64 - self.complete,
+            rate: complete as f64 / apart.as_secs_f64(),
             ttft_s: stats::median(&ttft),
         }
     }

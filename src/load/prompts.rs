@@ -1,6 +1,6 @@
 //! What the requests ask.
 
-use crate::client::{Api, Capabilities, ChatMessage, Delivery, Generation, Prompt, Request};
+use crate::client::{Api, Capabilities, ChatMessage, Generation, Prompt, Request};
 use crate::stats::Random;
 use crate::workload::{CATEGORIES, Category, RUNNING_TEXT};
 
@@ -51,10 +51,7 @@ impl Prompts {
     /// The request of this number: exactly `tokens` tokens where the server takes such a field.
     pub(super) fn request(&self, server: &Capabilities, tokens: u64, number: u64) -> Request {
         let generation = Generation {
-            max_tokens: tokens,
-            min_tokens: Some(tokens),
             seed: self.seed,
-            delivery: Delivery::Stream,
             accepted: server.accepted.clone(),
             ..Generation::exactly(&server.model, tokens)
         };

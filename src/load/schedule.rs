@@ -46,8 +46,8 @@ impl Arrival {
         }
     }
 
-    /// The instants of requests in seconds: the first at 0, then by the drawn times. Equal seeds give
-    /// equal instants.
+    /// The instants of requests in seconds: the first at 0, then by the drawn times. Equal seeds
+    /// give equal instants.
     pub(super) fn instants(self, rate: f64, seed: u64) -> impl Iterator<Item = f64> {
         let mut random = Random::new(seed);
         let mut next = 0.0;
@@ -63,7 +63,8 @@ fn exponential(random: &mut Random) -> f64 {
     -(1.0 - random.uniform()).ln()
 }
 
-/// Gamma with scale 1, by the squeeze of Marsaglia and Tsang (2000); below shape 1 with their boost.
+/// Gamma with scale 1, by the squeeze of Marsaglia and Tsang (2000); below shape 1 with their
+/// boost.
 fn gamma(shape: f64, random: &mut Random) -> f64 {
     if shape < 1.0 {
         let boost = (1.0 - random.uniform()).powf(1.0 / shape);

@@ -12,8 +12,8 @@ use std::{fs, io};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Error, Result, command, quoted};
-use crate::files::{Lock, hex};
+use crate::error::{Error, Result, quoted};
+use crate::files::{Lock, git, hex};
 use crate::record::Build;
 use crate::settings::BuildConfig;
 use crate::suite::spawn_thread;
@@ -438,37 +438,4 @@ fn cache_key(tree: &str, built: &Target) -> String {
         text += &fs::read_to_string(file).unwrap_or_default();
     }
     hex(&Sha256::digest(text))[..24].to_owned()
-}
-
-const GIT_VARIABLES: [&str; 7] = [
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_COMMON_DIR",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_PREFIX",
-];
-
-/// Runs git and returns its output, trimmed.
-fn git(folder: &Path, arguments: &[&str], variables: &[(&str, &Path)]) -> Result<String> {
-    let mut git = Command::new("git");
-    // In a hook, these name the user's repository and index, which must not be used.
-    for variable in GIT_VARIABLES {
-        git.env_remove(variable);
-    }
-    let output = git
-        .current_dir(folder)
-        .args(arguments)
-        .envs(variables.iter().map(|(name, value)| (name, value.as_os_str())))
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| Error::Read { path: "git".into(), source })?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let words: Vec<String> =
-            ["git"].iter().chain(arguments).map(|word| (*word).to_owned()).collect();
-        return Err(Error::Failed(format!("`{}` failed: {stderr}", command(&words))));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -167,7 +167,7 @@ pub(super) fn escape_xml(text: &str) -> String {
 
 /// The output format of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TextFormat {
+pub(crate) enum TextFormat {
     Terminal,
     Markdown,
 }

@@ -1,12 +1,11 @@
 //! The age of a baseline: what has changed since is judged together with the newest change.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::error::counted;
-use crate::machine;
 use crate::record::Record;
+use crate::{files, machine};
 
 /// Commits after which a baseline is called old.
 const MANY_COMMITS: usize = 50;
@@ -42,19 +41,14 @@ pub(super) fn note(folder: &Path, baseline: &Record, run: &Record) -> Option<Str
 
 /// The number of commits in a range of the folder's repository; `None` without git or such commits.
 fn count(folder: &Path, range: &[&str]) -> Option<usize> {
-    let output = Command::new("git")
-        .current_dir(folder)
-        .args(["rev-list", "--count"])
-        .args(range)
-        .stdin(Stdio::null())
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
-    String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+    let arguments = [&["rev-list", "--count"], range].concat();
+    files::git(folder, &arguments, &[]).ok()?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::inputs::records;
 

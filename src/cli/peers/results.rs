@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{CellAlignment, Table, presets};
-
 use crate::record::Absence;
+use crate::report::{Table, TextFormat};
 use crate::{report, stats};
 
 use super::process::{Response, Turn};
@@ -156,17 +155,18 @@ fn differences(all: &[EngineTurns]) -> Vec<String> {
 
 /// A table of medians in tokens per second, and their ratios.
 pub(super) fn table(rows: &[CaseResult]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "tok/s",
-        "native",
-        "candle",
-        "llama-cpp",
-        "native / llama-cpp",
-        "native / candle",
-        "llama-cpp with",
-    ]);
+    let mut table = Table::new(
+        [
+            "tok/s",
+            "native",
+            "candle",
+            "llama-cpp",
+            "native / llama-cpp",
+            "native / candle",
+            "llama-cpp with",
+        ],
+        1..=5,
+    );
     for row in rows {
         let rate = |engine| match row.engines.get(engine) {
             Some(Ok((rate, _))) => report::number(*rate),
@@ -178,7 +178,7 @@ pub(super) fn table(rows: &[CaseResult]) -> String {
             Some(Ok((_, setup))) => setup.split(';').next().unwrap_or_default(),
             _ => "-",
         };
-        table.add_row([
+        table.push([
             row.key.clone(),
             rate("native"),
             rate("candle"),
@@ -188,12 +188,7 @@ pub(super) fn table(rows: &[CaseResult]) -> String {
             setup.into(),
         ]);
     }
-    for column in 1..=5 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.trim_fmt() + "\n"
+    table.render(TextFormat::Terminal)
 }
 
 /// JSON: native divided by llama-cpp, by key; without cases that one of them did not measure.

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 
 /// What the client took a case for, or should.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Told {
+pub struct Observation {
     /// `complete`, with the names of defects, or the name of the fault.
     pub name: String,
     /// What was received: reasoning, text and tool arguments.
@@ -41,9 +41,9 @@ pub struct CaseResult {
     /// What the server did.
     pub case: String,
     /// What the client should take it for.
-    pub expected: Told,
+    pub expected: Observation,
     /// What it took it for.
-    pub told: Told,
+    pub told: Observation,
     /// The message of the fault.
     pub message: Option<String>,
 }
@@ -58,7 +58,7 @@ impl CaseResult {
 /// A case before it is run.
 struct Case {
     name: &'static str,
-    expected: Told,
+    expected: Observation,
     answer: Answer,
     limits: Limits,
     request: Request,
@@ -67,22 +67,22 @@ struct Case {
 }
 
 /// The complete answer of two tokens: ` 0 1`, the role before them.
-fn complete() -> Told {
+fn complete() -> Observation {
     told("complete", " 0 1", Some(2), Some(1))
 }
 
 /// A fault after two tokens, which are kept.
-fn after_two(name: &str) -> Told {
+fn after_two(name: &str) -> Observation {
     told(name, " 0 1", None, Some(1))
 }
 
 /// A fault before any token.
-fn nothing(name: &str) -> Told {
+fn nothing(name: &str) -> Observation {
     told(name, "", None, None)
 }
 
-fn told(name: &str, text: &str, tokens: Option<u64>, first_token: Option<usize>) -> Told {
-    Told { name: name.into(), text: text.into(), tokens, first_token }
+fn told(name: &str, text: &str, tokens: Option<u64>, first_token: Option<usize>) -> Observation {
+    Observation { name: name.into(), text: text.into(), tokens, first_token }
 }
 
 /// Limits that no case meets by chance, however busy the machine is.
@@ -99,7 +99,7 @@ fn limits() -> Limits {
     }
 }
 
-fn case(name: &'static str, expected: Told, script: Script) -> Case {
+fn case(name: &'static str, expected: Observation, script: Script) -> Case {
     let script = Arc::new(script);
     Case {
         name,
@@ -436,7 +436,7 @@ async fn counters(mock: &Mock) -> Result<CaseResult> {
 }
 
 /// What an exchange is told as.
-fn describe(exchange: &Exchange) -> Told {
+fn describe(exchange: &Exchange) -> Observation {
     let mut name = match &exchange.fault {
         Some(fault) => fault.name().to_owned(),
         None => "complete".into(),
@@ -448,7 +448,7 @@ fn describe(exchange: &Exchange) -> Told {
         name += &format!(", {}", defect.name());
     }
     let chunks = &exchange.timeline.chunks;
-    Told {
+    Observation {
         name,
         text: format!("{}{}{}", exchange.reasoning, exchange.content, exchange.tool_arguments),
         tokens: exchange.completion_tokens(None).map(|(tokens, _)| tokens),
