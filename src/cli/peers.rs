@@ -17,6 +17,7 @@ use crate::model::EngineKind;
 use crate::settings::{Config, Count, Setup, oversubscription};
 
 mod cases;
+mod external;
 mod process;
 mod results;
 mod worker;
@@ -24,14 +25,15 @@ mod worker;
 pub(super) use worker::work;
 
 use cases::{CASES, PeerCase};
-use process::{EngineProcess, Response, Turn, TurnKind};
+use external::{External, LlamaBench};
+use process::{EngineProcess, Peer, Response, Turn, TurnKind};
 use results::{CaseResult, EngineTurns};
 
 /// Compare engines on the same GGUF files
 ///
 /// Measures prefill, decode, a ragged batch, and decode after a long context. The last line is
-/// JSON: native divided by llama-cpp for every case. llama-cpp runs with flash attention on and
-/// off, and the faster one counts. Engines that this build does not include are skipped.
+/// JSON: native divided by each other engine, for every case. llama.cpp runs with flash attention
+/// on and off, and the faster one counts. Engines that this build does not include are skipped.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// GGUF files; `candlemark synth` writes synthetic ones
@@ -48,6 +50,9 @@ pub(crate) struct Arguments {
     /// Engines to measure
     #[arg(long, value_name = "ENGINE", value_delimiter = ',', default_values_t = EngineKind::NAMES.map(String::from))]
     engines: Vec<String>,
+    /// Another program that takes the flags of llama-bench and prints its JSON; repeatable
+    #[arg(long, value_name = "NAME=PATH")]
+    external: Vec<External>,
     /// Turns of each engine per case
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = Count::ROUNDS.parser())]
     rounds: usize,
@@ -91,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
             continue;
         }
         setup.model = file.display().to_string();
-        let mut processes = start_processes(&setup, &arguments.engines)?;
+        let mut processes = start_processes(&setup, arguments)?;
         if processes.is_empty() {
             return Err(Error::Failed(format!("no engine runs `{}`", setup.model)).into());
         }
@@ -150,12 +155,12 @@ fn is_selected(case: &PeerCase, quant: &str, arguments: &Arguments) -> bool {
 }
 
 /// Starts a process for each engine, and one for each configuration of llama.cpp.
-fn start_processes(setup: &Setup, engines: &[String]) -> anyhow::Result<Vec<EngineProcess>> {
+fn start_processes(setup: &Setup, arguments: &Arguments) -> anyhow::Result<Vec<Box<dyn Peer>>> {
     let file = &setup.model;
     let binary = std::env::current_exe().context("cannot find this binary to start it again")?;
     let mut err = io::stderr();
-    let mut processes = Vec::new();
-    for engine in engines {
+    let mut processes: Vec<Box<dyn Peer>> = Vec::new();
+    for engine in &arguments.engines {
         let configurations: &[&[(&str, &str)]] = match EngineKind::parse(engine) {
             Ok(EngineKind::LlamaCpp) => {
                 &[&[("CANDLEMARK_LLAMA_FA", "on")], &[("CANDLEMARK_LLAMA_FA", "off")]]
@@ -170,11 +175,20 @@ fn start_processes(setup: &Setup, engines: &[String]) -> anyhow::Result<Vec<Engi
         for variables in configurations {
             match EngineProcess::start(&binary, &setup, variables) {
                 Ok(process) => {
-                    writeln!(err, "{engine} on {file}: {}", process.setup)?;
-                    processes.push(process);
+                    writeln!(err, "{engine} on {file}: {}", process.setup())?;
+                    processes.push(Box::new(process));
                 }
                 Err(error) => writeln!(err, "{engine} on {file}: {error}")?,
             }
+        }
+    }
+    for external in &arguments.external {
+        for flash_attention in [true, false] {
+            let started =
+                LlamaBench::start(external, file.as_ref(), setup.threads, flash_attention);
+            let process = started.map_err(Error::of_named_file)?;
+            writeln!(err, "{} on {file}: {}", process.engine(), process.setup())?;
+            processes.push(Box::new(process));
         }
     }
     Ok(processes)
@@ -184,14 +198,14 @@ fn start_processes(setup: &Setup, engines: &[String]) -> anyhow::Result<Vec<Engi
 fn measure(
     quant: &str,
     case: &PeerCase,
-    processes: &mut [EngineProcess],
+    processes: &mut [Box<dyn Peer>],
     arguments: &Arguments,
 ) -> anyhow::Result<CaseResult> {
     let key = key(quant, case);
     let mut all: Vec<EngineTurns> = Vec::new();
     for at in 0..processes.len() {
         let response = take_turn(&key, case, TurnKind::Pilot, at, processes)?;
-        all.push(EngineTurns::new(&processes[at].engine, &processes[at].setup, response));
+        all.push(EngineTurns::new(processes[at].engine(), processes[at].setup(), response));
     }
     results::keep_fastest(&mut all, PILOT_THRESHOLD);
     for round in 0..arguments.rounds {
@@ -214,10 +228,10 @@ fn take_turn(
     case: &PeerCase,
     kind: TurnKind,
     at: usize,
-    processes: &mut [EngineProcess],
+    processes: &mut [Box<dyn Peer>],
 ) -> anyhow::Result<Response> {
     thread::sleep(PAUSE);
-    let before: Vec<_> = processes.iter().map(EngineProcess::cpu_s).collect();
+    let before: Vec<_> = processes.iter().map(|process| process.cpu()).collect();
     let response = processes[at].request(case, kind)?;
     let mut err = io::stderr();
     let name = processes[at].name();
@@ -227,7 +241,9 @@ fn take_turn(
             writeln!(err, "{key} {name}{what}: {rate:.2} tok/s in {seconds:.1} s")?;
             let others = processes.iter().zip(before).filter(|(other, _)| other.name() != name);
             for (other, before) in others {
-                let used = other.cpu_s().zip(before).map_or(0.0, |(now, before)| now - before);
+                let used =
+                    other.cpu().zip(before).map_or(Duration::ZERO, |(now, before)| now - before);
+                let used = used.as_secs_f64();
                 if used > 0.05 * seconds + 0.05 {
                     let other = other.name();
                     writeln!(err, "warning: {other} used {used:.2} s of CPU during that turn")?;

@@ -104,7 +104,8 @@ pub(crate) fn render(name: &str, data: Value) -> Result<String> {
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.set_formatter(|out, state, value| match value.as_str() {
         Some(text) if !value.is_safe() => {
-            escape_formatter(out, state, &Value::from(sanitize(text)))
+            // A number stays on one line with its percent sign.
+            escape_formatter(out, state, &Value::from(sanitize(text).replace(" %", "\u{a0}%")))
         }
         None if value.kind() == ValueKind::Number && !value.is_integer() => {
             Ok(write!(out, "{:.1}", f64::try_from(value.clone())?)?)

@@ -57,6 +57,7 @@ const NOT_RUN: [(&str, &[&str]); 9] = [
             "candlemark run all --resume target/candlemark/runs/…/record.json",
             "candlemark run grid consistency --budget 5m",
             "candlemark peers model.gguf --quick",
+            "candlemark peers model.gguf --external llama.cpp=./llama-bench",
         ],
     ),
     ("serves a page until it is stopped", &["candlemark monitor"]),

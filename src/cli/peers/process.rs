@@ -18,7 +18,7 @@ use super::PEERS;
 use super::cases::PeerCase;
 
 /// Enough to load tens of gigabytes from a slow disk, or for the longest turn on a slow machine.
-const TIMEOUT: Duration = Duration::from_secs(1800);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// The response to a [`Setup`] once the model is loaded: how the engine is configured, or why it
 /// cannot run the model.
@@ -54,10 +54,35 @@ pub(super) struct Turn {
     pub margins: Vec<Vec<f64>>,
 }
 
+/// An engine in one configuration, which takes turns with others.
+pub(super) trait Peer {
+    fn engine(&self) -> &str;
+
+    /// Its own description of its configuration.
+    fn setup(&self) -> &str;
+
+    /// Takes one turn at a case.
+    ///
+    /// # Errors
+    /// When the engine can take no further turn at all.
+    fn request(&mut self, case: &PeerCase, kind: TurnKind) -> anyhow::Result<Response>;
+
+    /// CPU time of its process so far, where there is one and the system reports it.
+    fn cpu(&self) -> Option<Duration>;
+
+    /// The engine, with the first word of its configuration where it has several.
+    fn name(&self) -> String {
+        match self.setup().split([';', ',']).next() {
+            Some(first) if !first.is_empty() => format!("{} ({first})", self.engine()),
+            _ => self.engine().into(),
+        }
+    }
+}
+
+/// An engine of this build, in a process that stays alive between its turns.
 pub(super) struct EngineProcess {
-    pub engine: String,
-    /// The engine's own description of its configuration.
-    pub setup: String,
+    engine: String,
+    setup: String,
     worker: WorkerProcess,
 }
 
@@ -72,18 +97,6 @@ impl EngineProcess {
         let loaded: Loaded = process.send_and_receive(setup)?;
         process.setup = loaded.map_err(anyhow::Error::msg)?;
         Ok(process)
-    }
-
-    /// The engine, with the first word of its configuration where it has several.
-    pub fn name(&self) -> String {
-        match self.setup.split([';', ',']).next() {
-            Some(first) if !first.is_empty() => format!("{} ({first})", self.engine),
-            _ => self.engine.clone(),
-        }
-    }
-
-    pub fn request(&mut self, case: &PeerCase, kind: TurnKind) -> anyhow::Result<Response> {
-        self.send_and_receive(&Request { case: case.name.into(), kind })
     }
 
     fn send_and_receive<T: DeserializeOwned>(
@@ -104,9 +117,22 @@ impl EngineProcess {
             }
         })
     }
+}
 
-    /// Seconds of CPU that the process has used, where the system reports it.
-    pub(crate) fn cpu_s(&self) -> Option<f64> {
-        Some(machine::process_cpu_time(self.worker.id())?.as_secs_f64())
+impl Peer for EngineProcess {
+    fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    fn setup(&self) -> &str {
+        &self.setup
+    }
+
+    fn request(&mut self, case: &PeerCase, kind: TurnKind) -> anyhow::Result<Response> {
+        self.send_and_receive(&Request { case: case.name.into(), kind })
+    }
+
+    fn cpu(&self) -> Option<Duration> {
+        machine::process_cpu_time(self.worker.id())
     }
 }

@@ -1,6 +1,6 @@
 //! Medians of turns, their ratios, and differences between the tokens of engines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::Absence;
 use crate::report::{Table, TextFormat};
@@ -120,6 +120,9 @@ fn differences(all: &[EngineTurns]) -> Vec<String> {
     let mut first: Option<(&str, &Turn)> = None;
     for turns in all {
         let (engine, Ok(pilot)) = (turns.engine.as_str(), &turns.pilot) else { continue };
+        if pilot.ids.is_empty() {
+            continue; // It does not say which tokens it generated.
+        }
         if turns.unstable {
             sentences
                 .push(format!("the tokens of {engine} differ between its turns and its pilot"));
@@ -153,51 +156,55 @@ fn differences(all: &[EngineTurns]) -> Vec<String> {
     sentences
 }
 
-/// A table of medians in tokens per second, and their ratios.
+/// The engines of all cases, native first.
+fn engines(rows: &[CaseResult]) -> Vec<&str> {
+    let all: BTreeSet<&str> =
+        rows.iter().flat_map(|row| row.engines.keys()).map(String::as_str).collect();
+    let (native, others): (Vec<&str>, _) = all.into_iter().partition(|engine| *engine == "native");
+    native.into_iter().chain(others).collect()
+}
+
+/// A table of medians in tokens per second, and the ratios of native to the others.
 pub(super) fn table(rows: &[CaseResult]) -> String {
-    let mut table = Table::new(
-        [
-            "tok/s",
-            "native",
-            "candle",
-            "llama-cpp",
-            "native / llama-cpp",
-            "native / candle",
-            "llama-cpp with",
-        ],
-        1..=5,
-    );
-    for row in rows {
-        let rate = |engine| match row.engines.get(engine) {
+    let engines = engines(rows);
+    let mut table = Table::of(rows).text("tok/s", |row| row.key.as_str());
+    for engine in &engines {
+        table = table.number(*engine, |row| match row.engines.get(*engine) {
             Some(Ok((rate, _))) => report::number(*rate),
             Some(Err(absent)) => absent.kind.word().into(),
             None => "-".into(),
+        });
+    }
+    for other in engines.iter().filter(|engine| **engine != "native") {
+        table = table.number(format!("native / {other}"), |row| {
+            row.ratio("native", other).map_or("-".into(), |ratio| format!("{ratio:.2}"))
+        });
+    }
+    // The configuration that was the fastest, of engines that have several.
+    for engine in &engines {
+        let setup = |row: &CaseResult| match row.engines.get(*engine) {
+            Some(Ok((_, setup))) if setup.contains(';') => {
+                setup.split(';').next().map(String::from)
+            }
+            _ => None,
         };
-        let ratio = |other| row.ratio("native", other).map_or("-".into(), |x| format!("{x:.2}"));
-        let setup = match row.engines.get("llama-cpp") {
-            Some(Ok((_, setup))) => setup.split(';').next().unwrap_or_default(),
-            _ => "-",
-        };
-        table.push([
-            row.key.clone(),
-            rate("native"),
-            rate("candle"),
-            rate("llama-cpp"),
-            ratio("llama-cpp"),
-            ratio("candle"),
-            setup.into(),
-        ]);
+        if rows.iter().any(|row| setup(row).is_some()) {
+            table = table.text(format!("{engine} with"), |row| setup(row).unwrap_or("-".into()));
+        }
     }
     table.render(TextFormat::Terminal)
 }
 
-/// JSON: native divided by llama-cpp, by key; without cases that one of them did not measure.
+/// JSON: native divided by each other engine, by case; without cases that one of the two did not
+/// measure.
 pub(super) fn ratios(rows: &[CaseResult]) -> String {
     let rounded = |ratio: f64| (ratio * 1000.0).round() / 1000.0;
-    let all: BTreeMap<&str, f64> = rows
-        .iter()
-        .filter_map(|row| Some((row.key.as_str(), rounded(row.ratio("native", "llama-cpp")?))))
-        .collect();
+    let of = |other: &str| -> BTreeMap<&str, f64> {
+        let ratios = rows.iter().filter_map(|row| Some((row, row.ratio("native", other)?)));
+        ratios.map(|(row, ratio)| (row.key.as_str(), rounded(ratio))).collect()
+    };
+    let others = engines(rows).into_iter().filter(|engine| *engine != "native");
+    let all: BTreeMap<&str, _> = others.map(|other| (other, of(other))).collect();
     serde_json::to_string(&all).expect("plain data")
 }
 
@@ -230,7 +237,8 @@ mod tests {
         ]);
         assert_eq!(result.ratio("native", "llama-cpp"), Some(1.6));
         assert_eq!(result.ratio("native", "candle"), Some(4.0));
-        assert_eq!(ratios(&[result]), r#"{"q8_0_decode_b1":1.6}"#);
+        let expected = r#"{"candle":{"q8_0_decode_b1":4.0},"llama-cpp":{"q8_0_decode_b1":1.6}}"#;
+        assert_eq!(ratios(&[result]), expected);
     }
 
     #[test]
@@ -238,7 +246,7 @@ mod tests {
         let mut all = vec![
             turns("native", "", 1.0, &[]),
             turns("llama-cpp", "on", 100.0, &[]),
-            turns("llama-cpp", "off", 96.0, &[]),
+            turns("llama-cpp", "off; AVX2", 96.0, &[]),
             turns("llama-cpp", "worse", 94.0, &[]),
         ];
         keep_fastest(&mut all, 0.95);
@@ -248,9 +256,16 @@ mod tests {
             turns.add(measured(rate, &[1, 2, 3]));
         }
         let result = result(all);
-        assert_eq!(result.engines["llama-cpp"], Ok((110.0, "off".into())));
+        assert_eq!(result.engines["llama-cpp"], Ok((110.0, "off; AVX2".into())));
         let table = table(&[result]);
-        assert!(table.contains("110.0") && table.contains("off"), "{table}");
+        let lines: Vec<&str> = table.lines().map(str::trim).collect();
+        assert_eq!(
+            lines,
+            [
+                "tok/s           native  llama-cpp  native / llama-cpp  llama-cpp with",
+                "q8_0_decode_b1   200.0      110.0                1.82  off",
+            ]
+        );
     }
 
     #[test]
@@ -262,7 +277,7 @@ mod tests {
         assert_eq!(result.ratio("native", "candle"), None);
         let text = table(std::slice::from_ref(&result));
         assert!(text.contains("unsupported"), "{text}");
-        assert_eq!(ratios(&[result]), "{}");
+        assert_eq!(ratios(&[result]), r#"{"candle":{}}"#);
     }
 
     #[test]
