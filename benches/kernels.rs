@@ -8,6 +8,7 @@ use std::cell::{OnceCell, RefCell};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use candle_core::quantized::GgmlDType;
 use candlemark::error::Cause;
 use candlemark::kernel::{
     ActivationFormat, Activations, Arena, Epilogue, GemmOutput, Isa, KvCache, KvDtype, KvLayout,
@@ -24,13 +25,15 @@ const SHAPE: [usize; 2] = [3072, 1024];
 /// Outputs that are verified; the portable tier is slow.
 const VERIFIED_OUTPUTS: usize = 6 * PANEL_ROWS;
 
-const FORMATS: [(&str, WeightFormat); 6] = [
-    ("q8_0", WeightFormat::Q8_0),
-    ("q4_k", WeightFormat::Q4K),
-    ("q6_k", WeightFormat::Q6K),
-    ("bf16", WeightFormat::Bf16),
-    ("f16", WeightFormat::F16),
-    ("f32", WeightFormat::F32),
+/// A GGML type of each format of panels.
+const TYPES: [(&str, GgmlDType); 7] = [
+    ("q8_0", GgmlDType::Q8_0),
+    ("q4_k", GgmlDType::Q4K),
+    ("q5_k", GgmlDType::Q5K),
+    ("q6_k", GgmlDType::Q6K),
+    ("bf16", GgmlDType::BF16),
+    ("f16", GgmlDType::F16),
+    ("f32", GgmlDType::F32),
 ];
 
 const ROWS: [usize; 5] = [1, 4, 16, 128, 512];
@@ -96,7 +99,7 @@ fn main() {
         .measurement_time(Duration::from_millis(400))
         .configure_from_args();
     let mut timed = Vec::new();
-    for (name, format) in FORMATS {
+    for (name, dtype) in TYPES {
         gemm(&mut criterion, &pool, &peaks, name, format, &mut timed);
     }
     attention(&mut criterion, &pool, &peaks, &mut timed);
@@ -145,10 +148,11 @@ struct MatrixCopies {
 }
 
 impl MatrixCopies {
-    fn new(format: WeightFormat) -> Self {
+    fn new(dtype: GgmlDType) -> Self {
         let [outputs, columns] = SHAPE;
+        let format = format_of(dtype);
         let values = numbers(outputs * columns, 1);
-        let blocks = kernel::quantize(format.dtype(), &values);
+        let blocks = kernel::quantize(dtype, &values);
         let bytes = format.bytes(outputs, columns);
         let cache = machine::last_level_cache_bytes().unwrap_or(64 << 20) as usize;
         let copies = (LLC_MULTIPLE * cache).div_ceil(bytes);
@@ -157,7 +161,7 @@ impl MatrixCopies {
         let row = blocks.len() / outputs;
         let panels = one.chunks_mut(format.panel_bytes(columns));
         for (panel, rows) in panels.zip(blocks.chunks(row * PANEL_ROWS)) {
-            kernel::pack(format, columns, rows, panel);
+            kernel::pack(dtype, columns, rows, panel);
         }
         for copy in arena.get_mut(0..copies * bytes).chunks_exact_mut(bytes) {
             copy.copy_from_slice(&one);
@@ -174,18 +178,22 @@ impl MatrixCopies {
     }
 }
 
+fn format_of(dtype: GgmlDType) -> WeightFormat {
+    WeightFormat::from_dtype(dtype).expect("panels hold the types of this bench")
+}
+
 fn gemm(
     criterion: &mut Criterion,
     pool: &Pool,
     peaks: &BestRates,
     name: &str,
-    format: WeightFormat,
+    dtype: GgmlDType,
     timed: &mut Vec<Timed>,
 ) {
     let mut group = criterion.benchmark_group(format!("kernel-{name}"));
     group.sampling_mode(SamplingMode::Flat);
     let matrix = OnceCell::new();
-    let [outputs, columns] = SHAPE;
+    let ([outputs, columns], format) = (SHAPE, format_of(dtype));
     for rows in ROWS {
         let (bytes, operations) = (format.bytes(outputs, columns), 2 * rows * outputs * columns);
         group.throughput(if rows <= MEMORY_BOUND_ROWS {
@@ -219,7 +227,7 @@ fn gemm(
             group.bench_function(BenchmarkId::new(isa.name(), rows), |bencher| {
                 let matrix = matrix.get_or_init(|| {
                     peaks.measure();
-                    MatrixCopies::new(format)
+                    MatrixCopies::new(dtype)
                 });
                 if best.is_none() {
                     verify(name, isa, rows, tolerance, |isa| {

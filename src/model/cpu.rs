@@ -55,7 +55,7 @@ struct Scratch {
 
 impl CpuDecoder {
     /// Loads a model. `quant` chooses the types of the matrices, otherwise they stay as stored;
-    /// types without a kernel are dequantized to bf16.
+    /// types that no format holds are dequantized to bf16.
     ///
     /// # Errors
     /// When reading fails, memory is lacking, or the width of a head is not a multiple of 16.
@@ -353,7 +353,7 @@ impl Decoder for CpuDecoder {
     }
 
     fn footprint(&self) -> Footprint {
-        let bytes = |matrix: &ArenaMatrix| (matrix.format.dtype(), matrix.range.len() as u64);
+        let bytes = |matrix: &ArenaMatrix| (matrix.dtype, matrix.range.len() as u64);
         let types = self.weights.matrices().map(bytes).collect();
         let kv_dtype_bytes = self.cache.layout().dtype.bytes();
         Footprint::new(types, &self.config, kv_dtype_bytes, self.dequantized.clone())

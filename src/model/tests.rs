@@ -4,6 +4,8 @@ mod damaged;
 mod folders;
 mod shards;
 
+use candle_core::quantized::{GgmlDType, QTensor};
+
 use super::*;
 use crate::kernel::skipped;
 use crate::settings::RopeScaling;
@@ -239,7 +241,6 @@ fn every_file_format_gives_the_same_logits() {
 
 #[test]
 fn every_type_of_a_gguf_is_read() {
-    use candle_core::quantized::GgmlDType;
     let dir = tempfile::tempdir().unwrap();
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
@@ -249,22 +250,17 @@ fn every_type_of_a_gguf_is_read() {
         (GgmlDType::F16, "f16", 0.01),
         (GgmlDType::BF16, "bf16", 0.02),
         (GgmlDType::Q8_0, "q8_0", 0.05),
-        (GgmlDType::Q4_0, "bf16-from-q4_0", 0.6),
+        (GgmlDType::Q2K, "bf16-from-q2_k", 2.0),
+        (GgmlDType::Q3K, "q3_k", 1.0),
+        (GgmlDType::Q4_0, "q4_0", 0.6),
+        (GgmlDType::Q4_1, "q4_1", 0.6),
         (GgmlDType::Q4K, "q4_k", 0.5),
-        (GgmlDType::Q5K, "bf16-from-q5_k", 0.3),
+        (GgmlDType::Q5_0, "q5_0", 0.3),
+        (GgmlDType::Q5_1, "q5_1", 0.3),
+        (GgmlDType::Q5K, "q5_k", 0.3),
         (GgmlDType::Q6K, "q6_k", 0.2),
     ] {
-        let mut tensors =
-            gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), None).unwrap();
-        for (_, tensor) in &mut tensors {
-            if tensor.rank() == 2 {
-                *tensor = candle_core::quantized::QTensor::quantize(
-                    &tensor.dequantize(&Device::Cpu).unwrap(),
-                    dtype,
-                )
-                .unwrap();
-            }
-        }
+        let tensors = nano_tensors_in(dtype);
         let path = dir.path().join(format!("{name}.gguf"));
         gguf::write(&path, &gguf::shape_metadata(&opened.config, name), &tensors).unwrap();
         let read = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
@@ -278,7 +274,7 @@ fn every_type_of_a_gguf_is_read() {
 }
 
 /// The `nano` model as GGUF tensors.
-fn nano_tensors() -> (ModelSource, Vec<(String, candle_core::quantized::QTensor)>) {
+fn nano_tensors() -> (ModelSource, Vec<(String, QTensor)>) {
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     let tensors =
         gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), Some(Quant::Q8_0))
@@ -286,14 +282,29 @@ fn nano_tensors() -> (ModelSource, Vec<(String, candle_core::quantized::QTensor)
     (opened, tensors)
 }
 
+/// The `nano` model with its matrices in a type.
+fn nano_tensors_in(dtype: GgmlDType) -> Vec<(String, QTensor)> {
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let mut tensors =
+        gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), None).unwrap();
+    for (_, tensor) in &mut tensors {
+        if tensor.rank() == 2 {
+            let exact = tensor.dequantize(&Device::Cpu).unwrap();
+            *tensor = QTensor::quantize(&exact, dtype).unwrap();
+        }
+    }
+    tensors
+}
+
 /// A quantized GGUF file loaded twice: as it is, and dequantized to f32 as its reference.
-fn with_f32_reference(quant: Quant, isa: Isa) -> (cpu::CpuDecoder, cpu::CpuDecoder) {
+fn with_f32_reference(
+    tensors: &[(String, QTensor)],
+    isa: Isa,
+) -> (cpu::CpuDecoder, cpu::CpuDecoder) {
     let dir = tempfile::tempdir().unwrap();
     let made = open("synthetic:nano", SEED, None, &mut ()).unwrap();
-    let tensors =
-        gguf::quantized_tensors(&made.config, made.weights.as_ref(), Some(quant)).unwrap();
     let path = dir.path().join("model.gguf");
-    gguf::write(&path, &gguf::shape_metadata(&made.config, "nano"), &tensors).unwrap();
+    gguf::write(&path, &gguf::shape_metadata(&made.config, "nano"), tensors).unwrap();
     let opened = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
     let load = |quant| {
         let pool = Pool::new(2).unwrap();
@@ -315,12 +326,30 @@ fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
 #[test]
 fn every_tier_is_close_to_f32() {
     let tiers = Isa::for_tests();
+    let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
+    let quantized = |quant| {
+        gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), Some(quant)).unwrap()
+    };
     // The bounds of docs/engine.md, for a text in one prefill and token by token.
-    for (quant, max_kl, min_top1) in
-        [(Quant::Bf16, 2e-5, 0.97), (Quant::Q8_0, 2e-4, 0.95), (Quant::Q4KM, 2e-4, 0.95)]
-    {
-        for &isa in &tiers {
-            let (mut model, mut reference) = with_f32_reference(quant, isa);
+    let mut all = vec![
+        ("bf16", quantized(Quant::Bf16), 2e-5, 0.97),
+        ("q4_k_m", quantized(Quant::Q4KM), 2e-4, 0.95),
+    ];
+    for (name, dtype) in [
+        ("q8_0", GgmlDType::Q8_0),
+        ("q5_k", GgmlDType::Q5K),
+        // Types in panels of the formats above: the best tier will do.
+        ("q5_0", GgmlDType::Q5_0),
+        ("q5_1", GgmlDType::Q5_1),
+        ("q4_0", GgmlDType::Q4_0),
+        ("q4_1", GgmlDType::Q4_1),
+        ("q3_k", GgmlDType::Q3K),
+    ] {
+        all.push((name, nano_tensors_in(dtype), 2e-4, 0.95));
+    }
+    for (i, (quant, tensors, max_kl, min_top1)) in all.iter().enumerate() {
+        for &isa in if i < 4 { &tiers[..] } else { &tiers[tiers.len() - 1..] } {
+            let (mut model, mut reference) = with_f32_reference(tensors, isa);
             let text = ids(200, 4);
             let mut exact = Vec::new();
             let mut native = [Vec::new(), Vec::new()];
@@ -341,8 +370,8 @@ fn every_tier_is_close_to_f32() {
                 let top1 = same as f64 / text.len() as f64;
                 let name = isa.name();
                 assert!(
-                    kl < max_kl && top1 >= min_top1,
-                    "{name} {quant:?} {how}: KL {kl:.2e}, top-1 {top1}"
+                    kl < *max_kl && top1 >= *min_top1,
+                    "{name} {quant} {how}: KL {kl:.2e}, top-1 {top1}"
                 );
             }
         }

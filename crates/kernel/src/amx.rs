@@ -419,6 +419,7 @@ mod tests {
     use super::super::skipped;
     use super::super::tests::RandomMatrix;
     use super::*;
+    use candle_core::quantized::GgmlDType;
 
     /// The GEMM itself is tested with all other tiers. This test tells an error of the
     /// dequantization from one of the microkernel.
@@ -427,10 +428,10 @@ mod tests {
         if !Isa::for_tests().into_iter().any(Isa::has_bf16) {
             return skipped("weights were not dequantized: this CPU does not multiply bf16");
         }
-        for format in [WeightFormat::F16, WeightFormat::Q8_0, WeightFormat::Q4K, WeightFormat::Q6K]
-        {
+        for dtype in [GgmlDType::F16, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
+            let format = WeightFormat::from_dtype(dtype).unwrap();
             for columns in [256, 512, 768] {
-                let matrix = RandomMatrix::new(format, [PANEL_ROWS, columns], 5);
+                let matrix = RandomMatrix::new(dtype, [PANEL_ROWS, columns], 5);
                 let panel = matrix.packed().panel(0);
                 let mut tiles = vec![AmxTile::ZERO; columns / BLOCK];
                 // SAFETY: the CPU has AVX-512 with bf16.

@@ -9,7 +9,9 @@ use super::kernels::Kernels;
 use super::operands::{
     F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Block, Q8Rows, for_row_blocks, no_kernel,
 };
-use super::packed::{BLOCK, PANEL_ROWS, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, paired_block};
+use super::packed::{
+    Asymmetric, BLOCK, PANEL_ROWS, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, paired_block,
+};
 use super::portable;
 
 mod k_quants;
@@ -24,6 +26,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     gemm_q8_0,
     gemm_q4_k,
     gemm_q6_k,
+    gemm_asymmetric,
     gemm_int16,
     widen_to_f32,
     widen_bf16_pairs,
@@ -241,6 +244,71 @@ fn gemm_q8_0_rows<const ROWS: usize>(
                 let scale = _mm256_mul_ps(scale, _mm256_set1_ps(rows[row][block].scale));
                 let sums = _mm256_cvtepi32_ps(sums[row][half]);
                 totals[row][half] = _mm256_fmadd_ps(sums, scale, totals[row][half]);
+            }
+        }
+    }
+    for (out, totals) in out.iter_mut().zip(totals) {
+        add_to(out, 0, totals[0]);
+        add_to(out, 1, totals[1]);
+    }
+}
+
+/// See [`super::portable::gemm_asymmetric`].
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemm_asymmetric(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
+    for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+        gemm_asymmetric_rows::<ROWS>(panel, x, first, block)
+    });
+}
+
+/// `vpmaddubsw` of unsigned weights; four of its sums are added in 16 bits ([`Asymmetric::MAX`]),
+/// then widened by `vpmaddwd` with ones. Register blocking: up to four rows by eight lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn gemm_asymmetric_rows<const ROWS: usize>(
+    panel: &[u8],
+    x: Q8Rows<'_>,
+    first: usize,
+    out: &mut [F32x16; ROWS],
+) {
+    let rows = rows::<ROWS>(x, first);
+    let ones = _mm256_set1_epi16(1);
+    let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
+    let blocks = &panel.as_chunks::<{ Asymmetric::BYTES }>().0[..x.columns / BLOCK];
+    for (number, block) in blocks.iter().enumerate() {
+        prefetch(&block[..Asymmetric::QUANTS]);
+        let (head, quants) = block.split_at(Asymmetric::QUANTS);
+        let head: &[f32] = bytemuck::cast_slice(head);
+        let [scales, offsets] = [0, 1].map(|at| head[at * PANEL_ROWS..].as_chunks::<8>().0);
+        let lines = quants.as_chunks::<32>().0.as_chunks::<2>().0;
+        let lines = lines.as_chunks::<4>().0.as_array::<2>().expect("eight lines");
+        for half in 0..2 {
+            let mut sums = [_mm256_setzero_si256(); ROWS];
+            for (four, lines) in lines.iter().enumerate() {
+                if half == 0 {
+                    prefetch(lines);
+                }
+                let mut pairs = [_mm256_setzero_si256(); ROWS];
+                for (group, line) in lines.iter().enumerate() {
+                    let weights = load(&line[half]);
+                    for row in 0..ROWS {
+                        let x = broadcast_i8x4(&rows[row][number].quants[4 * four + group]);
+                        let products = _mm256_maddubs_epi16(weights, x);
+                        pairs[row] = _mm256_add_epi16(pairs[row], products);
+                    }
+                }
+                for row in 0..ROWS {
+                    let wide = _mm256_madd_epi16(pairs[row], ones);
+                    sums[row] = _mm256_add_epi32(sums[row], wide);
+                }
+            }
+            let (scale, offset) = (load_ps(&scales[half]), load_ps(&offsets[half]));
+            for row in 0..ROWS {
+                let x = &rows[row][number];
+                let scale = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale));
+                let sums = _mm256_cvtepi32_ps(sums[row]);
+                let total = _mm256_fmadd_ps(sums, scale, totals[row][half]);
+                totals[row][half] = _mm256_fmadd_ps(offset, _mm256_set1_ps(x.sum), total);
             }
         }
     }

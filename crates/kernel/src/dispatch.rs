@@ -66,6 +66,7 @@ pub(super) fn gemm_int8(
         WeightFormat::Q8_0 => kernels.gemm_q8_0,
         WeightFormat::Q4K => kernels.gemm_q4_k,
         WeightFormat::Q6K => kernels.gemm_q6_k,
+        WeightFormat::Asymmetric => kernels.gemm_asymmetric,
         other => no_kernel(other),
     };
     // SAFETY: see the head of this file.

@@ -20,6 +20,7 @@ pub(super) struct Kernels {
     pub gemm_q8_0: GemmQ8,
     pub gemm_q4_k: GemmQ8,
     pub gemm_q6_k: GemmQ8,
+    pub gemm_asymmetric: GemmQ8,
     /// `(weights, x, out)`
     pub gemm_int16: unsafe fn(&Int16Block, Int16Rows<'_>, &mut [F32x16]),
     /// `(format, lines, step, columns, x, stride, out)`: F16 or BF16 weights, widened in registers.

@@ -6,7 +6,7 @@
 //! are called only after CPU detection, and output slices that tasks write in parallel.
 //!
 //! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed`
-//! (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
+//! and `pack` (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
 //! together), `kv_cache` and `attention`; `peak` measures the roofline.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
@@ -37,6 +37,7 @@ mod kv_cache;
 #[cfg(feature = "llama-cpp")]
 mod llama_cpp;
 mod operands;
+mod pack;
 mod packed;
 mod peak;
 mod pool;
@@ -53,7 +54,8 @@ pub use isa::Isa;
 pub use kv_cache::{KvCache, KvDtype, KvLayout, Span};
 #[cfg(feature = "llama-cpp")]
 pub use llama_cpp::llama_system_info;
-pub use packed::{PANEL_ROWS, PackedMatrix, WeightFormat, pack};
+pub use pack::pack;
+pub use packed::{PANEL_ROWS, PackedMatrix, WeightFormat};
 pub use peak::{PeakRates, ReadBandwidth, peak_rates, read_bandwidth};
 pub use pool::Pool;
 

@@ -1,6 +1,6 @@
 //! Weight matrices packed for the kernels: panels of sixteen rows, interleaved so that one vector
-//! load reads a weight (or a group of four) of each row, in as many bytes as the GGUF file has. The
-//! layout, packing and dequantization of single weights; the same for all instruction sets.
+//! load reads a weight (or a group of four) of each row. The layout, and the dequantization of single
+//! weights; the same for all instruction sets. [`super::pack`] fills panels.
 //!
 //! A panel of `K` columns consists of lines of 64 bytes (a cache line, an AVX-512 register):
 //!
@@ -12,12 +12,12 @@
 //! | Q8_0, block pairs | a block of 32 columns: `[8][16][4]` i8 |
 //! | Q4_K | a super-block of 256 columns: see [`Q4K`] |
 //! | Q6_K, block pairs | a super-block of 256 columns: see [`Q6K`] |
+//! | asymmetric | a block of 32 columns: see [`Asymmetric`] |
 //!
 //! Block pairs: one line holds the scales of two blocks, `[2][16]` f16, and the two blocks follow.
 //! The last block may be alone. A kernel so reads a panel strictly in order: scales stored
 //! elsewhere would be a second stream, which the hardware prefetcher follows less well.
 
-use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 
 /// Rows of a panel.
@@ -45,6 +45,9 @@ pub enum WeightFormat {
     Q4K,
     /// 6 bits, an 8-bit scale per 16 weights.
     Q6K,
+    /// 8 bits, of which five are used, with an f32 scale and offset per 32 weights: for types that
+    /// have no kernels of their own.
+    Asymmetric,
 }
 
 /// Layout of a Q4_K super-block of a panel, 256 columns in eight sub-blocks of 32:
@@ -87,6 +90,23 @@ impl Q6K {
     pub(super) const BYTES: usize = Self::SUB_BLOCKS + 16 * Self::SUB_BLOCK_BYTES;
 }
 
+/// Layout of a block of 32 columns of an asymmetric panel: scales `[16]` f32, offsets `[16]` f32,
+/// quants `[8][16][4]` u8. A weight is `scale * quant + offset`.
+#[derive(Debug)]
+pub(super) struct Asymmetric;
+
+impl Asymmetric {
+    /// Offset of the offsets.
+    pub(super) const OFFSETS: usize = 4 * PANEL_ROWS;
+    /// Offset of the quants.
+    pub(super) const QUANTS: usize = 8 * PANEL_ROWS;
+    /// Size.
+    pub(super) const BYTES: usize = Self::QUANTS + BLOCK * PANEL_ROWS;
+    /// Largest quant, so that eight products with 8-bit activations, added in pairs by
+    /// `vpmaddubsw`, fit in an i16: 8 x 31 x 127 < 2^15.
+    pub(super) const MAX: u8 = 31;
+}
+
 /// Size of the line with the scales of a block pair.
 const PAIR_SCALES_BYTES: usize = 2 * 2 * PANEL_ROWS;
 
@@ -108,33 +128,12 @@ pub(super) fn paired_block<const BYTES: usize>(
 }
 
 /// Offsets of a block's scales and of the block.
-fn paired_block_offsets(bytes: usize, number: usize) -> [usize; 2] {
+pub(super) fn paired_block_offsets(bytes: usize, number: usize) -> [usize; 2] {
     let (pair, odd) = (number / 2 * (PAIR_SCALES_BYTES + 2 * bytes), number % 2);
     [pair + odd * PAIR_SCALES_BYTES / 2, pair + PAIR_SCALES_BYTES + odd * bytes]
 }
 
 impl WeightFormat {
-    /// All formats; the tests of every tier run over them.
-    pub(super) const ALL: [Self; 6] =
-        [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4K, Self::Q6K];
-
-    /// The format that stores a GGML type without loss, if kernels have one.
-    pub fn from_dtype(dtype: GgmlDType) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.dtype() == dtype)
-    }
-
-    /// The GGML type of the weights.
-    pub fn dtype(self) -> GgmlDType {
-        match self {
-            WeightFormat::F32 => GgmlDType::F32,
-            WeightFormat::F16 => GgmlDType::F16,
-            WeightFormat::Bf16 => GgmlDType::BF16,
-            WeightFormat::Q8_0 => GgmlDType::Q8_0,
-            WeightFormat::Q4K => GgmlDType::Q4K,
-            WeightFormat::Q6K => GgmlDType::Q6K,
-        }
-    }
-
     /// Size of a panel, a multiple of 64.
     pub fn panel_bytes(self, columns: usize) -> usize {
         let columns = columns.next_multiple_of(BLOCK);
@@ -145,6 +144,7 @@ impl WeightFormat {
             WeightFormat::Q8_0 => columns * PANEL_ROWS + pairs(columns / BLOCK),
             WeightFormat::Q4K => columns / SUPER_BLOCK * Q4K::BYTES,
             WeightFormat::Q6K => columns / SUPER_BLOCK * Q6K::BYTES + pairs(columns / SUPER_BLOCK),
+            WeightFormat::Asymmetric => columns / BLOCK * Asymmetric::BYTES,
         };
         bytes.next_multiple_of(64)
     }
@@ -198,10 +198,7 @@ impl<'a> PackedMatrix<'a> {
 /// Dequantizes one weight of a panel: the definition of the layout.
 pub(super) fn weight(format: WeightFormat, panel: &[u8], column: usize, lane: usize) -> f32 {
     match format {
-        WeightFormat::F32 => {
-            let at = (column * PANEL_ROWS + lane) * 4;
-            f32::from_le_bytes(panel[at..at + 4].try_into().expect("four bytes"))
-        }
+        WeightFormat::F32 => f32_at(panel, column * PANEL_ROWS + lane),
         WeightFormat::F16 => f16_at(panel, column * PANEL_ROWS + lane),
         WeightFormat::Bf16 => {
             let at = (column / 2 * PANEL_ROWS + lane) * 4 + column % 2 * 2;
@@ -232,12 +229,24 @@ pub(super) fn weight(format: WeightFormat, panel: &[u8], column: usize, lane: us
             let scale = block[sub * PANEL_ROWS + lane] as i8;
             f16_at(&panel[scales..], lane) * f32::from(scale) * (f32::from(low | high << 4) - 32.0)
         }
+        WeightFormat::Asymmetric => {
+            let block = &panel[column / BLOCK * Asymmetric::BYTES..][..Asymmetric::BYTES];
+            let at = (column % BLOCK / 4 * PANEL_ROWS + lane) * 4 + column % 4;
+            let quant = block[Asymmetric::QUANTS + at];
+            f32_at(block, lane) * f32::from(quant) + f32_at(&block[Asymmetric::OFFSETS..], lane)
+        }
     }
 }
 
 /// The f16 at an index, as f32.
 pub(super) fn f16_at(bytes: &[u8], index: usize) -> f32 {
     f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32()
+}
+
+/// The f32 at an index.
+pub(super) fn f32_at(bytes: &[u8], index: usize) -> f32 {
+    let (numbers, _) = bytes.as_chunks::<4>();
+    f32::from_le_bytes(numbers[index])
 }
 
 /// Scale and minimum of a Q4_K sub-block of 32 columns.
@@ -248,107 +257,11 @@ pub(super) fn q4k_scale_and_min(block: &[u8], sub: usize, lane: usize) -> (u8, u
 }
 
 /// Offset of the lower bits of a sub-block's scales and minima.
-fn q4k_low(sub: usize) -> usize {
+pub(super) fn q4k_low(sub: usize) -> usize {
     Q4K::LOW + (sub % 2 * 4 + sub / 2) * PANEL_ROWS
 }
 
 /// Offset of the byte of a column in a line of a Q6_K sub-block.
-fn q6k_byte(sub: usize, line: usize, lane: usize, column: usize) -> usize {
+pub(super) fn q6k_byte(sub: usize, line: usize, lane: usize, column: usize) -> usize {
     Q6K::SUB_BLOCKS + sub * Q6K::SUB_BLOCK_BYTES + line * 64 + lane * 4 + column % 4
-}
-
-/// Packs up to sixteen rows, one after the other in the bytes of a file, into a panel. Lanes
-/// without a row keep their bytes, which are zero in a new arena.
-///
-/// # Panics
-/// When the format's blocks do not divide a row, or the bytes are not whole rows.
-pub fn pack(format: WeightFormat, columns: usize, rows: &[u8], panel: &mut [u8]) {
-    let dtype = format.dtype();
-    assert!(columns.is_multiple_of(dtype.block_size()), "blocks divide a row");
-    let row_bytes = columns / dtype.block_size() * dtype.type_size();
-    let whole = rows.len().is_multiple_of(row_bytes) && rows.len() <= PANEL_ROWS * row_bytes;
-    assert!(whole, "whole rows");
-    for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-        match format {
-            WeightFormat::F32 => interleave(panel, lane, row.as_chunks::<4>().0),
-            WeightFormat::F16 => interleave(panel, lane, row.as_chunks::<2>().0),
-            WeightFormat::Bf16 => {
-                let (pairs, odd) = row.as_chunks::<4>();
-                interleave(panel, lane, pairs);
-                if let [a, b] = *odd {
-                    put(panel, pairs.len() * PANEL_ROWS + lane, [a, b, 0, 0]);
-                }
-            }
-            WeightFormat::Q8_0 => {
-                for (i, block) in row.as_chunks::<34>().0.iter().enumerate() {
-                    let [scales, at] = paired_block_offsets(Q8_0_BYTES, i);
-                    put(&mut panel[scales..], lane, [block[0], block[1]]);
-                    interleave(&mut panel[at..], lane, block[2..].as_chunks::<4>().0);
-                }
-            }
-            WeightFormat::Q4K => {
-                let blocks = row.as_chunks::<144>().0;
-                for (block, to) in blocks.iter().zip(panel.chunks_exact_mut(Q4K::BYTES)) {
-                    pack_q4k(block, lane, to);
-                }
-            }
-            WeightFormat::Q6K => {
-                for (i, block) in row.as_chunks::<210>().0.iter().enumerate() {
-                    let [scales, at] = paired_block_offsets(Q6K::BYTES, i);
-                    put(&mut panel[scales..], lane, [block[208], block[209]]);
-                    pack_q6k(block, lane, &mut panel[at..][..Q6K::BYTES]);
-                }
-            }
-        }
-    }
-}
-
-/// Writes one item.
-fn put<const N: usize>(bytes: &mut [u8], index: usize, item: [u8; N]) {
-    bytes[index * N..(index + 1) * N].copy_from_slice(&item);
-}
-
-/// Writes the items of one row to its lane, one per sixteen.
-fn interleave<const N: usize>(bytes: &mut [u8], lane: usize, items: &[[u8; N]]) {
-    for (line, item) in bytes.as_chunks_mut::<N>().0.chunks_exact_mut(PANEL_ROWS).zip(items) {
-        line[lane] = *item;
-    }
-}
-
-/// Packs ggml's `block_q4_K`: scale, scale of the minima, scales and minima of 6 bits in twelve
-/// bytes, nibbles.
-fn pack_q4k(block: &[u8; 144], lane: usize, to: &mut [u8]) {
-    let (d, d_min, packed) = ([block[0], block[1]], [block[2], block[3]], &block[4..16]);
-    interleave(&mut to[Q4K::NIBBLES..], lane, block[16..].as_chunks::<4>().0);
-    for sub in 0..8 {
-        let (scale, minimum) = if sub < 4 {
-            (packed[sub] & 63, packed[sub + 4] & 63)
-        } else {
-            let (low, scale, minimum) = (packed[sub + 4], packed[sub - 4], packed[sub]);
-            (low & 15 | scale >> 6 << 4, low >> 4 | minimum >> 6 << 4)
-        };
-        to[q4k_low(sub) + lane] = scale & 15 | minimum << 4;
-        to[Q4K::HIGH + sub / 2 * PANEL_ROWS + lane] |=
-            (scale >> 4 | minimum >> 4 << 2) << (4 * (sub % 2));
-    }
-    put(to, lane, d);
-    put(&mut to[2 * PANEL_ROWS..], lane, d_min);
-}
-
-/// Packs ggml's `block_q6_K`: lower four bits, upper two bits, scales, scale of the super-block.
-fn pack_q6k(block: &[u8; 210], lane: usize, to: &mut [u8]) {
-    let (low, rest) = block.split_at(128);
-    let (high, scales) = rest.split_at(64);
-    for column in 0..SUPER_BLOCK {
-        // ggml's order: halves of 128 columns, in which four quarters of 32 share bytes.
-        let (half, quarter, within) = (column / 128, column % 128 / 32, column % 32);
-        let low = low[half * 64 + quarter % 2 * 32 + within] >> (4 * (quarter / 2)) & 15;
-        let high = high[half * 32 + within] >> (2 * quarter) & 3;
-        let (sub, group) = (column / 16, column % 16 / 4);
-        to[q6k_byte(sub, 1 + group / 2, lane, column)] |= low << (4 * (group % 2));
-        to[q6k_byte(sub, 0, lane, column)] |= high << (2 * group);
-    }
-    for sub in 0..16 {
-        to[sub * PANEL_ROWS + lane] = scales[sub];
-    }
 }

@@ -9,8 +9,8 @@ use std::hint::black_box;
 use super::kernels::Kernels;
 use super::operands::{F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Rows, round};
 use super::packed::{
-    BLOCK, PANEL_ROWS, Q4K, Q6K, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, f16_at, paired_block,
-    q4k_scale_and_min, weight,
+    Asymmetric, BLOCK, PANEL_ROWS, Q4K, Q6K, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, f16_at, f32_at,
+    paired_block, q4k_scale_and_min, weight,
 };
 
 /// The tier of every CPU.
@@ -19,6 +19,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     gemm_q8_0,
     gemm_q4_k,
     gemm_q6_k,
+    gemm_asymmetric,
     gemm_int16,
     gemm_f16_bf16: None,
     widen_to_f32,
@@ -157,6 +158,29 @@ fn gemm_q6_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
             }
             for lane in 0..PANEL_ROWS {
                 out[lane] += f16_at(scales, lane) * sums[lane];
+            }
+        }
+    }
+}
+
+/// Asymmetric weights with 8-bit activations: integer dot products per block of 32 columns, whose
+/// offset is multiplied with the sum of the activations.
+fn gemm_asymmetric(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
+    for (row, out) in out.iter_mut().enumerate() {
+        let blocks = panel.as_chunks::<{ Asymmetric::BYTES }>().0;
+        for (block, x) in blocks.iter().zip(x.row(row)) {
+            let mut dots = [0i32; PANEL_ROWS];
+            let lines = block[Asymmetric::QUANTS..].as_chunks::<64>().0;
+            for (line, x) in lines.iter().zip(&x.quants) {
+                for (dot, weights) in dots.iter_mut().zip(line.as_chunks::<4>().0) {
+                    for (weight, x) in weights.iter().zip(x) {
+                        *dot += i32::from(*weight) * i32::from(*x);
+                    }
+                }
+            }
+            for lane in 0..PANEL_ROWS {
+                out[lane] += dots[lane] as f32 * (f32_at(block, lane) * x.scale);
+                out[lane] += f32_at(&block[Asymmetric::OFFSETS..], lane) * x.sum;
             }
         }
     }

@@ -20,6 +20,8 @@ const PANELS_PER_READ: usize = 16;
 /// A packed matrix and its place in the arena.
 pub(super) struct ArenaMatrix {
     pub(super) format: WeightFormat,
+    /// The type of the weights, which the format holds without loss.
+    pub(super) dtype: GgmlDType,
     shape: [usize; 2],
     pub(super) range: Range<usize>,
 }
@@ -38,7 +40,7 @@ pub(super) struct CpuLoader<'a> {
     /// Room for all matrices; zero where none was read yet.
     pub(super) arena: Arena,
     used: usize,
-    /// Types that have no kernel: their matrices are dequantized to bf16.
+    /// Types that no format holds: their matrices are dequantized to bf16.
     pub(super) dequantized: Vec<GgmlDType>,
 }
 
@@ -54,24 +56,27 @@ impl<'a> CpuLoader<'a> {
         let mut loader = Self { config, source, quant, arena, used: 0, dequantized: Vec::new() };
         let mut bytes = 0;
         for (name, shape) in config.tensors() {
-            let (format, dtype) = loader.format(&name)?;
             if let [rows, columns] = *shape {
+                let (format, _) = loader.format(&name)?;
                 bytes += format.bytes(rows, columns);
-                if format.dtype() != dtype && !loader.dequantized.contains(&dtype) {
-                    loader.dequantized.push(dtype);
-                }
             }
         }
         loader.arena = Arena::new(bytes).map_err(no_memory)?;
         Ok(loader)
     }
 
-    /// The packed format of a matrix, and the type that `quant` or the file gives it. They differ
-    /// where the type has no kernel.
-    fn format(&self, name: &str) -> Result<(WeightFormat, GgmlDType)> {
+    /// The packed format of a matrix, and the type that its rows are read as: that which `quant` or
+    /// the file gives it, or bf16 where no format holds that one.
+    fn format(&mut self, name: &str) -> Result<(WeightFormat, GgmlDType)> {
         let info = tensor_info(self.source, name)?;
         let dtype = weight_dtype(name, &info, self.quant, self.config);
-        Ok((WeightFormat::from_dtype(dtype).unwrap_or(WeightFormat::Bf16), dtype))
+        if let Some(format) = WeightFormat::from_dtype(dtype) {
+            return Ok((format, dtype));
+        }
+        if !self.dequantized.contains(&dtype) {
+            self.dequantized.push(dtype);
+        }
+        Ok((WeightFormat::Bf16, GgmlDType::BF16))
     }
 }
 
@@ -81,7 +86,7 @@ impl TensorLoader for CpuLoader<'_> {
 
     /// Reads and packs some panels at a time, in parallel.
     fn matrix(&mut self, name: &str) -> Result<ArenaMatrix> {
-        let (format, _) = self.format(name)?;
+        let (format, dtype) = self.format(name)?;
         let shape = as_matrix(&tensor_info(self.source, name)?.shape);
         let [rows, columns] = shape;
         let range = self.used..self.used + format.bytes(rows, columns);
@@ -92,12 +97,12 @@ impl TensorLoader for CpuLoader<'_> {
             let first = i * PANELS_PER_READ * PANEL_ROWS;
             let rows = first..rows.min(first + PANELS_PER_READ * PANEL_ROWS);
             let count = rows.len();
-            let bytes = read_rows_as(source, name, rows, format.dtype())?;
+            let bytes = read_rows_as(source, name, rows, dtype)?;
             let _span = tracing::trace_span!(target: TRACE_TARGET, "pack").entered();
             let row = bytes.len() / count;
             for (panel, rows) in panels.chunks_mut(panel_bytes).zip(bytes.chunks(PANEL_ROWS * row))
             {
-                pack(format, columns, rows, panel);
+                pack(dtype, columns, rows, panel);
             }
             Ok(())
         };
@@ -106,7 +111,7 @@ impl TensorLoader for CpuLoader<'_> {
             .par_chunks_mut(PANELS_PER_READ * panel_bytes)
             .enumerate()
             .try_for_each(read)?;
-        Ok(ArenaMatrix { format, shape, range })
+        Ok(ArenaMatrix { format, dtype, shape, range })
     }
 
     fn vector(&mut self, name: &str) -> Result<Vec<f32>> {

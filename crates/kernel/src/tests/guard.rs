@@ -55,8 +55,8 @@ impl<T: Copy> GuardedBuffer<T> {
 }
 
 /// One panel of random weights before a guard page.
-fn panel(format: WeightFormat, columns: usize) -> GuardedBuffer<u8> {
-    GuardedBuffer::new(RandomMatrix::new(format, [PANEL_ROWS, columns], 1).packed().panel(0))
+fn panel(dtype: GgmlDType, columns: usize) -> GuardedBuffer<u8> {
+    GuardedBuffer::new(RandomMatrix::new(dtype, [PANEL_ROWS, columns], 1).packed().panel(0))
 }
 
 fn converted(isa: Isa, rows: usize, columns: usize, format: ActivationFormat) -> Activations {
@@ -106,13 +106,15 @@ fn an_access_to_the_guard_page_ends_the_process() {
 #[test]
 fn gemm_int8_stays_within_its_operands() {
     let tiers = Isa::for_tests();
-    for (format, all_columns) in [
-        (WeightFormat::Q8_0, [32, 96, 512]),
-        (WeightFormat::Q4K, [256, 512, 768]),
-        (WeightFormat::Q6K, [256, 512, 768]),
+    for (dtype, all_columns) in [
+        (GgmlDType::Q8_0, [32, 96, 512]),
+        (GgmlDType::Q5_1, [32, 96, 512]),
+        (GgmlDType::Q4K, [256, 512, 768]),
+        (GgmlDType::Q6K, [256, 512, 768]),
     ] {
+        let format = WeightFormat::from_dtype(dtype).unwrap();
         for columns in all_columns {
-            let panel = panel(format, columns);
+            let panel = panel(dtype, columns);
             for rows in ROWS {
                 let exact = converted(Isa::PORTABLE, rows, columns, ActivationFormat::Int8);
                 let expected = sums(rows, |sums| {
@@ -145,8 +147,9 @@ fn gemm_f32_and_f16_bf16_stay_within_their_operands() {
             for &isa in &tiers {
                 assert_near(&run(isa), &expected, &format!("{} f32 {rows}", isa.name()));
             }
-            for format in [WeightFormat::F16, WeightFormat::Bf16] {
-                let panel = panel(format, columns);
+            for dtype in [GgmlDType::F16, GgmlDType::BF16] {
+                let format = WeightFormat::from_dtype(dtype).unwrap();
+                let panel = panel(dtype, columns);
                 let run = |isa| {
                     sums(rows, |sums| {
                         gemm_f16_bf16(isa, format, panel.get(), columns, x.get(), sums)
@@ -165,7 +168,7 @@ fn gemm_f32_and_f16_bf16_stay_within_their_operands() {
 fn gemm_int16_stays_within_its_operands() {
     let tiers = Isa::for_tests();
     for columns in [32, 256, 320] {
-        let panel = panel(WeightFormat::Q8_0, columns);
+        let panel = panel(GgmlDType::Q8_0, columns);
         for rows in ROWS {
             let x = converted(Isa::PORTABLE, rows, columns, ActivationFormat::Int16);
             let run = |isa| {
@@ -199,7 +202,7 @@ fn bf16_gemm_stays_within_its_operands() {
     }
     for isa in tiers {
         for columns in [32, 96, 512] {
-            let panel = panel(WeightFormat::Bf16, columns);
+            let panel = panel(GgmlDType::BF16, columns);
             for rows in [1, 15, 16, 17, 40] {
                 let x = converted(isa, rows, columns, ActivationFormat::Bf16);
                 let tiles = GuardedBuffer::new(x.amx_tiles());
