@@ -55,20 +55,26 @@ engines=$(cargo bench --locked --workspace --no-run --bench generate --bench gri
 step "a short real bench, and a gate that can fail"
 ci/gate.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"
 
-step "an engine of another crate: its bench is a worker, and the gate fails on it"
 [ "$(wc -l <<<"$engines")" = 2 ] || { echo "not two engines: $engines" && exit 1; }
-engine=$(grep -v llama <<<"$engines")
-status=0
-CANDLEMARK_INJECT=decode:50% "${CARGO_TARGET_DIR:-target}/release/candlemark" pair \
-    --base "$engine" --candidate "$engine" short/b1 --budget 2m || status=$?
-[ "$status" = 1 ] || { echo "slowed: exit status $status instead of 1" && exit 1; }
+tool=${CARGO_TARGET_DIR:-target}/release/candlemark
+slowed() { # ENGINE ARGUMENT...: the gate must fail on an engine of half its speed
+    local status=0
+    CANDLEMARK_INJECT=decode:50% "$tool" pair --base "$1" --candidate "$1" short/b1 --budget 2m \
+        "${@:2}" || status=$?
+    [ "$status" = 1 ] || { echo "slowed: exit status $status instead of 1" && exit 1; }
+}
 
-step "a Llama of candle-transformers from a folder"
+step "an engine of another crate: its bench is a worker, and the gate fails on it"
+slowed "$(grep -v llama <<<"$engines")"
+
+step "a Llama of candle-transformers from a folder, which candlemark itself cannot read"
 # A Llama has the tensors of Qwen2, and no biases.
 llama=${CARGO_TARGET_DIR:-target}/llama
-"${CARGO_TARGET_DIR:-target}/release/candlemark" synth --shape nano-qwen2 -o "$llama"
+"$tool" synth --shape nano-qwen2 -o "$llama"
 sed -i.bak 's/"qwen2"/"llama"/' "$llama/config.json"
-CANDLEMARK_MODEL=$llama "$(grep llama <<<"$engines")" --bench 'short/b1$' --noplot
+engine=$(grep llama <<<"$engines")
+CANDLEMARK_MODEL=$llama "$engine" --bench 'short/b1$' --noplot
+slowed "$engine" --model "$llama"
 
 step "every suite, killed and resumed, and every format of a report"
 ci/suites.sh "${CARGO_TARGET_DIR:-target}/release/candlemark"

@@ -19,8 +19,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::{fs, thread};
 
-use sysinfo::System;
-
 use crate::record::{Build, Machine, Rates};
 use crate::settings::parse_cpu_list;
 
@@ -48,7 +46,6 @@ pub fn fingerprint(threads: usize, device: &str) -> Machine {
             .ok()
             .and_then(|list| Some(parse_cpu_list(&list)?.len())),
         hypervisor: cpu::hypervisor(),
-        kernel: System::kernel_version().ok(),
         threads,
         device,
     };

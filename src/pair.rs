@@ -153,7 +153,8 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
 fn begin(plan: &Plan) -> PairRecord {
     let commit = plan.candidate.commit.clone();
     let arm = |binary: &Binary, injected: Option<String>| {
-        let mut arm = Arm { asked: binary.asked.clone(), injected, ..Arm::default() };
+        let (asked, missing_features) = (binary.asked.clone(), binary.missing_features.clone());
+        let mut arm = Arm { asked, injected, missing_features, ..Arm::default() };
         binary.stamp(&mut arm.build);
         arm
     };

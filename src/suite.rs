@@ -24,7 +24,7 @@ pub mod turns;
 pub mod worker;
 
 pub use budget::RunProgress;
-pub(crate) use job::INJECT;
+pub(crate) use job::{INJECT, startup_error};
 pub use job::{Job, ScenarioResult, WORKER, run_job};
 pub(crate) use process::{absent_case, run_worker};
 pub(crate) use record::{command_line, new_record};
@@ -33,7 +33,7 @@ pub(crate) use stress::{STRESS, run_stress_worker};
 pub(crate) use worker::{own_process_group, spawn_thread, worker_failed};
 
 use budget::BudgetTracker;
-use job::{check_device, is_orderly_exit, run_job_until, startup_error};
+use job::{check_device, is_orderly_exit, run_job_until};
 use record::{add_result, merge_case, resume_session};
 
 /// Runs as a worker process if the environment says so ([`WORKER`]). Every `main` of a binary that

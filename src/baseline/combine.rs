@@ -94,7 +94,7 @@ fn join_sessions(record: &mut Record, gap: Duration) {
     }
 }
 
-/// Checks that two runs are of one commit, machine, model and settings.
+/// Checks that two runs are of one commit, compiler, machine, model and settings.
 fn check_compatible(first: &Record, record: &Record) -> Result<()> {
     let differ = |what: String| {
         Err(Error::NotComparable(format!("{} and {}: {what}", name(first), name(record))))
@@ -114,6 +114,19 @@ fn check_compatible(first: &Record, record: &Record) -> Result<()> {
             "commit is {} and {}; all sessions must be of one commit",
             commit(&before.commit),
             commit(&now.commit)
+        ));
+    }
+    let flags =
+        |record: &Record| record.settings.environment.get("RUSTFLAGS").cloned().unwrap_or_default();
+    let builds = [
+        ("compiler", before.rustc.clone(), now.rustc.clone()),
+        ("target", before.target.clone(), now.target.clone()),
+        ("target features", before.target_features.clone(), now.target_features.clone()),
+        ("RUSTFLAGS", flags(first), flags(record)),
+    ];
+    if let Some((what, before, now)) = builds.iter().find(|(_, before, now)| before != now) {
+        return differ(format!(
+            "{what} is `{before}` and `{now}`; all sessions must be of one build"
         ));
     }
     if before.commit.is_none() && before.binary_sha256 != now.binary_sha256 {

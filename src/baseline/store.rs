@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::compare::{Difference, ReferenceData, Severity, differences};
 use crate::error::{Error, Result};
 use crate::record::calibration::Calibration;
-use crate::record::{Model, Record, Settings};
+use crate::record::{Machine, Model, Record, Settings};
 
 /// Path of the baseline of such a record: `<folder>/<machine class>/<model>.json`.
 pub fn path(folder: &Path, class: &str, record: &Record) -> PathBuf {
@@ -34,21 +34,37 @@ pub fn calibration_path(folder: &Path, class: &str, model: &Model, settings: &Se
 /// # Errors
 /// When there is one and it cannot be read: ignoring it would silently change verdicts.
 pub fn find_calibration(folder: &Path, record: &Record) -> Result<Option<Calibration>> {
-    calibration_of(folder, &record.machine.class, &record.model, &record.settings)
+    calibration_of(folder, &record.machine, &record.model, &record.settings)
 }
 
-/// The calibration of a machine class and a model, if there is one.
+/// The calibration of a machine and a model, if there is one of the machine's class.
 ///
 /// # Errors
 /// As [`find_calibration`].
 pub(crate) fn calibration_of(
     folder: &Path,
-    class: &str,
+    machine: &Machine,
     model: &Model,
     settings: &Settings,
 ) -> Result<Option<Calibration>> {
-    let path = calibration_path(folder, class, model, settings);
-    path.exists().then(|| Calibration::load(&path)).transpose()
+    let path = calibration_path(folder, &machine.class, model, settings);
+    if path.exists() {
+        return Calibration::load(&path).map(Some);
+    }
+    let is_of_class =
+        |found: &Calibration| machine.is_of_class(&found.machine.class, &found.machine.fields);
+    let of_earlier_class = beside_other_classes(folder, &path);
+    Ok(of_earlier_class.filter_map(|path| Calibration::load(&path).ok()).find(is_of_class))
+}
+
+/// The files of the same name in the folders of other classes: a version that made classes of other
+/// fields stored them there.
+fn beside_other_classes(folder: &Path, path: &Path) -> impl Iterator<Item = PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_owned();
+    let mut classes: Vec<PathBuf> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    classes.sort();
+    classes.into_iter().map(move |class| class.join(&name)).filter(|path| path.exists())
 }
 
 /// The release baseline beside a baseline, if there is one.
@@ -134,8 +150,8 @@ pub(super) fn slug(text: &str) -> String {
     if slug.is_empty() { "unnamed".into() } else { slug.into() }
 }
 
-/// The baseline for a run: that of its machine class, or of the class that `allow_class` names for
-/// it.
+/// The baseline for a run: that of its machine class, of the class that `allow_class` names for it,
+/// or of its class as an earlier version named it.
 ///
 /// # Errors
 /// When there is none. The message lists the stored ones, and how the machine of the nearest one
@@ -150,6 +166,15 @@ pub fn find(
         let path = path(folder, class, record);
         if path.exists() {
             let baseline = Record::load(&path)?;
+            return Ok((path, baseline));
+        }
+    }
+    let machine = &record.machine;
+    for path in beside_other_classes(folder, &path(folder, class, record)) {
+        let found = Record::load(&path)
+            .ok()
+            .filter(|found| machine.is_of_class(&found.machine.class, &found.machine.fields));
+        if let Some(baseline) = found {
             return Ok((path, baseline));
         }
     }
@@ -171,6 +196,13 @@ pub fn find(
     if let Some((_, path, found)) = distances.min_by_key(|(distance, ..)| *distance) {
         let fields: Vec<String> = found.iter().map(Difference::to_string).collect();
         message += &format!("; nearest is `{}`: {}", path.display(), fields.join(", "));
+        if found.iter().all(|difference| difference.field.starts_with("machine")) {
+            message += &format!(
+                "; if both machines are equally fast, allow it by `{class} = \"{}\"` under \
+                 `[gate.allow_class]` in candlemark.toml",
+                found.iter().find(|one| one.field == "machine class").map_or("", |one| &one.old)
+            );
+        }
     }
     message += "; make one with `candlemark promote` from runs of three sessions";
     Err(Error::NotComparable(message))

@@ -107,6 +107,7 @@ fn unsuitable_runs_are_refused_with_the_reason() {
             |r| r[1].sessions[0].ended = Some("2999-01-01T00:00:00Z".into()),
             "`2999-01-01T00:00:00Z` lies in the future",
         ),
+        (|r| r[1].build.rustc = "rustc 1.80.0".into(), "all sessions must be of one build"),
         (|r| r[1].build.dirty = Some(true), "a tree with uncommitted changes"),
         (|r| r[1].scenarios[0].work.batch = 2, "the work of `code/b1` differs"),
         (|r| r[1].scenarios[0].output_sha256 = None, "the greedy output of `code/b1` differs"),
@@ -244,8 +245,31 @@ fn the_error_lists_stored_baselines_and_how_the_nearest_differs() {
     other.save(&path(folder.path(), "other", &other)).unwrap();
     let error = find(folder.path(), &run, &BTreeMap::new()).unwrap_err().to_string();
     assert!(error.contains("machine: cpu was `Xeon` and is `EPYC`"), "{error}");
+    let way_out = format!("allow it by `{} = \"other\"` under", run.machine.class);
+    assert!(error.contains(&way_out), "{error}");
     let alias = [(run.machine.class.clone(), "other".to_owned())].into();
     assert_eq!(find(folder.path(), &run, &alias).unwrap().1.machine.class, "other");
     run.save(&path(folder.path(), &run.machine.class, &run)).unwrap();
     assert_eq!(find(folder.path(), &run, &BTreeMap::new()).unwrap().1, run);
+}
+
+#[test]
+fn a_baseline_of_an_earlier_version_is_found_by_its_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = session(1, 100.0);
+    let stored = |class: &str, cpu: &str| {
+        let mut stored = run.clone();
+        stored.machine.class = class.into();
+        stored.machine.fields.insert("cpu".into(), cpu.into());
+        // A class of an earlier version had the compiler in it.
+        stored.machine.fields.insert("rustc".into(), "rustc 1.80.0".into());
+        stored.save(&path(folder.path(), class, &stored)).unwrap();
+    };
+    stored("a-xeon", "Xeon");
+    assert!(find(folder.path(), &run, &BTreeMap::new()).is_err());
+    stored("epyc-before", "EPYC");
+    let (path, found) = find(folder.path(), &run, &BTreeMap::new()).unwrap();
+    assert!(path.starts_with(folder.path().join("epyc-before")), "{}", path.display());
+    let differences = crate::compare::differences(&found, &run, &BTreeMap::new());
+    assert!(differences.iter().all(|one| one.severity == crate::compare::Severity::Informative));
 }

@@ -9,7 +9,7 @@ use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::gate_eval::record::progress;
 use crate::cli::interrupt::interruptible;
 use crate::cli::pair::build;
-use crate::cli::setup::{ModelArguments, check_words_for_turns};
+use crate::cli::setup::{ModelArguments, Workers, check_words_for_turns};
 use crate::compare::Policy;
 use crate::evaluate::NoiseEstimates;
 use crate::files::Lock;
@@ -81,7 +81,8 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     files::check(&arguments.baselines.join("calibration.json"))?;
     let earlier = arguments.more.then(|| Pool::load(&raw)).transpose();
     let earlier = earlier.map_err(Error::of_named_file)?;
-    let setup = arguments.model.setup_for_turns(config)?;
+    let workers = Workers::of(&config.build, [&arguments.base]);
+    let setup = arguments.model.setup_for_turns(config, workers)?;
     let stop = interruptible("complete sessions are kept, `--more` continues")?;
     let (base, layouts) = binaries(arguments, config, stop)?;
     let known = earlier.as_ref().map_or(0, |pool| pool.environments.len());

@@ -10,7 +10,7 @@ use crate::cli::document::Document;
 use crate::cli::exit::{CommandResult, STATUSES};
 use crate::cli::interrupt::{interruptible, say, unless_interrupted};
 use crate::cli::output::{command_line, usage};
-use crate::cli::setup::{ModelArguments, check_words_for_turns, injection};
+use crate::cli::setup::{ModelArguments, Workers, check_words_for_turns, injection};
 use crate::compare::Judgement;
 use crate::compare::paired::judge;
 use crate::error::counted;
@@ -82,7 +82,9 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         None => words.clone(),
     };
     check_words_for_turns(words)?;
-    let mut setup = arguments.model.setup_for_turns(config)?;
+    let arms = arguments.candidate.iter().chain([&arguments.base]);
+    let workers = Workers::of(&config.build, arms);
+    let mut setup = arguments.model.setup_for_turns(config, workers)?;
     if arguments.duet {
         setup.threads = (setup.threads / 2).max(1);
     }

@@ -1,9 +1,12 @@
 //! Flags for the model and its settings, shared by the commands that run a model. A flag overrides
 //! the environment, which overrides the configuration file.
 
+use std::path::Path;
+
 use crate::cli::interrupt::say;
 use crate::engine::Injection;
-use crate::settings::{Config, Count, Setup, oversubscription, temperature};
+use crate::pair::build::Target;
+use crate::settings::{BuildConfig, Config, Count, Setup, oversubscription, temperature};
 use crate::workload::PromptFormat;
 use crate::{Error, engine, suite, workload};
 
@@ -30,6 +33,24 @@ pub(crate) struct EngineArguments {
     /// Seed of the sampler and of synthetic weights [default: 42]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+}
+
+/// Whose builds the workers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Workers {
+    /// Those of this program, which knows their engines.
+    Own,
+    /// Those of other programs, which may have engines and read models that this one does not know:
+    /// they check the setup themselves when they load the model.
+    Foreign,
+}
+
+impl Workers {
+    /// Of arms that are binaries, or built as the configuration says.
+    pub(crate) fn of<'a>(build: &BuildConfig, arms: impl IntoIterator<Item = &'a String>) -> Self {
+        let given = arms.into_iter().any(|arm| Path::new(arm).is_file());
+        if given || !Target::is_this_program(build) { Self::Foreign } else { Self::Own }
+    }
 }
 
 #[derive(clap::Args)]
@@ -76,11 +97,11 @@ impl EngineArguments {
     /// The setup from the flags and the configuration, with its names checked.
     #[cfg(feature = "server")]
     pub(crate) fn setup(&self, config: &Config) -> crate::Result<Setup> {
-        self.checked(Setup::new(config))
+        self.checked(Setup::new(config), Workers::Own)
     }
 
-    /// Applies the flags to a setup, and checks its names.
-    fn checked(&self, mut setup: Setup) -> crate::Result<Setup> {
+    /// Applies the flags to a setup, and checks its names unless foreign workers do.
+    fn checked(&self, mut setup: Setup, workers: Workers) -> crate::Result<Setup> {
         setup.generation.seed = self.seed.unwrap_or(setup.generation.seed);
         let or = |flag: &Option<String>, value: String| flag.clone().unwrap_or(value);
         setup.model = or(&self.model, setup.model);
@@ -89,7 +110,9 @@ impl EngineArguments {
         setup.device = or(&self.device, setup.device);
         setup.quant = self.quant.clone().or(setup.quant);
         setup.threads = self.threads.unwrap_or(setup.threads);
-        engine::check(&setup)?;
+        if workers == Workers::Own {
+            engine::check(&setup)?;
+        }
         if let Some(shared) = oversubscription(setup.threads) {
             say(&format!("warning: {shared}; give fewer with `--threads` or CANDLEMARK_THREADS"));
         }
@@ -100,14 +123,22 @@ impl EngineArguments {
 impl ModelArguments {
     /// The setup for workers that take turns: one warm-up by default, because blocks are what
     /// repeats.
-    pub(crate) fn setup_for_turns(&self, config: &Config) -> crate::Result<Setup> {
-        let mut setup = self.setup(config)?;
+    pub(crate) fn setup_for_turns(
+        &self,
+        config: &Config,
+        workers: Workers,
+    ) -> crate::Result<Setup> {
+        let mut setup = self.setup_for(config, workers)?;
         setup.generation.warmups = self.warmups.unwrap_or(1);
         Ok(setup)
     }
 
     /// The setup from the flags and the configuration, with its names checked.
     pub(crate) fn setup(&self, config: &Config) -> crate::Result<Setup> {
+        self.setup_for(config, Workers::Own)
+    }
+
+    fn setup_for(&self, config: &Config, workers: Workers) -> crate::Result<Setup> {
         let mut setup = Setup::new(config);
         let generation = &mut setup.generation;
         generation.gen_tokens = self.gen_tokens.or(generation.gen_tokens);
@@ -121,7 +152,7 @@ impl ModelArguments {
         generation.natural_stop |= self.natural_stop;
         generation.prompt_format = self.prompt_format.unwrap_or(generation.prompt_format);
         setup.labels.extend(self.labels.iter().cloned());
-        self.engine.checked(setup)
+        self.engine.checked(setup, workers)
     }
 }
 

@@ -68,11 +68,16 @@ pub(crate) fn record_differences(
 ) -> Vec<Difference> {
     let mut found = Differences::default();
     let (before, now) = (&old.machine, &new.machine);
-    let allowed = allow_class.get(&now.class) == Some(&before.class);
-    let machine = if allowed { Informative } else { Blocking };
-    found.add(machine, "machine class", &before.class, &now.class);
-    if before.class != now.class {
+    if !now.is_of_class(&before.class, &before.fields) {
+        let allowed = allow_class.get(&now.class) == Some(&before.class);
+        let machine = if allowed { Informative } else { Blocking };
+        found.add(machine, "machine class", &before.class, &now.class);
         found.fields("machine: ", &before.fields, &now.fields, "absent", |_| Some(machine));
+    }
+    for fact in ["cpu_stepping", "kernel_version"] {
+        if let (Some(before), Some(now)) = (before.facts.get(fact), now.facts.get(fact)) {
+            found.add(Informative, &format!("machine: {fact}"), before, now);
+        }
     }
     let (before, now) = (&old.model, &new.model);
     found.add(Blocking, "model: sha256", &before.sha256, &now.sha256);

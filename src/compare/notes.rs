@@ -145,6 +145,13 @@ pub(super) fn pair_notes(paired: &PairRecord, summary: &PairSummary) -> Vec<Stri
         if let Some(injected) = &arm.injected {
             notes.push(format!("the {name} was slowed down on purpose: {injected}"));
         }
+        if !arm.missing_features.is_empty() {
+            let missing = arm.missing_features.join("`, `");
+            notes.push(format!(
+                "the {name} was built without `{missing}`: its tree does not have what is on by \
+                 default now"
+            ));
+        }
     }
     if let Some(why) = &paired.output_change {
         notes.push(format!("the output is meant to change: {why}"));

@@ -9,7 +9,6 @@ use sha2::{Digest as _, Sha256};
 use crate::files::hex;
 
 use super::cpu::Cpu;
-use super::stamp;
 
 /// The fields read from the running machine; the others are known at compile time.
 #[derive(Clone)]
@@ -19,42 +18,33 @@ pub(super) struct ClassInputs<'a> {
     pub(super) cpus_allowed: Option<usize>,
     pub(super) numa_nodes: Option<usize>,
     pub(super) hypervisor: Option<String>,
-    pub(super) kernel: Option<String>,
     pub(super) threads: usize,
     pub(super) device: &'a str,
 }
 
 impl ClassInputs<'_> {
-    /// The fields of the class. A field must not differ between two runs on one machine: a hash
-    /// over measured MHz split one type of runner in two and caused 16 of 17 reported regressions
-    /// (folo-rs/folo#429).
+    /// The fields of the class: what another CPU, another share of it, or another use of it changes.
+    ///
+    /// A field must not differ between two runs on one machine: a hash over measured MHz split one
+    /// type of runner in two and caused 16 of 17 reported regressions (folo-rs/folo#429). Nor may
+    /// it be of the build: a class that has the compiler in it hides what a new compiler changes.
+    /// docs/gate.md gives the reason of each field.
     pub(super) fn fields(&self) -> BTreeMap<String, String> {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "unknown".into());
         let number =
             |value: Option<usize>| value.map_or("unknown".into(), |number| number.to_string());
-        let allocator = match (cfg!(target_env = "musl"), cfg!(target_env = "gnu")) {
-            (true, _) => "system (musl)",
-            (_, true) => "system (gnu)",
-            _ => "system",
-        };
         let fields = [
-            ("allocator", allocator.to_string()),
             ("arch", consts::ARCH.to_string()),
             ("cpu_family", text(&self.cpu.family)),
             ("cpu_model", text(&self.cpu.model)),
             ("cpu_name", text(&self.cpu.name)),
-            ("cpu_stepping", text(&self.cpu.stepping)),
             ("cpu_vendor", text(&self.cpu.vendor)),
             ("cpus_allowed", number(self.cpus_allowed)),
             ("device", self.device.to_string()),
             ("hypervisor", text(&self.hypervisor)),
             ("isa", self.isa.clone()),
-            ("kernel", self.kernel.as_deref().map_or("unknown".into(), major_minor)),
             ("numa_nodes", number(self.numa_nodes)),
             ("os", consts::OS.to_string()),
-            ("rustc", stamp::rustc().to_string()),
-            ("target_cpu", stamp::target_cpu().to_string()),
-            ("target_features", stamp::target_features().to_string()),
             ("threads", self.threads.to_string()),
         ];
         fields.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
@@ -97,11 +87,6 @@ fn slug(name: &str) -> String {
     slug.trim_end_matches('-').to_string()
 }
 
-/// `6.18` of `6.18.44-fc-v657`.
-fn major_minor(version: &str) -> String {
-    version.split('.').take(2).collect::<Vec<_>>().join(".")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +101,6 @@ mod tests {
             cpus_allowed: Some(2),
             numa_nodes: Some(1),
             hypervisor: Some("KVMKVMKVM".into()),
-            kernel: Some("6.18.44-fc-v657".into()),
             threads: 2,
             device: "cpu",
         }
@@ -125,33 +109,31 @@ mod tests {
     #[test]
     fn values_that_vary_on_one_machine_do_not_change_the_class() {
         let base = class_name(&inputs(CPUINFO).fields());
-        for (old, new) in [("2596.118", "3100.000"), ("5192.23", "6200.00")] {
+        for (old, new) in
+            [("2596.118", "3100.000"), ("5192.23", "6200.00"), ("stepping\t: 1", "stepping\t: 2")]
+        {
             assert_eq!(class_name(&inputs(&CPUINFO.replace(old, new)).fields()), base, "{new}");
         }
-        let patched = ClassInputs { kernel: Some("6.18.45".into()), ..inputs(CPUINFO) };
-        assert_eq!(class_name(&patched.fields()), base);
-        // No host name, memory or load.
+        // No host name, memory, load or kernel, and nothing of the build.
         let fields = inputs(CPUINFO).fields();
         let names: Vec<&str> = fields.keys().map(String::as_str).collect();
         assert_eq!(
             names.join(" "),
-            "allocator arch cpu_family cpu_model cpu_name cpu_stepping cpu_vendor cpus_allowed device hypervisor isa kernel \
-             numa_nodes os rustc target_cpu target_features threads"
+            "arch cpu_family cpu_model cpu_name cpu_vendor cpus_allowed device hypervisor isa \
+             numa_nodes os threads"
         );
     }
 
     #[test]
-    fn hardware_and_software_that_change_speed_change_the_class() {
+    fn hardware_and_its_use_change_the_class() {
         let base = inputs(CPUINFO);
-        let kernel = Some("6.19.1".to_string());
         for other in [
             inputs(&CPUINFO.replace("model\t\t: 2", "model\t\t: 17")),
-            inputs(&CPUINFO.replace("stepping\t: 1", "stepping\t: 2")),
+            inputs(&CPUINFO.replace("AMD EPYC", "AMD EPYC 7763 64-Core Processor")),
             ClassInputs { isa: "avx2 fma avx512f".into(), ..base.clone() },
             ClassInputs { cpus_allowed: Some(4), ..base.clone() },
             ClassInputs { numa_nodes: Some(2), ..base.clone() },
             ClassInputs { hypervisor: Some("none".into()), ..base.clone() },
-            ClassInputs { kernel, ..base.clone() },
             ClassInputs { threads: 1, ..base.clone() },
             ClassInputs { device: "cuda:0 NVIDIA H200 driver 570.1", ..base.clone() },
         ] {
@@ -180,14 +162,13 @@ mod tests {
             cpus_allowed: None,
             numa_nodes: None,
             hypervisor: None,
-            kernel: None,
             ..inputs("")
         };
         let fields = nothing.fields();
-        for name in ["cpu_vendor", "cpu_family", "cpu_model", "cpu_stepping", "cpu_name"] {
+        for name in ["cpu_vendor", "cpu_family", "cpu_model", "cpu_name"] {
             assert_eq!(fields[name], "unknown", "{name}");
         }
-        for name in ["cpus_allowed", "numa_nodes", "hypervisor", "kernel"] {
+        for name in ["cpus_allowed", "numa_nodes", "hypervisor"] {
             assert_eq!(fields[name], "unknown", "{name}");
         }
     }
@@ -209,13 +190,6 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(slug(name), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_kernel_is_known_by_major_and_minor() {
-        for (version, expected) in [("6.18.44-fc-v657", "6.18"), ("23.4.0", "23.4"), ("10", "10")] {
-            assert_eq!(major_minor(version), expected);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use sysinfo::System;
 
+use super::cpu::Cpu;
 use super::{cgroup, cpu};
 
 /// Linux files with one fact each.
@@ -36,6 +37,7 @@ pub(super) fn facts(cpuinfo: &str) -> BTreeMap<String, String> {
         cpu::field(cpuinfo, "cpu MHz").and_then(|mhz| mhz.split('+').next().map(String::from)),
     );
     facts.insert("microcode", cpu::field(cpuinfo, "microcode"));
+    facts.insert("cpu_stepping", Cpu::parse(cpuinfo).stepping);
     if let Ok(mut system) = System::new() {
         system.refresh_memory();
         facts.insert("memory_bytes", Some(system.total_memory().to_string()));

@@ -100,27 +100,6 @@ fn session_id_at(time: Timestamp, commit: Option<&str>) -> String {
     format!("{}{}", time.strftime("%Y%m%dT%H%M%SZ"), commit.unwrap_or_default())
 }
 
-/// The compiler, as `rustc --version` names it.
-pub(super) fn rustc() -> &'static str {
-    env!("STAMP_RUSTC")
-}
-
-/// The CPU features that the whole build requires.
-pub(super) fn target_features() -> &'static str {
-    env!("STAMP_TARGET_FEATURES")
-}
-
-/// The CPU that the build was tuned for.
-pub(super) fn target_cpu() -> &'static str {
-    target_cpu_of(env!("STAMP_RUSTFLAGS"))
-}
-
-fn target_cpu_of(rustflags: &str) -> &str {
-    rustflags
-        .rsplit_once("target-cpu=")
-        .map_or("default", |(_, cpu)| cpu.split(' ').next().unwrap_or(cpu))
-}
-
 fn non_empty(stamp: &str) -> Option<String> {
     (!stamp.is_empty()).then(|| stamp.into())
 }
@@ -236,15 +215,5 @@ mod tests {
         let now = now();
         assert_eq!(now.len(), "2026-11-22T06:15:00Z".len());
         assert!(now.parse::<Timestamp>().is_ok(), "{now}");
-    }
-
-    #[test]
-    fn the_last_target_cpu_counts() {
-        assert_eq!(target_cpu_of(""), "default");
-        assert_eq!(target_cpu_of("-C target-cpu=native"), "native");
-        assert_eq!(
-            target_cpu_of("-Ctarget-cpu=native -C target-cpu=x86-64-v3 -C lto"),
-            "x86-64-v3"
-        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::seq::SliceRandom as _;
 
 use crate::compare::looks::LOOKS;
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::machine::ReferenceKernels;
 use crate::pair::budget::RoundBudget;
 use crate::pair::case::{
@@ -19,7 +19,7 @@ use crate::pair::{Events, PairRun};
 use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Side};
 use crate::record::{Absence, AbsenceKind, KernelTimes};
 use crate::suite::turns::{Hello, PROTOCOL};
-use crate::{baseline, machine};
+use crate::{baseline, machine, suite};
 
 impl PairRun<'_> {
     /// One block: a fresh process per arm, the open scenarios and those of the null control, in
@@ -35,10 +35,7 @@ impl PairRun<'_> {
         let mut arms = ['A', 'B', 'N'];
         arms.shuffle(&mut self.random);
         block.started = arms.iter().collect();
-        let mut processes = BTreeMap::new();
-        for arm in arms {
-            processes.insert(arm, self.start(arm, &paired.session.id)?);
-        }
+        let processes = self.start_all(arms, &paired.session.id)?;
         block.load_s = meter.seconds();
         if paired.scenarios.is_empty() {
             self.record_arms(paired, &processes)?;
@@ -71,6 +68,30 @@ impl PairRun<'_> {
         Ok(())
     }
 
+    /// Starts a fresh process per arm, in this order.
+    ///
+    /// # Errors
+    /// When one of them does not start. A setup that both builds refuse is a usage error; one that
+    /// the other build accepts is not.
+    fn start_all(&self, arms: [char; 3], session: &str) -> Result<BTreeMap<char, Worker>> {
+        let mut processes = BTreeMap::new();
+        for arm in arms {
+            let worker = self.start(arm, session).map_err(|error| {
+                let other = if arm == 'B' { 'A' } else { 'B' };
+                let refuses = |arm| {
+                    self.start(arm, session).is_err_and(|error| error.cause() == Cause::Usage)
+                };
+                let both = error.cause() == Cause::Usage && !processes.contains_key(&other);
+                if both && refuses(other) {
+                    return suite::startup_error(error);
+                }
+                self.cannot_start(arm, error)
+            })?;
+            processes.insert(arm, worker);
+        }
+        Ok(processes)
+    }
+
     fn start(&self, arm: char, session: &str) -> Result<Worker> {
         let hello = Hello {
             protocol: PROTOCOL,
@@ -78,30 +99,32 @@ impl PairRun<'_> {
             words: self.plan.words.clone(),
             session: session.into(),
             injection: self.plan.injection.clone().filter(|_| arm == 'B'),
+            identify: false,
         };
-        let started =
-            Worker::start(&self.binaries[&arm], &hello, &self.deadline).and_then(|worker| {
-                let build = &worker.hello.build;
-                if build.is_unoptimized() {
-                    let why = format!("it is an unoptimized build (profile `{}`)", build.profile);
-                    return Err(Error::Failed(why));
-                }
-                Ok(worker)
-            });
-        started.map_err(|error| match error {
+        let worker = Worker::start(&self.binaries[&arm], &hello, &self.deadline)?;
+        let build = &worker.hello.build;
+        if build.is_unoptimized() {
+            let why = format!("it is an unoptimized build (profile `{}`)", build.profile);
+            return Err(Error::Failed(why));
+        }
+        Ok(worker)
+    }
+
+    /// The error for a pair of which this arm does not start.
+    fn cannot_start(&self, arm: char, error: Error) -> Error {
+        let (base, candidate) = (&self.plan.base.asked, &self.plan.candidate.asked);
+        match error {
             Error::Interrupted => error,
             // A base that cannot take turns is not the candidate's failure.
             error if arm != 'B' => Error::NotComparable(format!(
-                "the base `{}` cannot take turns: {}",
-                self.plan.base.asked,
+                "the base `{base}` cannot take turns: {}",
                 error.chain()
             )),
             error => Error::Failed(format!(
-                "the candidate `{}` cannot take turns: {}",
-                self.plan.candidate.asked,
+                "the candidate `{candidate}` cannot take turns: {}",
                 error.chain()
             )),
-        })
+        }
     }
 
     /// Records the two builds and which scenarios each of them has.
@@ -121,11 +144,13 @@ impl PairRun<'_> {
             arm.model = hello.model.clone();
             arm.settings = hello.settings.clone();
         }
-        let (class, base) = (&paired.machine.class, &paired.base);
+        let (machine, base) = (&paired.machine, &paired.base);
         let found =
-            baseline::calibration_of(&self.plan.baselines, class, &base.model, &base.settings)?;
-        let calibration = found
-            .filter(|found| found.machine.class == *class && found.model.quant == base.model.quant);
+            baseline::calibration_of(&self.plan.baselines, machine, &base.model, &base.settings)?;
+        let calibration = found.filter(|found| {
+            machine.is_of_class(&found.machine.class, &found.machine.fields)
+                && found.model.quant == base.model.quant
+        });
         paired.layout = calibration.map(|calibration| calibration.layout_sd).unwrap_or_default();
         let side = |letter: char, id: &String| {
             let hello = &workers[&letter].hello;

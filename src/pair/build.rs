@@ -3,7 +3,6 @@
 //! without the commit, so that equal sources give equal binaries byte for byte, paths included.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -25,6 +24,9 @@ const OMIT_COMMIT: &str = "CANDLEMARK_PLAIN_STAMP";
 /// Most binaries in the cache, which saves building the same base again.
 const MAX_CACHED: usize = 12;
 
+/// The name of the working tree in messages.
+const WORKING_TREE: &str = "the working tree";
+
 /// Last lines of a failed build that are shown; they have the error.
 const ERROR_LINES: usize = 30;
 
@@ -41,6 +43,8 @@ pub struct Binary {
     pub commit: Option<String>,
     /// Whether the tree had uncommitted changes.
     pub dirty: Option<bool>,
+    /// Features of this program that its tree does not have yet, so that it was built without them.
+    pub missing_features: Vec<String>,
 }
 
 impl Binary {
@@ -52,7 +56,8 @@ impl Binary {
         let sha256 =
             files::sha256(path).map_err(|source| Error::Read { path: path.into(), source })?;
         let asked = path.display().to_string();
-        Ok(Self { asked, path: path.into(), sha256, commit: None, dirty: None })
+        let path = path.into();
+        Ok(Self { asked, path, sha256, commit: None, dirty: None, missing_features: Vec::new() })
     }
 
     /// Adds the hash and the commit, which is left out of the binary on purpose.
@@ -70,20 +75,24 @@ impl Binary {
 pub(crate) struct Target {
     /// Its name in Cargo.
     name: String,
-    /// Cargo's arguments that select it, its package and features.
+    /// Cargo's arguments that select it and its package.
     selection: Vec<String>,
+    /// Features that every tree must have.
+    features: Vec<String>,
+    /// Features that a tree is built without if it does not have them.
+    optional_features: Vec<String>,
 }
 
 impl Target {
-    /// This project's own binary, with the features of this build that a worker needs. A base may
-    /// be older than the others and would not build with them.
+    /// This project's own binary, with the features of this build. An older tree may lack some that
+    /// are on by default now, which nobody asked for.
     fn own() -> Self {
-        const UNUSED: [&str; 5] = ["bench", "default", "monitor", "nvml", "server"];
-        let mut features = machine::stamp().features;
-        features.retain(|feature| !UNUSED.contains(&feature.as_str()));
-        let features = features.join(",");
-        let selection = ["--bin", OWN, "--no-default-features", "--features", &features];
-        Self { name: OWN.into(), selection: selection.map(String::from).into() }
+        let defaults = defaults(include_str!("../../Cargo.toml"));
+        let is_default = |feature: &String| defaults.contains(feature);
+        let features = machine::stamp().features.into_iter().filter(|feature| feature != DEFAULT);
+        let (optional_features, features) = features.partition(is_default);
+        let selection = ["--bin", OWN, "--no-default-features"].map(String::from).into();
+        Self { name: OWN.into(), selection, features, optional_features }
     }
 
     /// What the configuration says; without it, the binary that runs.
@@ -91,15 +100,14 @@ impl Target {
     /// # Errors
     /// When the package of the current folder is another one and nothing says what to build.
     pub fn new(config: &BuildConfig) -> Result<Self> {
-        let runs = std::env::current_exe().ok();
-        let runs = runs.as_deref().and_then(Path::file_stem).and_then(OsStr::to_str);
+        let runs = running_program();
         let (kind, name) = match (&config.bench, &config.binary) {
             (Some(bench), None) => ("--bench", bench.as_str()),
             (None, Some(binary)) => ("--bin", binary.as_str()),
             (Some(_), Some(_)) => {
                 return Err(Error::Usage("give `bench` or `binary` in `[build]`, not both".into()));
             }
-            (None, None) => match runs.filter(|_| engine::is_custom()) {
+            (None, None) => match runs.as_deref().filter(|_| engine::is_custom()) {
                 Some(binary) => ("--bin", binary),
                 None => return Self::of_folder(),
             },
@@ -108,10 +116,27 @@ impl Target {
         if let Some(package) = &config.package {
             selection.extend(["--package".to_owned(), package.clone()]);
         }
-        if !config.features.is_empty() {
-            selection.extend(["--features".to_owned(), config.features.join(",")]);
+        let (features, optional_features) = (config.features.clone(), Vec::new());
+        Ok(Self { name: name.into(), selection, features, optional_features })
+    }
+
+    /// Whether it is the program that runs, which then knows the engine of what it builds.
+    pub(crate) fn is_this_program(config: &BuildConfig) -> bool {
+        config.bench.is_none() && (config.binary.is_none() || config.binary == running_program())
+    }
+
+    /// Cargo's arguments for a tree with this manifest, and the features that it lacks.
+    fn arguments(&self, manifest: &str) -> (Vec<String>, Vec<String>) {
+        let table = features(manifest);
+        let lacks = |feature: &String| table.as_ref().is_some_and(|has| !has.contains_key(feature));
+        let (missing, known) =
+            self.optional_features.iter().cloned().partition::<Vec<String>, _>(lacks);
+        let features = [self.features.clone(), known].concat().join(",");
+        let mut arguments = self.selection.clone();
+        if !features.is_empty() {
+            arguments.extend(["--features".to_owned(), features]);
         }
-        Ok(Self { name: name.into(), selection })
+        (arguments, missing)
     }
 
     /// Without a configuration: only this project's own package can be built.
@@ -130,6 +155,31 @@ impl Target {
 
 /// The name of this project's package and of its binary.
 const OWN: &str = "candlemark";
+
+/// Cargo's name for the set of the features that are on by default.
+const DEFAULT: &str = "default";
+
+/// The file name of the program that runs, without its extension.
+fn running_program() -> Option<String> {
+    Some(std::env::current_exe().ok()?.file_stem()?.to_str()?.to_owned())
+}
+
+/// The features of a manifest; `None` if it cannot be parsed, which Cargo then explains.
+fn features(manifest: &str) -> Option<toml::Table> {
+    let manifest: toml::Table = manifest.parse().ok()?;
+    Some(match manifest.get("features") {
+        Some(toml::Value::Table(features)) => features.clone(),
+        _ => toml::Table::new(),
+    })
+}
+
+/// The features that a manifest turns on by default.
+fn defaults(manifest: &str) -> Vec<String> {
+    let features = features(manifest).unwrap_or_default();
+    let defaults = features.get(DEFAULT).and_then(toml::Value::as_array);
+    let names = defaults.into_iter().flatten().filter_map(toml::Value::as_str);
+    names.map(String::from).collect()
+}
 
 /// The name of the package of a manifest; `None` for a workspace's.
 fn package_name(manifest: &Path) -> Option<String> {
@@ -215,14 +265,8 @@ impl<'a> Builder<'a> {
     /// When there is no such ref, or it does not build.
     pub fn commit(&mut self, reference: &str) -> Result<Binary> {
         let commit = self.resolve(reference)?;
-        let (path, sha256) = self.build(&commit, reference)?;
-        Ok(Binary {
-            asked: reference.into(),
-            path,
-            sha256,
-            commit: Some(commit),
-            dirty: Some(false),
-        })
+        let built = self.build(&commit, reference)?;
+        Ok(Binary { commit: Some(commit), dirty: Some(false), ..built })
     }
 
     /// Builds the working tree with uncommitted changes and new files that git does not ignore.
@@ -239,14 +283,9 @@ impl<'a> Builder<'a> {
         git(&top, &["add", "--all"], with)?;
         let tree = git(&top, &["write-tree"], with)?;
         let dirty = tree != git(here, &["rev-parse", "HEAD^{tree}"], &[])?;
-        let (path, sha256) = self.build(&tree, "the working tree")?;
-        Ok(Binary {
-            asked: "working tree".into(),
-            path,
-            sha256,
-            commit: Some(commit),
-            dirty: Some(dirty),
-        })
+        let built = self.build(&tree, WORKING_TREE)?;
+        let asked = "working tree".into();
+        Ok(Binary { asked, commit: Some(commit), dirty: Some(dirty), ..built })
     }
 
     /// Links a tree's binary with its functions in another order: the same program in another code
@@ -257,41 +296,62 @@ impl<'a> Builder<'a> {
     pub(crate) fn shuffled(&mut self, reference: &str, seed: u64) -> Result<Binary> {
         let mut built = self.commit(reference)?;
         let commit = built.commit.clone().unwrap_or_default();
-        let tree = git(Path::new("."), &["rev-parse", &format!("{commit}^{{tree}}")], &[])?;
-        let key = format!("{}-layout-{seed}", cache_key(&tree, &self.built));
+        let (arguments, _) = self.arguments(&commit)?;
+        let key = format!("{}-layout-{seed}", cache_key(&self.tree(&commit)?, &arguments));
+        built.asked = format!("{reference}, layout {seed}");
         if let Some((path, sha256)) = self.cached(&key)? {
-            built.asked = format!("{reference}, layout {seed}");
             return Ok(Binary { path, sha256, ..built });
         }
         self.check_out(&commit)?;
         let link = format!("-Clink-arg=-Wl,--shuffle-sections=.text*={seed}");
         let flags = ["--", "-Clink-arg=-fuse-ld=lld", &link];
         (self.progress)(&format!("linking {reference} in another order (seed {seed})"));
-        let built_file = self.cargo("rustc", &flags)?.map_err(|lines| {
+        let built_file = self.cargo("rustc", &arguments, &flags)?.map_err(|lines| {
             Error::Failed(format!(
                 "the linker cannot put functions in another order, which needs lld:\n{lines}"
             ))
         })?;
         let (path, sha256) = self.cache(&key, &built_file)?;
-        built.asked = format!("{reference}, layout {seed}");
-        (built.path, built.sha256) = (path, sha256);
-        Ok(built)
+        Ok(Binary { path, sha256, ..built })
     }
 
-    fn build(&mut self, tree: &str, name: &str) -> Result<(PathBuf, String)> {
-        let id = git(Path::new("."), &["rev-parse", &format!("{tree}^{{tree}}")], &[])?;
-        let key = cache_key(&id, &self.built);
-        if let Some(cached) = self.cached(&key)? {
-            (self.progress)(&format!("{name}: built before"));
-            return Ok(cached);
-        }
-        (self.progress)(&format!("building {name}"));
-        self.check_out(tree)?;
-        let file = self.cargo("build", &[])?.map_err(|lines| {
-            let why = format!("{name} does not build:\n{lines}");
-            if name == "the working tree" { Error::Failed(why) } else { Error::NotComparable(why) }
-        })?;
-        self.cache(&key, &file)
+    /// Builds a tree or a commit, which `name` names in messages.
+    fn build(&mut self, tree: &str, name: &str) -> Result<Binary> {
+        let (arguments, missing_features) = self.arguments(tree)?;
+        let key = cache_key(&self.tree(tree)?, &arguments);
+        let (path, sha256) = match self.cached(&key)? {
+            Some(cached) => {
+                (self.progress)(&format!("{name}: built before"));
+                cached
+            }
+            None => {
+                (self.progress)(&format!("building {name}"));
+                self.check_out(tree)?;
+                let file = self.cargo("build", &arguments, &[])?.map_err(|lines| {
+                    let why = format!("{name} does not build:\n{lines}");
+                    match name {
+                        WORKING_TREE => Error::Failed(why),
+                        _ => Error::NotComparable(why),
+                    }
+                })?;
+                self.cache(&key, &file)?
+            }
+        };
+        let asked = name.into();
+        Ok(Binary { asked, path, sha256, commit: None, dirty: None, missing_features })
+    }
+
+    /// The id of the tree of a commit.
+    fn tree(&self, commit: &str) -> Result<String> {
+        git(Path::new("."), &["rev-parse", &format!("{commit}^{{tree}}")], &[])
+    }
+
+    /// Cargo's arguments for a tree, and the features that it lacks.
+    fn arguments(&self, tree: &str) -> Result<(Vec<String>, Vec<String>)> {
+        let manifest = format!("{tree}:{}Cargo.toml", self.prefix);
+        // A tree without the package does not build, and Cargo says why.
+        let manifest = git(Path::new("."), &["show", &manifest], &[]).unwrap_or_default();
+        Ok(self.built.arguments(&manifest))
     }
 
     /// Checks out a tree into the folder in which everything is built.
@@ -313,13 +373,14 @@ impl<'a> Builder<'a> {
     fn cargo(
         &mut self,
         command: &str,
+        arguments: &[String],
         more: &[&str],
     ) -> Result<std::result::Result<PathBuf, String>> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut child = Command::new(&cargo)
             .current_dir(self.folder.join("tree").join(&self.prefix))
             .args([command, "--locked", "--release", "--message-format=json-render-diagnostics"])
-            .args(&self.built.selection)
+            .args(arguments)
             .arg("--target-dir")
             .arg(&self.target)
             .args(more)
@@ -402,10 +463,10 @@ fn executable(message: &str, name: &str) -> Option<PathBuf> {
     message["executable"].as_str().filter(|_| is_target).map(PathBuf::from)
 }
 
-/// Hash of all that a build depends on: tree, binary, compiler, features, and the environment variables and
-/// configuration files of Cargo.
-fn cache_key(tree: &str, built: &Target) -> String {
-    let mut text = format!("{tree}\n{built:?}\n");
+/// Hash of all that a build depends on: tree, Cargo's arguments, compiler, and the environment
+/// variables and configuration files of Cargo.
+fn cache_key(tree: &str, arguments: &[String]) -> String {
+    let mut text = format!("{tree}\n{arguments:?}\n");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     if let Ok(output) = Command::new(rustc).arg("-vV").output() {
         text += &String::from_utf8_lossy(&output.stdout);
@@ -438,4 +499,40 @@ fn cache_key(tree: &str, built: &Target) -> String {
         text += &fs::read_to_string(file).unwrap_or_default();
     }
     hex(&Sha256::digest(text))[..24].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_built_without_the_default_features_that_it_does_not_have() {
+        let target = Target {
+            name: OWN.into(),
+            selection: vec!["--no-default-features".into()],
+            features: vec!["cuda".into()],
+            optional_features: vec!["engine".into(), "server".into()],
+        };
+        let arguments = |manifest: &str| {
+            let (arguments, missing) = target.arguments(manifest);
+            (arguments.join(" "), missing.join(" "))
+        };
+        let all = ("--no-default-features --features cuda,engine,server".into(), String::new());
+        let without = ("--no-default-features --features cuda,engine".into(), "server".to_owned());
+        assert_eq!(arguments("[features]\nengine = []\nserver = []\ncuda = []\n"), all);
+        // Nobody can ask for CUDA without meaning it: Cargo refuses a tree that lacks it.
+        assert_eq!(arguments("[features]\nengine = []\n"), without);
+        assert_eq!(arguments("[package]\n").0, "--no-default-features --features cuda");
+        assert_eq!(arguments("not TOML"), all, "Cargo says what is wrong");
+    }
+
+    #[test]
+    fn the_features_of_this_build_are_those_of_cargo() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert_eq!(defaults(manifest), ["bench", "engine", "hub", "monitor", "server"]);
+        let own = Target::own();
+        assert!(own.optional_features.contains(&"engine".to_owned()), "{own:?}");
+        assert!(!own.features.iter().any(|name| name == DEFAULT), "{own:?}");
+        assert_eq!(own.arguments(manifest).1, Vec::<String>::new());
+    }
 }

@@ -261,14 +261,22 @@ impl Recorder<'_> {
     }
 
     fn start(&self, process: char) -> Result<Worker> {
-        let hello = Hello {
+        self.start_with(process, &self.hello())
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
             protocol: PROTOCOL,
             setup: self.plan.setup.clone(),
             words: self.plan.words.clone(),
             session: self.session.clone(),
             injection: None,
-        };
-        let worker = Worker::start(&self.binaries[&process], &hello, &self.deadline)?;
+            identify: false,
+        }
+    }
+
+    fn start_with(&self, process: char, hello: &Hello) -> Result<Worker> {
+        let worker = Worker::start(&self.binaries[&process], hello, &self.deadline)?;
         if let Some(quota) = &self.quota {
             let what = PathBuf::from("the control group of the workers");
             quota.limit(worker.process()).map_err(|source| Error::Write { path: what, source })?;
@@ -278,14 +286,18 @@ impl Recorder<'_> {
 
     /// A pool without blocks.
     fn begin(&mut self) -> Result<Pool> {
-        let mut hello = self.start('A')?.hello.clone();
+        let request = Hello { identify: true, ..self.hello() };
+        let mut hello = self.start_with('A', &request)?.hello.clone();
         if let Some(why) = hello.unsupported {
             return Err(Error::Unsupported(why));
         }
         if hello.build.is_unoptimized() {
             return Err(Error::Failed("the base is an unoptimized build".into()));
         }
-        hello.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
+        if hello.model.sha256.is_empty() {
+            // A worker of an earlier version, or in another language.
+            hello.model.sha256 = crate::engine::identify(&self.plan.setup, &mut ())?.sha256;
+        }
         let mut build = hello.build;
         self.plan.base.stamp(&mut build);
         let case = |id: String| PoolCase { id, ..PoolCase::default() };

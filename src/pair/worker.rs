@@ -114,6 +114,6 @@ fn death(process: &mut WorkerProcess) -> Error {
     process.kill();
     let exit = process.wait().ok();
     let status = exit.as_ref().map_or("unknown status".into(), |exit| exit.status.to_string());
-    // No exit code: a usage error of the build under test is none of this process.
-    suite::worker_failed(&status, None, exit.as_ref().map_or("", |exit| &exit.stderr))
+    let code = exit.as_ref().and_then(|exit| exit.status.code());
+    suite::worker_failed(&status, code, exit.as_ref().map_or("", |exit| &exit.stderr))
 }

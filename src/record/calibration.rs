@@ -146,7 +146,7 @@ impl Calibration {
 
     /// Whether it is of the machine class and the model of a record.
     pub(crate) fn is_of(&self, record: &Record) -> bool {
-        self.machine.class == record.machine.class
+        record.machine.is_of_class(&self.machine.class, &self.machine.fields)
             && self.model.sha256 == record.model.sha256
             && self.model.quant == record.model.quant
     }

@@ -44,14 +44,37 @@ impl Build {
 pub struct Machine {
     /// Readable name and the first digits of the class hash: `amd-epyc-2cpu-1f3a90c2`.
     pub class: String,
-    /// The fields whose SHA-256 is the class hash: CPU, instruction sets, CPUs allowed, OS,
-    /// compiler, threads, device.
+    /// The fields whose SHA-256 is the class hash: CPU, instruction sets, CPUs allowed, hypervisor,
+    /// NUMA nodes, OS, threads, device. Earlier versions had more.
     pub fields: BTreeMap<String, String>,
     /// Facts that are not part of the class: host name, memory, MHz, governor, container limits.
     pub facts: BTreeMap<String, String>,
     /// Measured rates; `null` where not measured.
     pub rates: Rates,
 }
+
+impl Machine {
+    /// Whether it is of the class that another record names, whose fields may be those of an
+    /// earlier version.
+    pub(crate) fn is_of_class(&self, class: &str, fields: &BTreeMap<String, String>) -> bool {
+        let retired = |fields: &BTreeMap<String, String>| {
+            RETIRED.iter().any(|name| fields.contains_key(*name))
+        };
+        let decisive = |fields: &BTreeMap<String, String>| {
+            let mut fields = fields.clone();
+            fields.retain(|name, _| !RETIRED.contains(&name.as_str()));
+            fields
+        };
+        self.class == class
+            || ((retired(&self.fields) || retired(fields))
+                && decisive(&self.fields) == decisive(fields))
+    }
+}
+
+/// Fields that were part of the class in earlier versions, whose classes have another hash: those
+/// of the build, the kernel, and the stepping, which no recorded difference depends on.
+const RETIRED: [&str; 6] =
+    ["allocator", "cpu_stepping", "kernel", "rustc", "target_cpu", "target_features"];
 
 /// Measured peak rates of the machine: the best of each during a record, because a shared or
 /// throttled machine varies.
@@ -141,6 +164,25 @@ pub struct Conditions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_class_of_an_earlier_version_is_known_by_its_fields() {
+        let machine = |class: &str, fields: &[(&str, &str)]| Machine {
+            class: class.into(),
+            fields: fields.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            ..Machine::default()
+        };
+        let now = machine("epyc-2", &[("cpu_model", "17"), ("threads", "2")]);
+        let of = |other: &Machine| now.is_of_class(&other.class, &other.fields);
+        let old = |model: &str, rustc: &str| {
+            let fields = [("cpu_model", model), ("threads", "2"), ("rustc", rustc)];
+            machine("epyc-1", &fields)
+        };
+        assert!(of(&old("17", "1.95.0")) && of(&old("17", "1.96.0")));
+        assert!(!of(&old("1", "1.95.0")));
+        assert!(!of(&machine("epyc-3", &[("cpu_model", "17"), ("threads", "2")])), "renamed");
+        assert!(of(&machine("epyc-2", &[])));
+    }
 
     #[test]
     fn the_largest_rates_are_the_roofs() {

@@ -73,6 +73,10 @@ pub struct Arm {
     /// A slowdown on purpose, as `CANDLEMARK_INJECT` gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub injected: Option<String>,
+    /// Default features of the program that measured which this build was made without, because
+    /// its tree does not have them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing_features: Vec<String>,
     /// The tool and how it was built, as the binary reports it.
     pub build: Build,
     /// What was run.

@@ -39,13 +39,14 @@ fn builds(paired: &PairRecord) -> Section {
 
 /// Names and values that describe one build; every build has the same names.
 fn arm_rows(arm: &Arm) -> Vec<NameValue> {
-    let Arm { asked, injected, build, model, settings } = arm;
+    let Arm { asked, injected, missing_features, build, model, settings } = arm;
     let engine = (&settings.engine, &settings.device, settings.threads);
     let short = |hash: &str| hash.chars().take(16).collect::<String>();
     let hash = |hash: &Option<String>| hash.as_deref().map(short).unwrap_or_default();
     let mut rows = vec![
         ("requested", asked.clone()),
         ("slowed down on purpose", injected.clone().unwrap_or_default()),
+        ("built without features", missing_features.join(" ")),
     ];
     rows.extend(build_rows(build, Lang::En));
     rows.extend([

@@ -111,7 +111,7 @@ pub(super) fn run_job_until(
 
 /// The error of a worker that exited in order before it measured anything, so that any other would
 /// do the same: in the worker's own words.
-pub(super) fn startup_error(error: Error) -> Error {
+pub(crate) fn startup_error(error: Error) -> Error {
     match error {
         Error::Worker { code: Some(2), stderr, .. } => {
             Error::Usage(stderr.trim_matches('`').into())

@@ -13,7 +13,7 @@ use crate::record::{Absence, Build, Case, Model, Rates, Settings};
 use crate::settings::Setup;
 use crate::suite::worker::{first_request, next_request, respond};
 use crate::workload::{Scenario, Task};
-use crate::{machine, measure, stats, workload};
+use crate::{engine, machine, measure, stats, workload};
 
 /// The value of [`WORKER`](crate::suite::WORKER) for a worker that speaks the turn protocol.
 pub(crate) const TURNS: &str = "turns";
@@ -34,6 +34,9 @@ pub(crate) struct Hello {
     pub session: String,
     /// A deliberate regression in all turns.
     pub injection: Option<String>,
+    /// Whether to hash the model, which takes time; a worker may ignore it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub identify: bool,
 }
 
 /// The response to `Hello`, once the model is loaded.
@@ -43,7 +46,7 @@ pub struct HelloResponse {
     pub protocol: u32,
     /// The worker's build.
     pub build: Build,
-    /// The loaded model, without the hash of its weights.
+    /// The loaded model, with the hash of its weights only if that was requested.
     pub model: Model,
     /// How the model is run.
     pub settings: Settings,
@@ -131,7 +134,9 @@ pub(crate) fn run_turn_worker() -> Result<()> {
         Err(Error::Unsupported(why)) => return respond(&response(Model::default(), Some(why))),
         Err(error) => return Err(error),
     };
-    respond(&response(measure::describe_model(&engine, None), None))?;
+    let identify = || engine::identify(&hello.setup, &mut ());
+    let identity = hello.identify.then(identify).transpose()?;
+    respond(&response(measure::describe_model(&engine, identity.as_ref()), None))?;
     let after_load = memory::read();
     let mut active: Option<ActiveScenario> = None;
     while let Some(request) = next_request()? {

@@ -329,6 +329,34 @@ fn a_base_without_the_turn_protocol_is_not_comparable() {
 }
 
 #[test]
+fn engines_and_models_are_checked_by_the_workers_that_have_them() {
+    // The host knows neither.
+    let foreign = ["--engine", "mine", "--model", "a folder of mine", "--quant", "q3"];
+    let other = with(|fake| fake.turn = "true");
+    check(&FakeWorker::default(), &other, &foreign, 0, &["PASS: none of 3 metrics regressed"]);
+    // What no worker knows is an error of the command line; what one knows is not.
+    let folder = tempfile::tempdir().unwrap();
+    FakeWorker::default().script(&folder.path().join("mine"));
+    let refused = |base: &str, candidate: &str, flags: [&str; 2]| {
+        let args = ["--base", base, "--candidate", candidate, "--even-if-identical"];
+        let output = pair(folder.path(), &[&args[..], &flags].concat()).output().unwrap();
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    for (flags, says) in [
+        (["--engine", "mine"], "no engine `mine`"),
+        (["--model", "nowhere.gguf"], "no model `nowhere.gguf`"),
+    ] {
+        for (base, candidate, expected) in
+            [(BINARY, BINARY, 2), (BINARY, "mine", 4), ("mine", BINARY, 5)]
+        {
+            let (status, said) = refused(base, candidate, flags);
+            assert_eq!(status, Some(expected), "{said}");
+            assert!(said.contains(says), "{said}");
+        }
+    }
+}
+
+#[test]
 fn a_stopped_clock_does_not_pass() {
     let stuck = with(|fake| fake.decode_tok_s = 0.0);
     check(

@@ -121,7 +121,7 @@ pub fn pair(blocks: usize, cases: Vec<PairCase>) -> PairRecord {
         build.commit = Some(commit.into());
         build.binary_sha256 = Some(hash.repeat(32));
         let (model, settings) = (run.model.clone(), run.settings.clone());
-        Arm { asked: asked.into(), injected: None, build, model, settings }
+        Arm { asked: asked.into(), build, model, settings, ..Arm::default() }
     };
     let block = |at: usize| PairBlock {
         load_s: 1.5,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::interrupt::interruptible;
 use crate::cli::pair::{build, existing_binary};
-use crate::cli::setup::{ModelArguments, check_words_for_turns};
+use crate::cli::setup::{ModelArguments, Workers, check_words_for_turns};
 use crate::files::Lock;
 use crate::pair::build::Binary;
 use crate::pair::pool;
@@ -74,7 +74,11 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         environments.retain(|one| arguments.environments.contains(&one.name));
     }
     pool::check_arms(&arguments.arms)?;
-    let mut setup = arguments.model.setup_for_turns(config)?;
+    let workers = match &arguments.base {
+        Some(base) => Workers::of(&config.build, [base]),
+        None => Workers::Own,
+    };
+    let mut setup = arguments.model.setup_for_turns(config, workers)?;
     if arguments.duet {
         setup.threads = (setup.threads / 2).max(1);
     }

@@ -84,7 +84,10 @@ fn two_refs_are_built_and_compared() {
     let repository = Repository::new();
     repository.write("README.md", "words\n");
     repository.commit("docs");
-    repository.check(&["--base", "main~1"], 0, &["equal byte for byte", "building main~1"]);
+    // The crate has two of the features that candlemark has by default, and nobody asked for more.
+    let without = "the base was built without `bench`, `monitor`, `server`: its tree does not have";
+    let says = ["equal byte for byte", "building main~1", without];
+    repository.check(&["--base", "main~1"], 0, &says);
     repository.source("80.0");
     repository.check(
         &["--base", "main"],
@@ -103,6 +106,16 @@ fn two_refs_are_built_and_compared() {
     repository.git(&["branch", "-q", "-D", "main"]);
     let says = ["there is no local branch `main`: using `origin/main`"];
     repository.check(&["--base", "main", "--candidate", "HEAD~1"], 0, &says);
+}
+
+#[test]
+fn a_feature_that_was_asked_for_and_is_missing_is_an_error() {
+    let repository = Repository::new();
+    let build = "[build]\nbinary = \"candlemark\"\nfeatures = [\"hub\", \"fast\"]\n";
+    repository.write("candlemark.toml", build);
+    repository.source("80.0");
+    let says = ["NOT COMPARABLE: main does not build", "`fast`"];
+    repository.check(&["--base", "main"], 4, &says);
 }
 
 #[test]
