@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Keeps one comment of the gate on a pull request: writes it, edits it, or leaves it as it is when
-# its verdict and its commits are the same. Needs the program `gh` and its token in GH_TOKEN.
+# it would say the same. Needs the program `gh` and its token in GH_TOKEN.
 # Usage: ci/comment.sh OWNER/NAME PULL_REQUEST FILE.md
 set -euo pipefail
 repository=$1 number=$2 file=$3

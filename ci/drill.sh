@@ -45,8 +45,9 @@ sed -e "s|path = \"../..\"|path = \"$root\"|" -e 's/^edition\.workspace.*/editio
     -e 's/^version\.workspace.*/version = "0.1.0"/' \
     -e 's/^\(candle-[a-z]*\)\.workspace.*/\1 = "=0.11.1"/' -e '/^rust-version\|^license/d' \
     -e '/^\[lints\]/,$d' -i Cargo.toml
-printf '[profile.release]\nlto = "off"\n' >>Cargo.toml
-cp "$root/Cargo.lock" .
+# With the same profile, a target folder of this repository has the dependencies.
+sed -n '/^\[profile\.release\]/,/^#/p' "$root/Cargo.toml" | grep -v '^#' >>Cargo.toml
+cp "$root/Cargo.lock" "$root/rust-toolchain.toml" .
 cargo update --workspace --offline --quiet
 git add -A && git commit -qm "the engine"
 

@@ -196,11 +196,14 @@ pub fn find(
     if let Some((_, path, found)) = distances.min_by_key(|(distance, ..)| *distance) {
         let fields: Vec<String> = found.iter().map(Difference::to_string).collect();
         message += &format!("; nearest is `{}`: {}", path.display(), fields.join(", "));
-        if found.iter().all(|difference| difference.field.starts_with("machine")) {
+        let is_of_machine = |one: &Difference| one.field.starts_with("machine");
+        if let Some(other) = found.iter().find(|one| one.field == "machine class")
+            && found.iter().all(is_of_machine)
+        {
             message += &format!(
                 "; if both machines are equally fast, allow it by `{class} = \"{}\"` under \
                  `[gate.allow_class]` in candlemark.toml",
-                found.iter().find(|one| one.field == "machine class").map_or("", |one| &one.old)
+                other.old
             );
         }
     }

@@ -56,11 +56,21 @@ fn shards_are_merged_into_the_record_of_the_whole() {
     let merged = candlemark(&merged, folder.path());
     assert_eq!(merged.status.code(), Some(0), "{}", String::from_utf8_lossy(&merged.stderr));
     let merged = Record::load(&folder.path().join("merged.json")).unwrap();
-    let values = |record: &Record| -> Vec<_> {
-        let cases = record.scenarios.iter();
-        cases.map(|case| (case.id.clone(), case.blocks[0].values.clone())).collect()
+    // Everything but when it was measured: each case with all its blocks, machine, build, settings.
+    let timeless = |record: &Record| {
+        let mut record = record.clone();
+        record.sessions.clear();
+        record.not_selected.clear();
+        record.scenarios.sort_by(|one, other| one.id.cmp(&other.id));
+        for block in record.scenarios.iter_mut().flat_map(|case| &mut case.blocks) {
+            block.session.clear();
+        }
+        record
     };
-    assert_eq!(values(&merged), values(&whole));
+    assert_eq!(timeless(&merged), timeless(&whole));
+    let sessions: Vec<&str> = merged.sessions.iter().map(|session| session.id.as_str()).collect();
+    let mut blocks = merged.scenarios.iter().flat_map(|case| &case.blocks);
+    assert!(blocks.all(|block| sessions.contains(&block.session.as_str())), "{sessions:?}");
     assert!(merged.not_selected.is_empty());
 
     let twice = candlemark(&["merge", "one.json", "one.json"], folder.path());
