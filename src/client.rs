@@ -105,22 +105,32 @@ impl Client {
     async fn exchange(&self, request: &Request, exchange: &mut Exchange) -> Result<(), Fault> {
         let Shared { connector, limits, .. } = &*self.shared;
         let started = Instant::now();
-        let mut connection = match connector.idle().await {
-            Some(connection) => connection,
-            None => {
-                let connected = connector.connect().await;
-                exchange.timeline.set_up = started.elapsed();
-                connected?
+        let mut kept = connector.idle().await;
+        let (connection, response, mut deadlines) = loop {
+            exchange.timeline.is_reused = kept.is_some();
+            let mut connection = match kept.take() {
+                Some(connection) => connection,
+                None => {
+                    let connected = connector.connect().await;
+                    exchange.timeline.set_up = started.elapsed();
+                    connected?
+                }
+            };
+            let http = self.http_request(request, &exchange.id)?;
+            let sent = Instant::now();
+            exchange.timeline.sent = Some(sent);
+            let response = connection.sender.send_request(http);
+            let mut deadlines = Deadlines::new(*limits, started, sent);
+            match deadlines.drive(&mut connection, response).await? {
+                Ok(response) => break (connection, response, deadlines),
+                // A server may close a connection that it kept at any time, also while a request is
+                // on its way (RFC 9112, 9.3.1). llama-server does after every stream.
+                Err(source) if exchange.timeline.is_reused && !source.is_parse() => {
+                    exchange.timeline.is_resent = true;
+                }
+                Err(source) => return Err(fault_before_headers(&source)),
             }
         };
-        exchange.timeline.is_reused = exchange.timeline.set_up.is_zero();
-        let http = self.http_request(request, &exchange.id)?;
-        let sent = Instant::now();
-        exchange.timeline.sent = Some(sent);
-        let response = connection.sender.send_request(http);
-        let mut deadlines = Deadlines::new(*limits, started, sent);
-        let response = deadlines.drive(&mut connection, response).await?;
-        let response = response.map_err(|source| fault_before_headers(&source))?;
         deadlines.head_came();
         exchange.timeline.first_byte = Some(connection.arrivals.last());
         exchange.status = Some(response.status().as_u16());

@@ -33,6 +33,9 @@ pub struct Timeline {
     pub set_up: Duration,
     /// Whether an idle connection was used.
     pub is_reused: bool,
+    /// Whether it was sent again on a new connection, because the server had closed the one that was
+    /// kept; the set-up then holds the first attempt, too.
+    pub is_resent: bool,
     /// The first bytes of the answer, of any kind.
     pub first_byte: Option<Instant>,
     /// The first chunk with text, reasoning or tool arguments.
@@ -54,6 +57,7 @@ impl Timeline {
             sent: None,
             set_up: Duration::ZERO,
             is_reused: false,
+            is_resent: false,
             first_byte: None,
             first_token: None,
             first_answer_token: None,

@@ -94,6 +94,8 @@ const TABLE: &[Row] = {
     ) -> Row {
         Row { metric, nature, server, name, label: "" }
     }
+    const LLAMA_CACHED: &str = "llamacpp:prompt_tokens_cached_total";
+    const LLAMA_ACCEPTED: &str = "llamacpp:spec_decode_num_accepted_tokens_total";
     const PREFILL: &str = "stage=\"prefill_forward\"";
     const STAGES: [&str; 2] =
         ["sglang:per_stage_req_latency_seconds_sum", "sglang:per_stage_req_latency_seconds_count"];
@@ -131,9 +133,16 @@ const TABLE: &[Row] = {
         row(M::RequestsRunning, Gauge, LlamaServer, "llamacpp:requests_processing"),
         row(M::RequestsWaiting, Gauge, LlamaServer, "llamacpp:requests_deferred"),
         row(M::PromptTokens, Counter, LlamaServer, "llamacpp:prompt_tokens_total"),
+        // Its prompt tokens are those that were computed.
+        row(M::PromptTokens, Counter, LlamaServer, LLAMA_CACHED),
+        row(M::PrefixQueries, Counter, LlamaServer, "llamacpp:prompt_tokens_total"),
+        row(M::PrefixQueries, Counter, LlamaServer, LLAMA_CACHED),
+        row(M::PrefixHits, Counter, LlamaServer, LLAMA_CACHED),
         row(M::PrefillSeconds, Counter, LlamaServer, "llamacpp:prompt_seconds_total"),
         row(M::GeneratedTokens, Counter, LlamaServer, "llamacpp:tokens_predicted_total"),
         row(M::DecodeSeconds, Counter, LlamaServer, "llamacpp:tokens_predicted_seconds_total"),
+        row(M::DraftTokens, Counter, LlamaServer, "llamacpp:spec_decode_num_draft_tokens_total"),
+        row(M::AcceptedTokens, Counter, LlamaServer, LLAMA_ACCEPTED),
     ]
 };
 
@@ -243,11 +252,16 @@ mod tests {
         assert_eq!(started_again.len(), 2, "the counters are unknown: {started_again:?}");
 
         let llama = "llamacpp:prompt_tokens_total 512\nllamacpp:requests_deferred 4\n\
-                     llamacpp:prompt_seconds_total 2.5\n";
+                     llamacpp:prompt_tokens_cached_total 64\nllamacpp:prompt_seconds_total 2.5\n";
         let scrape = Scrape::parse(llama).unwrap();
         assert_eq!(scrape.server, ServerKind::LlamaServer);
-        let expected =
-            [(M::RequestsWaiting, 4.0), (M::PromptTokens, 512.0), (M::PrefillSeconds, 2.5)];
+        let expected = [
+            (M::RequestsWaiting, 4.0),
+            (M::PromptTokens, 576.0),
+            (M::PrefillSeconds, 2.5),
+            (M::PrefixQueries, 576.0),
+            (M::PrefixHits, 64.0),
+        ];
         assert_eq!(scrape.values, BTreeMap::from(expected));
 
         let sglang = "sglang:prompt_tokens_total{model_name=\"m\"} 80\n\

@@ -95,6 +95,46 @@ fn a_connection_is_used_again_until_the_server_closes_it() {
     }
 }
 
+/// Answers one request, hangs up on the second, and answers it on a new connection.
+fn hang_up_on_the_second_request(listener: &std::net::TcpListener) {
+    use std::io::{Read as _, Write as _};
+    for requests in [2, 1] {
+        let (mut stream, _) = listener.accept().unwrap();
+        for at in 0..requests {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            if at == 0 {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+                write!(stream, "{head}content-length: 2\r\n\r\n{{}}").unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_into_a_connection_that_the_server_closes_is_sent_again_once() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || hang_up_on_the_second_request(&listener));
+    let client = Client::new(Endpoint::parse(&url).unwrap(), None, Limits::default()).unwrap();
+    let runtime = runtime().unwrap();
+    for resent in [false, true] {
+        let exchange = runtime.block_on(client.send(&Request::models(), Instant::now()));
+        assert_eq!(exchange.fault, None);
+        let line = exchange.timeline;
+        assert_eq!((line.is_resent, line.is_reused), (resent, false));
+        assert!(!line.set_up.is_zero());
+    }
+    server.join().unwrap();
+    // On a new connection the same end is a fault: no server listens any more, or none answers.
+    let exchange = runtime.block_on(client.send(&Request::models(), Instant::now()));
+    assert_eq!(exchange.fault.map(|fault| fault.name()), Some("connect-refused"));
+}
+
 #[test]
 fn the_key_reaches_the_server_and_no_text() {
     let other = mock([]);
