@@ -1,18 +1,19 @@
 //! From prompts to tokens, with the time of each. One generation gives every metric of time. Knows
 //! nothing of scenarios or records.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use sha2::Digest as _;
 
 use crate::error::Result;
 use crate::files::hex;
-use crate::model;
 use crate::model::gguf::Gguf;
 use crate::model::{Decoder, EngineKind, ModelSource, Progress, Quant, TokenizerSource};
 use crate::settings::Setup;
 use crate::tokenizer::{Message, Role, Thinking, Tokenizer};
 use crate::workload::PromptFormat;
+use crate::{machine, model};
 
 mod custom;
 mod generate;
@@ -100,6 +101,9 @@ pub fn open(setup: &Setup, progress: &mut dyn Progress) -> Result<(ModelSource, 
 /// When a name is unknown or not built in, the model is missing or damaged, or a variable of the
 /// native engine is invalid.
 pub fn check(setup: &Setup) -> Result<()> {
+    if setup.server.is_some() {
+        return Ok(()); // It was asked when it was described.
+    }
     if let Some(custom) = custom::custom(&setup.engine) {
         return (custom.open)(setup, &mut ()).map(drop);
     }
@@ -121,11 +125,15 @@ pub(crate) struct Identity {
     pub commit: Option<String>,
 }
 
-/// Hashes a model without loading it.
+/// Hashes a model without loading it; of a server's model what the server says.
 ///
 /// # Errors
 /// As [`Engine::load`], but for the device.
 pub(crate) fn identify(setup: &Setup, progress: &mut dyn Progress) -> Result<Identity> {
+    if let Some(server) = &setup.server {
+        let sha256 = machine::class_id(&server.class_fields(&BTreeMap::new()));
+        return Ok(Identity { sha256, commit: None });
+    }
     let (source, tokenizer) = match custom::custom(&setup.engine) {
         Some(custom) => (custom.open)(setup, progress)?,
         None => {

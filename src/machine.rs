@@ -20,10 +20,11 @@ use std::fmt::Write as _;
 use std::{fs, thread};
 
 use crate::record::{Build, Machine, Rates};
-use crate::settings::parse_cpu_list;
+use crate::settings::{Setup, parse_cpu_list};
 
 pub use caches::last_level_cache_bytes;
 pub(crate) use caches::read_buffer_bytes;
+pub(crate) use class::class_id;
 pub(crate) use load::warnings_on;
 pub use load::{busy, conditions, warnings};
 pub(crate) use meter::store_usage;
@@ -57,6 +58,23 @@ pub fn fingerprint(threads: usize, device: &str) -> Machine {
         rates: Rates { last_level_cache_bytes: last_level_cache_bytes(), ..Rates::default() },
     }
 }
+
+/// What is measured by a setup: this machine, or a server, whose class is its own. This machine is
+/// then the client, and its class and fields are facts.
+pub(crate) fn measured_by(setup: &Setup) -> Machine {
+    let Some(server) = &setup.server else {
+        return fingerprint(setup.threads, &setup.device);
+    };
+    let here = fingerprint(1, "cpu");
+    let fields = server.class_fields(&setup.labels);
+    let mut facts = here.facts;
+    facts.extend(here.fields.into_iter().map(|(name, value)| (format!("client_{name}"), value)));
+    facts.insert(CLIENT_CLASS.into(), here.class);
+    Machine { class: class::server_class_name(&fields), fields, facts, rates: Rates::default() }
+}
+
+/// The fact of a server's record that names the class of the client's machine.
+pub(crate) const CLIENT_CLASS: &str = "client_class";
 
 /// The machine, its counters ([`Meter::counters`]) and the build as text.
 pub(crate) fn describe(machine: &Machine, counters: &[(&str, String)], build: &Build) -> String {

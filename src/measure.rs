@@ -9,6 +9,8 @@ pub mod pipeline;
 pub mod profile;
 pub mod quality;
 mod roofline;
+#[cfg(feature = "server")]
+pub(crate) mod server;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

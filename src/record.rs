@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::settings::{Generation, RopeScaling};
+use crate::settings::{Generation, RopeScaling, Server};
 use crate::workload::metric;
 use crate::{files, workload};
 
@@ -135,7 +135,7 @@ pub struct Model {
 /// How it was run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Settings {
-    /// `native` or `candle`, with its variant.
+    /// `native` or `candle`, with its variant; `server` for a server.
     pub engine: String,
     /// Device requested and used.
     pub device: String,
@@ -149,9 +149,12 @@ pub struct Settings {
     /// Environment variables that affect speed: RAYON_NUM_THREADS, CANDLE_*, RUSTFLAGS.
     pub environment: BTreeMap<String, String>,
     /// Labels of the user (`--label name=value`), flags of a server for example. Not compared by
-    /// verdicts.
+    /// verdicts, unless they are part of a server's class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The server that was measured instead of an engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
 }
 
 /// A scenario with all its measurements.
@@ -164,8 +167,8 @@ pub struct Case {
     /// Settings that differ from those of the record, `rope_scaling` or `memory_limit` for example.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// SHA-256 of the greedy token ids of all sequences; `null` if nothing was generated or
-    /// sampling was random.
+    /// SHA-256 of the greedy token ids of all sequences, of a server's answers of their text;
+    /// `null` if nothing was generated or sampling was random.
     pub output_sha256: Option<String>,
     /// Checks that failed and warnings.
     pub validity: Validity,
@@ -229,7 +232,7 @@ pub struct Block {
     /// Every sample in the order measured, by metric name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub samples: BTreeMap<String, Vec<f64>>,
-    /// Seconds of every decode step, one list per sample.
+    /// Seconds of every decode step, one list per sample; of a server one per answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps_s: Vec<Vec<f64>>,
     /// Time to first token of each sequence in seconds, one list per sample.
@@ -241,6 +244,10 @@ pub struct Block {
     /// The requests of a stress scenario, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<StressRequest>,
+    /// What the server itself says of the samples, by its own names: of its metrics counters by how
+    /// much they grew and others as they were at the end; of the `timings` of answers the median.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub server: BTreeMap<String, f64>,
     /// Times of the reference kernels before and after the samples; absent where they were not
     /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,12 +3,13 @@
 //! variable, which overrides the file. Does not know what a setting does.
 
 mod ranges;
+mod server;
 mod threads;
 mod variables;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use schemars::JsonSchema;
@@ -19,6 +20,8 @@ use crate::workload::PromptFormat;
 
 pub(crate) use ranges::duration;
 pub use ranges::{Count, interval, temperature};
+pub(crate) use server::SERVER_ENGINE;
+pub use server::{Server, ServerBlocks};
 pub use threads::cpus_by_core;
 pub(crate) use threads::oversubscription;
 pub(crate) use threads::parse_cpu_list;
@@ -185,6 +188,12 @@ pub struct Setup {
     /// The user's labels, for records.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The server that is measured instead of an engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
+    /// The file of the server's API key; without it CANDLEMARK_API_KEY.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -207,6 +216,8 @@ impl Setup {
             rope_scaling: model.rope_scaling.clone(),
             generation: config.generation.clone(),
             labels: config.labels.clone(),
+            server: None,
+            api_key_file: None,
         }
     }
 }

@@ -19,15 +19,17 @@ mod job;
 mod order;
 mod process;
 mod record;
+#[cfg(feature = "server")]
+mod server;
 mod stress;
 pub mod turns;
 pub mod worker;
 
 pub use budget::RunProgress;
-pub(crate) use job::{INJECT, startup_error};
+pub(crate) use job::{INJECT, absent_case, startup_error};
 pub use job::{Job, ScenarioResult, WORKER, run_job};
-pub(crate) use process::{absent_case, run_worker};
-pub(crate) use record::{command_line, new_record};
+pub(crate) use process::run_worker;
+pub(crate) use record::{OUTPUT_VARIES, command_line, new_record};
 pub use stress::StressLimits;
 pub(crate) use stress::{STRESS, run_stress_worker};
 pub(crate) use worker::{own_process_group, spawn_thread, worker_failed};
@@ -246,8 +248,13 @@ impl<'a> RunState<'a> {
             return Ok(());
         };
         let measured = self.record.scenarios.iter().any(|case| !case.blocks.is_empty());
-        if !measured && arrived == 0 && !scenario.extended && is_orderly_exit(&error) {
-            return Err(startup_error(error));
+        // Without its server, no other process measures anything either.
+        let is_final = (!measured && !scenario.extended) || plan.setup.server.is_some();
+        if is_final && arrived == 0 && is_orderly_exit(&error) {
+            return Err(match startup_error(error) {
+                Error::Usage(why) if measured => Error::Failed(why),
+                error => error,
+            });
         }
         self.set_absent(scenario, &error);
         events.measured(self.record.case(&scenario.id).expect("it was just merged"));
@@ -282,7 +289,9 @@ fn measure_job(
         text: plan.text.clone(),
     };
     match scenarios {
-        [scenario @ Scenario { input: Input::Requests(kind), .. }] => {
+        [scenario @ Scenario { input: Input::Requests(kind), .. }]
+            if plan.setup.server.is_none() =>
+        {
             each(stress::measure(&plan.binary, &job, scenario, *kind, &plan.stress)?)
         }
         _ => run_job_until(&plan.binary, &job, end, each),

@@ -199,10 +199,19 @@ pub struct Work {
     pub items: usize,
     /// Tokens generated per sequence.
     pub new_tokens: usize,
-    /// SHA-256 of the prompts' token ids.
+    /// SHA-256 of the prompts' token ids, or of their text ([`TEXT_HASH`]).
     pub prompts_sha256: String,
     /// `length` (end-of-text ignored) or `natural`.
     pub stop: String,
+}
+
+/// Begins hashes of text, which says nothing about hashes of token ids: a server is given the one, an
+/// engine the other.
+pub(crate) const TEXT_HASH: &str = "text-";
+
+/// Whether two hashes differ; `None` if one is of text and the other of token ids.
+pub(crate) fn hashes_differ(one: &str, other: &str) -> Option<bool> {
+    (one.starts_with(TEXT_HASH) == other.starts_with(TEXT_HASH)).then_some(one != other)
 }
 
 fn is_zero(count: &usize) -> bool {

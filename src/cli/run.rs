@@ -13,6 +13,8 @@ use crate::cli::download::ProgressBars;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::interrupt::{interruptible, say};
 use crate::cli::run::progress::Live;
+#[cfg(feature = "server")]
+use crate::cli::setup::ServerArguments;
 use crate::cli::setup::{ModelArguments, injection};
 use crate::compare::Subject;
 use crate::error::{command_words, counted, quoted};
@@ -36,6 +38,15 @@ pub(crate) struct Arguments {
     scenarios: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
+    /// Measure an OpenAI-compatible server instead of an engine: http://host:port, with or without
+    /// /v1
+    #[cfg(feature = "server")]
+    #[arg(long, value_name = "URL",
+        conflicts_with_all = ["model", "quant", "engine", "device", "threads"])]
+    url: Option<String>,
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    server: ServerArguments,
     /// Processes per scenario; each is one block, the unit of statistics [default: 1]
     #[arg(long, value_name = "N", value_parser = Count::BLOCKS.parser())]
     blocks: Option<usize>,
@@ -77,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         Some(partition) => partition.select(words)?,
         None => workload::select(words)?,
     };
-    let setup = arguments.model.setup(config)?;
+    let setup = setup(arguments, config)?;
     let injection = injection()?;
     let blocks = arguments.blocks.or(config.suite.blocks).unwrap_or(1);
     let text = arguments.text.as_deref().map(read_text).transpose()?;
@@ -93,9 +104,11 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     let path = &file.path;
     let resume = arguments.resume.as_deref().map(Record::load).transpose();
     let resume = resume.map_err(Error::of_named_file)?;
-    machine::refuse_debug()?;
+    if setup.server.is_none() {
+        machine::refuse_debug()?;
+    }
     if let Some(record) = &resume {
-        let class = machine::fingerprint(setup.threads, &setup.device).class;
+        let class = machine::measured_by(&setup).class;
         require_same_run(record, &setup, &class, injection.as_deref())?;
         let identity = engine::identify(&setup, &mut ProgressBars::default())?;
         require_same("SHA-256 of the model", &record.model.sha256, &identity.sha256)?;
@@ -136,6 +149,10 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         say(&format!("next: `{}`", next::resume_command(&words, path)));
         return Ok(Exit::Interrupted);
     }
+    if outcome.is_err() && live.measured > 0 && !files::is_stream(path) {
+        say(&format!("the record so far is in `{}`", path.display()));
+        say(&format!("next: `{}`", next::resume_command(&words, path)));
+    }
     let record = outcome?;
     write_table(&record, out)?;
     Ok(conclude(&record, path, &warned, || {
@@ -144,10 +161,24 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     }))
 }
 
+/// The engine or the server to measure.
+fn setup(arguments: &Arguments, config: &Config) -> crate::Result<Setup> {
+    #[cfg(feature = "server")]
+    match &arguments.url {
+        Some(url) => return arguments.server.setup(arguments.model.unchecked(config), url),
+        None => arguments.server.check_unused()?,
+    }
+    arguments.model.setup(config)
+}
+
 /// Says what is about to be measured, and whether the machine is busy; the warnings.
 fn introduce(plan: &Plan) -> Vec<String> {
     let Setup { model, quant, engine, device, generation, .. } = &plan.setup;
-    let stored = if model.starts_with("synthetic:") { "f32" } else { "the stored format" };
+    let stored = match &plan.setup.server {
+        Some(_) => "",
+        None if model.starts_with("synthetic:") => "f32",
+        None => "the stored format",
+    };
     let isa = (engine == "native" && device == "cpu").then(Isa::from_env).and_then(|isa| isa.ok());
     let subject = Subject {
         model: Model {
@@ -157,7 +188,7 @@ fn introduce(plan: &Plan) -> Vec<String> {
             ..Model::default()
         },
         settings: crate::measure::describe_settings(&plan.setup),
-        machine: machine::fingerprint(plan.setup.threads, device),
+        machine: machine::measured_by(&plan.setup),
     };
     say(&format!("measuring {}", report::subject_line(&subject)));
     say(&format!(

@@ -2,10 +2,18 @@
 //! the environment, which overrides the configuration file.
 
 use std::path::Path;
+#[cfg(feature = "server")]
+use std::path::PathBuf;
 
 use crate::cli::interrupt::say;
+#[cfg(feature = "server")]
+use crate::client::Api;
 use crate::engine::Injection;
+#[cfg(feature = "server")]
+use crate::measure::server::describe_server;
 use crate::pair::build::Target;
+#[cfg(feature = "server")]
+use crate::settings::SERVER_ENGINE;
 use crate::settings::{BuildConfig, Config, Count, Setup, oversubscription, temperature};
 use crate::workload::PromptFormat;
 use crate::{Error, engine, suite, workload};
@@ -84,6 +92,69 @@ pub(crate) struct ModelArguments {
     labels: Vec<(String, String)>,
 }
 
+/// How a server is asked.
+#[cfg(feature = "server")]
+#[derive(clap::Args)]
+pub(crate) struct ServerArguments {
+    /// The model's name on the server [default: its only one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) served_model_name: Option<String>,
+    /// API to ask: chat is the prompt format `chat`, in the server's own template [default:
+    /// completions]
+    #[arg(long, value_enum, conflicts_with = "prompt_format")]
+    api: Option<Api>,
+    /// File that holds the server's API key; CANDLEMARK_API_KEY otherwise
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+}
+
+#[cfg(feature = "server")]
+impl ServerArguments {
+    /// The setup of the server at an address, in place of an engine's: it is asked what it is.
+    pub(crate) fn setup(&self, setup: Setup, url: &str) -> crate::Result<Setup> {
+        let mut setup = self.unasked(setup);
+        let server = describe_server(url, self.served_model_name.as_deref(), &setup)?;
+        for (field, message) in &server.refused {
+            say(&format!("warning: {url} refuses `{field}`: {message}"));
+        }
+        setup.model.clone_from(&server.model);
+        setup.server = Some(server);
+        Ok(setup)
+    }
+
+    /// The setup of a server that is not asked yet.
+    pub(crate) fn unasked(&self, setup: Setup) -> Setup {
+        let mut generation = setup.generation;
+        if self.api == Some(Api::Chat) {
+            generation.prompt_format = PromptFormat::Chat;
+        }
+        Setup {
+            quant: None,
+            device: SERVER_ENGINE.into(),
+            engine: SERVER_ENGINE.into(),
+            engine_is_default: false,
+            threads: 1,
+            rope_scaling: None,
+            api_key_file: self.api_key_file.clone(),
+            generation,
+            ..setup
+        }
+    }
+
+    /// Refuses these flags where no server is measured.
+    pub(crate) fn check_unused(&self) -> crate::Result<()> {
+        let given = [
+            ("--served-model-name", self.served_model_name.is_some()),
+            ("--api", self.api.is_some()),
+            ("--api-key-file", self.api_key_file.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(Error::Usage(format!("`{flag}` needs the address of a server"))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Parses a label: the name ends at the first `=`, and the value may be empty.
 fn label(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
@@ -128,18 +199,25 @@ impl ModelArguments {
         config: &Config,
         workers: Workers,
     ) -> crate::Result<Setup> {
-        let mut setup = self.setup_for(config, workers)?;
+        self.engine.checked(self.unchecked_for_turns(config), workers)
+    }
+
+    /// As [`Self::unchecked`], for workers that take turns.
+    pub(crate) fn unchecked_for_turns(&self, config: &Config) -> Setup {
+        let mut setup = self.unchecked(config);
         setup.generation.warmups = self.warmups.unwrap_or(1);
-        Ok(setup)
+        setup
     }
 
     /// The setup from the flags and the configuration, with its names checked.
     pub(crate) fn setup(&self, config: &Config) -> crate::Result<Setup> {
-        self.setup_for(config, Workers::Own)
+        self.engine.checked(self.unchecked(config), Workers::Own)
     }
 
-    fn setup_for(&self, config: &Config, workers: Workers) -> crate::Result<Setup> {
+    /// The setup from the configuration and the flags, without those of the engine.
+    pub(crate) fn unchecked(&self, config: &Config) -> Setup {
         let mut setup = Setup::new(config);
+        setup.generation.seed = self.engine.seed.unwrap_or(setup.generation.seed);
         let generation = &mut setup.generation;
         generation.gen_tokens = self.gen_tokens.or(generation.gen_tokens);
         generation.iters = self.iters.unwrap_or(generation.iters);
@@ -152,7 +230,7 @@ impl ModelArguments {
         generation.natural_stop |= self.natural_stop;
         generation.prompt_format = self.prompt_format.unwrap_or(generation.prompt_format);
         setup.labels.extend(self.labels.iter().cloned());
-        self.engine.checked(setup, workers)
+        setup
     }
 }
 

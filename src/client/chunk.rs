@@ -3,6 +3,8 @@
 //! Knows nothing of time. A chunk may carry no token, one, or several: tokens are what `usage` says
 //! and chunks are never counted as tokens.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -47,7 +49,7 @@ impl ChunkClass {
 }
 
 /// A parsed chunk.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chunk {
     /// Text of the answer.
     pub content: String,
@@ -61,6 +63,9 @@ pub struct Chunk {
     pub finish_reason: Option<String>,
     /// Token counts.
     pub usage: Option<Usage>,
+    /// Where the time went, by the server's names, as `timings`: those of candlemark and
+    /// llama-server.
+    pub timings: BTreeMap<String, f64>,
     /// The message of an error object.
     pub error: Option<String>,
 }
@@ -69,6 +74,7 @@ pub struct Chunk {
 struct RawChunk {
     choices: Option<Vec<RawChoice>>,
     usage: Option<RawUsage>,
+    timings: Option<BTreeMap<String, Value>>,
     error: Option<Value>,
     object: Option<Value>,
     message: Option<Value>,
@@ -120,7 +126,10 @@ impl Chunk {
     /// When it is not JSON, or a field has another type than in the API.
     pub fn parse(data: &str) -> Result<Self, serde_json::Error> {
         let raw: RawChunk = serde_json::from_str(data)?;
-        let mut chunk = Chunk { usage: raw.usage.map(Usage::from), ..Chunk::default() };
+        let timings = raw.timings.into_iter().flatten();
+        let timings = timings.filter_map(|(name, value)| Some((name, value.as_f64()?))).collect();
+        let usage = raw.usage.map(Usage::from);
+        let mut chunk = Chunk { usage, timings, ..Chunk::default() };
         chunk.error = match raw.error {
             Some(Value::Null) | None => {
                 let is_error = raw.object.as_ref().and_then(Value::as_str) == Some("error");

@@ -3,6 +3,7 @@
 //! Bytes are stamped when they are read from the socket; parsing comes after. Nothing is sent
 //! twice: a retry would hide the failure that is to be measured.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -114,6 +115,8 @@ pub struct Exchange {
     pub text_bytes: usize,
     /// The server's token counts.
     pub usage: Option<Usage>,
+    /// Where the time went, as the server says.
+    pub timings: BTreeMap<String, f64>,
     /// `stop`, `length` or another reason why generation ended.
     pub finish_reason: Option<String>,
 }
@@ -141,6 +144,7 @@ impl Exchange {
             tool_arguments: String::new(),
             text_bytes: 0,
             usage: None,
+            timings: BTreeMap::new(),
             finish_reason: None,
         }
     }
@@ -200,6 +204,7 @@ impl Exchange {
             self.tool_arguments += &chunk.tool_arguments;
         }
         self.usage = chunk.usage.or(self.usage);
+        self.timings.extend(chunk.timings);
         self.finish_reason = chunk.finish_reason.or(self.finish_reason.take());
         chunk.error.map_or(Ok(()), |message| Err(Fault::of_stream(message)))
     }

@@ -179,6 +179,22 @@ impl Request {
         Self { path: "/v1/models", body: None, answer: AnswerKind::Json, max_tokens: None }
     }
 
+    /// Another JSON document.
+    pub(crate) fn json(path: &'static str) -> Self {
+        Self { path, body: None, answer: AnswerKind::Json, max_tokens: None }
+    }
+
+    /// Sets one more field of the body.
+    #[must_use]
+    pub fn with_field(mut self, key: &str, value: Value) -> Self {
+        let body = self.body.as_deref().and_then(|body| serde_json::from_slice(body).ok());
+        if let Some(Value::Object(mut fields)) = body {
+            fields.insert(key.into(), value);
+            self.body = Some(Value::from(fields).to_string().into());
+        }
+        self
+    }
+
     /// `/metrics`, Prometheus' text.
     pub fn metrics() -> Self {
         Self { path: "/metrics", body: None, answer: AnswerKind::Text, max_tokens: None }
@@ -219,6 +235,8 @@ mod tests {
         generation = Generation { min_tokens: None, ..Generation::exactly("m", 8) };
         let open = body(&Request::completion(&Prompt::Ids(vec![3, 4]), &generation));
         assert_eq!(open["prompt"], json!([3, 4]));
+        let more = Request::completion(&Prompt::Ids(vec![3]), &generation);
+        assert_eq!(body(&more.with_field("timings", true.into()))["timings"], true);
         assert!(open.get("ignore_eos").is_none() && open.get("min_tokens").is_none(), "{open}");
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::record::pair::Arm;
 use crate::record::{Build, Model, Record, Settings, Work};
+use crate::workload;
 
 /// A field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -113,14 +114,20 @@ pub(super) fn arm_differences(base: &Arm, candidate: &Arm) -> Vec<Difference> {
     let inform = |_: &str| Some(Informative);
     found.build(&base.build, &candidate.build, &["binary_sha256", "crates", "lock_sha256"]);
     found.fields("model: ", &base.model, &candidate.model, NULL, inform);
-    found.fields("settings: ", &base.settings, &candidate.settings, NULL, inform);
+    let not_server = |name: &str| (name != "server").then_some(Informative);
+    found.fields("settings: ", &base.settings, &candidate.settings, NULL, not_server);
+    if let (Some(base), Some(candidate)) = (&base.settings.server, &candidate.settings.server) {
+        found.fields("server: ", base, candidate, NULL, inform);
+    }
     found.0
 }
 
 /// What differs in the exact work of a scenario.
 pub(crate) fn work_difference(old: &Work, new: &Work) -> Option<String> {
     let mut found = Differences::default();
-    found.fields("", old, new, NULL, |_| Some(Blocking));
+    let prompts = workload::hashes_differ(&old.prompts_sha256, &new.prompts_sha256);
+    let is_compared = |name: &str| name != "prompts_sha256" || prompts.is_some();
+    found.fields("", old, new, NULL, |name| is_compared(name).then_some(Blocking));
     let field =
         |Difference { field, old, new, .. }: &Difference| format!("{field} was {old} and is {new}");
     let fields: Vec<String> = found.0.iter().map(field).collect();

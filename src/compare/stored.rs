@@ -14,6 +14,7 @@ use crate::compare::{
 };
 use crate::record::calibration::{Calibration, SdEstimate};
 use crate::record::{AbsenceKind, Block, Case, Record};
+use crate::workload;
 use crate::workload::{METRICS, Metric, metric};
 
 /// Both sides of one metric of one scenario.
@@ -155,7 +156,8 @@ const GONE: &str = "it is gone from the run";
 /// The verdict on two valid cases that did different work.
 fn other_work(base: &Case, case: &Case) -> Option<Verdict> {
     let outputs = base.output_sha256.as_ref().zip(case.output_sha256.as_ref());
-    let changed = outputs.filter(|(before, now)| before != now);
+    let changed =
+        outputs.filter(|(before, now)| workload::hashes_differ(before, now) == Some(true));
     let difference = work_difference(&base.work, &case.work).map(Verdict::NotComparable);
     difference.or(changed.map(|_| Verdict::OutputChanged(None)))
 }

@@ -68,6 +68,14 @@ pub(super) fn class_name(fields: &BTreeMap<String, String>) -> String {
     format!("{}-{}cpu-{}", slug(&name), field("cpus_allowed"), &class_id(fields)[..8])
 }
 
+/// The name of a server's class: program, model and the first digits of the class id.
+pub(super) fn server_class_name(fields: &BTreeMap<String, String>) -> String {
+    let field = |name: &str| fields.get(name).map_or("unknown", String::as_str);
+    let model = field("model").trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let name = slug(&format!("server {} {model}", field("server")));
+    format!("{name}-{}", &class_id(fields)[..8])
+}
+
 /// A name as lower-case letters, digits and hyphens, without words that every CPU's name has.
 fn slug(name: &str) -> String {
     // Enough for every name seen so far, and short enough for systems with short paths.

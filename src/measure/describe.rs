@@ -58,5 +58,6 @@ pub(crate) fn describe_settings(setup: &Setup) -> Settings {
         generation: setup.generation.clone(),
         environment: machine::environment(),
         labels: setup.labels.clone(),
+        server: setup.server.clone(),
     }
 }

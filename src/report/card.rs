@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::analysis::CaseState;
 use crate::compare::{Judgement, Outcome};
+use crate::machine::CLIENT_CLASS;
 use crate::record::pair::{Arm, PairRecord};
 use crate::record::{
     AbsenceKind, Build, Case, Conditions, Machine, Model, Record, Session, Settings,
@@ -70,6 +71,10 @@ impl Card {
             figures: HEADLINE.into_iter().filter_map(metric).filter_map(figure).collect(),
             scenario: case.map(|case| Text::code(&case.id)),
             warnings: record_warnings(record, lang),
+            decide: Some(match &record.settings.server {
+                Some(_) => deciding(words, "candlemark pair --base-url URL --candidate-url URL"),
+                None => pair_command(words, "REF"),
+            }),
             ..Self::no_verdict(lang, words.card.alone.into())
         }
     }
@@ -127,8 +132,11 @@ impl Card {
 }
 
 fn pair_command(words: &Words, base: &str) -> Text {
-    let command = format!("candlemark pair --base {base}");
-    Text::from_template(words.card.decides, &[("command", &command)])
+    deciding(words, &format!("candlemark pair --base {base}"))
+}
+
+fn deciding(words: &Words, command: &str) -> Text {
+    Text::from_template(words.card.decides, &[("command", command)])
 }
 
 /// The valid scenario of the headline figures.
@@ -170,6 +178,15 @@ fn facts(
     builds: Vec<(&'static str, String)>,
 ) -> Vec<(Text, Text)> {
     let (general, card) = (&lang.words().general, &lang.words().card);
+    if let Some(server) = &settings.server {
+        let client = machine.facts.get(CLIENT_CLASS).unwrap_or(&machine.class);
+        let measured = [
+            (general.model, model.spec.clone()),
+            (general.server, format!("{}, {}", server.program(), server.url)),
+            (general.client, client.clone()),
+        ];
+        return named_facts(measured.into_iter().chain(builds));
+    }
     let name = ["cpu_name", "cpu"].iter().find_map(|name| machine.fields.get(*name));
     let class = &machine.class;
     let measured = [

@@ -54,7 +54,10 @@ fn arm_rows(arm: &Arm) -> Vec<NameValue> {
         ("binary sha256", hash(&build.binary_sha256)),
         ("model sha256", short(&model.sha256)),
         ("weights", model.quant.clone()),
-        ("engine", format!("{} on {}, {} threads", engine.0, engine.1, engine.2)),
+        match &settings.server {
+            Some(server) => ("server", format!("{}, {}", server.program(), server.url)),
+            None => ("engine", format!("{} on {}, {} threads", engine.0, engine.1, engine.2)),
+        },
     ]);
     rows
 }

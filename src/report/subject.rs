@@ -1,12 +1,23 @@
 //! What was measured and where, on one line.
 
 use crate::compare::Subject;
+use crate::machine::CLIENT_CLASS;
 
 /// Model, quantization, engine, threads, kernel tier and machine: `` `synthetic:mini` in f32,
-/// native engine, 2 threads, avx512 kernels, machine `amd-epyc-2cpu-1f3a90c2` ``. Not escaped.
+/// native engine, 2 threads, avx512 kernels, machine `amd-epyc-2cpu-1f3a90c2` ``; of a server model,
+/// program, address and the client's machine. Not escaped.
 pub(crate) fn subject_line(subject: &Subject) -> String {
     let Subject { model, settings, machine } = subject;
     let code = |text: &str| format!("`{}`", text.replace('`', "'"));
+    if let Some(server) = &settings.server {
+        let client = machine.facts.get(CLIENT_CLASS).unwrap_or(&machine.class);
+        let (program, url) = (server.program(), code(&server.url));
+        return format!(
+            "{} on {program} at {url}, client machine {}",
+            code(&model.spec),
+            code(client)
+        );
+    }
     let mut parts = vec![match model.quant.as_str() {
         "" => code(&model.spec),
         quant => format!("{} in {quant}", code(&model.spec)),

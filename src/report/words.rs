@@ -123,12 +123,13 @@ words! {
     general {
         heading injected unoptimized model architecture shape dimensions model_commit parameters
         weights kv context tokens rope scaled sha256 date until unfinished version commit dirty
-        profile compiler crates features target target_features class machine host read_rate
-        read_huge_rate flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device
+        profile compiler crates features target target_features class machine host server client
+        read_rate read_huge_rate flop_rate int8_rate int16_rate bf16_rate rate_isa last_level engine device
         threads quant variables labels isa conditions at load steal pressure available recorded
     }
     method {
         heading greedy sampled repetitions median percentiles missing exact natural uncached chat
+        server
     }
     scenarios {
         heading intro batch prompt generated processes rate memory validity valid invalid warned

@@ -78,9 +78,10 @@ impl Service {
     /// What needs no model.
     fn information(&self, request: &Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
-        if !matches!(path, "/health" | "/metrics" | "/v1/models") {
-            let message =
-                format!("there is no `{path}`; see `/v1/models`, `/health` and `/metrics`");
+        if !matches!(path, "/health" | "/metrics" | "/v1/models" | "/version") {
+            let message = format!(
+                "there is no `{path}`; see `/v1/models`, `/health`, `/metrics` and `/version`"
+            );
             return refused(&Refusal::new(StatusCode::NOT_FOUND, message));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -89,6 +90,10 @@ impl Service {
         match path {
             "/health" if self.is_ending.load(Ordering::Relaxed) => refused(&ending()),
             "/health" => json_response(StatusCode::OK, &json!({ "status": "ok" })),
+            "/version" => {
+                let version = env!("CARGO_PKG_VERSION");
+                json_response(StatusCode::OK, &json!({ "version": version }))
+            }
             "/metrics" => response(StatusCode::OK, METRICS, self.metrics.text().into()),
             _ => match self.check_key(request.headers()) {
                 Err(refusal) => refused(&refusal),

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::measure::Sharing;
-use crate::record::{Case, Model, Rates};
-use crate::settings::Setup;
+use crate::record::{Absence, Case, Model, Rates, Work};
+use crate::settings::{Generation, Setup};
 use crate::suite::worker::{NoResponse, STDIN_STAYS_OPEN, WorkerProcess, own_process_group};
+use crate::workload::Scenario;
 
 /// Set for a worker process, to the kind of its work: `1` for a [`Job`], `turns`, or `stress`.
 pub const WORKER: &str = "CANDLEMARK_WORKER";
@@ -51,6 +52,21 @@ pub struct ScenarioResult {
     /// Peak rates measured again, where the scenario exceeded those of the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
+}
+
+/// A scenario that could not be measured, with the reason in place of numbers.
+pub(crate) fn absent_case(scenario: &Scenario, generation: &Generation, reason: Absence) -> Case {
+    Case {
+        id: scenario.id.clone(),
+        work: Work {
+            task: scenario.task(),
+            batch: scenario.batch,
+            new_tokens: scenario.length(generation.gen_tokens),
+            ..Work::default()
+        },
+        absent: Some(reason),
+        ..Case::default()
+    }
 }
 
 /// This binary as a worker of a kind ([`WORKER`]).
@@ -129,7 +145,7 @@ pub(super) fn is_orderly_exit(error: &Error) -> bool {
 /// Opens the device in a worker, which frees it again: a missing device is reported before the
 /// model is hashed.
 pub(super) fn check_device(binary: &Path, setup: &Setup) -> Result<()> {
-    if setup.device == "cpu" {
+    if setup.device == "cpu" || setup.server.is_some() {
         return Ok(());
     }
     let setup = Setup { model: "synthetic:nano".into(), rope_scaling: None, ..setup.clone() };

@@ -7,9 +7,10 @@ use crate::machine::memory::Memory;
 use crate::machine::{Meter, memory};
 use crate::measure::pipeline::Context;
 use crate::measure::{MemoryUse, ReadBudget, Trial, pipeline};
-use crate::record::{Absence, Case, KernelTimes, Model, Work};
-use crate::settings::Generation;
-use crate::suite::job::{Job, ScenarioResult};
+use crate::record::{Case, KernelTimes, Model};
+use crate::suite::job::{Job, ScenarioResult, absent_case};
+#[cfg(feature = "server")]
+use crate::suite::server::run_server_job;
 use crate::suite::worker::{exit_with_host, first_request, respond};
 use crate::workload::{Input, Scenario};
 use crate::{machine, measure, settings, workload};
@@ -24,6 +25,9 @@ pub(crate) fn run_worker() -> Result<()> {
     let mut job: Job = first_request()?;
     exit_with_host()?;
     job.setup = job.setup.received();
+    if job.setup.server.is_some() {
+        return run_server_job(&job);
+    }
     let references = || -> Result<Option<KernelTimes>> {
         let measure = || machine::measure_reference_kernels(job.setup.threads);
         let times = job.references.then(measure).transpose()?.flatten();
@@ -84,6 +88,12 @@ pub(crate) fn run_worker() -> Result<()> {
     Ok(())
 }
 
+/// Refuses a job on a server.
+#[cfg(not(feature = "server"))]
+fn run_server_job(_: &Job) -> Result<()> {
+    Err(Error::Usage("this build measures no servers: it lacks the feature `server`".into()))
+}
+
 fn case(
     engine: &mut Engine,
     scenario: &Scenario,
@@ -120,19 +130,4 @@ fn case(
         machine::store_usage(&usage, tokens as f64, block);
     }
     Ok(case)
-}
-
-/// A scenario that could not be measured, with the reason in place of numbers.
-pub(crate) fn absent_case(scenario: &Scenario, generation: &Generation, reason: Absence) -> Case {
-    Case {
-        id: scenario.id.clone(),
-        work: Work {
-            task: scenario.task(),
-            batch: scenario.batch,
-            new_tokens: scenario.length(generation.gen_tokens),
-            ..Work::default()
-        },
-        absent: Some(reason),
-        ..Case::default()
-    }
 }

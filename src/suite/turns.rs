@@ -8,9 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{Engine, Injection};
 use crate::error::{Error, Result};
 use crate::machine::memory;
+use crate::machine::memory::Memory;
+#[cfg(feature = "server")]
+use crate::measure::server::{Connection, ServerSample, ServerTrial};
 use crate::measure::{MemoryUse, Sample, Sharing, Trial};
 use crate::record::{Absence, Build, Case, Model, Rates, Settings};
 use crate::settings::Setup;
+#[cfg(feature = "server")]
+use crate::suite::server::refuse_injection;
 use crate::suite::worker::{first_request, next_request, respond};
 use crate::workload::{Scenario, Task};
 use crate::{engine, machine, measure, stats, workload};
@@ -129,6 +134,9 @@ pub(crate) fn run_turn_worker() -> Result<()> {
         scenarios: scenarios.iter().map(|scenario| scenario.id.clone()).collect(),
         unsupported,
     };
+    if hello.setup.server.is_some() {
+        return run_server_turns(&hello, &scenarios, response);
+    }
     let mut engine = match Engine::load(&hello.setup, &mut ()) {
         Ok(engine) => engine,
         Err(Error::Unsupported(why)) => return respond(&response(Model::default(), Some(why))),
@@ -138,7 +146,64 @@ pub(crate) fn run_turn_worker() -> Result<()> {
     let identity = hello.identify.then(identify).transpose()?;
     respond(&response(measure::describe_model(&engine, identity.as_ref()), None))?;
     let after_load = memory::read();
-    let mut active: Option<ActiveScenario> = None;
+    answer(&mut EngineTurns { engine: &mut engine, after_load }, &hello, &scenarios)
+}
+
+/// Connects to the server and answers requests.
+#[cfg(feature = "server")]
+fn run_server_turns(
+    hello: &Hello,
+    scenarios: &[Scenario],
+    response: impl Fn(Model, Option<String>) -> HelloResponse,
+) -> Result<()> {
+    refuse_injection(&hello.injection)?;
+    let mut connection = Connection::open(&hello.setup)?;
+    respond(&response(connection.model(), None))?;
+    answer(&mut ServerTurns { connection: &mut connection }, hello, scenarios)
+}
+
+#[cfg(not(feature = "server"))]
+fn run_server_turns(
+    _: &Hello,
+    _: &[Scenario],
+    _: impl Fn(Model, Option<String>) -> HelloResponse,
+) -> Result<()> {
+    Err(Error::Usage("this build measures no servers: it lacks the feature `server`".into()))
+}
+
+/// What takes turns: an engine or a server.
+trait Turns {
+    /// A scenario between its warm-ups and its end.
+    type Active;
+
+    /// Starts a scenario and runs its warm-ups; with it the token ids of the last one, if they are
+    /// known.
+    fn start(
+        &mut self,
+        scenario: &Scenario,
+        hello: &Hello,
+    ) -> Result<(Self::Active, Vec<Vec<u32>>)>;
+
+    /// Measures a turn.
+    fn turn(
+        &mut self,
+        active: &mut Self::Active,
+        generations: usize,
+        injection: &Option<String>,
+    ) -> Result<Response>;
+
+    /// Ends the scenario.
+    fn finish(
+        &mut self,
+        active: Self::Active,
+        session: &str,
+        injection: &Option<String>,
+    ) -> Result<Case>;
+}
+
+/// Answers requests until standard input ends.
+fn answer<T: Turns>(turns: &mut T, hello: &Hello, scenarios: &[Scenario]) -> Result<()> {
+    let mut active: Option<T::Active> = None;
     while let Some(request) = next_request()? {
         let response = match request {
             Request::WarmUp { scenario } => scenarios
@@ -146,20 +211,26 @@ pub(crate) fn run_turn_worker() -> Result<()> {
                 .find(|known| known.id == scenario)
                 .ok_or_else(|| Error::Unsupported(format!("no scenario `{scenario}`")))
                 .and_then(|scenario| {
-                    let memory = MemoryUse::begin(&after_load, Sharing::Shared);
-                    let started = ActiveScenario::start(&mut engine, scenario, &hello, memory)?;
-                    let ids = started.trial.warm_ids().unwrap_or_default().to_vec();
+                    let (started, ids) = turns.start(scenario, hello)?;
                     active = Some(started);
                     Ok(Response::Warm { ids })
                 }),
             Request::Turn { generations, injection } => active
                 .as_mut()
                 .ok_or_else(no_warm_up)
-                .and_then(|scenario| scenario.turn(&mut engine, generations, &injection)),
+                .and_then(|scenario| turns.turn(scenario, generations, &injection)),
             Request::Finish { injection } => active
                 .take()
                 .ok_or_else(no_warm_up)
-                .and_then(|scenario| scenario.finish(&engine, &hello.session, &injection)),
+                .and_then(|scenario| turns.finish(scenario, &hello.session, &injection))
+                .map(|mut case| {
+                    for block in &mut case.blocks {
+                        block.samples.clear(); // Sent with the turns.
+                        block.steps_s.clear();
+                        block.ttft_seq_s.clear();
+                    }
+                    Response::Case { case: Box::new(case) }
+                }),
         };
         let response = response.unwrap_or_else(|error| {
             active = None;
@@ -168,6 +239,16 @@ pub(crate) fn run_turn_worker() -> Result<()> {
         respond(&response)?;
     }
     Ok(())
+}
+
+/// The response to a turn: the median over its generations of each metric.
+fn medians<'a>(values: impl Iterator<Item = (&'a &'static str, &'a f64)>) -> Response {
+    let mut each: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (name, value) in values {
+        each.entry((*name).into()).or_default().push(*value);
+    }
+    let median = |(name, values): (String, Vec<f64>)| Some((name, stats::median(&values)?));
+    Response::Values { values: each.into_iter().filter_map(median).collect() }
 }
 
 /// The scenarios that these words select in this build. An unknown word selects none: the other
@@ -198,7 +279,13 @@ fn no_warm_up() -> Error {
     Error::Failed("a turn was requested before a warm-up".into())
 }
 
-/// A scenario between its warm-ups and its end.
+/// An engine in this process.
+struct EngineTurns<'a> {
+    engine: &'a mut Engine,
+    after_load: Memory,
+}
+
+/// A scenario on an engine between its warm-ups and its end.
 struct ActiveScenario {
     trial: Trial,
     samples: Vec<Sample>,
@@ -207,56 +294,99 @@ struct ActiveScenario {
     injection: Option<Injection>,
 }
 
-impl ActiveScenario {
+impl Turns for EngineTurns<'_> {
+    type Active = ActiveScenario;
+
     fn start(
-        engine: &mut Engine,
+        &mut self,
         scenario: &Scenario,
         hello: &Hello,
-        memory: MemoryUse,
-    ) -> Result<Self> {
+    ) -> Result<(Self::Active, Vec<Vec<u32>>)> {
+        let memory = MemoryUse::begin(&self.after_load, Sharing::Shared);
         let injection = Injection::parse_if_any(&hello.injection)?;
         let generation = &hello.setup.generation;
-        let mut trial = Trial::new(engine, scenario, generation, injection)?;
+        let mut trial = Trial::new(self.engine, scenario, generation, injection)?;
         for _ in 0..generation.warmups.max(1) {
-            trial.warm_up(engine)?;
+            trial.warm_up(self.engine)?;
         }
-        Ok(Self { trial, samples: Vec::new(), memory, injection })
+        let ids = trial.warm_ids().unwrap_or_default().to_vec();
+        Ok((ActiveScenario { trial, samples: Vec::new(), memory, injection }, ids))
     }
 
     fn turn(
         &mut self,
-        engine: &mut Engine,
+        active: &mut Self::Active,
         generations: usize,
         injection: &Option<String>,
     ) -> Result<Response> {
-        self.trial.inject(Injection::parse_if_any(injection)?.or(self.injection));
-        let samples =
-            (0..generations).map(|_| self.trial.sample(engine)).collect::<Result<Vec<_>>>()?;
-        let mut each: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for (name, value) in samples.iter().flat_map(|sample| &sample.values) {
-            each.entry((*name).into()).or_default().push(*value);
-        }
-        let median = |(name, values): (String, Vec<f64>)| Some((name, stats::median(&values)?));
-        self.samples.extend(samples);
-        Ok(Response::Values { values: each.into_iter().filter_map(median).collect() })
+        active.trial.inject(Injection::parse_if_any(injection)?.or(active.injection));
+        let sample = |_| active.trial.sample(self.engine);
+        let samples = (0..generations).map(sample).collect::<Result<Vec<_>>>()?;
+        let response = medians(samples.iter().flat_map(|sample| &sample.values));
+        active.samples.extend(samples);
+        Ok(response)
     }
 
     fn finish(
-        mut self,
-        engine: &Engine,
+        &mut self,
+        mut active: Self::Active,
         session: &str,
         injection: &Option<String>,
-    ) -> Result<Response> {
-        self.memory.end(Injection::parse_if_any(injection)?.or(self.injection));
+    ) -> Result<Case> {
+        active.memory.end(Injection::parse_if_any(injection)?.or(active.injection));
         // Peak rates are not measured in every block; only a run's record is checked against them.
         let rates = Rates::default();
-        let mut case =
-            self.trial.into_case(engine, session, &self.samples, Some(&self.memory), &rates);
-        for block in &mut case.blocks {
-            block.samples.clear(); // Sent with the turns.
-            block.steps_s.clear();
-            block.ttft_seq_s.clear();
+        let ActiveScenario { trial, samples, memory, .. } = active;
+        Ok(trial.into_case(self.engine, session, &samples, Some(&memory), &rates))
+    }
+}
+
+/// A server, of which this process is a client.
+#[cfg(feature = "server")]
+struct ServerTurns<'a> {
+    connection: &'a mut Connection,
+}
+
+/// A scenario on a server between its warm-ups and its end.
+#[cfg(feature = "server")]
+struct ActiveServerScenario {
+    trial: ServerTrial,
+    samples: Vec<ServerSample>,
+}
+
+#[cfg(feature = "server")]
+impl Turns for ServerTurns<'_> {
+    type Active = ActiveServerScenario;
+
+    fn start(
+        &mut self,
+        scenario: &Scenario,
+        hello: &Hello,
+    ) -> Result<(Self::Active, Vec<Vec<u32>>)> {
+        let generation = &hello.setup.generation;
+        let mut trial = ServerTrial::new(self.connection, scenario, generation)?;
+        for _ in 0..generation.warmups.max(1) {
+            trial.warm_up(self.connection)?;
         }
-        Ok(Response::Case { case: Box::new(case) })
+        // The answers' text is compared when the scenario ends.
+        Ok((ActiveServerScenario { trial, samples: Vec::new() }, Vec::new()))
+    }
+
+    fn turn(
+        &mut self,
+        active: &mut Self::Active,
+        generations: usize,
+        _: &Option<String>,
+    ) -> Result<Response> {
+        let sample = |_| active.trial.sample(self.connection);
+        let samples = (0..generations).map(sample).collect::<Result<Vec<_>>>()?;
+        let response = medians(samples.iter().flat_map(|sample| &sample.values));
+        active.samples.extend(samples);
+        Ok(response)
+    }
+
+    fn finish(&mut self, active: Self::Active, session: &str, _: &Option<String>) -> Result<Case> {
+        let ActiveServerScenario { trial, samples } = active;
+        Ok(trial.into_case(self.connection, session, &samples, None))
     }
 }

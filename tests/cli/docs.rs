@@ -70,6 +70,10 @@ const NOT_RUN: [(&str, &[&str]); 9] = [
              ttft=200ms,tpot=50ms",
             "candlemark load --url http://127.0.0.1:8000 --concurrency 1,2,4,8,16 --input-tokens \
              512",
+            "candlemark run --url http://127.0.0.1:8000 --blocks 3",
+            "candlemark run --url https://gpu-1.example/v1 short/b1 grid --api chat --label gpu=H",
+            "candlemark pair --base-url http://127.0.0.1:8000 --candidate-url http://127.0.0.1:8001",
+            "candlemark pair --base-cmd \"$BASE\" --candidate-cmd \"$CANDIDATE\" short/b1 code/b4",
         ],
     ),
     (

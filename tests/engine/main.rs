@@ -16,6 +16,8 @@ use candlemark::suite::{Job, ScenarioResult};
 use candlemark::workload::{BATCHES, CATEGORIES};
 
 mod damaged;
+#[cfg(all(feature = "server", unix))]
+mod endpoint;
 mod generation;
 #[cfg(feature = "hub")]
 mod hub;
@@ -27,6 +29,8 @@ mod pair;
 mod pipelines;
 #[cfg(all(feature = "server", unix))]
 mod serve;
+#[cfg(all(feature = "server", unix))]
+mod server_pairs;
 mod statuses;
 mod suites;
 mod synthetic;

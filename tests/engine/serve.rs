@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use crate::{BINARY, fails};
 
 /// A server that is killed at the end of a test.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Drop for Server {
@@ -19,7 +19,7 @@ impl Drop for Server {
     }
 }
 
-fn start(args: &[&str]) -> Server {
+pub(crate) fn start(args: &[&str]) -> Server {
     let mut process = Command::new(BINARY);
     let variables = std::env::vars_os().map(|(name, _)| name);
     for name in variables.filter(|name| name.to_string_lossy().starts_with("CANDLEMARK_")) {

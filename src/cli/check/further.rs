@@ -15,6 +15,8 @@ use crate::cli::interrupt::interruptible;
 use crate::cli::setup::injection;
 use crate::compare::{Finding, Judgement, PLANNED_LOOKS, Verdict};
 use crate::files::Lock;
+#[cfg(feature = "server")]
+use crate::measure::server::describe_server;
 use crate::record::{Case, Model, Record};
 use crate::settings::Setup;
 use crate::suite::Plan;
@@ -150,6 +152,16 @@ fn merge(first: &Record, more: &Record) -> anyhow::Result<Record> {
     Ok(baseline::combine(&[first.clone(), more.clone()])?)
 }
 
+/// The setup of a run that is continued; a server is asked again what it is.
+fn again(setup: Setup) -> crate::Result<Setup> {
+    #[cfg(feature = "server")]
+    if let Some(server) = &setup.server {
+        let found = describe_server(&server.url, Some(&server.model), &setup)?;
+        return Ok(Setup { server: Some(found), ..setup });
+    }
+    Ok(setup)
+}
+
 /// The record of the further blocks.
 struct FurtherRecord {
     plan: Plan,
@@ -162,9 +174,11 @@ struct FurtherRecord {
 impl FurtherRecord {
     /// Checks that this build on this machine can continue the run.
     fn begin(first: &Record, path: &Path, stop: &'static AtomicBool) -> anyhow::Result<Self> {
-        machine::refuse_debug()?;
+        if first.settings.server.is_none() {
+            machine::refuse_debug()?;
+        }
         let (model, settings) = (&first.model, &first.settings);
-        let setup = Setup {
+        let setup = again(Setup {
             model: model.spec.clone(),
             quant: settings.quant.clone(),
             device: settings.device.clone(),
@@ -174,7 +188,9 @@ impl FurtherRecord {
             rope_scaling: model.rope_scaling.clone(),
             generation: settings.generation.clone(),
             labels: settings.labels.clone(),
-        };
+            server: settings.server.clone(),
+            api_key_file: None,
+        })?;
         let mut record =
             suite::new_record(&setup, "run", injection()?, &mut ProgressBars::default())?;
         let mut plan = Plan::new(setup, Vec::new())?;

@@ -49,7 +49,8 @@ pub(super) fn next_step(
          records",
         candlemark(&run)
     );
-    if is_repository() && check_words_for_turns(scenarios).is_ok() {
+    let is_engine = record.settings.server.is_none();
+    if is_engine && is_repository() && check_words_for_turns(scenarios).is_ok() {
         let pair = pair_command(words);
         return format!("`{pair}` compares the working tree with the last commit; {promote}");
     }

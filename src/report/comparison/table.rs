@@ -6,7 +6,7 @@ use crate::compare::work_difference;
 use crate::record::{Absence, AbsenceKind, Case, Record};
 use crate::report::text::sanitize;
 use crate::stats;
-use crate::workload::METRICS;
+use crate::workload::{METRICS, hashes_differ};
 
 /// The status of a scenario in a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -99,7 +99,7 @@ pub(super) fn scenario_statuses(records: &[(String, Record)]) -> Vec<ScenarioSta
     let state = |id: &str| {
         let cases: Vec<Option<&Case>> = records.iter().map(|(_, record)| record.case(id)).collect();
         let first = cases[0];
-        let other = |case: &Option<&Case>| Some(output(first)? != output(*case)?);
+        let other = |case: &Option<&Case>| hashes_differ(output(first)?, output(*case)?);
         ScenarioStatus {
             scenario: sanitize(id),
             statuses: cases.iter().map(|case| status(first, *case)).collect(),

@@ -1,11 +1,12 @@
 //! General information, method, scenarios, and every metric of a record.
 
 use crate::analysis::CaseState;
-use crate::record::{Build, Case, Machine, Record, Session};
+use crate::record::{Build, Case, Machine, Record, Session, Settings};
 use crate::report::document::{Block, Cell, Details, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
 use crate::report::text::name_value_list;
 use crate::report::words::Lang;
+use crate::settings::Server;
 use crate::stats;
 use crate::workload::{METRICS, Metric, PromptFormat};
 
@@ -95,8 +96,8 @@ fn model_rows(ctx: &RenderContext) -> Vec<NameValue> {
         (words.model_commit, model.commit.clone().unwrap_or_default()),
         (words.architecture, model.architecture.clone()),
         (words.dimensions, known(model.layers > 0, shape.plain_text())),
-        (words.parameters, lang.number(model.parameters as f64)),
-        (words.weights, format!("{}, {weights}", model.quant)),
+        (words.parameters, known(model.parameters > 0, lang.number(model.parameters as f64))),
+        (words.weights, known(model.weight_bytes > 0, format!("{}, {weights}", model.quant))),
         (words.kv, model.kv_dtype.clone()),
         (words.context, known(model.context > 0, tokens(model.context))),
         (words.rope, rope.unwrap_or_default()),
@@ -106,6 +107,9 @@ fn model_rows(ctx: &RenderContext) -> Vec<NameValue> {
 
 fn settings_rows(ctx: &RenderContext) -> Vec<NameValue> {
     let (words, settings) = (&ctx.words.general, &ctx.record.settings);
+    if let Some(server) = &settings.server {
+        return server_rows(server, settings, ctx.lang);
+    }
     vec![
         (words.engine, settings.engine.clone()),
         (words.device, settings.device.clone()),
@@ -114,6 +118,15 @@ fn settings_rows(ctx: &RenderContext) -> Vec<NameValue> {
         (words.variables, name_value_list(&settings.environment)),
         (words.labels, name_value_list(&settings.labels)),
         (words.isa, ctx.record.model.isa.clone().unwrap_or_default()),
+    ]
+}
+
+/// A server, and the client's environment.
+fn server_rows(server: &Server, settings: &Settings, lang: Lang) -> Vec<NameValue> {
+    let words = &lang.words().general;
+    vec![
+        (words.server, format!("{}, {}", server.program(), server.url)),
+        (words.labels, name_value_list(&settings.labels)),
     ]
 }
 
@@ -199,6 +212,9 @@ pub(super) fn method(ctx: &RenderContext) -> Section {
         item(words.uncached, &[]);
     }
     let (warmups, iters) = (lang.count(generation.warmups), lang.count(generation.iters));
+    if ctx.record.settings.server.is_some() {
+        item(words.server, &[]);
+    }
     item(words.repetitions, &[("warmups", &warmups), ("iters", &iters)]);
     for template in [words.median, words.percentiles, words.missing] {
         item(template, &[]);

@@ -23,7 +23,9 @@ pub(super) fn consistency(ctx: &RenderContext) -> Option<Section> {
             items.push(Text::from_template(words.stalls, &[("count", &count)]));
         }
         let answers = ctx.record.case(&one.id).and_then(|case| case.output_sha256.as_ref());
-        if one.state.is_valid() && answers.is_some() {
+        // A server is asked again with other prompts.
+        let repeats = ctx.record.settings.server.is_none();
+        if one.state.is_valid() && answers.is_some() && repeats {
             items.push(words.same.into());
         }
         section.list(items);
