@@ -11,6 +11,10 @@ mod cpu_quota;
 mod interference;
 pub mod pool;
 mod profile;
+#[cfg(feature = "server")]
+mod restarts;
+#[cfg(feature = "server")]
+mod server_process;
 mod turns;
 mod worker;
 
@@ -31,11 +35,15 @@ use crate::pair::arms::{arms_folder, copy_binaries};
 use crate::pair::budget::RoundBudget;
 use crate::pair::build::Binary;
 use crate::pair::case::can_be_measured;
+#[cfg(feature = "server")]
+pub use crate::pair::restarts::Restarts;
+#[cfg(feature = "server")]
+pub(crate) use crate::pair::server_process::PORT;
 use crate::pair::turns::Duet;
 use crate::pair::worker::Deadline;
 use crate::record::Session;
 use crate::record::pair::{Arm, Ended, PairCase, PairKind, PairRecord, SCHEMA};
-use crate::settings::Setup;
+use crate::settings::{SERVER_ENGINE, Server, Setup};
 use crate::{files, machine, workload};
 
 /// What to compare, and for how long.
@@ -44,8 +52,13 @@ pub struct Plan {
     pub base: Binary,
     /// The build that is judged.
     pub candidate: Binary,
-    /// How to run the model.
+    /// How to run the model, or the base's server.
     pub setup: Setup,
+    /// The candidate's server, where servers are compared; both binaries are then the client.
+    pub candidate_server: Option<Server>,
+    /// The commands that start the servers for every block; without them, servers run on.
+    #[cfg(feature = "server")]
+    pub restarts: Option<Restarts>,
     /// Arguments that select scenarios.
     pub words: Vec<String>,
     /// A slowdown on purpose of the candidate.
@@ -67,6 +80,19 @@ pub struct Plan {
     pub policy: Policy,
     /// Where the file is written after every block.
     pub path: PathBuf,
+}
+
+impl Plan {
+    /// How an arm is run: `B` is the candidate, the others are the base.
+    fn setup_of(&self, arm: char) -> Setup {
+        let candidate = self.candidate_server.clone().filter(|_| arm == 'B');
+        Setup { server: candidate.or_else(|| self.setup.server.clone()), ..self.setup.clone() }
+    }
+
+    /// Whether servers are compared, not builds.
+    fn has_servers(&self) -> bool {
+        self.setup.engine == SERVER_ENGINE
+    }
 }
 
 /// What to do with binaries that are equal byte for byte.
@@ -99,7 +125,7 @@ const MAX_REJECTED: usize = 16;
 /// the candidate or while measuring are in the returned record.
 pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<PairRecord> {
     let began = Instant::now();
-    let identical = plan.base.sha256 == plan.candidate.sha256;
+    let identical = plan.base.sha256 == plan.candidate.sha256 && !plan.has_servers();
     let mut paired = begin(plan);
     if identical && plan.injection.is_none() && plan.identical == Identical::Pass {
         paired.ended = Ended::Identical;
@@ -119,18 +145,25 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
             plan,
             deadline: Deadline { stop, timeout: plan.budget.max(MIN_TIMEOUT) },
             binaries,
+            #[cfg(feature = "server")]
+            folder: folder.clone(),
             random: StdRng::seed_from_u64(plan.seed),
             duet: duet.as_ref(),
             null_control_scenarios: Vec::new(),
             round_budgets: BTreeMap::new(),
-            kernels: ReferenceKernels::new(plan.setup.threads)?,
+            // They tell a change of this machine, where only the client runs.
+            kernels: match plan.has_servers() {
+                true => None,
+                false => ReferenceKernels::new(plan.setup.threads)?,
+            },
         };
         run.measure(&mut paired, began, events)
     });
     let outcome = outcome.map(|ended| paired.ended = ended);
-    // An injected slowdown is in no kernel.
+    // An injected slowdown is in no kernel, and a server's kernels are not seen.
     if outcome.is_ok()
         && plan.injection.is_none()
+        && !plan.has_servers()
         && judge(&paired, &plan.policy).outcome == Outcome::Regression
     {
         let traced = profile::trace(plan, &folder.join("A"), &folder.join("B"));
@@ -170,7 +203,10 @@ fn begin(plan: &Plan) -> PairRecord {
             conditions: vec![machine::conditions()],
         },
         seed: plan.seed,
-        machine: machine::fingerprint(plan.setup.threads, &plan.setup.device),
+        machine: match plan.has_servers() {
+            true => machine::fingerprint(1, "cpu"), // The client.
+            false => machine::fingerprint(plan.setup.threads, &plan.setup.device),
+        },
         base: arm(&plan.base, None),
         candidate: arm(&plan.candidate, plan.injection.clone()),
         duet: plan.duet,
@@ -199,6 +235,9 @@ struct PairRun<'a> {
     plan: &'a Plan,
     deadline: Deadline<'a>,
     binaries: BTreeMap<char, PathBuf>,
+    /// A temporary folder.
+    #[cfg(feature = "server")]
+    folder: PathBuf,
     random: StdRng,
     /// Set if both builds run at the same time.
     duet: Option<&'a Duet>,
@@ -230,7 +269,7 @@ impl PairRun<'_> {
             {
                 return Ok(Ended::Budget);
             }
-            self.block(paired, open.as_deref(), events)?;
+            self.next_block(paired, open.as_deref(), events)?;
             save_progress(paired, self.plan)?;
             if paired.blocks.len() == budget::PILOT {
                 self.optimize_rounds(paired);
@@ -267,6 +306,20 @@ impl PairRun<'_> {
             }
             open = Some(still);
         }
+    }
+
+    /// One more block.
+    fn next_block(
+        &mut self,
+        paired: &mut PairRecord,
+        open: Option<&[String]>,
+        events: &mut dyn Events,
+    ) -> Result<()> {
+        #[cfg(feature = "server")]
+        if let Some(restarts) = &self.plan.restarts {
+            return self.block_of_restarts(restarts, paired, open, events);
+        }
+        self.block(paired, open, events)
     }
 
     /// After the pilot: chooses the number of rounds of every scenario from its noise.

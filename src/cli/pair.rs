@@ -1,5 +1,8 @@
 //! `candlemark pair`: two builds in alternating turns.
 
+#[cfg(feature = "server")]
+mod servers;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -10,24 +13,31 @@ use crate::cli::document::Document;
 use crate::cli::exit::{CommandResult, STATUSES};
 use crate::cli::interrupt::{interruptible, say, unless_interrupted};
 use crate::cli::output::{command_line, usage};
+#[cfg(feature = "server")]
+use crate::cli::pair::servers::ServerPair;
 use crate::cli::setup::{ModelArguments, Workers, check_words_for_turns, injection};
 use crate::compare::Judgement;
 use crate::compare::paired::judge;
 use crate::error::counted;
 use crate::files::RunFile;
+#[cfg(feature = "server")]
+use crate::pair::Restarts;
 use crate::pair::build::{Binary, Builder, Target};
 use crate::pair::{Events, Identical, Plan};
-use crate::settings::{BuildConfig, Config};
+use crate::settings::{BuildConfig, Config, Server, Setup};
 use crate::workload::Partition;
 use crate::{Error, files, machine, pair, report};
 
-/// Compare two builds in alternating turns until there is a verdict or the budget is spent
+/// Compare two builds or two servers in alternating turns until there is a verdict or the budget is
+/// spent
 #[derive(clap::Args)]
 #[command(after_long_help = STATUSES)]
 pub(crate) struct Arguments {
     /// Base of the comparison: a branch, tag or commit, which is built, or a binary
     #[arg(long, value_name = "REF|BINARY")]
-    base: String,
+    #[cfg_attr(feature = "server", arg(required_unless_present_any = ["base_url", "base_cmd"]))]
+    #[cfg_attr(not(feature = "server"), arg(required = true))]
+    base: Option<String>,
     /// Build to judge: a ref or a binary [default: the working tree]
     #[arg(long, value_name = "REF|BINARY")]
     candidate: Option<String>,
@@ -39,6 +49,9 @@ pub(crate) struct Arguments {
     partition: Option<Partition>,
     #[command(flatten)]
     model: ModelArguments,
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    servers: ServerPair,
     /// Longest time to measure, without the builds: `90s`, `10m`, `1h`
     #[arg(long, value_name = "TIME", default_value = "12m", env = "CANDLEMARK_BUDGET",
         value_parser = crate::settings::duration)]
@@ -82,9 +95,13 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         None => words.clone(),
     };
     check_words_for_turns(words)?;
-    let arms = arguments.candidate.iter().chain([&arguments.base]);
-    let workers = Workers::of(&config.build, arms);
-    let mut setup = arguments.model.setup_for_turns(config, workers)?;
+    let Arms {
+        mut setup,
+        candidate_server,
+        #[cfg(feature = "server")]
+        restarts,
+        clients,
+    } = arms(arguments, config)?;
     if arguments.duet {
         setup.threads = (setup.threads / 2).max(1);
     }
@@ -98,6 +115,9 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         base,
         candidate,
         setup,
+        candidate_server,
+        #[cfg(feature = "server")]
+        restarts,
         words: words.clone(),
         injection,
         output_change: arguments.output_change.clone(),
@@ -109,7 +129,11 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         policy: policy.clone(),
         path,
     };
-    let measured = binaries(arguments, config, stop).and_then(|built| {
+    let built = match clients {
+        Some(clients) => Ok(clients),
+        None => binaries(arguments, config, stop),
+    };
+    let measured = built.and_then(|built| {
         let session = machine::session_id(built.1.commit.as_deref());
         let file = RunFile::new(raw, "pair.json", &session)?;
         let mut live = Live { began: Instant::now(), budget: arguments.budget };
@@ -147,13 +171,49 @@ fn write_pages(page: &str, raw: &Path) -> crate::Result<Option<PathBuf>> {
     Ok(path)
 }
 
+/// How both arms are run.
+struct Arms {
+    setup: Setup,
+    candidate_server: Option<Server>,
+    #[cfg(feature = "server")]
+    restarts: Option<Restarts>,
+    /// This binary as the client of both servers; `None` where builds are compared.
+    clients: Option<(Binary, Binary)>,
+}
+
+fn arms(arguments: &Arguments, config: &Config) -> crate::Result<Arms> {
+    #[cfg(feature = "server")]
+    if let Some(arms) = arguments.servers.arms(&arguments.model, config)? {
+        let this = std::env::current_exe()
+            .map_err(|source| Error::Read { path: "this binary".into(), source })?;
+        let binary = Binary::from_file(&this)?;
+        let clients = arms.names.map(|asked| Binary { asked, ..binary.clone() });
+        return Ok(Arms {
+            setup: arms.setup,
+            candidate_server: arms.candidate,
+            restarts: arms.restarts,
+            clients: Some(clients.into()),
+        });
+    }
+    let named = arguments.candidate.iter().chain(&arguments.base);
+    let workers = Workers::of(&config.build, named);
+    Ok(Arms {
+        setup: arguments.model.setup_for_turns(config, workers)?,
+        candidate_server: None,
+        #[cfg(feature = "server")]
+        restarts: None,
+        clients: None,
+    })
+}
+
 /// Both binaries; refs and the working tree are built.
 fn binaries(
     arguments: &Arguments,
     config: &Config,
     stop: &AtomicBool,
 ) -> anyhow::Result<(Binary, Binary)> {
-    let base = existing_binary(&arguments.base)?;
+    let named = arguments.base.as_deref().unwrap_or_default();
+    let base = existing_binary(named)?;
     let candidate = arguments.candidate.as_deref().map(existing_binary).transpose()?.flatten();
     if let (Some(base), Some(candidate)) = (&base, &candidate) {
         return Ok((base.clone(), candidate.clone()));
@@ -165,7 +225,7 @@ fn binaries(
         }
         let base = match base {
             Some(base) => base,
-            None => builder.commit(&arguments.base)?,
+            None => builder.commit(named)?,
         };
         unless_interrupted(Ok(()), stop)?;
         let candidate = match (candidate, &arguments.candidate) {

@@ -7,6 +7,7 @@ use crate::error::counted;
 use crate::record::Record;
 use crate::record::calibration::Calibration;
 use crate::record::pair::{Ended, PairRecord};
+use crate::settings::ServerBlocks;
 use crate::workload;
 
 /// Notes on a run against a stored baseline.
@@ -195,7 +196,20 @@ pub(super) fn pair_notes(paired: &PairRecord, summary: &PairSummary) -> Vec<Stri
             reasons.into_iter().collect::<Vec<_>>().join("; ")
         ));
     }
-    if paired.layout.is_empty() && paired.ended != Ended::Identical {
+    let server =
+        [&paired.candidate, &paired.base].into_iter().find_map(|arm| arm.settings.server.as_ref());
+    if let Some(server) = server {
+        notes.push(match server.blocks {
+            ServerBlocks::Windows => {
+                "blocks are windows of time on servers that ran on, each with \
+                a fresh client process: what a restart of a server changes is not covered"
+                    .into()
+            }
+            ServerBlocks::Restarts => "every block started both servers anew".into(),
+        });
+    }
+    let has_layout = server.is_none() && paired.ended != Ended::Identical;
+    if paired.layout.is_empty() && has_layout {
         notes.push(
             "the effect of code layout was not measured here: a standard deviation of 0.5 % is \
              assumed; `candlemark calibrate` measures it"

@@ -14,7 +14,7 @@ use crate::compare::{
 use crate::error::command;
 use crate::record::AbsenceKind;
 use crate::record::pair::{Divergence, Ended, PairBlock, PairCase, PairRecord, Side};
-use crate::workload::{Metric, metric};
+use crate::workload::{Metric, hashes_differ, metric};
 
 mod effects;
 mod judge;
@@ -159,7 +159,9 @@ fn other_work(case: &PairCase, paired: &PairRecord) -> Option<Verdict> {
         return Some(Verdict::OutputChanged(Some(describe(divergence))));
     }
     match (&case.base.output_sha256, &case.candidate.output_sha256) {
-        (Some(base), Some(candidate)) if base != candidate && paired.output_change.is_none() => {
+        (Some(base), Some(candidate))
+            if hashes_differ(base, candidate) == Some(true) && paired.output_change.is_none() =>
+        {
             Some(Verdict::OutputChanged(None))
         }
         // It never had a turn, and its work decides which metrics it has.

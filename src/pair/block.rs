@@ -18,7 +18,8 @@ use crate::pair::worker::Worker;
 use crate::pair::{Events, PairRun};
 use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Side};
 use crate::record::{Absence, AbsenceKind, KernelTimes};
-use crate::suite::turns::{Hello, PROTOCOL};
+use crate::settings::Setup;
+use crate::suite::turns::{Hello, HelloResponse, PROTOCOL};
 use crate::{baseline, machine, suite};
 
 impl PairRun<'_> {
@@ -38,7 +39,8 @@ impl PairRun<'_> {
         let processes = self.start_all(arms, &paired.session.id)?;
         block.load_s = meter.seconds();
         if paired.scenarios.is_empty() {
-            self.record_arms(paired, &processes)?;
+            let hellos = processes.iter().map(|(arm, worker)| (*arm, &worker.hello)).collect();
+            self.record_arms(paired, &hellos)?;
         }
         let mut workers = Workers { processes, deadline: self.deadline, duet: self.duet };
         let number = paired.blocks.len();
@@ -74,13 +76,12 @@ impl PairRun<'_> {
     /// When one of them does not start. A setup that both builds refuse is a usage error; one that
     /// the other build accepts is not.
     fn start_all(&self, arms: [char; 3], session: &str) -> Result<BTreeMap<char, Worker>> {
+        let start = |arm| self.start(arm, self.plan.setup_of(arm), session);
         let mut processes = BTreeMap::new();
         for arm in arms {
-            let worker = self.start(arm, session).map_err(|error| {
+            let worker = start(arm).map_err(|error| {
                 let other = if arm == 'B' { 'A' } else { 'B' };
-                let refuses = |arm| {
-                    self.start(arm, session).is_err_and(|error| error.cause() == Cause::Usage)
-                };
+                let refuses = |arm| start(arm).is_err_and(|error| error.cause() == Cause::Usage);
                 let both = error.cause() == Cause::Usage && !processes.contains_key(&other);
                 if both && refuses(other) {
                     return suite::startup_error(error);
@@ -92,10 +93,11 @@ impl PairRun<'_> {
         Ok(processes)
     }
 
-    fn start(&self, arm: char, session: &str) -> Result<Worker> {
+    /// Starts the worker of an arm.
+    pub(super) fn start(&self, arm: char, setup: Setup, session: &str) -> Result<Worker> {
         let hello = Hello {
             protocol: PROTOCOL,
-            setup: self.plan.setup.clone(),
+            setup,
             words: self.plan.words.clone(),
             session: session.into(),
             injection: self.plan.injection.clone().filter(|_| arm == 'B'),
@@ -103,7 +105,7 @@ impl PairRun<'_> {
         };
         let worker = Worker::start(&self.binaries[&arm], &hello, &self.deadline)?;
         let build = &worker.hello.build;
-        if build.is_unoptimized() {
+        if build.is_unoptimized() && !self.plan.has_servers() {
             let why = format!("it is an unoptimized build (profile `{}`)", build.profile);
             return Err(Error::Failed(why));
         }
@@ -111,7 +113,7 @@ impl PairRun<'_> {
     }
 
     /// The error for a pair of which this arm does not start.
-    fn cannot_start(&self, arm: char, error: Error) -> Error {
+    pub(super) fn cannot_start(&self, arm: char, error: Error) -> Error {
         let (base, candidate) = (&self.plan.base.asked, &self.plan.candidate.asked);
         match error {
             Error::Interrupted => error,
@@ -128,17 +130,17 @@ impl PairRun<'_> {
     }
 
     /// Records the two builds and which scenarios each of them has.
-    fn record_arms(
+    pub(super) fn record_arms(
         &mut self,
         paired: &mut PairRecord,
-        workers: &BTreeMap<char, Worker>,
+        hellos: &BTreeMap<char, &HelloResponse>,
     ) -> Result<()> {
         let arms = [
             ('A', &mut paired.base, &self.plan.base),
             ('B', &mut paired.candidate, &self.plan.candidate),
         ];
         for (letter, arm, binary) in arms {
-            let hello = &workers[&letter].hello;
+            let hello = hellos[&letter];
             arm.build = hello.build.clone();
             binary.stamp(&mut arm.build);
             arm.model = hello.model.clone();
@@ -153,7 +155,7 @@ impl PairRun<'_> {
         });
         paired.layout = calibration.map(|calibration| calibration.layout_sd).unwrap_or_default();
         let side = |letter: char, id: &String| {
-            let hello = &workers[&letter].hello;
+            let hello = hellos[&letter];
             let unknown = !hello.scenarios.contains(id);
             let unknown = unknown
                 .then(|| Absence::new(AbsenceKind::Unknown, "the build has no such scenario"));
@@ -162,10 +164,9 @@ impl PairRun<'_> {
                 unsupported.map(|why| Absence::new(AbsenceKind::Unsupported, why.clone()));
             Side { absent: unsupported.or(unknown), ..Side::default() }
         };
-        let mut ids = workers[&'B'].hello.scenarios.clone();
+        let mut ids = hellos[&'B'].scenarios.clone();
         ids.extend(
-            workers[&'A']
-                .hello
+            hellos[&'A']
                 .scenarios
                 .iter()
                 .filter(|id| !ids.contains(id))
@@ -302,7 +303,12 @@ impl BlockMeter {
 
 /// Refuses a budget that ends before the first look, as soon as the first block shows it: it has
 /// taken `elapsed` for so many of all scenarios.
-fn check_budget(budget: Duration, elapsed: Duration, measured: usize, all: usize) -> Result<()> {
+pub(super) fn check_budget(
+    budget: Duration,
+    elapsed: Duration,
+    measured: usize,
+    all: usize,
+) -> Result<()> {
     let fewest = LOOKS[0] as u32;
     // Later blocks may be faster: the first one reads files that are not cached yet.
     if elapsed * (fewest - 1) <= budget {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::record::Case;
 use crate::record::pair::{Divergence, PairCase, PairTurns, Side};
+use crate::suite::OUTPUT_VARIES;
 use crate::workload;
-use crate::workload::{METRICS, Metric, metric};
+use crate::workload::{METRICS, Metric, TEXT_HASH, metric};
 
 /// The metrics that the turns of one arm reported in one block.
 #[derive(Default)]
@@ -81,6 +82,7 @@ pub(super) fn finish_arm(
         _ => return,
     };
     side.no_value.extend(no_value);
+    let is_server = done.output_sha256.as_deref().is_some_and(|hash| hash.starts_with(TEXT_HASH));
     let mut fail = |check: String| {
         if !side.failed.contains(&check) {
             side.failed.push(check);
@@ -95,15 +97,24 @@ pub(super) fn finish_arm(
     if !diverged {
         done.validity.failed.into_iter().for_each(&mut fail);
     }
-    if side.output_sha256.is_some()
+    let varies = side.output_sha256.is_some()
         && done.output_sha256.is_some()
-        && side.output_sha256 != done.output_sha256
-    {
+        && side.output_sha256 != done.output_sha256;
+    if varies && !is_server {
         fail("greedy output differs between processes".into());
     }
     side.output_sha256 = done.output_sha256.or(side.output_sha256.take());
+    if varies && is_server {
+        side.no_value.insert(OUTPUT.into(), OUTPUT_VARIES.into());
+    }
+    if side.no_value.contains_key(OUTPUT) {
+        side.output_sha256 = None;
+    }
     side.work = Some(done.work);
 }
+
+/// The field of an output that says nothing.
+const OUTPUT: &str = "output_sha256";
 
 /// Read once per process, not per turn.
 const PEAK: &str = metric::PEAK_RSS_BYTES;

@@ -81,6 +81,15 @@ impl Workers<'_> {
         }
     }
 
+    /// Runs a turn of a process by itself; its values.
+    #[cfg(feature = "server")]
+    pub(super) fn turn(&mut self, letter: char) -> Measured<BTreeMap<String, f64>> {
+        match self.request(letter, &Request::Turn { generations: 1, injection: None })? {
+            Response::Values { values } => Ok(values),
+            other => Err(NoTurns::from_response(letter, &other)),
+        }
+    }
+
     /// Ends the scenario in a process.
     pub(super) fn finish(&mut self, letter: char, injection: Option<String>) -> Measured<Case> {
         match self.request(letter, &Request::Finish { injection })? {
