@@ -120,6 +120,7 @@ pub fn judge<'a>(
         baseline_commit: baseline.build.commit.clone(),
         measured: MeasurementTimes::new(started, seconds),
         subject: Some(Box::new(Subject::from(current))),
+        other_tool: current.other_tool().map(|(tool, _)| tool),
         ..Judgement::new(outcome, policy)
     }
 }

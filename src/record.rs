@@ -9,7 +9,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::settings::{Generation, RopeScaling, Server};
 use crate::workload::metric;
 use crate::{files, workload};
@@ -18,6 +18,7 @@ pub use crate::workload::Work;
 
 mod absence;
 pub mod calibration;
+mod import;
 mod json;
 mod machine;
 pub mod pair;
@@ -381,10 +382,11 @@ impl Record {
         self.not_selected.retain(|id| self.scenarios.iter().all(|case| case.id != *id));
     }
 
-    /// Reads a record of this or an older schema; of a folder its `record.json`.
+    /// Reads a record of this or an older schema, of a folder its `record.json`; or the result of
+    /// another tool (vLLM's client, guidellm, llama-bench, aiperf) as a record with one block.
     ///
     /// # Errors
-    /// When the file cannot be read, is not JSON of a record, or has an unknown schema.
+    /// When the file cannot be read, is neither, or has an unknown schema.
     pub fn load(path: &Path) -> Result<Self> {
         let form = json::Form {
             schema: SCHEMA,
@@ -395,7 +397,19 @@ impl Record {
         };
         let within = path.join("record.json");
         let path = if path.is_dir() { &within } else { path };
-        form.parse(&files::read(path)?, path, Self::check)
+        let text = files::read(path)?;
+        let value = match serde_json::from_str(&text) {
+            Ok(value) => value,
+            Err(error) => import::lines(&text).ok_or_else(|| form.malformed(&error, path))?,
+        };
+        if let Some(record) = import::record(&value, &text) {
+            return record.map_err(|why| Error::invalid(path, why));
+        }
+        if value.get("schema").is_none() && value.get("kind").is_none() {
+            let why = format!("it is no record; {}; {}", form.about, import::FORMATS);
+            return Err(Error::invalid(path, why));
+        }
+        form.accept(value, path, Self::check)
     }
 
     /// Checks that ids are unique.

@@ -117,8 +117,8 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         Judged::Run(record) => report::page(record, Some((&judgement, &command))),
     };
     arguments.document.write(&judgement, &command, page, out)?;
-    let may_continue =
-        matches!(judged, Judged::Run(_)) && !arguments.measures() && policy.looks > 1;
+    let is_own_run = matches!(&judged, Judged::Run(record) if record.other_tool().is_none());
+    let may_continue = is_own_run && !arguments.measures() && policy.looks > 1;
     if may_continue && judgement.outcome == Outcome::Undecided && !judgement.open().is_empty() {
         let files = if arguments.record.is_empty() { paths.as_slice() } else { &[] };
         writeln!(std::io::stderr(), "to decide: `{}`", with_measure(&command, files))?;
@@ -174,6 +174,12 @@ fn judge_run(
     let load_run = |path: &PathBuf| Record::load(path).map_err(|error| arguments.of_record(error));
     let runs = paths.iter().map(load_run).collect::<crate::Result<Vec<_>>>()?;
     let record = baseline::combine(&runs)?;
+    if let Some((tool, _)) = record.other_tool().filter(|_| arguments.measures()) {
+        return Err(usage(format!(
+            "`--measure` cannot measure what {tool} measured; run {tool} again, and put the \
+             results together with `candlemark merge`"
+        )));
+    }
     let stored = stored(&record, arguments, policy)?;
     let decide = |run: &Record| {
         let mut judgement = judge(&stored, run, policy);

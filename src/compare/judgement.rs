@@ -226,6 +226,9 @@ pub struct Judgement {
     /// Not in the JSON form either; `None` where nothing was judged.
     #[serde(skip)]
     pub subject: Option<Box<Subject>>,
+    /// The tool that measured, if it was not candlemark; the notes have it.
+    #[serde(skip)]
+    pub other_tool: Option<&'static str>,
 }
 
 impl Judgement {
@@ -245,6 +248,7 @@ impl Judgement {
             pair: None,
             measured: MeasurementTimes::default(),
             subject: None,
+            other_tool: None,
         }
     }
 

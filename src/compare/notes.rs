@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::compare::{BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, normalized};
+use crate::compare::{
+    BLOCKS_NEEDED, Finding, PairSummary, SESSIONS_NEEDED, Verdict, Why, normalized,
+};
 use crate::error::counted;
 use crate::record::Record;
 use crate::record::calibration::Calibration;
@@ -34,6 +36,7 @@ pub(super) fn record_notes(
              repeat differently: this may explain a small change"
         ));
     }
+    notes.extend(other_tool_notes(current, findings));
     let conditions = current.sessions.iter().flat_map(|session| &session.conditions);
     let steal = conditions.filter_map(|one| one.steal).fold(0.0, f64::max);
     if steal > 0.05 {
@@ -68,6 +71,17 @@ pub(super) fn record_notes(
     for case in &current.scenarios {
         notes
             .extend(case.validity.warnings.iter().map(|warning| format!("{}: {warning}", case.id)));
+    }
+    notes
+}
+
+/// What the results of another tool leave open.
+fn other_tool_notes(current: &Record, findings: &[Finding]) -> Vec<String> {
+    let Some((tool, leaves_open)) = current.other_tool() else { return Vec::new() };
+    let mut notes = vec![format!("measured by {tool}: {leaves_open}")];
+    let is_single = |finding: &Finding| finding.verdict == Verdict::Undecided(Why::TooFewBlocks);
+    if findings.iter().any(is_single) {
+        notes.push("one result is one run, and one run has no interval".into());
     }
     notes
 }

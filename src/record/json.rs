@@ -32,9 +32,22 @@ impl Form {
         path: &Path,
         check: impl Fn(&T) -> std::result::Result<(), String>,
     ) -> Result<T> {
-        let invalid = |why: String| Error::Invalid { path: path.into(), why };
-        let malformed = |error: serde_json::Error| invalid(format!("{error}; {}", self.about));
-        let mut value: Value = serde_json::from_str(text).map_err(malformed)?;
+        let value = serde_json::from_str(text).map_err(|error| self.malformed(&error, path))?;
+        self.accept(value, path, check)
+    }
+
+    /// The error for a file that is not of this form.
+    pub(super) fn malformed(&self, error: &serde_json::Error, path: &Path) -> Error {
+        Error::invalid(path, format!("{error}; {}", self.about))
+    }
+
+    /// As [`Self::parse`], of parsed JSON.
+    pub(super) fn accept<T: DeserializeOwned>(
+        &self,
+        mut value: Value,
+        path: &Path,
+        check: impl Fn(&T) -> std::result::Result<(), String>,
+    ) -> Result<T> {
         let is_other = value["kind"].as_str().is_some_and(|kind| !self.kinds.contains(&kind));
         match value["schema"].as_u64() {
             _ if is_other => {} // Its kind is refused below.
@@ -52,8 +65,8 @@ impl Form {
                 return Err(Error::Schema { path: path.into(), found, known, remedy });
             }
         }
-        let parsed = serde_json::from_value(value).map_err(malformed)?;
-        check(&parsed).map_err(invalid)?;
+        let parsed = serde_json::from_value(value).map_err(|error| self.malformed(&error, path))?;
+        check(&parsed).map_err(|why| Error::invalid(path, why))?;
         Ok(parsed)
     }
 }

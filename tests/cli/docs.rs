@@ -25,7 +25,7 @@ const RUN: [(&str, i32); 8] = [
 const RECORDS: i32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 /// Commands that do not run in a test, by reason.
-const NOT_RUN: [(&str, &[&str]); 9] = [
+const NOT_RUN: [(&str, &[&str]); 10] = [
     (
         "builds, or runs Cargo within Cargo",
         &[
@@ -74,6 +74,13 @@ const NOT_RUN: [(&str, &[&str]); 9] = [
             "candlemark run --url https://gpu-1.example/v1 short/b1 grid --api chat --label gpu=H",
             "candlemark pair --base-url http://127.0.0.1:8000 --candidate-url http://127.0.0.1:8001",
             "candlemark pair --base-cmd \"$BASE\" --candidate-cmd \"$CANDIDATE\" short/b1 code/b4",
+        ],
+    ),
+    (
+        "needs results of other tools; tests of its own make some",
+        &[
+            "candlemark merge one.json two.json three.json -o candidate.json",
+            "candlemark check --record candidate.json --baseline baseline.json",
         ],
     ),
     (

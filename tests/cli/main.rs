@@ -22,6 +22,7 @@ mod load;
 mod looks;
 mod missing;
 mod no_verdict;
+mod other_tools;
 mod pair;
 mod report;
 mod repository;

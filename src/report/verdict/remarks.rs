@@ -255,6 +255,11 @@ fn more_blocks(summary: &PairSummary) -> String {
 
 /// The commands that measure more where a stored baseline was not enough.
 fn measure_more(judgement: &Judgement, command: &str) -> String {
+    if let Some(tool) = judgement.other_tool {
+        return format!(
+            "to decide, run {tool} again, and put its results together with `candlemark merge`"
+        );
+    }
     let check = if command.starts_with("candlemark check") { command } else { "candlemark check" };
     let pair = judgement.baseline_commit.as_ref().map_or(String::new(), |commit| {
         format!(", or both builds in turns: `candlemark pair --base {}`", short_commit(commit))
