@@ -15,6 +15,7 @@ mod profile;
 mod restarts;
 #[cfg(feature = "server")]
 mod server_process;
+pub(crate) mod target;
 mod turns;
 mod worker;
 

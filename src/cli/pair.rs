@@ -22,7 +22,8 @@ use crate::error::counted;
 use crate::files::RunFile;
 #[cfg(feature = "server")]
 use crate::pair::Restarts;
-use crate::pair::build::{Binary, Builder, Target};
+use crate::pair::build::{Binary, Builder};
+use crate::pair::target::Target;
 use crate::pair::{Events, Identical, Plan};
 use crate::settings::{BuildConfig, Config, Server, Setup};
 use crate::workload::Partition;

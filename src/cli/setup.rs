@@ -11,7 +11,7 @@ use crate::client::Api;
 use crate::engine::Injection;
 #[cfg(feature = "server")]
 use crate::measure::server::describe_server;
-use crate::pair::build::Target;
+use crate::pair::target::Target;
 #[cfg(feature = "server")]
 use crate::settings::SERVER_ENGINE;
 use crate::settings::{BuildConfig, Config, Count, Setup, oversubscription, temperature};
