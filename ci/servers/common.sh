@@ -39,7 +39,7 @@ install_step() { # WHAT COMMAND…: runs it with its output in a file
     fi
 }
 
-new_venv() { # MODULE…: makes $venv, if it is missing or a module cannot be imported there
+new_venv() { # sets and makes $venv; fails if everything is installed there
     venv=$folder/venv
     command -v "${PYTHON:-python3}" >/dev/null || skip "no ${PYTHON:-python3}"
     [ ! -f "$folder/installed" ] || return 1
@@ -57,7 +57,10 @@ synthetic_model() { # SUFFIX: sets $model, a folder, or with the suffix .gguf a 
 }
 
 free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+    python3 -c 'if True:
+        import socket
+        listener = socket.create_server(("127.0.0.1", 0))
+        print(listener.getsockname()[1])'
 }
 
 stop() {

@@ -9,22 +9,26 @@ candlemark=${CANDLEMARK:-${CARGO_TARGET_DIR:-$root/target}/release/candlemark}
 name=$1 url=$2 out=${3:-$root/target/servers/loads}
 mkdir -p "$out"
 
-echo "| server | load | sent | errors | TTFT p50, ms | TPOT p50, ms | output tok/s | tokens in / out / cached | tokens per chunk |"
+printf '| %s ' server load sent errors "TTFT p50, ms" "TPOT p50, ms" "output tok/s" \
+    "tokens in / out / cached" "tokens per chunk"
+echo "|"
 echo "|---|---|--:|--:|--:|--:|--:|--:|--:|"
 for pace in "--concurrency 1" "--concurrency 4" "--rate 2"; do
     file=$out/$name-${pace//[ -]/}.json
+    rm -f "$file"
     # shellcheck disable=SC2086
     "$candlemark" load --url "$url" $pace --requests 16 --input-tokens 64 --output-tokens 32 \
         --max-lag 1s "${@:4}" --json -o "$file" 2>"${file%.json}.log" || {
-        tail -n 5 "${file%.json}.log" >&2
         echo "-- $name, $pace: exit status $?" >&2
+        tail -n 5 "${file%.json}.log" >&2
+        [ -f "$file" ] || exit 1
     }
     jq -r --arg name "$name" --arg pace "${pace#--}" '
         def ms: if . == null then "–" else . * 1000 | round end;
         def whole: if . == null then "–" else round end;
         def hundredths: if . == null then "–" else . * 100 | round / 100 end;
-        .levels[] | "| \($name) | \($pace) | \(.sent) | \(.sent - .complete) | \(.whole.ttft.p50 | ms)"
-        + " | \(.whole.tpot.p50 | ms) | \(.whole.output_tok_s | whole)"
+        .levels[] | "| \($name) | \($pace) | \(.sent) | \(.sent - .complete)"
+        + " | \(.whole.ttft.p50 | ms) | \(.whole.tpot.p50 | ms) | \(.whole.output_tok_s | whole)"
         + " | \(.prompt_tokens // "–") / \(.output_tokens // "–") / \(.cached_tokens // "–")"
         + " | \(.tokens_per_chunk | hundredths) |"' "$file"
 done

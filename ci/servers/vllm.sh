@@ -35,5 +35,5 @@ synthetic_model ""
 export VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=$threads
 export HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1
 serve /health "$venv/bin/vllm" serve "$model" --served-model-name "$shape" \
-    --dtype "${DTYPE:-float32}" --max-model-len 2048 --enforce-eager --enable-prompt-tokens-details \
-    --host 127.0.0.1 --port "$port"
+    --dtype "${DTYPE:-float32}" --max-model-len 2048 --enforce-eager \
+    --enable-prompt-tokens-details --host 127.0.0.1 --port "$port"

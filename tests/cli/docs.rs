@@ -25,7 +25,7 @@ const RUN: [(&str, i32); 8] = [
 const RECORDS: i32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 /// Commands that do not run in a test, by reason.
-const NOT_RUN: [(&str, &[&str]); 10] = [
+const NOT_RUN: [(&str, &[&str]); 11] = [
     (
         "builds, or runs Cargo within Cargo",
         &[
@@ -93,6 +93,14 @@ const NOT_RUN: [(&str, &[&str]); 10] = [
             "ci/peers.sh --quick",
             "ci/peers.sh",
             "ci/peers.sh --shape qwen3-1.7b --engines native,llama-cpp",
+        ],
+    ),
+    (
+        "a script that installs and runs a server for minutes",
+        &[
+            "ci/servers/vllm.sh -- ci/servers/load.sh vllm {url}",
+            "ci/servers/llama-server.sh -- ci/servers/load.sh llama-server {url}",
+            "ci/servers/transformers.sh -- ci/servers/load.sh transformers {url}",
         ],
     ),
 ];
