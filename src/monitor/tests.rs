@@ -429,7 +429,7 @@ fn the_newest_values_are_compared_with_the_median_of_earlier_ones() {
     let (_, observer, _) =
         cycles(4, &file(&folder), &clock, || Ok(measured(rates.pop_front().unwrap())));
     let page = |at: usize| &observer.pages[at].html;
-    let row = "<tr><td>short&#x2f;b1</td><td>decode tok&#x2f;s</td><td>22.00</td><td>+100 %</td><td>11.00</td><td>10.00 to 22.00</td><td>4</td></tr>";
+    let row = "<tr><td>short&#x2f;b1</td><td>decode tok&#x2f;s</td><td>22.00</td><td>+100\u{a0}%</td><td>11.00</td><td>10.00 to 22.00</td><td>4</td></tr>";
     assert!(page(7).contains(row), "{}", page(7));
     let row = "<tr><td>short&#x2f;b1</td><td>TTFT ms</td><td>-</td><td>-</td><td>-</td><td>-</td><td>0</td></tr>";
     assert!(page(7).contains(row), "an unmeasured value is not zero\n{}", page(7));

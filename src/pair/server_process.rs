@@ -173,7 +173,16 @@ mod tests {
         let error = start(&command, here.path(), Duration::from_secs(1)).err().unwrap();
         assert!(error.to_string().contains("is not ready"), "{error}");
         let pid = std::fs::read_to_string(pid).unwrap();
-        let alive = Command::new("kill").args(["-0", pid.trim()]).stderr(Stdio::null()).status();
-        assert!(!alive.unwrap().success(), "process {pid} is still there");
+        let runs = || {
+            let state =
+                Command::new("ps").args(["-o", "stat=", "-p", pid.trim()]).output().unwrap();
+            // `Z`: it has ended, and the process that adopted it has not noticed.
+            !matches!(state.stdout.first(), None | Some(b'Z'))
+        };
+        let began = Instant::now();
+        while runs() {
+            assert!(began.elapsed() < Duration::from_secs(60), "process {pid} is still there");
+            std::thread::sleep(POLL);
+        }
     }
 }

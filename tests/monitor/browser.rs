@@ -52,7 +52,7 @@ fn a_browser_shows_the_figures_the_charts_and_the_errors() {
     let page = String::from_utf8(output.stdout).unwrap();
     for shown in [
         // The rate of cycle 12, the median of earlier cycles without the failed tenth, the change.
-        "<td>short/b1</td><td>decode tok/s</td><td>94.00</td><td>-4.6 %</td><td>98.50</td>",
+        "<td>short/b1</td><td>decode tok/s</td><td>94.00</td><td>-4.6&nbsp;%</td><td>98.50</td>",
         "<h1>candlemark: monitor of quick on synthetic:stub</h1>",
         "There is no verdict without a baseline",
         "&lt;b&gt;no&lt;/b&gt; device &amp; why",
