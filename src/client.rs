@@ -37,7 +37,7 @@ pub use exchange::{ChunkArrival, CountSource, Exchange, Outcome, Timeline};
 pub use fault::{Defect, Fault};
 pub use identity::{Identity, identify};
 pub use limits::{Limits, TextPolicy};
-pub use probe::{Api, Capabilities, probe};
+pub use probe::{Api, Capabilities, probe, served_model};
 pub use request::{ChatMessage, Delivery, Generation, OptionalField, Prompt, Request};
 pub use server_metrics::{Scrape, ServerKind, ServerMetric};
 pub use sse::{SseError, SseEvent, SseParser};

@@ -5,22 +5,64 @@
 //! count from those instants: a server that stalls does not hide the queue that it causes
 //! (coordinated omission, Tene 2013).
 
+mod dataset;
 mod drive;
+mod lengths;
 mod prompts;
+mod row;
 mod schedule;
 mod summary;
+mod trace;
+mod vllm;
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
 
-pub use drive::{Events, Progress, run};
-pub use prompts::Prompts;
-pub use schedule::Arrival;
-pub use summary::{Goal, Latency, LevelResult, Window};
+use crate::client::Api;
 
-/// The most requests of one level: their rows take about 200 bytes each.
+pub use dataset::Dataset;
+pub use drive::{Events, Progress, run};
+pub use lengths::Lengths;
+pub use prompts::{BYTES_PER_TOKEN, Prompts, Source};
+pub use row::{Goal, Row};
+pub use schedule::Arrival;
+pub use summary::{Cold, Latency, LevelResult, Turn, Window};
+pub use trace::Trace;
+pub use vllm::vllm_result;
+
+/// The most requests of one level: their rows take about 300 bytes each.
 pub const MAX_REQUESTS: u64 = 1_000_000;
+
+/// What a server is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Operation {
+    /// Generated text.
+    Generate {
+        /// The API that generates.
+        api: Api,
+    },
+    /// The embeddings of texts.
+    Embed,
+    /// The order of documents for a query.
+    Rerank,
+}
+
+impl FromStr for Operation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "completions" => Self::Generate { api: Api::Completions },
+            "chat" => Self::Generate { api: Api::Chat },
+            "embeddings" => Self::Embed,
+            "rerank" => Self::Rerank,
+            _ => return Err("write completions, chat, embeddings or rerank".into()),
+        })
+    }
+}
 
 /// How requests follow one another.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -28,7 +70,7 @@ pub const MAX_REQUESTS: u64 = 1_000_000;
 pub enum Pace {
     /// The next request is sent when one ends.
     Closed {
-        /// Requests in flight.
+        /// Requests in flight; of conversations, those that are not over.
         concurrency: usize,
     },
     /// Requests are sent at drawn instants.
@@ -37,6 +79,11 @@ pub enum Pace {
         rate: f64,
         /// The distribution of the time between them.
         arrival: Arrival,
+    },
+    /// Requests are sent at the instants of a trace.
+    Trace {
+        /// How many times as fast.
+        speed: f64,
     },
 }
 
@@ -53,6 +100,10 @@ pub struct Plan {
     pub warmups: u64,
     /// Time in seconds over which a closed loop starts its requests in flight.
     pub ramp_s: f64,
+    /// Time in seconds between an answer and the next turn of its conversation.
+    pub think_time_s: f64,
+    /// Whether answers follow a JSON schema.
+    pub has_schema: bool,
     /// Seed of arrivals, of the order of prompts and of sampling.
     pub seed: u64,
     /// What an answer must keep to be good.

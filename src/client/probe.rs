@@ -26,6 +26,8 @@ pub struct Capabilities {
     pub refused: Vec<(OptionalField, String)>,
     /// Whether a stream says its token counts.
     pub has_usage: bool,
+    /// The most tokens of a prompt and its answer; null if the server does not say it.
+    pub context: Option<u64>,
 }
 
 /// An API that generates.
@@ -45,8 +47,10 @@ pub enum Api {
 /// When the server cannot be reached, has not the model, has several and none is given, or refuses
 /// the request for another reason.
 pub async fn probe(client: &Client, api: Api, model: Option<&str>) -> Result<Capabilities> {
-    let models = models(client).await?;
+    let listed = models(client).await?;
+    let models: Vec<String> = listed.iter().map(|(name, _)| name.clone()).collect();
     let model = choose(&models, model, client)?;
+    let context = listed.iter().find(|(name, _)| *name == model).and_then(|(_, context)| *context);
     let mut accepted = OptionalField::ALL.to_vec();
     let mut refused = Vec::new();
     loop {
@@ -69,7 +73,7 @@ pub async fn probe(client: &Client, api: Api, model: Option<&str>) -> Result<Cap
         let exchange = client.send(&request, Instant::now()).await;
         let Some(fault) = exchange.fault else {
             let has_usage = exchange.usage.is_some();
-            return Ok(Capabilities { models, model, api, accepted, refused, has_usage });
+            return Ok(Capabilities { models, model, api, accepted, refused, has_usage, context });
         };
         let refusal = match &fault {
             Fault::ClientError { status: 400 | 422, message } => {
@@ -84,7 +88,17 @@ pub async fn probe(client: &Client, api: Api, model: Option<&str>) -> Result<Cap
     }
 }
 
-async fn models(client: &Client) -> Result<Vec<String>> {
+/// The name of the model that is asked: the given one, or the only one of the server.
+///
+/// # Errors
+/// When the server cannot be reached, has not the model, or has several and none is given.
+pub async fn served_model(client: &Client, model: Option<&str>) -> Result<String> {
+    let models = models(client).await?.into_iter().map(|(name, _)| name);
+    choose(&models.collect::<Vec<_>>(), model, client)
+}
+
+/// The server's models, each with its context where it is said.
+async fn models(client: &Client) -> Result<Vec<(String, Option<u64>)>> {
     let request = Request::models();
     let exchange = client.send(&request, Instant::now()).await;
     if let Some(fault) = exchange.fault {
@@ -92,8 +106,14 @@ async fn models(client: &Client) -> Result<Vec<String>> {
     }
     let body: Value = serde_json::from_str(&exchange.content).unwrap_or_default();
     let models = body.get("data").and_then(Value::as_array).into_iter().flatten();
-    let names = models.filter_map(|model| model.get("id")?.as_str());
-    Ok(names.map(String::from).collect())
+    // vLLM, SGLang and candlemark; llama-server.
+    let context = |model: &Value| {
+        let found = ["/max_model_len", "/meta/n_ctx"].iter().find_map(|at| model.pointer(at));
+        found.and_then(Value::as_u64)
+    };
+    let named =
+        models.filter_map(|model| Some((model.get("id")?.as_str()?.into(), context(model))));
+    Ok(named.collect())
 }
 
 fn choose(models: &[String], wanted: Option<&str>, client: &Client) -> Result<String> {

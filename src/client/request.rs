@@ -174,6 +174,13 @@ impl Request {
         Self { path: "/v1/embeddings", body, answer: AnswerKind::Json, max_tokens: None }
     }
 
+    /// `/v1/rerank` of documents for a query.
+    pub fn rerank(model: &str, query: &str, documents: &[String]) -> Self {
+        let body = json!({ "model": model, "query": query, "documents": documents });
+        let body = Some(body.to_string().into());
+        Self { path: "/v1/rerank", body, answer: AnswerKind::Json, max_tokens: None }
+    }
+
     /// `/v1/models`.
     pub fn models() -> Self {
         Self { path: "/v1/models", body: None, answer: AnswerKind::Json, max_tokens: None }

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout_at};
 
-use crate::client::{Capabilities, Client, Exchange, Outcome, Request, Scrape};
+use serde_json::Value;
+
+use crate::client::{Client, Exchange, Request, Scrape};
 use crate::error::Result;
-use crate::load::summary::{LevelResult, Reservoir, Row};
-use crate::load::{MAX_REQUESTS, Pace, Plan, Prompts};
+use crate::load::prompts::{Conversation, Source};
+use crate::load::summary::{Cold, LevelResult, Reservoir};
+use crate::load::{MAX_REQUESTS, Operation, Pace, Plan, Prompts, Row};
 use crate::stats;
 
 /// Time between two calls of [`Events::progress`].
@@ -39,36 +42,57 @@ pub struct Progress {
 pub trait Events {
     /// Called every two seconds.
     fn progress(&mut self, progress: Progress);
+
+    /// Called when a request ends.
+    fn ended(&mut self, row: &Row);
 }
 
-/// Runs a level: warm-ups, then the requests of the plan. `stop` ends it early; what there is until
-/// then is in the result.
+/// Runs a level: warm-ups, with a shared prefix one request that fills the cache, then the requests
+/// of the plan. `stop` ends it early; what there is until then is in the result.
 ///
 /// # Errors
-/// When a warm-up gets no complete answer.
+/// When a request before the level gets no complete answer.
 pub async fn run(
-    (client, server): (&Client, &Capabilities),
-    (prompts, tokens): (&Prompts, u64),
+    client: &Client,
+    prompts: &Prompts,
     plan: &Plan,
     stop: &AtomicBool,
     events: &mut dyn Events,
 ) -> Result<LevelResult> {
     // Numbers of warm-ups are beyond those of the level, so that they draw other salts.
     for number in 0..plan.warmups {
-        let request = prompts.request(server, tokens, MAX_REQUESTS + number);
-        if let Some(fault) = client.send(&request, Instant::now()).await.fault {
-            return Err(crate::Error::Failed(format!("a warm-up request failed: {fault}")));
-        }
+        alone(client, prompts, MAX_REQUESTS + number).await?;
     }
     let before = scrape(client).await;
-    let mut level = Level::begin(plan);
-    let request = |number| prompts.request(server, tokens, number);
-    level.drive(client, &request, stop, events).await;
+    let cold = match prompts.shared_prefix {
+        0 => None,
+        _ => Some(Cold::of(&alone(client, prompts, COLD).await?)),
+    };
+    let mut level = Level::begin(plan, prompts);
+    level.drive(client, stop, events).await;
     let metrics = match (before, scrape(client).await) {
         (Some(before), Some(after)) => Some(after.since(&before)),
         _ => None,
     };
-    Ok(LevelResult::of(plan, &level.rows, &level.gaps, level.unfinished, metrics))
+    let mut result = LevelResult::of(plan, &level.rows, &level.gaps, level.unfinished, metrics);
+    result.cold = cold;
+    Ok(result)
+}
+
+/// The number of the request that meets a shared prefix first: no other of the level has it.
+const COLD: u64 = MAX_REQUESTS - 1;
+
+/// Sends a request while no other is in flight.
+async fn alone(client: &Client, prompts: &Prompts, number: u64) -> Result<Row> {
+    let start = Instant::now();
+    let request = prompts.request(&mut Conversation::new(number));
+    let exchange = client.send(&request, start).await;
+    match exchange.fault {
+        Some(fault) => {
+            Err(crate::Error::Failed(format!("a request before the level failed: {fault}")))
+        }
+        None => Ok(Row::of(&exchange, start)),
+    }
 }
 
 async fn scrape(client: &Client) -> Option<Scrape> {
@@ -78,11 +102,16 @@ async fn scrape(client: &Client) -> Option<Scrape> {
 
 struct Level<'a> {
     plan: &'a Plan,
+    prompts: &'a Prompts,
     start: Instant,
     instants: Box<dyn Iterator<Item = f64>>,
     /// The next instant of an open loop.
     next: Option<f64>,
     sent: u64,
+    /// Conversations that began.
+    begun: u64,
+    /// Conversations between two turns, and when the next one is due.
+    thinking: Vec<(Instant, Conversation)>,
     /// Complete answers among the rows.
     complete: u64,
     rows: Vec<Row>,
@@ -92,80 +121,114 @@ struct Level<'a> {
 }
 
 impl<'a> Level<'a> {
-    fn begin(plan: &'a Plan) -> Self {
-        let mut instants: Box<dyn Iterator<Item = f64>> = match plan.pace {
-            Pace::Closed { .. } => Box::new(std::iter::empty()),
-            Pace::Open { rate, arrival } => Box::new(arrival.instants(rate, plan.seed)),
+    fn begin(plan: &'a Plan, prompts: &'a Prompts) -> Self {
+        let mut instants: Box<dyn Iterator<Item = f64>> = match (plan.pace, &prompts.source) {
+            (Pace::Open { rate, arrival }, _) => Box::new(arrival.instants(rate, plan.seed)),
+            (Pace::Trace { speed }, Source::Trace(trace)) => {
+                Box::new(trace.instants(speed).into_iter())
+            }
+            _ => Box::new(std::iter::empty()),
         };
         let next = instants.next();
-        let (rows, gaps) = (Vec::new(), Reservoir::new(plan.seed));
-        // A moment for the runtime, so that the first request is not late.
-        let start = Instant::now() + Duration::from_millis(5);
-        Self { plan, start, instants, next, sent: 0, complete: 0, rows, gaps, unfinished: 0 }
+        Self {
+            plan,
+            prompts,
+            // A moment for the runtime, so that the first request is not late.
+            start: Instant::now() + Duration::from_millis(5),
+            instants,
+            next,
+            sent: 0,
+            begun: 0,
+            thinking: Vec::new(),
+            complete: 0,
+            rows: Vec::new(),
+            gaps: Reservoir::new(plan.seed),
+            unfinished: 0,
+        }
     }
 
-    /// When the next request is due; `None` once nothing more is sent, or while all places of a
+    /// Whether nothing is sent any more at this instant.
+    fn is_over(&self, at: Instant) -> bool {
+        let end = self.plan.duration_s.map(|time| self.start + Duration::from_secs_f64(time));
+        self.sent >= self.plan.requests.unwrap_or(MAX_REQUESTS).min(MAX_REQUESTS)
+            || end.is_some_and(|end| at >= end)
+    }
+
+    /// When the next conversation is due to begin; `None` once no more do, or while all places of a
     /// closed loop are taken.
-    fn due(&self, in_flight: usize) -> Option<Instant> {
-        if self.sent >= self.plan.requests.unwrap_or(MAX_REQUESTS).min(MAX_REQUESTS) {
-            return None;
-        }
+    fn next_begin(&self, places_taken: usize) -> Option<Instant> {
         let at = match self.plan.pace {
-            Pace::Open { .. } => self.start + Duration::from_secs_f64(self.next?),
-            Pace::Closed { concurrency } if in_flight < concurrency => {
+            Pace::Open { .. } | Pace::Trace { .. } => {
+                self.start + Duration::from_secs_f64(self.next?)
+            }
+            Pace::Closed { concurrency } if places_taken < concurrency => {
                 // Over the ramp, the places are opened one after another.
-                let place = (self.sent as f64 / concurrency as f64).min(1.0);
+                let place = (self.begun as f64 / concurrency as f64).min(1.0);
                 let opened = self.start + Duration::from_secs_f64(self.plan.ramp_s * place);
                 opened.max(Instant::now())
             }
             Pace::Closed { .. } => return None,
         };
-        let end = self.plan.duration_s.map(|time| self.start + Duration::from_secs_f64(time));
-        (end.is_none_or(|end| at < end)).then_some(at)
+        (!self.is_over(at)).then_some(at)
     }
 
-    /// Whether more will be sent when places are free.
-    fn is_sending(&self, stop: &AtomicBool) -> bool {
-        !stop.load(Ordering::Relaxed) && self.due(0).is_some()
+    /// When the next turn of a conversation is due, and its place among those that wait.
+    fn next_turn(&self) -> Option<(Instant, usize)> {
+        let turns = self.thinking.iter().enumerate().map(|(place, (at, _))| (*at, place));
+        turns.min().filter(|(at, _)| !self.is_over(*at))
     }
 
-    async fn drive(
-        &mut self,
-        client: &Client,
-        request: &dyn Fn(u64) -> Request,
-        stop: &AtomicBool,
-        events: &mut dyn Events,
-    ) {
-        let mut running: JoinSet<Exchange> = JoinSet::new();
+    /// Takes what is due first: its conversation, and when it was due.
+    fn take_due(&mut self, places_taken: usize) -> Option<(Conversation, Instant)> {
+        let (begin, turn) = (self.next_begin(places_taken), self.next_turn());
+        let now = Instant::now();
+        let begin = begin.filter(|at| *at <= now);
+        let turn = turn.filter(|(at, _)| *at <= now);
+        match (begin, turn) {
+            (begin, Some((at, place))) if begin.is_none_or(|begin| at <= begin) => {
+                Some((self.thinking.swap_remove(place).1, at))
+            }
+            (Some(at), _) => {
+                let conversation = Conversation::new(self.begun);
+                self.begun += 1;
+                self.next = self.instants.next();
+                let is_closed = matches!(self.plan.pace, Pace::Closed { .. });
+                Some((conversation, if is_closed { Instant::now() } else { at }))
+            }
+            (None, _) => None,
+        }
+    }
+
+    async fn drive(&mut self, client: &Client, stop: &AtomicBool, events: &mut dyn Events) {
+        let mut running: JoinSet<(Exchange, Conversation)> = JoinSet::new();
         let (mut said, mut said_rows) = (self.start, 0);
         let mut give_up = None;
         loop {
-            let is_sending = self.is_sending(stop);
-            if !is_sending && running.is_empty() {
+            let is_stopped = stop.load(Ordering::Relaxed);
+            let places_taken = running.len() + self.thinking.len();
+            let turn = self.next_turn().map(|(at, _)| at);
+            let due = self.next_begin(places_taken).into_iter().chain(turn).min();
+            let due = due.filter(|_| !is_stopped);
+            if running.is_empty() && due.is_none() {
                 return;
             }
-            if stop.load(Ordering::Relaxed) {
+            if is_stopped {
                 let until = *give_up.get_or_insert_with(|| Instant::now() + DRAIN);
                 if Instant::now() >= until {
                     self.unfinished = running.len();
                     return;
                 }
             }
-            let due = self.due(running.len()).filter(|_| is_sending);
-            if let Some(at) = due.filter(|at| *at <= Instant::now()) {
-                let scheduled = match self.plan.pace {
-                    Pace::Open { .. } => at,
-                    Pace::Closed { .. } => Instant::now(),
-                };
-                self.next = self.instants.next();
-                let (client, request) = (client.clone(), request(self.sent));
+            let ready = due.filter(|at| *at <= Instant::now());
+            if let Some((mut conversation, at)) = ready.and_then(|_| self.take_due(places_taken)) {
+                let (client, request) = (client.clone(), self.prompts.request(&mut conversation));
                 self.sent += 1;
-                running.spawn(async move { client.send(&request, scheduled).await });
+                running.spawn(async move { (client.send(&request, at).await, conversation) });
                 continue;
             }
             let wake = due.unwrap_or(said + PROGRESS).min(said + PROGRESS);
             match timeout_at(wake.into(), running.join_next()).await {
-                Ok(Some(Ok(exchange))) => self.take(&exchange),
+                Ok(Some(Ok((exchange, conversation)))) => self.take(exchange, conversation, events),
                 // Nothing is in flight.
                 Ok(None) => sleep_until(wake.into()).await,
                 Ok(Some(Err(_))) | Err(_) => {}
@@ -178,7 +241,7 @@ impl<'a> Level<'a> {
         }
     }
 
-    fn take(&mut self, exchange: &Exchange) {
+    fn take(&mut self, exchange: Exchange, conversation: Conversation, events: &mut dyn Events) {
         let tokens = exchange.timeline.chunks.iter().filter(|chunk| chunk.class.is_token());
         let mut last: Option<Instant> = None;
         for at in tokens.map(|chunk| chunk.at) {
@@ -187,8 +250,21 @@ impl<'a> Level<'a> {
             }
             last = Some(at);
         }
-        let row = Row::of(exchange, self.start);
-        self.complete += u64::from(row.is_complete());
+        let mut row = Row::of(&exchange, self.start);
+        (row.conversation, row.turn) = (conversation.number, conversation.turn);
+        if self.plan.has_schema && row.is_complete() {
+            row.is_json = Some(serde_json::from_str::<Value>(&exchange.content).is_ok());
+        }
+        if !matches!(self.prompts.operation, Operation::Generate { .. }) {
+            row.set_items(&exchange.content, self.prompts.items);
+        }
+        if row.is_complete() {
+            self.complete += 1;
+            let next = conversation.next(&exchange.content, self.prompts.turns);
+            let think = Duration::from_secs_f64(self.plan.think_time_s);
+            self.thinking.extend(next.map(|next| (exchange.timeline.end + think, next)));
+        }
+        events.ended(&row);
         self.rows.push(row);
     }
 
@@ -202,30 +278,6 @@ impl<'a> Level<'a> {
             failed: self.rows.len() as u64 - self.complete,
             rate: complete as f64 / apart.as_secs_f64(),
             ttft_s: stats::median(&ttft),
-        }
-    }
-}
-
-impl Row {
-    fn of(exchange: &Exchange, start: Instant) -> Self {
-        let timeline = &exchange.timeline;
-        let at = |instant: Instant| instant.saturating_duration_since(start).as_secs_f64();
-        let usage = exchange.usage.unwrap_or_default();
-        let chunks = timeline.chunks.iter().filter(|chunk| chunk.class.is_token());
-        Self {
-            scheduled_s: at(timeline.scheduled),
-            sent_s: timeline.sent.map(at),
-            first_s: timeline.first_token.map(at),
-            last_s: timeline.last_token.map(at),
-            end_s: at(timeline.end),
-            set_up_s: (!timeline.is_reused).then_some(timeline.set_up.as_secs_f64()),
-            lag_s: timeline.lag().map(|lag| lag.as_secs_f64()),
-            prompt_tokens: usage.prompt_tokens,
-            cached_tokens: usage.cached_tokens,
-            tokens: exchange.completion_tokens(None).map(|(tokens, _)| tokens),
-            chunks: chunks.count() as u64,
-            fault: exchange.fault.as_ref().map(|fault| (fault.name(), fault.to_string())),
-            is_incomplete: exchange.outcome() == Outcome::Incomplete,
         }
     }
 }

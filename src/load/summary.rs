@@ -1,61 +1,12 @@
 //! What a level's requests amount to.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use serde::Serialize;
 
 use crate::client::ServerMetric;
-use crate::load::{Pace, Plan};
+use crate::load::{Pace, Plan, Row};
 use crate::stats::{self, Random};
-
-/// A request and its answer; times in seconds since the start of the level.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) scheduled_s: f64,
-    pub(super) sent_s: Option<f64>,
-    pub(super) first_s: Option<f64>,
-    pub(super) last_s: Option<f64>,
-    pub(super) end_s: f64,
-    /// `None` on a connection that was open.
-    pub(super) set_up_s: Option<f64>,
-    pub(super) lag_s: Option<f64>,
-    pub(super) prompt_tokens: Option<u64>,
-    pub(super) cached_tokens: Option<u64>,
-    pub(super) tokens: Option<u64>,
-    /// Chunks with tokens.
-    pub(super) chunks: u64,
-    /// Name and message.
-    pub(super) fault: Option<(&'static str, String)>,
-    /// Tokens came, but no complete answer.
-    pub(super) is_incomplete: bool,
-}
-
-impl Row {
-    pub(super) fn is_complete(&self) -> bool {
-        self.fault.is_none()
-    }
-
-    /// From the scheduled instant to the first token.
-    pub(super) fn ttft_s(&self) -> Option<f64> {
-        Some(self.first_s? - self.scheduled_s)
-    }
-
-    fn ttft_from_send_s(&self) -> Option<f64> {
-        Some(self.first_s? - self.sent_s?)
-    }
-
-    /// From the scheduled instant to the last token.
-    fn e2e_s(&self) -> Option<f64> {
-        Some(self.last_s? - self.scheduled_s)
-    }
-
-    /// Time per token after the first.
-    fn tpot_s(&self) -> Option<f64> {
-        let after_first = self.tokens?.checked_sub(1).filter(|count| *count > 0)?;
-        Some((self.last_s? - self.first_s?) / after_first as f64)
-    }
-}
 
 /// A sample of a stream of values in bounded memory: all of few, of many a uniform choice
 /// (Vitter 1985, algorithm R).
@@ -79,40 +30,6 @@ impl Reservoir {
         } else if let Some(kept) = self.values.get_mut(self.random.below(self.seen as usize)) {
             *kept = value;
         }
-    }
-}
-
-/// What an answer must keep to be good: `ttft=200ms`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Goal {
-    /// `ttft`, `tpot` or `e2e`.
-    pub metric: &'static str,
-    /// At most this time in seconds.
-    pub at_most_s: f64,
-}
-
-impl FromStr for Goal {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        const METRICS: [&str; 3] = ["ttft", "tpot", "e2e"];
-        let (name, time) = text.split_once('=').unwrap_or((text, ""));
-        let metric = METRICS.into_iter().find(|metric| *metric == name);
-        let metric = metric.ok_or_else(|| format!("`{name}` is none of {}", METRICS.join(", ")))?;
-        let time = crate::settings::duration(time).map_err(|error| format!("{metric}: {error}"))?;
-        Ok(Self { metric, at_most_s: time.as_secs_f64() })
-    }
-}
-
-impl Goal {
-    fn is_kept(&self, row: &Row) -> bool {
-        let time = match self.metric {
-            "ttft" => row.ttft_s(),
-            "tpot" => row.tpot_s(),
-            _ => row.e2e_s(),
-        };
-        // An answer of one token has no TPOT to miss.
-        time.map_or(self.metric == "tpot", |time| time <= self.at_most_s)
     }
 }
 
@@ -204,6 +121,56 @@ impl Window {
     }
 }
 
+/// The request that meets a shared prefix first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cold {
+    /// Its TTFT in seconds.
+    pub ttft_s: Option<f64>,
+    /// The tokens of its prompt.
+    pub prompt_tokens: Option<u64>,
+    /// Those that the server took from a cache all the same.
+    pub cached_tokens: Option<u64>,
+}
+
+impl Cold {
+    pub(super) fn of(row: &Row) -> Self {
+        let Row { prompt_tokens, cached_tokens, .. } = *row;
+        Self { ttft_s: row.ttft_s(), prompt_tokens, cached_tokens }
+    }
+}
+
+/// The answers of one turn of all conversations.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Turn {
+    /// The turn, from 1.
+    pub turn: u64,
+    /// Mean of the prompts' tokens, with the conversation so far; null if an answer has no count.
+    pub prompt_tokens: Option<f64>,
+    /// Mean of the tokens from a cache; null if an answer does not say.
+    pub cached_tokens: Option<f64>,
+    /// From the scheduled instant.
+    pub ttft: Latency,
+}
+
+/// The turns, where there are several.
+fn turns(rows: &[Row]) -> Vec<Turn> {
+    let count = rows.iter().map(|row| row.turn + 1).max().unwrap_or(0);
+    let turn = |turn: u64| {
+        let of = || rows.iter().filter(move |row| row.is_complete() && row.turn == turn);
+        let mean = |of_row: fn(&Row) -> Option<u64>| {
+            let values: Option<Vec<f64>> = of().map(|row| of_row(row).map(|n| n as f64)).collect();
+            stats::mean(&values?)
+        };
+        Turn {
+            turn: turn + 1,
+            prompt_tokens: mean(|row| row.prompt_tokens),
+            cached_tokens: mean(|row| row.cached_tokens),
+            ttft: Latency::of(&of().filter_map(Row::ttft_s).collect::<Vec<_>>()),
+        }
+    };
+    if count > 1 { (0..count).map(turn).collect() } else { Vec::new() }
+}
+
 /// The result of a level.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LevelResult {
@@ -231,8 +198,20 @@ pub struct LevelResult {
     pub prompt_tokens: Option<u64>,
     /// Prompt tokens that the server took from a cache; null if it does not say.
     pub cached_tokens: Option<u64>,
+    /// The part of the prompts' tokens that came from a cache, by the server's usage.
+    pub hit_rate: Option<f64>,
+    /// The same by the server's own counters of this time.
+    pub server_hit_rate: Option<f64>,
     /// Generated tokens of complete answers; null if one has no count.
     pub output_tokens: Option<u64>,
+    /// Embedded or ranked texts per second; null where text is generated.
+    pub items_per_s: Option<f64>,
+    /// Complete answers that are JSON; null without a schema.
+    pub valid_json: Option<u64>,
+    /// The request that met a shared prefix first; null without one. In nothing else.
+    pub cold: Option<Cold>,
+    /// The turns of conversations; empty without.
+    pub turns: Vec<Turn>,
     /// Generated tokens per chunk that carries any.
     pub tokens_per_chunk: Option<f64>,
     /// From the first scheduled request to the last end.
@@ -282,6 +261,13 @@ impl LevelResult {
         let chunks: u64 = complete().map(|row| row.chunks).sum();
         let output_tokens = sum(|row| row.tokens).filter(|_| done > 0);
         let (most_in_flight, steady) = in_flight(rows, plan.pace);
+        let items: u64 = complete().map(|row| row.items).sum();
+        let (prompt_tokens, cached_tokens) =
+            (sum(|row| row.prompt_tokens), sum(|row| row.cached_tokens));
+        let share = |part: f64, of: f64| (of > 0.0).then(|| part / of);
+        let counter = |metric| server.as_ref()?.get(&metric).copied();
+        let server_hits = counter(ServerMetric::PrefixHits);
+        let server_hits = server_hits.zip(counter(ServerMetric::PrefixQueries));
         let values =
             |of: fn(&Row) -> Option<f64>| -> Vec<f64> { rows.iter().filter_map(of).collect() };
         Self {
@@ -295,8 +281,20 @@ impl LevelResult {
             faults,
             goodput_per_s: good.map(|good| good / (whole.to_s - whole.from_s)),
             goodput_fraction: good.filter(|_| sent > 0).map(|good| good / sent as f64),
-            prompt_tokens: sum(|row| row.prompt_tokens).filter(|_| done > 0),
-            cached_tokens: sum(|row| row.cached_tokens).filter(|_| done > 0),
+            prompt_tokens: prompt_tokens.filter(|_| done > 0),
+            cached_tokens: cached_tokens.filter(|_| done > 0),
+            hit_rate: cached_tokens
+                .zip(prompt_tokens)
+                .and_then(|(cached, prompt)| share(cached as f64, prompt as f64)),
+            server_hit_rate: server_hits.and_then(|(hits, queries)| share(hits, queries)),
+            items_per_s: (items > 0)
+                .then(|| share(items as f64, whole.to_s - whole.from_s))
+                .flatten(),
+            valid_json: plan
+                .has_schema
+                .then(|| complete().filter(|row| row.is_json == Some(true)).count() as u64),
+            cold: None,
+            turns: turns(rows),
             tokens_per_chunk: output_tokens
                 .filter(|_| chunks > 0)
                 .map(|tokens| tokens as f64 / chunks as f64),
@@ -342,7 +340,7 @@ fn in_flight(rows: &[Row], pace: Pace) -> (u64, Option<(f64, f64)>) {
     events.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let needed = match pace {
         Pace::Closed { concurrency } => (STEADY * concurrency as f64).ceil() as i64,
-        Pace::Open { .. } => i64::MAX,
+        Pace::Open { .. } | Pace::Trace { .. } => i64::MAX,
     };
     let (mut now, mut most) = (0_i64, 0_i64);
     let (mut since, mut dip): (Option<f64>, Option<f64>) = (None, None);
@@ -369,7 +367,7 @@ fn in_flight(rows: &[Row], pace: Pace) -> (u64, Option<(f64, f64)>) {
     if let (Some(from), Some(low)) = (since, dip) {
         close(from, low);
     }
-    if let Pace::Open { .. } = pace {
+    if let Pace::Open { .. } | Pace::Trace { .. } = pace {
         let scheduled = rows.iter().map(|row| row.scheduled_s);
         let (first, last) = (scheduled.clone().reduce(f64::min), scheduled.reduce(f64::max));
         longest = first.zip(last).filter(|(first, last)| last > first);
@@ -391,6 +389,8 @@ mod tests {
             duration_s: None,
             warmups: 0,
             ramp_s: 0.0,
+            think_time_s: 0.0,
+            has_schema: false,
             seed: 1,
             goals: vec!["ttft=150ms".parse().unwrap(), "tpot=60ms".parse().unwrap()],
             max_lag: Duration::from_millis(10),
@@ -405,14 +405,12 @@ mod tests {
             first_s: Some(first_s),
             last_s: Some(last_s),
             end_s: last_s,
-            set_up_s: None,
             lag_s: Some(sent_s - scheduled_s),
             prompt_tokens: Some(20),
             cached_tokens: Some(0),
             tokens: Some(11),
             chunks: 11,
-            fault: None,
-            is_incomplete: false,
+            ..Row::default()
         }
     }
 

@@ -74,6 +74,13 @@ const NOT_RUN: [(&str, &[&str]); 11] = [
             "candlemark run --url https://gpu-1.example/v1 short/b1 grid --api chat --label gpu=H",
             "candlemark pair --base-url http://127.0.0.1:8000 --candidate-url http://127.0.0.1:8001",
             "candlemark pair --base-cmd \"$BASE\" --candidate-cmd \"$CANDIDATE\" short/b1 code/b4",
+            "candlemark load --url http://127.0.0.1:8000 --trace trace.jsonl --trace-speed 10",
+            "candlemark load --url http://127.0.0.1:8000 --api chat --turns 5 --think-time 2s \
+             --concurrency 4",
+            "candlemark load --url http://127.0.0.1:8000 --shared-prefix 1024 --input-tokens \
+             uniform:50:200",
+            "candlemark load --url http://127.0.0.1:8000 --api embeddings --items 16 \
+             --input-tokens normal:300:80",
         ],
     ),
     (

@@ -121,6 +121,11 @@ fn wrong_arguments_are_explained_before_anything_is_sent() {
         (&["--rate", "1", "--arrival", "uniform"], "gamma:SHAPE"),
         (&["--max-error-rate", "2"], "from 0 to 1"),
         (&["--categories", "shrt"], "short"),
+        (&["--input-tokens", "gauss:3:4"], "uniform:A:B"),
+        (&["--api", "embeddings", "--turns", "2"], "`--turns` needs an API that generates"),
+        (&["--items", "2"], "`--items` needs"),
+        (&["--trace", "none.jsonl"], "cannot read `none.jsonl`"),
+        (&["--dataset", "records/base.json"], "a dataset is an array of"),
     ] {
         let args = [&["load", "--url", "http://127.0.0.1:9"], words].concat();
         let output = candlemark(&args, &input(""));
@@ -132,4 +137,173 @@ fn wrong_arguments_are_explained_before_anything_is_sent() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("connection is refused"), "{said}");
+}
+
+/// The bodies of requests that the mock answered, but for the probe and the calibration.
+fn bodies(mock: &Mock) -> Vec<Value> {
+    let served = mock.served().into_iter();
+    let bodies = served.filter_map(|one| serde_json::from_str::<Value>(&one.request.body).ok());
+    bodies.filter(|body| body["max_tokens"] != 1).collect()
+}
+
+fn prompt(body: &Value) -> &str {
+    body["prompt"].as_str().unwrap()
+}
+
+#[test]
+fn a_trace_is_replayed_at_its_instants_with_shared_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.jsonl");
+    let request = |timestamp: u64, input_length: u64, ids: &[u64]| {
+        let output_length = 3;
+        json!({
+            "timestamp": timestamp, "input_length": input_length, "output_length": output_length,
+            "hash_ids": ids,
+        })
+    };
+    let requests = [
+        request(1000, 600, &[1, 2]),
+        request(1400, 700, &[1, 3]),
+        request(2000, 5000, &[1, 2, 3]),
+        request(1200, 20, &[9]),
+    ];
+    std::fs::write(&path, requests.map(|one| one.to_string()).join("\n")).unwrap();
+    let models = json!({ "data": [{ "id": "mock", "max_model_len": 2048 }] }).to_string();
+    let answer: Answer = Box::new(move |request| {
+        Arc::new(match request.path.as_str() {
+            path if path.ends_with("/v1/models") => {
+                Script::whole(200, "", "application/json", &models)
+            }
+            path if path.ends_with("/metrics") => Script::error(404, "", "none"),
+            _ => quick(3),
+        })
+    });
+    let mock = Mock::start(Routes::from([("m".to_owned(), answer)])).unwrap();
+    let lines = folder.path().join("requests.jsonl");
+    let words = [
+        "--trace",
+        path.to_str().unwrap(),
+        "--trace-speed",
+        "2",
+        "--warmups",
+        "0",
+        "--output-requests",
+        lines.to_str().unwrap(),
+    ];
+    let (output, json) = load(&mock, &words);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("1 of 4 requests of the trace are longer"), "{said}");
+    assert_eq!((&json["left_out"], &json["levels"][0]["complete"]), (&json!(1), &json!(3)));
+    // The mock answers in an instant: requests follow as in the trace, at twice its speed.
+    let bodies = bodies(&mock);
+    let [first, second, third] = &bodies[..] else { panic!("{bodies:?}") };
+    assert_eq!(first["max_tokens"], 3);
+    assert!(prompt(first).len() > 2048 && prompt(second).len() < 200);
+    assert_eq!(prompt(first)[..2048], prompt(third)[..2048], "the block of id 1");
+    assert_ne!(prompt(first)[..20], prompt(second)[..20]);
+    let rows = std::fs::read_to_string(&lines).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let scheduled = |row: &Value| row["scheduled_s"].as_f64().unwrap();
+    let mut at: Vec<f64> = rows.iter().map(scheduled).collect();
+    at.sort_by(f64::total_cmp);
+    for (found, expected) in at.iter().zip([0.0, 0.1, 0.2]) {
+        assert!((found - expected).abs() < 1e-6, "{at:?}");
+    }
+    assert_eq!((rows.len(), &rows[0]["tokens"], &rows[0]["level"]), (3, &json!(3), &json!(0)));
+}
+
+#[test]
+fn every_turn_holds_the_conversation_so_far() {
+    let mock = server(|_| quick(2));
+    let words = ["--turns", "3", "--requests", "6", "--output-tokens", "2", "--warmups", "0"];
+    let (output, json) = load(&mock, &[&words[..], &["--think-time", "10ms"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let level = &json["levels"][0];
+    assert_eq!((&level["sent"], &level["most_in_flight"]), (&json!(6), &json!(1)));
+    let turns: Vec<&Value> =
+        level["turns"].as_array().unwrap().iter().map(|turn| &turn["ttft"]["count"]).collect();
+    assert_eq!(turns, [&json!(2), &json!(2), &json!(2)]);
+    let bodies = bodies(&mock);
+    let [first, second, third] = [0, 1, 2].map(|at| prompt(&bodies[at]).to_owned());
+    assert!(second.starts_with(&format!("{first}\n 0 1\n")), "{second}");
+    assert!(third.starts_with(&second) && third.len() > second.len());
+}
+
+#[test]
+fn a_shared_prefix_is_met_cold_once() {
+    let mock = server(|_| quick(2));
+    let words = ["--shared-prefix", "50", "--requests", "3", "--output-tokens", "2"];
+    let (output, json) = load(&mock, &words);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let level = &json["levels"][0];
+    assert!(level["cold"]["ttft_s"].as_f64().unwrap() >= 0.002, "{level}");
+    assert_eq!((&level["sent"], &level["hit_rate"]), (&json!(3), &json!(0.0)));
+    let bodies = bodies(&mock);
+    let prefixes: Vec<&str> = bodies.iter().map(|body| &prompt(body)[..200]).collect();
+    // Two warm-ups with prefixes of their own, the cold request, and three that share its prefix.
+    assert_eq!(prefixes.len(), 6);
+    assert!(prefixes[3..].iter().all(|prefix| *prefix == prefixes[2]), "{prefixes:?}");
+    assert!(prefixes[..2].iter().all(|prefix| *prefix != prefixes[2]), "{prefixes:?}");
+}
+
+#[test]
+fn a_schema_is_measured_beside_free_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("schema.json");
+    std::fs::write(&path, r#"{ "type": "object" }"#).unwrap();
+    let mock = server(|_| quick(1));
+    let words = ["--schema", path.to_str().unwrap(), "--requests", "2", "--output-tokens", "2"];
+    let (output, json) = load(&mock, &[&words[..], &["--warmups", "0"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let valid: Vec<&Value> =
+        json["levels"].as_array().unwrap().iter().map(|level| &level["valid_json"]).collect();
+    // The mock answers ` 0`, which is JSON.
+    assert_eq!(valid, [&Value::Null, &json!(2)]);
+    let bodies = bodies(&mock);
+    let asked: Vec<(bool, bool)> = bodies
+        .iter()
+        .map(|body| (body.get("response_format").is_some(), body.get("min_tokens").is_some()))
+        .collect();
+    assert_eq!(asked, [(false, true), (false, true), (true, false), (true, false)]);
+    let text = |at: usize| prompt(&bodies[at]).split_once("] ").unwrap().1.to_owned();
+    assert_eq!((text(0), text(1)), (text(2), text(3)), "the same prompts");
+}
+
+#[test]
+fn embeddings_are_counted_by_item() {
+    let answer = json!({ "object": "list", "data": [{}, {}, {}], "usage": { "prompt_tokens": 9 } });
+    let answer = Script::whole(200, "", "application/json", &answer.to_string());
+    let mock = server(move |_| answer.clone());
+    let words = ["--api", "embeddings", "--requests", "4", "--input-tokens", "uniform:5:9"];
+    let (output, json) = load(&mock, &[&words[..], &["--items", "3"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let level = &json["levels"][0];
+    assert_eq!((&level["complete"], &level["prompt_tokens"]), (&json!(4), &json!(36)));
+    let rates = ["items_per_s", "requests_per_s"];
+    let whole = &level["whole"];
+    let items = level[rates[0]].as_f64().unwrap() / whole[rates[1]].as_f64().unwrap();
+    assert!((items - 3.0).abs() < 1e-9, "{level}");
+    assert_eq!(whole["e2e"]["count"], 4);
+    let (output, json) = load(&mock, &["--api", "rerank", "--requests", "2", "--items", "4"]);
+    assert_eq!(output.status.code(), Some(5), "three of four items are an error");
+    assert_eq!(json["levels"][0]["faults"]["missing-items"][0], 2);
+}
+
+#[test]
+fn a_result_for_other_tools_is_judged_as_theirs() {
+    let mock = server(|_| quick(4));
+    let folder = tempfile::tempdir().unwrap();
+    let url = mock.url("m");
+    for name in ["a.json", "b.json"] {
+        let path = folder.path().join(name);
+        let words = ["load", "--url", &url, "--requests", "4", "--output-tokens", "4"];
+        let more = ["--max-lag", "1h", "--format", "vllm", "-o", path.to_str().unwrap()];
+        let output = candlemark(&[&words[..], &more].concat(), &input(""));
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let output = candlemark(&["compare", "a.json", "b.json"], folder.path());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("rate-inf/c1") && text.contains("TTFT"), "{text}");
 }
