@@ -250,13 +250,18 @@ fn conclude(report: &Report, is_interrupted: bool) -> Exit {
         let is_meant = level.cold.is_some()
             || !level.turns.is_empty()
             || matches!(level.plan.pace, Pace::Trace { .. });
-        if let Some(cached) = level.cached_tokens.filter(|cached| *cached > 0 && !is_meant) {
+        // One or two tokens are alike by chance.
+        let is_much = level.hit_rate.is_some_and(|rate| rate > MAX_HIT_RATE);
+        if let Some(cached) = level.cached_tokens.filter(|_| is_much && !is_meant) {
             let cached = counted(cached as usize, "prompt token");
             say(&format!("warning: {name}: the server took {cached} from its prefix cache"));
         }
     }
     exit
 }
+
+/// The share of prompt tokens from a prefix cache above which TTFT is no longer that of the prompts.
+const MAX_HIT_RATE: f64 = 0.1;
 
 /// Whether a level has at least 5 % more throughput than the one before.
 fn is_faster(before: &LevelResult, level: &LevelResult) -> bool {

@@ -47,7 +47,7 @@ pub enum Api {
 /// When the server cannot be reached, has not the model, has several and none is given, or refuses
 /// the request for another reason.
 pub async fn probe(client: &Client, api: Api, model: Option<&str>) -> Result<Capabilities> {
-    let listed = models(client).await?;
+    let listed = models(client, model).await?;
     let models: Vec<String> = listed.iter().map(|(name, _)| name.clone()).collect();
     let model = choose(&models, model, client)?;
     let context = listed.iter().find(|(name, _)| *name == model).and_then(|(_, context)| *context);
@@ -93,15 +93,20 @@ pub async fn probe(client: &Client, api: Api, model: Option<&str>) -> Result<Cap
 /// # Errors
 /// When the server cannot be reached, has not the model, or has several and none is given.
 pub async fn served_model(client: &Client, model: Option<&str>) -> Result<String> {
-    let models = models(client).await?.into_iter().map(|(name, _)| name);
+    let models = models(client, model).await?.into_iter().map(|(name, _)| name);
     choose(&models.collect::<Vec<_>>(), model, client)
 }
 
 /// The server's models, each with its context where it is said.
-async fn models(client: &Client) -> Result<Vec<(String, Option<u64>)>> {
+async fn models(client: &Client, wanted: Option<&str>) -> Result<Vec<(String, Option<u64>)>> {
     let request = Request::models();
     let exchange = client.send(&request, Instant::now()).await;
     if let Some(fault) = exchange.fault {
+        // `transformers serve` cannot list a folder that it serves.
+        let cannot_list = exchange.status.is_some_and(|status| matches!(status, 404 | 405 | 500..));
+        if wanted.is_some() && cannot_list {
+            return Ok(Vec::new());
+        }
         return Err(unanswered(client, request.path, &fault));
     }
     let body: Value = serde_json::from_str(&exchange.content).unwrap_or_default();

@@ -197,6 +197,8 @@ fn a_probe_says_what_it_cannot_find() {
         ("two", Some("aa"), "no model `aa` (did you mean `a`?); known are a, b"),
         ("none", None, "lists no model; name one"),
         ("missing", None, "does not answer `/v1/models`: status 404: no such route"),
+        // A server that cannot list its models may still have the one that is named.
+        ("missing", Some("a"), "does not answer `/v1/completions`: status 404: no such route"),
         // It answers everything with the list of models.
         ("two", Some("a"), "does not answer `/v1/completions`: the content type is"),
     ] {

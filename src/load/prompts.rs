@@ -92,6 +92,18 @@ impl Conversation {
     }
 }
 
+/// The number of the prefix that all requests share.
+const SHARED: u64 = u64::MAX;
+
+/// Tells the numbers of what requests have for themselves from those of what they share.
+const OWN: u64 = 1 << 63;
+
+/// The beginning of a text that no other number has: nine digits that are already different at the
+/// first, since some caches know a prompt token by token.
+fn mark(salt: u64, number: u64) -> String {
+    format!("{:09}: ", Random::at(salt, number).bits() % 1_000_000_000)
+}
+
 impl Prompts {
     /// What a server takes.
     pub fn set_server(&mut self, server: &Capabilities) {
@@ -117,7 +129,7 @@ impl Prompts {
     fn ask(&self, number: u64, turn: u64) -> (String, u64) {
         let mut random = Random::at(self.seed, number.wrapping_add(turn << 32));
         let label = match self.salt.filter(|_| turn == 0) {
-            Some(salt) => format!("[{salt:x}-{number}] "),
+            Some(salt) => mark(salt, number),
             None => String::new(),
         };
         let (text, tokens) = match &self.source {
@@ -156,7 +168,7 @@ impl Prompts {
             return String::new();
         }
         let salt = self.shared_salt(number);
-        self.fill(format!("[{salt:x}-shared] "), 0, self.shared_prefix) + "\n"
+        self.fill(mark(salt, SHARED), 0, self.shared_prefix) + "\n"
     }
 
     /// The blocks of a request of a trace: equal ids of a level are equal texts. What no id names
@@ -171,11 +183,11 @@ impl Prompts {
                 break;
             }
             let place = Random::at(self.seed, *id).below(RUNNING_TEXT.len());
-            text += &self.fill(format!("[{salt:x}-{id}] "), place, tokens);
+            text += &self.fill(mark(salt, *id), place, tokens);
             left -= tokens;
         }
         if left > 0 {
-            text += &self.fill(format!("[{salt:x}-own-{number}] "), 0, left);
+            text += &self.fill(mark(salt ^ OWN, number), 0, left);
         }
         text
     }
@@ -275,9 +287,13 @@ mod tests {
     fn prompts_are_drawn_by_seed_and_salted_at_the_start() {
         let source = Source::categories(&[&CATEGORIES[0]]);
         let salted = prompts(source.clone(), Some(0xab));
-        assert!(salted.ask(17, 0).0.starts_with("[ab-17] "));
         assert_eq!(salted.ask(17, 0), salted.ask(17, 0));
-        assert!(salted.of_level(1).ask(17, 0).0.starts_with("[ac-17] "), "levels share no prompt");
+        let marks: BTreeSet<String> = [(&salted, 17), (&salted, 18), (&salted.of_level(1), 17)]
+            .map(|(prompts, number)| prompts.ask(number, 0).0[..11].to_owned())
+            .into();
+        assert_eq!(marks.len(), 3, "requests and levels share no prompt: {marks:?}");
+        let is_mark = |mark: &String| mark[..9].parse::<u32>().is_ok() && mark.ends_with(": ");
+        assert!(marks.iter().all(is_mark), "{marks:?}");
         let plain = prompts(source, None);
         let drawn: BTreeSet<String> = (0..50).map(|number| plain.ask(number, 0).0).collect();
         assert_eq!(drawn.len(), 3, "all prompts of the category occur");
@@ -292,7 +308,7 @@ mod tests {
         shared.shared_prefix = 100;
         let [one, other, warm_up] = [0, 7, MAX_REQUESTS].map(|number| shared.ask(number, 0).0);
         assert_eq!(one[..401], other[..401]);
-        assert!(one[401..].starts_with("[1-0] ") && other[401..].starts_with("[1-7] "), "{other}");
+        assert!(one[401..].starts_with(&mark(1, 0)) && other[401..].starts_with(&mark(1, 7)));
         assert_ne!(one[..40], warm_up[..40]);
         assert_ne!(one[..10], shared.of_level(1).ask(0, 0).0[..10]);
     }
@@ -331,7 +347,8 @@ mod tests {
         assert_eq!(second["messages"][0], first["messages"][0]);
         assert_eq!(second["messages"][1]["content"], "hello");
         assert_eq!(second["messages"][2]["role"], "user");
-        assert!(!second["messages"][2]["content"].as_str().unwrap().starts_with('['));
+        let later = second["messages"][2]["content"].as_str().unwrap();
+        assert!(!later.starts_with(|c: char| c.is_ascii_digit()), "{later}");
         let conversation = conversation.next("", chat.turns).unwrap();
         assert!(conversation.clone().next("", chat.turns).is_none());
         chat.operation = Operation::Generate { api: Api::Completions };

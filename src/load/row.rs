@@ -37,6 +37,8 @@ pub struct Row {
     pub tokens: Option<u64>,
     /// Texts of an embedding or rerank request.
     pub items: u64,
+    /// Whether it was sent again, into a new connection.
+    pub is_resent: bool,
     /// Chunks with tokens.
     pub chunks: u64,
     /// Whether the answer is JSON, where a schema was given.
@@ -61,6 +63,7 @@ impl Row {
             last_s: timeline.last_token.map(at),
             end_s: at(timeline.end),
             set_up_s: (!timeline.is_reused).then_some(timeline.set_up.as_secs_f64()),
+            is_resent: timeline.is_resent,
             lag_s: timeline.lag().map(|lag| lag.as_secs_f64()),
             prompt_tokens: usage.prompt_tokens,
             cached_tokens: usage.cached_tokens,

@@ -225,6 +225,8 @@ pub struct LevelResult {
     pub client_lag: Latency,
     /// Set-up of new connections.
     pub set_up: Latency,
+    /// Requests that were sent again because the server had closed the connection that was kept.
+    pub resent: u64,
     /// Most requests in flight.
     pub most_in_flight: u64,
     /// What the server's own `/metrics` say of this time; null if it has none that is known.
@@ -304,6 +306,7 @@ impl LevelResult {
             chunk_gap: Latency::of(&gaps.values),
             client_lag: Latency::of(&values(|row| row.lag_s)),
             set_up: Latency::of(&values(|row| row.set_up_s)),
+            resent: count(|row| row.is_resent),
             most_in_flight,
             server,
         }

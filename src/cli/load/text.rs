@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::cli::load::{Report, pace};
 use crate::client::ServerMetric;
+use crate::error::counted;
 use crate::load::{LevelResult, Window};
 use crate::report::{Table, TextFormat, number};
 
@@ -110,6 +111,10 @@ fn further(level: &LevelResult) -> String {
             or_unknown(level.hit_rate),
             or_unknown(level.server_hit_rate)
         ));
+    }
+    if level.resent > 0 {
+        let requests = counted(level.resent as usize, "request");
+        lines.push(format!("{requests} sent again: the server had closed the connection"));
     }
     for turn in &level.turns {
         let tokens = turn.prompt_tokens.map_or("an unknown number of".into(), number);
