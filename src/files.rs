@@ -141,8 +141,8 @@ impl Drop for RunFolder {
     }
 }
 
-/// The file of a run: the one that the user named, or one in a folder of its own. Locked until it is
-/// dropped.
+/// The file of a run: the one that the user named, or one in a folder of its own. Locked until it
+/// is dropped.
 #[derive(Debug)]
 pub(crate) struct RunFile {
     /// Its path.

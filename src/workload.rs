@@ -88,8 +88,8 @@ pub const CATEGORIES: &[Category] = &[
     Category { name: "extraction", prompts: prompts!("extraction"), new_tokens: 8 },
 ];
 
-/// The text of prompts of an exact length, repeated as needed. No category's prompts: a new category
-/// changes none of the scenarios that read it.
+/// The text of prompts of an exact length, repeated as needed. No category's prompts: a new
+/// category changes none of the scenarios that read it.
 pub(crate) const RUNNING_TEXT: &str = unix_lines!(include_str!("../fixtures/running_text.txt"));
 
 /// Batch sizes of every category.
@@ -205,8 +205,8 @@ pub struct Work {
     pub stop: String,
 }
 
-/// Begins hashes of text, which says nothing about hashes of token ids: a server is given the one, an
-/// engine the other.
+/// Begins hashes of text, which says nothing about hashes of token ids: a server is given the one,
+/// an engine the other.
 pub(crate) const TEXT_HASH: &str = "text-";
 
 /// Whether two hashes differ; `None` if one is of text and the other of token ids.

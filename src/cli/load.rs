@@ -260,7 +260,8 @@ fn conclude(report: &Report, is_interrupted: bool) -> Exit {
     exit
 }
 
-/// The share of prompt tokens from a prefix cache above which TTFT is no longer that of the prompts.
+/// The share of prompt tokens from a prefix cache above which TTFT is no longer that of the
+/// prompts.
 const MAX_HIT_RATE: f64 = 0.1;
 
 /// Whether a level has at least 5 % more throughput than the one before.

@@ -34,8 +34,8 @@ pub struct Timeline {
     pub set_up: Duration,
     /// Whether an idle connection was used.
     pub is_reused: bool,
-    /// Whether it was sent again on a new connection, because the server had closed the one that was
-    /// kept; the set-up then holds the first attempt, too.
+    /// Whether it was sent again on a new connection, because the server had closed the one that
+    /// was kept; the set-up then holds the first attempt, too.
     pub is_resent: bool,
     /// The first bytes of the answer, of any kind.
     pub first_byte: Option<Instant>,

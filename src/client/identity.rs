@@ -71,8 +71,8 @@ impl Identity {
         let owner = model.get("owned_by").and_then(Value::as_str);
         let known = OWNERS.iter().find(|(word, _)| Some(*word) == owner);
         self.software = known.map(|(_, software)| (*software).into());
-        let number = |value: Option<&Value>| value.and_then(Value::as_u64).map(|n| n as usize);
-        self.context = number(model.get("max_model_len"));
+        let context = model.get("max_model_len").and_then(Value::as_u64);
+        self.context = context.map(|context| context as usize);
         let meta = model.get("meta").and_then(Value::as_object).into_iter().flatten();
         for (name, value) in meta.filter(|(_, value)| value.is_number()) {
             self.facts.insert(name.clone(), value.to_string());

@@ -1,5 +1,5 @@
-//! Drift since the release, reported in addition to the verdicts. It decides nothing: many small steps that
-//! were each accepted are no mistake by themselves.
+//! Drift since the release, reported in addition to the verdicts. It decides nothing: many small
+//! steps that were each accepted are no mistake by themselves.
 
 use std::collections::BTreeMap;
 

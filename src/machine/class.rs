@@ -23,7 +23,8 @@ pub(super) struct ClassInputs<'a> {
 }
 
 impl ClassInputs<'_> {
-    /// The fields of the class: what another CPU, another share of it, or another use of it changes.
+    /// The fields of the class: what another CPU, another share of it, or another use of it
+    /// changes.
     ///
     /// A field must not differ between two runs on one machine: a hash over measured MHz split one
     /// type of runner in two and caused 16 of 17 reported regressions (folo-rs/folo#429). Nor may

@@ -1,5 +1,5 @@
-//! Scenarios on a server, over its OpenAI-compatible API: the metrics that a client can observe, and
-//! the reason for each that it cannot. A block is a client process; the server runs on.
+//! Scenarios on a server, over its OpenAI-compatible API: the metrics that a client can observe,
+//! and the reason for each that it cannot. A block is a client process; the server runs on.
 
 mod prompts;
 mod sample;

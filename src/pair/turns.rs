@@ -1,8 +1,9 @@
 //! Turns of the arms on one scenario in one block, for pairs and for pools: warm-ups, rounds in
 //! counterbalanced order (ABBA, BAAB), and the final request.
 //!
-//! In a duet, turns of two arms run at the same time, each on half of the CPUs, so that interference
-//! hits both (Bulej et al. 2020, "Duet benchmarking: improving measurement accuracy in the cloud").
+//! In a duet, turns of two arms run at the same time, each on half of the CPUs, so that
+//! interference hits both (Bulej et al. 2020, "Duet benchmarking: improving measurement accuracy in
+//! the cloud").
 
 use std::collections::BTreeMap;
 #[cfg(target_os = "linux")]

@@ -4,8 +4,8 @@ use crate::compare::Subject;
 use crate::machine::CLIENT_CLASS;
 
 /// Model, quantization, engine, threads, kernel tier and machine: `` `synthetic:mini` in f32,
-/// native engine, 2 threads, avx512 kernels, machine `amd-epyc-2cpu-1f3a90c2` ``; of a server model,
-/// program, address and the client's machine. Not escaped.
+/// native engine, 2 threads, avx512 kernels, machine `amd-epyc-2cpu-1f3a90c2` ``; of a server
+/// model, program, address and the client's machine. Not escaped.
 pub(crate) fn subject_line(subject: &Subject) -> String {
     let Subject { model, settings, machine } = subject;
     let code = |text: &str| format!("`{}`", text.replace('`', "'"));

@@ -1,5 +1,6 @@
 //! The inputs of tests, made from literal numbers and fixed seeds instead of being stored: records,
-//! pairs, a pool, a calibration, and small files. Tests of the library and of the binary share them.
+//! pairs, a pool, a calibration, and small files. Tests of the library and of the binary share
+//! them.
 
 #![expect(dead_code, reason = "no crate of tests uses all of it")]
 

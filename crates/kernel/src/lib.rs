@@ -5,8 +5,8 @@
 //! All `unsafe` code of the project lives here: functions compiled with `#[target_feature]`, which
 //! are called only after CPU detection, and output slices that tasks write in parallel.
 //!
-//! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed`
-//! and `pack` (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
+//! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed` and
+//! `pack` (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
 //! together), `kv_cache` and `attention`; `peak` measures the roofline.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]

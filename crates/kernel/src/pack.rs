@@ -135,8 +135,8 @@ fn pack_signed<const N: usize>(
     }
 }
 
-/// Packs blocks of 32 columns that begin with an f16 scale and offset; `quants` gives their unsigned
-/// quants.
+/// Packs blocks of 32 columns that begin with an f16 scale and offset; `quants` gives their
+/// unsigned quants.
 fn pack_unsigned<const N: usize>(
     row: &[u8],
     lane: usize,

@@ -1,6 +1,6 @@
 //! Weight matrices packed for the kernels: panels of sixteen rows, interleaved so that one vector
-//! load reads a weight (or a group of four) of each row. The layout, and the dequantization of single
-//! weights; the same for all instruction sets. [`super::pack`] fills panels.
+//! load reads a weight (or a group of four) of each row. The layout, and the dequantization of
+//! single weights; the same for all instruction sets. [`super::pack`] fills panels.
 //!
 //! A panel of `K` columns consists of lines of 64 bytes (a cache line, an AVX-512 register):
 //!

@@ -1,4 +1,5 @@
-//! Progress of a run on stderr: a bar on a terminal, and everywhere one line per process as it ends.
+//! Progress of a run on stderr: a bar on a terminal, and everywhere one line per process as it
+//! ends.
 
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicBool, Ordering};

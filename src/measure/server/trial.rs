@@ -42,8 +42,8 @@ impl ServerTrial {
     /// number of tokens of the prompts.
     ///
     /// # Errors
-    /// When a client cannot measure the scenario, the sequences are longer than the server's context
-    /// ([`Error::Unsupported`]), or a request has no complete answer.
+    /// When a client cannot measure the scenario, the sequences are longer than the server's
+    /// context ([`Error::Unsupported`]), or a request has no complete answer.
     pub(crate) fn new(
         connection: &mut Connection,
         scenario: &Scenario,
