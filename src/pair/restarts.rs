@@ -14,9 +14,10 @@ use crate::pair::case::{ReportedMetrics, can_be_measured, finish_arm, is_stored}
 use crate::pair::server_process::ServerProcess;
 use crate::pair::turns::{NoTurns, Workers};
 use crate::pair::{Events, PairRun};
-use crate::record::pair::{PairBlock, PairRecord, PairTurns, Round};
+use crate::record::pair::{PairBlock, PairCase, PairRecord, PairTurns, Round};
 use crate::record::{Absence, AbsenceKind, Case};
 use crate::settings::{Server, ServerBlocks, Setup};
+use crate::suite::turns;
 use crate::suite::turns::HelloResponse;
 
 /// The commands that start the servers of a pair.
@@ -60,9 +61,13 @@ impl PairRun<'_> {
         let meter = BlockMeter::begin(None)?;
         let number = paired.blocks.len();
         let is_open = |id: &String| open.is_none_or(|open| open.contains(id));
-        let known = paired.scenarios.iter();
-        let known = known.filter(|case| can_be_measured(case, paired.output_change.as_deref()));
-        let ids: Vec<String> = known.map(|case| case.id.clone()).collect();
+        let ids: Vec<String> = if number == 0 {
+            turns::select(&self.plan.words)?.into_iter().map(|scenario| scenario.id).collect()
+        } else {
+            let known = paired.scenarios.iter();
+            let known = known.filter(|case| can_be_measured(case, paired.output_change.as_deref()));
+            known.map(|case| case.id.clone()).collect()
+        };
         let nulls = self.null_control_scenarios.clone();
         let of_arm = |arm: char, id: &String| {
             number == 0 || nulls.contains(id) || (arm != 'N' && is_open(id))
@@ -74,7 +79,6 @@ impl PairRun<'_> {
         let mut measured = BTreeMap::new();
         for arm in arms {
             let wanted = ids.iter().filter(|id| of_arm(arm, id)).cloned().collect();
-            let wanted = (number > 0).then_some(wanted);
             measured.insert(arm, self.arm(restarts, arm, wanted, &paired.session.id, &mut block)?);
         }
         if paired.scenarios.is_empty() {
@@ -105,7 +109,8 @@ impl PairRun<'_> {
             }
             case.blocks.push(turns);
         }
-        if number == 0 {
+        let measurable = |case: &PairCase| can_be_measured(case, paired.output_change.as_deref());
+        if number == 0 && paired.scenarios.iter().any(measurable) {
             let count = paired.scenarios.len();
             check_budget(self.plan.budget, Duration::from_secs_f64(meter.seconds()), count, count)?;
         }
@@ -113,12 +118,12 @@ impl PairRun<'_> {
         Ok(())
     }
 
-    /// Starts the server of an arm, measures these scenarios on it, or all, and ends it.
+    /// Starts the server of an arm, measures these scenarios on it, and ends it.
     fn arm(
         &mut self,
         restarts: &Restarts,
         arm: char,
-        wanted: Option<Vec<String>>,
+        mut ids: Vec<String>,
         session: &str,
         block: &mut PairBlock,
     ) -> Result<ArmBlock> {
@@ -138,7 +143,6 @@ impl PairRun<'_> {
             self.start(arm, setup, session).map_err(|error| self.cannot_start(arm, error))?;
         block.load_s += began.elapsed().as_secs_f64();
         let hello = worker.hello.clone();
-        let mut ids = wanted.unwrap_or_else(|| hello.scenarios.clone());
         ids.shuffle(&mut self.random);
         let processes = BTreeMap::from([(arm, worker)]);
         let mut workers = Workers { processes, deadline: self.deadline, duet: None };

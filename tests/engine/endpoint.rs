@@ -91,7 +91,9 @@ fn a_server_is_measured_like_an_engine() {
     // An address is no link in Markdown.
     let shown = format!("server: candlemark {}, http:\\//127.0.0.1", env!("CARGO_PKG_VERSION"));
     assert!(page.contains(&shown), "{page}");
-    assert!(!page.contains("threads") && !page.contains("kernels)"), "{page}");
+    for engine in ["| threads |", "| engine |", "| device |", "kernels |", "0 MiB"] {
+        assert!(!page.contains(engine), "{engine}: {page}");
+    }
 
     for name in names(here.path()).iter().filter(|name| *name != "key") {
         let bytes = fs::read(here.path().join(name)).unwrap_or_default();
