@@ -26,6 +26,7 @@ pub mod pool;
 pub(crate) mod schema1;
 
 pub use absence::{Absence, AbsenceKind, Caveat};
+pub(crate) use import::NOT_REPORTED;
 pub use machine::{Build, Conditions, Machine, Rates};
 
 /// Version of the format; incremented when an older reader would misread a newer file.

@@ -46,8 +46,11 @@ struct ArmBlock {
     scenarios: BTreeMap<String, Measured>,
 }
 
-/// A scenario on one server: the values of its turns and the final response, or why there are none.
-type Measured = std::result::Result<(Vec<BTreeMap<String, f64>>, Case), Absence>;
+/// The values of a scenario's turns on one server, and the final response.
+type Turns = (Vec<BTreeMap<String, f64>>, Case);
+
+/// A scenario on one server, or why there is nothing.
+type Measured = std::result::Result<Turns, Absence>;
 
 impl PairRun<'_> {
     /// One block of servers that are started for it.
@@ -178,7 +181,7 @@ fn scenario(
     id: &str,
     turns: usize,
     block: &mut PairBlock,
-) -> std::result::Result<(Vec<BTreeMap<String, f64>>, Case), Box<NoTurns>> {
+) -> std::result::Result<Turns, Box<NoTurns>> {
     let began = Instant::now();
     workers.warm_up(arm, id)?;
     block.warm_up_s += began.elapsed().as_secs_f64();
@@ -190,10 +193,7 @@ fn scenario(
 }
 
 /// The turns of a block as rounds: the first turn of every arm, the second, and so on.
-fn rounds(
-    arms: &[char],
-    measured: &BTreeMap<char, (Vec<BTreeMap<String, f64>>, Case)>,
-) -> Vec<Round> {
+fn rounds(arms: &[char], measured: &BTreeMap<char, Turns>) -> Vec<Round> {
     let arms: Vec<char> = arms.iter().copied().filter(|arm| measured.contains_key(arm)).collect();
     let count = measured.values().map(|(values, _)| values.len()).min().unwrap_or(0);
     let round = |at: usize| {

@@ -37,6 +37,9 @@ struct Tool {
 
 const TOOLS: [&Tool; 4] = [&vllm::TOOL, &guidellm::TOOL, &llama_bench::TOOL, &aiperf::TOOL];
 
+/// Stands for what a result does not say and a record must hold.
+pub(crate) const NOT_REPORTED: &str = "not reported";
+
 /// The formats, for messages.
 pub(super) const FORMATS: &str = "results of `vllm bench serve --save-result`, of guidellm and \
                                   aiperf (JSON) and of `llama-bench -o json` or `-o jsonl` are \
@@ -223,7 +226,7 @@ impl Level {
             batch: self.in_flight as usize,
             prompt_tokens: vec![tokens(self.prompt_tokens)],
             new_tokens: tokens(self.output_tokens),
-            stop: "not reported".into(),
+            stop: NOT_REPORTED.into(),
             ..Work::default()
         };
         let mut case = Case { id: self.id, work, ..Case::default() };

@@ -7,7 +7,7 @@ use crate::compare::{Judgement, Outcome};
 use crate::machine::CLIENT_CLASS;
 use crate::record::pair::{Arm, PairRecord};
 use crate::record::{
-    AbsenceKind, Build, Case, Conditions, Machine, Model, Record, Session, Settings,
+    AbsenceKind, Build, Case, Conditions, Machine, Model, NOT_REPORTED, Record, Session, Settings,
 };
 use crate::report::document::{Text, Tone};
 use crate::report::text::{metric_value, short_commit};
@@ -71,10 +71,14 @@ impl Card {
             figures: HEADLINE.into_iter().filter_map(metric).filter_map(figure).collect(),
             scenario: case.map(|case| Text::code(&case.id)),
             warnings: record_warnings(record, lang),
-            decide: Some(match &record.settings.server {
-                Some(_) => deciding(words, "candlemark pair --base-url URL --candidate-url URL"),
-                None => pair_command(words, "REF"),
-            }),
+            // Nothing here can run again what another tool measured.
+            decide: match &record.settings.server {
+                _ if record.other_tool().is_some() => None,
+                Some(_) => {
+                    Some(deciding(words, "candlemark pair --base-url URL --candidate-url URL"))
+                }
+                None => Some(pair_command(words, "REF")),
+            },
             ..Self::no_verdict(lang, words.card.alone.into())
         }
     }
@@ -189,12 +193,20 @@ fn facts(
     }
     let name = ["cpu_name", "cpu"].iter().find_map(|name| machine.fields.get(*name));
     let class = &machine.class;
+    let engine = match settings.device.as_str() {
+        NOT_REPORTED => settings.engine.clone(),
+        device => format!("{} ({device})", settings.engine),
+    };
+    let threads = match settings.threads {
+        0 => String::new(), // Another tool did not say it.
+        threads => lang.count(threads),
+    };
     let measured = [
         (general.model, model.spec.clone()),
         (card.quant, model.quant.clone()),
-        (general.engine, format!("{} ({})", settings.engine, settings.device)),
+        (general.engine, engine),
         (card.cpu, name.map_or(class.clone(), |name| format!("{name} ({class})"))),
-        (general.threads, lang.count(settings.threads)),
+        (general.threads, threads),
     ];
     named_facts(measured.into_iter().chain(builds))
 }

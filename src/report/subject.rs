@@ -1,7 +1,9 @@
 //! What was measured and where, on one line.
 
 use crate::compare::Subject;
+use crate::error::counted;
 use crate::machine::CLIENT_CLASS;
+use crate::record::NOT_REPORTED;
 
 /// Model, quantization, engine, threads, kernel tier and machine: `` `synthetic:mini` in f32,
 /// native engine, 2 threads, avx512 kernels, machine `amd-epyc-2cpu-1f3a90c2` ``; of a server
@@ -22,13 +24,13 @@ pub(crate) fn subject_line(subject: &Subject) -> String {
         "" => code(&model.spec),
         quant => format!("{} in {quant}", code(&model.spec)),
     }];
-    let device = Some(settings.device.as_str()).filter(|device| !["", "cpu"].contains(device));
+    let device =
+        Some(settings.device.as_str()).filter(|device| !["", "cpu", NOT_REPORTED].contains(device));
     let device = device.map_or(String::new(), |device| format!(" on {device}"));
     parts.push(format!("{} engine{device}", settings.engine));
-    parts.push(match settings.threads {
-        1 => "1 thread".into(),
-        count => format!("{count} threads"),
-    });
+    if settings.threads > 0 {
+        parts.push(counted(settings.threads, "thread"));
+    }
     parts.extend(model.isa.as_ref().map(|isa| format!("{isa} kernels")));
     if !machine.class.is_empty() {
         parts.push(format!("machine {}", code(&machine.class)));

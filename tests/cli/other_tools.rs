@@ -52,7 +52,9 @@ fn results_of_another_tool_are_judged_as_runs_are() {
         let names = names[..count].iter().map(String::as_str);
         run(&[&["merge"][..], &names.collect::<Vec<_>>(), &["-o", &file]].concat(), 0);
     };
-    (merge("base", 9), merge("same", 3), merge("slow", 3));
+    merge("base", 9);
+    merge("same", 3);
+    merge("slow", 3);
 
     let single = run(&["check", "--record", "slow-0.json", "--baseline", "base-0.json"], 3);
     assert!(single.contains("too few blocks") && single.contains("one run has no"), "{single}");

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::client::Exchange;
-use crate::error::{Error, Result};
 use crate::stats;
 use crate::workload::metric;
 
@@ -24,6 +23,8 @@ pub(crate) struct ServerSample {
     pub(super) cached_share: f64,
     /// Where the time of each answer went, as the server says.
     pub(super) timings: Vec<BTreeMap<String, f64>>,
+    /// Whether an answer of several tokens came in one chunk: its decoding has no time.
+    pub(super) comes_at_once: bool,
     /// What was wrong with answers that count.
     pub(super) defects: BTreeSet<String>,
 }
@@ -46,13 +47,9 @@ impl ServerSample {
     /// `decode_tok_s_aggregate` is Σ(n − 1) / (max t_n − min t_1): the prefill of the later answers
     /// is in it.
     ///
-    /// # Errors
-    /// When an answer has no token.
-    pub(super) fn of(exchanges: &[Exchange]) -> Result<Self> {
-        let answers = exchanges.iter().map(Answer::of).collect::<Option<Vec<_>>>();
-        let answers = answers.ok_or_else(|| {
-            Error::Failed("an answer has no text, so that its first token is unknown".into())
-        })?;
+    /// `None` if an answer has no text, so that its first token is unknown.
+    pub(super) fn of(exchanges: &[Exchange]) -> Option<Self> {
+        let answers = exchanges.iter().map(Answer::of).collect::<Option<Vec<_>>>()?;
         let tokens: Option<Vec<u64>> = answers.iter().map(|answer| answer.tokens).collect();
         let chunks: Vec<u64> = exchanges.iter().map(token_chunks).collect();
         let is_even = tokens.as_ref() == Some(&chunks);
@@ -63,6 +60,7 @@ impl ServerSample {
         let mut sample = Self {
             values: BTreeMap::new(),
             has_uneven_chunks: tokens.is_some() && !is_even,
+            comes_at_once: false,
             cached_share: exchanges.iter().filter_map(cached_share).fold(0.0, f64::max),
             timings: exchanges.iter().map(|exchange| exchange.timings.clone()).collect(),
             defects: exchanges
@@ -75,7 +73,7 @@ impl ServerSample {
             tokens,
         };
         sample.compute(&answers);
-        Ok(sample)
+        Some(sample)
     }
 
     fn compute(&mut self, answers: &[Answer]) {
@@ -94,6 +92,10 @@ impl ServerSample {
             let steps: Vec<f64> = tokens.iter().map(|n| (n - 1) as f64).collect();
             let decode: Vec<f64> =
                 answers.iter().map(|answer| seconds(answer.first, answer.last)).collect();
+            self.comes_at_once = decode.contains(&0.0);
+            if self.comes_at_once {
+                return; // Tokens without a time would make the others look faster.
+            }
             let all = steps.iter().sum::<f64>();
             set(metric::DECODE_TOK_S, Some(all / decode.iter().sum::<f64>()));
             set(metric::DECODE_TOK_S_AGGREGATE, Some(all / seconds(first, last)));

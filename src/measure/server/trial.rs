@@ -10,7 +10,7 @@ use crate::client::{
     Api, Capabilities, ChatMessage, Exchange, Generation as Answering, OptionalField, Prompt,
     Request, Scrape,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, counted};
 use crate::files::hex;
 use crate::record::{Block, Case, Validity, Work};
 use crate::settings::Generation;
@@ -20,6 +20,9 @@ use crate::workload::{Input, PromptFormat, Scenario, TEXT_HASH, metric};
 /// A share of a prompt that came from a prefix cache, above which a sample is warned of. Below it
 /// is what precedes the salt: the chat template and a begin-of-text token.
 const CACHED_SHARE: f64 = 0.1;
+
+/// How often a batch is sent until every answer has text.
+const BATCH_TRIES: usize = 16;
 
 /// A scenario on a server.
 pub(crate) struct ServerTrial {
@@ -34,6 +37,10 @@ pub(crate) struct ServerTrial {
     new_tokens: usize,
     references: Vec<Exchange>,
     cold: Vec<ServerSample>,
+    /// Batches that were sent again.
+    retaken: usize,
+    /// Whether the server sends answers in one chunk.
+    comes_at_once: bool,
 }
 
 impl ServerTrial {
@@ -67,6 +74,8 @@ impl ServerTrial {
             prompts: scenario.prompts(),
             references: Vec::new(),
             cold: Vec::new(),
+            retaken: 0,
+            comes_at_once: false,
         };
         if let Input::Length { prompt_tokens } = scenario.input {
             check_context(connection, prompt_tokens, trial.new_tokens)?;
@@ -140,10 +149,27 @@ impl ServerTrial {
         self.run(connection, self.new_tokens)
     }
 
-    fn run(&self, connection: &mut Connection, tokens: usize) -> Result<ServerSample> {
-        let salted = self.prompts.iter().map(|prompt| connection.salts.salted(prompt));
-        let requests = salted.map(|text| self.request(&text, tokens)).collect();
-        ServerSample::of(&connection.send(requests)?)
+    /// Sends a batch. One of which an answer has no text, or all of it in one chunk, is sent again
+    /// with other salts: tokens may be parts of characters, above all with random weights.
+    fn run(&mut self, connection: &mut Connection, tokens: usize) -> Result<ServerSample> {
+        let mut last = None;
+        for _ in 0..BATCH_TRIES {
+            let salted = self.prompts.iter().map(|prompt| connection.salts.salted(prompt));
+            let requests = salted.map(|text| self.request(&text, tokens)).collect();
+            match ServerSample::of(&connection.send(requests)?) {
+                Some(sample) if !sample.comes_at_once || self.comes_at_once => return Ok(sample),
+                sample => last = sample.or(last),
+            }
+            self.retaken += 1;
+        }
+        // The server's way, not chance: it is not asked so often again.
+        self.comes_at_once = true;
+        last.ok_or_else(|| {
+            Error::Failed(format!(
+                "in {BATCH_TRIES} batches one after another an answer had no text, so that its \
+                 first token is unknown"
+            ))
+        })
     }
 
     /// Ends the trial: a case with the samples of this process as its one block. `before` is what
@@ -199,6 +225,7 @@ impl ServerTrial {
         let no_decode = match () {
             () if self.new_tokens < 2 => "nothing is decoded after the first token",
             () if !has_usage => "the server does not report `usage`, and chunks are not tokens",
+            () if self.comes_at_once => "the server sends an answer in one chunk",
             () => "an answer had fewer than two tokens",
         };
         let no_steps = match () {
@@ -250,6 +277,12 @@ impl ServerTrial {
                 "the server took up to {:.0} % of a prompt from its prefix cache",
                 100.0 * cached
             ));
+        }
+        if self.retaken > 0 {
+            let samples = counted(self.retaken, "sample");
+            let warning =
+                format!("{samples} taken again: an answer had no text, or all in one chunk");
+            validity.warnings.push(warning);
         }
         let defects = samples.iter().flat_map(|sample| &sample.defects).cloned().collect();
         validity.merge(Validity { failed: Vec::new(), warnings: defects });

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::record::import::{
-    Figure, Import, Level, Tool, add, count, figure, named_model, request_samples, text,
-    unknown_machine, value,
+    Figure, Import, Level, NOT_REPORTED, Tool, add, count, figure, named_model, request_samples,
+    text, unknown_machine, value,
 };
 use crate::workload::metric;
 
@@ -51,13 +51,13 @@ const MODEL: [&str; 6] = [
 
 fn read(document: &Value) -> Result<Import, String> {
     let model = MODEL.iter().find_map(|pointer| text(document, pointer));
-    let model = model.filter(|model| !model.is_empty()).unwrap_or("not reported".into());
+    let model = model.filter(|model| !model.is_empty()).unwrap_or(NOT_REPORTED.into());
     let benchmarks = document["benchmarks"].as_array().ok_or("it has no `benchmarks`")?;
     let mut import = Import {
         started: value(document, "/benchmarks/0/start_time").and_then(utc).unwrap_or_default(),
         version: text(document, "/metadata/guidellm_version").unwrap_or_default(),
         engine: "server".into(),
-        device: "not reported".into(),
+        device: NOT_REPORTED.into(),
         model: named_model(&model),
         machine: unknown_machine(),
         ..Import::default()

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::record::Case;
 use crate::record::import::{
-    Figure, Import, Level, Tool, add, count, figure, named_model, text, unknown_machine, value,
+    Figure, Import, Level, NOT_REPORTED, Tool, add, count, figure, named_model, text,
+    unknown_machine, value,
 };
 use crate::workload::metric;
 
@@ -47,7 +48,7 @@ fn read(document: &Value) -> Result<Import, String> {
     let mut import = Import {
         started: text(first, "/date").and_then(|date| utc(&date)).unwrap_or_default(),
         engine: "server".into(),
-        device: "not reported".into(),
+        device: NOT_REPORTED.into(),
         model: named_model(&model),
         machine: unknown_machine(),
         ..Import::default()
