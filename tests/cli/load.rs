@@ -55,7 +55,7 @@ fn a_closed_loop_keeps_its_requests_in_flight() {
     let prompts: Vec<Value> = bodies
         .iter()
         .filter_map(|body| Some(serde_json::from_str::<Value>(body).ok()?["prompt"].clone()))
-        .filter(|prompt| prompt.as_str().is_some_and(|prompt| prompt.starts_with('[')))
+        .filter(|prompt| prompt.as_str().is_some_and(|prompt| prompt.get(9..11) == Some(": ")))
         .collect();
     let different: std::collections::BTreeSet<&str> =
         prompts.iter().map(|prompt| prompt.as_str().unwrap()).collect();
@@ -266,7 +266,7 @@ fn a_schema_is_measured_beside_free_text() {
         .map(|body| (body.get("response_format").is_some(), body.get("min_tokens").is_some()))
         .collect();
     assert_eq!(asked, [(false, true), (false, true), (true, false), (true, false)]);
-    let text = |at: usize| prompt(&bodies[at]).split_once("] ").unwrap().1.to_owned();
+    let text = |at: usize| prompt(&bodies[at]).split_once(": ").unwrap().1.to_owned();
     assert_eq!((text(0), text(1)), (text(2), text(3)), "the same prompts");
 }
 
