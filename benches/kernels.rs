@@ -100,7 +100,7 @@ fn main() {
         .configure_from_args();
     let mut timed = Vec::new();
     for (name, dtype) in TYPES {
-        gemm(&mut criterion, &pool, &peaks, name, format, &mut timed);
+        gemm(&mut criterion, &pool, &peaks, name, dtype, &mut timed);
     }
     attention(&mut criterion, &pool, &peaks, &mut timed);
     criterion.final_summary();
