@@ -199,7 +199,7 @@ pub struct Work {
     pub items: usize,
     /// Tokens generated per sequence.
     pub new_tokens: usize,
-    /// SHA-256 of the prompts' token ids, or of their text ([`TEXT_HASH`]).
+    /// SHA-256 of the prompts' token ids, or of their text (which begins with `text-`).
     pub prompts_sha256: String,
     /// `length` (end-of-text ignored) or `natural`.
     pub stop: String,
