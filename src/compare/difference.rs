@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::record::pair::Arm;
-use crate::record::{Build, Model, Record, Settings, Work};
+use crate::record::{Build, Machine, Model, Record, Settings, Work};
 use crate::workload;
 
 /// A field that differs.
@@ -73,7 +73,8 @@ pub(crate) fn record_differences(
         let allowed = allow_class.get(&now.class) == Some(&before.class);
         let machine = if allowed { Informative } else { Blocking };
         found.add(machine, "machine class", &before.class, &now.class);
-        found.fields("machine: ", &before.fields, &now.fields, "absent", |_| Some(machine));
+        let severity = |name: &str| (!Machine::is_retired(name)).then_some(machine);
+        found.fields("machine: ", &before.fields, &now.fields, "absent", severity);
     }
     for fact in ["cpu_stepping", "kernel_version"] {
         if let (Some(before), Some(now)) = (before.facts.get(fact), now.facts.get(fact)) {

@@ -54,15 +54,19 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether a field was part of the class in earlier versions and no longer decides it.
+    pub(crate) fn is_retired(field: &str) -> bool {
+        RETIRED.contains(&field)
+    }
+
     /// Whether it is of the class that another record names, whose fields may be those of an
     /// earlier version.
     pub(crate) fn is_of_class(&self, class: &str, fields: &BTreeMap<String, String>) -> bool {
-        let retired = |fields: &BTreeMap<String, String>| {
-            RETIRED.iter().any(|name| fields.contains_key(*name))
-        };
+        let retired =
+            |fields: &BTreeMap<String, String>| fields.keys().any(|name| Self::is_retired(name));
         let decisive = |fields: &BTreeMap<String, String>| {
             let mut fields = fields.clone();
-            fields.retain(|name, _| !RETIRED.contains(&name.as_str()));
+            fields.retain(|name, _| !Self::is_retired(name));
             fields
         };
         self.class == class
