@@ -115,6 +115,26 @@ pub struct Plan {
     pub max_error_rate: f64,
 }
 
+#[cfg(test)]
+impl Plan {
+    /// Three requests without goals.
+    fn of_three(pace: Pace) -> Self {
+        Self {
+            pace,
+            requests: Some(3),
+            duration_s: None,
+            warmups: 0,
+            ramp_s: 0.0,
+            think_time_s: 0.0,
+            has_schema: false,
+            seed: 1,
+            goals: Vec::new(),
+            max_lag: Duration::from_millis(10),
+            max_error_rate: 0.0,
+        }
+    }
+}
+
 fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }

@@ -299,16 +299,9 @@ impl Trial {
         memory: Option<&MemoryUse>,
         rates: &Rates,
     ) -> Block {
-        let mut block = Block { session: session.into(), ..Block::default() };
-        for (name, value) in samples.iter().flat_map(|sample| &sample.values) {
-            block.add_sample(name, *value);
-        }
-        block.set_medians();
+        let mut block = block_of(session, samples, &self.cold, |sample| &sample.values);
         block.steps_s = samples.iter().map(|sample| sample.steps_s.clone()).collect();
         block.ttft_seq_s = samples.iter().map(|sample| sample.ttft_seq_s.clone()).collect();
-        for (name, value) in self.cold.iter().flat_map(|sample| &sample.values) {
-            block.cold.entry((*name).into()).or_default().push(*value);
-        }
         let decodes = samples.iter().any(|sample| !sample.steps_s.is_empty());
         for (is_missing, names, reason) in [
             (!decodes, DECODING.as_slice(), "nothing is decoded after the first token"),
@@ -370,6 +363,24 @@ const DECODING: [&str; 5] = [
 
 /// Metrics that include reading what is in the cache before the prompt.
 const FROM_START: [&str; 3] = [metric::TTFT_S, metric::E2E_S, metric::COLD_TTFT_S];
+
+/// A block with the values of samples, their medians, and those of cold samples.
+fn block_of<S>(
+    session: &str,
+    samples: &[S],
+    cold: &[S],
+    values: impl Fn(&S) -> &BTreeMap<&'static str, f64>,
+) -> Block {
+    let mut block = Block { session: session.into(), ..Block::default() };
+    for (name, value) in samples.iter().flat_map(&values) {
+        block.add_sample(name, *value);
+    }
+    block.set_medians();
+    for (name, value) in cold.iter().flat_map(&values) {
+        block.cold.entry((*name).into()).or_default().push(*value);
+    }
+    block
+}
 
 /// The work of a scenario on prompts of these token ids.
 fn work(scenario: &Scenario, prompts: &[Vec<u32>], new_tokens: usize) -> Work {

@@ -380,25 +380,12 @@ fn in_flight(rows: &[Row], pace: Pace) -> (u64, Option<(f64, f64)>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::load::Arrival;
 
     fn plan(pace: Pace) -> Plan {
-        Plan {
-            pace,
-            requests: Some(3),
-            duration_s: None,
-            warmups: 0,
-            ramp_s: 0.0,
-            think_time_s: 0.0,
-            has_schema: false,
-            seed: 1,
-            goals: vec!["ttft=150ms".parse().unwrap(), "tpot=60ms".parse().unwrap()],
-            max_lag: Duration::from_millis(10),
-            max_error_rate: 0.0,
-        }
+        let goals = vec!["ttft=150ms".parse().unwrap(), "tpot=60ms".parse().unwrap()];
+        Plan { goals, ..Plan::of_three(pace) }
     }
 
     fn row(scheduled_s: f64, sent_s: f64, first_s: f64, last_s: f64) -> Row {

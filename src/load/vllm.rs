@@ -84,8 +84,6 @@ pub fn vllm_result(level: &LevelResult, model: &str, operation: Operation, start
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::load::summary::Reservoir;
     use crate::load::{Plan, Row};
@@ -93,19 +91,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_as_the_same_figures() {
-        let plan = Plan {
-            pace: Pace::Closed { concurrency: 2 },
-            requests: Some(3),
-            duration_s: None,
-            warmups: 0,
-            ramp_s: 0.0,
-            think_time_s: 0.0,
-            has_schema: false,
-            seed: 1,
-            goals: Vec::new(),
-            max_lag: Duration::from_millis(10),
-            max_error_rate: 1.0,
-        };
+        let plan = Plan { max_error_rate: 1.0, ..Plan::of_three(Pace::Closed { concurrency: 2 }) };
         let row = |from: f64, ttft: f64| Row {
             scheduled_s: from,
             sent_s: Some(from),

@@ -20,6 +20,7 @@ use crate::files::hex;
 use crate::record::{
     Absence, AbsenceKind, Block, Case, Machine, Model, Record, RecordKind, SCHEMA, Session, Work,
 };
+use crate::settings::SERVER_ENGINE;
 use crate::workload::metric;
 use crate::{error, stats};
 
@@ -96,6 +97,17 @@ impl Record {
 }
 
 impl Import {
+    /// The result of a client: of the server nothing is known but the model's name.
+    fn of_client(model: &str) -> Self {
+        Self {
+            engine: SERVER_ENGINE.into(),
+            device: NOT_REPORTED.into(),
+            model: named_model(model),
+            machine: Machine { class: "not-reported".into(), ..Machine::default() },
+            ..Self::default()
+        }
+    }
+
     fn into_record(self, tool: &Tool, text: &str) -> Record {
         let digest = hex(&Sha256::digest(text));
         let time: String = self.started.chars().filter(|c| !"-:".contains(*c)).collect();
@@ -150,11 +162,6 @@ fn add(cases: &mut Vec<Case>, case: Case) -> Result<(), String> {
 fn named_model(name: &str) -> Model {
     let sha256 = format!("not reported, named {name}");
     Model { spec: name.into(), sha256, ..Model::default() }
-}
-
-/// A machine of which nothing is known.
-fn unknown_machine() -> Machine {
-    Machine { class: "not-reported".into(), ..Machine::default() }
 }
 
 fn text(document: &Value, pointer: &str) -> Option<String> {

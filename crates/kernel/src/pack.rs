@@ -77,8 +77,8 @@ fn find(dtype: GgmlDType) -> Option<&'static Type> {
 }
 
 /// Packs up to sixteen rows of a type, one after the other in the bytes of a file, into a panel of
-/// [its format](WeightFormat::from_dtype). Lanes without a row keep their bytes, which are zero in a
-/// new arena.
+/// [its format](WeightFormat::from_dtype). Lanes without a row keep their bytes, which are zero in
+/// a new arena.
 ///
 /// # Panics
 /// When no format holds the type, its blocks do not divide a row, or the bytes are not whole rows.

@@ -12,6 +12,7 @@ use crate::client::{
 };
 use crate::error::{Error, Result, counted};
 use crate::files::hex;
+use crate::measure::block_of;
 use crate::record::{Block, Case, Validity, Work};
 use crate::settings::Generation;
 use crate::stats;
@@ -210,16 +211,9 @@ impl ServerTrial {
         samples: &[ServerSample],
         before: Option<&Scrape>,
     ) -> Block {
-        let mut block = Block { session: session.into(), ..Block::default() };
-        for (name, value) in samples.iter().flat_map(|sample| &sample.values) {
-            block.add_sample(name, *value);
-        }
-        block.set_medians();
+        let mut block = block_of(session, samples, &self.cold, |sample| &sample.values);
         block.steps_s = samples.iter().flat_map(|sample| sample.steps_s.clone()).collect();
         block.ttft_seq_s = samples.iter().map(|sample| sample.ttft_seq_s.clone()).collect();
-        for (name, value) in self.cold.iter().flat_map(|sample| &sample.values) {
-            block.cold.entry((*name).into()).or_default().push(*value);
-        }
         let has_usage = samples.iter().all(|sample| sample.tokens.is_some());
         let is_uneven = samples.iter().any(|sample| sample.has_uneven_chunks);
         let no_decode = match () {

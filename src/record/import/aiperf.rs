@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::record::import::{
-    Figure, Import, Level, NOT_REPORTED, Tool, count, figure, named_model, text, unknown_machine,
-    value,
+    Figure, Import, Level, NOT_REPORTED, Tool, count, figure, text, value,
 };
 use crate::workload::metric;
 
@@ -46,12 +45,8 @@ fn read(document: &Value) -> Result<Import, String> {
     Ok(Import {
         started: text(document, "/start_time").and_then(|time| utc(&time)).unwrap_or_default(),
         version: text(document, "/aiperf_version").unwrap_or_default(),
-        engine: "server".into(),
-        device: NOT_REPORTED.into(),
-        model: named_model(&model.unwrap_or(NOT_REPORTED.into())),
-        machine: unknown_machine(),
         cases: vec![case],
-        ..Import::default()
+        ..Import::of_client(&model.unwrap_or(NOT_REPORTED.into()))
     })
 }
 

@@ -3,8 +3,7 @@
 use serde_json::Value;
 
 use crate::record::import::{
-    Figure, Import, Level, NOT_REPORTED, Tool, add, count, figure, named_model, request_samples,
-    text, unknown_machine, value,
+    Figure, Import, Level, NOT_REPORTED, Tool, add, count, figure, request_samples, text, value,
 };
 use crate::workload::metric;
 
@@ -56,11 +55,7 @@ fn read(document: &Value) -> Result<Import, String> {
     let mut import = Import {
         started: value(document, "/benchmarks/0/start_time").and_then(utc).unwrap_or_default(),
         version: text(document, "/metadata/guidellm_version").unwrap_or_default(),
-        engine: "server".into(),
-        device: NOT_REPORTED.into(),
-        model: named_model(&model),
-        machine: unknown_machine(),
-        ..Import::default()
+        ..Import::of_client(&model)
     };
     if let Some(platform) = text(document, "/metadata/platform") {
         import.machine.facts.insert("platform of the client".into(), platform);

@@ -1,15 +1,12 @@
-//! `vllm bench serve --save-result`, with or without `--save-detailed` and `--append-result`. SGLang
-//! writes other names and is not read.
+//! `vllm bench serve --save-result`, with or without `--save-detailed` and `--append-result`.
+//! SGLang writes other names and is not read.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use crate::record::Case;
-use crate::record::import::{
-    Figure, Import, Level, NOT_REPORTED, Tool, add, count, figure, named_model, text,
-    unknown_machine, value,
-};
+use crate::record::import::{Figure, Import, Level, Tool, add, count, figure, text, value};
 use crate::workload::metric;
 
 pub(super) const TOOL: Tool = Tool {
@@ -47,11 +44,7 @@ fn read(document: &Value) -> Result<Import, String> {
     let model = text(first, "/model_id").ok_or("it does not name its model (`model_id`)")?;
     let mut import = Import {
         started: text(first, "/date").and_then(|date| utc(&date)).unwrap_or_default(),
-        engine: "server".into(),
-        device: NOT_REPORTED.into(),
-        model: named_model(&model),
-        machine: unknown_machine(),
-        ..Import::default()
+        ..Import::of_client(&model)
     };
     if let Some(fields) = first.as_object() {
         let labels = fields.iter().filter(|(name, _)| !NO_LABELS.contains(&name.as_str()));
