@@ -54,8 +54,6 @@ mod setup;
 #[cfg(feature = "engine")]
 mod synth;
 #[cfg(feature = "engine")]
-mod train_tokenizer;
-
 use exit::{CommandResult, Exit};
 use output::IgnoreBrokenPipe;
 
@@ -108,7 +106,6 @@ commands! {
     #[cfg(feature = "server")] Selftest selftest;
     GateEval gate_eval;
     #[cfg(feature = "engine")] Synth synth;
-    #[cfg(feature = "engine")] TrainTokenizer train_tokenizer;
     Schema schema;
     Merge merge;
     Init init;
@@ -142,8 +139,8 @@ fn arguments() -> Result<Arguments, ExitCode> {
     })
 }
 
-/// Replaces clap's suggestions for a misspelt command, which prefer long names: to `rn` it suggests
-/// `train-tokenizer`.
+/// Replaces clap's suggestions for a misspelt command, which prefer long names: to `rn` it once
+/// suggested `train-tokenizer`.
 fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>) {
     let Some(ContextValue::String(misspelt)) = error.get(ContextKind::InvalidSubcommand) else {
         return;

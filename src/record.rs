@@ -369,6 +369,15 @@ impl Case {
     pub fn values(&self, metric: &str) -> Vec<f64> {
         self.blocks.iter().filter_map(|block| block.value(metric)).collect()
     }
+
+    /// What the server itself says, by its own names: a value per block that has it.
+    pub(crate) fn server_values(&self) -> BTreeMap<&str, Vec<f64>> {
+        let mut all = BTreeMap::<_, Vec<f64>>::new();
+        for (name, value) in self.blocks.iter().flat_map(|block| &block.server) {
+            all.entry(name.as_str()).or_default().push(*value);
+        }
+        all
+    }
 }
 
 impl Record {

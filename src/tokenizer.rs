@@ -12,10 +12,8 @@ mod parse;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod train;
 
 pub use bpe::Tokenizer;
 pub use chat::{Message, Role, Thinking};
 pub use gguf::GgufTokenizer;
 pub use stream::DecodeStream;
-pub use train::train;

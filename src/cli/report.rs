@@ -57,8 +57,6 @@ enum Format {
     Row,
     /// One scenario as one JSON object: platform, device, model, generation, results
     BenchmarkJson,
-    /// llama-bench's JSON lines, one line per test of batch 1
-    LlamaBench,
     /// Prometheus text format, for node_exporter's textfile collector
     Prometheus,
 }
@@ -115,7 +113,6 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
         Format::Csv => report::csv(&record),
         Format::Row => report::row(&record, scenario)?,
         Format::BenchmarkJson => report::benchmark_json(&record, scenario)?,
-        Format::LlamaBench => report::llama_bench(&record),
         Format::Prometheus => report::prometheus(&record),
     };
     write(&text, arguments.output.as_deref(), out)?;

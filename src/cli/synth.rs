@@ -52,8 +52,9 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
     let opened = model::open(&spec, arguments.seed, None, &mut ())?;
     if is_gguf {
         let mut metadata = gguf::shape_metadata(&opened.config, &spec);
-        metadata
-            .extend(gguf::tokenizer_metadata(&Tokenizer::tiny()?.to_gguf(opened.config.vocab)?));
+        let mut tokenizer = Tokenizer::tiny()?.to_gguf(opened.config.vocab)?;
+        tokenizer.chat_template = Some(Tokenizer::TINY_CHAT_TEMPLATE.into());
+        metadata.extend(gguf::tokenizer_metadata(&tokenizer));
         let tensors =
             gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), Some(quant))?;
         gguf::write(path, &metadata, &tensors)?;
@@ -77,6 +78,7 @@ fn write_folder(
         write("config.json", opened.config.to_json().as_bytes())?;
         write("tokenizer.json", Tokenizer::TINY_JSON)?;
         write("tokenizer_config.json", Tokenizer::TINY_CONFIG)?;
+        write("chat_template.jinja", Tokenizer::TINY_CHAT_TEMPLATE.as_bytes())?;
         let shard = shard_mib.map(|mib| mib << 20);
         safetensors::write(folder, opened.weights.as_ref(), &opened.config.tensors(), shard)?;
         // safetensors creates files that only their owner can read.

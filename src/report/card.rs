@@ -96,7 +96,10 @@ impl Card {
     /// The card of a pair of builds.
     pub(super) fn of_pair(paired: &PairRecord, judgement: &Judgement, command: &str) -> Self {
         let Arm { model, settings, .. } = &paired.candidate;
-        let build = |arm: &Arm| format!("{} {}", arm.asked, commit(&arm.build, Lang::En));
+        let build = |arm: &Arm| match &arm.settings.server {
+            Some(server) => format!("{} {}", arm.asked, server.program()),
+            None => format!("{} {}", arm.asked, commit(&arm.build, Lang::En)),
+        };
         let builds = [("base", build(&paired.base)), ("candidate", build(&paired.candidate))];
         let mut card = Self {
             facts: facts(Lang::En, model, settings, &paired.machine, builds.into()),

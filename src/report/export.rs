@@ -4,13 +4,10 @@
 
 #[expect(non_camel_case_types, reason = "fields of `object!`")]
 mod benchmark;
-#[expect(non_camel_case_types, reason = "fields of `object!`")]
-mod llama_bench;
 mod prometheus;
 mod row;
 
 pub use benchmark::benchmark_json;
-pub use llama_bench::llama_bench;
 pub use prometheus::prometheus;
 pub(crate) use prometheus::{escape_label, family as prometheus_family, prometheus_name};
 pub use row::row;

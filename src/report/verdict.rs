@@ -4,6 +4,7 @@ use crate::compare::{Change, Finding, Judgement, PairSummary, Verdict, Why, shar
 use crate::record::pair::Arm;
 use crate::report::document::Tone;
 use crate::report::text::{metric_label, metric_value, percent, short_commit, signed_percent};
+use crate::settings::Server;
 use crate::workload::{Better, Metric};
 
 mod formats;
@@ -31,9 +32,12 @@ pub(super) fn build_names(summary: &PairSummary) -> String {
 }
 
 fn build_name(arm: &Arm) -> String {
+    // What was built is the client, where servers are compared.
+    let build = Some(&arm.build).filter(|_| arm.settings.server.is_none());
     let about = [
-        arm.build.commit.as_deref().map(short_commit),
-        (arm.build.dirty == Some(true)).then(|| "with uncommitted changes".into()),
+        arm.settings.server.as_ref().map(Server::program),
+        build.and_then(|build| build.commit.as_deref().map(short_commit)),
+        build.and_then(|build| build.dirty?.then(|| "with uncommitted changes".into())),
         arm.injected.as_ref().map(|how| format!("slowed down on purpose: {how}")),
     ];
     let about = about.into_iter().flatten().collect::<Vec<_>>().join(", ");

@@ -53,6 +53,8 @@ impl Tokenizer {
     /// Its `tokenizer_config.json`.
     pub(crate) const TINY_CONFIG: &[u8] =
         include_bytes!("../../fixtures/tiny/tokenizer_config.json");
+    /// The chat template that it has here, for files that other programs read.
+    pub(crate) const TINY_CHAT_TEMPLATE: &str = super::chat::QWEN3;
 
     /// The tiny tokenizer, for synthetic models and tests.
     ///

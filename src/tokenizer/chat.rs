@@ -24,7 +24,7 @@ mod tags;
 
 use tags::without_generation_tags;
 
-const QWEN3: &str = unix_lines!(include_str!("qwen3.jinja"));
+pub(super) const QWEN3: &str = unix_lines!(include_str!("qwen3.jinja"));
 const QWEN2: &str = unix_lines!(include_str!("qwen2.jinja"));
 
 /// The longest template in bytes; published ones have up to about 30 kB.

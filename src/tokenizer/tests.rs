@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use tokenizers::normalizers::unicode::NFC;
 
 use super::parse::parse;
 use super::*;
+
+mod train;
 
 fn fixtures(folder: &str) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(folder);
@@ -167,36 +168,6 @@ fn a_model_needs_an_embedding_row_for_every_token() {
     let expected = "the tokenizer has 3072 tokens and the model 3071 embedding rows; use the tokenizer that belongs to the model";
     assert_eq!(tiny.check_rows(3071).unwrap_err().to_string(), expected);
     assert_eq!(tiny.to_gguf(3071).unwrap_err().to_string(), expected);
-}
-
-/// Reproduces `fixtures/tiny/tokenizer.json` and the hash that records store.
-#[test]
-fn training_gives_the_same_file_whatever_the_order_of_texts() {
-    let mut texts = texts("corpus");
-    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), Tokenizer::TINY_JSON);
-    texts.reverse();
-    assert_eq!(train(&texts, 3072).unwrap().as_bytes(), Tokenizer::TINY_JSON);
-    let sha256 = crate::files::hex(&Sha256::digest(Tokenizer::TINY_JSON));
-    assert_eq!(sha256, "531a968cac7a6bf2322fa8f6ad7c8609fa4c2f5940b55b3a1b9c778c5baab5e2");
-    assert_eq!(
-        Tokenizer::tiny().unwrap().sha256().unwrap(),
-        "0a88c57255b56edd499fa581ffd273fb3f61587b04e8efd1bdf190b3760632a1"
-    );
-}
-
-#[test]
-fn training_names_the_possible_sizes() {
-    for (texts, size, expected) in [
-        (&["ab ab ab"][..], 281, "a vocabulary of 281 is too small; the minimum is 282"),
-        (
-            &["ab ab ab"][..],
-            290,
-            "the texts yield 284 tokens, not 290; ask for at most 284, or add texts",
-        ),
-        (&[], 283, "the texts yield 282 tokens, not 283; ask for at most 282, or add texts"),
-    ] {
-        assert_eq!(train(texts, size).unwrap_err().to_string(), expected);
-    }
 }
 
 /// Normalizer and pre-tokenizer as in Qwen's published `tokenizer.json`.

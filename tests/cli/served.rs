@@ -3,9 +3,8 @@
 
 use crate::{candlemark as tool, check, input};
 
-const FORMATS: [(&str, &str); 5] = [
+const FORMATS: [(&str, &str); 4] = [
     ("benchmark-json", "benchmark.json"),
-    ("llama-bench", "llama-bench.jsonl"),
     ("prometheus", "prom"),
     ("row", "served.row"),
     ("csv", "served.csv"),
@@ -27,8 +26,6 @@ fn a_record_is_exported() {
     of(&["code/b2"], "report-unknown.txt", 2);
     let args = ["report", "records/before.json", "--format", "csv", "--scenario", "code/b1"];
     check(&args, "report-no-scenario.txt", 2);
-    let args = ["report", "records/base.json", "--format", "llama-bench"];
-    check(&args, "report-baseline.llama-bench.jsonl", 0);
     let args = ["report", "records/failed.json", "--format", "prometheus"];
     check(&args, "report-failed.prom", 0);
 }
@@ -112,10 +109,6 @@ fn hostile_documents_still_parse() {
     let text =
         |format: &str| documents().into_iter().find(|(by, _)| by.ends_with(format)).unwrap().1;
     let _: serde_json::Value = serde_json::from_str(&text("benchmark-json")).unwrap();
-    for line in text("llama-bench").lines() {
-        let test: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert!(test["avg_ts"].as_f64().unwrap() > 0.0, "{line}");
-    }
     let prometheus = text("prometheus");
     let mut series: Vec<&str> = Vec::new();
     for line in prometheus.lines().filter(|line| !line.starts_with('#')) {

@@ -205,29 +205,6 @@ fn a_machine_has_a_class() {
 }
 
 #[test]
-fn the_tiny_tokenizer_is_reproducible() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-    let corpus = fixtures.join("corpus");
-    let corpus = corpus.to_str().unwrap();
-    let here = tempfile::tempdir().unwrap();
-    let train = ["train-tokenizer", corpus, "-o", "tokenizer.json", "--vocab"];
-    succeeds(&[&train[..], &["3072"]].concat(), here.path());
-    let made = fs::read(here.path().join("tokenizer.json")).unwrap();
-    assert!(made == fs::read(fixtures.join("tiny/tokenizer.json")).unwrap(), "they differ");
-
-    let empty = tempfile::tempdir().unwrap();
-    for (args, says) in [
-        ([&train[..], &["10"]].concat(), "a vocabulary of 10 is too small; the minimum is 282"),
-        ([&train[..], &["100000"]].concat(), "or add texts"),
-        (vec!["train-tokenizer", ".", "-o", "x"], "no .txt file in `.`"),
-        (vec!["train-tokenizer", "nowhere", "-o", "x"], "cannot read the folder `nowhere`"),
-    ] {
-        fails(&args, empty.path(), 2, &[says]);
-    }
-    assert_eq!(names(empty.path()), [""; 0]);
-}
-
-#[test]
 fn scenarios_are_listed() {
     let here = tempfile::tempdir().unwrap();
     let all = succeeds(&["list"], here.path()).lines().count();

@@ -19,11 +19,17 @@ fn every_format_of_a_model_gives_the_same_tokens() {
     assert_eq!(names(dir), ["model.gguf", "other.gguf", "sharded", "single"]);
     assert_eq!(
         names(&dir.join("single")),
-        ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        [
+            "chat_template.jinja",
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
     );
     let sharded = names(&dir.join("sharded"));
     assert_eq!(sharded.iter().filter(|name| name.ends_with(".safetensors")).count(), 7);
-    assert_eq!(sharded.len(), 7 + 4, "{sharded:?}");
+    assert_eq!(sharded.len(), 7 + 5, "{sharded:?}");
 
     let output = output_of(&nano());
     for form in ["model.gguf", "single", "sharded"] {

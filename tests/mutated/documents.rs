@@ -65,7 +65,6 @@ fn records_are_rendered_in_every_format() {
         report::csv(record);
         let _ = report::row(record, None);
         let _ = report::benchmark_json(record, None);
-        report::llama_bench(record);
         report::prometheus(record);
         report::comparison_markdown(&[("a".into(), record.clone()), ("b".into(), record.clone())]);
         report::comparison_json(&[("a".into(), record.clone())]);

@@ -8,10 +8,6 @@ use crate::record::{Absence, AbsenceKind};
 
 const ONE: &[&[f64]] = &[&[50.0, 52.0]];
 
-fn lines(record: &Record) -> Vec<Value> {
-    llama_bench(record).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn benchmark(record: &Record, scenario: Option<&str>) -> Value {
     serde_json::from_str(&benchmark_json(record, scenario).unwrap()).unwrap()
 }
@@ -38,7 +34,6 @@ fn the_longest_valid_answer_of_batch_1_represents_a_record() {
     let nothing = benchmark(&record, None);
     assert_eq!(nothing["results"]["tokens_per_sec"], Value::Null);
     assert_eq!(nothing["results"]["why"], "the record has no scenario");
-    assert_eq!(lines(&record), Vec::<Value>::new());
 }
 
 /// Records without a valid generation scenario of batch 1 still have a row and an object.
@@ -77,26 +72,6 @@ fn a_record_of_batches_has_the_batch_rate() {
     assert!(row(&record, None).unwrap().contains("| 51.00 |"));
 }
 
-/// The keys without which the script refuses a line, before and after `load_mode` replaced
-/// `use_mmap`; <https://github.com/ggml-org/llama.cpp/blob/master/scripts/compare-llama-bench.py>.
-#[test]
-fn both_scripts_of_llama_cpp_find_their_keys() {
-    const BOTH: &str = "cpu_info gpu_info backends n_gpu_layers tensor_buft_overrides \
-        model_filename model_type n_batch n_ubatch embeddings cpu_mask cpu_strict poll n_threads \
-        type_k type_v no_kv_offload split_mode main_gpu tensor_split flash_attn n_prompt n_gen \
-        n_depth build_commit test_time avg_ts";
-    let record = record(&[("code/b1", &[("decode_tok_s", ONE)])]);
-    let test = &lines(&record)[0];
-    let keys = BOTH.split_whitespace().chain(["use_mmap"]); // As of before.
-    for key in keys.chain(["n_cpu_moe", "load_mode", "fit_target", "fit_min_ctx"]) {
-        assert!(!test[key].is_null(), "{key}: null is equal to nothing");
-    }
-    for (key, value) in [("n_cpu_moe", 0), ("fit_target", 0), ("fit_min_ctx", 0)] {
-        assert_eq!(test[key], value, "{key} is llama-bench's default");
-    }
-    assert_eq!(test["load_mode"], "none");
-}
-
 #[test]
 fn a_rate_excludes_prefill() {
     let mut record =
@@ -121,70 +96,24 @@ fn a_batch_has_the_rate_of_the_whole_batch() {
     let results = benchmark(&record, Some("code/b4"))["results"].clone();
     assert_eq!(results["metric"], "decode_tok_s_aggregate");
     assert_eq!(results["tokens_per_sec"]["mean"], 51.0);
-    assert_eq!(lines(&record), Vec::<Value>::new(), "llama-bench has one sequence");
 }
 
 #[test]
-fn steps_after_the_first_token_are_a_test_at_the_prompts_depth() {
-    let mut record = record(&[(
-        "context/b1",
-        &[("decode_tok_s", &[&[10.0, 20.0]]), ("prefill_tok_s", &[&[160.0, 160.0]])],
-    )]);
-    (record.scenarios[0].work.task, record.scenarios[0].work.depth) = (Task::Depth, 512);
-    record.scenarios[0].blocks[1].values.insert("prefill_tok_s".into(), None);
-    let tests = lines(&record);
-    let shape =
-        |test: &Value| ["n_prompt", "n_gen", "n_depth"].map(|name| test[name].as_u64().unwrap());
-    assert_eq!(tests.iter().map(shape).collect::<Vec<_>>(), [[16, 0, 512], [0, 15, 528]]);
-    assert_eq!(
-        tests[0]["samples_ns"],
-        serde_json::json!([100_000_000]),
-        "16 tokens at 160 a second"
-    );
-    assert_eq!(tests[0]["stddev_ns"], Value::Null, "one sample has no spread");
-    assert_eq!(tests[1]["samples_ns"], serde_json::json!([1_500_000_000, 750_000_000]));
-    assert_eq!((&tests[1]["avg_ts"], &tests[1]["avg_ns"]), (&15.0.into(), &1_125_000_000.into()));
-}
-
-#[test]
-fn answers_of_unknown_or_unequal_length_have_no_generation_test() {
+fn an_injected_slowdown_is_in_every_export() {
     let mut record = record(&[("code/b1", &[("decode_tok_s", ONE)])]);
-    record.scenarios[0].work.stop = "natural".into();
-    assert_eq!(lines(&record).len(), 0, "a baseline of natural stops keeps no lengths");
-    record.scenarios[0].blocks[0].steps_s = vec![vec![0.02; 9], vec![0.02; 9]];
-    assert_eq!(lines(&record)[0]["n_gen"], 9);
-    record.scenarios[0].blocks[1].steps_s = vec![vec![0.02; 8]];
-    assert_eq!(lines(&record).len(), 0);
-}
-
-#[test]
-fn labels_that_change_the_numbers_are_part_of_the_model_type() {
-    let mut record = record(&[("code/b1", &[("decode_tok_s", ONE)])]);
-    let label = |record: &Record| lines(record)[0]["model_type"].as_str().unwrap().to_owned();
-    let plain = label(&record);
-    record.scenarios[0].labels = [("prompt_format", "chat"), ("rope_scaling", "yarn, factor 4")]
-        .map(|(name, value)| (name.into(), value.into()))
-        .into();
-    assert_eq!(label(&record), format!("{plain}, rope_scaling yarn, factor 4"));
     record.injected = Some("decode:0.25".into());
-    assert!(label(&record).ends_with("SLOWED DOWN ON PURPOSE (decode:0.25)"));
     assert!(row(&record, None).unwrap().contains("SLOWED DOWN ON PURPOSE: decode:0.25"));
     assert!(prometheus(&record).contains("injected=\"decode:0.25\"}"));
     assert_eq!(benchmark(&record, None)["injected"], "decode:0.25");
 }
 
 #[test]
-fn a_gpu_and_a_missing_commit_are_reported() {
+fn a_gpu_is_reported() {
     let mut record =
         record(&[("code/b1", &[("decode_tok_s", ONE), ("peak_device_bytes", &[&[2e9; 2]])])]);
     record.settings.device = "cuda:1".into();
     record.settings.generation.use_kv_cache = false;
-    record.build.commit = None;
-    (record.model.layers, record.model.spec) = (28, "./model.gguf".into());
-    let test = &lines(&record)[0];
-    assert_eq!(test["build_commit"], "unknown");
-    assert_eq!((&test["gpu_info"], &test["n_gpu_layers"]), (&"cuda:1".into(), &28.into()));
-    assert_eq!(test["type_k"], "none");
+    record.model.spec = "./model.gguf".into();
     let benchmark = benchmark(&record, None);
     assert_eq!(benchmark["device"], serde_json::json!({"type": "cuda", "name": null}));
     assert_eq!(benchmark["model"]["source"], "local");

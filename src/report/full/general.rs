@@ -260,15 +260,22 @@ pub(super) fn all_metrics(ctx: &RenderContext) -> Section {
     for case in &ctx.record.scenarios {
         let state = CaseState::of(case);
         let median = |metric: &Metric| stats::median(&case.values(metric.name));
-        let table = Table::of(METRICS.iter().filter(|metric| median(metric).is_some()))
+        let mut table: Table = Table::of(METRICS.iter().filter(|metric| median(metric).is_some()))
             .text(frame.metric, |metric| ctx.lang.metric_label(metric))
             .number(words.median, |metric| ctx.scaled(&state, median(metric), metric.scale))
             .number(words.spread, |metric| ctx.relative_sd(case, metric))
             .number(ctx.words.scenarios.processes, |metric| {
                 ctx.count(Some(case.values(metric.name).len()))
-            });
+            })
+            .into();
+        // Its counters are of all samples of a process.
+        for (name, values) in case.server_values() {
+            let name = format!("{}: {name}", ctx.words.general.server);
+            let number = ctx.number(&state, stats::median(&values));
+            table.push([Cell::from(name), number, "".into(), ctx.count(Some(values.len()))]);
+        }
         let (summary, state) = (case.id.as_str().into(), ctx.validity(case));
-        section.blocks.push(Block::Details(Details { summary, state, table: table.into() }));
+        section.blocks.push(Block::Details(Details { summary, state, table }));
     }
     section
 }
