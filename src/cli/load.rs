@@ -160,10 +160,11 @@ async fn begin(
         say(&format!("warning: the server refuses `{}`: {message}", field.key()));
     }
     if arguments.has_lengths() {
-        let exchange = client.send(&prompts.calibration(), Instant::now()).await;
+        let (request, bytes) = prompts.calibration(context);
+        let exchange = client.send(&request, Instant::now()).await;
         let tokens = exchange.usage.and_then(|usage| usage.prompt_tokens);
         match tokens.filter(|tokens| *tokens > 0) {
-            Some(tokens) => prompts.calibrate(tokens),
+            Some(tokens) => prompts.calibrate(bytes, tokens),
             None => say("warning: the server does not count prompt tokens: lengths are estimated"),
         }
     }

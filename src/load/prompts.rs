@@ -98,6 +98,9 @@ const SHARED: u64 = u64::MAX;
 /// Tells the numbers of what requests have for themselves from those of what they share.
 const OWN: u64 = 1 << 63;
 
+/// The tokens of a [mark] where each digit is one, as in most vocabularies.
+const MARK_TOKENS: u64 = 11;
+
 /// The beginning of a text that no other number has: nine digits that are already different at the
 /// first, since some caches know a prompt token by token.
 fn mark(salt: u64, number: u64) -> String {
@@ -117,11 +120,11 @@ impl Prompts {
         Self { salt: self.salt.map(|salt| salt.wrapping_add(level)), ..self.clone() }
     }
 
-    /// Running text from a place, so long that it and the text before have this number of tokens.
+    /// Running text from a place, so long that it and the [mark] before have this number of tokens.
     fn fill(&self, mut text: String, place: usize, tokens: u64) -> String {
-        let length = (tokens as f64 * self.bytes_per_token).ceil() as usize;
-        let missing = length.saturating_sub(text.len());
-        text.extend(RUNNING_TEXT.chars().cycle().skip(place).take(missing));
+        let marked = if text.is_empty() { 0 } else { MARK_TOKENS };
+        let missing = (tokens.saturating_sub(marked) as f64 * self.bytes_per_token).round();
+        text.extend(RUNNING_TEXT.chars().cycle().skip(place).take(missing as usize));
         text
     }
 
@@ -232,29 +235,32 @@ impl Prompts {
         }
     }
 
-    /// A request that shows how many bytes of running text are a token.
-    pub fn calibration(&self) -> Request {
-        let text: String = RUNNING_TEXT.chars().take(CALIBRATION_BYTES).collect();
+    /// A request that shows how many bytes of running text are a token, and its bytes: the whole
+    /// text, whose parts differ, if a context of so many tokens takes it.
+    pub fn calibration(&self, context: Option<u64>) -> (Request, usize) {
+        let fits = context.map_or(usize::MAX, |context| 2 * context as usize);
+        let text: String = RUNNING_TEXT.chars().take(fits).collect();
+        let bytes = text.len();
         let mut generation = Generation::exactly(&self.model, 1);
         generation.accepted.clone_from(&self.accepted);
-        match self.operation {
+        let request = match self.operation {
             Operation::Generate { api: Api::Chat } => {
                 Request::chat(&[ChatMessage { role: "user", content: text }], &generation)
             }
             _ => Request::completion(&Prompt::Text(text), &generation),
-        }
+        };
+        (request, bytes)
     }
 
-    /// Takes the number of tokens of [`Self::calibration`]; one that no vocabulary gives is not.
-    pub fn calibrate(&mut self, tokens: u64) {
-        let found = CALIBRATION_BYTES as f64 / tokens as f64;
+    /// Takes the bytes and tokens of [`Self::calibration`]; a ratio that no vocabulary gives is
+    /// not.
+    pub fn calibrate(&mut self, bytes: usize, tokens: u64) {
+        let found = bytes as f64 / tokens as f64;
         if (0.5..=8.0).contains(&found) {
             self.bytes_per_token = found;
         }
     }
 }
-
-const CALIBRATION_BYTES: usize = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -299,7 +305,7 @@ mod tests {
         assert_eq!(drawn.len(), 3, "all prompts of the category occur");
         let long = Source::RunningText(Lengths::Fixed { tokens: 5000 });
         let long = prompts(long, Some(1));
-        assert!((0..20).all(|number| long.ask(number, 0).0.len() == 20_000));
+        assert!((0..20).all(|number| long.ask(number, 0).0.len() == 11 + 4 * 4989));
     }
 
     #[test]
@@ -307,8 +313,8 @@ mod tests {
         let mut shared = prompts(Source::categories(&[&CATEGORIES[0]]), Some(1));
         shared.shared_prefix = 100;
         let [one, other, warm_up] = [0, 7, MAX_REQUESTS].map(|number| shared.ask(number, 0).0);
-        assert_eq!(one[..401], other[..401]);
-        assert!(one[401..].starts_with(&mark(1, 0)) && other[401..].starts_with(&mark(1, 7)));
+        assert_eq!(one[..368], other[..368]);
+        assert!(one[368..].starts_with(&mark(1, 0)) && other[368..].starts_with(&mark(1, 7)));
         assert_ne!(one[..40], warm_up[..40]);
         assert_ne!(one[..10], shared.of_level(1).ask(0, 0).0[..10]);
     }
@@ -325,8 +331,8 @@ mod tests {
         let trace = prompts(Source::Trace(Trace { requests }), Some(1));
         let trace = Prompts { output_tokens: None, ..trace };
         let [(one, tokens), (other, _), (short, _)] = [0, 1, 2].map(|number| trace.ask(number, 0));
-        let block = (4 * BLOCK_TOKENS) as usize;
-        assert_eq!((one.len(), other.len(), short.len(), tokens), (4000, 4096, 2400, 5));
+        let block = 11 + 4 * 501;
+        assert_eq!((one.len(), other.len(), short.len(), tokens), (3934, 4030, 2334, 5));
         assert_eq!((&one[..block], &one[..block]), (&other[..block], &short[..block]));
         assert_ne!(one[block..block + 20], other[block..block + 20]);
         assert_ne!(
@@ -360,10 +366,26 @@ mod tests {
     #[test]
     fn lengths_follow_the_server_s_tokens() {
         let mut prompts = prompts(Source::RunningText(Lengths::Fixed { tokens: 100 }), None);
-        prompts.calibrate(500);
+        let (_, bytes) = prompts.calibration(Some(500));
+        prompts.calibrate(bytes, 500);
         assert_eq!(prompts.ask(0, 0).0.len(), 200);
-        prompts.calibrate(3);
+        prompts.calibrate(bytes, 3);
         assert_eq!(prompts.bytes_per_token, 2.0, "no vocabulary has tokens of 333 bytes");
+    }
+
+    #[cfg(feature = "engine")]
+    #[test]
+    fn prompts_have_about_as_many_tokens_as_asked() {
+        let tiny = crate::tokenizer::Tokenizer::tiny().unwrap();
+        let count = |text: &str| tiny.encode(text).unwrap().len() as u64;
+        for (tokens, tolerance) in [(64, 3.0), (512, 12.0)] {
+            let mut prompts = prompts(Source::RunningText(Lengths::Fixed { tokens }), Some(1));
+            prompts.calibrate(RUNNING_TEXT.len(), count(RUNNING_TEXT));
+            let all: Vec<f64> =
+                (0..300).map(|number| count(&prompts.ask(number, 0).0) as f64).collect();
+            let mean = crate::stats::mean(&all).unwrap();
+            assert!((mean - tokens as f64).abs() < tolerance, "{mean} for {tokens}");
+        }
     }
 
     #[test]
