@@ -26,12 +26,38 @@ pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
     ["scenario", "metric", "base", now, "change [90 %]", "limit", "detectable", "blocks", "verdict"]
 }
 
-/// Both builds of a pair, as requested and as resolved.
+/// Both builds of a pair, as requested and as resolved. Of long paths and commands it has what tells
+/// them apart.
 pub(super) fn build_names(summary: &PairSummary) -> String {
-    format!("{} \u{2192} {}", build_name(&summary.base), build_name(&summary.candidate))
+    names(&summary.base, &summary.candidate)
 }
 
-fn build_name(arm: &Arm) -> String {
+fn names(base: &Arm, candidate: &Arm) -> String {
+    let long = base.asked.len().max(candidate.asked.len()) > LONGEST_NAME;
+    let words = base.asked.split(' ').zip(candidate.asked.split(' '));
+    let common = words.take_while(|(one, other)| one == other).count();
+    let [base, candidate] = [base, candidate].map(|arm| {
+        let asked = if long { short_name(&arm.asked, common) } else { arm.asked.clone() };
+        build_name(arm, asked)
+    });
+    format!("{base} \u{2192} {candidate}")
+}
+
+/// In bytes.
+const LONGEST_NAME: usize = 60;
+
+/// A command without the words that the other one begins with, too, but for the last of them; of a
+/// path, the file's name.
+fn short_name(asked: &str, common: usize) -> String {
+    let rest = asked.split(' ').skip(common.saturating_sub(1)).collect::<Vec<_>>().join(" ");
+    match asked.rsplit_once('/') {
+        Some((_, file)) if !asked.contains(' ') => format!("\u{2026}/{file}"),
+        _ if common < 2 => asked.into(),
+        _ => format!("\u{2026} {rest}"),
+    }
+}
+
+fn build_name(arm: &Arm, asked: String) -> String {
     // What was built is the client, where servers are compared.
     let build = Some(&arm.build).filter(|_| arm.settings.server.is_none());
     let about = [
@@ -41,7 +67,7 @@ fn build_name(arm: &Arm) -> String {
         arm.injected.as_ref().map(|how| format!("slowed down on purpose: {how}")),
     ];
     let about = about.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    if about.is_empty() { arm.asked.clone() } else { format!("{} ({about})", arm.asked) }
+    if about.is_empty() { asked } else { format!("{asked} ({about})") }
 }
 
 /// The change relative to the limit.
@@ -205,4 +231,25 @@ pub(super) fn by_importance(judgement: &Judgement) -> (Vec<&Finding>, Vec<&Findi
         })
     });
     (findings, unchanged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_what_tells_them_apart() {
+        let long = "llama-server -m /models/of/some/length/model.gguf --port {port}";
+        let names = |base: &str, candidate: &str| {
+            let [base, candidate] =
+                [base, candidate].map(|asked| Arm { asked: asked.into(), ..Arm::default() });
+            names(&base, &candidate)
+        };
+        assert_eq!(names("main", "HEAD"), "main \u{2192} HEAD");
+        let (two, one) = (format!("{long} -t 2"), format!("{long} -t 1 -fa"));
+        assert_eq!(names(&two, &one), "\u{2026} -t 2 \u{2192} \u{2026} -t 1 -fa");
+        assert_eq!(names(&two, &two), "\u{2026} 2 \u{2192} \u{2026} 2");
+        let path = format!("/builds/{}/candlemark-1f", "a".repeat(60));
+        assert_eq!(names(&path, &path), "\u{2026}/candlemark-1f \u{2192} \u{2026}/candlemark-1f");
+    }
 }
