@@ -44,33 +44,6 @@ fn main() {
     stamp("TARGET", &variable("TARGET"));
     stamp("TARGET_FEATURES", &variable("CARGO_CFG_TARGET_FEATURE"));
     stamp("FEATURES", &features().join(","));
-    if env::var_os("CARGO_FEATURE_LLAMA_CPP").is_some() {
-        link_clang_openmp();
-    }
-}
-
-/// Links clang's OpenMP under the name of gcc's. llama-cpp-sys-2 links gcc's `libgomp` whatever
-/// compiled ggml, but clang's code needs `libomp`, which also exports gcc's symbols. With both in
-/// one program, each would have a thread pool. With gcc, or without libomp, there is nothing to do.
-fn link_clang_openmp() {
-    println!("cargo::rerun-if-env-changed=CC");
-    let clang = variable("CC");
-    let resources =
-        clang.contains("clang").then(|| output(&clang, &["-print-resource-dir"])).flatten();
-    let library = resources.and_then(|folder| {
-        // Headers are in `lib/clang/16`, libraries in `lib`.
-        let library = Path::new(&folder).ancestors().nth(2)?.join("libomp.so");
-        library.exists().then_some(library)
-    });
-    let folder = variable("OUT_DIR");
-    let link = Path::new(&folder).join("libgomp.so");
-    let _ = fs::remove_file(&link);
-    #[cfg(unix)]
-    if let Some(library) = library
-        && std::os::unix::fs::symlink(library, link).is_ok()
-    {
-        println!("cargo::rustc-link-search=native={folder}");
-    }
 }
 
 /// Sets a variable for `env!`. The prefix is not `CANDLEMARK_`: Cargo also sets these variables for

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Compares our engine with candle-transformers and llama.cpp on the same synthetic GGUF files. The
-# last line is JSON: native divided by llama-cpp for every case.
+# last line is JSON: native divided by each of the others, for every case.
 # Usage: ci/peers.sh [--quick] [--shape qwen3-0.6b] [arguments of `candlemark peers`]
-# --quick measures four cases in less than five minutes after the build. The build needs cmake,
-# clang and libomp: gcc 12 miscompiles ggml's AMX tiles.
+# --quick measures four cases in less than five minutes after the builds. PEERS_LLAMA (default:
+# target/servers/llama-server) is the folder of llama.cpp; ci/servers/llama-build.sh builds it if it
+# is not there. CANDLEMARK is the binary to run (default: a release build of this tree).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,33 +18,13 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-newest() { # PROGRAM: its path, or its name with the highest version suffix
-    command -v "$1" ||
-        compgen -c "$1-" | grep -E "^$(sed 's/+/\\+/g' <<<"$1")-[0-9]+$" |
-        sort -t- -k2 -rn | head -1
-}
+llama=${PEERS_LLAMA:-target/servers/llama-server}
+ci/servers/llama-build.sh "$llama"
+target=${CARGO_TARGET_DIR:-target}
+binary=${CANDLEMARK:-$target/release/candlemark}
+[ -n "${CANDLEMARK:-}" ] || cargo build --locked --release --bin candlemark
 
-if ! { newest clang++ && command -v cmake; } >/dev/null &&
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
-        clang libclang-dev libomp-dev cmake g++ make
-fi
-if cxx=$(newest clang++) && cc=$(newest clang); then
-    export CC=$cc CXX=$cxx
-else
-    echo "no clang: llama.cpp is built with $(c++ --version | head -1)" >&2
-fi
-
-# ggml is compiled for this CPU, as in its own builds. The build script of llama-cpp-sys-2 does that
-# only with `-C target-cpu=native`, which would change our engine, too. It passes these flags on.
-# It builds in release mode in every profile.
-export CMAKE_C_FLAGS="${CMAKE_C_FLAGS--march=native -fPIC}"
-export CMAKE_CXX_FLAGS="${CMAKE_CXX_FLAGS--march=native -fPIC}"
-cargo build --locked --release --features llama-cpp --bin candlemark
-binary=${CARGO_TARGET_DIR:-target}/release/candlemark
-
-folder=${CARGO_TARGET_DIR:-target}/candlemark/peers
+folder=$target/candlemark/peers
 mkdir -p "$folder"
 files=()
 for quant in q8_0 q4_k_m bf16; do
@@ -59,4 +40,4 @@ if $quick; then
     done
 fi
 uptime >&2
-"$binary" peers "${files[@]}" "${more[@]}"
+"$binary" peers "${files[@]}" --external "llama.cpp=$llama/bin/llama-bench" "${more[@]}"

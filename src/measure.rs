@@ -31,7 +31,7 @@ pub use memory_use::{MemoryUse, Sharing};
 pub use peak_rates::{ReadBudget, peak_rates};
 #[cfg(feature = "server")]
 pub(crate) use pipeline::unit_vector;
-pub(crate) use roofline::{exceeds_roofline, rescale, update_peak_rates};
+pub(crate) use roofline::{exceeds_roofline, read_fraction, rescale, update_peak_rates};
 
 use describe::labels;
 use memory_use::store_no_memory;
@@ -418,13 +418,8 @@ pub fn text_of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
     Ok(prefix.iter().chain(rest.iter().cycle()).copied().take(tokens).collect())
 }
 
-/// Keys and values: 2 · layers · kv_heads · head_dim · bytes.
 fn kv_bytes_per_token(engine: &Engine) -> usize {
-    let config = &engine.source.config;
-    2 * config.layers
-        * config.kv_heads
-        * config.head_dim
-        * engine.decoder.footprint().kv_dtype_bytes
+    engine.source.config.kv_bytes_per_token(engine.decoder.footprint().kv_dtype_bytes)
 }
 
 /// Checks that KV caches of this many tokens fit into host memory, twice: while they grow, the old

@@ -2,8 +2,8 @@
 //!
 //! Reading order: `decoder` (the interface of engines), `config` (shapes), `weights` and `quant`
 //! (tensors and their types), the sources of weights (`safetensors`, `gguf`, `synthetic`, `hub`),
-//! `source` (opening a model), then the engines: `cpu` and `gpu` are `native`, `candle` and
-//! `llama_cpp` are references to compare with.
+//! `source` (opening a model), then the engines: `cpu` and `gpu` are `native`, `candle` is
+//! a reference to compare with.
 
 mod candle;
 /// Shapes of models.
@@ -18,8 +18,6 @@ mod gpu;
 #[cfg(feature = "hub")]
 mod hub;
 mod layer;
-#[cfg(feature = "llama-cpp")]
-mod llama_cpp;
 mod progress;
 mod quant;
 mod rope;
@@ -46,7 +44,6 @@ pub(crate) use device::check_device;
 pub use device::device;
 pub use progress::Progress;
 pub use quant::Quant;
-pub(crate) use quant::mix_name;
 pub use source::{ModelSource, TokenizerSource, check, open};
 pub(crate) use weights::TRACE_TARGET;
 pub use weights::{StoredRows, TensorInfo, WeightSource};
@@ -58,35 +55,29 @@ pub enum EngineKind {
     Native,
     /// candle-transformers as published: a reference.
     Candle,
-    /// llama.cpp: a reference.
-    LlamaCpp,
 }
 
 impl EngineKind {
     /// The names that `--engine` takes.
-    pub(crate) const NAMES: [&str; 3] = ["native", "candle", "llama-cpp"];
+    pub(crate) const NAMES: [&str; 2] = ["native", "candle"];
 
     /// The engine of this name.
     ///
     /// # Errors
-    /// When there is none, or it is not built in.
+    /// When there is none.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
             "native" => Ok(EngineKind::Native),
             "candle" => Ok(EngineKind::Candle),
-            "llama-cpp" if cfg!(feature = "llama-cpp") => Ok(EngineKind::LlamaCpp),
-            "llama-cpp" => Err(llama_cpp_not_built_in()),
+            "llama-cpp" | "llama.cpp" => Err(Error::Usage(
+                "llama.cpp is not an engine of candlemark: measure its programs with `candlemark \
+                 peers FILE.gguf --external llama.cpp=PATH/llama-bench`, its server with \
+                 `candlemark run --url`"
+                    .into(),
+            )),
             other => Err(Error::unknown("engine", other, Self::NAMES)),
         }
     }
-}
-
-fn llama_cpp_not_built_in() -> Error {
-    Error::Usage(
-        "the engine `llama-cpp` is not in this build; make one that has it with \
-         `CC=clang CXX=clang++ cargo build --release --features llama-cpp`"
-            .into(),
-    )
 }
 
 /// Loads a model. `threads` is the size of the CPU engines' thread pools.
@@ -123,13 +114,6 @@ pub fn load(
             drop(pool);
             Ok(Box::new(candle::CandleDecoder::load(source, quant, device)?))
         }
-        #[cfg(feature = "llama-cpp")]
-        EngineKind::LlamaCpp => {
-            drop(Pool::new(threads)?); // OpenMP ends the process where the system refuses a thread.
-            Ok(Box::new(llama_cpp::LlamaCppDecoder::load(source, quant, device, threads)?))
-        }
-        #[cfg(not(feature = "llama-cpp"))]
-        EngineKind::LlamaCpp => Err(llama_cpp_not_built_in()),
     }
 }
 

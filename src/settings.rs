@@ -74,7 +74,7 @@ pub struct ModelConfig {
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: Option<String>,
-    /// `native`, `candle` or `llama-cpp`.
+    /// `native` or `candle`.
     pub engine: Option<String>,
     /// Threads of the CPU engines; default: physical cores that the process may use.
     pub threads: Option<usize>,
@@ -173,7 +173,7 @@ pub struct Setup {
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: String,
-    /// `native`, `candle`, `llama-cpp`, or a registered engine.
+    /// `native`, `candle`, or a registered engine.
     pub engine: String,
     /// Whether `engine` is the default of the binary that made this setup. A worker of another
     /// binary then runs its own default.

@@ -12,9 +12,11 @@ use anyhow::Context as _;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::usage;
 use crate::error::Error;
-use crate::model;
+use crate::measure::ReadBudget;
 use crate::model::EngineKind;
+use crate::record::Rates;
 use crate::settings::{Config, Count, Setup, oversubscription};
+use crate::{measure, model, report};
 
 mod cases;
 mod external;
@@ -27,13 +29,12 @@ pub(super) use worker::work;
 use cases::{CASES, PeerCase};
 use external::{External, LlamaBench};
 use process::{EngineProcess, Peer, Response, Turn, TurnKind};
-use results::{CaseResult, EngineTurns};
+use results::{CaseResult, EngineTurns, NATIVE};
 
 /// Compare engines on the same GGUF files
 ///
 /// Measures prefill, decode, a ragged batch, and decode after a long context. The last line is
-/// JSON: native divided by each other engine, for every case. llama.cpp runs with flash attention
-/// on and off, and the faster one counts. Engines that this build does not include are skipped.
+/// JSON: native divided by each other engine, for every case.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// GGUF files; `candlemark synth` writes synthetic ones
@@ -50,7 +51,9 @@ pub(crate) struct Arguments {
     /// Engines to measure
     #[arg(long, value_name = "ENGINE", value_delimiter = ',', default_values_t = EngineKind::NAMES.map(String::from))]
     engines: Vec<String>,
-    /// Another program that takes the flags of llama-bench and prints its JSON; repeatable
+    /// Another program that takes the flags of llama-bench and prints its JSON; repeatable. The
+    /// batch is measured with llama-batched-bench in the same folder. Both run with flash attention
+    /// on and off, and the faster one counts
     #[arg(long, value_name = "NAME=PATH")]
     external: Vec<External>,
     /// Turns of each engine per case
@@ -67,8 +70,7 @@ pub(crate) struct Arguments {
 /// The value of [`suite::WORKER`](crate::suite::WORKER) for the process of an engine.
 pub(super) const PEERS: &str = "peers";
 
-/// Pause between turns in which the last engine's threads go to sleep: those of OpenMP spin for
-/// 200 ms.
+/// Pause between turns in which the last engine's threads go to sleep.
 const PAUSE: Duration = Duration::from_millis(400);
 
 /// Configurations of an engine whose pilot reached this share of the fastest one's rate take turns.
@@ -78,30 +80,35 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     let mut setup = Setup::default();
     setup.threads = arguments.threads.or(config.model.threads).unwrap_or(setup.threads);
     for engine in &arguments.engines {
-        if let Err(error @ Error::Unknown { .. }) = EngineKind::parse(engine) {
-            return Err(error.into());
-        }
+        EngineKind::parse(engine)?;
     }
-    let quants: Vec<String> =
-        arguments.files.iter().map(|file| quantization(file)).collect::<anyhow::Result<_>>()?;
+    let models: Vec<ModelFile> =
+        arguments.files.iter().map(|file| ModelFile::open(file)).collect::<Result<_, _>>()?;
+    let quants: Vec<&str> = models.iter().map(|model| model.quant.as_str()).collect();
     check_names(&arguments.only, &quants)?;
     if let Some(shared) = oversubscription(setup.threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
+    let rates = measure::peak_rates(setup.threads, ReadBudget::FULL)?;
     let mut results = Vec::new();
-    for (file, quant) in arguments.files.iter().zip(&quants) {
+    for model in &models {
         let selected: Vec<&PeerCase> =
-            CASES.iter().filter(|case| is_selected(case, quant, arguments)).collect();
+            CASES.iter().filter(|case| is_selected(case, &model.quant, arguments)).collect();
         if selected.is_empty() {
             continue;
         }
-        setup.model = file.display().to_string();
+        setup.model.clone_from(&model.path);
         let mut processes = start_processes(&setup, arguments)?;
         if processes.is_empty() {
             return Err(Error::Failed(format!("no engine runs `{}`", setup.model)).into());
         }
         for case in selected {
-            results.push(measure(quant, case, &mut processes, arguments)?);
+            let key = key(&model.quant, case);
+            let turns = measure_case(&key, case, &mut processes, arguments)?;
+            let mut result = CaseResult::new(key, turns);
+            result.read_fraction =
+                result.rate(NATIVE).and_then(|rate| model.read_fraction(case, rate, &rates));
+            results.push(result);
         }
     }
     if results.is_empty() {
@@ -109,23 +116,49 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     }
     write!(out, "{}", results::table(&results))?;
     for result in &results {
-        for difference in &result.differences {
-            writeln!(out, "{}: {difference}", result.key)?;
+        for note in &result.notes {
+            writeln!(out, "{}: {note}", result.key)?;
         }
+    }
+    if let Some(read) = rates.best_read_bytes_per_s() {
+        writeln!(out, "read bandwidth: {} GB/s", report::number(read / 1e9))?;
     }
     writeln!(out, "{}", results::ratios(&results))?;
     Ok(Exit::Pass)
 }
 
-/// The format of a file's matrices, in a word.
-fn quantization(file: &Path) -> anyhow::Result<String> {
-    let opened = model::open(&file.display().to_string(), 0, None, &mut ())?;
-    let matrices = opened.config.tensors().into_iter().filter(|(_, shape)| shape.len() == 2);
-    let types: Vec<_> = matrices
-        .filter_map(|(name, shape)| Some((opened.weights.info(&name)?.dtype, shape)))
-        .map(|(dtype, shape)| (dtype, shape.iter().product::<usize>() as u64))
-        .collect();
-    Ok(model::mix_name(&types))
+/// What is known of a file before an engine loads it.
+struct ModelFile {
+    path: String,
+    /// The types of its matrices, in a word.
+    quant: String,
+    /// Bytes of weights that a decode step reads.
+    step_bytes: u64,
+    /// With keys and values of 16 bits.
+    kv_bytes_per_token: usize,
+}
+
+impl ModelFile {
+    fn open(file: &Path) -> Result<Self, Error> {
+        let path = file.display().to_string();
+        let opened = model::open(&path, 0, None, &mut ())?;
+        let footprint = opened.stored_footprint();
+        Ok(Self {
+            path,
+            quant: footprint.quant_name(),
+            step_bytes: footprint.step_bytes,
+            kv_bytes_per_token: opened.config.kv_bytes_per_token(footprint.kv_dtype_bytes),
+        })
+    }
+
+    /// The fraction of the read bandwidth that decoding so many tokens per second takes; `None` for
+    /// a prefill, and where weights may stay in caches.
+    fn read_fraction(&self, case: &PeerCase, rate: f64, rates: &Rates) -> Option<f64> {
+        let caches = (self.kv_bytes_per_token * case.cached_tokens()) as f64;
+        let step_s = case.sequences as f64 / rate;
+        let decodes = case.steps > 0;
+        decodes.then(|| measure::read_fraction(self.step_bytes, caches, step_s, rates).ok())?
+    }
 }
 
 /// The key of a case in the JSON line.
@@ -134,7 +167,7 @@ fn key(quant: &str, case: &PeerCase) -> String {
 }
 
 /// Refuses unknown names before anything is measured.
-fn check_names(only: &[String], quants: &[String]) -> Result<(), Error> {
+fn check_names(only: &[String], quants: &[&str]) -> Result<(), Error> {
     let mut known: Vec<String> = CASES.iter().map(|case| case.name.into()).collect();
     for quant in quants {
         known.extend(CASES.iter().map(|case| key(quant, case)));
@@ -154,32 +187,17 @@ fn is_selected(case: &PeerCase, quant: &str, arguments: &Arguments) -> bool {
         && !(arguments.quick && case.tokens > 512)
 }
 
-/// Starts a process for each engine, and one for each configuration of llama.cpp.
+/// Starts a process for each engine, and tries the other programs in each configuration.
 fn start_processes(setup: &Setup, arguments: &Arguments) -> anyhow::Result<Vec<Box<dyn Peer>>> {
     let file = &setup.model;
     let binary = std::env::current_exe().context("cannot find this binary to start it again")?;
     let mut err = io::stderr();
     let mut processes: Vec<Box<dyn Peer>> = Vec::new();
     for engine in &arguments.engines {
-        let configurations: &[&[(&str, &str)]] = match EngineKind::parse(engine) {
-            Ok(EngineKind::LlamaCpp) => {
-                &[&[("CANDLEMARK_LLAMA_FA", "on")], &[("CANDLEMARK_LLAMA_FA", "off")]]
-            }
-            Ok(_) => &[&[]],
-            Err(error) => {
-                writeln!(err, "skipped: {error}")?;
-                continue;
-            }
-        };
         let setup = Setup { engine: engine.clone(), ..setup.clone() };
-        for variables in configurations {
-            match EngineProcess::start(&binary, &setup, variables) {
-                Ok(process) => {
-                    writeln!(err, "{engine} on {file}: {}", process.setup())?;
-                    processes.push(Box::new(process));
-                }
-                Err(error) => writeln!(err, "{engine} on {file}: {error}")?,
-            }
+        match EngineProcess::start(&binary, &setup) {
+            Ok(process) => processes.push(Box::new(process)),
+            Err(error) => writeln!(err, "{engine} on {file}: {error}")?,
         }
     }
     for external in &arguments.external {
@@ -187,7 +205,7 @@ fn start_processes(setup: &Setup, arguments: &Arguments) -> anyhow::Result<Vec<B
             let started =
                 LlamaBench::start(external, file.as_ref(), setup.threads, flash_attention);
             let process = started.map_err(Error::of_named_file)?;
-            writeln!(err, "{} on {file}: {}", process.engine(), process.setup())?;
+            writeln!(err, "{}: {}", process.name(), process.build())?;
             processes.push(Box::new(process));
         }
     }
@@ -195,17 +213,16 @@ fn start_processes(setup: &Setup, arguments: &Arguments) -> anyhow::Result<Vec<B
 }
 
 /// Measures one case on all engines: a pilot each, then timed turns.
-fn measure(
-    quant: &str,
+fn measure_case(
+    key: &str,
     case: &PeerCase,
     processes: &mut [Box<dyn Peer>],
     arguments: &Arguments,
-) -> anyhow::Result<CaseResult> {
-    let key = key(quant, case);
+) -> anyhow::Result<Vec<EngineTurns>> {
     let mut all: Vec<EngineTurns> = Vec::new();
     for at in 0..processes.len() {
-        let response = take_turn(&key, case, TurnKind::Pilot, at, processes)?;
-        all.push(EngineTurns::new(processes[at].engine(), processes[at].setup(), response));
+        let response = take_turn(key, case, TurnKind::Pilot, at, processes)?;
+        all.push(EngineTurns::new(processes[at].engine(), processes[at].configuration(), response));
     }
     results::keep_fastest(&mut all, PILOT_THRESHOLD);
     for round in 0..arguments.rounds {
@@ -215,11 +232,11 @@ fn measure(
         }
         for at in order {
             if all[at].takes_turn(arguments.seconds as f64) {
-                all[at].add(take_turn(&key, case, TurnKind::Timed, at, processes)?);
+                all[at].add(take_turn(key, case, TurnKind::Timed, at, processes)?);
             }
         }
     }
-    Ok(CaseResult::new(key, all))
+    Ok(all)
 }
 
 /// Requests a turn of one engine while the others sleep, and warns if they do not.
@@ -261,8 +278,7 @@ mod tests {
 
     #[test]
     fn an_unknown_case_is_refused_with_the_nearest_name() {
-        let quants = ["q8_0".to_owned(), "bf16".into()];
-        let check = |only: &str| check_names(&["decode_b1".into(), only.into()], &quants);
+        let check = |only: &str| check_names(&["decode_b1".into(), only.into()], &["q8_0", "bf16"]);
         for name in ["prefill_512", "q8_0_decode_b16", "bf16_decode_depth_4096"] {
             assert!(check(name).is_ok(), "{name}");
         }

@@ -28,8 +28,7 @@ pub(crate) struct EngineArguments {
     /// Quantize at load: f32, bf16, q8_0 or q4_k_m [default: as stored]
     #[arg(long, value_name = "QUANT")]
     quant: Option<String>,
-    /// native, candle, or llama-cpp if it is built in (configured by CANDLEMARK_LLAMA_FA, _UBATCH
-    /// and _MMAP) [default: native]
+    /// native or candle [default: native]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
     /// cpu, cuda[:N] or metal [default: cpu]

@@ -68,15 +68,25 @@ pub(super) fn roofline_fraction(
     block: &Block,
     rates: &Rates,
 ) -> Result<f64, &'static str> {
-    let bandwidth = rates.best_read_bytes_per_s().ok_or("read bandwidth was not measured")?;
     let step = block.value(metric::TPOT_S).ok_or("nothing is decoded after the first token")?;
-    let weights = engine.decoder.footprint().step_bytes;
+    // On average over the steps, half of the answer is in the caches.
+    let caches = trial.kv_bytes(engine, trial.new_tokens as f64 / 2.0);
+    read_fraction(engine.decoder.footprint().step_bytes, caches, step, rates)
+}
+
+/// The fraction of the measured read bandwidth of a decode step that reads so many bytes of weights
+/// and KV caches in so many seconds.
+pub(crate) fn read_fraction(
+    weights: u64,
+    caches: f64,
+    step_s: f64,
+    rates: &Rates,
+) -> Result<f64, &'static str> {
+    let bandwidth = rates.best_read_bytes_per_s().ok_or("read bandwidth was not measured")?;
     if rates.last_level_cache_bytes.is_some_and(|cache| weights < 2 * cache) {
         return Err("the weights fit in the last-level cache, or nearly");
     }
-    // On average over the steps, half of the answer is in the caches.
-    let caches = trial.kv_bytes(engine, trial.new_tokens as f64 / 2.0);
-    Ok((weights as f64 + caches) / step / bandwidth)
+    Ok((weights as f64 + caches) / step_s / bandwidth)
 }
 
 /// Operations that prefill does per second as a fraction of the largest arithmetic peak of any

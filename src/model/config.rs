@@ -237,6 +237,11 @@ impl Config {
         all
     }
 
+    /// Bytes of a token's keys and values in all layers, with elements of so many bytes.
+    pub(crate) fn kv_bytes_per_token(&self, element_bytes: usize) -> usize {
+        2 * self.layers * self.kv_heads * self.head_dim * element_bytes
+    }
+
     /// Refuses a sequence longer than the context, in every engine.
     ///
     /// # Errors

@@ -102,11 +102,6 @@ pub trait Decoder: Send {
 
     /// Types and sizes of the weights in memory.
     fn footprint(&self) -> Footprint;
-
-    /// The engine's settings, if it has any that change its speed.
-    fn describe(&self) -> Option<String> {
-        None
-    }
 }
 
 /// Logits `[rows, vocab]`: one score per token of the vocabulary.

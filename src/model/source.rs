@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::model::config::{self, Config};
+use crate::model::decoder::Footprint;
 use crate::model::file::refuse_lfs_pointer;
 use crate::model::gguf::Gguf;
 #[cfg(feature = "hub")]
@@ -13,7 +14,7 @@ use crate::model::progress::Progress;
 use crate::model::safetensors::SafetensorsFolder;
 use crate::model::spec::ModelSpec;
 use crate::model::synthetic::SyntheticWeights;
-use crate::model::weights::{WeightSource, check_shapes};
+use crate::model::weights::{WeightSource, check_shapes, row_bytes};
 use crate::settings::RopeScaling;
 
 /// Where a model's tokenizer comes from.
@@ -39,6 +40,19 @@ pub struct ModelSource {
     pub tokenizer: TokenizerSource,
     /// The hub's commit.
     pub commit: Option<String>,
+}
+
+impl ModelSource {
+    /// Types and sizes of the matrices as they are stored, with a KV cache of 16 bits.
+    pub(crate) fn stored_footprint(&self) -> Footprint {
+        let matrix = |(name, shape): (String, Vec<usize>)| {
+            let &[rows, columns] = shape.as_slice() else { return None };
+            let dtype = self.weights.info(&name)?.dtype;
+            Some((dtype, (row_bytes(dtype, columns)? * rows) as u64))
+        };
+        let types = self.config.tensors().into_iter().filter_map(matrix).collect();
+        Footprint::new(types, &self.config, 2, Vec::new())
+    }
 }
 
 /// Checks a model's name and, unless it is on the hub, its files. Reads no weights and downloads

@@ -41,15 +41,12 @@ fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Variables without a key in the file; each is documented where it is read.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 9] = [
     "CANDLEMARK_API_KEY",
     "CANDLEMARK_BUDGET",
     "CANDLEMARK_HELD",
     "CANDLEMARK_INJECT",
     "CANDLEMARK_ISA",
-    "CANDLEMARK_LLAMA_FA",
-    "CANDLEMARK_LLAMA_MMAP",
-    "CANDLEMARK_LLAMA_UBATCH",
     "CANDLEMARK_PIN",
     "CANDLEMARK_PLAIN_STAMP",
     "CANDLEMARK_REQUIRE_TIERS",

@@ -96,11 +96,7 @@ const NOT_RUN: [(&str, &[&str]); 11] = [
     ),
     (
         "a script that builds and measures for minutes",
-        &[
-            "ci/peers.sh --quick",
-            "ci/peers.sh",
-            "ci/peers.sh --shape qwen3-1.7b --engines native,llama-cpp",
-        ],
+        &["ci/peers.sh --quick", "ci/peers.sh", "ci/peers.sh --shape qwen3-1.7b --engines native"],
     ),
     (
         "a script that installs and runs a server for minutes",

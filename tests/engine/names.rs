@@ -15,10 +15,8 @@ fn an_unknown_name_is_an_error_that_suggests_the_right_one() {
     for (setup, says) in [
         (setup("synthetic:nan"), "no shape `nan` (did you mean `nano`?); known are mini, "),
         (quant("q4_km"), "no quantization `q4_km` (did you mean `q4_k_m`?); known are f32, "),
-        (
-            engine("nativ"),
-            "no engine `nativ` (did you mean `native`?); known are native, candle, llama-cpp",
-        ),
+        (engine("nativ"), "no engine `nativ` (did you mean `native`?); known are native, candle"),
+        (engine("llama-cpp"), "--external llama.cpp=PATH/llama-bench`, its server with"),
         (device("cuba"), "no device `cuba` (did you mean `cuda`?); known are cpu, cuda, metal"),
         (device("cuda:x"), "`x` in device `cuda:x` is not a number"),
         (setup("nowhere.gguf"), "no model `nowhere.gguf`: there is no such file or folder"),

@@ -34,8 +34,6 @@ mod ggml;
 mod isa;
 mod kernels;
 mod kv_cache;
-#[cfg(feature = "llama-cpp")]
-mod llama_cpp;
 mod operands;
 mod pack;
 mod packed;
@@ -52,8 +50,6 @@ pub use gemm::{DECODE_MAX_ROWS, Epilogue, GemmOutput, activation_format, gemm, g
 pub use ggml::{dequantize, quantize};
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvDtype, KvLayout, Span};
-#[cfg(feature = "llama-cpp")]
-pub use llama_cpp::llama_system_info;
 pub use pack::pack;
 pub use packed::{PANEL_ROWS, PackedMatrix, WeightFormat};
 pub use peak::{PeakRates, ReadBandwidth, peak_rates, read_bandwidth};

@@ -21,19 +21,29 @@ pub(super) const CASES: &[PeerCase] = &[
 ];
 
 impl PeerCase {
+    /// Tokens in the KV caches of all sequences, on average over the steps.
+    pub fn cached_tokens(&self) -> usize {
+        let prompts: usize = (0..self.sequences).map(|sequence| self.length(sequence)).sum();
+        prompts + self.sequences * self.steps / 2
+    }
+
+    /// Prompt tokens of a sequence.
+    fn length(&self, sequence: usize) -> usize {
+        match self.sequences {
+            1 => self.tokens,
+            // Ragged, with the length as the mean: 112, 119, 126, ...
+            _ => self.tokens - self.tokens / 8 + (sequence * 7) % (self.tokens / 4 + 1),
+        }
+    }
+
     /// The prompts: pseudorandom tokens, the same on every machine.
     pub fn prompts(&self, vocab: usize) -> Vec<Vec<u32>> {
         let id = |sequence: usize, at: usize| {
             let mixed = ((sequence << 16 | at) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             ((mixed >> 32) % vocab as u64) as u32
         };
-        let length = |sequence: usize| match self.sequences {
-            1 => self.tokens,
-            // Ragged, with the length as the mean: 112, 119, 126, ...
-            _ => self.tokens - self.tokens / 8 + (sequence * 7) % (self.tokens / 4 + 1),
-        };
         (0..self.sequences)
-            .map(|sequence| (0..length(sequence)).map(|at| id(sequence, at)).collect())
+            .map(|sequence| (0..self.length(sequence)).map(|at| id(sequence, at)).collect())
             .collect()
     }
 }
@@ -48,7 +58,8 @@ mod tests {
         let lengths: Vec<usize> = case.prompts(3072).iter().map(Vec::len).collect();
         assert_eq!(lengths[..4], [112, 119, 126, 133]);
         let mean = lengths.iter().sum::<usize>() as f64 / 16.0;
-        assert!((mean - 128.0).abs() < 3.0, "{mean}");
+        assert!((mean - 128.0).abs() < 1.0, "{mean}");
+        assert_eq!(case.cached_tokens(), lengths.iter().sum::<usize>() + 16 * 16);
         assert!(case.prompts(3072).iter().flatten().all(|id| *id < 3072));
     }
 

@@ -1,12 +1,16 @@
-//! Another program as an engine: `llama-bench`, or one that takes its flags and prints its JSON.
-//! Each turn is a process of its own, which loads the model and warms up before it times itself.
+//! Another program as an engine: `llama-bench`, or one that takes its flags and prints its JSON, and
+//! for several sequences `llama-batched-bench` beside it. Each turn is a process of its own, which
+//! loads the model and warms up before it times itself.
 
+use std::env::consts::EXE_SUFFIX;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::model::EngineKind;
 use crate::record::{Absence, AbsenceKind};
@@ -55,13 +59,29 @@ struct Test {
     build_number: u64,
 }
 
+/// The line of JSON that `llama-batched-bench --output-format jsonl` prints for a test.
+#[derive(Debug, Deserialize)]
+struct BatchedTest {
+    /// Tokens per second of all sequences while they decode.
+    speed_tg: f64,
+    /// Prompt tokens of each sequence.
+    pp: usize,
+    /// Decode steps.
+    tg: usize,
+    /// Sequences.
+    pl: usize,
+}
+
+/// The contexts of llama.cpp's sequences are multiples of this.
+const CONTEXT_STEP: usize = 256;
+
 /// One program on one file in one configuration.
 pub(super) struct LlamaBench {
     external: External,
     file: PathBuf,
     threads: usize,
     flash_attention: bool,
-    setup: String,
+    build: String,
 }
 
 impl LlamaBench {
@@ -77,50 +97,82 @@ impl LlamaBench {
         flash_attention: bool,
     ) -> Result<Self> {
         let (external, file) = (external.clone(), file.to_owned());
-        let mut bench = Self { external, file, threads, flash_attention, setup: String::new() };
-        let test = bench.test((1, 0, 0))?;
-        let state = if flash_attention { "on" } else { "off" };
-        let Test { build_number, build_commit, .. } = test;
-        bench.setup = format!("flash attention {state}; build {build_number} ({build_commit})");
+        let mut bench = Self { external, file, threads, flash_attention, build: String::new() };
+        let Test { build_number, build_commit, .. } = bench.test((1, 0, 0))?;
+        bench.build = format!("build {build_number} ({build_commit})");
         Ok(bench)
+    }
+
+    /// What the program says of its version.
+    pub(super) fn build(&self) -> &str {
+        &self.build
     }
 
     /// Runs one test of (prompt tokens, generated tokens, tokens in the KV cache before).
     fn test(&self, (prompt, generated, depth): (usize, usize, usize)) -> Result<Test> {
-        let External { name, path } = &self.external;
-        let mut command = Command::new(path);
-        command.arg("--model").arg(&self.file);
-        let mut flag = |name: &str, value: usize| {
-            command.args([name, &value.to_string()]);
-        };
-        flag("--threads", self.threads);
-        flag("-fa", usize::from(self.flash_attention));
-        flag("-p", prompt);
-        flag("-n", generated);
+        let mut flags = vec![("-p", prompt), ("-n", generated), ("-r", 1)];
         if depth > 0 {
-            flag("-d", depth); // Older versions have no such flag.
+            flags.push(("-d", depth)); // Older versions have no such flag.
         }
-        flag("-r", 1);
-        command.args(["-o", "jsonl"]).stderr(Stdio::piped());
+        let program = &self.external.path;
+        let test: Test = self.run(program, &flags, ["-o", "jsonl"])?;
+        if (test.n_prompt, test.n_gen, test.n_depth) != (prompt, generated, depth) {
+            return Err(self.failed(program, &format!("it ran another test: {test:?}")));
+        }
+        Ok(test)
+    }
+
+    /// Decodes equal prompts of a case's mean length with `llama-batched-bench`.
+    fn batched_test(&self, case: &PeerCase) -> Result<BatchedTest> {
+        let PeerCase { sequences, tokens, steps, .. } = *case;
+        let program = self.external.path.with_file_name(format!("llama-batched-bench{EXE_SUFFIX}"));
+        let context = sequences * (tokens + steps).next_multiple_of(CONTEXT_STEP);
+        let flags = [("-npp", tokens), ("-ntg", steps), ("-npl", sequences), ("-c", context)];
+        let test = self.run(&program, &flags, ["--output-format", "jsonl"]);
+        let test: BatchedTest = test.map_err(|error| match error {
+            Error::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                Error::Unsupported(format!("there is no `{}`", path.display()))
+            }
+            error => error,
+        })?;
+        if (test.pp, test.tg, test.pl) != (tokens, steps, sequences) {
+            return Err(self.failed(&program, &format!("it ran another test: {test:?}")));
+        }
+        Ok(test)
+    }
+
+    /// Runs a program and parses the first line that it prints.
+    fn run<T: DeserializeOwned>(
+        &self,
+        program: &Path,
+        flags: &[(&str, usize)],
+        format: [&str; 2],
+    ) -> Result<T> {
+        let mut command = Command::new(program);
+        command.arg("--model").arg(&self.file);
+        let common = [("--threads", self.threads), ("-fa", usize::from(self.flash_attention))];
+        for (flag, value) in common.iter().chain(flags) {
+            command.args([*flag, &value.to_string()]);
+        }
+        command.args(format).stderr(Stdio::piped());
         own_process_group(&mut command);
-        let failed = |why: String| Error::Failed(format!("{name}, `{}`: {why}", path.display()));
         let mut process = WorkerProcess::spawn(&mut command, self.threads)?;
-        let test = process.receive::<Test>(Some(Instant::now() + TIMEOUT));
-        if !matches!(test, Ok(_) | Err(NoResponse::Closed)) {
+        let line = process.receive::<T>(Some(Instant::now() + TIMEOUT));
+        if !matches!(line, Ok(_) | Err(NoResponse::Closed)) {
             process.kill();
         }
         let exit = process.wait()?;
-        match test {
-            Ok(test) if (test.n_prompt, test.n_gen, test.n_depth) == (prompt, generated, depth) => {
-                Ok(test)
+        line.map_err(|none| match none {
+            NoResponse::TimedOut => {
+                self.failed(program, &format!("no answer for {} s", TIMEOUT.as_secs()))
             }
-            Ok(test) => Err(failed(format!("it ran another test: {test:?}"))),
-            Err(NoResponse::TimedOut) => {
-                Err(failed(format!("no answer for {} s", TIMEOUT.as_secs())))
-            }
-            Err(NoResponse::Invalid(error)) => Err(failed(error.chain())),
-            Err(NoResponse::Closed) => Err(failed(exit.error().to_string())),
-        }
+            NoResponse::Invalid(error) => self.failed(program, &error.chain()),
+            NoResponse::Closed => self.failed(program, &exit.error().to_string()),
+        })
+    }
+
+    fn failed(&self, program: &Path, why: &str) -> Error {
+        Error::Failed(format!("{}, `{}`: {why}", self.external.name, program.display()))
     }
 }
 
@@ -129,26 +181,27 @@ impl Peer for LlamaBench {
         &self.external.name
     }
 
-    fn setup(&self) -> &str {
-        &self.setup
+    fn configuration(&self) -> &str {
+        if self.flash_attention { "flash attention on" } else { "flash attention off" }
     }
 
     fn request(&mut self, case: &PeerCase, _: TurnKind) -> anyhow::Result<Response> {
-        if case.sequences > 1 {
-            let why = "llama-bench measures one sequence";
-            return Ok(Err(Absence::new(AbsenceKind::Unsupported, why)));
-        }
         let began = Instant::now();
-        let test = match case.steps {
-            0 => self.test((case.tokens, 0, 0)),
-            steps => self.test((0, steps, case.tokens)),
+        let rate = match *case {
+            PeerCase { sequences: 1, tokens, steps: 0, .. } => {
+                self.test((tokens, 0, 0)).map(|test| test.avg_ts)
+            }
+            PeerCase { sequences: 1, tokens, steps, .. } => {
+                self.test((0, steps, tokens)).map(|test| test.avg_ts)
+            }
+            _ => self.batched_test(case).map(|test| test.speed_tg),
         };
-        Ok(match test {
-            Ok(Test { avg_ts: rate, .. }) if rate.is_finite() && rate > 0.0 => {
+        Ok(match rate {
+            Ok(rate) if rate.is_finite() && rate > 0.0 => {
                 let seconds = began.elapsed().as_secs_f64();
                 Ok(Turn { rate, seconds, ids: Vec::new(), margins: Vec::new() })
             }
-            Ok(test) => Err(Absence::new(AbsenceKind::Failed, format!("no rate: {test:?}"))),
+            Ok(rate) => Err(Absence::new(AbsenceKind::Failed, format!("its rate is {rate}"))),
             Err(error) => Err((&error).into()),
         })
     }
@@ -185,21 +238,51 @@ mod tests {
     #[test]
     fn a_turn_is_a_test_of_llama_bench_and_its_failures_are_quoted() {
         let folder = tempfile::tempdir().unwrap();
-        // Its flags: --model F --threads 2 -fa 1 -p P -n N [-d D] -r 1 -o jsonl
-        let echo = r#"depth=0; [ "${11}" = -d ] && depth=${12}
-[ "$1 $3 $4 $5 $6 $7 $9" = "--model --threads 2 -fa 1 -p -n" ] || { echo "flags: $*" >&2; exit 1; }
+        // Its flags: --model F --threads 2 -fa 1 -p P -n N -r 1 [-d D] -o jsonl
+        let echo = r#"depth=0; [ "${13}" = -d ] && depth=${14}
+[ "$1 $3 $4 $5 $6 $7 $9 ${11}" = "--model --threads 2 -fa 1 -p -n -r" ] || { echo "flags: $*" >&2; exit 1; }
 echo "{\"build_commit\":\"abc\",\"build_number\":7,\"n_prompt\":$8,\"n_gen\":${10},\"n_depth\":$depth,\"avg_ts\":1$8${10}.5}""#;
         let external = script(folder.path(), "good", echo);
         let start = |external: &External| LlamaBench::start(external, Path::new("m.gguf"), 2, true);
         let mut bench = start(&external).unwrap();
-        assert_eq!(bench.setup(), "flash attention on; build 7 (abc)");
+        assert_eq!(
+            (bench.name(), bench.build()),
+            ("good (flash attention on)".into(), "build 7 (abc)")
+        );
         let mut rate = |name: &str| {
             let case = CASES.iter().find(|case| case.name == name).unwrap();
             bench.request(case, TurnKind::Timed).unwrap().map(|turn| turn.rate)
         };
         assert_eq!(rate("prefill_512"), Ok(15120.5));
         assert_eq!(rate("decode_depth_4096"), Ok(1032.5));
-        assert_eq!(rate("decode_b16").unwrap_err().kind, AbsenceKind::Unsupported);
+
+        // Flags of the program beside it:
+        // --model F --threads 2 -fa 1 -npp 128 -ntg 32 -npl 16 -c 4096 --output-format jsonl
+        let absent = rate("decode_b16").unwrap_err();
+        assert_eq!(absent.kind, AbsenceKind::Unsupported);
+        assert!(
+            absent.why.starts_with("there is no `") && absent.why.contains("batched"),
+            "{absent}"
+        );
+        for (lines, expected) in [
+            (
+                r#"[ "$7 $9 ${11} ${13} ${14} ${15}" = "-npp -ntg -npl -c 4096 --output-format" ] || exit 1
+echo "{\"pp\":$8,\"tg\":${10},\"pl\":${12},\"speed_tg\":$8${10}${12}.5}"; echo"#,
+                Ok(1_283_216.5),
+            ),
+            (r#"echo '{"pp":128,"tg":32,"pl":16,"speed_tg":0}'"#, Err("its rate is 0")),
+            (r#"echo '{"pp":128,"tg":32,"pl":1,"speed_tg":9.0}'"#, Err("it ran another test")),
+            ("echo 'unknown value for -fa' >&2; exit 1", Err("unknown value for -fa")),
+        ] {
+            script(folder.path(), "llama-batched-bench", lines);
+            match (rate("decode_b16"), expected) {
+                (Ok(rate), expected) => assert_eq!(Ok(rate), expected),
+                (Err(absent), expected) => {
+                    assert_eq!(absent.kind, AbsenceKind::Failed);
+                    assert!(expected.is_err_and(|why| absent.why.contains(why)), "{absent}");
+                }
+            }
+        }
 
         for (name, lines, expected) in [
             ("bad", "echo 'no such model' >&2; exit 3", "printed `no such model`"),

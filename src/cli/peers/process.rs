@@ -20,9 +20,8 @@ use super::cases::PeerCase;
 /// Enough to load tens of gigabytes from a slow disk, or for the longest turn on a slow machine.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// The response to a [`Setup`] once the model is loaded: how the engine is configured, or why it
-/// cannot run the model.
-pub(super) type Loaded = Result<String, String>;
+/// The response to a [`Setup`] once the model is loaded, or why the engine cannot run it.
+pub(super) type Loaded = Result<(), String>;
 
 /// Asks for one turn.
 #[derive(Serialize, Deserialize)]
@@ -58,8 +57,8 @@ pub(super) struct Turn {
 pub(super) trait Peer {
     fn engine(&self) -> &str;
 
-    /// Its own description of its configuration.
-    fn setup(&self) -> &str;
+    /// What distinguishes it from the engine's other configurations; empty if there are none.
+    fn configuration(&self) -> &str;
 
     /// Takes one turn at a case.
     ///
@@ -70,11 +69,11 @@ pub(super) trait Peer {
     /// CPU time of its process so far, where there is one and the system reports it.
     fn cpu(&self) -> Option<Duration>;
 
-    /// The engine, with the first word of its configuration where it has several.
+    /// The engine, with its configuration where it has several.
     fn name(&self) -> String {
-        match self.setup().split([';', ',']).next() {
-            Some(first) if !first.is_empty() => format!("{} ({first})", self.engine()),
-            _ => self.engine().into(),
+        match self.configuration() {
+            "" => self.engine().into(),
+            configuration => format!("{} ({configuration})", self.engine()),
         }
     }
 }
@@ -82,20 +81,19 @@ pub(super) trait Peer {
 /// An engine of this build, in a process that stays alive between its turns.
 pub(super) struct EngineProcess {
     engine: String,
-    setup: String,
     worker: WorkerProcess,
 }
 
 impl EngineProcess {
     /// Starts a process and waits until it has loaded the model.
-    pub fn start(binary: &Path, setup: &Setup, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
+    pub fn start(binary: &Path, setup: &Setup) -> anyhow::Result<Self> {
         let mut command = Command::new(binary);
-        command.env(suite::WORKER, PEERS).envs(variables.iter().copied());
+        command.env(suite::WORKER, PEERS);
         let worker = WorkerProcess::spawn(&mut command, setup.threads)
             .context("cannot start this binary again")?;
-        let mut process = Self { engine: setup.engine.clone(), setup: String::new(), worker };
+        let mut process = Self { engine: setup.engine.clone(), worker };
         let loaded: Loaded = process.send_and_receive(setup)?;
-        process.setup = loaded.map_err(anyhow::Error::msg)?;
+        loaded.map_err(anyhow::Error::msg)?;
         Ok(process)
     }
 
@@ -124,8 +122,8 @@ impl Peer for EngineProcess {
         &self.engine
     }
 
-    fn setup(&self) -> &str {
-        &self.setup
+    fn configuration(&self) -> &str {
+        ""
     }
 
     fn request(&mut self, case: &PeerCase, kind: TurnKind) -> anyhow::Result<Response> {

@@ -8,10 +8,14 @@ use crate::{report, stats};
 
 use super::process::{Response, Turn};
 
+/// The engine whose rate is divided by those of the others.
+pub(super) const NATIVE: &str = "native";
+
 /// The turns of one case on one engine in one configuration.
 pub(super) struct EngineTurns {
     engine: String,
-    setup: String,
+    /// Empty if the engine has only one.
+    configuration: String,
     /// Its pilot, or why there is none.
     pilot: Response,
     /// Tokens per second of its turns.
@@ -25,10 +29,10 @@ pub(super) struct EngineTurns {
 }
 
 impl EngineTurns {
-    pub fn new(engine: &str, setup: &str, pilot: Response) -> Self {
+    pub fn new(engine: &str, configuration: &str, pilot: Response) -> Self {
         Self {
             engine: engine.into(),
-            setup: setup.into(),
+            configuration: configuration.into(),
             active: pilot.is_ok(),
             seconds: pilot.as_ref().map_or(0.0, |turn| turn.seconds),
             pilot,
@@ -77,8 +81,10 @@ pub(super) fn keep_fastest(all: &mut [EngineTurns], threshold: f64) {
 /// One case on all engines.
 pub(super) struct CaseResult {
     pub key: String,
-    /// How the tokens of engines differ, in sentences.
-    pub differences: Vec<String>,
+    /// Why an engine has no rate, and how the tokens of engines differ, in sentences.
+    pub notes: Vec<String>,
+    /// The fraction of the machine's read bandwidth that native's decode takes, if it is known.
+    pub read_fraction: Option<f64>,
     /// By engine: the median of its fastest configuration and that configuration, or why there is
     /// none.
     engines: BTreeMap<String, Result<(f64, String), Absence>>,
@@ -90,7 +96,7 @@ impl CaseResult {
         for turns in &all {
             let new = match (&turns.pilot, turns.median()) {
                 (Err(absent), _) => Err(absent.clone()),
-                (_, Some(median)) => Ok((median, turns.setup.clone())),
+                (_, Some(median)) => Ok((median, turns.configuration.clone())),
                 (_, None) => continue, // Another configuration was faster.
             };
             let rate =
@@ -100,10 +106,16 @@ impl CaseResult {
                 engines.insert(turns.engine.clone(), new);
             }
         }
-        Self { key, differences: differences(&all), engines }
+        let absent = |(engine, cell): (&String, &Result<_, Absence>)| {
+            cell.as_ref().err().map(|absent| format!("{engine}: {absent}"))
+        };
+        let mut notes: Vec<String> = engines.iter().filter_map(absent).collect();
+        notes.extend(differences(&all));
+        Self { key, notes, read_fraction: None, engines }
     }
 
-    fn rate(&self, engine: &str) -> Option<f64> {
+    /// The median of an engine's fastest configuration.
+    pub(crate) fn rate(&self, engine: &str) -> Option<f64> {
         let (rate, _) = self.engines.get(engine)?.as_ref().ok()?;
         Some(*rate)
     }
@@ -142,10 +154,9 @@ fn differences(all: &[EngineTurns]) -> Vec<String> {
             margin.map_or("?".into(), |margin| format!("{margin:.4}"))
         };
         sentences.push(format!(
-            "the tokens of {engine} ({}) and {reference} differ in {} of {} sequences, first at \
-             token {} of sequence {sequence}, where the top-2 margin is {} standard deviations in \
+            "the tokens of {engine} and {reference} differ in {} of {} sequences, first at token \
+             {} of sequence {sequence}, where the top-2 margin is {} standard deviations in \
              {engine} and {} in {reference}",
-            turns.setup.split([';', ',']).next().unwrap_or_default(),
             divergences.len(),
             expected.ids.len(),
             token + 1,
@@ -160,11 +171,12 @@ fn differences(all: &[EngineTurns]) -> Vec<String> {
 fn engines(rows: &[CaseResult]) -> Vec<&str> {
     let all: BTreeSet<&str> =
         rows.iter().flat_map(|row| row.engines.keys()).map(String::as_str).collect();
-    let (native, others): (Vec<&str>, _) = all.into_iter().partition(|engine| *engine == "native");
+    let (native, others): (Vec<&str>, _) = all.into_iter().partition(|engine| *engine == NATIVE);
     native.into_iter().chain(others).collect()
 }
 
-/// A table of medians in tokens per second, and the ratios of native to the others.
+/// A table of medians in tokens per second, the ratios of native to the others, and the share of
+/// the read bandwidth that native's decode takes.
 pub(super) fn table(rows: &[CaseResult]) -> String {
     let engines = engines(rows);
     let mut table = Table::of(rows).text("tok/s", |row| row.key.as_str());
@@ -175,21 +187,26 @@ pub(super) fn table(rows: &[CaseResult]) -> String {
             None => "-".into(),
         });
     }
-    for other in engines.iter().filter(|engine| **engine != "native") {
+    for other in engines.iter().filter(|engine| **engine != NATIVE) {
         table = table.number(format!("native / {other}"), |row| {
-            row.ratio("native", other).map_or("-".into(), |ratio| format!("{ratio:.2}"))
+            row.ratio(NATIVE, other).map_or("-".into(), |ratio| format!("{ratio:.2}"))
+        });
+    }
+    if rows.iter().any(|row| row.read_fraction.is_some()) {
+        table = table.number("% of read bandwidth", |row| {
+            row.read_fraction.map_or("-".into(), |share| format!("{:.0}", 100.0 * share))
         });
     }
     // The configuration that was the fastest, of engines that have several.
     for engine in &engines {
-        let setup = |row: &CaseResult| match row.engines.get(*engine) {
-            Some(Ok((_, setup))) if setup.contains(';') => {
-                setup.split(';').next().map(String::from)
+        let fastest = |row: &CaseResult| match row.engines.get(*engine) {
+            Some(Ok((_, configuration))) if !configuration.is_empty() => {
+                Some(configuration.clone())
             }
             _ => None,
         };
-        if rows.iter().any(|row| setup(row).is_some()) {
-            table = table.text(format!("{engine} with"), |row| setup(row).unwrap_or("-".into()));
+        if rows.iter().any(|row| fastest(row).is_some()) {
+            table = table.text(format!("{engine} with"), |row| fastest(row).unwrap_or("-".into()));
         }
     }
     table.render(TextFormat::Terminal)
@@ -200,10 +217,10 @@ pub(super) fn table(rows: &[CaseResult]) -> String {
 pub(super) fn ratios(rows: &[CaseResult]) -> String {
     let rounded = |ratio: f64| (ratio * 1000.0).round() / 1000.0;
     let of = |other: &str| -> BTreeMap<&str, f64> {
-        let ratios = rows.iter().filter_map(|row| Some((row, row.ratio("native", other)?)));
+        let ratios = rows.iter().filter_map(|row| Some((row, row.ratio(NATIVE, other)?)));
         ratios.map(|(row, ratio)| (row.key.as_str(), rounded(ratio))).collect()
     };
-    let others = engines(rows).into_iter().filter(|engine| *engine != "native");
+    let others = engines(rows).into_iter().filter(|engine| *engine != NATIVE);
     let all: BTreeMap<&str, _> = others.map(|other| (other, of(other))).collect();
     serde_json::to_string(&all).expect("plain data")
 }
@@ -233,11 +250,11 @@ mod tests {
         let result = result(vec![
             turns("native", "", 1.0, &[30.0, 50.0, 40.0]),
             turns("candle", "", 1.0, &[10.0]),
-            turns("llama-cpp", "flash attention on; AVX2", 1.0, &[20.0, 30.0]),
+            turns("llama.cpp", "flash attention on", 1.0, &[20.0, 30.0]),
         ]);
-        assert_eq!(result.ratio("native", "llama-cpp"), Some(1.6));
+        assert_eq!(result.ratio("native", "llama.cpp"), Some(1.6));
         assert_eq!(result.ratio("native", "candle"), Some(4.0));
-        let expected = r#"{"candle":{"q8_0_decode_b1":4.0},"llama-cpp":{"q8_0_decode_b1":1.6}}"#;
+        let expected = r#"{"candle":{"q8_0_decode_b1":4.0},"llama.cpp":{"q8_0_decode_b1":1.6}}"#;
         assert_eq!(ratios(&[result]), expected);
     }
 
@@ -245,9 +262,9 @@ mod tests {
     fn the_fastest_configuration_of_an_engine_counts() {
         let mut all = vec![
             turns("native", "", 1.0, &[]),
-            turns("llama-cpp", "on", 100.0, &[]),
-            turns("llama-cpp", "off; AVX2", 96.0, &[]),
-            turns("llama-cpp", "worse", 94.0, &[]),
+            turns("llama.cpp", "on", 100.0, &[]),
+            turns("llama.cpp", "off", 96.0, &[]),
+            turns("llama.cpp", "worse", 94.0, &[]),
         ];
         keep_fastest(&mut all, 0.95);
         let active: Vec<bool> = all.iter().map(|turns| turns.takes_turn(60.0)).collect();
@@ -255,15 +272,16 @@ mod tests {
         for (turns, rate) in all.iter_mut().zip([200.0, 100.0, 110.0]) {
             turns.add(measured(rate, &[1, 2, 3]));
         }
-        let result = result(all);
-        assert_eq!(result.engines["llama-cpp"], Ok((110.0, "off; AVX2".into())));
+        let mut result = result(all);
+        assert_eq!(result.engines["llama.cpp"], Ok((110.0, "off".into())));
+        result.read_fraction = Some(0.735);
         let table = table(&[result]);
         let lines: Vec<&str> = table.lines().map(str::trim).collect();
         assert_eq!(
             lines,
             [
-                "tok/s           native  llama-cpp  native / llama-cpp  llama-cpp with",
-                "q8_0_decode_b1   200.0      110.0                1.82  off",
+                "tok/s           native  llama.cpp  native / llama.cpp  % of read bandwidth  llama.cpp with",
+                "q8_0_decode_b1   200.0      110.0                1.82                   74  off",
             ]
         );
     }
@@ -273,10 +291,11 @@ mod tests {
         let failed = Err(Absence::new(AbsenceKind::Unsupported, "batches"));
         let result =
             result(vec![turns("native", "", 1.0, &[40.0]), EngineTurns::new("candle", "", failed)]);
-        assert_eq!(result.ratio("native", "llama-cpp"), None);
+        assert_eq!(result.ratio("native", "llama.cpp"), None);
         assert_eq!(result.ratio("native", "candle"), None);
         let text = table(std::slice::from_ref(&result));
-        assert!(text.contains("unsupported"), "{text}");
+        assert!(text.contains("unsupported") && !text.contains('%'), "{text}");
+        assert_eq!(result.notes, ["candle: unsupported: batches"]);
         assert_eq!(ratios(&[result]), r#"{"candle":{}}"#);
     }
 
@@ -291,22 +310,16 @@ mod tests {
 
     #[test]
     fn different_tokens_are_reported_with_their_margins() {
-        let mut other =
-            EngineTurns::new("llama-cpp", "flash attention on, ubatch 512", measured(1.0, &[1, 4]));
+        let mut other = EngineTurns::new("candle", "", measured(1.0, &[1, 4]));
         other.add(measured(1.0, &[1, 5]));
         let sentences = differences(&[turns("native", "", 1.0, &[]), other]);
         assert_eq!(sentences.len(), 2, "{sentences:?}");
         assert!(sentences[0].contains("between its turns and its pilot"), "{}", sentences[0]);
-        assert!(
-            sentences[1].contains("(flash attention on) and native differ in 1 of 1"),
-            "{}",
-            sentences[1]
-        );
-        assert!(sentences[1].contains("token 2 of sequence 0"), "{}", sentences[1]);
-        assert!(
-            sentences[1].contains("0.5000 standard deviations in llama-cpp and 0.2500 in native"),
-            "{}",
-            sentences[1]
+        assert_eq!(
+            sentences[1],
+            "the tokens of candle and native differ in 1 of 1 sequences, first at token 2 of \
+             sequence 0, where the top-2 margin is 0.5000 standard deviations in candle and 0.2500 \
+             in native"
         );
     }
 }

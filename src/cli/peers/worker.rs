@@ -27,7 +27,7 @@ fn serve() -> Result<()> {
         Err(error @ Error::Unsupported(_)) => return respond(&Loaded::Err(error.chain())),
         Err(error) => return Err(error),
     };
-    respond(&Loaded::Ok(engine.decoder.describe().unwrap_or_default()))?;
+    respond(&Loaded::Ok(()))?;
     let vocab = engine.source.config.vocab;
     let mut cache = None;
     while let Some(Request { case, kind }) = next_request()? {
