@@ -1,6 +1,7 @@
 //! Scenarios on a server, over its OpenAI-compatible API: the metrics that a client can observe,
 //! and the reason for each that it cannot. A block is a client process; the server runs on.
 
+mod documents;
 mod prompts;
 mod sample;
 mod shared;
@@ -22,6 +23,7 @@ use crate::record::Model;
 use crate::settings::{Server, Setup};
 use crate::workload::PromptFormat;
 
+pub(crate) use documents::pipeline_case;
 pub(crate) use sample::ServerSample;
 pub(crate) use trial::ServerTrial;
 

@@ -1,4 +1,4 @@
-//! `candlemark run --url`: suites whose requests share text.
+//! `candlemark run --url`: suites whose requests share text, and document pipelines.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use candlemark::client::mock::{
     Answer, Mock, MockRequest, Script, Step, chat_chunk, chunked, event, usage_chunk,
 };
-use candlemark::record::Record;
+use candlemark::record::{AbsenceKind, Record};
 use serde_json::{Value, json};
 
-use crate::succeeds;
+use crate::serve::start;
+use crate::{measured, nano, succeeds};
 
 fn run(url: &str, words: &[&str], iters: &str, folder: &Path) -> Record {
     let flags = ["--iters", iters, "--warmups", "1", "-o", "record.json"];
@@ -112,4 +113,60 @@ fn a_cold_ttft_is_not_called_warm() {
     assert_eq!(warm.blocks[0].server["hit_rate"], 0.0);
     let warning = "the server's prefix cache had nothing of what the prompts share: TTFT is cold";
     assert!(warm.validity.warnings.iter().any(|one| one == warning), "{:?}", warm.validity);
+}
+
+#[test]
+fn pipelines_find_the_same_chunks_through_a_server() {
+    let here = tempfile::tempdir().unwrap();
+    let server = start(&[]);
+    let url = format!("http://{}", server.address);
+    let ids = ["pipelines/classification", "pipelines/embedding", "pipelines/rag"];
+    let record = run(&url, &ids, "1", here.path());
+    let case = |id: &str| record.case(id).unwrap();
+    for id in ids {
+        let case = case(id);
+        assert!(case.absent.is_none() && case.validity.ok(), "{id}: {case:?}");
+        let engine = measured(&nano(), id);
+        assert_eq!(case.work.items, engine.work.items, "{id}");
+        let block = &case.blocks[0];
+        assert!(block.value("items_per_min").unwrap() > 0.0);
+        assert_eq!(block.value("error_rate"), Some(0.0));
+        for (name, why) in [
+            ("prefill_s", "a client cannot tell prefill from"),
+            ("load_s", "the server ran before"),
+            ("peak_rss_bytes", "a client does not see a server's memory"),
+            ("cpu_utilisation", "a client does not see a server's hardware"),
+        ] {
+            assert_eq!(block.value(name), None, "{id}: {name}");
+            assert!(block.notes[name].starts_with(why), "{id}: {name}");
+        }
+    }
+    let found = measured(&nano(), "pipelines/embedding").output_sha256.unwrap();
+    assert_eq!(case("pipelines/embedding").output_sha256, Some(format!("text-{found}")));
+    assert_eq!(case("pipelines/classification").output_sha256, None, "answers are salted");
+    assert!(case("pipelines/classification").blocks[0].server["decode_s"] > 0.0);
+
+    let block = &case("pipelines/rag").blocks[0];
+    let parts = ["embed_s", "search_s", "assemble_s", "answer_s"].map(|name| &block.samples[name]);
+    for (at, whole) in block.samples["e2e_s"].iter().enumerate() {
+        let sum: f64 = parts.iter().map(|part| part[at]).sum();
+        assert!((sum - whole).abs() < 1e-6, "{sum} and {whole}");
+    }
+    assert_eq!(block.samples["e2e_s"].len(), 8, "a value per question");
+    assert_eq!(block.samples["index_s"].len(), 1);
+}
+
+#[test]
+fn a_server_without_embeddings_says_so_and_answers_documents() {
+    let here = tempfile::tempdir().unwrap();
+    let ids = ["pipelines/code", "pipelines/embedding", "pipelines/rag"];
+    let record = run(&caching(true).url("m"), &ids, "1", here.path());
+    let code = record.case("pipelines/code").unwrap();
+    assert!(code.absent.is_none() && code.validity.ok(), "{code:?}");
+    assert!(!format!("{:?}", code.validity.warnings).contains("cache"), "{:?}", code.validity);
+    for id in &ids[1..] {
+        let absent = record.case(id).unwrap().absent.as_ref().unwrap();
+        let why = "the server gives no embeddings: status 404: no /v1/embeddings here";
+        assert_eq!((absent.kind, absent.why.as_str()), (AbsenceKind::Unsupported, why));
+    }
 }

@@ -239,7 +239,7 @@ fn check_input(scenario: &Scenario) -> Result<()> {
         | Input::Turn { .. }
         | Input::SharedPrefix { .. } => return Ok(()),
         Input::Depth { .. } => "a client cannot fill a server's KV cache untimed",
-        Input::Documents(_) => "document pipelines are measured in process only",
+        Input::Documents(_) => "a pipeline is no single request; measure it with `candlemark run`",
         Input::Requests(_) => "a server's memory cannot be limited by its client",
         Input::Texts => "a server does not give the logits of a text",
         Input::Traced => "a server's kernels cannot be traced by its client",
