@@ -1,6 +1,7 @@
 //! One scenario on one loaded engine: warm-ups, samples, memory, plausibility checks, and the block
 //! that a record keeps of them. The metrics are defined here and in the modules below.
 
+mod cached;
 mod checks;
 mod describe;
 mod memory_use;
@@ -21,7 +22,7 @@ use crate::engine::{Engine, GenerationOutput, GenerationRequest, Injection};
 use crate::error::{Error, Result};
 use crate::record::{Block, Case, Rates, Work};
 use crate::settings::Generation;
-use crate::workload::{Input, PromptFormat, Scenario, Task, metric};
+use crate::workload::{PromptFormat, Scenario, Task, metric};
 use crate::{engine, files, machine, stats, workload};
 
 pub(crate) use describe::{describe_model, describe_settings};
@@ -33,6 +34,7 @@ pub use peak_rates::{ReadBudget, peak_rates};
 pub(crate) use pipeline::unit_vector;
 pub(crate) use roofline::{exceeds_roofline, read_fraction, rescale, update_peak_rates};
 
+use cached::Cached;
 use describe::labels;
 use memory_use::store_no_memory;
 
@@ -121,9 +123,9 @@ pub struct Trial {
     ids: Vec<Vec<u32>>,
     new_tokens: usize,
     generation: Generation,
-    /// Tokens in the KV cache before the prompt, read untimed.
-    prefix: Vec<u32>,
-    prefix_is_cached: bool,
+    before: Cached,
+    /// Tokens in the KV cache before the prompt, once it is filled; `None` for an empty one.
+    cached_tokens: Option<usize>,
     injection: Option<Injection>,
     cold: Vec<Sample>,
 }
@@ -142,60 +144,26 @@ impl Trial {
     ) -> Result<Self> {
         let mut generation = generation.clone();
         generation.prompt_format = scenario.format.unwrap_or(generation.prompt_format);
-        let prompts = scenario.prompts();
-        let encode = |prompt: &String| engine.encode(prompt, generation.prompt_format);
-        let (ids, prefix) = match scenario.input {
-            Input::Category { .. } => {
-                (prompts.iter().map(encode).collect::<Result<Vec<_>>>()?, Vec::new())
-            }
-            Input::Length { prompt_tokens } => {
-                (vec![text_of_length(engine, prompt_tokens)?], Vec::new())
-            }
-            Input::Depth { .. } if !generation.use_kv_cache => {
-                return Err(Error::Unsupported("a depth needs a KV cache, and it is off".into()));
-            }
-            Input::Depth { depth, read } => {
-                let longest = depth + read + scenario.length(generation.gen_tokens);
-                engine.decoder.check_length(longest)?;
-                check_cache_memory(engine, longest)?;
-                let mut prefix = text_of_length(engine, depth + read)?;
-                let prompt = prefix.split_off(depth);
-                (vec![prompt], prefix)
-            }
-            Input::Documents(_) | Input::Requests(_) | Input::Texts | Input::Traced => {
-                return Err(Error::Unsupported(format!(
-                    "`{}` has no single generations; measure it with `candlemark run`",
-                    scenario.id
-                )));
-            }
-        };
         let new_tokens = scenario.length(generation.gen_tokens);
+        let (before, ids) = Cached::before(engine, scenario, &generation)?;
         let longest = ids.iter().map(Vec::len).max().unwrap_or(0);
-        engine.decoder.check_length(prefix.len() + longest + new_tokens)?;
+        engine.decoder.check_length(before.longest(new_tokens) + longest + new_tokens)?;
         Ok(Self {
             scenario: scenario.clone(),
+            prompts: scenario.prompts(),
+            cold: Vec::new(),
+            cached_tokens: None,
             new_tokens,
             generation,
-            cold: Vec::new(),
-            prompts,
             ids,
-            prefix,
-            prefix_is_cached: false,
+            before,
             injection,
         })
     }
 
+    /// Tokens in the KV cache before the prompt.
     fn depth(&self) -> usize {
-        self.prefix.len()
-    }
-
-    /// Reads the prefix before the first generation; later ones truncate the cache to it.
-    fn cache_prefix(&mut self, engine: &mut Engine) -> Result<()> {
-        if self.scenario.task() == Task::Depth && !self.prefix_is_cached {
-            engine::prefill(engine.decoder.as_mut(), &self.prefix)?;
-            self.prefix_is_cached = true;
-        }
-        Ok(())
+        self.cached_tokens.unwrap_or(0)
     }
 
     /// Sets the deliberate regression of the generations that follow.
@@ -230,7 +198,9 @@ impl Trial {
     }
 
     fn generate(&mut self, engine: &mut Engine, new_tokens: usize) -> Result<Sample> {
-        self.cache_prefix(engine)?;
+        if self.cached_tokens.is_none() {
+            self.cached_tokens = self.before.fill(engine, self.new_tokens, &self.generation)?;
+        }
         let start = Instant::now();
         for prompt in &self.prompts {
             std::hint::black_box(engine.encode(prompt, self.generation.prompt_format)?);
@@ -243,7 +213,7 @@ impl Trial {
             new_tokens,
             stop_tokens,
             sampling: &self.generation,
-            cached_tokens: (self.scenario.task() == Task::Depth).then(|| self.depth()),
+            cached_tokens: self.cached_tokens,
             injection: self.injection,
         };
         let start = Instant::now();
@@ -278,17 +248,24 @@ impl Trial {
         let stop = if self.generation.natural_stop { "natural" } else { "length" }.into();
         Case {
             id: self.scenario.id.clone(),
-            work: Work {
-                depth: self.depth(),
-                stop,
-                ..work(&self.scenario, &self.ids, self.new_tokens)
-            },
+            work: self.work(stop),
             output_sha256: samples.first().filter(|_| greedy).map(|sample| hash_ids(&sample.ids)),
             validity,
             labels: labels(engine, &self.scenario),
             blocks: vec![block],
             ..Case::default()
         }
+    }
+
+    /// The exact work. The prompts of a conversation are all its messages so far: the answers
+    /// between them follow from these and the model.
+    fn work(&self, stop: String) -> Work {
+        let work = work(&self.scenario, &self.ids, self.new_tokens);
+        let prompts_sha256 = match &self.before {
+            Cached::Conversation(messages) => hash_ids(&[messages.as_slice(), &self.ids].concat()),
+            _ => work.prompts_sha256,
+        };
+        Work { depth: self.depth(), prompts_sha256, stop, ..work }
     }
 
     fn block(
@@ -305,7 +282,7 @@ impl Trial {
         let decodes = samples.iter().any(|sample| !sample.steps_s.is_empty());
         for (is_missing, names, reason) in [
             (!decodes, DECODING.as_slice(), "nothing is decoded after the first token"),
-            (self.scenario.task() == Task::Depth, &FROM_START, "the cache was filled untimed"),
+            (self.scenario.task() == Task::Depth, &FROM_START, FILLED),
             (self.prompts.is_empty(), &[metric::TOKENIZE_S], "the prompt is given as token ids"),
             (
                 true,
@@ -329,7 +306,9 @@ impl Trial {
             Some(memory) => memory.store(&mut block),
             None => store_no_memory(&mut block, "memory was not read in this process"),
         }
-        if memory.is_some_and(|memory| memory.sharing == Sharing::Fresh) {
+        if self.before != Cached::Nothing {
+            block.set_missing(metric::COLD_TTFT_S, FILLED);
+        } else if memory.is_some_and(|memory| memory.sharing == Sharing::Fresh) {
             let cold = self.cold.first().or(samples.first());
             let cold_ttft = cold.and_then(|sample| sample.values.get(metric::TTFT_S).copied());
             block.values.insert(metric::COLD_TTFT_S.into(), cold_ttft);
@@ -361,7 +340,11 @@ const DECODING: [&str; 5] = [
     metric::STALLS,
 ];
 
-/// Metrics that include reading what is in the cache before the prompt.
+/// Why there is no time from the start of a request, or none of a process's first.
+const FILLED: &str = "the cache was filled untimed";
+
+/// Metrics that include reading what is in the cache before the prompt. At a depth there is none; a
+/// conversation and a shared prefix are measured from what is cached.
 const FROM_START: [&str; 3] = [metric::TTFT_S, metric::E2E_S, metric::COLD_TTFT_S];
 
 /// A block with the values of samples, their medians, and those of cold samples.

@@ -1,6 +1,7 @@
 //! Workloads and metrics: prompt categories, scenarios and their ids, suites, and the table of
 //! metrics. Knows nothing of models: prompts are text until an engine tokenizes them.
 
+mod conversation;
 pub mod documents;
 mod metrics;
 mod partition;
@@ -117,6 +118,19 @@ pub enum Input {
         /// Tokens of the prompt, timed.
         read: usize,
     },
+    /// A message of a conversation, after the earlier ones and their answers, which are in the KV
+    /// cache.
+    Turn {
+        /// Its number, from 1.
+        number: usize,
+    },
+    /// A prompt after a prefix that other prompts begin with too, and that is in the KV cache.
+    SharedPrefix {
+        /// Tokens of the prefix.
+        prefix: usize,
+        /// Tokens of the prompt.
+        read: usize,
+    },
     /// A set of documents.
     Documents(Pipeline),
     /// Requests under a memory limit.
@@ -191,7 +205,8 @@ pub struct Work {
     pub batch: usize,
     /// Prompt tokens of each sequence.
     pub prompt_tokens: Vec<usize>,
-    /// Tokens in the KV cache before the prompt, read untimed.
+    /// Tokens in the KV cache before the prompt, read untimed. A server is sent them with every
+    /// prompt, and they count as prompt tokens.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub depth: usize,
     /// Documents, chunks or requests.
@@ -273,7 +288,10 @@ impl Scenario {
     /// Its task.
     pub fn task(&self) -> Task {
         match self.input {
-            Input::Category { .. } | Input::Length { .. } => Task::Generate,
+            Input::Category { .. }
+            | Input::Length { .. }
+            | Input::Turn { .. }
+            | Input::SharedPrefix { .. } => Task::Generate,
             Input::Depth { .. } => Task::Depth,
             Input::Documents(_) => Task::Items,
             Input::Requests(_) => Task::Stress,
@@ -296,13 +314,17 @@ impl Scenario {
         !self.extended && matches!(self.task(), Task::Generate | Task::Depth | Task::Items)
     }
 
-    /// The prompts of a category's batch, one per sequence, distinct from the first token on; none
-    /// for other inputs.
+    /// The prompts of a category's batch, one per sequence, distinct from the first token on; the
+    /// message of a turn; none for other inputs.
     ///
     /// Sequence 0 has a prompt as it is. The others are prefixed with their number: equal sequences
     /// would share caches, and route to the same experts.
     pub fn prompts(&self) -> Vec<String> {
-        let Input::Category { name, first } = self.input else { return Vec::new() };
+        let (name, first) = match self.input {
+            Input::Category { name, first } => (name, first),
+            Input::Turn { number } => return vec![conversation::MESSAGES[number - 1].into()],
+            _ => return Vec::new(),
+        };
         let category = category(name).expect("scenarios are made from the table of categories");
         (0..self.batch)
             .map(|i| {
@@ -315,6 +337,11 @@ impl Scenario {
             })
             .collect()
     }
+}
+
+/// The messages of a conversation before the turn of this number, counted from 1.
+pub(crate) fn messages_before(turn: usize) -> &'static [&'static str] {
+    &conversation::MESSAGES[..turn - 1]
 }
 
 /// The category of this name, if there is one.
@@ -437,6 +464,18 @@ mod tests {
         for (at, id) in known.iter().enumerate() {
             assert!(!known[..at].contains(id), "{id} is there twice");
         }
+    }
+
+    #[test]
+    fn a_conversation_and_a_prefix_have_ids() {
+        let turns = ["conversation/turn-1", "conversation/turn-2", "conversation/turn-3"];
+        let last = ["conversation/turn-4", "prefix-1024/cold", "prefix-1024/warm"];
+        assert_eq!(ids(&["conversation"]), [turns, last].concat());
+        assert_eq!(ids(&["prefix-1024"]), last[1..]);
+        let turn = &select(&["conversation/turn-3".into()]).unwrap()[0];
+        assert!(turn.prompts()[0].contains("three loaves"), "{:?}", turn.prompts());
+        assert_eq!(messages_before(3).len(), 2);
+        assert_eq!(messages_before(1), [""; 0]);
     }
 
     #[test]

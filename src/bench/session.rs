@@ -127,7 +127,7 @@ impl Session {
     ) -> Result<Vec<usize>> {
         match scenario.input {
             Input::Length { prompt_tokens } => return Ok(vec![prompt_tokens]),
-            Input::Depth { read, .. } => return Ok(vec![read]),
+            Input::Depth { read, .. } | Input::SharedPrefix { read, .. } => return Ok(vec![read]),
             _ => {}
         }
         let prompts = scenario.prompts();

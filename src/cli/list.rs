@@ -49,6 +49,13 @@ fn work(scenario: &Scenario) -> String {
             let yarn = if scenario.extended { ", with YaRN" } else { "" };
             format!("after {depth} tokens {read} in, {new_tokens} out{yarn}")
         }
+        Input::Turn { number: 1 } => format!("the first message, {new_tokens} tokens out"),
+        Input::Turn { .. } => {
+            format!("a message after the conversation so far, {new_tokens} tokens out")
+        }
+        Input::SharedPrefix { prefix, read } => {
+            format!("after a shared prefix of {prefix} tokens {read} in, {new_tokens} out")
+        }
         Input::Documents(_) if *new_tokens == 0 => format!("documents, batch {batch}, no answers"),
         Input::Documents(_) => format!("documents, batch {batch}, {new_tokens} tokens out each"),
         Input::Requests(_) => {

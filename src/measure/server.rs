@@ -1,10 +1,15 @@
 //! Scenarios on a server, over its OpenAI-compatible API: the metrics that a client can observe,
 //! and the reason for each that it cannot. A block is a client process; the server runs on.
 
+mod documents;
 mod prompts;
 mod sample;
+mod shared;
+mod template;
 mod trial;
+mod unseen;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use tokio::task::JoinSet;
@@ -18,6 +23,7 @@ use crate::record::Model;
 use crate::settings::{Server, Setup};
 use crate::workload::PromptFormat;
 
+pub(crate) use documents::pipeline_case;
 pub(crate) use sample::ServerSample;
 pub(crate) use trial::ServerTrial;
 
@@ -144,7 +150,19 @@ impl Connection {
     /// # Errors
     /// When one of them has no complete answer.
     fn send(&self, requests: Vec<Request>) -> Result<Vec<Exchange>> {
-        let count = requests.len();
+        let exchanges = self.exchange(requests);
+        let count = exchanges.len();
+        let fault = |(number, exchange): (usize, &Exchange)| {
+            Some(failure(exchange.fault.as_ref()?, number + 1, count))
+        };
+        match exchanges.iter().enumerate().find_map(fault) {
+            Some(error) => Err(error),
+            None => Ok(exchanges),
+        }
+    }
+
+    /// As [`Connection::send`], but an answer that is not complete is one, too.
+    fn exchange(&self, requests: Vec<Request>) -> Vec<Exchange> {
         let mut exchanges = self.runtime.block_on(async {
             let mut running = JoinSet::new();
             for (number, request) in requests.into_iter().enumerate() {
@@ -154,19 +172,21 @@ impl Connection {
             running.join_all().await
         });
         exchanges.sort_by_key(|(number, _)| *number);
-        let fault = |(number, exchange): &(usize, Exchange)| {
-            Some(failure(exchange.fault.as_ref()?, number + 1, count))
-        };
-        match exchanges.iter().find_map(fault) {
-            Some(error) => Err(error),
-            None => Ok(exchanges.into_iter().map(|(_, exchange)| exchange).collect()),
-        }
+        exchanges.into_iter().map(|(_, exchange)| exchange).collect()
     }
 
     /// The server's own metrics now, if it shows any.
     pub(crate) fn scrape(&self) -> Option<Scrape> {
         let exchange = self.runtime.block_on(self.client.send(&Request::metrics(), Instant::now()));
         exchange.fault.is_none().then(|| Scrape::parse(&exchange.content))?
+    }
+
+    /// What the server's own metrics counted since then, by name; empty if it shows none.
+    fn counters_since(&self, before: Option<&Scrape>) -> BTreeMap<String, f64> {
+        let after = before.and_then(|before| Some(self.scrape()?.since(before)));
+        let named = serde_json::to_value(after.unwrap_or_default()).unwrap_or_default();
+        let named = named.as_object().into_iter().flatten();
+        named.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
     }
 }
 

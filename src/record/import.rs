@@ -237,7 +237,7 @@ impl Level {
             ..Work::default()
         };
         let mut case = Case { id: self.id, work, ..Case::default() };
-        let sent = self.complete + self.failed;
+        let sent = self.complete.saturating_add(self.failed);
         if self.complete == 0 {
             let why = format!("none of {} was answered", error::counted(sent as usize, "request"));
             case.absent = Some(Absence::new(AbsenceKind::Failed, why));

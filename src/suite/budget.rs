@@ -30,6 +30,15 @@ fn cost(scenario: &Scenario, generation: &Generation) -> f64 {
             let (depth, read) = (depth as f64, read as f64);
             depth * (1.0 + depth / 8192.0) + repetitions * (read + answer(depth))
         }
+        Input::SharedPrefix { prefix, read } => {
+            let (prefix, read) = (prefix as f64, read as f64);
+            prefix + repetitions * (read + answer(prefix))
+        }
+        Input::Turn { number } => {
+            let characters: usize = scenario.prompts().iter().map(String::len).sum();
+            let turn = characters as f64 / 4.0 + answer(0.0);
+            (repetitions + number as f64 - 1.0) * turn
+        }
         Input::Documents(Pipeline::Embedding) => 10_000.0,
         Input::Documents(_) => 15_000.0,
         Input::Requests(StressKind::Long) => 25_000.0,

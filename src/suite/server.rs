@@ -1,12 +1,12 @@
 //! A job on a server: the worker is a client process that measures the scenarios one after another.
 
 use crate::error::{Error, Result};
-use crate::measure::server::{Connection, ServerTrial};
+use crate::measure::server::{Connection, ServerTrial, pipeline_case};
 use crate::record::Case;
 use crate::suite::job::{INJECT, Job, ScenarioResult, absent_case};
 use crate::suite::worker::respond;
 use crate::workload;
-use crate::workload::Scenario;
+use crate::workload::{Input, Scenario};
 
 /// Runs a job on its server and writes a result for each scenario.
 ///
@@ -40,6 +40,9 @@ pub(super) fn refuse_injection(injection: &Option<String>) -> Result<()> {
 
 fn case(connection: &mut Connection, scenario: &Scenario, job: &Job) -> Result<Case> {
     let generation = &job.setup.generation;
+    if let Input::Documents(pipeline) = scenario.input {
+        return pipeline_case(connection, scenario, pipeline, generation, &job.session);
+    }
     let mut trial = ServerTrial::new(connection, scenario, generation)?;
     for _ in 0..generation.warmups {
         trial.warm_up(connection)?;

@@ -1,5 +1,6 @@
 //! The suites: named lists of scenarios.
 
+use crate::workload::conversation::MESSAGES;
 use crate::workload::{BATCHES, CATEGORIES, Input, Pipeline, PromptFormat, Scenario, StressKind};
 
 /// A named list of scenarios.
@@ -26,6 +27,8 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "api", scenarios: api,
         about: "a plain completion against chat-templated requests" },
     Suite { name: "consistency", about: "one request 20 times", scenarios: consistency },
+    Suite { name: "conversation", scenarios: conversation,
+        about: "turns of a conversation, and a shared prefix cold and warm" },
     Suite { name: "stress", scenarios: stress,
         about: "very long and very many prompts under a memory limit" },
     Suite { name: "pipelines", scenarios: pipelines,
@@ -122,6 +125,29 @@ fn consistency() -> Vec<Scenario> {
     vec![Scenario { repetitions: Some(20), ..scenario }]
 }
 
+/// Tokens of each answer of a conversation.
+const ANSWER: usize = 32;
+
+/// Tokens of the shared prefix, of the prompt after it, and of the answer. The prefix is a multiple
+/// of the tokens of a prefill pass, so that the native engine reads it in the same passes with and
+/// without a prompt behind it, and warm logits are those of the whole text bit for bit.
+const SHARED_PREFIX: (usize, usize, usize) = (1024, 64, 16);
+
+fn conversation() -> Vec<Scenario> {
+    let turn = |number| Scenario {
+        format: Some(PromptFormat::Raw),
+        ..Scenario::new(format!("conversation/turn-{number}"), Input::Turn { number }, 1, ANSWER)
+    };
+    let (prefix, read, answer) = SHARED_PREFIX;
+    let inputs = [
+        ("cold", Input::Length { prompt_tokens: prefix + read }),
+        ("warm", Input::SharedPrefix { prefix, read }),
+    ];
+    let prefixed =
+        |(name, input)| Scenario::new(format!("prefix-{prefix}/{name}"), input, 1, answer);
+    (1..=MESSAGES.len()).map(turn).chain(inputs.map(prefixed)).collect()
+}
+
 fn stress() -> Vec<Scenario> {
     [("long", StressKind::Long), ("many", StressKind::Many), ("repeated", StressKind::Repeated)]
         .map(|(name, kind)| Scenario::new(format!("stress/{name}"), Input::Requests(kind), 1, 4))
@@ -159,6 +185,17 @@ fn quick() -> Vec<Scenario> {
 }
 
 fn all() -> Vec<Scenario> {
-    let suites = [by_batch, grid, context, api, consistency, stress, pipelines, quality, profile];
+    let suites = [
+        by_batch,
+        grid,
+        context,
+        api,
+        consistency,
+        conversation,
+        stress,
+        pipelines,
+        quality,
+        profile,
+    ];
     suites.into_iter().flat_map(|scenarios| scenarios()).collect()
 }

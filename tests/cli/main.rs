@@ -430,8 +430,9 @@ fn records_are_compared_side_by_side() {
 
 #[test]
 fn scenarios_are_listed() {
-    let suites = ["grid", "context", "api", "consistency", "stress", "pipelines", "quality"];
-    check(&[&["list", "code"], &suites[..], &["profile"]].concat(), "list.txt", 0);
+    let suites = ["grid", "context", "api", "consistency", "conversation"];
+    let more = ["stress", "pipelines", "quality", "profile"];
+    check(&[&["list", "code"], &suites[..], &more].concat(), "list.txt", 0);
 
     let output = candlemark(&["list", "--suites"], &golden(""));
     let text = String::from_utf8(output.stdout).unwrap();

@@ -15,9 +15,12 @@ use candlemark::suite;
 use candlemark::suite::{Job, ScenarioResult};
 use candlemark::workload::{BATCHES, CATEGORIES};
 
+mod conversation;
 mod damaged;
 #[cfg(all(feature = "server", unix))]
 mod endpoint;
+#[cfg(all(feature = "server", unix))]
+mod endpoint_suites;
 mod generation;
 #[cfg(feature = "hub")]
 mod hub;

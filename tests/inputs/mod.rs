@@ -15,6 +15,7 @@ pub mod everything;
 pub mod pairs;
 pub mod pools;
 pub mod records;
+pub mod results;
 pub mod served;
 
 /// The calibration that `check --baselines stored` finds for the machine and model of the records.
@@ -53,7 +54,7 @@ pub fn pair(name: &str) -> PairRecord {
 }
 
 /// The folder `inputs` within another one, with every input: `records/NAME.json`,
-/// `pairs/NAME.json`, `pool.json`, [`CALIBRATION`] and the small files. Written once per process.
+/// `pairs/NAME.json`, `results/TOOL.json`, `pool.json`, [`CALIBRATION`] and the small files. Written once per process.
 pub fn folder(within: &str) -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -66,6 +67,9 @@ pub fn folder(within: &str) -> &'static Path {
         }
         pools::two_machines().save(&folder.join("pool.json")).unwrap();
         records::calibration().save(&folder.join(CALIBRATION)).unwrap();
+        for (name, text) in results::all() {
+            files::write(&folder.join("results").join(name), text.as_bytes()).unwrap();
+        }
         for (name, text) in TEXTS {
             files::write(&folder.join(name), text.as_bytes()).unwrap();
         }

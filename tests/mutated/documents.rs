@@ -57,6 +57,39 @@ fn records_are_read_judged_and_promoted() {
 }
 
 #[test]
+fn results_of_other_tools_are_read_judged_and_rendered() {
+    let guard = exclusive();
+    let baselines: Vec<Record> = inputs::results::all()
+        .into_iter()
+        .map(|(name, text)| {
+            let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+            std::fs::write(&path, text).unwrap();
+            Record::load(&path).unwrap()
+        })
+        .collect();
+    drop(guard);
+    let policy = Policy::default();
+    for name in
+        ["vllm.json", "guidellm.json", "aiperf.json", "llama-bench.json", "llama-bench.jsonl"]
+    {
+        let file = format!("inputs/results/{name}");
+        Reader::of(name, &[&file], Mutator::json).run(2, Record::load, |record| {
+            for baseline in &baselines {
+                let (release, calibration) = (None, None);
+                render(&judge(ReferenceData { baseline, release, calibration }, record, &policy));
+            }
+            let _ = baseline::combine(&[record.clone(), record.clone()]);
+            let _ = Analysis::of(record);
+            report::csv(record);
+            report::llama_bench(record);
+            let _ = report::benchmark_json(record, None);
+            report::comparison_markdown(&[("a".into(), record.clone())]);
+            assert!(!record.to_json().is_empty());
+        });
+    }
+}
+
+#[test]
 fn records_are_rendered_in_every_format() {
     let files = ["inputs/records/everything.json", "inputs/records/after.json"];
     let targets = Targets::builtin();

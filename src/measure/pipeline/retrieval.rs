@@ -12,12 +12,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::Injection;
 use crate::error::{Error, Result};
-use crate::measure::pipeline::{ItemResult, PipelineSamples, Runner, per_minute};
-use crate::model::Step;
+use crate::measure::pipeline::{Backend, ItemResult, PipelineSamples, Runner, per_minute};
 use crate::workload::documents::Question;
-use crate::workload::{PromptFormat, documents, metric};
+use crate::workload::{documents, metric};
 
 /// Batch size of embedding while the index is built.
 const INDEX_BATCH: usize = 4;
@@ -27,11 +25,11 @@ const TOP_K: usize = 3;
 
 /// Passes over the chunks, one vector each. The output that is hashed is each chunk's nearest
 /// neighbour.
-pub(crate) fn embed_chunks(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
+pub(super) fn embed_chunks<B: Backend>(runner: &mut Runner<'_, B>) -> Result<PipelineSamples> {
     let texts: Vec<&str> = documents::chunks();
-    let inputs = texts.iter().map(|text| runner.encode_raw(text)).collect::<Result<_>>()?;
-    let mut samples = PipelineSamples::new(inputs, texts.len());
-    runner.run_set(&mut samples, &texts, Runner::embed, |samples, vectors, elapsed| {
+    let mut samples = PipelineSamples::new(runner.backend.embedding(&texts)?, texts.len());
+    let embed = |runner: &mut Runner<'_, B>, texts: &[&str]| runner.backend.embed(texts);
+    runner.run_set(&mut samples, &texts, embed, |samples, vectors, elapsed| {
         let embedded = vectors.iter().filter(|vector| vector.is_ok()).count();
         samples.block.add_sample(metric::CHUNKS_PER_MIN, per_minute(embedded, elapsed));
         samples.add_pass(nearest_neighbours(&vectors), elapsed)
@@ -50,19 +48,18 @@ fn nearest_neighbours(vectors: &[ItemResult<Vec<f32>>]) -> Vec<ItemResult<Vec<u3
 }
 
 /// Builds the index, then answers the questions one after the other, in passes.
-pub(crate) fn answer_questions(runner: &mut Runner<'_>) -> Result<PipelineSamples> {
+pub(super) fn answer_questions<B: Backend>(runner: &mut Runner<'_, B>) -> Result<PipelineSamples> {
     let (chunks, questions) = (documents::chunks(), documents::questions());
     let given: Vec<&str> = chunks.iter().copied().chain(questions.iter().map(|q| q.text)).collect();
-    let inputs = given.iter().map(|text| runner.encode_raw(text)).collect::<Result<_>>()?;
-    let mut samples = PipelineSamples::new(inputs, questions.len());
+    let mut samples = PipelineSamples::new(runner.backend.embedding(&given)?, questions.len());
     let texts = &given[..chunks.len()];
     if runner.generation.warmups > 0 {
-        runner.embed(&texts[..INDEX_BATCH])?;
+        runner.backend.embed(&texts[..INDEX_BATCH])?;
     }
     let start = Instant::now();
     let mut vectors = Vec::with_capacity(texts.len());
     for texts in texts.chunks(INDEX_BATCH) {
-        vectors.extend(runner.embed(texts)?);
+        vectors.extend(runner.backend.embed(texts)?);
     }
     let embedded = start.elapsed();
     let index = vectors.into_iter().collect::<ItemResult<Vec<_>>>().map_err(Error::Failed)?;
@@ -126,38 +123,7 @@ impl Answer {
     }
 }
 
-impl Runner<'_> {
-    fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
-        self.engine.encode(text, PromptFormat::Raw)
-    }
-
-    /// The unit vector of each text of a batch. A text that is longer than the context fails
-    /// alone.
-    ///
-    /// # Errors
-    /// When the engine gives no hidden states ([`Error::Unsupported`]).
-    fn embed(&mut self, texts: &[&str]) -> Result<Vec<ItemResult<Vec<f32>>>> {
-        let tokenize = |text: &&str| {
-            let ids = self.encode_raw(text)?;
-            self.engine.decoder.check_length(ids.len()).map(|()| ids)
-        };
-        let tokens = texts.iter().map(tokenize).collect();
-        let vectors = self.run_batch(tokens, Self::mean_hidden_states)?;
-        Ok(vectors.into_iter().map(|vector| vector.and_then(unit_vector)).collect())
-    }
-
-    /// The mean of the final hidden states of each sequence.
-    fn mean_hidden_states(&mut self, ids: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        let start = Instant::now();
-        let decoder = &mut self.engine.decoder;
-        decoder.reset(ids.len())?;
-        let steps: Vec<Step<'_>> =
-            ids.iter().enumerate().map(|(sequence, tokens)| Step { sequence, tokens }).collect();
-        let vectors = decoder.embed(&steps)?;
-        Injection::after_pass(self.injection, decoder.as_ref(), start.elapsed());
-        Ok(vectors)
-    }
-
+impl<B: Backend> Runner<'_, B> {
     /// Answers a question from the chunks nearest to it.
     fn answer_question(
         &mut self,
@@ -166,7 +132,7 @@ impl Runner<'_> {
         question: &Question,
     ) -> Result<ItemResult<Answer>> {
         let start = Instant::now();
-        let vector = match self.embed(&[question.text])?.remove(0) {
+        let vector = match self.backend.embed(&[question.text])?.remove(0) {
             Ok(vector) => vector,
             Err(why) => return Ok(Err(why)),
         };
@@ -174,9 +140,9 @@ impl Runner<'_> {
         let found = nearest((0..).zip(index), &vector, TOP_K);
         let searched = start.elapsed();
         let texts: Vec<&str> = found.iter().map(|&chunk| chunks[chunk as usize]).collect();
-        let prompt = self.encode(&documents::prompt_with_context(question.text, &texts));
+        let prompt = self.backend.prompt(&documents::prompt_with_context(question.text, &texts));
         let assembled = start.elapsed();
-        let answer = self.run_batch(vec![prompt], Self::generate)?.remove(0);
+        let answer = self.backend.generate(vec![prompt])?.remove(0);
         let end = start.elapsed();
         let times = [embedded, searched - embedded, assembled - searched, end - assembled, end];
         Ok(answer.map(|ids| Answer { times, output: [found, ids].concat() }))

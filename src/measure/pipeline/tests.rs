@@ -3,7 +3,7 @@
 use super::*;
 
 fn samples() -> PipelineSamples {
-    PipelineSamples::new(vec![vec![1, 2], vec![3]], 2)
+    PipelineSamples::new(Work::default(), 2)
 }
 
 #[test]

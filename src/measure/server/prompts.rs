@@ -3,7 +3,10 @@
 use std::cmp::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::workload::RUNNING_TEXT;
+use sha2::{Digest as _, Sha256};
+
+use crate::files::hex;
+use crate::workload::{RUNNING_TEXT, TEXT_HASH};
 
 /// Numbers that no prompt had before: microseconds, with the digits that change first in front.
 /// Nine digits are as many tokens in most vocabularies, whichever they are.
@@ -70,6 +73,17 @@ pub(super) fn text_of_length<E>(
         };
     }
     Ok(best.1)
+}
+
+/// SHA-256 of texts: of each its length in bytes as little-endian u64, then its bytes. The prefix
+/// tells it from a hash of token ids.
+pub(super) fn hash_texts<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    TEXT_HASH.to_owned() + &hex(&hash.finalize())
 }
 
 #[cfg(test)]

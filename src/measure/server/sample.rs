@@ -19,8 +19,8 @@ pub(crate) struct ServerSample {
     pub(super) tokens: Option<Vec<u64>>,
     /// Whether a chunk held several tokens, or none.
     pub(super) has_uneven_chunks: bool,
-    /// The largest share of a prompt that came from the server's prefix cache.
-    pub(super) cached_share: f64,
+    /// The largest share of a prompt that came from the server's prefix cache, where it says so.
+    pub(super) cached_share: Option<f64>,
     /// Where the time of each answer went, as the server says.
     pub(super) timings: Vec<BTreeMap<String, f64>>,
     /// Whether an answer of several tokens came in one chunk: its decoding has no time.
@@ -61,7 +61,7 @@ impl ServerSample {
             values: BTreeMap::new(),
             has_uneven_chunks: tokens.is_some() && !is_even,
             comes_at_once: false,
-            cached_share: exchanges.iter().filter_map(cached_share).fold(0.0, f64::max),
+            cached_share: exchanges.iter().filter_map(cached_share).max_by(f64::total_cmp),
             timings: exchanges.iter().map(|exchange| exchange.timings.clone()).collect(),
             defects: exchanges
                 .iter()
@@ -136,8 +136,21 @@ fn gaps(exchange: &Exchange) -> Vec<f64> {
     at.windows(2).map(|pair| seconds(pair[0], pair[1])).collect()
 }
 
-fn cached_share(exchange: &Exchange) -> Option<f64> {
+/// The share of a prompt that came from the server's prefix cache, where it says so.
+pub(super) fn cached_share(exchange: &Exchange) -> Option<f64> {
     let usage = exchange.usage?;
     let (cached, prompt) = usage.cached_tokens.zip(usage.prompt_tokens)?;
     (prompt > 0).then(|| cached as f64 / prompt as f64)
+}
+
+/// The median of each stage of answers, as the server says.
+pub(super) fn median_timings<'a>(
+    answers: impl Iterator<Item = &'a BTreeMap<String, f64>>,
+) -> BTreeMap<String, f64> {
+    let mut stages: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
+    for (name, value) in answers.flatten() {
+        stages.entry(name).or_default().push(*value);
+    }
+    let median = |(name, all): (&String, Vec<f64>)| Some((name.clone(), stats::median(&all)?));
+    stages.into_iter().filter_map(median).collect()
 }

@@ -1,26 +1,17 @@
 //! A scenario on a server: reference answers, warm-ups and samples, then a case.
 
-use std::collections::BTreeMap;
-
-use sha2::{Digest as _, Sha256};
-
-use super::prompts::text_of_length;
-use super::{Connection, ServerSample, api_of};
-use crate::client::{
-    Api, Capabilities, ChatMessage, Exchange, Generation as Answering, OptionalField, Prompt,
-    Request, Scrape,
-};
+use super::prompts::hash_texts;
+use super::sample::median_timings;
+use super::shared::{Prompts, Salt};
+use super::template::{RequestTemplate, prompt_tokens};
+use super::unseen::set_unseen;
+use super::{Connection, ServerSample};
+use crate::client::{Exchange, Scrape};
 use crate::error::{Error, Result, counted};
-use crate::files::hex;
 use crate::measure::block_of;
 use crate::record::{Block, Case, Validity, Work};
 use crate::settings::Generation;
-use crate::stats;
-use crate::workload::{Input, PromptFormat, Scenario, TEXT_HASH, metric};
-
-/// A share of a prompt that came from a prefix cache, above which a sample is warned of. Below it
-/// is what precedes the salt: the chat template and a begin-of-text token.
-const CACHED_SHARE: f64 = 0.1;
+use crate::workload::{Input, Scenario, metric};
 
 /// How often a batch is sent until every answer has text.
 const BATCH_TRIES: usize = 16;
@@ -29,12 +20,8 @@ const BATCH_TRIES: usize = 16;
 pub(crate) struct ServerTrial {
     scenario: Scenario,
     generation: Generation,
-    offer: Capabilities,
-    /// The value of `enable_thinking` for the chat template, where the server takes it.
-    thinking: Option<bool>,
-    /// Whether the server splits the time of an answer if it is asked to: candlemark's own does.
-    asks_for_timings: bool,
-    prompts: Vec<String>,
+    template: RequestTemplate,
+    prompts: Prompts,
     new_tokens: usize,
     references: Vec<Exchange>,
     cold: Vec<ServerSample>,
@@ -58,76 +45,34 @@ impl ServerTrial {
         generation: &Generation,
     ) -> Result<Self> {
         check_input(scenario)?;
-        let format = scenario.format.unwrap_or(generation.prompt_format);
-        let is_default = api_of(format) == api_of(generation.prompt_format);
-        let offer = connection.offer(api_of(format)).map_err(|error| match error {
-            // The settings' own API was asked before; another may be missing.
-            error if is_default => error,
-            error => Error::Unsupported(error.chain()),
+        let new_tokens = scenario.length(generation.gen_tokens);
+        let template = RequestTemplate::new(connection, scenario, generation)?;
+        if let Some(prompt_tokens) = exact_length(scenario) {
+            check_context(connection, prompt_tokens, new_tokens)?;
+        }
+        let prompts = Prompts::new(scenario, connection, |connection, text| {
+            template.count(connection, text)
         })?;
-        let mut trial = Self {
+        let ask = |text: &str| template.request(text, new_tokens);
+        let mut references = Vec::new();
+        for text in prompts.texts(connection, Salt::None, ask)? {
+            references.append(&mut connection.send(vec![ask(&text)])?);
+        }
+        if prompts.have_prefix() {
+            // The first request meets it cold.
+            let texts = prompts.texts(connection, Salt::Fresh, ask)?;
+            connection.send(texts.iter().map(|text| template.request(text, 1)).collect())?;
+        }
+        Ok(Self {
             scenario: scenario.clone(),
-            new_tokens: scenario.length(generation.gen_tokens),
             generation: generation.clone(),
-            thinking: thinking(connection, &offer, format)?,
-            offer,
-            asks_for_timings: connection.server.software.as_deref() == Some("candlemark"),
-            prompts: scenario.prompts(),
-            references: Vec::new(),
             cold: Vec::new(),
             retaken: 0,
             comes_at_once: false,
-        };
-        if let Input::Length { prompt_tokens } = scenario.input {
-            check_context(connection, prompt_tokens, trial.new_tokens)?;
-            let count = |text: &str| trial.count(connection, text);
-            trial.prompts = vec![text_of_length(prompt_tokens, count)?];
-        }
-        for prompt in &trial.prompts {
-            let mut answers = connection.send(vec![trial.request(prompt, trial.new_tokens)])?;
-            trial.references.append(&mut answers);
-        }
-        Ok(trial)
-    }
-
-    /// Whether answers have an exact length.
-    fn is_exact(&self) -> bool {
-        let takes = |field| self.offer.accepted.contains(&field);
-        !self.generation.natural_stop
-            && (takes(OptionalField::IgnoreEos) || takes(OptionalField::MinTokens))
-    }
-
-    fn request(&self, text: &str, tokens: usize) -> Request {
-        let answering = Answering {
-            seed: self.generation.seed,
-            accepted: self.offer.accepted.clone(),
-            min_tokens: self.is_exact().then_some(tokens as u64),
-            ..Answering::exactly(&self.offer.model, tokens as u64)
-        };
-        let request = match self.offer.api {
-            Api::Completions => Request::completion(&Prompt::Text(text.into()), &answering),
-            Api::Chat => {
-                let message = ChatMessage { role: "user", content: text.into() };
-                Request::chat(&[message], &answering)
-            }
-        };
-        let request = match self.thinking {
-            Some(thinking) => request.with_field(TEMPLATE_OPTIONS, template_options(thinking)),
-            None => request,
-        };
-        if self.asks_for_timings { request.with_field("timings", true.into()) } else { request }
-    }
-
-    /// The tokens of a prompt, as the server counts them.
-    fn count(&self, connection: &Connection, text: &str) -> Result<usize> {
-        let answers = connection.send(vec![self.request(text, 1)])?;
-        let tokens = answers.first().and_then(prompt_tokens);
-        tokens.ok_or_else(|| {
-            Error::Unsupported(
-                "the server does not report `usage`, without which no prompt can be cut to a \
-                 length"
-                    .into(),
-            )
+            template,
+            prompts,
+            new_tokens,
+            references,
         })
     }
 
@@ -155,8 +100,9 @@ impl ServerTrial {
     fn run(&mut self, connection: &mut Connection, tokens: usize) -> Result<ServerSample> {
         let mut last = None;
         for _ in 0..BATCH_TRIES {
-            let salted = self.prompts.iter().map(|prompt| connection.salts.salted(prompt));
-            let requests = salted.map(|text| self.request(&text, tokens)).collect();
+            let ask = |text: &str| self.template.request(text, tokens);
+            let texts = self.prompts.texts(connection, Salt::Fresh, ask)?;
+            let requests = texts.iter().map(|text| ask(text)).collect();
             match ServerSample::of(&connection.send(requests)?) {
                 Some(sample) if !sample.comes_at_once || self.comes_at_once => return Ok(sample),
                 sample => last = sample.or(last),
@@ -190,12 +136,12 @@ impl ServerTrial {
                 batch: self.scenario.batch,
                 prompt_tokens: self.references.iter().filter_map(prompt_tokens).collect(),
                 new_tokens: self.new_tokens,
-                prompts_sha256: hash(self.prompts.iter().map(String::as_str)),
-                stop: if self.is_exact() { "length" } else { "natural" }.into(),
+                prompts_sha256: hash_texts(self.prompts.all()),
+                stop: if self.template.is_exact() { "length" } else { "natural" }.into(),
                 ..Work::default()
             },
             labels: format.map(|format| ("prompt_format".into(), format)).into_iter().collect(),
-            output_sha256: Some(hash(self.references.iter().flat_map(|answer| {
+            output_sha256: Some(hash_texts(self.references.iter().flat_map(|answer| {
                 [&answer.reasoning, &answer.content, &answer.tool_arguments].map(String::as_str)
             }))),
             validity: self.validity(samples),
@@ -233,22 +179,10 @@ impl ServerTrial {
                 }
             }
         }
-        for (names, reason) in UNSEEN {
-            names.iter().for_each(|name| block.set_missing(name, reason));
-        }
-        let after = before.and_then(|before| Some(connection.scrape()?.since(before)));
-        let named = serde_json::to_value(after.unwrap_or_default()).unwrap_or_default();
-        let named = named.as_object().into_iter().flatten();
-        block.server =
-            named.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();
-        let mut timings: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
-        for (name, value) in samples.iter().flat_map(|sample| &sample.timings).flatten() {
-            timings.entry(name).or_default().push(*value);
-        }
-        let medians = timings
-            .into_iter()
-            .filter_map(|(name, all)| Some((name.clone(), stats::median(&all)?)));
-        block.server.extend(medians);
+        set_unseen(&mut block);
+        block.server = connection.counters_since(before);
+        block.server.extend(median_timings(samples.iter().flat_map(|sample| &sample.timings)));
+        self.prompts.store_hit_rate(samples, &mut block);
         block
     }
 
@@ -259,19 +193,15 @@ impl ServerTrial {
         }
         let wanted = self.new_tokens as u64;
         let lengths = samples.iter().filter_map(|sample| sample.tokens.as_ref()).flatten();
-        if let Some(other) = lengths.copied().find(|tokens| self.is_exact() && *tokens != wanted) {
+        if let Some(other) =
+            lengths.copied().find(|tokens| self.template.is_exact() && *tokens != wanted)
+        {
             validity.fail(format!(
                 "an answer has {other} tokens instead of {wanted}: the server ends it early; \
                  measure with `--natural-stop`"
             ));
         }
-        let cached = samples.iter().map(|sample| sample.cached_share).fold(0.0, f64::max);
-        if cached > CACHED_SHARE {
-            validity.warnings.push(format!(
-                "the server took up to {:.0} % of a prompt from its prefix cache",
-                100.0 * cached
-            ));
-        }
+        self.prompts.check_hits(samples, &mut validity);
         if self.retaken > 0 {
             let samples = counted(self.retaken, "sample");
             let warning =
@@ -280,7 +210,7 @@ impl ServerTrial {
         }
         let defects = samples.iter().flat_map(|sample| &sample.defects).cloned().collect();
         validity.merge(Validity { failed: Vec::new(), warnings: defects });
-        if let Input::Length { prompt_tokens: wanted } = self.scenario.input
+        if let Some(wanted) = exact_length(&self.scenario)
             && let Some(found) = self.references.first().and_then(prompt_tokens)
             && found != wanted
         {
@@ -300,50 +230,30 @@ const DECODING: &[&str] = &[metric::DECODE_TOK_S, metric::DECODE_TOK_S_AGGREGATE
 /// Metrics of single tokens.
 const STEPS: &[&str] = &[metric::STEP_CV, metric::STALLS];
 
-/// What a client cannot observe, and why.
-const UNSEEN: [(&[&str], &str); 5] = [
-    (
-        &[metric::PREFILL_S, metric::PREFILL_TOK_S],
-        "a client cannot tell prefill from the queue before and the sampling after it",
-    ),
-    (&[metric::TOKENIZE_S], "the server tokenizes"),
-    (&[metric::LOAD_S, metric::COLD_TTFT_S], "the server ran before"),
-    (
-        &[
-            metric::PEAK_RSS_BYTES,
-            metric::RSS_AFTER_LOAD_BYTES,
-            metric::PEAK_DELTA_BYTES,
-            metric::PEAK_DEVICE_BYTES,
-            metric::KV_BYTES_EXPECTED,
-            metric::KV_BYTES_HELD,
-        ],
-        "a client does not see a server's memory",
-    ),
-    (
-        &[
-            metric::ROOFLINE_FRACTION,
-            metric::PREFILL_FLOP_FRACTION,
-            metric::CPU_UTILIZATION,
-            metric::GPU_UTILIZATION,
-            metric::POWER_W,
-            metric::ENERGY_J_PER_TOKEN,
-        ],
-        "a client does not see a server's hardware",
-    ),
-];
-
 /// Refuses scenarios that only an engine in this process can run.
 fn check_input(scenario: &Scenario) -> Result<()> {
     let why = match scenario.input {
         _ if scenario.extended => "a server's RoPE scaling is set where it is started",
-        Input::Category { .. } | Input::Length { .. } => return Ok(()),
+        Input::Category { .. }
+        | Input::Length { .. }
+        | Input::Turn { .. }
+        | Input::SharedPrefix { .. } => return Ok(()),
         Input::Depth { .. } => "a client cannot fill a server's KV cache untimed",
-        Input::Documents(_) => "document pipelines are measured in process only",
+        Input::Documents(_) => "a pipeline is no single request; measure it with `candlemark run`",
         Input::Requests(_) => "a server's memory cannot be limited by its client",
         Input::Texts => "a server does not give the logits of a text",
         Input::Traced => "a server's kernels cannot be traced by its client",
     };
     Err(Error::Unsupported(why.into()))
+}
+
+/// The tokens of a prompt that is cut to a length, what it shares with others among them.
+fn exact_length(scenario: &Scenario) -> Option<usize> {
+    match scenario.input {
+        Input::Length { prompt_tokens } => Some(prompt_tokens),
+        Input::SharedPrefix { prefix, read } => Some(prefix + read),
+        _ => None,
+    }
 }
 
 /// Refuses sequences that are longer than the server's context, where that is known.
@@ -354,57 +264,4 @@ fn check_context(connection: &Connection, prompt: usize, new: usize) -> Result<(
         ))),
         _ => Ok(()),
     }
-}
-
-/// The field of a chat request with the template's options.
-const TEMPLATE_OPTIONS: &str = "chat_template_kwargs";
-
-fn template_options(thinking: bool) -> serde_json::Value {
-    serde_json::json!({ "enable_thinking": thinking })
-}
-
-/// The template's `enable_thinking`, if the server takes such an option: it is asked once, for one
-/// token.
-fn thinking(
-    connection: &mut Connection,
-    offer: &Capabilities,
-    format: PromptFormat,
-) -> Result<Option<bool>> {
-    if offer.api == Api::Completions {
-        return Ok(None);
-    }
-    let takes_options = match connection.takes_template_options {
-        Some(known) => known,
-        None => {
-            let answering = Answering {
-                accepted: offer.accepted.clone(),
-                ..Answering::exactly(&offer.model, 1)
-            };
-            let message = ChatMessage { role: "user", content: "1, 2,".into() };
-            let request = Request::chat(&[message], &answering);
-            let request = request.with_field(TEMPLATE_OPTIONS, template_options(false));
-            *connection.takes_template_options.insert(connection.send(vec![request]).is_ok())
-        }
-    };
-    match format {
-        PromptFormat::ChatThinking if !takes_options => Err(Error::Unsupported(format!(
-            "the server refuses `{TEMPLATE_OPTIONS}`, which turn thinking on and off"
-        ))),
-        format => Ok(takes_options.then_some(format == PromptFormat::ChatThinking)),
-    }
-}
-
-fn prompt_tokens(exchange: &Exchange) -> Option<usize> {
-    exchange.usage?.prompt_tokens.map(|tokens| tokens as usize)
-}
-
-/// SHA-256 of texts: of each its length in bytes as little-endian u64, then its bytes. The prefix
-/// tells it from a hash of token ids.
-fn hash<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    let mut hash = Sha256::new();
-    for text in texts {
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text);
-    }
-    TEXT_HASH.to_owned() + &hex(&hash.finalize())
 }
