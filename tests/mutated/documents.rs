@@ -81,7 +81,6 @@ fn results_of_other_tools_are_read_judged_and_rendered() {
             let _ = baseline::combine(&[record.clone(), record.clone()]);
             let _ = Analysis::of(record);
             report::csv(record);
-            report::llama_bench(record);
             let _ = report::benchmark_json(record, None);
             report::comparison_markdown(&[("a".into(), record.clone())]);
             assert!(!record.to_json().is_empty());
