@@ -236,9 +236,14 @@ impl Prompts {
     }
 
     /// A request that shows how many bytes of running text are a token, and its bytes: the whole
-    /// text, whose parts differ, if a context of so many tokens takes it.
+    /// text, whose parts differ, if a context of so many tokens takes it. Models of embeddings
+    /// usually take 512.
     pub fn calibration(&self, context: Option<u64>) -> (Request, usize) {
-        let fits = context.map_or(usize::MAX, |context| 2 * context as usize);
+        let usual = match self.operation {
+            Operation::Generate { .. } => u64::MAX / 2,
+            Operation::Embed | Operation::Rerank => 512,
+        };
+        let fits = 2 * context.unwrap_or(usual) as usize;
         let text: String = RUNNING_TEXT.chars().take(fits).collect();
         let bytes = text.len();
         let mut generation = Generation::exactly(&self.model, 1);
@@ -247,7 +252,11 @@ impl Prompts {
             Operation::Generate { api: Api::Chat } => {
                 Request::chat(&[ChatMessage { role: "user", content: text }], &generation)
             }
-            _ => Request::completion(&Prompt::Text(text), &generation),
+            Operation::Generate { api: Api::Completions } => {
+                Request::completion(&Prompt::Text(text), &generation)
+            }
+            Operation::Embed => Request::embeddings(&self.model, &[text]),
+            Operation::Rerank => Request::rerank(&self.model, "?", &[text]),
         };
         (request, bytes)
     }

@@ -214,11 +214,10 @@ impl Arguments {
 
     /// Whether lengths in tokens depend on the server's vocabulary.
     pub(super) fn has_lengths(&self) -> bool {
-        matches!(self.api, Operation::Generate { .. })
-            && (self.input_tokens.is_some()
-                || self.trace.is_some()
-                || self.dataset.is_some()
-                || self.shared_prefix.is_some())
+        self.input_tokens.is_some()
+            || self.trace.is_some()
+            || self.dataset.is_some()
+            || self.shared_prefix.is_some()
     }
 
     /// The schema of answers.
