@@ -73,6 +73,8 @@ const NOT_RUN: [(&str, &[&str]); 11] = [
             "candlemark run --url http://127.0.0.1:8000 --blocks 3",
             "candlemark run --url https://gpu-1.example/v1 short/b1 grid --api chat --label gpu=H",
             "candlemark pair --base-url http://127.0.0.1:8000 --candidate-url http://127.0.0.1:8001",
+            "candlemark pair --base-url http://127.0.0.1:8061 --candidate-url \
+             http://127.0.0.1:8062 short/b1 --gen-tokens 64",
             "candlemark pair --base-cmd \"$BASE\" --candidate-cmd \"$CANDIDATE\" short/b1 code/b4",
             "candlemark load --url http://127.0.0.1:8000 --trace trace.jsonl --trace-speed 10",
             "candlemark load --url http://127.0.0.1:8000 --api chat --turns 5 --think-time 2s \

@@ -199,8 +199,10 @@ fn a_trace_is_replayed_at_its_instants_with_shared_blocks() {
     let bodies = bodies(&mock);
     let [first, second, third] = &bodies[..] else { panic!("{bodies:?}") };
     assert_eq!(first["max_tokens"], 3);
-    assert!(prompt(first).len() > 2048 && prompt(second).len() < 200);
-    assert_eq!(prompt(first)[..2048], prompt(third)[..2048], "the block of id 1");
+    // A block of 512 tokens: a mark of 11, and 4 bytes for each other.
+    let block = 11 + 4 * 501;
+    assert!(prompt(first).len() > block && prompt(second).len() < 200);
+    assert_eq!(prompt(first)[..block], prompt(third)[..block], "the block of id 1");
     assert_ne!(prompt(first)[..20], prompt(second)[..20]);
     let rows = std::fs::read_to_string(&lines).unwrap();
     let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
@@ -240,7 +242,7 @@ fn a_shared_prefix_is_met_cold_once() {
     assert!(level["cold"]["ttft_s"].as_f64().unwrap() >= 0.002, "{level}");
     assert_eq!((&level["sent"], &level["hit_rate"]), (&json!(3), &json!(0.0)));
     let bodies = bodies(&mock);
-    let prefixes: Vec<&str> = bodies.iter().map(|body| &prompt(body)[..200]).collect();
+    let prefixes: Vec<&str> = bodies.iter().map(|body| &prompt(body)[..11 + 4 * 39]).collect();
     // Two warm-ups with prefixes of their own, the cold request, and three that share its prefix.
     assert_eq!(prefixes.len(), 6);
     assert!(prefixes[3..].iter().all(|prefix| *prefix == prefixes[2]), "{prefixes:?}");
