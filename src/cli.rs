@@ -53,7 +53,7 @@ mod serve;
 mod setup;
 #[cfg(feature = "engine")]
 mod synth;
-#[cfg(feature = "engine")]
+
 use exit::{CommandResult, Exit};
 use output::IgnoreBrokenPipe;
 
