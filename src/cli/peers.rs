@@ -86,15 +86,20 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         arguments.files.iter().map(|file| ModelFile::open(file)).collect::<Result<_, _>>()?;
     let quants: Vec<&str> = models.iter().map(|model| model.quant.as_str()).collect();
     check_names(&arguments.only, &quants)?;
+    let selected = |model: &ModelFile| -> Vec<&PeerCase> {
+        CASES.iter().filter(|case| is_selected(case, &model.quant, arguments)).collect()
+    };
+    if models.iter().all(|model| selected(model).is_empty()) {
+        return Err(usage("`--quick` skips every case of `--only`; drop one of the two"));
+    }
     if let Some(shared) = oversubscription(setup.threads) {
         writeln!(io::stderr(), "warning: {shared}")?;
     }
     let rates = measure::peak_rates(setup.threads, ReadBudget::FULL)?;
     let mut results = Vec::new();
     for model in &models {
-        let selected: Vec<&PeerCase> =
-            CASES.iter().filter(|case| is_selected(case, &model.quant, arguments)).collect();
-        if selected.is_empty() {
+        let cases = selected(model);
+        if cases.is_empty() {
             continue;
         }
         setup.model.clone_from(&model.path);
@@ -102,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
         if processes.is_empty() {
             return Err(Error::Failed(format!("no engine runs `{}`", setup.model)).into());
         }
-        for case in selected {
+        for case in cases {
             let key = key(&model.quant, case);
             let turns = measure_case(&key, case, &mut processes, arguments)?;
             let mut result = CaseResult::new(key, turns);
@@ -110,9 +115,6 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
                 result.rate(NATIVE).and_then(|rate| model.read_fraction(case, rate, &rates));
             results.push(result);
         }
-    }
-    if results.is_empty() {
-        return Err(usage("`--quick` skips every case of `--only`; drop one of the two"));
     }
     write!(out, "{}", results::table(&results))?;
     for result in &results {
@@ -156,8 +158,8 @@ impl ModelFile {
     fn read_fraction(&self, case: &PeerCase, rate: f64, rates: &Rates) -> Option<f64> {
         let caches = (self.kv_bytes_per_token * case.cached_tokens()) as f64;
         let step_s = case.sequences as f64 / rate;
-        let decodes = case.steps > 0;
-        decodes.then(|| measure::read_fraction(self.step_bytes, caches, step_s, rates).ok())?
+        let fraction = measure::read_fraction(self.step_bytes, caches, step_s, rates);
+        fraction.ok().filter(|_| case.steps > 0)
     }
 }
 
@@ -286,5 +288,25 @@ mod tests {
         assert!(error.contains("did you mean `q8_0_prefill_512`?"), "{error}");
         let error = check("q4_k_m_decode_b1").unwrap_err().to_string();
         assert!(error.contains("no case `q4_k_m_decode_b1`"), "{error}");
+    }
+
+    #[test]
+    fn a_decoded_token_reads_the_weights_once_per_step_and_the_caches() {
+        let (path, quant) = (String::new(), "q8_0".into());
+        let mut model =
+            ModelFile { path, quant, step_bytes: 600_000_000, kv_bytes_per_token: 100_000 };
+        let mut rates = Rates { read_bytes_per_s: Some(30e9), ..Rates::default() };
+        rates.last_level_cache_bytes = Some(32 << 20);
+        let fraction = |model: &ModelFile, name: &str, rate: f64| {
+            let case = CASES.iter().find(|case| case.name == name).unwrap();
+            model.read_fraction(case, rate, &rates)
+        };
+        // 128 + 64 / 2 tokens: 616 MB in each of 40 steps per second.
+        assert_eq!(fraction(&model, "decode_b1", 40.0), Some(616e6 * 40.0 / 30e9));
+        // 16 prompts of 2038 tokens and 16 · 32 / 2: 829.4 MB in each of 10 steps per second.
+        assert_eq!(fraction(&model, "decode_b16", 160.0), Some(829.4e6 * 10.0 / 30e9));
+        assert_eq!(fraction(&model, "prefill_512", 500.0), None);
+        model.step_bytes = 60_000_000;
+        assert_eq!(fraction(&model, "decode_b1", 40.0), None, "the weights may stay in the cache");
     }
 }

@@ -1,5 +1,5 @@
-//! Another program as an engine: `llama-bench`, or one that takes its flags and prints its JSON, and
-//! for several sequences `llama-batched-bench` beside it. Each turn is a process of its own, which
+//! Another program as an engine: `llama-bench`, or one that takes its flags and prints its JSON. For
+//! several sequences it is `llama-batched-bench` beside it. Each turn is a process of its own, which
 //! loads the model and warms up before it times itself.
 
 use std::env::consts::EXE_SUFFIX;
@@ -127,7 +127,10 @@ impl LlamaBench {
         let PeerCase { sequences, tokens, steps, .. } = *case;
         let program = self.external.path.with_file_name(format!("llama-batched-bench{EXE_SUFFIX}"));
         let context = sequences * (tokens + steps).next_multiple_of(CONTEXT_STEP);
-        let flags = [("-npp", tokens), ("-ntg", steps), ("-npl", sequences), ("-c", context)];
+        let mut flags = vec![("-npp", tokens), ("-ntg", steps), ("-npl", sequences)];
+        // It may exit before the thread that prints has printed. A further test of one sequence
+        // gives that thread time; it is ended when its line is read.
+        flags.extend([("-npl", 1), ("-c", context)]);
         let test = self.run(&program, &flags, ["--output-format", "jsonl"]);
         let test: BatchedTest = test.map_err(|error| match error {
             Error::Read { path, source } if source.kind() == io::ErrorKind::NotFound => {
@@ -141,7 +144,7 @@ impl LlamaBench {
         Ok(test)
     }
 
-    /// Runs a program and parses the first line that it prints.
+    /// Runs a program, parses the first line that it prints, and ends it.
     fn run<T: DeserializeOwned>(
         &self,
         program: &Path,
@@ -158,7 +161,7 @@ impl LlamaBench {
         own_process_group(&mut command);
         let mut process = WorkerProcess::spawn(&mut command, self.threads)?;
         let line = process.receive::<T>(Some(Instant::now() + TIMEOUT));
-        if !matches!(line, Ok(_) | Err(NoResponse::Closed)) {
+        if !matches!(line, Err(NoResponse::Closed)) {
             process.kill();
         }
         let exit = process.wait()?;
@@ -257,7 +260,7 @@ echo "{\"build_commit\":\"abc\",\"build_number\":7,\"n_prompt\":$8,\"n_gen\":${1
         assert_eq!(rate("decode_depth_4096"), Ok(1032.5));
 
         // Flags of the program beside it:
-        // --model F --threads 2 -fa 1 -npp 128 -ntg 32 -npl 16 -c 4096 --output-format jsonl
+        // --model F --threads 2 -fa 1 -npp 128 -ntg 32 -npl 16 -npl 1 -c 4096 --output-format jsonl
         let absent = rate("decode_b16").unwrap_err();
         assert_eq!(absent.kind, AbsenceKind::Unsupported);
         assert!(
@@ -266,8 +269,8 @@ echo "{\"build_commit\":\"abc\",\"build_number\":7,\"n_prompt\":$8,\"n_gen\":${1
         );
         for (lines, expected) in [
             (
-                r#"[ "$7 $9 ${11} ${13} ${14} ${15}" = "-npp -ntg -npl -c 4096 --output-format" ] || exit 1
-echo "{\"pp\":$8,\"tg\":${10},\"pl\":${12},\"speed_tg\":$8${10}${12}.5}"; echo"#,
+                r#"[ "$7 $9 ${11} ${13} ${14} ${15} ${16} ${17}" = "-npp -ntg -npl -npl 1 -c 4096 --output-format" ] || exit 1
+echo "{\"pp\":$8,\"tg\":${10},\"pl\":${12},\"speed_tg\":$8${10}${12}.5}"; exec sleep 600"#,
                 Ok(1_283_216.5),
             ),
             (r#"echo '{"pp":128,"tg":32,"pl":16,"speed_tg":0}'"#, Err("its rate is 0")),
