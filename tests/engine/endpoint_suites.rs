@@ -97,7 +97,8 @@ fn what_requests_share_is_found_in_a_prefix_cache_and_nothing_else_is() {
     };
     let [third, second] = ["in the oven changes.\nAssistant:", "long enough?\nAssistant:"];
     let (third, second) = (turns(third), turns(second));
-    assert_eq!((third.len(), second.len()), (4, 4), "a reference, a warm-up and two samples");
+    assert_eq!(third.len(), second.len());
+    assert!(third.len() >= 4, "a reference, a warm-up and two samples");
     for (third, second) in third.iter().zip(&second) {
         assert!(third.starts_with(&format!("{second} 0 1 2")), "{third}");
     }
