@@ -382,21 +382,6 @@ mod tests {
         assert_eq!(prompts.bytes_per_token, 2.0, "no vocabulary has tokens of 333 bytes");
     }
 
-    #[cfg(feature = "engine")]
-    #[test]
-    fn prompts_have_about_as_many_tokens_as_asked() {
-        let tiny = crate::tokenizer::Tokenizer::tiny().unwrap();
-        let count = |text: &str| tiny.encode(text).unwrap().len() as u64;
-        for (tokens, tolerance) in [(64, 3.0), (512, 12.0)] {
-            let mut prompts = prompts(Source::RunningText(Lengths::Fixed { tokens }), Some(1));
-            prompts.calibrate(RUNNING_TEXT.len(), count(RUNNING_TEXT));
-            let all: Vec<f64> =
-                (0..300).map(|number| count(&prompts.ask(number, 0).0) as f64).collect();
-            let mean = crate::stats::mean(&all).unwrap();
-            assert!((mean - tokens as f64).abs() < tolerance, "{mean} for {tokens}");
-        }
-    }
-
     #[test]
     fn items_are_different_texts_of_one_request() {
         let mut many = prompts(Source::RunningText(Lengths::Fixed { tokens: 30 }), Some(1));

@@ -171,3 +171,20 @@ fn a_server_without_embeddings_says_so_and_answers_documents() {
         assert_eq!((absent.kind, absent.why.as_str()), (AbsenceKind::Unsupported, why));
     }
 }
+
+#[test]
+fn load_sends_as_many_tokens_as_asked() {
+    let server = start(&["--max-batch", "1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (requests, tokens) = (16, 100);
+    let words = format!(
+        "load --url http://{} --requests {requests} --input-tokens {tokens} --output-tokens 1 --warmups 0 \
+         --max-lag 60s --json",
+        server.address
+    );
+    let json = succeeds(&words.split_whitespace().collect::<Vec<_>>(), folder.path());
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let mean = json["levels"][0]["prompt_tokens"].as_f64().unwrap() / f64::from(requests);
+    // Parts of the text differ, and each prompt has 89 tokens of it.
+    assert!((mean - f64::from(tokens)).abs() < 10.0, "{mean}");
+}
