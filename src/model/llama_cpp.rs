@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::num::NonZeroU32;
 
 use candle_core::Device;
-use candle_core::quantized::GgmlDType;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -17,6 +16,7 @@ use llama_cpp_2::token::LlamaToken;
 
 use crate::error::{Error, Result};
 use crate::kernel;
+use crate::kernel::GgmlType;
 use crate::model::config::Config;
 use crate::model::decoder::{
     Decoder, Footprint, Logits, LogitsFor, Step, argmax, cannot_truncate, no_sequence,
@@ -384,7 +384,7 @@ fn has_quant(source: &ModelSource, quant: Quant) -> bool {
 
 fn footprint(source: &ModelSource) -> Footprint {
     let ModelSource { config, weights, .. } = source;
-    let mut types: Vec<(GgmlDType, u64)> = Vec::new();
+    let mut types: Vec<(GgmlType, u64)> = Vec::new();
     for (name, shape) in config.tensors() {
         let (Some(info), &[rows, columns]) = (weights.info(&name), shape.as_slice()) else {
             continue;
