@@ -8,11 +8,10 @@ use std::cell::{OnceCell, RefCell};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use candle_core::quantized::GgmlDType;
 use candlemark::error::Cause;
 use candlemark::kernel::{
-    ActivationFormat, Activations, Arena, Epilogue, GemmOutput, Isa, KvCache, KvDtype, KvLayout,
-    PANEL_ROWS, PackedMatrix, Pool, Span, WeightFormat,
+    ActivationFormat, Activations, Arena, Epilogue, GemmOutput, GgmlType, Isa, KvCache, KvDtype,
+    KvLayout, PANEL_ROWS, PackedMatrix, Pool, Span, WeightFormat,
 };
 use candlemark::record::Rates;
 use candlemark::settings::{Config, Setup};
@@ -26,14 +25,15 @@ const SHAPE: [usize; 2] = [3072, 1024];
 const VERIFIED_OUTPUTS: usize = 6 * PANEL_ROWS;
 
 /// A GGML type of each format of panels.
-const TYPES: [(&str, GgmlDType); 7] = [
-    ("q8_0", GgmlDType::Q8_0),
-    ("q4_k", GgmlDType::Q4K),
-    ("q5_k", GgmlDType::Q5K),
-    ("q6_k", GgmlDType::Q6K),
-    ("bf16", GgmlDType::BF16),
-    ("f16", GgmlDType::F16),
-    ("f32", GgmlDType::F32),
+const TYPES: [(&str, GgmlType); 8] = [
+    ("q8_0", GgmlType::Q8_0),
+    ("iq4_xs", GgmlType::IQ4XS),
+    ("q4_k", GgmlType::Q4K),
+    ("q5_k", GgmlType::Q5K),
+    ("q6_k", GgmlType::Q6K),
+    ("bf16", GgmlType::BF16),
+    ("f16", GgmlType::F16),
+    ("f32", GgmlType::F32),
 ];
 
 const ROWS: [usize; 5] = [1, 4, 16, 128, 512];
@@ -148,7 +148,7 @@ struct MatrixCopies {
 }
 
 impl MatrixCopies {
-    fn new(dtype: GgmlDType) -> Self {
+    fn new(dtype: GgmlType) -> Self {
         let [outputs, columns] = SHAPE;
         let format = format_of(dtype);
         let values = numbers(outputs * columns, 1);
@@ -178,7 +178,7 @@ impl MatrixCopies {
     }
 }
 
-fn format_of(dtype: GgmlDType) -> WeightFormat {
+fn format_of(dtype: GgmlType) -> WeightFormat {
     WeightFormat::from_dtype(dtype).expect("panels hold the types of this bench")
 }
 
@@ -187,7 +187,7 @@ fn gemm(
     pool: &Pool,
     peaks: &BestRates,
     name: &str,
-    dtype: GgmlDType,
+    dtype: GgmlType,
     timed: &mut Vec<Timed>,
 ) {
     let mut group = criterion.benchmark_group(format!("kernel-{name}"));

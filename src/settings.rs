@@ -70,7 +70,8 @@ pub struct Config {
 pub struct ModelConfig {
     /// `synthetic:SHAPE`, a `.gguf` file, a folder, or `owner/name[@revision][:file]`.
     pub spec: Option<String>,
-    /// `f32`, `bf16`, `q8_0` or `q4_k_m`: quantize unquantized weights at load.
+    /// `f32`, `bf16`, `q8_0`, `q4_k_m`, `iq4_nl`, `iq4_xs` or `mxfp4`: quantize unquantized weights
+    /// at load.
     pub quant: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: Option<String>,

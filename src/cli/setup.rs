@@ -25,7 +25,7 @@ pub(crate) struct EngineArguments {
     /// Face hub [default: synthetic:mini]
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Quantize at load: f32, bf16, q8_0 or q4_k_m [default: as stored]
+    /// Quantize at load: f32, bf16, q8_0, q4_k_m, iq4_nl, iq4_xs or mxfp4 [default: as stored]
     #[arg(long, value_name = "QUANT")]
     quant: Option<String>,
     /// native or candle [default: native]

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     /// Shape of a published model: mini, qwen3-0.6b, qwen2.5-1.5b, …
     #[arg(long, value_name = "SHAPE")]
     shape: String,
-    /// f32, bf16, q8_0 or q4_k_m; folders are always f32
+    /// f32, bf16, q8_0, q4_k_m, iq4_nl, iq4_xs or mxfp4; folders are always f32
     #[arg(long, value_name = "QUANT", default_value = "f32")]
     quant: String,
     /// Seed of the weights

@@ -2,10 +2,9 @@
 //! by the same weights in f32, and the two distributions are compared. Reports call top-1 agreement
 //! accuracy. Says nothing of how well the model does at any task.
 
-use candle_core::quantized::GgmlDType;
-
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::kernel::GgmlType;
 use crate::machine;
 use crate::measure::{text_of_length, work};
 use crate::model::{Logits, Step};
@@ -95,7 +94,7 @@ pub fn case(
 
 fn reference_label(engine: &Engine) -> &'static str {
     let info = engine.source.weights.info("model.layers.0.mlp.up_proj.weight");
-    let unquantized = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
+    let unquantized = [GgmlType::F32, GgmlType::F16, GgmlType::BF16];
     match info {
         Some(info) if !unquantized.contains(&info.dtype) => {
             "the weights of the file, expanded to f32"
@@ -110,7 +109,7 @@ fn text_label(text: Option<&str>) -> &'static str {
 
 /// The same weights in f32 on the native engine; `None` if `engine` is that already.
 fn load_reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
-    let is_f32 = engine.decoder.footprint().types.iter().all(|(dtype, _)| *dtype == GgmlDType::F32);
+    let is_f32 = engine.decoder.footprint().types.iter().all(|(dtype, _)| *dtype == GgmlType::F32);
     if is_f32 && setup.engine == "native" && setup.device == "cpu" {
         return Ok(None);
     }

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::io::{Cursor, Read, Seek};
 
-use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::quantized::gguf_file;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{quantized_qwen2, quantized_qwen3, qwen2, qwen3};
 
 use crate::error::{Error, Result};
+use crate::kernel::GgmlType;
 use crate::model::config::{Config, Family};
 use crate::model::decoder::{Decoder, Footprint, Logits, Step};
 use crate::model::gguf;
@@ -67,12 +68,19 @@ impl CandleDecoder {
         let (model, types) = match (from_file, quant) {
             (Some(path), _) => {
                 let gguf = Gguf::open(path)?;
-                load_quantized(config, gguf.content(config), &mut gguf.reader(), device)?
+                load_quantized(config, gguf.content(config)?, &mut gguf.reader(), device)?
+            }
+            (None, Some(quant @ (Quant::Iq4Nl | Quant::Iq4Xs | Quant::Mxfp4))) => {
+                return Err(unsupported(&format!(
+                    "{} weights: candle lacks the type",
+                    quant.name()
+                )));
             }
             (None, Some(Quant::Q8_0 | Quant::Q4KM)) => {
                 let tensors = gguf::quantized_tensors(config, source.weights.as_ref(), quant)?;
                 let mut file = Cursor::new(Vec::new());
-                gguf::write_to(&mut file, &gguf::shape_metadata(config, &source.spec), &tensors)?;
+                let metadata = gguf::shape_metadata(config, &source.spec);
+                gguf::write_to(&mut file, &metadata, &tensors).map_err(candle_core::Error::from)?;
                 file.set_position(0);
                 let content = gguf_file::Content::read(&mut file)?;
                 load_quantized(config, content, &mut file, device)?
@@ -111,13 +119,13 @@ fn load_quantized(
     content: gguf_file::Content,
     file: &mut (impl Read + Seek),
     device: &Device,
-) -> Result<(Model, Vec<(GgmlDType, u64)>)> {
+) -> Result<(Model, Vec<(GgmlType, u64)>)> {
     let matrices = content.tensor_infos.values().filter(|info| info.shape.rank() == 2);
     let bytes = |info: &gguf_file::TensorInfo| {
         (info.shape.elem_count() / info.ggml_dtype.block_size() * info.ggml_dtype.type_size())
             as u64
     };
-    let types = matrices.map(|info| (info.ggml_dtype, bytes(info))).collect();
+    let types = matrices.map(|info| (info.ggml_dtype.into(), bytes(info))).collect();
     let model = match config.family {
         Family::Qwen3 => {
             Model::QuantizedQwen3(quantized_qwen3::ModelWeights::from_gguf(content, file, device)?)
@@ -134,7 +142,7 @@ fn load_dense(
     source: &ModelSource,
     dtype: DType,
     device: &Device,
-) -> Result<(Model, Vec<(GgmlDType, u64)>)> {
+) -> Result<(Model, Vec<(GgmlType, u64)>)> {
     let config = &source.config;
     let mut tensors = HashMap::new();
     for (name, shape) in config.tensors() {
@@ -189,7 +197,7 @@ fn load_dense(
         )?),
         Family::Other(name) => return Err(Family::unsupported(name)),
     };
-    let stored = if dtype == DType::F32 { GgmlDType::F32 } else { GgmlDType::BF16 };
+    let stored = if dtype == DType::F32 { GgmlType::F32 } else { GgmlType::BF16 };
     Ok((model, vec![(stored, bytes)]))
 }
 

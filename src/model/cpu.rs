@@ -5,12 +5,11 @@
 //! padding: GEMMs see only the number of rows, attention works per sequence. The logits of a
 //! sequence do not depend on the other sequences of its pass.
 
-use candle_core::quantized::GgmlDType;
-
 use crate::error::{Error, Result};
 use crate::kernel::{
-    Activations, Arena, Epilogue, GemmOutput, Isa, KvCache, KvDtype, KvLayout, PANEL_ROWS, Pool,
-    Span, WeightFormat, argmax, attention, gemm, gemm_swiglu, qk_norm_rope, rms_norm,
+    Activations, Arena, Epilogue, GemmOutput, GgmlType, Isa, KvCache, KvDtype, KvLayout,
+    PANEL_ROWS, Pool, Span, WeightFormat, argmax, attention, gemm, gemm_swiglu, qk_norm_rope,
+    rms_norm,
 };
 use crate::model::config::Config;
 use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
@@ -34,7 +33,7 @@ pub(super) struct CpuDecoder {
     rope: RopeTables,
     cache: KvCache,
     scratch: Scratch,
-    dequantized: Vec<GgmlDType>,
+    dequantized: Vec<GgmlType>,
 }
 
 /// Activations of a pass, kept so that the next pass allocates nothing.

@@ -1,12 +1,10 @@
 //! The interface of an engine: token ids in, logits out, both plain numbers on the host, so a
 //! decoder has finished its work when it returns. Knows nothing of files.
 
-use candle_core::quantized::GgmlDType;
-
 use crate::error::{Error, Result};
-use crate::kernel::Span;
+use crate::kernel::{GgmlType, Span};
 use crate::model::config::Config;
-use crate::model::quant::{dtype_name, mix_name};
+use crate::model::quant::mix_name;
 
 /// New tokens of one sequence; they follow the tokens that its KV cache already has.
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +148,7 @@ pub(super) enum LogitsFor {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Footprint {
     /// Type and bytes of each matrix in memory.
-    pub types: Vec<(GgmlDType, u64)>,
+    pub types: Vec<(GgmlType, u64)>,
     /// Bytes of all matrices.
     pub weight_bytes: u64,
     /// Bytes of weights that a decode step reads.
@@ -158,17 +156,17 @@ pub struct Footprint {
     /// Bytes of one element of the KV cache.
     pub kv_dtype_bytes: usize,
     /// Types of the file that have no kernel here and were dequantized to bf16.
-    pub dequantized: Vec<GgmlDType>,
+    pub dequantized: Vec<GgmlType>,
 }
 
 impl Footprint {
     /// The footprint of matrices of which the first is the embedding. With an output matrix of its
     /// own, a decode step reads one row of the embedding; otherwise it reads all of it.
     pub(super) fn new(
-        types: Vec<(GgmlDType, u64)>,
+        types: Vec<(GgmlType, u64)>,
         config: &Config,
         kv_dtype_bytes: usize,
-        dequantized: Vec<GgmlDType>,
+        dequantized: Vec<GgmlType>,
     ) -> Self {
         let weight_bytes = types.iter().map(|(_, bytes)| bytes).sum();
         let embedding = types.first().map_or(0, |(_, bytes)| *bytes);
@@ -183,7 +181,7 @@ impl Footprint {
     /// The footprint of an engine that keeps all weights in f32 and reads all of them in a step.
     pub fn of_f32(weight_bytes: u64) -> Self {
         Footprint {
-            types: vec![(GgmlDType::F32, weight_bytes)],
+            types: vec![(GgmlType::F32, weight_bytes)],
             weight_bytes,
             step_bytes: weight_bytes,
             kv_dtype_bytes: 4,
@@ -197,7 +195,7 @@ impl Footprint {
         if self.dequantized.is_empty() {
             return types;
         }
-        let names: Vec<String> = self.dequantized.iter().map(|dtype| dtype_name(*dtype)).collect();
+        let names: Vec<&str> = self.dequantized.iter().map(|dtype| dtype.name()).collect();
         format!("{types}-from-{}", names.join("+"))
     }
 }

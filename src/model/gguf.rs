@@ -33,7 +33,7 @@ pub(super) use shards::shard_paths;
 pub(super) use shards::{parse_shard_name, shard_name};
 pub(crate) use write::quantized_tensors;
 pub(super) use write::write_to;
-pub use write::{shape_metadata, tokenizer_metadata, write};
+pub use write::{Tensor, shape_metadata, tokenizer_metadata, write};
 
 /// An opened GGUF model: one file, or all its shards.
 pub struct Gguf {
@@ -107,24 +107,30 @@ impl Gguf {
 
     /// The header for candle's models; offsets are those of [`Gguf::reader`]. The metadata are
     /// those of the shape alone, with the value types that candle expects.
-    pub(super) fn content(&self, config: &Config) -> gguf_file::Content {
+    ///
+    /// # Errors
+    /// When candle does not have the type of a tensor.
+    pub(super) fn content(&self, config: &Config) -> Result<gguf_file::Content> {
         let before = |shard: usize| -> u64 {
             self.shards[..shard].iter().map(|shard| shard.file.size).sum()
         };
-        let info = |(name, (shard, entry)): (&String, &(usize, TensorEntry))| {
-            let info = gguf_file::TensorInfo {
-                ggml_dtype: entry.dtype,
-                shape: entry.shape.as_slice().into(),
-                offset: before(*shard) + entry.offset,
-            };
-            (name.clone(), info)
+        let info = |(name, (shard, entry)): (&String, &(usize, TensorEntry))| -> Result<_> {
+            let ggml_dtype = entry.dtype.candle().ok_or_else(|| {
+                let dtype = entry.dtype.name();
+                Error::Unsupported(format!(
+                    "candle does not have the type {dtype} of the tensor `{name}`; the native \
+                     engine does"
+                ))
+            })?;
+            let (shape, offset) = (entry.shape.as_slice().into(), before(*shard) + entry.offset);
+            Ok((name.clone(), gguf_file::TensorInfo { ggml_dtype, shape, offset }))
         };
-        gguf_file::Content {
+        Ok(gguf_file::Content {
             magic: gguf_file::VersionedMagic::GgufV3,
             metadata: shape_metadata(config, "").into_iter().collect(),
-            tensor_infos: self.tensors.iter().map(info).collect(),
+            tensor_infos: self.tensors.iter().map(info).collect::<Result<_>>()?,
             tensor_data_offset: 0,
-        }
+        })
     }
 
     /// The concatenated bytes of all shards.

@@ -5,11 +5,10 @@
 //! cache. Sequences have positions of their own, so prefill may come in chunks, after decode, and
 //! beside other sequences.
 
-use candle_core::quantized::GgmlDType;
 use candle_core::{D, DType, Device, Tensor};
 
-use crate::error::Result;
-use crate::kernel::Span;
+use crate::error::{Error, Result};
+use crate::kernel::{GgmlType, Span};
 use crate::model::config::Config;
 use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
 use crate::model::layer::{Layer, Linear, TensorLoader, Weights};
@@ -34,6 +33,8 @@ pub(super) struct GpuDecoder {
     /// The type of activations and of the KV cache.
     dtype: DType,
     weights: Weights<Matrix, Tensor>,
+    /// Types of the file that candle does not have: their matrices are dequantized to bf16.
+    dequantized: Vec<GgmlType>,
     rope: DeviceRope,
     sequences: Vec<Sequence>,
 }
@@ -57,9 +58,10 @@ impl GpuDecoder {
         device: &Device,
     ) -> Result<Self> {
         check_shapes(config, source)?;
-        let weights = Weights::load(config, &mut GpuLoader { config, source, quant, device })?;
+        let mut loader = GpuLoader { config, source, quant, device, dequantized: Vec::new() };
+        let weights = Weights::load(config, &mut loader)?;
         let dtype = match weights.embedding.dtype() {
-            GgmlDType::BF16 if !device.is_cpu() => DType::BF16,
+            GgmlType::BF16 if !device.is_cpu() => DType::BF16,
             _ => DType::F32,
         };
         Ok(Self {
@@ -67,6 +69,7 @@ impl GpuDecoder {
             device: device.clone(),
             dtype,
             weights,
+            dequantized: loader.dequantized,
             rope: DeviceRope::new(config, device)?,
             sequences: Vec::new(),
         })
@@ -196,7 +199,7 @@ impl Decoder for GpuDecoder {
     fn footprint(&self) -> Footprint {
         let bytes = |matrix: &Matrix| (matrix.dtype(), matrix.bytes());
         let types = self.weights.matrices().map(bytes).collect();
-        Footprint::new(types, &self.config, self.dtype.size_in_bytes(), Vec::new())
+        Footprint::new(types, &self.config, self.dtype.size_in_bytes(), self.dequantized.clone())
     }
 }
 
@@ -205,6 +208,7 @@ struct GpuLoader<'a> {
     source: &'a dyn WeightSource,
     quant: Option<Quant>,
     device: &'a Device,
+    dequantized: Vec<GgmlType>,
 }
 
 impl TensorLoader for GpuLoader<'_> {
@@ -214,6 +218,15 @@ impl TensorLoader for GpuLoader<'_> {
     fn matrix(&mut self, name: &str) -> Result<Matrix> {
         let info = tensor_info(self.source, name)?;
         let dtype = weight_dtype(name, &info, self.quant, self.config);
+        if dtype.candle().is_none() {
+            if info.dtype != dtype {
+                let what = format!("{} weights on a GPU: candle lacks the type", dtype.name());
+                return Err(Error::Unsupported(what));
+            }
+            if !self.dequantized.contains(&dtype) {
+                self.dequantized.push(dtype);
+            }
+        }
         Matrix::load(self.source, name, &info.shape, dtype, self.device)
     }
 

@@ -1,8 +1,7 @@
 //! `--quant`: which type each matrix has in memory and in written files.
 
-use candle_core::quantized::GgmlDType;
-
 use crate::error::{Error, Result};
+use crate::kernel::GgmlType;
 use crate::model::config::Config;
 use crate::model::weights::TensorInfo;
 
@@ -19,11 +18,18 @@ pub enum Quant {
     /// llama.cpp's mix: Q4_K, and Q6_K for the output matrix and about half of the value and down
     /// projections.
     Q4KM,
+    /// 4 bits of a table of 16 values, one scale per 32 weights.
+    Iq4Nl,
+    /// The same with scales of 6 bits per 32 weights.
+    Iq4Xs,
+    /// 4-bit floats (E2M1), a power of two per 32 weights.
+    Mxfp4,
 }
 
 impl Quant {
     /// The names that `--quant` takes.
-    pub(crate) const NAMES: [&str; 4] = ["f32", "bf16", "q8_0", "q4_k_m"];
+    pub(crate) const NAMES: [&str; 7] =
+        ["f32", "bf16", "q8_0", "q4_k_m", "iq4_nl", "iq4_xs", "mxfp4"];
 
     /// The quantization of this name, in upper or lower case.
     ///
@@ -35,6 +41,9 @@ impl Quant {
             "bf16" => Ok(Quant::Bf16),
             "q8_0" => Ok(Quant::Q8_0),
             "q4_k_m" => Ok(Quant::Q4KM),
+            "iq4_nl" => Ok(Quant::Iq4Nl),
+            "iq4_xs" => Ok(Quant::Iq4Xs),
+            "mxfp4" => Ok(Quant::Mxfp4),
             _ => Err(Error::unknown("quantization", name, Self::NAMES)),
         }
     }
@@ -47,14 +56,17 @@ impl Quant {
     /// The type of a matrix under this quantization.
     ///
     /// `Q4_K_M` follows llama.cpp's `llama_tensor_get_type`: rows whose length is not a multiple of
-    /// 256 fall back from Q4_K to Q5_0 and from Q6_K to Q8_0.
-    fn dtype(self, name: &str, columns: usize, config: &Config) -> GgmlDType {
+    /// 256 fall back from Q4_K to Q5_0, from Q6_K to Q8_0 and from IQ4_XS to IQ4_NL.
+    fn dtype(self, name: &str, columns: usize, config: &Config) -> GgmlType {
         let (small, large) = match self {
-            Quant::F32 => return GgmlDType::F32,
-            Quant::Bf16 => return GgmlDType::BF16,
-            Quant::Q8_0 => (GgmlDType::Q8_0, GgmlDType::Q8_0),
-            Quant::Q4KM if columns.is_multiple_of(256) => (GgmlDType::Q4K, GgmlDType::Q6K),
-            Quant::Q4KM => (GgmlDType::Q5_0, GgmlDType::Q8_0),
+            Quant::F32 => return GgmlType::F32,
+            Quant::Bf16 => return GgmlType::BF16,
+            Quant::Q8_0 => (GgmlType::Q8_0, GgmlType::Q8_0),
+            Quant::Q4KM if columns.is_multiple_of(256) => (GgmlType::Q4K, GgmlType::Q6K),
+            Quant::Q4KM => (GgmlType::Q5_0, GgmlType::Q8_0),
+            Quant::Iq4Xs if columns.is_multiple_of(256) => (GgmlType::IQ4XS, GgmlType::IQ4XS),
+            Quant::Iq4Nl | Quant::Iq4Xs => (GgmlType::IQ4NL, GgmlType::IQ4NL),
+            Quant::Mxfp4 => (GgmlType::MXFP4, GgmlType::MXFP4),
         };
         let chosen = if name == output_name(config)
             || (is_sensitive(name) && gets_more_bits(name, config.layers))
@@ -63,7 +75,7 @@ impl Quant {
         } else {
             small
         };
-        if columns.is_multiple_of(chosen.block_size()) { chosen } else { GgmlDType::F16 }
+        if columns.is_multiple_of(chosen.block_size()) { chosen } else { GgmlType::F16 }
     }
 }
 
@@ -88,10 +100,10 @@ pub(crate) fn weight_dtype(
     info: &TensorInfo,
     quant: Option<Quant>,
     config: &Config,
-) -> GgmlDType {
-    let is_float = matches!(info.dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+) -> GgmlType {
+    let is_float = matches!(info.dtype, GgmlType::F32 | GgmlType::F16 | GgmlType::BF16);
     match quant {
-        _ if info.shape.len() < 2 => GgmlDType::F32,
+        _ if info.shape.len() < 2 => GgmlType::F32,
         Some(quant) if is_float || quant == Quant::F32 => quant.dtype(name, info.shape[1], config),
         _ => info.dtype,
     }
@@ -99,8 +111,8 @@ pub(crate) fn weight_dtype(
 
 /// The types of a model's matrices in one word: `q8_0`, `q4_k_m`, or all types joined by `+`, the
 /// one with most bytes first.
-pub(crate) fn mix_name(types: &[(GgmlDType, u64)]) -> String {
-    let mut sums: Vec<(GgmlDType, u64)> = Vec::new();
+pub(crate) fn mix_name(types: &[(GgmlType, u64)]) -> String {
+    let mut sums: Vec<(GgmlType, u64)> = Vec::new();
     for (dtype, bytes) in types {
         match sums.iter_mut().find(|(known, _)| known == dtype) {
             Some((_, sum)) => *sum += bytes,
@@ -108,19 +120,10 @@ pub(crate) fn mix_name(types: &[(GgmlDType, u64)]) -> String {
         }
     }
     sums.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let names: Vec<String> = sums.iter().map(|(dtype, _)| dtype_name(*dtype)).collect();
+    let names: Vec<&str> = sums.iter().map(|(dtype, _)| dtype.name()).collect();
     match names.join("+").as_str() {
         "q4_k+q6_k" | "q6_k+q4_k" => "q4_k_m".into(),
         mix => mix.into(),
-    }
-}
-
-/// The name of a type as GGUF tools write it.
-pub(crate) fn dtype_name(dtype: GgmlDType) -> String {
-    let debug = format!("{dtype:?}").to_lowercase();
-    match debug.strip_suffix('k') {
-        Some(bits) => format!("{bits}_k"),
-        None => debug,
     }
 }
 
@@ -132,8 +135,8 @@ mod tests {
     fn q4_k_m_mixes_types_as_llama_cpp_does() {
         let config = Config::named("qwen3-0.6b").unwrap();
         let dtype = |name: &str, columns| {
-            let info = TensorInfo { shape: vec![16, columns], dtype: GgmlDType::F32 };
-            dtype_name(weight_dtype(name, &info, Some(Quant::Q4KM), &config))
+            let info = TensorInfo { shape: vec![16, columns], dtype: GgmlType::F32 };
+            weight_dtype(name, &info, Some(Quant::Q4KM), &config).name()
         };
         assert_eq!(dtype("model.embed_tokens.weight", 1024), "q6_k", "tied");
         assert_eq!(dtype("model.layers.0.self_attn.q_proj.weight", 1024), "q4_k");
@@ -165,14 +168,31 @@ mod tests {
     }
 
     #[test]
+    fn other_quantizations_give_all_matrices_one_type_that_fits_their_rows() {
+        let config = Config::named("qwen3-0.6b").unwrap();
+        for (quant, columns, dtype) in [
+            (Quant::Iq4Nl, 896, "iq4_nl"),
+            (Quant::Iq4Xs, 1024, "iq4_xs"),
+            (Quant::Iq4Xs, 896, "iq4_nl"),
+            (Quant::Mxfp4, 896, "mxfp4"),
+            (Quant::Mxfp4, 30, "f16"),
+        ] {
+            for name in ["model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"] {
+                let info = TensorInfo { shape: vec![16, columns], dtype: GgmlType::F32 };
+                assert_eq!(weight_dtype(name, &info, Some(quant), &config).name(), dtype);
+            }
+        }
+    }
+
+    #[test]
     fn quantized_weights_keep_their_type_unless_f32_is_asked_for() {
         let config = Config::named("nano").unwrap();
-        let info = TensorInfo { shape: vec![512, 256], dtype: GgmlDType::Q5K };
+        let info = TensorInfo { shape: vec![512, 256], dtype: GgmlType::Q5K };
         let dtype =
             |quant| weight_dtype("model.layers.0.mlp.up_proj.weight", &info, quant, &config);
-        assert_eq!(dtype(None), GgmlDType::Q5K);
-        assert_eq!(dtype(Some(Quant::Q8_0)), GgmlDType::Q5K);
-        assert_eq!(dtype(Some(Quant::F32)), GgmlDType::F32);
+        assert_eq!(dtype(None), GgmlType::Q5K);
+        assert_eq!(dtype(Some(Quant::Q8_0)), GgmlType::Q5K);
+        assert_eq!(dtype(Some(Quant::F32)), GgmlType::F32);
     }
 
     #[test]

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use candle_core::quantized::GgmlDType;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::kernel::GgmlType;
 use crate::model::file::{PositionedFile, check_shards, hash_files, refuse_lfs_pointer};
 use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix, row_bytes};
 
@@ -114,9 +114,9 @@ fn parse_header(path: &Path, header: &[u8], size: u64) -> Result<Vec<(String, Te
     let mut tensors = Vec::new();
     for (name, tensor) in metadata.tensors() {
         let dtype = match tensor.dtype {
-            Dtype::F32 => GgmlDType::F32,
-            Dtype::F16 => GgmlDType::F16,
-            Dtype::BF16 => GgmlDType::BF16,
+            Dtype::F32 => GgmlType::F32,
+            Dtype::F16 => GgmlType::F16,
+            Dtype::BF16 => GgmlType::BF16,
             other => {
                 return Err(Error::UnsupportedModel(format!(
                     "tensor `{name}` of type {other:?} in `{}`; supported: F32, F16 and BF16",

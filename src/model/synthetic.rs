@@ -4,12 +4,12 @@
 
 use std::ops::Range;
 
-use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 use sha2::Digest as _;
 
 use crate::error::{Error, Result};
 use crate::files::hex;
+use crate::kernel::GgmlType;
 use crate::model::config::Config;
 use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix};
 use crate::stats::Random;
@@ -41,9 +41,7 @@ impl SyntheticWeights {
 
 impl WeightSource for SyntheticWeights {
     fn info(&self, name: &str) -> Option<TensorInfo> {
-        self.shapes
-            .get(name)
-            .map(|shape| TensorInfo { shape: shape.clone(), dtype: GgmlDType::F32 })
+        self.shapes.get(name).map(|shape| TensorInfo { shape: shape.clone(), dtype: GgmlType::F32 })
     }
 
     fn rows(&self, name: &str, rows: Range<usize>) -> Result<StoredRows> {

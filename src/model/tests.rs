@@ -4,10 +4,8 @@ mod damaged;
 mod folders;
 mod shards;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-
 use super::*;
-use crate::kernel::skipped;
+use crate::kernel::{GgmlType, dequantize, quantize, skipped};
 use crate::settings::RopeScaling;
 
 const SEED: u64 = 7;
@@ -247,18 +245,21 @@ fn every_type_of_a_gguf_is_read() {
     model.reset(1).unwrap();
     let exact = model.forward(&[step(0, &ids(40, 1))]).unwrap();
     for (dtype, name, bound) in [
-        (GgmlDType::F16, "f16", 0.01),
-        (GgmlDType::BF16, "bf16", 0.02),
-        (GgmlDType::Q8_0, "q8_0", 0.05),
-        (GgmlDType::Q2K, "bf16-from-q2_k", 2.0),
-        (GgmlDType::Q3K, "q3_k", 1.0),
-        (GgmlDType::Q4_0, "q4_0", 0.6),
-        (GgmlDType::Q4_1, "q4_1", 0.6),
-        (GgmlDType::Q4K, "q4_k", 0.5),
-        (GgmlDType::Q5_0, "q5_0", 0.3),
-        (GgmlDType::Q5_1, "q5_1", 0.3),
-        (GgmlDType::Q5K, "q5_k", 0.3),
-        (GgmlDType::Q6K, "q6_k", 0.2),
+        (GgmlType::F16, "f16", 0.01),
+        (GgmlType::BF16, "bf16", 0.02),
+        (GgmlType::Q8_0, "q8_0", 0.05),
+        (GgmlType::Q2K, "bf16-from-q2_k", 2.0),
+        (GgmlType::Q3K, "q3_k", 1.0),
+        (GgmlType::Q4_0, "q4_0", 0.6),
+        (GgmlType::Q4_1, "q4_1", 0.6),
+        (GgmlType::Q4K, "q4_k", 0.5),
+        (GgmlType::Q5_0, "q5_0", 0.3),
+        (GgmlType::Q5_1, "q5_1", 0.3),
+        (GgmlType::Q5K, "q5_k", 0.3),
+        (GgmlType::Q6K, "q6_k", 0.2),
+        (GgmlType::IQ4NL, "iq4_nl", 0.6),
+        (GgmlType::IQ4XS, "iq4_xs", 0.6),
+        (GgmlType::MXFP4, "mxfp4", 1.5),
     ] {
         let tensors = nano_tensors_in(dtype);
         let path = dir.path().join(format!("{name}.gguf"));
@@ -279,7 +280,7 @@ fn every_type_of_a_gguf_is_read() {
 }
 
 /// The `nano` model as GGUF tensors.
-fn nano_tensors() -> (ModelSource, Vec<(String, QTensor)>) {
+fn nano_tensors() -> (ModelSource, Vec<gguf::Tensor>) {
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     let tensors =
         gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), Some(Quant::Q8_0))
@@ -288,24 +289,19 @@ fn nano_tensors() -> (ModelSource, Vec<(String, QTensor)>) {
 }
 
 /// The `nano` model with its matrices in a type.
-fn nano_tensors_in(dtype: GgmlDType) -> Vec<(String, QTensor)> {
+fn nano_tensors_in(dtype: GgmlType) -> Vec<gguf::Tensor> {
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     let mut tensors =
         gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), None).unwrap();
-    for (_, tensor) in &mut tensors {
-        if tensor.rank() == 2 {
-            let exact = tensor.dequantize(&Device::Cpu).unwrap();
-            *tensor = QTensor::quantize(&exact, dtype).unwrap();
-        }
+    for tensor in tensors.iter_mut().filter(|tensor| tensor.shape.len() == 2) {
+        tensor.bytes = quantize(dtype, &dequantize(tensor.dtype, &tensor.bytes));
+        tensor.dtype = dtype;
     }
     tensors
 }
 
 /// A quantized GGUF file loaded twice: as it is, and dequantized to f32 as its reference.
-fn with_f32_reference(
-    tensors: &[(String, QTensor)],
-    isa: Isa,
-) -> (cpu::CpuDecoder, cpu::CpuDecoder) {
+fn with_f32_reference(tensors: &[gguf::Tensor], isa: Isa) -> (cpu::CpuDecoder, cpu::CpuDecoder) {
     let dir = tempfile::tempdir().unwrap();
     let made = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     let path = dir.path().join("model.gguf");
@@ -341,19 +337,22 @@ fn every_tier_is_close_to_f32() {
         ("q4_k_m", quantized(Quant::Q4KM), 2e-4, 0.95),
     ];
     for (name, dtype) in [
-        ("q8_0", GgmlDType::Q8_0),
-        ("q5_k", GgmlDType::Q5K),
+        ("q8_0", GgmlType::Q8_0),
+        ("q5_k", GgmlType::Q5K),
+        ("iq4_xs", GgmlType::IQ4XS),
         // Types in panels of the formats above: the best tier will do.
-        ("q5_0", GgmlDType::Q5_0),
-        ("q5_1", GgmlDType::Q5_1),
-        ("q4_0", GgmlDType::Q4_0),
-        ("q4_1", GgmlDType::Q4_1),
-        ("q3_k", GgmlDType::Q3K),
+        ("q5_0", GgmlType::Q5_0),
+        ("q5_1", GgmlType::Q5_1),
+        ("q4_0", GgmlType::Q4_0),
+        ("q4_1", GgmlType::Q4_1),
+        ("q3_k", GgmlType::Q3K),
+        ("iq4_nl", GgmlType::IQ4NL),
+        ("mxfp4", GgmlType::MXFP4),
     ] {
         all.push((name, nano_tensors_in(dtype), 2e-4, 0.95));
     }
     for (i, (quant, tensors, max_kl, min_top1)) in all.iter().enumerate() {
-        for &isa in if i < 4 { &tiers[..] } else { &tiers[tiers.len() - 1..] } {
+        for &isa in if i < 5 { &tiers[..] } else { &tiers[tiers.len() - 1..] } {
             let (mut model, mut reference) = with_f32_reference(tensors, isa);
             let text = ids(200, 4);
             let mut exact = Vec::new();
@@ -386,7 +385,7 @@ fn every_tier_is_close_to_f32() {
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
-    for quant in [Quant::F32, Quant::Bf16, Quant::Q8_0, Quant::Q4KM] {
+    for quant in [Quant::F32, Quant::Bf16, Quant::Q8_0, Quant::Q4KM, Quant::Iq4Xs] {
         let run = |threads| {
             let mut model =
                 load(&opened, EngineKind::Native, Some(quant), &Device::Cpu, threads).unwrap();

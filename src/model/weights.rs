@@ -3,11 +3,10 @@
 
 use std::ops::Range;
 
-use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::kernel::{dequantize, quantize};
+use crate::kernel::{GgmlType, dequantize, quantize};
 use crate::model::config::Config;
 
 /// Target of the tracing spans around kernels; only the profiler subscribes to it.
@@ -19,7 +18,7 @@ pub struct TensorInfo {
     /// `[out, in]`, or `[n]` for norms and biases.
     pub shape: Vec<usize>,
     /// The stored type.
-    pub dtype: GgmlDType,
+    pub dtype: GgmlType,
 }
 
 /// Rows and columns of a tensor; one of one dimension is a row.
@@ -57,14 +56,14 @@ pub enum StoredRows {
     /// Values.
     F32(Vec<f32>),
     /// The bytes of any other type.
-    Bytes(GgmlDType, Vec<u8>),
+    Bytes(GgmlType, Vec<u8>),
 }
 
 impl StoredRows {
     /// From a file's bytes.
-    pub fn from_bytes(dtype: GgmlDType, bytes: Vec<u8>) -> Self {
+    pub fn from_bytes(dtype: GgmlType, bytes: Vec<u8>) -> Self {
         match dtype {
-            GgmlDType::F32 => StoredRows::F32(
+            GgmlType::F32 => StoredRows::F32(
                 bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             ),
             _ => StoredRows::Bytes(dtype, bytes),
@@ -91,7 +90,7 @@ pub(super) fn read_matrix(
     source: &dyn WeightSource,
     name: &str,
     shape: &[usize],
-    dtype: GgmlDType,
+    dtype: GgmlType,
 ) -> Result<Vec<u8>> {
     let [rows, columns] = as_matrix(shape);
     let row = row_bytes(dtype, columns).expect("blocks divide a row");
@@ -114,7 +113,7 @@ pub(super) fn read_rows_as(
     source: &dyn WeightSource,
     name: &str,
     rows: Range<usize>,
-    dtype: GgmlDType,
+    dtype: GgmlType,
 ) -> Result<Vec<u8>> {
     match source.rows(name, rows)? {
         StoredRows::Bytes(stored, bytes) if stored == dtype => Ok(bytes),
@@ -127,10 +126,10 @@ pub(super) fn read_rows_as(
 }
 
 /// Bytes of a row of `columns` values, if that is a whole number of the type's blocks.
-pub(super) fn row_bytes(dtype: GgmlDType, columns: usize) -> Option<usize> {
+pub(super) fn row_bytes(dtype: GgmlType, columns: usize) -> Option<usize> {
     columns
         .is_multiple_of(dtype.block_size())
-        .then(|| columns / dtype.block_size() * dtype.type_size())
+        .then(|| columns / dtype.block_size() * dtype.block_bytes())
 }
 
 /// Shape and type of a tensor of an opened model.

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use candle_core::quantized::{GgmlDType, QTensor};
-use candle_core::{Device, Tensor};
+use candlemark::kernel::{GgmlType, quantize};
 use candlemark::model::config::Config;
 use candlemark::model::gguf;
 use candlemark::model::gguf::Gguf;
@@ -27,8 +26,9 @@ fn small_gguf() -> Vec<u8> {
     let mut metadata = gguf::shape_metadata(&config, "nano");
     metadata.extend(gguf::tokenizer_metadata(&vocabulary));
     let tensors = [("token_embd.weight", 8), ("output_norm.weight", 1)].map(|(name, rows)| {
-        let values = Tensor::zeros((rows, 256), candle_core::DType::F32, &Device::Cpu).unwrap();
-        (name.into(), QTensor::quantize(&values, GgmlDType::Q8_0).unwrap())
+        let bytes = quantize(GgmlType::Q8_0, &vec![0.0; rows * 256]);
+        let (name, shape) = (name.into(), vec![rows, 256]);
+        gguf::Tensor { name, shape, dtype: GgmlType::Q8_0, bytes }
     });
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");

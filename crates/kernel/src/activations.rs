@@ -163,7 +163,7 @@ impl Activations {
     /// The rows in 8 bits, after their conversion.
     pub(super) fn q8(&self) -> Q8Rows<'_> {
         self.assert_converted(ActivationFormat::Int8);
-        Q8Rows { columns: self.columns, blocks: &self.q8 }
+        Q8Rows::new(self.columns, &self.q8)
     }
 
     /// A block of 256 columns, or of those left, in 16 bits, after their conversion.

@@ -415,11 +415,11 @@ fn interleave_order() -> __m512i {
 mod tests {
     use half::bf16;
 
+    use super::super::ggml::GgmlType;
     use super::super::isa::Isa;
     use super::super::skipped;
     use super::super::tests::RandomMatrix;
     use super::*;
-    use candle_core::quantized::GgmlDType;
 
     /// The GEMM itself is tested with all other tiers. This test tells an error of the
     /// dequantization from one of the microkernel.
@@ -428,7 +428,7 @@ mod tests {
         if !Isa::for_tests().into_iter().any(Isa::has_bf16) {
             return skipped("weights were not dequantized: this CPU does not multiply bf16");
         }
-        for dtype in [GgmlDType::F16, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
+        for dtype in [GgmlType::F16, GgmlType::Q8_0, GgmlType::Q4K, GgmlType::Q6K] {
             let format = WeightFormat::from_dtype(dtype).unwrap();
             for columns in [256, 512, 768] {
                 let matrix = RandomMatrix::new(dtype, [PANEL_ROWS, columns], 5);

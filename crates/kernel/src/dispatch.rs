@@ -8,7 +8,7 @@ use super::avx512;
 use super::isa::{Isa, Tier};
 use super::kernels::{GemmQ8, Kernels};
 use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, no_kernel};
-use super::packed::{PANEL_ROWS, WeightFormat};
+use super::packed::{BLOCK, PANEL_ROWS, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::portable;
 
 /// The table of a tier. AMX adds a bf16 GEMM to those of AVX-512.
@@ -64,6 +64,7 @@ pub(super) fn gemm_int8(
     let kernels = kernels(isa);
     let kernel: GemmQ8 = match format {
         WeightFormat::Q8_0 => kernels.gemm_q8_0,
+        WeightFormat::Q8Super => return gemm_q8_super(kernels.gemm_q8_0, panel, x, out),
         WeightFormat::Q4K => kernels.gemm_q4_k,
         WeightFormat::Q6K => kernels.gemm_q6_k,
         WeightFormat::Asymmetric => kernels.gemm_asymmetric,
@@ -71,6 +72,31 @@ pub(super) fn gemm_int8(
     };
     // SAFETY: see the head of this file.
     unsafe { kernel(panel, x, out) }
+}
+
+/// Rows that share a pass over a panel of super-blocks: as many as decode has.
+const Q8_SUPER_ROWS: usize = 16;
+
+/// Super-blocks of Q8_0 with 8-bit activations: the kernel of Q8_0 multiplies each, and its scale
+/// the sums.
+fn gemm_q8_super(gemm_q8_0: GemmQ8, panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
+    let mut sums = [[0f32; PANEL_ROWS]; Q8_SUPER_ROWS];
+    for (pass, out) in out.chunks_mut(Q8_SUPER_ROWS).enumerate() {
+        let sums = &mut sums[..out.len()];
+        for (number, block) in panel.chunks_exact(Q8Super::BYTES).enumerate() {
+            let (scales, panel) = block.split_at(Q8Super::PANEL);
+            let first = number * SUPER_BLOCK / BLOCK;
+            sums.fill([0.0; PANEL_ROWS]);
+            // SAFETY: see the head of this file; the table is that of the caller's `Isa`.
+            unsafe { gemm_q8_0(panel, x.window(pass * Q8_SUPER_ROWS, first, SUPER_BLOCK), sums) };
+            let scales: [f32; PANEL_ROWS] = std::array::from_fn(|lane| f32_at(scales, lane));
+            for (out, sums) in out.iter_mut().zip(&*sums) {
+                for lane in 0..PANEL_ROWS {
+                    out[lane] += sums[lane] * scales[lane];
+                }
+            }
+        }
+    }
 }
 
 /// F16 or BF16 weights with f32 activations, for decode. Without a kernel that widens in registers,

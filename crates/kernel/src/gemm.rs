@@ -72,7 +72,10 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
         }
         WeightFormat::Q8_0 if isa.has_vnni() || decode => ActivationFormat::Int8,
         WeightFormat::F16 | WeightFormat::Bf16 | WeightFormat::Q8_0 => ActivationFormat::Int16,
-        WeightFormat::Q4K | WeightFormat::Q6K | WeightFormat::Asymmetric => ActivationFormat::Int8,
+        WeightFormat::Q4K
+        | WeightFormat::Q6K
+        | WeightFormat::Q8Super
+        | WeightFormat::Asymmetric => ActivationFormat::Int8,
     }
 }
 

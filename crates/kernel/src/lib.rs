@@ -5,8 +5,8 @@
 //! All `unsafe` code of the project lives here: functions compiled with `#[target_feature]`, which
 //! are called only after CPU detection, and output slices that tasks write in parallel.
 //!
-//! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed` and
-//! `pack` (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
+//! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed`, `pack` and
+//! `ggml` (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts them
 //! together), `kv_cache` and `attention`; `peak` measures the roofline.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
@@ -34,6 +34,7 @@ mod ggml;
 mod isa;
 mod kernels;
 mod kv_cache;
+mod nonlinear;
 mod operands;
 mod pack;
 mod packed;
@@ -47,10 +48,9 @@ pub use attention::{attention, attention_format};
 pub use elementwise::{argmax, qk_norm_rope, rms_norm};
 pub use error::{Error, Result};
 pub use gemm::{DECODE_MAX_ROWS, Epilogue, GemmOutput, activation_format, gemm, gemm_swiglu};
-pub use ggml::{dequantize, quantize};
+pub use ggml::{GgmlType, dequantize, pack, quantize};
 pub use isa::Isa;
 pub use kv_cache::{KvCache, KvDtype, KvLayout, Span};
-pub use pack::pack;
 pub use packed::{PANEL_ROWS, PackedMatrix, WeightFormat};
 pub use peak::{PeakRates, ReadBandwidth, peak_rates, read_bandwidth};
 pub use pool::Pool;

@@ -86,15 +86,25 @@ impl Q8Block {
 #[derive(Clone, Copy)]
 pub(super) struct Q8Rows<'a> {
     pub columns: usize,
-    /// `[rows, columns / 32]`
+    /// Blocks from one row to the next.
+    stride: usize,
     pub blocks: &'a [Q8Block],
 }
 
 impl<'a> Q8Rows<'a> {
+    /// Rows of whole blocks, `[rows, columns / 32]`.
+    pub(super) fn new(columns: usize, blocks: &'a [Q8Block]) -> Self {
+        Self { columns, stride: columns / BLOCK, blocks }
+    }
+
+    /// The rows from `row` on, of which `columns` from the block `first` on.
+    pub(super) fn window(self, row: usize, first: usize, columns: usize) -> Self {
+        Self { columns, blocks: &self.blocks[row * self.stride + first..], ..self }
+    }
+
     /// The blocks of one row.
     pub(super) fn row(&self, number: usize) -> &'a [Q8Block] {
-        let blocks = self.columns / BLOCK;
-        &self.blocks[number * blocks..(number + 1) * blocks]
+        &self.blocks[number * self.stride..][..self.columns / BLOCK]
     }
 }
 

@@ -1,97 +1,17 @@
-//! Packing: rows of a GGML type, as files store them, into panels. A type is one row of [`TYPES`].
-//! Types without kernels of their own go into panels of a format that holds their weights without
-//! loss, in more bytes.
+//! Packing: a row of a GGML type, as files store it, into a lane of a panel. Each function is named
+//! after its type and takes `(row, lane, panel)`. Types without kernels of their own go into panels
+//! of a format that holds their weights without loss, in more bytes.
 
-use candle_core::quantized::GgmlDType;
 use half::f16;
 
+use super::nonlinear::{
+    E2M1_DOUBLED, IQ4_NL_BYTES, IQ4_VALUES, IQ4_XS_BYTES, MXFP4_BYTES, half_e8m0, iq4_xs_codes,
+    iq4_xs_scale, iq4_xs_super_scale, look_up, nibbles,
+};
 use super::packed::{
-    Asymmetric, BLOCK, PANEL_ROWS, Q4K, Q6K, Q8_0_BYTES, SUPER_BLOCK, WeightFormat,
+    Asymmetric, BLOCK, PANEL_ROWS, Q4K, Q6K, Q8_0_BYTES, Q8Super, SUPER_BLOCK,
     paired_block_offsets, q4k_low, q6k_byte,
 };
-
-/// A GGML type whose weights panels hold without loss.
-struct Type {
-    dtype: GgmlDType,
-    format: WeightFormat,
-    /// `(row, lane, panel)`: packs one row. Lanes without a row keep their bytes.
-    pack: fn(&[u8], usize, &mut [u8]),
-}
-
-const fn row(dtype: GgmlDType, format: WeightFormat, pack: fn(&[u8], usize, &mut [u8])) -> Type {
-    Type { dtype, format, pack }
-}
-
-/// The types that panels hold without loss.
-static TYPES: [Type; 12] = [
-    row(GgmlDType::F32, WeightFormat::F32, pack_f32),
-    row(GgmlDType::F16, WeightFormat::F16, pack_f16),
-    row(GgmlDType::BF16, WeightFormat::Bf16, pack_bf16),
-    row(GgmlDType::Q8_0, WeightFormat::Q8_0, |row, lane, panel| {
-        pack_signed(row, lane, panel, |block: &[u8; 34]| block[2..].try_into().expect("32 bytes"));
-    }),
-    row(GgmlDType::Q5_0, WeightFormat::Q8_0, |row, lane, panel| {
-        pack_signed(row, lane, panel, |block: &[u8; 22]| {
-            five_bits(&block[6..], &block[2..6]).map(|quant| quant.wrapping_sub(16))
-        });
-    }),
-    row(GgmlDType::Q4_0, WeightFormat::Q8_0, |row, lane, panel| {
-        pack_signed(row, lane, panel, |block: &[u8; 18]| {
-            nibbles(&block[2..]).map(|quant| quant.wrapping_sub(8))
-        });
-    }),
-    row(GgmlDType::Q5_1, WeightFormat::Asymmetric, |row, lane, panel| {
-        pack_unsigned(row, lane, panel, |block: &[u8; 24]| five_bits(&block[8..], &block[4..8]));
-    }),
-    row(GgmlDType::Q4_1, WeightFormat::Asymmetric, |row, lane, panel| {
-        pack_unsigned(row, lane, panel, |block: &[u8; 20]| nibbles(&block[4..]));
-    }),
-    row(GgmlDType::Q6K, WeightFormat::Q6K, pack_q6k),
-    row(GgmlDType::Q5K, WeightFormat::Asymmetric, pack_q5k),
-    row(GgmlDType::Q4K, WeightFormat::Q4K, pack_q4k),
-    row(GgmlDType::Q3K, WeightFormat::Q6K, pack_q3k),
-];
-
-impl WeightFormat {
-    /// The format whose panels hold a GGML type without loss, if there is one.
-    pub fn from_dtype(dtype: GgmlDType) -> Option<Self> {
-        find(dtype).map(|of| of.format)
-    }
-}
-
-/// The types that panels hold without loss.
-#[cfg(test)]
-pub(super) fn dtypes() -> impl Iterator<Item = GgmlDType> {
-    TYPES.iter().map(|of| of.dtype)
-}
-
-/// A type of each format; the tests of every tier run over them.
-#[cfg(test)]
-pub(super) fn one_of_each_format() -> impl Iterator<Item = GgmlDType> {
-    let first = |at: usize| TYPES[..at].iter().all(|of| of.format != TYPES[at].format);
-    (0..TYPES.len()).filter(move |at| first(*at)).map(|at| TYPES[at].dtype)
-}
-
-fn find(dtype: GgmlDType) -> Option<&'static Type> {
-    TYPES.iter().find(|of| of.dtype == dtype)
-}
-
-/// Packs up to sixteen rows of a type, one after the other in the bytes of a file, into a panel of
-/// [its format](WeightFormat::from_dtype). Lanes without a row keep their bytes, which are zero in
-/// a new arena.
-///
-/// # Panics
-/// When no format holds the type, its blocks do not divide a row, or the bytes are not whole rows.
-pub fn pack(dtype: GgmlDType, columns: usize, rows: &[u8], panel: &mut [u8]) {
-    let pack = find(dtype).unwrap_or_else(|| panic!("no format holds {dtype:?}")).pack;
-    assert!(columns.is_multiple_of(dtype.block_size()), "blocks divide a row");
-    let row_bytes = columns / dtype.block_size() * dtype.type_size();
-    let whole = rows.len().is_multiple_of(row_bytes) && rows.len() <= PANEL_ROWS * row_bytes;
-    assert!(whole, "whole rows");
-    for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-        pack(row, lane, panel);
-    }
-}
 
 /// Writes one item.
 fn put<const N: usize>(bytes: &mut [u8], index: usize, item: [u8; N]) {
@@ -105,20 +25,87 @@ fn interleave<const N: usize>(bytes: &mut [u8], lane: usize, items: &[[u8; N]]) 
     }
 }
 
-fn pack_f32(row: &[u8], lane: usize, panel: &mut [u8]) {
+pub(super) fn pack_f32(row: &[u8], lane: usize, panel: &mut [u8]) {
     interleave(panel, lane, row.as_chunks::<4>().0);
 }
 
-fn pack_f16(row: &[u8], lane: usize, panel: &mut [u8]) {
+pub(super) fn pack_f16(row: &[u8], lane: usize, panel: &mut [u8]) {
     interleave(panel, lane, row.as_chunks::<2>().0);
 }
 
-fn pack_bf16(row: &[u8], lane: usize, panel: &mut [u8]) {
+pub(super) fn pack_bf16(row: &[u8], lane: usize, panel: &mut [u8]) {
     let (pairs, odd) = row.as_chunks::<4>();
     interleave(panel, lane, pairs);
     if let [a, b] = *odd {
         put(panel, pairs.len() * PANEL_ROWS + lane, [a, b, 0, 0]);
     }
+}
+
+/// Packs ggml's `block_q8_0`.
+pub(super) fn pack_q8_0(row: &[u8], lane: usize, panel: &mut [u8]) {
+    pack_signed(row, lane, panel, |block: &[u8; 34]| block[2..].try_into().expect("32 bytes"));
+}
+
+/// Packs ggml's `block_q5_0`: quants are offset by 16.
+pub(super) fn pack_q5_0(row: &[u8], lane: usize, panel: &mut [u8]) {
+    pack_signed(row, lane, panel, |block: &[u8; 22]| {
+        five_bits(&block[6..], &block[2..6]).map(|quant| quant.wrapping_sub(16))
+    });
+}
+
+/// Packs ggml's `block_q4_0`: quants are offset by 8.
+pub(super) fn pack_q4_0(row: &[u8], lane: usize, panel: &mut [u8]) {
+    pack_signed(row, lane, panel, |block: &[u8; 18]| {
+        nibbles(&block[2..]).map(|quant| quant.wrapping_sub(8))
+    });
+}
+
+/// Packs ggml's `block_iq4_nl`: values of a table of bytes.
+pub(super) fn pack_iq4_nl(row: &[u8], lane: usize, panel: &mut [u8]) {
+    pack_signed(row, lane, panel, |block: &[u8; IQ4_NL_BYTES]| {
+        look_up(&block[2..], &IQ4_VALUES).map(|value| value as u8)
+    });
+}
+
+/// Packs ggml's `block_mxfp4`. Its scales are 2^-128 to 2^127, those of panels in f16 2^-24 to
+/// 2^15. Quants of a byte have room for the values times 8, so half scales of 2^-24 to 2^18 are
+/// exact. Below that, weights round to multiples of 2^-24 (those of trained models that are so
+/// small are zero for any purpose); above it, weights of 262,144 and more become infinite.
+pub(super) fn pack_mxfp4(row: &[u8], lane: usize, panel: &mut [u8]) {
+    let (least, most) = (f16::from_bits(1).to_f32(), 32_768.0);
+    for (i, block) in row.as_chunks::<MXFP4_BYTES>().0.iter().enumerate() {
+        let scale = half_e8m0(block[0]);
+        let panel_scale = if scale <= most { scale.max(least) } else { (scale / 8.0).max(most) };
+        let ratio = scale / panel_scale;
+        let values = look_up(&block[1..], &E2M1_DOUBLED);
+        let quants = values.map(|value| (f32::from(value) * ratio).round_ties_even() as i8 as u8);
+        put_q8_0(panel, i, lane, f16::from_f32(panel_scale).to_le_bytes(), quants);
+    }
+}
+
+/// Packs ggml's `block_iq4_xs`: a scale per super-block, integer scales per 32 weights, codes of a
+/// table of bytes.
+pub(super) fn pack_iq4_xs(row: &[u8], lane: usize, panel: &mut [u8]) {
+    let blocks = row.as_chunks::<IQ4_XS_BYTES>().0;
+    for (block, to) in blocks.iter().zip(panel.chunks_exact_mut(Q8Super::BYTES)) {
+        let (scales, panel) = to.split_at_mut(Q8Super::PANEL);
+        put(scales, lane, iq4_xs_super_scale(block).to_le_bytes());
+        for sub in 0..SUPER_BLOCK / BLOCK {
+            let scale = f16::from_f32(iq4_xs_scale(block, sub).into()).to_le_bytes();
+            let quants = look_up(iq4_xs_codes(block, sub), &IQ4_VALUES).map(|value| value as u8);
+            put_q8_0(panel, sub, lane, scale, quants);
+        }
+    }
+}
+
+/// Packs ggml's `block_q5_1`.
+pub(super) fn pack_q5_1(row: &[u8], lane: usize, panel: &mut [u8]) {
+    pack_unsigned(row, lane, panel, |block: &[u8; 24]| five_bits(&block[8..], &block[4..8]));
+}
+
+/// Packs ggml's `block_q4_1`.
+pub(super) fn pack_q4_1(row: &[u8], lane: usize, panel: &mut [u8]) {
+    pack_unsigned(row, lane, panel, |block: &[u8; 20]| nibbles(&block[4..]));
 }
 
 /// Packs blocks of 32 columns that begin with an f16 scale; `quants` gives their signed quants.
@@ -129,10 +116,15 @@ fn pack_signed<const N: usize>(
     quants: impl Fn(&[u8; N]) -> [u8; BLOCK],
 ) {
     for (i, block) in row.as_chunks::<N>().0.iter().enumerate() {
-        let [scales, at] = paired_block_offsets(Q8_0_BYTES, i);
-        put(&mut panel[scales..], lane, [block[0], block[1]]);
-        interleave(&mut panel[at..][..Q8_0_BYTES], lane, quants(block).as_chunks::<4>().0);
+        put_q8_0(panel, i, lane, [block[0], block[1]], quants(block));
     }
+}
+
+/// Writes a block of a Q8_0 panel: its scale in f16, and the quants.
+fn put_q8_0(panel: &mut [u8], number: usize, lane: usize, scale: [u8; 2], quants: [u8; BLOCK]) {
+    let [scales, at] = paired_block_offsets(Q8_0_BYTES, number);
+    put(&mut panel[scales..], lane, scale);
+    interleave(&mut panel[at..][..Q8_0_BYTES], lane, quants.as_chunks::<4>().0);
 }
 
 /// Packs blocks of 32 columns that begin with an f16 scale and offset; `quants` gives their
@@ -167,11 +159,6 @@ fn f16_pair(block: &[u8]) -> [f32; 2] {
     [0, 2].map(|at| f16::from_le_bytes([block[at], block[at + 1]]).to_f32())
 }
 
-/// 32 quants of four bits: the lower nibbles of sixteen bytes, then the upper ones.
-fn nibbles(bytes: &[u8]) -> [u8; BLOCK] {
-    std::array::from_fn(|column| bytes[column % 16] >> (4 * (column / 16)) & 15)
-}
-
 /// 32 quants of five bits: nibbles, and a fifth bit each in 32 bits.
 fn five_bits(low: &[u8], high: &[u8]) -> [u8; BLOCK] {
     let low = nibbles(low);
@@ -190,7 +177,7 @@ fn six_bit_scale_and_min(packed: &[u8], sub: usize) -> (u8, u8) {
 
 /// Packs ggml's `block_q4_K`: scale, scale of the minima, scales and minima of 6 bits in twelve
 /// bytes, nibbles.
-fn pack_q4k(row: &[u8], lane: usize, panel: &mut [u8]) {
+pub(super) fn pack_q4k(row: &[u8], lane: usize, panel: &mut [u8]) {
     let blocks = row.as_chunks::<144>().0;
     for (block, to) in blocks.iter().zip(panel.chunks_exact_mut(Q4K::BYTES)) {
         interleave(&mut to[Q4K::NIBBLES..], lane, block[16..].as_chunks::<4>().0);
@@ -207,7 +194,7 @@ fn pack_q4k(row: &[u8], lane: usize, panel: &mut [u8]) {
 
 /// Packs ggml's `block_q5_K`: as `block_q4_K`, with a fifth bit per quant before the nibbles. The
 /// product of a scale and its scale has 17 bits, which an f32 holds.
-fn pack_q5k(row: &[u8], lane: usize, panel: &mut [u8]) {
+pub(super) fn pack_q5k(row: &[u8], lane: usize, panel: &mut [u8]) {
     let subs = panel.as_chunks_mut::<{ Asymmetric::BYTES }>().0.chunks_exact_mut(8);
     for (block, subs) in row.as_chunks::<176>().0.iter().zip(subs) {
         let [d, d_min] = f16_pair(block);
@@ -224,7 +211,7 @@ fn pack_q5k(row: &[u8], lane: usize, panel: &mut [u8]) {
 }
 
 /// Packs ggml's `block_q6_K`: lower four bits, upper two bits, scales, scale of the super-block.
-fn pack_q6k(row: &[u8], lane: usize, panel: &mut [u8]) {
+pub(super) fn pack_q6k(row: &[u8], lane: usize, panel: &mut [u8]) {
     for (i, block) in row.as_chunks::<210>().0.iter().enumerate() {
         let (low, rest) = block.split_at(128);
         let (high, rest) = rest.split_at(64);
@@ -247,7 +234,7 @@ fn pack_q6k(row: &[u8], lane: usize, panel: &mut [u8]) {
 
 /// Packs ggml's `block_q3_K`: a third bit per quant, whose absence subtracts 4; lower two bits;
 /// scales of six bits, offset by 32, in twelve bytes; scale of the super-block.
-fn pack_q3k(row: &[u8], lane: usize, panel: &mut [u8]) {
+pub(super) fn pack_q3k(row: &[u8], lane: usize, panel: &mut [u8]) {
     for (i, block) in row.as_chunks::<110>().0.iter().enumerate() {
         let (third, rest) = block.split_at(32);
         let (low, rest) = rest.split_at(64);

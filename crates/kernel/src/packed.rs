@@ -10,6 +10,7 @@
 //! | f16 | `[K][16]` |
 //! | bf16 | `[K/2][16][2]` |
 //! | Q8_0, block pairs | a block of 32 columns: `[8][16][4]` i8 |
+//! | Q8 super-blocks | a super-block of 256 columns: see [`Q8Super`] |
 //! | Q4_K | a super-block of 256 columns: see [`Q4K`] |
 //! | Q6_K, block pairs | a super-block of 256 columns: see [`Q6K`] |
 //! | asymmetric | a block of 32 columns: see [`Asymmetric`] |
@@ -41,6 +42,9 @@ pub enum WeightFormat {
     Bf16,
     /// 8 bits, one f16 scale per 32 weights.
     Q8_0,
+    /// 8 bits, an f16 scale per 32 weights and an f32 scale per 256: for types whose product of both
+    /// scales does not fit an f16.
+    Q8Super,
     /// 4 bits, a 6-bit scale and minimum per 32 weights.
     Q4K,
     /// 6 bits, an 8-bit scale per 16 weights.
@@ -107,6 +111,19 @@ impl Asymmetric {
     pub(super) const MAX: u8 = 31;
 }
 
+/// Layout of a super-block of 256 columns: scales `[16]` f32, then a Q8_0 panel of 256 columns, so
+/// that the kernels of Q8_0 multiply it.
+#[derive(Debug)]
+pub(super) struct Q8Super;
+
+impl Q8Super {
+    /// Offset of the Q8_0 panel.
+    pub(super) const PANEL: usize = 4 * PANEL_ROWS;
+    /// Size.
+    pub(super) const BYTES: usize =
+        Self::PANEL + SUPER_BLOCK / BLOCK * (Q8_0_BYTES + PAIR_SCALES_BYTES / 2);
+}
+
 /// Size of the line with the scales of a block pair.
 const PAIR_SCALES_BYTES: usize = 2 * 2 * PANEL_ROWS;
 
@@ -142,6 +159,7 @@ impl WeightFormat {
             WeightFormat::F32 => columns * PANEL_ROWS * 4,
             WeightFormat::F16 | WeightFormat::Bf16 => columns * PANEL_ROWS * 2,
             WeightFormat::Q8_0 => columns * PANEL_ROWS + pairs(columns / BLOCK),
+            WeightFormat::Q8Super => columns / SUPER_BLOCK * Q8Super::BYTES,
             WeightFormat::Q4K => columns / SUPER_BLOCK * Q4K::BYTES,
             WeightFormat::Q6K => columns / SUPER_BLOCK * Q6K::BYTES + pairs(columns / SUPER_BLOCK),
             WeightFormat::Asymmetric => columns / BLOCK * Asymmetric::BYTES,
@@ -208,6 +226,11 @@ pub(super) fn weight(format: WeightFormat, panel: &[u8], column: usize, lane: us
             let [scales, block] = paired_block_offsets(Q8_0_BYTES, column / BLOCK);
             let at = (column % BLOCK / 4 * PANEL_ROWS + lane) * 4 + column % 4;
             f32::from(panel[block + at] as i8) * f16_at(&panel[scales..], lane)
+        }
+        WeightFormat::Q8Super => {
+            let block = &panel[column / SUPER_BLOCK * Q8Super::BYTES..][..Q8Super::BYTES];
+            let (scales, panel) = block.split_at(Q8Super::PANEL);
+            f32_at(scales, lane) * weight(WeightFormat::Q8_0, panel, column % SUPER_BLOCK, lane)
         }
         WeightFormat::Q4K => {
             let block = &panel[column / SUPER_BLOCK * Q4K::BYTES..][..Q4K::BYTES];

@@ -1,14 +1,13 @@
 //! Every tier against the definitions in f64: dequantized weights, dot products, the formula of
 //! attention.
 
-use candle_core::quantized::GgmlDType;
-
-use super::pack::{dtypes, one_of_each_format};
+use super::ggml::{dtypes, one_of_each_format};
 use super::packed::weight;
 use super::*;
 
 #[cfg(unix)]
 mod guard;
+mod types;
 
 /// Pseudorandom numbers in ±1 (xorshift), the same on every machine.
 pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -22,7 +21,7 @@ pub(super) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// A matrix of random weights: packed, and the same blocks dequantized by candle.
+/// A matrix of random weights: packed, and the same blocks dequantized.
 pub(super) struct RandomMatrix {
     format: WeightFormat,
     shape: [usize; 2],
@@ -31,7 +30,7 @@ pub(super) struct RandomMatrix {
 }
 
 impl RandomMatrix {
-    pub(super) fn new(dtype: GgmlDType, [outputs, columns]: [usize; 2], seed: u64) -> Self {
+    pub(super) fn new(dtype: GgmlType, [outputs, columns]: [usize; 2], seed: u64) -> Self {
         let format = WeightFormat::from_dtype(dtype).unwrap();
         let values = numbers(outputs * columns, seed);
         let blocks = quantize(dtype, &values);
@@ -208,8 +207,8 @@ fn swiglu_takes_a_gate_of_another_format() {
     let tiers = Isa::for_tests();
     let pool = Pool::new(2).unwrap();
     let matrix = [
-        RandomMatrix::new(GgmlDType::F32, [40, 256], 1),
-        RandomMatrix::new(GgmlDType::Q4K, [40, 256], 2),
+        RandomMatrix::new(GgmlType::F32, [40, 256], 1),
+        RandomMatrix::new(GgmlType::Q4K, [40, 256], 2),
     ];
     for rows in [2, 20] {
         let x = numbers(rows * 256, 3);
@@ -266,8 +265,8 @@ fn results_are_stored_added_and_biased() {
     let tiers = Isa::for_tests();
     let pool = Pool::new(2).unwrap();
     let (a, b) = (
-        RandomMatrix::new(GgmlDType::F32, [20, 64], 1),
-        RandomMatrix::new(GgmlDType::Q8_0, [33, 64], 2),
+        RandomMatrix::new(GgmlType::F32, [20, 64], 1),
+        RandomMatrix::new(GgmlType::Q8_0, [33, 64], 2),
     );
     let x = numbers(3 * 64, 5);
     let bias: Vec<f32> = numbers(20, 9);
@@ -286,7 +285,7 @@ fn results_are_stored_added_and_biased() {
         for (out, exact) in second.iter().zip(&exact_b) {
             assert!((f64::from(*out) - 1.0 - exact).abs() < 0.1);
         }
-        let up = RandomMatrix::new(GgmlDType::F32, [20, 64], 7);
+        let up = RandomMatrix::new(GgmlType::F32, [20, 64], 7);
         let exact_up = up.product(&x);
         let mut out = Activations::default();
         gemm_swiglu(
@@ -397,7 +396,7 @@ fn attention_agrees_with_its_formula_for_ragged_batches() {
 fn a_nan_activation_makes_the_result_nan() {
     let tiers = Isa::for_tests();
     let pool = Pool::new(1).unwrap();
-    let matrix = RandomMatrix::new(GgmlDType::Q8_0, [16, 256], 1);
+    let matrix = RandomMatrix::new(GgmlType::Q8_0, [16, 256], 1);
     for &isa in &tiers {
         let mut x = numbers(256, 3);
         x[7] = f32::NAN;
@@ -412,13 +411,13 @@ fn a_q8_0_weight_reads_as_its_layout_says() {
     let mut row = vec![0x00, 0x38];
     row.extend(0..32u8);
     let mut panel = vec![0; WeightFormat::Q8_0.panel_bytes(32)];
-    pack(GgmlDType::Q8_0, 32, &row, &mut panel);
+    pack(GgmlType::Q8_0, 32, &row, &mut panel);
     for column in 0..32 {
         assert_eq!(weight(WeightFormat::Q8_0, &panel, column, 0), column as f32 / 2.0);
         assert_eq!(weight(WeightFormat::Q8_0, &panel, column, 1), 0.0);
     }
-    assert_eq!(WeightFormat::from_dtype(GgmlDType::Q5_0), Some(WeightFormat::Q8_0));
-    assert_eq!(WeightFormat::from_dtype(GgmlDType::Q2K), None);
+    assert_eq!(WeightFormat::from_dtype(GgmlType::Q5_0), Some(WeightFormat::Q8_0));
+    assert_eq!(WeightFormat::from_dtype(GgmlType::Q2K), None);
 }
 
 #[test]
@@ -426,6 +425,7 @@ fn a_panel_takes_the_bytes_of_its_rows_and_half_a_line_for_an_odd_block() {
     for (format, columns, bytes) in [
         (WeightFormat::Q8_0, 64, 16 * 2 * 34),
         (WeightFormat::Q8_0, 96, 16 * 3 * 34 + 32),
+        (WeightFormat::Q8Super, 512, 16 * 2 * (8 * 34 + 4)),
         (WeightFormat::Q4K, 768, 16 * 3 * 144),
         (WeightFormat::Q6K, 512, 16 * 2 * 210),
         (WeightFormat::Q6K, 768, 16 * 3 * 210 + 32),
@@ -436,7 +436,7 @@ fn a_panel_takes_the_bytes_of_its_rows_and_half_a_line_for_an_odd_block() {
     let row: Vec<u8> =
         [0x3c, 0x40, 0x42].iter().flat_map(|&d| [vec![0, d], vec![1; 32]].concat()).collect();
     let mut panel = vec![0; WeightFormat::Q8_0.panel_bytes(96)];
-    pack(GgmlDType::Q8_0, 96, &row, &mut panel);
+    pack(GgmlType::Q8_0, 96, &row, &mut panel);
     for (column, value) in [(0, 1.0), (31, 1.0), (32, 2.0), (63, 2.0), (64, 3.0), (95, 3.0)] {
         assert_eq!(weight(WeightFormat::Q8_0, &panel, column, 0), value, "{column}");
     }

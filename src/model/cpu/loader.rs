@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Arena, PANEL_ROWS, PackedMatrix, WeightFormat, pack};
+use crate::kernel::{Arena, GgmlType, PANEL_ROWS, PackedMatrix, WeightFormat, pack};
 use crate::model::config::Config;
 use crate::model::layer::TensorLoader;
 use crate::model::quant::{Quant, weight_dtype};
@@ -21,7 +20,7 @@ const PANELS_PER_READ: usize = 16;
 pub(super) struct ArenaMatrix {
     pub(super) format: WeightFormat,
     /// The type of the weights, which the format holds without loss.
-    pub(super) dtype: GgmlDType,
+    pub(super) dtype: GgmlType,
     shape: [usize; 2],
     pub(super) range: Range<usize>,
 }
@@ -41,7 +40,7 @@ pub(super) struct CpuLoader<'a> {
     pub(super) arena: Arena,
     used: usize,
     /// Types that no format holds: their matrices are dequantized to bf16.
-    pub(super) dequantized: Vec<GgmlDType>,
+    pub(super) dequantized: Vec<GgmlType>,
 }
 
 impl<'a> CpuLoader<'a> {
@@ -67,7 +66,7 @@ impl<'a> CpuLoader<'a> {
 
     /// The packed format of a matrix, and the type that its rows are read as: that which `quant` or
     /// the file gives it, or bf16 where no format holds that one.
-    fn format(&mut self, name: &str) -> Result<(WeightFormat, GgmlDType)> {
+    fn format(&mut self, name: &str) -> Result<(WeightFormat, GgmlType)> {
         let info = tensor_info(self.source, name)?;
         let dtype = weight_dtype(name, &info, self.quant, self.config);
         if let Some(format) = WeightFormat::from_dtype(dtype) {
@@ -76,7 +75,7 @@ impl<'a> CpuLoader<'a> {
         if !self.dequantized.contains(&dtype) {
             self.dequantized.push(dtype);
         }
-        Ok((WeightFormat::Bf16, GgmlDType::BF16))
+        Ok((WeightFormat::Bf16, GgmlType::BF16))
     }
 }
 

@@ -4,18 +4,17 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 
-use super::value::{Metadata, display};
-use crate::model::quant::dtype_name;
+use super::value::{ARRAY, Metadata, TEXT, display};
+use crate::kernel::GgmlType;
 use crate::model::weights::row_bytes;
 
 /// The first bytes of a file.
-const MAGIC: &[u8] = b"GGUF";
+pub(super) const MAGIC: [u8; 4] = *b"GGUF";
 
 /// Alignment of the data without `general.alignment`, in bytes.
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// The longest text in bytes. Chat templates have some ten thousand.
 const MAX_TEXT: u64 = 1 << 26;
@@ -23,7 +22,8 @@ const MAX_TEXT: u64 = 1 << 26;
 /// The most weights of a tensor, so that their bytes fit 64 bits.
 const MAX_WEIGHTS: usize = 1 << 58;
 
-/// ggml's names of tensor types, by number (`ggml_type`).
+/// ggml's names of tensor types, by number (`ggml_type`): those that are not supported are refused
+/// by name.
 #[rustfmt::skip]
 const TYPES: [&str; 43] = [
     "f32", "f16", "q4_0", "q4_1", "q4_2", "q4_3", "q5_0", "q5_1", "q8_0", "q8_1", "q2_k", "q3_k",
@@ -31,14 +31,6 @@ const TYPES: [&str; 43] = [
     "iq2_s", "iq4_xs", "i8", "i16", "i32", "i64", "f64", "iq1_m", "bf16", "q4_0_4_4", "q4_0_4_8",
     "q4_0_8_8", "tq1_0", "tq2_0", "iq4_nl_4_4", "iq4_nl_4_8", "iq4_nl_8_8", "mxfp4", "nvfp4",
     "q1_0", "q2_0",
-];
-
-/// The types that candle has.
-#[rustfmt::skip]
-const SUPPORTED_TYPES: [GgmlDType; 15] = [
-    GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16, GgmlDType::Q4_0, GgmlDType::Q4_1,
-    GgmlDType::Q5_0, GgmlDType::Q5_1, GgmlDType::Q8_0, GgmlDType::Q8_1, GgmlDType::Q2K,
-    GgmlDType::Q3K, GgmlDType::Q4K, GgmlDType::Q5K, GgmlDType::Q6K, GgmlDType::Q8K,
 ];
 
 /// Why a header is refused.
@@ -61,7 +53,7 @@ impl<T: Into<String>> From<T> for HeaderError {
 pub(super) struct TensorEntry {
     /// `[out, in]`, or `[n]`.
     pub(super) shape: Vec<usize>,
-    pub(super) dtype: GgmlDType,
+    pub(super) dtype: GgmlType,
     /// From the start of the file.
     pub(super) offset: u64,
     pub(super) bytes: u64,
@@ -167,19 +159,11 @@ fn alignment(metadata: &Metadata) -> Result<u64, String> {
     }
 }
 
-fn dtype(number: u32) -> Option<GgmlDType> {
-    let name = TYPES.get(number as usize)?;
-    SUPPORTED_TYPES.into_iter().find(|dtype| dtype_name(*dtype) == *name)
-}
-
 /// Bytes of a value of a type (`gguf_type`), for a text the least; `None` for arrays and unknown
 /// types.
 fn value_bytes(kind: u32) -> Option<u64> {
     [1, 1, 2, 2, 4, 4, 4, 1, 8, 0, 8, 8, 8].get(kind as usize).copied().filter(|bytes| *bytes > 0)
 }
-
-const TEXT: u32 = 8;
-const ARRAY: u32 = 9;
 
 /// Tracks how many bytes of the file are left.
 struct Reader<R> {
@@ -310,12 +294,12 @@ impl<R: Read> Reader<R> {
         let shape = sizes.collect::<Option<Vec<usize>>>().ok_or_else(impossible)?;
         let count = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
         let count = count.filter(|count| *count <= MAX_WEIGHTS).ok_or_else(impossible)?;
-        let Some(dtype) = dtype(number) else {
+        let Some(dtype) = GgmlType::from_number(number) else {
             let known = TYPES.get(number as usize);
             let what = known.map_or(format!("number {number}"), |name| format!("`{name}`"));
             return Err(HeaderError::Unsupported(format!(
                 "tensor `{name}` of type {what}; supported: f32, f16, bf16, q4_0, q4_1, q5_0, \
-                 q5_1, q8_0 and q2_k to q6_k; use such a quantization of the model"
+                 q5_1, q8_0, q2_k to q6_k, iq4_nl, iq4_xs and mxfp4; use such a quantization of the model"
             )));
         };
         let columns = *shape.last().expect("it has a dimension");
@@ -328,6 +312,7 @@ impl<R: Read> Reader<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::write::{Tensor, write_to};
     use super::*;
 
     fn text(text: &str) -> Vec<u8> {
@@ -357,6 +342,54 @@ mod tests {
         [head, vec![0; data]].concat()
     }
 
+    #[test]
+    fn values_of_every_type_are_read_as_they_were_written() {
+        let texts = ["one", ""].map(|text| Value::String(text.into())).to_vec();
+        let metadata: Vec<(String, Value)> = [
+            Value::U8(1),
+            Value::I8(-1),
+            Value::U16(2),
+            Value::I16(-2),
+            Value::U32(3),
+            Value::I32(-3),
+            Value::U64(4),
+            Value::I64(-4),
+            Value::F32(0.5),
+            Value::F64(-0.25),
+            Value::Bool(true),
+            Value::String("text".into()),
+            Value::Array(texts),
+            Value::Array(vec![Value::I32(-7), Value::I32(8)]),
+            Value::Array(Vec::new()),
+        ]
+        .into_iter()
+        .enumerate()
+        .map(|(i, value)| (format!("tokenizer.{i}"), value))
+        .collect();
+        let tensor = |name: &str, dtype: GgmlType, shape: &[usize], bytes: usize| {
+            let bytes = (0..bytes as u8).collect();
+            Tensor { name: name.into(), shape: shape.into(), dtype, bytes }
+        };
+        let tensors = [
+            tensor("a", GgmlType::MXFP4, &[2, 64], 68),
+            tensor("b", GgmlType::F32, &[3], 12),
+            tensor("c", GgmlType::IQ4XS, &[1, 256], 136),
+        ];
+        let mut file = Vec::new();
+        write_to(&mut file, &metadata, &tensors).unwrap();
+        let header = read(&file[..], file.len() as u64).unwrap();
+        assert_eq!(header.metadata.len(), metadata.len());
+        for (key, value) in metadata {
+            assert_eq!(format!("{:?}", header.metadata[&key]), format!("{value:?}"));
+        }
+        for tensor in tensors {
+            let entry = &header.tensors[&tensor.name];
+            assert_eq!((&entry.shape, entry.dtype), (&tensor.shape, tensor.dtype));
+            assert_eq!(file[entry.offset as usize..][..entry.bytes as usize], tensor.bytes);
+            assert_eq!(entry.offset % DEFAULT_ALIGNMENT, 0);
+        }
+    }
+
     fn problem(bytes: &[u8]) -> String {
         match read(bytes, bytes.len() as u64).unwrap_err() {
             HeaderError::Invalid(why) => why,
@@ -375,12 +408,22 @@ mod tests {
         );
         let header = read(&bytes[..], bytes.len() as u64).unwrap();
         let (a, b) = (&header.tensors["a"], &header.tensors["b"]);
-        assert_eq!((a.shape.as_slice(), a.dtype, a.bytes), (&[3, 4][..], GgmlDType::F16, 24));
-        assert_eq!((b.shape.as_slice(), b.dtype, b.bytes), (&[4][..], GgmlDType::F32, 16));
+        assert_eq!((a.shape.as_slice(), a.dtype, a.bytes), (&[3, 4][..], GgmlType::F16, 24));
+        assert_eq!((b.shape.as_slice(), b.dtype, b.bytes), (&[4][..], GgmlType::F32, 16));
         assert_eq!((a.offset % 64, b.offset - a.offset), (0, 64));
         assert!(
             matches!(&header.metadata["x.flags"], Value::Array(elements) if elements.is_empty())
         );
+    }
+
+    #[test]
+    fn supported_types_have_the_names_of_their_numbers() {
+        for (number, name) in TYPES.iter().enumerate() {
+            if let Some(dtype) = GgmlType::from_number(number as u32) {
+                assert_eq!(dtype.name(), *name);
+            }
+        }
+        assert_eq!(GgmlType::from_number(TYPES.len() as u32), None);
     }
 
     #[test]
@@ -423,11 +466,12 @@ mod tests {
             (with(tensor("b", &[1 << 40, 1 << 40], 0, 128)), "tensor `b` has the impossible shape"),
             (with(tensor("b", &[33], 8, 128)), "tensor `b` has the impossible shape [33]"),
             (
-                with(tensor("b", &[256], 23, 128)),
-                "unsupported tensor `b` of type `iq4_xs`; supported: f32, f16, bf16, q4_0, q4_1, \
-                 q5_0, q5_1, q8_0 and q2_k to q6_k",
+                with(tensor("b", &[256], 21, 128)),
+                "unsupported tensor `b` of type `iq3_s`; supported: f32, f16, bf16, q4_0, q4_1, \
+                 q5_0, q5_1, q8_0, q2_k to q6_k, iq4_nl, iq4_xs and mxfp4; use",
             ),
-            (with(tensor("b", &[256], 39, 128)), "tensor `b` of type `mxfp4`; supported: "),
+            (with(tensor("b", &[256], 40, 128)), "tensor `b` of type `nvfp4`; supported: "),
+            (with(tensor("b", &[128], 23, 128)), "tensor `b` has the impossible shape [128]"),
             (with(tensor("b", &[256], 99, 128)), "tensor `b` of type number 99; supported: "),
         ] {
             let why = problem(&bytes);

@@ -4,7 +4,29 @@ use std::collections::HashMap;
 
 use candle_core::quantized::gguf_file::Value;
 
+pub(super) const TEXT: u32 = 8;
+pub(super) const ARRAY: u32 = 9;
+
 pub(super) type Metadata = HashMap<String, Value>;
+
+/// The number of a value's type (`gguf_type`).
+pub(super) fn value_kind(value: &Value) -> u32 {
+    match value {
+        Value::U8(_) => 0,
+        Value::I8(_) => 1,
+        Value::U16(_) => 2,
+        Value::I16(_) => 3,
+        Value::U32(_) => 4,
+        Value::I32(_) => 5,
+        Value::F32(_) => 6,
+        Value::Bool(_) => 7,
+        Value::String(_) => TEXT,
+        Value::Array(_) => ARRAY,
+        Value::U64(_) => 10,
+        Value::I64(_) => 11,
+        Value::F64(_) => 12,
+    }
+}
 
 /// A value in a message.
 pub(super) fn display(value: &Value) -> String {

@@ -1,20 +1,25 @@
-//! Writes GGUF files that llama.cpp and candle load. candle writes the container.
+//! Writes GGUF files that llama.cpp and candle load.
 
-use std::io;
-use std::io::{BufWriter, Seek, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::{io, iter};
 
 use candle_core::quantized::gguf_file::Value;
-use candle_core::quantized::{QStorage, QTensor, gguf_file};
 use rayon::prelude::*;
 
+use super::header::{DEFAULT_ALIGNMENT, MAGIC};
 use super::names::gguf_name;
+use super::value::value_kind;
 use crate::error::Result;
 use crate::files;
+use crate::kernel::GgmlType;
 use crate::model::config::Config;
 use crate::model::quant::{Quant, weight_dtype};
 use crate::model::weights::{WeightSource, read_matrix, tensor_info};
 use crate::tokenizer::GgufTokenizer;
+
+/// Alignment of the data in bytes.
+const ALIGNMENT: usize = DEFAULT_ALIGNMENT as usize;
 
 /// The metadata of a tokenizer. Where llama.cpp and candle spell a key differently, both are
 /// written.
@@ -73,6 +78,19 @@ pub fn shape_metadata(config: &Config, name: &str) -> Vec<(String, Value)> {
     all
 }
 
+/// A tensor to write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Its name in the file.
+    pub name: String,
+    /// `[out, in]`, or `[n]`.
+    pub shape: Vec<usize>,
+    /// The type of its blocks.
+    pub dtype: GgmlType,
+    /// Its blocks, row by row.
+    pub bytes: Vec<u8>,
+}
+
 /// Every tensor of a model under its GGUF name, with the types that `quant` chooses.
 ///
 /// # Errors
@@ -81,12 +99,11 @@ pub(crate) fn quantized_tensors(
     config: &Config,
     source: &dyn WeightSource,
     quant: Option<Quant>,
-) -> Result<Vec<(String, QTensor)>> {
+) -> Result<Vec<Tensor>> {
     let tensor = |(name, shape): (String, Vec<usize>)| {
         let dtype = weight_dtype(&name, &tensor_info(source, &name)?, quant, config);
         let bytes = read_matrix(source, &name, &shape, dtype)?;
-        let blocks = QStorage::Cpu(dtype.from_data(bytes.into()));
-        Ok((gguf_name(&name), QTensor::new(blocks, shape)?))
+        Ok(Tensor { name: gguf_name(&name), shape, dtype, bytes })
     };
     config.tensors().into_par_iter().map(tensor).collect()
 }
@@ -95,31 +112,74 @@ pub(crate) fn quantized_tensors(
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(
-    path: &Path,
-    metadata: &[(String, Value)],
-    tensors: &[(String, QTensor)],
-) -> Result<()> {
+pub fn write(path: &Path, metadata: &[(String, Value)], tensors: &[Tensor]) -> Result<()> {
     files::write_with(path, |draft| {
         let mut draft = BufWriter::new(draft);
-        write_to(&mut draft, metadata, tensors)
-            .map_err(|error| io::Error::other(first_line(&error)))?;
+        write_to(&mut draft, metadata, tensors)?;
         draft.flush()
     })
 }
 
-/// Writes the container.
+/// Writes the container: GGUF of version 3 with the default alignment.
 pub(in crate::model) fn write_to(
-    out: &mut (impl Write + Seek),
+    out: &mut impl Write,
     metadata: &[(String, Value)],
-    tensors: &[(String, QTensor)],
-) -> candle_core::Result<()> {
-    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    gguf_file::write(out, &metadata, &tensors)
+    tensors: &[Tensor],
+) -> io::Result<()> {
+    let mut header = MAGIC.to_vec();
+    header.extend(3u32.to_le_bytes());
+    header.extend((tensors.len() as u64).to_le_bytes());
+    header.extend((metadata.len() as u64).to_le_bytes());
+    for (key, value) in metadata {
+        put_text(&mut header, key);
+        header.extend(value_kind(value).to_le_bytes());
+        put_value(&mut header, value);
+    }
+    let mut offset = 0;
+    for tensor in tensors {
+        put_text(&mut header, &tensor.name);
+        header.extend((tensor.shape.len() as u32).to_le_bytes());
+        // The file begins with the contiguous dimension.
+        for &dim in tensor.shape.iter().rev() {
+            header.extend((dim as u64).to_le_bytes());
+        }
+        header.extend(tensor.dtype.number().to_le_bytes());
+        header.extend((offset as u64).to_le_bytes());
+        offset += tensor.bytes.len().next_multiple_of(ALIGNMENT);
+    }
+    for bytes in iter::once(&header).chain(tensors.iter().map(|tensor| &tensor.bytes)) {
+        out.write_all(bytes)?;
+        let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
+        out.write_all(&[0; ALIGNMENT][..padding])?;
+    }
+    Ok(())
 }
 
-/// The message of a candle error, without its backtrace.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().into()
+fn put_text(header: &mut Vec<u8>, text: &str) {
+    header.extend((text.len() as u64).to_le_bytes());
+    header.extend(text.as_bytes());
+}
+
+fn put_value(header: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::U8(v) => header.push(*v),
+        Value::I8(v) => header.extend(v.to_le_bytes()),
+        Value::U16(v) => header.extend(v.to_le_bytes()),
+        Value::I16(v) => header.extend(v.to_le_bytes()),
+        Value::U32(v) => header.extend(v.to_le_bytes()),
+        Value::I32(v) => header.extend(v.to_le_bytes()),
+        Value::U64(v) => header.extend(v.to_le_bytes()),
+        Value::I64(v) => header.extend(v.to_le_bytes()),
+        Value::F32(v) => header.extend(v.to_le_bytes()),
+        Value::F64(v) => header.extend(v.to_le_bytes()),
+        Value::Bool(v) => header.push((*v).into()),
+        Value::String(v) => put_text(header, v),
+        Value::Array(values) => {
+            // Those of an empty array may be of any type.
+            let kind = values.first().map_or(0, value_kind);
+            header.extend(kind.to_le_bytes());
+            header.extend((values.len() as u64).to_le_bytes());
+            values.iter().for_each(|value| put_value(header, value));
+        }
+    }
 }

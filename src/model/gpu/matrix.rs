@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+use candle_core::quantized::{QMatMul, QStorage, QTensor};
 use candle_core::{DType, Device, Module as _, Tensor};
 
 use crate::error::Result;
+use crate::kernel::GgmlType;
 use crate::model::weights::{TRACE_TARGET, WeightSource, read_matrix};
 
 /// A weight matrix `[out, in]`.
@@ -20,24 +21,27 @@ pub(super) enum Matrix {
 }
 
 impl Matrix {
-    /// Reads a matrix as `dtype` onto a device.
+    /// Reads a matrix onto a device as `dtype`, or as bf16 where candle does not have the
+    /// type.
     pub(super) fn load(
         source: &dyn WeightSource,
         name: &str,
         shape: &[usize],
-        dtype: GgmlDType,
+        dtype: GgmlType,
         device: &Device,
     ) -> Result<Self> {
+        let dtype = if dtype.candle().is_some() { dtype } else { GgmlType::BF16 };
         let bytes = read_matrix(source, name, shape, dtype)?;
         let dense = match dtype {
-            GgmlDType::F32 => Some(DType::F32),
-            GgmlDType::BF16 if !device.is_cpu() => Some(DType::BF16),
+            GgmlType::F32 => Some(DType::F32),
+            GgmlType::BF16 if !device.is_cpu() => Some(DType::BF16),
             _ => None,
         };
         if let Some(dense) = dense {
             return Ok(Matrix::Dense(Tensor::from_raw_buffer(&bytes, dense, shape, device)?));
         }
-        let blocks = QStorage::from_data(bytes.into(), device, dtype)?;
+        let candle = dtype.candle().expect("bf16 in place of a type that candle lacks");
+        let blocks = QStorage::from_data(bytes.into(), device, candle)?;
         let blocks = Arc::new(QTensor::new(blocks, shape)?);
         Ok(Matrix::Quantized { product: QMatMul::from_arc(blocks.clone())?, blocks })
     }
@@ -49,11 +53,11 @@ impl Matrix {
         }
     }
 
-    pub(super) fn dtype(&self) -> GgmlDType {
+    pub(super) fn dtype(&self) -> GgmlType {
         match self {
-            Matrix::Dense(tensor) if tensor.dtype() == DType::BF16 => GgmlDType::BF16,
-            Matrix::Dense(_) => GgmlDType::F32,
-            Matrix::Quantized { blocks, .. } => blocks.dtype(),
+            Matrix::Dense(tensor) if tensor.dtype() == DType::BF16 => GgmlType::BF16,
+            Matrix::Dense(_) => GgmlType::F32,
+            Matrix::Quantized { blocks, .. } => blocks.dtype().into(),
         }
     }
 
@@ -86,7 +90,7 @@ mod tests {
 
     const NAME: &str = "model.layers.0.mlp.up_proj.weight";
 
-    fn matrix(dtype: GgmlDType) -> Matrix {
+    fn matrix(dtype: GgmlType) -> Matrix {
         let source = SyntheticWeights::new(Config::named("nano").unwrap(), 1);
         Matrix::load(&source, NAME, &[512, 256], dtype, &Device::Cpu).unwrap()
     }
@@ -100,17 +104,17 @@ mod tests {
 
     #[test]
     fn every_type_is_close_to_f32_for_few_rows_and_many() {
-        let f32 = matrix(GgmlDType::F32);
+        let f32 = matrix(GgmlType::F32);
         let Matrix::Dense(reference) = &f32 else { panic!("f32 is dense") };
         for (dtype, bound) in [
-            (GgmlDType::F32, 1e-6),
-            (GgmlDType::F16, 1e-3),
-            (GgmlDType::BF16, 5e-3),
-            (GgmlDType::Q8_0, 0.02),
-            (GgmlDType::Q4_0, 0.15),
-            (GgmlDType::Q4K, 0.12),
-            (GgmlDType::Q5K, 0.06),
-            (GgmlDType::Q6K, 0.04),
+            (GgmlType::F32, 1e-6),
+            (GgmlType::F16, 1e-3),
+            (GgmlType::BF16, 5e-3),
+            (GgmlType::Q8_0, 0.02),
+            (GgmlType::Q4_0, 0.15),
+            (GgmlType::Q4K, 0.12),
+            (GgmlType::Q5K, 0.06),
+            (GgmlType::Q6K, 0.04),
         ] {
             for rows in [1, 3, 65] {
                 let x = Tensor::randn(0f32, 1f32, (rows, 256), &Device::Cpu).unwrap();
@@ -123,9 +127,9 @@ mod tests {
 
     #[test]
     fn rows_are_looked_up_by_number() {
-        for dtype in [GgmlDType::F32, GgmlDType::Q8_0] {
+        for dtype in [GgmlType::F32, GgmlType::Q8_0] {
             let found = matrix(dtype).rows(&[511, 0]).unwrap();
-            let Matrix::Dense(exact) = matrix(GgmlDType::F32) else { panic!("f32 is dense") };
+            let Matrix::Dense(exact) = matrix(GgmlType::F32) else { panic!("f32 is dense") };
             let exact =
                 exact.index_select(&Tensor::new(&[511u32, 0], &Device::Cpu).unwrap(), 0).unwrap();
             assert!(distance(&found, &exact) < 0.01);

@@ -55,7 +55,7 @@ impl<T: Copy> GuardedBuffer<T> {
 }
 
 /// One panel of random weights before a guard page.
-fn panel(dtype: GgmlDType, columns: usize) -> GuardedBuffer<u8> {
+fn panel(dtype: GgmlType, columns: usize) -> GuardedBuffer<u8> {
     GuardedBuffer::new(RandomMatrix::new(dtype, [PANEL_ROWS, columns], 1).packed().panel(0))
 }
 
@@ -107,10 +107,11 @@ fn an_access_to_the_guard_page_ends_the_process() {
 fn gemm_int8_stays_within_its_operands() {
     let tiers = Isa::for_tests();
     for (dtype, all_columns) in [
-        (GgmlDType::Q8_0, [32, 96, 512]),
-        (GgmlDType::Q5_1, [32, 96, 512]),
-        (GgmlDType::Q4K, [256, 512, 768]),
-        (GgmlDType::Q6K, [256, 512, 768]),
+        (GgmlType::Q8_0, [32, 96, 512]),
+        (GgmlType::IQ4XS, [256, 512, 768]),
+        (GgmlType::Q5_1, [32, 96, 512]),
+        (GgmlType::Q4K, [256, 512, 768]),
+        (GgmlType::Q6K, [256, 512, 768]),
     ] {
         let format = WeightFormat::from_dtype(dtype).unwrap();
         for columns in all_columns {
@@ -122,7 +123,7 @@ fn gemm_int8_stays_within_its_operands() {
                 });
                 let blocks: GuardedBuffer<Q8Block> = GuardedBuffer::new(exact.q8().blocks);
                 for &isa in &tiers {
-                    let x = Q8Rows { columns, blocks: blocks.get() };
+                    let x = Q8Rows::new(columns, blocks.get());
                     let out = sums(rows, |sums| gemm_int8(isa, format, panel.get(), x, sums));
                     assert_near(&out, &expected, &format!("{} {format:?} {rows}", isa.name()));
                 }
@@ -147,7 +148,7 @@ fn gemm_f32_and_f16_bf16_stay_within_their_operands() {
             for &isa in &tiers {
                 assert_near(&run(isa), &expected, &format!("{} f32 {rows}", isa.name()));
             }
-            for dtype in [GgmlDType::F16, GgmlDType::BF16] {
+            for dtype in [GgmlType::F16, GgmlType::BF16] {
                 let format = WeightFormat::from_dtype(dtype).unwrap();
                 let panel = panel(dtype, columns);
                 let run = |isa| {
@@ -168,7 +169,7 @@ fn gemm_f32_and_f16_bf16_stay_within_their_operands() {
 fn gemm_int16_stays_within_its_operands() {
     let tiers = Isa::for_tests();
     for columns in [32, 256, 320] {
-        let panel = panel(GgmlDType::Q8_0, columns);
+        let panel = panel(GgmlType::Q8_0, columns);
         for rows in ROWS {
             let x = converted(Isa::PORTABLE, rows, columns, ActivationFormat::Int16);
             let run = |isa| {
@@ -202,7 +203,7 @@ fn bf16_gemm_stays_within_its_operands() {
     }
     for isa in tiers {
         for columns in [32, 96, 512] {
-            let panel = panel(GgmlDType::BF16, columns);
+            let panel = panel(GgmlType::BF16, columns);
             for rows in [1, 15, 16, 17, 40] {
                 let x = converted(isa, rows, columns, ActivationFormat::Bf16);
                 let tiles = GuardedBuffer::new(x.amx_tiles());
