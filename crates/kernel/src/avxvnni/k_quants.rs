@@ -200,7 +200,7 @@ unsafe fn gemm_q6_k_rows<const ROWS: usize, const EMULATED: bool>(
 #[target_feature(enable = "avx2,fma,f16c")]
 fn unpack_q6(lines: &[[[u8; 32]; 2]; 3], half: usize, group: usize) -> __m256i {
     let (low, high) = (load(&lines[1 + group / 2][half]), load(&lines[0][half]));
-    let low = if group % 2 == 0 { low } else { _mm256_srli_epi16::<4>(low) };
+    let low = if group.is_multiple_of(2) { low } else { _mm256_srli_epi16::<4>(low) };
     let high = match group {
         0 => _mm256_slli_epi16::<4>(high),
         1 => _mm256_slli_epi16::<2>(high),
