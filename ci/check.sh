@@ -26,17 +26,33 @@ cargo clippy --locked --no-default-features --all-targets -- -D warnings
 cargo clippy --locked --features nvml --lib --bins --tests --bench generate --bench grid \
     --bench kernels -- -D warnings
 
+step "lints: the kernels of Arm"
+arm=aarch64-unknown-linux-gnu
+if command -v rustup >/dev/null && rustup target list --installed | grep -qx "$arm"; then
+    cargo clippy --locked -p candlemark-kernel --target "$arm" --lib --tests -- -D warnings
+else
+    echo "SKIPPED: needs \`rustup target add $arm\`"
+fi
+
 # Kernel tests run the tiers that the program detects. A tier that this CPU has but the program does
 # not detect must fail, so the expected tiers come from Linux, by the rules of crates/kernel/src/isa.rs.
 # AMX is emulated where only the unit itself is missing.
-flags=" $(grep -m1 '^flags' /proc/cpuinfo 2>/dev/null || true) "
+flags=" $(grep -m1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || true) "
 has() { for flag in "$@"; do [[ $flags == *" $flag "* ]] || return 1; done; }
 tiers=""
 if has avx2 fma f16c; then
     tiers="avx2"
+    if has avx_vnni; then tiers+=",avxvnni"; fi
     if has avx512f avx512bw avx512dq avx512vl avx512_vnni; then
         tiers+=",avx512"
         if has avx512_bf16; then tiers+=",amx"; fi
+    fi
+fi
+if has asimd; then
+    tiers="neon"
+    if has asimddp; then
+        tiers+=",dotprod"
+        if has i8mm; then tiers+=",i8mm"; fi
     fi
 fi
 

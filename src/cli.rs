@@ -231,7 +231,8 @@ const OTHER_VARIABLES: &str = "\
   CANDLEMARK_API_KEY  the key to a server
   CANDLEMARK_BUDGET   the default of --budget
   CANDLEMARK_INJECT   slows this program on purpose, to see the gate fail: decode:25%
-  CANDLEMARK_ISA      forces a tier of CPU kernels: portable, avx2, avx512, amx
+  CANDLEMARK_ISA      forces a tier of CPU kernels: portable; avx2, avxvnni, avx512, amx;
+                      neon, dotprod, i8mm
   CANDLEMARK_PIN      1 keeps each thread on a CPU of its own";
 
 fn about() -> String {

@@ -267,7 +267,7 @@ fn every_type_of_a_gguf_is_read() {
         let read = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
         let mut model = load(&read, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
         assert_eq!(model.footprint().quant_name(), name);
-        if matches!(dtype, GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::Q8_0 | GgmlDType::Q4K) {
+        if matches!(dtype, GgmlType::F16 | GgmlType::BF16 | GgmlType::Q8_0 | GgmlType::Q4K) {
             let stored = read.stored_footprint();
             assert_eq!(stored.quant_name(), name);
             assert_eq!(stored.step_bytes, model.footprint().step_bytes, "{name}, as in its file");

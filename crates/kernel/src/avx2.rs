@@ -18,6 +18,7 @@ mod k_quants;
 mod peak;
 
 use k_quants::{gemm_q4_k, gemm_q6_k};
+pub(super) use k_quants::{scales_and_minima, super_block_of_rows};
 use peak::{peak_f32, peak_int8, peak_int16};
 
 /// The tier of CPUs with AVX2, FMA and F16C.
@@ -40,14 +41,14 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load(bytes: &[u8; 32]) -> __m256i {
+pub(super) fn load(bytes: &[u8; 32]) -> __m256i {
     // SAFETY: 32 bytes are readable, and the load needs no alignment.
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_ps(values: &[f32; 8]) -> __m256 {
+pub(super) fn load_ps(values: &[f32; 8]) -> __m256 {
     // SAFETY: as above.
     unsafe { _mm256_loadu_ps(values.as_ptr()) }
 }
@@ -62,14 +63,14 @@ fn store_ps(values: &mut [f32; 8], v: __m256) {
 /// Eight bytes into the lower half of a register; the upper half is zero.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_u8x8(bytes: &[u8; 8]) -> __m128i {
+pub(super) fn load_u8x8(bytes: &[u8; 8]) -> __m128i {
     _mm_cvtsi64_si128(i64::from_le_bytes(*bytes))
 }
 
 /// Eight f16 as f32 (`vcvtph2ps`).
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn load_f16(bytes: &[u8; 16]) -> __m256 {
+pub(super) fn load_f16(bytes: &[u8; 16]) -> __m256 {
     // SAFETY: 16 bytes are readable, and the load needs no alignment.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
@@ -79,7 +80,7 @@ fn load_f16(bytes: &[u8; 16]) -> __m256 {
 /// Prefetches are spread over the loop: line fill buffers hold only about twenty requests.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn prefetch<T: ?Sized>(weights: &T) {
+pub(super) fn prefetch<T: ?Sized>(weights: &T) {
     let ahead = std::ptr::from_ref(weights).cast::<i8>().wrapping_add(PREFETCH_DISTANCE);
     for line in (0..size_of_val(weights)).step_by(64) {
         // A prefetch of an unmapped address does nothing.
@@ -93,14 +94,14 @@ const PREFETCH_DISTANCE: usize = 4096;
 /// Four 8-bit activations in every 32-bit lane.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn broadcast_i8x4(x: &[i8; 4]) -> __m256i {
+pub(super) fn broadcast_i8x4(x: &[i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8)))
 }
 
 /// Adds to the lower or upper eight sums of a row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_to(out: &mut F32x16, half: usize, sums: __m256) {
+pub(super) fn add_to(out: &mut F32x16, half: usize, sums: __m256) {
     let eight = &mut out.as_chunks_mut::<8>().0[half];
     store_ps(eight, _mm256_add_ps(load_ps(eight), sums));
 }
@@ -321,7 +322,7 @@ fn gemm_asymmetric_rows<const ROWS: usize>(
 /// The blocks of `ROWS` rows from `first` on.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn rows<const ROWS: usize>(x: Q8Rows<'_>, first: usize) -> [&[Q8Block]; ROWS] {
+pub(super) fn rows<const ROWS: usize>(x: Q8Rows<'_>, first: usize) -> [&[Q8Block]; ROWS] {
     std::array::from_fn(|row| x.row(first + row))
 }
 

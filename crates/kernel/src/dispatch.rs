@@ -5,8 +5,12 @@
 use super::avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
+#[cfg(target_arch = "x86_64")]
+use super::avxvnni;
 use super::isa::{Isa, Tier};
 use super::kernels::{GemmQ8, Kernels};
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, no_kernel};
 use super::packed::{BLOCK, PANEL_ROWS, Q8Super, SUPER_BLOCK, WeightFormat, f32_at};
 use super::portable;
@@ -17,7 +21,15 @@ pub(super) fn kernels(isa: Isa) -> &'static Kernels {
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => &avx2::KERNELS,
         #[cfg(target_arch = "x86_64")]
+        Tier::AvxVnni => avxvnni::kernels(),
+        #[cfg(target_arch = "x86_64")]
         Tier::Avx512 | Tier::Amx => &avx512::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => &neon::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Tier::DotProd => &neon::DOTPROD_KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Tier::I8mm => &neon::I8MM_KERNELS,
         _ => &portable::KERNELS,
     }
 }

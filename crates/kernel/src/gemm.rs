@@ -64,13 +64,13 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
     let decode = rows <= DECODE_MAX_ROWS;
     match format {
         WeightFormat::F32 => ActivationFormat::F32,
-        WeightFormat::F16 | WeightFormat::Bf16 if decode => ActivationFormat::F32,
+        WeightFormat::F16 | WeightFormat::Bf16 if decode || isa.is_arm() => ActivationFormat::F32,
         WeightFormat::Bf16 if isa.has_bf16() => ActivationFormat::Bf16,
         WeightFormat::F16 if isa.has_amx() => ActivationFormat::Bf16,
         WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K if isa.has_amx() && !decode => {
             ActivationFormat::Bf16
         }
-        WeightFormat::Q8_0 if isa.has_vnni() || decode => ActivationFormat::Int8,
+        WeightFormat::Q8_0 if isa.has_vnni() || isa.is_arm() || decode => ActivationFormat::Int8,
         WeightFormat::F16 | WeightFormat::Bf16 | WeightFormat::Q8_0 => ActivationFormat::Int16,
         WeightFormat::Q4K
         | WeightFormat::Q6K

@@ -10,13 +10,23 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Isa(Tier);
 
-/// From the fewest instructions to the most; each tier includes those before.
+/// For each architecture from the slowest to the fastest. A CPU with a tier has those before, but
+/// for AVX-VNNI, which some CPUs with AVX-512 lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Tier {
     /// The target's baseline.
     Portable,
+    /// NEON, which every 64-bit Arm CPU has.
+    Neon,
+    /// The above with `sdot`, dot products of bytes: Apple's CPUs, Graviton from the second on.
+    DotProd,
+    /// The above with `smmla`, products of matrices of bytes: Apple's CPUs from M2 on, Graviton
+    /// from the third on.
+    I8mm,
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// The above with AVX-VNNI: VNNI without AVX-512, on Intel's client CPUs since 2021.
+    AvxVnni,
     /// AVX-512 (F, BW, DQ, VL) with VNNI; AVX512-BF16 where the CPU has it.
     Avx512,
     /// The above with AVX512-BF16, AMX-TILE and AMX-BF16.
@@ -27,7 +37,16 @@ impl Isa {
     /// The environment variable that forces a tier.
     pub const ENV_VARIABLE: &str = "CANDLEMARK_ISA";
 
-    const ALL: [Tier; 4] = [Tier::Portable, Tier::Avx2, Tier::Avx512, Tier::Amx];
+    const ALL: [Tier; 8] = [
+        Tier::Portable,
+        Tier::Neon,
+        Tier::DotProd,
+        Tier::I8mm,
+        Tier::Avx2,
+        Tier::AvxVnni,
+        Tier::Avx512,
+        Tier::Amx,
+    ];
 
     /// Plain Rust, compiled for the target's baseline.
     pub const PORTABLE: Self = Self(Tier::Portable);
@@ -37,21 +56,33 @@ impl Isa {
         Self::ALL.iter().copied().filter(|tier| tier.is_supported()).map(Self).collect()
     }
 
-    /// The tiers that a test runs: those of this CPU, and AMX, emulated where the CPU has all but
-    /// AMX. Prints these and the missing ones on stderr, even for tests that pass. Call it once per
-    /// test.
+    /// The tiers that a test runs: those of this CPU, and emulated ones. Prints these and the
+    /// missing ones on stderr, even for tests that pass. Call it once per test.
     ///
     /// # Panics
     /// When `CANDLEMARK_REQUIRE_TIERS` (for example `avx2,avx512`) names a missing or unknown tier.
+    /// Emulated AMX counts, since it needs a CPU with the rest of the tier; emulated AVX-VNNI does
+    /// not, since every CPU with AVX2 runs it.
     #[cfg(any(test, feature = "emulator"))]
     #[track_caller]
     pub fn for_tests() -> Vec<Self> {
         use std::io::Write as _;
         let emulated = Self::emulated();
-        let tiers: Vec<Self> = Self::available().into_iter().chain(emulated).collect();
-        let names: Vec<&str> = tiers.iter().map(|isa| isa.name()).collect();
-        let missing: Vec<&str> =
-            Self::ALL.iter().map(|tier| tier.name()).filter(|name| !names.contains(name)).collect();
+        let mut tiers = Self::available();
+        tiers.extend(&emulated);
+        tiers.sort_unstable();
+        let names: Vec<String> = tiers
+            .iter()
+            .map(|isa| {
+                let emulated = if emulated.contains(isa) { " (emulated)" } else { "" };
+                format!("{}{emulated}", isa.name())
+            })
+            .collect();
+        let missing: Vec<&str> = Self::ALL
+            .iter()
+            .filter(|tier| !tiers.contains(&Self(**tier)))
+            .map(|tier| tier.name())
+            .collect();
         let thread = std::thread::current();
         // The harness names a thread after its test, unless tests run in one thread.
         let test = match thread.name() {
@@ -61,28 +92,37 @@ impl Isa {
         // Bypasses the harness, which hides the output of tests that pass.
         let _ = writeln!(
             std::io::stderr(),
-            "{test}: runs {}{}{}{}",
+            "{test}: runs {}{}{}",
             names.join(", "),
-            if emulated.is_some() { " (emulated)" } else { "" },
             if missing.is_empty() { "" } else { "; MISSING " },
             missing.join(", "),
         );
         let required = std::env::var("CANDLEMARK_REQUIRE_TIERS").unwrap_or_default();
-        if let Err(why) = check_required(&required, &names) {
+        let counted: Vec<&str> = tiers
+            .iter()
+            .filter(|isa| isa.0 != Tier::AvxVnni || !emulated.contains(isa))
+            .map(|isa| isa.name())
+            .collect();
+        if let Err(why) = check_required(&required, &counted) {
             panic!("CANDLEMARK_REQUIRE_TIERS: {why}");
         }
         tiers
     }
 
-    /// AMX on a CPU that has everything else of the tier: installs the emulator of its
-    /// instructions. The only way to a value of a tier that the CPU does not support.
+    /// The tiers of which the CPU has all but the instructions that are emulated: AVX-VNNI, whose
+    /// kernels take them from [`super::avxvnni::model`] instead, and AMX, whose emulator this
+    /// installs. The only way to a value of a tier that the CPU does not support.
     #[cfg(any(test, feature = "emulator"))]
-    fn emulated() -> Option<Self> {
+    fn emulated() -> Vec<Self> {
+        let mut tiers = Vec::new();
+        if Tier::Avx2.is_supported() && !Tier::AvxVnni.is_supported() {
+            tiers.push(Self(Tier::AvxVnni));
+        }
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if Self::best() == Self(Tier::Avx512) && super::emulator::install() {
-            return Some(Self(Tier::Amx));
+            tiers.push(Self(Tier::Amx));
         }
-        None
+        tiers
     }
 
     /// The best tier of this CPU.
@@ -124,9 +164,15 @@ impl Isa {
         self.0
     }
 
-    /// VNNI: `vpdpbusd`, dot products of bytes summed in 32 bits.
+    /// `vpdpbusd` (VNNI), dot products of bytes summed in 32 bits.
     pub(super) fn has_vnni(self) -> bool {
-        self.0 >= Tier::Avx512
+        self.0 >= Tier::AvxVnni
+    }
+
+    /// A tier of Arm. There, products of 16-bit integers (`smlal`) are no faster than `fmla`, and
+    /// of bytes no slower.
+    pub(super) fn is_arm(self) -> bool {
+        matches!(self.0, Tier::Neon | Tier::DotProd | Tier::I8mm)
     }
 
     /// `vdpbf16ps`, dot products of bf16 summed in f32.
@@ -152,7 +198,11 @@ impl Tier {
     fn name(self) -> &'static str {
         match self {
             Tier::Portable => "portable",
+            Tier::Neon => "neon",
+            Tier::DotProd => "dotprod",
+            Tier::I8mm => "i8mm",
             Tier::Avx2 => "avx2",
+            Tier::AvxVnni => "avxvnni",
             Tier::Avx512 => "avx512",
             Tier::Amx => "amx",
         }
@@ -161,12 +211,24 @@ impl Tier {
     fn is_supported(self) -> bool {
         match self {
             Tier::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Tier::DotProd => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Tier::I8mm => {
+                Tier::DotProd.is_supported() && std::arch::is_aarch64_feature_detected!("i8mm")
+            }
+            #[cfg(not(target_arch = "aarch64"))]
+            Tier::Neon | Tier::DotProd | Tier::I8mm => false,
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Tier::AvxVnni => Tier::Avx2.is_supported() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => {
                 Tier::Avx2.is_supported()
@@ -182,7 +244,7 @@ impl Tier {
                 Tier::Avx512.is_supported() && *AMX.get_or_init(detect_amx)
             }
             #[cfg(not(target_arch = "x86_64"))]
-            Tier::Avx2 | Tier::Avx512 | Tier::Amx => false,
+            Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 | Tier::Amx => false,
         }
     }
 }
@@ -261,7 +323,9 @@ macro_rules! multiversion {
             match isa.tier() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a value of `Isa` of this tier is only made on a CPU that has it.
-                $crate::isa::Tier::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Tier::Avx2 | $crate::isa::Tier::AvxVnni => unsafe {
+                    avx2($($arg),*)
+                },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::isa::Tier::Avx512 | $crate::isa::Tier::Amx => unsafe {
@@ -311,8 +375,12 @@ mod tests {
         let here = Isa::available();
         assert_eq!(here[0], Isa::PORTABLE);
         assert_eq!(here.last(), Some(&Isa::best()));
-        for isa in here {
+        for &isa in &here {
             assert_eq!(Isa::from_name(isa.name()).unwrap(), isa);
+        }
+        for tier in Isa::ALL.iter().filter(|tier| !here.contains(&Isa(**tier))) {
+            let error = Isa::from_name(tier.name()).unwrap_err().to_string();
+            assert!(error.contains("which this CPU does not support"), "{error}");
         }
         let error = Isa::from_name("avx1024").unwrap_err().to_string();
         assert!(

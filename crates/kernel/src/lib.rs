@@ -1,6 +1,7 @@
 //! CPU kernels: GEMM and GEMV on packed, quantized weights, attention, RMSNorm, RoPE, and the
-//! thread pool that runs them. One set of kernels per tier of SIMD instructions (AVX2, AVX-512
-//! VNNI, AMX); the `portable` tier is the definition that every other tier must agree with.
+//! thread pool that runs them. One set of kernels per tier of SIMD instructions (AVX2, AVX-VNNI,
+//! AVX-512 VNNI, AMX; NEON with and without `sdot`); the `portable` tier is the definition that
+//! every other tier must agree with.
 //!
 //! All `unsafe` code of the project lives here: functions compiled with `#[target_feature]`, which
 //! are called only after CPU detection, and output slices that tasks write in parallel.
@@ -26,6 +27,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod dispatch;
 mod elementwise;
 mod error;
@@ -34,6 +37,8 @@ mod ggml;
 mod isa;
 mod kernels;
 mod kv_cache;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod nonlinear;
 mod operands;
 mod pack;

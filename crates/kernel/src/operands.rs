@@ -136,7 +136,7 @@ pub(super) fn no_kernel(format: WeightFormat) -> ! {
 
 /// Register blocking: calls a kernel for `$most` rows of activations at a time, as many as the
 /// registers hold sums for, then once for the rest. Each row count is compiled on its own.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! for_row_blocks {
     (
         $out:expr,
@@ -163,7 +163,7 @@ macro_rules! for_row_blocks {
         }
     }};
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) use for_row_blocks;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
 /// The eight activation blocks of super-block `i` of each row, bounds-checked once.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn super_block_of_rows<'a, const ROWS: usize>(
+pub(crate) fn super_block_of_rows<'a, const ROWS: usize>(
     rows: &[&'a [Q8Block]; ROWS],
     i: usize,
 ) -> [&'a [Q8Block; 8]; ROWS] {
@@ -127,7 +127,7 @@ fn broadcast_128(bytes: &[u8; 16]) -> __m256i {
 /// lane.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
+pub(crate) fn scales_and_minima(block: &[u8; Q4K::BYTES]) -> [[[u8; 64]; 2]; 2] {
     let (four_bits, two_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
     let mut all = [[[0; 64]; 2]; 2];
     let halves = block[Q4K::LOW..Q4K::NIBBLES].as_chunks::<32>().0;
