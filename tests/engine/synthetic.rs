@@ -51,7 +51,7 @@ fn logits(model: &Setup) -> Vec<f32> {
 fn a_quantized_file_equals_quantizing_at_load() {
     let folder = tempfile::tempdir().unwrap();
     let mut all = Vec::new();
-    for quant in ["f32", "bf16", "q8_0", "q4_k_m"] {
+    for quant in ["f32", "bf16", "q8_0", "q4_k_m", "iq4_nl", "iq4_xs", "mxfp4"] {
         let name = format!("{quant}.gguf");
         synth(folder.path(), &["--quant", quant, "-o", &name]);
         let file = at(&folder.path().join(&name));
