@@ -179,6 +179,7 @@ impl Activations {
     }
 
     /// All rows as AMX tiles of bf16, after their conversion.
+    #[cfg(any(test, target_arch = "x86_64"))]
     pub(super) fn amx_tiles(&self) -> &[AmxTile] {
         self.assert_converted(ActivationFormat::Bf16);
         &self.amx_tiles
