@@ -139,8 +139,7 @@ fn arguments() -> Result<Arguments, ExitCode> {
     })
 }
 
-/// Replaces clap's suggestions for a misspelt command, which prefer long names: to `rn` it once
-/// suggested `train-tokenizer`.
+/// Replaces clap's suggestions for a misspelt command, which prefer long names to near ones.
 fn suggest_command(error: &mut clap::Error, words: impl Iterator<Item = String>) {
     let Some(ContextValue::String(misspelt)) = error.get(ContextKind::InvalidSubcommand) else {
         return;

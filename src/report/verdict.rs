@@ -26,8 +26,8 @@ pub(super) fn header(judgement: &Judgement) -> [&'static str; 9] {
     ["scenario", "metric", "base", now, "change [90 %]", "limit", "detectable", "blocks", "verdict"]
 }
 
-/// Both builds of a pair, as requested and as resolved. Of long paths and commands it has what tells
-/// them apart.
+/// Both builds of a pair, as requested and as resolved. Of long paths and commands it has what
+/// tells them apart.
 pub(super) fn build_names(summary: &PairSummary) -> String {
     names(&summary.base, &summary.candidate)
 }

@@ -1,8 +1,8 @@
 //! A conversation: what its user says in each turn. The answers are the model's own.
 
-/// The user's messages. Later ones refer to what was said before, as in a real conversation; each is
-/// formatted as plain text, because a chat template may rewrite earlier turns (Qwen3's drops their
-/// thinking), and what is rewritten no KV cache holds.
+/// The user's messages. Later ones refer to what was said before, as in a real conversation; each
+/// is formatted as plain text, because a chat template may rewrite earlier turns (Qwen3's drops
+/// their thinking), and what is rewritten no KV cache holds.
 pub(super) const MESSAGES: [&str; 4] = [
     "User: My grandmother left me a recipe for rye bread. It says to mix 500 g of rye flour with \
      350 g of warm water and a spoon of sourdough, and to leave the bowl beside the stove over \

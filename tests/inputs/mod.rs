@@ -54,7 +54,8 @@ pub fn pair(name: &str) -> PairRecord {
 }
 
 /// The folder `inputs` within another one, with every input: `records/NAME.json`,
-/// `pairs/NAME.json`, `results/TOOL.json`, `pool.json`, [`CALIBRATION`] and the small files. Written once per process.
+/// `pairs/NAME.json`, `results/TOOL.json`, `pool.json`, [`CALIBRATION`] and the small files. Written
+/// once per process.
 pub fn folder(within: &str) -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {

@@ -42,8 +42,8 @@ pub enum WeightFormat {
     Bf16,
     /// 8 bits, one f16 scale per 32 weights.
     Q8_0,
-    /// 8 bits, an f16 scale per 32 weights and an f32 scale per 256: for types whose product of both
-    /// scales does not fit an f16.
+    /// 8 bits, an f16 scale per 32 weights and an f32 scale per 256: for types whose product of
+    /// both scales does not fit an f16.
     Q8Super,
     /// 4 bits, a 6-bit scale and minimum per 32 weights.
     Q4K,

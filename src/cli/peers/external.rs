@@ -1,6 +1,6 @@
-//! Another program as an engine: `llama-bench`, or one that takes its flags and prints its JSON. For
-//! several sequences it is `llama-batched-bench` beside it. Each turn is a process of its own, which
-//! loads the model and warms up before it times itself.
+//! Another program as an engine: `llama-bench`, or one that takes its flags and prints its JSON.
+//! For several sequences it is `llama-batched-bench` beside it. Each turn is a process of its own,
+//! which loads the model and warms up before it times itself.
 
 use std::env::consts::EXE_SUFFIX;
 use std::io;

@@ -145,8 +145,8 @@ pub(super) unsafe fn gemm_q6_k<Dot: DotProduct>(panel: &[u8], x: Q8Rows<'_>, out
 }
 
 /// Up to six rows by sixteen lanes. Quants are stored with an offset of 32, as 0 to 63; sums start
-/// at -32 times the sum of the activations, which corrects that. Two dot products, each at most 16 x
-/// 32 x 127, are still exact in f32 once multiplied with their scales (at most 128) and added.
+/// at -32 times the sum of the activations, which corrects that. Two dot products, each at most
+/// 16 x 32 x 127, are still exact in f32 once multiplied with their scales (at most 128) and added.
 ///
 /// # Safety
 /// The CPU has the instruction of `Dot`.
