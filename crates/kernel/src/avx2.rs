@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::kernels::Kernels;
+use super::kernels::{GemmQ8, Kernels};
 use super::operands::{
     F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Block, Q8Rows, for_row_blocks, no_kernel,
 };
@@ -24,10 +24,10 @@ use peak::{peak_f32, peak_int8, peak_int16};
 /// The tier of CPUs with AVX2, FMA and F16C.
 pub(super) static KERNELS: Kernels = Kernels {
     gemm_f32,
-    gemm_q8_0,
-    gemm_q4_k,
-    gemm_q6_k,
-    gemm_asymmetric,
+    gemm_q8_0: GemmQ8::one(gemm_q8_0),
+    gemm_q4_k: GemmQ8::one(gemm_q4_k),
+    gemm_q6_k: GemmQ8::one(gemm_q6_k),
+    gemm_asymmetric: GemmQ8::one(gemm_asymmetric),
     gemm_int16,
     widen_to_f32,
     widen_bf16_pairs,

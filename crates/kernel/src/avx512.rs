@@ -7,26 +7,29 @@
 use std::arch::x86_64::*;
 
 use super::avx2;
-use super::kernels::Kernels;
+use super::kernels::{GemmQ8, Kernels};
 use super::operands::{
     F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Block, Q8Rows, for_row_blocks, no_kernel,
 };
-use super::packed::{BLOCK, PANEL_ROWS, Q8_0_BYTES, WeightFormat, paired_block};
+use super::packed::{PANEL_ROWS, WeightFormat};
 
 mod k_quants;
 mod peak;
+mod q8;
 
 pub(super) use k_quants::{block_scales, load_u8_as_f32, scales_and_minima, unpack_q6};
-use k_quants::{gemm_q4_k, gemm_q6_k};
+use k_quants::{gemm_q4_k, gemm_q4_k_two, gemm_q6_k, gemm_q6_k_two};
 use peak::{peak_f32, peak_int8, peak_int16, sum_streams};
+use q8::{gemm_asymmetric, gemm_asymmetric_two, gemm_q8_0, gemm_q8_0_two};
 
 /// The tier of CPUs with AVX-512 and VNNI. Requantizing Q8_0 pays with AVX2 alone: VNNI multiplies
 /// it as it is.
 pub(super) static KERNELS: Kernels = Kernels {
     gemm_f32,
-    gemm_q8_0,
-    gemm_q4_k,
-    gemm_q6_k,
+    gemm_q8_0: GemmQ8 { one: gemm_q8_0, two: Some(gemm_q8_0_two) },
+    gemm_q4_k: GemmQ8 { one: gemm_q4_k, two: Some(gemm_q4_k_two) },
+    gemm_q6_k: GemmQ8 { one: gemm_q6_k, two: Some(gemm_q6_k_two) },
+    gemm_asymmetric: GemmQ8 { one: gemm_asymmetric, two: Some(gemm_asymmetric_two) },
     gemm_int16,
     gemm_f16_bf16: Some(gemm_f16_bf16),
     widen_to_f32,
@@ -93,7 +96,8 @@ fn prefetch(line: &[u8; 64]) {
 const PREFETCH_DISTANCE: usize = 4096;
 
 /// Rows from which software prefetch pays: arithmetic then fills the reorder buffer, and the next
-/// loads start too late. With fewer rows the hardware prefetcher alone is faster.
+/// loads start too late. With fewer rows the hardware prefetcher alone is faster. Kernels of two
+/// panels do not prefetch: prefill reads most weights from L1, and a prefetch takes a load.
 const PREFETCH_MIN_ROWS: usize = 3;
 
 /// Adds to the sums of a row.
@@ -304,68 +308,6 @@ fn rows<const ROWS: usize>(x: Q8Rows<'_>, first: usize) -> [*const Q8Block; ROWS
 unsafe fn block_at<'a>(row: *const Q8Block, number: usize) -> &'a Q8Block {
     // SAFETY: as the caller promises.
     unsafe { &*row.add(number) }
-}
-
-/// See [`super::portable::gemm_q8_0`].
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_q8_0(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
-    // The first pass reads the panel from memory, where sixteen rows hide more of the latency.
-    // Eight rows saturate the multipliers once the panel is in L1.
-    let (before, rest) = match out.split_first_chunk_mut::<16>() {
-        Some((block, rest)) => {
-            gemm_q8_0_rows::<16>(panel, x, 0, block);
-            (16, rest)
-        }
-        None => (0, out),
-    };
-    for_row_blocks!(rest, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
-        gemm_q8_0_rows::<ROWS>(panel, x, before + first, block)
-    });
-}
-
-/// `vpdpbusd` multiplies unsigned with signed bytes, so flipping the sign bit adds 128 to each
-/// weight. Sums start at -128 times the sum of the activations, which corrects that.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_q8_0_rows<const ROWS: usize>(
-    panel: &[u8],
-    x: Q8Rows<'_>,
-    first: usize,
-    out: &mut [F32x16; ROWS],
-) {
-    let blocks = x.columns / BLOCK;
-    let rows = rows::<ROWS>(x, first);
-    let sign_bit = _mm512_set1_epi8(-128);
-    let mut totals = [_mm512_setzero_ps(); ROWS];
-    for block in 0..blocks {
-        let (scale, quants) = paired_block::<Q8_0_BYTES>(panel, block);
-        let mut sums = [_mm512_setzero_si512(); ROWS];
-        for row in 0..ROWS {
-            // SAFETY: a row has as many blocks of 32 columns as a panel.
-            sums[row] = _mm512_set1_epi32(unsafe { block_at(rows[row], block).minus_128_sum });
-        }
-        for (group, line) in quants.as_chunks::<64>().0.iter().enumerate() {
-            if ROWS >= PREFETCH_MIN_ROWS {
-                prefetch(line);
-            }
-            let weights = _mm512_xor_si512(load(line), sign_bit);
-            for row in 0..ROWS {
-                // SAFETY: as above.
-                let x = broadcast_i8x4(unsafe { &block_at(rows[row], block).quants[group] });
-                sums[row] = _mm512_dpbusd_epi32(sums[row], weights, x);
-            }
-        }
-        let scale = load_f16(scale);
-        for row in 0..ROWS {
-            // SAFETY: as above.
-            let x_scale = _mm512_set1_ps(unsafe { block_at(rows[row], block).scale });
-            let scale = _mm512_mul_ps(scale, x_scale);
-            totals[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row]), scale, totals[row]);
-        }
-    }
-    for (out, totals) in out.iter_mut().zip(totals) {
-        add_to(out, totals);
-    }
 }
 
 /// See [`super::portable::f32_to_int16`].

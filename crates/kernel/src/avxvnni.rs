@@ -12,7 +12,7 @@ use std::hint::black_box;
 
 use super::avx2;
 use super::avx2::{add_to, broadcast_i8x4, load, load_f16, load_ps, prefetch, rows};
-use super::kernels::Kernels;
+use super::kernels::{GemmQ8, Kernels};
 use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows, for_row_blocks};
 use super::packed::{Asymmetric, BLOCK, PANEL_ROWS, Q8_0_BYTES, paired_block};
 
@@ -36,10 +36,10 @@ pub(super) fn kernels() -> &'static Kernels {
 /// The kernels, with the instructions of the CPU or with a model of them.
 const fn table<const EMULATED: bool>() -> Kernels {
     Kernels {
-        gemm_q8_0: gemm_q8_0::<EMULATED>,
-        gemm_q4_k: gemm_q4_k::<EMULATED>,
-        gemm_q6_k: gemm_q6_k::<EMULATED>,
-        gemm_asymmetric: gemm_asymmetric::<EMULATED>,
+        gemm_q8_0: GemmQ8::one(gemm_q8_0::<EMULATED>),
+        gemm_q4_k: GemmQ8::one(gemm_q4_k::<EMULATED>),
+        gemm_q6_k: GemmQ8::one(gemm_q6_k::<EMULATED>),
+        gemm_asymmetric: GemmQ8::one(gemm_asymmetric::<EMULATED>),
         gemm_int16: gemm_int16::<EMULATED>,
         peak_int8: peak_int8::<EMULATED>,
         peak_int16: peak_int16::<EMULATED>,

@@ -65,6 +65,18 @@ dispatch! {
     q8_0_to_int16(panel: &[u8], columns: usize, number: usize, block: &mut Int16Block);
 }
 
+/// The kernel of a format of quantized weights with 8-bit activations.
+fn gemm_q8(isa: Isa, format: WeightFormat) -> GemmQ8 {
+    let kernels = kernels(isa);
+    match format {
+        WeightFormat::Q8_0 | WeightFormat::Q8Super => kernels.gemm_q8_0,
+        WeightFormat::Q4K => kernels.gemm_q4_k,
+        WeightFormat::Q6K => kernels.gemm_q6_k,
+        WeightFormat::Asymmetric => kernels.gemm_asymmetric,
+        other => no_kernel(other),
+    }
+}
+
 /// Quantized weights with 8-bit activations.
 pub(super) fn gemm_int8(
     isa: Isa,
@@ -73,38 +85,74 @@ pub(super) fn gemm_int8(
     x: Q8Rows<'_>,
     out: &mut [F32x16],
 ) {
-    let kernels = kernels(isa);
-    let kernel: GemmQ8 = match format {
-        WeightFormat::Q8_0 => kernels.gemm_q8_0,
-        WeightFormat::Q8Super => return gemm_q8_super(kernels.gemm_q8_0, panel, x, out),
-        WeightFormat::Q4K => kernels.gemm_q4_k,
-        WeightFormat::Q6K => kernels.gemm_q6_k,
-        WeightFormat::Asymmetric => kernels.gemm_asymmetric,
-        other => no_kernel(other),
-    };
-    // SAFETY: see the head of this file.
-    unsafe { kernel(panel, x, out) }
+    let kernel = gemm_q8(isa, format).one;
+    match format {
+        WeightFormat::Q8Super => {
+            gemm_q8_super([panel], x, out.as_chunks_mut().0, |[panel], x, out| {
+                // SAFETY: see the head of this file.
+                unsafe { kernel(panel, x, out.as_flattened_mut()) }
+            })
+        }
+        // SAFETY: see the head of this file.
+        _ => unsafe { kernel(panel, x, out) },
+    }
 }
 
-/// Rows that share a pass over a panel of super-blocks: as many as decode has.
-const Q8_SUPER_ROWS: usize = 16;
+/// Whether there is a kernel for two panels of a format.
+pub(super) fn multiplies_two_panels(isa: Isa, format: WeightFormat) -> bool {
+    gemm_q8(isa, format).two.is_some()
+}
+
+/// The same with two panels.
+///
+/// # Panics
+/// When there is no such kernel; see [`multiplies_two_panels`].
+pub(super) fn gemm_int8_two(
+    isa: Isa,
+    format: WeightFormat,
+    panels: [&[u8]; 2],
+    x: Q8Rows<'_>,
+    out: &mut [[F32x16; 2]],
+) {
+    let kernel = gemm_q8(isa, format).two.expect("a kernel for two panels");
+    match format {
+        WeightFormat::Q8Super => gemm_q8_super(panels, x, out, |panels, x, out| {
+            // SAFETY: see the head of this file.
+            unsafe { kernel(panels, x, out) }
+        }),
+        // SAFETY: see the head of this file.
+        _ => unsafe { kernel(panels, x, out) },
+    }
+}
+
+/// Rows that share a pass over panels of super-blocks: a multiple of what a kernel keeps in
+/// registers of one panel (8) and of two (6), and more than decode has.
+const Q8_SUPER_ROWS: usize = 24;
 
 /// Super-blocks of Q8_0 with 8-bit activations: the kernel of Q8_0 multiplies each, and its scale
 /// the sums.
-fn gemm_q8_super(gemm_q8_0: GemmQ8, panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
-    let mut sums = [[0f32; PANEL_ROWS]; Q8_SUPER_ROWS];
+fn gemm_q8_super<const PANELS: usize>(
+    panels: [&[u8]; PANELS],
+    x: Q8Rows<'_>,
+    out: &mut [[F32x16; PANELS]],
+    gemm_q8_0: impl Fn([&[u8]; PANELS], Q8Rows<'_>, &mut [[F32x16; PANELS]]),
+) {
+    let mut sums = [[[0f32; PANEL_ROWS]; PANELS]; Q8_SUPER_ROWS];
     for (pass, out) in out.chunks_mut(Q8_SUPER_ROWS).enumerate() {
         let sums = &mut sums[..out.len()];
-        for (number, block) in panel.chunks_exact(Q8Super::BYTES).enumerate() {
-            let (scales, panel) = block.split_at(Q8Super::PANEL);
-            let first = number * SUPER_BLOCK / BLOCK;
-            sums.fill([0.0; PANEL_ROWS]);
-            // SAFETY: see the head of this file; the table is that of the caller's `Isa`.
-            unsafe { gemm_q8_0(panel, x.window(pass * Q8_SUPER_ROWS, first, SUPER_BLOCK), sums) };
-            let scales: [f32; PANEL_ROWS] = std::array::from_fn(|lane| f32_at(scales, lane));
-            for (out, sums) in out.iter_mut().zip(&*sums) {
-                for lane in 0..PANEL_ROWS {
-                    out[lane] += sums[lane] * scales[lane];
+        for number in 0..x.columns / SUPER_BLOCK {
+            let blocks = panels.map(|panel| {
+                panel[number * Q8Super::BYTES..][..Q8Super::BYTES].split_at(Q8Super::PANEL)
+            });
+            let x = x.window(pass * Q8_SUPER_ROWS, number * SUPER_BLOCK / BLOCK, SUPER_BLOCK);
+            sums.fill([[0.0; PANEL_ROWS]; PANELS]);
+            gemm_q8_0(blocks.map(|(_, panel)| panel), x, sums);
+            for (panel, (scales, _)) in blocks.iter().enumerate() {
+                let scales: [f32; PANEL_ROWS] = std::array::from_fn(|lane| f32_at(scales, lane));
+                for (out, sums) in out.iter_mut().zip(&*sums) {
+                    for lane in 0..PANEL_ROWS {
+                        out[panel][lane] += sums[panel][lane] * scales[lane];
+                    }
                 }
             }
         }

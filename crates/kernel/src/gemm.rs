@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use super::activations::{ActivationFormat, Activations};
 use super::dispatch::{
-    f32_to_int16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int16, q8_0_to_int16, widen_to_f32,
+    f32_to_int16, gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16,
+    multiplies_two_panels, q8_0_to_int16, widen_to_f32,
 };
 use super::elementwise::silu_mul;
 use super::isa::Isa;
@@ -37,6 +38,16 @@ const PASS_SUMS: usize = 32;
 
 /// Bytes of weights that a decode task reads at least, so that it outweighs its dispatch.
 const MIN_TASK_BYTES: usize = 1 << 14;
+
+/// Prefill with 8-bit activations: panels per task and rows per chunk, which together stay in L2,
+/// and columns at a time of two panels and a few rows, which stay in L1. The columns are whole
+/// block pairs of every format.
+const PREFILL_PANELS: usize = 8;
+const PREFILL_ROWS: usize = 144;
+const PREFILL_COLUMNS: usize = 512;
+
+/// Chunks of rows are multiples of what kernels keep in registers: 4, 6 or 12.
+const ROWS_MULTIPLE: usize = 12;
 
 /// What a GEMM does with its sums.
 #[derive(Debug, Clone, Copy)]
@@ -107,11 +118,12 @@ pub fn gemm(pool: &Pool, isa: Isa, x: &mut Activations, outputs: &mut [GemmOutpu
     pool.run(tasks.len(), |number, _| {
         let (output, panels) = tasks[number].clone();
         let (weights, out, epilogue) = &outputs[output];
-        for_each_panel(isa, [weights], panels, x, |panel, [sums]| {
-            let at = panel * PANEL_ROWS;
-            let width = PANEL_ROWS.min(weights.outputs - at);
-            for (row, sums) in sums.iter().enumerate() {
-                // SAFETY: only this task writes the columns of this panel of this output.
+        for_each_panel(isa, [weights], panels, x, |first, panels, [sums]| {
+            let at = panels.start * PANEL_ROWS;
+            let width = (panels.end * PANEL_ROWS).min(weights.outputs) - at;
+            for (row, sums) in sums.chunks_exact(panels.len()).enumerate() {
+                let (row, sums) = (first + row, sums.as_flattened());
+                // SAFETY: only this task writes the columns of these panels of this output.
                 let out = unsafe { out.slice(row * weights.outputs + at, width) };
                 match epilogue {
                     Epilogue::Store => store_sums(out, sums),
@@ -151,24 +163,24 @@ pub fn gemm_swiglu(
     let stride = out.columns();
     pool.run(tasks.len(), |number, _| {
         let panels = tasks[number].1.clone();
-        for_each_panel(isa, [&gate, &up], panels, x, |panel, [gates, ups]| {
+        for_each_panel(isa, [&gate, &up], panels, x, |first, panels, [gates, ups]| {
             silu_mul(isa, gates.as_flattened_mut(), ups.as_flattened());
-            let at = panel * PANEL_ROWS;
-            let width = PANEL_ROWS.min(outputs - at);
-            for (row, values) in gates.iter().enumerate() {
-                // SAFETY: only this task writes the columns of this panel.
-                let out = unsafe { out_rows.slice(row * stride + at, width) };
-                store_sums(out, values);
+            let at = panels.start * PANEL_ROWS;
+            let width = (panels.end * PANEL_ROWS).min(outputs) - at;
+            for (row, values) in gates.chunks_exact(panels.len()).enumerate() {
+                // SAFETY: only this task writes the columns of these panels.
+                let out = unsafe { out_rows.slice((first + row) * stride + at, width) };
+                store_sums(out, values.as_flattened());
             }
         });
     });
 }
 
 /// Writes the sums of a row; `out` is shorter where a matrix ends within a panel.
-fn store_sums(out: &mut [f32], sums: &F32x16) {
-    match out.as_mut_array() {
-        Some(out) => *out = *sums, // One vector store instead of a call of memcpy.
-        None => out.copy_from_slice(&sums[..out.len()]),
+fn store_sums(out: &mut [f32], sums: &[f32]) {
+    match (out.as_mut_array::<PANEL_ROWS>(), sums.as_array()) {
+        (Some(out), Some(sums)) => *out = *sums, // One vector store instead of a call of memcpy.
+        _ => out.copy_from_slice(&sums[..out.len()]),
     }
 }
 
@@ -194,7 +206,9 @@ fn split_into_tasks(
             let count = if uses_amx(isa, weights.format, rows) {
                 AMX_PANELS.min(left / (4 * threads))
             } else if rows > DECODE_MAX_ROWS {
-                1
+                let most =
+                    if is_int8_prefill(isa, weights.format, rows) { PREFILL_PANELS } else { 1 };
+                most.min(left / (4 * threads))
             } else {
                 (left / (2 * threads)).max(MIN_TASK_BYTES / panel_bytes)
             };
@@ -206,19 +220,22 @@ fn split_into_tasks(
     tasks
 }
 
-/// Calls `epilogue(panel, sums)` with the sums of all rows for each panel in a range, of matrices
-/// of the same shape.
+/// Calls `epilogue(first_row, panels, sums)` for the panels in a range, one or several at a time,
+/// of matrices of the same shape. Sums are `[rows, panels]`.
 fn for_each_panel<const MATRICES: usize>(
     isa: Isa,
     matrices: [&PackedMatrix<'_>; MATRICES],
     panels: Range<usize>,
     x: &Activations,
-    mut epilogue: impl FnMut(usize, [&mut [F32x16]; MATRICES]),
+    mut epilogue: impl FnMut(usize, Range<usize>, [&mut [F32x16]; MATRICES]),
 ) {
     let rows = x.rows();
     #[cfg(target_arch = "x86_64")]
     if matrices.iter().all(|weights| uses_amx(isa, weights.format, rows)) {
         return for_each_panel_amx(isa, matrices, panels, x, epilogue);
+    }
+    if matrices.iter().all(|weights| is_int8_prefill(isa, weights.format, rows)) {
+        return prefill_int8(isa, matrices, panels, x, epilogue);
     }
     // Several panels of one matrix before those of the next: long sequential reads are fastest.
     let pass = (PASS_SUMS / rows).max(1);
@@ -244,9 +261,56 @@ fn for_each_panel<const MATRICES: usize>(
         });
         for panel in pass_panels {
             epilogue(
-                panel,
+                0,
+                panel..panel + 1,
                 by_matrix.each_mut().map(|sums| sums.next().expect("sums of each panel")),
             );
+        }
+    }
+}
+
+fn is_int8_prefill(isa: Isa, format: WeightFormat, rows: usize) -> bool {
+    rows > DECODE_MAX_ROWS && activation_format(isa, format, rows) == ActivationFormat::Int8
+}
+
+/// The same for prefill in 8 bits. L2 blocking: a chunk of rows and the panels of a task. L1
+/// blocking: columns of one or two panels.
+fn prefill_int8<const MATRICES: usize>(
+    isa: Isa,
+    matrices: [&PackedMatrix<'_>; MATRICES],
+    panels: Range<usize>,
+    x: &Activations,
+    mut epilogue: impl FnMut(usize, Range<usize>, [&mut [F32x16]; MATRICES]),
+) {
+    let chunk = x.rows().div_ceil(x.rows().div_ceil(PREFILL_ROWS)).next_multiple_of(ROWS_MULTIPLE);
+    let mut all = vec![[0f32; PANEL_ROWS]; MATRICES * 2 * chunk];
+    for first in (0..x.rows()).step_by(chunk) {
+        let rows = chunk.min(x.rows() - first);
+        let mut next = panels.start;
+        while next < panels.end {
+            let two = panels.end - next >= 2
+                && matrices.iter().all(|weights| multiplies_two_panels(isa, weights.format));
+            let count = if two { 2 } else { 1 };
+            let mut sums = all.chunks_exact_mut(rows * count);
+            let sums = matrices.map(|weights| {
+                let sums = sums.next().expect("sums of each matrix");
+                sums.fill([0.0; PANEL_ROWS]);
+                for column in (0..x.columns()).step_by(PREFILL_COLUMNS) {
+                    let columns = PREFILL_COLUMNS.min(x.columns() - column);
+                    let [at, bytes] = [column, columns].map(|n| weights.format.panel_bytes(n));
+                    let x = x.q8().window(first, column / BLOCK, columns);
+                    let panel = |number| &weights.panel(number)[at..][..bytes];
+                    if two {
+                        let panels = [panel(next), panel(next + 1)];
+                        gemm_int8_two(isa, weights.format, panels, x, sums.as_chunks_mut().0);
+                    } else {
+                        gemm_int8(isa, weights.format, panel(next), x, sums);
+                    }
+                }
+                sums
+            });
+            epilogue(first, next..next + count, sums);
+            next += count;
         }
     }
 }
@@ -258,7 +322,7 @@ fn for_each_panel_amx<const MATRICES: usize>(
     matrices: [&PackedMatrix<'_>; MATRICES],
     panels: Range<usize>,
     x: &Activations,
-    mut epilogue: impl FnMut(usize, [&mut [F32x16]; MATRICES]),
+    mut epilogue: impl FnMut(usize, Range<usize>, [&mut [F32x16]; MATRICES]),
 ) {
     assert!(isa.has_amx(), "{} has no AMX", isa.name());
     let (rows, padded) = (x.rows(), x.rows().next_multiple_of(PANEL_ROWS));
@@ -277,7 +341,11 @@ fn for_each_panel_amx<const MATRICES: usize>(
         unsafe { amx::gemm(&weights, x.columns(), x.amx_tiles(), &mut sums) };
         let mut sums = sums.into_iter().map(|sums| &mut sums[..rows]);
         for panel in pass_panels {
-            epilogue(panel, matrices.map(|_| sums.next().expect("sums of each panel")));
+            epilogue(
+                0,
+                panel..panel + 1,
+                matrices.map(|_| sums.next().expect("sums of each panel")),
+            );
         }
     }
 }
@@ -324,7 +392,7 @@ fn gemm_panel(
         },
         #[cfg(target_arch = "x86_64")]
         ActivationFormat::Bf16 if isa.has_amx() => {
-            for_each_panel_amx(isa, [weights], number..number + 1, x, |_, [products]| {
+            for_each_panel_amx(isa, [weights], number..number + 1, x, |_, _, [products]| {
                 sums.copy_from_slice(products);
             });
         }

@@ -4,8 +4,23 @@
 use super::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows};
 use super::packed::WeightFormat;
 
-/// Adds dot products of rows of 8-bit activations with a quantized panel to `out[row][lane]`.
-pub(super) type GemmQ8 = unsafe fn(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]);
+/// Adds dot products of rows of 8-bit activations with quantized panels to sums.
+#[derive(Clone, Copy)]
+#[expect(clippy::type_complexity, reason = "a field is the signature of a kernel, told once")]
+pub(super) struct GemmQ8 {
+    /// Of one panel, to `out[row][lane]`.
+    pub one: unsafe fn(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]),
+    /// Of two panels, to `out[row][panel][lane]`, with the same bits: each broadcast of activations
+    /// serves both. Where the lanes of a panel are two registers, `one` does that.
+    pub two: Option<unsafe fn(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x16; 2]])>,
+}
+
+impl GemmQ8 {
+    /// A kernel that multiplies panel by panel.
+    pub(super) const fn one(one: unsafe fn(&[u8], Q8Rows<'_>, &mut [F32x16])) -> Self {
+        Self { one, two: None }
+    }
+}
 
 /// A loop of independent multiply-adds, of which it returns the operations per iteration.
 pub(super) type Peak = unsafe fn(iterations: usize) -> usize;

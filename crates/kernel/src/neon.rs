@@ -7,7 +7,7 @@
 
 use std::arch::aarch64::*;
 
-use super::kernels::Kernels;
+use super::kernels::{GemmQ8, Kernels};
 use super::operands::{F32x16, Q8Block, Q8Rows, for_row_blocks, no_kernel};
 use super::packed::{Asymmetric, BLOCK, PANEL_ROWS, Q8_0_BYTES, WeightFormat, paired_block};
 use super::portable;
@@ -34,10 +34,10 @@ pub(super) static I8MM_KERNELS: Kernels = table::<Smmla>();
 const fn table<Dot: DotProduct>() -> Kernels {
     Kernels {
         gemm_f32,
-        gemm_q8_0: gemm_q8_0::<Dot>,
-        gemm_q4_k: gemm_q4_k::<Dot>,
-        gemm_q6_k: gemm_q6_k::<Dot>,
-        gemm_asymmetric: gemm_asymmetric::<Dot>,
+        gemm_q8_0: GemmQ8::one(gemm_q8_0::<Dot>),
+        gemm_q4_k: GemmQ8::one(gemm_q4_k::<Dot>),
+        gemm_q6_k: GemmQ8::one(gemm_q6_k::<Dot>),
+        gemm_asymmetric: GemmQ8::one(gemm_asymmetric::<Dot>),
         gemm_f16_bf16: Some(gemm_f16_bf16),
         peak_f32,
         peak_int8: peak_int8::<Dot>,

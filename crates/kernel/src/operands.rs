@@ -143,8 +143,7 @@ macro_rules! for_row_blocks {
         [$most:literal $($fewer:literal)*],
         |$first:ident, $block:ident: $rows:ident| $call:expr
     ) => {{
-        let out: &mut [F32x16] = $out;
-        let (blocks, rest) = out.as_chunks_mut::<$most>();
+        let (blocks, rest) = $out.as_chunks_mut::<$most>();
         let whole = blocks.len() * $most;
         for (i, $block) in blocks.iter_mut().enumerate() {
             let $first = i * $most;
@@ -154,7 +153,7 @@ macro_rules! for_row_blocks {
         let $first = whole;
         match rest.len() {
             $($fewer => {
-                let $block: &mut [F32x16; $fewer] = rest.try_into().expect("just counted");
+                let $block: &mut [_; $fewer] = rest.try_into().expect("just counted");
                 const $rows: usize = $fewer;
                 $call;
             })*

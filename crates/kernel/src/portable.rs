@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 
-use super::kernels::Kernels;
+use super::kernels::{GemmQ8, Kernels};
 use super::operands::{F32x16, INT16_WEIGHT_MAX, Int16Block, Int16Rows, Q8Rows, round};
 use super::packed::{
     Asymmetric, BLOCK, PANEL_ROWS, Q4K, Q6K, Q8_0_BYTES, SUPER_BLOCK, WeightFormat, f16_at, f32_at,
@@ -16,10 +16,10 @@ use super::packed::{
 /// The tier of every CPU.
 pub(super) static KERNELS: Kernels = Kernels {
     gemm_f32,
-    gemm_q8_0,
-    gemm_q4_k,
-    gemm_q6_k,
-    gemm_asymmetric,
+    gemm_q8_0: GemmQ8::one(gemm_q8_0),
+    gemm_q4_k: GemmQ8::one(gemm_q4_k),
+    gemm_q6_k: GemmQ8::one(gemm_q6_k),
+    gemm_asymmetric: GemmQ8::one(gemm_asymmetric),
     gemm_int16,
     gemm_f16_bf16: None,
     widen_to_f32,

@@ -11,72 +11,103 @@ use crate::packed::{PANEL_ROWS, Q4K, Q6K, SUPER_BLOCK, paired_block};
 /// See [`crate::portable::gemm_q4_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_q4_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
+    let out = out.as_chunks_mut::<1>().0;
     for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
-        gemm_q4_k_rows::<ROWS>(panel, x, first, block)
+        gemm_q4_k_rows::<ROWS, 1>([panel], x, first, block)
     });
 }
 
-/// `vpdpbusd` on nibbles, up to eight rows. The dot product of a sub-block is at most 32 x 15 x 127
-/// and times its scale, at most 63, still exact in f32.
+/// The same for two panels.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn gemm_q4_k_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x16; 2]]) {
+    for_row_blocks!(out, [6 1 2 3 4 5], |first, block: ROWS| {
+        gemm_q4_k_rows::<ROWS, 2>(panels, x, first, block)
+    });
+}
+
+/// `vpdpbusd` on nibbles. The dot product of a sub-block is at most 32 x 15 x 127 and times its
+/// scale, at most 63, still exact in f32.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_q4_k_rows<const ROWS: usize>(
-    panel: &[u8],
+fn gemm_q4_k_rows<const ROWS: usize, const PANELS: usize>(
+    panels: [&[u8]; PANELS],
     x: Q8Rows<'_>,
     first: usize,
-    out: &mut [F32x16; ROWS],
+    out: &mut [[F32x16; PANELS]; ROWS],
 ) {
-    let blocks = x.columns / SUPER_BLOCK;
     let rows = rows::<ROWS>(x, first);
+    let panels =
+        panels.map(|panel| &panel.as_chunks::<{ Q4K::BYTES }>().0[..x.columns / SUPER_BLOCK]);
     let low_bits = _mm512_set1_epi8(15);
-    for (i, block) in panel.as_chunks::<{ Q4K::BYTES }>().0[..blocks].iter().enumerate() {
-        let lines = block[Q4K::NIBBLES..].as_chunks::<64>().0.as_chunks::<8>().0;
-        let mut totals = [_mm512_setzero_ps(); ROWS];
-        let [scales, sub_minima] = scales_and_minima(block);
-        for (pair, lines) in lines.iter().enumerate() {
-            let mut sums = [[_mm512_setzero_si512(); ROWS]; 2];
-            for (group, line) in lines.iter().enumerate() {
-                if ROWS >= PREFETCH_MIN_ROWS {
-                    prefetch(line);
+    for i in 0..x.columns / SUPER_BLOCK {
+        let mut unpacked = [[[[0; 64]; 2]; 2]; PANELS];
+        for panel in 0..PANELS {
+            unpacked[panel] = scales_and_minima(&panels[panel][i]);
+        }
+        let mut totals = [[_mm512_setzero_ps(); PANELS]; ROWS];
+        for pair in 0..4 {
+            for odd in 0..2 {
+                let sub = 2 * pair + odd;
+                let mut sums = [[_mm512_setzero_si512(); PANELS]; ROWS];
+                for group in 0..8 {
+                    let mut weights = [_mm512_setzero_si512(); PANELS];
+                    for panel in 0..PANELS {
+                        let lines = panels[panel][i][Q4K::NIBBLES..].as_chunks::<64>().0;
+                        let line = &lines[8 * pair + group];
+                        if PANELS == 1 && ROWS >= PREFETCH_MIN_ROWS && odd == 0 {
+                            prefetch(line);
+                        }
+                        let both = load(line);
+                        let nibbles = if odd == 0 { both } else { _mm512_srli_epi16::<4>(both) };
+                        weights[panel] = _mm512_and_si512(nibbles, low_bits);
+                    }
+                    for row in 0..ROWS {
+                        // SAFETY: a row has eight blocks for each super-block of a panel.
+                        let x = unsafe { &block_at(rows[row], 8 * i + sub).quants[group] };
+                        let x = broadcast_i8x4(x);
+                        for panel in 0..PANELS {
+                            sums[row][panel] =
+                                _mm512_dpbusd_epi32(sums[row][panel], weights[panel], x);
+                        }
+                    }
                 }
-                let both = load(line);
-                let even = _mm512_and_si512(both, low_bits);
-                let odd = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low_bits);
-                for row in 0..ROWS {
-                    let number = 8 * i + 2 * pair;
-                    // SAFETY: a row has eight blocks for each of the panel's `blocks` super-blocks.
-                    let a = broadcast_i8x4(unsafe { &block_at(rows[row], number).quants[group] });
-                    // SAFETY: as above.
-                    let b =
-                        broadcast_i8x4(unsafe { &block_at(rows[row], number + 1).quants[group] });
-                    sums[0][row] = _mm512_dpbusd_epi32(sums[0][row], even, a);
-                    sums[1][row] = _mm512_dpbusd_epi32(sums[1][row], odd, b);
+                let mut scales = [_mm512_setzero_ps(); PANELS];
+                for panel in 0..PANELS {
+                    let [sub_scales, _] = &unpacked[panel];
+                    scales[panel] =
+                        load_u8_as_f32(&sub_scales[odd].as_chunks::<PANEL_ROWS>().0[pair]);
                 }
-            }
-            for (odd, sums) in sums.iter().enumerate() {
-                let scale = load_u8_as_f32(&scales[odd].as_chunks::<PANEL_ROWS>().0[pair]);
                 for row in 0..ROWS {
                     // SAFETY: as above.
-                    let x = unsafe { block_at(rows[row], 8 * i + 2 * pair + odd) };
-                    let products = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[row]), scale);
-                    totals[row] = _mm512_fmadd_ps(products, _mm512_set1_ps(x.scale), totals[row]);
+                    let x_scale = _mm512_set1_ps(unsafe { block_at(rows[row], 8 * i + sub).scale });
+                    for panel in 0..PANELS {
+                        let products =
+                            _mm512_mul_ps(_mm512_cvtepi32_ps(sums[row][panel]), scales[panel]);
+                        totals[row][panel] = _mm512_fmadd_ps(products, x_scale, totals[row][panel]);
+                    }
                 }
             }
         }
-        let mut minima = [_mm512_setzero_ps(); ROWS];
-        for number in 0..8 {
-            let minimum =
-                load_u8_as_f32(&sub_minima[number % 2].as_chunks::<PANEL_ROWS>().0[number / 2]);
+        let mut minima = [[_mm512_setzero_ps(); PANELS]; ROWS];
+        for sub in 0..8 {
+            for panel in 0..PANELS {
+                let [_, sub_minima] = &unpacked[panel];
+                let minimum =
+                    load_u8_as_f32(&sub_minima[sub % 2].as_chunks::<PANEL_ROWS>().0[sub / 2]);
+                for row in 0..ROWS {
+                    // SAFETY: as above.
+                    let sum = _mm512_set1_ps(unsafe { block_at(rows[row], 8 * i + sub).sum });
+                    minima[row][panel] = _mm512_fmadd_ps(minimum, sum, minima[row][panel]);
+                }
+            }
+        }
+        for panel in 0..PANELS {
+            let (scale, min_scale) = block_scales(&panels[panel][i]);
             for row in 0..ROWS {
-                // SAFETY: as above.
-                let sum = _mm512_set1_ps(unsafe { block_at(rows[row], 8 * i + number).sum });
-                minima[row] = _mm512_fmadd_ps(minimum, sum, minima[row]);
+                let sums = _mm512_mul_ps(scale, totals[row][panel]);
+                let sums = _mm512_fnmadd_ps(min_scale, minima[row][panel], sums);
+                add_to(&mut out[row][panel], sums);
             }
-        }
-        let (scale, min_scale) = block_scales(block);
-        for (row, out) in out.iter_mut().enumerate() {
-            let sums = _mm512_mul_ps(scale, totals[row]);
-            add_to(out, _mm512_fnmadd_ps(min_scale, minima[row], sums));
         }
     }
 }
@@ -126,59 +157,83 @@ pub(crate) fn block_scales(block: &[u8; Q4K::BYTES]) -> (__m512, __m512) {
 /// See [`crate::portable::gemm_q6_k`].
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn gemm_q6_k(panel: &[u8], x: Q8Rows<'_>, out: &mut [F32x16]) {
+    let out = out.as_chunks_mut::<1>().0;
     for_row_blocks!(out, [8 1 2 3 4 5 6 7], |first, block: ROWS| {
-        gemm_q6_k_rows::<ROWS>(panel, x, first, block)
+        gemm_q6_k_rows::<ROWS, 1>([panel], x, first, block)
     });
 }
 
-/// `vpdpbusd`, up to eight rows. Quants are stored with an offset of 32, as 0 to 63; sums start at
-/// -32 times the sum of the activations, which corrects that. Two dot products, each at most 16 x
-/// 32 x 127, are still exact in f32 once multiplied with their scales (at most 128) and added.
+/// The same for two panels.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn gemm_q6_k_two(panels: [&[u8]; 2], x: Q8Rows<'_>, out: &mut [[F32x16; 2]]) {
+    for_row_blocks!(out, [4 1 2 3], |first, block: ROWS| {
+        gemm_q6_k_rows::<ROWS, 2>(panels, x, first, block)
+    });
+}
+
+/// `vpdpbusd`. Quants are stored with an offset of 32, as 0 to 63; sums start at -32 times the sum
+/// of the activations, which corrects that. Two dot products, each at most 16 x 32 x 127, are still
+/// exact in f32 once multiplied with their scales (at most 128) and added.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_q6_k_rows<const ROWS: usize>(
-    panel: &[u8],
+fn gemm_q6_k_rows<const ROWS: usize, const PANELS: usize>(
+    panels: [&[u8]; PANELS],
     x: Q8Rows<'_>,
     first: usize,
-    out: &mut [F32x16; ROWS],
+    out: &mut [[F32x16; PANELS]; ROWS],
 ) {
-    let blocks = x.columns / SUPER_BLOCK;
     let rows = rows::<ROWS>(x, first);
-    for i in 0..blocks {
-        let (scale, block) = paired_block::<{ Q6K::BYTES }>(panel, i);
-        let sub_scales = block[..Q6K::SUB_BLOCKS].as_chunks::<PANEL_ROWS>().0;
-        let lines = block[Q6K::SUB_BLOCKS..].as_chunks::<64>().0.as_chunks::<3>().0;
-        let mut totals = [_mm512_setzero_ps(); ROWS];
+    for i in 0..x.columns / SUPER_BLOCK {
+        let mut totals = [[_mm512_setzero_ps(); PANELS]; ROWS];
         for pair in 0..8 {
-            let mut products = [_mm512_setzero_ps(); ROWS];
+            let mut products = [[_mm512_setzero_ps(); PANELS]; ROWS];
             for odd in 0..2 {
                 let number = 2 * pair + odd;
-                let weights = unpack_q6(&lines[number]);
-                if ROWS >= PREFETCH_MIN_ROWS {
-                    lines[number].iter().for_each(|line| prefetch(line));
-                }
-                let scale =
-                    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_u8x16(&sub_scales[number])));
-                for row in 0..ROWS {
-                    // SAFETY: a row has eight blocks for each of the panel's `blocks` super-blocks.
-                    let block = unsafe { block_at(rows[row], 8 * i + pair) };
-                    let mut sum = _mm512_set1_epi32(block.minus_32_sums[odd]);
-                    for (group, weights) in weights.iter().enumerate() {
-                        let x = broadcast_i8x4(&block.quants[4 * odd + group]);
-                        sum = _mm512_dpbusd_epi32(sum, *weights, x);
+                let mut weights = [[_mm512_setzero_si512(); 4]; PANELS];
+                let mut scales = [_mm512_setzero_ps(); PANELS];
+                for panel in 0..PANELS {
+                    let (_, block) = paired_block::<{ Q6K::BYTES }>(panels[panel], i);
+                    let (sub_scales, lines) = block.split_at(Q6K::SUB_BLOCKS);
+                    let lines = &lines.as_chunks::<64>().0.as_chunks::<3>().0[number];
+                    if PANELS == 1 && ROWS >= PREFETCH_MIN_ROWS {
+                        lines.iter().for_each(|line| prefetch(line));
                     }
-                    products[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, products[row]);
+                    weights[panel] = unpack_q6(lines);
+                    let scale = load_u8x16(&sub_scales.as_chunks::<PANEL_ROWS>().0[number]);
+                    scales[panel] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scale));
+                }
+                for row in 0..ROWS {
+                    // SAFETY: a row has eight blocks for each super-block of a panel.
+                    let x = unsafe { block_at(rows[row], 8 * i + pair) };
+                    let mut sums = [_mm512_set1_epi32(x.minus_32_sums[odd]); PANELS];
+                    for group in 0..4 {
+                        let x = broadcast_i8x4(&x.quants[4 * odd + group]);
+                        for panel in 0..PANELS {
+                            let weights = weights[panel][group];
+                            sums[panel] = _mm512_dpbusd_epi32(sums[panel], weights, x);
+                        }
+                    }
+                    for panel in 0..PANELS {
+                        let sums = _mm512_cvtepi32_ps(sums[panel]);
+                        products[row][panel] =
+                            _mm512_fmadd_ps(sums, scales[panel], products[row][panel]);
+                    }
                 }
             }
             for row in 0..ROWS {
                 // SAFETY: as above.
                 let scale = _mm512_set1_ps(unsafe { block_at(rows[row], 8 * i + pair).scale });
-                totals[row] = _mm512_fmadd_ps(products[row], scale, totals[row]);
+                for panel in 0..PANELS {
+                    totals[row][panel] =
+                        _mm512_fmadd_ps(products[row][panel], scale, totals[row][panel]);
+                }
             }
         }
-        let scale = load_f16(scale);
-        for (row, out) in out.iter_mut().enumerate() {
-            add_to(out, _mm512_mul_ps(scale, totals[row]));
+        for panel in 0..PANELS {
+            let scale = load_f16(paired_block::<{ Q6K::BYTES }>(panels[panel], i).0);
+            for row in 0..ROWS {
+                add_to(&mut out[row][panel], _mm512_mul_ps(scale, totals[row][panel]));
+            }
         }
     }
 }

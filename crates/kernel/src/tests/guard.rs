@@ -9,7 +9,10 @@ use std::process::Command;
 use memmap2::{MmapMut, MmapOptions};
 
 use super::*;
-use crate::dispatch::{gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int16, q8_0_to_int16};
+use crate::dispatch::{
+    gemm_f16_bf16, gemm_f32, gemm_int8, gemm_int8_two, gemm_int16, multiplies_two_panels,
+    q8_0_to_int16,
+};
 use crate::operands::{F32x16, Int16Block, Int16Rows, Q8Block, Q8Rows};
 use crate::packed::SUPER_BLOCK;
 
@@ -56,7 +59,14 @@ impl<T: Copy> GuardedBuffer<T> {
 
 /// One panel of random weights before a guard page.
 fn panel(dtype: GgmlType, columns: usize) -> GuardedBuffer<u8> {
-    GuardedBuffer::new(RandomMatrix::new(dtype, [PANEL_ROWS, columns], 1).packed().panel(0))
+    panels(dtype, columns).0
+}
+
+/// Two different panels, each before a guard page of its own.
+fn panels(dtype: GgmlType, columns: usize) -> (GuardedBuffer<u8>, GuardedBuffer<u8>) {
+    let matrix = RandomMatrix::new(dtype, [2 * PANEL_ROWS, columns], 1);
+    let panel = |number| GuardedBuffer::new(matrix.packed().panel(number));
+    (panel(0), panel(1))
 }
 
 fn converted(isa: Isa, rows: usize, columns: usize, format: ActivationFormat) -> Activations {
@@ -115,7 +125,7 @@ fn gemm_int8_stays_within_its_operands() {
     ] {
         let format = WeightFormat::from_dtype(dtype).unwrap();
         for columns in all_columns {
-            let panel = panel(dtype, columns);
+            let (panel, other) = panels(dtype, columns);
             for rows in ROWS {
                 let exact = converted(Isa::PORTABLE, rows, columns, ActivationFormat::Int8);
                 let expected = sums(rows, |sums| {
@@ -125,7 +135,19 @@ fn gemm_int8_stays_within_its_operands() {
                 for &isa in &tiers {
                     let x = Q8Rows::new(columns, blocks.get());
                     let out = sums(rows, |sums| gemm_int8(isa, format, panel.get(), x, sums));
-                    assert_near(&out, &expected, &format!("{} {format:?} {rows}", isa.name()));
+                    let what = format!("{} {format:?} {rows}", isa.name());
+                    assert_near(&out, &expected, &what);
+                    if !multiplies_two_panels(isa, format) {
+                        continue;
+                    }
+                    let second = sums(rows, |sums| gemm_int8(isa, format, other.get(), x, sums));
+                    let both = sums(2 * rows, |sums| {
+                        let panels = [panel.get(), other.get()];
+                        gemm_int8_two(isa, format, panels, x, sums.as_chunks_mut().0);
+                    });
+                    let one_by_one: Vec<F32x16> =
+                        out.into_iter().zip(second).flat_map(|(a, b)| [a, b]).collect();
+                    assert_eq!(both, one_by_one, "{what}: two panels have the bits of each");
                 }
             }
         }
