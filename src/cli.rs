@@ -232,6 +232,7 @@ const OTHER_VARIABLES: &str = "\
   CANDLEMARK_INJECT   slows this program on purpose, to see the gate fail: decode:25%
   CANDLEMARK_ISA      forces a tier of CPU kernels: portable; avx2, avxvnni, avx512, amx;
                       neon, dotprod, i8mm
+  CANDLEMARK_KERNELS  a file that forces variants of its kernels; `machine --kernels` prints one
   CANDLEMARK_PIN      1 keeps each thread on a CPU of its own";
 
 fn about() -> String {

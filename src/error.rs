@@ -125,7 +125,9 @@ impl From<candlemark_kernel::Error> for Error {
         match error {
             Kernel::Threads { threads, source } => Error::Threads { threads, source },
             Kernel::UnknownIsa { name, known } => Error::unknown("instruction set", &name, known),
-            Kernel::UnsupportedIsa { .. } => Error::Usage(error.to_string()),
+            Kernel::UnsupportedIsa { .. }
+            | Kernel::UnknownOperation { .. }
+            | Kernel::UnknownVariant { .. } => Error::Usage(error.to_string()),
             Kernel::Pin(source) => Error::Failed(format!("cannot pin threads to CPUs ({source})")),
         }
     }

@@ -4,6 +4,7 @@
 mod cached;
 mod checks;
 mod describe;
+mod kernel_variants;
 mod memory_use;
 mod peak_rates;
 pub mod pipeline;
@@ -26,6 +27,7 @@ use crate::workload::{PromptFormat, Scenario, Task, metric};
 use crate::{engine, files, machine, stats, workload};
 
 pub(crate) use describe::{describe_model, describe_settings};
+pub(crate) use kernel_variants::{VariantRates, variant_rates};
 #[cfg(feature = "bench")]
 pub(crate) use memory_use::copy_memory;
 pub use memory_use::{MemoryUse, Sharing};

@@ -17,6 +17,7 @@ pub mod gguf;
 mod gpu;
 #[cfg(feature = "hub")]
 mod hub;
+mod kernels;
 mod layer;
 mod progress;
 mod quant;
@@ -33,7 +34,7 @@ use std::io;
 use candle_core::Device;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Isa, Pool};
+use crate::kernel::Pool;
 use crate::model::config::Family;
 use crate::settings;
 
@@ -42,6 +43,7 @@ pub(crate) use decoder::argmax;
 pub use decoder::{Decoder, Footprint, Logits, Step};
 pub(crate) use device::check_device;
 pub use device::device;
+pub(crate) use kernels::{describe_plan, forced_kernels, isa_from_env};
 pub use progress::Progress;
 pub use quant::Quant;
 pub use source::{ModelSource, TokenizerSource, check, open};
@@ -100,7 +102,7 @@ pub fn load(
         EngineKind::Native if device.is_cpu() => {
             let pool = thread_pool(threads, pin_variable().as_deref(), settings::cpus_by_core())?;
             start_rayon(threads)?;
-            Ok(Box::new(cpu::CpuDecoder::load(config, weights, quant, Isa::from_env()?, pool)?))
+            Ok(Box::new(cpu::CpuDecoder::load(config, weights, quant, isa_from_env()?, pool)?))
         }
         EngineKind::Native => {
             start_rayon(threads)?;
@@ -128,9 +130,10 @@ fn pin_variable() -> Option<String> {
 /// Checks the environment variables of the native engine on the CPU.
 ///
 /// # Errors
-/// When the kernel tier is unknown or the CPU lacks it, or threads cannot be pinned.
+/// When the kernel tier is unknown or the CPU lacks it, the file of variants is wrong, or threads
+/// cannot be pinned.
 pub(crate) fn check_variables(threads: usize) -> Result<()> {
-    Isa::from_env()?;
+    isa_from_env()?;
     cpus_to_pin(threads, pin_variable().as_deref(), settings::cpus_by_core()).map(drop)
 }
 

@@ -132,6 +132,9 @@ pub struct Model {
     /// The kernel tier (CPU instruction set) that the engine used, where it has a choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isa: Option<String>,
+    /// The kernel plan: which variants of the tier's kernels ran, `bf16=int16` for example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_plan: Option<String>,
 }
 
 /// How it was run.
@@ -146,6 +149,9 @@ pub struct Settings {
     pub quant: Option<String>,
     /// Threads of the engine.
     pub threads: usize,
+    /// The variants of CPU kernels that the user forced, instead of those of the CPU's plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<String>,
     /// Sampler and repetitions.
     pub generation: Generation,
     /// Environment variables that affect speed: RAYON_NUM_THREADS, CANDLE_*, RUSTFLAGS.

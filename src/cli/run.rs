@@ -19,8 +19,8 @@ use crate::cli::setup::{ModelArguments, injection};
 use crate::compare::Subject;
 use crate::error::{command_words, counted, quoted};
 use crate::files::RunFile;
-use crate::kernel::Isa;
 use crate::measure::Sharing;
+use crate::model::{describe_plan, isa_from_env};
 use crate::record::{AbsenceKind, Case, Model, Record};
 use crate::settings::{Config, Count, Generation, Setup, duration};
 use crate::suite::{Plan, StressLimits};
@@ -179,12 +179,13 @@ fn introduce(plan: &Plan) -> Vec<String> {
         None if model.starts_with("synthetic:") => "f32",
         None => "the stored format",
     };
-    let isa = (engine == "native" && device == "cpu").then(Isa::from_env).and_then(|isa| isa.ok());
+    let isa = (engine == "native" && device == "cpu").then(isa_from_env).and_then(|isa| isa.ok());
     let subject = Subject {
         model: Model {
             spec: model.clone(),
             quant: quant.as_deref().unwrap_or(stored).into(),
             isa: isa.map(|isa| isa.name().into()),
+            kernel_plan: isa.and_then(describe_plan),
             ..Model::default()
         },
         settings: crate::measure::describe_settings(&plan.setup),

@@ -92,11 +92,17 @@ pub(crate) fn record_differences(
     if let (Some(before), Some(now)) = (&before.isa, &now.isa) {
         found.add(Informative, "model: isa", before, now);
     }
+    if let (Some(before), Some(now)) = (&before.kernel_plan, &now.kernel_plan) {
+        found.add(Informative, "model: kernel_plan", before, now);
+    }
     let (before, now) = (&old.settings, &new.settings);
     found.add(Blocking, "settings: engine", &before.engine, &now.engine);
     found.add(Blocking, "settings: device", &before.device, &now.device);
     let threads = |settings: &Settings| settings.threads.to_string();
     found.add(Blocking, "settings: threads", &threads(before), &threads(now));
+    let kernels =
+        |settings: &Settings| settings.kernels.as_deref().unwrap_or("those of the CPU").to_owned();
+    found.add(Blocking, "settings: kernels", &kernels(before), &kernels(now));
     found.fields("settings: ", &before.generation, &now.generation, NULL, |name| {
         // How often something is measured, not what.
         let repetition = ["iters", "warmup_tokens", "warmups"].contains(&name);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::engine::{Engine, Identity};
 use crate::machine;
+use crate::model::forced_kernels;
 use crate::record::{Model, Settings};
 use crate::settings::{RopeScaling, Setup};
 use crate::workload::Scenario;
@@ -45,6 +46,7 @@ pub(crate) fn describe_model(engine: &Engine, identity: Option<&Identity>) -> Mo
         context: config.context,
         rope_scaling: config.rope_scaling.clone(),
         isa: engine.decoder.isa().map(Into::into),
+        kernel_plan: engine.decoder.kernel_plan(),
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn describe_settings(setup: &Setup) -> Settings {
         device: setup.device.clone(),
         quant: setup.quant.clone(),
         threads: setup.threads,
+        kernels: forced_kernels(),
         generation: setup.generation.clone(),
         environment: machine::environment(),
         labels: setup.labels.clone(),

@@ -13,6 +13,7 @@ use crate::kernel::{
 };
 use crate::model::config::Config;
 use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
+use crate::model::kernels::describe_plan;
 use crate::model::layer::{Linear, Weights};
 use crate::model::quant::Quant;
 use crate::model::rope::RopeTables;
@@ -341,6 +342,10 @@ impl Decoder for CpuDecoder {
 
     fn isa(&self) -> Option<&'static str> {
         Some(self.isa.name())
+    }
+
+    fn kernel_plan(&self) -> Option<String> {
+        describe_plan(self.isa)
     }
 
     fn kv_cache_bytes(&self) -> Option<u64> {

@@ -82,6 +82,11 @@ pub trait Decoder: Send {
         None
     }
 
+    /// The variants of the tier's kernels that run, `bf16=int16` for example, if it has several.
+    fn kernel_plan(&self) -> Option<String> {
+        None
+    }
+
     /// Bytes of the KV caches of all sequences, if the engine knows.
     fn kv_cache_bytes(&self) -> Option<u64> {
         None

@@ -5,7 +5,7 @@ mod folders;
 mod shards;
 
 use super::*;
-use crate::kernel::{GgmlType, dequantize, quantize, skipped};
+use crate::kernel::{GgmlType, Isa, dequantize, quantize, skipped};
 use crate::settings::RopeScaling;
 
 const SEED: u64 = 7;

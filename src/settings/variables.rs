@@ -41,12 +41,13 @@ fn settings() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 /// Variables without a key in the file; each is documented where it is read.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "CANDLEMARK_API_KEY",
     "CANDLEMARK_BUDGET",
     "CANDLEMARK_HELD",
     "CANDLEMARK_INJECT",
     "CANDLEMARK_ISA",
+    "CANDLEMARK_KERNELS",
     "CANDLEMARK_PIN",
     "CANDLEMARK_PLAIN_STAMP",
     "CANDLEMARK_REQUIRE_TIERS",

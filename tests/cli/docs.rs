@@ -25,7 +25,7 @@ const RUN: [(&str, i32); 8] = [
 const RECORDS: i32 = if cfg!(debug_assertions) { 2 } else { 0 };
 
 /// Commands that do not run in a test, by reason.
-const NOT_RUN: [(&str, &[&str]); 11] = [
+const NOT_RUN: [(&str, &[&str]); 12] = [
     (
         "builds, or runs Cargo within Cargo",
         &[
@@ -33,6 +33,7 @@ const NOT_RUN: [(&str, &[&str]); 11] = [
             "cargo bench -- short/b1",
             "cargo install --locked candlemark",
             "cargo test",
+            "CANDLEMARK_KERNELS=kernels.toml cargo bench",
         ],
     ),
     (
@@ -59,6 +60,10 @@ const NOT_RUN: [(&str, &[&str]); 11] = [
             "candlemark peers model.gguf --quick",
             "candlemark peers model.gguf --external llama.cpp=./llama-bench",
         ],
+    ),
+    (
+        "times kernels; a test of the engine does so on one thread",
+        &["candlemark machine --kernels"],
     ),
     ("serves a page until it is stopped", &["candlemark monitor"]),
     ("a test of its own runs it with fewer requests", &["candlemark selftest"]),

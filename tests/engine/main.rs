@@ -208,6 +208,30 @@ fn a_machine_has_a_class() {
 }
 
 #[test]
+fn the_kernel_plan_is_printed_as_the_file_that_forces_it() {
+    let here = tempfile::tempdir().unwrap();
+    let file = here.path().join("kernels.toml");
+    let plan = |forced: &str| {
+        fs::write(&file, forced).unwrap();
+        let mut command = Command::new(BINARY);
+        clean(&mut command);
+        let command = command.env("CANDLEMARK_KERNELS", &file).current_dir(here.path());
+        let out = command.args(["machine", "--kernels", "--threads", "1"]).output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+        text(&out.stdout)
+    };
+    let values = |plan: &str| plan.parse::<toml::Table>().unwrap();
+    let default = plan("");
+    if values(&default).is_empty() {
+        return skipped("this tier has one kernel for each operation");
+    }
+    assert_eq!(values(&plan(&default)), values(&default), "it can be read again");
+    let forced = plan("int8 = \"one-panel\"");
+    assert_eq!(values(&forced)["int8"].as_str(), Some("one-panel"));
+    assert!(forced.contains("# q8_0: two-panels ") && forced.contains(", one-panel "), "{forced}");
+}
+
+#[test]
 fn scenarios_are_listed() {
     let here = tempfile::tempdir().unwrap();
     let all = succeeds(&["list"], here.path()).lines().count();

@@ -177,6 +177,7 @@ fn a_variable_has_the_range_of_its_flag() {
         ),
         ("CANDLEMARK_ENGINE", "nativ", "no engine `nativ`"),
         ("CANDLEMARK_ISA", "sse2", "no instruction set `sse2`"),
+        ("CANDLEMARK_KERNELS", "no.toml", "no.toml"),
         ("CANDLEMARK_PIN", "yes", "CANDLEMARK_PIN is `yes`; write 1 to pin threads, or 0"),
         ("CANDLEMARK_INJECT", "decode:50", "injection `decode:50` is not of the form"),
     ] {

@@ -60,7 +60,9 @@ struct OnlineSoftmax {
 pub fn attention_format(isa: Isa, layout: KvLayout, rows: usize) -> ActivationFormat {
     let fills_tiles = rows > PANEL_ROWS && layout.width.is_multiple_of(BLOCK);
     match layout.dtype {
-        KvDtype::Bf16 if fills_tiles && isa.has_bf16() => ActivationFormat::Bf16,
+        KvDtype::Bf16 if fills_tiles && isa.has_bf16() && !isa.choices().f32_attention => {
+            ActivationFormat::Bf16
+        }
         KvDtype::Bf16 | KvDtype::F32 => ActivationFormat::F32,
     }
 }

@@ -98,9 +98,9 @@ pub(super) fn gemm_int8(
     }
 }
 
-/// Whether there is a kernel for two panels of a format.
+/// Whether a kernel for two panels of a format runs.
 pub(super) fn multiplies_two_panels(isa: Isa, format: WeightFormat) -> bool {
-    gemm_q8(isa, format).two.is_some()
+    !isa.choices().one_panel && gemm_q8(isa, format).two.is_some()
 }
 
 /// The same with two panels.

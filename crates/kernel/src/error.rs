@@ -14,6 +14,10 @@ pub enum Error {
     UnknownIsa { name: String, known: Vec<&'static str> },
     #[error("{variable} asks for `{name}`, which this CPU does not support; its best is `{best}`")]
     UnsupportedIsa { variable: &'static str, name: String, best: &'static str },
+    #[error("the kernels of {isa} have no choice of `{name}`; they have: {}", known.join(", "))]
+    UnknownOperation { name: String, isa: &'static str, known: Vec<&'static str> },
+    #[error("no variant `{variant}` of {operation}; known are {}", known.join(", "))]
+    UnknownVariant { operation: &'static str, variant: String, known: [&'static str; 2] },
 }
 
 /// A result with this crate's [`enum@Error`].

@@ -76,7 +76,9 @@ pub fn activation_format(isa: Isa, format: WeightFormat, rows: usize) -> Activat
     match format {
         WeightFormat::F32 => ActivationFormat::F32,
         WeightFormat::F16 | WeightFormat::Bf16 if decode || isa.is_arm() => ActivationFormat::F32,
-        WeightFormat::Bf16 if isa.has_bf16() => ActivationFormat::Bf16,
+        WeightFormat::Bf16 if isa.has_bf16() && !isa.choices().int16_for_bf16 => {
+            ActivationFormat::Bf16
+        }
         WeightFormat::F16 if isa.has_amx() => ActivationFormat::Bf16,
         WeightFormat::Q8_0 | WeightFormat::Q4K | WeightFormat::Q6K if isa.has_amx() && !decode => {
             ActivationFormat::Bf16

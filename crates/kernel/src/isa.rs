@@ -6,9 +6,12 @@ use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
 
-/// A kernel tier that this CPU supports.
+/// A kernel tier that this CPU supports, with the plan of its variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Isa(Tier);
+pub struct Isa {
+    tier: Tier,
+    plan: Plan,
+}
 
 /// For each architecture from the slowest to the fastest. A CPU with a tier has those before, but
 /// for AVX-VNNI, which some CPUs with AVX-512 lack.
@@ -33,6 +36,17 @@ pub(super) enum Tier {
     Amx,
 }
 
+/// Where the plan departs from the first variant of an operation; see [`super::plan`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Plan {
+    /// Attention of prefill multiplies f32 instead of bf16.
+    pub f32_attention: bool,
+    /// BF16 weights are multiplied as 16-bit integer panels instead of bf16 pairs.
+    pub int16_for_bf16: bool,
+    /// GEMM with 8-bit activations takes one panel at a time instead of two.
+    pub one_panel: bool,
+}
+
 impl Isa {
     /// The environment variable that forces a tier.
     pub const ENV_VARIABLE: &str = "CANDLEMARK_ISA";
@@ -49,14 +63,22 @@ impl Isa {
     ];
 
     /// Plain Rust, compiled for the target's baseline.
-    pub const PORTABLE: Self = Self(Tier::Portable);
+    pub const PORTABLE: Self = Self {
+        tier: Tier::Portable,
+        plan: Plan { f32_attention: false, int16_for_bf16: false, one_panel: false },
+    };
+
+    fn of(tier: Tier) -> Self {
+        Self { tier, plan: Plan::of(tier) }
+    }
 
     /// The tiers of this CPU, from the fewest instructions to the most.
     pub fn available() -> Vec<Self> {
-        Self::ALL.iter().copied().filter(|tier| tier.is_supported()).map(Self).collect()
+        Self::ALL.iter().copied().filter(|tier| tier.is_supported()).map(Self::of).collect()
     }
 
-    /// The tiers that a test runs: those of this CPU, and emulated ones. Prints these and the
+    /// The tiers that a test runs: those of this CPU, each with every variant of an operation, and
+    /// emulated ones. Prints these and the
     /// missing ones on stderr, even for tests that pass. Call it once per test.
     ///
     /// # Panics
@@ -80,7 +102,7 @@ impl Isa {
             .collect();
         let missing: Vec<&str> = Self::ALL
             .iter()
-            .filter(|tier| !tiers.contains(&Self(**tier)))
+            .filter(|tier| !tiers.iter().any(|isa| isa.tier == **tier))
             .map(|tier| tier.name())
             .collect();
         let thread = std::thread::current();
@@ -100,12 +122,20 @@ impl Isa {
         let required = std::env::var("CANDLEMARK_REQUIRE_TIERS").unwrap_or_default();
         let counted: Vec<&str> = tiers
             .iter()
-            .filter(|isa| isa.0 != Tier::AvxVnni || !emulated.contains(isa))
+            .filter(|isa| isa.tier != Tier::AvxVnni || !emulated.contains(isa))
             .map(|isa| isa.name())
             .collect();
         if let Err(why) = check_required(&required, &counted) {
             panic!("CANDLEMARK_REQUIRE_TIERS: {why}");
         }
+        let variants = |isa: Isa| {
+            isa.variants().flat_map(move |(operation, variants)| {
+                variants.map(|variant| isa.with_variant(operation, variant).expect("just listed"))
+            })
+        };
+        tiers.extend(Self::available().into_iter().flat_map(variants));
+        tiers.sort_unstable();
+        tiers.dedup();
         tiers
     }
 
@@ -116,11 +146,11 @@ impl Isa {
     fn emulated() -> Vec<Self> {
         let mut tiers = Vec::new();
         if Tier::Avx2.is_supported() && !Tier::AvxVnni.is_supported() {
-            tiers.push(Self(Tier::AvxVnni));
+            tiers.push(Self::of(Tier::AvxVnni));
         }
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        if Self::best() == Self(Tier::Avx512) && super::emulator::install() {
-            tiers.push(Self(Tier::Amx));
+        if Self::best().tier == Tier::Avx512 && super::emulator::install() {
+            tiers.push(Self::of(Tier::Amx));
         }
         tiers
     }
@@ -156,42 +186,73 @@ impl Isa {
             let variable = Self::ENV_VARIABLE;
             return Err(Error::UnsupportedIsa { variable, name: name.into(), best });
         }
-        Ok(Self(*tier))
+        Ok(Self::of(*tier))
     }
 
     #[inline]
     pub(super) fn tier(self) -> Tier {
-        self.0
+        self.tier
+    }
+
+    /// Where its plan departs from the first variants.
+    #[inline]
+    pub(super) fn choices(self) -> Plan {
+        self.plan
+    }
+
+    pub(super) fn with_choices(self, plan: Plan) -> Self {
+        Self { plan, ..self }
     }
 
     /// `vpdpbusd` (VNNI), dot products of bytes summed in 32 bits.
     pub(super) fn has_vnni(self) -> bool {
-        self.0 >= Tier::AvxVnni
+        self.tier >= Tier::AvxVnni
     }
 
     /// A tier of Arm. There, products of 16-bit integers (`smlal`) are no faster than `fmla`, and
     /// of bytes no slower.
     pub(super) fn is_arm(self) -> bool {
-        matches!(self.0, Tier::Neon | Tier::DotProd | Tier::I8mm)
+        matches!(self.tier, Tier::Neon | Tier::DotProd | Tier::I8mm)
     }
 
     /// `vdpbf16ps`, dot products of bf16 summed in f32.
     pub(super) fn has_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self.0 >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16");
+        return self.tier >= Tier::Avx512 && is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
     /// AMX: `tdpbf16ps` on tile registers.
     pub(super) fn has_amx(self) -> bool {
-        self.0 == Tier::Amx
+        self.tier == Tier::Amx
     }
 
     /// The name, for [`Isa::from_name`] and in records.
     pub fn name(self) -> &'static str {
-        self.0.name()
+        self.tier.name()
     }
+}
+
+impl Plan {
+    /// The plan of a tier on this CPU. Intel's CPUs up to Emerald Rapids issue `vdpbf16ps` at half
+    /// the rate of f32 multiply-adds (measured: 175 and 358 GFLOP/s of two threads), AMD's since
+    /// Zen 4 at twice that rate (471 and 236). AMX multiplies bf16 on its own.
+    pub(super) fn of(tier: Tier) -> Self {
+        let slow_bf16 = tier == Tier::Avx512 && !is_amd();
+        Self { f32_attention: slow_bf16, int16_for_bf16: slow_bf16, one_panel: false }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_amd() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_amd() -> bool {
+    false
 }
 
 impl Tier {
@@ -378,7 +439,7 @@ mod tests {
         for &isa in &here {
             assert_eq!(Isa::from_name(isa.name()).unwrap(), isa);
         }
-        for tier in Isa::ALL.iter().filter(|tier| !here.contains(&Isa(**tier))) {
+        for tier in Isa::ALL.iter().filter(|tier| !here.iter().any(|isa| isa.tier == **tier)) {
             let error = Isa::from_name(tier.name()).unwrap_err().to_string();
             assert!(error.contains("which this CPU does not support"), "{error}");
         }

@@ -6,7 +6,7 @@
 //! All `unsafe` code of the project lives here: functions compiled with `#[target_feature]`, which
 //! are called only after CPU detection, and output slices that tasks write in parallel.
 //!
-//! Reading order: `isa` (CPU detection), `pool` (threads), `arena` (huge pages), `packed`, `pack`
+//! Reading order: `isa` (CPU detection), `plan` (variants), `pool` (threads), `arena` (huge pages), `packed`, `pack`
 //! and `ggml` (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts
 //! them together), `kv_cache` and `attention`; `peak` measures the roofline.
 
@@ -44,6 +44,7 @@ mod operands;
 mod pack;
 mod packed;
 mod peak;
+mod plan;
 mod pool;
 mod portable;
 

@@ -1,7 +1,7 @@
 //! General information, method, scenarios, and every metric of a record.
 
 use crate::analysis::CaseState;
-use crate::record::{Build, Case, Machine, Record, Session, Settings};
+use crate::record::{Build, Case, Machine, Model, Record, Session, Settings};
 use crate::report::document::{Block, Cell, Details, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
 use crate::report::text::name_value_list;
@@ -117,8 +117,16 @@ fn settings_rows(ctx: &RenderContext) -> Vec<NameValue> {
         (words.quant, settings.quant.clone().unwrap_or_default()),
         (words.variables, name_value_list(&settings.environment)),
         (words.labels, name_value_list(&settings.labels)),
-        (words.isa, ctx.record.model.isa.clone().unwrap_or_default()),
+        (words.isa, kernels(&ctx.record.model)),
     ]
+}
+
+/// The kernel tier and the variants of its kernels that ran.
+fn kernels(model: &Model) -> String {
+    match (&model.isa, &model.kernel_plan) {
+        (Some(isa), Some(plan)) => format!("{isa} ({plan})"),
+        (isa, _) => isa.clone().unwrap_or_default(),
+    }
 }
 
 /// A server, and the client's environment.
