@@ -34,9 +34,7 @@ pub(crate) use pipelines::{PipelineRow, QualityRow};
 pub(crate) use requests::{ApiRow, Consistency, Latency};
 pub(crate) use score::{MIN_SCORE_PARTS, Score, ScorePartKind};
 pub(crate) use stress::StressRow;
-pub(crate) use target_results::{
-    TargetResult, TargetVerdict, Unmeasurable, evaluate_targets, summarize,
-};
+pub(crate) use target_results::{TargetResult, TargetVerdict, Unmeasurable, evaluate_targets};
 pub use targets::Targets;
 pub(crate) use targets::{Reference, Target, Topic};
 #[cfg(test)]

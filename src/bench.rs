@@ -18,7 +18,7 @@ mod measurement;
 mod session;
 
 use std::cell::{OnceCell, RefCell};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::error::{Cause, Error, Result};
 use crate::settings::{Config, Generation, Setup, oversubscription};
 use crate::tokenizer::Tokenizer;
 use crate::workload::{Scenario, select};
-use crate::{engine, suite};
+use crate::{engine, files, suite};
 use criterion::{BenchmarkId, Criterion, PlottingBackend, SamplingMode, Throughput};
 
 /// Minimum number of samples in Criterion.
@@ -95,7 +95,7 @@ fn restart_with_threads(threads: usize) -> Result<Option<u8>> {
     if std::env::var("RAYON_NUM_THREADS").is_ok_and(|set| set == threads) {
         return Ok(None);
     }
-    let binary = binary()?;
+    let binary = files::this_binary()?;
     let status = Command::new(&binary)
         .args(std::env::args_os().skip(1))
         .env("RAYON_NUM_THREADS", &threads)
@@ -103,10 +103,6 @@ fn restart_with_threads(threads: usize) -> Result<Option<u8>> {
         .status()
         .map_err(|source| Error::Read { path: binary, source })?;
     Ok(Some(status.code().map_or(5, |code| code as u8)))
-}
-
-fn binary() -> Result<PathBuf> {
-    std::env::current_exe().map_err(|source| Error::Read { path: "this binary".into(), source })
 }
 
 fn exit_code(outcome: Result<u8>) -> ExitCode {

@@ -149,17 +149,12 @@ impl Client {
     ) -> Result<hyper::Request<Full<Bytes>>, Fault> {
         let Shared { endpoint, authorization, host, .. } = &*self.shared;
         let method = if request.body.is_some() { Method::POST } else { Method::GET };
-        let accept = match request.answer {
-            AnswerKind::Stream => "text/event-stream",
-            AnswerKind::Whole | AnswerKind::Json => "application/json",
-            AnswerKind::Text => "text/plain",
-        };
         let agent = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
         let mut http = hyper::Request::builder()
             .method(method)
             .uri(endpoint.path(request.path))
             .header(header::HOST, host)
-            .header(header::ACCEPT, accept)
+            .header(header::ACCEPT, request.answer.content_type())
             .header(header::USER_AGENT, agent)
             .header("x-request-id", id);
         if request.body.is_some() {
@@ -193,11 +188,7 @@ impl Client {
             let message = self.message(&chunk::body_message(&String::from_utf8_lossy(&text)));
             return Err(Fault::of_status(status.as_u16(), retry_after_s, message));
         }
-        let expected = match request.answer {
-            AnswerKind::Stream => "text/event-stream",
-            AnswerKind::Whole | AnswerKind::Json => "application/json",
-            AnswerKind::Text => "text/plain",
-        };
+        let expected = request.answer.content_type();
         let found = text_of(&head.headers, header::CONTENT_TYPE);
         if !found.to_ascii_lowercase().starts_with(expected) {
             return Err(Fault::ContentType { expected, found: self.message(found) });

@@ -65,6 +65,23 @@ pub(crate) fn criterion_folder() -> PathBuf {
         .map_or_else(|| build_folder().join("criterion"), PathBuf::from)
 }
 
+/// The path of this program, to start it again.
+///
+/// # Errors
+/// When the system does not tell it.
+pub(crate) fn this_binary() -> Result<PathBuf> {
+    std::env::current_exe()
+        .map_err(|source| Error::Read { path: "this binary, to start it again".into(), source })
+}
+
+/// What is in a folder, in the order of names; nothing if it cannot be read.
+pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    entries.sort();
+    entries
+}
+
 /// A file or folder of candlemark in the build folder.
 pub(crate) fn default_path(name: &str) -> PathBuf {
     build_folder().join("candlemark").join(name)
@@ -77,11 +94,8 @@ pub fn runs() -> PathBuf {
 
 /// The records of all runs, oldest first: names of run folders begin with their UTC time.
 pub(crate) fn run_records() -> Vec<PathBuf> {
-    let folders = fs::read_dir(runs()).into_iter().flatten().flatten();
-    let records = folders.map(|folder| folder.path().join("record.json"));
-    let mut records: Vec<PathBuf> = records.filter(|record| record.exists()).collect();
-    records.sort();
-    records
+    let records = entries(&runs()).into_iter().map(|folder| folder.join("record.json"));
+    records.filter(|record| record.exists()).collect()
 }
 
 /// The folder of one run, removed on drop if it is empty.
@@ -119,9 +133,7 @@ impl RunFolder {
     fn within(runs: &Path, id: &str) -> Result<Self> {
         let failed = |source| Error::Write { path: runs.into(), source };
         fs::create_dir_all(runs).map_err(failed)?;
-        for folder in fs::read_dir(runs).into_iter().flatten().flatten() {
-            remove_leftovers(&folder.path());
-        }
+        entries(runs).iter().for_each(|folder| remove_leftovers(folder));
         let mut number = 1;
         loop {
             let id = if number == 1 { id.to_owned() } else { format!("{id}-{number}") };

@@ -42,10 +42,9 @@ pub use crate::pair::restarts::Restarts;
 pub(crate) use crate::pair::server_process::PORT;
 use crate::pair::turns::Duet;
 use crate::pair::worker::Deadline;
-use crate::record::Session;
 use crate::record::pair::{Arm, Ended, PairCase, PairKind, PairRecord, SCHEMA};
 use crate::settings::{SERVER_ENGINE, Server, Setup};
-use crate::{files, machine, workload};
+use crate::{files, machine, suite, workload};
 
 /// What to compare, and for how long.
 pub struct Plan {
@@ -185,7 +184,6 @@ pub fn run(plan: &Plan, stop: &AtomicBool, events: &mut dyn Events) -> Result<Pa
 }
 
 fn begin(plan: &Plan) -> PairRecord {
-    let commit = plan.candidate.commit.clone();
     let arm = |binary: &Binary, injected: Option<String>| {
         let (asked, missing_features) = (binary.asked.clone(), binary.missing_features.clone());
         let mut arm = Arm { asked, injected, missing_features, ..Arm::default() };
@@ -195,14 +193,7 @@ fn begin(plan: &Plan) -> PairRecord {
     PairRecord {
         schema: SCHEMA,
         kind: PairKind::Pair,
-        session: Session {
-            id: machine::session_id(commit.as_deref()),
-            started: machine::now(),
-            ended: None,
-            command: crate::suite::command_line("pair"),
-            harness: "pair".into(),
-            conditions: vec![machine::conditions()],
-        },
+        session: suite::new_session("pair", plan.candidate.commit.as_deref()),
         seed: plan.seed,
         machine: match plan.has_servers() {
             true => machine::fingerprint(1, "cpu"), // The client.

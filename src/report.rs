@@ -38,7 +38,7 @@ pub use ci::{bmf, junit, smaller_is_better};
 pub use comparison::{comparison_json, comparison_markdown};
 pub use csv::csv;
 pub(crate) use document::{Table, Text, Tone};
-pub(crate) use evaluation::{evaluation_json, evaluation_markdown, evaluation_text};
+pub(crate) use evaluation::{evaluation_json, evaluation_text};
 pub use export::{benchmark_json, prometheus, row};
 pub(crate) use export::{escape_label, prometheus_family, prometheus_name};
 pub(crate) use full::chart_files;

@@ -6,7 +6,7 @@
 //! job per prompt; its text and token ids come back as events, through a channel that closes when
 //! the client hangs up.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::engine::{Engine, Injection};
@@ -84,15 +86,10 @@ impl Server {
                  and `--port`"
             ))
         };
-        let listener = TcpListener::bind((host.as_str(), *port)).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let listener = runtime.block_on(TcpListener::bind((host.as_str(), *port)));
+        let listener = listener.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let listener = {
-            let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener).map_err(failed)?
-        };
         let Engine { mut decoder, tokenizer, source, .. } = engine;
         let (tokenizer, metrics) = (Arc::new(tokenizer), Arc::new(Metrics::default()));
         let (jobs, received) = mpsc::channel();

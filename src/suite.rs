@@ -29,7 +29,7 @@ pub use budget::RunProgress;
 pub(crate) use job::{INJECT, absent_case, startup_error};
 pub use job::{Job, ScenarioResult, WORKER, run_job};
 pub(crate) use process::run_worker;
-pub(crate) use record::{OUTPUT_VARIES, command_line, new_record};
+pub(crate) use record::{OUTPUT_VARIES, new_record, new_session};
 pub use stress::StressLimits;
 pub(crate) use stress::{STRESS, run_stress_worker};
 pub(crate) use worker::{own_process_group, spawn_thread, worker_failed};
@@ -87,13 +87,8 @@ impl Plan {
     /// # Errors
     /// When the system does not tell where this binary is.
     pub fn new(setup: Setup, scenarios: Vec<Scenario>) -> Result<Self> {
-        let binary = std::env::current_exe();
-        let binary = binary.map_err(|source| Error::Read {
-            path: "this binary, to start it again".into(),
-            source,
-        })?;
         Ok(Self {
-            binary,
+            binary: files::this_binary()?,
             setup,
             scenarios,
             blocks: 1,

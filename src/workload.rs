@@ -354,6 +354,15 @@ pub fn scenario(id: &str) -> Option<Scenario> {
     SUITES.iter().flat_map(|suite| (suite.scenarios)()).find(|scenario| scenario.id == id)
 }
 
+/// The scenario of this id.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn find(id: &String) -> Result<Scenario> {
+    select(std::slice::from_ref(id))?; // Suggests the nearest of an unknown id.
+    scenario(id).ok_or_else(|| Error::Failed(format!("no scenario `{id}`")))
+}
+
 /// The ids of all scenarios, each once, in the order of the suites.
 pub fn ids() -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();

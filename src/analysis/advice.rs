@@ -7,7 +7,7 @@ use super::batches;
 use super::batches::Category;
 use super::context::{Context, ContextRow};
 use super::resources::serves;
-use super::values::{CaseState, valid_median};
+use super::values::valid_median;
 use crate::record::Record;
 use crate::workload::metric;
 
@@ -83,9 +83,6 @@ pub(crate) struct BatchStep {
     pub(crate) aggregate_tok_s: f64,
     /// Tokens per second of each sequence.
     pub(crate) sequence_tok_s: f64,
-    /// Gain of the aggregate rate over the best of all smaller batches, as a share; `None` for the
-    /// smallest.
-    pub(crate) gain: Option<f64>,
     /// Whether it meets both conditions.
     pub(crate) worth_it: bool,
 }
@@ -98,8 +95,6 @@ pub(crate) struct ContextAdvice {
     pub(crate) depth: usize,
     /// Decode rate as a share of that at depth 0.
     pub(crate) retention: f64,
-    /// Tokens per second there.
-    pub(crate) decode_tok_s: f64,
     /// What limits it.
     pub(crate) end: ContextEnd,
 }
@@ -121,8 +116,6 @@ pub(crate) enum ContextEnd {
     NoRate {
         /// That depth.
         depth: usize,
-        /// Its state.
-        state: CaseState,
     },
 }
 
@@ -174,11 +167,10 @@ fn steps(category: &Category) -> Vec<BatchStep> {
         let rates = row.valid_tok_s().zip(row.sequence_tok_s);
         let Some((aggregate_tok_s, sequence)) = rates else { continue };
         let before = steps.iter().map(|step| step.aggregate_tok_s).max_by(f64::total_cmp);
-        let gain = before.map(|before| aggregate_tok_s / before - 1.0);
-        let gains = gain.is_none_or(|gain| gain >= BATCH_GAIN);
+        let gains = before.is_none_or(|before| aggregate_tok_s / before - 1.0 >= BATCH_GAIN);
         let sequence_tok_s = sequence.median;
         let worth_it = gains && sequence_tok_s >= BATCH_TOK_S;
-        steps.push(BatchStep { batch: row.batch, aggregate_tok_s, sequence_tok_s, gain, worth_it });
+        steps.push(BatchStep { batch: row.batch, aggregate_tok_s, sequence_tok_s, worth_it });
     }
     steps
 }
@@ -186,33 +178,24 @@ fn steps(category: &Category) -> Vec<BatchStep> {
 fn context(context: Option<&Context>) -> Result<ContextAdvice, NoAdvice> {
     let rows = context.map_or([].as_slice(), |context| &context.rows);
     let rows: Vec<&ContextRow> = rows.iter().filter(|row| !row.extended).collect();
-    let rate = |row: &ContextRow| row.decode_tok_s.zip(row.decode_retention);
     let Some((zero, deeper)) = rows.split_first() else { return Err(NoAdvice::NoDepthZero) };
-    let (start, retention) = rate(zero).filter(|_| zero.depth == 0).ok_or(NoAdvice::NoDepthZero)?;
-    if !deeper.iter().any(|row| rate(row).is_some()) {
+    let retention = zero.decode_retention.filter(|_| zero.depth == 0);
+    let retention = retention.ok_or(NoAdvice::NoDepthZero)?;
+    if deeper.iter().all(|row| row.decode_retention.is_none()) {
         return Err(NoAdvice::NoDepths);
     }
-    let mut advice = ContextAdvice {
-        depth: 0,
-        retention,
-        decode_tok_s: start.median,
-        end: ContextEnd::NotMeasured,
-    };
+    let mut advice = ContextAdvice { depth: 0, retention, end: ContextEnd::NotMeasured };
     for row in deeper {
         let depth = row.depth;
-        match rate(row) {
-            None => {
-                advice.end = ContextEnd::NoRate { depth, state: row.state.clone() };
-                break;
+        match row.decode_retention {
+            Some(retention) if retention >= CONTEXT_RETENTION => {
+                (advice.depth, advice.retention) = (depth, retention);
+                continue;
             }
-            Some((_, retention)) if retention < CONTEXT_RETENTION => {
-                advice.end = ContextEnd::Slow { depth, retention };
-                break;
-            }
-            Some((decode, retention)) => {
-                advice = ContextAdvice { depth, retention, decode_tok_s: decode.median, ..advice };
-            }
+            Some(retention) => advice.end = ContextEnd::Slow { depth, retention },
+            None => advice.end = ContextEnd::NoRate { depth },
         }
+        break;
     }
     Ok(advice)
 }

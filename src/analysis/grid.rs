@@ -46,18 +46,14 @@ row! {
         prompt_tokens: Option<usize> = prompt_tokens(case),
         new_tokens: usize = case.work.new_tokens,
     }
-    spreads { ttft_s, decode_tok_s, prefill_tok_s, prefill_s }
-    readings { cold_ttft_s, peak_rss_bytes }
+    spreads { ttft_s, decode_tok_s, prefill_tok_s }
+    readings {}
 }
 
 /// Times of the decode steps of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct StepCurve {
     pub(crate) id: String,
-    /// Prompt tokens: step 1 is at the position after them.
-    pub(crate) prompt_tokens: usize,
-    /// Number of answers in the median.
-    pub(crate) samples: usize,
     /// In the order of steps.
     pub(crate) points: Vec<StepPoint>,
 }
@@ -67,9 +63,7 @@ pub(crate) struct StepCurve {
 pub(crate) struct StepPoint {
     /// Step 1 generates the second token.
     pub(crate) step: usize,
-    /// Median over answers.
-    pub(crate) seconds: f64,
-    /// Its inverse: tokens per second of one sequence.
+    /// Tokens per second of one sequence: the inverse of the median over answers.
     pub(crate) tok_s: f64,
 }
 
@@ -127,11 +121,10 @@ impl StepCurve {
             let times: Vec<f64> =
                 answers.iter().filter_map(|steps| steps.get(i)).copied().collect();
             let seconds = stats::median(&times).filter(|seconds| *seconds > 0.0)?;
-            Some(StepPoint { step: i + 1, seconds, tok_s: 1.0 / seconds })
+            Some(StepPoint { step: i + 1, tok_s: 1.0 / seconds })
         };
         let points = (0..longest).filter_map(point).collect();
-        let prompt_tokens = case.work.prompt_tokens.iter().max().copied().unwrap_or(0);
-        Some(Self { id: case.id.clone(), prompt_tokens, samples: answers.len(), points })
+        Some(Self { id: case.id.clone(), points })
     }
 }
 

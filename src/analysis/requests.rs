@@ -72,7 +72,7 @@ row! {
         /// Decode rate, the mean over requests; without the prefill.
         mean_decode_tok_s: Option<f64> = valid_mean(case, metric::DECODE_TOK_S),
     }
-    spreads { ttft_s, decode_tok_s, e2e_s, tokenize_s }
+    spreads { ttft_s, tokenize_s }
     readings {}
 }
 

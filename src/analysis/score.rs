@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::context::Context;
-use super::resources::{self, count_with_roofline};
+use super::resources::roofline_fractions;
 use super::values::CaseState;
 use super::{batches, requests};
 use crate::record::Record;
@@ -41,8 +41,6 @@ pub(crate) struct ScorePart {
     pub(crate) value: Option<f64>,
     /// Number of scenarios in it.
     pub(crate) scenarios: usize,
-    /// Why it is `None`, where the record says.
-    pub(crate) why: Option<String>,
 }
 
 /// The score: 10 times the geometric mean of the parts that were measured, each clamped to 0..1.
@@ -75,14 +73,12 @@ impl Score {
 }
 
 fn part(kind: ScorePartKind, value: Option<f64>, scenarios: usize) -> ScorePart {
-    ScorePart { kind, value: value.map(|value| value.clamp(0.0, 1.0)), scenarios, why: None }
+    ScorePart { kind, value: value.map(|value| value.clamp(0.0, 1.0)), scenarios }
 }
 
 fn roofline(record: &Record) -> ScorePart {
-    let reading = resources::roofline(record);
-    let scenarios = count_with_roofline(record);
-    let why = if reading.value.is_none() { reading.why } else { None };
-    ScorePart { why, ..part(ScorePartKind::Roofline, reading.value, scenarios) }
+    let fractions = roofline_fractions(record);
+    part(ScorePartKind::Roofline, stats::median(&fractions), fractions.len())
 }
 
 fn batch_efficiency(record: &Record) -> ScorePart {

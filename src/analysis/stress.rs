@@ -22,7 +22,7 @@ row! {
             case.blocks.iter().map(|block| block.requests.clone()).collect(),
     }
     spreads {}
-    readings { error_rate, oom_rate, mem_slope_bytes_per_request }
+    readings { mem_slope_bytes_per_request }
 }
 
 /// Requests by outcome.

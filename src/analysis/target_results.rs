@@ -1,7 +1,5 @@
 //! Status of targets: as measured, and scaled to the memory bandwidth of the reference machine.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::targets::{BandwidthScaling, QuantClass, Target, Targets};
@@ -47,7 +45,7 @@ pub(crate) enum TargetVerdict {
 }
 
 /// Why a target has no verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Unmeasurable {
     /// The record is of another model.
@@ -72,41 +70,6 @@ pub(crate) enum Unmeasurable {
     NotScaled,
     /// The bandwidth of one of the machines is unknown.
     NoBandwidth,
-}
-
-/// Number of targets by status.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct TargetSummary {
-    /// Met as measured.
-    pub(crate) met: usize,
-    /// Not met as measured.
-    pub(crate) not_met: usize,
-    /// Met when scaled.
-    pub(crate) scaled_met: usize,
-    /// Not met when scaled.
-    pub(crate) scaled_not_met: usize,
-    /// Not measurable, by reason.
-    pub(crate) not_measurable: Vec<(Unmeasurable, usize)>,
-}
-
-/// Counts results.
-pub(crate) fn summarize(results: &[TargetResult]) -> TargetSummary {
-    let mut not_measurable: BTreeMap<Unmeasurable, usize> = BTreeMap::new();
-    for result in results {
-        if let TargetVerdict::NotMeasurable(why) = result.verdict {
-            *not_measurable.entry(why).or_default() += 1;
-        }
-    }
-    let count = |of: fn(&TargetResult) -> TargetVerdict, verdict| {
-        results.iter().filter(|result| of(result) == verdict).count()
-    };
-    TargetSummary {
-        met: count(|one| one.verdict, TargetVerdict::Met),
-        not_met: count(|one| one.verdict, TargetVerdict::NotMet),
-        scaled_met: count(|one| one.scaled_verdict, TargetVerdict::Met),
-        scaled_not_met: count(|one| one.scaled_verdict, TargetVerdict::NotMet),
-        not_measurable: not_measurable.into_iter().collect(),
-    }
 }
 
 /// The status of every target, in order.

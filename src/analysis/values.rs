@@ -52,32 +52,18 @@ impl CaseState {
     }
 }
 
-/// What a spread is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum SpreadOver {
-    /// Samples of one process, without the variance between processes.
-    Samples,
-    /// Values of blocks, one per process.
-    Blocks,
-}
-
 /// Median and standard deviation of values, in the unit of the metric's name.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     /// Sample standard deviation; `None` for one value.
     pub(crate) sd: Option<f64>,
-    pub(crate) count: usize,
-    /// What the values are.
-    pub(crate) over: SpreadOver,
 }
 
 impl Spread {
     /// `None` without values.
-    pub(crate) fn of(values: &[f64], over: SpreadOver) -> Option<Self> {
-        let median = stats::median(values)?;
-        Some(Self { median, sd: stats::sd(values), count: values.len(), over })
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
+        Some(Self { median: stats::median(values)?, sd: stats::sd(values) })
     }
 }
 
@@ -87,9 +73,9 @@ pub(crate) fn spread(case: &Case, metric: &str) -> Option<Spread> {
         && let Some(samples) = block.samples.get(metric)
         && !samples.is_empty()
     {
-        return Spread::of(samples, SpreadOver::Samples);
+        return Spread::of(samples);
     }
-    Spread::of(&case.values(metric), SpreadOver::Blocks)
+    Spread::of(&case.values(metric))
 }
 
 /// Summary statistics of values, in their unit.

@@ -1,11 +1,11 @@
 //! Where baselines, releases and calibrations are stored, and how they are found for a run.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::compare::{Difference, ReferenceData, Severity, differences};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::record::calibration::Calibration;
 use crate::record::{Machine, Model, Record, Settings};
 
@@ -61,10 +61,8 @@ pub(crate) fn calibration_of(
 /// fields stored them there.
 fn beside_other_classes(folder: &Path, path: &Path) -> impl Iterator<Item = PathBuf> {
     let name = path.file_name().unwrap_or_default().to_owned();
-    let mut classes: Vec<PathBuf> =
-        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    classes.sort();
-    classes.into_iter().map(move |class| class.join(&name)).filter(|path| path.exists())
+    let files = files::entries(folder).into_iter().map(move |class| class.join(&name));
+    files.filter(|path| path.exists())
 }
 
 /// The release baseline beside a baseline, if there is one.
@@ -213,16 +211,11 @@ pub fn find(
 
 /// The baselines in a folder, without releases and calibrations.
 fn stored_baselines(folder: &Path) -> Vec<PathBuf> {
-    let entries = |folder: &Path| {
-        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
-    };
-    let files = entries(folder).flat_map(|class| entries(&class).collect::<Vec<_>>());
     let is_baseline = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let other = [".release.json", ".calibration.json"].iter().any(|end| name.ends_with(end));
         name.ends_with(".json") && !other
     };
-    let mut files: Vec<PathBuf> = files.filter(is_baseline).collect();
-    files.sort();
-    files
+    let files = files::entries(folder).into_iter().flat_map(|class| files::entries(&class));
+    files.filter(is_baseline).collect()
 }

@@ -8,11 +8,11 @@ use crate::measure::{Sample, Sharing, Trial};
 use crate::record::Case;
 use crate::suite::Job;
 use crate::workload::{Scenario, Task, metric};
-use crate::{measure, suite};
+use crate::{files, measure, suite};
 
+use crate::bench::SAMPLES;
 use crate::bench::measurement::{SampledTime, take_counted};
 use crate::bench::session::{Loaded, Mode, Session, replace_case};
-use crate::bench::{SAMPLES, binary};
 
 /// One Criterion benchmark of a scenario: which time of a sample it shows, and whether with a rate.
 pub(super) struct Phase {
@@ -114,7 +114,7 @@ impl<'a> CaseRun<'a> {
             text: None,
         };
         let mut case = None;
-        suite::run_job(&binary()?, &job, &mut |response| {
+        suite::run_job(&files::this_binary()?, &job, &mut |response| {
             case = Some(response.case);
             Ok(())
         })?;

@@ -4,7 +4,6 @@ mod age;
 #[cfg(feature = "engine")]
 mod further;
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "engine")]
@@ -23,7 +22,7 @@ use crate::record::pair::PairRecord;
 use crate::settings::Config;
 #[cfg(feature = "engine")]
 use crate::settings::duration;
-use crate::{Error, baseline, report};
+use crate::{Error, baseline, files, report};
 
 /// Judge a record against a baseline, or judge a stored pair again
 #[derive(clap::Args)]
@@ -141,8 +140,7 @@ fn verdict(
 /// The pair, if the file is one; `None` for records.
 fn pair(paths: &[PathBuf], arguments: &Arguments) -> anyhow::Result<Option<PairRecord>> {
     for path in paths {
-        let text = fs::read_to_string(path)
-            .map_err(|source| arguments.of_record(Error::Read { path: path.into(), source }))?;
+        let text = files::read(path).map_err(|error| arguments.of_record(error))?;
         if !PairRecord::is(&text) {
             continue;
         }

@@ -7,6 +7,7 @@ use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::output::{command_line, usage, write};
 use crate::evaluate::{Proportion, ReplayPlan};
 use crate::record::pool::Pool;
+use crate::report::TextFormat;
 use crate::settings::Config;
 use crate::{Error, evaluate, files, report};
 
@@ -116,8 +117,10 @@ fn replay(arguments: &Replay, out: &mut dyn Write) -> CommandResult {
     let plan = ReplayPlan { runs: arguments.runs as usize, seed: arguments.seed, rules };
     let evaluation = evaluate::evaluate(&pools, &plan)?;
     let text = match arguments.format {
-        Format::Human => report::evaluation_text(&evaluation, &command_line()),
-        Format::Md => report::evaluation_markdown(&evaluation, &command_line()),
+        Format::Human => {
+            report::evaluation_text(&evaluation, &command_line(), TextFormat::Terminal)
+        }
+        Format::Md => report::evaluation_text(&evaluation, &command_line(), TextFormat::Markdown),
         Format::Json => report::evaluation_json(&evaluation),
     };
     write(&text, arguments.output.as_deref(), out)?;

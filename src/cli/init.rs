@@ -46,8 +46,7 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
 /// The name of the package's library in Rust code.
 fn library_name(folder: &Path) -> anyhow::Result<String> {
     let path = folder.join("Cargo.toml");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|source| Error::of_named_file(Error::Read { path: path.clone(), source }))?;
+    let text = files::read(&path).map_err(Error::of_named_file)?;
     let manifest: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         usage(format!("{}: {}", path.display(), error.message()))
     })?;

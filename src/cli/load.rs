@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments, _: &Config, out: &mut dyn Write) -> Com
     });
     // A name lookup that hangs is not waited for.
     runtime.shutdown_background();
-    let (Begun { server, left_out }, Levels { levels, broken }) = measured?;
+    let ((server, left_out), (levels, broken)) = measured?;
     live.end()?;
     let best = levels.iter().filter_map(|level| level.whole.output_tok_s).reduce(f64::max);
     let price = arguments.price_hour.zip(best).map(|(hour, rate)| hour / (3600.0 * rate) * 1e6);
@@ -127,18 +127,13 @@ fn written(report: &Report, format: Format) -> anyhow::Result<String> {
     })
 }
 
-/// What is known before the first level.
-struct Begun {
-    server: Option<Capabilities>,
-    left_out: u64,
-}
-
-/// Asks the server what it offers, and gives prompts its model, its fields and its lengths.
+/// Asks the server what it offers, and gives prompts its model, its fields and its lengths; what it
+/// offers, and how many requests of a trace are left out.
 async fn begin(
     arguments: &Arguments,
     client: &Client,
     prompts: &mut Prompts,
-) -> crate::Result<Begun> {
+) -> crate::Result<(Option<Capabilities>, u64)> {
     let name = arguments.served_model_name.as_deref();
     let server = match generating(arguments.api) {
         Some(api) => Some(client::probe(client, api, name).await?),
@@ -168,7 +163,7 @@ async fn begin(
             None => say("warning: the server does not count prompt tokens: lengths are estimated"),
         }
     }
-    Ok(Begun { server, left_out: fit(prompts, context)? })
+    Ok((server, fit(prompts, context)?))
 }
 
 /// Takes the requests out of a trace that do not fit the server's context; their number.
@@ -195,20 +190,14 @@ fn fit(prompts: &mut Prompts, context: Option<u64>) -> crate::Result<u64> {
     Ok(left_out)
 }
 
-/// The levels, until one gains little or cannot begin.
-struct Levels {
-    levels: Vec<LevelResult>,
-    /// Why a level after the first could not begin.
-    broken: Option<Error>,
-}
-
+/// The levels, until one gains little or cannot begin, and why one after the first could not.
 async fn levels(
     (client, prompts): (&Client, &Prompts),
     schema: Option<serde_json::Value>,
     plans: &[Plan],
     stop: &AtomicBool,
     live: &mut Live,
-) -> crate::Result<Levels> {
+) -> crate::Result<(Vec<LevelResult>, Option<Error>)> {
     let mut levels: Vec<LevelResult> = Vec::new();
     for (at, plan) in plans.iter().enumerate() {
         let mut prompts = prompts.of_level(at as u64);
@@ -217,7 +206,7 @@ async fn levels(
         let level = match load::run(client, &prompts, plan, stop, live).await {
             Ok(level) => level,
             Err(error) if levels.is_empty() => return Err(error),
-            Err(error) => return Ok(Levels { levels, broken: Some(error) }),
+            Err(error) => return Ok((levels, Some(error))),
         };
         say(&format!("{}: {}", pace(plan), summary(&level)));
         let before = levels.iter().rfind(|before| before.plan.has_schema == plan.has_schema);
@@ -231,7 +220,7 @@ async fn levels(
             break;
         }
     }
-    Ok(Levels { levels, broken: None })
+    Ok((levels, None))
 }
 
 /// Says what makes the result wrong; the exit status.

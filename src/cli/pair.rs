@@ -185,9 +185,7 @@ struct Arms {
 fn arms(arguments: &Arguments, config: &Config) -> crate::Result<Arms> {
     #[cfg(feature = "server")]
     if let Some(arms) = arguments.servers.arms(&arguments.model, config)? {
-        let this = std::env::current_exe()
-            .map_err(|source| Error::Read { path: "this binary".into(), source })?;
-        let binary = Binary::from_file(&this)?;
+        let binary = Binary::from_file(&files::this_binary()?)?;
         let clients = arms.names.map(|asked| Binary { asked, ..binary.clone() });
         return Ok(Arms {
             setup: arms.setup,

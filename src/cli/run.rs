@@ -91,7 +91,8 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, out: &mut dyn Write) -
     let setup = setup(arguments, config)?;
     let injection = injection()?;
     let blocks = arguments.blocks.or(config.suite.blocks).unwrap_or(1);
-    let text = arguments.text.as_deref().map(read_text).transpose()?;
+    let text = arguments.text.as_deref().map(files::read).transpose();
+    let text = text.map_err(Error::of_named_file)?;
     let stress = StressLimits {
         room_bytes: arguments.stress_room << 20,
         request: arguments.stress_request,
@@ -260,11 +261,6 @@ fn conclude(
         say(&format!("next: {}", next()));
     }
     Exit::Pass
-}
-
-fn read_text(path: &Path) -> crate::Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())
 }
 
 fn is_failed(case: &Case) -> bool {

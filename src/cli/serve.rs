@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::Error;
 use crate::cli::download::ProgressBars;
 use crate::cli::exit::{CommandResult, Exit};
 use crate::cli::interrupt::{interruptible, say};
@@ -13,6 +12,7 @@ use crate::cli::setup::{EngineArguments, injection};
 use crate::engine::{Engine, Injection};
 use crate::serve::{Options, Server};
 use crate::settings::{Config, Count};
+use crate::{Error, files};
 
 /// Serve a model with candlemark's engine behind an OpenAI-compatible API
 ///
@@ -89,8 +89,7 @@ pub(crate) fn run(arguments: &Arguments, config: &Config, _: &mut dyn Write) -> 
 
 /// The key in a file, without white space around it.
 fn api_key(path: &Path) -> crate::Result<String> {
-    let read = std::fs::read_to_string(path)
-        .map_err(|source| Error::Read { path: path.into(), source }.of_named_file())?;
+    let read = files::read(path).map_err(Error::of_named_file)?;
     let key = read.trim();
     if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(Error::Usage(format!("`{}` must hold one key and no more", path.display())));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Client;
 use super::fault::Fault;
-use super::request::{ChatMessage, Delivery, Generation, OptionalField, Prompt, Request};
+use super::request::{ChatMessage, Generation, OptionalField, Prompt, Request};
 use crate::error::{Error, Result};
 
 /// What a server offers.
@@ -54,15 +54,8 @@ pub async fn probe(client: &Client, api: Api, model: Option<&str>) -> Result<Cap
     let mut accepted = OptionalField::ALL.to_vec();
     let mut refused = Vec::new();
     loop {
-        let generation = Generation {
-            model: model.clone(),
-            max_tokens: 1,
-            min_tokens: Some(1),
-            seed: 0,
-            delivery: Delivery::Stream,
-            schema: None,
-            accepted: accepted.clone(),
-        };
+        let generation =
+            Generation { accepted: accepted.clone(), ..Generation::exactly(&model, 1) };
         let request = match api {
             Api::Completions => Request::completion(&Prompt::Text("1, 2,".into()), &generation),
             Api::Chat => {

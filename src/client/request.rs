@@ -134,6 +134,17 @@ pub(crate) enum AnswerKind {
     Text,
 }
 
+impl AnswerKind {
+    /// The content type that is asked for, and with which the answer's begins.
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Self::Stream => "text/event-stream",
+            Self::Whole | Self::Json => "application/json",
+            Self::Text => "text/plain",
+        }
+    }
+}
+
 /// A request that can be sent.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -164,26 +175,29 @@ impl Request {
             Delivery::Whole => AnswerKind::Whole,
         };
         let max_tokens = Some(generation.max_tokens);
-        Self { path, body: Some(Value::from(fields).to_string().into()), answer, max_tokens }
+        Self { answer, max_tokens, ..Self::post(path, &fields.into()) }
+    }
+
+    /// A request with a JSON body that is answered with another JSON document.
+    fn post(path: &'static str, body: &Value) -> Self {
+        Self { body: Some(body.to_string().into()), ..Self::json(path) }
     }
 
     /// `/v1/embeddings` of several texts.
     pub fn embeddings(model: &str, texts: &[String]) -> Self {
         let body = json!({ "model": model, "input": texts, "encoding_format": "float" });
-        let body = Some(body.to_string().into());
-        Self { path: "/v1/embeddings", body, answer: AnswerKind::Json, max_tokens: None }
+        Self::post("/v1/embeddings", &body)
     }
 
     /// `/v1/rerank` of documents for a query.
     pub fn rerank(model: &str, query: &str, documents: &[String]) -> Self {
         let body = json!({ "model": model, "query": query, "documents": documents });
-        let body = Some(body.to_string().into());
-        Self { path: "/v1/rerank", body, answer: AnswerKind::Json, max_tokens: None }
+        Self::post("/v1/rerank", &body)
     }
 
     /// `/v1/models`.
     pub fn models() -> Self {
-        Self { path: "/v1/models", body: None, answer: AnswerKind::Json, max_tokens: None }
+        Self::json("/v1/models")
     }
 
     /// Another JSON document.
@@ -204,7 +218,7 @@ impl Request {
 
     /// `/metrics`, Prometheus' text.
     pub fn metrics() -> Self {
-        Self { path: "/metrics", body: None, answer: AnswerKind::Text, max_tokens: None }
+        Self { answer: AnswerKind::Text, ..Self::json("/metrics") }
     }
 }
 

@@ -72,77 +72,73 @@ enum Nature {
     Share,
 }
 
-struct Row {
-    metric: ServerMetric,
-    nature: Nature,
-    server: ServerKind,
-    name: &'static str,
-    /// A label that a sample must have, as in the text.
-    label: &'static str,
+impl ServerMetric {
+    fn nature(self) -> Nature {
+        match self {
+            Self::RequestsRunning | Self::RequestsWaiting => Nature::Gauge,
+            Self::KvUsage | Self::AcceptanceRate => Nature::Share,
+            _ => Nature::Counter,
+        }
+    }
 }
 
+/// How the names of each server begin.
+const PREFIXES: [(&str, ServerKind); 3] = [
+    ("vllm:", ServerKind::Vllm),
+    ("sglang:", ServerKind::Sglang),
+    ("llamacpp:", ServerKind::LlamaServer),
+];
+
+/// The label of the one stage of SGLang that is read.
+const STAGE: &str = "stage=\"prefill_forward\"";
+
 /// The names. vLLM renamed its KV gauge; no server has both.
-const TABLE: &[Row] = {
-    use Nature::{Counter, Gauge, Share};
-    use ServerKind::{LlamaServer, Sglang, Vllm};
+const TABLE: &[(ServerMetric, &str)] = {
     use ServerMetric as M;
-    const fn row(
-        metric: ServerMetric,
-        nature: Nature,
-        server: ServerKind,
-        name: &'static str,
-    ) -> Row {
-        Row { metric, nature, server, name, label: "" }
-    }
-    const LLAMA_CACHED: &str = "llamacpp:prompt_tokens_cached_total";
-    const LLAMA_ACCEPTED: &str = "llamacpp:spec_decode_num_accepted_tokens_total";
-    const PREFILL: &str = "stage=\"prefill_forward\"";
-    const STAGES: [&str; 2] =
-        ["sglang:per_stage_req_latency_seconds_sum", "sglang:per_stage_req_latency_seconds_count"];
     &[
-        row(M::RequestsRunning, Gauge, Vllm, "vllm:num_requests_running"),
-        row(M::RequestsWaiting, Gauge, Vllm, "vllm:num_requests_waiting"),
-        row(M::KvUsage, Share, Vllm, "vllm:kv_cache_usage_perc"),
-        row(M::KvUsage, Share, Vllm, "vllm:gpu_cache_usage_perc"),
-        row(M::PromptTokens, Counter, Vllm, "vllm:prompt_tokens_total"),
-        row(M::GeneratedTokens, Counter, Vllm, "vllm:generation_tokens_total"),
-        row(M::QueueSeconds, Counter, Vllm, "vllm:request_queue_time_seconds_sum"),
-        row(M::QueueRequests, Counter, Vllm, "vllm:request_queue_time_seconds_count"),
-        row(M::PrefillSeconds, Counter, Vllm, "vllm:request_prefill_time_seconds_sum"),
-        row(M::PrefillRequests, Counter, Vllm, "vllm:request_prefill_time_seconds_count"),
-        row(M::DecodeSeconds, Counter, Vllm, "vllm:request_decode_time_seconds_sum"),
-        row(M::DecodeRequests, Counter, Vllm, "vllm:request_decode_time_seconds_count"),
-        row(M::PrefixQueries, Counter, Vllm, "vllm:prefix_cache_queries_total"),
-        row(M::PrefixHits, Counter, Vllm, "vllm:prefix_cache_hits_total"),
-        row(M::Preemptions, Counter, Vllm, "vllm:num_preemptions_total"),
-        row(M::DraftTokens, Counter, Vllm, "vllm:spec_decode_num_draft_tokens_total"),
-        row(M::AcceptedTokens, Counter, Vllm, "vllm:spec_decode_num_accepted_tokens_total"),
-        row(M::RequestsRunning, Gauge, Sglang, "sglang:num_running_reqs"),
-        row(M::RequestsWaiting, Gauge, Sglang, "sglang:num_queue_reqs"),
-        row(M::KvUsage, Share, Sglang, "sglang:token_usage"),
-        row(M::PromptTokens, Counter, Sglang, "sglang:prompt_tokens_total"),
-        row(M::GeneratedTokens, Counter, Sglang, "sglang:generation_tokens_total"),
-        row(M::QueueSeconds, Counter, Sglang, "sglang:queue_time_seconds_sum"),
-        row(M::QueueRequests, Counter, Sglang, "sglang:queue_time_seconds_count"),
-        Row { label: PREFILL, ..row(M::PrefillSeconds, Counter, Sglang, STAGES[0]) },
-        Row { label: PREFILL, ..row(M::PrefillRequests, Counter, Sglang, STAGES[1]) },
+        (M::RequestsRunning, "vllm:num_requests_running"),
+        (M::RequestsWaiting, "vllm:num_requests_waiting"),
+        (M::KvUsage, "vllm:kv_cache_usage_perc"),
+        (M::KvUsage, "vllm:gpu_cache_usage_perc"),
+        (M::PromptTokens, "vllm:prompt_tokens_total"),
+        (M::GeneratedTokens, "vllm:generation_tokens_total"),
+        (M::QueueSeconds, "vllm:request_queue_time_seconds_sum"),
+        (M::QueueRequests, "vllm:request_queue_time_seconds_count"),
+        (M::PrefillSeconds, "vllm:request_prefill_time_seconds_sum"),
+        (M::PrefillRequests, "vllm:request_prefill_time_seconds_count"),
+        (M::DecodeSeconds, "vllm:request_decode_time_seconds_sum"),
+        (M::DecodeRequests, "vllm:request_decode_time_seconds_count"),
+        (M::PrefixQueries, "vllm:prefix_cache_queries_total"),
+        (M::PrefixHits, "vllm:prefix_cache_hits_total"),
+        (M::Preemptions, "vllm:num_preemptions_total"),
+        (M::DraftTokens, "vllm:spec_decode_num_draft_tokens_total"),
+        (M::AcceptedTokens, "vllm:spec_decode_num_accepted_tokens_total"),
+        (M::RequestsRunning, "sglang:num_running_reqs"),
+        (M::RequestsWaiting, "sglang:num_queue_reqs"),
+        (M::KvUsage, "sglang:token_usage"),
+        (M::PromptTokens, "sglang:prompt_tokens_total"),
+        (M::GeneratedTokens, "sglang:generation_tokens_total"),
+        (M::QueueSeconds, "sglang:queue_time_seconds_sum"),
+        (M::QueueRequests, "sglang:queue_time_seconds_count"),
+        (M::PrefillSeconds, "sglang:per_stage_req_latency_seconds_sum"),
+        (M::PrefillRequests, "sglang:per_stage_req_latency_seconds_count"),
         // It counts whole prompts, with what came from the cache.
-        row(M::PrefixQueries, Counter, Sglang, "sglang:prompt_tokens_total"),
-        row(M::PrefixHits, Counter, Sglang, "sglang:cached_tokens_total"),
-        row(M::AcceptanceRate, Share, Sglang, "sglang:spec_accept_rate"),
-        row(M::RequestsRunning, Gauge, LlamaServer, "llamacpp:requests_processing"),
-        row(M::RequestsWaiting, Gauge, LlamaServer, "llamacpp:requests_deferred"),
-        row(M::PromptTokens, Counter, LlamaServer, "llamacpp:prompt_tokens_total"),
+        (M::PrefixQueries, "sglang:prompt_tokens_total"),
+        (M::PrefixHits, "sglang:cached_tokens_total"),
+        (M::AcceptanceRate, "sglang:spec_accept_rate"),
+        (M::RequestsRunning, "llamacpp:requests_processing"),
+        (M::RequestsWaiting, "llamacpp:requests_deferred"),
+        (M::PromptTokens, "llamacpp:prompt_tokens_total"),
         // Its prompt tokens are those that were computed.
-        row(M::PromptTokens, Counter, LlamaServer, LLAMA_CACHED),
-        row(M::PrefixQueries, Counter, LlamaServer, "llamacpp:prompt_tokens_total"),
-        row(M::PrefixQueries, Counter, LlamaServer, LLAMA_CACHED),
-        row(M::PrefixHits, Counter, LlamaServer, LLAMA_CACHED),
-        row(M::PrefillSeconds, Counter, LlamaServer, "llamacpp:prompt_seconds_total"),
-        row(M::GeneratedTokens, Counter, LlamaServer, "llamacpp:tokens_predicted_total"),
-        row(M::DecodeSeconds, Counter, LlamaServer, "llamacpp:tokens_predicted_seconds_total"),
-        row(M::DraftTokens, Counter, LlamaServer, "llamacpp:spec_decode_num_draft_tokens_total"),
-        row(M::AcceptedTokens, Counter, LlamaServer, LLAMA_ACCEPTED),
+        (M::PromptTokens, "llamacpp:prompt_tokens_cached_total"),
+        (M::PrefixQueries, "llamacpp:prompt_tokens_total"),
+        (M::PrefixQueries, "llamacpp:prompt_tokens_cached_total"),
+        (M::PrefixHits, "llamacpp:prompt_tokens_cached_total"),
+        (M::PrefillSeconds, "llamacpp:prompt_seconds_total"),
+        (M::GeneratedTokens, "llamacpp:tokens_predicted_total"),
+        (M::DecodeSeconds, "llamacpp:tokens_predicted_seconds_total"),
+        (M::DraftTokens, "llamacpp:spec_decode_num_draft_tokens_total"),
+        (M::AcceptedTokens, "llamacpp:spec_decode_num_accepted_tokens_total"),
     ]
 };
 
@@ -158,17 +154,19 @@ pub struct Scrape {
 impl Scrape {
     /// Reads Prometheus' text; `None` if no metric of a known server is in it.
     pub fn parse(text: &str) -> Option<Self> {
-        let server = text.lines().find_map(|line| {
-            let (name, ..) = sample(line)?;
-            TABLE.iter().find(|row| row.name == name).map(|row| row.server)
-        })?;
+        let mut names = text.lines().filter_map(|line| Some(sample(line)?.0));
+        let known = names.find(|name| TABLE.iter().any(|(_, known)| known == name))?;
+        let (prefix, server) =
+            PREFIXES.into_iter().find(|(prefix, _)| known.starts_with(prefix))?;
         let mut values = BTreeMap::new();
-        for line in text.lines() {
-            let Some((name, labels, value)) = sample(line) else { continue };
-            let rows = TABLE.iter().filter(|row| row.server == server && row.name == name);
-            for row in rows.filter(|row| labels.contains(row.label)) {
-                let sum = values.entry(row.metric).or_insert(0.0);
-                match row.nature {
+        for (name, labels, value) in text.lines().filter_map(sample) {
+            let is_other_stage = name.starts_with("sglang:per_stage") && !labels.contains(STAGE);
+            if !name.starts_with(prefix) || is_other_stage {
+                continue;
+            }
+            for (metric, _) in TABLE.iter().filter(|(_, known)| *known == name) {
+                let sum = values.entry(*metric).or_insert(0.0);
+                match metric.nature() {
                     Nature::Counter | Nature::Gauge => *sum += value,
                     Nature::Share => *sum = value.max(*sum),
                 }
@@ -181,9 +179,7 @@ impl Scrape {
     /// as they are now. A counter that went backwards is left out.
     pub fn since(&self, earlier: &Self) -> BTreeMap<ServerMetric, f64> {
         let value = |(metric, now): (&ServerMetric, &f64)| {
-            let mut rows = TABLE.iter();
-            let row = rows.find(|row| row.server == self.server && row.metric == *metric)?;
-            if row.nature != Nature::Counter {
+            if metric.nature() != Nature::Counter {
                 return Some((*metric, *now));
             }
             let before = earlier.values.get(metric).filter(|_| earlier.server == self.server)?;

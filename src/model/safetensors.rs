@@ -11,6 +11,7 @@ use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::kernel::GgmlType;
 use crate::model::file::{PositionedFile, check_shards, hash_files, refuse_lfs_pointer};
 use crate::model::weights::{StoredRows, TensorInfo, WeightSource, as_matrix, row_bytes};
@@ -148,8 +149,7 @@ fn parse_header(path: &Path, header: &[u8], size: u64) -> Result<Vec<(String, Te
 fn shard_names(dir: &Path) -> Result<BTreeSet<String>> {
     let index = dir.join(INDEX);
     refuse_lfs_pointer(&index)?;
-    let text = std::fs::read_to_string(&index)
-        .map_err(|source| Error::Read { path: index.clone(), source })?;
+    let text = files::read(&index)?;
     let parsed: ShardIndex =
         serde_json::from_str(&text).map_err(|error| Error::invalid(index, error.to_string()))?;
     Ok(parsed.weight_map.into_values().collect())

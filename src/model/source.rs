@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::config::{self, Config};
 use crate::model::decoder::Footprint;
 use crate::model::file::refuse_lfs_pointer;
@@ -120,8 +121,7 @@ fn open_folder(spec: &str, dir: &Path, notes: &mut Vec<String>) -> Result<ModelS
             refuse_lfs_pointer(file)?;
         }
     }
-    let text = std::fs::read_to_string(&path)
-        .map_err(|source| Error::Read { path: path.clone(), source }.of_named_file())?;
+    let text = files::read(&path).map_err(Error::of_named_file)?;
     let config = Config::from_json(&path, &text, notes)?;
     let folder = SafetensorsFolder::open(dir, notes)?;
     let lacks_output = !config.tied && folder.info("lm_head.weight").is_none();

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -16,7 +16,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
@@ -81,17 +82,11 @@ impl Server {
                 "cannot listen on `{listen}`: {source}; choose another address with `--listen`"
             ))
         };
-        let listener = TcpListener::bind(listen).map_err(failed)?;
-        listener.set_nonblocking(true).map_err(failed)?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let listener = runtime.block_on(TcpListener::bind(listen)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared { remote, prepared: Mutex::default() });
         let (stop, stopped) = oneshot::channel();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let listener = {
-            let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener).map_err(failed)?
-        };
         let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
         let work = move || {
             runtime.block_on(async {
@@ -131,7 +126,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections of limited duration.
 struct Listener {
-    listener: tokio::net::TcpListener,
+    listener: TcpListener,
     /// The connections, oldest first; each ends when its sender is dropped.
     open: VecDeque<oneshot::Sender<()>>,
 }

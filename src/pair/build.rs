@@ -324,12 +324,7 @@ impl<'a> Builder<'a> {
         let temporary = folder.join("new");
         fs::copy(file, &temporary).and_then(|_| fs::rename(&temporary, &cached)).map_err(write)?;
         let age = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
-        let mut all: Vec<PathBuf> = fs::read_dir(&folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .collect();
+        let mut all = files::entries(&folder);
         all.sort_by_key(age);
         for old in all.iter().rev().skip(MAX_CACHED) {
             let _ = fs::remove_file(old);

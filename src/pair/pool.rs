@@ -120,7 +120,14 @@ pub fn record(
         deadline: Deadline { stop, timeout: Duration::from_secs(3600) },
         binaries,
         arms,
-        session: machine::session_id(plan.base.commit.as_deref()),
+        hello: Hello {
+            protocol: PROTOCOL,
+            setup: plan.setup.clone(),
+            words: plan.words.clone(),
+            session: machine::session_id(plan.base.commit.as_deref()),
+            injection: None,
+            identify: false,
+        },
         random: StdRng::seed_from_u64(plan.seed),
         next: 0,
         duet: duet.as_ref(),
@@ -207,7 +214,8 @@ struct Recorder<'a> {
     deadline: Deadline<'a>,
     binaries: BTreeMap<char, PathBuf>,
     arms: Vec<PoolArm>,
-    session: String,
+    /// The first request to every worker.
+    hello: Hello,
     random: StdRng,
     /// Which of the injected arms is next.
     next: usize,
@@ -260,22 +268,7 @@ impl Recorder<'_> {
         Ok(())
     }
 
-    fn start(&self, process: char) -> Result<Worker> {
-        self.start_with(process, &self.hello())
-    }
-
-    fn hello(&self) -> Hello {
-        Hello {
-            protocol: PROTOCOL,
-            setup: self.plan.setup.clone(),
-            words: self.plan.words.clone(),
-            session: self.session.clone(),
-            injection: None,
-            identify: false,
-        }
-    }
-
-    fn start_with(&self, process: char, hello: &Hello) -> Result<Worker> {
+    fn start(&self, process: char, hello: &Hello) -> Result<Worker> {
         let worker = Worker::start(&self.binaries[&process], hello, &self.deadline)?;
         if let Some(quota) = &self.quota {
             let what = PathBuf::from("the control group of the workers");
@@ -286,8 +279,8 @@ impl Recorder<'_> {
 
     /// A pool without blocks.
     fn begin(&mut self) -> Result<Pool> {
-        let request = Hello { identify: true, ..self.hello() };
-        let mut hello = self.start_with('A', &request)?.hello.clone();
+        let request = Hello { identify: true, ..self.hello.clone() };
+        let mut hello = self.start('A', &request)?.hello.clone();
         if let Some(why) = hello.unsupported {
             return Err(Error::Unsupported(why));
         }
@@ -337,7 +330,7 @@ impl Recorder<'_> {
         letters.shuffle(&mut self.random);
         let mut processes = BTreeMap::new();
         for process in letters {
-            processes.insert(process, self.start(process)?);
+            processes.insert(process, self.start(process, &self.hello)?);
         }
         let mut workers = Workers { processes, deadline: self.deadline, duet: self.duet };
         let load_s = meter.seconds();

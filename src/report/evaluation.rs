@@ -31,22 +31,17 @@ const SHOWN: [&str; 15] = [
     "seconds",
 ];
 
-/// Text for a terminal; the last line is JSON.
-pub(crate) fn evaluation_text(evaluation: &Evaluation, command: &str) -> String {
-    document(evaluation, command, TextFormat::Terminal)
-}
-
-/// Markdown; the last line is JSON.
-pub(crate) fn evaluation_markdown(evaluation: &Evaluation, command: &str) -> String {
-    document(evaluation, command, TextFormat::Markdown)
-}
-
 /// The evaluation as JSON.
 pub(crate) fn evaluation_json(evaluation: &Evaluation) -> String {
     serde_json::to_string_pretty(evaluation).expect("an evaluation is plain data") + "\n"
 }
 
-fn document(evaluation: &Evaluation, command: &str, format: TextFormat) -> String {
+/// Text for a terminal or Markdown; the last line is JSON. `command` is the command that made it.
+pub(crate) fn evaluation_text(
+    evaluation: &Evaluation,
+    command: &str,
+    format: TextFormat,
+) -> String {
     let title = |text: &str| match format {
         TextFormat::Terminal => format!("\n{}\n\n", text.to_uppercase()),
         TextFormat::Markdown => format!("\n## {text}\n\n"),

@@ -1,6 +1,5 @@
 //! The link to our page in Criterion's index.
 
-use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -41,8 +40,7 @@ pub(super) fn criterion_links(index: &str) -> Vec<(String, String)> {
 /// # Errors
 /// When the page cannot be read or written, or has no body.
 pub(crate) fn link_into(index: &Path, href: &str, about: &str) -> Result<()> {
-    let read = |source| Error::Read { path: index.into(), source };
-    let page = fs::read_to_string(index).map_err(read)?;
+    let page = files::read(index)?;
     let why = || Error::Invalid { path: index.into(), why: "it has no `<body>`".into() };
     let linked = link(&page, href, about).ok_or_else(why)?;
     if linked == page { Ok(()) } else { files::write(index, linked.as_bytes()) }

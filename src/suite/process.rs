@@ -39,11 +39,7 @@ pub(crate) fn run_worker() -> Result<()> {
     };
     let mut before = references()?;
     let mut rates = job.rates.clone();
-    let find = |id: &String| {
-        workload::select(std::slice::from_ref(id))?; // Suggests the nearest of an unknown id.
-        workload::scenario(id).ok_or_else(|| Error::Failed(format!("no scenario `{id}`")))
-    };
-    let chosen = job.scenarios.iter().map(find).collect::<Result<Vec<_>>>()?;
+    let chosen = job.scenarios.iter().map(workload::find).collect::<Result<Vec<_>>>()?;
     if chosen.iter().any(|scenario| scenario.input == Input::Traced) {
         measure::profile::install()?; // Before the model is loaded: loading packs the weights.
     }

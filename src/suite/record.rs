@@ -27,14 +27,7 @@ pub(crate) fn new_record(
     if setup.device == "cpu" {
         machine.rates = measure::peak_rates(setup.threads, measure::ReadBudget::BRIEF)?;
     }
-    let session = Session {
-        id: machine::session_id(build.commit.as_deref()),
-        started: machine::now(),
-        ended: None,
-        command: command_line(harness),
-        harness: harness.into(),
-        conditions: vec![machine::conditions()],
-    };
+    let session = new_session(harness, build.commit.as_deref());
     Ok(Record {
         schema: SCHEMA,
         kind: RecordKind::Run,
@@ -54,9 +47,21 @@ pub(crate) fn new_record(
     })
 }
 
+/// A session that begins now.
+pub(crate) fn new_session(harness: &str, commit: Option<&str>) -> Session {
+    Session {
+        id: machine::session_id(commit),
+        started: machine::now(),
+        ended: None,
+        command: command_line(harness),
+        harness: harness.into(),
+        conditions: vec![machine::conditions()],
+    }
+}
+
 /// The command line for the record. The program's name replaces its path, which differs between
 /// machines.
-pub(crate) fn command_line(harness: &str) -> Vec<String> {
+fn command_line(harness: &str) -> Vec<String> {
     let name = if harness == "criterion" { "cargo bench --" } else { "candlemark" };
     let words = command_words().into_iter().filter(|word| word != "--bench");
     std::iter::once(name.to_owned()).chain(words).collect()

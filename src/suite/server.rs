@@ -5,8 +5,7 @@ use crate::measure::server::{Connection, ServerTrial, pipeline_case};
 use crate::record::Case;
 use crate::suite::job::{INJECT, Job, ScenarioResult, absent_case};
 use crate::suite::worker::respond;
-use crate::workload;
-use crate::workload::{Input, Scenario};
+use crate::workload::{self, Input, Scenario};
 
 /// Runs a job on its server and writes a result for each scenario.
 ///
@@ -17,9 +16,7 @@ pub(super) fn run_server_job(job: &Job) -> Result<()> {
     refuse_injection(&job.injection)?;
     let mut connection = Connection::open(&job.setup)?;
     for id in &job.scenarios {
-        workload::select(std::slice::from_ref(id))?; // Suggests the nearest of an unknown id.
-        let scenario =
-            workload::scenario(id).ok_or_else(|| Error::Failed(format!("no scenario `{id}`")))?;
+        let scenario = workload::find(id)?;
         let case = case(&mut connection, &scenario, job)
             .unwrap_or_else(|error| absent_case(&scenario, &job.setup.generation, (&error).into()));
         respond(&ScenarioResult { model: connection.model(), case, rates: None })?;

@@ -1,7 +1,6 @@
 //! `candlemark check --measure`: measures further blocks of undecided scenarios until they are
 //! decided or time is up.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -237,8 +236,8 @@ impl FurtherRecord {
 fn find_same_binary(this: &Path, record: &Record) -> Option<PathBuf> {
     let wanted = record.build.binary_sha256.as_ref()?;
     let deps = this.parent().map(|folder| folder.join("deps"));
-    let entries = deps.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
-    let benches = entries.map(|entry| entry.path()).filter(|path| {
+    let entries = deps.iter().flat_map(|folder| files::entries(folder));
+    let benches = entries.filter(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with("generate-") && path.extension().is_none_or(|end| end == "exe")
     });

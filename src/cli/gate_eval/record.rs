@@ -129,7 +129,7 @@ fn binaries(
     let layout = arguments.layout.as_deref().map(Binary::from_file).transpose();
     let layout = layout.map_err(Error::of_named_file)?;
     let base = match arguments.base.as_deref() {
-        None => return Ok((Binary::from_file(&std::env::current_exe()?)?, layout)),
+        None => return Ok((Binary::from_file(&files::this_binary()?)?, layout)),
         Some(base) => base,
     };
     if let Some(built) = existing_binary(base)? {

@@ -1,6 +1,6 @@
 //! Faults and well-formed oddities, each once, and what the client takes them for.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,12 @@ pub struct CaseResult {
 }
 
 impl CaseResult {
+    /// What an exchange is told as, beside what was expected.
+    fn of(case: &str, expected: Observation, exchange: &Exchange) -> Self {
+        let message = exchange.fault.as_ref().map(Fault::to_string);
+        Self { case: case.into(), expected, told: describe(exchange), message }
+    }
+
     /// Whether the client was right, in every detail.
     pub fn is_right(&self) -> bool {
         self.expected == self.told
@@ -236,6 +242,7 @@ fn oddities() -> Vec<Case> {
 
 /// Answers that do not count, or only their beginning.
 fn faults(other_host: &str) -> Vec<Case> {
+    const WAIT: &str = "retry-after: 7\r\n";
     let tick = Duration::from_millis(10);
     let error = |message: &str| event(&json!({ "error": { "message": message } }));
     let moved = format!("location: {other_host}/v1/chat/completions?key=1\r\n");
@@ -244,22 +251,10 @@ fn faults(other_host: &str) -> Vec<Case> {
     let endless = |text: &str| Script::open_stream([Step::Repeat(chunked(text), Duration::ZERO)]);
     vec![
         status("status 404", 404, "", "no such model", "http-4xx"),
-        status(
-            "status 429, Retry-After",
-            429,
-            "retry-after: 7\r\n",
-            "slow down",
-            "http-429 after 7 s",
-        ),
+        status("status 429, Retry-After", 429, WAIT, "slow down", "http-429 after 7 s"),
         status("status 500", 500, "", "boom", "http-500"),
         status("status 500, out of memory", 500, "", "CUDA out of memory", "out-of-memory"),
-        status(
-            "status 503, Retry-After",
-            503,
-            "retry-after: 7\r\n",
-            "loading",
-            "http-503 after 7 s",
-        ),
+        status("status 503, Retry-After", 503, WAIT, "loading", "http-503 after 7 s"),
         status("status 502", 502, "", "bad gateway", "http-5xx"),
         status("redirect to another host", 307, &moved, "", "redirect"),
         case("another content type", nothing("content-type"), page),
@@ -349,19 +344,13 @@ pub(super) async fn run() -> Result<Vec<CaseResult>> {
     cases.push(lookup.with(|limits| limits.connect = Duration::from_secs(3)));
 
     let mut routes = Routes::new();
-    let add = |routes: &mut Routes, name: &str, answer: Answer| {
-        routes.insert(name.to_owned(), answer);
-    };
-    add(
-        &mut routes,
-        "picky",
-        Box::new(|request| Arc::new(scripts::picky(&request.path, &request.body))),
-    );
+    let picky: Answer = Box::new(|asked| Arc::new(scripts::picky(&asked.path, &asked.body)));
+    routes.insert("picky".into(), picky);
     let metrics = Arc::new(Script::whole(200, "", "text/plain", scripts::METRICS));
-    add(&mut routes, "metrics", Box::new(move |_| Arc::clone(&metrics)));
+    routes.insert("metrics".into(), Box::new(move |_| Arc::clone(&metrics)));
     let mut ready = Vec::new();
     for (number, case) in cases.into_iter().enumerate() {
-        add(&mut routes, &number.to_string(), case.answer);
+        routes.insert(number.to_string(), case.answer);
         ready.push((case.name, case.expected, case.limits, case.request, case.endpoint));
     }
     let mock = Mock::start(routes)?;
@@ -372,29 +361,19 @@ pub(super) async fn run() -> Result<Vec<CaseResult>> {
         let client = Client::new(Endpoint::parse(&url)?, key, limits)?;
         running.spawn(async move {
             let exchange = client.send(&request, Instant::now()).await;
-            let message = exchange.fault.as_ref().map(Fault::to_string);
-            let told = describe(&exchange);
-            (number, CaseResult { case: name.into(), expected, told, message })
+            (number, CaseResult::of(name, expected, &exchange))
         });
     }
-    let mut results: HashMap<usize, CaseResult> = HashMap::new();
+    let mut results = BTreeMap::new();
     while let Some(Ok((number, result))) = running.join_next().await {
         results.insert(number, result);
     }
-    let mut results: Vec<_> = results.into_iter().collect();
-    results.sort_by_key(|(number, _)| *number);
-    let mut results: Vec<CaseResult> = results.into_iter().map(|(_, result)| result).collect();
+    let mut results: Vec<CaseResult> = results.into_values().collect();
     let plain_as_tls = mock.url("").replace("http:", "https:");
     let over_tls = Client::new(Endpoint::parse(&plain_as_tls)?, None, limits())?;
     let exchange = over_tls.send(&request(1), Instant::now()).await;
-    let message = exchange.fault.as_ref().map(Fault::to_string);
-    let told = describe(&exchange);
-    results.push(CaseResult {
-        case: "https where the server speaks http".into(),
-        expected: nothing("tls"),
-        told,
-        message,
-    });
+    let name = "https where the server speaks http";
+    results.push(CaseResult::of(name, nothing("tls"), &exchange));
     results.push(fields(&mock).await?);
     results.push(counters(&mock).await?);
     // No request, and so no key, may have followed the redirect.

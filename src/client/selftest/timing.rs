@@ -145,25 +145,37 @@ fn errors(exchange: &Exchange, served: &Served) -> Option<(f64, Vec<f64>)> {
     (read.len() == written.len()).then_some((ttft, itl))
 }
 
+/// Sends requests `apart_s` seconds after one another, whatever the answers do; the answers that
+/// are complete, and the client lag of each request.
+async fn send_at_intervals(
+    client: &Client,
+    tokens: u64,
+    requests: u64,
+    apart_s: f64,
+) -> (u64, Vec<f64>) {
+    let request = request(tokens);
+    let mut running = JoinSet::new();
+    let start = Instant::now() + Duration::from_millis(20);
+    for number in 0..requests {
+        let scheduled = start + Duration::from_secs_f64(number as f64 * apart_s);
+        sleep_until(scheduled.into()).await;
+        let (client, request) = (client.clone(), request.clone());
+        running.spawn(async move { client.send(&request, scheduled).await });
+    }
+    let (mut complete, mut lag) = (0, Vec::new());
+    while let Some(Ok(exchange)) = running.join_next().await {
+        complete += u64::from(is_complete(&exchange, tokens));
+        lag.extend(exchange.timeline.lag().map(ms));
+    }
+    (complete, lag)
+}
+
 /// Requests at a fixed rate.
 pub(super) async fn open_loop(requests: u64, rate: u64) -> Result<OpenLoop> {
     const TOKENS: u64 = 4;
     let script = Script::generation(Duration::from_millis(5), Duration::from_millis(2), TOKENS);
     let (_mock, client) = start(script)?;
-    let request = request(TOKENS);
-    let mut running = JoinSet::new();
-    let start = Instant::now() + Duration::from_millis(20);
-    for number in 0..requests {
-        let scheduled = start + Duration::from_secs_f64(number as f64 / rate as f64);
-        sleep_until(scheduled.into()).await;
-        let (client, request) = (client.clone(), request.clone());
-        running.spawn(async move { client.send(&request, scheduled).await });
-    }
-    let (mut lag, mut complete) = (Vec::new(), 0);
-    while let Some(Ok(exchange)) = running.join_next().await {
-        complete += u64::from(is_complete(&exchange, TOKENS));
-        lag.extend(exchange.timeline.lag().map(ms));
-    }
+    let (complete, lag) = send_at_intervals(&client, TOKENS, requests, 1.0 / rate as f64).await;
     Ok(OpenLoop { requests, complete, rate, lag_ms: Latencies::of(&lag) })
 }
 
@@ -172,18 +184,6 @@ pub(super) async fn streams(requests: u64) -> Result<Streams> {
     const TOKENS: u64 = 20;
     let (time_to_first, gap) = (Duration::from_secs(1), Duration::from_millis(100));
     let (mock, client) = start(Script::generation(time_to_first, gap, TOKENS))?;
-    let request = request(TOKENS);
-    let mut running = JoinSet::new();
-    let start = Instant::now();
-    for number in 0..requests {
-        let scheduled = start + Duration::from_secs_f64(0.5 * number as f64 / requests as f64);
-        sleep_until(scheduled.into()).await;
-        let (client, request) = (client.clone(), request.clone());
-        running.spawn(async move { client.send(&request, scheduled).await });
-    }
-    let mut complete = 0;
-    while let Some(Ok(exchange)) = running.join_next().await {
-        complete += u64::from(is_complete(&exchange, TOKENS));
-    }
+    let (complete, _) = send_at_intervals(&client, TOKENS, requests, 0.5 / requests as f64).await;
     Ok(Streams { requests, complete, most_at_once: mock.most_open() as u64 })
 }

@@ -3,7 +3,7 @@
 use crate::analysis::{
     BATCH_GAIN, BATCH_TOK_S, BatchAdvice, CONTEXT_RETENTION, CaseState, ContextAdvice, ContextEnd,
     MEMORY_HEADROOM, MEMORY_STEP_BYTES, MIN_SCORE_PARTS, MemoryAdvice, NoAdvice, ScorePartKind,
-    summarize,
+    TargetVerdict,
 };
 use crate::report::document::{Block, Cell, Section, Table, Text};
 use crate::report::full::render_context::{MIB, RenderContext};
@@ -68,7 +68,7 @@ fn context_advice(ctx: &RenderContext, advice: &ContextAdvice) -> ValueAndRules 
             let (depth, kept) = (lang.count(*depth), lang.share(*retention));
             Text::from_template(words.end_slow, &[("depth", &depth), ("kept", &kept)])
         }
-        ContextEnd::NoRate { depth, .. } => {
+        ContextEnd::NoRate { depth } => {
             Text::from_template(words.end_no_rate, &[("depth", &lang.count(*depth))])
         }
     };
@@ -159,9 +159,10 @@ pub(super) fn conclusion(ctx: &RenderContext) -> Section {
         words.valid,
         &[("valid", &lang.count(valid)), ("all", &lang.count(cases.len()))],
     );
-    let summary = summarize(&ctx.results);
-    if summary.met + summary.not_met > 0 {
-        let (met, all) = (lang.count(summary.met), lang.count(summary.met + summary.not_met));
+    let count = |verdict| ctx.results.iter().filter(|result| result.verdict == verdict).count();
+    let (met, not_met) = (count(TargetVerdict::Met), count(TargetVerdict::NotMet));
+    if met + not_met > 0 {
+        let (met, all) = (lang.count(met), lang.count(met + not_met));
         section.paragraph(words.targets, &[("met", &met), ("all", &all)]);
     }
     match ctx.analysis.score.value {

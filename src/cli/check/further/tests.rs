@@ -1,5 +1,7 @@
 //! Rounds of further blocks without a machine, and sessions less than an hour apart.
 
+use std::fs;
+
 use crate::compare::{Outcome, Policy, ReferenceData, judge};
 use crate::inputs::record;
 use crate::record::{Absence, AbsenceKind};
