@@ -157,7 +157,8 @@ impl KvCache {
                     let bytes = (self.pages.len() * size / 8).clamp(SLAB[0], SLAB[1]);
                     let (slab, first, count) =
                         (self.slabs.len(), self.pages.len(), (bytes / size).max(1));
-                    self.slabs.push(Arena::new(count * size)?);
+                    // Whole huge pages: a slab's end in small ones would be read more slowly.
+                    self.slabs.push(Arena::new((count * size).next_multiple_of(HUGE_PAGE))?);
                     self.pages.extend((0..count).map(|i| (slab, i * size)));
                     self.free.extend((first + 1..first + count).rev());
                     first
