@@ -11,6 +11,7 @@ use std::ops::Range;
 use super::activations::{ActivationFormat, Activations};
 use super::dispatch::{gemm_f32, kernels, widen_bf16_pairs};
 use super::isa::Isa;
+use super::kv_cache::q8_0::{dequantize_keys, dequantize_values};
 use super::kv_cache::{KvCache, KvDtype, KvLayout, PAGE, Span};
 use super::operands::F32x16;
 use super::packed::{BLOCK, PANEL_ROWS, WeightFormat};
@@ -18,6 +19,7 @@ use super::pool::{Pool, SharedSlice};
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+mod q8_0;
 mod softmax;
 
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +32,8 @@ use super::activations::round_to_amx_tiles;
 use super::amx;
 #[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
+#[cfg(target_arch = "x86_64")]
+use super::kv_cache::q8_0::{round_keys, round_values};
 #[cfg(target_arch = "x86_64")]
 use super::operands::AmxTile;
 
@@ -58,10 +62,15 @@ fn is_decode(span: &Span, group: usize) -> bool {
 /// The format of queries, and of the softmax weights that multiply values. `rows` are the query
 /// rows of a sequence in a pass, the heads of a group counted each.
 pub fn attention_format(isa: Isa, layout: KvLayout, rows: usize) -> ActivationFormat {
-    let fills_tiles = rows > PANEL_ROWS && layout.width.is_multiple_of(BLOCK);
+    let decode = rows <= PANEL_ROWS;
     match layout.dtype {
-        KvDtype::Bf16 if fills_tiles && isa.has_bf16() => ActivationFormat::Bf16,
-        KvDtype::Bf16 | KvDtype::F32 => ActivationFormat::F32,
+        KvDtype::Q8_0 if decode => ActivationFormat::Int8,
+        KvDtype::Bf16 | KvDtype::Q8_0
+            if !decode && isa.has_bf16() && layout.width.is_multiple_of(BLOCK) =>
+        {
+            ActivationFormat::Bf16
+        }
+        KvDtype::F32 | KvDtype::Bf16 | KvDtype::Q8_0 => ActivationFormat::F32,
     }
 }
 
@@ -205,24 +214,29 @@ fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
     let in_bf16 = format == ActivationFormat::Bf16;
     let padded = if in_bf16 { rows.next_multiple_of(PANEL_ROWS) } else { rows };
     let mut softmax = OnlineSoftmax::new(rows, padded, width);
-    #[cfg(target_arch = "x86_64")]
-    if in_bf16 {
-        prefill_bf16(context, &queries, &mut softmax);
-        return softmax;
+    match format {
+        ActivationFormat::Int8 => q8_0::decode(context, &queries, &mut softmax),
+        #[cfg(target_arch = "x86_64")]
+        ActivationFormat::Bf16 => prefill_bf16(context, &queries, &mut softmax),
+        #[cfg(target_arch = "x86_64")]
+        _ if layout.dtype == KvDtype::Bf16 && is_decode(&task.span, group) && has_kernels(isa) => {
+            decode_bf16(context, &queries, &mut softmax);
+        }
+        _ => attend_f32(context, &queries, &mut softmax),
     }
-    #[cfg(target_arch = "x86_64")]
-    if layout.dtype == KvDtype::Bf16 && is_decode(&task.span, group) && has_kernels(isa) {
-        decode_bf16(context, &queries, &mut softmax);
-        return softmax;
-    }
+    softmax
+}
+
+/// Attends to all pages of a context in f32.
+fn attend_f32(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
+    let (isa, rows) = (context.isa, context.rows());
+    let KvLayout { width, dtype, .. } = context.cache.layout();
     let mut scores = vec![[0f32; PANEL_ROWS]; PAGE / PANEL_ROWS * rows];
     let mut weights = vec![[0f32; PAGE]; rows];
     // A bf16 page is multiplied as it is where a kernel widens it in registers, else widened first.
-    let (fused, widened) = match layout.dtype {
-        KvDtype::F32 => (None, false),
-        KvDtype::Bf16 => (kernels(isa).gemm_f16_bf16, kernels(isa).gemm_f16_bf16.is_none()),
-    };
-    let mut lines = vec![0f32; if widened { PAGE * width } else { 0 }];
+    let fused = kernels(isa).gemm_f16_bf16.filter(|_| dtype == KvDtype::Bf16);
+    let widened = fused.is_none() && dtype != KvDtype::F32;
+    let mut lines = vec![[0f32; PANEL_ROWS]; if widened { PAGE * width / PANEL_ROWS } else { 0 }];
     for (positions, (keys, values), _) in context.pages() {
         let count = positions.len();
         let blocks = count.div_ceil(PANEL_ROWS);
@@ -232,20 +246,26 @@ fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
             let lines = keys.as_chunks().0.chunks_exact(width / 2);
             for (lines, scores) in lines.zip(block_scores) {
                 // SAFETY: an `Isa` is only made on a CPU that has the tier's instructions.
-                unsafe { gemm(WeightFormat::Bf16, lines, 1, width, &queries, width, scores) };
+                unsafe { gemm(WeightFormat::Bf16, lines, 1, width, queries, width, scores) };
             }
         } else {
-            let keys = if widened {
-                widen_bf16_pairs(isa, keys, PANEL_ROWS, &mut lines[..blocks * PANEL_ROWS * width]);
-                lines.as_slice()
-            } else {
-                bytemuck::cast_slice(keys)
+            let keys = match dtype {
+                KvDtype::F32 => bytemuck::cast_slice(keys),
+                KvDtype::Bf16 => {
+                    let lines = lines[..blocks * width].as_flattened_mut();
+                    widen_bf16_pairs(isa, keys, PANEL_ROWS, lines);
+                    lines
+                }
+                KvDtype::Q8_0 => {
+                    dequantize_keys(isa, keys, width, &mut lines);
+                    lines.as_flattened()
+                }
             };
             for (lines, scores) in keys.chunks_exact(PANEL_ROWS * width).zip(block_scores) {
-                gemm_f32(isa, lines, PANEL_ROWS, width, &queries, width, scores);
+                gemm_f32(isa, lines, PANEL_ROWS, width, queries, width, scores);
             }
         }
-        context.weigh(positions, &scores, &mut weights, &mut softmax);
+        context.weigh(positions, &scores, &mut weights, softmax);
         let (chunks, x) = (softmax.values.chunks_exact_mut(rows), weights.as_flattened());
         if let Some(gemm) = fused {
             let lines = values.as_chunks().0;
@@ -256,18 +276,22 @@ fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
                 unsafe { gemm(WeightFormat::Bf16, lines, step, count, x, PAGE, sums) };
             }
         } else {
-            let values = if widened {
-                widen_bf16_pairs(isa, values, width, &mut lines);
-                lines.as_slice()
-            } else {
-                bytemuck::cast_slice(values)
+            let values = match dtype {
+                KvDtype::F32 => bytemuck::cast_slice(values),
+                KvDtype::Bf16 => {
+                    widen_bf16_pairs(isa, values, width, lines.as_flattened_mut());
+                    lines.as_flattened()
+                }
+                KvDtype::Q8_0 => {
+                    dequantize_values(isa, values, width, &mut lines);
+                    lines.as_flattened()
+                }
             };
             for (chunk, sums) in chunks.enumerate() {
                 gemm_f32(isa, &values[chunk * PANEL_ROWS..], width, count, x, PAGE, sums);
             }
         }
     }
-    softmax
 }
 
 /// The same for few rows, where reading the cache is the bound.
@@ -301,11 +325,21 @@ fn prefill_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoft
     let mut scores = vec![[0f32; PANEL_ROWS]; PAGE / PANEL_ROWS * padded];
     let mut weights = vec![[0f32; PAGE]; softmax.max.len()];
     let mut p = vec![AmxTile::ZERO; padded / PANEL_ROWS];
+    let is_q8_0 = context.cache.layout().dtype == KvDtype::Q8_0;
+    // A page in bf16, keys and then values, where it is not in the cache.
+    let mut rounded =
+        vec![AmxTile::ZERO; if is_q8_0 { 2 * PAGE / PANEL_ROWS * row_tiles } else { 0 }];
     let mut half_page = Vec::new();
     // SAFETY: an `Isa` with AMX is only made on a CPU that has it.
     let registers = isa.has_amx().then(|| unsafe { amx::TileRegisters::new() });
-    for (positions, (keys, mut values), _) in context.pages() {
+    for (positions, (mut keys, mut values), _) in context.pages() {
         let count = positions.len();
+        if is_q8_0 {
+            let (key_tiles, value_tiles) = rounded.split_at_mut(PAGE / PANEL_ROWS * row_tiles);
+            round_keys(isa, keys, width, key_tiles);
+            round_values(isa, values, width, value_tiles);
+            (keys, values) = (bytemuck::cast_slice(key_tiles), bytemuck::cast_slice(value_tiles));
+        }
         let (first, second) = keys.split_at(keys.len() / 2);
         let (first_scores, second_scores) = scores.split_at_mut(padded);
         match &registers {
@@ -322,7 +356,7 @@ fn prefill_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoft
         for (rows, tile) in weights.chunks(PANEL_ROWS).zip(&mut p) {
             round_to_amx_tiles(isa, PAGE, rows.as_flattened(), std::slice::from_mut(tile));
         }
-        if count <= PANEL_ROWS {
+        if count <= PANEL_ROWS && !is_q8_0 {
             // The second half of the page may never have been written: a NaN there would survive
             // the multiplication with 0. See `KvCache::append`.
             half_page.clear();
