@@ -102,9 +102,7 @@ impl Activations {
                 let values = &self.values;
                 pool.run_chunks(&mut self.q8, height * row_blocks, |number, blocks| {
                     let values = &values[number * height * columns..];
-                    if !dispatch::quantize_q8(isa, values, blocks) {
-                        quantize_q8_autovectorized(isa, values, blocks);
-                    }
+                    quantize_q8(isa, values, blocks);
                 });
             }
             ActivationFormat::Int16 => {
@@ -210,8 +208,15 @@ fn abs_max_and_non_finite(values: &[f32]) -> (f32, f32) {
     (abs_max.into_iter().fold(0.0, f32::max), non_finite.into_iter().sum())
 }
 
+/// Quantizes as many values as `blocks` hold.
+pub(super) fn quantize_q8(isa: Isa, values: &[f32], blocks: &mut [Q8Block]) {
+    if !dispatch::quantize_q8(isa, values, blocks) {
+        quantize_q8_autovectorized(isa, values, blocks);
+    }
+}
+
 multiversion! {
-    /// Quantizes as many values as `blocks` hold.
+    /// See [`quantize_q8`].
     fn quantize_q8_autovectorized(values: &[f32], blocks: &mut [Q8Block]) {
         for (values, block) in values.as_chunks::<BLOCK>().0.iter().zip(blocks) {
             let (abs_max, non_finite) = abs_max_and_non_finite(values);
@@ -251,7 +256,7 @@ multiversion! {
 
 /// Rounds to the nearest bf16, ties to even; NaN stays NaN.
 #[inline(always)]
-fn f32_to_bf16(value: f32) -> u16 {
+pub(super) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     if value.is_nan() { 0x7fc0 } else { rounded as u16 }

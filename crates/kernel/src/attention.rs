@@ -10,12 +10,21 @@ use std::ops::Range;
 
 use super::activations::{ActivationFormat, Activations};
 use super::dispatch::{gemm_f32, kernels, widen_bf16_pairs};
-use super::elementwise::exp;
-use super::isa::{Isa, multiversion};
+use super::isa::Isa;
+use super::kv_cache::q8_0::{dequantize_keys, dequantize_values};
 use super::kv_cache::{KvCache, KvDtype, KvLayout, PAGE, Span};
 use super::operands::F32x16;
 use super::packed::{BLOCK, PANEL_ROWS, WeightFormat};
 use super::pool::{Pool, SharedSlice};
+
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+mod q8_0;
+mod softmax;
+
+#[cfg(target_arch = "x86_64")]
+use bf16::{Lines, accumulate_page, has_kernels, score_page};
+use softmax::{OnlineSoftmax, merge, online_softmax};
 
 #[cfg(target_arch = "x86_64")]
 use super::activations::round_to_amx_tiles;
@@ -23,6 +32,8 @@ use super::activations::round_to_amx_tiles;
 use super::amx;
 #[cfg(target_arch = "x86_64")]
 use super::avx512bf16;
+#[cfg(target_arch = "x86_64")]
+use super::kv_cache::q8_0::{round_keys, round_values};
 #[cfg(target_arch = "x86_64")]
 use super::operands::AmxTile;
 
@@ -43,27 +54,26 @@ struct Task {
     positions: Range<usize>,
 }
 
-/// The state of an online softmax, for query rows.
-struct OnlineSoftmax {
-    /// Weighted sums of values, `[width / 16][rows]`; rows padded to whole AMX tiles for bf16.
-    values: Vec<F32x16>,
-    /// Rows with padding.
-    padded: usize,
-    /// Largest score of each row.
-    max: Vec<f32>,
-    /// Sum of e^(score - max) of each row.
-    sum: Vec<f32>,
+/// Whether a span has so few query rows that reading the cache is the bound.
+fn is_decode(span: &Span, group: usize) -> bool {
+    span.rows * group <= PANEL_ROWS
 }
 
 /// The format of queries, and of the softmax weights that multiply values. `rows` are the query
 /// rows of a sequence in a pass, the heads of a group counted each.
 pub fn attention_format(isa: Isa, layout: KvLayout, rows: usize) -> ActivationFormat {
-    let fills_tiles = rows > PANEL_ROWS && layout.width.is_multiple_of(BLOCK);
+    let decode = rows <= PANEL_ROWS;
     match layout.dtype {
-        KvDtype::Bf16 if fills_tiles && isa.has_bf16() && !isa.choices().f32_attention => {
+        KvDtype::Q8_0 if decode => ActivationFormat::Int8,
+        KvDtype::Bf16 | KvDtype::Q8_0
+            if !decode
+                && isa.has_bf16()
+                && !isa.choices().f32_attention
+                && layout.width.is_multiple_of(BLOCK) =>
+        {
             ActivationFormat::Bf16
         }
-        KvDtype::Bf16 | KvDtype::F32 => ActivationFormat::F32,
+        KvDtype::F32 | KvDtype::Bf16 | KvDtype::Q8_0 => ActivationFormat::F32,
     }
 }
 
@@ -96,7 +106,7 @@ pub fn attention(
         for first in (0..span.rows).step_by(block) {
             let rows = block.min(span.rows - first);
             let context = span.past + first + rows;
-            let split = if span.rows * group <= PANEL_ROWS { KV_SPLIT } else { context };
+            let split = if is_decode(span, group) { KV_SPLIT } else { context };
             for head in 0..heads {
                 splits.push(context.div_ceil(split));
                 for start in (0..context).step_by(split) {
@@ -131,7 +141,8 @@ pub fn attention(
     let slots = SharedSlice::new(&mut results);
     pool.run(tasks.len(), |number, _| {
         let number = tasks.len() - 1 - number;
-        let softmax = run_task(isa, cache, layer, q, stride, group, &tasks[number]);
+        let context = Context { isa, cache, layer, group, task: &tasks[number] };
+        let softmax = run_task(&context, q, stride);
         if unsplit {
             finish(&tasks[number], &softmax);
         } else {
@@ -150,37 +161,53 @@ pub fn attention(
     }
 }
 
-/// The softmax over the positions of both.
-fn merge(mut a: OnlineSoftmax, b: OnlineSoftmax) -> OnlineSoftmax {
-    let padded = a.padded;
-    for row in 0..a.max.len() {
-        let max = a.max[row].max(b.max[row]);
-        let (a_factor, b_factor) = (exp(a.max[row] - max), exp(b.max[row] - max));
-        a.max[row] = max;
-        a.sum[row] = a.sum[row] * a_factor + b.sum[row] * b_factor;
-        for (a, b) in
-            a.values[row..].iter_mut().step_by(padded).zip(b.values[row..].iter().step_by(padded))
-        {
-            for lane in 0..PANEL_ROWS {
-                a[lane] = a[lane] * a_factor + b[lane] * b_factor;
-            }
-        }
-    }
-    a
+/// The keys and values of one key-value head that the queries of a task attend to.
+struct Context<'a> {
+    isa: Isa,
+    cache: &'a KvCache,
+    layer: usize,
+    group: usize,
+    task: &'a Task,
 }
 
-fn run_task(
-    isa: Isa,
-    cache: &KvCache,
-    layer: usize,
-    q: &[f32],
-    stride: usize,
-    group: usize,
-    task: &Task,
-) -> OnlineSoftmax {
+/// Keys and values of a page; see [`KvCache::page`].
+type Page<'a> = (&'a [u8], &'a [u8]);
+
+impl<'a> Context<'a> {
+    /// Query rows of the task.
+    fn rows(&self) -> usize {
+        self.task.rows * self.group
+    }
+
+    /// Pages with their positions, each beside the page that follows it, if one does, else itself.
+    fn pages(&self) -> impl Iterator<Item = (Range<usize>, Page<'a>, Page<'a>)> {
+        let (cache, layer, task) = (self.cache, self.layer, self.task);
+        let page = move |start| cache.page(task.span.sequence, layer, task.head, start);
+        let Range { start: first, end: last } = task.positions;
+        (first..last).step_by(PAGE).map(move |start| {
+            let end = last.min(start + PAGE);
+            (start..end, page(start), page(if end < last { end } else { start }))
+        })
+    }
+
+    /// The weights of a page's positions; see [`online_softmax`]. The rows of a group are at the
+    /// same position and see the same context.
+    fn weigh(
+        &self,
+        positions: Range<usize>,
+        scores: &[F32x16],
+        weights: &mut [[f32; PAGE]],
+        softmax: &mut OnlineSoftmax,
+    ) {
+        let before = self.task.span.past + self.task.first;
+        online_softmax(self.isa, self.group, before, positions, scores, weights, softmax);
+    }
+}
+
+fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
+    let Context { isa, cache, group, task, .. } = *context;
     let layout = cache.layout();
-    let width = layout.width;
-    let rows = task.rows * group;
+    let (width, rows) = (layout.width, context.rows());
     let mut queries = Vec::with_capacity(rows * width);
     for row in 0..task.rows {
         let at = (task.span.start + task.first + row) * stride + task.head * group * width;
@@ -189,51 +216,59 @@ fn run_task(
     let format = attention_format(isa, layout, task.span.rows * group);
     let in_bf16 = format == ActivationFormat::Bf16;
     let padded = if in_bf16 { rows.next_multiple_of(PANEL_ROWS) } else { rows };
-    let mut softmax = OnlineSoftmax {
-        values: vec![[0.0; PANEL_ROWS]; width / PANEL_ROWS * padded],
-        padded,
-        max: vec![f32::NEG_INFINITY; rows],
-        sum: vec![0.0; rows],
-    };
-    #[cfg(target_arch = "x86_64")]
-    if in_bf16 {
-        run_task_bf16(isa, cache, layer, &queries, group, task, &mut softmax);
-        return softmax;
+    let mut softmax = OnlineSoftmax::new(rows, padded, width);
+    match format {
+        ActivationFormat::Int8 => q8_0::decode(context, &queries, &mut softmax),
+        #[cfg(target_arch = "x86_64")]
+        ActivationFormat::Bf16 => prefill_bf16(context, &queries, &mut softmax),
+        #[cfg(target_arch = "x86_64")]
+        _ if layout.dtype == KvDtype::Bf16 && is_decode(&task.span, group) && has_kernels(isa) => {
+            decode_bf16(context, &queries, &mut softmax);
+        }
+        _ => attend_f32(context, &queries, &mut softmax),
     }
+    softmax
+}
+
+/// Attends to all pages of a context in f32.
+fn attend_f32(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
+    let (isa, rows) = (context.isa, context.rows());
+    let KvLayout { width, dtype, .. } = context.cache.layout();
     let mut scores = vec![[0f32; PANEL_ROWS]; PAGE / PANEL_ROWS * rows];
     let mut weights = vec![[0f32; PAGE]; rows];
     // A bf16 page is multiplied as it is where a kernel widens it in registers, else widened first.
-    let (fused, widened) = match layout.dtype {
-        KvDtype::F32 => (None, false),
-        KvDtype::Bf16 => (kernels(isa).gemm_f16_bf16, kernels(isa).gemm_f16_bf16.is_none()),
-    };
-    let mut lines = vec![0f32; if widened { PAGE * width } else { 0 }];
-    for start in task.positions.clone().step_by(PAGE) {
-        let (keys, values) = cache.page(task.span.sequence, layer, task.head, start);
-        let end = task.positions.end.min(start + PAGE);
-        let blocks = (end - start).div_ceil(PANEL_ROWS);
+    let fused = kernels(isa).gemm_f16_bf16.filter(|_| dtype == KvDtype::Bf16);
+    let widened = fused.is_none() && dtype != KvDtype::F32;
+    let mut lines = vec![[0f32; PANEL_ROWS]; if widened { PAGE * width / PANEL_ROWS } else { 0 }];
+    for (positions, (keys, values), _) in context.pages() {
+        let count = positions.len();
+        let blocks = count.div_ceil(PANEL_ROWS);
         scores.fill([0.0; PANEL_ROWS]);
         let block_scores = scores.chunks_exact_mut(rows).take(blocks);
         if let Some(gemm) = fused {
             let lines = keys.as_chunks().0.chunks_exact(width / 2);
             for (lines, scores) in lines.zip(block_scores) {
                 // SAFETY: an `Isa` is only made on a CPU that has the tier's instructions.
-                unsafe { gemm(WeightFormat::Bf16, lines, 1, width, &queries, width, scores) };
+                unsafe { gemm(WeightFormat::Bf16, lines, 1, width, queries, width, scores) };
             }
         } else {
-            let keys = if widened {
-                widen_bf16_pairs(isa, keys, PANEL_ROWS, &mut lines[..blocks * PANEL_ROWS * width]);
-                lines.as_slice()
-            } else {
-                bytemuck::cast_slice(keys)
+            let keys = match dtype {
+                KvDtype::F32 => bytemuck::cast_slice(keys),
+                KvDtype::Bf16 => {
+                    let lines = lines[..blocks * width].as_flattened_mut();
+                    widen_bf16_pairs(isa, keys, PANEL_ROWS, lines);
+                    lines
+                }
+                KvDtype::Q8_0 => {
+                    dequantize_keys(isa, keys, width, &mut lines);
+                    lines.as_flattened()
+                }
             };
             for (lines, scores) in keys.chunks_exact(PANEL_ROWS * width).zip(block_scores) {
-                gemm_f32(isa, lines, PANEL_ROWS, width, &queries, width, scores);
+                gemm_f32(isa, lines, PANEL_ROWS, width, queries, width, scores);
             }
         }
-        // The rows of a group are at the same position and see the same context.
-        let before = task.span.past + task.first;
-        online_softmax(isa, group, before, start..end, &scores, &mut weights, &mut softmax);
+        context.weigh(positions, &scores, &mut weights, softmax);
         let (chunks, x) = (softmax.values.chunks_exact_mut(rows), weights.as_flattened());
         if let Some(gemm) = fused {
             let lines = values.as_chunks().0;
@@ -241,37 +276,50 @@ fn run_task(
             for (chunk, sums) in chunks.enumerate() {
                 let lines = &lines[chunk..];
                 // SAFETY: as above.
-                unsafe { gemm(WeightFormat::Bf16, lines, step, end - start, x, PAGE, sums) };
+                unsafe { gemm(WeightFormat::Bf16, lines, step, count, x, PAGE, sums) };
             }
         } else {
-            let values = if widened {
-                widen_bf16_pairs(isa, values, width, &mut lines);
-                lines.as_slice()
-            } else {
-                bytemuck::cast_slice(values)
+            let values = match dtype {
+                KvDtype::F32 => bytemuck::cast_slice(values),
+                KvDtype::Bf16 => {
+                    widen_bf16_pairs(isa, values, width, lines.as_flattened_mut());
+                    lines.as_flattened()
+                }
+                KvDtype::Q8_0 => {
+                    dequantize_values(isa, values, width, &mut lines);
+                    lines.as_flattened()
+                }
             };
             for (chunk, sums) in chunks.enumerate() {
-                gemm_f32(isa, &values[chunk * PANEL_ROWS..], width, end - start, x, PAGE, sums);
+                gemm_f32(isa, &values[chunk * PANEL_ROWS..], width, count, x, PAGE, sums);
             }
         }
     }
-    softmax
+}
+
+/// The same for few rows, where reading the cache is the bound.
+#[cfg(target_arch = "x86_64")]
+fn decode_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
+    let (isa, rows, width) = (context.isa, context.rows(), context.cache.layout().width);
+    let mut scores = vec![[0f32; PANEL_ROWS]; PAGE / PANEL_ROWS * rows];
+    let mut weights = vec![[0f32; PAGE]; rows];
+    for (positions, (keys, values), next) in context.pages() {
+        score_page(isa, Lines::new(keys, next.0), width, queries, &mut scores);
+        // Halves of a page are whole: see `KvCache::append`.
+        let written = positions.len().next_multiple_of(PANEL_ROWS);
+        context.weigh(positions, &scores, &mut weights, softmax);
+        let values = Lines::new(values, next.1);
+        accumulate_page(isa, values, written, &weights, &mut softmax.values);
+    }
 }
 
 /// The same in bf16 with AMX or AVX512-BF16: keys and values are operands as they lie in the cache,
 /// and queries and softmax weights are rounded to bf16.
 #[cfg(target_arch = "x86_64")]
-fn run_task_bf16(
-    isa: Isa,
-    cache: &KvCache,
-    layer: usize,
-    queries: &[f32],
-    group: usize,
-    task: &Task,
-    softmax: &mut OnlineSoftmax,
-) {
+fn prefill_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
+    let isa = context.isa;
     assert!(isa.has_bf16(), "{} does not multiply bf16", isa.name());
-    let width = cache.layout().width;
+    let width = context.cache.layout().width;
     let (padded, row_tiles) = (softmax.padded, width / BLOCK);
     let mut q = vec![AmxTile::ZERO; padded / PANEL_ROWS * row_tiles];
     for (rows, tiles) in queries.chunks(PANEL_ROWS * width).zip(q.chunks_exact_mut(row_tiles)) {
@@ -280,12 +328,21 @@ fn run_task_bf16(
     let mut scores = vec![[0f32; PANEL_ROWS]; PAGE / PANEL_ROWS * padded];
     let mut weights = vec![[0f32; PAGE]; softmax.max.len()];
     let mut p = vec![AmxTile::ZERO; padded / PANEL_ROWS];
+    let is_q8_0 = context.cache.layout().dtype == KvDtype::Q8_0;
+    // A page in bf16, keys and then values, where it is not in the cache.
+    let mut rounded =
+        vec![AmxTile::ZERO; if is_q8_0 { 2 * PAGE / PANEL_ROWS * row_tiles } else { 0 }];
     let mut half_page = Vec::new();
     // SAFETY: an `Isa` with AMX is only made on a CPU that has it.
     let registers = isa.has_amx().then(|| unsafe { amx::TileRegisters::new() });
-    for start in task.positions.clone().step_by(PAGE) {
-        let (keys, mut values) = cache.page(task.span.sequence, layer, task.head, start);
-        let end = task.positions.end.min(start + PAGE);
+    for (positions, (mut keys, mut values), _) in context.pages() {
+        let count = positions.len();
+        if is_q8_0 {
+            let (key_tiles, value_tiles) = rounded.split_at_mut(PAGE / PANEL_ROWS * row_tiles);
+            round_keys(isa, keys, width, key_tiles);
+            round_values(isa, values, width, value_tiles);
+            (keys, values) = (bytemuck::cast_slice(key_tiles), bytemuck::cast_slice(value_tiles));
+        }
         let (first, second) = keys.split_at(keys.len() / 2);
         let (first_scores, second_scores) = scores.split_at_mut(padded);
         match &registers {
@@ -298,12 +355,11 @@ fn run_task_bf16(
                 avx512bf16::gemm_bf16(&q, second, second_scores);
             },
         }
-        let before = task.span.past + task.first;
-        online_softmax(isa, group, before, start..end, &scores, &mut weights, softmax);
+        context.weigh(positions, &scores, &mut weights, softmax);
         for (rows, tile) in weights.chunks(PANEL_ROWS).zip(&mut p) {
             round_to_amx_tiles(isa, PAGE, rows.as_flattened(), std::slice::from_mut(tile));
         }
-        if end - start <= PANEL_ROWS {
+        if count <= PANEL_ROWS && !is_q8_0 {
             // The second half of the page may never have been written: a NaN there would survive
             // the multiplication with 0. See `KvCache::append`.
             half_page.clear();
@@ -315,62 +371,6 @@ fn run_task_bf16(
             Some(registers) => registers.accumulate(&p, values, &mut softmax.values),
             // SAFETY: as above.
             None => unsafe { avx512bf16::accumulate_bf16(&p, values, &mut softmax.values) },
-        }
-    }
-}
-
-multiversion! {
-    /// Turns the scores of a page into weights e^(score - max), 0 for positions that the causal
-    /// mask hides, and rescales the sums so far where the running max has grown.
-    fn online_softmax(
-        group: usize,
-        before: usize,
-        positions: Range<usize>,
-        scores: &[F32x16],
-        weights: &mut [[f32; PAGE]],
-        softmax: &mut OnlineSoftmax,
-    ) {
-        let padded = softmax.padded;
-        for (row, weights) in weights.iter_mut().enumerate() {
-            let visible = (before + row / group + 1).min(positions.end);
-            let visible = visible.saturating_sub(positions.start);
-            for block in 0..PAGE / PANEL_ROWS {
-                weights[block * PANEL_ROWS..(block + 1) * PANEL_ROWS]
-                    .copy_from_slice(&scores[block * padded + row]);
-            }
-            if visible < PAGE {
-                weights[visible..].fill(f32::NEG_INFINITY);
-            }
-            let mut lanes = [f32::NEG_INFINITY; PANEL_ROWS];
-            for block in weights.as_chunks::<PANEL_ROWS>().0 {
-                for lane in 0..PANEL_ROWS {
-                    lanes[lane] = if block[lane] > lanes[lane] { block[lane] } else { lanes[lane] };
-                }
-            }
-            let max = lanes.into_iter().fold(softmax.max[row], f32::max);
-            if max == f32::NEG_INFINITY {
-                weights.fill(0.0);
-                continue;
-            }
-            let mut sums = [0f32; PANEL_ROWS];
-            for block in weights.as_chunks_mut::<PANEL_ROWS>().0 {
-                for lane in 0..PANEL_ROWS {
-                    block[lane] = exp(block[lane] - max);
-                    sums[lane] += block[lane];
-                }
-            }
-            let sum: f32 = sums.iter().sum();
-            if max > softmax.max[row] {
-                let factor = exp(softmax.max[row] - max);
-                softmax.max[row] = max;
-                softmax.sum[row] *= factor;
-                for values in softmax.values[row..].iter_mut().step_by(padded) {
-                    for value in values {
-                        *value *= factor;
-                    }
-                }
-            }
-            softmax.sum[row] += sum;
         }
     }
 }

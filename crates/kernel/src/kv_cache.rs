@@ -4,13 +4,15 @@
 //! A page holds for every layer and key-value head the keys, sixteen positions interleaved
 //! (`[2][width][16]` f32, or pairs along the width `[2][width/2][16][2]` bf16), then the values
 //! (`[32][width]` f32, or pairs of positions `[16][width][2]` bf16). These are weight panels to the
-//! GEMM kernels, and sixteen keys in bf16 are AMX tiles.
+//! GEMM kernels, and sixteen keys in bf16 are AMX tiles. [`q8_0`] has the layout in 8 bits.
 
 use half::bf16;
 
 use super::arena::{Arena, HUGE_PAGE};
-use super::packed::PANEL_ROWS;
+use super::packed::{BLOCK, PANEL_ROWS};
 use super::pool::{Pool, SharedSlice};
+
+pub(super) mod q8_0;
 
 /// Positions per page.
 pub(super) const PAGE: usize = 32;
@@ -29,14 +31,37 @@ pub enum KvDtype {
     F32,
     /// bfloat16.
     Bf16,
+    /// 8 bits, one f16 scale per 32 numbers of a key or a value.
+    Q8_0,
 }
 
 impl KvDtype {
-    /// Bytes per number.
-    pub fn bytes(self) -> usize {
+    /// All formats.
+    pub const ALL: [Self; 3] = [KvDtype::F32, KvDtype::Bf16, KvDtype::Q8_0];
+
+    /// Its name, which ggml has too.
+    pub fn name(self) -> &'static str {
         match self {
-            KvDtype::F32 => 4,
-            KvDtype::Bf16 => 2,
+            KvDtype::F32 => "f32",
+            KvDtype::Bf16 => "bf16",
+            KvDtype::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Numbers of a key must be a multiple of this.
+    pub fn block_size(self) -> usize {
+        match self {
+            KvDtype::F32 | KvDtype::Bf16 => PANEL_ROWS,
+            KvDtype::Q8_0 => BLOCK,
+        }
+    }
+
+    /// Bytes of a key or a value of so many numbers.
+    pub fn bytes(self, numbers: usize) -> usize {
+        match self {
+            KvDtype::F32 => 4 * numbers,
+            KvDtype::Bf16 => 2 * numbers,
+            KvDtype::Q8_0 => numbers / BLOCK * (BLOCK + 2),
         }
     }
 }
@@ -48,20 +73,28 @@ pub struct KvLayout {
     pub layers: usize,
     /// Key-value heads.
     pub heads: usize,
-    /// Numbers per key, a multiple of 16.
+    /// Numbers per key, a multiple of [`KvDtype::block_size`].
     pub width: usize,
     /// Number format.
     pub dtype: KvDtype,
 }
 
 impl KvLayout {
-    /// Bytes of the keys of one layer and head in a page; the values take as many.
-    fn half_bytes(&self) -> usize {
-        PAGE * self.width * self.dtype.bytes()
+    /// Bytes of the keys, and of the values, of one layer and head in a page.
+    fn part_bytes(&self) -> [usize; 2] {
+        match self.dtype {
+            KvDtype::F32 | KvDtype::Bf16 => [PAGE * self.dtype.bytes(self.width); 2],
+            KvDtype::Q8_0 => [q8_0::key_bytes(self.width), q8_0::value_bytes(self.width)],
+        }
+    }
+
+    /// Bytes of the keys and values of one layer and head in a page.
+    fn head_bytes(&self) -> usize {
+        self.part_bytes().iter().sum()
     }
 
     fn page_bytes(&self) -> usize {
-        2 * self.half_bytes() * self.heads * self.layers
+        self.head_bytes() * self.heads * self.layers
     }
 }
 
@@ -99,9 +132,9 @@ impl KvCache {
     /// A cache without sequences.
     ///
     /// # Panics
-    /// When the width is no multiple of 16.
+    /// When the width is no multiple of [`KvDtype::block_size`].
     pub fn new(layout: KvLayout) -> Self {
-        assert!(layout.width.is_multiple_of(PANEL_ROWS), "keys are whole lines");
+        assert!(layout.width.is_multiple_of(layout.dtype.block_size()), "keys are whole blocks");
         let (slabs, pages, free, sequences) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { layout, slabs, pages, free, sequences }
     }
@@ -157,7 +190,8 @@ impl KvCache {
                     let bytes = (self.pages.len() * size / 8).clamp(SLAB[0], SLAB[1]);
                     let (slab, first, count) =
                         (self.slabs.len(), self.pages.len(), (bytes / size).max(1));
-                    self.slabs.push(Arena::new(count * size)?);
+                    // Whole huge pages: a slab's end in small ones would be read more slowly.
+                    self.slabs.push(Arena::new((count * size).next_multiple_of(HUGE_PAGE))?);
                     self.pages.extend((0..count).map(|i| (slab, i * size)));
                     self.free.extend((first + 1..first + count).rev());
                     first
@@ -178,7 +212,7 @@ impl KvCache {
     ) -> (usize, usize) {
         let page = self.sequences[sequence].pages[position / PAGE];
         let (slab, at) = self.pages[page];
-        let within = (layer * self.layout.heads + head) * 2 * self.layout.half_bytes();
+        let within = (layer * self.layout.heads + head) * self.layout.head_bytes();
         (slab, at + within)
     }
 
@@ -191,8 +225,8 @@ impl KvCache {
         position: usize,
     ) -> (&[u8], &[u8]) {
         let (slab, at) = self.offset(sequence, layer, head, position);
-        let half = self.layout.half_bytes();
-        self.slabs[slab].get(at..at + 2 * half).split_at(half)
+        let [keys, values] = self.layout.part_bytes();
+        self.slabs[slab].get(at..at + keys + values).split_at(keys)
     }
 
     /// Writes the keys and values of a pass, `[rows, heads * width]`, behind the past positions of
@@ -201,12 +235,12 @@ impl KvCache {
     /// # Panics
     /// When pages are missing (see [`KvCache::grow`]), or two spans are of one sequence.
     pub fn append(&mut self, pool: &Pool, layer: usize, spans: &[Span], k: &[f32], v: &[f32]) {
-        let KvLayout { heads, width, dtype, .. } = self.layout;
+        let KvLayout { heads, width, .. } = self.layout;
         for (i, span) in spans.iter().enumerate() {
             let repeated = spans[..i].iter().any(|other| other.sequence == span.sequence);
             assert!(!repeated, "a sequence has one span");
         }
-        let half = self.layout.half_bytes();
+        let [key_bytes, value_bytes] = self.layout.part_bytes();
         let slabs: Vec<SharedSlice<u8>> =
             self.slabs.iter_mut().map(|slab| SharedSlice::new(slab.all_mut())).collect();
         let this = &*self;
@@ -218,25 +252,10 @@ impl KvCache {
                 let from = ((span.start + row) * heads + head) * width;
                 // SAFETY: only this task writes this layer and head of this page: spans are of
                 // different sequences, and sequences share no pages.
-                let page = unsafe { slabs[slab].slice(at, 2 * half) };
-                let (keys, values) = page.split_at_mut(half);
-                if position % PANEL_ROWS == 0 {
-                    // Zeroes what an earlier sequence left behind the end: kernels multiply whole
-                    // blocks, and NaN times 0 is NaN.
-                    let block = PAGE / PANEL_ROWS;
-                    let at = position % PAGE / PANEL_ROWS * (half / block);
-                    keys[at..at + half / block].fill(0);
-                    values[at..at + half / block].fill(0);
-                }
-                write(
-                    dtype,
-                    width,
-                    position % PAGE,
-                    &k[from..][..width],
-                    &v[from..][..width],
-                    keys,
-                    values,
-                );
+                let page = unsafe { slabs[slab].slice(at, key_bytes + value_bytes) };
+                let (keys, values) = page.split_at_mut(key_bytes);
+                let (k, v) = (&k[from..][..width], &v[from..][..width]);
+                write(this.layout, position % PAGE, k, v, keys, values);
             }
         };
         let (tasks, rows) =
@@ -249,22 +268,27 @@ impl KvCache {
     }
 }
 
-fn write(
-    dtype: KvDtype,
-    width: usize,
-    at: usize,
-    k: &[f32],
-    v: &[f32],
-    keys: &mut [u8],
-    values: &mut [u8],
-) {
+/// Writes the key and the value of a position of the page. A first one zeroes what an earlier
+/// sequence left behind the end: kernels multiply whole blocks, and NaN times 0 is NaN.
+fn write(layout: KvLayout, at: usize, k: &[f32], v: &[f32], keys: &mut [u8], values: &mut [u8]) {
+    let KvLayout { width, dtype, .. } = layout;
     let (block, lane) = (at / PANEL_ROWS, at % PANEL_ROWS);
+    if dtype == KvDtype::Q8_0 {
+        if at == 0 {
+            q8_0::clear(values);
+        }
+    } else if lane == 0 {
+        for part in [&mut *keys, &mut *values] {
+            let bytes = part.len() / (PAGE / PANEL_ROWS);
+            part[block * bytes..(block + 1) * bytes].fill(0);
+        }
+    }
     match dtype {
         KvDtype::F32 => {
             let (keys, values): (&mut [f32], &mut [f32]) =
                 (bytemuck::cast_slice_mut(keys), bytemuck::cast_slice_mut(values));
-            for (line, k) in keys[block * width * PANEL_ROWS..].chunks_exact_mut(PANEL_ROWS).zip(k)
-            {
+            let lines = keys[block * width * PANEL_ROWS..].chunks_exact_mut(PANEL_ROWS);
+            for (line, k) in lines.zip(k) {
                 line[lane] = *k;
             }
             values[at * width..(at + 1) * width].copy_from_slice(v);
@@ -280,6 +304,7 @@ fn write(
                 pair[at % 2] = bf16::from_f32(*v).to_bits();
             }
         }
+        KvDtype::Q8_0 => q8_0::write(at, k, v, keys, values),
     }
 }
 
@@ -308,6 +333,19 @@ mod tests {
         assert_eq!((cache.bytes(), cache.free.len()), (0, free + 2));
         cache.grow(0, 1).unwrap();
         assert_eq!(cache.sequences[0].pages[0], old, "the first page is the first again");
+    }
+
+    #[test]
+    fn a_cache_in_8_bits_takes_34_bytes_for_32_numbers_in_whole_pages() {
+        let layout = KvLayout { layers: 2, heads: 3, width: 64, dtype: KvDtype::Q8_0 };
+        let mut cache = KvCache::new(layout);
+        cache.reset(1);
+        for positions in [1, 32, 33, 4096] {
+            cache.grow(0, positions).unwrap();
+            let numbers = 2 * 3 * 2 * 64 * positions.next_multiple_of(32);
+            assert_eq!(cache.bytes(), numbers / 32 * 34, "{positions}");
+            assert_eq!(layout.dtype.bytes(numbers), cache.bytes());
+        }
     }
 
     #[test]
@@ -340,6 +378,7 @@ mod tests {
                     for i in 0..16 {
                         let at = position % PAGE;
                         let (key, value) = match dtype {
+                            KvDtype::Q8_0 => unreachable!("tested where its layout is"),
                             KvDtype::F32 => {
                                 let (keys, values): (&[f32], &[f32]) =
                                     (bytemuck::cast_slice(keys), bytemuck::cast_slice(values));

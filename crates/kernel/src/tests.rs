@@ -7,6 +7,7 @@ use super::*;
 
 #[cfg(unix)]
 mod guard;
+mod kv_q8_0;
 mod types;
 
 /// Pseudorandom numbers in ±1 (xorshift), the same on every machine.
