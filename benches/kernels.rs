@@ -281,7 +281,8 @@ fn fill_cache(pool: &Pool, dtype: KvDtype, rows: usize, past: usize) -> KvCache 
 }
 
 fn attention(criterion: &mut Criterion, pool: &Pool, peaks: &BestRates, timed: &mut Vec<Timed>) {
-    for (name, dtype) in [("bf16", KvDtype::Bf16), ("f32", KvDtype::F32)] {
+    for dtype in [KvDtype::Q8_0, KvDtype::Bf16, KvDtype::F32] {
+        let name = dtype.name();
         let mut group = criterion.benchmark_group(format!("kernel-attention-{name}"));
         group.sampling_mode(SamplingMode::Flat);
         for (rows, past) in PASSES {
@@ -290,7 +291,7 @@ fn attention(criterion: &mut Criterion, pool: &Pool, peaks: &BestRates, timed: &
                 numbers(rows * HEADS * GROUP * WIDTH, 5).iter().map(|q| q / 8.0).collect();
             let spans = [Span { sequence: 0, start: 0, rows, past }];
             // Keys and values of every position are read; each row attends up to its own position.
-            let bytes = 2 * (past + rows) * HEADS * WIDTH * dtype.bytes();
+            let bytes = 2 * (past + rows) * HEADS * dtype.bytes(WIDTH);
             let pairs = rows * past + rows * (rows + 1) / 2;
             let operations = 4 * pairs * HEADS * GROUP * WIDTH;
             group.throughput(if rows <= MEMORY_BOUND_ROWS {

@@ -59,7 +59,8 @@ impl Engine {
         let device = model::device(&setup.device)?;
         let (source, tokenizer) = open(setup, progress)?;
         let start = Instant::now();
-        let decoder = model::load(&source, kind, quant, &device, setup.threads)?;
+        let kv_dtype = setup.kv_dtype.as_deref().map(model::parse_kv_dtype).transpose()?;
+        let decoder = model::load(&source, kind, quant, kv_dtype, &device, setup.threads)?;
         Ok(Self { decoder, tokenizer, source, load: start.elapsed() })
     }
 
@@ -110,6 +111,8 @@ pub fn check(setup: &Setup) -> Result<()> {
     setup.quant.as_deref().map(Quant::parse).transpose()?;
     let kind = EngineKind::parse(&setup.engine)?;
     model::check_device(&setup.device)?;
+    let kv_dtype = setup.kv_dtype.as_deref().map(model::parse_kv_dtype).transpose()?;
+    model::check_kv_dtype(kind, kv_dtype, setup.device == "cpu")?;
     if kind == EngineKind::Native && setup.device == "cpu" {
         model::check_variables(setup.threads)?;
     }

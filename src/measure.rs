@@ -404,7 +404,7 @@ pub fn text_of_length(engine: &Engine, tokens: usize) -> Result<Vec<u32>> {
 }
 
 fn kv_bytes_per_token(engine: &Engine) -> usize {
-    engine.source.config.kv_bytes_per_token(engine.decoder.footprint().kv_dtype_bytes)
+    engine.source.config.kv_bytes_per_token(engine.decoder.footprint().kv_dtype)
 }
 
 /// Checks that KV caches of this many tokens fit into host memory, twice: while they grow, the old

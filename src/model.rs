@@ -34,7 +34,7 @@ use std::io;
 use candle_core::Device;
 
 use crate::error::{Error, Result};
-use crate::kernel::Pool;
+use crate::kernel::{KvDtype, Pool};
 use crate::model::config::Family;
 use crate::settings;
 
@@ -82,7 +82,8 @@ impl EngineKind {
     }
 }
 
-/// Loads a model. `threads` is the size of the CPU engines' thread pools.
+/// Loads a model. `kv_dtype` is the number format of the KV cache, of which only the native engine
+/// on the CPU has a choice; `threads` is the size of the CPU engines' thread pools.
 ///
 /// # Errors
 /// When a tensor is missing or damaged, the engine does not support the model
@@ -91,9 +92,11 @@ pub fn load(
     source: &ModelSource,
     engine: EngineKind,
     quant: Option<Quant>,
+    kv_dtype: Option<KvDtype>,
     device: &Device,
     threads: usize,
 ) -> Result<Box<dyn Decoder>> {
+    check_kv_dtype(engine, kv_dtype, device.is_cpu())?;
     let (config, weights) = (&source.config, source.weights.as_ref());
     if let Family::Other(name) = config.family {
         return Err(Family::unsupported(name));
@@ -102,7 +105,14 @@ pub fn load(
         EngineKind::Native if device.is_cpu() => {
             let pool = thread_pool(threads, pin_variable().as_deref(), settings::cpus_by_core())?;
             start_rayon(threads)?;
-            Ok(Box::new(cpu::CpuDecoder::load(config, weights, quant, isa_from_env()?, pool)?))
+            Ok(Box::new(cpu::CpuDecoder::load(
+                config,
+                weights,
+                quant,
+                kv_dtype,
+                isa_from_env()?,
+                pool,
+            )?))
         }
         EngineKind::Native => {
             start_rayon(threads)?;
@@ -117,6 +127,28 @@ pub fn load(
             Ok(Box::new(candle::CandleDecoder::load(source, quant, device)?))
         }
     }
+}
+
+/// The number format of a KV cache of this name.
+///
+/// # Errors
+/// When there is none of this name.
+pub(crate) fn parse_kv_dtype(name: &str) -> Result<KvDtype> {
+    let known = || KvDtype::ALL.into_iter();
+    let unknown = || Error::unknown("KV-cache dtype", name, known().map(KvDtype::name));
+    known().find(|dtype| dtype.name() == name).ok_or_else(unknown)
+}
+
+/// Refuses a KV-cache dtype where the engine has no choice.
+pub(crate) fn check_kv_dtype(
+    engine: EngineKind,
+    dtype: Option<KvDtype>,
+    on_cpu: bool,
+) -> Result<()> {
+    if dtype.is_none() || engine == EngineKind::Native && on_cpu {
+        return Ok(());
+    }
+    Err(Error::Unsupported("`--kv-dtype` needs the native engine on the CPU".into()))
 }
 
 /// The environment variable that pins each worker thread of the native engine to a physical core,

@@ -147,6 +147,9 @@ pub struct Settings {
     /// Quantization requested at load; the model has the format of the weights in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quant: Option<String>,
+    /// Number format of the KV cache that was requested; the model has that which was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_dtype: Option<String>,
     /// Threads of the engine.
     pub threads: usize,
     /// The variants of CPU kernels that the user forced, instead of those of the CPU's plan.

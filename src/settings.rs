@@ -73,6 +73,8 @@ pub struct ModelConfig {
     /// `f32`, `bf16`, `q8_0`, `q4_k_m`, `iq4_nl`, `iq4_xs` or `mxfp4`: quantize unquantized weights
     /// at load.
     pub quant: Option<String>,
+    /// `bf16`, `q8_0` or `f32`: numbers of the KV cache of the native engine on the CPU.
+    pub kv_dtype: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: Option<String>,
     /// `native` or `candle`.
@@ -172,6 +174,9 @@ pub struct Setup {
     pub model: String,
     /// Quantization at load, if any.
     pub quant: Option<String>,
+    /// Number format of the KV cache, if not that which fits the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_dtype: Option<String>,
     /// `cpu`, `cuda[:N]` or `metal`.
     pub device: String,
     /// `native`, `candle`, or a registered engine.
@@ -210,6 +215,7 @@ impl Setup {
         Self {
             model: model.spec.clone().unwrap_or_else(|| DEFAULT_MODEL.into()),
             quant: model.quant.clone(),
+            kv_dtype: model.kv_dtype.clone(),
             device: model.device.clone().unwrap_or_else(|| "cpu".into()),
             engine: model.engine.clone().unwrap_or_else(|| default_engine().into()),
             engine_is_default: model.engine.is_none(),

@@ -149,7 +149,7 @@ impl ModelFile {
             path,
             quant: footprint.quant_name(),
             step_bytes: footprint.step_bytes,
-            kv_bytes_per_token: opened.config.kv_bytes_per_token(footprint.kv_dtype_bytes),
+            kv_bytes_per_token: opened.config.kv_bytes_per_token(footprint.kv_dtype),
         })
     }
 

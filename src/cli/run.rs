@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     /// /v1
     #[cfg(feature = "server")]
     #[arg(long, value_name = "URL",
-        conflicts_with_all = ["model", "quant", "engine", "device", "threads"])]
+        conflicts_with_all = ["model", "quant", "kv_dtype", "engine", "device", "threads"])]
     url: Option<String>,
     #[cfg(feature = "server")]
     #[command(flatten)]
@@ -294,6 +294,7 @@ fn require_same_run(
     require_same("binary", &record.build.binary_sha256, &machine::build().binary_sha256)?;
     require_same("injected slowdown", &record.injected.as_deref(), &injection)?;
     require_same("quantization", &old.quant, &now.quant)?;
+    require_same("number format of the KV cache", &old.kv_dtype, &now.kv_dtype)?;
     let scaling = &record.model.rope_scaling;
     require_same("RoPE scaling", scaling, &setup.rope_scaling.clone().or(scaling.clone()))?;
     require_same("number of threads", &old.threads, &now.threads)?;

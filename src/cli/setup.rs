@@ -28,6 +28,10 @@ pub(crate) struct EngineArguments {
     /// Quantize at load: f32, bf16, q8_0, q4_k_m, iq4_nl, iq4_xs or mxfp4 [default: as stored]
     #[arg(long, value_name = "QUANT")]
     quant: Option<String>,
+    /// KV cache of the native engine on the CPU: bf16, q8_0 or f32 [default: bf16; f32 for weights
+    /// in f32]
+    #[arg(long, value_name = "DTYPE")]
+    kv_dtype: Option<String>,
     /// native or candle [default: native]
     #[arg(long, value_name = "ENGINE")]
     engine: Option<String>,
@@ -129,6 +133,7 @@ impl ServerArguments {
         }
         Setup {
             quant: None,
+            kv_dtype: None,
             device: SERVER_ENGINE.into(),
             engine: SERVER_ENGINE.into(),
             engine_is_default: false,
@@ -179,6 +184,7 @@ impl EngineArguments {
         setup.engine = or(&self.engine, setup.engine);
         setup.device = or(&self.device, setup.device);
         setup.quant = self.quant.clone().or(setup.quant);
+        setup.kv_dtype = self.kv_dtype.clone().or(setup.kv_dtype);
         setup.threads = self.threads.unwrap_or(setup.threads);
         if workers == Workers::Own {
             engine::check(&setup)?;

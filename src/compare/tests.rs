@@ -193,6 +193,7 @@ fn another_machine_model_or_setting_is_not_compared() {
     });
     assert_eq!(fields, ["machine class", "machine: cpu"]);
     assert_eq!(blocking(|r| r.model.quant = "q8_0".into()), ["model: quant"]);
+    assert_eq!(blocking(|r| r.model.kv_dtype = "q8_0".into()), ["model: kv_dtype"]);
     assert_eq!(
         blocking(|r| r.settings.generation.use_kv_cache = false),
         ["settings: use_kv_cache"]

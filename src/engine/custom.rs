@@ -35,7 +35,7 @@ static CUSTOM: OnceLock<CustomEngine> = OnceLock::new();
 /// fn load(source: &ModelSource, setup: &Setup) -> candlemark::Result<Box<dyn Decoder>> {
 ///     // An implementation of `Decoder` of your own; here the built-in one.
 ///     let device = candlemark::model::device("cpu")?;
-///     candlemark::model::load(source, EngineKind::Native, None, &device, setup.threads)
+///     candlemark::model::load(source, EngineKind::Native, None, None, &device, setup.threads)
 /// }
 ///
 /// fn main() -> ExitCode {

@@ -3,6 +3,7 @@
 use super::injection::Stage;
 use super::*;
 use crate::error::Error;
+use crate::kernel::KvDtype;
 use crate::model::{Footprint, Logits, Step};
 use crate::settings::Generation;
 
@@ -41,7 +42,7 @@ impl Decoder for Counting {
             types: Vec::new(),
             weight_bytes: 0,
             step_bytes: 0,
-            kv_dtype_bytes: 4,
+            kv_dtype: KvDtype::F32,
             dequantized: Vec::new(),
         }
     }

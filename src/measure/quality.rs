@@ -4,7 +4,7 @@
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::kernel::GgmlType;
+use crate::kernel::{GgmlType, KvDtype};
 use crate::machine;
 use crate::measure::{text_of_length, work};
 use crate::model::{Logits, Step};
@@ -109,7 +109,9 @@ fn text_label(text: Option<&str>) -> &'static str {
 
 /// The same weights in f32 on the native engine; `None` if `engine` is that already.
 fn load_reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
-    let is_f32 = engine.decoder.footprint().types.iter().all(|(dtype, _)| *dtype == GgmlType::F32);
+    let footprint = engine.decoder.footprint();
+    let is_f32 = footprint.kv_dtype == KvDtype::F32
+        && footprint.types.iter().all(|(dtype, _)| *dtype == GgmlType::F32);
     if is_f32 && setup.engine == "native" && setup.device == "cpu" {
         return Ok(None);
     }
@@ -125,6 +127,7 @@ fn load_reference(engine: &Engine, setup: &Setup) -> Result<Option<Engine>> {
     }
     let setup = Setup {
         quant: Some("f32".into()),
+        kv_dtype: None,
         engine: "native".into(),
         device: "cpu".into(),
         ..setup.clone()

@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::{quantized_qwen2, quantized_qwen3, qwen2, qwen3};
 
 use crate::error::{Error, Result};
-use crate::kernel::GgmlType;
+use crate::kernel::{GgmlType, KvDtype};
 use crate::model::config::{Config, Family};
 use crate::model::decoder::{Decoder, Footprint, Logits, Step};
 use crate::model::gguf;
@@ -93,7 +93,7 @@ impl CandleDecoder {
             types,
             weight_bytes,
             step_bytes: weight_bytes,
-            kv_dtype_bytes: 4,
+            kv_dtype: KvDtype::F32,
             dequantized: Vec::new(),
         };
         Ok(Self {

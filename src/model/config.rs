@@ -6,6 +6,7 @@ mod json;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::kernel::KvDtype;
 use crate::settings::RopeScaling;
 
 /// The model families. `Family::ALL` are those of the built-in engines.
@@ -237,9 +238,9 @@ impl Config {
         all
     }
 
-    /// Bytes of a token's keys and values in all layers, with elements of so many bytes.
-    pub(crate) fn kv_bytes_per_token(&self, element_bytes: usize) -> usize {
-        2 * self.layers * self.kv_heads * self.head_dim * element_bytes
+    /// Bytes of a token's keys and values in all layers.
+    pub(crate) fn kv_bytes_per_token(&self, dtype: KvDtype) -> usize {
+        2 * self.layers * self.kv_heads * dtype.bytes(self.head_dim)
     }
 
     /// Refuses a sequence longer than the context, in every engine.

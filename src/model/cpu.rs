@@ -63,6 +63,7 @@ impl CpuDecoder {
         config: &Config,
         source: &dyn WeightSource,
         quant: Option<Quant>,
+        kv_dtype: Option<KvDtype>,
         isa: Isa,
         pool: Pool,
     ) -> Result<Self> {
@@ -73,15 +74,23 @@ impl CpuDecoder {
                  `--engine candle`"
             )));
         }
+        if let Some(dtype) = kv_dtype
+            && !config.head_dim.is_multiple_of(dtype.block_size())
+        {
+            let (name, width, block) = (dtype.name(), config.head_dim, dtype.block_size());
+            return Err(Error::Unsupported(format!(
+                "heads of width {width}: a KV cache in {name} needs a multiple of {block}; use \
+                 `--kv-dtype bf16`"
+            )));
+        }
         let mut loader = CpuLoader::new(config, source, quant)?;
         let weights = Weights::load(config, &mut loader)?;
         // An f32 model is the reference that its quantized forms are compared with, so its KV cache
         // is f32 too.
-        let dtype = if weights.embedding.format == WeightFormat::F32 {
-            KvDtype::F32
-        } else {
-            KvDtype::Bf16
-        };
+        let dtype = kv_dtype.unwrap_or(match weights.embedding.format {
+            WeightFormat::F32 => KvDtype::F32,
+            _ => KvDtype::Bf16,
+        });
         let layout = KvLayout {
             layers: config.layers,
             heads: config.kv_heads,
@@ -359,7 +368,7 @@ impl Decoder for CpuDecoder {
     fn footprint(&self) -> Footprint {
         let bytes = |matrix: &ArenaMatrix| (matrix.dtype, matrix.range.len() as u64);
         let types = self.weights.matrices().map(bytes).collect();
-        let kv_dtype_bytes = self.cache.layout().dtype.bytes();
-        Footprint::new(types, &self.config, kv_dtype_bytes, self.dequantized.clone())
+        let kv_dtype = self.cache.layout().dtype;
+        Footprint::new(types, &self.config, kv_dtype, self.dequantized.clone())
     }
 }

@@ -2,7 +2,7 @@
 //! decoder has finished its work when it returns. Knows nothing of files.
 
 use crate::error::{Error, Result};
-use crate::kernel::{GgmlType, Span};
+use crate::kernel::{GgmlType, KvDtype, Span};
 use crate::model::config::Config;
 use crate::model::quant::mix_name;
 
@@ -158,8 +158,8 @@ pub struct Footprint {
     pub weight_bytes: u64,
     /// Bytes of weights that a decode step reads.
     pub step_bytes: u64,
-    /// Bytes of one element of the KV cache.
-    pub kv_dtype_bytes: usize,
+    /// Number format of the KV cache.
+    pub kv_dtype: KvDtype,
     /// Types of the file that have no kernel here and were dequantized to bf16.
     pub dequantized: Vec<GgmlType>,
 }
@@ -170,7 +170,7 @@ impl Footprint {
     pub(super) fn new(
         types: Vec<(GgmlType, u64)>,
         config: &Config,
-        kv_dtype_bytes: usize,
+        kv_dtype: KvDtype,
         dequantized: Vec<GgmlType>,
     ) -> Self {
         let weight_bytes = types.iter().map(|(_, bytes)| bytes).sum();
@@ -180,7 +180,7 @@ impl Footprint {
         } else {
             weight_bytes - embedding + embedding / config.vocab as u64
         };
-        Footprint { types, weight_bytes, step_bytes, kv_dtype_bytes, dequantized }
+        Footprint { types, weight_bytes, step_bytes, kv_dtype, dequantized }
     }
 
     /// The footprint of an engine that keeps all weights in f32 and reads all of them in a step.
@@ -189,7 +189,7 @@ impl Footprint {
             types: vec![(GgmlType::F32, weight_bytes)],
             weight_bytes,
             step_bytes: weight_bytes,
-            kv_dtype_bytes: 4,
+            kv_dtype: KvDtype::F32,
             dequantized: Vec::new(),
         }
     }

@@ -8,7 +8,7 @@
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::kernel::{GgmlType, Span};
+use crate::kernel::{GgmlType, KvDtype, Span};
 use crate::model::config::Config;
 use crate::model::decoder::{self, Decoder, Footprint, Logits, LogitsFor, Step};
 use crate::model::layer::{Layer, Linear, TensorLoader, Weights};
@@ -199,7 +199,8 @@ impl Decoder for GpuDecoder {
     fn footprint(&self) -> Footprint {
         let bytes = |matrix: &Matrix| (matrix.dtype(), matrix.bytes());
         let types = self.weights.matrices().map(bytes).collect();
-        Footprint::new(types, &self.config, self.dtype.size_in_bytes(), self.dequantized.clone())
+        let kv_dtype = if self.dtype == DType::F32 { KvDtype::F32 } else { KvDtype::Bf16 };
+        Footprint::new(types, &self.config, kv_dtype, self.dequantized.clone())
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::kernel::KvDtype;
 use crate::model::config::{self, Config};
 use crate::model::decoder::Footprint;
 use crate::model::file::refuse_lfs_pointer;
@@ -52,7 +53,7 @@ impl ModelSource {
             Some((dtype, (row_bytes(dtype, columns)? * rows) as u64))
         };
         let types = self.config.tensors().into_iter().filter_map(matrix).collect();
-        Footprint::new(types, &self.config, 2, Vec::new())
+        Footprint::new(types, &self.config, KvDtype::Bf16, Vec::new())
     }
 }
 

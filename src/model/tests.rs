@@ -5,7 +5,7 @@ mod folders;
 mod shards;
 
 use super::*;
-use crate::kernel::{GgmlType, Isa, dequantize, quantize, skipped};
+use crate::kernel::{GgmlType, Isa, KvDtype, dequantize, quantize, skipped};
 use crate::settings::RopeScaling;
 
 const SEED: u64 = 7;
@@ -22,7 +22,8 @@ fn yarn() -> RopeScaling {
 }
 
 fn decoder(spec: &str, engine: EngineKind, quant: Quant) -> Box<dyn Decoder> {
-    load(&open(spec, SEED, None, &mut ()).unwrap(), engine, Some(quant), &Device::Cpu, 2).unwrap()
+    load(&open(spec, SEED, None, &mut ()).unwrap(), engine, Some(quant), None, &Device::Cpu, 2)
+        .unwrap()
 }
 
 fn native(spec: &str) -> Box<dyn Decoder> {
@@ -177,12 +178,12 @@ fn yarn_changes_the_logits() {
     let scaled = open("synthetic:nano", SEED, Some(yarn()), &mut ()).unwrap();
     assert_eq!(scaled.config.context, 40960, "a longer context than the scaling's own stays");
     let run = |opened: &ModelSource| {
-        let mut model = load(opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+        let mut model = load(opened, EngineKind::Native, None, None, &Device::Cpu, 2).unwrap();
         model.reset(1).unwrap();
         model.forward(&[step(0, &ids(200, 1))]).unwrap().values
     };
     assert!(distance(&run(&scaled), &run(&unscaled)) > 1e-3, "the scaling is not ignored");
-    let error = load(&scaled, EngineKind::Candle, None, &Device::Cpu, 2).err().unwrap();
+    let error = load(&scaled, EngineKind::Candle, None, None, &Device::Cpu, 2).err().unwrap();
     assert!(matches!(error, Error::Unsupported(_)), "{error}");
 }
 
@@ -190,7 +191,7 @@ fn yarn_changes_the_logits() {
 fn positions_end_at_the_context() {
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.context = 64;
-    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+    let mut model = load(&opened, EngineKind::Native, None, None, &Device::Cpu, 2).unwrap();
     model.reset(1).unwrap();
     model.forward(&[step(0, &ids(64, 1))]).unwrap();
     let error = model.forward(&[step(0, &[1])]).unwrap_err().to_string();
@@ -226,7 +227,7 @@ fn every_file_format_gives_the_same_logits() {
         gguf::write(&gguf, &gguf::shape_metadata(config, shape), &tensors).unwrap();
         let run = |spec: &str| {
             let opened = open(spec, SEED, None, &mut ()).unwrap();
-            let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+            let mut model = load(&opened, EngineKind::Native, None, None, &Device::Cpu, 2).unwrap();
             model.reset(1).unwrap();
             (opened.config.clone(), model.forward(&[step(0, &ids(20, 1))]).unwrap())
         };
@@ -241,7 +242,7 @@ fn every_file_format_gives_the_same_logits() {
 fn every_type_of_a_gguf_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
-    let mut model = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+    let mut model = load(&opened, EngineKind::Native, None, None, &Device::Cpu, 2).unwrap();
     model.reset(1).unwrap();
     let exact = model.forward(&[step(0, &ids(40, 1))]).unwrap();
     for (dtype, name, bound) in [
@@ -265,7 +266,7 @@ fn every_type_of_a_gguf_is_read() {
         let path = dir.path().join(format!("{name}.gguf"));
         gguf::write(&path, &gguf::shape_metadata(&opened.config, name), &tensors).unwrap();
         let read = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
-        let mut model = load(&read, EngineKind::Native, None, &Device::Cpu, 2).unwrap();
+        let mut model = load(&read, EngineKind::Native, None, None, &Device::Cpu, 2).unwrap();
         assert_eq!(model.footprint().quant_name(), name);
         if matches!(dtype, GgmlType::F16 | GgmlType::BF16 | GgmlType::Q8_0 | GgmlType::Q4K) {
             let stored = read.stored_footprint();
@@ -301,17 +302,22 @@ fn nano_tensors_in(dtype: GgmlType) -> Vec<gguf::Tensor> {
 }
 
 /// A quantized GGUF file loaded twice: as it is, and dequantized to f32 as its reference.
-fn with_f32_reference(tensors: &[gguf::Tensor], isa: Isa) -> (cpu::CpuDecoder, cpu::CpuDecoder) {
+/// The former has a KV cache of this dtype.
+fn with_f32_reference(
+    tensors: &[gguf::Tensor],
+    kv_dtype: KvDtype,
+    isa: Isa,
+) -> (cpu::CpuDecoder, cpu::CpuDecoder) {
     let dir = tempfile::tempdir().unwrap();
     let made = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     let path = dir.path().join("model.gguf");
     gguf::write(&path, &gguf::shape_metadata(&made.config, "nano"), tensors).unwrap();
     let opened = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
-    let load = |quant| {
-        let pool = Pool::new(2).unwrap();
-        cpu::CpuDecoder::load(&opened.config, opened.weights.as_ref(), quant, isa, pool).unwrap()
+    let load = |quant, kv_dtype| {
+        let (weights, pool) = (opened.weights.as_ref(), Pool::new(2).unwrap());
+        cpu::CpuDecoder::load(&opened.config, weights, quant, kv_dtype, isa, pool).unwrap()
     };
-    (load(None), load(Some(Quant::F32)))
+    (load(None, Some(kv_dtype)), load(Some(Quant::F32), None))
 }
 
 /// KL divergence of `q` from `p` in nats, both given as logits.
@@ -332,9 +338,11 @@ fn every_tier_is_close_to_f32() {
         gguf::quantized_tensors(&opened.config, opened.weights.as_ref(), Some(quant)).unwrap()
     };
     // The bounds of docs/engine.md, for a text in one prefill and token by token.
+    let bf16 = KvDtype::Bf16;
     let mut all = vec![
-        ("bf16", quantized(Quant::Bf16), 2e-5, 0.97),
-        ("q4_k_m", quantized(Quant::Q4KM), 2e-4, 0.95),
+        ("bf16", quantized(Quant::Bf16), bf16, 2e-5, 0.97),
+        ("bf16 with a q8_0 cache", quantized(Quant::Bf16), KvDtype::Q8_0, 5e-5, 0.95),
+        ("q4_k_m", quantized(Quant::Q4KM), bf16, 2e-4, 0.95),
     ];
     for (name, dtype) in [
         ("q8_0", GgmlType::Q8_0),
@@ -349,11 +357,11 @@ fn every_tier_is_close_to_f32() {
         ("iq4_nl", GgmlType::IQ4NL),
         ("mxfp4", GgmlType::MXFP4),
     ] {
-        all.push((name, nano_tensors_in(dtype), 2e-4, 0.95));
+        all.push((name, nano_tensors_in(dtype), bf16, 2e-4, 0.95));
     }
-    for (i, (quant, tensors, max_kl, min_top1)) in all.iter().enumerate() {
-        for &isa in if i < 5 { &tiers[..] } else { &tiers[tiers.len() - 1..] } {
-            let (mut model, mut reference) = with_f32_reference(tensors, isa);
+    for (i, (quant, tensors, kv_dtype, max_kl, min_top1)) in all.iter().enumerate() {
+        for &isa in if i < 6 { &tiers[..] } else { &tiers[tiers.len() - 1..] } {
+            let (mut model, mut reference) = with_f32_reference(tensors, *kv_dtype, isa);
             let text = ids(200, 4);
             let mut exact = Vec::new();
             let mut native = [Vec::new(), Vec::new()];
@@ -385,10 +393,13 @@ fn every_tier_is_close_to_f32() {
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
-    for quant in [Quant::F32, Quant::Bf16, Quant::Q8_0, Quant::Q4KM, Quant::Iq4Xs] {
+    let quants = [Quant::F32, Quant::Bf16, Quant::Q8_0, Quant::Q4KM, Quant::Iq4Xs];
+    for (quant, kv) in
+        quants.map(|quant| (quant, None)).into_iter().chain([(Quant::Bf16, Some(KvDtype::Q8_0))])
+    {
         let run = |threads| {
-            let mut model =
-                load(&opened, EngineKind::Native, Some(quant), &Device::Cpu, threads).unwrap();
+            let engine = EngineKind::Native;
+            let mut model = load(&opened, engine, Some(quant), kv, &Device::Cpu, threads).unwrap();
             model.reset(2).unwrap();
             let (long, short) = (ids(90, 1), ids(7, 2));
             let first = model.forward(&[step(0, &long), step(1, &short)]).unwrap();
@@ -435,7 +446,7 @@ fn the_gpu_engine_agrees_with_the_cpu_engine() {
 fn a_head_width_without_kernels_is_unsupported() {
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.head_dim = 24;
-    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap();
+    let error = load(&opened, EngineKind::Native, None, None, &Device::Cpu, 2).err().unwrap();
     assert!(
         matches!(&error, Error::Unsupported(why) if why.contains("--engine candle")),
         "{error}"

@@ -11,7 +11,7 @@ use crate::settings::Config;
 
 /// The keys of each section. [`variable`] is the name of the variable of a key.
 const SETTINGS: [(&str, &str); 6] = [
-    ("model", "spec quant device engine threads rope_scaling"),
+    ("model", "spec quant kv_dtype device engine threads rope_scaling"),
     (
         "generation",
         "seed deterministic temperature top_k top_p repetition_penalty use_kv_cache warmup_tokens \

@@ -6,9 +6,9 @@
 //! All `unsafe` code of the project lives here: functions compiled with `#[target_feature]`, which
 //! are called only after CPU detection, and output slices that tasks write in parallel.
 //!
-//! Reading order: `isa` (CPU detection), `plan` (variants), `pool` (threads), `arena` (huge pages), `packed`, `pack`
-//! and `ggml` (weights), `operands` and `activations`, `portable` and the SIMD tiers, `gemm` (puts
-//! them together), `kv_cache` and `attention`; `peak` measures the roofline.
+//! Reading order: `isa` (CPU detection), `plan` (variants), `pool` (threads), `arena` (huge pages),
+//! `packed`, `pack` and `ggml` (weights), `operands` and `activations`, `portable` and the SIMD
+//! tiers, `gemm` (puts them together), `kv_cache` and `attention`; `peak` measures the roofline.
 
 #![expect(unsafe_code, reason = "the only place for it; every block says why it is sound")]
 #![expect(

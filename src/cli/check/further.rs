@@ -180,6 +180,7 @@ impl FurtherRecord {
         let setup = again(Setup {
             model: model.spec.clone(),
             quant: settings.quant.clone(),
+            kv_dtype: settings.kv_dtype.clone(),
             device: settings.device.clone(),
             engine: settings.engine.clone(),
             engine_is_default: false,

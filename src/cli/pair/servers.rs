@@ -8,11 +8,12 @@ use crate::settings::{Config, Server, Setup, duration};
 use crate::{Error, Result};
 
 /// What a pair of servers leaves out: flags of builds and engines.
-const OF_BUILDS: [&str; 10] = [
+const OF_BUILDS: [&str; 11] = [
     "base",
     "candidate",
     "model",
     "quant",
+    "kv_dtype",
     "engine",
     "device",
     "threads",

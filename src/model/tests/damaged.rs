@@ -101,10 +101,12 @@ fn damaged_safetensors_are_refused_by_name() {
 fn a_tensor_of_another_shape_or_none_is_an_error() {
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.intermediate = 1024;
-    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap().to_string();
+    let error =
+        load(&opened, EngineKind::Native, None, None, &Device::Cpu, 2).err().unwrap().to_string();
     assert!(error.contains("gate_proj.weight` has shape [512, 256]"), "{error}");
     let mut opened = open("synthetic:nano", SEED, None, &mut ()).unwrap();
     opened.config.layers = 3;
-    let error = load(&opened, EngineKind::Native, None, &Device::Cpu, 2).err().unwrap().to_string();
+    let error =
+        load(&opened, EngineKind::Native, None, None, &Device::Cpu, 2).err().unwrap().to_string();
     assert!(error.contains("the weights lack the tensor `model.layers.2."), "{error}");
 }

@@ -77,7 +77,7 @@ fn an_embedding_model_loads_if_its_embeddings_are_tied() {
     let bare = |name: &str| name.strip_prefix("model.").unwrap().to_owned();
     let tied = folder(bare, |config| config, |_| true);
     let (model, notes) = opened(tied.path());
-    let model = load(&model.unwrap(), EngineKind::Native, Some(Quant::F32), &Device::Cpu, 2);
+    let model = load(&model.unwrap(), EngineKind::Native, Some(Quant::F32), None, &Device::Cpu, 2);
     let mut model = model.unwrap();
     model.reset(1).unwrap();
     let mut same = native("synthetic:nano");

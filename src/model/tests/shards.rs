@@ -36,7 +36,7 @@ fn any_shard_of_a_gguf_opens_the_whole_model() {
     for engine in [EngineKind::Native, EngineKind::Candle] {
         let run = |path: &Path| {
             let opened = open(path.to_str().unwrap(), 0, None, &mut ()).unwrap();
-            let mut model = load(&opened, engine, None, &Device::Cpu, 2).unwrap();
+            let mut model = load(&opened, engine, None, None, &Device::Cpu, 2).unwrap();
             model.reset(1).unwrap();
             let hash = opened.weights.sha256().unwrap();
             let logits = model.forward(&[step(0, &ids(20, 1))]).unwrap();

@@ -1,3 +1,5 @@
+//! Regions, their threads and their panics.
+
 use std::sync::atomic::AtomicU32;
 
 use super::*;
