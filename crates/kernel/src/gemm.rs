@@ -285,13 +285,13 @@ fn prefill_int8<const MATRICES: usize>(
     mut epilogue: impl FnMut(usize, Range<usize>, [&mut [F32x16]; MATRICES]),
 ) {
     let chunk = x.rows().div_ceil(x.rows().div_ceil(PREFILL_ROWS)).next_multiple_of(ROWS_MULTIPLE);
+    let all_two = matrices.iter().all(|weights| multiplies_two_panels(isa, weights.format));
     let mut all = vec![[0f32; PANEL_ROWS]; MATRICES * 2 * chunk];
     for first in (0..x.rows()).step_by(chunk) {
         let rows = chunk.min(x.rows() - first);
         let mut next = panels.start;
         while next < panels.end {
-            let two = panels.end - next >= 2
-                && matrices.iter().all(|weights| multiplies_two_panels(isa, weights.format));
+            let two = all_two && panels.end - next >= 2;
             let count = if two { 2 } else { 1 };
             let mut sums = all.chunks_exact_mut(rows * count);
             let sums = matrices.map(|weights| {

@@ -133,8 +133,8 @@ fn dequantize(line: &[u8; 4 * PANEL_ROWS], number: usize, scales: &F32x16) -> F3
     values
 }
 
-/// Sixteen pairs of bf16, the even one in the lower half, as they lie in lines of a bf16 page and in
-/// AMX tiles.
+/// Sixteen pairs of bf16, the even one in the lower half, as they lie in lines of a bf16 page and
+/// in AMX tiles.
 #[cfg(any(test, target_arch = "x86_64"))]
 #[inline(always)]
 fn to_bf16_pairs(even: &F32x16, odd: &F32x16) -> [[u8; 4]; PANEL_ROWS] {
