@@ -24,7 +24,9 @@ mod softmax;
 
 #[cfg(target_arch = "x86_64")]
 use bf16::{Lines, accumulate_page, has_kernels, score_page};
-use softmax::{OnlineSoftmax, merge, online_softmax};
+#[cfg(target_arch = "x86_64")]
+use softmax::online_softmax_bf16;
+use softmax::{OnlineSoftmax, merge, normalize, online_softmax};
 
 #[cfg(target_arch = "x86_64")]
 use super::activations::round_to_amx_tiles;
@@ -128,13 +130,7 @@ pub fn attention(
                 + (task.head * group + row % group) * width;
             // SAFETY: the head of a row is written once: by its only task, or after all tasks.
             let out = unsafe { out_rows.slice(at, width) };
-            let scale = 1.0 / softmax.sum[row];
-            for (chunk, out) in out.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().enumerate() {
-                let values = &softmax.values[chunk * softmax.padded + row];
-                for lane in 0..PANEL_ROWS {
-                    out[lane] = values[lane] * scale;
-                }
-            }
+            normalize(isa, softmax, row, out);
         }
     };
     // Longer contexts first, so that no thread is left with one at the end.
@@ -201,6 +197,21 @@ impl<'a> Context<'a> {
     ) {
         let before = self.task.span.past + self.task.first;
         online_softmax(self.isa, self.group, before, positions, scores, weights, softmax);
+    }
+
+    /// The same for several pages, with weights in bf16.
+    #[cfg(target_arch = "x86_64")]
+    fn weigh_bf16(
+        &self,
+        positions: Range<usize>,
+        scores: &[F32x16],
+        p: &mut [AmxTile],
+        softmax: &mut OnlineSoftmax,
+    ) {
+        let before = self.task.span.past + self.task.first;
+        assert!(self.isa.has_bf16());
+        // SAFETY: as was just asserted.
+        unsafe { online_softmax_bf16(self.group, before, positions, scores, p, softmax) }
     }
 }
 
@@ -325,52 +336,93 @@ fn prefill_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoft
     for (rows, tiles) in queries.chunks(PANEL_ROWS * width).zip(q.chunks_exact_mut(row_tiles)) {
         round_to_amx_tiles(isa, width, rows, tiles);
     }
-    let mut scores = vec![[0f32; PANEL_ROWS]; PAGE / PANEL_ROWS * padded];
-    let mut weights = vec![[0f32; PAGE]; softmax.max.len()];
-    let mut p = vec![AmxTile::ZERO; padded / PANEL_ROWS];
-    let is_q8_0 = context.cache.layout().dtype == KvDtype::Q8_0;
-    // A page in bf16, keys and then values, where it is not in the cache.
-    let mut rounded =
-        vec![AmxTile::ZERO; if is_q8_0 { 2 * PAGE / PANEL_ROWS * row_tiles } else { 0 }];
-    let mut half_page = Vec::new();
+    let mut scores = vec![[0f32; PANEL_ROWS]; PREFILL_PAGES * PAGE / PANEL_ROWS * padded];
+    let mut p = vec![AmxTile::ZERO; PREFILL_PAGES * padded / PANEL_ROWS];
+    // Pages in bf16, keys and then values, where they are not in the cache as they are needed.
+    let mut copies = vec![PageCopy::default(); PREFILL_PAGES];
     // SAFETY: an `Isa` with AMX is only made on a CPU that has it.
     let registers = isa.has_amx().then(|| unsafe { amx::TileRegisters::new() });
-    for (positions, (mut keys, mut values), _) in context.pages() {
-        let count = positions.len();
-        if is_q8_0 {
-            let (key_tiles, value_tiles) = rounded.split_at_mut(PAGE / PANEL_ROWS * row_tiles);
-            round_keys(isa, keys, width, key_tiles);
-            round_values(isa, values, width, value_tiles);
-            (keys, values) = (bytemuck::cast_slice(key_tiles), bytemuck::cast_slice(value_tiles));
+    let pages: Vec<_> = context.pages().collect();
+    for pages in pages.chunks(PREFILL_PAGES) {
+        let positions = pages[0].0.start..pages[pages.len() - 1].0.end;
+        let pages: Vec<Page<'_>> = pages
+            .iter()
+            .zip(&mut copies)
+            .map(|((positions, page, _), copy)| copy.in_bf16(context, positions.len(), *page))
+            .collect();
+        let scores = &mut scores[..pages.len() * PAGE / PANEL_ROWS * padded];
+        for ((keys, _), scores) in pages.iter().zip(scores.chunks_exact_mut(2 * padded)) {
+            let (first, second) = keys.split_at(keys.len() / 2);
+            let (first_scores, second_scores) = scores.split_at_mut(padded);
+            match &registers {
+                Some(registers) => {
+                    registers.gemm(&q, [first, second], [first_scores, second_scores]);
+                }
+                // SAFETY: the CPU has AVX512-BF16, as was asserted.
+                None => unsafe {
+                    avx512bf16::gemm_bf16(&q, first, first_scores);
+                    avx512bf16::gemm_bf16(&q, second, second_scores);
+                },
+            }
         }
-        let (first, second) = keys.split_at(keys.len() / 2);
-        let (first_scores, second_scores) = scores.split_at_mut(padded);
+        let p = &mut p[..pages.len() * padded / PANEL_ROWS];
+        context.weigh_bf16(positions, scores, p, softmax);
+        let values = &mut softmax.values;
         match &registers {
             Some(registers) => {
-                registers.gemm(&q, [first, second], [first_scores, second_scores]);
+                for (p, (_, page)) in p.chunks_exact(padded / PANEL_ROWS).zip(&pages) {
+                    registers.accumulate(p, page, values);
+                }
             }
-            // SAFETY: the CPU has AVX512-BF16, as was asserted.
-            None => unsafe {
-                avx512bf16::gemm_bf16(&q, first, first_scores);
-                avx512bf16::gemm_bf16(&q, second, second_scores);
-            },
+            None => {
+                let pages: Vec<&[u8]> = pages.iter().map(|(_, values)| *values).collect();
+                // SAFETY: as above.
+                unsafe { avx512bf16::accumulate_bf16(p, &pages, values) }
+            }
         }
-        context.weigh(positions, &scores, &mut weights, softmax);
-        for (rows, tile) in weights.chunks(PANEL_ROWS).zip(&mut p) {
-            round_to_amx_tiles(isa, PAGE, rows.as_flattened(), std::slice::from_mut(tile));
+    }
+}
+
+/// Pages per step of prefill in bf16: a step folds the scores of a row to their largest and to their
+/// sum once, and loads and stores the sums of values once.
+#[cfg(target_arch = "x86_64")]
+const PREFILL_PAGES: usize = 4;
+
+/// A page in bf16 that is not in the cache as it is needed.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Default)]
+struct PageCopy {
+    keys: Vec<AmxTile>,
+    values: Vec<AmxTile>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl PageCopy {
+    /// The page, of which `count` positions are read, or a copy.
+    fn in_bf16<'a>(
+        &'a mut self,
+        context: &Context<'_>,
+        count: usize,
+        (keys, values): Page<'a>,
+    ) -> Page<'a> {
+        let KvLayout { width, dtype, .. } = context.cache.layout();
+        if dtype == KvDtype::Q8_0 {
+            self.keys.resize(PAGE / PANEL_ROWS * width / BLOCK, AmxTile::ZERO);
+            self.values.resize(self.keys.len(), AmxTile::ZERO);
+            round_keys(context.isa, keys, width, &mut self.keys);
+            round_values(context.isa, values, width, &mut self.values);
+            return (bytemuck::cast_slice(&self.keys), bytemuck::cast_slice(&self.values));
         }
-        if count <= PANEL_ROWS && !is_q8_0 {
+        if count <= PANEL_ROWS {
             // The second half of the page may never have been written: a NaN there would survive
             // the multiplication with 0. See `KvCache::append`.
-            half_page.clear();
-            half_page.extend_from_slice(&values[..values.len() / 2]);
-            half_page.resize(values.len(), 0);
-            values = &half_page;
+            let tiles = values.len() / size_of::<AmxTile>();
+            self.values.clear();
+            self.values.resize(tiles, AmxTile::ZERO);
+            let half = values.len() / 2;
+            bytemuck::cast_slice_mut(&mut self.values)[..half].copy_from_slice(&values[..half]);
+            return (keys, bytemuck::cast_slice(&self.values));
         }
-        match &registers {
-            Some(registers) => registers.accumulate(&p, values, &mut softmax.values),
-            // SAFETY: as above.
-            None => unsafe { avx512bf16::accumulate_bf16(&p, values, &mut softmax.values) },
-        }
+        (keys, values)
     }
 }

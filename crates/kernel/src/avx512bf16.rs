@@ -31,20 +31,23 @@ pub(super) fn gemm_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
     }
 }
 
-/// `sums[chunk][row] += x[row] · weights[chunk]` over 32 columns, where `weights` are
-/// `[16][chunks][16][2]`, and `x` is `[rows / 16]`.
+/// `sums[chunk][row] += x[page][row] · weights[page][chunk]` over the 32 columns of each page, where
+/// the weights of a page are `[16][chunks][16][2]`, and `x` is `[pages][rows / 16]`.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-pub(super) fn accumulate_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
-    let chunks = weights.len() / size_of::<AmxTile>();
-    let lines = weights.as_chunks::<LINE>().0;
-    assert!(sums.len() == chunks * x.len() * PANEL_ROWS, "sums of each chunk and row");
-    for (chunk, sums) in sums.chunks_exact_mut(x.len() * PANEL_ROWS).enumerate() {
-        for (x, sums) in x.iter().zip(sums.as_chunks_mut::<PANEL_ROWS>().0) {
+pub(super) fn accumulate_bf16(x: &[AmxTile], weights: &[&[u8]], sums: &mut [F32x16]) {
+    let chunks = weights[0].len() / size_of::<AmxTile>();
+    let tiles = x.len() / weights.len();
+    assert!(sums.len() == chunks * tiles * PANEL_ROWS, "sums of each chunk and row");
+    for (chunk, sums) in sums.chunks_exact_mut(tiles * PANEL_ROWS).enumerate() {
+        for (tile, sums) in sums.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().enumerate() {
             let mut rows = [_mm512_setzero_ps(); PANEL_ROWS];
             for (row, sums) in rows.iter_mut().zip(&*sums) {
                 *row = load_ps(sums);
             }
-            dot_tile(&mut rows, x, lines[chunk..].iter().step_by(chunks));
+            for (page, x) in weights.iter().zip(x.chunks_exact(tiles)) {
+                let lines = page.as_chunks::<LINE>().0[chunk..].iter().step_by(chunks);
+                dot_tile(&mut rows, &x[tile], lines);
+            }
             for (sums, row) in sums.iter_mut().zip(rows) {
                 store_ps(sums, row);
             }
@@ -69,6 +72,73 @@ fn dot_tile<'a>(
             sums[row] = _mm512_dpbf16_ps(sums[row], line, x);
         }
     }
+}
+
+/// What [`softmax_row`] says of a row.
+pub(super) struct RowWeights {
+    /// The largest score, or what it was before.
+    pub max: f32,
+    /// The sum of the weights before they are rounded.
+    pub sum: f32,
+}
+
+/// e^(score - max) of the row `row` of scores, `[2 pages][stride]`, in bf16, as the row `row` of
+/// `p`, `[pages][stride / 16]`; 0 from position `visible` on, of which there is at least one.
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+pub(super) fn softmax_row<const PAGES: usize>(
+    scores: &[F32x16],
+    row: usize,
+    visible: usize,
+    max: f32,
+    p: &mut [AmxTile],
+) -> RowWeights {
+    let (stride, tiles) = (scores.len() / 2 / PAGES, p.len() / PAGES);
+    let hidden = _mm512_set1_ps(f32::NEG_INFINITY);
+    let mut values = [[hidden; 2]; PAGES];
+    let mut masks = [[0; 2]; PAGES];
+    let mut lanes = hidden;
+    for page in 0..PAGES {
+        for block in 0..2 {
+            let number = 2 * page + block;
+            let count = visible.saturating_sub(number * PANEL_ROWS).min(PANEL_ROWS);
+            let mask = ((1u32 << count) - 1) as __mmask16;
+            let value = load_ps(&scores[number * stride + row]);
+            lanes = _mm512_mask_max_ps(lanes, mask, lanes, value);
+            (values[page][block], masks[page][block]) = (value, mask);
+        }
+    }
+    let max = _mm512_reduce_max_ps(lanes).max(max);
+    let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
+    let offset = _mm512_set1_ps(-max * std::f32::consts::LOG2_E);
+    let mut sums = _mm512_setzero_ps();
+    for page in 0..PAGES {
+        let mut weights = [sums; 2];
+        for block in 0..2 {
+            let exponent = _mm512_fmadd_ps(values[page][block], log2_e, offset);
+            weights[block] =
+                _mm512_maskz_scalef_ps(masks[page][block], exp2_fraction(exponent), exponent);
+        }
+        sums = _mm512_add_ps(sums, _mm512_add_ps(weights[0], weights[1]));
+        let pairs: &mut [Pairs; PANEL_ROWS] =
+            bytemuck::cast_mut(&mut p[page * tiles + row / PANEL_ROWS]);
+        let rounded = _mm512_cvtne2ps_pbh(weights[1], weights[0]);
+        // SAFETY: both are 64 bytes, and every bit pattern is valid.
+        pairs[row % PANEL_ROWS] = unsafe { std::mem::transmute::<__m512bh, Pairs>(rounded) };
+    }
+    RowWeights { max, sum: _mm512_reduce_add_ps(sums) }
+}
+
+/// 2^(x - floor(x)), within 1.1e-7 of it in f32: the minimax polynomial of degree 5 for the relative
+/// error of 2^f in [0, 1), by Remez' algorithm.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+fn exp2_fraction(x: __m512) -> __m512 {
+    let f = _mm512_reduce_ps::<_MM_FROUND_TO_NEG_INF>(x);
+    let mut power = _mm512_set1_ps(1.877_576_7e-3);
+    for coefficient in [8.989_34e-3, 5.582_631_8e-2, 2.401_536_1e-1, 6.931_531e-1, 0.999_999_94] {
+        power = _mm512_fmadd_ps(power, f, _mm512_set1_ps(coefficient));
+    }
+    power
 }
 
 #[inline]

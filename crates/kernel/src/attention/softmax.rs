@@ -8,6 +8,13 @@ use crate::kv_cache::PAGE;
 use crate::operands::F32x16;
 use crate::packed::PANEL_ROWS;
 
+#[cfg(target_arch = "x86_64")]
+use crate::avx512bf16::{RowWeights, softmax_row};
+#[cfg(target_arch = "x86_64")]
+use crate::operands::AmxTile;
+#[cfg(target_arch = "x86_64")]
+use crate::packed::BLOCK;
+
 /// The state of an online softmax, for query rows.
 pub(super) struct OnlineSoftmax {
     /// Weighted sums of values, `[width / 16][rows]`; rows padded to whole AMX tiles for bf16.
@@ -30,6 +37,19 @@ impl OnlineSoftmax {
             sum: vec![0.0; rows],
         }
     }
+
+    /// Makes `max` the largest score of a row.
+    #[inline(always)]
+    fn rescale(&mut self, row: usize, max: f32) {
+        let factor = exp(self.max[row] - max);
+        self.max[row] = max;
+        self.sum[row] *= factor;
+        for values in self.values[row..].iter_mut().step_by(self.padded) {
+            for value in values {
+                *value *= factor;
+            }
+        }
+    }
 }
 
 /// The softmax over the positions of both.
@@ -49,6 +69,19 @@ pub(super) fn merge(mut a: OnlineSoftmax, b: OnlineSoftmax) -> OnlineSoftmax {
         }
     }
     a
+}
+
+multiversion! {
+    /// The weighted mean of values of a row.
+    pub(super) fn normalize(softmax: &OnlineSoftmax, row: usize, out: &mut [f32]) {
+        let scale = 1.0 / softmax.sum[row];
+        let values = softmax.values[row..].iter().step_by(softmax.padded);
+        for (out, values) in out.as_chunks_mut::<PANEL_ROWS>().0.iter_mut().zip(values) {
+            for lane in 0..PANEL_ROWS {
+                out[lane] = values[lane] * scale;
+            }
+        }
+    }
 }
 
 multiversion! {
@@ -93,17 +126,50 @@ multiversion! {
             }
             let sum = fold(sums, |a, b| a + b);
             if max > softmax.max[row] {
-                let factor = exp(softmax.max[row] - max);
-                softmax.max[row] = max;
-                softmax.sum[row] *= factor;
-                for values in softmax.values[row..].iter_mut().step_by(padded) {
-                    for value in values {
-                        *value *= factor;
-                    }
-                }
+                softmax.rescale(row, max);
             }
             softmax.sum[row] += sum;
         }
+    }
+}
+
+/// The same for several pages, whose weights are rounded to bf16: `scores` are `[2 pages][padded]`,
+/// and `p` is `[pages][padded / 16]`.
+///
+/// # Safety
+/// The CPU has AVX512-BF16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+pub(super) fn online_softmax_bf16(
+    group: usize,
+    before: usize,
+    positions: Range<usize>,
+    scores: &[F32x16],
+    p: &mut [AmxTile],
+    softmax: &mut OnlineSoftmax,
+) {
+    let (padded, pages) = (softmax.padded, positions.len().div_ceil(PAGE));
+    let tiles = padded / PANEL_ROWS;
+    for row in 0..softmax.max.len() {
+        let visible = (before + row / group + 1).min(positions.end);
+        let visible = visible.saturating_sub(positions.start);
+        if visible == 0 {
+            for page in 0..pages {
+                p[page * tiles + row / PANEL_ROWS].0[row % PANEL_ROWS] = [0; BLOCK];
+            }
+            continue;
+        }
+        let before = softmax.max[row];
+        let RowWeights { max, sum } = match pages {
+            1 => softmax_row::<1>(scores, row, visible, before, p),
+            2 => softmax_row::<2>(scores, row, visible, before, p),
+            3 => softmax_row::<3>(scores, row, visible, before, p),
+            _ => softmax_row::<4>(scores, row, visible, before, p),
+        };
+        if max > before {
+            softmax.rescale(row, max);
+        }
+        softmax.sum[row] += sum;
     }
 }
 
@@ -119,4 +185,58 @@ fn fold(lanes: F32x16, of: impl Fn(f32, f32) -> f32) -> f32 {
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+    use crate::skipped;
+
+    #[test]
+    fn weights_in_bf16_are_those_of_the_formula_rounded() {
+        if Isa::for_tests().into_iter().all(|isa| !isa.has_bf16()) {
+            return skipped("no softmax in bf16: this CPU does not multiply bf16");
+        }
+        let (group, rows, padded, start) = (3, 15, 16, 32);
+        // Rows that see nothing of these pages, a part of them, and all.
+        for (pages, before) in (1..=4).flat_map(|pages| [0, 30, 70, 500].map(|n| (pages, n))) {
+            for scale in [1.0, 30.0, 100.0, 1e4] {
+                let score = |i: usize| (i * 7919 % 2003) as f32 / 1001.0 * scale - scale;
+                let scores: Vec<F32x16> = (0..2 * pages * padded)
+                    .map(|at| std::array::from_fn(|lane| score(at * PANEL_ROWS + lane)))
+                    .collect();
+                let positions = start..start + pages * PAGE - 5;
+                let mut softmax = OnlineSoftmax::new(rows, padded, PANEL_ROWS);
+                let mut p = vec![AmxTile([[0x7fc0; BLOCK]; PANEL_ROWS]); pages];
+                // SAFETY: `has_bf16` was asked.
+                unsafe {
+                    let positions = positions.clone();
+                    online_softmax_bf16(group, before, positions, &scores, &mut p, &mut softmax);
+                }
+                for row in 0..rows {
+                    let case = format!("row {row} of {pages} pages after {before} at {scale}");
+                    let visible = positions.end.min(before + row / group + 1).max(start) - start;
+                    let seen: Vec<f64> = (0..visible)
+                        .map(|at| scores[at / PANEL_ROWS * padded + row][at % PANEL_ROWS].into())
+                        .collect();
+                    let max = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    assert_eq!(f64::from(softmax.max[row]), max, "{case}");
+                    // The product of a score and log2 e has 24 bits.
+                    let error = 3e-7 + 1.2e-7 * f64::from(scale);
+                    let mut sum = 0.0;
+                    for at in 0..pages * PAGE {
+                        let weight = seen.get(at).map_or(0.0, |score| (score - max).exp());
+                        let bits = p[at / PAGE].0[row][at % PAGE];
+                        let rounded = f64::from(f32::from_bits(u32::from(bits) << 16));
+                        let bound = weight * (1.0 / 256.0 + error) + 1e-37;
+                        assert!((rounded - weight).abs() <= bound, "{case}: {rounded} {weight}");
+                        sum += weight;
+                    }
+                    let near = f64::from(softmax.sum[row]);
+                    assert!((near - sum).abs() <= (error + 1e-6) * sum, "{case}: {near} {sum}");
+                }
+            }
+        }
+    }
 }
