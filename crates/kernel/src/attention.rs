@@ -1,6 +1,6 @@
 //! Causal attention of a ragged batch over the paged KV cache, in the manner of FlashAttention: one
-//! page of positions at a time with an online softmax (Milakov and Gimelshein 2018, arXiv
-//! 1805.02867; Dao et al. 2022, arXiv 2205.14135), so memory does not grow with the context.
+//! or several pages of positions at a time with an online softmax (Milakov and Gimelshein 2018,
+//! arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135), so memory does not grow with the context.
 //!
 //! Grouped-query attention (GQA): the query heads that share a key-value head are rows of one GEMM
 //! with its keys and values. Decode splits long contexts over threads (split-KV, as Flash-Decoding)
@@ -19,25 +19,14 @@ use super::pool::{Pool, SharedSlice};
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod prefill;
 mod q8_0;
 mod softmax;
 
 #[cfg(target_arch = "x86_64")]
 use bf16::{Lines, accumulate_page, has_kernels, score_page};
-#[cfg(target_arch = "x86_64")]
-use softmax::online_softmax_bf16;
 use softmax::{OnlineSoftmax, merge, normalize, online_softmax};
-
-#[cfg(target_arch = "x86_64")]
-use super::activations::round_to_amx_tiles;
-#[cfg(target_arch = "x86_64")]
-use super::amx;
-#[cfg(target_arch = "x86_64")]
-use super::avx512bf16;
-#[cfg(target_arch = "x86_64")]
-use super::kv_cache::q8_0::{round_keys, round_values};
-#[cfg(target_arch = "x86_64")]
-use super::operands::AmxTile;
 
 /// Query rows per task, the heads of a group counted each: they share the widening of a page.
 const QUERY_BLOCK: usize = 64;
@@ -198,21 +187,6 @@ impl<'a> Context<'a> {
         let before = self.task.span.past + self.task.first;
         online_softmax(self.isa, self.group, before, positions, scores, weights, softmax);
     }
-
-    /// The same for several pages, with weights in bf16.
-    #[cfg(target_arch = "x86_64")]
-    fn weigh_bf16(
-        &self,
-        positions: Range<usize>,
-        scores: &[F32x16],
-        p: &mut [AmxTile],
-        softmax: &mut OnlineSoftmax,
-    ) {
-        let before = self.task.span.past + self.task.first;
-        assert!(self.isa.has_bf16());
-        // SAFETY: as was just asserted.
-        unsafe { online_softmax_bf16(self.group, before, positions, scores, p, softmax) }
-    }
 }
 
 fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
@@ -231,7 +205,7 @@ fn run_task(context: &Context<'_>, q: &[f32], stride: usize) -> OnlineSoftmax {
     match format {
         ActivationFormat::Int8 => q8_0::decode(context, &queries, &mut softmax),
         #[cfg(target_arch = "x86_64")]
-        ActivationFormat::Bf16 => prefill_bf16(context, &queries, &mut softmax),
+        ActivationFormat::Bf16 => prefill::attend(context, &queries, &mut softmax),
         #[cfg(target_arch = "x86_64")]
         _ if layout.dtype == KvDtype::Bf16 && is_decode(&task.span, group) && has_kernels(isa) => {
             decode_bf16(context, &queries, &mut softmax);
@@ -321,108 +295,5 @@ fn decode_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftm
         context.weigh(positions, &scores, &mut weights, softmax);
         let values = Lines::new(values, next.1);
         accumulate_page(isa, values, written, &weights, &mut softmax.values);
-    }
-}
-
-/// The same in bf16 with AMX or AVX512-BF16: keys and values are operands as they lie in the cache,
-/// and queries and softmax weights are rounded to bf16.
-#[cfg(target_arch = "x86_64")]
-fn prefill_bf16(context: &Context<'_>, queries: &[f32], softmax: &mut OnlineSoftmax) {
-    let isa = context.isa;
-    assert!(isa.has_bf16(), "{} does not multiply bf16", isa.name());
-    let width = context.cache.layout().width;
-    let (padded, row_tiles) = (softmax.padded, width / BLOCK);
-    let mut q = vec![AmxTile::ZERO; padded / PANEL_ROWS * row_tiles];
-    for (rows, tiles) in queries.chunks(PANEL_ROWS * width).zip(q.chunks_exact_mut(row_tiles)) {
-        round_to_amx_tiles(isa, width, rows, tiles);
-    }
-    let mut scores = vec![[0f32; PANEL_ROWS]; PREFILL_PAGES * PAGE / PANEL_ROWS * padded];
-    let mut p = vec![AmxTile::ZERO; PREFILL_PAGES * padded / PANEL_ROWS];
-    // Pages in bf16, keys and then values, where they are not in the cache as they are needed.
-    let mut copies = vec![PageCopy::default(); PREFILL_PAGES];
-    // SAFETY: an `Isa` with AMX is only made on a CPU that has it.
-    let registers = isa.has_amx().then(|| unsafe { amx::TileRegisters::new() });
-    let pages: Vec<_> = context.pages().collect();
-    for pages in pages.chunks(PREFILL_PAGES) {
-        let positions = pages[0].0.start..pages[pages.len() - 1].0.end;
-        let pages: Vec<Page<'_>> = pages
-            .iter()
-            .zip(&mut copies)
-            .map(|((positions, page, _), copy)| copy.in_bf16(context, positions.len(), *page))
-            .collect();
-        let scores = &mut scores[..pages.len() * PAGE / PANEL_ROWS * padded];
-        for ((keys, _), scores) in pages.iter().zip(scores.chunks_exact_mut(2 * padded)) {
-            let (first, second) = keys.split_at(keys.len() / 2);
-            let (first_scores, second_scores) = scores.split_at_mut(padded);
-            match &registers {
-                Some(registers) => {
-                    registers.gemm(&q, [first, second], [first_scores, second_scores]);
-                }
-                // SAFETY: the CPU has AVX512-BF16, as was asserted.
-                None => unsafe {
-                    avx512bf16::gemm_bf16(&q, first, first_scores);
-                    avx512bf16::gemm_bf16(&q, second, second_scores);
-                },
-            }
-        }
-        let p = &mut p[..pages.len() * padded / PANEL_ROWS];
-        context.weigh_bf16(positions, scores, p, softmax);
-        let values = &mut softmax.values;
-        match &registers {
-            Some(registers) => {
-                for (p, (_, page)) in p.chunks_exact(padded / PANEL_ROWS).zip(&pages) {
-                    registers.accumulate(p, page, values);
-                }
-            }
-            None => {
-                let pages: Vec<&[u8]> = pages.iter().map(|(_, values)| *values).collect();
-                // SAFETY: as above.
-                unsafe { avx512bf16::accumulate_bf16(p, &pages, values) }
-            }
-        }
-    }
-}
-
-/// Pages per step of prefill in bf16: a step folds the scores of a row to their largest and to their
-/// sum once, and loads and stores the sums of values once.
-#[cfg(target_arch = "x86_64")]
-const PREFILL_PAGES: usize = 4;
-
-/// A page in bf16 that is not in the cache as it is needed.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Default)]
-struct PageCopy {
-    keys: Vec<AmxTile>,
-    values: Vec<AmxTile>,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl PageCopy {
-    /// The page, of which `count` positions are read, or a copy.
-    fn in_bf16<'a>(
-        &'a mut self,
-        context: &Context<'_>,
-        count: usize,
-        (keys, values): Page<'a>,
-    ) -> Page<'a> {
-        let KvLayout { width, dtype, .. } = context.cache.layout();
-        if dtype == KvDtype::Q8_0 {
-            self.keys.resize(PAGE / PANEL_ROWS * width / BLOCK, AmxTile::ZERO);
-            self.values.resize(self.keys.len(), AmxTile::ZERO);
-            round_keys(context.isa, keys, width, &mut self.keys);
-            round_values(context.isa, values, width, &mut self.values);
-            return (bytemuck::cast_slice(&self.keys), bytemuck::cast_slice(&self.values));
-        }
-        if count <= PANEL_ROWS {
-            // The second half of the page may never have been written: a NaN there would survive
-            // the multiplication with 0. See `KvCache::append`.
-            let tiles = values.len() / size_of::<AmxTile>();
-            self.values.clear();
-            self.values.resize(tiles, AmxTile::ZERO);
-            let half = values.len() / 2;
-            bytemuck::cast_slice_mut(&mut self.values)[..half].copy_from_slice(&values[..half]);
-            return (keys, bytemuck::cast_slice(&self.values));
-        }
-        (keys, values)
     }
 }

@@ -1,6 +1,6 @@
-//! GEMM kernels with AVX512-BF16: `vdpbf16ps` multiplies two pairs of bf16 per lane and adds them
-//! to an f32. For CPUs without AMX; operands have the same layout: weights as packed, activations
-//! as AMX tiles.
+//! Kernels with AVX512-BF16. GEMM for CPUs without AMX: `vdpbf16ps` multiplies two pairs of bf16
+//! per lane and adds them to an f32; operands have the layout of AMX, weights as packed and
+//! activations as tiles. And the softmax between the products of attention, for both.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -31,8 +31,8 @@ pub(super) fn gemm_bf16(x: &[AmxTile], weights: &[u8], sums: &mut [F32x16]) {
     }
 }
 
-/// `sums[chunk][row] += x[page][row] · weights[page][chunk]` over the 32 columns of each page, where
-/// the weights of a page are `[16][chunks][16][2]`, and `x` is `[pages][rows / 16]`.
+/// `sums[chunk][row] += x[page][row] · weights[page][chunk]` over the 32 columns of each page. The
+/// weights of a page are `[16][chunks][16][2]`, and `x` is `[pages][rows / 16]`.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn accumulate_bf16(x: &[AmxTile], weights: &[&[u8]], sums: &mut [F32x16]) {
     let chunks = weights[0].len() / size_of::<AmxTile>();
@@ -74,16 +74,9 @@ fn dot_tile<'a>(
     }
 }
 
-/// What [`softmax_row`] says of a row.
-pub(super) struct RowWeights {
-    /// The largest score, or what it was before.
-    pub max: f32,
-    /// The sum of the weights before they are rounded.
-    pub sum: f32,
-}
-
-/// e^(score - max) of the row `row` of scores, `[2 pages][stride]`, in bf16, as the row `row` of
-/// `p`, `[pages][stride / 16]`; 0 from position `visible` on, of which there is at least one.
+/// Writes e^(score - max) of the row `row` of scores, `[2 pages][stride]`, in bf16 as the row `row`
+/// of `p`, `[pages][stride / 16]`; 0 from position `visible` on. Returns the largest score, or `max`
+/// if that is larger, and the sum of the weights before they are rounded.
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn softmax_row<const PAGES: usize>(
     scores: &[F32x16],
@@ -91,12 +84,11 @@ pub(super) fn softmax_row<const PAGES: usize>(
     visible: usize,
     max: f32,
     p: &mut [AmxTile],
-) -> RowWeights {
+) -> (f32, f32) {
     let (stride, tiles) = (scores.len() / 2 / PAGES, p.len() / PAGES);
-    let hidden = _mm512_set1_ps(f32::NEG_INFINITY);
-    let mut values = [[hidden; 2]; PAGES];
+    let mut values = [[_mm512_setzero_ps(); 2]; PAGES];
     let mut masks = [[0; 2]; PAGES];
-    let mut lanes = hidden;
+    let mut lanes = _mm512_set1_ps(max);
     for page in 0..PAGES {
         for block in 0..2 {
             let number = 2 * page + block;
@@ -107,29 +99,30 @@ pub(super) fn softmax_row<const PAGES: usize>(
             (values[page][block], masks[page][block]) = (value, mask);
         }
     }
-    let max = _mm512_reduce_max_ps(lanes).max(max);
-    let log2_e = _mm512_set1_ps(std::f32::consts::LOG2_E);
-    let offset = _mm512_set1_ps(-max * std::f32::consts::LOG2_E);
+    let max = _mm512_reduce_max_ps(lanes);
+    if max == f32::NEG_INFINITY {
+        masks = [[0; 2]; PAGES];
+    }
+    let (log2_e, offset) = (_mm512_set1_ps(std::f32::consts::LOG2_E), _mm512_set1_ps(max));
     let mut sums = _mm512_setzero_ps();
     for page in 0..PAGES {
         let mut weights = [sums; 2];
         for block in 0..2 {
-            let exponent = _mm512_fmadd_ps(values[page][block], log2_e, offset);
-            weights[block] =
-                _mm512_maskz_scalef_ps(masks[page][block], exp2_fraction(exponent), exponent);
+            let exponent = _mm512_mul_ps(_mm512_sub_ps(values[page][block], offset), log2_e);
+            let fraction = exp2_fraction(exponent);
+            weights[block] = _mm512_maskz_scalef_ps(masks[page][block], fraction, exponent);
         }
         sums = _mm512_add_ps(sums, _mm512_add_ps(weights[0], weights[1]));
-        let pairs: &mut [Pairs; PANEL_ROWS] =
-            bytemuck::cast_mut(&mut p[page * tiles + row / PANEL_ROWS]);
         let rounded = _mm512_cvtne2ps_pbh(weights[1], weights[0]);
         // SAFETY: both are 64 bytes, and every bit pattern is valid.
-        pairs[row % PANEL_ROWS] = unsafe { std::mem::transmute::<__m512bh, Pairs>(rounded) };
+        p[page * tiles + row / PANEL_ROWS].0[row % PANEL_ROWS] =
+            unsafe { std::mem::transmute::<__m512bh, [u16; BLOCK]>(rounded) };
     }
-    RowWeights { max, sum: _mm512_reduce_add_ps(sums) }
+    (max, _mm512_reduce_add_ps(sums))
 }
 
-/// 2^(x - floor(x)), within 1.1e-7 of it in f32: the minimax polynomial of degree 5 for the relative
-/// error of 2^f in [0, 1), by Remez' algorithm.
+/// 2^(x - floor(x)) with a relative error of at most 1.5e-7: the polynomial of degree 5 with the
+/// smallest largest relative error in [0, 1), by Remez' exchange.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 fn exp2_fraction(x: __m512) -> __m512 {

@@ -394,6 +394,39 @@ fn attention_agrees_with_its_formula_for_ragged_batches() {
 }
 
 #[test]
+fn attention_in_chunks_has_the_bits_of_one_pass() {
+    let (heads, group, width, rows) = (2, 2, 32, 300);
+    let pool = Pool::new(2).unwrap();
+    let [k, v] = [1, 2].map(|seed| numbers(rows * heads * width, seed));
+    let q = numbers(rows * heads * group * width, 3);
+    for isa in Isa::for_tests() {
+        for dtype in [KvDtype::F32, KvDtype::Bf16, KvDtype::Q8_0] {
+            let attend = |cuts: &[usize]| {
+                let mut cache = KvCache::new(KvLayout { layers: 1, heads, width, dtype });
+                cache.reset(1);
+                let mut all = Vec::new();
+                for cut in cuts.windows(2) {
+                    let (past, rows) = (cut[0], cut[1] - cut[0]);
+                    let span = Span { sequence: 0, start: 0, rows, past };
+                    cache.grow(0, past + rows).unwrap();
+                    let [k, v] = [&k, &v].map(|all| &all[past * heads * width..]);
+                    let kv = rows * heads * width;
+                    cache.append(&pool, 0, &[span], &k[..kv], &v[..kv]);
+                    let mut out = Activations::default();
+                    let q = &q[past * heads * group * width..][..kv * group];
+                    attention(&pool, isa, &cache, 0, &[span], q, &mut out);
+                    all.extend_from_slice(out.f32());
+                    cache.set_length(0, past + rows);
+                }
+                all
+            };
+            let (whole, chunks) = (attend(&[0, rows]), attend(&[0, 37, 100, 165, rows]));
+            assert!(whole == chunks, "{} {dtype:?}", isa.name());
+        }
+    }
+}
+
+#[test]
 fn a_nan_activation_makes_the_result_nan() {
     let tiers = Isa::for_tests();
     let pool = Pool::new(1).unwrap();

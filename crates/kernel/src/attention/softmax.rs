@@ -1,4 +1,4 @@
-//! The softmax of attention, one page of positions at a time.
+//! The softmax of attention, one or several pages of positions at a time.
 
 use std::ops::Range;
 
@@ -9,11 +9,9 @@ use crate::operands::F32x16;
 use crate::packed::PANEL_ROWS;
 
 #[cfg(target_arch = "x86_64")]
-use crate::avx512bf16::{RowWeights, softmax_row};
+use crate::avx512bf16::softmax_row;
 #[cfg(target_arch = "x86_64")]
 use crate::operands::AmxTile;
-#[cfg(target_arch = "x86_64")]
-use crate::packed::BLOCK;
 
 /// The state of an online softmax, for query rows.
 pub(super) struct OnlineSoftmax {
@@ -135,9 +133,6 @@ multiversion! {
 
 /// The same for several pages, whose weights are rounded to bf16: `scores` are `[2 pages][padded]`,
 /// and `p` is `[pages][padded / 16]`.
-///
-/// # Safety
-/// The CPU has AVX512-BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub(super) fn online_softmax_bf16(
@@ -148,30 +143,28 @@ pub(super) fn online_softmax_bf16(
     p: &mut [AmxTile],
     softmax: &mut OnlineSoftmax,
 ) {
-    let (padded, pages) = (softmax.padded, positions.len().div_ceil(PAGE));
-    let tiles = padded / PANEL_ROWS;
     for row in 0..softmax.max.len() {
         let visible = (before + row / group + 1).min(positions.end);
         let visible = visible.saturating_sub(positions.start);
-        if visible == 0 {
-            for page in 0..pages {
-                p[page * tiles + row / PANEL_ROWS].0[row % PANEL_ROWS] = [0; BLOCK];
-            }
-            continue;
-        }
-        let before = softmax.max[row];
-        let RowWeights { max, sum } = match pages {
-            1 => softmax_row::<1>(scores, row, visible, before, p),
-            2 => softmax_row::<2>(scores, row, visible, before, p),
-            3 => softmax_row::<3>(scores, row, visible, before, p),
-            _ => softmax_row::<4>(scores, row, visible, before, p),
+        let largest = softmax.max[row];
+        let (max, sum) = match positions.len().div_ceil(PAGE) {
+            1 => softmax_row::<1>(scores, row, visible, largest, p),
+            2 => softmax_row::<2>(scores, row, visible, largest, p),
+            3 => softmax_row::<3>(scores, row, visible, largest, p),
+            4 => softmax_row::<PREFILL_PAGES>(scores, row, visible, largest, p),
+            pages => unreachable!("{pages} pages in a step"),
         };
-        if max > before {
+        if max > largest {
             softmax.rescale(row, max);
         }
         softmax.sum[row] += sum;
     }
 }
+
+/// Pages per step of prefill in bf16, at most: a step folds the lanes of a row to their largest and
+/// their sum once.
+#[cfg(target_arch = "x86_64")]
+pub(super) const PREFILL_PAGES: usize = 4;
 
 /// Folds lanes as a tree, which is faster than one after the other.
 #[inline(always)]
@@ -191,6 +184,7 @@ fn larger(a: f32, b: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::isa::Isa;
+    use crate::packed::BLOCK;
     use crate::skipped;
 
     #[test]
@@ -222,8 +216,9 @@ mod tests {
                         .collect();
                     let max = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     assert_eq!(f64::from(softmax.max[row]), max, "{case}");
-                    // The product of a score and log2 e has 24 bits.
-                    let error = 3e-7 + 1.2e-7 * f64::from(scale);
+                    // The distance to the largest score is rounded, and its product with log2 e,
+                    // which is at most 126 where the weight is not 0.
+                    let error = 1.5e-7 + 2.0 * 126.0 * 6e-8;
                     let mut sum = 0.0;
                     for at in 0..pages * PAGE {
                         let weight = seen.get(at).map_or(0.0, |score| (score - max).exp());
@@ -238,5 +233,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn steps_rescale_and_scores_without_a_largest_weigh_nothing() {
+        if Isa::for_tests().into_iter().all(|isa| !isa.has_bf16()) {
+            return skipped("no softmax in bf16: this CPU does not multiply bf16");
+        }
+        let mut softmax = OnlineSoftmax::new(17, 32, PANEL_ROWS);
+        softmax.values.fill([1.0; PANEL_ROWS]);
+        let mut step = |number: usize, score: f32| {
+            let scores = vec![[score; PANEL_ROWS]; 2 * 32];
+            let mut p = vec![AmxTile([[0x7fc0; BLOCK]; PANEL_ROWS]); 2];
+            let positions = number * PAGE..(number + 1) * PAGE;
+            // SAFETY: `has_bf16` was asked.
+            unsafe { online_softmax_bf16(1, 500, positions, &scores, &mut p, &mut softmax) };
+            // The last row is alone in its tile.
+            (softmax.max[16], softmax.sum[16], softmax.values[16][0], p[1].0[0][0])
+        };
+        let one = 0x3f80;
+        assert_eq!(step(0, f32::NEG_INFINITY), (f32::NEG_INFINITY, 0.0, 1.0, 0));
+        assert_eq!(step(1, 1e9), (1e9, 31.999_998, 0.0, one), "e^(-inf - 1e9) is 0");
+        assert_eq!(step(2, 1e9), (1e9, 63.999_996, 0.0, one));
+        let (max, sum, ..) = step(3, 1e9 + 64.0);
+        assert_eq!((max, sum), (1e9 + 64.0, 31.999_998), "e^-64 of what was");
+        assert!(step(4, f32::NAN).1.is_nan());
     }
 }
