@@ -78,8 +78,8 @@ impl Isa {
     }
 
     /// The tiers that a test runs: those of this CPU, each with every variant of an operation, and
-    /// emulated ones. Prints these and the missing ones on stderr, even for tests that pass. Call it
-    /// once per test.
+    /// emulated ones. Prints these and the missing ones on stderr, even for tests that pass. Call
+    /// it once per test.
     ///
     /// # Panics
     /// When `CANDLEMARK_REQUIRE_TIERS` (for example `avx2,avx512`) names a missing or unknown tier.

@@ -95,8 +95,7 @@ multiversion! {
     ) {
         let padded = softmax.padded;
         for (row, weights) in weights.iter_mut().enumerate() {
-            let visible = (before + row / group + 1).min(positions.end);
-            let visible = visible.saturating_sub(positions.start);
+            let visible = visible(before + row / group, &positions);
             for block in 0..PAGE / PANEL_ROWS {
                 weights[block * PANEL_ROWS..(block + 1) * PANEL_ROWS]
                     .copy_from_slice(&scores[block * padded + row]);
@@ -144,14 +143,13 @@ pub(super) fn online_softmax_bf16(
     softmax: &mut OnlineSoftmax,
 ) {
     for row in 0..softmax.max.len() {
-        let visible = (before + row / group + 1).min(positions.end);
-        let visible = visible.saturating_sub(positions.start);
+        let visible = visible(before + row / group, &positions);
         let largest = softmax.max[row];
         let (max, sum) = match positions.len().div_ceil(PAGE) {
             1 => softmax_row::<1>(scores, row, visible, largest, p),
             2 => softmax_row::<2>(scores, row, visible, largest, p),
             3 => softmax_row::<3>(scores, row, visible, largest, p),
-            4 => softmax_row::<PREFILL_PAGES>(scores, row, visible, largest, p),
+            PREFILL_PAGES => softmax_row::<PREFILL_PAGES>(scores, row, visible, largest, p),
             pages => unreachable!("{pages} pages in a step"),
         };
         if max > largest {
@@ -165,6 +163,12 @@ pub(super) fn online_softmax_bf16(
 /// their sum once.
 #[cfg(target_arch = "x86_64")]
 pub(super) const PREFILL_PAGES: usize = 4;
+
+/// How many of these positions the causal mask shows to a row at position `at`.
+#[inline(always)]
+fn visible(at: usize, positions: &Range<usize>) -> usize {
+    (at + 1).min(positions.end).saturating_sub(positions.start)
+}
 
 /// Folds lanes as a tree, which is faster than one after the other.
 #[inline(always)]
